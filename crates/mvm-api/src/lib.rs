@@ -1,0 +1,1 @@
+//! The HTTP API: routes, wire types and the client

@@ -1,0 +1,1 @@
+//! The guest protocol, and PID 1 and the agent inside every guest

@@ -1,0 +1,1 @@
+//! The hypervisor trait and its drivers

@@ -1,0 +1,1 @@
+//! From a flake to an immutable image; kernels; garbage collection

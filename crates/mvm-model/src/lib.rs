@@ -1,0 +1,1 @@
+//! Resources, validation, state machine and the pure decisions of mvm

@@ -1,0 +1,1 @@
+//! Bridges, taps, addresses and the firewall

@@ -1,0 +1,1 @@
+//! The agent of a node: instance actors, reconcile loop, leases, recovery
