@@ -1,1 +1,34 @@
-//! Resources, validation, state machine and the pure decisions of mvm
+//! The model: what mvm's resources are, which of them are valid, and every decision about them.
+//!
+//! Lives here: names, tenants, pools, instances, leases, quotas, the table of state transitions,
+//! the desired-state document with its validation and JSON Schema, and the pure functions
+//! `plan(desired, observed, now) -> Vec<Action>`, admission and choice of an instance.
+//!
+//! Never here: I/O, async, clocks, randomness. Time comes in as an argument ([`Millis`]), so that
+//! property tests can drive every decision through any history.
+
+pub mod admission;
+pub mod choose;
+pub mod desired;
+pub mod error;
+pub mod instance;
+pub mod lease;
+pub mod name;
+pub mod network;
+pub mod plan;
+pub mod pool;
+pub mod state;
+pub mod tenant;
+
+pub use admission::{Quotas, Usage};
+pub use desired::DesiredState;
+pub use error::{Code, Fault};
+pub use instance::{Instance, InstanceId};
+pub use lease::Lease;
+pub use name::{InstanceRef, Name, PoolRef};
+pub use pool::{Counts, Pool, Recycle, Resources};
+pub use state::{Intent, State, Temperature};
+pub use tenant::Tenant;
+
+/// A point in time: milliseconds since the Unix epoch.
+pub type Millis = u64;

@@ -1,0 +1,195 @@
+//! Quotas, and the one place where they are checked.
+
+use crate::error::{Code, Fault};
+use crate::instance::Instance;
+use crate::name::Name;
+use crate::pool::{Pool, Resources};
+use crate::state::State;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What a tenant may use at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quotas {
+    /// vCPUs of running and warm instances together: what could run.
+    pub max_vcpus: u64,
+    /// Memory of running and warm instances together, in MiB.
+    pub max_mem_mib: u64,
+    /// Running instances, leased or not.
+    pub max_running: u64,
+    /// Warm instances.
+    pub max_warm: u64,
+    /// Pools.
+    pub max_pools: u64,
+    /// Instances of one pool, in whatever state.
+    pub max_instances_per_pool: u64,
+    /// Disk in GiB that all instances may grow to: memory, scratch and data.
+    pub max_disk_gib: u64,
+}
+
+impl Default for Quotas {
+    /// The specification's numbers.
+    fn default() -> Self {
+        Quotas {
+            max_vcpus: 64,
+            max_mem_mib: 131_072,
+            max_running: 16,
+            max_warm: 4,
+            max_pools: 2,
+            max_instances_per_pool: 32,
+            max_disk_gib: 200,
+        }
+    }
+}
+
+/// What a tenant uses, counted by the state each instance is in or on its way to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// vCPUs of running and warm instances.
+    pub vcpus: u64,
+    /// Memory of running and warm instances, in MiB.
+    pub mem_mib: u64,
+    /// Running instances.
+    pub running: u64,
+    /// Warm instances.
+    pub warm: u64,
+    /// Pools.
+    pub pools: u64,
+    /// Instances in whatever state.
+    pub instances: u64,
+    /// Disk that all instances may grow to, in MiB.
+    pub disk_mib: u64,
+}
+
+impl Usage {
+    /// Counts `instances` of one tenant that has `pools` pools.
+    pub fn count<'a>(pools: u64, instances: impl IntoIterator<Item = &'a Instance>) -> Usage {
+        let mut usage = Usage { pools, ..Usage::default() };
+        for instance in instances {
+            usage.instances += 1;
+            usage.disk_mib += instance.resources.disk_mib();
+            usage.add(instance.heading(), &instance.resources);
+        }
+        usage
+    }
+
+    fn add(&mut self, state: State, resources: &Resources) {
+        if state.has_process() {
+            self.vcpus += u64::from(resources.vcpus);
+            self.mem_mib += resources.mem_mib;
+        }
+        match state {
+            State::Running => self.running += 1,
+            State::Warm => self.warm += 1,
+            _ => {}
+        }
+    }
+
+    fn remove(&mut self, state: State, resources: &Resources) {
+        if state.has_process() {
+            self.vcpus = self.vcpus.saturating_sub(u64::from(resources.vcpus));
+            self.mem_mib = self.mem_mib.saturating_sub(resources.mem_mib);
+        }
+        match state {
+            State::Running => self.running = self.running.saturating_sub(1),
+            State::Warm => self.warm = self.warm.saturating_sub(1),
+            _ => {}
+        }
+    }
+
+    /// The usage after `instance` has gone from where it heads to `to`.
+    pub fn after(mut self, instance: &Instance, to: State) -> Usage {
+        self.remove(instance.heading(), &instance.resources);
+        self.add(to, &instance.resources);
+        self
+    }
+}
+
+fn within(
+    tenant: &Name,
+    quota: &'static str,
+    limit: u64,
+    in_use: u64,
+    wanted: u64,
+    unit: &str,
+) -> Result<(), Fault> {
+    // Falling below a limit that was lowered is always allowed; only growth is checked.
+    if wanted <= limit || wanted <= in_use {
+        return Ok(());
+    }
+    let asked = wanted - in_use;
+    Err(Fault::new(
+        Code::QuotaExceeded,
+        format!(
+            "quota {quota} of tenant {tenant}: limit {limit}{unit}, in use {in_use}{unit}, asked {asked}{unit}"
+        ),
+    )
+    .hint(format!(
+        "free some of it, or raise the quota: mvm tenant update {tenant} --{}",
+        quota.replace('_', "-").replace("-mib", "").replace("-gib", "")
+    )))
+}
+
+/// May an instance of `tenant` go to state `to`? `usage` is the tenant's before that.
+pub fn admit_state(
+    tenant: &Name,
+    quotas: &Quotas,
+    usage: &Usage,
+    instance: &Instance,
+    to: State,
+) -> Result<(), Fault> {
+    let after = usage.after(instance, to);
+    within(tenant, "max_vcpus", quotas.max_vcpus, usage.vcpus, after.vcpus, "")?;
+    within(tenant, "max_mem_mib", quotas.max_mem_mib, usage.mem_mib, after.mem_mib, " MiB")?;
+    within(tenant, "max_running", quotas.max_running, usage.running, after.running, "")?;
+    within(tenant, "max_warm", quotas.max_warm, usage.warm, after.warm, "")
+}
+
+/// May `pool` get one more instance? `in_pool` counts the pool's instances before that.
+pub fn admit_instance(
+    tenant: &Name,
+    quotas: &Quotas,
+    usage: &Usage,
+    pool: &Pool,
+    in_pool: u64,
+) -> Result<(), Fault> {
+    let per_pool = quotas.max_instances_per_pool;
+    within(tenant, "max_instances_per_pool", per_pool, in_pool, in_pool + 1, "")?;
+    let gib = |mib: u64| mib.div_ceil(1024);
+    let after = usage.disk_mib + pool.resources.disk_mib();
+    within(tenant, "max_disk_gib", quotas.max_disk_gib, gib(usage.disk_mib), gib(after), " GiB")
+}
+
+/// May the tenant get one more pool?
+pub fn admit_pool(tenant: &Name, quotas: &Quotas, usage: &Usage) -> Result<(), Fault> {
+    within(tenant, "max_pools", quotas.max_pools, usage.pools, usage.pools + 1, "")
+}
+
+/// May the pool be scaled to `counts`, as far as the quotas alone can tell? Refuses what could
+/// never be reached, so that `pool scale` fails at once and not by silence.
+pub fn admit_counts(
+    tenant: &Name,
+    quotas: &Quotas,
+    resources: &Resources,
+    counts: &crate::pool::Counts,
+) -> Result<(), Fault> {
+    let (running, warm) = (u64::from(counts.running), u64::from(counts.warm));
+    let hot = running + warm;
+    let checks = [
+        ("max_running", quotas.max_running, running, ""),
+        ("max_warm", quotas.max_warm, warm, ""),
+        ("max_instances_per_pool", quotas.max_instances_per_pool, counts.total(), ""),
+        ("max_vcpus", quotas.max_vcpus, hot * u64::from(resources.vcpus), ""),
+        ("max_mem_mib", quotas.max_mem_mib, hot * resources.mem_mib, " MiB"),
+        (
+            "max_disk_gib",
+            quotas.max_disk_gib,
+            (counts.total() * resources.disk_mib()).div_ceil(1024),
+            " GiB",
+        ),
+    ];
+    checks
+        .into_iter()
+        .try_for_each(|(quota, limit, wanted, unit)| within(tenant, quota, limit, 0, wanted, unit))
+}

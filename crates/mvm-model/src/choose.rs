@@ -1,0 +1,39 @@
+//! Which instance a claim gets.
+
+use crate::instance::Instance;
+use crate::pool::Recycle;
+use crate::state::State;
+
+/// The instance of a pool that a new claim should get, best first: warm, then running, then
+/// sleeping, then stopped or created ones. Leased, failed and moving instances are never chosen. In
+/// a pool that recycles by `reset`, an instance that somebody has used is never chosen; in one that
+/// recycles by `sleep`, a used one is preferred for the caches in its memory.
+pub fn choose<'a>(
+    recycle: Recycle,
+    revision: &str,
+    instances: impl IntoIterator<Item = &'a Instance>,
+) -> Option<&'a Instance> {
+    instances
+        .into_iter()
+        .filter(|instance| instance.lease.is_none() && !instance.is_busy())
+        .filter(|instance| recycle != Recycle::Reset || instance.is_clean())
+        .filter(|instance| instance.revision == revision)
+        .filter_map(|instance| readiness(instance.state).map(|rank| (rank, instance)))
+        .min_by_key(|(rank, instance)| {
+            let stale_cache = instance.leases_served == 0 && recycle != Recycle::Reset;
+            (*rank, stale_cache, instance.state_since, instance.id)
+        })
+        .map(|(_, instance)| instance)
+}
+
+fn readiness(state: State) -> Option<u8> {
+    match state {
+        // A running spare is ready at once; a warm one as good as; both before any disk is read.
+        State::Running => Some(0),
+        State::Warm => Some(1),
+        State::Sleeping => Some(2),
+        State::Stopped => Some(3),
+        State::Created => Some(4),
+        State::Failed | State::Destroyed => None,
+    }
+}

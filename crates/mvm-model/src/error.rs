@@ -1,0 +1,95 @@
+//! Faults: what is wrong, where, and what to do about it.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A stable, machine-readable code; scripts may depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum Code {
+    InvalidName,
+    InvalidReference,
+    InvalidNetwork,
+    InvalidValue,
+    InvalidDocument,
+    UnsupportedVersion,
+    Duplicate,
+    Conflict,
+    SubnetTooSmall,
+    SubnetFull,
+    QuotaExceeded,
+    WrongState,
+    NotFound,
+    InUse,
+    Leased,
+}
+
+impl Code {
+    /// The code as it stands in problem documents and JSON output.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Code::InvalidName => "invalid_name",
+            Code::InvalidReference => "invalid_reference",
+            Code::InvalidNetwork => "invalid_network",
+            Code::InvalidValue => "invalid_value",
+            Code::InvalidDocument => "invalid_document",
+            Code::UnsupportedVersion => "unsupported_version",
+            Code::Duplicate => "duplicate",
+            Code::Conflict => "conflict",
+            Code::SubnetTooSmall => "subnet_too_small",
+            Code::SubnetFull => "subnet_full",
+            Code::QuotaExceeded => "quota_exceeded",
+            Code::WrongState => "wrong_state",
+            Code::NotFound => "not_found",
+            Code::InUse => "in_use",
+            Code::Leased => "leased",
+        }
+    }
+}
+
+/// Something the model refuses: a stable code, the place of the fault, and words for a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// What kind of fault it is.
+    pub code: Code,
+    /// Where it stands: a JSON path such as `$.tenants[0].quotas.max_warm`, or empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub path: String,
+    /// What is wrong, with the offending value.
+    pub message: String,
+    /// What to do next, or empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hint: String,
+}
+
+impl Fault {
+    /// A fault without a place and without a hint.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Fault { code, path: String::new(), message: message.into(), hint: String::new() }
+    }
+
+    /// The same fault at the JSON path `path`.
+    pub fn at(mut self, path: impl Into<String>) -> Self {
+        self.path = path.into();
+        self
+    }
+
+    /// The same fault with the next step to take.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Fault {}

@@ -1,0 +1,119 @@
+//! One microVM.
+
+use crate::Millis;
+use crate::error::{Code, Fault};
+use crate::lease::Lease;
+use crate::name::{InstanceRef, PoolRef, string_conversions};
+use crate::pool::Resources;
+use crate::state::{Intent, State};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+/// `i-` and eight hexadecimal digits, unique on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct InstanceId(u32);
+
+impl InstanceId {
+    /// The id with this number; the caller brings the randomness.
+    pub fn from_number(number: u32) -> Self {
+        InstanceId(number)
+    }
+
+    /// The eight digits without `i-`, as they stand in the name of the tap.
+    pub fn digits(self) -> String {
+        format!("{:08x}", self.0)
+    }
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "i-{:08x}", self.0)
+    }
+}
+
+impl FromStr for InstanceId {
+    type Err = Fault;
+
+    fn from_str(text: &str) -> Result<Self, Fault> {
+        let digits = text.strip_prefix("i-").filter(|digits| {
+            digits.len() == 8 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        });
+        digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).map(InstanceId).ok_or_else(
+            || {
+                let shown: String = text.chars().take(80).collect();
+                Fault::new(Code::InvalidReference, format!("{shown:?} is no instance id"))
+                    .hint("an id is i- and eight hexadecimal digits, such as i-0123abcd")
+            },
+        )
+    }
+}
+
+string_conversions!(InstanceId);
+
+/// The durable record of an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its id.
+    pub id: InstanceId,
+    /// The pool it belongs to.
+    pub pool: PoolRef,
+    /// The last state it was known to reach.
+    pub state: State,
+    /// A transition under way, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<Intent>,
+    /// The temperature the reconciler is bringing it to, perhaps in several transitions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goal: Option<State>,
+    /// Why it is `failed`, in words a person can act on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Digest of the image revision that it boots from.
+    pub revision: String,
+    /// Its shape, copied from the pool when it was made.
+    pub resources: Resources,
+    /// Its address in the tenant's subnet.
+    pub address: Ipv4Addr,
+    /// The MAC address of its network interface.
+    pub mac: String,
+    /// When it was made.
+    pub created_at: Millis,
+    /// When it reached its state.
+    pub state_since: Millis,
+    /// The lease on it, if somebody uses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
+    /// How many leases it has served: 0 is an instance that nobody has ever used.
+    #[serde(default)]
+    pub leases_served: u32,
+}
+
+impl Instance {
+    /// Its full reference.
+    pub fn reference(&self) -> InstanceRef {
+        InstanceRef { pool: self.pool.clone(), id: self.id }
+    }
+
+    /// The state that it is in or on its way to: what quotas and plans count.
+    pub fn heading(&self) -> State {
+        self.intent.map_or(self.state, |intent| intent.to)
+    }
+
+    /// What the reconciler counts it as: where it will be when all that is under way is done.
+    pub fn counts_as(&self) -> State {
+        self.goal.unwrap_or_else(|| self.heading())
+    }
+
+    /// Whether something is under way with it, so that nothing else may be begun.
+    pub fn is_busy(&self) -> bool {
+        self.intent.is_some() || self.goal.is_some()
+    }
+
+    /// Whether nobody has ever held it.
+    pub fn is_clean(&self) -> bool {
+        self.leases_served == 0 && self.lease.is_none()
+    }
+}

@@ -1,0 +1,112 @@
+//! A tenant's network: net id, subnet, and which address an instance gets.
+
+use crate::error::{Code, Fault};
+use ipnet::Ipv4Net;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+/// The largest net id: 12 bits, as a VLAN id.
+pub const MAX_NET_ID: u16 = 4095;
+
+/// What a tenant's machines are connected to: one bridge, one subnet, gateway `.1`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TenantNetwork {
+    /// 0 to 4095, unique on the node.
+    #[schemars(range(min = 0, max = 4095))]
+    pub tenant_net_id: u16,
+    /// An IPv4 network in CIDR form, /8 to /29, private or otherwise unused, overlapping with no
+    /// other tenant's.
+    #[schemars(with = "String")]
+    pub ipv4_subnet: Ipv4Net,
+}
+
+impl TenantNetwork {
+    /// Checks the ranges of both fields; the JSON path of the fault is relative to the network.
+    pub fn validate(&self) -> Result<(), Fault> {
+        if self.tenant_net_id > MAX_NET_ID {
+            return Err(Fault::new(
+                Code::InvalidNetwork,
+                format!("net id {} is above {MAX_NET_ID}", self.tenant_net_id),
+            )
+            .at("tenant_net_id")
+            .hint("choose a net id from 0 to 4095 that no other tenant has"));
+        }
+        let net = self.ipv4_subnet;
+        let invalid = |message: String, hint: &str| {
+            Err(Fault::new(Code::InvalidNetwork, message).at("ipv4_subnet").hint(hint))
+        };
+        if net.trunc() != net {
+            return invalid(
+                format!("{net} has bits set behind its prefix"),
+                &format!("did you mean {}?", net.trunc()),
+            );
+        }
+        if !(8..=29).contains(&net.prefix_len()) {
+            return invalid(
+                format!("the prefix /{} is not between /8 and /29", net.prefix_len()),
+                "a /24 holds 253 instances",
+            );
+        }
+        let first = net.network();
+        if first.is_loopback()
+            || first.is_link_local()
+            || first.is_multicast()
+            || first.octets()[0] == 0
+        {
+            return invalid(
+                format!("{net} is a loopback, link-local, multicast or unspecified network"),
+                "use a private network (RFC 1918), such as 10.240.20.0/24",
+            );
+        }
+        Ok(())
+    }
+
+    /// The gateway: the first host address, `.1` of a /24.
+    pub fn gateway(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.ipv4_subnet.network()) + 1)
+    }
+
+    /// How many instances can have an address: all hosts but the gateway.
+    pub fn capacity(&self) -> u32 {
+        (1u32 << (32 - self.ipv4_subnet.prefix_len())) - 3
+    }
+
+    /// The lowest address not in `taken`.
+    pub fn allocate(&self, taken: &BTreeSet<Ipv4Addr>) -> Result<Ipv4Addr, Fault> {
+        let first = u32::from(self.gateway()) + 1;
+        (first..first + self.capacity())
+            .map(Ipv4Addr::from)
+            .find(|address| !taken.contains(address))
+            .ok_or_else(|| {
+                Fault::new(
+                    Code::SubnetFull,
+                    format!("all {} addresses of {} are in use", self.capacity(), self.ipv4_subnet),
+                )
+                .hint("destroy instances that are not needed, or give the tenant a larger subnet")
+            })
+    }
+
+    /// Whether both could not live on one node: same net id or overlapping subnets.
+    pub fn conflicts_with(&self, other: &TenantNetwork) -> Option<Fault> {
+        if self.tenant_net_id == other.tenant_net_id {
+            return Some(
+                Fault::new(Code::Conflict, format!("net id {} is taken", self.tenant_net_id))
+                    .at("tenant_net_id"),
+            );
+        }
+        let (a, b) = (self.ipv4_subnet, other.ipv4_subnet);
+        (a.contains(&b) || b.contains(&a))
+            .then(|| Fault::new(Code::Conflict, format!("{a} overlaps with {b}")).at("ipv4_subnet"))
+    }
+}
+
+/// The MAC address of the machine that has `address`: locally administered, and distinct for
+/// distinct addresses of one bridge.
+pub fn mac_of(net_id: u16, address: Ipv4Addr) -> String {
+    let [_, b, c, d] = address.octets();
+    let [hi, lo] = net_id.to_be_bytes();
+    format!("02:{:02x}:{lo:02x}:{b:02x}:{c:02x}:{d:02x}", 0x40 | hi)
+}

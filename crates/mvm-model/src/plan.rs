@@ -1,0 +1,182 @@
+//! The reconciler's decision: what to do next so that a pool holds what it should.
+
+use crate::Millis;
+use crate::instance::{Instance, InstanceId};
+use crate::pool::{Pool, Recycle};
+use crate::state::State;
+use serde::{Deserialize, Serialize};
+
+/// One step towards the desired counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "action")]
+pub enum Action {
+    /// Make a new instance and bring it to `to`.
+    Create {
+        /// `running`, `warm` or `sleeping`.
+        to: State,
+    },
+    /// Bring an instance to another state.
+    Move {
+        /// Which one.
+        id: InstanceId,
+        /// Where to.
+        to: State,
+    },
+    /// Destroy a surplus, outdated or used-up instance.
+    Destroy {
+        /// Which one.
+        id: InstanceId,
+    },
+}
+
+/// How often in a row bringing up instances of the pool has failed, for the back-off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Failures {
+    /// Failures since the last success.
+    pub count: u32,
+    /// When the last one happened.
+    pub last: Millis,
+}
+
+impl Failures {
+    /// When the next attempt may be made: 1 s, 2 s, 4 s … up to 5 minutes after the last failure.
+    pub fn retry_at(&self) -> Millis {
+        if self.count == 0 {
+            return 0;
+        }
+        self.last + (1000u64 << (self.count - 1).min(9)).min(300_000)
+    }
+}
+
+/// What `pool` needs next: at most `slots` steps that build up, and any number that tear down.
+///
+/// Leased instances are neither counted nor touched, nor are those with a transition under way
+/// touched (they count for where they head). A pool that was never scaled gets an empty plan.
+pub fn plan(
+    pool: &Pool,
+    instances: &[&Instance],
+    failures: Failures,
+    slots: usize,
+    now: Millis,
+) -> Vec<Action> {
+    let (Some(desired), Some(revision)) = (pool.desired, pool.current_revision()) else {
+        return Vec::new();
+    };
+    let mut actions = Vec::new();
+    let mut have = Ready { recycle: pool.recycle, ..Ready::default() };
+    for &instance in instances {
+        match role(pool, &revision.digest, instance) {
+            Role::Ignored => {}
+            Role::Spent => actions.push(Action::Destroy { id: instance.id }),
+            Role::Spare => have.add(instance),
+        }
+    }
+    let wanted = [
+        (State::Running, desired.running as usize),
+        (State::Warm, desired.warm as usize),
+        (State::Sleeping, desired.sleeping as usize),
+    ];
+    let mut build = Vec::new();
+    for (state, count) in wanted {
+        have.trim_or_fill(state, count, &mut build);
+    }
+    // What is still free after all three were served is surplus.
+    actions.extend(have.surplus.iter().map(|instance| Action::Destroy { id: instance.id }));
+    if now >= failures.retry_at() {
+        actions.extend(build.into_iter().take(slots));
+    }
+    actions
+}
+
+enum Role {
+    /// Leased, failed, on its way out, or kept by a person: neither counted nor touched.
+    Ignored,
+    /// Of an old revision, or used in a pool whose instances are used once.
+    Spent,
+    /// Counts towards the desired counts.
+    Spare,
+}
+
+fn role(pool: &Pool, revision: &str, instance: &Instance) -> Role {
+    let counted = instance.counts_as();
+    if instance.lease.is_some() || matches!(counted, State::Destroyed | State::Failed) {
+        return Role::Ignored;
+    }
+    if instance.is_busy() {
+        return Role::Spare;
+    }
+    let used_once = pool.recycle == Recycle::Reset && !instance.is_clean();
+    match instance.state {
+        // Somebody put a used machine aside (`instance sleep`, `warm`, `stop`): it is theirs.
+        State::Warm | State::Sleeping | State::Stopped if used_once => Role::Ignored,
+        State::Running if used_once => Role::Spent,
+        // Raw material of an old revision is left to whoever made it.
+        State::Created | State::Stopped if instance.revision != revision => Role::Ignored,
+        _ if instance.revision != revision => Role::Spent,
+        _ => Role::Spare,
+    }
+}
+
+/// The unleased instances by the temperature they are in, plus what could become one.
+#[derive(Default)]
+struct Ready<'a> {
+    recycle: Recycle,
+    running: Vec<&'a Instance>,
+    warm: Vec<&'a Instance>,
+    sleeping: Vec<&'a Instance>,
+    /// `created` and `stopped`: raw material, taken before new ones are made; never surplus.
+    material: Vec<&'a Instance>,
+    surplus: Vec<&'a Instance>,
+}
+
+impl<'a> Ready<'a> {
+    fn add(&mut self, instance: &'a Instance) {
+        match instance.counts_as() {
+            State::Running => self.running.push(instance),
+            State::Warm => self.warm.push(instance),
+            State::Sleeping => self.sleeping.push(instance),
+            _ => self.material.push(instance),
+        }
+    }
+
+    /// Serves one temperature, hottest first: keeps `count`, hands a surplus down to the next
+    /// colder one, and fills a shortage from surplus, sleepers, material, then new instances.
+    fn trim_or_fill(&mut self, state: State, count: usize, build: &mut Vec<Action>) {
+        let mut own = std::mem::take(match state {
+            State::Running => &mut self.running,
+            State::Warm => &mut self.warm,
+            _ => &mut self.sleeping,
+        });
+        // Keep the used ones where caches count, then the oldest, so that the plan is stable.
+        let no_cache = |i: &Instance| self.recycle != Recycle::Reset && i.leases_served == 0;
+        own.sort_by_key(|i| (no_cache(i), i.created_at, i.id));
+        while own.len() > count {
+            match own.iter().rposition(|i| !i.is_busy()) {
+                Some(index) => self.surplus.push(own.remove(index)),
+                None => break,
+            }
+        }
+        for _ in own.len()..count {
+            build.push(match self.take_for(state) {
+                Some(id) => Action::Move { id, to: state },
+                None => Action::Create { to: state },
+            });
+        }
+    }
+
+    fn take_for(&mut self, state: State) -> Option<InstanceId> {
+        let idle = |i: &&Instance| !i.is_busy() && can_become(i.state, state);
+        for shelf in [&mut self.surplus, &mut self.sleeping, &mut self.material] {
+            if let Some(index) = shelf.iter().position(idle) {
+                return Some(shelf.remove(index).id);
+            }
+        }
+        None
+    }
+}
+
+/// Whether the reconciler can bring an instance from one state to the other, through `running`
+/// where there is no direct transition.
+fn can_become(from: State, to: State) -> bool {
+    from.allows(to) || (from.allows(State::Running) && State::Running.allows(to))
+}

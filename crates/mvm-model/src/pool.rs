@@ -1,0 +1,197 @@
+//! A pool: instances of one image and one shape inside a tenant.
+
+use crate::Millis;
+use crate::error::{Code, Fault};
+use crate::name::PoolRef;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The shape of every instance of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    /// Virtual processors, 1 to 255.
+    #[schemars(range(min = 1, max = 255))]
+    pub vcpus: u32,
+    /// Guest memory in MiB, 128 to 1048576.
+    #[schemars(range(min = 128, max = 1048576))]
+    pub mem_mib: u64,
+    /// The data disk at `/data` in MiB; 0 is none.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 16777216))]
+    pub data_disk_mib: u64,
+    /// The scratch disk below the writable root in MiB.
+    #[serde(default = "default_scratch")]
+    #[schemars(range(min = 64, max = 16777216))]
+    pub scratch_disk_mib: u64,
+}
+
+/// Size of the scratch disk where nobody says otherwise, in MiB: with it, the specification's 16
+/// running, 4 warm and 8 sleeping instances fit into its 200 GiB.
+pub const DEFAULT_SCRATCH_MIB: u64 = 1024;
+
+fn default_scratch() -> u64 {
+    DEFAULT_SCRATCH_MIB
+}
+
+impl Default for Resources {
+    /// 2 vCPUs, 2048 MiB, no data disk.
+    fn default() -> Self {
+        Resources {
+            vcpus: 2,
+            mem_mib: 2048,
+            data_disk_mib: 0,
+            scratch_disk_mib: DEFAULT_SCRATCH_MIB,
+        }
+    }
+}
+
+impl Resources {
+    /// Checks every field's range; the path of the fault is the field's name.
+    pub fn validate(&self) -> Result<(), Fault> {
+        let range = |field: &str, value: u64, min: u64, max: u64, unit: &str| {
+            if (min..=max).contains(&value) {
+                return Ok(());
+            }
+            Err(Fault::new(Code::InvalidValue, format!("{field} is {value}{unit}"))
+                .at(field)
+                .hint(format!("allowed are {min} to {max}{unit}")))
+        };
+        range("vcpus", self.vcpus.into(), 1, 255, "")?;
+        range("mem_mib", self.mem_mib, 128, 1 << 20, " MiB")?;
+        if self.data_disk_mib != 0 {
+            range("data_disk_mib", self.data_disk_mib, 16, 1 << 24, " MiB")?;
+        }
+        range("scratch_disk_mib", self.scratch_disk_mib, 64, 1 << 24, " MiB")
+    }
+
+    /// What one instance may come to use on disk at most, in MiB: memory file and both disks.
+    pub fn disk_mib(&self) -> u64 {
+        self.mem_mib + self.data_disk_mib + self.scratch_disk_mib
+    }
+}
+
+/// How many **unleased** instances of each temperature the pool keeps ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Counts {
+    /// vCPUs running.
+    #[serde(default)]
+    pub running: u32,
+    /// vCPUs paused.
+    #[serde(default)]
+    pub warm: u32,
+    /// Snapshot on disk.
+    #[serde(default)]
+    pub sleeping: u32,
+}
+
+impl Counts {
+    /// All three together.
+    pub fn total(&self) -> u64 {
+        u64::from(self.running) + u64::from(self.warm) + u64::from(self.sleeping)
+    }
+}
+
+/// What becomes of an instance when a job's lease on it ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Recycle {
+    /// Destroy it; nothing of the job survives. The pool refills with fresh ones.
+    #[default]
+    Reset,
+    /// Put it to sleep, caches and all.
+    Sleep,
+    /// Leave it running.
+    Keep,
+}
+
+/// What a pool's flake and profile were built to, and when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevisionEntry {
+    /// 1 for the first build of the pool, and so on.
+    pub number: u32,
+    /// The image's digest.
+    pub digest: String,
+    /// When it was built.
+    pub built_at: Millis,
+}
+
+/// The durable record of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// `tenant/pool`.
+    pub reference: PoolRef,
+    /// The flake as the user named it, made absolute where it is a path.
+    pub flake_ref: String,
+    /// The attribute of the flake.
+    pub profile: String,
+    /// Flake inputs to override at every build.
+    #[serde(default)]
+    pub override_inputs: BTreeMap<String, String>,
+    /// Digest of the kernel to boot; the default kernel where none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// The shape of new instances.
+    pub resources: Resources,
+    /// What to keep ready; `None` until the pool is scaled: then mvm leaves it alone.
+    #[serde(default)]
+    pub desired: Option<Counts>,
+    /// What becomes of an instance after a job.
+    #[serde(default)]
+    pub recycle: Recycle,
+    /// All builds, oldest first.
+    #[serde(default)]
+    pub revisions: Vec<RevisionEntry>,
+    /// The number of the revision in use.
+    #[serde(default)]
+    pub current: Option<u32>,
+    /// When it was made.
+    pub created_at: Millis,
+}
+
+impl Pool {
+    /// The revision that new instances boot from.
+    pub fn current_revision(&self) -> Option<&RevisionEntry> {
+        self.revisions.iter().find(|revision| Some(revision.number) == self.current)
+    }
+
+    /// Records a build of `digest` and makes it current. A digest that is known already keeps its
+    /// number.
+    pub fn record_build(&mut self, digest: &str, now: Millis) -> RevisionEntry {
+        let known = self.revisions.iter().find(|revision| revision.digest == digest).cloned();
+        let entry = known.unwrap_or_else(|| {
+            let number =
+                self.revisions.iter().map(|revision| revision.number).max().unwrap_or(0) + 1;
+            let entry = RevisionEntry { number, digest: digest.to_owned(), built_at: now };
+            self.revisions.push(entry.clone());
+            entry
+        });
+        self.current = Some(entry.number);
+        entry
+    }
+
+    /// Makes revision `to` current, or the one before the current where none is named.
+    pub fn rollback(&mut self, to: Option<u32>) -> Result<RevisionEntry, Fault> {
+        let wanted = match to {
+            Some(number) => self.revisions.iter().find(|revision| revision.number == number),
+            None => self
+                .revisions
+                .iter()
+                .filter(|revision| self.current.is_none_or(|current| revision.number < current))
+                .max_by_key(|revision| revision.number),
+        };
+        let Some(entry) = wanted.cloned() else {
+            let have: Vec<_> = self.revisions.iter().map(|r| r.number.to_string()).collect();
+            let message = match to {
+                Some(number) => format!("pool {} has no revision {number}", self.reference),
+                None => format!("pool {} has no earlier revision", self.reference),
+            };
+            return Err(Fault::new(Code::NotFound, message)
+                .hint(format!("revisions of this pool: {}", have.join(", "))));
+        };
+        self.current = Some(entry.number);
+        Ok(entry)
+    }
+}
