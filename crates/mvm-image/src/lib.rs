@@ -1,1 +1,25 @@
-//! From a flake to an immutable image; kernels; garbage collection
+//! From a flake to an immutable image: revisions, kernels, disk templates, garbage collection.
+//!
+//! Lives here: running `nix build`, staging a closure into a root file system, `mkfs.erofs`, the
+//! initrd that carries the guest binary and the kernel's modules, reading and importing kernels,
+//! blank ext4 disks, and the store that keeps all of them by content under one state root.
+//!
+//! Never here: instances, pools, tenants, hypervisors; which revision a pool runs, and which
+//! revisions are in use, is said by the caller. The guest binary comes in as bytes.
+//!
+//! Everything in the store is written aside and renamed into place when it is whole, so that a
+//! process killed at any moment leaves nothing but `.tmp-*` directories, which the next
+//! [`ImageStore::open`] removes.
+
+mod clone;
+mod error;
+mod store;
+mod types;
+
+pub use clone::clone_file;
+pub use error::{Error, Result};
+pub use store::ImageStore;
+pub use types::{
+    BuildRequest, GuestBinary, KernelDigest, KernelImport, KernelInfo, Platform, Progress, Removed,
+    Revision, Tools,
+};
