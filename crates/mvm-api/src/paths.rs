@@ -1,0 +1,55 @@
+//! The paths of the API.
+
+use mvm_model::{InstanceRef, Name, PoolRef};
+
+/// The agent itself.
+pub const AGENT: &str = "/v1/agent";
+/// Ends the agent; no VM is touched.
+pub const AGENT_STOP: &str = "/v1/agent/stop";
+/// All tenants.
+pub const TENANTS: &str = "/v1/tenants";
+/// The pools of all tenants.
+pub const POOLS: &str = "/v1/pools";
+/// The instances of all pools.
+pub const INSTANCES: &str = "/v1/instances";
+/// The kernels.
+pub const KERNELS: &str = "/v1/kernels";
+/// Imports a kernel from a file of the node.
+pub const KERNEL_IMPORT: &str = "/v1/kernels/import";
+/// Fetches the distribution's kernel (server-sent events).
+pub const KERNEL_FETCH: &str = "/v1/kernels/fetch";
+/// Collects images that nothing uses.
+pub const IMAGES_GC: &str = "/v1/images/gc";
+/// The images.
+pub const IMAGES: &str = "/v1/images";
+
+/// One tenant.
+pub fn tenant(name: &Name) -> String {
+    format!("{TENANTS}/{name}")
+}
+
+/// The pools of one tenant.
+pub fn pools(tenant: &Name) -> String {
+    format!("{TENANTS}/{tenant}/pools")
+}
+
+/// One pool.
+pub fn pool(pool: &PoolRef) -> String {
+    format!("{TENANTS}/{}/pools/{}", pool.tenant, pool.pool)
+}
+
+/// A verb or part of a pool: `build`, `scale`, `revisions`, `rollback`, `claims`, `instances`.
+pub fn pool_part(reference: &PoolRef, part: &str) -> String {
+    format!("{}/{part}", pool(reference))
+}
+
+/// One instance.
+pub fn instance(instance: &InstanceRef) -> String {
+    format!("{}/instances/{}", pool(&instance.pool), instance.id)
+}
+
+/// A verb or part of an instance: `start`, `stop`, `warm`, `sleep`, `wake`, `stream`, `logs`,
+/// `stats`, `ssh`.
+pub fn instance_part(reference: &InstanceRef, part: &str) -> String {
+    format!("{}/{part}", instance(reference))
+}

@@ -1,0 +1,77 @@
+//! Problem documents (RFC 9457) with a stable `code`.
+
+use mvm_model::{Code, Fault};
+use serde::{Deserialize, Serialize};
+
+/// The media type of a problem document.
+pub const MEDIA_TYPE: &str = "application/problem+json";
+
+/// What went wrong, as it goes over the wire and as the CLI shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// HTTP status.
+    pub status: u16,
+    /// Short and stable: scripts may depend on it.
+    pub code: String,
+    /// What was tried, on what, and why it failed.
+    pub detail: String,
+    /// What to do next, or empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hint: String,
+    /// JSON path of the fault in the request's document, or empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub path: String,
+}
+
+impl Problem {
+    /// A problem with this status, code and detail.
+    pub fn new(status: u16, code: &str, detail: impl Into<String>) -> Self {
+        Problem {
+            status,
+            code: code.to_owned(),
+            detail: detail.into(),
+            hint: String::new(),
+            path: String::new(),
+        }
+    }
+
+    /// The same problem with the next step to take.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
+    /// Something that should not happen; the log of the agent says more.
+    pub fn internal(detail: impl Into<String>) -> Self {
+        Problem::new(500, "internal", detail)
+    }
+}
+
+impl From<Fault> for Problem {
+    fn from(fault: Fault) -> Self {
+        let status = match fault.code {
+            Code::NotFound => 404,
+            Code::Conflict | Code::Duplicate | Code::WrongState | Code::InUse | Code::Leased => 409,
+            Code::QuotaExceeded | Code::SubnetFull => 403,
+            _ => 400,
+        };
+        Problem {
+            status,
+            code: fault.code.as_str().to_owned(),
+            detail: fault.message,
+            hint: fault.hint,
+            path: fault.path,
+        }
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for Problem {}
