@@ -11,10 +11,22 @@
 //! process killed at any moment leaves nothing but `.tmp-*` directories, which the next
 //! [`ImageStore::open`] removes.
 
+mod apt;
+mod build;
 mod clone;
+mod disk;
+mod elf;
 mod error;
+mod initrd;
+mod kernel;
+mod kernel_image;
+mod modules;
+mod nix;
+mod run;
+mod stage;
 mod store;
 mod types;
+mod workdir;
 
 pub use clone::clone_file;
 pub use error::{Error, Result};

@@ -121,6 +121,8 @@ pub struct KernelInfo {
     pub size_bytes: u64,
     /// When it was imported, milliseconds since the Unix epoch.
     pub imported_at: u64,
+    /// Where it came from: a file, a package, a Nix store path.
+    pub origin: String,
     /// Whether builds that name no kernel use this one.
     #[serde(skip)]
     pub default: bool,

@@ -1,0 +1,243 @@
+//! From a request to a revision: `images/DIGEST/{root.erofs, vmlinux, initrd, manifest.json}`.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::clone::clone_file;
+use crate::error::{At, Error, Result, free_bytes};
+use crate::kernel::{self, blocking, json, write};
+use crate::nix::Flake;
+use crate::run::{Tool, tail};
+use crate::store::ImageStore;
+use crate::types::{BuildRequest, KernelImport, KernelInfo, Progress, Revision, hex, now_ms};
+use crate::workdir::WorkDir;
+use crate::{initrd, stage};
+
+/// Goes into every digest: raise it when the same inputs would give another image.
+const BUILDER_VERSION: u32 = 1;
+pub(crate) const MANIFEST: &str = "manifest.json";
+/// The package that a flake may have beside the profile.
+const KERNEL_PACKAGE: &str = "kernel";
+
+/// What an image is made of, all of it at hand.
+struct Ingredients {
+    profile: PathBuf,
+    closure: Vec<String>,
+    kernel: KernelInfo,
+}
+
+/// Builds, or finds, the revision that `req` asks for.
+pub(crate) async fn build(
+    store: &ImageStore,
+    req: &BuildRequest,
+    progress: &UnboundedSender<Progress>,
+) -> Result<Revision> {
+    stage_note(progress, "check", format!("{}#{}", req.flake, req.profile));
+    let flake = Flake::check(&store.tools, req)?;
+    // Asked for early: minutes of building must not end in "no such kernel".
+    let named = req.kernel.as_deref().map(|k| kernel::find(store, k)).transpose()?;
+    let work = WorkDir::new_in(&store.images_dir())?;
+    stage_note(progress, "nix", format!("nix build {}#{}", req.flake, req.profile));
+    let link = work.path().join("result");
+    // The evaluation that looks for a kernel goes alongside the build.
+    let wants_kernel = named.is_none() && req.profile != KERNEL_PACKAGE;
+    let look = async { if wants_kernel { flake.packages().await } else { Ok(Vec::new()) } };
+    let (built, packages) = tokio::join!(flake.build(&req.profile, &link, progress), look);
+    let profile = built?;
+    let own_kernel = packages?.iter().any(|p| p == KERNEL_PACKAGE);
+    let kernel = match named {
+        Some(kernel) => kernel,
+        None if own_kernel => flake_kernel(store, &flake, work.path(), progress).await?,
+        None => store.default_kernel()?.ok_or(Error::KernelMissing { wanted: None })?,
+    };
+    let closure = flake.closure(&profile).await?;
+    stage_note(progress, "closure", format!("{} store paths", closure.len()));
+    let ingredients = Ingredients { profile, closure, kernel };
+    let digest = digest(store, &ingredients);
+    // One image at a time: two of the same would be made twice, and two others share the disk.
+    let _turn = store.assembling.lock().await;
+    if let Some(revision) = load(&store.images_dir().join(&digest))? {
+        stage_note(progress, "cached", revision.short().to_owned());
+        return Ok(revision);
+    }
+    assemble(store, req, ingredients, &digest, work, progress).await
+}
+
+fn stage_note(progress: &UnboundedSender<Progress>, name: &'static str, detail: String) {
+    let _ = progress.send(Progress::Stage { name, detail });
+}
+
+fn digest(store: &ImageStore, from: &Ingredients) -> String {
+    let mut hash = Sha256::new();
+    let profile = from.profile.to_string_lossy();
+    hash.update(format!(
+        "builder {BUILDER_VERSION}\nguest {}\nkernel {}\nprofile {profile}\n",
+        store.guest.sha256, from.kernel.digest
+    ));
+    for path in &from.closure {
+        hash.update(format!("path {path}\n"));
+    }
+    hex(&hash.finalize())
+}
+
+/// Builds the flake's `kernel` package and takes it into the store, once a store path.
+async fn flake_kernel(
+    store: &ImageStore,
+    flake: &Flake,
+    work: &Path,
+    progress: &UnboundedSender<Progress>,
+) -> Result<KernelInfo> {
+    let out = flake.build(KERNEL_PACKAGE, &work.join("result-kernel"), progress).await?;
+    let origin = out.to_string_lossy().into_owned();
+    if let Some(known) = store.kernels()?.into_iter().find(|k| k.origin == origin) {
+        return Ok(known);
+    }
+    stage_note(progress, "kernel", origin.clone());
+    let file = kernel_file(&out)?;
+    let versions = std::fs::read_dir(out.join("lib/modules")).into_iter().flatten().flatten();
+    let initrd_modules = versions.map(|e| e.path()).find(|p| p.is_dir());
+    let name: String = origin.rsplit('/').next().unwrap_or_default().chars().take(64).collect();
+    let opts = KernelImport { initrd_modules, name: Some(name) };
+    kernel::import(store, &file, opts, &origin).await
+}
+
+fn kernel_file(out: &Path) -> Result<PathBuf> {
+    let names = ["vmlinux", "bzImage", "vmlinuz", "boot/vmlinux", "boot/bzImage", "boot/vmlinuz"];
+    if out.is_file() {
+        return Ok(out.to_owned());
+    }
+    names.into_iter().map(|n| out.join(n)).find(|p| p.is_file()).ok_or_else(|| Error::NotAKernel {
+        path: out.to_owned(),
+        looks_like: format!("the flake's `kernel` package has none of {}", names.join(", ")),
+    })
+}
+
+/// Makes the image's files in `work` and renames them into place.
+async fn assemble(
+    store: &ImageStore,
+    req: &BuildRequest,
+    from: Ingredients,
+    digest: &str,
+    work: WorkDir,
+    progress: &UnboundedSender<Progress>,
+) -> Result<Revision> {
+    let (dir, tree) = (work.path().to_owned(), work.path().join("tree"));
+    stage_note(progress, "stage", format!("{} store paths", from.closure.len()));
+    let images = store.images_dir();
+    let (profile, closure, root) = (from.profile.clone(), from.closure.clone(), tree.clone());
+    // The work directory goes along: were this future dropped, the thread would still be writing
+    // there, and the directory has to outlive that.
+    let work = blocking(move || {
+        check_room(&images, &closure)?;
+        stage::stage(&root, &profile, &closure)?;
+        Ok(work)
+    })
+    .await?;
+    stage_note(progress, "erofs", "root.erofs".to_owned());
+    make_erofs(store, digest, &tree, &dir.join("root.erofs")).await?;
+    stage_note(progress, "initrd", format!("kernel {}", from.kernel.name));
+    let mut revision = describe(store, req, &from, digest);
+    let (store, kernel) = (store.clone(), from.kernel);
+    let note = progress.clone();
+    blocking(move || {
+        put_kernel(&kernel, &dir)?;
+        let modules =
+            kernel.modules.iter().map(|m| (m.clone(), kernel.dir.join("modules").join(m)));
+        initrd::write(&dir.join("initrd"), store.guest.bytes, &modules.collect::<Vec<_>>())?;
+        for leftover in ["result", "result-kernel"] {
+            let _ = std::fs::remove_file(dir.join(leftover));
+        }
+        std::fs::remove_dir_all(&tree).at("remove", &tree)?;
+        revision.size_bytes = ["root.erofs", "vmlinux", "initrd"]
+            .iter()
+            .filter_map(|n| std::fs::metadata(dir.join(n)).ok())
+            .map(|m| m.len())
+            .sum();
+        write(&dir.join(MANIFEST), &json(&revision))?;
+        stage_note(&note, "publish", revision.short().to_owned());
+        let to = store.images_dir().join(&revision.digest);
+        work.publish(&to)?;
+        load(&to)?.ok_or_else(|| Error::Damaged { path: to, why: "no manifest".to_owned() })
+    })
+    .await
+}
+
+/// Refuses early what cannot fit: the image holds about the bytes of the closure.
+fn check_room(images: &Path, closure: &[String]) -> Result<()> {
+    let needed = stage::closure_bytes(closure) + (64 << 20);
+    match free_bytes(images) {
+        Some(free) if free < needed => Err(Error::no_space("the image", images, needed)),
+        _ => Ok(()),
+    }
+}
+
+fn describe(store: &ImageStore, req: &BuildRequest, from: &Ingredients, digest: &str) -> Revision {
+    Revision {
+        digest: digest.to_owned(),
+        dir: PathBuf::new(),
+        root: PathBuf::new(),
+        kernel: PathBuf::new(),
+        initrd: PathBuf::new(),
+        platform: from.kernel.platform,
+        kernel_digest: from.kernel.digest.clone(),
+        kernel_version: from.kernel.version.clone(),
+        built_at: now_ms(),
+        size_bytes: 0,
+        flake: req.flake.clone(),
+        profile: req.profile.clone(),
+        guest_sha256: store.guest.sha256.clone(),
+        out_path: from.profile.to_string_lossy().into_owned(),
+        closure: from.closure.clone(),
+    }
+}
+
+/// The kernel, shared with the store by a hard link: removing it there harms no revision.
+fn put_kernel(kernel: &KernelInfo, dir: &Path) -> Result<()> {
+    let to = dir.join("vmlinux");
+    if std::fs::hard_link(&kernel.path, &to).is_ok() {
+        return Ok(());
+    }
+    clone_file(&kernel.path, &to)
+}
+
+/// mkfs.erofs(1), uncompressed: decompressing costs a guest, most of all an emulated one, more
+/// than the disk costs the host, where one image serves a whole pool out of the page cache.
+async fn make_erofs(store: &ImageStore, digest: &str, tree: &Path, to: &Path) -> Result<()> {
+    // The same tree gives the same file: no times, no owners, no attributes, no random UUID.
+    let part = |range| digest.get(range).unwrap_or("0");
+    let uuid = [part(0..8), part(8..12), part(12..16), part(16..20), part(20..32)].join("-");
+    let ended = Tool::new(&store.tools.mkfs_erofs, "erofs-utils")
+        .args(["--quiet", "-T1", "-x-1", "--all-root", "-U", &uuid])
+        .args([to, tree])
+        .run(|_| {})
+        .await?;
+    if ended.status.success() {
+        return Ok(());
+    }
+    let output = tail(&ended.stderr, 20);
+    let full = output.contains("No space left on device") || output.contains("errno 28");
+    if full || free_bytes(to).is_some_and(|free| free < 1 << 20) {
+        return Err(Error::no_space("root.erofs", to, 0));
+    }
+    let status = ended.status.to_string();
+    Err(Error::ToolFailed { tool: "mkfs.erofs".to_owned(), status, output })
+}
+
+/// The revision in `dir`; `None` if there is no whole one.
+pub(crate) fn load(dir: &Path) -> Result<Option<Revision>> {
+    let path = dir.join(MANIFEST);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io("read", &path, e)),
+    };
+    let parsed: Result<Revision, _> = serde_json::from_slice(&bytes);
+    let mut revision = parsed.map_err(|e| Error::Damaged { path, why: e.to_string() })?;
+    revision.dir = dir.to_owned();
+    revision.root = dir.join("root.erofs");
+    revision.kernel = dir.join("vmlinux");
+    revision.initrd = dir.join("initrd");
+    Ok(Some(revision))
+}

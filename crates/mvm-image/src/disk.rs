@@ -1,0 +1,69 @@
+//! Blank ext4 disks: formatted once a size, then copied.
+
+use std::path::{Path, PathBuf};
+
+use crate::clone::clone_file;
+use crate::error::{At, Error, Result};
+use crate::kernel::blocking;
+use crate::run::{Tool, tail};
+use crate::store::ImageStore;
+use crate::workdir::WorkDir;
+
+/// ext4 with a journal wants a few MiB; below this mke2fs makes something that holds nothing.
+const MIN_MIB: u64 = 8;
+
+/// What a disk is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Purpose {
+    /// Thrown away with the instance: no journal, which nothing would ever replay.
+    Scratch,
+    /// Outlives a crash of the machine: journalled.
+    Data,
+}
+
+/// Puts a fresh disk at `to`.
+pub(crate) async fn make(store: &ImageStore, purpose: Purpose, mib: u64, to: &Path) -> Result<()> {
+    if !(MIN_MIB..=64 << 20).contains(&mib) {
+        let why = format!("give {MIN_MIB} MiB to 64 TiB");
+        return Err(Error::Invalid { what: format!("disk size {mib} MiB"), why });
+    }
+    let template = template(store, purpose, mib).await?;
+    let to = to.to_owned();
+    blocking(move || clone_file(&template, &to)).await
+}
+
+/// The formatted file of this size, made if it is not there.
+async fn template(store: &ImageStore, purpose: Purpose, mib: u64) -> Result<PathBuf> {
+    let disks = store.disks_dir();
+    let (kind, features) = match purpose {
+        Purpose::Scratch => ("scratch", "^has_journal"),
+        Purpose::Data => ("data", "has_journal"),
+    };
+    let dir = disks.join(format!("{kind}-{mib}"));
+    let file = dir.join("ext4");
+    if file.is_file() {
+        return Ok(file);
+    }
+    let work = WorkDir::new_in(&disks)?;
+    let fresh = work.path().join("ext4");
+    let made = std::fs::File::create_new(&fresh).and_then(|f| f.set_len(mib << 20));
+    made.at("create", &fresh)?;
+    // Lazy initialisation leaves inode tables and journal as holes, and their zeroing to nobody:
+    // a sparse file reads as zero already.
+    let lazy = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0";
+    let format = Tool::new(&store.tools.mke2fs, "e2fsprogs")
+        .args(["-q", "-F", "-t", "ext4", "-m", "0", "-O", features, "-E", lazy])
+        .arg(&fresh);
+    let ended = format.run(|_| {}).await?;
+    if !ended.status.success() {
+        let output = tail(&ended.stderr, 20);
+        if output.contains("No space left on device") {
+            return Err(Error::no_space("a disk template", &disks, 0));
+        }
+        let status = ended.status.to_string();
+        return Err(Error::ToolFailed { tool: "mke2fs".to_owned(), status, output });
+    }
+    let to = dir.clone();
+    blocking(move || work.publish(&to).map(drop)).await?;
+    Ok(file)
+}

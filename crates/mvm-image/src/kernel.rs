@@ -1,0 +1,334 @@
+//! Kernels in the store: `kernels/DIGEST/{vmlinux, modules/…, kernel.json}`, and `kernels/default`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{At, Error, Result};
+use crate::kernel_image::{self, Compression, Contents, Facts};
+use crate::modules::{LoadedModule, NEEDED, Tree};
+use crate::run::Tool;
+use crate::store::ImageStore;
+use crate::types::{KernelImport, KernelInfo, hex, now_ms};
+use crate::workdir::{self, WorkDir};
+
+const MANIFEST: &str = "kernel.json";
+
+/// A kernel on its way into the store.
+struct Incoming {
+    vmlinux: Vec<u8>,
+    facts: Facts,
+    /// Path inside the initrd, and bytes, in load order.
+    modules: Vec<(String, Vec<u8>)>,
+}
+
+/// Imports `file`; `origin` tells where it comes from (a Nix store path, a package).
+pub(crate) async fn import(
+    store: &ImageStore,
+    file: &Path,
+    opts: KernelImport,
+    origin: &str,
+) -> Result<KernelInfo> {
+    let incoming = read(file, opts.initrd_modules.as_deref()).await?;
+    let name = opts.name.unwrap_or_else(|| incoming.facts.version.clone());
+    check_name(&name)?;
+    let (store, origin) = (store.clone(), origin.to_owned());
+    blocking(move || keep(&store, &incoming, &name, &origin)).await
+}
+
+/// Runs something that blocks where it may.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| Error::Interrupted(e.to_string()))?
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._+-~".contains(c);
+    if !name.is_empty() && name.len() <= 64 && name.chars().all(plain) && !name.starts_with('-') {
+        return Ok(());
+    }
+    let why = "give 1 to 64 letters, digits, or . _ + - ~, not starting with -".to_owned();
+    Err(Error::Invalid { what: format!("kernel name `{name}`"), why })
+}
+
+/// Reads and unpacks a kernel file, and the modules that it needs.
+async fn read(file: &Path, modules: Option<&Path>) -> Result<Incoming> {
+    let meta = tokio::fs::metadata(file).await.at("read", file)?;
+    if !meta.is_file() {
+        let looks_like = if meta.is_dir() { "it is a directory" } else { "it is no regular file" };
+        return Err(Error::NotAKernel { path: file.into(), looks_like: looks_like.to_owned() });
+    }
+    let bytes = tokio::fs::read(file).await.at("read", file)?;
+    let vmlinux = match kernel_image::identify(&bytes) {
+        Contents::Vmlinux => bytes,
+        Contents::Compressed(compression, payload) => unpack(file, compression, payload).await?,
+        Contents::Other(looks_like) => {
+            return Err(Error::NotAKernel { path: file.into(), looks_like });
+        }
+    };
+    let facts = kernel_image::facts(&vmlinux).ok_or_else(|| Error::NotAKernel {
+        path: file.into(),
+        looks_like: "what is packed in it is no x86-64 Linux kernel".to_owned(),
+    })?;
+    let lacking: Vec<&str> =
+        NEEDED.into_iter().filter(|n| !kernel_image::has_name(&vmlinux, n)).collect();
+    let dir = match modules {
+        Some(dir) => Some(dir.to_owned()),
+        None if lacking.is_empty() => None,
+        None => modules_beside(file, &facts.version),
+    };
+    let modules = match dir {
+        Some(dir) => needed_modules(&dir, &facts.version, &lacking).await?,
+        None if lacking.is_empty() => Vec::new(),
+        None => {
+            let why = format!(
+                "{} built without {}; name the directory of its modules (lib/modules/{}), or \
+                 take the distribution's with `mvm kernel fetch`",
+                "it is",
+                lacking.join(", "),
+                facts.version
+            );
+            return Err(Error::KernelUnfit { name: facts.version, why });
+        }
+    };
+    Ok(Incoming { vmlinux, facts, modules })
+}
+
+/// The modules of a kernel in an unpacked package (`boot/vmlinuz-V`, `lib/modules/V`).
+fn modules_beside(file: &Path, version: &str) -> Option<PathBuf> {
+    let beside = file.parent()?.parent().map(|p| p.join("lib/modules").join(version));
+    beside.filter(|dir| dir.is_dir())
+}
+
+async fn unpack(file: &Path, compression: Compression, payload: &[u8]) -> Result<Vec<u8>> {
+    let refuse = |compression: &str, why: &str| Error::KernelCompression {
+        path: file.into(),
+        compression: compression.to_owned(),
+        why: why.to_owned(),
+    };
+    let damaged = |name: &str| refuse(name, "cannot be unpacked: the file is damaged");
+    // Past the compressed stream are four bytes with the unpacked size.
+    let stream = &payload[..payload.len().saturating_sub(4)];
+    match compression {
+        Compression::Gzip => kernel_image::gunzip(payload).ok_or_else(|| damaged("gzip")),
+        Compression::Lz4 => kernel_image::unlz4(payload).ok_or_else(|| damaged("LZ4")),
+        Compression::None => Ok(stream.to_vec()),
+        Compression::Xz => filter("xz", "xz-utils", stream).await,
+        Compression::Zstd => filter("zstd", "zstd", stream).await,
+        Compression::Bzip2 => filter("bzip2", "bzip2", stream).await,
+        Compression::Lzma | Compression::Lzo => Err(refuse(
+            if compression == Compression::Lzma { "LZMA" } else { "LZO" },
+            "cannot be undone here; give the vmlinux of that kernel instead",
+        )),
+        Compression::Unknown => Err(refuse(
+            "an unknown method",
+            "cannot be undone here; give the vmlinux of that kernel instead",
+        )),
+    }
+}
+
+async fn filter(program: &str, package: &'static str, bytes: &[u8]) -> Result<Vec<u8>> {
+    Tool::new(Path::new(program), package).arg("-dc").stdin(bytes.to_vec()).output().await
+}
+
+/// The modules under `dir`, uncompressed, in load order, with their places in the initrd.
+async fn needed_modules(
+    dir: &Path,
+    version: &str,
+    lacking: &[&str],
+) -> Result<Vec<(String, Vec<u8>)>> {
+    let (dir, version) = (dir.to_owned(), version.to_owned());
+    let lacking: Vec<String> = lacking.iter().map(|s| (*s).to_owned()).collect();
+    let handle = tokio::runtime::Handle::current();
+    blocking(move || {
+        let tree = Tree::open(&dir)?;
+        let absent: Vec<&str> =
+            lacking.iter().map(String::as_str).filter(|n| !tree.offers(n)).collect();
+        if !absent.is_empty() {
+            let why = format!("neither it nor its modules in {dir:?} have {}", absent.join(", "));
+            return Err(Error::KernelUnfit { name: version, why });
+        }
+        let order = tree.load_order(&mut |file| handle.block_on(read_module(file)))?;
+        Ok(order.into_iter().map(|m| place(&dir, &version, m)).collect())
+    })
+    .await
+}
+
+async fn read_module(file: &Path) -> Result<Vec<u8>> {
+    let bytes = tokio::fs::read(file).await.at("read", file)?;
+    match file.extension().and_then(|e| e.to_str()) {
+        Some("xz") => filter("xz", "xz-utils", &bytes).await,
+        Some("zst") => filter("zstd", "zstd", &bytes).await,
+        Some("gz") => kernel_image::gunzip(&bytes)
+            .ok_or_else(|| Error::Damaged { path: file.into(), why: "it is no gzip file".into() }),
+        _ => Ok(bytes),
+    }
+}
+
+fn place(dir: &Path, version: &str, module: LoadedModule) -> (String, Vec<u8>) {
+    let inside = module.file.strip_prefix(dir).unwrap_or(&module.file).to_string_lossy();
+    let plain = [".xz", ".zst", ".gz"].iter().find_map(|e| inside.strip_suffix(e));
+    let inside = plain.unwrap_or(&inside);
+    (format!("lib/modules/{version}/{inside}"), module.bytes)
+}
+
+/// Writes a kernel into the store, unless it is there. The first becomes the default.
+fn keep(store: &ImageStore, incoming: &Incoming, name: &str, origin: &str) -> Result<KernelInfo> {
+    let digest = digest(incoming);
+    let kernels = store.kernels_dir();
+    let dir = kernels.join(&digest);
+    if let Some(info) = load(&dir)? {
+        return finish(store, info);
+    }
+    if let Some(other) = list(store)?.into_iter().find(|k| k.name == name) {
+        let why = format!("kernel {} has that name; give another, or remove it", short(&other));
+        return Err(Error::Invalid { what: format!("kernel name `{name}`"), why });
+    }
+    let work = WorkDir::new_in(&kernels)?;
+    let size = incoming.vmlinux.len() + incoming.modules.iter().map(|m| m.1.len()).sum::<usize>();
+    write(&work.path().join("vmlinux"), &incoming.vmlinux)?;
+    for (path, bytes) in &incoming.modules {
+        let file = work.path().join("modules").join(path);
+        let parent = file.parent().unwrap_or(work.path());
+        std::fs::create_dir_all(parent).at("create", parent)?;
+        write(&file, bytes)?;
+    }
+    let info = KernelInfo {
+        digest,
+        name: name.to_owned(),
+        version: incoming.facts.version.clone(),
+        platform: incoming.facts.platform,
+        pvh: incoming.facts.pvh,
+        modules: incoming.modules.iter().map(|m| m.0.clone()).collect(),
+        size_bytes: size as u64,
+        imported_at: now_ms(),
+        origin: origin.to_owned(),
+        default: false,
+        path: PathBuf::new(),
+        dir: PathBuf::new(),
+    };
+    write(&work.path().join(MANIFEST), &json(&info))?;
+    work.publish(&dir)?;
+    finish(store, load(&dir)?.unwrap_or(info))
+}
+
+fn finish(store: &ImageStore, mut info: KernelInfo) -> Result<KernelInfo> {
+    if default_digest(store)?.is_none() {
+        set_default(store, &info.digest)?;
+    }
+    info.default = default_digest(store)?.as_deref() == Some(&info.digest);
+    Ok(info)
+}
+
+fn digest(incoming: &Incoming) -> String {
+    let mut hash = Sha256::new();
+    hash.update((incoming.vmlinux.len() as u64).to_le_bytes());
+    hash.update(&incoming.vmlinux);
+    for (path, bytes) in &incoming.modules {
+        hash.update(path.as_bytes());
+        hash.update([0]);
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    }
+    hex(&hash.finalize())
+}
+
+pub(crate) fn json(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec_pretty(value).unwrap_or_default()
+}
+
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let written = std::fs::File::create(path).and_then(|mut f| f.write_all(bytes));
+    written.map_err(|e| match e.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => Error::no_space("a file", path, bytes.len() as u64),
+        _ => Error::io("write", path, e),
+    })
+}
+
+fn load(dir: &Path) -> Result<Option<KernelInfo>> {
+    let path = dir.join(MANIFEST);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io("read", &path, e)),
+    };
+    let parsed: Result<KernelInfo, _> = serde_json::from_slice(&bytes);
+    let mut info = parsed.map_err(|e| Error::Damaged { path, why: e.to_string() })?;
+    info.path = dir.join("vmlinux");
+    info.dir = dir.to_owned();
+    Ok(Some(info))
+}
+
+/// All kernels, by name.
+pub(crate) fn list(store: &ImageStore) -> Result<Vec<KernelInfo>> {
+    let default = default_digest(store)?;
+    let dir = store.kernels_dir();
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(&dir).at("list", &dir)? {
+        let path = entry.at("list", &dir)?.path();
+        if !path.is_dir() {
+            continue; // `default`
+        }
+        if let Some(mut info) = load(&path)? {
+            info.default = default.as_ref() == Some(&info.digest);
+            all.push(info);
+        }
+    }
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(all)
+}
+
+/// The kernel by name, digest, or a prefix of at least four digits that only one has.
+pub(crate) fn find(store: &ImageStore, wanted: &str) -> Result<KernelInfo> {
+    let mut all = list(store)?;
+    if let Some(i) = all.iter().position(|k| k.name == wanted || k.digest == wanted) {
+        return Ok(all.swap_remove(i));
+    }
+    all.retain(|k| wanted.len() >= 4 && k.digest.starts_with(wanted));
+    match (all.len(), all.pop()) {
+        (1, Some(kernel)) => Ok(kernel),
+        (0, _) | (_, None) => Err(Error::KernelMissing { wanted: Some(wanted.to_owned()) }),
+        (count, _) => Err(Error::Ambiguous { wanted: wanted.to_owned(), count, kind: "kernel" }),
+    }
+}
+
+fn short(kernel: &KernelInfo) -> &str {
+    kernel.digest.get(..12).unwrap_or(&kernel.digest)
+}
+
+fn default_digest(store: &ImageStore) -> Result<Option<String>> {
+    let path = store.kernels_dir().join("default");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("read", &path, e)),
+    }
+}
+
+/// Makes the kernel with this full digest the default.
+pub(crate) fn set_default(store: &ImageStore, digest: &str) -> Result<()> {
+    let dir = store.kernels_dir();
+    let to = dir.join("default");
+    let made = tempfile::Builder::new().prefix(".tmp-default").tempfile_in(&dir);
+    let mut file = made.at("create a file in", &dir)?;
+    writeln!(file, "{digest}").and_then(|()| file.as_file().sync_all()).at("write", &to)?;
+    file.persist(&to).map_err(|e| Error::io("write", &to, e.error))?;
+    workdir::sync(&dir)
+}
+
+/// Removes a kernel. Revisions hold their own link to its file.
+pub(crate) fn remove(store: &ImageStore, wanted: &str) -> Result<KernelInfo> {
+    let kernel = find(store, wanted)?;
+    workdir::remove(&kernel.dir)?;
+    if kernel.default {
+        let default = store.kernels_dir().join("default");
+        std::fs::remove_file(&default).at("remove", &default)?;
+        if let Some(next) = list(store)?.first() {
+            set_default(store, &next.digest)?;
+        }
+    }
+    Ok(kernel)
+}

@@ -1,0 +1,312 @@
+//! Running Nix: the request made sure of, the build, the closure, and Nix's own words on failure.
+
+use std::path::{Path, PathBuf};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::error::{At, Error, Result};
+use crate::run::{Ended, Tool};
+use crate::types::{BuildRequest, Progress, Tools};
+
+/// Lines of Nix's output in an error.
+const SHOWN_LINES: usize = 40;
+/// Where Nix on Linux says a flake's packages for these guests are.
+const PACKAGES: &str = "packages.x86_64-linux";
+/// A flake directory with this file in it says that whatever it is used for builds without a
+/// network: no substituter is asked then.
+const OFFLINE_MARK: &str = "offline";
+
+/// A request that has been checked, in the form that Nix takes.
+#[derive(Clone, Debug)]
+pub(crate) struct Flake {
+    tools: Tools,
+    /// What the user wrote, for messages.
+    written: String,
+    reference: String,
+    overrides: Vec<(String, String)>,
+    offline: bool,
+}
+
+impl Flake {
+    /// Checks that Nix is there, then that the flake is, then the names.
+    pub fn check(tools: &Tools, req: &BuildRequest) -> Result<Self> {
+        if !is_program(&tools.nix) {
+            return Err(Error::NixMissing { tried: tools.nix.clone() });
+        }
+        check_attribute(&req.profile)?;
+        let reference = reference(&req.flake)?;
+        let mut overrides = Vec::new();
+        for (input, target) in &req.override_inputs {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "_-/".contains(c);
+            if input.is_empty() || input.starts_with('-') || !input.chars().all(plain) {
+                let why = "it is no name of a flake input".to_owned();
+                return Err(Error::Invalid { what: format!("override input `{input}`"), why });
+            }
+            overrides.push((input.clone(), override_reference(target)?));
+        }
+        let marked = |r: &str| local_path(r).is_some_and(|p| p.join(OFFLINE_MARK).exists());
+        let offline = !overrides.is_empty() && overrides.iter().all(|(_, r)| marked(r));
+        Ok(Self { tools: tools.clone(), written: req.flake.clone(), reference, overrides, offline })
+    }
+
+    /// `nix build` of one package: its store path. `link` becomes a garbage collector's root, so
+    /// that the path stays until the caller is done with it.
+    pub async fn build(
+        &self,
+        attribute: &str,
+        link: &Path,
+        progress: &UnboundedSender<Progress>,
+    ) -> Result<PathBuf> {
+        let target = format!("{}#{attribute}", self.reference);
+        let tool = self.nix("build").args(["-L", "--out-link"]).arg(link).arg(target);
+        let ended = tool
+            .run(|line| {
+                let _ = progress.send(Progress::Line(line.to_owned()));
+            })
+            .await;
+        let ended = self.nix_is_there(ended)?;
+        if !ended.status.success() {
+            return Err(self.explain(attribute, &ended).await);
+        }
+        std::fs::read_link(link).at("read the result of nix at", link)
+    }
+
+    /// The names of the flake's packages for guests; none where it has no such set.
+    pub async fn packages(&self) -> Result<Vec<String>> {
+        let tool = self
+            .nix("eval")
+            .args(["--json", "--apply", "builtins.attrNames"])
+            .arg(format!("{}#{PACKAGES}", self.reference));
+        let ended = self.nix_is_there(tool.run(|_| {}).await)?;
+        Ok(serde_json::from_slice(&ended.stdout).unwrap_or_default())
+    }
+
+    /// All store paths that `path` needs at run time, itself among them, sorted.
+    pub async fn closure(&self, path: &Path) -> Result<Vec<String>> {
+        let tool = Tool::new(&self.tools.nix, "nix-bin").env("NIX_CONFIG", config());
+        let stdout = tool.args(["path-info", "-r"]).arg(path).output().await?;
+        let text = String::from_utf8_lossy(&stdout);
+        let mut paths: Vec<String> = text.lines().map(str::to_owned).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        if let Some(odd) = paths.iter().find(|p| !is_store_path(p)) {
+            let why = "nix path-info named it, but it is no path in /nix/store".to_owned();
+            return Err(Error::Invalid { what: format!("store path `{odd}`"), why });
+        }
+        Ok(paths)
+    }
+
+    fn nix(&self, verb: &str) -> Tool {
+        let mut tool = Tool::new(&self.tools.nix, "nix-bin").env("NIX_CONFIG", config());
+        tool = tool.arg(verb);
+        if self.offline {
+            tool = tool.arg("--offline");
+        }
+        for (input, reference) in &self.overrides {
+            tool = tool.args(["--override-input", input, reference]);
+        }
+        if !self.overrides.is_empty() {
+            // What is overridden for this build must not end up in the user's lock file.
+            tool = tool.arg("--no-write-lock-file");
+        }
+        tool
+    }
+
+    fn nix_is_there(&self, ended: Result<Ended>) -> Result<Ended> {
+        ended.map_err(|e| match e {
+            Error::ToolMissing { .. } => Error::NixMissing { tried: self.tools.nix.clone() },
+            e => e,
+        })
+    }
+
+    /// Makes an error out of a failed build.
+    async fn explain(&self, attribute: &str, ended: &Ended) -> Error {
+        let has = |words: &str| ended.stderr.iter().any(|l| l.contains(words));
+        if has("No space left on device") {
+            return Error::no_space("nix build", Path::new("/nix/store"), 0);
+        }
+        if has("does not provide attribute") {
+            let available = self.packages().await.unwrap_or_default();
+            let (flake, profile) = (self.written.clone(), attribute.to_owned());
+            return Error::ProfileMissing { flake, profile, available };
+        }
+        Error::FlakeBuildFailed {
+            flake: self.written.clone(),
+            profile: attribute.to_owned(),
+            output: own_words(&ended.stderr, &ended.status.to_string()),
+        }
+    }
+}
+
+/// Nix's settings for our runs, added to those of the environment.
+fn config() -> String {
+    let mut lines = vec![std::env::var("NIX_CONFIG").unwrap_or_default()];
+    lines.push("extra-experimental-features = nix-command flakes".to_owned());
+    let daemon = Path::new("/nix/var/nix/daemon-socket/socket").exists();
+    if rustix::process::geteuid().is_root() && !daemon {
+        // Debian's nix-bin comes without nixbld users, and we build as root without a daemon.
+        lines.push("build-users-group =".to_owned());
+    }
+    // Packages that say they cannot be built in a sandbox (`__noChroot`) may have it so; all
+    // others are built in one, where the kernel lets us make it.
+    lines.push("sandbox = relaxed\nsandbox-fallback = true\nwarn-dirty = false".to_owned());
+    lines.retain(|l| !l.is_empty());
+    lines.join("\n")
+}
+
+fn is_program(name: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    let runs = |p: &Path| {
+        std::fs::metadata(p).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    };
+    if name.components().count() > 1 {
+        return runs(name);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| runs(&dir.join(name)))
+}
+
+fn is_store_path(path: &str) -> bool {
+    path.strip_prefix("/nix/store/").is_some_and(|n| !n.is_empty() && !n.contains('/'))
+}
+
+fn check_attribute(name: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._+-'\"".contains(c);
+    if !name.is_empty() && !name.starts_with('-') && name.chars().all(plain) {
+        return Ok(());
+    }
+    let why = "it is no attribute path; give one such as `ci-runner`".to_owned();
+    Err(Error::Invalid { what: format!("profile `{name}`"), why })
+}
+
+/// The directory that a reference names, if it names one.
+fn local_path(reference: &str) -> Option<PathBuf> {
+    let path = reference.strip_prefix("path:").unwrap_or(reference);
+    let path = path.split('?').next().unwrap_or(path);
+    path.starts_with('/').then(|| PathBuf::from(path))
+}
+
+/// The user's flake as Nix shall take it.
+fn reference(flake: &str) -> Result<String> {
+    let invalid = |why: &str| Error::Invalid { what: format!("flake `{flake}`"), why: why.into() };
+    if flake.is_empty() || flake.starts_with('-') || flake.chars().any(char::is_control) {
+        return Err(invalid("it is no flake reference"));
+    }
+    if flake.contains('#') {
+        return Err(invalid("name the attribute as the profile, not after a `#`"));
+    }
+    let Some(path) = local_path(flake) else {
+        if flake.starts_with('.') || flake.starts_with("path:") {
+            return Err(invalid("a path must be absolute here"));
+        }
+        return Ok(flake.to_owned()); // github:…, git+https:…, a name of the registry
+    };
+    let dir = flake_dir(&path)?;
+    // A flake that is a whole repository is Nix's to read by git, so that what git ignores (build
+    // directories) is not copied. Any other directory is taken as it is: asking git about it
+    // would fail for one that is not yet committed.
+    if flake.starts_with("path:") || !dir.join(".git").exists() {
+        let query = flake.split_once('?').map(|(_, q)| format!("?{q}")).unwrap_or_default();
+        return Ok(format!("path:{}{query}", dir.display()));
+    }
+    Ok(flake.to_owned())
+}
+
+/// A replacement for an input. Nix wants paths absolute; a relative one is taken from our own
+/// working directory.
+fn override_reference(target: &str) -> Result<String> {
+    let relative = target.strip_prefix("path:").unwrap_or(target);
+    let is_path = target.starts_with("path:") || target.starts_with(['/', '.']);
+    if !is_path {
+        return match target.is_empty() || target.starts_with('-') {
+            true => Err(Error::Invalid {
+                what: format!("override `{target}`"),
+                why: "it is no flake reference".to_owned(),
+            }),
+            false => Ok(target.to_owned()),
+        };
+    }
+    let (path, query) = match relative.split_once('?') {
+        Some((path, query)) => (path, format!("?{query}")),
+        None => (relative, String::new()),
+    };
+    let dir = flake_dir(Path::new(path))?;
+    Ok(format!("path:{}{query}", dir.display()))
+}
+
+/// The real path of a directory that has a flake.nix.
+fn flake_dir(path: &Path) -> Result<PathBuf> {
+    let missing = |why: String| Error::FlakeMissing { path: path.to_owned(), why };
+    let dir = std::fs::canonicalize(path).map_err(|e| missing(e.to_string()))?;
+    if !dir.is_dir() {
+        return Err(missing("it is not a directory".to_owned()));
+    }
+    if !dir.join("flake.nix").is_file() {
+        return Err(missing("it has no flake.nix".to_owned()));
+    }
+    Ok(dir)
+}
+
+/// What Nix said, in at most [`SHOWN_LINES`] lines: from its `error:` on, then what came before.
+fn own_words(stderr: &[String], status: &str) -> String {
+    let lines: Vec<&str> = stderr.iter().map(|l| l.trim_end()).filter(|l| !l.is_empty()).collect();
+    let start = lines.iter().position(|l| l.trim_start().starts_with("error:"));
+    let (before, error) = lines.split_at(start.unwrap_or(0));
+    let mut shown: Vec<&str> = error.to_vec();
+    if shown.len() > SHOWN_LINES {
+        // The cause is at the head or, with a trace, at the tail.
+        let tail = shown.split_off(shown.len() - SHOWN_LINES / 2);
+        shown.truncate(SHOWN_LINES / 2);
+        shown.push("…");
+        shown.extend(tail);
+    }
+    let room = SHOWN_LINES.saturating_sub(shown.len());
+    let earlier = &before[before.len().saturating_sub(room)..];
+    if !earlier.is_empty() {
+        shown.push("before that:");
+        shown.extend(earlier);
+    }
+    if shown.is_empty() {
+        return format!("nix said nothing ({status})");
+    }
+    shown.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_error_comes_first() {
+        let lines = ["warning: x", "pkg> cc failed", "error: builder failed", "  log"];
+        let lines: Vec<String> = lines.iter().map(|s| (*s).to_owned()).collect();
+        let words = own_words(&lines, "exit status: 1");
+        assert!(words.starts_with("error: builder failed\n  log\nbefore that:\n"), "{words}");
+        assert!(words.ends_with("pkg> cc failed"));
+    }
+
+    #[test]
+    fn references() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        let written = path.to_str().unwrap();
+        assert_eq!(reference(written).unwrap_err().code(), "flake_missing");
+        std::fs::write(path.join("flake.nix"), "{ }").unwrap();
+        assert_eq!(reference(written).unwrap(), format!("path:{written}"));
+        std::fs::create_dir(path.join(".git")).unwrap();
+        assert_eq!(reference(written).unwrap(), written);
+        assert_eq!(reference("github:a/b").unwrap(), "github:a/b");
+        for bad in ["", "-x", "./x", "path:x", "/x#y"] {
+            assert!(reference(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn error_texts_are_short(lines: Vec<String>) {
+            let words = own_words(&lines, "exit status: 1");
+            prop_assert!(!words.is_empty());
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Directories that are written aside and renamed into place when whole.
+//!
+//! A work directory is named `.tmp-*` and locked (flock(2)) by the process that fills it. The lock
+//! goes with the process however it ends, so one that can be locked is a leftover.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::clone::occupied;
+use crate::error::{At, Error, Result};
+use crate::types::Removed;
+
+const PREFIX: &str = ".tmp-";
+
+/// A locked work directory; removed on drop unless published.
+pub(crate) struct WorkDir {
+    path: PathBuf,
+    _lock: File,
+    published: bool,
+}
+
+impl WorkDir {
+    /// Makes one in `parent`.
+    pub fn new_in(parent: &Path) -> Result<Self> {
+        for _ in 0..100 {
+            let made = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent);
+            let path = made.at("make a work directory in", parent)?.keep();
+            let lock = File::open(&path).at("open", &path);
+            // Between making and locking, another process's sweep may have taken it for a
+            // leftover: then make another.
+            let Ok(lock) = lock else { continue };
+            if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() && path.is_dir() {
+                return Ok(Self { path, _lock: lock, published: false });
+            }
+        }
+        let why = std::io::Error::from(std::io::ErrorKind::ResourceBusy);
+        Err(Error::io("lock a work directory in", parent, why))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes it durable and renames it to `to`. `Ok(false)`: somebody else's was there first, and
+    /// ours is gone.
+    pub fn publish(mut self, to: &Path) -> Result<bool> {
+        use std::os::unix::fs::PermissionsExt;
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&self.path, open).at("make readable", &self.path)?;
+        sync_tree(&self.path)?;
+        match std::fs::rename(&self.path, to) {
+            Ok(()) => self.published = true,
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTEMPTY | libc::EEXIST)) => {
+                return Ok(false);
+            }
+            Err(e) => return Err(Error::io("rename into place", to, e)),
+        }
+        if let Some(parent) = to.parent() {
+            sync(parent)?;
+        }
+        Ok(true)
+    }
+}
+
+impl Drop for WorkDir {
+    fn drop(&mut self) {
+        if !self.published
+            && let Err(error) = std::fs::remove_dir_all(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "work directory stays for now");
+        }
+    }
+}
+
+/// fsync(2) of a file or directory.
+pub(crate) fn sync(path: &Path) -> Result<()> {
+    File::open(path).and_then(|f| f.sync_all()).at("make durable", path)
+}
+
+fn sync_tree(dir: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(dir).at("list", dir)? {
+        let entry = entry.at("list", dir)?;
+        let kind = entry.file_type().at("look at", &entry.path())?;
+        if kind.is_dir() {
+            sync_tree(&entry.path())?;
+        } else if kind.is_file() {
+            sync(&entry.path())?;
+        }
+    }
+    sync(dir)
+}
+
+/// Removes, or with `dry_run` only lists, the leftovers in `parent` that nobody holds.
+pub(crate) fn sweep(parent: &Path, dry_run: bool) -> Result<Vec<Removed>> {
+    let mut removed = Vec::new();
+    for entry in std::fs::read_dir(parent).at("list", parent)? {
+        let entry = entry.at("list", parent)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with(PREFIX) {
+            continue;
+        }
+        let path = entry.path();
+        let Ok(lock) = File::open(&path) else { continue };
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            continue; // a build that is under way
+        }
+        let bytes = disk_usage(&path);
+        if !dry_run {
+            remove_any(&path)?;
+        }
+        removed.push(Removed { digest: name, bytes });
+    }
+    Ok(removed)
+}
+
+/// Moves a whole directory aside, so that it is gone at once, then removes it.
+pub(crate) fn remove(dir: &Path) -> Result<()> {
+    let parent = dir.parent().unwrap_or(dir);
+    let aside = WorkDir::new_in(parent)?;
+    std::fs::rename(dir, aside.path().join("removed")).at("remove", dir)?;
+    std::fs::remove_dir_all(aside.path()).at("remove", dir)?;
+    std::fs::create_dir(aside.path()).at("remove", dir) // for the drop, which would complain
+}
+
+fn remove_any(path: &Path) -> Result<()> {
+    let gone = match path.is_dir() {
+        true => std::fs::remove_dir_all(path),
+        false => std::fs::remove_file(path),
+    };
+    gone.at("remove", path)
+}
+
+/// Bytes that a directory's files occupy on disk, or would give back: hard links to files that
+/// live elsewhere too count nothing.
+pub(crate) fn disk_usage(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(meta) = std::fs::symlink_metadata(path) else { return 0 };
+    if meta.is_dir() {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        return occupied(&meta) + entries.map(|e| disk_usage(&e.path())).sum::<u64>();
+    }
+    if meta.nlink() > 1 { 0 } else { occupied(&meta) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_takes_leftovers_and_leaves_live_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let live = WorkDir::new_in(dir.path()).unwrap();
+        std::fs::create_dir(dir.path().join(".tmp-dead")).unwrap();
+        std::fs::write(dir.path().join(".tmp-dead/file"), vec![1; 8192]).unwrap();
+        std::fs::create_dir(dir.path().join("whole")).unwrap();
+        assert_eq!(sweep(dir.path(), true).unwrap().len(), 1);
+        let removed = sweep(dir.path(), false).unwrap();
+        assert_eq!(removed[0].digest, ".tmp-dead");
+        assert!(removed[0].bytes >= 8192);
+        assert!(live.path().is_dir() && dir.path().join("whole").is_dir());
+        assert!(!dir.path().join(".tmp-dead").exists());
+    }
+
+    #[test]
+    fn the_second_to_publish_loses_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("there");
+        for expected in [true, false] {
+            let work = WorkDir::new_in(dir.path()).unwrap();
+            std::fs::write(work.path().join("f"), "x").unwrap();
+            assert_eq!(work.publish(&to).unwrap(), expected);
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        remove(&to).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

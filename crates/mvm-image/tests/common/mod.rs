@@ -1,0 +1,111 @@
+//! What the tests share: a store of their own, and the flake of Debian's packages, fetched once.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use mvm_image::{BuildRequest, GuestBinary, ImageStore, KernelImport, KernelInfo, Progress, Tools};
+use tokio::sync::mpsc;
+
+/// Stands for the guest binary: the store takes it as bytes and does not run it.
+pub const GUEST: &[u8] = b"\x7fELF not run in these tests";
+
+pub fn guest() -> GuestBinary {
+    GuestBinary::new(GUEST)
+}
+
+fn cache() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/test-cache")
+}
+
+/// A directory made by `nix/debian-pkgs/fetch`: `MVM_TEST_DEBIAN_PKGS`, or fetched.
+pub fn debian_pkgs() -> &'static Path {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    DIR.get_or_init(|| {
+        if let Some(dir) = std::env::var_os("MVM_TEST_DEBIAN_PKGS") {
+            return dir.into();
+        }
+        let dir = cache().join("debian-pkgs-small");
+        let fetch = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nix/debian-pkgs/fetch");
+        let status = Command::new(fetch).arg(&dir).args(["bash", "coreutils"]).status().unwrap();
+        assert!(status.success(), "fetch: {status}");
+        dir.canonicalize().unwrap()
+    })
+}
+
+/// A store under a fresh directory, and the directory, which goes when dropped.
+pub fn store() -> (ImageStore, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    (ImageStore::open(dir.path(), guest()).unwrap(), dir)
+}
+
+pub fn store_with(tools: Tools) -> (ImageStore, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    (ImageStore::open_with(dir.path(), guest(), tools).unwrap(), dir)
+}
+
+/// The distribution's kernel, by the store's own way.
+pub async fn fetched_kernel(store: &ImageStore) -> KernelInfo {
+    store.kernel_fetch(&quiet()).await.unwrap()
+}
+
+/// The distribution's kernel, fetched once for all tests, into `target/test-cache`.
+pub async fn debian_kernel(store: &ImageStore) -> KernelInfo {
+    static FETCHED: tokio::sync::OnceCell<KernelInfo> = tokio::sync::OnceCell::const_new();
+    let fetch = || async {
+        let shared = ImageStore::open(&cache().join("kernel"), guest()).unwrap();
+        match shared.default_kernel().unwrap() {
+            Some(kernel) => kernel,
+            None => fetched_kernel(&shared).await,
+        }
+    };
+    let kernel = FETCHED.get_or_init(fetch).await;
+    store.kernel_import(&kernel.path, modules_of(kernel)).await.unwrap()
+}
+
+/// Import options that take the modules of a kernel in some store.
+pub fn modules_of(kernel: &KernelInfo) -> KernelImport {
+    let modules = kernel.dir.join("modules/lib/modules").join(&kernel.version);
+    KernelImport { initrd_modules: Some(modules), name: None }
+}
+
+/// A sender that nobody listens to.
+pub fn quiet() -> mpsc::UnboundedSender<Progress> {
+    mpsc::unbounded_channel().0
+}
+
+/// Writes a flake with these outputs' text, after `pkgs` has been bound.
+pub fn flake(dir: &Path, outputs: &str) -> String {
+    let text = format!(
+        "{{ inputs.nixpkgs.url = \"github:NixOS/nixpkgs/nixos-24.05\";\n\
+         outputs = {{ self, nixpkgs }}: let pkgs = nixpkgs.legacyPackages.x86_64-linux; in\n\
+         {{ packages.x86_64-linux = {{ {outputs} }}; }}; }}"
+    );
+    std::fs::create_dir_all(dir).unwrap();
+    std::fs::write(dir.join("flake.nix"), text).unwrap();
+    dir.to_str().unwrap().to_owned()
+}
+
+pub const SMALL: &str =
+    "small = pkgs.buildEnv { name = \"small\"; paths = with pkgs; [ bash coreutils ]; };";
+
+/// A request for `profile` of a flake, with nixpkgs overridden.
+pub fn request(flake: &str, profile: &str) -> BuildRequest {
+    let nixpkgs = format!("path:{}", debian_pkgs().display());
+    BuildRequest {
+        flake: flake.to_owned(),
+        profile: profile.to_owned(),
+        override_inputs: BTreeMap::from([("nixpkgs".to_owned(), nixpkgs)]),
+        kernel: None,
+    }
+}
+
+/// Names in a directory, sorted.
+pub fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name());
+    let mut names: Vec<_> = entries.map(|n| n.into_string().unwrap()).collect();
+    names.sort();
+    names
+}
