@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{At, Error, Result};
 use crate::kernel_image::{self, Compression, Contents, Facts};
-use crate::modules::{LoadedModule, NEEDED, Tree};
+use crate::modules::{LoadedModule, Tree};
 use crate::run::Tool;
 use crate::store::ImageStore;
 use crate::types::{KernelImport, KernelInfo, hex, now_ms};
@@ -73,8 +73,7 @@ async fn read(file: &Path, modules: Option<&Path>) -> Result<Incoming> {
         path: file.into(),
         looks_like: "what is packed in it is no x86-64 Linux kernel".to_owned(),
     })?;
-    let lacking: Vec<&str> =
-        NEEDED.into_iter().filter(|n| !kernel_image::has_name(&vmlinux, n)).collect();
+    let lacking = kernel_image::not_built_in(&vmlinux);
     let dir = match modules {
         Some(dir) => Some(dir.to_owned()),
         None if lacking.is_empty() => None,
@@ -85,9 +84,8 @@ async fn read(file: &Path, modules: Option<&Path>) -> Result<Incoming> {
         None if lacking.is_empty() => Vec::new(),
         None => {
             let why = format!(
-                "{} built without {}; name the directory of its modules (lib/modules/{}), or \
+                "it has not built in {}; name the directory of its modules (lib/modules/{}), or \
                  take the distribution's with `mvm kernel fetch`",
-                "it is",
                 lacking.join(", "),
                 facts.version
             );

@@ -98,10 +98,20 @@ fn ikconfig(vmlinux: &[u8]) -> Option<String> {
     Some(text)
 }
 
-/// Whether a driver or file system is named in the kernel, as a whole C string: built in, then.
-pub(crate) fn has_name(vmlinux: &[u8], name: &str) -> bool {
-    let wanted = [&[0], name.as_bytes(), &[0]].concat();
-    contains(vmlinux, &wanted)
+/// What a kernel says, in messages or names, only if the feature is built in; tried on kernels
+/// that have it as a module, whose module then has the words.
+const BUILT_IN_WORDS: [(&str, &[u8]); 5] = [
+    ("virtio_blk", b"virtio_blk\0"),
+    ("virtio_console", b"virtio_console\0"),
+    ("ext4", b"EXT4-fs"),
+    ("erofs", b"erofs\0"),
+    ("overlay", b"overlayfs: "),
+];
+
+/// Those features that every image needs of its kernel and that this one has not built in.
+pub(crate) fn not_built_in(vmlinux: &[u8]) -> Vec<&'static str> {
+    let lacks = |words: &[u8]| !contains(vmlinux, words);
+    BUILT_IN_WORDS.into_iter().filter(|(_, words)| lacks(words)).map(|(name, _)| name).collect()
 }
 
 /// The compressed kernel inside a bzImage (boot.rst: payload_offset, payload_length).

@@ -10,12 +10,16 @@ use std::path::{Path, PathBuf};
 use crate::elf::Elf;
 use crate::error::{At, Error, Result};
 
-/// What an image may need of a kernel, in the order in which to load it. The first list is needed
-/// in any case, and may be built in.
-pub(crate) const NEEDED: [&str; 5] = ["virtio_blk", "virtio_console", "ext4", "erofs", "overlay"];
-const USEFUL: [&str; 6] = [
+/// What an image may want of a kernel, in the order in which to load it. What is built in, or not
+/// there, is passed over.
+const WANTED: [&str; 11] = [
     "virtio_pci",
     "virtio_mmio",
+    "virtio_blk",
+    "virtio_console",
+    "ext4",
+    "erofs",
+    "overlay",
     "virtio_net",
     "virtio_rng",
     "vmw_vsock_virtio_transport",
@@ -76,7 +80,7 @@ impl Tree {
         read: &mut dyn FnMut(&Path) -> Result<Vec<u8>>,
     ) -> Result<Vec<LoadedModule>> {
         let mut order = Order { tree: self, seen: BTreeSet::new(), list: Vec::new(), read };
-        for name in USEFUL.iter().take(2).chain(&NEEDED).chain(&USEFUL[2..]) {
+        for name in WANTED {
             order.visit(name)?;
         }
         Ok(order.list)

@@ -67,6 +67,21 @@ async fn a_profile_becomes_an_image_and_the_second_build_finds_it() {
     assert!(error.to_string().contains("mvm kernel fetch"));
 }
 
+#[tokio::test]
+async fn what_a_killed_process_left_goes_at_the_next_start() {
+    let (store, root) = store();
+    for dir in ["images", "kernels", "disks"] {
+        let tree = root.path().join(dir).join(".tmp-abc123/tree/nix/store");
+        std::fs::create_dir_all(&tree).unwrap();
+        std::fs::write(tree.join("half"), "written").unwrap();
+    }
+    drop(store);
+    ImageStore::open(root.path(), guest()).unwrap();
+    for dir in ["images", "kernels", "disks"] {
+        assert!(names(&root.path().join(dir)).is_empty());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_builds_of_the_same_give_one_image() {
     let (store, root) = store();
