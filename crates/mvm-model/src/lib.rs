@@ -17,6 +17,7 @@ pub mod name;
 pub mod network;
 pub mod plan;
 pub mod pool;
+pub mod recovery;
 pub mod state;
 pub mod tenant;
 

@@ -1,0 +1,60 @@
+//! What an agent that starts does with an instance, given what is really there.
+
+use crate::instance::Instance;
+use crate::state::State;
+
+/// What to do with one instance at start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its process lives and is right: take it over and bring the vCPUs to this state.
+    Adopt(State),
+    /// End its process if there is one; its state is then this.
+    Settle(State),
+    /// Finish destroying it.
+    Destroy,
+    /// It is lost, for this reason.
+    Fail(String),
+}
+
+/// Decides from the record, whether its hypervisor `process` lives, and whether a complete
+/// `snapshot` of it lies on disk. The snapshot is removed before a woken machine runs, so where
+/// both are there, the snapshot is the machine and the process has changed nothing.
+pub fn recover(instance: &Instance, process: bool, snapshot: bool) -> Verdict {
+    let Some(intent) = instance.intent else {
+        return settled(instance, process, snapshot);
+    };
+    match (intent.from, intent.to) {
+        (_, State::Destroyed) => Verdict::Destroy,
+        (_, State::Stopped) => Verdict::Settle(State::Stopped),
+        (_, State::Sleeping) | (State::Sleeping, _) if snapshot => Verdict::Settle(State::Sleeping),
+        (from, State::Sleeping) if process => Verdict::Adopt(from),
+        (State::Sleeping, to) if process => Verdict::Adopt(to),
+        (_, State::Sleeping) | (State::Sleeping, _) => {
+            lost(&format!("on its way from {} to {}", intent.from, intent.to))
+        }
+        // A boot that was cut off is undone: nothing of the guest is worth keeping yet.
+        (from, _) => Verdict::Settle(from),
+    }
+}
+
+fn settled(instance: &Instance, process: bool, snapshot: bool) -> Verdict {
+    match instance.state {
+        state @ (State::Running | State::Warm) if process => Verdict::Adopt(state),
+        state @ (State::Running | State::Warm) => lost(&state.to_string()),
+        State::Sleeping if snapshot => Verdict::Settle(State::Sleeping),
+        State::Sleeping => Verdict::Fail(
+            "its snapshot is not on disk any more; destroy the instance, or start it afresh from \
+             its disks"
+                .to_owned(),
+        ),
+        State::Destroyed => Verdict::Destroy,
+        state => Verdict::Settle(state),
+    }
+}
+
+fn lost(while_: &str) -> Verdict {
+    Verdict::Fail(format!(
+        "its hypervisor process ended while it was {while_} and no agent watched; the console log \
+         may say why. Destroy the instance, or start it afresh from its disks"
+    ))
+}

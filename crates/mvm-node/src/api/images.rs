@@ -1,0 +1,107 @@
+//! Images and kernels.
+
+use super::pools::progress;
+use super::{Answer, Body, Refusal, Shared, detached};
+use crate::Node;
+use crate::problem::OrProblem;
+use axum::Json;
+use axum::extract::State;
+use axum::response::Sse;
+use axum::response::sse::Event;
+use futures::Stream;
+use mvm_api::types::{Gc, GcResult, ImageView, ImportKernel, KernelView};
+use mvm_image::{KernelImport, KernelInfo, Platform};
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::path::PathBuf;
+
+pub async fn kernels(State(node): Shared) -> Answer<Vec<KernelView>> {
+    let kernels = node.parts.images.kernels().or_problem()?;
+    Ok(Json(kernels.iter().map(kernel_view).collect()))
+}
+
+pub async fn kernel_import(
+    State(node): Shared,
+    Body(body): Body<ImportKernel>,
+) -> Answer<KernelView> {
+    let options =
+        KernelImport { initrd_modules: body.modules.map(PathBuf::from), name: body.name };
+    let file = PathBuf::from(body.file);
+    let kernel = detached(async move {
+        node.parts.images.kernel_import(&file, options).await.or_problem()
+    })
+    .await?;
+    Ok(Json(kernel_view(&kernel)))
+}
+
+pub async fn kernel_fetch(
+    State(node): Shared,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    progress(move |report| async move {
+        let kernel = node.parts.images.kernel_fetch(&report).await.or_problem()?;
+        Ok(kernel_view(&kernel))
+    })
+}
+
+fn kernel_view(kernel: &KernelInfo) -> KernelView {
+    KernelView {
+        digest: kernel.digest.clone(),
+        name: kernel.name.clone(),
+        version: kernel.version.clone(),
+        platform: match kernel.platform {
+            Platform::Pci => "pci",
+            Platform::Mmio => "mmio",
+        }
+        .to_owned(),
+        size_bytes: kernel.size_bytes,
+        default: kernel.default,
+    }
+}
+
+pub async fn list(State(node): Shared) -> Answer<Vec<ImageView>> {
+    let images = node.parts.images.list().or_problem()?;
+    let views = node
+        .read(|world| {
+            let view = |image: &mvm_image::Revision| ImageView {
+                pools: world
+                    .pools
+                    .values()
+                    .filter(|pool| pool.revisions.iter().any(|r| r.digest == image.digest))
+                    .map(|pool| pool.reference.clone())
+                    .collect(),
+                digest: image.digest.clone(),
+                flake_ref: image.flake.clone(),
+                profile: image.profile.clone(),
+                size_bytes: image.size_bytes,
+            };
+            images.iter().map(view).collect()
+        })
+        .await;
+    Ok(Json(views))
+}
+
+/// Images that are no pool's current or previous revision and that no instance boots from.
+pub async fn gc(State(node): Shared, Body(body): Body<Gc>) -> Result<Json<GcResult>, Refusal> {
+    let in_use = in_use(&node).await;
+    let removed = node.parts.images.remove_unused(&in_use, body.dry_run).or_problem()?;
+    Ok(Json(GcResult {
+        freed_bytes: removed.iter().map(|r| r.bytes).sum(),
+        removed: removed.into_iter().map(|r| r.digest).collect(),
+        dry_run: body.dry_run,
+    }))
+}
+
+async fn in_use(node: &Node) -> BTreeSet<String> {
+    node.read(|world| {
+        let mut digests: BTreeSet<String> =
+            world.instances.values().map(|instance| instance.revision.clone()).collect();
+        for pool in world.pools.values() {
+            let current = pool.current.unwrap_or(0);
+            let previous = pool.revisions.iter().filter(|r| r.number < current).next_back();
+            let kept = pool.revisions.iter().filter(|r| r.number == current).chain(previous);
+            digests.extend(kept.map(|revision| revision.digest.clone()));
+        }
+        digests
+    })
+    .await
+}

@@ -1,0 +1,270 @@
+//! Instances.
+
+use super::pools::reference as pool_reference;
+use super::{Answer, Body, Caller, Done, Refusal, Shared, detached, done};
+use crate::Node;
+use crate::claims::Wish;
+use crate::problem::io;
+use axum::Json;
+use axum::body::Body as HttpBody;
+use axum::extract::{ConnectInfo, Path, Query, State};
+use mvm_api::Problem;
+use mvm_api::types::{
+    CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved, SshAccess,
+};
+use mvm_model::lease::Purpose;
+use mvm_model::{Fault, InstanceRef, State as InstanceState};
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+
+/// The path of an instance.
+pub type InInstance = Path<(String, String, String)>;
+
+/// `{tenant}/{pool}/{id}` of a path.
+pub fn reference((tenant, pool, id): (String, String, String)) -> Result<InstanceRef, Fault> {
+    Ok(InstanceRef { pool: pool_reference((tenant, pool))?, id: id.parse()? })
+}
+
+/// Narrows the list of all instances.
+#[derive(Debug, Deserialize)]
+pub struct Filter {
+    tenant: Option<String>,
+}
+
+pub async fn list(
+    State(node): Shared,
+    Query(filter): Query<Filter>,
+) -> Answer<Vec<InstanceView>> {
+    let references: Vec<InstanceRef> = node
+        .read(|world| {
+            let wanted = |i: &&mvm_model::Instance| {
+                filter.tenant.as_deref().is_none_or(|tenant| i.pool.tenant.as_str() == tenant)
+            };
+            world.instances.values().filter(wanted).map(|i| i.reference()).collect()
+        })
+        .await;
+    Ok(Json(show_all(&node, references).await))
+}
+
+pub async fn list_of_pool(
+    State(node): Shared,
+    Path(at): Path<(String, String)>,
+) -> Answer<Vec<InstanceView>> {
+    let pool = pool_reference(at)?;
+    let references = node
+        .read(|world| {
+            world.pool(&pool)?;
+            Ok::<_, Problem>(world.of_pool(&pool).map(|i| i.reference()).collect())
+        })
+        .await?;
+    Ok(Json(show_all(&node, references).await))
+}
+
+async fn show_all(node: &Node, references: Vec<InstanceRef>) -> Vec<InstanceView> {
+    let mut views = Vec::with_capacity(references.len());
+    for reference in references {
+        // One that was destroyed since is simply not there.
+        views.extend(node.show(&reference).await.ok());
+    }
+    views
+}
+
+pub async fn show(State(node): Shared, Path(at): InInstance) -> Answer<InstanceView> {
+    Ok(Json(node.show(&reference(at)?).await?))
+}
+
+pub async fn create(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Path(at): Path<(String, String)>,
+    Body(body): Body<CreateInstance>,
+) -> Answer<InstanceView> {
+    let pool = pool_reference(at)?;
+    let view = detached(async move {
+        let instance = node.create(&pool, None).await?;
+        let reference = instance.reference();
+        if body.start {
+            let wish = manual(peer.holder(), None);
+            node.take(&reference, &wish).await?;
+            node.bring(instance.id, InstanceState::Running).await?;
+        }
+        node.show(&reference).await
+    })
+    .await?;
+    Ok(Json(view))
+}
+
+pub async fn destroy(State(node): Shared, Path(at): InInstance) -> Answer<Done> {
+    let reference = reference(at)?;
+    detached(async move {
+        node.read(|world| world.instance(&reference).map(|_| ())).await?;
+        node.destroy(reference.id).await
+    })
+    .await?;
+    Ok(done())
+}
+
+fn manual(holder: String, lease_s: Option<u64>) -> Wish {
+    Wish { holder, purpose: Purpose::Manual, lease_s }
+}
+
+/// `start`: from created, stopped or failed.
+pub async fn start(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Path(at): InInstance,
+    Body(body): Body<MoveInstance>,
+) -> Answer<Moved> {
+    use InstanceState::{Created, Failed, Running, Stopped};
+    let wish = manual(peer.holder(), body.lease_s);
+    hold(node, reference(at)?, wish, &[Created, Stopped, Failed, Running], "start").await
+}
+
+/// `wake`: from warm or sleeping.
+pub async fn wake(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Path(at): InInstance,
+    Body(body): Body<MoveInstance>,
+) -> Answer<Moved> {
+    use InstanceState::{Running, Sleeping, Warm};
+    let wish = manual(peer.holder(), body.lease_s);
+    hold(node, reference(at)?, wish, &[Warm, Sleeping, Running], "wake").await
+}
+
+pub async fn warm(State(node): Shared, Path(at): InInstance) -> Answer<Moved> {
+    put(node, reference(at)?, InstanceState::Warm).await
+}
+
+pub async fn sleep(State(node): Shared, Path(at): InInstance) -> Answer<Moved> {
+    put(node, reference(at)?, InstanceState::Sleeping).await
+}
+
+pub async fn stop(State(node): Shared, Path(at): InInstance) -> Answer<Moved> {
+    put(node, reference(at)?, InstanceState::Stopped).await
+}
+
+/// Takes a lease and brings the instance to `running`.
+async fn hold(
+    node: Arc<Node>,
+    reference: InstanceRef,
+    wish: Wish,
+    from: &[InstanceState],
+    verb: &str,
+) -> Answer<Moved> {
+    let state = node.read(|world| world.instance(&reference).map(|i| i.state)).await?;
+    if !from.contains(&state) {
+        let other = if verb == "start" { "wake" } else { "start" };
+        return Err(Refusal(
+            Problem::new(409, "wrong_state", format!("cannot {verb} {reference}: it is {state}"))
+                .hint(format!("use `mvm instance {other} {reference}`")),
+        ));
+    }
+    let moved = detached(async move {
+        node.take(&reference, &wish).await?;
+        moved(&node, &reference, InstanceState::Running).await
+    })
+    .await?;
+    Ok(Json(moved))
+}
+
+/// Ends the manual lease and brings the instance to a colder state.
+async fn put(node: Arc<Node>, reference: InstanceRef, to: InstanceState) -> Answer<Moved> {
+    let moved = detached(async move {
+        let state = node.read(|world| world.instance(&reference).map(|i| i.state)).await?;
+        if state != to {
+            state.check(to)?;
+        }
+        let moved = moved(&node, &reference, to).await?;
+        node.put_aside(&reference).await?;
+        Ok(moved)
+    })
+    .await?;
+    Ok(Json(moved))
+}
+
+async fn moved(
+    node: &Arc<Node>,
+    reference: &InstanceRef,
+    to: InstanceState,
+) -> crate::Result<Moved> {
+    let began = Instant::now();
+    let from = node.bring(reference.id, to).await?;
+    let took_ms = began.elapsed().as_secs_f64() * 1000.0;
+    Ok(Moved { instance: node.show(reference).await?, from, took_ms })
+}
+
+pub async fn stats(State(node): Shared, Path(at): InInstance) -> Answer<InstanceStats> {
+    Ok(Json(node.stats(&reference(at)?).await?))
+}
+
+pub async fn ssh(State(node): Shared, Path(at): InInstance) -> Answer<SshAccess> {
+    let reference = reference(at)?;
+    let instance = node.read(|world| world.instance(&reference).cloned()).await?;
+    let root = &node.parts.root;
+    let files = root.files(instance.id);
+    if !files.known_hosts().exists() {
+        return Err(Refusal(
+            Problem::new(409, "wrong_state", format!("{reference} has never been started"))
+                .hint(format!("start it: mvm instance start {reference}")),
+        ));
+    }
+    Ok(Json(SshAccess {
+        user: "root".to_owned(),
+        identity_file: root.tenant(&reference.pool.tenant).join("ssh_key").display().to_string(),
+        known_hosts_file: files.known_hosts().display().to_string(),
+        host_key_alias: crate::boot::host_key_alias(&reference),
+        address: instance.address,
+    }))
+}
+
+/// Options of `logs`.
+#[derive(Debug, Deserialize)]
+pub struct LogOptions {
+    #[serde(default)]
+    follow: bool,
+}
+
+/// The console log; with `follow`, what is added until the client goes away.
+pub async fn logs(
+    State(node): Shared,
+    Path(at): InInstance,
+    Query(options): Query<LogOptions>,
+) -> Result<HttpBody, Refusal> {
+    let reference = reference(at)?;
+    node.read(|world| world.instance(&reference).map(|_| ())).await?;
+    let path = node.parts.root.files(reference.id).console();
+    let file = match tokio::fs::File::open(&path).await {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(HttpBody::empty()),
+        Err(e) => return Err(Refusal(io(format!("read {}", path.display()), e))),
+    };
+    let stream = futures::stream::unfold((file, options.follow), |(mut file, follow)| async move {
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            match file.read(&mut buffer).await {
+                Ok(0) if follow => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    rewind_if_trimmed(&mut file).await?;
+                }
+                Ok(0) | Err(_) => return None,
+                Ok(count) => {
+                    buffer.truncate(count);
+                    return Some((Ok::<_, std::io::Error>(buffer), (file, follow)));
+                }
+            }
+        }
+    });
+    Ok(HttpBody::from_stream(stream))
+}
+
+/// A log that was cut back is shorter than what was read of it: goes on at its new end.
+async fn rewind_if_trimmed(file: &mut tokio::fs::File) -> Option<()> {
+    let length = file.metadata().await.ok()?.len();
+    if file.stream_position().await.ok()? > length {
+        file.seek(std::io::SeekFrom::End(0)).await.ok()?;
+    }
+    Some(())
+}

@@ -1,0 +1,186 @@
+//! The handlers of the API: from requests to operations and back.
+
+mod images;
+mod instances;
+mod pools;
+mod streams;
+mod tenants;
+
+use crate::Node;
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::IncomingStream;
+use axum::{Json, Router};
+use mvm_api::types::AgentInfo;
+use mvm_api::{Problem, problem};
+use serde::Serialize;
+use std::sync::Arc;
+use tokio::net::UnixListener;
+
+/// What every handler gets.
+type Shared = State<Arc<Node>>;
+/// What every handler gives.
+type Answer<T> = Result<Json<T>, Refusal>;
+
+/// Serves the API on `listener` for ever.
+pub async fn serve(listener: UnixListener, node: Arc<Node>) -> std::io::Result<()> {
+    let app = router(node).into_make_service_with_connect_info::<Peer>();
+    axum::serve(listener, app).await
+}
+
+fn router(node: Arc<Node>) -> Router {
+    let pool = "/v1/tenants/{tenant}/pools/{pool}";
+    let instance = "/v1/tenants/{tenant}/pools/{pool}/instances/{id}";
+    Router::new()
+        .route("/v1/agent", get(agent))
+        .route("/v1/agent/stop", post(stop))
+        .route("/v1/tenants", get(tenants::list).post(tenants::create))
+        .route(
+            "/v1/tenants/{tenant}",
+            get(tenants::show).patch(tenants::update).delete(tenants::destroy),
+        )
+        .route("/v1/tenants/{tenant}/pools", get(pools::list_of_tenant).post(pools::create))
+        .route("/v1/pools", get(pools::list))
+        .route(pool, get(pools::show).patch(pools::update).delete(pools::destroy))
+        .route(&format!("{pool}/build"), post(pools::build))
+        .route(&format!("{pool}/scale"), post(pools::scale))
+        .route(&format!("{pool}/revisions"), get(pools::revisions))
+        .route(&format!("{pool}/rollback"), post(pools::rollback))
+        .route(&format!("{pool}/claims"), post(streams::claim))
+        .route(
+            &format!("{pool}/instances"),
+            get(instances::list_of_pool).post(instances::create),
+        )
+        .route("/v1/instances", get(instances::list))
+        .route(instance, get(instances::show).delete(instances::destroy))
+        .route(&format!("{instance}/start"), post(instances::start))
+        .route(&format!("{instance}/wake"), post(instances::wake))
+        .route(&format!("{instance}/warm"), post(instances::warm))
+        .route(&format!("{instance}/sleep"), post(instances::sleep))
+        .route(&format!("{instance}/stop"), post(instances::stop))
+        .route(&format!("{instance}/stream"), post(streams::guest))
+        .route(&format!("{instance}/logs"), get(instances::logs))
+        .route(&format!("{instance}/stats"), get(instances::stats))
+        .route(&format!("{instance}/ssh"), get(instances::ssh))
+        .route("/v1/kernels", get(images::kernels))
+        .route("/v1/kernels/import", post(images::kernel_import))
+        .route("/v1/kernels/fetch", post(images::kernel_fetch))
+        .route("/v1/images", get(images::list))
+        .route("/v1/images/gc", post(images::gc))
+        .fallback(unknown)
+        .with_state(node)
+}
+
+async fn agent(State(node): Shared) -> Json<AgentInfo> {
+    let driver = node.parts.hypervisor.description();
+    Json(AgentInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        root: node.parts.root.path().display().to_string(),
+        root_id: node.parts.root.short_id().to_owned(),
+        hypervisor: driver.name,
+        hypervisor_version: driver.version,
+        accelerator: driver.accelerator,
+        accelerator_reason: node.parts.accelerator_reason.clone(),
+        simulated: driver.simulated,
+        netns: node.parts.netns.clone(),
+        started_at: node.started_at,
+        instances: node.read(|world| world.instances.len()).await,
+    })
+}
+
+async fn stop(State(node): Shared) -> Json<serde_json::Value> {
+    node.stop.notify_one();
+    Json(serde_json::json!({}))
+}
+
+async fn unknown(uri: axum::http::Uri) -> Refusal {
+    Refusal(Problem::new(404, "no_such_route", format!("the API has no {}", uri.path())))
+}
+
+/// A problem as an HTTP answer.
+pub struct Refusal(pub Problem);
+
+impl<E: Into<Problem>> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        Refusal(error.into())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status =
+            StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(self.0)).into_response();
+        let media_type = header::HeaderValue::from_static(problem::MEDIA_TYPE);
+        response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        response
+    }
+}
+
+/// A JSON body whose faults are problem documents.
+pub struct Body<T>(pub T);
+
+impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(
+        request: axum::extract::Request,
+        state: &S,
+    ) -> Result<Self, Self::Rejection> {
+        match Json::<T>::from_request(request, state).await {
+            Ok(Json(value)) => Ok(Body(value)),
+            Err(rejection @ JsonRejection::MissingJsonContentType(_)) => {
+                Err(Refusal(Problem::new(415, "not_json", rejection.body_text())))
+            }
+            Err(rejection) => {
+                Err(Refusal(Problem::new(400, "invalid_document", rejection.body_text())))
+            }
+        }
+    }
+}
+
+/// Who is at the other end of the socket, as the kernel says (unix(7), SO_PEERCRED).
+#[derive(Clone, Debug)]
+pub struct Peer {
+    uid: Option<u32>,
+}
+
+impl Peer {
+    /// As leases name their holder.
+    pub fn holder(&self) -> String {
+        self.uid.map_or_else(|| "unknown".to_owned(), |uid| format!("uid:{uid}"))
+    }
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Peer { uid: stream.io().peer_cred().ok().map(|peer| peer.uid()) }
+    }
+}
+
+/// Who calls.
+pub type Caller = ConnectInfo<Peer>;
+
+/// Runs an operation to its end even when the client goes away in the middle.
+pub async fn detached<T: Send + 'static>(
+    work: impl Future<Output = crate::Result<T>> + Send + 'static,
+) -> crate::Result<T> {
+    match tokio::spawn(work).await {
+        Ok(outcome) => outcome,
+        Err(error) => Err(Problem::internal(format!("the operation did not end well: {error}"))),
+    }
+}
+
+/// An empty object: done, and nothing to say.
+#[derive(Debug, Serialize)]
+pub struct Done {}
+
+/// Done.
+pub fn done() -> Json<Done> {
+    Json(Done {})
+}

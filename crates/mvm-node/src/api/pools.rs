@@ -1,0 +1,150 @@
+//! Pools.
+
+use super::{Answer, Body, Done, Refusal, Shared, detached, done};
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::Sse;
+use axum::response::sse::{Event, KeepAlive};
+use futures::Stream;
+use mvm_api::types::{
+    BuildPool, CreatePool, PoolView, ProgressEvent, RevisionView, Rollback, ScalePool, UpdatePool,
+};
+use mvm_image::Progress;
+use mvm_model::pool::RevisionEntry;
+use mvm_model::{Fault, Name, PoolRef};
+use serde::Serialize;
+use std::convert::Infallible;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// `{tenant}/{pool}` of a path.
+pub fn reference((tenant, pool): (String, String)) -> Result<PoolRef, Fault> {
+    Ok(PoolRef { tenant: tenant.parse()?, pool: pool.parse()? })
+}
+
+type InPool = Path<(String, String)>;
+
+pub async fn list(State(node): Shared) -> Json<Vec<PoolView>> {
+    Json(node.read(|w| w.pools.values().map(|p| node.pool_view(w, p)).collect()).await)
+}
+
+pub async fn list_of_tenant(
+    State(node): Shared,
+    Path(tenant): Path<String>,
+) -> Answer<Vec<PoolView>> {
+    let tenant: Name = tenant.parse()?;
+    let views = node
+        .read(|world| {
+            world.tenant(&tenant)?;
+            let pools = world.pools.values().filter(|pool| pool.reference.tenant == tenant);
+            Ok::<_, mvm_api::Problem>(pools.map(|pool| node.pool_view(world, pool)).collect())
+        })
+        .await?;
+    Ok(Json(views))
+}
+
+pub async fn show(State(node): Shared, Path(at): InPool) -> Answer<PoolView> {
+    let pool = reference(at)?;
+    Ok(Json(node.read(|world| world.pool(&pool).map(|p| node.pool_view(world, p))).await?))
+}
+
+pub async fn create(
+    State(node): Shared,
+    Path(tenant): Path<String>,
+    Body(body): Body<CreatePool>,
+) -> Answer<PoolView> {
+    let at = (tenant.clone(), body.name.to_string());
+    node.create_pool(&tenant.parse()?, body).await?;
+    show(State(node), Path(at)).await
+}
+
+pub async fn update(
+    State(node): Shared,
+    Path(at): InPool,
+    Body(patch): Body<UpdatePool>,
+) -> Answer<PoolView> {
+    node.update_pool(&reference(at.clone())?, patch).await?;
+    show(State(node), Path(at)).await
+}
+
+pub async fn scale(
+    State(node): Shared,
+    Path(at): InPool,
+    Body(body): Body<ScalePool>,
+) -> Answer<PoolView> {
+    node.scale_pool(&reference(at.clone())?, body).await?;
+    show(State(node), Path(at)).await
+}
+
+pub async fn destroy(State(node): Shared, Path(at): InPool) -> Answer<Done> {
+    let pool = reference(at)?;
+    detached(async move { node.destroy_pool(&pool).await }).await?;
+    Ok(done())
+}
+
+pub async fn revisions(State(node): Shared, Path(at): InPool) -> Answer<Vec<RevisionView>> {
+    Ok(Json(node.revisions(&reference(at)?).await?))
+}
+
+pub async fn rollback(
+    State(node): Shared,
+    Path(at): InPool,
+    Body(body): Body<Rollback>,
+) -> Answer<RevisionEntry> {
+    Ok(Json(node.rollback_pool(&reference(at)?, body.to).await?))
+}
+
+pub async fn build(
+    State(node): Shared,
+    Path(at): InPool,
+    Body(body): Body<BuildPool>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refusal> {
+    let pool = reference(at)?;
+    node.read(|world| world.pool(&pool).map(|_| ())).await?;
+    Ok(progress(move |progress| async move { node.build_pool(&pool, body, &progress).await }))
+}
+
+/// Runs `work` to its end beside the connection and streams its progress: events `progress`, then
+/// one `result` or `problem`.
+pub fn progress<T, F>(
+    work: impl FnOnce(UnboundedSender<Progress>) -> F,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>>
+where
+    T: Serialize + Send + 'static,
+    F: Future<Output = crate::Result<T>> + Send + 'static,
+{
+    let (to_client, from_work) = unbounded_channel::<Event>();
+    let (report, mut reports) = unbounded_channel::<Progress>();
+    let forward = to_client.clone();
+    let forwarder = tokio::spawn(async move {
+        while let Some(progress) = reports.recv().await {
+            let _ = forward.send(event("progress", &progress_event(progress)));
+        }
+    });
+    let work = work(report);
+    tokio::spawn(async move {
+        let outcome = detached(work).await;
+        let _ = forwarder.await;
+        let _ = to_client.send(match outcome {
+            Ok(value) => event("result", &value),
+            Err(problem) => event("problem", &problem),
+        });
+    });
+    let stream = futures::stream::unfold(from_work, |mut from: UnboundedReceiver<Event>| async {
+        from.recv().await.map(|event| (Ok(event), from))
+    });
+    Sse::new(stream).keep_alive(KeepAlive::default())
+}
+
+fn progress_event(progress: Progress) -> ProgressEvent {
+    match progress {
+        Progress::Stage { name, detail } => {
+            ProgressEvent { kind: "stage".to_owned(), text: format!("{name}: {detail}") }
+        }
+        Progress::Line(text) => ProgressEvent { kind: "line".to_owned(), text },
+    }
+}
+
+fn event(name: &str, data: &impl Serialize) -> Event {
+    let data = serde_json::to_string(data).unwrap_or_else(|error| error.to_string());
+    Event::default().event(name).data(data)
+}

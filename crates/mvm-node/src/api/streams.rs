@@ -1,0 +1,117 @@
+//! Upgraded connections: raw streams to a guest, and claims that live as long as they do.
+
+use super::instances::{InInstance, reference};
+use super::pools::reference as pool_reference;
+use super::{Body, Caller, Refusal, Shared, detached};
+use crate::Node;
+use crate::claims::Wish;
+use crate::problem::IntoProblem;
+use axum::body::Body as HttpBody;
+use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::Response;
+use hyper_util::rt::TokioIo;
+use mvm_api::Problem;
+use mvm_api::client::UPGRADE;
+use mvm_api::types::{Claim, ClaimRequest};
+use mvm_model::lease::Purpose;
+use mvm_model::{InstanceRef, State as InstanceState};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// `101 Switching Protocols`, and the future that gives the raw connection.
+fn switch(request: &mut Request) -> Result<(Response, hyper::upgrade::OnUpgrade), Refusal> {
+    let named = request.headers().get(header::UPGRADE).is_some_and(|name| name == UPGRADE);
+    if !named {
+        return Err(Refusal(
+            Problem::new(426, "upgrade_required", format!("this route needs Upgrade: {UPGRADE}")),
+        ));
+    }
+    let upgrade = hyper::upgrade::on(request);
+    let response = Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(header::CONNECTION, "upgrade")
+        .header(header::UPGRADE, UPGRADE)
+        .body(HttpBody::empty())
+        .map_err(|error| Problem::internal(error.to_string()))?;
+    Ok((response, upgrade))
+}
+
+/// A fresh stream to the guest's agent, woken if need be. The client speaks the guest protocol.
+pub async fn guest(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Path(at): InInstance,
+    mut request: Request,
+) -> Result<Response, Refusal> {
+    let reference = reference(at)?;
+    let (response, upgrade) = switch(&mut request)?;
+    let wish = Wish { holder: peer.holder(), purpose: Purpose::Manual, lease_s: None };
+    let opener = node.clone();
+    let wanted = reference.clone();
+    let (mut stream, session) = detached(async move {
+        awake(&opener, &wanted, &wish).await?;
+        let slot = opener.slot(wanted.id);
+        let session = slot.session();
+        let channel = opener.channel(&mut *slot.gate.lock().await).await?;
+        let stream = channel.open_raw().await.map_err(|error| error.problem())?;
+        Ok((stream, session))
+    })
+    .await?;
+    tokio::spawn(async move {
+        let _session = session;
+        let Ok(upgraded) = upgrade.await else { return };
+        let mut client = TokioIo::new(upgraded);
+        let _ = tokio::io::copy_bidirectional(&mut client, &mut stream).await;
+    });
+    Ok(response)
+}
+
+/// Brings an instance that was ever started to `running`, under a lease of the caller's.
+async fn awake(node: &Arc<Node>, reference: &InstanceRef, wish: &Wish) -> crate::Result<()> {
+    let instance = node.read(|world| world.instance(reference).cloned()).await?;
+    match instance.state {
+        InstanceState::Running if instance.intent.is_none() && instance.lease.is_some() => Ok(()),
+        InstanceState::Running | InstanceState::Warm | InstanceState::Sleeping => {
+            node.take(reference, wish).await?;
+            node.bring(reference.id, InstanceState::Running).await.map(|_| ())
+        }
+        state => Err(Problem::new(409, "wrong_state", format!("{reference} is {state}"))
+            .hint(format!("start it: mvm instance start {reference}"))),
+    }
+}
+
+/// Claims an instance for a job. The first line sent is the claim or a problem; the lease ends
+/// when the client closes the connection.
+pub async fn claim(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Path(at): Path<(String, String)>,
+    mut request: Request,
+) -> Result<Response, Refusal> {
+    let pool = pool_reference(at)?;
+    let (response, upgrade) = switch(&mut request)?;
+    let Body(body): Body<ClaimRequest> = axum::extract::FromRequest::from_request(request, &()).await?;
+    let wish = Wish { holder: peer.holder(), purpose: Purpose::Run, lease_s: body.lease_s };
+    let began = Instant::now();
+    let claimer = node.clone();
+    let (instance, from) = detached(async move { claimer.claim(&pool, &wish).await }).await?;
+    let took_ms = began.elapsed().as_secs_f64() * 1000.0;
+    tokio::spawn(async move {
+        let id = instance.id;
+        let reference = instance.reference();
+        if let (Ok(upgraded), Some(lease)) = (upgrade.await, instance.lease) {
+            let mut client = TokioIo::new(upgraded);
+            let line = serde_json::json!({ "claim": Claim { reference, from, took_ms, lease } });
+            let sent = client.write_all(format!("{line}\n").as_bytes()).await;
+            if sent.is_ok() && client.flush().await.is_ok() {
+                // Nothing is expected: the read ends when the client does.
+                let _ = client.read(&mut [0u8; 64]).await;
+            }
+        }
+        node.end_lease(id).await;
+    });
+    Ok(response)
+}
+

@@ -1,0 +1,45 @@
+//! Tenants.
+
+use super::{Answer, Body, Done, Shared, detached, done};
+use crate::problem::not_found;
+use axum::Json;
+use axum::extract::{Path, State};
+use mvm_api::types::{CreateTenant, QuotaPatch, TenantView};
+use mvm_model::Name;
+
+pub async fn list(State(node): Shared) -> Json<Vec<TenantView>> {
+    Json(
+        node.read(|world| world.tenants.values().map(|t| node.tenant_view(world, t)).collect())
+            .await,
+    )
+}
+
+pub async fn show(State(node): Shared, Path(name): Path<String>) -> Answer<TenantView> {
+    let name: Name = name.parse()?;
+    let view = node.read(|world| world.tenant(&name).map(|t| node.tenant_view(world, t))).await?;
+    Ok(Json(view))
+}
+
+pub async fn create(State(node): Shared, Body(body): Body<CreateTenant>) -> Answer<TenantView> {
+    let name = body.name.clone();
+    let maker = node.clone();
+    detached(async move { maker.create_tenant(body).await }).await?;
+    let view = node.read(|w| w.tenants.get(&name).map(|t| node.tenant_view(w, t))).await;
+    Ok(Json(view.ok_or_else(|| not_found(format!("tenant {name} any more"), ""))?))
+}
+
+pub async fn update(
+    State(node): Shared,
+    Path(name): Path<String>,
+    Body(patch): Body<QuotaPatch>,
+) -> Answer<TenantView> {
+    let parsed: Name = name.parse()?;
+    node.update_tenant(&parsed, patch).await?;
+    show(State(node), Path(name)).await
+}
+
+pub async fn destroy(State(node): Shared, Path(name): Path<String>) -> Answer<Done> {
+    let name: Name = name.parse()?;
+    detached(async move { node.destroy_tenant(&name).await }).await?;
+    Ok(done())
+}

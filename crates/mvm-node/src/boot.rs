@@ -1,0 +1,252 @@
+//! From a record to a machine whose guest is ready.
+
+use crate::firewall::uid_of;
+use crate::node::Node;
+use crate::problem::{IntoProblem, OrProblem, io};
+use crate::root::{make_dir, write_atomically};
+use crate::slot::Live;
+use crate::{Result, identity};
+use mvm_api::Problem;
+use mvm_guest::channel::Channel;
+use mvm_guest::protocol::{Adopt, GuestNetwork, SshIdentity};
+use mvm_hypervisor::{
+    Confine, Disk, Kernel, Machine, Nic, Platform, ProcessIdentity, RestoreMemory, VmSpec,
+};
+use mvm_model::{Instance, InstanceId, Tenant};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a guest may take from power-on to its agent's answer.
+const BOOT_DEADLINE: Duration = Duration::from_secs(120);
+/// How long a guest that was only paused may take to answer.
+const WAKE_DEADLINE: Duration = Duration::from_secs(15);
+
+impl Node {
+    /// Everything the hypervisor needs to know of an instance.
+    pub(crate) fn spec(&self, tenant: &Tenant, instance: &Instance) -> Result<VmSpec> {
+        let image = self.image(&instance.revision)?;
+        let files = self.parts.root.files(instance.id);
+        let disk = |id: &str, path, read_only| Disk { id: id.to_owned(), path, read_only };
+        let mut disks =
+            vec![disk("root", image.root.clone(), true), disk("scratch", files.scratch(), false)];
+        if instance.resources.data_disk_mib > 0 {
+            disks.push(disk("data", files.data(), false));
+        }
+        let uid = uid_of(tenant);
+        Ok(VmSpec {
+            id: instance.id.to_string(),
+            marker: self.parts.root.marker(instance.id),
+            dir: files.vm(),
+            vcpus: instance.resources.vcpus,
+            mem_mib: instance.resources.mem_mib,
+            kernel: Kernel {
+                image: image.kernel.clone(),
+                initrd: Some(image.initrd.clone()),
+                append: String::new(),
+                platform: match image.platform {
+                    mvm_image::Platform::Pci => Platform::Pci,
+                    mvm_image::Platform::Mmio => Platform::Mmio,
+                },
+            },
+            memory: files.memory(),
+            disks,
+            nic: Some(Nic { tap: self.tap_name(instance), mac: instance.mac.clone() }),
+            confine: Some(Confine { uid, gid: uid }),
+        })
+    }
+
+    /// Boots the machine and waits until its guest is itself. On any error nothing is left.
+    pub(crate) async fn boot(
+        self: &Arc<Self>,
+        live: &mut Live,
+        tenant: &Tenant,
+        instance: &Instance,
+    ) -> Result<()> {
+        self.check_space()?;
+        let files = self.parts.root.files(instance.id);
+        make_dir(&files.dir, 0o711)?;
+        make_dir(&files.vm(), 0o700)?;
+        crate::root::remove_file(&files.snapshot())?;
+        crate::root::remove_file(&files.memory())?;
+        self.ensure_disks(instance, uid_of(tenant)).await?;
+        self.connect_instance(tenant, instance).await?;
+        let spec = self.spec(tenant, instance)?;
+        let record = self.record_process(instance.id);
+        let machine = self.parts.hypervisor.boot(&spec, &record).await.or_problem()?;
+        self.make_ready(live, tenant, instance, machine, BOOT_DEADLINE, true).await
+    }
+
+    /// Restores a sleeping machine; it stays paused.
+    pub(crate) async fn restore(
+        &self,
+        tenant: &Tenant,
+        instance: &Instance,
+    ) -> Result<Arc<dyn Machine>> {
+        self.check_space()?;
+        let files = self.parts.root.files(instance.id);
+        self.connect_instance(tenant, instance).await?;
+        let spec = self.spec(tenant, instance)?;
+        let record = self.record_process(instance.id);
+        let snapshot = files.snapshot();
+        let hypervisor = &self.parts.hypervisor;
+        hypervisor.restore(&spec, &snapshot, RestoreMemory::Own, &record).await.or_problem()
+    }
+
+    /// Connects to the guest of a machine that was just started or resumed, and makes it itself.
+    pub(crate) async fn make_ready(
+        self: &Arc<Self>,
+        live: &mut Live,
+        tenant: &Tenant,
+        instance: &Instance,
+        machine: Arc<dyn Machine>,
+        deadline: Duration,
+        fresh: bool,
+    ) -> Result<()> {
+        let ready = async {
+            let channel = Channel::connect(&machine.channel(), deadline).await.or_problem()?;
+            let adopt = if fresh {
+                self.whole_identity(tenant, instance)?
+            } else {
+                Adopt { wall_clock_ns: Some(wall_clock_ns()), ..Adopt::default() }
+            };
+            channel.adopt(&adopt).await.or_problem()?;
+            Ok::<_, Problem>(channel)
+        };
+        let outcome = tokio::select! {
+            outcome = ready => outcome,
+            exit = machine.exited() => Err(self.died(instance.id, &exit.reason)),
+        };
+        match outcome {
+            Ok(channel) => {
+                live.channel = Some(channel);
+                self.watch(instance.id, machine.clone());
+                live.machine = Some(machine);
+                Ok(())
+            }
+            Err(problem) => {
+                if let Err(error) = machine.kill().await {
+                    tracing::error!(instance = %instance.id, "cannot end a machine: {error}");
+                }
+                Err(problem.hint(format!(
+                    "see its console: mvm instance logs {}",
+                    instance.reference()
+                )))
+            }
+        }
+    }
+
+    /// The open channel to a running guest, connected anew where the last agent had it.
+    pub(crate) async fn channel(&self, live: &mut Live) -> Result<Channel> {
+        if let Some(channel) = live.channel.as_ref().filter(|channel| !channel.is_closed()) {
+            return Ok(channel.clone());
+        }
+        let machine = live.machine.as_ref().ok_or_else(|| {
+            Problem::new(409, "wrong_state", "the instance has no running machine")
+                .hint("start it with `mvm instance start` or `mvm instance wake`")
+        })?;
+        let channel = Channel::connect(&machine.channel(), WAKE_DEADLINE).await.or_problem()?;
+        live.channel = Some(channel.clone());
+        Ok(channel)
+    }
+
+    /// After a resume: one round trip to the guest, which gets the right time.
+    pub(crate) async fn greet(&self, live: &mut Live) -> Result<()> {
+        let channel = self.channel(live).await?;
+        let adopt = Adopt { wall_clock_ns: Some(wall_clock_ns()), ..Adopt::default() };
+        match tokio::time::timeout(WAKE_DEADLINE, channel.adopt(&adopt)).await {
+            Ok(outcome) => outcome.or_problem().map(|_| ()),
+            Err(_) => Err(Problem::new(
+                504,
+                "guest_silent",
+                format!("the guest's agent gave no answer within {} s", WAKE_DEADLINE.as_secs()),
+            )),
+        }
+    }
+
+    fn whole_identity(&self, tenant: &Tenant, instance: &Instance) -> Result<Adopt> {
+        let files = self.parts.root.files(instance.id);
+        let reference = instance.reference();
+        let prefix = tenant.network.ipv4_subnet.prefix_len();
+        Ok(Adopt {
+            wall_clock_ns: Some(wall_clock_ns()),
+            hostname: Some(identity::host_name(&instance.pool.pool, instance.id)),
+            machine_id: Some(identity::machine_id(&files)?),
+            entropy: Some(identity::random_bytes::<64>()?.to_vec()),
+            network: Some(GuestNetwork {
+                address: format!("{}/{prefix}", instance.address),
+                gateway: tenant.network.gateway().to_string(),
+                dns: resolvers(),
+                mac: Some(instance.mac.clone()),
+            }),
+            ssh: Some(SshIdentity {
+                host_key: identity::host_key(&files, &host_key_alias(&reference))?,
+                authorized_keys: vec![identity::tenant_key(&self.parts.root, &tenant.name)?],
+                port: 22,
+            }),
+        })
+    }
+
+    /// Records the process of an instance before anything else is done with it.
+    fn record_process(&self, id: InstanceId) -> impl Fn(&ProcessIdentity) + Send + Sync + use<> {
+        let path = self.parts.root.files(id).dir.join("process.json");
+        move |process| {
+            let text = serde_json::to_vec(process).unwrap_or_default();
+            // Recovery finds the process by its mark as well: the record is for people.
+            if let Err(problem) = write_atomically(&path, &text, 0o600) {
+                tracing::warn!("{problem}");
+            }
+        }
+    }
+
+    /// The problem of a machine that ended by itself, with the last lines of its console.
+    pub(crate) fn died(&self, id: InstanceId, reason: &str) -> Problem {
+        let console = self.parts.root.files(id).console();
+        let tail = last_lines(&console, 15);
+        Problem::new(
+            500,
+            "machine_died",
+            format!("the machine ended by itself: {reason}\nlast lines of its console:\n{tail}"),
+        )
+    }
+
+    /// Ends the machine for good; idempotent.
+    pub(crate) async fn kill(&self, live: &mut Live) -> Result<()> {
+        live.channel = None;
+        if let Some(machine) = live.machine.take() {
+            machine.kill().await.map_err(|error| error.problem())?;
+        }
+        Ok(())
+    }
+}
+
+/// The name under which an instance's host key is pinned.
+pub fn host_key_alias(reference: &mvm_model::InstanceRef) -> String {
+    format!("{}.{}.{}.mvm", reference.id, reference.pool.pool, reference.pool.tenant)
+}
+
+fn wall_clock_ns() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| d.as_nanos() as u64)
+}
+
+/// The host's DNS servers that guests can reach: those that are not on its loopback. resolv.conf(5)
+fn resolvers() -> Vec<String> {
+    let files = ["/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"];
+    let text = files.iter().find_map(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse().ok())
+        .filter(|address: &std::net::Ipv4Addr| !address.is_loopback())
+        .map(|address| address.to_string())
+        .collect()
+}
+
+/// The last lines of a log, or a word that it has none.
+pub(crate) fn last_lines(path: &std::path::Path, count: usize) -> String {
+    let text = std::fs::read(path).map_err(|e| io("read", e)).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    match lines.len() {
+        0 => "(it printed nothing)".to_owned(),
+        all => lines[all.saturating_sub(count)..].join("\n"),
+    }
+}

@@ -1,0 +1,280 @@
+//! Tenants and pools: making, changing and removing them.
+
+use crate::node::Node;
+use crate::problem::{IntoProblem, OrProblem};
+use crate::root::remove_dir;
+use crate::{Result, now};
+use mvm_api::Problem;
+use mvm_api::types::{
+    BuildPool, BuildResult, CreatePool, CreateTenant, QuotaPatch, ScalePool, UpdatePool,
+};
+use mvm_image::{BuildRequest, Progress};
+use mvm_model::admission::{admit_counts, admit_pool};
+use mvm_model::pool::RevisionEntry;
+use mvm_model::{Counts, Name, Pool, PoolRef, State, Tenant};
+use std::sync::Arc;
+use tokio::sync::mpsc::UnboundedSender;
+
+impl Node {
+    /// Makes a tenant: record, bridge, rules. One that is there and equal is left as it is.
+    pub async fn create_tenant(&self, wanted: CreateTenant) -> Result<()> {
+        wanted.network.validate()?;
+        let tenant = Tenant {
+            name: wanted.name,
+            network: wanted.network,
+            quotas: wanted.quotas,
+            created_at: now(),
+        };
+        let known = self.read(|world| world.tenants.get(&tenant.name).cloned()).await;
+        if let Some(known) = known {
+            if known.network == tenant.network && known.quotas == tenant.quotas {
+                return Ok(());
+            }
+            return Err(exists(format!("tenant {}", tenant.name), "mvm tenant update"));
+        }
+        let subnet = tenant.network.ipv4_subnet;
+        if let Some(other) = self.parts.network.conflicts(subnet).await.or_problem()? {
+            return Err(Problem::new(409, "subnet_taken", format!("{subnet} overlaps with {other}"))
+                .hint("choose a subnet that this host does not use"));
+        }
+        self.change(|world, changes| {
+            for other in world.tenants.values() {
+                if let Some(fault) = tenant.network.conflicts_with(&other.network) {
+                    let message = format!("{} (tenant {})", fault.message, other.name);
+                    return Err(Problem { detail: message, ..fault.into() });
+                }
+            }
+            changes.put_tenant(tenant.clone());
+            Ok(())
+        })
+        .await?;
+        crate::identity::tenant_key(&self.parts.root, &tenant.name)?;
+        let _wires = self.wires.lock().await;
+        self.connect_tenant(&tenant).await?;
+        self.apply_rules().await
+    }
+
+    /// Changes quotas. Lowering one below what is in use only keeps the use from growing.
+    pub async fn update_tenant(&self, name: &Name, patch: QuotaPatch) -> Result<()> {
+        self.change(|world, changes| {
+            let mut tenant = world.tenant(name)?.clone();
+            tenant.quotas = patch.apply(tenant.quotas);
+            changes.put_tenant(tenant);
+            Ok(())
+        })
+        .await?;
+        self.kick.notify_one();
+        Ok(())
+    }
+
+    /// Removes a tenant that has no pools left.
+    pub async fn destroy_tenant(&self, name: &Name) -> Result<()> {
+        let tenant = self
+            .change(|world, changes| {
+                let tenant = world.tenant(name)?.clone();
+                let pools: Vec<_> =
+                    world.pools.keys().filter(|p| p.tenant == *name).map(|p| p.to_string()).collect();
+                if !pools.is_empty() {
+                    let message = format!("tenant {name} still has pools: {}", pools.join(", "));
+                    return Err(Problem::new(409, "in_use", message)
+                        .hint("destroy them first: mvm pool destroy"));
+                }
+                changes.remove_tenant(name.clone());
+                Ok(tenant)
+            })
+            .await?;
+        self.disconnect_tenant(&tenant).await?;
+        remove_dir(&self.parts.root.tenant(name))
+    }
+
+    /// Makes a pool. One that is there and equal is left as it is.
+    pub async fn create_pool(&self, tenant: &Name, wanted: CreatePool) -> Result<()> {
+        wanted.resources.validate()?;
+        let reference = PoolRef { tenant: tenant.clone(), pool: wanted.name };
+        let kernel = match &wanted.kernel {
+            Some(name) => Some(self.parts.images.kernel(name).or_problem()?.digest),
+            None => None,
+        };
+        self.change(|world, changes| {
+            let owner = world.tenant(tenant)?;
+            let pool = Pool {
+                reference: reference.clone(),
+                flake_ref: wanted.flake_ref,
+                profile: wanted.profile,
+                override_inputs: Default::default(),
+                kernel,
+                resources: wanted.resources,
+                desired: None,
+                recycle: wanted.recycle,
+                revisions: Vec::new(),
+                current: None,
+                created_at: now(),
+            };
+            if let Some(known) = world.pools.get(&reference) {
+                let same = known.flake_ref == pool.flake_ref
+                    && known.profile == pool.profile
+                    && known.resources == pool.resources
+                    && known.recycle == pool.recycle
+                    && known.kernel == pool.kernel;
+                return match same {
+                    true => Ok(()),
+                    false => Err(exists(format!("pool {reference}"), "mvm pool update")),
+                };
+            }
+            admit_pool(tenant, &owner.quotas, &world.usage(tenant))?;
+            changes.put_pool(pool);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Changes a pool; instances that exist keep their shape.
+    pub async fn update_pool(&self, reference: &PoolRef, patch: UpdatePool) -> Result<()> {
+        self.change(|world, changes| {
+            let mut pool = world.pool(reference)?.clone();
+            pool.flake_ref = patch.flake_ref.unwrap_or(pool.flake_ref);
+            pool.profile = patch.profile.unwrap_or(pool.profile);
+            pool.recycle = patch.recycle.unwrap_or(pool.recycle);
+            let shape = &mut pool.resources;
+            shape.vcpus = patch.vcpus.unwrap_or(shape.vcpus);
+            shape.mem_mib = patch.mem_mib.unwrap_or(shape.mem_mib);
+            shape.data_disk_mib = patch.data_disk_mib.unwrap_or(shape.data_disk_mib);
+            shape.scratch_disk_mib = patch.scratch_disk_mib.unwrap_or(shape.scratch_disk_mib);
+            shape.validate()?;
+            if let Some(counts) = &pool.desired {
+                let tenant = world.tenant(&reference.tenant)?;
+                admit_counts(&tenant.name, &tenant.quotas, &pool.resources, counts)?;
+            }
+            changes.put_pool(pool);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Sets what the pool keeps ready.
+    pub async fn scale_pool(&self, reference: &PoolRef, scale: ScalePool) -> Result<()> {
+        self.change(|world, changes| {
+            let mut pool = world.pool(reference)?.clone();
+            if pool.current_revision().is_none() {
+                return Err(not_built(reference));
+            }
+            let before = pool.desired.unwrap_or_default();
+            let counts = Counts {
+                running: scale.running.unwrap_or(before.running),
+                warm: scale.warm.unwrap_or(before.warm),
+                sleeping: scale.sleeping.unwrap_or(before.sleeping),
+            };
+            let tenant = world.tenant(&reference.tenant)?;
+            admit_counts(&tenant.name, &tenant.quotas, &pool.resources, &counts)?;
+            pool.desired = Some(counts);
+            changes.put_pool(pool);
+            Ok(())
+        })
+        .await?;
+        self.succeeded(reference);
+        self.kick.notify_one();
+        Ok(())
+    }
+
+    /// Builds the pool's image and makes it current.
+    pub async fn build_pool(
+        &self,
+        reference: &PoolRef,
+        wanted: BuildPool,
+        progress: &UnboundedSender<Progress>,
+    ) -> Result<BuildResult> {
+        let pool = self.read(|world| world.pool(reference).cloned()).await?;
+        let overrides = match wanted.override_inputs.is_empty() {
+            true => pool.override_inputs,
+            false => wanted.override_inputs,
+        };
+        let began = std::time::Instant::now();
+        let request = BuildRequest {
+            flake: pool.flake_ref,
+            profile: pool.profile,
+            override_inputs: overrides.clone(),
+            kernel: pool.kernel,
+        };
+        let image = self.parts.images.build(&request, progress).await.or_problem()?;
+        let revision = self
+            .change(|world, changes| {
+                let mut pool = world.pool(reference)?.clone();
+                pool.override_inputs = overrides;
+                let entry = pool.record_build(&image.digest, now());
+                changes.put_pool(pool);
+                Ok(entry)
+            })
+            .await?;
+        self.succeeded(reference);
+        self.kick.notify_one();
+        let took_ms = began.elapsed().as_millis() as u64;
+        Ok(BuildResult { revision, size_bytes: image.size_bytes, took_ms })
+    }
+
+    /// Makes an earlier revision current.
+    pub async fn rollback_pool(&self, pool: &PoolRef, to: Option<u32>) -> Result<RevisionEntry> {
+        let entry = self
+            .change(|world, changes| {
+                let mut record = world.pool(pool)?.clone();
+                let entry = record.rollback(to)?;
+                self.parts.images.get(&entry.digest).map_err(|error| {
+                    error.problem().hint("its image was collected: build it anew with `pool build`")
+                })?;
+                changes.put_pool(record);
+                Ok(entry)
+            })
+            .await?;
+        self.kick.notify_one();
+        Ok(entry)
+    }
+
+    /// Destroys a pool with all its instances.
+    pub async fn destroy_pool(self: &Arc<Self>, reference: &PoolRef) -> Result<()> {
+        // First nothing new is made, then what there is goes, then the record.
+        self.change(|world, changes| {
+            let mut pool = world.pool(reference)?.clone();
+            pool.desired = None;
+            changes.put_pool(pool);
+            Ok(())
+        })
+        .await?;
+        loop {
+            let ids: Vec<_> =
+                self.read(|world| world.of_pool(reference).map(|i| i.id).collect()).await;
+            if ids.is_empty() {
+                break;
+            }
+            for id in ids {
+                self.bring(id, State::Destroyed).await.or_else(|problem| {
+                    match problem.code == "not_found" {
+                        true => Ok(State::Destroyed),
+                        false => Err(problem),
+                    }
+                })?;
+            }
+        }
+        self.change(|world, changes| {
+            if world.of_pool(reference).next().is_some() {
+                return Err(Problem::new(
+                    409,
+                    "in_use",
+                    format!("pool {reference} got a new instance while it was being destroyed"),
+                )
+                .hint("try again"));
+            }
+            changes.remove_pool(reference.clone());
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn exists(what: String, verb: &str) -> Problem {
+    Problem::new(409, "exists", format!("{what} exists already, and differs"))
+        .hint(format!("change it with `{verb}`, or destroy it first"))
+}
+
+fn not_built(pool: &PoolRef) -> Problem {
+    Problem::new(409, "not_built", format!("pool {pool} has no image yet"))
+        .hint(format!("build it: mvm pool build {pool}"))
+}

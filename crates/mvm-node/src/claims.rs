@@ -1,0 +1,191 @@
+//! Leases: taking, extending and ending the right to use an instance.
+
+use crate::node::Node;
+use crate::{Result, now};
+use mvm_api::Problem;
+use mvm_model::choose::choose;
+use mvm_model::lease::{DEFAULT_LEASE_S, Purpose};
+use mvm_model::{Instance, InstanceId, InstanceRef, Lease, PoolRef, Recycle, State};
+use std::sync::Arc;
+
+/// How many instances a claim tries before it gives up.
+const CLAIM_TRIES: usize = 3;
+/// The longest lease, in seconds: a week.
+const MAX_LEASE_S: u64 = 7 * 24 * 3600;
+
+/// Who wants a lease, what for, and for how long.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// `uid:N`.
+    pub holder: String,
+    /// What for.
+    pub purpose: Purpose,
+    /// In seconds; the default where absent.
+    pub lease_s: Option<u64>,
+}
+
+impl Wish {
+    fn lease(&self) -> Result<Lease> {
+        let seconds = self.lease_s.unwrap_or(DEFAULT_LEASE_S);
+        if seconds == 0 || seconds > MAX_LEASE_S {
+            return Err(Problem::new(400, "invalid_value", format!("a lease of {seconds} s"))
+                .hint(format!("allowed are 1 to {MAX_LEASE_S} s")));
+        }
+        let since = now();
+        Ok(Lease {
+            id: format!("l-{}", crate::identity::hex_digits(8)?),
+            holder: self.holder.clone(),
+            purpose: self.purpose,
+            since,
+            expires_at: since + seconds * 1000,
+        })
+    }
+}
+
+impl Node {
+    /// Takes an instance of the pool for a job and brings it to `running`: the readiest there is,
+    /// or a new one. Gives the instance with its lease, and the state that it was in.
+    pub async fn claim(self: &Arc<Self>, pool: &PoolRef, wish: &Wish) -> Result<(Instance, State)> {
+        let mut last = None;
+        for _ in 0..CLAIM_TRIES {
+            let instance = self.reserve(pool, wish).await?;
+            self.kick.notify_one();
+            match self.bring(instance.id, State::Running).await {
+                Ok(from) => {
+                    let now = self.read(|world| world.by_id(instance.id).cloned()).await?;
+                    return Ok((now, from));
+                }
+                Err(problem) => {
+                    tracing::warn!(instance = %instance.reference(), "claim failed: {problem}");
+                    self.end_lease(instance.id).await;
+                    last = Some(problem);
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| Problem::internal("a claim ended without a result")))
+    }
+
+    /// Chooses and leases in one step, so that no two claims get one instance.
+    async fn reserve(&self, pool: &PoolRef, wish: &Wish) -> Result<Instance> {
+        let lease = wish.lease()?;
+        let chosen = self
+            .change(|world, changes| {
+                let record = world.pool(pool)?;
+                let Some(revision) = record.current_revision() else { return Ok(None) };
+                let found = choose(record.recycle, &revision.digest, world.of_pool(pool));
+                let Some(mut instance) = found.cloned() else { return Ok(None) };
+                instance.lease = Some(lease.clone());
+                instance.leases_served += 1;
+                changes.put_instance(instance.clone());
+                Ok(Some(instance))
+            })
+            .await?;
+        if let Some(instance) = chosen {
+            return Ok(instance);
+        }
+        let fresh = self.create(pool, None).await?;
+        self.lease(&fresh.reference(), &lease).await
+    }
+
+    /// Takes a manual lease on one instance, or extends the one that is there.
+    pub async fn take(&self, reference: &InstanceRef, wish: &Wish) -> Result<Instance> {
+        self.lease(reference, &wish.lease()?).await
+    }
+
+    async fn lease(&self, reference: &InstanceRef, wanted: &Lease) -> Result<Instance> {
+        self.change(|world, changes| {
+            let mut instance = world.instance(reference)?.clone();
+            match &mut instance.lease {
+                Some(lease) => lease.expires_at = lease.expires_at.max(wanted.expires_at),
+                None => {
+                    instance.lease = Some(wanted.clone());
+                    instance.leases_served += 1;
+                }
+            }
+            changes.put_instance(instance.clone());
+            Ok(instance)
+        })
+        .await
+    }
+
+    /// Gives up a manual lease, because its holder puts the machine aside. A job's lease is not
+    /// given up so: the job would lose its machine.
+    pub async fn put_aside(&self, reference: &InstanceRef) -> Result<()> {
+        let leased = self.read(|world| world.instance(reference).map(|i| i.lease.clone())).await?;
+        match leased {
+            Some(lease) if lease.purpose == Purpose::Run => Err(Problem::new(
+                409,
+                "leased",
+                format!("instance {reference} is leased to a job of {} ({})", lease.holder, lease.id),
+            )
+            .hint("end the job, or destroy the instance")),
+            Some(_) => self.update(reference.id, |instance| instance.lease = None).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends a job's lease and recycles the instance by its pool's rule.
+    pub async fn end_lease(self: &Arc<Self>, id: InstanceId) {
+        let rule = self
+            .read(|world| {
+                let instance = world.by_id(id).ok()?;
+                let recycle = world.pools.get(&instance.pool).map(|pool| pool.recycle);
+                Some((recycle.unwrap_or_default(), instance.state))
+            })
+            .await;
+        let outcome = match rule {
+            None => return,
+            // What has failed, or was never brought up, is worth nothing to the next job.
+            Some((Recycle::Reset, _) | (_, State::Failed | State::Created)) => {
+                self.destroy(id).await
+            }
+            Some((Recycle::Sleep, _)) => match self.bring(id, State::Sleeping).await {
+                Ok(_) => self.update(id, |instance| instance.lease = None).await,
+                Err(problem) => {
+                    tracing::warn!(instance = %id, "cannot put to sleep: {problem}");
+                    self.destroy(id).await
+                }
+            },
+            Some((Recycle::Keep, _)) => self.update(id, |instance| instance.lease = None).await,
+        };
+        if let Err(problem) = outcome {
+            tracing::error!(instance = %id, "cannot recycle: {problem}");
+        }
+        self.kick.notify_one();
+    }
+
+    /// Ends the leases whose deadline has passed; one with an open session is extended instead.
+    pub(crate) async fn expire_leases(self: &Arc<Self>) {
+        let now = now();
+        let expired: Vec<(InstanceId, Purpose)> = self
+            .read(|world| {
+                let leased = world.instances.values().filter_map(|i| Some((i.id, i.lease.as_ref()?)));
+                leased.filter(|(_, l)| l.expired(now)).map(|(id, l)| (id, l.purpose)).collect()
+            })
+            .await;
+        for (id, purpose) in expired {
+            let node = self.clone();
+            let done = match purpose {
+                Purpose::Manual if self.slot(id).sessions() > 0 => {
+                    self.update(id, |i| extend(i, now + DEFAULT_LEASE_S * 1000)).await
+                }
+                Purpose::Manual => self.update(id, |instance| instance.lease = None).await,
+                Purpose::Run => {
+                    // Not to be ended twice while the recycling is under way.
+                    let later = self.update(id, |i| extend(i, now + 600_000)).await;
+                    tokio::spawn(async move { node.end_lease(id).await });
+                    later
+                }
+            };
+            if let Err(problem) = done {
+                tracing::warn!(instance = %id, "cannot end a lease: {problem}");
+            }
+        }
+    }
+}
+
+fn extend(instance: &mut Instance, expires_at: u64) {
+    if let Some(lease) = &mut instance.lease {
+        lease.expires_at = expires_at;
+    }
+}

@@ -1,0 +1,133 @@
+//! From records to links and rules.
+
+use crate::Result;
+use crate::node::Node;
+use crate::problem::OrProblem;
+use crate::world::World;
+use ipnet::Ipv4Net;
+use mvm_model::{Instance, Tenant};
+use mvm_network::{Bridge, Egress, Network, Ruleset, Tap, TapRules, TenantRules};
+
+/// The first of 4096 user ids, one a tenant (its net id is added), that confined hypervisors run
+/// as. Far above what distributions hand out, and below the ranges of user namespaces.
+const FIRST_UID: u32 = 412_000;
+
+/// The user id that the tenant's hypervisor processes run as.
+pub fn uid_of(tenant: &Tenant) -> u32 {
+    FIRST_UID + u32::from(tenant.network.tenant_net_id)
+}
+
+impl Node {
+    /// The name of the tenant's bridge.
+    pub fn bridge_name(&self, tenant: &Tenant) -> String {
+        Network::bridge_name(self.parts.root.short_id(), tenant.network.tenant_net_id)
+    }
+
+    /// The name of the instance's tap.
+    pub fn tap_name(&self, instance: &Instance) -> String {
+        Network::tap_name(self.parts.root.short_id(), &instance.id.digits())
+    }
+
+    /// Makes the tenant's bridge.
+    pub async fn connect_tenant(&self, tenant: &Tenant) -> Result<()> {
+        let gateway = Ipv4Net::new_assert(
+            tenant.network.gateway(),
+            tenant.network.ipv4_subnet.prefix_len(),
+        );
+        let bridge = Bridge { name: self.bridge_name(tenant), gateway };
+        self.parts.network.ensure_bridge(&bridge).await.or_problem()
+    }
+
+    /// Makes the instance's tap and lets its packets, and no others, through.
+    pub async fn connect_instance(&self, tenant: &Tenant, instance: &Instance) -> Result<()> {
+        let _wires = self.wires.lock().await;
+        self.connect_tenant(tenant).await?;
+        self.apply_rules().await?;
+        let tap = Tap {
+            name: self.tap_name(instance),
+            bridge: self.bridge_name(tenant),
+            mac: instance.mac.clone(),
+            address: instance.address,
+            owner_uid: Some(uid_of(tenant)),
+        };
+        self.parts.network.ensure_tap(&tap).await.or_problem()
+    }
+
+    /// Removes the tap of an instance that is going.
+    pub async fn disconnect_instance(&self, instance: &Instance) -> Result<()> {
+        let _wires = self.wires.lock().await;
+        self.parts.network.remove_tap(&self.tap_name(instance)).await.or_problem()
+    }
+
+    /// Removes the bridge of a tenant that is gone, and its rules.
+    pub async fn disconnect_tenant(&self, tenant: &Tenant) -> Result<()> {
+        let _wires = self.wires.lock().await;
+        self.parts.network.remove_bridge(&self.bridge_name(tenant)).await.or_problem()?;
+        if self.read(|world| world.tenants.is_empty()).await {
+            return self.parts.network.clear().await.or_problem();
+        }
+        self.apply_rules().await
+    }
+
+    /// Brings rules in line with the records; the caller holds `wires`.
+    pub(crate) async fn apply_rules(&self) -> Result<()> {
+        let rules = self.read(|world| self.rules(world)).await;
+        self.parts.network.apply(&rules).await.or_problem()
+    }
+
+    fn rules(&self, world: &World) -> Ruleset {
+        let tenants = world
+            .tenants
+            .values()
+            .map(|tenant| TenantRules {
+                bridge: self.bridge_name(tenant),
+                subnet: tenant.network.ipv4_subnet,
+                gateway: tenant.network.gateway(),
+                host_ports: Vec::new(),
+                taps: world
+                    .of_tenant(&tenant.name)
+                    .map(|instance| TapRules {
+                        tap: self.tap_name(instance),
+                        mac: instance.mac.clone(),
+                        address: instance.address,
+                        egress: Egress::Open,
+                    })
+                    .collect(),
+            })
+            .collect();
+        Ruleset { tenants }
+    }
+
+    /// At start: every tenant has its bridge and the rules are in force; links of ours that
+    /// belong to nobody are removed.
+    pub async fn restore_wires(&self) -> Result<()> {
+        let _wires = self.wires.lock().await;
+        let (tenants, expected) = self
+            .read(|world| {
+                let tenants: Vec<Tenant> = world.tenants.values().cloned().collect();
+                let mut expected: Vec<String> =
+                    tenants.iter().map(|tenant| self.bridge_name(tenant)).collect();
+                expected.extend(world.instances.values().map(|i| self.tap_name(i)));
+                (tenants, expected)
+            })
+            .await;
+        for link in self.parts.network.list().await.or_problem()? {
+            if expected.contains(&link.name) {
+                continue;
+            }
+            tracing::info!(link = link.name, "removing a link that belongs to nobody");
+            match link.kind {
+                mvm_network::LinkKind::Bridge => self.parts.network.remove_bridge(&link.name).await,
+                mvm_network::LinkKind::Tap => self.parts.network.remove_tap(&link.name).await,
+            }
+            .or_problem()?;
+        }
+        if tenants.is_empty() {
+            return Ok(());
+        }
+        for tenant in &tenants {
+            self.connect_tenant(tenant).await?;
+        }
+        self.apply_rules().await
+    }
+}

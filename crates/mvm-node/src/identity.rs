@@ -1,0 +1,93 @@
+//! What makes a guest itself: keys, machine id, entropy.
+
+use crate::Result;
+use crate::problem::io;
+use crate::root::{Files, Root, make_dir, write_atomically};
+use mvm_api::Problem;
+use mvm_model::{InstanceId, Name};
+use ssh_key::{Algorithm, LineEnding, PrivateKey};
+use std::fs;
+use std::path::Path;
+
+/// Random bytes of the host's kernel.
+pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0u8; N];
+    getrandom::fill(&mut bytes)
+        .map_err(|cause| Problem::internal(format!("the host gives no random bytes: {cause}")))?;
+    Ok(bytes)
+}
+
+/// `count` random hexadecimal digits, an even number up to 64.
+pub fn hex_digits(count: usize) -> Result<String> {
+    let bytes = random_bytes::<32>()?;
+    Ok(bytes.iter().take(count / 2).map(|b| format!("{b:02x}")).collect())
+}
+
+/// The tenant's SSH key pair; made when it is first asked for. Gives the public key.
+pub fn tenant_key(root: &Root, tenant: &Name) -> Result<String> {
+    let dir = root.tenant(tenant);
+    make_dir(&dir, 0o700)?;
+    let key = load_or_make(&dir.join("ssh_key"), &format!("mvm tenant {tenant}"))?;
+    public(&key)
+}
+
+/// An instance's SSH host key in OpenSSH's private format, made when it is first asked for, and
+/// pinned in the instance's known_hosts file under `alias`.
+pub fn host_key(files: &Files, alias: &str) -> Result<String> {
+    let key = load_or_make(&files.host_key(), alias)?;
+    let line = format!("{alias} {}\n", public(&key)?);
+    if fs::read_to_string(files.known_hosts()).ok().as_deref() != Some(&line) {
+        write_atomically(&files.known_hosts(), line.as_bytes(), 0o644)?;
+    }
+    let text = key.to_openssh(LineEnding::LF).map_err(key_error)?;
+    Ok(text.to_string())
+}
+
+/// An instance's machine-id(5), made when it is first asked for.
+pub fn machine_id(files: &Files) -> Result<String> {
+    if let Ok(id) = fs::read_to_string(files.machine_id()) {
+        return Ok(id);
+    }
+    let id = hex_digits(32)?;
+    write_atomically(&files.machine_id(), id.as_bytes(), 0o644)?;
+    Ok(id)
+}
+
+/// The guest's host name: pool and id, as an RFC 1123 label.
+pub fn host_name(pool: &Name, id: InstanceId) -> String {
+    let digits = id.digits();
+    let mut name: String = pool.as_str().chars().take(63 - 1 - digits.len()).collect();
+    name.push('-');
+    name.push_str(&digits);
+    name
+}
+
+fn load_or_make(path: &Path, comment: &str) -> Result<PrivateKey> {
+    match fs::read(path) {
+        Ok(bytes) => PrivateKey::from_openssh(bytes).map_err(|cause| {
+            Problem::new(
+                500,
+                "key_damaged",
+                format!("{} is no OpenSSH private key: {cause}", path.display()),
+            )
+            .hint("move the file away; a new key is made at the next start of the instance")
+        }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let mut key = PrivateKey::random(&mut ssh_key::rand_core::OsRng, Algorithm::Ed25519)
+                .map_err(key_error)?;
+            key.set_comment(comment);
+            let text = key.to_openssh(LineEnding::LF).map_err(key_error)?;
+            write_atomically(path, text.as_bytes(), 0o600)?;
+            Ok(key)
+        }
+        Err(e) => Err(io(format!("read {}", path.display()), e)),
+    }
+}
+
+fn public(key: &PrivateKey) -> Result<String> {
+    key.public_key().to_openssh().map_err(key_error)
+}
+
+fn key_error(cause: ssh_key::Error) -> Problem {
+    Problem::internal(format!("cannot make an SSH key: {cause}"))
+}

@@ -1,0 +1,136 @@
+//! The node: its parts, and the one door through which its records change.
+
+use crate::problem::OrProblem;
+use crate::root::Root;
+use crate::slot::Slot;
+use crate::world::{Changes, World};
+use crate::{Result, now};
+use mvm_api::Problem;
+use mvm_hypervisor::Hypervisor;
+use mvm_image::ImageStore;
+use mvm_model::plan::Failures;
+use mvm_model::{InstanceId, Millis, PoolRef};
+use mvm_network::Network;
+use mvm_store::Store;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
+use tokio::sync::{Mutex, Notify};
+
+/// What the reconciler remembers of a pool, in memory only.
+#[derive(Clone, Debug, Default)]
+pub struct PoolHealth {
+    /// For the back-off.
+    pub failures: Failures,
+    /// What failed last.
+    pub last_failure: Option<String>,
+}
+
+/// The agent's parts.
+pub struct Parts {
+    /// The state directory.
+    pub root: Root,
+    /// The network namespace that the process is in, if one was named.
+    pub netns: Option<String>,
+    /// Durable records.
+    pub store: Arc<dyn Store>,
+    /// The driver.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Why it uses the accelerator that it uses.
+    pub accelerator_reason: String,
+    /// Links and firewall.
+    pub network: Network,
+    /// Images and kernels.
+    pub images: ImageStore,
+}
+
+/// The agent of one node.
+pub struct Node {
+    /// Its parts.
+    pub parts: Parts,
+    /// When it started.
+    pub started_at: Millis,
+    /// Wakes the reconcile loop.
+    pub kick: Notify,
+    /// Ends the agent.
+    pub stop: Notify,
+    /// Serialises changes of links and firewall.
+    pub(crate) wires: Mutex<()>,
+    world: Mutex<World>,
+    slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
+    health: Lock<BTreeMap<PoolRef, PoolHealth>>,
+}
+
+/// A lock whose holder panicked still guards whole values: every critical section is one insert.
+fn locked<T>(lock: &Lock<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Node {
+    /// Reads the records; touches no machine.
+    pub async fn open(parts: Parts) -> Result<Arc<Node>> {
+        let world = World::load(parts.store.as_ref()).await?;
+        Ok(Arc::new(Node {
+            parts,
+            started_at: now(),
+            kick: Notify::new(),
+            stop: Notify::new(),
+            wires: Mutex::new(()),
+            world: Mutex::new(world),
+            slots: Lock::default(),
+            health: Lock::default(),
+        }))
+    }
+
+    /// Looks at the records.
+    pub async fn read<T>(&self, look: impl FnOnce(&World) -> T) -> T {
+        look(&*self.world.lock().await)
+    }
+
+    /// Decides and changes in one step: `decide` sees the records as they are and says what is to
+    /// change; that is durable before anybody sees it, and nobody can come in between.
+    pub async fn change<T>(
+        &self,
+        decide: impl FnOnce(&World, &mut Changes) -> Result<T>,
+    ) -> Result<T> {
+        let mut world = self.world.lock().await;
+        let mut changes = Changes::default();
+        let value = decide(&world, &mut changes)?;
+        changes.commit(self.parts.store.as_ref(), &mut world).await?;
+        Ok(value)
+    }
+
+    /// The slot of an instance.
+    pub fn slot(&self, id: InstanceId) -> Arc<Slot> {
+        locked(&self.slots).entry(id).or_default().clone()
+    }
+
+    /// Forgets the slot of an instance that is gone.
+    pub fn forget(&self, id: InstanceId) {
+        locked(&self.slots).remove(&id);
+    }
+
+    /// What the reconciler remembers of a pool.
+    pub fn health(&self, pool: &PoolRef) -> PoolHealth {
+        locked(&self.health).get(pool).cloned().unwrap_or_default()
+    }
+
+    /// Bringing up an instance of the pool worked.
+    pub fn succeeded(&self, pool: &PoolRef) {
+        locked(&self.health).remove(pool);
+    }
+
+    /// Bringing up an instance of the pool failed.
+    pub fn failed(&self, pool: &PoolRef, why: &Problem) {
+        tracing::warn!(pool = %pool, code = why.code, "{why}");
+        let mut health = locked(&self.health);
+        let entry = health.entry(pool.clone()).or_default();
+        entry.failures.count += 1;
+        entry.failures.last = now();
+        entry.last_failure = Some(why.to_string());
+    }
+
+    /// The revision with this digest.
+    pub fn image(&self, digest: &str) -> Result<mvm_image::Revision> {
+        self.parts.images.get(digest).or_problem()
+    }
+}

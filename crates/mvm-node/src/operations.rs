@@ -1,0 +1,385 @@
+//! What can be done with an instance: start, warm, sleep, wake, stop, destroy.
+//!
+//! Each operation holds the instance's gate and keeps to one order: the intent is durable before
+//! the first side effect, the outcome after the last. The two exceptions are resume and pause of a
+//! warm machine, which are idempotent: there the record is written once (before the resume, after
+//! the pause), and recovery repeats the call.
+
+use crate::node::Node;
+use crate::problem::{IntoProblem, OrProblem};
+use crate::root::{remove_dir, remove_file};
+use crate::slot::{Live, Slot};
+use crate::world::World;
+use crate::{Result, now};
+use mvm_api::Problem;
+use mvm_hypervisor::Machine;
+use mvm_model::admission::{admit_instance, admit_state};
+use mvm_model::network::mac_of;
+use mvm_model::{Instance, InstanceId, Intent, PoolRef, State, Tenant};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a guest may take to shut down before its machine is ended.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
+/// Tries to draw an id that no instance has.
+const ID_DRAWS: usize = 64;
+
+impl Node {
+    /// Records a new instance of the pool; with a `goal`, one that the reconciler brings there.
+    pub async fn create(&self, pool: &PoolRef, goal: Option<State>) -> Result<Instance> {
+        let drawn: Vec<u32> = (0..ID_DRAWS)
+            .map(|_| Ok(u32::from_le_bytes(crate::identity::random_bytes::<4>()?)))
+            .collect::<Result<_>>()?;
+        self.change(|world, changes| {
+            let instance = new_instance(world, pool, goal, &drawn)?;
+            changes.put_instance(instance.clone());
+            Ok(instance)
+        })
+        .await
+    }
+
+    /// Brings an instance to `to` from wherever it is, through `running` where it must. Gives the
+    /// state that it came from.
+    pub async fn bring(self: &Arc<Self>, id: InstanceId, to: State) -> Result<State> {
+        let slot = self.slot(id);
+        let mut live = slot.gate.lock().await;
+        let from = self.read(|world| world.by_id(id).map(|i| i.state)).await?;
+        if from != to {
+            from.check(to).or_else(|fault| match from.allows(State::Running) {
+                true => State::Running.check(to),
+                false => Err(fault),
+            })?;
+        }
+        match (from, to) {
+            (from, to) if from == to => {}
+            (State::Warm, State::Running) => self.resume(&mut live, id).await?,
+            (State::Running, State::Warm) => self.pause(&mut live, id).await?,
+            (State::Running | State::Warm, State::Sleeping) => self.sleep(&mut live, id).await?,
+            (State::Sleeping, State::Running | State::Warm) => {
+                self.wake(&mut live, id, to).await?;
+            }
+            (State::Running | State::Warm | State::Sleeping, State::Stopped) => {
+                self.shut_down(&mut live, id).await?;
+            }
+            (State::Created | State::Stopped | State::Failed, State::Running) => {
+                self.power_on(&mut live, id).await?;
+            }
+            (State::Created | State::Stopped | State::Failed, State::Warm) => {
+                self.power_on(&mut live, id).await?;
+                self.pause(&mut live, id).await?;
+            }
+            (State::Created | State::Stopped | State::Failed, State::Sleeping) => {
+                self.power_on(&mut live, id).await?;
+                self.sleep(&mut live, id).await?;
+            }
+            (_, State::Destroyed) => self.destroy_live(&mut live, id).await?,
+            (from, to) => return Err(from.check(to).err().map_or_else(
+                || Problem::internal(format!("no way from {from} to {to}")),
+                Problem::from,
+            )),
+        }
+        Ok(from)
+    }
+
+    /// Destroys an instance: process, tap, disks, record. Idempotent.
+    pub async fn destroy(self: &Arc<Self>, id: InstanceId) -> Result<()> {
+        let slot = self.slot(id);
+        let mut live = slot.gate.lock().await;
+        if self.read(|world| !world.instances.contains_key(&id)).await {
+            self.forget(id);
+            return Ok(());
+        }
+        self.destroy_live(&mut live, id).await
+    }
+
+    async fn destroy_live(self: &Arc<Self>, live: &mut Live, id: InstanceId) -> Result<()> {
+        let (_, instance) = self.begin(id, State::Destroyed).await?;
+        self.kill(live).await?;
+        self.disconnect_instance(&instance).await?;
+        remove_dir(&self.parts.root.files(id).dir)?;
+        self.change(|_, changes| {
+            changes.remove_instance(id);
+            Ok(())
+        })
+        .await?;
+        self.forget(id);
+        self.kick.notify_one();
+        Ok(())
+    }
+
+    /// Cold boot.
+    async fn power_on(self: &Arc<Self>, live: &mut Live, id: InstanceId) -> Result<()> {
+        let (tenant, instance) = self.begin(id, State::Running).await?;
+        let outcome = self.boot(live, &tenant, &instance).await;
+        self.conclude(id, State::Running, outcome).await
+    }
+
+    /// Warm to running: one durable record, one hypervisor call, one guest round trip.
+    async fn resume(self: &Arc<Self>, live: &mut Live, id: InstanceId) -> Result<()> {
+        let machine = machine_of(live)?;
+        self.change(|world, changes| {
+            let mut instance = admit(world, id, State::Running)?.clone();
+            reached(&mut instance, State::Running);
+            changes.put_instance(instance);
+            Ok(())
+        })
+        .await?;
+        let outcome = async {
+            machine.resume().await.or_problem()?;
+            self.greet(live).await
+        };
+        match outcome.await {
+            Ok(()) => Ok(()),
+            Err(problem) => self.give_up(live, id, problem).await,
+        }
+    }
+
+    /// Running to warm.
+    async fn pause(self: &Arc<Self>, live: &mut Live, id: InstanceId) -> Result<()> {
+        let machine = machine_of(live)?;
+        // Connected now, the channel is there when the machine is woken.
+        self.channel(live).await?;
+        self.read(|world| admit(world, id, State::Warm)).await?;
+        machine.pause().await.or_problem()?;
+        let outcome = self.set_state(id, State::Warm).await;
+        if outcome.is_err() {
+            machine.resume().await.or_problem()?;
+        }
+        outcome
+    }
+
+    /// Running or warm to sleeping. On an error, a full disk above all, the machine is as it was.
+    async fn sleep(self: &Arc<Self>, live: &mut Live, id: InstanceId) -> Result<()> {
+        let machine = machine_of(live)?;
+        let (_, instance) = self.begin(id, State::Sleeping).await?;
+        let was_running = instance.state == State::Running;
+        let files = self.parts.root.files(id);
+        live.channel = None;
+        let outcome = async {
+            machine.pause().await.or_problem()?;
+            machine.snapshot(&files.snapshot()).await.or_problem()
+        };
+        if let Err(problem) = outcome.await {
+            remove_file(&files.snapshot())?;
+            if was_running {
+                machine.resume().await.or_problem()?;
+            }
+            self.abandon(id).await?;
+            return Err(problem);
+        }
+        live.machine = None;
+        let outcome = machine.kill().await.or_problem();
+        self.conclude(id, State::Sleeping, outcome).await
+    }
+
+    /// Sleeping to running or warm.
+    async fn wake(self: &Arc<Self>, live: &mut Live, id: InstanceId, to: State) -> Result<()> {
+        let (tenant, instance) = self.begin(id, to).await?;
+        let files = self.parts.root.files(id);
+        let machine = match self.restore(&tenant, &instance).await {
+            Ok(machine) => machine,
+            Err(problem) => {
+                // The machine has not run: it sleeps on, unharmed.
+                self.abandon(id).await?;
+                return Err(problem);
+            }
+        };
+        // From here on the snapshot is not the machine any more.
+        remove_file(&files.snapshot())?;
+        let outcome = async {
+            machine.resume().await.or_problem()?;
+            let deadline = Duration::from_secs(30);
+            self.make_ready(live, &tenant, &instance, machine.clone(), deadline, false).await?;
+            if to == State::Warm {
+                machine.pause().await.or_problem()?;
+            }
+            Ok(())
+        }
+        .await;
+        self.conclude(id, to, outcome).await
+    }
+
+    /// Any live state to stopped: the guest shuts down by itself, so that its disks are whole.
+    async fn shut_down(self: &Arc<Self>, live: &mut Live, id: InstanceId) -> Result<()> {
+        let state = self.read(|world| world.by_id(id).map(|i| i.state)).await?;
+        match state {
+            State::Sleeping => self.wake(live, id, State::Running).await?,
+            State::Warm => self.resume(live, id).await?,
+            _ => {}
+        }
+        self.begin(id, State::Stopped).await?;
+        if let (Ok(channel), Some(machine)) = (self.channel(live).await, live.machine.clone()) {
+            let polite = async {
+                let _ = channel.shutdown().await;
+                machine.exited().await;
+            };
+            if tokio::time::timeout(SHUTDOWN_DEADLINE, polite).await.is_err() {
+                tracing::warn!(instance = %id, "the guest did not shut down in time");
+            }
+        }
+        let outcome = self.kill(live).await;
+        let files = self.parts.root.files(id);
+        remove_file(&files.memory())?;
+        self.conclude(id, State::Stopped, outcome).await
+    }
+
+    /// Writes the intent, if the table, the quotas and the lease allow the transition.
+    async fn begin(&self, id: InstanceId, to: State) -> Result<(Tenant, Instance)> {
+        self.change(|world, changes| {
+            let before = admit(world, id, to)?;
+            let tenant = world.tenant(&before.pool.tenant)?.clone();
+            let mut instance = before.clone();
+            instance.intent = Some(Intent { from: before.state, to, since: now() });
+            changes.put_instance(instance.clone());
+            Ok((tenant, instance))
+        })
+        .await
+    }
+
+    /// Writes the outcome of a transition: the state, or `failed` with the reason.
+    async fn conclude(&self, id: InstanceId, to: State, outcome: Result<()>) -> Result<()> {
+        match outcome {
+            Ok(()) => self.set_state(id, to).await,
+            Err(problem) => {
+                self.set_failed(id, &problem.to_string()).await?;
+                Err(problem)
+            }
+        }
+    }
+
+    /// A transition came to nothing and the machine is as before.
+    async fn abandon(&self, id: InstanceId) -> Result<()> {
+        self.update(id, |instance| instance.intent = None).await
+    }
+
+    /// The machine cannot be saved: ends it and records why.
+    async fn give_up(&self, live: &mut Live, id: InstanceId, problem: Problem) -> Result<()> {
+        if let Err(second) = self.kill(live).await {
+            tracing::error!(instance = %id, "cannot end a machine: {second}");
+        }
+        self.set_failed(id, &problem.to_string()).await?;
+        Err(problem)
+    }
+
+    async fn set_state(&self, id: InstanceId, to: State) -> Result<()> {
+        self.update(id, |instance| reached(instance, to)).await
+    }
+
+    pub(crate) async fn set_failed(&self, id: InstanceId, reason: &str) -> Result<()> {
+        self.update(id, |instance| {
+            tracing::warn!(instance = %instance.reference(), reason, "failed");
+            instance.state = State::Failed;
+            instance.intent = None;
+            instance.reason = Some(reason.to_owned());
+            instance.state_since = now();
+        })
+        .await
+    }
+
+    /// Changes the record of one instance.
+    pub(crate) async fn update(
+        &self,
+        id: InstanceId,
+        change: impl FnOnce(&mut Instance),
+    ) -> Result<()> {
+        self.change(|world, changes| {
+            let mut instance = world.by_id(id)?.clone();
+            change(&mut instance);
+            changes.put_instance(instance);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Watches a machine and records it when it ends without our doing.
+    pub(crate) fn watch(self: &Arc<Self>, id: InstanceId, machine: Arc<dyn Machine>) {
+        let node = self.clone();
+        tokio::spawn(async move {
+            let exit = machine.exited().await;
+            let slot: Arc<Slot> = node.slot(id);
+            let mut live = slot.gate.lock().await;
+            // Whoever ended it on purpose has taken it out of its slot already.
+            let ours = live.machine.as_ref().is_some_and(|now| Arc::ptr_eq(now, &machine));
+            if !ours {
+                return;
+            }
+            live.machine = None;
+            live.channel = None;
+            let outcome = match exit.clean {
+                true => node.set_state(id, State::Stopped).await,
+                false => node.set_failed(id, &node.died(id, &exit.reason).to_string()).await,
+            };
+            if let Err(problem) = outcome {
+                tracing::error!(instance = %id, "cannot record the end of a machine: {problem}");
+            }
+            if let Err(error) = machine.kill().await {
+                tracing::error!(instance = %id, "{}", error.problem());
+            }
+            node.kick.notify_one();
+        });
+    }
+}
+
+fn reached(instance: &mut Instance, to: State) {
+    tracing::info!(instance = %instance.reference(), from = %instance.state, %to, "moved");
+    instance.state = to;
+    instance.intent = None;
+    instance.reason = None;
+    instance.state_since = now();
+}
+
+/// Checks table and quotas for one transition; gives the record as it is.
+fn admit(world: &World, id: InstanceId, to: State) -> Result<&Instance> {
+    let instance = world.by_id(id)?;
+    instance.state.check(to)?;
+    let tenant = world.tenant(&instance.pool.tenant)?;
+    let usage = world.usage(&tenant.name);
+    admit_state(&tenant.name, &tenant.quotas, &usage, instance, to)?;
+    Ok(instance)
+}
+
+fn machine_of(live: &Live) -> Result<Arc<dyn Machine>> {
+    live.machine.clone().ok_or_else(|| {
+        Problem::new(409, "wrong_state", "the instance has no machine any more")
+            .hint("see why: mvm instance info")
+    })
+}
+
+fn new_instance(
+    world: &World,
+    reference: &PoolRef,
+    goal: Option<State>,
+    drawn: &[u32],
+) -> Result<Instance> {
+    let pool = world.pool(reference)?;
+    let tenant = world.tenant(&reference.tenant)?;
+    let revision = pool.current_revision().ok_or_else(|| {
+        Problem::new(409, "not_built", format!("pool {reference} has no image yet"))
+            .hint(format!("build it: mvm pool build {reference}"))
+    })?;
+    let usage = world.usage(&tenant.name);
+    let in_pool = world.of_pool(reference).count() as u64;
+    admit_instance(&tenant.name, &tenant.quotas, &usage, pool, in_pool)?;
+    let address = tenant.network.allocate(&world.addresses(&tenant.name))?;
+    let id = drawn
+        .iter()
+        .map(|number| InstanceId::from_number(*number))
+        .find(|id| !world.instances.contains_key(id))
+        .ok_or_else(|| Problem::internal("no free instance id was drawn"))?;
+    Ok(Instance {
+        id,
+        pool: reference.clone(),
+        state: State::Created,
+        intent: None,
+        goal,
+        reason: None,
+        revision: revision.digest.clone(),
+        resources: pool.resources,
+        address,
+        mac: mac_of(tenant.network.tenant_net_id, address),
+        created_at: now(),
+        state_since: now(),
+        lease: None,
+        leases_served: 0,
+    })
+}

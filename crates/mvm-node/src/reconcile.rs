@@ -1,0 +1,155 @@
+//! The reconcile loop: asks the model for a plan and carries it out, a few steps at a time.
+
+use crate::node::Node;
+use crate::root::Root;
+use crate::{Result, now};
+use mvm_api::Problem;
+use mvm_model::plan::{Action, plan};
+use mvm_model::{InstanceId, PoolRef, State};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// How often the loop looks even when nothing happened.
+const PERIOD: Duration = Duration::from_secs(2);
+
+/// Runs until the task is ended.
+pub async fn run(node: Arc<Node>) {
+    let in_flight = Arc::new(AtomicUsize::new(0));
+    loop {
+        node.expire_leases().await;
+        tick(&node, &in_flight).await;
+        trim_consoles(&node.parts.root);
+        tokio::select! {
+            () = node.kick.notified() => {}
+            () = tokio::time::sleep(PERIOD) => {}
+        }
+    }
+}
+
+/// How many machines may be brought up at once: booting is bound by the CPU.
+fn most_in_flight() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
+}
+
+async fn tick(node: &Arc<Node>, in_flight: &Arc<AtomicUsize>) {
+    let pools: Vec<PoolRef> = node.read(|world| world.pools.keys().cloned().collect()).await;
+    for reference in pools {
+        let slots = most_in_flight().saturating_sub(in_flight.load(Ordering::SeqCst));
+        let failures = node.health(&reference).failures;
+        let actions = node
+            .read(|world| {
+                let Some(pool) = world.pools.get(&reference) else { return Vec::new() };
+                let instances: Vec<_> = world.of_pool(&reference).collect();
+                plan(pool, &instances, failures, slots, now())
+            })
+            .await;
+        for action in actions {
+            begin(node, &reference, action, in_flight).await;
+        }
+        discard_failed(node, &reference).await;
+    }
+}
+
+/// Marks the instance in the records, then lets the work go on beside the loop.
+async fn begin(node: &Arc<Node>, pool: &PoolRef, action: Action, in_flight: &Arc<AtomicUsize>) {
+    tracing::debug!(%pool, ?action, "reconcile");
+    let marked = match action {
+        Action::Create { to } => node.create(pool, Some(to)).await.map(|i| Some((i.id, to))),
+        Action::Move { id, to } => claim_for(node, id, to).await,
+        Action::Destroy { id } => {
+            let node = node.clone();
+            tokio::spawn(async move {
+                if let Err(problem) = destroy_idle(&node, id).await {
+                    tracing::warn!(instance = %id, "cannot destroy: {problem}");
+                }
+            });
+            return;
+        }
+    };
+    match marked {
+        Ok(None) => {}
+        Ok(Some((id, to))) => {
+            in_flight.fetch_add(1, Ordering::SeqCst);
+            let (node, pool, in_flight) = (node.clone(), pool.clone(), in_flight.clone());
+            tokio::spawn(async move {
+                work(&node, &pool, id, to).await;
+                in_flight.fetch_sub(1, Ordering::SeqCst);
+                node.kick.notify_one();
+            });
+        }
+        Err(problem) => node.failed(pool, &problem),
+    }
+}
+
+/// Sets the goal of an instance that is still idle.
+async fn claim_for(node: &Node, id: InstanceId, to: State) -> Result<Option<(InstanceId, State)>> {
+    node.change(|world, changes| {
+        let mut instance = world.by_id(id)?.clone();
+        if instance.lease.is_some() || instance.is_busy() {
+            return Ok(None);
+        }
+        instance.goal = Some(to);
+        changes.put_instance(instance);
+        Ok(Some((id, to)))
+    })
+    .await
+}
+
+async fn work(node: &Arc<Node>, pool: &PoolRef, id: InstanceId, to: State) {
+    let outcome = node.bring(id, to).await;
+    let cleared = node.update(id, |instance| instance.goal = None).await;
+    match outcome {
+        Ok(_) => node.succeeded(pool),
+        // Destroyed by somebody while it was being brought up: nothing failed.
+        Err(_) if cleared.is_err() => {}
+        Err(problem) => node.failed(pool, &problem),
+    }
+}
+
+/// Destroys an instance unless somebody has leased it since the plan was made.
+async fn destroy_idle(node: &Arc<Node>, id: InstanceId) -> Result<()> {
+    let free = claim_for(node, id, State::Destroyed).await?;
+    if free.is_some() {
+        node.destroy(id).await?;
+    }
+    Ok(())
+}
+
+/// A spare that failed serves nobody: its reason is kept with the pool, and it is replaced.
+async fn discard_failed(node: &Arc<Node>, pool: &PoolRef) {
+    let failed: Vec<(InstanceId, String)> = node
+        .read(|world| {
+            let scaled = world.pools.get(pool).is_some_and(|pool| pool.desired.is_some());
+            world
+                .of_pool(pool)
+                .filter(|i| scaled && i.state == State::Failed && i.is_clean() && !i.is_busy())
+                .map(|i| (i.id, i.reason.clone().unwrap_or_default()))
+                .collect()
+        })
+        .await;
+    for (id, reason) in failed {
+        if node.health(pool).last_failure.is_none() {
+            node.failed(pool, &Problem::new(500, "instance_failed", reason));
+        }
+        if let Err(problem) = destroy_idle(node, id).await {
+            tracing::warn!(instance = %id, "cannot destroy: {problem}");
+        }
+    }
+}
+
+/// Keeps every console log below its bound, whatever a guest prints.
+fn trim_consoles(root: &Root) {
+    let Ok(entries) = std::fs::read_dir(root.instances()) else { return };
+    for entry in entries.flatten() {
+        for log in ["vm/console.log", "vm/qemu.log"] {
+            let path = entry.path().join(log);
+            let limit = mvm_hypervisor::CONSOLE_MAX_BYTES;
+            if std::fs::metadata(&path).is_ok_and(|meta| meta.len() > limit)
+                && let Err(error) = mvm_hypervisor::trim_log(&path, limit)
+            {
+                tracing::warn!("cannot trim {}: {error}", path.display());
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! At start: what the last agent left is finished or undone, and what is ours is taken over.
+
+use crate::Result;
+use crate::node::Node;
+use crate::problem::OrProblem;
+use crate::root::{remove_dir, remove_file};
+use mvm_hypervisor::{Machine, ProcessIdentity};
+use mvm_model::lease::Purpose;
+use mvm_model::recovery::{Verdict, recover};
+use mvm_model::{Instance, InstanceId, State};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Brings records and reality together. Afterwards every instance is in the state that its record
+/// says, and there is no process, link or directory of ours that has no record.
+pub async fn run(node: &Arc<Node>) -> Result<()> {
+    node.restore_wires().await?;
+    let mut processes = ours(node)?;
+    let instances: Vec<Instance> =
+        node.read(|world| world.instances.values().cloned().collect()).await;
+    for instance in &instances {
+        let process = processes.remove(&instance.id);
+        if let Err(problem) = settle(node, instance, process).await {
+            tracing::error!(instance = %instance.reference(), "cannot recover: {problem}");
+            node.set_failed(instance.id, &problem.to_string()).await?;
+        }
+    }
+    for (id, process) in processes {
+        tracing::info!(instance = %id, pid = process.pid, "ending a machine that has no record");
+        node.parts.hypervisor.kill_stray(&process).await.or_problem()?;
+    }
+    remove_stray_dirs(node, &instances)?;
+    recycle_orphaned_jobs(node).await;
+    Ok(())
+}
+
+/// Our hypervisor processes by instance.
+fn ours(node: &Node) -> Result<HashMap<InstanceId, ProcessIdentity>> {
+    let prefix = node.parts.root.marker_prefix();
+    let found = node.parts.hypervisor.find(&prefix).or_problem()?;
+    Ok(found
+        .into_iter()
+        .filter_map(|process| {
+            let id = process.marker.strip_prefix(&prefix)?.parse().ok()?;
+            Some((id, process))
+        })
+        .collect())
+}
+
+async fn settle(
+    node: &Arc<Node>,
+    instance: &Instance,
+    process: Option<ProcessIdentity>,
+) -> Result<()> {
+    let files = node.parts.root.files(instance.id);
+    let verdict = recover(instance, process.is_some(), files.snapshot().exists());
+    tracing::debug!(instance = %instance.reference(), ?verdict, "recover");
+    match verdict {
+        Verdict::Adopt(state) => {
+            let adopted = match &process {
+                Some(process) => adopt(node, instance, process).await?,
+                None => None,
+            };
+            let Some(machine) = adopted else {
+                let reason = "its hypervisor process ended while the agent started";
+                return node.set_failed(instance.id, reason).await;
+            };
+            take_over(node, instance, machine, state).await
+        }
+        Verdict::Settle(state) => {
+            end(node, process).await?;
+            if state != State::Sleeping {
+                remove_file(&files.snapshot())?;
+                remove_file(&files.memory())?;
+            }
+            record(node, instance.id, state).await
+        }
+        Verdict::Destroy => {
+            end(node, process).await?;
+            node.destroy(instance.id).await
+        }
+        Verdict::Fail(reason) => {
+            end(node, process).await?;
+            node.update(instance.id, |instance| instance.goal = None).await?;
+            node.set_failed(instance.id, &reason).await
+        }
+    }
+}
+
+async fn adopt(
+    node: &Node,
+    instance: &Instance,
+    process: &ProcessIdentity,
+) -> Result<Option<Arc<dyn Machine>>> {
+    let tenant = node.read(|world| world.tenant(&instance.pool.tenant).cloned()).await?;
+    let spec = node.spec(&tenant, instance)?;
+    node.parts.hypervisor.adopt(&spec, process).await.or_problem()
+}
+
+/// Puts an adopted machine into its slot, with the vCPUs as the record says.
+async fn take_over(
+    node: &Arc<Node>,
+    instance: &Instance,
+    machine: Arc<dyn Machine>,
+    state: State,
+) -> Result<()> {
+    match state {
+        State::Running => machine.resume().await.or_problem()?,
+        _ => machine.pause().await.or_problem()?,
+    }
+    let slot = node.slot(instance.id);
+    slot.gate.lock().await.machine = Some(machine.clone());
+    node.watch(instance.id, machine);
+    record(node, instance.id, state).await
+}
+
+async fn end(node: &Node, process: Option<ProcessIdentity>) -> Result<()> {
+    match process {
+        Some(process) => node.parts.hypervisor.kill_stray(&process).await.or_problem(),
+        None => Ok(()),
+    }
+}
+
+async fn record(node: &Node, id: InstanceId, state: State) -> Result<()> {
+    node.update(id, |instance| {
+        instance.goal = None;
+        instance.intent = None;
+        if instance.state != state {
+            instance.state = state;
+            instance.state_since = crate::now();
+        }
+    })
+    .await
+}
+
+fn remove_stray_dirs(node: &Node, instances: &[Instance]) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(node.parts.root.instances()) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let known = instances.iter().any(|instance| *instance.id.to_string() == *name);
+        if !known && name.to_str().is_some_and(|name| name.parse::<InstanceId>().is_ok()) {
+            tracing::info!("removing {}, which has no record", entry.path().display());
+            remove_dir(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// A job's lease lives as long as its client's connection, and that ended with the last agent.
+async fn recycle_orphaned_jobs(node: &Arc<Node>) {
+    let orphans: Vec<InstanceId> = node
+        .read(|world| {
+            let of_job = |i: &&Instance| {
+                i.lease.as_ref().is_some_and(|lease| lease.purpose == Purpose::Run)
+            };
+            world.instances.values().filter(of_job).map(|i| i.id).collect()
+        })
+        .await;
+    for id in orphans {
+        let node = node.clone();
+        tokio::spawn(async move { node.end_lease(id).await });
+    }
+}

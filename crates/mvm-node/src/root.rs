@@ -1,0 +1,195 @@
+//! The state directory: what lies where.
+
+use crate::Result;
+use crate::problem::io;
+use mvm_api::Problem;
+use mvm_model::{InstanceId, Name};
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// A Unix socket's path has at most 107 bytes (unix(7)); the longest one below the root is
+/// `/instances/i-xxxxxxxx/vm/incoming.sock`.
+const LONGEST_ROOT: usize = 64;
+
+/// The state directory of one agent.
+#[derive(Clone, Debug)]
+pub struct Root {
+    path: PathBuf,
+    id: String,
+}
+
+impl Root {
+    /// Opens or makes the state directory `path`.
+    pub fn open(path: &Path) -> Result<Root> {
+        make_dir(path, 0o700)?;
+        let path = path.canonicalize().map_err(|e| io(format!("open {}", path.display()), e))?;
+        if path.as_os_str().len() > LONGEST_ROOT {
+            return Err(Problem::new(
+                400,
+                "root_too_long",
+                format!(
+                    "the state directory {} has {} characters; a Unix socket's path allows {LONGEST_ROOT}",
+                    path.display(),
+                    path.as_os_str().len()
+                ),
+            )
+            .hint("choose a shorter --root (or MVM_ROOT)"));
+        }
+        let file = path.join("root-id");
+        let id = match fs::read_to_string(&file) {
+            Ok(id) if id.len() == 16 && id.bytes().all(|b| b.is_ascii_hexdigit()) => id,
+            Ok(_) => {
+                return Err(Problem::new(
+                    500,
+                    "root_damaged",
+                    format!("{} does not hold sixteen hexadecimal digits", file.display()),
+                ));
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let id = crate::identity::hex_digits(16)?;
+                write_atomically(&file, id.as_bytes(), 0o600)?;
+                id
+            }
+            Err(e) => return Err(io(format!("read {}", file.display()), e)),
+        };
+        for part in ["tenants", "instances"] {
+            make_dir(&path.join(part), 0o711)?;
+        }
+        Ok(Root { path, id })
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Sixteen hexadecimal digits: whose processes are ours.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Four hexadecimal digits in the names of links and tables.
+    pub fn short_id(&self) -> &str {
+        &self.id[..4]
+    }
+
+    /// The mark in a hypervisor process' arguments.
+    pub fn marker(&self, id: InstanceId) -> String {
+        format!("{}{id}", self.marker_prefix())
+    }
+
+    /// What all our marks begin with.
+    pub fn marker_prefix(&self) -> String {
+        format!("mvm:{}:", self.id)
+    }
+
+    /// The agent's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.path.join("agent.sock")
+    }
+
+    /// A tenant's directory.
+    pub fn tenant(&self, tenant: &Name) -> PathBuf {
+        self.path.join("tenants").join(tenant.as_str())
+    }
+
+    /// All instances' directories.
+    pub fn instances(&self) -> PathBuf {
+        self.path.join("instances")
+    }
+
+    /// The files of one instance.
+    pub fn files(&self, id: InstanceId) -> Files {
+        Files { dir: self.instances().join(id.to_string()) }
+    }
+}
+
+/// The files of one instance.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// The directory that holds all of them.
+    pub dir: PathBuf,
+}
+
+impl Files {
+    /// The hypervisor's own directory: sockets and logs, and all that it can see when confined.
+    pub fn vm(&self) -> PathBuf {
+        self.dir.join("vm")
+    }
+    /// Guest memory.
+    pub fn memory(&self) -> PathBuf {
+        self.dir.join("memory")
+    }
+    /// Device state of a sleeping machine.
+    pub fn snapshot(&self) -> PathBuf {
+        self.dir.join("snapshot")
+    }
+    /// The disk below the writable root.
+    pub fn scratch(&self) -> PathBuf {
+        self.dir.join("scratch.raw")
+    }
+    /// The disk at `/data`.
+    pub fn data(&self) -> PathBuf {
+        self.dir.join("data.raw")
+    }
+    /// The SSH host key.
+    pub fn host_key(&self) -> PathBuf {
+        self.dir.join("ssh_host_key")
+    }
+    /// The known_hosts file that pins it.
+    pub fn known_hosts(&self) -> PathBuf {
+        self.dir.join("known_hosts")
+    }
+    /// The machine's id, 32 hexadecimal digits.
+    pub fn machine_id(&self) -> PathBuf {
+        self.dir.join("machine-id")
+    }
+    /// The guest's console.
+    pub fn console(&self) -> PathBuf {
+        self.vm().join("console.log")
+    }
+}
+
+/// Makes a directory and its parents, with this mode where it is new.
+pub fn make_dir(path: &Path, mode: u32) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(|e| io(format!("make the directory {}", path.display()), e))
+}
+
+/// Writes a whole file so that a crash leaves the old one or the new one.
+pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        std::io::Write::write_all(&mut file, bytes)?;
+        file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().map_err(|e| io(format!("write {}", path.display()), e))
+}
+
+/// Removes a file that may not be there.
+pub fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(io(format!("remove {}", path.display()), e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes a directory that may not be there.
+pub fn remove_dir(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(io(format!("remove {}", path.display()), e))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,116 @@
+//! The agent's process: from a state directory to a served socket.
+
+use crate::node::{Node, Parts};
+use crate::problem::{OrProblem, io};
+use crate::root::Root;
+use crate::{Result, api, reconcile, recovery};
+use mvm_api::Problem;
+use mvm_hypervisor::Hypervisor;
+use mvm_hypervisor::qemu::QemuDriver;
+use mvm_image::{GuestBinary, ImageStore};
+use mvm_network::Network;
+use mvm_store::SqliteStore;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How `mvm agent serve` was called.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// The state directory.
+    pub root: PathBuf,
+    /// The network namespace (ip-netns(8)) to put everything into, VMs included.
+    pub netns: Option<String>,
+    /// The name of this node in desired-state documents.
+    pub node_id: Option<String>,
+    /// The static guest binary.
+    pub guest: &'static [u8],
+    /// Log as JSON lines.
+    pub log_json: bool,
+}
+
+/// Serves until SIGTERM, SIGINT or `POST /v1/agent/stop`. No VM is touched by the end.
+pub fn serve(options: ServeOptions) -> Result<()> {
+    let root = Root::open(&options.root)?;
+    // Before any thread exists: setns(2) moves only the calling one.
+    if let Some(netns) = &options.netns {
+        mvm_network::enter_netns(netns).or_problem()?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| io("start the runtime", e))?;
+    let outcome = runtime.block_on(run(root, options));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+async fn run(root: Root, options: ServeOptions) -> Result<()> {
+    let store = SqliteStore::open(&root.path().join("node.db")).or_problem()?;
+    let images = ImageStore::open(root.path(), GuestBinary::new(options.guest)).or_problem()?;
+    let (driver, accelerator_reason) = driver(&root, &images).await?;
+    let network = Network::open(root.short_id()).await.or_problem()?;
+    let socket = root.socket();
+    let node = Node::open(Parts {
+        root,
+        netns: options.netns,
+        store: Arc::new(store),
+        hypervisor: driver,
+        accelerator_reason,
+        network,
+        images,
+    })
+    .await?;
+    recovery::run(&node).await?;
+    tokio::spawn(reconcile::run(node.clone()));
+    let listener = listen(&socket)?;
+    tracing::info!(socket = %socket.display(), "serving");
+    let served = api::serve(listener, node.clone());
+    let mut term = signal(SignalKind::terminate()).map_err(|e| io("watch signals", e))?;
+    let mut int = signal(SignalKind::interrupt()).map_err(|e| io("watch signals", e))?;
+    let outcome = tokio::select! {
+        outcome = served => outcome.map_err(|e| io(format!("serve {}", socket.display()), e)),
+        _ = term.recv() => Ok(()),
+        _ = int.recv() => Ok(()),
+        () = node.stop.notified() => Ok(()),
+    };
+    tracing::info!("ending; machines go on");
+    let _ = std::fs::remove_file(&socket);
+    // The answer to the call that ended us is on its way.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    outcome
+}
+
+async fn driver(root: &Root, images: &ImageStore) -> Result<(Arc<dyn Hypervisor>, String)> {
+    let binary = QemuDriver::find_binary().or_problem()?;
+    let kernel = images.default_kernel().or_problem()?.map(|kernel| kernel.path);
+    let cache = root.path().join("accelerator.json");
+    let probe = mvm_hypervisor::probe(&binary, kernel.as_deref(), &cache).await;
+    let reason = probe.reason.clone();
+    let driver = QemuDriver::new(binary, probe.accelerator).await.or_problem()?;
+    Ok((Arc::new(driver), reason))
+}
+
+/// Binds the socket. The store's lock says that no other agent serves this root: a socket that is
+/// there was left by one that was killed.
+fn listen(socket: &std::path::Path) -> Result<UnixListener> {
+    let bind = || -> std::io::Result<UnixListener> {
+        match std::fs::remove_file(socket) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        // Bound under another name and then renamed, so that nobody finds it with a wider mode.
+        let early = socket.with_extension("new");
+        let _ = std::fs::remove_file(&early);
+        let listener = UnixListener::bind(&early)?;
+        std::fs::set_permissions(&early, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&early, socket)?;
+        Ok(listener)
+    };
+    bind().map_err(|e| {
+        Problem::new(500, "socket", format!("cannot listen on {}: {e}", socket.display()))
+    })
+}

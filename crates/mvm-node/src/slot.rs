@@ -1,0 +1,46 @@
+//! One slot an instance: whoever holds its gate is the only one to change the machine.
+
+use mvm_guest::channel::Channel;
+use mvm_hypervisor::Machine;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::Mutex;
+
+/// The machine behind an instance, where it has one.
+#[derive(Default)]
+pub struct Live {
+    /// The hypervisor's process.
+    pub machine: Option<Arc<dyn Machine>>,
+    /// The open channel to the guest's agent; kept while the machine is warm.
+    pub channel: Option<Channel>,
+}
+
+/// What the agent holds in memory for one instance.
+#[derive(Default)]
+pub struct Slot {
+    /// Held for the whole of a transition.
+    pub gate: Mutex<Live>,
+    sessions: AtomicUsize,
+}
+
+impl Slot {
+    /// How many streams (exec, SSH, copies) are open.
+    pub fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Counts a session until the guard is dropped.
+    pub fn session(self: &Arc<Self>) -> Session {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        Session(self.clone())
+    }
+}
+
+/// An open session on an instance.
+pub struct Session(Arc<Slot>);
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,141 @@
+//! Records as the API shows them.
+
+use crate::node::Node;
+use crate::problem::OrProblem;
+use crate::world::World;
+use crate::{Result, disk};
+use mvm_api::types::{InstanceStats, InstanceView, PoolView, RevisionView, TenantView};
+use mvm_model::{Counts, Instance, InstanceRef, Pool, PoolRef, State, Tenant};
+
+impl Node {
+    /// A tenant with what it uses.
+    pub(crate) fn tenant_view(&self, world: &World, tenant: &Tenant) -> TenantView {
+        TenantView {
+            tenant_id: tenant.name.clone(),
+            network: tenant.network.clone(),
+            gateway: tenant.network.gateway(),
+            bridge: self.bridge_name(tenant),
+            quotas: tenant.quotas,
+            usage: world.usage(&tenant.name),
+            created_at: tenant.created_at,
+        }
+    }
+
+    /// A pool with what it holds.
+    pub(crate) fn pool_view(&self, world: &World, pool: &Pool) -> PoolView {
+        let mut ready = Counts::default();
+        let (mut leased, mut failed, mut all) = (0, 0, 0);
+        for instance in world.of_pool(&pool.reference) {
+            all += 1;
+            match instance.state {
+                _ if instance.lease.is_some() => leased += 1,
+                State::Failed => failed += 1,
+                _ if instance.is_busy() => {}
+                State::Running => ready.running += 1,
+                State::Warm => ready.warm += 1,
+                State::Sleeping => ready.sleeping += 1,
+                _ => {}
+            }
+        }
+        PoolView {
+            tenant_id: pool.reference.tenant.clone(),
+            pool_id: pool.reference.pool.clone(),
+            flake_ref: pool.flake_ref.clone(),
+            profile: pool.profile.clone(),
+            override_inputs: pool.override_inputs.clone(),
+            instance_resources: pool.resources,
+            desired_counts: pool.desired,
+            ready_counts: ready,
+            leased,
+            failed,
+            instances: all,
+            recycle: pool.recycle,
+            revision: pool.current_revision().cloned(),
+            last_failure: self.health(&pool.reference).last_failure,
+            created_at: pool.created_at,
+        }
+    }
+
+    /// An instance; `pid` is its hypervisor process, where the caller knows it.
+    pub(crate) fn instance_view(&self, instance: &Instance, pid: Option<u32>) -> InstanceView {
+        InstanceView {
+            reference: instance.reference(),
+            tenant_id: instance.pool.tenant.clone(),
+            pool_id: instance.pool.pool.clone(),
+            instance_id: instance.id.to_string(),
+            state: instance.state,
+            going_to: instance.goal.or(instance.intent.map(|intent| intent.to)),
+            reason: instance.reason.clone(),
+            address: instance.address,
+            mac: instance.mac.clone(),
+            instance_resources: instance.resources,
+            revision: instance.revision.clone(),
+            lease: instance.lease.clone(),
+            leases_served: instance.leases_served,
+            pid,
+            simulated: self.parts.hypervisor.description().simulated,
+            created_at: instance.created_at,
+            state_since: instance.state_since,
+        }
+    }
+
+    /// The instance as it is now, with its process.
+    pub(crate) async fn show(&self, reference: &InstanceRef) -> Result<InstanceView> {
+        let instance = self.read(|world| world.instance(reference).cloned()).await?;
+        let slot = self.slot(instance.id);
+        // While a transition holds the gate the process is in flux: shown without waiting.
+        let pid = match slot.gate.try_lock() {
+            Ok(live) => live.machine.as_ref().map(|machine| machine.process().pid),
+            Err(_) => None,
+        };
+        Ok(self.instance_view(&instance, pid))
+    }
+
+    /// All builds of a pool.
+    pub(crate) async fn revisions(&self, pool: &PoolRef) -> Result<Vec<RevisionView>> {
+        let images = &self.parts.images;
+        self.read(|world| {
+            let record = world.pool(pool)?;
+            let view = |entry: &mvm_model::pool::RevisionEntry| RevisionView {
+                current: record.current == Some(entry.number),
+                present: images.get(&entry.digest).is_ok(),
+                instances: world.of_pool(pool).filter(|i| i.revision == entry.digest).count() as u32,
+                entry: entry.clone(),
+            };
+            Ok(record.revisions.iter().map(view).collect())
+        })
+        .await
+    }
+
+    /// What an instance uses, as the host and its guest count it.
+    pub(crate) async fn stats(&self, reference: &InstanceRef) -> Result<InstanceStats> {
+        let instance = self.read(|world| world.instance(reference).cloned()).await?;
+        let mut stats = InstanceStats {
+            state: instance.state,
+            cpu_time_ms: 0,
+            resident_kib: 0,
+            proportional_kib: 0,
+            net_sent_bytes: 0,
+            net_received_bytes: 0,
+            disk_kib: disk::disk_use_kib(&self.parts.root.files(instance.id).dir),
+            guest: None,
+        };
+        // The tap counts from the host's side: what it receives, the guest has sent.
+        if let Ok(tap) = self.parts.network.counters(&self.tap_name(&instance)).await {
+            stats.net_sent_bytes = tap.rx_bytes;
+            stats.net_received_bytes = tap.tx_bytes;
+        }
+        let slot = self.slot(instance.id);
+        let mut live = slot.gate.lock().await;
+        let Some(machine) = live.machine.clone() else { return Ok(stats) };
+        let machine = machine.stats().await.or_problem()?;
+        stats.cpu_time_ms = machine.cpu_time_ms;
+        stats.resident_kib = machine.resident_kib;
+        stats.proportional_kib = machine.proportional_kib;
+        if instance.state == State::Running {
+            let guest = self.channel(&mut live).await?.stats().await.or_problem()?;
+            stats.guest = serde_json::to_value(guest).ok();
+        }
+        Ok(stats)
+    }
+}

@@ -1,0 +1,188 @@
+//! What the node knows, in memory and in its store: every change is durable before it is visible.
+
+use crate::Result;
+use crate::problem::{OrProblem, not_found};
+use mvm_api::Problem;
+use mvm_model::{Instance, InstanceId, InstanceRef, Name, Pool, PoolRef, Tenant, Usage};
+use mvm_store::{Expect, Store, Write};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+/// All records of the node.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// By name.
+    pub tenants: BTreeMap<Name, Tenant>,
+    /// By reference.
+    pub pools: BTreeMap<PoolRef, Pool>,
+    /// By id.
+    pub instances: BTreeMap<InstanceId, Instance>,
+}
+
+impl World {
+    /// Reads everything from the store.
+    pub async fn load(store: &dyn Store) -> Result<World> {
+        let mut world = World::default();
+        for tenant in read::<Tenant>(store, "tenants/").await? {
+            world.tenants.insert(tenant.name.clone(), tenant);
+        }
+        for pool in read::<Pool>(store, "pools/").await? {
+            world.pools.insert(pool.reference.clone(), pool);
+        }
+        for instance in read::<Instance>(store, "instances/").await? {
+            world.instances.insert(instance.id, instance);
+        }
+        Ok(world)
+    }
+
+    /// The tenant, or a problem that says how to see which there are.
+    pub fn tenant(&self, name: &Name) -> Result<&Tenant> {
+        self.tenants.get(name).ok_or_else(|| {
+            not_found(format!("tenant {name}"), "see the tenants with `mvm tenant list`")
+        })
+    }
+
+    /// The pool, or a problem that says what is missing.
+    pub fn pool(&self, reference: &PoolRef) -> Result<&Pool> {
+        self.tenant(&reference.tenant)?;
+        self.pools.get(reference).ok_or_else(|| {
+            not_found(format!("pool {reference}"), "see the pools with `mvm pool list`")
+        })
+    }
+
+    /// The instance, or a problem that says what is missing.
+    pub fn instance(&self, reference: &InstanceRef) -> Result<&Instance> {
+        self.pool(&reference.pool)?;
+        self.instances.get(&reference.id).filter(|i| i.pool == reference.pool).ok_or_else(|| {
+            not_found(
+                format!("instance {reference}"),
+                "see the instances with `mvm instance list`",
+            )
+        })
+    }
+
+    /// The instance by its id alone.
+    pub fn by_id(&self, id: InstanceId) -> Result<&Instance> {
+        self.instances.get(&id).ok_or_else(|| {
+            not_found(format!("instance {id} any more"), "it was destroyed in the meantime")
+        })
+    }
+
+    /// The instances of one pool.
+    pub fn of_pool<'a>(&'a self, pool: &'a PoolRef) -> impl Iterator<Item = &'a Instance> {
+        self.instances.values().filter(move |instance| instance.pool == *pool)
+    }
+
+    /// The instances of one tenant.
+    pub fn of_tenant<'a>(&'a self, tenant: &'a Name) -> impl Iterator<Item = &'a Instance> {
+        self.instances.values().filter(move |instance| instance.pool.tenant == *tenant)
+    }
+
+    /// What the tenant uses.
+    pub fn usage(&self, tenant: &Name) -> Usage {
+        let pools = self.pools.keys().filter(|pool| pool.tenant == *tenant).count() as u64;
+        Usage::count(pools, self.of_tenant(tenant))
+    }
+
+    /// The addresses that the tenant's instances have.
+    pub fn addresses(&self, tenant: &Name) -> BTreeSet<Ipv4Addr> {
+        self.of_tenant(tenant).map(|instance| instance.address).collect()
+    }
+}
+
+async fn read<T: DeserializeOwned>(store: &dyn Store, prefix: &str) -> Result<Vec<T>> {
+    let records = store.list(prefix).await.or_problem()?;
+    records
+        .into_iter()
+        .map(|record| {
+            serde_json::from_slice(&record.value).map_err(|cause| {
+                Problem::new(
+                    500,
+                    "record_damaged",
+                    format!("the record {} cannot be read: {cause}", record.key),
+                )
+            })
+        })
+        .collect()
+}
+
+/// Changes that belong together: all of them become durable, or none.
+#[derive(Default)]
+pub struct Changes {
+    writes: Vec<Write>,
+    apply: Vec<Box<dyn FnOnce(&mut World) + Send>>,
+}
+
+impl Changes {
+    /// Makes or replaces a tenant.
+    pub fn put_tenant(&mut self, tenant: Tenant) {
+        self.put(format!("tenants/{}", tenant.name), &tenant);
+        self.apply.push(Box::new(move |world| {
+            world.tenants.insert(tenant.name.clone(), tenant);
+        }));
+    }
+
+    /// Removes a tenant.
+    pub fn remove_tenant(&mut self, name: Name) {
+        self.delete(format!("tenants/{name}"));
+        self.apply.push(Box::new(move |world| {
+            world.tenants.remove(&name);
+        }));
+    }
+
+    /// Makes or replaces a pool.
+    pub fn put_pool(&mut self, pool: Pool) {
+        self.put(format!("pools/{}", pool.reference), &pool);
+        self.apply.push(Box::new(move |world| {
+            world.pools.insert(pool.reference.clone(), pool);
+        }));
+    }
+
+    /// Removes a pool.
+    pub fn remove_pool(&mut self, reference: PoolRef) {
+        self.delete(format!("pools/{reference}"));
+        self.apply.push(Box::new(move |world| {
+            world.pools.remove(&reference);
+        }));
+    }
+
+    /// Makes or replaces an instance.
+    pub fn put_instance(&mut self, instance: Instance) {
+        self.put(format!("instances/{}", instance.id), &instance);
+        self.apply.push(Box::new(move |world| {
+            world.instances.insert(instance.id, instance);
+        }));
+    }
+
+    /// Removes an instance.
+    pub fn remove_instance(&mut self, id: InstanceId) {
+        self.delete(format!("instances/{id}"));
+        self.apply.push(Box::new(move |world| {
+            world.instances.remove(&id);
+        }));
+    }
+
+    /// Makes the changes durable, then visible.
+    pub async fn commit(self, store: &dyn Store, world: &mut World) -> Result<()> {
+        if self.writes.is_empty() {
+            return Ok(());
+        }
+        store.commit(self.writes).await.or_problem()?;
+        for change in self.apply {
+            change(world);
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, key: String, value: &impl Serialize) {
+        // Records are plain structs of strings and numbers: their serialisation cannot fail.
+        let value = serde_json::to_vec(value).unwrap_or_default();
+        self.writes.push(Write::Put { key, value, expect: Expect::Any });
+    }
+
+    fn delete(&mut self, key: String) {
+        self.writes.push(Write::Delete { key, expect: Expect::Any });
+    }
+}
