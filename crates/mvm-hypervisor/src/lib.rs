@@ -1,1 +1,22 @@
-//! The hypervisor trait and its drivers
+//! The hypervisor trait and its drivers.
+//!
+//! What lives here: [`Hypervisor`] and [`Machine`], the small interface over one
+//! virtual machine monitor (boot, restore, adopt, pause, resume, snapshot, kill,
+//! stats), the driver `qemu` and the simulated driver `sim`.
+//!
+//! What never may: tenants, pools, leases, images, networks' rules, or any
+//! record of state. A [`VmSpec`] says all that a driver may know, a
+//! [`ProcessIdentity`] is all that its caller must remember of a machine.
+//! Drivers decide nothing about *when*; they only carry out, and tell precisely
+//! what failed ([`Error::code`]).
+
+mod error;
+mod machine;
+mod spec;
+
+pub use error::{Error, Result};
+pub use machine::{Hypervisor, Machine, OnStarted};
+pub use spec::{
+    Confine, Description, Disk, Exit, Kernel, MachineStats, Nic, Platform, ProcessIdentity,
+    RestoreMemory, VmSpec,
+};

@@ -1,0 +1,193 @@
+//! What can go wrong, by name.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Every failure names the machine or file it is about, the cause and, where
+/// there is one, the next step. [`Error::code`] is stable for programs.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No QEMU on this machine.
+    #[error(
+        "qemu-system-x86_64 is not in PATH: install it, on Debian with \
+         `apt-get install qemu-system-x86`"
+    )]
+    QemuNotFound,
+    /// The program exists and does not say a version we can read, or one too old.
+    #[error("{}: {reason}; QEMU 7.2 or newer is needed", program.display())]
+    QemuUnusable {
+        /// The program asked.
+        program: PathBuf,
+        /// What it answered.
+        reason: String,
+    },
+    /// The specification itself cannot be run.
+    #[error("machine {id}: {reason}")]
+    InvalidSpec {
+        /// [`crate::VmSpec::id`]
+        id: String,
+        /// The field, its value, and what it should be.
+        reason: String,
+    },
+    /// The process could not be started.
+    #[error("machine {id}: cannot start {what}: {source}")]
+    SpawnFailed {
+        /// [`crate::VmSpec::id`]
+        id: String,
+        /// What was being prepared or executed.
+        what: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The process ended before the machine ran.
+    #[error("machine {id}: QEMU ended before the machine ran ({status}){}", tail(.log, .console))]
+    DiedAtBoot {
+        /// [`crate::VmSpec::id`]
+        id: String,
+        /// `exit status 1` or `killed by signal 9`.
+        status: String,
+        /// Last lines of `qemu.log`.
+        log: String,
+        /// Last lines of `console.log`.
+        console: String,
+    },
+    /// The process lives and did not answer in time.
+    #[error("machine {id}: no answer to `{command}` within {} ms", after.as_millis())]
+    QmpTimeout {
+        /// [`crate::VmSpec::id`]
+        id: String,
+        /// The QMP command, or `connect`.
+        command: String,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// The process refused a command, or spoke no QMP.
+    #[error("machine {id}: `{command}` failed: {reason}")]
+    QmpFailed {
+        /// [`crate::VmSpec::id`]
+        id: String,
+        /// The QMP command.
+        command: String,
+        /// QEMU's own words.
+        reason: String,
+    },
+    /// The device state could not be written; the machine is as it was.
+    #[error("machine {id}: snapshot to {} failed, the machine is paused as before: {reason}", to.display())]
+    SnapshotFailed {
+        /// [`crate::VmSpec::id`]
+        id: String,
+        /// The file asked for.
+        to: PathBuf,
+        /// The cause.
+        reason: String,
+    },
+    /// A file system is full (or over quota).
+    #[error("machine {id}: no space left for {}: free some, or use another disk, and try again", path.display())]
+    NoSpace {
+        /// [`crate::VmSpec::id`]
+        id: String,
+        /// The file that did not fit.
+        path: PathBuf,
+    },
+    /// Only a paused machine can be snapshotted.
+    #[error("machine {id} is running; pause it before it is snapshotted")]
+    NotPaused {
+        /// [`crate::VmSpec::id`]
+        id: String,
+    },
+    /// A clone that maps its template's memory privately has no file of its own.
+    #[error(
+        "machine {id} maps its template's memory privately and cannot be snapshotted; \
+         restore it with memory of its own instead"
+    )]
+    NotSnapshottable {
+        /// [`crate::VmSpec::id`]
+        id: String,
+    },
+    /// The device state could not be loaded; the process is gone.
+    #[error("machine {id}: cannot restore from {}: {reason}", snapshot.display())]
+    RestoreFailed {
+        /// [`crate::VmSpec::id`]
+        id: String,
+        /// The device state file.
+        snapshot: PathBuf,
+        /// QEMU's own words, or ours.
+        reason: String,
+    },
+    /// A live process has that pid, and it is not the one that was recorded.
+    #[error("process {pid} is not {marker}: it is left alone")]
+    NotOurs {
+        /// The pid.
+        pid: u32,
+        /// The marker that was expected.
+        marker: String,
+    },
+    /// The machine has ended.
+    #[error("machine {id} has ended: {reason}")]
+    Gone {
+        /// [`crate::VmSpec::id`]
+        id: String,
+        /// [`crate::Exit::reason`]
+        reason: String,
+    },
+    /// A system call failed where none should.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done, on which file.
+        what: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A fault that a `sim` plan asked for.
+    #[error("machine {id}: simulated fault at `{call}`")]
+    Injected {
+        /// [`crate::VmSpec::id`]
+        id: String,
+        /// The call that failed.
+        call: String,
+    },
+}
+
+impl Error {
+    /// A stable name for programs, in snake case.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::QemuNotFound => "qemu_not_found",
+            Self::QemuUnusable { .. } => "qemu_unusable",
+            Self::InvalidSpec { .. } => "invalid_spec",
+            Self::SpawnFailed { .. } => "spawn_failed",
+            Self::DiedAtBoot { .. } => "died_at_boot",
+            Self::QmpTimeout { .. } => "qmp_timeout",
+            Self::QmpFailed { .. } => "qmp_failed",
+            Self::SnapshotFailed { .. } => "snapshot_failed",
+            Self::NoSpace { .. } => "no_space",
+            Self::NotPaused { .. } => "not_paused",
+            Self::NotSnapshottable { .. } => "not_snapshottable",
+            Self::RestoreFailed { .. } => "restore_failed",
+            Self::NotOurs { .. } => "not_ours",
+            Self::Gone { .. } => "gone",
+            Self::Io { .. } => "io",
+            Self::Injected { .. } => "injected",
+        }
+    }
+
+    /// Wraps an I/O error with what was being done.
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}
+
+fn tail(log: &str, console: &str) -> String {
+    let mut text = String::new();
+    for (name, lines) in [("qemu.log", log), ("console.log", console)] {
+        if !lines.is_empty() {
+            text.push_str(&format!("\n--- {name}\n{lines}"));
+        }
+    }
+    text
+}
