@@ -1,1 +1,22 @@
-//! The guest protocol, and PID 1 and the agent inside every guest
+//! The guest protocol, and the agent that answers it.
+//!
+//! Lives here: what goes over the channel between a node and a guest ([`protocol`], [`frame`]),
+//! the link that survives a host that comes and goes ([`link`]), the host's end of it
+//! ([`channel`]), and the guest's agent ([`agent`]) that `mvm-guest`, PID 1 of every guest, runs.
+//!
+//! Never here: anything of the host but the client's end of the channel.
+
+pub mod agent;
+pub mod channel;
+mod error;
+pub mod frame;
+pub mod link;
+pub mod protocol;
+
+pub use error::Error;
+
+/// What this crate gives.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// The name of the virtio-serial port of the channel.
+pub const PORT: &str = "mvm.agent.0";

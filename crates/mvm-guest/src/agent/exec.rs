@@ -1,0 +1,297 @@
+//! Running a program for the host.
+
+use super::{guest_error, reply};
+use crate::frame::{self, Frame};
+use crate::protocol::{ExecRequest, Exit, Tty};
+use crate::{Error, Result};
+use rustix::fd::OwnedFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{mpsc, watch};
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// How long output is still awaited after the program's end: a child of it may hold the pipe.
+const DRAIN: Duration = Duration::from_millis(200);
+/// Between the hang-up and the end by force.
+const GRACE: Duration = Duration::from_millis(500);
+const BUFFER: usize = 32 * 1024;
+
+/// Runs the program and speaks frames until it has ended. When the host goes away, so do the
+/// program and all in its process group.
+pub async fn run(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
+    request: ExecRequest,
+) -> Result<()> {
+    let mut program = spawn(&request)?;
+    let mut group = Group(program.child.id());
+    reply(stream, &()).await?;
+    let (mut from_host, mut to_host) = tokio::io::split(stream);
+    let (say, mut said) = mpsc::channel::<Frame>(8);
+    let (end, ended) = watch::channel(false);
+    for (source, wrap) in program.outputs.drain(..) {
+        tokio::spawn(forward(source, wrap, say.clone(), ended.clone()));
+    }
+    drop(say);
+    let listen = listen(&mut from_host, program.input.take(), program.terminal.take(), group.0);
+    let mut output = Box::pin(async {
+        while let Some(words) = said.recv().await {
+            frame::write(&mut to_host, &words).await?;
+        }
+        Ok::<_, Error>(())
+    });
+    tokio::pin!(listen);
+    let mut waited = tokio::task::spawn_blocking(move || program.child.wait());
+    let mut listening = true;
+    let mut talking = true;
+    let status = loop {
+        tokio::select! {
+            status = &mut waited => break status,
+            heard = &mut listen, if listening => match heard {
+                // The host is gone: dropping the group ends the program.
+                Err(_) | Ok(Heard::HostGone) => return Ok(()),
+                Ok(Heard::NoMoreInput) => listening = false,
+            },
+            done = &mut output, if talking => { done?; talking = false; }
+        }
+    };
+    let status = status
+        .map_err(|e| Error::Broken(e.to_string()))?
+        .map_err(|cause| guest_error("wait for the program", &cause))?;
+    let _ = end.send(true);
+    if talking {
+        (&mut output).await?;
+    }
+    drop(output);
+    group.ended();
+    let exit = Exit { code: status.code(), signal: status.signal() };
+    frame::write(&mut to_host, &Frame::Exit(exit)).await
+}
+
+enum Heard {
+    HostGone,
+    NoMoreInput,
+}
+
+type Input = Box<dyn AsyncWrite + Unpin + Send>;
+
+/// Carries out what the host says while the program runs.
+async fn listen(
+    from_host: &mut (impl AsyncRead + Unpin),
+    mut input: Option<Input>,
+    terminal: Option<OwnedFd>,
+    pid: u32,
+) -> Result<Heard> {
+    loop {
+        match frame::read(from_host).await? {
+            None => return Ok(Heard::HostGone),
+            Some(Frame::Stdin(bytes)) => {
+                let Some(to) = &mut input else { continue };
+                // A program that has closed its input is no fault of the host's.
+                if to.write_all(&bytes).await.is_err() || to.flush().await.is_err() {
+                    input = None;
+                }
+            }
+            Some(Frame::StdinClosed) => {
+                if let (Some(to), Some(_)) = (&mut input, &terminal) {
+                    // End of transmission, as a terminal says it.
+                    let _ = to.write_all(&[4]).await;
+                } else {
+                    input = None;
+                }
+            }
+            Some(Frame::Resize { rows, cols }) => {
+                if let Some(terminal) = &terminal {
+                    resize(terminal, rows, cols);
+                }
+            }
+            Some(Frame::Signal(signal)) => kill_group(pid, signal),
+            Some(_) => return Ok(Heard::NoMoreInput),
+        }
+    }
+}
+
+/// Sends what comes until its end; once the program has ended, until nothing has come for a while.
+async fn forward(
+    mut from: Box<dyn AsyncRead + Unpin + Send>,
+    wrap: fn(Vec<u8>) -> Frame,
+    to: mpsc::Sender<Frame>,
+    mut ended: watch::Receiver<bool>,
+) {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let silence = async {
+            let _ = ended.wait_for(|ended| *ended).await;
+            tokio::time::sleep(DRAIN).await;
+        };
+        let count = tokio::select! {
+            biased;
+            // A terminal whose last program has ended gives an error instead of an end.
+            read = from.read(&mut buffer) => read.unwrap_or(0),
+            () = silence => 0,
+        };
+        if count == 0 || to.send(wrap(buffer[..count].to_vec())).await.is_err() {
+            return;
+        }
+    }
+}
+
+type Output = (Box<dyn AsyncRead + Unpin + Send>, fn(Vec<u8>) -> Frame);
+
+struct Program {
+    child: std::process::Child,
+    input: Option<Input>,
+    outputs: Vec<Output>,
+    terminal: Option<OwnedFd>,
+}
+
+fn spawn(request: &ExecRequest) -> Result<Program> {
+    let Some((name, arguments)) = request.argv.split_first() else {
+        return Err(Error::Guest {
+            code: "invalid_value".to_owned(),
+            message: "no program to run".to_owned(),
+        });
+    };
+    let mut command = Command::new(name);
+    command.args(arguments).env_clear();
+    command.envs([("PATH", PATH), ("LANG", "C.UTF-8")]);
+    as_user(&mut command, request.user.as_deref())?;
+    let home = home_of(request.user.as_deref());
+    command.env("HOME", &home).env("USER", request.user.as_deref().unwrap_or("root"));
+    let cwd = request.cwd.as_deref().unwrap_or(&home);
+    std::fs::create_dir_all(cwd).map_err(|cause| guest_error(&format!("make {cwd}"), &cause))?;
+    command.current_dir(cwd);
+    if let Some(tty) = &request.tty {
+        command.env("TERM", &tty.term);
+    }
+    command.envs(&request.env);
+    let spawned = match &request.tty {
+        Some(tty) => spawn_on_terminal(&mut command, tty),
+        None => spawn_on_pipes(&mut command, request.stdin),
+    };
+    spawned.map_err(|cause| {
+        let code = match cause.kind() {
+            std::io::ErrorKind::NotFound => "command_not_found",
+            std::io::ErrorKind::PermissionDenied => "command_not_executable",
+            _ => "guest_io",
+        };
+        Error::Guest { code: code.to_owned(), message: format!("run {name}: {cause}") }
+    })
+}
+
+fn spawn_on_pipes(command: &mut Command, stdin: bool) -> std::io::Result<Program> {
+    command.stdin(if stdin { Stdio::piped() } else { Stdio::null() });
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    // SAFETY: setsid(2) is async-signal-safe and touches no memory.
+    unsafe {
+        command.pre_exec(|| Ok(rustix::process::setsid().map(|_| ())?));
+    }
+    let mut child = command.spawn()?;
+    let mut outputs: Vec<Output> = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        outputs.push((Box::new(tokio::process::ChildStdout::from_std(stdout)?), Frame::Stdout));
+    }
+    if let Some(stderr) = child.stderr.take() {
+        outputs.push((Box::new(tokio::process::ChildStderr::from_std(stderr)?), Frame::Stderr));
+    }
+    let input = match child.stdin.take() {
+        Some(stdin) => Some(Box::new(tokio::process::ChildStdin::from_std(stdin)?) as Input),
+        None => None,
+    };
+    Ok(Program { child, input, outputs, terminal: None })
+}
+
+fn spawn_on_terminal(command: &mut Command, tty: &Tty) -> std::io::Result<Program> {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let host = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&host)?;
+    unlockpt(&host)?;
+    resize(&host, tty.rows, tty.cols);
+    let name = ptsname(&host, Vec::new())?;
+    let name = std::path::PathBuf::from(String::from_utf8_lossy(name.to_bytes()).into_owned());
+    let open = || std::fs::OpenOptions::new().read(true).write(true).open(&name);
+    command.stdin(open()?).stdout(open()?).stderr(open()?);
+    // SAFETY: setsid(2) and ioctl(2) TIOCSCTTY are async-signal-safe and touch no memory; fd 0 is
+    // the terminal by then.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::setsid()?;
+            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+            Ok(())
+        });
+    }
+    let child = command.spawn()?;
+    // The command holds copies of the terminal's inner end until it is given others.
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let file = |fd: OwnedFd| tokio::fs::File::from_std(std::fs::File::from(fd));
+    let (input, output) = (host.try_clone()?, host.try_clone()?);
+    Ok(Program {
+        child,
+        input: Some(Box::new(file(input))),
+        outputs: vec![(Box::new(file(output)), Frame::Stdout)],
+        terminal: Some(host),
+    })
+}
+
+fn resize(terminal: &OwnedFd, rows: u16, cols: u16) {
+    let size = rustix::termios::Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+    let _ = rustix::termios::tcsetwinsize(terminal, size);
+}
+
+/// Looks a user up in passwd(5) and runs the command as it.
+fn as_user(command: &mut Command, user: Option<&str>) -> Result<()> {
+    let Some(user) = user.filter(|user| *user != "root") else { return Ok(()) };
+    let unknown = || Error::Guest {
+        code: "not_found".to_owned(),
+        message: format!("the guest has no user {user}"),
+    };
+    let fields = passwd(user).ok_or_else(unknown)?;
+    let number = |index: usize| fields.get(index).and_then(|f| f.parse().ok()).ok_or_else(unknown);
+    command.gid(number(3)?).uid(number(2)?);
+    Ok(())
+}
+
+fn home_of(user: Option<&str>) -> String {
+    let home = passwd(user.unwrap_or("root")).and_then(|fields| fields.get(5).cloned());
+    home.filter(|home| std::path::Path::new(home).is_dir()).unwrap_or_else(|| "/".to_owned())
+}
+
+fn passwd(user: &str) -> Option<Vec<String>> {
+    let text = std::fs::read_to_string("/etc/passwd").ok()?;
+    let line = text.lines().find(|line| line.split(':').next() == Some(user))?;
+    Some(line.split(':').map(str::to_owned).collect())
+}
+
+/// A program's process group, which does not outlive the request.
+struct Group(u32);
+
+impl Group {
+    /// The program has ended by itself; what it left in the background may go on.
+    fn ended(&mut self) {
+        self.0 = 0;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if self.0 == 0 {
+            return;
+        }
+        let pid = self.0;
+        kill_group(pid, libc::SIGHUP);
+        kill_group(pid, libc::SIGTERM);
+        std::thread::spawn(move || {
+            std::thread::sleep(GRACE);
+            kill_group(pid, libc::SIGKILL);
+        });
+    }
+}
+
+fn kill_group(pid: u32, signal: i32) {
+    let signal = rustix::process::Signal::from_named_raw(signal);
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    if let (Some(signal), Some(pid)) = (signal, pid) {
+        let _ = rustix::process::kill_process_group(pid, signal);
+    }
+}

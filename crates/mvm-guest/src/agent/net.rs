@@ -1,0 +1,31 @@
+//! Connections to the guest's own ports.
+
+use super::{guest_error, reply};
+use crate::Result;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+/// A server that is just starting is waited for: so many times, with this pause.
+const TRIES: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Connects and copies bytes both ways.
+pub async fn connect(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), port: u16) -> Result<()> {
+    let mut tries = 0;
+    let mut server = loop {
+        match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
+            Ok(server) => break server,
+            Err(cause) if tries >= TRIES => {
+                return Err(guest_error(&format!("connect to port {port}"), &cause));
+            }
+            Err(_) => tries += 1,
+        }
+        tokio::time::sleep(PAUSE).await;
+    };
+    let _ = server.set_nodelay(true);
+    reply(stream, &()).await?;
+    tokio::io::copy_bidirectional(stream, &mut server).await?;
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! The host's end of the guest channel.
+
+use crate::link::{Wire, begin};
+use crate::protocol::{Adopt, Hello, Request, Stats};
+use crate::{Error, Result, frame};
+use serde::de::DeserializeOwned;
+use std::path::Path;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
+
+/// One stream of the channel.
+pub type Stream = Compat<yamux::Stream>;
+
+type Opened = oneshot::Sender<Result<yamux::Stream>>;
+
+/// An open channel to one guest. Cheap to clone; closed when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct Channel {
+    opens: mpsc::Sender<Opened>,
+}
+
+impl Channel {
+    /// Connects to the machine's socket and waits until the guest's agent answers.
+    pub async fn connect(socket: &Path, deadline: Duration) -> Result<Channel> {
+        let ends = tokio::time::Instant::now() + deadline;
+        let stream = loop {
+            match UnixStream::connect(socket).await {
+                Ok(stream) => break stream,
+                Err(cause) if tokio::time::Instant::now() >= ends => {
+                    return Err(Error::Unreachable { socket: socket.to_owned(), cause });
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        };
+        Self::from_stream(stream, deadline).await
+    }
+
+    /// The same over any byte stream.
+    pub async fn from_stream(
+        stream: impl AsyncRead + AsyncWrite + Send + 'static,
+        deadline: Duration,
+    ) -> Result<Channel> {
+        let session = begin(wire(stream), deadline).await?;
+        Ok(Self::over(session))
+    }
+
+    fn over(session: DuplexStream) -> Channel {
+        let (opens, requests) = mpsc::channel(16);
+        let connection =
+            yamux::Connection::new(session.compat(), yamux::Config::default(), yamux::Mode::Client);
+        tokio::spawn(drive(connection, requests));
+        Channel { opens }
+    }
+
+    /// Whether the channel has broken.
+    pub fn is_closed(&self) -> bool {
+        self.opens.is_closed()
+    }
+
+    /// A fresh stream: its first frame is to be a request.
+    pub async fn open_raw(&self) -> Result<Stream> {
+        let gone = || Error::Broken("it is closed".to_owned());
+        let (opened, stream) = oneshot::channel();
+        self.opens.send(opened).await.map_err(|_| gone())?;
+        Ok(stream.await.map_err(|_| gone())??.compat())
+    }
+
+    async fn call<T: DeserializeOwned>(&self, request: Request) -> Result<T> {
+        let mut stream = self.open_raw().await?;
+        frame::ask(&mut stream, request).await
+    }
+
+    /// Who answers.
+    pub async fn hello(&self) -> Result<Hello> {
+        self.call(Request::Hello).await
+    }
+
+    /// Makes the guest itself.
+    pub async fn adopt(&self, identity: &Adopt) -> Result<()> {
+        self.call(Request::Adopt(Box::new(identity.clone()))).await
+    }
+
+    /// What the guest uses.
+    pub async fn stats(&self) -> Result<Stats> {
+        self.call(Request::Stats).await
+    }
+
+    /// Writes everything to the guest's disks.
+    pub async fn sync(&self) -> Result<()> {
+        self.call(Request::Sync).await
+    }
+
+    /// Ends the guest; answered before it begins.
+    pub async fn shutdown(&self) -> Result<()> {
+        self.call(Request::Shutdown).await
+    }
+}
+
+/// Turns a byte stream into the two ends that the link wants.
+pub(crate) fn wire(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Wire {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let (to_link, incoming) = mpsc::channel::<Vec<u8>>(8);
+    let (outgoing, mut from_link) = mpsc::channel::<Vec<u8>>(8);
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            // Ends as well when nobody listens any more, so that the socket is closed.
+            let count = tokio::select! {
+                read = reader.read(&mut buffer) => read.unwrap_or(0),
+                () = to_link.closed() => 0,
+            };
+            if count == 0 || to_link.send(buffer[..count].to_vec()).await.is_err() {
+                return;
+            }
+        }
+    });
+    tokio::spawn(async move {
+        while let Some(bytes) = from_link.recv().await {
+            if writer.write_all(&bytes).await.is_err() || writer.flush().await.is_err() {
+                return;
+            }
+        }
+        let _ = writer.shutdown().await;
+    });
+    Wire { incoming, outgoing }
+}
+
+/// Opens streams as they are asked for and keeps the connection moving until it ends.
+async fn drive(
+    mut connection: yamux::Connection<Compat<DuplexStream>>,
+    mut requests: mpsc::Receiver<Opened>,
+) {
+    let mut waiting: Option<Opened> = None;
+    let mut closing = false;
+    std::future::poll_fn(|cx| {
+        loop {
+            if waiting.is_none() && !closing {
+                match requests.poll_recv(cx) {
+                    Poll::Ready(Some(opened)) => waiting = Some(opened),
+                    Poll::Ready(None) => closing = true,
+                    Poll::Pending => {}
+                }
+            }
+            if closing {
+                return connection.poll_close(cx).map(|_| ());
+            }
+            if let Some(opened) = waiting.take() {
+                match connection.poll_new_outbound(cx) {
+                    Poll::Ready(stream) => {
+                        let stream = stream.map_err(|e| Error::Broken(e.to_string()));
+                        let _ = opened.send(stream);
+                        continue;
+                    }
+                    Poll::Pending => waiting = Some(opened),
+                }
+            }
+            match connection.poll_next_inbound(cx) {
+                // Guests open no streams: one that does is not listened to.
+                Poll::Ready(Some(Ok(_))) => continue,
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await;
+}

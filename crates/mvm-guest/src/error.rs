@@ -1,0 +1,49 @@
+//! What can go wrong between a node and a guest.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Why a call to a guest failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The channel's socket could not be opened.
+    #[error("cannot open the guest channel {}: {cause}", socket.display())]
+    Unreachable {
+        /// The socket.
+        socket: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// Nobody answered on the channel.
+    #[error("the guest's agent did not answer within {} s", .0.as_secs())]
+    Silent(Duration),
+    /// The channel broke.
+    #[error("the guest channel broke: {0}")]
+    Broken(String),
+    /// The guest's agent refused or failed.
+    #[error("in the guest: {message}")]
+    Guest {
+        /// A stable code: `not_found`, `no_space` …
+        code: String,
+        /// What it said.
+        message: String,
+    },
+}
+
+impl Error {
+    /// A stable code.
+    pub fn code(&self) -> &str {
+        match self {
+            Error::Unreachable { .. } => "guest_unreachable",
+            Error::Silent(_) => "guest_silent",
+            Error::Broken(_) => "guest_channel_broken",
+            Error::Guest { code, .. } => code,
+        }
+    }
+}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        Error::Broken(error.to_string())
+    }
+}

@@ -1,0 +1,183 @@
+//! Frames of a stream: one byte kind, four bytes length (big endian), payload.
+//!
+//! The same on the guest's channel and on the connection between the CLI and the agent, which only
+//! copies bytes.
+
+use crate::protocol::{Exit, Reply, Request};
+use crate::{Error, Result};
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// The longest payload.
+pub const MAX_PAYLOAD: usize = 1 << 20;
+
+/// One frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// What is asked.
+    Request(Request),
+    /// What comes back.
+    Reply(Reply),
+    /// Bytes for the program's standard input.
+    Stdin(Vec<u8>),
+    /// No more of them.
+    StdinClosed,
+    /// The terminal has this size now.
+    Resize {
+        /// Lines.
+        rows: u16,
+        /// Columns.
+        cols: u16,
+    },
+    /// Send this signal to the program's process group.
+    Signal(i32),
+    /// Bytes of the program's standard output (or terminal).
+    Stdout(Vec<u8>),
+    /// Bytes of the program's standard error.
+    Stderr(Vec<u8>),
+    /// The program has ended.
+    Exit(Exit),
+    /// A piece of an archive.
+    Data(Vec<u8>),
+    /// The archive is whole.
+    End,
+}
+
+impl Frame {
+    fn encode(&self) -> (u8, Vec<u8>) {
+        // Plain structs of strings and numbers: their serialisation cannot fail.
+        fn json(value: &impl serde::Serialize) -> Vec<u8> {
+            serde_json::to_vec(value).unwrap_or_default()
+        }
+        match self {
+            Frame::Request(request) => (1, json(request)),
+            Frame::Reply(reply) => (2, json(reply)),
+            Frame::Stdin(bytes) => (10, bytes.clone()),
+            Frame::StdinClosed => (11, Vec::new()),
+            Frame::Resize { rows, cols } => (12, [rows.to_be_bytes(), cols.to_be_bytes()].concat()),
+            Frame::Signal(signal) => (13, signal.to_be_bytes().to_vec()),
+            Frame::Stdout(bytes) => (14, bytes.clone()),
+            Frame::Stderr(bytes) => (15, bytes.clone()),
+            Frame::Exit(exit) => (16, json(exit)),
+            Frame::Data(bytes) => (17, bytes.clone()),
+            Frame::End => (18, Vec::new()),
+        }
+    }
+
+    fn decode(kind: u8, payload: Vec<u8>) -> Result<Frame> {
+        Ok(match kind {
+            1 => Frame::Request(parse(&payload)?),
+            2 => Frame::Reply(parse(&payload)?),
+            10 => Frame::Stdin(payload),
+            11 => Frame::StdinClosed,
+            12 => match payload[..] {
+                [a, b, c, d] => Frame::Resize {
+                    rows: u16::from_be_bytes([a, b]),
+                    cols: u16::from_be_bytes([c, d]),
+                },
+                _ => return Err(malformed("a resize of other than 4 bytes")),
+            },
+            13 => match payload[..] {
+                [a, b, c, d] => Frame::Signal(i32::from_be_bytes([a, b, c, d])),
+                _ => return Err(malformed("a signal of other than 4 bytes")),
+            },
+            14 => Frame::Stdout(payload),
+            15 => Frame::Stderr(payload),
+            16 => Frame::Exit(parse(&payload)?),
+            17 => Frame::Data(payload),
+            18 => Frame::End,
+            other => return Err(malformed(&format!("a frame of unknown kind {other}"))),
+        })
+    }
+}
+
+fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T> {
+    serde_json::from_slice(payload).map_err(|cause| malformed(&cause.to_string()))
+}
+
+fn malformed(what: &str) -> Error {
+    Error::Broken(format!("the other side sent {what}"))
+}
+
+/// Writes one frame and flushes.
+pub async fn write(to: &mut (impl AsyncWrite + Unpin), frame: &Frame) -> Result<()> {
+    let (kind, payload) = frame.encode();
+    let mut bytes = Vec::with_capacity(5 + payload.len());
+    bytes.push(kind);
+    bytes.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+    bytes.extend_from_slice(&payload);
+    to.write_all(&bytes).await?;
+    to.flush().await?;
+    Ok(())
+}
+
+/// Reads one frame; `None` at the end of the stream. Not cancel-safe: give it a task of its own.
+pub async fn read(from: &mut (impl AsyncRead + Unpin)) -> Result<Option<Frame>> {
+    let mut head = [0u8; 5];
+    match from.read_exact(&mut head).await {
+        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    };
+    let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+    if length > MAX_PAYLOAD {
+        return Err(malformed(&format!("a frame of {length} bytes")));
+    }
+    let mut payload = vec![0; length];
+    from.read_exact(&mut payload).await?;
+    Frame::decode(head[0], payload).map(Some)
+}
+
+/// Sends a request and reads the reply.
+pub async fn ask<T: DeserializeOwned>(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    request: Request,
+) -> Result<T> {
+    write(stream, &Frame::Request(request)).await?;
+    reply(stream).await
+}
+
+/// Reads a reply.
+pub async fn reply<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> Result<T> {
+    match read(from).await? {
+        Some(Frame::Reply(Reply::Ok(value))) => {
+            serde_json::from_value(value).map_err(|cause| malformed(&cause.to_string()))
+        }
+        Some(Frame::Reply(Reply::Error { code, message })) => Err(Error::Guest { code, message }),
+        Some(other) => Err(malformed(&format!("{other:?} where a reply was due"))),
+        None => Err(Error::Broken("the guest closed the stream without a reply".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn block<T>(work: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().expect("runtime").block_on(work)
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut from = &bytes[..];
+            while let Ok(Some(_)) = block(read(&mut from)) {}
+        }
+
+        #[test]
+        fn what_is_written_is_read(bytes in prop::collection::vec(any::<u8>(), 0..2000), n in any::<i32>()) {
+            let frames = [Frame::Stdin(bytes.clone()), Frame::Signal(n), Frame::Data(bytes), Frame::End,
+                Frame::Resize { rows: n as u16, cols: 7 }, Frame::Exit(Exit { code: Some(n), signal: None })];
+            let mut wire = Vec::new();
+            for frame in &frames {
+                block(write(&mut wire, frame)).expect("write");
+            }
+            let mut from = &wire[..];
+            for frame in &frames {
+                let found = block(read(&mut from)).expect("read");
+                prop_assert_eq!(found.as_ref(), Some(frame));
+            }
+            prop_assert_eq!(block(read(&mut from)).expect("end"), None);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What a mere package environment lacks to be a system; nothing that is there is touched.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+/// Fills in files, folders and links.
+pub fn fill_in() {
+    for dir in [
+        "/etc",
+        "/root",
+        "/tmp",
+        "/var/tmp",
+        "/var/empty",
+        "/var/log",
+        "/var/lib",
+        "/run/sshd",
+        "/run/mvm",
+        "/home",
+        "/usr/bin",
+        "/bin",
+    ] {
+        let _ = fs::create_dir_all(dir);
+    }
+    let modes = [
+        ("/tmp", 0o1777),
+        ("/var/tmp", 0o1777),
+        ("/root", 0o700),
+        ("/var/empty", 0o755),
+        ("/run/sshd", 0o755),
+    ];
+    for (dir, mode) in modes {
+        let _ = fs::set_permissions(dir, fs::Permissions::from_mode(mode));
+    }
+    let shell =
+        ["/bin/bash", "/usr/bin/bash", "/bin/sh"].into_iter().find(|s| Path::new(s).exists());
+    let shell = shell.unwrap_or("/bin/sh");
+    file(
+        "/etc/passwd",
+        &format!(
+            "root:x:0:0:root:/root:{shell}\nsshd:x:74:74:sshd:/var/empty:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n"
+        ),
+    );
+    file("/etc/group", "root:x:0:\ntty:x:5:\nsshd:x:74:\nnogroup:x:65534:\nnobody:x:65534:\n");
+    // A locked password (`!`) would keep key logins out as well; `*` is one that nothing matches.
+    file("/etc/shadow", "root:*:1::::::\nsshd:*:1::::::\nnobody:*:1::::::\n");
+    let _ = fs::set_permissions("/etc/shadow", fs::Permissions::from_mode(0o600));
+    file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n");
+    file("/etc/hosts", "127.0.0.1 localhost\n");
+    link("/bin/sh", &[shell, "/usr/bin/dash", "/bin/busybox"]);
+    link("/usr/bin/env", &["/bin/env"]);
+    let bundles = ["/etc/ssl/certs/ca-bundle.crt", "/etc/ssl/certs/ca-certificates.crt"];
+    if fs::create_dir_all("/etc/ssl/certs").is_ok() {
+        link(bundles[0], &[bundles[1]]);
+        link(bundles[1], &[bundles[0]]);
+    }
+}
+
+fn file(path: &str, text: &str) {
+    if fs::symlink_metadata(path).is_err() {
+        let _ = fs::write(path, text);
+    }
+}
+
+/// Links `path` to the first of `targets` that exists, if there is nothing at `path`.
+fn link(path: &str, targets: &[&str]) {
+    if fs::metadata(path).is_ok() {
+        return;
+    }
+    if let Some(target) =
+        targets.iter().find(|target| Path::new(target).exists() && **target != path)
+    {
+        let _ = fs::remove_file(path);
+        let _ = symlink(target, path);
+    }
+}

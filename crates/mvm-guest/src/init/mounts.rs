@@ -1,0 +1,160 @@
+//! From the initial RAM file system to the machine's own root: a read-only image below, a writable
+//! disk above, an overlay of both.
+
+use super::say;
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_change, mount_move, unmount};
+use std::fs;
+use std::io::{Error, ErrorKind, Result};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long the disks may take to appear.
+const DISKS: Duration = Duration::from_secs(10);
+
+/// Mounts everything and makes the overlay this process' root.
+pub fn assemble() -> Result<()> {
+    virtual_file_systems(Path::new("/"))?;
+    load_modules()?;
+    for dir in ["/lower", "/scratch", "/new"] {
+        fs::create_dir_all(dir)?;
+    }
+    let root = disk("root", DISKS)?;
+    attach(&root, "/lower", "erofs", MountFlags::RDONLY)?;
+    match disk("scratch", Duration::ZERO) {
+        Ok(scratch) => attach(&scratch, "/scratch", "ext4", MountFlags::NOATIME)?,
+        Err(_) => attach(Path::new("tmpfs"), "/scratch", "tmpfs", MountFlags::empty())?,
+    }
+    for dir in ["/scratch/upper", "/scratch/work"] {
+        fs::create_dir_all(dir)?;
+    }
+    let options = c"lowerdir=/lower,upperdir=/scratch/upper,workdir=/scratch/work";
+    mount("overlay", "/new", "overlay", MountFlags::empty(), options)
+        .map_err(|e| named("mount the overlay", e.into()))?;
+    enter(Path::new("/new"))?;
+    if let Ok(data) = disk("data", Duration::ZERO) {
+        fs::create_dir_all("/data")?;
+        attach(&data, "/data", "ext4", MountFlags::NOATIME)?;
+    }
+    Ok(())
+}
+
+/// Lets go of what can be written, as far as possible.
+pub fn release() {
+    for target in ["/data", "/"] {
+        if unmount(target, UnmountFlags::empty()).is_err() {
+            let _ = rustix::mount::mount_remount(target, MountFlags::RDONLY, c"");
+        }
+    }
+    rustix::fs::sync();
+}
+
+fn named(what: &str, cause: Error) -> Error {
+    Error::new(cause.kind(), format!("{what}: {cause}"))
+}
+
+fn attach(source: &Path, target: &str, kind: &str, flags: MountFlags) -> Result<()> {
+    mount(source, target, kind, flags, c"")
+        .map_err(|e| named(&format!("mount {} ({kind}) at {target}", source.display()), e.into()))
+}
+
+/// What every Linux program expects to find.
+fn virtual_file_systems(root: &Path) -> Result<()> {
+    let safe = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let wanted = [
+        ("proc", "proc", safe, c""),
+        ("sys", "sysfs", safe, c""),
+        ("dev", "devtmpfs", MountFlags::NOSUID, c"mode=0755"),
+    ];
+    for (dir, kind, flags, options) in wanted {
+        let target = root.join(dir);
+        fs::create_dir_all(&target)?;
+        match mount(kind, &target, kind, flags, options) {
+            // The kernel may have mounted devtmpfs by itself.
+            Ok(()) | Err(rustix::io::Errno::BUSY) => {}
+            Err(e) => return Err(named(&format!("mount {kind}"), e.into())),
+        }
+    }
+    Ok(())
+}
+
+/// Makes `new` the root of this process and of all that it starts.
+fn enter(new: &Path) -> Result<()> {
+    for dir in ["proc", "sys", "dev"] {
+        let target = new.join(dir);
+        fs::create_dir_all(&target)?;
+        mount_move(Path::new("/").join(dir), &target)
+            .map_err(|e| named(&format!("move /{dir}"), e.into()))?;
+    }
+    std::env::set_current_dir(new)?;
+    mount_move(".", "/").map_err(|e| named("move the root", e.into()))?;
+    rustix::process::chroot(".")?;
+    std::env::set_current_dir("/")?;
+    let none = MountFlags::NOSUID | MountFlags::NODEV;
+    let more = [
+        (
+            "/dev/pts",
+            "devpts",
+            MountFlags::NOSUID | MountFlags::NOEXEC,
+            c"mode=0620,ptmxmode=0666,gid=5",
+        ),
+        ("/dev/shm", "tmpfs", none, c"mode=1777"),
+        ("/run", "tmpfs", none, c"mode=0755"),
+        ("/run/secrets", "tmpfs", none | MountFlags::NOEXEC, c"mode=0700,size=16m"),
+        ("/sys/fs/cgroup", "cgroup2", none | MountFlags::NOEXEC, c""),
+    ];
+    for (target, kind, flags, options) in more {
+        let _ = fs::create_dir_all(target);
+        if let Err(error) = mount(kind, target, kind, flags, options) {
+            say(&format!("cannot mount {kind} at {target}: {error}"));
+        }
+    }
+    let links = [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ];
+    for (name, target) in links {
+        let _ = std::os::unix::fs::symlink(target, Path::new("/dev").join(name));
+    }
+    // Mounts made in containers inside the guest stay there unless they say otherwise.
+    let _ = mount_change(
+        "/",
+        rustix::mount::MountPropagationFlags::SHARED | rustix::mount::MountPropagationFlags::REC,
+    );
+    Ok(())
+}
+
+/// Loads the modules that the image's list names, in its order.
+fn load_modules() -> Result<()> {
+    let list = fs::read_to_string("/etc/mvm/modules").unwrap_or_default();
+    for line in
+        list.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
+        let file = fs::File::open(Path::new("/").join(line))
+            .map_err(|e| named(&format!("open the module {line}"), e))?;
+        match rustix::system::finit_module(&file, c"", 0) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(e) => say(&format!("cannot load the module {line}: {e}")),
+        }
+    }
+    Ok(())
+}
+
+/// The block device whose virtio serial is `serial`.
+fn disk(serial: &str, patience: Duration) -> Result<PathBuf> {
+    let deadline = Instant::now() + patience;
+    loop {
+        for entry in fs::read_dir("/sys/block")?.flatten() {
+            let found = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
+            let device = Path::new("/dev").join(entry.file_name());
+            if found.trim() == serial && device.exists() {
+                return Ok(device);
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::new(ErrorKind::NotFound, format!("there is no disk {serial}")));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

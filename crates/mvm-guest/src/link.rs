@@ -1,0 +1,322 @@
+//! The link below the streams: packets that survive a host which comes and goes.
+//!
+//! A virtio-serial port is one endless byte stream. The host's end may be killed in the middle of a
+//! packet, and a machine restored from a snapshot believes in a session that is long over. So every
+//! packet names its session, drawn by the host: `magic(4) kind(1) session(8) length(2) payload`.
+//! The host repeats HELLO until the guest says WELCOME; a HELLO with a new session ends the old
+//! one; packets of a foreign session, and bytes that are no packet, are passed over.
+
+use crate::{Error, Result};
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::mpsc::{Receiver, Sender};
+
+const MAGIC: [u8; 4] = [0xf5, b'm', b'v', b'm'];
+const HEADER: usize = 15;
+/// The longest payload of a packet.
+pub const MAX_PACKET: usize = 16 * 1024;
+/// How long the host waits for a WELCOME before it says HELLO again.
+const REPEAT: Duration = Duration::from_millis(25);
+/// Every so many repeated HELLOs the host sends a packet's worth of padding first: it completes a
+/// packet that its predecessor was killed in.
+const PAD_EVERY: u32 = 8;
+
+/// What a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The host begins a session.
+    Hello = 1,
+    /// The guest has begun it.
+    Welcome = 2,
+    /// Bytes of the session.
+    Data = 3,
+}
+
+/// One packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// What it is.
+    pub kind: Kind,
+    /// Its session.
+    pub session: u64,
+    /// Its bytes.
+    pub payload: Vec<u8>,
+}
+
+impl Packet {
+    /// A packet without payload.
+    pub fn bare(kind: Kind, session: u64) -> Self {
+        Packet { kind, session, payload: Vec::new() }
+    }
+
+    /// As it goes over the wire. The payload has at most [`MAX_PACKET`] bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEADER + self.payload.len());
+        bytes.extend_from_slice(&MAGIC);
+        bytes.push(self.kind as u8);
+        bytes.extend_from_slice(&self.session.to_be_bytes());
+        bytes.extend_from_slice(&(self.payload.len() as u16).to_be_bytes());
+        bytes.extend_from_slice(&self.payload);
+        bytes
+    }
+}
+
+/// Finds packets in a stream of bytes, however it is cut and whatever lies between them.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    buffer: Vec<u8>,
+    read: usize,
+}
+
+impl Decoder {
+    /// Takes bytes in.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..self.read);
+        self.read = 0;
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole packet.
+    pub fn next_packet(&mut self) -> Option<Packet> {
+        loop {
+            let rest = &self.buffer[self.read..];
+            let start = rest.windows(4).position(|window| window == MAGIC);
+            let Some(start) = start else {
+                // The last three bytes may be the beginning of a magic.
+                self.read += rest.len().saturating_sub(3);
+                return None;
+            };
+            self.read += start;
+            let head = self.buffer[self.read..].get(..HEADER)?;
+            let kind = match head[4] {
+                1 => Kind::Hello,
+                2 => Kind::Welcome,
+                3 => Kind::Data,
+                _ => {
+                    self.read += 1;
+                    continue;
+                }
+            };
+            let session = head[5..13].iter().fold(0u64, |all, byte| all << 8 | u64::from(*byte));
+            let length = usize::from(head[13]) << 8 | usize::from(head[14]);
+            if length > MAX_PACKET {
+                self.read += 1;
+                continue;
+            }
+            let begin = self.read + HEADER;
+            let payload = self.buffer.get(begin..begin + length)?.to_vec();
+            self.read = begin + length;
+            return Some(Packet { kind, session, payload });
+        }
+    }
+}
+
+/// A session's id that no other session is likely to have.
+fn draw_session() -> u64 {
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u32(std::process::id());
+    hasher.finish()
+}
+
+/// The raw byte stream: what comes in and what goes out.
+#[derive(Debug)]
+pub struct Wire {
+    /// Bytes from the other side.
+    pub incoming: Receiver<Vec<u8>>,
+    /// Bytes to the other side.
+    pub outgoing: Sender<Vec<u8>>,
+}
+
+/// The host's end: begins a session, then moves bytes until either side closes. Gives the session's
+/// bytes as a stream. Any WELCOME counts only with our own session.
+pub async fn begin(mut wire: Wire, deadline: Duration) -> Result<DuplexStream> {
+    let session = draw_session();
+    let hello = Packet::bare(Kind::Hello, session).encode();
+    let mut decoder = Decoder::default();
+    let ends = tokio::time::Instant::now() + deadline;
+    let mut said = 0u32;
+    loop {
+        if tokio::time::Instant::now() >= ends {
+            return Err(Error::Silent(deadline));
+        }
+        let mut words = Vec::new();
+        if said % PAD_EVERY == PAD_EVERY - 1 {
+            words.resize(MAX_PACKET + HEADER, 0);
+        }
+        words.extend_from_slice(&hello);
+        // A full pipe means that the guest does not read yet: what is in it will do.
+        let _ = wire.outgoing.try_send(words);
+        said += 1;
+        let pause = REPEAT * said.min(8);
+        let answered =
+            tokio::time::timeout(pause, welcomed(&mut wire, &mut decoder, session)).await;
+        match answered {
+            Ok(Ok(())) => break,
+            Ok(Err(error)) => return Err(error),
+            Err(_) => {}
+        }
+    }
+    let (near, far) = tokio::io::duplex(4 * MAX_PACKET);
+    tokio::spawn(async move {
+        // Whatever ends the session, its streams see the end of their connection.
+        let _ = pump(&mut wire, &mut decoder, session, far).await;
+    });
+    Ok(near)
+}
+
+async fn welcomed(wire: &mut Wire, decoder: &mut Decoder, session: u64) -> Result<()> {
+    loop {
+        while let Some(packet) = decoder.next_packet() {
+            if packet.kind == Kind::Welcome && packet.session == session {
+                return Ok(());
+            }
+        }
+        match wire.incoming.recv().await {
+            Some(bytes) => decoder.feed(&bytes),
+            None => return Err(Error::Broken("the machine closed its channel".to_owned())),
+        }
+    }
+}
+
+/// The guest's end: calls `each` with the bytes of every session that a host begins.
+pub async fn accept(mut wire: Wire, mut each: impl FnMut(DuplexStream)) {
+    let mut decoder = Decoder::default();
+    let Some(mut session) = awaited_hello(&mut wire, &mut decoder).await else { return };
+    loop {
+        let welcome = Packet::bare(Kind::Welcome, session).encode();
+        if wire.outgoing.send(welcome).await.is_err() {
+            return;
+        }
+        let (near, far) = tokio::io::duplex(4 * MAX_PACKET);
+        each(near);
+        session = match pump(&mut wire, &mut decoder, session, far).await {
+            Ended::NewSession(next) => next,
+            Ended::Closed => match awaited_hello(&mut wire, &mut decoder).await {
+                Some(next) => next,
+                None => return,
+            },
+            Ended::WireGone => return,
+        };
+    }
+}
+
+async fn awaited_hello(wire: &mut Wire, decoder: &mut Decoder) -> Option<u64> {
+    loop {
+        while let Some(packet) = decoder.next_packet() {
+            if packet.kind == Kind::Hello {
+                return Some(packet.session);
+            }
+        }
+        decoder.feed(&wire.incoming.recv().await?);
+    }
+}
+
+/// Why a session ended.
+enum Ended {
+    /// Its stream was closed on this side.
+    Closed,
+    /// The host has begun another.
+    NewSession(u64),
+    /// The byte stream is gone.
+    WireGone,
+}
+
+/// Moves bytes between the wire and the session's stream.
+async fn pump(wire: &mut Wire, decoder: &mut Decoder, session: u64, far: DuplexStream) -> Ended {
+    let (mut from_session, mut to_session) = tokio::io::split(far);
+    let outgoing = wire.outgoing.clone();
+    let send = async {
+        let mut buffer = vec![0; MAX_PACKET];
+        loop {
+            match from_session.read(&mut buffer).await {
+                Ok(0) | Err(_) => return Ended::Closed,
+                Ok(count) => {
+                    let payload = buffer[..count].to_vec();
+                    let packet = Packet { kind: Kind::Data, session, payload }.encode();
+                    if outgoing.send(packet).await.is_err() {
+                        return Ended::WireGone;
+                    }
+                }
+            }
+        }
+    };
+    let incoming = &mut wire.incoming;
+    let receive = async {
+        loop {
+            while let Some(packet) = decoder.next_packet() {
+                match packet.kind {
+                    Kind::Data if packet.session == session => {
+                        if to_session.write_all(&packet.payload).await.is_err() {
+                            return Ended::Closed;
+                        }
+                    }
+                    Kind::Hello if packet.session != session => {
+                        return Ended::NewSession(packet.session);
+                    }
+                    Kind::Hello => {
+                        // It was repeated before our WELCOME came through.
+                        let welcome = Packet::bare(Kind::Welcome, session).encode();
+                        let _ = outgoing.try_send(welcome);
+                    }
+                    _ => {}
+                }
+            }
+            match incoming.recv().await {
+                Some(bytes) => decoder.feed(&bytes),
+                None => return Ended::WireGone,
+            }
+        }
+    };
+    tokio::select! {
+        ended = send => ended,
+        ended = receive => ended,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn packets_are_found_in_any_cut(
+            payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..8),
+            cut in 1..50usize,
+            garbage in prop::collection::vec(0..0xf5u8, 0..40),
+        ) {
+            let packets: Vec<Packet> = payloads.into_iter()
+                .map(|payload| Packet { kind: Kind::Data, session: 77, payload }).collect();
+            let mut wire = garbage.clone();
+            for packet in &packets {
+                wire.extend(packet.encode());
+                wire.extend(&garbage);
+            }
+            let mut decoder = Decoder::default();
+            let mut found = Vec::new();
+            for piece in wire.chunks(cut) {
+                decoder.feed(piece);
+                found.extend(std::iter::from_fn(|| decoder.next_packet()));
+            }
+            prop_assert_eq!(found, packets);
+        }
+
+        #[test]
+        fn garbage_never_panics_and_never_hides_a_padded_hello(
+            garbage in prop::collection::vec(any::<u8>(), 0..500),
+        ) {
+            let mut decoder = Decoder::default();
+            decoder.feed(&garbage);
+            while decoder.next_packet().is_some() {}
+            let mut words = vec![0; MAX_PACKET + HEADER];
+            words.extend(Packet::bare(Kind::Hello, 5).encode());
+            // Twice, as a host that gets no answer does.
+            decoder.feed(&words);
+            decoder.feed(&words);
+            let found: Vec<_> = std::iter::from_fn(|| decoder.next_packet()).collect();
+            prop_assert!(found.iter().any(|p| p.kind == Kind::Hello && p.session == 5));
+        }
+    }
+}

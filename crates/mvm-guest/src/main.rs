@@ -1,0 +1,48 @@
+//! PID 1 of every guest, and the guest's agent.
+//!
+//! As PID 1 it makes the machine usable, starts itself again as the agent, reaps what dies, and
+//! ends the machine when the agent has been asked to.
+
+mod init;
+mod port;
+
+use mvm_guest::agent::{Agent, Powers};
+
+fn main() {
+    let first = std::env::args().nth(1);
+    match first.as_deref() {
+        Some("agent") => serve(),
+        _ if std::process::id() == 1 => init::run(),
+        _ => {
+            eprintln!("mvm-guest is the first process of an mvm guest; it does nothing elsewhere");
+            std::process::exit(2);
+        }
+    }
+}
+
+/// The agent's process. Its exit status tells PID 1 what to do next.
+fn serve() {
+    let outcome =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map(|runtime| {
+            runtime.block_on(async {
+                let wire = port::open()?;
+                let agent = Agent::new(Powers::Guest);
+                tokio::select! {
+                    () = agent.clone().serve(wire) => Ok(1),
+                    () = agent.shutdown.notified() => {
+                        // The answer to the request is still on its way.
+                        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                        Ok(init::SHUTDOWN)
+                    }
+                }
+            })
+        });
+    let status = match outcome {
+        Ok(Ok(status)) => status,
+        Ok(Err(error)) | Err(error) => {
+            eprintln!("mvm-guest: {error}");
+            1
+        }
+    };
+    std::process::exit(status);
+}

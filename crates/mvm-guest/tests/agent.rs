@@ -1,0 +1,211 @@
+//! The real agent, over a socket pair in this process.
+
+use mvm_guest::agent::{Agent, Powers};
+use mvm_guest::channel::{Channel, Stream};
+use mvm_guest::frame::{self, Frame};
+use mvm_guest::protocol::{ExecRequest, Exit, Request, Tty};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+const DEADLINE: Duration = Duration::from_secs(5);
+
+async fn channel() -> Channel {
+    let (host, guest) = UnixStream::pair().expect("pair");
+    tokio::spawn(Agent::new(Powers::Tame).serve_stream(guest));
+    Channel::from_stream(host, DEADLINE).await.expect("session")
+}
+
+async fn begin(channel: &Channel, request: ExecRequest) -> Stream {
+    let mut stream = channel.open_raw().await.expect("stream");
+    frame::ask::<()>(&mut stream, Request::Exec(request)).await.expect("started");
+    stream
+}
+
+fn sh(script: &str) -> ExecRequest {
+    ExecRequest {
+        argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+        cwd: Some("/tmp".to_owned()),
+        ..ExecRequest::default()
+    }
+}
+
+/// Collects standard output, standard error and the exit.
+async fn finish(stream: &mut Stream) -> (Vec<u8>, Vec<u8>, Exit) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    loop {
+        match frame::read(stream).await.expect("frame") {
+            Some(Frame::Stdout(bytes)) => out.extend(bytes),
+            Some(Frame::Stderr(bytes)) => err.extend(bytes),
+            Some(Frame::Exit(exit)) => return (out, err, exit),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn output_and_status_come_back() {
+    let channel = channel().await;
+    let mut stream = begin(&channel, sh("echo out; echo err >&2; exit 7")).await;
+    let (out, err, exit) = finish(&mut stream).await;
+    assert_eq!((&out[..], &err[..]), (&b"out\n"[..], &b"err\n"[..]));
+    assert_eq!(exit, Exit { code: Some(7), signal: None });
+}
+
+#[tokio::test]
+async fn a_signal_ends_the_program() {
+    let channel = channel().await;
+    let mut stream = begin(&channel, sh("echo up; exec sleep 100")).await;
+    assert_eq!(frame::read(&mut stream).await.expect("up"), Some(Frame::Stdout(b"up\n".to_vec())));
+    frame::write(&mut stream, &Frame::Signal(15)).await.expect("signal");
+    let (_, _, exit) = finish(&mut stream).await;
+    assert_eq!(exit, Exit { code: None, signal: Some(15) });
+    assert_eq!(exit.shell_status(), 143);
+}
+
+#[tokio::test]
+async fn much_data_goes_through_both_ways() {
+    let channel = channel().await;
+    let request = ExecRequest { stdin: true, ..sh("cat") };
+    let mut stream = begin(&channel, request).await;
+    let bytes: Vec<u8> = (0..10_000_000u32).map(|n| (n * 7 % 251) as u8).collect();
+    let (mut from, mut to) = tokio::io::split(&mut stream);
+    let send = async {
+        for piece in bytes.chunks(50_000) {
+            frame::write(&mut to, &Frame::Stdin(piece.to_vec())).await.expect("write");
+        }
+        frame::write(&mut to, &Frame::StdinClosed).await.expect("close");
+    };
+    let receive = async {
+        let mut out = Vec::new();
+        while let Some(words) = frame::read(&mut from).await.expect("frame") {
+            match words {
+                Frame::Stdout(bytes) => out.extend(bytes),
+                Frame::Exit(exit) => return (out, exit),
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+        panic!("no exit");
+    };
+    let ((), (out, exit)) = tokio::join!(send, receive);
+    assert_eq!(exit.code, Some(0));
+    assert!(out == bytes);
+}
+
+#[tokio::test]
+async fn a_terminal_is_one() {
+    let channel = channel().await;
+    let tty = Tty { rows: 30, cols: 91, term: "xterm".to_owned() };
+    let mut stream =
+        begin(&channel, ExecRequest { tty: Some(tty), ..sh("test -t 0 && stty size") }).await;
+    let (out, _, exit) = finish(&mut stream).await;
+    assert_eq!(exit.code, Some(0));
+    assert_eq!(String::from_utf8_lossy(&out).trim(), "30 91");
+}
+
+#[tokio::test]
+async fn what_cannot_be_run_is_said() {
+    let channel = channel().await;
+    let mut stream = channel.open_raw().await.expect("stream");
+    let request = ExecRequest { argv: vec!["/no/such/program".to_owned()], ..sh("") };
+    let error = frame::ask::<()>(&mut stream, Request::Exec(request)).await.expect_err("refused");
+    assert_eq!(error.code(), "command_not_found");
+}
+
+#[tokio::test]
+async fn a_host_that_goes_away_ends_the_program() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mark = dir.path().join("alive");
+    let (host, guest) = UnixStream::pair().expect("pair");
+    tokio::spawn(Agent::new(Powers::Tame).serve_stream(guest));
+    let channel = Channel::from_stream(host, DEADLINE).await.expect("session");
+    let script = format!("while :; do date +%s%N > {}; echo up; sleep 0.05; done", mark.display());
+    let mut stream = begin(&channel, sh(&script)).await;
+    frame::read(&mut stream).await.expect("up");
+    drop(stream);
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    let before = std::fs::read_to_string(&mark).expect("mark");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(std::fs::read_to_string(&mark).expect("mark"), before, "it still runs");
+}
+
+#[tokio::test]
+async fn files_go_in_and_come_out() {
+    let dir = tempfile::tempdir().expect("dir");
+    let source = dir.path().join("tree");
+    std::fs::create_dir(&source).expect("dir");
+    std::fs::write(source.join("a"), vec![9; 300_000]).expect("file");
+    std::os::unix::fs::symlink("a", source.join("link")).expect("link");
+    let channel = channel().await;
+    let mut stream = channel.open_raw().await.expect("stream");
+    let get = Request::Get { path: source.display().to_string() };
+    frame::ask::<()>(&mut stream, get).await.expect("get");
+    let mut archive = Vec::new();
+    loop {
+        match frame::read(&mut stream).await.expect("frame") {
+            Some(Frame::Data(bytes)) => archive.extend(bytes),
+            Some(Frame::End) => break,
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    let target = dir.path().join("out");
+    let mut stream = channel.open_raw().await.expect("stream");
+    let put = Request::Put { path: target.display().to_string() };
+    frame::ask::<()>(&mut stream, put).await.expect("put");
+    for piece in archive.chunks(10_000) {
+        frame::write(&mut stream, &Frame::Data(piece.to_vec())).await.expect("data");
+    }
+    frame::write(&mut stream, &Frame::End).await.expect("end");
+    frame::reply::<()>(&mut stream).await.expect("unpacked");
+    assert_eq!(std::fs::read(target.join("tree/a")).expect("a"), vec![9; 300_000]);
+    assert_eq!(std::fs::read_link(target.join("tree/link")).expect("link").to_str(), Some("a"));
+    let mut stream = channel.open_raw().await.expect("stream");
+    let get = Request::Get { path: "/no/such/file".to_owned() };
+    assert_eq!(frame::ask::<()>(&mut stream, get).await.expect_err("none").code(), "not_found");
+}
+
+/// A host is killed in the middle of a packet; the next one is served all the same.
+#[tokio::test]
+async fn a_torn_session_is_replaced() {
+    let (mut outside, guest) = tokio::io::duplex(1 << 20);
+    tokio::spawn(Agent::new(Powers::Tame).serve_stream(guest));
+    for round in 0..5u8 {
+        let (host, mut between) = tokio::io::duplex(1 << 16);
+        let opening = tokio::spawn(Channel::from_stream(host, DEADLINE));
+        // Carries bytes until the session has worked, then cuts it off in mid-packet.
+        let worked = tokio::spawn(async move {
+            let channel = opening.await.expect("task").expect("session");
+            channel.hello().await.expect("hello").protocol
+        });
+        let (mut from_host, mut to_host) = tokio::io::split(&mut between);
+        let (mut from_guest, mut to_guest) = tokio::io::split(&mut outside);
+        let copies = async {
+            tokio::join!(
+                tokio::io::copy(&mut from_host, &mut to_guest),
+                tokio::io::copy(&mut from_guest, &mut to_host),
+            )
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(1500), copies).await;
+        assert_eq!(worked.await.expect("task"), 1, "round {round}");
+        outside
+            .write_all(&[0xf5, b'm', b'v', b'm', 3, 0, 0, 0, 0, 0, 0, 0, round, 0x30, 0, 1, 2])
+            .await
+            .expect("torn");
+    }
+}
+
+#[tokio::test]
+async fn ports_of_the_guest_are_reached() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let port = listener.local_addr().expect("address").port();
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.expect("accept");
+        client.write_all(b"hello").await.expect("write");
+    });
+    let channel = channel().await;
+    let mut stream = channel.open_raw().await.expect("stream");
+    frame::ask::<()>(&mut stream, Request::Connect { port }).await.expect("connect");
+    let mut words = [0; 5];
+    stream.read_exact(&mut words).await.expect("read");
+    assert_eq!(&words, b"hello");
+}
