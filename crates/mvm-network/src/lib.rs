@@ -1,1 +1,20 @@
-//! Bridges, taps, addresses and the firewall
+//! A tenant's bridge, an instance's tap, and the firewall, in the process' network namespace.
+//!
+//! Lives here: names, bridges, taps, addresses (rtnetlink(7)) and the rules that keep tenants apart
+//! and guests honest (nft(8), in tables of our own).
+//!
+//! Never here: who may talk to whom. That comes in as a [`Ruleset`].
+
+mod error;
+mod links;
+mod netns;
+mod rules;
+mod tap;
+
+pub use error::Error;
+pub use links::{Bridge, Counters, LinkKind, Network, OwnedLink, Tap};
+pub use netns::enter_netns;
+pub use rules::{AllowRule, Egress, Proto, Ruleset, TapRules, TenantRules};
+
+/// What this crate gives.
+pub type Result<T> = std::result::Result<T, Error>;

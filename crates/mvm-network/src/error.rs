@@ -1,0 +1,73 @@
+//! What can go wrong with links and rules.
+
+/// Why a link or rule could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `nft` is not installed.
+    #[error("nft is not in PATH: install it, on Debian with `apt-get install nftables`")]
+    NftMissing,
+    /// `nft` refused the rules; the old ones are in force.
+    #[error("nft refused the firewall rules; the old ones stay in force: {0}")]
+    NftRefused(String),
+    /// The caller may not change the network.
+    #[error("{what}: not permitted; the agent needs CAP_NET_ADMIN (run it as root)")]
+    NotPermitted {
+        /// What was being done.
+        what: String,
+    },
+    /// No such network namespace.
+    #[error(
+        "there is no network namespace {name}; make it with `ip netns add {name}` (there are: {known})"
+    )]
+    NetnsNotFound {
+        /// The name.
+        name: String,
+        /// Those that exist.
+        known: String,
+    },
+    /// A link has the name and is not ours.
+    #[error("a network link {name} exists that is not ours; remove or rename it")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// Anything else that the kernel says.
+    #[error("{what}: {cause}")]
+    Kernel {
+        /// What was being done.
+        what: String,
+        /// What the kernel said.
+        cause: String,
+    },
+}
+
+impl Error {
+    /// A stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::NftMissing => "nft_missing",
+            Error::NftRefused(_) => "nft_refused",
+            Error::NotPermitted { .. } => "not_permitted",
+            Error::NetnsNotFound { .. } => "netns_not_found",
+            Error::NameTaken { .. } => "name_taken",
+            Error::Kernel { .. } => "network_failed",
+        }
+    }
+
+    /// An I/O error while doing `what`.
+    pub(crate) fn io(what: impl Into<String>, cause: &std::io::Error) -> Error {
+        let what = what.into();
+        match cause.kind() {
+            std::io::ErrorKind::PermissionDenied => Error::NotPermitted { what },
+            _ => Error::Kernel { what, cause: cause.to_string() },
+        }
+    }
+
+    /// An answer of rtnetlink while doing `what`.
+    pub(crate) fn netlink(what: impl Into<String>, cause: &rtnetlink::Error) -> Error {
+        match cause {
+            rtnetlink::Error::NetlinkError(message) => Self::io(what, &message.to_io()),
+            other => Error::Kernel { what: what.into(), cause: other.to_string() },
+        }
+    }
+}

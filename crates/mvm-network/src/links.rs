@@ -1,0 +1,346 @@
+//! Bridges and taps.
+
+use crate::rules::Ruleset;
+use crate::{Error, Result, rules, tap};
+use futures::TryStreamExt;
+use ipnet::Ipv4Net;
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::{Handle, LinkBridge, LinkUnspec};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Mutex;
+
+/// A tenant's bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// Its name, at most 15 characters.
+    pub name: String,
+    /// Its address: the gateway's, with the length of the subnet's prefix.
+    pub gateway: Ipv4Net,
+}
+
+/// An instance's tap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tap {
+    /// Its name, at most 15 characters.
+    pub name: String,
+    /// The bridge that it is a port of.
+    pub bridge: String,
+    /// The guest's MAC address.
+    pub mac: String,
+    /// The guest's address.
+    pub address: Ipv4Addr,
+    /// The user that may open it.
+    pub owner_uid: Option<u32>,
+}
+
+/// What a link of ours is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// A tenant's bridge.
+    Bridge,
+    /// An instance's tap.
+    Tap,
+}
+
+/// A link that carries our mark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedLink {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: LinkKind,
+}
+
+/// Bytes through a link since it was made, from the host's side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Received: what the guest has sent.
+    pub rx_bytes: u64,
+    /// Sent: what the guest has received.
+    pub tx_bytes: u64,
+}
+
+/// The links and tables of one owner.
+pub struct Network {
+    owner: String,
+    handle: Handle,
+    applied: Mutex<Option<String>>,
+}
+
+impl Network {
+    /// Opens the network namespace that the process is in, for the owner with this id (four
+    /// hexadecimal digits).
+    pub async fn open(owner: &str) -> Result<Network> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().map_err(|e| Error::io("open a netlink socket", &e))?;
+        tokio::spawn(connection);
+        Ok(Network { owner: owner.to_owned(), handle, applied: Mutex::new(None) })
+    }
+
+    /// The name of a tenant's bridge.
+    pub fn bridge_name(owner: &str, net_id: u16) -> String {
+        format!("mv{owner}-b{net_id}")
+    }
+
+    /// The name of an instance's tap; `instance` is eight hexadecimal digits.
+    pub fn tap_name(owner: &str, instance: &str) -> String {
+        format!("mv{owner}-{instance}")
+    }
+
+    fn mark(&self, kind: LinkKind) -> String {
+        let kind = match kind {
+            LinkKind::Bridge => "bridge",
+            LinkKind::Tap => "tap",
+        };
+        format!("mvm:{}:{kind}", self.owner)
+    }
+
+    /// Makes the bridge, or corrects the one that is there.
+    pub async fn ensure_bridge(&self, bridge: &Bridge) -> Result<()> {
+        let name = &bridge.name;
+        let what = format!("make the bridge {name}");
+        let link = match self.find(name).await? {
+            Some(link) => self.ours(link, LinkKind::Bridge)?,
+            None => {
+                // A MAC address of its own: otherwise the bridge takes that of a port, and
+                // changes it as ports come and go.
+                let [a, b, c, d] = bridge.gateway.addr().octets();
+                let message = LinkBridge::new(name).address(vec![0x02, 0xfe, a, b, c, d]).build();
+                self.handle
+                    .link()
+                    .add(message)
+                    .execute()
+                    .await
+                    .map_err(|e| Error::netlink(&what, &e))?;
+                let link = self.expect(name).await?;
+                self.set_mark(link.header.index, LinkKind::Bridge).await?;
+                no_ipv6(name);
+                link
+            }
+        };
+        let index = link.header.index;
+        self.ensure_address(index, bridge.gateway).await?;
+        let up = LinkUnspec::new_with_index(index).up().build();
+        self.handle.link().set(up).execute().await.map_err(|e| Error::netlink(&what, &e))?;
+        // Packets of guests are routed to the outside and back.
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")
+            .map_err(|e| Error::io("enable IPv4 forwarding", &e))
+    }
+
+    async fn ensure_address(&self, index: u32, wanted: Ipv4Net) -> Result<()> {
+        let failed =
+            |e: rtnetlink::Error| Error::netlink(format!("give a bridge the address {wanted}"), &e);
+        let mut present = false;
+        let mut addresses = self.handle.address().get().set_link_index_filter(index).execute();
+        while let Some(message) = addresses.try_next().await.map_err(failed)? {
+            let is = message.attributes.iter().any(|attribute| {
+                *attribute == AddressAttribute::Address(IpAddr::V4(wanted.addr()))
+            }) && message.header.prefix_len == wanted.prefix_len();
+            if is {
+                present = true;
+            } else if message.header.family == rtnetlink::packet_route::AddressFamily::Inet {
+                self.handle.address().del(message).execute().await.map_err(failed)?;
+            }
+        }
+        if present {
+            return Ok(());
+        }
+        let address = IpAddr::V4(wanted.addr());
+        self.handle
+            .address()
+            .add(index, address, wanted.prefix_len())
+            .execute()
+            .await
+            .map_err(failed)
+    }
+
+    /// Removes a bridge of ours; one that is not there is no error.
+    pub async fn remove_bridge(&self, name: &str) -> Result<()> {
+        self.remove(name, LinkKind::Bridge).await
+    }
+
+    /// Makes the tap a port of its bridge; idempotent.
+    pub async fn ensure_tap(&self, wanted: &Tap) -> Result<()> {
+        let name = &wanted.name;
+        let what = format!("make the tap {name}");
+        let bridge = self.expect(&wanted.bridge).await?.header.index;
+        if let Some(link) = self.find(name).await? {
+            let link = self.ours(link, LinkKind::Tap)?;
+            let joined = link.attributes.contains(&LinkAttribute::Controller(bridge));
+            if joined && link.header.flags.contains(rtnetlink::packet_route::link::LinkFlags::Up) {
+                return Ok(());
+            }
+        } else {
+            tap::persist(name, wanted.owner_uid).map_err(|e| Error::io(&what, &e))?;
+        }
+        let index = self.expect(name).await?.header.index;
+        self.set_mark(index, LinkKind::Tap).await?;
+        no_ipv6(name);
+        let up = LinkUnspec::new_with_index(index).controller(bridge).up().build();
+        self.handle.link().set(up).execute().await.map_err(|e| Error::netlink(&what, &e))
+    }
+
+    /// Removes a tap of ours; one that is not there is no error.
+    pub async fn remove_tap(&self, name: &str) -> Result<()> {
+        self.remove(name, LinkKind::Tap).await
+    }
+
+    async fn remove(&self, name: &str, kind: LinkKind) -> Result<()> {
+        let Some(link) = self.find(name).await? else { return Ok(()) };
+        let link = self.ours(link, kind)?;
+        let what = format!("remove the link {name}");
+        let removed = self.handle.link().del(link.header.index).execute().await;
+        removed.map_err(|e| Error::netlink(what, &e))
+    }
+
+    /// All links that carry our mark.
+    pub async fn list(&self) -> Result<Vec<OwnedLink>> {
+        let mut found = Vec::new();
+        let mut links = self.handle.link().get().execute();
+        while let Some(link) =
+            links.try_next().await.map_err(|e| Error::netlink("list the links", &e))?
+        {
+            let Some(name) = name_of(&link) else { continue };
+            for kind in [LinkKind::Bridge, LinkKind::Tap] {
+                if link.attributes.contains(&LinkAttribute::IfAlias(self.mark(kind))) {
+                    found.push(OwnedLink { name: name.clone(), kind });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Bytes through a link.
+    pub async fn counters(&self, name: &str) -> Result<Counters> {
+        let link = self.expect(name).await?;
+        let counters = link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Stats64(stats) => {
+                Some(Counters { rx_bytes: stats.rx_bytes, tx_bytes: stats.tx_bytes })
+            }
+            _ => None,
+        });
+        Ok(counters.unwrap_or_default())
+    }
+
+    /// An interface of the host whose addresses overlap with `subnet`, unless it is ours.
+    pub async fn conflicts(&self, subnet: Ipv4Net) -> Result<Option<String>> {
+        let failed = |e: rtnetlink::Error| Error::netlink("list the addresses", &e);
+        let ours = self.list().await?;
+        let mut addresses = self.handle.address().get().execute();
+        while let Some(message) = addresses.try_next().await.map_err(failed)? {
+            let Some(address) = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(IpAddr::V4(address)) => Some(*address),
+                _ => None,
+            }) else {
+                continue;
+            };
+            let Ok(other) = Ipv4Net::new(address, message.header.prefix_len) else { continue };
+            if !other.contains(&subnet.network()) && !subnet.contains(&other.network()) {
+                continue;
+            }
+            let link = self.by_index(message.header.index).await?;
+            if ours.iter().all(|owned| Some(&owned.name) != link.as_ref()) {
+                let link = link.unwrap_or_else(|| "an interface".to_owned());
+                return Ok(Some(format!("{other} of {link}")));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Puts the rules in force, in place of those of before; all at once.
+    pub async fn apply(&self, rules: &Ruleset) -> Result<()> {
+        let text = rules::render(&self.owner, rules);
+        if self.applied().as_ref() == Some(&text) {
+            return Ok(());
+        }
+        rules::run_nft(&text).await?;
+        *self.applied() = Some(text);
+        Ok(())
+    }
+
+    /// Removes all links and tables of this owner.
+    pub async fn clear(&self) -> Result<()> {
+        for link in self.list().await? {
+            self.remove(&link.name, link.kind).await?;
+        }
+        *self.applied() = None;
+        rules::run_nft(&rules::removal(&self.owner)).await
+    }
+
+    fn applied(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.applied.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    async fn find(&self, name: &str) -> Result<Option<LinkMessage>> {
+        let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
+        match links.try_next().await {
+            Ok(link) => Ok(link),
+            Err(rtnetlink::Error::NetlinkError(e))
+                if e.to_io().raw_os_error() == Some(libc::ENODEV) =>
+            {
+                Ok(None)
+            }
+            Err(e) => Err(Error::netlink(format!("look for the link {name}"), &e)),
+        }
+    }
+
+    async fn by_index(&self, index: u32) -> Result<Option<String>> {
+        let mut links = self.handle.link().get().match_index(index).execute();
+        let link = links.try_next().await.map_err(|e| Error::netlink("look for a link", &e))?;
+        Ok(link.as_ref().and_then(name_of))
+    }
+
+    async fn expect(&self, name: &str) -> Result<LinkMessage> {
+        self.find(name).await?.ok_or_else(|| Error::Kernel {
+            what: format!("look for the link {name}"),
+            cause: "it is not there".to_owned(),
+        })
+    }
+
+    /// The link, if it carries our mark; one without any mark is ours too when only we can have
+    /// made it: an agent was killed between making and marking.
+    fn ours(&self, link: LinkMessage, kind: LinkKind) -> Result<LinkMessage> {
+        let name = name_of(&link).unwrap_or_default();
+        let mark = link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfAlias(mark) => Some(mark.clone()),
+            _ => None,
+        });
+        let named = name.starts_with(&format!("mv{}-", self.owner));
+        match mark {
+            Some(mark) if mark == self.mark(kind) => Ok(link),
+            None if named && is_kind(&link, kind) => Ok(link),
+            _ => Err(Error::NameTaken { name }),
+        }
+    }
+
+    async fn set_mark(&self, index: u32, kind: LinkKind) -> Result<()> {
+        let marked = LinkUnspec::new_with_index(index).alias(self.mark(kind)).build();
+        let set = self.handle.link().set(marked).execute().await;
+        set.map_err(|e| Error::netlink("mark a link", &e))
+    }
+}
+
+fn name_of(link: &LinkMessage) -> Option<String> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })
+}
+
+fn is_kind(link: &LinkMessage, kind: LinkKind) -> bool {
+    let wanted = match kind {
+        LinkKind::Bridge => InfoKind::Bridge,
+        LinkKind::Tap => InfoKind::Tun,
+    };
+    link.attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(wanted.clone())),
+        _ => false,
+    })
+}
+
+/// Guests have no IPv6 yet; without it a bridge answers to nothing that the rules do not name.
+/// A host without IPv6 has no such file.
+fn no_ipv6(name: &str) {
+    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+}
