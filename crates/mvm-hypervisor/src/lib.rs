@@ -2,7 +2,7 @@
 //!
 //! What lives here: [`Hypervisor`] and [`Machine`], the small interface over one
 //! virtual machine monitor (boot, restore, adopt, pause, resume, snapshot, kill,
-//! stats), the driver `qemu` and the simulated driver `sim`.
+//! stats), and the driver `qemu`.
 //!
 //! What never may: tenants, pools, leases, images, networks' rules, or any
 //! record of state. A [`VmSpec`] says all that a driver may know, a
@@ -12,10 +12,12 @@
 
 mod error;
 mod machine;
+pub mod qemu;
 mod spec;
 
 pub use error::{Error, Result};
 pub use machine::{Hypervisor, Machine, OnStarted};
+pub use qemu::{CONSOLE_MAX_BYTES, Probe, probe, trim_log};
 pub use spec::{
     Confine, Description, Disk, Exit, Kernel, MachineStats, Nic, Platform, ProcessIdentity,
     RestoreMemory, VmSpec,

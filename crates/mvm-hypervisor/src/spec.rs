@@ -146,4 +146,6 @@ pub struct MachineStats {
 pub struct Exit {
     /// For people: `exit status 1: …last line of qemu.log`, `killed by signal 9`.
     pub reason: String,
+    /// The guest ended it: the process left with status 0.
+    pub clean: bool,
 }
