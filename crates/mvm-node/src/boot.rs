@@ -127,10 +127,8 @@ impl Node {
                 if let Err(error) = machine.kill().await {
                     tracing::error!(instance = %instance.id, "cannot end a machine: {error}");
                 }
-                Err(problem.hint(format!(
-                    "see its console: mvm instance logs {}",
-                    instance.reference()
-                )))
+                Err(problem
+                    .hint(format!("see its console: mvm instance logs {}", instance.reference())))
             }
         }
     }

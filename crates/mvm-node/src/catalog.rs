@@ -34,8 +34,12 @@ impl Node {
         }
         let subnet = tenant.network.ipv4_subnet;
         if let Some(other) = self.parts.network.conflicts(subnet).await.or_problem()? {
-            return Err(Problem::new(409, "subnet_taken", format!("{subnet} overlaps with {other}"))
-                .hint("choose a subnet that this host does not use"));
+            return Err(Problem::new(
+                409,
+                "subnet_taken",
+                format!("{subnet} overlaps with {other}"),
+            )
+            .hint("choose a subnet that this host does not use"));
         }
         self.change(|world, changes| {
             for other in world.tenants.values() {
@@ -72,8 +76,12 @@ impl Node {
         let tenant = self
             .change(|world, changes| {
                 let tenant = world.tenant(name)?.clone();
-                let pools: Vec<_> =
-                    world.pools.keys().filter(|p| p.tenant == *name).map(|p| p.to_string()).collect();
+                let pools: Vec<_> = world
+                    .pools
+                    .keys()
+                    .filter(|p| p.tenant == *name)
+                    .map(|p| p.to_string())
+                    .collect();
                 if !pools.is_empty() {
                     let message = format!("tenant {name} still has pools: {}", pools.join(", "));
                     return Err(Problem::new(409, "in_use", message)

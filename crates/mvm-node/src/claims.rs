@@ -116,7 +116,10 @@ impl Node {
             Some(lease) if lease.purpose == Purpose::Run => Err(Problem::new(
                 409,
                 "leased",
-                format!("instance {reference} is leased to a job of {} ({})", lease.holder, lease.id),
+                format!(
+                    "instance {reference} is leased to a job of {} ({})",
+                    lease.holder, lease.id
+                ),
             )
             .hint("end the job, or destroy the instance")),
             Some(_) => self.update(reference.id, |instance| instance.lease = None).await,
@@ -159,7 +162,8 @@ impl Node {
         let now = now();
         let expired: Vec<(InstanceId, Purpose)> = self
             .read(|world| {
-                let leased = world.instances.values().filter_map(|i| Some((i.id, i.lease.as_ref()?)));
+                let leased =
+                    world.instances.values().filter_map(|i| Some((i.id, i.lease.as_ref()?)));
                 leased.filter(|(_, l)| l.expired(now)).map(|(id, l)| (id, l.purpose)).collect()
             })
             .await;

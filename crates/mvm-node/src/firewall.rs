@@ -30,10 +30,8 @@ impl Node {
 
     /// Makes the tenant's bridge.
     pub async fn connect_tenant(&self, tenant: &Tenant) -> Result<()> {
-        let gateway = Ipv4Net::new_assert(
-            tenant.network.gateway(),
-            tenant.network.ipv4_subnet.prefix_len(),
-        );
+        let gateway =
+            Ipv4Net::new_assert(tenant.network.gateway(), tenant.network.ipv4_subnet.prefix_len());
         let bridge = Bridge { name: self.bridge_name(tenant), gateway };
         self.parts.network.ensure_bridge(&bridge).await.or_problem()
     }

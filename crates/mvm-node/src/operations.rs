@@ -73,10 +73,12 @@ impl Node {
                 self.sleep(&mut live, id).await?;
             }
             (_, State::Destroyed) => self.destroy_live(&mut live, id).await?,
-            (from, to) => return Err(from.check(to).err().map_or_else(
-                || Problem::internal(format!("no way from {from} to {to}")),
-                Problem::from,
-            )),
+            (from, to) => {
+                return Err(from.check(to).err().map_or_else(
+                    || Problem::internal(format!("no way from {from} to {to}")),
+                    Problem::from,
+                ));
+            }
         }
         Ok(from)
     }
@@ -139,7 +141,7 @@ impl Node {
         let machine = machine_of(live)?;
         // Connected now, the channel is there when the machine is woken.
         self.channel(live).await?;
-        self.read(|world| admit(world, id, State::Warm)).await?;
+        self.read(|world| admit(world, id, State::Warm).map(|_| ())).await?;
         machine.pause().await.or_problem()?;
         let outcome = self.set_state(id, State::Warm).await;
         if outcome.is_err() {

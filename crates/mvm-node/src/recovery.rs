@@ -150,9 +150,8 @@ fn remove_stray_dirs(node: &Node, instances: &[Instance]) -> Result<()> {
 async fn recycle_orphaned_jobs(node: &Arc<Node>) {
     let orphans: Vec<InstanceId> = node
         .read(|world| {
-            let of_job = |i: &&Instance| {
-                i.lease.as_ref().is_some_and(|lease| lease.purpose == Purpose::Run)
-            };
+            let of_job =
+                |i: &&Instance| i.lease.as_ref().is_some_and(|lease| lease.purpose == Purpose::Run);
             world.instances.values().filter(of_job).map(|i| i.id).collect()
         })
         .await;

@@ -99,7 +99,8 @@ impl Node {
             let view = |entry: &mvm_model::pool::RevisionEntry| RevisionView {
                 current: record.current == Some(entry.number),
                 present: images.get(&entry.digest).is_ok(),
-                instances: world.of_pool(pool).filter(|i| i.revision == entry.digest).count() as u32,
+                instances: world.of_pool(pool).filter(|i| i.revision == entry.digest).count()
+                    as u32,
                 entry: entry.clone(),
             };
             Ok(record.revisions.iter().map(view).collect())

@@ -56,10 +56,7 @@ impl World {
     pub fn instance(&self, reference: &InstanceRef) -> Result<&Instance> {
         self.pool(&reference.pool)?;
         self.instances.get(&reference.id).filter(|i| i.pool == reference.pool).ok_or_else(|| {
-            not_found(
-                format!("instance {reference}"),
-                "see the instances with `mvm instance list`",
-            )
+            not_found(format!("instance {reference}"), "see the instances with `mvm instance list`")
         })
     }
 

@@ -87,8 +87,9 @@ pub fn watch_adopted(process: &ProcessIdentity) -> Result<ExitWatch> {
         let _ = tell.send(Some(told));
         return Ok(exit);
     };
-    let handle =
-        AsyncFd::register_with_interest(handle, Interest::READABLE).map_err(Error::io("watch a process"))?;
+    // SAFETY: an OwnedFd stays open, and the same, for as long as the AsyncFd owns it.
+    let handle = unsafe { AsyncFd::register_with_interest(handle, Interest::READABLE) }
+        .map_err(|e| Error::io("watch a process")(e.into()))?;
     tokio::spawn(async move {
         let _ = handle.readable().await;
         let reason = "its process, started by an earlier agent, has ended".to_owned();

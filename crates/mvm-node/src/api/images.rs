@@ -24,13 +24,11 @@ pub async fn kernel_import(
     State(node): Shared,
     Body(body): Body<ImportKernel>,
 ) -> Answer<KernelView> {
-    let options =
-        KernelImport { initrd_modules: body.modules.map(PathBuf::from), name: body.name };
+    let options = KernelImport { initrd_modules: body.modules.map(PathBuf::from), name: body.name };
     let file = PathBuf::from(body.file);
-    let kernel = detached(async move {
-        node.parts.images.kernel_import(&file, options).await.or_problem()
-    })
-    .await?;
+    let kernel =
+        detached(async move { node.parts.images.kernel_import(&file, options).await.or_problem() })
+            .await?;
     Ok(Json(kernel_view(&kernel)))
 }
 

@@ -9,9 +9,7 @@ use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::extract::{ConnectInfo, Path, Query, State};
 use mvm_api::Problem;
-use mvm_api::types::{
-    CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved, SshAccess,
-};
+use mvm_api::types::{CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved, SshAccess};
 use mvm_model::lease::Purpose;
 use mvm_model::{Fault, InstanceRef, State as InstanceState};
 use serde::Deserialize;
@@ -33,10 +31,7 @@ pub struct Filter {
     tenant: Option<String>,
 }
 
-pub async fn list(
-    State(node): Shared,
-    Query(filter): Query<Filter>,
-) -> Answer<Vec<InstanceView>> {
+pub async fn list(State(node): Shared, Query(filter): Query<Filter>) -> Answer<Vec<InstanceView>> {
     let references: Vec<InstanceRef> = node
         .read(|world| {
             let wanted = |i: &&mvm_model::Instance| {

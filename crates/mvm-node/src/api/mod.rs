@@ -51,10 +51,7 @@ fn router(node: Arc<Node>) -> Router {
         .route(&format!("{pool}/revisions"), get(pools::revisions))
         .route(&format!("{pool}/rollback"), post(pools::rollback))
         .route(&format!("{pool}/claims"), post(streams::claim))
-        .route(
-            &format!("{pool}/instances"),
-            get(instances::list_of_pool).post(instances::create),
-        )
+        .route(&format!("{pool}/instances"), get(instances::list_of_pool).post(instances::create))
         .route("/v1/instances", get(instances::list))
         .route(instance, get(instances::show).delete(instances::destroy))
         .route(&format!("{instance}/start"), post(instances::start))

@@ -7,7 +7,7 @@ use crate::Node;
 use crate::claims::Wish;
 use crate::problem::IntoProblem;
 use axum::body::Body as HttpBody;
-use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::extract::{ConnectInfo, FromRequest, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::Response;
 use hyper_util::rt::TokioIo;
@@ -24,9 +24,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 fn switch(request: &mut Request) -> Result<(Response, hyper::upgrade::OnUpgrade), Refusal> {
     let named = request.headers().get(header::UPGRADE).is_some_and(|name| name == UPGRADE);
     if !named {
-        return Err(Refusal(
-            Problem::new(426, "upgrade_required", format!("this route needs Upgrade: {UPGRADE}")),
-        ));
+        return Err(Refusal(Problem::new(
+            426,
+            "upgrade_required",
+            format!("this route needs Upgrade: {UPGRADE}"),
+        )));
     }
     let upgrade = hyper::upgrade::on(request);
     let response = Response::builder()
@@ -92,7 +94,7 @@ pub async fn claim(
 ) -> Result<Response, Refusal> {
     let pool = pool_reference(at)?;
     let (response, upgrade) = switch(&mut request)?;
-    let Body(body): Body<ClaimRequest> = axum::extract::FromRequest::from_request(request, &()).await?;
+    let Body(body) = Body::<ClaimRequest>::from_request(request, &()).await?;
     let wish = Wish { holder: peer.holder(), purpose: Purpose::Run, lease_s: body.lease_s };
     let began = Instant::now();
     let claimer = node.clone();
@@ -114,4 +116,3 @@ pub async fn claim(
     });
     Ok(response)
 }
-
