@@ -1,2 +1,37 @@
-//! The command line.
-fn main() {}
+//! `mvm`: fleets of microVMs, ready to work.
+//!
+//! Lives here: the command line: parse, call the agent, render.
+//! Never here: decisions.
+
+mod agent_process;
+mod cli;
+mod output;
+mod session;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+/// The binary that is PID 1 in every guest.
+pub static GUEST: &[u8] = include_bytes!(env!("MVM_GUEST"));
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    // The agent makes a runtime of its own, after it has entered its network namespace.
+    if let Some(outcome) = cli::agent::serve_if_asked(&cli) {
+        return output::finish(outcome.map(|()| 0), cli.output);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let format = cli.output;
+    match runtime {
+        Ok(runtime) => {
+            let outcome = runtime.block_on(cli::run(cli));
+            // A read of the terminal that nobody will answer must not keep us.
+            runtime.shutdown_background();
+            output::finish(outcome, format)
+        }
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

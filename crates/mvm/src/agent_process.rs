@@ -1,0 +1,87 @@
+//! Finding the agent, and starting one where none runs.
+
+use mvm_api::types::AgentInfo;
+use mvm_api::{Client, Problem, paths};
+use std::fs::{File, OpenOptions};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a new agent may take until it serves: it may have machines to take over.
+const START: Duration = Duration::from_secs(60);
+
+/// The state directory where none is named: systemd's place for root, the XDG one for others.
+pub fn default_root() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/var/lib/mvm");
+    }
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".local/state");
+    state.unwrap_or_else(home).join("mvm")
+}
+
+fn failed(what: &str, cause: impl std::fmt::Display) -> Problem {
+    Problem::new(503, "agent_not_started", format!("cannot start the agent: {what}: {cause}"))
+}
+
+/// A client of the agent of `root`; starts one if none answers.
+pub fn client(root: &Path) -> Result<Client, Problem> {
+    let socket = root.join("agent.sock");
+    if UnixStream::connect(&socket).is_err() {
+        start(root, &socket)?;
+    }
+    Ok(Client::new(socket))
+}
+
+/// A client of the agent of `root`, if it runs.
+pub fn running(root: &Path) -> Option<Client> {
+    let socket = root.join("agent.sock");
+    UnixStream::connect(&socket).is_ok().then(|| Client::new(socket))
+}
+
+/// What the agent says of itself.
+pub async fn info(client: &Client) -> Result<AgentInfo, Problem> {
+    client.get(paths::AGENT).await.map_err(mvm_api::ClientError::into_problem)
+}
+
+fn start(root: &Path, socket: &Path) -> Result<(), Problem> {
+    std::fs::create_dir_all(root).map_err(|e| failed(&root.display().to_string(), e))?;
+    // Two commands at once start one agent: the second waits here and finds the first one's.
+    let lock = File::create(root.join("start.lock")).map_err(|e| failed("its lock", e))?;
+    lock.lock().map_err(|e| failed("its lock", e))?;
+    if UnixStream::connect(socket).is_ok() {
+        return Ok(());
+    }
+    let path = root.join("agent.log");
+    let log = OpenOptions::new().create(true).append(true).open(&path);
+    let log = log.map_err(|e| failed(&path.display().to_string(), e))?;
+    let errors = log.try_clone().map_err(|e| failed("its log", e))?;
+    let program = std::env::current_exe().map_err(|e| failed("this program", e))?;
+    let mut command = Command::new(program);
+    command.arg("--root").arg(root).args(["agent", "serve"]);
+    command.stdin(Stdio::null()).stdout(log).stderr(errors).current_dir("/");
+    // SAFETY: setsid(2) is async-signal-safe and touches no memory.
+    unsafe {
+        command.pre_exec(|| Ok(rustix::process::setsid().map(|_| ())?));
+    }
+    let mut child = command.spawn().map_err(|e| failed("its process", e))?;
+    let deadline = Instant::now() + START;
+    while Instant::now() < deadline {
+        if UnixStream::connect(socket).is_ok() {
+            return Ok(());
+        }
+        if let Ok(Some(status)) = child.try_wait() {
+            return Err(failed(&format!("it ended ({status})"), last_lines(&path)));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Err(failed(&format!("it does not serve after {} s", START.as_secs()), last_lines(&path)))
+}
+
+fn last_lines(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    format!("\n{}", lines[lines.len().saturating_sub(8)..].join("\n"))
+}

@@ -1,0 +1,103 @@
+//! `mvm agent`
+
+use super::{Cli, Context, refused};
+use crate::agent_process;
+use crate::output::{self, Outcome};
+use clap::Subcommand;
+use mvm_api::{Problem, paths};
+use mvm_node::ServeOptions;
+use std::time::Duration;
+
+/// The agent.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serves in the foreground; other commands start an agent by themselves
+    #[command(
+        after_help = "Examples:\n  mvm agent serve\n  mvm --root /srv/mvm agent serve --netns ci"
+    )]
+    Serve {
+        /// Put everything, VMs included, into this network namespace (ip-netns(8))
+        #[arg(long, env = "MVM_NETNS", value_name = "NAME")]
+        netns: Option<String>,
+        /// The name of this node in desired-state documents
+        #[arg(long, value_name = "ID")]
+        node_id: Option<String>,
+        /// Log as JSON lines
+        #[arg(long)]
+        log_json: bool,
+    },
+    /// Says whether an agent serves, and what it runs on
+    #[command(after_help = "Examples:\n  mvm agent status -o json")]
+    Status,
+    /// Ends the agent; no VM is touched
+    #[command(after_help = "Examples:\n  mvm agent stop")]
+    Stop,
+}
+
+/// `mvm agent serve` is no client: it is carried out before there is a runtime.
+pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
+    let super::Command::Agent(Command::Serve { netns, node_id, log_json }) = &cli.command else {
+        return None;
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MVM_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log_json {
+        true => log.json().init(),
+        false => log.with_ansi(false).init(),
+    }
+    Some(mvm_node::serve(ServeOptions {
+        root: super::root(cli),
+        netns: netns.clone().filter(|name| !name.is_empty()),
+        node_id: node_id.clone(),
+        guest: crate::GUEST,
+        log_json: *log_json,
+    }))
+}
+
+/// Carries it out.
+pub async fn run(context: &Context, command: Command) -> Outcome {
+    let root = context.root.display();
+    match command {
+        Command::Serve { .. } => Err(Problem::internal("the agent is served elsewhere")),
+        Command::Status => {
+            let Some(client) = agent_process::running(&context.root) else {
+                return Err(Problem::new(
+                    503,
+                    "agent_unreachable",
+                    format!("no agent serves {root}"),
+                )
+                .hint("any command that needs one starts it; or run `mvm agent serve`"));
+            };
+            output::describe(context.format, &agent_process::info(&client).await?)
+        }
+        Command::Stop => {
+            let Some(client) = agent_process::running(&context.root) else {
+                return output::say(
+                    context.format,
+                    &serde_json::json!({}),
+                    &format!("no agent serves {root}"),
+                );
+            };
+            let info = agent_process::info(&client).await?;
+            let done: serde_json::Value =
+                client.post(paths::AGENT_STOP, &()).await.map_err(refused)?;
+            await_end(info.pid).await;
+            output::say(
+                context.format,
+                &done,
+                &format!("the agent of {root} has ended; its machines go on"),
+            )
+        }
+    }
+}
+
+async fn await_end(pid: u32) {
+    let process = std::path::PathBuf::from(format!("/proc/{pid}"));
+    for _ in 0..500 {
+        if !process.exists() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

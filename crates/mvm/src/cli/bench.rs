@@ -1,0 +1,169 @@
+//! `mvm bench`
+
+use super::{Context, refused};
+use crate::output::{self, Outcome};
+use clap::Args;
+use hdrhistogram::Histogram;
+use mvm_api::types::{CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved};
+use mvm_api::{Client, Problem, paths};
+use mvm_model::{InstanceRef, PoolRef};
+use serde::Serialize;
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// Measures the ways to a running command: from the start of the command line's process to the first
+/// byte out of a command in the guest.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mvm bench --pool ci/runners
+  mvm bench --pool ci/runners -n 50 --output json
+
+An instance of its own is made for it and destroyed afterwards. `run` takes the pool's spares.")]
+pub struct Bench {
+    /// The pool, built
+    #[arg(long, value_name = "TENANT/POOL")]
+    pool: PoolRef,
+    /// How often each way is gone; the boots a fifth of it
+    #[arg(short, long, default_value_t = 20)]
+    number: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    path: &'static str,
+    runs: u64,
+    p50_ms: f64,
+    p95_ms: f64,
+    p99_ms: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    pool: PoolRef,
+    mem_mib: u64,
+    rows: Vec<Row>,
+    warm_resident_kib: u64,
+    warm_proportional_kib: u64,
+}
+
+/// Carries it out.
+pub async fn run(context: &Context, bench: Bench) -> Outcome {
+    let client = context.client()?;
+    let path = paths::pool_part(&bench.pool, "instances");
+    let made: InstanceView =
+        client.post(&path, &CreateInstance { start: true }).await.map_err(refused)?;
+    let outcome = measure(context, &client, &bench, &made).await;
+    let gone: Result<serde_json::Value, _> = client.delete(&paths::instance(&made.reference)).await;
+    let report = outcome?;
+    gone.map_err(refused)?;
+    let mut rows: Vec<Vec<String>> = report.rows.iter().map(row).collect();
+    rows.push(vec![
+        "host memory of a warm instance".to_owned(),
+        String::new(),
+        format!("RSS {} MiB", report.warm_resident_kib / 1024),
+        format!("PSS {} MiB", report.warm_proportional_kib / 1024),
+        format!("of {} MiB", report.mem_mib),
+    ]);
+    output::show(context.format, &report, &["PATH", "RUNS", "P50 MS", "P95 MS", "P99 MS"], rows)
+}
+
+fn row(row: &Row) -> Vec<String> {
+    let ms = |value: f64| format!("{value:.1}");
+    vec![row.path.to_owned(), row.runs.to_string(), ms(row.p50_ms), ms(row.p95_ms), ms(row.p99_ms)]
+}
+
+async fn measure(
+    context: &Context,
+    client: &Client,
+    bench: &Bench,
+    made: &InstanceView,
+) -> Result<Report, Problem> {
+    let instance = made.reference.to_string();
+    let exec = ["instance", "exec", &instance, "--", "echo", "up"];
+    let few = bench.number.div_ceil(5);
+    let mut rows = Vec::new();
+    let mut running = Vec::new();
+    for _ in 0..bench.number {
+        running.push(first_byte(context, &exec)?);
+    }
+    rows.push(summary("exec, running", &running)?);
+    let mut warm = Vec::new();
+    for _ in 0..bench.number {
+        go(client, &made.reference, "warm").await?;
+        warm.push(first_byte(context, &exec)?);
+    }
+    rows.push(summary("wake from warm", &warm)?);
+    go(client, &made.reference, "warm").await?;
+    let stats: InstanceStats =
+        client.get(&paths::instance_part(&made.reference, "stats")).await.map_err(refused)?;
+    let mut sleeping = Vec::new();
+    for _ in 0..bench.number {
+        go(client, &made.reference, "sleep").await?;
+        sleeping.push(first_byte(context, &exec)?);
+    }
+    rows.push(summary("wake from sleeping", &sleeping)?);
+    let mut cold = Vec::new();
+    for _ in 0..few {
+        go(client, &made.reference, "stop").await?;
+        let began = Instant::now();
+        go(client, &made.reference, "start").await?;
+        first_byte(context, &exec)?;
+        cold.push(began.elapsed().as_secs_f64() * 1000.0);
+    }
+    rows.push(summary("cold boot", &cold)?);
+    let pool = bench.pool.to_string();
+    let mut jobs = Vec::new();
+    for _ in 0..few {
+        jobs.push(first_byte(context, &["run", &pool, "--", "echo", "up"])?);
+    }
+    rows.push(summary("run, from whatever is ready", &jobs)?);
+    Ok(Report {
+        pool: bench.pool.clone(),
+        mem_mib: made.instance_resources.mem_mib,
+        rows,
+        warm_resident_kib: stats.resident_kib,
+        warm_proportional_kib: stats.proportional_kib,
+    })
+}
+
+async fn go(client: &Client, instance: &InstanceRef, verb: &str) -> Result<(), Problem> {
+    let path = paths::instance_part(instance, verb);
+    let _: Moved = client.post(&path, &MoveInstance::default()).await.map_err(refused)?;
+    Ok(())
+}
+
+/// Starts this program with `arguments`; gives the ms until its first byte of output.
+fn first_byte(context: &Context, arguments: &[&str]) -> Result<f64, Problem> {
+    let failed = |what: String| Problem::new(500, "bench_failed", format!("{arguments:?}: {what}"));
+    let program = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
+    let began = Instant::now();
+    let mut child = Command::new(program)
+        .arg("--root")
+        .arg(&context.root)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| failed(e.to_string()))?;
+    let mut first = [0];
+    let read = child.stdout.take().map(|mut out| out.read(&mut first));
+    let took = began.elapsed();
+    let status = child.wait().map_err(|e| failed(e.to_string()))?;
+    match read {
+        Some(Ok(1)) if status.success() => Ok(took.as_secs_f64() * 1000.0),
+        _ => Err(failed(format!("it ended with {status} and without a word"))),
+    }
+}
+
+fn summary(path: &'static str, samples: &[f64]) -> Result<Row, Problem> {
+    let failed = |e: &dyn std::fmt::Display| Problem::internal(e.to_string());
+    // Microseconds, up to ten minutes, to three digits.
+    let mut histogram = Histogram::<u64>::new_with_max(600_000_000, 3).map_err(|e| failed(&e))?;
+    for sample in samples {
+        histogram.record((sample * 1000.0) as u64).map_err(|e| failed(&e))?;
+    }
+    let ms = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1000.0;
+    Ok(Row { path, runs: histogram.len(), p50_ms: ms(0.5), p95_ms: ms(0.95), p99_ms: ms(0.99) })
+}

@@ -1,0 +1,117 @@
+//! `mvm kernel` and `mvm image`
+
+use super::pool::with_progress;
+use super::{Context, refused};
+use crate::output::{self, Outcome};
+use clap::Subcommand;
+use mvm_api::types::{Gc, GcResult, ImageView, ImportKernel, KernelView};
+use mvm_api::{Problem, paths};
+use std::path::{Path, PathBuf};
+
+/// Kernels.
+#[derive(Debug, Subcommand)]
+pub enum KernelCommand {
+    /// Takes a vmlinux or bzImage into the store
+    #[command(
+        after_help = "Examples:\n  mvm kernel import ./vmlinux\n  mvm kernel import /boot/vmlinuz-6.1 --modules /lib/modules/6.1"
+    )]
+    Import {
+        /// The kernel
+        file: PathBuf,
+        /// Folder with its modules (lib/modules/VERSION), where virtio or erofs are not built in
+        #[arg(long, value_name = "DIR")]
+        modules: Option<PathBuf>,
+        /// What to call it [default: its version]
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Downloads the distribution's cloud kernel, unpacks it (it is not installed), and imports it
+    #[command(after_help = "Examples:\n  mvm kernel fetch")]
+    Fetch,
+    /// Lists the kernels
+    #[command(after_help = "Examples:\n  mvm kernel list")]
+    List,
+}
+
+/// Images.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Lists the images
+    #[command(after_help = "Examples:\n  mvm image list")]
+    List,
+    /// Removes images that no pool and no instance needs
+    #[command(after_help = "Examples:\n  mvm image gc --dry-run\n  mvm image gc")]
+    Gc {
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+fn absolute(path: &Path) -> Result<String, Problem> {
+    let found = path.canonicalize().map_err(|cause| {
+        Problem::new(400, "local_file", format!("cannot read {}: {cause}", path.display()))
+    })?;
+    Ok(found.display().to_string())
+}
+
+/// `mvm kernel`
+pub async fn kernel(context: &Context, command: KernelCommand) -> Outcome {
+    let client = context.client()?;
+    let kernel: KernelView = match command {
+        KernelCommand::Import { file, modules, name } => {
+            let modules = modules.as_deref().map(absolute).transpose()?;
+            let body = ImportKernel { file: absolute(&file)?, modules, name };
+            client.post(paths::KERNEL_IMPORT, &body).await.map_err(refused)?
+        }
+        KernelCommand::Fetch => with_progress(&client, paths::KERNEL_FETCH, &()).await?,
+        KernelCommand::List => {
+            let kernels: Vec<KernelView> = client.get(paths::KERNELS).await.map_err(refused)?;
+            let rows = kernels.iter().map(|kernel| {
+                let mark = if kernel.default { "*" } else { "" };
+                vec![
+                    format!("{}{mark}", kernel.name),
+                    kernel.version.clone(),
+                    kernel.platform.clone(),
+                    kernel.digest.chars().take(12).collect(),
+                    output::mib(kernel.size_bytes),
+                ]
+            });
+            let head = ["KERNEL", "VERSION", "PLATFORM", "DIGEST", "SIZE"];
+            return output::show(context.format, &kernels, &head, rows);
+        }
+    };
+    let line = format!("kernel {} ({}) is there", kernel.name, kernel.version);
+    output::say(context.format, &kernel, &line)
+}
+
+/// `mvm image`
+pub async fn image(context: &Context, command: ImageCommand) -> Outcome {
+    let client = context.client()?;
+    match command {
+        ImageCommand::List => {
+            let images: Vec<ImageView> = client.get(paths::IMAGES).await.map_err(refused)?;
+            let rows = images.iter().map(|image| {
+                let pools: Vec<String> = image.pools.iter().map(ToString::to_string).collect();
+                vec![
+                    image.digest.chars().take(12).collect(),
+                    format!("{}#{}", image.flake_ref, image.profile),
+                    output::mib(image.size_bytes),
+                    pools.join(", "),
+                ]
+            });
+            output::show(context.format, &images, &["DIGEST", "FLAKE", "SIZE", "POOLS"], rows)
+        }
+        ImageCommand::Gc { dry_run } => {
+            let result: GcResult =
+                client.post(paths::IMAGES_GC, &Gc { dry_run }).await.map_err(refused)?;
+            let verb = if dry_run { "would remove" } else { "removed" };
+            let line = format!(
+                "{verb} {} images, {}",
+                result.removed.len(),
+                output::mib(result.freed_bytes)
+            );
+            output::say(context.format, &result, &line)
+        }
+    }
+}

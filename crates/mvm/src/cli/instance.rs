@@ -1,0 +1,360 @@
+//! `mvm instance`
+
+use super::{Context, LeaseLength, refused};
+use crate::output::{self, Outcome};
+use crate::session::{self, Run};
+use clap::{Args, Subcommand};
+use mvm_api::types::{CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved, SshAccess};
+use mvm_api::{Client, Problem, paths};
+use mvm_guest::protocol::ExecRequest;
+use mvm_model::{InstanceRef, PoolRef};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+
+/// Instances.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Makes an instance
+    #[command(
+        after_help = "Examples:\n  mvm instance create ci/runners\n  mvm instance create ci/runners --start"
+    )]
+    Create {
+        /// tenant/pool
+        pool: PoolRef,
+        /// Start it at once, under a lease
+        #[arg(long)]
+        start: bool,
+    },
+    /// Lists instances
+    #[command(
+        after_help = "Examples:\n  mvm instance list\n  mvm instance list ci/runners -o json"
+    )]
+    List {
+        /// Only those of this tenant, or tenant/pool
+        of: Option<String>,
+    },
+    /// Shows an instance
+    #[command(after_help = "Examples:\n  mvm instance info ci/runners/i-0123abcd")]
+    Info {
+        /// tenant/pool/id
+        instance: InstanceRef,
+    },
+    /// Boots an instance that is created, stopped or failed, under a lease
+    #[command(after_help = "Examples:\n  mvm instance start ci/runners/i-0123abcd")]
+    Start {
+        /// tenant/pool/id
+        instance: InstanceRef,
+        #[command(flatten)]
+        length: LeaseLength,
+    },
+    /// Shuts an instance down; its disks and address stay
+    #[command(after_help = "Examples:\n  mvm instance stop ci/runners/i-0123abcd")]
+    Stop {
+        /// tenant/pool/id
+        instance: InstanceRef,
+    },
+    /// Pauses the vCPUs: memory is held, no CPU is used
+    #[command(after_help = "Examples:\n  mvm instance warm ci/runners/i-0123abcd")]
+    Warm {
+        /// tenant/pool/id
+        instance: InstanceRef,
+    },
+    /// Writes a snapshot and ends the process: only disk is used
+    #[command(after_help = "Examples:\n  mvm instance sleep ci/runners/i-0123abcd")]
+    Sleep {
+        /// tenant/pool/id
+        instance: InstanceRef,
+    },
+    /// Brings a warm or sleeping instance back, under a lease
+    #[command(after_help = "Examples:\n  mvm instance wake ci/runners/i-0123abcd")]
+    Wake {
+        /// tenant/pool/id
+        instance: InstanceRef,
+        #[command(flatten)]
+        length: LeaseLength,
+    },
+    /// Opens an OpenSSH session, or runs a command by SSH; wakes the instance
+    #[command(
+        after_help = "Examples:\n  mvm instance ssh ci/runners/i-0123abcd\n  mvm instance ssh ci/runners/i-0123abcd -- uname -a"
+    )]
+    Ssh {
+        /// tenant/pool/id
+        instance: InstanceRef,
+        /// The command and its arguments
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Runs a command by the guest's agent; needs no network; wakes the instance
+    #[command(
+        after_help = "Examples:\n  mvm instance exec ci/runners/i-0123abcd -- make test\n  mvm instance exec -it ci/runners/i-0123abcd -- bash"
+    )]
+    Exec(Exec),
+    /// Copies files to or from an instance
+    #[command(
+        after_help = "Examples:\n  mvm instance cp ./src ci/runners/i-0123abcd:/work\n  mvm instance cp ci/runners/i-0123abcd:/work/report.txt ."
+    )]
+    Cp {
+        /// A local path, or tenant/pool/id:/path
+        from: String,
+        /// A local folder, or tenant/pool/id:/folder
+        to: String,
+    },
+    /// Shows the console
+    #[command(after_help = "Examples:\n  mvm instance logs ci/runners/i-0123abcd -f")]
+    Logs {
+        /// tenant/pool/id
+        instance: InstanceRef,
+        /// Go on showing what is added
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Shows what an instance uses
+    #[command(after_help = "Examples:\n  mvm instance stats ci/runners/i-0123abcd -o json")]
+    Stats {
+        /// tenant/pool/id
+        instance: InstanceRef,
+    },
+    /// Destroys instances: memory, disks, address
+    #[command(after_help = "Examples:\n  mvm instance destroy ci/runners/i-0123abcd")]
+    Destroy {
+        /// tenant/pool/id
+        #[arg(required = true)]
+        instances: Vec<InstanceRef>,
+    },
+    /// Connects standard input and output with a port of the guest
+    #[command(
+        hide = true,
+        after_help = "Examples:\n  ssh -o ProxyCommand='mvm instance proxy ci/runners/i-0123abcd 22' root@vm"
+    )]
+    Proxy {
+        /// tenant/pool/id
+        instance: InstanceRef,
+        /// TCP port of the guest's loopback
+        port: u16,
+    },
+}
+
+/// A command to run.
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// tenant/pool/id
+    instance: InstanceRef,
+    /// Give it our standard input
+    #[arg(long, short)]
+    interactive: bool,
+    /// Give it a terminal
+    #[arg(long, short)]
+    tty: bool,
+    /// Set a variable of its environment
+    #[arg(long, short, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// Working directory
+    #[arg(long, short, value_name = "DIR")]
+    workdir: Option<String>,
+    /// User to run as
+    #[arg(long, short)]
+    user: Option<String>,
+    /// The command and its arguments
+    #[arg(last = true, required = true)]
+    command: Vec<String>,
+}
+
+/// Parses `NAME=VALUE`s.
+pub fn environment(words: &[String]) -> Result<BTreeMap<String, String>, Problem> {
+    let parse = |word: &String| {
+        let (name, value) = word.split_once('=').filter(|(name, _)| !name.is_empty())?;
+        Some((name.to_owned(), value.to_owned()))
+    };
+    words
+        .iter()
+        .map(|word| {
+            parse(word).ok_or_else(|| {
+                Problem::new(400, "invalid_value", format!("--env {word:?} is not NAME=VALUE"))
+            })
+        })
+        .collect()
+}
+
+/// Carries it out.
+pub async fn run(context: &Context, command: Command) -> Outcome {
+    let client = context.client()?;
+    let format = context.format;
+    match command {
+        Command::Create { pool, start } => {
+            let path = paths::pool_part(&pool, "instances");
+            let view: InstanceView =
+                client.post(&path, &CreateInstance { start }).await.map_err(refused)?;
+            output::say(format, &view, &view.reference.to_string())
+        }
+        Command::List { of } => list(context, &client, of).await,
+        Command::Info { instance } => {
+            let view: InstanceView =
+                client.get(&paths::instance(&instance)).await.map_err(refused)?;
+            output::describe(format, &view)
+        }
+        Command::Start { instance, length } => {
+            moved(context, &client, &instance, "start", length.lease).await
+        }
+        Command::Wake { instance, length } => {
+            moved(context, &client, &instance, "wake", length.lease).await
+        }
+        Command::Stop { instance } => moved(context, &client, &instance, "stop", None).await,
+        Command::Warm { instance } => moved(context, &client, &instance, "warm", None).await,
+        Command::Sleep { instance } => moved(context, &client, &instance, "sleep", None).await,
+        Command::Ssh { instance, command } => ssh(context, &client, &instance, &command).await,
+        Command::Exec(exec) => {
+            let request = ExecRequest {
+                argv: exec.command,
+                env: environment(&exec.env)?,
+                cwd: exec.workdir,
+                user: exec.user,
+                tty: exec.tty.then(session::terminal),
+                stdin: exec.interactive,
+            };
+            let run = Run { request, interactive: exec.interactive, timeout: None };
+            own_failure(session::exec(&client, &exec.instance, run).await, context)
+        }
+        Command::Cp { from, to } => copy(&client, &from, &to).await,
+        Command::Logs { instance, follow } => {
+            let path = format!("{}?follow={follow}", paths::instance_part(&instance, "logs"));
+            let show = |bytes: &[u8]| {
+                let mut out = std::io::stdout();
+                let _ = out.write_all(bytes).and_then(|()| out.flush());
+            };
+            client.download(&path, show).await.map_err(refused)?;
+            Ok(0)
+        }
+        Command::Stats { instance } => {
+            let path = paths::instance_part(&instance, "stats");
+            let stats: InstanceStats = client.get(&path).await.map_err(refused)?;
+            output::describe(format, &stats)
+        }
+        Command::Destroy { instances } => {
+            for instance in &instances {
+                let _: serde_json::Value =
+                    client.delete(&paths::instance(instance)).await.map_err(refused)?;
+            }
+            let names: Vec<String> = instances.iter().map(ToString::to_string).collect();
+            output::say(format, &names, &format!("{} is gone", names.join(", ")))
+        }
+        Command::Proxy { instance, port } => session::proxy(&client, &instance, port).await,
+    }
+}
+
+/// A failure of our own, told apart from the program's exit status.
+pub fn own_failure(outcome: Outcome, context: &Context) -> Outcome {
+    outcome.or_else(|problem| {
+        output::complain(&problem, context.format);
+        Ok(125)
+    })
+}
+
+async fn list(context: &Context, client: &Client, of: Option<String>) -> Outcome {
+    let path = match of {
+        None => paths::INSTANCES.to_owned(),
+        Some(of) if of.contains('/') => paths::pool_part(&of.parse()?, "instances"),
+        Some(tenant) => {
+            let tenant: mvm_model::Name = tenant.parse()?;
+            format!("{}?tenant={tenant}", paths::INSTANCES)
+        }
+    };
+    let views: Vec<InstanceView> = client.get(&path).await.map_err(refused)?;
+    let rows = views.iter().map(|view| {
+        let state = match view.going_to {
+            Some(to) => format!("{} -> {to}", view.state),
+            None => view.state.to_string(),
+        };
+        let simulated = if view.simulated { " (simulated)" } else { "" };
+        vec![
+            view.reference.to_string(),
+            format!("{state}{simulated}"),
+            view.address.to_string(),
+            view.lease.as_ref().map_or("-".to_owned(), |lease| lease.holder.clone()),
+            view.pid.map_or("-".to_owned(), |pid| pid.to_string()),
+            output::age(view.state_since),
+        ]
+    });
+    output::show(
+        context.format,
+        &views,
+        &["INSTANCE", "STATE", "ADDRESS", "LEASE", "PID", "SINCE"],
+        rows,
+    )
+}
+
+async fn moved(
+    context: &Context,
+    client: &Client,
+    instance: &InstanceRef,
+    verb: &str,
+    lease_s: Option<u64>,
+) -> Outcome {
+    let path = paths::instance_part(instance, verb);
+    let moved: Moved = client.post(&path, &MoveInstance { lease_s }).await.map_err(refused)?;
+    let line = format!("{instance} is {} ({:.1} ms)", moved.instance.state, moved.took_ms);
+    output::say(context.format, &moved, &line)
+}
+
+/// Becomes ssh(1).
+async fn ssh(
+    context: &Context,
+    client: &Client,
+    instance: &InstanceRef,
+    command: &[String],
+) -> Outcome {
+    let access: SshAccess =
+        client.get(&paths::instance_part(instance, "ssh")).await.map_err(refused)?;
+    let program = std::env::current_exe().map_err(|e| Problem::internal(e.to_string()))?;
+    // ssh gives its ProxyCommand to a shell: every word that we do not choose is quoted.
+    let quoted = |text: &str| format!("'{}'", text.replace('%', "%%").replace('\'', "'\\''"));
+    let proxy = format!(
+        "ProxyCommand={} --root {} instance proxy {instance} 22",
+        quoted(&program.to_string_lossy()),
+        quoted(&context.root.to_string_lossy())
+    );
+    let options = [
+        "StrictHostKeyChecking=yes".to_owned(),
+        format!("UserKnownHostsFile=\"{}\"", access.known_hosts_file),
+        "GlobalKnownHostsFile=/dev/null".to_owned(),
+        format!("HostKeyAlias={}", access.host_key_alias),
+        "IdentitiesOnly=yes".to_owned(),
+        "PreferredAuthentications=publickey".to_owned(),
+        "LogLevel=ERROR".to_owned(),
+        proxy,
+    ];
+    let mut ssh = std::process::Command::new("ssh");
+    ssh.arg("-F").arg("/dev/null").arg("-i").arg(&access.identity_file);
+    for option in options {
+        ssh.arg("-o").arg(option);
+    }
+    ssh.arg(format!("{}@{}", access.user, access.address)).arg("--").args(command);
+    let cause = ssh.exec();
+    Err(Problem::new(500, "ssh_missing", format!("cannot run ssh: {cause}"))
+        .hint("install it, on Debian with `apt-get install openssh-client`; `mvm instance exec` needs none"))
+}
+
+async fn copy(client: &Client, from: &str, to: &str) -> Outcome {
+    match (remote(from), remote(to)) {
+        (Some((instance, path)), None) => {
+            session::get(client, &instance, path, Path::new(to)).await?;
+        }
+        (None, Some((instance, path))) => {
+            session::put(client, &instance, Path::new(from), path).await?;
+        }
+        _ => {
+            let detail =
+                format!("one of {from:?} and {to:?} must be in an instance, and the other not");
+            return Err(Problem::new(400, "invalid_reference", detail)
+                .hint("write it as tenant/pool/i-0123abcd:/path"));
+        }
+    }
+    Ok(0)
+}
+
+/// `tenant/pool/id:/path`
+fn remote(text: &str) -> Option<(InstanceRef, &str)> {
+    let (instance, path) = text.split_once(':')?;
+    Some((instance.parse().ok()?, path))
+}

@@ -1,0 +1,159 @@
+//! The commands, a file a noun.
+
+pub mod agent;
+mod bench;
+mod doctor;
+mod images;
+mod instance;
+mod pool;
+mod run;
+mod tenant;
+
+use crate::agent_process;
+use crate::output::{Format, Outcome};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use mvm_api::{Client, ClientError, Problem};
+use std::path::PathBuf;
+
+/// Fleets of microVMs, ready to work.
+///
+/// Every CI job (or any untrusted work) gets a virtual machine of its own within milliseconds, used
+/// once and thrown away.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mvm",
+    version,
+    after_help = "\
+Examples:
+  mvm tenant create ci --net-id 20 --subnet 10.240.20.0/24
+  mvm pool create ci/runners --flake ./ci-flake --profile ci-runner --cpus 4 --mem 4096
+  mvm pool build ci/runners
+  mvm pool scale ci/runners --running 0 --warm 4 --sleeping 8
+  mvm run ci/runners -- make test
+
+Exit status: 0 done, 1 failed, 2 wrong usage; run, exec and ssh give that of the
+program (124 after --timeout, 126 and 127 where it cannot be run)."
+)]
+pub struct Cli {
+    /// State directory [default: /var/lib/mvm as root, else ~/.local/state/mvm]
+    #[arg(long, global = true, env = "MVM_ROOT", value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// How to show results
+    #[arg(long, short, global = true, value_enum, default_value_t)]
+    pub output: Format,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What there is to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Tenants: boundaries of security, network and quota
+    #[command(subcommand)]
+    Tenant(tenant::Command),
+    /// Pools: instances of one image and one shape
+    #[command(subcommand)]
+    Pool(pool::Command),
+    /// Instances: single microVMs
+    #[command(subcommand)]
+    Instance(instance::Command),
+    /// Runs a command in a fresh instance of a pool
+    Run(run::Run),
+    /// Kernels that images boot
+    #[command(subcommand)]
+    Kernel(images::KernelCommand),
+    /// Images that pools were built to
+    #[command(subcommand)]
+    Image(images::ImageCommand),
+    /// The agent: the daemon of this machine
+    #[command(subcommand)]
+    Agent(agent::Command),
+    /// Says what is missing on this machine, and how to get it
+    #[command(after_help = "Examples:\n  mvm doctor\n  mvm doctor --output json")]
+    Doctor,
+    /// Measures how long the ways to a running command take
+    Bench(bench::Bench),
+    /// Prints completions for a shell
+    #[command(after_help = "Examples:\n  mvm completions bash > /etc/bash_completion.d/mvm")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Writes the manual pages
+    #[command(after_help = "Examples:\n  mvm man /usr/local/share/man/man1\n  mvm man | man -l -")]
+    Man {
+        /// Where to; without it, mvm(1) is printed
+        dir: Option<PathBuf>,
+    },
+}
+
+/// What every command gets.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The state directory.
+    pub root: PathBuf,
+    /// How to show results.
+    pub format: Format,
+}
+
+impl Context {
+    /// The agent's client; starts the agent if none runs.
+    pub fn client(&self) -> Result<Client, Problem> {
+        agent_process::client(&self.root)
+    }
+}
+
+/// Carries a command out.
+pub async fn run(cli: Cli) -> Outcome {
+    let context = Context { root: root(&cli), format: cli.output };
+    match cli.command {
+        Command::Tenant(command) => tenant::run(&context, command).await,
+        Command::Pool(command) => pool::run(&context, command).await,
+        Command::Instance(command) => instance::run(&context, command).await,
+        Command::Run(command) => run::run(&context, command).await,
+        Command::Kernel(command) => images::kernel(&context, command).await,
+        Command::Image(command) => images::image(&context, command).await,
+        Command::Agent(command) => agent::run(&context, command).await,
+        Command::Doctor => doctor::run(&context).await,
+        Command::Bench(command) => bench::run(&context, command).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "mvm", &mut std::io::stdout());
+            Ok(0)
+        }
+        Command::Man { dir } => man(dir),
+    }
+}
+
+/// The state directory, absolute.
+pub fn root(cli: &Cli) -> PathBuf {
+    let root = cli.root.clone().unwrap_or_else(agent_process::default_root);
+    std::path::absolute(&root).unwrap_or(root)
+}
+
+fn man(dir: Option<PathBuf>) -> Outcome {
+    let failed = |e: std::io::Error| Problem::internal(format!("cannot write manual pages: {e}"));
+    match dir {
+        Some(dir) => {
+            std::fs::create_dir_all(&dir).map_err(failed)?;
+            clap_mangen::generate_to(Cli::command(), dir).map_err(failed)?;
+        }
+        None => {
+            clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout()).map_err(failed)?
+        }
+    }
+    Ok(0)
+}
+
+/// An error of the client as a problem.
+pub fn refused(error: ClientError) -> Problem {
+    error.into_problem()
+}
+
+/// How many seconds a lease lasts.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct LeaseLength {
+    /// Length of the lease that it takes, in seconds [default: 3600]
+    #[arg(long, value_name = "SECONDS")]
+    pub lease: Option<u64>,
+}

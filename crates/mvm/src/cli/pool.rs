@@ -1,0 +1,420 @@
+//! `mvm pool`
+
+use super::{Context, refused};
+use crate::output::{self, Format, Outcome};
+use clap::{Subcommand, ValueEnum};
+use mvm_api::types::{
+    BuildPool, BuildResult, CreatePool, PoolView, ProgressEvent, RevisionView, Rollback, ScalePool,
+    UpdatePool,
+};
+use mvm_api::{Client, Problem, paths};
+use mvm_model::pool::{DEFAULT_SCRATCH_MIB, RevisionEntry};
+use mvm_model::{Name, PoolRef, Resources};
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Pools.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Makes a pool
+    #[command(
+        after_help = "Examples:\n  mvm pool create ci/runners --flake ./ci-flake --profile ci-runner --cpus 4 --mem 4096 --data-disk 2048"
+    )]
+    Create {
+        /// tenant/pool
+        pool: PoolRef,
+        /// Flake to build: a folder or a flake reference
+        #[arg(long)]
+        flake: String,
+        /// Attribute of the flake: packages.x86_64-linux.NAME
+        #[arg(long)]
+        profile: String,
+        /// vCPUs of an instance
+        #[arg(long, default_value_t = 2)]
+        cpus: u32,
+        /// Memory of an instance, in MiB
+        #[arg(long, default_value_t = 2048)]
+        mem: u64,
+        /// Disk at /data, in MiB; 0 is none
+        #[arg(long, default_value_t = 0)]
+        data_disk: u64,
+        /// Disk below the writable root, in MiB
+        #[arg(long, default_value_t = DEFAULT_SCRATCH_MIB)]
+        scratch_disk: u64,
+        /// What becomes of an instance after a job
+        #[arg(long, value_enum, default_value = "reset")]
+        recycle: Recycle,
+        /// Kernel to boot, by digest or name [default: the default kernel]
+        #[arg(long)]
+        kernel: Option<String>,
+    },
+    /// Lists pools
+    #[command(after_help = "Examples:\n  mvm pool list\n  mvm pool list ci")]
+    List {
+        /// Only those of this tenant
+        tenant: Option<Name>,
+    },
+    /// Shows a pool
+    #[command(after_help = "Examples:\n  mvm pool info ci/runners")]
+    Info {
+        /// tenant/pool
+        pool: PoolRef,
+    },
+    /// Changes a pool; instances that exist keep their shape
+    #[command(after_help = "Examples:\n  mvm pool update ci/runners --mem 8192")]
+    Update {
+        /// tenant/pool
+        pool: PoolRef,
+        /// Another flake
+        #[arg(long)]
+        flake: Option<String>,
+        /// Another attribute
+        #[arg(long)]
+        profile: Option<String>,
+        /// vCPUs of new instances
+        #[arg(long)]
+        cpus: Option<u32>,
+        /// Memory of new instances, in MiB
+        #[arg(long)]
+        mem: Option<u64>,
+        /// Disk at /data of new instances, in MiB
+        #[arg(long)]
+        data_disk: Option<u64>,
+        /// Disk below the writable root of new instances, in MiB
+        #[arg(long)]
+        scratch_disk: Option<u64>,
+        /// What becomes of an instance after a job
+        #[arg(long, value_enum)]
+        recycle: Option<Recycle>,
+    },
+    /// Builds the pool's image and makes it current
+    #[command(
+        after_help = "Examples:\n  mvm pool build ci/runners\n  mvm pool build ci/runners --override-input nixpkgs=path:/srv/debian-pkgs"
+    )]
+    Build {
+        /// tenant/pool
+        pool: PoolRef,
+        /// Replace an input of the flake; remembered for later builds
+        #[arg(long, value_name = "NAME=REF")]
+        override_input: Vec<String>,
+    },
+    /// Sets how many unleased instances are kept ready
+    #[command(
+        after_help = "Examples:\n  mvm pool scale ci/runners --running 0 --warm 4 --sleeping 8\n  mvm pool scale ci/runners --warm 2 --wait"
+    )]
+    Scale {
+        /// tenant/pool
+        pool: PoolRef,
+        /// vCPUs running
+        #[arg(long)]
+        running: Option<u32>,
+        /// vCPUs paused
+        #[arg(long)]
+        warm: Option<u32>,
+        /// Snapshot on disk
+        #[arg(long)]
+        sleeping: Option<u32>,
+        /// Wait until they are there, at most so many seconds
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "600")]
+        wait: Option<u64>,
+    },
+    /// Lists the builds of a pool
+    #[command(after_help = "Examples:\n  mvm pool revisions ci/runners")]
+    Revisions {
+        /// tenant/pool
+        pool: PoolRef,
+    },
+    /// Makes an earlier build current
+    #[command(
+        after_help = "Examples:\n  mvm pool rollback ci/runners\n  mvm pool rollback ci/runners --to 1"
+    )]
+    Rollback {
+        /// tenant/pool
+        pool: PoolRef,
+        /// The build's number [default: the one before the current]
+        #[arg(long)]
+        to: Option<u32>,
+    },
+    /// Destroys a pool with all its instances
+    #[command(after_help = "Examples:\n  mvm pool destroy ci/runners")]
+    Destroy {
+        /// tenant/pool
+        pool: PoolRef,
+    },
+}
+
+/// What becomes of an instance after a job.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Recycle {
+    /// Destroy it; the pool refills with fresh ones
+    Reset,
+    /// Put it to sleep, caches and all
+    Sleep,
+    /// Leave it running
+    Keep,
+}
+
+impl From<Recycle> for mvm_model::Recycle {
+    fn from(recycle: Recycle) -> Self {
+        match recycle {
+            Recycle::Reset => mvm_model::Recycle::Reset,
+            Recycle::Sleep => mvm_model::Recycle::Sleep,
+            Recycle::Keep => mvm_model::Recycle::Keep,
+        }
+    }
+}
+
+/// Carries it out.
+pub async fn run(context: &Context, command: Command) -> Outcome {
+    let client = context.client()?;
+    let format = context.format;
+    match command {
+        Command::Create {
+            pool,
+            flake,
+            profile,
+            cpus,
+            mem,
+            data_disk,
+            scratch_disk,
+            recycle,
+            kernel,
+        } => {
+            let body = CreatePool {
+                name: pool.pool.clone(),
+                flake_ref: absolute_flake(&flake)?,
+                profile,
+                resources: Resources {
+                    vcpus: cpus,
+                    mem_mib: mem,
+                    data_disk_mib: data_disk,
+                    scratch_disk_mib: scratch_disk,
+                },
+                recycle: recycle.into(),
+                kernel,
+            };
+            let view: PoolView =
+                client.post(&paths::pools(&pool.tenant), &body).await.map_err(refused)?;
+            let line = format!("pool {pool} is there; build it with: mvm pool build {pool}");
+            output::say(format, &view, &line)
+        }
+        Command::List { tenant } => {
+            let path = tenant.map_or_else(|| paths::POOLS.to_owned(), |t| paths::pools(&t));
+            let views: Vec<PoolView> = client.get(&path).await.map_err(refused)?;
+            list(format, &views)
+        }
+        Command::Info { pool } => {
+            let view: PoolView = client.get(&paths::pool(&pool)).await.map_err(refused)?;
+            output::describe(format, &view)
+        }
+        Command::Update { pool, flake, profile, cpus, mem, data_disk, scratch_disk, recycle } => {
+            let body = UpdatePool {
+                flake_ref: flake.as_deref().map(absolute_flake).transpose()?,
+                profile,
+                vcpus: cpus,
+                mem_mib: mem,
+                data_disk_mib: data_disk,
+                scratch_disk_mib: scratch_disk,
+                recycle: recycle.map(Into::into),
+            };
+            let view: PoolView = client.patch(&paths::pool(&pool), &body).await.map_err(refused)?;
+            output::describe(format, &view)
+        }
+        Command::Build { pool, override_input } => {
+            build(&client, format, &pool, &override_input).await
+        }
+        Command::Scale { pool, running, warm, sleeping, wait } => {
+            let body = ScalePool { running, warm, sleeping };
+            let path = paths::pool_part(&pool, "scale");
+            let mut view: PoolView = client.post(&path, &body).await.map_err(refused)?;
+            if let Some(seconds) = wait {
+                view = converge(&client, &pool, Duration::from_secs(seconds)).await?;
+            }
+            let ready = view.ready_counts;
+            let line = format!(
+                "pool {pool}: {} running, {} warm, {} sleeping",
+                ready.running, ready.warm, ready.sleeping
+            );
+            output::say(format, &view, &line)
+        }
+        Command::Revisions { pool } => {
+            let path = paths::pool_part(&pool, "revisions");
+            let views: Vec<RevisionView> = client.get(&path).await.map_err(refused)?;
+            let rows = views.iter().map(|view| {
+                let mark = if view.current { "*" } else { "" };
+                let state = if view.present { "present" } else { "collected" };
+                vec![
+                    format!("{}{mark}", view.entry.number),
+                    view.entry.digest.chars().take(12).collect(),
+                    state.to_owned(),
+                    view.instances.to_string(),
+                    output::age(view.entry.built_at),
+                ]
+            });
+            output::show(format, &views, &["REVISION", "DIGEST", "IMAGE", "INSTANCES", "AGE"], rows)
+        }
+        Command::Rollback { pool, to } => {
+            let path = paths::pool_part(&pool, "rollback");
+            let entry: RevisionEntry =
+                client.post(&path, &Rollback { to }).await.map_err(refused)?;
+            output::say(format, &entry, &format!("pool {pool} is at revision {}", entry.number))
+        }
+        Command::Destroy { pool } => {
+            let done: serde_json::Value =
+                client.delete(&paths::pool(&pool)).await.map_err(refused)?;
+            output::say(format, &done, &format!("pool {pool} is gone"))
+        }
+    }
+}
+
+fn list(format: Format, views: &[PoolView]) -> Outcome {
+    let rows = views.iter().map(|view| {
+        let (ready, shape) = (view.ready_counts, view.instance_resources);
+        let of = |have: u32, want: Option<u32>| {
+            want.map_or(have.to_string(), |want| format!("{have}/{want}"))
+        };
+        let want = view.desired_counts;
+        vec![
+            format!("{}/{}", view.tenant_id, view.pool_id),
+            view.revision.as_ref().map_or("-".to_owned(), |r| r.number.to_string()),
+            shape.vcpus.to_string(),
+            shape.mem_mib.to_string(),
+            of(ready.running, want.map(|w| w.running)),
+            of(ready.warm, want.map(|w| w.warm)),
+            of(ready.sleeping, want.map(|w| w.sleeping)),
+            view.leased.to_string(),
+            view.failed.to_string(),
+            output::age(view.created_at),
+        ]
+    });
+    let head = [
+        "POOL", "REVISION", "VCPUS", "MEM MIB", "RUNNING", "WARM", "SLEEPING", "LEASED", "FAILED",
+        "AGE",
+    ];
+    output::show(format, &views, &head, rows)
+}
+
+async fn build(client: &Client, format: Format, pool: &PoolRef, overrides: &[String]) -> Outcome {
+    let mut body = BuildPool::default();
+    for text in overrides {
+        let (name, reference) = text.split_once('=').ok_or_else(|| {
+            Problem::new(
+                400,
+                "invalid_value",
+                format!("--override-input {text:?} names no reference"),
+            )
+            .hint("write it as NAME=REF, such as nixpkgs=path:/srv/debian-pkgs")
+        })?;
+        body.override_inputs.insert(name.to_owned(), absolute_flake(reference)?);
+    }
+    let path = paths::pool_part(pool, "build");
+    let result: BuildResult = with_progress(client, &path, &body).await?;
+    let line = format!(
+        "pool {pool} is at revision {} ({}, {}, {:.1} s)",
+        result.revision.number,
+        &result.revision.digest[..12.min(result.revision.digest.len())],
+        output::mib(result.size_bytes),
+        result.took_ms as f64 / 1000.0
+    );
+    output::say(format, &result, &line)
+}
+
+/// Calls something that reports its progress, and shows it on standard error.
+pub async fn with_progress<T: serde::de::DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    body: &impl serde::Serialize,
+) -> Result<T, Problem> {
+    let spinner = std::io::stderr().is_terminal().then(|| {
+        let spinner = indicatif::ProgressBar::new_spinner();
+        spinner.enable_steady_tick(Duration::from_millis(100));
+        spinner
+    });
+    let mut outcome = None;
+    client
+        .events(path, body, |event| match event.name.as_str() {
+            "progress" => {
+                let Ok(step) = serde_json::from_str::<ProgressEvent>(&event.data) else { return };
+                match (&spinner, step.kind.as_str()) {
+                    (Some(spinner), "stage") => spinner.set_message(step.text),
+                    (Some(spinner), _) => spinner.println(step.text),
+                    (None, "stage") => eprintln!("==> {}", step.text),
+                    (None, _) => eprintln!("{}", step.text),
+                }
+            }
+            "result" => {
+                outcome = Some(
+                    serde_json::from_str::<T>(&event.data)
+                        .map_err(|e| Problem::internal(e.to_string())),
+                )
+            }
+            "problem" => {
+                let problem = serde_json::from_str::<Problem>(&event.data);
+                outcome = Some(Err(problem.unwrap_or_else(|e| Problem::internal(e.to_string()))));
+            }
+            _ => {}
+        })
+        .await
+        .map_err(refused)?;
+    if let Some(spinner) = spinner {
+        spinner.finish_and_clear();
+    }
+    outcome.unwrap_or_else(|| {
+        Err(Problem::new(502, "connection_broken", "the agent ended before it was done"))
+    })
+}
+
+/// Waits until the pool holds what it should.
+async fn converge(
+    client: &Client,
+    pool: &PoolRef,
+    patience: Duration,
+) -> Result<PoolView, Problem> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let view: PoolView = client.get(&paths::pool(pool)).await.map_err(refused)?;
+        if Some(view.ready_counts) == view.desired_counts {
+            return Ok(view);
+        }
+        if Instant::now() >= deadline {
+            let why = view.last_failure.unwrap_or_else(|| "it is still at work".to_owned());
+            let ready = view.ready_counts;
+            let detail = format!(
+                "pool {pool} has {} running, {} warm, {} sleeping after {} s: {why}",
+                ready.running,
+                ready.warm,
+                ready.sleeping,
+                patience.as_secs()
+            );
+            return Err(Problem::new(504, "not_converged", detail)
+                .hint(format!("see: mvm pool info {pool}")));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// A flake reference that means the same to the agent: paths are made absolute.
+pub fn absolute_flake(reference: &str) -> Result<String, Problem> {
+    let (scheme, path) = match reference.strip_prefix("path:") {
+        Some(path) => ("path:", path),
+        None => ("", reference),
+    };
+    let is_path = !scheme.is_empty() || path.starts_with(['.', '/']) || Path::new(path).is_dir();
+    if !is_path {
+        return Ok(reference.to_owned());
+    }
+    let found = Path::new(path).canonicalize().map_err(|cause| {
+        Problem::new(422, "flake_missing", format!("there is no flake {path}: {cause}")).hint(
+            "name a folder that holds a flake.nix, or a flake reference such as github:owner/repo",
+        )
+    })?;
+    if !found.join("flake.nix").is_file() {
+        return Err(Problem::new(
+            422,
+            "flake_missing",
+            format!("{} holds no flake.nix", found.display()),
+        ));
+    }
+    Ok(format!("{scheme}{}", found.display()))
+}

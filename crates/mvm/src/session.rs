@@ -1,0 +1,292 @@
+//! Sessions with a guest: programs, files and ports, over a stream that the agent passes on.
+
+use mvm_api::{Client, ClientError, Problem, paths};
+use mvm_guest::frame::{self, Frame};
+use mvm_guest::protocol::{ExecRequest, Request, Tty};
+use mvm_model::InstanceRef;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::signal::unix::{SignalKind, signal};
+
+type Stream = mvm_api::client::Stream;
+
+/// A fresh stream to the instance's guest.
+pub async fn open(client: &Client, instance: &InstanceRef) -> Result<Stream, Problem> {
+    let path = paths::instance_part(instance, "stream");
+    client.upgrade(&path, &()).await.map_err(ClientError::into_problem)
+}
+
+/// An error of the guest as a problem.
+pub fn guest_problem(error: mvm_guest::Error) -> Problem {
+    Problem::new(502, error.code(), error.to_string())
+}
+
+/// How a program is run.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    /// The program.
+    pub request: ExecRequest,
+    /// Whether it gets our standard input.
+    pub interactive: bool,
+    /// When to end it.
+    pub timeout: Option<Duration>,
+}
+
+/// Runs a program in the guest, with our standard streams; gives its exit status as a shell would.
+pub async fn exec(client: &Client, instance: &InstanceRef, run: Run) -> Result<u8, Problem> {
+    let mut stream = open(client, instance).await?;
+    let mut request = run.request.clone();
+    request.stdin = run.interactive;
+    let terminal = request.tty.is_some();
+    match frame::ask::<()>(&mut stream, Request::Exec(request)).await {
+        Ok(()) => {}
+        Err(mvm_guest::Error::Guest { code, message }) if code == "command_not_found" => {
+            eprintln!("mvm: {message}");
+            return Ok(127);
+        }
+        Err(mvm_guest::Error::Guest { code, message }) if code == "command_not_executable" => {
+            eprintln!("mvm: {message}");
+            return Ok(126);
+        }
+        Err(error) => return Err(guest_problem(error)),
+    }
+    let _raw = if terminal { Raw::enter() } else { None };
+    let (from, to) = tokio::io::split(stream);
+    let (frames, queue) = tokio::sync::mpsc::channel(8);
+    let writer = tokio::spawn(send(to, queue));
+    if run.interactive {
+        tokio::spawn(read_input(frames.clone()));
+    }
+    tokio::spawn(pass_signals(frames.clone(), terminal));
+    let status = match run.timeout {
+        None => receive(from).await,
+        Some(limit) => match tokio::time::timeout(limit, receive(from)).await {
+            Ok(status) => status,
+            Err(_) => {
+                eprintln!("mvm: ended after {} s, as asked with --timeout", limit.as_secs());
+                Ok(124)
+            }
+        },
+    };
+    // Closing the stream ends what still runs in the guest.
+    writer.abort();
+    status
+}
+
+async fn send(mut to: WriteHalf<Stream>, mut queue: tokio::sync::mpsc::Receiver<Frame>) {
+    while let Some(words) = queue.recv().await {
+        if frame::write(&mut to, &words).await.is_err() {
+            return;
+        }
+    }
+    // Kept open: its end would end the program.
+    std::future::pending::<()>().await;
+}
+
+async fn receive(mut from: ReadHalf<Stream>) -> Result<u8, Problem> {
+    let (mut out, mut err) = (tokio::io::stdout(), tokio::io::stderr());
+    loop {
+        match frame::read(&mut from).await.map_err(guest_problem)? {
+            Some(Frame::Stdout(bytes)) => {
+                let _ = out.write_all(&bytes).await;
+                let _ = out.flush().await;
+            }
+            Some(Frame::Stderr(bytes)) => {
+                let _ = err.write_all(&bytes).await;
+                let _ = err.flush().await;
+            }
+            Some(Frame::Exit(exit)) => return Ok(u8::try_from(exit.shell_status()).unwrap_or(255)),
+            Some(_) => {}
+            None => {
+                return Err(Problem::new(
+                    502,
+                    "session_lost",
+                    "the session ended before the program",
+                )
+                .hint("the instance may have been destroyed or put to sleep by someone else"));
+            }
+        }
+    }
+}
+
+async fn read_input(to: tokio::sync::mpsc::Sender<Frame>) {
+    let mut input = tokio::io::stdin();
+    let mut buffer = vec![0; 32 * 1024];
+    loop {
+        match input.read(&mut buffer).await {
+            Ok(0) | Err(_) => {
+                let _ = to.send(Frame::StdinClosed).await;
+                return;
+            }
+            Ok(count) => {
+                if to.send(Frame::Stdin(buffer[..count].to_vec())).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Passes on what is meant for the program: interrupts, and the terminal's new size.
+async fn pass_signals(to: tokio::sync::mpsc::Sender<Frame>, terminal: bool) {
+    let on = |kind| signal(kind).ok();
+    let (Some(mut int), Some(mut term), Some(mut size)) =
+        (on(SignalKind::interrupt()), on(SignalKind::terminate()), on(SignalKind::window_change()))
+    else {
+        return;
+    };
+    loop {
+        let words = tokio::select! {
+            _ = int.recv() => Frame::Signal(2),
+            _ = term.recv() => Frame::Signal(15),
+            _ = size.recv() => match window() {
+                Some((rows, cols)) if terminal => Frame::Resize { rows, cols },
+                _ => continue,
+            },
+        };
+        if to.send(words).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn window() -> Option<(u16, u16)> {
+    let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok()?;
+    (size.ws_row > 0).then_some((size.ws_row, size.ws_col))
+}
+
+/// The terminal to ask for.
+pub fn terminal() -> Tty {
+    let (rows, cols) = window().unwrap_or((24, 80));
+    Tty { rows, cols, term: std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned()) }
+}
+
+/// Our terminal in raw mode, until dropped.
+struct Raw(rustix::termios::Termios);
+
+impl Raw {
+    fn enter() -> Option<Raw> {
+        if !std::io::stdin().is_terminal() {
+            return None;
+        }
+        let before = rustix::termios::tcgetattr(rustix::stdio::stdin()).ok()?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        let now = rustix::termios::OptionalActions::Now;
+        rustix::termios::tcsetattr(rustix::stdio::stdin(), now, &raw).ok()?;
+        Some(Raw(before))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let now = rustix::termios::OptionalActions::Now;
+        let _ = rustix::termios::tcsetattr(rustix::stdio::stdin(), now, &self.0);
+    }
+}
+
+/// Copies a local file or folder to below `target` in the guest.
+pub async fn put(
+    client: &Client,
+    instance: &InstanceRef,
+    source: &Path,
+    target: &str,
+) -> Result<(), Problem> {
+    let local = |e: std::io::Error| {
+        Problem::new(400, "local_file", format!("cannot read {}: {e}", source.display()))
+    };
+    let source = source.canonicalize().map_err(local)?;
+    let mut stream = open(client, instance).await?;
+    let request = Request::Put { path: target.to_owned() };
+    frame::ask::<()>(&mut stream, request).await.map_err(guest_problem)?;
+    let (writer, mut reader) = tokio::io::duplex(1 << 18);
+    let path = source.clone();
+    let packing =
+        tokio::task::spawn_blocking(move || pack(&path, tokio_util::io::SyncIoBridge::new(writer)));
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let count = reader.read(&mut buffer).await.map_err(local)?;
+        if count == 0 {
+            break;
+        }
+        let piece = Frame::Data(buffer[..count].to_vec());
+        frame::write(&mut stream, &piece).await.map_err(guest_problem)?;
+    }
+    packing.await.map_err(|e| Problem::internal(e.to_string()))?.map_err(local)?;
+    frame::write(&mut stream, &Frame::End).await.map_err(guest_problem)?;
+    frame::reply::<()>(&mut stream).await.map_err(guest_problem)
+}
+
+fn pack(source: &Path, writer: impl std::io::Write) -> std::io::Result<()> {
+    let mut archive = tar::Builder::new(writer);
+    archive.follow_symlinks(false);
+    let name = source.file_name().map_or_else(|| "root".into(), std::path::PathBuf::from);
+    match source.is_dir() {
+        true => archive.append_dir_all(name, source)?,
+        false => archive.append_path_with_name(source, name)?,
+    }
+    std::io::Write::flush(&mut archive.into_inner()?)
+}
+
+/// Copies a file or folder of the guest to below the local folder `target`.
+pub async fn get(
+    client: &Client,
+    instance: &InstanceRef,
+    source: &str,
+    target: &Path,
+) -> Result<(), Problem> {
+    let local = |e: std::io::Error| {
+        Problem::new(400, "local_file", format!("cannot write below {}: {e}", target.display()))
+    };
+    std::fs::create_dir_all(target).map_err(local)?;
+    let mut stream = open(client, instance).await?;
+    let request = Request::Get { path: source.to_owned() };
+    frame::ask::<()>(&mut stream, request).await.map_err(guest_problem)?;
+    let (mut writer, reader) = tokio::io::duplex(1 << 18);
+    let folder = target.to_owned();
+    let unpacking = tokio::task::spawn_blocking(move || {
+        let mut archive = tar::Archive::new(tokio_util::io::SyncIoBridge::new(reader));
+        archive.set_preserve_permissions(true);
+        archive.unpack(folder)
+    });
+    loop {
+        match frame::read(&mut stream).await.map_err(guest_problem)? {
+            Some(Frame::Data(bytes)) => drop(writer.write_all(&bytes).await),
+            Some(Frame::End) => break,
+            Some(Frame::Reply(mvm_guest::protocol::Reply::Error { code, message })) => {
+                return Err(guest_problem(mvm_guest::Error::Guest { code, message }));
+            }
+            _ => return Err(Problem::new(502, "session_lost", "the copy ended too early")),
+        }
+    }
+    drop(writer);
+    unpacking.await.map_err(|e| Problem::internal(e.to_string()))?.map_err(local)
+}
+
+/// Copies our standard streams to and from a port of the guest: an SSH ProxyCommand.
+pub async fn proxy(client: &Client, instance: &InstanceRef, port: u16) -> Result<u8, Problem> {
+    let mut stream = open(client, instance).await?;
+    frame::ask::<()>(&mut stream, Request::Connect { port }).await.map_err(guest_problem)?;
+    let (mut from, mut to) = tokio::io::split(stream);
+    let upload = async {
+        let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut to).await;
+        let _ = to.shutdown().await;
+        std::future::pending::<()>().await;
+    };
+    let download = async {
+        let mut out = tokio::io::stdout();
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(count @ 1..) = from.read(&mut buffer).await {
+            if out.write_all(&buffer[..count]).await.is_err() || out.flush().await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = upload => {}
+        () = download => {}
+    }
+    Ok(0)
+}
