@@ -1,15 +1,16 @@
 //! The host's end of the guest channel.
 
+use crate::exec::ExecStream;
 use crate::link::{Wire, begin};
-use crate::protocol::{Adopt, Hello, Request, Stats};
-use crate::{Error, Result, frame};
+use crate::protocol::{Adopt, ExecRequest, Hello, Request, Stats};
+use crate::{Error, Result, frame, transfer};
 use serde::de::DeserializeOwned;
 use std::path::Path;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 
 /// One stream of the channel.
@@ -21,6 +22,7 @@ type Opened = oneshot::Sender<Result<yamux::Stream>>;
 #[derive(Clone, Debug)]
 pub struct Channel {
     opens: mpsc::Sender<Opened>,
+    close: watch::Sender<bool>,
 }
 
 impl Channel {
@@ -50,15 +52,33 @@ impl Channel {
 
     fn over(session: DuplexStream) -> Channel {
         let (opens, requests) = mpsc::channel(16);
+        let (close, mut closed) = watch::channel(false);
         let connection =
             yamux::Connection::new(session.compat(), yamux::Config::default(), yamux::Mode::Client);
-        tokio::spawn(drive(connection, requests));
-        Channel { opens }
+        tokio::spawn(async move {
+            let closed = async {
+                // With all clones gone, `drive` sees it too, and ends in good order.
+                if closed.wait_for(|closed| *closed).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = drive(connection, requests) => {}
+                () = closed => {}
+            }
+        });
+        Channel { opens, close }
     }
 
-    /// Whether the channel has broken.
+    /// Whether the channel has broken or was closed. A guest that is paused is not noticed.
     pub fn is_closed(&self) -> bool {
         self.opens.is_closed()
+    }
+
+    /// Ends the session and all its streams, and waits until the socket is let go of.
+    pub async fn close(&self) {
+        self.close.send_replace(true);
+        self.opens.closed().await;
     }
 
     /// A fresh stream: its first frame is to be a request.
@@ -82,6 +102,30 @@ impl Channel {
     /// Makes the guest itself.
     pub async fn adopt(&self, identity: &Adopt) -> Result<()> {
         self.call(Request::Adopt(Box::new(identity.clone()))).await
+    }
+
+    /// Runs a program.
+    pub async fn exec(&self, request: ExecRequest) -> Result<ExecStream> {
+        ExecStream::begin(self.open_raw().await?, request).await
+    }
+
+    /// Unpacks a tar archive below a folder of the guest.
+    pub async fn put(&self, path: &str, archive: impl AsyncRead + Unpin) -> Result<()> {
+        transfer::put(&mut self.open_raw().await?, path, archive).await
+    }
+
+    /// Writes a file or folder of the guest to `archive`, as a tar archive whose entries begin
+    /// with the last component of `path`.
+    pub async fn get(&self, path: &str, archive: impl AsyncWrite + Unpin) -> Result<()> {
+        transfer::get(&mut self.open_raw().await?, path, archive).await
+    }
+
+    /// A connection to a TCP port of the guest's loopback. A port that refuses is tried again for
+    /// about 5 s, since its server may be starting.
+    pub async fn dial(&self, port: u16) -> Result<Stream> {
+        let mut stream = self.open_raw().await?;
+        frame::ask::<()>(&mut stream, Request::Connect { port }).await?;
+        Ok(stream)
     }
 
     /// What the guest uses.

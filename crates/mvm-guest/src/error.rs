@@ -20,6 +20,14 @@ pub enum Error {
     /// The channel broke.
     #[error("the guest channel broke: {0}")]
     Broken(String),
+    /// The host's end of an archive failed.
+    #[error("cannot {doing} the archive on this side: {cause}")]
+    Archive {
+        /// `read` or `write`.
+        doing: &'static str,
+        /// What the system said.
+        cause: std::io::Error,
+    },
     /// The guest's agent refused or failed.
     #[error("in the guest: {message}")]
     Guest {
@@ -37,6 +45,7 @@ impl Error {
             Error::Unreachable { .. } => "guest_unreachable",
             Error::Silent(_) => "guest_silent",
             Error::Broken(_) => "guest_channel_broken",
+            Error::Archive { .. } => "archive_io",
             Error::Guest { code, .. } => code,
         }
     }

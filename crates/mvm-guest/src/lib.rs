@@ -2,16 +2,18 @@
 //!
 //! Lives here: what goes over the channel between a node and a guest ([`protocol`], [`frame`]),
 //! the link that survives a host that comes and goes ([`link`]), the host's end of it
-//! ([`channel`]), and the guest's agent ([`agent`]) that `mvm-guest`, PID 1 of every guest, runs.
+//! ([`channel`], and over any byte stream [`exec`] and [`transfer`]), and the guest's agent ([`agent`]) that `mvm-guest`, PID 1 of every guest, runs.
 //!
 //! Never here: anything of the host but the client's end of the channel.
 
 pub mod agent;
 pub mod channel;
 mod error;
+pub mod exec;
 pub mod frame;
 pub mod link;
 pub mod protocol;
+pub mod transfer;
 
 pub use error::Error;
 

@@ -4,24 +4,25 @@
 //! packet, and a machine restored from a snapshot believes in a session that is long over. So every
 //! packet names its session, drawn by the host: `magic(4) kind(1) session(8) length(2) payload`.
 //! The host repeats HELLO until the guest says WELCOME; a HELLO with a new session ends the old
-//! one; packets of a foreign session, and bytes that are no packet, are passed over.
+//! one; bytes that are no packet are passed over. Bytes of a session that a side does not have are
+//! answered with BYE, so that nobody waits for an agent or a node that was restarted.
 
 use crate::{Error, Result};
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc::{Receiver, Sender};
 
 const MAGIC: [u8; 4] = [0xf5, b'm', b'v', b'm'];
 const HEADER: usize = 15;
 /// The longest payload of a packet.
 pub const MAX_PACKET: usize = 16 * 1024;
-/// How long the host waits for a WELCOME before it says HELLO again.
-const REPEAT: Duration = Duration::from_millis(25);
-/// Every so many repeated HELLOs the host sends a packet's worth of padding first: it completes a
-/// packet that its predecessor was killed in.
-const PAD_EVERY: u32 = 8;
+/// How long the host waits for a WELCOME before it says HELLO again: at first, and at most.
+const REPEAT: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(50));
+/// Of so many HELLOs the second has a packet's worth of padding before it: that completes a packet
+/// that a predecessor was killed in. Not each, since they pile up while a guest boots.
+const PAD_EVERY: u32 = 4;
 
 /// What a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub enum Kind {
     Welcome = 2,
     /// Bytes of the session.
     Data = 3,
+    /// The sender does not have that session, or has it no longer.
+    Bye = 4,
 }
 
 /// One packet.
@@ -78,6 +81,12 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// Forgets a packet begun: the byte stream starts anew.
+    pub fn clear(&mut self) {
+        self.buffer.clear();
+        self.read = 0;
+    }
+
     /// The next whole packet.
     pub fn next_packet(&mut self) -> Option<Packet> {
         loop {
@@ -94,6 +103,7 @@ impl Decoder {
                 1 => Kind::Hello,
                 2 => Kind::Welcome,
                 3 => Kind::Data,
+                4 => Kind::Bye,
                 _ => {
                     self.read += 1;
                     continue;
@@ -123,7 +133,7 @@ fn draw_session() -> u64 {
 /// The raw byte stream: what comes in and what goes out.
 #[derive(Debug)]
 pub struct Wire {
-    /// Bytes from the other side.
+    /// Bytes from the other side. An empty piece says that it hung up, though it may come back.
     pub incoming: Receiver<Vec<u8>>,
     /// Bytes to the other side.
     pub outgoing: Sender<Vec<u8>>,
@@ -135,21 +145,18 @@ pub async fn begin(mut wire: Wire, deadline: Duration) -> Result<DuplexStream> {
     let session = draw_session();
     let hello = Packet::bare(Kind::Hello, session).encode();
     let mut decoder = Decoder::default();
-    let ends = tokio::time::Instant::now() + deadline;
+    let now = tokio::time::Instant::now;
+    let ends = now() + deadline;
     let mut said = 0u32;
     loop {
-        if tokio::time::Instant::now() >= ends {
+        if now() >= ends {
             return Err(Error::Silent(deadline));
         }
-        let mut words = Vec::new();
-        if said % PAD_EVERY == PAD_EVERY - 1 {
-            words.resize(MAX_PACKET + HEADER, 0);
-        }
-        words.extend_from_slice(&hello);
+        let words = if said % PAD_EVERY == 1 { padded(&hello) } else { hello.clone() };
         // A full pipe means that the guest does not read yet: what is in it will do.
         let _ = wire.outgoing.try_send(words);
         said += 1;
-        let pause = REPEAT * said.min(8);
+        let pause = (REPEAT.0 * said).min(REPEAT.1).min(ends.saturating_duration_since(now()));
         let answered =
             tokio::time::timeout(pause, welcomed(&mut wire, &mut decoder, session)).await;
         match answered {
@@ -162,8 +169,16 @@ pub async fn begin(mut wire: Wire, deadline: Duration) -> Result<DuplexStream> {
     tokio::spawn(async move {
         // Whatever ends the session, its streams see the end of their connection.
         let _ = pump(&mut wire, &mut decoder, session, far).await;
+        let _ = wire.outgoing.try_send(Packet::bare(Kind::Bye, session).encode());
     });
     Ok(near)
+}
+
+/// A packet behind as much padding as a packet can be long.
+fn padded(packet: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; MAX_PACKET + HEADER];
+    bytes.extend_from_slice(packet);
+    bytes
 }
 
 async fn welcomed(wire: &mut Wire, decoder: &mut Decoder, session: u64) -> Result<()> {
@@ -183,7 +198,7 @@ async fn welcomed(wire: &mut Wire, decoder: &mut Decoder, session: u64) -> Resul
 /// The guest's end: calls `each` with the bytes of every session that a host begins.
 pub async fn accept(mut wire: Wire, mut each: impl FnMut(DuplexStream)) {
     let mut decoder = Decoder::default();
-    let Some(mut session) = awaited_hello(&mut wire, &mut decoder).await else { return };
+    let Some(mut session) = between_sessions(&mut wire, &mut decoder).await else { return };
     loop {
         let welcome = Packet::bare(Kind::Welcome, session).encode();
         if wire.outgoing.send(welcome).await.is_err() {
@@ -193,7 +208,7 @@ pub async fn accept(mut wire: Wire, mut each: impl FnMut(DuplexStream)) {
         each(near);
         session = match pump(&mut wire, &mut decoder, session, far).await {
             Ended::NewSession(next) => next,
-            Ended::Closed => match awaited_hello(&mut wire, &mut decoder).await {
+            Ended::Closed => match between_sessions(&mut wire, &mut decoder).await {
                 Some(next) => next,
                 None => return,
             },
@@ -202,15 +217,33 @@ pub async fn accept(mut wire: Wire, mut each: impl FnMut(DuplexStream)) {
     }
 }
 
-async fn awaited_hello(wire: &mut Wire, decoder: &mut Decoder) -> Option<u64> {
+/// Waits for a HELLO, and tells hosts that believe in another session that they are wrong.
+async fn between_sessions(wire: &mut Wire, decoder: &mut Decoder) -> Option<u64> {
     loop {
         while let Some(packet) = decoder.next_packet() {
-            if packet.kind == Kind::Hello {
-                return Some(packet.session);
+            match packet.kind {
+                Kind::Hello => return Some(packet.session),
+                Kind::Data => say_bye(&wire.outgoing, packet.session),
+                Kind::Welcome | Kind::Bye => {}
             }
         }
-        decoder.feed(&wire.incoming.recv().await?);
+        take_in(decoder, &wire.incoming.recv().await?);
     }
+}
+
+/// What cannot be sent at once will be asked for again.
+fn say_bye(outgoing: &Sender<Vec<u8>>, session: u64) {
+    let _ = outgoing.try_send(Packet::bare(Kind::Bye, session).encode());
+}
+
+/// Feeds the decoder; says whether the other side is there.
+fn take_in(decoder: &mut Decoder, bytes: &[u8]) -> bool {
+    if bytes.is_empty() {
+        decoder.clear();
+    } else {
+        decoder.feed(bytes);
+    }
+    !bytes.is_empty()
 }
 
 /// Why a session ended.
@@ -242,36 +275,49 @@ async fn pump(wire: &mut Wire, decoder: &mut Decoder, session: u64, far: DuplexS
             }
         }
     };
-    let incoming = &mut wire.incoming;
-    let receive = async {
-        loop {
-            while let Some(packet) = decoder.next_packet() {
-                match packet.kind {
-                    Kind::Data if packet.session == session => {
-                        if to_session.write_all(&packet.payload).await.is_err() {
-                            return Ended::Closed;
-                        }
-                    }
-                    Kind::Hello if packet.session != session => {
-                        return Ended::NewSession(packet.session);
-                    }
-                    Kind::Hello => {
-                        // It was repeated before our WELCOME came through.
-                        let welcome = Packet::bare(Kind::Welcome, session).encode();
-                        let _ = outgoing.try_send(welcome);
-                    }
-                    _ => {}
-                }
-            }
-            match incoming.recv().await {
-                Some(bytes) => decoder.feed(&bytes),
-                None => return Ended::WireGone,
-            }
-        }
-    };
+    let receive = receive(&mut wire.incoming, &outgoing, decoder, session, &mut to_session);
     tokio::select! {
         ended = send => ended,
         ended = receive => ended,
+    }
+}
+
+async fn receive(
+    incoming: &mut Receiver<Vec<u8>>,
+    outgoing: &Sender<Vec<u8>>,
+    decoder: &mut Decoder,
+    session: u64,
+    to_session: &mut (impl AsyncWrite + Unpin),
+) -> Ended {
+    let mut repeated = 0u32;
+    loop {
+        while let Some(packet) = decoder.next_packet() {
+            let ours = packet.session == session;
+            match packet.kind {
+                Kind::Data if ours => {
+                    if to_session.write_all(&packet.payload).await.is_err() {
+                        return Ended::Closed;
+                    }
+                }
+                Kind::Data => say_bye(outgoing, packet.session),
+                Kind::Hello if !ours => return Ended::NewSession(packet.session),
+                Kind::Hello => {
+                    // It was repeated before our WELCOME came through. Now and then with padding,
+                    // in case the host began to listen inside what looks like a packet.
+                    repeated += 1;
+                    let welcome = Packet::bare(Kind::Welcome, session).encode();
+                    let often = repeated.is_multiple_of(8);
+                    let _ = outgoing.try_send(if often { padded(&welcome) } else { welcome });
+                }
+                Kind::Bye if ours => return Ended::Closed,
+                Kind::Bye | Kind::Welcome => {}
+            }
+        }
+        match incoming.recv().await {
+            Some(bytes) if take_in(decoder, &bytes) => {}
+            Some(_) => return Ended::Closed,
+            None => return Ended::WireGone,
+        }
     }
 }
 

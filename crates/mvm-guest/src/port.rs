@@ -1,17 +1,19 @@
 //! The virtio-serial port of the channel.
 
 use mvm_guest::link::Wire;
+use rustix::event::epoll;
+use rustix::fd::OwnedFd;
 use std::fs::{File, OpenOptions, read_dir, read_to_string};
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// How often to look whether a host has connected, shortest and longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+/// How long to rest after an error that should not be.
+const REST: Duration = Duration::from_millis(50);
 
-/// Opens the port. A thread each way: a port blocks while no host is connected, and its readiness
-/// cannot be awaited without being woken for ever by the hang-up.
+/// Opens the port. A thread each way: writing blocks while no host is connected, and reading ends
+/// at once, with a hang-up that stays: an asynchronous reader would be woken by it for ever.
 pub fn open() -> Result<Wire> {
     let path = find()?;
     let port = OpenOptions::new().read(true).write(true).open(&path)?;
@@ -43,24 +45,45 @@ fn find() -> Result<PathBuf> {
 }
 
 fn read(mut port: File, to: &mpsc::Sender<Vec<u8>>) {
+    let changes = changes(&port);
     let mut buffer = vec![0; 32 * 1024];
-    let mut pause = PAUSES.0;
+    let mut connected = true;
     loop {
         match port.read(&mut buffer) {
-            // No host is connected.
             Ok(0) => {
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(PAUSES.1);
+                if std::mem::take(&mut connected) && to.blocking_send(Vec::new()).is_err() {
+                    return;
+                }
+                await_change(changes.as_ref().ok());
             }
             Ok(count) => {
-                pause = PAUSES.0;
+                connected = true;
                 if to.blocking_send(buffer[..count].to_vec()).is_err() {
                     return;
                 }
             }
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(_) => std::thread::sleep(PAUSES.1),
+            Err(_) => std::thread::sleep(REST),
         }
+    }
+}
+
+/// Edge-triggered: tells of the host's coming, once, instead of its being away, always.
+fn changes(port: &File) -> Result<OwnedFd> {
+    let changes = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let edges = epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ET;
+    epoll::add(&changes, port, epoll::EventData::new_u64(0), edges)?;
+    Ok(changes)
+}
+
+fn await_change(changes: Option<&OwnedFd>) {
+    let Some(changes) = changes else { return std::thread::sleep(REST) };
+    // The time limit is for safety only; it costs a guest one system call in two seconds.
+    let limit = rustix::time::Timespec { tv_sec: 2, tv_nsec: 0 };
+    let mut events =
+        [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
+    if epoll::wait(changes, &mut events, Some(&limit)).is_err() {
+        std::thread::sleep(REST);
     }
 }
 

@@ -174,6 +174,8 @@ pub struct Stats {
     pub root_kib: (u64, u64),
     /// Size and use of `/data` in KiB.
     pub data_kib: Option<(u64, u64)>,
+    /// Processes, threads counted too (proc(5), loadavg).
+    pub processes: u64,
     /// Programs running under exec.
     pub execs: u64,
 }

@@ -32,7 +32,7 @@ pub fn show(
     let text = match format {
         Format::Table => {
             let mut table = Table::new();
-            table.load_preset(presets::NOTHING);
+            table.load_style(presets::NOTHING);
             if !head.is_empty() {
                 table.set_header(head);
             }

@@ -6,6 +6,11 @@ use crate::{Error, Result};
 use std::fs;
 use std::net::Ipv4Addr;
 
+/// Brings the loopback up, which nobody else does, and which servers of the guest bind to.
+pub fn loopback() -> std::io::Result<()> {
+    sys::Interfaces::open()?.up("lo")
+}
+
 /// Takes on what is given. Repeating it changes nothing.
 pub async fn adopt(identity: Adopt, server: &ssh::Server) -> Result<()> {
     if let Some(nanoseconds) = identity.wall_clock_ns {
@@ -27,7 +32,7 @@ pub async fn adopt(identity: Adopt, server: &ssh::Server) -> Result<()> {
         set_network(network)?;
     }
     if let Some(ssh) = &identity.ssh {
-        server.start(ssh)?;
+        server.start(ssh).await?;
     }
     Ok(())
 }

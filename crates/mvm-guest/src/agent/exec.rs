@@ -1,6 +1,7 @@
 //! Running a program for the host.
 
-use super::{guest_error, reply};
+use super::terminal::Terminal;
+use super::{PATH, guest_error, reply};
 use crate::frame::{self, Frame};
 use crate::protocol::{ExecRequest, Exit, Tty};
 use crate::{Error, Result};
@@ -11,9 +12,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How long output is still awaited after the program's end: a child of it may hold the pipe.
-const DRAIN: Duration = Duration::from_millis(200);
+const DRAIN: Duration = Duration::from_millis(100);
+/// How much, and how often it is awaited: a child may write without end. The largest pipe
+/// (pipe(7)) holds as much, so that nothing of the program's own is lost.
+const LAST_BYTES: usize = 1 << 20;
+const LAST_WAITS: u32 = 10;
 /// Between the hang-up and the end by force.
 const GRACE: Duration = Duration::from_millis(500);
 const BUFFER: usize = 32 * 1024;
@@ -97,6 +101,7 @@ async fn listen(
                 if let (Some(to), Some(_)) = (&mut input, &terminal) {
                     // End of transmission, as a terminal says it.
                     let _ = to.write_all(&[4]).await;
+                    let _ = to.flush().await;
                 } else {
                     input = None;
                 }
@@ -120,9 +125,12 @@ async fn forward(
     mut ended: watch::Receiver<bool>,
 ) {
     let mut buffer = vec![0; BUFFER];
-    loop {
+    let (mut bytes, mut waits) = (0, 0);
+    while bytes < LAST_BYTES && waits < LAST_WAITS {
+        let over = *ended.borrow();
         let silence = async {
             let _ = ended.wait_for(|ended| *ended).await;
+            waits += 1;
             tokio::time::sleep(DRAIN).await;
         };
         let count = tokio::select! {
@@ -131,6 +139,9 @@ async fn forward(
             read = from.read(&mut buffer) => read.unwrap_or(0),
             () = silence => 0,
         };
+        if over {
+            bytes += count;
+        }
         if count == 0 || to.send(wrap(buffer[..count].to_vec())).await.is_err() {
             return;
         }
@@ -155,7 +166,7 @@ fn spawn(request: &ExecRequest) -> Result<Program> {
     };
     let mut command = Command::new(name);
     command.args(arguments).env_clear();
-    command.envs([("PATH", PATH), ("LANG", "C.UTF-8")]);
+    command.envs([("PATH", PATH), ("LANG", "C.UTF-8"), ("TERM", "dumb")]);
     as_user(&mut command, request.user.as_deref())?;
     let home = home_of(request.user.as_deref());
     command.env("HOME", &home).env("USER", request.user.as_deref().unwrap_or("root"));
@@ -224,12 +235,12 @@ fn spawn_on_terminal(command: &mut Command, tty: &Tty) -> std::io::Result<Progra
     let child = command.spawn()?;
     // The command holds copies of the terminal's inner end until it is given others.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let file = |fd: OwnedFd| tokio::fs::File::from_std(std::fs::File::from(fd));
-    let (input, output) = (host.try_clone()?, host.try_clone()?);
+    let input = Terminal::new(host.try_clone()?)?;
+    let output = Terminal::new(host.try_clone()?)?;
     Ok(Program {
         child,
-        input: Some(Box::new(file(input))),
-        outputs: vec![(Box::new(file(output)), Frame::Stdout)],
+        input: Some(Box::new(input)),
+        outputs: vec![(Box::new(output), Frame::Stdout)],
         terminal: Some(host),
     })
 }

@@ -6,6 +6,7 @@ mod files;
 mod net;
 mod ssh;
 mod stats;
+mod terminal;
 
 use crate::frame::{self, Frame};
 use crate::link::{Wire, accept};
@@ -17,6 +18,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::sync::Notify;
 use tokio_util::compat::{FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
+
+/// Where programs are looked for.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What the agent may do to the machine that it runs on. Tests run it where it may do nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +43,11 @@ pub struct Agent {
 impl Agent {
     /// An agent with these powers.
     pub fn new(powers: Powers) -> Arc<Agent> {
+        if powers == Powers::Guest
+            && let Err(error) = adopt::loopback()
+        {
+            eprintln!("mvm-guest: cannot bring the loopback up: {error}");
+        }
         Arc::new(Agent {
             powers,
             execs: AtomicU64::new(0),

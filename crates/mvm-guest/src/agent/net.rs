@@ -2,14 +2,15 @@
 
 use super::{guest_error, reply};
 use crate::Result;
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 /// A server that is just starting is waited for: so many times, with this pause.
-const TRIES: u32 = 100;
-const PAUSE: Duration = Duration::from_millis(100);
+const TRIES: u32 = 200;
+const PAUSE: Duration = Duration::from_millis(25);
 
 /// Connects and copies bytes both ways.
 pub async fn connect(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), port: u16) -> Result<()> {
@@ -17,10 +18,10 @@ pub async fn connect(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), port: u
     let mut server = loop {
         match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
             Ok(server) => break server,
-            Err(cause) if tries >= TRIES => {
-                return Err(guest_error(&format!("connect to port {port}"), &cause));
+            Err(cause) if cause.kind() == ErrorKind::ConnectionRefused && tries < TRIES => {
+                tries += 1;
             }
-            Err(_) => tries += 1,
+            Err(cause) => return Err(guest_error(&format!("connect to port {port}"), &cause)),
         }
         tokio::time::sleep(PAUSE).await;
     };

@@ -11,6 +11,8 @@ pub fn read(execs: u64) -> Stats {
         line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
     };
     let load = read_to_string("/proc/loadavg").unwrap_or_default();
+    let tasks = load.split_whitespace().nth(3).and_then(|word| word.split_once('/'));
+    let processes = tasks.and_then(|(_, all)| all.parse().ok()).unwrap_or(0);
     let mut load = load.split_whitespace().map(|word| word.parse().unwrap_or(0.0));
     let stat = read_to_string("/proc/stat").unwrap_or_default();
     let ticks: Vec<u64> = stat
@@ -30,6 +32,7 @@ pub fn read(execs: u64) -> Stats {
         cpu_total_ticks: ticks.iter().sum(),
         root_kib: disk("/").unwrap_or_default(),
         data_kib: is_mounted("/data").then(|| disk("/data")).flatten(),
+        processes,
         execs,
     }
 }

@@ -35,15 +35,15 @@ pub fn fill_in() {
     let shell =
         ["/bin/bash", "/usr/bin/bash", "/bin/sh"].into_iter().find(|s| Path::new(s).exists());
     let shell = shell.unwrap_or("/bin/sh");
-    file(
+    accounts(
         "/etc/passwd",
         &format!(
             "root:x:0:0:root:/root:{shell}\nsshd:x:74:74:sshd:/var/empty:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n"
         ),
     );
-    file("/etc/group", "root:x:0:\ntty:x:5:\nsshd:x:74:\nnogroup:x:65534:\nnobody:x:65534:\n");
+    accounts("/etc/group", "root:x:0:\ntty:x:5:\nsshd:x:74:\nnogroup:x:65534:\nnobody:x:65534:\n");
     // A locked password (`!`) would keep key logins out as well; `*` is one that nothing matches.
-    file("/etc/shadow", "root:*:1::::::\nsshd:*:1::::::\nnobody:*:1::::::\n");
+    accounts("/etc/shadow", "root:*:1::::::\nsshd:*:1::::::\nnobody:*:1::::::\n");
     let _ = fs::set_permissions("/etc/shadow", fs::Permissions::from_mode(0o600));
     file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n");
     file("/etc/hosts", "127.0.0.1 localhost\n");
@@ -54,6 +54,25 @@ pub fn fill_in() {
         link(bundles[0], &[bundles[1]]);
         link(bundles[1], &[bundles[0]]);
     }
+}
+
+/// Adds the lines of those names that a file of accounts (passwd(5), group(5), shadow(5)) does not
+/// have. What the image brings stays as it is.
+fn accounts(path: &str, lines: &str) {
+    let name = |line: &str| line.split(':').next().unwrap_or_default().to_owned();
+    let mut text = fs::read_to_string(path).unwrap_or_default();
+    let known: Vec<String> = text.lines().map(name).collect();
+    let missing: Vec<&str> = lines.lines().filter(|line| !known.contains(&name(line))).collect();
+    if missing.is_empty() {
+        return;
+    }
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.extend(missing.iter().map(|line| format!("{line}\n")));
+    // A link into the image's read-only store is replaced, not written through.
+    let _ = fs::remove_file(path);
+    let _ = fs::write(path, text);
 }
 
 fn file(path: &str, text: &str) {

@@ -63,9 +63,10 @@ fn reap_until(agent: Pid) -> Option<i32> {
 /// Ends all programs, writes everything to the disks, and ends the machine. A restart is asked for:
 /// without ACPI it is the only end that the hypervisor sees, and it does not restart.
 fn end() -> ! {
-    use rustix::process::Signal;
-    let _ = rustix::process::kill_process_group(Pid::INIT, Signal::TERM);
     broadcast(libc::SIGTERM);
+    // Interactive shells do not listen to SIGTERM.
+    broadcast(libc::SIGHUP);
+    broadcast(libc::SIGCONT);
     let deadline = Instant::now() + GRACE;
     while Instant::now() < deadline {
         match rustix::process::wait(WaitOptions::NOHANG) {

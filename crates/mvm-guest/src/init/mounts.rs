@@ -14,6 +14,7 @@ const DISKS: Duration = Duration::from_secs(10);
 /// Mounts everything and makes the overlay this process' root.
 pub fn assemble() -> Result<()> {
     virtual_file_systems(Path::new("/"))?;
+    open_console();
     load_modules()?;
     for dir in ["/lower", "/scratch", "/new"] {
         fs::create_dir_all(dir)?;
@@ -40,12 +41,24 @@ pub fn assemble() -> Result<()> {
 
 /// Lets go of what can be written, as far as possible.
 pub fn release() {
-    for target in ["/data", "/"] {
-        if unmount(target, UnmountFlags::empty()).is_err() {
-            let _ = rustix::mount::mount_remount(target, MountFlags::RDONLY, c"");
-        }
+    let _ = unmount("/data", UnmountFlags::empty());
+    let _ = rustix::mount::mount_remount("/", MountFlags::RDONLY, c"");
+    // The scratch disk lies below the overlay, under no path of this root: the kernel can reach it
+    // (SysRq u, admin-guide/sysrq), in its own time.
+    if fs::write("/proc/sysrq-trigger", "u").is_ok() {
+        std::thread::sleep(Duration::from_millis(50));
     }
     rustix::fs::sync();
+}
+
+/// An initrd may lack the console's node, and then the kernel starts init without descriptors.
+fn open_console() {
+    let Ok(console) = fs::OpenOptions::new().read(true).write(true).open("/dev/console") else {
+        return;
+    };
+    let _ = rustix::stdio::dup2_stdin(&console);
+    let _ = rustix::stdio::dup2_stdout(&console);
+    let _ = rustix::stdio::dup2_stderr(&console);
 }
 
 fn named(what: &str, cause: Error) -> Error {
