@@ -41,8 +41,6 @@ pub fn arguments(
     };
     add(&["-M", machine, "-m", &format!("{}M", spec.mem_mib), "-smp", &spec.vcpus.to_string()]);
     add(&["-object", &memory_backend(spec, memory)]);
-    // Memory that others see as well stays where it is: only devices go into a snapshot.
-    add(&["-global", "migration.x-ignore-shared=on"]);
     let console = quoted(&spec.dir.join("console.log"));
     add(&["-chardev", &format!("file,id=console,path={console},append=on")]);
     add(&["-serial", "chardev:console"]);
@@ -63,13 +61,15 @@ pub fn arguments(
     if let Some(nic) = &spec.nic {
         add(&nic_arguments(nic, spec.kernel.platform, bus).each_ref().map(String::as_str));
     }
-    add(&["-kernel", &spec.kernel.image.to_string_lossy()]);
-    if let Some(initrd) = &spec.kernel.initrd {
-        add(&["-initrd", &initrd.to_string_lossy()]);
-    }
-    add(&["-append", format!("{KERNEL} {}", spec.kernel.append).trim_end()]);
-    if let Some(state) = handed.state {
-        add(&["-S", "-incoming", &format!("fd:{state}")]);
+    if handed.state.is_some() {
+        // The kernel is in memory already: its file would only be read again.
+        add(&["-S", "-incoming", "defer"]);
+    } else {
+        add(&["-kernel", &spec.kernel.image.to_string_lossy()]);
+        if let Some(initrd) = &spec.kernel.initrd {
+            add(&["-initrd", &initrd.to_string_lossy()]);
+        }
+        add(&["-append", format!("{KERNEL} {}", spec.kernel.append).trim_end()]);
     }
     confine(spec, &mut all);
     all
@@ -109,20 +109,19 @@ fn nic_arguments(nic: &Nic, platform: Platform, bus: &str) -> [String; 4] {
 }
 
 fn confine(spec: &VmSpec, all: &mut Vec<String>) {
-    let filter = |privileges: &str| {
-        format!("on,obsolete=deny,elevateprivileges={privileges},spawn=deny,resourcecontrol=deny")
-    };
+    let filter = "on,obsolete=deny,spawn=deny,resourcecontrol=deny";
     match spec.confine {
-        // Changing to the user is the last elevation there is; `children` still allows that.
+        // The filter is in force before QEMU changes to the user, so that it cannot deny that;
+        // no_new_privs and the lack of capabilities keep it from going back.
         Some(user) => all.extend([
             "-sandbox".to_owned(),
-            filter("children"),
+            filter.to_owned(),
             "-runas".to_owned(),
             format!("{}:{}", user.uid, user.gid),
             "-chroot".to_owned(),
             spec.dir.to_string_lossy().into_owned(),
         ]),
-        None => all.extend(["-sandbox".to_owned(), filter("deny")]),
+        None => all.extend(["-sandbox".to_owned(), format!("{filter},elevateprivileges=deny")]),
     }
 }
 

@@ -87,7 +87,14 @@ impl QemuDriver {
         let socket = spec.dir.join("qmp.sock");
         let monitor = until_exit(&exit, Qmp::connect(&spec.id, &socket, START)).await;
         let monitor = match monitor {
-            Ok(Ok(monitor)) => monitor,
+            Ok(Ok(monitor)) => {
+                if let Some(state) = handed.state {
+                    monitor.ignore_shared().await?;
+                    // A state that is no good ends the process; `await_loaded` finds out.
+                    let _ = monitor.incoming(state).await;
+                }
+                monitor
+            }
             // A connection that breaks is a process that is ending: its end says more.
             Ok(Err(Error::QmpFailed { .. })) | Err(()) => return Err(died(spec, exit).await),
             Ok(Err(error)) => return Err(error),

@@ -35,13 +35,19 @@ pub fn start(
     command.args(arguments).stdin(Stdio::null()).stdout(log).stderr(errors);
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").current_dir("/");
     let inherited = fds.to_vec();
-    // SAFETY: setsid(2), setrlimit(2) and fcntl(2) are async-signal-safe; the closure only reads
+    // SAFETY: setsid(2), setrlimit(2), prctl(2), close_range(2) and fcntl(2) are async-signal-safe; the closure only reads
     // numbers that it owns, and the descriptors are open until the process has been started.
     unsafe {
         command.pre_exec(move || {
             rustix::process::setsid()?;
             let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
             rustix::process::setrlimit(rustix::process::Resource::Core, none)?;
+            rustix::thread::set_no_new_privs(true)?;
+            // What whoever started us forgot to mark is not for a guest's process.
+            let flags = libc::CLOSE_RANGE_CLOEXEC as libc::c_int;
+            if libc::close_range(3, libc::c_uint::MAX, flags) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
             for fd in &inherited {
                 let fd = BorrowedFd::borrow_raw(*fd);
                 rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;

@@ -2,8 +2,12 @@
 
 use crate::{Error, Result};
 use qapi::futures::{QapiService, QmpStreamTokio};
-use qapi::qmp::{QmpCommand, StatusInfo, cont, migrate, query_status, quit, stop};
+use qapi::qmp::{
+    MigrationCapability, MigrationCapabilityStatus, QmpCommand, StatusInfo, cont, migrate,
+    migrate_set_capabilities, query_status, quit, stop,
+};
 use serde::Serialize;
+use std::os::fd::RawFd;
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::WriteHalf;
@@ -77,8 +81,23 @@ impl Qmp {
         self.execute(query_status {}).await
     }
 
+    /// Memory that is mapped shared stays where it is: only devices go into a snapshot.
+    pub async fn ignore_shared(&self) -> Result<()> {
+        let capability = MigrationCapabilityStatus {
+            capability: MigrationCapability::x_ignore_shared,
+            state: true,
+        };
+        self.execute(migrate_set_capabilities { capabilities: vec![capability] }).await.map(|_| ())
+    }
+
+    /// Begins to load the device state from the inherited descriptor `fd`.
+    pub async fn incoming(&self, fd: RawFd) -> Result<()> {
+        self.execute(MigrateIncoming { uri: format!("fd:{fd}") }).await.map(|_| ())
+    }
+
     /// Begins to send the device state to `uri`.
     pub async fn migrate(&self, uri: String) -> Result<()> {
+        self.ignore_shared().await?;
         let command = migrate { uri: Some(uri), channels: None, detach: None, resume: None };
         self.execute(command).await.map(|_| ())
     }
@@ -106,6 +125,19 @@ impl QmpCommand for QueryMigrate {}
 impl qapi::Command for QueryMigrate {
     type Ok = serde_json::Value;
     const NAME: &'static str = "query-migrate";
+    const ALLOW_OOB: bool = false;
+}
+
+/// `migrate-incoming` as QEMU 7.2 knows it: later versions' arguments are optional.
+#[derive(Debug, Serialize)]
+struct MigrateIncoming {
+    uri: String,
+}
+
+impl QmpCommand for MigrateIncoming {}
+impl qapi::Command for MigrateIncoming {
+    type Ok = serde_json::Value;
+    const NAME: &'static str = "migrate-incoming";
     const ALLOW_OOB: bool = false;
 }
 
