@@ -1,6 +1,7 @@
 //! From a specification to QEMU's arguments (qemu-system-x86_64(1)).
 
 use crate::{Disk, Nic, Platform, RestoreMemory, VmSpec};
+use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 use std::path::Path;
 
@@ -17,6 +18,9 @@ pub struct Handed {
     pub channel: RawFd,
     /// Where the device state comes from, for a restore.
     pub state: Option<RawFd>,
+    /// For every disk that can be written: opened for reading and writing, and for reading only.
+    /// QEMU gives writing up when it is snapshotted, and by then it can open no path any more.
+    pub disks: BTreeMap<String, [RawFd; 2]>,
 }
 
 /// All arguments but the program's name.
@@ -55,8 +59,15 @@ pub fn arguments(
     add(&["-device", "virtserialport,chardev=channel,name=mvm.agent.0,nr=1"]);
     add(&["-object", "rng-builtin,id=rng"]);
     add(&["-device", &format!("virtio-rng-{bus},rng=rng")]);
-    for disk in &spec.disks {
-        add(&disk_arguments(disk, bus).each_ref().map(String::as_str));
+    for (set, disk) in spec.disks.iter().enumerate() {
+        let mut path = quoted(&disk.path);
+        if let Some(fds) = handed.disks.get(&disk.id) {
+            for fd in fds {
+                add(&["-add-fd", &format!("fd={fd},set={set}")]);
+            }
+            path = format!("/dev/fdset/{set}");
+        }
+        add(&disk_arguments(disk, &path, bus).each_ref().map(String::as_str));
     }
     if let Some(nic) = &spec.nic {
         add(&nic_arguments(nic, spec.kernel.platform, bus).each_ref().map(String::as_str));
@@ -84,8 +95,8 @@ fn memory_backend(spec: &VmSpec, memory: RestoreMemory) -> String {
     format!("memory-backend-file,id=mem,mem-path={path},size={}M,share={share}", spec.mem_mib)
 }
 
-fn disk_arguments(disk: &Disk, bus: &str) -> [String; 4] {
-    let (id, path) = (&disk.id, quoted(&disk.path));
+fn disk_arguments(disk: &Disk, path: &str, bus: &str) -> [String; 4] {
+    let id = &disk.id;
     let access = if disk.read_only { "readonly=on" } else { "readonly=off,discard=unmap" };
     [
         "-drive".to_owned(),

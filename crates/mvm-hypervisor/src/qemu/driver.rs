@@ -9,6 +9,7 @@ use crate::{
     VmSpec,
 };
 use async_trait::async_trait;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -71,7 +72,12 @@ impl QemuDriver {
     ) -> Result<QemuMachine> {
         let qmp = listen(spec, "qmp.sock")?;
         let channel = listen(spec, "channel.sock")?;
+        let disks = open_disks(spec)?;
         let handed = Handed {
+            disks: disks
+                .iter()
+                .map(|(id, f)| (id.clone(), f.each_ref().map(AsRawFd::as_raw_fd)))
+                .collect(),
             qmp: qmp.as_raw_fd(),
             channel: channel.as_raw_fd(),
             state: state.as_ref().map(AsRawFd::as_raw_fd),
@@ -79,11 +85,12 @@ impl QemuDriver {
         let words = arguments(spec, &self.accelerator, memory, &handed);
         let mut fds = vec![handed.qmp, handed.channel];
         fds.extend(handed.state);
+        fds.extend(handed.disks.values().flatten());
         let (identity, exit) = process::start(&self.program, &words, &fds, spec)?;
         let guard = KillOnDrop(Some(identity.clone()));
         started(&identity);
         // Our copies: only the process keeps them, so that its end ends the connections.
-        drop((qmp, channel, state));
+        drop((qmp, channel, state, disks));
         let socket = spec.dir.join("qmp.sock");
         let monitor = until_exit(&exit, Qmp::connect(&spec.id, &socket, START)).await;
         let monitor = match monitor {
@@ -128,6 +135,26 @@ async fn died(spec: &VmSpec, mut exit: ExitWatch) -> Error {
         log: process::tail(&spec.dir.join("qemu.log"), 10),
         console: process::tail(&spec.dir.join("console.log"), 15),
     }
+}
+
+/// Opens every disk that can be written, for reading and writing and for reading only.
+fn open_disks(spec: &VmSpec) -> Result<BTreeMap<String, [File; 2]>> {
+    let open = |disk: &crate::Disk| {
+        let writable = File::options().read(true).write(true).open(&disk.path)?;
+        Ok::<_, std::io::Error>([writable, File::open(&disk.path)?])
+    };
+    spec.disks
+        .iter()
+        .filter(|disk| !disk.read_only)
+        .map(|disk| {
+            let opened = open(disk).map_err(|source| Error::SpawnFailed {
+                id: spec.id.clone(),
+                what: format!("the disk {}", disk.path.display()),
+                source,
+            })?;
+            Ok((disk.id.clone(), opened))
+        })
+        .collect()
 }
 
 /// Binds a socket of the machine's, in place of one that an earlier process left.

@@ -1,0 +1,161 @@
+//! The QEMU driver with real guests on the software CPU.
+
+mod support;
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use mvm_hypervisor::{Hypervisor, Platform, ProcessIdentity, RestoreMemory};
+use support::{Lab, count, counts_beyond, driver, unrecorded};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn boots_confined_pauses_resumes_and_leaves_nothing() {
+    let lab = Lab::new();
+    let spec = lab.spec("a");
+    let recorded = Mutex::new(Vec::new());
+    let record = |process: &ProcessIdentity| recorded.lock().unwrap().push(process.clone());
+    let machine = driver().await.boot(&spec, &record).await.unwrap();
+    assert_eq!(*recorded.lock().unwrap(), [machine.process()]);
+    assert_eq!(lab.processes().await, [machine.process()]);
+    counts_beyond(&spec, 3).await;
+    is_confined(machine.process().pid);
+
+    machine.pause().await.unwrap();
+    machine.pause().await.unwrap();
+    let paused = machine.stats().await.unwrap();
+    assert!(paused.paused && paused.resident_kib > 0 && paused.proportional_kib > 0);
+    let stands = count(&spec);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(count(&spec), stands, "a paused guest does not count");
+    let later = machine.stats().await.unwrap();
+    assert!(later.cpu_time_ms - paused.cpu_time_ms < 50, "{paused:?} {later:?}");
+    machine.resume().await.unwrap();
+    machine.resume().await.unwrap();
+    counts_beyond(&spec, stands.unwrap_or(0)).await;
+    assert!(!machine.stats().await.unwrap().paused);
+
+    let channel = machine.channel();
+    tokio::net::UnixStream::connect(&channel).await.expect("the guest channel");
+    machine.kill().await.unwrap();
+    machine.kill().await.unwrap();
+    machine.exited().await;
+    assert_eq!(machine.pause().await.unwrap_err().code(), "gone");
+    assert_eq!(machine.stats().await.unwrap_err().code(), "gone");
+    assert!(lab.processes().await.is_empty());
+    assert!(!std::fs::exists(format!("/proc/{}", machine.process().pid)).unwrap(), "no zombie");
+    let left: Vec<_> = std::fs::read_dir(&spec.dir).unwrap().flatten().collect();
+    assert!(
+        left.iter().all(|file| file.path().extension().is_some_and(|e| e == "log")),
+        "{left:?}"
+    );
+}
+
+/// Its own user, no capabilities, no new privileges, a filter, its directory as root.
+fn is_confined(pid: u32) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")
+    };
+    let user = vec![support::USER.to_string(); 4].join(" ");
+    assert_eq!((field("Uid:"), field("Gid:")), (user.clone(), user));
+    assert_eq!(field("Groups:"), support::USER.to_string());
+    assert_eq!(u64::from_str_radix(&field("CapEff:"), 16).unwrap(), 0);
+    assert_eq!(u64::from_str_radix(&field("CapPrm:"), 16).unwrap(), 0);
+    assert_eq!((field("NoNewPrivs:").as_str(), field("Seccomp:").as_str()), ("1", "2"));
+    let root = std::fs::read_link(format!("/proc/{pid}/root")).unwrap();
+    assert!(root.ends_with("a"), "{root:?}");
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+    assert!(!String::from_utf8_lossy(&environment).contains("CARGO"), "no environment of ours");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_goes_on_counting_in_a_new_process() {
+    for (name, platform) in [("pci", Platform::Pci), ("mmio", Platform::Mmio)] {
+        let lab = Lab::new();
+        let mut spec = lab.spec(name);
+        spec.kernel.platform = platform;
+        let driver = driver().await;
+        let snapshot = lab.dir.join("snapshot");
+        let machine = driver.boot(&spec, &unrecorded).await.unwrap();
+        counts_beyond(&spec, 3).await;
+        let error = machine.snapshot(&snapshot).await.unwrap_err();
+        assert_eq!(error.code(), "not_paused");
+        machine.pause().await.unwrap();
+        machine.snapshot(&snapshot).await.unwrap();
+        machine.kill().await.unwrap();
+        let mut last = count(&spec).unwrap();
+        // Twice, the second time from the snapshot of what had been restored.
+        for _ in 0..2 {
+            let machine =
+                driver.restore(&spec, &snapshot, RestoreMemory::Own, &unrecorded).await.unwrap();
+            assert!(machine.stats().await.unwrap().paused);
+            machine.resume().await.unwrap();
+            let now = counts_beyond(&spec, last + 3).await;
+            assert!(now < last + 30, "{name}: it went on from {last}, not anew: {now}");
+            machine.pause().await.unwrap();
+            machine.snapshot(&snapshot).await.unwrap();
+            machine.kill().await.unwrap();
+            last = count(&spec).unwrap();
+        }
+        assert!(lab.processes().await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_can_go_on_after_its_snapshot_and_be_snapshotted_again() {
+    let lab = Lab::new();
+    let spec = lab.spec("a");
+    let snapshot = lab.dir.join("snapshot");
+    let machine = driver().await.boot(&spec, &unrecorded).await.unwrap();
+    counts_beyond(&spec, 0).await;
+    for _ in 0..3 {
+        machine.pause().await.unwrap();
+        machine.snapshot(&snapshot).await.unwrap();
+        // Once more, without having run in between.
+        machine.snapshot(&snapshot).await.unwrap();
+        assert!(machine.stats().await.unwrap().paused);
+        machine.resume().await.unwrap();
+        counts_beyond(&spec, count(&spec).unwrap()).await;
+    }
+    machine.kill().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_clones_of_one_template_live_at_once() {
+    let lab = Lab::new();
+    let spec = lab.spec("template");
+    let driver = driver().await;
+    let snapshot = lab.dir.join("snapshot");
+    let machine = driver.boot(&spec, &unrecorded).await.unwrap();
+    counts_beyond(&spec, 3).await;
+    machine.pause().await.unwrap();
+    machine.snapshot(&snapshot).await.unwrap();
+    machine.kill().await.unwrap();
+    let template = std::fs::read(&spec.memory).unwrap();
+    let from = count(&spec).unwrap();
+    let mut clones = Vec::new();
+    for name in ["one", "two"] {
+        let mut clone = lab.spec(name);
+        clone.memory = spec.memory.clone();
+        let machine =
+            driver.restore(&clone, &snapshot, RestoreMemory::Clone, &unrecorded).await.unwrap();
+        machine.resume().await.unwrap();
+        clones.push((clone, machine));
+    }
+    for (clone, machine) in &clones {
+        counts_beyond(clone, from + 3).await;
+        machine.pause().await.unwrap();
+        let error = machine.snapshot(&lab.dir.join("no")).await.unwrap_err();
+        assert_eq!(error.code(), "not_snapshottable");
+    }
+    for (_, machine) in &clones {
+        machine.kill().await.unwrap();
+    }
+    assert!(std::fs::read(&spec.memory).unwrap() == template, "clones write nothing to it");
+}

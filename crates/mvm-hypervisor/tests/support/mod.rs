@@ -1,0 +1,192 @@
+//! A place of its own for every test: a directory, a marker, a guest that counts;
+//! and nothing is left of it, whatever happens.
+
+#![allow(dead_code, reason = "not every test needs everything")]
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use mvm_hypervisor::qemu::QemuDriver;
+use mvm_hypervisor::{Confine, Hypervisor, Kernel, Platform, ProcessIdentity, VmSpec};
+
+/// The user that confined machines run as in tests; it needs no entry in passwd.
+pub const USER: u32 = 54_321;
+
+/// Records nothing.
+pub fn unrecorded(_: &ProcessIdentity) {}
+
+/// One test's place.
+pub struct Lab {
+    pub dir: PathBuf,
+    prefix: String,
+    mounts: Vec<PathBuf>,
+}
+
+impl Lab {
+    pub fn new() -> Lab {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(format!("mvm-hv-{name}"));
+        std::fs::create_dir_all(&dir).expect("a directory for the test");
+        Lab { dir, prefix: format!("mvm:hvtest-{name}:"), mounts: Vec::new() }
+    }
+
+    /// A machine of 128 MiB with the counting guest.
+    pub fn spec(&self, name: &str) -> VmSpec {
+        let dir = self.dir.join(name);
+        std::fs::create_dir_all(&dir).expect("a directory for the machine");
+        VmSpec {
+            id: name.to_owned(),
+            marker: format!("{}{name}", self.prefix),
+            memory: self.dir.join(format!("{name}.mem")),
+            dir,
+            vcpus: 1,
+            mem_mib: 128,
+            kernel: Kernel {
+                image: kernel(),
+                initrd: Some(self.initrd()),
+                append: String::new(),
+                platform: Platform::Pci,
+            },
+            disks: Vec::new(),
+            nic: None,
+            confine: Some(Confine { uid: USER, gid: USER }),
+        }
+    }
+
+    /// The processes of this place.
+    pub async fn processes(&self) -> Vec<ProcessIdentity> {
+        driver().await.find(&self.prefix).expect("list processes")
+    }
+
+    /// A tmpfs of this size.
+    pub fn tmpfs(&mut self, bytes: u64) -> PathBuf {
+        let path = self.dir.join("tmpfs");
+        std::fs::create_dir_all(&path).expect("a mount point");
+        let options = std::ffi::CString::new(format!("size={bytes},mode=755")).expect("no NUL");
+        rustix::mount::mount(
+            "tmpfs",
+            &path,
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            Some(options.as_c_str()),
+        )
+        .expect("mount a tmpfs (the tests need root)");
+        self.mounts.push(path.clone());
+        path
+    }
+
+    fn initrd(&self) -> PathBuf {
+        let path = self.dir.join("initrd.cpio");
+        if !path.exists() {
+            std::fs::write(&path, archive("init", guest())).expect("write the initrd");
+        }
+        path
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for pid in pids_with(&self.prefix) {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        for mount in &self.mounts {
+            let _ = rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH);
+        }
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn pids_with(marker: &str) -> Vec<i32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &i32| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&words).contains(&format!("guest={marker}"))
+    })
+    .collect()
+}
+
+/// A driver with the software CPU, which every host has.
+pub async fn driver() -> QemuDriver {
+    let program = QemuDriver::find_binary().expect("QEMU");
+    QemuDriver::new(program, "tcg".to_owned()).await.expect("a usable QEMU")
+}
+
+/// The kernel that the tests boot.
+pub fn kernel() -> PathBuf {
+    let path = std::env::var_os("MVM_TEST_KERNEL").unwrap_or_else(|| {
+        panic!(
+            "MVM_TEST_KERNEL is not set. These tests boot a real guest: set it to an uncompressed \
+             Linux kernel (vmlinux, x86-64, with PVH and an 8250 console). `mvm kernel fetch` makes \
+             one out of the distribution's cloud kernel package."
+        )
+    });
+    PathBuf::from(path)
+}
+
+/// The guest's program, compiled once.
+fn guest() -> &'static [u8] {
+    static GUEST: OnceLock<Vec<u8>> = OnceLock::new();
+    GUEST.get_or_init(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/init.c");
+        let dir = tempfile::tempdir().expect("a directory to compile in");
+        let program = dir.path().join("init");
+        let output = std::process::Command::new("cc")
+            .args(["-static", "-O2", "-o"])
+            .args([&program, &source])
+            .output()
+            .expect("cc, of the package gcc");
+        assert!(output.status.success(), "cc: {}", String::from_utf8_lossy(&output.stderr));
+        std::fs::read(&program).expect("the guest's program")
+    })
+}
+
+/// A cpio archive ("newc", initramfs buffer format) with /dev/console's place and one program.
+fn archive(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut all = Vec::new();
+    for (inode, (name, mode, content)) in
+        [(name, 0o100_755, content), ("TRAILER!!!", 0, &[][..])].into_iter().enumerate()
+    {
+        let fields = [inode + 1, mode, 0, 0, 1, 0, content.len(), 0, 0, 0, 0, name.len() + 1, 0];
+        all.extend_from_slice(b"070701");
+        all.extend(fields.iter().flat_map(|field| format!("{field:08x}").into_bytes()));
+        all.extend_from_slice(name.as_bytes());
+        all.push(0);
+        all.resize(all.len().next_multiple_of(4), 0);
+        all.extend_from_slice(content);
+        all.resize(all.len().next_multiple_of(4), 0);
+    }
+    all
+}
+
+/// The last whole count that the guest has printed.
+pub fn count(spec: &VmSpec) -> Option<u64> {
+    let text = std::fs::read(spec.dir.join("console.log")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let (whole, _) = text.rsplit_once('\n')?;
+    whole.lines().rev().find_map(|line| line.trim().strip_prefix("count ")?.parse().ok())
+}
+
+/// Waits until the guest has counted beyond `than`.
+pub async fn counts_beyond(spec: &VmSpec, than: u64) -> u64 {
+    let ends = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(n) = count(spec).filter(|n| *n > than) {
+            return n;
+        }
+        assert!(
+            Instant::now() < ends,
+            "{} does not count beyond {than}; its console: {}",
+            spec.id,
+            String::from_utf8_lossy(
+                &std::fs::read(spec.dir.join("console.log")).unwrap_or_default()
+            )
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
