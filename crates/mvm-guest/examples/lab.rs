@@ -229,6 +229,24 @@ async fn programs(channel: &Channel) -> Outcome {
         times.push(ms(start));
     }
     percentiles("round trip", times);
+    for argv in
+        [&["/bin/busybox", "echo", "hi"][..], &["/bin/echo", "hi"], &["sh", "-c", "echo hi"]]
+    {
+        let (mut started, mut first, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..20 {
+            let argv = argv.iter().map(ToString::to_string).collect();
+            let start = Instant::now();
+            let mut stream = channel.exec(ExecRequest { argv, ..ExecRequest::default() }).await?;
+            started.push(ms(start));
+            stream.output.next().await?;
+            first.push(ms(start));
+            stream.finish().await?;
+            ended.push(ms(start));
+        }
+        percentiles(&format!("{argv:?}: started"), started);
+        percentiles(&format!("{argv:?}: first byte"), first);
+        percentiles(&format!("{argv:?}: exit"), ended);
+    }
     let (_, _, exit) = channel.exec(sh("kill -9 $$")).await?.finish().await?;
     assert_eq!(exit, Exit { code: None, signal: Some(9) });
     let missing = ExecRequest { argv: vec!["no-such".to_owned()], ..sh("") };

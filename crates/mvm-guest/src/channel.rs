@@ -54,7 +54,7 @@ impl Channel {
         let (opens, requests) = mpsc::channel(16);
         let (close, mut closed) = watch::channel(false);
         let connection =
-            yamux::Connection::new(session.compat(), yamux::Config::default(), yamux::Mode::Client);
+            yamux::Connection::new(session.compat(), crate::link::streams(), yamux::Mode::Client);
         tokio::spawn(async move {
             let closed = async {
                 // With all clones gone, `drive` sees it too, and ends in good order.

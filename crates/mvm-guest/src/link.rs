@@ -8,6 +8,7 @@
 //! answered with BYE, so that nobody waits for an agent or a node that was restarted.
 
 use crate::{Error, Result};
+use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
@@ -23,6 +24,20 @@ const REPEAT: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 /// Of so many HELLOs the second has a packet's worth of padding before it: that completes a packet
 /// that a predecessor was killed in. Not each, since they pile up while a guest boots.
 const PAD_EVERY: u32 = 4;
+
+/// The most that a session may leave unread: all windows together, and control frames.
+const MAX_QUEUE: usize = MAX_WINDOWS + (1 << 20);
+const MAX_WINDOWS: usize = MAX_STREAMS * 256 * 1024;
+/// How many requests may be under way at once.
+const MAX_STREAMS: usize = 128;
+
+/// How a session is cut into streams, on both sides: yamux, with windows that are bounded.
+pub fn streams() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(MAX_STREAMS);
+    config.set_max_connection_receive_window(Some(MAX_WINDOWS));
+    config
+}
 
 /// What a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,14 +305,13 @@ async fn receive(
     to_session: &mut (impl AsyncWrite + Unpin),
 ) -> Ended {
     let mut repeated = 0u32;
+    let mut queue = Queue::default();
     loop {
         while let Some(packet) = decoder.next_packet() {
             let ours = packet.session == session;
             match packet.kind {
                 Kind::Data if ours => {
-                    if to_session.write_all(&packet.payload).await.is_err() {
-                        return Ended::Closed;
-                    }
+                    queue.push(packet.payload);
                 }
                 Kind::Data => say_bye(outgoing, packet.session),
                 Kind::Hello if !ours => return Ended::NewSession(packet.session),
@@ -313,10 +327,54 @@ async fn receive(
                 Kind::Bye | Kind::Welcome => {}
             }
         }
-        match incoming.recv().await {
-            Some(bytes) if take_in(decoder, &bytes) => {}
-            Some(_) => return Ended::Closed,
-            None => return Ended::WireGone,
+        if queue.bytes > MAX_QUEUE {
+            return Ended::Closed;
+        }
+        tokio::select! {
+            bytes = incoming.recv() => match bytes {
+                Some(bytes) if take_in(decoder, &bytes) => {}
+                Some(_) => return Ended::Closed,
+                None => return Ended::WireGone,
+            },
+            written = to_session.write(queue.front()), if queue.bytes > 0 => match written {
+                Ok(count) if count > 0 => queue.advance(count),
+                _ => return Ended::Closed,
+            },
+        }
+    }
+}
+
+/// Bytes that the session has not taken yet. The wire is read all the same: a HELLO may be next,
+/// and two sides that each wait for the other to read would wait for ever. It stays short, since
+/// the streams above have windows ([`streams`]).
+#[derive(Default)]
+struct Queue {
+    pieces: VecDeque<Vec<u8>>,
+    /// How much of the first piece has been taken.
+    taken: usize,
+    bytes: usize,
+}
+
+impl Queue {
+    /// Small pieces are put together: a hostile side must not make us hold millions.
+    fn push(&mut self, piece: Vec<u8>) {
+        self.bytes += piece.len();
+        match self.pieces.back_mut() {
+            Some(last) if last.len() < MAX_PACKET => last.extend_from_slice(&piece),
+            _ => self.pieces.push_back(piece),
+        }
+    }
+
+    fn front(&self) -> &[u8] {
+        self.pieces.front().and_then(|piece| piece.get(self.taken..)).unwrap_or_default()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.taken += count;
+        self.bytes -= count;
+        if self.front().is_empty() {
+            self.pieces.pop_front();
+            self.taken = 0;
         }
     }
 }

@@ -120,7 +120,7 @@ fn not_here() -> Error {
 
 async fn serve_session(agent: Arc<Agent>, session: DuplexStream) {
     let mut connection =
-        yamux::Connection::new(session.compat(), yamux::Config::default(), yamux::Mode::Server);
+        yamux::Connection::new(session.compat(), crate::link::streams(), yamux::Mode::Server);
     let mut streams = tokio::task::JoinSet::new();
     // When the session ends, the set is dropped, and with it every request under way.
     while let Some(Ok(stream)) = std::future::poll_fn(|cx| connection.poll_next_inbound(cx)).await {
