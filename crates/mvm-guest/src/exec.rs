@@ -70,7 +70,7 @@ impl ExecOutput {
             Some(Frame::Reply(crate::protocol::Reply::Error { code, message })) => {
                 Err(Error::Guest { code, message })
             }
-            Some(other) => Err(Error::Broken(format!("{other:?} from a program"))),
+            Some(other) => Err(Error::Broken(format!("{} from a program", other.kind()))),
             None => Err(Error::Broken("the guest went away before the program ended".to_owned())),
         }
     }

@@ -64,6 +64,20 @@ impl Frame {
         }
     }
 
+    /// What kind it is, for messages: the contents may be long, or secret.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Frame::Request(_) => "a request",
+            Frame::Reply(_) => "a reply",
+            Frame::Stdin(_) | Frame::StdinClosed => "standard input",
+            Frame::Resize { .. } => "a resize",
+            Frame::Signal(_) => "a signal",
+            Frame::Stdout(_) | Frame::Stderr(_) => "output",
+            Frame::Exit(_) => "an exit",
+            Frame::Data(_) | Frame::End => "a piece of an archive",
+        }
+    }
+
     fn decode(kind: u8, payload: Vec<u8>) -> Result<Frame> {
         Ok(match kind {
             1 => Frame::Request(parse(&payload)?),
@@ -143,7 +157,7 @@ pub async fn reply<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> 
             serde_json::from_value(value).map_err(|cause| malformed(&cause.to_string()))
         }
         Some(Frame::Reply(Reply::Error { code, message })) => Err(Error::Guest { code, message }),
-        Some(other) => Err(malformed(&format!("{other:?} where a reply was due"))),
+        Some(other) => Err(malformed(&format!("{} where a reply was due", other.kind()))),
         None => Err(Error::Broken("the guest closed the stream without a reply".to_owned())),
     }
 }

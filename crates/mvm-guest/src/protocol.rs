@@ -100,7 +100,7 @@ pub struct GuestNetwork {
 }
 
 /// The SSH server's identity.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SshIdentity {
     /// The host key in OpenSSH's private format.
     pub host_key: String,
@@ -108,6 +108,13 @@ pub struct SshIdentity {
     pub authorized_keys: Vec<String>,
     /// TCP port.
     pub port: u16,
+}
+
+/// The host key is a secret: it never gets into a log.
+impl std::fmt::Debug for SshIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SshIdentity").field("port", &self.port).finish_non_exhaustive()
+    }
 }
 
 /// A program to run.

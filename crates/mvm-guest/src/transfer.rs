@@ -45,7 +45,7 @@ pub async fn get(
             Some(Frame::Reply(Reply::Error { code, message })) => {
                 return Err(Error::Guest { code, message });
             }
-            Some(other) => return Err(Error::Broken(format!("{other:?} in an archive"))),
+            Some(other) => return Err(Error::Broken(format!("{} in an archive", other.kind()))),
             None => return Err(Error::Broken("the archive ended too early".to_owned())),
         }
     }

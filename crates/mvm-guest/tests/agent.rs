@@ -209,3 +209,91 @@ async fn ports_of_the_guest_are_reached() {
     stream.read_exact(&mut words).await.expect("read");
     assert_eq!(&words, b"hello");
 }
+
+/// A child that holds the pipe, silent or not, does not keep the exit back, and nothing that the
+/// program itself wrote is lost.
+#[tokio::test]
+async fn children_that_stay_do_not_hold_the_exit_back() {
+    let channel = channel().await;
+    let dir = tempfile::tempdir().expect("dir");
+    let mark = dir.path().join("pid");
+    for child in ["sleep 20", "while :; do echo x; sleep 0.03; done", "yes"] {
+        let script = format!("({child}) & echo $! > {}; echo mine; exit 3", mark.display());
+        let start = std::time::Instant::now();
+        let mut program = channel.exec(sh(&script)).await.expect("exec");
+        let (out, _, exit) = program.finish().await.expect("finish");
+        assert_eq!(exit.code, Some(3));
+        assert!(out.windows(5).any(|w| w == b"mine\n"), "{child}");
+        assert!(start.elapsed() < Duration::from_secs(4), "{child}: {:?}", start.elapsed());
+        let pid = std::fs::read_to_string(&mark).expect("pid");
+        let pid = rustix::process::Pid::from_raw(pid.trim().parse().expect("pid")).expect("pid");
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+/// Both sides send as fast as they can and nobody reads; a new host gets through all the same.
+#[tokio::test]
+async fn a_stuck_session_is_replaced() {
+    let (mut outside, guest) = tokio::io::duplex(1 << 16);
+    tokio::spawn(Agent::new(Powers::Tame).serve_stream(guest));
+    let (host, mut between) = tokio::io::duplex(1 << 16);
+    let stuck = tokio::spawn(async move {
+        let channel = Channel::from_stream(host, DEADLINE).await.expect("session");
+        let mut program = channel.exec(ExecRequest { stdin: true, ..sh("exec cat") }).await?;
+        loop {
+            program.input.write(&[0xf5; 100_000]).await?;
+        }
+        #[allow(unreachable_code)]
+        Ok::<_, mvm_guest::Error>(())
+    });
+    let copies = tokio::io::copy_bidirectional(&mut between, &mut outside);
+    let _ = tokio::time::timeout(Duration::from_millis(1000), copies).await;
+    stuck.abort();
+    let channel = Channel::from_stream(outside, DEADLINE).await.expect("the next session");
+    channel.hello().await.expect("hello");
+}
+
+/// An agent that was started anew knows no sessions: the host learns of it.
+#[tokio::test]
+async fn a_session_that_the_agent_forgot_is_closed() {
+    let (host, mut between) = tokio::io::duplex(1 << 16);
+    let (mut outside, guest) = tokio::io::duplex(1 << 16);
+    let first = tokio::spawn(Agent::new(Powers::Tame).serve_stream(guest));
+    let opening = tokio::spawn(Channel::from_stream(host, DEADLINE));
+    let copies = tokio::io::copy_bidirectional(&mut between, &mut outside);
+    let _ = tokio::time::timeout(Duration::from_millis(500), copies).await;
+    let channel = opening.await.expect("task").expect("session");
+    first.abort();
+    let (mut outside, guest) = tokio::io::duplex(1 << 16);
+    tokio::spawn(Agent::new(Powers::Tame).serve_stream(guest));
+    let copies = tokio::io::copy_bidirectional(&mut between, &mut outside);
+    let ask = tokio::time::timeout(DEADLINE, channel.hello());
+    let closed = async {
+        let answer = ask.await;
+        assert!(matches!(answer, Ok(Err(_))), "{answer:?}");
+        assert!(channel.is_closed());
+    };
+    tokio::select! {
+        copied = copies => panic!("{copied:?}"),
+        () = closed => {}
+    }
+}
+
+#[tokio::test]
+async fn typed_copies_go_both_ways_and_say_what_is_wrong() {
+    let dir = tempfile::tempdir().expect("dir");
+    std::fs::write(dir.path().join("f"), vec![5; 200_000]).expect("file");
+    let channel = channel().await;
+    let mut archive = Vec::new();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    channel.get(&path("f"), &mut archive).await.expect("get");
+    channel.put(&path("out"), &archive[..]).await.expect("put");
+    assert_eq!(std::fs::read(dir.path().join("out/f")).expect("f"), vec![5; 200_000]);
+    // Cut off in the middle of the file.
+    let error = channel.put(&path("cut"), &archive[..100_000]).await.expect_err("cut");
+    assert!(matches!(error, mvm_guest::Error::Guest { .. }), "{error:?}");
+    let error = channel.get(&path("none"), &mut archive).await.expect_err("none");
+    assert_eq!(error.code(), "not_found");
+    channel.close().await;
+    assert!(channel.is_closed() && channel.hello().await.is_err());
+}

@@ -78,7 +78,9 @@ impl Agent {
     ) -> Result<()> {
         let request = match frame::read(stream).await? {
             Some(Frame::Request(request)) => request,
-            Some(other) => return Err(Error::Broken(format!("{other:?} instead of a request"))),
+            Some(other) => {
+                return Err(Error::Broken(format!("{} instead of a request", other.kind())));
+            }
             None => return Ok(()),
         };
         match request {
