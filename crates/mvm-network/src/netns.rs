@@ -23,7 +23,7 @@ pub fn enter_netns(name: &str) -> Result<()> {
         return Err(Error::NetnsNotFound { name: name.to_owned(), known });
     };
     let kind = rustix::thread::ThreadNameSpaceType::NETWORK;
-    rustix::thread::move_into_thread_name_spaces(file.as_fd(), kind.into())
+    rustix::thread::move_into_thread_name_spaces(file.as_fd(), kind)
         .or_else(|_| {
             rustix::thread::move_into_link_name_space(
                 file.as_fd(),

@@ -105,11 +105,14 @@ async fn read<T: DeserializeOwned>(store: &dyn Store, prefix: &str) -> Result<Ve
         .collect()
 }
 
+/// One change of the records in memory, once it is durable.
+type Change = Box<dyn FnOnce(&mut World) + Send>;
+
 /// Changes that belong together: all of them become durable, or none.
 #[derive(Default)]
 pub struct Changes {
     writes: Vec<Write>,
-    apply: Vec<Box<dyn FnOnce(&mut World) + Send>>,
+    apply: Vec<Change>,
 }
 
 impl Changes {

@@ -95,7 +95,7 @@ async fn in_use(node: &Node) -> BTreeSet<String> {
             world.instances.values().map(|instance| instance.revision.clone()).collect();
         for pool in world.pools.values() {
             let current = pool.current.unwrap_or(0);
-            let previous = pool.revisions.iter().filter(|r| r.number < current).next_back();
+            let previous = pool.revisions.iter().rfind(|r| r.number < current);
             let kept = pool.revisions.iter().filter(|r| r.number == current).chain(previous);
             digests.extend(kept.map(|revision| revision.digest.clone()));
         }
