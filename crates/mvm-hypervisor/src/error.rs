@@ -126,6 +126,14 @@ pub enum Error {
         /// The marker that was expected.
         marker: String,
     },
+    /// A live process holds the machine's directory.
+    #[error("machine {id} runs already in {}: adopt or kill its process first", dir.display())]
+    AlreadyRunning {
+        /// [`crate::VmSpec::id`]
+        id: String,
+        /// [`crate::VmSpec::dir`]
+        dir: PathBuf,
+    },
     /// The machine has ended.
     #[error("machine {id} has ended: {reason}")]
     Gone {
@@ -169,6 +177,7 @@ impl Error {
             Self::NotSnapshottable { .. } => "not_snapshottable",
             Self::RestoreFailed { .. } => "restore_failed",
             Self::NotOurs { .. } => "not_ours",
+            Self::AlreadyRunning { .. } => "already_running",
             Self::Gone { .. } => "gone",
             Self::Io { .. } => "io",
             Self::Injected { .. } => "injected",

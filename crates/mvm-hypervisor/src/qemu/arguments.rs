@@ -1,147 +1,328 @@
-//! From a specification to QEMU's arguments (qemu-system-x86_64(1)).
+//! The argument vector, as a pure function of the specification.
+//!
+//! JSON forms are used wherever QEMU has them, so that no path needs quoting.
 
-use crate::{Disk, Nic, Platform, RestoreMemory, VmSpec};
-use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::Path;
 
-/// What a boot needs on a kernel's command line: a console, a restart instead of a halt, and none
-/// of the start-up work that a guest on a software CPU pays most for.
-const KERNEL: &str = "console=ttyS0 quiet loglevel=1 panic=-1 reboot=t nokaslr mitigations=off \
-                      random.trust_cpu=on no_timer_check cryptomgr.notests";
+use serde_json::json;
 
-/// File descriptors that the process inherits.
-pub struct Handed {
-    /// The listening QMP socket.
-    pub qmp: RawFd,
-    /// The listening socket of the guest channel.
-    pub channel: RawFd,
-    /// Where the device state comes from, for a restore.
-    pub state: Option<RawFd>,
-    /// For every disk that can be written: opened for reading and writing, and for reading only.
-    /// QEMU gives writing up when it is snapshotted, and by then it can open no path any more.
-    pub disks: BTreeMap<String, [RawFd; 2]>,
+use super::Accelerator;
+use super::binary::Version;
+use crate::{Confine, Kernel, Platform, RestoreMemory, VmSpec};
+
+/// Name of the virtio port that the guest agent serves.
+pub(super) const GUEST_PORT: &str = "mvm.agent.0";
+
+/// How the machine comes to life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    Boot,
+    Restore(RestoreMemory),
 }
 
-/// All arguments but the program's name.
-pub fn arguments(
-    spec: &VmSpec,
-    accelerator: &str,
-    memory: RestoreMemory,
-    handed: &Handed,
-) -> Vec<String> {
-    let mut all: Vec<String> = Vec::new();
-    let mut add = |words: &[&str]| all.extend(words.iter().map(|word| (*word).to_owned()));
-    add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-    add(&["-name", &format!("guest={}", spec.marker)]);
+/// Everything beside the specification that the vector depends on.
+#[derive(Debug)]
+pub(super) struct Setting<'a> {
+    pub(super) accelerator: Accelerator,
+    pub(super) version: Version,
+    /// Machine type, see [`machine_type`].
+    pub(super) machine: &'a str,
+    /// Listening socket for QMP, inherited.
+    pub(super) qmp: RawFd,
+    /// Listening socket for the guest channel, inherited.
+    pub(super) channel: RawFd,
+}
+
+/// The machine type, with its version where the platform has versions: a machine
+/// that sleeps across an upgrade of QEMU must wake on the hardware it knew.
+pub(super) fn machine_type(platform: Platform, version: Version) -> String {
+    match platform {
+        Platform::Pci => format!("pc-i440fx-{version}"),
+        Platform::Mmio => "microvm".into(),
+    }
+}
+
+/// The CPU model. Under TCG, a small one: features cost time in the kernel's set-up
+/// code, and these are what x86-64-v2 user space needs.
+pub(super) fn cpu_model(accelerator: Accelerator) -> &'static str {
     match accelerator {
-        "kvm" => add(&["-accel", "kvm", "-cpu", "host"]),
-        // x86-64-v2, as far as it costs nothing: what distributions build for.
-        _ => add(&["-accel", "tcg,thread=multi", "-cpu", "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt"]),
+        Accelerator::Kvm => "host",
+        Accelerator::Tcg => "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16",
     }
-    let machine = match spec.kernel.platform {
-        Platform::Pci => "pc,usb=off,vmport=off,hpet=off,memory-backend=mem",
-        Platform::Mmio => "microvm,acpi=off,pic=on,pit=on,rtc=on,isa-serial=on,memory-backend=mem",
-    };
-    add(&["-M", machine, "-m", &format!("{}M", spec.mem_mib), "-smp", &spec.vcpus.to_string()]);
-    add(&["-object", &memory_backend(spec, memory)]);
-    let console = quoted(&spec.dir.join("console.log"));
-    add(&["-chardev", &format!("file,id=console,path={console},append=on")]);
-    add(&["-serial", "chardev:console"]);
-    add(&["-chardev", &format!("socket,id=qmp,fd={},server=on,wait=off", handed.qmp)]);
-    add(&["-mon", "chardev=qmp,mode=control"]);
-    let bus = match spec.kernel.platform {
-        Platform::Pci => "pci",
-        Platform::Mmio => "device",
-    };
-    add(&["-chardev", &format!("socket,id=channel,fd={},server=on,wait=off", handed.channel)]);
-    add(&["-device", &format!("virtio-serial-{bus},max_ports=2")]);
-    add(&["-device", "virtserialport,chardev=channel,name=mvm.agent.0,nr=1"]);
-    add(&["-object", "rng-builtin,id=rng"]);
-    add(&["-device", &format!("virtio-rng-{bus},rng=rng")]);
-    for (set, disk) in spec.disks.iter().enumerate() {
-        let mut path = quoted(&disk.path);
-        if let Some(fds) = handed.disks.get(&disk.id) {
-            for fd in fds {
-                add(&["-add-fd", &format!("fd={fd},set={set}")]);
+}
+
+/// The whole vector, program name excluded.
+pub(super) fn arguments(spec: &VmSpec, start: Start, setting: &Setting<'_>) -> Vec<OsString> {
+    let mut args = Args(Vec::new());
+    args.flags(&["-nodefaults", "-no-user-config", "-no-reboot"]);
+    args.pair("-name", format!("guest={}", spec.marker));
+    args.pair("-display", "none");
+    args.pair("-accel", accelerator_option(setting.accelerator));
+    args.pair("-cpu", cpu_model(setting.accelerator));
+    args.pair("-machine", machine_option(spec.kernel.platform, setting.machine));
+    args.pair("-smp", spec.vcpus.to_string());
+    args.pair("-m", spec.mem_mib.to_string());
+    args.pair("-object", memory_object(spec, start));
+    args.confinement(spec.confine.as_ref(), &spec.dir, setting.version);
+    args.characters(spec, setting);
+    args.devices(spec);
+    match start {
+        Start::Boot => args.kernel(&spec.kernel, setting.accelerator),
+        // The kernel is in memory already; loading its file again would only take time.
+        Start::Restore(_) => {
+            args.flags(&["-S"]);
+            args.pair("-incoming", "defer");
+        }
+    }
+    args.0
+}
+
+fn accelerator_option(accelerator: Accelerator) -> &'static str {
+    match accelerator {
+        Accelerator::Kvm => "kvm",
+        Accelerator::Tcg => "tcg,thread=multi",
+    }
+}
+
+fn machine_option(platform: Platform, machine: &str) -> String {
+    match platform {
+        Platform::Pci => format!(
+            "{machine},memory-backend=ram,usb=off,vmport=off,hpet=off,graphics=off,dump-guest-core=off"
+        ),
+        // Without acpi and with a pit: there is no other timer to calibrate from under TCG.
+        Platform::Mmio => format!(
+            "{machine},memory-backend=ram,acpi=off,pic=on,pit=on,rtc=on,isa-serial=on,dump-guest-core=off"
+        ),
+    }
+}
+
+fn memory_object(spec: &VmSpec, start: Start) -> String {
+    json!({
+        "qom-type": "memory-backend-file",
+        "id": "ram",
+        "mem-path": spec.memory,
+        "size": spec.mem_mib << 20,
+        "share": start != Start::Restore(RestoreMemory::Clone),
+    })
+    .to_string()
+}
+
+/// The driver's kernel arguments, before the caller's.
+pub(super) fn kernel_arguments(accelerator: Accelerator, append: &str) -> String {
+    // `reboot=t` ends QEMU by a triple fault: with acpi off, nothing else does.
+    let mut line = String::from(
+        "console=ttyS0 quiet loglevel=1 panic=-1 reboot=t random.trust_cpu=on cryptomgr.notests",
+    );
+    if accelerator == Accelerator::Tcg {
+        // Calibration and mitigations are slow where every instruction is translated.
+        line.push_str(" nokaslr mitigations=off no_timer_check");
+    }
+    if !append.trim().is_empty() {
+        line.push(' ');
+        line.push_str(append.trim());
+    }
+    line
+}
+
+/// Commas end a value in QEMU's option syntax; doubled, they are themselves.
+fn comma_doubled(path: &Path) -> OsString {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    let mut bytes = Vec::new();
+    for byte in path.as_os_str().as_bytes() {
+        bytes.extend(std::iter::repeat_n(*byte, if *byte == b',' { 2 } else { 1 }));
+    }
+    OsString::from_vec(bytes)
+}
+
+fn joined(parts: &[&std::ffi::OsStr]) -> OsString {
+    parts.iter().copied().collect()
+}
+
+struct Args(Vec<OsString>);
+
+impl Args {
+    fn flags(&mut self, flags: &[&str]) {
+        self.0.extend(flags.iter().map(OsString::from));
+    }
+
+    fn pair(&mut self, option: &str, value: impl Into<OsString>) {
+        self.0.push(option.into());
+        self.0.push(value.into());
+    }
+
+    fn confinement(&mut self, confine: Option<&Confine>, dir: &Path, version: Version) {
+        let mut sandbox = String::from("on,obsolete=deny,spawn=deny,resourcecontrol=deny");
+        let Some(Confine { uid, gid }) = confine else {
+            sandbox.push_str(",elevateprivileges=deny");
+            return self.pair("-sandbox", sandbox);
+        };
+        // The filter is in force before QEMU drops to the user, so it cannot deny
+        // setuid; no_new_privs and an empty capability set do that afterwards.
+        self.pair("-sandbox", sandbox);
+        let user = format!("{uid}:{gid}");
+        let root = comma_doubled(dir);
+        // `-runas` gave way to `-run-with user=` in 9.1, `-chroot` to `-run-with chroot=` in 8.1.
+        if version >= (Version { major: 9, minor: 1 }) {
+            let with = format!("user={user},chroot=");
+            return self.pair("-run-with", joined(&[with.as_ref(), &root]));
+        }
+        self.pair("-runas", user);
+        if version >= (Version { major: 8, minor: 1 }) {
+            self.pair("-run-with", joined(&["chroot=".as_ref(), &root]));
+        } else {
+            self.pair("-chroot", dir);
+        }
+    }
+
+    fn characters(&mut self, spec: &VmSpec, setting: &Setting<'_>) {
+        let console = comma_doubled(&spec.dir.join(super::CONSOLE_LOG));
+        self.pair(
+            "-chardev",
+            joined(&["file,id=console,append=on,path=".as_ref(), console.as_os_str()]),
+        );
+        self.pair("-serial", "chardev:console");
+        self.pair("-chardev", format!("socket,id=qmp,fd={},server=on,wait=off", setting.qmp));
+        self.pair("-mon", "chardev=qmp,mode=control");
+        self.pair("-chardev", format!("socket,id=agent,fd={},server=on,wait=off", setting.channel));
+    }
+
+    /// The order is part of every snapshot: never change it.
+    fn devices(&mut self, spec: &VmSpec) {
+        let bus = match spec.kernel.platform {
+            Platform::Pci => "pci",
+            Platform::Mmio => {
+                self.pair("-global", "virtio-mmio.force-legacy=false");
+                "device"
             }
-            path = format!("/dev/fdset/{set}");
+        };
+        let device = |kind: &str| format!("virtio-{kind}-{bus}");
+        let mut serial = json!({ "driver": device("serial"), "id": "serial", "max_ports": 2 });
+        if spec.kernel.platform == Platform::Pci {
+            // One vector each instead of one a queue: nothing here is that fast.
+            serial["vectors"] = json!(2);
         }
-        add(&disk_arguments(disk, &path, bus).each_ref().map(String::as_str));
-    }
-    if let Some(nic) = &spec.nic {
-        add(&nic_arguments(nic, spec.kernel.platform, bus).each_ref().map(String::as_str));
-    }
-    if handed.state.is_some() {
-        // The kernel is in memory already: its file would only be read again.
-        add(&["-S", "-incoming", "defer"]);
-    } else {
-        add(&["-kernel", &spec.kernel.image.to_string_lossy()]);
-        if let Some(initrd) = &spec.kernel.initrd {
-            add(&["-initrd", &initrd.to_string_lossy()]);
+        self.pair("-device", serial.to_string());
+        let port = json!({ "driver": "virtserialport", "id": "port", "bus": "serial.0", "nr": 1,
+            "chardev": "agent", "name": GUEST_PORT });
+        self.pair("-device", port.to_string());
+        self.pair("-object", json!({ "qom-type": "rng-builtin", "id": "entropy" }).to_string());
+        self.pair(
+            "-device",
+            json!({ "driver": device("rng"), "id": "rng", "rng": "entropy" }).to_string(),
+        );
+        for disk in &spec.disks {
+            let node = format!("disk-{}", disk.id);
+            let file = json!({ "driver": "file", "filename": disk.path });
+            let block = json!({ "driver": "raw", "node-name": node, "read-only": disk.read_only,
+                "discard": "unmap", "file": file });
+            self.pair("-blockdev", block.to_string());
+            // On a full host disk the machine stops instead of seeing errors.
+            let front = json!({ "driver": device("blk"), "id": format!("blk-{}", disk.id),
+                "drive": node, "serial": disk.id, "werror": "enospc" });
+            self.pair("-device", front.to_string());
         }
-        add(&["-append", format!("{KERNEL} {}", spec.kernel.append).trim_end()]);
+        if let Some(nic) = &spec.nic {
+            let tap = json!({ "type": "tap", "id": "net", "ifname": nic.tap, "script": "no",
+                "downscript": "no", "vhost": false });
+            self.pair("-netdev", tap.to_string());
+            let mut front = json!({ "driver": device("net"), "id": "nic", "netdev": "net",
+                "mac": nic.mac });
+            if spec.kernel.platform == Platform::Pci {
+                front["romfile"] = json!("");
+            }
+            self.pair("-device", front.to_string());
+        }
     }
-    confine(spec, &mut all);
-    all
-}
 
-fn memory_backend(spec: &VmSpec, memory: RestoreMemory) -> String {
-    let share = match memory {
-        RestoreMemory::Own => "on",
-        RestoreMemory::Clone => "off",
-    };
-    let path = quoted(&spec.memory);
-    format!("memory-backend-file,id=mem,mem-path={path},size={}M,share={share}", spec.mem_mib)
-}
-
-fn disk_arguments(disk: &Disk, path: &str, bus: &str) -> [String; 4] {
-    let id = &disk.id;
-    // Nobody else opens a disk that can be written: its instance has one process. The lock of the
-    // process itself would stand in its way when it is restored.
-    let access = match disk.read_only {
-        true => "readonly=on",
-        false => "readonly=off,discard=unmap,file.locking=off",
-    };
-    [
-        "-drive".to_owned(),
-        format!("if=none,id={id},file={path},format=raw,{access}"),
-        "-device".to_owned(),
-        format!("virtio-blk-{bus},drive={id},serial={id}"),
-    ]
-}
-
-fn nic_arguments(nic: &Nic, platform: Platform, bus: &str) -> [String; 4] {
-    let rom = match platform {
-        Platform::Pci => ",romfile=",
-        Platform::Mmio => "",
-    };
-    [
-        "-netdev".to_owned(),
-        format!("tap,id=net,ifname={},script=no,downscript=no,vhost=off", nic.tap),
-        "-device".to_owned(),
-        format!("virtio-net-{bus},netdev=net,mac={}{rom}", nic.mac),
-    ]
-}
-
-fn confine(spec: &VmSpec, all: &mut Vec<String>) {
-    let filter = "on,obsolete=deny,spawn=deny,resourcecontrol=deny";
-    match spec.confine {
-        // The filter is in force before QEMU changes to the user, so that it cannot deny that;
-        // no_new_privs and the lack of capabilities keep it from going back.
-        Some(user) => all.extend([
-            "-sandbox".to_owned(),
-            filter.to_owned(),
-            "-runas".to_owned(),
-            format!("{}:{}", user.uid, user.gid),
-            "-chroot".to_owned(),
-            spec.dir.to_string_lossy().into_owned(),
-        ]),
-        None => all.extend(["-sandbox".to_owned(), format!("{filter},elevateprivileges=deny")]),
+    fn kernel(&mut self, kernel: &Kernel, accelerator: Accelerator) {
+        self.pair("-kernel", &kernel.image);
+        if let Some(initrd) = &kernel.initrd {
+            self.pair("-initrd", initrd);
+        }
+        self.pair("-append", kernel_arguments(accelerator, &kernel.append));
     }
 }
 
-/// A path as a value of QEMU's `key=value,…` syntax: a comma is doubled.
-fn quoted(path: &Path) -> String {
-    path.to_string_lossy().replace(',', ",,")
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::{Disk, Nic};
+
+    pub(in crate::qemu) fn sample(confined: bool) -> VmSpec {
+        let disk = |id: &str| Disk { id: id.into(), path: "/dev/null".into(), read_only: true };
+        VmSpec {
+            id: "i-1".into(),
+            marker: "mvm:test:i-1".into(),
+            dir: "/run/a,b".into(),
+            vcpus: 2,
+            mem_mib: 256,
+            kernel: Kernel {
+                image: "/k".into(),
+                initrd: Some("/i".into()),
+                append: " root=x ".into(),
+                platform: Platform::Pci,
+            },
+            memory: "/m,em".into(),
+            disks: vec![disk("root"), disk("data")],
+            nic: Some(Nic { tap: "tap0".into(), mac: "02:00:00:00:00:01".into() }),
+            confine: confined.then_some(Confine { uid: 7, gid: 8 }),
+        }
+    }
+
+    fn words(spec: &VmSpec, start: Start, major: u32, minor: u32) -> Vec<String> {
+        let setting = Setting {
+            accelerator: Accelerator::Tcg,
+            version: Version { major, minor },
+            machine: "pc-i440fx-7.2",
+            qmp: 3,
+            channel: 4,
+        };
+        let args = arguments(spec, start, &setting);
+        args.into_iter().map(|word| word.into_string().unwrap()).collect()
+    }
+
+    fn value<'a>(words: &'a [String], option: &str) -> Option<&'a str> {
+        let at = words.iter().position(|word| word == option)?;
+        words.get(at + 1).map(String::as_str)
+    }
+
+    #[test]
+    fn a_confined_process_drops_to_its_user_and_directory_in_every_version() {
+        let of = |major, minor| words(&sample(true), Start::Boot, major, minor);
+        let old = of(7, 2);
+        assert_eq!(value(&old, "-runas"), Some("7:8"));
+        assert_eq!(value(&old, "-chroot"), Some("/run/a,b"));
+        let between = of(8, 2);
+        assert_eq!(value(&between, "-runas"), Some("7:8"));
+        assert_eq!(value(&between, "-run-with"), Some("chroot=/run/a,,b"));
+        let new = of(10, 0);
+        assert_eq!(value(&new, "-run-with"), Some("user=7:8,chroot=/run/a,,b"));
+        assert!(!new.contains(&"-runas".into()) && !new.contains(&"-chroot".into()));
+        let free = words(&sample(false), Start::Boot, 7, 2);
+        assert!(value(&free, "-sandbox").unwrap().contains("elevateprivileges=deny"));
+        assert_eq!(value(&free, "-runas"), None);
+    }
+
+    #[test]
+    fn a_boot_has_a_kernel_and_a_restore_has_none() {
+        let boot = words(&sample(true), Start::Boot, 7, 2);
+        assert_eq!((value(&boot, "-kernel"), value(&boot, "-initrd")), (Some("/k"), Some("/i")));
+        let append = value(&boot, "-append").unwrap();
+        assert!(append.starts_with("console=ttyS0 ") && append.ends_with(" root=x"), "{append}");
+        assert!(value(&boot, "-object").unwrap().contains("\"share\":true"));
+        assert_eq!(value(&boot, "-name"), Some("guest=mvm:test:i-1"));
+        let clone = words(&sample(true), Start::Restore(RestoreMemory::Clone), 7, 2);
+        assert_eq!((value(&clone, "-kernel"), value(&clone, "-incoming")), (None, Some("defer")));
+        assert!(value(&clone, "-object").unwrap().contains("\"share\":false"));
+        let own = words(&sample(true), Start::Restore(RestoreMemory::Own), 7, 2);
+        assert!(value(&own, "-object").unwrap().contains("\"share\":true"));
+    }
+
+    #[test]
+    fn kernel_arguments_suit_the_accelerator() {
+        assert!(kernel_arguments(Accelerator::Tcg, "").contains("mitigations=off"));
+        assert!(!kernel_arguments(Accelerator::Kvm, "").contains("mitigations=off"));
+    }
 }

@@ -1,171 +1,135 @@
 //! Starting, restoring and adopting machines.
 
-use super::arguments::{Handed, arguments};
-use super::machine::QemuMachine;
-use super::process::{self, ExitWatch};
-use super::qmp::Qmp;
-use crate::{
-    Description, Error, Hypervisor, Machine, OnStarted, ProcessIdentity, RestoreMemory, Result,
-    VmSpec,
-};
-use async_trait::async_trait;
-use std::collections::BTreeMap;
-use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a new process may take until its monitor answers.
-const START: Duration = Duration::from_secs(20);
-/// How long the device state may take to load.
-const LOAD: Duration = Duration::from_secs(20);
+use async_trait::async_trait;
+use qapi::qmp::RunState;
+use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
+use tracing::Instrument;
 
-/// The driver.
+use super::arguments::{Setting, Start, arguments, machine_type};
+use super::binary::{self, Version};
+use super::machine::QemuMachine;
+use super::process::{self, Process};
+use super::qmp::Qmp;
+use super::snapshot::{self, Hardware};
+use super::spawn::{Newborn, spawn};
+use super::validate::{validate, validate_kernel, validate_tap};
+use super::{Accelerator, CONSOLE_LOG, QEMU_LOG, logs, place};
+use crate::{
+    Description, Error, Hypervisor, Machine, OnStarted, ProcessIdentity, RestoreMemory, Result,
+    VmSpec,
+};
+
+/// How long a new process may take until its monitor greets; under 60 ms on an idle host.
+const START: Duration = Duration::from_secs(30);
+/// How long an adopted process may take to greet.
+const ADOPT: Duration = Duration::from_secs(10);
+/// How long the device state may take to load; about 5 ms on an idle host.
+const LOAD: Duration = Duration::from_secs(30);
+
+/// The driver of one QEMU program with one accelerator.
 #[derive(Clone, Debug)]
 pub struct QemuDriver {
     program: PathBuf,
-    version: String,
-    accelerator: String,
+    version: Version,
+    accelerator: Accelerator,
 }
 
 impl QemuDriver {
-    /// `qemu-system-x86_64` in PATH.
+    /// The first `qemu-system-x86_64` in `PATH`. Error: `qemu_not_found`, which names
+    /// the package to install.
     pub fn find_binary() -> Result<PathBuf> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path)
-            .map(|dir| dir.join("qemu-system-x86_64"))
-            .find(|file| file.is_file())
-            .ok_or(Error::QemuNotFound)
+        binary::find_binary()
     }
 
-    /// A driver of this program with this accelerator, `kvm` or `tcg`.
+    /// A driver of this program with this accelerator, `kvm` or `tcg` (what
+    /// [`super::probe`] found). Errors: `qemu_not_found`, `qemu_unusable`.
     pub async fn new(program: PathBuf, accelerator: String) -> Result<QemuDriver> {
-        let unusable = |reason: String| Error::QemuUnusable { program: program.clone(), reason };
-        let output = tokio::process::Command::new(&program)
-            .arg("--version")
-            .output()
-            .await
-            .map_err(|e| unusable(e.to_string()))?;
-        let words = String::from_utf8_lossy(&output.stdout).into_owned();
-        let version = words
-            .split_whitespace()
-            .skip_while(|word| *word != "version")
-            .nth(1)
-            .map(str::to_owned)
-            .ok_or_else(|| unusable(format!("it says {words:?}")))?;
-        let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-        if (numbers.next(), numbers.next()) < (Some(7), Some(2)) {
-            return Err(unusable(format!("it has version {version}")));
-        }
+        let version = binary::version(&program).await?;
+        let accelerator = if accelerator == "kvm" { Accelerator::Kvm } else { Accelerator::Tcg };
         Ok(QemuDriver { program, version, accelerator })
     }
 
-    /// Starts the process and waits for its monitor. On an error there is no process.
-    async fn start(
+    fn hardware(&self, spec: &VmSpec) -> Hardware {
+        Hardware::of(spec, &machine_type(spec.kernel.platform, self.version), self.accelerator)
+    }
+
+    /// Starts the process and waits for its monitor.
+    async fn start<'a>(
         &self,
-        spec: &VmSpec,
-        memory: RestoreMemory,
+        spec: &'a VmSpec,
+        start: Start,
+        hardware: &Hardware,
         state: Option<OwnedFd>,
         started: OnStarted<'_>,
-    ) -> Result<QemuMachine> {
-        let qmp = listen(spec, "qmp.sock")?;
-        let channel = listen(spec, "channel.sock")?;
-        let disks = open_disks(spec)?;
-        let handed = Handed {
-            disks: disks
-                .iter()
-                .map(|(id, f)| (id.clone(), f.each_ref().map(AsRawFd::as_raw_fd)))
-                .collect(),
-            qmp: qmp.as_raw_fd(),
-            channel: channel.as_raw_fd(),
-            state: state.as_ref().map(AsRawFd::as_raw_fd),
+    ) -> Result<(Process, Qmp, Newborn<'a>)> {
+        validate_tap(spec)?;
+        let place = place::prepare(spec, start == Start::Boot)?;
+        let span = tracing::info_span!("vmm_spawn", id = %spec.id);
+        let (process, newborn) = span.in_scope(|| {
+            let setting = Setting {
+                accelerator: self.accelerator,
+                version: self.version,
+                machine: &hardware.machine,
+                qmp: place.qmp.as_raw_fd(),
+                channel: place.channel.as_raw_fd(),
+            };
+            let state = state.as_ref().map(AsRawFd::as_raw_fd);
+            spawn(&self.program, arguments(spec, start, &setting), &place, state, spec)
+        })?;
+        started(&process.identity);
+        // Only the process holds them from here on, so that its end is seen as theirs.
+        drop((place, state));
+        let span = tracing::info_span!("qmp_ready", id = %spec.id);
+        let socket = place::qmp_socket(&spec.dir);
+        let connect = Qmp::connect(&spec.id, &socket, START).instrument(span);
+        let qmp = tokio::select! {
+            qmp = connect => qmp,
+            _ = process.ended() => return Err(died(spec, &process).await),
         };
-        let words = arguments(spec, &self.accelerator, memory, &handed);
-        let mut fds = vec![handed.qmp, handed.channel];
-        fds.extend(handed.state);
-        fds.extend(handed.disks.values().flatten());
-        let (identity, exit) = process::start(&self.program, &words, &fds, spec)?;
-        let guard = KillOnDrop(Some(identity.clone()));
-        started(&identity);
-        // Our copies: only the process keeps them, so that its end ends the connections.
-        drop((qmp, channel, state, disks));
-        let socket = spec.dir.join("qmp.sock");
-        let monitor = until_exit(&exit, Qmp::connect(&spec.id, &socket, START)).await;
-        let monitor = match monitor {
-            Ok(Ok(monitor)) => {
-                if let Some(state) = handed.state {
-                    monitor.ignore_shared().await?;
-                    // A state that is no good ends the process; `await_loaded` finds out.
-                    let _ = monitor.incoming(state).await;
-                }
-                monitor
+        match qmp {
+            Ok(qmp) => Ok((process, qmp, newborn)),
+            // A connection breaks when the process is ending: its end says more.
+            Err(Error::QmpFailed { .. }) => Err(died(spec, &process).await),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn load(&self, qmp: &Qmp, fd: i32) -> Result<(), Error> {
+        qmp.ignore_shared().await?;
+        qmp.incoming(fd).await?;
+        let ends = Instant::now() + LOAD;
+        // Polled, since the event that tells the end is not known to all versions.
+        while qmp.status().await? == RunState::inmigrate {
+            if Instant::now() >= ends {
+                let (status, error) = qmp.migration().await?;
+                let reason = format!("not loaded within {} s: {status} {error}", LOAD.as_secs());
+                let (id, command) = (String::new(), "migrate-incoming".into());
+                return Err(Error::QmpFailed { id, command, reason });
             }
-            // A connection that breaks is a process that is ending: its end says more.
-            Ok(Err(Error::QmpFailed { .. })) | Err(()) => return Err(died(spec, exit).await),
-            Ok(Err(error)) => return Err(error),
-        };
-        guard.keep();
-        Ok(QemuMachine::new(spec, identity, exit, Some(monitor), memory))
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
     }
 }
 
-/// Runs `work` unless the process ends first.
-async fn until_exit<T>(
-    exit: &ExitWatch,
-    work: impl Future<Output = T>,
-) -> std::result::Result<T, ()> {
-    let mut exit = exit.clone();
-    tokio::select! {
-        done = work => Ok(done),
-        _ = exit.wait_for(Option::is_some) => Err(()),
-    }
-}
-
-async fn died(spec: &VmSpec, mut exit: ExitWatch) -> Error {
-    let wait = exit.wait_for(Option::is_some);
-    let status = match tokio::time::timeout(Duration::from_secs(2), wait).await {
-        Ok(Ok(exit)) => exit.as_ref().map(|exit| exit.reason.clone()).unwrap_or_default(),
-        _ => "its monitor closed".to_owned(),
+/// Why a process ended before its machine ran.
+async fn died(spec: &VmSpec, process: &Process) -> Error {
+    let status = match tokio::time::timeout(Duration::from_secs(2), process.ended()).await {
+        Ok(ending) => ending.to_string(),
+        Err(_) => "it closed its monitor and was killed".to_owned(),
     };
     Error::DiedAtBoot {
         id: spec.id.clone(),
         status,
-        log: process::tail(&spec.dir.join("qemu.log"), 10),
-        console: process::tail(&spec.dir.join("console.log"), 15),
+        log: logs::last_lines(&spec.dir.join(QEMU_LOG), 10),
+        console: logs::last_lines(&spec.dir.join(CONSOLE_LOG), 15),
     }
-}
-
-/// Opens every disk that can be written, for reading and writing and for reading only.
-fn open_disks(spec: &VmSpec) -> Result<BTreeMap<String, [File; 2]>> {
-    let open = |disk: &crate::Disk| {
-        let writable = File::options().read(true).write(true).open(&disk.path)?;
-        Ok::<_, std::io::Error>([writable, File::open(&disk.path)?])
-    };
-    spec.disks
-        .iter()
-        .filter(|disk| !disk.read_only)
-        .map(|disk| {
-            let opened = open(disk).map_err(|source| Error::SpawnFailed {
-                id: spec.id.clone(),
-                what: format!("the disk {}", disk.path.display()),
-                source,
-            })?;
-            Ok((disk.id.clone(), opened))
-        })
-        .collect()
-}
-
-/// Binds a socket of the machine's, in place of one that an earlier process left.
-fn listen(spec: &VmSpec, name: &str) -> Result<UnixListener> {
-    let path = spec.dir.join(name);
-    let _ = std::fs::remove_file(&path);
-    UnixListener::bind(&path).map_err(|source| Error::SpawnFailed {
-        id: spec.id.clone(),
-        what: format!("the socket {}", path.display()),
-        source,
-    })
 }
 
 #[async_trait]
@@ -173,19 +137,21 @@ impl Hypervisor for QemuDriver {
     fn description(&self) -> Description {
         Description {
             name: "qemu".to_owned(),
-            version: self.version.clone(),
-            accelerator: self.accelerator.clone(),
+            version: self.version.to_string(),
+            accelerator: self.accelerator.name().to_owned(),
             simulated: false,
         }
     }
 
     async fn boot(&self, spec: &VmSpec, started: OnStarted<'_>) -> Result<Arc<dyn Machine>> {
-        let what = format!("make the memory file {}", spec.memory.display());
-        File::create(&spec.memory)
-            .and_then(|file| file.set_len(spec.mem_mib << 20))
-            .map_err(|e| no_space(spec, &spec.memory, e, what))?;
-        let machine = self.start(spec, RestoreMemory::Own, None, started).await?;
-        Ok(Arc::new(machine))
+        validate(spec)?;
+        validate_kernel(spec)?;
+        place::create_memory(spec)?;
+        let hardware = self.hardware(spec);
+        let (process, qmp, newborn) =
+            self.start(spec, Start::Boot, &hardware, None, started).await?;
+        newborn.grown();
+        Ok(Arc::new(QemuMachine::new(spec, process, qmp, hardware, RestoreMemory::Own)))
     }
 
     async fn restore(
@@ -195,30 +161,41 @@ impl Hypervisor for QemuDriver {
         memory: RestoreMemory,
         started: OnStarted<'_>,
     ) -> Result<Arc<dyn Machine>> {
+        validate(spec)?;
         let failed = |reason: String| Error::RestoreFailed {
             id: spec.id.clone(),
             snapshot: snapshot.to_owned(),
             reason,
         };
-        let mut file = File::open(snapshot).map_err(|e| failed(e.to_string()))?;
-        let (near, far) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
-        // The state may be more than a socket holds: it is fed while QEMU reads.
-        let feeding = tokio::task::spawn_blocking(move || {
-            let mut near = near;
-            std::io::copy(&mut file, &mut near)
-        });
-        let machine = match self.start(spec, memory, Some(far.into()), started).await {
-            Ok(machine) => machine,
-            Err(Error::DiedAtBoot { status, log, .. }) => {
-                return Err(failed(format!("{status}\n{log}")));
-            }
-            Err(error) => return Err(error),
-        };
-        let guard = KillOnDrop(Some(machine.process()));
-        machine.await_loaded(LOAD).await.map_err(|e| failed(e.to_string()))?;
+        check_memory(spec).map_err(failed)?;
+        let (hardware, state) = snapshot::read(snapshot, &self.hardware(spec)).map_err(failed)?;
+        // A socket rather than the file itself, which newer versions of QEMU want by another name.
+        let (mut near, far) = tokio::net::UnixStream::pair().map_err(|e| failed(e.to_string()))?;
+        let far = OwnedFd::from(far.into_std().map_err(|e| failed(e.to_string()))?);
+        let fd = far.as_raw_fd();
+        let feeding = AbortOnDrop(tokio::spawn(async move {
+            // If nobody reads it, the other side tells why.
+            let _ = near.write_all(&state).await;
+            let _ = near.shutdown().await;
+        }));
+        let start = Start::Restore(memory);
+        let (process, qmp, newborn) =
+            match self.start(spec, start, &hardware, Some(far), started).await {
+                Err(Error::DiedAtBoot { status, log, .. }) => {
+                    return Err(failed(format!("QEMU ended ({status}): {log}")));
+                }
+                other => other?,
+            };
+        let span = tracing::info_span!("state_load", id = %spec.id);
+        if let Err(error) = self.load(&qmp, fd).instrument(span).await {
+            process.kill_now();
+            let ending = process.ended().await;
+            let log = logs::last_lines(&spec.dir.join(QEMU_LOG), 5);
+            return Err(failed(format!("{error}; QEMU ended ({ending}): {log}")));
+        }
         drop(feeding);
-        guard.keep();
-        Ok(Arc::new(machine))
+        newborn.grown();
+        Ok(Arc::new(QemuMachine::new(spec, process, qmp, hardware, memory)))
     }
 
     async fn adopt(
@@ -226,24 +203,26 @@ impl Hypervisor for QemuDriver {
         spec: &VmSpec,
         process: &ProcessIdentity,
     ) -> Result<Option<Arc<dyn Machine>>> {
-        if process.marker != spec.marker || !process::is_alive(process) {
+        if process.marker != spec.marker {
             return Ok(None);
         }
-        let exit = process::watch_adopted(process)?;
-        let monitor = Qmp::connect(&spec.id, &spec.dir.join("qmp.sock"), START).await?;
-        let memory = RestoreMemory::Own;
-        Ok(Some(Arc::new(QemuMachine::new(spec, process.clone(), exit, Some(monitor), memory))))
+        let Some(process) = Process::open(process)? else { return Ok(None) };
+        let Some(asked) = process::asked_of(process.identity.pid) else { return Ok(None) };
+        let socket = place::qmp_socket(&spec.dir);
+        let qmp = tokio::select! {
+            qmp = Qmp::connect(&spec.id, &socket, ADOPT) => qmp?,
+            _ = process.ended() => return Ok(None),
+        };
+        // As it was started, which may have been by another version.
+        let machine =
+            asked.machine.unwrap_or_else(|| machine_type(spec.kernel.platform, self.version));
+        let hardware = Hardware::of(spec, &machine, self.accelerator);
+        let memory = if asked.private { RestoreMemory::Clone } else { RestoreMemory::Own };
+        Ok(Some(Arc::new(QemuMachine::new(spec, process, qmp, hardware, memory))))
     }
 
     async fn kill_stray(&self, process: &ProcessIdentity) -> Result<()> {
-        process::kill(process)?;
-        for _ in 0..1000 {
-            if !process::is_alive(process) {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        Err(Error::NotOurs { pid: process.pid, marker: process.marker.clone() })
+        process::kill_stray(process).await
     }
 
     fn find(&self, marker_prefix: &str) -> Result<Vec<ProcessIdentity>> {
@@ -251,31 +230,23 @@ impl Hypervisor for QemuDriver {
     }
 }
 
-/// An I/O error; a full disk is told apart.
-pub fn no_space(spec: &VmSpec, path: &Path, source: std::io::Error, what: String) -> Error {
-    match source.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-            Error::NoSpace { id: spec.id.clone(), path: path.to_owned() }
-        }
-        _ => Error::Io { what, source },
+/// The memory file of a machine that is restored: there, and of its size.
+fn check_memory(spec: &VmSpec) -> Result<(), String> {
+    let memory = &spec.memory;
+    let length = std::fs::metadata(memory)
+        .map_err(|e| format!("its memory file {}: {e}", memory.display()))?
+        .len();
+    if length != spec.mem_mib << 20 {
+        let (path, mib) = (memory.display(), spec.mem_mib);
+        return Err(format!("its memory file {path} has {length} bytes instead of {mib} MiB"));
     }
+    Ok(())
 }
 
-/// Ends a process that nobody holds yet, when the future that started it ends early.
-struct KillOnDrop(Option<ProcessIdentity>);
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
 
-impl KillOnDrop {
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for KillOnDrop {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
-        if let Some(process) = &self.0
-            && let Err(error) = process::kill(process)
-        {
-            tracing::error!("cannot end a process that failed to start: {error}");
-        }
+        self.0.abort();
     }
 }

@@ -1,230 +1,267 @@
 //! One live QEMU process.
 
-use super::driver::no_space;
-use super::process::{self, ExitWatch};
-use super::qmp::Qmp;
-use crate::{Error, Exit, Machine, MachineStats, ProcessIdentity, RestoreMemory, Result, VmSpec};
-use async_trait::async_trait;
-use std::fs::File;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-use tokio::io::AsyncReadExt;
-use tokio::net::UnixListener;
-use tokio::sync::Mutex;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-/// How long the device state may take to be written.
-const SAVE: Duration = Duration::from_secs(60);
+use async_trait::async_trait;
+use qapi::qmp::RunState;
+use tokio::io::AsyncReadExt;
+use tokio::sync::Mutex;
+use tracing::Instrument;
+
+use super::process::{Ending, Process};
+use super::qmp::Qmp;
+use super::snapshot::{Draft, Hardware, LONGEST_STATE};
+use super::{CONSOLE_LOG, QEMU_LOG, logs, place};
+use crate::{Error, Exit, Machine, MachineStats, ProcessIdentity, RestoreMemory, Result, VmSpec};
+
+/// How long the device state may take to be sent; about 5 ms on an idle host.
+const SEND: Duration = Duration::from_secs(60);
 /// How long a process may take to end after it was asked to.
 const QUIT: Duration = Duration::from_secs(3);
 
 /// A machine.
-pub struct QemuMachine {
+pub(super) struct QemuMachine(Arc<Inner>);
+
+struct Inner {
     spec: VmSpec,
-    process: ProcessIdentity,
-    exit: ExitWatch,
-    monitor: Mutex<Option<Qmp>>,
+    process: Process,
+    qmp: Qmp,
+    hardware: Hardware,
     memory: RestoreMemory,
+    /// Held by what changes whether the vCPUs run, and by a snapshot from its check to its end.
+    turn: Mutex<()>,
 }
 
 impl QemuMachine {
-    /// The machine behind a process whose monitor answers.
     pub(super) fn new(
         spec: &VmSpec,
-        process: ProcessIdentity,
-        exit: ExitWatch,
-        monitor: Option<Qmp>,
+        process: Process,
+        qmp: Qmp,
+        hardware: Hardware,
         memory: RestoreMemory,
-    ) -> QemuMachine {
-        QemuMachine { spec: spec.clone(), process, exit, monitor: Mutex::new(monitor), memory }
+    ) -> Self {
+        let (spec, turn) = (spec.clone(), Mutex::new(()));
+        Self(Arc::new(Inner { spec, process, qmp, hardware, memory, turn }))
     }
 
-    fn ended(&self) -> Option<Exit> {
-        self.exit.borrow().clone()
-    }
-
-    fn gone(&self) -> Error {
-        let reason = self.ended().map_or_else(|| "it was ended".to_owned(), |exit| exit.reason);
-        Error::Gone { id: self.spec.id.clone(), reason }
-    }
-
-    /// Waits until the state that is coming in has been loaded.
-    pub(super) async fn await_loaded(&self, deadline: Duration) -> Result<()> {
-        let monitor = self.monitor.lock().await;
-        let monitor = monitor.as_ref().ok_or_else(|| self.gone())?;
-        let ends = tokio::time::Instant::now() + deadline;
-        loop {
-            let status = match monitor.status().await {
-                Ok(status) => status,
-                Err(error) => {
-                    // The process ends with an error of its own when the state is no good.
-                    let mut exit = self.exit.clone();
-                    let wait = exit.wait_for(Option::is_some);
-                    let told = tokio::time::timeout(QUIT, wait).await.is_ok();
-                    return Err(if told { self.gone() } else { error });
-                }
-            };
-            if status.status != qapi::qmp::RunState::inmigrate {
-                return Ok(());
-            }
-            if tokio::time::Instant::now() >= ends {
-                return Err(Error::QmpTimeout {
-                    id: self.spec.id.clone(),
-                    command: "incoming".to_owned(),
-                    after: deadline,
-                });
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-
-    /// Receives the device state on a socket and writes it to `part`.
-    async fn save(&self, monitor: &Qmp, part: &Path) -> Result<()> {
-        let failed = |reason: String| Error::SnapshotFailed {
-            id: self.spec.id.clone(),
-            to: part.to_owned(),
-            reason,
-        };
-        let socket = self.spec.dir.join("state.sock");
-        let _ = std::fs::remove_file(&socket);
-        let _remove = RemoveOnDrop(&socket);
-        let listener = UnixListener::bind(&socket).map_err(|e| failed(e.to_string()))?;
-        // The directory is closed to everybody but the machine's own user.
-        std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666))
-            .map_err(|e| failed(e.to_string()))?;
-        let seen = match self.spec.confine {
-            Some(_) => PathBuf::from("/state.sock"),
-            None => socket.clone(),
-        };
-        monitor.migrate(format!("unix:{}", seen.display())).await?;
-        let receive = async {
-            let (mut stream, _) = listener.accept().await?;
-            let mut state = Vec::new();
-            stream.read_to_end(&mut state).await?;
-            Ok::<_, std::io::Error>(state)
-        };
-        let state = match tokio::time::timeout(SAVE, receive).await {
-            Ok(Ok(state)) => state,
-            Ok(Err(e)) => return Err(failed(e.to_string())),
-            Err(_) => return Err(failed(format!("no end within {} s", SAVE.as_secs()))),
-        };
-        loop {
-            let (status, error) = monitor.migration().await?;
-            match status.as_str() {
-                "completed" => break,
-                "failed" | "cancelled" => return Err(failed(format!("{status}: {error}"))),
-                _ => tokio::time::sleep(Duration::from_millis(1)).await,
-            }
-        }
-        let (path, memory) = (part.to_owned(), self.spec.memory.clone());
-        let written = tokio::task::spawn_blocking(move || write_durably(&path, &state, &memory));
-        let written = written.await.map_err(|e| failed(e.to_string()))?;
-        written.map_err(|e| no_space(&self.spec, part, e, format!("write {}", part.display())))
+    fn last_lines(&self, log: &str, lines: usize) -> String {
+        logs::last_lines(&self.0.spec.dir.join(log), lines)
     }
 }
 
-fn write_durably(path: &Path, state: &[u8], memory: &Path) -> std::io::Result<()> {
-    let mut file = File::create(path)?;
-    std::io::Write::write_all(&mut file, state)?;
-    file.sync_all()?;
-    File::open(memory)?.sync_data()
-}
-
-#[async_trait]
-impl Machine for QemuMachine {
-    fn process(&self) -> ProcessIdentity {
-        self.process.clone()
+impl Inner {
+    /// What an error of the monitor really is: a process that ends breaks its connection first.
+    async fn explain(&self, error: Error) -> Error {
+        if !matches!(error, Error::QmpFailed { .. }) && !self.process.has_ended() {
+            return error;
+        }
+        match tokio::time::timeout(Duration::from_millis(200), self.process.ended()).await {
+            Ok(ending) => Error::Gone { id: self.spec.id.clone(), reason: ending.to_string() },
+            Err(_) => error,
+        }
     }
 
-    fn channel(&self) -> PathBuf {
-        self.spec.dir.join("channel.sock")
+    fn failed(&self, to: &Path, reason: impl Into<String>) -> Error {
+        Error::SnapshotFailed { id: self.spec.id.clone(), to: to.to_owned(), reason: reason.into() }
     }
 
-    async fn pause(&self) -> Result<()> {
-        let monitor = self.monitor.lock().await;
-        monitor.as_ref().ok_or_else(|| self.gone())?.stop().await
-    }
-
-    async fn resume(&self) -> Result<()> {
-        let monitor = self.monitor.lock().await;
-        monitor.as_ref().ok_or_else(|| self.gone())?.cont().await
+    /// A full disk is told apart.
+    fn not_written(&self, to: &Path, error: &std::io::Error) -> Error {
+        if place::is_no_space(error) {
+            return Error::NoSpace { id: self.spec.id.clone(), path: to.to_owned() };
+        }
+        self.failed(to, error.to_string())
     }
 
     async fn snapshot(&self, to: &Path) -> Result<()> {
         if self.memory == RestoreMemory::Clone {
             return Err(Error::NotSnapshottable { id: self.spec.id.clone() });
         }
-        let monitor = self.monitor.lock().await;
-        let monitor = monitor.as_ref().ok_or_else(|| self.gone())?;
-        if monitor.status().await?.running {
-            return Err(Error::NotPaused { id: self.spec.id.clone() });
+        let _turn = self.turn.lock().await;
+        let draft = Draft::begin(to).map_err(|e| self.not_written(to, &e))?;
+        match self.qmp.status().await? {
+            RunState::running => return Err(Error::NotPaused { id: self.spec.id.clone() }),
+            RunState::postmigrate => self.leave_postmigrate(to).await?,
+            _ => {}
         }
-        let part = to.with_extension("part");
-        let outcome = self.save(monitor, &part).await;
-        if outcome.is_err() {
-            let _ = std::fs::remove_file(&part);
-            // Nothing to cancel is no error of interest: the first one is.
-            let _ = monitor.cancel_migration().await;
-            return outcome;
+        self.qmp.ignore_shared().await?;
+        let state = self.receive_state(to).await?;
+        let (hardware, memory) = (self.hardware.clone(), self.spec.memory.clone());
+        let written = tokio::task::spawn_blocking(move || draft.finish(&hardware, &state, &memory));
+        let written = written.await.map_err(|e| self.failed(to, e.to_string()))?;
+        written.map_err(|e| self.not_written(to, &e))
+    }
+
+    /// QEMU sends its state once for each time it was stopped. A machine that has not run
+    /// since its last snapshot runs for a moment, before which that snapshot is void.
+    async fn leave_postmigrate(&self, to: &Path) -> Result<()> {
+        place::remove(to).map_err(|e| self.not_written(to, &e))?;
+        self.qmp.cont().await?;
+        self.qmp.stop().await
+    }
+
+    async fn receive_state(&self, to: &Path) -> Result<Vec<u8>> {
+        let io = |e: std::io::Error| self.failed(to, e.to_string());
+        let (socket, seen) = place::state_listener(&self.spec).map_err(io)?;
+        self.qmp.migrate(&seen).await?;
+        let receive = async {
+            let (stream, _) = socket.listener.accept().await?;
+            let mut state = Vec::with_capacity(1 << 20);
+            stream.take(LONGEST_STATE + 1).read_to_end(&mut state).await?;
+            Ok::<_, std::io::Error>(state)
+        };
+        let received = match tokio::time::timeout(SEND, receive).await {
+            Ok(Ok(state)) if state.len() as u64 > LONGEST_STATE => {
+                Err(self.failed(to, "the device state is larger than any should be"))
+            }
+            Ok(Ok(state)) => self.sent(to).await.map(|()| state),
+            Ok(Err(e)) => Err(io(e)),
+            Err(_) => Err(self.failed(to, format!("not sent within {} s", SEND.as_secs()))),
+        };
+        if received.is_err() {
+            // The first error is the one of interest; nothing to cancel is none.
+            let _ = self.qmp.cancel_migration().await;
         }
-        let dir = to.parent().unwrap_or(Path::new("/"));
-        std::fs::rename(&part, to)
-            .and_then(|()| File::open(dir)?.sync_all())
-            .map_err(|e| no_space(&self.spec, to, e, format!("write {}", to.display())))
+        received
+    }
+
+    /// Waits until QEMU agrees that everything was sent.
+    async fn sent(&self, to: &Path) -> Result<()> {
+        let ends = Instant::now() + SEND;
+        loop {
+            let (status, error) = self.qmp.migration().await?;
+            match status.as_str() {
+                "completed" => return Ok(()),
+                "failed" | "cancelled" => {
+                    return Err(self.failed(to, format!("QEMU: {status} {error}")));
+                }
+                _ if Instant::now() > ends => {
+                    return Err(self.failed(to, format!("still {status}")));
+                }
+                _ => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+    }
+}
+
+/// CPU time and memory from /proc (proc(5)); `None` if the process is gone.
+fn usage(pid: u32) -> Option<MachineStats> {
+    let process = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?;
+    let stat = process.stat().ok()?;
+    let rollup = process.smaps_rollup().ok()?;
+    let map = rollup.memory_map_rollup.0.first()?;
+    let kib = |name: &str| map.extension.map.get(name).map_or(0, |bytes| bytes / 1024);
+    Some(MachineStats {
+        cpu_time_ms: (stat.utime + stat.stime) * 1000 / procfs::ticks_per_second().max(1),
+        resident_kib: kib("Rss"),
+        proportional_kib: kib("Pss"),
+        paused: false,
+    })
+}
+
+#[async_trait]
+impl Machine for QemuMachine {
+    fn process(&self) -> ProcessIdentity {
+        self.0.process.identity.clone()
+    }
+
+    fn channel(&self) -> PathBuf {
+        place::channel_socket(&self.0.spec.dir)
+    }
+
+    async fn pause(&self) -> Result<()> {
+        let inner = &self.0;
+        let span = tracing::info_span!("pause", id = %inner.spec.id);
+        let _turn = inner.turn.lock().await;
+        match inner.qmp.stop().instrument(span).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(inner.explain(error).await),
+        }
+    }
+
+    async fn resume(&self) -> Result<()> {
+        let inner = &self.0;
+        let span = tracing::info_span!("resume", id = %inner.spec.id);
+        let _turn = inner.turn.lock().await;
+        match inner.qmp.cont().instrument(span).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(inner.explain(error).await),
+        }
+    }
+
+    async fn snapshot(&self, to: &Path) -> Result<()> {
+        let span = tracing::info_span!("snapshot", id = %self.0.spec.id);
+        let (inner, path) = (Arc::clone(&self.0), to.to_owned());
+        // A task of its own: a caller that gives up half-way leaves nothing half-done.
+        let work = tokio::spawn(async move { inner.snapshot(&path).await }.instrument(span));
+        match work.await {
+            Ok(Err(error)) => Err(self.0.explain(error).await),
+            Ok(Ok(())) => Ok(()),
+            Err(broken) => Err(self.0.failed(to, broken.to_string())),
+        }
     }
 
     async fn kill(&self) -> Result<()> {
-        let mut exit = self.exit.clone();
-        if let Some(monitor) = self.monitor.lock().await.take() {
-            // Asked politely it writes what it holds back to its disks.
-            if self.ended().is_none() && tokio::time::timeout(QUIT, monitor.quit()).await.is_ok() {
-                let _ = tokio::time::timeout(QUIT, exit.wait_for(Option::is_some)).await;
-            }
+        let inner = &self.0;
+        // Asked politely it completes what its disks were told to write.
+        let politely = async {
+            inner.qmp.quit().await?;
+            Ok::<_, Error>(inner.process.ended().await)
+        };
+        if !inner.process.has_ended() {
+            let _ = tokio::time::timeout(QUIT, async {
+                tokio::select! {
+                    quit = politely => drop(quit),
+                    _ = inner.process.ended() => {}
+                }
+            })
+            .await;
         }
-        if self.ended().is_none() {
-            process::kill(&self.process)?;
-            let _ = exit.wait_for(Option::is_some).await;
-        }
-        for socket in ["qmp.sock", "channel.sock", "state.sock"] {
-            let _ = std::fs::remove_file(self.spec.dir.join(socket));
-        }
+        inner.process.kill().await?;
+        place::clear(&inner.spec.dir);
         Ok(())
     }
 
     async fn stats(&self) -> Result<MachineStats> {
-        let process = i32::try_from(self.process.pid).ok();
-        let process = process.and_then(|pid| procfs::process::Process::new(pid).ok());
-        let process = process.filter(|_| self.ended().is_none()).ok_or_else(|| self.gone())?;
-        let stat = process.stat().map_err(|_| self.gone())?;
-        let ticks = procfs::ticks_per_second().max(1);
-        let rollup = process.smaps_rollup().ok();
-        let kib = |name: &str| {
-            let map = rollup.as_ref().and_then(|all| all.memory_map_rollup.iter().next());
-            map.and_then(|map| map.extension.map.get(name)).map_or(0, |bytes| bytes / 1024)
+        let inner = &self.0;
+        let status = match inner.qmp.status().await {
+            Ok(status) => status,
+            Err(error) => return Err(inner.explain(error).await),
         };
-        let paused = match self.monitor.lock().await.as_ref() {
-            Some(monitor) => !monitor.status().await?.running,
-            None => return Err(self.gone()),
-        };
-        Ok(MachineStats {
-            cpu_time_ms: (stat.utime + stat.stime) * 1000 / ticks,
-            resident_kib: kib("Rss"),
-            proportional_kib: kib("Pss"),
-            paused,
-        })
+        let pid = inner.process.identity.pid;
+        let used = tokio::task::spawn_blocking(move || usage(pid)).await.ok().flatten();
+        match used {
+            Some(stats) if !inner.process.has_ended() => {
+                Ok(MachineStats { paused: status != RunState::running, ..stats })
+            }
+            _ => Err(Error::Gone { id: inner.spec.id.clone(), reason: "it just ended".into() }),
+        }
     }
 
     async fn exited(&self) -> Exit {
-        let mut exit = self.exit.clone();
-        let ended = exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone());
-        ended.unwrap_or_else(|| Exit { reason: "nobody watched it end".to_owned(), clean: false })
-    }
-}
-
-struct RemoveOnDrop<'a>(&'a Path);
-
-impl Drop for RemoveOnDrop<'_> {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(self.0);
+        let ending = self.0.process.ended().await;
+        let (log, mut console) = (self.last_lines(QEMU_LOG, 3), self.last_lines(CONSOLE_LOG, 40));
+        // A guest that panics leaves by the same door as one that is shut down. Its panic
+        // is the start of what matters, otherwise the end is.
+        let panic = console.find("Kernel panic");
+        let panicked = panic.is_some();
+        let from = panic.or_else(|| console.rmatch_indices('\n').nth(7).map(|(at, _)| at + 1));
+        console.drain(..from.unwrap_or(0));
+        let clean = ending == Ending::Status(0) && !panicked;
+        let mut reason = ending.to_string();
+        if panicked {
+            reason = format!("the guest's kernel panicked ({ending})");
+        }
+        // What QEMU says at an orderly end is nothing but that.
+        if !clean {
+            for (name, lines) in [(QEMU_LOG, log), (CONSOLE_LOG, console)] {
+                if !lines.is_empty() {
+                    reason.push_str(&format!("\n--- {name}\n{lines}"));
+                }
+            }
+        }
+        Exit { reason, clean }
     }
 }

@@ -1,39 +1,51 @@
 //! The QEMU driver: one `qemu-system-x86_64` process a machine, QMP over a Unix socket.
 //!
-//! Memory is a file that the guest's RAM maps, so that a snapshot is the device state alone
-//! (`x-ignore-shared`). Sockets are bound by us and handed over, so that they can be connected to at
-//! once. The process drops its privileges and its view of the file system after it has opened
+//! Memory is a file that the guest's RAM maps, so that a snapshot is the device
+//! state alone (`x-ignore-shared`). Sockets are bound by us and handed over, so
+//! that they can be connected to at once and outlive our own process. The process
+//! drops its privileges and its view of the file system after it has opened
 //! everything (`-runas`, `-chroot`), and its system calls are filtered (`-sandbox`).
 
 mod arguments;
+mod binary;
 mod driver;
+mod logs;
 mod machine;
+mod place;
 mod probe;
 mod process;
 mod qmp;
+mod snapshot;
+mod spawn;
+mod validate;
 
+pub use binary::Version;
 pub use driver::QemuDriver;
+pub use logs::trim_log;
 pub use probe::{Probe, probe};
 
-/// What `console.log` and `qemu.log` are cut back to, in bytes.
+/// What `console.log` and `qemu.log` are to be cut back to with [`trim_log`], in bytes.
 pub const CONSOLE_MAX_BYTES: u64 = 1 << 20;
 
-/// Cuts a log that is appended to back to its last `max_bytes` bytes, from the beginning of a line.
-/// What is written between the reading and the cutting is lost.
-pub fn trim_log(path: &std::path::Path, max_bytes: u64) -> std::io::Result<()> {
-    use std::io::{Read, Seek, SeekFrom, Write};
-    let mut file = std::fs::OpenOptions::new().read(true).write(true).open(path)?;
-    let length = file.metadata()?.len();
-    if length <= max_bytes {
-        return Ok(());
+/// The guest's serial console, in [`crate::VmSpec::dir`]; emptied at boot, then appended to.
+const CONSOLE_LOG: &str = "console.log";
+/// What QEMU itself says, in [`crate::VmSpec::dir`]; emptied at every start.
+const QEMU_LOG: &str = "qemu.log";
+
+/// What executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Accelerator {
+    /// Hardware, through /dev/kvm.
+    Kvm,
+    /// QEMU's own translation.
+    Tcg,
+}
+
+impl Accelerator {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
     }
-    // Half of it, so that not every new line is a reason to cut again.
-    file.seek(SeekFrom::Start(length - max_bytes / 2))?;
-    let mut tail = Vec::new();
-    file.read_to_end(&mut tail)?;
-    let start = tail.iter().position(|byte| *byte == b'\n').map_or(0, |index| index + 1);
-    // The hypervisor appends (O_APPEND): it goes on at whatever the end is.
-    file.set_len(0)?;
-    file.seek(SeekFrom::Start(0))?;
-    file.write_all(&tail[start..])
 }

@@ -1,17 +1,24 @@
 //! KVM or software CPU: found out by running a guest's kernel.
 //!
-//! A /dev/kvm that opens, and even one that runs a few instructions, may still be unable to run a
-//! kernel (a host that is a software-virtualised guest itself). What counts is a kernel that says
-//! its first word.
+//! A /dev/kvm that opens, and even one that runs a few instructions, may still be
+//! unable to run a kernel (a host that is itself a software-virtualised guest). What
+//! counts is a kernel that comes through its whole start: it has found its timers,
+//! its CPU and its devices, and stops, as it must, for want of a root file system.
 
-use super::process::tail;
-use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-/// How long a kernel may take to its first word. On hardware it takes a tenth of a second.
-const FIRST_WORD: Duration = Duration::from_secs(5);
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
+
+use super::{Accelerator, arguments, binary};
+
+/// How long a kernel may take to come through. With hardware it takes about a second.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// More of a console than any kernel needs to tell that it came through.
+const LONGEST_CONSOLE: usize = 1 << 20;
 
 /// The verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,38 +32,53 @@ pub struct Probe {
 #[derive(Serialize, Deserialize)]
 struct Cached {
     boot_id: String,
+    qemu: String,
     probe: Probe,
 }
 
-/// Finds out which accelerator runs guests here. A verdict by a booted `kernel` is kept in `cache`
-/// until the host is booted again.
+/// Finds out which accelerator runs guests here with this QEMU program: from
+/// /dev/kvm, the loaded modules and the CPU's flags, and if these do not rule KVM
+/// out, by booting `kernel` under it (at most 10 s). That verdict is kept in the file
+/// `cache` until the host is booted again or QEMU changes. Without a kernel the
+/// answer is `tcg`, and nothing is kept.
 pub async fn probe(qemu: &Path, kernel: Option<&Path>, cache: &Path) -> Probe {
-    let tcg = |reason: &str| Probe { accelerator: "tcg".to_owned(), reason: reason.to_owned() };
+    let tcg = |reason: String| Probe { accelerator: "tcg".to_owned(), reason };
     if let Some(reason) = without_kvm() {
-        return tcg(&reason);
+        return tcg(reason);
     }
     let Some(kernel) = kernel else {
-        return tcg(
-            "there is no kernel yet to try /dev/kvm with; import one and restart the agent",
-        );
+        return tcg("no kernel yet to try /dev/kvm with; fetch or import one, then restart the \
+             agent"
+            .into());
+    };
+    let version = match binary::version(qemu).await {
+        Ok(version) => version.to_string(),
+        Err(error) => return tcg(error.to_string()),
     };
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let cached = std::fs::read(cache).ok().and_then(|b| serde_json::from_slice::<Cached>(&b).ok());
-    if let Some(cached) = cached.filter(|cached| cached.boot_id == boot_id) {
-        return cached.probe;
+    if let Some(probe) = kept(cache, &boot_id, &version) {
+        return probe;
     }
-    let probe = match first_word(qemu, kernel).await {
+    let probe = match comes_through(qemu, kernel, Accelerator::Kvm, DEADLINE).await {
         Ok(()) => Probe {
             accelerator: "kvm".to_owned(),
-            reason: "a kernel booted under /dev/kvm".to_owned(),
+            reason: "a kernel came through its start under /dev/kvm".to_owned(),
         },
-        Err(reason) => tcg(&format!("a kernel does not boot under /dev/kvm: {reason}")),
+        Err(reason) => tcg(format!("a kernel does not boot under /dev/kvm: {reason}")),
     };
-    let text = serde_json::to_vec(&Cached { boot_id, probe: probe.clone() }).unwrap_or_default();
+    let record = Cached { boot_id, qemu: version, probe: probe.clone() };
+    let text = serde_json::to_vec(&record).unwrap_or_default();
     if let Err(error) = std::fs::write(cache, text) {
-        tracing::warn!("cannot keep the verdict on KVM: {error}");
+        tracing::warn!(%error, cache = %cache.display(), "cannot keep the verdict on KVM");
     }
     probe
+}
+
+/// The verdict in the cache, if it is of this boot of the host and this QEMU.
+fn kept(cache: &Path, boot_id: &str, version: &str) -> Option<Probe> {
+    let cached: Cached = serde_json::from_slice(&std::fs::read(cache).ok()?).ok()?;
+    let fits = cached.boot_id == boot_id && cached.qemu == version && !boot_id.is_empty();
+    fits.then_some(cached.probe)
 }
 
 /// Reasons that need no guest.
@@ -80,42 +102,117 @@ fn without_kvm() -> Option<String> {
     None
 }
 
-/// Boots the kernel without anything else until it says what it is.
-async fn first_word(qemu: &Path, kernel: &Path) -> Result<(), String> {
-    let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let console = dir.path().join("console");
-    let mut child = tokio::process::Command::new(qemu)
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-        .args(["-M", "pc", "-accel", "kvm", "-cpu", "host", "-m", "256M", "-serial"])
-        .arg(format!("file:{}", console.display().to_string().replace(',', ",,")))
-        .arg("-kernel")
-        .arg(kernel)
-        .args(["-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1 reboot=t"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|e| e.to_string())?;
-    let spoke = async {
-        loop {
-            if tail(&console, 1000).contains("Linux version") {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
+/// Boots the kernel with nothing else, until it panics for want of a root.
+async fn comes_through(
+    qemu: &Path,
+    kernel: &Path,
+    accelerator: Accelerator,
+    deadline: Duration,
+) -> Result<(), String> {
+    let append = arguments::kernel_arguments(accelerator, "ignore_loglevel");
+    let words: [(&str, OsString); 9] = [
+        ("-display", "none".into()),
+        ("-machine", "pc,usb=off,graphics=off".into()),
+        ("-accel", accelerator.name().into()),
+        ("-cpu", arguments::cpu_model(accelerator).into()),
+        ("-m", "128".into()),
+        ("-serial", "stdio".into()),
+        ("-monitor", "none".into()),
+        ("-kernel", kernel.into()),
+        ("-append", append.into()),
+    ];
+    let mut command = tokio::process::Command::new(qemu);
+    command.args(["-nodefaults", "-no-user-config", "-no-reboot"]);
+    for (option, value) in words {
+        command.arg(option).arg(value);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.kill_on_drop(true).spawn().map_err(|e| e.to_string())?;
+    let mut console = child.stdout.take().ok_or("it has no console")?;
+    let mut said = Vec::new();
     let outcome = tokio::select! {
-        () = spoke => Ok(()),
-        status = child.wait() => match status {
-            _ if tail(&console, 1000).contains("Linux version") => Ok(()),
-            Ok(status) => Err(format!("QEMU ended ({status})")),
-            Err(error) => Err(error.to_string()),
-        },
-        () = tokio::time::sleep(FIRST_WORD) => {
-            Err(format!("no word from it within {} s", FIRST_WORD.as_secs()))
+        outcome = listen(&mut console, &mut said) => outcome,
+        () = tokio::time::sleep(deadline) => {
+            Err(format!("it was not through within {} s", deadline.as_secs_f32()))
         }
     };
     let _ = child.kill().await;
+    if outcome.is_err()
+        && let Some(mut errors) = child.stderr.take()
+    {
+        let mut text = Vec::new();
+        let _ = (&mut errors).take(4096).read_to_end(&mut text).await;
+        let text = String::from_utf8_lossy(&text).trim().to_owned();
+        return outcome.map_err(|reason| format!("{reason} {text}").trim_end().to_owned());
+    }
     outcome
+}
+
+/// Reads the console until the kernel has come through.
+async fn listen(
+    console: &mut tokio::process::ChildStdout,
+    said: &mut Vec<u8>,
+) -> Result<(), String> {
+    loop {
+        let more = console.read_buf(said).await;
+        let text = String::from_utf8_lossy(said);
+        if text.contains("Kernel panic") {
+            return match text.contains("VFS: Unable to mount root") {
+                true => Ok(()),
+                false => Err("it panicked on its way".into()),
+            };
+        }
+        match more {
+            Ok(0) => return Err("QEMU ended".into()),
+            Err(error) => return Err(error.to_string()),
+            Ok(_) if said.len() > LONGEST_CONSOLE => return Err("it does not stop talking".into()),
+            Ok(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernel() -> std::path::PathBuf {
+        let path = std::env::var_os("MVM_TEST_KERNEL");
+        path.expect("MVM_TEST_KERNEL: an uncompressed Linux kernel, see tests/support").into()
+    }
+
+    #[tokio::test]
+    async fn a_kernel_that_comes_through_is_told_from_one_that_does_not() {
+        let qemu = binary::find_binary().unwrap();
+        let minute = Duration::from_secs(60);
+        // The same boot with the software CPU, which can: the measure is right.
+        comes_through(&qemu, &kernel(), Accelerator::Tcg, minute).await.unwrap();
+        let short = Duration::from_millis(100);
+        let slow = comes_through(&qemu, &kernel(), Accelerator::Tcg, short).await.unwrap_err();
+        assert!(slow.contains("within 0.1 s"), "{slow}");
+        let none = comes_through(&qemu, Path::new("/nonexistent"), Accelerator::Tcg, minute).await;
+        assert!(none.unwrap_err().contains("nonexistent"));
+        // Where the cheap checks rule KVM out, the boot under it agrees.
+        if without_kvm().is_some() {
+            assert!(comes_through(&qemu, &kernel(), Accelerator::Kvm, DEADLINE).await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_verdict_is_for_this_boot_and_this_qemu() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = dir.path().join("verdict");
+        assert_eq!(kept(&cache, "boot", "7.2"), None);
+        let probe = Probe { accelerator: "kvm".into(), reason: "it was tried".into() };
+        let record = Cached { boot_id: "boot".into(), qemu: "7.2".into(), probe: probe.clone() };
+        std::fs::write(&cache, serde_json::to_vec(&record).unwrap()).unwrap();
+        assert_eq!(kept(&cache, "boot", "7.2"), Some(probe));
+        assert_eq!(kept(&cache, "other", "7.2"), None);
+        assert_eq!(kept(&cache, "boot", "10.0"), None);
+        std::fs::write(&cache, "{").unwrap();
+        assert_eq!(kept(&cache, "boot", "7.2"), None);
+        let qemu = binary::find_binary().unwrap();
+        let verdict = super::probe(&qemu, Some(&kernel()), &cache).await;
+        assert!(["kvm", "tcg"].contains(&verdict.accelerator.as_str()));
+        assert!(!verdict.reason.is_empty());
+    }
 }

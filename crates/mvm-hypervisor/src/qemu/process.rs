@@ -1,188 +1,248 @@
-//! Processes: starting one that outlives us, recognising one of ours, and learning of its end.
+//! Processes as the kernel knows them: who they are, when they end, and how to
+//! end them without ever hitting another one. A pidfd (pidfd_open(2)) pins the
+//! process; start time and marker say that it is the right one.
 
-use crate::{Error, Exit, ProcessIdentity, Result, VmSpec};
-use procfs::process::Process;
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::process::{Pid, PidfdFlags, Signal};
-use std::os::fd::RawFd;
-use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::Stdio;
-use tokio::io::Interest;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
-/// What the end of a process is told through.
-pub type ExitWatch = watch::Receiver<Option<Exit>>;
+use crate::{Error, ProcessIdentity, Result};
 
-/// Starts `program` in a session of its own, with `fds` and nothing else inherited, its output
-/// appended to `qemu.log`.
-pub fn start(
-    program: &Path,
-    arguments: &[String],
-    fds: &[RawFd],
-    spec: &VmSpec,
-) -> Result<(ProcessIdentity, ExitWatch)> {
-    let failed = |what: &str, source: std::io::Error| Error::SpawnFailed {
-        id: spec.id.clone(),
-        what: what.to_owned(),
-        source,
-    };
-    let path = spec.dir.join("qemu.log");
-    let log = std::fs::File::create(&path).map_err(|e| failed("its log", e))?;
-    let errors = log.try_clone().map_err(|e| failed("its log", e))?;
-    let mut command = tokio::process::Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(log).stderr(errors);
-    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").current_dir("/");
-    let inherited = fds.to_vec();
-    // SAFETY: setsid(2), setrlimit(2), prctl(2), close_range(2) and fcntl(2) are async-signal-safe; the closure only reads
-    // numbers that it owns, and the descriptors are open until the process has been started.
-    unsafe {
-        command.pre_exec(move || {
-            rustix::process::setsid()?;
-            let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
-            rustix::process::setrlimit(rustix::process::Resource::Core, none)?;
-            rustix::thread::set_no_new_privs(true)?;
-            // What whoever started us forgot to mark is not for a guest's process.
-            let flags = libc::CLOSE_RANGE_CLOEXEC as libc::c_int;
-            if libc::close_range(3, libc::c_uint::MAX, flags) != 0 {
-                return Err(std::io::Error::last_os_error());
+/// How a process ended, as far as can be known: only a parent learns the status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Status(i32),
+    Signal(i32),
+    Unknown,
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "exit status {status}"),
+            // The memory file is mapped: a page that finds no block is a bus error.
+            Self::Signal(7) => {
+                f.write_str("killed by signal 7, SIGBUS: no space left for its memory file?")
             }
-            for fd in &inherited {
-                let fd = BorrowedFd::borrow_raw(*fd);
-                rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
-            }
-            Ok(())
+            Self::Signal(signal) => write!(f, "killed by signal {signal}"),
+            Self::Unknown => f.write_str("ended"),
+        }
+    }
+}
+
+/// A live (or ended) process that is surely the one it is said to be.
+#[derive(Debug, Clone)]
+pub(super) struct Process {
+    pub(super) identity: ProcessIdentity,
+    pidfd: Arc<OwnedFd>,
+    ending: watch::Receiver<Option<Ending>>,
+}
+
+impl Process {
+    /// Takes hold of the process that `identity` names; `None` if it is gone,
+    /// or another has its pid. Needs a Tokio runtime, where a task waits for the
+    /// end, and reaps if the process is a child.
+    pub(super) fn open(identity: &ProcessIdentity) -> Result<Option<Self>> {
+        let Some(pidfd) = open_pidfd(identity.pid)? else { return Ok(None) };
+        // In this order: what is read now is the pinned process or, if that ended
+        // in between, one with another start time.
+        if identify(identity.pid).as_ref() != Some(identity) {
+            return Ok(None);
+        }
+        Self::watch(identity.clone(), pidfd).map(Some)
+    }
+
+    /// The same for a child that was just spawned and has not been waited for.
+    pub(super) fn of_child(pid: u32, marker: &str) -> Result<Self> {
+        let gone = || Error::io(format!("process {pid}"))(std::io::ErrorKind::NotFound.into());
+        let pidfd = open_pidfd(pid)?.ok_or_else(gone)?;
+        let start_time = start_time(pid).ok_or_else(gone)?;
+        Self::watch(ProcessIdentity { pid, start_time, marker: marker.to_owned() }, pidfd)
+    }
+
+    fn watch(identity: ProcessIdentity, pidfd: OwnedFd) -> Result<Self> {
+        let pidfd = Arc::new(pidfd);
+        let (sender, ending) = watch::channel(None);
+        let interest = tokio::io::Interest::READABLE;
+        // SAFETY: an OwnedFd stays open, and the same, for as long as the AsyncFd holds it.
+        let readable = unsafe { AsyncFd::register_with_interest(Arc::clone(&pidfd), interest) }
+            .map_err(std::io::Error::from)
+            .map_err(Error::io(format!("cannot watch process {}", identity.pid)))?;
+        tokio::spawn(async move {
+            // A pidfd becomes readable, for good, when its process ends.
+            let _ = readable.readable().await;
+            sender.send_replace(Some(reap(readable.get_ref().as_fd())));
         });
+        Ok(Self { identity, pidfd, ending })
     }
-    let mut child = command.spawn().map_err(|e| failed(&program.display().to_string(), e))?;
-    let identity = child.id().and_then(|pid| identity_of(pid, &spec.marker)).ok_or_else(|| {
-        failed("the process, which ended at once", std::io::ErrorKind::Other.into())
-    })?;
-    let (tell, exit) = watch::channel(None);
-    let log = spec.dir.join("qemu.log");
-    tokio::spawn(async move {
-        let status = child.wait().await;
-        let clean = status.as_ref().is_ok_and(std::process::ExitStatus::success);
-        let mut reason = match status {
-            Ok(status) => match (status.code(), status.signal()) {
-                (Some(code), _) => format!("exit status {code}"),
-                (_, Some(signal)) => format!("killed by signal {signal}"),
-                _ => status.to_string(),
-            },
-            Err(error) => error.to_string(),
-        };
-        if !clean {
-            let last = tail(&log, 3);
-            if !last.is_empty() {
-                reason = format!("{reason}: {last}");
-            }
-        }
-        let _ = tell.send(Some(Exit { reason, clean }));
-    });
-    Ok((identity, exit))
-}
 
-/// Watches a process that is not our child.
-pub fn watch_adopted(process: &ProcessIdentity) -> Result<ExitWatch> {
-    let handle = open(process)?;
-    let (tell, exit) = watch::channel(None);
-    let told =
-        Exit { reason: "it ended while another agent's process watched".to_owned(), clean: false };
-    let Some(handle) = handle else {
-        let _ = tell.send(Some(told));
-        return Ok(exit);
-    };
-    // SAFETY: an OwnedFd stays open, and the same, for as long as the AsyncFd owns it.
-    let handle = unsafe { AsyncFd::register_with_interest(handle, Interest::READABLE) }
-        .map_err(|e| Error::io("watch a process")(e.into()))?;
-    tokio::spawn(async move {
-        let _ = handle.readable().await;
-        let reason = "its process, started by an earlier agent, has ended".to_owned();
-        let _ = tell.send(Some(Exit { reason, ..told }));
-    });
-    Ok(exit)
-}
+    pub(super) fn has_ended(&self) -> bool {
+        self.ending.borrow().is_some()
+    }
 
-/// A pidfd of exactly this process; `None` if it is gone.
-fn open(process: &ProcessIdentity) -> Result<Option<OwnedFd>> {
-    let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) else {
-        return Ok(None);
-    };
-    let handle = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(handle) => handle,
-        Err(rustix::io::Errno::SRCH) => return Ok(None),
-        Err(e) => {
-            return Err(Error::Io { what: format!("open process {pid:?}"), source: e.into() });
+    /// Waits for the end.
+    pub(super) async fn ended(&self) -> Ending {
+        let mut ending = self.ending.clone();
+        match ending.wait_for(Option::is_some).await {
+            Ok(value) => value.unwrap_or(Ending::Unknown),
+            Err(_) => Ending::Unknown,
         }
-    };
-    // Checked after the handle was taken, so that it can be no later process with that number.
-    Ok(is_alive(process).then_some(handle))
-}
+    }
 
-/// Sends SIGKILL, if the process is exactly the one that is meant.
-pub fn kill(process: &ProcessIdentity) -> Result<()> {
-    let Some(handle) = open(process)? else { return Ok(()) };
-    match rustix::process::pidfd_send_signal(handle.as_fd(), Signal::KILL) {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-        Err(e) => {
-            Err(Error::Io { what: format!("kill process {}", process.pid), source: e.into() })
-        }
+    /// Sends SIGKILL; nothing happens if it has ended.
+    pub(super) fn kill_now(&self) {
+        let _ = pidfd_send_signal(&*self.pidfd, Signal::KILL);
+    }
+
+    /// Sends SIGKILL and waits for the end.
+    pub(super) async fn kill(&self) -> Result<Ending> {
+        self.kill_now();
+        // Only a process stuck in the kernel outlives SIGKILL.
+        tokio::time::timeout(Duration::from_secs(30), self.ended()).await.map_err(|_| Error::Io {
+            what: format!("process {} was killed and does not end", self.identity.pid),
+            source: std::io::ErrorKind::TimedOut.into(),
+        })
     }
 }
 
-/// Pid, start time and marker of a live process.
-pub fn identity_of(pid: u32, marker: &str) -> Option<ProcessIdentity> {
-    let process = Process::new(pid.try_into().ok()?).ok()?;
-    let start_time = process.stat().ok()?.starttime;
-    Some(ProcessIdentity { pid, start_time, marker: marker.to_owned() })
+/// Kills what `identity` names, and waits, see [`crate::Hypervisor::kill_stray`].
+pub(super) async fn kill_stray(identity: &ProcessIdentity) -> Result<()> {
+    match Process::open(identity)? {
+        Some(process) => process.kill().await.map(drop),
+        None if start_time(identity.pid).is_some_and(|_| !is_zombie(identity.pid)) => {
+            Err(Error::NotOurs { pid: identity.pid, marker: identity.marker.clone() })
+        }
+        None => Ok(()),
+    }
 }
 
-/// Whether the process lives, and is the one that was recorded.
-pub fn is_alive(process: &ProcessIdentity) -> bool {
-    let Ok(pid) = i32::try_from(process.pid) else { return false };
-    let Ok(found) = Process::new(pid) else { return false };
-    let Ok(stat) = found.stat() else { return false };
-    // A zombie has no arguments any more.
-    stat.starttime == process.start_time
-        && marker_of(&found).as_deref() == Some(process.marker.as_str())
+/// All processes that carry a marker with this prefix.
+pub(super) fn find(marker_prefix: &str) -> Result<Vec<ProcessIdentity>> {
+    let entries = std::fs::read_dir("/proc").map_err(Error::io("cannot list /proc"))?;
+    Ok(entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(identify)
+        .filter(|identity| identity.marker.starts_with(marker_prefix))
+        .collect())
 }
 
-/// Live processes whose marker begins with `prefix`.
-pub fn find(prefix: &str) -> Result<Vec<ProcessIdentity>> {
-    let processes = procfs::process::all_processes().map_err(|e| Error::Io {
-        what: "list the processes".to_owned(),
-        source: std::io::Error::other(e.to_string()),
-    })?;
-    let mut found = Vec::new();
-    // One that ends while we look is simply not there.
-    for process in processes.flatten() {
-        let Some(marker) = marker_of(&process).filter(|marker| marker.starts_with(prefix)) else {
-            continue;
-        };
-        if let Some(identity) =
-            u32::try_from(process.pid).ok().and_then(|p| identity_of(p, &marker))
+fn open_pidfd(pid: u32) -> Result<Option<OwnedFd>> {
+    let Some(pid_) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+    match pidfd_open(pid_, PidfdFlags::NONBLOCK) {
+        Ok(pidfd) => Ok(Some(pidfd)),
+        Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => Ok(None),
+        Err(e) => Err(Error::io(format!("cannot open process {pid}"))(e.into())),
+    }
+}
+
+fn reap(pidfd: std::os::fd::BorrowedFd<'_>) -> Ending {
+    match waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+        Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Ending::Status(code),
+            (None, Some(signal)) => Ending::Signal(signal),
+            (None, None) => Ending::Unknown,
+        },
+        // Not our child, or somebody was quicker.
+        _ => Ending::Unknown,
+    }
+}
+
+fn identify(pid: u32) -> Option<ProcessIdentity> {
+    let start_time = start_time(pid)?;
+    let marker = marker_in(&std::fs::read(format!("/proc/{pid}/cmdline")).ok()?)?;
+    Some(ProcessIdentity { pid, start_time, marker })
+}
+
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?.stat().ok()?;
+    Some(stat.starttime)
+}
+
+fn is_zombie(pid: u32) -> bool {
+    let stat = i32::try_from(pid).ok().and_then(|pid| procfs::process::Process::new(pid).ok());
+    stat.and_then(|process| process.stat().ok()).is_none_or(|stat| stat.state == 'Z')
+}
+
+/// What an adopted process was asked to be, of what its argument vector says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// Machine type.
+    pub(super) machine: Option<String>,
+    /// Its memory is mapped privately.
+    pub(super) private: bool,
+}
+
+/// Reads the argument vector of a process; `None` if it is gone.
+pub(super) fn asked_of(pid: u32) -> Option<Asked> {
+    std::fs::read(format!("/proc/{pid}/cmdline")).ok().as_deref().map(asked_in)
+}
+
+fn asked_in(cmdline: &[u8]) -> Asked {
+    let words: Vec<&[u8]> = cmdline.split(|b| *b == 0).collect();
+    let value = |option: &[u8]| {
+        let at = words.iter().position(|word| *word == option)?;
+        words.get(at + 1).and_then(|value| std::str::from_utf8(value).ok())
+    };
+    let machine = value(b"-machine").and_then(|value| value.split(',').next());
+    // Our own JSON, see `arguments::memory_object`: the first object is the memory.
+    let memory = value(b"-object").and_then(|v| serde_json::from_str::<serde_json::Value>(v).ok());
+    let share = memory.as_ref().and_then(|memory| memory.get("share")?.as_bool());
+    Asked { machine: machine.map(str::to_owned), private: share == Some(false) }
+}
+
+/// The marker in a NUL-separated argument vector: the word after `-name`,
+/// without its `guest=`.
+fn marker_in(cmdline: &[u8]) -> Option<String> {
+    let mut words = cmdline.split(|b| *b == 0);
+    words.find(|word| *word == b"-name")?;
+    let marker = words.next()?.strip_prefix(b"guest=")?;
+    String::from_utf8(marker.to_vec()).ok().filter(|marker| !marker.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn markers_are_read_from_argument_vectors() {
+        assert_eq!(marker_in(b"qemu\0-name\0guest=mvm:a:b\0-S\0").as_deref(), Some("mvm:a:b"));
+        for other in [&b"qemu\0-name\0"[..], b"", b"-name", b"x\0guest=mvm:a:b\0", b"-name\0guest="]
         {
-            found.push(identity);
+            assert_eq!(marker_in(other), None);
         }
     }
-    Ok(found)
-}
 
-/// The marker in a QEMU process' arguments: the value of `-name guest=`.
-fn marker_of(process: &Process) -> Option<String> {
-    let arguments = process.cmdline().ok()?;
-    if !arguments.first()?.contains("qemu-system") {
-        return None;
+    proptest! {
+        #[test]
+        fn any_argument_vector_is_read_without_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200)
+        ) {
+            let _ = marker_in(&bytes);
+            let _ = asked_in(&bytes);
+        }
     }
-    let name = arguments.iter().position(|argument| argument == "-name")?;
-    arguments.get(name + 1)?.strip_prefix("guest=").map(str::to_owned)
-}
 
-/// The last lines of a log.
-pub fn tail(path: &Path, lines: usize) -> String {
-    let bytes = std::fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    let all: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    all[all.len().saturating_sub(lines)..].join("\n")
+    #[tokio::test]
+    async fn a_process_of_others_is_left_alone() {
+        let pid = std::process::id();
+        let identity = ProcessIdentity {
+            pid,
+            start_time: start_time(pid).unwrap(),
+            marker: "mvm:test:nobody".into(),
+        };
+        assert!(Process::open(&identity).unwrap().is_none());
+        assert_eq!(kill_stray(&identity).await.unwrap_err().code(), "not_ours");
+        let gone = ProcessIdentity { pid: 0x3fff_fff0, ..identity };
+        assert!(Process::open(&gone).unwrap().is_none());
+        kill_stray(&gone).await.unwrap();
+    }
 }

@@ -1,152 +1,203 @@
-//! QMP (docs/interop/qmp-spec of QEMU): few commands, each with a deadline.
+//! QMP (QEMU's docs/interop/qmp-spec): few commands, each with a deadline, over a
+//! connection that is made anew when it breaks.
 
-use crate::{Error, Result};
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::StreamExt;
+use qapi::ExecuteError;
 use qapi::futures::{QapiService, QmpStreamTokio};
 use qapi::qmp::{
-    MigrationCapability, MigrationCapabilityStatus, QmpCommand, StatusInfo, cont, migrate,
+    MigrationCapability, MigrationCapabilityStatus, QmpCommand, RunState, cont,
     migrate_set_capabilities, query_status, quit, stop,
 };
 use serde::Serialize;
-use std::os::fd::RawFd;
-use std::path::Path;
-use std::time::Duration;
 use tokio::io::WriteHalf;
 use tokio::net::UnixStream;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 
-/// How long a command may take. All of them answer in well under a millisecond on an idle host.
-const DEADLINE: Duration = Duration::from_secs(10);
+use crate::{Error, Result};
 
-/// An open monitor.
-pub struct Qmp {
+/// How long a command may take. On an idle host all answer within a millisecond.
+const COMMAND: Duration = Duration::from_secs(10);
+/// How long a monitor that served before may take to greet again.
+const RECONNECT: Duration = Duration::from_secs(5);
+
+/// The monitor of one machine. Commands run one at a time.
+#[derive(Debug)]
+pub(super) struct Qmp {
     id: String,
+    socket: PathBuf,
+    connection: Mutex<Option<Connection>>,
+}
+
+struct Connection {
     service: QapiService<QmpStreamTokio<WriteHalf<UnixStream>>>,
+    /// Reads answers and events for as long as the connection lives, also while nobody asks.
+    reader: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // QEMU serves one client at a time: the socket must close for the next one.
+        self.reader.abort();
+    }
+}
+
+impl Connection {
+    async fn open(socket: &Path) -> std::io::Result<Self> {
+        let stream = QmpStreamTokio::open_uds(socket).await?.negotiate().await?;
+        let (service, mut events) = stream.into_parts();
+        let reader = tokio::spawn(async move {
+            while let Some(item) = events.next().await {
+                match item {
+                    Ok(event) => tracing::trace!(?event, "QMP event"),
+                    // An answer that nobody waits for any more, for one; a broken stream
+                    // ends the loop by itself.
+                    Err(error) => tracing::debug!(%error, "QMP message dropped"),
+                }
+            }
+        });
+        Ok(Self { service, reader })
+    }
+}
+
+/// Whether a command whose answer was lost may be sent once more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Repeat {
+    Yes,
+    No,
 }
 
 impl Qmp {
-    /// Connects and negotiates; within `deadline`, since a process that has just been started
-    /// answers only when it has set its machine up.
-    pub async fn connect(id: &str, socket: &Path, deadline: Duration) -> Result<Qmp> {
-        let open = async {
-            let stream = QmpStreamTokio::open_uds(socket).await?.negotiate().await?;
-            Ok::<_, std::io::Error>(stream.spawn_tokio().0)
-        };
-        match tokio::time::timeout(deadline, open).await {
-            Ok(Ok(service)) => Ok(Qmp { id: id.to_owned(), service }),
-            Ok(Err(cause)) => Err(Error::QmpFailed {
-                id: id.to_owned(),
-                command: "connect".to_owned(),
-                reason: cause.to_string(),
-            }),
-            Err(_) => Err(Error::QmpTimeout {
-                id: id.to_owned(),
-                command: "connect".to_owned(),
-                after: deadline,
-            }),
+    /// Connects and negotiates within `deadline`: a process that has just been started
+    /// greets only when it has set its machine up.
+    pub(super) async fn connect(id: &str, socket: &Path, deadline: Duration) -> Result<Self> {
+        let qmp =
+            Self { id: id.to_owned(), socket: socket.to_owned(), connection: Mutex::new(None) };
+        let connection = qmp.open(deadline).await?;
+        *qmp.connection.lock().await = Some(connection);
+        Ok(qmp)
+    }
+
+    async fn open(&self, deadline: Duration) -> Result<Connection> {
+        match tokio::time::timeout(deadline, Connection::open(&self.socket)).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(cause)) => Err(self.failed("connect", &cause)),
+            Err(_) => Err(self.late("connect", deadline)),
         }
     }
 
-    async fn execute<C: QmpCommand>(&self, command: C) -> Result<C::Ok> {
-        match tokio::time::timeout(DEADLINE, self.service.execute(command)).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(cause)) => Err(Error::QmpFailed {
-                id: self.id.clone(),
-                command: C::NAME.to_owned(),
-                reason: cause.to_string(),
-            }),
-            Err(_) => Err(Error::QmpTimeout {
-                id: self.id.clone(),
-                command: C::NAME.to_owned(),
-                after: DEADLINE,
-            }),
+    async fn execute<C: QmpCommand>(&self, command: &C, repeat: Repeat) -> Result<C::Ok> {
+        let mut slot = self.connection.lock().await;
+        let mut fresh = slot.is_none();
+        loop {
+            // Taken out for the time of the command: if this future is dropped half-way, the
+            // connection goes with it, and the next command finds a clean one.
+            let connection = match slot.take() {
+                Some(connection) => connection,
+                None => self.open(RECONNECT).await?,
+            };
+            let answer = tokio::time::timeout(COMMAND, connection.service.execute(command)).await;
+            match answer {
+                Ok(Ok(value)) => {
+                    *slot = Some(connection);
+                    return Ok(value);
+                }
+                Ok(Err(ExecuteError::Qapi(refusal))) => {
+                    *slot = Some(connection);
+                    return Err(self.failed(C::NAME, &refusal));
+                }
+                Ok(Err(ExecuteError::Io(_))) if !fresh && repeat == Repeat::Yes => fresh = true,
+                Ok(Err(ExecuteError::Io(cause))) => return Err(self.failed(C::NAME, &cause)),
+                Err(_) => return Err(self.late(C::NAME, COMMAND)),
+            }
         }
+    }
+
+    fn failed(&self, command: &str, cause: &dyn std::fmt::Display) -> Error {
+        let (id, command) = (self.id.clone(), command.to_owned());
+        Error::QmpFailed { id, command, reason: cause.to_string() }
+    }
+
+    fn late(&self, command: &str, after: Duration) -> Error {
+        Error::QmpTimeout { id: self.id.clone(), command: command.to_owned(), after }
     }
 
     /// Stops the vCPUs.
-    pub async fn stop(&self) -> Result<()> {
-        self.execute(stop {}).await.map(|_| ())
+    pub(super) async fn stop(&self) -> Result<()> {
+        self.execute(&stop {}, Repeat::Yes).await.map(drop)
     }
 
     /// Lets the vCPUs run.
-    pub async fn cont(&self) -> Result<()> {
-        self.execute(cont {}).await.map(|_| ())
+    pub(super) async fn cont(&self) -> Result<()> {
+        self.execute(&cont {}, Repeat::Yes).await.map(drop)
     }
 
     /// Ends the process; it may be gone before it answers.
-    pub async fn quit(&self) -> Result<()> {
-        self.execute(quit {}).await.map(|_| ())
+    pub(super) async fn quit(&self) -> Result<()> {
+        self.execute(&quit {}, Repeat::No).await.map(drop)
     }
 
-    /// Whether vCPUs run, and which state exactly.
-    pub async fn status(&self) -> Result<StatusInfo> {
-        self.execute(query_status {}).await
+    /// What the machine does.
+    pub(super) async fn status(&self) -> Result<RunState> {
+        self.execute(&query_status {}, Repeat::Yes).await.map(|info| info.status)
     }
 
-    /// Memory that is mapped shared stays where it is: only devices go into a snapshot.
-    pub async fn ignore_shared(&self) -> Result<()> {
-        let capability = MigrationCapabilityStatus {
-            capability: MigrationCapability::x_ignore_shared,
-            state: true,
-        };
-        self.execute(migrate_set_capabilities { capabilities: vec![capability] }).await.map(|_| ())
+    /// Memory that is mapped from a file stays out of the state that is sent or loaded.
+    pub(super) async fn ignore_shared(&self) -> Result<()> {
+        let capability = MigrationCapability::x_ignore_shared;
+        let capabilities = vec![MigrationCapabilityStatus { capability, state: true }];
+        self.execute(&migrate_set_capabilities { capabilities }, Repeat::Yes).await.map(drop)
     }
 
-    /// Begins to load the device state from the inherited descriptor `fd`.
-    pub async fn incoming(&self, fd: RawFd) -> Result<()> {
-        self.execute(MigrateIncoming { uri: format!("fd:{fd}") }).await.map(|_| ())
+    /// Begins to load the state from a descriptor that the process inherited.
+    pub(super) async fn incoming(&self, fd: RawFd) -> Result<()> {
+        self.execute(&MigrateIncoming { uri: format!("fd:{fd}") }, Repeat::No).await.map(drop)
     }
 
-    /// Begins to send the device state to `uri`.
-    pub async fn migrate(&self, uri: String) -> Result<()> {
-        self.ignore_shared().await?;
-        let command = migrate { uri: Some(uri), channels: None, detach: None, resume: None };
-        self.execute(command).await.map(|_| ())
+    /// Begins to send the state to a Unix socket, by its path as the process sees it.
+    pub(super) async fn migrate(&self, to: &Path) -> Result<()> {
+        let uri = format!("unix:{}", to.display());
+        self.execute(&Migrate { uri }, Repeat::No).await.map(drop)
     }
 
-    /// How far the sending is: QEMU's own word, and its error.
-    pub async fn migration(&self) -> Result<(String, String)> {
-        let value = self.execute(QueryMigrate {}).await?;
-        let field =
-            |name: &str| value.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+    /// How far the sending is: QEMU's word for it, and its error.
+    pub(super) async fn migration(&self) -> Result<(String, String)> {
+        let value = self.execute(&QueryMigrate {}, Repeat::Yes).await?;
+        let field = |name| value.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
         Ok((field("status"), field("error-desc")))
     }
 
     /// Gives up sending.
-    pub async fn cancel_migration(&self) -> Result<()> {
-        self.execute(CancelMigration {}).await.map(|_| ())
+    pub(super) async fn cancel_migration(&self) -> Result<()> {
+        self.execute(&CancelMigration {}, Repeat::Yes).await.map(drop)
     }
 }
 
-/// `query-migrate` with whatever this version of QEMU answers: its fields differ from version to
-/// version, and two of them are all that is wanted.
-#[derive(Debug, Serialize)]
-struct QueryMigrate {}
-
-impl QmpCommand for QueryMigrate {}
-impl qapi::Command for QueryMigrate {
-    type Ok = serde_json::Value;
-    const NAME: &'static str = "query-migrate";
-    const ALLOW_OOB: bool = false;
+/// Commands whose arguments or answers differ between versions of QEMU, reduced to what
+/// all of them have.
+macro_rules! command {
+    ($name:ident { $($field:ident: $type:ty),* }, $word:literal) => {
+        #[derive(Debug, Serialize)]
+        struct $name { $($field: $type),* }
+        impl QmpCommand for $name {}
+        impl qapi::Command for $name {
+            type Ok = serde_json::Value;
+            const NAME: &'static str = $word;
+            const ALLOW_OOB: bool = false;
+        }
+    };
 }
-
-/// `migrate-incoming` as QEMU 7.2 knows it: later versions' arguments are optional.
-#[derive(Debug, Serialize)]
-struct MigrateIncoming {
-    uri: String,
-}
-
-impl QmpCommand for MigrateIncoming {}
-impl qapi::Command for MigrateIncoming {
-    type Ok = serde_json::Value;
-    const NAME: &'static str = "migrate-incoming";
-    const ALLOW_OOB: bool = false;
-}
-
-#[derive(Debug, Serialize)]
-struct CancelMigration {}
-
-impl QmpCommand for CancelMigration {}
-impl qapi::Command for CancelMigration {
-    type Ok = serde_json::Value;
-    const NAME: &'static str = "migrate_cancel";
-    const ALLOW_OOB: bool = false;
-}
+command!(Migrate { uri: String }, "migrate");
+command!(MigrateIncoming { uri: String }, "migrate-incoming");
+command!(QueryMigrate {}, "query-migrate");
+command!(CancelMigration {}, "migrate_cancel");

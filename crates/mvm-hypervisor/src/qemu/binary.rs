@@ -1,0 +1,103 @@
+//! The QEMU program: where it is and which version.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::{Error, Result};
+
+/// The program's name.
+const NAME: &str = "qemu-system-x86_64";
+/// The oldest version that the command lines of this driver are known to suit.
+const OLDEST: Version = Version { major: 7, minor: 2 };
+
+/// QEMU's version; the third number changes nothing here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// First number.
+    pub major: u32,
+    /// Second number.
+    pub minor: u32,
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// The first `qemu-system-x86_64` in `PATH`. Error: `qemu_not_found`, which names
+/// the package to install.
+pub fn find_binary() -> Result<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(NAME))
+        .find(|file| {
+            file.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+        })
+        .ok_or(Error::QemuNotFound)
+}
+
+/// Asks the program for its version. Errors: `qemu_not_found`, `qemu_unusable`.
+pub(super) async fn version(program: &Path) -> Result<Version> {
+    let unusable = |reason: String| Error::QemuUnusable { program: program.to_owned(), reason };
+    let asked = tokio::process::Command::new(program).arg("--version").kill_on_drop(true).output();
+    let output = match tokio::time::timeout(Duration::from_secs(20), asked).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(e)) if e.kind() == std::io::ErrorKind::NotFound => return Err(Error::QemuNotFound),
+        Ok(Err(e)) => return Err(unusable(e.to_string())),
+        Err(_) => return Err(unusable("no answer to --version within 20 s".into())),
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    match parse_version(&text) {
+        Some(version) if version >= OLDEST => Ok(version),
+        Some(version) => Err(unusable(format!("it is version {version}"))),
+        None => Err(unusable(format!("--version says {:?}", text.lines().next().unwrap_or("")))),
+    }
+}
+
+/// `QEMU emulator version 7.2.22 (Debian …)` → 7.2
+fn parse_version(text: &str) -> Option<Version> {
+    let after = text.split_once("version ")?.1;
+    let mut numbers = after.split(|c: char| !c.is_ascii_digit());
+    let major = numbers.next()?.parse().ok()?;
+    let minor = numbers.next()?.parse().ok()?;
+    Some(Version { major, minor })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        let debian = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright";
+        assert_eq!(parse_version(debian), Some(Version { major: 7, minor: 2 }));
+        assert_eq!(
+            parse_version("QEMU emulator version 10.0.2"),
+            Some(Version { major: 10, minor: 0 })
+        );
+        assert_eq!(parse_version("QEMU emulator version x"), None);
+        assert!(Version { major: 10, minor: 0 } > Version { major: 9, minor: 1 });
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_no_qemu_is_named() {
+        let error = version(Path::new("/bin/true")).await.unwrap_err();
+        assert_eq!(error.code(), "qemu_unusable");
+        assert!(error.to_string().contains("/bin/true"), "{error}");
+        let error = version(Path::new("/nonexistent/qemu")).await.unwrap_err();
+        assert!(error.to_string().contains("apt-get install qemu-system-x86"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_is_read_without_panic(text in ".{0,80}") {
+            let _ = parse_version(&text);
+            let _ = parse_version(&format!("version {text}"));
+        }
+    }
+}

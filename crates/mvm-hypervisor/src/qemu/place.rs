@@ -1,0 +1,154 @@
+//! A machine's directory: its sockets, its lock, its memory file; and who may touch them.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::{CONSOLE_LOG, QEMU_LOG};
+use crate::{Error, Result, VmSpec};
+
+const QMP_SOCKET: &str = "qmp.sock";
+const CHANNEL_SOCKET: &str = "channel.sock";
+const STATE_SOCKET: &str = "state.sock";
+const LOCK: &str = "machine.lock";
+
+pub(super) fn qmp_socket(dir: &Path) -> PathBuf {
+    dir.join(QMP_SOCKET)
+}
+
+pub(super) fn channel_socket(dir: &Path) -> PathBuf {
+    dir.join(CHANNEL_SOCKET)
+}
+
+/// What a new process inherits beside its logs.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Listening socket for QMP.
+    pub(super) qmp: UnixListener,
+    /// Listening socket for the guest channel.
+    pub(super) channel: UnixListener,
+    /// Locked for as long as any process holds it: the machine's own life.
+    pub(super) lock: File,
+    /// `qemu.log`, empty.
+    pub(super) log: File,
+}
+
+/// Makes the directory ready for a new process. `already_running` if one lives in it.
+/// A `fresh` machine has a fresh console; one that is restored goes on with its own.
+pub(super) fn prepare(spec: &VmSpec, fresh: bool) -> Result<Place> {
+    let failed = |path: &Path| {
+        let (id, path) = (spec.id.clone(), path.to_owned());
+        move |source: io::Error| spawn_failed(id, &path, source)
+    };
+    let lock_path = spec.dir.join(LOCK);
+    let lock = own_file().open(&lock_path).map_err(failed(&lock_path))?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            return Err(Error::AlreadyRunning { id: spec.id.clone(), dir: spec.dir.clone() });
+        }
+        Err(e) => return Err(failed(&lock_path)(e.into())),
+    }
+    if let Some(confine) = spec.confine {
+        // Its root directory: to be entered, never to be written to, so that nothing that
+        // we open in it can be swapped under our hands.
+        chown(&spec.dir, Some(0), Some(confine.gid))
+            .and_then(|()| std::fs::set_permissions(&spec.dir, Permissions::from_mode(0o750)))
+            .map_err(failed(&spec.dir))?;
+    }
+    let console = spec.dir.join(CONSOLE_LOG);
+    let opened = own_file().open(&console).map_err(failed(&console))?;
+    if fresh {
+        opened.set_len(0).map_err(failed(&console))?;
+    }
+    let log_path = spec.dir.join(QEMU_LOG);
+    let log = own_file().open(&log_path).map_err(failed(&log_path))?;
+    log.set_len(0).map_err(failed(&log_path))?;
+    let listen = |path: PathBuf| {
+        remove(&path).and_then(|()| UnixListener::bind(&path)).map_err(failed(&path))
+    };
+    let (qmp, channel) = (listen(qmp_socket(&spec.dir))?, listen(channel_socket(&spec.dir))?);
+    Ok(Place { qmp, channel, lock, log })
+}
+
+/// Creates the memory file anew, sparse.
+pub(super) fn create_memory(spec: &VmSpec) -> Result<()> {
+    // An old one is not emptied but replaced: whoever still maps it must not see a
+    // file that shrinks (SIGBUS).
+    remove(&spec.memory)
+        .and_then(|()| own_file().create_new(true).open(&spec.memory))
+        .and_then(|file| file.set_len(spec.mem_mib << 20))
+        .map_err(|e| spawn_failed(spec.id.clone(), &spec.memory, e))
+}
+
+/// A socket on which the machine, which sees it as the second path, delivers its state.
+pub(super) fn state_listener(spec: &VmSpec) -> io::Result<(StateSocket, PathBuf)> {
+    let path = spec.dir.join(STATE_SOCKET);
+    remove(&path)?;
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+    let seen = match spec.confine {
+        Some(confine) => {
+            chown(&path, Some(confine.uid), Some(confine.gid))?;
+            Path::new("/").join(STATE_SOCKET)
+        }
+        None => path.clone(),
+    };
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    Ok((StateSocket { listener, path }, seen))
+}
+
+/// Removed when dropped.
+#[derive(Debug)]
+pub(super) struct StateSocket {
+    pub(super) listener: tokio::net::UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for StateSocket {
+    fn drop(&mut self) {
+        let _ = remove(&self.path);
+    }
+}
+
+/// Removes what an ended machine left. The lock stays: a file that is locked by name
+/// must not be replaced under somebody who waits for it.
+pub(super) fn clear(dir: &Path) {
+    for name in [QMP_SOCKET, CHANNEL_SOCKET, STATE_SOCKET] {
+        if let Err(error) = remove(&dir.join(name)) {
+            tracing::warn!(%error, socket = name, "cannot remove a machine's socket");
+        }
+    }
+}
+
+/// Removes a file; fine if there is none.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// `no_space` is told apart from every other cause.
+pub(super) fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn spawn_failed(id: String, path: &Path, source: io::Error) -> Error {
+    if is_no_space(&source) {
+        return Error::NoSpace { id, path: path.to_owned() };
+    }
+    Error::SpawnFailed { id, what: path.display().to_string(), source }
+}
+
+/// Readable and writable by us alone, appended to, created where it is missing, never a link.
+fn own_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    options
+}
