@@ -150,7 +150,7 @@ pub enum Error {
         /// The system's answer.
         source: std::io::Error,
     },
-    /// A fault that a `sim` plan asked for.
+    /// A fault that a [`crate::sim::FaultPlan`] asked for.
     #[error("machine {id}: simulated fault at `{call}`")]
     Injected {
         /// [`crate::VmSpec::id`]

@@ -2,7 +2,7 @@
 //!
 //! What lives here: [`Hypervisor`] and [`Machine`], the small interface over one
 //! virtual machine monitor (boot, restore, adopt, pause, resume, snapshot, kill,
-//! stats), and the driver `qemu`.
+//! stats), the driver [`qemu`], and the simulated driver [`sim`].
 //!
 //! What never may: tenants, pools, leases, images, networks' rules, or any
 //! record of state. A [`VmSpec`] says all that a driver may know, a
@@ -13,6 +13,7 @@
 mod error;
 mod machine;
 pub mod qemu;
+pub mod sim;
 mod spec;
 
 pub use error::{Error, Result};

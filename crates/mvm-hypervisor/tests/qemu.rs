@@ -5,7 +5,7 @@ mod support;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use mvm_hypervisor::{Hypervisor, Platform, ProcessIdentity, RestoreMemory};
+use mvm_hypervisor::{Hypervisor, Nic, Platform, ProcessIdentity, RestoreMemory};
 use support::{Lab, count, counts_beyond, driver, unrecorded};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -157,4 +157,42 @@ async fn two_clones_of_one_template_live_at_once() {
         machine.kill().await.unwrap();
     }
     assert!(std::fs::read(&spec.memory).unwrap() == template, "clones write nothing to it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_wakes_with_other_disks_and_another_tap() {
+    for (name, platform) in [("pci", Platform::Pci), ("mmio", Platform::Mmio)] {
+        let mut lab = Lab::new();
+        let mut spec = lab.spec(name);
+        spec.kernel.platform = platform;
+        spec.vcpus = 2;
+        spec.disks = vec![lab.disk("root", true), lab.disk("scratch", false)];
+        let mac = "02:00:00:00:00:09".to_owned();
+        spec.nic = Some(Nic { tap: lab.tap(), mac: mac.clone() });
+        let driver = driver().await;
+        let machine = driver.boot(&spec, &unrecorded).await.unwrap();
+        counts_beyond(&spec, 1).await;
+        machine.pause().await.unwrap();
+        let snapshot = lab.dir.join("snapshot");
+        machine.snapshot(&snapshot).await.unwrap();
+        machine.kill().await.unwrap();
+
+        let mut clone = lab.spec("clone");
+        clone.kernel.platform = platform;
+        clone.vcpus = 2;
+        clone.memory = spec.memory.clone();
+        clone.disks = vec![spec.disks[0].clone(), lab.disk("scratch", false)];
+        clone.nic = Some(Nic { tap: lab.tap(), mac });
+        let one = driver.restore(&clone, &snapshot, RestoreMemory::Clone, &unrecorded).await;
+        let other = driver.restore(&spec, &snapshot, RestoreMemory::Own, &unrecorded).await;
+        for (spec, machine) in [(&clone, one.unwrap()), (&spec, other.unwrap())] {
+            machine.resume().await.unwrap();
+            counts_beyond(spec, count(spec).unwrap_or(0)).await;
+            machine.kill().await.unwrap();
+        }
+        // One disk fewer is another machine.
+        clone.disks.pop();
+        let refused = driver.restore(&clone, &snapshot, RestoreMemory::Clone, &unrecorded).await;
+        assert!(refused.err().unwrap().to_string().contains("disks"));
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use mvm_hypervisor::qemu::QemuDriver;
-use mvm_hypervisor::{Confine, Hypervisor, Kernel, Platform, ProcessIdentity, VmSpec};
+use mvm_hypervisor::{Confine, Disk, Hypervisor, Kernel, Platform, ProcessIdentity, VmSpec};
 
 /// The user that confined machines run as in tests; it needs no entry in passwd.
 pub const USER: u32 = 54_321;
@@ -22,6 +22,7 @@ pub struct Lab {
     pub dir: PathBuf,
     prefix: String,
     mounts: Vec<PathBuf>,
+    taps: Vec<String>,
 }
 
 impl Lab {
@@ -30,7 +31,7 @@ impl Lab {
         let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(format!("mvm-hv-{name}"));
         std::fs::create_dir_all(&dir).expect("a directory for the test");
-        Lab { dir, prefix: format!("mvm:hvtest-{name}:"), mounts: Vec::new() }
+        Lab { dir, prefix: format!("mvm:hvtest-{name}:"), mounts: Vec::new(), taps: Vec::new() }
     }
 
     /// A machine of 128 MiB with the counting guest.
@@ -78,6 +79,24 @@ impl Lab {
         path
     }
 
+    /// A tap that nothing is connected to.
+    pub fn tap(&mut self) -> String {
+        let name = format!("mhv{}t{}", std::process::id() % 1_000_000, self.taps.len());
+        self.taps.push(name.clone());
+        ip(&["tuntap", "add", "dev", &name, "mode", "tap"]);
+        name
+    }
+
+    /// A raw disk of 1 MiB.
+    pub fn disk(&self, id: &str, read_only: bool) -> Disk {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = self.dir.join(format!("{id},{number}.raw"));
+        let file = std::fs::File::create(&path).expect("a disk");
+        file.set_len(1 << 20).expect("a disk's size");
+        Disk { id: id.to_owned(), path, read_only }
+    }
+
     fn initrd(&self) -> PathBuf {
         let path = self.dir.join("initrd.cpio");
         if !path.exists() {
@@ -94,11 +113,19 @@ impl Drop for Lab {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }
+        for tap in &self.taps {
+            ip(&["link", "del", tap]);
+        }
         for mount in &self.mounts {
             let _ = rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH);
         }
         let _ = std::fs::remove_dir_all(&self.dir);
     }
+}
+
+fn ip(words: &[&str]) {
+    let status = std::process::Command::new("ip").args(words).status();
+    assert!(status.is_ok_and(|s| s.success()) || std::thread::panicking(), "ip {words:?}");
 }
 
 fn pids_with(marker: &str) -> Vec<i32> {

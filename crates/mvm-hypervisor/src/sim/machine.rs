@@ -1,0 +1,110 @@
+//! A simulated machine.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::fault::{Call, Effect};
+use super::world::{Life, Saved, World};
+use crate::{Error, Exit, Machine, MachineStats, ProcessIdentity, RestoreMemory, Result};
+
+pub(super) struct SimMachine {
+    world: Arc<World>,
+    life: Arc<Life>,
+    /// One change at a time, as the trait promises.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl SimMachine {
+    pub(super) fn new(world: Arc<World>, life: Arc<Life>) -> Self {
+        Self { world, life, turn: tokio::sync::Mutex::new(()) }
+    }
+
+    /// Counts the call, lets its fault happen and its time pass.
+    async fn pass(&self, call: Call, latency: Duration) -> Result<()> {
+        self.life.alive()?;
+        let effect = self.world.step(call, &self.life.spec.id).await?;
+        tokio::time::sleep(latency).await;
+        if effect == Some(Effect::Die) {
+            self.world.end(&self.life, "a simulated death");
+        }
+        self.life.alive()
+    }
+}
+
+#[async_trait]
+impl Machine for SimMachine {
+    fn process(&self) -> ProcessIdentity {
+        self.life.identity.clone()
+    }
+
+    fn channel(&self) -> PathBuf {
+        self.life.channel()
+    }
+
+    async fn pause(&self) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        self.pass(Call::Pause, self.world.latencies.pause).await?;
+        self.life.set_running(false);
+        Ok(())
+    }
+
+    async fn resume(&self) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        self.pass(Call::Resume, self.world.latencies.pause).await?;
+        self.life.set_running(true);
+        Ok(())
+    }
+
+    async fn snapshot(&self, to: &Path) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        let id = || self.life.spec.id.clone();
+        if self.life.memory == RestoreMemory::Clone {
+            return Err(Error::NotSnapshottable { id: id() });
+        }
+        if self.life.is_running() {
+            return Err(Error::NotPaused { id: id() });
+        }
+        self.pass(Call::Snapshot, self.world.latencies.snapshot).await?;
+        Saved::of(&self.life).write(to).map_err(|e| match e.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Error::NoSpace { id: id(), path: to.to_owned() }
+            }
+            _ => Error::SnapshotFailed { id: id(), to: to.to_owned(), reason: e.to_string() },
+        })
+    }
+
+    async fn kill(&self) -> Result<()> {
+        if self.life.alive().is_err() {
+            return Ok(());
+        }
+        self.world.step(Call::Kill, &self.life.spec.id).await?;
+        tokio::time::sleep(self.world.latencies.kill).await;
+        self.world.end(&self.life, "exit status 0");
+        Ok(())
+    }
+
+    async fn stats(&self) -> Result<MachineStats> {
+        self.pass(Call::Stats, Duration::ZERO).await?;
+        let all = self.life.spec.mem_mib * 1024;
+        Ok(MachineStats {
+            // A guest that idles.
+            cpu_time_ms: self.life.guest_ms() / 20,
+            resident_kib: all / 4,
+            proportional_kib: match self.life.memory {
+                RestoreMemory::Own => all / 4,
+                RestoreMemory::Clone => all / 10,
+            },
+            paused: !self.life.is_running(),
+        })
+    }
+
+    async fn exited(&self) -> Exit {
+        let mut ended = self.life.ended();
+        let reason = ended.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        let reason = reason.unwrap_or_else(|| "its world ended".into());
+        Exit { clean: reason == "exit status 0", reason }
+    }
+}

@@ -1,0 +1,225 @@
+//! A simulated hypervisor: the trait's contract without processes, for tests of what
+//! stands above it and for simulations of many nodes. Never a default; all that it
+//! makes is marked as simulated.
+//!
+//! Machines live in a [`SimHypervisor`]'s world, which its clones share: keep one clone,
+//! drop everything else, and a "restarted agent" finds and adopts what ran before. Time
+//! passes by Tokio's clock, so that tests may pause it. Faults come from a [`FaultPlan`].
+
+mod fault;
+mod machine;
+mod world;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+pub use fault::{Call, Effect, FaultPlan};
+pub use world::{Guest, GuestChannel};
+
+use crate::{
+    Description, Error, Hypervisor, Machine, OnStarted, ProcessIdentity, RestoreMemory, Result,
+    VmSpec,
+};
+use machine::SimMachine;
+use world::{Life, Saved, World};
+
+/// How long each call takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Latencies {
+    /// `boot`, until the guest runs.
+    pub boot: Duration,
+    /// `restore`.
+    pub restore: Duration,
+    /// `adopt`.
+    pub adopt: Duration,
+    /// `pause` and `resume`.
+    pub pause: Duration,
+    /// `snapshot`.
+    pub snapshot: Duration,
+    /// `kill`.
+    pub kill: Duration,
+}
+
+impl Default for Latencies {
+    /// What the QEMU driver takes on a small host with the software CPU.
+    fn default() -> Self {
+        let ms = Duration::from_millis;
+        Self {
+            boot: ms(350),
+            restore: ms(80),
+            adopt: ms(2),
+            pause: ms(1),
+            snapshot: ms(20),
+            kill: ms(6),
+        }
+    }
+}
+
+impl Latencies {
+    /// No latency at all.
+    pub const NONE: Self = Self {
+        boot: Duration::ZERO,
+        restore: Duration::ZERO,
+        adopt: Duration::ZERO,
+        pause: Duration::ZERO,
+        snapshot: Duration::ZERO,
+        kill: Duration::ZERO,
+    };
+}
+
+/// The simulated driver. A clone shares machines, faults and counts with its origin.
+#[derive(Debug, Clone)]
+pub struct SimHypervisor {
+    world: Arc<World>,
+}
+
+impl SimHypervisor {
+    /// An empty world. `guest`, if given, serves every connection to a machine's channel;
+    /// without one, connections are accepted and nothing answers.
+    pub fn new(latencies: Latencies, faults: FaultPlan, guest: Option<Arc<dyn Guest>>) -> Self {
+        Self { world: Arc::new(World::new(latencies, faults, guest)) }
+    }
+
+    /// Replaces the faults; the counts of calls begin anew.
+    pub fn set_faults(&self, faults: FaultPlan) {
+        self.world.set_faults(faults);
+    }
+
+    /// How many calls of any kind there were since the faults were last set: what a test
+    /// that injects a fault at every single one counts up to.
+    pub fn calls(&self) -> u64 {
+        self.world.calls()
+    }
+
+    /// Ends a machine's process from outside, as a host's out-of-memory killer would.
+    /// Nothing happens if there is none with that marker.
+    pub fn crash(&self, marker: &str) {
+        if let Some(life) = self.world.by_marker(marker) {
+            self.world.end(&life, "killed by signal 9");
+        }
+    }
+
+    /// For how long the machine's vCPUs have run, over all its sleeps, in ms: what a
+    /// program that counts in the guest would have counted.
+    pub fn guest_ms(&self, marker: &str) -> Option<u64> {
+        self.world.by_marker(marker).map(|life| life.guest_ms())
+    }
+
+    async fn start(
+        &self,
+        spec: &VmSpec,
+        saved: Option<Saved>,
+        memory: RestoreMemory,
+        started: OnStarted<'_>,
+    ) -> Result<Arc<dyn Machine>> {
+        let (call, latency) = match saved {
+            None => (Call::Boot, self.world.latencies.boot),
+            Some(_) => (Call::Restore, self.world.latencies.restore),
+        };
+        let running = saved.is_none();
+        let effect = self.world.step(call, &spec.id).await?;
+        let life = self.world.spawn(spec, memory, saved.map_or(0, |saved| saved.guest_ms))?;
+        let newborn = Newborn { world: &self.world, life: Some(Arc::clone(&life)) };
+        started(&life.identity);
+        tokio::time::sleep(latency).await;
+        if effect == Some(Effect::Die) {
+            return Err(Error::DiedAtBoot {
+                id: spec.id.clone(),
+                status: "a simulated death".into(),
+                log: String::new(),
+                console: String::new(),
+            });
+        }
+        life.set_running(running);
+        newborn.grown();
+        Ok(Arc::new(SimMachine::new(Arc::clone(&self.world), life)))
+    }
+}
+
+/// Ends the machine if nobody gets to hold it.
+struct Newborn<'a> {
+    world: &'a World,
+    life: Option<Arc<Life>>,
+}
+
+impl Newborn<'_> {
+    fn grown(mut self) {
+        self.life = None;
+    }
+}
+
+impl Drop for Newborn<'_> {
+    fn drop(&mut self) {
+        if let Some(life) = &self.life {
+            self.world.end(life, "killed by signal 9");
+        }
+    }
+}
+
+#[async_trait]
+impl Hypervisor for SimHypervisor {
+    fn description(&self) -> Description {
+        Description {
+            name: "sim".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            accelerator: "none".into(),
+            simulated: true,
+        }
+    }
+
+    async fn boot(&self, spec: &VmSpec, started: OnStarted<'_>) -> Result<Arc<dyn Machine>> {
+        self.start(spec, None, RestoreMemory::Own, started).await
+    }
+
+    async fn restore(
+        &self,
+        spec: &VmSpec,
+        snapshot: &Path,
+        memory: RestoreMemory,
+        started: OnStarted<'_>,
+    ) -> Result<Arc<dyn Machine>> {
+        let failed = |reason| Error::RestoreFailed {
+            id: spec.id.clone(),
+            snapshot: snapshot.to_owned(),
+            reason,
+        };
+        let saved = Saved::read(snapshot, spec).map_err(failed)?;
+        self.start(spec, Some(saved), memory, started).await
+    }
+
+    async fn adopt(
+        &self,
+        spec: &VmSpec,
+        process: &ProcessIdentity,
+    ) -> Result<Option<Arc<dyn Machine>>> {
+        let effect = self.world.step(Call::Adopt, &spec.id).await?;
+        tokio::time::sleep(self.world.latencies.adopt).await;
+        let life = self.world.by_pid(process.pid);
+        let ours = |life: &Arc<Life>| life.identity == *process && process.marker == spec.marker;
+        let Some(life) = life.filter(ours) else { return Ok(None) };
+        if effect == Some(Effect::Die) {
+            self.world.end(&life, "a simulated death");
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(SimMachine::new(Arc::clone(&self.world), life))))
+    }
+
+    async fn kill_stray(&self, process: &ProcessIdentity) -> Result<()> {
+        self.world.step(Call::KillStray, &process.marker).await?;
+        match self.world.by_pid(process.pid) {
+            None => Ok(()),
+            Some(life) if life.identity == *process => {
+                self.world.end(&life, "killed by signal 9");
+                Ok(())
+            }
+            Some(_) => Err(Error::NotOurs { pid: process.pid, marker: process.marker.clone() }),
+        }
+    }
+
+    fn find(&self, marker_prefix: &str) -> Result<Vec<ProcessIdentity>> {
+        Ok(self.world.find(marker_prefix))
+    }
+}

@@ -1,0 +1,157 @@
+//! The simulated driver keeps the trait's promises, also when told to break.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mvm_hypervisor::sim::{Call, Effect, FaultPlan, Guest, GuestChannel, Latencies, SimHypervisor};
+use mvm_hypervisor::{Disk, Hypervisor, Kernel, Platform, ProcessIdentity, RestoreMemory, VmSpec};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+fn spec(dir: &Path, name: &str) -> VmSpec {
+    let own = dir.join(name);
+    std::fs::create_dir_all(&own).unwrap();
+    VmSpec {
+        id: name.into(),
+        marker: format!("mvm:sim:{name}"),
+        memory: dir.join(format!("{name}.mem")),
+        dir: own,
+        vcpus: 1,
+        mem_mib: 64,
+        kernel: Kernel {
+            image: "/kernel".into(),
+            initrd: None,
+            append: String::new(),
+            platform: Platform::Pci,
+        },
+        disks: Vec::<Disk>::new(),
+        nic: None,
+        confine: None,
+    }
+}
+
+fn unrecorded(_: &ProcessIdentity) {}
+
+/// Answers each byte with itself.
+#[derive(Debug)]
+struct Echo;
+
+#[async_trait::async_trait]
+impl Guest for Echo {
+    async fn serve(&self, mut channel: GuestChannel) {
+        let mut byte = [0];
+        while channel.stream.read_exact(&mut byte).await.is_ok() {
+            if channel.stream.write_all(&byte).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_keeps_the_contract_across_a_restart_of_its_holder() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = spec(dir.path(), "a");
+    let sim = SimHypervisor::new(Latencies::default(), FaultPlan::none(), Some(Arc::new(Echo)));
+    assert!(sim.description().simulated);
+    let machine = sim.boot(&spec, &unrecorded).await.unwrap();
+    let process = machine.process();
+    let second = sim.boot(&spec, &unrecorded).await;
+    assert_eq!(second.err().unwrap().code(), "already_running");
+    let mut stream = tokio::net::UnixStream::connect(machine.channel()).await.unwrap();
+    stream.write_all(b"x").await.unwrap();
+    let mut byte = [0];
+    stream.read_exact(&mut byte).await.unwrap();
+    let snapshot = dir.path().join("snapshot");
+    assert_eq!(machine.snapshot(&snapshot).await.unwrap_err().code(), "not_paused");
+
+    drop(machine);
+    let later = sim.clone();
+    assert_eq!(later.find("mvm:sim:").unwrap().as_slice(), std::slice::from_ref(&process));
+    let other = ProcessIdentity { start_time: process.start_time + 1, ..process.clone() };
+    assert!(later.adopt(&spec, &other).await.unwrap().is_none());
+    assert_eq!(later.kill_stray(&other).await.unwrap_err().code(), "not_ours");
+    let machine = later.adopt(&spec, &process).await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    machine.pause().await.unwrap();
+    let counted = later.guest_ms(&spec.marker).unwrap();
+    assert!(counted >= 10_000);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    machine.snapshot(&snapshot).await.unwrap();
+    machine.kill().await.unwrap();
+    machine.kill().await.unwrap();
+    assert!(machine.exited().await.clean && later.find("mvm:").unwrap().is_empty());
+    assert_eq!(machine.pause().await.unwrap_err().code(), "gone");
+    assert!(!spec.dir.join("channel.sock").exists());
+
+    let machine = later.restore(&spec, &snapshot, RestoreMemory::Own, &unrecorded).await.unwrap();
+    assert!(machine.stats().await.unwrap().paused);
+    assert_eq!(later.guest_ms(&spec.marker), Some(counted), "a sleeper does not age");
+    later.crash(&spec.marker);
+    assert!(!machine.exited().await.clean);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_fault_at_every_call_leaves_it_consistent() {
+    let script = async |sim: &SimHypervisor, spec: &VmSpec, snapshot: &Path| {
+        let machine = sim.boot(spec, &unrecorded).await?;
+        machine.pause().await?;
+        machine.snapshot(snapshot).await?;
+        machine.kill().await?;
+        let machine = sim.restore(spec, snapshot, RestoreMemory::Own, &unrecorded).await?;
+        machine.resume().await?;
+        machine.stats().await?;
+        sim.kill_stray(&machine.process()).await
+    };
+    let all = {
+        let dir = tempfile::tempdir().unwrap();
+        let sim = SimHypervisor::new(Latencies::NONE, FaultPlan::none(), None);
+        script(&sim, &spec(dir.path(), "a"), &dir.path().join("s")).await.unwrap();
+        sim.calls()
+    };
+    assert_eq!(all, 8);
+    for number in 1..=all {
+        for effect in [Effect::Fail, Effect::Die, Effect::Delay(Duration::from_secs(5))] {
+            let dir = tempfile::tempdir().unwrap();
+            let spec = spec(dir.path(), "a");
+            let sim =
+                SimHypervisor::new(Latencies::NONE, FaultPlan::none().at(number, effect), None);
+            let outcome = script(&sim, &spec, &dir.path().join("s")).await;
+            match effect {
+                Effect::Fail => assert_eq!(outcome.unwrap_err().code(), "injected"),
+                Effect::Delay(_) => outcome.unwrap(),
+                // Dying while being killed is no failure.
+                Effect::Die => drop(outcome),
+            }
+            let left = sim.find("mvm:").unwrap();
+            assert!(effect == Effect::Fail || left.is_empty(), "{number} {effect:?}");
+            sim.set_faults(FaultPlan::none());
+            for process in left {
+                sim.kill_stray(&process).await.unwrap();
+            }
+            sim.boot(&spec, &unrecorded).await.unwrap().kill().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn faults_can_be_laid_on_one_kind_of_call() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = FaultPlan::none().on(Call::Pause, 2, Effect::Fail).always(Call::Stats, Effect::Fail);
+    let sim = SimHypervisor::new(Latencies::NONE, plan, None);
+    let machine = sim.boot(&spec(dir.path(), "a"), &unrecorded).await.unwrap();
+    machine.pause().await.unwrap();
+    assert_eq!(machine.pause().await.unwrap_err().code(), "injected");
+    machine.pause().await.unwrap();
+    assert!(machine.stats().await.is_err() && machine.stats().await.is_err());
+}
+
+#[tokio::test]
+async fn a_boot_that_is_given_up_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = spec(dir.path(), "a");
+    let sim = SimHypervisor::new(Latencies::default(), FaultPlan::none(), None);
+    let boot = sim.boot(&spec, &unrecorded);
+    assert!(tokio::time::timeout(Duration::from_millis(20), boot).await.is_err());
+    assert!(sim.find("mvm:").unwrap().is_empty());
+}
