@@ -213,6 +213,8 @@ async fn all(files: &Files, dir: &Path) -> Outcome {
     programs(&channel).await?;
     identity(&channel, dir).await?;
     ssh(&channel, dir).await?;
+    let channel = crashed(&machine, channel).await?;
+    ssh(&channel, dir).await?;
     copies(&channel, dir).await?;
     let channel = torn(&machine, channel).await?;
     warm(&machine, &channel).await?;
@@ -376,6 +378,21 @@ async fn ssh(channel: &Channel, dir: &Path) -> Outcome {
     Ok(())
 }
 
+/// The agent dies: the host learns of it, and PID 1 starts another.
+async fn crashed(machine: &Machine, channel: Channel) -> Outcome<Channel> {
+    let start = Instant::now();
+    // Held on to: letting go of it would end the shell before it has done it.
+    let _program = channel.exec(sh("kill -9 $PPID")).await;
+    while !channel.is_closed() {
+        assert!(start.elapsed() < Duration::from_secs(10), "nobody told the host");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let channel = Channel::connect(&machine.socket(), DEADLINE).await?;
+    channel.hello().await?;
+    println!("agent killed, to the next one's answer: {:.0} ms", ms(start));
+    Ok(channel)
+}
+
 async fn copies(channel: &Channel, dir: &Path) -> Outcome {
     let script = "mkdir -p /data/d && cd /data/d && head -c 5000000 /dev/urandom > f && ln -s f l \
                   && chmod 751 f && touch -d @1000000000 f && sha256sum f";
@@ -467,7 +484,7 @@ async fn sleep(files: &Files, machine: Machine, channel: Channel) -> Outcome<(Ma
     run(&channel, "nohup sh -c 'i=0; while :; do i=$((i+1)); echo $i > /run/count; sleep 0.1; done' >/dev/null 2>&1 &").await?;
     let dir = machine.dir.clone();
     let (mut machine, mut channel) = (machine, channel);
-    let mut times = Vec::new();
+    let (mut times, mut answered, mut adopted) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..8 {
         let count: u64 =
             run(&channel, "cat /run/count").await.unwrap_or_default().parse().unwrap_or(0);
@@ -496,8 +513,11 @@ async fn sleep(files: &Files, machine: Machine, channel: Channel) -> Outcome<(Ma
         qmp.ask("migrate-incoming", uri).await?;
         qmp.until("query-status", "paused").await?;
         qmp.ask("cont", serde_json::json!({})).await?;
+        let resumed = Instant::now();
         channel = Channel::connect(&machine.socket(), DEADLINE).await?;
+        answered.push(ms(resumed));
         channel.adopt(&clock()).await?;
+        adopted.push(ms(resumed));
         times.push(ms(machine.started));
         let skew = run(&channel, "date +%s%N").await?.parse::<u64>()?.abs_diff(now_ns());
         assert!(skew < 300_000_000, "clock off by {skew} ns");
@@ -505,6 +525,8 @@ async fn sleep(files: &Files, machine: Machine, channel: Channel) -> Outcome<(Ma
         let later: u64 = run(&channel, "cat /run/count").await?.parse()?;
         assert!(later > count, "the counter stands still: {count} {later}");
     }
+    percentiles("sleeping: cont to WELCOME", answered);
+    percentiles("sleeping: cont to clock set", adopted);
     percentiles("sleeping: spawn to clock set", times);
     Ok((machine, channel))
 }

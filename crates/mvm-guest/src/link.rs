@@ -138,11 +138,14 @@ impl Decoder {
     }
 }
 
+/// A guest that has just begun says BYE to this: to whatever session its predecessor had.
+const ANY: u64 = 0;
+
 /// A session's id that no other session is likely to have.
 fn draw_session() -> u64 {
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u32(std::process::id());
-    hasher.finish()
+    hasher.finish().max(ANY + 1)
 }
 
 /// The raw byte stream: what comes in and what goes out.
@@ -213,6 +216,10 @@ async fn welcomed(wire: &mut Wire, decoder: &mut Decoder, session: u64) -> Resul
 /// The guest's end: calls `each` with the bytes of every session that a host begins.
 pub async fn accept(mut wire: Wire, mut each: impl FnMut(DuplexStream)) {
     let mut decoder = Decoder::default();
+    // A host may be waiting for an answer of an agent that has died.
+    if wire.outgoing.send(Packet::bare(Kind::Bye, ANY).encode()).await.is_err() {
+        return;
+    }
     let Some(mut session) = between_sessions(&mut wire, &mut decoder).await else { return };
     loop {
         let welcome = Packet::bare(Kind::Welcome, session).encode();
@@ -323,7 +330,7 @@ async fn receive(
                     let often = repeated.is_multiple_of(8);
                     let _ = outgoing.try_send(if often { padded(&welcome) } else { welcome });
                 }
-                Kind::Bye if ours => return Ended::Closed,
+                Kind::Bye if ours || packet.session == ANY => return Ended::Closed,
                 Kind::Bye | Kind::Welcome => {}
             }
         }

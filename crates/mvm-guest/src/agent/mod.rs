@@ -58,6 +58,9 @@ impl Agent {
 
     /// Answers on the wire until it is gone; one session after the other.
     pub async fn serve(self: Arc<Self>, wire: Wire) {
+        if self.powers == Powers::Guest {
+            self.ssh.resume().await;
+        }
         accept(wire, |session| {
             tokio::spawn(serve_session(self.clone(), session));
         })

@@ -32,6 +32,16 @@ struct Running {
 }
 
 impl Server {
+    /// Starts the server that an agent before this one had, and that ended with it.
+    pub async fn resume(&self) {
+        let kept = fs::read(Path::new(DIR).join("identity")).unwrap_or_default();
+        if let Ok(identity) = serde_json::from_slice(&kept)
+            && let Err(error) = self.start(&identity).await
+        {
+            eprintln!("mvm-guest: cannot start sshd again: {error}");
+        }
+    }
+
     /// Takes the identity on. The server is started, or started again when its key or port has
     /// changed; new authorized keys count from the next login on. Sessions that are open stay.
     pub async fn start(&self, identity: &SshIdentity) -> Result<()> {
@@ -39,6 +49,8 @@ impl Server {
         write("host_key", &identity.host_key)?;
         write("authorized_keys", &(identity.authorized_keys.join("\n") + "\n"))?;
         write("sshd_config", &config(identity.port))?;
+        let kept = serde_json::to_string(identity).unwrap_or_default();
+        write("identity", &kept)?;
         let Some(sshd) = find() else { return Ok(()) };
         let mut running = self.running.lock().await;
         if let Some(old) = running.take() {
@@ -97,7 +109,18 @@ async fn supervise(sshd: PathBuf, stop: Arc<Notify>) {
     loop {
         let log = fs::File::create("/run/mvm/ssh/log").map_or_else(|_| Stdio::null(), Stdio::from);
         let started = Instant::now();
-        let child = tokio::process::Command::new(&sshd)
+        let mut command = tokio::process::Command::new(&sshd);
+        // SAFETY: prctl(2) is async-signal-safe and touches no memory. An agent that is killed
+        // must not leave a server behind that holds the port.
+        unsafe {
+            command.pre_exec(|| {
+                rustix::process::set_parent_process_death_signal(Some(
+                    rustix::process::Signal::TERM,
+                ))?;
+                Ok(())
+            });
+        }
+        let child = command
             .args(["-D", "-e", "-f", "/run/mvm/ssh/sshd_config"])
             .env_clear()
             .env("PATH", PATH)
