@@ -146,6 +146,9 @@ fn inet_table(text: &mut String, owner: &str, rules: &Ruleset) {
     let services = set("services", "ifname . ipv4_addr . inet_proto . inet_service", services);
     let subnets = tenants.iter().map(|t| t.subnet.to_string());
     let subnets = set_with("subnets", "ipv4_addr", "flags interval;", subnets);
+    // Where br_netfilter is loaded, frames between siblings come by here as well.
+    let within = tenants.iter().map(|t| format!("\"{0}\" . \"{0}\"", t.bridge));
+    let within = set("within", "ifname . ifname", within);
     let guests = || tenants.iter().flat_map(|tenant| &tenant.taps);
     let open = guests().filter(|g| g.egress == Egress::Open).map(|g| g.address.to_string());
     let open = set("open", "ipv4_addr", open);
@@ -160,7 +163,7 @@ fn inet_table(text: &mut String, owner: &str, rules: &Ruleset) {
     let _ = write!(
         text,
         "table inet mvm_{owner} {{
-{gateways}{services}{subnets}{open}
+{gateways}{services}{subnets}{within}{open}
   chain input {{
     type filter hook input priority -10; policy accept;
     iifname \"mv{owner}-b*\" jump from_tenant
@@ -177,6 +180,7 @@ fn inet_table(text: &mut String, owner: &str, rules: &Ruleset) {
     oifname \"mv{owner}-b*\" jump into_tenant
   }}
   chain out_of_tenant {{
+    iifname . oifname @within accept
     oifname \"mv{owner}-b*\" drop
     ct state established,related accept
     ip saddr @open accept

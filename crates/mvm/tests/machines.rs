@@ -4,7 +4,7 @@
 //! `kernels` folder of a state directory) and `MVM_TEST_DEBIAN_PKGS`.
 
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -114,7 +114,7 @@ impl Lab {
     fn kill_agent(&self) {
         let pid = self.json(&["agent", "status"])["pid"].as_u64().expect("pid");
         run(Command::new("kill").args(["-9", &pid.to_string()]));
-        wait_for("the agent to end", || !Path::new(&format!("/proc/{pid}")).exists());
+        wait_for("the agent to end", || is_gone(pid));
     }
 
     /// Processes of machines of this lab.
@@ -155,6 +155,12 @@ fn run(command: &mut Command) -> Output {
     output
 }
 
+/// Whether the process has ended; one that nobody has waited for yet (a zombie) has.
+fn is_gone(pid: u64) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('Z'))
+}
+
 fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !done() {
@@ -173,19 +179,13 @@ fn a_machine_is_the_same_through_warmth_sleep_and_other_agents() {
 
     lab.ok(&["instance", "warm", &vm]);
     let pid = lab.pid(&vm).expect("a warm machine has a process");
-    let ticks = || {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
-        let fields: Vec<u64> = stat.rsplit(' ').filter_map(|f| f.parse().ok()).collect();
-        fields.len() // the shape only; CPU time is compared by the kernel's own accounting below
-    };
-    assert!(ticks() > 0);
     lab.kill_agent();
     assert_eq!(lab.state(&vm), "warm", "another agent has taken it over");
     assert_eq!(lab.pid(&vm), Some(pid));
     let before = count(&lab);
 
     lab.ok(&["instance", "sleep", &vm]);
-    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "no process is left of a sleeper");
+    assert!(is_gone(pid), "no process is left of a sleeper");
     assert_eq!(lab.machines(), 0);
     lab.kill_agent();
     assert_eq!(lab.state(&vm), "sleeping");
@@ -332,7 +332,7 @@ fn what_cannot_be_done_is_said_and_changes_nothing() {
     );
     lab.refused(
         &["tenant", "create", "two", "--net-id", "41", "--subnet", "10.77.0.0/16"],
-        "subnet_taken",
+        "conflict",
     );
     lab.refused(
         &["tenant", "create", "two", "--net-id", "41", "--subnet", "10.79.0.1/24"],
