@@ -289,7 +289,7 @@ fn tenants_do_not_reach_each_other_nor_the_host() {
     // With a neighbour's address a guest is heard by nobody.
     lab.exec(
         &one,
-        "busybox ip addr add 10.77.30.99/24 dev $(ls /sys/class/net | grep -v lo | head -n 1)",
+        "busybox ip addr add 10.77.30.99/24 dev $(basename /sys/class/net/e*)",
     );
     let spoofed = lab
         .mvm(&[

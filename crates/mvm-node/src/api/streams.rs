@@ -96,23 +96,33 @@ pub async fn claim(
     let (response, upgrade) = switch(&mut request)?;
     let Body(body) = Body::<ClaimRequest>::from_request(request, &()).await?;
     let wish = Wish { holder: peer.holder(), purpose: Purpose::Run, lease_s: body.lease_s };
-    let began = Instant::now();
-    let claimer = node.clone();
-    let (instance, from) = detached(async move { claimer.claim(&pool, &wish).await }).await?;
-    let took_ms = began.elapsed().as_secs_f64() * 1000.0;
+    let (tell, outcome) = tokio::sync::oneshot::channel();
+    // A task of its own: a client that goes away at any moment gives back what it got.
     tokio::spawn(async move {
-        let id = instance.id;
-        let reference = instance.reference();
-        if let (Ok(upgraded), Some(lease)) = (upgrade.await, instance.lease) {
-            let mut client = TokioIo::new(upgraded);
-            let line = serde_json::json!({ "claim": Claim { reference, from, took_ms, lease } });
-            let sent = client.write_all(format!("{line}\n").as_bytes()).await;
-            if sent.is_ok() && client.flush().await.is_ok() {
-                // Nothing is expected: the read ends when the client does.
-                let _ = client.read(&mut [0u8; 64]).await;
-            }
+        let began = Instant::now();
+        let (instance, from) = match node.claim(&pool, &wish).await {
+            Ok(claimed) => claimed,
+            Err(problem) => return drop(tell.send(Err(problem))),
+        };
+        let took_ms = began.elapsed().as_secs_f64() * 1000.0;
+        let (id, reference) = (instance.id, instance.reference());
+        if let (Ok(()), Some(lease)) = (tell.send(Ok(())), instance.lease) {
+            hold(upgrade, Claim { reference, from, took_ms, lease }).await;
         }
         node.end_lease(id).await;
     });
+    outcome.await.map_err(|_| Problem::internal("the claim ended without a result"))??;
     Ok(response)
+}
+
+/// Says what was claimed and waits until the client goes.
+async fn hold(upgrade: hyper::upgrade::OnUpgrade, claim: Claim) {
+    let Ok(upgraded) = upgrade.await else { return };
+    let mut client = TokioIo::new(upgraded);
+    let line = serde_json::json!({ "claim": claim });
+    let sent = client.write_all(format!("{line}\n").as_bytes()).await;
+    if sent.is_ok() && client.flush().await.is_ok() {
+        // Nothing is expected: the read ends when the client does.
+        let _ = client.read(&mut [0u8; 64]).await;
+    }
 }
