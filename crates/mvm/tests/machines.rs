@@ -287,10 +287,7 @@ fn tenants_do_not_reach_each_other_nor_the_host() {
     assert!(!port.expect("mvm").status.success());
     assert!(began.elapsed() >= Duration::from_secs(2), "a port that is not named answered");
     // With a neighbour's address a guest is heard by nobody.
-    lab.exec(
-        &one,
-        "busybox ip addr add 10.77.30.99/24 dev $(basename /sys/class/net/e*)",
-    );
+    lab.exec(&one, "busybox ip addr add 10.77.30.99/24 dev $(basename /sys/class/net/e*)");
     let spoofed = lab
         .mvm(&[
             "instance",
