@@ -155,12 +155,8 @@ async fn listen(
 ) -> Result<(), String> {
     loop {
         let more = console.read_buf(said).await;
-        let text = String::from_utf8_lossy(said);
-        if text.contains("Kernel panic") {
-            return match text.contains("VFS: Unable to mount root") {
-                true => Ok(()),
-                false => Err("it panicked on its way".into()),
-            };
+        if let Some(verdict) = verdict_of(said) {
+            return verdict;
         }
         match more {
             Ok(0) => return Err("QEMU ended".into()),
@@ -171,6 +167,18 @@ async fn listen(
     }
 }
 
+/// What a console says of the kernel's way, once its panic is there as a whole line: the serial
+/// port delivers it in pieces.
+fn verdict_of(said: &[u8]) -> Option<Result<(), String>> {
+    let text = String::from_utf8_lossy(said);
+    let panic = &text[text.find("Kernel panic")?..];
+    let line = &panic[..panic.find('\n')?];
+    Some(match line.contains("VFS: Unable to mount root") {
+        true => Ok(()),
+        false => Err(format!("it panicked on its way: {}", line.trim_end())),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,6 +186,17 @@ mod tests {
     fn kernel() -> std::path::PathBuf {
         let path = std::env::var_os("MVM_TEST_KERNEL");
         path.expect("MVM_TEST_KERNEL: an uncompressed Linux kernel, see tests/support").into()
+    }
+
+    #[test]
+    fn a_panic_is_judged_when_its_line_is_whole() {
+        let whole = "x\nKernel panic - not syncing: VFS: Unable to mount root fs\r\n";
+        for cut in 0..whole.len() {
+            assert_eq!(verdict_of(&whole.as_bytes()[..cut]), None, "{cut} bytes");
+        }
+        assert_eq!(verdict_of(whole.as_bytes()), Some(Ok(())));
+        let other = verdict_of(b"Kernel panic - not syncing: Fatal exception\n").unwrap();
+        assert!(other.unwrap_err().ends_with("Fatal exception"));
     }
 
     #[tokio::test]
