@@ -1,12 +1,125 @@
-//! The desired-state document, `schema_version` 1.
+//! The desired-state document, `schema_version` 1: what a node should hold.
+//!
+//! A document is taken whole or not at all: [`DesiredState::parse`] refuses it at its first fault,
+//! with the JSON path of that fault. The JSON Schema that users check theirs with is made from
+//! these types and lies in `schema/desired-state.v1.json`.
 
+mod check;
+
+use crate::admission::Quotas;
+use crate::error::{Code, Fault};
+use crate::name::Name;
+use crate::network::TenantNetwork;
+use crate::pool::{Counts, Recycle, Resources};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The version of the document that this build reads and writes.
+pub const SCHEMA_VERSION: u32 = 1;
 
 /// What a node should hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DesiredState {
     /// Always 1.
+    #[schemars(extend("const" = 1))]
     pub schema_version: u32,
+    /// The node that it is meant for; an agent refuses another node's document.
+    pub node_id: Name,
+    /// The tenants, each with its pools.
+    pub tenants: Vec<DesiredTenant>,
+}
+
+/// One tenant of the document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DesiredTenant {
+    /// Its name, unique in the document.
+    pub tenant_id: Name,
+    /// Its net id and subnet, unique in the document.
+    pub network: TenantNetwork,
+    /// What it may use; quotas left out have the specification's numbers.
+    #[serde(default)]
+    pub quotas: Quotas,
+    /// Its pools.
+    #[serde(default)]
+    pub pools: Vec<DesiredPool>,
+}
+
+/// One pool of the document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DesiredPool {
+    /// Its name, unique in the tenant.
+    pub pool_id: Name,
+    /// The flake that its image is built from; a relative path starts at the document.
+    #[schemars(length(min = 1, max = 4096))]
+    pub flake_ref: String,
+    /// The attribute of the flake.
+    #[schemars(length(min = 1, max = 255))]
+    pub profile: String,
+    /// Inputs of the flake to be replaced, as in `nix build --override-input`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub override_inputs: BTreeMap<String, String>,
+    /// The shape of its instances.
+    pub instance_resources: Resources,
+    /// What becomes of an instance after a job.
+    #[serde(default)]
+    pub recycle: Recycle,
+    /// How many unleased instances of each temperature are kept ready.
+    #[serde(default)]
+    pub desired_counts: Counts,
+}
+
+impl DesiredState {
+    /// Reads and checks a document. The fault that refuses it names the JSON path.
+    pub fn parse(text: &[u8]) -> Result<Self, Fault> {
+        let value: serde_json::Value = serde_json::from_slice(text)
+            .map_err(|e| Fault::new(Code::InvalidDocument, format!("this is not JSON: {e}")))?;
+        let version = value.get("schema_version");
+        if let Some(version) = version.filter(|v| **v != SCHEMA_VERSION) {
+            let message = format!("schema_version is {version}");
+            return Err(Fault::new(Code::UnsupportedVersion, message)
+                .at("$.schema_version")
+                .hint(format!("this mvm reads version {SCHEMA_VERSION}")));
+        }
+        // From the text again: only there are fields that stand twice still to be seen.
+        let mut reader = serde_json::Deserializer::from_slice(text);
+        let state: DesiredState =
+            serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+                let path = path_of(error.path());
+                let mut message = error.into_inner().to_string();
+                if let Some(place) = message.rfind(" at line ") {
+                    message.truncate(place);
+                }
+                Fault::new(Code::InvalidDocument, message).at(path)
+            })?;
+        state.validate()?;
+        Ok(state)
+    }
+
+    /// Checks what types cannot say: ranges, names that stand twice, networks that overlap,
+    /// counts above quotas or above what the subnet holds.
+    pub fn validate(&self) -> Result<(), Fault> {
+        check::document(self)
+    }
+
+    /// The JSON Schema of the document.
+    pub fn json_schema() -> serde_json::Value {
+        let mut schema = schemars::schema_for!(DesiredState);
+        schema.insert("title".into(), "The desired state of an mvm node".into());
+        schema.to_value()
+    }
+}
+
+/// `tenants[0].quotas` as `$.tenants[0].quotas`.
+fn path_of(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    path.iter().fold("$".to_owned(), |whole, segment| match segment {
+        Segment::Seq { index } => format!("{whole}[{index}]"),
+        Segment::Map { key } => format!("{whole}.{key}"),
+        Segment::Enum { variant } => format!("{whole}.{variant}"),
+        Segment::Unknown => whole,
+    })
 }

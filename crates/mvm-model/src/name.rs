@@ -13,13 +13,12 @@ use std::str::FromStr;
     Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(try_from = "String", into = "String")]
-pub struct Name(
-    #[schemars(
-        regex(pattern = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"),
-        length(min = 1, max = 63)
-    )]
-    String,
-);
+#[schemars(extend(
+    "pattern" = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+    "minLength" = 1,
+    "maxLength" = 63
+))]
+pub struct Name(String);
 
 impl Name {
     /// The name as text.

@@ -1,0 +1,148 @@
+//! What a document must fulfil beyond its types.
+
+use super::{DesiredPool, DesiredState, DesiredTenant};
+use crate::admission::Quotas;
+use crate::error::{Code, Fault};
+use crate::name::Name;
+use std::collections::BTreeMap;
+
+pub(super) fn document(state: &DesiredState) -> Result<(), Fault> {
+    if state.schema_version != super::SCHEMA_VERSION {
+        let message = format!("schema_version is {}", state.schema_version);
+        return Err(Fault::new(Code::UnsupportedVersion, message).at("$.schema_version"));
+    }
+    unique(state.tenants.iter().map(|t| &t.tenant_id), "$.tenants", "tenant_id")?;
+    for (index, tenant) in state.tenants.iter().enumerate() {
+        let path = format!("$.tenants[{index}]");
+        tenant.network.validate().map_err(below(format!("{path}.network")))?;
+        for other in &state.tenants[..index] {
+            if let Some(fault) = tenant.network.conflicts_with(&other.network) {
+                let message = format!("{} (tenant {})", fault.message, other.tenant_id);
+                return Err(below(format!("{path}.network"))(Fault { message, ..fault }));
+            }
+        }
+        pools(tenant, &path)?;
+    }
+    Ok(())
+}
+
+fn pools(tenant: &DesiredTenant, path: &str) -> Result<(), Fault> {
+    let pools = &tenant.pools;
+    unique(pools.iter().map(|p| &p.pool_id), &format!("{path}.pools"), "pool_id")?;
+    if pools.len() as u64 > tenant.quotas.max_pools {
+        let limit = tenant.quotas.max_pools;
+        return Err(above("max_pools", limit, pools.len() as u64, &tenant.tenant_id)
+            .at(format!("{path}.pools")));
+    }
+    let mut sum = Sum::default();
+    for (index, pool) in pools.iter().enumerate() {
+        let path = format!("{path}.pools[{index}]");
+        text(&pool.flake_ref, 4096, "flake_ref", &path)?;
+        text(&pool.profile, 255, "profile", &path)?;
+        pool.instance_resources.validate().map_err(below(format!("{path}.instance_resources")))?;
+        sum.add(pool);
+        sum.admit(&tenant.quotas, pool, &tenant.tenant_id, &path)?;
+    }
+    let capacity = u64::from(tenant.network.capacity());
+    if sum.instances > capacity {
+        let message = format!(
+            "{} holds {capacity} instances, and the pools of tenant {} ask for {}",
+            tenant.network.ipv4_subnet, tenant.tenant_id, sum.instances
+        );
+        return Err(Fault::new(Code::SubnetTooSmall, message)
+            .at(format!("{path}.network.ipv4_subnet"))
+            .hint("give the tenant a larger subnet, or ask for fewer instances"));
+    }
+    Ok(())
+}
+
+/// What the pools up to one ask for together.
+#[derive(Default)]
+struct Sum {
+    running: u64,
+    warm: u64,
+    vcpus: u64,
+    mem_mib: u64,
+    disk_mib: u64,
+    instances: u64,
+}
+
+impl Sum {
+    fn add(&mut self, pool: &DesiredPool) {
+        let (counts, shape) = (&pool.desired_counts, &pool.instance_resources);
+        let hot = u64::from(counts.running) + u64::from(counts.warm);
+        self.running += u64::from(counts.running);
+        self.warm += u64::from(counts.warm);
+        self.vcpus += hot * u64::from(shape.vcpus);
+        self.mem_mib += hot * shape.mem_mib;
+        self.disk_mib += counts.total() * shape.disk_mib();
+        self.instances += counts.total();
+    }
+
+    /// Whether the quotas hold what is asked with `pool` as the last one.
+    fn admit(
+        &self,
+        quotas: &Quotas,
+        pool: &DesiredPool,
+        tenant: &Name,
+        path: &str,
+    ) -> Result<(), Fault> {
+        let counts = format!("{path}.desired_counts");
+        let total = pool.desired_counts.total();
+        let checks = [
+            ("max_running", quotas.max_running, self.running, format!("{counts}.running")),
+            ("max_warm", quotas.max_warm, self.warm, format!("{counts}.warm")),
+            ("max_vcpus", quotas.max_vcpus, self.vcpus, counts.clone()),
+            ("max_mem_mib", quotas.max_mem_mib, self.mem_mib, counts.clone()),
+            ("max_instances_per_pool", quotas.max_instances_per_pool, total, counts.clone()),
+            ("max_disk_gib", quotas.max_disk_gib, self.disk_mib.div_ceil(1024), counts),
+        ];
+        for (quota, limit, asked, at) in checks {
+            if asked > limit {
+                return Err(above(quota, limit, asked, tenant).at(at));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn above(quota: &str, limit: u64, asked: u64, tenant: &Name) -> Fault {
+    let message = format!("quota {quota} of tenant {tenant}: limit {limit}, asked {asked}");
+    Fault::new(Code::QuotaExceeded, message).hint("ask for less, or raise the quota")
+}
+
+fn text(value: &str, longest: usize, field: &str, path: &str) -> Result<(), Fault> {
+    let fault = if value.is_empty() {
+        "is empty"
+    } else if value.len() > longest {
+        "is too long"
+    } else if value.chars().any(char::is_control) || value.starts_with('-') {
+        "begins with a hyphen or has a control character"
+    } else {
+        return Ok(());
+    };
+    Err(Fault::new(Code::InvalidValue, format!("{field} {fault}")).at(format!("{path}.{field}")))
+}
+
+/// Refuses a name that stands twice, at its second place.
+fn unique<'a>(names: impl Iterator<Item = &'a Name>, list: &str, field: &str) -> Result<(), Fault> {
+    let mut seen = BTreeMap::new();
+    for (index, name) in names.enumerate() {
+        if let Some(first) = seen.insert(name, index) {
+            let message = format!("{field} {name} stands at {list}[{first}] already");
+            return Err(Fault::new(Code::Duplicate, message).at(format!("{list}[{index}].{field}")));
+        }
+    }
+    Ok(())
+}
+
+/// Puts a fault's own path below `parent`.
+fn below(parent: String) -> impl Fn(Fault) -> Fault {
+    move |fault| {
+        let path = match fault.path.is_empty() {
+            true => parent.clone(),
+            false => format!("{parent}.{}", fault.path),
+        };
+        fault.at(path)
+    }
+}
