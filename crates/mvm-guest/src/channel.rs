@@ -16,6 +16,9 @@ use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompat
 /// One stream of the channel.
 pub type Stream = Compat<yamux::Stream>;
 
+/// How long a silent guest is waited for before it is called anew: at first, and at most.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
 type Opened = oneshot::Sender<Result<yamux::Stream>>;
 
 /// An open channel to one guest. Cheap to clone; closed when the last clone is dropped.
@@ -27,18 +30,23 @@ pub struct Channel {
 
 impl Channel {
     /// Connects to the machine's socket and waits until the guest's agent answers.
+    ///
+    /// A guest that stays silent is called over a new connection now and then: QEMU may hold the
+    /// guest's words back for ever where the last host went away while they were on their way (it
+    /// throttles the port and only a hang-up ends that).
     pub async fn connect(socket: &Path, deadline: Duration) -> Result<Channel> {
         let ends = tokio::time::Instant::now() + deadline;
-        let stream = loop {
-            match UnixStream::connect(socket).await {
-                Ok(stream) => break stream,
-                Err(cause) if tokio::time::Instant::now() >= ends => {
-                    return Err(Error::Unreachable { socket: socket.to_owned(), cause });
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        let mut patience = PATIENCE.0;
+        loop {
+            let left = ends.saturating_duration_since(tokio::time::Instant::now());
+            let stream = connect_by(socket, ends).await?;
+            match Self::from_stream(stream, patience.min(left)).await {
+                Err(Error::Silent(_)) if patience < left => {}
+                Err(Error::Silent(_)) => return Err(Error::Silent(deadline)),
+                outcome => return outcome,
             }
-        };
-        Self::from_stream(stream, deadline).await
+            patience = (patience * 2).min(PATIENCE.1);
+        }
     }
 
     /// The same over any byte stream.
@@ -141,6 +149,18 @@ impl Channel {
     /// Ends the guest; answered before it begins.
     pub async fn shutdown(&self) -> Result<()> {
         self.call(Request::Shutdown).await
+    }
+}
+
+async fn connect_by(socket: &Path, ends: tokio::time::Instant) -> Result<UnixStream> {
+    loop {
+        match UnixStream::connect(socket).await {
+            Ok(stream) => return Ok(stream),
+            Err(cause) if tokio::time::Instant::now() >= ends => {
+                return Err(Error::Unreachable { socket: socket.to_owned(), cause });
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
     }
 }
 

@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// How long a guest may take from power-on to its agent's answer.
 const BOOT_DEADLINE: Duration = Duration::from_secs(120);
+/// How long after its channel a machine's process may be seen to end.
+const DYING: Duration = Duration::from_millis(500);
 /// How long a guest that was only paused may take to answer.
 const WAKE_DEADLINE: Duration = Duration::from_secs(15);
 
@@ -112,9 +114,18 @@ impl Node {
             channel.adopt(&adopt).await.or_problem()?;
             Ok::<_, Problem>(channel)
         };
+        let mortal = machine.clone();
+        let died = async { Err(self.died(instance.id, &mortal.exited().await.reason)) };
+        tokio::pin!(died);
         let outcome = tokio::select! {
-            outcome = ready => outcome,
-            exit = machine.exited() => Err(self.died(instance.id, &exit.reason)),
+            outcome = ready => match outcome {
+                // The channel of a machine that dies breaks first.
+                Err(problem) => {
+                    tokio::time::timeout(DYING, died).await.unwrap_or(Err(problem))
+                }
+                channel => channel,
+            },
+            outcome = &mut died => outcome,
         };
         match outcome {
             Ok(channel) => {

@@ -111,7 +111,21 @@ async fn take_over(
     let slot = node.slot(instance.id);
     slot.gate.lock().await.machine = Some(machine.clone());
     node.watch(instance.id, machine);
-    record(node, instance.id, state).await
+    record(node, instance.id, state).await?;
+    if state == State::Running {
+        // The last agent may have been killed between the resume and the setting of the clock.
+        let (node, id) = (node.clone(), instance.id);
+        tokio::spawn(async move {
+            let slot = node.slot(id);
+            let mut live = slot.gate.lock().await;
+            if live.machine.is_some()
+                && let Err(problem) = node.greet(&mut live).await
+            {
+                tracing::warn!(instance = %id, "the guest of an adopted machine: {problem}");
+            }
+        });
+    }
+    Ok(())
 }
 
 async fn end(node: &Node, process: Option<ProcessIdentity>) -> Result<()> {

@@ -1,0 +1,106 @@
+//! The agent, or a machine, is killed at any moment.
+
+use crate::lab::{Lab, run, text, wait_for};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Begins `verb`, kills the agent after `delay`, and gives the state that the next agent finds.
+fn cut(lab: &Lab, verb: &str, vm: &str, delay: u64) -> Option<String> {
+    let mut begun = lab
+        .mvm(&["instance", verb, vm])
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("mvm");
+    std::thread::sleep(Duration::from_millis(delay));
+    lab.kill_agent();
+    begun.wait().expect("wait");
+    let info = lab.mvm(&["instance", "info", vm, "-o", "json"]).output().expect("mvm");
+    if !info.status.success() {
+        assert!(text(&info.stderr).contains("not_found"), "{}", text(&info.stderr));
+        return None;
+    }
+    let info: serde_json::Value = serde_json::from_slice(&info.stdout).expect("JSON");
+    let state = info["state"].as_str().expect("state").to_owned();
+    let alive = usize::from(["running", "warm"].contains(&state.as_str()));
+    assert_eq!(lab.machines(), alive, "{verb} cut off after {delay} ms: {state}");
+    assert!(info["going_to"].is_null(), "{info}");
+    Some(state)
+}
+
+#[test]
+fn a_killed_agent_loses_no_machine_whatever_it_did() {
+    let lab = Lab::new("kill");
+    lab.tenant_and_pool("ci", "80");
+    let vm = lab.start("ci/small");
+    lab.start_counter(&vm);
+    let mut count = lab.count(&vm);
+    for delay in [0, 3, 10, 25, 60, 150] {
+        for (verb, before, after) in [
+            ("sleep", "running", "sleeping"),
+            ("wake", "sleeping", "running"),
+            ("warm", "running", "warm"),
+        ] {
+            let state = cut(&lab, verb, &vm, delay).expect("it is still there");
+            assert!([before, after].contains(&state.as_str()), "{verb} after {delay} ms: {state}");
+            if state == before {
+                lab.ok(&["instance", verb, &vm]);
+            }
+            assert_eq!(lab.state(&vm), after);
+        }
+        lab.ok(&["instance", "wake", &vm]);
+        let now = lab.count(&vm);
+        assert!(now >= count, "the very same machine goes on");
+        count = now;
+    }
+    for delay in [0, 10, 100] {
+        let state = cut(&lab, "stop", &vm, delay).expect("it is still there");
+        assert!(["running", "stopped"].contains(&state.as_str()), "{state}");
+        lab.ok(&["instance", "stop", &vm]);
+        let state = cut(&lab, "start", &vm, 30 * delay).expect("it is still there");
+        assert!(["stopped", "running"].contains(&state.as_str()), "{state}");
+        lab.ok(&["instance", "start", &vm]);
+    }
+    let mut vm = vm;
+    for delay in [0, 5, 30] {
+        if cut(&lab, "destroy", &vm, delay).is_some() {
+            lab.ok(&["instance", "destroy", &vm]);
+        }
+        assert_eq!(lab.machines(), 0);
+        let left = std::fs::read_dir(lab.root.join("instances")).expect("instances").count();
+        assert_eq!(left, 0, "no file is left");
+        vm = lab.start("ci/small");
+    }
+    lab.ok(&["pool", "destroy", "ci/small"]);
+    lab.ok(&["tenant", "destroy", "ci"]);
+    assert_eq!((lab.machines(), lab.links()), (0, Vec::new()));
+    let mounts = std::fs::read_to_string("/proc/mounts").expect("mounts");
+    assert!(!mounts.contains(lab.root.to_str().expect("path")), "{mounts}");
+}
+
+#[test]
+fn a_machine_that_dies_is_told_with_its_consoles_last_lines() {
+    let lab = Lab::new("died");
+    lab.tenant_and_pool("ci", "81");
+    let vm = lab.ok(&["instance", "create", "ci/small"]).trim().to_owned();
+    let boot = lab.mvm(&["instance", "start", &vm]).stderr(Stdio::piped()).spawn().expect("mvm");
+    wait_for("the firmware to speak", || {
+        let logs = lab.mvm(&["instance", "logs", &vm]).output().expect("mvm");
+        text(&logs.stdout).contains("Booting")
+    });
+    let kill = || run(Command::new("kill").args(["-9", &lab.process(&vm)]));
+    kill();
+    let output = boot.wait_with_output().expect("wait");
+    let words = text(&output.stderr);
+    assert!(!output.status.success());
+    for part in ["error[machine_died]", "last lines of its console", "Booting"] {
+        assert!(words.contains(part), "{part}: {words}");
+    }
+    assert_eq!(lab.state(&vm), "failed");
+    lab.ok(&["instance", "start", &vm]);
+    kill();
+    wait_for("the agent to see it", || lab.state(&vm) == "failed");
+    lab.refused(&["instance", "exec", &vm, "--", "true"], "wrong_state");
+    lab.ok(&["instance", "start", &vm]);
+    assert_eq!(lab.exec(&vm, "echo again").trim(), "again");
+}

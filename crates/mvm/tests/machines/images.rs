@@ -1,0 +1,66 @@
+//! Builds, revisions, rollback and collection.
+
+use crate::lab::{FLAKE, Lab, nixpkgs};
+use std::os::unix::fs::symlink;
+
+fn digests(lab: &Lab) -> Vec<String> {
+    let all = lab.json(&["image", "list"]);
+    let digest = |image: &serde_json::Value| image["digest"].as_str().expect("digest").to_owned();
+    all.as_array().expect("list").iter().map(digest).collect()
+}
+
+#[test]
+fn a_pool_goes_back_to_an_earlier_build_and_unused_images_are_collected() {
+    let lab = Lab::new("revs");
+    lab.tenant_and_pool("ci", "70");
+    let revision = |vm: &str| lab.json(&["instance", "info", vm])["revision"].clone();
+    let create = || lab.ok(&["instance", "create", "ci/small"]).trim().to_owned();
+    let old = revision(&create());
+    lab.build("ci/small");
+    assert_eq!(digests(&lab).len(), 1, "the same inputs give the same image");
+
+    let changed = FLAKE.replace("openssh busybox", "openssh busybox gnumake");
+    std::fs::write(lab.root.join("flake/flake.nix"), changed).expect("flake");
+    lab.build("ci/small");
+    let new = revision(&create());
+    assert_ne!(old, new);
+    let revisions = lab.json(&["pool", "revisions", "ci/small"]);
+    assert_eq!(revisions.as_array().map(Vec::len), Some(2), "{revisions}");
+
+    lab.ok(&["pool", "rollback", "ci/small"]);
+    let back = create();
+    assert_eq!(revision(&back), old);
+    lab.ok(&["image", "gc"]);
+    assert_eq!(digests(&lab).len(), 2, "both are revisions of the pool");
+    // What it was rolled back to really boots.
+    lab.ok(&["instance", "start", &back]);
+    assert_eq!(lab.exec(&back, "type make >/dev/null 2>&1 || echo none").trim(), "none");
+    lab.ok(&["pool", "destroy", "ci/small"]);
+    lab.ok(&["image", "gc"]);
+    assert_eq!(digests(&lab), [""; 0]);
+}
+
+#[test]
+fn without_nix_a_build_says_how_to_get_it() {
+    let lab = Lab::new("nonix");
+    let programs = lab.root.join("bin");
+    std::fs::create_dir(&programs).expect("directory");
+    for folder in ["/usr/sbin", "/usr/bin"] {
+        for entry in std::fs::read_dir(folder).expect("programs").flatten() {
+            let name = entry.file_name();
+            if !name.to_string_lossy().starts_with("nix") {
+                let _ = symlink(entry.path(), programs.join(name));
+            }
+        }
+    }
+    lab.tenant_and_unbuilt_pool("ci", "71");
+    lab.kill_agent();
+    let build = lab
+        .mvm(&["pool", "build", "ci/small", "--override-input", &nixpkgs()])
+        .env("PATH", &programs)
+        .output()
+        .expect("mvm");
+    let words = String::from_utf8_lossy(&build.stderr);
+    assert!(!build.status.success());
+    assert!(words.contains("error[nix_missing]") && words.contains("nix-bin"), "{words}");
+}

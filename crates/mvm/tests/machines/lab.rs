@@ -1,0 +1,230 @@
+//! A state directory and a network namespace of a test's own, and an agent in them.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+pub const FLAKE: &str = r#"{
+  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-24.05";
+  outputs = { self, nixpkgs }: let pkgs = nixpkgs.legacyPackages.x86_64-linux; in {
+    packages.x86_64-linux.small = pkgs.buildEnv {
+      name = "small";
+      paths = with pkgs; [ bash coreutils openssh busybox ];
+    };
+  };
+}"#;
+
+/// A state directory and a network namespace; all of it goes when the test ends, however it ends.
+pub struct Lab {
+    pub root: PathBuf,
+    pub netns: String,
+}
+
+impl Lab {
+    pub fn new(name: &str) -> Lab {
+        Lab::with(name, |_| {})
+    }
+
+    fn with(name: &str, prepare: impl FnOnce(&Path)) -> Lab {
+        let netns = format!("mvm-test-{name}-{}", std::process::id());
+        let root = std::env::temp_dir().join(&netns);
+        std::fs::create_dir_all(&root).expect("directory");
+        let lab = Lab { root, netns };
+        prepare(&lab.root);
+        std::fs::create_dir_all(lab.root.join("flake")).expect("directory");
+        std::fs::write(lab.root.join("flake/flake.nix"), FLAKE).expect("flake");
+        run(Command::new("ip").args(["netns", "add", &lab.netns]));
+        let kernels = std::env::var("MVM_TEST_KERNELS").expect("MVM_TEST_KERNELS: run ./test");
+        run(Command::new("cp").args(["-r", &kernels]).arg(lab.root.join("kernels")));
+        lab
+    }
+
+    /// One whose state directory is a disk of its own, of so many MiB.
+    pub fn on_disk(name: &str, mib: u32) -> Lab {
+        Lab::with(name, |root| {
+            let size = format!("size={mib}m");
+            run(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "mvm-test"]).arg(root));
+        })
+    }
+
+    pub fn mvm(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mvm"));
+        command.arg("--root").arg(&self.root).args(words).env("MVM_NETNS", &self.netns);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it; it must succeed. Gives what it printed.
+    pub fn ok(&self, words: &[&str]) -> String {
+        let output = self.mvm(words).output().expect("mvm");
+        assert!(output.status.success(), "mvm {words:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// Runs it; it must be refused with this code. Gives its words.
+    pub fn refused(&self, words: &[&str], code: &str) -> String {
+        let output = self.mvm(words).output().expect("mvm");
+        let words_of = text(&output.stderr);
+        assert!(!output.status.success(), "mvm {words:?} succeeded");
+        assert!(words_of.contains(&format!("error[{code}]")), "mvm {words:?}: {words_of}");
+        words_of
+    }
+
+    pub fn json(&self, words: &[&str]) -> Value {
+        let mut words = words.to_vec();
+        words.extend(["-o", "json"]);
+        serde_json::from_str(&self.ok(&words)).expect("JSON")
+    }
+
+    pub fn exec(&self, instance: &str, script: &str) -> String {
+        self.ok(&["instance", "exec", instance, "--", "sh", "-c", script])
+    }
+
+    pub fn state(&self, instance: &str) -> String {
+        self.json(&["instance", "info", instance])["state"].as_str().expect("state").to_owned()
+    }
+
+    pub fn pid(&self, instance: &str) -> Option<u64> {
+        self.json(&["instance", "info", instance])["pid"].as_u64()
+    }
+
+    /// A tenant and its pool `small`, built.
+    pub fn tenant_and_pool(&self, tenant: &str, net: &str) {
+        self.tenant_and_unbuilt_pool(tenant, net);
+        self.build(&format!("{tenant}/small"));
+    }
+
+    pub fn build(&self, pool: &str) {
+        self.ok(&["pool", "build", pool, "--override-input", &nixpkgs()]);
+    }
+
+    /// Starts a program in the guest that counts in /run/n for as long as it lives.
+    pub fn start_counter(&self, instance: &str) {
+        self.exec(
+            instance,
+            "(while :; do n=$((n+1)); echo $n > /run/m; mv /run/m /run/n; sleep 0.1; done) \
+             >/dev/null 2>&1 & while ! test -s /run/n; do sleep 0.1; done",
+        );
+    }
+
+    /// How far that program is.
+    pub fn count(&self, instance: &str) -> u64 {
+        self.exec(instance, "cat /run/n").trim().parse().expect("count")
+    }
+
+    /// Links of mvm's in the namespace.
+    pub fn links(&self) -> Vec<String> {
+        let all = run(Command::new("ip").args(["-n", &self.netns, "-o", "link"]));
+        let name = |line: &str| line.split(": ").nth(1).unwrap_or_default().to_owned();
+        text(&all.stdout).lines().map(name).filter(|name| name.starts_with("mv")).collect()
+    }
+
+    pub fn tenant_and_unbuilt_pool(&self, tenant: &str, net: &str) {
+        let subnet = format!("10.77.{net}.0/24");
+        self.ok(&["tenant", "create", tenant, "--net-id", net, "--subnet", &subnet]);
+        let flake = self.root.join("flake");
+        let pool = format!("{tenant}/small");
+        let flake = flake.to_str().expect("path");
+        self.ok(&[
+            "pool",
+            "create",
+            &pool,
+            "--flake",
+            flake,
+            "--profile",
+            "small",
+            "--cpus",
+            "1",
+            "--mem",
+            "256",
+            "--data-disk",
+            "64",
+            "--scratch-disk",
+            "128",
+        ]);
+    }
+
+    pub fn start(&self, pool: &str) -> String {
+        self.ok(&["instance", "create", pool, "--start"]).trim().to_owned()
+    }
+
+    /// SIGKILL to the agent; the next command starts another.
+    pub fn kill_agent(&self) {
+        let pid = self.json(&["agent", "status"])["pid"].as_u64().expect("pid");
+        run(Command::new("kill").args(["-9", &pid.to_string()]));
+        wait_for("the agent to end", || is_gone(pid));
+    }
+
+    /// The process of a machine, as the system knows it.
+    pub fn process(&self, instance: &str) -> String {
+        let id = instance.rsplit('/').next().expect("id");
+        let found = Command::new("pgrep").args(["-f", &format!("{}{id}", self.mark())]).output();
+        text(&found.expect("pgrep").stdout).trim().to_owned()
+    }
+
+    fn mark(&self) -> String {
+        let id = std::fs::read_to_string(self.root.join("root-id")).expect("root-id");
+        format!("guest=mvm:{id}:")
+    }
+
+    /// Processes of machines of this lab.
+    pub fn machines(&self) -> usize {
+        let mark = self.mark();
+        let found = Command::new("pgrep").args(["-fc", &mark]).output().expect("pgrep");
+        text(&found.stdout).trim().parse().expect("number")
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let agent = self.mvm(&["agent", "status", "-o", "json"]).output();
+        if let Some(status) = agent.ok().filter(|output| output.status.success()) {
+            let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
+            let pid = status["pid"].to_string();
+            let _ = Command::new("kill").args(["-9", &pid]).status();
+        }
+        if let Ok(id) = std::fs::read_to_string(self.root.join("root-id")) {
+            let found = Command::new("pgrep").args(["-f", &format!("guest=mvm:{id}:")]).output();
+            for pid in found.map(|o| text(&o.stdout)).unwrap_or_default().lines() {
+                let _ = Command::new("kill").args(["-9", pid]).status();
+            }
+        }
+        let _ = Command::new("ip").args(["netns", "del", &self.netns]).status();
+        let _ = Command::new("umount").args(["-q", "-l"]).arg(&self.root).output();
+        let _ = std::fs::remove_dir_all(&self.root);
+    }
+}
+
+/// Where the flake's packages come from.
+pub fn nixpkgs() -> String {
+    let packages = std::env::var("MVM_TEST_DEBIAN_PKGS").expect("MVM_TEST_DEBIAN_PKGS: run ./test");
+    format!("nixpkgs=path:{packages}")
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+pub fn run(command: &mut Command) -> Output {
+    let output = command.output().expect("start");
+    assert!(output.status.success(), "{command:?}: {}", text(&output.stderr));
+    output
+}
+
+/// Whether the process has ended, all its threads included; one that nobody has waited for yet (a
+/// zombie) has.
+pub fn is_gone(pid: u64) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    threads <= 1
+        && stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('Z'))
+}
+
+pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < deadline, "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

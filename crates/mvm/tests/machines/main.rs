@@ -1,0 +1,14 @@
+//! The whole way on real machines, through the command line.
+//!
+//! Needs root, QEMU, Nix, nft, and the fixtures that `./test` makes: `MVM_TEST_KERNELS` (the
+//! `kernels` folder of a state directory) and `MVM_TEST_DEBIAN_PKGS`.
+
+mod crashes;
+mod disks;
+mod images;
+mod jobs;
+mod lab;
+mod life;
+mod networks;
+mod refusals;
+mod sessions;
