@@ -13,7 +13,7 @@ use std::str::FromStr;
 /// The rule, told in other words than the parser's: every character in its place.
 fn is_name(text: &str) -> bool {
     let characters: Vec<char> = text.chars().collect();
-    let plain = |c: &char| ('a'..='z').contains(c) || ('0'..='9').contains(c);
+    let plain = |c: &char| c.is_ascii_lowercase() || c.is_ascii_digit();
     (1..=63).contains(&characters.len())
         && characters.first().is_some_and(plain)
         && characters.last().is_some_and(plain)
