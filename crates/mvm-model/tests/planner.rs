@@ -14,6 +14,9 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use std::collections::BTreeSet;
 
+/// Whether the quotas let a leased instance run; where not, it stays as it was, under its lease.
+type Admitted = bool;
+
 #[derive(Clone, Debug)]
 enum Event {
     /// The reconciler looks.
@@ -31,7 +34,7 @@ enum Event {
     Release(Index),
     /// A person makes an instance, or takes one, or puts it aside, or lets the lease expire.
     Make,
-    Take(Index),
+    Take(Index, Admitted),
     PutAside(Index, State),
     Expire(Index),
     Scale(Counts),
@@ -58,7 +61,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
             3 => Just(Event::Claim),
             2 => index().prop_map(Event::Release),
             1 => Just(Event::Make),
-            1 => index().prop_map(Event::Take),
+            2 => (index(), any::<Admitted>()).prop_map(|(i, run)| Event::Take(i, run)),
             2 => (index(), aside).prop_map(|(i, to)| Event::PutAside(i, to)),
             1 => index().prop_map(Event::Expire),
             1 => counts().prop_map(Event::Scale),
@@ -239,11 +242,13 @@ impl World {
         }
     }
 
-    fn lease(&mut self, place: usize, purpose: Purpose) {
+    fn lease(&mut self, place: usize, purpose: Purpose, admitted: Admitted) {
         let instance = &mut self.instances[place];
         instance.lease = Some(support::lease(purpose));
         instance.leases_served += 1;
-        self.begin(place, State::Running);
+        if admitted {
+            self.begin(place, State::Running);
+        }
     }
 
     fn claim(&mut self) -> Result<(), TestCaseError> {
@@ -261,7 +266,7 @@ impl World {
                 self.instances.len() - 1
             }
         };
-        self.lease(place, Purpose::Run);
+        self.lease(place, Purpose::Run, true);
         Ok(())
     }
 
@@ -296,9 +301,9 @@ impl World {
                 }
             }
             Event::Make => self.make(None),
-            Event::Take(index) => {
+            Event::Take(index, admitted) => {
                 if let Some(place) = self.idle(index, |i| i.lease.is_none()) {
-                    self.lease(place, Purpose::Manual);
+                    self.lease(place, Purpose::Manual, *admitted);
                 }
             }
             Event::PutAside(index, to) => {
