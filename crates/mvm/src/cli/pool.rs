@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 pub enum Command {
     /// Makes a pool
     #[command(
-        after_help = "Examples:\n  mvm pool create ci/runners --flake ./ci-flake --profile ci-runner --cpus 4 --mem 4096 --data-disk 2048"
+        after_help = "Examples:\n  mvm pool create ci/runners --flake ./ci-flake --profile ci-runner\n  mvm pool create ci/big --flake ./ci-flake --profile ci-runner --mem 8192 --data-disk 2048"
     )]
     Create {
         /// tenant/pool
