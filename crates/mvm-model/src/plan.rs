@@ -2,7 +2,7 @@
 
 use crate::Millis;
 use crate::instance::{Instance, InstanceId};
-use crate::pool::{Pool, Recycle};
+use crate::pool::{Counts, Pool, Recycle};
 use crate::state::State;
 use serde::{Deserialize, Serialize};
 
@@ -90,6 +90,22 @@ pub fn plan(
         actions.extend(build.into_iter().take(slots));
     }
     actions
+}
+
+/// What stands ready in `pool`, by the rule of [`plan`]: once it has been carried out, these are
+/// the desired counts. Used machines that somebody has put aside are not among them.
+pub fn ready<'a>(pool: &Pool, instances: impl IntoIterator<Item = &'a Instance>) -> Counts {
+    let mut counts = Counts::default();
+    let Some(revision) = pool.current_revision() else { return counts };
+    for instance in instances.into_iter().filter(|instance| !instance.is_busy()) {
+        match (role(pool, &revision.digest, instance), instance.state) {
+            (Role::Spare, State::Running) => counts.running += 1,
+            (Role::Spare, State::Warm) => counts.warm += 1,
+            (Role::Spare, State::Sleeping) => counts.sleeping += 1,
+            _ => {}
+        }
+    }
+    counts
 }
 
 enum Role {

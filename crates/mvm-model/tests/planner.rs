@@ -6,7 +6,7 @@ mod support;
 
 use mvm_model::choose::choose;
 use mvm_model::lease::Purpose;
-use mvm_model::plan::{Action, Failures, plan};
+use mvm_model::plan::{Action, Failures, plan, ready};
 use mvm_model::pool::RevisionEntry;
 use mvm_model::state::Intent;
 use mvm_model::{Counts, Instance, InstanceId, Millis, Pool, Recycle, State};
@@ -362,6 +362,7 @@ proptest! {
             return Ok(());
         };
         prop_assert_eq!(world.spares(), desired);
+        prop_assert_eq!(ready(&world.pool, &world.instances), desired);
         // Each instance is touched a few times at most: it does not go to and fro.
         let bound = 3 * (before + desired.total() as usize);
         prop_assert!(steps <= bound, "{} steps for {} instances", steps, before);
