@@ -118,8 +118,11 @@ fn within(
     if wanted <= limit || wanted <= in_use {
         return Ok(());
     }
-    let asked = wanted - in_use;
-    Err(Fault::new(
+    Err(exceeded(tenant, quota, limit, in_use, wanted - in_use, unit))
+}
+
+fn exceeded(tenant: &Name, quota: &str, limit: u64, in_use: u64, asked: u64, unit: &str) -> Fault {
+    Fault::new(
         Code::QuotaExceeded,
         format!(
             "quota {quota} of tenant {tenant}: limit {limit}{unit}, in use {in_use}{unit}, asked {asked}{unit}"
@@ -128,7 +131,7 @@ fn within(
     .hint(format!(
         "free some of it, or raise the quota: mvm tenant update {tenant} --{}",
         quota.replace('_', "-").replace("-mib", "").replace("-gib", "")
-    )))
+    ))
 }
 
 /// May an instance of `tenant` go to state `to`? `usage` is the tenant's before that.
@@ -156,9 +159,13 @@ pub fn admit_instance(
 ) -> Result<(), Fault> {
     let per_pool = quotas.max_instances_per_pool;
     within(tenant, "max_instances_per_pool", per_pool, in_pool, in_pool + 1, "")?;
-    let gib = |mib: u64| mib.div_ceil(1024);
-    let after = usage.disk_mib + pool.resources.disk_mib();
-    within(tenant, "max_disk_gib", quotas.max_disk_gib, gib(usage.disk_mib), gib(after), " GiB")
+    // Compared in MiB: in GiB, growth within the last one would not be seen.
+    let (limit, asked) = (quotas.max_disk_gib, pool.resources.disk_mib());
+    if usage.disk_mib.saturating_add(asked) <= limit.saturating_mul(1024) {
+        return Ok(());
+    }
+    let (in_use, asked) = (usage.disk_mib.div_ceil(1024), asked.div_ceil(1024));
+    Err(exceeded(tenant, "max_disk_gib", limit, in_use, asked, " GiB"))
 }
 
 /// May the tenant get one more pool?

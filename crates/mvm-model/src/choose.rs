@@ -4,7 +4,7 @@ use crate::instance::Instance;
 use crate::pool::Recycle;
 use crate::state::State;
 
-/// The instance of a pool that a new claim should get, best first: warm, then running, then
+/// The instance of a pool that a new claim should get, best first: running, then warm, then
 /// sleeping, then stopped or created ones. Leased, failed and moving instances are never chosen. In
 /// a pool that recycles by `reset`, an instance that somebody has used is never chosen; in one that
 /// recycles by `sleep`, a used one is preferred for the caches in its memory.

@@ -33,10 +33,10 @@ impl FromStr for Name {
     fn from_str(text: &str) -> Result<Self, Fault> {
         let cause = if text.is_empty() {
             "is empty"
-        } else if text.len() > 63 {
-            "is longer than 63 characters"
         } else if !text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-')) {
             "has a character other than a-z, 0-9 and '-'"
+        } else if text.len() > 63 {
+            "is longer than 63 characters"
         } else if text.starts_with('-') || text.ends_with('-') {
             "begins or ends with a hyphen"
         } else {

@@ -10,6 +10,15 @@ use std::net::Ipv4Addr;
 /// The largest net id: 12 bits, as a VLAN id.
 pub const MAX_NET_ID: u16 = 4095;
 
+/// Networks that no machine can live in (RFC 6890).
+const SPECIAL: &[(&str, &str)] = &[
+    ("0.0.0.0/8", "unspecified"),
+    ("127.0.0.0/8", "loopback"),
+    ("169.254.0.0/16", "link-local"),
+    ("224.0.0.0/4", "multicast"),
+    ("240.0.0.0/4", "reserved"),
+];
+
 /// What a tenant's machines are connected to: one bridge, one subnet, gateway `.1`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -50,14 +59,13 @@ impl TenantNetwork {
                 "a /24 holds 253 instances",
             );
         }
-        let first = net.network();
-        if first.is_loopback()
-            || first.is_link_local()
-            || first.is_multicast()
-            || first.octets()[0] == 0
-        {
+        let special = |(text, _): &&(&str, &str)| {
+            let special: Ipv4Net = text.parse().expect("a network");
+            special.contains(&net) || net.contains(&special)
+        };
+        if let Some((special, kind)) = SPECIAL.iter().find(special) {
             return invalid(
-                format!("{net} is a loopback, link-local, multicast or unspecified network"),
+                format!("{net} overlaps with {special}, which is {kind}"),
                 "use a private network (RFC 1918), such as 10.240.20.0/24",
             );
         }
@@ -71,7 +79,8 @@ impl TenantNetwork {
 
     /// How many instances can have an address: all hosts but the gateway.
     pub fn capacity(&self) -> u32 {
-        (1u32 << (32 - self.ipv4_subnet.prefix_len())) - 3
+        let addresses = 1u64 << (32 - self.ipv4_subnet.prefix_len());
+        u32::try_from(addresses.saturating_sub(3)).expect("2^32 - 3 at most")
     }
 
     /// The lowest address not in `taken`.

@@ -2,7 +2,7 @@
 
 use crate::Millis;
 use crate::instance::{Instance, InstanceId};
-use crate::pool::{Pool, Recycle};
+use crate::pool::{Counts, Pool, Recycle};
 use crate::state::State;
 use serde::{Deserialize, Serialize};
 
@@ -76,9 +76,13 @@ pub fn plan(
         (State::Warm, desired.warm as usize),
         (State::Sleeping, desired.sleeping as usize),
     ];
+    // First what is too much, of all three, so that it serves where there is too little.
+    for (state, count) in wanted {
+        have.trim(state, count);
+    }
     let mut build = Vec::new();
     for (state, count) in wanted {
-        have.trim_or_fill(state, count, &mut build);
+        have.fill(state, count, slots, &mut build);
     }
     // What is still free after all three were served is surplus.
     actions.extend(have.surplus.iter().map(|instance| Action::Destroy { id: instance.id }));
@@ -86,6 +90,22 @@ pub fn plan(
         actions.extend(build.into_iter().take(slots));
     }
     actions
+}
+
+/// What stands ready in `pool`, by the rule of [`plan`]: once it has been carried out, these are
+/// the desired counts. Used machines that somebody has put aside are not among them.
+pub fn ready<'a>(pool: &Pool, instances: impl IntoIterator<Item = &'a Instance>) -> Counts {
+    let mut counts = Counts::default();
+    let Some(revision) = pool.current_revision() else { return counts };
+    for instance in instances.into_iter().filter(|instance| !instance.is_busy()) {
+        match (role(pool, &revision.digest, instance), instance.state) {
+            (Role::Spare, State::Running) => counts.running += 1,
+            (Role::Spare, State::Warm) => counts.warm += 1,
+            (Role::Spare, State::Sleeping) => counts.sleeping += 1,
+            _ => {}
+        }
+    }
+    counts
 }
 
 enum Role {
@@ -102,14 +122,17 @@ fn role(pool: &Pool, revision: &str, instance: &Instance) -> Role {
     if instance.lease.is_some() || matches!(counted, State::Destroyed | State::Failed) {
         return Role::Ignored;
     }
-    if instance.is_busy() {
-        return Role::Spare;
-    }
     let used_once = pool.recycle == Recycle::Reset && !instance.is_clean();
+    if instance.is_busy() {
+        // On its way it is left alone, and counted only if it will count when it is there.
+        let lasting = !used_once && instance.revision == revision;
+        return if lasting { Role::Spare } else { Role::Ignored };
+    }
     match instance.state {
-        // Somebody put a used machine aside (`instance sleep`, `warm`, `stop`): it is theirs.
-        State::Warm | State::Sleeping | State::Stopped if used_once => Role::Ignored,
         State::Running if used_once => Role::Spent,
+        // Somebody put a used machine aside (`instance sleep`, `warm`, `stop`), or never got it to
+        // boot: it is theirs.
+        _ if used_once => Role::Ignored,
         // Raw material of an old revision is left to whoever made it.
         State::Created | State::Stopped if instance.revision != revision => Role::Ignored,
         _ if instance.revision != revision => Role::Spent,
@@ -139,16 +162,20 @@ impl<'a> Ready<'a> {
         }
     }
 
-    /// Serves one temperature, hottest first: keeps `count`, hands a surplus down to the next
-    /// colder one, and fills a shortage from surplus, sleepers, material, then new instances.
-    fn trim_or_fill(&mut self, state: State, count: usize, build: &mut Vec<Action>) {
-        let mut own = std::mem::take(match state {
+    fn shelf(&mut self, state: State) -> &mut Vec<&'a Instance> {
+        match state {
             State::Running => &mut self.running,
             State::Warm => &mut self.warm,
             _ => &mut self.sleeping,
-        });
+        }
+    }
+
+    /// Keeps `count` of one temperature; the others that are idle are surplus.
+    fn trim(&mut self, state: State, count: usize) {
+        let recycle = self.recycle;
+        let mut own = std::mem::take(self.shelf(state));
         // Keep the used ones where caches count, then the oldest, so that the plan is stable.
-        let no_cache = |i: &Instance| self.recycle != Recycle::Reset && i.leases_served == 0;
+        let no_cache = |i: &Instance| recycle != Recycle::Reset && i.leases_served == 0;
         own.sort_by_key(|i| (no_cache(i), i.created_at, i.id));
         while own.len() > count {
             match own.iter().rposition(|i| !i.is_busy()) {
@@ -156,17 +183,27 @@ impl<'a> Ready<'a> {
                 None => break,
             }
         }
-        for _ in own.len()..count {
-            build.push(match self.take_for(state) {
-                Some(id) => Action::Move { id, to: state },
-                None => Action::Create { to: state },
-            });
+        *self.shelf(state) = own;
+    }
+
+    /// Fills one temperature, hottest first: from surplus, sleepers, material, then new instances.
+    fn fill(&mut self, state: State, count: usize, slots: usize, build: &mut Vec<Action>) {
+        for _ in self.shelf(state).len()..count {
+            match self.take_for(state) {
+                Some(id) => build.push(Action::Move { id, to: state }),
+                // Each of those that are still missing would be a new one: later.
+                None if build.len() >= slots => return,
+                None => build.push(Action::Create { to: state }),
+            }
         }
     }
 
     fn take_for(&mut self, state: State) -> Option<InstanceId> {
         let idle = |i: &&Instance| !i.is_busy() && can_become(i.state, state);
-        for shelf in [&mut self.surplus, &mut self.sleeping, &mut self.material] {
+        let mut none = Vec::new();
+        // A sleeper that is wanted where it is serves a hotter temperature first.
+        let sleepers = if state == State::Sleeping { &mut none } else { &mut self.sleeping };
+        for shelf in [&mut self.surplus, sleepers, &mut self.material] {
             if let Some(index) = shelf.iter().position(idle) {
                 return Some(shelf.remove(index).id);
             }

@@ -32,6 +32,9 @@ pub fn recover(instance: &Instance, process: bool, snapshot: bool) -> Verdict {
         (_, State::Sleeping) | (State::Sleeping, _) => {
             lost(&format!("on its way from {} to {}", intent.from, intent.to))
         }
+        // A pause or resume that was cut off is undone: its process holds the machine.
+        (from, _) if from.has_process() && process => Verdict::Adopt(from),
+        (from, to) if from.has_process() => lost(&format!("on its way from {from} to {to}")),
         // A boot that was cut off is undone: nothing of the guest is worth keeping yet.
         (from, _) => Verdict::Settle(from),
     }

@@ -65,14 +65,18 @@ impl State {
         if self.allows(to) {
             return Ok(());
         }
+        let fault =
+            Fault::new(Code::WrongState, format!("an instance that is {self} cannot become {to}"));
+        if self == Destroyed {
+            return Err(fault.hint("it is gone for good: make another"));
+        }
         let possible: Vec<_> = TRANSITIONS
             .iter()
             .filter(|(from, _)| *from == self)
             .map(|(_, to)| to.to_string())
             .chain(["destroyed".to_owned()])
             .collect();
-        Err(Fault::new(Code::WrongState, format!("an instance that is {self} cannot become {to}"))
-            .hint(format!("from {self} it can become {}", possible.join(", "))))
+        Err(fault.hint(format!("from {self} it can become {}", possible.join(", "))))
     }
 
     /// Whether a hypervisor process belongs to this state.

@@ -5,7 +5,8 @@ use crate::problem::OrProblem;
 use crate::world::World;
 use crate::{Result, disk};
 use mvm_api::types::{InstanceStats, InstanceView, PoolView, RevisionView, TenantView};
-use mvm_model::{Counts, Instance, InstanceRef, Pool, PoolRef, State, Tenant};
+use mvm_model::plan::ready;
+use mvm_model::{Instance, InstanceRef, Pool, PoolRef, State, Tenant};
 
 impl Node {
     /// A tenant with what it uses.
@@ -23,20 +24,10 @@ impl Node {
 
     /// A pool with what it holds.
     pub(crate) fn pool_view(&self, world: &World, pool: &Pool) -> PoolView {
-        let mut ready = Counts::default();
-        let (mut leased, mut failed, mut all) = (0, 0, 0);
-        for instance in world.of_pool(&pool.reference) {
-            all += 1;
-            match instance.state {
-                _ if instance.lease.is_some() => leased += 1,
-                State::Failed => failed += 1,
-                _ if instance.is_busy() => {}
-                State::Running => ready.running += 1,
-                State::Warm => ready.warm += 1,
-                State::Sleeping => ready.sleeping += 1,
-                _ => {}
-            }
-        }
+        let of_pool = || world.of_pool(&pool.reference);
+        let leased = of_pool().filter(|i| i.lease.is_some()).count() as u32;
+        let is_failed = |i: &&Instance| i.lease.is_none() && i.state == State::Failed;
+        let failed = of_pool().filter(is_failed).count() as u32;
         PoolView {
             tenant_id: pool.reference.tenant.clone(),
             pool_id: pool.reference.pool.clone(),
@@ -45,10 +36,10 @@ impl Node {
             override_inputs: pool.override_inputs.clone(),
             instance_resources: pool.resources,
             desired_counts: pool.desired,
-            ready_counts: ready,
+            ready_counts: ready(pool, of_pool()),
             leased,
             failed,
-            instances: all,
+            instances: of_pool().count() as u32,
             recycle: pool.recycle,
             revision: pool.current_revision().cloned(),
             last_failure: self.health(&pool.reference).last_failure,

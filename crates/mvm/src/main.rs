@@ -15,7 +15,10 @@ use std::process::ExitCode;
 pub static GUEST: &[u8] = include_bytes!(env!("MVM_GUEST"));
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return output::usage(&error, output::format_of(std::env::args_os())),
+    };
     // The agent makes a runtime of its own, after it has entered its network namespace.
     if let Some(outcome) = cli::agent::serve_if_asked(&cli) {
         return output::finish(outcome.map(|()| 0), cli.output);
@@ -30,8 +33,8 @@ fn main() -> ExitCode {
             output::finish(outcome, format)
         }
         Err(error) => {
-            eprintln!("error: cannot start: {error}");
-            ExitCode::FAILURE
+            let problem = mvm_api::Problem::internal(format!("cannot start: {error}"));
+            output::finish(Err(problem), format)
         }
     }
 }

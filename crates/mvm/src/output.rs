@@ -47,14 +47,14 @@ pub fn show(
         }
         _ => structured(format, value)?,
     };
-    print(&text)
+    print(text.as_bytes())
 }
 
 /// Shows `value`; for people as a line.
 pub fn say(format: Format, value: &impl Serialize, line: &str) -> Outcome {
     match format {
-        Format::Table => print(&format!("{line}\n")),
-        _ => print(&structured(format, value)?),
+        Format::Table => print(format!("{line}\n").as_bytes()),
+        _ => print(structured(format, value)?.as_bytes()),
     }
 }
 
@@ -62,8 +62,8 @@ pub fn say(format: Format, value: &impl Serialize, line: &str) -> Outcome {
 pub fn describe(format: Format, value: &impl Serialize) -> Outcome {
     match format {
         // YAML is what people read best where a thing has parts.
-        Format::Table | Format::Yaml => print(&structured(Format::Yaml, value)?),
-        Format::Json => print(&structured(format, value)?),
+        Format::Table | Format::Yaml => print(structured(Format::Yaml, value)?.as_bytes()),
+        Format::Json => print(structured(format, value)?.as_bytes()),
     }
 }
 
@@ -77,8 +77,10 @@ fn structured(format: Format, value: &impl Serialize) -> Result<String, Problem>
     text.map_err(Problem::internal)
 }
 
-fn print(text: &str) -> Outcome {
-    match anstream::stdout().write_all(text.as_bytes()) {
+/// Prints on standard output.
+pub fn print(text: &[u8]) -> Outcome {
+    let mut to = anstream::stdout();
+    match to.write_all(text).and_then(|()| to.flush()) {
         // `mvm instance list | head` is no fault.
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Problem::internal(format!("cannot write the output: {e}")))
@@ -87,30 +89,88 @@ fn print(text: &str) -> Outcome {
     }
 }
 
+/// The code of a problem with the command line itself.
+pub const USAGE: &str = "usage";
+
 /// Turns an outcome into an exit status, and says what the problem is.
 pub fn finish(outcome: Outcome, format: Format) -> ExitCode {
     match outcome {
         Ok(status) => ExitCode::from(status),
         Err(problem) => {
             complain(&problem, format);
-            ExitCode::FAILURE
+            ExitCode::from(if problem.code == USAGE { 2 } else { 1 })
         }
     }
 }
 
-/// Says a problem on standard error.
+/// Says a problem on standard error: for programs as the problem document.
 pub fn complain(problem: &Problem, format: Format) {
     let mut to = anstream::stderr();
-    if format == Format::Json {
-        let _ = writeln!(to, "{}", serde_json::to_string(problem).unwrap_or_default());
+    let text = match format {
+        Format::Table => None,
+        Format::Json => serde_json::to_string(problem).ok().map(|text| text + "\n"),
+        Format::Yaml => structured(format, problem).ok(),
+    };
+    if let Some(text) = text {
+        let _ = to.write_all(text.as_bytes());
         return;
     }
     let red = anstyle::AnsiColor::Red.on_default().bold();
     let _ = writeln!(to, "{red}error[{}]{red:#}: {problem}", problem.code);
-    if !problem.hint.is_empty() {
+    hint(&problem.hint);
+}
+
+fn hint(hint: &str) {
+    if !hint.is_empty() {
         let cyan = anstyle::AnsiColor::Cyan.on_default();
-        let _ = writeln!(to, "  {cyan}hint{cyan:#}: {}", problem.hint);
+        let _ = writeln!(anstream::stderr(), "  {cyan}hint{cyan:#}: {hint}");
     }
+}
+
+/// Shows help or the version where that was asked for, else what is wrong with the command line:
+/// in clap's words for people, and as a problem document for programs.
+pub fn usage(error: &clap::Error, format: Format) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    // What refused a value knows more of it than clap.
+    let fault = std::error::Error::source(error).and_then(|e| e.downcast_ref::<mvm_model::Fault>());
+    let advice = fault.map_or("see --help", |fault| &fault.hint);
+    if format == Format::Table {
+        let _ = error.print();
+        hint(fault.map_or("", |fault| &fault.hint));
+    } else {
+        let text = error.to_string();
+        let first = match error.kind() {
+            clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                "no command is named"
+            }
+            _ => text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: "),
+        };
+        complain(&Problem::new(400, USAGE, first).hint(advice), format);
+    }
+    ExitCode::from(2)
+}
+
+/// The format that a command line asks for which cannot be parsed as a whole.
+pub fn format_of(words: impl IntoIterator<Item = std::ffi::OsString>) -> Format {
+    let words: Vec<String> = words.into_iter().map(|w| w.to_string_lossy().into_owned()).collect();
+    let ours = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    let mut format = Format::default();
+    for (index, word) in words[..ours].iter().enumerate() {
+        let value = match word.as_str() {
+            "-o" | "--output" => words[..ours].get(index + 1).map(String::as_str),
+            _ => word
+                .strip_prefix("--output=")
+                .or_else(|| word.strip_prefix("-o"))
+                .map(|value| value.trim_start_matches('=')),
+        };
+        if let Some(Ok(named)) = value.map(|value| Format::from_str(value, false)) {
+            format = named;
+        }
+    }
+    format
 }
 
 /// How long ago, in the largest unit that fits.

@@ -4,6 +4,7 @@ use super::Context;
 use crate::agent_process;
 use crate::output::{self, Outcome};
 use serde::Serialize;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 #[derive(Debug, Serialize)]
@@ -36,26 +37,7 @@ pub async fn run(context: &Context) -> Outcome {
         root_length(&context.root),
         free_space(&context.root),
     ];
-    checks.push(match agent_process::running(&context.root) {
-        None => Check {
-            name: "agent",
-            status: "note",
-            detail: "does not run; the first command that needs it starts it".to_owned(),
-            remedy: "",
-        },
-        Some(client) => {
-            let info = agent_process::info(&client).await?;
-            let detail = format!(
-                "pid {}, {} {} with {}: {}",
-                info.pid,
-                info.hypervisor,
-                info.hypervisor_version,
-                info.accelerator,
-                info.accelerator_reason
-            );
-            Check { name: "agent", status: "ok", detail, remedy: "" }
-        }
-    });
+    checks.push(agent(&context.root).await);
     let healthy = checks.iter().all(|check| check.status != "missing");
     let rows = checks.iter().map(|check| {
         let remedy = if check.status == "missing" { check.remedy } else { "" };
@@ -70,17 +52,43 @@ pub async fn run(context: &Context) -> Outcome {
     Ok(u8::from(!healthy))
 }
 
+async fn agent(root: &Path) -> Check {
+    let Some(client) = agent_process::running(root) else {
+        return Check {
+            name: "agent",
+            status: "note",
+            detail: "does not run; the first command that needs it starts it".to_owned(),
+            remedy: "",
+        };
+    };
+    let (ok, detail) = match agent_process::info(&client).await {
+        Err(problem) => (false, problem.to_string()),
+        Ok(info) => {
+            let driver = format!("{} {}", info.hypervisor, info.hypervisor_version);
+            let with = format!("{}: {}", info.accelerator, info.accelerator_reason);
+            (true, format!("pid {}, {driver} with {with}", info.pid))
+        }
+    };
+    check("agent", ok, detail, "see agent.log in the state directory; end it: mvm agent stop")
+}
+
 fn check(name: &'static str, ok: bool, detail: impl Into<String>, remedy: &'static str) -> Check {
     Check { name, status: if ok { "ok" } else { "missing" }, detail: detail.into(), remedy }
 }
 
 fn program(name: &'static str, file: &'static str, remedy: &'static str) -> Check {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|dir| dir.join(file)).find(|path| path.is_file());
+    let found =
+        std::env::split_paths(&path).map(|dir| dir.join(file)).find(|path| is_program(path));
     let detail = found
         .as_ref()
         .map_or_else(|| format!("{file} is not in PATH"), |p| p.display().to_string());
     check(name, found.is_some(), detail, remedy)
+}
+
+fn is_program(path: &Path) -> bool {
+    let mode = |meta: std::fs::Metadata| meta.is_file() && meta.permissions().mode() & 0o111 != 0;
+    std::fs::metadata(path).is_ok_and(mode)
 }
 
 fn device(name: &'static str, path: &str, remedy: &'static str) -> Check {

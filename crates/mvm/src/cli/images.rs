@@ -57,15 +57,17 @@ fn absolute(path: &Path) -> Result<String, Problem> {
 
 /// `mvm kernel`
 pub async fn kernel(context: &Context, command: KernelCommand) -> Outcome {
-    let client = context.client()?;
     let kernel: KernelView = match command {
         KernelCommand::Import { file, modules, name } => {
             let modules = modules.as_deref().map(absolute).transpose()?;
             let body = ImportKernel { file: absolute(&file)?, modules, name };
-            client.post(paths::KERNEL_IMPORT, &body).await.map_err(refused)?
+            context.client()?.post(paths::KERNEL_IMPORT, &body).await.map_err(refused)?
         }
-        KernelCommand::Fetch => with_progress(&client, paths::KERNEL_FETCH, &()).await?,
+        KernelCommand::Fetch => {
+            with_progress(&context.client()?, context.format, paths::KERNEL_FETCH, &()).await?
+        }
         KernelCommand::List => {
+            let client = context.client()?;
             let kernels: Vec<KernelView> = client.get(paths::KERNELS).await.map_err(refused)?;
             let rows = kernels.iter().map(|kernel| {
                 let mark = if kernel.default { "*" } else { "" };

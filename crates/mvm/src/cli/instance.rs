@@ -1,14 +1,14 @@
 //! `mvm instance`
 
+use super::values::{Of, Pair, Place, environment};
 use super::{Context, LeaseLength, refused};
 use crate::output::{self, Outcome};
 use crate::session::{self, Run};
 use clap::{Args, Subcommand};
 use mvm_api::types::{CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved, SshAccess};
-use mvm_api::{Client, Problem, paths};
+use mvm_api::{Problem, paths};
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::{InstanceRef, PoolRef};
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -33,7 +33,7 @@ pub enum Command {
     )]
     List {
         /// Only those of this tenant, or tenant/pool
-        of: Option<String>,
+        of: Option<Of>,
     },
     /// Shows an instance
     #[command(after_help = "Examples:\n  mvm instance info ci/runners/i-0123abcd")]
@@ -97,9 +97,9 @@ pub enum Command {
     )]
     Cp {
         /// A local path, or tenant/pool/id:/path
-        from: String,
+        from: Place,
         /// A local folder, or tenant/pool/id:/folder
-        to: String,
+        to: Place,
     },
     /// Shows the console
     #[command(after_help = "Examples:\n  mvm instance logs ci/runners/i-0123abcd -f")]
@@ -149,7 +149,7 @@ pub struct Exec {
     tty: bool,
     /// Set a variable of its environment
     #[arg(long, short, value_name = "NAME=VALUE")]
-    env: Vec<String>,
+    env: Vec<Pair>,
     /// Working directory
     #[arg(long, short, value_name = "DIR")]
     workdir: Option<String>,
@@ -161,77 +161,48 @@ pub struct Exec {
     command: Vec<String>,
 }
 
-/// Parses `NAME=VALUE`s.
-pub fn environment(words: &[String]) -> Result<BTreeMap<String, String>, Problem> {
-    let parse = |word: &String| {
-        let (name, value) = word.split_once('=').filter(|(name, _)| !name.is_empty())?;
-        Some((name.to_owned(), value.to_owned()))
-    };
-    words
-        .iter()
-        .map(|word| {
-            parse(word).ok_or_else(|| {
-                Problem::new(400, "invalid_value", format!("--env {word:?} is not NAME=VALUE"))
-            })
-        })
-        .collect()
-}
-
 /// Carries it out.
 pub async fn run(context: &Context, command: Command) -> Outcome {
-    let client = context.client()?;
     let format = context.format;
     match command {
         Command::Create { pool, start } => {
             let path = paths::pool_part(&pool, "instances");
             let view: InstanceView =
-                client.post(&path, &CreateInstance { start }).await.map_err(refused)?;
+                context.client()?.post(&path, &CreateInstance { start }).await.map_err(refused)?;
             output::say(format, &view, &view.reference.to_string())
         }
-        Command::List { of } => list(context, &client, of).await,
+        Command::List { of } => list(context, of).await,
         Command::Info { instance } => {
             let view: InstanceView =
-                client.get(&paths::instance(&instance)).await.map_err(refused)?;
+                context.client()?.get(&paths::instance(&instance)).await.map_err(refused)?;
             output::describe(format, &view)
         }
         Command::Start { instance, length } => {
-            moved(context, &client, &instance, "start", length.lease).await
+            moved(context, &instance, "start", length.lease).await
         }
-        Command::Wake { instance, length } => {
-            moved(context, &client, &instance, "wake", length.lease).await
-        }
-        Command::Stop { instance } => moved(context, &client, &instance, "stop", None).await,
-        Command::Warm { instance } => moved(context, &client, &instance, "warm", None).await,
-        Command::Sleep { instance } => moved(context, &client, &instance, "sleep", None).await,
-        Command::Ssh { instance, command } => ssh(context, &client, &instance, &command).await,
-        Command::Exec(exec) => {
-            let request = ExecRequest {
-                argv: exec.command,
-                env: environment(&exec.env)?,
-                cwd: exec.workdir,
-                user: exec.user,
-                tty: exec.tty.then(session::terminal),
-                stdin: exec.interactive,
-            };
-            let run = Run { request, interactive: exec.interactive, timeout: None };
-            own_failure(session::exec(&client, &exec.instance, run).await, context)
-        }
-        Command::Cp { from, to } => copy(&client, &from, &to).await,
+        Command::Wake { instance, length } => moved(context, &instance, "wake", length.lease).await,
+        Command::Stop { instance } => moved(context, &instance, "stop", None).await,
+        Command::Warm { instance } => moved(context, &instance, "warm", None).await,
+        Command::Sleep { instance } => moved(context, &instance, "sleep", None).await,
+        Command::Ssh { instance, command } => ssh(context, &instance, &command).await,
+        Command::Exec(exec) => own_failure(execute(context, exec).await, context),
+        Command::Cp { from, to } => copy(context, &from, &to).await,
         Command::Logs { instance, follow } => {
             let path = format!("{}?follow={follow}", paths::instance_part(&instance, "logs"));
             let show = |bytes: &[u8]| {
                 let mut out = std::io::stdout();
                 let _ = out.write_all(bytes).and_then(|()| out.flush());
             };
-            client.download(&path, show).await.map_err(refused)?;
+            context.client()?.download(&path, show).await.map_err(refused)?;
             Ok(0)
         }
         Command::Stats { instance } => {
             let path = paths::instance_part(&instance, "stats");
-            let stats: InstanceStats = client.get(&path).await.map_err(refused)?;
+            let stats: InstanceStats = context.client()?.get(&path).await.map_err(refused)?;
             output::describe(format, &stats)
         }
         Command::Destroy { instances } => {
+            let client = context.client()?;
             for instance in &instances {
                 let _: serde_json::Value =
                     client.delete(&paths::instance(instance)).await.map_err(refused)?;
@@ -239,8 +210,23 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             let names: Vec<String> = instances.iter().map(ToString::to_string).collect();
             output::say(format, &names, &format!("{} is gone", names.join(", ")))
         }
-        Command::Proxy { instance, port } => session::proxy(&client, &instance, port).await,
+        Command::Proxy { instance, port } => {
+            session::proxy(&context.client()?, &instance, port).await
+        }
     }
+}
+
+async fn execute(context: &Context, exec: Exec) -> Outcome {
+    let request = ExecRequest {
+        argv: exec.command,
+        env: environment(&exec.env),
+        cwd: exec.workdir,
+        user: exec.user,
+        tty: exec.tty.then(session::terminal),
+        stdin: exec.interactive,
+    };
+    let run = Run { request, interactive: exec.interactive, timeout: None };
+    session::exec(&context.client()?, &exec.instance, run).await
 }
 
 /// A failure of our own, told apart from the program's exit status.
@@ -251,16 +237,13 @@ pub fn own_failure(outcome: Outcome, context: &Context) -> Outcome {
     })
 }
 
-async fn list(context: &Context, client: &Client, of: Option<String>) -> Outcome {
+async fn list(context: &Context, of: Option<Of>) -> Outcome {
     let path = match of {
         None => paths::INSTANCES.to_owned(),
-        Some(of) if of.contains('/') => paths::pool_part(&of.parse()?, "instances"),
-        Some(tenant) => {
-            let tenant: mvm_model::Name = tenant.parse()?;
-            format!("{}?tenant={tenant}", paths::INSTANCES)
-        }
+        Some(Of::Pool(pool)) => paths::pool_part(&pool, "instances"),
+        Some(Of::Tenant(tenant)) => format!("{}?tenant={tenant}", paths::INSTANCES),
     };
-    let views: Vec<InstanceView> = client.get(&path).await.map_err(refused)?;
+    let views: Vec<InstanceView> = context.client()?.get(&path).await.map_err(refused)?;
     let rows = views.iter().map(|view| {
         let state = match view.going_to {
             Some(to) => format!("{} -> {to}", view.state),
@@ -286,26 +269,21 @@ async fn list(context: &Context, client: &Client, of: Option<String>) -> Outcome
 
 async fn moved(
     context: &Context,
-    client: &Client,
     instance: &InstanceRef,
     verb: &str,
     lease_s: Option<u64>,
 ) -> Outcome {
     let path = paths::instance_part(instance, verb);
-    let moved: Moved = client.post(&path, &MoveInstance { lease_s }).await.map_err(refused)?;
+    let moved: Moved =
+        context.client()?.post(&path, &MoveInstance { lease_s }).await.map_err(refused)?;
     let line = format!("{instance} is {} ({:.1} ms)", moved.instance.state, moved.took_ms);
     output::say(context.format, &moved, &line)
 }
 
 /// Becomes ssh(1).
-async fn ssh(
-    context: &Context,
-    client: &Client,
-    instance: &InstanceRef,
-    command: &[String],
-) -> Outcome {
+async fn ssh(context: &Context, instance: &InstanceRef, command: &[String]) -> Outcome {
     let access: SshAccess =
-        client.get(&paths::instance_part(instance, "ssh")).await.map_err(refused)?;
+        context.client()?.get(&paths::instance_part(instance, "ssh")).await.map_err(refused)?;
     let program = std::env::current_exe().map_err(|e| Problem::internal(e.to_string()))?;
     // ssh gives its ProxyCommand to a shell: every word that we do not choose is quoted.
     let quoted = |text: &str| format!("'{}'", text.replace('%', "%%").replace('\'', "'\\''"));
@@ -335,26 +313,26 @@ async fn ssh(
         .hint("install it, on Debian with `apt-get install openssh-client`; `mvm instance exec` needs none"))
 }
 
-async fn copy(client: &Client, from: &str, to: &str) -> Outcome {
-    match (remote(from), remote(to)) {
-        (Some((instance, path)), None) => {
-            session::get(client, &instance, path, Path::new(to)).await?;
+async fn copy(context: &Context, from: &Place, to: &Place) -> Outcome {
+    match (from, to) {
+        (Place::Guest(instance, path), Place::Local(folder)) => {
+            session::get(&context.client()?, instance, path, Path::new(folder)).await?;
         }
-        (None, Some((instance, path))) => {
-            session::put(client, &instance, Path::new(from), path).await?;
+        (Place::Local(path), Place::Guest(instance, folder)) => {
+            if let Err(cause) = std::fs::metadata(path) {
+                return Err(Problem::new(
+                    400,
+                    "local_file",
+                    format!("cannot read {path}: {cause}"),
+                ));
+            }
+            session::put(&context.client()?, instance, Path::new(path), folder).await?;
         }
         _ => {
-            let detail =
-                format!("one of {from:?} and {to:?} must be in an instance, and the other not");
-            return Err(Problem::new(400, "invalid_reference", detail)
-                .hint("write it as tenant/pool/i-0123abcd:/path"));
+            let detail = "of the two places one must be in an instance, and the other not";
+            return Err(Problem::new(400, output::USAGE, detail)
+                .hint("write the one in the instance as tenant/pool/i-0123abcd:/path"));
         }
     }
     Ok(0)
-}
-
-/// `tenant/pool/id:/path`
-fn remote(text: &str) -> Option<(InstanceRef, &str)> {
-    let (instance, path) = text.split_once(':')?;
-    Some((instance.parse().ok()?, path))
 }

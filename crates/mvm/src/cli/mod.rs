@@ -8,9 +8,10 @@ mod instance;
 mod pool;
 mod run;
 mod tenant;
+mod values;
 
 use crate::agent_process;
-use crate::output::{Format, Outcome};
+use crate::output::{self, Format, Outcome};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use mvm_api::{Client, ClientError, Problem};
 use std::path::PathBuf;
@@ -50,24 +51,36 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Tenants: boundaries of security, network and quota
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  mvm tenant create ci --net-id 20 --subnet 10.240.20.0/24\n  mvm tenant info ci"
+    )]
     Tenant(tenant::Command),
     /// Pools: instances of one image and one shape
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  mvm pool build ci/runners\n  mvm pool scale ci/runners --running 0 --warm 4 --sleeping 8"
+    )]
     Pool(pool::Command),
     /// Instances: single microVMs
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  mvm instance list ci/runners\n  mvm instance wake ci/runners/i-0123abcd\n  mvm instance ssh ci/runners/i-0123abcd"
+    )]
     Instance(instance::Command),
     /// Runs a command in a fresh instance of a pool
     Run(run::Run),
     /// Kernels that images boot
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  mvm kernel fetch\n  mvm kernel import ./vmlinux"
+    )]
     Kernel(images::KernelCommand),
     /// Images that pools were built to
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Examples:\n  mvm image list\n  mvm image gc --dry-run")]
     Image(images::ImageCommand),
     /// The agent: the daemon of this machine
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Examples:\n  mvm agent status\n  mvm agent stop")]
     Agent(agent::Command),
     /// Says what is missing on this machine, and how to get it
     #[command(after_help = "Examples:\n  mvm doctor\n  mvm doctor --output json")]
@@ -118,8 +131,9 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Doctor => doctor::run(&context).await,
         Command::Bench(command) => bench::run(&context, command).await,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "mvm", &mut std::io::stdout());
-            Ok(0)
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "mvm", &mut text);
+            output::print(&text)
         }
         Command::Man { dir } => man(dir),
     }
@@ -132,16 +146,18 @@ pub fn root(cli: &Cli) -> PathBuf {
 }
 
 fn man(dir: Option<PathBuf>) -> Outcome {
-    let failed = |e: std::io::Error| Problem::internal(format!("cannot write manual pages: {e}"));
-    match dir {
-        Some(dir) => {
-            std::fs::create_dir_all(&dir).map_err(failed)?;
-            clap_mangen::generate_to(Cli::command(), dir).map_err(failed)?;
-        }
-        None => {
-            clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout()).map_err(failed)?
-        }
-    }
+    let Some(dir) = dir else {
+        let mut text = Vec::new();
+        let page = clap_mangen::Man::new(Cli::command());
+        page.render(&mut text).map_err(|e| Problem::internal(e.to_string()))?;
+        return output::print(&text);
+    };
+    let failed = |cause: std::io::Error| {
+        let detail = format!("cannot write manual pages to {}: {cause}", dir.display());
+        Problem::new(400, "local_file", detail).hint("name a directory that you may write to")
+    };
+    std::fs::create_dir_all(&dir).map_err(failed)?;
+    clap_mangen::generate_to(Cli::command(), &dir).map_err(failed)?;
     Ok(0)
 }
 

@@ -1,8 +1,9 @@
 //! `mvm pool`
 
+use super::values::Pair;
 use super::{Context, refused};
 use crate::output::{self, Format, Outcome};
-use clap::{Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use mvm_api::types::{
     BuildPool, BuildResult, CreatePool, PoolView, ProgressEvent, RevisionView, Rollback, ScalePool,
     UpdatePool,
@@ -19,35 +20,13 @@ use std::time::{Duration, Instant};
 pub enum Command {
     /// Makes a pool
     #[command(
-        after_help = "Examples:\n  mvm pool create ci/runners --flake ./ci-flake --profile ci-runner --cpus 4 --mem 4096 --data-disk 2048"
+        after_help = "Examples:\n  mvm pool create ci/runners --flake ./ci-flake --profile ci-runner\n  mvm pool create ci/big --flake ./ci-flake --profile ci-runner --mem 8192 --data-disk 2048"
     )]
     Create {
         /// tenant/pool
         pool: PoolRef,
-        /// Flake to build: a folder or a flake reference
-        #[arg(long)]
-        flake: String,
-        /// Attribute of the flake: packages.x86_64-linux.NAME
-        #[arg(long)]
-        profile: String,
-        /// vCPUs of an instance
-        #[arg(long, default_value_t = 2)]
-        cpus: u32,
-        /// Memory of an instance, in MiB
-        #[arg(long, default_value_t = 2048)]
-        mem: u64,
-        /// Disk at /data, in MiB; 0 is none
-        #[arg(long, default_value_t = 0)]
-        data_disk: u64,
-        /// Disk below the writable root, in MiB
-        #[arg(long, default_value_t = DEFAULT_SCRATCH_MIB)]
-        scratch_disk: u64,
-        /// What becomes of an instance after a job
-        #[arg(long, value_enum, default_value = "reset")]
-        recycle: Recycle,
-        /// Kernel to boot, by digest or name [default: the default kernel]
-        #[arg(long)]
-        kernel: Option<String>,
+        #[command(flatten)]
+        shape: Shape,
     },
     /// Lists pools
     #[command(after_help = "Examples:\n  mvm pool list\n  mvm pool list ci")]
@@ -97,7 +76,7 @@ pub enum Command {
         pool: PoolRef,
         /// Replace an input of the flake; remembered for later builds
         #[arg(long, value_name = "NAME=REF")]
-        override_input: Vec<String>,
+        override_input: Vec<Pair>,
     },
     /// Sets how many unleased instances are kept ready
     #[command(
@@ -144,6 +123,35 @@ pub enum Command {
     },
 }
 
+/// What a pool's instances are made of.
+#[derive(Debug, Args)]
+pub struct Shape {
+    /// Flake to build: a folder or a flake reference
+    #[arg(long)]
+    flake: String,
+    /// Attribute of the flake: packages.x86_64-linux.NAME
+    #[arg(long)]
+    profile: String,
+    /// vCPUs of an instance
+    #[arg(long, default_value_t = 2)]
+    cpus: u32,
+    /// Memory of an instance, in MiB
+    #[arg(long, default_value_t = 2048)]
+    mem: u64,
+    /// Disk at /data, in MiB; 0 is none
+    #[arg(long, default_value_t = 0)]
+    data_disk: u64,
+    /// Disk below the writable root, in MiB
+    #[arg(long, default_value_t = DEFAULT_SCRATCH_MIB)]
+    scratch_disk: u64,
+    /// What becomes of an instance after a job
+    #[arg(long, value_enum, default_value = "reset")]
+    recycle: Recycle,
+    /// Kernel to boot, by digest or name [default: the default kernel]
+    #[arg(long)]
+    kernel: Option<String>,
+}
+
 /// What becomes of an instance after a job.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Recycle {
@@ -167,45 +175,17 @@ impl From<Recycle> for mvm_model::Recycle {
 
 /// Carries it out.
 pub async fn run(context: &Context, command: Command) -> Outcome {
-    let client = context.client()?;
     let format = context.format;
     match command {
-        Command::Create {
-            pool,
-            flake,
-            profile,
-            cpus,
-            mem,
-            data_disk,
-            scratch_disk,
-            recycle,
-            kernel,
-        } => {
-            let body = CreatePool {
-                name: pool.pool.clone(),
-                flake_ref: absolute_flake(&flake)?,
-                profile,
-                resources: Resources {
-                    vcpus: cpus,
-                    mem_mib: mem,
-                    data_disk_mib: data_disk,
-                    scratch_disk_mib: scratch_disk,
-                },
-                recycle: recycle.into(),
-                kernel,
-            };
-            let view: PoolView =
-                client.post(&paths::pools(&pool.tenant), &body).await.map_err(refused)?;
-            let line = format!("pool {pool} is there; build it with: mvm pool build {pool}");
-            output::say(format, &view, &line)
-        }
+        Command::Create { pool, shape } => create(context, &pool, shape).await,
         Command::List { tenant } => {
             let path = tenant.map_or_else(|| paths::POOLS.to_owned(), |t| paths::pools(&t));
-            let views: Vec<PoolView> = client.get(&path).await.map_err(refused)?;
+            let views: Vec<PoolView> = context.client()?.get(&path).await.map_err(refused)?;
             list(format, &views)
         }
         Command::Info { pool } => {
-            let view: PoolView = client.get(&paths::pool(&pool)).await.map_err(refused)?;
+            let view: PoolView =
+                context.client()?.get(&paths::pool(&pool)).await.map_err(refused)?;
             output::describe(format, &view)
         }
         Command::Update { pool, flake, profile, cpus, mem, data_disk, scratch_disk, recycle } => {
@@ -218,54 +198,79 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 scratch_disk_mib: scratch_disk,
                 recycle: recycle.map(Into::into),
             };
-            let view: PoolView = client.patch(&paths::pool(&pool), &body).await.map_err(refused)?;
+            let view: PoolView =
+                context.client()?.patch(&paths::pool(&pool), &body).await.map_err(refused)?;
             output::describe(format, &view)
         }
-        Command::Build { pool, override_input } => {
-            build(&client, format, &pool, &override_input).await
-        }
+        Command::Build { pool, override_input } => build(context, &pool, &override_input).await,
         Command::Scale { pool, running, warm, sleeping, wait } => {
-            let body = ScalePool { running, warm, sleeping };
-            let path = paths::pool_part(&pool, "scale");
-            let mut view: PoolView = client.post(&path, &body).await.map_err(refused)?;
-            if let Some(seconds) = wait {
-                view = converge(&client, &pool, Duration::from_secs(seconds)).await?;
-            }
-            let ready = view.ready_counts;
-            let line = format!(
-                "pool {pool}: {} running, {} warm, {} sleeping",
-                ready.running, ready.warm, ready.sleeping
-            );
-            output::say(format, &view, &line)
+            scale(context, &pool, ScalePool { running, warm, sleeping }, wait).await
         }
-        Command::Revisions { pool } => {
-            let path = paths::pool_part(&pool, "revisions");
-            let views: Vec<RevisionView> = client.get(&path).await.map_err(refused)?;
-            let rows = views.iter().map(|view| {
-                let mark = if view.current { "*" } else { "" };
-                let state = if view.present { "present" } else { "collected" };
-                vec![
-                    format!("{}{mark}", view.entry.number),
-                    view.entry.digest.chars().take(12).collect(),
-                    state.to_owned(),
-                    view.instances.to_string(),
-                    output::age(view.entry.built_at),
-                ]
-            });
-            output::show(format, &views, &["REVISION", "DIGEST", "IMAGE", "INSTANCES", "AGE"], rows)
-        }
+        Command::Revisions { pool } => revisions(context, &pool).await,
         Command::Rollback { pool, to } => {
             let path = paths::pool_part(&pool, "rollback");
             let entry: RevisionEntry =
-                client.post(&path, &Rollback { to }).await.map_err(refused)?;
+                context.client()?.post(&path, &Rollback { to }).await.map_err(refused)?;
             output::say(format, &entry, &format!("pool {pool} is at revision {}", entry.number))
         }
         Command::Destroy { pool } => {
             let done: serde_json::Value =
-                client.delete(&paths::pool(&pool)).await.map_err(refused)?;
+                context.client()?.delete(&paths::pool(&pool)).await.map_err(refused)?;
             output::say(format, &done, &format!("pool {pool} is gone"))
         }
     }
+}
+
+async fn create(context: &Context, pool: &PoolRef, shape: Shape) -> Outcome {
+    let body = CreatePool {
+        name: pool.pool.clone(),
+        flake_ref: absolute_flake(&shape.flake)?,
+        profile: shape.profile,
+        resources: Resources {
+            vcpus: shape.cpus,
+            mem_mib: shape.mem,
+            data_disk_mib: shape.data_disk,
+            scratch_disk_mib: shape.scratch_disk,
+        },
+        recycle: shape.recycle.into(),
+        kernel: shape.kernel,
+    };
+    let path = paths::pools(&pool.tenant);
+    let view: PoolView = context.client()?.post(&path, &body).await.map_err(refused)?;
+    let line = format!("pool {pool} is there; build it with: mvm pool build {pool}");
+    output::say(context.format, &view, &line)
+}
+
+async fn scale(context: &Context, pool: &PoolRef, body: ScalePool, wait: Option<u64>) -> Outcome {
+    let client = context.client()?;
+    let path = paths::pool_part(pool, "scale");
+    let mut view: PoolView = client.post(&path, &body).await.map_err(refused)?;
+    if let Some(seconds) = wait {
+        view = converge(&client, pool, Duration::from_secs(seconds)).await?;
+    }
+    let ready = view.ready_counts;
+    let line = format!(
+        "pool {pool}: {} running, {} warm, {} sleeping",
+        ready.running, ready.warm, ready.sleeping
+    );
+    output::say(context.format, &view, &line)
+}
+
+async fn revisions(context: &Context, pool: &PoolRef) -> Outcome {
+    let path = paths::pool_part(pool, "revisions");
+    let views: Vec<RevisionView> = context.client()?.get(&path).await.map_err(refused)?;
+    let rows = views.iter().map(|view| {
+        let mark = if view.current { "*" } else { "" };
+        let state = if view.present { "present" } else { "collected" };
+        vec![
+            format!("{}{mark}", view.entry.number),
+            view.entry.digest.chars().take(12).collect(),
+            state.to_owned(),
+            view.instances.to_string(),
+            output::age(view.entry.built_at),
+        ]
+    });
+    output::show(context.format, &views, &["REVISION", "DIGEST", "IMAGE", "INSTANCES", "AGE"], rows)
 }
 
 fn list(format: Format, views: &[PoolView]) -> Outcome {
@@ -295,21 +300,14 @@ fn list(format: Format, views: &[PoolView]) -> Outcome {
     output::show(format, &views, &head, rows)
 }
 
-async fn build(client: &Client, format: Format, pool: &PoolRef, overrides: &[String]) -> Outcome {
+async fn build(context: &Context, pool: &PoolRef, overrides: &[Pair]) -> Outcome {
     let mut body = BuildPool::default();
-    for text in overrides {
-        let (name, reference) = text.split_once('=').ok_or_else(|| {
-            Problem::new(
-                400,
-                "invalid_value",
-                format!("--override-input {text:?} names no reference"),
-            )
-            .hint("write it as NAME=REF, such as nixpkgs=path:/srv/debian-pkgs")
-        })?;
-        body.override_inputs.insert(name.to_owned(), absolute_flake(reference)?);
+    for input in overrides {
+        body.override_inputs.insert(input.name.clone(), absolute_flake(&input.value)?);
     }
     let path = paths::pool_part(pool, "build");
-    let result: BuildResult = with_progress(client, &path, &body).await?;
+    let result: BuildResult =
+        with_progress(&context.client()?, context.format, &path, &body).await?;
     let line = format!(
         "pool {pool} is at revision {} ({}, {}, {:.1} s)",
         result.revision.number,
@@ -317,16 +315,19 @@ async fn build(client: &Client, format: Format, pool: &PoolRef, overrides: &[Str
         output::mib(result.size_bytes),
         result.took_ms as f64 / 1000.0
     );
-    output::say(format, &result, &line)
+    output::say(context.format, &result, &line)
 }
 
 /// Calls something that reports its progress, and shows it on standard error.
 pub async fn with_progress<T: serde::de::DeserializeOwned>(
     client: &Client,
+    format: Format,
     path: &str,
     body: &impl serde::Serialize,
 ) -> Result<T, Problem> {
-    let spinner = std::io::stderr().is_terminal().then(|| {
+    // Programs get the result or one problem document, and nothing else.
+    let for_people = format == Format::Table;
+    let spinner = (for_people && std::io::stderr().is_terminal()).then(|| {
         let spinner = indicatif::ProgressBar::new_spinner();
         spinner.enable_steady_tick(Duration::from_millis(100));
         spinner
@@ -335,7 +336,8 @@ pub async fn with_progress<T: serde::de::DeserializeOwned>(
     client
         .events(path, body, |event| match event.name.as_str() {
             "progress" => {
-                let Ok(step) = serde_json::from_str::<ProgressEvent>(&event.data) else { return };
+                let step = serde_json::from_str::<ProgressEvent>(&event.data);
+                let Some(step) = step.ok().filter(|_| for_people) else { return };
                 match (&spinner, step.kind.as_str()) {
                     (Some(spinner), "stage") => spinner.set_message(step.text),
                     (Some(spinner), _) => spinner.println(step.text),

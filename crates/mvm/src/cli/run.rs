@@ -1,6 +1,7 @@
 //! `mvm run`
 
-use super::instance::{environment, own_failure};
+use super::instance::own_failure;
+use super::values::{Pair, environment};
 use super::{Context, refused};
 use crate::output::Outcome;
 use crate::session;
@@ -39,7 +40,7 @@ pub struct Run {
     outputs: Vec<String>,
     /// Set a variable of its environment
     #[arg(long, short, value_name = "NAME=VALUE")]
-    env: Vec<String>,
+    env: Vec<Pair>,
     /// End the command after so many seconds
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
@@ -63,14 +64,14 @@ pub async fn run(context: &Context, run: Run) -> Outcome {
 }
 
 async fn claim_and_run(context: &Context, run: Run) -> Outcome {
-    let client = context.client()?;
-    let env = environment(&run.env)?;
+    let env = environment(&run.env);
     for input in &run.inputs {
         let (path, _) = split(input, WORK);
         if !Path::new(path).exists() {
             return Err(Problem::new(400, "local_file", format!("there is no input {path}")));
         }
     }
+    let client = context.client()?;
     let began = Instant::now();
     let lease_s = run.timeout.map(|seconds| seconds + 3600);
     let path = paths::pool_part(&run.pool, "claims");

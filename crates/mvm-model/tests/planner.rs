@@ -1,0 +1,448 @@
+//! The reconciler's plan, carried out in a simulated world: clients take and give back machines,
+//! people put some aside, images are built, things fail. When things stop failing the pool comes to
+//! hold what it should, and then there is nothing left to do.
+
+mod support;
+
+use mvm_model::choose::choose;
+use mvm_model::lease::Purpose;
+use mvm_model::plan::{Action, Failures, plan, ready};
+use mvm_model::pool::RevisionEntry;
+use mvm_model::state::Intent;
+use mvm_model::{Counts, Instance, InstanceId, Millis, Pool, Recycle, State};
+use proptest::prelude::*;
+use proptest::sample::Index;
+use std::collections::BTreeSet;
+
+/// Whether the quotas let a leased instance run; where not, it stays as it was, under its lease.
+type Admitted = bool;
+
+#[derive(Clone, Debug)]
+enum Event {
+    /// The reconciler looks.
+    Tick {
+        slots: usize,
+    },
+    /// Something that is under way ends, well or badly.
+    Finish(Index, bool),
+    /// Everything under way ends well.
+    FinishAll,
+    Wait(Millis),
+    /// A job takes the readiest instance.
+    Claim,
+    /// A job ends.
+    Release(Index),
+    /// A person makes an instance, or takes one, or puts it aside, or lets the lease expire.
+    Make,
+    Take(Index, Admitted),
+    PutAside(Index, State),
+    Expire(Index),
+    Scale(Counts),
+    Build(u8),
+}
+
+fn counts() -> impl Strategy<Value = Counts> {
+    (0u32..4, 0u32..5, 0u32..5).prop_map(|(running, warm, sleeping)| Counts {
+        running,
+        warm,
+        sleeping,
+    })
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let index = any::<Index>;
+    let aside = prop::sample::select(vec![State::Warm, State::Sleeping, State::Stopped]);
+    prop::collection::vec(
+        prop_oneof![
+            10 => (0usize..5).prop_map(|slots| Event::Tick { slots }),
+            6 => (index(), prop::bool::weighted(0.7)).prop_map(|(i, ok)| Event::Finish(i, ok)),
+            2 => Just(Event::FinishAll),
+            3 => (0u64..20_000).prop_map(Event::Wait),
+            3 => Just(Event::Claim),
+            2 => index().prop_map(Event::Release),
+            1 => Just(Event::Make),
+            2 => (index(), any::<Admitted>()).prop_map(|(i, run)| Event::Take(i, run)),
+            2 => (index(), aside).prop_map(|(i, to)| Event::PutAside(i, to)),
+            1 => index().prop_map(Event::Expire),
+            1 => counts().prop_map(Event::Scale),
+            1 => (1u8..4).prop_map(Event::Build),
+        ],
+        1..120,
+    )
+}
+
+fn pools() -> impl Strategy<Value = Pool> {
+    let recycle = prop::sample::select(vec![Recycle::Reset, Recycle::Sleep, Recycle::Keep]);
+    (recycle, prop::option::weighted(0.9, counts())).prop_map(|(recycle, desired)| Pool {
+        desired,
+        recycle,
+        ..base()
+    })
+}
+
+struct World {
+    pool: Pool,
+    instances: Vec<Instance>,
+    failures: Failures,
+    now: Millis,
+    made: u32,
+}
+
+impl World {
+    fn new(pool: Pool) -> World {
+        World { pool, instances: Vec::new(), failures: Failures::default(), now: 1000, made: 0 }
+    }
+
+    fn plan(&self, slots: usize) -> Vec<Action> {
+        let all: Vec<&Instance> = self.instances.iter().collect();
+        plan(&self.pool, &all, self.failures, slots, self.now)
+    }
+
+    fn find(&self, id: InstanceId) -> &Instance {
+        self.instances.iter().find(|i| i.id == id).expect("an instance that is there")
+    }
+
+    fn make(&mut self, goal: Option<State>) {
+        self.made += 1;
+        let mut instance = support::instance(self.made, State::Created);
+        instance.revision = self.pool.current_revision().expect("built").digest.clone();
+        instance.created_at = self.now;
+        instance.goal = goal;
+        self.instances.push(instance);
+    }
+
+    /// Whether it serves as a spare where it is, or will where it is going.
+    fn is_spare(&self, instance: &Instance) -> bool {
+        let current = &self.pool.current_revision().expect("built").digest;
+        instance.lease.is_none()
+            && instance.counts_as().temperature().is_some()
+            && instance.revision == *current
+            && (self.pool.recycle != Recycle::Reset || instance.leases_served == 0)
+    }
+
+    fn spares(&self) -> Counts {
+        let count = |state: State| {
+            let all = self.instances.iter().filter(|i| self.is_spare(i));
+            all.filter(|i| i.counts_as() == state).count() as u32
+        };
+        Counts {
+            running: count(State::Running),
+            warm: count(State::Warm),
+            sleeping: count(State::Sleeping),
+        }
+    }
+
+    /// What must hold of every plan, whatever the world looks like.
+    fn check(&self, actions: &[Action], slots: usize) -> Result<(), TestCaseError> {
+        let mut touched = BTreeSet::new();
+        let (mut builds, mut wasted) = (0, 0);
+        for action in actions {
+            if let Action::Move { id, .. } | Action::Destroy { id } = action {
+                let instance = self.find(*id);
+                prop_assert!(touched.insert(*id), "{} twice in {:?}", id, actions);
+                prop_assert!(instance.lease.is_none(), "{:?} of a leased one", action);
+                prop_assert!(!instance.is_busy(), "{:?} of a busy one", action);
+                prop_assert!(instance.state != State::Failed, "{:?} of a failed one", action);
+                wasted +=
+                    u64::from(matches!(action, Action::Destroy { .. }) && self.is_spare(instance));
+            }
+            builds += usize::from(!matches!(action, Action::Destroy { .. }));
+            if let Action::Move { id, to } = action {
+                let mut arrived = self.find(*id).clone();
+                let way = arrived.state.allows(*to)
+                    || (arrived.state.allows(State::Running) && State::Running.allows(*to));
+                prop_assert!(way && arrived.state != *to, "{:?} from {}", action, arrived.state);
+                arrived.state = *to;
+                prop_assert!(self.is_spare(&arrived), "{:?} for nothing: {:?}", action, arrived);
+            }
+        }
+        prop_assert!(builds <= slots);
+        prop_assert!(builds == 0 || self.now >= self.failures.retry_at(), "no back-off");
+        let Some(desired) = self.pool.desired else {
+            prop_assert!(actions.is_empty(), "a pool that was never scaled is left alone");
+            return Ok(());
+        };
+        // Of what will serve, no more is destroyed than there is too much.
+        let too_much = self.spares().total().saturating_sub(desired.total());
+        prop_assert!(
+            wasted <= too_much,
+            "{} destroyed, {} too many: {:?}",
+            wasted,
+            too_much,
+            actions
+        );
+        Ok(())
+    }
+
+    fn tick(&mut self, slots: usize) -> Result<Vec<Action>, TestCaseError> {
+        let in_flight = self.instances.iter().filter(|i| i.goal.is_some()).count();
+        let slots = slots.saturating_sub(in_flight);
+        let actions = self.plan(slots);
+        prop_assert_eq!(&actions, &self.plan(slots), "the same world, another plan");
+        self.check(&actions, slots)?;
+        for action in &actions {
+            match *action {
+                Action::Create { to } => self.make(Some(to)),
+                Action::Move { id, to } => self.set_goal(id, to),
+                Action::Destroy { id } => self.set_goal(id, State::Destroyed),
+            }
+        }
+        // A spare that has failed serves nobody.
+        self.instances.retain(|i| i.state != State::Failed || !i.is_clean() || i.is_busy());
+        Ok(actions)
+    }
+
+    fn set_goal(&mut self, id: InstanceId, to: State) {
+        let instance = self.instances.iter_mut().find(|i| i.id == id).expect("there");
+        instance.goal = Some(to);
+    }
+
+    /// Ends what is under way with the instance at this place.
+    fn finish(&mut self, place: usize, well: bool) {
+        let now = self.now;
+        let instance = &mut self.instances[place];
+        if !instance.is_busy() {
+            return;
+        }
+        let (by_plan, to) = (instance.goal.is_some(), instance.counts_as());
+        (instance.goal, instance.intent) = (None, None);
+        match (well, to) {
+            (_, State::Destroyed) => {
+                self.instances.remove(place);
+                return;
+            }
+            (true, to) => (instance.state, instance.state_since) = (to, now),
+            // The machine has not run: it sleeps on.
+            (false, _) if instance.state == State::Sleeping => {}
+            (false, _) => instance.state = State::Failed,
+        }
+        if by_plan {
+            let count = if well { 0 } else { self.failures.count + 1 };
+            self.failures = Failures { count, last: now };
+        }
+    }
+
+    fn finish_all(&mut self) {
+        for place in (0..self.instances.len()).rev() {
+            self.finish(place, true);
+        }
+    }
+
+    fn idle(&self, index: &Index, holds: impl Fn(&Instance) -> bool) -> Option<usize> {
+        let places: Vec<usize> = (0..self.instances.len())
+            .filter(|place| !self.instances[*place].is_busy() && holds(&self.instances[*place]))
+            .collect();
+        (!places.is_empty()).then(|| places[index.index(places.len())])
+    }
+
+    fn begin(&mut self, place: usize, to: State) {
+        let instance = &mut self.instances[place];
+        if instance.state != to && instance.state.allows(to) {
+            instance.intent = Some(Intent { from: instance.state, to, since: self.now });
+        }
+    }
+
+    fn lease(&mut self, place: usize, purpose: Purpose, admitted: Admitted) {
+        let instance = &mut self.instances[place];
+        instance.lease = Some(support::lease(purpose));
+        instance.leases_served += 1;
+        if admitted {
+            self.begin(place, State::Running);
+        }
+    }
+
+    fn claim(&mut self) -> Result<(), TestCaseError> {
+        let current = self.pool.current_revision().expect("built").digest.clone();
+        let chosen = choose(self.pool.recycle, &current, &self.instances).map(|i| i.id);
+        let place = match chosen {
+            Some(id) => {
+                let chosen = self.find(id);
+                prop_assert!(chosen.lease.is_none() && !chosen.is_busy());
+                prop_assert!(self.pool.recycle != Recycle::Reset || chosen.leases_served == 0);
+                self.instances.iter().position(|i| i.id == id).expect("there")
+            }
+            None => {
+                self.make(None);
+                self.instances.len() - 1
+            }
+        };
+        self.lease(place, Purpose::Run, true);
+        Ok(())
+    }
+
+    /// A job's lease ends: the pool's rule says what becomes of the instance.
+    fn release(&mut self, place: usize) {
+        let gone = matches!(self.instances[place].state, State::Failed | State::Created);
+        match self.pool.recycle {
+            _ if gone => drop(self.instances.remove(place)),
+            Recycle::Reset => drop(self.instances.remove(place)),
+            Recycle::Sleep => {
+                self.instances[place].state = State::Sleeping;
+                self.instances[place].lease = None;
+            }
+            Recycle::Keep => self.instances[place].lease = None,
+        }
+    }
+
+    fn happen(&mut self, event: &Event) -> Result<(), TestCaseError> {
+        let held = |purpose: Purpose| {
+            move |i: &Instance| i.lease.as_ref().is_some_and(|lease| lease.purpose == purpose)
+        };
+        match event {
+            Event::Tick { slots } => drop(self.tick(*slots)?),
+            Event::Finish(_, _) if self.instances.is_empty() => {}
+            Event::Finish(index, well) => self.finish(index.index(self.instances.len()), *well),
+            Event::FinishAll => self.finish_all(),
+            Event::Wait(time) => self.now += time,
+            Event::Claim => self.claim()?,
+            Event::Release(index) => {
+                if let Some(place) = self.idle(index, held(Purpose::Run)) {
+                    self.release(place);
+                }
+            }
+            Event::Make => self.make(None),
+            Event::Take(index, admitted) => {
+                if let Some(place) = self.idle(index, |i| i.lease.is_none()) {
+                    self.lease(place, Purpose::Manual, *admitted);
+                }
+            }
+            Event::PutAside(index, to) => {
+                if let Some(place) = self.idle(index, held(Purpose::Manual)) {
+                    self.instances[place].lease = None;
+                    self.begin(place, *to);
+                }
+            }
+            Event::Expire(index) => {
+                if let Some(place) = self.idle(index, held(Purpose::Manual)) {
+                    self.instances[place].lease = None;
+                }
+            }
+            Event::Scale(counts) => self.pool.desired = self.pool.desired.map(|_| *counts),
+            Event::Build(digest) => {
+                self.pool.record_build(&format!("r{digest}"), self.now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing fails any more: the plan is carried out until it is empty. Gives the steps it took.
+    fn settle(&mut self, slots: usize) -> Result<usize, TestCaseError> {
+        let mut steps = 0;
+        for _ in 0..300 {
+            self.finish_all();
+            self.now = self.now.max(self.failures.retry_at());
+            let actions = self.tick(slots)?;
+            if actions.is_empty() && !self.instances.iter().any(Instance::is_busy) {
+                return Ok(steps);
+            }
+            steps += actions.len();
+        }
+        Err(TestCaseError::fail(format!("no end of it: {:?}", self.plan(slots))))
+    }
+}
+
+proptest! {
+    #![proptest_config(support::cases(3000))]
+
+    #[test]
+    fn the_pool_comes_to_hold_what_it_should(pool in pools(), events in events(), slots in 1usize..5) {
+        let mut world = World::new(pool);
+        for event in &events {
+            world.happen(event)?;
+        }
+        let leased: Vec<InstanceId> =
+            world.instances.iter().filter(|i| i.lease.is_some()).map(|i| i.id).collect();
+        let before = world.instances.len();
+        let steps = world.settle(slots)?;
+        for id in leased {
+            prop_assert!(world.find(id).lease.is_some(), "leased ones stay with their holders");
+        }
+        let Some(desired) = world.pool.desired else {
+            prop_assert_eq!(steps, 0);
+            return Ok(());
+        };
+        prop_assert_eq!(world.spares(), desired);
+        prop_assert_eq!(ready(&world.pool, &world.instances), desired);
+        // Each instance is touched a few times at most: it does not go to and fro.
+        let bound = 3 * (before + desired.total() as usize);
+        prop_assert!(steps <= bound, "{} steps for {} instances", steps, before);
+        // What is there beyond the spares is somebody's: leased, put aside, or kept by hand.
+        let current = world.pool.current_revision().unwrap().digest.clone();
+        for instance in world.instances.iter().filter(|i| !world.is_spare(i) && i.lease.is_none()) {
+            let raw = matches!(instance.state, State::Created | State::Stopped | State::Failed);
+            let aside = instance.leases_served > 0 && world.pool.recycle == Recycle::Reset;
+            prop_assert!(raw || aside, "{:?} of {} at {}", instance, world.pool.recycle as u8, current);
+        }
+        prop_assert!(world.plan(100).is_empty());
+    }
+
+    /// After the leases end as well, a pool that recycles holds its spares and no more.
+    #[test]
+    fn jobs_leave_the_pool_as_it_was(
+        mut pool in pools(),
+        claims in prop::collection::vec(any::<Index>(), 1..20),
+    ) {
+        pool.desired = Some(pool.desired.unwrap_or_default());
+        let mut world = World::new(pool);
+        world.settle(2)?;
+        let full = world.spares();
+        for index in &claims {
+            world.claim()?;
+            if index.index(2) == 0 {
+                world.tick(2)?;
+            }
+            world.finish_all();
+            if let (0, Some(place)) = (index.index(3), world.idle(index, |i| i.lease.is_some())) {
+                world.release(place);
+            }
+        }
+        while let Some(place) = world.instances.iter().position(|i| i.lease.is_some()) {
+            world.finish_all();
+            world.release(place);
+        }
+        world.settle(2)?;
+        prop_assert_eq!(world.spares(), full);
+        prop_assert_eq!(world.instances.len() as u64, full.total());
+    }
+
+    #[test]
+    fn back_off_grows_to_five_minutes(count: u32, last in 0u64..1 << 50) {
+        let wait = Failures { count, last }.retry_at().saturating_sub(last);
+        let expected = match count {
+            0 => 0,
+            1..=9 => 1000 << (count - 1),
+            _ => 300_000,
+        };
+        prop_assert_eq!(wait, expected);
+    }
+}
+
+/// A pool that is scaled beyond all measure is built up slot by slot, too.
+#[test]
+fn an_enormous_pool_is_planned_a_few_steps_at_a_time() {
+    let mut pool = World::new(Pool {
+        desired: Some(Counts { running: u32::MAX, warm: u32::MAX, sleeping: u32::MAX }),
+        ..base()
+    });
+    pool.make(None);
+    let actions = pool.plan(3);
+    assert_eq!(actions.len(), 3);
+    assert!(matches!(actions[0], Action::Move { to: State::Running, .. }));
+    assert!(pool.plan(0).is_empty());
+}
+
+fn base() -> Pool {
+    Pool {
+        reference: "ci/runners".parse().unwrap(),
+        flake_ref: "/flake".to_owned(),
+        profile: "small".to_owned(),
+        override_inputs: Default::default(),
+        kernel: None,
+        resources: Default::default(),
+        desired: None,
+        recycle: Recycle::Reset,
+        revisions: vec![RevisionEntry { number: 1, digest: "r1".to_owned(), built_at: 0 }],
+        current: Some(1),
+        created_at: 0,
+    }
+}

@@ -1,0 +1,287 @@
+//! The table of transitions, and recovery: whatever was under way and whatever is left of it, the
+//! record says afterwards what is really there.
+
+mod support;
+
+use mvm_model::error::Code;
+use mvm_model::recovery::{Verdict, recover};
+use mvm_model::state::State::{self, *};
+use mvm_model::state::{Intent, TRANSITIONS};
+use mvm_model::{Instance, Temperature};
+
+const EVERY: [State; 7] = [Created, Running, Warm, Sleeping, Stopped, Failed, Destroyed];
+
+/// The design's words: `created → running ⇄ warm → sleeping → warm|running`,
+/// `running → stopped → running`, any → `destroyed`, any → `failed` → `running`; sleeping and
+/// stopping need no detour.
+const DOCUMENTED: &[(State, &[State])] = &[
+    (Created, &[Running]),
+    (Running, &[Warm, Sleeping, Stopped]),
+    (Warm, &[Running, Sleeping, Stopped]),
+    (Sleeping, &[Running, Warm, Stopped]),
+    (Stopped, &[Running]),
+    (Failed, &[Running]),
+    (Destroyed, &[]),
+];
+
+#[test]
+fn only_documented_transitions_are_allowed_and_each_question_has_an_answer() {
+    for (from, targets) in DOCUMENTED {
+        for to in EVERY {
+            let always = matches!(to, Failed | Destroyed) && *from != Destroyed;
+            let allowed = targets.contains(&to) || always;
+            assert_eq!(from.allows(to), allowed, "{from} -> {to}");
+            match from.check(to) {
+                Ok(()) => assert!(allowed, "{from} -> {to}"),
+                Err(fault) => {
+                    assert!(!allowed, "{from} -> {to}");
+                    assert_eq!(fault.code, Code::WrongState);
+                    let named = fault.message.contains(&from.to_string())
+                        && fault.message.contains(&to.to_string());
+                    assert!(named, "{fault}");
+                    hint_is_true(*from, &fault.hint);
+                }
+            }
+        }
+    }
+    assert_eq!(DOCUMENTED.len(), EVERY.len());
+}
+
+/// The hint names what is possible, all of it but failure, and nothing else.
+fn hint_is_true(from: State, hint: &str) {
+    let list = hint.split_once("can become ").map_or("", |(_, list)| list);
+    let words: Vec<&str> = list.split(", ").collect();
+    for to in EVERY.into_iter().filter(|to| *to != Failed) {
+        assert_eq!(words.contains(&to.to_string().as_str()), from.allows(to), "{from}: {hint}");
+    }
+}
+
+#[test]
+fn the_table_is_minimal_and_nothing_leaves_the_end() {
+    for (index, (from, to)) in TRANSITIONS.iter().enumerate() {
+        assert!(from != to && !TRANSITIONS[..index].contains(&(*from, *to)));
+        assert!(!matches!(to, Created | Failed | Destroyed), "{from} -> {to}");
+    }
+    assert!(EVERY.iter().all(|to| !Destroyed.allows(*to)));
+    assert!(EVERY.iter().all(|from| !from.allows(Created)), "nothing becomes new again");
+    assert_eq!(State::ALL.len() + 1, EVERY.len());
+    assert!(!State::ALL.contains(&Destroyed));
+    // From anywhere, every state that a person can ask for can be reached.
+    for from in State::ALL {
+        let mut reached = vec![from];
+        while let Some((_, to)) =
+            TRANSITIONS.iter().find(|(a, b)| reached.contains(a) && !reached.contains(b))
+        {
+            reached.push(*to);
+        }
+        for goal in [Running, Warm, Sleeping, Stopped] {
+            assert!(reached.contains(&goal), "{from} never becomes {goal}");
+        }
+    }
+}
+
+#[test]
+fn temperatures_and_texts_are_the_states() {
+    for temperature in [Temperature::Running, Temperature::Warm, Temperature::Sleeping] {
+        assert_eq!(temperature.state().temperature(), Some(temperature));
+    }
+    for state in EVERY {
+        assert_eq!(serde_json::to_value(state).unwrap(), state.to_string());
+        assert_eq!(state.has_process(), matches!(state, Running | Warm));
+    }
+}
+
+/// One machine: its record and what is really there of it.
+#[derive(Clone, Debug, PartialEq)]
+struct World {
+    /// `None` when destroyed.
+    record: Option<Instance>,
+    /// The hypervisor's process: whether its vCPUs run.
+    process: Option<bool>,
+    snapshot: bool,
+}
+
+impl World {
+    fn new(state: State, intent: Option<State>, process: Option<bool>, snapshot: bool) -> World {
+        let mut record = support::instance(1, state);
+        record.intent = intent.map(|to| Intent { from: state, to, since: 7 });
+        World { record: Some(record), process, snapshot }
+    }
+
+    /// Does what an agent does at its start.
+    fn recover(&mut self) -> Verdict {
+        let record = self.record.clone().unwrap();
+        let verdict = recover(&record, self.process.is_some(), self.snapshot);
+        match &verdict {
+            Verdict::Adopt(state) => {
+                assert!(self.process.is_some(), "nothing is there to adopt: {self:?}");
+                self.process = Some(*state == Running);
+                self.reach(*state);
+            }
+            Verdict::Settle(state) => {
+                self.process = None;
+                self.snapshot &= *state == Sleeping;
+                self.reach(*state);
+            }
+            Verdict::Destroy => {
+                *self = World { record: None, process: None, snapshot: false };
+            }
+            Verdict::Fail(reason) => {
+                assert!(reason.contains("estroy the instance"), "says what to do: {reason}");
+                self.process = None;
+                self.reach(Failed);
+            }
+        }
+        verdict
+    }
+
+    fn reach(&mut self, state: State) {
+        let record = self.record.as_mut().unwrap();
+        (record.state, record.intent) = (state, None);
+    }
+
+    fn state(&self) -> State {
+        self.record.as_ref().map_or(Destroyed, |record| record.state)
+    }
+
+    /// The record says what is there.
+    fn is_true(&self) -> bool {
+        match self.state() {
+            Running => self.process == Some(true),
+            Warm => self.process == Some(false),
+            Sleeping => self.process.is_none() && self.snapshot,
+            Created | Stopped | Failed => self.process.is_none(),
+            Destroyed => self.process.is_none() && !self.snapshot,
+        }
+    }
+
+    fn has_memory(&self) -> bool {
+        self.process.is_some() || self.snapshot
+    }
+}
+
+/// Every record that there can be, with everything that can be left of the machine.
+fn every_world() -> Vec<World> {
+    let mut worlds = Vec::new();
+    for state in State::ALL {
+        let targets = EVERY.into_iter().filter(|to| state.allows(*to) && *to != Failed);
+        for intent in targets.map(Some).chain([None]) {
+            for process in [None, Some(true), Some(false)] {
+                for snapshot in [false, true] {
+                    worlds.push(World::new(state, intent, process, snapshot));
+                }
+            }
+        }
+    }
+    worlds
+}
+
+#[test]
+fn after_recovery_every_record_is_true() {
+    for before in every_world() {
+        let mut world = before.clone();
+        let verdict = world.recover();
+        assert!(world.is_true(), "{before:?}: {verdict:?}: {world:?}");
+        if let Some(record) = &world.record {
+            assert!(record.intent.is_none());
+        }
+        // A second agent finds nothing to do.
+        if world.record.is_some() {
+            let mut again = world.clone();
+            again.recover();
+            assert_eq!(again.state(), world.state(), "{before:?}");
+            assert_eq!(again.process, world.process, "{before:?}");
+        }
+    }
+}
+
+#[test]
+fn recovery_gives_up_memory_only_where_that_was_asked_for() {
+    for before in every_world() {
+        let record = before.record.as_ref().unwrap();
+        let to = record.heading();
+        let asked = matches!(to, Stopped | Destroyed);
+        let mut world = before.clone();
+        world.recover();
+        assert_eq!(world.record.is_none(), to == Destroyed, "{before:?}");
+        // A snapshot that is the only copy of a machine on its way to or from sleep is kept.
+        let sleeps = record.state == Sleeping || to == Sleeping;
+        if sleeps && before.snapshot && !asked {
+            assert_eq!(world.state(), Sleeping, "{before:?}");
+            assert!(world.snapshot, "{before:?}");
+        }
+        // And so is a process that is.
+        let lives = record.state.has_process() || (record.state == Sleeping && to != Sleeping);
+        if lives && before.process.is_some() && !asked {
+            assert!(world.has_memory(), "{before:?}: {world:?}");
+        }
+    }
+}
+
+/// What the agent does for one transition, a step each; the record's outcome is the last.
+fn steps(from: State, to: State) -> Vec<fn(&mut World)> {
+    let pause: fn(&mut World) = |w| w.process = w.process.map(|_| false);
+    let resume: fn(&mut World) = |w| w.process = w.process.map(|_| true);
+    let kill: fn(&mut World) = |w| w.process = None;
+    let start: fn(&mut World) = |w| w.process = Some(true);
+    let restore: fn(&mut World) = |w| w.process = Some(false);
+    let write: fn(&mut World) = |w| w.snapshot = true;
+    let remove: fn(&mut World) = |w| w.snapshot = false;
+    match (from, to) {
+        (Running | Warm, Sleeping) => vec![pause, write, kill],
+        (Sleeping, Running) => vec![restore, remove, resume],
+        (Sleeping, Warm) => vec![restore, remove, resume, pause],
+        (Created | Stopped | Failed, Running) => vec![remove, start],
+        (Running, Warm) => vec![pause],
+        (Warm, Running) => vec![resume],
+        (_, Stopped) => vec![kill, remove],
+        _ => vec![kill, remove],
+    }
+}
+
+fn settled(state: State) -> World {
+    let process = state.has_process().then_some(state == Running);
+    World::new(state, None, process, state == Sleeping)
+}
+
+/// The agent is killed after any step, the machines go on: each transition is finished or undone,
+/// and nothing has failed.
+#[test]
+fn a_killed_agent_costs_nothing() {
+    for from in State::ALL {
+        for to in EVERY.into_iter().filter(|to| from.allows(*to) && *to != Failed) {
+            let steps = steps(from, to);
+            for done in 0..=steps.len() {
+                let mut world = settled(from);
+                world.record.as_mut().unwrap().intent = Some(Intent { from, to, since: 0 });
+                steps[..done].iter().for_each(|step| step(&mut world));
+                let verdict = world.recover();
+                assert!(world.is_true(), "{from} -> {to} after {done} steps: {verdict:?}");
+                assert!([from, to].contains(&world.state()), "{from} -> {to}, {done}: {verdict:?}");
+            }
+        }
+    }
+}
+
+/// The host loses its power after any step: processes are gone, snapshots are not.
+#[test]
+fn a_lost_host_costs_running_machines_and_no_sleepers() {
+    for from in State::ALL {
+        for to in EVERY.into_iter().filter(|to| from.allows(*to) && *to != Failed) {
+            let steps = steps(from, to);
+            for done in 0..=steps.len() {
+                let mut world = settled(from);
+                world.record.as_mut().unwrap().intent = Some(Intent { from, to, since: 0 });
+                steps[..done].iter().for_each(|step| step(&mut world));
+                world.process = None;
+                let had_memory = world.snapshot && !matches!(to, Stopped | Destroyed);
+                world.recover();
+                assert!(world.is_true(), "{from} -> {to} after {done} steps");
+                if had_memory && (from == Sleeping || to == Sleeping) {
+                    assert_eq!(world.state(), Sleeping, "{from} -> {to} after {done} steps");
+                }
+                assert!(!world.state().has_process());
+            }
+        }
+    }
+}

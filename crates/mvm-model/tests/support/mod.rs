@@ -1,0 +1,51 @@
+//! What the property tests share.
+
+use proptest::test_runner::{Config, RngSeed};
+
+/// So many cases, the same ones at every run; `PROPTEST_RNG_SEED` goes looking elsewhere, and
+/// `PROPTEST_CASES` for longer.
+#[allow(dead_code, reason = "not every test needs all of these")]
+pub fn cases(usual: u32) -> Config {
+    let set = |name: &str| std::env::var_os(name).is_some();
+    let mut config = Config { failure_persistence: None, ..Config::default() };
+    if !set("PROPTEST_CASES") {
+        config.cases = usual;
+    }
+    if !set("PROPTEST_RNG_SEED") {
+        config.rng_seed = RngSeed::Fixed(0x006d_766d);
+    }
+    config
+}
+
+/// An instance of pool `ci/runners` in `state`, of revision `r1`, that nobody has used.
+#[allow(dead_code, reason = "not every test needs all of these")]
+pub fn instance(number: u32, state: mvm_model::State) -> mvm_model::Instance {
+    mvm_model::Instance {
+        id: mvm_model::InstanceId::from_number(number),
+        pool: "ci/runners".parse().expect("a pool"),
+        state,
+        intent: None,
+        goal: None,
+        reason: None,
+        revision: "r1".to_owned(),
+        resources: mvm_model::Resources::default(),
+        address: std::net::Ipv4Addr::from(0x0af0_1402 + number % 200),
+        mac: String::new(),
+        created_at: 0,
+        state_since: 0,
+        lease: None,
+        leases_served: 0,
+    }
+}
+
+/// A lease for `purpose`.
+#[allow(dead_code, reason = "not every test needs all of these")]
+pub fn lease(purpose: mvm_model::lease::Purpose) -> mvm_model::Lease {
+    mvm_model::Lease {
+        id: "l-01234567".to_owned(),
+        holder: "uid:0".to_owned(),
+        purpose,
+        since: 0,
+        expires_at: 1,
+    }
+}
