@@ -5,6 +5,7 @@
 
 mod crashes;
 mod disks;
+mod docs;
 mod images;
 mod jobs;
 mod lab;

@@ -1,0 +1,131 @@
+//! The documentation's examples, as they stand there.
+
+use crate::lab::{FLAKE, Lab, text, wait_for};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The pages with examples, in the order in which their examples build on each other.
+const PAGES: [&str; 5] = ["tenants", "pools", "instances", "jobs", "operations"];
+/// The pages without.
+const PROSE: [&str; 2] = ["desired-state", "errors"];
+
+/// What the README says for a large machine, and what is run of it here.
+const TOUR: [(&str, &str); 6] = [
+    ("mvm doctor ", "mvm doctor || true "),
+    // The lab has one already.
+    ("mvm kernel fetch", "mvm kernel list"),
+    ("--cpus 4 --mem 4096 --data-disk 2048", "--cpus 1 --mem 256 --data-disk 64"),
+    ("pool build ci/runners ", "pool build ci/runners --override-input nixpkgs=path:$DEBIAN_PKGS "),
+    ("--warm 4 --sleeping 8", "--warm 1 --sleeping 1"),
+    ("make -C src test", "sh -c 'cp src/words src/report.txt'"),
+];
+
+#[test]
+fn every_example_of_the_documentation_works() {
+    let folder = repository().join("docs");
+    let files = std::fs::read_dir(&folder).expect("docs");
+    let mut pages: Vec<String> = files
+        .map(|file| file.expect("page").path().file_stem().expect("name").display().to_string())
+        .collect();
+    pages.sort();
+    let mut known = [&PAGES[..], &PROSE[..]].concat();
+    known.sort();
+    assert_eq!(pages, known, "every page is run here, or said to have no examples");
+    let shelf = Shelf::new("docs");
+    for page in PAGES {
+        let page = std::fs::read_to_string(folder.join(format!("{page}.md"))).expect("page");
+        shelf.run(&blocks(&page, "```sh").join("\n"));
+    }
+    for page in PROSE {
+        let page = std::fs::read_to_string(folder.join(format!("{page}.md"))).expect("page");
+        assert!(blocks(&page, "```sh").is_empty(), "an example that nothing runs");
+    }
+    assert_eq!(shelf.lab.machines(), 0, "the last page tears down");
+}
+
+#[test]
+fn the_tour_of_the_readme_works() {
+    let readme = std::fs::read_to_string(repository().join("README.md")).expect("README");
+    let tour = readme.split("## A tour").nth(1).expect("a tour");
+    let mut tour = blocks(tour, "```").remove(0);
+    for (there, here) in TOUR {
+        assert!(tour.contains(there), "the tour does not say {there:?} any more");
+        tour = tour.replace(there, here);
+    }
+    let shelf = Shelf::new("tour");
+    std::fs::create_dir(shelf.desk.join("src")).expect("folder");
+    std::fs::write(shelf.desk.join("src/words"), "words").expect("file");
+    let (before, after) = tour.split_once("mvm instance wake").expect("a wake");
+    shelf.run(before);
+    let mut id = String::new();
+    // The job took a spare; the pool makes up for it.
+    wait_for("a sleeper", || {
+        let all = shelf.lab.json(&["instance", "list"]);
+        let sleeper = all.as_array().expect("list").iter().find(|i| i["state"] == "sleeping");
+        id =
+            sleeper.map_or_else(String::new, |i| i["instance_id"].as_str().expect("id").to_owned());
+        !id.is_empty()
+    });
+    let after = after.replace("<id>", &id).replace("bench", "bench --number 1");
+    let after =
+        after.replacen(&format!("ssh ci/runners/{id}"), &format!("ssh ci/runners/{id} -- true"), 1);
+    shelf.run(&format!("mvm instance wake{after}"));
+}
+
+/// A lab, and a folder in it where a reader types.
+struct Shelf {
+    lab: Lab,
+    desk: PathBuf,
+}
+
+impl Shelf {
+    fn new(name: &str) -> Shelf {
+        let lab = Lab::new(name);
+        let desk = lab.root.join("desk");
+        std::fs::create_dir_all(desk.join("ci-flake")).expect("folder");
+        let flake = FLAKE.replace("small", "ci-runner");
+        std::fs::write(desk.join("ci-flake/flake.nix"), flake).expect("flake");
+        Shelf { lab, desk }
+    }
+
+    /// Runs the example in bash, which ends at the first command that fails.
+    fn run(&self, example: &str) {
+        let binary = Path::new(env!("CARGO_BIN_EXE_mvm")).parent().expect("folder");
+        let path = format!("{}:{}", binary.display(), std::env::var("PATH").expect("PATH"));
+        let packages = std::env::var("MVM_TEST_DEBIAN_PKGS").expect("MVM_TEST_DEBIAN_PKGS");
+        let output = Command::new("bash")
+            .args(["-euo", "pipefail", "-c", example])
+            .current_dir(&self.desk)
+            .env("PATH", path)
+            .env("MVM_ROOT", &self.lab.root)
+            .env("MVM_NETNS", &self.lab.netns)
+            .env("DEBIAN_PKGS", packages)
+            .stdin(Stdio::null())
+            .output()
+            .expect("bash");
+        let words = (text(&output.stdout), text(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{example}\n--- printed\n{}\n--- and\n{}",
+            words.0,
+            words.1
+        );
+    }
+}
+
+/// The fenced blocks that open with exactly this line.
+fn blocks(page: &str, opening: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.by_ref().find(|line| line.starts_with("```")) {
+        let block: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+        if line == opening {
+            found.push(block.join("\n"));
+        }
+    }
+    found
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("workspace").to_owned()
+}
