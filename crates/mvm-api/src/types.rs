@@ -124,6 +124,9 @@ pub struct CreatePool {
     /// What becomes of an instance after a job.
     #[serde(default)]
     pub recycle: Recycle,
+    /// A command that the template's guest runs before it is snapshotted, by its `sh -c`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prewarm: Option<String>,
     /// Digest (or its beginning) of a kernel; the default one where absent.
     #[serde(default)]
     pub kernel: Option<String>,
@@ -148,6 +151,8 @@ pub struct UpdatePool {
     pub scratch_disk_mib: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recycle: Option<Recycle>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prewarm: Option<String>,
 }
 
 /// A pool as the API shows it.
@@ -177,6 +182,11 @@ pub struct PoolView {
     pub instances: u32,
     /// What becomes of an instance after a job.
     pub recycle: Recycle,
+    /// What the template's guest runs before it is snapshotted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prewarm: Option<String>,
+    /// Whether new instances are clones: the template of this revision and shape is there.
+    pub template_ready: bool,
     /// The revision in use.
     pub revision: Option<RevisionEntry>,
     /// Why the pool is not converging, if it is not.
@@ -204,6 +214,9 @@ pub struct BuildResult {
     pub size_bytes: u64,
     /// How long it took in ms.
     pub took_ms: u64,
+    /// Why there is no template yet, if so: instances are booted meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_failure: Option<String>,
 }
 
 /// One piece of progress of something that takes long.

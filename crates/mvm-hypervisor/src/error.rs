@@ -99,15 +99,6 @@ pub enum Error {
         /// [`crate::VmSpec::id`]
         id: String,
     },
-    /// A clone that maps its template's memory privately has no file of its own.
-    #[error(
-        "machine {id} maps its template's memory privately and cannot be snapshotted; \
-         restore it with memory of its own instead"
-    )]
-    NotSnapshottable {
-        /// [`crate::VmSpec::id`]
-        id: String,
-    },
     /// The device state could not be loaded; the process is gone.
     #[error("machine {id}: cannot restore from {}: {reason}", snapshot.display())]
     RestoreFailed {
@@ -174,7 +165,6 @@ impl Error {
             Self::SnapshotFailed { .. } => "snapshot_failed",
             Self::NoSpace { .. } => "no_space",
             Self::NotPaused { .. } => "not_paused",
-            Self::NotSnapshottable { .. } => "not_snapshottable",
             Self::RestoreFailed { .. } => "restore_failed",
             Self::NotOurs { .. } => "not_ours",
             Self::AlreadyRunning { .. } => "already_running",

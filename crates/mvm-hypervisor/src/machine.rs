@@ -81,8 +81,8 @@ pub trait Machine: Send + Sync {
 
     /// Writes the device state of a **paused** machine to the file `to`: either
     /// all of it, durable, under that name, or nothing; and makes its memory file
-    /// durable. The machine stays paused. After an error (`no_space`,
-    /// `snapshot_failed`, `not_paused`, `not_snapshottable`) it is as it was and
+    /// durable. A clone has none: its memory goes into `to`. The machine stays paused. After an error (`no_space`,
+    /// `snapshot_failed`, `not_paused`) it is as it was and
     /// can be resumed. After success either kill it, and restore it later, or
     /// resume it, and then the snapshot is void (memory has moved on).
     async fn snapshot(&self, to: &Path) -> Result<()>;

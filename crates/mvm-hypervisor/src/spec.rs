@@ -109,8 +109,9 @@ pub enum RestoreMemory {
     /// writes to. It can be snapshotted again cheaply.
     Own,
     /// Private mapping of [`VmSpec::memory`]: a template's file, never written
-    /// to, which any number of clones map at once. Such a machine refuses
-    /// [`crate::Machine::snapshot`] with `not_snapshottable`.
+    /// to, which any number of clones map at once. A snapshot of such a machine
+    /// holds its memory, and is restored as [`RestoreMemory::Own`]: from then on
+    /// it has a file of its own.
     Clone,
 }
 

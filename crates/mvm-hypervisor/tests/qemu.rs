@@ -147,16 +147,36 @@ async fn two_clones_of_one_template_live_at_once() {
         machine.resume().await.unwrap();
         clones.push((clone, machine));
     }
-    for (clone, machine) in &clones {
+    for (clone, _) in &clones {
         counts_beyond(clone, from + 3).await;
-        machine.pause().await.unwrap();
-        let error = machine.snapshot(&lab.dir.join("no")).await.unwrap_err();
-        assert_eq!(error.code(), "not_snapshottable");
     }
-    for (_, machine) in &clones {
+    // One sleeps and wakes with memory of its own, twice; the other goes on beside it.
+    let (mut clone, machine) = clones.remove(0);
+    let mut machine = machine;
+    clone.memory = lab.dir.join("own");
+    for sleep in ["first", "second"] {
+        let asleep = lab.dir.join(sleep);
+        machine.pause().await.unwrap();
+        machine.snapshot(&asleep).await.unwrap();
+        machine.kill().await.unwrap();
+        let before = count(&clone).unwrap();
+        machine = driver.restore(&clone, &asleep, RestoreMemory::Own, &unrecorded).await.unwrap();
+        machine.resume().await.unwrap();
+        counts_beyond(&clone, before).await;
+    }
+    for machine in [&machine, &clones[0].1] {
         machine.kill().await.unwrap();
     }
     assert!(std::fs::read(&spec.memory).unwrap() == template, "clones write nothing to it");
+    // Damage deep in the memory is found at its end, and nothing runs.
+    let first = lab.dir.join("first");
+    let mut bytes = std::fs::read(&first).unwrap();
+    let last = bytes.len() - 1000;
+    bytes[last] ^= 1;
+    std::fs::write(&first, bytes).unwrap();
+    let refused = driver.restore(&clone, &first, RestoreMemory::Own, &unrecorded).await;
+    assert_eq!(refused.err().unwrap().code(), "restore_failed");
+    assert!(lab.processes().await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -83,9 +83,14 @@ async fn an_adopted_clone_is_still_known_to_be_one() {
     let process = machine.process();
     drop(machine);
     let adopted = driver.adopt(&clone, &process).await.unwrap().expect("it is ours");
-    let error = adopted.snapshot(&lab.dir.join("no")).await.unwrap_err();
-    assert_eq!(error.code(), "not_snapshottable");
+    let asleep = lab.dir.join("asleep");
+    adopted.snapshot(&asleep).await.unwrap();
     adopted.kill().await.unwrap();
+    clone.memory = lab.dir.join("own");
+    let again = driver.restore(&clone, &asleep, RestoreMemory::Own, &unrecorded).await.unwrap();
+    again.resume().await.unwrap();
+    counts_beyond(&clone, count(&spec).unwrap()).await;
+    again.kill().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,7 +185,11 @@ async fn a_bad_snapshot_is_told_and_leaves_no_process() {
     std::fs::write(&snapshot, &whole).unwrap();
     let mut larger = spec.clone();
     larger.mem_mib = 256;
-    assert!(restore(&larger).await.contains("instead of 256 MiB"));
+    assert!(restore(&larger).await.contains("MiB of memory"));
+    let memory = std::fs::OpenOptions::new().write(true).open(&spec.memory).unwrap();
+    memory.set_len(1 << 20).unwrap();
+    assert!(restore(&spec).await.contains("instead of"));
+    memory.set_len(spec.mem_mib << 20).unwrap();
     let restored = driver.restore(&spec, &snapshot, RestoreMemory::Own, &unrecorded).await;
     restored.unwrap().kill().await.unwrap();
 }

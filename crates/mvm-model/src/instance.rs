@@ -71,6 +71,12 @@ pub struct Instance {
     /// Why it is `failed`, in words a person can act on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The template that it is a clone of, while its memory is mapped from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// Asleep without ever having run: what it wakes from is the template.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dormant: bool,
     /// Digest of the image revision that it boots from.
     pub revision: String,
     /// Its shape, copied from the pool when it was made.
@@ -110,6 +116,21 @@ impl Instance {
     /// Whether something is under way with it, so that nothing else may be begun.
     pub fn is_busy(&self) -> bool {
         self.intent.is_some() || self.goal.is_some()
+    }
+
+    /// It has come to be in `state`, and what it had to know on the way there is forgotten.
+    pub fn reach(&mut self, state: State, now: Millis) {
+        self.state = state;
+        self.state_since = now;
+        self.intent = None;
+        self.reason = None;
+        match state {
+            State::Running | State::Warm => self.dormant = false,
+            // Its memory is its own from now on.
+            State::Sleeping if !self.dormant => self.template = None,
+            State::Sleeping => {}
+            _ => (self.dormant, self.template) = (false, None),
+        }
     }
 
     /// Whether nobody has ever held it.

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub enum Purpose {
     /// `mvm run`: the instance is recycled by the pool's rule when the lease ends.
     Run,
+    /// The agent boots it to become the pool's template.
+    Template,
     /// A person or controller took it by `start`, `wake`, `ssh` or `exec`.
     Manual,
 }

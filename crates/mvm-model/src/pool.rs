@@ -135,6 +135,9 @@ pub struct Pool {
     pub kernel: Option<String>,
     /// The shape of new instances.
     pub resources: Resources,
+    /// A command that the template's guest runs before it is snapshotted, by its `sh -c`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prewarm: Option<String>,
     /// What to keep ready; `None` until the pool is scaled: then mvm leaves it alone.
     #[serde(default)]
     pub desired: Option<Counts>,

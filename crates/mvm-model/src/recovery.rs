@@ -16,8 +16,8 @@ pub enum Verdict {
     Fail(String),
 }
 
-/// Decides from the record, whether its hypervisor `process` lives, and whether a complete
-/// `snapshot` of it lies on disk. The snapshot is removed before a woken machine runs, so where
+/// Decides from the record, whether its hypervisor `process` lives, and whether there is a complete
+/// `snapshot` to wake it from: on disk, or its template if it is dormant. The snapshot is removed before a woken machine runs, so where
 /// both are there, the snapshot is the machine and the process has changed nothing.
 pub fn recover(instance: &Instance, process: bool, snapshot: bool) -> Verdict {
     let Some(intent) = instance.intent else {

@@ -34,6 +34,8 @@ use State::*;
 /// `destroy`; `destroyed` is reachable from all.
 pub const TRANSITIONS: &[(State, State)] = &[
     (Created, Running),
+    // A clone of the template that has not run.
+    (Created, Sleeping),
     (Running, Warm),
     (Running, Sleeping),
     (Running, Stopped),

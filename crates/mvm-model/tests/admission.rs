@@ -23,6 +23,7 @@ fn pool(resources: Resources) -> Pool {
         resources,
         desired: None,
         recycle: Default::default(),
+        prewarm: None,
         revisions: Vec::new(),
         current: None,
         created_at: 0,

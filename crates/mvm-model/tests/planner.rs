@@ -441,6 +441,7 @@ fn base() -> Pool {
         resources: Default::default(),
         desired: None,
         recycle: Recycle::Reset,
+        prewarm: None,
         revisions: vec![RevisionEntry { number: 1, digest: "r1".to_owned(), built_at: 0 }],
         current: Some(1),
         created_at: 0,

@@ -5,6 +5,7 @@ use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem, io};
 use crate::root::{make_dir, write_atomically};
 use crate::slot::Live;
+use crate::template::{Template, is_mould};
 use crate::{Result, identity};
 use mvm_api::Problem;
 use mvm_guest::channel::Channel;
@@ -12,7 +13,7 @@ use mvm_guest::protocol::{Adopt, GuestNetwork, SshIdentity};
 use mvm_hypervisor::{
     Confine, Disk, Kernel, Machine, Nic, Platform, ProcessIdentity, RestoreMemory, VmSpec,
 };
-use mvm_model::{Instance, InstanceId, Tenant};
+use mvm_model::{Instance, InstanceId, State, Tenant};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ const BOOT_DEADLINE: Duration = Duration::from_secs(120);
 const DYING: Duration = Duration::from_millis(500);
 /// How long a guest that was only paused may take to answer.
 const WAKE_DEADLINE: Duration = Duration::from_secs(15);
+/// How long a clone may take until it is itself.
+const CLONE_DEADLINE: Duration = Duration::from_secs(30);
 
 impl Node {
     /// Everything the hypervisor needs to know of an instance.
@@ -50,7 +53,10 @@ impl Node {
                     mvm_image::Platform::Mmio => Platform::Mmio,
                 },
             },
-            memory: files.memory(),
+            memory: match &instance.template {
+                Some(key) => self.template_files(key).memory(),
+                None => files.memory(),
+            },
             disks,
             nic: Some(Nic { tap: self.tap_name(instance), mac: instance.mac.clone() }),
             confine: Some(Confine { uid, gid: uid }),
@@ -70,12 +76,50 @@ impl Node {
         make_dir(&files.vm(), 0o700)?;
         crate::root::remove_file(&files.snapshot())?;
         crate::root::remove_file(&files.memory())?;
+        if instance.state == State::Created || instance.dormant {
+            // What an attempt before this one left may be half a copy.
+            crate::root::remove_file(&files.scratch())?;
+            crate::root::remove_file(&files.data())?;
+        }
         self.ensure_disks(instance, uid_of(tenant)).await?;
         self.connect_instance(tenant, instance).await?;
         let spec = self.spec(tenant, instance)?;
         let record = self.record_process(instance.id);
         let machine = self.parts.hypervisor.boot(&spec, &record).await.or_problem()?;
         self.make_ready(live, tenant, instance, machine, BOOT_DEADLINE, true).await
+    }
+
+    /// Starts the machine as a clone of a template, and waits until its guest is itself. On any
+    /// error nothing is left.
+    pub(crate) async fn clone_of(
+        self: &Arc<Self>,
+        live: &mut Live,
+        tenant: &Tenant,
+        instance: &Instance,
+        template: &Template,
+    ) -> Result<()> {
+        self.check_space()?;
+        let files = self.parts.root.files(instance.id);
+        make_dir(&files.dir, 0o711)?;
+        make_dir(&files.vm(), 0o700)?;
+        self.clone_disks(instance, template, uid_of(tenant)).await?;
+        self.connect_instance(tenant, instance).await?;
+        let spec = self.spec(tenant, instance)?;
+        let record = self.record_process(instance.id);
+        let snapshot = template.files.snapshot();
+        let hypervisor = &self.parts.hypervisor;
+        let restored = hypervisor.restore(&spec, &snapshot, RestoreMemory::Clone, &record).await;
+        let machine = restored.inspect_err(|error| {
+            if error.code() == "restore_failed" {
+                template.discard();
+            }
+        });
+        let machine = machine.or_problem()?;
+        if let Err(error) = machine.resume().await {
+            let _ = machine.kill().await;
+            return Err(error.problem());
+        }
+        self.make_ready(live, tenant, instance, machine, CLONE_DEADLINE, true).await
     }
 
     /// Restores a sleeping machine; it stays paused.
@@ -176,17 +220,24 @@ impl Node {
         let files = self.parts.root.files(instance.id);
         let reference = instance.reference();
         let prefix = tenant.network.ipv4_subnet.prefix_len();
+        let network = Some(GuestNetwork {
+            address: format!("{}/{prefix}", instance.address),
+            gateway: tenant.network.gateway().to_string(),
+            dns: resolvers(),
+            mac: Some(instance.mac.clone()),
+        });
+        let (wall_clock_ns, entropy) =
+            (Some(wall_clock_ns()), Some(identity::random_bytes::<64>()?.to_vec()));
+        if is_mould(instance) {
+            // Its clones get names and keys of their own; it needs none.
+            return Ok(Adopt { wall_clock_ns, entropy, network, ..Adopt::default() });
+        }
         Ok(Adopt {
-            wall_clock_ns: Some(wall_clock_ns()),
+            wall_clock_ns,
             hostname: Some(identity::host_name(&instance.pool.pool, instance.id)),
             machine_id: Some(identity::machine_id(&files)?),
-            entropy: Some(identity::random_bytes::<64>()?.to_vec()),
-            network: Some(GuestNetwork {
-                address: format!("{}/{prefix}", instance.address),
-                gateway: tenant.network.gateway().to_string(),
-                dns: resolvers(),
-                mac: Some(instance.mac.clone()),
-            }),
+            entropy,
+            network,
             ssh: Some(SshIdentity {
                 host_key: identity::host_key(&files, &host_key_alias(&reference))?,
                 authorized_keys: vec![identity::tenant_key(&self.parts.root, &tenant.name)?],

@@ -114,6 +114,7 @@ impl Node {
                 resources: wanted.resources,
                 desired: None,
                 recycle: wanted.recycle,
+                prewarm: wanted.prewarm.filter(|command| !command.is_empty()),
                 revisions: Vec::new(),
                 current: None,
                 created_at: now(),
@@ -123,6 +124,7 @@ impl Node {
                     && known.profile == pool.profile
                     && known.resources == pool.resources
                     && known.recycle == pool.recycle
+                    && known.prewarm == pool.prewarm
                     && known.kernel == pool.kernel;
                 return match same {
                     true => Ok(()),
@@ -143,6 +145,9 @@ impl Node {
             pool.flake_ref = patch.flake_ref.unwrap_or(pool.flake_ref);
             pool.profile = patch.profile.unwrap_or(pool.profile);
             pool.recycle = patch.recycle.unwrap_or(pool.recycle);
+            if let Some(command) = patch.prewarm {
+                pool.prewarm = Some(command).filter(|command| !command.is_empty());
+            }
             let shape = &mut pool.resources;
             shape.vcpus = patch.vcpus.unwrap_or(shape.vcpus);
             shape.mem_mib = patch.mem_mib.unwrap_or(shape.mem_mib);
@@ -186,7 +191,7 @@ impl Node {
 
     /// Builds the pool's image and makes it current.
     pub async fn build_pool(
-        &self,
+        self: &Arc<Self>,
         reference: &PoolRef,
         wanted: BuildPool,
         progress: &UnboundedSender<Progress>,
@@ -214,9 +219,14 @@ impl Node {
             })
             .await?;
         self.succeeded(reference);
+        let detail = "boots once, is cloned from then on".to_owned();
+        let _ = progress.send(Progress::Stage { name: "template", detail });
+        // The image is built whatever comes of it: the reconciler tries again.
+        let template = self.ensure_template_of(reference).await;
         self.kick.notify_one();
         let took_ms = began.elapsed().as_millis() as u64;
-        Ok(BuildResult { revision, size_bytes: image.size_bytes, took_ms })
+        let template_failure = template.err().map(|problem| problem.to_string());
+        Ok(BuildResult { revision, size_bytes: image.size_bytes, took_ms, template_failure })
     }
 
     /// Makes an earlier revision current.

@@ -1,6 +1,7 @@
 //! Leases: taking, extending and ending the right to use an instance.
 
 use crate::node::Node;
+use crate::template::is_mould;
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_model::choose::choose;
@@ -113,7 +114,7 @@ impl Node {
     pub async fn put_aside(&self, reference: &InstanceRef) -> Result<()> {
         let leased = self.read(|world| world.instance(reference).map(|i| i.lease.clone())).await?;
         match leased {
-            Some(lease) if lease.purpose == Purpose::Run => Err(Problem::new(
+            Some(lease) if lease.purpose != Purpose::Manual => Err(Problem::new(
                 409,
                 "leased",
                 format!(
@@ -132,8 +133,8 @@ impl Node {
         let rule = self
             .read(|world| {
                 let instance = world.by_id(id).ok()?;
-                let recycle = world.pools.get(&instance.pool).map(|pool| pool.recycle);
-                Some((recycle.unwrap_or_default(), instance.state))
+                let pool = world.pools.get(&instance.pool).filter(|_| !is_mould(instance));
+                Some((pool.map(|pool| pool.recycle).unwrap_or_default(), instance.state))
             })
             .await;
         let outcome = match rule {
@@ -174,7 +175,7 @@ impl Node {
                     self.update(id, |i| extend(i, now + DEFAULT_LEASE_S * 1000)).await
                 }
                 Purpose::Manual => self.update(id, |instance| instance.lease = None).await,
-                Purpose::Run => {
+                Purpose::Run | Purpose::Template => {
                     // Not to be ended twice while the recycling is under way.
                     let later = self.update(id, |i| extend(i, now + 600_000)).await;
                     tokio::spawn(async move { node.end_lease(id).await });

@@ -4,6 +4,7 @@ use crate::Result;
 use crate::node::Node;
 use crate::problem::{OrProblem, io};
 use crate::root::Files;
+use crate::template::Template;
 use mvm_api::Problem;
 use mvm_model::Instance;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -47,6 +48,30 @@ impl Node {
             images.data_disk(instance.resources.data_disk_mib, &to).await.or_problem()?;
         }
         give_to(&files, uid)
+    }
+
+    /// Gives the instance copies of the template's disks.
+    pub(crate) async fn clone_disks(
+        &self,
+        instance: &Instance,
+        template: &Template,
+        uid: u32,
+    ) -> Result<()> {
+        let (from, to) = (template.files.clone(), self.parts.root.files(instance.id));
+        let with_data = instance.resources.data_disk_mib > 0;
+        let copy = move || {
+            let mut disks = vec![(from.scratch(), to.scratch())];
+            if with_data {
+                disks.push((from.data(), to.data()));
+            }
+            for (from, to) in disks {
+                crate::root::remove_file(&to)?;
+                mvm_image::clone_file(&from, &to).or_problem()?;
+            }
+            give_to(&to, uid)
+        };
+        let copied = tokio::task::spawn_blocking(copy).await;
+        copied.map_err(|error| Problem::internal(error.to_string()))?
     }
 }
 

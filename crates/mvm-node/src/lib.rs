@@ -22,6 +22,7 @@ mod recovery;
 mod root;
 mod serve;
 mod slot;
+mod template;
 mod view;
 mod world;
 

@@ -55,6 +55,8 @@ pub struct Node {
     pub stop: Notify,
     /// Serialises changes of links and firewall.
     pub(crate) wires: Mutex<()>,
+    /// Held by whoever makes a pool's template.
+    moulds: Lock<HashMap<PoolRef, Arc<Mutex<()>>>>,
     world: Mutex<World>,
     slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
     health: Lock<BTreeMap<PoolRef, PoolHealth>>,
@@ -76,6 +78,7 @@ impl Node {
             stop: Notify::new(),
             wires: Mutex::new(()),
             world: Mutex::new(world),
+            moulds: Lock::default(),
             slots: Lock::default(),
             health: Lock::default(),
         }))
@@ -107,6 +110,11 @@ impl Node {
     /// Forgets the slot of an instance that is gone.
     pub fn forget(&self, id: InstanceId) {
         locked(&self.slots).remove(&id);
+    }
+
+    /// What serialises the making of a pool's template.
+    pub(crate) fn mould(&self, pool: &PoolRef) -> Arc<Mutex<()>> {
+        locked(&self.moulds).entry(pool.clone()).or_default().clone()
     }
 
     /// What the reconciler remembers of a pool.

@@ -9,6 +9,7 @@ use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem};
 use crate::root::{remove_dir, remove_file};
 use crate::slot::{Live, Slot};
+use crate::template::Template;
 use crate::world::World;
 use crate::{Result, now};
 use mvm_api::Problem;
@@ -27,9 +28,7 @@ const ID_DRAWS: usize = 64;
 impl Node {
     /// Records a new instance of the pool; with a `goal`, one that the reconciler brings there.
     pub async fn create(&self, pool: &PoolRef, goal: Option<State>) -> Result<Instance> {
-        let drawn: Vec<u32> = (0..ID_DRAWS)
-            .map(|_| Ok(u32::from_le_bytes(crate::identity::random_bytes::<4>()?)))
-            .collect::<Result<_>>()?;
+        let drawn = draw_ids()?;
         self.change(|world, changes| {
             let instance = new_instance(world, pool, goal, &drawn)?;
             changes.put_instance(instance.clone());
@@ -55,6 +54,9 @@ impl Node {
             (State::Warm, State::Running) => self.resume(&mut live, id).await?,
             (State::Running, State::Warm) => self.pause(&mut live, id).await?,
             (State::Running | State::Warm, State::Sleeping) => self.sleep(&mut live, id).await?,
+            (State::Sleeping, State::Running | State::Warm) if self.is_dormant(id).await? => {
+                self.rise(&mut live, id, to).await?;
+            }
             (State::Sleeping, State::Running | State::Warm) => {
                 self.wake(&mut live, id, to).await?;
             }
@@ -67,6 +69,9 @@ impl Node {
             (State::Created | State::Stopped | State::Failed, State::Warm) => {
                 self.power_on(&mut live, id).await?;
                 self.pause(&mut live, id).await?;
+            }
+            (State::Created, State::Sleeping) if self.template_for(id).await?.is_some() => {
+                self.lie_down(id).await?;
             }
             (State::Created | State::Stopped | State::Failed, State::Sleeping) => {
                 self.power_on(&mut live, id).await?;
@@ -109,11 +114,63 @@ impl Node {
         Ok(())
     }
 
-    /// Cold boot.
+    /// A clone of the pool's template where the instance has nothing of its own yet and there is
+    /// one, else a cold boot.
     async fn power_on(self: &Arc<Self>, live: &mut Live, id: InstanceId) -> Result<()> {
-        let (tenant, instance) = self.begin(id, State::Running).await?;
-        let outcome = self.boot(live, &tenant, &instance).await;
+        let template = self.template_for(id).await?;
+        let outcome = self.set_going(live, id, State::Running, template).await;
         self.conclude(id, State::Running, outcome).await
+    }
+
+    async fn set_going(
+        self: &Arc<Self>,
+        live: &mut Live,
+        id: InstanceId,
+        to: State,
+        template: Option<Template>,
+    ) -> Result<()> {
+        let key = template.as_ref().map(|template| template.key.clone());
+        let (tenant, instance) = self.begin_with(id, to, |i| i.template = key).await?;
+        match template {
+            Some(template) => self.clone_of(live, &tenant, &instance, &template).await,
+            None => self.boot(live, &tenant, &instance).await,
+        }
+    }
+
+    /// A new instance becomes a sleeper: it is the template until somebody wakes it.
+    async fn lie_down(&self, id: InstanceId) -> Result<()> {
+        self.change(|world, changes| {
+            let mut instance = admit(world, id, State::Sleeping)?.clone();
+            instance.dormant = true;
+            reached(&mut instance, State::Sleeping);
+            changes.put_instance(instance);
+            Ok(())
+        })
+        .await
+    }
+
+    /// A sleeper that has never run, to running or warm. If it fails, it sleeps on.
+    async fn rise(self: &Arc<Self>, live: &mut Live, id: InstanceId, to: State) -> Result<()> {
+        let template = self.template_for(id).await?;
+        let outcome = async {
+            self.set_going(live, id, to, template).await?;
+            if to == State::Warm {
+                machine_of(live)?.pause().await.or_problem()?;
+            }
+            Ok(())
+        };
+        match outcome.await {
+            Ok(()) => self.set_state(id, to).await,
+            Err(problem) => {
+                self.kill(live).await?;
+                self.abandon(id).await?;
+                Err(problem)
+            }
+        }
+    }
+
+    async fn is_dormant(&self, id: InstanceId) -> Result<bool> {
+        self.read(|world| world.by_id(id).map(|instance| instance.dormant)).await
     }
 
     /// Warm to running: one durable record, one hypervisor call, one guest round trip.
@@ -153,6 +210,13 @@ impl Node {
     /// Running or warm to sleeping. On an error, a full disk above all, the machine is as it was.
     async fn sleep(self: &Arc<Self>, live: &mut Live, id: InstanceId) -> Result<()> {
         let machine = machine_of(live)?;
+        let spare = self.read(|world| world.by_id(id).map(is_untouched_clone)).await?;
+        if spare {
+            // What nobody has used is worth no snapshot: it is the template again.
+            self.begin_with(id, State::Sleeping, |instance| instance.dormant = true).await?;
+            let outcome = self.kill(live).await;
+            return self.conclude(id, State::Sleeping, outcome).await;
+        }
         let (_, instance) = self.begin(id, State::Sleeping).await?;
         let was_running = instance.state == State::Running;
         let files = self.parts.root.files(id);
@@ -205,6 +269,9 @@ impl Node {
     async fn shut_down(self: &Arc<Self>, live: &mut Live, id: InstanceId) -> Result<()> {
         let state = self.read(|world| world.by_id(id).map(|i| i.state)).await?;
         match state {
+            State::Sleeping if self.is_dormant(id).await? => {
+                return self.set_state(id, State::Stopped).await;
+            }
             State::Sleeping => self.wake(live, id, State::Running).await?,
             State::Warm => self.resume(live, id).await?,
             _ => {}
@@ -227,10 +294,21 @@ impl Node {
 
     /// Writes the intent, if the table, the quotas and the lease allow the transition.
     async fn begin(&self, id: InstanceId, to: State) -> Result<(Tenant, Instance)> {
+        self.begin_with(id, to, |_| {}).await
+    }
+
+    /// [`Node::begin`], and what else is to be known on the way.
+    async fn begin_with(
+        &self,
+        id: InstanceId,
+        to: State,
+        also: impl FnOnce(&mut Instance),
+    ) -> Result<(Tenant, Instance)> {
         self.change(|world, changes| {
             let before = admit(world, id, to)?;
             let tenant = world.tenant(&before.pool.tenant)?.clone();
             let mut instance = before.clone();
+            also(&mut instance);
             instance.intent = Some(Intent { from: before.state, to, since: now() });
             changes.put_instance(instance.clone());
             Ok((tenant, instance))
@@ -270,10 +348,8 @@ impl Node {
     pub(crate) async fn set_failed(&self, id: InstanceId, reason: &str) -> Result<()> {
         self.update(id, |instance| {
             tracing::warn!(instance = %instance.reference(), reason, "failed");
-            instance.state = State::Failed;
-            instance.intent = None;
+            instance.reach(State::Failed, now());
             instance.reason = Some(reason.to_owned());
-            instance.state_since = now();
         })
         .await
     }
@@ -324,10 +400,12 @@ impl Node {
 
 fn reached(instance: &mut Instance, to: State) {
     tracing::info!(instance = %instance.reference(), from = %instance.state, %to, "moved");
-    instance.state = to;
-    instance.intent = None;
-    instance.reason = None;
-    instance.state_since = now();
+    instance.reach(to, now());
+}
+
+/// Whether the reconciler puts to sleep a clone that nobody has ever used.
+fn is_untouched_clone(instance: &Instance) -> bool {
+    instance.goal.is_some() && instance.template.is_some() && instance.is_clean()
 }
 
 /// Checks table and quotas for one transition; gives the record as it is.
@@ -340,6 +418,12 @@ fn admit(world: &World, id: InstanceId, to: State) -> Result<&Instance> {
     Ok(instance)
 }
 
+/// Numbers for ids, of which one will be free.
+pub(crate) fn draw_ids() -> Result<Vec<u32>> {
+    let draw = |_| Ok(u32::from_le_bytes(crate::identity::random_bytes::<4>()?));
+    (0..ID_DRAWS).map(draw).collect()
+}
+
 fn machine_of(live: &Live) -> Result<Arc<dyn Machine>> {
     live.machine.clone().ok_or_else(|| {
         Problem::new(409, "wrong_state", "the instance has no machine any more")
@@ -347,7 +431,7 @@ fn machine_of(live: &Live) -> Result<Arc<dyn Machine>> {
     })
 }
 
-fn new_instance(
+pub(crate) fn new_instance(
     world: &World,
     reference: &PoolRef,
     goal: Option<State>,
@@ -375,6 +459,8 @@ fn new_instance(
         intent: None,
         goal,
         reason: None,
+        template: None,
+        dormant: false,
         revision: revision.digest.clone(),
         resources: pool.resources,
         address,

@@ -49,6 +49,7 @@ async fn tick(node: &Arc<Node>, in_flight: &Arc<AtomicUsize>) {
         }
         discard_failed(node, &reference).await;
     }
+    node.collect_templates().await;
 }
 
 /// Marks the instance in the records, then lets the work go on beside the loop.
@@ -97,7 +98,11 @@ async fn claim_for(node: &Node, id: InstanceId, to: State) -> Result<Option<(Ins
 }
 
 async fn work(node: &Arc<Node>, pool: &PoolRef, id: InstanceId, to: State) {
-    let outcome = node.bring(id, to).await;
+    let outcome = async {
+        node.ensure_template(id).await?;
+        node.bring(id, to).await
+    };
+    let outcome = outcome.await;
     let cleared = node.update(id, |instance| instance.goal = None).await;
     match outcome {
         Ok(_) => node.succeeded(pool),

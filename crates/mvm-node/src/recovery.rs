@@ -30,6 +30,7 @@ pub async fn run(node: &Arc<Node>) -> Result<()> {
         node.parts.hypervisor.kill_stray(&process).await.or_problem()?;
     }
     remove_stray_dirs(node, &instances)?;
+    node.sweep_templates()?;
     recycle_orphaned_jobs(node).await;
     Ok(())
 }
@@ -53,7 +54,8 @@ async fn settle(
     process: Option<ProcessIdentity>,
 ) -> Result<()> {
     let files = node.parts.root.files(instance.id);
-    let verdict = recover(instance, process.is_some(), files.snapshot().exists());
+    let verdict =
+        recover(instance, process.is_some(), files.snapshot().exists() || instance.dormant);
     tracing::debug!(instance = %instance.reference(), ?verdict, "recover");
     match verdict {
         Verdict::Adopt(state) => {
@@ -138,11 +140,8 @@ async fn end(node: &Node, process: Option<ProcessIdentity>) -> Result<()> {
 async fn record(node: &Node, id: InstanceId, state: State) -> Result<()> {
     node.update(id, |instance| {
         instance.goal = None;
-        instance.intent = None;
-        if instance.state != state {
-            instance.state = state;
-            instance.state_since = crate::now();
-        }
+        let since = if instance.state == state { instance.state_since } else { crate::now() };
+        instance.reach(state, since);
     })
     .await
 }
@@ -164,8 +163,9 @@ fn remove_stray_dirs(node: &Node, instances: &[Instance]) -> Result<()> {
 async fn recycle_orphaned_jobs(node: &Arc<Node>) {
     let orphans: Vec<InstanceId> = node
         .read(|world| {
-            let of_job =
-                |i: &&Instance| i.lease.as_ref().is_some_and(|lease| lease.purpose == Purpose::Run);
+            let of_job = |i: &&Instance| {
+                i.lease.as_ref().is_some_and(|lease| lease.purpose != Purpose::Manual)
+            };
             world.instances.values().filter(of_job).map(|i| i.id).collect()
         })
         .await;

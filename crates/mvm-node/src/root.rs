@@ -53,7 +53,7 @@ impl Root {
             }
             Err(e) => return Err(io(format!("read {}", file.display()), e)),
         };
-        for part in ["tenants", "instances"] {
+        for part in ["tenants", "instances", "templates"] {
             make_dir(&path.join(part), 0o711)?;
         }
         Ok(Root { path, id })
@@ -97,6 +97,11 @@ impl Root {
     /// All instances' directories.
     pub fn instances(&self) -> PathBuf {
         self.path.join("instances")
+    }
+
+    /// All templates' directories.
+    pub fn templates(&self) -> PathBuf {
+        self.path.join("templates")
     }
 
     /// The files of one instance.

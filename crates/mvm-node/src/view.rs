@@ -41,6 +41,8 @@ impl Node {
             failed,
             instances: of_pool().count() as u32,
             recycle: pool.recycle,
+            prewarm: pool.prewarm.clone(),
+            template_ready: self.template_of_pool(pool).is_some(),
             revision: pool.current_revision().cloned(),
             last_failure: self.health(&pool.reference).last_failure,
             created_at: pool.created_at,

@@ -1,13 +1,13 @@
 //! Starting, restoring and adopting machines.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use qapi::qmp::RunState;
-use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -16,7 +16,7 @@ use super::binary::{self, Version};
 use super::machine::QemuMachine;
 use super::process::{self, Process};
 use super::qmp::Qmp;
-use super::snapshot::{self, Hardware};
+use super::snapshot::{self, Hardware, Memory};
 use super::spawn::{Newborn, spawn};
 use super::validate::{validate, validate_kernel, validate_tap};
 use super::{Accelerator, CONSOLE_LOG, QEMU_LOG, logs, place};
@@ -31,6 +31,8 @@ const START: Duration = Duration::from_secs(30);
 const ADOPT: Duration = Duration::from_secs(10);
 /// How long the device state may take to load; about 5 ms on an idle host.
 const LOAD: Duration = Duration::from_secs(30);
+/// How long it may take with the memory in it.
+const LOAD_MEMORY: Duration = Duration::from_secs(600);
 
 /// The driver of one QEMU program with one accelerator.
 #[derive(Clone, Debug)]
@@ -100,15 +102,16 @@ impl QemuDriver {
         }
     }
 
-    async fn load(&self, qmp: &Qmp, fd: i32) -> Result<(), Error> {
-        qmp.ignore_shared().await?;
+    async fn load(&self, qmp: &Qmp, fd: i32, memory: Memory) -> Result<(), Error> {
+        qmp.ignore_shared(memory == Memory::File).await?;
         qmp.incoming(fd).await?;
-        let ends = Instant::now() + LOAD;
+        let load = if memory == Memory::File { LOAD } else { LOAD_MEMORY };
+        let ends = Instant::now() + load;
         // Polled, since the event that tells the end is not known to all versions.
         while qmp.status().await? == RunState::inmigrate {
             if Instant::now() >= ends {
                 let (status, error) = qmp.migration().await?;
-                let reason = format!("not loaded within {} s: {status} {error}", LOAD.as_secs());
+                let reason = format!("not loaded within {} s: {status} {error}", load.as_secs());
                 let (id, command) = (String::new(), "migrate-incoming".into());
                 return Err(Error::QmpFailed { id, command, reason });
             }
@@ -167,17 +170,19 @@ impl Hypervisor for QemuDriver {
             snapshot: snapshot.to_owned(),
             reason,
         };
-        check_memory(spec).map_err(failed)?;
-        let (hardware, state) = snapshot::read(snapshot, &self.hardware(spec)).map_err(failed)?;
-        // A socket rather than the file itself, which newer versions of QEMU want by another name.
-        let (mut near, far) = tokio::net::UnixStream::pair().map_err(|e| failed(e.to_string()))?;
-        let far = OwnedFd::from(far.into_std().map_err(|e| failed(e.to_string()))?);
+        let stored = snapshot::open(snapshot, &self.hardware(spec)).map_err(failed)?;
+        let (hardware, from) = (stored.hardware.clone(), stored.memory);
+        match from {
+            Memory::File => check_memory(spec).map_err(failed)?,
+            Memory::State => place::create_memory(spec)?,
+        }
+        // A socket rather than the file itself, which newer versions of QEMU want by another name,
+        // and which has a header.
+        let (near, far) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
+        let far = OwnedFd::from(far);
         let fd = far.as_raw_fd();
-        let feeding = AbortOnDrop(tokio::spawn(async move {
-            // If nobody reads it, the other side tells why.
-            let _ = near.write_all(&state).await;
-            let _ = near.shutdown().await;
-        }));
+        // Ends with the process: then nobody takes what it writes.
+        let feeding = tokio::task::spawn_blocking(move || stored.feed(near));
         let start = Start::Restore(memory);
         let (process, qmp, newborn) =
             match self.start(spec, start, &hardware, Some(far), started).await {
@@ -187,13 +192,20 @@ impl Hypervisor for QemuDriver {
                 other => other?,
             };
         let span = tracing::info_span!("state_load", id = %spec.id);
-        if let Err(error) = self.load(&qmp, fd).instrument(span).await {
+        let loaded = self.load(&qmp, fd, from).instrument(span).await;
+        let whole = match &loaded {
+            Ok(()) => feeding.await.unwrap_or(false),
+            Err(_) => true,
+        };
+        if !whole {
+            return Err(failed("it is damaged: its checksum does not match".into()));
+        }
+        if let Err(error) = loaded {
             process.kill_now();
             let ending = process.ended().await;
             let log = logs::last_lines(&spec.dir.join(QEMU_LOG), 5);
             return Err(failed(format!("{error}; QEMU ended ({ending}): {log}")));
         }
-        drop(feeding);
         newborn.grown();
         Ok(Arc::new(QemuMachine::new(spec, process, qmp, hardware, memory)))
     }
@@ -241,12 +253,4 @@ fn check_memory(spec: &VmSpec) -> Result<(), String> {
         return Err(format!("its memory file {path} has {length} bytes instead of {mib} MiB"));
     }
     Ok(())
-}
-
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }

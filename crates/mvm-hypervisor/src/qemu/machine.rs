@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use qapi::qmp::RunState;
-use tokio::io::AsyncReadExt;
 use tokio::sync::Mutex;
 use tracing::Instrument;
 
@@ -76,9 +75,6 @@ impl Inner {
     }
 
     async fn snapshot(&self, to: &Path) -> Result<()> {
-        if self.memory == RestoreMemory::Clone {
-            return Err(Error::NotSnapshottable { id: self.spec.id.clone() });
-        }
         let _turn = self.turn.lock().await;
         let draft = Draft::begin(to).map_err(|e| self.not_written(to, &e))?;
         match self.qmp.status().await? {
@@ -86,11 +82,15 @@ impl Inner {
             RunState::postmigrate => self.leave_postmigrate(to).await?,
             _ => {}
         }
-        self.qmp.ignore_shared().await?;
-        let state = self.receive_state(to).await?;
-        let (hardware, memory) = (self.hardware.clone(), self.spec.memory.clone());
-        let written = tokio::task::spawn_blocking(move || draft.finish(&hardware, &state, &memory));
-        let written = written.await.map_err(|e| self.failed(to, e.to_string()))?;
+        // A clone's memory is mapped privately: what it has written is nowhere but in it.
+        let own = self.memory == RestoreMemory::Own;
+        self.qmp.ignore_shared(own).await?;
+        self.qmp.send_at_full_speed().await?;
+        let draft = self.receive_state(to, draft).await?;
+        let (hardware, memory) = (self.hardware.clone(), own.then(|| self.spec.memory.clone()));
+        let write = move || draft.finish(&hardware, memory.as_deref());
+        let written = tokio::task::spawn_blocking(write).await;
+        let written = written.map_err(|e| self.failed(to, e.to_string()))?;
         written.map_err(|e| self.not_written(to, &e))
     }
 
@@ -102,23 +102,28 @@ impl Inner {
         self.qmp.stop().await
     }
 
-    async fn receive_state(&self, to: &Path) -> Result<Vec<u8>> {
-        let io = |e: std::io::Error| self.failed(to, e.to_string());
-        let (socket, seen) = place::state_listener(&self.spec).map_err(io)?;
+    async fn receive_state(&self, to: &Path, mut draft: Draft) -> Result<Draft> {
+        let (socket, seen) =
+            place::state_listener(&self.spec).map_err(|e| self.failed(to, e.to_string()))?;
         self.qmp.migrate(&seen).await?;
+        let (most, within) = match self.memory {
+            RestoreMemory::Own => (Some(LONGEST_STATE), SEND),
+            // At 20 MiB a second, a slow disk's.
+            RestoreMemory::Clone => (None, SEND + Duration::from_secs(self.spec.mem_mib / 20)),
+        };
         let receive = async {
             let (stream, _) = socket.listener.accept().await?;
-            let mut state = Vec::with_capacity(1 << 20);
-            stream.take(LONGEST_STATE + 1).read_to_end(&mut state).await?;
-            Ok::<_, std::io::Error>(state)
+            let stream = stream.into_std()?;
+            stream.set_nonblocking(false)?;
+            // Silence for as long ends the reading where the deadline below cannot.
+            stream.set_read_timeout(Some(SEND))?;
+            let fill = move || draft.fill(&stream, most).map(|()| draft);
+            tokio::task::spawn_blocking(fill).await.map_err(std::io::Error::other)?
         };
-        let received = match tokio::time::timeout(SEND, receive).await {
-            Ok(Ok(state)) if state.len() as u64 > LONGEST_STATE => {
-                Err(self.failed(to, "the device state is larger than any should be"))
-            }
-            Ok(Ok(state)) => self.sent(to).await.map(|()| state),
-            Ok(Err(e)) => Err(io(e)),
-            Err(_) => Err(self.failed(to, format!("not sent within {} s", SEND.as_secs()))),
+        let received = match tokio::time::timeout(within, receive).await {
+            Ok(Ok(draft)) => self.sent(to).await.map(|()| draft),
+            Ok(Err(e)) => Err(self.not_written(to, &e)),
+            Err(_) => Err(self.failed(to, format!("not sent within {} s", within.as_secs()))),
         };
         if received.is_err() {
             // The first error is the one of interest; nothing to cancel is none.

@@ -1,16 +1,17 @@
 //! The snapshot file: a line that says what machine it is of, then QEMU's device state.
 //!
 //! ```text
-//! mvm-snapshot {"version":1,"machine":"pc-i440fx-7.2",…,"length":405806,"sha256":"…"}\n
-//! …device state…
+//! mvm-snapshot {"version":1,"machine":"pc-i440fx-7.2",…,"length":405806,"sha256":"…"}   \n
+//! …device state, with the memory of a machine that has no memory file of its own…
 //! ```
 //!
 //! QEMU itself notices some faults of a state and crashes late on others; the header
-//! tells a truncated, damaged or unsuitable one before a process is started.
+//! tells a truncated, damaged or unsuitable one before a process is started. With memory
+//! it may have gigabytes: then the checksum is made while it is read, and judged at its end.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,8 @@ use super::place;
 use crate::VmSpec;
 
 const MAGIC: &str = "mvm-snapshot ";
-const LONGEST_HEADER: u64 = 64 * 1024;
+/// The header's length with its newline. It is written last, when the state is known.
+const HEADER: usize = 4096;
 /// A state without memory is under 1 MiB; one of this size holds what it should not.
 pub(super) const LONGEST_STATE: u64 = 256 << 20;
 /// Set aside before a state is asked for, so that a full disk is noticed before anything
@@ -78,30 +80,92 @@ struct Header {
     version: u32,
     #[serde(flatten)]
     hardware: Hardware,
+    /// Whether the guest's memory is in the state; otherwise it is in its own file.
+    #[serde(default)]
+    with_memory: bool,
     length: u64,
     sha256: String,
 }
 
-/// Reads a snapshot for a machine like `wanted`, whose version of the machine type may
-/// differ; gives the hardware that it is of and its state. The error is for people.
-pub(super) fn read(path: &Path, wanted: &Hardware) -> Result<(Hardware, Vec<u8>), String> {
-    let mut file = BufReader::new(File::open(path).map_err(|e| e.to_string())?);
+/// Where the guest's memory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Memory {
+    /// In a file of the machine's own, or of the template's, beside the snapshot.
+    File,
+    /// In the state.
+    State,
+}
+
+/// A snapshot that fits, ready to be fed to QEMU.
+pub(super) struct Stored {
+    /// What it is of; the version of the machine type may not be the newest.
+    pub(super) hardware: Hardware,
+    pub(super) memory: Memory,
+    state: State,
+    sha256: String,
+}
+
+enum State {
+    Checked(Vec<u8>),
+    /// The rest of this file.
+    Unchecked(BufReader<File>),
+}
+
+impl Stored {
+    /// Writes the state to `to` and closes it; false if it turns out damaged. That nobody takes
+    /// it is told by whoever should.
+    pub(super) fn feed(self, mut to: impl Write) -> bool {
+        let mut file = match self.state {
+            State::Checked(state) => {
+                let _ = to.write_all(&state);
+                return true;
+            }
+            State::Unchecked(file) => file,
+        };
+        let mut digest = Sha256::new();
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => return hex(&digest.finalize()) == self.sha256,
+                Ok(n) => {
+                    digest.update(&buffer[..n]);
+                    if to.write_all(&buffer[..n]).is_err() {
+                        return true;
+                    }
+                }
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+/// Opens a snapshot for a machine like `wanted`, whose version of the machine type may
+/// differ. The error is for people.
+pub(super) fn open(path: &Path, wanted: &Hardware) -> Result<Stored, String> {
+    let file = File::open(path).map_err(|e| e.to_string())?;
+    let whole = file.metadata().map_err(|e| e.to_string())?.len();
+    let mut file = BufReader::with_capacity(1 << 20, file);
     let mut line = Vec::new();
-    file.by_ref().take(LONGEST_HEADER).read_until(b'\n', &mut line).map_err(|e| e.to_string())?;
+    file.by_ref().take(HEADER as u64).read_until(b'\n', &mut line).map_err(|e| e.to_string())?;
     let header = parse(&line)?;
     if let Some(misfit) = header.hardware.misfit(wanted) {
         return Err(misfit);
     }
-    let mut state = Vec::new();
-    file.take(LONGEST_STATE).read_to_end(&mut state).map_err(|e| e.to_string())?;
-    if state.len() as u64 != header.length {
-        let (has, length) = (state.len(), header.length);
+    let (has, length) = (whole - line.len() as u64, header.length);
+    if has != length {
         return Err(format!("it is cut off or damaged: {has} bytes of state instead of {length}"));
     }
-    if hex(&Sha256::digest(&state)) != header.sha256 {
+    let Header { hardware, sha256, with_memory, .. } = header;
+    if with_memory {
+        let state = State::Unchecked(file);
+        return Ok(Stored { hardware, memory: Memory::State, state, sha256 });
+    }
+    let mut state = Vec::new();
+    file.take(LONGEST_STATE).read_to_end(&mut state).map_err(|e| e.to_string())?;
+    if hex(&Sha256::digest(&state)) != sha256 {
         return Err("it is damaged: its checksum does not match".into());
     }
-    Ok((header.hardware, state))
+    Ok(Stored { hardware, memory: Memory::File, state: State::Checked(state), sha256 })
 }
 
 fn parse(line: &[u8]) -> Result<Header, String> {
@@ -120,6 +184,8 @@ pub(super) struct Draft {
     file: File,
     path: PathBuf,
     to: PathBuf,
+    length: u64,
+    digest: Sha256,
 }
 
 impl Draft {
@@ -131,7 +197,7 @@ impl Draft {
         place::remove(&path)?;
         let mut options = OpenOptions::new();
         let file = options.write(true).create_new(true).mode(0o600).open(&path)?;
-        let draft = Self { file, path, to: to.to_owned() };
+        let draft = Self { file, path, to: to.to_owned(), length: 0, digest: Sha256::new() };
         let flags = rustix::fs::FallocateFlags::empty();
         match rustix::fs::fallocate(&draft.file, flags, 0, SET_ASIDE) {
             // Not every file system can; then the writing tells.
@@ -140,28 +206,47 @@ impl Draft {
         }
     }
 
-    /// Writes everything and makes it durable under its name, together with `memory`.
-    pub(super) fn finish(
-        mut self,
-        hardware: &Hardware,
-        state: &[u8],
-        memory: &Path,
-    ) -> io::Result<()> {
+    /// Takes the state from `from` until it ends; an error if it has more than `most` bytes.
+    pub(super) fn fill(&mut self, mut from: impl Read, most: Option<u64>) -> io::Result<()> {
+        let most = most.unwrap_or(u64::MAX);
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let n = from.read(&mut buffer)?;
+            if n == 0 {
+                return Ok(());
+            }
+            self.digest.update(&buffer[..n]);
+            self.file.write_all_at(&buffer[..n], HEADER as u64 + self.length)?;
+            self.length += n as u64;
+            if self.length > most {
+                return Err(io::Error::other("the device state is larger than any should be"));
+            }
+        }
+    }
+
+    /// Makes it durable under its name, together with the memory file that belongs to it, if any.
+    pub(super) fn finish(mut self, hardware: &Hardware, memory: Option<&Path>) -> io::Result<()> {
         let header = Header {
             version: 1,
             hardware: hardware.clone(),
-            length: state.len() as u64,
-            sha256: hex(&Sha256::digest(state)),
+            with_memory: memory.is_none(),
+            length: self.length,
+            sha256: hex(&std::mem::take(&mut self.digest).finalize()),
         };
         let mut head = MAGIC.as_bytes().to_vec();
         serde_json::to_writer(&mut head, &header).map_err(io::Error::other)?;
+        if head.len() >= HEADER {
+            return Err(io::Error::other("the description of the machine is too long"));
+        }
+        head.resize(HEADER - 1, b' ');
         head.push(b'\n');
-        self.file.write_all(&head)?;
-        self.file.write_all(state)?;
-        self.file.set_len((head.len() + state.len()) as u64)?;
+        self.file.write_all_at(&head, 0)?;
+        self.file.set_len(HEADER as u64 + self.length)?;
         self.file.sync_all()?;
         // First the memory that the state belongs to, then the name that says it is there.
-        File::open(memory)?.sync_data()?;
+        if let Some(memory) = memory {
+            File::open(memory)?.sync_data()?;
+        }
         std::fs::rename(&self.path, &self.to)?;
         File::open(self.to.parent().unwrap_or(Path::new("/")))?.sync_all()
     }
@@ -190,8 +275,24 @@ mod tests {
         let (path, memory) = (dir.path().join("snapshot"), dir.path().join("memory"));
         std::fs::write(&memory, b"memory").unwrap();
         let hardware = Hardware::of(&sample(true), "pc-i440fx-7.2", Accelerator::Tcg);
-        Draft::begin(&path).unwrap().finish(&hardware, state, &memory).unwrap();
+        write(&path, &hardware, state, Some(&memory));
         (dir, path, hardware)
+    }
+
+    fn write(path: &Path, hardware: &Hardware, state: &[u8], memory: Option<&Path>) {
+        let mut draft = Draft::begin(path).unwrap();
+        draft.fill(state, None).unwrap();
+        draft.finish(hardware, memory).unwrap();
+    }
+
+    /// What QEMU would be fed, if the snapshot fits and is whole.
+    fn read(path: &Path, wanted: &Hardware) -> Result<(Hardware, Vec<u8>), String> {
+        let stored = open(path, wanted)?;
+        let (hardware, mut state) = (stored.hardware.clone(), Vec::new());
+        match stored.feed(&mut state) {
+            true => Ok((hardware, state)),
+            false => Err("damaged".into()),
+        }
     }
 
     #[test]
@@ -204,15 +305,20 @@ mod tests {
         assert!(read(&path, &hardware).is_ok(), "an abandoned draft leaves the old one");
         let other = Hardware { mem_mib: 1, ..hardware };
         assert!(read(&path, &other).unwrap_err().contains("MiB of memory"));
+        let mut draft = Draft::begin(&path).unwrap();
+        assert!(draft.fill(&b"too long"[..], Some(3)).is_err());
     }
 
     proptest! {
         #[test]
         fn every_cut_and_every_changed_byte_is_noticed(
             state in proptest::collection::vec(any::<u8>(), 1..600),
-            at in any::<proptest::sample::Index>(), change in 1u8..,
+            at in any::<proptest::sample::Index>(), change in 1u8.., with_memory: bool,
         ) {
             let (_dir, path, hardware) = written(&state);
+            if with_memory {
+                super::tests::write(&path, &hardware, &state, None);
+            }
             let whole = std::fs::read(&path).unwrap();
             let at = at.index(whole.len());
             std::fs::write(&path, &whole[..at]).unwrap();

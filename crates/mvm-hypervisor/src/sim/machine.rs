@@ -61,9 +61,6 @@ impl Machine for SimMachine {
     async fn snapshot(&self, to: &Path) -> Result<()> {
         let _turn = self.turn.lock().await;
         let id = || self.life.spec.id.clone();
-        if self.life.memory == RestoreMemory::Clone {
-            return Err(Error::NotSnapshottable { id: id() });
-        }
         if self.life.is_running() {
             return Err(Error::NotPaused { id: id() });
         }

@@ -35,6 +35,8 @@ pub fn instance(number: u32, state: mvm_model::State) -> mvm_model::Instance {
         state_since: 0,
         lease: None,
         leases_served: 0,
+        template: None,
+        dormant: false,
     }
 }
 

@@ -113,6 +113,7 @@ async fn measure(
         cold.push(began.elapsed().as_secs_f64() * 1000.0);
     }
     rows.push(summary("cold boot", &cold)?);
+    rows.push(summary("clone of the template", &clones(context, client, bench, few).await?)?);
     let pool = bench.pool.to_string();
     let mut jobs = Vec::new();
     for _ in 0..few {
@@ -126,6 +127,30 @@ async fn measure(
         warm_resident_kib: stats.resident_kib,
         warm_proportional_kib: stats.proportional_kib,
     })
+}
+
+/// New instances, from the call that makes them to the first byte out of their guests.
+async fn clones(
+    context: &Context,
+    client: &Client,
+    bench: &Bench,
+    count: u32,
+) -> Result<Vec<f64>, Problem> {
+    let path = paths::pool_part(&bench.pool, "instances");
+    let mut samples = Vec::new();
+    for _ in 0..count {
+        let began = Instant::now();
+        let made: InstanceView =
+            client.post(&path, &CreateInstance { start: true }).await.map_err(refused)?;
+        let instance = made.reference.to_string();
+        let first = first_byte(context, &["instance", "exec", &instance, "--", "echo", "up"]);
+        samples.push(began.elapsed().as_secs_f64() * 1000.0);
+        let gone: Result<serde_json::Value, _> =
+            client.delete(&paths::instance(&made.reference)).await;
+        first?;
+        gone.map_err(refused)?;
+    }
+    Ok(samples)
 }
 
 async fn go(client: &Client, instance: &InstanceRef, verb: &str) -> Result<(), Problem> {

@@ -66,6 +66,9 @@ pub enum Command {
         /// What becomes of an instance after a job
         #[arg(long, value_enum)]
         recycle: Option<Recycle>,
+        /// What the template's guest runs before it is snapshotted; "" for nothing
+        #[arg(long, value_name = "COMMAND")]
+        prewarm: Option<String>,
     },
     /// Builds the pool's image and makes it current
     #[command(
@@ -147,6 +150,9 @@ pub struct Shape {
     /// What becomes of an instance after a job
     #[arg(long, value_enum, default_value = "reset")]
     recycle: Recycle,
+    /// What the template's guest runs, by sh -c, before it is snapshotted: to heat caches
+    #[arg(long, value_name = "COMMAND")]
+    prewarm: Option<String>,
     /// Kernel to boot, by digest or name [default: the default kernel]
     #[arg(long)]
     kernel: Option<String>,
@@ -188,7 +194,17 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 context.client()?.get(&paths::pool(&pool)).await.map_err(refused)?;
             output::describe(format, &view)
         }
-        Command::Update { pool, flake, profile, cpus, mem, data_disk, scratch_disk, recycle } => {
+        Command::Update {
+            pool,
+            flake,
+            profile,
+            cpus,
+            mem,
+            data_disk,
+            scratch_disk,
+            recycle,
+            prewarm,
+        } => {
             let body = UpdatePool {
                 flake_ref: flake.as_deref().map(absolute_flake).transpose()?,
                 profile,
@@ -197,6 +213,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 data_disk_mib: data_disk,
                 scratch_disk_mib: scratch_disk,
                 recycle: recycle.map(Into::into),
+                prewarm,
             };
             let view: PoolView =
                 context.client()?.patch(&paths::pool(&pool), &body).await.map_err(refused)?;
@@ -233,6 +250,7 @@ async fn create(context: &Context, pool: &PoolRef, shape: Shape) -> Outcome {
             scratch_disk_mib: shape.scratch_disk,
         },
         recycle: shape.recycle.into(),
+        prewarm: shape.prewarm,
         kernel: shape.kernel,
     };
     let path = paths::pools(&pool.tenant);
@@ -315,6 +333,9 @@ async fn build(context: &Context, pool: &PoolRef, overrides: &[Pair]) -> Outcome
         output::mib(result.size_bytes),
         result.took_ms as f64 / 1000.0
     );
+    if let (Some(why), Format::Table) = (&result.template_failure, context.format) {
+        anstream::eprintln!("warning: no template yet, instances are booted meanwhile: {why}");
+    }
     output::say(context.format, &result, &line)
 }
 

@@ -13,3 +13,4 @@ mod life;
 mod networks;
 mod refusals;
 mod sessions;
+mod templates;

@@ -1,0 +1,158 @@
+//! Templates and their clones.
+
+use crate::lab::{Lab, text, wait_for};
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+/// The templates that are there.
+fn templates(lab: &Lab) -> Vec<String> {
+    let entries = std::fs::read_dir(lab.root.join("templates")).expect("templates");
+    entries.map(|entry| entry.expect("entry").file_name().display().to_string()).collect()
+}
+
+/// How the machine maps its memory: the file and the permissions of the mapping (proc(5)).
+fn memory_of(lab: &Lab, vm: &str) -> (String, String) {
+    let pid = lab.pid(vm).expect("a process");
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("maps");
+    let line = maps.lines().find(|line| line.ends_with("/memory")).expect("a memory file");
+    let mut words = line.split_whitespace();
+    let permissions = words.nth(1).expect("permissions").to_owned();
+    (words.last().expect("path").to_owned(), permissions)
+}
+
+fn ids(lab: &Lab, state: &str) -> Vec<String> {
+    let all = lab.json(&["instance", "list"]);
+    let all = all.as_array().expect("list").iter().filter(|i| i["state"] == state);
+    all.map(|i| format!("ci/small/{}", i["instance_id"].as_str().expect("id"))).collect()
+}
+
+#[test]
+fn clones_share_memory_and_nothing_else() {
+    let lab = Lab::new("clone");
+    lab.tenant_and_pool("ci", "40");
+    assert_eq!(templates(&lab).len(), 1, "the build made it");
+    assert_eq!(lab.json(&["pool", "info", "ci/small"])["template_ready"], true);
+    assert_eq!(lab.machines(), 0);
+    assert_eq!(lab.json(&["instance", "list"]), Value::Array(Vec::new()));
+    lab.ok(&["pool", "scale", "ci/small", "--warm", "2", "--sleeping", "2", "--wait"]);
+    assert_eq!(lab.machines(), 2, "a sleeper that never ran needs no process");
+    let warm = ids(&lab, "warm");
+    let mut seen: Vec<BTreeSet<String>> = vec![BTreeSet::new(); 5];
+    let sleeper = ids(&lab, "sleeping").remove(0);
+    for vm in warm.iter().chain([&sleeper]) {
+        lab.ok(&["instance", "wake", vm]);
+        let (file, permissions) = memory_of(&lab, vm);
+        assert!(file.contains("/templates/") && permissions.ends_with('p'), "{file} {permissions}");
+        let info = lab.json(&["instance", "info", vm]);
+        let script = "head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo; busybox hostname; \
+                      cat /etc/machine-id; cat /sys/class/net/eth*/address; date +%s; \
+                      busybox ip -o -4 addr show";
+        let said = lab.exec(vm, script);
+        let lines: Vec<&str> = said.lines().collect();
+        let address = info["address"].as_str().expect("address");
+        assert_eq!(lines[3], info["mac"].as_str().expect("mac"), "as its guest sees it");
+        assert!(said.contains(&format!("{address}/24")), "{said}");
+        let addresses = said.lines().filter(|line| line.contains("inet 10.")).count();
+        assert_eq!(addresses, 1, "no address but its own: {said}");
+        let host_key = lab.ok(&["instance", "ssh", vm, "--", "cat", "/run/mvm/ssh/host_key"]);
+        let clock: i64 = lines[4].parse().expect("clock");
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        assert!((now.expect("clock").as_secs() as i64 - clock).abs() <= 3, "the clock is right");
+        for (set, value) in seen.iter_mut().zip([lines[0], lines[1], lines[2], lines[3], &host_key])
+        {
+            assert!(!value.trim().is_empty());
+            assert!(set.insert(value.to_owned()), "two clones share {value}");
+        }
+    }
+    // A used clone keeps what it has, over two sleeps and an agent, in memory of its own.
+    let vm = &warm[0];
+    lab.start_counter(vm);
+    let mut count = lab.count(vm);
+    for _ in 0..2 {
+        lab.ok(&["instance", "sleep", vm]);
+        lab.kill_agent();
+        lab.ok(&["instance", "wake", vm]);
+        let (file, permissions) = memory_of(&lab, vm);
+        assert!(file.contains("/instances/") && permissions.ends_with('s'), "{file} {permissions}");
+        let now = lab.count(vm);
+        assert!(now >= count, "the very same machine goes on");
+        count = now;
+    }
+    lab.ok(&["pool", "destroy", "ci/small"]);
+    wait_for("the template to be collected", || templates(&lab).is_empty());
+    assert_eq!(lab.machines(), 0);
+}
+
+#[test]
+fn a_template_is_prewarmed_and_a_command_that_fails_is_told() {
+    let lab = Lab::new("prewarm");
+    lab.tenant_and_unbuilt_pool("ci", "41");
+    lab.ok(&["pool", "update", "ci/small", "--prewarm", "echo no such cache >&2; exit 3"]);
+    let build = ["pool", "build", "ci/small", "--override-input", &crate::lab::nixpkgs()];
+    let output = lab.mvm(&build).output().expect("mvm");
+    let words = text(&output.stderr);
+    assert!(output.status.success() && words.contains("status 3: no such cache"), "{words}");
+    assert_eq!((templates(&lab).len(), lab.machines()), (0, 0));
+    lab.ok(&[
+        "pool",
+        "update",
+        "ci/small",
+        "--prewarm",
+        "echo hot > /run/cache; echo disk > /var/d",
+    ]);
+    lab.ok(&build);
+    let vm = lab.start("ci/small");
+    assert_eq!(lab.exec(&vm, "cat /run/cache /var/d"), "hot\ndisk\n");
+    lab.exec(&vm, "echo mine > /var/d");
+    let other = lab.start("ci/small");
+    assert_eq!(lab.exec(&other, "cat /var/d"), "disk\n", "its disk is its own");
+    // Another command, another template; the old one goes, and its clones live on.
+    lab.ok(&["pool", "update", "ci/small", "--prewarm", ""]);
+    lab.ok(&["pool", "scale", "ci/small", "--warm", "3", "--wait"]);
+    wait_for("the old template to stay for its clones", || templates(&lab).len() == 2);
+    for vm in [&vm, &other] {
+        assert!(lab.exec(vm, "cat /run/cache").contains("hot"));
+        lab.ok(&["instance", "destroy", vm]);
+    }
+    wait_for("the old template to be collected", || templates(&lab).len() == 1);
+}
+
+#[test]
+fn an_agent_killed_while_it_makes_or_clones_a_template_leaves_nothing() {
+    let lab = Lab::new("mould");
+    lab.tenant_and_unbuilt_pool("ci", "42");
+    let build = ["pool", "build", "ci/small", "--override-input", &crate::lab::nixpkgs()];
+    // Once without, so that what follows is all template.
+    lab.ok(&["pool", "update", "ci/small", "--prewarm", "false"]);
+    lab.ok(&build);
+    lab.ok(&["pool", "update", "ci/small", "--prewarm", "sleep 0.2"]);
+    for delay in [200, 1500, 3000, 4000] {
+        let mut begun = lab.mvm(&build);
+        let mut begun = begun.stderr(std::process::Stdio::null()).spawn().expect("mvm");
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        lab.kill_agent();
+        begun.wait().expect("wait");
+        wait_for("the mould to be gone", || {
+            lab.json(&["instance", "list"]) == Value::Array(vec![])
+        });
+        assert_eq!(lab.machines(), 0, "after {delay} ms");
+        assert!(templates(&lab).iter().all(|name| !name.contains('.')), "after {delay} ms");
+    }
+    lab.ok(&build);
+    for delay in [0, 30, 80, 150, 250, 400] {
+        let vm = lab.ok(&["instance", "create", "ci/small"]).trim().to_owned();
+        let mut begun = lab.mvm(&["instance", "start", &vm]);
+        let begun = begun.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let mut begun = begun.spawn().expect("mvm");
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        lab.kill_agent();
+        begun.wait().expect("wait");
+        lab.ok(&["instance", "start", &vm]);
+        assert_eq!(
+            lab.exec(&vm, "busybox hostname").trim(),
+            format!("small-{}", &vm[vm.len() - 8..])
+        );
+        lab.ok(&["instance", "destroy", &vm]);
+    }
+    assert_eq!(lab.machines(), 0);
+}
