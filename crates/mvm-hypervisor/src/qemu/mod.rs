@@ -17,6 +17,7 @@ mod process;
 mod qmp;
 mod snapshot;
 mod spawn;
+mod stream;
 mod validate;
 
 pub use binary::Version;

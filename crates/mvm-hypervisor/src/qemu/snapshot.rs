@@ -20,13 +20,14 @@ use sha2::{Digest, Sha256};
 use super::Accelerator;
 use super::arguments::cpu_model;
 use super::place;
+use super::stream::copy_without_zero_pages;
 use crate::VmSpec;
 
 const MAGIC: &str = "mvm-snapshot ";
 /// The header's length with its newline. It is written last, when the state is known.
 const HEADER: usize = 4096;
 /// A state without memory is under 1 MiB; one of this size holds what it should not.
-pub(super) const LONGEST_STATE: u64 = 256 << 20;
+const LONGEST_STATE: u64 = 256 << 20;
 /// Set aside before a state is asked for, so that a full disk is noticed before anything
 /// has happened to the machine.
 const SET_ASIDE: u64 = 1 << 20;
@@ -206,22 +207,28 @@ impl Draft {
         }
     }
 
-    /// Takes the state from `from` until it ends; an error if it has more than `most` bytes.
-    pub(super) fn fill(&mut self, mut from: impl Read, most: Option<u64>) -> io::Result<()> {
-        let most = most.unwrap_or(u64::MAX);
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            let n = from.read(&mut buffer)?;
-            if n == 0 {
-                return Ok(());
-            }
-            self.digest.update(&buffer[..n]);
-            self.file.write_all_at(&buffer[..n], HEADER as u64 + self.length)?;
-            self.length += n as u64;
-            if self.length > most {
-                return Err(io::Error::other("the device state is larger than any should be"));
-            }
+    /// Takes a state without memory from `from` until it ends.
+    pub(super) fn fill(&mut self, from: impl Read) -> io::Result<()> {
+        io::copy(&mut from.take(LONGEST_STATE + 1), &mut Appending(self))?;
+        match self.length > LONGEST_STATE {
+            true => Err(io::Error::other("the device state is larger than any should be")),
+            false => Ok(()),
         }
+    }
+
+    /// Takes a state with memory from `from` until it ends.
+    pub(super) fn fill_with_memory(&mut self, from: impl Read) -> io::Result<()> {
+        let mut to = io::BufWriter::with_capacity(1 << 20, Appending(self));
+        let from = BufReader::with_capacity(1 << 20, from);
+        copy_without_zero_pages(from, |bytes| to.write_all(bytes))?;
+        to.flush()
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.digest.update(bytes);
+        self.file.write_all_at(bytes, HEADER as u64 + self.length)?;
+        self.length += bytes.len() as u64;
+        Ok(())
     }
 
     /// Makes it durable under its name, together with the memory file that belongs to it, if any.
@@ -249,6 +256,19 @@ impl Draft {
         }
         std::fs::rename(&self.path, &self.to)?;
         File::open(self.to.parent().unwrap_or(Path::new("/")))?.sync_all()
+    }
+}
+
+/// The end of a draft's state.
+struct Appending<'a>(&'a mut Draft);
+
+impl Write for Appending<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.append(bytes).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -281,7 +301,7 @@ mod tests {
 
     fn write(path: &Path, hardware: &Hardware, state: &[u8], memory: Option<&Path>) {
         let mut draft = Draft::begin(path).unwrap();
-        draft.fill(state, None).unwrap();
+        draft.fill_with_memory(state).unwrap();
         draft.finish(hardware, memory).unwrap();
     }
 
@@ -306,7 +326,7 @@ mod tests {
         let other = Hardware { mem_mib: 1, ..hardware };
         assert!(read(&path, &other).unwrap_err().contains("MiB of memory"));
         let mut draft = Draft::begin(&path).unwrap();
-        assert!(draft.fill(&b"too long"[..], Some(3)).is_err());
+        assert!(draft.fill(io::repeat(1)).is_err(), "it has no end");
     }
 
     proptest! {

@@ -1,0 +1,313 @@
+//! QEMU's migration stream (docs/devel/migration.rst), as far as memory is concerned.
+//!
+//! Of a machine whose memory is in the stream, every page is: most are zero, and each of those
+//! costs the reader a look at a page of a file that is new and reads as zero anyway. They are left
+//! out. Whatever is not known here is passed on as it is, with all that follows.
+
+use std::io::{self, Read};
+
+const MAGIC: &[u8] = b"QEVM\0\0\0\x03";
+const START: u8 = 1;
+const PART: u8 = 2;
+const END: u8 = 3;
+const CONFIGURATION: u8 = 7;
+const FOOTER: u8 = 0x7e;
+/// The flags stand in the low bits of a page's address.
+const FLAGS: u64 = 0xfff;
+const ZERO: u64 = 0x02;
+const MEM_SIZE: u64 = 0x04;
+const PAGE: u64 = 0x08;
+const END_OF_SECTION: u64 = 0x10;
+/// The page is of the same block as the one before.
+const SAME_BLOCK: u64 = 0x20;
+const PAGE_SIZE: usize = 4096;
+
+/// Why the rest is passed on as it is.
+enum Stop {
+    /// All memory has been seen, or something that is not known here.
+    Rest,
+    Broken(io::Error),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            // A stream that is cut off: whoever asked for it is told by its sender.
+            io::ErrorKind::UnexpectedEof => Stop::Rest,
+            _ => Stop::Broken(error),
+        }
+    }
+}
+
+type Step<T> = Result<T, Stop>;
+
+/// Copies a stream from `from` to `to`, without the zero pages of its largest block of memory.
+pub(super) fn copy_without_zero_pages(
+    from: impl Read,
+    mut to: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut copy = Copy { from, to: &mut to, held: Vec::new(), largest: Vec::new() };
+    match copy.memory() {
+        Err(Stop::Broken(error)) => return Err(error),
+        Err(Stop::Rest) | Ok(()) => copy.pass()?,
+    }
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match copy.from.read(&mut buffer)? {
+            0 => return Ok(()),
+            n => (copy.to)(&buffer[..n])?,
+        }
+    }
+}
+
+struct Copy<'a, R> {
+    from: R,
+    to: &'a mut dyn FnMut(&[u8]) -> io::Result<()>,
+    /// What has been read and not yet been passed on.
+    held: Vec<u8>,
+    /// The name of the block whose zero pages are left out.
+    largest: Vec<u8>,
+}
+
+/// The block of the last page, over all sections.
+#[derive(Default)]
+struct Last {
+    read: Option<Vec<u8>>,
+    passed: Option<Vec<u8>>,
+}
+
+impl<R: Read> Copy<'_, R> {
+    fn memory(&mut self) -> Step<()> {
+        if self.take(MAGIC.len())? != MAGIC {
+            return Err(Stop::Rest);
+        }
+        let mut kind = self.byte()?;
+        if kind == CONFIGURATION {
+            let length = self.number(4)? as usize;
+            if length > PAGE_SIZE {
+                return Err(Stop::Rest);
+            }
+            self.take(length)?;
+            kind = self.byte()?;
+        }
+        if kind != START {
+            return Err(Stop::Rest);
+        }
+        let section = self.number(4)?;
+        if self.name()? != b"ram" {
+            return Err(Stop::Rest);
+        }
+        self.take(8)?;
+        self.blocks()?;
+        self.footer(section)?;
+        let mut last = Last::default();
+        loop {
+            let kind = self.byte()?;
+            if !matches!(kind, PART | END) || self.number(4)? != section {
+                return Err(Stop::Rest);
+            }
+            self.pages(&mut last)?;
+            self.footer(section)?;
+            if kind == END {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The list of blocks, with their lengths.
+    fn blocks(&mut self) -> Step<()> {
+        let total = self.number(8)?;
+        if total & FLAGS != MEM_SIZE {
+            return Err(Stop::Rest);
+        }
+        let (mut left, mut most) = (total & !FLAGS, 0);
+        while left > 0 {
+            let name = self.name()?;
+            let length = self.number(8)?;
+            left = left.checked_sub(length).filter(|_| length > 0).ok_or(Stop::Rest)?;
+            if length > most {
+                (most, self.largest) = (length, name);
+            }
+        }
+        match self.number(8)? {
+            END_OF_SECTION => Ok(()),
+            _ => Err(Stop::Rest),
+        }
+    }
+
+    fn pages(&mut self, last: &mut Last) -> Step<()> {
+        self.pass()?;
+        loop {
+            let head = self.number(8)?;
+            if head & FLAGS == END_OF_SECTION {
+                return Ok(());
+            }
+            if head & SAME_BLOCK == 0 {
+                last.read = Some(self.name()?);
+            }
+            let Some(name) = last.read.clone() else { return Err(Stop::Rest) };
+            let same = last.passed.as_ref() == Some(&name);
+            let body = match head & FLAGS & !SAME_BLOCK {
+                ZERO => 1,
+                PAGE => PAGE_SIZE,
+                _ => return self.unknown_page(head, &name, same),
+            };
+            let body = self.take(body)?;
+            self.held.clear();
+            if head & ZERO != 0 && body == [0] && name == self.largest {
+                continue;
+            }
+            self.page(head, &name, same, &body)?;
+            last.passed = Some(name);
+        }
+    }
+
+    /// Passes a page on; its block is named unless the last one that was passed on was of it.
+    fn page(&mut self, head: u64, block: &[u8], same: bool, body: &[u8]) -> Step<()> {
+        let flag = if same { SAME_BLOCK } else { 0 };
+        self.held.extend(((head & !SAME_BLOCK) | flag).to_be_bytes());
+        if !same {
+            self.held.push(block.len() as u8);
+            self.held.extend(block);
+        }
+        self.held.extend(body);
+        Ok(self.pass()?)
+    }
+
+    /// What follows is not understood, but its block has to be right.
+    fn unknown_page(&mut self, head: u64, block: &[u8], same: bool) -> Step<()> {
+        self.held.clear();
+        self.page(head, block, same, &[])?;
+        Err(Stop::Rest)
+    }
+
+    fn footer(&mut self, section: u64) -> Step<()> {
+        match (self.byte()?, self.number(4)?) {
+            (FOOTER, number) if number == section => Ok(()),
+            _ => Err(Stop::Rest),
+        }
+    }
+
+    fn name(&mut self) -> Step<Vec<u8>> {
+        let length = self.byte()?;
+        self.take(length.into())
+    }
+
+    fn byte(&mut self) -> Step<u8> {
+        Ok(self.take(1)?[0])
+    }
+
+    /// A big-endian number of so many bytes.
+    fn number(&mut self, bytes: usize) -> Step<u64> {
+        Ok(self.take(bytes)?.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    }
+
+    /// The next bytes; what could be read of them is held in any case.
+    fn take(&mut self, count: usize) -> Step<Vec<u8>> {
+        let begin = self.held.len();
+        self.from.by_ref().take(count as u64).read_to_end(&mut self.held)?;
+        let taken = self.held[begin..].to_vec();
+        if taken.len() < count {
+            return Err(Stop::Rest);
+        }
+        Ok(taken)
+    }
+
+    fn pass(&mut self) -> io::Result<()> {
+        (self.to)(&self.held)?;
+        self.held.clear();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A page: which of the two blocks, its number, its content (0 is a zero page).
+    type Page = (bool, u8, u8);
+
+    const BLOCKS: [(&[u8], u64); 2] = [(b"ram", 256 << 12), (b"rom", 16 << 12)];
+
+    fn stream(pages: &[Vec<Page>]) -> Vec<u8> {
+        let mut out = MAGIC.to_vec();
+        out.extend(
+            [&[CONFIGURATION, 0, 0, 0, 2][..], b"pc", &[START, 0, 0, 0, 9, 3], b"ram"].concat(),
+        );
+        out.extend([0, 0, 0, 0, 0, 0, 0, 4]);
+        out.extend(((BLOCKS[0].1 + BLOCKS[1].1) | MEM_SIZE).to_be_bytes());
+        for (name, length) in BLOCKS {
+            out.push(name.len() as u8);
+            out.extend(name);
+            out.extend(length.to_be_bytes());
+        }
+        out.extend(END_OF_SECTION.to_be_bytes());
+        out.extend([FOOTER, 0, 0, 0, 9]);
+        let mut last = None;
+        for (index, part) in pages.iter().enumerate() {
+            out.push(if index + 1 == pages.len() { END } else { PART });
+            out.extend([0, 0, 0, 9]);
+            for (rom, number, content) in part {
+                let same = last == Some(rom);
+                let flags =
+                    if *content == 0 { ZERO } else { PAGE } | if same { SAME_BLOCK } else { 0 };
+                out.extend((u64::from(*number) << 12 | flags).to_be_bytes());
+                if !same {
+                    let name = BLOCKS[usize::from(*rom)].0;
+                    out.push(name.len() as u8);
+                    out.extend(name);
+                }
+                match content {
+                    0 => out.push(0),
+                    byte => out.extend([*byte; PAGE_SIZE]),
+                }
+                last = Some(rom);
+            }
+            out.extend(END_OF_SECTION.to_be_bytes());
+            out.extend([FOOTER, 0, 0, 0, 9]);
+        }
+        out.extend(b"devices");
+        out
+    }
+
+    fn copied(stream: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        copy_without_zero_pages(stream, |bytes| {
+            out.extend(bytes);
+            Ok(())
+        })
+        .unwrap();
+        out
+    }
+
+    fn parts() -> impl Strategy<Value = Vec<Vec<Page>>> {
+        let page = (any::<bool>(), 0u8..16, 0u8..3);
+        proptest::collection::vec(proptest::collection::vec(page, 0..12), 1..4)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_left_out_is_the_zero_pages_of_memory(parts in parts()) {
+            let kept = |part: &Vec<Page>| {
+                part.iter().filter(|(rom, _, content)| *rom || *content != 0).copied().collect()
+            };
+            let expected: Vec<Vec<Page>> = parts.iter().map(kept).collect();
+            prop_assert_eq!(copied(&stream(&parts)), stream(&expected));
+        }
+
+        #[test]
+        fn a_stream_of_another_form_passes_whole(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200), parts in parts(),
+            cut in any::<proptest::sample::Index>(),
+        ) {
+            prop_assert_eq!(copied(&bytes), bytes.clone());
+            let unknown = [MAGIC, &[9], &bytes].concat();
+            prop_assert_eq!(copied(&unknown), unknown.clone());
+            // Cut off, it is a beginning of what the whole one gives, or a name more.
+            let whole = stream(&parts);
+            let _ = copied(&whole[..cut.index(whole.len())]);
+        }
+    }
+}
