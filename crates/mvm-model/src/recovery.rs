@@ -27,6 +27,8 @@ pub fn recover(instance: &Instance, process: bool, snapshot: bool) -> Verdict {
         (_, State::Destroyed) => Verdict::Destroy,
         (_, State::Stopped) => Verdict::Settle(State::Stopped),
         (_, State::Sleeping) | (State::Sleeping, _) if snapshot => Verdict::Settle(State::Sleeping),
+        // A boot or clone that was cut off is undone: there is nothing of the guest yet.
+        (State::Created, _) => Verdict::Settle(State::Created),
         (from, State::Sleeping) if process => Verdict::Adopt(from),
         (State::Sleeping, to) if process => Verdict::Adopt(to),
         (_, State::Sleeping) | (State::Sleeping, _) => {
@@ -35,7 +37,7 @@ pub fn recover(instance: &Instance, process: bool, snapshot: bool) -> Verdict {
         // A pause or resume that was cut off is undone: its process holds the machine.
         (from, _) if from.has_process() && process => Verdict::Adopt(from),
         (from, to) if from.has_process() => lost(&format!("on its way from {from} to {to}")),
-        // A boot that was cut off is undone: nothing of the guest is worth keeping yet.
+        // Likewise, with disks that are kept.
         (from, _) => Verdict::Settle(from),
     }
 }

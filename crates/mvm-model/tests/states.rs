@@ -13,9 +13,9 @@ const EVERY: [State; 7] = [Created, Running, Warm, Sleeping, Stopped, Failed, De
 
 /// The design's words: `created → running ⇄ warm → sleeping → warm|running`,
 /// `running → stopped → running`, any → `destroyed`, any → `failed` → `running`; sleeping and
-/// stopping need no detour.
+/// stopping need no detour, and a clone that has not run is born asleep.
 const DOCUMENTED: &[(State, &[State])] = &[
-    (Created, &[Running]),
+    (Created, &[Running, Sleeping]),
     (Running, &[Warm, Sleeping, Stopped]),
     (Warm, &[Running, Sleeping, Stopped]),
     (Sleeping, &[Running, Warm, Stopped]),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The pages with examples, in the order in which their examples build on each other.
-const PAGES: [&str; 5] = ["tenants", "pools", "instances", "jobs", "operations"];
+const PAGES: [&str; 6] = ["tenants", "pools", "templates", "instances", "jobs", "operations"];
 /// The pages without.
 const PROSE: [&str; 2] = ["desired-state", "errors"];
 
