@@ -95,6 +95,15 @@ impl Client {
         self.call(Method::POST, path, body).await
     }
 
+    /// `PUT path` with a JSON body.
+    pub async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        self.call(Method::PUT, path, body).await
+    }
+
     /// `PATCH path` with a JSON body.
     pub async fn patch<T: DeserializeOwned>(
         &self,

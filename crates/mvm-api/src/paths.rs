@@ -6,6 +6,10 @@ use mvm_model::{InstanceRef, Name, PoolRef};
 pub const AGENT: &str = "/v1/agent";
 /// Ends the agent; no VM is touched.
 pub const AGENT_STOP: &str = "/v1/agent/stop";
+/// The desired state: what the node holds, and the way to have it hold something else.
+pub const DESIRED: &str = "/v1/desired";
+/// How far the document in force is.
+pub const DESIRED_STATUS: &str = "/v1/desired/status";
 /// All tenants.
 pub const TENANTS: &str = "/v1/tenants";
 /// The pools of all tenants.

@@ -1,6 +1,7 @@
 //! Requests and replies. Memory and disks are MiB, times are milliseconds since the Unix epoch,
 //! durations say their unit in their name.
 
+use mvm_model::desired::{DesiredState, Step};
 use mvm_model::network::TenantNetwork;
 use mvm_model::pool::RevisionEntry;
 use mvm_model::{
@@ -37,6 +38,48 @@ pub struct AgentInfo {
     pub started_at: Millis,
     /// Instances that it knows.
     pub instances: usize,
+    /// What its document of desired state comes to.
+    pub desired: DesiredStatus,
+}
+
+/// `PUT /v1/desired`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplyDesired {
+    /// The document; its paths are absolute.
+    pub document: DesiredState,
+    /// Remove what it does not name.
+    #[serde(default)]
+    pub prune: bool,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What is to be done for a document.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DesiredPlan {
+    /// In this order.
+    pub steps: Vec<Step>,
+    /// It was only asked for.
+    pub dry_run: bool,
+}
+
+/// `GET /v1/desired/status`: how far the document in force is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DesiredStatus {
+    /// The file that the agent watches, if any.
+    pub file: Option<String>,
+    /// Why its newest version is not in force.
+    pub refused: Option<String>,
+    /// Whether a document is in force.
+    pub in_force: bool,
+    /// What is still to be done.
+    pub pending: Vec<Step>,
+    /// What failed last.
+    pub last_failure: Option<String>,
+    /// When it is tried again.
+    pub retry_at: Option<Millis>,
 }
 
 /// `POST /v1/tenants`.
@@ -127,6 +170,9 @@ pub struct CreatePool {
     /// A command that the template's guest runs before it is snapshotted, by its `sh -c`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prewarm: Option<String>,
+    /// Inputs of the flake to be replaced at every build.
+    #[serde(default)]
+    pub override_inputs: BTreeMap<String, String>,
     /// Digest (or its beginning) of a kernel; the default one where absent.
     #[serde(default)]
     pub kernel: Option<String>,
@@ -153,6 +199,8 @@ pub struct UpdatePool {
     pub recycle: Option<Recycle>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prewarm: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub override_inputs: Option<BTreeMap<String, String>>,
 }
 
 /// A pool as the API shows it.
@@ -189,6 +237,8 @@ pub struct PoolView {
     pub template_ready: bool,
     /// The revision in use.
     pub revision: Option<RevisionEntry>,
+    /// Whether flake, profile or inputs have changed since it was built.
+    pub stale: bool,
     /// Why the pool is not converging, if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<String>,

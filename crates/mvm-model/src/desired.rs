@@ -5,6 +5,9 @@
 //! these types and lies in `schema/desired-state.v1.json`.
 
 mod check;
+mod diff;
+
+pub use diff::{Step, diff};
 
 use crate::admission::Quotas;
 use crate::error::{Code, Fault};
@@ -67,6 +70,10 @@ pub struct DesiredPool {
     /// What becomes of an instance after a job.
     #[serde(default)]
     pub recycle: Recycle,
+    /// A command that the template's guest runs before it is snapshotted, by its `sh -c`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 65536))]
+    pub prewarm: Option<String>,
     /// How many unleased instances of each temperature are kept ready.
     #[serde(default)]
     pub desired_counts: Counts,

@@ -111,7 +111,7 @@ pub fn ready<'a>(pool: &Pool, instances: impl IntoIterator<Item = &'a Instance>)
 enum Role {
     /// Leased, failed, on its way out, or kept by a person: neither counted nor touched.
     Ignored,
-    /// Of an old revision, or used in a pool whose instances are used once.
+    /// Of an old revision or shape, or used in a pool whose instances are used once.
     Spent,
     /// Counts towards the desired counts.
     Spare,
@@ -122,10 +122,11 @@ fn role(pool: &Pool, revision: &str, instance: &Instance) -> Role {
     if instance.lease.is_some() || matches!(counted, State::Destroyed | State::Failed) {
         return Role::Ignored;
     }
+    let outdated = instance.revision != revision || instance.resources != pool.resources;
     let used_once = pool.recycle == Recycle::Reset && !instance.is_clean();
     if instance.is_busy() {
         // On its way it is left alone, and counted only if it will count when it is there.
-        let lasting = !used_once && instance.revision == revision;
+        let lasting = !used_once && !outdated;
         return if lasting { Role::Spare } else { Role::Ignored };
     }
     match instance.state {
@@ -133,9 +134,9 @@ fn role(pool: &Pool, revision: &str, instance: &Instance) -> Role {
         // Somebody put a used machine aside (`instance sleep`, `warm`, `stop`), or never got it to
         // boot: it is theirs.
         _ if used_once => Role::Ignored,
-        // Raw material of an old revision is left to whoever made it.
-        State::Created | State::Stopped if instance.revision != revision => Role::Ignored,
-        _ if instance.revision != revision => Role::Spent,
+        // Raw material of an old revision or shape is left to whoever made it.
+        State::Created | State::Stopped if outdated => Role::Ignored,
+        _ if outdated => Role::Spent,
         _ => Role::Spare,
     }
 }

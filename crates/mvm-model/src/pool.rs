@@ -130,6 +130,9 @@ pub struct Pool {
     /// Flake inputs to override at every build.
     #[serde(default)]
     pub override_inputs: BTreeMap<String, String>,
+    /// Whether flake, profile or inputs have changed since the current revision was built.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
     /// Digest of the kernel to boot; the default kernel where none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<String>,
@@ -172,6 +175,7 @@ impl Pool {
             entry
         });
         self.current = Some(entry.number);
+        self.stale = false;
         entry
     }
 

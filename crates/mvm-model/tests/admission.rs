@@ -24,6 +24,7 @@ fn pool(resources: Resources) -> Pool {
         desired: None,
         recycle: Default::default(),
         prewarm: None,
+        stale: false,
         revisions: Vec::new(),
         current: None,
         created_at: 0,

@@ -109,7 +109,8 @@ impl Node {
                 reference: reference.clone(),
                 flake_ref: wanted.flake_ref,
                 profile: wanted.profile,
-                override_inputs: Default::default(),
+                override_inputs: wanted.override_inputs,
+                stale: false,
                 kernel,
                 resources: wanted.resources,
                 desired: None,
@@ -125,6 +126,8 @@ impl Node {
                     && known.resources == pool.resources
                     && known.recycle == pool.recycle
                     && known.prewarm == pool.prewarm
+                    && (pool.override_inputs.is_empty()
+                        || known.override_inputs == pool.override_inputs)
                     && known.kernel == pool.kernel;
                 return match same {
                     true => Ok(()),
@@ -138,13 +141,19 @@ impl Node {
         .await
     }
 
-    /// Changes a pool; instances that exist keep their shape.
+    /// Changes a pool. Instances that are leased keep their shape, idle ones are replaced.
     pub async fn update_pool(&self, reference: &PoolRef, patch: UpdatePool) -> Result<()> {
         self.change(|world, changes| {
-            let mut pool = world.pool(reference)?.clone();
+            let before = world.pool(reference)?;
+            let mut pool = before.clone();
+            pool.override_inputs = patch.override_inputs.unwrap_or(pool.override_inputs);
             pool.flake_ref = patch.flake_ref.unwrap_or(pool.flake_ref);
             pool.profile = patch.profile.unwrap_or(pool.profile);
             pool.recycle = patch.recycle.unwrap_or(pool.recycle);
+            let same = pool.flake_ref == before.flake_ref
+                && pool.profile == before.profile
+                && pool.override_inputs == before.override_inputs;
+            pool.stale |= !same && pool.current.is_some();
             if let Some(command) = patch.prewarm {
                 pool.prewarm = Some(command).filter(|command| !command.is_empty());
             }

@@ -11,6 +11,7 @@ mod api;
 mod boot;
 mod catalog;
 mod claims;
+mod desired;
 mod disk;
 mod firewall;
 mod identity;
@@ -26,6 +27,7 @@ mod template;
 mod view;
 mod world;
 
+pub use desired::DesiredFile;
 pub use node::Node;
 pub use serve::{ServeOptions, serve};
 

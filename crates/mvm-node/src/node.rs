@@ -1,5 +1,6 @@
 //! The node: its parts, and the one door through which its records change.
 
+use crate::desired::Convergence;
 use crate::problem::OrProblem;
 use crate::root::Root;
 use crate::slot::Slot;
@@ -9,7 +10,7 @@ use mvm_api::Problem;
 use mvm_hypervisor::Hypervisor;
 use mvm_image::ImageStore;
 use mvm_model::plan::Failures;
-use mvm_model::{InstanceId, Millis, PoolRef};
+use mvm_model::{InstanceId, Millis, Name, PoolRef};
 use mvm_network::Network;
 use mvm_store::Store;
 use std::collections::{BTreeMap, HashMap};
@@ -29,6 +30,8 @@ pub struct PoolHealth {
 pub struct Parts {
     /// The state directory.
     pub root: Root,
+    /// The name of this node in desired-state documents, if it was given one.
+    pub node_id: Option<Name>,
     /// The network namespace that the process is in, if one was named.
     pub netns: Option<String>,
     /// Durable records.
@@ -57,6 +60,8 @@ pub struct Node {
     pub(crate) wires: Mutex<()>,
     /// Held by whoever makes a pool's template.
     moulds: Lock<HashMap<PoolRef, Arc<Mutex<()>>>>,
+    /// What the document in force comes to.
+    pub(crate) desired: Convergence,
     world: Mutex<World>,
     slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
     health: Lock<BTreeMap<PoolRef, PoolHealth>>,
@@ -79,6 +84,7 @@ impl Node {
             wires: Mutex::new(()),
             world: Mutex::new(world),
             moulds: Lock::default(),
+            desired: Convergence::default(),
             slots: Lock::default(),
             health: Lock::default(),
         }))

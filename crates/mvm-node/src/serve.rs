@@ -1,5 +1,6 @@
 //! The agent's process: from a state directory to a served socket.
 
+use crate::desired::{self, DesiredFile};
 use crate::node::{Node, Parts};
 use crate::problem::{OrProblem, io};
 use crate::root::Root;
@@ -8,6 +9,7 @@ use mvm_api::Problem;
 use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::qemu::QemuDriver;
 use mvm_image::{GuestBinary, ImageStore};
+use mvm_model::Name;
 use mvm_network::Network;
 use mvm_store::SqliteStore;
 use std::os::unix::fs::PermissionsExt;
@@ -25,7 +27,9 @@ pub struct ServeOptions {
     /// The network namespace (ip-netns(8)) to put everything into, VMs included.
     pub netns: Option<String>,
     /// The name of this node in desired-state documents.
-    pub node_id: Option<String>,
+    pub node_id: Option<Name>,
+    /// The document of desired state to keep in force.
+    pub desired: Option<DesiredFile>,
     /// The static guest binary.
     pub guest: &'static [u8],
     /// Log as JSON lines.
@@ -56,6 +60,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     let socket = root.socket();
     let node = Node::open(Parts {
         root,
+        node_id: options.node_id,
         netns: options.netns,
         store: Arc::new(store),
         hypervisor: driver,
@@ -66,6 +71,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     .await?;
     recovery::run(&node).await?;
     tokio::spawn(reconcile::run(node.clone()));
+    tokio::spawn(desired::run(node.clone(), options.desired));
     let listener = listen(&socket)?;
     tracing::info!(socket = %socket.display(), "serving");
     let served = api::serve(listener, node.clone());

@@ -44,6 +44,7 @@ impl Node {
             prewarm: pool.prewarm.clone(),
             template_ready: self.template_of_pool(pool).is_some(),
             revision: pool.current_revision().cloned(),
+            stale: pool.stale,
             last_failure: self.health(&pool.reference).last_failure,
             created_at: pool.created_at,
         }

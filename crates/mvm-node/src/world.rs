@@ -1,6 +1,7 @@
 //! What the node knows, in memory and in its store: every change is durable before it is visible.
 
 use crate::Result;
+use crate::desired::InForce;
 use crate::problem::{OrProblem, not_found};
 use mvm_api::Problem;
 use mvm_model::{Instance, InstanceId, InstanceRef, Name, Pool, PoolRef, Tenant, Usage};
@@ -9,6 +10,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+
+/// The record of the document in force.
+const DESIRED: &str = "desired";
 
 /// All records of the node.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +23,8 @@ pub struct World {
     pub pools: BTreeMap<PoolRef, Pool>,
     /// By id.
     pub instances: BTreeMap<InstanceId, Instance>,
+    /// The document of desired state in force.
+    pub desired: Option<InForce>,
 }
 
 impl World {
@@ -34,6 +40,7 @@ impl World {
         for instance in read::<Instance>(store, "instances/").await? {
             world.instances.insert(instance.id, instance);
         }
+        world.desired = read::<InForce>(store, DESIRED).await?.pop();
         Ok(world)
     }
 
@@ -162,6 +169,18 @@ impl Changes {
         self.apply.push(Box::new(move |world| {
             world.instances.remove(&id);
         }));
+    }
+
+    /// Puts a document of desired state in force.
+    pub fn put_desired(&mut self, desired: InForce) {
+        self.put(DESIRED.to_owned(), &desired);
+        self.apply.push(Box::new(move |world| world.desired = Some(desired)));
+    }
+
+    /// No document is in force any more.
+    pub fn remove_desired(&mut self) {
+        self.delete(DESIRED.to_owned());
+        self.apply.push(Box::new(move |world| world.desired = None));
     }
 
     /// Makes the changes durable, then visible.

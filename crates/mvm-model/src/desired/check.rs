@@ -39,6 +39,11 @@ fn pools(tenant: &DesiredTenant, path: &str) -> Result<(), Fault> {
         let path = format!("{path}.pools[{index}]");
         text(&pool.flake_ref, 4096, "flake_ref", &path)?;
         text(&pool.profile, 255, "profile", &path)?;
+        let prewarm = pool.prewarm.as_deref();
+        if prewarm.is_some_and(|command| command.is_empty() || command.len() > 65536) {
+            let message = "prewarm is empty or longer than 65536 bytes";
+            return Err(Fault::new(Code::InvalidValue, message).at(format!("{path}.prewarm")));
+        }
         pool.instance_resources.validate().map_err(below(format!("{path}.instance_resources")))?;
         sum.add(pool);
         sum.admit(&tenant.quotas, pool, &tenant.tenant_id, &path)?;

@@ -1,5 +1,6 @@
 //! The handlers of the API: from requests to operations and back.
 
+mod desired;
 mod images;
 mod instances;
 mod pools;
@@ -38,6 +39,8 @@ fn router(node: Arc<Node>) -> Router {
     Router::new()
         .route("/v1/agent", get(agent))
         .route("/v1/agent/stop", post(stop))
+        .route("/v1/desired", get(desired::show).put(desired::apply))
+        .route("/v1/desired/status", get(desired::status))
         .route("/v1/tenants", get(tenants::list).post(tenants::create))
         .route(
             "/v1/tenants/{tenant}",
@@ -87,6 +90,7 @@ async fn agent(State(node): Shared) -> Json<AgentInfo> {
         netns: node.parts.netns.clone(),
         started_at: node.started_at,
         instances: node.read(|world| world.instances.len()).await,
+        desired: node.desired_status().await,
     })
 }
 

@@ -1,11 +1,15 @@
 //! `mvm agent`
 
+use super::desired::{self, How};
 use super::{Cli, Context, refused};
 use crate::agent_process;
-use crate::output::{self, Outcome};
+use crate::output::{self, Format, Outcome};
 use clap::Subcommand;
 use mvm_api::{Problem, paths};
+use mvm_model::Name;
+use mvm_model::desired::DesiredState;
 use mvm_node::ServeOptions;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The agent.
@@ -21,11 +25,36 @@ pub enum Command {
         netns: Option<String>,
         /// The name of this node in desired-state documents
         #[arg(long, value_name = "ID")]
-        node_id: Option<String>,
+        node_id: Option<Name>,
+        /// Keep what this document says (schema_version 1), and watch it for changes
+        #[arg(long, value_name = "FILE")]
+        desired: Option<PathBuf>,
+        #[command(flatten)]
+        how: How,
         /// Log as JSON lines
         #[arg(long)]
         log_json: bool,
     },
+    /// Brings this node to what a document of desired state says
+    #[command(
+        after_help = "Examples:\n  mvm agent reconcile --desired desired-state.json --dry-run\n  mvm agent reconcile --desired desired-state.json --prune --wait"
+    )]
+    Reconcile {
+        /// The document (schema_version 1); - reads the standard input
+        #[arg(long, value_name = "FILE")]
+        desired: PathBuf,
+        #[command(flatten)]
+        how: How,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+        /// Wait until it is there, at most so many seconds
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1800")]
+        wait: Option<u64>,
+    },
+    /// Prints what this node holds as a document of desired state
+    #[command(after_help = "Examples:\n  mvm agent desired > desired-state.json")]
+    Desired,
     /// Says whether an agent serves, and what it runs on
     #[command(after_help = "Examples:\n  mvm agent status -o json")]
     Status,
@@ -36,8 +65,14 @@ pub enum Command {
 
 /// `mvm agent serve` is no client: it is carried out before there is a runtime.
 pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
-    let super::Command::Agent(Command::Serve { netns, node_id, log_json }) = &cli.command else {
+    let super::Command::Agent(Command::Serve { netns, node_id, desired, how, log_json }) =
+        &cli.command
+    else {
         return None;
+    };
+    let desired = match desired.as_ref().map(|path| desired::file(path, how)).transpose() {
+        Ok(desired) => desired,
+        Err(problem) => return Some(Err(problem)),
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("MVM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
@@ -50,6 +85,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         root: super::root(cli),
         netns: netns.clone().filter(|name| !name.is_empty()),
         node_id: node_id.clone(),
+        desired,
         guest: crate::GUEST,
         log_json: *log_json,
     }))
@@ -60,6 +96,18 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
     let root = context.root.display();
     match command {
         Command::Serve { .. } => Err(Problem::internal("the agent is served elsewhere")),
+        Command::Reconcile { desired, how, dry_run, wait } => {
+            desired::reconcile(context, &desired, &how, dry_run, wait).await
+        }
+        Command::Desired => {
+            let document: DesiredState =
+                context.client()?.get(paths::DESIRED).await.map_err(refused)?;
+            let format = match context.format {
+                Format::Table => Format::Json,
+                format => format,
+            };
+            output::describe(format, &document)
+        }
         Command::Status => {
             let Some(client) = agent_process::running(&context.root) else {
                 return Err(Problem::new(

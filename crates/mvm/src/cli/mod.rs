@@ -2,6 +2,7 @@
 
 pub mod agent;
 mod bench;
+mod desired;
 mod doctor;
 mod images;
 mod instance;

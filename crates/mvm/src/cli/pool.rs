@@ -40,7 +40,7 @@ pub enum Command {
         /// tenant/pool
         pool: PoolRef,
     },
-    /// Changes a pool; instances that exist keep their shape
+    /// Changes a pool; idle instances are replaced by such ones, leased ones keep their shape
     #[command(after_help = "Examples:\n  mvm pool update ci/runners --mem 8192")]
     Update {
         /// tenant/pool
@@ -213,6 +213,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 data_disk_mib: data_disk,
                 scratch_disk_mib: scratch_disk,
                 recycle: recycle.map(Into::into),
+                override_inputs: None,
                 prewarm,
             };
             let view: PoolView =
@@ -250,6 +251,7 @@ async fn create(context: &Context, pool: &PoolRef, shape: Shape) -> Outcome {
             scratch_disk_mib: shape.scratch_disk,
         },
         recycle: shape.recycle.into(),
+        override_inputs: Default::default(),
         prewarm: shape.prewarm,
         kernel: shape.kernel,
     };

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The pages with examples, in the order in which their examples build on each other.
-const PAGES: [&str; 6] = ["tenants", "pools", "templates", "instances", "jobs", "operations"];
+const PAGES: [&str; 7] =
+    ["tenants", "pools", "templates", "instances", "jobs", "operations", "desired-state"];
 /// The pages without.
-const PROSE: [&str; 2] = ["desired-state", "errors"];
+const PROSE: [&str; 1] = ["errors"];
 
 /// What the README says for a large machine, and what is run of it here.
 const TOUR: [(&str, &str); 6] = [

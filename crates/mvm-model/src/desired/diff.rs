@@ -1,0 +1,320 @@
+//! What is to be done so that a node holds what a document says.
+
+use super::{DesiredPool, DesiredState, DesiredTenant};
+use crate::admission::Quotas;
+use crate::error::{Code, Fault};
+use crate::name::{Name, PoolRef};
+use crate::pool::{Counts, Pool};
+use crate::tenant::Tenant;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// One step from what a node holds towards a document. What it needs to know is in the document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub enum Step {
+    /// Remove a pool that the document does not name, once its leases have ended.
+    DestroyPool {
+        /// Which one.
+        pool: PoolRef,
+    },
+    /// Remove a tenant that the document does not name.
+    DestroyTenant {
+        /// Which one.
+        tenant: Name,
+    },
+    /// Make a tenant.
+    CreateTenant {
+        /// Which one.
+        tenant: Name,
+    },
+    /// Give a tenant other quotas.
+    UpdateTenant {
+        /// Which one.
+        tenant: Name,
+        /// The document's.
+        quotas: Quotas,
+    },
+    /// Make a pool.
+    CreatePool {
+        /// Which one.
+        pool: PoolRef,
+    },
+    /// Change a pool.
+    UpdatePool {
+        /// Which one.
+        pool: PoolRef,
+        /// What of it, as the document names it.
+        changed: Vec<String>,
+    },
+    /// Build a pool's image.
+    Build {
+        /// Which one.
+        pool: PoolRef,
+    },
+    /// Set what a pool keeps ready.
+    Scale {
+        /// Which one.
+        pool: PoolRef,
+        /// The document's counts.
+        counts: Counts,
+    },
+}
+
+impl Step {
+    /// The pool that it is about.
+    pub fn pool(&self) -> Option<&PoolRef> {
+        match self {
+            Step::DestroyPool { pool }
+            | Step::CreatePool { pool }
+            | Step::UpdatePool { pool, .. }
+            | Step::Build { pool }
+            | Step::Scale { pool, .. } => Some(pool),
+            _ => None,
+        }
+    }
+
+    /// The tenant that it is about.
+    pub fn tenant(&self) -> &Name {
+        match self {
+            Step::DestroyTenant { tenant }
+            | Step::CreateTenant { tenant }
+            | Step::UpdateTenant { tenant, .. } => tenant,
+            Step::DestroyPool { pool }
+            | Step::CreatePool { pool }
+            | Step::UpdatePool { pool, .. }
+            | Step::Build { pool }
+            | Step::Scale { pool, .. } => &pool.tenant,
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::DestroyPool { pool } => write!(f, "destroy pool {pool}"),
+            Step::DestroyTenant { tenant } => write!(f, "destroy tenant {tenant}"),
+            Step::CreateTenant { tenant } => write!(f, "create tenant {tenant}"),
+            Step::UpdateTenant { tenant, .. } => write!(f, "change the quotas of tenant {tenant}"),
+            Step::CreatePool { pool } => write!(f, "create pool {pool}"),
+            Step::UpdatePool { pool, changed } => {
+                write!(f, "change {} of pool {pool}", changed.join(", "))
+            }
+            Step::Build { pool } => write!(f, "build pool {pool}"),
+            Step::Scale { pool, counts } => write!(
+                f,
+                "scale pool {pool} to {} running, {} warm, {} sleeping",
+                counts.running, counts.warm, counts.sleeping
+            ),
+        }
+    }
+}
+
+/// The steps from what a node holds to `document`, in an order in which each can be done; with
+/// `prune`, also those that remove what the document does not name. None where there is nothing to
+/// do. A document that this node cannot hold is refused, with the JSON path of the fault.
+pub fn diff(
+    document: &DesiredState,
+    tenants: &BTreeMap<Name, Tenant>,
+    pools: &BTreeMap<PoolRef, Pool>,
+    prune: bool,
+) -> Result<Vec<Step>, Fault> {
+    let mut steps = Vec::new();
+    if prune {
+        removals(document, tenants, pools, &mut steps);
+    }
+    for (index, wanted) in document.tenants.iter().enumerate() {
+        let path = format!("$.tenants[{index}]");
+        tenant(document, wanted, tenants, &path, &mut steps)?;
+        if !prune {
+            room_for_pools(wanted, pools, &path)?;
+        }
+    }
+    for wanted in &document.tenants {
+        for pool_wanted in &wanted.pools {
+            let name = (wanted.tenant_id.clone(), pool_wanted.pool_id.clone());
+            let reference = PoolRef { tenant: name.0, pool: name.1 };
+            pool(pool_wanted, reference.clone(), pools.get(&reference), &mut steps);
+        }
+    }
+    Ok(steps)
+}
+
+fn removals(
+    document: &DesiredState,
+    tenants: &BTreeMap<Name, Tenant>,
+    pools: &BTreeMap<PoolRef, Pool>,
+    steps: &mut Vec<Step>,
+) {
+    let named = |pool: &PoolRef| {
+        let tenant = document.tenants.iter().find(|tenant| tenant.tenant_id == pool.tenant);
+        tenant.is_some_and(|tenant| tenant.pools.iter().any(|p| p.pool_id == pool.pool))
+    };
+    let unnamed = pools.keys().filter(|pool| !named(pool));
+    steps.extend(unnamed.map(|pool| Step::DestroyPool { pool: pool.clone() }));
+    let kept: BTreeSet<&Name> = document.tenants.iter().map(|tenant| &tenant.tenant_id).collect();
+    let unnamed = tenants.keys().filter(|tenant| !kept.contains(tenant));
+    steps.extend(unnamed.map(|tenant| Step::DestroyTenant { tenant: tenant.clone() }));
+}
+
+fn tenant(
+    document: &DesiredState,
+    wanted: &DesiredTenant,
+    tenants: &BTreeMap<Name, Tenant>,
+    path: &str,
+    steps: &mut Vec<Step>,
+) -> Result<(), Fault> {
+    let name = wanted.tenant_id.clone();
+    let Some(known) = tenants.get(&name) else {
+        // Also one that is to be removed: it goes when its last lease has ended, and not before.
+        let others = tenants
+            .values()
+            .filter(|other| !document.tenants.iter().any(|tenant| tenant.tenant_id == other.name));
+        for other in others {
+            if let Some(fault) = wanted.network.conflicts_with(&other.network) {
+                let message = format!("{} (tenant {} on this node)", fault.message, other.name);
+                return Err(Fault { message, ..fault }
+                    .at(format!("{path}.network"))
+                    .hint("choose another, or remove that tenant first"));
+            }
+        }
+        steps.push(Step::CreateTenant { tenant: name });
+        return Ok(());
+    };
+    if known.network != wanted.network {
+        let message = format!(
+            "tenant {name} has net id {} and {}; a network is not changed while its tenant exists",
+            known.network.tenant_net_id, known.network.ipv4_subnet
+        );
+        return Err(Fault::new(Code::Conflict, message)
+            .at(format!("{path}.network"))
+            .hint("give the tenant its present network, or destroy it first"));
+    }
+    if known.quotas != wanted.quotas {
+        steps.push(Step::UpdateTenant { tenant: name, quotas: wanted.quotas });
+    }
+    Ok(())
+}
+
+/// Pools that the document does not name stay, and count.
+fn room_for_pools(
+    wanted: &DesiredTenant,
+    pools: &BTreeMap<PoolRef, Pool>,
+    path: &str,
+) -> Result<(), Fault> {
+    let tenant = &wanted.tenant_id;
+    let here: BTreeSet<&Name> =
+        pools.keys().filter(|pool| pool.tenant == *tenant).map(|pool| &pool.pool).collect();
+    let named: BTreeSet<&Name> = wanted.pools.iter().map(|pool| &pool.pool_id).collect();
+    let (limit, all) = (wanted.quotas.max_pools, here.union(&named).count() as u64);
+    if all <= limit || named.is_subset(&here) {
+        return Ok(());
+    }
+    let in_use = here.len();
+    let message = format!(
+        "quota max_pools of tenant {tenant}: limit {limit}, in use {in_use}, with the document's {all}"
+    );
+    Err(Fault::new(Code::QuotaExceeded, message)
+        .at(format!("{path}.pools"))
+        .hint("apply it with --prune, or raise the quota"))
+}
+
+fn pool(wanted: &DesiredPool, reference: PoolRef, known: Option<&Pool>, steps: &mut Vec<Step>) {
+    let (mut build, mut counts) = (true, None);
+    match known {
+        None => steps.push(Step::CreatePool { pool: reference.clone() }),
+        Some(known) => {
+            let changed = changes(wanted, known);
+            let of_image =
+                |field: &&str| ["flake_ref", "profile", "override_inputs"].contains(field);
+            build = known.current_revision().is_none() || known.stale;
+            build |= changed.iter().any(of_image);
+            counts = known.desired;
+            if !changed.is_empty() {
+                let changed = changed.into_iter().map(str::to_owned).collect();
+                steps.push(Step::UpdatePool { pool: reference.clone(), changed });
+            }
+        }
+    }
+    if build {
+        steps.push(Step::Build { pool: reference.clone() });
+    }
+    // A pool that was never scaled keeps nothing ready, as one that is scaled to nothing.
+    if counts.unwrap_or_default() != wanted.desired_counts {
+        steps.push(Step::Scale { pool: reference, counts: wanted.desired_counts });
+    }
+}
+
+/// The fields in which a pool differs from the document, but for its counts.
+fn changes(wanted: &DesiredPool, known: &Pool) -> Vec<&'static str> {
+    let differs = [
+        ("flake_ref", wanted.flake_ref != known.flake_ref),
+        ("profile", wanted.profile != known.profile),
+        ("override_inputs", wanted.override_inputs != known.override_inputs),
+        ("instance_resources", wanted.instance_resources != known.resources),
+        ("recycle", wanted.recycle != known.recycle),
+        ("prewarm", wanted.prewarm != known.prewarm),
+    ];
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
+}
+
+impl DesiredState {
+    /// What a node holds, as a document that changes nothing when it is applied there.
+    pub fn of<'a>(
+        node_id: Name,
+        tenants: impl IntoIterator<Item = &'a Tenant>,
+        pools: &BTreeMap<PoolRef, Pool>,
+    ) -> DesiredState {
+        let tenants = tenants.into_iter().map(|tenant| DesiredTenant {
+            tenant_id: tenant.name.clone(),
+            network: tenant.network.clone(),
+            quotas: tenant.quotas,
+            pools: pools
+                .values()
+                .filter(|pool| pool.reference.tenant == tenant.name)
+                .map(|pool| DesiredPool {
+                    pool_id: pool.reference.pool.clone(),
+                    flake_ref: pool.flake_ref.clone(),
+                    profile: pool.profile.clone(),
+                    override_inputs: pool.override_inputs.clone(),
+                    instance_resources: pool.resources,
+                    recycle: pool.recycle,
+                    prewarm: pool.prewarm.clone(),
+                    desired_counts: pool.desired.unwrap_or_default(),
+                })
+                .collect(),
+        });
+        let tenants = tenants.collect();
+        DesiredState { schema_version: super::SCHEMA_VERSION, node_id, tenants }
+    }
+
+    /// The tenant's part.
+    pub fn tenant(&self, name: &Name) -> Option<&DesiredTenant> {
+        self.tenants.iter().find(|tenant| tenant.tenant_id == *name)
+    }
+
+    /// The pool's part.
+    pub fn pool(&self, reference: &PoolRef) -> Option<&DesiredPool> {
+        let tenant = self.tenant(&reference.tenant)?;
+        tenant.pools.iter().find(|pool| pool.pool_id == reference.pool)
+    }
+
+    /// Makes relative paths of flakes, which start at the document, start at `folder`.
+    pub fn rebase(&mut self, folder: &str) {
+        let rebased = |reference: &mut String| {
+            let (scheme, path) = match reference.strip_prefix("path:") {
+                Some(path) => ("path:", path),
+                None => ("", reference.as_str()),
+            };
+            if path == "." || path == ".." || path.starts_with("./") || path.starts_with("../") {
+                let path = path.strip_prefix("./").unwrap_or(path);
+                *reference = format!("{scheme}{}/{path}", folder.trim_end_matches('/'));
+            }
+        };
+        for pool in self.tenants.iter_mut().flat_map(|tenant| &mut tenant.pools) {
+            rebased(&mut pool.flake_ref);
+            pool.override_inputs.values_mut().for_each(rebased);
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The desired state.
+
+use super::{Answer, Body, Shared};
+use axum::Json;
+use axum::extract::State;
+use mvm_api::types::{ApplyDesired, DesiredPlan, DesiredStatus};
+use mvm_model::desired::DesiredState;
+
+pub async fn show(State(node): Shared) -> Answer<DesiredState> {
+    Ok(Json(node.desired_now().await?))
+}
+
+pub async fn status(State(node): Shared) -> Json<DesiredStatus> {
+    Json(node.desired_status().await)
+}
+
+pub async fn apply(State(node): Shared, Body(body): Body<ApplyDesired>) -> Answer<DesiredPlan> {
+    let ApplyDesired { document, prune, dry_run } = body;
+    let steps = match dry_run {
+        true => node.desired_steps(&document, prune).await?,
+        false => node.apply_desired(document, prune, false).await?,
+    };
+    Ok(Json(DesiredPlan { steps, dry_run }))
+}

@@ -1,0 +1,349 @@
+//! The document of desired state: put in force, and brought about step by step.
+//!
+//! It is durable before its first step, so that an agent that is killed goes on with it. One that
+//! was applied once is done when nothing is left to do; one from a file that the agent watches
+//! stays in force.
+
+use crate::node::Node;
+use crate::problem::io;
+use crate::world::World;
+use crate::{Result, now};
+use mvm_api::Problem;
+use mvm_api::types::{
+    BuildPool, CreatePool, CreateTenant, DesiredStatus, QuotaPatch, ScalePool, UpdatePool,
+};
+use mvm_model::desired::{DesiredState, Step, diff};
+use mvm_model::plan::Failures;
+use mvm_model::{Counts, Name, PoolRef, Quotas};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex as Lock, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How often file and node are looked at when nothing happens.
+const PERIOD: Duration = Duration::from_secs(2);
+
+/// The document in force, as its record.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InForce {
+    /// The document; its paths are absolute.
+    pub document: DesiredState,
+    /// Whether what it does not name is removed.
+    pub prune: bool,
+    /// Whether it stays in force when all is done.
+    pub hold: bool,
+}
+
+/// A file whose document is kept in force.
+#[derive(Clone, Debug)]
+pub struct DesiredFile {
+    /// Where it is, absolute.
+    pub path: PathBuf,
+    /// Whether what it does not name is removed.
+    pub prune: bool,
+    /// Inputs that are replaced in every flake, beside the document's own.
+    pub override_inputs: BTreeMap<String, String>,
+}
+
+/// What is remembered of the bringing about, in memory only.
+#[derive(Default)]
+pub struct Convergence {
+    kick: Notify,
+    progress: Lock<Progress>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Progress {
+    file: Option<String>,
+    refused: Option<String>,
+    failures: Failures,
+    last_failure: Option<String>,
+}
+
+impl Convergence {
+    fn progress<T>(&self, look: impl FnOnce(&mut Progress) -> T) -> T {
+        look(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Keeps the document in force until the task is ended.
+pub async fn run(node: Arc<Node>, file: Option<DesiredFile>) {
+    let mut seen = None;
+    if let Some(file) = &file {
+        node.desired.progress(|p| p.file = Some(file.path.display().to_string()));
+    }
+    loop {
+        if let Some(file) = &file {
+            look_at(&node, file, &mut seen).await;
+        }
+        pass(&node).await;
+        tokio::select! {
+            () = node.desired.kick.notified() => {}
+            () = tokio::time::sleep(PERIOD) => {}
+        }
+    }
+}
+
+/// What tells one version of a file from another.
+type Version = Option<(u64, i64, i64, u64)>;
+
+/// Puts a new version of the file in force. A faulty one is told, and the one before stays.
+async fn look_at(node: &Arc<Node>, file: &DesiredFile, seen: &mut Option<Version>) {
+    let meta = std::fs::metadata(&file.path).ok();
+    let version = meta.map(|m| (m.ino(), m.mtime(), m.mtime_nsec(), m.len()));
+    if *seen == Some(version) {
+        return;
+    }
+    *seen = Some(version);
+    let outcome = async {
+        let document = read(file)?;
+        node.apply_desired(document, file.prune, true).await
+    };
+    let refused = outcome.await.err().map(|problem| problem.to_string());
+    if let Some(why) = &refused {
+        tracing::error!(file = %file.path.display(), "the desired state is not taken: {why}");
+    }
+    node.desired.progress(|p| p.refused = refused);
+}
+
+fn read(file: &DesiredFile) -> Result<DesiredState> {
+    let text =
+        std::fs::read(&file.path).map_err(|e| io(format!("read {}", file.path.display()), e))?;
+    let mut document = DesiredState::parse(&text)?;
+    if let Some(folder) = file.path.parent().and_then(|folder| folder.to_str()) {
+        document.rebase(folder);
+    }
+    for pool in document.tenants.iter_mut().flat_map(|tenant| &mut tenant.pools) {
+        pool.override_inputs.extend(file.override_inputs.clone());
+    }
+    Ok(document)
+}
+
+/// One pass over what is to be done. A step that fails does not keep other tenants' and pools'
+/// from being done; it is tried again later and later.
+async fn pass(node: &Arc<Node>) {
+    let Some(in_force) = node.read(|world| world.desired.clone()).await else { return };
+    if now() < node.desired.progress(|p| p.failures.retry_at()) {
+        return;
+    }
+    let mut failed = (None, BTreeSet::new());
+    match node.desired_steps(&in_force.document, in_force.prune).await {
+        Err(problem) => failed.0 = Some(problem),
+        Ok(steps) => {
+            for step in steps {
+                let scope = |pool: Option<PoolRef>| (step.tenant().clone(), pool);
+                if failed.1.contains(&scope(None))
+                    || failed.1.contains(&scope(step.pool().cloned()))
+                {
+                    continue;
+                }
+                tracing::info!("desired state: {step}");
+                if let Err(problem) = node.carry_out(&in_force.document, &step).await {
+                    let detail = format!("cannot {step}: {}", problem.detail);
+                    failed.1.insert(scope(step.pool().cloned()));
+                    failed.0 = Some(Problem { detail, ..problem });
+                }
+            }
+        }
+    }
+    if let Some(problem) = failed.0 {
+        tracing::warn!("desired state: {problem}");
+        node.desired.progress(|p| {
+            p.failures = Failures { count: p.failures.count + 1, last: now() };
+            p.last_failure = Some(problem.to_string());
+        });
+        return;
+    }
+    node.desired.progress(|p| (p.failures, p.last_failure) = (Failures::default(), None));
+    if let Err(problem) = node.conclude_desired(&in_force).await {
+        tracing::error!("desired state: {problem}");
+    }
+}
+
+impl Node {
+    /// What the node holds, as a document.
+    pub(crate) async fn desired_now(&self) -> Result<DesiredState> {
+        let node_id = self.node_id()?;
+        let tell = |world: &World| DesiredState::of(node_id, world.tenants.values(), &world.pools);
+        Ok(self.read(tell).await)
+    }
+
+    /// The name in documents: the one that was given, else the host's, as far as it is one.
+    fn node_id(&self) -> Result<Name> {
+        let host = || {
+            let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+            name.split('.').next().and_then(|name| name.parse().ok())
+        };
+        match self.parts.node_id.clone().or_else(host) {
+            Some(name) => Ok(name),
+            None => Ok("node".parse()?),
+        }
+    }
+
+    /// What is to be done for a document. Errors: it is another node's, or this node cannot hold it.
+    pub(crate) async fn desired_steps(
+        &self,
+        document: &DesiredState,
+        prune: bool,
+    ) -> Result<Vec<Step>> {
+        document.validate()?;
+        if let Some(ours) = self.parts.node_id.as_ref().filter(|ours| **ours != document.node_id) {
+            let message = format!("the document is for node {}, this is {ours}", document.node_id);
+            return Err(Problem {
+                path: "$.node_id".into(),
+                ..Problem::new(409, "conflict", message)
+            });
+        }
+        Ok(self.read(|world| diff(document, &world.tenants, &world.pools, prune)).await?)
+    }
+
+    /// Puts a document in force, and gives what is to be done for it.
+    pub(crate) async fn apply_desired(
+        &self,
+        document: DesiredState,
+        prune: bool,
+        hold: bool,
+    ) -> Result<Vec<Step>> {
+        let steps = self.desired_steps(&document, prune).await?;
+        self.change(|_, changes| {
+            changes.put_desired(InForce { document, prune, hold });
+            Ok(())
+        })
+        .await?;
+        self.desired.progress(|p| (p.failures, p.last_failure) = (Failures::default(), None));
+        self.desired.kick.notify_one();
+        Ok(steps)
+    }
+
+    /// How far it is.
+    pub(crate) async fn desired_status(&self) -> DesiredStatus {
+        let in_force = self.read(|world| world.desired.clone()).await;
+        let pending = match &in_force {
+            Some(it) => self.desired_steps(&it.document, it.prune).await.unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let progress = self.desired.progress(|p| p.clone());
+        DesiredStatus {
+            file: progress.file,
+            refused: progress.refused,
+            in_force: in_force.is_some(),
+            pending,
+            retry_at: Some(progress.failures.retry_at()).filter(|at| *at > 0),
+            last_failure: progress.last_failure,
+        }
+    }
+
+    /// One that was applied once is in force until nothing is left to do.
+    async fn conclude_desired(&self, in_force: &InForce) -> Result<()> {
+        if in_force.hold {
+            return Ok(());
+        }
+        self.change(|world, changes| {
+            let InForce { document, prune, .. } = in_force;
+            let same = world.desired.as_ref().is_some_and(|d| d.document == *document && !d.hold);
+            if same && diff(document, &world.tenants, &world.pools, *prune)?.is_empty() {
+                changes.remove_desired();
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn carry_out(self: &Arc<Self>, document: &DesiredState, step: &Step) -> Result<()> {
+        match step {
+            Step::DestroyPool { pool } => self.drain_pool(pool).await,
+            Step::DestroyTenant { tenant } => {
+                let held = self.read(|w| w.pools.keys().any(|p| p.tenant == *tenant)).await;
+                // Its pools drain first.
+                if held { Ok(()) } else { self.destroy_tenant(tenant).await }
+            }
+            Step::CreateTenant { tenant } => {
+                let Some(wanted) = document.tenant(tenant) else { return Ok(()) };
+                let (network, quotas) = (wanted.network.clone(), wanted.quotas);
+                self.create_tenant(CreateTenant { name: tenant.clone(), network, quotas }).await
+            }
+            Step::UpdateTenant { tenant, quotas } => {
+                self.update_tenant(tenant, all_of(*quotas)).await
+            }
+            Step::CreatePool { pool } => {
+                let Some(wanted) = document.pool(pool) else { return Ok(()) };
+                let body = CreatePool {
+                    name: pool.pool.clone(),
+                    flake_ref: wanted.flake_ref.clone(),
+                    profile: wanted.profile.clone(),
+                    resources: wanted.instance_resources,
+                    recycle: wanted.recycle,
+                    prewarm: wanted.prewarm.clone(),
+                    override_inputs: wanted.override_inputs.clone(),
+                    kernel: None,
+                };
+                self.create_pool(&pool.tenant, body).await
+            }
+            Step::UpdatePool { pool, .. } => {
+                let Some(wanted) = document.pool(pool) else { return Ok(()) };
+                let shape = wanted.instance_resources;
+                let patch = UpdatePool {
+                    flake_ref: Some(wanted.flake_ref.clone()),
+                    profile: Some(wanted.profile.clone()),
+                    vcpus: Some(shape.vcpus),
+                    mem_mib: Some(shape.mem_mib),
+                    data_disk_mib: Some(shape.data_disk_mib),
+                    scratch_disk_mib: Some(shape.scratch_disk_mib),
+                    recycle: Some(wanted.recycle),
+                    prewarm: Some(wanted.prewarm.clone().unwrap_or_default()),
+                    override_inputs: Some(wanted.override_inputs.clone()),
+                };
+                self.update_pool(pool, patch).await
+            }
+            Step::Build { pool } => {
+                let (progress, mut reports) = tokio::sync::mpsc::unbounded_channel();
+                tokio::spawn(async move {
+                    while let Some(report) = reports.recv().await {
+                        tracing::debug!(?report, "build");
+                    }
+                });
+                self.build_pool(pool, BuildPool::default(), &progress).await.map(drop)
+            }
+            Step::Scale { pool, counts } => self.scale_pool(pool, exactly(*counts)).await,
+        }
+    }
+
+    /// Keeps nothing ready in the pool any more, and removes it when its last lease has ended.
+    async fn drain_pool(self: &Arc<Self>, pool: &PoolRef) -> Result<()> {
+        let leased = self
+            .change(|world, changes| {
+                let mut record = world.pool(pool)?.clone();
+                if record.desired.is_some_and(|counts| counts != Counts::default()) {
+                    record.desired = Some(Counts::default());
+                    changes.put_pool(record);
+                }
+                Ok(world.of_pool(pool).any(|instance| instance.lease.is_some()))
+            })
+            .await?;
+        self.kick.notify_one();
+        if leased { Ok(()) } else { self.destroy_pool(pool).await }
+    }
+}
+
+fn exactly(counts: Counts) -> ScalePool {
+    ScalePool {
+        running: Some(counts.running),
+        warm: Some(counts.warm),
+        sleeping: Some(counts.sleeping),
+    }
+}
+
+fn all_of(quotas: Quotas) -> QuotaPatch {
+    QuotaPatch {
+        max_vcpus: Some(quotas.max_vcpus),
+        max_mem_mib: Some(quotas.max_mem_mib),
+        max_running: Some(quotas.max_running),
+        max_warm: Some(quotas.max_warm),
+        max_pools: Some(quotas.max_pools),
+        max_instances_per_pool: Some(quotas.max_instances_per_pool),
+        max_disk_gib: Some(quotas.max_disk_gib),
+    }
+}

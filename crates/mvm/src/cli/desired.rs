@@ -1,0 +1,128 @@
+//! Documents of desired state: read here, brought about by the agent.
+
+use super::pool::absolute_flake;
+use super::values::Pair;
+use super::{Context, refused};
+use crate::output::{self, Outcome};
+use clap::Args;
+use mvm_api::types::{ApplyDesired, DesiredPlan, DesiredStatus, PoolView};
+use mvm_api::{Client, Problem, paths};
+use mvm_model::PoolRef;
+use mvm_model::desired::DesiredState;
+use mvm_node::DesiredFile;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How a document is taken.
+#[derive(Clone, Debug, Args)]
+pub struct How {
+    /// Remove what the document does not name; leased instances end with their leases
+    #[arg(long)]
+    prune: bool,
+    /// Replace an input of every pool's flake, beside the document's own
+    #[arg(long, value_name = "NAME=REF")]
+    override_input: Vec<Pair>,
+}
+
+impl How {
+    fn override_inputs(&self) -> Result<BTreeMap<String, String>, Problem> {
+        let absolute = |input: &Pair| Ok((input.name.clone(), absolute_flake(&input.value)?));
+        self.override_input.iter().map(absolute).collect()
+    }
+}
+
+/// A document that the agent watches.
+pub fn file(path: &Path, how: &How) -> Result<DesiredFile, Problem> {
+    let absolute = std::path::absolute(path);
+    let path = absolute.map_err(|cause| unreadable(path, &cause))?;
+    Ok(DesiredFile { path, prune: how.prune, override_inputs: how.override_inputs()? })
+}
+
+fn unreadable(path: &Path, cause: &std::io::Error) -> Problem {
+    Problem::new(400, "local_file", format!("cannot read {}: {cause}", path.display()))
+}
+
+/// Reads a document; its paths start where it is.
+fn document(path: &Path, how: &How) -> Result<DesiredState, Problem> {
+    let failed = |cause| unreadable(path, &cause);
+    let (text, folder) = if path == Path::new("-") {
+        let mut text = Vec::new();
+        std::io::stdin().read_to_end(&mut text).map_err(failed)?;
+        (text, std::env::current_dir().map_err(failed)?)
+    } else {
+        let text = std::fs::read(path).map_err(failed)?;
+        let path = std::path::absolute(path).map_err(failed)?;
+        (text, path.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned))
+    };
+    let mut document = DesiredState::parse(&text)?;
+    document.rebase(&folder.to_string_lossy());
+    let inputs = how.override_inputs()?;
+    for pool in document.tenants.iter_mut().flat_map(|tenant| &mut tenant.pools) {
+        pool.override_inputs.extend(inputs.clone());
+    }
+    Ok(document)
+}
+
+/// Has the agent bring its node to the document.
+pub async fn reconcile(
+    context: &Context,
+    path: &Path,
+    how: &How,
+    dry_run: bool,
+    wait: Option<u64>,
+) -> Outcome {
+    let body = ApplyDesired { document: document(path, how)?, prune: how.prune, dry_run };
+    let client = context.client()?;
+    let plan: DesiredPlan = client.put(paths::DESIRED, &body).await.map_err(refused)?;
+    let seconds = wait.filter(|_| !body.dry_run);
+    if let Some(seconds) = seconds {
+        converge(&client, &body.document, Duration::from_secs(seconds)).await?;
+    }
+    let rows: Vec<Vec<String>> = plan.steps.iter().map(|step| vec![step.to_string()]).collect();
+    if rows.is_empty() {
+        return output::say(context.format, &plan, "nothing to do");
+    }
+    output::show(context.format, &plan, &["STEP"], rows)
+}
+
+/// Waits until all steps are done and the pools hold their counts.
+async fn converge(
+    client: &Client,
+    document: &DesiredState,
+    deadline: Duration,
+) -> Result<(), Problem> {
+    let ends = Instant::now() + deadline;
+    loop {
+        let status: DesiredStatus = client.get(paths::DESIRED_STATUS).await.map_err(refused)?;
+        let missing = match status.pending.first() {
+            Some(step) => Some(step.to_string()),
+            None => unfilled(client, document).await?,
+        };
+        let Some(missing) = missing else { return Ok(()) };
+        if Instant::now() >= ends {
+            let why = status.last_failure.map(|why| format!(" ({why})")).unwrap_or_default();
+            let seconds = deadline.as_secs();
+            let detail = format!("after {seconds} s there is still to do: {missing}{why}");
+            return Err(Problem::new(504, "not_converged", detail)
+                .hint("the agent goes on with it; see `mvm agent status`"));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// The first pool that does not hold its counts yet, and why.
+async fn unfilled(client: &Client, document: &DesiredState) -> Result<Option<String>, Problem> {
+    for tenant in &document.tenants {
+        for wanted in &tenant.pools {
+            let pool = PoolRef { tenant: tenant.tenant_id.clone(), pool: wanted.pool_id.clone() };
+            let view: PoolView = client.get(&paths::pool(&pool)).await.map_err(refused)?;
+            if view.ready_counts != wanted.desired_counts {
+                let why = view.last_failure.unwrap_or_else(|| "it is under way".to_owned());
+                return Ok(Some(format!("fill pool {pool}: {why}")));
+            }
+        }
+    }
+    Ok(None)
+}
