@@ -65,7 +65,7 @@ impl Channel {
             yamux::Connection::new(session.compat(), crate::link::streams(), yamux::Mode::Client);
         tokio::spawn(async move {
             let closed = async {
-                // With all clones gone, `drive` sees it too, and ends in good order.
+                // With all clones gone, `drive` sees it too.
                 if closed.wait_for(|closed| *closed).await.is_err() {
                     std::future::pending::<()>().await;
                 }
@@ -199,18 +199,17 @@ async fn drive(
     mut requests: mpsc::Receiver<Opened>,
 ) {
     let mut waiting: Option<Opened> = None;
-    let mut closing = false;
     std::future::poll_fn(|cx| {
         loop {
-            if waiting.is_none() && !closing {
+            if waiting.is_none() {
                 match requests.poll_recv(cx) {
                     Poll::Ready(Some(opened)) => waiting = Some(opened),
-                    Poll::Ready(None) => closing = true,
+                    // Nobody has the channel any more. Dropped as it is, the connection ends the
+                    // streams that are still open; closed in yamux' good order, it leaves those
+                    // who read from them waiting for ever.
+                    Poll::Ready(None) => return Poll::Ready(()),
                     Poll::Pending => {}
                 }
-            }
-            if closing {
-                return connection.poll_close(cx).map(|_| ());
             }
             if let Some(opened) = waiting.take() {
                 match connection.poll_new_outbound(cx) {

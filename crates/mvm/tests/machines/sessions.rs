@@ -1,8 +1,39 @@
 //! Sessions with a guest: programs, files, terminals, console.
 
 use crate::lab::{Lab, run, text, wait_for};
+use std::io::Read;
 use std::io::Write;
 use std::process::{Command, Stdio};
+
+#[test]
+fn a_session_ends_with_its_machines_sleep() {
+    let lab = Lab::new("open");
+    lab.tenant_and_pool("ci", "61");
+    let vm = lab.start("ci/small");
+    for verb in ["sleep", "stop", "destroy"] {
+        let script = "echo in; sleep 600";
+        let words = [
+            vec!["instance", "exec", &vm, "--", "sh", "-c", script],
+            vec!["instance", "ssh", &vm, "--", script],
+        ];
+        let mut open = words.map(|words| {
+            let mut session = lab.mvm(&words);
+            session.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("mvm")
+        });
+        for session in &mut open {
+            let mut said = [0; 3];
+            session.stdout.as_mut().expect("stdout").read_exact(&mut said).expect("in");
+        }
+        lab.ok(&["instance", verb, &vm]);
+        for session in &mut open {
+            let ended = session.wait().expect("wait");
+            assert!(!ended.success(), "after {verb}: {ended}");
+        }
+        if verb != "destroy" {
+            lab.ok(&["instance", if verb == "sleep" { "wake" } else { "start" }, &vm]);
+        }
+    }
+}
 
 #[test]
 fn files_programs_and_terminals() {
