@@ -16,6 +16,8 @@ pub const TENANTS: &str = "/v1/tenants";
 pub const POOLS: &str = "/v1/pools";
 /// The instances of all pools.
 pub const INSTANCES: &str = "/v1/instances";
+/// The leases.
+pub const LEASES: &str = "/v1/leases";
 /// The kernels.
 pub const KERNELS: &str = "/v1/kernels";
 /// Imports a kernel from a file of the node.

@@ -3,6 +3,7 @@
 
 use mvm_model::desired::{DesiredState, Step};
 use mvm_model::network::TenantNetwork;
+use mvm_model::policy::{Next, RuntimePolicy};
 use mvm_model::pool::RevisionEntry;
 use mvm_model::{
     Counts, InstanceRef, Lease, Millis, Name, PoolRef, Quotas, Recycle, Resources, State, Usage,
@@ -170,6 +171,9 @@ pub struct CreatePool {
     /// A command that the template's guest runs before it is snapshotted, by its `sh -c`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prewarm: Option<String>,
+    /// What becomes of instances that nobody uses.
+    #[serde(default)]
+    pub runtime_policy: RuntimePolicy,
     /// Inputs of the flake to be replaced at every build.
     #[serde(default)]
     pub override_inputs: BTreeMap<String, String>,
@@ -201,6 +205,58 @@ pub struct UpdatePool {
     pub prewarm: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub override_inputs: Option<BTreeMap<String, String>>,
+    #[serde(default, skip_serializing_if = "PolicyPatch::is_empty")]
+    pub runtime_policy: PolicyPatch,
+}
+
+/// Changes of a pool's policy: only what is given changes. Seconds; 0 is never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs)]
+pub struct PolicyPatch {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm_after_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sleep_after_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_running_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_warm_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_jobs: Option<u32>,
+}
+
+impl PolicyPatch {
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == PolicyPatch::default()
+    }
+
+    /// The policy with what is given replaced.
+    pub fn apply(&self, to: RuntimePolicy) -> RuntimePolicy {
+        RuntimePolicy {
+            warm_after_s: self.warm_after_s.unwrap_or(to.warm_after_s),
+            sleep_after_s: self.sleep_after_s.unwrap_or(to.sleep_after_s),
+            min_running_s: self.min_running_s.unwrap_or(to.min_running_s),
+            min_warm_s: self.min_warm_s.unwrap_or(to.min_warm_s),
+            max_age_s: self.max_age_s.unwrap_or(to.max_age_s),
+            max_jobs: self.max_jobs.unwrap_or(to.max_jobs),
+        }
+    }
+
+    /// The patch that makes any policy this one.
+    pub fn whole(policy: RuntimePolicy) -> PolicyPatch {
+        PolicyPatch {
+            warm_after_s: Some(policy.warm_after_s),
+            sleep_after_s: Some(policy.sleep_after_s),
+            min_running_s: Some(policy.min_running_s),
+            min_warm_s: Some(policy.min_warm_s),
+            max_age_s: Some(policy.max_age_s),
+            max_jobs: Some(policy.max_jobs),
+        }
+    }
 }
 
 /// A pool as the API shows it.
@@ -233,6 +289,8 @@ pub struct PoolView {
     /// What the template's guest runs before it is snapshotted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prewarm: Option<String>,
+    /// What becomes of instances that nobody uses.
+    pub runtime_policy: RuntimePolicy,
     /// Whether new instances are clones: the template of this revision and shape is there.
     pub template_ready: bool,
     /// The revision in use.
@@ -355,6 +413,27 @@ pub struct InstanceView {
     pub created_at: Millis,
     /// When it reached its state.
     pub state_since: Millis,
+    /// What the policy will do next with it, if nothing happens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Next>,
+}
+
+/// A lease as the API shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeaseView {
+    /// The lease.
+    #[serde(flatten)]
+    pub lease: Lease,
+    /// On what.
+    pub instance: InstanceRef,
+}
+
+/// `POST /v1/leases/{id}/extend`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExtendLease {
+    /// Its length from now on, in seconds.
+    pub lease_s: u64,
 }
 
 /// `POST …/instances/{id}/{verb}`.

@@ -13,6 +13,7 @@ use crate::admission::Quotas;
 use crate::error::{Code, Fault};
 use crate::name::Name;
 use crate::network::TenantNetwork;
+use crate::policy::RuntimePolicy;
 use crate::pool::{Counts, Recycle, Resources};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -74,6 +75,9 @@ pub struct DesiredPool {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 65536))]
     pub prewarm: Option<String>,
+    /// What becomes of instances that nobody uses.
+    #[serde(default)]
+    pub runtime_policy: RuntimePolicy,
     /// How many unleased instances of each temperature are kept ready.
     #[serde(default)]
     pub desired_counts: Counts,

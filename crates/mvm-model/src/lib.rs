@@ -16,6 +16,7 @@ pub mod lease;
 pub mod name;
 pub mod network;
 pub mod plan;
+pub mod policy;
 pub mod pool;
 pub mod recovery;
 pub mod state;

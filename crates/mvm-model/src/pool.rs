@@ -3,6 +3,7 @@
 use crate::Millis;
 use crate::error::{Code, Fault};
 use crate::name::PoolRef;
+use crate::policy::RuntimePolicy;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -141,6 +142,9 @@ pub struct Pool {
     /// A command that the template's guest runs before it is snapshotted, by its `sh -c`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prewarm: Option<String>,
+    /// What becomes of instances that nobody uses.
+    #[serde(default)]
+    pub runtime_policy: RuntimePolicy,
     /// What to keep ready; `None` until the pool is scaled: then mvm leaves it alone.
     #[serde(default)]
     pub desired: Option<Counts>,

@@ -24,6 +24,7 @@ fn pool(resources: Resources) -> Pool {
         desired: None,
         recycle: Default::default(),
         prewarm: None,
+        runtime_policy: Default::default(),
         stale: false,
         revisions: Vec::new(),
         current: None,

@@ -35,6 +35,10 @@ fn pools() -> impl Strategy<Value = Vec<DesiredPool>> {
                 },
                 recycle: if sleep { Recycle::Sleep } else { Recycle::Reset },
                 prewarm: sleep.then(|| "true".into()),
+                runtime_policy: mvm_model::policy::RuntimePolicy {
+                    max_jobs: warm,
+                    ..Default::default()
+                },
                 desired_counts: Counts { running: 0, warm, sleeping },
             };
             by_name.insert(pool_id, pool);
@@ -114,6 +118,7 @@ fn new_pool(reference: PoolRef) -> Pool {
         resources: Resources::default(),
         recycle: Recycle::Reset,
         prewarm: None,
+        runtime_policy: Default::default(),
         desired: None,
         revisions: Vec::new(),
         current: None,
@@ -129,6 +134,7 @@ fn update(mut pool: Pool, document: &DesiredState) -> Pool {
     pool.resources = wanted.instance_resources;
     pool.recycle = wanted.recycle;
     pool.prewarm = wanted.prewarm.clone();
+    pool.runtime_policy = wanted.runtime_policy;
     pool
 }
 

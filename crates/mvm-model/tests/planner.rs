@@ -442,6 +442,7 @@ fn base() -> Pool {
         desired: None,
         recycle: Recycle::Reset,
         prewarm: None,
+        runtime_policy: Default::default(),
         stale: false,
         revisions: vec![RevisionEntry { number: 1, digest: "r1".to_owned(), built_at: 0 }],
         current: Some(1),

@@ -116,6 +116,7 @@ impl Node {
                 desired: None,
                 recycle: wanted.recycle,
                 prewarm: wanted.prewarm.filter(|command| !command.is_empty()),
+                runtime_policy: wanted.runtime_policy,
                 revisions: Vec::new(),
                 current: None,
                 created_at: now(),
@@ -126,6 +127,7 @@ impl Node {
                     && known.resources == pool.resources
                     && known.recycle == pool.recycle
                     && known.prewarm == pool.prewarm
+                    && known.runtime_policy == pool.runtime_policy
                     && (pool.override_inputs.is_empty()
                         || known.override_inputs == pool.override_inputs)
                     && known.kernel == pool.kernel;
@@ -157,6 +159,7 @@ impl Node {
             if let Some(command) = patch.prewarm {
                 pool.prewarm = Some(command).filter(|command| !command.is_empty());
             }
+            pool.runtime_policy = patch.runtime_policy.apply(pool.runtime_policy);
             let shape = &mut pool.resources;
             shape.vcpus = patch.vcpus.unwrap_or(shape.vcpus);
             shape.mem_mib = patch.mem_mib.unwrap_or(shape.mem_mib);

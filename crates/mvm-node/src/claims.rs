@@ -2,8 +2,10 @@
 
 use crate::node::Node;
 use crate::template::is_mould;
+use crate::world::World;
 use crate::{Result, now};
 use mvm_api::Problem;
+use mvm_api::types::LeaseView;
 use mvm_model::choose::choose;
 use mvm_model::lease::{DEFAULT_LEASE_S, Purpose};
 use mvm_model::{Instance, InstanceId, InstanceRef, Lease, PoolRef, Recycle, State};
@@ -11,6 +13,8 @@ use std::sync::Arc;
 
 /// How many instances a claim tries before it gives up.
 const CLAIM_TRIES: usize = 3;
+/// How long a lease outlives its deadline and the last session, in ms.
+const SESSION_GRACE_MS: u64 = 10_000;
 /// The longest lease, in seconds: a week.
 const MAX_LEASE_S: u64 = 7 * 24 * 3600;
 
@@ -28,10 +32,7 @@ pub struct Wish {
 impl Wish {
     fn lease(&self) -> Result<Lease> {
         let seconds = self.lease_s.unwrap_or(DEFAULT_LEASE_S);
-        if seconds == 0 || seconds > MAX_LEASE_S {
-            return Err(Problem::new(400, "invalid_value", format!("a lease of {seconds} s"))
-                .hint(format!("allowed are 1 to {MAX_LEASE_S} s")));
-        }
+        checked(seconds)?;
         let since = now();
         Ok(Lease {
             id: format!("l-{}", crate::identity::hex_digits(8)?),
@@ -128,13 +129,56 @@ impl Node {
         }
     }
 
-    /// Ends a job's lease and recycles the instance by its pool's rule.
+    /// All leases.
+    pub(crate) async fn leases(&self) -> Vec<LeaseView> {
+        self.read(|world| {
+            let leased = world.instances.values();
+            leased
+                .filter_map(|i| {
+                    Some(LeaseView { lease: i.lease.clone()?, instance: i.reference() })
+                })
+                .collect()
+        })
+        .await
+    }
+
+    /// Gives a lease another length, from now on.
+    pub(crate) async fn extend_lease(&self, id: &str, seconds: u64) -> Result<LeaseView> {
+        checked(seconds)?;
+        self.change(|world, changes| {
+            let mut instance = leased(world, id)?.clone();
+            extend(&mut instance, now() + seconds * 1000);
+            let lease = instance.lease.clone().ok_or_else(|| no_lease(id))?;
+            let view = LeaseView { lease, instance: instance.reference() };
+            changes.put_instance(instance);
+            Ok(view)
+        })
+        .await
+    }
+
+    /// Ends a lease now, a job's too: the instance is recycled by the pool's rule.
+    pub(crate) async fn release_lease(self: &Arc<Self>, id: &str) -> Result<()> {
+        let instance = self.read(|world| leased(world, id).map(|instance| instance.id)).await?;
+        self.end_lease(instance).await;
+        Ok(())
+    }
+
+    /// Ends a lease and recycles the instance by its pool's rule. In a pool that was never scaled a
+    /// person's instance only loses its lease: that pool is left alone.
     pub async fn end_lease(self: &Arc<Self>, id: InstanceId) {
         let rule = self
             .read(|world| {
                 let instance = world.by_id(id).ok()?;
+                let lease = instance.lease.as_ref()?;
                 let pool = world.pools.get(&instance.pool).filter(|_| !is_mould(instance));
-                Some((pool.map(|pool| pool.recycle).unwrap_or_default(), instance.state))
+                let rule = match pool {
+                    Some(pool) if lease.purpose == Purpose::Manual && pool.desired.is_none() => {
+                        return Some((Recycle::Keep, State::Running));
+                    }
+                    Some(pool) => pool.recycle,
+                    None => Recycle::Reset,
+                };
+                Some((rule, instance.state))
             })
             .await;
         let outcome = match rule {
@@ -172,10 +216,9 @@ impl Node {
             let node = self.clone();
             let done = match purpose {
                 Purpose::Manual if self.slot(id).sessions() > 0 => {
-                    self.update(id, |i| extend(i, now + DEFAULT_LEASE_S * 1000)).await
+                    self.update(id, |i| extend(i, now + SESSION_GRACE_MS)).await
                 }
-                Purpose::Manual => self.update(id, |instance| instance.lease = None).await,
-                Purpose::Run | Purpose::Template => {
+                Purpose::Manual | Purpose::Run | Purpose::Template => {
                     // Not to be ended twice while the recycling is under way.
                     let later = self.update(id, |i| extend(i, now + 600_000)).await;
                     tokio::spawn(async move { node.end_lease(id).await });
@@ -187,6 +230,24 @@ impl Node {
             }
         }
     }
+}
+
+fn checked(seconds: u64) -> Result<()> {
+    if (1..=MAX_LEASE_S).contains(&seconds) {
+        return Ok(());
+    }
+    Err(Problem::new(400, "invalid_value", format!("a lease of {seconds} s"))
+        .hint(format!("allowed are 1 to {MAX_LEASE_S} s")))
+}
+
+fn no_lease(id: &str) -> Problem {
+    crate::problem::not_found(format!("lease {id}"), "see the leases with `mvm lease list`")
+}
+
+/// The instance with this lease.
+fn leased<'a>(world: &'a World, id: &str) -> Result<&'a Instance> {
+    let has = |i: &&Instance| i.lease.as_ref().is_some_and(|lease| lease.id == id);
+    world.instances.values().find(has).ok_or_else(|| no_lease(id))
 }
 
 fn extend(instance: &mut Instance, expires_at: u64) {

@@ -10,7 +10,8 @@ use crate::world::World;
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_api::types::{
-    BuildPool, CreatePool, CreateTenant, DesiredStatus, QuotaPatch, ScalePool, UpdatePool,
+    BuildPool, CreatePool, CreateTenant, DesiredStatus, PolicyPatch, QuotaPatch, ScalePool,
+    UpdatePool,
 };
 use mvm_model::desired::{DesiredState, Step, diff};
 use mvm_model::plan::Failures;
@@ -277,6 +278,7 @@ impl Node {
                     resources: wanted.instance_resources,
                     recycle: wanted.recycle,
                     prewarm: wanted.prewarm.clone(),
+                    runtime_policy: wanted.runtime_policy,
                     override_inputs: wanted.override_inputs.clone(),
                     kernel: None,
                 };
@@ -295,6 +297,7 @@ impl Node {
                     recycle: Some(wanted.recycle),
                     prewarm: Some(wanted.prewarm.clone().unwrap_or_default()),
                     override_inputs: Some(wanted.override_inputs.clone()),
+                    runtime_policy: PolicyPatch::whole(wanted.runtime_policy),
                 };
                 self.update_pool(pool, patch).await
             }

@@ -15,6 +15,7 @@ mod desired;
 mod disk;
 mod firewall;
 mod identity;
+mod idle;
 mod node;
 mod operations;
 mod problem;

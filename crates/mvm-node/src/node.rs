@@ -10,6 +10,7 @@ use mvm_api::Problem;
 use mvm_hypervisor::Hypervisor;
 use mvm_image::ImageStore;
 use mvm_model::plan::Failures;
+use mvm_model::policy::Idle;
 use mvm_model::{InstanceId, Millis, Name, PoolRef};
 use mvm_network::Network;
 use mvm_store::Store;
@@ -65,10 +66,11 @@ pub struct Node {
     world: Mutex<World>,
     slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
     health: Lock<BTreeMap<PoolRef, PoolHealth>>,
+    pub(crate) idle: Lock<HashMap<InstanceId, Idle>>,
 }
 
 /// A lock whose holder panicked still guards whole values: every critical section is one insert.
-fn locked<T>(lock: &Lock<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(lock: &Lock<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -87,6 +89,7 @@ impl Node {
             desired: Convergence::default(),
             slots: Lock::default(),
             health: Lock::default(),
+            idle: Lock::default(),
         }))
     }
 

@@ -1,10 +1,12 @@
 //! The reconcile loop: asks the model for a plan and carries it out, a few steps at a time.
 
+use crate::idle::is_pressed;
 use crate::node::Node;
 use crate::root::Root;
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_model::plan::{Action, plan};
+use mvm_model::policy;
 use mvm_model::{InstanceId, PoolRef, State};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,6 +20,7 @@ pub async fn run(node: Arc<Node>) {
     let in_flight = Arc::new(AtomicUsize::new(0));
     loop {
         node.expire_leases().await;
+        node.measure().await;
         tick(&node, &in_flight).await;
         trim_consoles(&node.parts.root);
         tokio::select! {
@@ -33,15 +36,26 @@ fn most_in_flight() -> usize {
 }
 
 async fn tick(node: &Arc<Node>, in_flight: &Arc<AtomicUsize>) {
+    let pressed = is_pressed();
+    if pressed {
+        relieve(node).await;
+    }
     let pools: Vec<PoolRef> = node.read(|world| world.pools.keys().cloned().collect()).await;
     for reference in pools {
-        let slots = most_in_flight().saturating_sub(in_flight.load(Ordering::SeqCst));
+        let free = most_in_flight().saturating_sub(in_flight.load(Ordering::SeqCst));
+        // A host without memory gets no more machines.
+        let slots = if pressed { 0 } else { free };
         let failures = node.health(&reference).failures;
         let actions = node
             .read(|world| {
                 let Some(pool) = world.pools.get(&reference) else { return Vec::new() };
                 let instances: Vec<_> = world.of_pool(&reference).collect();
-                plan(pool, &instances, failures, slots, now())
+                let mut actions = plan(pool, &instances, failures, slots, now());
+                if actions.is_empty() {
+                    let idle = |id| node.idle_since(id);
+                    actions = policy::act(pool, instances, idle, now());
+                }
+                actions
             })
             .await;
         for action in actions {
@@ -50,6 +64,20 @@ async fn tick(node: &Arc<Node>, in_flight: &Arc<AtomicUsize>) {
         discard_failed(node, &reference).await;
     }
     node.collect_templates().await;
+}
+
+/// Puts the longest idle warm instance to sleep, before the kernel begins to kill.
+async fn relieve(node: &Arc<Node>) {
+    let longest = node.read(|world| policy::relieve(world.instances.values())).await;
+    let Some(id) = longest else { return };
+    tracing::warn!(instance = %id, "the host is short of memory: putting it to sleep");
+    if let Ok(Some((id, to))) = claim_for(node, id, State::Sleeping).await {
+        let outcome = node.bring(id, to).await;
+        let cleared = node.update(id, |instance| instance.goal = None).await;
+        if let Err(problem) = outcome.map(drop).and(cleared) {
+            tracing::warn!(instance = %id, "cannot put to sleep: {problem}");
+        }
+    }
 }
 
 /// Marks the instance in the records, then lets the work go on beside the loop.

@@ -6,6 +6,7 @@ use crate::world::World;
 use crate::{Result, disk};
 use mvm_api::types::{InstanceStats, InstanceView, PoolView, RevisionView, TenantView};
 use mvm_model::plan::ready;
+use mvm_model::policy::{self, Next};
 use mvm_model::{Instance, InstanceRef, Pool, PoolRef, State, Tenant};
 
 impl Node {
@@ -42,6 +43,7 @@ impl Node {
             instances: of_pool().count() as u32,
             recycle: pool.recycle,
             prewarm: pool.prewarm.clone(),
+            runtime_policy: pool.runtime_policy,
             template_ready: self.template_of_pool(pool).is_some(),
             revision: pool.current_revision().cloned(),
             stale: pool.stale,
@@ -50,8 +52,12 @@ impl Node {
         }
     }
 
-    /// An instance; `pid` is its hypervisor process, where the caller knows it.
-    pub(crate) fn instance_view(&self, instance: &Instance, pid: Option<u32>) -> InstanceView {
+    fn instance_view(
+        &self,
+        instance: &Instance,
+        pid: Option<u32>,
+        next: Option<Next>,
+    ) -> InstanceView {
         InstanceView {
             reference: instance.reference(),
             tenant_id: instance.pool.tenant.clone(),
@@ -70,19 +76,27 @@ impl Node {
             simulated: self.parts.hypervisor.description().simulated,
             created_at: instance.created_at,
             state_since: instance.state_since,
+            next,
         }
     }
 
     /// The instance as it is now, with its process.
     pub(crate) async fn show(&self, reference: &InstanceRef) -> Result<InstanceView> {
-        let instance = self.read(|world| world.instance(reference).cloned()).await?;
+        let (instance, next) = self
+            .read(|world| {
+                let instance = world.instance(reference)?;
+                let idle = self.idle_since(instance.id);
+                let next = policy::next(world.pool(&instance.pool)?, instance, idle);
+                Ok::<_, mvm_api::Problem>((instance.clone(), next))
+            })
+            .await?;
         let slot = self.slot(instance.id);
         // While a transition holds the gate the process is in flux: shown without waiting.
         let pid = match slot.gate.try_lock() {
             Ok(live) => live.machine.as_ref().map(|machine| machine.process().pid),
             Err(_) => None,
         };
-        Ok(self.instance_view(&instance, pid))
+        Ok(self.instance_view(&instance, pid, next))
     }
 
     /// All builds of a pool.

@@ -254,6 +254,7 @@ fn changes(wanted: &DesiredPool, known: &Pool) -> Vec<&'static str> {
         ("override_inputs", wanted.override_inputs != known.override_inputs),
         ("instance_resources", wanted.instance_resources != known.resources),
         ("recycle", wanted.recycle != known.recycle),
+        ("runtime_policy", wanted.runtime_policy != known.runtime_policy),
         ("prewarm", wanted.prewarm != known.prewarm),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
@@ -281,6 +282,7 @@ impl DesiredState {
                     instance_resources: pool.resources,
                     recycle: pool.recycle,
                     prewarm: pool.prewarm.clone(),
+                    runtime_policy: pool.runtime_policy,
                     desired_counts: pool.desired.unwrap_or_default(),
                 })
                 .collect(),

@@ -3,6 +3,7 @@
 mod desired;
 mod images;
 mod instances;
+mod leases;
 mod pools;
 mod streams;
 mod tenants;
@@ -13,7 +14,7 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use mvm_api::types::AgentInfo;
@@ -66,6 +67,9 @@ fn router(node: Arc<Node>) -> Router {
         .route(&format!("{instance}/logs"), get(instances::logs))
         .route(&format!("{instance}/stats"), get(instances::stats))
         .route(&format!("{instance}/ssh"), get(instances::ssh))
+        .route("/v1/leases", get(leases::list))
+        .route("/v1/leases/{id}", delete(leases::release))
+        .route("/v1/leases/{id}/extend", post(leases::extend))
         .route("/v1/kernels", get(images::kernels))
         .route("/v1/kernels/import", post(images::kernel_import))
         .route("/v1/kernels/fetch", post(images::kernel_fetch))

@@ -6,6 +6,7 @@ mod desired;
 mod doctor;
 mod images;
 mod instance;
+mod lease;
 mod pool;
 mod run;
 mod tenant;
@@ -69,6 +70,12 @@ pub enum Command {
         after_help = "Examples:\n  mvm instance list ci/runners\n  mvm instance wake ci/runners/i-0123abcd\n  mvm instance ssh ci/runners/i-0123abcd"
     )]
     Instance(instance::Command),
+    /// Leases: who uses which instance, and for how long
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  mvm lease list\n  mvm lease extend l-0123abcd --lease 7200"
+    )]
+    Lease(lease::Command),
     /// Runs a command in a fresh instance of a pool
     Run(run::Run),
     /// Kernels that images boot
@@ -125,6 +132,7 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Tenant(command) => tenant::run(&context, command).await,
         Command::Pool(command) => pool::run(&context, command).await,
         Command::Instance(command) => instance::run(&context, command).await,
+        Command::Lease(command) => lease::run(&context, command).await,
         Command::Run(command) => run::run(&context, command).await,
         Command::Kernel(command) => images::kernel(&context, command).await,
         Command::Image(command) => images::image(&context, command).await,

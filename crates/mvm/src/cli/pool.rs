@@ -5,10 +5,11 @@ use super::{Context, refused};
 use crate::output::{self, Format, Outcome};
 use clap::{Args, Subcommand, ValueEnum};
 use mvm_api::types::{
-    BuildPool, BuildResult, CreatePool, PoolView, ProgressEvent, RevisionView, Rollback, ScalePool,
-    UpdatePool,
+    BuildPool, BuildResult, CreatePool, PolicyPatch, PoolView, ProgressEvent, RevisionView,
+    Rollback, ScalePool, UpdatePool,
 };
 use mvm_api::{Client, Problem, paths};
+use mvm_model::policy::RuntimePolicy;
 use mvm_model::pool::{DEFAULT_SCRATCH_MIB, RevisionEntry};
 use mvm_model::{Name, PoolRef, Resources};
 use std::io::IsTerminal;
@@ -69,6 +70,8 @@ pub enum Command {
         /// What the template's guest runs before it is snapshotted; "" for nothing
         #[arg(long, value_name = "COMMAND")]
         prewarm: Option<String>,
+        #[command(flatten)]
+        policy: Policy,
     },
     /// Builds the pool's image and makes it current
     #[command(
@@ -153,9 +156,47 @@ pub struct Shape {
     /// What the template's guest runs, by sh -c, before it is snapshotted: to heat caches
     #[arg(long, value_name = "COMMAND")]
     prewarm: Option<String>,
+    #[command(flatten)]
+    policy: Policy,
     /// Kernel to boot, by digest or name [default: the default kernel]
     #[arg(long)]
     kernel: Option<String>,
+}
+
+/// What becomes of instances that nobody uses. Times are in seconds; 0 is never.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Policy {
+    /// Pool without counts: an instance idle for so many seconds is made warm [default: 300]
+    #[arg(long, value_name = "SECONDS")]
+    warm_after: Option<u64>,
+    /// Pool without counts: one warm for so many seconds is put to sleep [default: 900]
+    #[arg(long, value_name = "SECONDS")]
+    sleep_after: Option<u64>,
+    /// An instance runs for at least so many seconds before it is made warm [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    min_running: Option<u64>,
+    /// An instance is warm for at least so many seconds before it sleeps [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    min_warm: Option<u64>,
+    /// Pool with counts: replace instances older than so many seconds [default: 0, never]
+    #[arg(long, value_name = "SECONDS")]
+    max_age: Option<u64>,
+    /// Pool with counts: replace instances after so many leases [default: 0, never]
+    #[arg(long, value_name = "LEASES")]
+    max_jobs: Option<u32>,
+}
+
+impl Policy {
+    fn patch(self) -> PolicyPatch {
+        PolicyPatch {
+            warm_after_s: self.warm_after,
+            sleep_after_s: self.sleep_after,
+            min_running_s: self.min_running,
+            min_warm_s: self.min_warm,
+            max_age_s: self.max_age,
+            max_jobs: self.max_jobs,
+        }
+    }
 }
 
 /// What becomes of an instance after a job.
@@ -204,6 +245,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             scratch_disk,
             recycle,
             prewarm,
+            policy,
         } => {
             let body = UpdatePool {
                 flake_ref: flake.as_deref().map(absolute_flake).transpose()?,
@@ -214,6 +256,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 scratch_disk_mib: scratch_disk,
                 recycle: recycle.map(Into::into),
                 override_inputs: None,
+                runtime_policy: policy.patch(),
                 prewarm,
             };
             let view: PoolView =
@@ -252,6 +295,7 @@ async fn create(context: &Context, pool: &PoolRef, shape: Shape) -> Outcome {
         },
         recycle: shape.recycle.into(),
         override_inputs: Default::default(),
+        runtime_policy: shape.policy.patch().apply(RuntimePolicy::default()),
         prewarm: shape.prewarm,
         kernel: shape.kernel,
     };

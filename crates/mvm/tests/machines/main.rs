@@ -12,6 +12,7 @@ mod jobs;
 mod lab;
 mod life;
 mod networks;
+mod policy;
 mod refusals;
 mod sessions;
 mod templates;

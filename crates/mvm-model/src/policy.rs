@@ -1,0 +1,206 @@
+//! The sleep policy: what becomes of instances that nobody uses.
+//!
+//! Counts say what stands ready, and the planner keeps them; the policy cools what no count asks
+//! for, that is, instances of pools that were never scaled. In every pool it replaces what has
+//! grown old, and under memory pressure it puts warm ones to sleep.
+
+use crate::Millis;
+use crate::instance::{Instance, InstanceId};
+use crate::plan::Action;
+use crate::pool::Pool;
+use crate::state::State;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A pool's policy. All times are in seconds; 0 is never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RuntimePolicy {
+    /// How long a running instance is idle before it is made warm.
+    pub warm_after_s: u64,
+    /// How long an instance is warm before it is put to sleep.
+    pub sleep_after_s: u64,
+    /// How long an instance runs at least.
+    pub min_running_s: u64,
+    /// How long an instance is warm at least.
+    pub min_warm_s: u64,
+    /// How old an instance grows before it is destroyed and replaced.
+    pub max_age_s: u64,
+    /// How many leases an instance serves before it is destroyed and replaced.
+    pub max_jobs: u32,
+}
+
+impl Default for RuntimePolicy {
+    /// Warm after 5 minutes, asleep after 15 more, nothing replaced.
+    fn default() -> Self {
+        RuntimePolicy {
+            warm_after_s: 300,
+            sleep_after_s: 900,
+            min_running_s: 10,
+            min_warm_s: 10,
+            max_age_s: 0,
+            max_jobs: 0,
+        }
+    }
+}
+
+/// What the policy will do next with an instance, and when, if nothing happens to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Next {
+    /// The state that it will be brought to.
+    pub to: State,
+    /// When.
+    pub at: Millis,
+    /// Why, for a person.
+    pub why: String,
+}
+
+/// Guest CPU below this share of one host CPU is idle, in percent: a guest that does nothing takes
+/// one to three under emulation.
+const IDLE_CPU_PERCENT: u64 = 8;
+/// Traffic below this rate is idle: what neighbours ask each other, in bytes a second.
+const IDLE_NET_RATE: u64 = 1024;
+
+/// What was measured of an instance at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// When.
+    pub at: Millis,
+    /// CPU time of its hypervisor's process, in ms.
+    pub cpu_ms: u64,
+    /// Bytes through its tap, both ways.
+    pub net_bytes: u64,
+    /// Open sessions.
+    pub sessions: usize,
+}
+
+/// For how long an instance has been idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Idle {
+    /// Since when.
+    pub since: Millis,
+    /// The last sample.
+    pub last: Sample,
+}
+
+impl Idle {
+    /// Begins to watch.
+    pub fn begin(sample: Sample) -> Idle {
+        Idle { since: sample.at, last: sample }
+    }
+
+    /// With one more sample.
+    pub fn after(self, sample: Sample) -> Idle {
+        let elapsed = sample.at.saturating_sub(self.last.at).max(1);
+        let cpu = sample.cpu_ms.saturating_sub(self.last.cpu_ms) * 100 / elapsed;
+        let rate = sample.net_bytes.saturating_sub(self.last.net_bytes) * 1000 / elapsed;
+        let busy = sample.sessions > 0 || cpu >= IDLE_CPU_PERCENT || rate >= IDLE_NET_RATE;
+        Idle { since: if busy { sample.at } else { self.since }, last: sample }
+    }
+}
+
+/// What the policy of `pool` will do next with one instance, which has been idle since `idle_since`
+/// if it is running. Leased instances, and those with something under way, are left alone.
+pub fn next(pool: &Pool, instance: &Instance, idle_since: Option<Millis>) -> Option<Next> {
+    if instance.lease.is_some() || instance.is_busy() {
+        return None;
+    }
+    let cooled = if pool.desired.is_none() { cooler(pool, instance, idle_since) } else { None };
+    let replaced = if pool.desired.is_some() { too_old(pool, instance) } else { None };
+    [cooled, replaced].into_iter().flatten().min_by_key(|next| next.at)
+}
+
+fn cooler(pool: &Pool, instance: &Instance, idle_since: Option<Millis>) -> Option<Next> {
+    let policy = &pool.runtime_policy;
+    let (to, since, after, least) = match instance.state {
+        State::Running => (State::Warm, idle_since?, policy.warm_after_s, policy.min_running_s),
+        State::Warm => {
+            (State::Sleeping, instance.state_since, policy.sleep_after_s, policy.min_warm_s)
+        }
+        _ => return None,
+    };
+    if after == 0 {
+        return None;
+    }
+    let at = (since + after * 1000).max(instance.state_since + least * 1000);
+    let what = if to == State::Warm { "idle" } else { "warm" };
+    Some(Next { to, at, why: format!("{what} for {after} s") })
+}
+
+fn too_old(pool: &Pool, instance: &Instance) -> Option<Next> {
+    let policy = &pool.runtime_policy;
+    instance.state.temperature()?;
+    let to = State::Destroyed;
+    if policy.max_jobs > 0 && instance.leases_served >= policy.max_jobs {
+        let why = format!("it has served {} leases", instance.leases_served);
+        return Some(Next { to, at: instance.state_since, why });
+    }
+    let at = instance.created_at + policy.max_age_s * 1000;
+    (policy.max_age_s > 0).then(|| Next { to, at, why: format!("{} s old", policy.max_age_s) })
+}
+
+/// What the policy does now with the instances of a pool. Of those that are to be replaced one at a
+/// time, when nothing else is under way in the pool: it never falls to nothing.
+pub fn act<'a>(
+    pool: &Pool,
+    instances: impl IntoIterator<Item = &'a Instance>,
+    idle_since: impl Fn(InstanceId) -> Option<Millis>,
+    now: Millis,
+) -> Vec<Action> {
+    let (mut actions, mut oldest, mut busy) = (Vec::new(), None, false);
+    for instance in instances {
+        busy |= instance.is_busy();
+        let Some(next) = next(pool, instance, idle_since(instance.id)) else { continue };
+        if next.at > now {
+            continue;
+        }
+        match next.to {
+            State::Destroyed => {
+                let this = (next.at, instance.id);
+                oldest = Some(oldest.map_or(this, |other: (Millis, InstanceId)| other.min(this)));
+            }
+            to => actions.push(Action::Move { id: instance.id, to }),
+        }
+    }
+    if let Some((_, id)) = oldest.filter(|_| !busy) {
+        actions.push(Action::Destroy { id });
+    }
+    actions
+}
+
+/// How much the host waits for memory: `/proc/pressure/memory` (proc(5), PSI), in percent of the
+/// last ten seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pressure {
+    /// Something waited.
+    pub some: f64,
+    /// Everything waited.
+    pub full: f64,
+}
+
+impl Pressure {
+    /// Reads the file's text; what cannot be read is no pressure.
+    pub fn parse(text: &str) -> Pressure {
+        let of = |kind: &str| -> Option<f64> {
+            let line = text.lines().find(|line| line.split(' ').next() == Some(kind))?;
+            let value: f64 =
+                line.split(' ').find_map(|word| word.strip_prefix("avg10="))?.parse().ok()?;
+            value.is_finite().then_some(value)
+        };
+        Pressure { some: of("some").unwrap_or(0.0), full: of("full").unwrap_or(0.0) }
+    }
+
+    /// Whether memory is to be given back before the kernel begins to kill.
+    pub fn is_high(self) -> bool {
+        self.some >= 10.0 || self.full >= 5.0
+    }
+}
+
+/// Under memory pressure: the unleased warm instance that has been so for the longest time.
+pub fn relieve<'a>(instances: impl IntoIterator<Item = &'a Instance>) -> Option<InstanceId> {
+    instances
+        .into_iter()
+        .filter(|i| i.state == State::Warm && i.lease.is_none() && !i.is_busy())
+        .min_by_key(|i| (i.state_since, i.id))
+        .map(|i| i.id)
+}

@@ -1,0 +1,61 @@
+//! Measures what the sleep policy decides by: how busy instances and the host are.
+
+use crate::node::{Node, locked};
+use crate::now;
+use mvm_model::policy::{Idle, Pressure, Sample};
+use mvm_model::{Instance, InstanceId, Millis, State};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often an instance is measured.
+const EVERY: Duration = Duration::from_secs(5);
+
+impl Node {
+    /// Since when a running instance has been idle, as far as this agent has seen.
+    pub(crate) fn idle_since(&self, id: InstanceId) -> Option<Millis> {
+        locked(&self.idle).get(&id).map(|idle| idle.since)
+    }
+
+    /// Measures the running instances that nobody holds, and forgets the others.
+    pub(crate) async fn measure(self: &Arc<Self>) {
+        let free: Vec<Instance> = self
+            .read(|world| {
+                let free =
+                    |i: &&Instance| i.state == State::Running && i.lease.is_none() && !i.is_busy();
+                world.instances.values().filter(free).cloned().collect()
+            })
+            .await;
+        locked(&self.idle).retain(|id, _| free.iter().any(|instance| instance.id == *id));
+        for instance in free {
+            let last = locked(&self.idle).get(&instance.id).copied();
+            let due = last.is_none_or(|idle| now() >= idle.last.at + EVERY.as_millis() as u64);
+            if !due {
+                continue;
+            }
+            if let Some(sample) = self.sample(&instance).await {
+                let idle = last.map_or_else(|| Idle::begin(sample), |idle| idle.after(sample));
+                locked(&self.idle).insert(instance.id, idle);
+            }
+        }
+    }
+
+    async fn sample(&self, instance: &Instance) -> Option<Sample> {
+        let slot = self.slot(instance.id);
+        // In a transition it is not idle, and its end changes its state.
+        let machine = slot.gate.try_lock().ok()?.machine.clone()?;
+        let stats = machine.stats().await.ok()?;
+        let tap = self.parts.network.counters(&self.tap_name(instance)).await.ok();
+        Some(Sample {
+            at: now(),
+            cpu_ms: stats.cpu_time_ms,
+            net_bytes: tap.map_or(0, |tap| tap.rx_bytes + tap.tx_bytes),
+            sessions: slot.sessions(),
+        })
+    }
+}
+
+/// Whether the host is short of memory.
+pub(crate) fn is_pressed() -> bool {
+    let text = std::fs::read_to_string("/proc/pressure/memory").unwrap_or_default();
+    Pressure::parse(&text).is_high()
+}

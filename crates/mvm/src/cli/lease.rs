@@ -1,0 +1,98 @@
+//! `mvm lease`
+
+use super::values::Of;
+use super::{Context, refused};
+use crate::output::{self, Outcome};
+use clap::Subcommand;
+use mvm_api::types::{ExtendLease, LeaseView};
+use mvm_api::{Client, Problem, paths};
+use mvm_model::lease::Purpose;
+
+/// Leases.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Lists the leases
+    #[command(after_help = "Examples:\n  mvm lease list\n  mvm lease list ci/runners -o json")]
+    List {
+        /// Only those of this tenant, or tenant/pool
+        of: Option<Of>,
+    },
+    /// Gives a lease another length, from now on
+    #[command(
+        after_help = "Examples:\n  mvm lease extend l-0123abcd --lease 7200\n  mvm lease extend ci/runners/i-0123abcd --lease 7200"
+    )]
+    Extend {
+        /// The lease, or the instance that it is on
+        lease: String,
+        /// Its length from now on, in seconds
+        #[arg(long = "lease", value_name = "SECONDS", default_value_t = 3600)]
+        seconds: u64,
+    },
+    /// Ends a lease now, a job's too; the instance is recycled by its pool's rule
+    #[command(after_help = "Examples:\n  mvm lease release l-0123abcd")]
+    Release {
+        /// The lease, or the instance that it is on
+        lease: String,
+    },
+}
+
+/// Carries it out.
+pub async fn run(context: &Context, command: Command) -> Outcome {
+    let client = context.client()?;
+    match command {
+        Command::List { of } => {
+            let mut leases: Vec<LeaseView> = client.get(paths::LEASES).await.map_err(refused)?;
+            leases.retain(|view| match &of {
+                None => true,
+                Some(Of::Tenant(tenant)) => view.instance.pool.tenant == *tenant,
+                Some(Of::Pool(pool)) => view.instance.pool == *pool,
+            });
+            list(context, &leases)
+        }
+        Command::Extend { lease, seconds } => {
+            let path = format!("{}/{}/extend", paths::LEASES, id_of(&client, &lease).await?);
+            let body = ExtendLease { lease_s: seconds };
+            let view: LeaseView = client.post(&path, &body).await.map_err(refused)?;
+            let line = format!("lease {} on {} ends in {seconds} s", view.lease.id, view.instance);
+            output::say(context.format, &view, &line)
+        }
+        Command::Release { lease } => {
+            let id = id_of(&client, &lease).await?;
+            let path = format!("{}/{id}", paths::LEASES);
+            let done: serde_json::Value = client.delete(&path).await.map_err(refused)?;
+            output::say(context.format, &done, &format!("lease {id} has ended"))
+        }
+    }
+}
+
+/// The lease of this name, or on this instance.
+async fn id_of(client: &Client, wanted: &str) -> Result<String, Problem> {
+    let leases: Vec<LeaseView> = client.get(paths::LEASES).await.map_err(refused)?;
+    let fits = |view: &&LeaseView| view.lease.id == wanted || view.instance.to_string() == wanted;
+    leases.iter().find(fits).map(|view| view.lease.id.clone()).ok_or_else(|| {
+        Problem::new(404, "not_found", format!("there is no lease {wanted:?}"))
+            .hint("see the leases with `mvm lease list`")
+    })
+}
+
+fn list(context: &Context, leases: &[LeaseView]) -> Outcome {
+    let now = jiff::Timestamp::now().as_millisecond().max(0) as u64;
+    let rows = leases.iter().map(|LeaseView { lease, instance }| {
+        let purpose = match lease.purpose {
+            Purpose::Run => "run",
+            Purpose::Template => "template",
+            Purpose::Manual => "manual",
+        };
+        let left = lease.expires_at.saturating_sub(now) / 1000;
+        vec![
+            lease.id.clone(),
+            instance.to_string(),
+            lease.holder.clone(),
+            purpose.to_owned(),
+            output::age(lease.since),
+            format!("{left} s"),
+        ]
+    });
+    let titles = ["LEASE", "INSTANCE", "HOLDER", "PURPOSE", "SINCE", "LEFT"];
+    output::show(context.format, &leases, &titles, rows)
+}

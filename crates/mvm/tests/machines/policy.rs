@@ -1,0 +1,77 @@
+//! Leases that end, and instances that nobody uses.
+
+use crate::lab::{Lab, wait_for};
+use serde_json::json;
+
+#[test]
+fn an_idle_instance_cools_down_and_a_lease_holds_it() {
+    let lab = Lab::new("policy");
+    lab.tenant_and_pool("ci", "70");
+    lab.ok(&[
+        "pool",
+        "update",
+        "ci/small",
+        "--warm-after",
+        "3",
+        "--sleep-after",
+        "2",
+        "--min-running",
+        "1",
+        "--min-warm",
+        "1",
+    ]);
+    let vm = lab.ok(&["instance", "create", "ci/small", "--start"]).trim().to_owned();
+    let info = || lab.json(&["instance", "info", &vm]);
+    let lease = info()["lease"]["id"].as_str().expect("a lease").to_owned();
+    assert!(info()["next"].is_null(), "leased ones are left alone");
+    let list = lab.ok(&["lease", "list", "ci"]);
+    assert!(list.contains(&lease) && list.contains(&vm), "{list}");
+    lab.ok(&["lease", "extend", &lease, "--lease", "7200"]);
+    let left = info()["lease"]["expires_at"].as_u64().zip(info()["lease"]["since"].as_u64());
+    assert!(left.is_some_and(|(end, since)| end - since > 7_100_000));
+    lab.refused(&["lease", "extend", "l-00000000"], "not_found");
+    lab.refused(&["lease", "extend", &lease, "--lease", "0"], "invalid_value");
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    assert_eq!(lab.state(&vm), "running", "a lease holds it");
+    lab.ok(&["lease", "release", &vm]);
+    wait_for("the policy to say what comes", || info()["next"]["to"] == "warm");
+    assert!(info()["next"]["why"].as_str().is_some_and(|why| why.contains("idle for 3 s")));
+    wait_for("it to be warm", || lab.state(&vm) == "warm");
+    wait_for("it to sleep", || lab.state(&vm) == "sleeping");
+    assert_eq!(lab.machines(), 0);
+}
+
+#[test]
+fn a_lease_that_ends_recycles_by_the_pools_rule() {
+    let lab = Lab::new("expire");
+    lab.tenant_and_pool("ci", "71");
+    let counts = |warm: u64| json!({ "running": 0, "warm": warm, "sleeping": 0 });
+    let ready = || lab.json(&["pool", "info", "ci/small"])["ready_counts"].clone();
+    lab.ok(&["pool", "scale", "ci/small", "--warm", "1", "--wait"]);
+    let taken = || {
+        let all = lab.json(&["instance", "list"]);
+        let warm = all.as_array().expect("list").iter().find(|i| i["state"] == "warm");
+        let vm = warm.expect("a warm one")["reference"].as_str().expect("reference").to_owned();
+        lab.ok(&["instance", "wake", &vm, "--lease", "2"]);
+        vm
+    };
+    let there =
+        |vm: &str| lab.mvm(&["instance", "info", vm]).output().expect("mvm").status.success();
+    let vm = taken();
+    wait_for("reset to destroy it", || !there(&vm));
+    wait_for("the spare", || ready() == counts(1));
+    // A session keeps its lease alive.
+    lab.ok(&["pool", "update", "ci/small", "--recycle", "sleep"]);
+    let vm = taken();
+    lab.exec(&vm, "echo kept > /run/kept; sleep 5");
+    wait_for("the lease to end", || lab.json(&["lease", "list"]) == json!([]));
+    wait_for("the spare", || ready() == counts(1));
+    // It is the one that was used that is kept, for its caches.
+    wait_for("the used one to serve as the spare", || there(&vm) && lab.state(&vm) == "warm");
+    assert_eq!(lab.exec(&vm, "cat /run/kept").trim(), "kept");
+    lab.ok(&["lease", "release", &vm]);
+    // What has served enough is replaced.
+    lab.ok(&["pool", "update", "ci/small", "--max-jobs", "1"]);
+    wait_for("the old one to go", || !there(&vm));
+    wait_for("the spare", || ready() == counts(1));
+}
