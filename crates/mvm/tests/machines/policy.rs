@@ -62,16 +62,17 @@ fn a_lease_that_ends_recycles_by_the_pools_rule() {
     wait_for("the spare", || ready() == counts(1));
     // A session keeps its lease alive.
     lab.ok(&["pool", "update", "ci/small", "--recycle", "sleep"]);
+    lab.ok(&["pool", "scale", "ci/small", "--warm", "1", "--sleeping", "1", "--wait"]);
     let vm = taken();
     lab.exec(&vm, "echo kept > /run/kept; sleep 5");
     wait_for("the lease to end", || lab.json(&["lease", "list"]) == json!([]));
-    wait_for("the spare", || ready() == counts(1));
-    // It is the one that was used that is kept, for its caches.
-    wait_for("the used one to serve as the spare", || there(&vm) && lab.state(&vm) == "warm");
+    let both = json!({ "running": 0, "warm": 1, "sleeping": 1 });
+    wait_for("the spares", || ready() == both);
+    assert_eq!(lab.state(&vm), "sleeping", "for its caches it is kept rather than another");
     assert_eq!(lab.exec(&vm, "cat /run/kept").trim(), "kept");
-    lab.ok(&["lease", "release", &vm]);
     // What has served enough is replaced.
     lab.ok(&["pool", "update", "ci/small", "--max-jobs", "1"]);
+    lab.ok(&["lease", "release", &vm]);
     wait_for("the old one to go", || !there(&vm));
-    wait_for("the spare", || ready() == counts(1));
+    wait_for("the spares", || ready() == both);
 }
