@@ -135,10 +135,25 @@ impl Client {
         &self,
         path: &str,
         body: &impl Serialize,
+        each: impl FnMut(Event),
+    ) -> Result<(), ClientError> {
+        self.stream(Method::POST, path, body, each).await
+    }
+
+    /// `GET path`, then calls `each` with every server-sent event until the stream ends.
+    pub async fn follow(&self, path: &str, each: impl FnMut(Event)) -> Result<(), ClientError> {
+        self.stream(Method::GET, path, &(), each).await
+    }
+
+    async fn stream(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
         mut each: impl FnMut(Event),
     ) -> Result<(), ClientError> {
-        let doing = format!("POST {path}");
-        let response = self.send(Method::POST, path, body, false).await?;
+        let doing = format!("{method} {path}");
+        let response = self.send(method, path, body, false).await?;
         let mut body = response.into_body();
         let mut parser = EventParser::default();
         while let Some(frame) = body.frame().await {

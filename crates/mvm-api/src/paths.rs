@@ -16,6 +16,12 @@ pub const TENANTS: &str = "/v1/tenants";
 pub const POOLS: &str = "/v1/pools";
 /// The instances of all pools.
 pub const INSTANCES: &str = "/v1/instances";
+/// What has happened.
+pub const EVENTS: &str = "/v1/events";
+/// What happens (server-sent events).
+pub const EVENTS_STREAM: &str = "/v1/events/stream";
+/// Metrics, in the OpenMetrics text format.
+pub const METRICS: &str = "/metrics";
 /// The leases.
 pub const LEASES: &str = "/v1/leases";
 /// The kernels.

@@ -11,6 +11,7 @@ pub mod admission;
 pub mod choose;
 pub mod desired;
 pub mod error;
+pub mod event;
 pub mod instance;
 pub mod lease;
 pub mod name;

@@ -13,6 +13,7 @@ mod catalog;
 mod claims;
 mod desired;
 mod disk;
+mod events;
 mod firewall;
 mod identity;
 mod idle;

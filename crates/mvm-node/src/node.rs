@@ -1,6 +1,7 @@
 //! The node: its parts, and the one door through which its records change.
 
 use crate::desired::Convergence;
+use crate::events::EventLog;
 use crate::problem::OrProblem;
 use crate::root::Root;
 use crate::slot::Slot;
@@ -63,6 +64,7 @@ pub struct Node {
     moulds: Lock<HashMap<PoolRef, Arc<Mutex<()>>>>,
     /// What the document in force comes to.
     pub(crate) desired: Convergence,
+    pub(crate) events: EventLog,
     world: Mutex<World>,
     slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
     health: Lock<BTreeMap<PoolRef, PoolHealth>>,
@@ -78,7 +80,9 @@ impl Node {
     /// Reads the records; touches no machine.
     pub async fn open(parts: Parts) -> Result<Arc<Node>> {
         let world = World::load(parts.store.as_ref()).await?;
+        let events = EventLog::open(parts.store.as_ref()).await?;
         Ok(Arc::new(Node {
+            events,
             parts,
             started_at: now(),
             kick: Notify::new(),
@@ -107,7 +111,7 @@ impl Node {
         let mut world = self.world.lock().await;
         let mut changes = Changes::default();
         let value = decide(&world, &mut changes)?;
-        changes.commit(self.parts.store.as_ref(), &mut world).await?;
+        changes.commit(self.parts.store.as_ref(), &mut world, &self.events).await?;
         Ok(value)
     }
 

@@ -42,6 +42,7 @@ impl Node {
     pub async fn bring(self: &Arc<Self>, id: InstanceId, to: State) -> Result<State> {
         let slot = self.slot(id);
         let mut live = slot.gate.lock().await;
+        let began = std::time::Instant::now();
         let from = self.read(|world| world.by_id(id).map(|i| i.state)).await?;
         if from != to {
             from.check(to).or_else(|fault| match from.allows(State::Running) {
@@ -84,6 +85,9 @@ impl Node {
                     Problem::from,
                 ));
             }
+        }
+        if from != to {
+            self.events.moved(from, to, began.elapsed());
         }
         Ok(from)
     }

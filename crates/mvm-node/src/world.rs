@@ -2,8 +2,10 @@
 
 use crate::Result;
 use crate::desired::InForce;
+use crate::events::{self, EventLog};
 use crate::problem::{OrProblem, not_found};
 use mvm_api::Problem;
+use mvm_model::event;
 use mvm_model::{Instance, InstanceId, InstanceRef, Name, Pool, PoolRef, Tenant, Usage};
 use mvm_store::{Expect, Store, Write};
 use serde::Serialize;
@@ -119,6 +121,8 @@ type Change = Box<dyn FnOnce(&mut World) + Send>;
 #[derive(Default)]
 pub struct Changes {
     writes: Vec<Write>,
+    /// Instances as they will be; absent: gone.
+    touched: Vec<(InstanceId, Option<Instance>)>,
     apply: Vec<Change>,
 }
 
@@ -158,6 +162,7 @@ impl Changes {
     /// Makes or replaces an instance.
     pub fn put_instance(&mut self, instance: Instance) {
         self.put(format!("instances/{}", instance.id), &instance);
+        self.touched.push((instance.id, Some(instance.clone())));
         self.apply.push(Box::new(move |world| {
             world.instances.insert(instance.id, instance);
         }));
@@ -166,6 +171,7 @@ impl Changes {
     /// Removes an instance.
     pub fn remove_instance(&mut self, id: InstanceId) {
         self.delete(format!("instances/{id}"));
+        self.touched.push((id, None));
         self.apply.push(Box::new(move |world| {
             world.instances.remove(&id);
         }));
@@ -183,15 +189,28 @@ impl Changes {
         self.apply.push(Box::new(move |world| world.desired = None));
     }
 
-    /// Makes the changes durable, then visible.
-    pub async fn commit(self, store: &dyn Store, world: &mut World) -> Result<()> {
+    /// Makes the changes durable together with the events that tell of them, then visible.
+    pub async fn commit(
+        mut self,
+        store: &dyn Store,
+        world: &mut World,
+        log: &EventLog,
+    ) -> Result<()> {
         if self.writes.is_empty() {
             return Ok(());
+        }
+        let events = events::of_changes(world, &self.touched, log.next_id(), crate::now());
+        for event in &events {
+            self.put(events::key(event.id), event);
+            if let Some(old) = event.id.checked_sub(event::KEPT) {
+                self.delete(events::key(old));
+            }
         }
         store.commit(self.writes).await.or_problem()?;
         for change in self.apply {
             change(world);
         }
+        log.publish(events);
         Ok(())
     }
 

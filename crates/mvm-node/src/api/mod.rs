@@ -1,6 +1,7 @@
 //! The handlers of the API: from requests to operations and back.
 
 mod desired;
+mod events;
 mod images;
 mod instances;
 mod leases;
@@ -67,6 +68,9 @@ fn router(node: Arc<Node>) -> Router {
         .route(&format!("{instance}/logs"), get(instances::logs))
         .route(&format!("{instance}/stats"), get(instances::stats))
         .route(&format!("{instance}/ssh"), get(instances::ssh))
+        .route("/v1/events", get(events::list))
+        .route("/v1/events/stream", get(events::stream))
+        .route("/metrics", get(events::metrics))
         .route("/v1/leases", get(leases::list))
         .route("/v1/leases/{id}", delete(leases::release))
         .route("/v1/leases/{id}/extend", post(leases::extend))

@@ -4,6 +4,7 @@ pub mod agent;
 mod bench;
 mod desired;
 mod doctor;
+mod events;
 mod images;
 mod instance;
 mod lease;
@@ -95,6 +96,11 @@ pub enum Command {
     Doctor,
     /// Measures how long the ways to a running command take
     Bench(bench::Bench),
+    /// Shows what has happened to instances
+    Events(events::Events),
+    /// Prints the agent's metrics in the OpenMetrics text format, as at /metrics
+    #[command(after_help = "Examples:\n  mvm metrics | grep mvm_transition_seconds")]
+    Metrics,
     /// Prints completions for a shell
     #[command(after_help = "Examples:\n  mvm completions bash > /etc/bash_completion.d/mvm")]
     Completions {
@@ -139,6 +145,8 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Agent(command) => agent::run(&context, command).await,
         Command::Doctor => doctor::run(&context).await,
         Command::Bench(command) => bench::run(&context, command).await,
+        Command::Events(command) => events::run(&context, command).await,
+        Command::Metrics => events::metrics(&context).await,
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "mvm", &mut text);

@@ -7,6 +7,7 @@ mod crashes;
 mod desired;
 mod disks;
 mod docs;
+mod events;
 mod images;
 mod jobs;
 mod lab;

@@ -1,0 +1,155 @@
+//! The log of transitions, durable with the change that it tells of, and the metrics made of it.
+
+use crate::Result;
+use crate::node::Node;
+use crate::problem::OrProblem;
+use crate::world::World;
+use mvm_model::event::Event;
+use mvm_model::{Millis, State};
+use mvm_store::Store;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::broadcast;
+
+/// Where events lie in the store.
+pub(crate) const PREFIX: &str = "events/";
+/// How far a follower may fall behind before it has to read from the store again.
+const BEHIND: usize = 1024;
+/// Upper bounds of the histograms, in seconds.
+const BUCKETS: [f64; 12] = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 3.0, 10.0, 60.0];
+
+type Labels = Vec<(&'static str, String)>;
+
+/// The key of an event's record.
+pub(crate) fn key(id: u64) -> String {
+    format!("{PREFIX}{id:020}")
+}
+
+/// What is remembered of events in memory.
+pub struct EventLog {
+    next: AtomicU64,
+    followers: broadcast::Sender<Event>,
+    moves: Family<Labels, Histogram>,
+    failures: Family<Labels, Counter>,
+}
+
+impl EventLog {
+    /// Goes on after the last event in the store.
+    pub(crate) async fn open(store: &dyn Store) -> Result<EventLog> {
+        let last = store.list(PREFIX).await.or_problem()?.pop();
+        let last = last.and_then(|record| record.key.strip_prefix(PREFIX)?.parse::<u64>().ok());
+        Ok(EventLog {
+            next: AtomicU64::new(last.unwrap_or(0) + 1),
+            followers: broadcast::channel(BEHIND).0,
+            moves: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            failures: Family::default(),
+        })
+    }
+
+    /// The id of the next event; the caller holds the records.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    /// Tells followers of what is durable.
+    pub(crate) fn publish(&self, events: Vec<Event>) {
+        for event in events {
+            self.next.store(event.id + 1, Ordering::Relaxed);
+            if event.to == State::Failed {
+                let (tenant, pool) = (&event.instance.pool.tenant, &event.instance.pool.pool);
+                let labels = vec![("tenant", tenant.to_string()), ("pool", pool.to_string())];
+                self.failures.get_or_create(&labels).inc();
+            }
+            // Nobody follows: nobody is told.
+            let _ = self.followers.send(event);
+        }
+    }
+
+    /// An operation has brought an instance from one state to another.
+    pub(crate) fn moved(&self, from: State, to: State, took: Duration) {
+        let labels = vec![("from", from.to_string()), ("to", to.to_string())];
+        self.moves.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+}
+
+impl Node {
+    /// The events after `since` that are kept, oldest first.
+    pub(crate) async fn events_after(&self, since: u64) -> Result<Vec<Event>> {
+        let records = self.parts.store.list(PREFIX).await.or_problem()?;
+        let after = records.iter().filter(|record| record.key > key(since));
+        Ok(after.filter_map(|record| serde_json::from_slice(&record.value).ok()).collect())
+    }
+
+    /// Every event from now on.
+    pub(crate) fn follow_events(&self) -> broadcast::Receiver<Event> {
+        self.events.followers.subscribe()
+    }
+
+    /// Metrics in the OpenMetrics text format.
+    pub(crate) async fn metrics(&self) -> Result<String> {
+        let mut registry = Registry::with_prefix("mvm");
+        let EventLog { moves, failures, .. } = &self.events;
+        let what = "Time from an operation's begin to its end";
+        registry.register("transition_seconds", what, moves.clone());
+        registry.register("failures", "Instances that have failed", failures.clone());
+        let (instances, leases) = self.read(gauges).await;
+        registry.register("instances", "Instances by state", instances);
+        registry.register("leases", "Leases by purpose", leases);
+        let started: Gauge = Gauge::default();
+        started.set(i64::try_from(self.started_at / 1000).unwrap_or_default());
+        registry.register("agent_start_time_seconds", "When the agent started", started);
+        let mut text = String::new();
+        encode(&mut text, &registry)
+            .map_err(|error| mvm_api::Problem::internal(error.to_string()))?;
+        Ok(text)
+    }
+}
+
+fn gauges(world: &World) -> (Family<Labels, Gauge>, Family<Labels, Gauge>) {
+    let mut instances: BTreeMap<Labels, i64> = BTreeMap::new();
+    let mut leases: BTreeMap<Labels, i64> = BTreeMap::new();
+    for instance in world.instances.values() {
+        let mut labels: Labels = vec![
+            ("tenant", instance.pool.tenant.to_string()),
+            ("pool", instance.pool.pool.to_string()),
+        ];
+        if let Some(lease) = &instance.lease {
+            let mut labels = labels.clone();
+            labels.push(("purpose", format!("{:?}", lease.purpose).to_lowercase()));
+            *leases.entry(labels).or_default() += 1;
+        }
+        labels.push(("state", instance.state.to_string()));
+        *instances.entry(labels).or_default() += 1;
+    }
+    (family(instances), family(leases))
+}
+
+fn family(counts: BTreeMap<Labels, i64>) -> Family<Labels, Gauge> {
+    let family = Family::<Labels, Gauge>::default();
+    for (labels, count) in counts {
+        family.get_or_create(&labels).set(count);
+    }
+    family
+}
+
+/// The events of changes of instances, numbered from `first`.
+pub(crate) fn of_changes(
+    world: &World,
+    touched: &[(mvm_model::InstanceId, Option<mvm_model::Instance>)],
+    first: u64,
+    now: Millis,
+) -> Vec<Event> {
+    let mut events = Vec::new();
+    for (id, after) in touched {
+        let (before, id) = (world.instances.get(id), first + events.len() as u64);
+        events.extend(mvm_model::event::of_change(before, after.as_ref(), id, now));
+    }
+    events
+}
