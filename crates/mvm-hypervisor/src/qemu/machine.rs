@@ -98,15 +98,18 @@ impl Inner {
     }
 
     /// Brings the memory file into the page cache: QEMU looks at every page of it, and would
-    /// fault each hole in on its own (2 GiB: 4.8 s; read ahead, 0.4 s).
+    /// fault each hole in on its own.
     async fn read_ahead(&self) {
         let path = self.spec.memory.clone();
         let read = move || {
             let mut file = std::fs::File::open(path)?;
-            std::io::copy(&mut file, &mut std::io::sink())
+            // In large pieces: there are none to be had from std::io::copy.
+            let mut buffer = vec![0; 4 << 20];
+            while std::io::Read::read(&mut file, &mut buffer)? > 0 {}
+            Ok::<_, std::io::Error>(())
         };
         match tokio::task::spawn_blocking(read).await {
-            Ok(Ok(_)) => {}
+            Ok(Ok(())) => {}
             other => tracing::debug!(?other, "a memory file was not read ahead"),
         }
     }
