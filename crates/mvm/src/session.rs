@@ -13,8 +13,15 @@ use tokio::signal::unix::{SignalKind, signal};
 type Stream = mvm_api::client::Stream;
 
 /// A fresh stream to the instance's guest.
-pub async fn open(client: &Client, instance: &InstanceRef) -> Result<Stream, Problem> {
-    let path = paths::instance_part(instance, "stream");
+pub async fn open(
+    client: &Client,
+    instance: &InstanceRef,
+    lease_s: Option<u64>,
+) -> Result<Stream, Problem> {
+    let mut path = paths::instance_part(instance, "stream");
+    if let Some(seconds) = lease_s {
+        path.push_str(&format!("?lease_s={seconds}"));
+    }
     client.upgrade(&path, &()).await.map_err(ClientError::into_problem)
 }
 
@@ -32,11 +39,13 @@ pub struct Run {
     pub interactive: bool,
     /// When to end it.
     pub timeout: Option<Duration>,
+    /// Length of the lease that it takes, in seconds.
+    pub lease_s: Option<u64>,
 }
 
 /// Runs a program in the guest, with our standard streams; gives its exit status as a shell would.
 pub async fn exec(client: &Client, instance: &InstanceRef, run: Run) -> Result<u8, Problem> {
-    let mut stream = open(client, instance).await?;
+    let mut stream = open(client, instance, run.lease_s).await?;
     let mut request = run.request.clone();
     request.stdin = run.interactive;
     let terminal = request.tty.is_some();
@@ -198,7 +207,7 @@ pub async fn put(
         Problem::new(400, "local_file", format!("cannot read {}: {e}", source.display()))
     };
     let source = source.canonicalize().map_err(local)?;
-    let mut stream = open(client, instance).await?;
+    let mut stream = open(client, instance, None).await?;
     let request = Request::Put { path: target.to_owned() };
     frame::ask::<()>(&mut stream, request).await.map_err(guest_problem)?;
     let (writer, mut reader) = tokio::io::duplex(1 << 18);
@@ -241,7 +250,7 @@ pub async fn get(
         Problem::new(400, "local_file", format!("cannot write below {}: {e}", target.display()))
     };
     std::fs::create_dir_all(target).map_err(local)?;
-    let mut stream = open(client, instance).await?;
+    let mut stream = open(client, instance, None).await?;
     let request = Request::Get { path: source.to_owned() };
     frame::ask::<()>(&mut stream, request).await.map_err(guest_problem)?;
     let (mut writer, reader) = tokio::io::duplex(1 << 18);
@@ -266,8 +275,13 @@ pub async fn get(
 }
 
 /// Copies our standard streams to and from a port of the guest: an SSH ProxyCommand.
-pub async fn proxy(client: &Client, instance: &InstanceRef, port: u16) -> Result<u8, Problem> {
-    let mut stream = open(client, instance).await?;
+pub async fn proxy(
+    client: &Client,
+    instance: &InstanceRef,
+    port: u16,
+    lease_s: Option<u64>,
+) -> Result<u8, Problem> {
+    let mut stream = open(client, instance, lease_s).await?;
     frame::ask::<()>(&mut stream, Request::Connect { port }).await.map_err(guest_problem)?;
     let (mut from, mut to) = tokio::io::split(stream);
     let upload = async {

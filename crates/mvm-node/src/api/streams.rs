@@ -7,7 +7,7 @@ use crate::Node;
 use crate::claims::Wish;
 use crate::problem::IntoProblem;
 use axum::body::Body as HttpBody;
-use axum::extract::{ConnectInfo, FromRequest, Path, Request, State};
+use axum::extract::{ConnectInfo, FromRequest, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::Response;
 use hyper_util::rt::TokioIo;
@@ -16,6 +16,7 @@ use mvm_api::client::UPGRADE;
 use mvm_api::types::{Claim, ClaimRequest};
 use mvm_model::lease::Purpose;
 use mvm_model::{InstanceRef, State as InstanceState};
+use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -40,16 +41,24 @@ fn switch(request: &mut Request) -> Result<(Response, hyper::upgrade::OnUpgrade)
     Ok((response, upgrade))
 }
 
+/// Options of `stream`.
+#[derive(Debug, Deserialize)]
+pub struct StreamOptions {
+    /// Length of the lease that it takes, in seconds.
+    lease_s: Option<u64>,
+}
+
 /// A fresh stream to the guest's agent, woken if need be. The client speaks the guest protocol.
 pub async fn guest(
     State(node): Shared,
     ConnectInfo(peer): Caller,
     Path(at): InInstance,
+    Query(options): Query<StreamOptions>,
     mut request: Request,
 ) -> Result<Response, Refusal> {
     let reference = reference(at)?;
     let (response, upgrade) = switch(&mut request)?;
-    let wish = Wish { holder: peer.holder(), purpose: Purpose::Manual, lease_s: None };
+    let wish = Wish { holder: peer.holder(), purpose: Purpose::Manual, lease_s: options.lease_s };
     let opener = node.clone();
     let wanted = reference.clone();
     let (mut stream, session) = detached(async move {
@@ -74,7 +83,11 @@ pub async fn guest(
 async fn awake(node: &Arc<Node>, reference: &InstanceRef, wish: &Wish) -> crate::Result<()> {
     let instance = node.read(|world| world.instance(reference).cloned()).await?;
     match instance.state {
-        InstanceState::Running if instance.intent.is_none() && instance.lease.is_some() => Ok(()),
+        InstanceState::Running
+            if instance.intent.is_none() && instance.lease.is_some() && wish.lease_s.is_none() =>
+        {
+            Ok(())
+        }
         InstanceState::Running | InstanceState::Warm | InstanceState::Sleeping => {
             node.take(reference, wish).await?;
             node.bring(reference.id, InstanceState::Running).await.map(|_| ())

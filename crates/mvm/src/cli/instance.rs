@@ -82,6 +82,8 @@ pub enum Command {
     Ssh {
         /// tenant/pool/id
         instance: InstanceRef,
+        #[command(flatten)]
+        length: LeaseLength,
         /// The command and its arguments
         #[arg(last = true)]
         command: Vec<String>,
@@ -133,6 +135,8 @@ pub enum Command {
         instance: InstanceRef,
         /// TCP port of the guest's loopback
         port: u16,
+        #[command(flatten)]
+        length: LeaseLength,
     },
 }
 
@@ -141,6 +145,8 @@ pub enum Command {
 pub struct Exec {
     /// tenant/pool/id
     instance: InstanceRef,
+    #[command(flatten)]
+    length: LeaseLength,
     /// Give it our standard input
     #[arg(long, short)]
     interactive: bool,
@@ -184,7 +190,9 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Stop { instance } => moved(context, &instance, "stop", None).await,
         Command::Warm { instance } => moved(context, &instance, "warm", None).await,
         Command::Sleep { instance } => moved(context, &instance, "sleep", None).await,
-        Command::Ssh { instance, command } => ssh(context, &instance, &command).await,
+        Command::Ssh { instance, length, command } => {
+            ssh(context, &instance, length.lease, &command).await
+        }
         Command::Exec(exec) => own_failure(execute(context, exec).await, context),
         Command::Cp { from, to } => copy(context, &from, &to).await,
         Command::Logs { instance, follow } => {
@@ -210,8 +218,8 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             let names: Vec<String> = instances.iter().map(ToString::to_string).collect();
             output::say(format, &names, &format!("{} is gone", names.join(", ")))
         }
-        Command::Proxy { instance, port } => {
-            session::proxy(&context.client()?, &instance, port).await
+        Command::Proxy { instance, port, length } => {
+            session::proxy(&context.client()?, &instance, port, length.lease).await
         }
     }
 }
@@ -225,7 +233,8 @@ async fn execute(context: &Context, exec: Exec) -> Outcome {
         tty: exec.tty.then(session::terminal),
         stdin: exec.interactive,
     };
-    let run = Run { request, interactive: exec.interactive, timeout: None };
+    let run =
+        Run { request, interactive: exec.interactive, timeout: None, lease_s: exec.length.lease };
     session::exec(&context.client()?, &exec.instance, run).await
 }
 
@@ -281,14 +290,20 @@ async fn moved(
 }
 
 /// Becomes ssh(1).
-async fn ssh(context: &Context, instance: &InstanceRef, command: &[String]) -> Outcome {
+async fn ssh(
+    context: &Context,
+    instance: &InstanceRef,
+    lease_s: Option<u64>,
+    command: &[String],
+) -> Outcome {
     let access: SshAccess =
         context.client()?.get(&paths::instance_part(instance, "ssh")).await.map_err(refused)?;
     let program = std::env::current_exe().map_err(|e| Problem::internal(e.to_string()))?;
     // ssh gives its ProxyCommand to a shell: every word that we do not choose is quoted.
     let quoted = |text: &str| format!("'{}'", text.replace('%', "%%").replace('\'', "'\\''"));
+    let lease = lease_s.map_or_else(String::new, |seconds| format!(" --lease {seconds}"));
     let proxy = format!(
-        "ProxyCommand={} --root {} instance proxy {instance} 22",
+        "ProxyCommand={} --root {} instance proxy {instance} 22{lease}",
         quoted(&program.to_string_lossy()),
         quoted(&context.root.to_string_lossy())
     );

@@ -44,6 +44,9 @@ pub struct Run {
     /// End the command after so many seconds
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
+    /// Longest length of the lease on the machine, in seconds [default: an hour over the timeout]
+    #[arg(long, value_name = "SECONDS")]
+    lease: Option<u64>,
     /// Give it our standard input
     #[arg(long, short)]
     interactive: bool,
@@ -73,7 +76,7 @@ async fn claim_and_run(context: &Context, run: Run) -> Outcome {
     }
     let client = context.client()?;
     let began = Instant::now();
-    let lease_s = run.timeout.map(|seconds| seconds + 3600);
+    let lease_s = run.lease.or(run.timeout.map(|seconds| seconds + 3600));
     let path = paths::pool_part(&run.pool, "claims");
     let stream = client.upgrade(&path, &ClaimRequest { lease_s }).await.map_err(refused)?;
     // The lease lasts as long as this connection: until the end of this function, or of us.
@@ -120,7 +123,8 @@ async fn work(
         stdin: run.interactive,
     };
     let timeout = run.timeout.map(Duration::from_secs);
-    let exec = session::Run { request, interactive: run.interactive, timeout };
+    // The claim has its own lease already.
+    let exec = session::Run { request, interactive: run.interactive, timeout, lease_s: None };
     let status = session::exec(client, instance, exec).await?;
     steps.push(("command".to_owned(), began.elapsed()));
     for output in &run.outputs {

@@ -29,6 +29,16 @@ fn an_idle_instance_cools_down_and_a_lease_holds_it() {
     lab.ok(&["lease", "extend", &lease, "--lease", "7200"]);
     let left = info()["lease"]["expires_at"].as_u64().zip(info()["lease"]["since"].as_u64());
     assert!(left.is_some_and(|(end, since)| end - since > 7_100_000));
+    for words in [
+        ["instance", "exec", &vm, "--lease", "90000", "--", "true"],
+        ["instance", "ssh", &vm, "--lease", "95000", "--", "true"],
+    ] {
+        lab.ok(&words);
+        let seconds: u64 = words[4].parse().expect("seconds");
+        let lease = info()["lease"].clone();
+        let ends = lease["expires_at"].as_u64().expect("end");
+        assert!(ends - lease["since"].as_u64().expect("begin") >= seconds * 1000, "{words:?}");
+    }
     lab.refused(&["lease", "extend", "l-00000000"], "not_found");
     lab.refused(&["lease", "extend", &lease, "--lease", "0"], "invalid_value");
     std::thread::sleep(std::time::Duration::from_secs(6));
