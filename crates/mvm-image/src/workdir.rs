@@ -66,11 +66,24 @@ impl WorkDir {
 
 impl Drop for WorkDir {
     fn drop(&mut self) {
-        if !self.published
-            && let Err(error) = std::fs::remove_dir_all(&self.path)
-        {
-            tracing::warn!(path = %self.path.display(), %error, "work directory stays for now");
+        if self.published {
+            return;
         }
+        // A program or thread of the build that is just ending may still put files into it.
+        for _ in 0..20 {
+            match std::fs::remove_dir_all(&self.path) {
+                Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
+                    std::thread::sleep(std::time::Duration::from_millis(25));
+                }
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    let path = self.path.display();
+                    tracing::warn!(%path, %error, "work directory stays for now");
+                    return;
+                }
+                _ => return,
+            }
+        }
+        tracing::warn!(path = %self.path.display(), "work directory stays for now");
     }
 }
 
