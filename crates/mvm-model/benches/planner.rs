@@ -1,56 +1,28 @@
 //! One tick of the planner: `cargo bench -p mvm-model`.
 
+#[path = "../tests/support/mod.rs"]
+mod support;
+
 use divan::Bencher;
-use mvm_model::network::mac_of;
 use mvm_model::plan::{Failures, plan};
-use mvm_model::pool::RevisionEntry;
-use mvm_model::{Counts, Instance, InstanceId, Pool, State};
+use mvm_model::{Counts, Instance, Pool, State};
 
 fn main() {
     divan::main();
 }
 
 fn pool(each: u32) -> Pool {
-    let entry = RevisionEntry { number: 1, digest: "r1".to_owned(), built_at: 0 };
-    Pool {
-        reference: "ci/runners".parse().expect("a reference"),
-        flake_ref: "/flake".to_owned(),
-        profile: "small".to_owned(),
-        override_inputs: Default::default(),
-        stale: false,
-        kernel: None,
-        resources: Default::default(),
-        recycle: Default::default(),
-        prewarm: None,
-        runtime_policy: Default::default(),
-        desired: Some(Counts { running: each, warm: each, sleeping: each }),
-        revisions: vec![entry],
-        current: Some(1),
-        created_at: 0,
-    }
+    let counts = Counts { running: each, warm: each, sleeping: each };
+    let mut pool = Pool { desired: Some(counts), ..support::pool() };
+    pool.record_build("r1", 0);
+    pool
 }
 
 fn instance(number: u32) -> Instance {
     let states = [State::Running, State::Warm, State::Sleeping, State::Stopped];
-    let address = std::net::Ipv4Addr::from(0x0a00_0002 + number);
-    Instance {
-        id: InstanceId::from_number(number),
-        pool: "ci/runners".parse().expect("a reference"),
-        state: states[number as usize % states.len()],
-        intent: None,
-        goal: None,
-        reason: None,
-        template: None,
-        dormant: false,
-        revision: "r1".to_owned(),
-        resources: Default::default(),
-        address,
-        mac: mac_of(1, address),
-        created_at: u64::from(number),
-        state_since: u64::from(number),
-        lease: None,
-        leases_served: 0,
-    }
+    let created_at = u64::from(number);
+    let state = states[number as usize % states.len()];
+    Instance { created_at, state_since: created_at, ..support::instance(number, state) }
 }
 
 /// Too few of all, so that everything is looked at and something is to be done.

@@ -14,22 +14,7 @@ fn tenant() -> Name {
 }
 
 fn pool(resources: Resources) -> Pool {
-    Pool {
-        reference: "ci/runners".parse().unwrap(),
-        flake_ref: "/flake".to_owned(),
-        profile: "small".to_owned(),
-        override_inputs: Default::default(),
-        kernel: None,
-        resources,
-        desired: None,
-        recycle: Default::default(),
-        prewarm: None,
-        runtime_policy: Default::default(),
-        stale: false,
-        revisions: Vec::new(),
-        current: None,
-        created_at: 0,
-    }
+    Pool { resources, ..support::pool() }
 }
 
 fn shapes() -> impl Strategy<Value = Resources> {

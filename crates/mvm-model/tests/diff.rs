@@ -1,5 +1,7 @@
 //! From what a node holds to a document: the steps lead there, and nowhere else.
 
+mod support;
+
 use mvm_model::desired::{DesiredPool, DesiredState, DesiredTenant, Step, diff};
 use mvm_model::network::TenantNetwork;
 use mvm_model::{Code, Counts, Name, Pool, PoolRef, Recycle, Resources, Tenant};
@@ -89,7 +91,7 @@ fn carry_out(held: &mut Held, document: &DesiredState, step: &Step) {
         Step::CreatePool { pool } => {
             let most = tenants[&pool.tenant].quotas.max_pools as usize;
             assert!(pools.keys().filter(|other| other.tenant == pool.tenant).count() < most);
-            let record = update(new_pool(pool.clone()), document);
+            let record = update(Pool { reference: pool.clone(), ..support::pool() }, document);
             assert!(pools.insert(pool.clone(), record).is_none());
         }
         Step::UpdatePool { pool, .. } => {
@@ -104,25 +106,6 @@ fn carry_out(held: &mut Held, document: &DesiredState, step: &Step) {
             assert!(record.current_revision().is_some(), "nothing is scaled before it is built");
             record.desired = Some(*counts);
         }
-    }
-}
-
-fn new_pool(reference: PoolRef) -> Pool {
-    Pool {
-        reference,
-        flake_ref: String::new(),
-        profile: String::new(),
-        override_inputs: BTreeMap::new(),
-        stale: false,
-        kernel: None,
-        resources: Resources::default(),
-        recycle: Recycle::Reset,
-        prewarm: None,
-        runtime_policy: Default::default(),
-        desired: None,
-        revisions: Vec::new(),
-        current: None,
-        created_at: 0,
     }
 }
 

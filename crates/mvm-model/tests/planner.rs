@@ -7,7 +7,6 @@ mod support;
 use mvm_model::choose::choose;
 use mvm_model::lease::Purpose;
 use mvm_model::plan::{Action, Failures, plan, ready};
-use mvm_model::pool::RevisionEntry;
 use mvm_model::state::Intent;
 use mvm_model::{Counts, Instance, InstanceId, Millis, Pool, Recycle, State};
 use proptest::prelude::*;
@@ -432,20 +431,7 @@ fn an_enormous_pool_is_planned_a_few_steps_at_a_time() {
 }
 
 fn base() -> Pool {
-    Pool {
-        reference: "ci/runners".parse().unwrap(),
-        flake_ref: "/flake".to_owned(),
-        profile: "small".to_owned(),
-        override_inputs: Default::default(),
-        kernel: None,
-        resources: Default::default(),
-        desired: None,
-        recycle: Recycle::Reset,
-        prewarm: None,
-        runtime_policy: Default::default(),
-        stale: false,
-        revisions: vec![RevisionEntry { number: 1, digest: "r1".to_owned(), built_at: 0 }],
-        current: Some(1),
-        created_at: 0,
-    }
+    let mut pool = support::pool();
+    pool.record_build("r1", 0);
+    pool
 }

@@ -7,23 +7,8 @@ use mvm_model::policy::{Idle, Pressure, RuntimePolicy, Sample, act, next, reliev
 use mvm_model::{Counts, Instance, Millis, Pool, State};
 use proptest::prelude::*;
 
-fn pool(policy: RuntimePolicy, desired: Option<Counts>) -> Pool {
-    Pool {
-        reference: "ci/runners".parse().unwrap(),
-        flake_ref: "/flake".to_owned(),
-        profile: "small".to_owned(),
-        override_inputs: Default::default(),
-        stale: false,
-        kernel: None,
-        resources: Default::default(),
-        recycle: Default::default(),
-        prewarm: None,
-        runtime_policy: policy,
-        desired,
-        revisions: Vec::new(),
-        current: None,
-        created_at: 0,
-    }
+fn pool(runtime_policy: RuntimePolicy, desired: Option<Counts>) -> Pool {
+    Pool { runtime_policy, desired, ..support::pool() }
 }
 
 fn policies() -> impl Strategy<Value = RuntimePolicy> {

@@ -244,10 +244,10 @@ fn settled(state: State) -> World {
     World::new(state, None, process, state == Sleeping)
 }
 
-/// The agent is killed after any step, the machines go on: each transition is finished or undone,
-/// and nothing has failed.
-#[test]
-fn a_killed_agent_costs_nothing() {
+/// Every transition, cut off after any of its steps: from where, to where, after how many, and what
+/// is then there.
+fn cut_off() -> Vec<(State, State, usize, World)> {
+    let mut found = Vec::new();
     for from in State::ALL {
         for to in EVERY.into_iter().filter(|to| from.allows(*to) && *to != Failed) {
             let steps = steps(from, to);
@@ -255,33 +255,35 @@ fn a_killed_agent_costs_nothing() {
                 let mut world = settled(from);
                 world.record.as_mut().unwrap().intent = Some(Intent { from, to, since: 0 });
                 steps[..done].iter().for_each(|step| step(&mut world));
-                let verdict = world.recover();
-                assert!(world.is_true(), "{from} -> {to} after {done} steps: {verdict:?}");
-                assert!([from, to].contains(&world.state()), "{from} -> {to}, {done}: {verdict:?}");
+                found.push((from, to, done, world));
             }
         }
+    }
+    found
+}
+
+/// The agent is killed after any step, the machines go on: each transition is finished or undone,
+/// and nothing has failed.
+#[test]
+fn a_killed_agent_costs_nothing() {
+    for (from, to, done, mut world) in cut_off() {
+        let verdict = world.recover();
+        assert!(world.is_true(), "{from} -> {to} after {done} steps: {verdict:?}");
+        assert!([from, to].contains(&world.state()), "{from} -> {to}, {done}: {verdict:?}");
     }
 }
 
 /// The host loses its power after any step: processes are gone, snapshots are not.
 #[test]
 fn a_lost_host_costs_running_machines_and_no_sleepers() {
-    for from in State::ALL {
-        for to in EVERY.into_iter().filter(|to| from.allows(*to) && *to != Failed) {
-            let steps = steps(from, to);
-            for done in 0..=steps.len() {
-                let mut world = settled(from);
-                world.record.as_mut().unwrap().intent = Some(Intent { from, to, since: 0 });
-                steps[..done].iter().for_each(|step| step(&mut world));
-                world.process = None;
-                let had_memory = world.snapshot && !matches!(to, Stopped | Destroyed);
-                world.recover();
-                assert!(world.is_true(), "{from} -> {to} after {done} steps");
-                if had_memory && (from == Sleeping || to == Sleeping) {
-                    assert_eq!(world.state(), Sleeping, "{from} -> {to} after {done} steps");
-                }
-                assert!(!world.state().has_process());
-            }
+    for (from, to, done, mut world) in cut_off() {
+        world.process = None;
+        let had_memory = world.snapshot && !matches!(to, Stopped | Destroyed);
+        world.recover();
+        assert!(world.is_true(), "{from} -> {to} after {done} steps");
+        if had_memory && (from == Sleeping || to == Sleeping) {
+            assert_eq!(world.state(), Sleeping, "{from} -> {to} after {done} steps");
         }
+        assert!(!world.state().has_process());
     }
 }

@@ -17,6 +17,27 @@ pub fn cases(usual: u32) -> Config {
     config
 }
 
+/// Pool `ci/runners`, never built and never scaled.
+#[allow(dead_code, reason = "not every test needs all of these")]
+pub fn pool() -> mvm_model::Pool {
+    mvm_model::Pool {
+        reference: "ci/runners".parse().expect("a pool"),
+        flake_ref: "/flake".to_owned(),
+        profile: "small".to_owned(),
+        override_inputs: Default::default(),
+        stale: false,
+        kernel: None,
+        resources: Default::default(),
+        recycle: Default::default(),
+        prewarm: None,
+        runtime_policy: Default::default(),
+        desired: None,
+        revisions: Vec::new(),
+        current: None,
+        created_at: 0,
+    }
+}
+
 /// An instance of pool `ci/runners` in `state`, of revision `r1`, that nobody has used.
 #[allow(dead_code, reason = "not every test needs all of these")]
 pub fn instance(number: u32, state: mvm_model::State) -> mvm_model::Instance {

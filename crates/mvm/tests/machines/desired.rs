@@ -30,16 +30,6 @@ fn reconcile(lab: &Lab, document: &Path, more: &[&str]) -> String {
     lab.ok(&[&words, more].concat())
 }
 
-fn ready(lab: &Lab) -> Value {
-    lab.json(&["pool", "info", "ci/small"])["ready_counts"].clone()
-}
-
-fn ids(lab: &Lab, state: &str) -> Vec<String> {
-    let all = lab.json(&["instance", "list"]);
-    let all = all.as_array().expect("list").iter().filter(|i| i["state"] == state);
-    all.map(|i| format!("ci/small/{}", i["instance_id"].as_str().expect("id"))).collect()
-}
-
 #[test]
 fn a_node_is_brought_to_a_document_and_stays_there() {
     let lab = Lab::new("desired");
@@ -51,7 +41,7 @@ fn a_node_is_brought_to_a_document_and_stays_there() {
     assert_eq!(lab.json(&["tenant", "list"]), json!([]), "nothing was done");
     assert_eq!(reconcile(&lab, &document, &["--wait"]), plan, "what was said is what was done");
     let wanted = json!({ "running": 0, "warm": 2, "sleeping": 1 });
-    assert_eq!(ready(&lab), wanted);
+    assert_eq!(lab.ready("ci/small"), wanted);
     assert!(reconcile(&lab, &document, &["--wait"]).contains("nothing to do"));
     // What the node holds, applied to it, changes nothing.
     let told = lab.ok(&["agent", "desired"]);
@@ -61,15 +51,15 @@ fn a_node_is_brought_to_a_document_and_stays_there() {
         lab.ok(&["agent", "reconcile", "--prune", "--desired", path.to_str().expect("path")]);
     assert!(again.contains("nothing to do"), "{again}");
     // One is stopped by hand, one is killed, one is destroyed: they are made up for.
-    let warm = ids(&lab, "warm");
+    let warm = lab.ids("ci/small", "warm");
     lab.ok(&["instance", "stop", &warm[0]]);
     run(Command::new("kill").args(["-9", &lab.process(&warm[1])]));
-    lab.ok(&["instance", "destroy", &ids(&lab, "sleeping")[0]]);
-    wait_for("the counts", || ready(&lab) == wanted);
+    lab.ok(&["instance", "destroy", &lab.ids("ci/small", "sleeping")[0]]);
+    wait_for("the counts", || lab.ready("ci/small") == wanted);
     // Leased ones come on top, and live on when all else is pruned.
-    let leased = ids(&lab, "warm").remove(0);
+    let leased = lab.ids("ci/small", "warm").remove(0);
     lab.ok(&["instance", "wake", &leased, "--lease", "600"]);
-    wait_for("the counts", || ready(&lab) == wanted);
+    wait_for("the counts", || lab.ready("ci/small") == wanted);
     let nothing = write(&lab, json!([]));
     reconcile(&lab, &nothing, &["--prune"]);
     wait_for("the others to go", || {
@@ -112,7 +102,7 @@ fn a_file_is_watched_and_a_faulty_version_changes_nothing() {
     write(&lab, tenant(0, 1));
     wait_for("the new version", || {
         desired(&lab)["refused"].is_null()
-            && ready(&lab) == json!({"running": 0, "warm": 0, "sleeping": 1})
+            && lab.ready("ci/small") == json!({"running": 0, "warm": 0, "sleeping": 1})
     });
     // A flake that does not build is told, and tried again later and later.
     let mut broken = tenant(0, 1);

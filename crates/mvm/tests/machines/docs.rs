@@ -61,10 +61,11 @@ fn the_tour_of_the_readme_works() {
     let mut id = String::new();
     // The job took a spare; the pool makes up for it.
     wait_for("a sleeper", || {
-        let all = shelf.lab.json(&["instance", "list"]);
-        let sleeper = all.as_array().expect("list").iter().find(|i| i["state"] == "sleeping");
-        id =
-            sleeper.map_or_else(String::new, |i| i["instance_id"].as_str().expect("id").to_owned());
+        let mut sleepers = shelf.lab.ids("ci/runners", "sleeping");
+        id = sleepers
+            .pop()
+            .and_then(|vm| Some(vm.rsplit('/').next()?.to_owned()))
+            .unwrap_or_default();
         !id.is_empty()
     });
     let after = after.replace("<id>", &id).replace("bench", "bench --number 1");

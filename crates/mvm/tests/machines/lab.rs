@@ -89,6 +89,18 @@ impl Lab {
         self.json(&["instance", "info", instance])["pid"].as_u64()
     }
 
+    /// The instances of a pool that are in this state, by reference.
+    pub fn ids(&self, pool: &str, state: &str) -> Vec<String> {
+        let all = self.json(&["instance", "list", pool]);
+        let all = all.as_array().expect("list").iter().filter(|i| i["state"] == state);
+        all.map(|i| i["reference"].as_str().expect("reference").to_owned()).collect()
+    }
+
+    /// What stands ready in a pool.
+    pub fn ready(&self, pool: &str) -> Value {
+        self.json(&["pool", "info", pool])["ready_counts"].clone()
+    }
+
     /// A tenant and its pool `small`, built.
     pub fn tenant_and_pool(&self, tenant: &str, net: &str) {
         self.tenant_and_unbuilt_pool(tenant, net);

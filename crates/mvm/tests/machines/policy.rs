@@ -56,12 +56,10 @@ fn a_lease_that_ends_recycles_by_the_pools_rule() {
     let lab = Lab::new("expire");
     lab.tenant_and_pool("ci", "71");
     let counts = |warm: u64| json!({ "running": 0, "warm": warm, "sleeping": 0 });
-    let ready = || lab.json(&["pool", "info", "ci/small"])["ready_counts"].clone();
+    let ready = || lab.ready("ci/small");
     lab.ok(&["pool", "scale", "ci/small", "--warm", "1", "--wait"]);
     let taken = || {
-        let all = lab.json(&["instance", "list"]);
-        let warm = all.as_array().expect("list").iter().find(|i| i["state"] == "warm");
-        let vm = warm.expect("a warm one")["reference"].as_str().expect("reference").to_owned();
+        let vm = lab.ids("ci/small", "warm").remove(0);
         lab.ok(&["instance", "wake", &vm, "--lease", "2"]);
         vm
     };

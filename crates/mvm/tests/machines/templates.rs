@@ -20,12 +20,6 @@ fn memory_of(lab: &Lab, vm: &str) -> (String, String) {
     (words.last().expect("path").to_owned(), permissions)
 }
 
-fn ids(lab: &Lab, state: &str) -> Vec<String> {
-    let all = lab.json(&["instance", "list"]);
-    let all = all.as_array().expect("list").iter().filter(|i| i["state"] == state);
-    all.map(|i| format!("ci/small/{}", i["instance_id"].as_str().expect("id"))).collect()
-}
-
 #[test]
 fn clones_share_memory_and_nothing_else() {
     let lab = Lab::new("clone");
@@ -36,9 +30,9 @@ fn clones_share_memory_and_nothing_else() {
     assert_eq!(lab.json(&["instance", "list"]), Value::Array(Vec::new()));
     lab.ok(&["pool", "scale", "ci/small", "--warm", "2", "--sleeping", "2", "--wait"]);
     assert_eq!(lab.machines(), 2, "a sleeper that never ran needs no process");
-    let warm = ids(&lab, "warm");
+    let warm = lab.ids("ci/small", "warm");
     let mut seen: Vec<BTreeSet<String>> = vec![BTreeSet::new(); 5];
-    let sleeper = ids(&lab, "sleeping").remove(0);
+    let sleeper = lab.ids("ci/small", "sleeping").remove(0);
     for vm in warm.iter().chain([&sleeper]) {
         lab.ok(&["instance", "wake", vm]);
         let (file, permissions) = memory_of(&lab, vm);
