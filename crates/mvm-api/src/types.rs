@@ -134,6 +134,21 @@ impl QuotaPatch {
     }
 }
 
+/// The patch that makes any quotas these.
+impl From<Quotas> for QuotaPatch {
+    fn from(quotas: Quotas) -> Self {
+        QuotaPatch {
+            max_vcpus: Some(quotas.max_vcpus),
+            max_mem_mib: Some(quotas.max_mem_mib),
+            max_running: Some(quotas.max_running),
+            max_warm: Some(quotas.max_warm),
+            max_pools: Some(quotas.max_pools),
+            max_instances_per_pool: Some(quotas.max_instances_per_pool),
+            max_disk_gib: Some(quotas.max_disk_gib),
+        }
+    }
+}
+
 /// A tenant as the API shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TenantView {
@@ -245,9 +260,11 @@ impl PolicyPatch {
             max_jobs: self.max_jobs.unwrap_or(to.max_jobs),
         }
     }
+}
 
-    /// The patch that makes any policy this one.
-    pub fn whole(policy: RuntimePolicy) -> PolicyPatch {
+/// The patch that makes any policy this one.
+impl From<RuntimePolicy> for PolicyPatch {
+    fn from(policy: RuntimePolicy) -> Self {
         PolicyPatch {
             warm_after_s: Some(policy.warm_after_s),
             sleep_after_s: Some(policy.sleep_after_s),
@@ -347,6 +364,17 @@ pub struct ScalePool {
     pub warm: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sleeping: Option<u32>,
+}
+
+/// Exactly these counts.
+impl From<Counts> for ScalePool {
+    fn from(counts: Counts) -> Self {
+        ScalePool {
+            running: Some(counts.running),
+            warm: Some(counts.warm),
+            sleeping: Some(counts.sleeping),
+        }
+    }
 }
 
 /// One revision of a pool.

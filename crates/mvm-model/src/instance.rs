@@ -118,6 +118,11 @@ impl Instance {
         self.intent.is_some() || self.goal.is_some()
     }
 
+    /// Whether it has nothing of its own yet, neither memory nor disks.
+    pub fn is_blank(&self) -> bool {
+        self.state == State::Created || self.dormant
+    }
+
     /// It has come to be in `state`, and what it had to know on the way there is forgotten.
     pub fn reach(&mut self, state: State, now: Millis) {
         self.state = state;

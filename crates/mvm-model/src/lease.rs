@@ -2,6 +2,7 @@
 
 use crate::Millis;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// What a lease is for; decides what happens when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +14,16 @@ pub enum Purpose {
     Template,
     /// A person or controller took it by `start`, `wake`, `ssh` or `exec`.
     Manual,
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Purpose::Run => "run",
+            Purpose::Template => "template",
+            Purpose::Manual => "manual",
+        })
+    }
 }
 
 /// A lease as the instance's record holds it.

@@ -1,8 +1,8 @@
 //! The sleep policy: what becomes of instances that nobody uses.
 //!
 //! Counts say what stands ready, and the planner keeps them; the policy cools what no count asks
-//! for, that is, instances of pools that were never scaled. In every pool it replaces what has
-//! grown old, and under memory pressure it puts warm ones to sleep.
+//! for, that is, instances of pools that were never scaled. In those that were it replaces what has
+//! grown old; and under memory pressure it puts warm ones to sleep, whatever their pool.
 
 use crate::Millis;
 use crate::instance::{Instance, InstanceId};
@@ -105,9 +105,10 @@ pub fn next(pool: &Pool, instance: &Instance, idle_since: Option<Millis>) -> Opt
     if instance.lease.is_some() || instance.is_busy() {
         return None;
     }
-    let cooled = if pool.desired.is_none() { cooler(pool, instance, idle_since) } else { None };
-    let replaced = if pool.desired.is_some() { too_old(pool, instance) } else { None };
-    [cooled, replaced].into_iter().flatten().min_by_key(|next| next.at)
+    match pool.desired {
+        None => cooler(pool, instance, idle_since),
+        Some(_) => too_old(pool, instance),
+    }
 }
 
 fn cooler(pool: &Pool, instance: &Instance, idle_since: Option<Millis>) -> Option<Next> {
@@ -147,7 +148,7 @@ pub fn act<'a>(
     idle_since: impl Fn(InstanceId) -> Option<Millis>,
     now: Millis,
 ) -> Vec<Action> {
-    let (mut actions, mut oldest, mut busy) = (Vec::new(), None, false);
+    let (mut actions, mut old, mut busy) = (Vec::new(), Vec::new(), false);
     for instance in instances {
         busy |= instance.is_busy();
         let Some(next) = next(pool, instance, idle_since(instance.id)) else { continue };
@@ -155,14 +156,11 @@ pub fn act<'a>(
             continue;
         }
         match next.to {
-            State::Destroyed => {
-                let this = (next.at, instance.id);
-                oldest = Some(oldest.map_or(this, |other: (Millis, InstanceId)| other.min(this)));
-            }
+            State::Destroyed => old.push((next.at, instance.id)),
             to => actions.push(Action::Move { id: instance.id, to }),
         }
     }
-    if let Some((_, id)) = oldest.filter(|_| !busy) {
+    if let Some((_, id)) = old.into_iter().min().filter(|_| !busy) {
         actions.push(Action::Destroy { id });
     }
     actions

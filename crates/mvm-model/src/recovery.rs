@@ -17,8 +17,9 @@ pub enum Verdict {
 }
 
 /// Decides from the record, whether its hypervisor `process` lives, and whether there is a complete
-/// `snapshot` to wake it from: on disk, or its template if it is dormant. The snapshot is removed before a woken machine runs, so where
-/// both are there, the snapshot is the machine and the process has changed nothing.
+/// `snapshot` to wake it from: on disk, or its template if it is dormant. The snapshot is removed
+/// before a woken machine runs, so where both are there, the snapshot is the machine and the process
+/// has changed nothing.
 pub fn recover(instance: &Instance, process: bool, snapshot: bool) -> Verdict {
     let Some(intent) = instance.intent else {
         return settled(instance, process, snapshot);

@@ -13,7 +13,7 @@ use mvm_guest::protocol::{Adopt, GuestNetwork, SshIdentity};
 use mvm_hypervisor::{
     Confine, Disk, Kernel, Machine, Nic, Platform, ProcessIdentity, RestoreMemory, VmSpec,
 };
-use mvm_model::{Instance, InstanceId, State, Tenant};
+use mvm_model::{Instance, InstanceId, Tenant};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ impl Node {
         make_dir(&files.vm(), 0o700)?;
         crate::root::remove_file(&files.snapshot())?;
         crate::root::remove_file(&files.memory())?;
-        if instance.state == State::Created || instance.dormant {
+        if instance.is_blank() {
             // What an attempt before this one left may be half a copy.
             crate::root::remove_file(&files.scratch())?;
             crate::root::remove_file(&files.data())?;

@@ -4,23 +4,20 @@
 //! was applied once is done when nothing is left to do; one from a file that the agent watches
 //! stays in force.
 
-use crate::node::Node;
+use crate::node::{Node, locked};
 use crate::problem::io;
 use crate::world::World;
 use crate::{Result, now};
 use mvm_api::Problem;
-use mvm_api::types::{
-    BuildPool, CreatePool, CreateTenant, DesiredStatus, PolicyPatch, QuotaPatch, ScalePool,
-    UpdatePool,
-};
+use mvm_api::types::{BuildPool, CreatePool, CreateTenant, DesiredStatus, UpdatePool};
 use mvm_model::desired::{DesiredState, Step, diff};
 use mvm_model::plan::Failures;
-use mvm_model::{Counts, Name, PoolRef, Quotas};
+use mvm_model::{Counts, Name, PoolRef};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex as Lock, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex as Lock};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -66,7 +63,7 @@ struct Progress {
 
 impl Convergence {
     fn progress<T>(&self, look: impl FnOnce(&mut Progress) -> T) -> T {
-        look(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&mut locked(&self.progress))
     }
 }
 
@@ -113,44 +110,17 @@ async fn look_at(node: &Arc<Node>, file: &DesiredFile, seen: &mut Option<Version
 fn read(file: &DesiredFile) -> Result<DesiredState> {
     let text =
         std::fs::read(&file.path).map_err(|e| io(format!("read {}", file.path.display()), e))?;
-    let mut document = DesiredState::parse(&text)?;
-    if let Some(folder) = file.path.parent().and_then(|folder| folder.to_str()) {
-        document.rebase(folder);
-    }
-    for pool in document.tenants.iter_mut().flat_map(|tenant| &mut tenant.pools) {
-        pool.override_inputs.extend(file.override_inputs.clone());
-    }
-    Ok(document)
+    let folder = file.path.parent().map(Path::to_string_lossy).unwrap_or_default();
+    Ok(DesiredState::parse_in(&text, &folder, &file.override_inputs)?)
 }
 
-/// One pass over what is to be done. A step that fails does not keep other tenants' and pools'
-/// from being done; it is tried again later and later.
+/// One pass over what is to be done; what failed is tried again later and later.
 async fn pass(node: &Arc<Node>) {
     let Some(in_force) = node.read(|world| world.desired.clone()).await else { return };
     if now() < node.desired.progress(|p| p.failures.retry_at()) {
         return;
     }
-    let mut failed = (None, BTreeSet::new());
-    match node.desired_steps(&in_force.document, in_force.prune).await {
-        Err(problem) => failed.0 = Some(problem),
-        Ok(steps) => {
-            for step in steps {
-                let scope = |pool: Option<PoolRef>| (step.tenant().clone(), pool);
-                if failed.1.contains(&scope(None))
-                    || failed.1.contains(&scope(step.pool().cloned()))
-                {
-                    continue;
-                }
-                tracing::info!("desired state: {step}");
-                if let Err(problem) = node.carry_out(&in_force.document, &step).await {
-                    let detail = format!("cannot {step}: {}", problem.detail);
-                    failed.1.insert(scope(step.pool().cloned()));
-                    failed.0 = Some(Problem { detail, ..problem });
-                }
-            }
-        }
-    }
-    if let Some(problem) = failed.0 {
+    if let Err(problem) = carry_out_all(node, &in_force).await {
         tracing::warn!("desired state: {problem}");
         node.desired.progress(|p| {
             p.failures = Failures { count: p.failures.count + 1, last: now() };
@@ -162,6 +132,28 @@ async fn pass(node: &Arc<Node>) {
     if let Err(problem) = node.conclude_desired(&in_force).await {
         tracing::error!("desired state: {problem}");
     }
+}
+
+/// Carries out every step that can be. One that fails does not keep other tenants' and pools' from
+/// being done; the last failure is given.
+async fn carry_out_all(node: &Arc<Node>, in_force: &InForce) -> Result<()> {
+    let mut outcome = Ok(());
+    // The tenants and pools whose later steps build on one that has failed.
+    let mut failed: BTreeSet<(Name, Option<PoolRef>)> = BTreeSet::new();
+    for step in node.desired_steps(&in_force.document, in_force.prune).await? {
+        let (whole, own) =
+            ((step.tenant().clone(), None), (step.tenant().clone(), step.pool().cloned()));
+        if failed.contains(&whole) || failed.contains(&own) {
+            continue;
+        }
+        tracing::info!("desired state: {step}");
+        if let Err(problem) = node.carry_out(&in_force.document, &step).await {
+            let detail = format!("cannot {step}: {}", problem.detail);
+            outcome = Err(Problem { detail, ..problem });
+            failed.insert(own);
+        }
+    }
+    outcome
 }
 
 impl Node {
@@ -190,7 +182,6 @@ impl Node {
         document: &DesiredState,
         prune: bool,
     ) -> Result<Vec<Step>> {
-        document.validate()?;
         if let Some(ours) = self.parts.node_id.as_ref().filter(|ours| **ours != document.node_id) {
             let message = format!("the document is for node {}, this is {ours}", document.node_id);
             return Err(Problem {
@@ -267,7 +258,7 @@ impl Node {
                 self.create_tenant(CreateTenant { name: tenant.clone(), network, quotas }).await
             }
             Step::UpdateTenant { tenant, quotas } => {
-                self.update_tenant(tenant, all_of(*quotas)).await
+                self.update_tenant(tenant, (*quotas).into()).await
             }
             Step::CreatePool { pool } => {
                 let Some(wanted) = document.pool(pool) else { return Ok(()) };
@@ -297,7 +288,7 @@ impl Node {
                     recycle: Some(wanted.recycle),
                     prewarm: Some(wanted.prewarm.clone().unwrap_or_default()),
                     override_inputs: Some(wanted.override_inputs.clone()),
-                    runtime_policy: PolicyPatch::whole(wanted.runtime_policy),
+                    runtime_policy: wanted.runtime_policy.into(),
                 };
                 self.update_pool(pool, patch).await
             }
@@ -310,7 +301,7 @@ impl Node {
                 });
                 self.build_pool(pool, BuildPool::default(), &progress).await.map(drop)
             }
-            Step::Scale { pool, counts } => self.scale_pool(pool, exactly(*counts)).await,
+            Step::Scale { pool, counts } => self.scale_pool(pool, (*counts).into()).await,
         }
     }
 
@@ -328,25 +319,5 @@ impl Node {
             .await?;
         self.kick.notify_one();
         if leased { Ok(()) } else { self.destroy_pool(pool).await }
-    }
-}
-
-fn exactly(counts: Counts) -> ScalePool {
-    ScalePool {
-        running: Some(counts.running),
-        warm: Some(counts.warm),
-        sleeping: Some(counts.sleeping),
-    }
-}
-
-fn all_of(quotas: Quotas) -> QuotaPatch {
-    QuotaPatch {
-        max_vcpus: Some(quotas.max_vcpus),
-        max_mem_mib: Some(quotas.max_mem_mib),
-        max_running: Some(quotas.max_running),
-        max_warm: Some(quotas.max_warm),
-        max_pools: Some(quotas.max_pools),
-        max_instances_per_pool: Some(quotas.max_instances_per_pool),
-        max_disk_gib: Some(quotas.max_disk_gib),
     }
 }

@@ -99,8 +99,7 @@ impl Node {
     pub(crate) async fn template_for(&self, id: InstanceId) -> Result<Option<Template>> {
         self.read(|world| {
             let instance = world.by_id(id)?;
-            let blank = instance.state == State::Created || instance.dormant;
-            if !blank || is_mould(instance) {
+            if !instance.is_blank() || is_mould(instance) {
                 return Ok(None);
             }
             let pool = world.pool(&instance.pool)?;
@@ -117,8 +116,7 @@ impl Node {
                 let instance = world.by_id(id).ok()?;
                 let pool = world.pool(&instance.pool).ok()?;
                 let current = pool.current_revision()?.digest == instance.revision;
-                let blank = instance.state == State::Created || instance.dormant;
-                (current && blank && pool.resources == instance.resources)
+                (current && instance.is_blank() && pool.resources == instance.resources)
                     .then(|| pool.reference.clone())
             })
             .await;

@@ -133,9 +133,9 @@ pub fn diff(
     }
     for wanted in &document.tenants {
         for pool_wanted in &wanted.pools {
-            let name = (wanted.tenant_id.clone(), pool_wanted.pool_id.clone());
-            let reference = PoolRef { tenant: name.0, pool: name.1 };
-            pool(pool_wanted, reference.clone(), pools.get(&reference), &mut steps);
+            let (tenant, name) = (wanted.tenant_id.clone(), pool_wanted.pool_id.clone());
+            let reference = PoolRef { tenant, pool: name };
+            pool(pool_wanted, pools.get(&reference), reference, &mut steps);
         }
     }
     Ok(steps)
@@ -147,14 +147,9 @@ fn removals(
     pools: &BTreeMap<PoolRef, Pool>,
     steps: &mut Vec<Step>,
 ) {
-    let named = |pool: &PoolRef| {
-        let tenant = document.tenants.iter().find(|tenant| tenant.tenant_id == pool.tenant);
-        tenant.is_some_and(|tenant| tenant.pools.iter().any(|p| p.pool_id == pool.pool))
-    };
-    let unnamed = pools.keys().filter(|pool| !named(pool));
+    let unnamed = pools.keys().filter(|pool| document.pool(pool).is_none());
     steps.extend(unnamed.map(|pool| Step::DestroyPool { pool: pool.clone() }));
-    let kept: BTreeSet<&Name> = document.tenants.iter().map(|tenant| &tenant.tenant_id).collect();
-    let unnamed = tenants.keys().filter(|tenant| !kept.contains(tenant));
+    let unnamed = tenants.keys().filter(|tenant| document.tenant(tenant).is_none());
     steps.extend(unnamed.map(|tenant| Step::DestroyTenant { tenant: tenant.clone() }));
 }
 
@@ -168,10 +163,8 @@ fn tenant(
     let name = wanted.tenant_id.clone();
     let Some(known) = tenants.get(&name) else {
         // Also one that is to be removed: it goes when its last lease has ended, and not before.
-        let others = tenants
-            .values()
-            .filter(|other| !document.tenants.iter().any(|tenant| tenant.tenant_id == other.name));
-        for other in others {
+        let unnamed = tenants.values().filter(|other| document.tenant(&other.name).is_none());
+        for other in unnamed {
             if let Some(fault) = wanted.network.conflicts_with(&other.network) {
                 let message = format!("{} (tenant {} on this node)", fault.message, other.name);
                 return Err(Fault { message, ..fault }
@@ -220,7 +213,7 @@ fn room_for_pools(
         .hint("apply it with --prune, or raise the quota"))
 }
 
-fn pool(wanted: &DesiredPool, reference: PoolRef, known: Option<&Pool>, steps: &mut Vec<Step>) {
+fn pool(wanted: &DesiredPool, known: Option<&Pool>, reference: PoolRef, steps: &mut Vec<Step>) {
     let (mut build, mut counts) = (true, None);
     match known {
         None => steps.push(Step::CreatePool { pool: reference.clone() }),
@@ -300,6 +293,21 @@ impl DesiredState {
     pub fn pool(&self, reference: &PoolRef) -> Option<&DesiredPool> {
         let tenant = self.tenant(&reference.tenant)?;
         tenant.pools.iter().find(|pool| pool.pool_id == reference.pool)
+    }
+
+    /// Reads and checks a document that lies in `folder`, and has `inputs` replaced in every flake,
+    /// beside its own.
+    pub fn parse_in(
+        text: &[u8],
+        folder: &str,
+        inputs: &BTreeMap<String, String>,
+    ) -> Result<Self, Fault> {
+        let mut document = Self::parse(text)?;
+        document.rebase(folder);
+        for pool in document.tenants.iter_mut().flat_map(|tenant| &mut tenant.pools) {
+            pool.override_inputs.extend(inputs.clone());
+        }
+        Ok(document)
     }
 
     /// Makes relative paths of flakes, which start at the document, start at `folder`.

@@ -1,6 +1,6 @@
 //! Documents of desired state: read here, brought about by the agent.
 
-use super::pool::absolute_flake;
+use super::pool::absolute_inputs;
 use super::values::Pair;
 use super::{Context, refused};
 use crate::output::{self, Outcome};
@@ -28,8 +28,7 @@ pub struct How {
 
 impl How {
     fn override_inputs(&self) -> Result<BTreeMap<String, String>, Problem> {
-        let absolute = |input: &Pair| Ok((input.name.clone(), absolute_flake(&input.value)?));
-        self.override_input.iter().map(absolute).collect()
+        absolute_inputs(&self.override_input)
     }
 }
 
@@ -56,13 +55,7 @@ fn document(path: &Path, how: &How) -> Result<DesiredState, Problem> {
         let path = std::path::absolute(path).map_err(failed)?;
         (text, path.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned))
     };
-    let mut document = DesiredState::parse(&text)?;
-    document.rebase(&folder.to_string_lossy());
-    let inputs = how.override_inputs()?;
-    for pool in document.tenants.iter_mut().flat_map(|tenant| &mut tenant.pools) {
-        pool.override_inputs.extend(inputs.clone());
-    }
-    Ok(document)
+    Ok(DesiredState::parse_in(&text, &folder.to_string_lossy(), &how.override_inputs()?)?)
 }
 
 /// Has the agent bring its node to the document.

@@ -6,7 +6,6 @@ use crate::output::{self, Outcome};
 use clap::Subcommand;
 use mvm_api::types::{ExtendLease, LeaseView};
 use mvm_api::{Client, Problem, paths};
-use mvm_model::lease::Purpose;
 
 /// Leases.
 #[derive(Debug, Subcommand)]
@@ -78,17 +77,12 @@ async fn id_of(client: &Client, wanted: &str) -> Result<String, Problem> {
 fn list(context: &Context, leases: &[LeaseView]) -> Outcome {
     let now = jiff::Timestamp::now().as_millisecond().max(0) as u64;
     let rows = leases.iter().map(|LeaseView { lease, instance }| {
-        let purpose = match lease.purpose {
-            Purpose::Run => "run",
-            Purpose::Template => "template",
-            Purpose::Manual => "manual",
-        };
         let left = lease.expires_at.saturating_sub(now) / 1000;
         vec![
             lease.id.clone(),
             instance.to_string(),
             lease.holder.clone(),
-            purpose.to_owned(),
+            lease.purpose.to_string(),
             output::age(lease.since),
             format!("{left} s"),
         ]

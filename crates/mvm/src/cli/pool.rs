@@ -12,6 +12,7 @@ use mvm_api::{Client, Problem, paths};
 use mvm_model::policy::RuntimePolicy;
 use mvm_model::pool::{DEFAULT_SCRATCH_MIB, RevisionEntry};
 use mvm_model::{Name, PoolRef, Resources};
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -365,10 +366,7 @@ fn list(format: Format, views: &[PoolView]) -> Outcome {
 }
 
 async fn build(context: &Context, pool: &PoolRef, overrides: &[Pair]) -> Outcome {
-    let mut body = BuildPool::default();
-    for input in overrides {
-        body.override_inputs.insert(input.name.clone(), absolute_flake(&input.value)?);
-    }
+    let body = BuildPool { override_inputs: absolute_inputs(overrides)? };
     let path = paths::pool_part(pool, "build");
     let result: BuildResult =
         with_progress(&context.client()?, context.format, &path, &body).await?;
@@ -463,8 +461,14 @@ async fn converge(
     }
 }
 
+/// Inputs to replace, that mean the same to the agent.
+pub fn absolute_inputs(inputs: &[Pair]) -> Result<BTreeMap<String, String>, Problem> {
+    let absolute = |input: &Pair| Ok((input.name.clone(), absolute_flake(&input.value)?));
+    inputs.iter().map(absolute).collect()
+}
+
 /// A flake reference that means the same to the agent: paths are made absolute.
-pub fn absolute_flake(reference: &str) -> Result<String, Problem> {
+fn absolute_flake(reference: &str) -> Result<String, Problem> {
     let (scheme, path) = match reference.strip_prefix("path:") {
         Some(path) => ("path:", path),
         None => ("", reference),
