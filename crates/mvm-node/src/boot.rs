@@ -3,7 +3,7 @@
 use crate::firewall::uid_of;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem, io};
-use crate::root::{make_dir, write_atomically};
+use crate::root::{Files, make_dir, write_atomically};
 use crate::slot::Live;
 use crate::template::{Template, is_mould};
 use crate::{Result, identity};
@@ -70,10 +70,7 @@ impl Node {
         tenant: &Tenant,
         instance: &Instance,
     ) -> Result<()> {
-        self.check_space()?;
-        let files = self.parts.root.files(instance.id);
-        make_dir(&files.dir, 0o711)?;
-        make_dir(&files.vm(), 0o700)?;
+        let files = self.make_place(instance.id)?;
         crate::root::remove_file(&files.snapshot())?;
         crate::root::remove_file(&files.memory())?;
         if instance.is_blank() {
@@ -89,6 +86,15 @@ impl Node {
         self.make_ready(live, tenant, instance, machine, BOOT_DEADLINE, true).await
     }
 
+    /// The directories of a machine that is to be started, if there is room for one.
+    fn make_place(&self, id: InstanceId) -> Result<Files> {
+        self.check_space()?;
+        let files = self.parts.root.files(id);
+        make_dir(&files.dir, 0o711)?;
+        make_dir(&files.vm(), 0o700)?;
+        Ok(files)
+    }
+
     /// Starts the machine as a clone of a template, and waits until its guest is itself. On any
     /// error nothing is left.
     pub(crate) async fn clone_of(
@@ -98,10 +104,7 @@ impl Node {
         instance: &Instance,
         template: &Template,
     ) -> Result<()> {
-        self.check_space()?;
-        let files = self.parts.root.files(instance.id);
-        make_dir(&files.dir, 0o711)?;
-        make_dir(&files.vm(), 0o700)?;
+        self.make_place(instance.id)?;
         self.clone_disks(instance, template, uid_of(tenant)).await?;
         self.connect_instance(tenant, instance).await?;
         let spec = self.spec(tenant, instance)?;

@@ -30,7 +30,7 @@ pub struct Wish {
 }
 
 impl Wish {
-    fn lease(&self) -> Result<Lease> {
+    pub(crate) fn lease(&self) -> Result<Lease> {
         let seconds = self.lease_s.unwrap_or(DEFAULT_LEASE_S);
         checked(seconds)?;
         let since = now();

@@ -5,21 +5,20 @@ use crate::node::Node;
 use crate::problem::OrProblem;
 use crate::world::World;
 use mvm_model::event::Event;
-use mvm_model::{Millis, State};
-use mvm_store::Store;
+use mvm_model::{Instance, InstanceId, Millis, PoolRef, State};
+use mvm_store::{Record, Store};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::broadcast;
 
 /// Where events lie in the store.
-pub(crate) const PREFIX: &str = "events/";
+const PREFIX: &str = "events/";
 /// How far a follower may fall behind before it has to read from the store again.
 const BEHIND: usize = 1024;
 /// Upper bounds of the histograms, in seconds.
@@ -43,7 +42,7 @@ pub struct EventLog {
 impl EventLog {
     /// Goes on after the last event in the store.
     pub(crate) async fn open(store: &dyn Store) -> Result<EventLog> {
-        let last = store.list(PREFIX).await.or_problem()?.pop();
+        let last = store.last(PREFIX).await.or_problem()?;
         let last = last.and_then(|record| record.key.strip_prefix(PREFIX)?.parse::<u64>().ok());
         Ok(EventLog {
             next: AtomicU64::new(last.unwrap_or(0) + 1),
@@ -63,9 +62,7 @@ impl EventLog {
         for event in events {
             self.next.store(event.id + 1, Ordering::Relaxed);
             if event.to == State::Failed {
-                let (tenant, pool) = (&event.instance.pool.tenant, &event.instance.pool.pool);
-                let labels = vec![("tenant", tenant.to_string()), ("pool", pool.to_string())];
-                self.failures.get_or_create(&labels).inc();
+                self.failures.get_or_create(&of_pool(&event.instance.pool)).inc();
             }
             // Nobody follows: nobody is told.
             let _ = self.followers.send(event);
@@ -82,9 +79,10 @@ impl EventLog {
 impl Node {
     /// The events after `since` that are kept, oldest first.
     pub(crate) async fn events_after(&self, since: u64) -> Result<Vec<Event>> {
-        let records = self.parts.store.list(PREFIX).await.or_problem()?;
-        let after = records.iter().filter(|record| record.key > key(since));
-        Ok(after.filter_map(|record| serde_json::from_slice(&record.value).ok()).collect())
+        let from = key(since.saturating_add(1));
+        let records = self.parts.store.list_from(PREFIX, &from).await.or_problem()?;
+        let read = |record: &Record| serde_json::from_slice(&record.value).ok();
+        Ok(records.iter().filter_map(read).collect())
     }
 
     /// Every event from now on.
@@ -113,41 +111,34 @@ impl Node {
 }
 
 fn gauges(world: &World) -> (Family<Labels, Gauge>, Family<Labels, Gauge>) {
-    let mut instances: BTreeMap<Labels, i64> = BTreeMap::new();
-    let mut leases: BTreeMap<Labels, i64> = BTreeMap::new();
+    let instances: Family<Labels, Gauge> = Family::default();
+    let leases: Family<Labels, Gauge> = Family::default();
     for instance in world.instances.values() {
-        let mut labels: Labels = vec![
-            ("tenant", instance.pool.tenant.to_string()),
-            ("pool", instance.pool.pool.to_string()),
-        ];
+        let mut labels = of_pool(&instance.pool);
         if let Some(lease) = &instance.lease {
             let mut labels = labels.clone();
-            labels.push(("purpose", format!("{:?}", lease.purpose).to_lowercase()));
-            *leases.entry(labels).or_default() += 1;
+            labels.push(("purpose", lease.purpose.to_string()));
+            leases.get_or_create(&labels).inc();
         }
         labels.push(("state", instance.state.to_string()));
-        *instances.entry(labels).or_default() += 1;
+        instances.get_or_create(&labels).inc();
     }
-    (family(instances), family(leases))
+    (instances, leases)
 }
 
-fn family(counts: BTreeMap<Labels, i64>) -> Family<Labels, Gauge> {
-    let family = Family::<Labels, Gauge>::default();
-    for (labels, count) in counts {
-        family.get_or_create(&labels).set(count);
-    }
-    family
+fn of_pool(pool: &PoolRef) -> Labels {
+    vec![("tenant", pool.tenant.to_string()), ("pool", pool.pool.to_string())]
 }
 
 /// The events of changes of instances, numbered from `first`.
 pub(crate) fn of_changes(
     world: &World,
-    touched: &[(mvm_model::InstanceId, Option<mvm_model::Instance>)],
+    instances: &[(InstanceId, Option<Instance>)],
     first: u64,
     now: Millis,
 ) -> Vec<Event> {
     let mut events = Vec::new();
-    for (id, after) in touched {
+    for (id, after) in instances {
         let (before, id) = (world.instances.get(id), first + events.len() as u64);
         events.extend(mvm_model::event::of_change(before, after.as_ref(), id, now));
     }

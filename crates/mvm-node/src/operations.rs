@@ -28,9 +28,21 @@ const ID_DRAWS: usize = 64;
 impl Node {
     /// Records a new instance of the pool; with a `goal`, one that the reconciler brings there.
     pub async fn create(&self, pool: &PoolRef, goal: Option<State>) -> Result<Instance> {
-        let drawn = draw_ids()?;
+        self.create_with(pool, |instance| instance.goal = goal).await
+    }
+
+    /// Records a new instance of the pool, and what else is to be known of it.
+    pub(crate) async fn create_with(
+        &self,
+        pool: &PoolRef,
+        also: impl FnOnce(&mut Instance),
+    ) -> Result<Instance> {
+        let drawn: Vec<u32> = (0..ID_DRAWS)
+            .map(|_| Ok(u32::from_le_bytes(crate::identity::random_bytes::<4>()?)))
+            .collect::<Result<_>>()?;
         self.change(|world, changes| {
-            let instance = new_instance(world, pool, goal, &drawn)?;
+            let mut instance = new_instance(world, pool, &drawn)?;
+            also(&mut instance);
             changes.put_instance(instance.clone());
             Ok(instance)
         })
@@ -43,7 +55,8 @@ impl Node {
         let slot = self.slot(id);
         let mut live = slot.gate.lock().await;
         let began = std::time::Instant::now();
-        let from = self.read(|world| world.by_id(id).map(|i| i.state)).await?;
+        let (from, dormant) =
+            self.read(|world| world.by_id(id).map(|i| (i.state, i.dormant))).await?;
         if from != to {
             from.check(to).or_else(|fault| match from.allows(State::Running) {
                 true => State::Running.check(to),
@@ -55,7 +68,7 @@ impl Node {
             (State::Warm, State::Running) => self.resume(&mut live, id).await?,
             (State::Running, State::Warm) => self.pause(&mut live, id).await?,
             (State::Running | State::Warm, State::Sleeping) => self.sleep(&mut live, id).await?,
-            (State::Sleeping, State::Running | State::Warm) if self.is_dormant(id).await? => {
+            (State::Sleeping, State::Running | State::Warm) if dormant => {
                 self.rise(&mut live, id, to).await?;
             }
             (State::Sleeping, State::Running | State::Warm) => {
@@ -173,10 +186,6 @@ impl Node {
         }
     }
 
-    async fn is_dormant(&self, id: InstanceId) -> Result<bool> {
-        self.read(|world| world.by_id(id).map(|instance| instance.dormant)).await
-    }
-
     /// Warm to running: one durable record, one hypervisor call, one guest round trip.
     async fn resume(self: &Arc<Self>, live: &mut Live, id: InstanceId) -> Result<()> {
         let machine = machine_of(live)?;
@@ -271,9 +280,10 @@ impl Node {
 
     /// Any live state to stopped: the guest shuts down by itself, so that its disks are whole.
     async fn shut_down(self: &Arc<Self>, live: &mut Live, id: InstanceId) -> Result<()> {
-        let state = self.read(|world| world.by_id(id).map(|i| i.state)).await?;
+        let (state, dormant) =
+            self.read(|world| world.by_id(id).map(|i| (i.state, i.dormant))).await?;
         match state {
-            State::Sleeping if self.is_dormant(id).await? => {
+            State::Sleeping if dormant => {
                 return self.set_state(id, State::Stopped).await;
             }
             State::Sleeping => self.wake(live, id, State::Running).await?,
@@ -422,12 +432,6 @@ fn admit(world: &World, id: InstanceId, to: State) -> Result<&Instance> {
     Ok(instance)
 }
 
-/// Numbers for ids, of which one will be free.
-pub(crate) fn draw_ids() -> Result<Vec<u32>> {
-    let draw = |_| Ok(u32::from_le_bytes(crate::identity::random_bytes::<4>()?));
-    (0..ID_DRAWS).map(draw).collect()
-}
-
 fn machine_of(live: &Live) -> Result<Arc<dyn Machine>> {
     live.machine.clone().ok_or_else(|| {
         Problem::new(409, "wrong_state", "the instance has no machine any more")
@@ -435,12 +439,7 @@ fn machine_of(live: &Live) -> Result<Arc<dyn Machine>> {
     })
 }
 
-pub(crate) fn new_instance(
-    world: &World,
-    reference: &PoolRef,
-    goal: Option<State>,
-    drawn: &[u32],
-) -> Result<Instance> {
+fn new_instance(world: &World, reference: &PoolRef, drawn: &[u32]) -> Result<Instance> {
     let pool = world.pool(reference)?;
     let tenant = world.tenant(&reference.tenant)?;
     let revision = pool.current_revision().ok_or_else(|| {
@@ -461,7 +460,7 @@ pub(crate) fn new_instance(
         pool: reference.clone(),
         state: State::Created,
         intent: None,
-        goal,
+        goal: None,
         reason: None,
         template: None,
         dormant: false,

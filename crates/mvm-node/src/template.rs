@@ -4,15 +4,15 @@
 //! memory, device state and disks of a machine that is ready and has no identity. Its name is the
 //! digest of everything that it depends on, so that what changes makes another one.
 
+use crate::claims::Wish;
 use crate::node::Node;
-use crate::operations::{draw_ids, new_instance};
 use crate::problem::{OrProblem, io};
 use crate::root::{Files, make_dir, remove_dir, write_atomically};
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::lease::Purpose;
-use mvm_model::{Instance, InstanceId, Lease, Pool, PoolRef, Resources, State};
+use mvm_model::{Instance, InstanceId, Pool, PoolRef, Resources, State};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -23,8 +23,8 @@ use std::time::Duration;
 
 /// How long the pool's own command may run.
 const PREWARM_DEADLINE: Duration = Duration::from_secs(1800);
-/// How long a template may be in the making before its lease ends it, in ms.
-const MAKING_MS: u64 = 3_600_000;
+/// How long a template may be in the making before its lease ends it, in seconds.
+const MAKING_S: u64 = 3600;
 /// What ends the name of a template that is not whole yet.
 const UNFINISHED: &str = ".new";
 
@@ -153,21 +153,9 @@ impl Node {
 
     /// An instance under a lease of ours: nobody else touches it, and an agent that starts ends it.
     async fn create_mould(&self, pool: &PoolRef) -> Result<Instance> {
-        let drawn = draw_ids()?;
-        let lease = Lease {
-            id: format!("l-{}", crate::identity::hex_digits(8)?),
-            holder: "template".to_owned(),
-            purpose: Purpose::Template,
-            since: now(),
-            expires_at: now() + MAKING_MS,
-        };
-        self.change(|world, changes| {
-            let mut instance = new_instance(world, pool, None, &drawn)?;
-            instance.lease = Some(lease);
-            changes.put_instance(instance.clone());
-            Ok(instance)
-        })
-        .await
+        let (holder, purpose) = ("template".to_owned(), Purpose::Template);
+        let lease = Wish { holder, purpose, lease_s: Some(MAKING_S) }.lease()?;
+        self.create_with(pool, |instance| instance.lease = Some(lease)).await
     }
 
     async fn make_template(
@@ -212,9 +200,9 @@ impl Node {
             0 => Ok(()),
             status => {
                 let words = String::from_utf8_lossy(&words);
-                let end: Vec<&str> = words.trim_end().lines().rev().take(10).collect();
-                let end: Vec<&str> = end.into_iter().rev().collect();
-                Err(failed(format!("ended with status {status}: {}", end.join("\n"))))
+                let lines: Vec<&str> = words.trim_end().lines().collect();
+                let end = lines[lines.len().saturating_sub(10)..].join("\n");
+                Err(failed(format!("ended with status {status}: {end}")))
             }
         }
     }

@@ -121,8 +121,9 @@ type Change = Box<dyn FnOnce(&mut World) + Send>;
 #[derive(Default)]
 pub struct Changes {
     writes: Vec<Write>,
-    /// Instances as they will be; absent: gone.
-    touched: Vec<(InstanceId, Option<Instance>)>,
+    /// As they will be; absent: gone.
+    instances: Vec<(InstanceId, Option<Instance>)>,
+    /// All others.
     apply: Vec<Change>,
 }
 
@@ -162,19 +163,13 @@ impl Changes {
     /// Makes or replaces an instance.
     pub fn put_instance(&mut self, instance: Instance) {
         self.put(format!("instances/{}", instance.id), &instance);
-        self.touched.push((instance.id, Some(instance.clone())));
-        self.apply.push(Box::new(move |world| {
-            world.instances.insert(instance.id, instance);
-        }));
+        self.instances.push((instance.id, Some(instance)));
     }
 
     /// Removes an instance.
     pub fn remove_instance(&mut self, id: InstanceId) {
         self.delete(format!("instances/{id}"));
-        self.touched.push((id, None));
-        self.apply.push(Box::new(move |world| {
-            world.instances.remove(&id);
-        }));
+        self.instances.push((id, None));
     }
 
     /// Puts a document of desired state in force.
@@ -199,7 +194,7 @@ impl Changes {
         if self.writes.is_empty() {
             return Ok(());
         }
-        let events = events::of_changes(world, &self.touched, log.next_id(), crate::now());
+        let events = events::of_changes(world, &self.instances, log.next_id(), crate::now());
         for event in &events {
             self.put(events::key(event.id), event);
             if let Some(old) = event.id.checked_sub(event::KEPT) {
@@ -209,6 +204,12 @@ impl Changes {
         store.commit(self.writes).await.or_problem()?;
         for change in self.apply {
             change(world);
+        }
+        for (id, instance) in self.instances {
+            match instance {
+                Some(instance) => world.instances.insert(id, instance),
+                None => world.instances.remove(&id),
+            };
         }
         log.publish(events);
         Ok(())

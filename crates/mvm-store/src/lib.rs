@@ -147,7 +147,13 @@ pub trait Store: Send + Sync + 'static {
     /// One record.
     async fn get(&self, key: &str) -> Result<Option<Record>>;
     /// All records whose key begins with `prefix`, in the order of their keys.
-    async fn list(&self, prefix: &str) -> Result<Vec<Record>>;
+    async fn list(&self, prefix: &str) -> Result<Vec<Record>> {
+        self.list_from(prefix, prefix).await
+    }
+    /// Those of them whose key is `from` or comes after it.
+    async fn list_from(&self, prefix: &str, from: &str) -> Result<Vec<Record>>;
+    /// The last of all whose key begins with `prefix`.
+    async fn last(&self, prefix: &str) -> Result<Option<Record>>;
     /// All writes or none; gives the new revision.
     async fn commit(&self, writes: Vec<Write>) -> Result<u64>;
     /// Every change of keys that begin with `prefix`, from now on.

@@ -85,9 +85,14 @@ impl Store for SqliteStore {
         self.run(move |engine| engine.get(&key)).await
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<Record>> {
-        let prefix = prefix.to_owned();
-        self.run(move |engine| engine.list(&prefix)).await
+    async fn list_from(&self, prefix: &str, from: &str) -> Result<Vec<Record>> {
+        let (from, end) = (prefix.max(from).to_owned(), end_of(prefix));
+        self.run(move |engine| engine.list(&from, &end)).await
+    }
+
+    async fn last(&self, prefix: &str) -> Result<Option<Record>> {
+        let (from, end) = (prefix.to_owned(), end_of(prefix));
+        self.run(move |engine| engine.last(&from, &end)).await
     }
 
     async fn commit(&self, writes: Vec<Write>) -> Result<u64> {
@@ -113,14 +118,21 @@ impl Engine {
             .map_err(|e| engine_error(&self.path, e))
     }
 
-    fn list(&self, prefix: &str) -> Result<Vec<Record>> {
-        // Keys are text without U+10FFFF: it ends the range of all that begin with the prefix.
-        let end = format!("{prefix}\u{10FFFF}");
+    fn list(&self, from: &str, end: &str) -> Result<Vec<Record>> {
         let query =
             "SELECT key, value, revision FROM records WHERE key >= ?1 AND key < ?2 ORDER BY key";
         self.connection
             .prepare_cached(query)
-            .and_then(|mut query| query.query_map([prefix, &end], record)?.collect())
+            .and_then(|mut query| query.query_map([from, end], record)?.collect())
+            .map_err(|e| engine_error(&self.path, e))
+    }
+
+    fn last(&self, from: &str, end: &str) -> Result<Option<Record>> {
+        let query = "SELECT key, value, revision FROM records WHERE key >= ?1 AND key < ?2 \
+                     ORDER BY key DESC LIMIT 1";
+        self.connection
+            .prepare_cached(query)
+            .and_then(|mut query| query.query_row([from, end], record).optional())
             .map_err(|e| engine_error(&self.path, e))
     }
 
@@ -165,6 +177,11 @@ impl Engine {
             });
         }
     }
+}
+
+/// Keys are text without U+10FFFF: it ends the range of all that begin with the prefix.
+fn end_of(prefix: &str) -> String {
+    format!("{prefix}\u{10FFFF}")
 }
 
 /// Either a conflict, or an error of SQLite still to be named.

@@ -65,6 +65,15 @@ proptest! {
             let listed: BTreeMap<_, _> = block(store.list("")).expect("list").into_iter()
                 .map(|r| (r.key, (r.value, r.revision))).collect();
             prop_assert_eq!(&listed, &model);
+            for prefix in ["", "k/", "other", "z"] {
+                let of_prefix = || model.keys().filter(|key| key.starts_with(prefix));
+                let last = block(store.last(prefix)).expect("last").map(|r| r.key);
+                prop_assert_eq!(last.as_ref(), of_prefix().next_back());
+                let from = format!("k/{}", value % 5);
+                let rest = block(store.list_from(prefix, &from)).expect("list");
+                let rest: Vec<&String> = rest.iter().map(|r| &r.key).collect();
+                prop_assert_eq!(rest, of_prefix().filter(|key| **key >= from).collect::<Vec<_>>());
+            }
         }
     }
 }
