@@ -70,20 +70,21 @@ impl Drop for WorkDir {
             return;
         }
         // A program or thread of the build that is just ending may still put files into it.
-        for _ in 0..20 {
+        let mut tries = 20;
+        let removed = loop {
             match std::fs::remove_dir_all(&self.path) {
-                Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
+                Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty && tries > 0 => {
+                    tries -= 1;
                     std::thread::sleep(std::time::Duration::from_millis(25));
                 }
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    let path = self.path.display();
-                    tracing::warn!(%path, %error, "work directory stays for now");
-                    return;
-                }
-                _ => return,
+                outcome => break outcome,
             }
+        };
+        if let Err(error) = removed
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.path.display(), %error, "work directory stays for now");
         }
-        tracing::warn!(path = %self.path.display(), "work directory stays for now");
     }
 }
 

@@ -171,7 +171,7 @@ impl Hypervisor for QemuDriver {
             reason,
         };
         let stored = snapshot::open(snapshot, &self.hardware(spec)).map_err(failed)?;
-        let (hardware, from) = (stored.hardware.clone(), stored.memory);
+        let (hardware, from) = (stored.hardware.clone(), stored.memory());
         match from {
             Memory::File => check_memory(spec).map_err(failed)?,
             Memory::State => place::create_memory(spec)?,
@@ -192,19 +192,14 @@ impl Hypervisor for QemuDriver {
                 other => other?,
             };
         let span = tracing::info_span!("state_load", id = %spec.id);
-        let loaded = self.load(&qmp, fd, from).instrument(span).await;
-        let whole = match &loaded {
-            Ok(()) => feeding.await.unwrap_or(false),
-            Err(_) => true,
-        };
-        if !whole {
-            return Err(failed("it is damaged: its checksum does not match".into()));
-        }
-        if let Err(error) = loaded {
+        if let Err(error) = self.load(&qmp, fd, from).instrument(span).await {
             process.kill_now();
             let ending = process.ended().await;
             let log = logs::last_lines(&spec.dir.join(QEMU_LOG), 5);
             return Err(failed(format!("{error}; QEMU ended ({ending}): {log}")));
+        }
+        if !feeding.await.unwrap_or(false) {
+            return Err(failed("it is damaged: its checksum does not match".into()));
         }
         newborn.grown();
         Ok(Arc::new(QemuMachine::new(spec, process, qmp, hardware, memory)))

@@ -101,33 +101,40 @@ pub(super) enum Memory {
 pub(super) struct Stored {
     /// What it is of; the version of the machine type may not be the newest.
     pub(super) hardware: Hardware,
-    pub(super) memory: Memory,
     state: State,
-    sha256: String,
 }
 
 enum State {
+    /// The device state, whole and right.
     Checked(Vec<u8>),
-    /// The rest of this file.
-    Unchecked(BufReader<File>),
+    /// The rest of this file, device state and memory, which should have this checksum.
+    Unchecked(BufReader<File>, String),
 }
 
 impl Stored {
+    /// Where the guest's memory is.
+    pub(super) fn memory(&self) -> Memory {
+        match self.state {
+            State::Checked(_) => Memory::File,
+            State::Unchecked(..) => Memory::State,
+        }
+    }
+
     /// Writes the state to `to` and closes it; false if it turns out damaged. That nobody takes
     /// it is told by whoever should.
     pub(super) fn feed(self, mut to: impl Write) -> bool {
-        let mut file = match self.state {
+        let (mut file, sha256) = match self.state {
             State::Checked(state) => {
                 let _ = to.write_all(&state);
                 return true;
             }
-            State::Unchecked(file) => file,
+            State::Unchecked(file, sha256) => (file, sha256),
         };
         let mut digest = Sha256::new();
         let mut buffer = vec![0; 1 << 20];
         loop {
             match file.read(&mut buffer) {
-                Ok(0) => return hex(&digest.finalize()) == self.sha256,
+                Ok(0) => return hex(&digest.finalize()) == sha256,
                 Ok(n) => {
                     digest.update(&buffer[..n]);
                     if to.write_all(&buffer[..n]).is_err() {
@@ -158,15 +165,14 @@ pub(super) fn open(path: &Path, wanted: &Hardware) -> Result<Stored, String> {
     }
     let Header { hardware, sha256, with_memory, .. } = header;
     if with_memory {
-        let state = State::Unchecked(file);
-        return Ok(Stored { hardware, memory: Memory::State, state, sha256 });
+        return Ok(Stored { hardware, state: State::Unchecked(file, sha256) });
     }
     let mut state = Vec::new();
     file.take(LONGEST_STATE).read_to_end(&mut state).map_err(|e| e.to_string())?;
     if hex(&Sha256::digest(&state)) != sha256 {
         return Err("it is damaged: its checksum does not match".into());
     }
-    Ok(Stored { hardware, memory: Memory::File, state: State::Checked(state), sha256 })
+    Ok(Stored { hardware, state: State::Checked(state) })
 }
 
 fn parse(line: &[u8]) -> Result<Header, String> {
@@ -220,15 +226,8 @@ impl Draft {
     pub(super) fn fill_with_memory(&mut self, from: impl Read) -> io::Result<()> {
         let mut to = io::BufWriter::with_capacity(1 << 20, Appending(self));
         let from = BufReader::with_capacity(1 << 20, from);
-        copy_without_zero_pages(from, |bytes| to.write_all(bytes))?;
+        copy_without_zero_pages(from, &mut to)?;
         to.flush()
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.digest.update(bytes);
-        self.file.write_all_at(bytes, HEADER as u64 + self.length)?;
-        self.length += bytes.len() as u64;
-        Ok(())
     }
 
     /// Makes it durable under its name, together with the memory file that belongs to it, if any.
@@ -264,7 +263,11 @@ struct Appending<'a>(&'a mut Draft);
 
 impl Write for Appending<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.append(bytes).map(|()| bytes.len())
+        let draft = &mut *self.0;
+        draft.file.write_all_at(bytes, HEADER as u64 + draft.length)?;
+        draft.digest.update(bytes);
+        draft.length += bytes.len() as u64;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

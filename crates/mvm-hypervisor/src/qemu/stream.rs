@@ -4,7 +4,7 @@
 //! costs the reader a look at a page of a file that is new and reads as zero anyway. They are left
 //! out. Whatever is not known here is passed on as it is, with all that follows.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
 const MAGIC: &[u8] = b"QEVM\0\0\0\x03";
 const START: u8 = 1;
@@ -31,38 +31,25 @@ enum Stop {
 
 impl From<io::Error> for Stop {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            // A stream that is cut off: whoever asked for it is told by its sender.
-            io::ErrorKind::UnexpectedEof => Stop::Rest,
-            _ => Stop::Broken(error),
-        }
+        Stop::Broken(error)
     }
 }
 
 type Step<T> = Result<T, Stop>;
 
 /// Copies a stream from `from` to `to`, without the zero pages of its largest block of memory.
-pub(super) fn copy_without_zero_pages(
-    from: impl Read,
-    mut to: impl FnMut(&[u8]) -> io::Result<()>,
-) -> io::Result<()> {
-    let mut copy = Copy { from, to: &mut to, held: Vec::new(), largest: Vec::new() };
+pub(super) fn copy_without_zero_pages(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
+    let mut copy = Copy { from: &mut from, to: &mut to, held: Vec::new(), largest: Vec::new() };
     match copy.memory() {
         Err(Stop::Broken(error)) => return Err(error),
         Err(Stop::Rest) | Ok(()) => copy.pass()?,
     }
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match copy.from.read(&mut buffer)? {
-            0 => return Ok(()),
-            n => (copy.to)(&buffer[..n])?,
-        }
-    }
+    io::copy(&mut from, &mut to).map(drop)
 }
 
-struct Copy<'a, R> {
-    from: R,
-    to: &'a mut dyn FnMut(&[u8]) -> io::Result<()>,
+struct Copy<'a, R, W> {
+    from: &'a mut R,
+    to: &'a mut W,
     /// What has been read and not yet been passed on.
     held: Vec<u8>,
     /// The name of the block whose zero pages are left out.
@@ -76,7 +63,7 @@ struct Last {
     passed: Option<Vec<u8>>,
 }
 
-impl<R: Read> Copy<'_, R> {
+impl<R: Read, W: Write> Copy<'_, R, W> {
     fn memory(&mut self) -> Step<()> {
         if self.take(MAGIC.len())? != MAGIC {
             return Err(Stop::Rest);
@@ -145,40 +132,42 @@ impl<R: Read> Copy<'_, R> {
             if head & SAME_BLOCK == 0 {
                 last.read = Some(self.name()?);
             }
-            let Some(name) = last.read.clone() else { return Err(Stop::Rest) };
-            let same = last.passed.as_ref() == Some(&name);
-            let body = match head & FLAGS & !SAME_BLOCK {
+            let Some(block) = &last.read else { return Err(Stop::Rest) };
+            let same = last.passed.as_ref() == Some(block);
+            let length = match head & FLAGS & !SAME_BLOCK {
                 ZERO => 1,
                 PAGE => PAGE_SIZE,
-                _ => return self.unknown_page(head, &name, same),
+                _ => {
+                    // What follows is not understood, but its block has to be right.
+                    self.page(head, block, same, &[])?;
+                    return Err(Stop::Rest);
+                }
             };
-            let body = self.take(body)?;
-            self.held.clear();
-            if head & ZERO != 0 && body == [0] && name == self.largest {
+            let zero = self.take(length)? == [0];
+            if zero && *block == self.largest {
+                self.held.clear();
                 continue;
             }
-            self.page(head, &name, same, &body)?;
-            last.passed = Some(name);
+            let body = self.held.split_off(self.held.len() - length);
+            self.page(head, block, same, &body)?;
+            if !same {
+                last.passed.clone_from(&last.read);
+            }
         }
     }
 
-    /// Passes a page on; its block is named unless the last one that was passed on was of it.
-    fn page(&mut self, head: u64, block: &[u8], same: bool, body: &[u8]) -> Step<()> {
+    /// Passes a page on in place of what is held; its block is named unless the last one that was
+    /// passed on was of it.
+    fn page(&mut self, head: u64, block: &[u8], same: bool, body: &[u8]) -> io::Result<()> {
         let flag = if same { SAME_BLOCK } else { 0 };
+        self.held.clear();
         self.held.extend(((head & !SAME_BLOCK) | flag).to_be_bytes());
         if !same {
             self.held.push(block.len() as u8);
             self.held.extend(block);
         }
         self.held.extend(body);
-        Ok(self.pass()?)
-    }
-
-    /// What follows is not understood, but its block has to be right.
-    fn unknown_page(&mut self, head: u64, block: &[u8], same: bool) -> Step<()> {
-        self.held.clear();
-        self.page(head, block, same, &[])?;
-        Err(Stop::Rest)
+        self.pass()
     }
 
     fn footer(&mut self, section: u64) -> Step<()> {
@@ -190,7 +179,7 @@ impl<R: Read> Copy<'_, R> {
 
     fn name(&mut self) -> Step<Vec<u8>> {
         let length = self.byte()?;
-        self.take(length.into())
+        Ok(self.take(length.into())?.to_vec())
     }
 
     fn byte(&mut self) -> Step<u8> {
@@ -203,18 +192,15 @@ impl<R: Read> Copy<'_, R> {
     }
 
     /// The next bytes; what could be read of them is held in any case.
-    fn take(&mut self, count: usize) -> Step<Vec<u8>> {
+    fn take(&mut self, count: usize) -> Step<&[u8]> {
         let begin = self.held.len();
         self.from.by_ref().take(count as u64).read_to_end(&mut self.held)?;
-        let taken = self.held[begin..].to_vec();
-        if taken.len() < count {
-            return Err(Stop::Rest);
-        }
-        Ok(taken)
+        let taken = &self.held[begin..];
+        if taken.len() < count { Err(Stop::Rest) } else { Ok(taken) }
     }
 
     fn pass(&mut self) -> io::Result<()> {
-        (self.to)(&self.held)?;
+        self.to.write_all(&self.held)?;
         self.held.clear();
         Ok(())
     }
@@ -274,11 +260,7 @@ mod tests {
 
     fn copied(stream: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        copy_without_zero_pages(stream, |bytes| {
-            out.extend(bytes);
-            Ok(())
-        })
-        .unwrap();
+        copy_without_zero_pages(stream, &mut out).unwrap();
         out
     }
 
