@@ -6,12 +6,13 @@ use crate::error::{Code, Fault};
 use crate::name::{Name, PoolRef};
 use crate::pool::{Counts, Pool};
 use crate::tenant::Tenant;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// One step from what a node holds towards a document. What it needs to know is in the document.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum Step {
     /// Remove a pool that the document does not name, once its leases have ended.
