@@ -155,3 +155,34 @@ async fn a_boot_that_is_given_up_leaves_nothing() {
     assert!(tokio::time::timeout(Duration::from_millis(20), boot).await.is_err());
     assert!(sim.find("mvm:").unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn a_world_that_is_kept_outlives_its_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = dir.path().join("kept");
+    let open = || SimHypervisor::open(Latencies::NONE, Arc::new(Echo), &kept).unwrap();
+    let (a, b, c) = (spec(dir.path(), "a"), spec(dir.path(), "b"), spec(dir.path(), "c"));
+    let sim = open();
+    let machine = sim.boot(&a, &unrecorded).await.unwrap();
+    machine.pause().await.unwrap();
+    sim.boot(&b, &unrecorded).await.unwrap();
+    sim.boot(&c, &unrecorded).await.unwrap();
+    let process = machine.process();
+    sim.crash(&b.marker);
+    std::fs::remove_dir_all(&c.dir).unwrap();
+    std::fs::write(kept.join("torn"), "{").unwrap();
+    drop((machine, sim));
+
+    let later = open();
+    assert_eq!(later.find("mvm:").unwrap().as_slice(), std::slice::from_ref(&process));
+    let machine = later.adopt(&a, &process).await.unwrap().unwrap();
+    assert!(machine.stats().await.unwrap().paused);
+    let mut stream = tokio::net::UnixStream::connect(machine.channel()).await.unwrap();
+    stream.write_all(b"x").await.unwrap();
+    let mut byte = [0];
+    stream.read_exact(&mut byte).await.unwrap();
+    machine.kill().await.unwrap();
+    assert_eq!(std::fs::read_dir(&kept).unwrap().count(), 0);
+    let next = later.boot(&a, &unrecorded).await.unwrap().process();
+    assert_ne!((next.pid, next.start_time), (process.pid, process.start_time));
+}

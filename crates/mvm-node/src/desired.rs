@@ -293,6 +293,11 @@ impl Node {
                 self.update_pool(pool, patch).await
             }
             Step::Build { pool } => {
+                if let Some(digest) =
+                    document.pool(pool).and_then(|wanted| wanted.revision.as_ref())
+                {
+                    return self.use_image(pool, digest).await;
+                }
                 let (progress, mut reports) = tokio::sync::mpsc::unbounded_channel();
                 tokio::spawn(async move {
                     while let Some(report) = reports.recv().await {

@@ -24,6 +24,7 @@ mod reconcile;
 mod recovery;
 mod root;
 mod serve;
+mod simulated;
 mod slot;
 mod template;
 mod view;
@@ -31,7 +32,7 @@ mod world;
 
 pub use desired::DesiredFile;
 pub use node::Node;
-pub use serve::{ServeOptions, serve};
+pub use serve::{Driver, ServeOptions, serve};
 
 /// What the agent's own functions give: the error is what the API will answer.
 pub type Result<T> = std::result::Result<T, mvm_api::Problem>;

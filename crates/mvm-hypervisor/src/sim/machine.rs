@@ -7,7 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::fault::{Call, Effect};
-use super::world::{Life, Saved, World};
+use super::saved::Saved;
+use super::world::{Life, World};
 use crate::{Error, Exit, Machine, MachineStats, ProcessIdentity, RestoreMemory, Result};
 
 pub(super) struct SimMachine {
@@ -47,14 +48,14 @@ impl Machine for SimMachine {
     async fn pause(&self) -> Result<()> {
         let _turn = self.turn.lock().await;
         self.pass(Call::Pause, self.world.latencies.pause).await?;
-        self.life.set_running(false);
+        self.world.set_running(&self.life, false);
         Ok(())
     }
 
     async fn resume(&self) -> Result<()> {
         let _turn = self.turn.lock().await;
         self.pass(Call::Resume, self.world.latencies.pause).await?;
-        self.life.set_running(true);
+        self.world.set_running(&self.life, true);
         Ok(())
     }
 

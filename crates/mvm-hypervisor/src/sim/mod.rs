@@ -7,7 +7,9 @@
 //! passes by Tokio's clock, so that tests may pause it. Faults come from a [`FaultPlan`].
 
 mod fault;
+mod guest;
 mod machine;
+mod saved;
 mod world;
 
 use std::path::Path;
@@ -17,14 +19,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use fault::{Call, Effect, FaultPlan};
-pub use world::{Guest, GuestChannel};
+pub use guest::{Guest, GuestChannel, GuestMachine};
 
 use crate::{
     Description, Error, Hypervisor, Machine, OnStarted, ProcessIdentity, RestoreMemory, Result,
     VmSpec,
 };
 use machine::SimMachine;
-use world::{Life, Saved, World};
+use saved::Saved;
+use world::{Life, World};
 
 /// How long each call takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,9 +81,19 @@ pub struct SimHypervisor {
 
 impl SimHypervisor {
     /// An empty world. `guest`, if given, serves every connection to a machine's channel;
-    /// without one, connections are accepted and nothing answers.
+    /// without one, connections are accepted and nothing answers. They are served by the
+    /// Tokio runtime that this is called in.
     pub fn new(latencies: Latencies, faults: FaultPlan, guest: Option<Arc<dyn Guest>>) -> Self {
-        Self { world: Arc::new(World::new(latencies, faults, guest)) }
+        Self { world: Arc::new(World::new(latencies, faults, guest, None)) }
+    }
+
+    /// A world that outlives this process, as real machines do: they are written down in
+    /// the directory `kept`, and those found there live on.
+    pub fn open(latencies: Latencies, guest: Arc<dyn Guest>, kept: &Path) -> std::io::Result<Self> {
+        let (faults, kept) = (FaultPlan::none(), Some(kept.to_owned()));
+        let world = Arc::new(World::new(latencies, faults, Some(guest), kept));
+        world.resume()?;
+        Ok(Self { world })
     }
 
     /// Replaces the faults; the counts of calls begin anew.
@@ -121,7 +134,7 @@ impl SimHypervisor {
         };
         let running = saved.is_none();
         let effect = self.world.step(call, &spec.id).await?;
-        let life = self.world.spawn(spec, memory, saved.map_or(0, |saved| saved.guest_ms))?;
+        let life = self.world.spawn(spec, memory, saved)?;
         let newborn = Newborn { world: &self.world, life: Some(Arc::clone(&life)) };
         started(&life.identity);
         tokio::time::sleep(latency).await;
@@ -133,7 +146,7 @@ impl SimHypervisor {
                 console: String::new(),
             });
         }
-        life.set_running(running);
+        self.world.set_running(&life, running);
         newborn.grown();
         Ok(Arc::new(SimMachine::new(Arc::clone(&self.world), life)))
     }

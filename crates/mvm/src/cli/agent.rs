@@ -4,11 +4,11 @@ use super::desired::{self, How};
 use super::{Cli, Context, refused};
 use crate::agent_process;
 use crate::output::{self, Format, Outcome};
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use mvm_api::{Problem, paths};
 use mvm_model::Name;
 use mvm_model::desired::DesiredState;
-use mvm_node::ServeOptions;
+use mvm_node::{Driver, ServeOptions};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,9 +17,12 @@ use std::time::Duration;
 pub enum Command {
     /// Serves in the foreground; other commands start an agent by themselves
     #[command(
-        after_help = "Examples:\n  mvm agent serve\n  mvm --root /srv/mvm agent serve --netns ci"
+        after_help = "Examples:\n  mvm agent serve\n  mvm --root /srv/mvm agent serve --netns ci\n  mvm --root /tmp/sim agent serve --hypervisor sim"
     )]
     Serve {
+        /// What makes the machines; with sim nothing is real, and all that is listed says so
+        #[arg(long, env = "MVM_HYPERVISOR", value_enum, default_value_t)]
+        hypervisor: Hypervisor,
         /// Put everything, VMs included, into this network namespace (ip-netns(8))
         #[arg(long, env = "MVM_NETNS", value_name = "NAME")]
         netns: Option<String>,
@@ -63,10 +66,35 @@ pub enum Command {
     Stop,
 }
 
+/// What makes the machines.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum Hypervisor {
+    /// QEMU
+    #[default]
+    Qemu,
+    /// Nothing: machines are simulated
+    Sim,
+}
+
+impl From<Hypervisor> for Driver {
+    fn from(named: Hypervisor) -> Self {
+        match named {
+            Hypervisor::Qemu => Driver::Qemu,
+            Hypervisor::Sim => Driver::Sim,
+        }
+    }
+}
+
 /// `mvm agent serve` is no client: it is carried out before there is a runtime.
 pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
-    let super::Command::Agent(Command::Serve { netns, node_id, desired, how, log_json }) =
-        &cli.command
+    let super::Command::Agent(Command::Serve {
+        hypervisor,
+        netns,
+        node_id,
+        desired,
+        how,
+        log_json,
+    }) = &cli.command
     else {
         return None;
     };
@@ -83,6 +111,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
     }
     Some(mvm_node::serve(ServeOptions {
         root: super::root(cli),
+        driver: (*hypervisor).into(),
         netns: netns.clone().filter(|name| !name.is_empty()),
         node_id: node_id.clone(),
         desired,

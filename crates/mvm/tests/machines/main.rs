@@ -16,4 +16,5 @@ mod networks;
 mod policy;
 mod refusals;
 mod sessions;
+mod simulated;
 mod templates;
