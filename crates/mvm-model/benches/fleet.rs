@@ -58,6 +58,7 @@ fn nodes() -> BTreeMap<Name, Node> {
             simulated: true,
             images: Default::default(),
             pools: Default::default(),
+            document: None,
             pending: 0,
             failure: None,
         };
@@ -117,7 +118,7 @@ fn a_thousand_claims(bencher: Bencher) {
             let pool = &pools[id % pools.len()];
             claims.submit(&id.to_string(), pool, 1).expect("room");
         }
-        while let Some(grant) = claims.next() {
+        while let Some(grant) = claims.next_grant() {
             claims.settle(&grant.claim, Outcome::Served);
             claims.end(&grant.claim);
         }

@@ -31,7 +31,7 @@ fn room(pools: &[(&str, Stand)]) -> Room {
 }
 
 fn grants(claims: &mut Claims) -> Vec<Grant> {
-    std::iter::from_fn(|| claims.next()).collect()
+    std::iter::from_fn(|| claims.next_grant()).collect()
 }
 
 #[test]
@@ -49,14 +49,14 @@ fn the_soonest_then_the_least_loaded_and_a_burst_spreads() {
     let of = |node: &str, source| (node.to_owned(), source);
     assert_eq!(made[..4].iter().filter(|m| **m == of("n2", Source::Hot)).count(), 2);
     assert_eq!(made[..4].iter().filter(|m| **m == of("n3", Source::Hot)).count(), 2);
-    assert_eq!(made[0].0 != made[1].0, true, "a burst spreads");
+    assert!(made[0].0 != made[1].0, "a burst spreads");
     assert_eq!(made[4..6], [of("n1", Source::Sleeping), of("n1", Source::Sleeping)]);
     assert!(made[6..].iter().all(|m| m.1 == Source::Clone), "{made:?}");
     // A node that drains or is lost gets nothing.
     claims.close_node(&name("n1"));
     claims.close_node(&name("n2"));
     claims.submit("last", &pool, 1000).unwrap();
-    assert_eq!(claims.next(), None);
+    assert_eq!(claims.next_grant(), None);
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_tenants_weight_is_its_part() {
         claims.submit(&format!("s{id}"), &"small/a".parse().unwrap(), 1000).unwrap();
         claims.submit(&format!("b{id}"), &"big/a".parse().unwrap(), 1000).unwrap();
     }
-    let first: Vec<Grant> = std::iter::from_fn(|| claims.next()).take(40).collect();
+    let first: Vec<Grant> = std::iter::from_fn(|| claims.next_grant()).take(40).collect();
     let big = first.iter().filter(|grant| grant.pool.tenant == name("big")).count();
     assert!((29..=31).contains(&big), "{big} of 40");
 }
@@ -249,7 +249,7 @@ impl World {
     }
 
     fn next(&mut self) -> Result<bool, TestCaseError> {
-        let Some(grant) = self.claims.next() else { return Ok(false) };
+        let Some(grant) = self.claims.next_grant() else { return Ok(false) };
         // Only one that waits is granted, so that no claim gets two machines.
         let at = self.waiting.iter().position(|(id, _, _)| *id == grant.claim);
         prop_assert!(at.is_some(), "{} does not wait", grant.claim);

@@ -61,6 +61,7 @@ fn pool(index: usize, resources: Resources, desired_counts: Counts, placement: R
         instance_resources: resources,
         recycle: Default::default(),
         prewarm: None,
+        revision: None,
         runtime_policy: Default::default(),
         desired_counts,
         placement,
@@ -86,6 +87,7 @@ fn node(index: usize, zone: Option<&str>, vcpus: u64, mem_mib: u64) -> (Name, No
         simulated: true,
         images: BTreeSet::new(),
         pools: BTreeMap::new(),
+        document: None,
         pending: 0,
         failure: None,
     };

@@ -15,6 +15,7 @@ mod desired;
 mod disk;
 mod events;
 mod firewall;
+mod fleet;
 mod identity;
 mod idle;
 mod node;
@@ -31,6 +32,7 @@ mod view;
 mod world;
 
 pub use desired::DesiredFile;
+pub use fleet::Offer;
 pub use node::Node;
 pub use serve::{Driver, ServeOptions, serve};
 

@@ -2,6 +2,7 @@
 
 use crate::desired::Convergence;
 use crate::events::EventLog;
+use crate::fleet::{Fleet, Offer};
 use crate::problem::OrProblem;
 use crate::root::Root;
 use crate::slot::Slot;
@@ -46,6 +47,8 @@ pub struct Parts {
     pub network: Network,
     /// Images and kernels.
     pub images: ImageStore,
+    /// What it says of itself to a fleet.
+    pub offer: Offer,
 }
 
 /// The agent of one node.
@@ -65,6 +68,7 @@ pub struct Node {
     /// What the document in force comes to.
     pub(crate) desired: Convergence,
     pub(crate) events: EventLog,
+    pub(crate) fleet: Fleet,
     world: Mutex<World>,
     slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
     health: Lock<BTreeMap<PoolRef, PoolHealth>>,
@@ -91,6 +95,7 @@ impl Node {
             world: Mutex::new(world),
             moulds: Lock::default(),
             desired: Convergence::default(),
+            fleet: Fleet::default(),
             slots: Lock::default(),
             health: Lock::default(),
             idle: Lock::default(),
@@ -111,7 +116,9 @@ impl Node {
         let mut world = self.world.lock().await;
         let mut changes = Changes::default();
         let value = decide(&world, &mut changes)?;
-        changes.commit(self.parts.store.as_ref(), &mut world, &self.events).await?;
+        if changes.commit(self.parts.store.as_ref(), &mut world, &self.events).await? {
+            self.fleet.changed();
+        }
         Ok(value)
     }
 

@@ -1,6 +1,7 @@
 //! The agent's process: from a state directory to a served socket.
 
 use crate::desired::{self, DesiredFile};
+use crate::fleet::Offer;
 use crate::node::{Node, Parts};
 use crate::problem::{OrProblem, io};
 use crate::root::Root;
@@ -42,6 +43,8 @@ pub struct ServeOptions {
     pub netns: Option<String>,
     /// The name of this node in desired-state documents.
     pub node_id: Option<Name>,
+    /// What it says of itself to a fleet.
+    pub offer: Offer,
     /// The document of desired state to keep in force.
     pub desired: Option<DesiredFile>,
     /// The static guest binary.
@@ -84,6 +87,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         accelerator_reason,
         network,
         images,
+        offer: options.offer,
     })
     .await?;
     recovery::run(&node).await?;

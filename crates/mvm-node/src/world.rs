@@ -5,6 +5,7 @@ use crate::desired::InForce;
 use crate::events::{self, EventLog};
 use crate::problem::{OrProblem, not_found};
 use mvm_api::Problem;
+use mvm_api::fleet::Leader;
 use mvm_model::event;
 use mvm_model::{Instance, InstanceId, InstanceRef, Name, Pool, PoolRef, Tenant, Usage};
 use mvm_store::{Expect, Store, Write};
@@ -15,6 +16,8 @@ use std::net::Ipv4Addr;
 
 /// The record of the document in force.
 const DESIRED: &str = "desired";
+/// The record of the fleet's leader.
+const LEADER: &str = "leader";
 
 /// All records of the node.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +30,8 @@ pub struct World {
     pub instances: BTreeMap<InstanceId, Instance>,
     /// The document of desired state in force.
     pub desired: Option<InForce>,
+    /// The leader of the fleet that the node obeys.
+    pub leader: Option<Leader>,
 }
 
 impl World {
@@ -43,6 +48,7 @@ impl World {
             world.instances.insert(instance.id, instance);
         }
         world.desired = read::<InForce>(store, DESIRED).await?.pop();
+        world.leader = read::<Leader>(store, LEADER).await?.pop();
         Ok(world)
     }
 
@@ -178,21 +184,28 @@ impl Changes {
         self.apply.push(Box::new(move |world| world.desired = Some(desired)));
     }
 
+    /// Obeys this leader of a fleet from now on.
+    pub fn put_leader(&mut self, leader: Leader) {
+        self.put(LEADER.to_owned(), &leader);
+        self.apply.push(Box::new(move |world| world.leader = Some(leader)));
+    }
+
     /// No document is in force any more.
     pub fn remove_desired(&mut self) {
         self.delete(DESIRED.to_owned());
         self.apply.push(Box::new(move |world| world.desired = None));
     }
 
-    /// Makes the changes durable together with the events that tell of them, then visible.
+    /// Makes the changes durable together with the events that tell of them, then visible; whether
+    /// there were any.
     pub async fn commit(
         mut self,
         store: &dyn Store,
         world: &mut World,
         log: &EventLog,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if self.writes.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let events = events::of_changes(world, &self.instances, log.next_id(), crate::now());
         for event in &events {
@@ -212,7 +225,7 @@ impl Changes {
             };
         }
         log.publish(events);
-        Ok(())
+        Ok(true)
     }
 
     fn put(&mut self, key: String, value: &impl Serialize) {

@@ -277,7 +277,7 @@ impl Claims {
     }
 
     /// The claim that is to be served next, and where; `None` where nothing can be served now.
-    pub fn next(&mut self) -> Option<Grant> {
+    pub fn next_grant(&mut self) -> Option<Grant> {
         let mut order: Vec<(u128, u64, &Name)> = (self.tenants.iter())
             .filter(|(_, tenant)| tenant.waiting > 0)
             .map(|(name, t)| (share(t), t.served, name))

@@ -77,6 +77,11 @@ pub struct FleetPool {
     /// Inputs of the flake to be replaced, as in `nix build --override-input`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub override_inputs: BTreeMap<String, String>,
+    /// Digest of the image to use, which this node has: nothing is built. Where there is none the
+    /// flake is built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
+    pub revision: Option<String>,
     /// The shape of its instances.
     pub instance_resources: Resources,
     /// What becomes of an instance after a job.
@@ -108,6 +113,7 @@ impl FleetPool {
             instance_resources: self.instance_resources,
             recycle: self.recycle,
             prewarm: self.prewarm.clone(),
+            revision: self.revision.clone(),
             runtime_policy: self.runtime_policy,
             desired_counts: counts,
         }

@@ -26,6 +26,12 @@ pub struct PoolStatus {
     pub ready: Counts,
     /// Leased instances.
     pub leased: u32,
+    /// Instances that failed.
+    #[serde(default)]
+    pub failed: u32,
+    /// All instances.
+    #[serde(default)]
+    pub instances: u32,
     /// Whether new instances are clones of a template.
     pub template: bool,
     /// Digest of the image that new instances boot from, where one is built.
@@ -60,6 +66,9 @@ pub struct NodeStatus {
     /// What it holds.
     #[serde(default)]
     pub pools: BTreeMap<PoolRef, PoolStatus>,
+    /// The digest that came with the fleet's document in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<String>,
     /// Steps of its document that are still to be done.
     #[serde(default)]
     pub pending: u32,

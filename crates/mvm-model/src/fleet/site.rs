@@ -168,7 +168,7 @@ impl<'a> Board<'a> {
             let usable = (capacity * percent / 100).saturating_sub(placed);
             if stays { usable } else { usable.saturating_sub(leased) }
         };
-        let fits = |left: u64, unit: u64| if unit == 0 { u64::MAX } else { left / unit };
+        let fits = |left: u64, unit: u64| left.checked_div(unit).unwrap_or(u64::MAX);
         let held = site.tenants.get(&item.tenant).copied().unwrap_or_default();
         let gib = held.disk_mib.div_ceil(1024) + self.disk_left[item.tenant];
         let (capacity, placed, leased) = (site.capacity, site.placed, site.leased);

@@ -2,6 +2,7 @@
 
 mod desired;
 mod events;
+mod fleet;
 mod images;
 mod instances;
 mod leases;
@@ -68,6 +69,7 @@ fn router(node: Arc<Node>) -> Router {
         .route(&format!("{instance}/logs"), get(instances::logs))
         .route(&format!("{instance}/stats"), get(instances::stats))
         .route(&format!("{instance}/ssh"), get(instances::ssh))
+        .merge(fleet::routes())
         .route("/v1/events", get(events::list))
         .route("/v1/events/stream", get(events::stream))
         .route("/metrics", get(events::metrics))

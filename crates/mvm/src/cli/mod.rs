@@ -8,6 +8,7 @@ mod events;
 mod images;
 mod instance;
 mod lease;
+mod offer;
 mod pool;
 mod run;
 mod tenant;
