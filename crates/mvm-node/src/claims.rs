@@ -4,8 +4,8 @@ use crate::node::Node;
 use crate::template::is_mould;
 use crate::world::World;
 use crate::{Result, now};
-use mvm_api::Problem;
 use mvm_api::types::LeaseView;
+use mvm_api::{Peer, Problem};
 use mvm_model::choose::choose;
 use mvm_model::lease::{DEFAULT_LEASE_S, Purpose};
 use mvm_model::{Instance, InstanceId, InstanceRef, Lease, PoolRef, Recycle, State};
@@ -21,7 +21,7 @@ const MAX_LEASE_S: u64 = 7 * 24 * 3600;
 /// Who wants a lease, what for, and for how long.
 #[derive(Clone, Debug)]
 pub struct Wish {
-    /// `uid:N`.
+    /// `uid:N`, or the holder of a certificate: `operator:alice`.
     pub holder: String,
     /// What for.
     pub purpose: Purpose,
@@ -154,6 +154,12 @@ impl Node {
             Ok(view)
         })
         .await
+    }
+
+    /// The lease is there, as far as this caller may see: another tenant's is not.
+    pub(crate) async fn lease_for(&self, peer: &Peer, id: &str) -> Result<()> {
+        let seen = self.read(|world| leased(world, id).map(|i| peer.sees(&i.pool.tenant))).await?;
+        if seen { Ok(()) } else { Err(no_lease(id)) }
     }
 
     /// Ends a lease now, a job's too: the instance is recycled by the pool's rule.

@@ -31,6 +31,7 @@ mod world;
 
 pub use desired::DesiredFile;
 pub use node::Node;
+pub use root::identity_dir;
 pub use serve::{ServeOptions, serve};
 
 /// What the agent's own functions give: the error is what the API will answer.

@@ -8,6 +8,7 @@ use crate::slot::Slot;
 use crate::world::{Changes, World};
 use crate::{Result, now};
 use mvm_api::Problem;
+use mvm_api::tls::Keeper;
 use mvm_hypervisor::Hypervisor;
 use mvm_image::ImageStore;
 use mvm_model::plan::Failures;
@@ -42,6 +43,8 @@ pub struct Parts {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// Why it uses the accelerator that it uses.
     pub accelerator_reason: String,
+    /// Our identity, where the API is served to other machines.
+    pub keeper: Option<Arc<Keeper>>,
     /// Links and firewall.
     pub network: Network,
     /// Images and kernels.

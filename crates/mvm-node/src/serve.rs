@@ -6,12 +6,14 @@ use crate::problem::{OrProblem, io};
 use crate::root::Root;
 use crate::{Result, api, reconcile, recovery};
 use mvm_api::Problem;
+use mvm_api::tls::{Keeper, TlsListener};
 use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::qemu::QemuDriver;
 use mvm_image::{GuestBinary, ImageStore};
 use mvm_model::Name;
 use mvm_network::Network;
 use mvm_store::SqliteStore;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +28,8 @@ pub struct ServeOptions {
     pub root: PathBuf,
     /// The network namespace (ip-netns(8)) to put everything into, VMs included.
     pub netns: Option<String>,
+    /// Addresses to serve the API at over TLS, besides the Unix socket.
+    pub listen: Vec<SocketAddr>,
     /// The name of this node in desired-state documents.
     pub node_id: Option<Name>,
     /// The document of desired state to keep in force.
@@ -56,6 +60,10 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     let store = SqliteStore::open(&root.path().join("node.db")).or_problem()?;
     let images = ImageStore::open(root.path(), GuestBinary::new(options.guest)).or_problem()?;
     let (driver, accelerator_reason) = driver(&root, &images).await?;
+    let keeper = match options.listen.is_empty() {
+        true => None,
+        false => Some(Keeper::open(root.identity())?),
+    };
     let network = Network::open(root.short_id()).await.or_problem()?;
     let socket = root.socket();
     let node = Node::open(Parts {
@@ -65,6 +73,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         store: Arc::new(store),
         hypervisor: driver,
         accelerator_reason,
+        keeper: keeper.clone(),
         network,
         images,
     })
@@ -74,6 +83,11 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     tokio::spawn(desired::run(node.clone(), options.desired));
     let listener = listen(&socket)?;
     tracing::info!(socket = %socket.display(), "serving");
+    if let Some(keeper) = keeper {
+        let listener = TlsListener::bind(&options.listen, keeper.clone()).await?;
+        tracing::info!(addresses = ?listener.addresses(), "serving over TLS");
+        tokio::spawn(api::serve_tls(listener, node.clone()));
+    }
     let served = api::serve(listener, node.clone());
     let mut term = signal(SignalKind::terminate()).map_err(|e| io("watch signals", e))?;
     let mut int = signal(SignalKind::interrupt()).map_err(|e| io("watch signals", e))?;

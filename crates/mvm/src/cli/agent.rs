@@ -9,6 +9,7 @@ use mvm_api::{Problem, paths};
 use mvm_model::Name;
 use mvm_model::desired::DesiredState;
 use mvm_node::ServeOptions;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,12 +18,15 @@ use std::time::Duration;
 pub enum Command {
     /// Serves in the foreground; other commands start an agent by themselves
     #[command(
-        after_help = "Examples:\n  mvm agent serve\n  mvm --root /srv/mvm agent serve --netns ci"
+        after_help = "Examples:\n  mvm agent serve\n  mvm --root /srv/mvm agent serve --netns ci\n  mvm agent serve --listen 0.0.0.0:4433"
     )]
     Serve {
         /// Put everything, VMs included, into this network namespace (ip-netns(8))
         #[arg(long, env = "MVM_NETNS", value_name = "NAME")]
         netns: Option<String>,
+        /// Serve the API here, too, over mutual TLS; several may be given (see `mvm node join`)
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        listen: Vec<SocketAddr>,
         /// The name of this node in desired-state documents
         #[arg(long, value_name = "ID")]
         node_id: Option<Name>,
@@ -65,7 +69,7 @@ pub enum Command {
 
 /// `mvm agent serve` is no client: it is carried out before there is a runtime.
 pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
-    let super::Command::Agent(Command::Serve { netns, node_id, desired, how, log_json }) =
+    let super::Command::Agent(Command::Serve { netns, listen, node_id, desired, how, log_json }) =
         &cli.command
     else {
         return None;
@@ -84,6 +88,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
     Some(mvm_node::serve(ServeOptions {
         root: super::root(cli),
         netns: netns.clone().filter(|name| !name.is_empty()),
+        listen: listen.clone(),
         node_id: node_id.clone(),
         desired,
         guest: crate::GUEST,
