@@ -201,7 +201,9 @@ pub enum Flaw {
         log: String,
     },
     /// The digest that was kept elsewhere is not in the log.
-    #[error("no record up to the last, {last}, has the digest {head}: records were cut off at the end")]
+    #[error(
+        "no record up to the last, {last}, has the digest {head}: records were cut off at the end"
+    )]
     CutOff {
         /// The number of the last record.
         last: u64,
@@ -310,8 +312,7 @@ impl Verifier {
             return Err(Flaw::Unchained { line: at, number: *number });
         }
         self.seen |= self.expected.head.as_deref() == Some(sealed.digest.as_str());
-        self.chain =
-            Some(Chain { log: chain.log, last: *number, head: sealed.digest.clone() });
+        self.chain = Some(Chain { log: chain.log, last: *number, head: sealed.digest.clone() });
         Ok(sealed)
     }
 

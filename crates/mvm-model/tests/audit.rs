@@ -1,6 +1,8 @@
 //! The audit log: every change of it is found.
 
-use mvm_model::audit::{Chain, Entry, Expected, Flaw, OK, Verdict, Verifier, bounded, ending, read};
+use mvm_model::audit::{
+    Chain, Entry, Expected, Flaw, OK, Verdict, Verifier, bounded, ending, read,
+};
 use proptest::prelude::*;
 
 fn entry(verb: &str) -> Entry {

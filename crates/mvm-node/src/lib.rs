@@ -8,6 +8,7 @@
 //! rendering (mvm).
 
 mod api;
+mod audit;
 mod boot;
 mod catalog;
 mod claims;

@@ -1,5 +1,6 @@
 //! The node: its parts, and the one door through which its records change.
 
+use crate::audit::Audit;
 use crate::desired::Convergence;
 use crate::events::EventLog;
 use crate::problem::OrProblem;
@@ -65,6 +66,7 @@ pub struct Node {
     /// What the document in force comes to.
     pub(crate) desired: Convergence,
     pub(crate) events: EventLog,
+    pub(crate) audit: Arc<Audit>,
     world: Mutex<World>,
     slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
     health: Lock<BTreeMap<PoolRef, PoolHealth>>,
@@ -81,8 +83,11 @@ impl Node {
     pub async fn open(parts: Parts) -> Result<Arc<Node>> {
         let world = World::load(parts.store.as_ref()).await?;
         let events = EventLog::open(parts.store.as_ref()).await?;
+        let audit = Audit::open(parts.root.audit())?;
+        audit.put_aside_all_but(|log| world.tenants.keys().any(|name| name.as_str() == log))?;
         Ok(Arc::new(Node {
             events,
+            audit: Arc::new(audit),
             parts,
             started_at: now(),
             kick: Notify::new(),

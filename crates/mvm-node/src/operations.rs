@@ -44,6 +44,7 @@ impl Node {
             let mut instance = new_instance(world, pool, &drawn)?;
             also(&mut instance);
             changes.put_instance(instance.clone());
+            crate::audit::note_target(instance.reference());
             Ok(instance)
         })
         .await
