@@ -26,6 +26,7 @@ mod recovery;
 mod root;
 mod serve;
 mod slot;
+mod stages;
 mod template;
 mod view;
 mod world;
@@ -33,6 +34,7 @@ mod world;
 pub use desired::DesiredFile;
 pub use node::Node;
 pub use serve::{ServeOptions, serve};
+pub use stages::Stages;
 
 /// What the agent's own functions give: the error is what the API will answer.
 pub type Result<T> = std::result::Result<T, mvm_api::Problem>;

@@ -6,6 +6,7 @@ use crate::events::EventLog;
 use crate::problem::OrProblem;
 use crate::root::Root;
 use crate::slot::Slot;
+use crate::stages::{Stages, stage};
 use crate::world::{Changes, World};
 use crate::{Result, now};
 use mvm_api::Problem;
@@ -43,6 +44,8 @@ pub struct Parts {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// Why it uses the accelerator that it uses.
     pub accelerator_reason: String,
+    /// Where the time goes.
+    pub stages: Stages,
     /// Links and firewall.
     pub network: Network,
     /// Images and kernels.
@@ -113,11 +116,14 @@ impl Node {
         &self,
         decide: impl FnOnce(&World, &mut Changes) -> Result<T>,
     ) -> Result<T> {
-        let mut world = self.world.lock().await;
-        let mut changes = Changes::default();
-        let value = decide(&world, &mut changes)?;
-        changes.commit(self.parts.store.as_ref(), &mut world, &self.events).await?;
-        Ok(value)
+        let changed = async {
+            let mut world = self.world.lock().await;
+            let mut changes = Changes::default();
+            let value = decide(&world, &mut changes)?;
+            changes.commit(self.parts.store.as_ref(), &mut world, &self.events).await?;
+            Ok(value)
+        };
+        stage!("record", changed).await
     }
 
     /// The slot of an instance.

@@ -11,6 +11,7 @@ mod instance;
 mod lease;
 mod pool;
 mod run;
+mod stages;
 mod tenant;
 mod values;
 
