@@ -5,6 +5,7 @@ use crate::node::{Node, Parts};
 use crate::problem::{OrProblem, io};
 use crate::root::Root;
 use crate::simulated::SimulatedGuest;
+use crate::stages::Stages;
 use crate::{Result, api, reconcile, recovery};
 use mvm_api::Problem;
 use mvm_hypervisor::Hypervisor;
@@ -46,6 +47,8 @@ pub struct ServeOptions {
     pub desired: Option<DesiredFile>,
     /// The static guest binary.
     pub guest: &'static [u8],
+    /// Where the time goes, as the process' tracing subscriber observes it.
+    pub stages: Stages,
     /// Log as JSON lines.
     pub log_json: bool,
 }
@@ -82,6 +85,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         store: Arc::new(store),
         hypervisor: driver,
         accelerator_reason,
+        stages: options.stages,
         network,
         images,
     })

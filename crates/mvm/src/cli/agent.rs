@@ -8,9 +8,12 @@ use clap::{Subcommand, ValueEnum};
 use mvm_api::{Problem, paths};
 use mvm_model::Name;
 use mvm_model::desired::DesiredState;
-use mvm_node::{Driver, ServeOptions};
+use mvm_node::{Driver, ServeOptions, Stages};
 use std::path::PathBuf;
 use std::time::Duration;
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// The agent.
 #[derive(Debug, Subcommand)]
@@ -104,11 +107,13 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("MVM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match log_json {
-        true => log.json().init(),
-        false => log.with_ansi(false).init(),
-    }
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = match log_json {
+        true => log.json().boxed(),
+        false => log.with_ansi(false).boxed(),
+    };
+    let stages = Stages::default();
+    tracing_subscriber::registry().with(stages.layer()).with(log.with_filter(filter)).init();
     Some(mvm_node::serve(ServeOptions {
         root: super::root(cli),
         driver: (*hypervisor).into(),
@@ -116,6 +121,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         node_id: node_id.clone(),
         desired,
         guest: crate::GUEST,
+        stages,
         log_json: *log_json,
     }))
 }
