@@ -6,6 +6,7 @@
 //!
 //! Never here: business rules. The handlers live in `mvm-node`; decisions in `mvm-model`.
 
+pub mod audit;
 pub mod body;
 pub mod client;
 pub mod files;

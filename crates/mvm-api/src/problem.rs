@@ -51,6 +51,10 @@ impl Problem {
     }
 }
 
+/// The code of the problem that a response is, for what stands between it and the client.
+#[derive(Clone, Debug)]
+pub struct ProblemCode(pub String);
+
 impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
         let status = match fault.code {
@@ -94,7 +98,9 @@ impl std::error::Error for Problem {}
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let code = ProblemCode(self.code.clone());
         let mut response = (status, Json(self)).into_response();
+        response.extensions_mut().insert(code);
         let media_type = HeaderValue::from_static(MEDIA_TYPE);
         response.headers_mut().insert(header::CONTENT_TYPE, media_type);
         response

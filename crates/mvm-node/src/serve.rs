@@ -4,11 +4,15 @@ use crate::desired::{self, DesiredFile};
 use crate::node::{Node, Parts};
 use crate::problem::{OrProblem, io};
 use crate::root::Root;
+use crate::simulated::SimulatedGuest;
+use crate::stages::Stages;
 use crate::{Result, api, reconcile, recovery};
 use mvm_api::Problem;
+use mvm_api::identity::keep;
 use mvm_api::tls::{Keeper, TlsListener};
 use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::qemu::QemuDriver;
+use mvm_hypervisor::sim::{Latencies, SimHypervisor};
 use mvm_image::{GuestBinary, ImageStore};
 use mvm_model::Name;
 use mvm_network::Network;
@@ -21,11 +25,23 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Which driver makes the machines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Driver {
+    /// Real machines by QEMU.
+    #[default]
+    Qemu,
+    /// None at all: everything is simulated, and says so.
+    Sim,
+}
+
 /// How `mvm agent serve` was called.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
     /// The state directory.
     pub root: PathBuf,
+    /// Which driver makes the machines.
+    pub driver: Driver,
     /// The network namespace (ip-netns(8)) to put everything into, VMs included.
     pub netns: Option<String>,
     /// Addresses to serve the API at over TLS, besides the Unix socket.
@@ -36,6 +52,8 @@ pub struct ServeOptions {
     pub desired: Option<DesiredFile>,
     /// The static guest binary.
     pub guest: &'static [u8],
+    /// Where the time goes, as the process' tracing subscriber observes it.
+    pub stages: Stages,
     /// Log as JSON lines.
     pub log_json: bool,
 }
@@ -59,7 +77,10 @@ pub fn serve(options: ServeOptions) -> Result<()> {
 async fn run(root: Root, options: ServeOptions) -> Result<()> {
     let store = SqliteStore::open(&root.path().join("node.db")).or_problem()?;
     let images = ImageStore::open(root.path(), GuestBinary::new(options.guest)).or_problem()?;
-    let (driver, accelerator_reason) = driver(&root, &images).await?;
+    let (driver, accelerator_reason) = match options.driver {
+        Driver::Qemu => qemu(&root, &images).await?,
+        Driver::Sim => simulation(&root)?,
+    };
     let keeper = match options.listen.is_empty() {
         true => None,
         false => Some(Keeper::open(root.identity())?),
@@ -74,6 +95,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         hypervisor: driver,
         accelerator_reason,
         keeper: keeper.clone(),
+        stages: options.stages,
         network,
         images,
     })
@@ -87,6 +109,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         let listener = TlsListener::bind(&options.listen, keeper.clone()).await?;
         tracing::info!(addresses = ?listener.addresses(), "serving over TLS");
         tokio::spawn(api::serve_tls(listener, node.clone()));
+        tokio::spawn(keep::keep(keeper, keep::Source::Remote));
     }
     let served = api::serve(listener, node.clone());
     let mut term = signal(SignalKind::terminate()).map_err(|e| io("watch signals", e))?;
@@ -104,7 +127,16 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     outcome
 }
 
-async fn driver(root: &Root, images: &ImageStore) -> Result<(Arc<dyn Hypervisor>, String)> {
+/// Simulated machines are written down below the root, and outlive the agent as real ones do.
+fn simulation(root: &Root) -> Result<(Arc<dyn Hypervisor>, String)> {
+    let kept = root.path().join("sim");
+    let driver = SimHypervisor::open(Latencies::default(), Arc::new(SimulatedGuest), &kept)
+        .map_err(|e| io(format!("read the simulated machines in {}", kept.display()), e))?;
+    tracing::warn!("no machine is real: this agent simulates its hypervisor");
+    Ok((Arc::new(driver), "no machine is real: the agent was started so".to_owned()))
+}
+
+async fn qemu(root: &Root, images: &ImageStore) -> Result<(Arc<dyn Hypervisor>, String)> {
     let binary = QemuDriver::find_binary().or_problem()?;
     let kernel = images.default_kernel().or_problem()?.map(|kernel| kernel.path);
     let cache = root.path().join("accelerator.json");

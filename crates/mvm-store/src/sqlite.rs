@@ -4,30 +4,41 @@
 //! never damages the file. The machines that the records speak of are gone after a power cut too,
 //! and recovery compares the records with what is really there.
 
-use crate::{Change, Error, Expect, Record, Result, Store, Write};
+use crate::history::History;
+use crate::{
+    Change, Error, Expect, Listing, Range, Record, Result, SessionId, Store, Watch, Write,
+};
 use async_trait::async_trait;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write as _};
 use std::path::Path;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// The newest schema that this code reads and writes.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
+
+/// How long it takes until a session that could not be ended is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 type Job = Box<dyn FnOnce(&mut Engine) + Send>;
 
 /// A store in one file. Cheap to share behind an `Arc`.
 pub struct SqliteStore {
-    jobs: std::sync::mpsc::Sender<Job>,
+    jobs: Sender<Job>,
     path: String,
 }
 
 struct Engine {
     connection: Connection,
     path: String,
-    watches: Vec<(String, UnboundedSender<Change>)>,
+    history: History,
+    /// How long each session lives, and until when. The ends are not in the file: opened again, the
+    /// store lets every session live for its whole time, since nobody could keep it meanwhile.
+    sessions: BTreeMap<SessionId, (Duration, Instant)>,
     _lock: Option<File>,
 }
 
@@ -49,16 +60,14 @@ impl SqliteStore {
 
     fn start(connection: Connection, path: String, lock: Option<File>) -> Result<SqliteStore> {
         migrate(&connection, &path)?;
-        let mut engine =
-            Engine { connection, path: path.clone(), watches: Vec::new(), _lock: lock };
+        let failed = |e| engine_error(&path, e);
+        let history = History::new(revision(&connection).map_err(failed)?);
+        let sessions = sessions(&connection).map_err(failed)?;
+        let mut engine = Engine { connection, path: path.clone(), history, sessions, _lock: lock };
         let (jobs, work) = std::sync::mpsc::channel::<Job>();
         std::thread::Builder::new()
             .name("mvm-store".to_owned())
-            .spawn(move || {
-                for job in work {
-                    job(&mut engine);
-                }
-            })
+            .spawn(move || engine.serve(&work))
             .map_err(|e| Error::Engine { path: path.clone(), cause: e.to_string() })?;
         Ok(SqliteStore { jobs, path })
     }
@@ -85,9 +94,8 @@ impl Store for SqliteStore {
         self.run(move |engine| engine.get(&key)).await
     }
 
-    async fn list_from(&self, prefix: &str, from: &str) -> Result<Vec<Record>> {
-        let (from, end) = (prefix.max(from).to_owned(), end_of(prefix));
-        self.run(move |engine| engine.list(&from, &end)).await
+    async fn range(&self, range: Range) -> Result<Listing> {
+        self.run(move |engine| engine.range(&range)).await
     }
 
     async fn last(&self, prefix: &str) -> Result<Option<Record>> {
@@ -95,88 +103,210 @@ impl Store for SqliteStore {
         self.run(move |engine| engine.last(&from, &end)).await
     }
 
+    async fn revision(&self) -> Result<u64> {
+        self.run(|engine| engine.revision()).await
+    }
+
     async fn commit(&self, writes: Vec<Write>) -> Result<u64> {
         self.run(move |engine| engine.commit(&writes)).await
     }
 
-    async fn watch(&self, prefix: &str) -> Result<UnboundedReceiver<Change>> {
+    async fn watch(&self, prefix: &str, after: u64) -> Result<Watch> {
         let prefix = prefix.to_owned();
-        self.run(move |engine| {
-            let (to, from) = unbounded_channel();
-            engine.watches.push((prefix, to));
-            Ok(from)
-        })
-        .await
+        self.run(move |engine| Ok(engine.history.watch(&prefix, after))).await
+    }
+
+    async fn open_session(&self, ttl: Duration) -> Result<SessionId> {
+        self.run(move |engine| engine.open_session(ttl)).await
+    }
+
+    async fn keep_session(&self, session: SessionId) -> Result<()> {
+        self.run(move |engine| engine.keep_session(session)).await
+    }
+
+    async fn end_session(&self, session: SessionId) -> Result<()> {
+        self.run(move |engine| engine.end_session(session)).await
     }
 }
 
 impl Engine {
+    /// Does what is asked, and ends sessions in time, until nobody can ask any more.
+    fn serve(&mut self, work: &Receiver<Job>) {
+        loop {
+            let now = Instant::now();
+            let ended: Vec<SessionId> = self.ended(now);
+            for session in ended {
+                if let Err(error) = self.end_session(session) {
+                    tracing::warn!(%session, %error, "a session could not be ended; trying again");
+                    if let Some((_, end)) = self.sessions.get_mut(&session) {
+                        *end = now + RETRY;
+                    }
+                }
+            }
+            let next = self.sessions.values().map(|(_, end)| *end).min();
+            let job = match next {
+                Some(end) => work.recv_timeout(end.saturating_duration_since(Instant::now())),
+                None => work.recv().map_err(RecvTimeoutError::from),
+            };
+            match job {
+                Ok(job) => job(self),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn ended(&self, now: Instant) -> Vec<SessionId> {
+        let ended = self.sessions.iter().filter(|(_, (_, end))| *end <= now);
+        ended.map(|(session, _)| *session).collect()
+    }
+
     fn get(&self, key: &str) -> Result<Option<Record>> {
         self.connection
-            .prepare_cached("SELECT key, value, revision FROM records WHERE key = ?1")
+            .prepare_cached("SELECT key, value, revision, session FROM records WHERE key = ?1")
             .and_then(|mut query| query.query_row([key], record).optional())
             .map_err(|e| engine_error(&self.path, e))
     }
 
-    fn list(&self, from: &str, end: &str) -> Result<Vec<Record>> {
-        let query =
-            "SELECT key, value, revision FROM records WHERE key >= ?1 AND key < ?2 ORDER BY key";
-        self.connection
+    fn range(&self, range: &Range) -> Result<Listing> {
+        let query = "SELECT key, value, revision, session FROM records \
+                     WHERE key >= ?1 AND key < ?2 ORDER BY key LIMIT ?3";
+        // One more than asked for tells whether there are more; -1: no limit.
+        let limit = range.limit.map_or(-1, |limit| limit.saturating_add(1) as i64);
+        let mut records: Vec<Record> = self
+            .connection
             .prepare_cached(query)
-            .and_then(|mut query| query.query_map([from, end], record)?.collect())
-            .map_err(|e| engine_error(&self.path, e))
+            .and_then(|mut query| {
+                query
+                    .query_map(params![range.start(), end_of(&range.prefix), limit], record)?
+                    .collect()
+            })
+            .map_err(|e| engine_error(&self.path, e))?;
+        let mut next = None;
+        if let Some(limit) = range.limit.filter(|limit| records.len() > *limit) {
+            next = records.drain(limit..).next().map(|record| record.key);
+        }
+        Ok(Listing { records, revision: self.revision()?, next })
     }
 
     fn last(&self, from: &str, end: &str) -> Result<Option<Record>> {
-        let query = "SELECT key, value, revision FROM records WHERE key >= ?1 AND key < ?2 \
-                     ORDER BY key DESC LIMIT 1";
+        let query = "SELECT key, value, revision, session FROM records \
+                     WHERE key >= ?1 AND key < ?2 ORDER BY key DESC LIMIT 1";
         self.connection
             .prepare_cached(query)
             .and_then(|mut query| query.query_row([from, end], record).optional())
             .map_err(|e| engine_error(&self.path, e))
     }
 
+    fn revision(&self) -> Result<u64> {
+        revision(&self.connection).map_err(|e| engine_error(&self.path, e))
+    }
+
     fn commit(&mut self, writes: &[Write]) -> Result<u64> {
-        let path = self.path.clone();
-        let failed = |e| engine_error(&path, e);
+        let failed = |e| engine_error(&self.path, e);
         let transaction = self.connection.transaction().map_err(failed)?;
-        let revision: u64 = transaction
-            .query_row("UPDATE store SET revision = revision + 1 RETURNING revision", [], |row| {
-                row.get(0)
-            })
-            .map_err(failed)?;
-        for write in writes {
-            let (key, expect) = match write {
-                Write::Put { key, expect, .. } | Write::Delete { key, expect } => (key, *expect),
-            };
+        for (key, expect) in writes.iter().map(Write::condition) {
             check(&transaction, key, expect).map_err(|e| e.unwrap_or_else(failed))?;
-            match write {
-                Write::Put { key, value, .. } => transaction
-                    .prepare_cached("INSERT OR REPLACE INTO records VALUES (?1, ?2, ?3)")
-                    .and_then(|mut query| query.execute(params![key, value, revision])),
-                Write::Delete { key, .. } => transaction
-                    .prepare_cached("DELETE FROM records WHERE key = ?1")
-                    .and_then(|mut query| query.execute([key])),
-            }
-            .map_err(failed)?;
         }
-        transaction.commit().map_err(failed)?;
-        self.report(writes, revision);
+        for write in writes {
+            match write {
+                Write::Hold { session, .. } if !self.sessions.contains_key(session) => {
+                    return Err(Error::SessionEnded(*session));
+                }
+                _ => {}
+            }
+        }
+        let revision = revision(&transaction).map_err(failed)? + 1;
+        let mut changes = Vec::new();
+        for write in Write::effects(writes) {
+            changes.extend(apply(&transaction, write, revision).map_err(failed)?);
+        }
+        if changes.is_empty() {
+            return Ok(revision - 1);
+        }
+        finish(transaction, revision).map_err(failed)?;
+        self.history.add(changes);
         Ok(revision)
     }
 
-    fn report(&mut self, writes: &[Write], revision: u64) {
-        for write in writes {
-            let (key, value) = match write {
-                Write::Put { key, value, .. } => (key, Some(value)),
-                Write::Delete { key, .. } => (key, None),
-            };
-            self.watches.retain(|(prefix, to)| {
-                let change = || Change { key: key.clone(), value: value.cloned(), revision };
-                !key.starts_with(prefix) || to.send(change()).is_ok()
-            });
-        }
+    fn open_session(&mut self, ttl: Duration) -> Result<SessionId> {
+        let milliseconds = ttl.as_millis() as u64;
+        let id = self
+            .connection
+            .prepare_cached("INSERT INTO sessions (ttl_ms) VALUES (?1) RETURNING id")
+            .and_then(|mut query| query.query_row([milliseconds], |row| row.get(0)))
+            .map_err(|e| engine_error(&self.path, e))?;
+        self.sessions.insert(SessionId(id), (ttl, Instant::now() + ttl));
+        Ok(SessionId(id))
     }
+
+    fn keep_session(&mut self, session: SessionId) -> Result<()> {
+        let (ttl, end) = self.sessions.get_mut(&session).ok_or(Error::SessionEnded(session))?;
+        *end = Instant::now() + *ttl;
+        Ok(())
+    }
+
+    fn end_session(&mut self, session: SessionId) -> Result<()> {
+        let failed = |e| engine_error(&self.path, e);
+        let transaction = self.connection.transaction().map_err(failed)?;
+        let revision = revision(&transaction).map_err(failed)? + 1;
+        let keys: Vec<String> = transaction
+            .prepare_cached("DELETE FROM records WHERE session = ?1 RETURNING key")
+            .and_then(|mut query| query.query_map([session.0], |row| row.get(0))?.collect())
+            .map_err(failed)?;
+        transaction.execute("DELETE FROM sessions WHERE id = ?1", [session.0]).map_err(failed)?;
+        finish(transaction, revision).map_err(failed)?;
+        self.sessions.remove(&session);
+        let gone = |key| Change { key, value: None, revision };
+        self.history.add(keys.into_iter().map(gone).collect());
+        Ok(())
+    }
+}
+
+fn revision(connection: &Connection) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached("SELECT revision FROM store")
+        .and_then(|mut query| query.query_row([], |row| row.get(0)))
+}
+
+fn sessions(connection: &Connection) -> rusqlite::Result<BTreeMap<SessionId, (Duration, Instant)>> {
+    let now = Instant::now();
+    let mut query = connection.prepare("SELECT id, ttl_ms FROM sessions")?;
+    let rows = query.query_map([], |row| {
+        let ttl = Duration::from_millis(row.get(1)?);
+        Ok((SessionId(row.get(0)?), (ttl, now + ttl)))
+    })?;
+    rows.collect()
+}
+
+/// What the write changes; nothing if there is nothing to remove.
+fn apply(
+    transaction: &Transaction<'_>,
+    write: &Write,
+    revision: u64,
+) -> rusqlite::Result<Option<Change>> {
+    let put = |key: &str, value: &[u8], session: Option<u64>| {
+        transaction
+            .prepare_cached("INSERT OR REPLACE INTO records VALUES (?1, ?2, ?3, ?4)")
+            .and_then(|mut query| query.execute(params![key, value, revision, session]))
+            .map(|_| Some(Change { key: key.to_owned(), value: Some(value.to_vec()), revision }))
+    };
+    match write {
+        Write::Put { key, value, .. } => put(key, value, None),
+        Write::Hold { key, value, session, .. } => put(key, value, Some(session.0)),
+        Write::Delete { key, .. } => transaction
+            .prepare_cached("DELETE FROM records WHERE key = ?1")
+            .and_then(|mut query| query.execute([key]))
+            .map(|gone| (gone > 0).then(|| Change { key: key.clone(), value: None, revision })),
+        Write::Check { .. } => Ok(None),
+    }
+}
+
+fn finish(transaction: Transaction<'_>, revision: u64) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached("UPDATE store SET revision = ?1")
+        .and_then(|mut query| query.execute([revision]))?;
+    transaction.commit()
 }
 
 /// Keys are text without U+10FFFF: it ends the range of all that begin with the prefix.
@@ -217,7 +347,13 @@ fn check(connection: &Connection, key: &str, expected: Expect) -> std::result::R
 }
 
 fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Record> {
-    Ok(Record { key: row.get(0)?, value: row.get(1)?, revision: row.get(2)? })
+    let session: Option<u64> = row.get(3)?;
+    Ok(Record {
+        key: row.get(0)?,
+        value: row.get(1)?,
+        revision: row.get(2)?,
+        session: session.map(SessionId),
+    })
 }
 
 fn migrate(connection: &Connection, path: &str) -> Result<()> {
@@ -227,23 +363,23 @@ fn migrate(connection: &Connection, path: &str) -> Result<()> {
     if found > SCHEMA {
         return Err(Error::TooNew { path: path.to_owned(), found, known: SCHEMA });
     }
-    connection
-        .execute_batch(
-            "PRAGMA journal_mode = WAL;
-             PRAGMA synchronous = NORMAL;
-             PRAGMA busy_timeout = 5000;
-             BEGIN;
-             CREATE TABLE IF NOT EXISTS records (
-                 key TEXT PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL
-             ) WITHOUT ROWID;
-             CREATE TABLE IF NOT EXISTS store (
-                 one INTEGER PRIMARY KEY CHECK (one = 1), revision INTEGER NOT NULL
-             );
-             INSERT OR IGNORE INTO store VALUES (1, 0);
-             PRAGMA user_version = 1;
-             COMMIT;",
-        )
-        .map_err(failed)
+    let tables = "PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = NORMAL;
+         PRAGMA busy_timeout = 5000;
+         BEGIN;
+         CREATE TABLE IF NOT EXISTS records (
+             key TEXT PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL
+         ) WITHOUT ROWID;
+         CREATE TABLE IF NOT EXISTS store (
+             one INTEGER PRIMARY KEY CHECK (one = 1), revision INTEGER NOT NULL
+         );
+         INSERT OR IGNORE INTO store VALUES (1, 0);";
+    let sessions = "ALTER TABLE records ADD COLUMN session INTEGER;
+         CREATE INDEX held ON records (session) WHERE session IS NOT NULL;
+         CREATE TABLE sessions (id INTEGER PRIMARY KEY AUTOINCREMENT, ttl_ms INTEGER NOT NULL);
+         PRAGMA user_version = 2;";
+    let steps = [tables, if found < 2 { sessions } else { "" }, "COMMIT;"];
+    connection.execute_batch(&steps.concat()).map_err(failed)
 }
 
 fn lock(path: &Path) -> Result<File> {

@@ -8,10 +8,11 @@ use super::{Facts, Result, now};
 use crate::Problem;
 use crate::body::Body;
 use crate::peer::{Caller, Peer};
+use crate::routes::Routes;
 use crate::tls::Keeper;
+use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use std::sync::Arc;
 
 /// What the handlers get.
@@ -25,8 +26,8 @@ type Shared = State<Service>;
 
 /// The signer's routes. `keeper` is of the server that mounts them: what is revoked here counts
 /// there at once.
-pub fn router(signer: Arc<Signer>, keeper: Arc<Keeper>) -> Router {
-    Router::new()
+pub fn routes<T>(signer: Arc<Signer>, keeper: Arc<Keeper>) -> Routes<T> {
+    Routes::new()
         .route("/v1/ca/join", post(join))
         .route("/v1/ca/renew", post(renew))
         .route("/v1/ca/crl", get(crl))

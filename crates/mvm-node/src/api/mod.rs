@@ -1,5 +1,6 @@
 //! The handlers of the API: from requests to operations and back.
 
+mod audit;
 mod desired;
 mod events;
 mod identity;
@@ -16,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use mvm_api::body::Body;
-use mvm_api::routes::{self, Server};
+use mvm_api::routes::{Routes, Server, guard};
 use mvm_api::tls::TlsListener;
 use mvm_api::types::AgentInfo;
 use mvm_api::{Caller, Peer, Problem};
@@ -41,13 +42,21 @@ pub async fn serve_tls(listener: TlsListener, node: Arc<Node>) -> std::io::Resul
 
 /// The routes, each for those whom the table of routes allows it.
 fn app(node: Arc<Node>) -> Router {
-    routes::guard(router(node), Server::Agent)
+    guard(router(node), Server::Agent)
 }
 
 fn router(node: Arc<Node>) -> Router {
+    routes()
+        .into_router()
+        .layer(axum::middleware::from_fn_with_state(node.clone(), audit::layer))
+        .fallback(unknown)
+        .with_state(node)
+}
+
+fn routes() -> Routes<Arc<Node>> {
     let pool = "/v1/tenants/{tenant}/pools/{pool}";
     let instance = "/v1/tenants/{tenant}/pools/{pool}/instances/{id}";
-    Router::new()
+    Routes::new()
         .route("/v1/agent", get(agent))
         .route("/v1/agent/stop", post(stop))
         .route("/v1/agent/crl", put(identity::revoke))
@@ -80,6 +89,8 @@ fn router(node: Arc<Node>) -> Router {
         .route(&format!("{instance}/ssh"), get(instances::ssh))
         .route("/v1/events", get(events::list))
         .route("/v1/events/stream", get(events::stream))
+        .route("/v1/audit", get(audit::list))
+        .route("/v1/audit/{log}", get(audit::show))
         .route("/metrics", get(events::metrics))
         .route("/v1/leases", get(leases::list))
         .route("/v1/leases/{id}", delete(leases::release))
@@ -89,8 +100,6 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/kernels/fetch", post(images::kernel_fetch))
         .route("/v1/images", get(images::list))
         .route("/v1/images/gc", post(images::gc))
-        .fallback(unknown)
-        .with_state(node)
 }
 
 async fn agent(State(node): Shared) -> Json<AgentInfo> {
@@ -140,7 +149,7 @@ impl IntoResponse for Refusal {
 pub async fn detached<T: Send + 'static>(
     work: impl Future<Output = crate::Result<T>> + Send + 'static,
 ) -> crate::Result<T> {
-    match tokio::spawn(work).await {
+    match tokio::spawn(crate::audit::carried(work)).await {
         Ok(outcome) => outcome,
         Err(error) => Err(Problem::internal(format!("the operation did not end well: {error}"))),
     }

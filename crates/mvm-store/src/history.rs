@@ -1,0 +1,121 @@
+//! The last changes of the embedded engine, for those who watch it.
+
+use crate::{Change, Error, Watch};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+
+/// So much is kept, as [`size`] counts it; a watch that lags behind further lists anew.
+const KEPT: usize = 8 << 20;
+
+/// The changes since the store was opened, as far as they are kept.
+pub struct History {
+    kept: Arc<Mutex<Kept>>,
+    /// The revision of the last one.
+    tip: watch::Sender<u64>,
+}
+
+struct Kept {
+    /// All changes after this revision are here.
+    floor: u64,
+    /// By rising revision; never empty ones.
+    transactions: VecDeque<Vec<Change>>,
+    size: usize,
+}
+
+impl History {
+    /// Begins after `revision`.
+    pub fn new(revision: u64) -> History {
+        let kept = Kept { floor: revision, transactions: VecDeque::new(), size: 0 };
+        History { kept: Arc::new(Mutex::new(kept)), tip: watch::Sender::new(revision) }
+    }
+
+    /// Adds the changes of one transaction.
+    pub fn add(&self, changes: Vec<Change>) {
+        let Some(revision) = changes.first().map(|change| change.revision) else { return };
+        let mut kept = locked(&self.kept);
+        kept.size += size(&changes);
+        kept.transactions.push_back(changes);
+        while kept.size > KEPT {
+            let Some(oldest) = kept.transactions.pop_front() else { break };
+            kept.size -= size(&oldest);
+            kept.floor = revision_of(&oldest);
+        }
+        drop(kept);
+        self.tip.send_replace(revision);
+    }
+
+    /// The changes of keys that begin with `prefix` after the revision `after`.
+    pub fn watch(&self, prefix: &str, after: u64) -> Watch {
+        let reader = Reader {
+            kept: self.kept.clone(),
+            tip: self.tip.subscribe(),
+            prefix: prefix.to_owned(),
+            after,
+            failed: false,
+        };
+        Box::pin(futures::stream::unfold(reader, |mut reader| async move {
+            let item = reader.next().await?;
+            Some((item, reader))
+        }))
+    }
+}
+
+struct Reader {
+    kept: Arc<Mutex<Kept>>,
+    tip: watch::Receiver<u64>,
+    prefix: String,
+    after: u64,
+    failed: bool,
+}
+
+impl Reader {
+    async fn next(&mut self) -> Option<crate::Result<Vec<Change>>> {
+        if self.failed {
+            return None;
+        }
+        loop {
+            self.tip.mark_unchanged();
+            match self.look() {
+                Ok(Some(changes)) => return Some(Ok(changes)),
+                Ok(None) => self.tip.changed().await.ok()?,
+                Err(error) => {
+                    self.failed = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+
+    fn look(&mut self) -> crate::Result<Option<Vec<Change>>> {
+        let kept = locked(&self.kept);
+        if self.after < kept.floor {
+            return Err(Error::Compacted { after: self.after });
+        }
+        let first = kept.transactions.partition_point(|changes| revision_of(changes) <= self.after);
+        for changes in kept.transactions.range(first..) {
+            self.after = revision_of(changes);
+            let of_prefix = changes.iter().filter(|change| change.key.starts_with(&self.prefix));
+            let found: Vec<Change> = of_prefix.cloned().collect();
+            if !found.is_empty() {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn locked(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn revision_of(changes: &[Change]) -> u64 {
+    changes.first().map_or(0, |change| change.revision)
+}
+
+fn size(changes: &[Change]) -> usize {
+    let one = |change: &Change| {
+        size_of::<Change>() + change.key.len() + change.value.as_ref().map_or(0, Vec::len)
+    };
+    changes.iter().map(one).sum()
+}
