@@ -1,5 +1,8 @@
 //! Problem documents (RFC 9457) with a stable `code`.
 
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use mvm_model::{Code, Fault};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -48,6 +51,10 @@ impl Problem {
     }
 }
 
+/// The code of the problem that a response is, for what stands between it and the client.
+#[derive(Clone, Debug)]
+pub struct ProblemCode(pub String);
+
 impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
         let status = match fault.code {
@@ -66,6 +73,17 @@ impl From<Fault> for Problem {
     }
 }
 
+impl From<mvm_store::Error> for Problem {
+    fn from(error: mvm_store::Error) -> Self {
+        let status = match error.code() {
+            "store_conflict" | "store_locked" => 409,
+            "no_space" => 507,
+            _ => 500,
+        };
+        Problem::new(status, error.code(), error.to_string())
+    }
+}
+
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if !self.path.is_empty() {
@@ -76,3 +94,15 @@ impl std::fmt::Display for Problem {
 }
 
 impl std::error::Error for Problem {}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let code = ProblemCode(self.code.clone());
+        let mut response = (status, Json(self)).into_response();
+        response.extensions_mut().insert(code);
+        let media_type = HeaderValue::from_static(MEDIA_TYPE);
+        response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        response
+    }
+}

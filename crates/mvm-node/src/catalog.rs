@@ -33,6 +33,7 @@ impl Node {
             }
             return Err(exists(format!("tenant {}", tenant.name), "mvm tenant update"));
         }
+        crate::audit::note_target(&tenant.name);
         let subnet = tenant.network.ipv4_subnet;
         if let Some(other) = self.parts.network.conflicts(subnet).await.or_problem()? {
             return Err(Problem::new(
@@ -100,6 +101,7 @@ impl Node {
     pub async fn create_pool(&self, tenant: &Name, wanted: CreatePool) -> Result<()> {
         wanted.resources.validate()?;
         let reference = PoolRef { tenant: tenant.clone(), pool: wanted.name };
+        crate::audit::note_target(&reference);
         let kernel = match &wanted.kernel {
             Some(name) => Some(self.parts.images.kernel(name).or_problem()?.digest),
             None => None,

@@ -1,11 +1,12 @@
 //! Leases: taking, extending and ending the right to use an instance.
 
+use crate::audit;
 use crate::node::Node;
 use crate::template::is_mould;
 use crate::world::World;
 use crate::{Result, now};
-use mvm_api::Problem;
 use mvm_api::types::LeaseView;
+use mvm_api::{Peer, Problem};
 use mvm_model::choose::choose;
 use mvm_model::lease::{DEFAULT_LEASE_S, Purpose};
 use mvm_model::{Instance, InstanceId, InstanceRef, Lease, PoolRef, Recycle, State};
@@ -21,7 +22,7 @@ const MAX_LEASE_S: u64 = 7 * 24 * 3600;
 /// Who wants a lease, what for, and for how long.
 #[derive(Clone, Debug)]
 pub struct Wish {
-    /// `uid:N`.
+    /// `uid:N`, or the holder of a certificate: `operator:alice`.
     pub holder: String,
     /// What for.
     pub purpose: Purpose,
@@ -90,6 +91,7 @@ impl Node {
                 instance.lease = Some(lease.clone());
                 instance.leases_served += 1;
                 changes.put_instance(instance.clone());
+                audit::note_lease(&instance);
                 Ok(Some(instance))
             })
             .await?;
@@ -116,6 +118,7 @@ impl Node {
                 }
             }
             changes.put_instance(instance.clone());
+            audit::note_lease(&instance);
             Ok(instance)
         })
         .await
@@ -167,6 +170,12 @@ impl Node {
         .await
     }
 
+    /// The lease is there, as far as this caller may see: another tenant's is not.
+    pub(crate) async fn lease_for(&self, peer: &Peer, id: &str) -> Result<()> {
+        let seen = self.read(|world| leased(world, id).map(|i| peer.sees(&i.pool.tenant))).await?;
+        if seen { Ok(()) } else { Err(no_lease(id)) }
+    }
+
     /// Ends a lease now, a job's too: the instance is recycled by the pool's rule.
     pub(crate) async fn release_lease(self: &Arc<Self>, id: &str) -> Result<()> {
         let instance = self.read(|world| leased(world, id).map(|instance| instance.id)).await?;
@@ -192,25 +201,27 @@ impl Node {
                 Some((rule, instance.state))
             })
             .await;
-        let outcome = match rule {
-            None => return,
+        let Some((recycle, state)) = rule else { return };
+        let recycled = self.as_agent_on("lease.end", id, self.recycle(id, recycle, state)).await;
+        if let Err(problem) = recycled {
+            tracing::error!(instance = %id, "cannot recycle: {problem}");
+        }
+        self.kick.notify_one();
+    }
+
+    async fn recycle(self: &Arc<Self>, id: InstanceId, rule: Recycle, state: State) -> Result<()> {
+        match (rule, state) {
             // What has failed, or was never brought up, is worth nothing to the next job.
-            Some((Recycle::Reset, _) | (_, State::Failed | State::Created)) => {
-                self.destroy(id).await
-            }
-            Some((Recycle::Sleep, _)) => match self.bring(id, State::Sleeping).await {
+            (Recycle::Reset, _) | (_, State::Failed | State::Created) => self.destroy(id).await,
+            (Recycle::Sleep, _) => match self.bring(id, State::Sleeping).await {
                 Ok(_) => self.update(id, |instance| instance.lease = None).await,
                 Err(problem) => {
                     tracing::warn!(instance = %id, "cannot put to sleep: {problem}");
                     self.destroy(id).await
                 }
             },
-            Some((Recycle::Keep, _)) => self.update(id, |instance| instance.lease = None).await,
-        };
-        if let Err(problem) = outcome {
-            tracing::error!(instance = %id, "cannot recycle: {problem}");
+            (Recycle::Keep, _) => self.update(id, |instance| instance.lease = None).await,
         }
-        self.kick.notify_one();
     }
 
     /// Ends the leases whose deadline has passed; one with an open session is extended instead.

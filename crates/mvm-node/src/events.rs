@@ -5,7 +5,7 @@ use crate::node::Node;
 use crate::problem::OrProblem;
 use crate::world::World;
 use mvm_model::event::Event;
-use mvm_model::{Instance, InstanceId, Millis, PoolRef, State};
+use mvm_model::{Instance, InstanceId, Millis, Name, PoolRef, State};
 use mvm_store::{Record, Store};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -90,14 +90,19 @@ impl Node {
         self.events.followers.subscribe()
     }
 
-    /// Metrics in the OpenMetrics text format.
-    pub(crate) async fn metrics(&self) -> Result<String> {
+    /// Metrics in the OpenMetrics text format; of one tenant only those that are told apart by
+    /// tenant and speak of the present.
+    pub(crate) async fn metrics(&self, only: Option<&Name>) -> Result<String> {
         let mut registry = Registry::with_prefix("mvm");
         let EventLog { moves, failures, .. } = &self.events;
-        let what = "Time from an operation's begin to its end";
-        registry.register("transition_seconds", what, moves.clone());
-        registry.register("failures", "Instances that have failed", failures.clone());
-        let (instances, leases) = self.read(gauges).await;
+        if only.is_none() {
+            let what = "Time from an operation's begin to its end";
+            registry.register("transition_seconds", what, moves.clone());
+            registry.register("failures", "Instances that have failed", failures.clone());
+            self.audit.register(&mut registry);
+            self.parts.stages.register(&mut registry);
+        }
+        let (instances, leases) = self.read(|world| gauges(world, only)).await;
         registry.register("instances", "Instances by state", instances);
         registry.register("leases", "Leases by purpose", leases);
         let started: Gauge = Gauge::default();
@@ -110,10 +115,11 @@ impl Node {
     }
 }
 
-fn gauges(world: &World) -> (Family<Labels, Gauge>, Family<Labels, Gauge>) {
+fn gauges(world: &World, only: Option<&Name>) -> (Family<Labels, Gauge>, Family<Labels, Gauge>) {
     let instances: Family<Labels, Gauge> = Family::default();
     let leases: Family<Labels, Gauge> = Family::default();
-    for instance in world.instances.values() {
+    let seen = |i: &&Instance| only.is_none_or(|tenant| i.pool.tenant == *tenant);
+    for instance in world.instances.values().filter(seen) {
         let mut labels = of_pool(&instance.pool);
         if let Some(lease) = &instance.lease {
             let mut labels = labels.clone();

@@ -8,6 +8,7 @@
 //! rendering (mvm).
 
 mod api;
+mod audit;
 mod boot;
 mod catalog;
 mod claims;
@@ -27,6 +28,7 @@ mod root;
 mod serve;
 mod simulated;
 mod slot;
+mod stages;
 mod template;
 mod view;
 mod world;
@@ -34,7 +36,9 @@ mod world;
 pub use desired::DesiredFile;
 pub use fleet::Offer;
 pub use node::Node;
+pub use root::identity_dir;
 pub use serve::{Driver, ServeOptions, serve};
+pub use stages::Stages;
 
 /// What the agent's own functions give: the error is what the API will answer.
 pub type Result<T> = std::result::Result<T, mvm_api::Problem>;

@@ -3,7 +3,7 @@
 //! Both are a line of JSON, and behind it the guest's memory as it is.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -80,9 +80,14 @@ impl Kept {
     }
 }
 
+/// The name of a file that is half written.
+pub(super) fn part_of(path: &Path) -> PathBuf {
+    path.with_extension("part")
+}
+
 /// Written beside, then moved into its place.
 fn write(to: &Path, head: &impl Serialize, memory: &[u8]) -> io::Result<()> {
-    let part = to.with_extension("part");
+    let part = part_of(to);
     let mut bytes = serde_json::to_vec(head).map_err(io::Error::other)?;
     bytes.push(b'\n');
     bytes.extend_from_slice(memory);

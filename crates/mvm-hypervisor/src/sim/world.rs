@@ -120,6 +120,8 @@ struct Faults {
     plan: FaultPlan,
     all: u64,
     kinds: BTreeMap<Call, u64>,
+    /// Noted once somebody has set faults: a simulation without end would fill the memory.
+    calls: Option<Vec<Call>>,
 }
 
 impl World {
@@ -179,18 +181,18 @@ impl World {
     }
 
     pub(super) fn set_faults(&self, plan: FaultPlan) {
-        *locked(&self.faults) = Faults { plan, ..Faults::default() };
+        *locked(&self.faults) = Faults { plan, calls: Some(Vec::new()), ..Faults::default() };
     }
 
-    pub(super) fn calls(&self) -> u64 {
-        locked(&self.faults).all
+    pub(super) fn calls(&self) -> Vec<Call> {
+        locked(&self.faults).calls.clone().unwrap_or_default()
     }
 
-    /// Counts a call and lets its fault happen, but for [`Effect::Die`], which is the
-    /// caller's to carry out.
+    /// Counts a call; lets it fail or take longer. Every other fault is the caller's to carry out.
     pub(super) async fn step(&self, call: Call, id: &str) -> Result<Option<Effect>> {
         let effect = {
             let mut faults = locked(&self.faults);
+            faults.calls.iter_mut().for_each(|calls| calls.push(call));
             faults.all += 1;
             let of_kind = faults.kinds.entry(call).or_default();
             *of_kind += 1;

@@ -6,7 +6,8 @@ use axum::extract::{Path, State};
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
 use axum::routing::{get, put};
-use axum::{Json, Router};
+use mvm_api::routes::Routes;
+use axum::Json;
 use futures::Stream;
 use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument};
 use mvm_api::types::Claim;
@@ -22,8 +23,8 @@ const BEAT: Duration = Duration::from_secs(2);
 const GATHER: Duration = Duration::from_millis(20);
 
 /// The routes.
-pub fn routes() -> Router<Arc<Node>> {
-    Router::new()
+pub fn routes() -> Routes<Arc<Node>> {
+    Routes::new()
         .route("/v1/node/status", get(status))
         .route("/v1/node/watch", get(watch))
         .route("/v1/node/document", put(document))

@@ -1,8 +1,9 @@
 //! Pools.
 
-use super::{Answer, Body, Done, Refusal, Shared, detached, done};
+use super::{Answer, Body, Caller, Done, Refusal, Shared, detached, done};
+use crate::audit;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{ConnectInfo, Path, State};
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
 use futures::Stream;
@@ -23,8 +24,12 @@ pub fn reference((tenant, pool): (String, String)) -> Result<PoolRef, Fault> {
 
 type InPool = Path<(String, String)>;
 
-pub async fn list(State(node): Shared) -> Json<Vec<PoolView>> {
-    Json(node.read(|w| w.pools.values().map(|p| node.pool_view(w, p)).collect()).await)
+pub async fn list(State(node): Shared, ConnectInfo(peer): Caller) -> Json<Vec<PoolView>> {
+    let views = node.read(|world| {
+        let seen = world.pools.values().filter(|pool| peer.sees(&pool.reference.tenant));
+        seen.map(|pool| node.pool_view(world, pool)).collect()
+    });
+    Json(views.await)
 }
 
 pub async fn list_of_tenant(
@@ -121,14 +126,18 @@ where
         }
     });
     let work = work(report);
-    tokio::spawn(async move {
+    let act = audit::take_over();
+    tokio::spawn(audit::carried(async move {
         let outcome = detached(work).await;
         let _ = forwarder.await;
+        if let Some(act) = act {
+            act.end(audit::outcome(&outcome)).await;
+        }
         let _ = to_client.send(match outcome {
             Ok(value) => event("result", &value),
             Err(problem) => event("problem", &problem),
         });
-    });
+    }));
     let stream = futures::stream::unfold(from_work, |mut from: UnboundedReceiver<Event>| async {
         from.recv().await.map(|event| (Ok(event), from))
     });

@@ -1,6 +1,7 @@
 //! The commands, a file a noun.
 
 pub mod agent;
+mod audit;
 mod bench;
 mod desired;
 mod doctor;
@@ -11,6 +12,7 @@ mod lease;
 mod offer;
 mod pool;
 mod run;
+mod stages;
 mod tenant;
 mod values;
 
@@ -99,6 +101,9 @@ pub enum Command {
     Bench(bench::Bench),
     /// Shows what has happened to instances
     Events(events::Events),
+    /// The audit log: who did what, when, and what came of it
+    #[command(subcommand, after_help = "Examples:\n  mvm audit list ci\n  mvm audit verify")]
+    Audit(audit::Command),
     /// Prints the agent's metrics in the OpenMetrics text format, as at /metrics
     #[command(after_help = "Examples:\n  mvm metrics | grep mvm_transition_seconds")]
     Metrics,
@@ -147,6 +152,7 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Doctor => doctor::run(&context).await,
         Command::Bench(command) => bench::run(&context, command).await,
         Command::Events(command) => events::run(&context, command).await,
+        Command::Audit(command) => audit::run(&context, command).await,
         Command::Metrics => events::metrics(&context).await,
         Command::Completions { shell } => {
             let mut text = Vec::new();
