@@ -5,6 +5,7 @@
 //!
 //! Never here: business rules. The handlers live in `mvm-node`; decisions in `mvm-model`.
 
+pub mod audit;
 pub mod client;
 pub mod paths;
 pub mod problem;

@@ -20,6 +20,8 @@ pub const INSTANCES: &str = "/v1/instances";
 pub const EVENTS: &str = "/v1/events";
 /// What happens (server-sent events).
 pub const EVENTS_STREAM: &str = "/v1/events/stream";
+/// The audit logs.
+pub const AUDIT: &str = "/v1/audit";
 /// Metrics, in the OpenMetrics text format.
 pub const METRICS: &str = "/metrics";
 /// The leases.
@@ -34,6 +36,11 @@ pub const KERNEL_FETCH: &str = "/v1/kernels/fetch";
 pub const IMAGES_GC: &str = "/v1/images/gc";
 /// The images.
 pub const IMAGES: &str = "/v1/images";
+
+/// One audit log; `follow` goes on with what is added.
+pub fn audit(log: &str, follow: bool) -> String {
+    format!("{AUDIT}/{log}{}", if follow { "?follow=true" } else { "" })
+}
 
 /// One tenant.
 pub fn tenant(name: &Name) -> String {

@@ -8,12 +8,13 @@ use mvm_model::pool::RevisionEntry;
 use mvm_model::{
     Counts, InstanceRef, Lease, Millis, Name, PoolRef, Quotas, Recycle, Resources, State, Usage,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 /// `GET /v1/agent`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AgentInfo {
     /// Version of the agent's binary.
     pub version: String,
@@ -44,7 +45,7 @@ pub struct AgentInfo {
 }
 
 /// `PUT /v1/desired`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApplyDesired {
     /// The document; its paths are absolute.
@@ -58,7 +59,7 @@ pub struct ApplyDesired {
 }
 
 /// What is to be done for a document.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DesiredPlan {
     /// In this order.
     pub steps: Vec<Step>,
@@ -67,7 +68,7 @@ pub struct DesiredPlan {
 }
 
 /// `GET /v1/desired/status`: how far the document in force is.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct DesiredStatus {
     /// The file that the agent watches, if any.
     pub file: Option<String>,
@@ -84,7 +85,7 @@ pub struct DesiredStatus {
 }
 
 /// `POST /v1/tenants`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateTenant {
     /// Its name.
@@ -97,7 +98,7 @@ pub struct CreateTenant {
 }
 
 /// `PATCH /v1/tenants/{tenant}`: only what is given changes.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct QuotaPatch {
@@ -150,7 +151,7 @@ impl From<Quotas> for QuotaPatch {
 }
 
 /// A tenant as the API shows it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TenantView {
     /// Its name.
     pub tenant_id: Name,
@@ -169,7 +170,7 @@ pub struct TenantView {
 }
 
 /// `POST /v1/tenants/{tenant}/pools`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreatePool {
     /// Its name inside the tenant.
@@ -198,7 +199,7 @@ pub struct CreatePool {
 }
 
 /// `PATCH /v1/tenants/{tenant}/pools/{pool}`: only what is given changes, for new instances.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct UpdatePool {
@@ -225,7 +226,7 @@ pub struct UpdatePool {
 }
 
 /// Changes of a pool's policy: only what is given changes. Seconds; 0 is never.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[allow(missing_docs)]
 pub struct PolicyPatch {
@@ -277,7 +278,7 @@ impl From<RuntimePolicy> for PolicyPatch {
 }
 
 /// A pool as the API shows it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PoolView {
     /// Its tenant.
     pub tenant_id: Name,
@@ -322,7 +323,7 @@ pub struct PoolView {
 }
 
 /// `POST …/build` (server-sent events: `progress`, then `result` or `problem`).
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BuildPool {
     /// Flake inputs to override, remembered by the pool. Empty: those of the last build.
@@ -331,7 +332,7 @@ pub struct BuildPool {
 }
 
 /// What a build came to.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct BuildResult {
     /// The revision, now current.
     pub revision: RevisionEntry,
@@ -345,7 +346,7 @@ pub struct BuildResult {
 }
 
 /// One piece of progress of something that takes long.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ProgressEvent {
     /// `stage`: a new stage began; `line`: output of the tool at work.
     pub kind: String,
@@ -354,7 +355,7 @@ pub struct ProgressEvent {
 }
 
 /// `POST …/scale`: only what is given changes.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct ScalePool {
@@ -378,7 +379,7 @@ impl From<Counts> for ScalePool {
 }
 
 /// One revision of a pool.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RevisionView {
     /// Number, digest and time.
     #[serde(flatten)]
@@ -392,7 +393,7 @@ pub struct RevisionView {
 }
 
 /// `POST …/rollback`.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rollback {
     /// The revision's number; the one before the current where absent.
@@ -401,7 +402,7 @@ pub struct Rollback {
 }
 
 /// An instance as the API shows it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct InstanceView {
     /// `tenant/pool/id`.
     pub reference: InstanceRef,
@@ -447,7 +448,7 @@ pub struct InstanceView {
 }
 
 /// A lease as the API shows it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LeaseView {
     /// The lease.
     #[serde(flatten)]
@@ -457,7 +458,7 @@ pub struct LeaseView {
 }
 
 /// `POST /v1/leases/{id}/extend`.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExtendLease {
     /// Its length from now on, in seconds.
@@ -465,7 +466,7 @@ pub struct ExtendLease {
 }
 
 /// `POST …/instances/{id}/{verb}`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MoveInstance {
     /// Length of the lease that `start` and `wake` take, in seconds.
@@ -474,7 +475,7 @@ pub struct MoveInstance {
 }
 
 /// What a verb came to.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Moved {
     /// The instance afterwards.
     pub instance: InstanceView,
@@ -485,7 +486,7 @@ pub struct Moved {
 }
 
 /// `POST …/instances`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateInstance {
     /// Start it at once.
@@ -495,7 +496,7 @@ pub struct CreateInstance {
 
 /// `POST …/claims`: upgraded; the first line the agent sends is a [`Claim`] or a problem document.
 /// The lease ends when the client closes the connection.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClaimRequest {
     /// Longest length of the lease in seconds.
@@ -504,7 +505,7 @@ pub struct ClaimRequest {
 }
 
 /// An instance claimed for a job.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Claim {
     /// The instance, now running.
     pub reference: InstanceRef,
@@ -517,7 +518,7 @@ pub struct Claim {
 }
 
 /// What OpenSSH needs to reach an instance.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SshAccess {
     /// The user to log in as.
     pub user: String,
@@ -532,7 +533,7 @@ pub struct SshAccess {
 }
 
 /// `GET …/instances/{id}/stats`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct InstanceStats {
     /// Its state.
     pub state: State,
@@ -554,7 +555,7 @@ pub struct InstanceStats {
 }
 
 /// `POST /v1/kernels/import`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportKernel {
     /// A file on the node: vmlinux or bzImage.
@@ -568,7 +569,7 @@ pub struct ImportKernel {
 }
 
 /// A kernel as the API shows it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct KernelView {
     /// Its digest.
     pub digest: String,
@@ -585,7 +586,7 @@ pub struct KernelView {
 }
 
 /// An image as the API shows it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ImageView {
     /// Its digest.
     pub digest: String,
@@ -600,7 +601,7 @@ pub struct ImageView {
 }
 
 /// What a collection of garbage removed.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct GcResult {
     /// Digests removed.
     pub removed: Vec<String>,
@@ -611,7 +612,7 @@ pub struct GcResult {
 }
 
 /// `POST /v1/images/gc`.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Gc {
     /// Only say what would go.

@@ -13,6 +13,7 @@ pub mod exec;
 pub mod frame;
 pub mod link;
 pub mod protocol;
+pub mod serve;
 pub mod transfer;
 
 pub use error::Error;

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mvm_hypervisor::sim::{Call, Effect, FaultPlan, Guest, GuestChannel, Latencies, SimHypervisor};
+use mvm_hypervisor::sim::{
+    Call, Effect, FaultPlan, Guest, GuestChannel, Latencies, Moment, SimHypervisor,
+};
 use mvm_hypervisor::{Disk, Hypervisor, Kernel, Platform, ProcessIdentity, RestoreMemory, VmSpec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -106,8 +108,9 @@ async fn every_fault_at_every_call_leaves_it_consistent() {
     let all = {
         let dir = tempfile::tempdir().unwrap();
         let sim = SimHypervisor::new(Latencies::NONE, FaultPlan::none(), None);
+        sim.set_faults(FaultPlan::none());
         script(&sim, &spec(dir.path(), "a"), &dir.path().join("s")).await.unwrap();
-        sim.calls()
+        sim.calls().len() as u64
     };
     assert_eq!(all, 8);
     for number in 1..=all {
@@ -121,7 +124,7 @@ async fn every_fault_at_every_call_leaves_it_consistent() {
                 Effect::Fail => assert_eq!(outcome.unwrap_err().code(), "injected"),
                 Effect::Delay(_) => outcome.unwrap(),
                 // Dying while being killed is no failure.
-                Effect::Die => drop(outcome),
+                Effect::Die | Effect::Halt(_) => drop(outcome),
             }
             let left = sim.find("mvm:").unwrap();
             assert!(effect == Effect::Fail || left.is_empty(), "{number} {effect:?}");
@@ -130,6 +133,44 @@ async fn every_fault_at_every_call_leaves_it_consistent() {
                 sim.kill_stray(&process).await.unwrap();
             }
             sim.boot(&spec, &unrecorded).await.unwrap().kill().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_is_killed_at_any_moment_ends_nothing() {
+    for (call, moment, left) in [
+        (Call::Boot, Moment::Before, None),
+        (Call::Boot, Moment::During, Some(true)),
+        (Call::Boot, Moment::After, Some(false)),
+        (Call::Pause, Moment::Before, Some(false)),
+        (Call::Pause, Moment::After, Some(true)),
+        (Call::Snapshot, Moment::During, Some(true)),
+        (Call::Kill, Moment::Before, Some(true)),
+        (Call::Kill, Moment::After, None),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = spec(dir.path(), "a");
+        let plan = FaultPlan::none().on(call, 1, Effect::Halt(moment));
+        let sim = SimHypervisor::new(Latencies::default(), plan, None);
+        let snapshot = dir.path().join("s");
+        let script = async {
+            let machine = sim.boot(&spec, &unrecorded).await.unwrap();
+            machine.pause().await.unwrap();
+            machine.snapshot(&snapshot).await.unwrap();
+            machine.kill().await.unwrap();
+        };
+        tokio::select! {
+            () = script => panic!("{call:?} {moment:?}: it went on"),
+            () = sim.halted() => {}
+        }
+        assert!(!snapshot.exists() || call == Call::Kill, "a whole snapshot or none");
+        let later = sim.successor();
+        let found = later.find("mvm:").unwrap();
+        assert_eq!(found.len(), usize::from(left.is_some()), "{call:?} {moment:?}");
+        if let (Some(process), Some(paused)) = (found.first(), left) {
+            let machine = later.adopt(&spec, process).await.unwrap().unwrap();
+            assert_eq!(machine.stats().await.unwrap().paused, paused, "{call:?} {moment:?}");
         }
     }
 }
@@ -154,4 +195,35 @@ async fn a_boot_that_is_given_up_leaves_nothing() {
     let boot = sim.boot(&spec, &unrecorded);
     assert!(tokio::time::timeout(Duration::from_millis(20), boot).await.is_err());
     assert!(sim.find("mvm:").unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_world_that_is_kept_outlives_its_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = dir.path().join("kept");
+    let open = || SimHypervisor::open(Latencies::NONE, Arc::new(Echo), &kept).unwrap();
+    let (a, b, c) = (spec(dir.path(), "a"), spec(dir.path(), "b"), spec(dir.path(), "c"));
+    let sim = open();
+    let machine = sim.boot(&a, &unrecorded).await.unwrap();
+    machine.pause().await.unwrap();
+    sim.boot(&b, &unrecorded).await.unwrap();
+    sim.boot(&c, &unrecorded).await.unwrap();
+    let process = machine.process();
+    sim.crash(&b.marker);
+    std::fs::remove_dir_all(&c.dir).unwrap();
+    std::fs::write(kept.join("torn"), "{").unwrap();
+    drop((machine, sim));
+
+    let later = open();
+    assert_eq!(later.find("mvm:").unwrap().as_slice(), std::slice::from_ref(&process));
+    let machine = later.adopt(&a, &process).await.unwrap().unwrap();
+    assert!(machine.stats().await.unwrap().paused);
+    let mut stream = tokio::net::UnixStream::connect(machine.channel()).await.unwrap();
+    stream.write_all(b"x").await.unwrap();
+    let mut byte = [0];
+    stream.read_exact(&mut byte).await.unwrap();
+    machine.kill().await.unwrap();
+    assert_eq!(std::fs::read_dir(&kept).unwrap().count(), 0);
+    let next = later.boot(&a, &unrecorded).await.unwrap().process();
+    assert_ne!((next.pid, next.start_time), (process.pid, process.start_time));
 }

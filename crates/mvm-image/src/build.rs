@@ -11,6 +11,7 @@ use crate::kernel::{self, blocking, json, write};
 use crate::nix::Flake;
 use crate::run::{Tool, tail};
 use crate::store::ImageStore;
+use crate::transfer::parts_of;
 use crate::types::{BuildRequest, KernelImport, KernelInfo, Progress, Revision, hex, now_ms};
 use crate::workdir::WorkDir;
 use crate::{initrd, stage};
@@ -150,11 +151,8 @@ async fn assemble(
             let _ = std::fs::remove_file(dir.join(leftover));
         }
         std::fs::remove_dir_all(&tree).at("remove", &tree)?;
-        revision.size_bytes = ["root.erofs", "vmlinux", "initrd"]
-            .iter()
-            .filter_map(|n| std::fs::metadata(dir.join(n)).ok())
-            .map(|m| m.len())
-            .sum();
+        revision.parts = parts_of(&dir)?;
+        revision.size_bytes = revision.parts.iter().map(|part| part.size).sum();
         write(&dir.join(MANIFEST), &json(&revision))?;
         stage_note(&note, "publish", revision.short().to_owned());
         let to = store.images_dir().join(&revision.digest);
@@ -190,6 +188,7 @@ fn describe(store: &ImageStore, req: &BuildRequest, from: &Ingredients, digest: 
         guest_sha256: store.guest.sha256.clone(),
         out_path: from.profile.to_string_lossy().into_owned(),
         closure: from.closure.clone(),
+        parts: Vec::new(),
     }
 }
 

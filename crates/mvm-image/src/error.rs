@@ -175,6 +175,28 @@ pub enum Error {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// What another node offers is not the image that is wanted.
+    #[error("image {digest} is not taken from that node: {why}")]
+    ImageRefused {
+        /// What was wanted.
+        digest: String,
+        /// What is wrong with the offer.
+        why: String,
+    },
+    /// A file of an image came with other bytes than its digest says.
+    #[error("{part} of image {digest} did not arrive as it was sent; it is thrown away, try again")]
+    ImageCorrupt {
+        /// The image.
+        digest: String,
+        /// The file.
+        part: String,
+    },
+    /// Somebody is at it already.
+    #[error("image {digest} is on its way here already; wait for that")]
+    Busy {
+        /// The image.
+        digest: String,
+    },
     /// The work was given up because its task was cancelled or panicked.
     #[error("the build was interrupted: {0}")]
     Interrupted(String),
@@ -201,6 +223,9 @@ impl Error {
             Self::FetchFailed { .. } => "kernel_fetch_failed",
             Self::ToolFailed { .. } => "tool_failed",
             Self::Io { .. } => "io",
+            Self::ImageRefused { .. } => "image_refused",
+            Self::ImageCorrupt { .. } => "image_corrupt",
+            Self::Busy { .. } => "busy",
             Self::Interrupted(_) => "interrupted",
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! Lives here: running `nix build`, staging a closure into a root file system, `mkfs.erofs`, the
 //! initrd that carries the guest binary and the kernel's modules, reading and importing kernels,
-//! blank ext4 disks, and the store that keeps all of them by content under one state root.
+//! blank ext4 disks, and the store that keeps all of them by content under one state root, and takes
+//! in images that other nodes have built.
 //!
 //! Never here: instances, pools, tenants, hypervisors; which revision a pool runs, and which
 //! revisions are in use, is said by the caller. The guest binary comes in as bytes.
@@ -25,12 +26,14 @@ mod nix;
 mod run;
 mod stage;
 mod store;
+mod transfer;
 mod types;
 mod workdir;
 
 pub use clone::clone_file;
 pub use error::{Error, Result};
 pub use store::ImageStore;
+pub use transfer::{Incoming, Part};
 pub use types::{
     BuildRequest, GuestBinary, KernelDigest, KernelImport, KernelInfo, Platform, Progress, Removed,
     Revision, Tools,

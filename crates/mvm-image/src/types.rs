@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::transfer::Part;
+
 /// The SHA-256, in hex, of a kernel and the modules kept with it.
 pub type KernelDigest = String;
 
@@ -93,6 +95,9 @@ pub struct Revision {
     pub out_path: String,
     /// All store paths inside, sorted.
     pub closure: Vec<String>,
+    /// Lengths and digests of its files, by name.
+    #[serde(default)]
+    pub parts: Vec<Part>,
 }
 
 impl Revision {

@@ -5,11 +5,13 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
 use crate::clone::occupied;
 use crate::error::{At, Error, Result};
+use crate::transfer::INCOMING;
 use crate::types::Removed;
 
 const PREFIX: &str = ".tmp-";
@@ -46,22 +48,28 @@ impl WorkDir {
     /// Makes it durable and renames it to `to`. `Ok(false)`: somebody else's was there first, and
     /// ours is gone.
     pub fn publish(mut self, to: &Path) -> Result<bool> {
-        use std::os::unix::fs::PermissionsExt;
-        let open = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(&self.path, open).at("make readable", &self.path)?;
-        sync_tree(&self.path)?;
-        match std::fs::rename(&self.path, to) {
-            Ok(()) => self.published = true,
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTEMPTY | libc::EEXIST)) => {
-                return Ok(false);
-            }
-            Err(e) => return Err(Error::io("rename into place", to, e)),
-        }
-        if let Some(parent) = to.parent() {
-            sync(parent)?;
-        }
-        Ok(true)
+        self.published = publish(&self.path, to)?;
+        Ok(self.published)
     }
+}
+
+/// Makes a directory durable and renames it to `to`; `Ok(false)` where something is there already.
+pub(crate) fn publish(dir: &Path, to: &Path) -> Result<bool> {
+    use std::os::unix::fs::PermissionsExt;
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(dir, open).at("make readable", dir)?;
+    sync_tree(dir)?;
+    match std::fs::rename(dir, to) {
+        Ok(()) => {}
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTEMPTY | libc::EEXIST)) => {
+            return Ok(false);
+        }
+        Err(e) => return Err(Error::io("rename into place", to, e)),
+    }
+    if let Some(parent) = to.parent() {
+        sync(parent)?;
+    }
+    Ok(true)
 }
 
 impl Drop for WorkDir {
@@ -106,16 +114,27 @@ fn sync_tree(dir: &Path) -> Result<()> {
     sync(dir)
 }
 
+/// How long a transfer that was cut off may be gone on with.
+const RESUMABLE: Duration = Duration::from_secs(24 * 3600);
+
+/// Whether a directory is nobody's any more, unless somebody holds it: of a build at once, of a
+/// transfer when it has not been gone on with for long.
+fn is_leftover(name: &str, path: &Path) -> bool {
+    let age = || std::fs::metadata(path).ok()?.modified().ok()?.elapsed().ok();
+    name.starts_with(PREFIX)
+        || name.starts_with(INCOMING) && age().is_some_and(|age| age > RESUMABLE)
+}
+
 /// Removes, or with `dry_run` only lists, the leftovers in `parent` that nobody holds.
 pub(crate) fn sweep(parent: &Path, dry_run: bool) -> Result<Vec<Removed>> {
     let mut removed = Vec::new();
     for entry in std::fs::read_dir(parent).at("list", parent)? {
         let entry = entry.at("list", parent)?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if !name.starts_with(PREFIX) {
+        let path = entry.path();
+        if !is_leftover(&name, &path) {
             continue;
         }
-        let path = entry.path();
         let Ok(lock) = File::open(&path) else { continue };
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             continue; // a build that is under way

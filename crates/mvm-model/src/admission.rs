@@ -44,7 +44,7 @@ impl Default for Quotas {
 }
 
 /// What a tenant uses, counted by the state each instance is in or on its way to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// vCPUs of running and warm instances.
     pub vcpus: u64,

@@ -66,6 +66,11 @@ pub struct DesiredPool {
     /// Inputs of the flake to be replaced, as in `nix build --override-input`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub override_inputs: BTreeMap<String, String>,
+    /// Digest of the image to use, which this node has: nothing is built. Where there is none the
+    /// flake is built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
+    pub revision: Option<String>,
     /// The shape of its instances.
     pub instance_resources: Resources,
     /// What becomes of an instance after a job.

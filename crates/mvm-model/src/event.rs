@@ -5,13 +5,14 @@ use crate::instance::Instance;
 use crate::lease::Purpose;
 use crate::name::InstanceRef;
 use crate::state::State;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How many events a node keeps.
 pub const KEPT: u64 = 10_000;
 
 /// An instance came to be in another state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// One more than that of the event before it on this node.
     pub id: u64,

@@ -6,14 +6,18 @@ use crate::lease::Lease;
 use crate::name::{InstanceRef, PoolRef, string_conversions};
 use crate::pool::Resources;
 use crate::state::{Intent, State};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 /// `i-` and eight hexadecimal digits, unique on a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(extend("pattern" = r"^i-[0-9a-f]{8}$"))]
 pub struct InstanceId(u32);
 
 impl InstanceId {

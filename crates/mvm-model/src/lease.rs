@@ -1,11 +1,12 @@
 //! The right to use one instance for a while.
 
 use crate::Millis;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// What a lease is for; decides what happens when it ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Purpose {
     /// `mvm run`: the instance is recycled by the pool's rule when the lease ends.
@@ -27,7 +28,7 @@ impl fmt::Display for Purpose {
 }
 
 /// A lease as the instance's record holds it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Lease {
     /// `l-` and eight hexadecimal digits.
     pub id: String,

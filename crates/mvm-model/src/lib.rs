@@ -8,6 +8,7 @@
 //! property tests can drive every decision through any history.
 
 pub mod admission;
+pub mod audit;
 pub mod choose;
 pub mod desired;
 pub mod error;

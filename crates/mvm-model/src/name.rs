@@ -49,8 +49,11 @@ impl FromStr for Name {
 }
 
 /// `tenant/pool`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(extend("pattern" = r"^[a-z0-9-]{1,63}/[a-z0-9-]{1,63}$"))]
 pub struct PoolRef {
     /// The tenant.
     pub tenant: Name,
@@ -76,8 +79,11 @@ impl fmt::Display for PoolRef {
 }
 
 /// `tenant/pool/i-xxxxxxxx`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(extend("pattern" = r"^[a-z0-9-]{1,63}/[a-z0-9-]{1,63}/i-[0-9a-f]{8}$"))]
 pub struct InstanceRef {
     /// The pool it belongs to.
     pub pool: PoolRef,

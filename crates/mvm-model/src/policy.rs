@@ -45,7 +45,7 @@ impl Default for RuntimePolicy {
 }
 
 /// What the policy will do next with an instance, and when, if nothing happens to it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Next {
     /// The state that it will be brought to.
     pub to: State,

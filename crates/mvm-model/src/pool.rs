@@ -109,7 +109,7 @@ pub enum Recycle {
 }
 
 /// What a pool's flake and profile were built to, and when.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RevisionEntry {
     /// 1 for the first build of the pool, and so on.
     pub number: u32,

@@ -5,6 +5,7 @@ use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem, io};
 use crate::root::{Files, make_dir, write_atomically};
 use crate::slot::Live;
+use crate::stages::stage;
 use crate::template::{Template, is_mould};
 use crate::{Result, identity};
 use mvm_api::Problem;
@@ -78,8 +79,8 @@ impl Node {
             crate::root::remove_file(&files.scratch())?;
             crate::root::remove_file(&files.data())?;
         }
-        self.ensure_disks(instance, uid_of(tenant)).await?;
-        self.connect_instance(tenant, instance).await?;
+        stage!("disks", self.ensure_disks(instance, uid_of(tenant))).await?;
+        stage!("network", self.connect_instance(tenant, instance)).await?;
         let spec = self.spec(tenant, instance)?;
         let record = self.record_process(instance.id);
         let machine = self.parts.hypervisor.boot(&spec, &record).await.or_problem()?;
@@ -105,8 +106,8 @@ impl Node {
         template: &Template,
     ) -> Result<()> {
         self.make_place(instance.id)?;
-        self.clone_disks(instance, template, uid_of(tenant)).await?;
-        self.connect_instance(tenant, instance).await?;
+        stage!("disks", self.clone_disks(instance, template, uid_of(tenant))).await?;
+        stage!("network", self.connect_instance(tenant, instance)).await?;
         let spec = self.spec(tenant, instance)?;
         let record = self.record_process(instance.id);
         let snapshot = template.files.snapshot();
@@ -133,7 +134,7 @@ impl Node {
     ) -> Result<Arc<dyn Machine>> {
         self.check_space()?;
         let files = self.parts.root.files(instance.id);
-        self.connect_instance(tenant, instance).await?;
+        stage!("network", self.connect_instance(tenant, instance)).await?;
         let spec = self.spec(tenant, instance)?;
         let record = self.record_process(instance.id);
         let snapshot = files.snapshot();
@@ -152,13 +153,15 @@ impl Node {
         fresh: bool,
     ) -> Result<()> {
         let ready = async {
-            let channel = Channel::connect(&machine.channel(), deadline).await.or_problem()?;
+            let socket = machine.channel();
+            let connecting = Channel::connect(&socket, deadline);
+            let channel = stage!("channel", connecting).await.or_problem()?;
             let adopt = if fresh {
-                self.whole_identity(tenant, instance)?
+                stage!("identity", async { self.whole_identity(tenant, instance) }).await?
             } else {
                 Adopt { wall_clock_ns: Some(wall_clock_ns()), ..Adopt::default() }
             };
-            channel.adopt(&adopt).await.or_problem()?;
+            stage!("adopt", channel.adopt(&adopt)).await.or_problem()?;
             Ok::<_, Problem>(channel)
         };
         let mortal = machine.clone();
@@ -209,7 +212,8 @@ impl Node {
     pub(crate) async fn greet(&self, live: &mut Live) -> Result<()> {
         let channel = self.channel(live).await?;
         let adopt = Adopt { wall_clock_ns: Some(wall_clock_ns()), ..Adopt::default() };
-        match tokio::time::timeout(WAKE_DEADLINE, channel.adopt(&adopt)).await {
+        let greeting = stage!("adopt", channel.adopt(&adopt));
+        match tokio::time::timeout(WAKE_DEADLINE, greeting).await {
             Ok(outcome) => outcome.or_problem().map(|_| ()),
             Err(_) => Err(Problem::new(
                 504,

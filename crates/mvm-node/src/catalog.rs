@@ -12,6 +12,7 @@ use mvm_image::{BuildRequest, Progress};
 use mvm_model::admission::{admit_counts, admit_pool};
 use mvm_model::pool::RevisionEntry;
 use mvm_model::{Counts, Name, Pool, PoolRef, State, Tenant};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -32,6 +33,7 @@ impl Node {
             }
             return Err(exists(format!("tenant {}", tenant.name), "mvm tenant update"));
         }
+        crate::audit::note_target(&tenant.name);
         let subnet = tenant.network.ipv4_subnet;
         if let Some(other) = self.parts.network.conflicts(subnet).await.or_problem()? {
             return Err(Problem::new(
@@ -99,6 +101,7 @@ impl Node {
     pub async fn create_pool(&self, tenant: &Name, wanted: CreatePool) -> Result<()> {
         wanted.resources.validate()?;
         let reference = PoolRef { tenant: tenant.clone(), pool: wanted.name };
+        crate::audit::note_target(&reference);
         let kernel = match &wanted.kernel {
             Some(name) => Some(self.parts.images.kernel(name).or_problem()?.digest),
             None => None,
@@ -221,16 +224,7 @@ impl Node {
             kernel: pool.kernel,
         };
         let image = self.parts.images.build(&request, progress).await.or_problem()?;
-        let revision = self
-            .change(|world, changes| {
-                let mut pool = world.pool(reference)?.clone();
-                pool.override_inputs = overrides;
-                let entry = pool.record_build(&image.digest, now());
-                changes.put_pool(pool);
-                Ok(entry)
-            })
-            .await?;
-        self.succeeded(reference);
+        let revision = self.make_current(reference, &image.digest, Some(overrides)).await?;
         let detail = "boots once, is cloned from then on".to_owned();
         let _ = progress.send(Progress::Stage { name: "template", detail });
         // The image is built whatever comes of it: the reconciler tries again.
@@ -239,6 +233,38 @@ impl Node {
         let took_ms = began.elapsed().as_millis() as u64;
         let template_failure = template.err().map(|problem| problem.to_string());
         Ok(BuildResult { revision, size_bytes: image.size_bytes, took_ms, template_failure })
+    }
+
+    /// Makes an image current that is here already: another node has built it.
+    pub(crate) async fn use_image(
+        self: &Arc<Self>,
+        reference: &PoolRef,
+        digest: &str,
+    ) -> Result<()> {
+        let image = self.parts.images.get(digest).or_problem()?;
+        self.make_current(reference, &image.digest, None).await?;
+        self.kick.notify_one();
+        Ok(())
+    }
+
+    /// Records what a pool was built to, and from which inputs.
+    async fn make_current(
+        &self,
+        reference: &PoolRef,
+        digest: &str,
+        overrides: Option<BTreeMap<String, String>>,
+    ) -> Result<RevisionEntry> {
+        let entry = self
+            .change(|world, changes| {
+                let mut pool = world.pool(reference)?.clone();
+                pool.override_inputs = overrides.unwrap_or(pool.override_inputs);
+                let entry = pool.record_build(digest, now());
+                changes.put_pool(pool);
+                Ok(entry)
+            })
+            .await?;
+        self.succeeded(reference);
+        Ok(entry)
     }
 
     /// Makes an earlier revision current.

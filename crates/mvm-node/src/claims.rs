@@ -1,5 +1,6 @@
 //! Leases: taking, extending and ending the right to use an instance.
 
+use crate::audit;
 use crate::node::Node;
 use crate::template::is_mould;
 use crate::world::World;
@@ -79,6 +80,7 @@ impl Node {
                 instance.lease = Some(lease.clone());
                 instance.leases_served += 1;
                 changes.put_instance(instance.clone());
+                audit::note_lease(&instance);
                 Ok(Some(instance))
             })
             .await?;
@@ -105,6 +107,7 @@ impl Node {
                 }
             }
             changes.put_instance(instance.clone());
+            audit::note_lease(&instance);
             Ok(instance)
         })
         .await
@@ -181,25 +184,27 @@ impl Node {
                 Some((rule, instance.state))
             })
             .await;
-        let outcome = match rule {
-            None => return,
+        let Some((recycle, state)) = rule else { return };
+        let recycled = self.as_agent_on("lease.end", id, self.recycle(id, recycle, state)).await;
+        if let Err(problem) = recycled {
+            tracing::error!(instance = %id, "cannot recycle: {problem}");
+        }
+        self.kick.notify_one();
+    }
+
+    async fn recycle(self: &Arc<Self>, id: InstanceId, rule: Recycle, state: State) -> Result<()> {
+        match (rule, state) {
             // What has failed, or was never brought up, is worth nothing to the next job.
-            Some((Recycle::Reset, _) | (_, State::Failed | State::Created)) => {
-                self.destroy(id).await
-            }
-            Some((Recycle::Sleep, _)) => match self.bring(id, State::Sleeping).await {
+            (Recycle::Reset, _) | (_, State::Failed | State::Created) => self.destroy(id).await,
+            (Recycle::Sleep, _) => match self.bring(id, State::Sleeping).await {
                 Ok(_) => self.update(id, |instance| instance.lease = None).await,
                 Err(problem) => {
                     tracing::warn!(instance = %id, "cannot put to sleep: {problem}");
                     self.destroy(id).await
                 }
             },
-            Some((Recycle::Keep, _)) => self.update(id, |instance| instance.lease = None).await,
-        };
-        if let Err(problem) = outcome {
-            tracing::error!(instance = %id, "cannot recycle: {problem}");
+            (Recycle::Keep, _) => self.update(id, |instance| instance.lease = None).await,
         }
-        self.kick.notify_one();
     }
 
     /// Ends the leases whose deadline has passed; one with an open session is extended instead.

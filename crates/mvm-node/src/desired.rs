@@ -156,6 +156,20 @@ async fn carry_out_all(node: &Arc<Node>, in_force: &InForce) -> Result<()> {
     outcome
 }
 
+/// What the audit log calls a step.
+fn verb(step: &Step) -> &'static str {
+    match step {
+        Step::CreateTenant { .. } => "tenant.create",
+        Step::UpdateTenant { .. } => "tenant.update",
+        Step::DestroyTenant { .. } => "tenant.destroy",
+        Step::CreatePool { .. } => "pool.create",
+        Step::UpdatePool { .. } => "pool.update",
+        Step::DestroyPool { .. } => "pool.destroy",
+        Step::Build { .. } => "pool.build",
+        Step::Scale { .. } => "pool.scale",
+    }
+}
+
 impl Node {
     /// What the node holds, as a document.
     pub(crate) async fn desired_now(&self) -> Result<DesiredState> {
@@ -245,12 +259,33 @@ impl Node {
     }
 
     async fn carry_out(self: &Arc<Self>, document: &DesiredState, step: &Step) -> Result<()> {
+        let (verb, tenant) = (verb(step), step.tenant());
+        let target = step.pool().map_or_else(|| tenant.to_string(), ToString::to_string);
+        let work = self.take_step(document, step);
         match step {
-            Step::DestroyPool { pool } => self.drain_pool(pool).await,
+            // These wait, pass after pass, and are logged when it comes to them.
+            Step::DestroyPool { .. } | Step::DestroyTenant { .. } => work.await,
+            _ => self.as_agent(verb, Some(tenant), target, None, work).await,
+        }
+    }
+
+    async fn take_step(self: &Arc<Self>, document: &DesiredState, step: &Step) -> Result<()> {
+        match step {
+            Step::DestroyPool { pool } => match self.drain_pool(pool).await? {
+                true => {
+                    let (tenant, work) = (Some(&pool.tenant), self.destroy_pool(pool));
+                    self.as_agent(verb(step), tenant, pool, None, work).await
+                }
+                false => Ok(()),
+            },
             Step::DestroyTenant { tenant } => {
                 let held = self.read(|w| w.pools.keys().any(|p| p.tenant == *tenant)).await;
                 // Its pools drain first.
-                if held { Ok(()) } else { self.destroy_tenant(tenant).await }
+                if held {
+                    return Ok(());
+                }
+                let work = self.destroy_tenant(tenant);
+                self.as_agent(verb(step), Some(tenant), tenant, None, work).await
             }
             Step::CreateTenant { tenant } => {
                 let Some(wanted) = document.tenant(tenant) else { return Ok(()) };
@@ -293,6 +328,11 @@ impl Node {
                 self.update_pool(pool, patch).await
             }
             Step::Build { pool } => {
+                if let Some(digest) =
+                    document.pool(pool).and_then(|wanted| wanted.revision.as_ref())
+                {
+                    return self.use_image(pool, digest).await;
+                }
                 let (progress, mut reports) = tokio::sync::mpsc::unbounded_channel();
                 tokio::spawn(async move {
                     while let Some(report) = reports.recv().await {
@@ -305,8 +345,8 @@ impl Node {
         }
     }
 
-    /// Keeps nothing ready in the pool any more, and removes it when its last lease has ended.
-    async fn drain_pool(self: &Arc<Self>, pool: &PoolRef) -> Result<()> {
+    /// Keeps nothing ready in the pool any more. Gives whether its last lease has ended.
+    async fn drain_pool(self: &Arc<Self>, pool: &PoolRef) -> Result<bool> {
         let leased = self
             .change(|world, changes| {
                 let mut record = world.pool(pool)?.clone();
@@ -318,6 +358,6 @@ impl Node {
             })
             .await?;
         self.kick.notify_one();
-        if leased { Ok(()) } else { self.destroy_pool(pool).await }
+        Ok(!leased)
     }
 }

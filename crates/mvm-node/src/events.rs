@@ -97,6 +97,8 @@ impl Node {
         let what = "Time from an operation's begin to its end";
         registry.register("transition_seconds", what, moves.clone());
         registry.register("failures", "Instances that have failed", failures.clone());
+        self.audit.register(&mut registry);
+        self.parts.stages.register(&mut registry);
         let (instances, leases) = self.read(gauges).await;
         registry.register("instances", "Instances by state", instances);
         registry.register("leases", "Leases by purpose", leases);

@@ -8,6 +8,7 @@
 //! rendering (mvm).
 
 mod api;
+mod audit;
 mod boot;
 mod catalog;
 mod claims;
@@ -24,14 +25,17 @@ mod reconcile;
 mod recovery;
 mod root;
 mod serve;
+mod simulated;
 mod slot;
+mod stages;
 mod template;
 mod view;
 mod world;
 
 pub use desired::DesiredFile;
 pub use node::Node;
-pub use serve::{ServeOptions, serve};
+pub use serve::{Driver, ServeOptions, serve};
+pub use stages::Stages;
 
 /// What the agent's own functions give: the error is what the API will answer.
 pub type Result<T> = std::result::Result<T, mvm_api::Problem>;

@@ -1,10 +1,12 @@
 //! The node: its parts, and the one door through which its records change.
 
+use crate::audit::Audit;
 use crate::desired::Convergence;
 use crate::events::EventLog;
 use crate::problem::OrProblem;
 use crate::root::Root;
 use crate::slot::Slot;
+use crate::stages::{Stages, stage};
 use crate::world::{Changes, World};
 use crate::{Result, now};
 use mvm_api::Problem;
@@ -42,6 +44,8 @@ pub struct Parts {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// Why it uses the accelerator that it uses.
     pub accelerator_reason: String,
+    /// Where the time goes.
+    pub stages: Stages,
     /// Links and firewall.
     pub network: Network,
     /// Images and kernels.
@@ -65,6 +69,7 @@ pub struct Node {
     /// What the document in force comes to.
     pub(crate) desired: Convergence,
     pub(crate) events: EventLog,
+    pub(crate) audit: Arc<Audit>,
     world: Mutex<World>,
     slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
     health: Lock<BTreeMap<PoolRef, PoolHealth>>,
@@ -81,8 +86,11 @@ impl Node {
     pub async fn open(parts: Parts) -> Result<Arc<Node>> {
         let world = World::load(parts.store.as_ref()).await?;
         let events = EventLog::open(parts.store.as_ref()).await?;
+        let audit = Audit::open(parts.root.audit())?;
+        audit.put_aside_all_but(|log| world.tenants.keys().any(|name| name.as_str() == log))?;
         Ok(Arc::new(Node {
             events,
+            audit: Arc::new(audit),
             parts,
             started_at: now(),
             kick: Notify::new(),
@@ -108,11 +116,14 @@ impl Node {
         &self,
         decide: impl FnOnce(&World, &mut Changes) -> Result<T>,
     ) -> Result<T> {
-        let mut world = self.world.lock().await;
-        let mut changes = Changes::default();
-        let value = decide(&world, &mut changes)?;
-        changes.commit(self.parts.store.as_ref(), &mut world, &self.events).await?;
-        Ok(value)
+        let changed = async {
+            let mut world = self.world.lock().await;
+            let mut changes = Changes::default();
+            let value = decide(&world, &mut changes)?;
+            changes.commit(self.parts.store.as_ref(), &mut world, &self.events).await?;
+            Ok(value)
+        };
+        stage!("record", changed).await
     }
 
     /// The slot of an instance.

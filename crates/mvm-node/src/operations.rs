@@ -9,6 +9,7 @@ use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem};
 use crate::root::{remove_dir, remove_file};
 use crate::slot::{Live, Slot};
+use crate::stages::{operation, stage};
 use crate::template::Template;
 use crate::world::World;
 use crate::{Result, now};
@@ -44,6 +45,7 @@ impl Node {
             let mut instance = new_instance(world, pool, &drawn)?;
             also(&mut instance);
             changes.put_instance(instance.clone());
+            crate::audit::note_target(instance.reference());
             Ok(instance)
         })
         .await
@@ -65,17 +67,23 @@ impl Node {
         }
         match (from, to) {
             (from, to) if from == to => {}
-            (State::Warm, State::Running) => self.resume(&mut live, id).await?,
-            (State::Running, State::Warm) => self.pause(&mut live, id).await?,
-            (State::Running | State::Warm, State::Sleeping) => self.sleep(&mut live, id).await?,
+            (State::Warm, State::Running) => {
+                operation("resume", id, self.resume(&mut live, id)).await?;
+            }
+            (State::Running, State::Warm) => {
+                operation("pause", id, self.pause(&mut live, id)).await?;
+            }
+            (State::Running | State::Warm, State::Sleeping) => {
+                operation("sleep", id, self.sleep(&mut live, id)).await?;
+            }
             (State::Sleeping, State::Running | State::Warm) if dormant => {
-                self.rise(&mut live, id, to).await?;
+                operation("clone", id, self.rise(&mut live, id, to)).await?;
             }
             (State::Sleeping, State::Running | State::Warm) => {
-                self.wake(&mut live, id, to).await?;
+                operation("wake", id, self.wake(&mut live, id, to)).await?;
             }
             (State::Running | State::Warm | State::Sleeping, State::Stopped) => {
-                self.shut_down(&mut live, id).await?;
+                operation("stop", id, self.shut_down(&mut live, id)).await?;
             }
             (State::Created | State::Stopped | State::Failed, State::Running) => {
                 self.power_on(&mut live, id).await?;
@@ -117,15 +125,18 @@ impl Node {
     }
 
     async fn destroy_live(self: &Arc<Self>, live: &mut Live, id: InstanceId) -> Result<()> {
-        let (_, instance) = self.begin(id, State::Destroyed).await?;
-        self.kill(live).await?;
-        self.disconnect_instance(&instance).await?;
-        remove_dir(&self.parts.root.files(id).dir)?;
-        self.change(|_, changes| {
-            changes.remove_instance(id);
-            Ok(())
-        })
-        .await?;
+        let destroyed = async {
+            let (_, instance) = self.begin(id, State::Destroyed).await?;
+            self.kill(live).await?;
+            stage!("network", self.disconnect_instance(&instance)).await?;
+            stage!("disks", async { remove_dir(&self.parts.root.files(id).dir) }).await?;
+            self.change(|_, changes| {
+                changes.remove_instance(id);
+                Ok(())
+            })
+            .await
+        };
+        operation("destroy", id, destroyed).await?;
         self.forget(id);
         self.kick.notify_one();
         Ok(())
@@ -135,8 +146,12 @@ impl Node {
     /// one, else a cold boot.
     async fn power_on(self: &Arc<Self>, live: &mut Live, id: InstanceId) -> Result<()> {
         let template = self.template_for(id).await?;
-        let outcome = self.set_going(live, id, State::Running, template).await;
-        self.conclude(id, State::Running, outcome).await
+        let kind = if template.is_some() { "clone" } else { "boot" };
+        let set_going = async {
+            let outcome = self.set_going(live, id, State::Running, template).await;
+            self.conclude(id, State::Running, outcome).await
+        };
+        operation(kind, id, set_going).await
     }
 
     async fn set_going(

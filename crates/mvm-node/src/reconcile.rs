@@ -72,7 +72,7 @@ async fn relieve(node: &Arc<Node>) {
     let Some(id) = longest else { return };
     tracing::warn!(instance = %id, "the host is short of memory: putting it to sleep");
     if let Ok(Some((id, to))) = claim_for(node, id, State::Sleeping).await {
-        let outcome = node.bring(id, to).await;
+        let outcome = node.as_agent_on("instance.sleep", id, node.bring(id, to)).await;
         let cleared = node.update(id, |instance| instance.goal = None).await;
         if let Err(problem) = outcome.map(drop).and(cleared) {
             tracing::warn!(instance = %id, "cannot put to sleep: {problem}");
@@ -84,8 +84,12 @@ async fn relieve(node: &Arc<Node>) {
 async fn begin(node: &Arc<Node>, pool: &PoolRef, action: Action, in_flight: &Arc<AtomicUsize>) {
     tracing::debug!(%pool, ?action, "reconcile");
     let marked = match action {
-        Action::Create { to } => node.create(pool, Some(to)).await.map(|i| Some((i.id, to))),
-        Action::Move { id, to } => claim_for(node, id, to).await,
+        Action::Create { to } => {
+            node.create(pool, Some(to)).await.map(|i| Some((i.id, to, "instance.create")))
+        }
+        Action::Move { id, to } => {
+            claim_for(node, id, to).await.map(|free| free.map(|(id, to)| (id, to, verb(to))))
+        }
         Action::Destroy { id } => {
             let node = node.clone();
             tokio::spawn(async move {
@@ -98,16 +102,27 @@ async fn begin(node: &Arc<Node>, pool: &PoolRef, action: Action, in_flight: &Arc
     };
     match marked {
         Ok(None) => {}
-        Ok(Some((id, to))) => {
+        Ok(Some((id, to, verb))) => {
             in_flight.fetch_add(1, Ordering::SeqCst);
             let (node, pool, in_flight) = (node.clone(), pool.clone(), in_flight.clone());
             tokio::spawn(async move {
-                work(&node, &pool, id, to).await;
+                node.as_agent_on(verb, id, work(&node, &pool, id, to)).await.ok();
                 in_flight.fetch_sub(1, Ordering::SeqCst);
                 node.kick.notify_one();
             });
         }
         Err(problem) => node.failed(pool, &problem),
+    }
+}
+
+/// What the log calls the bringing of an instance to a state.
+fn verb(to: State) -> &'static str {
+    match to {
+        State::Warm => "instance.warm",
+        State::Sleeping => "instance.sleep",
+        State::Stopped => "instance.stop",
+        State::Destroyed => "instance.destroy",
+        State::Created | State::Running | State::Failed => "instance.wake",
     }
 }
 
@@ -125,26 +140,27 @@ async fn claim_for(node: &Node, id: InstanceId, to: State) -> Result<Option<(Ins
     .await
 }
 
-async fn work(node: &Arc<Node>, pool: &PoolRef, id: InstanceId, to: State) {
+async fn work(node: &Arc<Node>, pool: &PoolRef, id: InstanceId, to: State) -> Result<()> {
     let outcome = async {
         node.ensure_template(id).await?;
         node.bring(id, to).await
     };
     let outcome = outcome.await;
     let cleared = node.update(id, |instance| instance.goal = None).await;
-    match outcome {
+    match &outcome {
         Ok(_) => node.succeeded(pool),
         // Destroyed by somebody while it was being brought up: nothing failed.
         Err(_) if cleared.is_err() => {}
-        Err(problem) => node.failed(pool, &problem),
+        Err(problem) => node.failed(pool, problem),
     }
+    outcome.map(drop)
 }
 
 /// Destroys an instance unless somebody has leased it since the plan was made.
 async fn destroy_idle(node: &Arc<Node>, id: InstanceId) -> Result<()> {
     let free = claim_for(node, id, State::Destroyed).await?;
     if free.is_some() {
-        node.destroy(id).await?;
+        node.as_agent_on(verb(State::Destroyed), id, node.destroy(id)).await?;
     }
     Ok(())
 }

@@ -79,7 +79,7 @@ async fn settle(
         }
         Verdict::Destroy => {
             end(node, process).await?;
-            node.destroy(instance.id).await
+            node.as_agent_on("instance.destroy", instance.id, node.destroy(instance.id)).await
         }
         Verdict::Fail(reason) => {
             end(node, process).await?;

@@ -104,6 +104,11 @@ impl Root {
         self.path.join("templates")
     }
 
+    /// The audit logs' directory.
+    pub fn audit(&self) -> PathBuf {
+        self.path.join("audit")
+    }
+
     /// The files of one instance.
     pub fn files(&self, id: InstanceId) -> Files {
         Files { dir: self.instances().join(id.to_string()) }

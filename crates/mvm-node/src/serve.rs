@@ -4,10 +4,13 @@ use crate::desired::{self, DesiredFile};
 use crate::node::{Node, Parts};
 use crate::problem::{OrProblem, io};
 use crate::root::Root;
+use crate::simulated::SimulatedGuest;
+use crate::stages::Stages;
 use crate::{Result, api, reconcile, recovery};
 use mvm_api::Problem;
 use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::qemu::QemuDriver;
+use mvm_hypervisor::sim::{Latencies, SimHypervisor};
 use mvm_image::{GuestBinary, ImageStore};
 use mvm_model::Name;
 use mvm_network::Network;
@@ -19,11 +22,23 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Which driver makes the machines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Driver {
+    /// Real machines by QEMU.
+    #[default]
+    Qemu,
+    /// None at all: everything is simulated, and says so.
+    Sim,
+}
+
 /// How `mvm agent serve` was called.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
     /// The state directory.
     pub root: PathBuf,
+    /// Which driver makes the machines.
+    pub driver: Driver,
     /// The network namespace (ip-netns(8)) to put everything into, VMs included.
     pub netns: Option<String>,
     /// The name of this node in desired-state documents.
@@ -32,6 +47,8 @@ pub struct ServeOptions {
     pub desired: Option<DesiredFile>,
     /// The static guest binary.
     pub guest: &'static [u8],
+    /// Where the time goes, as the process' tracing subscriber observes it.
+    pub stages: Stages,
     /// Log as JSON lines.
     pub log_json: bool,
 }
@@ -55,7 +72,10 @@ pub fn serve(options: ServeOptions) -> Result<()> {
 async fn run(root: Root, options: ServeOptions) -> Result<()> {
     let store = SqliteStore::open(&root.path().join("node.db")).or_problem()?;
     let images = ImageStore::open(root.path(), GuestBinary::new(options.guest)).or_problem()?;
-    let (driver, accelerator_reason) = driver(&root, &images).await?;
+    let (driver, accelerator_reason) = match options.driver {
+        Driver::Qemu => qemu(&root, &images).await?,
+        Driver::Sim => simulation(&root)?,
+    };
     let network = Network::open(root.short_id()).await.or_problem()?;
     let socket = root.socket();
     let node = Node::open(Parts {
@@ -65,6 +85,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         store: Arc::new(store),
         hypervisor: driver,
         accelerator_reason,
+        stages: options.stages,
         network,
         images,
     })
@@ -90,7 +111,16 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     outcome
 }
 
-async fn driver(root: &Root, images: &ImageStore) -> Result<(Arc<dyn Hypervisor>, String)> {
+/// Simulated machines are written down below the root, and outlive the agent as real ones do.
+fn simulation(root: &Root) -> Result<(Arc<dyn Hypervisor>, String)> {
+    let kept = root.path().join("sim");
+    let driver = SimHypervisor::open(Latencies::default(), Arc::new(SimulatedGuest), &kept)
+        .map_err(|e| io(format!("read the simulated machines in {}", kept.display()), e))?;
+    tracing::warn!("no machine is real: this agent simulates its hypervisor");
+    Ok((Arc::new(driver), "no machine is real: the agent was started so".to_owned()))
+}
+
+async fn qemu(root: &Root, images: &ImageStore) -> Result<(Arc<dyn Hypervisor>, String)> {
     let binary = QemuDriver::find_binary().or_problem()?;
     let kernel = images.default_kernel().or_problem()?.map(|kernel| kernel.path);
     let cache = root.path().join("accelerator.json");

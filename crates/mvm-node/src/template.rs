@@ -142,7 +142,9 @@ impl Node {
         let began = std::time::Instant::now();
         let instance = self.create_mould(reference).await?;
         let key = self.template_key(&pool, &instance.revision, instance.resources);
-        let made = self.make_template(&pool, &instance, &key).await;
+        let work = self.make_template(&pool, &instance, &key);
+        let tenant = Some(&reference.tenant);
+        let made = self.as_agent("template.create", tenant, reference, None, work).await;
         let gone = self.destroy(instance.id).await;
         made?;
         gone?;

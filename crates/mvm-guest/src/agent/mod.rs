@@ -8,16 +8,15 @@ mod ssh;
 mod stats;
 mod terminal;
 
-use crate::frame::{self, Frame};
-use crate::link::{Wire, accept};
-use crate::protocol::{Hello, Reply, Request, VERSION};
+use crate::channel::Stream;
+use crate::link::Wire;
+use crate::protocol::{Hello, Request, VERSION};
+use crate::serve::{self, Answer, refuse, reply};
 use crate::{Error, Result};
-use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
-use tokio_util::compat::{FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 
 /// Where programs are looked for.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -61,10 +60,7 @@ impl Agent {
         if self.powers == Powers::Guest {
             self.ssh.resume().await;
         }
-        accept(wire, |session| {
-            tokio::spawn(serve_session(self.clone(), session));
-        })
-        .await;
+        serve::serve(self, wire).await;
     }
 
     /// The same over any byte stream.
@@ -74,18 +70,10 @@ impl Agent {
     ) {
         self.serve(crate::channel::wire(stream)).await;
     }
+}
 
-    async fn answer(
-        self: Arc<Self>,
-        stream: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
-    ) -> Result<()> {
-        let request = match frame::read(stream).await? {
-            Some(Frame::Request(request)) => request,
-            Some(other) => {
-                return Err(Error::Broken(format!("{} instead of a request", other.kind())));
-            }
-            None => return Ok(()),
-        };
+impl Answer for Agent {
+    async fn answer(&self, request: Request, stream: &mut Stream) -> Result<()> {
         match request {
             Request::Exec(request) => {
                 let _counted = Counted::new(&self.execs);
@@ -108,10 +96,10 @@ impl Agent {
                     Powers::Guest => adopt::adopt(*identity, &self.ssh).await,
                     Powers::Tame => Err(not_here()),
                 };
-                settle(stream, outcome).await
+                serve::settle(stream, outcome).await
             }
             Request::Shutdown => {
-                settle(stream, Ok(())).await?;
+                reply(stream, &()).await?;
                 self.shutdown.notify_one();
                 Ok(())
             }
@@ -121,24 +109,6 @@ impl Agent {
 
 fn not_here() -> Error {
     Error::Guest { code: "not_allowed".to_owned(), message: "this is no guest".to_owned() }
-}
-
-async fn serve_session(agent: Arc<Agent>, session: DuplexStream) {
-    let mut connection =
-        yamux::Connection::new(session.compat(), crate::link::streams(), yamux::Mode::Server);
-    let mut streams = tokio::task::JoinSet::new();
-    // When the session ends, the set is dropped, and with it every request under way.
-    while let Some(Ok(stream)) = std::future::poll_fn(|cx| connection.poll_next_inbound(cx)).await {
-        let agent = agent.clone();
-        streams.spawn(async move {
-            let mut stream = stream.compat();
-            if let Err(error) = agent.answer(&mut stream).await {
-                let _ = refuse(&mut stream, &error).await;
-            }
-            let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
-        });
-        while streams.try_join_next().is_some() {}
-    }
 }
 
 struct Counted<'a>(&'a AtomicU64);
@@ -153,28 +123,6 @@ impl<'a> Counted<'a> {
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Sends a value as the reply.
-async fn reply(to: &mut (impl AsyncWrite + Unpin), value: &impl Serialize) -> Result<()> {
-    let value = serde_json::to_value(value).map_err(|e| Error::Broken(e.to_string()))?;
-    frame::write(to, &Frame::Reply(Reply::Ok(value))).await
-}
-
-/// Sends an error as the reply.
-async fn refuse(to: &mut (impl AsyncWrite + Unpin), error: &Error) -> Result<()> {
-    let message = match error {
-        Error::Guest { message, .. } => message.clone(),
-        other => other.to_string(),
-    };
-    frame::write(to, &Frame::Reply(Reply::Error { code: error.code().to_owned(), message })).await
-}
-
-async fn settle(to: &mut (impl AsyncWrite + Unpin), outcome: Result<()>) -> Result<()> {
-    match outcome {
-        Ok(()) => reply(to, &()).await,
-        Err(error) => refuse(to, &error).await,
     }
 }
 

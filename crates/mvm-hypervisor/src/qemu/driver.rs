@@ -72,7 +72,7 @@ impl QemuDriver {
     ) -> Result<(Process, Qmp, Newborn<'a>)> {
         validate_tap(spec)?;
         let place = place::prepare(spec, start == Start::Boot)?;
-        let span = tracing::info_span!("vmm_spawn", id = %spec.id);
+        let span = tracing::info_span!("spawn", id = %spec.id);
         let (process, newborn) = span.in_scope(|| {
             let setting = Setting {
                 accelerator: self.accelerator,

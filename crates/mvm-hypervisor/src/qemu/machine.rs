@@ -242,16 +242,19 @@ impl Machine for QemuMachine {
             inner.qmp.quit().await?;
             Ok::<_, Error>(inner.process.ended().await)
         };
-        if !inner.process.has_ended() {
-            let _ = tokio::time::timeout(QUIT, async {
-                tokio::select! {
-                    quit = politely => drop(quit),
-                    _ = inner.process.ended() => {}
-                }
-            })
-            .await;
-        }
-        inner.process.kill().await?;
+        let ended = async {
+            if !inner.process.has_ended() {
+                let _ = tokio::time::timeout(QUIT, async {
+                    tokio::select! {
+                        quit = politely => drop(quit),
+                        _ = inner.process.ended() => {}
+                    }
+                })
+                .await;
+            }
+            inner.process.kill().await
+        };
+        ended.instrument(tracing::info_span!("kill", id = %inner.spec.id)).await?;
         place::clear(&inner.spec.dir);
         Ok(())
     }

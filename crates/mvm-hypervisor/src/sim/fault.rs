@@ -51,6 +51,21 @@ pub enum Effect {
     Delay(Duration),
     /// The machine's process ends during it.
     Die,
+    /// Its caller is killed: it never returns, and neither does any later call of the same
+    /// holder, as [`super::SimHypervisor::halt`] says.
+    Halt(Moment),
+}
+
+/// When in a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// Nothing of it is done.
+    Before,
+    /// Half of it is done: a machine has a process and does not run yet, a snapshot is half
+    /// written. Calls without a half are whole by then.
+    During,
+    /// All of it is done.
+    After,
 }
 
 /// Faults by the number of the call, counted from 1: of all calls, or of those of a kind.

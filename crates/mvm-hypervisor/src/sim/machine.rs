@@ -6,31 +6,44 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::fault::{Call, Effect};
-use super::world::{Life, Saved, World};
+use super::fault::{Call, Effect, Moment};
+use super::holder::Holder;
+use super::saved::{Saved, part_of};
+use super::world::{Life, World};
 use crate::{Error, Exit, Machine, MachineStats, ProcessIdentity, RestoreMemory, Result};
 
 pub(super) struct SimMachine {
-    world: Arc<World>,
+    holder: Holder,
     life: Arc<Life>,
     /// One change at a time, as the trait promises.
     turn: tokio::sync::Mutex<()>,
 }
 
 impl SimMachine {
-    pub(super) fn new(world: Arc<World>, life: Arc<Life>) -> Self {
-        Self { world, life, turn: tokio::sync::Mutex::new(()) }
+    pub(super) fn new(holder: Holder, life: Arc<Life>) -> Self {
+        Self { holder, life, turn: tokio::sync::Mutex::new(()) }
+    }
+
+    fn world(&self) -> &World {
+        &self.holder.world
     }
 
     /// Counts the call, lets its fault happen and its time pass.
-    async fn pass(&self, call: Call, latency: Duration) -> Result<()> {
+    async fn pass(&self, call: Call, latency: Duration) -> Result<Option<Effect>> {
         self.life.alive()?;
-        let effect = self.world.step(call, &self.life.spec.id).await?;
+        let effect = self.holder.begin(call, &self.life.spec.id).await?;
         tokio::time::sleep(latency).await;
         if effect == Some(Effect::Die) {
-            self.world.end(&self.life, "a simulated death");
+            self.world().end(&self.life, "a simulated death");
         }
-        self.life.alive()
+        self.life.alive()?;
+        Ok(effect)
+    }
+
+    /// The end of a call that has no half.
+    async fn done(&self, effect: Option<Effect>) {
+        self.holder.reach(effect, Moment::During).await;
+        self.holder.reach(effect, Moment::After).await;
     }
 }
 
@@ -46,15 +59,17 @@ impl Machine for SimMachine {
 
     async fn pause(&self) -> Result<()> {
         let _turn = self.turn.lock().await;
-        self.pass(Call::Pause, self.world.latencies.pause).await?;
-        self.life.set_running(false);
+        let effect = self.pass(Call::Pause, self.world().latencies.pause).await?;
+        self.world().set_running(&self.life, false);
+        self.done(effect).await;
         Ok(())
     }
 
     async fn resume(&self) -> Result<()> {
         let _turn = self.turn.lock().await;
-        self.pass(Call::Resume, self.world.latencies.pause).await?;
-        self.life.set_running(true);
+        let effect = self.pass(Call::Resume, self.world().latencies.pause).await?;
+        self.world().set_running(&self.life, true);
+        self.done(effect).await;
         Ok(())
     }
 
@@ -64,27 +79,35 @@ impl Machine for SimMachine {
         if self.life.is_running() {
             return Err(Error::NotPaused { id: id() });
         }
-        self.pass(Call::Snapshot, self.world.latencies.snapshot).await?;
+        let effect = self.pass(Call::Snapshot, self.world().latencies.snapshot).await?;
+        if effect == Some(Effect::Halt(Moment::During)) {
+            let _ = std::fs::write(part_of(to), "{");
+        }
+        self.holder.reach(effect, Moment::During).await;
         Saved::of(&self.life).write(to).map_err(|e| match e.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
                 Error::NoSpace { id: id(), path: to.to_owned() }
             }
             _ => Error::SnapshotFailed { id: id(), to: to.to_owned(), reason: e.to_string() },
-        })
+        })?;
+        self.holder.reach(effect, Moment::After).await;
+        Ok(())
     }
 
     async fn kill(&self) -> Result<()> {
         if self.life.alive().is_err() {
             return Ok(());
         }
-        self.world.step(Call::Kill, &self.life.spec.id).await?;
-        tokio::time::sleep(self.world.latencies.kill).await;
-        self.world.end(&self.life, "exit status 0");
+        let effect = self.holder.begin(Call::Kill, &self.life.spec.id).await?;
+        tokio::time::sleep(self.world().latencies.kill).await;
+        self.world().end(&self.life, "exit status 0");
+        self.done(effect).await;
         Ok(())
     }
 
     async fn stats(&self) -> Result<MachineStats> {
-        self.pass(Call::Stats, Duration::ZERO).await?;
+        let effect = self.pass(Call::Stats, Duration::ZERO).await?;
+        self.done(effect).await;
         let all = self.life.spec.mem_mib * 1024;
         Ok(MachineStats {
             // A guest that idles.

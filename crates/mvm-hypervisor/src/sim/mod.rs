@@ -7,7 +7,10 @@
 //! passes by Tokio's clock, so that tests may pause it. Faults come from a [`FaultPlan`].
 
 mod fault;
+mod guest;
+mod holder;
 mod machine;
+mod saved;
 mod world;
 
 use std::path::Path;
@@ -16,15 +19,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use fault::{Call, Effect, FaultPlan};
-pub use world::{Guest, GuestChannel};
+pub use fault::{Call, Effect, FaultPlan, Moment};
+pub use guest::{Guest, GuestChannel, GuestMachine};
 
 use crate::{
     Description, Error, Hypervisor, Machine, OnStarted, ProcessIdentity, RestoreMemory, Result,
     VmSpec,
 };
+use holder::Holder;
 use machine::SimMachine;
-use world::{Life, Saved, World};
+use saved::Saved;
+use world::{Life, World};
 
 /// How long each call takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,39 +78,70 @@ impl Latencies {
 /// The simulated driver. A clone shares machines, faults and counts with its origin.
 #[derive(Debug, Clone)]
 pub struct SimHypervisor {
-    world: Arc<World>,
+    holder: Holder,
 }
 
 impl SimHypervisor {
     /// An empty world. `guest`, if given, serves every connection to a machine's channel;
-    /// without one, connections are accepted and nothing answers.
+    /// without one, connections are accepted and nothing answers. They are served by the
+    /// Tokio runtime that this is called in.
     pub fn new(latencies: Latencies, faults: FaultPlan, guest: Option<Arc<dyn Guest>>) -> Self {
-        Self { world: Arc::new(World::new(latencies, faults, guest)) }
+        Self { holder: Holder::new(Arc::new(World::new(latencies, faults, guest, None))) }
+    }
+
+    /// A world that outlives this process, as real machines do: they are written down in
+    /// the directory `kept`, and those found there live on.
+    pub fn open(latencies: Latencies, guest: Arc<dyn Guest>, kept: &Path) -> std::io::Result<Self> {
+        let (faults, kept) = (FaultPlan::none(), Some(kept.to_owned()));
+        let world = Arc::new(World::new(latencies, faults, Some(guest), kept));
+        world.resume()?;
+        Ok(Self { holder: Holder::new(world) })
+    }
+
+    fn world(&self) -> &Arc<World> {
+        &self.holder.world
+    }
+
+    /// From now on this holder, its clones and its machines are as a process that was killed:
+    /// no call returns any more, and none has an effect. The machines go on.
+    pub fn halt(&self) {
+        self.holder.halt();
+    }
+
+    /// Resolves once it is halted, by [`SimHypervisor::halt`] or by [`Effect::Halt`].
+    pub async fn halted(&self) {
+        self.holder.halted().await;
+    }
+
+    /// A holder for whoever comes next, of the same world.
+    #[must_use]
+    pub fn successor(&self) -> Self {
+        Self { holder: Holder::new(Arc::clone(self.world())) }
     }
 
     /// Replaces the faults; the counts of calls begin anew.
     pub fn set_faults(&self, faults: FaultPlan) {
-        self.world.set_faults(faults);
+        self.world().set_faults(faults);
     }
 
-    /// How many calls of any kind there were since the faults were last set: what a test
-    /// that injects a fault at every single one counts up to.
-    pub fn calls(&self) -> u64 {
-        self.world.calls()
+    /// The calls since the faults were last set, in their order: what a test that injects a
+    /// fault at every single one goes through. Nothing is noted before they are first set.
+    pub fn calls(&self) -> Vec<Call> {
+        self.world().calls()
     }
 
     /// Ends a machine's process from outside, as a host's out-of-memory killer would.
     /// Nothing happens if there is none with that marker.
     pub fn crash(&self, marker: &str) {
-        if let Some(life) = self.world.by_marker(marker) {
-            self.world.end(&life, "killed by signal 9");
+        if let Some(life) = self.world().by_marker(marker) {
+            self.world().end(&life, "killed by signal 9");
         }
     }
 
     /// For how long the machine's vCPUs have run, over all its sleeps, in ms: what a
     /// program that counts in the guest would have counted.
     pub fn guest_ms(&self, marker: &str) -> Option<u64> {
-        self.world.by_marker(marker).map(|life| life.guest_ms())
+        self.world().by_marker(marker).map(|life| life.guest_ms())
     }
 
     async fn start(
@@ -116,14 +152,15 @@ impl SimHypervisor {
         started: OnStarted<'_>,
     ) -> Result<Arc<dyn Machine>> {
         let (call, latency) = match saved {
-            None => (Call::Boot, self.world.latencies.boot),
-            Some(_) => (Call::Restore, self.world.latencies.restore),
+            None => (Call::Boot, self.world().latencies.boot),
+            Some(_) => (Call::Restore, self.world().latencies.restore),
         };
         let running = saved.is_none();
-        let effect = self.world.step(call, &spec.id).await?;
-        let life = self.world.spawn(spec, memory, saved.map_or(0, |saved| saved.guest_ms))?;
-        let newborn = Newborn { world: &self.world, life: Some(Arc::clone(&life)) };
+        let effect = self.holder.begin(call, &spec.id).await?;
+        let life = self.world().spawn(spec, memory, saved)?;
+        let newborn = Newborn { holder: &self.holder, life: Some(Arc::clone(&life)) };
         started(&life.identity);
+        self.holder.reach(effect, Moment::During).await;
         tokio::time::sleep(latency).await;
         if effect == Some(Effect::Die) {
             return Err(Error::DiedAtBoot {
@@ -133,15 +170,16 @@ impl SimHypervisor {
                 console: String::new(),
             });
         }
-        life.set_running(running);
+        self.world().set_running(&life, running);
+        self.holder.reach(effect, Moment::After).await;
         newborn.grown();
-        Ok(Arc::new(SimMachine::new(Arc::clone(&self.world), life)))
+        Ok(Arc::new(SimMachine::new(self.holder.clone(), life)))
     }
 }
 
 /// Ends the machine if nobody gets to hold it.
 struct Newborn<'a> {
-    world: &'a World,
+    holder: &'a Holder,
     life: Option<Arc<Life>>,
 }
 
@@ -153,8 +191,9 @@ impl Newborn<'_> {
 
 impl Drop for Newborn<'_> {
     fn drop(&mut self) {
-        if let Some(life) = &self.life {
-            self.world.end(life, "killed by signal 9");
+        // A process that was killed ends nothing any more.
+        if let Some(life) = self.life.as_ref().filter(|_| !self.holder.is_halted()) {
+            self.holder.world.end(life, "killed by signal 9");
         }
     }
 }
@@ -195,31 +234,35 @@ impl Hypervisor for SimHypervisor {
         spec: &VmSpec,
         process: &ProcessIdentity,
     ) -> Result<Option<Arc<dyn Machine>>> {
-        let effect = self.world.step(Call::Adopt, &spec.id).await?;
-        tokio::time::sleep(self.world.latencies.adopt).await;
-        let life = self.world.by_pid(process.pid);
+        let effect = self.holder.begin(Call::Adopt, &spec.id).await?;
+        tokio::time::sleep(self.world().latencies.adopt).await;
+        let life = self.world().by_pid(process.pid);
         let ours = |life: &Arc<Life>| life.identity == *process && process.marker == spec.marker;
         let Some(life) = life.filter(ours) else { return Ok(None) };
         if effect == Some(Effect::Die) {
-            self.world.end(&life, "a simulated death");
+            self.world().end(&life, "a simulated death");
             return Ok(None);
         }
-        Ok(Some(Arc::new(SimMachine::new(Arc::clone(&self.world), life))))
+        self.holder.reach(effect, Moment::During).await;
+        self.holder.reach(effect, Moment::After).await;
+        Ok(Some(Arc::new(SimMachine::new(self.holder.clone(), life))))
     }
 
     async fn kill_stray(&self, process: &ProcessIdentity) -> Result<()> {
-        self.world.step(Call::KillStray, &process.marker).await?;
-        match self.world.by_pid(process.pid) {
-            None => Ok(()),
-            Some(life) if life.identity == *process => {
-                self.world.end(&life, "killed by signal 9");
-                Ok(())
+        let effect = self.holder.begin(Call::KillStray, &process.marker).await?;
+        if let Some(life) = self.world().by_pid(process.pid) {
+            if life.identity != *process {
+                let (pid, marker) = (process.pid, process.marker.clone());
+                return Err(Error::NotOurs { pid, marker });
             }
-            Some(_) => Err(Error::NotOurs { pid: process.pid, marker: process.marker.clone() }),
+            self.world().end(&life, "killed by signal 9");
         }
+        self.holder.reach(effect, Moment::During).await;
+        self.holder.reach(effect, Moment::After).await;
+        Ok(())
     }
 
     fn find(&self, marker_prefix: &str) -> Result<Vec<ProcessIdentity>> {
-        Ok(self.world.find(marker_prefix))
+        Ok(self.world().find(marker_prefix))
     }
 }

@@ -3,40 +3,23 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde::{Deserialize, Serialize};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Latencies;
 use super::fault::{Call, Effect, FaultPlan};
+use super::guest::{Guest, GuestChannel, GuestMachine};
+use super::saved::{Kept, Saved};
 use crate::{Error, ProcessIdentity, RestoreMemory, Result, VmSpec};
 
 /// Pids begin above the highest that Linux gives (2^22): none is ever a real process's.
 const FIRST_PID: u32 = 1 << 30;
-
-/// What a simulated guest answers on its channel. Called once a connection, on a task of
-/// its own, which ends with the machine.
-#[async_trait::async_trait]
-pub trait Guest: Send + Sync + std::fmt::Debug {
-    /// Serves one connection until it is closed.
-    async fn serve(&self, channel: GuestChannel);
-}
-
-/// One connection to a machine's channel.
-#[derive(Debug)]
-pub struct GuestChannel {
-    /// The machine's marker.
-    pub marker: String,
-    /// Whether the vCPUs run: a guest that is true to life answers only while they do.
-    pub running: watch::Receiver<bool>,
-    /// The guest's end.
-    pub stream: UnixStream,
-}
 
 /// One machine from its start to its end.
 #[derive(Debug)]
@@ -47,6 +30,7 @@ pub(super) struct Life {
     running: watch::Sender<bool>,
     ended: watch::Sender<Option<String>>,
     clock: Mutex<GuestClock>,
+    bytes: Mutex<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -63,7 +47,24 @@ impl GuestClock {
 }
 
 impl Life {
-    pub(super) fn set_running(&self, running: bool) {
+    fn new(
+        identity: ProcessIdentity,
+        spec: &VmSpec,
+        memory: RestoreMemory,
+        before_ms: u64,
+    ) -> Self {
+        Self {
+            identity,
+            spec: spec.clone(),
+            memory,
+            running: watch::Sender::new(false),
+            ended: watch::Sender::new(None),
+            clock: Mutex::new(GuestClock { before_ms, since: None }),
+            bytes: Mutex::default(),
+        }
+    }
+
+    fn set_running(&self, running: bool) {
         let mut clock = locked(&self.clock);
         clock.before_ms = clock.ms();
         clock.since = running.then(Instant::now);
@@ -76,6 +77,11 @@ impl Life {
 
     pub(super) fn guest_ms(&self) -> u64 {
         locked(&self.clock).ms()
+    }
+
+    /// What its guest holds in memory.
+    pub(super) fn memory_bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+        locked(&self.bytes)
     }
 
     pub(super) fn ended(&self) -> watch::Receiver<Option<String>> {
@@ -103,6 +109,10 @@ pub(super) struct World {
     faults: Mutex<Faults>,
     machines: Mutex<BTreeMap<u32, Arc<Life>>>,
     next: AtomicU64,
+    /// What serves the guests' channels: whoever calls may be on another one, and its end.
+    runtime: Handle,
+    /// Where the machines are written down, if they are to outlive this process.
+    kept: Option<PathBuf>,
 }
 
 #[derive(Debug, Default)]
@@ -110,6 +120,8 @@ struct Faults {
     plan: FaultPlan,
     all: u64,
     kinds: BTreeMap<Call, u64>,
+    /// Noted once somebody has set faults: a simulation without end would fill the memory.
+    calls: Option<Vec<Call>>,
 }
 
 impl World {
@@ -117,24 +129,70 @@ impl World {
         latencies: Latencies,
         plan: FaultPlan,
         guest: Option<Arc<dyn Guest>>,
+        kept: Option<PathBuf>,
     ) -> Self {
         let faults = Mutex::new(Faults { plan, ..Faults::default() });
-        Self { latencies, guest, faults, machines: Mutex::default(), next: AtomicU64::new(0) }
+        // A pid with its start time names one process for good, also over the ends of this one.
+        let began = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let began = began.map_or(0, |since| since.as_millis() as u64);
+        let next = AtomicU64::new(if kept.is_some() { began } else { 0 });
+        let machines = Mutex::default();
+        Self { latencies, guest, faults, machines, next, runtime: Handle::current(), kept }
+    }
+
+    /// Takes up the machines that were written down; one whose directory is gone is none.
+    pub(super) fn resume(self: &Arc<Self>) -> std::io::Result<()> {
+        let Some(dir) = &self.kept else { return Ok(()) };
+        std::fs::create_dir_all(dir)?;
+        for entry in std::fs::read_dir(dir)? {
+            let path = entry?.path();
+            let found = match Kept::read(&path) {
+                Ok(found) if found.0.spec.dir.is_dir() => found,
+                // Half written, or of a machine that nobody can have any more.
+                _ => {
+                    std::fs::remove_file(&path)?;
+                    continue;
+                }
+            };
+            let (kept, bytes) = found;
+            let life = Arc::new(Life::new(kept.identity, &kept.spec, kept.memory, kept.guest_ms));
+            *life.memory_bytes() = bytes;
+            life.set_running(kept.running);
+            self.serve(&life)?;
+            locked(&self.machines).insert(life.identity.pid, life);
+        }
+        Ok(())
+    }
+
+    /// Writes a machine down as it is now.
+    pub(super) fn keep(&self, life: &Life) {
+        let Some(dir) = &self.kept else { return };
+        let machines = locked(&self.machines);
+        if machines.contains_key(&life.identity.pid)
+            && let Err(error) = Kept::write(life, &dir.join(life.identity.pid.to_string()))
+        {
+            tracing::warn!(machine = life.spec.id, "cannot keep a simulated machine: {error}");
+        }
+    }
+
+    pub(super) fn set_running(&self, life: &Life, running: bool) {
+        life.set_running(running);
+        self.keep(life);
     }
 
     pub(super) fn set_faults(&self, plan: FaultPlan) {
-        *locked(&self.faults) = Faults { plan, ..Faults::default() };
+        *locked(&self.faults) = Faults { plan, calls: Some(Vec::new()), ..Faults::default() };
     }
 
-    pub(super) fn calls(&self) -> u64 {
-        locked(&self.faults).all
+    pub(super) fn calls(&self) -> Vec<Call> {
+        locked(&self.faults).calls.clone().unwrap_or_default()
     }
 
-    /// Counts a call and lets its fault happen, but for [`Effect::Die`], which is the
-    /// caller's to carry out.
+    /// Counts a call; lets it fail or take longer. Every other fault is the caller's to carry out.
     pub(super) async fn step(&self, call: Call, id: &str) -> Result<Option<Effect>> {
         let effect = {
             let mut faults = locked(&self.faults);
+            faults.calls.iter_mut().for_each(|calls| calls.push(call));
             faults.all += 1;
             let of_kind = faults.kinds.entry(call).or_default();
             *of_kind += 1;
@@ -155,10 +213,10 @@ impl World {
 
     /// Makes a machine, paused, with its memory file and its channel.
     pub(super) fn spawn(
-        &self,
+        self: &Arc<Self>,
         spec: &VmSpec,
         memory: RestoreMemory,
-        before_ms: u64,
+        saved: Option<Saved>,
     ) -> Result<Arc<Life>> {
         let busy = |life: &Arc<Life>| life.spec.dir == spec.dir;
         if locked(&self.machines).values().any(busy) {
@@ -170,44 +228,40 @@ impl World {
             start_time: number,
             marker: spec.marker.clone(),
         };
-        let life = Arc::new(Life {
-            identity,
-            spec: spec.clone(),
-            memory,
-            running: watch::Sender::new(false),
-            ended: watch::Sender::new(None),
-            clock: Mutex::new(GuestClock { before_ms, since: None }),
-        });
-        prepare(spec).and_then(|()| self.serve(&life)).map_err(|source| Error::SpawnFailed {
-            id: spec.id.clone(),
-            what: spec.dir.display().to_string(),
-            source,
+        let (before_ms, bytes) = saved.map_or((0, Vec::new()), |s| (s.guest_ms, s.memory));
+        let life = Arc::new(Life::new(identity, spec, memory, before_ms));
+        *life.memory_bytes() = bytes;
+        prepare(spec, memory).and_then(|()| self.serve(&life)).map_err(|source| {
+            Error::SpawnFailed { id: spec.id.clone(), what: spec.dir.display().to_string(), source }
         })?;
         locked(&self.machines).insert(life.identity.pid, Arc::clone(&life));
+        self.keep(&life);
         Ok(life)
     }
 
-    fn serve(&self, life: &Arc<Life>) -> std::io::Result<()> {
+    fn serve(self: &Arc<Self>, life: &Arc<Life>) -> std::io::Result<()> {
         let path = life.channel();
         let _ = std::fs::remove_file(&path);
+        let _context = self.runtime.enter();
         let listener = UnixListener::bind(&path)?;
-        let (guest, marker) = (self.guest.clone(), life.identity.marker.clone());
-        let (running, mut ended) = (life.running.subscribe(), life.ended());
+        let (guest, mut ended) = (self.guest.clone(), life.ended());
+        let machine = GuestMachine { world: Arc::clone(self), life: Arc::clone(life) };
         let accept = async move {
             let mut served = tokio::task::JoinSet::new();
             let mut idle = Vec::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let (marker, running) = (marker.clone(), running.clone());
-                match guest.clone() {
-                    Some(guest) => {
-                        let channel = GuestChannel { marker, running, stream };
-                        served.spawn(async move { guest.serve(channel).await });
-                    }
-                    None => idle.push(stream),
-                }
+                while served.try_join_next().is_some() {}
+                let Some(guest) = guest.clone() else {
+                    idle.push(stream);
+                    continue;
+                };
+                let marker = machine.life.identity.marker.clone();
+                let running = machine.life.running.subscribe();
+                let channel = GuestChannel { marker, running, stream, machine: machine.clone() };
+                served.spawn(async move { guest.serve(channel).await });
             }
         };
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             tokio::select! {
                 () = accept => {}
                 _ = ended.wait_for(Option::is_some) => {}
@@ -218,11 +272,16 @@ impl World {
 
     /// Ends a machine; nothing happens if it has ended.
     pub(super) fn end(&self, life: &Life, reason: &str) {
-        if locked(&self.machines).remove(&life.identity.pid).is_some() {
-            life.set_running(false);
-            let _ = std::fs::remove_file(life.channel());
-            life.ended.send_replace(Some(reason.to_owned()));
+        let mut machines = locked(&self.machines);
+        if machines.remove(&life.identity.pid).is_none() {
+            return;
         }
+        life.set_running(false);
+        let _ = std::fs::remove_file(life.channel());
+        if let Some(dir) = &self.kept {
+            let _ = std::fs::remove_file(dir.join(life.identity.pid.to_string()));
+        }
+        life.ended.send_replace(Some(reason.to_owned()));
     }
 
     pub(super) fn by_pid(&self, pid: u32) -> Option<Arc<Life>> {
@@ -240,49 +299,17 @@ impl World {
     }
 }
 
-fn prepare(spec: &VmSpec) -> std::io::Result<()> {
+/// A machine's files, as a hypervisor makes them. A clone maps its template's memory, and has none.
+fn prepare(spec: &VmSpec, memory: RestoreMemory) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     options.create(true).append(true).mode(0o600);
-    options.open(&spec.memory)?.set_len(spec.mem_mib << 20)?;
+    match memory {
+        RestoreMemory::Own => options.open(&spec.memory)?.set_len(spec.mem_mib << 20)?,
+        RestoreMemory::Clone => drop(std::fs::File::open(&spec.memory)?),
+    }
     writeln!(options.open(spec.dir.join("console.log"))?, "a simulated machine started")
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A simulated snapshot.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Saved {
-    simulated: bool,
-    vcpus: u32,
-    mem_mib: u64,
-    pub(super) guest_ms: u64,
-}
-
-impl Saved {
-    pub(super) fn of(life: &Life) -> Self {
-        let VmSpec { vcpus, mem_mib, .. } = life.spec;
-        Self { simulated: true, vcpus, mem_mib, guest_ms: life.guest_ms() }
-    }
-
-    /// Written beside, then moved into its place.
-    pub(super) fn write(&self, to: &Path) -> std::io::Result<()> {
-        let part = to.with_extension("part");
-        std::fs::write(&part, serde_json::to_vec(self).map_err(std::io::Error::other)?)
-            .and_then(|()| std::fs::rename(&part, to))
-            .inspect_err(|_| drop(std::fs::remove_file(&part)))
-    }
-
-    pub(super) fn read(path: &Path, spec: &VmSpec) -> Result<Self, String> {
-        let bytes = std::fs::read(path).map_err(|e| e.to_string())?;
-        let saved: Self = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
-        if !spec.memory.exists() {
-            return Err(format!("its memory file {} is gone", spec.memory.display()));
-        }
-        match (saved.vcpus, saved.mem_mib) == (spec.vcpus, spec.mem_mib) {
-            true => Ok(saved),
-            false => Err("it is of a machine with other vCPUs or memory".into()),
-        }
-    }
 }

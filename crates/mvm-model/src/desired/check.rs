@@ -39,6 +39,11 @@ fn pools(tenant: &DesiredTenant, path: &str) -> Result<(), Fault> {
         let path = format!("{path}.pools[{index}]");
         text(&pool.flake_ref, 4096, "flake_ref", &path)?;
         text(&pool.profile, 255, "profile", &path)?;
+        if pool.revision.as_deref().is_some_and(|digest| !is_digest(digest)) {
+            return Err(Fault::new(Code::InvalidValue, "revision is no image's digest")
+                .at(format!("{path}.revision"))
+                .hint("a digest is 64 hexadecimal digits, as `mvm image list -o json` shows"));
+        }
         let prewarm = pool.prewarm.as_deref();
         if prewarm.is_some_and(|command| command.is_empty() || command.len() > 65536) {
             let message = "prewarm is empty or longer than 65536 bytes";
@@ -109,6 +114,10 @@ impl Sum {
         }
         Ok(())
     }
+}
+
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn above(quota: &str, limit: u64, asked: u64, tenant: &Name) -> Fault {

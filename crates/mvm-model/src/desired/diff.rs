@@ -6,12 +6,13 @@ use crate::error::{Code, Fault};
 use crate::name::{Name, PoolRef};
 use crate::pool::{Counts, Pool};
 use crate::tenant::Tenant;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// One step from what a node holds towards a document. What it needs to know is in the document.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum Step {
     /// Remove a pool that the document does not name, once its leases have ended.
@@ -48,7 +49,7 @@ pub enum Step {
         /// What of it, as the document names it.
         changed: Vec<String>,
     },
-    /// Build a pool's image.
+    /// Build a pool's image, or take the one that the document names.
     Build {
         /// Which one.
         pool: PoolRef,
@@ -223,6 +224,9 @@ fn pool(wanted: &DesiredPool, known: Option<&Pool>, reference: PoolRef, steps: &
                 |field: &&str| ["flake_ref", "profile", "override_inputs"].contains(field);
             build = known.current_revision().is_none() || known.stale;
             build |= changed.iter().any(of_image);
+            if let Some(pinned) = &wanted.revision {
+                build = known.current_revision().is_none_or(|current| current.digest != *pinned);
+            }
             counts = known.desired;
             if !changed.is_empty() {
                 let changed = changed.into_iter().map(str::to_owned).collect();
@@ -272,6 +276,7 @@ impl DesiredState {
                     flake_ref: pool.flake_ref.clone(),
                     profile: pool.profile.clone(),
                     override_inputs: pool.override_inputs.clone(),
+                    revision: None,
                     instance_resources: pool.resources,
                     recycle: pool.recycle,
                     prewarm: pool.prewarm.clone(),

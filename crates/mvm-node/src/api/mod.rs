@@ -1,5 +1,6 @@
 //! The handlers of the API: from requests to operations and back.
 
+mod audit;
 mod desired;
 mod events;
 mod images;
@@ -70,6 +71,8 @@ fn router(node: Arc<Node>) -> Router {
         .route(&format!("{instance}/ssh"), get(instances::ssh))
         .route("/v1/events", get(events::list))
         .route("/v1/events/stream", get(events::stream))
+        .route("/v1/audit", get(audit::list))
+        .route("/v1/audit/{log}", get(audit::show))
         .route("/metrics", get(events::metrics))
         .route("/v1/leases", get(leases::list))
         .route("/v1/leases/{id}", delete(leases::release))
@@ -79,6 +82,7 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/kernels/fetch", post(images::kernel_fetch))
         .route("/v1/images", get(images::list))
         .route("/v1/images/gc", post(images::gc))
+        .layer(axum::middleware::from_fn_with_state(node.clone(), audit::layer))
         .fallback(unknown)
         .with_state(node)
 }
@@ -124,7 +128,9 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status =
             StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let code = audit::ProblemCode(self.0.code.clone());
         let mut response = (status, Json(self.0)).into_response();
+        response.extensions_mut().insert(code);
         let media_type = header::HeaderValue::from_static(problem::MEDIA_TYPE);
         response.headers_mut().insert(header::CONTENT_TYPE, media_type);
         response
@@ -179,7 +185,7 @@ pub type Caller = ConnectInfo<Peer>;
 pub async fn detached<T: Send + 'static>(
     work: impl Future<Output = crate::Result<T>> + Send + 'static,
 ) -> crate::Result<T> {
-    match tokio::spawn(work).await {
+    match tokio::spawn(crate::audit::carried(work)).await {
         Ok(outcome) => outcome,
         Err(error) => Err(Problem::internal(format!("the operation did not end well: {error}"))),
     }

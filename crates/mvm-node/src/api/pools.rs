@@ -1,6 +1,7 @@
 //! Pools.
 
 use super::{Answer, Body, Done, Refusal, Shared, detached, done};
+use crate::audit;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Sse;
@@ -121,14 +122,18 @@ where
         }
     });
     let work = work(report);
-    tokio::spawn(async move {
+    let act = audit::take_over();
+    tokio::spawn(audit::carried(async move {
         let outcome = detached(work).await;
         let _ = forwarder.await;
+        if let Some(act) = act {
+            act.end(audit::outcome(&outcome)).await;
+        }
         let _ = to_client.send(match outcome {
             Ok(value) => event("result", &value),
             Err(problem) => event("problem", &problem),
         });
-    });
+    }));
     let stream = futures::stream::unfold(from_work, |mut from: UnboundedReceiver<Event>| async {
         from.recv().await.map(|event| (Ok(event), from))
     });

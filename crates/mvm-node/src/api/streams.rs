@@ -4,6 +4,7 @@ use super::instances::{InInstance, reference};
 use super::pools::reference as pool_reference;
 use super::{Body, Caller, Refusal, Shared, detached};
 use crate::Node;
+use crate::audit::{self, session};
 use crate::claims::Wish;
 use crate::problem::IntoProblem;
 use axum::body::Body as HttpBody;
@@ -14,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use mvm_api::Problem;
 use mvm_api::client::UPGRADE;
 use mvm_api::types::{Claim, ClaimRequest};
+use mvm_model::audit::Entry;
 use mvm_model::lease::Purpose;
 use mvm_model::{InstanceRef, State as InstanceState};
 use serde::Deserialize;
@@ -57,6 +59,7 @@ pub async fn guest(
     mut request: Request,
 ) -> Result<Response, Refusal> {
     let reference = reference(at)?;
+    let actor = peer.holder();
     let (response, upgrade) = switch(&mut request)?;
     let wish = Wish { holder: peer.holder(), purpose: Purpose::Manual, lease_s: options.lease_s };
     let opener = node.clone();
@@ -73,8 +76,14 @@ pub async fn guest(
     tokio::spawn(async move {
         let _session = session;
         let Ok(upgraded) = upgrade.await else { return };
+        let (target, tenant) = (reference.to_string(), &reference.pool.tenant);
+        let lease = node.read(|world| {
+            let instance = world.instances.get(&reference.id)?;
+            Some(instance.lease.as_ref()?.id.clone())
+        });
+        let entry = Entry { actor, target, lease: lease.await, ..Entry::default() };
         let mut client = TokioIo::new(upgraded);
-        let _ = tokio::io::copy_bidirectional(&mut client, &mut stream).await;
+        session::pass(&node.audit, tenant, entry, &mut client, &mut stream).await;
     });
     Ok(response)
 }
@@ -111,9 +120,11 @@ pub async fn claim(
     let wish = Wish { holder: peer.holder(), purpose: Purpose::Run, lease_s: body.lease_s };
     let (tell, outcome) = tokio::sync::oneshot::channel();
     // A task of its own: a client that goes away at any moment gives back what it got.
+    let claimer = node.clone();
+    let claiming = audit::carried(async move { claimer.claim(&pool, &wish).await });
     tokio::spawn(async move {
         let began = Instant::now();
-        let (instance, from) = match node.claim(&pool, &wish).await {
+        let (instance, from) = match claiming.await {
             Ok(claimed) => claimed,
             Err(problem) => return drop(tell.send(Err(problem))),
         };

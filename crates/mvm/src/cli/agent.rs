@@ -4,22 +4,28 @@ use super::desired::{self, How};
 use super::{Cli, Context, refused};
 use crate::agent_process;
 use crate::output::{self, Format, Outcome};
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use mvm_api::{Problem, paths};
 use mvm_model::Name;
 use mvm_model::desired::DesiredState;
-use mvm_node::ServeOptions;
+use mvm_node::{Driver, ServeOptions, Stages};
 use std::path::PathBuf;
 use std::time::Duration;
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// The agent.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serves in the foreground; other commands start an agent by themselves
     #[command(
-        after_help = "Examples:\n  mvm agent serve\n  mvm --root /srv/mvm agent serve --netns ci"
+        after_help = "Examples:\n  mvm agent serve\n  mvm --root /srv/mvm agent serve --netns ci\n  mvm --root /tmp/sim agent serve --hypervisor sim"
     )]
     Serve {
+        /// What makes the machines; with sim nothing is real, and all that is listed says so
+        #[arg(long, env = "MVM_HYPERVISOR", value_enum, default_value_t)]
+        hypervisor: Hypervisor,
         /// Put everything, VMs included, into this network namespace (ip-netns(8))
         #[arg(long, env = "MVM_NETNS", value_name = "NAME")]
         netns: Option<String>,
@@ -63,10 +69,35 @@ pub enum Command {
     Stop,
 }
 
+/// What makes the machines.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum Hypervisor {
+    /// QEMU
+    #[default]
+    Qemu,
+    /// Nothing: machines are simulated
+    Sim,
+}
+
+impl From<Hypervisor> for Driver {
+    fn from(named: Hypervisor) -> Self {
+        match named {
+            Hypervisor::Qemu => Driver::Qemu,
+            Hypervisor::Sim => Driver::Sim,
+        }
+    }
+}
+
 /// `mvm agent serve` is no client: it is carried out before there is a runtime.
 pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
-    let super::Command::Agent(Command::Serve { netns, node_id, desired, how, log_json }) =
-        &cli.command
+    let super::Command::Agent(Command::Serve {
+        hypervisor,
+        netns,
+        node_id,
+        desired,
+        how,
+        log_json,
+    }) = &cli.command
     else {
         return None;
     };
@@ -76,17 +107,21 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("MVM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match log_json {
-        true => log.json().init(),
-        false => log.with_ansi(false).init(),
-    }
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = match log_json {
+        true => log.json().boxed(),
+        false => log.with_ansi(false).boxed(),
+    };
+    let stages = Stages::default();
+    tracing_subscriber::registry().with(stages.layer()).with(log.with_filter(filter)).init();
     Some(mvm_node::serve(ServeOptions {
         root: super::root(cli),
+        driver: (*hypervisor).into(),
         netns: netns.clone().filter(|name| !name.is_empty()),
         node_id: node_id.clone(),
         desired,
         guest: crate::GUEST,
+        stages,
         log_json: *log_json,
     }))
 }

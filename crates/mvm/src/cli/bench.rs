@@ -1,5 +1,6 @@
 //! `mvm bench`
 
+use super::stages::{Stage, Times};
 use super::{Context, refused};
 use crate::output::{self, Outcome};
 use clap::Args;
@@ -19,6 +20,7 @@ use std::time::Instant;
 Examples:
   mvm bench --pool ci/runners
   mvm bench --pool ci/runners -n 50 --output json
+  mvm bench --pool ci/runners --stages
 
 An instance of its own is made for it and destroyed afterwards. `run` takes the pool's spares.")]
 pub struct Bench {
@@ -28,6 +30,9 @@ pub struct Bench {
     /// How often each way is gone; the boots a fifth of it
     #[arg(short, long, default_value_t = 20)]
     number: u32,
+    /// Show where the time of each way goes, as the agent counts it
+    #[arg(long)]
+    stages: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -44,6 +49,9 @@ struct Report {
     pool: PoolRef,
     mem_mib: u64,
     rows: Vec<Row>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stages: Vec<Stage>,
+    clones_per_minute: f64,
     warm_resident_kib: u64,
     warm_proportional_kib: u64,
 }
@@ -66,6 +74,15 @@ pub async fn run(context: &Context, bench: Bench) -> Outcome {
         format!("PSS {} MiB", report.warm_proportional_kib / 1024),
         format!("of {} MiB", report.mem_mib),
     ]);
+    let rate = format!("{:.0}", report.clones_per_minute);
+    rows.push(vec!["clones a minute, made and destroyed".to_owned(), String::new(), rate]);
+    for stage in &report.stages {
+        rows.push(vec![
+            format!("{}: {} {}", stage.path, stage.operation, stage.stage),
+            stage.count.to_string(),
+            format!("{:.2}", stage.mean_ms),
+        ]);
+    }
     output::show(context.format, &report, &["PATH", "RUNS", "P50 MS", "P95 MS", "P99 MS"], rows)
 }
 
@@ -83,50 +100,95 @@ async fn measure(
     let instance = made.reference.to_string();
     let exec = ["instance", "exec", &instance, "--", "echo", "up"];
     let few = bench.number.div_ceil(5);
-    let mut rows = Vec::new();
-    let mut running = Vec::new();
+    let mut told = Told::begin(client).await?;
+    let mut samples = Vec::new();
     for _ in 0..bench.number {
-        running.push(first_byte(context, &exec)?);
+        samples.push(first_byte(context, &exec)?);
     }
-    rows.push(summary("exec, running", &running)?);
-    let mut warm = Vec::new();
+    told.add("exec, running", &mut samples).await?;
     for _ in 0..bench.number {
         go(client, &made.reference, "warm").await?;
-        warm.push(first_byte(context, &exec)?);
+        samples.push(first_byte(context, &exec)?);
     }
-    rows.push(summary("wake from warm", &warm)?);
+    told.add("wake from warm", &mut samples).await?;
     go(client, &made.reference, "warm").await?;
     let stats: InstanceStats =
         client.get(&paths::instance_part(&made.reference, "stats")).await.map_err(refused)?;
-    let mut sleeping = Vec::new();
     for _ in 0..bench.number {
         go(client, &made.reference, "sleep").await?;
-        sleeping.push(first_byte(context, &exec)?);
+        samples.push(first_byte(context, &exec)?);
     }
-    rows.push(summary("wake from sleeping", &sleeping)?);
-    let mut cold = Vec::new();
+    told.add("wake from sleeping", &mut samples).await?;
     for _ in 0..few {
         go(client, &made.reference, "stop").await?;
         let began = Instant::now();
         go(client, &made.reference, "start").await?;
         first_byte(context, &exec)?;
-        cold.push(began.elapsed().as_secs_f64() * 1000.0);
+        samples.push(began.elapsed().as_secs_f64() * 1000.0);
     }
-    rows.push(summary("cold boot", &cold)?);
-    rows.push(summary("clone of the template", &clones(context, client, bench, few).await?)?);
+    told.add("cold boot", &mut samples).await?;
+    samples = clones(context, client, bench, few).await?;
+    told.add("clone of the template", &mut samples).await?;
     let pool = bench.pool.to_string();
-    let mut jobs = Vec::new();
     for _ in 0..few {
-        jobs.push(first_byte(context, &["run", &pool, "--", "echo", "up"])?);
+        samples.push(first_byte(context, &["run", &pool, "--", "echo", "up"])?);
     }
-    rows.push(summary("run, from whatever is ready", &jobs)?);
+    told.add("run, from whatever is ready", &mut samples).await?;
+    let stages = if bench.stages { told.stages } else { Vec::new() };
     Ok(Report {
         pool: bench.pool.clone(),
         mem_mib: made.instance_resources.mem_mib,
-        rows,
+        rows: told.rows,
+        stages,
+        clones_per_minute: clone_rate(client, bench).await?,
         warm_resident_kib: stats.resident_kib,
         warm_proportional_kib: stats.proportional_kib,
     })
+}
+
+/// What was measured of the ways so far.
+struct Told<'a> {
+    client: &'a Client,
+    rows: Vec<Row>,
+    stages: Vec<Stage>,
+    before: Times,
+}
+
+impl<'a> Told<'a> {
+    async fn begin(client: &'a Client) -> Result<Told<'a>, Problem> {
+        let before = Times::now(client).await?;
+        Ok(Told { client, rows: Vec::new(), stages: Vec::new(), before })
+    }
+
+    /// A way was gone: takes its samples, and what the agent counted meanwhile.
+    async fn add(&mut self, path: &'static str, samples: &mut Vec<f64>) -> Result<(), Problem> {
+        self.rows.push(summary(path, samples)?);
+        samples.clear();
+        let now = Times::now(self.client).await?;
+        self.stages.extend(now.since(&self.before, path));
+        self.before = now;
+        Ok(())
+    }
+}
+
+/// How many instances a minute are made, up to the answer of their guests, and destroyed, by as many
+/// clients at once as there are CPUs.
+async fn clone_rate(client: &Client, bench: &Bench) -> Result<f64, Problem> {
+    let clients = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let each = bench.number.div_ceil(clients as u32);
+    let path = paths::pool_part(&bench.pool, "instances");
+    let began = Instant::now();
+    let one = || async {
+        for _ in 0..each {
+            let made: InstanceView =
+                client.post(&path, &CreateInstance { start: true }).await.map_err(refused)?;
+            let _: serde_json::Value =
+                client.delete(&paths::instance(&made.reference)).await.map_err(refused)?;
+        }
+        Ok::<_, Problem>(())
+    };
+    futures::future::try_join_all((0..clients).map(|_| one())).await?;
+    Ok(f64::from(each) * clients as f64 * 60.0 / began.elapsed().as_secs_f64())
 }
 
 /// New instances, from the call that makes them to the first byte out of their guests.

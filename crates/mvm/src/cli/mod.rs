@@ -1,6 +1,7 @@
 //! The commands, a file a noun.
 
 pub mod agent;
+mod audit;
 mod bench;
 mod desired;
 mod doctor;
@@ -10,6 +11,7 @@ mod instance;
 mod lease;
 mod pool;
 mod run;
+mod stages;
 mod tenant;
 mod values;
 
@@ -98,6 +100,9 @@ pub enum Command {
     Bench(bench::Bench),
     /// Shows what has happened to instances
     Events(events::Events),
+    /// The audit log: who did what, when, and what came of it
+    #[command(subcommand, after_help = "Examples:\n  mvm audit list ci\n  mvm audit verify")]
+    Audit(audit::Command),
     /// Prints the agent's metrics in the OpenMetrics text format, as at /metrics
     #[command(after_help = "Examples:\n  mvm metrics | grep mvm_transition_seconds")]
     Metrics,
@@ -146,6 +151,7 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Doctor => doctor::run(&context).await,
         Command::Bench(command) => bench::run(&context, command).await,
         Command::Events(command) => events::run(&context, command).await,
+        Command::Audit(command) => audit::run(&context, command).await,
         Command::Metrics => events::metrics(&context).await,
         Command::Completions { shell } => {
             let mut text = Vec::new();

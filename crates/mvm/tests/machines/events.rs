@@ -52,6 +52,10 @@ fn transitions_are_told_to_those_who_ask_and_those_who_follow() {
     for line in [
         "# TYPE mvm_transition_seconds histogram",
         "mvm_transition_seconds_count{from=\"created\",to=\"running\"} 1",
+        "# TYPE mvm_stage_seconds histogram",
+        "mvm_stage_seconds_count{operation=\"clone\",stage=\"adopt\"} 1",
+        "mvm_stage_seconds_count{operation=\"clone\",stage=\"spawn\"} 1",
+        "mvm_stage_seconds_count{operation=\"clone\",stage=\"all\"} 1",
         "mvm_instances{tenant=\"ci\",pool=\"small\",state=\"running\"} 1",
         "mvm_leases{tenant=\"ci\",pool=\"small\",purpose=\"manual\"} 1",
     ] {

@@ -19,6 +19,8 @@ pub const FLAKE: &str = r#"{
 pub struct Lab {
     pub root: PathBuf,
     pub netns: String,
+    /// As `mvm agent serve --hypervisor` takes it.
+    hypervisor: &'static str,
 }
 
 impl Lab {
@@ -30,13 +32,20 @@ impl Lab {
         let netns = format!("mvm-test-{name}-{}", std::process::id());
         let root = std::env::temp_dir().join(&netns);
         std::fs::create_dir_all(&root).expect("directory");
-        let lab = Lab { root, netns };
+        let lab = Lab { root, netns, hypervisor: "qemu" };
         prepare(&lab.root);
         std::fs::create_dir_all(lab.root.join("flake")).expect("directory");
         std::fs::write(lab.root.join("flake/flake.nix"), FLAKE).expect("flake");
         run(Command::new("ip").args(["netns", "add", &lab.netns]));
         let kernels = std::env::var("MVM_TEST_KERNELS").expect("MVM_TEST_KERNELS: run ./test");
         run(Command::new("cp").args(["-r", &kernels]).arg(lab.root.join("kernels")));
+        lab
+    }
+
+    /// One whose machines are simulated.
+    pub fn simulated(name: &str) -> Lab {
+        let mut lab = Lab::new(name);
+        lab.hypervisor = "sim";
         lab
     }
 
@@ -50,7 +59,8 @@ impl Lab {
 
     pub fn mvm(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mvm"));
-        command.arg("--root").arg(&self.root).args(words).env("MVM_NETNS", &self.netns);
+        command.arg("--root").arg(&self.root).args(words);
+        command.env("MVM_NETNS", &self.netns).env("MVM_HYPERVISOR", self.hypervisor);
         command.stdin(Stdio::null());
         command
     }

@@ -3,6 +3,7 @@
 //! Needs root, QEMU, Nix, nft, and the fixtures that `./test` makes: `MVM_TEST_KERNELS` (the
 //! `kernels` folder of a state directory) and `MVM_TEST_DEBIAN_PKGS`.
 
+mod audit;
 mod crashes;
 mod desired;
 mod disks;
@@ -16,4 +17,5 @@ mod networks;
 mod policy;
 mod refusals;
 mod sessions;
+mod simulated;
 mod templates;

@@ -1,0 +1,105 @@
+//! What is written of simulated machines: snapshots, and the machines that live.
+//!
+//! Both are a line of JSON, and behind it the guest's memory as it is.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::world::Life;
+use crate::{ProcessIdentity, RestoreMemory, VmSpec};
+
+/// A simulated snapshot.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Saved {
+    simulated: bool,
+    vcpus: u32,
+    mem_mib: u64,
+    pub(super) guest_ms: u64,
+    /// It was a clone: its memory file is not its own.
+    with_memory: bool,
+    #[serde(skip)]
+    pub(super) memory: Vec<u8>,
+}
+
+impl Saved {
+    pub(super) fn of(life: &Life) -> Self {
+        Self {
+            simulated: true,
+            vcpus: life.spec.vcpus,
+            mem_mib: life.spec.mem_mib,
+            guest_ms: life.guest_ms(),
+            with_memory: life.memory == RestoreMemory::Clone,
+            memory: life.memory_bytes().clone(),
+        }
+    }
+
+    pub(super) fn write(&self, to: &Path) -> io::Result<()> {
+        write(to, self, &self.memory)
+    }
+
+    pub(super) fn read(path: &Path, spec: &VmSpec) -> Result<Self, String> {
+        let (mut saved, memory): (Self, _) = read(path).map_err(|e| e.to_string())?;
+        saved.memory = memory;
+        if !saved.with_memory && !spec.memory.exists() {
+            return Err(format!("its memory file {} is gone", spec.memory.display()));
+        }
+        match (saved.vcpus, saved.mem_mib) == (spec.vcpus, spec.mem_mib) {
+            true => Ok(saved),
+            false => Err("it is of a machine with other vCPUs or memory".into()),
+        }
+    }
+}
+
+/// A machine that lives, for a world that outlives its process.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) identity: ProcessIdentity,
+    pub(super) spec: VmSpec,
+    pub(super) memory: RestoreMemory,
+    pub(super) running: bool,
+    pub(super) guest_ms: u64,
+}
+
+impl Kept {
+    pub(super) fn write(life: &Life, to: &Path) -> io::Result<()> {
+        let kept = Self {
+            identity: life.identity.clone(),
+            spec: life.spec.clone(),
+            memory: life.memory,
+            running: life.is_running(),
+            guest_ms: life.guest_ms(),
+        };
+        write(to, &kept, &life.memory_bytes())
+    }
+
+    pub(super) fn read(path: &Path) -> io::Result<(Self, Vec<u8>)> {
+        read(path)
+    }
+}
+
+/// The name of a file that is half written.
+pub(super) fn part_of(path: &Path) -> PathBuf {
+    path.with_extension("part")
+}
+
+/// Written beside, then moved into its place.
+fn write(to: &Path, head: &impl Serialize, memory: &[u8]) -> io::Result<()> {
+    let part = part_of(to);
+    let mut bytes = serde_json::to_vec(head).map_err(io::Error::other)?;
+    bytes.push(b'\n');
+    bytes.extend_from_slice(memory);
+    std::fs::write(&part, bytes)
+        .and_then(|()| std::fs::rename(&part, to))
+        .inspect_err(|_| drop(std::fs::remove_file(&part)))
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<(T, Vec<u8>)> {
+    let mut bytes = std::fs::read(path)?;
+    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    let head = serde_json::from_slice(&bytes[..end]).map_err(io::Error::other)?;
+    bytes.drain(..(end + 1).min(bytes.len()));
+    Ok((head, bytes))
+}

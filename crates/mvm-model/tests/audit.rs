@@ -1,0 +1,186 @@
+//! The audit log: every change of it is found.
+
+use mvm_model::audit::{
+    Chain, Entry, Expected, Flaw, OK, Verdict, Verifier, bounded, ending, read,
+};
+use proptest::prelude::*;
+
+fn entry(verb: &str) -> Entry {
+    Entry { actor: "uid:0".into(), verb: verb.into(), target: "ci".into(), ..Entry::default() }
+}
+
+/// A log of these verbs, a line each.
+fn log_of(verbs: &[String]) -> Vec<String> {
+    let mut chain = Chain::new("ci");
+    let mut lines = Vec::new();
+    for (at, verb) in verbs.iter().enumerate() {
+        let (line, next) = chain.line(entry(verb), at as u64);
+        lines.push(line);
+        chain = next;
+    }
+    lines
+}
+
+fn verify(text: &[u8], expected: Expected) -> Result<Verdict, Flaw> {
+    let mut verifier = Verifier::new(expected);
+    verifier.feed(text, |_| {})?;
+    verifier.end()
+}
+
+fn whole(text: &[u8]) -> Result<Verdict, Flaw> {
+    verify(text, Expected::default())
+}
+
+fn head(line: &str) -> String {
+    line[..64].to_owned()
+}
+
+fn verbs(least: usize) -> impl Strategy<Value = Vec<String>> {
+    proptest::collection::vec(".{0,20}", least..8)
+}
+
+#[test]
+fn a_flaw_names_the_first_bad_record() {
+    let lines = log_of(&["a", "b", "c", "d"].map(str::to_owned));
+    let flaw = |lines: &[&String]| {
+        whole(lines.iter().map(|s| s.as_str()).collect::<String>().as_bytes()).unwrap_err()
+    };
+    let [a, b, c, d] = [0, 1, 2, 3].map(|at| &lines[at]);
+    assert_eq!(flaw(&[a, c, d]), Flaw::OutOfOrder { line: 2, number: 3, expected: 2 });
+    assert_eq!(flaw(&[b, c, d]), Flaw::OutOfOrder { line: 1, number: 2, expected: 1 });
+    assert_eq!(flaw(&[a, b, b]), Flaw::OutOfOrder { line: 3, number: 2, expected: 3 });
+    let edited = b.replace("\"b\"", "\"x\"");
+    assert_eq!(flaw(&[a, &edited, c]), Flaw::Edited { line: 2, number: 2 });
+    // A past that was written anew does not lead to what is there.
+    let other = log_of(&["a", "x"].map(str::to_owned));
+    assert_eq!(flaw(&[a, &other[1], c]), Flaw::Unchained { line: 3, number: 3 });
+    let of_ci = Expected { log: Some("prod".into()), ..Expected::default() };
+    let foreign = verify(a.as_bytes(), of_ci).unwrap_err();
+    assert!(matches!(foreign, Flaw::Foreign { line: 1, .. }), "{foreign}");
+    let endless = vec![b'x'; 200_000];
+    assert_eq!(whole(&endless).unwrap_err(), Flaw::Unreadable { line: 1 });
+}
+
+#[test]
+fn a_kept_digest_shows_what_was_cut_off_and_what_a_part_follows() {
+    let lines = log_of(&["a", "b", "c"].map(str::to_owned));
+    let kept = |at: usize| Expected { head: Some(head(&lines[at])), ..Expected::default() };
+    let two = lines[..2].concat();
+    assert!(verify(two.as_bytes(), kept(1)).is_ok());
+    assert!(verify(lines.concat().as_bytes(), kept(1)).is_ok(), "it may have grown since");
+    let gone = Flaw::CutOff { last: 2, head: head(&lines[2]) };
+    assert_eq!(verify(two.as_bytes(), kept(2)), Err(gone));
+    let after = |at: usize| Expected { after: Some(head(&lines[at])), ..Expected::default() };
+    let verdict = verify(lines[1..].concat().as_bytes(), after(0)).unwrap();
+    assert_eq!((verdict.first, verdict.last), (2, 3));
+    assert!(verify(lines[2..].concat().as_bytes(), after(0)).is_err());
+    assert_eq!(whole(b"").unwrap().last, 0);
+}
+
+#[test]
+fn a_record_holds_what_it_was_given_and_no_more_text_than_it_may() {
+    let given = Entry {
+        outcome: Some(OK.into()),
+        of: Some(7),
+        lease: Some("l-1".into()),
+        program: Some("make".into()),
+        ..entry("session.exec")
+    };
+    let (line, _) = Chain::new("ci").line(given.clone(), 5);
+    let read = read(line.trim_end().as_bytes()).expect("a record");
+    assert_eq!((read.record.entry, read.record.number, read.record.at), (given, 1, 5));
+    assert_eq!(bounded(&"é".repeat(1000)).chars().count(), 200);
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_whole_however_it_is_cut_into_pieces(verbs in verbs(0), step in 1usize..99) {
+        let lines = log_of(&verbs);
+        let text = lines.concat();
+        let mut verifier = Verifier::new(Expected::default());
+        let mut told = Vec::new();
+        for piece in text.as_bytes().chunks(step) {
+            verifier.feed(piece, |sealed| told.push(sealed.record.entry.verb)).unwrap();
+        }
+        let verdict = verifier.end().unwrap();
+        prop_assert_eq!(&told, &verbs);
+        prop_assert_eq!(verdict.last, verbs.len() as u64);
+        prop_assert_eq!(verdict.head, lines.last().map_or(String::new(), |line| head(line)));
+        prop_assert_eq!(verdict.torn_bytes, 0);
+    }
+
+    #[test]
+    fn every_edit_of_one_byte_is_found(
+        verbs in verbs(1), at in any::<prop::sample::Index>(), change in 1u8..,
+    ) {
+        let text = log_of(&verbs).concat().into_bytes();
+        let at = at.index(text.len());
+        let mut edited = text.clone();
+        edited[at] ^= change;
+        match whole(&edited) {
+            Err(_) => {}
+            // The last newline is what acknowledges the last record.
+            Ok(verdict) => {
+                prop_assert_eq!(at, text.len() - 1);
+                prop_assert_eq!(verdict.last, verbs.len() as u64 - 1);
+                prop_assert!(verdict.torn_bytes > 0);
+            }
+        }
+    }
+
+    #[test]
+    fn every_record_removed_doubled_or_swapped_is_found(
+        verbs in verbs(2), i in any::<prop::sample::Index>(), j in any::<prop::sample::Index>(),
+    ) {
+        let lines = log_of(&verbs);
+        let (i, j) = (i.index(lines.len()), j.index(lines.len()));
+        let mut removed = lines.clone();
+        removed.remove(i);
+        let verdict = whole(removed.concat().as_bytes());
+        // Only the end leaves no trace, and a digest that was kept finds that.
+        prop_assert_eq!(verdict.is_ok(), i == lines.len() - 1);
+        let kept = Expected { head: Some(head(&lines[lines.len() - 1])), ..Expected::default() };
+        prop_assert!(verify(removed.concat().as_bytes(), kept).is_err());
+        let mut doubled = lines.clone();
+        doubled.insert(j, lines[i].clone());
+        prop_assert!(whole(doubled.concat().as_bytes()).is_err());
+        let mut swapped = lines.clone();
+        swapped.swap(i, j);
+        prop_assert_eq!(whole(swapped.concat().as_bytes()).is_ok(), i == j);
+    }
+
+    #[test]
+    fn a_torn_end_is_mended_and_the_chain_goes_on(
+        verbs in verbs(1), cut in any::<prop::sample::Index>(),
+    ) {
+        let lines = log_of(&verbs);
+        let text = lines.concat().into_bytes();
+        let torn = &text[..cut.index(text.len())];
+        let ends = ending(torn, Chain::new("ci"));
+        prop_assert!(ends.sound, "a crash is no tampering");
+        let mut mended = torn[..ends.whole_bytes as usize].to_vec();
+        prop_assert_eq!(whole(torn).unwrap().torn_bytes, (torn.len() - mended.len()) as u64);
+        let (line, next) = ends.chain.line(entry("next"), 9);
+        mended.extend_from_slice(line.as_bytes());
+        let verdict = whole(&mended).unwrap();
+        prop_assert_eq!((verdict.last, verdict.head.as_str()), (next.last(), next.head()));
+    }
+
+    #[test]
+    fn a_tampered_end_is_no_torn_one(verbs in verbs(2), change in 1u8..) {
+        let lines = log_of(&verbs);
+        let mut text = lines.concat().into_bytes();
+        let at = text.len() - 3;
+        text[at] ^= change;
+        let ends = ending(&text, Chain::new("ci"));
+        prop_assert!(!ends.sound || text[at] == b'\n');
+        prop_assert!(whole(&text).is_err());
+    }
+
+    #[test]
+    fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let _ = whole(&bytes);
+        let _ = read(&bytes);
+        let _ = ending(&bytes, Chain::new("ci"));
+    }
+}

@@ -1,0 +1,393 @@
+//! The files of the audit logs: appended to, synced beside, never changed.
+//!
+//! `audit/LOG/NNNNNNNNNNNN.log`, named by the number of the first record in it. A record is written
+//! while its log is held; one thread syncs what was written, all logs that wait at once.
+
+use crate::problem::io;
+use crate::root::make_dir;
+use crate::{Result, now};
+use mvm_api::audit::AuditLogView;
+use mvm_model::audit::{self, AGENT, Chain, Entry, NODE_LOG, OK};
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex as Lock, PoisonError};
+use tokio::sync::watch;
+
+use crate::node::locked;
+
+/// A file that has grown to this size in bytes is followed by another.
+const FILE_BYTES: u64 = 16 << 20;
+/// Set aside beyond a file's end, so that what frees a full disk can be logged: a few hundred records.
+const SET_ASIDE: u64 = 256 << 10;
+/// Divides the name of a tenant that is gone from the time of its end. In no tenant's name.
+const GONE: char = '@';
+
+/// All audit logs of the node.
+pub struct Logs {
+    dir: PathBuf,
+    open: Lock<HashMap<String, Open>>,
+    syncer: Arc<Syncer>,
+}
+
+/// A log that is written to.
+struct Open {
+    dir: PathBuf,
+    chain: Chain,
+    file: Arc<File>,
+    bytes: u64,
+    set_aside: u64,
+}
+
+/// A record that was written.
+#[derive(Clone, Copy, Debug)]
+pub struct Written {
+    /// Its number.
+    pub number: u64,
+    /// What the syncer must have reached for it to be durable.
+    turn: u64,
+}
+
+impl Logs {
+    /// The logs in this directory; none is opened before it is written to.
+    pub fn open(dir: PathBuf) -> Result<Logs> {
+        make_dir(&dir, 0o700)?;
+        Ok(Logs { dir, open: Lock::default(), syncer: Syncer::start()? })
+    }
+
+    /// Appends a record. After an error the log is as it was.
+    pub fn append(&self, log: &str, entry: Entry) -> Result<Written> {
+        let mut open = locked(&self.open);
+        let log = match open.get_mut(log) {
+            Some(log) => log,
+            None => {
+                let opened = Open::open(&self.dir.join(log), log)?;
+                open.entry(log.to_owned()).or_insert(opened)
+            }
+        };
+        let number = log.append(entry)?;
+        Ok(Written { number, turn: self.syncer.want(log.file.clone()) })
+    }
+
+    /// Waits until a record is durable. A failure is told in the agent's log: what was done is done.
+    pub async fn synced(&self, written: Written) {
+        let mut reached = self.syncer.reached.subscribe();
+        // Ends with the syncer, which ends with us.
+        let _ = reached.wait_for(|turn| *turn >= written.turn).await;
+    }
+
+    /// Puts the log of a tenant that is gone aside, as it is.
+    pub fn put_aside(&self, tenant: &str) -> Result<()> {
+        let mut open = locked(&self.open);
+        let from = self.dir.join(tenant);
+        if !from.exists() {
+            return Ok(());
+        }
+        let to = self.dir.join(format!("{tenant}{GONE}{}", now()));
+        std::fs::rename(&from, &to)
+            .and_then(|()| File::open(&self.dir)?.sync_all())
+            .map_err(|e| io(format!("put aside {}", from.display()), e))?;
+        open.remove(tenant);
+        Ok(())
+    }
+
+    /// At start: puts aside the logs of tenants that are gone, where the last agent did not come to it.
+    pub fn put_aside_all_but(&self, lives: impl Fn(&str) -> bool) -> Result<()> {
+        for log in self.list() {
+            if log.gone_at.is_none() && log.log != NODE_LOG && !lives(&log.log) {
+                self.put_aside(&log.log)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All logs, those of tenants that are gone as well, by name.
+    pub fn list(&self) -> Vec<AuditLogView> {
+        let Ok(entries) = std::fs::read_dir(&self.dir) else { return Vec::new() };
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let mut logs: Vec<AuditLogView> = names.map(|name| self.view(name)).collect();
+        logs.sort_by(|a, b| a.log.cmp(&b.log));
+        logs
+    }
+
+    fn view(&self, log: String) -> AuditLogView {
+        let sizes =
+            self.files(&log).into_iter().filter_map(|file| Some(file.metadata().ok()?.len()));
+        let (bytes, gone_at) = (sizes.sum(), gone(&log).and_then(|(_, at)| at.parse().ok()));
+        AuditLogView { log, gone_at, bytes }
+    }
+
+    /// The files of a log, oldest first; none where there is no such log.
+    pub fn files(&self, log: &str) -> Vec<PathBuf> {
+        // A name from outside: it may not lead out of the directory.
+        let name = log.split(GONE).next().unwrap_or_default();
+        let known = name == NODE_LOG || name.parse::<mvm_model::Name>().is_ok();
+        match known && !log.contains(['/', '\0']) {
+            true => files_in(&self.dir.join(log)),
+            false => Vec::new(),
+        }
+    }
+}
+
+/// The tenant's name and the time in the name of a log that was put aside.
+fn gone(log: &str) -> Option<(&str, &str)> {
+    log.split_once(GONE)
+}
+
+fn files_in(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let mut files: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "log"))
+        .collect();
+    // Numbers of one width: in the order of their names.
+    files.sort();
+    files
+}
+
+impl Open {
+    fn open(dir: &Path, log: &str) -> Result<Open> {
+        make_dir(dir, 0o700)?;
+        let files = files_in(dir);
+        let mut chain = Chain::new(log);
+        let Some(last) = files.last() else { return Open::begin(dir, chain) };
+        // A file that was begun and not written to goes on from the one before it.
+        for path in &files[files.len().saturating_sub(2)..files.len() - 1] {
+            let text =
+                std::fs::read(path).map_err(|e| io(format!("read {}", path.display()), e))?;
+            chain = audit::ending(&text, chain).chain;
+        }
+        let text = std::fs::read(last).map_err(|e| io(format!("read {}", last.display()), e))?;
+        let ending = audit::ending(&text, chain);
+        let file = OpenOptions::new().read(true).write(true).open(last);
+        let file = Arc::new(file.map_err(|e| io(format!("open {}", last.display()), e))?);
+        let torn = text.len() as u64 - ending.whole_bytes;
+        if !ending.sound {
+            let log = last.display();
+            tracing::error!("{log} was tampered with: see `mvm audit verify`; it is left as it is");
+        }
+        let (dir, bytes) = (dir.to_owned(), ending.whole_bytes);
+        let mut open = Open { dir, chain: ending.chain, file, bytes, set_aside: bytes };
+        if torn > 0 {
+            open.cut().map_err(|e| io(format!("mend {}", last.display()), e))?;
+            tracing::warn!("{} ended in {torn} bytes of a torn record", last.display());
+            let (actor, verb, target) = (AGENT, "log.mend", format!("{torn} bytes"));
+            let (actor, verb) = (actor.to_owned(), verb.to_owned());
+            let outcome = Some(OK.to_owned());
+            open.append(Entry { actor, verb, target, outcome, ..Entry::default() })?;
+        }
+        Ok(open)
+    }
+
+    /// The next file of the log.
+    fn begin(dir: &Path, chain: Chain) -> Result<Open> {
+        let path = dir.join(format!("{:012}.log", chain.last() + 1));
+        let make = || {
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+            // The names are durable before anything is said to be.
+            File::open(dir)?.sync_all()?;
+            File::open(dir.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+            Ok(Arc::new(file))
+        };
+        let file = make().map_err(|e| io(format!("make {}", path.display()), e))?;
+        Ok(Open { dir: dir.to_owned(), chain, file, bytes: 0, set_aside: 0 })
+    }
+
+    fn append(&mut self, entry: Entry) -> Result<u64> {
+        if self.bytes >= FILE_BYTES {
+            *self = Open::begin(&self.dir, self.chain.clone())?;
+        }
+        let (line, next) = self.chain.line(entry, now());
+        self.make_room(line.len() as u64);
+        if let Err(error) = self.file.write_all_at(line.as_bytes(), self.bytes) {
+            // Half a line is none.
+            let _ = self.cut();
+            return Err(io(format!("write the audit log {}", self.dir.display()), error));
+        }
+        self.bytes += line.len() as u64;
+        self.chain = next;
+        Ok(self.chain.last())
+    }
+
+    /// Sets more room aside where what there is runs out; where there is none, the writing tells.
+    fn make_room(&mut self, wanted: u64) {
+        if self.bytes + wanted + SET_ASIDE / 2 > self.set_aside {
+            let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
+            if rustix::fs::fallocate(&*self.file, flags, self.bytes, SET_ASIDE).is_ok() {
+                self.set_aside = self.bytes + SET_ASIDE;
+            }
+        }
+    }
+
+    /// Removes what is after the last whole line.
+    fn cut(&self) -> std::io::Result<()> {
+        self.file.set_len(self.bytes)?;
+        self.file.sync_all()
+    }
+}
+
+/// Syncs files in a thread of its own: many records with one call.
+struct Syncer {
+    wanted: Lock<Wanted>,
+    more: Condvar,
+    reached: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Wanted {
+    files: Vec<Arc<File>>,
+    /// How many records were written.
+    turn: u64,
+    ended: bool,
+}
+
+impl Syncer {
+    fn start() -> Result<Arc<Syncer>> {
+        let (wanted, more) = (Lock::default(), Condvar::new());
+        let syncer = Arc::new(Syncer { wanted, more, reached: watch::channel(0).0 });
+        let ours = syncer.clone();
+        let thread = std::thread::Builder::new().name("audit-sync".to_owned());
+        thread.spawn(move || ours.run()).map_err(|e| io("start a thread for the audit log", e))?;
+        Ok(syncer)
+    }
+
+    /// Has a file synced; gives the turn that must be reached.
+    fn want(&self, file: Arc<File>) -> u64 {
+        let mut wanted = locked(&self.wanted);
+        wanted.turn += 1;
+        if !wanted.files.iter().any(|known| Arc::ptr_eq(known, &file)) {
+            wanted.files.push(file);
+        }
+        self.more.notify_one();
+        wanted.turn
+    }
+
+    fn run(&self) {
+        loop {
+            let mut wanted = locked(&self.wanted);
+            while wanted.files.is_empty() {
+                if wanted.ended {
+                    return;
+                }
+                wanted = self.more.wait(wanted).unwrap_or_else(PoisonError::into_inner);
+            }
+            let (files, turn) = (std::mem::take(&mut wanted.files), wanted.turn);
+            drop(wanted);
+            for file in files {
+                if let Err(error) = file.sync_data() {
+                    tracing::error!("an audit log cannot be made durable: {error}");
+                }
+            }
+            self.reached.send_replace(turn);
+        }
+    }
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        locked(&self.syncer.wanted).ended = true;
+        self.syncer.more.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mvm_model::audit::{Expected, Verdict, Verifier};
+
+    fn entry(verb: &str) -> Entry {
+        Entry { actor: "uid:0".into(), verb: verb.into(), ..Entry::default() }
+    }
+
+    fn verify(logs: &Logs, log: &str) -> std::result::Result<Verdict, mvm_model::audit::Flaw> {
+        let mut verifier = Verifier::new(Expected::default());
+        for file in logs.files(log) {
+            verifier.feed(&std::fs::read(file).expect("log"), drop)?;
+        }
+        verifier.end()
+    }
+
+    #[tokio::test]
+    async fn a_log_goes_on_over_agents_torn_ends_and_files() {
+        let dir = tempfile::tempdir().expect("directory");
+        let open = || Logs::open(dir.path().join("audit")).expect("logs");
+        let logs = open();
+        logs.append("ci", entry("a")).expect("append");
+        logs.synced(logs.append("ci", entry("b")).expect("append")).await;
+        logs.append(NODE_LOG, entry("a")).expect("append");
+        let path = logs.files("ci").remove(0);
+        drop(logs);
+        // Half a record that a machine without power has left.
+        let mut text = std::fs::read(&path).expect("log");
+        text.extend(b"0123 {\"number\":3,");
+        std::fs::write(&path, &text).expect("tear");
+        let logs = open();
+        assert_eq!(verify(&logs, "ci").expect("whole").torn_bytes, 17);
+        assert_eq!(logs.append("ci", entry("c")).expect("append").number, 4, "after log.mend");
+        // As if it had grown.
+        locked(&logs.open).get_mut("ci").expect("log").bytes = FILE_BYTES;
+        let before = std::fs::metadata(&path).expect("log").len();
+        logs.append("ci", entry("d")).expect("append");
+        assert_eq!(logs.files("ci").len(), 2);
+        assert_eq!(std::fs::metadata(&path).expect("log").len(), before);
+        drop(logs);
+        let logs = open();
+        assert_eq!(logs.append("ci", entry("e")).expect("append").number, 6);
+        let verdict = verify(&logs, "ci").expect("whole");
+        assert_eq!((verdict.first, verdict.last, verdict.torn_bytes), (1, 6, 0));
+        assert_eq!(verify(&logs, NODE_LOG).expect("whole").last, 1);
+        // A file that was begun and never written to is gone on with.
+        let number = 7;
+        std::fs::write(path.with_file_name(format!("{number:012}.log")), b"").expect("file");
+        drop(logs);
+        let logs = open();
+        assert_eq!(logs.append("ci", entry("f")).expect("append").number, number);
+        assert_eq!(verify(&logs, "ci").expect("whole").last, number);
+    }
+
+    #[test]
+    fn the_log_of_a_tenant_that_is_gone_is_put_aside_and_a_new_one_begins() {
+        let dir = tempfile::tempdir().expect("directory");
+        let logs = Logs::open(dir.path().join("audit")).expect("logs");
+        for log in ["ci", "prod", NODE_LOG] {
+            logs.append(log, entry("a")).expect("append");
+        }
+        logs.put_aside("ci").expect("aside");
+        logs.put_aside("none").expect("nothing there");
+        assert_eq!(logs.append("ci", entry("b")).expect("append").number, 1);
+        logs.put_aside_all_but(|log| log == "ci").expect("aside");
+        let all = logs.list();
+        let names: Vec<&str> =
+            all.iter().map(|log| log.log.split('@').next().expect("name")).collect();
+        assert_eq!(names, ["_node", "ci", "ci", "prod"]);
+        let gone: Vec<bool> = all.iter().map(|log| log.gone_at.is_some()).collect();
+        assert_eq!(gone, [false, false, true, true]);
+        for log in &all {
+            assert_eq!(verify(&logs, &log.log).expect("whole").last, 1, "{log:?}");
+        }
+        for name in ["../audit/ci", "ci/..", "", "@", "ci@/../../x", "CI"] {
+            assert!(logs.files(name).is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_tampered_end_is_left_as_it_is_and_found() {
+        let dir = tempfile::tempdir().expect("directory");
+        let open = || Logs::open(dir.path().join("audit")).expect("logs");
+        let logs = open();
+        for verb in ["a", "b"] {
+            logs.append("ci", entry(verb)).expect("append");
+        }
+        let path = logs.files("ci").remove(0);
+        drop(logs);
+        let text = std::fs::read_to_string(&path).expect("log").replace("\"b\"", "\"x\"");
+        std::fs::write(&path, text).expect("edit");
+        let logs = open();
+        logs.append("ci", entry("c")).expect("append");
+        let flaw = verify(&logs, "ci").expect_err("found");
+        assert!(flaw.to_string().contains("line 2, record 2"), "{flaw}");
+    }
+}

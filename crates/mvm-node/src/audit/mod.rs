@@ -1,0 +1,235 @@
+//! The audit log as the agent writes it: every call that changes something, every session that is
+//! opened, and what the agent does unasked.
+//!
+//! An act has a record when it begins, before its first side effect, and one when its outcome is
+//! known, durable before the answer is sent. An agent that is killed in between leaves the first
+//! without the second. Which act a task carries out goes with the task ([`carried`]): what is found
+//! out deep below, the instance that was made, the lease that was taken, is noted from there.
+
+mod log;
+pub mod session;
+
+use crate::Result;
+use crate::node::{Node, locked};
+use log::{Logs, Written};
+use mvm_api::audit::AuditLogView;
+use mvm_model::audit::{AGENT, Entry, NODE_LOG, OK};
+use mvm_model::{Instance, InstanceRef, Name};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex as Lock};
+
+tokio::task_local! {
+    /// What the task carries out.
+    static CURRENT: Act;
+}
+
+/// The audit logs of the node.
+pub struct Audit {
+    logs: Logs,
+    records: Counter,
+    failures: Counter,
+}
+
+impl Audit {
+    /// The logs in this directory.
+    pub fn open(dir: PathBuf) -> Result<Audit> {
+        Ok(Audit {
+            logs: Logs::open(dir)?,
+            records: Counter::default(),
+            failures: Counter::default(),
+        })
+    }
+
+    /// Registers what is counted.
+    pub fn register(&self, registry: &mut Registry) {
+        let what = "Records written to the audit logs since the agent started";
+        registry.register("audit_records", what, self.records.clone());
+        let what = "Records that could not be written to an audit log";
+        registry.register("audit_failures", what, self.failures.clone());
+    }
+
+    /// All logs by name.
+    pub fn list(&self) -> Vec<AuditLogView> {
+        self.logs.list()
+    }
+
+    /// The files of a log, oldest first; none where there is no such log.
+    pub fn files(&self, log: &str) -> Vec<PathBuf> {
+        self.logs.files(log)
+    }
+
+    /// At start: puts aside the logs of tenants that are gone.
+    pub fn put_aside_all_but(&self, lives: impl Fn(&str) -> bool) -> Result<()> {
+        self.logs.put_aside_all_but(lives)
+    }
+
+    fn append(&self, log: &str, entry: Entry) -> Result<Written> {
+        let written = self.logs.append(log, entry);
+        match &written {
+            Ok(_) => self.records.inc(),
+            Err(_) => self.failures.inc(),
+        };
+        written
+    }
+}
+
+/// Something under way whose beginning is in the log. Whoever holds a clone can note what it finds.
+#[derive(Clone)]
+pub struct Act(Arc<Inner>);
+
+struct Inner {
+    audit: Arc<Audit>,
+    log: String,
+    entry: Lock<Entry>,
+    /// Ended by somebody else than who began it.
+    deferred: AtomicBool,
+}
+
+impl Act {
+    /// Records that it begins, in the log of this tenant or else the node's.
+    pub fn begin(audit: &Arc<Audit>, tenant: Option<&Name>, mut entry: Entry) -> Result<Act> {
+        let log = tenant.map_or(NODE_LOG, Name::as_str).to_owned();
+        let written = audit.append(&log, entry.clone())?;
+        entry.of = Some(written.number);
+        let (audit, entry) = (audit.clone(), Lock::new(entry));
+        Ok(Act(Arc::new(Inner { audit, log, entry, deferred: AtomicBool::new(false) })))
+    }
+
+    /// Records what came of it: [`OK`] or a problem's code. Returns when that is durable.
+    pub async fn end(&self, outcome: &str) {
+        let Inner { audit, log, entry, .. } = &*self.0;
+        let mut entry = locked(entry).clone();
+        entry.outcome = Some(outcome.to_owned());
+        let made = (entry.verb == "tenant.create" && outcome == OK && log == NODE_LOG)
+            .then(|| Entry { of: None, ..entry.clone() });
+        let unmade = (entry.verb == "tenant.destroy" && outcome == OK).then_some(log);
+        let mut outcomes = vec![audit.append(log, entry)];
+        if let Some(entry) = made {
+            // The first record of the tenant's own.
+            let tenant = entry.target.clone();
+            outcomes.push(audit.append(&tenant, entry));
+        }
+        for outcome in outcomes {
+            match outcome {
+                Ok(written) => audit.logs.synced(written).await,
+                Err(problem) => tracing::error!("{problem}"),
+            }
+        }
+        if let Some(tenant) = unmade.filter(|log| *log != NODE_LOG)
+            && let Err(problem) = audit.logs.put_aside(tenant)
+        {
+            tracing::error!("{problem}");
+        }
+    }
+
+    /// Somebody else will end it, since its outcome is not known with the answer.
+    fn defer(&self) {
+        self.0.deferred.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody else will end it.
+    pub fn is_deferred(&self) -> bool {
+        self.0.deferred.load(Ordering::Relaxed)
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Entry)) {
+        change(&mut locked(&self.0.entry));
+    }
+}
+
+/// The outcome as a record says it.
+pub fn outcome<T>(outcome: &Result<T>) -> &str {
+    outcome.as_ref().map_or_else(|problem| problem.code.as_str(), |_| OK)
+}
+
+/// Carries the caller's act over to a task of its own.
+pub fn carried<T>(work: impl Future<Output = T> + Send) -> impl Future<Output = T> + Send {
+    let act = CURRENT.try_with(Act::clone).ok();
+    async move {
+        match act {
+            Some(act) => CURRENT.scope(act, work).await,
+            None => work.await,
+        }
+    }
+}
+
+/// Carries out `work` as what `act` is about.
+pub fn within<T>(act: Act, work: impl Future<Output = T>) -> impl Future<Output = T> {
+    CURRENT.scope(act, work)
+}
+
+/// Takes over the ending of the caller's act, where it is known only after the answer.
+pub fn take_over() -> Option<Act> {
+    CURRENT.try_with(|act| (act.defer(), act.clone()).1).ok()
+}
+
+/// Notes what the caller's act turned out to be about.
+pub fn note_target(target: impl ToString) {
+    let _ = CURRENT.try_with(|act| act.note(|entry| entry.target = target.to_string()));
+}
+
+/// Notes the lease that the caller's act takes, and on which instance.
+pub fn note_lease(instance: &Instance) {
+    let Some(lease) = &instance.lease else { return };
+    let (target, lease) = (instance.reference().to_string(), lease.id.clone());
+    let _ = CURRENT.try_with(|act| {
+        act.note(|entry| (entry.target, entry.lease) = (target, Some(lease)));
+    });
+}
+
+impl Node {
+    /// Carries out what nobody asked for by a call, as an act of the agent's. Within a call it is
+    /// part of that. A log that cannot be written does not keep the agent from its work.
+    pub(crate) async fn as_agent<T>(
+        &self,
+        verb: &str,
+        tenant: Option<&Name>,
+        target: impl ToString,
+        lease: Option<String>,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        if CURRENT.try_with(|_| ()).is_ok() {
+            return work.await;
+        }
+        let (actor, verb, target) = (AGENT.to_owned(), verb.to_owned(), target.to_string());
+        let tenant = self.known(tenant).await;
+        let entry = Entry { actor, verb, target, lease, ..Entry::default() };
+        let act = match Act::begin(&self.audit, tenant.as_ref(), entry) {
+            Ok(act) => act,
+            Err(problem) => {
+                tracing::error!("{problem}");
+                return work.await;
+            }
+        };
+        let result = within(act.clone(), work).await;
+        act.end(outcome(&result)).await;
+        result
+    }
+
+    /// [`Node::as_agent`] on one instance.
+    pub(crate) async fn as_agent_on<T>(
+        &self,
+        verb: &str,
+        instance: mvm_model::InstanceId,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let about = |i: &Instance| (i.reference(), i.lease.as_ref().map(|lease| lease.id.clone()));
+        let about = self.read(|world| world.instances.get(&instance).map(about)).await;
+        match about {
+            Some((reference, lease)) => {
+                let InstanceRef { pool, .. } = &reference;
+                self.as_agent(verb, Some(&pool.tenant), &reference, lease, work).await
+            }
+            None => work.await,
+        }
+    }
+
+    /// The tenant, if there is one of that name: a log is not begun for any name that is called.
+    pub(crate) async fn known(&self, tenant: Option<&Name>) -> Option<Name> {
+        let tenant = tenant?;
+        self.read(|world| world.tenants.contains_key(tenant)).await.then(|| tenant.clone())
+    }
+}

@@ -1,0 +1,146 @@
+//! Sessions with guests in the audit log: what is asked of the guest, read in passing.
+
+use super::{Act, Audit};
+use mvm_guest::frame::{self, Frame, MAX_PAYLOAD};
+use mvm_guest::protocol::Request;
+use mvm_model::Name;
+use mvm_model::audit::{Entry, OK, bounded};
+use std::io::Result;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// A frame's kind and length.
+const HEAD: usize = 5;
+
+/// Passes bytes both ways between a client and a guest until either ends. The request is in the
+/// tenant's log before the guest gets it, and the end of the session when it has ended.
+pub async fn pass<C, G>(
+    audit: &Arc<Audit>,
+    tenant: &Name,
+    entry: Entry,
+    client: &mut C,
+    guest: &mut G,
+) where
+    C: AsyncRead + AsyncWrite + Unpin,
+    G: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut early = [0];
+    let request = tokio::select! {
+        request = first(client) => request,
+        // A guest that speaks before it is asked is none, or is going.
+        _ = guest.read(&mut early) => return,
+    };
+    let Ok(request) = request else { return };
+    if request.is_empty() {
+        return;
+    }
+    let (verb, program) = asked(&request).await;
+    let act = match Act::begin(audit, Some(tenant), Entry { verb, program, ..entry }) {
+        Ok(act) => act,
+        // What cannot be logged does not happen.
+        Err(problem) => return tracing::error!("a session is refused: {problem}"),
+    };
+    if guest.write_all(&request).await.is_ok() && guest.flush().await.is_ok() {
+        let _ = tokio::io::copy_bidirectional(client, guest).await;
+    }
+    act.end(OK).await;
+}
+
+/// The first frame as it came; less where the client ends, or sends none.
+async fn first(client: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    (&mut *client).take(HEAD as u64).read_to_end(&mut bytes).await?;
+    let length = bytes.get(1..HEAD).and_then(|b| Some(u32::from_be_bytes(b.try_into().ok()?)));
+    // A longer one is no frame: the guest says so.
+    if let Some(length) = length.filter(|length| *length as usize <= MAX_PAYLOAD) {
+        client.take(u64::from(length)).read_to_end(&mut bytes).await?;
+    }
+    Ok(bytes)
+}
+
+/// The verb of a request, and the program that it runs.
+async fn asked(frame: &[u8]) -> (String, Option<String>) {
+    let mut program = None;
+    let what = match frame::read(&mut &frame[..]).await {
+        Ok(Some(Frame::Request(request))) => match request {
+            Request::Exec(exec) => {
+                program = exec.argv.first().map(|program| bounded(program));
+                "exec"
+            }
+            Request::Connect { .. } => "connect",
+            Request::Put { .. } => "put",
+            Request::Get { .. } => "get",
+            Request::Shutdown => "shutdown",
+            Request::Adopt(_) => "adopt",
+            Request::Sync => "sync",
+            Request::Hello => "hello",
+            Request::Stats => "stats",
+        },
+        _ => "unknown",
+    };
+    (format!("session.{what}"), program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mvm_guest::protocol::ExecRequest;
+
+    async fn bytes_of(frame: &Frame) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        frame::write(&mut bytes, frame).await.expect("memory");
+        bytes
+    }
+
+    #[tokio::test]
+    async fn a_session_is_logged_by_its_request_and_passed_on_unchanged() {
+        let dir = tempfile::tempdir().expect("directory");
+        let audit = Arc::new(Audit::open(dir.path().join("audit")).expect("audit"));
+        let argv = ["make", "--password=secret"].map(str::to_owned).to_vec();
+        let env = [("TOKEN".to_owned(), "secret".to_owned())].into();
+        let request =
+            Frame::Request(Request::Exec(ExecRequest { argv, env, ..Default::default() }));
+        let (mut near, mut client) = tokio::io::duplex(4096);
+        let (mut far, mut guest) = tokio::io::duplex(4096);
+        let tenant: Name = "ci".parse().expect("name");
+        let entry = Entry { actor: "uid:0".into(), target: "ci/a/i-1".into(), ..Entry::default() };
+        let (log, whose) = (audit.clone(), tenant.clone());
+        let passing =
+            tokio::spawn(async move { pass(&log, &whose, entry, &mut client, &mut guest).await });
+        let mut sent = bytes_of(&request).await;
+        sent.extend(b"more");
+        near.write_all(&sent).await.expect("send");
+        let mut came = vec![0; sent.len()];
+        far.read_exact(&mut came).await.expect("receive");
+        assert_eq!(came, sent);
+        far.write_all(b"answer").await.expect("send");
+        let mut answer = [0; 6];
+        near.read_exact(&mut answer).await.expect("receive");
+        drop((near, far));
+        passing.await.expect("end");
+        let text = std::fs::read_to_string(&audit.files("ci")[0]).expect("log");
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert!(!text.contains("secret") && !text.contains("TOKEN"), "{text}");
+        let [begun, ended] =
+            [0, 1].map(|at| mvm_model::audit::read(lines[at].as_bytes()).expect("record"));
+        assert_eq!(begun.record.entry.program.as_deref(), Some("make"));
+        assert_eq!(begun.record.entry.verb, "session.exec");
+        assert_eq!(ended.record.entry.of, Some(begun.record.number));
+        assert_eq!(ended.record.entry.outcome.as_deref(), Some(OK));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_request_is_unknown() {
+        for bytes in
+            [&b""[..], b"\x01", b"\x63\0\0\0\0", b"\x01\0\0\0\x02{}", b"\x01\xff\xff\xff\xff"]
+        {
+            let mut from = bytes;
+            let request = first(&mut from).await.expect("memory");
+            assert_eq!(request, bytes);
+            assert_eq!(asked(&request).await.0, "session.unknown");
+        }
+        let connect = bytes_of(&Frame::Request(Request::Connect { port: 22 })).await;
+        assert_eq!(asked(&connect).await.0, "session.connect");
+    }
+}

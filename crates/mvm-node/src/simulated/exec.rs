@@ -1,0 +1,153 @@
+//! Runs what [`super::script`] knows, as the guest's agent runs programs.
+
+use super::files::{self, absolute};
+use super::script::{self, Command, Does};
+use super::{Inside, refusal};
+use mvm_guest::Result;
+use mvm_guest::channel::Stream;
+use mvm_guest::frame::{self, Frame};
+use mvm_guest::protocol::{ExecRequest, Exit};
+use mvm_guest::serve::reply;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+
+/// Runs it until it has ended, the host sends a signal, or goes away.
+pub async fn run(inside: &Inside, stream: &mut Stream, request: ExecRequest) -> Result<()> {
+    let commands = script::parse(&request.argv).map_err(|name| {
+        refusal("command_not_found", format!("run {name}: a simulated guest has no such program"))
+    })?;
+    reply(stream, &()).await?;
+    let (mut from_host, mut to_host) = tokio::io::split(stream);
+    let (give, input) = mpsc::channel(8);
+    let heard = listen(&mut from_host, request.stdin.then_some(give));
+    let cwd = request.cwd.unwrap_or_else(|| "/".to_owned());
+    let mut program = Program { inside, cwd, input, to: &mut to_host };
+    let exit = tokio::select! {
+        status = program.run(&commands) => Exit { code: Some(status?), signal: None },
+        signal = heard => match signal? {
+            Some(signal) => Exit { code: None, signal: Some(signal) },
+            None => return Ok(()),
+        },
+    };
+    frame::write(&mut to_host, &Frame::Exit(exit)).await
+}
+
+/// Hands on the input. Gives the signal that ends the program; `None` once the host is gone.
+async fn listen(
+    from: &mut (impl AsyncRead + Unpin),
+    mut input: Option<mpsc::Sender<Vec<u8>>>,
+) -> Result<Option<i32>> {
+    loop {
+        match frame::read(from).await? {
+            None => return Ok(None),
+            Some(Frame::Signal(signal)) => return Ok(Some(signal)),
+            Some(Frame::StdinClosed) => input = None,
+            Some(Frame::Stdin(bytes)) => {
+                if let Some(to) = &input {
+                    // A program that does not read is no fault of the host's.
+                    let _ = to.send(bytes).await;
+                }
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+struct Program<'a, W> {
+    inside: &'a Inside,
+    cwd: String,
+    input: mpsc::Receiver<Vec<u8>>,
+    to: &'a mut W,
+}
+
+impl<W: AsyncWrite + Unpin> Program<'_, W> {
+    /// Gives the status of the last command.
+    async fn run(&mut self, commands: &[Command]) -> Result<i32> {
+        let mut status = 0;
+        for command in commands {
+            if command.if_well && status != 0 {
+                continue;
+            }
+            let mut printed = Vec::new();
+            status = match &command.does {
+                Does::Exit(status) => return Ok(*status),
+                Does::Be(status) => *status,
+                Does::Echo(line) => {
+                    printed = format!("{line}\n").into_bytes();
+                    0
+                }
+                Does::Cat(names) if names.is_empty() && command.into.is_none() => {
+                    // Piece by piece, as long as something comes.
+                    while let Some(bytes) = self.input.recv().await {
+                        frame::write(self.to, &Frame::Stdout(bytes)).await?;
+                    }
+                    0
+                }
+                Does::Cat(names) => self.cat(names, &mut printed).await?,
+                Does::Sleep(time) => {
+                    self.sleep(*time).await;
+                    0
+                }
+                Does::Complain(status, words) => {
+                    self.complain(words).await?;
+                    *status
+                }
+            };
+            self.print(command, printed).await?;
+        }
+        Ok(status)
+    }
+
+    async fn print(&mut self, command: &Command, printed: Vec<u8>) -> Result<()> {
+        match &command.into {
+            Some(name) => files::change(&self.inside.machine, |files| {
+                files.write(&absolute(&self.cwd, name), 0o644, printed);
+            }),
+            None => {
+                for piece in printed.chunks(frame::MAX_PAYLOAD) {
+                    frame::write(self.to, &Frame::Stdout(piece.to_vec())).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn cat(&mut self, names: &[String], printed: &mut Vec<u8>) -> Result<i32> {
+        while names.is_empty()
+            && let Some(bytes) = self.input.recv().await
+        {
+            printed.extend(bytes);
+        }
+        let mut status = 0;
+        let files = files::look(&self.inside.machine);
+        for name in names {
+            match files.read(&absolute(&self.cwd, name)) {
+                Some(bytes) => printed.extend(bytes),
+                None => {
+                    self.complain(&format!("cat: {name}: No such file or directory")).await?;
+                    status = 1;
+                }
+            }
+        }
+        Ok(status)
+    }
+
+    async fn complain(&mut self, words: &str) -> Result<()> {
+        frame::write(self.to, &Frame::Stderr(format!("{words}\n").into_bytes())).await
+    }
+
+    /// Time passes only while the vCPUs run.
+    async fn sleep(&self, time: Duration) {
+        let machine = &self.inside.machine;
+        let until = machine.uptime_ms().saturating_add(time.as_millis() as u64);
+        let mut running = self.inside.running.clone();
+        loop {
+            let left = until.saturating_sub(machine.uptime_ms());
+            if left == 0 || running.wait_for(|runs| *runs).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(left)).await;
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The files of a simulated guest, which it holds in its memory.
+
+use super::refusal;
+use mvm_guest::channel::Stream;
+use mvm_guest::frame::{self, Frame};
+use mvm_guest::serve::reply;
+use mvm_guest::{Error, Result};
+use mvm_hypervisor::sim::GuestMachine;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::Read;
+
+/// The most that the files of one guest may hold, and an archive for it.
+const MOST_BYTES: usize = 4 << 20;
+/// The size of one piece of an archive.
+const PIECE: usize = 64 * 1024;
+
+/// Everything that there is, by absolute path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Files(BTreeMap<String, File>);
+
+/// A file, or a folder, which has no bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct File {
+    mode: u32,
+    bytes: Option<Vec<u8>>,
+}
+
+impl Files {
+    /// Makes or replaces a file.
+    pub fn write(&mut self, path: &str, mode: u32, bytes: Vec<u8>) {
+        self.0.insert(path.to_owned(), File { mode, bytes: Some(bytes) });
+    }
+
+    /// The bytes of a file.
+    pub fn read(&self, path: &str) -> Option<Vec<u8>> {
+        self.0.get(path)?.bytes.clone()
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.values().filter_map(|file| file.bytes.as_ref()).map(Vec::len).sum()
+    }
+
+    /// Takes in what an archive holds, below the folder `path`.
+    fn unpack(&mut self, path: &str, archive: &[u8]) -> std::io::Result<()> {
+        self.0.insert(absolute("/", path), File { mode: 0o755, bytes: None });
+        for entry in tar::Archive::new(archive).entries()? {
+            let mut entry = entry?;
+            let name = absolute(path, &entry.path()?.to_string_lossy());
+            let mode = entry.header().mode()?;
+            let bytes = match entry.header().entry_type() {
+                tar::EntryType::Directory => None,
+                tar::EntryType::Regular => {
+                    let mut bytes = Vec::new();
+                    entry.read_to_end(&mut bytes)?;
+                    Some(bytes)
+                }
+                other => {
+                    let what = format!("{name} is {other:?}: not simulated");
+                    return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, what));
+                }
+            };
+            self.0.insert(name, File { mode, bytes });
+        }
+        Ok(())
+    }
+
+    /// An archive of a file, or of a folder and all in it; `None` where there is nothing.
+    fn pack(&self, path: &str) -> std::io::Result<Option<Vec<u8>>> {
+        let path = absolute("/", path);
+        let below = format!("{}/", path.trim_end_matches('/'));
+        let parent = path.rfind('/').map_or(0, |slash| slash + 1);
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut found = false;
+        for (name, file) in self.0.iter().filter(|(n, _)| **n == path || n.starts_with(&below)) {
+            found = true;
+            let bytes = file.bytes.as_deref().unwrap_or_default();
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(file.mode);
+            header.set_size(bytes.len() as u64);
+            header.set_entry_type(match file.bytes {
+                Some(_) => tar::EntryType::Regular,
+                None => tar::EntryType::Directory,
+            });
+            archive.append_data(&mut header, &name[parent..], bytes)?;
+        }
+        archive.into_inner().map(|bytes| found.then_some(bytes))
+    }
+}
+
+/// `path` from `folder`, without `.`, `..` and doubled slashes.
+pub fn absolute(folder: &str, path: &str) -> String {
+    let whole = if path.starts_with('/') { path.to_owned() } else { format!("{folder}/{path}") };
+    let mut parts: Vec<&str> = Vec::new();
+    for part in whole.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+/// Reads the files of a machine.
+pub fn look(machine: &GuestMachine) -> Files {
+    // A guest that was just booted has none.
+    machine.with_memory(|memory| (serde_json::from_slice(memory).unwrap_or_default(), false))
+}
+
+/// Changes the files of a machine; refused where they get to be too much.
+pub fn change<T>(machine: &GuestMachine, change: impl FnOnce(&mut Files) -> T) -> Result<T> {
+    machine.with_memory(|memory| {
+        let before: Files = serde_json::from_slice(memory).unwrap_or_default();
+        let mut files = before.clone();
+        let value = change(&mut files);
+        if files.bytes() > MOST_BYTES {
+            let message = format!("a simulated guest holds {MOST_BYTES} bytes of files at most");
+            return (Err(refusal("no_space", message)), false);
+        }
+        let changed = files != before;
+        if changed {
+            // Plain maps of strings and numbers: they serialise.
+            *memory = serde_json::to_vec(&files).unwrap_or_default();
+        }
+        (Ok(value), changed)
+    })
+}
+
+/// Takes in an archive.
+pub async fn put(machine: &GuestMachine, stream: &mut Stream, path: &str) -> Result<()> {
+    reply(stream, &()).await?;
+    let mut archive = Vec::new();
+    loop {
+        match frame::read(stream).await? {
+            // The rest of one that is too long is read and dropped.
+            Some(Frame::Data(bytes)) if archive.len() <= MOST_BYTES => archive.extend(bytes),
+            Some(Frame::Data(_)) => {}
+            Some(Frame::End) => break,
+            _ => return Err(Error::Broken("the archive ended too early".to_owned())),
+        }
+    }
+    let unpacked = change(machine, |files| files.unpack(path, &archive))?;
+    unpacked.map_err(|cause| refusal("guest_io", format!("unpack to {path}: {cause}")))?;
+    reply(stream, &()).await
+}
+
+/// Sends an archive.
+pub async fn get(machine: &GuestMachine, stream: &mut Stream, path: &str) -> Result<()> {
+    let packed = look(machine).pack(path);
+    let packed = packed.map_err(|cause| refusal("guest_io", format!("read {path}: {cause}")))?;
+    let archive = packed.ok_or_else(|| refusal("not_found", format!("read {path}: not there")))?;
+    reply(stream, &()).await?;
+    for piece in archive.chunks(PIECE) {
+        frame::write(stream, &Frame::Data(piece.to_vec())).await?;
+    }
+    frame::write(stream, &Frame::End).await
+}

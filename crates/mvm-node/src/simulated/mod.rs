@@ -1,0 +1,147 @@
+//! A guest that is none: it speaks the guest protocol for machines of the simulated hypervisor.
+//!
+//! It is silent while its vCPUs are paused, keeps its files in the machine's memory, where sleep
+//! and clones find them, and runs nothing on the host: a handful of commands is simulated
+//! ([`script`]), and every other is not found. There is no SSH server in it.
+
+mod exec;
+mod files;
+mod script;
+
+use mvm_guest::channel::Stream;
+use mvm_guest::protocol::{Adopt, Hello, Request, Stats, VERSION};
+use mvm_guest::serve::{Answer, reply, serve_stream};
+use mvm_guest::{Error, Result};
+use mvm_hypervisor::sim::{Guest, GuestChannel, GuestMachine};
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+
+/// The port of the guest that gives back what it is sent (RFC 862); all others refuse.
+const ECHO_PORT: u16 = 7;
+/// The most that is on its way between a guest and its host, in bytes.
+const PIPE: usize = 4096;
+
+/// Serves the channels of simulated machines.
+#[derive(Clone, Copy, Debug)]
+pub struct SimulatedGuest;
+
+#[async_trait::async_trait]
+impl Guest for SimulatedGuest {
+    async fn serve(&self, channel: GuestChannel) {
+        let GuestChannel { running, stream, machine, .. } = channel;
+        let (near, far) = tokio::io::duplex(PIPE);
+        let (from_host, to_host) = stream.into_split();
+        let (from_guest, to_guest) = tokio::io::split(near);
+        let inside = Arc::new(Inside { running: running.clone(), machine });
+        tokio::select! {
+            () = pass(from_host, to_guest, running.clone()) => {}
+            () = pass(from_guest, to_host, running) => {}
+            () = serve_stream(inside, far) => {}
+        }
+    }
+}
+
+/// Moves bytes, as long as the vCPUs run.
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut running: watch::Receiver<bool>,
+) {
+    let mut buffer = [0; PIPE];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        let runs = running.wait_for(|runs| *runs).await.is_ok();
+        if !runs || to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The inside of one machine.
+#[derive(Debug)]
+struct Inside {
+    running: watch::Receiver<bool>,
+    machine: GuestMachine,
+}
+
+impl Answer for Inside {
+    async fn answer(&self, request: Request, stream: &mut Stream) -> Result<()> {
+        match request {
+            Request::Hello => reply(stream, &self.hello()).await,
+            Request::Adopt(identity) => {
+                self.adopt(&identity)?;
+                reply(stream, &()).await
+            }
+            Request::Exec(request) => exec::run(self, stream, request).await,
+            Request::Put { path } => files::put(&self.machine, stream, &path).await,
+            Request::Get { path } => files::get(&self.machine, stream, &path).await,
+            Request::Stats => reply(stream, &self.stats()).await,
+            Request::Connect { port } => connect(stream, port).await,
+            Request::Sync => reply(stream, &()).await,
+            Request::Shutdown => {
+                reply(stream, &()).await?;
+                self.machine.power_off();
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Inside {
+    fn hello(&self) -> Hello {
+        Hello {
+            protocol: VERSION,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            boot_id: "simulated".to_owned(),
+            uptime_ms: self.machine.uptime_ms(),
+        }
+    }
+
+    /// Takes on names and address; what it is told of time, entropy and SSH it has no use for.
+    fn adopt(&self, identity: &Adopt) -> Result<()> {
+        let address = identity.network.as_ref().map(|network| &network.address);
+        let named = [
+            ("/etc/hostname", identity.hostname.as_ref()),
+            ("/etc/machine-id", identity.machine_id.as_ref()),
+            ("/etc/address", address),
+        ];
+        let given: Vec<_> =
+            named.iter().filter_map(|(path, text)| Some((*path, (*text)?))).collect();
+        if given.is_empty() {
+            return Ok(());
+        }
+        files::change(&self.machine, |files| {
+            for (path, text) in given {
+                files.write(path, 0o644, format!("{text}\n").into_bytes());
+            }
+        })
+    }
+
+    fn stats(&self) -> Stats {
+        let mem_total_kib = self.machine.mem_mib() * 1024;
+        let uptime_ms = self.machine.uptime_ms();
+        Stats {
+            mem_total_kib,
+            mem_available_kib: mem_total_kib * 3 / 4,
+            uptime_ms,
+            cpu_total_ticks: uptime_ms / 10,
+            cpu_idle_ticks: uptime_ms / 10,
+            ..Stats::default()
+        }
+    }
+}
+
+async fn connect(stream: &mut Stream, port: u16) -> Result<()> {
+    if port != ECHO_PORT {
+        let message = format!("connect to port {port}: a simulated guest serves {ECHO_PORT} only");
+        return Err(refusal("connection_refused", message));
+    }
+    reply(stream, &()).await?;
+    let (mut from, mut to) = tokio::io::split(stream);
+    tokio::io::copy(&mut from, &mut to).await?;
+    Ok(())
+}
+
+fn refusal(code: &str, message: String) -> Error {
+    Error::Guest { code: code.to_owned(), message }
+}

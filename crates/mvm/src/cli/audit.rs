@@ -1,0 +1,264 @@
+//! `mvm audit`
+
+use super::{Context, refused};
+use crate::output::{self, Format, Outcome};
+use clap::{Args, Subcommand};
+use mvm_api::audit::AuditLogView;
+use mvm_api::{Client, Problem, paths};
+use mvm_model::audit::{Expected, Flaw, NODE_LOG, Sealed, Verdict, Verifier};
+use serde::Serialize;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+/// The audit log.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Lists who did what to a tenant, when, and what came of it
+    #[command(
+        after_help = "Examples:\n  mvm audit list ci\n  mvm audit list ci -f -o json\n  mvm audit list --file ci.log\n\nWithout a tenant: what concerned none, such as images and kernels. `begun` without an outcome\nafter it: under way, or cut off by the end of the agent."
+    )]
+    List {
+        /// The tenant; one that is gone by the name that `audit verify` shows
+        log: Option<String>,
+        /// Go on showing what is done
+        #[arg(long, short)]
+        follow: bool,
+        /// Of a copy of a log instead of the agent's
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["log", "follow"])]
+        file: Option<PathBuf>,
+    },
+    /// Proves that no record of a log was edited, removed, added or moved
+    #[command(
+        after_help = "Examples:\n  mvm audit verify\n  mvm audit verify ci\n  mvm audit verify ci --head DIGEST\n  mvm audit verify --file ci.log\n\nKeep the digest that it prints elsewhere: with --head it shows later whether records up to that\none were cut off at the end. Exit status 1 where a log is not whole."
+    )]
+    Verify(Verify),
+    /// Prints a log as it is, to be kept elsewhere
+    #[command(
+        after_help = "Examples:\n  mvm audit export ci > ci.log\n  mvm audit verify --file ci.log"
+    )]
+    Export {
+        /// The tenant; without one, what concerned none
+        log: Option<String>,
+    },
+}
+
+/// What is to be verified, and against what.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The tenant; every log of this node where none is named
+    log: Option<String>,
+    /// A copy of a log instead of the agent's
+    #[arg(long, value_name = "FILE", conflicts_with = "log")]
+    file: Option<PathBuf>,
+    /// A digest of a record that must be in the log
+    #[arg(long, value_name = "DIGEST")]
+    head: Option<String>,
+    /// The digest of the record before the first, where the log's beginning lies elsewhere
+    #[arg(long, value_name = "DIGEST")]
+    after: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    log: String,
+    #[serde(flatten)]
+    verdict: Option<Verdict>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flaw: Option<String>,
+}
+
+/// Carries it out.
+pub async fn run(context: &Context, command: Command) -> Outcome {
+    match command {
+        Command::List { log, follow, file } => list(context, log, follow, file).await,
+        Command::Verify(verify) => self::verify(context, verify).await,
+        Command::Export { log } => {
+            let path = paths::audit(log.as_deref().unwrap_or(NODE_LOG), false);
+            let mut printed = Ok(0);
+            let take = |piece: &[u8]| {
+                if printed.is_ok() {
+                    printed = output::print(piece);
+                }
+            };
+            context.client()?.download(&path, take).await.map_err(refused)?;
+            printed
+        }
+    }
+}
+
+async fn list(
+    context: &Context,
+    log: Option<String>,
+    follow: bool,
+    file: Option<PathBuf>,
+) -> Outcome {
+    let mut records = Vec::new();
+    if let Some(file) = file {
+        let mut reading = Verifier::new(Expected::default());
+        let read = read_file(&file, |piece| reading.feed(piece, |sealed| records.push(sealed)));
+        read?.map_err(|flaw| not_whole(&file.display().to_string(), &flaw))?;
+        return show(context.format, &records);
+    }
+    let log = log.as_deref().unwrap_or(NODE_LOG);
+    let client = context.client()?;
+    // A log of its beginning: what is wrong with it is told as far as it was read.
+    let mut reading = Verifier::new(Expected::default());
+    let mut flaw = None;
+    let take = |piece: &[u8]| {
+        let each = |sealed: Sealed| match follow {
+            true => tell(context.format, &sealed),
+            false => records.push(sealed),
+        };
+        if flaw.is_none() {
+            flaw = reading.feed(piece, each).err();
+        }
+    };
+    let read = client.download(&paths::audit(log, follow), take).await.map_err(refused);
+    match read {
+        // Nothing has been done yet.
+        Err(problem) if problem.code == "not_found" && is_known(&client, log).await? => {}
+        other => other?,
+    }
+    if !follow {
+        show(context.format, &records)?;
+    }
+    flaw.map_or(Ok(0), |flaw| Err(not_whole(log, &flaw)))
+}
+
+/// Whether a log without a record is one to come.
+async fn is_known(client: &Client, log: &str) -> Result<bool, Problem> {
+    if log == NODE_LOG {
+        return Ok(true);
+    }
+    let tenants: Vec<mvm_api::types::TenantView> =
+        client.get(paths::TENANTS).await.map_err(refused)?;
+    Ok(tenants.iter().any(|tenant| tenant.tenant_id.as_str() == log))
+}
+
+fn show(format: Format, records: &[Sealed]) -> Outcome {
+    let titles = ["NUMBER", "AGO", "ACTOR", "VERB", "TARGET", "OUTCOME", "LEASE", "PROGRAM"];
+    output::show(format, &records, &titles, records.iter().map(row))
+}
+
+/// One line a record, as it comes: JSON for programs.
+fn tell(format: Format, sealed: &Sealed) {
+    let line = match format {
+        Format::Table => row(sealed).join("  "),
+        _ => serde_json::to_string(sealed).unwrap_or_default(),
+    };
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn row(sealed: &Sealed) -> Vec<String> {
+    let record = &sealed.record;
+    let entry = &record.entry;
+    let or_none = |text: &Option<String>| text.clone().unwrap_or_default();
+    let outcome = match (&entry.outcome, entry.of) {
+        (None, _) => "begun".to_owned(),
+        (Some(outcome), None) => outcome.clone(),
+        (Some(outcome), Some(of)) => format!("{outcome} (of {of})"),
+    };
+    vec![
+        record.number.to_string(),
+        output::age(record.at),
+        entry.actor.clone(),
+        entry.verb.clone(),
+        entry.target.clone(),
+        outcome,
+        or_none(&entry.lease),
+        or_none(&entry.program),
+    ]
+}
+
+async fn verify(context: &Context, verify: Verify) -> Outcome {
+    let Verify { log, file, head, after } = verify;
+    if (head.is_some() || after.is_some()) && log.is_none() && file.is_none() {
+        return Err(Problem::new(400, output::USAGE, "a digest is of one log")
+            .hint("name a tenant, or --file FILE"));
+    }
+    let expected = Expected { log: None, after, head };
+    if let Some(file) = file {
+        let mut reading = Verifier::new(expected);
+        let fed = read_file(&file, |piece| reading.feed(piece, drop))?;
+        let outcome = fed.and_then(|()| reading.end());
+        return report(context.format, vec![(file.display().to_string(), outcome)]);
+    }
+    let client = context.client()?;
+    let logs = match log {
+        Some(log) => vec![log],
+        None => {
+            let logs: Vec<AuditLogView> = client.get(paths::AUDIT).await.map_err(refused)?;
+            logs.into_iter().map(|view| view.log).collect()
+        }
+    };
+    let mut rows = Vec::new();
+    for log in logs {
+        // `ci@1732480000000` is the log of a ci that is gone.
+        let of = log.split('@').next().map(str::to_owned);
+        let mut reading = Verifier::new(Expected { log: of, ..expected.clone() });
+        let mut fed = Ok(());
+        let take = |piece: &[u8]| {
+            if fed.is_ok() {
+                fed = reading.feed(piece, drop);
+            }
+        };
+        client.download(&paths::audit(&log, false), take).await.map_err(refused)?;
+        let outcome = fed.and_then(|()| reading.end());
+        rows.push((log, outcome));
+    }
+    report(context.format, rows)
+}
+
+/// Shows what each log comes to; the first that is not whole is the problem.
+fn report(format: Format, outcomes: Vec<(String, Result<Verdict, Flaw>)>) -> Outcome {
+    let problem = outcomes
+        .iter()
+        .find_map(|(log, outcome)| outcome.as_ref().err().map(|flaw| not_whole(log, flaw)));
+    let rows: Vec<Row> = outcomes
+        .into_iter()
+        .map(|(log, outcome)| match outcome {
+            Ok(verdict) => Row { log, verdict: Some(verdict), flaw: None },
+            Err(flaw) => Row { log, verdict: None, flaw: Some(flaw.to_string()) },
+        })
+        .collect();
+    let cells = rows.iter().map(|row| match &row.verdict {
+        None => vec![row.log.clone(), String::new(), "NOT WHOLE".to_owned()],
+        Some(v) if v.torn_bytes > 0 => {
+            let torn = format!("{} (and {} bytes of a torn record)", v.head, v.torn_bytes);
+            vec![row.log.clone(), format!("{}-{}", v.first, v.last), torn]
+        }
+        Some(v) => vec![row.log.clone(), format!("{}-{}", v.first, v.last), v.head.clone()],
+    });
+    output::show(format, &rows, &["LOG", "RECORDS", "HEAD"], cells)?;
+    problem.map_or(Ok(0), Err)
+}
+
+fn not_whole(log: &str, flaw: &Flaw) -> Problem {
+    Problem::new(409, "audit_broken", format!("the audit log {log} is not whole: {flaw}")).hint(
+        "compare it with a copy that was kept elsewhere: everything before that record is sound",
+    )
+}
+
+/// Gives a file to `each` in pieces, until that finds a flaw.
+fn read_file(
+    path: &Path,
+    mut each: impl FnMut(&[u8]) -> Result<(), Flaw>,
+) -> Result<Result<(), Flaw>, Problem> {
+    let failed = |cause: std::io::Error| {
+        Problem::new(400, "local_file", format!("cannot read {}: {cause}", path.display()))
+            .hint("name a file that you may read")
+    };
+    let mut file = std::fs::File::open(path).map_err(failed)?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).map_err(failed)? {
+            0 => return Ok(Ok(())),
+            count => {
+                if let Err(flaw) = each(&buffer[..count]) {
+                    return Ok(Err(flaw));
+                }
+            }
+        }
+    }
+}
