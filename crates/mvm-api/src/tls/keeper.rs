@@ -4,6 +4,7 @@
 use super::connect::{self, Expect};
 use crate::Problem;
 use crate::identity::certificate::Revoked;
+use crate::identity::directory::Signers;
 use crate::identity::{Credential, IdentityDir, Result};
 use crate::peer::Revocations;
 use rustls::pki_types::CertificateRevocationListDer;
@@ -109,6 +110,15 @@ impl Keeper {
         self.replace(now)?;
         self.revocations.replace(revoked);
         Ok(true)
+    }
+
+    /// Has it renewed by these signers from now on.
+    pub fn ask_at(&self, signers: Signers) -> Result<()> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(dir) = &self.dir {
+            dir.store_signers(&signers)?;
+        }
+        self.replace(Credential { signers, ..self.credential() })
     }
 
     /// Takes over what somebody else has written into the directory, if it is newer.

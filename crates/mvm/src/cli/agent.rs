@@ -114,15 +114,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         Ok(desired) => desired,
         Err(problem) => return Some(Err(problem)),
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("MVM_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let log = match log_json {
-        true => log.json().boxed(),
-        false => log.with_ansi(false).boxed(),
-    };
-    let stages = Stages::default();
-    tracing_subscriber::registry().with(stages.layer()).with(log.with_filter(filter)).init();
+    let stages = log(*log_json);
     Some(mvm_node::serve(ServeOptions {
         root: super::root(cli),
         driver: (*hypervisor).into(),
@@ -135,6 +127,20 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         stages,
         log_json: *log_json,
     }))
+}
+
+/// Has this process log to standard error, as JSON lines if so asked, and observe stages.
+pub fn log(json: bool) -> Stages {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MVM_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = match json {
+        true => log.json().boxed(),
+        false => log.with_ansi(false).boxed(),
+    };
+    let stages = Stages::default();
+    tracing_subscriber::registry().with(stages.layer()).with(log.with_filter(filter)).init();
+    stages
 }
 
 /// Carries it out.
