@@ -9,8 +9,8 @@
 pub mod audit;
 pub mod body;
 pub mod client;
-pub mod fleet;
 pub mod files;
+pub mod fleet;
 pub mod identity;
 pub mod paths;
 pub mod peer;

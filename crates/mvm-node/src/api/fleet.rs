@@ -2,14 +2,14 @@
 
 use super::{Answer, Body, Done, Refusal, Shared, detached, done};
 use crate::Node;
+use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
 use axum::routing::{get, put};
-use mvm_api::routes::Routes;
-use axum::Json;
 use futures::Stream;
 use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument};
+use mvm_api::routes::Routes;
 use mvm_api::types::Claim;
 use mvm_model::fleet::NodeStatus;
 use std::convert::Infallible;
