@@ -10,6 +10,8 @@ mod leases;
 mod pools;
 mod streams;
 mod tenants;
+#[cfg(test)]
+mod tests;
 
 use crate::Node;
 use axum::extract::State;
