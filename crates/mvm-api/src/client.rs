@@ -2,13 +2,17 @@
 
 use crate::problem::Problem;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+pub use hyper::body::Bytes;
+use hyper::body::{Body, Frame, Incoming};
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use tokio::net::UnixStream;
+use tokio::sync::mpsc;
 
 /// The protocol named in `Upgrade:` for raw streams.
 pub const UPGRADE: &str = "mvm-stream";
@@ -193,6 +197,19 @@ impl Client {
         Ok(TokioIo::new(upgraded))
     }
 
+    /// `PUT path` with the bytes that come in as its body, until `pieces` is closed.
+    pub async fn upload<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        pieces: mpsc::Receiver<std::io::Result<Bytes>>,
+    ) -> Result<T, ClientError> {
+        let doing = format!("PUT {path}");
+        let request = Request::put(path).header(header::CONTENT_TYPE, "application/x-tar");
+        let response = self.exchange(request, Pieces(pieces), &doing).await?;
+        let bytes = collect(response, &doing).await?;
+        serde_json::from_slice(&bytes).map_err(|cause| broken(&doing, cause))
+    }
+
     async fn send(
         &self,
         method: Method,
@@ -201,15 +218,6 @@ impl Client {
         upgrade: bool,
     ) -> Result<Response<Incoming>, ClientError> {
         let doing = format!("{method} {path}");
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|cause| ClientError::Unreachable { socket: self.socket.clone(), cause })?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|cause| broken(&doing, cause))?;
-        tokio::spawn(async move {
-            let _ = connection.with_upgrades().await;
-        });
         let bytes = if method == Method::GET || method == Method::DELETE {
             Bytes::new()
         } else {
@@ -218,23 +226,62 @@ impl Client {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(header::HOST, "mvm")
             .header(header::CONTENT_TYPE, "application/json");
         if upgrade {
             request =
                 request.header(header::CONNECTION, "upgrade").header(header::UPGRADE, UPGRADE);
         }
-        let request = request.body(Full::new(bytes)).map_err(|cause| broken(&doing, cause))?;
-        let response = sender.send_request(request).await.map_err(|cause| broken(&doing, cause))?;
+        self.exchange(request, Full::new(bytes), &doing).await
+    }
+
+    /// Sends a request over a connection of its own; an answer that is no success is a problem.
+    async fn exchange<B>(
+        &self,
+        request: http::request::Builder,
+        body: B,
+        doing: &str,
+    ) -> Result<Response<Incoming>, ClientError>
+    where
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|cause| ClientError::Unreachable { socket: self.socket.clone(), cause })?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|cause| broken(doing, cause))?;
+        tokio::spawn(async move {
+            let _ = connection.with_upgrades().await;
+        });
+        let request = request.header(header::HOST, "mvm").body(body);
+        let request = request.map_err(|cause| broken(doing, cause))?;
+        let response = sender.send_request(request).await.map_err(|cause| broken(doing, cause))?;
         let status = response.status();
         if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);
         }
-        let bytes = collect(response, &doing).await?;
+        let bytes = collect(response, doing).await?;
         let problem = serde_json::from_slice(&bytes).unwrap_or_else(|_| {
             Problem::new(status.as_u16(), "unexpected", String::from_utf8_lossy(&bytes))
         });
         Err(ClientError::Problem(Box::new(problem)))
+    }
+}
+
+/// A body that comes in pieces; one that is an error breaks it off.
+struct Pieces(mpsc::Receiver<std::io::Result<Bytes>>);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
+        self.0.poll_recv(cx).map(|piece| piece.map(|bytes| bytes.map(Frame::data)))
     }
 }
 

@@ -6,6 +6,7 @@
 //! Never here: business rules. The handlers live in `mvm-node`; decisions in `mvm-model`.
 
 pub mod client;
+pub mod jobs;
 pub mod paths;
 pub mod problem;
 pub mod types;

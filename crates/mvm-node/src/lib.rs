@@ -17,6 +17,7 @@ mod events;
 mod firewall;
 mod identity;
 mod idle;
+mod jobs;
 mod node;
 mod operations;
 mod problem;

@@ -2,6 +2,7 @@
 
 use crate::desired::Convergence;
 use crate::events::EventLog;
+use crate::jobs::Jobs;
 use crate::problem::OrProblem;
 use crate::root::Root;
 use crate::slot::Slot;
@@ -65,6 +66,7 @@ pub struct Node {
     /// What the document in force comes to.
     pub(crate) desired: Convergence,
     pub(crate) events: EventLog,
+    pub(crate) jobs: Jobs,
     world: Mutex<World>,
     slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
     health: Lock<BTreeMap<PoolRef, PoolHealth>>,
@@ -83,6 +85,7 @@ impl Node {
         let events = EventLog::open(parts.store.as_ref()).await?;
         Ok(Arc::new(Node {
             events,
+            jobs: Jobs::default(),
             parts,
             started_at: now(),
             kick: Notify::new(),
@@ -111,7 +114,11 @@ impl Node {
         let mut world = self.world.lock().await;
         let mut changes = Changes::default();
         let value = decide(&world, &mut changes)?;
-        changes.commit(self.parts.store.as_ref(), &mut world, &self.events).await?;
+        if !changes.is_empty() {
+            changes.commit(self.parts.store.as_ref(), &mut world, &self.events).await?;
+            // Whatever it was, it may have made room for a job.
+            self.jobs.kick.notify_one();
+        }
         Ok(value)
     }
 

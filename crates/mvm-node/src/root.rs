@@ -56,6 +56,7 @@ impl Root {
         for part in ["tenants", "instances", "templates"] {
             make_dir(&path.join(part), 0o711)?;
         }
+        make_dir(&path.join("jobs"), 0o700)?;
         Ok(Root { path, id })
     }
 
@@ -102,6 +103,11 @@ impl Root {
     /// All templates' directories.
     pub fn templates(&self) -> PathBuf {
         self.path.join("templates")
+    }
+
+    /// All jobs' directories.
+    pub fn jobs(&self) -> PathBuf {
+        self.path.join("jobs")
     }
 
     /// The files of one instance.

@@ -4,7 +4,7 @@ use crate::desired::{self, DesiredFile};
 use crate::node::{Node, Parts};
 use crate::problem::{OrProblem, io};
 use crate::root::Root;
-use crate::{Result, api, reconcile, recovery};
+use crate::{Result, api, jobs, reconcile, recovery};
 use mvm_api::Problem;
 use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::qemu::QemuDriver;
@@ -71,6 +71,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     .await?;
     recovery::run(&node).await?;
     tokio::spawn(reconcile::run(node.clone()));
+    tokio::spawn(jobs::dispatch(node.clone()));
     tokio::spawn(desired::run(node.clone(), options.desired));
     let listener = listen(&socket)?;
     tracing::info!(socket = %socket.display(), "serving");

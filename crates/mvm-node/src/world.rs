@@ -6,7 +6,9 @@ use crate::events::{self, EventLog};
 use crate::problem::{OrProblem, not_found};
 use mvm_api::Problem;
 use mvm_model::event;
-use mvm_model::{Instance, InstanceId, InstanceRef, Name, Pool, PoolRef, Tenant, Usage};
+use mvm_model::{
+    Instance, InstanceId, InstanceRef, Job, JobId, Name, Pool, PoolRef, Tenant, Usage,
+};
 use mvm_store::{Expect, Store, Write};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -25,6 +27,8 @@ pub struct World {
     pub pools: BTreeMap<PoolRef, Pool>,
     /// By id.
     pub instances: BTreeMap<InstanceId, Instance>,
+    /// By id.
+    pub jobs: BTreeMap<JobId, Job>,
     /// The document of desired state in force.
     pub desired: Option<InForce>,
 }
@@ -41,6 +45,9 @@ impl World {
         }
         for instance in read::<Instance>(store, "instances/").await? {
             world.instances.insert(instance.id, instance);
+        }
+        for job in read::<Job>(store, "jobs/").await? {
+            world.jobs.insert(job.id, job);
         }
         world.desired = read::<InForce>(store, DESIRED).await?.pop();
         Ok(world)
@@ -74,6 +81,18 @@ impl World {
         self.instances.get(&id).ok_or_else(|| {
             not_found(format!("instance {id} any more"), "it was destroyed in the meantime")
         })
+    }
+
+    /// The job, or a problem that says how to see which there are.
+    pub fn job(&self, id: JobId) -> Result<&Job> {
+        self.jobs
+            .get(&id)
+            .ok_or_else(|| not_found(format!("job {id}"), "see the jobs with `mvm job list`"))
+    }
+
+    /// The jobs of one pool.
+    pub fn jobs_of<'a>(&'a self, pool: &'a PoolRef) -> impl Iterator<Item = &'a Job> {
+        self.jobs.values().filter(move |job| job.pool == *pool)
     }
 
     /// The instances of one pool.
@@ -172,6 +191,27 @@ impl Changes {
         self.instances.push((id, None));
     }
 
+    /// Makes or replaces a job.
+    pub fn put_job(&mut self, job: Job) {
+        self.put(format!("jobs/{}", job.id), &job);
+        self.apply.push(Box::new(move |world| {
+            world.jobs.insert(job.id, job);
+        }));
+    }
+
+    /// Forgets a job.
+    pub fn remove_job(&mut self, id: JobId) {
+        self.delete(format!("jobs/{id}"));
+        self.apply.push(Box::new(move |world| {
+            world.jobs.remove(&id);
+        }));
+    }
+
+    /// Whether nothing is to change.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
     /// Puts a document of desired state in force.
     pub fn put_desired(&mut self, desired: InForce) {
         self.put(DESIRED.to_owned(), &desired);
@@ -191,7 +231,7 @@ impl Changes {
         world: &mut World,
         log: &EventLog,
     ) -> Result<()> {
-        if self.writes.is_empty() {
+        if self.is_empty() {
             return Ok(());
         }
         let events = events::of_changes(world, &self.instances, log.next_id(), crate::now());

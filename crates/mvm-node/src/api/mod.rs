@@ -4,6 +4,7 @@ mod desired;
 mod events;
 mod images;
 mod instances;
+mod jobs;
 mod leases;
 mod pools;
 mod streams;
@@ -15,7 +16,7 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use mvm_api::types::AgentInfo;
@@ -68,6 +69,16 @@ fn router(node: Arc<Node>) -> Router {
         .route(&format!("{instance}/logs"), get(instances::logs))
         .route(&format!("{instance}/stats"), get(instances::stats))
         .route(&format!("{instance}/ssh"), get(instances::ssh))
+        .route(&format!("{pool}/jobs"), post(jobs::create))
+        .route("/v1/jobs", get(jobs::list))
+        .route("/v1/jobs/{id}", get(jobs::show))
+        .route("/v1/jobs/{id}/inputs", put(jobs::inputs))
+        .route("/v1/jobs/{id}/submit", post(jobs::submit))
+        .route("/v1/jobs/{id}/attach", post(jobs::attach))
+        .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/v1/jobs/{id}/wait", get(jobs::wait))
+        .route("/v1/jobs/{id}/log", get(jobs::log))
+        .route("/v1/jobs/{id}/artifacts/{index}", get(jobs::artifact))
         .route("/v1/events", get(events::list))
         .route("/v1/events/stream", get(events::stream))
         .route("/metrics", get(events::metrics))
