@@ -115,9 +115,10 @@ impl JobSpec {
         let range = |field: &str, value: i128, min: i128, max: i128, unit: &str| {
             let fault = || wrong(field, format!("{field} is {value}{unit}"));
             let allowed = (min..=max).contains(&value);
-            allowed.then_some(()).ok_or_else(fault).map_err(|fault| {
-                fault.hint(format!("allowed are {min} to {max}{unit}"))
-            })
+            allowed
+                .then_some(())
+                .ok_or_else(fault)
+                .map_err(|fault| fault.hint(format!("allowed are {min} to {max}{unit}")))
         };
         range("timeout_s", self.timeout_s.unwrap_or(1).into(), 1, MAX_TIMEOUT_S.into(), " s")?;
         range("lease_s", self.lease_s.unwrap_or(1).into(), 1, MAX_TIMEOUT_S.into(), " s")?;
@@ -179,9 +180,8 @@ pub const TRANSITIONS: &[(JobState, JobState)] = &[
 
 impl JobState {
     /// All of them.
-    pub const ALL: [JobState; 9] = [
-        Preparing, Queued, Starting, Running, Succeeded, Failed, TimedOut, Canceled, Lost,
-    ];
+    pub const ALL: [JobState; 9] =
+        [Preparing, Queued, Starting, Running, Succeeded, Failed, TimedOut, Canceled, Lost];
 
     /// Whether a job in this state may go to `to`.
     pub fn allows(self, to: JobState) -> bool {

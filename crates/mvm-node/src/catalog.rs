@@ -284,26 +284,28 @@ impl Node {
                 })?;
             }
         }
-        let jobs = self.change(|world, changes| {
-            if world.of_pool(reference).next().is_some() {
-                return Err(Problem::new(
-                    409,
-                    "in_use",
-                    format!("pool {reference} got a new instance while it was being destroyed"),
-                )
-                .hint("try again"));
-            }
-            let live = |job: &&mvm_model::Job| !job.state.has_ended();
-            if let Some(job) = world.jobs_of(reference).find(live) {
-                let what = format!("pool {reference} got job {} while it was destroyed", job.id);
-                return Err(Problem::new(409, "in_use", what).hint("try again"));
-            }
-            let jobs: Vec<_> = world.jobs_of(reference).map(|job| job.id).collect();
-            jobs.iter().for_each(|id| changes.remove_job(*id));
-            changes.remove_pool(reference.clone());
-            Ok(jobs)
-        })
-        .await?;
+        let jobs = self
+            .change(|world, changes| {
+                if world.of_pool(reference).next().is_some() {
+                    return Err(Problem::new(
+                        409,
+                        "in_use",
+                        format!("pool {reference} got a new instance while it was being destroyed"),
+                    )
+                    .hint("try again"));
+                }
+                let live = |job: &&mvm_model::Job| !job.state.has_ended();
+                if let Some(job) = world.jobs_of(reference).find(live) {
+                    let what =
+                        format!("pool {reference} got job {} while it was destroyed", job.id);
+                    return Err(Problem::new(409, "in_use", what).hint("try again"));
+                }
+                let jobs: Vec<_> = world.jobs_of(reference).map(|job| job.id).collect();
+                jobs.iter().for_each(|id| changes.remove_job(*id));
+                changes.remove_pool(reference.clone());
+                Ok(jobs)
+            })
+            .await?;
         self.clear_away(&jobs)
     }
 }

@@ -440,9 +440,7 @@ fn machine_of(live: &Live) -> Result<Arc<dyn Machine>> {
 
 /// Numbers for [`new_instance`] to choose an id from.
 pub(crate) fn draw_ids() -> Result<Vec<u32>> {
-    (0..ID_DRAWS)
-        .map(|_| Ok(u32::from_le_bytes(crate::identity::random_bytes::<4>()?)))
-        .collect()
+    (0..ID_DRAWS).map(|_| Ok(u32::from_le_bytes(crate::identity::random_bytes::<4>()?))).collect()
 }
 
 /// A new instance of the pool, if quotas and subnet have room for it.

@@ -164,7 +164,8 @@ pub async fn attach(client: &Client, id: JobId) -> Result<(JobView, u8), Problem
 
 async fn pass_signals(to: mpsc::Sender<Frame>, last: Arc<AtomicU8>) {
     let on = |kind| signal(kind).ok();
-    let (Some(mut int), Some(mut term)) = (on(SignalKind::interrupt()), on(SignalKind::terminate()))
+    let (Some(mut int), Some(mut term)) =
+        (on(SignalKind::interrupt()), on(SignalKind::terminate()))
     else {
         return;
     };
@@ -217,12 +218,7 @@ pub async fn log(client: &Client, id: JobId, follow: bool) -> Result<(), Problem
 }
 
 /// Unpacks one of a job's artifacts below the local folder `target`.
-pub async fn fetch(
-    client: &Client,
-    id: JobId,
-    index: usize,
-    target: &Path,
-) -> Result<(), Problem> {
+pub async fn fetch(client: &Client, id: JobId, index: usize, target: &Path) -> Result<(), Problem> {
     let local = |e: std::io::Error| {
         Problem::new(400, "local_file", format!("cannot write below {}: {e}", target.display()))
     };

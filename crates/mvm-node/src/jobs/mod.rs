@@ -210,7 +210,9 @@ impl Node {
     ) -> Result<Job> {
         let inputs = self.inputs_of(id);
         // One that is attached is gone with its client after a power cut; others are not.
-        if client.is_none() && let Ok(file) = tokio::fs::File::open(&inputs).await {
+        if client.is_none()
+            && let Ok(file) = tokio::fs::File::open(&inputs).await
+        {
             file.sync_all().await.map_err(|e| io(format!("write {}", inputs.display()), e))?;
         }
         let job = self

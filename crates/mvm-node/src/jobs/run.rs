@@ -173,9 +173,8 @@ impl Runner {
     async fn carry_out(&mut self, ready: Ready) -> Result<Job> {
         let Ready { channel, claim, inputs } = ready;
         let mut log = Log::open(&self.node.log_of(self.id)).await?;
-        let canceled = |job: &mut Job| {
-            job.end(Outcome::because(JobState::Canceled, "canceled"), now())
-        };
+        let canceled =
+            |job: &mut Job| job.end(Outcome::because(JobState::Canceled, "canceled"), now());
         let job = self
             .node
             .update_job(self.id, |job| {
@@ -297,7 +296,8 @@ impl Runner {
 
     /// A job without timeout and length of its own keeps its lease as long as it runs.
     async fn extend(&self, timeout_s: Option<u64>) {
-        let own = self.node.read(|w| w.jobs.get(&self.id).is_some_and(|j| j.spec.lease_s.is_some()));
+        let own =
+            self.node.read(|w| w.jobs.get(&self.id).is_some_and(|j| j.spec.lease_s.is_some()));
         if timeout_s.is_some() || own.await {
             return;
         }

@@ -159,8 +159,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         }
         Command::List { of, state } => list(context, of, state).await,
         Command::Info { job } => {
-            let view: JobView =
-                context.client()?.get(&jobs::job(job)).await.map_err(refused)?;
+            let view: JobView = context.client()?.get(&jobs::job(job)).await.map_err(refused)?;
             output::describe(format, &view)
         }
         Command::Logs { job, follow } => {
@@ -246,7 +245,6 @@ async fn list(context: &Context, of: Option<Of>, state: Option<JobState>) -> Out
             command.replace(char::is_control, " "),
         ]
     });
-    let head =
-        ["JOB", "POOL", "STATE", "PLACE", "PRIORITY", "RUNS", "STATUS", "AGE", "COMMAND"];
+    let head = ["JOB", "POOL", "STATE", "PLACE", "PRIORITY", "RUNS", "STATUS", "AGE", "COMMAND"];
     output::show(context.format, &views, &head, rows)
 }

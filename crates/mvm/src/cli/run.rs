@@ -177,12 +177,7 @@ async fn claim_and_run(client: &Client, run: &Run, steps: &mut Steps) -> Outcome
     }
 }
 
-async fn work(
-    client: &Client,
-    instance: &InstanceRef,
-    run: &Run,
-    steps: &mut Steps,
-) -> Outcome {
+async fn work(client: &Client, instance: &InstanceRef, run: &Run, steps: &mut Steps) -> Outcome {
     for input in &run.inputs {
         let began = Instant::now();
         let (path, folder) = split(input, WORK);

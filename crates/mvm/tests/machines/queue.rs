@@ -43,11 +43,11 @@ fn first_line(child: &mut Child) -> String {
     text(&line)
 }
 
-/// One machine at a time: `held` holds it until its file appears.
+/// One machine at a time, and a job that holds it.
 fn one_at_a_time(lab: &Lab) -> String {
     lab.ok(&["tenant", "update", "ci", "--max-running", "1"]);
     let held = lab.submit(&[], "echo held; exec sleep 600");
-    lab.has_come_to(&held, "running");
+    wait_for("its output", || lab.printed(&held).0 == "held\n");
     held
 }
 
@@ -112,8 +112,18 @@ fn a_job_has_inputs_a_timeout_retries_and_artifacts() {
     let source = folder.to_str().expect("path");
     let elsewhere = format!("{source}/deep/words:/opt/in");
     let id = lab.submit(
-        &["--in", source, "--in", &elsewhere, "--artifact", "out", "--artifact", "/opt/in/words",
-            "-e", "MODE=fast"],
+        &[
+            "--in",
+            source,
+            "--in",
+            &elsewhere,
+            "--artifact",
+            "out",
+            "--artifact",
+            "/opt/in/words",
+            "-e",
+            "MODE=fast",
+        ],
         "mkdir out && cat src/deep/words /opt/in/words > out/both && echo $MODE > out/mode",
     );
     assert_eq!(lab.ended(&id), 0, "{:?}", lab.job(&id));
@@ -144,7 +154,10 @@ fn a_job_has_inputs_a_timeout_retries_and_artifacts() {
         attempts.iter().map(|a| a["instance"].as_str().expect("instance")).collect();
     assert_eq!((attempts.len(), machines.len()), (3, 3));
     let (out, err) = lab.printed(&id);
-    assert_eq!((out.as_str(), err.as_str()), ("try\ntry\ntry\n", "mvm: attempt 2 of 3\nmvm: attempt 3 of 3\n"));
+    assert_eq!(
+        (out.as_str(), err.as_str()),
+        ("try\ntry\ntry\n", "mvm: attempt 2 of 3\nmvm: attempt 3 of 3\n")
+    );
     lab.ok(&["pool", "destroy", "ci/small"]);
 }
 
@@ -191,14 +204,20 @@ fn a_job_is_never_run_twice_by_mistake() {
     lab.kill_agent();
     assert_eq!(lab.ended(&once), 125);
     let job = lab.job(&once);
-    assert_eq!((job["state"].as_str(), job["attempts"].as_array().map(Vec::len)), (Some("lost"), Some(1)));
+    assert_eq!(
+        (job["state"].as_str(), job["attempts"].as_array().map(Vec::len)),
+        (Some("lost"), Some(1))
+    );
     assert_eq!(lab.printed(&once).0, "run\n");
     // The other one runs a second time, elsewhere; what only waited runs once.
     assert_eq!(lab.ended(&waits), 0);
     lab.has_come_to(&again, "running");
     wait_for("its second run", || lab.printed(&again).0 == "run\nrun\n");
     let attempts = lab.job(&again)["attempts"].clone();
-    assert_eq!((attempts[0]["state"].as_str(), attempts[1]["state"].as_str()), (Some("lost"), None));
+    assert_eq!(
+        (attempts[0]["state"].as_str(), attempts[1]["state"].as_str()),
+        (Some("lost"), None)
+    );
     assert_ne!(attempts[0]["instance"], attempts[1]["instance"]);
     // Lost again, it has no third.
     lab.kill_agent();
