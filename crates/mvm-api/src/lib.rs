@@ -11,6 +11,7 @@ pub mod body;
 pub mod client;
 pub mod files;
 pub mod identity;
+pub mod jobs;
 pub mod paths;
 pub mod peer;
 pub mod problem;

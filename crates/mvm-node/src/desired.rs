@@ -354,7 +354,8 @@ impl Node {
                     record.desired = Some(Counts::default());
                     changes.put_pool(record);
                 }
-                Ok(world.of_pool(pool).any(|instance| instance.lease.is_some()))
+                let busy = world.jobs_of(pool).any(|job| !job.state.has_ended());
+                Ok(busy || world.of_pool(pool).any(|instance| instance.lease.is_some()))
             })
             .await?;
         self.kick.notify_one();

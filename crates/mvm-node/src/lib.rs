@@ -18,6 +18,7 @@ mod events;
 mod firewall;
 mod identity;
 mod idle;
+mod jobs;
 mod node;
 mod operations;
 mod problem;

@@ -3,6 +3,7 @@
 use crate::audit::Audit;
 use crate::desired::Convergence;
 use crate::events::EventLog;
+use crate::jobs::Jobs;
 use crate::problem::OrProblem;
 use crate::root::Root;
 use crate::slot::Slot;
@@ -73,6 +74,7 @@ pub struct Node {
     pub(crate) desired: Convergence,
     pub(crate) events: EventLog,
     pub(crate) audit: Arc<Audit>,
+    pub(crate) jobs: Jobs,
     world: Mutex<World>,
     slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
     health: Lock<BTreeMap<PoolRef, PoolHealth>>,
@@ -94,6 +96,7 @@ impl Node {
         Ok(Arc::new(Node {
             events,
             audit: Arc::new(audit),
+            jobs: Jobs::default(),
             parts,
             started_at: now(),
             kick: Notify::new(),
@@ -123,7 +126,11 @@ impl Node {
             let mut world = self.world.lock().await;
             let mut changes = Changes::default();
             let value = decide(&world, &mut changes)?;
-            changes.commit(self.parts.store.as_ref(), &mut world, &self.events).await?;
+            if !changes.is_empty() {
+                changes.commit(self.parts.store.as_ref(), &mut world, &self.events).await?;
+                // Whatever it was, it may have made room for a job.
+                self.jobs.kick.notify_one();
+            }
             Ok(value)
         };
         stage!("record", changed).await

@@ -5,6 +5,7 @@
 //! warm machine, which are idempotent: there the record is written once (before the resume, after
 //! the pause), and recovery repeats the call.
 
+use crate::catalog::not_built;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem};
 use crate::root::{remove_dir, remove_file};
@@ -38,9 +39,7 @@ impl Node {
         pool: &PoolRef,
         also: impl FnOnce(&mut Instance),
     ) -> Result<Instance> {
-        let drawn: Vec<u32> = (0..ID_DRAWS)
-            .map(|_| Ok(u32::from_le_bytes(crate::identity::random_bytes::<4>()?)))
-            .collect::<Result<_>>()?;
+        let drawn = draw_ids()?;
         self.change(|world, changes| {
             let mut instance = new_instance(world, pool, &drawn)?;
             also(&mut instance);
@@ -454,13 +453,16 @@ fn machine_of(live: &Live) -> Result<Arc<dyn Machine>> {
     })
 }
 
-fn new_instance(world: &World, reference: &PoolRef, drawn: &[u32]) -> Result<Instance> {
+/// Numbers for [`new_instance`] to choose an id from.
+pub(crate) fn draw_ids() -> Result<Vec<u32>> {
+    (0..ID_DRAWS).map(|_| Ok(u32::from_le_bytes(crate::identity::random_bytes::<4>()?))).collect()
+}
+
+/// A new instance of the pool, if quotas and subnet have room for it.
+pub(crate) fn new_instance(world: &World, reference: &PoolRef, drawn: &[u32]) -> Result<Instance> {
     let pool = world.pool(reference)?;
     let tenant = world.tenant(&reference.tenant)?;
-    let revision = pool.current_revision().ok_or_else(|| {
-        Problem::new(409, "not_built", format!("pool {reference} has no image yet"))
-            .hint(format!("build it: mvm pool build {reference}"))
-    })?;
+    let revision = pool.current_revision().ok_or_else(|| not_built(reference))?;
     let usage = world.usage(&tenant.name);
     let in_pool = world.of_pool(reference).count() as u64;
     admit_instance(&tenant.name, &tenant.quotas, &usage, pool, in_pool)?;

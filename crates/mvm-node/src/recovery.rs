@@ -31,6 +31,7 @@ pub async fn run(node: &Arc<Node>) -> Result<()> {
     }
     remove_stray_dirs(node, &instances)?;
     node.sweep_templates()?;
+    node.recover_jobs().await?;
     recycle_orphaned_jobs(node).await;
     Ok(())
 }
@@ -159,7 +160,7 @@ fn remove_stray_dirs(node: &Node, instances: &[Instance]) -> Result<()> {
     Ok(())
 }
 
-/// A job's lease lives as long as its client's connection, and that ended with the last agent.
+/// What ran under a job's lease ended with the last agent.
 async fn recycle_orphaned_jobs(node: &Arc<Node>) {
     let orphans: Vec<InstanceId> = node
         .read(|world| {

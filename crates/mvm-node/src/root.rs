@@ -57,6 +57,7 @@ impl Root {
         for part in ["tenants", "instances", "templates"] {
             make_dir(&path.join(part), 0o711)?;
         }
+        make_dir(&path.join("jobs"), 0o700)?;
         Ok(Root { path, id })
     }
 
@@ -113,6 +114,11 @@ impl Root {
     /// The audit logs' directory.
     pub fn audit(&self) -> PathBuf {
         self.path.join("audit")
+    }
+
+    /// All jobs' directories.
+    pub fn jobs(&self) -> PathBuf {
+        self.path.join("jobs")
     }
 
     /// The files of one instance.

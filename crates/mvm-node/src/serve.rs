@@ -6,7 +6,7 @@ use crate::problem::{OrProblem, io};
 use crate::root::Root;
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
-use crate::{Result, api, reconcile, recovery};
+use crate::{Result, api, jobs, reconcile, recovery};
 use mvm_api::Problem;
 use mvm_api::identity::keep;
 use mvm_api::tls::{Keeper, TlsListener};
@@ -102,6 +102,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     .await?;
     recovery::run(&node).await?;
     tokio::spawn(reconcile::run(node.clone()));
+    tokio::spawn(jobs::dispatch(node.clone()));
     tokio::spawn(desired::run(node.clone(), options.desired));
     let listener = listen(&socket)?;
     tracing::info!(socket = %socket.display(), "serving");

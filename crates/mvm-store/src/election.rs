@@ -13,6 +13,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+/// Between two tries while the store does not answer.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// An election: the store, and the key of the record that the leader holds.
 #[derive(Clone)]
 pub struct Election {
@@ -45,18 +48,34 @@ impl Election {
         Election { store, key: format!("elections/{name}") }
     }
 
-    /// Waits until the place is free, and takes it. `candidate` is what observers are told; `ttl` is
-    /// how long the place stays taken after this process has died.
+    /// Waits until the place is free, and takes it; a store that cannot be reached is waited for.
+    /// `candidate` is what observers are told; `ttl` is how long the place stays taken after this
+    /// process has died.
     pub async fn campaign(&self, candidate: &[u8], ttl: Duration) -> Result<Leadership> {
         loop {
-            if let Some(record) = self.store.get(&self.key).await? {
-                gone(&*self.store, &self.key, record.revision).await?;
-                continue;
+            match self.attempt(candidate, ttl).await {
+                Ok(Some(leadership)) => return Ok(leadership),
+                Ok(None) => {}
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(key = self.key, %error, "the campaign is tried again");
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(error) => return Err(error),
             }
-            let session = Session::open(self.store.clone(), ttl).await?;
-            match self.take(candidate, &session).await? {
-                Some(since) if session.is_live() => return Ok(self.lead(session, since)),
-                _ => session.close().await?,
+        }
+    }
+
+    /// Waits until the place is free; none if another was faster.
+    async fn attempt(&self, candidate: &[u8], ttl: Duration) -> Result<Option<Leadership>> {
+        if let Some(record) = self.store.get(&self.key).await? {
+            gone(&*self.store, &self.key, record.revision).await?;
+        }
+        let session = Session::open(self.store.clone(), ttl).await?;
+        match self.take(candidate, &session).await? {
+            Some(since) if session.is_live() => Ok(Some(self.lead(session, since))),
+            _ => {
+                session.close().await?;
+                Ok(None)
             }
         }
     }

@@ -3,7 +3,7 @@
 use crate::{Expect, SessionId};
 
 /// What a store gives.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why the store refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +62,28 @@ pub enum Error {
         /// The file, or the cluster.
         path: String,
     },
+    /// The cluster does not answer; nothing was written.
+    #[error("the store {path} cannot be reached: {cause}; see that its members run, and try again")]
+    Unreachable {
+        /// The cluster.
+        path: String,
+        /// What stands in the way.
+        cause: String,
+    },
+    /// A commit was sent and its answer lost, and the cluster does not tell what became of it.
+    #[error("whether {path} took the change is not known ({cause}); read before trying again")]
+    Unknown {
+        /// The cluster.
+        path: String,
+        /// How the answer was lost.
+        cause: String,
+    },
+    /// More than the engine takes in one transaction; nothing was written.
+    #[error("the change is too large for one transaction ({cause}); make it in several")]
+    TooLarge {
+        /// The limit, as the engine says it.
+        cause: String,
+    },
     /// Anything else that the engine says.
     #[error("the store {path} failed: {cause}")]
     Engine {
@@ -83,7 +105,15 @@ impl Error {
             Error::TooNew { .. } => "store_too_new",
             Error::Damaged { .. } => "store_damaged",
             Error::NoSpace { .. } => "no_space",
+            Error::Unreachable { .. } => "store_unreachable",
+            Error::Unknown { .. } => "store_unknown",
+            Error::TooLarge { .. } => "store_too_large",
             Error::Engine { .. } => "store_failed",
         }
+    }
+
+    /// Whether the same can go well later, with nothing mended by hand.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Error::Unreachable { .. } | Error::Unknown { .. })
     }
 }

@@ -4,6 +4,10 @@ use crate::{Change, Error, Range, Record, Result, Store, Watch};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two tries while the store does not answer.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What a follower of records is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,8 +23,9 @@ pub enum Followed {
     Changed(Vec<Change>),
 }
 
-/// All records whose key begins with `prefix`, then every change of them. It ends when the store is
-/// closed, or with an error that asking again does not mend.
+/// All records whose key begins with `prefix`, then every change of them. A store that cannot be
+/// reached is waited for; it ends when the store is closed, or with an error that asking again does
+/// not mend.
 pub fn follow(store: Arc<dyn Store>, prefix: &str) -> BoxStream<'static, Result<Followed>> {
     let follower = Follower { store, prefix: prefix.to_owned(), watch: None, failed: false };
     Box::pin(futures::stream::unfold(follower, |mut follower| async move {
@@ -49,7 +54,15 @@ impl Follower {
                 Err(error) => return Some(Err(error)),
             }
         }
-        Some(self.list().await)
+        loop {
+            match self.list().await {
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(prefix = self.prefix, %error, "the list is tried again");
+                    tokio::time::sleep(RETRY).await;
+                }
+                other => return Some(other),
+            }
+        }
     }
 
     async fn list(&mut self) -> Result<Followed> {

@@ -2,20 +2,24 @@
 //!
 //! Lives here: the trait [`Store`] (revisions of the whole store, transactions with conditions,
 //! lists by prefix, watches from a revision, records that vanish with their session), its embedded
-//! engine on SQLite, [`SqliteStore`], and what is built on the trait alone: a session that is kept
+//! engine on SQLite, [`SqliteStore`], its engine for fleets on etcd, [`EtcdStore`], and what is built on the trait alone: a session that is kept
 //! alive ([`Session`]), a leader ([`Election`]), a list that stays true ([`follow`]).
 //!
 //! Never here: what the records mean.
 
 mod election;
 mod error;
+mod etcd;
 mod follow;
 mod history;
 mod session;
 mod sqlite;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use election::{Election, Leader, Leadership};
 pub use error::{Error, Result};
+pub use etcd::{EtcdOptions, EtcdStore, EtcdTls};
 pub use follow::{Followed, follow};
 pub use session::Session;
 pub use sqlite::SqliteStore;
