@@ -140,8 +140,12 @@ async fn end(node: &Node, process: Option<ProcessIdentity>) -> Result<()> {
 async fn record(node: &Node, id: InstanceId, state: State) -> Result<()> {
     node.update(id, |instance| {
         instance.goal = None;
-        let since = if instance.state == state { instance.state_since } else { crate::now() };
+        let (since, reason) = match instance.state == state {
+            true => (instance.state_since, instance.reason.take()),
+            false => (crate::now(), None),
+        };
         instance.reach(state, since);
+        instance.reason = reason;
     })
     .await
 }
