@@ -54,6 +54,8 @@ async fn settle(
     process: Option<ProcessIdentity>,
 ) -> Result<()> {
     let files = node.parts.root.files(instance.id);
+    // What an agent that was killed had not finished writing.
+    remove_file(&files.snapshot_part())?;
     let verdict =
         recover(instance, process.is_some(), files.snapshot().exists() || instance.dormant);
     tracing::debug!(instance = %instance.reference(), ?verdict, "recover");

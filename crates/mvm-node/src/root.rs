@@ -130,6 +130,10 @@ impl Files {
     pub fn snapshot(&self) -> PathBuf {
         self.dir.join("snapshot")
     }
+    /// A snapshot that is being written.
+    pub fn snapshot_part(&self) -> PathBuf {
+        self.dir.join("snapshot.part")
+    }
     /// The disk below the writable root.
     pub fn scratch(&self) -> PathBuf {
         self.dir.join("scratch.raw")
