@@ -7,7 +7,7 @@ use crate::root::{remove_dir, remove_file};
 use mvm_hypervisor::{Machine, ProcessIdentity};
 use mvm_model::lease::Purpose;
 use mvm_model::recovery::{Verdict, recover};
-use mvm_model::{Instance, InstanceId, State};
+use mvm_model::{Instance, InstanceId, Name, State};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use std::sync::Arc;
 /// says, and there is no process, link or directory of ours that has no record.
 pub async fn run(node: &Arc<Node>) -> Result<()> {
     node.restore_wires().await?;
+    restore_tenant_dirs(node).await?;
     let mut processes = ours(node)?;
     let instances: Vec<Instance> =
         node.read(|world| world.instances.values().cloned().collect()).await;
@@ -150,6 +151,24 @@ async fn record(node: &Node, id: InstanceId, state: State) -> Result<()> {
         instance.reason = reason;
     })
     .await
+}
+
+/// A tenant's directory holds its SSH key: it comes and goes with the record.
+async fn restore_tenant_dirs(node: &Node) -> Result<()> {
+    let root = &node.parts.root;
+    let tenants: Vec<Name> = node.read(|world| world.tenants.keys().cloned().collect()).await;
+    for tenant in &tenants {
+        crate::identity::tenant_key(root, tenant)?;
+    }
+    let Ok(entries) = std::fs::read_dir(root.tenants()) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if tenants.iter().all(|tenant| *tenant.as_str() != *name) {
+            tracing::info!("removing {}, whose tenant is gone", entry.path().display());
+            remove_dir(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_stray_dirs(node: &Node, instances: &[Instance]) -> Result<()> {

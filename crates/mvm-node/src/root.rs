@@ -89,9 +89,14 @@ impl Root {
         self.path.join("agent.sock")
     }
 
+    /// All tenants' directories.
+    pub fn tenants(&self) -> PathBuf {
+        self.path.join("tenants")
+    }
+
     /// A tenant's directory.
     pub fn tenant(&self, tenant: &Name) -> PathBuf {
-        self.path.join("tenants").join(tenant.as_str())
+        self.tenants().join(tenant.as_str())
     }
 
     /// All instances' directories.
