@@ -1,9 +1,11 @@
-//! At start: what the last agent left is finished or undone, and what is ours is taken over.
+//! At start: what the last agent left is finished or undone, and what is ours is taken over. The
+//! same is done for one instance whose last operation has failed on its way.
 
 use crate::Result;
 use crate::node::Node;
 use crate::problem::OrProblem;
 use crate::root::{remove_dir, remove_file};
+use crate::slot::Live;
 use mvm_hypervisor::{Machine, ProcessIdentity};
 use mvm_model::lease::Purpose;
 use mvm_model::recovery::{Verdict, recover};
@@ -21,7 +23,9 @@ pub async fn run(node: &Arc<Node>) -> Result<()> {
         node.read(|world| world.instances.values().cloned().collect()).await;
     for instance in &instances {
         let process = processes.remove(&instance.id);
-        if let Err(problem) = settle(node, instance, process).await {
+        let slot = node.slot(instance.id);
+        let mut live = slot.gate.lock().await;
+        if let Err(problem) = settle(node, instance, process, &mut live).await {
             tracing::error!(instance = %instance.reference(), "cannot recover: {problem}");
             node.set_failed(instance.id, &problem.to_string()).await?;
         }
@@ -33,6 +37,35 @@ pub async fn run(node: &Arc<Node>) -> Result<()> {
     remove_stray_dirs(node, &instances)?;
     node.sweep_templates()?;
     recycle_orphaned_jobs(node).await;
+    Ok(())
+}
+
+/// Looks at the instances whose last operation has failed: a disk that was full for a moment, or a
+/// process that would not end, may have kept it from its end.
+pub async fn settle_again(node: &Arc<Node>) {
+    for id in node.unsettled() {
+        let slot = node.slot(id);
+        // Where somebody is at it, its turn comes.
+        let Ok(mut live) = slot.gate.try_lock() else { continue };
+        if let Err(problem) = settle_now(node, id, &mut live).await {
+            tracing::warn!(instance = %id, "cannot settle: {problem}");
+        }
+    }
+}
+
+/// Brings record and reality of one instance together, if its last operation has failed.
+pub async fn settle_now(node: &Arc<Node>, id: InstanceId, live: &mut Live) -> Result<()> {
+    if !node.is_unsettled(id) {
+        return Ok(());
+    }
+    if let Ok(instance) = node.read(|world| world.by_id(id).cloned()).await {
+        let whole = live.machine.is_some() == instance.state.has_process();
+        if !whole || instance.is_busy() {
+            let process = ours(node)?.remove(&id);
+            settle(node, &instance, process, live).await?;
+        }
+    }
+    node.settled(id);
     Ok(())
 }
 
@@ -53,6 +86,7 @@ async fn settle(
     node: &Arc<Node>,
     instance: &Instance,
     process: Option<ProcessIdentity>,
+    live: &mut Live,
 ) -> Result<()> {
     let files = node.parts.root.files(instance.id);
     // What an agent that was killed had not finished writing.
@@ -62,18 +96,19 @@ async fn settle(
     tracing::debug!(instance = %instance.reference(), ?verdict, "recover");
     match verdict {
         Verdict::Adopt(state) => {
-            let adopted = match &process {
-                Some(process) => adopt(node, instance, process).await?,
-                None => None,
+            let adopted = match (live.machine.take(), &process) {
+                (Some(machine), _) => Some(machine),
+                (None, Some(process)) => adopt(node, instance, process).await?,
+                (None, None) => None,
             };
             let Some(machine) = adopted else {
                 let reason = "its hypervisor process ended while the agent started";
                 return node.set_failed(instance.id, reason).await;
             };
-            take_over(node, instance, machine, state).await
+            take_over(node, instance, machine, state, live).await
         }
         Verdict::Settle(state) => {
-            end(node, process).await?;
+            end(node, process, live).await?;
             if state != State::Sleeping {
                 remove_file(&files.snapshot())?;
                 remove_file(&files.memory())?;
@@ -81,11 +116,11 @@ async fn settle(
             record(node, instance.id, state).await
         }
         Verdict::Destroy => {
-            end(node, process).await?;
-            node.destroy(instance.id).await
+            end(node, process, live).await?;
+            node.destroy_live(live, instance.id).await
         }
         Verdict::Fail(reason) => {
-            end(node, process).await?;
+            end(node, process, live).await?;
             node.update(instance.id, |instance| instance.goal = None).await?;
             node.set_failed(instance.id, &reason).await
         }
@@ -108,13 +143,13 @@ async fn take_over(
     instance: &Instance,
     machine: Arc<dyn Machine>,
     state: State,
+    live: &mut Live,
 ) -> Result<()> {
     match state {
         State::Running => machine.resume().await.or_problem()?,
         _ => machine.pause().await.or_problem()?,
     }
-    let slot = node.slot(instance.id);
-    slot.gate.lock().await.machine = Some(machine.clone());
+    live.machine = Some(machine.clone());
     node.watch(instance.id, machine);
     record(node, instance.id, state).await?;
     if state == State::Running {
@@ -133,8 +168,9 @@ async fn take_over(
     Ok(())
 }
 
-async fn end(node: &Node, process: Option<ProcessIdentity>) -> Result<()> {
+async fn end(node: &Node, process: Option<ProcessIdentity>, live: &mut Live) -> Result<()> {
     match process {
+        _ if live.machine.is_some() => node.kill(live).await,
         Some(process) => node.parts.hypervisor.kill_stray(&process).await.or_problem(),
         None => Ok(()),
     }

@@ -82,6 +82,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         store: Arc::new(store),
         hypervisor: driver,
         accelerator_reason,
+        pressure: PathBuf::from("/proc/pressure/memory"),
         network,
         images,
     })
