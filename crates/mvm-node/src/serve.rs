@@ -96,6 +96,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         accelerator_reason,
         keeper: keeper.clone(),
         stages: options.stages,
+        pressure: PathBuf::from("/proc/pressure/memory"),
         network,
         images,
     })

@@ -39,6 +39,7 @@ async fn node() -> (TempDir, Arc<Node>) {
         accelerator_reason: String::new(),
         keeper: None,
         stages: Stages::default(),
+        pressure: dir.path().join("pressure"),
         network,
         images,
     })
