@@ -49,9 +49,21 @@ impl Node {
     /// Takes an instance of the pool for a job and brings it to `running`: the readiest there is,
     /// or a new one. Gives the instance with its lease, and the state that it was in.
     pub async fn claim(self: &Arc<Self>, pool: &PoolRef, wish: &Wish) -> Result<(Instance, State)> {
+        self.claim_as(pool, wish, None).await
+    }
+
+    /// The same, under a lease of this id.
+    pub(crate) async fn claim_as(
+        self: &Arc<Self>,
+        pool: &PoolRef,
+        wish: &Wish,
+        id: Option<&str>,
+    ) -> Result<(Instance, State)> {
         let mut last = None;
         for _ in 0..CLAIM_TRIES {
-            let instance = self.reserve(pool, wish).await?;
+            let mut lease = wish.lease()?;
+            lease.id = id.map_or(lease.id, str::to_owned);
+            let instance = self.reserve(pool, &lease).await?;
             self.kick.notify_one();
             match self.bring(instance.id, State::Running).await {
                 Ok(from) => {
@@ -69,8 +81,7 @@ impl Node {
     }
 
     /// Chooses and leases in one step, so that no two claims get one instance.
-    async fn reserve(&self, pool: &PoolRef, wish: &Wish) -> Result<Instance> {
-        let lease = wish.lease()?;
+    async fn reserve(&self, pool: &PoolRef, lease: &Lease) -> Result<Instance> {
         let chosen = self
             .change(|world, changes| {
                 let record = world.pool(pool)?;
@@ -88,7 +99,7 @@ impl Node {
             return Ok(instance);
         }
         let fresh = self.create(pool, None).await?;
-        self.lease(&fresh.reference(), &lease).await
+        self.lease(&fresh.reference(), lease).await
     }
 
     /// Takes a manual lease on one instance, or extends the one that is there.
@@ -273,7 +284,7 @@ fn no_lease(id: &str) -> Problem {
 }
 
 /// The instance with this lease.
-fn leased<'a>(world: &'a World, id: &str) -> Result<&'a Instance> {
+pub(crate) fn leased<'a>(world: &'a World, id: &str) -> Result<&'a Instance> {
     let has = |i: &&Instance| i.lease.as_ref().is_some_and(|lease| lease.id == id);
     world.instances.values().find(has).ok_or_else(|| no_lease(id))
 }

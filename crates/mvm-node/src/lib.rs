@@ -18,6 +18,7 @@ mod desired;
 mod disk;
 mod events;
 mod firewall;
+mod fleet;
 mod identity;
 mod idle;
 mod jobs;
@@ -36,6 +37,7 @@ mod view;
 mod world;
 
 pub use desired::DesiredFile;
+pub use fleet::Offer;
 pub use node::Node;
 pub use root::identity_dir;
 pub use serve::{Driver, ServeOptions, serve};

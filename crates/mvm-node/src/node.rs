@@ -3,6 +3,7 @@
 use crate::audit::Audit;
 use crate::desired::Convergence;
 use crate::events::EventLog;
+use crate::fleet::{Fleet, Offer};
 use crate::jobs::Jobs;
 use crate::problem::OrProblem;
 use crate::root::Root;
@@ -57,6 +58,8 @@ pub struct Parts {
     pub network: Network,
     /// Images and kernels.
     pub images: ImageStore,
+    /// What it says of itself to a fleet.
+    pub offer: Offer,
 }
 
 /// The agent of one node.
@@ -76,6 +79,7 @@ pub struct Node {
     /// What the document in force comes to.
     pub(crate) desired: Convergence,
     pub(crate) events: EventLog,
+    pub(crate) fleet: Fleet,
     pub(crate) audit: Arc<Audit>,
     pub(crate) jobs: Jobs,
     world: Mutex<World>,
@@ -110,6 +114,7 @@ impl Node {
             world: Mutex::new(world),
             moulds: Lock::default(),
             desired: Convergence::default(),
+            fleet: Fleet::default(),
             slots: Lock::default(),
             health: Lock::default(),
             idle: Lock::default(),
@@ -132,10 +137,10 @@ impl Node {
             let mut world = self.world.lock().await;
             let mut changes = Changes::default();
             let value = decide(&world, &mut changes)?;
-            if !changes.is_empty() {
-                changes.commit(self.parts.store.as_ref(), &mut world, &self.events).await?;
+            if changes.commit(self.parts.store.as_ref(), &mut world, &self.events).await? {
                 // Whatever it was, it may have made room for a job.
                 self.jobs.kick.notify_one();
+                self.fleet.changed();
             }
             Ok(value)
         };

@@ -317,19 +317,21 @@ impl DesiredState {
 
     /// Makes relative paths of flakes, which start at the document, start at `folder`.
     pub fn rebase(&mut self, folder: &str) {
-        let rebased = |reference: &mut String| {
-            let (scheme, path) = match reference.strip_prefix("path:") {
-                Some(path) => ("path:", path),
-                None => ("", reference.as_str()),
-            };
-            if path == "." || path == ".." || path.starts_with("./") || path.starts_with("../") {
-                let path = path.strip_prefix("./").unwrap_or(path);
-                *reference = format!("{scheme}{}/{path}", folder.trim_end_matches('/'));
-            }
-        };
         for pool in self.tenants.iter_mut().flat_map(|tenant| &mut tenant.pools) {
-            rebased(&mut pool.flake_ref);
-            pool.override_inputs.values_mut().for_each(rebased);
+            rebase(&mut pool.flake_ref, folder);
+            pool.override_inputs.values_mut().for_each(|input| rebase(input, folder));
         }
+    }
+}
+
+/// Makes the reference of a flake that starts at the document start at `folder`.
+pub(crate) fn rebase(reference: &mut String, folder: &str) {
+    let (scheme, path) = match reference.strip_prefix("path:") {
+        Some(path) => ("path:", path),
+        None => ("", reference.as_str()),
+    };
+    if path == "." || path == ".." || path.starts_with("./") || path.starts_with("../") {
+        let path = path.strip_prefix("./").unwrap_or(path);
+        *reference = format!("{scheme}{}/{path}", folder.trim_end_matches('/'));
     }
 }
