@@ -5,7 +5,8 @@ use crate::problem::Problem;
 use crate::routes::ON_BEHALF_OF;
 use crate::tls::{self, Expect, Keeper, fault_of};
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Bytes, Incoming};
+pub use hyper::body::Bytes;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::SendRequest;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
@@ -15,6 +16,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
+
+mod upload;
 
 /// The protocol named in `Upgrade:` for raw streams.
 pub const UPGRADE: &str = "mvm-stream";
@@ -93,7 +96,7 @@ struct Idle {
     generation: u64,
 }
 
-type Sender = SendRequest<Full<Bytes>>;
+type Sender<B = Full<Bytes>> = SendRequest<B>;
 
 /// Answers up to this size, in bytes, are read whole where they are passed on.
 const WHOLE: u64 = 1 << 20;
@@ -132,7 +135,10 @@ impl Target {
         }
     }
 
-    async fn connect(&self, doing: &str) -> Result<Sender, ClientError> {
+    async fn connect<B>(&self, doing: &str) -> Result<Sender<B>, ClientError>
+    where
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+    {
         let unreachable = |cause: std::io::Error| match fault_of(&self.to_string(), &cause) {
             Some(problem) => ClientError::Problem(Box::new(problem)),
             None => ClientError::Unreachable { at: self.to_string(), cause },
@@ -149,11 +155,14 @@ impl Target {
         }
     }
 
-    async fn speak(
+    async fn speak<B>(
         &self,
         doing: &str,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    ) -> Result<Sender, ClientError> {
+    ) -> Result<Sender<B>, ClientError>
+    where
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+    {
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|cause| self.fault(doing, &cause))?;
@@ -349,16 +358,35 @@ impl Client {
         let request = self.request(method, path, body, upgrade);
         let request = request.map_err(|cause| broken(&doing, cause))?;
         let (response, sender) = self.exchange(&doing, request).await?;
-        let status = response.status();
-        if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
+        if is_success(response.status()) {
             return Ok((response, sender));
         }
-        let bytes = self.collect(response, &doing).await?;
+        let refusal = self.refusal(response, &doing).await?;
         self.keep(sender);
+        Err(refusal)
+    }
+
+    /// What an answer that is no success says.
+    async fn refusal(
+        &self,
+        response: Response<Incoming>,
+        doing: &str,
+    ) -> Result<ClientError, ClientError> {
+        let status = response.status();
+        let bytes = self.collect(response, doing).await?;
         let problem = serde_json::from_slice(&bytes).unwrap_or_else(|_| {
             Problem::new(status.as_u16(), "unexpected", String::from_utf8_lossy(&bytes))
         });
-        Err(ClientError::Problem(Box::new(problem)))
+        Ok(ClientError::Problem(Box::new(problem)))
+    }
+
+    /// What every request says.
+    fn begin(&self, method: Method, path: &str) -> http::request::Builder {
+        let request = Request::builder().method(method).uri(path).header(header::HOST, SERVER_NAME);
+        match &self.behalf {
+            Some(identity) => request.header(ON_BEHALF_OF, identity.to_string()),
+            None => request,
+        }
     }
 
     fn request(
@@ -373,17 +401,10 @@ impl Client {
         } else {
             serde_json::to_vec(body).map_err(|cause| cause.to_string())?.into()
         };
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, SERVER_NAME)
-            .header(header::CONTENT_TYPE, "application/json");
+        let mut request = self.begin(method, path).header(header::CONTENT_TYPE, "application/json");
         if upgrade {
             request =
                 request.header(header::CONNECTION, "upgrade").header(header::UPGRADE, UPGRADE);
-        }
-        if let Some(identity) = &self.behalf {
-            request = request.header(ON_BEHALF_OF, identity.to_string());
         }
         request.body(Full::new(bytes)).map_err(|cause| cause.to_string())
     }
@@ -424,6 +445,10 @@ impl Client {
         let body = response.into_body().collect().await;
         Ok(body.map_err(|cause| self.target.fault(doing, &cause))?.to_bytes())
     }
+}
+
+fn is_success(status: StatusCode) -> bool {
+    status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS
 }
 
 /// The last of an error's causes: hyper's own words say little.

@@ -12,6 +12,7 @@ pub mod client;
 pub mod files;
 pub mod fleet;
 pub mod identity;
+pub mod jobs;
 pub mod paths;
 pub mod peer;
 pub mod problem;

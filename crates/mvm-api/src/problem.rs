@@ -61,6 +61,7 @@ impl From<Fault> for Problem {
             Code::NotFound => 404,
             Code::Conflict | Code::Duplicate | Code::WrongState | Code::InUse | Code::Leased => 409,
             Code::QuotaExceeded | Code::SubnetFull => 403,
+            Code::QueueFull => 429,
             _ => 400,
         };
         Problem {

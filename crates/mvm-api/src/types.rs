@@ -117,6 +117,8 @@ pub struct QuotaPatch {
     pub max_instances_per_pool: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_disk_gib: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_queued_jobs: Option<u64>,
 }
 
 impl QuotaPatch {
@@ -132,6 +134,7 @@ impl QuotaPatch {
                 .max_instances_per_pool
                 .unwrap_or(to.max_instances_per_pool),
             max_disk_gib: self.max_disk_gib.unwrap_or(to.max_disk_gib),
+            max_queued_jobs: self.max_queued_jobs.unwrap_or(to.max_queued_jobs),
         }
     }
 }
@@ -147,6 +150,7 @@ impl From<Quotas> for QuotaPatch {
             max_pools: Some(quotas.max_pools),
             max_instances_per_pool: Some(quotas.max_instances_per_pool),
             max_disk_gib: Some(quotas.max_disk_gib),
+            max_queued_jobs: Some(quotas.max_queued_jobs),
         }
     }
 }

@@ -36,6 +36,7 @@ fn plenty() -> Quotas {
         max_pools: 100,
         max_instances_per_pool: 1000,
         max_disk_gib: 100_000,
+        max_queued_jobs: 100,
     }
 }
 
@@ -476,7 +477,7 @@ proptest! {
     fn tight_quotas_are_enough(document in any_fleet()) {
         let mut document = document;
         for tenant in &mut document.tenants {
-            let mut quotas = Quotas { max_running: 0, max_warm: 0, max_vcpus: 0, max_mem_mib: 0, max_instances_per_pool: 0, max_disk_gib: 0, max_pools: 9 };
+            let mut quotas = Quotas { max_running: 0, max_warm: 0, max_vcpus: 0, max_mem_mib: 0, max_instances_per_pool: 0, max_disk_gib: 0, max_pools: 9, max_queued_jobs: 9 };
             let mut disk = 0;
             for pool in &tenant.pools {
                 let (counts, shape) = (pool.desired_counts, pool.instance_resources);

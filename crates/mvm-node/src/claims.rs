@@ -183,6 +183,23 @@ impl Node {
         Ok(())
     }
 
+    /// Ends this lease, unless it has ended already and the instance may be another's.
+    pub(crate) async fn end_lease_of(self: &Arc<Self>, id: InstanceId, lease: &str) {
+        let still = |w: &World| w.instances.get(&id)?.lease.as_ref().map(|l| l.id == lease);
+        if self.read(still).await == Some(true) {
+            self.end_lease(id).await;
+        }
+    }
+
+    /// Gives an instance back as it was taken: nothing was done with it.
+    pub(crate) async fn untake(&self, id: InstanceId) -> Result<()> {
+        self.update(id, |instance| {
+            instance.lease = None;
+            instance.leases_served = instance.leases_served.saturating_sub(1);
+        })
+        .await
+    }
+
     /// Ends a lease and recycles the instance by its pool's rule. In a pool that was never scaled a
     /// person's instance only loses its lease: that pool is left alone.
     pub async fn end_lease(self: &Arc<Self>, id: InstanceId) {
@@ -272,7 +289,8 @@ pub(crate) fn leased<'a>(world: &'a World, id: &str) -> Result<&'a Instance> {
     world.instances.values().find(has).ok_or_else(|| no_lease(id))
 }
 
-fn extend(instance: &mut Instance, expires_at: u64) {
+/// Sets the deadline of an instance's lease.
+pub(crate) fn extend(instance: &mut Instance, expires_at: u64) {
     if let Some(lease) = &mut instance.lease {
         lease.expires_at = expires_at;
     }

@@ -105,6 +105,7 @@ impl Node {
         let (instances, leases) = self.read(|world| gauges(world, only)).await;
         registry.register("instances", "Instances by state", instances);
         registry.register("leases", "Leases by purpose", leases);
+        registry.register("jobs", "Jobs by state", self.read(jobs).await);
         let started: Gauge = Gauge::default();
         started.set(i64::try_from(self.started_at / 1000).unwrap_or_default());
         registry.register("agent_start_time_seconds", "When the agent started", started);
@@ -130,6 +131,16 @@ fn gauges(world: &World, only: Option<&Name>) -> (Family<Labels, Gauge>, Family<
         instances.get_or_create(&labels).inc();
     }
     (instances, leases)
+}
+
+fn jobs(world: &World) -> Family<Labels, Gauge> {
+    let jobs: Family<Labels, Gauge> = Family::default();
+    for job in world.jobs.values() {
+        let mut labels = of_pool(&job.pool);
+        labels.push(("state", job.state.to_string()));
+        jobs.get_or_create(&labels).inc();
+    }
+    jobs
 }
 
 fn of_pool(pool: &PoolRef) -> Labels {

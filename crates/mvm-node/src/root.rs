@@ -57,6 +57,7 @@ impl Root {
         for part in ["tenants", "instances", "templates"] {
             make_dir(&path.join(part), 0o711)?;
         }
+        make_dir(&path.join("jobs"), 0o700)?;
         Ok(Root { path, id })
     }
 
@@ -95,9 +96,14 @@ impl Root {
         identity_dir(&self.path)
     }
 
+    /// All tenants' directories.
+    pub fn tenants(&self) -> PathBuf {
+        self.path.join("tenants")
+    }
+
     /// A tenant's directory.
     pub fn tenant(&self, tenant: &Name) -> PathBuf {
-        self.path.join("tenants").join(tenant.as_str())
+        self.tenants().join(tenant.as_str())
     }
 
     /// All instances' directories.
@@ -113,6 +119,11 @@ impl Root {
     /// The audit logs' directory.
     pub fn audit(&self) -> PathBuf {
         self.path.join("audit")
+    }
+
+    /// All jobs' directories.
+    pub fn jobs(&self) -> PathBuf {
+        self.path.join("jobs")
     }
 
     /// The files of one instance.
@@ -145,6 +156,10 @@ impl Files {
     /// Device state of a sleeping machine.
     pub fn snapshot(&self) -> PathBuf {
         self.dir.join("snapshot")
+    }
+    /// A snapshot that is being written.
+    pub fn snapshot_part(&self) -> PathBuf {
+        self.dir.join("snapshot.part")
     }
     /// The disk below the writable root.
     pub fn scratch(&self) -> PathBuf {

@@ -7,7 +7,7 @@ use crate::problem::{OrProblem, io};
 use crate::root::Root;
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
-use crate::{Result, api, reconcile, recovery};
+use crate::{Result, api, jobs, reconcile, recovery};
 use mvm_api::Problem;
 use mvm_api::identity::keep;
 use mvm_api::tls::{Keeper, TlsListener};
@@ -99,6 +99,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         accelerator_reason,
         keeper: keeper.clone(),
         stages: options.stages,
+        pressure: PathBuf::from("/proc/pressure/memory"),
         network,
         images,
         offer: options.offer,
@@ -106,6 +107,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     .await?;
     recovery::run(&node).await?;
     tokio::spawn(reconcile::run(node.clone()));
+    tokio::spawn(jobs::dispatch(node.clone()));
     tokio::spawn(desired::run(node.clone(), options.desired));
     let listener = listen(&socket)?;
     tracing::info!(socket = %socket.display(), "serving");

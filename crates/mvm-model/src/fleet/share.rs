@@ -124,6 +124,7 @@ fn parts(tenant: &FleetTenant, placement: &Placement) -> BTreeMap<Name, Quotas> 
             max_pools: quotas.max_pools,
             max_instances_per_pool: instances.get(&node).copied().unwrap_or(0).max(part.pool),
             max_disk_gib: needs.disk_gib,
+            max_queued_jobs: quotas.max_queued_jobs,
         };
         (node, quotas)
     };

@@ -4,6 +4,7 @@ use super::{Caller, Refusal, Shared};
 use crate::Node;
 use crate::audit::{Act, within};
 use crate::problem::not_found;
+use crate::world::World;
 use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::extract::rejection::RawPathParamsRejection;
@@ -183,6 +184,10 @@ async fn describe(
     };
     if noun == "job" {
         entry.job = id.map(bounded);
+        if let Some(id) = id.and_then(|id| id.parse().ok()) {
+            let of_job = |world: &World| world.jobs.get(&id).map(|job| job.pool.tenant.clone());
+            tenant = node.read(of_job).await.or(tenant);
+        }
     }
     if let Some(instance) = lease {
         entry.lease = instance.lease.as_ref().map(|lease| lease.id.clone());
@@ -213,7 +218,7 @@ fn verb_of(method: &Method, path: &str) -> (String, String) {
         return (singular(before), verb.to_owned());
     }
     // What ends in s is a collection, except where a verb does.
-    if last.ends_with('s') || before.is_empty() {
+    if (last.ends_with('s') && last != "inputs") || before.is_empty() {
         return (singular(last), by_method.to_owned());
     }
     let noun = match is_name(before) {
@@ -242,6 +247,9 @@ mod tests {
             (Method::DELETE, instance.clone(), "instance.destroy"),
             (Method::POST, format!("{instance}/wake"), "instance.wake"),
             (Method::POST, format!("{instance}/stream"), "instance.stream"),
+            (Method::POST, format!("{pool}/jobs"), "job.create"),
+            (Method::PUT, "/v1/jobs/{id}/inputs".to_owned(), "job.inputs"),
+            (Method::POST, "/v1/jobs/{id}/cancel".to_owned(), "job.cancel"),
             (Method::DELETE, "/v1/leases/{id}".to_owned(), "lease.release"),
             (Method::POST, "/v1/leases/{id}/extend".to_owned(), "lease.extend"),
             (Method::POST, "/v1/kernels/import".to_owned(), "kernel.import"),

@@ -7,10 +7,13 @@ mod fleet;
 mod identity;
 mod images;
 mod instances;
+mod jobs;
 mod leases;
 mod pools;
 mod streams;
 mod tenants;
+#[cfg(test)]
+mod tests;
 
 use crate::Node;
 use axum::extract::State;
@@ -89,6 +92,16 @@ fn routes() -> Routes<Arc<Node>> {
         .route(&format!("{instance}/stats"), get(instances::stats))
         .route(&format!("{instance}/ssh"), get(instances::ssh))
         .merge(fleet::routes())
+        .route(&format!("{pool}/jobs"), post(jobs::create))
+        .route("/v1/jobs", get(jobs::list))
+        .route("/v1/jobs/{id}", get(jobs::show))
+        .route("/v1/jobs/{id}/inputs", put(jobs::inputs))
+        .route("/v1/jobs/{id}/submit", post(jobs::submit))
+        .route("/v1/jobs/{id}/attach", post(jobs::attach))
+        .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/v1/jobs/{id}/wait", get(jobs::wait))
+        .route("/v1/jobs/{id}/log", get(jobs::log))
+        .route("/v1/jobs/{id}/artifacts/{index}", get(jobs::artifact))
         .route("/v1/events", get(events::list))
         .route("/v1/events/stream", get(events::stream))
         .route("/v1/audit", get(audit::list))

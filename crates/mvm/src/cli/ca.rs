@@ -22,14 +22,14 @@ use std::sync::Arc;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Makes an authority: a key that all certificates of a fleet are signed with
-    #[command(after_help = "Examples:\n  mvm ca init\n  mvm ca init --dir /srv/ca")]
+    #[command(after_help = "Examples:\n  mvm ca init\n  mvm ca init --dir ./ca")]
     Init {
         #[command(flatten)]
         place: Place,
     },
     /// Issues a certificate, on the machine that has the authority's key
     #[command(
-        after_help = "Examples:\n  mvm ca issue --role operator --name alice --out ./alice\n  mvm ca issue --role tenant-operator --tenant ci --name bob --out ./bob\n  mvm ca issue --role coordinator --name c1 --out /etc/mvm/identity"
+        after_help = "Examples:\n  mvm ca issue --role operator --name alice --out ./alice\n  mvm ca issue --role tenant-operator --tenant ci --name bob --out ./bob\n  mvm ca issue --role coordinator --name c1 --out ./c1"
     )]
     Issue(Issue),
     /// Serves joining, renewing and revoking, where no coordinator does

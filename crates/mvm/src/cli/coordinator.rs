@@ -87,7 +87,7 @@ pub enum Command {
     },
     /// Runs a command by the guest's agent; needs no network; wakes the instance
     #[command(
-        after_help = "Examples:\n  mvm coordinator exec --node 10.0.1.5:4433 --tenant ci --pool runners --instance i-0123abcd -- make test"
+        after_help = "Examples:\n  mvm coordinator exec --node 10.0.1.5 --tenant ci --pool runners --instance i-0123abcd -- make"
     )]
     Exec {
         #[command(flatten)]
@@ -97,7 +97,7 @@ pub enum Command {
     },
     /// Opens an OpenSSH session, or runs a command by SSH; wakes the instance
     #[command(
-        after_help = "Examples:\n  mvm coordinator ssh --node 10.0.1.5:4433 --tenant ci --pool runners --instance i-0123abcd\n  mvm coordinator ssh --node 10.0.1.5:4433 --tenant ci --pool runners --instance i-0123abcd -- uname -a"
+        after_help = "Examples:\n  mvm coordinator ssh --node 10.0.1.5:4433 --tenant ci --pool runners --instance i-0123abcd\n  mvm coordinator ssh --node 10.0.1.5 --tenant ci --pool runners --instance i-0123abcd -- id"
     )]
     Ssh {
         #[command(flatten)]
@@ -111,7 +111,8 @@ pub enum Command {
     /// Connects standard input and output with a port of the guest
     #[command(
         hide = true,
-        after_help = "Examples:\n  ssh -o ProxyCommand='mvm coordinator proxy --node 10.0.1.5:4433 --tenant ci --pool runners --instance i-0123abcd 22' root@vm"
+        override_usage = "mvm coordinator proxy --node <HOST:PORT> [OPTIONS] <PORT>",
+        after_help = "Examples:\n  mvm coordinator proxy --node 10.0.1.5 --tenant ci --pool runners --instance i-0123abcd 22"
     )]
     Proxy {
         #[command(flatten)]

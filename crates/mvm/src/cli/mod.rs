@@ -10,6 +10,7 @@ mod doctor;
 mod events;
 mod images;
 mod instance;
+mod job;
 mod lease;
 mod node;
 mod offer;
@@ -85,6 +86,12 @@ pub enum Command {
         after_help = "Examples:\n  mvm lease list\n  mvm lease extend l-0123abcd --lease 7200"
     )]
     Lease(lease::Command),
+    /// Jobs: commands in instances of their own, queued, with logs and results that are kept
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  mvm job submit ci/runners -- make test\n  mvm job logs -f j-0123abcd"
+    )]
+    Job(job::Command),
     /// Runs a command in a fresh instance of a pool
     Run(run::Run),
     /// Kernels that images boot
@@ -173,6 +180,7 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Pool(command) => pool::run(&context, command).await,
         Command::Instance(command) => instance::run(&context, command).await,
         Command::Lease(command) => lease::run(&context, command).await,
+        Command::Job(command) => job::run(&context, command).await,
         Command::Run(command) => run::run(&context, command).await,
         Command::Kernel(command) => images::kernel(&context, command).await,
         Command::Image(command) => images::image(&context, command).await,

@@ -1,12 +1,10 @@
 //! Mutual TLS on loopback: who gets in, who does not, and what that costs the others.
 
-mod support;
-
+use crate::support::{HOUR, Lab, id, refused};
 use mvm_api::Client;
 use mvm_api::identity::{Authority, keep, now};
 use mvm_api::tls::{Expect, Keeper, TlsListener};
 use std::sync::Arc;
-use support::{HOUR, Lab, id, refused};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
