@@ -28,7 +28,7 @@ mod store;
 mod types;
 mod workdir;
 
-pub use clone::clone_file;
+pub use clone::{clone_file, refill_file};
 pub use error::{Error, Result};
 pub use store::ImageStore;
 pub use types::{

@@ -8,6 +8,7 @@
 //! property tests can drive every decision through any history.
 
 pub mod admission;
+pub mod cache;
 pub mod choose;
 pub mod desired;
 pub mod error;
@@ -25,6 +26,7 @@ pub mod state;
 pub mod tenant;
 
 pub use admission::{Quotas, Usage};
+pub use cache::{Cache, CacheDisk};
 pub use desired::DesiredState;
 pub use error::{Code, Fault};
 pub use instance::{Instance, InstanceId};

@@ -6,6 +6,7 @@ use crate::world::World;
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_api::types::LeaseView;
+use mvm_model::cache;
 use mvm_model::choose::choose;
 use mvm_model::lease::{DEFAULT_LEASE_S, Purpose};
 use mvm_model::{Instance, InstanceId, InstanceRef, Lease, PoolRef, Recycle, State};
@@ -74,7 +75,8 @@ impl Node {
             .change(|world, changes| {
                 let record = world.pool(pool)?;
                 let Some(revision) = record.current_revision() else { return Ok(None) };
-                let found = choose(record.recycle, &revision.digest, world.of_pool(pool));
+                let fit = world.of_pool(pool).filter(|i| cache::same(&i.caches, &record.caches));
+                let found = choose(record.recycle, &revision.digest, fit);
                 let Some(mut instance) = found.cloned() else { return Ok(None) };
                 instance.lease = Some(lease.clone());
                 instance.leases_served += 1;
@@ -198,6 +200,12 @@ impl Node {
                 Some((rule, instance.state))
             })
             .await;
+        let rule = match rule {
+            Some((Recycle::Sleep | Recycle::Keep, state)) if !self.close_caches(id).await => {
+                Some((Recycle::Reset, state))
+            }
+            rule => rule,
+        };
         let outcome = match rule {
             None => return,
             // What has failed, or was never brought up, is worth nothing to the next job.

@@ -9,6 +9,7 @@
 
 mod api;
 mod boot;
+mod caches;
 mod catalog;
 mod claims;
 mod desired;
