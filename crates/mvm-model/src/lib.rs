@@ -9,6 +9,7 @@
 
 pub mod admission;
 pub mod audit;
+pub mod cache;
 pub mod choose;
 pub mod desired;
 pub mod error;
@@ -27,6 +28,7 @@ pub mod state;
 pub mod tenant;
 
 pub use admission::{Quotas, Usage};
+pub use cache::{Cache, CacheDisk};
 pub use desired::DesiredState;
 pub use error::{Code, Fault};
 pub use fleet::FleetState;

@@ -7,6 +7,7 @@ use crate::world::World;
 use crate::{Result, now};
 use mvm_api::types::LeaseView;
 use mvm_api::{Peer, Problem};
+use mvm_model::cache;
 use mvm_model::choose::choose;
 use mvm_model::lease::{DEFAULT_LEASE_S, Purpose};
 use mvm_model::{Instance, InstanceId, InstanceRef, Lease, PoolRef, Recycle, State};
@@ -86,7 +87,8 @@ impl Node {
             .change(|world, changes| {
                 let record = world.pool(pool)?;
                 let Some(revision) = record.current_revision() else { return Ok(None) };
-                let found = choose(record.recycle, &revision.digest, world.of_pool(pool));
+                let fit = world.of_pool(pool).filter(|i| cache::same(&i.caches, &record.caches));
+                let found = choose(record.recycle, &revision.digest, fit);
                 let Some(mut instance) = found.cloned() else { return Ok(None) };
                 instance.lease = Some(lease.clone());
                 instance.leases_served += 1;
@@ -218,7 +220,10 @@ impl Node {
                 Some((rule, instance.state))
             })
             .await;
-        let Some((recycle, state)) = rule else { return };
+        let Some((mut recycle, state)) = rule else { return };
+        if recycle != Recycle::Reset && !self.close_caches(id).await {
+            recycle = Recycle::Reset;
+        }
         let recycled = self.as_agent_on("lease.end", id, self.recycle(id, recycle, state)).await;
         if let Err(problem) = recycled {
             tracing::error!(instance = %id, "cannot recycle: {problem}");

@@ -10,6 +10,7 @@
 mod api;
 mod audit;
 mod boot;
+mod caches;
 mod catalog;
 mod claims;
 #[cfg(test)]

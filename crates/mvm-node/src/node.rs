@@ -74,6 +74,8 @@ pub struct Node {
     pub stop: Notify,
     /// Serialises changes of links and firewall.
     pub(crate) wires: Mutex<()>,
+    /// Serialises changes of pools' caches.
+    pub(crate) cache_turn: Mutex<()>,
     /// Held by whoever makes a pool's template.
     moulds: Lock<HashMap<PoolRef, Arc<Mutex<()>>>>,
     /// What the document in force comes to.
@@ -111,6 +113,7 @@ impl Node {
             kick: Notify::new(),
             stop: Notify::new(),
             wires: Mutex::new(()),
+            cache_turn: Mutex::new(()),
             world: Mutex::new(world),
             moulds: Lock::default(),
             desired: Convergence::default(),

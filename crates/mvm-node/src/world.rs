@@ -112,7 +112,11 @@ impl World {
     /// What the tenant uses.
     pub fn usage(&self, tenant: &Name) -> Usage {
         let pools = self.pools.keys().filter(|pool| pool.tenant == *tenant).count() as u64;
-        Usage::count(pools, self.of_tenant(tenant))
+        let mut usage = Usage::count(pools, self.of_tenant(tenant));
+        let own = self.pools.values().filter(|pool| pool.reference.tenant == *tenant);
+        // The pools' own disks, beside their instances' copies.
+        usage.disk_mib += own.map(|pool| mvm_model::cache::disk_mib(&pool.caches)).sum::<u64>();
+        usage
     }
 
     /// The addresses that the tenant's instances have.

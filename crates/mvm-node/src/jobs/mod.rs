@@ -146,6 +146,12 @@ impl Node {
                 if world.jobs.contains_key(&id) {
                     return Err(Problem::internal("no free job id was drawn"));
                 }
+                let has = |name: &mvm_model::Name| {
+                    record.caches.iter().any(|disk| disk.cache.name == *name)
+                };
+                if let Some(name) = wanted.spec.cache_commit.iter().find(|name| !has(name)) {
+                    return Err(crate::caches::no_cache(pool, name));
+                }
                 let limit = world.tenant(&pool.tenant)?.quotas.max_queued_jobs;
                 job::admit(pool, limit, world.jobs_of(pool))?;
                 let mut job = Job::new(id, pool.clone(), wanted.spec, holder, now());

@@ -132,7 +132,12 @@ async fn submit_and_follow(
 fn status_of(view: &JobView, signal: u8, run: &Run) -> Outcome {
     let why = view.reason.clone().unwrap_or_default();
     match view.state {
-        JobState::Succeeded => Ok(0),
+        JobState::Succeeded => {
+            if !why.is_empty() {
+                eprintln!("mvm: {why}");
+            }
+            Ok(0)
+        }
         JobState::TimedOut => {
             let seconds = run.options.timeout.unwrap_or_default();
             eprintln!("mvm: ended after {seconds} s, as asked with --timeout");
