@@ -69,6 +69,7 @@ fn tight() -> impl Strategy<Value = Quotas> {
             max_pools: 3,
             max_instances_per_pool,
             max_disk_gib,
+            max_queued_jobs: 1,
         },
     )
 }
@@ -83,6 +84,7 @@ fn ample() -> Quotas {
         max_pools: 3,
         max_instances_per_pool: most,
         max_disk_gib: most,
+        max_queued_jobs: most,
     }
 }
 
@@ -371,7 +373,9 @@ impl Node {
                 let pool = which(index);
                 let record = &self.pools[pool];
                 let tenant = &record.reference.tenant;
-                if admit_counts(tenant, &self.quotas, &record.resources, counts).is_ok() {
+                if admit_counts(tenant, &self.quotas, &record.resources, &record.caches, counts)
+                    .is_ok()
+                {
                     self.pools[pool].desired = Some(*counts);
                     self.failures[pool] = Failures::default();
                 }
