@@ -199,7 +199,9 @@ impl Node {
                 }
                 file.write_all(&piece).await.map_err(failed)?;
             }
-            file.flush().await.map_err(failed)
+            file.flush().await.map_err(failed)?;
+            // Not under the hands of one that was queued meanwhile.
+            self.read(|world| preparing(world, id)).await
         };
         if let Err(problem) = take.await {
             remove_file(&early)?;
@@ -259,6 +261,7 @@ impl Node {
 
     /// Gives a job when it has ended, or as it is when it is forgotten meanwhile.
     pub(crate) async fn ended_job(&self, id: JobId) -> Result<Job> {
+        self.read(|world| world.job(id).map(drop)).await?;
         let mut changed = self.jobs.desk(id).changed.subscribe();
         loop {
             changed.borrow_and_update();
