@@ -136,6 +136,7 @@ impl Node {
     ) -> Result<JobView> {
         wanted.spec.validate()?;
         let id = JobId::from_number(u32::from_le_bytes(crate::identity::random_bytes::<4>()?));
+        crate::audit::note_job(id);
         make_dir(&self.job_dir(id), 0o700)?;
         let recorded = self
             .change(|world, changes| {

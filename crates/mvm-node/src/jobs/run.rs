@@ -12,6 +12,7 @@ use mvm_guest::channel::Channel;
 use mvm_guest::exec::{ExecInput, ExecOutput, Output};
 use mvm_guest::frame::Frame;
 use mvm_guest::protocol::ExecRequest;
+use mvm_model::audit::OK;
 use mvm_model::job::{Artifact, JobState, Outcome};
 use mvm_model::lease::DEFAULT_LEASE_S;
 use mvm_model::{Instance, Job, JobId, Name, State};
@@ -70,6 +71,7 @@ pub(super) async fn run(
     let desk = node.jobs.desk(id);
     let lease = instance.lease.as_ref().map(|lease| lease.id.clone()).unwrap_or_default();
     let machine = instance.id;
+    let act = node.begin_job(id, &instance).await;
     let runner = Runner { node: node.clone(), desk, id, instance, words };
     // In a task of its own: whatever happens in it, the job has an end.
     let ended = tokio::spawn(runner.run()).await;
@@ -95,6 +97,14 @@ pub(super) async fn run(
             node.update_job(id, failed).await
         }
     };
+    if let Some(act) = act {
+        let outcome = match &recorded {
+            Ok(job) if job.state == JobState::Succeeded => OK.to_owned(),
+            Ok(job) => job.state.to_string(),
+            Err(problem) => problem.code.clone(),
+        };
+        act.end(&outcome).await;
+    }
     match recorded {
         Ok(job) if job.state.has_ended() => {
             if let Err(problem) = remove_file(&node.inputs_of(id)) {
