@@ -7,6 +7,7 @@
 
 pub mod audit;
 pub mod client;
+pub mod expose;
 pub mod paths;
 pub mod problem;
 pub mod types;

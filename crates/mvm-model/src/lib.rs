@@ -13,6 +13,7 @@ pub mod choose;
 pub mod desired;
 pub mod error;
 pub mod event;
+pub mod expose;
 pub mod instance;
 pub mod lease;
 pub mod name;

@@ -286,6 +286,7 @@ impl Node {
 
     /// Destroys a pool with all its instances.
     pub async fn destroy_pool(self: &Arc<Self>, reference: &PoolRef) -> Result<()> {
+        self.unexpose(reference, None).await?;
         // First nothing new is made, then what there is goes, then the record.
         self.change(|world, changes| {
             let mut pool = world.pool(reference)?.clone();
@@ -317,6 +318,10 @@ impl Node {
                     format!("pool {reference} got a new instance while it was being destroyed"),
                 )
                 .hint("try again"));
+            }
+            if let Some(front) = world.exposes.values().find(|e| e.pool == *reference) {
+                let detail = format!("pool {reference} got a front on {} meanwhile", front.listen);
+                return Err(Problem::new(409, "in_use", detail).hint("try again"));
             }
             changes.remove_pool(reference.clone());
             Ok(())

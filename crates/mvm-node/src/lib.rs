@@ -15,6 +15,7 @@ mod claims;
 mod desired;
 mod disk;
 mod events;
+mod expose;
 mod firewall;
 mod identity;
 mod idle;

@@ -3,6 +3,7 @@
 use crate::audit::Audit;
 use crate::desired::Convergence;
 use crate::events::EventLog;
+use crate::expose::Fronts;
 use crate::problem::OrProblem;
 use crate::root::Root;
 use crate::slot::Slot;
@@ -74,6 +75,8 @@ pub struct Node {
     slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
     health: Lock<BTreeMap<PoolRef, PoolHealth>>,
     pub(crate) idle: Lock<HashMap<InstanceId, Idle>>,
+    /// Pools behind ports.
+    pub(crate) fronts: Fronts,
 }
 
 /// A lock whose holder panicked still guards whole values: every critical section is one insert.
@@ -102,6 +105,7 @@ impl Node {
             slots: Lock::default(),
             health: Lock::default(),
             idle: Lock::default(),
+            fronts: Fronts::default(),
         }))
     }
 

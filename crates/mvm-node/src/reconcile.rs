@@ -157,7 +157,7 @@ async fn work(node: &Arc<Node>, pool: &PoolRef, id: InstanceId, to: State) -> Re
 }
 
 /// Destroys an instance unless somebody has leased it since the plan was made.
-async fn destroy_idle(node: &Arc<Node>, id: InstanceId) -> Result<()> {
+pub(crate) async fn destroy_idle(node: &Arc<Node>, id: InstanceId) -> Result<()> {
     let free = claim_for(node, id, State::Destroyed).await?;
     if free.is_some() {
         node.as_agent_on(verb(State::Destroyed), id, node.destroy(id)).await?;

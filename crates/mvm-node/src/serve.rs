@@ -91,6 +91,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     })
     .await?;
     recovery::run(&node).await?;
+    node.open_fronts().await?;
     tokio::spawn(reconcile::run(node.clone()));
     tokio::spawn(desired::run(node.clone(), options.desired));
     let listener = listen(&socket)?;

@@ -6,12 +6,13 @@ use crate::events::{self, EventLog};
 use crate::problem::{OrProblem, not_found};
 use mvm_api::Problem;
 use mvm_model::event;
+use mvm_model::expose::Expose;
 use mvm_model::{Instance, InstanceId, InstanceRef, Name, Pool, PoolRef, Tenant, Usage};
 use mvm_store::{Expect, Store, Write};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 /// The record of the document in force.
 const DESIRED: &str = "desired";
@@ -27,6 +28,8 @@ pub struct World {
     pub instances: BTreeMap<InstanceId, Instance>,
     /// The document of desired state in force.
     pub desired: Option<InForce>,
+    /// The fronts, by where they listen.
+    pub exposes: BTreeMap<SocketAddr, Expose>,
 }
 
 impl World {
@@ -43,6 +46,9 @@ impl World {
             world.instances.insert(instance.id, instance);
         }
         world.desired = read::<InForce>(store, DESIRED).await?.pop();
+        for expose in read::<Expose>(store, "exposes/").await? {
+            world.exposes.insert(expose.listen, expose);
+        }
         Ok(world)
     }
 
@@ -182,6 +188,22 @@ impl Changes {
     pub fn remove_desired(&mut self) {
         self.delete(DESIRED.to_owned());
         self.apply.push(Box::new(move |world| world.desired = None));
+    }
+
+    /// Makes or replaces a front.
+    pub fn put_expose(&mut self, expose: Expose) {
+        self.put(format!("exposes/{}", expose.listen), &expose);
+        self.apply.push(Box::new(move |world| {
+            world.exposes.insert(expose.listen, expose);
+        }));
+    }
+
+    /// Removes a front.
+    pub fn remove_expose(&mut self, listen: SocketAddr) {
+        self.delete(format!("exposes/{listen}"));
+        self.apply.push(Box::new(move |world| {
+            world.exposes.remove(&listen);
+        }));
     }
 
     /// Makes the changes durable together with the events that tell of them, then visible.

@@ -6,6 +6,7 @@ mod bench;
 mod desired;
 mod doctor;
 mod events;
+mod expose;
 mod images;
 mod instance;
 mod lease;

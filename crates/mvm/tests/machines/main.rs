@@ -9,6 +9,7 @@ mod desired;
 mod disks;
 mod docs;
 mod events;
+mod expose;
 mod images;
 mod jobs;
 mod lab;
