@@ -247,7 +247,7 @@ fn a_web_server_sleeps_until_it_is_asked() {
         stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n").expect("write");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("read");
-        assert!(answer.starts_with("HTTP/1.0 200") && answer.ends_with("served\n"), "{answer}");
+        assert!(answer.contains(" 200 OK") && answer.ends_with("served\n"), "{answer}");
     };
     std::thread::scope(|scope| {
         for _ in 0..10 {
