@@ -1,14 +1,23 @@
-//! The client: HTTP/1.1 over the agent's Unix socket.
+//! The client: HTTP/1.1 over a Unix socket, or over mutual TLS.
 
+use crate::identity::{Identity, SERVER_NAME};
 use crate::problem::Problem;
+use crate::routes::ON_BEHALF_OF;
+use crate::tls::{self, Expect, Keeper, fault_of};
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+pub use hyper::body::Bytes;
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::http1::SendRequest;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
+
+mod upload;
 
 /// The protocol named in `Upgrade:` for raw streams.
 pub const UPGRADE: &str = "mvm-stream";
@@ -16,11 +25,11 @@ pub const UPGRADE: &str = "mvm-stream";
 /// Why a call did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody answers on the socket.
-    #[error("no agent answers on {socket}: {cause}")]
+    /// Nobody answers.
+    #[error("nobody answers at {at}: {cause}")]
     Unreachable {
-        /// The socket.
-        socket: PathBuf,
+        /// The socket, or `HOST:PORT`.
+        at: String,
         /// What the system said.
         cause: std::io::Error,
     },
@@ -64,21 +73,122 @@ pub struct Event {
     pub data: String,
 }
 
-/// Speaks to the agent on one socket. Each call is a connection of its own.
-#[derive(Clone, Debug)]
+/// Speaks to one server, over its Unix socket or over TLS. Connections are kept for the next call;
+/// clones share them.
+#[derive(Clone)]
 pub struct Client {
-    socket: PathBuf,
+    target: Arc<Target>,
+    idle: Arc<Mutex<Vec<Idle>>>,
+    /// For whom a coordinator asks.
+    behalf: Option<Identity>,
+}
+
+/// Where the server is.
+enum Target {
+    Unix(PathBuf),
+    Tls { address: String, keeper: Arc<Keeper>, expect: Expect },
+}
+
+/// A connection that nobody uses now.
+struct Idle {
+    sender: Sender,
+    /// Of the identity that it was made with.
+    generation: u64,
+}
+
+type Sender<B = Full<Bytes>> = SendRequest<B>;
+
+/// How many idle connections are kept.
+const KEPT: usize = 16;
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Client").field(&self.target.to_string()).finish()
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Target::Unix(socket) => socket.display().fmt(f),
+            Target::Tls { address, .. } => f.write_str(address),
+        }
+    }
+}
+
+impl Target {
+    fn generation(&self) -> u64 {
+        match self {
+            Target::Unix(_) => 0,
+            Target::Tls { keeper, .. } => keeper.generation(),
+        }
+    }
+
+    /// An error of the connection: what TLS says of certificates is a problem of its own.
+    fn fault(&self, doing: &str, cause: &(dyn std::error::Error + 'static)) -> ClientError {
+        match fault_of(&self.to_string(), cause) {
+            Some(problem) => ClientError::Problem(Box::new(problem)),
+            None => broken(doing, deepest(cause)),
+        }
+    }
+
+    async fn connect<B>(&self, doing: &str) -> Result<Sender<B>, ClientError>
+    where
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+    {
+        let unreachable = |cause: std::io::Error| match fault_of(&self.to_string(), &cause) {
+            Some(problem) => ClientError::Problem(Box::new(problem)),
+            None => ClientError::Unreachable { at: self.to_string(), cause },
+        };
+        match self {
+            Target::Unix(socket) => {
+                let stream = UnixStream::connect(socket).await.map_err(unreachable)?;
+                self.speak(doing, stream).await
+            }
+            Target::Tls { address, keeper, expect } => {
+                let stream = tls::connect(address, keeper, expect).await.map_err(unreachable)?;
+                self.speak(doing, stream).await
+            }
+        }
+    }
+
+    async fn speak<B>(
+        &self,
+        doing: &str,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<Sender<B>, ClientError>
+    where
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+    {
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|cause| self.fault(doing, &cause))?;
+        tokio::spawn(async move {
+            let _ = connection.with_upgrades().await;
+        });
+        Ok(sender)
+    }
 }
 
 impl Client {
     /// A client of the agent that listens on `socket`. Connects with the first call.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Client { socket: socket.into() }
+        Client::of(Target::Unix(socket.into()))
     }
 
-    /// The socket.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// A client of the server at `address` (`HOST:PORT`), which must be whom we expect, with the
+    /// identity that `keeper` keeps. Connects with the first call.
+    pub fn tls(address: impl Into<String>, keeper: Arc<Keeper>, expect: Expect) -> Self {
+        Client::of(Target::Tls { address: address.into(), keeper, expect })
+    }
+
+    fn of(target: Target) -> Self {
+        Client { target: Arc::new(target), idle: Arc::default(), behalf: None }
+    }
+
+    /// The same client, asking for somebody else: servers allow that to coordinators.
+    pub fn on_behalf_of(&self, identity: Identity) -> Self {
+        Client { behalf: Some(identity), ..self.clone() }
     }
 
     /// `GET path`.
@@ -125,9 +235,26 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
         let doing = format!("{method} {path}");
-        let response = self.send(method, path, body, false).await?;
-        let bytes = collect(response, &doing).await?;
+        let (response, sender) = self.send(method, path, body, false).await?;
+        let bytes = self.collect(response, &doing).await?;
+        self.keep(sender);
         serde_json::from_slice(&bytes).map_err(|cause| broken(&doing, cause))
+    }
+
+    /// Keeps a connection for the next call.
+    fn keep(&self, sender: Idle) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < KEPT {
+            idle.push(sender);
+        }
+    }
+
+    /// A kept connection that can be used.
+    fn kept(&self) -> Option<Idle> {
+        let generation = self.target.generation();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|one| !one.sender.is_closed() && one.generation == generation);
+        idle.pop()
     }
 
     /// `POST path`, then calls `each` with every server-sent event until the stream ends.
@@ -153,11 +280,11 @@ impl Client {
         mut each: impl FnMut(Event),
     ) -> Result<(), ClientError> {
         let doing = format!("{method} {path}");
-        let response = self.send(method, path, body, false).await?;
+        let (response, _sender) = self.send(method, path, body, false).await?;
         let mut body = response.into_body();
         let mut parser = EventParser::default();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|cause| broken(&doing, cause))?;
+            let frame = frame.map_err(|cause| self.target.fault(&doing, &cause))?;
             if let Some(data) = frame.data_ref() {
                 parser.feed(data, &mut each);
             }
@@ -171,10 +298,10 @@ impl Client {
         path: &str,
         mut each: impl FnMut(&[u8]),
     ) -> Result<(), ClientError> {
-        let response = self.send(Method::GET, path, &(), false).await?;
+        let (response, _sender) = self.send(Method::GET, path, &(), false).await?;
         let mut body = response.into_body();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|cause| broken(path, cause))?;
+            let frame = frame.map_err(|cause| self.target.fault(path, &cause))?;
             if let Some(data) = frame.data_ref() {
                 each(data);
             }
@@ -185,7 +312,7 @@ impl Client {
     /// `POST path` with `Upgrade`: gives the raw stream.
     pub async fn upgrade(&self, path: &str, body: &impl Serialize) -> Result<Stream, ClientError> {
         let doing = format!("POST {path}");
-        let response = self.send(Method::POST, path, body, true).await?;
+        let (response, _sender) = self.send(Method::POST, path, body, true).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(broken(&doing, "the agent did not switch protocols"));
         }
@@ -199,47 +326,113 @@ impl Client {
         path: &str,
         body: &impl Serialize,
         upgrade: bool,
-    ) -> Result<Response<Incoming>, ClientError> {
+    ) -> Result<(Response<Incoming>, Idle), ClientError> {
         let doing = format!("{method} {path}");
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|cause| ClientError::Unreachable { socket: self.socket.clone(), cause })?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|cause| broken(&doing, cause))?;
-        tokio::spawn(async move {
-            let _ = connection.with_upgrades().await;
+        let request = self.request(method, path, body, upgrade);
+        let request = request.map_err(|cause| broken(&doing, cause))?;
+        let (response, sender) = self.exchange(&doing, request).await?;
+        if is_success(response.status()) {
+            return Ok((response, sender));
+        }
+        let refusal = self.refusal(response, &doing).await?;
+        self.keep(sender);
+        Err(refusal)
+    }
+
+    /// What an answer that is no success says.
+    async fn refusal(
+        &self,
+        response: Response<Incoming>,
+        doing: &str,
+    ) -> Result<ClientError, ClientError> {
+        let status = response.status();
+        let bytes = self.collect(response, doing).await?;
+        let problem = serde_json::from_slice(&bytes).unwrap_or_else(|_| {
+            Problem::new(status.as_u16(), "unexpected", String::from_utf8_lossy(&bytes))
         });
+        Ok(ClientError::Problem(Box::new(problem)))
+    }
+
+    /// What every request says.
+    fn begin(&self, method: Method, path: &str) -> http::request::Builder {
+        let request = Request::builder().method(method).uri(path).header(header::HOST, SERVER_NAME);
+        match &self.behalf {
+            Some(identity) => request.header(ON_BEHALF_OF, identity.to_string()),
+            None => request,
+        }
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+        upgrade: bool,
+    ) -> Result<Request<Full<Bytes>>, String> {
         let bytes = if method == Method::GET || method == Method::DELETE {
             Bytes::new()
         } else {
-            serde_json::to_vec(body).map_err(|cause| broken(&doing, cause))?.into()
+            serde_json::to_vec(body).map_err(|cause| cause.to_string())?.into()
         };
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, "mvm")
-            .header(header::CONTENT_TYPE, "application/json");
+        let mut request = self.begin(method, path).header(header::CONTENT_TYPE, "application/json");
         if upgrade {
             request =
                 request.header(header::CONNECTION, "upgrade").header(header::UPGRADE, UPGRADE);
         }
-        let request = request.body(Full::new(bytes)).map_err(|cause| broken(&doing, cause))?;
-        let response = sender.send_request(request).await.map_err(|cause| broken(&doing, cause))?;
-        let status = response.status();
-        if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(response);
+        request.body(Full::new(bytes)).map_err(|cause| cause.to_string())
+    }
+
+    /// Sends the request, over a kept connection where there is one. One that turns out to be closed
+    /// is replaced by a new one, unless it may have been closed after a request was taken that
+    /// changes something.
+    async fn exchange(
+        &self,
+        doing: &str,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<(Response<Incoming>, Idle), ClientError> {
+        while let Some(mut kept) = self.kept() {
+            if kept.sender.ready().await.is_err() {
+                continue;
+            }
+            let again = request.method().is_safe().then(|| request.clone());
+            match kept.sender.try_send_request(request).await {
+                Ok(response) => return Ok((response, kept)),
+                Err(mut error) => match error.take_message().or(again) {
+                    Some(unsent) => request = unsent,
+                    None => return Err(self.target.fault(doing, error.error())),
+                },
+            }
         }
-        let bytes = collect(response, &doing).await?;
-        let problem = serde_json::from_slice(&bytes).unwrap_or_else(|_| {
-            Problem::new(status.as_u16(), "unexpected", String::from_utf8_lossy(&bytes))
-        });
-        Err(ClientError::Problem(Box::new(problem)))
+        let generation = self.target.generation();
+        let mut sender = self.target.connect(doing).await?;
+        let response = sender.send_request(request).await;
+        let response = response.map_err(|cause| self.target.fault(doing, &cause))?;
+        Ok((response, Idle { sender, generation }))
+    }
+
+    async fn collect(
+        &self,
+        response: Response<Incoming>,
+        doing: &str,
+    ) -> Result<Bytes, ClientError> {
+        let body = response.into_body().collect().await;
+        Ok(body.map_err(|cause| self.target.fault(doing, &cause))?.to_bytes())
     }
 }
 
-async fn collect(response: Response<Incoming>, doing: &str) -> Result<Bytes, ClientError> {
-    Ok(response.into_body().collect().await.map_err(|cause| broken(doing, cause))?.to_bytes())
+fn is_success(status: StatusCode) -> bool {
+    status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// The last of an error's causes: hyper's own words say little.
+fn deepest<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> &'a (dyn std::error::Error + 'static) {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest
 }
 
 fn broken(doing: &str, cause: impl ToString) -> ClientError {

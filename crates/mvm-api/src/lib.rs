@@ -1,16 +1,25 @@
 //! The HTTP API of mvm: what goes over the wire, and the client that speaks it.
 //!
-//! Lives here: the paths ([`paths`]), the types of requests and replies ([`types`]), problem
-//! documents after RFC 9457 ([`problem`]), and the [`Client`] over the agent's Unix socket.
+//! Lives here: the paths ([`paths`]), the table of all routes and who may call them ([`routes`]),
+//! the types of requests and replies ([`types`]), problem documents after RFC 9457 ([`problem`]),
+//! identities and mutual TLS ([`identity`], [`tls`]), and the [`Client`] over a Unix socket or TLS.
 //!
 //! Never here: business rules. The handlers live in `mvm-node`; decisions in `mvm-model`.
 
 pub mod audit;
+pub mod body;
 pub mod client;
 pub mod expose;
+pub mod files;
+pub mod identity;
+pub mod jobs;
 pub mod paths;
+pub mod peer;
 pub mod problem;
+pub mod routes;
+pub mod tls;
 pub mod types;
 
 pub use client::{Client, ClientError};
+pub use peer::{Caller, Peer};
 pub use problem::Problem;

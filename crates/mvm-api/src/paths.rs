@@ -6,6 +6,20 @@ use mvm_model::{InstanceRef, Name, PoolRef};
 pub const AGENT: &str = "/v1/agent";
 /// Ends the agent; no VM is touched.
 pub const AGENT_STOP: &str = "/v1/agent/stop";
+/// Takes a newer list of revoked certificates.
+pub const AGENT_CRL: &str = "/v1/agent/crl";
+/// Makes the holder of a join token a node.
+pub const CA_JOIN: &str = "/v1/ca/join";
+/// Signs anew for the caller's own identity.
+pub const CA_RENEW: &str = "/v1/ca/renew";
+/// The list of revoked certificates.
+pub const CA_CRL: &str = "/v1/ca/crl";
+/// Makes a join token.
+pub const CA_INVITES: &str = "/v1/ca/invites";
+/// Who has certificates.
+pub const CA_IDENTITIES: &str = "/v1/ca/identities";
+/// Revokes an identity's certificates.
+pub const CA_REVOKE: &str = "/v1/ca/revoke";
 /// The desired state: what the node holds, and the way to have it hold something else.
 pub const DESIRED: &str = "/v1/desired";
 /// How far the document in force is.

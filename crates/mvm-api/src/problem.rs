@@ -1,5 +1,8 @@
 //! Problem documents (RFC 9457) with a stable `code`.
 
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use mvm_model::{Code, Fault};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -48,12 +51,17 @@ impl Problem {
     }
 }
 
+/// The code of the problem that a response is, for what stands between it and the client.
+#[derive(Clone, Debug)]
+pub struct ProblemCode(pub String);
+
 impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
         let status = match fault.code {
             Code::NotFound => 404,
             Code::Conflict | Code::Duplicate | Code::WrongState | Code::InUse | Code::Leased => 409,
             Code::QuotaExceeded | Code::SubnetFull => 403,
+            Code::QueueFull => 429,
             _ => 400,
         };
         Problem {
@@ -63,6 +71,17 @@ impl From<Fault> for Problem {
             hint: fault.hint,
             path: fault.path,
         }
+    }
+}
+
+impl From<mvm_store::Error> for Problem {
+    fn from(error: mvm_store::Error) -> Self {
+        let status = match error.code() {
+            "store_conflict" | "store_locked" => 409,
+            "no_space" => 507,
+            _ => 500,
+        };
+        Problem::new(status, error.code(), error.to_string())
     }
 }
 
@@ -76,3 +95,15 @@ impl std::fmt::Display for Problem {
 }
 
 impl std::error::Error for Problem {}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let code = ProblemCode(self.code.clone());
+        let mut response = (status, Json(self)).into_response();
+        response.extensions_mut().insert(code);
+        let media_type = HeaderValue::from_static(MEDIA_TYPE);
+        response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        response
+    }
+}

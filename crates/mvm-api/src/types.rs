@@ -1,6 +1,7 @@
 //! Requests and replies. Memory and disks are MiB, times are milliseconds since the Unix epoch,
 //! durations say their unit in their name.
 
+pub use crate::identity::wire::*;
 use mvm_model::desired::{DesiredState, Step};
 use mvm_model::network::TenantNetwork;
 use mvm_model::policy::{Next, RuntimePolicy};
@@ -116,6 +117,8 @@ pub struct QuotaPatch {
     pub max_instances_per_pool: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_disk_gib: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_queued_jobs: Option<u64>,
 }
 
 impl QuotaPatch {
@@ -131,6 +134,7 @@ impl QuotaPatch {
                 .max_instances_per_pool
                 .unwrap_or(to.max_instances_per_pool),
             max_disk_gib: self.max_disk_gib.unwrap_or(to.max_disk_gib),
+            max_queued_jobs: self.max_queued_jobs.unwrap_or(to.max_queued_jobs),
         }
     }
 }
@@ -146,6 +150,7 @@ impl From<Quotas> for QuotaPatch {
             max_pools: Some(quotas.max_pools),
             max_instances_per_pool: Some(quotas.max_instances_per_pool),
             max_disk_gib: Some(quotas.max_disk_gib),
+            max_queued_jobs: Some(quotas.max_queued_jobs),
         }
     }
 }
@@ -530,6 +535,24 @@ pub struct SshAccess {
     pub host_key_alias: String,
     /// The instance's address.
     pub address: Ipv4Addr,
+    /// What is in the two files, for a caller on another machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<SshFiles>,
+}
+
+/// The contents of the files that OpenSSH needs. The key is a secret.
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+pub struct SshFiles {
+    /// The tenant's private key.
+    pub identity: String,
+    /// The line that pins the instance's host key.
+    pub known_hosts: String,
+}
+
+impl std::fmt::Debug for SshFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SshFiles").finish_non_exhaustive()
+    }
 }
 
 /// `GET …/instances/{id}/stats`.

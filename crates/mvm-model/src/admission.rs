@@ -26,6 +26,8 @@ pub struct Quotas {
     pub max_instances_per_pool: u64,
     /// Disk in GiB that all instances may grow to: memory, scratch and data.
     pub max_disk_gib: u64,
+    /// Jobs that wait in the queue of one pool.
+    pub max_queued_jobs: u64,
 }
 
 impl Default for Quotas {
@@ -39,6 +41,7 @@ impl Default for Quotas {
             max_pools: 2,
             max_instances_per_pool: 32,
             max_disk_gib: 200,
+            max_queued_jobs: 1000,
         }
     }
 }

@@ -24,6 +24,7 @@ pub enum Code {
     NotFound,
     InUse,
     Leased,
+    QueueFull,
 }
 
 impl Code {
@@ -45,6 +46,7 @@ impl Code {
             Code::NotFound => "not_found",
             Code::InUse => "in_use",
             Code::Leased => "leased",
+            Code::QueueFull => "queue_full",
         }
     }
 }

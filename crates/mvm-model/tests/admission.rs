@@ -43,6 +43,7 @@ fn quotas() -> impl Strategy<Value = Quotas> {
                 max_pools,
                 max_instances_per_pool: per_pool,
                 max_disk_gib,
+                ..Quotas::default()
             }
         },
     )
@@ -297,6 +298,7 @@ proptest! {
             max_pools: none,
             max_instances_per_pool: none,
             max_disk_gib: none,
+            max_queued_jobs: none,
         });
         for step in &steps {
             prop_assert_eq!(world.take(step), Ok(()));

@@ -120,7 +120,7 @@ impl Node {
         });
         let machine = machine.or_problem()?;
         if let Err(error) = machine.resume().await {
-            let _ = machine.kill().await;
+            self.kill_newborn(live, machine).await;
             return Err(error.problem());
         }
         self.make_ready(live, tenant, instance, machine, CLONE_DEADLINE, true).await
@@ -185,12 +185,19 @@ impl Node {
                 Ok(())
             }
             Err(problem) => {
-                if let Err(error) = machine.kill().await {
-                    tracing::error!(instance = %instance.id, "cannot end a machine: {error}");
-                }
+                self.kill_newborn(live, machine).await;
                 Err(problem
                     .hint(format!("see its console: mvm instance logs {}", instance.reference())))
             }
+        }
+    }
+
+    /// Ends a machine that came to nothing; one that cannot be ended is in its slot from then on.
+    async fn kill_newborn(&self, live: &mut Live, machine: Arc<dyn Machine>) {
+        let id = machine.process().marker;
+        live.machine = Some(machine);
+        if let Err(problem) = self.kill(live).await {
+            tracing::error!(machine = id, "cannot end a machine: {problem}");
         }
     }
 
@@ -276,13 +283,15 @@ impl Node {
         )
     }
 
-    /// Ends the machine for good; idempotent.
+    /// Ends the machine for good; idempotent. One that cannot be ended stays in its slot.
     pub(crate) async fn kill(&self, live: &mut Live) -> Result<()> {
         live.channel = None;
-        if let Some(machine) = live.machine.take() {
-            machine.kill().await.map_err(|error| error.problem())?;
+        let Some(machine) = live.machine.take() else { return Ok(()) };
+        let ended = machine.kill().await;
+        if ended.is_err() {
+            live.machine = Some(machine);
         }
-        Ok(())
+        ended.or_problem()
     }
 }
 

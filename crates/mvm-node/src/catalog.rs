@@ -295,6 +295,7 @@ impl Node {
             Ok(())
         })
         .await?;
+        self.cancel_jobs_of(reference).await?;
         loop {
             let ids: Vec<_> =
                 self.read(|world| world.of_pool(reference).map(|i| i.id).collect()).await;
@@ -310,23 +311,35 @@ impl Node {
                 })?;
             }
         }
-        self.change(|world, changes| {
-            if world.of_pool(reference).next().is_some() {
-                return Err(Problem::new(
-                    409,
-                    "in_use",
-                    format!("pool {reference} got a new instance while it was being destroyed"),
-                )
-                .hint("try again"));
-            }
-            if let Some(front) = world.exposes.values().find(|e| e.pool == *reference) {
-                let detail = format!("pool {reference} got a front on {} meanwhile", front.listen);
-                return Err(Problem::new(409, "in_use", detail).hint("try again"));
-            }
-            changes.remove_pool(reference.clone());
-            Ok(())
-        })
-        .await
+        let jobs = self
+            .change(|world, changes| {
+                if world.of_pool(reference).next().is_some() {
+                    return Err(Problem::new(
+                        409,
+                        "in_use",
+                        format!("pool {reference} got a new instance while it was being destroyed"),
+                    )
+                    .hint("try again"));
+                }
+                let live = |job: &&mvm_model::Job| !job.state.has_ended();
+                if let Some(job) = world.jobs_of(reference).find(live) {
+                    let what =
+                        format!("pool {reference} got job {} while it was destroyed", job.id);
+                    return Err(Problem::new(409, "in_use", what).hint("try again"));
+                }
+                if let Some(front) = world.exposes.values().find(|e| e.pool == *reference) {
+                    let at = front.listen;
+                    let what =
+                        format!("pool {reference} got a front on {at} while it was destroyed");
+                    return Err(Problem::new(409, "in_use", what).hint("try again"));
+                }
+                let jobs: Vec<_> = world.jobs_of(reference).map(|job| job.id).collect();
+                jobs.iter().for_each(|id| changes.remove_job(*id));
+                changes.remove_pool(reference.clone());
+                Ok(jobs)
+            })
+            .await?;
+        self.clear_away(&jobs)
     }
 }
 
@@ -335,7 +348,8 @@ fn exists(what: String, verb: &str) -> Problem {
         .hint(format!("change it with `{verb}`, or destroy it first"))
 }
 
-fn not_built(pool: &PoolRef) -> Problem {
+/// The pool has no image to run.
+pub(crate) fn not_built(pool: &PoolRef) -> Problem {
     Problem::new(409, "not_built", format!("pool {pool} has no image yet"))
         .hint(format!("build it: mvm pool build {pool}"))
 }

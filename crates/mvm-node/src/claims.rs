@@ -5,8 +5,8 @@ use crate::node::Node;
 use crate::template::is_mould;
 use crate::world::World;
 use crate::{Result, now};
-use mvm_api::Problem;
 use mvm_api::types::LeaseView;
+use mvm_api::{Peer, Problem};
 use mvm_model::choose::choose;
 use mvm_model::lease::{DEFAULT_LEASE_S, Purpose};
 use mvm_model::{Instance, InstanceId, InstanceRef, Lease, PoolRef, Recycle, State};
@@ -22,7 +22,7 @@ const MAX_LEASE_S: u64 = 7 * 24 * 3600;
 /// Who wants a lease, what for, and for how long.
 #[derive(Clone, Debug)]
 pub struct Wish {
-    /// `uid:N`.
+    /// `uid:N`, or the holder of a certificate: `operator:alice`.
     pub holder: String,
     /// What for.
     pub purpose: Purpose,
@@ -159,11 +159,34 @@ impl Node {
         .await
     }
 
+    /// The lease is there, as far as this caller may see: another tenant's is not.
+    pub(crate) async fn lease_for(&self, peer: &Peer, id: &str) -> Result<()> {
+        let seen = self.read(|world| leased(world, id).map(|i| peer.sees(&i.pool.tenant))).await?;
+        if seen { Ok(()) } else { Err(no_lease(id)) }
+    }
+
     /// Ends a lease now, a job's too: the instance is recycled by the pool's rule.
     pub(crate) async fn release_lease(self: &Arc<Self>, id: &str) -> Result<()> {
         let instance = self.read(|world| leased(world, id).map(|instance| instance.id)).await?;
         self.end_lease(instance).await;
         Ok(())
+    }
+
+    /// Ends this lease, unless it has ended already and the instance may be another's.
+    pub(crate) async fn end_lease_of(self: &Arc<Self>, id: InstanceId, lease: &str) {
+        let still = |w: &World| w.instances.get(&id)?.lease.as_ref().map(|l| l.id == lease);
+        if self.read(still).await == Some(true) {
+            self.end_lease(id).await;
+        }
+    }
+
+    /// Gives an instance back as it was taken: nothing was done with it.
+    pub(crate) async fn untake(&self, id: InstanceId) -> Result<()> {
+        self.update(id, |instance| {
+            instance.lease = None;
+            instance.leases_served = instance.leases_served.saturating_sub(1);
+        })
+        .await
     }
 
     /// Ends a lease and recycles the instance by its pool's rule. In a pool that was never scaled a
@@ -257,7 +280,7 @@ fn leased<'a>(world: &'a World, id: &str) -> Result<&'a Instance> {
     world.instances.values().find(has).ok_or_else(|| no_lease(id))
 }
 
-/// Sets the end of the lease that is on it.
+/// Sets the deadline of an instance's lease.
 pub(crate) fn extend(instance: &mut Instance, expires_at: u64) {
     if let Some(lease) = &mut instance.lease {
         lease.expires_at = expires_at;

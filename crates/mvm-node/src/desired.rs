@@ -49,7 +49,7 @@ pub struct DesiredFile {
 /// What is remembered of the bringing about, in memory only.
 #[derive(Default)]
 pub struct Convergence {
-    kick: Notify,
+    pub(crate) kick: Notify,
     progress: Lock<Progress>,
 }
 
@@ -64,6 +64,14 @@ struct Progress {
 impl Convergence {
     fn progress<T>(&self, look: impl FnOnce(&mut Progress) -> T) -> T {
         look(&mut locked(&self.progress))
+    }
+}
+
+#[cfg(test)]
+impl Convergence {
+    /// Does not wait for the next attempt after a failure.
+    pub(crate) fn hurry(&self) {
+        self.progress(|p| p.failures = Failures::default());
     }
 }
 
@@ -354,7 +362,8 @@ impl Node {
                     record.desired = Some(Counts::default());
                     changes.put_pool(record);
                 }
-                Ok(world.of_pool(pool).any(|instance| instance.lease.is_some()))
+                let busy = world.jobs_of(pool).any(|job| !job.state.has_ended());
+                Ok(busy || world.of_pool(pool).any(|instance| instance.lease.is_some()))
             })
             .await?;
         self.kick.notify_one();

@@ -5,7 +5,7 @@ use crate::node::Node;
 use crate::problem::OrProblem;
 use crate::world::World;
 use mvm_model::event::Event;
-use mvm_model::{Instance, InstanceId, Millis, PoolRef, State};
+use mvm_model::{Instance, InstanceId, Millis, Name, PoolRef, State};
 use mvm_store::{Record, Store};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -90,19 +90,23 @@ impl Node {
         self.events.followers.subscribe()
     }
 
-    /// Metrics in the OpenMetrics text format.
-    pub(crate) async fn metrics(&self) -> Result<String> {
+    /// Metrics in the OpenMetrics text format; of one tenant only those that are told apart by
+    /// tenant and speak of the present.
+    pub(crate) async fn metrics(&self, only: Option<&Name>) -> Result<String> {
         let mut registry = Registry::with_prefix("mvm");
         let EventLog { moves, failures, .. } = &self.events;
-        let what = "Time from an operation's begin to its end";
-        registry.register("transition_seconds", what, moves.clone());
-        registry.register("failures", "Instances that have failed", failures.clone());
-        self.audit.register(&mut registry);
-        self.fronts.metrics.register(&mut registry);
-        self.parts.stages.register(&mut registry);
-        let (instances, leases) = self.read(gauges).await;
+        if only.is_none() {
+            let what = "Time from an operation's begin to its end";
+            registry.register("transition_seconds", what, moves.clone());
+            registry.register("failures", "Instances that have failed", failures.clone());
+            self.audit.register(&mut registry);
+            self.fronts.metrics.register(&mut registry);
+            self.parts.stages.register(&mut registry);
+        }
+        let (instances, leases) = self.read(|world| gauges(world, only)).await;
         registry.register("instances", "Instances by state", instances);
         registry.register("leases", "Leases by purpose", leases);
+        registry.register("jobs", "Jobs by state", self.read(jobs).await);
         let started: Gauge = Gauge::default();
         started.set(i64::try_from(self.started_at / 1000).unwrap_or_default());
         registry.register("agent_start_time_seconds", "When the agent started", started);
@@ -113,10 +117,11 @@ impl Node {
     }
 }
 
-fn gauges(world: &World) -> (Family<Labels, Gauge>, Family<Labels, Gauge>) {
+fn gauges(world: &World, only: Option<&Name>) -> (Family<Labels, Gauge>, Family<Labels, Gauge>) {
     let instances: Family<Labels, Gauge> = Family::default();
     let leases: Family<Labels, Gauge> = Family::default();
-    for instance in world.instances.values() {
+    let seen = |i: &&Instance| only.is_none_or(|tenant| i.pool.tenant == *tenant);
+    for instance in world.instances.values().filter(seen) {
         let mut labels = of_pool(&instance.pool);
         if let Some(lease) = &instance.lease {
             let mut labels = labels.clone();
@@ -127,6 +132,16 @@ fn gauges(world: &World) -> (Family<Labels, Gauge>, Family<Labels, Gauge>) {
         instances.get_or_create(&labels).inc();
     }
     (instances, leases)
+}
+
+fn jobs(world: &World) -> Family<Labels, Gauge> {
+    let jobs: Family<Labels, Gauge> = Family::default();
+    for job in world.jobs.values() {
+        let mut labels = of_pool(&job.pool);
+        labels.push(("state", job.state.to_string()));
+        jobs.get_or_create(&labels).inc();
+    }
+    jobs
 }
 
 /// The labels of a pool.

@@ -4,6 +4,7 @@ use crate::audit::Audit;
 use crate::desired::Convergence;
 use crate::events::EventLog;
 use crate::expose::Fronts;
+use crate::jobs::Jobs;
 use crate::problem::OrProblem;
 use crate::root::Root;
 use crate::slot::Slot;
@@ -11,6 +12,7 @@ use crate::stages::{Stages, stage};
 use crate::world::{Changes, World};
 use crate::{Result, now};
 use mvm_api::Problem;
+use mvm_api::tls::Keeper;
 use mvm_hypervisor::Hypervisor;
 use mvm_image::ImageStore;
 use mvm_model::plan::Failures;
@@ -18,7 +20,8 @@ use mvm_model::policy::Idle;
 use mvm_model::{InstanceId, Millis, Name, PoolRef};
 use mvm_network::Network;
 use mvm_store::Store;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
 use tokio::sync::{Mutex, Notify};
 
@@ -45,8 +48,12 @@ pub struct Parts {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// Why it uses the accelerator that it uses.
     pub accelerator_reason: String,
+    /// Our identity, where the API is served to other machines.
+    pub keeper: Option<Arc<Keeper>>,
     /// Where the time goes.
     pub stages: Stages,
+    /// Where the kernel says how much the host waits for memory (proc(5), PSI).
+    pub pressure: PathBuf,
     /// Links and firewall.
     pub network: Network,
     /// Images and kernels.
@@ -71,12 +78,15 @@ pub struct Node {
     pub(crate) desired: Convergence,
     pub(crate) events: EventLog,
     pub(crate) audit: Arc<Audit>,
+    pub(crate) jobs: Jobs,
     world: Mutex<World>,
     slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
     health: Lock<BTreeMap<PoolRef, PoolHealth>>,
     pub(crate) idle: Lock<HashMap<InstanceId, Idle>>,
     /// Pools behind ports.
     pub(crate) fronts: Fronts,
+    /// Whose last operation failed, and may have left record and reality apart.
+    unsettled: Lock<BTreeSet<InstanceId>>,
 }
 
 /// A lock whose holder panicked still guards whole values: every critical section is one insert.
@@ -94,6 +104,7 @@ impl Node {
         Ok(Arc::new(Node {
             events,
             audit: Arc::new(audit),
+            jobs: Jobs::default(),
             parts,
             started_at: now(),
             kick: Notify::new(),
@@ -106,6 +117,7 @@ impl Node {
             health: Lock::default(),
             idle: Lock::default(),
             fronts: Fronts::default(),
+            unsettled: Lock::default(),
         }))
     }
 
@@ -124,7 +136,11 @@ impl Node {
             let mut world = self.world.lock().await;
             let mut changes = Changes::default();
             let value = decide(&world, &mut changes)?;
-            changes.commit(self.parts.store.as_ref(), &mut world, &self.events).await?;
+            if !changes.is_empty() {
+                changes.commit(self.parts.store.as_ref(), &mut world, &self.events).await?;
+                // Whatever it was, it may have made room for a job.
+                self.jobs.kick.notify_one();
+            }
             Ok(value)
         };
         stage!("record", changed).await
@@ -138,6 +154,27 @@ impl Node {
     /// Forgets the slot of an instance that is gone.
     pub fn forget(&self, id: InstanceId) {
         locked(&self.slots).remove(&id);
+    }
+
+    /// An operation on the instance has failed: before the next one, and by the reconcile loop, it
+    /// is looked at whether record and reality are one.
+    pub(crate) fn unsettle(&self, id: InstanceId) {
+        locked(&self.unsettled).insert(id);
+    }
+
+    /// Those that are to be looked at.
+    pub(crate) fn unsettled(&self) -> BTreeSet<InstanceId> {
+        locked(&self.unsettled).clone()
+    }
+
+    /// It was looked at, and all is well.
+    pub(crate) fn settled(&self, id: InstanceId) {
+        locked(&self.unsettled).remove(&id);
+    }
+
+    /// Whether it is one of them.
+    pub(crate) fn is_unsettled(&self, id: InstanceId) -> bool {
+        locked(&self.unsettled).contains(&id)
     }
 
     /// What serialises the making of a pool's template.

@@ -1,6 +1,7 @@
 //! Errors of the crates below, as problem documents.
 
 use mvm_api::Problem;
+pub use mvm_api::files::io;
 
 /// Says an error of a lower crate as a problem document.
 pub trait IntoProblem {
@@ -14,7 +15,7 @@ fn status_of(code: &str) -> u16 {
         "not_found" | "image_not_found" | "kernel_not_found" => 404,
         "flake_missing" | "profile_missing" | "flake_build_failed" | "not_a_kernel" => 422,
         "no_space" => 507,
-        "name_taken" | "subnet_taken" | "store_locked" => 409,
+        "name_taken" | "subnet_taken" => 409,
         _ => 500,
     }
 }
@@ -28,21 +29,12 @@ macro_rules! coded {
         }
     )*};
 }
-coded!(
-    mvm_hypervisor::Error,
-    mvm_image::Error,
-    mvm_network::Error,
-    mvm_store::Error,
-    mvm_guest::Error
-);
+coded!(mvm_hypervisor::Error, mvm_image::Error, mvm_network::Error, mvm_guest::Error);
 
-/// An I/O error while `doing` something to something.
-pub fn io(doing: impl std::fmt::Display, cause: std::io::Error) -> Problem {
-    if cause.kind() == std::io::ErrorKind::StorageFull {
-        return Problem::new(507, "no_space", format!("cannot {doing}: no space left on the disk"))
-            .hint("free some space: mvm image gc, or destroy instances that are not needed");
+impl IntoProblem for mvm_store::Error {
+    fn problem(self) -> Problem {
+        self.into()
     }
-    Problem::new(500, "io", format!("cannot {doing}: {cause}"))
 }
 
 /// `what` is not known.

@@ -3,9 +3,10 @@
 use crate::Result;
 use crate::problem::io;
 use mvm_api::Problem;
+pub use mvm_api::files::{make_dir, write_atomically};
+use mvm_api::identity::IdentityDir;
 use mvm_model::{InstanceId, Name};
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// A Unix socket's path has at most 107 bytes (unix(7)); the longest one below the root is
@@ -56,6 +57,7 @@ impl Root {
         for part in ["tenants", "instances", "templates"] {
             make_dir(&path.join(part), 0o711)?;
         }
+        make_dir(&path.join("jobs"), 0o700)?;
         Ok(Root { path, id })
     }
 
@@ -89,9 +91,19 @@ impl Root {
         self.path.join("agent.sock")
     }
 
+    /// The node's identity, once it has joined.
+    pub fn identity(&self) -> IdentityDir {
+        identity_dir(&self.path)
+    }
+
+    /// All tenants' directories.
+    pub fn tenants(&self) -> PathBuf {
+        self.path.join("tenants")
+    }
+
     /// A tenant's directory.
     pub fn tenant(&self, tenant: &Name) -> PathBuf {
-        self.path.join("tenants").join(tenant.as_str())
+        self.tenants().join(tenant.as_str())
     }
 
     /// All instances' directories.
@@ -109,10 +121,20 @@ impl Root {
         self.path.join("audit")
     }
 
+    /// All jobs' directories.
+    pub fn jobs(&self) -> PathBuf {
+        self.path.join("jobs")
+    }
+
     /// The files of one instance.
     pub fn files(&self, id: InstanceId) -> Files {
         Files { dir: self.instances().join(id.to_string()) }
     }
+}
+
+/// The identity of the node whose state directory is `root`.
+pub fn identity_dir(root: &Path) -> IdentityDir {
+    IdentityDir::new(root.join("identity"))
 }
 
 /// The files of one instance.
@@ -134,6 +156,10 @@ impl Files {
     /// Device state of a sleeping machine.
     pub fn snapshot(&self) -> PathBuf {
         self.dir.join("snapshot")
+    }
+    /// A snapshot that is being written.
+    pub fn snapshot_part(&self) -> PathBuf {
+        self.dir.join("snapshot.part")
     }
     /// The disk below the writable root.
     pub fn scratch(&self) -> PathBuf {
@@ -159,29 +185,6 @@ impl Files {
     pub fn console(&self) -> PathBuf {
         self.vm().join("console.log")
     }
-}
-
-/// Makes a directory and its parents, with this mode where it is new.
-pub fn make_dir(path: &Path, mode: u32) -> Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(|e| io(format!("make the directory {}", path.display()), e))
-}
-
-/// Writes a whole file so that a crash leaves the old one or the new one.
-pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let dir = path.parent().unwrap_or(Path::new("/"));
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        std::io::Write::write_all(&mut file, bytes)?;
-        file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(|e| io(format!("write {}", path.display()), e))
 }
 
 /// Removes a file that may not be there.

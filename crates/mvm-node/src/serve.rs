@@ -6,8 +6,10 @@ use crate::problem::{OrProblem, io};
 use crate::root::Root;
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
-use crate::{Result, api, reconcile, recovery};
+use crate::{Result, api, jobs, reconcile, recovery};
 use mvm_api::Problem;
+use mvm_api::identity::keep;
+use mvm_api::tls::{Keeper, TlsListener};
 use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::qemu::QemuDriver;
 use mvm_hypervisor::sim::{Latencies, SimHypervisor};
@@ -15,6 +17,7 @@ use mvm_image::{GuestBinary, ImageStore};
 use mvm_model::Name;
 use mvm_network::Network;
 use mvm_store::SqliteStore;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,6 +44,8 @@ pub struct ServeOptions {
     pub driver: Driver,
     /// The network namespace (ip-netns(8)) to put everything into, VMs included.
     pub netns: Option<String>,
+    /// Addresses to serve the API at over TLS, besides the Unix socket.
+    pub listen: Vec<SocketAddr>,
     /// The name of this node in desired-state documents.
     pub node_id: Option<Name>,
     /// The document of desired state to keep in force.
@@ -76,6 +81,10 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         Driver::Qemu => qemu(&root, &images).await?,
         Driver::Sim => simulation(&root)?,
     };
+    let keeper = match options.listen.is_empty() {
+        true => None,
+        false => Some(Keeper::open(root.identity())?),
+    };
     let network = Network::open(root.short_id()).await.or_problem()?;
     let socket = root.socket();
     let node = Node::open(Parts {
@@ -85,7 +94,9 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         store: Arc::new(store),
         hypervisor: driver,
         accelerator_reason,
+        keeper: keeper.clone(),
         stages: options.stages,
+        pressure: PathBuf::from("/proc/pressure/memory"),
         network,
         images,
     })
@@ -93,9 +104,16 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     recovery::run(&node).await?;
     node.open_fronts().await?;
     tokio::spawn(reconcile::run(node.clone()));
+    tokio::spawn(jobs::dispatch(node.clone()));
     tokio::spawn(desired::run(node.clone(), options.desired));
     let listener = listen(&socket)?;
     tracing::info!(socket = %socket.display(), "serving");
+    if let Some(keeper) = keeper {
+        let listener = TlsListener::bind(&options.listen, keeper.clone()).await?;
+        tracing::info!(addresses = ?listener.addresses(), "serving over TLS");
+        tokio::spawn(api::serve_tls(listener, node.clone()));
+        tokio::spawn(keep::keep(keeper, keep::Source::Remote));
+    }
     let served = api::serve(listener, node.clone());
     let mut term = signal(SignalKind::terminate()).map_err(|e| io("watch signals", e))?;
     let mut int = signal(SignalKind::interrupt()).map_err(|e| io("watch signals", e))?;

@@ -7,7 +7,9 @@ use crate::problem::{OrProblem, not_found};
 use mvm_api::Problem;
 use mvm_model::event;
 use mvm_model::expose::Expose;
-use mvm_model::{Instance, InstanceId, InstanceRef, Name, Pool, PoolRef, Tenant, Usage};
+use mvm_model::{
+    Instance, InstanceId, InstanceRef, Job, JobId, Name, Pool, PoolRef, Tenant, Usage,
+};
 use mvm_store::{Expect, Store, Write};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,6 +28,8 @@ pub struct World {
     pub pools: BTreeMap<PoolRef, Pool>,
     /// By id.
     pub instances: BTreeMap<InstanceId, Instance>,
+    /// By id.
+    pub jobs: BTreeMap<JobId, Job>,
     /// The document of desired state in force.
     pub desired: Option<InForce>,
     /// The fronts, by where they listen.
@@ -44,6 +48,9 @@ impl World {
         }
         for instance in read::<Instance>(store, "instances/").await? {
             world.instances.insert(instance.id, instance);
+        }
+        for job in read::<Job>(store, "jobs/").await? {
+            world.jobs.insert(job.id, job);
         }
         world.desired = read::<InForce>(store, DESIRED).await?.pop();
         for expose in read::<Expose>(store, "exposes/").await? {
@@ -82,6 +89,16 @@ impl World {
         })
     }
 
+    /// The job, or a problem that says how to see which there are.
+    pub fn job(&self, id: JobId) -> Result<&Job> {
+        self.jobs.get(&id).ok_or_else(|| no_job(id))
+    }
+
+    /// The jobs of one pool.
+    pub fn jobs_of<'a>(&'a self, pool: &'a PoolRef) -> impl Iterator<Item = &'a Job> {
+        self.jobs.values().filter(move |job| job.pool == *pool)
+    }
+
     /// The instances of one pool.
     pub fn of_pool<'a>(&'a self, pool: &'a PoolRef) -> impl Iterator<Item = &'a Instance> {
         self.instances.values().filter(move |instance| instance.pool == *pool)
@@ -102,6 +119,11 @@ impl World {
     pub fn addresses(&self, tenant: &Name) -> BTreeSet<Ipv4Addr> {
         self.of_tenant(tenant).map(|instance| instance.address).collect()
     }
+}
+
+/// There is no such job.
+pub(crate) fn no_job(id: JobId) -> Problem {
+    not_found(format!("job {id}"), "see the jobs with `mvm job list`")
 }
 
 async fn read<T: DeserializeOwned>(store: &dyn Store, prefix: &str) -> Result<Vec<T>> {
@@ -178,6 +200,27 @@ impl Changes {
         self.instances.push((id, None));
     }
 
+    /// Makes or replaces a job.
+    pub fn put_job(&mut self, job: Job) {
+        self.put(format!("jobs/{}", job.id), &job);
+        self.apply.push(Box::new(move |world| {
+            world.jobs.insert(job.id, job);
+        }));
+    }
+
+    /// Forgets a job.
+    pub fn remove_job(&mut self, id: JobId) {
+        self.delete(format!("jobs/{id}"));
+        self.apply.push(Box::new(move |world| {
+            world.jobs.remove(&id);
+        }));
+    }
+
+    /// Whether nothing is to change.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
     /// Puts a document of desired state in force.
     pub fn put_desired(&mut self, desired: InForce) {
         self.put(DESIRED.to_owned(), &desired);
@@ -213,7 +256,7 @@ impl Changes {
         world: &mut World,
         log: &EventLog,
     ) -> Result<()> {
-        if self.writes.is_empty() {
+        if self.is_empty() {
             return Ok(());
         }
         let events = events::of_changes(world, &self.instances, log.next_id(), crate::now());

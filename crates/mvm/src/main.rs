@@ -5,6 +5,7 @@
 
 mod agent_process;
 mod cli;
+mod job;
 mod output;
 mod session;
 

@@ -84,7 +84,8 @@ pub async fn exec(client: &Client, instance: &InstanceRef, run: Run) -> Result<u
     status
 }
 
-async fn send(mut to: WriteHalf<Stream>, mut queue: tokio::sync::mpsc::Receiver<Frame>) {
+/// Sends what is queued, and keeps the stream open.
+pub async fn send(mut to: WriteHalf<Stream>, mut queue: tokio::sync::mpsc::Receiver<Frame>) {
     while let Some(words) = queue.recv().await {
         if frame::write(&mut to, &words).await.is_err() {
             return;
@@ -94,20 +95,28 @@ async fn send(mut to: WriteHalf<Stream>, mut queue: tokio::sync::mpsc::Receiver<
     std::future::pending::<()>().await;
 }
 
+/// Writes a piece of a program's output where it belongs.
+pub async fn print(piece: &Frame) {
+    match piece {
+        Frame::Stdout(bytes) => {
+            let mut out = tokio::io::stdout();
+            let _ = out.write_all(bytes).await;
+            let _ = out.flush().await;
+        }
+        Frame::Stderr(bytes) => {
+            let mut err = tokio::io::stderr();
+            let _ = err.write_all(bytes).await;
+            let _ = err.flush().await;
+        }
+        _ => {}
+    }
+}
+
 async fn receive(mut from: ReadHalf<Stream>) -> Result<u8, Problem> {
-    let (mut out, mut err) = (tokio::io::stdout(), tokio::io::stderr());
     loop {
         match frame::read(&mut from).await.map_err(guest_problem)? {
-            Some(Frame::Stdout(bytes)) => {
-                let _ = out.write_all(&bytes).await;
-                let _ = out.flush().await;
-            }
-            Some(Frame::Stderr(bytes)) => {
-                let _ = err.write_all(&bytes).await;
-                let _ = err.flush().await;
-            }
             Some(Frame::Exit(exit)) => return Ok(u8::try_from(exit.shell_status()).unwrap_or(255)),
-            Some(_) => {}
+            Some(piece) => print(&piece).await,
             None => {
                 return Err(Problem::new(
                     502,

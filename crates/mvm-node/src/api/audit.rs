@@ -1,9 +1,10 @@
 //! The audit logs, and the layer that writes every call to them that changes something.
 
-use super::{Peer, Refusal, Shared};
+use super::{Caller, Refusal, Shared};
 use crate::Node;
 use crate::audit::{Act, within};
 use crate::problem::not_found;
+use crate::world::World;
 use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::extract::rejection::RawPathParamsRejection;
@@ -11,8 +12,9 @@ use axum::extract::{ConnectInfo, MatchedPath, Path, Query, RawPathParams, Reques
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use mvm_api::Problem;
 use mvm_api::audit::AuditLogView;
+use mvm_api::problem::ProblemCode;
+use mvm_api::{Peer, Problem};
 use mvm_model::audit::{Entry, OK, bounded};
 use mvm_model::{Instance, Name};
 use serde::Deserialize;
@@ -21,12 +23,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
-/// The code of the problem that a response is, for the layer.
-#[derive(Clone)]
-pub struct ProblemCode(pub String);
+pub async fn list(State(node): Shared, ConnectInfo(peer): Caller) -> Json<Vec<AuditLogView>> {
+    let mut logs = node.audit.list();
+    logs.retain(|view| may_read(&peer, &view.log));
+    Json(logs)
+}
 
-pub async fn list(State(node): Shared) -> Json<Vec<AuditLogView>> {
-    Json(node.audit.list())
+/// Whether the caller may read this log: one confined to a tenant reads its own alone.
+fn may_read(peer: &Peer, log: &str) -> bool {
+    peer.tenant().is_none_or(|tenant| tenant.as_str() == log)
 }
 
 /// Options of `show`.
@@ -41,12 +46,13 @@ pub struct ShowOptions {
 /// goes away.
 pub async fn show(
     State(node): Shared,
+    ConnectInfo(peer): Caller,
     Path(log): Path<String>,
     Query(options): Query<ShowOptions>,
 ) -> Result<HttpBody, Refusal> {
     let files = node.audit.files(&log);
     let live = files.is_empty() && options.follow && is_log_to_come(&node, &log).await;
-    if files.is_empty() && !live {
+    if files.is_empty() && !live || !may_read(&peer, &log) {
         return Err(
             not_found(format!("audit log {log}"), "see them with `mvm audit verify`").into()
         );
@@ -178,6 +184,10 @@ async fn describe(
     };
     if noun == "job" {
         entry.job = id.map(bounded);
+        if let Some(id) = id.and_then(|id| id.parse().ok()) {
+            let of_job = |world: &World| world.jobs.get(&id).map(|job| job.pool.tenant.clone());
+            tenant = node.read(of_job).await.or(tenant);
+        }
     }
     if let Some(instance) = lease {
         entry.lease = instance.lease.as_ref().map(|lease| lease.id.clone());
@@ -208,7 +218,7 @@ fn verb_of(method: &Method, path: &str) -> (String, String) {
         return (singular(before), verb.to_owned());
     }
     // What ends in s is a collection, except where a verb does.
-    if last.ends_with('s') || before.is_empty() {
+    if (last.ends_with('s') && last != "inputs") || before.is_empty() {
         return (singular(last), by_method.to_owned());
     }
     let noun = match is_name(before) {
@@ -237,6 +247,9 @@ mod tests {
             (Method::DELETE, instance.clone(), "instance.destroy"),
             (Method::POST, format!("{instance}/wake"), "instance.wake"),
             (Method::POST, format!("{instance}/stream"), "instance.stream"),
+            (Method::POST, format!("{pool}/jobs"), "job.create"),
+            (Method::PUT, "/v1/jobs/{id}/inputs".to_owned(), "job.inputs"),
+            (Method::POST, "/v1/jobs/{id}/cancel".to_owned(), "job.cancel"),
             (Method::DELETE, "/v1/leases/{id}".to_owned(), "lease.release"),
             (Method::POST, "/v1/leases/{id}/extend".to_owned(), "lease.extend"),
             (Method::POST, "/v1/kernels/import".to_owned(), "kernel.import"),

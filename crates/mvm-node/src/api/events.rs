@@ -1,12 +1,13 @@
 //! Events and metrics.
 
-use super::{Answer, Refusal, Shared};
+use super::{Answer, Caller, Refusal, Shared};
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::{ConnectInfo, Query, State};
 use axum::http::{HeaderMap, header};
 use axum::response::sse::{Event as Sent, KeepAlive};
 use axum::response::{IntoResponse, Response, Sse};
 use futures::Stream;
+use mvm_api::Peer;
 use mvm_model::event::Event;
 use serde::Deserialize;
 use std::collections::VecDeque;
@@ -27,22 +28,28 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn takes(&self, event: &Event) -> bool {
+    fn takes(&self, peer: &Peer, event: &Event) -> bool {
         let tenant = &event.instance.pool.tenant;
         event.id > self.since
+            && peer.sees(tenant)
             && self.tenant.as_deref().is_none_or(|wanted| wanted == tenant.as_str())
     }
 }
 
-pub async fn list(State(node): Shared, Query(filter): Query<Filter>) -> Answer<Vec<Event>> {
+pub async fn list(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Query(filter): Query<Filter>,
+) -> Answer<Vec<Event>> {
     let mut events = node.events_after(filter.since).await?;
-    events.retain(|event| filter.takes(event));
+    events.retain(|event| filter.takes(&peer, event));
     Ok(Json(events))
 }
 
 /// Server-sent events: those that are kept after `since` or `Last-Event-ID`, then each new one.
 pub async fn stream(
     State(node): Shared,
+    ConnectInfo(peer): Caller,
     Query(mut filter): Query<Filter>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Sent, Infallible>>>, Refusal> {
@@ -53,6 +60,7 @@ pub async fn stream(
         live: node.follow_events(),
         past: node.events_after(filter.since).await?.into(),
         node,
+        peer,
         filter,
     };
     let stream = futures::stream::unfold(follow, |mut follow| async {
@@ -67,6 +75,7 @@ struct Follow {
     node: Arc<crate::Node>,
     past: VecDeque<Event>,
     live: Receiver<Event>,
+    peer: Peer,
     filter: Filter,
 }
 
@@ -84,7 +93,7 @@ impl Follow {
                     Err(RecvError::Closed) => return None,
                 },
             };
-            if self.filter.takes(&event) {
+            if self.filter.takes(&self.peer, &event) {
                 self.filter.since = event.id;
                 return Some(event);
             }
@@ -92,7 +101,7 @@ impl Follow {
     }
 }
 
-pub async fn metrics(State(node): Shared) -> Result<Response, Refusal> {
+pub async fn metrics(State(node): Shared, ConnectInfo(peer): Caller) -> Result<Response, Refusal> {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], node.metrics().await?).into_response())
+    Ok(([(header::CONTENT_TYPE, kind)], node.metrics(peer.tenant()).await?).into_response())
 }

@@ -1,13 +1,15 @@
 //! Pools behind ports.
 
 use super::pools::{InPool, reference};
-use super::{Answer, Body, Done, Shared, detached, done};
+use super::{Answer, Body, Caller, Done, Shared, detached, done};
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{ConnectInfo, Path, State};
 use mvm_api::expose::{ExposePool, ExposeView, UnexposePool};
 
-pub async fn list(State(node): Shared) -> Json<Vec<ExposeView>> {
-    Json(node.exposes().await)
+pub async fn list(State(node): Shared, ConnectInfo(peer): Caller) -> Json<Vec<ExposeView>> {
+    let mut views = node.exposes().await;
+    views.retain(|view| peer.sees(&view.tenant_id));
+    Json(views)
 }
 
 pub async fn expose(

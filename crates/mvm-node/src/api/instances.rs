@@ -9,7 +9,9 @@ use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::extract::{ConnectInfo, Path, Query, State};
 use mvm_api::Problem;
-use mvm_api::types::{CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved, SshAccess};
+use mvm_api::types::{
+    CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved, SshAccess, SshFiles,
+};
 use mvm_model::lease::Purpose;
 use mvm_model::{Fault, InstanceRef, State as InstanceState};
 use serde::Deserialize;
@@ -31,11 +33,17 @@ pub struct Filter {
     tenant: Option<String>,
 }
 
-pub async fn list(State(node): Shared, Query(filter): Query<Filter>) -> Answer<Vec<InstanceView>> {
+pub async fn list(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Query(filter): Query<Filter>,
+) -> Answer<Vec<InstanceView>> {
     let references: Vec<InstanceRef> = node
         .read(|world| {
             let wanted = |i: &&mvm_model::Instance| {
-                filter.tenant.as_deref().is_none_or(|tenant| i.pool.tenant.as_str() == tenant)
+                let tenant = &i.pool.tenant;
+                peer.sees(tenant)
+                    && filter.tenant.as_deref().is_none_or(|wanted| wanted == tenant.as_str())
             };
             world.instances.values().filter(wanted).map(|i| i.reference()).collect()
         })
@@ -195,7 +203,11 @@ pub async fn stats(State(node): Shared, Path(at): InInstance) -> Answer<Instance
     Ok(Json(node.stats(&reference(at)?).await?))
 }
 
-pub async fn ssh(State(node): Shared, Path(at): InInstance) -> Answer<SshAccess> {
+pub async fn ssh(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Path(at): InInstance,
+) -> Answer<SshAccess> {
     let reference = reference(at)?;
     let instance = node.read(|world| world.instance(&reference).cloned()).await?;
     let root = &node.parts.root;
@@ -206,13 +218,24 @@ pub async fn ssh(State(node): Shared, Path(at): InInstance) -> Answer<SshAccess>
                 .hint(format!("start it: mvm instance start {reference}")),
         ));
     }
+    let (identity, known_hosts) =
+        (root.tenant(&reference.pool.tenant).join("ssh_key"), files.known_hosts());
+    let contents = match peer.is_local() {
+        true => None,
+        false => Some(SshFiles { identity: text(&identity)?, known_hosts: text(&known_hosts)? }),
+    };
     Ok(Json(SshAccess {
         user: "root".to_owned(),
-        identity_file: root.tenant(&reference.pool.tenant).join("ssh_key").display().to_string(),
-        known_hosts_file: files.known_hosts().display().to_string(),
+        identity_file: identity.display().to_string(),
+        known_hosts_file: known_hosts.display().to_string(),
+        files: contents,
         host_key_alias: crate::boot::host_key_alias(&reference),
         address: instance.address,
     }))
+}
+
+fn text(path: &std::path::Path) -> crate::Result<String> {
+    std::fs::read_to_string(path).map_err(|e| io(format!("read {}", path.display()), e))
 }
 
 /// Options of `logs`.

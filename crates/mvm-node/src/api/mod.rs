@@ -4,24 +4,27 @@ mod audit;
 mod desired;
 mod events;
 mod expose;
+mod identity;
 mod images;
 mod instances;
+mod jobs;
 mod leases;
 mod pools;
 mod streams;
 mod tenants;
+#[cfg(test)]
+mod tests;
 
 use crate::Node;
-use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{FromRequest, State};
-use axum::http::{StatusCode, header};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
-use axum::serve::IncomingStream;
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
+use mvm_api::body::Body;
+use mvm_api::routes::{Routes, Server, guard};
+use mvm_api::tls::TlsListener;
 use mvm_api::types::AgentInfo;
-use mvm_api::{Problem, problem};
+use mvm_api::{Caller, Peer, Problem};
 use serde::Serialize;
 use std::sync::Arc;
 use tokio::net::UnixListener;
@@ -33,16 +36,34 @@ type Answer<T> = Result<Json<T>, Refusal>;
 
 /// Serves the API on `listener` for ever.
 pub async fn serve(listener: UnixListener, node: Arc<Node>) -> std::io::Result<()> {
-    let app = router(node).into_make_service_with_connect_info::<Peer>();
-    axum::serve(listener, app).await
+    axum::serve(listener, app(node).into_make_service_with_connect_info::<Peer>()).await
+}
+
+/// Serves the API to the holders of certificates for ever.
+pub async fn serve_tls(listener: TlsListener, node: Arc<Node>) -> std::io::Result<()> {
+    axum::serve(listener, app(node).into_make_service_with_connect_info::<Peer>()).await
+}
+
+/// The routes, each for those whom the table of routes allows it.
+fn app(node: Arc<Node>) -> Router {
+    guard(router(node), Server::Agent)
 }
 
 fn router(node: Arc<Node>) -> Router {
+    routes()
+        .into_router()
+        .layer(axum::middleware::from_fn_with_state(node.clone(), audit::layer))
+        .fallback(unknown)
+        .with_state(node)
+}
+
+fn routes() -> Routes<Arc<Node>> {
     let pool = "/v1/tenants/{tenant}/pools/{pool}";
     let instance = "/v1/tenants/{tenant}/pools/{pool}/instances/{id}";
-    Router::new()
+    Routes::new()
         .route("/v1/agent", get(agent))
         .route("/v1/agent/stop", post(stop))
+        .route("/v1/agent/crl", put(identity::revoke))
         .route("/v1/desired", get(desired::show).put(desired::apply))
         .route("/v1/desired/status", get(desired::status))
         .route("/v1/tenants", get(tenants::list).post(tenants::create))
@@ -73,6 +94,16 @@ fn router(node: Arc<Node>) -> Router {
         .route(&format!("{instance}/logs"), get(instances::logs))
         .route(&format!("{instance}/stats"), get(instances::stats))
         .route(&format!("{instance}/ssh"), get(instances::ssh))
+        .route(&format!("{pool}/jobs"), post(jobs::create))
+        .route("/v1/jobs", get(jobs::list))
+        .route("/v1/jobs/{id}", get(jobs::show))
+        .route("/v1/jobs/{id}/inputs", put(jobs::inputs))
+        .route("/v1/jobs/{id}/submit", post(jobs::submit))
+        .route("/v1/jobs/{id}/attach", post(jobs::attach))
+        .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/v1/jobs/{id}/wait", get(jobs::wait))
+        .route("/v1/jobs/{id}/log", get(jobs::log))
+        .route("/v1/jobs/{id}/artifacts/{index}", get(jobs::artifact))
         .route("/v1/events", get(events::list))
         .route("/v1/events/stream", get(events::stream))
         .route("/v1/audit", get(audit::list))
@@ -86,9 +117,6 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/kernels/fetch", post(images::kernel_fetch))
         .route("/v1/images", get(images::list))
         .route("/v1/images/gc", post(images::gc))
-        .layer(axum::middleware::from_fn_with_state(node.clone(), audit::layer))
-        .fallback(unknown)
-        .with_state(node)
 }
 
 async fn agent(State(node): Shared) -> Json<AgentInfo> {
@@ -130,60 +158,9 @@ impl<E: Into<Problem>> From<E> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let status =
-            StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let code = audit::ProblemCode(self.0.code.clone());
-        let mut response = (status, Json(self.0)).into_response();
-        response.extensions_mut().insert(code);
-        let media_type = header::HeaderValue::from_static(problem::MEDIA_TYPE);
-        response.headers_mut().insert(header::CONTENT_TYPE, media_type);
-        response
+        self.0.into_response()
     }
 }
-
-/// A JSON body whose faults are problem documents.
-pub struct Body<T>(pub T);
-
-impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Body<T> {
-    type Rejection = Refusal;
-
-    async fn from_request(
-        request: axum::extract::Request,
-        state: &S,
-    ) -> Result<Self, Self::Rejection> {
-        match Json::<T>::from_request(request, state).await {
-            Ok(Json(value)) => Ok(Body(value)),
-            Err(rejection @ JsonRejection::MissingJsonContentType(_)) => {
-                Err(Refusal(Problem::new(415, "not_json", rejection.body_text())))
-            }
-            Err(rejection) => {
-                Err(Refusal(Problem::new(400, "invalid_document", rejection.body_text())))
-            }
-        }
-    }
-}
-
-/// Who is at the other end of the socket, as the kernel says (unix(7), SO_PEERCRED).
-#[derive(Clone, Debug)]
-pub struct Peer {
-    uid: Option<u32>,
-}
-
-impl Peer {
-    /// As leases name their holder.
-    pub fn holder(&self) -> String {
-        self.uid.map_or_else(|| "unknown".to_owned(), |uid| format!("uid:{uid}"))
-    }
-}
-
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Peer { uid: stream.io().peer_cred().ok().map(|peer| peer.uid()) }
-    }
-}
-
-/// Who calls.
-pub type Caller = ConnectInfo<Peer>;
 
 /// Runs an operation to its end even when the client goes away in the middle.
 pub async fn detached<T: Send + 'static>(

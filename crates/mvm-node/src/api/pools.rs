@@ -1,9 +1,9 @@
 //! Pools.
 
-use super::{Answer, Body, Done, Refusal, Shared, detached, done};
+use super::{Answer, Body, Caller, Done, Refusal, Shared, detached, done};
 use crate::audit;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{ConnectInfo, Path, State};
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
 use futures::Stream;
@@ -25,8 +25,12 @@ pub fn reference((tenant, pool): (String, String)) -> Result<PoolRef, Fault> {
 /// The pool's names in a path.
 pub type InPool = Path<(String, String)>;
 
-pub async fn list(State(node): Shared) -> Json<Vec<PoolView>> {
-    Json(node.read(|w| w.pools.values().map(|p| node.pool_view(w, p)).collect()).await)
+pub async fn list(State(node): Shared, ConnectInfo(peer): Caller) -> Json<Vec<PoolView>> {
+    let views = node.read(|world| {
+        let seen = world.pools.values().filter(|pool| peer.sees(&pool.reference.tenant));
+        seen.map(|pool| node.pool_view(world, pool)).collect()
+    });
+    Json(views.await)
 }
 
 pub async fn list_of_tenant(

@@ -24,7 +24,7 @@ use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// `101 Switching Protocols`, and the future that gives the raw connection.
-fn switch(request: &mut Request) -> Result<(Response, hyper::upgrade::OnUpgrade), Refusal> {
+pub fn switch(request: &mut Request) -> Result<(Response, hyper::upgrade::OnUpgrade), Refusal> {
     let named = request.headers().get(header::UPGRADE).is_some_and(|name| name == UPGRADE);
     if !named {
         return Err(Refusal(Problem::new(

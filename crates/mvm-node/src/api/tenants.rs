@@ -1,17 +1,18 @@
 //! Tenants.
 
-use super::{Answer, Body, Done, Shared, detached, done};
+use super::{Answer, Body, Caller, Done, Shared, detached, done};
 use crate::problem::not_found;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{ConnectInfo, Path, State};
 use mvm_api::types::{CreateTenant, QuotaPatch, TenantView};
 use mvm_model::Name;
 
-pub async fn list(State(node): Shared) -> Json<Vec<TenantView>> {
-    Json(
-        node.read(|world| world.tenants.values().map(|t| node.tenant_view(world, t)).collect())
-            .await,
-    )
+pub async fn list(State(node): Shared, ConnectInfo(peer): Caller) -> Json<Vec<TenantView>> {
+    let views = node.read(|world| {
+        let seen = world.tenants.values().filter(|tenant| peer.sees(&tenant.name));
+        seen.map(|tenant| node.tenant_view(world, tenant)).collect()
+    });
+    Json(views.await)
 }
 
 pub async fn show(State(node): Shared, Path(name): Path<String>) -> Answer<TenantView> {

@@ -9,6 +9,7 @@ use mvm_api::{Problem, paths};
 use mvm_model::Name;
 use mvm_model::desired::DesiredState;
 use mvm_node::{Driver, ServeOptions, Stages};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use tracing_subscriber::Layer;
@@ -20,7 +21,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 pub enum Command {
     /// Serves in the foreground; other commands start an agent by themselves
     #[command(
-        after_help = "Examples:\n  mvm agent serve\n  mvm --root /srv/mvm agent serve --netns ci\n  mvm --root /tmp/sim agent serve --hypervisor sim"
+        after_help = "Examples:\n  mvm agent serve\n  mvm --root /srv/mvm agent serve --netns ci\n  mvm agent serve --listen 0.0.0.0:4433\n  mvm --root /tmp/sim agent serve --hypervisor sim"
     )]
     Serve {
         /// What makes the machines; with sim nothing is real, and all that is listed says so
@@ -29,6 +30,9 @@ pub enum Command {
         /// Put everything, VMs included, into this network namespace (ip-netns(8))
         #[arg(long, env = "MVM_NETNS", value_name = "NAME")]
         netns: Option<String>,
+        /// Serve the API here, too, over mutual TLS; several may be given (see `mvm node join`)
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        listen: Vec<SocketAddr>,
         /// The name of this node in desired-state documents
         #[arg(long, value_name = "ID")]
         node_id: Option<Name>,
@@ -93,6 +97,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
     let super::Command::Agent(Command::Serve {
         hypervisor,
         netns,
+        listen,
         node_id,
         desired,
         how,
@@ -105,25 +110,32 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         Ok(desired) => desired,
         Err(problem) => return Some(Err(problem)),
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("MVM_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let log = match log_json {
-        true => log.json().boxed(),
-        false => log.with_ansi(false).boxed(),
-    };
-    let stages = Stages::default();
-    tracing_subscriber::registry().with(stages.layer()).with(log.with_filter(filter)).init();
+    let stages = log(*log_json);
     Some(mvm_node::serve(ServeOptions {
         root: super::root(cli),
         driver: (*hypervisor).into(),
         netns: netns.clone().filter(|name| !name.is_empty()),
+        listen: listen.clone(),
         node_id: node_id.clone(),
         desired,
         guest: crate::GUEST,
         stages,
         log_json: *log_json,
     }))
+}
+
+/// Has this process log to standard error, as JSON lines if so asked, and observe stages.
+pub fn log(json: bool) -> Stages {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MVM_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = match json {
+        true => log.json().boxed(),
+        false => log.with_ansi(false).boxed(),
+    };
+    let stages = Stages::default();
+    tracing_subscriber::registry().with(stages.layer()).with(log.with_filter(filter)).init();
+    stages
 }
 
 /// Carries it out.

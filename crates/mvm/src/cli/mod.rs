@@ -3,15 +3,21 @@
 pub mod agent;
 mod audit;
 mod bench;
+mod ca;
+mod coordinator;
 mod desired;
 mod doctor;
 mod events;
 mod expose;
 mod images;
 mod instance;
+mod job;
 mod lease;
+mod node;
 mod pool;
+mod remote;
 mod run;
+mod ssh;
 mod stages;
 mod tenant;
 mod values;
@@ -80,6 +86,12 @@ pub enum Command {
         after_help = "Examples:\n  mvm lease list\n  mvm lease extend l-0123abcd --lease 7200"
     )]
     Lease(lease::Command),
+    /// Jobs: commands in instances of their own, queued, with logs and results that are kept
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  mvm job submit ci/runners -- make test\n  mvm job logs -f j-0123abcd"
+    )]
+    Job(job::Command),
     /// Runs a command in a fresh instance of a pool
     Run(run::Run),
     /// Kernels that images boot
@@ -94,6 +106,24 @@ pub enum Command {
     /// The agent: the daemon of this machine
     #[command(subcommand, after_help = "Examples:\n  mvm agent status\n  mvm agent stop")]
     Agent(agent::Command),
+    /// Other machines: what instances do there
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  mvm coordinator wake --node 10.0.1.5:4433 --tenant ci --pool runners --instance i-0123abcd"
+    )]
+    Coordinator(coordinator::Command),
+    /// Nodes: the machines of a fleet
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  mvm node invite node-1 --address 10.0.1.1:4433 > token\n  mvm node join - < token"
+    )]
+    Node(node::Command),
+    /// The certificate authority: who is who in a fleet
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  mvm ca init\n  mvm ca issue --role operator --name alice --out ./alice"
+    )]
+    Ca(ca::Command),
     /// Says what is missing on this machine, and how to get it
     #[command(after_help = "Examples:\n  mvm doctor\n  mvm doctor --output json")]
     Doctor,
@@ -128,27 +158,36 @@ pub struct Context {
     pub root: PathBuf,
     /// How to show results.
     pub format: Format,
+    /// The node to do it on, where it is another machine.
+    pub remote: Option<remote::Remote>,
 }
 
 impl Context {
-    /// The agent's client; starts the agent if none runs.
+    /// The agent's client; starts the agent if none runs here.
     pub fn client(&self) -> Result<Client, Problem> {
-        agent_process::client(&self.root)
+        match &self.remote {
+            Some(remote) => remote.client(),
+            None => agent_process::client(&self.root),
+        }
     }
 }
 
 /// Carries a command out.
 pub async fn run(cli: Cli) -> Outcome {
-    let context = Context { root: root(&cli), format: cli.output };
+    let context = Context { root: root(&cli), format: cli.output, remote: None };
     match cli.command {
         Command::Tenant(command) => tenant::run(&context, command).await,
         Command::Pool(command) => pool::run(&context, command).await,
         Command::Instance(command) => instance::run(&context, command).await,
         Command::Lease(command) => lease::run(&context, command).await,
+        Command::Job(command) => job::run(&context, command).await,
         Command::Run(command) => run::run(&context, command).await,
         Command::Kernel(command) => images::kernel(&context, command).await,
         Command::Image(command) => images::image(&context, command).await,
         Command::Agent(command) => agent::run(&context, command).await,
+        Command::Coordinator(command) => coordinator::run(&context, command).await,
+        Command::Node(command) => node::run(&context, command).await,
+        Command::Ca(command) => ca::run(&context, command).await,
         Command::Doctor => doctor::run(&context).await,
         Command::Bench(command) => bench::run(&context, command).await,
         Command::Events(command) => events::run(&context, command).await,

@@ -1,22 +1,24 @@
 //! `mvm run`
 
 use super::instance::own_failure;
-use super::values::{Pair, environment};
+use super::job::Options;
 use super::{Context, refused};
+use crate::job::{self, Input, WORK, split};
 use crate::output::Outcome;
 use crate::session;
 use clap::Args;
+use mvm_api::jobs::JobView;
 use mvm_api::types::{Claim, ClaimRequest};
 use mvm_api::{Client, Problem, paths};
 use mvm_guest::protocol::ExecRequest;
-use mvm_model::{InstanceRef, PoolRef};
+use mvm_model::{InstanceRef, JobState, PoolRef};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Where a job works in its guest.
-const WORK: &str = "/work";
+/// What only a job that is queued can have.
+const QUEUE_ONLY: [&str; 3] = ["priority", "retries", "cache_commit"];
 
 /// Runs a command in an instance of its own: takes a warm one, else a sleeping, else a new one;
 /// copies inputs in and results out; then recycles the instance.
@@ -27,8 +29,9 @@ Examples:
   mvm run ci/runners --in ./src --out /work/src/report.txt -- make -C src test
   mvm run ci/runners --timeout 600 -e MODE=release -- ./job.sh
 
-The command runs in /work; an input DIR is /work/DIR there. Exit status: the command's;
-124 after --timeout; 125 where mvm itself failed.")]
+The command runs in /work; an input DIR is /work/DIR there. It is a job that ends with this command:
+where the quotas leave no room for it, it waits for its turn. With --interactive or --tty nothing is
+queued. Exit status: the command's; 124 after --timeout; 125 where mvm itself failed.")]
 pub struct Run {
     /// tenant/pool
     pool: PoolRef,
@@ -38,20 +41,13 @@ pub struct Run {
     /// Copy a file or folder of the guest back to here, or to another folder
     #[arg(long = "out", value_name = "PATH[:FOLDER]")]
     outputs: Vec<String>,
-    /// Set a variable of its environment
-    #[arg(long, short, value_name = "NAME=VALUE")]
-    env: Vec<Pair>,
-    /// End the command after so many seconds
-    #[arg(long, value_name = "SECONDS")]
-    timeout: Option<u64>,
-    /// Longest length of the lease on the machine, in seconds [default: an hour over the timeout]
-    #[arg(long, value_name = "SECONDS")]
-    lease: Option<u64>,
-    /// Give it our standard input
-    #[arg(long, short)]
+    #[command(flatten)]
+    options: Options,
+    /// Give it our standard input; not queued
+    #[arg(long, short, conflicts_with_all = QUEUE_ONLY)]
     interactive: bool,
-    /// Give it a terminal
-    #[arg(long, short)]
+    /// Give it a terminal; not queued
+    #[arg(long, short, conflicts_with_all = QUEUE_ONLY)]
     tty: bool,
     /// Say on standard error what took how long
     #[arg(long)]
@@ -61,36 +57,22 @@ pub struct Run {
     command: Vec<String>,
 }
 
+/// What took how long.
+type Steps = Vec<(String, Duration)>;
+
 /// Carries it out.
 pub async fn run(context: &Context, run: Run) -> Outcome {
-    own_failure(claim_and_run(context, run).await, context)
+    own_failure(run_and_tell(context, run).await, context)
 }
 
-async fn claim_and_run(context: &Context, run: Run) -> Outcome {
-    let env = environment(&run.env);
-    for input in &run.inputs {
-        let (path, _) = split(input, WORK);
-        if !Path::new(path).exists() {
-            return Err(Problem::new(400, "local_file", format!("there is no input {path}")));
-        }
-    }
+async fn run_and_tell(context: &Context, run: Run) -> Outcome {
+    let inputs: Vec<Input> =
+        run.inputs.iter().map(|text| Input::parse(text)).collect::<Result<_, _>>()?;
     let client = context.client()?;
-    let began = Instant::now();
-    let lease_s = run.lease.or(run.timeout.map(|seconds| seconds + 3600));
-    let path = paths::pool_part(&run.pool, "claims");
-    let stream = client.upgrade(&path, &ClaimRequest { lease_s }).await.map_err(refused)?;
-    // The lease lasts as long as this connection: until the end of this function, or of us.
-    let mut lines = BufReader::new(stream).lines();
-    let line = lines.next_line().await.ok().flatten().unwrap_or_default();
-    let claim: Claim = serde_json::from_str::<serde_json::Value>(&line)
-        .and_then(|value| serde_json::from_value(value["claim"].clone()))
-        .map_err(|e| Problem::new(502, "connection_broken", format!("no claim came: {e}")))?;
-    let mut steps = vec![(format!("claim ({})", claim.from), began.elapsed())];
-    let job = work(&client, &claim.reference, &run, env, &mut steps);
-    let outcome = tokio::select! {
-        outcome = job => outcome,
-        // Until the command runs nobody else listens to these; then it gets them as well.
-        status = interrupted() => Ok(status),
+    let mut steps = Steps::new();
+    let outcome = match run.interactive || run.tty {
+        true => claim_and_run(&client, &run, &mut steps).await,
+        false => submit_and_follow(&client, &run, inputs, &mut steps).await,
     };
     if run.timings {
         for (what, took) in &steps {
@@ -100,13 +82,102 @@ async fn claim_and_run(context: &Context, run: Run) -> Outcome {
     outcome
 }
 
-async fn work(
+/// As a job that ends with us.
+async fn submit_and_follow(
     client: &Client,
-    instance: &InstanceRef,
     run: &Run,
-    env: std::collections::BTreeMap<String, String>,
-    steps: &mut Vec<(String, Duration)>,
+    inputs: Vec<Input>,
+    steps: &mut Steps,
 ) -> Outcome {
+    let outputs: Vec<(&str, &str)> = run.outputs.iter().map(|text| split(text, ".")).collect();
+    let artifacts = outputs.iter().map(|(path, _)| (*path).to_owned()).collect();
+    let spec = run.options.spec(run.command.clone(), artifacts);
+    let began = Instant::now();
+    let submitting = job::submit(client, &run.pool, spec, inputs, true);
+    let made = tokio::select! {
+        made = submitting => made?,
+        status = interrupted() => return Ok(status),
+    };
+    let uploaded = began.elapsed();
+    let following = job::attach(client, made.job_id);
+    let (view, signal) = tokio::select! {
+        ended = following => ended?,
+        // The job gets these as well; it ends with us.
+        status = interrupted() => return Ok(status),
+    };
+    if let Some(attempt) = view.attempts.last() {
+        steps.push((format!("claim ({})", attempt.from), Duration::from_micros(attempt.claim_us)));
+        if !run.inputs.is_empty() {
+            let took = uploaded + Duration::from_micros(attempt.inputs_us);
+            steps.push((format!("in {}", run.inputs.join(" ")), took));
+        }
+        steps.push(("command".to_owned(), Duration::from_micros(attempt.command_us)));
+    }
+    let status = status_of(&view, signal, run)?;
+    for (index, (path, folder)) in outputs.iter().enumerate() {
+        let Some(artifact) = view.artifacts.get(index).filter(|a| a.bytes.is_some()) else {
+            // A command that failed may not have come so far as to make it.
+            eprintln!("mvm: no {path} to copy back");
+            continue;
+        };
+        let began = Instant::now();
+        job::fetch(client, view.job_id, index, Path::new(folder)).await?;
+        let took = began.elapsed() + Duration::from_micros(artifact.took_us);
+        steps.push((format!("out {path}"), took));
+    }
+    Ok(status)
+}
+
+/// The exit status of a job, and words where the status alone does not say what happened.
+fn status_of(view: &JobView, signal: u8, run: &Run) -> Outcome {
+    let why = view.reason.clone().unwrap_or_default();
+    match view.state {
+        JobState::Succeeded => Ok(0),
+        JobState::TimedOut => {
+            let seconds = run.options.timeout.unwrap_or_default();
+            eprintln!("mvm: ended after {seconds} s, as asked with --timeout");
+            Ok(124)
+        }
+        JobState::Canceled if signal > 0 && view.exit_status.is_none() => Ok(128 + signal),
+        JobState::Canceled if signal == 0 => {
+            eprintln!("mvm: job {} was canceled: {why}", view.job_id);
+            Ok(view.shell_status.unwrap_or(130))
+        }
+        JobState::Canceled => Ok(view.shell_status.unwrap_or(130)),
+        JobState::Failed if view.exit_status.is_some_and(|status| status != 0) => {
+            if !why.is_empty() {
+                eprintln!("mvm: {why}");
+            }
+            Ok(view.shell_status.unwrap_or(125))
+        }
+        JobState::Lost => Err(Problem::new(500, "job_lost", why)
+            .hint("it is not run again by itself; submit it with --retries if it may be")),
+        _ => Err(Problem::new(500, "job_failed", why)
+            .hint(format!("see more of it: mvm job info {}", view.job_id))),
+    }
+}
+
+/// With our standard input or terminal: a claim that lasts as long as this connection.
+async fn claim_and_run(client: &Client, run: &Run, steps: &mut Steps) -> Outcome {
+    let began = Instant::now();
+    let lease_s = run.options.lease.or(run.options.timeout.map(|seconds| seconds + 3600));
+    let path = paths::pool_part(&run.pool, "claims");
+    let stream = client.upgrade(&path, &ClaimRequest { lease_s }).await.map_err(refused)?;
+    // Until the end of this function, or of us.
+    let mut lines = BufReader::new(stream).lines();
+    let line = lines.next_line().await.ok().flatten().unwrap_or_default();
+    let claim: Claim = serde_json::from_str::<serde_json::Value>(&line)
+        .and_then(|value| serde_json::from_value(value["claim"].clone()))
+        .map_err(|e| Problem::new(502, "connection_broken", format!("no claim came: {e}")))?;
+    steps.push((format!("claim ({})", claim.from), began.elapsed()));
+    tokio::select! {
+        outcome = work(client, &claim.reference, run, steps) => outcome,
+        // Until the command runs nobody else listens to these; then it gets them as well.
+        status = interrupted() => Ok(status),
+    }
+}
+
+async fn work(client: &Client, instance: &InstanceRef, run: &Run, steps: &mut Steps) -> Outcome {
     for input in &run.inputs {
         let began = Instant::now();
         let (path, folder) = split(input, WORK);
@@ -116,13 +187,13 @@ async fn work(
     let began = Instant::now();
     let request = ExecRequest {
         argv: run.command.clone(),
-        env,
+        env: run.options.environment(),
         cwd: Some(WORK.to_owned()),
         user: None,
         tty: run.tty.then(session::terminal),
         stdin: run.interactive,
     };
-    let timeout = run.timeout.map(Duration::from_secs);
+    let timeout = run.options.timeout.map(Duration::from_secs);
     // The claim has its own lease already.
     let exec = session::Run { request, interactive: run.interactive, timeout, lease_s: None };
     let status = session::exec(client, instance, exec).await?;
@@ -156,8 +227,4 @@ async fn interrupted() -> u8 {
     };
     tokio::time::sleep(Duration::from_secs(2)).await;
     status
-}
-
-fn split<'a>(text: &'a str, default: &'a str) -> (&'a str, &'a str) {
-    text.rsplit_once(':').unwrap_or((text, default))
 }

@@ -76,6 +76,9 @@ pub struct QuotaArgs {
     /// Disk that all instances may grow to, in GiB [default: 200]
     #[arg(long)]
     max_disk: Option<u64>,
+    /// Jobs that wait in the queue of one pool [default: 1000]
+    #[arg(long)]
+    max_queued_jobs: Option<u64>,
 }
 
 impl QuotaArgs {
@@ -88,6 +91,7 @@ impl QuotaArgs {
             max_pools: self.max_pools,
             max_instances_per_pool: self.max_instances_per_pool,
             max_disk_gib: self.max_disk,
+            max_queued_jobs: self.max_queued_jobs,
         }
     }
 }

@@ -16,6 +16,7 @@ mod lab;
 mod life;
 mod networks;
 mod policy;
+mod queue;
 mod refusals;
 mod sessions;
 mod simulated;

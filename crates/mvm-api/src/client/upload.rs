@@ -1,0 +1,47 @@
+//! Bodies that are sent while they come to be.
+
+use super::{Bytes, Client, ClientError, broken, is_success};
+use hyper::body::{Body, Frame};
+use hyper::{Method, header};
+use serde::de::DeserializeOwned;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::sync::mpsc;
+
+/// A body that comes in pieces; one that is an error breaks it off.
+struct Pieces(mpsc::Receiver<std::io::Result<Bytes>>);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
+        self.0.poll_recv(cx).map(|piece| piece.map(|bytes| bytes.map(Frame::data)))
+    }
+}
+
+impl Client {
+    /// `PUT path` with the bytes that come in as its body, until `pieces` is closed; over a
+    /// connection of its own.
+    pub async fn upload<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        pieces: mpsc::Receiver<std::io::Result<Bytes>>,
+    ) -> Result<T, ClientError> {
+        let doing = format!("PUT {path}");
+        let request = self.begin(Method::PUT, path);
+        let request = request.header(header::CONTENT_TYPE, "application/x-tar");
+        let request = request.body(Pieces(pieces)).map_err(|cause| broken(&doing, cause))?;
+        let mut sender = self.target.connect(&doing).await?;
+        let response = sender.send_request(request).await;
+        let response = response.map_err(|cause| self.target.fault(&doing, &cause))?;
+        if !is_success(response.status()) {
+            return Err(self.refusal(response, &doing).await?);
+        }
+        let bytes = self.collect(response, &doing).await?;
+        serde_json::from_slice(&bytes).map_err(|cause| broken(&doing, cause))
+    }
+}

@@ -1,0 +1,179 @@
+//! Who calls: the process at the other end of a Unix socket, or the holder of a certificate.
+
+use crate::Problem;
+use crate::identity::certificate::Revoked;
+use crate::identity::{Facts, Identity, Role, Serial};
+use crate::tls::{Connection, TlsListener};
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::serve::IncomingStream;
+use mvm_model::{Millis, Name};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+/// What every handler can ask for: who calls.
+pub type Caller = ConnectInfo<Peer>;
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub enum Peer {
+    /// A process of this machine, as the kernel says (unix(7), SO_PEERCRED).
+    Unix {
+        /// Its user.
+        uid: Option<u32>,
+    },
+    /// The holder of a certificate that the handshake has checked.
+    Certificate {
+        /// What it says.
+        facts: Facts,
+        /// Where to see whether it still counts.
+        revocations: Arc<Revocations>,
+    },
+    /// Somebody for whom a coordinator asks.
+    Forwarded {
+        /// For whom.
+        identity: Identity,
+        /// The coordinator.
+        by: Name,
+    },
+}
+
+impl Peer {
+    /// Its role; a process of this machine is an operator if it is root's or runs as we do.
+    pub fn role(&self) -> Option<Role> {
+        match self {
+            Peer::Unix { uid: Some(uid) } => {
+                let own = rustix::process::geteuid().as_raw();
+                (*uid == 0 || *uid == own).then_some(Role::Operator)
+            }
+            Peer::Unix { uid: None } => None,
+            Peer::Certificate { .. } | Peer::Forwarded { .. } => {
+                self.identity().map(Identity::role)
+            }
+        }
+    }
+
+    /// The identity that it has or asks for; a process of this machine has none.
+    pub fn identity(&self) -> Option<&Identity> {
+        match self {
+            Peer::Unix { .. } => None,
+            Peer::Certificate { facts, .. } => Some(&facts.identity),
+            Peer::Forwarded { identity, .. } => Some(identity),
+        }
+    }
+
+    /// As leases name their holder: `uid:0`, `operator:alice`.
+    pub fn holder(&self) -> String {
+        match self {
+            Peer::Unix { uid } => {
+                uid.map_or_else(|| "unknown".to_owned(), |uid| format!("uid:{uid}"))
+            }
+            Peer::Certificate { facts, .. } => facts.identity.holder(),
+            Peer::Forwarded { identity, .. } => identity.holder(),
+        }
+    }
+
+    /// The tenant that it is confined to, if it is.
+    pub fn tenant(&self) -> Option<&Name> {
+        self.identity().and_then(Identity::tenant)
+    }
+
+    /// Whether it may see what is this tenant's.
+    pub fn sees(&self, tenant: &Name) -> bool {
+        self.tenant().is_none_or(|own| own == tenant)
+    }
+
+    /// Whether it reads the files of this machine by itself.
+    pub fn is_local(&self) -> bool {
+        matches!(self, Peer::Unix { .. })
+    }
+
+    /// Whether its certificate still counts at `now`: a connection may outlive it.
+    pub fn standing(&self, now: Millis) -> Result<(), Problem> {
+        let Peer::Certificate { facts, revocations } = self else { return Ok(()) };
+        let refused = |code: &str, how: &str| {
+            let detail = format!("the certificate of {} {how}", facts.identity.holder());
+            Err(Problem::new(401, code, detail).hint("connect anew, with one that is good"))
+        };
+        if now >= facts.validity.not_after {
+            return refused("certificate_expired", "has run out");
+        }
+        match revocations.holds(&facts.serial) {
+            true => refused("certificate_revoked", "was revoked"),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Peer::Unix { uid: stream.io().peer_cred().ok().map(|peer| peer.uid()) }
+    }
+}
+
+impl Connected<IncomingStream<'_, TlsListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
+        Connection::peer(stream.io()).clone()
+    }
+}
+
+/// What is revoked, as of now, and the connections that end when their certificate is.
+#[derive(Debug, Default)]
+pub struct Revocations {
+    revoked: RwLock<Revoked>,
+    open: Mutex<Vec<Weak<Open>>>,
+}
+
+/// A connection that stands open.
+#[derive(Debug)]
+pub(crate) struct Open {
+    serial: Serial,
+    /// Cancelled when its certificate is revoked.
+    pub(crate) cut: CancellationToken,
+}
+
+impl Revocations {
+    /// Those of a list.
+    pub(crate) fn new(revoked: Revoked) -> Revocations {
+        Revocations { revoked: RwLock::new(revoked), open: Mutex::default() }
+    }
+
+    /// Whether this certificate is revoked.
+    pub fn holds(&self, serial: &Serial) -> bool {
+        self.revoked.read().unwrap_or_else(PoisonError::into_inner).serials.contains(serial)
+    }
+
+    /// The number of the list in force.
+    pub fn number(&self) -> u64 {
+        self.revoked.read().unwrap_or_else(PoisonError::into_inner).number
+    }
+
+    /// Puts a newer list in force and cuts the connections whose certificate it revokes.
+    pub(crate) fn replace(&self, revoked: Revoked) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        for one in open.iter().filter_map(Weak::upgrade) {
+            if revoked.serials.contains(&one.serial) {
+                one.cut.cancel();
+            }
+        }
+        open.retain(|one| one.strong_count() > 0);
+        *self.revoked.write().unwrap_or_else(PoisonError::into_inner) = revoked;
+    }
+
+    /// Remembers a connection for as long as what this gives lives.
+    pub(crate) fn opened(&self, serial: Serial) -> Arc<Open> {
+        let one = Arc::new(Open { serial, cut: CancellationToken::new() });
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that have ended are swept out when there is no more room: it costs nothing on
+        // the average, however many there are.
+        if open.len() == open.capacity() {
+            open.retain(|one| one.strong_count() > 0);
+        }
+        open.push(Arc::downgrade(&one));
+        // A list that came since the handshake may name it already.
+        if self.holds(&one.serial) {
+            one.cut.cancel();
+        }
+        one
+    }
+}

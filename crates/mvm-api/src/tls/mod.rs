@@ -1,0 +1,14 @@
+//! Mutual TLS, 1.3 only: who serves and who calls show certificates of one authority.
+//!
+//! No session is resumed: a resumed handshake would not look at the certificate again, and one that
+//! has run out or was revoked would get in.
+
+mod connect;
+mod fault;
+mod keeper;
+mod listener;
+
+pub use connect::{Expect, connect};
+pub(crate) use fault::fault_of;
+pub use keeper::Keeper;
+pub use listener::{Connection, TlsListener};

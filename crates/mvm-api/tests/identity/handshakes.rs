@@ -1,0 +1,244 @@
+//! Mutual TLS on loopback: who gets in, who does not, and what that costs the others.
+
+use crate::support::{HOUR, Lab, id, refused};
+use mvm_api::Client;
+use mvm_api::identity::{Authority, keep, now};
+use mvm_api::tls::{Expect, Keeper, TlsListener};
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+#[tokio::test]
+async fn whoever_has_a_good_certificate_gets_in_and_is_known() {
+    let lab = Lab::new();
+    let address = lab.serve(&lab.keeper("coordinator/c1")).await;
+    for (identity, holder) in [
+        ("operator/alice", "operator:alice"),
+        ("tenant-operator/ci/bob", "tenant-operator:ci/bob"),
+        ("node/n1", "node:n1"),
+        ("coordinator/c2", "coordinator:c2"),
+    ] {
+        let client = lab.client(&address, lab.credential(identity, HOUR));
+        assert_eq!(client.get::<String>("/who").await.expect("an answer"), holder);
+        // The second call goes over the same connection.
+        assert_eq!(client.get::<String>("/who").await.expect("an answer"), holder);
+    }
+}
+
+#[tokio::test]
+async fn wrong_certificates_are_refused_before_a_request_is_read() {
+    let (lab, foreign) = (Lab::new(), Lab::new());
+    let server = lab.keeper("coordinator/c1");
+    let address = lab.serve(&server).await;
+    let trusting = |mut credential: mvm_api::identity::Credential| {
+        credential.roots = server.credential().roots;
+        credential
+    };
+    let from_elsewhere = trusting(foreign.credential("operator/alice", HOUR));
+    let old = lab.credential_at("operator/alice", HOUR, now() - 2 * HOUR);
+    let early = lab.credential_at("operator/alice", HOUR, now() + 2 * HOUR);
+    for (credential, words) in [
+        (from_elsewhere, "another authority signed our certificate"),
+        (old, "our certificate has run out"),
+        (early, "does not let us in"),
+    ] {
+        let problem = refused(lab.client(&address, credential).get::<String>("/who").await);
+        assert_eq!(problem.code, "certificate_refused", "{problem}");
+        assert!(problem.detail.contains(words), "{problem}");
+    }
+    // One that does not trust the server never shows its own.
+    let stranger = lab.client(&address, foreign.credential("operator/alice", HOUR));
+    let problem = refused(stranger.get::<String>("/who").await);
+    assert_eq!(problem.code, "peer_untrusted", "{problem}");
+}
+
+#[tokio::test]
+async fn a_server_is_known_by_its_identity_whatever_its_address() {
+    let lab = Lab::new();
+    let address = lab.serve(&lab.keeper("node/n1")).await;
+    let ask = async |expect: Expect| {
+        let keeper = lab.keeper("operator/alice");
+        Client::tls(&address, keeper, expect).get::<String>("/who").await
+    };
+    let n1 = || Some("n1".parse().expect("name"));
+    assert!(ask(Expect::Node(None)).await.is_ok());
+    assert!(ask(Expect::Node(n1())).await.is_ok());
+    let other = refused(ask(Expect::Node(Some("n2".parse().expect("name")))).await);
+    assert_eq!(other.code, "peer_untrusted");
+    assert!(other.detail.contains("node:n1 answers where the node n2 should"), "{other}");
+    assert_eq!(refused(ask(Expect::Coordinator).await).code, "peer_untrusted");
+    // An operator's certificate serves nobody.
+    let loopback = ["127.0.0.1:0".parse().expect("address")];
+    let listener = TlsListener::bind(&loopback, lab.keeper("operator/alice")).await;
+    assert_eq!(listener.err().expect("refused").code, "wrong_identity");
+}
+
+#[tokio::test]
+async fn revoked_ones_are_cut_off_and_stay_out() {
+    let lab = Lab::new();
+    let server = lab.keeper("coordinator/c1");
+    let address = lab.serve(&server).await;
+    let key = mvm_api::identity::authority::new_key().expect("key");
+    let issued = lab.signer.issue(&id("operator/mallory"), &key, now()).await.expect("issued");
+    let both = format!("{}\n{}", issued.pem, key.serialize_pem());
+    let roots = lab.signer.authority().certificate();
+    let credential = mvm_api::identity::Credential::read(
+        both.as_bytes(),
+        roots.as_bytes(),
+        None,
+        Default::default(),
+    )
+    .expect("a credential");
+    let mallory = lab.client(&address, credential.clone());
+    mallory.get::<String>("/who").await.expect("good so far");
+    // A raw connection that stands open.
+    let keeper = Keeper::in_memory(credential.clone()).expect("keeper");
+    let mut open =
+        mvm_api::tls::connect(&address, &keeper, &Expect::Coordinator).await.expect("connects");
+    open.write_all(b"GET /who HTTP/1.1\r\nhost: mvm\r\n\r\n").await.expect("writes");
+    assert!(open.read(&mut [0; 4096]).await.expect("an answer") > 0);
+
+    let alice = lab.client(&address, lab.credential("operator/alice", HOUR));
+    let body = serde_json::json!({ "identity": id("operator/mallory") });
+    let list: mvm_api::types::RevocationList =
+        alice.post("/v1/ca/revoke", &body).await.expect("revoked");
+
+    assert!(matches!(open.read(&mut [0; 64]).await, Ok(0) | Err(_)), "the connection is cut");
+    let kept = refused(mallory.get::<String>("/who").await);
+    let anew = refused(lab.client(&address, credential).get::<String>("/who").await);
+    for problem in [kept, anew] {
+        assert_eq!(problem.code, "certificate_refused", "{problem}");
+        assert!(problem.detail.contains("our certificate was revoked"), "{problem}");
+    }
+    alice.get::<String>("/who").await.expect("others go on");
+    // An older list does not undo it, a foreign one is refused, and the same again is no fault.
+    let older = lab.signer.authority().list(1, &[], now()).expect("list");
+    assert!(!server.revoke(&older).expect("taken"));
+    assert!(!server.revoke(&list.crl).expect("taken"));
+    let elsewhere = Lab::new().signer.authority().list(99, &[], now()).expect("list");
+    assert_eq!(server.revoke(&elsewhere).expect_err("refused").code, "crl_invalid");
+    assert_eq!(server.revoke("rubbish").expect_err("refused").code, "crl_invalid");
+    alice.post::<serde_json::Value>("/v1/ca/revoke", &body).await.expect("again");
+}
+
+#[tokio::test]
+async fn a_server_that_is_revoked_is_not_trusted_any_more() {
+    let lab = Lab::new();
+    let server = lab.keeper("node/n1");
+    let address = lab.serve(&server).await;
+    let alice = lab.keeper("operator/alice");
+    let client = Client::tls(&address, alice.clone(), Expect::Node(None));
+    client.get::<String>("/who").await.expect("good so far");
+    let facts = server.credential().facts;
+    let revoked = mvm_api::identity::authority::Revocation {
+        serial: facts.serial,
+        at: now(),
+        not_after: facts.validity.not_after,
+    };
+    let list = lab.signer.authority().list(7, &[revoked], now()).expect("list");
+    assert!(alice.revoke(&list).expect("taken"));
+    let problem = refused(client.get::<String>("/who").await);
+    assert_eq!(problem.code, "peer_untrusted", "{problem}");
+    assert!(problem.detail.contains("revoked"), "{problem}");
+}
+
+#[tokio::test]
+async fn who_shows_no_certificate_or_speaks_something_else_is_refused() {
+    let lab = Lab::new();
+    let server = lab.keeper("coordinator/c1");
+    let address = lab.serve(&server).await;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(server.credential().roots[0].clone()).expect("root");
+    let anonymous = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(anonymous));
+    let stream = TcpStream::connect(&address).await.expect("connects");
+    let name = "mvm.internal".try_into().expect("name");
+    let mut stream = connector.connect(name, stream).await.expect("its half of the handshake");
+    let _ = stream.write_all(b"GET /who HTTP/1.1\r\nhost: mvm\r\n\r\n").await;
+    let error = stream.read(&mut [0; 64]).await.expect_err("refused");
+    assert!(error.to_string().contains("CertificateRequired"), "{error}");
+
+    // The beginning of a TLS 1.2 handshake, without the extension that offers 1.3.
+    let mut hello = vec![0x03, 0x03];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 2, 0xc0, 0x2b, 1, 0, 0, 0]);
+    let length = hello.len() as u8;
+    let mut record = vec![0x16, 3, 1, 0, length + 4, 1, 0, 0, length];
+    record.extend(hello);
+    for bytes in
+        [record.as_slice(), b"GET /who HTTP/1.1\r\n\r\n", &[0; 600], b"\x16\x03\x01\xff\xff"]
+    {
+        let mut stream = TcpStream::connect(&address).await.expect("connects");
+        stream.write_all(bytes).await.expect("writes");
+        let _ = stream.shutdown().await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        // At most an alert, never an answer.
+        assert!(answer.len() < 16 && !answer.starts_with(b"HTTP"), "{answer:?}");
+    }
+    // None of it hurt.
+    let alice = lab.client(&address, lab.credential("operator/alice", HOUR));
+    alice.get::<String>("/who").await.expect("an answer");
+}
+
+#[tokio::test]
+async fn who_is_slow_holds_up_nobody() {
+    let lab = Lab::new();
+    let address = lab.serve(&lab.keeper("coordinator/c1")).await;
+    let mut slow = Vec::new();
+    for _ in 0..40 {
+        let mut stream = TcpStream::connect(&address).await.expect("connects");
+        stream.write_all(&[0x16, 3]).await.expect("writes");
+        slow.push(stream);
+    }
+    let alice = lab.client(&address, lab.credential("operator/alice", HOUR));
+    alice.get::<String>("/who").await.expect("an answer meanwhile");
+    // They are shown out by the deadline.
+    for mut stream in slow {
+        let mut rest = Vec::new();
+        let ended = stream.read_to_end(&mut rest);
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(60), ended).await;
+        let _ = ended.expect("the connection ends");
+    }
+}
+
+#[tokio::test]
+async fn a_server_is_renewed_while_connections_stand() {
+    let lab = Lab::new();
+    let server = lab.keeper("coordinator/c1");
+    let address = lab.serve(&server).await;
+    let alice = lab.keeper("operator/alice");
+    let mut open =
+        mvm_api::tls::connect(&address, &alice, &Expect::Coordinator).await.expect("connects");
+    let before = server.credential().facts;
+    keep::renew(&server, &keep::Source::Local(lab.signer.clone())).await.expect("renewed");
+    let after = server.credential().facts;
+    assert_eq!(before.identity, after.identity);
+    assert!(before.serial != after.serial && before.validity.not_after < after.validity.not_after);
+    open.write_all(b"GET /who HTTP/1.1\r\nhost: mvm\r\n\r\n").await.expect("writes");
+    let mut answer = [0; 4096];
+    let count = open.read(&mut answer).await.expect("goes on");
+    assert!(answer[..count].starts_with(b"HTTP/1.1 200"));
+    let anew = mvm_api::tls::connect(&address, &alice, &Expect::Coordinator).await;
+    let anew = anew.expect("connects");
+    let shown = anew.get_ref().1.peer_certificates().expect("certificates")[0].clone();
+    let shown = mvm_api::identity::Facts::read(&shown).expect("read");
+    assert_eq!(shown.serial, after.serial, "who comes anew sees the new one");
+}
+
+#[tokio::test]
+async fn an_authority_is_made_once() {
+    let lab = Lab::new();
+    let again = Authority::create(lab.dir.path(), now()).err().expect("refused");
+    assert_eq!(again.code, "exists");
+    let mode = |name: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::metadata(lab.dir.path().join(name)).expect(name).permissions().mode() & 0o777
+    };
+    assert_eq!(mode("ca-key.pem"), 0o600);
+}

@@ -1,0 +1,546 @@
+//! Jobs: a command in an instance of its own, queued, run at most once unless it may be retried.
+
+use crate::Millis;
+use crate::error::{Code, Fault};
+use crate::name::{InstanceRef, Name, PoolRef, string_conversions};
+use crate::state::State;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+/// The longest time that a command may be given, in seconds: a week.
+pub const MAX_TIMEOUT_S: u64 = 7 * 24 * 3600;
+/// How many instances are tried before a job that never began is given up.
+pub const START_TRIES: u32 = 3;
+/// How many ended jobs of a pool are kept, with their logs and artifacts.
+pub const KEPT: usize = 500;
+/// How long they are kept, in ms: a week.
+pub const KEPT_MS: Millis = 7 * 24 * 3_600_000;
+/// How long a job may wait for its inputs, in ms: a day.
+const PREPARING_MS: Millis = 24 * 3_600_000;
+/// The most that a command and its environment may come to, in bytes.
+const MAX_COMMAND: usize = 512 * 1024;
+/// The most artifacts of one job.
+const MAX_ARTIFACTS: usize = 64;
+
+/// `j-` and eight hexadecimal digits, unique on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct JobId(u32);
+
+impl JobId {
+    /// The id with this number; the caller brings the randomness.
+    pub fn from_number(number: u32) -> Self {
+        JobId(number)
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "j-{:08x}", self.0)
+    }
+}
+
+impl FromStr for JobId {
+    type Err = Fault;
+
+    fn from_str(text: &str) -> Result<Self, Fault> {
+        let digits = text.strip_prefix("j-").filter(|digits| {
+            digits.len() == 8 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        });
+        digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).map(JobId).ok_or_else(|| {
+            let shown: String = text.chars().take(80).collect();
+            Fault::new(Code::InvalidReference, format!("{shown:?} is no job id"))
+                .hint("an id is j- and eight hexadecimal digits, such as j-0123abcd")
+        })
+    }
+}
+
+string_conversions!(JobId);
+
+/// What is to be run, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobSpec {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Added to the guest's default environment.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// The command is ended after so many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_s: Option<u64>,
+    /// The job's machine is taken away after so many seconds. Absent: an hour over the timeout, or
+    /// as long as the command runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_s: Option<u64>,
+    /// Before all with a lower one, -100 to 100.
+    #[serde(default)]
+    pub priority: i8,
+    /// How often it may be run again after it failed, timed out or was lost, 0 to 10.
+    #[serde(default)]
+    pub retries: u8,
+    /// Files and folders of the guest that are kept when the command has ended; what is not
+    /// absolute is below `/work`.
+    #[serde(default)]
+    pub artifacts: Vec<String>,
+    /// Caches whose disk becomes the pool's if the job succeeds.
+    #[serde(default)]
+    pub cache_commit: Vec<Name>,
+}
+
+impl JobSpec {
+    /// Checks every field; the path of the fault is the field's name.
+    pub fn validate(&self) -> Result<(), Fault> {
+        let wrong =
+            |field: &str, what: String| Fault::new(Code::InvalidValue, what).at(field.to_owned());
+        if self.argv.first().is_none_or(String::is_empty) {
+            return Err(wrong("argv", "no program is named".to_owned()));
+        }
+        let env = self.env.iter();
+        let size: usize = self.argv.iter().map(String::len).sum::<usize>()
+            + env.clone().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        if size > MAX_COMMAND {
+            let what = format!("command and environment have {size} bytes");
+            return Err(wrong("argv", what).hint(format!("allowed are {MAX_COMMAND}: use a file")));
+        }
+        let words = self.argv.iter().chain(env.clone().flat_map(|(name, value)| [name, value]));
+        if words.chain(&self.artifacts).any(|word| word.contains('\0')) {
+            return Err(wrong("argv", "a word has a zero byte in it".to_owned()));
+        }
+        if let Some((name, _)) = env.clone().find(|(n, _)| n.is_empty() || n.contains('=')) {
+            return Err(wrong("env", format!("{name:?} is no name of a variable")));
+        }
+        let range = |field: &str, value: i128, min: i128, max: i128, unit: &str| {
+            let fault = || wrong(field, format!("{field} is {value}{unit}"));
+            let allowed = (min..=max).contains(&value);
+            allowed
+                .then_some(())
+                .ok_or_else(fault)
+                .map_err(|fault| fault.hint(format!("allowed are {min} to {max}{unit}")))
+        };
+        range("timeout_s", self.timeout_s.unwrap_or(1).into(), 1, MAX_TIMEOUT_S.into(), " s")?;
+        range("lease_s", self.lease_s.unwrap_or(1).into(), 1, MAX_TIMEOUT_S.into(), " s")?;
+        range("priority", self.priority.into(), -100, 100, "")?;
+        range("retries", self.retries.into(), 0, 10, "")?;
+        range("artifacts", self.artifacts.len() as i128, 0, MAX_ARTIFACTS as i128, " paths")?;
+        match self.artifacts.iter().find(|path| path.is_empty() || path.len() > 4096) {
+            Some(path) => Err(wrong("artifacts", format!("a path of {} bytes", path.len()))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where a job is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Recorded; its inputs are on their way.
+    Preparing,
+    /// Waits for its turn and a machine.
+    Queued,
+    /// Has a machine, which is being brought up; the command has not begun.
+    Starting,
+    /// The command runs, or may have run.
+    Running,
+    /// Ended with status 0.
+    Succeeded,
+    /// Ended otherwise, or could not be run; the reason is in the job.
+    Failed,
+    /// Its timeout ended it.
+    TimedOut,
+    /// Somebody ended it.
+    Canceled,
+    /// Agent or machine went away in the middle: nobody knows how far it came.
+    Lost,
+}
+
+use JobState::*;
+
+/// Every allowed transition. What has ended stays so; only a job that may be retried goes back from
+/// `running` into the queue, and one that never began from `starting`.
+pub const TRANSITIONS: &[(JobState, JobState)] = &[
+    (Preparing, Queued),
+    (Preparing, Canceled),
+    (Queued, Starting),
+    (Queued, Failed),
+    (Queued, Canceled),
+    (Starting, Queued),
+    (Starting, Running),
+    (Starting, Failed),
+    (Starting, Canceled),
+    (Running, Queued),
+    (Running, Succeeded),
+    (Running, Failed),
+    (Running, TimedOut),
+    (Running, Canceled),
+    (Running, Lost),
+];
+
+impl JobState {
+    /// All of them.
+    pub const ALL: [JobState; 9] =
+        [Preparing, Queued, Starting, Running, Succeeded, Failed, TimedOut, Canceled, Lost];
+
+    /// Whether a job in this state may go to `to`.
+    pub fn allows(self, to: JobState) -> bool {
+        TRANSITIONS.contains(&(self, to))
+    }
+
+    /// Whether nothing will happen to it any more.
+    pub fn has_ended(self) -> bool {
+        matches!(self, Succeeded | Failed | TimedOut | Canceled | Lost)
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Preparing => "preparing",
+            Queued => "queued",
+            Starting => "starting",
+            Running => "running",
+            Succeeded => "succeeded",
+            Failed => "failed",
+            TimedOut => "timed_out",
+            Canceled => "canceled",
+            Lost => "lost",
+        })
+    }
+}
+
+impl FromStr for JobState {
+    type Err = Fault;
+
+    fn from_str(text: &str) -> Result<Self, Fault> {
+        Self::ALL.into_iter().find(|state| state.to_string() == text).ok_or_else(|| {
+            let shown: String = text.chars().take(80).collect();
+            let all = Self::ALL.map(|state| state.to_string()).join(", ");
+            Fault::new(Code::InvalidValue, format!("{shown:?} is no state of a job"))
+                .hint(format!("the states are {all}"))
+        })
+    }
+}
+
+/// How a job, or one attempt at it, came out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// One of the states that have ended.
+    pub state: JobState,
+    /// The command's status, as a shell says it.
+    pub exit_status: Option<i32>,
+    /// Why, where the status does not say it.
+    pub reason: Option<String>,
+}
+
+impl Outcome {
+    /// Without a status of the command's.
+    pub fn because(state: JobState, reason: impl Into<String>) -> Outcome {
+        Outcome { state, exit_status: None, reason: Some(reason.into()) }
+    }
+}
+
+/// One run of a job's command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Where.
+    pub instance: InstanceRef,
+    /// The state that the instance was taken from.
+    pub from: State,
+    /// When the instance was taken.
+    pub since: Millis,
+    /// When the command began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began_at: Option<Millis>,
+    /// When it was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Millis>,
+    /// How it came out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<JobState>,
+    /// The command's status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_status: Option<i32>,
+    /// Why, where the status does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How long the instance took to be ready, in µs.
+    #[serde(default)]
+    pub claim_us: u64,
+    /// How long the inputs took, in µs.
+    #[serde(default)]
+    pub inputs_us: u64,
+    /// How long the command took, in µs.
+    #[serde(default)]
+    pub command_us: u64,
+}
+
+/// A file or folder that a job leaves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// Its path in the guest.
+    pub path: String,
+    /// Size of its archive in bytes; absent where it was not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// How long it took to fetch, in µs.
+    #[serde(default)]
+    pub took_us: u64,
+}
+
+/// The durable record of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// The pool whose instances it runs in.
+    pub pool: PoolRef,
+    /// What is to be run.
+    pub spec: JobSpec,
+    /// Where it is in its life.
+    pub state: JobState,
+    /// Who submitted it.
+    pub holder: String,
+    /// A client follows it, and it ends with that client.
+    #[serde(default)]
+    pub attached: bool,
+    /// Somebody wants it to end.
+    #[serde(default)]
+    pub cancel_requested: bool,
+    /// Its place in the order of submission on this node; 0 before it is queued.
+    #[serde(default)]
+    pub number: u64,
+    /// When it was recorded.
+    pub created_at: Millis,
+    /// When it was queued first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued_at: Option<Millis>,
+    /// When it was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Millis>,
+    /// Runs so far, the present one included.
+    #[serde(default)]
+    pub attempts: Vec<Attempt>,
+    /// How often no machine could be brought up for it.
+    #[serde(default)]
+    pub failed_starts: u32,
+    /// The command's status, as a shell says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_status: Option<i32>,
+    /// Why it came out so, where the status does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What it left.
+    #[serde(default)]
+    pub artifacts: Vec<Artifact>,
+}
+
+impl Job {
+    /// A job that waits for its inputs.
+    pub fn new(id: JobId, pool: PoolRef, spec: JobSpec, holder: String, now: Millis) -> Job {
+        Job {
+            id,
+            pool,
+            spec,
+            state: Preparing,
+            holder,
+            attached: false,
+            cancel_requested: false,
+            number: 0,
+            created_at: now,
+            queued_at: None,
+            ended_at: None,
+            attempts: Vec::new(),
+            failed_starts: 0,
+            exit_status: None,
+            reason: None,
+            artifacts: Vec::new(),
+        }
+    }
+
+    fn go(&mut self, to: JobState) -> Result<(), Fault> {
+        if !self.state.allows(to) {
+            return Err(self.cannot_become(to));
+        }
+        self.state = to;
+        Ok(())
+    }
+
+    /// [`Job::go`], from one state only: several lead into the queue, each for a reason of its own.
+    fn go_from(&mut self, from: JobState, to: JobState) -> Result<(), Fault> {
+        if self.state == from { self.go(to) } else { Err(self.cannot_become(to)) }
+    }
+
+    fn cannot_become(&self, to: JobState) -> Fault {
+        let what = format!("job {} is {} and cannot become {to}", self.id, self.state);
+        Fault::new(Code::WrongState, what)
+            .hint(format!("see what became of it: mvm job info {}", self.id))
+    }
+
+    /// Queues it behind all that were queued before.
+    pub fn queue(&mut self, number: u64, now: Millis) -> Result<(), Fault> {
+        self.go_from(Preparing, Queued)?;
+        self.number = number;
+        self.queued_at = Some(now);
+        Ok(())
+    }
+
+    /// It gets an instance.
+    pub fn assign(&mut self, instance: InstanceRef, from: State, now: Millis) -> Result<(), Fault> {
+        self.go(Starting)?;
+        self.attempts.push(Attempt {
+            instance,
+            from,
+            since: now,
+            began_at: None,
+            ended_at: None,
+            state: None,
+            exit_status: None,
+            reason: None,
+            claim_us: 0,
+            inputs_us: 0,
+            command_us: 0,
+        });
+        Ok(())
+    }
+
+    /// Its command is about to begin: from now on it may have run.
+    pub fn begin(&mut self, now: Millis) -> Result<(), Fault> {
+        self.go(Running)?;
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.began_at = Some(now);
+        }
+        Ok(())
+    }
+
+    /// Its instance is given back before the command has begun; it keeps its place in the queue.
+    pub fn give_back(&mut self) -> Result<(), Fault> {
+        self.go_from(Starting, Queued)?;
+        self.attempts.pop();
+        Ok(())
+    }
+
+    /// Its instance could not be brought up: it gets another, a few times.
+    pub fn start_failed(&mut self, reason: String, now: Millis) -> Result<(), Fault> {
+        if self.state != Starting {
+            return Err(self.cannot_become(Queued));
+        }
+        self.failed_starts += 1;
+        match self.failed_starts < START_TRIES {
+            true => self.give_back(),
+            false => self.end(Outcome::because(Failed, reason), now),
+        }
+    }
+
+    /// It has come out so. Where it may be run again, it goes back to its place in the queue.
+    pub fn end(&mut self, outcome: Outcome, now: Millis) -> Result<(), Fault> {
+        let again = self.state == Running
+            && matches!(outcome.state, Failed | TimedOut | Lost)
+            && !self.cancel_requested
+            && self.attempts.len() <= usize::from(self.spec.retries);
+        if !again || !outcome.state.has_ended() {
+            self.go(outcome.state)?;
+            self.ended_at = Some(now);
+            self.exit_status = outcome.exit_status;
+            self.reason.clone_from(&outcome.reason);
+        } else {
+            self.go(Queued)?;
+            self.artifacts.clear();
+        }
+        if let Some(attempt) = self.attempts.last_mut().filter(|a| a.ended_at.is_none()) {
+            attempt.ended_at = Some(now);
+            attempt.state = Some(outcome.state);
+            attempt.exit_status = outcome.exit_status;
+            attempt.reason = outcome.reason;
+        }
+        Ok(())
+    }
+
+    /// What an agent that starts makes of it; gives whether that is a change. A command that may
+    /// have run is run again only if the job may be retried.
+    pub fn recover(&mut self, now: Millis) -> Result<bool, Fault> {
+        const GONE: &str = "the client that followed it went away with its agent";
+        const RESTARTED: &str = "its agent ended while the command ran: how far it came is unknown";
+        match self.state {
+            Preparing | Queued | Starting if self.attached => {
+                self.end(Outcome::because(Canceled, GONE), now)?;
+            }
+            Preparing | Queued | Starting if self.cancel_requested => {
+                self.end(Outcome::because(Canceled, "canceled"), now)?;
+            }
+            Starting => self.give_back()?,
+            Running if self.cancel_requested => {
+                self.end(Outcome::because(Canceled, "canceled"), now)?;
+            }
+            Running => {
+                // Nobody would be told of a second run.
+                self.cancel_requested |= self.attached;
+                self.end(Outcome::because(Lost, RESTARTED), now)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The status that a command which stands for the job ends with: the command's own; 124 after
+    /// the timeout, 130 if it was canceled, 125 where mvm could not do its part.
+    pub fn shell_status(&self) -> u8 {
+        let own = self.exit_status.and_then(|status| u8::try_from(status).ok());
+        match self.state {
+            Succeeded => 0,
+            TimedOut => 124,
+            Canceled => own.filter(|status| *status != 0).unwrap_or(130),
+            Failed => own.filter(|status| *status != 0).unwrap_or(125),
+            _ => 125,
+        }
+    }
+}
+
+/// The order of a queue: higher priorities first, and of one priority the oldest.
+pub fn order(job: &Job) -> impl Ord + use<> {
+    (std::cmp::Reverse(job.spec.priority), job.number)
+}
+
+/// The queued ones of `jobs` in the order in which they get instances.
+pub fn queue<'a>(jobs: impl IntoIterator<Item = &'a Job>) -> Vec<&'a Job> {
+    let mut queued: Vec<&Job> = jobs.into_iter().filter(|job| job.state == Queued).collect();
+    queued.sort_by_key(|job| order(job));
+    queued
+}
+
+/// May `pool`, whose jobs these are, get one more that waits? `limit` is the tenant's quota.
+pub fn admit<'a>(
+    pool: &PoolRef,
+    limit: u64,
+    jobs: impl IntoIterator<Item = &'a Job>,
+) -> Result<(), Fault> {
+    let waits = |job: &&Job| matches!(job.state, Preparing | Queued);
+    let waiting = jobs.into_iter().filter(waits).count() as u64;
+    if waiting < limit {
+        return Ok(());
+    }
+    let tenant = &pool.tenant;
+    let message = format!(
+        "quota max_queued_jobs of tenant {tenant}: {waiting} jobs wait in pool {pool}, limit {limit}"
+    );
+    Err(Fault::new(Code::QueueFull, message).hint(format!(
+        "wait for some to end, or raise the quota: mvm tenant update {tenant} --max-queued-jobs"
+    )))
+}
+
+/// Those of one pool's jobs that are forgotten, with their logs and artifacts: ended ones that are
+/// too old or too many.
+pub fn forgotten<'a>(jobs: impl IntoIterator<Item = &'a Job>, now: Millis) -> Vec<JobId> {
+    let mut ended: Vec<&Job> = jobs.into_iter().filter(|job| job.state.has_ended()).collect();
+    ended.sort_by_key(|job| (std::cmp::Reverse(job.ended_at), job.id));
+    let too_old = |job: &Job| job.ended_at.is_some_and(|at| now >= at + KEPT_MS);
+    let over = ended.iter().enumerate();
+    over.filter(|(index, job)| *index >= KEPT || too_old(job)).map(|(_, job)| job.id).collect()
+}
+
+/// Those whose inputs never came.
+pub fn abandoned<'a>(jobs: impl IntoIterator<Item = &'a Job>, now: Millis) -> Vec<JobId> {
+    let stuck = |job: &&Job| job.state == Preparing && now >= job.created_at + PREPARING_MS;
+    jobs.into_iter().filter(stuck).map(|job| job.id).collect()
+}

@@ -1,0 +1,296 @@
+//! Jobs: their states, their queue, what is kept of them.
+
+mod support;
+
+use mvm_model::job::{
+    JobState::{self, *},
+    KEPT, KEPT_MS, Outcome, START_TRIES, TRANSITIONS, abandoned, admit, forgotten, order, queue,
+};
+use mvm_model::{Code, Job, JobId, JobSpec, PoolRef, State};
+use proptest::prelude::*;
+
+fn pool() -> PoolRef {
+    "ci/runners".parse().expect("a pool")
+}
+
+fn job(number: u32) -> Job {
+    let spec = JobSpec { argv: vec!["true".to_owned()], ..JobSpec::default() };
+    Job::new(JobId::from_number(number), pool(), spec, "uid:0".to_owned(), 0)
+}
+
+fn at(state: JobState) -> Job {
+    let mut job = job(1);
+    job.state = state;
+    job
+}
+
+/// The design's words: preparing → queued → starting → running → an end; back into the queue only
+/// what never began, or may be retried.
+const DOCUMENTED: &[(JobState, &[JobState])] = &[
+    (Preparing, &[Queued, Canceled]),
+    (Queued, &[Starting, Failed, Canceled]),
+    (Starting, &[Queued, Running, Failed, Canceled]),
+    (Running, &[Queued, Succeeded, Failed, TimedOut, Canceled, Lost]),
+    (Succeeded, &[]),
+    (Failed, &[]),
+    (TimedOut, &[]),
+    (Canceled, &[]),
+    (Lost, &[]),
+];
+
+#[test]
+fn only_documented_transitions_are_allowed() {
+    assert_eq!(DOCUMENTED.len(), JobState::ALL.len());
+    for (from, targets) in DOCUMENTED {
+        for to in JobState::ALL {
+            assert_eq!(from.allows(to), targets.contains(&to), "{from} -> {to}");
+        }
+        assert_eq!(from.has_ended(), targets.is_empty());
+        assert_eq!(from.to_string().parse::<JobState>().expect("a state"), *from);
+        assert_eq!(serde_json::to_value(from).expect("JSON"), from.to_string());
+    }
+    for (index, pair) in TRANSITIONS.iter().enumerate() {
+        assert!(!TRANSITIONS[..index].contains(pair), "{pair:?} stands twice");
+    }
+    assert!("done".parse::<JobState>().is_err());
+}
+
+#[test]
+fn what_has_ended_stays_so_and_says_where_to_look() {
+    for state in JobState::ALL.into_iter().filter(|state| state.has_ended()) {
+        let mut ended = at(state);
+        let before = ended.clone();
+        let fault = ended.queue(1, 1).expect_err("it has ended");
+        assert_eq!(fault.code, Code::WrongState);
+        assert!(fault.hint.contains("mvm job info j-00000001"), "{}", fault.hint);
+        assert!(ended.begin(1).is_err() && ended.give_back().is_err());
+        assert!(ended.end(Outcome::because(Canceled, "late"), 1).is_err());
+        assert_eq!(ended.recover(1), Ok(false));
+        assert_eq!(ended, before);
+    }
+}
+
+/// What may happen to a job.
+#[derive(Clone, Debug)]
+enum Step {
+    Queue,
+    Assign,
+    Begin,
+    GiveBack,
+    StartFailed,
+    End(JobState),
+    Cancel,
+    Restart,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let ends = prop::sample::select(vec![Succeeded, Failed, TimedOut, Canceled, Lost]);
+    let step = prop_oneof![
+        2 => Just(Step::Queue),
+        4 => Just(Step::Assign),
+        4 => Just(Step::Begin),
+        1 => Just(Step::GiveBack),
+        1 => Just(Step::StartFailed),
+        3 => ends.prop_map(Step::End),
+        1 => Just(Step::Cancel),
+        1 => Just(Step::Restart),
+    ];
+    prop::collection::vec(step, 0..60)
+}
+
+proptest! {
+    #![proptest_config(support::cases(512))]
+
+    /// Whatever happens, a command begins at most once, and once more for each retry; and where it
+    /// has begun and not ended, nothing but its retries lets it begin again.
+    #[test]
+    fn a_command_begins_no_more_often_than_it_may(
+        steps in steps(), retries in 0u8..4, attached: bool,
+    ) {
+        let mut job = job(7);
+        job.spec.retries = retries;
+        job.attached = attached;
+        let (mut begun, mut now) = (0usize, 1);
+        for step in steps {
+            now += 1;
+            let before = job.clone();
+            let done = match step {
+                Step::Queue => job.queue(1, now),
+                Step::Assign => job.assign("ci/runners/i-00000001".parse().unwrap(), State::Warm, now),
+                Step::Begin => job.begin(now),
+                Step::GiveBack => job.give_back(),
+                Step::StartFailed => job.start_failed("no".into(), now),
+                Step::End(state) => job.end(Outcome::because(state, "so"), now),
+                Step::Cancel => { job.cancel_requested |= !job.state.has_ended(); Ok(()) }
+                Step::Restart => job.recover(now).map(drop),
+            };
+            if let Err(fault) = done {
+                prop_assert_eq!(fault.code, Code::WrongState);
+                prop_assert_eq!(&job.state, &before.state, "what is refused changes nothing");
+                continue;
+            }
+            prop_assert!(before.state == job.state || before.state.allows(job.state)
+                || (before.state == Running && job.state == Queued));
+            begun += usize::from(before.state == Starting && job.state == Running);
+            prop_assert!(begun <= 1 + usize::from(retries), "{:?}", job);
+            prop_assert_eq!(job.attempts.iter().filter(|a| a.began_at.is_some()).count(), begun);
+            prop_assert_eq!(job.state.has_ended(), job.ended_at.is_some());
+            prop_assert!(job.failed_starts <= START_TRIES);
+            if before.state == Running && before.cancel_requested {
+                prop_assert_ne!(job.state, Queued, "what is to end is not run again");
+            }
+            if job.state == Running {
+                prop_assert_eq!(job.attempts.last().and_then(|a| a.state), None);
+            }
+        }
+    }
+
+    /// A queue is taken from the front: by priority, then in the order of submission, whatever else
+    /// there is.
+    #[test]
+    fn the_queue_is_in_order(jobs in prop::collection::vec((-100i8..=100, 0usize..9), 0..60)) {
+        let jobs: Vec<Job> = jobs.into_iter().enumerate().map(|(index, (priority, state))| {
+            let mut job = job(index as u32);
+            job.spec.priority = priority;
+            job.number = index as u64 + 1;
+            job.state = JobState::ALL[state];
+            job
+        }).collect();
+        let queue = queue(&jobs);
+        prop_assert_eq!(queue.len(), jobs.iter().filter(|job| job.state == Queued).count());
+        prop_assert!(queue.iter().all(|job| job.state == Queued));
+        prop_assert!(queue.iter().is_sorted_by_key(|job| order(job)));
+        for pair in queue.windows(2) {
+            let (a, b) = (pair[0], pair[1]);
+            prop_assert!(a.spec.priority > b.spec.priority
+                || (a.spec.priority == b.spec.priority && a.number < b.number));
+        }
+    }
+
+    /// As many wait as may, and not one more.
+    #[test]
+    fn the_queue_has_a_bound(states in prop::collection::vec(0usize..9, 0..40), limit in 0u64..20) {
+        let jobs: Vec<Job> = states.into_iter().map(|state| at(JobState::ALL[state])).collect();
+        let waiting = jobs.iter().filter(|j| matches!(j.state, Preparing | Queued)).count() as u64;
+        match admit(&pool(), limit, &jobs) {
+            Ok(()) => prop_assert!(waiting < limit),
+            Err(fault) => {
+                prop_assert!(waiting >= limit);
+                prop_assert_eq!(fault.code, Code::QueueFull);
+                prop_assert!(fault.hint.contains("--max-queued-jobs"));
+            }
+        }
+    }
+
+    /// What is forgotten has ended and is old, or older than as many as are kept.
+    #[test]
+    fn the_newest_ended_jobs_are_kept(
+        ages in prop::collection::vec((0u64..KEPT_MS * 2, 0usize..9), 0..40), more in 0usize..2,
+    ) {
+        let now = KEPT_MS * 3;
+        let mut jobs: Vec<Job> = ages.into_iter().enumerate().map(|(index, (age, state))| {
+            let mut job = job(index as u32);
+            job.state = JobState::ALL[state];
+            job.ended_at = job.state.has_ended().then_some(now - age);
+            job
+        }).collect();
+        // Many that have just ended.
+        for index in 0..more * KEPT {
+            let mut job = job(1_000 + index as u32);
+            (job.state, job.ended_at) = (Succeeded, Some(now));
+            jobs.push(job);
+        }
+        let gone = forgotten(&jobs, now);
+        let kept: Vec<&Job> = jobs.iter().filter(|job| !gone.contains(&job.id)).collect();
+        prop_assert!(jobs.iter().filter(|j| !j.state.has_ended()).all(|j| !gone.contains(&j.id)));
+        let ended = kept.iter().filter(|job| job.state.has_ended());
+        prop_assert!(ended.clone().count() <= KEPT);
+        prop_assert!(ended.clone().all(|job| now - job.ended_at.unwrap() < KEPT_MS));
+        let oldest = ended.filter_map(|job| job.ended_at).min().unwrap_or(now);
+        let lost = jobs.iter().filter(|j| gone.contains(&j.id)).filter_map(|j| j.ended_at);
+        prop_assert!(lost.clone().all(|at| at <= oldest || now - at >= KEPT_MS));
+    }
+
+    #[test]
+    fn any_text_is_an_id_or_refused(text in "\\PC{0,20}", number: u32) {
+        let _ = text.parse::<JobId>();
+        let id = JobId::from_number(number);
+        prop_assert_eq!(id.to_string().parse::<JobId>().unwrap(), id);
+    }
+
+    /// A specification from outside is read or refused, and one that is valid stays within bounds.
+    #[test]
+    fn any_specification_is_valid_or_refused(
+        argv in prop::collection::vec("[a-z\\x00]{0,4}", 0..4),
+        name in "[A-Z=]{0,3}", timeout: Option<u64>, lease: Option<u64>,
+        priority: i8, retries: u8, artifact in "[a-z/\\x00]{0,6}", count in 0usize..70,
+    ) {
+        let spec = JobSpec {
+            argv: argv.clone(), env: [(name.clone(), String::new())].into(), timeout_s: timeout,
+            lease_s: lease, priority, retries, artifacts: vec![artifact.clone(); count],
+            cache_commit: Vec::new(),
+        };
+        let week = 1..=604_800;
+        let good = !argv.is_empty() && !argv[0].is_empty() && !argv.iter().any(|w| w.contains('\0'))
+            && !name.is_empty() && !name.contains('=')
+            && timeout.is_none_or(|s| week.contains(&s)) && lease.is_none_or(|s| week.contains(&s))
+            && (-100..=100).contains(&priority) && retries <= 10 && count <= 64
+            && (count == 0 || (!artifact.is_empty() && !artifact.contains('\0')));
+        let checked = spec.validate();
+        prop_assert_eq!(checked.is_ok(), good, "{:?}", checked);
+        if let Err(fault) = checked {
+            prop_assert_eq!(fault.code, Code::InvalidValue);
+            prop_assert!(!fault.path.is_empty());
+        }
+    }
+}
+
+/// An agent that starts finds jobs in every state.
+#[test]
+fn a_restart_loses_only_what_ran() {
+    let running = |retries: u8| {
+        let mut job = job(1);
+        job.spec.retries = retries;
+        job.queue(1, 1).expect("queue");
+        job.assign("ci/runners/i-00000001".parse().expect("id"), State::Warm, 2).expect("assign");
+        job.begin(3).expect("begin");
+        job
+    };
+    let after = |mut job: Job| {
+        job.recover(9).expect("recover");
+        job
+    };
+    let lost = after(running(0));
+    assert_eq!((lost.state, lost.shell_status()), (Lost, 125));
+    assert!(lost.reason.expect("a reason").contains("agent"));
+    let again = after(running(1));
+    assert_eq!((again.state, again.attempts[0].state), (Queued, Some(Lost)));
+    // Nobody is there who would be told.
+    let mut attached = running(1);
+    attached.attached = true;
+    assert_eq!(after(attached).state, Lost);
+    let mut canceled = running(1);
+    canceled.cancel_requested = true;
+    assert_eq!(after(canceled).state, Canceled);
+    // What had a machine and did not begin never ran.
+    let mut starting = job(1);
+    starting.queue(1, 1).expect("queue");
+    let waits = starting.clone();
+    starting.assign("ci/runners/i-00000001".parse().expect("id"), State::Warm, 2).expect("assign");
+    assert_eq!(after(starting.clone()), waits);
+    for mut of_client in [waits.clone(), starting, at(Preparing)] {
+        of_client.attached = true;
+        assert_eq!(after(of_client).state, Canceled);
+    }
+    assert_eq!(after(waits.clone()), waits);
+    assert_eq!(after(at(Preparing)).state, Preparing);
+}
+
+#[test]
+fn a_job_whose_inputs_never_come_is_given_up_after_a_day() {
+    let day = 24 * 3_600_000;
+    let waiting = at(Preparing);
+    assert!(abandoned([&waiting], day - 1).is_empty());
+    assert_eq!(abandoned([&waiting], day), [waiting.id]);
+    assert!(abandoned([&at(Queued), &at(Running), &at(Lost)], day * 9).is_empty());
+}

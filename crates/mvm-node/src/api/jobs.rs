@@ -1,0 +1,245 @@
+//! Jobs.
+
+use super::pools::reference as pool_reference;
+use super::{Answer, Body, Caller, Done, Refusal, Shared, detached, done, streams};
+use crate::Node;
+use crate::jobs::Follow;
+use crate::problem::io;
+use axum::Json;
+use axum::body::Body as HttpBody;
+use axum::extract::{ConnectInfo, Path, Query, Request, State};
+use axum::response::Response;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use mvm_api::Problem;
+use mvm_api::jobs::{JobFilter, JobView, SubmitJob};
+use mvm_guest::frame::{self, Frame};
+use mvm_guest::protocol::Reply;
+use mvm_model::JobId;
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::sync::mpsc::Receiver;
+
+/// The longest time that one call of `wait` waits, in seconds.
+const MAX_WAIT_S: u64 = 24 * 3600;
+
+/// How many pieces of output a client may be behind before the command waits for it.
+const BEHIND: usize = 8;
+
+type OfJob = Path<String>;
+
+pub async fn create(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Path(at): Path<(String, String)>,
+    Body(body): Body<SubmitJob>,
+) -> Answer<JobView> {
+    let pool = pool_reference(at)?;
+    Ok(Json(detached(async move { node.create_job(&pool, body, peer.holder()).await }).await?))
+}
+
+pub async fn list(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Query(filter): Query<JobFilter>,
+) -> Json<Vec<JobView>> {
+    let mut jobs = node.job_views(&filter).await;
+    jobs.retain(|job| peer.sees(&job.tenant_id));
+    Json(jobs)
+}
+
+pub async fn show(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Path(id): OfJob,
+) -> Answer<JobView> {
+    let id = node.job_for(&peer, &id).await?;
+    Ok(Json(node.job_view(id).await?))
+}
+
+/// The body is a tar archive whose entries are below the guest's root.
+pub async fn inputs(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Path(id): OfJob,
+    request: Request,
+) -> Answer<Done> {
+    let id = node.job_for(&peer, &id).await?;
+    node.take_inputs(id, request.into_body().into_data_stream()).await?;
+    Ok(done())
+}
+
+pub async fn submit(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Path(id): OfJob,
+) -> Answer<JobView> {
+    let id = node.job_for(&peer, &id).await?;
+    detached(async move {
+        node.queue_job(id, None).await?;
+        Ok(Json(node.job_view(id).await?))
+    })
+    .await
+    .map_err(Refusal)
+}
+
+pub async fn cancel(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Path(id): OfJob,
+) -> Answer<JobView> {
+    let id = node.job_for(&peer, &id).await?;
+    let job = node.cancel_job(id, "canceled").await?;
+    Ok(Json(JobView::from(&job)))
+}
+
+/// Options of `wait`.
+#[derive(Debug, Deserialize)]
+pub struct WaitOptions {
+    timeout_s: Option<u64>,
+}
+
+/// The job, when it has ended or the time is up.
+pub async fn wait(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Path(id): OfJob,
+    Query(options): Query<WaitOptions>,
+) -> Answer<JobView> {
+    let id = node.job_for(&peer, &id).await?;
+    let longest = Duration::from_secs(options.timeout_s.unwrap_or(MAX_WAIT_S).min(MAX_WAIT_S));
+    match tokio::time::timeout(longest, node.ended_job(id)).await {
+        Ok(ended) => ended.map(drop)?,
+        Err(_) => {}
+    }
+    Ok(Json(node.job_view(id).await?))
+}
+
+/// Options of `log`.
+#[derive(Debug, Deserialize)]
+pub struct LogOptions {
+    #[serde(default)]
+    follow: bool,
+}
+
+/// The frames of the log as they lie there; with `follow`, until the job has ended.
+pub async fn log(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Path(id): OfJob,
+    Query(options): Query<LogOptions>,
+) -> Result<HttpBody, Refusal> {
+    let id = node.job_for(&peer, &id).await?;
+    let follow = Follow::new(node, id, options.follow);
+    let stream = futures::stream::unfold(follow, |mut follow| async {
+        follow.next().await.map(|bytes| (Ok::<_, std::io::Error>(bytes), follow))
+    });
+    Ok(HttpBody::from_stream(stream))
+}
+
+/// The tar archive of one artifact.
+pub async fn artifact(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Path((id, index)): Path<(String, usize)>,
+) -> Result<HttpBody, Refusal> {
+    let id = node.job_for(&peer, &id).await?;
+    let job = node.read(|world| world.job(id).cloned()).await?;
+    let known = job.artifacts.get(index).filter(|artifact| artifact.bytes.is_some());
+    if known.is_none() {
+        let what = format!("artifact {index} of job {id}");
+        let hint = format!("see what it left: mvm job info {id}");
+        return Err(Refusal(crate::problem::not_found(what, &hint)));
+    }
+    let path = node.artifact_of(id, index);
+    let file = tokio::fs::File::open(&path).await;
+    let file = file.map_err(|e| io(format!("read {}", path.display()), e))?;
+    let stream = futures::stream::unfold(file, |mut file| async {
+        let mut buffer = vec![0; 64 * 1024];
+        let count = file.read(&mut buffer).await;
+        buffer.truncate(*count.as_ref().unwrap_or(&0));
+        match count {
+            Ok(0) => None,
+            Ok(_) => Some((Ok(buffer), file)),
+            Err(error) => Some((Err(error), file)),
+        }
+    });
+    Ok(HttpBody::from_stream(stream))
+}
+
+/// Queues a job and ties it to this connection, upgraded: frames of its output as they come, and at
+/// its end a reply with the job. The client may send signals; when it goes away, the job is ended.
+pub async fn attach(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Path(id): OfJob,
+    mut request: Request,
+) -> Result<Response, Refusal> {
+    let id = node.job_for(&peer, &id).await?;
+    let (response, upgrade) = streams::switch(&mut request)?;
+    let (client, output) = tokio::sync::mpsc::channel(BEHIND);
+    node.queue_job(id, Some(client)).await?;
+    tokio::spawn(follow(node, id, upgrade, output));
+    Ok(response)
+}
+
+async fn follow(node: Arc<Node>, id: JobId, upgrade: OnUpgrade, output: Receiver<Frame>) {
+    let outcome = match upgrade.await {
+        Ok(upgraded) => {
+            let (from, to) = tokio::io::split(TokioIo::new(upgraded));
+            let mut hearing = tokio::spawn(hear(node.clone(), id, from));
+            let outcome = tokio::select! {
+                sent = send(&node, id, to, output) => sent,
+                _ = &mut hearing => Err(()),
+            };
+            hearing.abort();
+            outcome
+        }
+        Err(_) => Err(()),
+    };
+    if outcome.is_err()
+        && let Err(problem) = node.cancel_job(id, "the client that followed it went away").await
+    {
+        tracing::warn!(job = %id, "cannot cancel it: {problem}");
+    }
+}
+
+/// Sends the output, and the job when it has ended.
+async fn send(
+    node: &Node,
+    id: JobId,
+    mut to: impl AsyncWrite + Unpin,
+    mut output: Receiver<Frame>,
+) -> Result<(), ()> {
+    let ended = node.ended_job(id);
+    tokio::pin!(ended);
+    let job = loop {
+        tokio::select! {
+            biased;
+            Some(piece) = output.recv() => frame::write(&mut to, &piece).await.map_err(drop)?,
+            job = &mut ended => break job,
+        }
+    };
+    // All its output was sent before it was recorded as ended.
+    while let Ok(piece) = output.try_recv() {
+        frame::write(&mut to, &piece).await.map_err(drop)?;
+    }
+    let reply = match job {
+        Ok(job) => Reply::Ok(serde_json::to_value(JobView::from(&job)).unwrap_or_default()),
+        Err(Problem { code, detail, .. }) => Reply::Error { code, message: detail },
+    };
+    frame::write(&mut to, &Frame::Reply(reply)).await.map_err(drop)
+}
+
+/// Passes on what the client says, until it goes.
+async fn hear(node: Arc<Node>, id: JobId, mut from: impl AsyncRead + Unpin) {
+    while let Ok(Some(said)) = frame::read(&mut from).await {
+        if let Frame::Signal(signal) = said
+            && node.signal_job(id, signal).await.is_err()
+        {
+            return;
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! A job's log: frames of standard output and standard error as they came, in one file.
+
+use crate::Result;
+use crate::problem::io;
+use mvm_guest::frame::{self, Frame};
+use mvm_model::JobId;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::fs::{File, OpenOptions};
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::sync::watch;
+
+/// The most that a log holds, in bytes; what comes after is not kept.
+const MAX_LOG: u64 = 64 << 20;
+/// Kind and length of a frame.
+const HEAD: u64 = 5;
+
+/// A log that is written to.
+pub(crate) struct Log {
+    path: PathBuf,
+    file: File,
+    length: u64,
+}
+
+impl Log {
+    /// Opens or makes a log, behind its last whole frame.
+    pub(crate) async fn open(path: &Path) -> Result<Log> {
+        let open = async {
+            let mut options = OpenOptions::new();
+            options.create(true).truncate(false).read(true).write(true).mode(0o600);
+            let mut file = options.open(path).await?;
+            let length = whole(&mut file).await?;
+            file.set_len(length).await?;
+            file.seek(std::io::SeekFrom::Start(length)).await?;
+            Ok((file, length))
+        };
+        let (file, length) = open.await.map_err(|e| io(format!("open {}", path.display()), e))?;
+        Ok(Log { path: path.to_owned(), file, length })
+    }
+
+    /// Writes a piece of output, as long as there is room for it.
+    pub(crate) async fn write(&mut self, piece: &Frame) -> Result<()> {
+        if self.length >= MAX_LOG {
+            return Ok(());
+        }
+        self.put(piece).await?;
+        if self.length >= MAX_LOG {
+            let words = format!("\nmvm: the log ends here: it has {} MiB\n", MAX_LOG >> 20);
+            self.put(&Frame::Stderr(words.into_bytes())).await?;
+        }
+        Ok(())
+    }
+
+    /// Words of mvm's own, in a line.
+    pub(crate) async fn say(&mut self, words: &str) -> Result<()> {
+        self.put(&Frame::Stderr(format!("mvm: {words}\n").into_bytes())).await
+    }
+
+    async fn put(&mut self, piece: &Frame) -> Result<()> {
+        let mut bytes = Vec::new();
+        let written = async {
+            frame::write(&mut bytes, piece).await.map_err(std::io::Error::other)?;
+            self.file.write_all(&bytes).await?;
+            self.file.flush().await
+        };
+        written.await.map_err(|e| io(format!("write {}", self.path.display()), e))?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// Where the last whole frame ends.
+async fn whole(file: &mut File) -> std::io::Result<u64> {
+    let length = file.metadata().await?.len();
+    let mut at = 0;
+    while at + HEAD <= length {
+        let mut head = [0; HEAD as usize];
+        file.seek(std::io::SeekFrom::Start(at)).await?;
+        file.read_exact(&mut head).await?;
+        let next = at + HEAD + u64::from(u32::from_be_bytes([head[1], head[2], head[3], head[4]]));
+        if next > length {
+            break;
+        }
+        at = next;
+    }
+    Ok(at)
+}
+
+/// A reader of a log, who may wait for more of it until its job has ended.
+pub(crate) struct Follow {
+    node: Arc<crate::Node>,
+    id: JobId,
+    follow: bool,
+    changed: watch::Receiver<()>,
+    file: Option<File>,
+}
+
+impl Follow {
+    /// From the log's beginning.
+    pub(crate) fn new(node: Arc<crate::Node>, id: JobId, follow: bool) -> Follow {
+        let changed = node.jobs.desk(id).changed.subscribe();
+        Follow { node, id, follow, changed, file: None }
+    }
+
+    /// The next bytes; nothing at the end.
+    pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
+        loop {
+            // In this order nothing is missed: what comes after this look is told.
+            self.changed.borrow_and_update();
+            let over = !self.follow || self.is_over().await;
+            if self.file.is_none() {
+                self.file = File::open(self.node.log_of(self.id)).await.ok();
+            }
+            if let Some(file) = &mut self.file {
+                let mut buffer = vec![0; 64 * 1024];
+                let count = file.read(&mut buffer).await.ok()?;
+                if count > 0 {
+                    buffer.truncate(count);
+                    return Some(buffer);
+                }
+            }
+            if over || self.changed.changed().await.is_err() {
+                return None;
+            }
+        }
+    }
+
+    async fn is_over(&self) -> bool {
+        self.node.read(|w| w.jobs.get(&self.id).is_none_or(|job| job.state.has_ended())).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn frames(path: &Path) -> Vec<Frame> {
+        let bytes = std::fs::read(path).expect("log");
+        let (mut from, mut found) = (&bytes[..], Vec::new());
+        while let Some(frame) = frame::read(&mut from).await.expect("whole frames") {
+            found.push(frame);
+        }
+        found
+    }
+
+    #[tokio::test]
+    async fn a_log_that_was_cut_off_anywhere_goes_on_behind_its_last_whole_frame() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("log");
+        let (one, two) = (Frame::Stdout(b"one".to_vec()), Frame::Stderr(b"two".to_vec()));
+        let mut log = Log::open(&path).await.expect("log");
+        log.write(&one).await.expect("write");
+        log.write(&two).await.expect("write");
+        let whole = std::fs::read(&path).expect("log");
+        for cut in 0..=whole.len() {
+            std::fs::write(&path, &whole[..cut]).expect("cut");
+            let kept = [&one, &two].into_iter().take(cut / 8).cloned();
+            let mut log = Log::open(&path).await.expect("log");
+            log.write(&one).await.expect("write");
+            assert_eq!(frames(&path).await, kept.chain([one.clone()]).collect::<Vec<_>>(), "{cut}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_log_has_an_end_that_says_so() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("log");
+        let mut log = Log::open(&path).await.expect("log");
+        let piece = Frame::Stdout(vec![b'x'; 1 << 20]);
+        for _ in 0..80 {
+            log.write(&piece).await.expect("write");
+        }
+        let length = std::fs::metadata(&path).expect("log").len();
+        assert!((MAX_LOG..MAX_LOG + (2 << 20)).contains(&length), "{length}");
+        let last = frames(&path).await.pop();
+        let Some(Frame::Stderr(words)) = last else { panic!("{last:?}") };
+        assert!(String::from_utf8_lossy(&words).contains("mvm: the log ends here"));
+        // Nor does it grow when it is opened anew.
+        Log::open(&path).await.expect("log").write(&piece).await.expect("write");
+        assert_eq!(std::fs::metadata(&path).expect("log").len(), length);
+    }
+}

@@ -1,0 +1,437 @@
+//! One run of one job in its instance.
+
+use super::log::Log;
+use super::{Desk, Word, dispatch};
+use crate::claims::extend;
+use crate::node::{Node, locked};
+use crate::problem::{IntoProblem, OrProblem, io};
+use crate::root::remove_file;
+use crate::{Result, now};
+use mvm_api::Problem;
+use mvm_guest::channel::Channel;
+use mvm_guest::exec::{ExecInput, ExecOutput, Output};
+use mvm_guest::frame::Frame;
+use mvm_guest::protocol::ExecRequest;
+use mvm_model::job::{Artifact, JobState, Outcome};
+use mvm_model::lease::DEFAULT_LEASE_S;
+use mvm_model::{Instance, Job, JobId, State};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::io::AsyncWrite;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinHandle;
+
+/// Where a job works in its guest.
+const WORK: &str = "/work";
+/// How long a command that is asked to end may take.
+const GRACE: Duration = Duration::from_secs(2);
+/// How often the lease of a job that has no end of its own is extended.
+const EXTEND: Duration = Duration::from_secs(DEFAULT_LEASE_S / 3);
+/// The most that one artifact may have, in bytes.
+const MAX_ARTIFACT: u64 = 16 << 30;
+/// A signal that asks to end (signal(7)).
+const TERM: i32 = 15;
+
+/// What runs a job.
+struct Runner {
+    node: Arc<Node>,
+    desk: Arc<Desk>,
+    id: JobId,
+    instance: Instance,
+    words: UnboundedReceiver<Word>,
+}
+
+/// Why a run came to nothing before its command began.
+enum Unbegun {
+    /// No room: the instance is as it was, the job waits on.
+    NoRoom,
+    /// The instance could not be brought up.
+    NoMachine(Problem),
+    /// The job itself is at fault, or is over.
+    Over(Outcome),
+}
+
+impl From<Problem> for Unbegun {
+    fn from(problem: Problem) -> Self {
+        Unbegun::NoMachine(problem)
+    }
+}
+
+/// Runs a job that has got `instance` to its end, records how it came out, and gives the instance
+/// back.
+pub(super) async fn run(
+    node: Arc<Node>,
+    id: JobId,
+    instance: Instance,
+    words: UnboundedReceiver<Word>,
+) {
+    let desk = node.jobs.desk(id);
+    let lease = instance.lease.as_ref().map(|lease| lease.id.clone()).unwrap_or_default();
+    let machine = instance.id;
+    let runner = Runner { node: node.clone(), desk, id, instance, words };
+    // In a task of its own: whatever happens in it, the job has an end.
+    let ended = tokio::spawn(runner.run()).await;
+    let ended = ended.unwrap_or_else(|error| Err(Problem::internal(error.to_string())));
+    let untouched = matches!(ended, Ok(None));
+    let recorded = match ended {
+        Ok(Some(job)) => Ok(job),
+        Ok(None) => {
+            let back = node.untake(machine).await;
+            let waits = node.update_job(id, Job::give_back).await;
+            waits.and_then(|job| back.map(|()| job))
+        }
+        Err(problem) => {
+            let failed = |job: &mut Job| {
+                let began = job.state == JobState::Running;
+                let state = if began { JobState::Lost } else { JobState::Failed };
+                job.end(Outcome::because(state, problem.to_string()), now())
+            };
+            node.update_job(id, failed).await
+        }
+    };
+    match recorded {
+        Ok(job) if job.state.has_ended() => {
+            if let Err(problem) = remove_file(&node.inputs_of(id)) {
+                tracing::warn!(job = %id, "{problem}");
+            }
+        }
+        Ok(_) => {}
+        Err(problem) => tracing::error!(job = %id, "cannot record what became of it: {problem}"),
+    }
+    if !untouched {
+        node.end_lease_of(machine, &lease).await;
+    }
+}
+
+/// A machine that is up and has the inputs, and how long both took.
+struct Ready {
+    channel: Channel,
+    claim: Duration,
+    inputs: Duration,
+}
+
+impl Runner {
+    /// Gives the job as it is recorded then, or nothing where there was no room for it.
+    async fn run(mut self) -> Result<Option<Job>> {
+        let (node, id) = (self.node.clone(), self.id);
+        match self.prepare().await {
+            Ok(ready) => self.carry_out(ready).await.map(Some),
+            Err(Unbegun::NoRoom) => Ok(None),
+            Err(Unbegun::NoMachine(problem)) => {
+                let machine = self.instance.reference();
+                tracing::warn!(job = %id, instance = %machine, "no machine for it: {problem}");
+                let failed = |job: &mut Job| match job.cancel_requested {
+                    true => job.end(Outcome::because(JobState::Canceled, "canceled"), now()),
+                    false => job.start_failed(problem.to_string(), now()),
+                };
+                node.update_job(id, failed).await.map(Some)
+            }
+            Err(Unbegun::Over(outcome)) => {
+                node.update_job(id, |job| job.end(outcome, now())).await.map(Some)
+            }
+        }
+    }
+
+    /// Brings the machine up and sends the inputs.
+    async fn prepare(&mut self) -> std::result::Result<Ready, Unbegun> {
+        let began = Instant::now();
+        match self.node.bring(self.instance.id, State::Running).await {
+            Err(problem) if dispatch::passes(&problem) => return Err(Unbegun::NoRoom),
+            outcome => outcome?,
+        };
+        let slot = self.node.slot(self.instance.id);
+        let channel = self.node.channel(&mut *slot.gate.lock().await).await?;
+        let claim = began.elapsed();
+        let began = Instant::now();
+        let path = self.node.inputs_of(self.id);
+        if let Ok(file) = tokio::fs::File::open(&path).await {
+            let sending = channel.put("/", file);
+            tokio::pin!(sending);
+            loop {
+                tokio::select! {
+                    sent = &mut sending => match sent {
+                        Ok(()) => break,
+                        Err(mvm_guest::Error::Guest { message, .. }) => {
+                            let reason = format!("its inputs cannot be unpacked: {message}");
+                            return Err(Unbegun::Over(Outcome::because(JobState::Failed, reason)));
+                        }
+                        Err(error) => return Err(error.problem().into()),
+                    },
+                    Some(_) = self.words.recv() => {
+                        let outcome = Outcome::because(JobState::Canceled, "canceled");
+                        return Err(Unbegun::Over(outcome));
+                    }
+                }
+            }
+        }
+        Ok(Ready { channel, claim, inputs: began.elapsed() })
+    }
+
+    /// Begins the command, follows it to its end, and records how it came out.
+    async fn carry_out(&mut self, ready: Ready) -> Result<Job> {
+        let Ready { channel, claim, inputs } = ready;
+        let mut log = Log::open(&self.node.log_of(self.id)).await?;
+        let canceled =
+            |job: &mut Job| job.end(Outcome::because(JobState::Canceled, "canceled"), now());
+        let job = self
+            .node
+            .update_job(self.id, |job| {
+                if job.cancel_requested {
+                    return canceled(job);
+                }
+                job.begin(now())?;
+                if let Some(attempt) = job.attempts.last_mut() {
+                    attempt.claim_us = claim.as_micros() as u64;
+                    attempt.inputs_us = inputs.as_micros() as u64;
+                }
+                Ok(())
+            })
+            .await?;
+        if job.state != JobState::Running {
+            return Ok(job);
+        }
+        if job.attempts.len() > 1 {
+            let (number, most) = (job.attempts.len(), usize::from(job.spec.retries) + 1);
+            log.say(&format!("attempt {number} of {most}")).await?;
+        }
+        let slot = self.node.slot(self.instance.id);
+        let _session = slot.session();
+        let began = Instant::now();
+        let mut outcome = self.command(&channel, &job, log).await;
+        let took = began.elapsed();
+        let artifacts = match outcome.state {
+            JobState::Lost => Vec::new(),
+            _ => self.fetch(&channel, &job.spec.artifacts, &mut outcome).await,
+        };
+        let ended = self
+            .node
+            .update_job(self.id, |job| {
+                if let Some(attempt) = job.attempts.last_mut() {
+                    attempt.command_us = took.as_micros() as u64;
+                }
+                job.artifacts = artifacts;
+                if job.cancel_requested && outcome.state == JobState::Lost {
+                    outcome.state = JobState::Canceled;
+                }
+                job.end(outcome, now())
+            })
+            .await?;
+        tracing::info!(job = %self.id, state = %ended.state, "job");
+        Ok(ended)
+    }
+
+    /// Runs the command. A machine that goes away under it makes it lost.
+    async fn command(&mut self, channel: &Channel, job: &Job, log: Log) -> Outcome {
+        let request = ExecRequest {
+            argv: job.spec.argv.clone(),
+            env: job.spec.env.clone(),
+            cwd: Some(WORK.to_owned()),
+            ..ExecRequest::default()
+        };
+        let mut program = match channel.exec(request).await {
+            Ok(program) => program,
+            Err(mvm_guest::Error::Guest { code, message }) => {
+                let exit_status = match &*code {
+                    "command_not_found" => Some(127),
+                    "command_not_executable" => Some(126),
+                    _ => None,
+                };
+                return Outcome { state: JobState::Failed, exit_status, reason: Some(message) };
+            }
+            Err(error) => return self.lost(&error.to_string()),
+        };
+        let mut output = tokio::spawn(pass_on(program.output, log, self.desk.clone()));
+        let outcome = self.watch(&mut output, &mut program.input, job.spec.timeout_s).await;
+        // Where it has not ended by itself, this ends it: its stream is closed.
+        if !output.is_finished() {
+            output.abort();
+            let _ = output.await;
+        }
+        outcome
+    }
+
+    /// Waits for the command's end, or brings it about.
+    async fn watch(
+        &mut self,
+        output: &mut JoinHandle<Result<i32>>,
+        input: &mut ExecInput,
+        timeout_s: Option<u64>,
+    ) -> Outcome {
+        let timeout = after(timeout_s.map(Duration::from_secs));
+        tokio::pin!(timeout);
+        let mut ending = Box::pin(after(None));
+        let mut asked = false;
+        let mut extend_lease = tokio::time::interval(EXTEND);
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut *output => return match ended {
+                    Ok(Ok(status)) => ended_by_itself(status, asked),
+                    Ok(Err(problem)) => self.lost(&problem.to_string()),
+                    Err(error) => self.lost(&error.to_string()),
+                },
+                () = &mut timeout => {
+                    let reason = format!("ended after {} s", timeout_s.unwrap_or_default());
+                    return Outcome::because(JobState::TimedOut, reason);
+                }
+                () = &mut ending => return Outcome::because(JobState::Canceled, "canceled"),
+                Some(word) = self.words.recv() => {
+                    let signal = match word {
+                        Word::Signal(signal) => signal,
+                        Word::Cancel => {
+                            ending = Box::pin(after(Some(GRACE)));
+                            TERM
+                        }
+                    };
+                    asked = true;
+                    // A guest that does not listen is not waited for.
+                    let _ = tokio::time::timeout(GRACE, input.signal(signal)).await;
+                }
+                _ = extend_lease.tick() => self.extend(timeout_s).await,
+            }
+        }
+    }
+
+    /// A job without timeout and length of its own keeps its lease as long as it runs.
+    async fn extend(&self, timeout_s: Option<u64>) {
+        let own =
+            self.node.read(|w| w.jobs.get(&self.id).is_some_and(|j| j.spec.lease_s.is_some()));
+        if timeout_s.is_some() || own.await {
+            return;
+        }
+        let until = now() + DEFAULT_LEASE_S * 1000;
+        if let Err(problem) = self.node.update(self.instance.id, |i| extend(i, until)).await {
+            tracing::warn!(job = %self.id, "cannot extend its lease: {problem}");
+        }
+    }
+
+    fn lost(&self, why: &str) -> Outcome {
+        let reason = format!("its machine {} went away: {why}", self.instance.reference());
+        Outcome::because(JobState::Lost, reason)
+    }
+
+    /// Fetches what the job leaves. What is not there is missed only by a job that succeeded.
+    async fn fetch(
+        &self,
+        channel: &Channel,
+        paths: &[String],
+        outcome: &mut Outcome,
+    ) -> Vec<Artifact> {
+        let mut artifacts = Vec::new();
+        for (index, path) in paths.iter().enumerate() {
+            let began = Instant::now();
+            let fetched = self.fetch_one(channel, path, index).await;
+            let took_us = began.elapsed().as_micros() as u64;
+            let bytes = fetched.as_ref().ok().copied();
+            artifacts.push(Artifact { path: path.clone(), bytes, took_us });
+            if let Err(problem) = fetched
+                && outcome.state == JobState::Succeeded
+            {
+                outcome.state = JobState::Failed;
+                outcome.reason = Some(format!("no artifact {path}: {problem}"));
+            }
+        }
+        artifacts
+    }
+
+    async fn fetch_one(&self, channel: &Channel, path: &str, index: usize) -> Result<u64> {
+        let to = self.node.artifact_of(self.id, index);
+        remove_file(&to)?;
+        let early = to.with_extension("new");
+        let source = match path.starts_with('/') {
+            true => path.to_owned(),
+            false => format!("{WORK}/{path}"),
+        };
+        let fetch = async {
+            self.node.check_space()?;
+            let failed = |e| io(format!("write {}", early.display()), e);
+            let file = tokio::fs::File::create(&early).await.map_err(failed)?;
+            let mut file = Bounded { file, room: MAX_ARTIFACT };
+            channel.get(&source, &mut file).await.or_problem()?;
+            let bytes = file.file.metadata().await.map_err(failed)?.len();
+            tokio::fs::rename(&early, &to).await.map_err(failed)?;
+            Ok(bytes)
+        };
+        let fetched = fetch.await;
+        if fetched.is_err() {
+            remove_file(&early)?;
+        }
+        fetched
+    }
+}
+
+/// A status of the command's own. One that was asked to end, and did not end well, was canceled.
+fn ended_by_itself(status: i32, asked: bool) -> Outcome {
+    let state = match status {
+        0 => JobState::Succeeded,
+        _ if asked => JobState::Canceled,
+        _ => JobState::Failed,
+    };
+    Outcome { state, exit_status: Some(status), reason: None }
+}
+
+async fn after(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Writes a program's output to the log, and passes it on to the client that is attached. Gives its
+/// status.
+async fn pass_on(mut output: ExecOutput, log: Log, desk: Arc<Desk>) -> Result<i32> {
+    let mut log = Some(log);
+    loop {
+        let piece = match output.next().await.or_problem()? {
+            Output::Stdout(bytes) => Frame::Stdout(bytes),
+            Output::Stderr(bytes) => Frame::Stderr(bytes),
+            Output::Exit(exit) => return Ok(exit.shell_status()),
+        };
+        if let Some(to) = &mut log
+            && let Err(problem) = to.write(&piece).await
+        {
+            // The command goes on.
+            tracing::warn!("a job's log ends here: {problem}");
+            log = None;
+        }
+        desk.bump();
+        let client = locked(&desk.client).clone();
+        if let Some(client) = client
+            && client.send(piece).await.is_err()
+        {
+            *locked(&desk.client) = None;
+        }
+    }
+}
+
+/// A file that takes so many bytes and no more.
+struct Bounded {
+    file: tokio::fs::File,
+    room: u64,
+}
+
+impl AsyncWrite for Bounded {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        if self.room < bytes.len() as u64 {
+            let what = format!("it has over {} GiB", MAX_ARTIFACT >> 30);
+            return Poll::Ready(Err(std::io::Error::other(what)));
+        }
+        let written = std::task::ready!(Pin::new(&mut self.file).poll_write(cx, bytes))?;
+        self.room -= written as u64;
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.file).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.file).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,260 @@
+//! A client's side of jobs: inputs in, output as it comes, artifacts back.
+
+use crate::session;
+use mvm_api::client::Bytes;
+use mvm_api::jobs::{self, JobView, SubmitJob};
+use mvm_api::{Client, Problem, paths};
+use mvm_guest::frame::{self, Frame};
+use mvm_guest::protocol::Reply;
+use mvm_model::job::JobSpec;
+use mvm_model::{JobId, PoolRef};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use tokio::io::AsyncRead;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// Where a job works in its guest.
+pub const WORK: &str = "/work";
+
+/// A local file or folder, and the folder of the guest that it is copied to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// As the user named it.
+    pub path: String,
+    folder: PathBuf,
+}
+
+impl Input {
+    /// Reads `PATH[:FOLDER]`. Errors: there is no such path, or the folder leads out of the guest.
+    pub fn parse(text: &str) -> Result<Input, Problem> {
+        let (path, folder) = split(text, WORK);
+        if !Path::new(path).exists() {
+            return Err(Problem::new(400, "local_file", format!("there is no input {path}")));
+        }
+        let folder = Path::new(WORK).join(folder);
+        if folder.components().any(|part| part == std::path::Component::ParentDir) {
+            let what = format!("the folder {} has .. in it", folder.display());
+            return Err(Problem::new(400, "invalid_value", what).hint("name it without"));
+        }
+        Ok(Input { path: path.to_owned(), folder })
+    }
+
+    /// Where it is in an archive that is unpacked at the guest's root.
+    fn entry(&self, source: &Path) -> PathBuf {
+        let name = source.file_name().map_or_else(|| "root".into(), PathBuf::from);
+        self.folder.strip_prefix("/").unwrap_or(&self.folder).join(name)
+    }
+
+    fn pack(&self, archive: &mut tar::Builder<impl Write>) -> std::io::Result<()> {
+        let source = Path::new(&self.path).canonicalize()?;
+        match source.is_dir() {
+            true => archive.append_dir_all(self.entry(&source), &source),
+            false => archive.append_path_with_name(&source, self.entry(&source)),
+        }
+    }
+}
+
+/// `PATH[:FOLDER]`
+pub fn split<'a>(text: &'a str, default: &'a str) -> (&'a str, &'a str) {
+    text.rsplit_once(':').unwrap_or((text, default))
+}
+
+/// Records a job with its inputs; unless it is to be `hold`, it is queued.
+pub async fn submit(
+    client: &Client,
+    pool: &PoolRef,
+    spec: JobSpec,
+    inputs: Vec<Input>,
+    hold: bool,
+) -> Result<JobView, Problem> {
+    let path = paths::pool_part(pool, "jobs");
+    let body = SubmitJob { spec, hold: hold || !inputs.is_empty() };
+    let made: JobView = client.post(&path, &body).await.map_err(|e| e.into_problem())?;
+    if inputs.is_empty() {
+        return Ok(made);
+    }
+    let given = async {
+        upload(client, made.job_id, inputs).await?;
+        match hold {
+            true => Ok(made.clone()),
+            false => verb(client, made.job_id, "submit").await,
+        }
+    };
+    let outcome = given.await;
+    if outcome.is_err() {
+        // Best effort: the agent ends one whose inputs never come.
+        let _ = verb(client, made.job_id, "cancel").await;
+    }
+    outcome
+}
+
+/// `POST` of one of a job's verbs.
+pub async fn verb(client: &Client, id: JobId, verb: &str) -> Result<JobView, Problem> {
+    client.post(&jobs::job_part(id, verb), &()).await.map_err(|e| e.into_problem())
+}
+
+/// Where an archive goes: piece by piece to the agent.
+struct Pieces(mpsc::Sender<std::io::Result<Bytes>>);
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes)));
+        sent.map(|()| bytes.len()).map_err(|_| std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+async fn upload(client: &Client, id: JobId, inputs: Vec<Input>) -> Result<(), Problem> {
+    let (pieces, body) = mpsc::channel(8);
+    let packing = tokio::task::spawn_blocking(move || {
+        let mut archive =
+            tar::Builder::new(BufWriter::with_capacity(1 << 16, Pieces(pieces.clone())));
+        archive.follow_symlinks(false);
+        for input in &inputs {
+            if let Err(cause) = input.pack(&mut archive) {
+                // The agent must not take what there is for the whole.
+                let _ = pieces.blocking_send(Err(std::io::Error::other("not packed")));
+                return Err(format!("cannot read {}: {cause}", input.path));
+            }
+        }
+        archive.into_inner().and_then(|mut to| to.flush()).map_err(|e| e.to_string())
+    });
+    let sent: Result<serde_json::Value, _> =
+        client.upload(&jobs::job_part(id, "inputs"), body).await;
+    let packed = packing.await.map_err(|e| Problem::internal(e.to_string()))?;
+    match (packed, sent) {
+        // A refusal of the agent's breaks the packing off: it is the cause.
+        (_, Err(mvm_api::ClientError::Problem(problem))) if problem.code != "inputs_incomplete" => {
+            Err(*problem)
+        }
+        (Err(cause), _) => Err(Problem::new(400, "local_file", cause)),
+        (Ok(()), sent) => sent.map(drop).map_err(|e| e.into_problem()),
+    }
+}
+
+/// Queues a job and follows it to its end, with our standard output, standard error and signals.
+/// It ends with us. Gives the job, and the last signal that was passed on.
+pub async fn attach(client: &Client, id: JobId) -> Result<(JobView, u8), Problem> {
+    let stream = client.upgrade(&jobs::job_part(id, "attach"), &()).await;
+    let (from, to) = tokio::io::split(stream.map_err(|e| e.into_problem())?);
+    let (frames, queue) = mpsc::channel(8);
+    let writer = tokio::spawn(session::send(to, queue));
+    let last = Arc::new(AtomicU8::new(0));
+    let passing = tokio::spawn(pass_signals(frames, last.clone()));
+    let ended = play(from).await;
+    writer.abort();
+    passing.abort();
+    match ended? {
+        Some(Reply::Ok(job)) => {
+            let job = serde_json::from_value(job)
+                .map_err(|e| Problem::new(502, "connection_broken", e.to_string()))?;
+            Ok((job, last.load(Ordering::Relaxed)))
+        }
+        Some(Reply::Error { code, message }) => Err(Problem::new(500, &code, message)),
+        None => Err(Problem::new(502, "session_lost", format!("the agent ended with job {id}"))
+            .hint(format!("see what became of it: mvm job info {id}"))),
+    }
+}
+
+async fn pass_signals(to: mpsc::Sender<Frame>, last: Arc<AtomicU8>) {
+    let on = |kind| signal(kind).ok();
+    let (Some(mut int), Some(mut term)) =
+        (on(SignalKind::interrupt()), on(SignalKind::terminate()))
+    else {
+        return;
+    };
+    loop {
+        let number = tokio::select! {
+            _ = int.recv() => 2,
+            _ = term.recv() => 15,
+        };
+        last.store(number, Ordering::Relaxed);
+        if to.send(Frame::Signal(number.into())).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Writes output where it belongs, until its end or a reply.
+async fn play(mut from: impl AsyncRead + Unpin) -> Result<Option<Reply>, Problem> {
+    loop {
+        match frame::read(&mut from).await.map_err(session::guest_problem)? {
+            Some(Frame::Reply(reply)) => return Ok(Some(reply)),
+            Some(piece) => session::print(&piece).await,
+            None => return Ok(None),
+        }
+    }
+}
+
+/// Shows a job's log; with `follow`, until the job has ended.
+pub async fn log(client: &Client, id: JobId, follow: bool) -> Result<(), Problem> {
+    let path = format!("{}?follow={follow}", jobs::job_part(id, "log"));
+    let (pieces, mut queue) = mpsc::unbounded_channel::<Vec<u8>>();
+    let (mut to, from) = tokio::io::duplex(1 << 16);
+    let feeding = tokio::spawn(async move {
+        while let Some(piece) = queue.recv().await {
+            if tokio::io::AsyncWriteExt::write_all(&mut to, &piece).await.is_err() {
+                return;
+            }
+        }
+    });
+    let download = async {
+        let sent = client.download(&path, |piece| drop(pieces.send(piece.to_vec()))).await;
+        drop(pieces);
+        sent
+    };
+    let (sent, played) = tokio::join!(download, play(from));
+    let _ = feeding.await;
+    sent.map_err(|e| e.into_problem())?;
+    // One that an agent was killed in the middle of ends with half a frame.
+    drop(played);
+    Ok(())
+}
+
+/// Unpacks one of a job's artifacts below the local folder `target`.
+pub async fn fetch(client: &Client, id: JobId, index: usize, target: &Path) -> Result<(), Problem> {
+    let local = |e: std::io::Error| {
+        Problem::new(400, "local_file", format!("cannot write below {}: {e}", target.display()))
+    };
+    std::fs::create_dir_all(target).map_err(local)?;
+    let (pieces, queue) = std::sync::mpsc::sync_channel::<Vec<u8>>(8);
+    let folder = target.to_owned();
+    let unpacking = tokio::task::spawn_blocking(move || {
+        let mut archive = tar::Archive::new(Received { queue, piece: Vec::new(), at: 0 });
+        archive.set_preserve_permissions(true);
+        archive.unpack(folder)
+    });
+    let path = jobs::job_part(id, &format!("artifacts/{index}"));
+    // An unpacker that has failed takes no more: its error is the one to tell.
+    let sent = client.download(&path, |piece| drop(pieces.send(piece.to_vec()))).await;
+    drop(pieces);
+    let unpacked = unpacking.await.map_err(|e| Problem::internal(e.to_string()))?;
+    sent.map_err(|e| e.into_problem())?;
+    unpacked.map_err(local)
+}
+
+/// Bytes that come in pieces.
+struct Received {
+    queue: std::sync::mpsc::Receiver<Vec<u8>>,
+    piece: Vec<u8>,
+    at: usize,
+}
+
+impl std::io::Read for Received {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.at == self.piece.len() {
+            self.piece = self.queue.recv().unwrap_or_default();
+            self.at = 0;
+        }
+        let count = buffer.len().min(self.piece.len() - self.at);
+        buffer[..count].copy_from_slice(&self.piece[self.at..self.at + count]);
+        self.at += count;
+        Ok(count)
+    }
+}
