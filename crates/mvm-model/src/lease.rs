@@ -15,6 +15,8 @@ pub enum Purpose {
     Template,
     /// A person or controller took it by `start`, `wake`, `ssh` or `exec`.
     Manual,
+    /// Connections to a port that a front of the agent listens on: put to sleep when it ends.
+    Expose,
 }
 
 impl fmt::Display for Purpose {
@@ -23,6 +25,7 @@ impl fmt::Display for Purpose {
             Purpose::Run => "run",
             Purpose::Template => "template",
             Purpose::Manual => "manual",
+            Purpose::Expose => "expose",
         })
     }
 }

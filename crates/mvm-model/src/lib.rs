@@ -14,6 +14,7 @@ pub mod choose;
 pub mod desired;
 pub mod error;
 pub mod event;
+pub mod expose;
 pub mod fleet;
 pub mod instance;
 pub mod job;

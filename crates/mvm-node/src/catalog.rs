@@ -293,6 +293,7 @@ impl Node {
 
     /// Destroys a pool with all its instances.
     pub async fn destroy_pool(self: &Arc<Self>, reference: &PoolRef) -> Result<()> {
+        self.unexpose(reference, None).await?;
         // First nothing new is made, then what there is goes, then the record.
         self.change(|world, changes| {
             let mut pool = world.pool(reference)?.clone();
@@ -331,6 +332,12 @@ impl Node {
                 if let Some(job) = world.jobs_of(reference).find(live) {
                     let what =
                         format!("pool {reference} got job {} while it was destroyed", job.id);
+                    return Err(Problem::new(409, "in_use", what).hint("try again"));
+                }
+                if let Some(front) = world.exposes.values().find(|e| e.pool == *reference) {
+                    let at = front.listen;
+                    let what =
+                        format!("pool {reference} got a front on {at} while it was destroyed");
                     return Err(Problem::new(409, "in_use", what).hint("try again"));
                 }
                 let jobs: Vec<_> = world.jobs_of(reference).map(|job| job.id).collect();

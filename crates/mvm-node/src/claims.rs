@@ -214,6 +214,8 @@ impl Node {
                     Some(pool) if lease.purpose == Purpose::Manual && pool.desired.is_none() => {
                         return Some((Recycle::Keep, State::Running));
                     }
+                    // For the next connection, whatever becomes of jobs' instances.
+                    Some(_) if lease.purpose == Purpose::Expose => Recycle::Sleep,
                     Some(pool) => pool.recycle,
                     None => Recycle::Reset,
                 };
@@ -262,7 +264,7 @@ impl Node {
                 Purpose::Manual if self.slot(id).sessions() > 0 => {
                     self.update(id, |i| extend(i, now + SESSION_GRACE_MS)).await
                 }
-                Purpose::Manual | Purpose::Run | Purpose::Template => {
+                Purpose::Manual | Purpose::Run | Purpose::Template | Purpose::Expose => {
                     // Not to be ended twice while the recycling is under way.
                     let later = self.update(id, |i| extend(i, now + 600_000)).await;
                     tokio::spawn(async move { node.end_lease(id).await });

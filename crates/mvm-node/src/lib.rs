@@ -18,6 +18,7 @@ mod crashes;
 mod desired;
 mod disk;
 mod events;
+mod expose;
 mod firewall;
 mod fleet;
 mod identity;

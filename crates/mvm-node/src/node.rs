@@ -3,6 +3,7 @@
 use crate::audit::Audit;
 use crate::desired::Convergence;
 use crate::events::EventLog;
+use crate::expose::Fronts;
 use crate::fleet::{Fleet, Offer};
 use crate::jobs::Jobs;
 use crate::problem::OrProblem;
@@ -88,6 +89,8 @@ pub struct Node {
     slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
     health: Lock<BTreeMap<PoolRef, PoolHealth>>,
     pub(crate) idle: Lock<HashMap<InstanceId, Idle>>,
+    /// Pools behind ports.
+    pub(crate) fronts: Fronts,
     /// Whose last operation failed, and may have left record and reality apart.
     unsettled: Lock<BTreeSet<InstanceId>>,
 }
@@ -121,6 +124,7 @@ impl Node {
             slots: Lock::default(),
             health: Lock::default(),
             idle: Lock::default(),
+            fronts: Fronts::default(),
             unsettled: Lock::default(),
         }))
     }

@@ -8,6 +8,7 @@ mod coordinator;
 mod desired;
 mod doctor;
 mod events;
+mod expose;
 mod images;
 mod instance;
 mod job;

@@ -1,7 +1,7 @@
 //! `mvm pool`
 
 use super::values::Pair;
-use super::{Context, refused};
+use super::{Context, expose, refused};
 use crate::output::{self, Format, Outcome};
 use clap::{Args, Subcommand, ValueEnum};
 use mvm_api::types::{
@@ -125,6 +125,16 @@ pub enum Command {
         #[arg(long)]
         to: Option<u32>,
     },
+    /// Puts a pool behind a TCP port: a connection wakes an instance, and an idle one sleeps
+    #[command(
+        after_help = "Examples:\n  mvm pool expose ci/runners --listen 127.0.0.1:8080 --to 80\n  mvm pool expose ci/runners --listen 0.0.0.0:2222 --to 22 --max-connections 4 --idle 300\n  mvm pool expose --list"
+    )]
+    Expose(expose::Expose),
+    /// Takes a pool's ports away, with the connections through them
+    #[command(
+        after_help = "Examples:\n  mvm pool unexpose ci/runners\n  mvm pool unexpose ci/runners --listen 127.0.0.1:8080"
+    )]
+    Unexpose(expose::Unexpose),
     /// Destroys a pool with all its instances
     #[command(after_help = "Examples:\n  mvm pool destroy ci/runners")]
     Destroy {
@@ -283,6 +293,8 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 context.client()?.post(&path, &Rollback { to }).await.map_err(refused)?;
             output::say(format, &entry, &format!("pool {pool} is at revision {}", entry.number))
         }
+        Command::Expose(asked) => expose::expose(context, asked).await,
+        Command::Unexpose(asked) => expose::unexpose(context, asked).await,
         Command::Destroy { pool } => {
             let done: serde_json::Value =
                 context.client()?.delete(&paths::pool(&pool)).await.map_err(refused)?;

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The pages with examples, in the order in which their examples build on each other.
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "tenants",
     "pools",
     "templates",
     "instances",
     "jobs",
+    "expose",
     "audit",
     "simulation",
     "operations",

@@ -10,6 +10,7 @@ mod desired;
 mod disks;
 mod docs;
 mod events;
+mod expose;
 mod identity;
 mod images;
 mod jobs;
