@@ -82,6 +82,11 @@ pub fn node_claim_end(id: &str) -> String {
     format!("{NODE_CLAIMS}/{id}/end")
 }
 
+/// What a node of a fleet is there for.
+pub fn node_duty(name: &Name) -> String {
+    format!("{}/duty", node(name))
+}
+
 /// One node of a fleet.
 pub fn node(node: &Name) -> String {
     format!("{NODES}/{node}")

@@ -452,6 +452,9 @@ pub struct InstanceView {
     pub pid: Option<u32>,
     /// Whether the machine is simulated.
     pub simulated: bool,
+    /// The node that it is on, where a coordinator shows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<Name>,
     /// When it was made.
     pub created_at: Millis,
     /// When it reached its state.

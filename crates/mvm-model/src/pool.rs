@@ -95,6 +95,15 @@ impl Counts {
     pub fn total(&self) -> u64 {
         u64::from(self.running) + u64::from(self.warm) + u64::from(self.sleeping)
     }
+
+    /// Both together, temperature by temperature.
+    pub fn plus(self, other: Counts) -> Counts {
+        Counts {
+            running: self.running + other.running,
+            warm: self.warm + other.warm,
+            sleeping: self.sleeping + other.sleeping,
+        }
+    }
 }
 
 /// What becomes of an instance when a job's lease on it ends.

@@ -75,6 +75,7 @@ impl Node {
             leases_served: instance.leases_served,
             pid,
             simulated: self.parts.hypervisor.description().simulated,
+            node_id: None,
             created_at: instance.created_at,
             state_since: instance.state_since,
             next,

@@ -309,9 +309,9 @@ impl Claims {
         let slots = self.pools.get(pool)?.slots.iter();
         let able = slots.filter_map(|(index, slot)| {
             let (source, load) = self.able(*index, slot)?;
-            Some((source, load, &self.nodes[*index].0, *index))
+            Some((source, load, *index))
         });
-        able.min().map(|(source, _, _, index)| (index, source))
+        able.min().map(|(source, _, index)| (index, source))
     }
 
     /// What the node could serve one more claim of the pool from, and how loaded it is.

@@ -153,7 +153,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         }
         Command::Desired => {
             let document: DesiredState =
-                context.client()?.get(paths::DESIRED).await.map_err(refused)?;
+                context.agent()?.get(paths::DESIRED).await.map_err(refused)?;
             let format = match context.format {
                 Format::Table => Format::Json,
                 format => format,

@@ -70,7 +70,8 @@ async fn run_and_tell(context: &Context, run: Run) -> Outcome {
         run.inputs.iter().map(|text| Input::parse(text)).collect::<Result<_, _>>()?;
     let client = context.client()?;
     let mut steps = Steps::new();
-    let outcome = match run.interactive || run.tty {
+    // A fleet's claims wait for their turn in one queue for all nodes.
+    let outcome = match run.interactive || run.tty || context.coordinator.is_some() {
         true => claim_and_run(&client, &run, &mut steps).await,
         false => submit_and_follow(&client, &run, inputs, &mut steps).await,
     };
