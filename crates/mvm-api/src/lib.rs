@@ -9,6 +9,7 @@
 pub mod audit;
 pub mod body;
 pub mod client;
+pub mod expose;
 pub mod files;
 pub mod fleet;
 pub mod identity;

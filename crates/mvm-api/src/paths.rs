@@ -38,6 +38,8 @@ pub const EVENTS_STREAM: &str = "/v1/events/stream";
 pub const AUDIT: &str = "/v1/audit";
 /// Metrics, in the OpenMetrics text format.
 pub const METRICS: &str = "/metrics";
+/// The fronts of all pools.
+pub const EXPOSES: &str = "/v1/exposes";
 /// The leases.
 pub const LEASES: &str = "/v1/leases";
 /// The kernels.
@@ -110,7 +112,7 @@ pub fn pool(pool: &PoolRef) -> String {
     format!("{TENANTS}/{}/pools/{}", pool.tenant, pool.pool)
 }
 
-/// A verb or part of a pool: `build`, `scale`, `revisions`, `rollback`, `claims`, `instances`.
+/// A verb or part of a pool: `build`, `scale`, `expose`, `unexpose`, `revisions`, `rollback`, `claims`, `instances`.
 pub fn pool_part(reference: &PoolRef, part: &str) -> String {
     format!("{}/{part}", pool(reference))
 }

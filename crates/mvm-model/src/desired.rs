@@ -11,6 +11,7 @@ pub(crate) use diff::rebase;
 pub use diff::{Step, diff};
 
 use crate::admission::Quotas;
+use crate::cache::Cache;
 use crate::error::{Code, Fault};
 use crate::name::Name;
 use crate::network::TenantNetwork;
@@ -74,6 +75,10 @@ pub struct DesiredPool {
     pub revision: Option<String>,
     /// The shape of its instances.
     pub instance_resources: Resources,
+    /// Disks whose content jobs hand on to later jobs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2))]
+    pub caches: Vec<Cache>,
     /// What becomes of an instance after a job.
     #[serde(default)]
     pub recycle: Recycle,

@@ -9,10 +9,12 @@
 
 pub mod admission;
 pub mod audit;
+pub mod cache;
 pub mod choose;
 pub mod desired;
 pub mod error;
 pub mod event;
+pub mod expose;
 pub mod fleet;
 pub mod instance;
 pub mod job;
@@ -27,6 +29,7 @@ pub mod state;
 pub mod tenant;
 
 pub use admission::{Quotas, Usage};
+pub use cache::{Cache, CacheDisk};
 pub use desired::DesiredState;
 pub use error::{Code, Fault};
 pub use fleet::FleetState;

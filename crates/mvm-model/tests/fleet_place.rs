@@ -59,6 +59,7 @@ fn pool(index: usize, resources: Resources, desired_counts: Counts, placement: R
         flake_ref: "/flake".into(),
         profile: "small".into(),
         override_inputs: Default::default(),
+        caches: Vec::new(),
         instance_resources: resources,
         recycle: Default::default(),
         prewarm: None,

@@ -7,6 +7,7 @@ use crate::world::World;
 use crate::{Result, now};
 use mvm_api::types::LeaseView;
 use mvm_api::{Peer, Problem};
+use mvm_model::cache;
 use mvm_model::choose::choose;
 use mvm_model::lease::{DEFAULT_LEASE_S, Purpose};
 use mvm_model::{Instance, InstanceId, InstanceRef, Lease, PoolRef, Recycle, State};
@@ -86,7 +87,8 @@ impl Node {
             .change(|world, changes| {
                 let record = world.pool(pool)?;
                 let Some(revision) = record.current_revision() else { return Ok(None) };
-                let found = choose(record.recycle, &revision.digest, world.of_pool(pool));
+                let fit = world.of_pool(pool).filter(|i| cache::same(&i.caches, &record.caches));
+                let found = choose(record.recycle, &revision.digest, fit);
                 let Some(mut instance) = found.cloned() else { return Ok(None) };
                 instance.lease = Some(lease.clone());
                 instance.leases_served += 1;
@@ -212,13 +214,18 @@ impl Node {
                     Some(pool) if lease.purpose == Purpose::Manual && pool.desired.is_none() => {
                         return Some((Recycle::Keep, State::Running));
                     }
+                    // For the next connection, whatever becomes of jobs' instances.
+                    Some(_) if lease.purpose == Purpose::Expose => Recycle::Sleep,
                     Some(pool) => pool.recycle,
                     None => Recycle::Reset,
                 };
                 Some((rule, instance.state))
             })
             .await;
-        let Some((recycle, state)) = rule else { return };
+        let Some((mut recycle, state)) = rule else { return };
+        if recycle != Recycle::Reset && !self.close_caches(id).await {
+            recycle = Recycle::Reset;
+        }
         let recycled = self.as_agent_on("lease.end", id, self.recycle(id, recycle, state)).await;
         if let Err(problem) = recycled {
             tracing::error!(instance = %id, "cannot recycle: {problem}");
@@ -257,7 +264,7 @@ impl Node {
                 Purpose::Manual if self.slot(id).sessions() > 0 => {
                     self.update(id, |i| extend(i, now + SESSION_GRACE_MS)).await
                 }
-                Purpose::Manual | Purpose::Run | Purpose::Template => {
+                Purpose::Manual | Purpose::Run | Purpose::Template | Purpose::Expose => {
                     // Not to be ended twice while the recycling is under way.
                     let later = self.update(id, |i| extend(i, now + 600_000)).await;
                     tokio::spawn(async move { node.end_lease(id).await });

@@ -10,6 +10,7 @@
 mod api;
 mod audit;
 mod boot;
+mod caches;
 mod catalog;
 mod claims;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod crashes;
 mod desired;
 mod disk;
 mod events;
+mod expose;
 mod firewall;
 mod fleet;
 mod identity;

@@ -3,6 +3,7 @@
 use crate::audit::Audit;
 use crate::desired::Convergence;
 use crate::events::EventLog;
+use crate::expose::Fronts;
 use crate::fleet::{Fleet, Offer};
 use crate::jobs::Jobs;
 use crate::problem::OrProblem;
@@ -74,6 +75,8 @@ pub struct Node {
     pub stop: Notify,
     /// Serialises changes of links and firewall.
     pub(crate) wires: Mutex<()>,
+    /// Serialises changes of pools' caches.
+    pub(crate) cache_turn: Mutex<()>,
     /// Held by whoever makes a pool's template.
     moulds: Lock<HashMap<PoolRef, Arc<Mutex<()>>>>,
     /// What the document in force comes to.
@@ -86,6 +89,8 @@ pub struct Node {
     slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
     health: Lock<BTreeMap<PoolRef, PoolHealth>>,
     pub(crate) idle: Lock<HashMap<InstanceId, Idle>>,
+    /// Pools behind ports.
+    pub(crate) fronts: Fronts,
     /// Whose last operation failed, and may have left record and reality apart.
     unsettled: Lock<BTreeSet<InstanceId>>,
 }
@@ -111,6 +116,7 @@ impl Node {
             kick: Notify::new(),
             stop: Notify::new(),
             wires: Mutex::new(()),
+            cache_turn: Mutex::new(()),
             world: Mutex::new(world),
             moulds: Lock::default(),
             desired: Convergence::default(),
@@ -118,6 +124,7 @@ impl Node {
             slots: Lock::default(),
             health: Lock::default(),
             idle: Lock::default(),
+            fronts: Fronts::default(),
             unsettled: Lock::default(),
         }))
     }

@@ -167,7 +167,7 @@ async fn clear_goal(node: &Node, id: InstanceId) -> bool {
 }
 
 /// Destroys an instance unless somebody has leased it since the plan was made.
-async fn destroy_idle(node: &Arc<Node>, id: InstanceId) -> Result<()> {
+pub(crate) async fn destroy_idle(node: &Arc<Node>, id: InstanceId) -> Result<()> {
     match claim_for(node, id, State::Destroyed).await? {
         Some((id, to)) => node.as_agent_on(verb(to), id, node.destroy(id)).await,
         None => Ok(()),

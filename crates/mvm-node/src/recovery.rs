@@ -36,6 +36,7 @@ pub async fn run(node: &Arc<Node>) -> Result<()> {
     }
     remove_stray_dirs(node, &instances)?;
     node.sweep_templates()?;
+    node.sweep_caches().await?;
     node.recover_jobs().await?;
     recycle_orphaned_jobs(node).await;
     Ok(())
@@ -227,7 +228,9 @@ async fn recycle_orphaned_jobs(node: &Arc<Node>) {
     let orphans: Vec<InstanceId> = node
         .read(|world| {
             let of_job = |i: &&Instance| {
-                i.lease.as_ref().is_some_and(|lease| lease.purpose != Purpose::Manual)
+                i.lease
+                    .as_ref()
+                    .is_some_and(|lease| matches!(lease.purpose, Purpose::Run | Purpose::Template))
             };
             world.instances.values().filter(of_job).map(|i| i.id).collect()
         })

@@ -106,6 +106,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     })
     .await?;
     recovery::run(&node).await?;
+    node.open_fronts().await?;
     tokio::spawn(reconcile::run(node.clone()));
     tokio::spawn(jobs::dispatch(node.clone()));
     tokio::spawn(desired::run(node.clone(), options.desired));

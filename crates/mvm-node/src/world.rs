@@ -7,6 +7,7 @@ use crate::problem::{OrProblem, not_found};
 use mvm_api::Problem;
 use mvm_api::fleet::Leader;
 use mvm_model::event;
+use mvm_model::expose::Expose;
 use mvm_model::{
     Instance, InstanceId, InstanceRef, Job, JobId, Name, Pool, PoolRef, Tenant, Usage,
 };
@@ -14,7 +15,7 @@ use mvm_store::{Expect, Store, Write};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 /// The record of the document in force.
 const DESIRED: &str = "desired";
@@ -36,6 +37,8 @@ pub struct World {
     pub desired: Option<InForce>,
     /// The leader of the fleet that the node obeys.
     pub leader: Option<Leader>,
+    /// The fronts, by where they listen.
+    pub exposes: BTreeMap<SocketAddr, Expose>,
 }
 
 impl World {
@@ -56,6 +59,9 @@ impl World {
         }
         world.desired = read::<InForce>(store, DESIRED).await?.pop();
         world.leader = read::<Leader>(store, LEADER).await?.pop();
+        for expose in read::<Expose>(store, "exposes/").await? {
+            world.exposes.insert(expose.listen, expose);
+        }
         Ok(world)
     }
 
@@ -112,7 +118,11 @@ impl World {
     /// What the tenant uses.
     pub fn usage(&self, tenant: &Name) -> Usage {
         let pools = self.pools.keys().filter(|pool| pool.tenant == *tenant).count() as u64;
-        Usage::count(pools, self.of_tenant(tenant))
+        let mut usage = Usage::count(pools, self.of_tenant(tenant));
+        let own = self.pools.values().filter(|pool| pool.reference.tenant == *tenant);
+        // The pools' own disks, beside their instances' copies.
+        usage.disk_mib += own.map(|pool| mvm_model::cache::disk_mib(&pool.caches)).sum::<u64>();
+        usage
     }
 
     /// The addresses that the tenant's instances have.
@@ -237,6 +247,22 @@ impl Changes {
     pub fn remove_desired(&mut self) {
         self.delete(DESIRED.to_owned());
         self.apply.push(Box::new(move |world| world.desired = None));
+    }
+
+    /// Makes or replaces a front.
+    pub fn put_expose(&mut self, expose: Expose) {
+        self.put(format!("exposes/{}", expose.listen), &expose);
+        self.apply.push(Box::new(move |world| {
+            world.exposes.insert(expose.listen, expose);
+        }));
+    }
+
+    /// Removes a front.
+    pub fn remove_expose(&mut self, listen: SocketAddr) {
+        self.delete(format!("exposes/{listen}"));
+        self.apply.push(Box::new(move |world| {
+            world.exposes.remove(&listen);
+        }));
     }
 
     /// Makes the changes durable together with the events that tell of them, then visible; whether

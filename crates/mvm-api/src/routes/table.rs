@@ -73,6 +73,10 @@ pub const ROUTES: &[Route] = &[
     tenant(AGENT, "GET", "/v1/tenants/{tenant}/pools/{pool}/revisions", "Lists revisions"),
     tenant(AGENT, "POST", "/v1/tenants/{tenant}/pools/{pool}/rollback", "Takes an older revision"),
     tenant(BOTH, "POST", "/v1/tenants/{tenant}/pools/{pool}/claims", "Claims for a job"),
+    // Whoever chooses where the node listens opens it to others: not a tenant's business either.
+    on(AGENT, "POST", "/v1/tenants/{tenant}/pools/{pool}/expose", "Listens for a pool", FLEET),
+    on(AGENT, "POST", "/v1/tenants/{tenant}/pools/{pool}/unexpose", "Listens no more", FLEET),
+    narrowed(AGENT, "GET", "/v1/exposes", "Lists the fronts of all pools"),
     tenant(BOTH, "GET", "/v1/tenants/{tenant}/pools/{pool}/instances", "Lists instances"),
     tenant(AGENT, "POST", "/v1/tenants/{tenant}/pools/{pool}/instances", "Makes an instance"),
     narrowed(BOTH, "GET", "/v1/instances", "Lists the instances of all pools"),

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
 use mvm_api::types::{PoolView, TenantView};
 use mvm_api::{Caller, Problem};
+use mvm_model::{Cache, CacheDisk};
 use mvm_model::fleet::{FleetPool, FleetTenant, PoolStatus};
 use mvm_model::pool::RevisionEntry;
 use mvm_model::{Counts, Name, PoolRef, Usage};
@@ -85,6 +86,8 @@ fn pool_view(view: &View, tenant: &FleetTenant, pool: &FleetPool, at: u64) -> Po
         profile: pool.profile.clone(),
         override_inputs: pool.override_inputs.clone(),
         instance_resources: pool.instance_resources,
+        // Each node has its own content.
+        caches: pool.caches.iter().cloned().map(no_content).collect(),
         desired_counts: Some(pool.desired_counts),
         ready_counts: ready.fold(Counts::default(), Counts::plus),
         leased: sum(|status| status.leased),
@@ -102,10 +105,14 @@ fn pool_view(view: &View, tenant: &FleetTenant, pool: &FleetPool, at: u64) -> Po
     }
 }
 
+fn no_content(cache: Cache) -> CacheDisk {
+    CacheDisk { cache, generation: 0, committed_at: None }
+}
+
 fn tenant_view(view: &View, tenant: &FleetTenant, at: u64) -> TenantView {
     let mut usage = Usage { pools: tenant.pools.len() as u64, ..Usage::default() };
     for pool in &tenant.pools {
-        let (reference, shape) = (tenant.reference(pool), &pool.instance_resources);
+        let (reference, shape) = (tenant.reference(pool), pool.footprint());
         for (_, status) in held(view, &reference) {
             let running = u64::from(status.ready.running) + u64::from(status.leased);
             let hot = running + u64::from(status.ready.warm);

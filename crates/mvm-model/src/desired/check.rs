@@ -63,6 +63,7 @@ fn pools(tenant: &DesiredTenant, path: &str, scope: Scope) -> Result<(), Fault> 
             return Err(Fault::new(Code::InvalidValue, message).at(format!("{path}.prewarm")));
         }
         pool.instance_resources.validate().map_err(below(format!("{path}.instance_resources")))?;
+        crate::cache::validate(&pool.caches).map_err(below(path.clone()))?;
         sum.add(pool);
         sum.admit(&tenant.quotas, pool, &tenant.tenant_id, &path)?;
     }
@@ -98,7 +99,8 @@ impl Sum {
         self.warm += u64::from(counts.warm);
         self.vcpus += hot * u64::from(shape.vcpus);
         self.mem_mib += hot * shape.mem_mib;
-        self.disk_mib += counts.total() * shape.disk_mib();
+        let caches: u64 = pool.caches.iter().map(|cache| cache.size_mib).sum();
+        self.disk_mib += counts.total() * (shape.disk_mib() + caches);
         self.instances += counts.total();
     }
 

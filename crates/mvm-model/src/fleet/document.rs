@@ -2,6 +2,7 @@
 
 use super::rules::Rules;
 use crate::admission::Quotas;
+use crate::cache::Cache;
 use crate::desired::{self, DesiredPool, DesiredTenant, check};
 use crate::error::{Code, Fault};
 use crate::name::{Name, PoolRef};
@@ -84,6 +85,10 @@ pub struct FleetPool {
     pub revision: Option<String>,
     /// The shape of its instances.
     pub instance_resources: Resources,
+    /// Disks whose content jobs hand on to later jobs; every node has its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2))]
+    pub caches: Vec<Cache>,
     /// What becomes of an instance after a job.
     #[serde(default)]
     pub recycle: Recycle,
@@ -103,6 +108,13 @@ pub struct FleetPool {
 }
 
 impl FleetPool {
+    /// What an instance takes of a node, the disks of its caches among it.
+    pub fn footprint(&self) -> Resources {
+        let caches: u64 = self.caches.iter().map(|cache| cache.size_mib).sum();
+        let shape = self.instance_resources;
+        Resources { scratch_disk_mib: shape.scratch_disk_mib + caches, ..shape }
+    }
+
     /// What a node's document says of it, where the node is to hold `counts` of it.
     pub fn on_node(&self, counts: Counts) -> DesiredPool {
         DesiredPool {
@@ -111,6 +123,7 @@ impl FleetPool {
             profile: self.profile.clone(),
             override_inputs: self.override_inputs.clone(),
             instance_resources: self.instance_resources,
+            caches: self.caches.clone(),
             recycle: self.recycle,
             prewarm: self.prewarm.clone(),
             revision: self.revision.clone(),

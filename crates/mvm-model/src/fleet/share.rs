@@ -5,7 +5,7 @@
 //! by how many spares a node holds.
 
 use super::place::Placement;
-use super::{FleetState, FleetTenant};
+use super::{FleetPool, FleetState, FleetTenant};
 use crate::admission::Quotas;
 use crate::desired::{DesiredState, SCHEMA_VERSION};
 use crate::name::Name;
@@ -70,7 +70,7 @@ fn parts(tenant: &FleetTenant, placement: &Placement) -> BTreeMap<Name, Quotas> 
     let mut parts: BTreeMap<Name, Part> = BTreeMap::new();
     for (node, share) in &placement.nodes {
         let held = tenant.pools.iter().filter_map(|pool| {
-            Some((&pool.instance_resources, *share.pools.get(&tenant.reference(pool))?))
+            Some((pool.footprint(), *share.pools.get(&tenant.reference(pool))?))
         });
         if let Some(part) = part(held) {
             parts.insert(node.clone(), part);
@@ -132,7 +132,7 @@ fn parts(tenant: &FleetTenant, placement: &Placement) -> BTreeMap<Name, Quotas> 
 }
 
 /// What the counts of one node need; `None` where the tenant has no pool there.
-fn part<'a>(held: impl Iterator<Item = (&'a Resources, Counts)>) -> Option<Part> {
+fn part(held: impl Iterator<Item = (Resources, Counts)>) -> Option<Part> {
     let (mut part, mut disk_mib, mut any) = (Part::default(), 0, false);
     for (shape, counts) in held {
         let hot = u64::from(counts.running) + u64::from(counts.warm);
@@ -152,7 +152,7 @@ fn part<'a>(held: impl Iterator<Item = (&'a Resources, Counts)>) -> Option<Part>
 /// What one lease takes at most.
 fn largest(tenant: &FleetTenant) -> Sum {
     let mut largest = Sum::default();
-    for shape in tenant.pools.iter().map(|pool| &pool.instance_resources) {
+    for shape in tenant.pools.iter().map(FleetPool::footprint) {
         largest.vcpus = largest.vcpus.max(shape.vcpus.into());
         largest.mem_mib = largest.mem_mib.max(shape.mem_mib);
         largest.disk_gib = largest.disk_gib.max(shape.disk_mib().div_ceil(1024));

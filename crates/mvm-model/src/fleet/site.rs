@@ -163,7 +163,7 @@ impl<'a> Board<'a> {
         let site = &self.sites[at];
         let percent =
             if stays { 100 } else { 100 - u64::from(item.pool.placement.headroom_percent) };
-        let unit = Load::of(&item.pool.instance_resources, heat);
+        let unit = Load::of(&item.pool.footprint(), heat);
         let left = |capacity: u64, placed: u64, leased: u64| {
             let usable = (capacity * percent / 100).saturating_sub(placed);
             if stays { usable } else { usable.saturating_sub(leased) }
@@ -193,7 +193,7 @@ impl<'a> Board<'a> {
     /// Puts so many there.
     pub fn put(&mut self, at: usize, item: Item<'_>, heat: usize, count: u32) {
         self.change(at, item, |placed, held| {
-            let unit = Load::of(&item.pool.instance_resources, heat);
+            let unit = Load::of(&item.pool.footprint(), heat);
             placed.add(unit, count.into());
             held.instances += u64::from(count);
             held.disk_mib += unit.disk_mib * u64::from(count);
@@ -203,7 +203,7 @@ impl<'a> Board<'a> {
     /// Takes so many away.
     pub fn take(&mut self, at: usize, item: Item<'_>, heat: usize, count: u32) {
         self.change(at, item, |placed, held| {
-            let unit = Load::of(&item.pool.instance_resources, heat);
+            let unit = Load::of(&item.pool.footprint(), heat);
             placed.remove(unit, count.into());
             held.instances = held.instances.saturating_sub(count.into());
             held.disk_mib = held.disk_mib.saturating_sub(unit.disk_mib * u64::from(count));
@@ -233,7 +233,7 @@ impl<'a> Site<'a> {
         let mut leased = Load::default();
         for (pool, status) in &node.status.pools {
             if let Some(pool) = document.pool(pool).filter(|_| status.leased > 0) {
-                leased.add(Load::of(&pool.instance_resources, 0), status.leased.into());
+                leased.add(Load::of(&pool.footprint(), 0), status.leased.into());
             }
         }
         let capacity = node.status.capacity;

@@ -3,6 +3,7 @@
 mod audit;
 mod desired;
 mod events;
+mod expose;
 mod fleet;
 mod identity;
 mod images;
@@ -79,6 +80,9 @@ fn routes() -> Routes<Arc<Node>> {
         .route(&format!("{pool}/revisions"), get(pools::revisions))
         .route(&format!("{pool}/rollback"), post(pools::rollback))
         .route(&format!("{pool}/claims"), post(streams::claim))
+        .route(&format!("{pool}/expose"), post(expose::expose))
+        .route(&format!("{pool}/unexpose"), post(expose::unexpose))
+        .route("/v1/exposes", get(expose::list))
         .route(&format!("{pool}/instances"), get(instances::list_of_pool).post(instances::create))
         .route("/v1/instances", get(instances::list))
         .route(instance, get(instances::show).delete(instances::destroy))

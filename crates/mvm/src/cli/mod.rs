@@ -9,6 +9,7 @@ pub mod coordinator_serve;
 mod desired;
 mod doctor;
 mod events;
+mod expose;
 mod fleet;
 mod images;
 mod instance;

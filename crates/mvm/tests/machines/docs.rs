@@ -5,8 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The pages with examples, in the order in which their examples build on each other.
-const PAGES: [&str; 8] =
-    ["tenants", "pools", "templates", "instances", "jobs", "audit", "operations", "desired-state"];
+const PAGES: [&str; 10] = [
+    "tenants",
+    "pools",
+    "templates",
+    "instances",
+    "jobs",
+    "expose",
+    "audit",
+    "simulation",
+    "operations",
+    "desired-state",
+];
 /// The pages without.
 const PROSE: [&str; 1] = ["errors"];
 
