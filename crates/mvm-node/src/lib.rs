@@ -26,6 +26,7 @@ mod root;
 mod serve;
 mod slot;
 mod template;
+mod transfer;
 mod view;
 mod world;
 

@@ -5,6 +5,7 @@ use crate::events::EventLog;
 use crate::problem::OrProblem;
 use crate::root::Root;
 use crate::slot::Slot;
+use crate::transfer::Pace;
 use crate::world::{Changes, World};
 use crate::{Result, now};
 use mvm_api::Problem;
@@ -16,6 +17,7 @@ use mvm_model::{InstanceId, Millis, Name, PoolRef};
 use mvm_network::Network;
 use mvm_store::Store;
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
 use tokio::sync::{Mutex, Notify};
 
@@ -46,6 +48,8 @@ pub struct Parts {
     pub network: Network,
     /// Images and kernels.
     pub images: ImageStore,
+    /// How fast images may leave for other nodes, in MiB a second; unlimited where absent.
+    pub image_rate: Option<NonZeroU32>,
 }
 
 /// The agent of one node.
@@ -65,6 +69,8 @@ pub struct Node {
     /// What the document in force comes to.
     pub(crate) desired: Convergence,
     pub(crate) events: EventLog,
+    /// Holds back images that leave.
+    pub(crate) pace: Pace,
     world: Mutex<World>,
     slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
     health: Lock<BTreeMap<PoolRef, PoolHealth>>,
@@ -83,6 +89,7 @@ impl Node {
         let events = EventLog::open(parts.store.as_ref()).await?;
         Ok(Arc::new(Node {
             events,
+            pace: Pace::new(parts.image_rate),
             parts,
             started_at: now(),
             kick: Notify::new(),
