@@ -153,6 +153,11 @@ fn checked(manifest: &[u8], digest: &str, content: Option<&str>) -> Result<Revis
 }
 
 impl Incoming {
+    /// The image's digest.
+    pub fn digest(&self) -> &str {
+        &self.revision.digest
+    }
+
     /// What is still to come: each part, and how many bytes of it are there.
     pub fn missing(&self) -> Vec<(Part, u64)> {
         let wanted = self.revision.parts.iter().filter(|part| !self.dir.join(&part.name).exists());
