@@ -77,10 +77,7 @@ pub async fn list(State(node): Shared) -> Answer<Vec<ImageView>> {
                 flake_ref: image.flake.clone(),
                 profile: image.profile.clone(),
                 size_bytes: image.size_bytes,
-                content: match image.parts.is_empty() {
-                    true => String::new(),
-                    false => image.content(),
-                },
+                content: image.content(),
             };
             images.iter().map(view).collect()
         })
