@@ -10,6 +10,7 @@ pub mod audit;
 pub mod body;
 pub mod client;
 pub mod files;
+pub mod fleet;
 pub mod identity;
 pub mod jobs;
 pub mod paths;

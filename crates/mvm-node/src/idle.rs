@@ -52,10 +52,10 @@ impl Node {
             sessions: slot.sessions(),
         })
     }
-}
 
-/// Whether the host is short of memory.
-pub(crate) fn is_pressed() -> bool {
-    let text = std::fs::read_to_string("/proc/pressure/memory").unwrap_or_default();
-    Pressure::parse(&text).is_high()
+    /// Whether the host is short of memory.
+    pub(crate) fn is_pressed(&self) -> bool {
+        let text = std::fs::read_to_string(&self.parts.pressure).unwrap_or_default();
+        Pressure::parse(&text).is_high()
+    }
 }

@@ -36,6 +36,7 @@ impl Node {
             profile: pool.profile.clone(),
             override_inputs: pool.override_inputs.clone(),
             instance_resources: pool.resources,
+            caches: pool.caches.clone(),
             desired_counts: pool.desired,
             ready_counts: ready(pool, of_pool()),
             leased,

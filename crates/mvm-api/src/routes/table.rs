@@ -8,6 +8,8 @@ const SIGNER: &[Server] = &[Server::Signer, Server::Coordinator];
 
 const OPERATOR: &[Role] = &[Role::Operator];
 const FLEET: &[Role] = &[Role::Operator, Role::Coordinator];
+/// What the fleet's leader says: no operator speaks for it by hand but on the node itself.
+const LEADER: &[Role] = &[Role::Operator, Role::Coordinator];
 const TENANT: &[Role] = &[Role::Operator, Role::Coordinator, Role::TenantOperator];
 const MEMBER: &[Role] = &[Role::Node, Role::Coordinator, Role::Operator, Role::TenantOperator];
 const JOINER: &[Role] = &[Role::Joiner];
@@ -115,6 +117,18 @@ pub const ROUTES: &[Route] = &[
     on(AGENT, "POST", "/v1/kernels/fetch", "Fetches the distribution's kernel", FLEET),
     on(AGENT, "GET", "/v1/images", "Lists the images", FLEET),
     on(AGENT, "POST", "/v1/images/gc", "Collects images that nothing uses", FLEET),
+    on(AGENT, "GET", "/v1/node/status", "Says what the node offers and holds", FLEET),
+    on(AGENT, "GET", "/v1/node/watch", "Streams it at every change", FLEET),
+    on(AGENT, "PUT", "/v1/node/document", "Takes the fleet's document for the node", LEADER),
+    on(
+        AGENT,
+        "PUT",
+        "/v1/node/leader",
+        "Takes the leader's word; lists the fleet's claims",
+        LEADER,
+    ),
+    on(AGENT, "PUT", "/v1/node/claims/{id}", "Serves a claim of the fleet, once", LEADER),
+    on(AGENT, "PUT", "/v1/node/claims/{id}/end", "Ends a claim of the fleet", LEADER),
     on(SIGNER, "POST", "/v1/ca/join", "Makes the holder of a join token a node", JOINER),
     on(SIGNER, "POST", "/v1/ca/renew", "Signs anew for the caller's own identity", MEMBER),
     on(SIGNER, "GET", "/v1/ca/crl", "The list of revoked certificates", MEMBER),

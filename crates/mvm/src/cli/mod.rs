@@ -13,6 +13,7 @@ mod instance;
 mod job;
 mod lease;
 mod node;
+mod offer;
 mod pool;
 mod remote;
 mod run;

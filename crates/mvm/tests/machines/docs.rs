@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The pages with examples, in the order in which their examples build on each other.
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "tenants",
     "pools",
     "templates",
     "instances",
     "jobs",
     "audit",
+    "simulation",
     "operations",
     "identity",
     "desired-state",

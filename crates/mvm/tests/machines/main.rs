@@ -4,6 +4,7 @@
 //! `kernels` folder of a state directory) and `MVM_TEST_DEBIAN_PKGS`.
 
 mod audit;
+mod caches;
 mod crashes;
 mod desired;
 mod disks;
