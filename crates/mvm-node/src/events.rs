@@ -101,6 +101,7 @@ impl Node {
             registry.register("failures", "Instances that have failed", failures.clone());
             self.audit.register(&mut registry);
             self.parts.stages.register(&mut registry);
+            self.passes.register(&mut registry);
         }
         let (instances, leases) = self.read(|world| gauges(world, only)).await;
         registry.register("instances", "Instances by state", instances);

@@ -54,8 +54,10 @@ impl Node {
     }
 }
 
-/// Whether the host is short of memory.
-pub(crate) fn is_pressed() -> bool {
-    let text = std::fs::read_to_string("/proc/pressure/memory").unwrap_or_default();
-    Pressure::parse(&text).is_high()
+/// The host's own account of what waits for memory. proc(5)
+pub(crate) const HOST_PRESSURE: &str = "/proc/pressure/memory";
+
+/// Whether this account of what waits says that memory is short; one that is not there says nothing.
+pub(crate) fn is_pressed(account: &std::path::Path) -> bool {
+    Pressure::parse(&std::fs::read_to_string(account).unwrap_or_default()).is_high()
 }

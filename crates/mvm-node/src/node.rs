@@ -5,6 +5,7 @@ use crate::desired::Convergence;
 use crate::events::EventLog;
 use crate::jobs::Jobs;
 use crate::problem::OrProblem;
+use crate::reconcile::Passes;
 use crate::root::Root;
 use crate::slot::Slot;
 use crate::stages::{Stages, stage};
@@ -20,6 +21,7 @@ use mvm_model::{InstanceId, Millis, Name, PoolRef};
 use mvm_network::Network;
 use mvm_store::Store;
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
 use tokio::sync::{Mutex, Notify};
 
@@ -48,6 +50,8 @@ pub struct Parts {
     pub accelerator_reason: String,
     /// Our identity, where the API is served to other machines.
     pub keeper: Option<Arc<Keeper>>,
+    /// What says how much waits for memory.
+    pub pressure: PathBuf,
     /// Where the time goes.
     pub stages: Stages,
     /// Links and firewall.
@@ -73,6 +77,7 @@ pub struct Node {
     /// What the document in force comes to.
     pub(crate) desired: Convergence,
     pub(crate) events: EventLog,
+    pub(crate) passes: Passes,
     pub(crate) audit: Arc<Audit>,
     pub(crate) jobs: Jobs,
     world: Mutex<World>,
@@ -95,6 +100,7 @@ impl Node {
         audit.put_aside_all_but(|log| world.tenants.keys().any(|name| name.as_str() == log))?;
         Ok(Arc::new(Node {
             events,
+            passes: Passes::default(),
             audit: Arc::new(audit),
             jobs: Jobs::default(),
             parts,

@@ -1,6 +1,7 @@
 //! The agent's process: from a state directory to a served socket.
 
 use crate::desired::{self, DesiredFile};
+use crate::idle::HOST_PRESSURE;
 use crate::node::{Node, Parts};
 use crate::problem::{OrProblem, io};
 use crate::root::Root;
@@ -52,6 +53,8 @@ pub struct ServeOptions {
     pub desired: Option<DesiredFile>,
     /// The static guest binary.
     pub guest: &'static [u8],
+    /// What says how much waits for memory, instead of the host's own account.
+    pub pressure: Option<PathBuf>,
     /// Where the time goes, as the process' tracing subscriber observes it.
     pub stages: Stages,
     /// Log as JSON lines.
@@ -95,6 +98,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         hypervisor: driver,
         accelerator_reason,
         keeper: keeper.clone(),
+        pressure: options.pressure.unwrap_or_else(|| PathBuf::from(HOST_PRESSURE)),
         stages: options.stages,
         network,
         images,

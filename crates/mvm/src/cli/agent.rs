@@ -41,6 +41,10 @@ pub enum Command {
         desired: Option<PathBuf>,
         #[command(flatten)]
         how: How,
+        /// What says how much waits for memory, such as a cgroup's memory.pressure [default:
+        /// /proc/pressure/memory]
+        #[arg(long, env = "MVM_PRESSURE", value_name = "FILE")]
+        pressure: Option<PathBuf>,
         /// Log as JSON lines
         #[arg(long)]
         log_json: bool,
@@ -101,6 +105,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         node_id,
         desired,
         how,
+        pressure,
         log_json,
     }) = &cli.command
     else {
@@ -127,6 +132,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         node_id: node_id.clone(),
         desired,
         guest: crate::GUEST,
+        pressure: pressure.clone(),
         stages,
         log_json: *log_json,
     }))
