@@ -2,6 +2,7 @@
 
 use crate::desired::{self, DesiredFile};
 use crate::fleet::Offer;
+use crate::idle::HOST_PRESSURE;
 use crate::node::{Node, Parts};
 use crate::problem::{OrProblem, io};
 use crate::root::Root;
@@ -56,6 +57,8 @@ pub struct ServeOptions {
     pub desired: Option<DesiredFile>,
     /// The static guest binary.
     pub guest: &'static [u8],
+    /// What says how much waits for memory, instead of the host's own account.
+    pub pressure: Option<PathBuf>,
     /// Where the time goes, as the process' tracing subscriber observes it.
     pub stages: Stages,
     /// How fast images may leave for other nodes, in MiB a second; unlimited where absent.
@@ -101,8 +104,8 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         hypervisor: driver,
         accelerator_reason,
         keeper: keeper.clone(),
+        pressure: options.pressure.unwrap_or_else(|| PathBuf::from(HOST_PRESSURE)),
         stages: options.stages,
-        pressure: PathBuf::from("/proc/pressure/memory"),
         network,
         images,
         offer: options.offer,

@@ -48,6 +48,10 @@ pub enum Command {
         /// How fast images may leave for other nodes, all together [default: unlimited]
         #[arg(long, value_name = "MIB_PER_SECOND")]
         image_rate: Option<NonZeroU32>,
+        /// What says how much waits for memory, such as a cgroup's memory.pressure [default:
+        /// /proc/pressure/memory]
+        #[arg(long, env = "MVM_PRESSURE", value_name = "FILE")]
+        pressure: Option<PathBuf>,
         /// Log as JSON lines
         #[arg(long)]
         log_json: bool,
@@ -110,6 +114,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         how,
         offer,
         image_rate,
+        pressure,
         log_json,
     }) = &cli.command
     else {
@@ -129,6 +134,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         offer: offer.into(),
         desired,
         guest: crate::GUEST,
+        pressure: pressure.clone(),
         stages,
         image_rate: *image_rate,
         log_json: *log_json,
