@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The pages with examples, in the order in which their examples build on each other.
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "tenants",
     "pools",
     "templates",
@@ -15,6 +15,7 @@ const PAGES: [&str; 9] = [
     "audit",
     "operations",
     "desired-state",
+    "production",
 ];
 /// The pages without.
 const PROSE: [&str; 1] = ["errors"];

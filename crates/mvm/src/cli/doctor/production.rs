@@ -106,7 +106,7 @@ fn supervised(host: &Host, agent: Option<&AgentInfo>) -> Check {
         None => (false, "no agent serves this state directory".to_owned()),
     };
     must(
-        "agent",
+        "supervision",
         ok,
         detail,
         "only the unit gives it its limits, its watchdog and a new start when it dies",
@@ -124,7 +124,7 @@ fn state_directory(root: &Path) -> Check {
         }
     };
     must(
-        "state directory",
+        "permissions",
         ok,
         detail,
         "it holds guests' memory, disks and keys, and the socket that commands the node",
