@@ -98,6 +98,9 @@ struct Idle {
 
 type Sender<B = Full<Bytes>> = SendRequest<B>;
 
+/// Answers up to this size, in bytes, are read whole where they are passed on.
+const WHOLE: u64 = 1 << 20;
+
 /// How many idle connections are kept.
 const KEPT: usize = 16;
 
@@ -318,6 +321,30 @@ impl Client {
         }
         let upgraded = hyper::upgrade::on(response).await.map_err(|cause| broken(&doing, cause))?;
         Ok(TokioIo::new(upgraded))
+    }
+
+    /// Sends a request as it is and gives the answer as it is, whatever its status. An answer of a
+    /// known, small length is read whole; others go on as they come.
+    pub async fn relay(
+        &self,
+        mut request: Request<Bytes>,
+    ) -> Result<Response<axum::body::Body>, ClientError> {
+        let doing = format!("{} {}", request.method(), request.uri());
+        request.headers_mut().remove(ON_BEHALF_OF);
+        if let Some(identity) = &self.behalf {
+            let name = identity.to_string();
+            let name = name.parse().map_err(|cause| broken(&doing, cause))?;
+            request.headers_mut().insert(ON_BEHALF_OF, name);
+        }
+        let (response, sender) = self.exchange(&doing, request.map(Full::new)).await?;
+        let whole = response.body().size_hint().exact().is_some_and(|size| size <= WHOLE);
+        if !whole || response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(response.map(axum::body::Body::new));
+        }
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map_err(|cause| self.target.fault(&doing, &cause))?;
+        self.keep(sender);
+        Ok(Response::from_parts(parts, body.to_bytes().into()))
     }
 
     async fn send(

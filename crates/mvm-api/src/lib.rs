@@ -11,6 +11,7 @@ pub mod body;
 pub mod client;
 pub mod expose;
 pub mod files;
+pub mod fleet;
 pub mod identity;
 pub mod jobs;
 pub mod paths;

@@ -53,6 +53,45 @@ pub const IMAGES_GC: &str = "/v1/images/gc";
 /// The images.
 pub const IMAGES: &str = "/v1/images";
 
+/// What a node says of itself to its coordinators, and the stream of it.
+pub const NODE_STATUS: &str = "/v1/node/status";
+/// The same, at every change and at least every two seconds (server-sent events).
+pub const NODE_WATCH: &str = "/v1/node/watch";
+/// The fleet's document for a node.
+pub const NODE_DOCUMENT: &str = "/v1/node/document";
+/// Takes the leader's word; gives the claims that the node holds.
+pub const NODE_LEADER: &str = "/v1/node/leader";
+/// The claims of a fleet on a node.
+pub const NODE_CLAIMS: &str = "/v1/node/claims";
+/// The coordinator itself.
+pub const COORDINATOR: &str = "/v1/coordinator";
+/// The fleet's document.
+pub const FLEET: &str = "/v1/fleet";
+/// How far the fleet is.
+pub const FLEET_STATUS: &str = "/v1/fleet/status";
+/// The nodes of a fleet.
+pub const NODES: &str = "/v1/nodes";
+
+/// One claim of a fleet on a node.
+pub fn node_claim(id: &str) -> String {
+    format!("{NODE_CLAIMS}/{id}")
+}
+
+/// Ends it.
+pub fn node_claim_end(id: &str) -> String {
+    format!("{NODE_CLAIMS}/{id}/end")
+}
+
+/// What a node of a fleet is there for.
+pub fn node_duty(name: &Name) -> String {
+    format!("{}/duty", node(name))
+}
+
+/// One node of a fleet.
+pub fn node(node: &Name) -> String {
+    format!("{NODES}/{node}")
+}
+
 /// One audit log; `follow` goes on with what is added.
 pub fn audit(log: &str, follow: bool) -> String {
     format!("{AUDIT}/{log}{}", if follow { "?follow=true" } else { "" })

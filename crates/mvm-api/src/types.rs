@@ -7,7 +7,8 @@ use mvm_model::network::TenantNetwork;
 use mvm_model::policy::{Next, RuntimePolicy};
 use mvm_model::pool::RevisionEntry;
 use mvm_model::{
-    Counts, InstanceRef, Lease, Millis, Name, PoolRef, Quotas, Recycle, Resources, State, Usage,
+    Cache, CacheDisk, Counts, InstanceRef, Lease, Millis, Name, PoolRef, Quotas, Recycle,
+    Resources, State, Usage,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -186,6 +187,9 @@ pub struct CreatePool {
     pub profile: String,
     /// The shape of its instances.
     pub resources: Resources,
+    /// Disks whose content jobs hand on to later jobs.
+    #[serde(default)]
+    pub caches: Vec<Cache>,
     /// What becomes of an instance after a job.
     #[serde(default)]
     pub recycle: Recycle,
@@ -222,6 +226,9 @@ pub struct UpdatePool {
     pub scratch_disk_mib: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recycle: Option<Recycle>,
+    /// These, and no others; those that are there keep what is in them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caches: Option<Vec<Cache>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prewarm: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -297,6 +304,8 @@ pub struct PoolView {
     pub override_inputs: BTreeMap<String, String>,
     /// The shape of its instances.
     pub instance_resources: Resources,
+    /// Its caches, and which content they have.
+    pub caches: Vec<CacheDisk>,
     /// What it keeps ready; null until it is scaled.
     pub desired_counts: Option<Counts>,
     /// Unleased instances by temperature.
@@ -443,6 +452,9 @@ pub struct InstanceView {
     pub pid: Option<u32>,
     /// Whether the machine is simulated.
     pub simulated: bool,
+    /// The node that it is on, where a coordinator shows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<Name>,
     /// When it was made.
     pub created_at: Millis,
     /// When it reached its state.

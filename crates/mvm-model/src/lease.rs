@@ -9,7 +9,7 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Purpose {
-    /// `mvm run`: the instance is recycled by the pool's rule when the lease ends.
+    /// A job: the instance is recycled by the pool's rule when the lease ends.
     Run,
     /// The agent boots it to become the pool's template.
     Template,

@@ -1,5 +1,6 @@
 //! From a record to a machine whose guest is ready.
 
+use crate::caches::serial;
 use crate::firewall::uid_of;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem, io};
@@ -38,6 +39,8 @@ impl Node {
         if instance.resources.data_disk_mib > 0 {
             disks.push(disk("data", files.data(), false));
         }
+        let caches = (0..instance.caches.len()).map(|i| (serial(i), files.cache(i)));
+        disks.extend(caches.map(|(id, path)| Disk { id, path, read_only: false }));
         let uid = uid_of(tenant);
         Ok(VmSpec {
             id: instance.id.to_string(),
@@ -78,6 +81,7 @@ impl Node {
             // What an attempt before this one left may be half a copy.
             crate::root::remove_file(&files.scratch())?;
             crate::root::remove_file(&files.data())?;
+            crate::disk::remove_caches(instance, &files)?;
         }
         stage!("disks", self.ensure_disks(instance, uid_of(tenant))).await?;
         stage!("network", self.connect_instance(tenant, instance)).await?;

@@ -100,6 +100,7 @@ impl Node {
     /// Makes a pool. One that is there and equal is left as it is.
     pub async fn create_pool(&self, tenant: &Name, wanted: CreatePool) -> Result<()> {
         wanted.resources.validate()?;
+        let caches = mvm_model::cache::change(&[], wanted.caches)?;
         let reference = PoolRef { tenant: tenant.clone(), pool: wanted.name };
         crate::audit::note_target(&reference);
         let kernel = match &wanted.kernel {
@@ -116,6 +117,7 @@ impl Node {
                 stale: false,
                 kernel,
                 resources: wanted.resources,
+                caches,
                 desired: None,
                 recycle: wanted.recycle,
                 prewarm: wanted.prewarm.filter(|command| !command.is_empty()),
@@ -128,6 +130,7 @@ impl Node {
                 let same = known.flake_ref == pool.flake_ref
                     && known.profile == pool.profile
                     && known.resources == pool.resources
+                    && mvm_model::cache::same(&known.caches, &pool.caches)
                     && known.recycle == pool.recycle
                     && known.prewarm == pool.prewarm
                     && known.runtime_policy == pool.runtime_policy
@@ -169,14 +172,18 @@ impl Node {
             shape.data_disk_mib = patch.data_disk_mib.unwrap_or(shape.data_disk_mib);
             shape.scratch_disk_mib = patch.scratch_disk_mib.unwrap_or(shape.scratch_disk_mib);
             shape.validate()?;
+            if let Some(wanted) = patch.caches {
+                pool.caches = mvm_model::cache::change(&pool.caches, wanted)?;
+            }
             if let Some(counts) = &pool.desired {
                 let tenant = world.tenant(&reference.tenant)?;
-                admit_counts(&tenant.name, &tenant.quotas, &pool.resources, counts)?;
+                admit_counts(&tenant.name, &tenant.quotas, &pool.resources, &pool.caches, counts)?;
             }
             changes.put_pool(pool);
             Ok(())
         })
-        .await
+        .await?;
+        self.sweep_caches().await
     }
 
     /// Sets what the pool keeps ready.
@@ -193,7 +200,7 @@ impl Node {
                 sleeping: scale.sleeping.unwrap_or(before.sleeping),
             };
             let tenant = world.tenant(&reference.tenant)?;
-            admit_counts(&tenant.name, &tenant.quotas, &pool.resources, &counts)?;
+            admit_counts(&tenant.name, &tenant.quotas, &pool.resources, &pool.caches, &counts)?;
             pool.desired = Some(counts);
             changes.put_pool(pool);
             Ok(())
@@ -339,7 +346,8 @@ impl Node {
                 Ok(jobs)
             })
             .await?;
-        self.clear_away(&jobs)
+        self.clear_away(&jobs)?;
+        self.sweep_caches().await
     }
 }
 

@@ -33,6 +33,30 @@ pub struct InForce {
     pub prune: bool,
     /// Whether it stays in force when all is done.
     pub hold: bool,
+    /// Where it is a fleet's: what of the fleet is on the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<Owned>,
+}
+
+/// What a node has got from its fleet: only that is removed when the fleet does not name it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owned {
+    /// Tells the fleet's documents apart.
+    pub digest: String,
+    /// Tenants that its documents have named, as far as they are there.
+    pub tenants: BTreeSet<Name>,
+    /// Pools that its documents have named, as far as they are there.
+    pub pools: BTreeSet<PoolRef>,
+}
+
+impl Owned {
+    fn takes(&self, step: &Step) -> bool {
+        match step {
+            Step::DestroyPool { pool } => self.pools.contains(pool),
+            Step::DestroyTenant { tenant } => self.tenants.contains(tenant),
+            _ => true,
+        }
+    }
 }
 
 /// A file whose document is kept in force.
@@ -148,7 +172,7 @@ async fn carry_out_all(node: &Arc<Node>, in_force: &InForce) -> Result<()> {
     let mut outcome = Ok(());
     // The tenants and pools whose later steps build on one that has failed.
     let mut failed: BTreeSet<(Name, Option<PoolRef>)> = BTreeSet::new();
-    for step in node.desired_steps(&in_force.document, in_force.prune).await? {
+    for step in node.steps_of(in_force).await? {
         let (whole, own) =
             ((step.tenant().clone(), None), (step.tenant().clone(), step.pool().cloned()));
         if failed.contains(&whole) || failed.contains(&own) {
@@ -187,7 +211,7 @@ impl Node {
     }
 
     /// The name in documents: the one that was given, else the host's, as far as it is one.
-    fn node_id(&self) -> Result<Name> {
+    pub(crate) fn node_id(&self) -> Result<Name> {
         let host = || {
             let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
             name.split('.').next().and_then(|name| name.parse().ok())
@@ -214,6 +238,48 @@ impl Node {
         Ok(self.read(|world| diff(document, &world.tenants, &world.pools, prune)).await?)
     }
 
+    /// What is still to be done for the document in force.
+    async fn steps_of(&self, in_force: &InForce) -> Result<Vec<Step>> {
+        let mut steps = self.desired_steps(&in_force.document, in_force.prune).await?;
+        if let Some(owned) = &in_force.fleet {
+            steps.retain(|step| owned.takes(step));
+        }
+        Ok(steps)
+    }
+
+    /// Puts a fleet's document in force, for as long as there is no other.
+    pub(crate) async fn apply_of_fleet(&self, document: DesiredState, digest: &str) -> Result<()> {
+        if let Some(file) = self.desired.progress(|p| p.file.clone()) {
+            let message = format!("this node keeps what {file} says");
+            return Err(
+                Problem::new(409, "conflict", message).hint("start its agent without --desired")
+            );
+        }
+        // Refused here and not later: the coordinator is told why.
+        self.desired_steps(&document, true).await?;
+        self.change(|world, changes| {
+            let mut owned =
+                world.desired.as_ref().and_then(|d| d.fleet.clone()).unwrap_or_default();
+            owned.digest = digest.to_owned();
+            owned.tenants.retain(|tenant| world.tenants.contains_key(tenant));
+            owned.pools.retain(|pool| world.pools.contains_key(pool));
+            for tenant in &document.tenants {
+                let name = &tenant.tenant_id;
+                owned.tenants.insert(name.clone());
+                let pools = tenant.pools.iter();
+                let full = |pool: &Name| PoolRef { tenant: name.clone(), pool: pool.clone() };
+                owned.pools.extend(pools.map(|pool| full(&pool.pool_id)));
+            }
+            let fleet = Some(owned);
+            changes.put_desired(InForce { document, prune: true, hold: true, fleet });
+            Ok(())
+        })
+        .await?;
+        self.desired.progress(|p| (p.failures, p.last_failure) = (Failures::default(), None));
+        self.desired.kick.notify_one();
+        Ok(())
+    }
+
     /// Puts a document in force, and gives what is to be done for it.
     pub(crate) async fn apply_desired(
         &self,
@@ -223,7 +289,7 @@ impl Node {
     ) -> Result<Vec<Step>> {
         let steps = self.desired_steps(&document, prune).await?;
         self.change(|_, changes| {
-            changes.put_desired(InForce { document, prune, hold });
+            changes.put_desired(InForce { document, prune, hold, fleet: None });
             Ok(())
         })
         .await?;
@@ -236,7 +302,7 @@ impl Node {
     pub(crate) async fn desired_status(&self) -> DesiredStatus {
         let in_force = self.read(|world| world.desired.clone()).await;
         let pending = match &in_force {
-            Some(it) => self.desired_steps(&it.document, it.prune).await.unwrap_or_default(),
+            Some(it) => self.steps_of(it).await.unwrap_or_default(),
             None => Vec::new(),
         };
         let progress = self.desired.progress(|p| p.clone());
@@ -310,6 +376,7 @@ impl Node {
                     flake_ref: wanted.flake_ref.clone(),
                     profile: wanted.profile.clone(),
                     resources: wanted.instance_resources,
+                    caches: wanted.caches.clone(),
                     recycle: wanted.recycle,
                     prewarm: wanted.prewarm.clone(),
                     runtime_policy: wanted.runtime_policy,
@@ -329,6 +396,7 @@ impl Node {
                     data_disk_mib: Some(shape.data_disk_mib),
                     scratch_disk_mib: Some(shape.scratch_disk_mib),
                     recycle: Some(wanted.recycle),
+                    caches: Some(wanted.caches.clone()),
                     prewarm: Some(wanted.prewarm.clone().unwrap_or_default()),
                     override_inputs: Some(wanted.override_inputs.clone()),
                     runtime_policy: wanted.runtime_policy.into(),

@@ -10,6 +10,7 @@
 mod api;
 mod audit;
 mod boot;
+mod caches;
 mod catalog;
 mod claims;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod disk;
 mod events;
 mod expose;
 mod firewall;
+mod fleet;
 mod identity;
 mod idle;
 mod jobs;
@@ -37,6 +39,7 @@ mod view;
 mod world;
 
 pub use desired::DesiredFile;
+pub use fleet::Offer;
 pub use node::Node;
 pub use root::identity_dir;
 pub use serve::{Driver, ServeOptions, serve};

@@ -4,6 +4,7 @@ use crate::audit::Audit;
 use crate::desired::Convergence;
 use crate::events::EventLog;
 use crate::expose::Fronts;
+use crate::fleet::{Fleet, Offer};
 use crate::jobs::Jobs;
 use crate::problem::OrProblem;
 use crate::root::Root;
@@ -58,6 +59,8 @@ pub struct Parts {
     pub network: Network,
     /// Images and kernels.
     pub images: ImageStore,
+    /// What it says of itself to a fleet.
+    pub offer: Offer,
 }
 
 /// The agent of one node.
@@ -72,11 +75,14 @@ pub struct Node {
     pub stop: Notify,
     /// Serialises changes of links and firewall.
     pub(crate) wires: Mutex<()>,
+    /// Serialises changes of pools' caches.
+    pub(crate) cache_turn: Mutex<()>,
     /// Held by whoever makes a pool's template.
     moulds: Lock<HashMap<PoolRef, Arc<Mutex<()>>>>,
     /// What the document in force comes to.
     pub(crate) desired: Convergence,
     pub(crate) events: EventLog,
+    pub(crate) fleet: Fleet,
     pub(crate) audit: Arc<Audit>,
     pub(crate) jobs: Jobs,
     world: Mutex<World>,
@@ -110,9 +116,11 @@ impl Node {
             kick: Notify::new(),
             stop: Notify::new(),
             wires: Mutex::new(()),
+            cache_turn: Mutex::new(()),
             world: Mutex::new(world),
             moulds: Lock::default(),
             desired: Convergence::default(),
+            fleet: Fleet::default(),
             slots: Lock::default(),
             health: Lock::default(),
             idle: Lock::default(),
@@ -136,10 +144,10 @@ impl Node {
             let mut world = self.world.lock().await;
             let mut changes = Changes::default();
             let value = decide(&world, &mut changes)?;
-            if !changes.is_empty() {
-                changes.commit(self.parts.store.as_ref(), &mut world, &self.events).await?;
+            if changes.commit(self.parts.store.as_ref(), &mut world, &self.events).await? {
                 // Whatever it was, it may have made room for a job.
                 self.jobs.kick.notify_one();
+                self.fleet.changed();
             }
             Ok(value)
         };

@@ -18,7 +18,7 @@ use mvm_api::Problem;
 use mvm_hypervisor::Machine;
 use mvm_model::admission::{admit_instance, admit_state};
 use mvm_model::network::mac_of;
-use mvm_model::{Instance, InstanceId, Intent, PoolRef, State, Tenant};
+use mvm_model::{CacheDisk, Instance, InstanceId, Intent, PoolRef, State, Tenant};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -506,6 +506,12 @@ pub(crate) fn new_instance(world: &World, reference: &PoolRef, drawn: &[u32]) ->
         dormant: false,
         revision: revision.digest.clone(),
         resources: pool.resources,
+        // Their disks are made when the machine is.
+        caches: pool
+            .caches
+            .iter()
+            .map(|disk| CacheDisk { generation: 0, ..disk.clone() })
+            .collect(),
         address,
         mac: mac_of(tenant.network.tenant_net_id, address),
         created_at: now(),

@@ -36,6 +36,7 @@ pub async fn run(node: &Arc<Node>) -> Result<()> {
     }
     remove_stray_dirs(node, &instances)?;
     node.sweep_templates()?;
+    node.sweep_caches().await?;
     node.recover_jobs().await?;
     recycle_orphaned_jobs(node).await;
     Ok(())

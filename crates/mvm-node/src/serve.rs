@@ -1,6 +1,7 @@
 //! The agent's process: from a state directory to a served socket.
 
 use crate::desired::{self, DesiredFile};
+use crate::fleet::Offer;
 use crate::node::{Node, Parts};
 use crate::problem::{OrProblem, io};
 use crate::root::Root;
@@ -48,6 +49,8 @@ pub struct ServeOptions {
     pub listen: Vec<SocketAddr>,
     /// The name of this node in desired-state documents.
     pub node_id: Option<Name>,
+    /// What it says of itself to a fleet.
+    pub offer: Offer,
     /// The document of desired state to keep in force.
     pub desired: Option<DesiredFile>,
     /// The static guest binary.
@@ -99,6 +102,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         pressure: PathBuf::from("/proc/pressure/memory"),
         network,
         images,
+        offer: options.offer,
     })
     .await?;
     recovery::run(&node).await?;

@@ -5,45 +5,50 @@ use crate::Result;
 use crate::protocol::SshIdentity;
 use std::fs;
 use std::io::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::sync::Notify;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-/// Shortest and longest pause before a server that died is started again.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+/// The pause before a port that another program holds is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Connections at once; more wait. One that does not log in is ended by sshd after two minutes.
+const CONNECTIONS: usize = 128;
+/// Above this size in bytes the log begins anew.
+const LOG_BYTES: u64 = 256 << 10;
 const DIR: &str = "/run/mvm/ssh";
 
-/// The server's supervisor.
+/// Listens for SSH, and starts the image's server for each connection, as inetd(8) does: a clone that
+/// nobody logs in to pays for none. A start under emulation costs more than all else that a clone
+/// does, in time and in memory.
 #[derive(Default)]
 pub struct Server {
-    running: tokio::sync::Mutex<Option<Running>>,
+    listening: tokio::sync::Mutex<Option<Listening>>,
 }
 
-struct Running {
-    /// What the server was started with: if that is the same, it goes on.
-    host_key: String,
+struct Listening {
     port: u16,
     task: JoinHandle<()>,
-    stop: Arc<Notify>,
 }
 
 impl Server {
-    /// Starts the server that an agent before this one had, and that ended with it.
+    /// Listens again where an agent before this one did, and ended.
     pub async fn resume(&self) {
         let kept = fs::read(Path::new(DIR).join("identity")).unwrap_or_default();
         if let Ok(identity) = serde_json::from_slice(&kept)
             && let Err(error) = self.start(&identity).await
         {
-            eprintln!("mvm-guest: cannot start sshd again: {error}");
+            eprintln!("mvm-guest: cannot serve SSH again: {error}");
         }
     }
 
-    /// Takes the identity on. The server is started, or started again when its key or port has
-    /// changed; new authorized keys count from the next login on. Sessions that are open stay.
+    /// Takes the identity on: keys count from the next connection on. Sessions that are open stay.
     pub async fn start(&self, identity: &SshIdentity) -> Result<()> {
         fs::create_dir_all(DIR).map_err(|e| guest_error(&format!("make {DIR}"), &e))?;
         write("host_key", &identity.host_key)?;
@@ -52,22 +57,86 @@ impl Server {
         let kept = serde_json::to_string(identity).unwrap_or_default();
         write("identity", &kept)?;
         let Some(sshd) = find() else { return Ok(()) };
-        let mut running = self.running.lock().await;
-        if let Some(old) = running.take() {
-            if old.host_key == identity.host_key && old.port == identity.port {
-                *running = Some(old);
-                return Ok(());
-            }
-            // The port must be free before the next server wants it.
-            old.stop.notify_one();
+        let mut listening = self.listening.lock().await;
+        let port = identity.port;
+        if listening.as_ref().is_some_and(|old| old.port == port && !old.task.is_finished()) {
+            return Ok(());
+        }
+        if let Some(old) = listening.take() {
+            old.task.abort();
             let _ = old.task.await;
         }
-        let stop = Arc::new(Notify::new());
-        let task = tokio::spawn(supervise(sshd, stop.clone()));
-        let host_key = identity.host_key.clone();
-        *running = Some(Running { host_key, port: identity.port, task, stop });
+        // At once, so that whoever connects when the guest is ready is not refused.
+        let listener = listen(port).await;
+        *listening = Some(Listening { port, task: tokio::spawn(serve(sshd, port, listener)) });
         Ok(())
     }
+}
+
+/// Both families where the guest has both.
+async fn listen(port: u16) -> std::io::Result<TcpListener> {
+    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
+    }
+}
+
+async fn serve(sshd: PathBuf, port: u16, mut listener: std::io::Result<TcpListener>) {
+    let free = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let accepted = match &listener {
+            Ok(listener) => {
+                let Ok(permit) = free.clone().acquire_owned().await else { return };
+                listener.accept().await.map(|(stream, _)| (stream, permit))
+            }
+            Err(_) => {
+                tokio::time::sleep(PAUSE).await;
+                listener = listen(port).await;
+                continue;
+            }
+        };
+        // Out of descriptors, say: its end is waited for.
+        let Ok((stream, permit)) = accepted else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        match session(&sshd, stream) {
+            Ok(mut child) => {
+                tokio::spawn(async move {
+                    let _ = child.wait().await;
+                    drop(permit);
+                });
+            }
+            Err(error) => eprintln!("mvm-guest: cannot start {}: {error}", sshd.display()),
+        }
+    }
+}
+
+/// One server for one connection. It outlives the agent.
+fn session(sshd: &Path, stream: TcpStream) -> std::io::Result<tokio::process::Child> {
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    stream.set_nodelay(true)?;
+    let input = OwnedFd::from(stream);
+    let output = input.try_clone()?;
+    tokio::process::Command::new(sshd)
+        .args(["-i", "-e", "-f", "/run/mvm/ssh/sshd_config"])
+        .env_clear()
+        .env("PATH", PATH)
+        .stdin(Stdio::from(input))
+        .stdout(Stdio::from(output))
+        .stderr(log().map_or_else(|_| Stdio::null(), Stdio::from))
+        .spawn()
+}
+
+/// The log of all servers.
+fn log() -> std::io::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    let log = options.append(true).create(true).mode(0o600).open("/run/mvm/ssh/log")?;
+    if log.metadata()?.len() > LOG_BYTES {
+        log.set_len(0)?;
+    }
+    Ok(log)
 }
 
 /// Only root may read any of it, from the first byte on; a reader never sees half a file.
@@ -101,49 +170,4 @@ fn find() -> Option<PathBuf> {
         .map(|dir| Path::new(dir).join("sshd"))
         .find(|path| path.exists())
         .and_then(|path| path.canonicalize().ok())
-}
-
-/// Keeps the server running until it is told to stop.
-async fn supervise(sshd: PathBuf, stop: Arc<Notify>) {
-    let mut pause = PAUSES.0;
-    loop {
-        let log = fs::File::create("/run/mvm/ssh/log").map_or_else(|_| Stdio::null(), Stdio::from);
-        let started = Instant::now();
-        let mut command = tokio::process::Command::new(&sshd);
-        // SAFETY: prctl(2) is async-signal-safe and touches no memory. An agent that is killed
-        // must not leave a server behind that holds the port.
-        unsafe {
-            command.pre_exec(|| {
-                rustix::process::set_parent_process_death_signal(Some(
-                    rustix::process::Signal::TERM,
-                ))?;
-                Ok(())
-            });
-        }
-        let child = command
-            .args(["-D", "-e", "-f", "/run/mvm/ssh/sshd_config"])
-            .env_clear()
-            .env("PATH", PATH)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn();
-        match child {
-            Ok(mut child) => tokio::select! {
-                _ = child.wait() => {}
-                () = stop.notified() => {
-                    let _ = child.kill().await;
-                    return;
-                }
-            },
-            Err(error) => eprintln!("mvm-guest: cannot start {}: {error}", sshd.display()),
-        }
-        // One that has served for a while is no failure that needs patience.
-        pause = if started.elapsed() > PAUSES.1 { PAUSES.0 } else { (pause * 2).min(PAUSES.1) };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = stop.notified() => return,
-        }
-    }
 }

@@ -4,6 +4,7 @@ mod audit;
 mod desired;
 mod events;
 mod expose;
+mod fleet;
 mod identity;
 mod images;
 mod instances;
@@ -94,6 +95,7 @@ fn routes() -> Routes<Arc<Node>> {
         .route(&format!("{instance}/logs"), get(instances::logs))
         .route(&format!("{instance}/stats"), get(instances::stats))
         .route(&format!("{instance}/ssh"), get(instances::ssh))
+        .merge(fleet::routes())
         .route(&format!("{pool}/jobs"), post(jobs::create))
         .route("/v1/jobs", get(jobs::list))
         .route("/v1/jobs/{id}", get(jobs::show))

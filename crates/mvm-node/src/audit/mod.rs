@@ -13,8 +13,8 @@ use crate::Result;
 use crate::node::{Node, locked};
 use log::{Logs, Written};
 use mvm_api::audit::AuditLogView;
-use mvm_model::audit::{AGENT, Entry, NODE_LOG, OK};
-use mvm_model::{Instance, InstanceRef, Name};
+use mvm_model::audit::{AGENT, Entry, NODE_LOG, OK, bounded};
+use mvm_model::{Instance, InstanceRef, Job, JobId, Name};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use std::path::PathBuf;
@@ -180,7 +180,30 @@ pub fn note_lease(instance: &Instance) {
     });
 }
 
+/// Notes the job that the caller's act makes.
+pub fn note_job(id: JobId) {
+    let _ = CURRENT.try_with(|act| act.note(|entry| entry.job = Some(id.to_string())));
+}
+
 impl Node {
+    /// The run of a job begins in an instance: an act of whoever submitted it. A log that cannot be
+    /// written does not keep a job from running that was accepted.
+    pub(crate) async fn begin_job(&self, id: JobId, instance: &Instance) -> Option<Act> {
+        let about = |job: &Job| (job.holder.clone(), job.spec.argv.first().map(|p| bounded(p)));
+        let (actor, program) = self.read(|world| world.jobs.get(&id).map(about)).await?;
+        let entry = Entry {
+            actor,
+            verb: "job.run".to_owned(),
+            target: instance.reference().to_string(),
+            lease: instance.lease.as_ref().map(|lease| lease.id.clone()),
+            job: Some(id.to_string()),
+            program,
+            ..Entry::default()
+        };
+        let act = Act::begin(&self.audit, Some(&instance.pool.tenant), entry);
+        act.inspect_err(|problem| tracing::error!("{problem}")).ok()
+    }
+
     /// Carries out what nobody asked for by a call, as an act of the agent's. Within a call it is
     /// part of that. A log that cannot be written does not keep the agent from its work.
     pub(crate) async fn as_agent<T>(

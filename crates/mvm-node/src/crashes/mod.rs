@@ -14,76 +14,86 @@ mod host;
 mod operations;
 mod runs;
 
-use host::{Course, Strike};
-use std::collections::BTreeMap;
+use host::{Blow, Course, Strike};
+use mvm_hypervisor::sim::Moment;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// So many operations are under way at once: they wait more than they compute.
-const WORKERS: usize = 4;
+const WORKERS: usize = 8;
 
-/// Runs `work` with every number below `count`, each on one of the workers.
-fn shared(count: usize, work: impl Fn(usize) + Sync) {
-    let next = AtomicUsize::new(0);
+/// An operation by its place, and what happens to it and to the agent after it.
+type Point = (usize, [Option<Strike>; 2]);
+
+/// Runs all points, each on one of the workers. Gives their courses, and what went wrong.
+fn run_all(points: &[Point]) -> Vec<(Point, runs::Outcome<[Course; 2]>)> {
+    let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
             scope.spawn(|| {
                 host::own_network();
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= count {
-                        return;
-                    }
-                    work(number);
+                let operations = operations::all();
+                while let Some((n, strikes)) = points.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let outcome = runs::run(&operations[*n], *strikes);
+                    outcomes.lock().expect("lock").push(((*n, *strikes), outcome));
                 }
             });
         }
     });
+    outcomes.into_inner().expect("lock")
 }
 
 #[test]
 fn an_agent_killed_at_any_point_of_any_operation_loses_nothing() {
     let began = std::time::Instant::now();
-    let only = std::env::var("MVM_CRASH").ok();
+    let only = std::env::var("MVM_CRASH").unwrap_or_default();
     let names: Vec<String> = operations::all().into_iter().map(|it| it.name).collect();
-    let chosen: Vec<usize> = (0..names.len())
-        .filter(|n| only.as_ref().is_none_or(|only| names[*n].contains(only.as_str())))
-        .collect();
-    let faults: Mutex<Vec<String>> = Mutex::default();
-    let fault = |n: usize, strike: Option<Strike>, what: String| {
-        let told = format!("{} {strike:?}:\n    {what}", names[n]);
-        faults.lock().expect("lock").push(told);
+    let chosen = (0..names.len()).filter(|n| names[*n].contains(&only));
+    let mut faults = Vec::new();
+    let mut sound = |points: &[Point]| {
+        let mut courses = Vec::new();
+        for ((n, strikes), outcome) in run_all(points) {
+            match outcome {
+                Ok(course) => courses.push((n, strikes, course)),
+                Err(what) => faults.push(format!("{} {strikes:?}:\n    {what}", names[n])),
+            }
+        }
+        courses.sort_by_key(|(n, ..)| *n);
+        courses
     };
 
-    let courses: Mutex<BTreeMap<usize, Course>> = Mutex::default();
-    shared(chosen.len(), |number| {
-        let n = chosen[number];
-        match runs::run(&operations::all()[n], None) {
-            Ok(course) => drop(courses.lock().expect("lock").insert(n, course)),
-            Err(what) => fault(n, None, what),
-        }
-    });
-    let courses = courses.into_inner().expect("lock");
-    let points: Vec<(usize, Strike)> = courses
-        .iter()
-        .flat_map(|(n, course)| course.strikes().into_iter().map(|strike| (*n, strike)))
-        .collect();
-    shared(points.len(), |number| {
-        let (n, strike) = points[number];
-        if let Err(what) = runs::run(&operations::all()[n], Some(strike)) {
-            fault(n, Some(strike), what);
-        }
-    });
+    // First what there is, then every point of it.
+    let courses = sound(&chosen.map(|n| (n, [None, None])).collect::<Vec<_>>());
+    let of_course = |(n, _, [course, _]): &(usize, _, [Course; 2])| {
+        let n = *n;
+        course.strikes().into_iter().map(move |strike| (n, [Some(strike), None]))
+    };
+    let points: Vec<Point> = courses.iter().flat_map(of_course).collect();
+    sound(&points);
+    // The agent that repairs what is all done but for its last record is killed at each point, too.
+    let last = |course: &Course| Strike::Write(course.writes, Blow::Kill(Moment::Before));
+    let cut: Vec<Point> =
+        courses.iter().map(|(n, _, [course, _])| (*n, [Some(last(course)), None])).collect();
+    let repairs = sound(&cut);
+    let of_repair = |(n, [first, _], [_, course]): &(usize, [Option<Strike>; 2], [Course; 2])| {
+        let (n, first) = (*n, *first);
+        let kills = course.strikes().into_iter().filter(|strike| strike.kills());
+        kills.map(move |strike| (n, [first, Some(strike)]))
+    };
+    let twice: Vec<Point> = repairs.iter().flat_map(of_repair).collect();
+    sound(&twice);
 
-    for (n, course) in &courses {
-        let strikes = course.strikes().len();
+    for (n, _, [course, _]) in &courses {
+        let of = |points: &[Point]| points.iter().filter(|(of, _)| of == n).count();
         let (writes, calls) = (course.writes, course.calls.len());
-        println!("{:36} {writes:3} writes {calls:3} calls {strikes:4} points", names[*n]);
+        let (points, twice) = (of(&points), of(&twice));
+        println!(
+            "{:36}{writes:4} writes{calls:4} calls{points:5} points{twice:4} twice",
+            names[*n]
+        );
     }
-    println!("{} points in {:.1} s", points.len(), began.elapsed().as_secs_f64());
-    let faults = faults.into_inner().expect("lock");
-    for fault in faults.iter().take(40) {
-        println!("{fault}");
-    }
-    assert!(faults.is_empty(), "{} of {} points went wrong", faults.len(), points.len());
+    let all = points.len() + twice.len();
+    println!("{all} points in {:.1} s", began.elapsed().as_secs_f64());
+    faults.iter().take(40).for_each(|fault| println!("{fault}"));
+    assert!(faults.is_empty(), "{} of {all} points went wrong", faults.len());
 }

@@ -334,6 +334,7 @@ async fn pool_in(
     prewarm: Option<&str>,
 ) -> Result<()> {
     let wanted = CreatePool {
+        caches: Vec::new(),
         name: reference.pool.clone(),
         flake_ref: "/flake".to_owned(),
         profile: "small".to_owned(),
@@ -416,6 +417,7 @@ async fn job(node: &Arc<Node>) -> Result<()> {
 /// A document that changes a pool, adds a tenant and leaves another out.
 async fn apply(node: &Arc<Node>) -> Result<()> {
     let pools = vec![DesiredPool {
+        caches: Vec::new(),
         pool_id: name("runners"),
         flake_ref: "/flake".to_owned(),
         profile: "small".to_owned(),

@@ -14,61 +14,63 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// What was found, or what went wrong, in words.
+pub type Outcome<T> = std::result::Result<T, String>;
+
 /// How long an agent may take to come to rest, for real.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What the guests that matter hold in memory.
 pub const MARK: &str = "/mark";
 
-/// Does the operation with this strike. Gives its course, or what went wrong.
-pub fn run(operation: &Operation, strike: Option<Strike>) -> std::result::Result<Course, String> {
+/// Does the operation with the first strike, and lets the second happen to the agent that comes
+/// next, from its start. Gives the courses of both, or what went wrong.
+pub fn run(operation: &Operation, strikes: [Option<Strike>; 2]) -> Outcome<[Course; 2]> {
     let host = Host::new();
-    let outcome = on(&host, operation, strike);
+    let outcome = on(&host, operation, strikes);
     host.disconnect();
     outcome
 }
 
-fn on(
-    host: &Host,
-    operation: &Operation,
-    strike: Option<Strike>,
-) -> std::result::Result<Course, String> {
+fn on(host: &Host, operation: &Operation, strikes: [Option<Strike>; 2]) -> Outcome<[Course; 2]> {
     host.arm(None);
     let mut before = None;
-    // Outside of the agent's life, which may end at any moment.
+    // Outside of the agents' lives, which may end at any moment.
     let mut outcome: Option<Result<()>> = None;
+    let mut courses = [Course::default(), Course::default()];
     let checked = host.agent(async |node| {
         (operation.prepare)(node.clone()).await.map_err(|problem| format!("prepare: {problem}"))?;
         settle(&node).await?;
         before = Some(node.read(World::clone).await);
-        crate::clock::advance(1);
-        host.arm(strike);
+        host.arm(strikes[0]);
         outcome = Some((operation.act)(node.clone()).await);
         settle(&node).await?;
-        let course = host.course();
+        courses[0] = host.course();
         host.arm(None);
-        let after = Aftermath { operation, strike, node: &node, host };
-        after.check(before.as_ref(), outcome.as_ref()).await?;
-        Ok::<_, String>(course)
+        let after = Aftermath { operation, strikes, node: &node, host };
+        after.check(before.as_ref(), outcome.as_ref()).await
     });
-    let course = match checked {
-        Some(Ok(course)) => course,
-        Some(Err(fault)) => return Err(fault),
-        None => host.course(),
-    };
-    host.arm(None);
-    // The one that was killed has a successor; one that was not ends at rest, and so has it.
-    host.agent(async |node| {
+    checked.unwrap_or(Ok(()))?;
+    // One that was killed has a successor; one that was not ends at rest, and so has it.
+    host.arm(strikes[1]);
+    let checked = host.agent(async |node| {
         settle(&node).await?;
-        let after = Aftermath { operation, strike, node: &node, host };
+        courses[1] = host.course();
+        Ok::<_, String>(())
+    });
+    checked.unwrap_or(Ok(()))?;
+    host.arm(None);
+    let last = host.agent(async |node| {
+        settle(&node).await?;
+        let after = Aftermath { operation, strikes, node: &node, host };
         after.check(before.as_ref(), outcome.as_ref()).await?;
         after.again().await
-    })
-    .unwrap_or_else(|| Err("the second agent was killed".to_owned()))?;
-    Ok(course)
+    });
+    last.unwrap_or_else(|| Err("the last agent was killed".to_owned()))?;
+    Ok(courses)
 }
 
 /// Waits until nothing is under way and nothing is left to do.
-pub async fn settle(node: &Arc<Node>) -> std::result::Result<(), String> {
+pub async fn settle(node: &Arc<Node>) -> Outcome<()> {
     let began = Instant::now();
     let mut calm = 0;
     while calm < 3 {
@@ -122,20 +124,16 @@ async fn unrest(node: &Arc<Node>) -> Option<String> {
 
 struct Aftermath<'a> {
     operation: &'a Operation,
-    strike: Option<Strike>,
+    strikes: [Option<Strike>; 2],
     node: &'a Arc<Node>,
     host: &'a Host,
 }
 
 impl Aftermath<'_> {
-    async fn check(
-        &self,
-        before: Option<&World>,
-        outcome: Option<&Result<()>>,
-    ) -> std::result::Result<(), String> {
+    async fn check(&self, before: Option<&World>, outcome: Option<&Result<()>>) -> Outcome<()> {
         let mut faults = checks::faults(self.node, self.host).await;
         let after = self.node.read(World::clone).await;
-        if let (None, Some(Err(problem))) = (self.strike, outcome) {
+        if let (None, Some(Err(problem))) = (self.strikes[0], outcome) {
             faults.push(format!("it failed by itself: {problem}"));
         }
         self.kept(before.ok_or("it was never prepared")?, &after, &mut faults);
@@ -148,7 +146,7 @@ impl Aftermath<'_> {
 
     /// What the operation is not about is as before, and what it is about is lost by no kill.
     fn kept(&self, before: &World, after: &World, faults: &mut Vec<String>) {
-        let gentle = self.strike.is_none_or(Strike::kills);
+        let gentle = self.strikes.iter().flatten().all(|strike| strike.kills());
         for instance in before.instances.values() {
             let may_go = (self.operation.may_go)(instance);
             let now = after.instances.get(&instance.id);
@@ -195,7 +193,7 @@ impl Aftermath<'_> {
     }
 
     /// Whoever wanted the operation asks again.
-    async fn again(&self) -> std::result::Result<(), String> {
+    async fn again(&self) -> Outcome<()> {
         let Some(again) = &self.operation.again else { return Ok(()) };
         again(self.node.clone()).await.map_err(|problem| format!("again: {problem}"))?;
         settle(self.node).await?;

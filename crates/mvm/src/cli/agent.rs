@@ -1,6 +1,7 @@
 //! `mvm agent`
 
 use super::desired::{self, How};
+use super::offer::OfferArgs;
 use super::{Cli, Context, refused};
 use crate::agent_process;
 use crate::output::{self, Format, Outcome};
@@ -41,6 +42,8 @@ pub enum Command {
         desired: Option<PathBuf>,
         #[command(flatten)]
         how: How,
+        #[command(flatten)]
+        offer: OfferArgs,
         /// Log as JSON lines
         #[arg(long)]
         log_json: bool,
@@ -101,6 +104,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         node_id,
         desired,
         how,
+        offer,
         log_json,
     }) = &cli.command
     else {
@@ -117,6 +121,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         netns: netns.clone().filter(|name| !name.is_empty()),
         listen: listen.clone(),
         node_id: node_id.clone(),
+        offer: offer.into(),
         desired,
         guest: crate::GUEST,
         stages,
@@ -148,7 +153,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         }
         Command::Desired => {
             let document: DesiredState =
-                context.client()?.get(paths::DESIRED).await.map_err(refused)?;
+                context.agent()?.get(paths::DESIRED).await.map_err(refused)?;
             let format = match context.format {
                 Format::Table => Format::Json,
                 format => format,

@@ -1,16 +1,28 @@
-//! `mvm coordinator`: what `mvm instance` does, on another machine.
+//! `mvm coordinator`: serving a fleet, and what `mvm instance` does on another machine.
 
+use super::coordinator_serve::{self, Serve};
 use super::instance::{self, Command as OnInstance, Exec, ExecOptions};
 use super::remote::Remote;
 use super::values::Of;
 use super::{Context, LeaseLength};
-use crate::output::Outcome;
+use crate::output::{self, Outcome};
 use clap::{Args, Subcommand};
+use mvm_api::Problem;
 use mvm_model::{InstanceId, InstanceRef, Name, PoolRef};
 
 /// Other machines.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Serves a fleet in the foreground: its nodes' front door
+    #[command(
+        after_help = "Examples:\n  mvm coordinator serve --fleet ci-fleet\n  mvm coordinator serve --fleet ci-fleet --listen 0.0.0.0:4433 --identity /etc/mvm/identity --ca /etc/mvm/ca\n  mvm coordinator serve --fleet ci-fleet --listen 0.0.0.0:4433 --identity /etc/mvm/identity --etcd https://10.0.1.1:2379,https://10.0.1.2:2379"
+    )]
+    Serve(Box<Serve>),
+    /// Says what a coordinator is, and who leads
+    #[command(
+        after_help = "Examples:\n  mvm coordinator status\n  mvm coordinator status --coordinator 10.0.1.1:4433"
+    )]
+    Status,
     /// Brings a warm or sleeping instance back, under a lease
     #[command(
         after_help = "Examples:\n  mvm coordinator wake --node 10.0.1.5:4433 --tenant ci --pool runners --instance i-0123abcd"
@@ -150,9 +162,12 @@ impl Target {
 /// Carries it out: as the same command on an instance here, there.
 pub async fn run(context: &Context, command: Command) -> Outcome {
     use Command::{
-        Destroy, Exec as Execute, Info, List, Proxy, Sleep, Ssh, Start, Stop, Wake, Warm,
+        Destroy, Exec as Execute, Info, List, Proxy, Serve, Sleep, Ssh, Start, Status, Stop, Wake,
+        Warm,
     };
     let (remote, command) = match command {
+        Serve(_) => return Err(Problem::internal("the coordinator is served elsewhere")),
+        Status => return coordinator_serve::status(context).await,
         Wake { target, length } => {
             let instance = target.reference();
             (target.remote, OnInstance::Wake { instance, length })
@@ -201,5 +216,13 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             (target.remote, OnInstance::Proxy { instance, port, length })
         }
     };
-    instance::run(&Context { remote: Some(remote), ..context.clone() }, command).await
+    let remote = match remote.node.clone() {
+        Some(node) => Some((node, remote)),
+        None if context.coordinator.is_some() => None,
+        None => {
+            return Err(Problem::new(400, output::USAGE, "nobody is named to ask")
+                .hint("name a node with --node HOST:PORT, or a coordinator with --coordinator"));
+        }
+    };
+    instance::run(&Context { remote, ..context.clone() }, command).await
 }

@@ -61,13 +61,13 @@ pub async fn kernel(context: &Context, command: KernelCommand) -> Outcome {
         KernelCommand::Import { file, modules, name } => {
             let modules = modules.as_deref().map(absolute).transpose()?;
             let body = ImportKernel { file: absolute(&file)?, modules, name };
-            context.client()?.post(paths::KERNEL_IMPORT, &body).await.map_err(refused)?
+            context.agent()?.post(paths::KERNEL_IMPORT, &body).await.map_err(refused)?
         }
         KernelCommand::Fetch => {
-            with_progress(&context.client()?, context.format, paths::KERNEL_FETCH, &()).await?
+            with_progress(&context.agent()?, context.format, paths::KERNEL_FETCH, &()).await?
         }
         KernelCommand::List => {
-            let client = context.client()?;
+            let client = context.agent()?;
             let kernels: Vec<KernelView> = client.get(paths::KERNELS).await.map_err(refused)?;
             let rows = kernels.iter().map(|kernel| {
                 let mark = if kernel.default { "*" } else { "" };
@@ -89,7 +89,7 @@ pub async fn kernel(context: &Context, command: KernelCommand) -> Outcome {
 
 /// `mvm image`
 pub async fn image(context: &Context, command: ImageCommand) -> Outcome {
-    let client = context.client()?;
+    let client = context.agent()?;
     match command {
         ImageCommand::List => {
             let images: Vec<ImageView> = client.get(paths::IMAGES).await.map_err(refused)?;

@@ -6,7 +6,7 @@ use crate::output::{self, Outcome};
 use crate::session::{self, Run};
 use clap::{Args, Subcommand};
 use mvm_api::types::{CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved};
-use mvm_api::{Problem, paths};
+use mvm_api::{Client, Problem, paths};
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::{InstanceRef, PoolRef};
 use std::io::Write;
@@ -183,7 +183,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 context.client()?.post(&path, &CreateInstance { start }).await.map_err(refused)?;
             output::say(format, &view, &view.reference.to_string())
         }
-        Command::List { of } => list(context, of).await,
+        Command::List { of } => list(context, &context.client()?, of).await,
         Command::Info { instance } => {
             let view: InstanceView =
                 context.client()?.get(&paths::instance(&instance)).await.map_err(refused)?;
@@ -253,34 +253,35 @@ pub fn own_failure(outcome: Outcome, context: &Context) -> Outcome {
     })
 }
 
-async fn list(context: &Context, of: Option<Of>) -> Outcome {
+/// Lists the instances of whoever is asked.
+pub async fn list(context: &Context, client: &Client, of: Option<Of>) -> Outcome {
     let path = match of {
         None => paths::INSTANCES.to_owned(),
         Some(Of::Pool(pool)) => paths::pool_part(&pool, "instances"),
         Some(Of::Tenant(tenant)) => format!("{}?tenant={tenant}", paths::INSTANCES),
     };
-    let views: Vec<InstanceView> = context.client()?.get(&path).await.map_err(refused)?;
+    let views: Vec<InstanceView> = client.get(&path).await.map_err(refused)?;
+    let fleet = views.iter().any(|view| view.node_id.is_some());
     let rows = views.iter().map(|view| {
         let state = match view.going_to {
             Some(to) => format!("{} -> {to}", view.state),
             None => view.state.to_string(),
         };
         let simulated = if view.simulated { " (simulated)" } else { "" };
-        vec![
+        let mut row = vec![
             view.reference.to_string(),
             format!("{state}{simulated}"),
             view.address.to_string(),
             view.lease.as_ref().map_or("-".to_owned(), |lease| lease.holder.clone()),
             view.pid.map_or("-".to_owned(), |pid| pid.to_string()),
             output::age(view.state_since),
-        ]
+        ];
+        row.extend(fleet.then(|| view.node_id.as_ref().map_or(String::new(), ToString::to_string)));
+        row
     });
-    output::show(
-        context.format,
-        &views,
-        &["INSTANCE", "STATE", "ADDRESS", "LEASE", "PID", "SINCE"],
-        rows,
-    )
+    let mut head = vec!["INSTANCE", "STATE", "ADDRESS", "LEASE", "PID", "SINCE"];
+    head.extend(fleet.then_some("NODE"));
+    output::show(context.format, &views, &head, rows)
 }
 
 async fn moved(

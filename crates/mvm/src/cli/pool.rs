@@ -11,7 +11,7 @@ use mvm_api::types::{
 use mvm_api::{Client, Problem, paths};
 use mvm_model::policy::RuntimePolicy;
 use mvm_model::pool::{DEFAULT_SCRATCH_MIB, RevisionEntry};
-use mvm_model::{Name, PoolRef, Resources};
+use mvm_model::{Cache, Name, PoolRef, Resources};
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::Path;
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 pub enum Command {
     /// Makes a pool
     #[command(
-        after_help = "Examples:\n  mvm pool create ci/runners --flake ./ci-flake --profile ci-runner\n  mvm pool create ci/big --flake ./ci-flake --profile ci-runner --mem 8192 --data-disk 2048"
+        after_help = "Examples:\n  mvm pool create ci/runners --flake ./ci-flake --profile ci-runner\n  mvm pool create ci/big --flake ./ci-flake --profile ci-runner --mem 8192 --data-disk 2048\n  mvm pool create ci/cached --flake ./ci-flake --profile ci-runner --cache ccache:/root/.ccache:2048"
     )]
     Create {
         /// tenant/pool
@@ -68,6 +68,9 @@ pub enum Command {
         /// What becomes of an instance after a job
         #[arg(long, value_enum)]
         recycle: Option<Recycle>,
+        /// These caches, and no others; "" for none. Those that are there keep what is in them
+        #[arg(long, value_name = "NAME:PATH:SIZE")]
+        cache: Vec<String>,
         /// What the template's guest runs before it is snapshotted; "" for nothing
         #[arg(long, value_name = "COMMAND")]
         prewarm: Option<String>,
@@ -164,6 +167,9 @@ pub struct Shape {
     /// What becomes of an instance after a job
     #[arg(long, value_enum, default_value = "reset")]
     recycle: Recycle,
+    /// A disk at PATH, of so many MiB, whose content jobs hand on to later jobs
+    #[arg(long, value_name = "NAME:PATH:SIZE")]
+    cache: Vec<Cache>,
     /// What the template's guest runs, by sh -c, before it is snapshotted: to heat caches
     #[arg(long, value_name = "COMMAND")]
     prewarm: Option<String>,
@@ -255,6 +261,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             data_disk,
             scratch_disk,
             recycle,
+            cache,
             prewarm,
             policy,
         } => {
@@ -266,6 +273,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 data_disk_mib: data_disk,
                 scratch_disk_mib: scratch_disk,
                 recycle: recycle.map(Into::into),
+                caches: caches(&cache)?,
                 override_inputs: None,
                 runtime_policy: policy.patch(),
                 prewarm,
@@ -295,6 +303,13 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
     }
 }
 
+/// What `--cache` asks for, if it was given.
+fn caches(given: &[String]) -> Result<Option<Vec<Cache>>, Problem> {
+    let named = given.iter().filter(|text| !text.is_empty());
+    let caches = named.map(|text| text.parse()).collect::<Result<Vec<Cache>, _>>()?;
+    Ok((!given.is_empty()).then_some(caches))
+}
+
 async fn create(context: &Context, pool: &PoolRef, shape: Shape) -> Outcome {
     let body = CreatePool {
         name: pool.pool.clone(),
@@ -306,6 +321,7 @@ async fn create(context: &Context, pool: &PoolRef, shape: Shape) -> Outcome {
             data_disk_mib: shape.data_disk,
             scratch_disk_mib: shape.scratch_disk,
         },
+        caches: shape.cache,
         recycle: shape.recycle.into(),
         override_inputs: Default::default(),
         runtime_policy: shape.policy.patch().apply(RuntimePolicy::default()),

@@ -42,12 +42,21 @@ impl OurIdentity {
     }
 }
 
-/// A node that is called directly.
+/// A client of the coordinator at this address.
+pub fn coordinator(address: &Address, ours: &OurIdentity) -> Result<Client, Problem> {
+    let address = address.to_string();
+    match address.strip_prefix("unix:") {
+        Some(path) => Ok(Client::new(path)),
+        None => Ok(Client::tls(address, ours.keeper()?, Expect::Coordinator)),
+    }
+}
+
+/// A node that is called directly; the coordinator is asked where none is named.
 #[derive(Clone, Debug, Args)]
 pub struct Remote {
     /// The node's address; the port may be left out where it is 4433
     #[arg(long, value_name = "HOST:PORT")]
-    pub node: Address,
+    pub node: Option<Address>,
     /// The name that the node must have; any node of the same authority without it
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<Name>,
@@ -57,15 +66,15 @@ pub struct Remote {
 
 impl Remote {
     /// A client of its agent.
-    pub fn client(&self) -> Result<Client, Problem> {
+    pub fn client(&self, node: &Address) -> Result<Client, Problem> {
         let expect = Expect::Node(self.node_name.clone());
-        Ok(Client::tls(self.node.to_string(), self.ours.keeper()?, expect))
+        Ok(Client::tls(node.to_string(), self.ours.keeper()?, expect))
     }
 
     /// The words that lead another `mvm` there.
-    pub fn words(&self) -> Vec<String> {
+    pub fn words(&self, node: &Address) -> Vec<String> {
         let identity = self.ours.dir().path().display().to_string();
-        let mut words = vec!["--node".to_owned(), self.node.to_string()];
+        let mut words = vec!["--node".to_owned(), node.to_string()];
         words.extend(["--identity".to_owned(), identity]);
         if let Some(name) = &self.node_name {
             words.extend(["--node-name".to_owned(), name.to_string()]);

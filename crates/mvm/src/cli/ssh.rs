@@ -78,15 +78,19 @@ fn proxy(
     let mut add = |more: &[&str]| words.extend(more.iter().map(|word| (*word).to_owned()));
     match &context.remote {
         None => {
+            if let Some(address) = &context.coordinator {
+                let identity = context.ours.dir().path().display().to_string();
+                add(&["--coordinator", &address.to_string(), "--identity", &identity]);
+            }
             add(&["--root", &context.root.to_string_lossy()]);
             add(&["instance", "proxy", &instance.to_string(), "22"]);
         }
-        Some(remote) => {
+        Some((node, remote)) => {
             let (pool, id) = (&instance.pool, instance.id.to_string());
             add(&["coordinator", "proxy"]);
             add(&["--tenant", pool.tenant.as_str(), "--pool", pool.pool.as_str()]);
             add(&["--instance", &id, "22"]);
-            words.extend(remote.words());
+            words.extend(remote.words(node));
         }
     }
     if let Some(seconds) = lease_s {

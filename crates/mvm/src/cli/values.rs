@@ -51,7 +51,7 @@ impl FromStr for Place {
     }
 }
 
-/// `HOST:PORT`, or a host alone: the port is 4433 then.
+/// `HOST:PORT`, or a host alone: the port is 4433 then. `unix:/PATH` is a socket of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address(String);
 
@@ -62,6 +62,9 @@ impl FromStr for Address {
     type Err = Fault;
 
     fn from_str(text: &str) -> Result<Self, Fault> {
+        if text.strip_prefix("unix:").is_some_and(|path| path.starts_with('/')) {
+            return Ok(Address(text.to_owned()));
+        }
         if let Ok(address) = text.parse::<std::net::IpAddr>() {
             return Ok(Address(std::net::SocketAddr::new(address, PORT).to_string()));
         }

@@ -52,7 +52,8 @@ fn every_act_is_in_the_log_of_its_tenant_with_its_outcome_and_without_secrets() 
         ("session.exec", &vm, "ok"),
         ("session.connect", &vm, "ok"),
         ("instance.start", "ci/small/i-00000000", "not_found"),
-        ("claim.create", "ci/small", "ok"),
+        ("job.create", "ci/small", "ok"),
+        ("job.run", "", "ok"),
     ] {
         assert_eq!(outcomes(&records, verb, target), [wanted], "{verb} {target}: {records:#?}");
     }
@@ -65,11 +66,14 @@ fn every_act_is_in_the_log_of_its_tenant_with_its_outcome_and_without_secrets() 
     assert_eq!(made["target"], vm, "what it made");
     let run = of("session.exec").find(|r| r["program"] == "echo").expect("program");
     assert!(run["lease"].as_str().is_some_and(|lease| lease.starts_with("l-")), "{run}");
-    let claim = of("claim.create").find(|r| r["outcome"] == "ok").expect("claim");
+    let job = of("job.run").find(|r| r["outcome"] == "ok").expect("job");
+    assert_eq!((&job["program"], &job["actor"]), (&"true".into(), &"uid:0".into()));
+    let made = of("job.create").find(|r| r["outcome"] == "ok").expect("job");
+    assert_eq!(made["job"], job["job"]);
     // The job's machine is recycled by the agent, under the same lease.
     wait_for("the job's lease to end", || {
         let records = lab.audit("ci");
-        let ends = |r: &&Value| r["verb"] == "lease.end" && r["lease"] == claim["lease"];
+        let ends = |r: &&Value| r["verb"] == "lease.end" && r["lease"] == job["lease"];
         let end: Vec<&Value> = records.iter().filter(ends).collect();
         end.len() == 2 && end[1]["outcome"] == "ok" && end[0]["actor"] == "agent"
     });

@@ -13,6 +13,7 @@ const PAGES: [&str; 10] = [
     "jobs",
     "expose",
     "audit",
+    "simulation",
     "operations",
     "desired-state",
     "production",
