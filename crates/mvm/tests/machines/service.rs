@@ -4,19 +4,30 @@ use crate::lab::{Lab, wait_for};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 /// The service manager's part.
 struct Manager {
-    socket: UnixDatagram,
+    said: Receiver<String>,
     agent: Option<Child>,
 }
 
 impl Manager {
     fn new(lab: &Lab) -> Manager {
         let socket = UnixDatagram::bind(lab.root.join("notify")).expect("socket");
-        socket.set_read_timeout(Some(Duration::from_secs(120))).expect("timeout");
-        Manager { socket, agent: None }
+        let (tell, said) = std::sync::mpsc::channel();
+        // Always listening, as systemd is; ends with the manager.
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count) = socket.recv(&mut buffer) {
+                let words = String::from_utf8_lossy(&buffer[..count]).into_owned();
+                if tell.send(words).is_err() {
+                    return;
+                }
+            }
+        });
+        Manager { said, agent: None }
     }
 
     /// Starts the agent as the unit does, and waits until it is ready.
@@ -33,14 +44,8 @@ impl Manager {
     }
 
     fn hears(&self, wanted: &str) {
-        let mut buffer = [0; 4096];
-        loop {
-            let count = self.socket.recv(&mut buffer).expect(wanted);
-            let said = String::from_utf8_lossy(&buffer[..count]).into_owned();
-            if said.lines().any(|line| line == wanted) {
-                return;
-            }
-        }
+        let soon = Duration::from_secs(120);
+        while !self.said.recv_timeout(soon).expect(wanted).lines().any(|line| line == wanted) {}
     }
 
     fn stop(&mut self) {
