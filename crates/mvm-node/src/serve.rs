@@ -9,9 +9,9 @@ use crate::root::Root;
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
 use crate::{Result, api, jobs, reconcile, recovery};
-use mvm_api::Problem;
 use mvm_api::identity::keep;
 use mvm_api::tls::{Keeper, TlsListener};
+use mvm_api::{Problem, service};
 use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::qemu::QemuDriver;
 use mvm_hypervisor::sim::{Latencies, SimHypervisor};
@@ -125,6 +125,12 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         tokio::spawn(api::serve_tls(listener, node.clone()));
         tokio::spawn(keep::keep(keeper, keep::Source::Remote));
     }
+    service::ready(&format!("serving {}", socket.display()));
+    let alive = node.clone();
+    tokio::spawn(service::live(move || {
+        let node = alive.clone();
+        async move { node.read(|_| ()).await }
+    }));
     let served = api::serve(listener, node.clone());
     let mut term = signal(SignalKind::terminate()).map_err(|e| io("watch signals", e))?;
     let mut int = signal(SignalKind::interrupt()).map_err(|e| io("watch signals", e))?;
@@ -134,6 +140,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         _ = int.recv() => Ok(()),
         () = node.stop.notified() => Ok(()),
     };
+    service::stopping();
     tracing::info!("ending; machines go on");
     let _ = std::fs::remove_file(&socket);
     // The answer to the call that ended us is on its way.

@@ -17,6 +17,7 @@ const PAGES: &[&str] = &[
     "operations",
     "identity",
     "desired-state",
+    "production",
 ];
 /// The pages without.
 const PROSE: [&str; 1] = ["errors"];
