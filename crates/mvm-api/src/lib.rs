@@ -18,6 +18,7 @@ pub mod paths;
 pub mod peer;
 pub mod problem;
 pub mod routes;
+pub mod service;
 pub mod tls;
 pub mod types;
 

@@ -5,7 +5,7 @@ use crate::port::Network;
 use crate::{Result, api, stored};
 use mvm_api::identity::{Identity, IdentityDir, Signer, keep};
 use mvm_api::tls::{Keeper, TlsListener};
-use mvm_api::{Peer, Problem};
+use mvm_api::{Peer, Problem, service};
 use mvm_model::Name;
 use mvm_model::fleet::Limits;
 use mvm_store::{EtcdOptions, EtcdStore, SqliteStore, Store};
@@ -134,6 +134,9 @@ async fn run(options: ServeOptions) -> Result<()> {
     let unix = listen(&socket).map_err(|e| io(&format!("listen on {}", socket.display()), e))?;
     tracing::info!(socket = %socket.display(), "serving");
     let app = app.into_make_service_with_connect_info::<Peer>();
+    service::ready(&format!("serving {}", socket.display()));
+    // That this is told at all says that tasks are still run.
+    tokio::spawn(service::live(|| std::future::ready(())));
     let mut term = signal(SignalKind::terminate()).map_err(|e| io("watch signals", e))?;
     let mut int = signal(SignalKind::interrupt()).map_err(|e| io("watch signals", e))?;
     let outcome = tokio::select! {
@@ -142,6 +145,7 @@ async fn run(options: ServeOptions) -> Result<()> {
         _ = term.recv() => Ok(()),
         _ = int.recv() => Ok(()),
     };
+    service::stopping();
     let _ = std::fs::remove_file(&socket);
     outcome
 }

@@ -36,6 +36,7 @@ mod simulated;
 mod slot;
 mod stages;
 mod template;
+mod transfer;
 mod view;
 mod world;
 

@@ -7,9 +7,11 @@ use crate::expose::Fronts;
 use crate::fleet::{Fleet, Offer};
 use crate::jobs::Jobs;
 use crate::problem::OrProblem;
+use crate::reconcile::Passes;
 use crate::root::Root;
 use crate::slot::Slot;
 use crate::stages::{Stages, stage};
+use crate::transfer::Pace;
 use crate::world::{Changes, World};
 use crate::{Result, now};
 use mvm_api::Problem;
@@ -22,6 +24,7 @@ use mvm_model::{InstanceId, Millis, Name, PoolRef};
 use mvm_network::Network;
 use mvm_store::Store;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
 use tokio::sync::{Mutex, Notify};
@@ -61,6 +64,8 @@ pub struct Parts {
     pub images: ImageStore,
     /// What it says of itself to a fleet.
     pub offer: Offer,
+    /// How fast images may leave for other nodes, in MiB a second; unlimited where absent.
+    pub image_rate: Option<NonZeroU32>,
 }
 
 /// The agent of one node.
@@ -83,8 +88,11 @@ pub struct Node {
     pub(crate) desired: Convergence,
     pub(crate) events: EventLog,
     pub(crate) fleet: Fleet,
+    pub(crate) passes: Passes,
     pub(crate) audit: Arc<Audit>,
     pub(crate) jobs: Jobs,
+    /// Holds back images that leave.
+    pub(crate) pace: Pace,
     world: Mutex<World>,
     slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
     health: Lock<BTreeMap<PoolRef, PoolHealth>>,
@@ -109,8 +117,10 @@ impl Node {
         audit.put_aside_all_but(|log| world.tenants.keys().any(|name| name.as_str() == log))?;
         Ok(Arc::new(Node {
             events,
+            passes: Passes::default(),
             audit: Arc::new(audit),
             jobs: Jobs::default(),
+            pace: Pace::new(parts.image_rate),
             parts,
             started_at: now(),
             kick: Notify::new(),

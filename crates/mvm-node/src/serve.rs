@@ -2,15 +2,16 @@
 
 use crate::desired::{self, DesiredFile};
 use crate::fleet::Offer;
+use crate::idle::HOST_PRESSURE;
 use crate::node::{Node, Parts};
 use crate::problem::{OrProblem, io};
 use crate::root::Root;
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
 use crate::{Result, announce, api, jobs, reconcile, recovery};
-use mvm_api::Problem;
 use mvm_api::identity::keep;
 use mvm_api::tls::{Keeper, TlsListener};
+use mvm_api::{Problem, service};
 use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::qemu::QemuDriver;
 use mvm_hypervisor::sim::{Latencies, SimHypervisor};
@@ -19,6 +20,7 @@ use mvm_model::Name;
 use mvm_network::Network;
 use mvm_store::SqliteStore;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,8 +60,12 @@ pub struct ServeOptions {
     pub desired: Option<DesiredFile>,
     /// The static guest binary.
     pub guest: &'static [u8],
+    /// What says how much waits for memory, instead of the host's own account.
+    pub pressure: Option<PathBuf>,
     /// Where the time goes, as the process' tracing subscriber observes it.
     pub stages: Stages,
+    /// How fast images may leave for other nodes, in MiB a second; unlimited where absent.
+    pub image_rate: Option<NonZeroU32>,
     /// Log as JSON lines.
     pub log_json: bool,
 }
@@ -102,11 +108,12 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         hypervisor: driver,
         accelerator_reason,
         keeper: keeper.clone(),
+        pressure: options.pressure.unwrap_or_else(|| PathBuf::from(HOST_PRESSURE)),
         stages: options.stages,
-        pressure: PathBuf::from("/proc/pressure/memory"),
         network,
         images,
         offer: options.offer,
+        image_rate: options.image_rate,
     })
     .await?;
     recovery::run(&node).await?;
@@ -127,6 +134,12 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         }
         tokio::spawn(keep::keep(keeper, keep::Source::Remote));
     }
+    service::ready(&format!("serving {}", socket.display()));
+    let alive = node.clone();
+    tokio::spawn(service::live(move || {
+        let node = alive.clone();
+        async move { node.read(|_| ()).await }
+    }));
     let served = api::serve(listener, node.clone());
     let mut term = signal(SignalKind::terminate()).map_err(|e| io("watch signals", e))?;
     let mut int = signal(SignalKind::interrupt()).map_err(|e| io("watch signals", e))?;
@@ -136,6 +149,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         _ = int.recv() => Ok(()),
         () = node.stop.notified() => Ok(()),
     };
+    service::stopping();
     tracing::info!("ending; machines go on");
     let _ = std::fs::remove_file(&socket);
     // The answer to the call that ended us is on its way.

@@ -12,6 +12,7 @@ use mvm_model::Name;
 use mvm_model::desired::DesiredState;
 use mvm_node::{Driver, ServeOptions, Stages};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 use tracing_subscriber::Layer;
@@ -48,6 +49,13 @@ pub enum Command {
         how: How,
         #[command(flatten)]
         offer: OfferArgs,
+        /// How fast images may leave for other nodes, all together [default: unlimited]
+        #[arg(long, value_name = "MIB_PER_SECOND")]
+        image_rate: Option<NonZeroU32>,
+        /// What says how much waits for memory, such as a cgroup's memory.pressure [default:
+        /// /proc/pressure/memory]
+        #[arg(long, env = "MVM_PRESSURE", value_name = "FILE")]
+        pressure: Option<PathBuf>,
         /// Log as JSON lines
         #[arg(long)]
         log_json: bool,
@@ -110,6 +118,8 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         desired,
         how,
         offer,
+        image_rate,
+        pressure,
         log_json,
     }) = &cli.command
     else {
@@ -130,7 +140,9 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         offer: offer.into(),
         desired,
         guest: crate::GUEST,
+        pressure: pressure.clone(),
         stages,
+        image_rate: *image_rate,
         log_json: *log_json,
     }))
 }

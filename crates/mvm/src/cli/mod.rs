@@ -142,8 +142,10 @@ pub enum Command {
     )]
     Ca(ca::Command),
     /// Says what is missing on this machine, and how to get it
-    #[command(after_help = "Examples:\n  mvm doctor\n  mvm doctor --output json")]
-    Doctor,
+    #[command(
+        after_help = "Examples:\n  mvm doctor\n  mvm doctor --output json\n  mvm doctor --production"
+    )]
+    Doctor(doctor::Doctor),
     /// Measures how long the ways to a running command take
     Bench(bench::Bench),
     /// Shows what has happened to instances
@@ -240,7 +242,7 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Fleet(command) => fleet::run(&context, command).await,
         Command::Node(command) => node::run(&context, command).await,
         Command::Ca(command) => ca::run(&context, command).await,
-        Command::Doctor => doctor::run(&context).await,
+        Command::Doctor(asked) => doctor::run(&context, asked).await,
         Command::Bench(command) => bench::run(&context, command).await,
         Command::Events(command) => events::run(&context, command).await,
         Command::Audit(command) => audit::run(&context, command).await,

@@ -20,6 +20,7 @@ mod networks;
 mod policy;
 mod queue;
 mod refusals;
+mod service;
 mod sessions;
 mod simulated;
 mod templates;
