@@ -2,6 +2,7 @@
 
 use super::desired::{self, How};
 use super::offer::OfferArgs;
+use super::values::Address;
 use super::{Cli, Context, refused};
 use crate::agent_process;
 use crate::output::{self, Format, Outcome};
@@ -35,7 +36,10 @@ pub enum Command {
         /// Serve the API here, too, over mutual TLS; several may be given (see `mvm node join`)
         #[arg(long, value_name = "ADDRESS:PORT")]
         listen: Vec<SocketAddr>,
-        /// The name of this node in desired-state documents
+        /// Where a fleet's coordinators reach this node [default: the first address of --listen]
+        #[arg(long, value_name = "HOST:PORT", requires = "listen")]
+        advertise: Option<Address>,
+        /// The name of this node in desired-state documents [default: its identity's]
         #[arg(long, value_name = "ID")]
         node_id: Option<Name>,
         /// Keep what this document says (schema_version 1), and watch it for changes
@@ -109,6 +113,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         hypervisor,
         netns,
         listen,
+        advertise,
         node_id,
         desired,
         how,
@@ -130,6 +135,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         driver: (*hypervisor).into(),
         netns: netns.clone().filter(|name| !name.is_empty()),
         listen: listen.clone(),
+        advertise: advertise.as_ref().map(ToString::to_string),
         node_id: node_id.clone(),
         offer: offer.into(),
         desired,
