@@ -12,9 +12,9 @@ const PAGES: [&str; 10] = [
     "instances",
     "jobs",
     "audit",
+    "identity",
     "simulation",
     "operations",
-    "identity",
     "desired-state",
 ];
 /// The pages without.
