@@ -52,6 +52,18 @@ pub const KERNEL_FETCH: &str = "/v1/kernels/fetch";
 pub const IMAGES_GC: &str = "/v1/images/gc";
 /// The images.
 pub const IMAGES: &str = "/v1/images";
+/// Receives an image from another node.
+pub const IMAGES_FETCH: &str = "/v1/images/fetch";
+
+/// What a node that receives an image has to know of it.
+pub fn image_manifest(digest: &str) -> String {
+    format!("{IMAGES}/{digest}/manifest")
+}
+
+/// The bytes of one of its parts, from `offset` on.
+pub fn image_part(digest: &str, part: &str, offset: u64) -> String {
+    format!("{IMAGES}/{digest}/parts/{part}?offset={offset}")
+}
 
 /// What a node says of itself to its coordinators, and the stream of it.
 pub const NODE_STATUS: &str = "/v1/node/status";

@@ -631,8 +631,41 @@ pub struct ImageView {
     pub profile: String,
     /// Size in bytes.
     pub size_bytes: u64,
+    /// Digest of what it is, where `digest` is of what it was made of: by it another node checks
+    /// what it receives. Empty for one that was built by a version that did not know this.
+    #[serde(default)]
+    pub content: String,
     /// Pools that have it among their revisions.
     pub pools: Vec<PoolRef>,
+}
+
+/// `POST /v1/images/fetch`: receive an image from a node that has it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FetchImage {
+    /// Its digest.
+    pub digest: String,
+    /// What it has to be, where that is known; else the first source is believed.
+    #[serde(default)]
+    pub content: Option<String>,
+    /// `HOST:PORT` of nodes that have it; each is tried in turn, and goes on where the one before
+    /// was cut off.
+    pub sources: Vec<String>,
+}
+
+/// What a fetch came to.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct FetchedImage {
+    /// Its digest.
+    pub digest: String,
+    /// What it is.
+    pub content: String,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Bytes that came over the network this time; 0 where it was there already.
+    pub received_bytes: u64,
+    /// How long it took in ms.
+    pub took_ms: u64,
 }
 
 /// What a collection of garbage removed.

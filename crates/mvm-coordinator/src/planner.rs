@@ -5,7 +5,9 @@ use crate::records::{DocumentRecord, Known, NodeRecord, SHARES, change_node, put
 use crate::{Result, now, stored};
 use futures::{StreamExt, TryStreamExt};
 use mvm_api::fleet::NodeChange;
-use mvm_model::fleet::{FleetState, Node, Placement, Share, node_document, place};
+use mvm_model::fleet::{
+    FleetState, Giver, Node, NodeStatus, Placement, Share, name_images, node_document, place,
+};
 use mvm_model::{DesiredState, Millis, Name};
 use mvm_store::{Expect, Write};
 use sha2::{Digest, Sha256};
@@ -150,6 +152,7 @@ fn tell(fleet: &Arc<Fleet>, document: &FleetState, placement: Placement, changed
     let mut kicked = Vec::new();
     {
         let mut view = fleet.view();
+        let wanted = with_images(&view, wanted);
         for unplaced in placement.unplaced.iter().filter(|u| !view.unplaced.contains(u)) {
             tracing::warn!("{unplaced}");
         }
@@ -166,6 +169,33 @@ fn tell(fleet: &Arc<Fleet>, document: &FleetState, placement: Placement, changed
     kicked.iter().for_each(|kick| kick.notify_one());
     fleet.desk.weigh(document.tenants.iter().map(|tenant| (&tenant.tenant_id, tenant.weight)));
     changed.iter().for_each(|node| fleet.desk.refresh(fleet, node));
+}
+
+/// The same documents, where nodes receive the images that others have built.
+fn with_images(view: &View, wanted: BTreeMap<Name, Wanted>) -> BTreeMap<Name, Wanted> {
+    let status = |name: &Name| view.nodes.get(name).and_then(|known| known.status.as_deref());
+    let mut givers = BTreeMap::new();
+    for (name, wanted) in &wanted {
+        let Some(known) = view.nodes.get(name).filter(|known| known.reached) else { continue };
+        let address = known.record.address.as_str();
+        let settled = |status: &&NodeStatus| {
+            status.document.as_ref() == Some(&wanted.digest) && status.pending == 0
+        };
+        // What another machine does not reach gives nothing.
+        if let Some(status) = status(name).filter(settled)
+            && !address.starts_with("unix:")
+        {
+            givers.insert(name, Giver { address, status });
+        }
+    }
+    let named = |(name, plain): (&Name, &Wanted)| {
+        let mut document = (*plain.document).clone();
+        name_images(&mut document, status(name), &givers);
+        let same = document == *plain.document;
+        let named = || Wanted { digest: digest(&document), document: Arc::new(document.clone()) };
+        (name.clone(), if same { plain.clone() } else { named() })
+    };
+    wanted.iter().map(named).collect()
 }
 
 /// The documents of these nodes; one that is to hold nothing gets an empty one.

@@ -73,6 +73,9 @@ pub struct DesiredPool {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
     pub revision: Option<String>,
+    /// Nodes to receive that image from where this one does not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision_from: Option<ImageSource>,
     /// The shape of its instances.
     pub instance_resources: Resources,
     /// Disks whose content jobs hand on to later jobs.
@@ -92,6 +95,18 @@ pub struct DesiredPool {
     /// How many unleased instances of each temperature are kept ready.
     #[serde(default)]
     pub desired_counts: Counts,
+}
+
+/// Where an image can be had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageSource {
+    /// What it has to be: its `content`, as `mvm image list -o json` shows.
+    #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
+    pub content: String,
+    /// `HOST:PORT` of nodes that have it.
+    #[schemars(length(min = 1, max = 64))]
+    pub nodes: Vec<String>,
 }
 
 impl DesiredState {

@@ -32,6 +32,7 @@ fn pools() -> impl Strategy<Value = Vec<DesiredPool>> {
                 profile: "p".into(),
                 override_inputs: BTreeMap::new(),
                 revision: (flake == 1).then(|| format!("{warm:064x}")),
+                revision_from: None,
                 instance_resources: Resources {
                     mem_mib: if large { 512 } else { 256 },
                     ..Resources::default()

@@ -6,10 +6,11 @@ use crate::root::remove_dir;
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_api::types::{
-    BuildPool, BuildResult, CreatePool, CreateTenant, QuotaPatch, ScalePool, UpdatePool,
+    BuildPool, BuildResult, CreatePool, CreateTenant, FetchImage, QuotaPatch, ScalePool, UpdatePool,
 };
 use mvm_image::{BuildRequest, Progress};
 use mvm_model::admission::{admit_counts, admit_pool};
+use mvm_model::desired::ImageSource;
 use mvm_model::pool::RevisionEntry;
 use mvm_model::{Counts, Name, Pool, PoolRef, State, Tenant};
 use std::collections::BTreeMap;
@@ -242,12 +243,18 @@ impl Node {
         Ok(BuildResult { revision, size_bytes: image.size_bytes, took_ms, template_failure })
     }
 
-    /// Makes an image current that is here already: another node has built it.
+    /// Makes an image current that another node has built; it is received from there if it is not
+    /// here yet.
     pub(crate) async fn use_image(
         self: &Arc<Self>,
         reference: &PoolRef,
         digest: &str,
+        source: Option<&ImageSource>,
     ) -> Result<()> {
+        if let Some(ImageSource { content, nodes }) = source {
+            let (digest, content) = (digest.to_owned(), Some(content.clone()));
+            self.fetch_image(FetchImage { digest, content, sources: nodes.clone() }).await?;
+        }
         let image = self.parts.images.get(digest).or_problem()?;
         self.make_current(reference, &image.digest, None).await?;
         self.kick.notify_one();

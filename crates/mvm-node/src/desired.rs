@@ -404,10 +404,10 @@ impl Node {
                 self.update_pool(pool, patch).await
             }
             Step::Build { pool } => {
-                if let Some(digest) =
-                    document.pool(pool).and_then(|wanted| wanted.revision.as_ref())
-                {
-                    return self.use_image(pool, digest).await;
+                let wanted = document.pool(pool);
+                let pinned = wanted.and_then(|w| Some((w.revision.as_ref()?, &w.revision_from)));
+                if let Some((digest, source)) = pinned {
+                    return self.use_image(pool, digest, source.as_ref()).await;
                 }
                 let (progress, mut reports) = tokio::sync::mpsc::unbounded_channel();
                 tokio::spawn(async move {

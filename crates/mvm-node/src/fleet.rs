@@ -11,7 +11,7 @@ use mvm_model::fleet::{Capacity, Labels, NodeStatus, PoolStatus};
 use mvm_model::lease::Purpose;
 use mvm_model::plan::ready;
 use mvm_model::{Lease, Millis, Pool, State};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex as Lock};
 use std::time::Duration;
@@ -35,7 +35,8 @@ pub(crate) struct Fleet {
     version: watch::Sender<u64>,
     /// Held by whoever brings up a claim, by its id.
     claims: Lock<HashMap<String, Arc<Mutex<()>>>>,
-    images: Lock<(Millis, BTreeSet<String>)>,
+    /// Content by digest, and when that was looked at.
+    images: Lock<(Millis, BTreeMap<String, String>)>,
     hardware: Hardware,
 }
 
@@ -90,10 +91,12 @@ impl Node {
     /// What the node says of itself.
     pub(crate) async fn fleet_status(&self) -> Result<NodeStatus> {
         let desired = self.desired_status().await;
+        let images = self.images_on_disk()?;
         let (pools, document) = self
             .read(|world| {
                 let pools = world.pools.values();
-                let told = |pool: &Pool| (pool.reference.clone(), self.pool_status(world, pool));
+                let told =
+                    |pool: &Pool| (pool.reference.clone(), self.pool_status(world, pool, &images));
                 let digest =
                     world.desired.as_ref().and_then(|d| Some(d.fleet.as_ref()?.digest.clone()));
                 (pools.map(told).collect(), digest)
@@ -106,7 +109,7 @@ impl Node {
             labels: self.parts.offer.labels.clone(),
             cpu_model: self.fleet.hardware.cpu_model.clone(),
             simulated: self.parts.hypervisor.description().simulated,
-            images: self.images_on_disk()?,
+            images: images.keys().cloned().collect(),
             pools,
             document,
             pending: u32::try_from(desired.pending.len()).unwrap_or(u32::MAX),
@@ -114,11 +117,19 @@ impl Node {
         })
     }
 
-    fn pool_status(&self, world: &crate::world::World, pool: &Pool) -> PoolStatus {
+    fn pool_status(
+        &self,
+        world: &crate::world::World,
+        pool: &Pool,
+        images: &BTreeMap<String, String>,
+    ) -> PoolStatus {
+        let revision = pool.current_revision().map(|revision| revision.digest.clone());
         let mut status = PoolStatus {
             ready: ready(pool, world.of_pool(&pool.reference)),
             template: self.template_of_pool(pool).is_some(),
-            revision: pool.current_revision().map(|revision| revision.digest.clone()),
+            content: (revision.as_ref().and_then(|digest| images.get(digest).cloned()))
+                .filter(|content| !content.is_empty()),
+            revision,
             failure: self.health(&pool.reference).last_failure,
             ..PoolStatus::default()
         };
@@ -139,12 +150,16 @@ impl Node {
         Capacity { vcpus: hardware.vcpus, mem_mib: hardware.mem_mib, disk_gib: disk }
     }
 
-    fn images_on_disk(&self) -> Result<BTreeSet<String>> {
+    /// The images that are here: what each is, by its digest.
+    fn images_on_disk(&self) -> Result<BTreeMap<String, String>> {
         let mut known = locked(&self.fleet.images);
         let now = now();
         if now >= known.0 + IMAGES_MS {
             let images = self.parts.images.list().or_problem()?;
-            *known = (now, images.into_iter().map(|image| image.digest).collect());
+            *known = (
+                now,
+                images.into_iter().map(|image| (image.digest.clone(), image.content())).collect(),
+            );
         }
         Ok(known.1.clone())
     }

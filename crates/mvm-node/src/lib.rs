@@ -35,6 +35,7 @@ mod simulated;
 mod slot;
 mod stages;
 mod template;
+mod transfer;
 mod view;
 mod world;
 

@@ -10,6 +10,7 @@ use crate::problem::OrProblem;
 use crate::root::Root;
 use crate::slot::Slot;
 use crate::stages::{Stages, stage};
+use crate::transfer::Pace;
 use crate::world::{Changes, World};
 use crate::{Result, now};
 use mvm_api::Problem;
@@ -22,6 +23,7 @@ use mvm_model::{InstanceId, Millis, Name, PoolRef};
 use mvm_network::Network;
 use mvm_store::Store;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
 use tokio::sync::{Mutex, Notify};
@@ -61,6 +63,8 @@ pub struct Parts {
     pub images: ImageStore,
     /// What it says of itself to a fleet.
     pub offer: Offer,
+    /// How fast images may leave for other nodes, in MiB a second; unlimited where absent.
+    pub image_rate: Option<NonZeroU32>,
 }
 
 /// The agent of one node.
@@ -85,6 +89,8 @@ pub struct Node {
     pub(crate) fleet: Fleet,
     pub(crate) audit: Arc<Audit>,
     pub(crate) jobs: Jobs,
+    /// Holds back images that leave.
+    pub(crate) pace: Pace,
     world: Mutex<World>,
     slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
     health: Lock<BTreeMap<PoolRef, PoolHealth>>,
@@ -111,6 +117,7 @@ impl Node {
             events,
             audit: Arc::new(audit),
             jobs: Jobs::default(),
+            pace: Pace::new(parts.image_rate),
             parts,
             started_at: now(),
             kick: Notify::new(),

@@ -19,6 +19,7 @@ use mvm_model::Name;
 use mvm_network::Network;
 use mvm_store::SqliteStore;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -57,6 +58,8 @@ pub struct ServeOptions {
     pub guest: &'static [u8],
     /// Where the time goes, as the process' tracing subscriber observes it.
     pub stages: Stages,
+    /// How fast images may leave for other nodes, in MiB a second; unlimited where absent.
+    pub image_rate: Option<NonZeroU32>,
     /// Log as JSON lines.
     pub log_json: bool,
 }
@@ -103,6 +106,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         network,
         images,
         offer: options.offer,
+        image_rate: options.image_rate,
     })
     .await?;
     recovery::run(&node).await?;

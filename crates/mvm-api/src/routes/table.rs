@@ -15,6 +15,7 @@ const LEADER: &[Role] = &[Role::Operator, Role::Coordinator];
 const TENANT: &[Role] = &[Role::Operator, Role::Coordinator, Role::TenantOperator];
 const MEMBER: &[Role] = &[Role::Node, Role::Coordinator, Role::Operator, Role::TenantOperator];
 const NODES: &[Role] = &[Role::Node, Role::Coordinator, Role::Operator];
+const PEER: &[Role] = &[Role::Node, Role::Coordinator, Role::Operator];
 const JOINER: &[Role] = &[Role::Joiner];
 
 const fn on(
@@ -123,6 +124,9 @@ pub const ROUTES: &[Route] = &[
     on(AGENT, "POST", "/v1/kernels/import", "Imports a kernel from a file of the node", OPERATOR),
     on(AGENT, "POST", "/v1/kernels/fetch", "Fetches the distribution's kernel", FLEET),
     on(AGENT, "GET", "/v1/images", "Lists the images", FLEET),
+    on(AGENT, "POST", "/v1/images/fetch", "Receives an image from another node", FLEET),
+    on(AGENT, "GET", "/v1/images/{digest}/manifest", "Describes an image to who receives it", PEER),
+    on(AGENT, "GET", "/v1/images/{digest}/parts/{part}", "The bytes of a part of an image", PEER),
     on(AGENT, "POST", "/v1/images/gc", "Collects images that nothing uses", FLEET),
     on(AGENT, "GET", "/v1/node/status", "Says what the node offers and holds", FLEET),
     on(AGENT, "GET", "/v1/node/watch", "Streams it at every change", FLEET),

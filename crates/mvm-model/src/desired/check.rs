@@ -57,6 +57,21 @@ fn pools(tenant: &DesiredTenant, path: &str, scope: Scope) -> Result<(), Fault> 
                 .at(format!("{path}.revision"))
                 .hint("a digest is 64 hexadecimal digits, as `mvm image list -o json` shows"));
         }
+        if let Some(source) = &pool.revision_from {
+            let path = format!("{path}.revision_from");
+            let fault = if pool.revision.is_none() {
+                "revision_from without revision: of which image?"
+            } else if !is_digest(&source.content) {
+                "content is not 64 hexadecimal digits"
+            } else if source.nodes.is_empty() || source.nodes.len() > 64 {
+                "nodes names none, or more than 64"
+            } else {
+                ""
+            };
+            if !fault.is_empty() {
+                return Err(Fault::new(Code::InvalidValue, fault).at(path));
+            }
+        }
         let prewarm = pool.prewarm.as_deref();
         if prewarm.is_some_and(|command| command.is_empty() || command.len() > 65536) {
             let message = "prewarm is empty or longer than 65536 bytes";

@@ -284,6 +284,7 @@ impl DesiredState {
                     profile: pool.profile.clone(),
                     override_inputs: pool.override_inputs.clone(),
                     revision: None,
+                    revision_from: None,
                     instance_resources: pool.resources,
                     caches: pool.caches.iter().map(|disk| disk.cache.clone()).collect(),
                     recycle: pool.recycle,

@@ -127,6 +127,7 @@ impl FleetPool {
             recycle: self.recycle,
             prewarm: self.prewarm.clone(),
             revision: self.revision.clone(),
+            revision_from: None,
             runtime_policy: self.runtime_policy,
             desired_counts: counts,
         }

@@ -37,6 +37,9 @@ pub struct PoolStatus {
     /// Digest of the image that new instances boot from, where one is built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
+    /// What that image is, so that it can be told from a forged one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
     /// Why the pool is not converging, if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,

@@ -119,6 +119,9 @@ fn routes() -> Routes<Arc<Node>> {
         .route("/v1/kernels/fetch", post(images::kernel_fetch))
         .route("/v1/images", get(images::list))
         .route("/v1/images/gc", post(images::gc))
+        .route("/v1/images/fetch", post(images::fetch))
+        .route("/v1/images/{digest}/manifest", get(images::manifest))
+        .route("/v1/images/{digest}/parts/{part}", get(images::part))
 }
 
 async fn agent(State(node): Shared) -> Json<AgentInfo> {

@@ -38,6 +38,7 @@ async fn node() -> (TempDir, Arc<Node>) {
         hypervisor: Arc::new(sim),
         accelerator_reason: String::new(),
         keeper: None,
+        image_rate: None,
         offer: Default::default(),
         stages: Stages::default(),
         pressure: dir.path().join("pressure"),

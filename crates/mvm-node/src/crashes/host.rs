@@ -188,6 +188,7 @@ impl Host {
             hypervisor: Arc::new(machines),
             accelerator_reason: String::new(),
             keeper: None,
+            image_rate: None,
             offer: Default::default(),
             stages: Stages::default(),
             pressure: self.dir.path().join("pressure"),

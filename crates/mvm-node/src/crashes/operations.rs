@@ -423,6 +423,7 @@ async fn apply(node: &Arc<Node>) -> Result<()> {
         profile: "small".to_owned(),
         override_inputs: Default::default(),
         revision: None,
+        revision_from: None,
         instance_resources: shape(),
         recycle: Recycle::Sleep,
         prewarm: None,

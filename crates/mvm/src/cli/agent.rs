@@ -11,6 +11,7 @@ use mvm_model::Name;
 use mvm_model::desired::DesiredState;
 use mvm_node::{Driver, ServeOptions, Stages};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 use tracing_subscriber::Layer;
@@ -44,6 +45,9 @@ pub enum Command {
         how: How,
         #[command(flatten)]
         offer: OfferArgs,
+        /// How fast images may leave for other nodes, all together [default: unlimited]
+        #[arg(long, value_name = "MIB_PER_SECOND")]
+        image_rate: Option<NonZeroU32>,
         /// Log as JSON lines
         #[arg(long)]
         log_json: bool,
@@ -105,6 +109,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         desired,
         how,
         offer,
+        image_rate,
         log_json,
     }) = &cli.command
     else {
@@ -125,6 +130,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         desired,
         guest: crate::GUEST,
         stages,
+        image_rate: *image_rate,
         log_json: *log_json,
     }))
 }
