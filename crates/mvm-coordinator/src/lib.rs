@@ -8,6 +8,7 @@
 
 mod alive;
 mod api;
+mod calls;
 mod desk;
 mod fleet;
 mod leader;

@@ -102,6 +102,7 @@ impl Node {
             self.audit.register(&mut registry);
             self.fronts.metrics.register(&mut registry);
             self.parts.stages.register(&mut registry);
+            self.passes.register(&mut registry);
         }
         let (instances, leases) = self.read(|world| gauges(world, only)).await;
         registry.register("instances", "Instances by state", instances);

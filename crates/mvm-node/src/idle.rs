@@ -10,6 +10,9 @@ use std::time::Duration;
 /// How often an instance is measured.
 const EVERY: Duration = Duration::from_secs(5);
 
+/// The host's own account of what waits for memory. proc(5)
+pub(crate) const HOST_PRESSURE: &str = "/proc/pressure/memory";
+
 impl Node {
     /// Since when a running instance has been idle, as far as this agent has seen.
     pub(crate) fn idle_since(&self, id: InstanceId) -> Option<Millis> {

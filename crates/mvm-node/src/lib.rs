@@ -7,6 +7,7 @@
 //! Never here: ioctls, QMP, nft syntax, SQL (the crates below), decisions (mvm-model) or
 //! rendering (mvm).
 
+mod announce;
 mod api;
 mod audit;
 mod boot;

@@ -7,6 +7,7 @@ use crate::expose::Fronts;
 use crate::fleet::{Fleet, Offer};
 use crate::jobs::Jobs;
 use crate::problem::OrProblem;
+use crate::reconcile::Passes;
 use crate::root::Root;
 use crate::slot::Slot;
 use crate::stages::{Stages, stage};
@@ -87,6 +88,7 @@ pub struct Node {
     pub(crate) desired: Convergence,
     pub(crate) events: EventLog,
     pub(crate) fleet: Fleet,
+    pub(crate) passes: Passes,
     pub(crate) audit: Arc<Audit>,
     pub(crate) jobs: Jobs,
     /// Holds back images that leave.
@@ -115,6 +117,7 @@ impl Node {
         audit.put_aside_all_but(|log| world.tenants.keys().any(|name| name.as_str() == log))?;
         Ok(Arc::new(Node {
             events,
+            passes: Passes::default(),
             audit: Arc::new(audit),
             jobs: Jobs::default(),
             pace: Pace::new(parts.image_rate),

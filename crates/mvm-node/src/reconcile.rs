@@ -7,12 +7,32 @@ use mvm_api::Problem;
 use mvm_model::plan::{Action, plan};
 use mvm_model::policy;
 use mvm_model::{InstanceId, PoolRef, State};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// How often the loop looks even when nothing happened.
 const PERIOD: Duration = Duration::from_secs(2);
+
+/// What the metrics say of the loop.
+#[derive(Debug, Default)]
+pub(crate) struct Passes {
+    made: Counter,
+    pressed: Gauge,
+}
+
+impl Passes {
+    /// Registers them.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        let what = "Passes of the reconcile loop since the agent started";
+        registry.register("reconcile_passes", what, self.made.clone());
+        let what = "Whether memory is short: warm instances are put to sleep, none is brought up";
+        registry.register("memory_pressed", what, self.pressed.clone());
+    }
+}
 
 /// Runs until the task is ended.
 pub async fn run(node: Arc<Node>) {
@@ -37,6 +57,7 @@ fn most_in_flight() -> usize {
 
 async fn tick(node: &Arc<Node>, in_flight: &Arc<AtomicUsize>) {
     let pressed = node.is_pressed();
+    node.passes.pressed.set(i64::from(pressed));
     if pressed {
         relieve(node).await;
     }
@@ -64,6 +85,7 @@ async fn tick(node: &Arc<Node>, in_flight: &Arc<AtomicUsize>) {
         discard_failed(node, &reference).await;
     }
     node.collect_templates().await;
+    node.passes.made.inc();
 }
 
 /// Puts the longest idle warm instance to sleep, before the kernel begins to kill.

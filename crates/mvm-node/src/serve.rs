@@ -2,12 +2,13 @@
 
 use crate::desired::{self, DesiredFile};
 use crate::fleet::Offer;
+use crate::idle::HOST_PRESSURE;
 use crate::node::{Node, Parts};
 use crate::problem::{OrProblem, io};
 use crate::root::Root;
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
-use crate::{Result, api, jobs, reconcile, recovery};
+use crate::{Result, announce, api, jobs, reconcile, recovery};
 use mvm_api::identity::keep;
 use mvm_api::tls::{Keeper, TlsListener};
 use mvm_api::{Problem, service};
@@ -48,7 +49,10 @@ pub struct ServeOptions {
     pub netns: Option<String>,
     /// Addresses to serve the API at over TLS, besides the Unix socket.
     pub listen: Vec<SocketAddr>,
-    /// The name of this node in desired-state documents.
+    /// Where a fleet's coordinators reach it; the first address that it listens on where nothing is
+    /// said, unless that is a wildcard.
+    pub advertise: Option<String>,
+    /// The name of this node in desired-state documents; that of its identity where it has one.
     pub node_id: Option<Name>,
     /// What it says of itself to a fleet.
     pub offer: Offer,
@@ -56,6 +60,8 @@ pub struct ServeOptions {
     pub desired: Option<DesiredFile>,
     /// The static guest binary.
     pub guest: &'static [u8],
+    /// What says how much waits for memory, instead of the host's own account.
+    pub pressure: Option<PathBuf>,
     /// Where the time goes, as the process' tracing subscriber observes it.
     pub stages: Stages,
     /// How fast images may leave for other nodes, in MiB a second; unlimited where absent.
@@ -91,18 +97,19 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         true => None,
         false => Some(Keeper::open(root.identity())?),
     };
+    let own = keeper.as_ref().map(|keeper| keeper.credential().facts.identity.name().clone());
     let network = Network::open(root.short_id()).await.or_problem()?;
     let socket = root.socket();
     let node = Node::open(Parts {
         root,
-        node_id: options.node_id,
+        node_id: options.node_id.or(own),
         netns: options.netns,
         store: Arc::new(store),
         hypervisor: driver,
         accelerator_reason,
         keeper: keeper.clone(),
+        pressure: options.pressure.unwrap_or_else(|| PathBuf::from(HOST_PRESSURE)),
         stages: options.stages,
-        pressure: PathBuf::from("/proc/pressure/memory"),
         network,
         images,
         offer: options.offer,
@@ -118,8 +125,13 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     tracing::info!(socket = %socket.display(), "serving");
     if let Some(keeper) = keeper {
         let listener = TlsListener::bind(&options.listen, keeper.clone()).await?;
-        tracing::info!(addresses = ?listener.addresses(), "serving over TLS");
+        let addresses = listener.addresses().to_vec();
+        tracing::info!(?addresses, "serving over TLS");
         tokio::spawn(api::serve_tls(listener, node.clone()));
+        let first = listener_address(&addresses);
+        if let Some(address) = options.advertise.or(first) {
+            tokio::spawn(announce::run(keeper.clone(), address));
+        }
         tokio::spawn(keep::keep(keeper, keep::Source::Remote));
     }
     service::ready(&format!("serving {}", socket.display()));
@@ -143,6 +155,11 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     // The answer to the call that ended us is on its way.
     tokio::time::sleep(Duration::from_millis(50)).await;
     outcome
+}
+
+/// The first address that others can reach.
+fn listener_address(addresses: &[SocketAddr]) -> Option<String> {
+    addresses.iter().find(|address| !address.ip().is_unspecified()).map(ToString::to_string)
 }
 
 /// Simulated machines are written down below the root, and outlive the agent as real ones do.

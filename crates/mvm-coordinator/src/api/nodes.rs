@@ -4,7 +4,7 @@ use super::{Answer, Shared};
 use crate::desk::succeeded;
 use crate::fleet::{Known, View};
 use crate::planner;
-use crate::records::{NODES, NodeRecord, change_node, put, read};
+use crate::records::{NODES, NodeRecord, change_node};
 use crate::stored;
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
@@ -78,37 +78,20 @@ pub async fn register(
         return Err(Problem::new(403, "forbidden", detail));
     }
     check_address(&peer, &body.address)?;
-    let key = format!("{NODES}{}", body.node_id);
-    let fresh = NodeRecord {
-        node_id: body.node_id.clone(),
-        address: body.address.clone(),
-        duty: Duty::Open,
-        lost_since: None,
-        known: None,
-    };
-    let fence = fleet.lead().ok_or_else(succeeded)?.fence();
-    let made = fleet.store.commit(vec![put(key.clone(), &fresh, Expect::Absent), fence.clone()]);
-    match made.await {
-        Ok(_) => tracing::info!(node = %body.node_id, address = body.address, "registered"),
-        Err(mvm_store::Error::Conflict { key: at, .. }) if at == key => {
-            let change = |record: &mut NodeRecord| {
-                let moved = record.address != body.address;
-                record.address = body.address.clone();
-                moved
-            };
-            change_node(&*fleet.store, &body.node_id, Some(fence), change).await?;
+    fleet.register(&body).await?;
+    // The store tells it in a moment; until then it is as it was said.
+    {
+        let view = fleet.view();
+        if let Some(known) = view.nodes.get(&body.node_id) {
+            return Ok(Json(node_view(&view, &body.node_id, known)));
         }
-        Err(error) => return Err(stored(error)),
     }
-    let stands =
-        fleet.store.get(&key).await.map_err(stored)?.ok_or_else(|| unknown(&body.node_id))?;
-    let record: NodeRecord = read(&key, &stands.value)?;
     Ok(Json(NodeView {
-        node_id: record.node_id,
-        address: record.address,
-        duty: record.duty,
+        node_id: body.node_id,
+        address: body.address,
+        duty: Duty::Open,
         alive: false,
-        lost_since: record.lost_since,
+        lost_since: None,
         ready_counts: Counts::default(),
         leased: 0,
         up_to_date: false,

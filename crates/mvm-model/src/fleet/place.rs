@@ -188,7 +188,7 @@ fn trim(board: &Board<'_>, pool: &FleetPool, spots: &mut Spots) {
         });
         let mut zones: BTreeMap<Option<&str>, u64> = BTreeMap::new();
         for (at, counts) in spots.iter() {
-            *zones.entry(zone_of(*at)).or_default() += counts.total();
+            *zones.entry(zone_of(*at)).or_default() += u64::from(value(*counts, heat));
         }
         while surplus > 0 {
             let has = |at: &&usize| value(spots[*at], heat) > 0;
@@ -214,12 +214,19 @@ fn trim(board: &Board<'_>, pool: &FleetPool, spots: &mut Spots) {
 /// One part of the spread; without a spread there is one.
 #[derive(Default)]
 struct Zone {
-    /// How many the pool has there.
-    count: u64,
+    /// What the pool has there.
+    counts: Counts,
     /// Its nodes that take something new, the best first.
     sites: Vec<usize>,
     /// The first of them that still has room.
     next: usize,
+}
+
+impl Zone {
+    /// How many of this temperature it has, and of all.
+    fn key(&self, heat: usize) -> (u64, u64) {
+        (value(self.counts, heat).into(), self.counts.total())
+    }
 }
 
 /// One pool whose missing instances are being placed.
@@ -255,7 +262,7 @@ impl<'a> Filling<'a> {
         for (at, counts) in spots {
             // Where all nodes are closed nothing can be made level.
             if let Some(zone) = zones.get_mut(zone_of(*at).unwrap_or_default()) {
-                zone.count += counts.total();
+                zone.counts = zone.counts.plus(*counts);
             }
         }
         let has = |at: &usize| {
@@ -285,49 +292,46 @@ impl<'a> Filling<'a> {
     /// Moves what a spread that has become uneven needs moved, and no more; whether it was any.
     fn level(&mut self, board: &mut Board<'_>, spots: &mut Spots) -> bool {
         let mut moved = false;
-        while self.skew < u64::MAX {
-            let most = (0..self.zones.len()).max_by_key(|z| (self.zones[*z].count, Reverse(*z)));
-            let least = (0..self.zones.len()).min_by_key(|z| (self.zones[*z].count, *z));
-            let (Some(most), Some(least)) = (most, least) else { break };
-            if self.zones[most].count - self.zones[least].count <= self.skew {
-                break;
+        for heat in TEMPERATURES {
+            while self.skew < u64::MAX && self.level_one(board, spots, heat) {
+                moved = true;
             }
-            // The least liked that has one, and the coldest of its instances.
-            let from = self.zones[most].sites.iter().rev().find_map(|at| {
-                let counts = spots.get(at)?;
-                let heat = TEMPERATURES.into_iter().rev().find(|heat| value(*counts, *heat) > 0)?;
-                Some((*at, heat))
-            });
-            let Some((from, heat)) = from else { break };
-            let fits = |at: &&usize| self.room(board, spots, **at, heat).is_ok();
-            let Some(to) = self.zones[least].sites.iter().find(fits).copied() else { break };
-            board.take(from, self.item, heat, 1);
-            *field(spots.entry(from).or_default(), heat) -= 1;
-            self.put(board, spots, to, heat, 1);
-            self.zones[most].count -= 1;
-            self.zones[least].count += 1;
-            moved = true;
         }
         moved
     }
 
+    /// Moves one instance of this temperature, if that is needed and can be.
+    fn level_one(&mut self, board: &mut Board<'_>, spots: &mut Spots, heat: usize) -> bool {
+        let most = (0..self.zones.len()).max_by_key(|z| (self.zones[*z].key(heat), Reverse(*z)));
+        let least = (0..self.zones.len()).min_by_key(|z| (self.zones[*z].key(heat), *z));
+        let (Some(most), Some(least)) = (most, least) else { return false };
+        if self.zones[most].key(heat).0 - self.zones[least].key(heat).0 <= self.skew {
+            return false;
+        }
+        // The least liked that has one.
+        let has = |at: &&usize| spots.get(at).is_some_and(|counts| value(*counts, heat) > 0);
+        let from = self.zones[most].sites.iter().rev().find(has).copied();
+        let fits = |at: &&usize| self.room(board, spots, **at, heat).is_ok();
+        let to = self.zones[least].sites.iter().find(fits).copied();
+        let (Some(from), Some(to)) = (from, to) else { return false };
+        board.take(from, self.item, heat, 1);
+        *field(spots.entry(from).or_default(), heat) -= 1;
+        self.put(board, spots, to, heat, 1);
+        *field(&mut self.zones[most].counts, heat) -= 1;
+        *field(&mut self.zones[least].counts, heat) += 1;
+        true
+    }
+
     /// Places what is missing; gives what could not be.
     fn fill(&mut self, board: &mut Board<'_>, spots: &mut Spots) -> Counts {
-        let mut before = u64::MAX;
-        loop {
-            let mut missing = Counts::default();
-            for heat in TEMPERATURES {
-                let have: u64 = spots.values().map(|counts| u64::from(value(*counts, heat))).sum();
-                let want: u64 = value(self.item.pool.desired_counts, heat).into();
-                let left = self.fill_heat(board, spots, heat, want.saturating_sub(have));
-                *field(&mut missing, heat) = u32::try_from(left).unwrap_or(u32::MAX);
-            }
-            // A sleeper that found a place where there is none for a warm one evens out the spread.
-            if missing.total() == 0 || missing.total() == before || self.skew == u64::MAX {
-                return missing;
-            }
-            before = missing.total();
+        let mut missing = Counts::default();
+        for heat in TEMPERATURES {
+            let have: u64 = spots.values().map(|counts| u64::from(value(*counts, heat))).sum();
+            let want: u64 = value(self.item.pool.desired_counts, heat).into();
+            let left = self.fill_heat(board, spots, heat, want.saturating_sub(have));
+            *field(&mut missing, heat) = u32::try_from(left).unwrap_or(u32::MAX);
         }
+        missing
     }
 
     fn fill_heat(
@@ -341,12 +345,12 @@ impl<'a> Filling<'a> {
             return 0;
         }
         self.zones.iter_mut().for_each(|zone| zone.next = 0);
-        let mut open: BTreeSet<(u64, usize)> =
-            self.zones.iter().enumerate().map(|(index, zone)| (zone.count, index)).collect();
+        let mut open: BTreeSet<((u64, u64), usize)> =
+            self.zones.iter().enumerate().map(|(index, zone)| (zone.key(heat), index)).collect();
         // The fewest of those that are full: others must not get too far ahead of them.
         let mut floor = u64::MAX;
         while need > 0 {
-            let Some((count, index)) = open.pop_first() else { break };
+            let Some(((count, _), index)) = open.pop_first() else { break };
             if count >= floor.min(count).saturating_add(self.skew) {
                 break;
             }
@@ -361,11 +365,11 @@ impl<'a> Filling<'a> {
                     let most = if self.skew == u64::MAX { need } else { 1 };
                     let put = u32::try_from(most).unwrap_or(u32::MAX).min(room);
                     self.put(board, spots, at, heat, put);
-                    self.zones[index].count += u64::from(put);
+                    *field(&mut self.zones[index].counts, heat) += put;
                     need -= u64::from(put);
                 }
             }
-            open.insert((self.zones[index].count, index));
+            open.insert((self.zones[index].key(heat), index));
         }
         need
     }

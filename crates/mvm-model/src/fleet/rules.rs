@@ -86,7 +86,8 @@ fn one() -> u32 {
 pub struct Spread {
     /// The label: `zone`, say, or `node`. Nodes without it are not used.
     pub key: String,
-    /// How many instances more one value may have than the one with the fewest.
+    /// How many instances more, of each temperature, one value may have than the one with the
+    /// fewest.
     #[serde(default = "one")]
     #[schemars(range(min = 1))]
     pub max_skew: u32,

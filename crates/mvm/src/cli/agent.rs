@@ -2,6 +2,7 @@
 
 use super::desired::{self, How};
 use super::offer::OfferArgs;
+use super::values::Address;
 use super::{Cli, Context, refused};
 use crate::agent_process;
 use crate::output::{self, Format, Outcome};
@@ -35,7 +36,10 @@ pub enum Command {
         /// Serve the API here, too, over mutual TLS; several may be given (see `mvm node join`)
         #[arg(long, value_name = "ADDRESS:PORT")]
         listen: Vec<SocketAddr>,
-        /// The name of this node in desired-state documents
+        /// Where a fleet's coordinators reach this node [default: the first address of --listen]
+        #[arg(long, value_name = "HOST:PORT", requires = "listen")]
+        advertise: Option<Address>,
+        /// The name of this node in desired-state documents [default: its identity's]
         #[arg(long, value_name = "ID")]
         node_id: Option<Name>,
         /// Keep what this document says (schema_version 1), and watch it for changes
@@ -48,6 +52,10 @@ pub enum Command {
         /// How fast images may leave for other nodes, all together [default: unlimited]
         #[arg(long, value_name = "MIB_PER_SECOND")]
         image_rate: Option<NonZeroU32>,
+        /// What says how much waits for memory, such as a cgroup's memory.pressure [default:
+        /// /proc/pressure/memory]
+        #[arg(long, env = "MVM_PRESSURE", value_name = "FILE")]
+        pressure: Option<PathBuf>,
         /// Log as JSON lines
         #[arg(long)]
         log_json: bool,
@@ -105,11 +113,13 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         hypervisor,
         netns,
         listen,
+        advertise,
         node_id,
         desired,
         how,
         offer,
         image_rate,
+        pressure,
         log_json,
     }) = &cli.command
     else {
@@ -125,10 +135,12 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         driver: (*hypervisor).into(),
         netns: netns.clone().filter(|name| !name.is_empty()),
         listen: listen.clone(),
+        advertise: advertise.as_ref().map(ToString::to_string),
         node_id: node_id.clone(),
         offer: offer.into(),
         desired,
         guest: crate::GUEST,
+        pressure: pressure.clone(),
         stages,
         image_rate: *image_rate,
         log_json: *log_json,

@@ -61,8 +61,22 @@ impl Lab {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mvm"));
         command.arg("--root").arg(&self.root).args(words);
         command.env("MVM_NETNS", &self.netns).env("MVM_HYPERVISOR", self.hypervisor);
+        // The host's own is not the tests' to bear.
+        command.env("MVM_PRESSURE", self.pressure());
         command.stdin(Stdio::null());
         command
+    }
+
+    fn pressure(&self) -> PathBuf {
+        self.root.join("pressure")
+    }
+
+    /// What the agent is told of memory, as the kernel words it: so many percent of the time wait.
+    pub fn press(&self, percent: u32) {
+        let line = |kind| format!("{kind} avg10={percent}.00 avg60=0.00 avg300=0.00 total=0\n");
+        let new = self.root.join("pressure.new");
+        std::fs::write(&new, line("some") + &line("full")).expect("pressure");
+        std::fs::rename(new, self.pressure()).expect("pressure");
     }
 
     /// Runs it; it must succeed. Gives what it printed.

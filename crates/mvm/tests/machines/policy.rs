@@ -84,3 +84,46 @@ fn a_lease_that_ends_recycles_by_the_pools_rule() {
     wait_for("the old one to go", || !there(&vm));
     wait_for("the spares", || ready() == both);
 }
+
+#[test]
+fn under_memory_pressure_the_longest_warm_sleep_first_and_nothing_is_built() {
+    let lab = Lab::new("psi");
+    lab.tenant_and_pool("ci", "75");
+    let older = lab.start("ci/small");
+    let newer = lab.start("ci/small");
+    for vm in [&older, &newer] {
+        lab.exec(vm, "echo kept > /dev/shm/note");
+        lab.ok(&["instance", "warm", vm]);
+    }
+    let held = lab.start("ci/small");
+    let metric = |name: &str| -> u64 {
+        let metrics = lab.ok(&["metrics"]);
+        let line = metrics.lines().find(|line| line.starts_with(&format!("{name} ")));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).expect(name)
+    };
+    let passes = |more: u64| {
+        let before = metric("mvm_reconcile_passes_total");
+        wait_for("the reconciler", || metric("mvm_reconcile_passes_total") >= before + more);
+    };
+    let last = lab.json(&["events"]).as_array().and_then(|all| all.last()?["id"].as_u64());
+    passes(2);
+    assert_eq!((lab.state(&older), metric("mvm_memory_pressed")), ("warm".to_owned(), 0));
+    lab.press(40);
+    wait_for("both to sleep", || [&older, &newer].iter().all(|vm| lab.state(vm) == "sleeping"));
+    assert_eq!((lab.state(&held).as_str(), lab.machines()), ("running", 1), "a lease is kept");
+    let since = last.expect("events").to_string();
+    let events = lab.json(&["events", "--since", &since]);
+    let slept = events.as_array().expect("list").iter().filter(|e| e["to"] == "sleeping");
+    let order: Vec<&str> = slept.map(|e| e["instance"].as_str().expect("instance")).collect();
+    assert_eq!(order, [older.as_str(), newer.as_str()], "the longest idle first");
+    assert_eq!(metric("mvm_memory_pressed"), 1);
+    // What is asked for now waits.
+    lab.ok(&["pool", "scale", "ci/small", "--warm", "2"]);
+    passes(3);
+    assert_eq!((lab.ids("ci/small", "warm").len(), lab.machines()), (0, 1));
+    lab.press(0);
+    wait_for("two warm ones", || lab.ids("ci/small", "warm").len() == 2);
+    for vm in [&older, &newer] {
+        assert_eq!(lab.exec(vm, "cat /dev/shm/note").trim(), "kept", "nothing was lost");
+    }
+}
