@@ -13,9 +13,9 @@ const PAGES: &[&str] = &[
     "jobs",
     "expose",
     "audit",
+    "identity",
     "simulation",
     "operations",
-    "identity",
     "desired-state",
     "production",
 ];
@@ -41,7 +41,7 @@ fn every_example_of_the_documentation_works() {
         .map(|file| file.expect("page").path().file_stem().expect("name").display().to_string())
         .collect();
     pages.sort();
-    let mut known = [&PAGES[..], &PROSE[..]].concat();
+    let mut known = [PAGES, &PROSE[..]].concat();
     known.sort();
     assert_eq!(pages, known, "every page is run here, or said to have no examples");
     let shelf = Shelf::new("docs");
