@@ -17,6 +17,7 @@ const PAGES: &[&str] = &[
     "simulation",
     "operations",
     "desired-state",
+    "fleet",
     "production",
 ];
 /// The pages without.
