@@ -335,13 +335,7 @@ impl Client {
         &self,
         mut request: Request<Bytes>,
     ) -> Result<Response<axum::body::Body>, ClientError> {
-        let doing = format!("{} {}", request.method(), request.uri());
-        request.headers_mut().remove(ON_BEHALF_OF);
-        if let Some(identity) = &self.behalf {
-            let name = identity.to_string();
-            let name = name.parse().map_err(|cause| broken(&doing, cause))?;
-            request.headers_mut().insert(ON_BEHALF_OF, name);
-        }
+        let doing = self.sign(&mut request)?;
         let (response, sender) = self.exchange(&doing, request.map(Full::new)).await?;
         let whole = response.body().size_hint().exact().is_some_and(|size| size <= WHOLE);
         if !whole || response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -351,6 +345,29 @@ impl Client {
         let body = body.collect().await.map_err(|cause| self.target.fault(&doing, &cause))?;
         self.keep(sender);
         Ok(Response::from_parts(parts, body.to_bytes().into()))
+    }
+
+    /// The same where the body goes on as it comes, too: over a connection of its own.
+    pub async fn relay_stream(
+        &self,
+        mut request: Request<axum::body::Body>,
+    ) -> Result<Response<axum::body::Body>, ClientError> {
+        let doing = self.sign(&mut request)?;
+        let mut sender = self.target.connect(&doing).await?;
+        let response = sender.send_request(request).await;
+        Ok(response.map_err(|cause| self.target.fault(&doing, &cause))?.map(axum::body::Body::new))
+    }
+
+    /// Has a request that is passed on say for whom it asks, and nobody else; gives what it does.
+    fn sign<B>(&self, request: &mut Request<B>) -> Result<String, ClientError> {
+        let doing = format!("{} {}", request.method(), request.uri());
+        request.headers_mut().remove(ON_BEHALF_OF);
+        if let Some(identity) = &self.behalf {
+            let name = identity.to_string();
+            let name = name.parse().map_err(|cause| broken(&doing, cause))?;
+            request.headers_mut().insert(ON_BEHALF_OF, name);
+        }
+        Ok(doing)
     }
 
     async fn send(

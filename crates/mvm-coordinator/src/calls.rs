@@ -40,7 +40,7 @@ impl Fleet {
             let record = DocumentRecord { document, applied_at: now() };
             let writes = vec![put(DOCUMENT.to_owned(), &record, Expect::Any), lead.fence()];
             self.store.commit(writes).await.map_err(stored)?;
-            self.view().document = Some(record);
+            self.view().set_document(Some(record));
             self.replan.notify_one();
         }
         let changes = planner::changes(&before.nodes, &after.nodes);

@@ -79,6 +79,11 @@ impl Desk {
         *self.inner() = Inner::new(self.limits, None);
     }
 
+    /// The node that would serve a claim of the pool soonest, if any could.
+    pub fn soonest(&self, pool: &PoolRef) -> Option<Name> {
+        self.inner().claims.soonest(pool).cloned()
+    }
+
     /// How many wait.
     pub fn waiting(&self) -> usize {
         self.inner().claims.waiting()
@@ -218,7 +223,7 @@ fn room_of(fleet: &Fleet, node: &Name) -> Option<Room> {
     let seen = known.record.node(status)?;
     // It is reached by us, whatever the record says.
     let seen = mvm_model::fleet::Node { lost_since: None, ..seen };
-    Some(room(&view.document.as_ref()?.document, &seen, share))
+    Some(room(&view.shapes, &seen, share))
 }
 
 /// Serves a claim: gives the machine and the node that it is on. Cancelled by dropping `alive`'s
@@ -266,6 +271,7 @@ pub(crate) async fn serve(
         match ask(fleet, &lead, wish, &grant.node).await {
             Ok(claim) => {
                 fleet.desk.settle(&wish.id, Outcome::Served);
+                fleet.places.note(claim.reference.to_string(), &grant.node);
                 return Ok((claim, grant.node));
             }
             Err(Refused::No(problem)) => {

@@ -7,10 +7,10 @@ use crate::records::{Candidate, DocumentRecord, NodeRecord};
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_api::fleet::Leader;
-use mvm_model::fleet::{FleetState, Limits, NodeStatus, Share, Unplaced};
+use mvm_model::fleet::{FleetState, Limits, NodeStatus, Shapes, Share, Unplaced, shapes};
 use mvm_model::{DesiredState, Millis, Name, PoolRef};
 use mvm_store::{Leadership, Store, Write};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -47,6 +47,7 @@ pub struct Fleet {
     /// Asks the leader to look at the placement again.
     pub(crate) replan: Notify,
     pub(crate) pushes: Semaphore,
+    pub(crate) places: Places,
     view: Mutex<View>,
     /// Our leadership, while we lead.
     lead: watch::Sender<Option<Arc<Lead>>>,
@@ -80,6 +81,35 @@ impl Lead {
     }
 }
 
+/// Where instances and jobs were found last.
+#[derive(Default)]
+pub(crate) struct Places(Mutex<HashMap<String, Name>>);
+
+impl Places {
+    /// So many are remembered; then all are looked for again.
+    const MOST: usize = 200_000;
+
+    fn map(&self) -> MutexGuard<'_, HashMap<String, Name>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn of(&self, what: &str) -> Option<Name> {
+        self.map().get(what).cloned()
+    }
+
+    pub fn note(&self, what: String, node: &Name) {
+        let mut map = self.map();
+        if map.len() >= Self::MOST {
+            map.clear();
+        }
+        map.insert(what, node.clone());
+    }
+
+    pub fn forget(&self, what: &str) {
+        self.map().remove(what);
+    }
+}
+
 /// What is known of all nodes.
 #[derive(Default)]
 pub(crate) struct View {
@@ -87,10 +117,20 @@ pub(crate) struct View {
     /// Which coordinators reach a node.
     pub alive: BTreeMap<Name, BTreeSet<String>>,
     pub document: Option<DocumentRecord>,
+    /// Of the document's pools.
+    pub shapes: Shapes,
     pub shares: BTreeMap<Name, Share>,
     pub unplaced: Vec<Unplaced>,
     /// Of the leader: what each node is to be sent.
     pub wanted: BTreeMap<Name, Wanted>,
+}
+
+impl View {
+    /// Another document is in force, or none.
+    pub fn set_document(&mut self, document: Option<DocumentRecord>) {
+        self.shapes = document.as_ref().map(|record| shapes(&record.document)).unwrap_or_default();
+        self.document = document;
+    }
 }
 
 /// A node in the registry.
@@ -135,6 +175,7 @@ impl Fleet {
             alive: Alive::default(),
             replan: Notify::new(),
             pushes,
+            places: Places::default(),
             view: Mutex::default(),
             lead: watch::channel(None).0,
             leader: watch::channel(None).0,
@@ -203,6 +244,13 @@ impl Fleet {
             let detail = format!("node {node} is out of reach");
             Refused::No(Problem::new(503, "node_unreachable", detail))
         })
+    }
+
+    /// The nodes that this coordinator reaches.
+    pub(crate) fn reached(&self) -> Vec<Name> {
+        let view = self.view();
+        let reached = view.nodes.iter().filter(|(_, known)| known.reached);
+        reached.map(|(name, _)| name.clone()).collect()
     }
 
     /// The document in force.

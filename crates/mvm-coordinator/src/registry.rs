@@ -124,7 +124,7 @@ pub async fn follow_alive(fleet: &Arc<Fleet>) {
 pub async fn follow_document(fleet: &Arc<Fleet>) {
     let each = |key: &str, value: Option<&[u8]>| {
         let document = value.map(|value| read(key, value)).transpose()?;
-        fleet.view().document = document;
+        fleet.view().set_document(document);
         fleet.replan.notify_one();
         Ok(())
     };

@@ -2,6 +2,7 @@
 
 mod claims;
 mod fleet;
+mod jobs;
 mod nodes;
 mod pools;
 mod proxy;
@@ -9,7 +10,7 @@ mod proxy;
 use crate::Fleet;
 use axum::extract::State;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use mvm_api::identity::{Signer, service};
 use mvm_api::routes::{Routes, Server, guard};
@@ -40,6 +41,16 @@ fn routes() -> Routes<Arc<Fleet>> {
         .route("/v1/pools", get(pools::list))
         .route(pool, get(pools::show))
         .route(&format!("{pool}/claims"), post(claims::claim))
+        .route(&format!("{pool}/jobs"), post(jobs::create))
+        .route("/v1/jobs", get(jobs::list))
+        .route("/v1/jobs/{id}", get(jobs::pass))
+        .route("/v1/jobs/{id}/inputs", put(jobs::inputs))
+        .route("/v1/jobs/{id}/submit", post(jobs::pass))
+        .route("/v1/jobs/{id}/attach", post(jobs::pass))
+        .route("/v1/jobs/{id}/cancel", post(jobs::pass))
+        .route("/v1/jobs/{id}/wait", get(jobs::pass))
+        .route("/v1/jobs/{id}/log", get(jobs::pass))
+        .route("/v1/jobs/{id}/artifacts/{index}", get(jobs::pass))
         .route(&format!("{pool}/instances"), get(proxy::list_of_pool))
         .route("/v1/instances", get(proxy::list))
         .route(instance, get(proxy::pass).delete(proxy::pass))

@@ -18,14 +18,15 @@ use std::sync::Arc;
 /// The longest body that is passed on, in bytes.
 const LONGEST: usize = 8 << 20;
 /// So many nodes are asked at once.
-const AT_ONCE: usize = 64;
+pub const AT_ONCE: usize = 64;
 /// What only the leader does: method and route.
-const LEADERS: [(&str, &str); 5] = [
+const LEADERS: [(&str, &str); 6] = [
     ("PUT", "/v1/fleet"),
     ("POST", "/v1/nodes"),
     ("DELETE", "/v1/nodes/{node}"),
     ("POST", "/v1/nodes/{node}/duty"),
     ("POST", "/v1/tenants/{tenant}/pools/{pool}/claims"),
+    ("POST", "/v1/tenants/{tenant}/pools/{pool}/jobs"),
 ];
 /// Says that a coordinator has passed it on already: it is not passed on again.
 const PASSED_ON: &str = "mvm-passed-on";
@@ -55,14 +56,19 @@ async fn pass_to_leader(fleet: &Arc<Fleet>, mut request: Request) -> Result<Resp
     relay(&client, request).await
 }
 
-/// Sends the request there, for whoever sent it here, and gives the answer as it comes. An upgraded
-/// connection is passed on both ways.
-async fn relay(client: &Client, mut request: Request) -> Result<Response> {
-    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| info.0.clone());
-    let client = match peer.as_ref().and_then(Peer::identity) {
+/// For whoever sent it here.
+fn on_behalf(client: &Client, request: &Request) -> Client {
+    let peer = request.extensions().get::<ConnectInfo<Peer>>();
+    match peer.and_then(|peer| peer.0.identity()) {
         Some(identity) => client.on_behalf_of(identity.clone()),
         None => client.clone(),
-    };
+    }
+}
+
+/// Sends the request there, for whoever sent it here, and gives the answer as it comes. An upgraded
+/// connection is passed on both ways.
+pub async fn relay(client: &Client, mut request: Request) -> Result<Response> {
+    let client = on_behalf(client, &request);
     let upgrades = request.headers().contains_key(header::UPGRADE);
     let ours = upgrades.then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
@@ -81,12 +87,37 @@ async fn relay(client: &Client, mut request: Request) -> Result<Response> {
             let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
             let _ = tokio::io::copy_bidirectional(&mut ours, &mut theirs).await;
         });
-    } else {
-        // The server frames the answer by itself.
-        response.headers_mut().remove(header::CONNECTION);
+        return Ok(response);
     }
+    Ok(framed(response))
+}
+
+/// The same for a body of any length.
+pub async fn relay_stream(client: &Client, mut request: Request) -> Result<Response> {
+    let client = on_behalf(client, &request);
+    request.extensions_mut().clear();
+    let response = client.relay_stream(request).await;
+    Ok(framed(response.map_err(mvm_api::ClientError::into_problem)?))
+}
+
+/// The answer, which this server frames by itself.
+fn framed(mut response: Response) -> Response {
+    response.headers_mut().remove(header::CONNECTION);
     response.headers_mut().remove(header::TRANSFER_ENCODING);
-    Ok(response)
+    response
+}
+
+/// The nodes in reach that have a pool, those with the fewest leases first.
+pub fn reached_with(fleet: &Fleet, pool: &PoolRef) -> Vec<Name> {
+    let view = fleet.view();
+    let mut nodes: Vec<(u32, Name)> = (view.nodes.iter())
+        .filter(|(_, known)| known.reached)
+        .filter_map(|(name, known)| {
+            Some((known.status.as_ref()?.pools.get(pool)?.leased, name.clone()))
+        })
+        .collect();
+    nodes.sort();
+    nodes.into_iter().map(|(_, name)| name).collect()
 }
 
 /// A request about one instance, passed on to the node that holds it.
@@ -96,8 +127,31 @@ pub async fn pass(
     request: Request,
 ) -> Result<Response> {
     let instance = at.reference()?;
-    let node = find(&fleet, &instance).await?;
-    relay(&client(&fleet, &node)?, request).await
+    let key = instance.to_string();
+    let node = match fleet.places.of(&key) {
+        Some(node) => node,
+        None => find(&fleet, &instance).await?,
+    };
+    pass_to(&fleet, &node, key, request).await
+}
+
+/// Passes it on, and remembers where to.
+pub async fn pass_to(
+    fleet: &Fleet,
+    node: &Name,
+    key: String,
+    request: Request,
+) -> Result<Response> {
+    let outcome = match client(fleet, node) {
+        Ok(client) => relay(&client, request).await,
+        Err(problem) => Err(problem),
+    };
+    match &outcome {
+        Ok(response) if response.status() != StatusCode::NOT_FOUND => fleet.places.note(key, node),
+        // Next time it is looked for: it may have been another's, of an earlier life.
+        _ => fleet.places.forget(&key),
+    }
+    outcome
 }
 
 /// What stands in the path of an instance.
@@ -115,7 +169,7 @@ impl InPath {
     }
 }
 
-fn client(fleet: &Fleet, node: &Name) -> Result<Client> {
+pub fn client(fleet: &Fleet, node: &Name) -> Result<Client> {
     let port = fleet.port(node).map_err(crate::Refused::problem)?;
     let none = || Problem::new(501, "no_such_route", format!("node {node} is simulated"));
     port.client().ok_or_else(none)
@@ -235,7 +289,7 @@ pub async fn pass_lease(
 
 /// What all of these nodes answer to a `GET`, each thing with its node. A node that does not answer
 /// is left out, as one out of reach is.
-async fn gather(
+pub async fn gather(
     fleet: &Arc<Fleet>,
     takes: impl Fn(&crate::fleet::Known) -> bool,
     path: &str,

@@ -287,6 +287,11 @@ impl Claims {
         order.iter().find_map(|tenant| self.next_of(tenant))
     }
 
+    /// The node that would serve a claim of the pool soonest, if any could.
+    pub fn soonest(&self, pool: &PoolRef) -> Option<&Name> {
+        self.route(pool).map(|(index, _)| &self.nodes[index].0)
+    }
+
     fn next_of(&mut self, tenant: &Name) -> Option<Grant> {
         let state = self.tenants.get(tenant)?;
         let mut heads: Vec<(u64, PoolRef)> = (state.pools.iter())

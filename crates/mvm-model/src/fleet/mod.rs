@@ -19,7 +19,7 @@ pub use document::{FleetPool, FleetState, FleetTenant};
 pub use image::{Giver, name_images};
 pub use node::{Capacity, Duty, Node, NodeStatus, PoolStatus};
 pub use place::{Placement, Share, Unplaced, place};
-pub use room::room;
+pub use room::{Shapes, room, shapes};
 pub use rules::{Labels, Preference, Rules, Selector, Spread, check_label};
 pub use share::node_document;
 pub use site::Why;

@@ -3,12 +3,24 @@
 use super::claims::{Room, Stand};
 use super::node::{Capacity, Duty, Node};
 use super::place::Share;
-use super::{FleetState, PoolStatus};
-use crate::name::Name;
+use super::{FleetPool, FleetState, FleetTenant, PoolStatus};
+use crate::name::{Name, PoolRef};
+use crate::pool::Resources;
 use std::collections::BTreeMap;
 
+/// The shapes of a document's pools.
+pub fn shapes(document: &FleetState) -> Shapes {
+    let shape = |(tenant, pool): (&FleetTenant, &FleetPool)| {
+        (tenant.reference(pool), pool.instance_resources)
+    };
+    document.pools().map(shape).collect()
+}
+
+/// The shapes of all pools.
+pub type Shapes = BTreeMap<PoolRef, Resources>;
+
 /// What the node offers to claims of the pools that it is to hold. `share` is what it was told.
-pub fn room(document: &FleetState, node: &Node, share: &Share) -> Room {
+pub fn room(shapes: &Shapes, node: &Node, share: &Share) -> Room {
     let open = node.duty != Duty::Draining && node.lost_since.is_none();
     let capacity = node.status.capacity;
     let mut room = Room { open, capacity, free: capacity, ..Room::default() };
@@ -19,14 +31,13 @@ pub fn room(document: &FleetState, node: &Node, share: &Share) -> Room {
         room.leased += u64::from(status.leased);
         *running.entry(&reference.tenant).or_default() +=
             u64::from(status.ready.running) + u64::from(status.leased);
-        if let Some(pool) = document.pool(reference) {
-            let shape = &pool.instance_resources;
+        if let Some(shape) = shapes.get(reference) {
             take(&mut room.free, hot * u64::from(shape.vcpus), hot * shape.mem_mib);
         }
     }
     for reference in share.pools.keys() {
         let status = node.status.pools.get(reference);
-        let (Some(pool), Some(status)) = (document.pool(reference), status) else { continue };
+        let (Some(shape), Some(status)) = (shapes.get(reference), status) else { continue };
         let most = share.quotas.get(&reference.tenant).map_or(0, |quotas| quotas.max_running);
         let in_use = running.get(&reference.tenant).copied().unwrap_or(0);
         // A running spare that is leased runs already.
@@ -34,7 +45,7 @@ pub fn room(document: &FleetState, node: &Node, share: &Share) -> Room {
         let leases = most.saturating_sub(in_use) + spares.min(most);
         let stand = Stand {
             ready: status.ready,
-            shape: pool.instance_resources,
+            shape: *shape,
             template: status.template,
             built: status.revision.is_some(),
             leases: u32::try_from(leases).unwrap_or(u32::MAX),

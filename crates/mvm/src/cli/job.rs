@@ -125,6 +125,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether it asks for nothing that only a job of a queue can have.
+    pub fn is_plain(&self) -> bool {
+        (self.priority, self.retries) == (0, 0) && self.cache_commit.is_empty()
+    }
+
     /// The variables.
     pub fn environment(&self) -> std::collections::BTreeMap<String, String> {
         environment(&self.env)

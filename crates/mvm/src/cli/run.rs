@@ -71,7 +71,8 @@ async fn run_and_tell(context: &Context, run: Run) -> Outcome {
     let client = context.client()?;
     let mut steps = Steps::new();
     // A fleet's claims wait for their turn in one queue for all nodes.
-    let outcome = match run.interactive || run.tty || context.coordinator.is_some() {
+    let of_fleet = context.coordinator.is_some() && run.options.is_plain();
+    let outcome = match run.interactive || run.tty || of_fleet {
         true => claim_and_run(&client, &run, &mut steps).await,
         false => submit_and_follow(&client, &run, inputs, &mut steps).await,
     };

@@ -28,6 +28,8 @@ pub struct Lab {
     pub root: PathBuf,
     name: String,
     engine: Engine,
+    /// The coordinator that is asked.
+    pub front: String,
     etcd: Option<EtcdCluster>,
     processes: Vec<(String, Child)>,
     machines: Vec<String>,
@@ -41,7 +43,8 @@ impl Lab {
         std::fs::create_dir_all(root.join("flake")).expect("directory");
         std::fs::write(root.join("flake/flake.nix"), FLAKE).expect("flake");
         let (processes, machines) = Default::default();
-        let mut lab = Lab { root, name, engine, etcd: None, processes, machines };
+        let front = "c1".to_owned();
+        let mut lab = Lab { root, name, engine, front, etcd: None, processes, machines };
         // The switch between all machines is one itself.
         lab.machine("hub");
         lab.ip(&["-n", &lab.netns("hub"), "link", "add", "br0", "type", "bridge"]);
@@ -135,9 +138,12 @@ impl Lab {
         }
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         self.start(name, name, &words);
-        wait_for("the coordinator to serve", || {
-            self.mvm("hub", &["coordinator", "status"]).output().expect("mvm").status.success()
-        });
+        let serves = |lab: &Lab| {
+            let mut status = lab.mvm("hub", &["coordinator", "status"]);
+            status.env("MVM_COORDINATOR", format!("{}:4433", address(name)));
+            status.output().expect("mvm").status.success()
+        };
+        wait_for("the coordinator to serve", || serves(self));
     }
 
     /// Makes a machine a node and starts its agent: `n1`, `n2` … in zones `a` and `b` in turn.
@@ -181,12 +187,12 @@ impl Lab {
         child.wait().expect("wait");
     }
 
-    /// `mvm` on a machine, as the operator alice, who asks the first coordinator.
+    /// `mvm` on a machine, as the operator alice, who asks the coordinator in front.
     pub fn mvm(&self, machine: &str, words: &[&str]) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.netns(machine), env!("CARGO_BIN_EXE_mvm")]);
         command.args(words).stdin(Stdio::null());
-        command.env("MVM_COORDINATOR", format!("{}:4433", address("c1")));
+        command.env("MVM_COORDINATOR", format!("{}:4433", address(&self.front)));
         command.env("MVM_IDENTITY", self.path("alice")).env_remove("MVM_NETNS");
         if words.starts_with(&["ca"]) {
             command.env_remove("MVM_COORDINATOR");

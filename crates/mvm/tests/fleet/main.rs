@@ -3,5 +3,6 @@
 //! simulated.
 
 mod claims;
+mod election;
 mod lab;
 mod life;

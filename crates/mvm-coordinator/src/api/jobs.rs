@@ -1,0 +1,98 @@
+//! Jobs: made on the node that would serve a claim soonest, and looked up there later.
+
+use super::proxy::{AT_ONCE, client, gather, pass_to, reached_with, relay, relay_stream};
+use super::{Shared, sees};
+use crate::{Fleet, Result};
+use axum::Json;
+use axum::extract::{ConnectInfo, Path, RawQuery, Request, State};
+use axum::response::Response;
+use futures::StreamExt;
+use mvm_api::{Caller, Problem, jobs};
+use mvm_model::{JobId, Name, PoolRef};
+use serde::Deserialize;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// Makes a job on one node: it waits in that node's queue.
+pub async fn create(
+    State(fleet): Shared,
+    Path((tenant, pool)): Path<(String, String)>,
+    request: Request,
+) -> Result<Response> {
+    let pool = PoolRef { tenant: tenant.parse()?, pool: pool.parse()? };
+    fleet.check_pool(&pool)?;
+    let soonest = fleet.desk.soonest(&pool);
+    let least = || reached_with(&fleet, &pool).into_iter().next();
+    let node = soonest.or_else(least).ok_or_else(|| {
+        let detail = format!("no node in reach has pool {pool}");
+        Problem::new(503, "no_machine", detail).hint("see `mvm fleet status`")
+    })?;
+    relay(&client(&fleet, &node)?, request).await
+}
+
+/// All jobs, each with its node.
+pub async fn list(
+    State(fleet): Shared,
+    ConnectInfo(peer): Caller,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Vec<Value>>> {
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    let mut all = gather(&fleet, |_| true, &format!("{}{query}", jobs::JOBS)).await?;
+    all.retain(|job| {
+        let tenant = job["tenant_id"].as_str().and_then(|tenant| tenant.parse::<Name>().ok());
+        tenant.is_some_and(|tenant| sees(&peer, &tenant))
+    });
+    Ok(Json(all))
+}
+
+/// What stands in the path of a job.
+#[derive(Debug, Deserialize)]
+pub struct InPath {
+    id: String,
+}
+
+/// A request about one job, passed on to the node that has it.
+pub async fn pass(
+    State(fleet): Shared,
+    Path(at): Path<InPath>,
+    request: Request,
+) -> Result<Response> {
+    let node = find(&fleet, at.id.parse()?).await?;
+    pass_to(&fleet, &node, at.id, request).await
+}
+
+/// A job's inputs, however long.
+pub async fn inputs(
+    State(fleet): Shared,
+    Path(at): Path<InPath>,
+    request: Request,
+) -> Result<Response> {
+    let node = find(&fleet, at.id.parse()?).await?;
+    relay_stream(&client(&fleet, &node)?, request).await
+}
+
+/// The node that has a job: all are asked where none is known to.
+async fn find(fleet: &Arc<Fleet>, id: JobId) -> Result<Name> {
+    if let Some(node) = fleet.places.of(&id.to_string()) {
+        return Ok(node);
+    }
+    let ask = |node: Name| async move {
+        let found = client(fleet, &node).ok()?.get::<Value>(&jobs::job(id)).await.is_ok();
+        found.then_some(node)
+    };
+    let nodes = fleet.reached();
+    let mut answers = futures::stream::iter(nodes.into_iter().map(ask)).buffer_unordered(AT_ONCE);
+    let mut holders = Vec::new();
+    while let Some(answer) = answers.next().await {
+        holders.extend(answer);
+    }
+    match &holders[..] {
+        [node] => Ok(node.clone()),
+        [] => Err(Problem::new(404, "not_found", format!("no node in reach has job {id}"))
+            .hint("see the jobs with `mvm job list`")),
+        [one, other, ..] => {
+            let detail = format!("job {id} is on node {one} and on node {other}");
+            Err(Problem::new(409, "ambiguous", detail).hint("ask one of them: --node HOST:PORT"))
+        }
+    }
+}

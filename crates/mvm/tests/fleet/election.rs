@@ -1,0 +1,43 @@
+//! Several coordinators on one etcd: one leads, all serve, and another leads when it dies.
+
+use crate::lab::{Engine, Lab, address, wait_for};
+use serde_json::json;
+
+#[test]
+fn another_coordinator_leads_when_the_leader_dies() {
+    let mut lab = Lab::new("fleet-election", Engine::Etcd(1));
+    lab.coordinator("c1");
+    lab.coordinator("c2");
+    for node in ["n1", "n2"] {
+        lab.node(node);
+    }
+    wait_for("the nodes", || lab.alive("n1") && lab.alive("n2"));
+    // Whoever is asked, the leader does it.
+    lab.front = "c2".to_owned();
+    let leads = |lab: &Lab| lab.json(&["coordinator", "status"])["leads"] == true;
+    assert!(!leads(&lab), "the first one leads");
+    lab.apply(&json!({ "warm": 2 }), &json!({ "spread": { "key": "node" } }), true);
+    wait_for("the other to know of it", || lab.converged());
+    assert_eq!(lab.ok("hub", &["run", "ci/runners", "--", "echo", "hello"]), "hello\n");
+    wait_for("the spare to be made up for", || lab.converged());
+    let job = ["job", "submit", "ci/runners", "--", "echo", "queued"];
+    let job = lab.ok("hub", &job).trim().to_owned();
+    lab.ok("hub", &["job", "wait", &job]);
+    assert_eq!(lab.ok("hub", &["job", "logs", &job]), "queued\n");
+    lab.kill("c1");
+    wait_for("the other to lead", || leads(&lab));
+    let leader = lab.json(&["fleet", "status"])["leader"].clone();
+    assert_eq!(leader, format!("{}:4433", address("c2")));
+    wait_for("the spare to be made up for", || lab.converged());
+    assert_eq!(lab.ok("hub", &["run", "ci/runners", "--", "echo", "on"]), "on\n");
+    // What it decided is what the one before had decided: no node changed.
+    for node in ["n1", "n2"] {
+        assert_eq!(lab.held(node)[0], 1, "{node}");
+    }
+    lab.apply(&json!({ "warm": 4 }), &json!({ "spread": { "key": "node" } }), true);
+    // It comes back, and serves as the other one's follower.
+    lab.coordinator("c1");
+    lab.front = "c1".to_owned();
+    wait_for("it to know all", || lab.converged());
+    assert_eq!(lab.ok("hub", &["run", "ci/runners", "--", "echo", "back"]), "back\n");
+}
