@@ -6,9 +6,9 @@ use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
 use mvm_api::types::{PoolView, TenantView};
 use mvm_api::{Caller, Problem};
-use mvm_model::{Cache, CacheDisk};
 use mvm_model::fleet::{FleetPool, FleetTenant, PoolStatus};
 use mvm_model::pool::RevisionEntry;
+use mvm_model::{Cache, CacheDisk};
 use mvm_model::{Counts, Name, PoolRef, Usage};
 
 pub async fn tenants(State(fleet): Shared, ConnectInfo(peer): Caller) -> Json<Vec<TenantView>> {

@@ -24,9 +24,8 @@ use axum::{Json, Router};
 use mvm_api::body::Body;
 use mvm_api::routes::{Routes, Server, guard};
 use mvm_api::tls::TlsListener;
-use mvm_api::types::AgentInfo;
-use mvm_api::{Caller, Peer, Problem};
-use serde::Serialize;
+use mvm_api::types::{AgentInfo, Done};
+use mvm_api::{Caller, Peer, Problem, openapi};
 use std::sync::Arc;
 use tokio::net::UnixListener;
 
@@ -62,6 +61,7 @@ fn routes() -> Routes<Arc<Node>> {
     let pool = "/v1/tenants/{tenant}/pools/{pool}";
     let instance = "/v1/tenants/{tenant}/pools/{pool}/instances/{id}";
     Routes::new()
+        .route("/openapi.json", get(describe))
         .route("/v1/agent", get(agent))
         .route("/v1/agent/stop", post(stop))
         .route("/v1/agent/crl", put(identity::revoke))
@@ -140,9 +140,13 @@ async fn agent(State(node): Shared) -> Json<AgentInfo> {
     })
 }
 
-async fn stop(State(node): Shared) -> Json<serde_json::Value> {
+async fn stop(State(node): Shared) -> Json<Done> {
     node.stop.notify_one();
-    Json(serde_json::json!({}))
+    done()
+}
+
+async fn describe() -> Response {
+    openapi::answer(Server::Agent)
 }
 
 async fn unknown(uri: axum::http::Uri) -> Refusal {
@@ -173,10 +177,6 @@ pub async fn detached<T: Send + 'static>(
         Err(error) => Err(Problem::internal(format!("the operation did not end well: {error}"))),
     }
 }
-
-/// An empty object: done, and nothing to say.
-#[derive(Debug, Serialize)]
-pub struct Done {}
 
 /// Done.
 pub fn done() -> Json<Done> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The pages with examples, in the order in which their examples build on each other.
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 11] = [
     "tenants",
     "pools",
     "templates",
@@ -14,6 +14,7 @@ const PAGES: [&str; 10] = [
     "expose",
     "audit",
     "simulation",
+    "api",
     "operations",
     "desired-state",
 ];
