@@ -4,10 +4,12 @@
 //! the API's description is made of it. A route that is not in it is not served.
 
 mod guard;
+mod request;
 mod shape;
 mod table;
 
 pub use guard::{ON_BEHALF_OF, guard};
+pub use request::{REQUEST_ID, RequestId};
 pub use shape::{Gives, Maker, Sent, Takes};
 pub use table::ROUTES;
 

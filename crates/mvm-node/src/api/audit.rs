@@ -13,9 +13,8 @@ use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use mvm_api::audit::AuditLogView;
-use mvm_api::problem::ProblemCode;
 use mvm_api::query::{Follow, Query};
-use mvm_api::routes::{Server, find};
+use mvm_api::routes::{RequestId, Server, find};
 use mvm_api::{Peer, Problem};
 use mvm_model::audit::{Entry, OK, bounded};
 use mvm_model::{Instance, Name};
@@ -23,6 +22,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
+use tracing::Instrument;
 
 pub async fn list(State(node): Shared, ConnectInfo(peer): Caller) -> Json<Vec<AuditLogView>> {
     let mut logs = node.audit.list();
@@ -118,19 +118,23 @@ pub async fn layer(
     };
     let peer = request.extensions().get::<ConnectInfo<Peer>>();
     let actor = peer.map_or_else(|| "unknown".to_owned(), |ConnectInfo(peer)| peer.holder());
+    let request_id = request.extensions().get::<RequestId>();
+    let asked = request_id.map(|RequestId(id)| id.clone());
     let params: Vec<(String, String)> = params.iter().flatten().map(owned).collect();
     let (tenant, entry) = describe(&node, &method, matched.as_str(), &params).await;
-    let act = match Act::begin(&node.audit, tenant.as_ref(), Entry { actor, ..entry }) {
-        Ok(act) => act,
-        Err(problem) => return Refusal(problem).into_response(),
-    };
-    let handled = tokio::spawn(async move {
+    let act =
+        match Act::begin(&node.audit, tenant.as_ref(), Entry { actor, request: asked, ..entry }) {
+            Ok(act) => act,
+            Err(problem) => return Refusal(problem).into_response(),
+        };
+    let handle = async move {
         let response = within(act.clone(), next.run(request)).await;
         if !act.is_deferred() {
             act.end(&outcome(&response)).await;
         }
         response
-    });
+    };
+    let handled = tokio::spawn(handle.in_current_span());
     handled.await.unwrap_or_else(|error| {
         Refusal(Problem::internal(format!("the call did not end well: {error}"))).into_response()
     })
@@ -142,8 +146,8 @@ fn owned((name, value): (&str, &str)) -> (String, String) {
 
 fn outcome(response: &Response) -> String {
     let status = response.status();
-    match response.extensions().get::<ProblemCode>() {
-        Some(ProblemCode(code)) => code.clone(),
+    match response.extensions().get::<Problem>() {
+        Some(problem) => problem.code.clone(),
         None if status.is_client_error() || status.is_server_error() => {
             format!("http_{}", status.as_u16())
         }

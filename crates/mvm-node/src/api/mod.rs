@@ -28,6 +28,7 @@ use mvm_api::types::{AgentInfo, Done};
 use mvm_api::{Caller, Peer, Problem, openapi};
 use std::sync::Arc;
 use tokio::net::UnixListener;
+use tracing::Instrument;
 
 /// What every handler gets.
 type Shared = State<Arc<Node>>;
@@ -172,7 +173,7 @@ impl IntoResponse for Refusal {
 pub async fn detached<T: Send + 'static>(
     work: impl Future<Output = crate::Result<T>> + Send + 'static,
 ) -> crate::Result<T> {
-    match tokio::spawn(crate::audit::carried(work)).await {
+    match tokio::spawn(crate::audit::carried(work).in_current_span()).await {
         Ok(outcome) => outcome,
         Err(error) => Err(Problem::internal(format!("the operation did not end well: {error}"))),
     }

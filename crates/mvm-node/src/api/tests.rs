@@ -174,3 +174,54 @@ async fn a_tenant_operator_touches_what_is_of_its_own_tenant() {
     let (_, all) = ask(&app, "GET", "/v1/leases", &root).await;
     assert!(all.contains("l-00000001"), "and nothing was touched: {all}");
 }
+
+#[tokio::test]
+async fn a_request_s_id_is_in_the_answer_the_problem_and_the_audit_log() {
+    let (_dir, node) = node().await;
+    let app = app(node.clone());
+    let request = Request::builder().method("POST").uri("/v1/tenants/ci/pools/none/scale");
+    let request = request.header("x-request-id", "build-7");
+    let request = request.header("content-type", "application/json");
+    let mut request = request.body(Body::from("{}")).expect("a request");
+    request.extensions_mut().insert(ConnectInfo(Peer::Unix { uid: Some(0) }));
+    let response = app.oneshot(request).await.expect("an answer");
+    assert_eq!(response.headers()["x-request-id"], "build-7");
+    let body = response.into_body().collect().await.expect("a body").to_bytes();
+    let problem: Value = serde_json::from_slice(&body).expect("a problem document");
+    assert_eq!((&problem["code"], &problem["request_id"]), (&json!("not_found"), &json!("build-7")));
+    let logs = node.audit.files("ci");
+    let text = std::fs::read_to_string(&logs[0]).expect("the log of ci");
+    let told = text.lines().filter(|line| line.contains(r#""request":"build-7""#));
+    assert!(told.clone().count() > 0, "{text}");
+    assert!(text.contains(r#""verb":"pool.scale""#), "{text}");
+}
+
+#[tokio::test]
+async fn what_the_router_refuses_by_itself_is_a_problem_document() {
+    let (_dir, node) = node().await;
+    let app = app(node);
+    let root = Peer::Unix { uid: Some(0) };
+    for (method, path, status) in [
+        ("PUT", "/v1/tenants", 405),
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/v1/instances?tenant=No", 400),
+        ("GET", "/v1/instances?nobody=1", 400),
+        ("GET", "/v1/jobs/j-00000000/artifacts/many", 400),
+        ("GET", "/v1/tenants/%ff", 400),
+    ] {
+        let (answered, body) = ask(&app, method, path, &root).await;
+        let problem: Value = serde_json::from_str(&body).unwrap_or_default();
+        assert_eq!((answered, &problem["status"]), (status, &json!(status)), "{path}: {body}");
+        assert!(problem["request_id"].is_string(), "{path}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn the_agent_describes_what_it_serves() {
+    let (_dir, node) = node().await;
+    let (status, body) = ask(&app(node), "GET", "/openapi.json", &bob()).await;
+    let shown: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!((status, &shown["openapi"]), (200, &json!("3.1.0")));
+    assert!(shown["paths"]["/v1/agent"]["get"].is_object());
+    assert!(shown["paths"]["/v1/fleet"].is_null(), "that is a coordinator's");
+}
