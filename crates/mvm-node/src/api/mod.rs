@@ -10,6 +10,7 @@ mod images;
 mod instances;
 mod jobs;
 mod leases;
+mod once;
 mod pools;
 mod streams;
 mod tenants;
@@ -18,6 +19,7 @@ mod tests;
 
 use crate::Node;
 use axum::extract::State;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
@@ -53,7 +55,8 @@ fn app(node: Arc<Node>) -> Router {
 fn router(node: Arc<Node>) -> Router {
     routes()
         .into_router()
-        .layer(axum::middleware::from_fn_with_state(node.clone(), audit::layer))
+        .layer(from_fn_with_state(node.clone(), once::layer))
+        .layer(from_fn_with_state(node.clone(), audit::layer))
         .fallback(unknown)
         .with_state(node)
 }
