@@ -12,9 +12,9 @@ use axum::http::header;
 use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response, Sse};
 use futures::Stream;
+use mvm_api::query::PartRange;
 use mvm_api::types::{FetchImage, FetchedImage, Gc, GcResult, ImageView, ImportKernel, KernelView};
 use mvm_image::{KernelImport, KernelInfo, Platform};
-use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io::SeekFrom;
@@ -126,18 +126,11 @@ pub async fn manifest(
     Ok(([(header::CONTENT_TYPE, "application/json")], manifest).into_response())
 }
 
-/// Where to begin.
-#[derive(Debug, Deserialize)]
-pub struct From {
-    #[serde(default)]
-    offset: u64,
-}
-
 /// The bytes of a part from an offset on, no faster than the node lets images travel.
 pub async fn part(
     State(node): Shared,
     Path((digest, part)): Path<(String, String)>,
-    Query(from): Query<From>,
+    Query(from): Query<PartRange>,
 ) -> Result<HttpBody, Refusal> {
     let image = node.parts.images.get(&digest).or_problem()?;
     let path = image.part_file(&part).ok_or_else(|| {
