@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::response::Sse;
 use axum::response::sse::Event;
 use futures::Stream;
+use mvm_api::Problem;
 use mvm_api::types::{Gc, GcResult, ImageView, ImportKernel, KernelView};
 use mvm_image::{KernelImport, KernelInfo, Platform};
 use std::collections::BTreeSet;
@@ -26,6 +27,12 @@ pub async fn kernel_import(
 ) -> Answer<KernelView> {
     let options = KernelImport { initrd_modules: body.modules.map(PathBuf::from), name: body.name };
     let file = PathBuf::from(body.file);
+    if let Err(error) = std::fs::File::open(&file) {
+        let detail = format!("cannot read {:?}: {error}", file.display().to_string());
+        return Err(Problem::new(400, "invalid_value", detail)
+            .hint("name a file of the node, by its absolute path")
+            .into());
+    }
     let kernel =
         detached(async move { node.parts.images.kernel_import(&file, options).await.or_problem() })
             .await?;
