@@ -26,8 +26,8 @@ pub struct Problem {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
     /// The id of the request, as in the agent's log; empty where there was none.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub request_id: String,
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub request_id: Box<str>,
 }
 
 impl Problem {
@@ -39,7 +39,7 @@ impl Problem {
             detail: detail.into(),
             hint: String::new(),
             path: String::new(),
-            request_id: String::new(),
+            request_id: Box::default(),
         }
     }
 

@@ -35,7 +35,7 @@ pub async fn layer(mut request: Request, next: Next) -> Response {
         if problem.status >= 500 {
             tracing::error!(parent: &span, code = problem.code, "{problem}");
         }
-        problem.request_id = id;
+        problem.request_id = id.into();
         let (_, body) = problem.into_response().into_parts();
         let (mut parts, _) = response.into_parts();
         parts.headers.remove(header::CONTENT_LENGTH);
@@ -128,7 +128,7 @@ mod tests {
             let (response, problem) = ask(method, path, Some("x1")).await;
             let problem = problem.unwrap_or_else(|| panic!("{path}: no problem document"));
             assert_eq!((response.status().as_u16(), problem.status), (status, status), "{path}");
-            assert_eq!(problem.request_id, "x1");
+            assert_eq!(&*problem.request_id, "x1");
             assert_eq!(response.headers()[header::CONTENT_TYPE], crate::problem::MEDIA_TYPE);
             assert_eq!(response.headers().contains_key(header::ALLOW), status == 405);
         }

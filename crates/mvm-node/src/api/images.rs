@@ -12,6 +12,7 @@ use axum::http::header;
 use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response, Sse};
 use futures::Stream;
+use mvm_api::Problem;
 use mvm_api::query::PartRange;
 use mvm_api::types::{FetchImage, FetchedImage, Gc, GcResult, ImageView, ImportKernel, KernelView};
 use mvm_image::{KernelImport, KernelInfo, Platform};
@@ -32,6 +33,12 @@ pub async fn kernel_import(
 ) -> Answer<KernelView> {
     let options = KernelImport { initrd_modules: body.modules.map(PathBuf::from), name: body.name };
     let file = PathBuf::from(body.file);
+    if let Err(error) = std::fs::File::open(&file) {
+        let detail = format!("cannot read {:?}: {error}", file.display().to_string());
+        return Err(Problem::new(400, "invalid_value", detail)
+            .hint("name a file of the node, by its absolute path")
+            .into());
+    }
     let kernel =
         detached(async move { node.parts.images.kernel_import(&file, options).await.or_problem() })
             .await?;
