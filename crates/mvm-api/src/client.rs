@@ -51,9 +51,15 @@ impl ClientError {
     pub fn into_problem(self) -> Problem {
         match self {
             ClientError::Problem(problem) => *problem,
-            ClientError::Unreachable { .. } => {
-                Problem::new(503, "agent_unreachable", self.to_string())
-                    .hint("see `mvm agent status`, or start it with `mvm agent serve`")
+            ClientError::Unreachable { ref at, .. } => {
+                let hint = match at.starts_with('/') {
+                    true => "see `mvm agent status`, or start it with `mvm agent serve`",
+                    false => {
+                        "check the address, and that something serves there: \
+                         mvm agent serve --listen ADDRESS:PORT"
+                    }
+                };
+                Problem::new(503, "agent_unreachable", self.to_string()).hint(hint)
             }
             ClientError::Broken { .. } => Problem::new(502, "connection_broken", self.to_string())
                 .hint("the agent's log says more: see `mvm agent status` for its root"),
@@ -97,6 +103,9 @@ struct Idle {
 }
 
 type Sender<B = Full<Bytes>> = SendRequest<B>;
+
+/// Answers up to this size, in bytes, are read whole where they are passed on.
+const WHOLE: u64 = 1 << 20;
 
 /// How many idle connections are kept.
 const KEPT: usize = 16;
@@ -318,6 +327,30 @@ impl Client {
         }
         let upgraded = hyper::upgrade::on(response).await.map_err(|cause| broken(&doing, cause))?;
         Ok(TokioIo::new(upgraded))
+    }
+
+    /// Sends a request as it is and gives the answer as it is, whatever its status. An answer of a
+    /// known, small length is read whole; others go on as they come.
+    pub async fn relay(
+        &self,
+        mut request: Request<Bytes>,
+    ) -> Result<Response<axum::body::Body>, ClientError> {
+        let doing = format!("{} {}", request.method(), request.uri());
+        request.headers_mut().remove(ON_BEHALF_OF);
+        if let Some(identity) = &self.behalf {
+            let name = identity.to_string();
+            let name = name.parse().map_err(|cause| broken(&doing, cause))?;
+            request.headers_mut().insert(ON_BEHALF_OF, name);
+        }
+        let (response, sender) = self.exchange(&doing, request.map(Full::new)).await?;
+        let whole = response.body().size_hint().exact().is_some_and(|size| size <= WHOLE);
+        if !whole || response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(response.map(axum::body::Body::new));
+        }
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map_err(|cause| self.target.fault(&doing, &cause))?;
+        self.keep(sender);
+        Ok(Response::from_parts(parts, body.to_bytes().into()))
     }
 
     async fn send(

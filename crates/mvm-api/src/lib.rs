@@ -9,13 +9,16 @@
 pub mod audit;
 pub mod body;
 pub mod client;
+pub mod expose;
 pub mod files;
+pub mod fleet;
 pub mod identity;
 pub mod jobs;
 pub mod paths;
 pub mod peer;
 pub mod problem;
 pub mod routes;
+pub mod service;
 pub mod tls;
 pub mod types;
 

@@ -38,6 +38,8 @@ pub const EVENTS_STREAM: &str = "/v1/events/stream";
 pub const AUDIT: &str = "/v1/audit";
 /// Metrics, in the OpenMetrics text format.
 pub const METRICS: &str = "/metrics";
+/// The fronts of all pools.
+pub const EXPOSES: &str = "/v1/exposes";
 /// The leases.
 pub const LEASES: &str = "/v1/leases";
 /// The kernels.
@@ -50,6 +52,57 @@ pub const KERNEL_FETCH: &str = "/v1/kernels/fetch";
 pub const IMAGES_GC: &str = "/v1/images/gc";
 /// The images.
 pub const IMAGES: &str = "/v1/images";
+/// Receives an image from another node.
+pub const IMAGES_FETCH: &str = "/v1/images/fetch";
+
+/// What a node that receives an image has to know of it.
+pub fn image_manifest(digest: &str) -> String {
+    format!("{IMAGES}/{digest}/manifest")
+}
+
+/// The bytes of one of its parts, from `offset` on.
+pub fn image_part(digest: &str, part: &str, offset: u64) -> String {
+    format!("{IMAGES}/{digest}/parts/{part}?offset={offset}")
+}
+
+/// What a node says of itself to its coordinators, and the stream of it.
+pub const NODE_STATUS: &str = "/v1/node/status";
+/// The same, at every change and at least every two seconds (server-sent events).
+pub const NODE_WATCH: &str = "/v1/node/watch";
+/// The fleet's document for a node.
+pub const NODE_DOCUMENT: &str = "/v1/node/document";
+/// Takes the leader's word; gives the claims that the node holds.
+pub const NODE_LEADER: &str = "/v1/node/leader";
+/// The claims of a fleet on a node.
+pub const NODE_CLAIMS: &str = "/v1/node/claims";
+/// The coordinator itself.
+pub const COORDINATOR: &str = "/v1/coordinator";
+/// The fleet's document.
+pub const FLEET: &str = "/v1/fleet";
+/// How far the fleet is.
+pub const FLEET_STATUS: &str = "/v1/fleet/status";
+/// The nodes of a fleet.
+pub const NODES: &str = "/v1/nodes";
+
+/// One claim of a fleet on a node.
+pub fn node_claim(id: &str) -> String {
+    format!("{NODE_CLAIMS}/{id}")
+}
+
+/// Ends it.
+pub fn node_claim_end(id: &str) -> String {
+    format!("{NODE_CLAIMS}/{id}/end")
+}
+
+/// What a node of a fleet is there for.
+pub fn node_duty(name: &Name) -> String {
+    format!("{}/duty", node(name))
+}
+
+/// One node of a fleet.
+pub fn node(node: &Name) -> String {
+    format!("{NODES}/{node}")
+}
 
 /// One audit log; `follow` goes on with what is added.
 pub fn audit(log: &str, follow: bool) -> String {
@@ -71,7 +124,7 @@ pub fn pool(pool: &PoolRef) -> String {
     format!("{TENANTS}/{}/pools/{}", pool.tenant, pool.pool)
 }
 
-/// A verb or part of a pool: `build`, `scale`, `revisions`, `rollback`, `claims`, `instances`.
+/// A verb or part of a pool: `build`, `scale`, `expose`, `unexpose`, `revisions`, `rollback`, `claims`, `instances`.
 pub fn pool_part(reference: &PoolRef, part: &str) -> String {
     format!("{}/{part}", pool(reference))
 }

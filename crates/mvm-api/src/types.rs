@@ -7,7 +7,8 @@ use mvm_model::network::TenantNetwork;
 use mvm_model::policy::{Next, RuntimePolicy};
 use mvm_model::pool::RevisionEntry;
 use mvm_model::{
-    Counts, InstanceRef, Lease, Millis, Name, PoolRef, Quotas, Recycle, Resources, State, Usage,
+    Cache, CacheDisk, Counts, InstanceRef, Lease, Millis, Name, PoolRef, Quotas, Recycle,
+    Resources, State, Usage,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -186,6 +187,9 @@ pub struct CreatePool {
     pub profile: String,
     /// The shape of its instances.
     pub resources: Resources,
+    /// Disks whose content jobs hand on to later jobs.
+    #[serde(default)]
+    pub caches: Vec<Cache>,
     /// What becomes of an instance after a job.
     #[serde(default)]
     pub recycle: Recycle,
@@ -222,6 +226,9 @@ pub struct UpdatePool {
     pub scratch_disk_mib: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recycle: Option<Recycle>,
+    /// These, and no others; those that are there keep what is in them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caches: Option<Vec<Cache>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prewarm: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -297,6 +304,8 @@ pub struct PoolView {
     pub override_inputs: BTreeMap<String, String>,
     /// The shape of its instances.
     pub instance_resources: Resources,
+    /// Its caches, and which content they have.
+    pub caches: Vec<CacheDisk>,
     /// What it keeps ready; null until it is scaled.
     pub desired_counts: Option<Counts>,
     /// Unleased instances by temperature.
@@ -443,6 +452,9 @@ pub struct InstanceView {
     pub pid: Option<u32>,
     /// Whether the machine is simulated.
     pub simulated: bool,
+    /// The node that it is on, where a coordinator shows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<Name>,
     /// When it was made.
     pub created_at: Millis,
     /// When it reached its state.
@@ -619,8 +631,41 @@ pub struct ImageView {
     pub profile: String,
     /// Size in bytes.
     pub size_bytes: u64,
+    /// Digest of what it is, where `digest` is of what it was made of: by it another node checks
+    /// what it receives. Empty for one that was built by a version that did not know this.
+    #[serde(default)]
+    pub content: String,
     /// Pools that have it among their revisions.
     pub pools: Vec<PoolRef>,
+}
+
+/// `POST /v1/images/fetch`: receive an image from a node that has it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FetchImage {
+    /// Its digest.
+    pub digest: String,
+    /// What it has to be, where that is known; else the first source is believed.
+    #[serde(default)]
+    pub content: Option<String>,
+    /// `HOST:PORT` of nodes that have it; each is tried in turn, and goes on where the one before
+    /// was cut off.
+    pub sources: Vec<String>,
+}
+
+/// What a fetch came to.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct FetchedImage {
+    /// Its digest.
+    pub digest: String,
+    /// What it is.
+    pub content: String,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Bytes that came over the network this time; 0 where it was there already.
+    pub received_bytes: u64,
+    /// How long it took in ms.
+    pub took_ms: u64,
 }
 
 /// What a collection of garbage removed.

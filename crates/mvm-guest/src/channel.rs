@@ -146,6 +146,16 @@ impl Channel {
         self.call(Request::Sync).await
     }
 
+    /// Mounts the disk with this serial at a folder of the guest.
+    pub async fn mount(&self, serial: &str, path: &str) -> Result<()> {
+        self.call(Request::Mount { serial: serial.to_owned(), path: path.to_owned() }).await
+    }
+
+    /// Writes a mounted disk and lets go of it.
+    pub async fn unmount(&self, path: &str) -> Result<()> {
+        self.call(Request::Unmount { path: path.to_owned() }).await
+    }
+
     /// Ends the guest; answered before it begins.
     pub async fn shutdown(&self) -> Result<()> {
         self.call(Request::Shutdown).await

@@ -34,6 +34,19 @@ pub enum Request {
         /// The port.
         port: u16,
     },
+    /// Mount the ext4 disk with this virtio serial. Reply: nothing. Repeating it changes nothing.
+    Mount {
+        /// The disk.
+        serial: String,
+        /// A folder; made if it is not there.
+        path: String,
+    },
+    /// Write to the disk that is mounted there all that is to be, and let go of it. Reply: nothing,
+    /// or the code `busy` while a program has files of it open.
+    Unmount {
+        /// The folder.
+        path: String,
+    },
     /// Write everything to the disks (sync(2)). Reply: nothing.
     Sync,
     /// End all programs and the machine. Reply: nothing, before it begins.

@@ -33,6 +33,19 @@ pub fn clone_file(from: &Path, to: &Path) -> Result<()> {
     })
 }
 
+/// Gives the regular file `to` the content of `from`, in place: whoever has it open sees that. Both
+/// are of one size. On failure its content is undefined. Blocks, as [`clone_file`].
+pub fn refill_file(from: &Path, to: &Path) -> Result<()> {
+    let source = File::open(from).at("open", from)?;
+    let meta = source.metadata().at("look at", from)?;
+    let target = OpenOptions::new().write(true).open(to).at("open", to)?;
+    let refilled = target.set_len(0).and_then(|()| fill(&source, &target, meta.len()));
+    refilled.map_err(|e| match e.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => Error::no_space("a copy", to, occupied(&meta)),
+        _ => Error::io("write", to, e),
+    })
+}
+
 /// Bytes that a file occupies on disk.
 pub(crate) fn occupied(meta: &std::fs::Metadata) -> u64 {
     std::os::unix::fs::MetadataExt::blocks(meta) * 512
@@ -130,6 +143,22 @@ mod tests {
         std::fs::write(&to, "old").unwrap();
         assert_eq!(clone_file(&from, &to).unwrap_err().code(), "io");
         assert_eq!(std::fs::read(&to).unwrap(), b"old");
+    }
+
+    #[test]
+    fn a_refilled_file_is_the_same_file_with_other_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+        let sparse = File::create(&from).unwrap();
+        sparse.set_len(8 << 20).unwrap();
+        sparse.write_all_at(b"new", 4 << 20).unwrap();
+        std::fs::write(&to, vec![7; 8 << 20]).unwrap();
+        let open = File::open(&to).unwrap();
+        refill_file(&from, &to).unwrap();
+        let mut bytes = vec![1; 8 << 20];
+        open.read_exact_at(&mut bytes, 0).unwrap();
+        assert!(bytes == std::fs::read(&from).unwrap());
+        assert!(occupied(&open.metadata().unwrap()) < 1 << 20);
     }
 
     #[test]

@@ -30,7 +30,7 @@ mod transfer;
 mod types;
 mod workdir;
 
-pub use clone::clone_file;
+pub use clone::{clone_file, refill_file};
 pub use error::{Error, Result};
 pub use store::ImageStore;
 pub use transfer::{Incoming, Part};

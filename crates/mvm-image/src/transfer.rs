@@ -44,8 +44,11 @@ pub struct Part {
 
 impl Revision {
     /// SHA-256 in hex over names, lengths and digests of its parts: what the image *is*, where the
-    /// digest says what it was made of.
+    /// digest says what it was made of. Empty where its files were never digested.
     pub fn content(&self) -> String {
+        if self.parts.is_empty() {
+            return String::new();
+        }
         let mut hash = Sha256::new();
         for part in &self.parts {
             hash.update(format!("{} {} {}\n", part.name, part.size, part.sha256));
@@ -153,6 +156,11 @@ fn checked(manifest: &[u8], digest: &str, content: Option<&str>) -> Result<Revis
 }
 
 impl Incoming {
+    /// The image's digest.
+    pub fn digest(&self) -> &str {
+        &self.revision.digest
+    }
+
     /// What is still to come: each part, and how many bytes of it are there.
     pub fn missing(&self) -> Vec<(Part, u64)> {
         let wanted = self.revision.parts.iter().filter(|part| !self.dir.join(&part.name).exists());

@@ -1,5 +1,6 @@
 //! Quotas, and the one place where they are checked.
 
+use crate::cache::{self, CacheDisk};
 use crate::error::{Code, Fault};
 use crate::instance::Instance;
 use crate::name::Name;
@@ -71,7 +72,7 @@ impl Usage {
         let mut usage = Usage { pools, ..Usage::default() };
         for instance in instances {
             usage.instances += 1;
-            usage.disk_mib += instance.resources.disk_mib();
+            usage.disk_mib += instance.disk_mib();
             usage.add(instance.heading(), &instance.resources);
         }
         usage
@@ -163,7 +164,7 @@ pub fn admit_instance(
     let per_pool = quotas.max_instances_per_pool;
     within(tenant, "max_instances_per_pool", per_pool, in_pool, in_pool + 1, "")?;
     // Compared in MiB: in GiB, growth within the last one would not be seen.
-    let (limit, asked) = (quotas.max_disk_gib, pool.resources.disk_mib());
+    let (limit, asked) = (quotas.max_disk_gib, pool.disk_mib());
     if usage.disk_mib.saturating_add(asked) <= limit.saturating_mul(1024) {
         return Ok(());
     }
@@ -182,8 +183,10 @@ pub fn admit_counts(
     tenant: &Name,
     quotas: &Quotas,
     resources: &Resources,
+    caches: &[CacheDisk],
     counts: &crate::pool::Counts,
 ) -> Result<(), Fault> {
+    let disk_mib = resources.disk_mib() + cache::disk_mib(caches);
     let (running, warm) = (u64::from(counts.running), u64::from(counts.warm));
     let hot = running + warm;
     let checks = [
@@ -192,12 +195,7 @@ pub fn admit_counts(
         ("max_instances_per_pool", quotas.max_instances_per_pool, counts.total(), ""),
         ("max_vcpus", quotas.max_vcpus, hot * u64::from(resources.vcpus), ""),
         ("max_mem_mib", quotas.max_mem_mib, hot * resources.mem_mib, " MiB"),
-        (
-            "max_disk_gib",
-            quotas.max_disk_gib,
-            (counts.total() * resources.disk_mib()).div_ceil(1024),
-            " GiB",
-        ),
+        ("max_disk_gib", quotas.max_disk_gib, (counts.total() * disk_mib).div_ceil(1024), " GiB"),
     ];
     checks
         .into_iter()

@@ -4,12 +4,14 @@
 //! with the JSON path of that fault. The JSON Schema that users check theirs with is made from
 //! these types and lies in `schema/desired-state.v1.json`.
 
-mod check;
+pub(crate) mod check;
 mod diff;
 
+pub(crate) use diff::rebase;
 pub use diff::{Step, diff};
 
 use crate::admission::Quotas;
+use crate::cache::Cache;
 use crate::error::{Code, Fault};
 use crate::name::Name;
 use crate::network::TenantNetwork;
@@ -71,8 +73,15 @@ pub struct DesiredPool {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
     pub revision: Option<String>,
+    /// Nodes to receive that image from where this one does not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision_from: Option<ImageSource>,
     /// The shape of its instances.
     pub instance_resources: Resources,
+    /// Disks whose content jobs hand on to later jobs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2))]
+    pub caches: Vec<Cache>,
     /// What becomes of an instance after a job.
     #[serde(default)]
     pub recycle: Recycle,
@@ -88,29 +97,22 @@ pub struct DesiredPool {
     pub desired_counts: Counts,
 }
 
+/// Where an image can be had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageSource {
+    /// What it has to be: its `content`, as `mvm image list -o json` shows.
+    #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
+    pub content: String,
+    /// `HOST:PORT` of nodes that have it.
+    #[schemars(length(min = 1, max = 64))]
+    pub nodes: Vec<String>,
+}
+
 impl DesiredState {
     /// Reads and checks a document. The fault that refuses it names the JSON path.
     pub fn parse(text: &[u8]) -> Result<Self, Fault> {
-        let value: serde_json::Value = serde_json::from_slice(text)
-            .map_err(|e| Fault::new(Code::InvalidDocument, format!("this is not JSON: {e}")))?;
-        let version = value.get("schema_version");
-        if let Some(version) = version.filter(|v| **v != SCHEMA_VERSION) {
-            let message = format!("schema_version is {version}");
-            return Err(Fault::new(Code::UnsupportedVersion, message)
-                .at("$.schema_version")
-                .hint(format!("this mvm reads version {SCHEMA_VERSION}")));
-        }
-        // From the text again: only there are fields that stand twice still to be seen.
-        let mut reader = serde_json::Deserializer::from_slice(text);
-        let state: DesiredState =
-            serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-                let path = path_of(error.path());
-                let mut message = error.into_inner().to_string();
-                if let Some(place) = message.rfind(" at line ") {
-                    message.truncate(place);
-                }
-                Fault::new(Code::InvalidDocument, message).at(path)
-            })?;
+        let state: DesiredState = read(text)?;
         state.validate()?;
         Ok(state)
     }
@@ -118,7 +120,8 @@ impl DesiredState {
     /// Checks what types cannot say: ranges, names that stand twice, networks that overlap,
     /// counts above quotas or above what the subnet holds.
     pub fn validate(&self) -> Result<(), Fault> {
-        check::document(self)
+        check::version(self.schema_version)?;
+        check::tenants(&self.tenants, check::Scope::Node)
     }
 
     /// The JSON Schema of the document.
@@ -127,6 +130,29 @@ impl DesiredState {
         schema.insert("title".into(), "The desired state of an mvm node".into());
         schema.to_value()
     }
+}
+
+/// Reads a document of this version from text; the fault that refuses it names the JSON path.
+pub(crate) fn read<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, Fault> {
+    let value: serde_json::Value = serde_json::from_slice(text)
+        .map_err(|e| Fault::new(Code::InvalidDocument, format!("this is not JSON: {e}")))?;
+    let version = value.get("schema_version");
+    if let Some(version) = version.filter(|v| **v != SCHEMA_VERSION) {
+        let message = format!("schema_version is {version}");
+        return Err(Fault::new(Code::UnsupportedVersion, message)
+            .at("$.schema_version")
+            .hint(format!("this mvm reads version {SCHEMA_VERSION}")));
+    }
+    // From the text again: only there are fields that stand twice still to be seen.
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = path_of(error.path());
+        let mut message = error.into_inner().to_string();
+        if let Some(place) = message.rfind(" at line ") {
+            message.truncate(place);
+        }
+        Fault::new(Code::InvalidDocument, message).at(path)
+    })
 }
 
 /// `tenants[0].quotas` as `$.tenants[0].quotas`.

@@ -66,6 +66,9 @@ fn cause(instance: &Instance) -> String {
         Some(lease) => match lease.purpose {
             Purpose::Template => "template".to_owned(),
             Purpose::Run => format!("job of {}", lease.holder),
+            Purpose::Expose => {
+                format!("connection to {}", lease.holder.trim_start_matches("expose:"))
+            }
             Purpose::Manual => format!("lease of {}", lease.holder),
         },
         None if instance.goal.is_some() => "reconciler".to_owned(),

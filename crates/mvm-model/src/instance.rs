@@ -1,6 +1,7 @@
 //! One microVM.
 
 use crate::Millis;
+use crate::cache::{self, CacheDisk};
 use crate::error::{Code, Fault};
 use crate::lease::Lease;
 use crate::name::{InstanceRef, PoolRef, string_conversions};
@@ -85,6 +86,9 @@ pub struct Instance {
     pub revision: String,
     /// Its shape, copied from the pool when it was made.
     pub resources: Resources,
+    /// Its copies of the pool's caches.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caches: Vec<CacheDisk>,
     /// Its address in the tenant's subnet.
     pub address: Ipv4Addr,
     /// The MAC address of its network interface.
@@ -140,6 +144,11 @@ impl Instance {
             State::Sleeping => {}
             _ => (self.dormant, self.template) = (false, None),
         }
+    }
+
+    /// What it may come to use on disk at most, in MiB.
+    pub fn disk_mib(&self) -> u64 {
+        self.resources.disk_mib() + cache::disk_mib(&self.caches)
     }
 
     /// Whether nobody has ever held it.

@@ -9,12 +9,14 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Purpose {
-    /// `mvm run`: the instance is recycled by the pool's rule when the lease ends.
+    /// A job: the instance is recycled by the pool's rule when the lease ends.
     Run,
     /// The agent boots it to become the pool's template.
     Template,
     /// A person or controller took it by `start`, `wake`, `ssh` or `exec`.
     Manual,
+    /// Connections to a port that a front of the agent listens on: put to sleep when it ends.
+    Expose,
 }
 
 impl fmt::Display for Purpose {
@@ -23,6 +25,7 @@ impl fmt::Display for Purpose {
             Purpose::Run => "run",
             Purpose::Template => "template",
             Purpose::Manual => "manual",
+            Purpose::Expose => "expose",
         })
     }
 }

@@ -9,10 +9,13 @@
 
 pub mod admission;
 pub mod audit;
+pub mod cache;
 pub mod choose;
 pub mod desired;
 pub mod error;
 pub mod event;
+pub mod expose;
+pub mod fleet;
 pub mod instance;
 pub mod job;
 pub mod lease;
@@ -26,8 +29,10 @@ pub mod state;
 pub mod tenant;
 
 pub use admission::{Quotas, Usage};
+pub use cache::{Cache, CacheDisk};
 pub use desired::DesiredState;
 pub use error::{Code, Fault};
+pub use fleet::FleetState;
 pub use instance::{Instance, InstanceId};
 pub use job::{Job, JobId, JobSpec, JobState};
 pub use lease::Lease;

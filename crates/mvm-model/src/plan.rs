@@ -122,7 +122,7 @@ fn role(pool: &Pool, revision: &str, instance: &Instance) -> Role {
     if instance.lease.is_some() || matches!(counted, State::Destroyed | State::Failed) {
         return Role::Ignored;
     }
-    let outdated = instance.revision != revision || instance.resources != pool.resources;
+    let outdated = instance.revision != revision || !pool.shapes(instance);
     let used_once = pool.recycle == Recycle::Reset && !instance.is_clean();
     if instance.is_busy() {
         // On its way it is left alone, and counted only if it will count when it is there.

@@ -1,7 +1,9 @@
 //! A pool: instances of one image and one shape inside a tenant.
 
 use crate::Millis;
+use crate::cache::{self, CacheDisk};
 use crate::error::{Code, Fault};
+use crate::instance::Instance;
 use crate::name::PoolRef;
 use crate::policy::RuntimePolicy;
 use schemars::JsonSchema;
@@ -93,6 +95,15 @@ impl Counts {
     pub fn total(&self) -> u64 {
         u64::from(self.running) + u64::from(self.warm) + u64::from(self.sleeping)
     }
+
+    /// Both together, temperature by temperature.
+    pub fn plus(self, other: Counts) -> Counts {
+        Counts {
+            running: self.running + other.running,
+            warm: self.warm + other.warm,
+            sleeping: self.sleeping + other.sleeping,
+        }
+    }
 }
 
 /// What becomes of an instance when a job's lease on it ends.
@@ -139,6 +150,9 @@ pub struct Pool {
     pub kernel: Option<String>,
     /// The shape of new instances.
     pub resources: Resources,
+    /// Its caches, with the disks that jobs get copies of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caches: Vec<CacheDisk>,
     /// A command that the template's guest runs before it is snapshotted, by its `sh -c`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prewarm: Option<String>,
@@ -162,6 +176,16 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// What one instance may come to use on disk at most, in MiB.
+    pub fn disk_mib(&self) -> u64 {
+        self.resources.disk_mib() + cache::disk_mib(&self.caches)
+    }
+
+    /// Whether an instance has the shape of new ones.
+    pub fn shapes(&self, instance: &Instance) -> bool {
+        instance.resources == self.resources && cache::same(&instance.caches, &self.caches)
+    }
+
     /// The revision that new instances boot from.
     pub fn current_revision(&self) -> Option<&RevisionEntry> {
         self.revisions.iter().find(|revision| Some(revision.number) == self.current)

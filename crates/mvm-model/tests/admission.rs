@@ -341,7 +341,7 @@ proptest! {
             disk_mib: all * resources.disk_mib(),
         };
         let fits = pairs(&quotas, &used).iter().all(|(_, limit, used)| used <= limit);
-        let verdict = admit_counts(&tenant(), &quotas, &resources, &counts);
+        let verdict = admit_counts(&tenant(), &quotas, &resources, &[], &counts);
         prop_assert_eq!(verdict.is_ok(), fits, "{:?}", verdict);
         if let Err(fault) = verdict {
             let (quota, [limit, in_use, asked]) = numbers(&fault);
@@ -355,7 +355,7 @@ proptest! {
     fn the_largest_counts_have_an_answer(running: u32, warm: u32, sleeping: u32, limit: u64) {
         let resources = Resources { vcpus: 255, mem_mib: 1 << 20, data_disk_mib: 1 << 24, scratch_disk_mib: 1 << 24 };
         let quotas = Quotas { max_disk_gib: limit, ..Quotas::default() };
-        let _ = admit_counts(&tenant(), &quotas, &resources, &Counts { running, warm, sleeping });
+        let _ = admit_counts(&tenant(), &quotas, &resources, &[], &Counts { running, warm, sleeping });
         let usage = Usage { disk_mib: limit >> 1, ..Usage::default() };
         let _ = admit_instance(&tenant(), &quotas, &usage, &pool(resources), 0);
     }

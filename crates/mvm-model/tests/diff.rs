@@ -4,7 +4,7 @@ mod support;
 
 use mvm_model::desired::{DesiredPool, DesiredState, DesiredTenant, Step, diff};
 use mvm_model::network::TenantNetwork;
-use mvm_model::{Code, Counts, Name, Pool, PoolRef, Recycle, Resources, Tenant};
+use mvm_model::{Cache, Code, Counts, Name, Pool, PoolRef, Recycle, Resources, Tenant};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -32,10 +32,14 @@ fn pools() -> impl Strategy<Value = Vec<DesiredPool>> {
                 profile: "p".into(),
                 override_inputs: BTreeMap::new(),
                 revision: (flake == 1).then(|| format!("{warm:064x}")),
+                revision_from: None,
                 instance_resources: Resources {
                     mem_mib: if large { 512 } else { 256 },
                     ..Resources::default()
                 },
+                caches: (0..usize::from(large))
+                    .map(|_| Cache { name: name("c"), path: format!("/c{flake}"), size_mib: 64 })
+                    .collect(),
                 recycle: if sleep { Recycle::Sleep } else { Recycle::Reset },
                 prewarm: sleep.then(|| "true".into()),
                 runtime_policy: mvm_model::policy::RuntimePolicy {
@@ -118,6 +122,7 @@ fn update(mut pool: Pool, document: &DesiredState) -> Pool {
     pool.flake_ref = wanted.flake_ref.clone();
     pool.profile = wanted.profile.clone();
     pool.resources = wanted.instance_resources;
+    pool.caches = mvm_model::cache::change(&pool.caches, wanted.caches.clone()).unwrap();
     pool.recycle = wanted.recycle;
     pool.prewarm = wanted.prewarm.clone();
     pool.runtime_policy = wanted.runtime_policy;
@@ -195,6 +200,20 @@ fn a_network_is_not_changed_under_a_tenant() {
         assert_eq!(fault.path, "$.tenants[0].network");
         assert!(fault.message.contains(part), "{fault}");
     }
+}
+
+#[test]
+fn a_cache_is_not_resized_under_its_content() {
+    let mut document =
+        DesiredState::parse(include_bytes!("../../../examples/desired-state.json")).unwrap();
+    let cache = |size_mib| Cache { name: name("c"), path: "/c".to_owned(), size_mib };
+    document.tenants[0].pools[0].caches = vec![cache(64)];
+    let held = brought_to(Held::default(), &document, false);
+    document.tenants[0].pools[0].caches = vec![cache(128)];
+    let fault = diff(&document, &held.0, &held.1, false).unwrap_err();
+    assert_eq!((fault.code, fault.path.as_str()), (Code::Conflict, "$.tenants[0].pools[0].caches"));
+    document.tenants[0].pools[0].caches.clear();
+    assert!(diff(&document, &held.0, &held.1, false).is_ok());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! From a record to a machine whose guest is ready.
 
+use crate::caches::serial;
 use crate::firewall::uid_of;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem, io};
@@ -38,6 +39,8 @@ impl Node {
         if instance.resources.data_disk_mib > 0 {
             disks.push(disk("data", files.data(), false));
         }
+        let caches = (0..instance.caches.len()).map(|i| (serial(i), files.cache(i)));
+        disks.extend(caches.map(|(id, path)| Disk { id, path, read_only: false }));
         let uid = uid_of(tenant);
         Ok(VmSpec {
             id: instance.id.to_string(),
@@ -78,6 +81,7 @@ impl Node {
             // What an attempt before this one left may be half a copy.
             crate::root::remove_file(&files.scratch())?;
             crate::root::remove_file(&files.data())?;
+            crate::disk::remove_caches(instance, &files)?;
         }
         stage!("disks", self.ensure_disks(instance, uid_of(tenant))).await?;
         stage!("network", self.connect_instance(tenant, instance)).await?;
@@ -120,7 +124,7 @@ impl Node {
         });
         let machine = machine.or_problem()?;
         if let Err(error) = machine.resume().await {
-            let _ = machine.kill().await;
+            self.kill_newborn(live, machine).await;
             return Err(error.problem());
         }
         self.make_ready(live, tenant, instance, machine, CLONE_DEADLINE, true).await
@@ -186,12 +190,19 @@ impl Node {
                 Ok(())
             }
             Err(problem) => {
-                if let Err(error) = machine.kill().await {
-                    tracing::error!(instance = %instance.id, "cannot end a machine: {error}");
-                }
+                self.kill_newborn(live, machine).await;
                 Err(problem
                     .hint(format!("see its console: mvm instance logs {}", instance.reference())))
             }
+        }
+    }
+
+    /// Ends a machine that came to nothing; one that cannot be ended is in its slot from then on.
+    async fn kill_newborn(&self, live: &mut Live, machine: Arc<dyn Machine>) {
+        let id = machine.process().marker;
+        live.machine = Some(machine);
+        if let Err(problem) = self.kill(live).await {
+            tracing::error!(machine = id, "cannot end a machine: {problem}");
         }
     }
 
@@ -284,13 +295,15 @@ impl Node {
         )
     }
 
-    /// Ends the machine for good; idempotent.
+    /// Ends the machine for good; idempotent. One that cannot be ended stays in its slot.
     pub(crate) async fn kill(&self, live: &mut Live) -> Result<()> {
         live.channel = None;
-        if let Some(machine) = live.machine.take() {
-            machine.kill().await.map_err(|error| error.problem())?;
+        let Some(machine) = live.machine.take() else { return Ok(()) };
+        let ended = machine.kill().await;
+        if ended.is_err() {
+            live.machine = Some(machine);
         }
-        Ok(())
+        ended.or_problem()
     }
 }
 

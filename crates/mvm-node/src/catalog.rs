@@ -6,10 +6,11 @@ use crate::root::remove_dir;
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_api::types::{
-    BuildPool, BuildResult, CreatePool, CreateTenant, QuotaPatch, ScalePool, UpdatePool,
+    BuildPool, BuildResult, CreatePool, CreateTenant, FetchImage, QuotaPatch, ScalePool, UpdatePool,
 };
 use mvm_image::{BuildRequest, Progress};
 use mvm_model::admission::{admit_counts, admit_pool};
+use mvm_model::desired::ImageSource;
 use mvm_model::pool::RevisionEntry;
 use mvm_model::{Counts, Name, Pool, PoolRef, State, Tenant};
 use std::collections::BTreeMap;
@@ -100,6 +101,7 @@ impl Node {
     /// Makes a pool. One that is there and equal is left as it is.
     pub async fn create_pool(&self, tenant: &Name, wanted: CreatePool) -> Result<()> {
         wanted.resources.validate()?;
+        let caches = mvm_model::cache::change(&[], wanted.caches)?;
         let reference = PoolRef { tenant: tenant.clone(), pool: wanted.name };
         crate::audit::note_target(&reference);
         let kernel = match &wanted.kernel {
@@ -116,6 +118,7 @@ impl Node {
                 stale: false,
                 kernel,
                 resources: wanted.resources,
+                caches,
                 desired: None,
                 recycle: wanted.recycle,
                 prewarm: wanted.prewarm.filter(|command| !command.is_empty()),
@@ -128,6 +131,7 @@ impl Node {
                 let same = known.flake_ref == pool.flake_ref
                     && known.profile == pool.profile
                     && known.resources == pool.resources
+                    && mvm_model::cache::same(&known.caches, &pool.caches)
                     && known.recycle == pool.recycle
                     && known.prewarm == pool.prewarm
                     && known.runtime_policy == pool.runtime_policy
@@ -169,14 +173,18 @@ impl Node {
             shape.data_disk_mib = patch.data_disk_mib.unwrap_or(shape.data_disk_mib);
             shape.scratch_disk_mib = patch.scratch_disk_mib.unwrap_or(shape.scratch_disk_mib);
             shape.validate()?;
+            if let Some(wanted) = patch.caches {
+                pool.caches = mvm_model::cache::change(&pool.caches, wanted)?;
+            }
             if let Some(counts) = &pool.desired {
                 let tenant = world.tenant(&reference.tenant)?;
-                admit_counts(&tenant.name, &tenant.quotas, &pool.resources, counts)?;
+                admit_counts(&tenant.name, &tenant.quotas, &pool.resources, &pool.caches, counts)?;
             }
             changes.put_pool(pool);
             Ok(())
         })
-        .await
+        .await?;
+        self.sweep_caches().await
     }
 
     /// Sets what the pool keeps ready.
@@ -193,7 +201,7 @@ impl Node {
                 sleeping: scale.sleeping.unwrap_or(before.sleeping),
             };
             let tenant = world.tenant(&reference.tenant)?;
-            admit_counts(&tenant.name, &tenant.quotas, &pool.resources, &counts)?;
+            admit_counts(&tenant.name, &tenant.quotas, &pool.resources, &pool.caches, &counts)?;
             pool.desired = Some(counts);
             changes.put_pool(pool);
             Ok(())
@@ -235,12 +243,18 @@ impl Node {
         Ok(BuildResult { revision, size_bytes: image.size_bytes, took_ms, template_failure })
     }
 
-    /// Makes an image current that is here already: another node has built it.
+    /// Makes an image current that another node has built; it is received from there if it is not
+    /// here yet.
     pub(crate) async fn use_image(
         self: &Arc<Self>,
         reference: &PoolRef,
         digest: &str,
+        source: Option<&ImageSource>,
     ) -> Result<()> {
+        if let Some(ImageSource { content, nodes }) = source {
+            let (digest, content) = (digest.to_owned(), Some(content.clone()));
+            self.fetch_image(FetchImage { digest, content, sources: nodes.clone() }).await?;
+        }
         let image = self.parts.images.get(digest).or_problem()?;
         self.make_current(reference, &image.digest, None).await?;
         self.kick.notify_one();
@@ -286,6 +300,7 @@ impl Node {
 
     /// Destroys a pool with all its instances.
     pub async fn destroy_pool(self: &Arc<Self>, reference: &PoolRef) -> Result<()> {
+        self.unexpose(reference, None).await?;
         // First nothing new is made, then what there is goes, then the record.
         self.change(|world, changes| {
             let mut pool = world.pool(reference)?.clone();
@@ -326,13 +341,20 @@ impl Node {
                         format!("pool {reference} got job {} while it was destroyed", job.id);
                     return Err(Problem::new(409, "in_use", what).hint("try again"));
                 }
+                if let Some(front) = world.exposes.values().find(|e| e.pool == *reference) {
+                    let at = front.listen;
+                    let what =
+                        format!("pool {reference} got a front on {at} while it was destroyed");
+                    return Err(Problem::new(409, "in_use", what).hint("try again"));
+                }
                 let jobs: Vec<_> = world.jobs_of(reference).map(|job| job.id).collect();
                 jobs.iter().for_each(|id| changes.remove_job(*id));
                 changes.remove_pool(reference.clone());
                 Ok(jobs)
             })
             .await?;
-        self.clear_away(&jobs)
+        self.clear_away(&jobs)?;
+        self.sweep_caches().await
     }
 }
 

@@ -7,6 +7,7 @@ use crate::world::World;
 use crate::{Result, now};
 use mvm_api::types::LeaseView;
 use mvm_api::{Peer, Problem};
+use mvm_model::cache;
 use mvm_model::choose::choose;
 use mvm_model::lease::{DEFAULT_LEASE_S, Purpose};
 use mvm_model::{Instance, InstanceId, InstanceRef, Lease, PoolRef, Recycle, State};
@@ -49,9 +50,21 @@ impl Node {
     /// Takes an instance of the pool for a job and brings it to `running`: the readiest there is,
     /// or a new one. Gives the instance with its lease, and the state that it was in.
     pub async fn claim(self: &Arc<Self>, pool: &PoolRef, wish: &Wish) -> Result<(Instance, State)> {
+        self.claim_as(pool, wish, None).await
+    }
+
+    /// The same, under a lease of this id.
+    pub(crate) async fn claim_as(
+        self: &Arc<Self>,
+        pool: &PoolRef,
+        wish: &Wish,
+        id: Option<&str>,
+    ) -> Result<(Instance, State)> {
         let mut last = None;
         for _ in 0..CLAIM_TRIES {
-            let instance = self.reserve(pool, wish).await?;
+            let mut lease = wish.lease()?;
+            lease.id = id.map_or(lease.id, str::to_owned);
+            let instance = self.reserve(pool, &lease).await?;
             self.kick.notify_one();
             match self.bring(instance.id, State::Running).await {
                 Ok(from) => {
@@ -69,13 +82,13 @@ impl Node {
     }
 
     /// Chooses and leases in one step, so that no two claims get one instance.
-    async fn reserve(&self, pool: &PoolRef, wish: &Wish) -> Result<Instance> {
-        let lease = wish.lease()?;
+    async fn reserve(&self, pool: &PoolRef, lease: &Lease) -> Result<Instance> {
         let chosen = self
             .change(|world, changes| {
                 let record = world.pool(pool)?;
                 let Some(revision) = record.current_revision() else { return Ok(None) };
-                let found = choose(record.recycle, &revision.digest, world.of_pool(pool));
+                let fit = world.of_pool(pool).filter(|i| cache::same(&i.caches, &record.caches));
+                let found = choose(record.recycle, &revision.digest, fit);
                 let Some(mut instance) = found.cloned() else { return Ok(None) };
                 instance.lease = Some(lease.clone());
                 instance.leases_served += 1;
@@ -88,7 +101,7 @@ impl Node {
             return Ok(instance);
         }
         let fresh = self.create(pool, None).await?;
-        self.lease(&fresh.reference(), &lease).await
+        self.lease(&fresh.reference(), lease).await
     }
 
     /// Takes a manual lease on one instance, or extends the one that is there.
@@ -201,13 +214,18 @@ impl Node {
                     Some(pool) if lease.purpose == Purpose::Manual && pool.desired.is_none() => {
                         return Some((Recycle::Keep, State::Running));
                     }
+                    // For the next connection, whatever becomes of jobs' instances.
+                    Some(_) if lease.purpose == Purpose::Expose => Recycle::Sleep,
                     Some(pool) => pool.recycle,
                     None => Recycle::Reset,
                 };
                 Some((rule, instance.state))
             })
             .await;
-        let Some((recycle, state)) = rule else { return };
+        let Some((mut recycle, state)) = rule else { return };
+        if recycle != Recycle::Reset && !self.close_caches(id).await {
+            recycle = Recycle::Reset;
+        }
         let recycled = self.as_agent_on("lease.end", id, self.recycle(id, recycle, state)).await;
         if let Err(problem) = recycled {
             tracing::error!(instance = %id, "cannot recycle: {problem}");
@@ -246,7 +264,7 @@ impl Node {
                 Purpose::Manual if self.slot(id).sessions() > 0 => {
                     self.update(id, |i| extend(i, now + SESSION_GRACE_MS)).await
                 }
-                Purpose::Manual | Purpose::Run | Purpose::Template => {
+                Purpose::Manual | Purpose::Run | Purpose::Template | Purpose::Expose => {
                     // Not to be ended twice while the recycling is under way.
                     let later = self.update(id, |i| extend(i, now + 600_000)).await;
                     tokio::spawn(async move { node.end_lease(id).await });
@@ -273,7 +291,7 @@ fn no_lease(id: &str) -> Problem {
 }
 
 /// The instance with this lease.
-fn leased<'a>(world: &'a World, id: &str) -> Result<&'a Instance> {
+pub(crate) fn leased<'a>(world: &'a World, id: &str) -> Result<&'a Instance> {
     let has = |i: &&Instance| i.lease.as_ref().is_some_and(|lease| lease.id == id);
     world.instances.values().find(has).ok_or_else(|| no_lease(id))
 }

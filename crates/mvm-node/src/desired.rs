@@ -33,6 +33,30 @@ pub struct InForce {
     pub prune: bool,
     /// Whether it stays in force when all is done.
     pub hold: bool,
+    /// Where it is a fleet's: what of the fleet is on the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<Owned>,
+}
+
+/// What a node has got from its fleet: only that is removed when the fleet does not name it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owned {
+    /// Tells the fleet's documents apart.
+    pub digest: String,
+    /// Tenants that its documents have named, as far as they are there.
+    pub tenants: BTreeSet<Name>,
+    /// Pools that its documents have named, as far as they are there.
+    pub pools: BTreeSet<PoolRef>,
+}
+
+impl Owned {
+    fn takes(&self, step: &Step) -> bool {
+        match step {
+            Step::DestroyPool { pool } => self.pools.contains(pool),
+            Step::DestroyTenant { tenant } => self.tenants.contains(tenant),
+            _ => true,
+        }
+    }
 }
 
 /// A file whose document is kept in force.
@@ -49,7 +73,7 @@ pub struct DesiredFile {
 /// What is remembered of the bringing about, in memory only.
 #[derive(Default)]
 pub struct Convergence {
-    kick: Notify,
+    pub(crate) kick: Notify,
     progress: Lock<Progress>,
 }
 
@@ -64,6 +88,14 @@ struct Progress {
 impl Convergence {
     fn progress<T>(&self, look: impl FnOnce(&mut Progress) -> T) -> T {
         look(&mut locked(&self.progress))
+    }
+}
+
+#[cfg(test)]
+impl Convergence {
+    /// Does not wait for the next attempt after a failure.
+    pub(crate) fn hurry(&self) {
+        self.progress(|p| p.failures = Failures::default());
     }
 }
 
@@ -140,7 +172,7 @@ async fn carry_out_all(node: &Arc<Node>, in_force: &InForce) -> Result<()> {
     let mut outcome = Ok(());
     // The tenants and pools whose later steps build on one that has failed.
     let mut failed: BTreeSet<(Name, Option<PoolRef>)> = BTreeSet::new();
-    for step in node.desired_steps(&in_force.document, in_force.prune).await? {
+    for step in node.steps_of(in_force).await? {
         let (whole, own) =
             ((step.tenant().clone(), None), (step.tenant().clone(), step.pool().cloned()));
         if failed.contains(&whole) || failed.contains(&own) {
@@ -179,7 +211,7 @@ impl Node {
     }
 
     /// The name in documents: the one that was given, else the host's, as far as it is one.
-    fn node_id(&self) -> Result<Name> {
+    pub(crate) fn node_id(&self) -> Result<Name> {
         let host = || {
             let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
             name.split('.').next().and_then(|name| name.parse().ok())
@@ -206,6 +238,48 @@ impl Node {
         Ok(self.read(|world| diff(document, &world.tenants, &world.pools, prune)).await?)
     }
 
+    /// What is still to be done for the document in force.
+    async fn steps_of(&self, in_force: &InForce) -> Result<Vec<Step>> {
+        let mut steps = self.desired_steps(&in_force.document, in_force.prune).await?;
+        if let Some(owned) = &in_force.fleet {
+            steps.retain(|step| owned.takes(step));
+        }
+        Ok(steps)
+    }
+
+    /// Puts a fleet's document in force, for as long as there is no other.
+    pub(crate) async fn apply_of_fleet(&self, document: DesiredState, digest: &str) -> Result<()> {
+        if let Some(file) = self.desired.progress(|p| p.file.clone()) {
+            let message = format!("this node keeps what {file} says");
+            return Err(
+                Problem::new(409, "conflict", message).hint("start its agent without --desired")
+            );
+        }
+        // Refused here and not later: the coordinator is told why.
+        self.desired_steps(&document, true).await?;
+        self.change(|world, changes| {
+            let mut owned =
+                world.desired.as_ref().and_then(|d| d.fleet.clone()).unwrap_or_default();
+            owned.digest = digest.to_owned();
+            owned.tenants.retain(|tenant| world.tenants.contains_key(tenant));
+            owned.pools.retain(|pool| world.pools.contains_key(pool));
+            for tenant in &document.tenants {
+                let name = &tenant.tenant_id;
+                owned.tenants.insert(name.clone());
+                let pools = tenant.pools.iter();
+                let full = |pool: &Name| PoolRef { tenant: name.clone(), pool: pool.clone() };
+                owned.pools.extend(pools.map(|pool| full(&pool.pool_id)));
+            }
+            let fleet = Some(owned);
+            changes.put_desired(InForce { document, prune: true, hold: true, fleet });
+            Ok(())
+        })
+        .await?;
+        self.desired.progress(|p| (p.failures, p.last_failure) = (Failures::default(), None));
+        self.desired.kick.notify_one();
+        Ok(())
+    }
+
     /// Puts a document in force, and gives what is to be done for it.
     pub(crate) async fn apply_desired(
         &self,
@@ -215,7 +289,7 @@ impl Node {
     ) -> Result<Vec<Step>> {
         let steps = self.desired_steps(&document, prune).await?;
         self.change(|_, changes| {
-            changes.put_desired(InForce { document, prune, hold });
+            changes.put_desired(InForce { document, prune, hold, fleet: None });
             Ok(())
         })
         .await?;
@@ -228,7 +302,7 @@ impl Node {
     pub(crate) async fn desired_status(&self) -> DesiredStatus {
         let in_force = self.read(|world| world.desired.clone()).await;
         let pending = match &in_force {
-            Some(it) => self.desired_steps(&it.document, it.prune).await.unwrap_or_default(),
+            Some(it) => self.steps_of(it).await.unwrap_or_default(),
             None => Vec::new(),
         };
         let progress = self.desired.progress(|p| p.clone());
@@ -261,7 +335,8 @@ impl Node {
     async fn carry_out(self: &Arc<Self>, document: &DesiredState, step: &Step) -> Result<()> {
         let (verb, tenant) = (verb(step), step.tenant());
         let target = step.pool().map_or_else(|| tenant.to_string(), ToString::to_string);
-        let work = self.take_step(document, step);
+        // It holds every step's work: on the heap, as it would be several times on the stack.
+        let work = Box::pin(self.take_step(document, step));
         match step {
             // These wait, pass after pass, and are logged when it comes to them.
             Step::DestroyPool { .. } | Step::DestroyTenant { .. } => work.await,
@@ -302,6 +377,7 @@ impl Node {
                     flake_ref: wanted.flake_ref.clone(),
                     profile: wanted.profile.clone(),
                     resources: wanted.instance_resources,
+                    caches: wanted.caches.clone(),
                     recycle: wanted.recycle,
                     prewarm: wanted.prewarm.clone(),
                     runtime_policy: wanted.runtime_policy,
@@ -321,6 +397,7 @@ impl Node {
                     data_disk_mib: Some(shape.data_disk_mib),
                     scratch_disk_mib: Some(shape.scratch_disk_mib),
                     recycle: Some(wanted.recycle),
+                    caches: Some(wanted.caches.clone()),
                     prewarm: Some(wanted.prewarm.clone().unwrap_or_default()),
                     override_inputs: Some(wanted.override_inputs.clone()),
                     runtime_policy: wanted.runtime_policy.into(),
@@ -328,10 +405,10 @@ impl Node {
                 self.update_pool(pool, patch).await
             }
             Step::Build { pool } => {
-                if let Some(digest) =
-                    document.pool(pool).and_then(|wanted| wanted.revision.as_ref())
-                {
-                    return self.use_image(pool, digest).await;
+                let wanted = document.pool(pool);
+                let pinned = wanted.and_then(|w| Some((w.revision.as_ref()?, &w.revision_from)));
+                if let Some((digest, source)) = pinned {
+                    return self.use_image(pool, digest, source.as_ref()).await;
                 }
                 let (progress, mut reports) = tokio::sync::mpsc::unbounded_channel();
                 tokio::spawn(async move {

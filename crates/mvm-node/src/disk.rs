@@ -47,7 +47,8 @@ impl Node {
             let to = files.data();
             images.data_disk(instance.resources.data_disk_mib, &to).await.or_problem()?;
         }
-        give_to(&files, uid)
+        self.ensure_caches(instance).await?;
+        give_to(&files, instance, uid)
     }
 
     /// Gives the instance copies of the template's disks.
@@ -59,6 +60,10 @@ impl Node {
     ) -> Result<()> {
         let (from, to) = (template.files.clone(), self.parts.root.files(instance.id));
         let with_data = instance.resources.data_disk_mib > 0;
+        // The template's were never mounted: its clones have the pool's present content.
+        remove_caches(instance, &to)?;
+        self.ensure_caches(instance).await?;
+        let owner = instance.clone();
         let copy = move || {
             let mut disks = vec![(from.scratch(), to.scratch())];
             if with_data {
@@ -68,16 +73,22 @@ impl Node {
                 crate::root::remove_file(&to)?;
                 mvm_image::clone_file(&from, &to).or_problem()?;
             }
-            give_to(&to, uid)
+            give_to(&to, &owner, uid)
         };
         let copied = tokio::task::spawn_blocking(copy).await;
         copied.map_err(|error| Problem::internal(error.to_string()))?
     }
 }
 
+/// Removes an instance's copies of caches.
+pub(crate) fn remove_caches(instance: &Instance, files: &Files) -> Result<()> {
+    (0..instance.caches.len()).try_for_each(|index| crate::root::remove_file(&files.cache(index)))
+}
+
 /// Lets the confined hypervisor, and nobody else, write the files that are its own.
-fn give_to(files: &Files, uid: u32) -> Result<()> {
-    let own = [files.vm(), files.scratch(), files.data(), files.memory()];
+fn give_to(files: &Files, instance: &Instance, uid: u32) -> Result<()> {
+    let mut own = vec![files.vm(), files.scratch(), files.data(), files.memory()];
+    own.extend((0..instance.caches.len()).map(|index| files.cache(index)));
     for path in own.iter().filter(|path| path.exists()) {
         chown(path, Some(uid), Some(uid))
             .map_err(|e| io(format!("give {} to user {uid}", path.display()), e))?;

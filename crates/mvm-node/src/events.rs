@@ -24,7 +24,7 @@ const BEHIND: usize = 1024;
 /// Upper bounds of the histograms, in seconds.
 const BUCKETS: [f64; 12] = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 3.0, 10.0, 60.0];
 
-type Labels = Vec<(&'static str, String)>;
+pub(crate) type Labels = Vec<(&'static str, String)>;
 
 /// The key of an event's record.
 pub(crate) fn key(id: u64) -> String {
@@ -100,6 +100,7 @@ impl Node {
             registry.register("transition_seconds", what, moves.clone());
             registry.register("failures", "Instances that have failed", failures.clone());
             self.audit.register(&mut registry);
+            self.fronts.metrics.register(&mut registry);
             self.parts.stages.register(&mut registry);
             self.passes.register(&mut registry);
         }
@@ -144,7 +145,8 @@ fn jobs(world: &World) -> Family<Labels, Gauge> {
     jobs
 }
 
-fn of_pool(pool: &PoolRef) -> Labels {
+/// The labels of a pool.
+pub(crate) fn of_pool(pool: &PoolRef) -> Labels {
     vec![("tenant", pool.tenant.to_string()), ("pool", pool.pool.to_string())]
 }
 

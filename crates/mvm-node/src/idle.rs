@@ -10,6 +10,9 @@ use std::time::Duration;
 /// How often an instance is measured.
 const EVERY: Duration = Duration::from_secs(5);
 
+/// The host's own account of what waits for memory. proc(5)
+pub(crate) const HOST_PRESSURE: &str = "/proc/pressure/memory";
+
 impl Node {
     /// Since when a running instance has been idle, as far as this agent has seen.
     pub(crate) fn idle_since(&self, id: InstanceId) -> Option<Millis> {
@@ -52,12 +55,10 @@ impl Node {
             sessions: slot.sessions(),
         })
     }
-}
 
-/// The host's own account of what waits for memory. proc(5)
-pub(crate) const HOST_PRESSURE: &str = "/proc/pressure/memory";
-
-/// Whether this account of what waits says that memory is short; one that is not there says nothing.
-pub(crate) fn is_pressed(account: &std::path::Path) -> bool {
-    Pressure::parse(&std::fs::read_to_string(account).unwrap_or_default()).is_high()
+    /// Whether the host is short of memory.
+    pub(crate) fn is_pressed(&self) -> bool {
+        let text = std::fs::read_to_string(&self.parts.pressure).unwrap_or_default();
+        Pressure::parse(&text).is_high()
+    }
 }

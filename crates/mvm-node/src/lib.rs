@@ -7,15 +7,21 @@
 //! Never here: ioctls, QMP, nft syntax, SQL (the crates below), decisions (mvm-model) or
 //! rendering (mvm).
 
+mod announce;
 mod api;
 mod audit;
 mod boot;
+mod caches;
 mod catalog;
 mod claims;
+#[cfg(test)]
+mod crashes;
 mod desired;
 mod disk;
 mod events;
+mod expose;
 mod firewall;
+mod fleet;
 mod identity;
 mod idle;
 mod jobs;
@@ -30,10 +36,12 @@ mod simulated;
 mod slot;
 mod stages;
 mod template;
+mod transfer;
 mod view;
 mod world;
 
 pub use desired::DesiredFile;
+pub use fleet::Offer;
 pub use node::Node;
 pub use root::identity_dir;
 pub use serve::{Driver, ServeOptions, serve};
@@ -45,5 +53,29 @@ pub type Result<T> = std::result::Result<T, mvm_api::Problem>;
 /// Milliseconds since the Unix epoch, now.
 pub(crate) fn now() -> mvm_model::Millis {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |d| d.as_millis() as u64)
+    let now = since.map_or(0, |d| d.as_millis() as u64);
+    #[cfg(test)]
+    let now = now + clock::ahead();
+    now
+}
+
+/// Tests do not wait: they put the clock forward.
+#[cfg(test)]
+pub(crate) mod clock {
+    use mvm_model::Millis;
+    use std::cell::Cell;
+
+    thread_local! {
+        static AHEAD: Cell<Millis> = const { Cell::new(0) };
+    }
+
+    /// How far this thread's clock is ahead.
+    pub(crate) fn ahead() -> Millis {
+        AHEAD.get()
+    }
+
+    /// Puts this thread's clock forward.
+    pub(crate) fn advance(by: Millis) {
+        AHEAD.set(AHEAD.get() + by);
+    }
 }

@@ -3,12 +3,15 @@
 use crate::audit::Audit;
 use crate::desired::Convergence;
 use crate::events::EventLog;
+use crate::expose::Fronts;
+use crate::fleet::{Fleet, Offer};
 use crate::jobs::Jobs;
 use crate::problem::OrProblem;
 use crate::reconcile::Passes;
 use crate::root::Root;
 use crate::slot::Slot;
 use crate::stages::{Stages, stage};
+use crate::transfer::Pace;
 use crate::world::{Changes, World};
 use crate::{Result, now};
 use mvm_api::Problem;
@@ -20,7 +23,8 @@ use mvm_model::policy::Idle;
 use mvm_model::{InstanceId, Millis, Name, PoolRef};
 use mvm_network::Network;
 use mvm_store::Store;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
 use tokio::sync::{Mutex, Notify};
@@ -50,14 +54,18 @@ pub struct Parts {
     pub accelerator_reason: String,
     /// Our identity, where the API is served to other machines.
     pub keeper: Option<Arc<Keeper>>,
-    /// What says how much waits for memory.
-    pub pressure: PathBuf,
     /// Where the time goes.
     pub stages: Stages,
+    /// Where the kernel says how much the host waits for memory (proc(5), PSI).
+    pub pressure: PathBuf,
     /// Links and firewall.
     pub network: Network,
     /// Images and kernels.
     pub images: ImageStore,
+    /// What it says of itself to a fleet.
+    pub offer: Offer,
+    /// How fast images may leave for other nodes, in MiB a second; unlimited where absent.
+    pub image_rate: Option<NonZeroU32>,
 }
 
 /// The agent of one node.
@@ -72,18 +80,27 @@ pub struct Node {
     pub stop: Notify,
     /// Serialises changes of links and firewall.
     pub(crate) wires: Mutex<()>,
+    /// Serialises changes of pools' caches.
+    pub(crate) cache_turn: Mutex<()>,
     /// Held by whoever makes a pool's template.
     moulds: Lock<HashMap<PoolRef, Arc<Mutex<()>>>>,
     /// What the document in force comes to.
     pub(crate) desired: Convergence,
     pub(crate) events: EventLog,
+    pub(crate) fleet: Fleet,
     pub(crate) passes: Passes,
     pub(crate) audit: Arc<Audit>,
     pub(crate) jobs: Jobs,
+    /// Holds back images that leave.
+    pub(crate) pace: Pace,
     world: Mutex<World>,
     slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
     health: Lock<BTreeMap<PoolRef, PoolHealth>>,
     pub(crate) idle: Lock<HashMap<InstanceId, Idle>>,
+    /// Pools behind ports.
+    pub(crate) fronts: Fronts,
+    /// Whose last operation failed, and may have left record and reality apart.
+    unsettled: Lock<BTreeSet<InstanceId>>,
 }
 
 /// A lock whose holder panicked still guards whole values: every critical section is one insert.
@@ -103,17 +120,22 @@ impl Node {
             passes: Passes::default(),
             audit: Arc::new(audit),
             jobs: Jobs::default(),
+            pace: Pace::new(parts.image_rate),
             parts,
             started_at: now(),
             kick: Notify::new(),
             stop: Notify::new(),
             wires: Mutex::new(()),
+            cache_turn: Mutex::new(()),
             world: Mutex::new(world),
             moulds: Lock::default(),
             desired: Convergence::default(),
+            fleet: Fleet::default(),
             slots: Lock::default(),
             health: Lock::default(),
             idle: Lock::default(),
+            fronts: Fronts::default(),
+            unsettled: Lock::default(),
         }))
     }
 
@@ -132,10 +154,10 @@ impl Node {
             let mut world = self.world.lock().await;
             let mut changes = Changes::default();
             let value = decide(&world, &mut changes)?;
-            if !changes.is_empty() {
-                changes.commit(self.parts.store.as_ref(), &mut world, &self.events).await?;
+            if changes.commit(self.parts.store.as_ref(), &mut world, &self.events).await? {
                 // Whatever it was, it may have made room for a job.
                 self.jobs.kick.notify_one();
+                self.fleet.changed();
             }
             Ok(value)
         };
@@ -150,6 +172,27 @@ impl Node {
     /// Forgets the slot of an instance that is gone.
     pub fn forget(&self, id: InstanceId) {
         locked(&self.slots).remove(&id);
+    }
+
+    /// An operation on the instance has failed: before the next one, and by the reconcile loop, it
+    /// is looked at whether record and reality are one.
+    pub(crate) fn unsettle(&self, id: InstanceId) {
+        locked(&self.unsettled).insert(id);
+    }
+
+    /// Those that are to be looked at.
+    pub(crate) fn unsettled(&self) -> BTreeSet<InstanceId> {
+        locked(&self.unsettled).clone()
+    }
+
+    /// It was looked at, and all is well.
+    pub(crate) fn settled(&self, id: InstanceId) {
+        locked(&self.unsettled).remove(&id);
+    }
+
+    /// Whether it is one of them.
+    pub(crate) fn is_unsettled(&self, id: InstanceId) -> bool {
+        locked(&self.unsettled).contains(&id)
     }
 
     /// What serialises the making of a pool's template.

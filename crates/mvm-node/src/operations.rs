@@ -13,12 +13,12 @@ use crate::slot::{Live, Slot};
 use crate::stages::{operation, stage};
 use crate::template::Template;
 use crate::world::World;
-use crate::{Result, now};
+use crate::{Result, now, recovery};
 use mvm_api::Problem;
 use mvm_hypervisor::Machine;
 use mvm_model::admission::{admit_instance, admit_state};
 use mvm_model::network::mac_of;
-use mvm_model::{Instance, InstanceId, Intent, PoolRef, State, Tenant};
+use mvm_model::{CacheDisk, Instance, InstanceId, Intent, PoolRef, State, Tenant};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +55,21 @@ impl Node {
     pub async fn bring(self: &Arc<Self>, id: InstanceId, to: State) -> Result<State> {
         let slot = self.slot(id);
         let mut live = slot.gate.lock().await;
+        recovery::settle_now(self, id, &mut live).await?;
+        let outcome = self.carry(&mut live, id, to).await;
+        self.look_at(id, &outcome);
+        outcome
+    }
+
+    /// What has failed may have left something behind.
+    fn look_at<T>(&self, id: InstanceId, outcome: &Result<T>) {
+        if outcome.is_err() {
+            self.unsettle(id);
+            self.kick.notify_one();
+        }
+    }
+
+    async fn carry(self: &Arc<Self>, live: &mut Live, id: InstanceId, to: State) -> Result<State> {
         let began = std::time::Instant::now();
         let (from, dormant) =
             self.read(|world| world.by_id(id).map(|i| (i.state, i.dormant))).await?;
@@ -67,38 +82,38 @@ impl Node {
         match (from, to) {
             (from, to) if from == to => {}
             (State::Warm, State::Running) => {
-                operation("resume", id, self.resume(&mut live, id)).await?;
+                operation("resume", id, self.resume(live, id)).await?;
             }
             (State::Running, State::Warm) => {
-                operation("pause", id, self.pause(&mut live, id)).await?;
+                operation("pause", id, self.pause(live, id)).await?;
             }
             (State::Running | State::Warm, State::Sleeping) => {
-                operation("sleep", id, self.sleep(&mut live, id)).await?;
+                operation("sleep", id, self.sleep(live, id)).await?;
             }
             (State::Sleeping, State::Running | State::Warm) if dormant => {
-                operation("clone", id, self.rise(&mut live, id, to)).await?;
+                operation("clone", id, self.rise(live, id, to)).await?;
             }
             (State::Sleeping, State::Running | State::Warm) => {
-                operation("wake", id, self.wake(&mut live, id, to)).await?;
+                operation("wake", id, self.wake(live, id, to)).await?;
             }
             (State::Running | State::Warm | State::Sleeping, State::Stopped) => {
-                operation("stop", id, self.shut_down(&mut live, id)).await?;
+                operation("stop", id, self.shut_down(live, id)).await?;
             }
             (State::Created | State::Stopped | State::Failed, State::Running) => {
-                self.power_on(&mut live, id).await?;
+                self.power_on(live, id).await?;
             }
             (State::Created | State::Stopped | State::Failed, State::Warm) => {
-                self.power_on(&mut live, id).await?;
-                self.pause(&mut live, id).await?;
+                self.power_on(live, id).await?;
+                self.pause(live, id).await?;
             }
             (State::Created, State::Sleeping) if self.template_for(id).await?.is_some() => {
                 self.lie_down(id).await?;
             }
             (State::Created | State::Stopped | State::Failed, State::Sleeping) => {
-                self.power_on(&mut live, id).await?;
-                self.sleep(&mut live, id).await?;
+                self.power_on(live, id).await?;
+                self.sleep(live, id).await?;
             }
-            (_, State::Destroyed) => self.destroy_live(&mut live, id).await?,
+            (_, State::Destroyed) => self.destroy_live(live, id).await?,
             (from, to) => {
                 return Err(from.check(to).err().map_or_else(
                     || Problem::internal(format!("no way from {from} to {to}")),
@@ -120,10 +135,16 @@ impl Node {
             self.forget(id);
             return Ok(());
         }
-        self.destroy_live(&mut live, id).await
+        let outcome = self.destroy_live(&mut live, id).await;
+        self.look_at(id, &outcome);
+        outcome
     }
 
-    async fn destroy_live(self: &Arc<Self>, live: &mut Live, id: InstanceId) -> Result<()> {
+    pub(crate) async fn destroy_live(
+        self: &Arc<Self>,
+        live: &mut Live,
+        id: InstanceId,
+    ) -> Result<()> {
         let destroyed = async {
             let (_, instance) = self.begin(id, State::Destroyed).await?;
             self.kill(live).await?;
@@ -241,8 +262,8 @@ impl Node {
         if spare {
             // What nobody has used is worth no snapshot: it is the template again.
             self.begin_with(id, State::Sleeping, |instance| instance.dormant = true).await?;
-            let outcome = self.kill(live).await;
-            return self.conclude(id, State::Sleeping, outcome).await;
+            self.kill(live).await?;
+            return self.set_state(id, State::Sleeping).await;
         }
         let (_, instance) = self.begin(id, State::Sleeping).await?;
         let was_running = instance.state == State::Running;
@@ -260,9 +281,9 @@ impl Node {
             self.abandon(id).await?;
             return Err(problem);
         }
-        live.machine = None;
-        let outcome = machine.kill().await.or_problem();
-        self.conclude(id, State::Sleeping, outcome).await
+        // From here on the snapshot is the machine: it is not lost, whatever becomes of the process.
+        self.kill(live).await?;
+        self.set_state(id, State::Sleeping).await
     }
 
     /// Sleeping to running or warm.
@@ -278,6 +299,7 @@ impl Node {
             }
         };
         // From here on the snapshot is not the machine any more.
+        live.machine = Some(machine.clone());
         remove_file(&files.snapshot())?;
         let outcome = async {
             machine.resume().await.or_problem()?;
@@ -287,9 +309,11 @@ impl Node {
                 machine.pause().await.or_problem()?;
             }
             Ok(())
+        };
+        match outcome.await {
+            Ok(()) => self.set_state(id, to).await,
+            Err(problem) => self.give_up(live, id, problem).await,
         }
-        .await;
-        self.conclude(id, to, outcome).await
     }
 
     /// Any live state to stopped: the guest shuts down by itself, so that its disks are whole.
@@ -314,10 +338,9 @@ impl Node {
                 tracing::warn!(instance = %id, "the guest did not shut down in time");
             }
         }
-        let outcome = self.kill(live).await;
-        let files = self.parts.root.files(id);
-        remove_file(&files.memory())?;
-        self.conclude(id, State::Stopped, outcome).await
+        self.kill(live).await?;
+        remove_file(&self.parts.root.files(id).memory())?;
+        self.set_state(id, State::Stopped).await
     }
 
     /// Writes the intent, if the table, the quotas and the lease allow the transition.
@@ -483,6 +506,12 @@ pub(crate) fn new_instance(world: &World, reference: &PoolRef, drawn: &[u32]) ->
         dormant: false,
         revision: revision.digest.clone(),
         resources: pool.resources,
+        // Their disks are made when the machine is.
+        caches: pool
+            .caches
+            .iter()
+            .map(|disk| CacheDisk { generation: 0, ..disk.clone() })
+            .collect(),
         address,
         mac: mac_of(tenant.network.tenant_net_id, address),
         created_at: now(),

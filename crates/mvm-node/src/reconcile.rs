@@ -1,9 +1,8 @@
 //! The reconcile loop: asks the model for a plan and carries it out, a few steps at a time.
 
-use crate::idle::is_pressed;
 use crate::node::Node;
 use crate::root::Root;
-use crate::{Result, now};
+use crate::{Result, now, recovery};
 use mvm_api::Problem;
 use mvm_model::plan::{Action, plan};
 use mvm_model::policy;
@@ -39,6 +38,7 @@ impl Passes {
 pub async fn run(node: Arc<Node>) {
     let in_flight = Arc::new(AtomicUsize::new(0));
     loop {
+        recovery::settle_again(&node).await;
         node.expire_leases().await;
         node.measure().await;
         tick(&node, &in_flight).await;
@@ -56,7 +56,7 @@ fn most_in_flight() -> usize {
 }
 
 async fn tick(node: &Arc<Node>, in_flight: &Arc<AtomicUsize>) {
-    let pressed = is_pressed(&node.parts.pressure);
+    let pressed = node.is_pressed();
     node.passes.pressed.set(i64::from(pressed));
     if pressed {
         relieve(node).await;
@@ -95,8 +95,8 @@ async fn relieve(node: &Arc<Node>) {
     tracing::warn!(instance = %id, "the host is short of memory: putting it to sleep");
     if let Ok(Some((id, to))) = claim_for(node, id, State::Sleeping).await {
         let outcome = node.as_agent_on("instance.sleep", id, node.bring(id, to)).await;
-        let cleared = node.update(id, |instance| instance.goal = None).await;
-        if let Err(problem) = outcome.map(drop).and(cleared) {
+        clear_goal(node, id).await;
+        if let Err(problem) = outcome {
             tracing::warn!(instance = %id, "cannot put to sleep: {problem}");
         }
     }
@@ -168,23 +168,32 @@ async fn work(node: &Arc<Node>, pool: &PoolRef, id: InstanceId, to: State) -> Re
         node.bring(id, to).await
     };
     let outcome = outcome.await;
-    let cleared = node.update(id, |instance| instance.goal = None).await;
+    let gone = clear_goal(node, id).await;
     match &outcome {
         Ok(_) => node.succeeded(pool),
         // Destroyed by somebody while it was being brought up: nothing failed.
-        Err(_) if cleared.is_err() => {}
+        Err(_) if gone => {}
         Err(problem) => node.failed(pool, problem),
     }
     outcome.map(drop)
 }
 
-/// Destroys an instance unless somebody has leased it since the plan was made.
-async fn destroy_idle(node: &Arc<Node>, id: InstanceId) -> Result<()> {
-    let free = claim_for(node, id, State::Destroyed).await?;
-    if free.is_some() {
-        node.as_agent_on(verb(State::Destroyed), id, node.destroy(id)).await?;
+/// The reconciler has done what it wanted of an instance, or failed. Says whether that is gone.
+async fn clear_goal(node: &Node, id: InstanceId) -> bool {
+    let cleared = node.update(id, |instance| instance.goal = None).await;
+    let gone = node.read(|world| world.by_id(id).is_err()).await;
+    if cleared.is_err() && !gone {
+        node.unsettle(id);
     }
-    Ok(())
+    gone
+}
+
+/// Destroys an instance unless somebody has leased it since the plan was made.
+pub(crate) async fn destroy_idle(node: &Arc<Node>, id: InstanceId) -> Result<()> {
+    match claim_for(node, id, State::Destroyed).await? {
+        Some((id, to)) => node.as_agent_on(verb(to), id, node.destroy(id)).await,
+        None => Ok(()),
+    }
 }
 
 /// A spare that failed serves nobody: its reason is kept with the pool, and it is replaced.

@@ -1,13 +1,15 @@
-//! At start: what the last agent left is finished or undone, and what is ours is taken over.
+//! At start: what the last agent left is finished or undone, and what is ours is taken over. The
+//! same is done for one instance whose last operation has failed on its way.
 
 use crate::Result;
 use crate::node::Node;
 use crate::problem::OrProblem;
 use crate::root::{remove_dir, remove_file};
+use crate::slot::Live;
 use mvm_hypervisor::{Machine, ProcessIdentity};
 use mvm_model::lease::Purpose;
 use mvm_model::recovery::{Verdict, recover};
-use mvm_model::{Instance, InstanceId, State};
+use mvm_model::{Instance, InstanceId, Name, State};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -15,12 +17,15 @@ use std::sync::Arc;
 /// says, and there is no process, link or directory of ours that has no record.
 pub async fn run(node: &Arc<Node>) -> Result<()> {
     node.restore_wires().await?;
+    restore_tenant_dirs(node).await?;
     let mut processes = ours(node)?;
     let instances: Vec<Instance> =
         node.read(|world| world.instances.values().cloned().collect()).await;
     for instance in &instances {
         let process = processes.remove(&instance.id);
-        if let Err(problem) = settle(node, instance, process).await {
+        let slot = node.slot(instance.id);
+        let mut live = slot.gate.lock().await;
+        if let Err(problem) = settle(node, instance, process, &mut live).await {
             tracing::error!(instance = %instance.reference(), "cannot recover: {problem}");
             node.set_failed(instance.id, &problem.to_string()).await?;
         }
@@ -31,8 +36,38 @@ pub async fn run(node: &Arc<Node>) -> Result<()> {
     }
     remove_stray_dirs(node, &instances)?;
     node.sweep_templates()?;
+    node.sweep_caches().await?;
     node.recover_jobs().await?;
     recycle_orphaned_jobs(node).await;
+    Ok(())
+}
+
+/// Looks at the instances whose last operation has failed: a disk that was full for a moment, or a
+/// process that would not end, may have kept it from its end.
+pub async fn settle_again(node: &Arc<Node>) {
+    for id in node.unsettled() {
+        let slot = node.slot(id);
+        // Where somebody is at it, its turn comes.
+        let Ok(mut live) = slot.gate.try_lock() else { continue };
+        if let Err(problem) = settle_now(node, id, &mut live).await {
+            tracing::warn!(instance = %id, "cannot settle: {problem}");
+        }
+    }
+}
+
+/// Brings record and reality of one instance together, if its last operation has failed.
+pub async fn settle_now(node: &Arc<Node>, id: InstanceId, live: &mut Live) -> Result<()> {
+    if !node.is_unsettled(id) {
+        return Ok(());
+    }
+    if let Ok(instance) = node.read(|world| world.by_id(id).cloned()).await {
+        let whole = live.machine.is_some() == instance.state.has_process();
+        if !whole || instance.is_busy() {
+            let process = ours(node)?.remove(&id);
+            settle(node, &instance, process, live).await?;
+        }
+    }
+    node.settled(id);
     Ok(())
 }
 
@@ -53,25 +88,29 @@ async fn settle(
     node: &Arc<Node>,
     instance: &Instance,
     process: Option<ProcessIdentity>,
+    live: &mut Live,
 ) -> Result<()> {
     let files = node.parts.root.files(instance.id);
+    // What an agent that was killed had not finished writing.
+    remove_file(&files.snapshot_part())?;
     let verdict =
         recover(instance, process.is_some(), files.snapshot().exists() || instance.dormant);
     tracing::debug!(instance = %instance.reference(), ?verdict, "recover");
     match verdict {
         Verdict::Adopt(state) => {
-            let adopted = match &process {
-                Some(process) => adopt(node, instance, process).await?,
-                None => None,
+            let adopted = match (live.machine.take(), &process) {
+                (Some(machine), _) => Some(machine),
+                (None, Some(process)) => adopt(node, instance, process).await?,
+                (None, None) => None,
             };
             let Some(machine) = adopted else {
                 let reason = "its hypervisor process ended while the agent started";
                 return node.set_failed(instance.id, reason).await;
             };
-            take_over(node, instance, machine, state).await
+            take_over(node, instance, machine, state, live).await
         }
         Verdict::Settle(state) => {
-            end(node, process).await?;
+            end(node, process, live).await?;
             if state != State::Sleeping {
                 remove_file(&files.snapshot())?;
                 remove_file(&files.memory())?;
@@ -79,11 +118,12 @@ async fn settle(
             record(node, instance.id, state).await
         }
         Verdict::Destroy => {
-            end(node, process).await?;
-            node.as_agent_on("instance.destroy", instance.id, node.destroy(instance.id)).await
+            end(node, process, live).await?;
+            let destroyed = node.destroy_live(live, instance.id);
+            node.as_agent_on("instance.destroy", instance.id, destroyed).await
         }
         Verdict::Fail(reason) => {
-            end(node, process).await?;
+            end(node, process, live).await?;
             node.update(instance.id, |instance| instance.goal = None).await?;
             node.set_failed(instance.id, &reason).await
         }
@@ -106,13 +146,13 @@ async fn take_over(
     instance: &Instance,
     machine: Arc<dyn Machine>,
     state: State,
+    live: &mut Live,
 ) -> Result<()> {
     match state {
         State::Running => machine.resume().await.or_problem()?,
         _ => machine.pause().await.or_problem()?,
     }
-    let slot = node.slot(instance.id);
-    slot.gate.lock().await.machine = Some(machine.clone());
+    live.machine = Some(machine.clone());
     node.watch(instance.id, machine);
     record(node, instance.id, state).await?;
     if state == State::Running {
@@ -131,8 +171,9 @@ async fn take_over(
     Ok(())
 }
 
-async fn end(node: &Node, process: Option<ProcessIdentity>) -> Result<()> {
+async fn end(node: &Node, process: Option<ProcessIdentity>, live: &mut Live) -> Result<()> {
     match process {
+        _ if live.machine.is_some() => node.kill(live).await,
         Some(process) => node.parts.hypervisor.kill_stray(&process).await.or_problem(),
         None => Ok(()),
     }
@@ -141,10 +182,32 @@ async fn end(node: &Node, process: Option<ProcessIdentity>) -> Result<()> {
 async fn record(node: &Node, id: InstanceId, state: State) -> Result<()> {
     node.update(id, |instance| {
         instance.goal = None;
-        let since = if instance.state == state { instance.state_since } else { crate::now() };
+        let (since, reason) = match instance.state == state {
+            true => (instance.state_since, instance.reason.take()),
+            false => (crate::now(), None),
+        };
         instance.reach(state, since);
+        instance.reason = reason;
     })
     .await
+}
+
+/// A tenant's directory holds its SSH key: it comes and goes with the record.
+async fn restore_tenant_dirs(node: &Node) -> Result<()> {
+    let root = &node.parts.root;
+    let tenants: Vec<Name> = node.read(|world| world.tenants.keys().cloned().collect()).await;
+    for tenant in &tenants {
+        crate::identity::tenant_key(root, tenant)?;
+    }
+    let Ok(entries) = std::fs::read_dir(root.tenants()) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if tenants.iter().all(|tenant| *tenant.as_str() != *name) {
+            tracing::info!("removing {}, whose tenant is gone", entry.path().display());
+            remove_dir(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_stray_dirs(node: &Node, instances: &[Instance]) -> Result<()> {
@@ -165,7 +228,9 @@ async fn recycle_orphaned_jobs(node: &Arc<Node>) {
     let orphans: Vec<InstanceId> = node
         .read(|world| {
             let of_job = |i: &&Instance| {
-                i.lease.as_ref().is_some_and(|lease| lease.purpose != Purpose::Manual)
+                i.lease
+                    .as_ref()
+                    .is_some_and(|lease| matches!(lease.purpose, Purpose::Run | Purpose::Template))
             };
             world.instances.values().filter(of_job).map(|i| i.id).collect()
         })

@@ -5,7 +5,7 @@ use crate::problem::io;
 use mvm_api::Problem;
 pub use mvm_api::files::{make_dir, write_atomically};
 use mvm_api::identity::IdentityDir;
-use mvm_model::{InstanceId, Name};
+use mvm_model::{InstanceId, Name, PoolRef};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -57,7 +57,9 @@ impl Root {
         for part in ["tenants", "instances", "templates"] {
             make_dir(&path.join(part), 0o711)?;
         }
-        make_dir(&path.join("jobs"), 0o700)?;
+        for part in ["jobs", "caches"] {
+            make_dir(&path.join(part), 0o700)?;
+        }
         Ok(Root { path, id })
     }
 
@@ -96,9 +98,14 @@ impl Root {
         identity_dir(&self.path)
     }
 
+    /// All tenants' directories.
+    pub fn tenants(&self) -> PathBuf {
+        self.path.join("tenants")
+    }
+
     /// A tenant's directory.
     pub fn tenant(&self, tenant: &Name) -> PathBuf {
-        self.path.join("tenants").join(tenant.as_str())
+        self.tenants().join(tenant.as_str())
     }
 
     /// All instances' directories.
@@ -119,6 +126,16 @@ impl Root {
     /// All jobs' directories.
     pub fn jobs(&self) -> PathBuf {
         self.path.join("jobs")
+    }
+
+    /// All pools' caches.
+    pub fn caches(&self) -> PathBuf {
+        self.path.join("caches")
+    }
+
+    /// One pool's caches.
+    pub fn caches_of(&self, pool: &PoolRef) -> PathBuf {
+        self.caches().join(pool.tenant.as_str()).join(pool.pool.as_str())
     }
 
     /// The files of one instance.
@@ -152,6 +169,10 @@ impl Files {
     pub fn snapshot(&self) -> PathBuf {
         self.dir.join("snapshot")
     }
+    /// A snapshot that is being written.
+    pub fn snapshot_part(&self) -> PathBuf {
+        self.dir.join("snapshot.part")
+    }
     /// The disk below the writable root.
     pub fn scratch(&self) -> PathBuf {
         self.dir.join("scratch.raw")
@@ -159,6 +180,10 @@ impl Files {
     /// The disk at `/data`.
     pub fn data(&self) -> PathBuf {
         self.dir.join("data.raw")
+    }
+    /// Its copy of the pool's cache with this index.
+    pub fn cache(&self, index: usize) -> PathBuf {
+        self.dir.join(format!("cache-{index}.raw"))
     }
     /// The SSH host key.
     pub fn host_key(&self) -> PathBuf {

@@ -1,16 +1,17 @@
 //! The agent's process: from a state directory to a served socket.
 
 use crate::desired::{self, DesiredFile};
+use crate::fleet::Offer;
 use crate::idle::HOST_PRESSURE;
 use crate::node::{Node, Parts};
 use crate::problem::{OrProblem, io};
 use crate::root::Root;
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
-use crate::{Result, api, jobs, reconcile, recovery};
-use mvm_api::Problem;
+use crate::{Result, announce, api, jobs, reconcile, recovery};
 use mvm_api::identity::keep;
 use mvm_api::tls::{Keeper, TlsListener};
+use mvm_api::{Problem, service};
 use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::qemu::QemuDriver;
 use mvm_hypervisor::sim::{Latencies, SimHypervisor};
@@ -19,6 +20,7 @@ use mvm_model::Name;
 use mvm_network::Network;
 use mvm_store::SqliteStore;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,8 +49,13 @@ pub struct ServeOptions {
     pub netns: Option<String>,
     /// Addresses to serve the API at over TLS, besides the Unix socket.
     pub listen: Vec<SocketAddr>,
-    /// The name of this node in desired-state documents.
+    /// Where a fleet's coordinators reach it; the first address that it listens on where nothing is
+    /// said, unless that is a wildcard.
+    pub advertise: Option<String>,
+    /// The name of this node in desired-state documents; that of its identity where it has one.
     pub node_id: Option<Name>,
+    /// What it says of itself to a fleet.
+    pub offer: Offer,
     /// The document of desired state to keep in force.
     pub desired: Option<DesiredFile>,
     /// The static guest binary.
@@ -57,6 +64,8 @@ pub struct ServeOptions {
     pub pressure: Option<PathBuf>,
     /// Where the time goes, as the process' tracing subscriber observes it.
     pub stages: Stages,
+    /// How fast images may leave for other nodes, in MiB a second; unlimited where absent.
+    pub image_rate: Option<NonZeroU32>,
     /// Log as JSON lines.
     pub log_json: bool,
 }
@@ -88,11 +97,12 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         true => None,
         false => Some(Keeper::open(root.identity())?),
     };
+    let own = keeper.as_ref().map(|keeper| keeper.credential().facts.identity.name().clone());
     let network = Network::open(root.short_id()).await.or_problem()?;
     let socket = root.socket();
     let node = Node::open(Parts {
         root,
-        node_id: options.node_id,
+        node_id: options.node_id.or(own),
         netns: options.netns,
         store: Arc::new(store),
         hypervisor: driver,
@@ -102,9 +112,12 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         stages: options.stages,
         network,
         images,
+        offer: options.offer,
+        image_rate: options.image_rate,
     })
     .await?;
     recovery::run(&node).await?;
+    node.open_fronts().await?;
     tokio::spawn(reconcile::run(node.clone()));
     tokio::spawn(jobs::dispatch(node.clone()));
     tokio::spawn(desired::run(node.clone(), options.desired));
@@ -112,10 +125,21 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     tracing::info!(socket = %socket.display(), "serving");
     if let Some(keeper) = keeper {
         let listener = TlsListener::bind(&options.listen, keeper.clone()).await?;
-        tracing::info!(addresses = ?listener.addresses(), "serving over TLS");
+        let addresses = listener.addresses().to_vec();
+        tracing::info!(?addresses, "serving over TLS");
         tokio::spawn(api::serve_tls(listener, node.clone()));
+        let first = listener_address(&addresses);
+        if let Some(address) = options.advertise.or(first) {
+            tokio::spawn(announce::run(keeper.clone(), address));
+        }
         tokio::spawn(keep::keep(keeper, keep::Source::Remote));
     }
+    service::ready(&format!("serving {}", socket.display()));
+    let alive = node.clone();
+    tokio::spawn(service::live(move || {
+        let node = alive.clone();
+        async move { node.read(|_| ()).await }
+    }));
     let served = api::serve(listener, node.clone());
     let mut term = signal(SignalKind::terminate()).map_err(|e| io("watch signals", e))?;
     let mut int = signal(SignalKind::interrupt()).map_err(|e| io("watch signals", e))?;
@@ -125,11 +149,17 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         _ = int.recv() => Ok(()),
         () = node.stop.notified() => Ok(()),
     };
+    service::stopping();
     tracing::info!("ending; machines go on");
     let _ = std::fs::remove_file(&socket);
     // The answer to the call that ended us is on its way.
     tokio::time::sleep(Duration::from_millis(50)).await;
     outcome
+}
+
+/// The first address that others can reach.
+fn listener_address(addresses: &[SocketAddr]) -> Option<String> {
+    addresses.iter().find(|address| !address.ip().is_unspecified()).map(ToString::to_string)
 }
 
 /// Simulated machines are written down below the root, and outlive the agent as real ones do.

@@ -12,7 +12,7 @@ use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::lease::Purpose;
-use mvm_model::{Instance, InstanceId, Pool, PoolRef, Resources, State};
+use mvm_model::{CacheDisk, Instance, InstanceId, Pool, PoolRef, Resources, State};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -54,6 +54,9 @@ struct Origin<'a> {
     pool: &'a PoolRef,
     revision: &'a str,
     resources: Resources,
+    /// Sizes of the disks of its caches: what the guest sees of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cache_mib: Vec<u64>,
     prewarm: Option<&'a str>,
     hypervisor: String,
 }
@@ -69,12 +72,19 @@ impl Node {
         Files { dir: self.parts.root.templates().join(key) }
     }
 
-    fn template_key(&self, pool: &Pool, revision: &str, resources: Resources) -> String {
+    fn template_key(
+        &self,
+        pool: &Pool,
+        revision: &str,
+        resources: Resources,
+        caches: &[CacheDisk],
+    ) -> String {
         let driver = self.parts.hypervisor.description();
         let origin = Origin {
             pool: &pool.reference,
             revision,
             resources,
+            cache_mib: caches.iter().map(|disk| disk.cache.size_mib).collect(),
             prewarm: pool.prewarm.as_deref(),
             hypervisor: format!("{} {} {}", driver.name, driver.version, driver.accelerator),
         };
@@ -91,7 +101,7 @@ impl Node {
     /// The template of the pool's present revision and shape, if it is there.
     pub(crate) fn template_of_pool(&self, pool: &Pool) -> Option<Template> {
         let revision = pool.current_revision()?;
-        self.template(self.template_key(pool, &revision.digest, pool.resources))
+        self.template(self.template_key(pool, &revision.digest, pool.resources, &pool.caches))
     }
 
     /// The template that an instance would be a clone of, if that is there and the instance has
@@ -103,7 +113,12 @@ impl Node {
                 return Ok(None);
             }
             let pool = world.pool(&instance.pool)?;
-            Ok(self.template(self.template_key(pool, &instance.revision, instance.resources)))
+            Ok(self.template(self.template_key(
+                pool,
+                &instance.revision,
+                instance.resources,
+                &instance.caches,
+            )))
         })
         .await
     }
@@ -116,7 +131,7 @@ impl Node {
                 let instance = world.by_id(id).ok()?;
                 let pool = world.pool(&instance.pool).ok()?;
                 let current = pool.current_revision()?.digest == instance.revision;
-                (current && instance.is_blank() && pool.resources == instance.resources)
+                (current && instance.is_blank() && pool.shapes(instance))
                     .then(|| pool.reference.clone())
             })
             .await;
@@ -141,7 +156,8 @@ impl Node {
         }
         let began = std::time::Instant::now();
         let instance = self.create_mould(reference).await?;
-        let key = self.template_key(&pool, &instance.revision, instance.resources);
+        let key =
+            self.template_key(&pool, &instance.revision, instance.resources, &instance.caches);
         let work = self.make_template(&pool, &instance, &key);
         let tenant = Some(&reference.tenant);
         let made = self.as_agent("template.create", tenant, reference, None, work).await;
@@ -217,11 +233,11 @@ impl Node {
                 let blank = world.instances.values().filter(|i| i.dormant);
                 let blank = blank.filter_map(|i| {
                     let pool = world.pools.get(&i.pool)?;
-                    Some(self.template_key(pool, &i.revision, i.resources))
+                    Some(self.template_key(pool, &i.revision, i.resources, &i.caches))
                 });
                 let pools = world.pools.values().filter_map(|pool| {
                     let revision = pool.current_revision()?;
-                    Some(self.template_key(pool, &revision.digest, pool.resources))
+                    Some(self.template_key(pool, &revision.digest, pool.resources, &pool.caches))
                 });
                 instances.chain(blank).chain(pools).collect()
             })

@@ -5,7 +5,9 @@ use crate::desired::InForce;
 use crate::events::{self, EventLog};
 use crate::problem::{OrProblem, not_found};
 use mvm_api::Problem;
+use mvm_api::fleet::Leader;
 use mvm_model::event;
+use mvm_model::expose::Expose;
 use mvm_model::{
     Instance, InstanceId, InstanceRef, Job, JobId, Name, Pool, PoolRef, Tenant, Usage,
 };
@@ -13,10 +15,12 @@ use mvm_store::{Expect, Store, Write};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 /// The record of the document in force.
 const DESIRED: &str = "desired";
+/// The record of the fleet's leader.
+const LEADER: &str = "leader";
 
 /// All records of the node.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +35,10 @@ pub struct World {
     pub jobs: BTreeMap<JobId, Job>,
     /// The document of desired state in force.
     pub desired: Option<InForce>,
+    /// The leader of the fleet that the node obeys.
+    pub leader: Option<Leader>,
+    /// The fronts, by where they listen.
+    pub exposes: BTreeMap<SocketAddr, Expose>,
 }
 
 impl World {
@@ -50,6 +58,10 @@ impl World {
             world.jobs.insert(job.id, job);
         }
         world.desired = read::<InForce>(store, DESIRED).await?.pop();
+        world.leader = read::<Leader>(store, LEADER).await?.pop();
+        for expose in read::<Expose>(store, "exposes/").await? {
+            world.exposes.insert(expose.listen, expose);
+        }
         Ok(world)
     }
 
@@ -106,7 +118,11 @@ impl World {
     /// What the tenant uses.
     pub fn usage(&self, tenant: &Name) -> Usage {
         let pools = self.pools.keys().filter(|pool| pool.tenant == *tenant).count() as u64;
-        Usage::count(pools, self.of_tenant(tenant))
+        let mut usage = Usage::count(pools, self.of_tenant(tenant));
+        let own = self.pools.values().filter(|pool| pool.reference.tenant == *tenant);
+        // The pools' own disks, beside their instances' copies.
+        usage.disk_mib += own.map(|pool| mvm_model::cache::disk_mib(&pool.caches)).sum::<u64>();
+        usage
     }
 
     /// The addresses that the tenant's instances have.
@@ -221,21 +237,44 @@ impl Changes {
         self.apply.push(Box::new(move |world| world.desired = Some(desired)));
     }
 
+    /// Obeys this leader of a fleet from now on.
+    pub fn put_leader(&mut self, leader: Leader) {
+        self.put(LEADER.to_owned(), &leader);
+        self.apply.push(Box::new(move |world| world.leader = Some(leader)));
+    }
+
     /// No document is in force any more.
     pub fn remove_desired(&mut self) {
         self.delete(DESIRED.to_owned());
         self.apply.push(Box::new(move |world| world.desired = None));
     }
 
-    /// Makes the changes durable together with the events that tell of them, then visible.
+    /// Makes or replaces a front.
+    pub fn put_expose(&mut self, expose: Expose) {
+        self.put(format!("exposes/{}", expose.listen), &expose);
+        self.apply.push(Box::new(move |world| {
+            world.exposes.insert(expose.listen, expose);
+        }));
+    }
+
+    /// Removes a front.
+    pub fn remove_expose(&mut self, listen: SocketAddr) {
+        self.delete(format!("exposes/{listen}"));
+        self.apply.push(Box::new(move |world| {
+            world.exposes.remove(&listen);
+        }));
+    }
+
+    /// Makes the changes durable together with the events that tell of them, then visible; whether
+    /// there were any.
     pub async fn commit(
         mut self,
         store: &dyn Store,
         world: &mut World,
         log: &EventLog,
-    ) -> Result<()> {
-        if self.is_empty() {
-            return Ok(());
+    ) -> Result<bool> {
+        if self.writes.is_empty() {
+            return Ok(false);
         }
         let events = events::of_changes(world, &self.instances, log.next_id(), crate::now());
         for event in &events {
@@ -255,7 +294,7 @@ impl Changes {
             };
         }
         log.publish(events);
-        Ok(())
+        Ok(true)
     }
 
     fn put(&mut self, key: String, value: &impl Serialize) {

@@ -185,6 +185,12 @@ pub fn age(since: mvm_model::Millis) -> String {
     }
 }
 
+/// A time as text, in UTC, to the second.
+pub fn time(at: mvm_model::Millis) -> String {
+    let seconds = i64::try_from(at / 1000).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| "-".to_owned(), |time| time.to_string())
+}
+
 /// Bytes in MiB.
 pub fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)

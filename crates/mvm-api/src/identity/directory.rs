@@ -172,9 +172,14 @@ impl IdentityDir {
         if let Some(list) = list {
             self.store_list(list)?;
         }
-        let text = serde_json::to_vec(signers).map_err(damaged)?;
-        write_atomically(&self.file("signers.json"), &text, 0o644)?;
+        self.store_signers(signers)?;
         self.renew(certificate, key)
+    }
+
+    /// Replaces who renews it.
+    pub fn store_signers(&self, signers: &Signers) -> Result<()> {
+        let text = serde_json::to_vec(signers).map_err(damaged)?;
+        write_atomically(&self.file("signers.json"), &text, 0o644)
     }
 
     /// The key that a certificate is asked for with, kept until it is there: asked again, after a

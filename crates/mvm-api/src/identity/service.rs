@@ -1,19 +1,25 @@
 //! The signer's routes: mounted by whoever has the authority's key.
 
+use super::directory::Signers;
 use super::signer::Signer;
 use super::wire::{
     IdentityView, Invitation, Invite, RevocationList, Revoke, Signed, SigningRequest,
 };
-use super::{Facts, Result, now};
+use super::{Facts, Identity, IdentityDir, Result, authority, keep, now};
 use crate::Problem;
 use crate::body::Body;
+use crate::files::io;
 use crate::peer::{Caller, Peer};
-use crate::routes::Routes;
-use crate::tls::Keeper;
+use crate::routes::{Routes, Server, guard};
+use crate::tls::{Keeper, TlsListener};
 use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use axum::routing::{get, post};
+use mvm_model::Millis;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// What the handlers get.
 #[derive(Clone)]
@@ -35,6 +41,42 @@ pub fn routes<T>(signer: Arc<Signer>, keeper: Arc<Keeper>) -> Routes<T> {
         .route("/v1/ca/identities", get(identities))
         .route("/v1/ca/revoke", post(revoke))
         .with_state(Service { signer, keeper })
+}
+
+/// Serves the authority in the directory `dir` at these addresses until SIGTERM or SIGINT; the
+/// certificates of nodes that it makes are good for `lifetime` ms.
+pub async fn serve(dir: &Path, listen: &[SocketAddr], lifetime: Millis) -> Result<()> {
+    let signer = Arc::new(Signer::embedded(dir)?.lifetime(lifetime));
+    let keeper = own_identity(&signer, IdentityDir::new(dir.join("server"))).await?;
+    let listener = TlsListener::bind(listen, keeper.clone()).await?;
+    tracing::info!(addresses = ?listener.addresses(), "serving");
+    tokio::spawn(keep::keep(keeper.clone(), keep::Source::Local(signer.clone())));
+    let app = guard(routes(signer, keeper).into_router(), Server::Signer);
+    let served = axum::serve(listener, app.into_make_service_with_connect_info::<Peer>());
+    let watch = |kind| signal(kind).map_err(|e| io("watch signals", e));
+    let (mut term, mut int) = (watch(SignalKind::terminate())?, watch(SignalKind::interrupt())?);
+    tokio::select! {
+        outcome = served => outcome.map_err(|e| io("serve", e)),
+        _ = term.recv() => Ok(()),
+        _ = int.recv() => Ok(()),
+    }
+}
+
+/// The identity of the signer itself, which it issues to itself where it has none that is good.
+async fn own_identity(signer: &Signer, dir: IdentityDir) -> Result<Arc<Keeper>> {
+    let good = |keeper: &Arc<Keeper>| {
+        let credential = keeper.credential();
+        now() < credential.facts.validity.not_after && !credential.due(now())
+    };
+    if let Some(keeper) = Keeper::open(dir.clone()).ok().filter(good) {
+        return Ok(keeper);
+    }
+    let identity = Identity::Coordinator("ca".parse()?);
+    let key = authority::new_key()?;
+    let issued = signer.issue(&identity, &key, now()).await?;
+    let (roots, list) = (signer.authority().certificate(), signer.crl(now()).await?);
+    dir.store(&issued.pem, &key.serialize_pem(), roots, Some(&list), &Signers::default())?;
+    Keeper::open(dir)
 }
 
 /// What the certificate says that the caller has shown itself.

@@ -11,7 +11,7 @@ use super::wire::{CertificateView, IdentityView, Invitation, Invite, Signed};
 use super::{Identity, JoinToken, Result, Role, authority};
 use crate::Problem;
 use mvm_model::Millis;
-use mvm_store::{Expect, Record, Store, Write};
+use mvm_store::{Expect, Record, SqliteStore, Store, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -59,6 +59,14 @@ impl Signer {
     pub fn open(dir: &Path, store: Arc<dyn Store>) -> Result<Signer> {
         let authority = Authority::open(dir)?;
         Ok(Signer { authority, dir: dir.to_owned(), store, lifetime: NODE_LIFETIME })
+    }
+
+    /// The authority in the directory `dir`, with its records in a file beside it that no other
+    /// process may have open.
+    pub fn embedded(dir: &Path) -> Result<Signer> {
+        // First: a directory without an authority gets no file.
+        Authority::open(dir)?;
+        Signer::open(dir, Arc::new(SqliteStore::open(&dir.join("ca.db"))?))
     }
 
     /// The same, with another lifetime of nodes' and coordinators' certificates, in ms.

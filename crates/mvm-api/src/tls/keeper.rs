@@ -4,6 +4,7 @@
 use super::connect::{self, Expect};
 use crate::Problem;
 use crate::identity::certificate::Revoked;
+use crate::identity::directory::Signers;
 use crate::identity::{Credential, IdentityDir, Result};
 use crate::peer::Revocations;
 use rustls::pki_types::CertificateRevocationListDer;
@@ -111,18 +112,31 @@ impl Keeper {
         Ok(true)
     }
 
-    /// Takes over what somebody else has written into the directory, if it is newer.
+    /// Has it renewed by these signers from now on.
+    pub fn ask_at(&self, signers: Signers) -> Result<()> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(dir) = &self.dir {
+            dir.store_signers(&signers)?;
+        }
+        self.replace(Credential { signers, ..self.credential() })
+    }
+
+    /// Takes over what somebody else has written into the directory.
     pub fn reload(&self) -> Result<()> {
         let Some(dir) = &self.dir else { return Ok(()) };
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let (now, there) = (self.credential(), dir.load()?);
-        let newer = there.facts.validity.not_after > now.facts.validity.not_after;
-        if newer || there.revoked.number > now.revoked.number {
-            let revoked = there.revoked.clone();
-            self.replace(there)?;
-            self.revocations.replace(revoked);
+        let other = there.facts.serial != now.facts.serial || there.roots != now.roots;
+        let more = there.revoked.number > now.revoked.number;
+        if more {
+            self.revocations.replace(there.revoked.clone());
         }
-        Ok(())
+        match other || more {
+            // What is revoked stays so, whatever was put there.
+            true if more => self.replace(there),
+            true => self.replace(Credential { list: now.list, revoked: now.revoked, ..there }),
+            false => Ok(()),
+        }
     }
 
     fn replace(&self, credential: Credential) -> Result<()> {

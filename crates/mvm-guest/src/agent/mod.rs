@@ -1,6 +1,7 @@
 //! The guest's agent: answers the requests of the channel.
 
 mod adopt;
+pub mod disks;
 mod exec;
 mod files;
 mod net;
@@ -98,11 +99,32 @@ impl Answer for Agent {
                 };
                 serve::settle(stream, outcome).await
             }
+            Request::Mount { serial, path } => {
+                let outcome = self.in_guest(move || disks::mount(&serial, &path)).await;
+                serve::settle(stream, outcome).await
+            }
+            Request::Unmount { path } => {
+                let outcome = self.in_guest(move || disks::unmount(&path)).await;
+                serve::settle(stream, outcome).await
+            }
             Request::Shutdown => {
                 reply(stream, &()).await?;
                 self.shutdown.notify_one();
                 Ok(())
             }
+        }
+    }
+}
+
+impl Agent {
+    /// Changes the machine, where that is allowed; it may wait for a disk.
+    async fn in_guest(&self, change: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+        match self.powers {
+            Powers::Guest => {
+                let done = tokio::task::spawn_blocking(change).await;
+                done.map_err(|e| Error::Broken(e.to_string()))?
+            }
+            Powers::Tame => Err(not_here()),
         }
     }
 }
@@ -132,6 +154,7 @@ fn guest_error(doing: &str, cause: &std::io::Error) -> Error {
         std::io::ErrorKind::NotFound => "not_found",
         std::io::ErrorKind::PermissionDenied => "permission_denied",
         std::io::ErrorKind::StorageFull => "no_space",
+        std::io::ErrorKind::ResourceBusy => "busy",
         std::io::ErrorKind::ConnectionRefused => "connection_refused",
         _ => "guest_io",
     };

@@ -2,11 +2,12 @@
 //! disk above, an overlay of both.
 
 use super::say;
+use mvm_guest::agent::disks::disk;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_change, mount_move, unmount};
 use std::fs;
-use std::io::{Error, ErrorKind, Result};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::io::{Error, Result};
+use std::path::Path;
+use std::time::Duration;
 
 /// How long the disks may take to appear.
 const DISKS: Duration = Duration::from_secs(10);
@@ -152,22 +153,4 @@ fn load_modules() -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The block device whose virtio serial is `serial`.
-fn disk(serial: &str, patience: Duration) -> Result<PathBuf> {
-    let deadline = Instant::now() + patience;
-    loop {
-        for entry in fs::read_dir("/sys/block")?.flatten() {
-            let found = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
-            let device = Path::new("/dev").join(entry.file_name());
-            if found.trim() == serial && device.exists() {
-                return Ok(device);
-            }
-        }
-        if Instant::now() >= deadline {
-            return Err(Error::new(ErrorKind::NotFound, format!("there is no disk {serial}")));
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }

@@ -138,6 +138,11 @@ impl SimHypervisor {
         }
     }
 
+    /// Whether the machine's vCPUs run; `None` if there is none with that marker.
+    pub fn is_running(&self, marker: &str) -> Option<bool> {
+        self.world().by_marker(marker).map(|life| life.is_running())
+    }
+
     /// For how long the machine's vCPUs have run, over all its sleeps, in ms: what a
     /// program that counts in the guest would have counted.
     pub fn guest_ms(&self, marker: &str) -> Option<u64> {

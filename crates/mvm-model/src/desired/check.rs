@@ -1,32 +1,45 @@
 //! What a document must fulfil beyond its types.
 
-use super::{DesiredPool, DesiredState, DesiredTenant};
+use super::{DesiredPool, DesiredTenant};
 use crate::admission::Quotas;
 use crate::error::{Code, Fault};
 use crate::name::Name;
 use std::collections::BTreeMap;
 
-pub(super) fn document(state: &DesiredState) -> Result<(), Fault> {
-    if state.schema_version != super::SCHEMA_VERSION {
-        let message = format!("schema_version is {}", state.schema_version);
-        return Err(Fault::new(Code::UnsupportedVersion, message).at("$.schema_version"));
+/// What a document speaks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// One node: a tenant's instances share its subnet.
+    Node,
+    /// Many nodes: each has the tenant's whole subnet for itself.
+    Fleet,
+}
+
+pub(crate) fn version(found: u32) -> Result<(), Fault> {
+    if found == super::SCHEMA_VERSION {
+        return Ok(());
     }
-    unique(state.tenants.iter().map(|t| &t.tenant_id), "$.tenants", "tenant_id")?;
-    for (index, tenant) in state.tenants.iter().enumerate() {
+    let message = format!("schema_version is {found}");
+    Err(Fault::new(Code::UnsupportedVersion, message).at("$.schema_version"))
+}
+
+pub(crate) fn tenants(tenants: &[DesiredTenant], scope: Scope) -> Result<(), Fault> {
+    unique(tenants.iter().map(|t| &t.tenant_id), "$.tenants", "tenant_id")?;
+    for (index, tenant) in tenants.iter().enumerate() {
         let path = format!("$.tenants[{index}]");
         tenant.network.validate().map_err(below(format!("{path}.network")))?;
-        for other in &state.tenants[..index] {
+        for other in &tenants[..index] {
             if let Some(fault) = tenant.network.conflicts_with(&other.network) {
                 let message = format!("{} (tenant {})", fault.message, other.tenant_id);
                 return Err(below(format!("{path}.network"))(Fault { message, ..fault }));
             }
         }
-        pools(tenant, &path)?;
+        pools(tenant, &path, scope)?;
     }
     Ok(())
 }
 
-fn pools(tenant: &DesiredTenant, path: &str) -> Result<(), Fault> {
+fn pools(tenant: &DesiredTenant, path: &str, scope: Scope) -> Result<(), Fault> {
     let pools = &tenant.pools;
     unique(pools.iter().map(|p| &p.pool_id), &format!("{path}.pools"), "pool_id")?;
     if pools.len() as u64 > tenant.quotas.max_pools {
@@ -44,17 +57,33 @@ fn pools(tenant: &DesiredTenant, path: &str) -> Result<(), Fault> {
                 .at(format!("{path}.revision"))
                 .hint("a digest is 64 hexadecimal digits, as `mvm image list -o json` shows"));
         }
+        if let Some(source) = &pool.revision_from {
+            let path = format!("{path}.revision_from");
+            let fault = if pool.revision.is_none() {
+                "revision_from without revision: of which image?"
+            } else if !is_digest(&source.content) {
+                "content is not 64 hexadecimal digits"
+            } else if source.nodes.is_empty() || source.nodes.len() > 64 {
+                "nodes names none, or more than 64"
+            } else {
+                ""
+            };
+            if !fault.is_empty() {
+                return Err(Fault::new(Code::InvalidValue, fault).at(path));
+            }
+        }
         let prewarm = pool.prewarm.as_deref();
         if prewarm.is_some_and(|command| command.is_empty() || command.len() > 65536) {
             let message = "prewarm is empty or longer than 65536 bytes";
             return Err(Fault::new(Code::InvalidValue, message).at(format!("{path}.prewarm")));
         }
         pool.instance_resources.validate().map_err(below(format!("{path}.instance_resources")))?;
+        crate::cache::validate(&pool.caches).map_err(below(path.clone()))?;
         sum.add(pool);
         sum.admit(&tenant.quotas, pool, &tenant.tenant_id, &path)?;
     }
     let capacity = u64::from(tenant.network.capacity());
-    if sum.instances > capacity {
+    if scope == Scope::Node && sum.instances > capacity {
         let message = format!(
             "{} holds {capacity} instances, and the pools of tenant {} ask for {}",
             tenant.network.ipv4_subnet, tenant.tenant_id, sum.instances
@@ -85,7 +114,8 @@ impl Sum {
         self.warm += u64::from(counts.warm);
         self.vcpus += hot * u64::from(shape.vcpus);
         self.mem_mib += hot * shape.mem_mib;
-        self.disk_mib += counts.total() * shape.disk_mib();
+        let caches: u64 = pool.caches.iter().map(|cache| cache.size_mib).sum();
+        self.disk_mib += counts.total() * (shape.disk_mib() + caches);
         self.instances += counts.total();
     }
 
@@ -151,7 +181,7 @@ fn unique<'a>(names: impl Iterator<Item = &'a Name>, list: &str, field: &str) ->
 }
 
 /// Puts a fault's own path below `parent`.
-fn below(parent: String) -> impl Fn(Fault) -> Fault {
+pub(crate) fn below(parent: String) -> impl Fn(Fault) -> Fault {
     move |fault| {
         let path = match fault.path.is_empty() {
             true => parent.clone(),

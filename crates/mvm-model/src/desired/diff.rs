@@ -2,6 +2,7 @@
 
 use super::{DesiredPool, DesiredState, DesiredTenant};
 use crate::admission::Quotas;
+use crate::cache;
 use crate::error::{Code, Fault};
 use crate::name::{Name, PoolRef};
 use crate::pool::{Counts, Pool};
@@ -132,10 +133,15 @@ pub fn diff(
             room_for_pools(wanted, pools, &path)?;
         }
     }
-    for wanted in &document.tenants {
-        for pool_wanted in &wanted.pools {
+    for (index, wanted) in document.tenants.iter().enumerate() {
+        for (number, pool_wanted) in wanted.pools.iter().enumerate() {
             let (tenant, name) = (wanted.tenant_id.clone(), pool_wanted.pool_id.clone());
             let reference = PoolRef { tenant, pool: name };
+            if let Some(known) = pools.get(&reference) {
+                let path = format!("$.tenants[{index}].pools[{number}].caches");
+                cache::change(&known.caches, pool_wanted.caches.clone())
+                    .map_err(|fault| fault.at(path))?;
+            }
             pool(pool_wanted, pools.get(&reference), reference, &mut steps);
         }
     }
@@ -250,6 +256,7 @@ fn changes(wanted: &DesiredPool, known: &Pool) -> Vec<&'static str> {
         ("profile", wanted.profile != known.profile),
         ("override_inputs", wanted.override_inputs != known.override_inputs),
         ("instance_resources", wanted.instance_resources != known.resources),
+        ("caches", !wanted.caches.iter().eq(known.caches.iter().map(|disk| &disk.cache))),
         ("recycle", wanted.recycle != known.recycle),
         ("runtime_policy", wanted.runtime_policy != known.runtime_policy),
         ("prewarm", wanted.prewarm != known.prewarm),
@@ -277,7 +284,9 @@ impl DesiredState {
                     profile: pool.profile.clone(),
                     override_inputs: pool.override_inputs.clone(),
                     revision: None,
+                    revision_from: None,
                     instance_resources: pool.resources,
+                    caches: pool.caches.iter().map(|disk| disk.cache.clone()).collect(),
                     recycle: pool.recycle,
                     prewarm: pool.prewarm.clone(),
                     runtime_policy: pool.runtime_policy,
@@ -317,19 +326,21 @@ impl DesiredState {
 
     /// Makes relative paths of flakes, which start at the document, start at `folder`.
     pub fn rebase(&mut self, folder: &str) {
-        let rebased = |reference: &mut String| {
-            let (scheme, path) = match reference.strip_prefix("path:") {
-                Some(path) => ("path:", path),
-                None => ("", reference.as_str()),
-            };
-            if path == "." || path == ".." || path.starts_with("./") || path.starts_with("../") {
-                let path = path.strip_prefix("./").unwrap_or(path);
-                *reference = format!("{scheme}{}/{path}", folder.trim_end_matches('/'));
-            }
-        };
         for pool in self.tenants.iter_mut().flat_map(|tenant| &mut tenant.pools) {
-            rebased(&mut pool.flake_ref);
-            pool.override_inputs.values_mut().for_each(rebased);
+            rebase(&mut pool.flake_ref, folder);
+            pool.override_inputs.values_mut().for_each(|input| rebase(input, folder));
         }
+    }
+}
+
+/// Makes the reference of a flake that starts at the document start at `folder`.
+pub(crate) fn rebase(reference: &mut String, folder: &str) {
+    let (scheme, path) = match reference.strip_prefix("path:") {
+        Some(path) => ("path:", path),
+        None => ("", reference.as_str()),
+    };
+    if path == "." || path == ".." || path.starts_with("./") || path.starts_with("../") {
+        let path = path.strip_prefix("./").unwrap_or(path);
+        *reference = format!("{scheme}{}/{path}", folder.trim_end_matches('/'));
     }
 }

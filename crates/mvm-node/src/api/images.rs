@@ -3,17 +3,23 @@
 use super::pools::progress;
 use super::{Answer, Body, Refusal, Shared, detached};
 use crate::Node;
-use crate::problem::OrProblem;
+use crate::problem::{OrProblem, io, not_found};
+use crate::transfer::{PIECE, blocking};
 use axum::Json;
-use axum::extract::State;
-use axum::response::Sse;
+use axum::body::Body as HttpBody;
+use axum::extract::{Path, Query, State};
+use axum::http::header;
 use axum::response::sse::Event;
+use axum::response::{IntoResponse, Response, Sse};
 use futures::Stream;
-use mvm_api::types::{Gc, GcResult, ImageView, ImportKernel, KernelView};
+use mvm_api::types::{FetchImage, FetchedImage, Gc, GcResult, ImageView, ImportKernel, KernelView};
 use mvm_image::{KernelImport, KernelInfo, Platform};
+use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::io::SeekFrom;
 use std::path::PathBuf;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 pub async fn kernels(State(node): Shared) -> Answer<Vec<KernelView>> {
     let kernels = node.parts.images.kernels().or_problem()?;
@@ -71,6 +77,7 @@ pub async fn list(State(node): Shared) -> Answer<Vec<ImageView>> {
                 flake_ref: image.flake.clone(),
                 profile: image.profile.clone(),
                 size_bytes: image.size_bytes,
+                content: image.content(),
             };
             images.iter().map(view).collect()
         })
@@ -102,4 +109,54 @@ async fn in_use(node: &Node) -> BTreeSet<String> {
         digests
     })
     .await
+}
+
+/// Receives an image from a node that has it.
+pub async fn fetch(State(node): Shared, Body(body): Body<FetchImage>) -> Answer<FetchedImage> {
+    Ok(Json(detached(async move { node.fetch_image(body).await }).await?))
+}
+
+/// What another node has to know of an image to receive it.
+pub async fn manifest(
+    State(node): Shared,
+    Path(digest): Path<String>,
+) -> Result<Response, Refusal> {
+    let images = node.parts.images.clone();
+    let manifest = blocking(move || images.manifest(&digest).or_problem()).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], manifest).into_response())
+}
+
+/// Where to begin.
+#[derive(Debug, Deserialize)]
+pub struct From {
+    #[serde(default)]
+    offset: u64,
+}
+
+/// The bytes of a part from an offset on, no faster than the node lets images travel.
+pub async fn part(
+    State(node): Shared,
+    Path((digest, part)): Path<(String, String)>,
+    Query(from): Query<From>,
+) -> Result<HttpBody, Refusal> {
+    let image = node.parts.images.get(&digest).or_problem()?;
+    let path = image.part_file(&part).ok_or_else(|| {
+        not_found(format!("part {part:?} of image {digest}"), "see its manifest for its parts")
+    })?;
+    let reading = |e| io(format!("read {}", path.display()), e);
+    let mut file = tokio::fs::File::open(&path).await.map_err(reading)?;
+    file.seek(SeekFrom::Start(from.offset)).await.map_err(reading)?;
+    let stream = futures::stream::unfold((file, node), |(mut file, node)| async move {
+        let mut buffer = vec![0; PIECE];
+        match file.read(&mut buffer).await {
+            Ok(0) => None,
+            Ok(count) => {
+                node.pace.pass(count).await;
+                buffer.truncate(count);
+                Some((Ok(buffer), (file, node)))
+            }
+            Err(error) => Some((Err(error), (file, node))),
+        }
+    });
+    Ok(HttpBody::from_stream(stream))
 }

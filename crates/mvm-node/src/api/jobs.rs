@@ -110,9 +110,8 @@ pub async fn wait(
 ) -> Answer<JobView> {
     let id = node.job_for(&peer, &id).await?;
     let longest = Duration::from_secs(options.timeout_s.unwrap_or(MAX_WAIT_S).min(MAX_WAIT_S));
-    match tokio::time::timeout(longest, node.ended_job(id)).await {
-        Ok(ended) => ended.map(drop)?,
-        Err(_) => {}
+    if let Ok(ended) = tokio::time::timeout(longest, node.ended_job(id)).await {
+        ended?;
     }
     Ok(Json(node.job_view(id).await?))
 }

@@ -3,6 +3,8 @@
 mod audit;
 mod desired;
 mod events;
+mod expose;
+mod fleet;
 mod identity;
 mod images;
 mod instances;
@@ -11,6 +13,8 @@ mod leases;
 mod pools;
 mod streams;
 mod tenants;
+#[cfg(test)]
+mod tests;
 
 use crate::Node;
 use axum::extract::State;
@@ -76,6 +80,9 @@ fn routes() -> Routes<Arc<Node>> {
         .route(&format!("{pool}/revisions"), get(pools::revisions))
         .route(&format!("{pool}/rollback"), post(pools::rollback))
         .route(&format!("{pool}/claims"), post(streams::claim))
+        .route(&format!("{pool}/expose"), post(expose::expose))
+        .route(&format!("{pool}/unexpose"), post(expose::unexpose))
+        .route("/v1/exposes", get(expose::list))
         .route(&format!("{pool}/instances"), get(instances::list_of_pool).post(instances::create))
         .route("/v1/instances", get(instances::list))
         .route(instance, get(instances::show).delete(instances::destroy))
@@ -88,6 +95,7 @@ fn routes() -> Routes<Arc<Node>> {
         .route(&format!("{instance}/logs"), get(instances::logs))
         .route(&format!("{instance}/stats"), get(instances::stats))
         .route(&format!("{instance}/ssh"), get(instances::ssh))
+        .merge(fleet::routes())
         .route(&format!("{pool}/jobs"), post(jobs::create))
         .route("/v1/jobs", get(jobs::list))
         .route("/v1/jobs/{id}", get(jobs::show))
@@ -111,6 +119,9 @@ fn routes() -> Routes<Arc<Node>> {
         .route("/v1/kernels/fetch", post(images::kernel_fetch))
         .route("/v1/images", get(images::list))
         .route("/v1/images/gc", post(images::gc))
+        .route("/v1/images/fetch", post(images::fetch))
+        .route("/v1/images/{digest}/manifest", get(images::manifest))
+        .route("/v1/images/{digest}/parts/{part}", get(images::part))
 }
 
 async fn agent(State(node): Shared) -> Json<AgentInfo> {

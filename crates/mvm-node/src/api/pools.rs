@@ -22,7 +22,8 @@ pub fn reference((tenant, pool): (String, String)) -> Result<PoolRef, Fault> {
     Ok(PoolRef { tenant: tenant.parse()?, pool: pool.parse()? })
 }
 
-type InPool = Path<(String, String)>;
+/// The pool's names in a path.
+pub type InPool = Path<(String, String)>;
 
 pub async fn list(State(node): Shared, ConnectInfo(peer): Caller) -> Json<Vec<PoolView>> {
     let views = node.read(|world| {

@@ -128,8 +128,17 @@ pub async fn claim(
             Ok(claimed) => claimed,
             Err(problem) => return drop(tell.send(Err(problem))),
         };
-        let took_ms = began.elapsed().as_secs_f64() * 1000.0;
         let (id, reference) = (instance.id, instance.reference());
+        let opened = async {
+            let slot = node.slot(id);
+            let channel = node.channel(&mut *slot.gate.lock().await).await?;
+            node.open_caches(id, &channel).await
+        };
+        if let Err(problem) = opened.await {
+            node.end_lease(id).await;
+            return drop(tell.send(Err(problem)));
+        }
+        let took_ms = began.elapsed().as_secs_f64() * 1000.0;
         if let (Ok(()), Some(lease)) = (tell.send(Ok(())), instance.lease) {
             hold(upgrade, Claim { reference, from, took_ms, lease }).await;
         }

@@ -73,6 +73,8 @@ async fn asked(frame: &[u8]) -> (String, Option<String>) {
             Request::Shutdown => "shutdown",
             Request::Adopt(_) => "adopt",
             Request::Sync => "sync",
+            Request::Mount { .. } => "mount",
+            Request::Unmount { .. } => "unmount",
             Request::Hello => "hello",
             Request::Stats => "stats",
         },

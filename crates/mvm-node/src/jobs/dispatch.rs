@@ -8,6 +8,7 @@ use crate::world::World;
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_model::admission::admit_state;
+use mvm_model::cache;
 use mvm_model::choose::choose;
 use mvm_model::job::{self, JobState, MAX_TIMEOUT_S, Outcome};
 use mvm_model::lease::{DEFAULT_LEASE_S, Purpose};
@@ -117,7 +118,8 @@ fn place(world: &World, job: &Job, drawn: &[u32]) -> Result<Instance> {
     let pool = world.pool(&job.pool)?;
     let tenant = world.tenant(&job.pool.tenant)?;
     let revision = pool.current_revision().map_or("", |revision| &revision.digest);
-    let spare = choose(pool.recycle, revision, world.of_pool(&job.pool)).cloned();
+    let fit = world.of_pool(&job.pool).filter(|i| cache::same(&i.caches, &pool.caches));
+    let spare = choose(pool.recycle, revision, fit).cloned();
     let instance = match spare {
         Some(instance) => instance,
         None => new_instance(world, &job.pool, drawn)?,

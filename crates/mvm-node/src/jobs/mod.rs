@@ -147,6 +147,12 @@ impl Node {
                 if world.jobs.contains_key(&id) {
                     return Err(Problem::internal("no free job id was drawn"));
                 }
+                let has = |name: &mvm_model::Name| {
+                    record.caches.iter().any(|disk| disk.cache.name == *name)
+                };
+                if let Some(name) = wanted.spec.cache_commit.iter().find(|name| !has(name)) {
+                    return Err(crate::caches::no_cache(pool, name));
+                }
                 let limit = world.tenant(&pool.tenant)?.quotas.max_queued_jobs;
                 job::admit(pool, limit, world.jobs_of(pool))?;
                 let mut job = Job::new(id, pool.clone(), wanted.spec, holder, now());
@@ -194,7 +200,9 @@ impl Node {
                 }
                 file.write_all(&piece).await.map_err(failed)?;
             }
-            file.flush().await.map_err(failed)
+            file.flush().await.map_err(failed)?;
+            // Not under the hands of one that was queued meanwhile.
+            self.read(|world| preparing(world, id)).await
         };
         if let Err(problem) = take.await {
             remove_file(&early)?;
@@ -254,6 +262,7 @@ impl Node {
 
     /// Gives a job when it has ended, or as it is when it is forgotten meanwhile.
     pub(crate) async fn ended_job(&self, id: JobId) -> Result<Job> {
+        self.read(|world| world.job(id).map(drop)).await?;
         let mut changed = self.jobs.desk(id).changed.subscribe();
         loop {
             changed.borrow_and_update();

@@ -4,7 +4,7 @@ use super::log::Log;
 use super::{Desk, Word, dispatch};
 use crate::claims::extend;
 use crate::node::{Node, locked};
-use crate::problem::{IntoProblem, OrProblem, io};
+use crate::problem::{OrProblem, io};
 use crate::root::remove_file;
 use crate::{Result, now};
 use mvm_api::Problem;
@@ -15,7 +15,7 @@ use mvm_guest::protocol::ExecRequest;
 use mvm_model::audit::OK;
 use mvm_model::job::{Artifact, JobState, Outcome};
 use mvm_model::lease::DEFAULT_LEASE_S;
-use mvm_model::{Instance, Job, JobId, State};
+use mvm_model::{Instance, Job, JobId, Name, State};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -81,7 +81,11 @@ pub(super) async fn run(
         Ok(Some(job)) => Ok(job),
         Ok(None) => {
             let back = node.untake(machine).await;
-            let waits = node.update_job(id, Job::give_back).await;
+            let back_in_line = |job: &mut Job| match job.cancel_requested {
+                true => job.end(Outcome::because(JobState::Canceled, "canceled"), now()),
+                false => job.give_back(),
+            };
+            let waits = node.update_job(id, back_in_line).await;
             waits.and_then(|job| back.map(|()| job))
         }
         Err(problem) => {
@@ -153,30 +157,29 @@ impl Runner {
         };
         let slot = self.node.slot(self.instance.id);
         let channel = self.node.channel(&mut *slot.gate.lock().await).await?;
+        self.node.open_caches(self.instance.id, &channel).await?;
         let claim = began.elapsed();
         let began = Instant::now();
-        let path = self.node.inputs_of(self.id);
-        if let Ok(file) = tokio::fs::File::open(&path).await {
-            let sending = channel.put("/", file);
-            tokio::pin!(sending);
-            loop {
-                tokio::select! {
-                    sent = &mut sending => match sent {
-                        Ok(()) => break,
-                        Err(mvm_guest::Error::Guest { message, .. }) => {
-                            let reason = format!("its inputs cannot be unpacked: {message}");
-                            return Err(Unbegun::Over(Outcome::because(JobState::Failed, reason)));
-                        }
-                        Err(error) => return Err(error.problem().into()),
-                    },
-                    Some(_) = self.words.recv() => {
-                        let outcome = Outcome::because(JobState::Canceled, "canceled");
-                        return Err(Unbegun::Over(outcome));
-                    }
-                }
-            }
-        }
+        self.send_inputs(&channel).await?;
         Ok(Ready { channel, claim, inputs: began.elapsed() })
+    }
+
+    async fn send_inputs(&mut self, channel: &Channel) -> std::result::Result<(), Unbegun> {
+        let path = self.node.inputs_of(self.id);
+        let Ok(file) = tokio::fs::File::open(&path).await else { return Ok(()) };
+        let sent = tokio::select! {
+            sent = channel.put("/", file) => sent,
+            Some(_) = self.words.recv() => {
+                return Err(Unbegun::Over(Outcome::because(JobState::Canceled, "canceled")));
+            }
+        };
+        match sent {
+            Err(mvm_guest::Error::Guest { message, .. }) => {
+                let reason = format!("its inputs cannot be unpacked: {message}");
+                Err(Unbegun::Over(Outcome::because(JobState::Failed, reason)))
+            }
+            other => Ok(other.or_problem()?),
+        }
     }
 
     /// Begins the command, follows it to its end, and records how it came out.
@@ -215,6 +218,9 @@ impl Runner {
             JobState::Lost => Vec::new(),
             _ => self.fetch(&channel, &job.spec.artifacts, &mut outcome).await,
         };
+        if outcome.state == JobState::Succeeded {
+            outcome.reason = self.commit(&channel, &job.spec.cache_commit).await;
+        }
         let ended = self
             .node
             .update_job(self.id, |job| {
@@ -320,6 +326,17 @@ impl Runner {
     fn lost(&self, why: &str) -> Outcome {
         let reason = format!("its machine {} went away: {why}", self.instance.reference());
         Outcome::because(JobState::Lost, reason)
+    }
+
+    /// Commits caches; gives why one could not be.
+    async fn commit(&self, channel: &Channel, caches: &[Name]) -> Option<String> {
+        for name in caches {
+            if let Err(problem) = self.node.commit_cache(self.instance.id, name, channel).await {
+                tracing::warn!(job = %self.id, "cannot commit cache {name}: {problem}");
+                return Some(format!("cache {name} was not committed: {problem}"));
+            }
+        }
+        None
     }
 
     /// Fetches what the job leaves. What is not there is missed only by a job that succeeded.

@@ -78,6 +78,9 @@ impl Answer for Inside {
             Request::Stats => reply(stream, &self.stats()).await,
             Request::Connect { port } => connect(stream, port).await,
             Request::Sync => reply(stream, &()).await,
+            Request::Mount { .. } | Request::Unmount { .. } => {
+                Err(refusal("not_simulated", "a simulated guest mounts no disks".to_owned()))
+            }
             Request::Shutdown => {
                 reply(stream, &()).await?;
                 self.machine.power_off();

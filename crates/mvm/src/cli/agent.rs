@@ -1,6 +1,8 @@
 //! `mvm agent`
 
 use super::desired::{self, How};
+use super::offer::OfferArgs;
+use super::values::Address;
 use super::{Cli, Context, refused};
 use crate::agent_process;
 use crate::output::{self, Format, Outcome};
@@ -10,6 +12,7 @@ use mvm_model::Name;
 use mvm_model::desired::DesiredState;
 use mvm_node::{Driver, ServeOptions, Stages};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 use tracing_subscriber::Layer;
@@ -33,7 +36,10 @@ pub enum Command {
         /// Serve the API here, too, over mutual TLS; several may be given (see `mvm node join`)
         #[arg(long, value_name = "ADDRESS:PORT")]
         listen: Vec<SocketAddr>,
-        /// The name of this node in desired-state documents
+        /// Where a fleet's coordinators reach this node [default: the first address of --listen]
+        #[arg(long, value_name = "HOST:PORT", requires = "listen")]
+        advertise: Option<Address>,
+        /// The name of this node in desired-state documents [default: its identity's]
         #[arg(long, value_name = "ID")]
         node_id: Option<Name>,
         /// Keep what this document says (schema_version 1), and watch it for changes
@@ -41,6 +47,11 @@ pub enum Command {
         desired: Option<PathBuf>,
         #[command(flatten)]
         how: How,
+        #[command(flatten)]
+        offer: OfferArgs,
+        /// How fast images may leave for other nodes, all together [default: unlimited]
+        #[arg(long, value_name = "MIB_PER_SECOND")]
+        image_rate: Option<NonZeroU32>,
         /// What says how much waits for memory, such as a cgroup's memory.pressure [default:
         /// /proc/pressure/memory]
         #[arg(long, env = "MVM_PRESSURE", value_name = "FILE")]
@@ -102,9 +113,12 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         hypervisor,
         netns,
         listen,
+        advertise,
         node_id,
         desired,
         how,
+        offer,
+        image_rate,
         pressure,
         log_json,
     }) = &cli.command
@@ -115,27 +129,36 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         Ok(desired) => desired,
         Err(problem) => return Some(Err(problem)),
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("MVM_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let log = match log_json {
-        true => log.json().boxed(),
-        false => log.with_ansi(false).boxed(),
-    };
-    let stages = Stages::default();
-    tracing_subscriber::registry().with(stages.layer()).with(log.with_filter(filter)).init();
+    let stages = log(*log_json);
     Some(mvm_node::serve(ServeOptions {
         root: super::root(cli),
         driver: (*hypervisor).into(),
         netns: netns.clone().filter(|name| !name.is_empty()),
         listen: listen.clone(),
+        advertise: advertise.as_ref().map(ToString::to_string),
         node_id: node_id.clone(),
+        offer: offer.into(),
         desired,
         guest: crate::GUEST,
         pressure: pressure.clone(),
         stages,
+        image_rate: *image_rate,
         log_json: *log_json,
     }))
+}
+
+/// Has this process log to standard error, as JSON lines if so asked, and observe stages.
+pub fn log(json: bool) -> Stages {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MVM_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = match json {
+        true => log.json().boxed(),
+        false => log.with_ansi(false).boxed(),
+    };
+    let stages = Stages::default();
+    tracing_subscriber::registry().with(stages.layer()).with(log.with_filter(filter)).init();
+    stages
 }
 
 /// Carries it out.
@@ -148,7 +171,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         }
         Command::Desired => {
             let document: DesiredState =
-                context.client()?.get(paths::DESIRED).await.map_err(refused)?;
+                context.agent()?.get(paths::DESIRED).await.map_err(refused)?;
             let format = match context.format {
                 Format::Table => Format::Json,
                 format => format,

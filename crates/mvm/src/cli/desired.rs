@@ -7,8 +7,8 @@ use crate::output::{self, Outcome};
 use clap::Args;
 use mvm_api::types::{ApplyDesired, DesiredPlan, DesiredStatus, PoolView};
 use mvm_api::{Client, Problem, paths};
-use mvm_model::PoolRef;
 use mvm_model::desired::DesiredState;
+use mvm_model::{Fault, PoolRef};
 use mvm_node::DesiredFile;
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -21,12 +21,19 @@ pub struct How {
     /// Remove what the document does not name; leased instances end with their leases
     #[arg(long)]
     prune: bool,
+    #[command(flatten)]
+    inputs: Inputs,
+}
+
+/// What is replaced in a document's flakes.
+#[derive(Clone, Debug, Args)]
+pub struct Inputs {
     /// Replace an input of every pool's flake, beside the document's own
     #[arg(long, value_name = "NAME=REF")]
     override_input: Vec<Pair>,
 }
 
-impl How {
+impl Inputs {
     fn override_inputs(&self) -> Result<BTreeMap<String, String>, Problem> {
         absolute_inputs(&self.override_input)
     }
@@ -36,7 +43,7 @@ impl How {
 pub fn file(path: &Path, how: &How) -> Result<DesiredFile, Problem> {
     let absolute = std::path::absolute(path);
     let path = absolute.map_err(|cause| unreadable(path, &cause))?;
-    Ok(DesiredFile { path, prune: how.prune, override_inputs: how.override_inputs()? })
+    Ok(DesiredFile { path, prune: how.prune, override_inputs: how.inputs.override_inputs()? })
 }
 
 fn unreadable(path: &Path, cause: &std::io::Error) -> Problem {
@@ -44,7 +51,11 @@ fn unreadable(path: &Path, cause: &std::io::Error) -> Problem {
 }
 
 /// Reads a document; its paths start where it is.
-fn document(path: &Path, how: &How) -> Result<DesiredState, Problem> {
+pub fn read_document<T>(
+    path: &Path,
+    inputs: &Inputs,
+    parse: impl FnOnce(&[u8], &str, &BTreeMap<String, String>) -> Result<T, Fault>,
+) -> Result<T, Problem> {
     let failed = |cause| unreadable(path, &cause);
     let (text, folder) = if path == Path::new("-") {
         let mut text = Vec::new();
@@ -55,7 +66,7 @@ fn document(path: &Path, how: &How) -> Result<DesiredState, Problem> {
         let path = std::path::absolute(path).map_err(failed)?;
         (text, path.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned))
     };
-    Ok(DesiredState::parse_in(&text, &folder.to_string_lossy(), &how.override_inputs()?)?)
+    Ok(parse(&text, &folder.to_string_lossy(), &inputs.override_inputs()?)?)
 }
 
 /// Has the agent bring its node to the document.
@@ -66,8 +77,12 @@ pub async fn reconcile(
     dry_run: bool,
     wait: Option<u64>,
 ) -> Outcome {
-    let body = ApplyDesired { document: document(path, how)?, prune: how.prune, dry_run };
-    let client = context.client()?;
+    let body = ApplyDesired {
+        document: read_document(path, &how.inputs, DesiredState::parse_in)?,
+        prune: how.prune,
+        dry_run,
+    };
+    let client = context.agent()?;
     let plan: DesiredPlan = client.put(paths::DESIRED, &body).await.map_err(refused)?;
     let seconds = wait.filter(|_| !body.dry_run);
     if let Some(seconds) = seconds {

@@ -4,7 +4,7 @@ use super::pool::with_progress;
 use super::{Context, refused};
 use crate::output::{self, Outcome};
 use clap::Subcommand;
-use mvm_api::types::{Gc, GcResult, ImageView, ImportKernel, KernelView};
+use mvm_api::types::{FetchImage, FetchedImage, Gc, GcResult, ImageView, ImportKernel, KernelView};
 use mvm_api::{Problem, paths};
 use std::path::{Path, PathBuf};
 
@@ -39,6 +39,18 @@ pub enum ImageCommand {
     /// Lists the images
     #[command(after_help = "Examples:\n  mvm image list")]
     List,
+    /// Receives an image from another node of the fleet; goes on where it was cut off
+    #[command(after_help = "Examples:\n  mvm image fetch 3f0c…64 digits --from 10.0.1.5:4433")]
+    Fetch {
+        /// Its digest, whole
+        digest: String,
+        /// A node that has it; the first that gives it serves
+        #[arg(long, required = true, value_name = "HOST:PORT")]
+        from: Vec<String>,
+        /// What it has to be, as `mvm image list -o json` of a trusted node says
+        #[arg(long, value_name = "DIGEST")]
+        content: Option<String>,
+    },
     /// Removes images that no pool and no instance needs
     #[command(after_help = "Examples:\n  mvm image gc --dry-run\n  mvm image gc")]
     Gc {
@@ -61,13 +73,13 @@ pub async fn kernel(context: &Context, command: KernelCommand) -> Outcome {
         KernelCommand::Import { file, modules, name } => {
             let modules = modules.as_deref().map(absolute).transpose()?;
             let body = ImportKernel { file: absolute(&file)?, modules, name };
-            context.client()?.post(paths::KERNEL_IMPORT, &body).await.map_err(refused)?
+            context.agent()?.post(paths::KERNEL_IMPORT, &body).await.map_err(refused)?
         }
         KernelCommand::Fetch => {
-            with_progress(&context.client()?, context.format, paths::KERNEL_FETCH, &()).await?
+            with_progress(&context.agent()?, context.format, paths::KERNEL_FETCH, &()).await?
         }
         KernelCommand::List => {
-            let client = context.client()?;
+            let client = context.agent()?;
             let kernels: Vec<KernelView> = client.get(paths::KERNELS).await.map_err(refused)?;
             let rows = kernels.iter().map(|kernel| {
                 let mark = if kernel.default { "*" } else { "" };
@@ -89,7 +101,7 @@ pub async fn kernel(context: &Context, command: KernelCommand) -> Outcome {
 
 /// `mvm image`
 pub async fn image(context: &Context, command: ImageCommand) -> Outcome {
-    let client = context.client()?;
+    let client = context.agent()?;
     match command {
         ImageCommand::List => {
             let images: Vec<ImageView> = client.get(paths::IMAGES).await.map_err(refused)?;
@@ -103,6 +115,19 @@ pub async fn image(context: &Context, command: ImageCommand) -> Outcome {
                 ]
             });
             output::show(context.format, &images, &["DIGEST", "FLAKE", "SIZE", "POOLS"], rows)
+        }
+        ImageCommand::Fetch { digest, from, content } => {
+            let wanted = FetchImage { digest, content, sources: from };
+            let done: FetchedImage =
+                client.post(paths::IMAGES_FETCH, &wanted).await.map_err(refused)?;
+            let line = format!(
+                "image {:.12} is there ({}, {} received, {} ms)",
+                done.digest,
+                output::mib(done.size_bytes),
+                output::mib(done.received_bytes),
+                done.took_ms
+            );
+            output::say(context.format, &done, &line)
         }
         ImageCommand::Gc { dry_run } => {
             let result: GcResult =

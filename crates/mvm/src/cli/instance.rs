@@ -1,16 +1,15 @@
 //! `mvm instance`
 
 use super::values::{Of, Pair, Place, environment};
-use super::{Context, LeaseLength, refused};
+use super::{Context, LeaseLength, refused, ssh};
 use crate::output::{self, Outcome};
 use crate::session::{self, Run};
 use clap::{Args, Subcommand};
-use mvm_api::types::{CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved, SshAccess};
-use mvm_api::{Problem, paths};
+use mvm_api::types::{CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved};
+use mvm_api::{Client, Problem, paths};
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::{InstanceRef, PoolRef};
 use std::io::Write;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 /// Instances.
@@ -144,7 +143,14 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct Exec {
     /// tenant/pool/id
-    instance: InstanceRef,
+    pub instance: InstanceRef,
+    #[command(flatten)]
+    pub options: ExecOptions,
+}
+
+/// How it is run.
+#[derive(Debug, Args)]
+pub struct ExecOptions {
     #[command(flatten)]
     length: LeaseLength,
     /// Give it our standard input
@@ -177,7 +183,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 context.client()?.post(&path, &CreateInstance { start }).await.map_err(refused)?;
             output::say(format, &view, &view.reference.to_string())
         }
-        Command::List { of } => list(context, of).await,
+        Command::List { of } => list(context, &context.client()?, of).await,
         Command::Info { instance } => {
             let view: InstanceView =
                 context.client()?.get(&paths::instance(&instance)).await.map_err(refused)?;
@@ -191,7 +197,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Warm { instance } => moved(context, &instance, "warm", None).await,
         Command::Sleep { instance } => moved(context, &instance, "sleep", None).await,
         Command::Ssh { instance, length, command } => {
-            ssh(context, &instance, length.lease, &command).await
+            ssh::run(context, &instance, length.lease, &command).await
         }
         Command::Exec(exec) => own_failure(execute(context, exec).await, context),
         Command::Cp { from, to } => copy(context, &from, &to).await,
@@ -225,17 +231,18 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
 }
 
 async fn execute(context: &Context, exec: Exec) -> Outcome {
+    let Exec { instance, options } = exec;
+    let interactive = options.interactive;
     let request = ExecRequest {
-        argv: exec.command,
-        env: environment(&exec.env),
-        cwd: exec.workdir,
-        user: exec.user,
-        tty: exec.tty.then(session::terminal),
-        stdin: exec.interactive,
+        argv: options.command,
+        env: environment(&options.env),
+        cwd: options.workdir,
+        user: options.user,
+        tty: options.tty.then(session::terminal),
+        stdin: interactive,
     };
-    let run =
-        Run { request, interactive: exec.interactive, timeout: None, lease_s: exec.length.lease };
-    session::exec(&context.client()?, &exec.instance, run).await
+    let run = Run { request, interactive, timeout: None, lease_s: options.length.lease };
+    session::exec(&context.client()?, &instance, run).await
 }
 
 /// A failure of our own, told apart from the program's exit status.
@@ -246,34 +253,35 @@ pub fn own_failure(outcome: Outcome, context: &Context) -> Outcome {
     })
 }
 
-async fn list(context: &Context, of: Option<Of>) -> Outcome {
+/// Lists the instances of whoever is asked.
+pub async fn list(context: &Context, client: &Client, of: Option<Of>) -> Outcome {
     let path = match of {
         None => paths::INSTANCES.to_owned(),
         Some(Of::Pool(pool)) => paths::pool_part(&pool, "instances"),
         Some(Of::Tenant(tenant)) => format!("{}?tenant={tenant}", paths::INSTANCES),
     };
-    let views: Vec<InstanceView> = context.client()?.get(&path).await.map_err(refused)?;
+    let views: Vec<InstanceView> = client.get(&path).await.map_err(refused)?;
+    let fleet = views.iter().any(|view| view.node_id.is_some());
     let rows = views.iter().map(|view| {
         let state = match view.going_to {
             Some(to) => format!("{} -> {to}", view.state),
             None => view.state.to_string(),
         };
         let simulated = if view.simulated { " (simulated)" } else { "" };
-        vec![
+        let mut row = vec![
             view.reference.to_string(),
             format!("{state}{simulated}"),
             view.address.to_string(),
             view.lease.as_ref().map_or("-".to_owned(), |lease| lease.holder.clone()),
             view.pid.map_or("-".to_owned(), |pid| pid.to_string()),
             output::age(view.state_since),
-        ]
+        ];
+        row.extend(fleet.then(|| view.node_id.as_ref().map_or(String::new(), ToString::to_string)));
+        row
     });
-    output::show(
-        context.format,
-        &views,
-        &["INSTANCE", "STATE", "ADDRESS", "LEASE", "PID", "SINCE"],
-        rows,
-    )
+    let mut head = vec!["INSTANCE", "STATE", "ADDRESS", "LEASE", "PID", "SINCE"];
+    head.extend(fleet.then_some("NODE"));
+    output::show(context.format, &views, &head, rows)
 }
 
 async fn moved(
@@ -287,45 +295,6 @@ async fn moved(
         context.client()?.post(&path, &MoveInstance { lease_s }).await.map_err(refused)?;
     let line = format!("{instance} is {} ({:.1} ms)", moved.instance.state, moved.took_ms);
     output::say(context.format, &moved, &line)
-}
-
-/// Becomes ssh(1).
-async fn ssh(
-    context: &Context,
-    instance: &InstanceRef,
-    lease_s: Option<u64>,
-    command: &[String],
-) -> Outcome {
-    let access: SshAccess =
-        context.client()?.get(&paths::instance_part(instance, "ssh")).await.map_err(refused)?;
-    let program = std::env::current_exe().map_err(|e| Problem::internal(e.to_string()))?;
-    // ssh gives its ProxyCommand to a shell: every word that we do not choose is quoted.
-    let quoted = |text: &str| format!("'{}'", text.replace('%', "%%").replace('\'', "'\\''"));
-    let lease = lease_s.map_or_else(String::new, |seconds| format!(" --lease {seconds}"));
-    let proxy = format!(
-        "ProxyCommand={} --root {} instance proxy {instance} 22{lease}",
-        quoted(&program.to_string_lossy()),
-        quoted(&context.root.to_string_lossy())
-    );
-    let options = [
-        "StrictHostKeyChecking=yes".to_owned(),
-        format!("UserKnownHostsFile=\"{}\"", access.known_hosts_file),
-        "GlobalKnownHostsFile=/dev/null".to_owned(),
-        format!("HostKeyAlias={}", access.host_key_alias),
-        "IdentitiesOnly=yes".to_owned(),
-        "PreferredAuthentications=publickey".to_owned(),
-        "LogLevel=ERROR".to_owned(),
-        proxy,
-    ];
-    let mut ssh = std::process::Command::new("ssh");
-    ssh.arg("-F").arg("/dev/null").arg("-i").arg(&access.identity_file);
-    for option in options {
-        ssh.arg("-o").arg(option);
-    }
-    ssh.arg(format!("{}@{}", access.user, access.address)).arg("--").args(command);
-    let cause = ssh.exec();
-    Err(Problem::new(500, "ssh_missing", format!("cannot run ssh: {cause}"))
-        .hint("install it, on Debian with `apt-get install openssh-client`; `mvm instance exec` needs none"))
 }
 
 async fn copy(context: &Context, from: &Place, to: &Place) -> Outcome {

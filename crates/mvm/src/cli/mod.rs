@@ -3,15 +3,24 @@
 pub mod agent;
 mod audit;
 mod bench;
+mod ca;
+pub mod coordinator;
+pub mod coordinator_serve;
 mod desired;
 mod doctor;
 mod events;
+mod expose;
+mod fleet;
 mod images;
 mod instance;
 mod job;
 mod lease;
+mod node;
+mod offer;
 mod pool;
+mod remote;
 mod run;
+mod ssh;
 mod stages;
 mod tenant;
 mod values;
@@ -21,6 +30,7 @@ use crate::output::{self, Format, Outcome};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use mvm_api::{Client, ClientError, Problem};
 use std::path::PathBuf;
+use values::Address;
 
 /// Fleets of microVMs, ready to work.
 ///
@@ -45,6 +55,13 @@ pub struct Cli {
     /// State directory [default: /var/lib/mvm as root, else ~/.local/state/mvm]
     #[arg(long, global = true, env = "MVM_ROOT", value_name = "DIR")]
     pub root: Option<PathBuf>,
+    /// The coordinator of a fleet to ask, and not the agent of this machine
+    #[arg(long, global = true, env = "MVM_COORDINATOR", value_name = "HOST:PORT")]
+    pub coordinator: Option<Address>,
+    /// Directory of the identity to show to it [default: /etc/mvm/identity as root, else
+    /// ~/.config/mvm/identity]
+    #[arg(long, global = true, env = "MVM_IDENTITY", value_name = "DIR")]
+    pub identity: Option<PathBuf>,
     /// How to show results
     #[arg(long, short, global = true, value_enum, default_value_t)]
     pub output: Format,
@@ -100,9 +117,35 @@ pub enum Command {
     /// The agent: the daemon of this machine
     #[command(subcommand, after_help = "Examples:\n  mvm agent status\n  mvm agent stop")]
     Agent(agent::Command),
+    /// Other machines: what instances do there
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  mvm coordinator wake --node 10.0.1.5:4433 --tenant ci --pool runners --instance i-0123abcd"
+    )]
+    Coordinator(coordinator::Command),
+    /// The fleet: many machines from one document
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  mvm fleet apply fleet.json --wait\n  mvm fleet nodes"
+    )]
+    Fleet(fleet::Command),
+    /// Nodes: the machines of a fleet
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  mvm node invite node-1 --address 10.0.1.1:4433 > token\n  mvm node join - < token"
+    )]
+    Node(node::Command),
+    /// The certificate authority: who is who in a fleet
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  mvm ca init\n  mvm ca issue --role operator --name alice --out ./alice"
+    )]
+    Ca(ca::Command),
     /// Says what is missing on this machine, and how to get it
-    #[command(after_help = "Examples:\n  mvm doctor\n  mvm doctor --output json")]
-    Doctor,
+    #[command(
+        after_help = "Examples:\n  mvm doctor\n  mvm doctor --output json\n  mvm doctor --production"
+    )]
+    Doctor(doctor::Doctor),
     /// Measures how long the ways to a running command take
     Bench(bench::Bench),
     /// Shows what has happened to instances
@@ -134,18 +177,57 @@ pub struct Context {
     pub root: PathBuf,
     /// How to show results.
     pub format: Format,
+    /// The node to do it on, where it is another machine.
+    pub remote: Option<(Address, remote::Remote)>,
+    /// The coordinator to ask, where one is named.
+    pub coordinator: Option<Address>,
+    /// Who we are to it.
+    pub ours: remote::OurIdentity,
 }
 
 impl Context {
-    /// The agent's client; starts the agent if none runs.
+    /// A client of whoever is to do it: a node or a coordinator that is named, else the agent here.
     pub fn client(&self) -> Result<Client, Problem> {
+        match (&self.remote, &self.coordinator) {
+            (Some((node, remote)), _) => remote.client(node),
+            (None, Some(address)) => remote::coordinator(address, &self.ours),
+            (None, None) => self.agent(),
+        }
+    }
+
+    /// A client of this machine's agent; starts the agent if none runs.
+    pub fn agent(&self) -> Result<Client, Problem> {
         agent_process::client(&self.root)
+    }
+
+    /// A client of the coordinator: of the one that is named, else of the one on this machine.
+    pub fn coordinator(&self) -> Result<Client, Problem> {
+        match &self.coordinator {
+            Some(address) => remote::coordinator(address, &self.ours),
+            None => {
+                let socket = self.root.join("coordinator.sock");
+                if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+                    return Ok(Client::new(socket));
+                }
+                let detail = format!("no coordinator serves {}", self.root.display());
+                Err(Problem::new(503, "coordinator_unreachable", detail).hint(
+                    "name one with --coordinator HOST:PORT, or start one: mvm coordinator serve",
+                ))
+            }
+        }
     }
 }
 
 /// Carries a command out.
 pub async fn run(cli: Cli) -> Outcome {
-    let context = Context { root: root(&cli), format: cli.output };
+    let ours = remote::OurIdentity { identity: cli.identity.clone() };
+    let context = Context {
+        root: root(&cli),
+        format: cli.output,
+        remote: None,
+        coordinator: cli.coordinator.clone(),
+        ours,
+    };
     match cli.command {
         Command::Tenant(command) => tenant::run(&context, command).await,
         Command::Pool(command) => pool::run(&context, command).await,
@@ -156,7 +238,11 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Kernel(command) => images::kernel(&context, command).await,
         Command::Image(command) => images::image(&context, command).await,
         Command::Agent(command) => agent::run(&context, command).await,
-        Command::Doctor => doctor::run(&context).await,
+        Command::Coordinator(command) => coordinator::run(&context, command).await,
+        Command::Fleet(command) => fleet::run(&context, command).await,
+        Command::Node(command) => node::run(&context, command).await,
+        Command::Ca(command) => ca::run(&context, command).await,
+        Command::Doctor(asked) => doctor::run(&context, asked).await,
         Command::Bench(command) => bench::run(&context, command).await,
         Command::Events(command) => events::run(&context, command).await,
         Command::Audit(command) => audit::run(&context, command).await,

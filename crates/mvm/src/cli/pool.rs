@@ -1,7 +1,7 @@
 //! `mvm pool`
 
 use super::values::Pair;
-use super::{Context, refused};
+use super::{Context, expose, refused};
 use crate::output::{self, Format, Outcome};
 use clap::{Args, Subcommand, ValueEnum};
 use mvm_api::types::{
@@ -11,7 +11,7 @@ use mvm_api::types::{
 use mvm_api::{Client, Problem, paths};
 use mvm_model::policy::RuntimePolicy;
 use mvm_model::pool::{DEFAULT_SCRATCH_MIB, RevisionEntry};
-use mvm_model::{Name, PoolRef, Resources};
+use mvm_model::{Cache, Name, PoolRef, Resources};
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::Path;
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 pub enum Command {
     /// Makes a pool
     #[command(
-        after_help = "Examples:\n  mvm pool create ci/runners --flake ./ci-flake --profile ci-runner\n  mvm pool create ci/big --flake ./ci-flake --profile ci-runner --mem 8192 --data-disk 2048"
+        after_help = "Examples:\n  mvm pool create ci/runners --flake ./ci-flake --profile ci-runner\n  mvm pool create ci/big --flake ./ci-flake --profile ci-runner --mem 8192 --data-disk 2048\n  mvm pool create ci/cached --flake ./ci-flake --profile ci-runner --cache ccache:/root/.ccache:2048"
     )]
     Create {
         /// tenant/pool
@@ -68,6 +68,9 @@ pub enum Command {
         /// What becomes of an instance after a job
         #[arg(long, value_enum)]
         recycle: Option<Recycle>,
+        /// These caches, and no others; "" for none. Those that are there keep what is in them
+        #[arg(long, value_name = "NAME:PATH:SIZE")]
+        cache: Vec<String>,
         /// What the template's guest runs before it is snapshotted; "" for nothing
         #[arg(long, value_name = "COMMAND")]
         prewarm: Option<String>,
@@ -122,6 +125,16 @@ pub enum Command {
         #[arg(long)]
         to: Option<u32>,
     },
+    /// Puts a pool behind a TCP port: a connection wakes an instance, and an idle one sleeps
+    #[command(
+        after_help = "Examples:\n  mvm pool expose ci/runners --listen 127.0.0.1:8080 --to 80\n  mvm pool expose ci/runners --listen 0.0.0.0:2222 --to 22 --max-connections 4 --idle 300\n  mvm pool expose --list"
+    )]
+    Expose(expose::Expose),
+    /// Takes a pool's ports away, with the connections through them
+    #[command(
+        after_help = "Examples:\n  mvm pool unexpose ci/runners\n  mvm pool unexpose ci/runners --listen 127.0.0.1:8080"
+    )]
+    Unexpose(expose::Unexpose),
     /// Destroys a pool with all its instances
     #[command(after_help = "Examples:\n  mvm pool destroy ci/runners")]
     Destroy {
@@ -154,6 +167,9 @@ pub struct Shape {
     /// What becomes of an instance after a job
     #[arg(long, value_enum, default_value = "reset")]
     recycle: Recycle,
+    /// A disk at PATH, of so many MiB, whose content jobs hand on to later jobs
+    #[arg(long, value_name = "NAME:PATH:SIZE")]
+    cache: Vec<Cache>,
     /// What the template's guest runs, by sh -c, before it is snapshotted: to heat caches
     #[arg(long, value_name = "COMMAND")]
     prewarm: Option<String>,
@@ -245,6 +261,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             data_disk,
             scratch_disk,
             recycle,
+            cache,
             prewarm,
             policy,
         } => {
@@ -256,6 +273,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 data_disk_mib: data_disk,
                 scratch_disk_mib: scratch_disk,
                 recycle: recycle.map(Into::into),
+                caches: caches(&cache)?,
                 override_inputs: None,
                 runtime_policy: policy.patch(),
                 prewarm,
@@ -275,12 +293,21 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 context.client()?.post(&path, &Rollback { to }).await.map_err(refused)?;
             output::say(format, &entry, &format!("pool {pool} is at revision {}", entry.number))
         }
+        Command::Expose(asked) => expose::expose(context, asked).await,
+        Command::Unexpose(asked) => expose::unexpose(context, asked).await,
         Command::Destroy { pool } => {
             let done: serde_json::Value =
                 context.client()?.delete(&paths::pool(&pool)).await.map_err(refused)?;
             output::say(format, &done, &format!("pool {pool} is gone"))
         }
     }
+}
+
+/// What `--cache` asks for, if it was given.
+fn caches(given: &[String]) -> Result<Option<Vec<Cache>>, Problem> {
+    let named = given.iter().filter(|text| !text.is_empty());
+    let caches = named.map(|text| text.parse()).collect::<Result<Vec<Cache>, _>>()?;
+    Ok((!given.is_empty()).then_some(caches))
 }
 
 async fn create(context: &Context, pool: &PoolRef, shape: Shape) -> Outcome {
@@ -294,6 +321,7 @@ async fn create(context: &Context, pool: &PoolRef, shape: Shape) -> Outcome {
             data_disk_mib: shape.data_disk,
             scratch_disk_mib: shape.scratch_disk,
         },
+        caches: shape.cache,
         recycle: shape.recycle.into(),
         override_inputs: Default::default(),
         runtime_policy: shape.policy.patch().apply(RuntimePolicy::default()),

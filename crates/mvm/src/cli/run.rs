@@ -70,7 +70,8 @@ async fn run_and_tell(context: &Context, run: Run) -> Outcome {
         run.inputs.iter().map(|text| Input::parse(text)).collect::<Result<_, _>>()?;
     let client = context.client()?;
     let mut steps = Steps::new();
-    let outcome = match run.interactive || run.tty {
+    // A fleet's claims wait for their turn in one queue for all nodes.
+    let outcome = match run.interactive || run.tty || context.coordinator.is_some() {
         true => claim_and_run(&client, &run, &mut steps).await,
         false => submit_and_follow(&client, &run, inputs, &mut steps).await,
     };
@@ -106,7 +107,10 @@ async fn submit_and_follow(
         status = interrupted() => return Ok(status),
     };
     if let Some(attempt) = view.attempts.last() {
-        steps.push((format!("claim ({})", attempt.from), Duration::from_micros(attempt.claim_us)));
+        // From the queue to a machine that is ready.
+        let waited = attempt.since.saturating_sub(view.queued_at.unwrap_or(attempt.since));
+        let claim = Duration::from_millis(waited) + Duration::from_micros(attempt.claim_us);
+        steps.push((format!("claim ({})", attempt.from), claim));
         if !run.inputs.is_empty() {
             let took = uploaded + Duration::from_micros(attempt.inputs_us);
             steps.push((format!("in {}", run.inputs.join(" ")), took));
@@ -132,7 +136,12 @@ async fn submit_and_follow(
 fn status_of(view: &JobView, signal: u8, run: &Run) -> Outcome {
     let why = view.reason.clone().unwrap_or_default();
     match view.state {
-        JobState::Succeeded => Ok(0),
+        JobState::Succeeded => {
+            if !why.is_empty() {
+                eprintln!("mvm: {why}");
+            }
+            Ok(0)
+        }
         JobState::TimedOut => {
             let seconds = run.options.timeout.unwrap_or_default();
             eprintln!("mvm: ended after {seconds} s, as asked with --timeout");

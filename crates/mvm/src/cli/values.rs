@@ -51,6 +51,77 @@ impl FromStr for Place {
     }
 }
 
+/// `HOST:PORT`, or a host alone: the port is 4433 then. `unix:/PATH` is a socket of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address(String);
+
+/// The port of the API.
+const PORT: u16 = 4433;
+
+impl FromStr for Address {
+    type Err = Fault;
+
+    fn from_str(text: &str) -> Result<Self, Fault> {
+        if text.strip_prefix("unix:").is_some_and(|path| path.starts_with('/')) {
+            return Ok(Address(text.to_owned()));
+        }
+        if let Ok(address) = text.parse::<std::net::IpAddr>() {
+            return Ok(Address(std::net::SocketAddr::new(address, PORT).to_string()));
+        }
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) => (host, port.parse::<u16>().unwrap_or(0)),
+            None => (text, PORT),
+        };
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if port == 0 || host.is_empty() || !bracketed && !host.chars().all(fits) {
+            let detail = format!("{text:?} is no address");
+            return Err(Fault::new(Code::InvalidValue, detail)
+                .hint("write it as HOST:PORT, such as 10.0.1.5:4433"));
+        }
+        Ok(Address(format!("{host}:{port}")))
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How long something is good: seconds, or a number with `s`, `m`, `h`, `d` or `y`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime(u64);
+
+impl Lifetime {
+    /// In ms.
+    pub fn millis(&self) -> u64 {
+        self.0 * 1000
+    }
+}
+
+impl FromStr for Lifetime {
+    type Err = Fault;
+
+    fn from_str(text: &str) -> Result<Self, Fault> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = match &text[digits.len()..] {
+            "" | "s" => Some(1),
+            "m" => Some(60),
+            "h" => Some(3600),
+            "d" => Some(24 * 3600),
+            "y" => Some(365 * 24 * 3600),
+            _ => None,
+        };
+        let number = digits.parse::<u64>().ok().filter(|number| *number < 1 << 32);
+        let seconds = number.zip(unit).map(|(number, unit)| number * unit);
+        seconds.filter(|seconds| *seconds > 0).map(Lifetime).ok_or_else(|| {
+            Fault::new(Code::InvalidValue, format!("{text:?} is no length of time"))
+                .hint("write it as 90s, 15m, 1h, 30d or 1y")
+        })
+    }
+}
+
 /// `NAME=VALUE`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
@@ -94,6 +165,41 @@ mod tests {
         }
         for text in ["Ci/runners/i-0123abcd:/work", "ci/runners/i-xyz:/work"] {
             assert!(text.parse::<Place>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_has_a_port() {
+        let address = |text: &str| text.parse::<Address>().map(|address| address.to_string());
+        for (text, read) in [
+            ("10.0.1.5:4433", "10.0.1.5:4433"),
+            ("10.0.1.5", "10.0.1.5:4433"),
+            ("node-1.example:99", "node-1.example:99"),
+            ("node-1", "node-1:4433"),
+            ("::1", "[::1]:4433"),
+            ("[::1]:99", "[::1]:99"),
+        ] {
+            assert_eq!(address(text).as_deref(), Ok(read), "{text}");
+        }
+        for text in ["", ":4433", "a:", "a:0", "a:65536", "a b:1", "a/b", "http://a:1"] {
+            assert!(address(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_lifetime_has_a_unit() {
+        let millis = |text: &str| text.parse::<Lifetime>().map(|time| time.millis());
+        for (text, read) in [
+            ("90", 90_000),
+            ("90s", 90_000),
+            ("15m", 900_000),
+            ("1h", 3_600_000),
+            ("1d", 86_400_000),
+        ] {
+            assert_eq!(millis(text), Ok(read), "{text}");
+        }
+        for text in ["", "0", "h", "1w", "-1s", "1.5h", "99999999999999999999y", "1 h"] {
+            assert!(millis(text).is_err(), "{text}");
         }
     }
 

@@ -106,3 +106,43 @@ fn a_machine_that_dies_is_told_with_its_consoles_last_lines() {
     lab.ok(&["instance", "start", &vm]);
     assert_eq!(lab.exec(&vm, "echo again").trim(), "again");
 }
+
+#[test]
+fn an_agent_killed_during_jobs_leaves_the_pool_as_it_was() {
+    let lab = Lab::new("jobs");
+    lab.tenant_and_pool("ci", "82");
+    lab.ok(&["pool", "scale", "ci/small", "--warm", "1", "--sleeping", "1", "--wait"]);
+    for delay in [0, 5, 15, 40, 80, 150, 250, 400, 700, 1100] {
+        let job = ["run", "ci/small", "--", "sh", "-c", "sleep 0.2"];
+        let mut job = lab.mvm(&job);
+        let mut job = job.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("mvm");
+        std::thread::sleep(Duration::from_millis(delay));
+        lab.kill_agent();
+        job.wait().expect("wait");
+        wait_for(&format!("the pool to be whole after a kill at {delay} ms"), || {
+            let pool = lab.json(&["pool", "info", "ci/small"]);
+            let all = lab.json(&["instance", "list"]);
+            let calm = all
+                .as_array()
+                .is_some_and(|all| all.len() == 2 && all.iter().all(|i| i["going_to"].is_null()));
+            calm && pool["leased"] == 0 && pool["ready_counts"] == pool["desired_counts"]
+        });
+        wait_for("used machines to be gone", || lab.machines() == 1);
+        let dirs = std::fs::read_dir(lab.root.join("instances")).expect("instances");
+        let known: Vec<String> = ["warm", "sleeping"]
+            .iter()
+            .flat_map(|state| lab.ids("ci/small", state))
+            .map(|vm| vm.rsplit('/').next().expect("id").to_owned())
+            .collect();
+        for dir in dirs {
+            let dir = dir.expect("entry").file_name().display().to_string();
+            assert!(known.contains(&dir), "{dir} is nobody's after a kill at {delay} ms");
+        }
+        // The bridge, the warm one's tap, and at most the sleeper's.
+        assert!((2..=3).contains(&lab.links().len()), "{:?} after {delay} ms", lab.links());
+    }
+    lab.ok(&["pool", "destroy", "ci/small"]);
+    lab.ok(&["tenant", "destroy", "ci"]);
+    assert_eq!((lab.machines(), lab.links()), (0, Vec::new()));
+    assert!(!lab.root.join("tenants/ci").exists(), "its key is gone");
+}

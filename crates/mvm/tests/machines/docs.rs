@@ -1,12 +1,24 @@
 //! The documentation's examples, as they stand there.
 
-use crate::lab::{FLAKE, Lab, text, wait_for};
+use crate::lab::{FLAKE, Lab, run, text, wait_for};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The pages with examples, in the order in which their examples build on each other.
-const PAGES: [&str; 8] =
-    ["tenants", "pools", "templates", "instances", "jobs", "audit", "operations", "desired-state"];
+const PAGES: &[&str] = &[
+    "tenants",
+    "pools",
+    "templates",
+    "instances",
+    "jobs",
+    "expose",
+    "audit",
+    "identity",
+    "simulation",
+    "operations",
+    "desired-state",
+    "production",
+];
 /// The pages without.
 const PROSE: [&str; 1] = ["errors"];
 
@@ -29,7 +41,7 @@ fn every_example_of_the_documentation_works() {
         .map(|file| file.expect("page").path().file_stem().expect("name").display().to_string())
         .collect();
     pages.sort();
-    let mut known = [&PAGES[..], &PROSE[..]].concat();
+    let mut known = [PAGES, &PROSE[..]].concat();
     known.sort();
     assert_eq!(pages, known, "every page is run here, or said to have no examples");
     let shelf = Shelf::new("docs");
@@ -83,6 +95,7 @@ struct Shelf {
 impl Shelf {
     fn new(name: &str) -> Shelf {
         let lab = Lab::new(name);
+        run(Command::new("ip").args(["-n", &lab.netns, "link", "set", "lo", "up"]));
         let desk = lab.root.join("desk");
         std::fs::create_dir_all(desk.join("ci-flake")).expect("folder");
         let flake = FLAKE.replace("small", "ci-runner");
@@ -90,13 +103,16 @@ impl Shelf {
         Shelf { lab, desk }
     }
 
-    /// Runs the example in bash, which ends at the first command that fails.
+    /// Runs the example in bash, which ends at the first command that fails, and what it has
+    /// started with it. It is typed inside the namespace: what it serves, nobody else can reach.
     fn run(&self, example: &str) {
+        let example = format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{example}");
         let binary = Path::new(env!("CARGO_BIN_EXE_mvm")).parent().expect("folder");
         let path = format!("{}:{}", binary.display(), std::env::var("PATH").expect("PATH"));
         let packages = std::env::var("MVM_TEST_DEBIAN_PKGS").expect("MVM_TEST_DEBIAN_PKGS");
-        let output = Command::new("bash")
-            .args(["-euo", "pipefail", "-c", example])
+        let output = Command::new("ip")
+            .args(["netns", "exec", &self.lab.netns, "bash"])
+            .args(["-euo", "pipefail", "-c", &example])
             .current_dir(&self.desk)
             .env("PATH", path)
             .env("MVM_ROOT", &self.lab.root)

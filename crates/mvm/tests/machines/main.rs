@@ -4,11 +4,14 @@
 //! `kernels` folder of a state directory) and `MVM_TEST_DEBIAN_PKGS`.
 
 mod audit;
+mod caches;
 mod crashes;
 mod desired;
 mod disks;
 mod docs;
 mod events;
+mod expose;
+mod identity;
 mod images;
 mod jobs;
 mod lab;
@@ -17,6 +20,7 @@ mod networks;
 mod policy;
 mod queue;
 mod refusals;
+mod service;
 mod sessions;
 mod simulated;
 mod templates;

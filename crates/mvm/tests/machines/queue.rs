@@ -141,7 +141,7 @@ fn a_job_has_inputs_a_timeout_retries_and_artifacts() {
     let reason = lab.job(&id)["reason"].to_string();
     assert!(reason.contains("no/such"), "{reason}");
     lab.refused(&["job", "artifacts", &id], "not_found");
-    let id = lab.submit(&["--timeout", "1"], "echo begun; exec sleep 600");
+    let id = lab.submit(&["--timeout", "15"], "echo begun; exec sleep 600");
     assert_eq!((lab.ended(&id), lab.job(&id)["state"].as_str()), (124, Some("timed_out")));
     assert_eq!(lab.printed(&id).0, "begun\n");
     let id = lab.submit(&[], "exec no-such-command");

@@ -1,25 +1,80 @@
 //! `mvm doctor`
 
+mod host;
+mod production;
+
 use super::Context;
 use crate::agent_process;
 use crate::output::{self, Outcome};
+use clap::Args;
+use host::Host;
+use mvm_api::types::AgentInfo;
 use serde::Serialize;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+/// Arguments.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Doctor {
+    /// Check as well what matters on a machine that others rely on
+    #[arg(long)]
+    production: bool,
+}
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    /// mvm cannot do its work.
+    Missing,
+    /// Others should not rely on this machine yet.
+    Mend,
+    /// Worth knowing, and no fault.
+    Note,
+}
+
 #[derive(Debug, Serialize)]
 struct Check {
     name: &'static str,
-    /// `ok`, `missing`, or `note`: worth knowing, and no fault.
-    status: &'static str,
+    status: Status,
     detail: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    why: &'static str,
     #[serde(skip_serializing_if = "str::is_empty")]
     remedy: &'static str,
 }
 
 /// Carries it out.
-pub async fn run(context: &Context) -> Outcome {
-    let mut checks = vec![
+pub async fn run(context: &Context, asked: Doctor) -> Outcome {
+    let mut checks = basics(&context.root);
+    let (check, info) = agent(&context.root).await;
+    checks.push(check);
+    if asked.production {
+        checks.extend(production::checks(&Host::here(), &context.root, info.as_ref()));
+    }
+    let healthy = checks.iter().all(|c| matches!(c.status, Status::Ok | Status::Note));
+    let rows = checks.iter().map(|check| {
+        let told = check.status != Status::Ok;
+        let told = |text: &str| if told { text.to_owned() } else { String::new() };
+        let status = format!("{:?}", check.status).to_lowercase();
+        let mut row = vec![check.name.to_owned(), status, check.detail.clone()];
+        if asked.production {
+            row.push(told(check.why));
+        }
+        row.push(told(check.remedy));
+        row
+    });
+    let titles: &[&str] = match asked.production {
+        true => &["CHECK", "STATUS", "DETAIL", "WHY", "REMEDY"],
+        false => &["CHECK", "STATUS", "DETAIL", "REMEDY"],
+    };
+    output::show(context.format, &checks, titles, rows)?;
+    Ok(u8::from(!healthy))
+}
+
+fn basics(root: &Path) -> Vec<Check> {
+    vec![
         check(
             "root",
             rustix::process::geteuid().is_root(),
@@ -34,46 +89,33 @@ pub async fn run(context: &Context) -> Outcome {
         program("mke2fs", "mke2fs", "apt-get install e2fsprogs"),
         program("dpkg-deb", "dpkg-deb", "needed by `mvm kernel fetch` only: apt-get install dpkg"),
         program("ssh", "ssh", "needed by `mvm instance ssh` only: apt-get install openssh-client"),
-        root_length(&context.root),
-        free_space(&context.root),
-    ];
-    checks.push(agent(&context.root).await);
-    let healthy = checks.iter().all(|check| check.status != "missing");
-    let rows = checks.iter().map(|check| {
-        let remedy = if check.status == "missing" { check.remedy } else { "" };
-        vec![
-            check.name.to_owned(),
-            check.status.to_owned(),
-            check.detail.clone(),
-            remedy.to_owned(),
-        ]
-    });
-    output::show(context.format, &checks, &["CHECK", "STATUS", "DETAIL", "REMEDY"], rows)?;
-    Ok(u8::from(!healthy))
+        root_length(root),
+        free_space(root),
+    ]
 }
 
-async fn agent(root: &Path) -> Check {
+async fn agent(root: &Path) -> (Check, Option<AgentInfo>) {
     let Some(client) = agent_process::running(root) else {
-        return Check {
-            name: "agent",
-            status: "note",
-            detail: "does not run; the first command that needs it starts it".to_owned(),
-            remedy: "",
-        };
+        let detail = "does not run; the first command that needs it starts it".to_owned();
+        let (status, why, remedy) = (Status::Note, "", "");
+        return (Check { name: "agent", status, detail, why, remedy }, None);
     };
-    let (ok, detail) = match agent_process::info(&client).await {
-        Err(problem) => (false, problem.to_string()),
+    let info = agent_process::info(&client).await;
+    let detail = match &info {
+        Err(problem) => problem.to_string(),
         Ok(info) => {
             let driver = format!("{} {}", info.hypervisor, info.hypervisor_version);
             let with = format!("{}: {}", info.accelerator, info.accelerator_reason);
-            (true, format!("pid {}, {driver} with {with}", info.pid))
+            format!("pid {}, {driver} with {with}", info.pid)
         }
     };
-    check("agent", ok, detail, "see agent.log in the state directory; end it: mvm agent stop")
+    let remedy = "see agent.log in the state directory; end it: mvm agent stop";
+    (check("agent", info.is_ok(), detail, remedy), info.ok())
 }
 
 fn check(name: &'static str, ok: bool, detail: impl Into<String>, remedy: &'static str) -> Check {
-    Check { name, status: if ok { "ok" } else { "missing" }, detail: detail.into(), remedy }
+    let status = if ok { Status::Ok } else { Status::Missing };
+    Check { name, status, detail: detail.into(), why: "", remedy }
 }
 
 fn program(name: &'static str, file: &'static str, remedy: &'static str) -> Check {
@@ -105,9 +147,13 @@ fn root_length(root: &Path) -> Check {
     )
 }
 
+/// The path, or the folder above it that is there already.
+fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
+}
+
 fn free_space(root: &Path) -> Check {
-    let existing = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    match rustix::fs::statvfs(existing) {
+    match rustix::fs::statvfs(existing(root)) {
         Ok(stat) => {
             let gib = (stat.f_bavail * stat.f_frsize) >> 30;
             check(

@@ -1,0 +1,7 @@
+//! Identities: authorities, tokens, mutual TLS and the table of routes, with real keys, stores and
+//! connections.
+
+mod handshakes;
+mod signing;
+mod support;
+mod table;

@@ -1,0 +1,33 @@
+//! The fleet's document and how far it is.
+
+use super::{Answer, Shared};
+use axum::Json;
+use axum::extract::State;
+use mvm_api::body::Body;
+use mvm_api::fleet::{ApplyFleet, CoordinatorInfo, FleetPlan, FleetStatus};
+use mvm_model::fleet::FleetState;
+
+pub async fn coordinator(State(fleet): Shared) -> Json<CoordinatorInfo> {
+    Json(CoordinatorInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        fleet_id: fleet.options.fleet_id.clone(),
+        address: fleet.options.address.clone(),
+        leads: fleet.leads(),
+        leader: fleet.leader().map(|leader| leader.address),
+        store: fleet.options.store.to_owned(),
+        started_at: fleet.started_at,
+    })
+}
+
+pub async fn show(State(fleet): Shared) -> Answer<FleetState> {
+    Ok(Json(fleet.document()?))
+}
+
+pub async fn apply(State(fleet): Shared, Body(body): Body<ApplyFleet>) -> Answer<FleetPlan> {
+    Ok(Json(fleet.apply(body.document, body.dry_run).await?))
+}
+
+pub async fn status(State(fleet): Shared) -> Json<FleetStatus> {
+    Json(fleet.status())
+}

@@ -1,0 +1,95 @@
+//! The handlers of the API: the same routes as a node's, for all nodes together, and the fleet's own.
+
+mod claims;
+mod fleet;
+mod nodes;
+mod pools;
+mod proxy;
+
+use crate::Fleet;
+use axum::extract::State;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use mvm_api::identity::{Signer, service};
+use mvm_api::routes::{Routes, Server, guard};
+use mvm_api::tls::Keeper;
+use mvm_api::{Peer, Problem};
+use std::sync::Arc;
+
+/// What every handler gets.
+type Shared = State<Arc<Fleet>>;
+/// What every handler gives.
+type Answer<T> = Result<Json<T>, Problem>;
+
+/// The routes but for the signer's.
+fn routes() -> Routes<Arc<Fleet>> {
+    let tenant = "/v1/tenants/{tenant}";
+    let pool = "/v1/tenants/{tenant}/pools/{pool}";
+    let instance = "/v1/tenants/{tenant}/pools/{pool}/instances/{id}";
+    Routes::new()
+        .route("/v1/coordinator", get(fleet::coordinator))
+        .route("/v1/fleet", get(fleet::show).put(fleet::apply))
+        .route("/v1/fleet/status", get(fleet::status))
+        .route("/v1/nodes", get(nodes::list).post(nodes::register))
+        .route("/v1/nodes/{node}", get(nodes::show).delete(nodes::remove))
+        .route("/v1/nodes/{node}/duty", post(nodes::set_duty))
+        .route("/v1/tenants", get(pools::tenants))
+        .route(tenant, get(pools::tenant))
+        .route(&format!("{tenant}/pools"), get(pools::list_of_tenant))
+        .route("/v1/pools", get(pools::list))
+        .route(pool, get(pools::show))
+        .route(&format!("{pool}/claims"), post(claims::claim))
+        .route(&format!("{pool}/instances"), get(proxy::list_of_pool))
+        .route("/v1/instances", get(proxy::list))
+        .route(instance, get(proxy::pass).delete(proxy::pass))
+        .route(&format!("{instance}/start"), post(proxy::pass))
+        .route(&format!("{instance}/wake"), post(proxy::pass))
+        .route(&format!("{instance}/warm"), post(proxy::pass))
+        .route(&format!("{instance}/sleep"), post(proxy::pass))
+        .route(&format!("{instance}/stop"), post(proxy::pass))
+        .route(&format!("{instance}/stream"), post(proxy::pass))
+        .route(&format!("{instance}/logs"), get(proxy::pass))
+        .route(&format!("{instance}/stats"), get(proxy::pass))
+        .route(&format!("{instance}/ssh"), get(proxy::pass))
+        .route("/v1/leases", get(proxy::leases))
+        .route("/v1/leases/{id}", delete(proxy::pass_lease))
+        .route("/v1/leases/{id}/extend", post(proxy::pass_lease))
+}
+
+/// The router, behind the table of routes.
+pub fn router(fleet: Arc<Fleet>, signer: Option<(Arc<Signer>, Arc<Keeper>)>) -> Router {
+    let mut all = routes();
+    if let Some((signer, keeper)) = signer {
+        all = all.merge(service::routes(signer, keeper));
+    }
+    let router = all.into_router().route_layer(from_fn_with_state(fleet.clone(), proxy::to_leader));
+    guard(router.fallback(unknown).with_state(fleet), Server::Coordinator)
+}
+
+async fn unknown(uri: axum::http::Uri) -> Problem {
+    Problem::new(404, "no_such_route", format!("the coordinator has no {}", uri.path()))
+}
+
+/// Refuses what is not of the caller's tenant, as if it were not there.
+fn sees(peer: &Peer, tenant: &mvm_model::Name) -> bool {
+    peer.sees(tenant)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_route_is_in_the_table() {
+        let fleet = crate::fleet::tests::lonely().await;
+        let signers =
+            mvm_api::routes::ROUTES.iter().filter(|r| r.servers.contains(&Server::Signer));
+        let signers: Vec<String> =
+            signers.map(|route| format!("{} {} ", route.method, route.path)).collect();
+        let mut differences = routes().differences(Server::Coordinator, fleet).await;
+        // They are mounted where the authority's key is, and compared there.
+        differences.retain(|told| !signers.iter().any(|route| told.starts_with(route.as_str())));
+        assert_eq!(differences, [""; 0]);
+    }
+}

@@ -1,0 +1,149 @@
+//! The nodes of the fleet.
+
+use super::{Answer, Shared};
+use crate::desk::succeeded;
+use crate::fleet::{Known, View};
+use crate::planner;
+use crate::records::{NODES, NodeRecord, change_node};
+use crate::stored;
+use axum::Json;
+use axum::extract::{ConnectInfo, Path, State};
+use mvm_api::body::Body;
+use mvm_api::fleet::{NodeView, RegisterNode, SetDuty};
+use mvm_api::identity::Identity;
+use mvm_api::{Peer, Problem};
+use mvm_model::fleet::{Duty, Placement};
+use mvm_model::{Counts, Name};
+use mvm_store::{Expect, Write};
+
+pub async fn list(State(fleet): Shared) -> Json<Vec<NodeView>> {
+    let view = fleet.view();
+    Json(view.nodes.iter().map(|(name, known)| node_view(&view, name, known)).collect())
+}
+
+pub async fn show(State(fleet): Shared, Path(node): Path<String>) -> Answer<NodeView> {
+    let node: Name = node.parse()?;
+    let view = fleet.view();
+    let known = view.nodes.get(&node).ok_or_else(|| unknown(&node))?;
+    Ok(Json(node_view(&view, &node, known)))
+}
+
+fn unknown(node: &Name) -> Problem {
+    Problem::new(404, "not_found", format!("there is no node {node}"))
+        .hint("see the nodes with `mvm fleet nodes`")
+}
+
+fn node_view(view: &View, name: &Name, known: &Known) -> NodeView {
+    let (mut ready_counts, mut leased) = (Counts::default(), 0);
+    for status in known.status.iter().flat_map(|status| status.pools.values()) {
+        ready_counts = ready_counts.plus(status.ready);
+        leased += status.leased;
+    }
+    let digest = known.status.as_ref().and_then(|status| status.document.as_ref());
+    NodeView {
+        node_id: name.clone(),
+        address: known.record.address.clone(),
+        duty: known.record.duty,
+        alive: known.reached || view.alive.get(name).is_some_and(|by| !by.is_empty()),
+        lost_since: known.record.lost_since,
+        ready_counts,
+        leased,
+        up_to_date: up_to_date(view, name, digest),
+        refused: known.refused.clone(),
+        status: known.status.as_deref().cloned(),
+    }
+}
+
+fn up_to_date(view: &View, name: &Name, digest: Option<&String>) -> bool {
+    if let Some(wanted) = view.wanted.get(name) {
+        return Some(&wanted.digest) == digest;
+    }
+    let Some(record) = &view.document else { return true };
+    let nodes = view.shares.get(name).map(|share| (name.clone(), share.clone()));
+    let placement = Placement { nodes: nodes.into_iter().collect(), unplaced: Vec::new() };
+    let wanted = planner::wanted(&record.document, &placement, [name].into_iter());
+    wanted.get(name).map(|wanted| &wanted.digest) == digest
+}
+
+/// A node registers itself, or an operator does.
+pub async fn register(
+    State(fleet): Shared,
+    ConnectInfo(peer): mvm_api::Caller,
+    Body(body): Body<RegisterNode>,
+) -> Answer<NodeView> {
+    if let Some(Identity::Node(name)) = peer.identity()
+        && *name != body.node_id
+    {
+        let detail = format!("node {name} may not speak for node {}", body.node_id);
+        return Err(Problem::new(403, "forbidden", detail));
+    }
+    check_address(&peer, &body.address)?;
+    fleet.register(&body).await?;
+    // The store tells it in a moment; until then it is as it was said.
+    {
+        let view = fleet.view();
+        if let Some(known) = view.nodes.get(&body.node_id) {
+            return Ok(Json(node_view(&view, &body.node_id, known)));
+        }
+    }
+    Ok(Json(NodeView {
+        node_id: body.node_id,
+        address: body.address,
+        duty: Duty::Open,
+        alive: false,
+        lost_since: None,
+        ready_counts: Counts::default(),
+        leased: 0,
+        up_to_date: false,
+        refused: None,
+        status: None,
+    }))
+}
+
+fn check_address(peer: &Peer, address: &str) -> Result<(), Problem> {
+    let fault = |detail: &str| {
+        Err(Problem::new(400, "invalid_value", format!("{address:?} {detail}"))
+            .hint("write HOST:PORT, or unix:PATH for a node on the coordinator's machine"))
+    };
+    match address.strip_prefix("unix:") {
+        // A socket is a file of this machine: not for those who come over the network.
+        Some(_) if !peer.is_local() => fault("names a file of the coordinator's machine"),
+        Some(path) if path.starts_with('/') => Ok(()),
+        Some(_) => fault("is no absolute path"),
+        None => match address.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(()),
+            _ => fault("is no address"),
+        },
+    }
+}
+
+pub async fn remove(State(fleet): Shared, Path(node): Path<String>) -> Answer<serde_json::Value> {
+    let node: Name = node.parse()?;
+    let fence = fleet.lead().ok_or_else(succeeded)?.fence();
+    let key = format!("{NODES}{node}");
+    let known = fleet.store.get(&key).await.map_err(stored)?.ok_or_else(|| unknown(&node))?;
+    let delete = Write::Delete { key, expect: Expect::Revision(known.revision) };
+    fleet.store.commit(vec![delete, fence]).await.map_err(stored)?;
+    Ok(Json(serde_json::json!({})))
+}
+
+pub async fn set_duty(
+    State(fleet): Shared,
+    Path(node): Path<String>,
+    Body(body): Body<SetDuty>,
+) -> Answer<NodeView> {
+    let name: Name = node.parse()?;
+    let fence = fleet.lead().ok_or_else(succeeded)?.fence();
+    let change = |record: &mut NodeRecord| {
+        let before = std::mem::replace(&mut record.duty, body.duty);
+        before != body.duty
+    };
+    change_node(&*fleet.store, &name, Some(fence), change).await?;
+    // Known here before the store tells it: no claim goes there any more.
+    if let Some(known) = fleet.view().nodes.get_mut(&name) {
+        known.record.duty = body.duty;
+    }
+    fleet.desk.refresh(&fleet, &name);
+    fleet.replan.notify_one();
+    show(State(fleet), Path(node)).await
+}

@@ -1,0 +1,264 @@
+//! Requests that are passed on: to the node that holds the instance, and to the leader.
+
+use super::{Shared, sees};
+use crate::{Fleet, Result};
+use axum::Json;
+use axum::extract::{ConnectInfo, MatchedPath, Path, Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
+use hyper_util::rt::TokioIo;
+use mvm_api::{Caller, Client, Peer, Problem, paths};
+use mvm_model::{InstanceRef, Name, PoolRef};
+use serde::Deserialize;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// The longest body that is passed on, in bytes.
+const LONGEST: usize = 8 << 20;
+/// So many nodes are asked at once.
+const AT_ONCE: usize = 64;
+/// What only the leader does: method and route.
+const LEADERS: [(&str, &str); 5] = [
+    ("PUT", "/v1/fleet"),
+    ("POST", "/v1/nodes"),
+    ("DELETE", "/v1/nodes/{node}"),
+    ("POST", "/v1/nodes/{node}/duty"),
+    ("POST", "/v1/tenants/{tenant}/pools/{pool}/claims"),
+];
+/// Says that a coordinator has passed it on already: it is not passed on again.
+const PASSED_ON: &str = "mvm-passed-on";
+
+/// Passes on to the leader what only the leader does.
+pub async fn to_leader(State(fleet): Shared, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let leaders = LEADERS.contains(&(request.method().as_str(), route));
+    if !leaders || fleet.leads() {
+        return next.run(request).await;
+    }
+    match pass_to_leader(&fleet, request).await {
+        Ok(response) => response,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn pass_to_leader(fleet: &Arc<Fleet>, mut request: Request) -> Result<Response> {
+    let none = || {
+        Problem::new(503, "no_leader", "no coordinator leads at the moment")
+            .hint("try again in some seconds; see `mvm coordinator status`")
+    };
+    let leader = fleet.leader().filter(|leader| leader.name != fleet.options.name);
+    let leader = leader.filter(|_| !request.headers().contains_key(PASSED_ON)).ok_or_else(none)?;
+    request.headers_mut().insert(PASSED_ON, header::HeaderValue::from_static("1"));
+    let client = fleet.connector.coordinator(&leader.address)?;
+    relay(&client, request).await
+}
+
+/// Sends the request there, for whoever sent it here, and gives the answer as it comes. An upgraded
+/// connection is passed on both ways.
+async fn relay(client: &Client, mut request: Request) -> Result<Response> {
+    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| info.0.clone());
+    let client = match peer.as_ref().and_then(Peer::identity) {
+        Some(identity) => client.on_behalf_of(identity.clone()),
+        None => client.clone(),
+    };
+    let upgrades = request.headers().contains_key(header::UPGRADE);
+    let ours = upgrades.then(|| hyper::upgrade::on(&mut request));
+    let (mut parts, body) = request.into_parts();
+    let bytes = axum::body::to_bytes(body, LONGEST)
+        .await
+        .map_err(|e| Problem::new(413, "invalid_value", format!("the body is too long: {e}")))?;
+    parts.headers.remove(header::TRANSFER_ENCODING);
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.extensions.clear();
+    let request = axum::http::Request::from_parts(parts, bytes);
+    let mut response = client.relay(request).await.map_err(mvm_api::ClientError::into_problem)?;
+    if let (StatusCode::SWITCHING_PROTOCOLS, Some(ours)) = (response.status(), ours) {
+        let theirs = hyper::upgrade::on(&mut response);
+        tokio::spawn(async move {
+            let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) else { return };
+            let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
+            let _ = tokio::io::copy_bidirectional(&mut ours, &mut theirs).await;
+        });
+    } else {
+        // The server frames the answer by itself.
+        response.headers_mut().remove(header::CONNECTION);
+    }
+    response.headers_mut().remove(header::TRANSFER_ENCODING);
+    Ok(response)
+}
+
+/// A request about one instance, passed on to the node that holds it.
+pub async fn pass(
+    State(fleet): Shared,
+    Path(at): Path<InPath>,
+    request: Request,
+) -> Result<Response> {
+    let instance = at.reference()?;
+    let node = find(&fleet, &instance).await?;
+    relay(&client(&fleet, &node)?, request).await
+}
+
+/// What stands in the path of an instance.
+#[derive(Debug, Deserialize)]
+pub struct InPath {
+    tenant: String,
+    pool: String,
+    id: String,
+}
+
+impl InPath {
+    fn reference(&self) -> Result<InstanceRef> {
+        let pool = PoolRef { tenant: self.tenant.parse()?, pool: self.pool.parse()? };
+        Ok(InstanceRef { pool, id: self.id.parse()? })
+    }
+}
+
+fn client(fleet: &Fleet, node: &Name) -> Result<Client> {
+    let port = fleet.port(node).map_err(crate::Refused::problem)?;
+    let none = || Problem::new(501, "simulated", format!("node {node} is simulated"));
+    port.client().ok_or_else(none)
+}
+
+/// The node that holds an instance: it is asked for where its pool is.
+async fn find(fleet: &Arc<Fleet>, instance: &InstanceRef) -> Result<Name> {
+    let mut holders = Vec::new();
+    let mut unreached = false;
+    let nodes: Vec<(Name, bool)> = {
+        let view = fleet.view();
+        let has = |known: &crate::fleet::Known| {
+            known.status.as_ref().is_some_and(|s| s.pools.contains_key(&instance.pool))
+        };
+        let with = view.nodes.iter().filter(|(_, known)| has(known));
+        with.map(|(name, known)| (name.clone(), known.reached)).collect()
+    };
+    let ask = |node: Name| async move {
+        let found = match client(fleet, &node) {
+            Ok(client) => client.get::<Value>(&paths::instance(instance)).await.is_ok(),
+            Err(_) => false,
+        };
+        (node, found)
+    };
+    unreached |= nodes.iter().any(|(_, reached)| !reached);
+    let reached = nodes.into_iter().filter(|(_, reached)| *reached).map(|(node, _)| ask(node));
+    let mut answers = futures::stream::iter(reached).buffer_unordered(AT_ONCE);
+    while let Some((node, found)) = answers.next().await {
+        if found {
+            holders.push(node);
+        }
+    }
+    match &holders[..] {
+        [node] => Ok(node.clone()),
+        [] if unreached => Err(Problem::new(
+            503,
+            "node_unreachable",
+            format!("instance {instance} is on no node in reach"),
+        )
+        .hint("see `mvm fleet nodes`")),
+        [] => Err(Problem::new(404, "not_found", format!("there is no instance {instance}"))
+            .hint("see the instances with `mvm instance list`")),
+        [one, other, ..] => Err(Problem::new(
+            409,
+            "ambiguous",
+            format!("instance {instance} is on node {one} and on node {other}"),
+        )
+        .hint("ask one of them: mvm coordinator … --node HOST:PORT")),
+    }
+}
+
+/// Narrows the list of all instances.
+#[derive(Debug, Deserialize)]
+pub struct Filter {
+    tenant: Option<String>,
+}
+
+/// All instances, each with its node.
+pub async fn list(
+    State(fleet): Shared,
+    ConnectInfo(peer): Caller,
+    Query(filter): Query<Filter>,
+) -> Result<Json<Vec<Value>>> {
+    let path = match (peer.tenant(), &filter.tenant) {
+        (Some(own), _) => format!("{}?tenant={own}", paths::INSTANCES),
+        (None, Some(tenant)) => {
+            let tenant: Name = tenant.parse()?;
+            format!("{}?tenant={tenant}", paths::INSTANCES)
+        }
+        (None, None) => paths::INSTANCES.to_owned(),
+    };
+    let all = gather(&fleet, |_| true, &path).await?;
+    let ours = |view: &Value| match view["tenant_id"].as_str().map(str::parse::<Name>) {
+        Some(Ok(tenant)) => {
+            sees(&peer, &tenant) && filter.tenant.as_deref().is_none_or(|f| f == tenant.as_str())
+        }
+        _ => false,
+    };
+    Ok(Json(all.into_iter().filter(ours).collect()))
+}
+
+pub async fn list_of_pool(
+    State(fleet): Shared,
+    Path((tenant, pool)): Path<(String, String)>,
+) -> Result<Json<Vec<Value>>> {
+    let pool = PoolRef { tenant: tenant.parse()?, pool: pool.parse()? };
+    fleet.check_pool(&pool)?;
+    let has = |known: &crate::fleet::Known| {
+        known.status.as_ref().is_some_and(|status| status.pools.contains_key(&pool))
+    };
+    Ok(Json(gather(&fleet, has, &paths::pool_part(&pool, "instances")).await?))
+}
+
+pub async fn leases(State(fleet): Shared, ConnectInfo(peer): Caller) -> Result<Json<Vec<Value>>> {
+    let mut all = gather(&fleet, |_| true, paths::LEASES).await?;
+    all.retain(|lease| {
+        let instance = lease["instance"].as_str().and_then(|i| i.parse::<InstanceRef>().ok());
+        instance.is_some_and(|instance| sees(&peer, &instance.pool.tenant))
+    });
+    Ok(Json(all))
+}
+
+/// A request about one lease, passed on to the node that has it.
+pub async fn pass_lease(
+    State(fleet): Shared,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Response> {
+    let all = gather(&fleet, |_| true, paths::LEASES).await?;
+    let node = all.iter().find(|lease| lease["id"] == id.as_str());
+    let node = node.and_then(|lease| lease["node_id"].as_str()).ok_or_else(|| {
+        Problem::new(404, "not_found", format!("there is no lease {id}"))
+            .hint("see the leases with `mvm lease list`")
+    })?;
+    relay(&client(&fleet, &node.parse()?)?, request).await
+}
+
+/// What all of these nodes answer to a `GET`, each thing with its node. A node that does not answer
+/// is left out, as one out of reach is.
+async fn gather(
+    fleet: &Arc<Fleet>,
+    takes: impl Fn(&crate::fleet::Known) -> bool,
+    path: &str,
+) -> Result<Vec<Value>> {
+    let nodes: Vec<Name> = {
+        let view = fleet.view();
+        let of = view.nodes.iter().filter(|(_, known)| known.reached && takes(known));
+        of.map(|(name, _)| name.clone()).collect()
+    };
+    let ask = |node: Name| async move {
+        let answer: Result<Vec<Value>> = match client(fleet, &node) {
+            Ok(client) => client.get(path).await.map_err(mvm_api::ClientError::into_problem),
+            Err(problem) => Err(problem),
+        };
+        let mut things = answer.unwrap_or_else(|problem| {
+            tracing::warn!(%node, "left out of a list: {problem}");
+            Vec::new()
+        });
+        for thing in things.iter_mut().filter_map(Value::as_object_mut) {
+            thing.insert("node_id".to_owned(), node.to_string().into());
+        }
+        things
+    };
+    let answers = futures::stream::iter(nodes.into_iter().map(ask)).buffered(AT_ONCE);
+    Ok(answers.collect::<Vec<_>>().await.concat())
+}

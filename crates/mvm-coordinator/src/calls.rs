@@ -1,0 +1,169 @@
+//! What a coordinator does when it is asked, whoever asks.
+
+use crate::desk::{self, Wish, succeeded};
+use crate::fleet::Fleet;
+use crate::records::{DOCUMENT, DocumentRecord, NODES, NodeRecord, change_node, put};
+use crate::{Result, now, planner, stored};
+use mvm_api::Problem;
+use mvm_api::fleet::{FleetPlan, FleetPoolView, FleetStatus, RegisterNode};
+use mvm_api::types::Claim;
+use mvm_model::fleet::{Duty, FleetState, Placement, place};
+use mvm_model::{Counts, Name, PoolRef};
+use mvm_store::Expect;
+use std::sync::Arc;
+
+impl Fleet {
+    /// Puts a document in force, and gives what it comes to; with `dry_run` only the latter. The
+    /// leader only.
+    pub async fn apply(&self, document: FleetState, dry_run: bool) -> Result<FleetPlan> {
+        document.validate()?;
+        if document.fleet_id != self.options.fleet_id {
+            let (theirs, ours) = (&document.fleet_id, &self.options.fleet_id);
+            let message = format!("the document is for fleet {theirs}, this is {ours}");
+            return Err(Problem {
+                path: "$.fleet_id".into(),
+                ..Problem::new(409, "conflict", message)
+            });
+        }
+        check_networks(self, &document)?;
+        let (nodes, before) = {
+            let view = self.view();
+            (planner::nodes(&view), view.shares.clone())
+        };
+        let previous = Placement { nodes: before, unplaced: Vec::new() };
+        let wanted = document.clone();
+        let decide = move || (place(&wanted, &nodes, &previous, now()), previous);
+        let decided = tokio::task::spawn_blocking(decide).await;
+        let (after, before) = decided.map_err(|e| Problem::internal(e.to_string()))?;
+        if !dry_run {
+            let lead = self.lead().ok_or_else(crate::desk::succeeded)?;
+            let record = DocumentRecord { document, applied_at: now() };
+            let writes = vec![put(DOCUMENT.to_owned(), &record, Expect::Any), lead.fence()];
+            self.store.commit(writes).await.map_err(stored)?;
+            self.view().document = Some(record);
+            self.replan.notify_one();
+        }
+        let changes = planner::changes(&before.nodes, &after.nodes);
+        Ok(FleetPlan { changes, unplaced: after.unplaced, dry_run })
+    }
+
+    /// How far the fleet is, as far as this coordinator knows.
+    pub fn status(&self) -> FleetStatus {
+        let view = self.view();
+        let alive =
+            view.nodes.values().filter(|n| n.reached || n.record.lost_since.is_none()).count();
+        let mut pools = Vec::new();
+        let mut converged = view.unplaced.is_empty();
+        if let Some(record) = &view.document {
+            for (tenant, pool) in record.document.pools() {
+                let shown = pool_view(&view, tenant.reference(pool), pool.desired_counts);
+                converged &= shown.ready_counts == shown.desired_counts;
+                pools.push(shown);
+            }
+        }
+        FleetStatus {
+            fleet_id: self.options.fleet_id.clone(),
+            leader: self.leader().map(|leader| leader.address),
+            nodes_alive: alive,
+            nodes_lost: view.nodes.len() - alive,
+            converged,
+            claims_waiting: self.desk.waiting(),
+            unplaced: view.unplaced.clone(),
+            pools,
+        }
+    }
+
+    /// Makes a node the fleet's, or remembers its new address. The leader only.
+    pub async fn register(&self, node: &RegisterNode) -> Result<()> {
+        let key = format!("{NODES}{}", node.node_id);
+        let fresh = NodeRecord {
+            node_id: node.node_id.clone(),
+            address: node.address.clone(),
+            duty: Duty::Open,
+            lost_since: None,
+            known: None,
+        };
+        let fence = self.lead().ok_or_else(succeeded)?.fence();
+        let writes = vec![put(key.clone(), &fresh, Expect::Absent), fence.clone()];
+        match self.store.commit(writes).await {
+            Ok(_) => {
+                tracing::info!(node = %node.node_id, address = node.address, "registered");
+                Ok(())
+            }
+            Err(mvm_store::Error::Conflict { key: at, .. }) if at == key => {
+                let change = |record: &mut NodeRecord| {
+                    let before = std::mem::replace(&mut record.address, node.address.clone());
+                    before != node.address
+                };
+                change_node(&*self.store, &node.node_id, Some(fence), change).await
+            }
+            Err(error) => Err(stored(error)),
+        }
+    }
+
+    /// An instance for a claim, and the node that it is on. `id` is `l-` and 16 hexadecimal digits:
+    /// the same one is the same claim. The leader only.
+    pub async fn claim(
+        self: &Arc<Self>,
+        id: &str,
+        pool: &PoolRef,
+        holder: &str,
+    ) -> Result<(Claim, Name)> {
+        let (id, pool, holder) = (id.to_owned(), pool.clone(), holder.to_owned());
+        desk::serve(self, &Wish { id, pool, holder, lease_s: None }, std::future::pending()).await
+    }
+
+    /// Ends a claim; returns when its node has ended the lease.
+    pub async fn end_claim(self: &Arc<Self>, id: &str, node: &Name) {
+        desk::release(self.clone(), id.to_owned(), node.clone()).await;
+    }
+
+    /// How many transactions the claims of this leadership have taken.
+    pub fn claim_commits(&self) -> u64 {
+        self.desk.commits()
+    }
+}
+
+/// A tenant's network is not changed while its nodes have it.
+fn check_networks(fleet: &Fleet, document: &FleetState) -> Result<()> {
+    let view = fleet.view();
+    let Some(before) = &view.document else { return Ok(()) };
+    for (index, tenant) in document.tenants.iter().enumerate() {
+        let known = before.document.tenant(&tenant.tenant_id);
+        if let Some(known) = known.filter(|known| known.network != tenant.network) {
+            let message = format!(
+                "tenant {} has net id {} and {}; a network is not changed while its tenant exists",
+                tenant.tenant_id, known.network.tenant_net_id, known.network.ipv4_subnet
+            );
+            return Err(Problem {
+                path: format!("$.tenants[{index}].network"),
+                ..Problem::new(409, "conflict", message)
+            }
+            .hint("give the tenant its present network, or take it out of the document first"));
+        }
+    }
+    Ok(())
+}
+
+/// What the nodes in reach have of a pool.
+fn pool_view(view: &crate::fleet::View, pool: PoolRef, desired_counts: Counts) -> FleetPoolView {
+    let mut shown = FleetPoolView {
+        pool,
+        desired_counts,
+        ready_counts: Counts::default(),
+        leased: 0,
+        nodes: 0,
+        last_failure: None,
+    };
+    for (name, known) in view.nodes.iter().filter(|(_, known)| known.reached) {
+        let Some(status) = &known.status else { continue };
+        let Some(held) = status.pools.get(&shown.pool) else { continue };
+        shown.ready_counts = shown.ready_counts.plus(held.ready);
+        shown.leased += held.leased;
+        shown.nodes += 1;
+        let failure = held.failure.as_ref().or(status.failure.as_ref());
+        let failure = failure.map(|why| format!("node {name}: {why}"));
+        shown.last_failure = shown.last_failure.or(failure);
+    }
+    shown
+}

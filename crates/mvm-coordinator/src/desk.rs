@@ -1,0 +1,418 @@
+//! Claims: each is decided by the model, written down once, and served by one node.
+//!
+//! A claim's record is durable before the node is asked, and its id is the id of the lease there. So
+//! whoever leads next finds the record and asks the node: it has the lease, or it never will, since
+//! a node that knows the new leader takes no word of the old one.
+
+use crate::fleet::{Fleet, Lead};
+use crate::port::Refused;
+use crate::records::{CLAIMS, ClaimRecord, put};
+use crate::writer::Writer;
+use crate::{Result, now};
+use mvm_api::Problem;
+use mvm_api::fleet::{HeldClaim, NodeClaim};
+use mvm_api::types::Claim;
+use mvm_model::fleet::{Claims, Grant, Limits, Outcome, Refusal, Room, room};
+use mvm_model::{Name, PoolRef};
+use mvm_store::Expect;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+/// How many nodes a claim tries that say no.
+const TRIES: u32 = 5;
+/// How long a node has to bring up a machine.
+const BRING: Duration = Duration::from_secs(120);
+/// How long is waited before a node is asked again.
+const AGAIN: Duration = Duration::from_millis(500);
+/// How long a claim stays whose client went with the leader before, in case that it comes back.
+const ORPHANED: Duration = Duration::from_secs(30);
+
+/// Somebody wants a machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Wish {
+    /// The claim's id: the same one is the same claim.
+    pub id: String,
+    pub pool: PoolRef,
+    pub holder: String,
+    pub lease_s: Option<u64>,
+}
+
+/// All claims of the fleet, while we lead.
+pub(crate) struct Desk {
+    inner: Mutex<Inner>,
+    limits: Limits,
+}
+
+struct Inner {
+    claims: Claims,
+    writer: Option<Writer>,
+    waiters: HashMap<String, oneshot::Sender<Grant>>,
+    /// Written down by an earlier leader, and nobody has asked for them since.
+    orphans: BTreeMap<String, ClaimRecord>,
+}
+
+impl Desk {
+    pub fn new(limits: Limits) -> Desk {
+        Desk { inner: Mutex::new(Inner::new(limits, None)), limits }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to lead, with what an earlier leader has written down.
+    pub fn begin(&self, writer: Writer, records: BTreeMap<String, ClaimRecord>) {
+        let mut inner = self.inner();
+        *inner = Inner::new(self.limits, Some(writer));
+        for (id, record) in &records {
+            // Until its node says otherwise.
+            inner.claims.adopt(id, &record.pool, &record.node, 0);
+        }
+        inner.orphans = records;
+    }
+
+    /// Leads no more: all that wait are told so, as their channels close.
+    pub fn finish(&self) {
+        *self.inner() = Inner::new(self.limits, None);
+    }
+
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.inner().claims.waiting()
+    }
+
+    /// Transactions for claims so far, of this leadership.
+    pub fn commits(&self) -> u64 {
+        self.inner().writer.as_ref().map_or(0, Writer::commits)
+    }
+
+    /// Gives the tenants their weights.
+    pub fn weigh<'a>(&self, weights: impl IntoIterator<Item = (&'a Name, u32)>) {
+        let mut inner = self.inner();
+        weights.into_iter().for_each(|(tenant, weight)| inner.claims.set_weight(tenant, weight));
+    }
+
+    /// What the node offers has changed.
+    pub fn refresh(&self, fleet: &Fleet, node: &Name) {
+        if let Some(room) = room_of(fleet, node) {
+            let mut inner = self.inner();
+            inner.claims.set_node(node, room);
+            inner.pump();
+        }
+    }
+
+    /// The node is not to be asked any more.
+    pub fn close(&self, _fleet: &Fleet, node: &Name) {
+        self.inner().claims.close_node(node);
+    }
+
+    /// The node has told which claims it holds: what it does not hold has ended, or never came there.
+    pub fn resolve(&self, fleet: &Arc<Fleet>, node: &Name, held: &[HeldClaim]) {
+        let held: BTreeSet<&str> = held.iter().map(|claim| claim.id.as_str()).collect();
+        let mut inner = self.inner();
+        let here = inner.orphans.iter().filter(|(_, record)| record.node == *node);
+        let (there, gone): (Vec<String>, Vec<String>) =
+            here.map(|(id, _)| id.clone()).partition(|id| held.contains(id.as_str()));
+        for id in gone {
+            inner.orphans.remove(&id);
+            inner.conclude(&id);
+        }
+        drop(inner);
+        for id in there {
+            tokio::spawn(reap(fleet.clone(), id));
+        }
+        self.refresh(fleet, node);
+    }
+
+    /// Has the claim wait for its turn.
+    fn queue(
+        &self,
+        id: &str,
+        pool: &PoolRef,
+        patience: Duration,
+    ) -> Result<oneshot::Receiver<Grant>> {
+        let deadline = now() + patience.as_millis() as u64;
+        let mut inner = self.inner();
+        if inner.writer.is_none() {
+            return Err(succeeded());
+        }
+        inner.claims.submit(id, pool, deadline).map_err(|refusal| refused(refusal, pool))?;
+        let (tell, told) = oneshot::channel();
+        inner.waiters.insert(id.to_owned(), tell);
+        inner.pump();
+        Ok(told)
+    }
+
+    /// The node has said no: the claim waits again, in its old place.
+    fn again(&self, id: &str) -> oneshot::Receiver<Grant> {
+        let (tell, told) = oneshot::channel();
+        let mut inner = self.inner();
+        inner.waiters.insert(id.to_owned(), tell);
+        inner.claims.settle(id, Outcome::Refused);
+        inner.pump();
+        told
+    }
+
+    fn settle(&self, id: &str, outcome: Outcome) {
+        let mut inner = self.inner();
+        inner.claims.settle(id, outcome);
+        inner.pump();
+    }
+
+    /// Nobody waits any more; whether it had not been sent anywhere.
+    fn cancel(&self, id: &str) -> bool {
+        let mut inner = self.inner();
+        inner.waiters.remove(id);
+        inner.claims.cancel(id)
+    }
+
+    /// It has ended: its record goes some time.
+    fn conclude(&self, id: &str) {
+        let mut inner = self.inner();
+        inner.conclude(id);
+        inner.pump();
+    }
+
+    fn writer(&self) -> Result<Writer> {
+        self.inner().writer.clone().ok_or_else(succeeded)
+    }
+}
+
+impl Inner {
+    fn new(limits: Limits, writer: Option<Writer>) -> Inner {
+        let (waiters, orphans) = Default::default();
+        Inner { claims: Claims::new(limits), writer, waiters, orphans }
+    }
+
+    /// Sends out all that can be served now.
+    fn pump(&mut self) {
+        while let Some(grant) = self.claims.next_grant() {
+            let id = grant.claim.clone();
+            // Its task has gone: nothing was written, nothing was asked.
+            let sent = self.waiters.remove(&id).is_some_and(|tell| tell.send(grant).is_ok());
+            if !sent {
+                self.claims.settle(&id, Outcome::Failed);
+            }
+        }
+    }
+
+    fn conclude(&mut self, id: &str) {
+        self.claims.end(id);
+        if let Some(writer) = &self.writer {
+            writer.delete(format!("{CLAIMS}{id}"));
+        }
+    }
+}
+
+/// What the node offers, if it may be asked.
+fn room_of(fleet: &Fleet, node: &Name) -> Option<Room> {
+    if !fleet.leads() {
+        return None;
+    }
+    let view = fleet.view();
+    let known = view.nodes.get(node).filter(|known| known.reached && known.resolved)?;
+    let (status, share) = (known.status.as_deref(), view.shares.get(node)?);
+    let seen = known.record.node(status)?;
+    // It is reached by us, whatever the record says.
+    let seen = mvm_model::fleet::Node { lost_since: None, ..seen };
+    Some(room(&view.document.as_ref()?.document, &seen, share))
+}
+
+/// Serves a claim: gives the machine and the node that it is on. Cancelled by dropping `alive`'s
+/// sender, it leaves nothing behind.
+pub(crate) async fn serve(
+    fleet: &Arc<Fleet>,
+    wish: &Wish,
+    gone: impl Future<Output = ()>,
+) -> Result<(Claim, Name)> {
+    let lead = fleet.lead().ok_or_else(succeeded)?;
+    let orphan = fleet.desk.inner().orphans.remove(&wish.id);
+    if let Some(record) = orphan {
+        return reattach(fleet, &lead, wish, record).await;
+    }
+    let patience = fleet.options.patience;
+    let mut told = fleet.desk.queue(&wish.id, &wish.pool, patience)?;
+    let ends = Instant::now() + patience;
+    let mut gone = std::pin::pin!(gone);
+    let mut expect = Expect::Absent;
+    for _ in 0..TRIES {
+        let grant = tokio::select! {
+            grant = &mut told => grant.map_err(|_| succeeded())?,
+            () = tokio::time::sleep_until(ends) => match fleet.desk.cancel(&wish.id) {
+                true => return Err(waited(wish, patience)),
+                false => told.await.map_err(|_| succeeded())?,
+            },
+            () = &mut gone => match fleet.desk.cancel(&wish.id) {
+                true => return Err(Problem::new(499, "connection_broken", "the client has gone")),
+                false => told.await.map_err(|_| succeeded())?,
+            },
+        };
+        let record = ClaimRecord {
+            pool: wish.pool.clone(),
+            node: grant.node.clone(),
+            holder: wish.holder.clone(),
+            lease_s: wish.lease_s,
+        };
+        let writer = fleet.desk.writer()?;
+        let write = put(format!("{CLAIMS}{}", wish.id), &record, expect);
+        if let Err(problem) = writer.put(write).await {
+            fleet.desk.settle(&wish.id, Outcome::Failed);
+            return Err(problem);
+        }
+        expect = Expect::Any;
+        match ask(fleet, &lead, wish, &grant.node).await {
+            Ok(claim) => {
+                fleet.desk.settle(&wish.id, Outcome::Served);
+                return Ok((claim, grant.node));
+            }
+            Err(Refused::No(problem)) => {
+                tracing::info!(claim = wish.id, node = %grant.node, "not served: {problem}");
+                told = fleet.desk.again(&wish.id);
+            }
+            Err(Refused::Unknown(problem)) => {
+                // The record stays: the node is asked to end it when it is reached again.
+                fleet.desk.settle(&wish.id, Outcome::Failed);
+                tokio::spawn(release(fleet.clone(), wish.id.clone(), grant.node.clone()));
+                let detail = format!("node {} was lost while it served: {problem}", grant.node);
+                return Err(Problem::new(503, "claim_lost", detail).hint("claim again"));
+            }
+        }
+    }
+    // It waits again: not any more.
+    if !fleet.desk.cancel(&wish.id) {
+        fleet.desk.settle(&wish.id, Outcome::Failed);
+    }
+    fleet.desk.conclude(&wish.id);
+    let detail = format!("{TRIES} nodes could not serve a claim of pool {}", wish.pool);
+    Err(Problem::new(503, "no_machine", detail).hint("see `mvm fleet status`"))
+}
+
+/// Asks the node until its answer is known: the same id is the same claim there.
+async fn ask(
+    fleet: &Arc<Fleet>,
+    lead: &Lead,
+    wish: &Wish,
+    node: &Name,
+) -> std::result::Result<Claim, Refused> {
+    let body = NodeClaim {
+        leader: lead.leader.clone(),
+        pool: wish.pool.clone(),
+        holder: wish.holder.clone(),
+        lease_s: wish.lease_s,
+    };
+    let ends = Instant::now() + BRING;
+    let mut asked = false;
+    loop {
+        let outcome = match fleet.port(node) {
+            Ok(port) => match timeout(BRING, port.claim(&wish.id, &body)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(Refused::Unknown(Problem::new(504, "timeout", "no answer in time"))),
+            },
+            Err(refused) => Err(refused),
+        };
+        match outcome {
+            Ok(claim) => return Ok(claim),
+            // What it said no to may be the second of two: the first is still to be cleared up.
+            Err(Refused::No(problem)) if !asked => return Err(Refused::No(problem)),
+            Err(refused) if Instant::now() >= ends || !lead.is_held() => {
+                return Err(Refused::Unknown(refused.problem()));
+            }
+            Err(refused) => {
+                asked |= matches!(refused, Refused::Unknown(_));
+                if is_lost(fleet, node) {
+                    return Err(Refused::Unknown(refused.problem()));
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Whether no coordinator reaches the node.
+fn is_lost(fleet: &Fleet, node: &Name) -> bool {
+    let view = fleet.view();
+    let known = view.nodes.get(node);
+    known.is_none_or(|known| !known.reached && known.record.lost_since.is_some())
+}
+
+/// A client comes back for what an earlier leader gave it.
+async fn reattach(
+    fleet: &Arc<Fleet>,
+    lead: &Lead,
+    wish: &Wish,
+    record: ClaimRecord,
+) -> Result<(Claim, Name)> {
+    if (&record.pool, &record.holder) != (&wish.pool, &wish.holder) {
+        fleet.desk.inner().orphans.insert(wish.id.clone(), record);
+        let detail = "this idempotency key is of another claim";
+        return Err(Problem::new(409, "conflict", detail));
+    }
+    match ask(fleet, lead, wish, &record.node).await {
+        Ok(claim) => Ok((claim, record.node)),
+        Err(refused) => {
+            tokio::spawn(release(fleet.clone(), wish.id.clone(), record.node));
+            Err(refused.problem())
+        }
+    }
+}
+
+/// Ends an orphan that nobody comes back for.
+async fn reap(fleet: Arc<Fleet>, id: String) {
+    tokio::time::sleep(ORPHANED).await;
+    let orphan = fleet.desk.inner().orphans.remove(&id);
+    if let Some(record) = orphan {
+        tracing::info!(claim = id, node = %record.node, "nobody came back for it");
+        release(fleet, id, record.node).await;
+    }
+}
+
+/// Has the node end the claim, however long that takes; another leader goes on with it from the
+/// record.
+pub(crate) async fn release(fleet: Arc<Fleet>, id: String, node: Name) {
+    let mut pause = Duration::from_millis(100);
+    while let Some(lead) = fleet.lead() {
+        let known = fleet.view().nodes.contains_key(&node);
+        let outcome = match fleet.port(&node) {
+            _ if !known => Ok(()),
+            Ok(port) => timeout(BRING, port.end(&id, &lead.leader)).await.unwrap_or_else(|_| {
+                Err(Refused::Unknown(Problem::new(504, "timeout", "no answer in time")))
+            }),
+            Err(refused) => Err(refused),
+        };
+        match outcome {
+            Ok(()) => return fleet.desk.conclude(&id),
+            Err(refused) => tracing::debug!(claim = id, %node, "not ended: {}", refused.problem()),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
+    }
+}
+
+fn refused(refusal: Refusal, pool: &PoolRef) -> Problem {
+    match refusal {
+        Refusal::TenantFull | Refusal::Full => {
+            let whose = match refusal {
+                Refusal::Full => "the fleet".to_owned(),
+                _ => format!("tenant {}", pool.tenant),
+            };
+            let detail = format!("as many claims of {whose} wait as may");
+            Problem::new(429, "queue_full", detail).hint("try again later")
+        }
+        Refusal::Known => Problem::new(409, "conflict", "this claim is under way already")
+            .hint("use an idempotency key of its own for each claim"),
+    }
+}
+
+fn waited(wish: &Wish, patience: Duration) -> Problem {
+    let seconds = patience.as_secs();
+    let detail = format!("no node had a machine of pool {} within {seconds} s", wish.pool);
+    Problem::new(503, "no_machine", detail).hint("see `mvm fleet status`")
+}
+
+/// Another coordinator leads.
+pub(crate) fn succeeded() -> Problem {
+    Problem::new(503, "leader_changed", "this coordinator does not lead any more").hint("try again")
+}

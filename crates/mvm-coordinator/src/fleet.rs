@@ -1,0 +1,260 @@
+//! What a coordinator knows, and what its parts share.
+
+use crate::alive::Alive;
+use crate::desk::Desk;
+use crate::port::{Connector, NodePort, Refused};
+use crate::records::{Candidate, DocumentRecord, NodeRecord};
+use crate::{Result, now};
+use mvm_api::Problem;
+use mvm_api::fleet::Leader;
+use mvm_model::fleet::{FleetState, Limits, NodeStatus, Share, Unplaced};
+use mvm_model::{DesiredState, Millis, Name, PoolRef};
+use mvm_store::{Leadership, Store, Write};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore, watch};
+
+/// What a coordinator is told at its start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The fleet.
+    pub fleet_id: Name,
+    /// Its own name, unique among the fleet's coordinators.
+    pub name: Name,
+    /// Where others reach it.
+    pub address: String,
+    /// `sqlite` or `etcd`.
+    pub store: &'static str,
+    /// How long it counts as there after it has died.
+    pub ttl: Duration,
+    /// How long a claim waits for a machine.
+    pub patience: Duration,
+    /// How many nodes are sent documents at once.
+    pub pushes: usize,
+    /// How much may wait and be under way.
+    pub limits: Limits,
+}
+
+/// A coordinator.
+pub struct Fleet {
+    pub(crate) options: Options,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) connector: Arc<dyn Connector>,
+    pub(crate) started_at: Millis,
+    pub(crate) desk: Desk,
+    pub(crate) alive: Alive,
+    /// Asks the leader to look at the placement again.
+    pub(crate) replan: Notify,
+    pub(crate) pushes: Semaphore,
+    view: Mutex<View>,
+    /// Our leadership, while we lead.
+    lead: watch::Sender<Option<Arc<Lead>>>,
+    /// Who leads, as the store says.
+    leader: watch::Sender<Option<Candidate>>,
+}
+
+/// The leadership of this coordinator.
+pub(crate) struct Lead {
+    leadership: Leadership,
+    /// What nodes are told.
+    pub leader: Leader,
+    /// Since when.
+    pub since: Millis,
+}
+
+impl Lead {
+    /// Belongs into every write of the leader.
+    pub fn fence(&self) -> Write {
+        self.leadership.fence()
+    }
+
+    /// Waits until it is lost.
+    pub async fn lost(&self) {
+        self.leadership.lost().await;
+    }
+
+    /// Whether it is not known to be lost.
+    pub fn is_held(&self) -> bool {
+        self.leadership.is_held()
+    }
+}
+
+/// What is known of all nodes.
+#[derive(Default)]
+pub(crate) struct View {
+    pub nodes: BTreeMap<Name, Known>,
+    /// Which coordinators reach a node.
+    pub alive: BTreeMap<Name, BTreeSet<String>>,
+    pub document: Option<DocumentRecord>,
+    pub shares: BTreeMap<Name, Share>,
+    pub unplaced: Vec<Unplaced>,
+    /// Of the leader: what each node is to be sent.
+    pub wanted: BTreeMap<Name, Wanted>,
+}
+
+/// A node in the registry.
+pub(crate) struct Known {
+    pub record: NodeRecord,
+    pub port: Arc<dyn NodePort>,
+    /// What it said last.
+    pub status: Option<Arc<NodeStatus>>,
+    /// Whether this coordinator reaches it.
+    pub reached: bool,
+    /// Whether it has told this leader which claims it holds.
+    pub resolved: bool,
+    /// Why it did not take its document.
+    pub refused: Option<String>,
+    /// Something is to be done for it.
+    pub kick: Arc<Notify>,
+    /// Ends its link.
+    pub link: tokio::task::AbortHandle,
+}
+
+/// What a node is to be sent.
+#[derive(Clone)]
+pub(crate) struct Wanted {
+    pub digest: String,
+    pub document: Arc<DesiredState>,
+}
+
+impl Fleet {
+    /// A coordinator that does nothing yet: see [`Fleet::run`].
+    pub fn new(
+        options: Options,
+        store: Arc<dyn Store>,
+        connector: Arc<dyn Connector>,
+    ) -> Arc<Fleet> {
+        let (pushes, limits) = (Semaphore::new(options.pushes.max(1)), options.limits);
+        Arc::new(Fleet {
+            options,
+            store,
+            connector,
+            started_at: now(),
+            desk: Desk::new(limits),
+            alive: Alive::default(),
+            replan: Notify::new(),
+            pushes,
+            view: Mutex::default(),
+            lead: watch::channel(None).0,
+            leader: watch::channel(None).0,
+        })
+    }
+
+    /// Follows the store, holds the links to the nodes, and leads when it is this one's turn.
+    pub async fn run(self: &Arc<Self>) {
+        tokio::join!(
+            crate::registry::follow_nodes(self),
+            crate::registry::follow_alive(self),
+            crate::registry::follow_document(self),
+            crate::registry::follow_shares(self),
+            crate::registry::follow_leader(self),
+            crate::alive::run(self),
+            crate::leader::run(self),
+        );
+    }
+
+    /// Looks at what is known, and changes it.
+    pub(crate) fn view(&self) -> MutexGuard<'_, View> {
+        // Whole values only are put there: a holder that panicked leaves nothing half done.
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Our leadership, if we lead.
+    pub(crate) fn lead(&self) -> Option<Arc<Lead>> {
+        self.lead.borrow().clone().filter(|lead| lead.is_held())
+    }
+
+    /// The leadership, as its parts share it.
+    pub(crate) fn leadership(&self, leadership: Leadership) -> Arc<Lead> {
+        let epoch = leadership.since();
+        let leader = Leader { fleet_id: self.options.fleet_id.clone(), epoch };
+        Arc::new(Lead { leadership, leader, since: now() })
+    }
+
+    /// Begins or ends to lead.
+    pub(crate) fn set_lead(&self, lead: Option<Arc<Lead>>) {
+        self.lead.send_replace(lead);
+        for known in self.view().nodes.values_mut() {
+            known.resolved = false;
+            known.kick.notify_one();
+        }
+    }
+
+    /// Who leads, as far as is known.
+    pub(crate) fn leader(&self) -> Option<Candidate> {
+        self.leader.borrow().clone()
+    }
+
+    pub(crate) fn set_leader(&self, leader: Option<Candidate>) {
+        self.leader.send_replace(leader);
+    }
+
+    /// Whether this coordinator leads.
+    pub fn leads(&self) -> bool {
+        self.lead().is_some()
+    }
+
+    /// The way to a node that is in reach.
+    pub(crate) fn port(&self, node: &Name) -> std::result::Result<Arc<dyn NodePort>, Refused> {
+        let view = self.view();
+        let reached = view.nodes.get(node).filter(|known| known.reached);
+        reached.map(|known| known.port.clone()).ok_or_else(|| {
+            let detail = format!("node {node} is out of reach");
+            Refused::No(Problem::new(503, "node_unreachable", detail))
+        })
+    }
+
+    /// The document in force.
+    pub(crate) fn document(&self) -> Result<FleetState> {
+        let view = self.view();
+        let document = view.document.as_ref().map(|record| record.document.clone());
+        document.ok_or_else(|| {
+            Problem::new(404, "not_found", "this fleet has no document yet")
+                .hint("apply one: mvm fleet apply FILE")
+        })
+    }
+
+    /// Refuses a pool that the fleet's document does not name.
+    pub(crate) fn check_pool(&self, pool: &PoolRef) -> Result<()> {
+        let known = |record: &DocumentRecord| record.document.pool(pool).is_some();
+        if self.view().document.as_ref().is_some_and(known) {
+            return Ok(());
+        }
+        Err(Problem::new(404, "not_found", format!("there is no pool {pool}"))
+            .hint("see the pools with `mvm pool list`"))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    struct Nowhere;
+
+    impl Connector for Nowhere {
+        fn port(&self, _: &Name, address: &str) -> Result<Arc<dyn NodePort>> {
+            Err(Problem::internal(format!("there is no way to {address}")))
+        }
+
+        fn coordinator(&self, address: &str) -> Result<mvm_api::Client> {
+            Err(Problem::internal(format!("there is no way to {address}")))
+        }
+    }
+
+    /// A coordinator without nodes that does nothing.
+    pub async fn lonely() -> Arc<Fleet> {
+        let store = mvm_store::SqliteStore::open(std::path::Path::new(":memory:"));
+        let options = Options {
+            fleet_id: "f".parse().expect("a name"),
+            name: "c1".parse().expect("a name"),
+            address: "unix:/nowhere".to_owned(),
+            store: "sqlite",
+            ttl: Duration::from_secs(5),
+            patience: Duration::from_secs(5),
+            pushes: 1,
+            limits: Limits { per_node: 1, per_tenant: 1, total: 1 },
+        };
+        Fleet::new(options, Arc::new(store.expect("a store")), Arc::new(Nowhere))
+    }
+}

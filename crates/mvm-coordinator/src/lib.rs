@@ -1,0 +1,36 @@
+//! The coordinator: one front door for many nodes.
+//!
+//! Lives here: the registry of nodes ([`registry`]) and the link to each ([`link`]), the leader's
+//! work ([`leader`]: placement, documents, what was lost), claims ([`desk`]) and the handlers of the
+//! API ([`api`]). Several coordinators share one store; one of them leads, all of them serve.
+//!
+//! Never here: hypervisors, taps, decisions (mvm-model).
+
+mod alive;
+mod api;
+mod calls;
+mod desk;
+mod fleet;
+mod leader;
+mod link;
+mod planner;
+mod port;
+mod records;
+mod registry;
+mod serve;
+mod writer;
+
+pub use fleet::{Fleet, Options};
+pub use port::{Connector, Network, NodePort, Refused, Told};
+pub use serve::{ServeOptions, StoreOptions, serve};
+
+/// What the coordinator's own functions give: the error is what the API will answer.
+pub type Result<T> = std::result::Result<T, mvm_api::Problem>;
+
+pub(crate) use mvm_api::identity::now;
+
+/// The store's error as a problem.
+pub(crate) fn stored(error: mvm_store::Error) -> mvm_api::Problem {
+    let status = if error.code() == "store_conflict" { 409 } else { 503 };
+    mvm_api::Problem::new(status, error.code(), error.to_string())
+}

@@ -1,0 +1,192 @@
+//! The link to one node: what it tells is heard, and while we lead it is told what it is to hold.
+//!
+//! Every coordinator holds a link to every node, so that whoever comes to lead knows all nodes
+//! already. The connection goes from the coordinator to the node: a node is alive if it can be
+//! reached, which is what counts for those who want something of it.
+
+use crate::fleet::{Fleet, Lead, Wanted};
+use crate::now;
+use crate::port::{NodePort, Refused, Told};
+use crate::records::Known as Static;
+use futures::StreamExt;
+use mvm_api::fleet::NodeDocument;
+use mvm_model::fleet::NodeStatus;
+use mvm_model::plan::Failures;
+use mvm_model::{Millis, Name};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// After so long without a word a node is out of reach: three beats.
+const SILENCE: Duration = Duration::from_secs(6);
+/// How long a node has for one answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long is waited before a node is tried again, at first and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+
+/// Holds the link for ever.
+pub(crate) async fn run(fleet: Arc<Fleet>, node: Name, port: Arc<dyn NodePort>, kick: Arc<Notify>) {
+    let mut link = Link { fleet, node, port, failures: Failures::default(), tried: String::new() };
+    let mut pause = AGAIN.0;
+    loop {
+        if link.listen(&kick).await {
+            pause = AGAIN.0;
+        }
+        link.lost();
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(AGAIN.1);
+    }
+}
+
+struct Link {
+    fleet: Arc<Fleet>,
+    node: Name,
+    port: Arc<dyn NodePort>,
+    /// Of sending the document.
+    failures: Failures,
+    /// The digest of the document that was sent last.
+    tried: String,
+}
+
+impl Link {
+    /// Listens until the node falls silent; whether it has said anything.
+    async fn listen(&mut self, kick: &Notify) -> bool {
+        let mut stream = self.port.watch();
+        let mut ends = Instant::now() + SILENCE;
+        let mut heard = false;
+        loop {
+            let retry = self.retry();
+            tokio::select! {
+                told = stream.next() => match told {
+                    Some(told) => {
+                        (heard, ends) = (true, Instant::now() + SILENCE);
+                        self.hear(told);
+                    }
+                    None => return heard,
+                },
+                () = kick.notified() => {}
+                () = sleep_until(retry.unwrap_or(ends)) => {}
+                () = sleep_until(ends) => {
+                    tracing::warn!(node = %self.node, "out of reach: silent for too long");
+                    return heard;
+                }
+            }
+            if heard {
+                self.work().await;
+            }
+        }
+    }
+
+    /// When the document is to be sent again.
+    fn retry(&self) -> Option<Instant> {
+        let at = self.failures.retry_at();
+        let wait = Duration::from_millis(at.saturating_sub(now()).max(1));
+        (at > 0).then(|| Instant::now() + wait)
+    }
+
+    fn hear(&self, told: Told) {
+        let mut view = self.fleet.view();
+        let Some(known) = view.nodes.get_mut(&self.node) else { return };
+        let mut replan = !known.reached;
+        known.reached = true;
+        if let Told::Status(status) = told {
+            if status.node_id != self.node {
+                tracing::error!(node = %self.node, "another node answers: {}", status.node_id);
+                known.refused = Some(format!("node {} answers there", status.node_id));
+                known.reached = false;
+                return;
+            }
+            let before = known.status.replace(Arc::new(*status));
+            let now = known.status.as_ref();
+            replan |= now.map(|s| Static::of(s)) != before.as_ref().map(|s| Static::of(s))
+                || now.map(|s| &s.images) != before.as_ref().map(|s| &s.images);
+            drop(view);
+            self.fleet.desk.refresh(&self.fleet, &self.node);
+        } else {
+            drop(view);
+        }
+        if replan {
+            self.fleet.alive.set(&self.node, true);
+            self.fleet.replan.notify_one();
+        }
+    }
+
+    /// The node is out of reach.
+    fn lost(&self) {
+        if let Some(known) = self.fleet.view().nodes.get_mut(&self.node) {
+            (known.reached, known.resolved) = (false, false);
+        }
+        self.fleet.alive.set(&self.node, false);
+        self.fleet.desk.close(&self.fleet, &self.node);
+    }
+
+    /// The leader's part.
+    async fn work(&mut self) {
+        let Some(lead) = self.fleet.lead() else { return };
+        let resolved = {
+            let view = self.fleet.view();
+            view.nodes.get(&self.node).is_none_or(|known| known.resolved)
+        };
+        if !resolved {
+            match timeout(ANSWER, self.port.leader(&lead.leader)).await {
+                Ok(Ok(held)) => {
+                    if let Some(known) = self.fleet.view().nodes.get_mut(&self.node) {
+                        known.resolved = true;
+                    }
+                    self.fleet.desk.resolve(&self.fleet, &self.node, &held);
+                }
+                Ok(Err(refused)) => return self.refused(refused.problem().to_string()),
+                Err(_) => return self.refused("the node does not answer in time".to_owned()),
+            }
+        }
+        if let Some(wanted) = self.due() {
+            self.send(&lead, wanted).await;
+        }
+    }
+
+    /// What is to be sent now, if anything.
+    fn due(&mut self) -> Option<Wanted> {
+        let view = self.fleet.view();
+        let known = view.nodes.get(&self.node)?;
+        let wanted = view.wanted.get(&self.node)?;
+        let holds: Option<&NodeStatus> = known.status.as_deref();
+        if holds.and_then(|status| status.document.as_ref()) == Some(&wanted.digest) {
+            self.failures = Failures::default();
+            return None;
+        }
+        let again: Millis = if self.tried == wanted.digest { self.failures.retry_at() } else { 0 };
+        (now() >= again).then(|| wanted.clone())
+    }
+
+    async fn send(&mut self, lead: &Lead, wanted: Wanted) {
+        let Ok(_turn) = self.fleet.pushes.acquire().await else { return };
+        let document = NodeDocument {
+            leader: lead.leader.clone(),
+            digest: wanted.digest.clone(),
+            document: (*wanted.document).clone(),
+        };
+        self.tried = wanted.digest;
+        let outcome = match timeout(ANSWER, self.port.document(&document)).await {
+            Ok(outcome) => outcome.map_err(Refused::problem).map_err(|p| p.to_string()),
+            Err(_) => Err("the node does not answer in time".to_owned()),
+        };
+        // What it holds now is told by its status; until that comes it is not sent again at once.
+        self.failures = Failures { count: self.failures.count + 1, last: now() };
+        match outcome {
+            Ok(()) => self.told(None),
+            Err(why) => self.refused(why),
+        }
+    }
+
+    fn refused(&self, why: String) {
+        tracing::warn!(node = %self.node, "the node does not take its document: {why}");
+        self.told(Some(why));
+    }
+
+    fn told(&self, refused: Option<String>) {
+        if let Some(known) = self.fleet.view().nodes.get_mut(&self.node) {
+            known.refused = refused;
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The leader's decisions carried out: who is lost, what goes where, and what each node is told.
+
+use crate::fleet::{Fleet, Lead, View, Wanted};
+use crate::records::{DocumentRecord, Known, NodeRecord, SHARES, change_node, put};
+use crate::{Result, now, stored};
+use futures::{StreamExt, TryStreamExt};
+use mvm_api::fleet::NodeChange;
+use mvm_model::fleet::{
+    FleetState, Giver, Node, NodeStatus, Placement, Share, name_images, node_document, place,
+};
+use mvm_model::{DesiredState, Millis, Name};
+use mvm_store::{Expect, Write};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long changes are gathered before they are looked at.
+const GATHER: Duration = Duration::from_millis(100);
+/// How often the placement is looked at when nothing happens, and when something is on no node.
+const PERIOD: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(5));
+/// How much longer than the time to live a new leader waits before it says that a node is lost.
+const SETTLE: Millis = 2000;
+/// So many shares are written at once, and so many records of nodes.
+const BATCH: usize = 100;
+
+/// Decides and carries out for as long as we lead.
+pub(crate) async fn run(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<()> {
+    loop {
+        let next = pass(fleet, lead).await?;
+        tokio::select! {
+            () = fleet.replan.notified() => tokio::time::sleep(GATHER).await,
+            () = tokio::time::sleep(next) => {}
+        }
+    }
+}
+
+/// One look at everything; gives when to look again at the latest.
+async fn pass(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Duration> {
+    let settled = note_changes(fleet, lead).await?;
+    let (document, nodes, previous) = {
+        let view = fleet.view();
+        let Some(DocumentRecord { document, .. }) = view.document.clone() else {
+            return Ok(PERIOD.0);
+        };
+        (document, nodes(&view), Placement { nodes: view.shares.clone(), unplaced: Vec::new() })
+    };
+    let grace = document.node_grace_s * 1000;
+    let lost = nodes.values().filter_map(|node| node.lost_since);
+    let due = lost.map(|since| since + grace).filter(|at| *at > now()).min();
+    let placed = {
+        let document = document.clone();
+        let decide = move || {
+            let placement = place(&document, &nodes, &previous, now());
+            (placement, previous)
+        };
+        tokio::task::spawn_blocking(decide).await
+    };
+    let (placement, previous) =
+        placed.map_err(|e| mvm_api::Problem::internal(format!("placing failed: {e}")))?;
+    let changed = write_shares(fleet, lead, &previous.nodes, &placement.nodes).await?;
+    tell(fleet, &document, placement, &changed);
+    let until = |at: Millis| Duration::from_millis(at.saturating_sub(now()).max(1));
+    let period = if fleet.view().unplaced.is_empty() { PERIOD.0 } else { PERIOD.1 };
+    Ok([Some(period), due.map(until), settled.map(until)]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(period))
+}
+
+/// All nodes as placement sees them.
+pub(crate) fn nodes(view: &View) -> BTreeMap<Name, Node> {
+    let seen = view.nodes.iter().filter_map(|(name, known)| {
+        Some((name.clone(), known.record.node(known.status.as_deref())?))
+    });
+    seen.collect()
+}
+
+/// Writes down which nodes are lost and which are back, and what they offer. Gives the time from
+/// which on it can be told that one is lost, if that is still to come.
+async fn note_changes(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Option<Millis>> {
+    let from = lead.since + fleet.options.ttl.as_millis() as u64 + SETTLE;
+    // The links have had no time yet: who is not heard of may still be there.
+    let settled = now() >= from;
+    let changes: Vec<(Name, bool, Option<Known>)> = {
+        let view = fleet.view();
+        let change = |(name, known): (&Name, &crate::fleet::Known)| {
+            let alive = known.reached || view.alive.get(name).is_some_and(|by| !by.is_empty());
+            let lost = known.record.lost_since.is_some();
+            let offer = known.status.as_deref().map(Known::of);
+            let news = alive == lost && (alive || settled);
+            let differs = offer.is_some() && offer != known.record.known;
+            (news || differs).then(|| (name.clone(), alive || !settled && !lost, offer))
+        };
+        view.nodes.iter().filter_map(change).collect()
+    };
+    let write = |(name, alive, offer): (Name, bool, Option<Known>)| async move {
+        let change = |record: &mut NodeRecord| {
+            let before = record.clone();
+            record.lost_since = if alive { None } else { record.lost_since.or(Some(now())) };
+            record.known = offer.clone().or(record.known.take());
+            *record != before
+        };
+        match change_node(&*fleet.store, &name, Some(lead.fence()), change).await {
+            // It was removed meanwhile.
+            Err(problem) if problem.code == "not_found" => Ok(()),
+            Err(problem) => Err(problem),
+            Ok(()) => {
+                if let Some(known) = fleet.view().nodes.get_mut(&name) {
+                    change(&mut known.record);
+                }
+                Ok(())
+            }
+        }
+    };
+    futures::stream::iter(changes.into_iter().map(write))
+        .buffer_unordered(32)
+        .try_collect::<()>()
+        .await?;
+    Ok((!settled).then_some(from))
+}
+
+/// Makes the placement durable; gives the nodes whose share has changed.
+async fn write_shares(
+    fleet: &Arc<Fleet>,
+    lead: &Lead,
+    before: &BTreeMap<Name, Share>,
+    after: &BTreeMap<Name, Share>,
+) -> Result<BTreeSet<Name>> {
+    let names: BTreeSet<&Name> = before.keys().chain(after.keys()).collect();
+    let changed: Vec<&Name> =
+        names.into_iter().filter(|name| before.get(*name) != after.get(*name)).collect();
+    for some in changed.chunks(BATCH) {
+        let write = |name: &&Name| {
+            let key = format!("{SHARES}{name}");
+            match after.get(*name) {
+                Some(share) => put(key, share, Expect::Any),
+                None => Write::Delete { key, expect: Expect::Any },
+            }
+        };
+        let writes = some.iter().map(write).chain([lead.fence()]).collect();
+        fleet.store.commit(writes).await.map_err(stored)?;
+    }
+    Ok(changed.into_iter().cloned().collect())
+}
+
+/// What each node is to be sent from now on.
+fn tell(fleet: &Arc<Fleet>, document: &FleetState, placement: Placement, changed: &BTreeSet<Name>) {
+    let known: Vec<Name> = fleet.view().nodes.keys().cloned().collect();
+    let wanted = wanted(document, &placement, known.iter());
+    let mut kicked = Vec::new();
+    {
+        let mut view = fleet.view();
+        let wanted = with_images(&view, wanted);
+        for unplaced in placement.unplaced.iter().filter(|u| !view.unplaced.contains(u)) {
+            tracing::warn!("{unplaced}");
+        }
+        view.unplaced = placement.unplaced;
+        view.shares = placement.nodes;
+        for (name, wanted) in wanted {
+            let same = view.wanted.get(&name).is_some_and(|known| known.digest == wanted.digest);
+            if !same {
+                kicked.extend(view.nodes.get(&name).map(|known| known.kick.clone()));
+                view.wanted.insert(name, wanted);
+            }
+        }
+    }
+    kicked.iter().for_each(|kick| kick.notify_one());
+    fleet.desk.weigh(document.tenants.iter().map(|tenant| (&tenant.tenant_id, tenant.weight)));
+    changed.iter().for_each(|node| fleet.desk.refresh(fleet, node));
+}
+
+/// The same documents, where nodes receive the images that others have built.
+fn with_images(view: &View, wanted: BTreeMap<Name, Wanted>) -> BTreeMap<Name, Wanted> {
+    let status = |name: &Name| view.nodes.get(name).and_then(|known| known.status.as_deref());
+    let mut givers = BTreeMap::new();
+    for (name, wanted) in &wanted {
+        let Some(known) = view.nodes.get(name).filter(|known| known.reached) else { continue };
+        let address = known.record.address.as_str();
+        let settled = |status: &&NodeStatus| {
+            status.document.as_ref() == Some(&wanted.digest) && status.pending == 0
+        };
+        // What another machine does not reach gives nothing.
+        if let Some(status) = status(name).filter(settled)
+            && !address.starts_with("unix:")
+        {
+            givers.insert(name, Giver { address, status });
+        }
+    }
+    let named = |(name, plain): (&Name, &Wanted)| {
+        let mut document = (*plain.document).clone();
+        name_images(&mut document, status(name), &givers);
+        let same = document == *plain.document;
+        let named = || Wanted { digest: digest(&document), document: Arc::new(document.clone()) };
+        (name.clone(), if same { plain.clone() } else { named() })
+    };
+    wanted.iter().map(named).collect()
+}
+
+/// The documents of these nodes; one that is to hold nothing gets an empty one.
+pub(crate) fn wanted<'a>(
+    document: &FleetState,
+    placement: &Placement,
+    nodes: impl Iterator<Item = &'a Name>,
+) -> BTreeMap<Name, Wanted> {
+    let one = |node: &Name| {
+        let document = node_document(document, placement, node);
+        let digest = digest(&document);
+        (node.clone(), Wanted { digest, document: Arc::new(document) })
+    };
+    nodes.map(one).collect()
+}
+
+fn digest(document: &DesiredState) -> String {
+    let text = serde_json::to_vec(document).unwrap_or_default();
+    Sha256::digest(text)[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What of two placements differs.
+pub(crate) fn changes(
+    before: &BTreeMap<Name, Share>,
+    after: &BTreeMap<Name, Share>,
+) -> Vec<NodeChange> {
+    let nothing = Share::default();
+    let names: BTreeSet<&Name> = before.keys().chain(after.keys()).collect();
+    let mut changes = Vec::new();
+    for name in names {
+        let (from, to) =
+            (before.get(name).unwrap_or(&nothing), after.get(name).unwrap_or(&nothing));
+        let pools: BTreeSet<_> = from.pools.keys().chain(to.pools.keys()).collect();
+        for pool in pools {
+            let (from, to) = (from.pools.get(pool).copied(), to.pools.get(pool).copied());
+            if from != to {
+                changes.push(NodeChange { node_id: name.clone(), pool: pool.clone(), from, to });
+            }
+        }
+    }
+    changes
+}

@@ -1,0 +1,177 @@
+//! The way to a node: over the network, or to a simulated one.
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument};
+use mvm_api::tls::{Expect, Keeper};
+use mvm_api::types::Claim;
+use mvm_api::{Client, ClientError, Problem, paths};
+use mvm_model::Name;
+use mvm_model::fleet::NodeStatus;
+use std::sync::Arc;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+/// What a node tells while it is watched.
+#[derive(Clone, Debug)]
+pub enum Told {
+    /// It has changed.
+    Status(Box<NodeStatus>),
+    /// It is there, and nothing has changed.
+    Beat,
+}
+
+/// Why a node did not do something.
+#[derive(Debug)]
+pub enum Refused {
+    /// It was not asked, or has said no: nothing was done.
+    No(Problem),
+    /// Nobody knows whether it was done.
+    Unknown(Problem),
+}
+
+impl Refused {
+    /// Why.
+    pub fn problem(self) -> Problem {
+        match self {
+            Refused::No(problem) | Refused::Unknown(problem) => problem,
+        }
+    }
+}
+
+impl From<ClientError> for Refused {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Unreachable { .. } => Refused::No(error.into_problem()),
+            ClientError::Problem(problem) if problem.status < 500 => Refused::No(*problem),
+            error => Refused::Unknown(error.into_problem()),
+        }
+    }
+}
+
+/// One node, as a coordinator speaks to it.
+#[async_trait]
+pub trait NodePort: Send + Sync + 'static {
+    /// What it tells, until the connection breaks.
+    fn watch(&self) -> BoxStream<'static, Told>;
+    /// Gives it the fleet's document.
+    async fn document(&self, document: &NodeDocument) -> Result<(), Refused>;
+    /// Gives it the leader's word; gives the claims that it holds.
+    async fn leader(&self, leader: &Leader) -> Result<Vec<HeldClaim>, Refused>;
+    /// Has it serve a claim.
+    async fn claim(&self, id: &str, claim: &NodeClaim) -> Result<Claim, Refused>;
+    /// Has it end a claim.
+    async fn end(&self, id: &str, leader: &Leader) -> Result<(), Refused>;
+    /// Its agent, for requests that are passed through; none where it is simulated.
+    fn client(&self) -> Option<Client>;
+}
+
+/// Makes the way to a node.
+pub trait Connector: Send + Sync + 'static {
+    /// The way to this node at this address.
+    fn port(&self, node: &Name, address: &str) -> Result<Arc<dyn NodePort>, Problem>;
+    /// A client of the coordinator at this address.
+    fn coordinator(&self, address: &str) -> Result<Client, Problem>;
+}
+
+/// Nodes at `HOST:PORT`, with this identity, and at `unix:PATH` on this machine.
+pub struct Network {
+    /// Who we are; without it nodes on this machine only are reached.
+    pub keeper: Option<Arc<Keeper>>,
+}
+
+impl Network {
+    /// A client of the server at an address.
+    pub fn client(&self, address: &str, expect: Expect) -> Result<Client, Problem> {
+        match (address.strip_prefix("unix:"), &self.keeper) {
+            (Some(path), _) => Ok(Client::new(path)),
+            (None, Some(keeper)) => Ok(Client::tls(address, keeper.clone(), expect)),
+            (None, None) => {
+                let detail = format!("{address} is on the network, and we have no identity");
+                Err(Problem::new(400, "no_identity", detail)
+                    .hint("start the coordinator with --identity, or name the node as unix:PATH"))
+            }
+        }
+    }
+}
+
+impl Connector for Network {
+    fn port(&self, node: &Name, address: &str) -> Result<Arc<dyn NodePort>, Problem> {
+        let client = self.client(address, Expect::Node(Some(node.clone())))?;
+        Ok(Arc::new(HttpPort { client }))
+    }
+
+    fn coordinator(&self, address: &str) -> Result<Client, Problem> {
+        self.client(address, Expect::Coordinator)
+    }
+}
+
+struct HttpPort {
+    client: Client,
+}
+
+#[async_trait]
+impl NodePort for HttpPort {
+    fn watch(&self) -> BoxStream<'static, Told> {
+        let (client, (tell, told)) = (self.client.clone(), unbounded_channel());
+        // Ends with the stream: nobody listens any more.
+        let listening = tokio::spawn(async move {
+            let gone = tell.clone();
+            tokio::select! {
+                outcome = client.follow(paths::NODE_WATCH, |event| hear(&tell, &event)) => {
+                    if let Err(error) = outcome {
+                        tracing::debug!("a node's stream broke: {error}");
+                    }
+                }
+                () = gone.closed() => {}
+            }
+        });
+        let end = End(listening);
+        let stream = futures::stream::unfold((told, end), |(mut told, end)| async move {
+            told.recv().await.map(|one| (one, (told, end)))
+        });
+        stream.boxed()
+    }
+
+    async fn document(&self, document: &NodeDocument) -> Result<(), Refused> {
+        let _: serde_json::Value = self.client.put(paths::NODE_DOCUMENT, document).await?;
+        Ok(())
+    }
+
+    async fn leader(&self, leader: &Leader) -> Result<Vec<HeldClaim>, Refused> {
+        Ok(self.client.put(paths::NODE_LEADER, leader).await?)
+    }
+
+    async fn claim(&self, id: &str, claim: &NodeClaim) -> Result<Claim, Refused> {
+        Ok(self.client.put(&paths::node_claim(id), claim).await?)
+    }
+
+    async fn end(&self, id: &str, leader: &Leader) -> Result<(), Refused> {
+        let _: serde_json::Value = self.client.put(&paths::node_claim_end(id), leader).await?;
+        Ok(())
+    }
+
+    fn client(&self) -> Option<Client> {
+        Some(self.client.clone())
+    }
+}
+
+/// Ends a task when it is dropped.
+struct End(tokio::task::JoinHandle<()>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn hear(tell: &UnboundedSender<Told>, event: &mvm_api::client::Event) {
+    let told = match event.name.as_str() {
+        "status" => match serde_json::from_str(&event.data) {
+            Ok(status) => Told::Status(Box::new(status)),
+            Err(error) => return tracing::warn!("a node's status cannot be read: {error}"),
+        },
+        _ => Told::Beat,
+    };
+    let _ = tell.send(told);
+}

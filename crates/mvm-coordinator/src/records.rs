@@ -1,0 +1,161 @@
+//! The fleet's records in the store.
+
+use crate::{Result, stored};
+use mvm_api::Problem;
+use mvm_model::fleet::{Capacity, Duty, FleetState, Labels, Node, NodeStatus};
+use mvm_model::{Millis, Name, PoolRef};
+use mvm_store::{Expect, Store, Write};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// The document.
+pub const DOCUMENT: &str = "fleet/document";
+/// Nodes, by name.
+pub const NODES: &str = "nodes/";
+/// Which coordinator reaches which node: `alive/NODE/COORDINATOR`, for as long as it does.
+pub const ALIVE: &str = "alive/";
+/// What each node is to hold, by name.
+pub const SHARES: &str = "shares/";
+/// Claims that have been sent to a node, by id.
+pub const CLAIMS: &str = "claims/";
+/// The election's name.
+pub const ELECTION: &str = "leader";
+
+/// A node that belongs to the fleet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Its name.
+    pub node_id: Name,
+    /// Where its agent serves: `HOST:PORT`, or `unix:PATH`.
+    pub address: String,
+    /// What it is there for.
+    #[serde(default)]
+    pub duty: Duty,
+    /// Since when no coordinator reaches it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_since: Option<Millis>,
+    /// What it offered when it was reached last, so that a new leader knows it before it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<Known>,
+}
+
+/// What of a node changes seldom.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// What it offers.
+    pub capacity: Capacity,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: Labels,
+    /// Its CPU.
+    #[serde(default)]
+    pub cpu_model: String,
+}
+
+impl Known {
+    /// That of a status.
+    pub fn of(status: &NodeStatus) -> Known {
+        Known {
+            capacity: status.capacity,
+            labels: status.labels.clone(),
+            cpu_model: status.cpu_model.clone(),
+        }
+    }
+}
+
+impl NodeRecord {
+    /// As placement sees it; `None` for one that was never reached.
+    pub fn node(&self, status: Option<&NodeStatus>) -> Option<Node> {
+        let status = match (status, &self.known) {
+            (Some(status), _) => status.clone(),
+            (None, Some(known)) => NodeStatus {
+                node_id: self.node_id.clone(),
+                version: String::new(),
+                capacity: known.capacity,
+                labels: known.labels.clone(),
+                cpu_model: known.cpu_model.clone(),
+                simulated: false,
+                images: Default::default(),
+                pools: Default::default(),
+                document: None,
+                pending: 0,
+                failure: None,
+            },
+            (None, None) => return None,
+        };
+        Some(Node { status, duty: self.duty, lost_since: self.lost_since })
+    }
+}
+
+/// The document in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DocumentRecord {
+    /// The document.
+    pub document: FleetState,
+    /// When it was applied.
+    pub applied_at: Millis,
+}
+
+/// A claim that has been sent to a node: written once before that, and removed when it has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimRecord {
+    /// Of which pool.
+    pub pool: PoolRef,
+    /// To which node.
+    pub node: Name,
+    /// For whom.
+    pub holder: String,
+    /// Longest length of its lease in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_s: Option<u64>,
+}
+
+/// What a candidate says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// Its name.
+    pub name: Name,
+    /// Where others reach it.
+    pub address: String,
+}
+
+/// A write of a record.
+pub fn put(key: String, value: &impl Serialize, expect: Expect) -> Write {
+    // Records are plain structs of strings and numbers: their serialisation cannot fail.
+    Write::Put { key, value: serde_json::to_vec(value).unwrap_or_default(), expect }
+}
+
+/// Reads the value of a record.
+pub fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> {
+    serde_json::from_slice(value).map_err(|cause| {
+        let detail = format!("the record {key} cannot be read: {cause}");
+        Problem::new(500, "record_damaged", detail)
+    })
+}
+
+/// Changes a node's record, however many others do so at the same time. `change` gives whether there
+/// is something to write.
+pub async fn change_node(
+    store: &dyn Store,
+    node: &Name,
+    fence: Option<Write>,
+    change: impl Fn(&mut NodeRecord) -> bool,
+) -> Result<()> {
+    loop {
+        let key = format!("{NODES}{node}");
+        let Some(found) = store.get(&key).await.map_err(stored)? else {
+            return Err(Problem::new(404, "not_found", format!("there is no node {node}"))
+                .hint("see the nodes with `mvm fleet nodes`"));
+        };
+        let mut record: NodeRecord = read(&key, &found.value)?;
+        if !change(&mut record) {
+            return Ok(());
+        }
+        let write = put(key.clone(), &record, Expect::Revision(found.revision));
+        match store.commit(fence.clone().into_iter().chain([write]).collect()).await {
+            // Somebody else's change came first.
+            Err(mvm_store::Error::Conflict { key: at, .. }) if at == key => {}
+            outcome => return outcome.map(drop).map_err(stored),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Following the store: what it says is known a moment later, by watches and never by asking again
+//! and again.
+
+use crate::fleet::{Fleet, Known};
+use crate::records::{ALIVE, Candidate, DOCUMENT, ELECTION, NODES, NodeRecord, SHARES, read};
+use crate::{Result, link};
+use futures::StreamExt;
+use mvm_model::Name;
+use mvm_store::{Election, Followed, follow};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How long is waited before a store that failed is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Calls `each` with every record and every change: key without the prefix, and value or `None`.
+/// `gone` gets the keys that are left where all were listed anew.
+async fn records(
+    fleet: &Arc<Fleet>,
+    prefix: &str,
+    mut each: impl FnMut(&str, Option<&[u8]>) -> Result<()>,
+    mut gone: impl FnMut(&BTreeSet<String>),
+) {
+    let mut tell = |key: &str, value: Option<&[u8]>| {
+        if let Err(problem) = each(key.strip_prefix(prefix).unwrap_or(key), value) {
+            tracing::error!("{problem}");
+        }
+    };
+    loop {
+        let mut followed = follow(fleet.store.clone(), prefix);
+        while let Some(item) = followed.next().await {
+            match item {
+                Ok(Followed::All { records, .. }) => {
+                    let short = |key: &String| key.strip_prefix(prefix).unwrap_or(key).to_owned();
+                    gone(&records.iter().map(|record| short(&record.key)).collect());
+                    records.iter().for_each(|record| tell(&record.key, Some(&record.value)));
+                }
+                Ok(Followed::Changed(changes)) => {
+                    changes.iter().for_each(|c| tell(&c.key, c.value.as_deref()));
+                }
+                Err(error) => tracing::warn!("the store cannot be followed: {error}"),
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// The nodes: a link to each.
+pub async fn follow_nodes(fleet: &Arc<Fleet>) {
+    let each = |key: &str, value: Option<&[u8]>| {
+        match value {
+            Some(value) => known(fleet, read(key, value)?)?,
+            None => forget(fleet, &key.parse()?),
+        }
+        fleet.replan.notify_one();
+        Ok(())
+    };
+    let gone = |here: &BTreeSet<String>| {
+        let names: Vec<Name> = fleet.view().nodes.keys().cloned().collect();
+        names.iter().filter(|name| !here.contains(name.as_str())).for_each(|n| forget(fleet, n));
+    };
+    records(fleet, NODES, each, gone).await;
+}
+
+fn known(fleet: &Arc<Fleet>, record: NodeRecord) -> Result<()> {
+    let mut view = fleet.view();
+    if let Some(known) = view.nodes.get_mut(&record.node_id) {
+        let same = known.record.address == record.address;
+        if same {
+            known.record = record;
+            known.kick.notify_one();
+            return Ok(());
+        }
+        known.link.abort();
+    }
+    let port = fleet.connector.port(&record.node_id, &record.address)?;
+    let kick = Arc::new(Notify::new());
+    let node = record.node_id.clone();
+    let link = tokio::spawn(link::run(fleet.clone(), node.clone(), port.clone(), kick.clone()));
+    let known = Known {
+        record,
+        port,
+        status: None,
+        reached: false,
+        resolved: false,
+        refused: None,
+        kick,
+        link: link.abort_handle(),
+    };
+    view.nodes.insert(node, known);
+    Ok(())
+}
+
+fn forget(fleet: &Arc<Fleet>, node: &Name) {
+    if let Some(known) = fleet.view().nodes.remove(node) {
+        known.link.abort();
+    }
+    fleet.alive.set(node, false);
+    fleet.desk.close(fleet, node);
+}
+
+/// Which nodes are alive, as any coordinator says.
+pub async fn follow_alive(fleet: &Arc<Fleet>) {
+    let each = |key: &str, value: Option<&[u8]>| {
+        if let Some((node, coordinator)) = key.split_once('/') {
+            let node: Name = node.parse()?;
+            let mut view = fleet.view();
+            let by = view.alive.entry(node).or_default();
+            match value {
+                Some(_) => drop(by.insert(coordinator.to_owned())),
+                None => drop(by.remove(coordinator)),
+            }
+        }
+        fleet.replan.notify_one();
+        Ok(())
+    };
+    let gone = |_: &BTreeSet<String>| fleet.view().alive.clear();
+    records(fleet, ALIVE, each, gone).await;
+}
+
+/// The document in force.
+pub async fn follow_document(fleet: &Arc<Fleet>) {
+    let each = |key: &str, value: Option<&[u8]>| {
+        let document = value.map(|value| read(key, value)).transpose()?;
+        fleet.view().document = document;
+        fleet.replan.notify_one();
+        Ok(())
+    };
+    records(fleet, DOCUMENT, each, |_| {}).await;
+}
+
+/// What each node is to hold.
+pub async fn follow_shares(fleet: &Arc<Fleet>) {
+    let each = |key: &str, value: Option<&[u8]>| {
+        // The leader knows it from itself, and before the store tells it.
+        if fleet.leads() {
+            return Ok(());
+        }
+        let node: Name = key.parse()?;
+        match value {
+            Some(value) => drop(fleet.view().shares.insert(node, read(key, value)?)),
+            None => drop(fleet.view().shares.remove(&node)),
+        }
+        Ok(())
+    };
+    let gone = |here: &BTreeSet<String>| {
+        fleet.view().shares.retain(|node, _| here.contains(node.as_str()));
+    };
+    records(fleet, SHARES, each, gone).await;
+}
+
+/// Who leads.
+pub async fn follow_leader(fleet: &Arc<Fleet>) {
+    loop {
+        let mut leaders = Election::new(fleet.store.clone(), ELECTION).observe();
+        while let Some(leader) = leaders.next().await {
+            match leader {
+                Ok(leader) => {
+                    let candidate =
+                        |l: mvm_store::Leader| read::<Candidate>(ELECTION, &l.candidate);
+                    fleet.set_leader(leader.and_then(|leader| candidate(leader).ok()));
+                }
+                Err(error) => tracing::warn!("the election cannot be followed: {error}"),
+            }
+        }
+        fleet.set_leader(None);
+        tokio::time::sleep(AGAIN).await;
+    }
+}

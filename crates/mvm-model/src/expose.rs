@@ -1,0 +1,268 @@
+//! Pools behind a TCP port: an instance is woken when a connection comes, and sleeps when nobody is
+//! connected any more.
+//!
+//! The rule: a connection goes to the instance that has the most and still has room, so that the
+//! others empty. Where none has room, it waits; one instance is woken for as many waiting
+//! connections as it can serve, so that a burst wakes no more than it needs. An instance that nobody
+//! has been connected to for a while ends: it is put to sleep, whatever the pool's recycle rule.
+
+use crate::Millis;
+use crate::choose::choose;
+use crate::error::{Code, Fault};
+use crate::instance::{Instance, InstanceId};
+use crate::name::PoolRef;
+use crate::pool::{Pool, Recycle};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+/// The most connections that one instance can serve at once: its guest channel carries 128 streams,
+/// and other sessions need some.
+pub const MAX_CONNECTIONS: u32 = 100;
+/// The most connections of one front that may wait for an instance.
+pub const MAX_WAITING: u32 = 256;
+/// The longest times, in seconds.
+const MAX_SECONDS: u64 = 24 * 3600;
+/// Between a wake that failed and the next try, in ms.
+const RETRY_MS: u64 = 1000;
+
+/// What can be chosen of a front.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections that one instance serves at once, 1 to 100.
+    pub max_connections: u32,
+    /// Instances that serve at once; 0: as many as the quotas allow.
+    pub max_instances: u32,
+    /// Seconds without a connection after which an instance is put to sleep.
+    pub idle_s: u64,
+    /// Seconds that a connection waits for an instance at most.
+    pub wake_timeout_s: u64,
+}
+
+impl Default for Limits {
+    /// 32 connections an instance, asleep after a minute, a minute to wake.
+    fn default() -> Self {
+        Limits { max_connections: 32, max_instances: 0, idle_s: 60, wake_timeout_s: 60 }
+    }
+}
+
+impl Limits {
+    /// Checks every field's range; the path of the fault is the field's name.
+    pub fn validate(&self) -> Result<(), Fault> {
+        let range = |field: &str, value: u64, max: u64| {
+            if (1..=max).contains(&value) {
+                return Ok(());
+            }
+            Err(Fault::new(Code::InvalidValue, format!("{field} is {value}"))
+                .at(field)
+                .hint(format!("allowed are 1 to {max}")))
+        };
+        range("max_connections", self.max_connections.into(), MAX_CONNECTIONS.into())?;
+        range("idle_s", self.idle_s, MAX_SECONDS)?;
+        range("wake_timeout_s", self.wake_timeout_s, MAX_SECONDS)
+    }
+}
+
+/// The durable record of a front.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expose {
+    /// Where it listens: no two have the same.
+    pub listen: SocketAddr,
+    /// Whose instances serve.
+    pub pool: PoolRef,
+    /// The TCP port of the guest's loopback.
+    pub to: u16,
+    /// What was chosen.
+    pub limits: Limits,
+    /// The instances that have served it. Used, they are nobody else's in a pool that recycles by
+    /// `reset`: they are kept for the next connection.
+    #[serde(default)]
+    pub instances: BTreeSet<InstanceId>,
+    /// When it was made.
+    pub created_at: Millis,
+}
+
+impl Expose {
+    /// As leases name their holder.
+    pub fn holder(&self) -> String {
+        format!("expose:{}", self.listen)
+    }
+
+    /// The instance to wake: one that has served before and has its memory still, else the readiest
+    /// that a job would get; none: a new one is to be made.
+    pub fn choose<'a>(
+        &self,
+        pool: &Pool,
+        instances: impl IntoIterator<Item = &'a Instance>,
+    ) -> Option<&'a Instance> {
+        let revision = &pool.current_revision()?.digest;
+        let (own, others): (Vec<_>, Vec<_>) =
+            instances.into_iter().partition(|instance| self.instances.contains(&instance.id));
+        choose(Recycle::Sleep, revision, own).or_else(|| choose(pool.recycle, revision, others))
+    }
+
+    /// What is of no use to it any more: instances of its own that are of an old revision and that
+    /// the planner leaves alone, as it does with used ones where the pool recycles by `reset`.
+    pub fn outdated<'a>(
+        &self,
+        pool: &Pool,
+        instances: impl IntoIterator<Item = &'a Instance>,
+    ) -> Vec<InstanceId> {
+        let Some(revision) = pool.current_revision() else { return Vec::new() };
+        instances
+            .into_iter()
+            .filter(|instance| pool.recycle == Recycle::Reset && !instance.is_clean())
+            .filter(|instance| self.instances.contains(&instance.id))
+            .filter(|instance| instance.lease.is_none() && !instance.is_busy())
+            .filter(|instance| instance.revision != revision.digest)
+            .map(|instance| instance.id)
+            .collect()
+    }
+}
+
+/// One instance that serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Server {
+    connections: u32,
+    /// Since when nobody is connected.
+    idle_since: Millis,
+}
+
+/// What is going on at a front: who serves how many, and who waits.
+#[derive(Clone, Debug, Default)]
+pub struct Front {
+    servers: BTreeMap<InstanceId, Server>,
+    /// Being put to sleep.
+    ending: BTreeSet<InstanceId>,
+    waking: u32,
+    waiting: u32,
+    retry_at: Millis,
+}
+
+impl Front {
+    /// A connection has come. Whether it may wait for an instance.
+    pub fn arrive(&mut self) -> bool {
+        let admitted = self.waiting < MAX_WAITING;
+        self.waiting += u32::from(admitted);
+        admitted
+    }
+
+    /// A waiting connection has given up.
+    pub fn leave(&mut self) {
+        self.waiting = self.waiting.saturating_sub(1);
+    }
+
+    /// The instance for one of the waiting connections, which it then has; none: all are full.
+    pub fn assign(&mut self, limits: &Limits) -> Option<InstanceId> {
+        let has_room = |server: &Server| server.connections < limits.max_connections;
+        let fullest = self
+            .servers
+            .iter_mut()
+            .filter(|(_, server)| self.waiting > 0 && has_room(server))
+            .max_by_key(|(id, server)| (server.connections, std::cmp::Reverse(**id)));
+        let (id, server) = fullest?;
+        server.connections += 1;
+        self.waiting -= 1;
+        Some(*id)
+    }
+
+    /// Whether one more instance is to be woken now; if so, it counts as being woken until
+    /// [`Front::woken`] or [`Front::failed`]. What is just being put to sleep is waited for: it is
+    /// the one to wake.
+    pub fn wake(&mut self, limits: &Limits, now: Millis) -> bool {
+        let expected = u64::from(self.waking) * u64::from(limits.max_connections);
+        let room: u64 = self
+            .servers
+            .values()
+            .map(|server| u64::from(limits.max_connections.saturating_sub(server.connections)))
+            .sum();
+        let up = self.servers.len() + self.waking as usize;
+        let allowed = limits.max_instances == 0 || up < limits.max_instances as usize;
+        let needed = u64::from(self.waiting) > expected + room;
+        let wake = needed && allowed && self.ending.is_empty() && now >= self.retry_at;
+        self.waking += u32::from(wake);
+        wake
+    }
+
+    /// An instance was woken: it serves.
+    pub fn woken(&mut self, id: InstanceId, now: Millis) {
+        self.waking = self.waking.saturating_sub(1);
+        self.retry_at = 0;
+        self.adopt(id, now);
+    }
+
+    /// An instance serves that a front before this one has woken.
+    pub fn adopt(&mut self, id: InstanceId, now: Millis) {
+        self.servers.entry(id).or_insert(Server { connections: 0, idle_since: now });
+    }
+
+    /// No instance could be woken. Whether those who wait may go on waiting: for room at another
+    /// one, or for one that is being woken.
+    pub fn failed(&mut self, now: Millis) -> bool {
+        self.waking = self.waking.saturating_sub(1);
+        self.retry_at = now + RETRY_MS;
+        self.waking > 0 || !self.servers.is_empty()
+    }
+
+    /// When a wake is tried again after one that failed; 0: at once.
+    pub fn retry_at(&self) -> Millis {
+        self.retry_at
+    }
+
+    /// A connection to that instance has ended.
+    pub fn close(&mut self, id: InstanceId, now: Millis) {
+        if let Some(server) = self.servers.get_mut(&id) {
+            server.connections = server.connections.saturating_sub(1);
+            server.idle_since = now;
+        }
+    }
+
+    /// The instance does not serve any more: it is gone, or another's. A connection that was
+    /// assigned to it is closed by whoever has it.
+    pub fn lose(&mut self, id: InstanceId) {
+        self.servers.remove(&id);
+        self.ending.remove(&id);
+    }
+
+    /// The instances that nobody has been connected to for long enough. They take no more
+    /// connections, and are being ended until [`Front::ended`].
+    pub fn end(&mut self, limits: &Limits, now: Millis) -> Vec<InstanceId> {
+        let idle = |server: &Server| {
+            server.connections == 0 && now >= server.idle_since + limits.idle_s * 1000
+        };
+        let over: Vec<InstanceId> =
+            self.servers.iter().filter(|(_, s)| idle(s)).map(|(id, _)| *id).collect();
+        for id in &over {
+            self.servers.remove(id);
+            self.ending.insert(*id);
+        }
+        over
+    }
+
+    /// An instance has been put to sleep.
+    pub fn ended(&mut self, id: InstanceId) {
+        self.ending.remove(&id);
+    }
+
+    /// The instances that serve, and their connections.
+    pub fn servers(&self) -> impl Iterator<Item = (InstanceId, u32)> {
+        self.servers.iter().map(|(id, server)| (*id, server.connections))
+    }
+
+    /// Whether nothing is being woken or put to sleep.
+    pub fn is_settled(&self) -> bool {
+        self.waking == 0 && self.ending.is_empty()
+    }
+
+    /// Connections that wait for an instance.
+    pub fn waiting(&self) -> u32 {
+        self.waiting
+    }
+
+    /// Instances that are being woken.
+    pub fn waking(&self) -> u32 {
+        self.waking
+    }
+}

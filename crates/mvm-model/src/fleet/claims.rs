@@ -1,0 +1,535 @@
+//! Claims on the fleet's instances: who is served next, and by which node.
+//!
+//! A state machine without clocks and wires. Waiting claims are served by tenant: the one with the
+//! fewest claims in use for its weight comes first (max-min), then the one that was served longest
+//! ago; inside a pool they are served in the order in which they came. A claim goes to the node
+//! that has it ready soonest: running or warm before sleeping before a clone before a boot, then
+//! to the least loaded. What was sent to a node counts at once, so that a burst spreads over nodes
+//! before any of them has told of it.
+
+use super::node::Capacity;
+use crate::Millis;
+use crate::name::{Name, PoolRef};
+use crate::pool::{Counts, Resources};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// How much may be under way and wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Claims that one node brings up at once.
+    pub per_node: u32,
+    /// Claims of one tenant that wait.
+    pub per_tenant: usize,
+    /// Claims that wait.
+    pub total: usize,
+}
+
+/// What a node offers to claims.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Whether it may be asked at all: in reach, and not draining.
+    pub open: bool,
+    /// All that it offers to instances.
+    pub capacity: Capacity,
+    /// What is free of that, for instances that have no process yet.
+    pub free: Capacity,
+    /// Its leased instances.
+    pub leased: u64,
+    /// Its pools.
+    pub pools: BTreeMap<PoolRef, Stand>,
+}
+
+/// How one pool stands on a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stand {
+    /// Unleased instances by temperature.
+    pub ready: Counts,
+    /// The shape of new ones.
+    pub shape: Resources,
+    /// Whether new ones are clones.
+    pub template: bool,
+    /// Whether new ones can be made at all.
+    pub built: bool,
+    /// How many leases more the node's part of the quotas allows.
+    pub leases: u32,
+}
+
+/// From what a claim is served, the soonest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Running or warm.
+    Hot,
+    /// Sleeping.
+    Sleeping,
+    /// A clone of the template.
+    Clone,
+    /// A boot.
+    Boot,
+}
+
+/// A claim is to be sent to this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The claim.
+    pub claim: String,
+    /// Of which pool.
+    pub pool: PoolRef,
+    /// To which node.
+    pub node: Name,
+    /// What it should get there.
+    pub source: Source,
+}
+
+/// What a node made of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It has an instance.
+    Served,
+    /// The node has none to give: the claim waits again, in its old place.
+    Refused,
+    /// It has failed for good.
+    Failed,
+}
+
+/// Why a claim may not wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// As many of the tenant wait as may.
+    TenantFull,
+    /// As many wait as may.
+    Full,
+    /// The claim is known.
+    Known,
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    Waiting,
+    Granted { node: usize, source: Source },
+    Held { node: usize },
+}
+
+#[derive(Clone, Debug)]
+struct Claim {
+    pool: PoolRef,
+    /// In which order they came.
+    turn: u64,
+    deadline: Millis,
+    stage: Stage,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Slot {
+    stand: Stand,
+    /// Sent there, and not answered yet.
+    flying: u32,
+    /// It has refused, and not told of itself since.
+    full: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct NodeState {
+    open: bool,
+    capacity: Capacity,
+    free: Capacity,
+    leased: u64,
+    flying: u32,
+    pools: BTreeSet<PoolRef>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct PoolState {
+    /// By node.
+    slots: BTreeMap<usize, Slot>,
+    /// In the order in which they came.
+    waiting: BTreeMap<u64, String>,
+    /// No node has anything for it, as of the last event of each.
+    blocked: bool,
+}
+
+#[derive(Clone, Debug)]
+struct TenantState {
+    weight: u32,
+    in_use: u64,
+    waiting: usize,
+    /// When it was served last, in grants.
+    served: u64,
+    pools: BTreeSet<PoolRef>,
+}
+
+/// All claims, waiting, under way and held.
+#[derive(Clone, Debug)]
+pub struct Claims {
+    limits: Limits,
+    claims: HashMap<String, Claim>,
+    deadlines: BTreeSet<(Millis, String)>,
+    tenants: BTreeMap<Name, TenantState>,
+    pools: HashMap<PoolRef, PoolState>,
+    names: BTreeMap<Name, usize>,
+    nodes: Vec<(Name, NodeState)>,
+    waiting: usize,
+    turns: u64,
+    grants: u64,
+}
+
+impl Claims {
+    /// None yet.
+    pub fn new(limits: Limits) -> Claims {
+        Claims {
+            limits,
+            claims: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            tenants: BTreeMap::new(),
+            pools: HashMap::new(),
+            names: BTreeMap::new(),
+            nodes: Vec::new(),
+            waiting: 0,
+            turns: 0,
+            grants: 0,
+        }
+    }
+
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// How many of a tenant wait, and how many it uses.
+    pub fn of_tenant(&self, tenant: &Name) -> (usize, u64) {
+        self.tenants.get(tenant).map_or((0, 0), |t| (t.waiting, t.in_use))
+    }
+
+    /// The node that a claim was sent to or is held on.
+    pub fn node_of(&self, claim: &str) -> Option<&Name> {
+        match self.claims.get(claim)?.stage {
+            Stage::Waiting => None,
+            Stage::Granted { node, .. } | Stage::Held { node } => Some(&self.nodes[node].0),
+        }
+    }
+
+    /// Gives a tenant its weight; it is 1 until then.
+    pub fn set_weight(&mut self, tenant: &Name, weight: u32) {
+        self.tenant(tenant).weight = weight.max(1);
+    }
+
+    /// Takes what a node has told of itself, or what has become known of it.
+    pub fn set_node(&mut self, name: &Name, room: Room) {
+        let index = self.index(name);
+        let node = &mut self.nodes[index].1;
+        let gone: Vec<PoolRef> =
+            node.pools.iter().filter(|pool| !room.pools.contains_key(*pool)).cloned().collect();
+        (node.open, node.capacity, node.free) = (room.open, room.capacity, room.free);
+        node.leased = room.leased;
+        node.pools = room.pools.keys().cloned().collect();
+        for pool in gone {
+            if let Some(state) = self.pools.get_mut(&pool) {
+                // What flies there is still to be answered.
+                match state.slots.get_mut(&index) {
+                    Some(slot) if slot.flying > 0 => slot.stand = Stand::default(),
+                    _ => drop(state.slots.remove(&index)),
+                }
+            }
+        }
+        for (pool, stand) in room.pools {
+            let slot = self.pools.entry(pool).or_default().slots.entry(index).or_default();
+            (slot.stand, slot.full) = (stand, false);
+        }
+        self.freed(index);
+    }
+
+    /// A node is not to be asked any more: out of reach, draining or gone.
+    pub fn close_node(&mut self, name: &Name) {
+        let index = self.index(name);
+        self.nodes[index].1.open = false;
+    }
+
+    /// A claim that is to be served before `deadline`.
+    pub fn submit(&mut self, id: &str, pool: &PoolRef, deadline: Millis) -> Result<(), Refusal> {
+        if self.claims.contains_key(id) {
+            return Err(Refusal::Known);
+        }
+        if self.waiting >= self.limits.total {
+            return Err(Refusal::Full);
+        }
+        if self.tenant(&pool.tenant).waiting >= self.limits.per_tenant {
+            return Err(Refusal::TenantFull);
+        }
+        self.turns += 1;
+        let claim = Claim { pool: pool.clone(), turn: self.turns, deadline, stage: Stage::Waiting };
+        self.claims.insert(id.to_owned(), claim);
+        self.wait(id);
+        Ok(())
+    }
+
+    /// A claim that an earlier leader has sent to a node, or that the node says to hold.
+    pub fn adopt(&mut self, id: &str, pool: &PoolRef, node: &Name, deadline: Millis) {
+        if self.claims.contains_key(id) {
+            return;
+        }
+        let node = self.index(node);
+        self.turns += 1;
+        let stage = Stage::Held { node };
+        let claim = Claim { pool: pool.clone(), turn: self.turns, deadline, stage };
+        self.claims.insert(id.to_owned(), claim);
+        self.tenant(&pool.tenant).in_use += 1;
+    }
+
+    /// The claim that is to be served next, and where; `None` where nothing can be served now.
+    pub fn next_grant(&mut self) -> Option<Grant> {
+        let mut order: Vec<(u128, u64, &Name)> = (self.tenants.iter())
+            .filter(|(_, tenant)| tenant.waiting > 0)
+            .map(|(name, t)| (share(t), t.served, name))
+            .collect();
+        order.sort_unstable();
+        let order: Vec<Name> = order.into_iter().map(|(_, _, name)| name.clone()).collect();
+        order.iter().find_map(|tenant| self.next_of(tenant))
+    }
+
+    fn next_of(&mut self, tenant: &Name) -> Option<Grant> {
+        let state = self.tenants.get(tenant)?;
+        let mut heads: Vec<(u64, PoolRef)> = (state.pools.iter())
+            .filter_map(|pool| {
+                let queue = self.pools.get(pool).filter(|queue| !queue.blocked)?;
+                Some((*queue.waiting.keys().next()?, pool.clone()))
+            })
+            .collect();
+        heads.sort_unstable();
+        for (_, pool) in heads {
+            match self.route(&pool) {
+                Some((node, source)) => return self.grant(pool, node, source),
+                None => self.pools.entry(pool).or_default().blocked = true,
+            }
+        }
+        None
+    }
+
+    fn route(&self, pool: &PoolRef) -> Option<(usize, Source)> {
+        let slots = self.pools.get(pool)?.slots.iter();
+        let able = slots.filter_map(|(index, slot)| {
+            let (source, load) = self.able(*index, slot)?;
+            Some((source, load, *index))
+        });
+        able.min().map(|(source, _, index)| (index, source))
+    }
+
+    /// What the node could serve one more claim of the pool from, and how loaded it is.
+    fn able(&self, index: usize, slot: &Slot) -> Option<(Source, u64)> {
+        let node = &self.nodes[index].1;
+        let stand = &slot.stand;
+        if !node.open || slot.full || node.flying >= self.limits.per_node {
+            return None;
+        }
+        if stand.leases <= slot.flying {
+            return None;
+        }
+        let hot = stand.ready.running + stand.ready.warm;
+        let free = node.free.vcpus >= u64::from(stand.shape.vcpus)
+            && node.free.mem_mib >= stand.shape.mem_mib;
+        let source = if hot > slot.flying {
+            Source::Hot
+        } else if !free {
+            return None;
+        } else if hot + stand.ready.sleeping > slot.flying {
+            Source::Sleeping
+        } else if stand.template {
+            Source::Clone
+        } else if stand.built {
+            Source::Boot
+        } else {
+            return None;
+        };
+        let load = (node.leased + u64::from(node.flying)) * 1000 / node.capacity.vcpus.max(1);
+        Some((source, load))
+    }
+
+    fn grant(&mut self, pool: PoolRef, node: usize, source: Source) -> Option<Grant> {
+        let queue = self.pools.get_mut(&pool)?;
+        let (_, id) = queue.waiting.pop_first()?;
+        let slot = queue.slots.entry(node).or_default();
+        slot.flying += 1;
+        let shape = slot.stand.shape;
+        self.nodes[node].1.flying += 1;
+        if source != Source::Hot {
+            self.occupy(node, &shape);
+        }
+        self.grants += 1;
+        self.waiting -= 1;
+        let grants = self.grants;
+        let tenant = self.tenant(&pool.tenant);
+        (tenant.waiting, tenant.served) = (tenant.waiting - 1, grants);
+        tenant.in_use += 1;
+        let claim = self.claims.get_mut(&id)?;
+        claim.stage = Stage::Granted { node, source };
+        self.deadlines.remove(&(claim.deadline, id.clone()));
+        Some(Grant { claim: id, pool, node: self.nodes[node].0.clone(), source })
+    }
+
+    /// A node has answered.
+    pub fn settle(&mut self, id: &str, outcome: Outcome) {
+        let Some(claim) = self.claims.get_mut(id) else { return };
+        let Stage::Granted { node, source } = claim.stage else { return };
+        let pool = claim.pool.clone();
+        if outcome == Outcome::Served {
+            claim.stage = Stage::Held { node };
+        }
+        let state = &mut self.nodes[node].1;
+        state.flying = state.flying.saturating_sub(1);
+        state.leased += u64::from(outcome == Outcome::Served);
+        if let Some(slot) = self.pools.get_mut(&pool).and_then(|p| p.slots.get_mut(&node)) {
+            slot.flying = slot.flying.saturating_sub(1);
+            match outcome {
+                Outcome::Served => taken(&mut slot.stand, source),
+                Outcome::Refused => slot.full = true,
+                Outcome::Failed => {}
+            }
+        }
+        match outcome {
+            Outcome::Served => {}
+            Outcome::Refused => {
+                let tenant = self.tenant(&pool.tenant);
+                tenant.in_use = tenant.in_use.saturating_sub(1);
+                if let Some(claim) = self.claims.get_mut(id) {
+                    claim.stage = Stage::Waiting;
+                    self.wait(id);
+                }
+            }
+            Outcome::Failed => self.forget(id),
+        }
+        self.freed(node);
+    }
+
+    /// A held claim has ended.
+    pub fn end(&mut self, id: &str) {
+        let Some(claim) = self.claims.get(id) else { return };
+        let Stage::Held { node } = claim.stage else { return };
+        let pool = claim.pool.clone();
+        self.forget(id);
+        let state = &mut self.nodes[node].1;
+        state.leased = state.leased.saturating_sub(1);
+        if let Some(slot) = self.pools.get_mut(&pool).and_then(|p| p.slots.get_mut(&node)) {
+            slot.stand.leases += 1;
+        }
+        self.freed(node);
+    }
+
+    /// Nobody waits for the claim any more. Whether it was still waiting: one that was sent to a
+    /// node is settled and ended by its answer.
+    pub fn cancel(&mut self, id: &str) -> bool {
+        let waits = self.claims.get(id).is_some_and(|claim| matches!(claim.stage, Stage::Waiting));
+        if waits {
+            self.unwait(id);
+            self.claims.remove(id);
+        }
+        waits
+    }
+
+    /// Takes out the claims that have waited too long.
+    pub fn expire(&mut self, now: Millis) -> Vec<String> {
+        let mut expired = Vec::new();
+        while let Some((deadline, id)) = self.deadlines.first().cloned() {
+            if deadline > now {
+                break;
+            }
+            self.cancel(&id);
+            self.deadlines.remove(&(deadline, id.clone()));
+            expired.push(id);
+        }
+        expired
+    }
+
+    /// When the next of them has waited too long.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    fn wait(&mut self, id: &str) {
+        let Some(claim) = self.claims.get(id) else { return };
+        let (pool, turn, deadline) = (claim.pool.clone(), claim.turn, claim.deadline);
+        self.deadlines.insert((deadline, id.to_owned()));
+        self.waiting += 1;
+        let tenant = self.tenant(&pool.tenant);
+        tenant.waiting += 1;
+        if !tenant.pools.contains(&pool) {
+            tenant.pools.insert(pool.clone());
+        }
+        self.pools.entry(pool).or_default().waiting.insert(turn, id.to_owned());
+    }
+
+    fn unwait(&mut self, id: &str) {
+        let Some(claim) = self.claims.get(id) else { return };
+        let (pool, turn, deadline) = (claim.pool.clone(), claim.turn, claim.deadline);
+        self.deadlines.remove(&(deadline, id.to_owned()));
+        self.waiting -= 1;
+        self.tenant(&pool.tenant).waiting -= 1;
+        if let Some(queue) = self.pools.get_mut(&pool) {
+            queue.waiting.remove(&turn);
+        }
+    }
+
+    /// A claim that was in use is not any more.
+    fn forget(&mut self, id: &str) {
+        if let Some(claim) = self.claims.remove(id) {
+            let tenant = self.tenant(&claim.pool.tenant);
+            tenant.in_use = tenant.in_use.saturating_sub(1);
+        }
+    }
+
+    /// Something may have become free on a node: pools that waited for it are looked at again.
+    fn freed(&mut self, index: usize) {
+        let mut free = Vec::new();
+        for pool in &self.nodes[index].1.pools {
+            let Some(state) = self.pools.get(pool).filter(|state| state.blocked) else { continue };
+            let slot = state.slots.get(&index);
+            if slot.is_some_and(|slot| self.able(index, slot).is_some()) {
+                free.push(pool.clone());
+            }
+        }
+        for pool in free {
+            self.pools.entry(pool).or_default().blocked = false;
+        }
+    }
+
+    fn occupy(&mut self, node: usize, shape: &Resources) {
+        let free = &mut self.nodes[node].1.free;
+        free.vcpus = free.vcpus.saturating_sub(shape.vcpus.into());
+        free.mem_mib = free.mem_mib.saturating_sub(shape.mem_mib);
+    }
+
+    fn index(&mut self, name: &Name) -> usize {
+        if let Some(index) = self.names.get(name) {
+            return *index;
+        }
+        self.nodes.push((name.clone(), NodeState::default()));
+        self.names.insert(name.clone(), self.nodes.len() - 1);
+        self.nodes.len() - 1
+    }
+
+    fn tenant(&mut self, name: &Name) -> &mut TenantState {
+        self.tenants.entry(name.clone()).or_insert_with(|| TenantState {
+            weight: 1,
+            in_use: 0,
+            waiting: 0,
+            served: 0,
+            pools: BTreeSet::new(),
+        })
+    }
+}
+
+/// What a tenant uses for its weight.
+fn share(tenant: &TenantState) -> u128 {
+    u128::from(tenant.in_use) * 1_000_000 / u128::from(tenant.weight)
+}
+
+/// What is left of a pool on a node that has served a claim, until the node tells it itself.
+fn taken(stand: &mut Stand, source: Source) {
+    let ready = &mut stand.ready;
+    let from = match source {
+        Source::Hot if ready.running > 0 => &mut ready.running,
+        Source::Hot => &mut ready.warm,
+        _ => &mut ready.sleeping,
+    };
+    *from = from.saturating_sub(1);
+    stand.leases = stand.leases.saturating_sub(1);
+}

@@ -1,0 +1,224 @@
+//! The fleet's document, `schema_version` 1: tenants and pools with totals, and placement rules.
+
+use super::rules::Rules;
+use crate::admission::Quotas;
+use crate::cache::Cache;
+use crate::desired::{self, DesiredPool, DesiredTenant, check};
+use crate::error::{Code, Fault};
+use crate::name::{Name, PoolRef};
+use crate::network::TenantNetwork;
+use crate::policy::RuntimePolicy;
+use crate::pool::{Counts, Recycle, Resources};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What a fleet should hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FleetState {
+    /// Always 1.
+    #[schemars(extend("const" = 1))]
+    pub schema_version: u32,
+    /// The fleet's name; a coordinator refuses another fleet's document.
+    pub fleet_id: Name,
+    /// How long a node may be out of reach before its share is made up elsewhere, in seconds.
+    #[serde(default = "default_grace")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub node_grace_s: u64,
+    /// The tenants, each with its pools.
+    pub tenants: Vec<FleetTenant>,
+}
+
+fn default_grace() -> u64 {
+    60
+}
+
+/// One tenant of the document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FleetTenant {
+    /// Its name, unique in the document.
+    pub tenant_id: Name,
+    /// Its net id and subnet, unique in the document. Every node has the whole subnet for itself.
+    pub network: TenantNetwork,
+    /// What it may use on all nodes together; quotas left out have the specification's numbers.
+    #[serde(default)]
+    pub quotas: Quotas,
+    /// Its weight among tenants whose claims wait, 1 to 1000.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub weight: u32,
+    /// Its pools.
+    #[serde(default)]
+    pub pools: Vec<FleetPool>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_one(weight: &u32) -> bool {
+    *weight == 1
+}
+
+/// One pool of the document: what a node's document says of a pool, with totals, and rules.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FleetPool {
+    /// Its name, unique in the tenant.
+    pub pool_id: Name,
+    /// The flake that its image is built from, as every node reaches it; a relative path starts at
+    /// the document.
+    #[schemars(length(min = 1, max = 4096))]
+    pub flake_ref: String,
+    /// The attribute of the flake.
+    #[schemars(length(min = 1, max = 255))]
+    pub profile: String,
+    /// Inputs of the flake to be replaced, as in `nix build --override-input`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub override_inputs: BTreeMap<String, String>,
+    /// Digest of the image to use, which this node has: nothing is built. Where there is none the
+    /// flake is built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
+    pub revision: Option<String>,
+    /// The shape of its instances.
+    pub instance_resources: Resources,
+    /// Disks whose content jobs hand on to later jobs; every node has its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2))]
+    pub caches: Vec<Cache>,
+    /// What becomes of an instance after a job.
+    #[serde(default)]
+    pub recycle: Recycle,
+    /// A command that the template's guest runs before it is snapshotted, by its `sh -c`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 65536))]
+    pub prewarm: Option<String>,
+    /// What becomes of instances that nobody uses.
+    #[serde(default)]
+    pub runtime_policy: RuntimePolicy,
+    /// How many unleased instances of each temperature are kept ready on all nodes together.
+    #[serde(default)]
+    pub desired_counts: Counts,
+    /// Where they may and should be.
+    #[serde(default)]
+    pub placement: Rules,
+}
+
+impl FleetPool {
+    /// What an instance takes of a node, the disks of its caches among it.
+    pub fn footprint(&self) -> Resources {
+        let caches: u64 = self.caches.iter().map(|cache| cache.size_mib).sum();
+        let shape = self.instance_resources;
+        Resources { scratch_disk_mib: shape.scratch_disk_mib + caches, ..shape }
+    }
+
+    /// What a node's document says of it, where the node is to hold `counts` of it.
+    pub fn on_node(&self, counts: Counts) -> DesiredPool {
+        DesiredPool {
+            pool_id: self.pool_id.clone(),
+            flake_ref: self.flake_ref.clone(),
+            profile: self.profile.clone(),
+            override_inputs: self.override_inputs.clone(),
+            instance_resources: self.instance_resources,
+            caches: self.caches.clone(),
+            recycle: self.recycle,
+            prewarm: self.prewarm.clone(),
+            revision: self.revision.clone(),
+            revision_from: None,
+            runtime_policy: self.runtime_policy,
+            desired_counts: counts,
+        }
+    }
+}
+
+impl FleetTenant {
+    /// What a node's document says of it, with these quotas and pools.
+    pub fn on_node(&self, quotas: Quotas, pools: Vec<DesiredPool>) -> DesiredTenant {
+        let (tenant_id, network) = (self.tenant_id.clone(), self.network.clone());
+        DesiredTenant { tenant_id, network, quotas, pools }
+    }
+
+    /// The full reference of one of its pools.
+    pub fn reference(&self, pool: &FleetPool) -> PoolRef {
+        PoolRef { tenant: self.tenant_id.clone(), pool: pool.pool_id.clone() }
+    }
+}
+
+impl FleetState {
+    /// Reads and checks a document. The fault that refuses it names the JSON path.
+    pub fn parse(text: &[u8]) -> Result<Self, Fault> {
+        let state: FleetState = desired::read(text)?;
+        state.validate()?;
+        Ok(state)
+    }
+
+    /// Reads and checks a document that lies in `folder`, and has `inputs` replaced in every flake,
+    /// beside its own.
+    pub fn parse_in(
+        text: &[u8],
+        folder: &str,
+        inputs: &BTreeMap<String, String>,
+    ) -> Result<Self, Fault> {
+        let mut document = Self::parse(text)?;
+        for pool in document.tenants.iter_mut().flat_map(|tenant| &mut tenant.pools) {
+            desired::rebase(&mut pool.flake_ref, folder);
+            pool.override_inputs.values_mut().for_each(|input| desired::rebase(input, folder));
+            pool.override_inputs.extend(inputs.clone());
+        }
+        Ok(document)
+    }
+
+    /// Checks what types cannot say: what a node's document must fulfil, and the rules.
+    pub fn validate(&self) -> Result<(), Fault> {
+        check::version(self.schema_version)?;
+        if !(1..=86_400).contains(&self.node_grace_s) {
+            let message = format!("node_grace_s is {}; allowed are 1 to 86400", self.node_grace_s);
+            return Err(Fault::new(Code::InvalidValue, message).at("$.node_grace_s"));
+        }
+        let totals: Vec<DesiredTenant> = self.tenants.iter().map(total).collect();
+        check::tenants(&totals, check::Scope::Fleet)?;
+        for (index, tenant) in self.tenants.iter().enumerate() {
+            let path = format!("$.tenants[{index}]");
+            if !(1..=1000).contains(&tenant.weight) {
+                let message = format!("weight is {}; allowed are 1 to 1000", tenant.weight);
+                return Err(Fault::new(Code::InvalidValue, message).at(format!("{path}.weight")));
+            }
+            for (index, pool) in tenant.pools.iter().enumerate() {
+                let path = format!("{path}.pools[{index}].placement");
+                pool.placement.validate().map_err(check::below(path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The JSON Schema of the document.
+    pub fn json_schema() -> serde_json::Value {
+        let mut schema = schemars::schema_for!(FleetState);
+        schema.insert("title".into(), "The desired state of an mvm fleet".into());
+        schema.to_value()
+    }
+
+    /// All pools with their tenants, in the document's order.
+    pub fn pools(&self) -> impl Iterator<Item = (&FleetTenant, &FleetPool)> {
+        self.tenants.iter().flat_map(|tenant| tenant.pools.iter().map(move |pool| (tenant, pool)))
+    }
+
+    /// The tenant's part.
+    pub fn tenant(&self, name: &Name) -> Option<&FleetTenant> {
+        self.tenants.iter().find(|tenant| tenant.tenant_id == *name)
+    }
+
+    /// The pool's part.
+    pub fn pool(&self, reference: &PoolRef) -> Option<&FleetPool> {
+        let tenant = self.tenant(&reference.tenant)?;
+        tenant.pools.iter().find(|pool| pool.pool_id == reference.pool)
+    }
+}
+
+fn total(tenant: &FleetTenant) -> DesiredTenant {
+    let pools = tenant.pools.iter().map(|pool| pool.on_node(pool.desired_counts)).collect();
+    tenant.on_node(tenant.quotas, pools)
+}

@@ -1,0 +1,436 @@
+//! How a fleet's totals are split over its nodes.
+//!
+//! What is placed stays where it is, as long as it may: nothing moves because a node would be a
+//! little better, because somebody works, or because a node came back. What is missing goes to the
+//! liked nodes, then to those that have the image, then to the fullest that still has room.
+
+use super::node::Node;
+use super::share::share_out;
+use super::site::{Board, Item, TEMPERATURES, Why, field, value};
+use super::{FleetPool, FleetState};
+use crate::Millis;
+use crate::admission::Quotas;
+use crate::name::{Name, PoolRef};
+use crate::pool::Counts;
+use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// What one node is to hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// The counts of each pool; a pool with none is there to serve claims.
+    pub pools: BTreeMap<PoolRef, Counts>,
+    /// The node's part of each tenant's quotas.
+    pub quotas: BTreeMap<Name, Quotas>,
+}
+
+/// Which node is to hold what.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// By node; one that is not named holds nothing.
+    pub nodes: BTreeMap<Name, Share>,
+    /// What is on no node.
+    pub unplaced: Vec<Unplaced>,
+}
+
+/// What could not be placed of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unplaced {
+    /// Which one.
+    pub pool: PoolRef,
+    /// How many.
+    pub counts: Counts,
+    /// On how many nodes it does not fit for which reason.
+    pub why: BTreeMap<Why, u32>,
+}
+
+impl fmt::Display for Unplaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts { running, warm, sleeping } = self.counts;
+        write!(
+            f,
+            "{}: no node for {running} running, {warm} warm, {sleeping} sleeping",
+            self.pool
+        )?;
+        for (index, (why, nodes)) in self.why.iter().enumerate() {
+            write!(f, "{} {nodes} {why}", if index == 0 { ":" } else { "," })?;
+        }
+        if self.why.is_empty() {
+            f.write_str(": there is no node")?;
+        }
+        Ok(())
+    }
+}
+
+/// The counts of one pool by the index of the site.
+pub(super) type Spots = BTreeMap<usize, Counts>;
+
+/// Splits the document's totals over the nodes. `previous` is what was decided before: only what
+/// has to moves. Deterministic.
+pub fn place(
+    document: &FleetState,
+    nodes: &BTreeMap<Name, Node>,
+    previous: &Placement,
+    now: Millis,
+) -> Placement {
+    let mut board = Board::new(document, nodes, now);
+    let items: Vec<Item<'_>> = (document.tenants.iter().enumerate())
+        .flat_map(|(tenant, t)| t.pools.iter().map(move |pool| Item { tenant, pool }))
+        .collect();
+    let references: Vec<PoolRef> = document.pools().map(|(t, pool)| t.reference(pool)).collect();
+    let mut spots = before(&board, &references, previous);
+    // What is there comes first, of all pools: nothing new drives it out.
+    for (item, spots) in items.iter().zip(&mut spots) {
+        keep(&mut board, *item, spots);
+    }
+    let mut fillings: Vec<Filling<'_>> = (items.iter().zip(&references).zip(&spots))
+        .map(|((item, reference), spots)| Filling::new(&board, *item, reference, spots))
+        .collect();
+    // What one moves away may be the place that another needs.
+    while (fillings.iter_mut().zip(&mut spots))
+        .fold(false, |moved, (filling, spots)| filling.level(&mut board, spots) || moved)
+    {}
+    let mut short = Vec::new();
+    for (index, mut filling) in fillings.into_iter().enumerate() {
+        filling.sort(&board);
+        let missing = filling.fill(&mut board, &mut spots[index]);
+        filling.seed(&board, &mut spots[index]);
+        if missing != Counts::default() || spots[index].is_empty() {
+            short.push((index, missing, filling));
+        }
+    }
+    // Told of the nodes as they are when all is placed.
+    let explain = |(index, counts, filling): (usize, Counts, Filling<'_>)| {
+        let why = filling.explain(&board, &spots[index], counts);
+        Unplaced { pool: references[index].clone(), counts, why }
+    };
+    let unplaced = short.into_iter().map(explain).collect();
+    let mut placement = Placement { nodes: BTreeMap::new(), unplaced };
+    for (reference, spots) in references.iter().zip(&spots) {
+        for (at, counts) in spots {
+            let share = placement.nodes.entry(board.sites[*at].name.clone()).or_default();
+            share.pools.insert(reference.clone(), *counts);
+        }
+    }
+    share_out(document, &mut placement);
+    placement
+}
+
+/// What was decided before, by pool and site.
+fn before(board: &Board<'_>, references: &[PoolRef], previous: &Placement) -> Vec<Spots> {
+    let index: BTreeMap<&PoolRef, usize> =
+        references.iter().enumerate().map(|(i, r)| (r, i)).collect();
+    let mut spots = vec![Spots::new(); references.len()];
+    for (at, site) in board.sites.iter().enumerate() {
+        let Some(share) = previous.nodes.get(site.name) else { continue };
+        for (pool, counts) in &share.pools {
+            if let Some(pool) = index.get(pool) {
+                spots[*pool].insert(at, *counts);
+            }
+        }
+    }
+    spots
+}
+
+/// Keeps what may stay, up to what is wanted.
+fn keep(board: &mut Board<'_>, item: Item<'_>, spots: &mut Spots) {
+    let rules = &item.pool.placement;
+    spots.retain(|at, _| {
+        let site = &board.sites[*at];
+        let spread = rules.spread.as_ref().is_none_or(|s| site.node.label(&s.key).is_some());
+        site.keeps && spread && site.node.fits(&rules.require)
+    });
+    if let Some(most) = rules.max_per_node {
+        spots.values_mut().for_each(|counts| *counts = cut(*counts, most));
+    }
+    trim(board, item.pool, spots);
+    for (at, counts) in spots {
+        for heat in TEMPERATURES {
+            let kept = field(counts, heat);
+            if *kept > 0 {
+                *kept = (*kept).min(board.room(*at, item, heat, true).unwrap_or(0));
+                board.put(*at, item, heat, *kept);
+            }
+        }
+    }
+}
+
+/// The counts, at most so many together; the coldest go first.
+fn cut(mut counts: Counts, most: u32) -> Counts {
+    for heat in TEMPERATURES.into_iter().rev() {
+        let above = counts.total().saturating_sub(most.into());
+        let count = field(&mut counts, heat);
+        *count -= u32::try_from(above).unwrap_or(u32::MAX).min(*count);
+    }
+    counts
+}
+
+/// Takes away what is more than wanted: from the largest part of the spread, and there from closed
+/// nodes, those that are liked less, and those with few.
+fn trim(board: &Board<'_>, pool: &FleetPool, spots: &mut Spots) {
+    let zone_of = |at: usize| -> Option<&str> {
+        let spread = pool.placement.spread.as_ref()?;
+        board.sites[at].node.label(&spread.key)
+    };
+    for heat in TEMPERATURES {
+        let have: u64 = spots.values().map(|counts| u64::from(value(*counts, heat))).sum();
+        let mut surplus = have.saturating_sub(value(pool.desired_counts, heat).into());
+        if surplus == 0 {
+            continue;
+        }
+        let mut order: Vec<usize> =
+            spots.iter().filter(|(_, c)| value(**c, heat) > 0).map(|(at, _)| *at).collect();
+        order.sort_by_key(|at| {
+            let site = &board.sites[*at];
+            (site.closed.is_none(), site.liking(pool), spots[at].total(), Reverse(site.name))
+        });
+        let mut zones: BTreeMap<Option<&str>, u64> = BTreeMap::new();
+        for (at, counts) in spots.iter() {
+            *zones.entry(zone_of(*at)).or_default() += u64::from(value(*counts, heat));
+        }
+        while surplus > 0 {
+            let has = |at: &&usize| value(spots[*at], heat) > 0;
+            let Some(at) =
+                (order.iter().filter(has)).min_by_key(|at| Reverse(zones[&zone_of(**at)]))
+            else {
+                break;
+            };
+            let at = *at;
+            let Some(counts) = spots.get_mut(&at) else { break };
+            let count = field(counts, heat);
+            let less = match pool.placement.spread {
+                Some(_) => 1,
+                None => surplus.min((*count).into()),
+            };
+            *count -= u32::try_from(less).unwrap_or(*count);
+            surplus -= less;
+            zones.entry(zone_of(at)).and_modify(|n| *n -= less);
+        }
+    }
+}
+
+/// One part of the spread; without a spread there is one.
+#[derive(Default)]
+struct Zone {
+    /// What the pool has there.
+    counts: Counts,
+    /// Its nodes that take something new, the best first.
+    sites: Vec<usize>,
+    /// The first of them that still has room.
+    next: usize,
+}
+
+impl Zone {
+    /// How many of this temperature it has, and of all.
+    fn key(&self, heat: usize) -> (u64, u64) {
+        (value(self.counts, heat).into(), self.counts.total())
+    }
+}
+
+/// One pool whose missing instances are being placed.
+struct Filling<'a> {
+    item: Item<'a>,
+    zones: Vec<Zone>,
+    skew: u64,
+    /// The nodes that have the image.
+    local: BTreeSet<usize>,
+    /// How many nodes are out of the question, and why.
+    unfit: BTreeMap<Why, u32>,
+}
+
+impl<'a> Filling<'a> {
+    fn new(board: &Board<'_>, item: Item<'a>, reference: &PoolRef, spots: &Spots) -> Filling<'a> {
+        let rules = &item.pool.placement;
+        let (known, mut unfit) = (images(board, reference), BTreeMap::new());
+        let key = rules.spread.as_ref().map(|spread| spread.key.as_str());
+        let zone_of = |at: usize| key.map_or(Some(""), |key| board.sites[at].node.label(key));
+        let mut zones: BTreeMap<&str, Zone> = BTreeMap::new();
+        for (at, site) in board.sites.iter().enumerate() {
+            let (reason, name) = match zone_of(at) {
+                _ if site.closed.is_some() => (site.closed, ""),
+                _ if !site.node.fits(&rules.require) => (Some(Why::Labels), ""),
+                None => (Some(Why::SpreadLabel), ""),
+                Some(name) => (None, name),
+            };
+            match reason {
+                Some(reason) => *unfit.entry(reason).or_default() += 1,
+                None => zones.entry(name).or_default().sites.push(at),
+            }
+        }
+        for (at, counts) in spots {
+            // Where all nodes are closed nothing can be made level.
+            if let Some(zone) = zones.get_mut(zone_of(*at).unwrap_or_default()) {
+                zone.counts = zone.counts.plus(*counts);
+            }
+        }
+        let has = |at: &usize| {
+            let images = &board.sites[*at].node.status.images;
+            spots.contains_key(at) || known.iter().any(|digest| images.contains(*digest))
+        };
+        let local = zones.values().flat_map(|zone| &zone.sites).copied().filter(has).collect();
+        let skew = rules.spread.as_ref().map_or(u64::MAX, |spread| spread.max_skew.into());
+        let zones = zones.into_values().collect();
+        let mut filling = Filling { item, zones, skew, local, unfit };
+        filling.sort(board);
+        filling
+    }
+
+    /// Puts the nodes of each zone in order, the best first.
+    fn sort(&mut self, board: &Board<'_>) {
+        let (pool, local) = (self.item.pool, &self.local);
+        for zone in &mut self.zones {
+            zone.sites.sort_by_cached_key(|at| {
+                let site = &board.sites[*at];
+                let (liking, fullness) = (site.liking(pool), site.fullness());
+                (Reverse(liking), Reverse(local.contains(at)), Reverse(fullness), *at)
+            });
+        }
+    }
+
+    /// Moves what a spread that has become uneven needs moved, and no more; whether it was any.
+    fn level(&mut self, board: &mut Board<'_>, spots: &mut Spots) -> bool {
+        let mut moved = false;
+        for heat in TEMPERATURES {
+            while self.skew < u64::MAX && self.level_one(board, spots, heat) {
+                moved = true;
+            }
+        }
+        moved
+    }
+
+    /// Moves one instance of this temperature, if that is needed and can be.
+    fn level_one(&mut self, board: &mut Board<'_>, spots: &mut Spots, heat: usize) -> bool {
+        let most = (0..self.zones.len()).max_by_key(|z| (self.zones[*z].key(heat), Reverse(*z)));
+        let least = (0..self.zones.len()).min_by_key(|z| (self.zones[*z].key(heat), *z));
+        let (Some(most), Some(least)) = (most, least) else { return false };
+        if self.zones[most].key(heat).0 - self.zones[least].key(heat).0 <= self.skew {
+            return false;
+        }
+        // The least liked that has one.
+        let has = |at: &&usize| spots.get(at).is_some_and(|counts| value(*counts, heat) > 0);
+        let from = self.zones[most].sites.iter().rev().find(has).copied();
+        let fits = |at: &&usize| self.room(board, spots, **at, heat).is_ok();
+        let to = self.zones[least].sites.iter().find(fits).copied();
+        let (Some(from), Some(to)) = (from, to) else { return false };
+        board.take(from, self.item, heat, 1);
+        *field(spots.entry(from).or_default(), heat) -= 1;
+        self.put(board, spots, to, heat, 1);
+        *field(&mut self.zones[most].counts, heat) -= 1;
+        *field(&mut self.zones[least].counts, heat) += 1;
+        true
+    }
+
+    /// Places what is missing; gives what could not be.
+    fn fill(&mut self, board: &mut Board<'_>, spots: &mut Spots) -> Counts {
+        let mut missing = Counts::default();
+        for heat in TEMPERATURES {
+            let have: u64 = spots.values().map(|counts| u64::from(value(*counts, heat))).sum();
+            let want: u64 = value(self.item.pool.desired_counts, heat).into();
+            let left = self.fill_heat(board, spots, heat, want.saturating_sub(have));
+            *field(&mut missing, heat) = u32::try_from(left).unwrap_or(u32::MAX);
+        }
+        missing
+    }
+
+    fn fill_heat(
+        &mut self,
+        board: &mut Board<'_>,
+        spots: &mut Spots,
+        heat: usize,
+        mut need: u64,
+    ) -> u64 {
+        if need == 0 {
+            return 0;
+        }
+        self.zones.iter_mut().for_each(|zone| zone.next = 0);
+        let mut open: BTreeSet<((u64, u64), usize)> =
+            self.zones.iter().enumerate().map(|(index, zone)| (zone.key(heat), index)).collect();
+        // The fewest of those that are full: others must not get too far ahead of them.
+        let mut floor = u64::MAX;
+        while need > 0 {
+            let Some(((count, _), index)) = open.pop_first() else { break };
+            if count >= floor.min(count).saturating_add(self.skew) {
+                break;
+            }
+            let Some(at) = self.zones[index].sites.get(self.zones[index].next).copied() else {
+                floor = floor.min(count);
+                continue;
+            };
+            match self.room(board, spots, at, heat) {
+                Err(_) => self.zones[index].next += 1,
+                Ok(room) => {
+                    // Level by level where they are to be level, else as many as there is room for.
+                    let most = if self.skew == u64::MAX { need } else { 1 };
+                    let put = u32::try_from(most).unwrap_or(u32::MAX).min(room);
+                    self.put(board, spots, at, heat, put);
+                    *field(&mut self.zones[index].counts, heat) += put;
+                    need -= u64::from(put);
+                }
+            }
+            open.insert((self.zones[index].key(heat), index));
+        }
+        need
+    }
+
+    /// Says for every node why it takes no more of what is missing.
+    fn explain(self, board: &Board<'_>, spots: &Spots, missing: Counts) -> BTreeMap<Why, u32> {
+        let mut reasons = self.unfit.clone();
+        let heat = TEMPERATURES.into_iter().find(|heat| value(missing, *heat) > 0);
+        let Some(heat) = heat else { return reasons };
+        for at in self.zones.iter().flat_map(|zone| &zone.sites) {
+            let room = self.room(board, spots, *at, heat);
+            *reasons.entry(room.err().unwrap_or(Why::Skew)).or_default() += 1;
+        }
+        reasons
+    }
+
+    /// Has the pool on as many nodes as it is to be on, and on no more without need.
+    fn seed(&self, board: &Board<'_>, spots: &mut Spots) {
+        let least = self.item.pool.placement.min_nodes as usize;
+        let held = spots.values().filter(|counts| counts.total() > 0).count();
+        let mut idle = least.saturating_sub(held);
+        spots.retain(|_, counts| {
+            let kept = counts.total() > 0 || idle > 0;
+            idle -= usize::from(counts.total() == 0 && kept);
+            kept
+        });
+        let mut all: Vec<(usize, usize)> = Vec::new();
+        for zone in &self.zones {
+            all.extend(zone.sites.iter().copied().enumerate());
+        }
+        // The best of each part of the spread, then the second ones.
+        all.sort();
+        for (_, at) in all {
+            if idle == 0 {
+                return;
+            }
+            if !spots.contains_key(&at) && board.sites[at].closed.is_none() {
+                spots.insert(at, Counts::default());
+                idle -= 1;
+            }
+        }
+    }
+
+    fn room(&self, board: &Board<'_>, spots: &Spots, at: usize, heat: usize) -> Result<u32, Why> {
+        let here = spots.get(&at).map_or(0, Counts::total);
+        let most = self.item.pool.placement.max_per_node.map_or(u64::MAX, u64::from);
+        let left = u32::try_from(most.saturating_sub(here)).unwrap_or(u32::MAX);
+        if left == 0 {
+            return Err(Why::PerNode);
+        }
+        Ok(board.room(at, self.item, heat, false)?.min(left))
+    }
+
+    fn put(&self, board: &mut Board<'_>, spots: &mut Spots, at: usize, heat: usize, count: u32) {
+        board.put(at, self.item, heat, count);
+        *field(spots.entry(at).or_default(), heat) += count;
+    }
+}
+
+/// Digests of the pool's image, as far as any node knows.
+fn images<'a>(board: &Board<'a>, pool: &PoolRef) -> BTreeSet<&'a str> {
+    let known = board.sites.iter().filter_map(|site| site.node.status.pools.get(pool));
+    known.filter_map(|status| status.revision.as_deref()).collect()
+}

@@ -1,0 +1,55 @@
+//! What a node offers to claims.
+
+use super::claims::{Room, Stand};
+use super::node::{Capacity, Duty, Node};
+use super::place::Share;
+use super::{FleetState, PoolStatus};
+use crate::name::Name;
+use std::collections::BTreeMap;
+
+/// What the node offers to claims of the pools that it is to hold. `share` is what it was told.
+pub fn room(document: &FleetState, node: &Node, share: &Share) -> Room {
+    let open = node.duty != Duty::Draining && node.lost_since.is_none();
+    let capacity = node.status.capacity;
+    let mut room = Room { open, capacity, free: capacity, ..Room::default() };
+    // By tenant: running instances, leased or not.
+    let mut running: BTreeMap<&Name, u64> = BTreeMap::new();
+    for (reference, status) in &node.status.pools {
+        let hot = hot(status);
+        room.leased += u64::from(status.leased);
+        *running.entry(&reference.tenant).or_default() +=
+            u64::from(status.ready.running) + u64::from(status.leased);
+        if let Some(pool) = document.pool(reference) {
+            let shape = &pool.instance_resources;
+            take(&mut room.free, hot * u64::from(shape.vcpus), hot * shape.mem_mib);
+        }
+    }
+    for reference in share.pools.keys() {
+        let status = node.status.pools.get(reference);
+        let (Some(pool), Some(status)) = (document.pool(reference), status) else { continue };
+        let most = share.quotas.get(&reference.tenant).map_or(0, |quotas| quotas.max_running);
+        let in_use = running.get(&reference.tenant).copied().unwrap_or(0);
+        // A running spare that is leased runs already.
+        let spares = u64::from(status.ready.running);
+        let leases = most.saturating_sub(in_use) + spares.min(most);
+        let stand = Stand {
+            ready: status.ready,
+            shape: pool.instance_resources,
+            template: status.template,
+            built: status.revision.is_some(),
+            leases: u32::try_from(leases).unwrap_or(u32::MAX),
+        };
+        room.pools.insert(reference.clone(), stand);
+    }
+    room
+}
+
+/// Instances that have a process.
+fn hot(status: &PoolStatus) -> u64 {
+    u64::from(status.ready.running) + u64::from(status.ready.warm) + u64::from(status.leased)
+}
+
+fn take(free: &mut Capacity, vcpus: u64, mem_mib: u64) {
+    free.vcpus = free.vcpus.saturating_sub(vcpus);
+    free.mem_mib = free.mem_mib.saturating_sub(mem_mib);
+}

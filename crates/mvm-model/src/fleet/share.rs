@@ -1,0 +1,198 @@
+//! What one node is told: its part of the counts and of the quotas.
+//!
+//! The parts of a quota add up to the quota and never to more. Each node gets what its counts need;
+//! what is left is for leases, and is given out in whole instances of the tenant's largest shape,
+//! by how many spares a node holds.
+
+use super::place::Placement;
+use super::{FleetPool, FleetState, FleetTenant};
+use crate::admission::Quotas;
+use crate::desired::{DesiredState, SCHEMA_VERSION};
+use crate::name::Name;
+use crate::pool::{Counts, Resources};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+/// The document of one node: what the placement says that it is to hold, and nothing else.
+pub fn node_document(document: &FleetState, placement: &Placement, node: &Name) -> DesiredState {
+    let mut state =
+        DesiredState { schema_version: SCHEMA_VERSION, node_id: node.clone(), tenants: Vec::new() };
+    let Some(share) = placement.nodes.get(node) else { return state };
+    for tenant in &document.tenants {
+        let counts = |pool| share.pools.get(&tenant.reference(pool)).copied();
+        let held = tenant.pools.iter().filter_map(|pool| Some(pool.on_node(counts(pool)?)));
+        let pools: Vec<_> = held.collect();
+        if let Some(quotas) = share.quotas.get(&tenant.tenant_id).filter(|_| !pools.is_empty()) {
+            state.tenants.push(tenant.on_node(*quotas, pools));
+        }
+    }
+    state
+}
+
+/// Gives every node its part of the quotas.
+pub(super) fn share_out(document: &FleetState, placement: &mut Placement) {
+    for tenant in &document.tenants {
+        let parts = parts(tenant, placement);
+        for (node, quotas) in parts {
+            if let Some(share) = placement.nodes.get_mut(&node) {
+                share.quotas.insert(tenant.tenant_id.clone(), quotas);
+            }
+        }
+    }
+}
+
+/// One node's part while it is being reckoned.
+#[derive(Clone, Copy, Default)]
+struct Part {
+    needs: Sum,
+    spares: u64,
+    /// The most instances that one pool has here.
+    pool: u64,
+}
+
+/// The quotas that add up.
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    vcpus: u64,
+    mem_mib: u64,
+    running: u64,
+    warm: u64,
+    disk_gib: u64,
+}
+
+impl Sum {
+    fn fields(&mut self) -> [&mut u64; 5] {
+        [&mut self.vcpus, &mut self.mem_mib, &mut self.running, &mut self.warm, &mut self.disk_gib]
+    }
+}
+
+fn parts(tenant: &FleetTenant, placement: &Placement) -> BTreeMap<Name, Quotas> {
+    let mut parts: BTreeMap<Name, Part> = BTreeMap::new();
+    for (node, share) in &placement.nodes {
+        let held = tenant.pools.iter().filter_map(|pool| {
+            Some((pool.footprint(), *share.pools.get(&tenant.reference(pool))?))
+        });
+        if let Some(part) = part(held) {
+            parts.insert(node.clone(), part);
+        }
+    }
+    let quotas = tenant.quotas;
+    let mut left = Sum {
+        vcpus: quotas.max_vcpus,
+        mem_mib: quotas.max_mem_mib,
+        running: quotas.max_running,
+        warm: quotas.max_warm,
+        disk_gib: quotas.max_disk_gib,
+    };
+    for part in parts.values_mut() {
+        for (left, need) in left.fields().into_iter().zip(part.needs.fields()) {
+            *left = left.saturating_sub(*need);
+        }
+    }
+    let weights: Vec<u64> = parts.values().map(|part| part.spares.max(1)).collect();
+    // Whole leases first, so that no node has a part that is of no use to it.
+    let largest = largest(tenant);
+    let leases = [
+        left.running,
+        left.vcpus / largest.vcpus.max(1),
+        left.mem_mib / largest.mem_mib.max(1),
+        left.disk_gib / largest.disk_gib.max(1),
+    ];
+    let leases = split(leases.into_iter().min().unwrap_or(0), &weights);
+    for (part, leases) in parts.values_mut().zip(leases) {
+        let lease = Sum { running: 1, ..largest };
+        for ((need, one), left) in
+            part.needs.fields().into_iter().zip({ lease }.fields()).zip(left.fields())
+        {
+            *need += *one * leases;
+            *left -= *one * leases;
+        }
+    }
+    for (index, left) in left.fields().into_iter().enumerate() {
+        for (part, more) in parts.values_mut().zip(split(*left, &weights)) {
+            *part.needs.fields()[index] += more;
+        }
+    }
+    let instances = per_pool(tenant, placement);
+    let whole = |(node, part): (Name, Part)| {
+        let needs = part.needs;
+        let quotas = Quotas {
+            max_vcpus: needs.vcpus,
+            max_mem_mib: needs.mem_mib,
+            max_running: needs.running,
+            max_warm: needs.warm,
+            max_pools: quotas.max_pools,
+            max_instances_per_pool: instances.get(&node).copied().unwrap_or(0).max(part.pool),
+            max_disk_gib: needs.disk_gib,
+            max_queued_jobs: quotas.max_queued_jobs,
+        };
+        (node, quotas)
+    };
+    parts.into_iter().map(whole).collect()
+}
+
+/// What the counts of one node need; `None` where the tenant has no pool there.
+fn part(held: impl Iterator<Item = (Resources, Counts)>) -> Option<Part> {
+    let (mut part, mut disk_mib, mut any) = (Part::default(), 0, false);
+    for (shape, counts) in held {
+        let hot = u64::from(counts.running) + u64::from(counts.warm);
+        part.needs.vcpus += hot * u64::from(shape.vcpus);
+        part.needs.mem_mib += hot * shape.mem_mib;
+        part.needs.running += u64::from(counts.running);
+        part.needs.warm += u64::from(counts.warm);
+        part.spares += counts.total();
+        part.pool = part.pool.max(counts.total());
+        disk_mib += counts.total() * shape.disk_mib();
+        any = true;
+    }
+    part.needs.disk_gib = disk_mib.div_ceil(1024);
+    any.then_some(part)
+}
+
+/// What one lease takes at most.
+fn largest(tenant: &FleetTenant) -> Sum {
+    let mut largest = Sum::default();
+    for shape in tenant.pools.iter().map(FleetPool::footprint) {
+        largest.vcpus = largest.vcpus.max(shape.vcpus.into());
+        largest.mem_mib = largest.mem_mib.max(shape.mem_mib);
+        largest.disk_gib = largest.disk_gib.max(shape.disk_mib().div_ceil(1024));
+    }
+    largest
+}
+
+/// Each node's part of `max_instances_per_pool`: of each pool the parts add up to the quota, and a
+/// node with several pools has the largest of its parts.
+fn per_pool(tenant: &FleetTenant, placement: &Placement) -> BTreeMap<Name, u64> {
+    let mut most: BTreeMap<Name, u64> = BTreeMap::new();
+    for pool in &tenant.pools {
+        let reference = tenant.reference(pool);
+        let held: Vec<(&Name, u64)> = (placement.nodes.iter())
+            .filter_map(|(node, share)| Some((node, share.pools.get(&reference)?.total())))
+            .collect();
+        let total: u64 = held.iter().map(|(_, count)| count).sum();
+        let weights: Vec<u64> = held.iter().map(|(_, count)| (*count).max(1)).collect();
+        let more = split(tenant.quotas.max_instances_per_pool.saturating_sub(total), &weights);
+        for ((node, count), more) in held.into_iter().zip(more) {
+            let known = most.entry(node.clone()).or_default();
+            *known = (*known).max(count + more);
+        }
+    }
+    most
+}
+
+/// Splits a number by weights, to the last one: the largest remainders get one more.
+fn split(number: u64, weights: &[u64]) -> Vec<u64> {
+    let sum: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
+    if sum == 0 {
+        return vec![0; weights.len()];
+    }
+    let exact = |weight: &u64| u128::from(number) * u128::from(*weight);
+    let mut parts: Vec<u64> = weights.iter().map(|w| (exact(w) / sum) as u64).collect();
+    let mut order: Vec<usize> = (0..weights.len()).collect();
+    order.sort_by_key(|index| (Reverse(exact(&weights[*index]) % sum), *index));
+    let given: u64 = parts.iter().sum();
+    for index in order.into_iter().take((number - given) as usize) {
+        parts[index] += 1;
+    }
+    parts
+}

@@ -1,0 +1,273 @@
+//! Nodes while they are being filled: what is on them, and what still fits.
+
+use super::node::{Duty, Node};
+use super::{FleetPool, FleetState};
+use crate::Millis;
+use crate::name::Name;
+use crate::pool::{Counts, Resources};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Why a node does not get an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// Out of reach.
+    Lost,
+    /// Being drained.
+    Draining,
+    /// Cordoned.
+    Cordoned,
+    /// A label that the pool requires is not there.
+    Labels,
+    /// The label that the pool is spread over is not there.
+    SpreadLabel,
+    /// It would have too many more than others of the spread.
+    Skew,
+    /// No vCPUs left.
+    Vcpus,
+    /// No memory left.
+    Memory,
+    /// No disk left.
+    Disk,
+    /// As many as the pool wants on one node.
+    PerNode,
+    /// No address left in the tenant's subnet on that node.
+    Subnet,
+    /// The tenant's disk quota, which each node takes in whole GiB.
+    DiskQuota,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Why::Lost => "out of reach",
+            Why::Draining => "draining",
+            Why::Cordoned => "cordoned",
+            Why::Labels => "without a required label",
+            Why::SpreadLabel => "without the label of the spread",
+            Why::Skew => "at the limit of the spread",
+            Why::Vcpus => "without free vCPUs",
+            Why::Memory => "without free memory",
+            Why::Disk => "without free disk",
+            Why::PerNode => "at max_per_node",
+            Why::Subnet => "without a free address",
+            Why::DiskQuota => "at the tenant's disk quota",
+        })
+    }
+}
+
+/// `running`, `warm`, `sleeping`: the fields of [`Counts`], hottest first.
+pub(super) const TEMPERATURES: [usize; 3] = [0, 1, 2];
+
+/// One field of the counts.
+pub(super) fn field(counts: &mut Counts, temperature: usize) -> &mut u32 {
+    match temperature {
+        0 => &mut counts.running,
+        1 => &mut counts.warm,
+        _ => &mut counts.sleeping,
+    }
+}
+
+/// One field of the counts.
+pub(super) fn value(mut counts: Counts, temperature: usize) -> u32 {
+    *field(&mut counts, temperature)
+}
+
+/// What instances take of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Load {
+    pub vcpus: u64,
+    pub mem_mib: u64,
+    pub disk_mib: u64,
+}
+
+impl Load {
+    /// What one instance takes: vCPUs and memory only where it has a process.
+    fn of(shape: &Resources, temperature: usize) -> Load {
+        let hot = u64::from(temperature < 2);
+        Load {
+            vcpus: hot * u64::from(shape.vcpus),
+            mem_mib: hot * shape.mem_mib,
+            disk_mib: shape.disk_mib(),
+        }
+    }
+
+    fn add(&mut self, other: Load, times: u64) {
+        self.vcpus += other.vcpus * times;
+        self.mem_mib += other.mem_mib * times;
+        self.disk_mib += other.disk_mib * times;
+    }
+
+    fn remove(&mut self, other: Load, times: u64) {
+        self.vcpus = self.vcpus.saturating_sub(other.vcpus * times);
+        self.mem_mib = self.mem_mib.saturating_sub(other.mem_mib * times);
+        self.disk_mib = self.disk_mib.saturating_sub(other.disk_mib * times);
+    }
+}
+
+/// What a tenant has on a node.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    instances: u64,
+    disk_mib: u64,
+}
+
+/// A node while it is being filled.
+pub(super) struct Site<'a> {
+    pub name: &'a Name,
+    pub node: &'a Node,
+    /// Whether what it has stays there.
+    pub keeps: bool,
+    /// Why it gets nothing new, if so.
+    pub closed: Option<Why>,
+    capacity: Load,
+    placed: Load,
+    leased: Load,
+    tenants: BTreeMap<usize, Held>,
+}
+
+/// A pool while it is being placed.
+#[derive(Clone, Copy)]
+pub(super) struct Item<'a> {
+    /// The index of its tenant in the document.
+    pub tenant: usize,
+    pub pool: &'a FleetPool,
+}
+
+/// All nodes.
+pub(super) struct Board<'a> {
+    pub sites: Vec<Site<'a>>,
+    /// What is left of each tenant's disk quota, in GiB.
+    disk_left: Vec<u64>,
+    /// How many addresses each tenant's subnet has.
+    addresses: Vec<u64>,
+}
+
+impl<'a> Board<'a> {
+    pub fn new(document: &FleetState, nodes: &'a BTreeMap<Name, Node>, now: Millis) -> Board<'a> {
+        let grace = document.node_grace_s * 1000;
+        let sites = nodes.iter().map(|(name, node)| Site::new(document, name, node, grace, now));
+        let tenants = document.tenants.iter();
+        Board {
+            sites: sites.collect(),
+            disk_left: tenants.clone().map(|tenant| tenant.quotas.max_disk_gib).collect(),
+            addresses: tenants.map(|tenant| u64::from(tenant.network.capacity())).collect(),
+        }
+    }
+
+    /// How many instances more fit; if none, why. What stays where it is may use the headroom and
+    /// the place of leases: nothing moves because somebody works.
+    pub fn room(&self, at: usize, item: Item<'_>, heat: usize, stays: bool) -> Result<u32, Why> {
+        let site = &self.sites[at];
+        let percent =
+            if stays { 100 } else { 100 - u64::from(item.pool.placement.headroom_percent) };
+        let unit = Load::of(&item.pool.footprint(), heat);
+        let left = |capacity: u64, placed: u64, leased: u64| {
+            let usable = (capacity * percent / 100).saturating_sub(placed);
+            if stays { usable } else { usable.saturating_sub(leased) }
+        };
+        let fits = |left: u64, unit: u64| left.checked_div(unit).unwrap_or(u64::MAX);
+        let held = site.tenants.get(&item.tenant).copied().unwrap_or_default();
+        let gib = held.disk_mib.div_ceil(1024) + self.disk_left[item.tenant];
+        let (capacity, placed, leased) = (site.capacity, site.placed, site.leased);
+        let limits = [
+            (fits(left(capacity.vcpus, placed.vcpus, leased.vcpus), unit.vcpus), Why::Vcpus),
+            (
+                fits(left(capacity.mem_mib, placed.mem_mib, leased.mem_mib), unit.mem_mib),
+                Why::Memory,
+            ),
+            (
+                fits(left(capacity.disk_mib, placed.disk_mib, leased.disk_mib), unit.disk_mib),
+                Why::Disk,
+            ),
+            (self.addresses[item.tenant].saturating_sub(held.instances), Why::Subnet),
+            (fits((gib * 1024).saturating_sub(held.disk_mib), unit.disk_mib), Why::DiskQuota),
+        ];
+        let (room, why) =
+            limits.into_iter().min_by_key(|(room, _)| *room).unwrap_or((0, Why::Disk));
+        if room == 0 { Err(why) } else { Ok(u32::try_from(room).unwrap_or(u32::MAX)) }
+    }
+
+    /// Puts so many there.
+    pub fn put(&mut self, at: usize, item: Item<'_>, heat: usize, count: u32) {
+        self.change(at, item, |placed, held| {
+            let unit = Load::of(&item.pool.footprint(), heat);
+            placed.add(unit, count.into());
+            held.instances += u64::from(count);
+            held.disk_mib += unit.disk_mib * u64::from(count);
+        });
+    }
+
+    /// Takes so many away.
+    pub fn take(&mut self, at: usize, item: Item<'_>, heat: usize, count: u32) {
+        self.change(at, item, |placed, held| {
+            let unit = Load::of(&item.pool.footprint(), heat);
+            placed.remove(unit, count.into());
+            held.instances = held.instances.saturating_sub(count.into());
+            held.disk_mib = held.disk_mib.saturating_sub(unit.disk_mib * u64::from(count));
+        });
+    }
+
+    fn change(&mut self, at: usize, item: Item<'_>, change: impl FnOnce(&mut Load, &mut Held)) {
+        let site = &mut self.sites[at];
+        let held = site.tenants.entry(item.tenant).or_default();
+        let before = held.disk_mib.div_ceil(1024);
+        change(&mut site.placed, held);
+        let left = &mut self.disk_left[item.tenant];
+        *left = (*left + before).saturating_sub(held.disk_mib.div_ceil(1024));
+    }
+}
+
+impl<'a> Site<'a> {
+    fn new(document: &FleetState, name: &'a Name, node: &'a Node, grace: u64, now: Millis) -> Self {
+        let given_up = node.lost_since.is_some_and(|since| now >= since.saturating_add(grace));
+        let draining = node.duty == Duty::Draining;
+        let closed = match (node.lost_since, node.duty) {
+            (Some(_), _) => Some(Why::Lost),
+            (None, Duty::Draining) => Some(Why::Draining),
+            (None, Duty::Cordoned) => Some(Why::Cordoned),
+            (None, Duty::Open) => None,
+        };
+        let mut leased = Load::default();
+        for (pool, status) in &node.status.pools {
+            if let Some(pool) = document.pool(pool).filter(|_| status.leased > 0) {
+                leased.add(Load::of(&pool.footprint(), 0), status.leased.into());
+            }
+        }
+        let capacity = node.status.capacity;
+        let capacity = Load {
+            vcpus: capacity.vcpus,
+            mem_mib: capacity.mem_mib,
+            disk_mib: capacity.disk_gib.saturating_mul(1024),
+        };
+        let (placed, tenants) = Default::default();
+        Site {
+            name,
+            node,
+            keeps: !given_up && !draining,
+            closed,
+            capacity,
+            placed,
+            leased,
+            tenants,
+        }
+    }
+
+    /// How full it is, in thousandths of what it has least of.
+    pub fn fullness(&self) -> u64 {
+        let share =
+            |placed: u64, leased: u64, capacity: u64| (placed + leased) * 1000 / capacity.max(1);
+        let (placed, leased, capacity) = (self.placed, self.leased, self.capacity);
+        share(placed.vcpus, leased.vcpus, capacity.vcpus)
+            .max(share(placed.mem_mib, leased.mem_mib, capacity.mem_mib))
+            .max(share(placed.disk_mib, leased.disk_mib, capacity.disk_mib))
+    }
+
+    /// How much the pool likes it.
+    pub fn liking(&self, pool: &FleetPool) -> u32 {
+        let liked = pool.placement.prefer.iter().filter(|like| self.node.fits(&like.labels));
+        liked.map(|like| like.weight).sum()
+    }
+}

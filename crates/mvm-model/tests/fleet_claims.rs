@@ -1,0 +1,377 @@
+//! Claims under any history: no claim gets two machines, no machine two claims, those that came
+//! first are served first, and nobody waits for ever.
+
+mod support;
+
+use mvm_model::fleet::{Capacity, Claims, Grant, Limits, Outcome, Refusal, Room, Source, Stand};
+use mvm_model::{Counts, Millis, Name, PoolRef, Resources};
+use proptest::prelude::*;
+use proptest::sample::Index;
+use std::collections::{BTreeMap, BTreeSet};
+
+const LIMITS: Limits = Limits { per_node: 4, per_tenant: 8, total: 20 };
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn shape() -> Resources {
+    Resources { vcpus: 1, mem_mib: 512, ..Resources::default() }
+}
+
+fn stand(warm: u32, sleeping: u32, template: bool, leases: u32) -> Stand {
+    let ready = Counts { running: 0, warm, sleeping };
+    Stand { ready, shape: shape(), template, built: template, leases }
+}
+
+fn room(pools: &[(&str, Stand)]) -> Room {
+    let capacity = Capacity { vcpus: 64, mem_mib: 65536, disk_gib: 100 };
+    let pools = pools.iter().map(|(pool, stand)| (pool.parse().unwrap(), *stand)).collect();
+    Room { open: true, capacity, free: capacity, leased: 0, pools }
+}
+
+fn grants(claims: &mut Claims) -> Vec<Grant> {
+    std::iter::from_fn(|| claims.next_grant()).collect()
+}
+
+#[test]
+fn the_soonest_then_the_least_loaded_and_a_burst_spreads() {
+    let mut claims = Claims::new(Limits { per_node: 16, per_tenant: 100, total: 100 });
+    let pool: PoolRef = "ci/a".parse().unwrap();
+    claims.set_node(&name("n1"), room(&[("ci/a", stand(0, 2, true, 9))]));
+    claims.set_node(&name("n2"), room(&[("ci/a", stand(2, 0, true, 9))]));
+    claims.set_node(&name("n3"), room(&[("ci/a", stand(2, 0, false, 9))]));
+    for id in 0..8 {
+        claims.submit(&id.to_string(), &pool, 1000).unwrap();
+    }
+    let made: Vec<(String, Source)> =
+        grants(&mut claims).into_iter().map(|g| (g.node.to_string(), g.source)).collect();
+    let of = |node: &str, source| (node.to_owned(), source);
+    assert_eq!(made[..4].iter().filter(|m| **m == of("n2", Source::Hot)).count(), 2);
+    assert_eq!(made[..4].iter().filter(|m| **m == of("n3", Source::Hot)).count(), 2);
+    assert!(made[0].0 != made[1].0, "a burst spreads");
+    assert_eq!(made[4..6], [of("n1", Source::Sleeping), of("n1", Source::Sleeping)]);
+    assert!(made[6..].iter().all(|m| m.1 == Source::Clone), "{made:?}");
+    // A node that drains or is lost gets nothing.
+    claims.close_node(&name("n1"));
+    claims.close_node(&name("n2"));
+    claims.submit("last", &pool, 1000).unwrap();
+    assert_eq!(claims.next_grant(), None);
+}
+
+#[test]
+fn a_queue_has_bounds_and_deadlines() {
+    let mut claims = Claims::new(LIMITS);
+    let pool: PoolRef = "ci/a".parse().unwrap();
+    for id in 0..8 {
+        claims.submit(&id.to_string(), &pool, 100 + id).unwrap();
+    }
+    assert_eq!(claims.submit("9", &pool, 1000), Err(Refusal::TenantFull));
+    assert_eq!(claims.submit("1", &pool, 1000), Err(Refusal::Known));
+    for (index, tenant) in ["x", "y"].into_iter().enumerate() {
+        let pool = format!("{tenant}/a").parse().unwrap();
+        for id in 0..if index == 0 { 8 } else { 4 } {
+            claims.submit(&format!("{tenant}{id}"), &pool, 1000).unwrap();
+        }
+    }
+    assert_eq!(claims.submit("y9", &"y/a".parse().unwrap(), 1000), Err(Refusal::Full));
+    assert_eq!(claims.next_deadline(), Some(100));
+    assert_eq!(claims.expire(101), ["0", "1"]);
+    assert!(claims.cancel("2") && !claims.cancel("2"));
+    assert_eq!(claims.waiting(), 17);
+}
+
+#[test]
+fn a_tenants_weight_is_its_part() {
+    let mut claims = Claims::new(Limits { per_node: 100, per_tenant: 100, total: 1000 });
+    claims.set_weight(&name("big"), 3);
+    let pools = [("big/a", stand(100, 0, true, 100)), ("small/a", stand(100, 0, true, 100))];
+    claims.set_node(&name("n1"), room(&pools));
+    for id in 0..40 {
+        claims.submit(&format!("s{id}"), &"small/a".parse().unwrap(), 1000).unwrap();
+        claims.submit(&format!("b{id}"), &"big/a".parse().unwrap(), 1000).unwrap();
+    }
+    let first: Vec<Grant> = std::iter::from_fn(|| claims.next_grant()).take(40).collect();
+    let big = first.iter().filter(|grant| grant.pool.tenant == name("big")).count();
+    assert!((29..=31).contains(&big), "{big} of 40");
+}
+
+/// What happens.
+#[derive(Clone, Debug)]
+enum Event {
+    Submit { tenant: u8, pool: u8, patience: Millis },
+    Next,
+    Answer(Index, u8),
+    End(Index),
+    Cancel(Index),
+    Tell(u8),
+    Close(u8),
+    Wait(Millis),
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let index = any::<Index>;
+    prop::collection::vec(
+        prop_oneof![
+            6 => (0u8..3, 0u8..2, 1u64..5000)
+                .prop_map(|(tenant, pool, patience)| Event::Submit { tenant, pool, patience }),
+            8 => Just(Event::Next),
+            6 => (index(), 0u8..4).prop_map(|(claim, how)| Event::Answer(claim, how)),
+            3 => index().prop_map(Event::End),
+            1 => index().prop_map(Event::Cancel),
+            3 => (0u8..4).prop_map(Event::Tell),
+            1 => (0u8..4).prop_map(Event::Close),
+            2 => (0u64..1000).prop_map(Event::Wait),
+        ],
+        1..150,
+    )
+}
+
+/// One pool on one simulated node: what is really there.
+#[derive(Clone, Copy, Debug, Default)]
+struct Real {
+    warm: u32,
+    sleeping: u32,
+    leased: u32,
+}
+
+/// How many leases a tenant's part of the quotas allows on a node.
+const LEASES: u32 = 3;
+
+struct World {
+    claims: Claims,
+    /// By node and pool.
+    real: BTreeMap<(Name, PoolRef), Real>,
+    /// By claim.
+    flying: BTreeMap<String, Grant>,
+    held: BTreeMap<String, Grant>,
+    /// In the order in which they came.
+    waiting: Vec<(String, PoolRef, Millis)>,
+    gone: BTreeSet<String>,
+    now: Millis,
+    made: u32,
+}
+
+fn pools() -> Vec<PoolRef> {
+    ["t0", "t1", "t2"]
+        .iter()
+        .flat_map(|t| ["a", "b"].map(|p| format!("{t}/{p}").parse().unwrap()))
+        .collect()
+}
+
+fn node(index: u8) -> Name {
+    name(&format!("n{index}"))
+}
+
+impl World {
+    fn new() -> World {
+        let mut real = BTreeMap::new();
+        for index in 0..4u8 {
+            for (at, pool) in pools().into_iter().enumerate() {
+                if (at + usize::from(index)) % 2 == 0 {
+                    real.insert((node(index), pool), Real { warm: 1, sleeping: 1, leased: 0 });
+                }
+            }
+        }
+        let (flying, held, waiting, gone) = Default::default();
+        let claims = Claims::new(LIMITS);
+        let mut world = World { claims, real, flying, held, waiting, gone, now: 0, made: 0 };
+        (0..4).for_each(|index| world.tell(index));
+        world
+    }
+
+    /// The node tells what is there.
+    fn tell(&mut self, index: u8) {
+        let node = node(index);
+        let mine = self.real.iter().filter(|((at, _), _)| *at == node);
+        let pools: BTreeMap<PoolRef, Stand> = mine
+            .map(|((_, pool), real)| {
+                let leases = LEASES.saturating_sub(real.leased);
+                (pool.clone(), stand(real.warm, real.sleeping, true, leases))
+            })
+            .collect();
+        let room = Room { pools, ..room(&[]) };
+        self.claims.set_node(&node, room);
+    }
+
+    fn step(&mut self, event: &Event) -> Result<(), TestCaseError> {
+        match event {
+            Event::Submit { tenant, pool, patience } => {
+                self.made += 1;
+                let pool: PoolRef =
+                    format!("t{tenant}/{}", ["a", "b"][usize::from(*pool)]).parse().unwrap();
+                let (id, deadline) = (format!("c{}", self.made), self.now + patience);
+                let mine = self.waiting.iter().filter(|(_, p, _)| p.tenant == pool.tenant).count();
+                // One that a node has refused waits in its old place, whatever the bounds.
+                match self.claims.submit(&id, &pool, deadline) {
+                    Ok(()) => self.waiting.push((id, pool, deadline)),
+                    Err(Refusal::TenantFull) => prop_assert!(mine >= LIMITS.per_tenant),
+                    Err(Refusal::Full) => prop_assert!(self.waiting.len() >= LIMITS.total),
+                    Err(Refusal::Known) => prop_assert!(false),
+                }
+            }
+            Event::Next => {
+                self.next()?;
+            }
+            Event::Answer(index, how) => {
+                let flying: Vec<String> = self.flying.keys().cloned().collect();
+                if !flying.is_empty() {
+                    self.answer(&flying[index.index(flying.len())], *how);
+                }
+            }
+            Event::End(index) => {
+                let held: Vec<String> = self.held.keys().cloned().collect();
+                if !held.is_empty() {
+                    self.end(&held[index.index(held.len())]);
+                }
+            }
+            Event::Cancel(index) => {
+                if !self.waiting.is_empty() {
+                    let (id, _, _) = self.waiting.remove(index.index(self.waiting.len()));
+                    prop_assert!(self.claims.cancel(&id));
+                    self.gone.insert(id);
+                }
+            }
+            Event::Tell(index) => self.tell(*index),
+            Event::Close(index) => self.claims.close_node(&node(*index)),
+            Event::Wait(ms) => {
+                self.now += ms;
+                let late: BTreeSet<String> = self.claims.expire(self.now).into_iter().collect();
+                let should = self.waiting.iter().filter(|(_, _, deadline)| *deadline <= self.now);
+                let should: BTreeSet<String> = should.map(|(id, _, _)| id.clone()).collect();
+                prop_assert_eq!(&late, &should);
+                self.waiting.retain(|(id, _, _)| !late.contains(id));
+                self.gone.extend(late);
+            }
+        }
+        prop_assert_eq!(self.claims.waiting(), self.waiting.len());
+        Ok(())
+    }
+
+    fn next(&mut self) -> Result<bool, TestCaseError> {
+        let Some(grant) = self.claims.next_grant() else { return Ok(false) };
+        // Only one that waits is granted, so that no claim gets two machines.
+        let at = self.waiting.iter().position(|(id, _, _)| *id == grant.claim);
+        prop_assert!(at.is_some(), "{} does not wait", grant.claim);
+        // The first of its pool.
+        let first = self.waiting.iter().find(|(_, pool, _)| *pool == grant.pool).unwrap();
+        prop_assert_eq!(&first.0, &grant.claim);
+        self.waiting.remove(at.unwrap());
+        let there = |g: &&Grant| g.node == grant.node;
+        prop_assert!(self.flying.values().filter(there).count() < LIMITS.per_node as usize);
+        prop_assert!(self.real.contains_key(&(grant.node.clone(), grant.pool.clone())));
+        let in_use = |tenant: &Name| {
+            let all = self.flying.values().chain(self.held.values());
+            all.filter(|grant| grant.pool.tenant == *tenant).count() as u64
+        };
+        let (_, known) = self.claims.of_tenant(&grant.pool.tenant);
+        prop_assert_eq!(known, in_use(&grant.pool.tenant) + 1);
+        self.flying.insert(grant.claim.clone(), grant);
+        Ok(true)
+    }
+
+    /// The node serves it if it can, as a real one decides by itself.
+    fn answer(&mut self, id: &str, how: u8) {
+        let grant = self.flying.remove(id).unwrap();
+        let real = self.real.get_mut(&(grant.node.clone(), grant.pool.clone())).unwrap();
+        if how == 3 {
+            self.claims.settle(id, Outcome::Failed);
+            self.gone.insert(id.to_owned());
+        } else if real.leased >= LEASES || how == 2 {
+            self.claims.settle(id, Outcome::Refused);
+            // In its old place.
+            let turn = |id: &str| id[1..].parse::<u32>().unwrap();
+            let at = self.waiting.iter().position(|(other, _, _)| turn(other) > turn(id));
+            let entry = (id.to_owned(), grant.pool.clone(), Millis::MAX);
+            self.waiting.insert(at.unwrap_or(self.waiting.len()), entry);
+        } else {
+            match real {
+                Real { warm: 1.., .. } => real.warm -= 1,
+                Real { sleeping: 1.., .. } => real.sleeping -= 1,
+                _ => {}
+            }
+            real.leased += 1;
+            self.claims.settle(id, Outcome::Served);
+            self.held.insert(id.to_owned(), grant);
+        }
+    }
+
+    fn end(&mut self, id: &str) {
+        let grant = self.held.remove(id).unwrap();
+        let real = self.real.get_mut(&(grant.node, grant.pool)).unwrap();
+        (real.leased, real.warm) = (real.leased - 1, 1);
+        self.claims.end(id);
+    }
+}
+
+proptest! {
+    #![proptest_config(support::cases(400))]
+
+    #[test]
+    fn any_history_serves_each_claim_once_and_lets_none_starve(history in events()) {
+        let mut world = World::new();
+        for event in &history {
+            // A refused claim keeps its deadline, which this world does not follow.
+            if let (Event::Wait(_), true) =
+                (event, world.waiting.iter().any(|(_, _, d)| *d == Millis::MAX))
+            {
+                continue;
+            }
+            world.step(event)?;
+        }
+        // From now on nodes are well and jobs end: all that waits is served.
+        for _ in 0..200 {
+            (0..4).for_each(|index| world.tell(index));
+            while world.next()? {}
+            for id in world.flying.keys().cloned().collect::<Vec<_>>() {
+                world.answer(&id, 0);
+            }
+            while world.next()? {}
+            for id in world.held.keys().cloned().collect::<Vec<_>>() {
+                world.end(&id);
+            }
+        }
+        let left: Vec<_> = world.waiting.iter().map(|(id, ..)| id).collect();
+        prop_assert!(left.is_empty(), "{:?} wait for ever", left);
+        prop_assert_eq!(world.flying.len() + world.held.len(), 0);
+    }
+
+    /// Among tenants that could all be served, the one with the fewest in use comes first: however
+    /// many claims the others put before it, a tenant with none waits for no more than one each.
+    #[test]
+    fn no_tenant_is_put_behind_anothers_burst(burst in 1usize..60, held in 0usize..30) {
+        let mut claims = Claims::new(Limits { per_node: 1000, per_tenant: 1000, total: 10_000 });
+        let pools: Vec<(String, Stand)> =
+            (0..4).map(|t| (format!("t{t}/a"), stand(500, 0, true, 500))).collect();
+        let pools: Vec<(&str, Stand)> = pools.iter().map(|(p, s)| (p.as_str(), *s)).collect();
+        claims.set_node(&name("n1"), room(&pools));
+        let pool = |t: usize| format!("t{t}/a").parse::<PoolRef>().unwrap();
+        for id in 0..held {
+            claims.submit(&format!("held{id}"), &pool(0), 1).unwrap();
+        }
+        for grant in grants(&mut claims) {
+            claims.settle(&grant.claim, Outcome::Served);
+        }
+        for id in 0..burst {
+            for tenant in 0..3 {
+                claims.submit(&format!("{tenant}-{id}"), &pool(tenant), 1).unwrap();
+            }
+        }
+        claims.submit("late", &pool(3), 1).unwrap();
+        let order: Vec<String> = grants(&mut claims).into_iter().map(|g| g.claim).collect();
+        let late = order.iter().position(|id| id == "late").unwrap();
+        prop_assert!(late <= 3, "{}th", late);
+        // And the other tenants take turns.
+        let mut served = [held, 0, 0];
+        for id in order.iter().filter(|id| *id != "late") {
+            let tenant: usize = id[..1].parse().unwrap();
+            let least = (0..3)
+                .filter(|t| served[*t] - if *t == 0 { held } else { 0 } < burst)
+                .map(|t| served[t])
+                .min()
+                .unwrap();
+            prop_assert_eq!(served[tenant], least);
+            served[tenant] += 1;
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Telling the coordinators where this node is: once is enough, since they remember it and come.
+
+use mvm_api::fleet::RegisterNode;
+use mvm_api::identity::Identity;
+use mvm_api::tls::{Expect, Keeper};
+use mvm_api::{Client, ClientError, paths};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long is waited before it is told again: where nobody took it, and where somebody did.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+
+/// Tells it for ever to whom the identity names, in case that a coordinator has forgotten.
+pub async fn run(keeper: Arc<Keeper>, address: String) {
+    let Identity::Node(node_id) = keeper.credential().facts.identity else { return };
+    let body = RegisterNode { node_id, address };
+    let mut told = false;
+    loop {
+        let taken = tell(&keeper, &body).await;
+        if taken && !told {
+            tracing::info!(address = body.address, "the fleet knows where this node is");
+        }
+        told = taken;
+        tokio::time::sleep(if taken { AGAIN.1 } else { AGAIN.0 }).await;
+    }
+}
+
+/// Whether somebody took it.
+async fn tell(keeper: &Arc<Keeper>, body: &RegisterNode) -> bool {
+    for address in keeper.credential().signers.addresses {
+        let client = Client::tls(address.clone(), keeper.clone(), Expect::Coordinator);
+        match client.post::<serde_json::Value>(paths::NODES, body).await {
+            Ok(_) => return true,
+            // It signs, and leads no fleet.
+            Err(ClientError::Problem(problem)) if problem.code == "no_such_route" => {}
+            Err(error) => tracing::debug!("{address} does not take where we are: {error}"),
+        }
+    }
+    false
+}

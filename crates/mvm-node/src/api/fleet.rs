@@ -1,0 +1,94 @@
+//! What a node's coordinators ask of it.
+
+use super::{Answer, Body, Done, Refusal, Shared, detached, done};
+use crate::Node;
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::Sse;
+use axum::response::sse::{Event, KeepAlive};
+use axum::routing::{get, put};
+use futures::Stream;
+use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument};
+use mvm_api::routes::Routes;
+use mvm_api::types::Claim;
+use mvm_model::fleet::NodeStatus;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How often a node tells of itself when nothing changes.
+const BEAT: Duration = Duration::from_secs(2);
+/// How long changes are gathered before they are told.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// The routes.
+pub fn routes() -> Routes<Arc<Node>> {
+    Routes::new()
+        .route("/v1/node/status", get(status))
+        .route("/v1/node/watch", get(watch))
+        .route("/v1/node/document", put(document))
+        .route("/v1/node/leader", put(leader))
+        .route("/v1/node/claims/{id}", put(claim))
+        .route("/v1/node/claims/{id}/end", put(release))
+}
+
+async fn status(State(node): Shared) -> Answer<NodeStatus> {
+    Ok(Json(node.fleet_status().await?))
+}
+
+/// What is told: `status` when it has changed, `beat` where it has not.
+struct Told {
+    node: Arc<Node>,
+    seen: watch::Receiver<u64>,
+    last: String,
+}
+
+async fn watch(
+    State(node): Shared,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refusal> {
+    let told = Told { seen: node.changes_of_records(), node, last: String::new() };
+    let stream = futures::stream::unfold(told, |mut told| async {
+        if !told.last.is_empty() {
+            told.node.wait_changed(&mut told.seen, BEAT).await;
+            tokio::time::sleep(GATHER).await;
+            told.seen.mark_unchanged();
+        }
+        let status = told.node.fleet_status().await.ok()?;
+        let text = serde_json::to_string(&status).ok()?;
+        let event = match text == told.last {
+            true => Event::default().event("beat").data("{}"),
+            false => Event::default().event("status").data(&text),
+        };
+        told.last = text;
+        Some((Ok(event), told))
+    });
+    Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
+}
+
+async fn document(State(node): Shared, Body(body): Body<NodeDocument>) -> Answer<Done> {
+    node.take_document(body).await?;
+    Ok(done())
+}
+
+async fn leader(State(node): Shared, Body(leader): Body<Leader>) -> Answer<Vec<HeldClaim>> {
+    node.obey(&leader).await?;
+    Ok(Json(node.fleet_claims().await))
+}
+
+async fn claim(
+    State(node): Shared,
+    Path(id): Path<String>,
+    Body(body): Body<NodeClaim>,
+) -> Answer<Claim> {
+    Ok(Json(detached(async move { node.fleet_claim(&id, body).await }).await?))
+}
+
+async fn release(
+    State(node): Shared,
+    Path(id): Path<String>,
+    Body(leader): Body<Leader>,
+) -> Answer<Done> {
+    detached(async move { node.fleet_release(&id, &leader).await }).await?;
+    Ok(done())
+}

@@ -1,0 +1,177 @@
+//! The agent's router against the table of routes, and what a tenant operator sees of two tenants.
+
+use super::{app, routes};
+use crate::node::{Node, Parts};
+use crate::root::Root;
+use crate::simulated::SimulatedGuest;
+use crate::stages::Stages;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request};
+use http_body_util::BodyExt;
+use mvm_api::Peer;
+use mvm_api::routes::Server;
+use mvm_hypervisor::sim::{Latencies, SimHypervisor};
+use mvm_image::{GuestBinary, ImageStore};
+use mvm_model::{Instance, Pool, Tenant};
+use mvm_network::Network;
+use mvm_store::SqliteStore;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+/// A node that nothing is behind, with the records of two tenants: `ci` and `lab` have a pool and a
+/// leased instance each.
+async fn node() -> (TempDir, Arc<Node>) {
+    let dir = tempfile::tempdir().expect("directory");
+    let root = Root::open(dir.path()).expect("root");
+    let images = ImageStore::open(root.path(), GuestBinary::new(b"")).expect("images");
+    let kept = root.path().join("sim");
+    let sim = SimHypervisor::open(Latencies::NONE, Arc::new(SimulatedGuest), &kept).expect("sim");
+    let network = Network::open(root.short_id()).await.expect("netlink");
+    let node = Node::open(Parts {
+        root,
+        node_id: None,
+        netns: None,
+        store: Arc::new(SqliteStore::in_memory().expect("store")),
+        hypervisor: Arc::new(sim),
+        accelerator_reason: String::new(),
+        keeper: None,
+        image_rate: None,
+        offer: Default::default(),
+        stages: Stages::default(),
+        pressure: dir.path().join("pressure"),
+        network,
+        images,
+    })
+    .await
+    .expect("node");
+    for (number, tenant) in ["ci", "lab"].iter().enumerate() {
+        seed(&node, tenant, number as u32).await;
+    }
+    (dir, node)
+}
+
+async fn seed(node: &Node, tenant: &str, number: u32) {
+    let resources = json!({ "vcpus": 1, "mem_mib": 128, "data_disk_mib": 0 });
+    let record = json!({
+        "name": tenant, "created_at": 1,
+        "network": { "tenant_net_id": number, "ipv4_subnet": format!("10.77.{number}.0/24") },
+        "quotas": mvm_model::Quotas::default(),
+    });
+    let tenant_record: Tenant = serde_json::from_value(record).expect("a tenant");
+    let reference = format!("{tenant}/runners");
+    let record = json!({
+        "reference": reference, "flake_ref": "/flake", "profile": "p", "created_at": 1,
+        "resources": resources, "revisions": [], "recycle": "keep",
+    });
+    let pool: Pool = serde_json::from_value(record).expect("a pool");
+    let record = json!({
+        "id": format!("i-0000000{number}"), "pool": reference, "state": "running",
+        "revision": "0", "resources": resources, "address": format!("10.77.{number}.2"),
+        "mac": "02:00:00:00:00:01", "created_at": 1, "state_since": 1,
+        "lease": {
+            "id": format!("l-0000000{number}"), "holder": format!("operator:{tenant}"),
+            "purpose": "manual", "since": 1, "expires_at": u64::MAX / 2,
+        },
+    });
+    let instance: Instance = serde_json::from_value(record).expect("an instance");
+    let done = node.change(|_, changes| {
+        changes.put_tenant(tenant_record);
+        changes.put_pool(pool);
+        changes.put_instance(instance);
+        Ok(())
+    });
+    done.await.expect("written");
+}
+
+fn bob() -> Peer {
+    let identity = "spiffe://mvm/tenant-operator/ci/bob".parse().expect("an identity");
+    Peer::Forwarded { identity, by: "c1".parse().expect("a name") }
+}
+
+async fn ask(app: &Router, method: &str, path: &str, peer: &Peer) -> (u16, String) {
+    let request = Request::builder().method(method).uri(path);
+    let request = request.header("content-type", "application/json");
+    let body = Body::from(r#"{"lease_s": 60}"#);
+    let mut request = request.body(body).expect("a request");
+    request.extensions_mut().insert(ConnectInfo(peer.clone()));
+    let response = app.clone().oneshot(request).await.expect("an answer");
+    let (head, body) = response.into_parts();
+    let mut bytes = Vec::new();
+    let mut body = body;
+    // Of a stream that does not end, what is there already.
+    while let Ok(Some(Ok(frame))) =
+        tokio::time::timeout(std::time::Duration::from_millis(300), body.frame()).await
+    {
+        bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+    }
+    (head.status.as_u16(), String::from_utf8(bytes).expect("UTF-8"))
+}
+
+#[tokio::test]
+async fn the_router_and_the_table_have_the_same_routes() {
+    let (_dir, node) = node().await;
+    let differences = routes().differences(Server::Agent, node).await;
+    assert!(differences.is_empty(), "\n{}", differences.join("\n"));
+}
+
+#[tokio::test]
+async fn a_tenant_operator_sees_what_is_of_its_own_tenant() {
+    let (_dir, node) = node().await;
+    let app = app(node);
+    let root = Peer::Unix { uid: Some(0) };
+    for path in [
+        "/v1/tenants",
+        "/v1/pools",
+        "/v1/instances",
+        "/v1/instances?tenant=lab",
+        "/v1/leases",
+        "/v1/events",
+        "/v1/events?tenant=lab",
+        "/v1/events/stream",
+        "/v1/audit",
+        "/metrics",
+    ] {
+        let (status, seen) = ask(&app, "GET", path, &bob()).await;
+        assert_eq!(status, 200, "{path}: {seen}");
+        assert!(!seen.contains("lab") && !seen.contains("10.77.1"), "{path}: {seen}");
+        let (status, all) = ask(&app, "GET", path, &root).await;
+        assert_eq!(status, 200, "{path}: {all}");
+        // What is left out is there: the test would notice an answer that is always empty.
+        let silent = path == "/v1/audit";
+        assert!(silent || all.contains("lab"), "{path}: {all}");
+        assert!(silent || path.ends_with("=lab") || seen.contains("ci"), "{path}: {seen}");
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_operator_touches_what_is_of_its_own_tenant() {
+    let (_dir, node) = node().await;
+    let app = app(node);
+    for (method, path) in [
+        ("DELETE", "/v1/leases/l-00000001"),
+        ("POST", "/v1/leases/l-00000001/extend"),
+        ("GET", "/v1/audit/lab"),
+        ("GET", "/v1/audit/_node"),
+    ] {
+        let (status, body) = ask(&app, method, path, &bob()).await;
+        assert_eq!(status, 404, "another's is not there: {method} {path}: {body}");
+    }
+    for path in ["", "/pools", "/pools/runners", "/pools/runners/instances/i-00000001"] {
+        let (status, _) = ask(&app, "GET", &format!("/v1/tenants/lab{path}"), &bob()).await;
+        assert_eq!(status, 403);
+        // Another tenant's instance is not found below one's own, either.
+        let (status, body) = ask(&app, "GET", &format!("/v1/tenants/ci{path}"), &bob()).await;
+        assert_eq!(status, if path.ends_with("i-00000001") { 404 } else { 200 }, "{body}");
+    }
+    let (status, body) = ask(&app, "POST", "/v1/leases/l-00000000/extend", &bob()).await;
+    assert_eq!(status, 200, "{body}");
+    let leases: Value =
+        serde_json::from_str(&ask(&app, "GET", "/v1/leases", &bob()).await.1).expect("JSON");
+    assert_eq!(leases[0]["holder"], "operator:ci");
+    let root = Peer::Unix { uid: Some(0) };
+    let (_, all) = ask(&app, "GET", "/v1/leases", &root).await;
+    assert!(all.contains("l-00000001"), "and nothing was touched: {all}");
+}

@@ -1,0 +1,251 @@
+//! Caches: each pool's disks, and the copies that its machines have of them.
+//!
+//! A pool's record says which file is a cache's content; a commit writes the next one aside, renames
+//! it into place and then changes the record. A machine's copy is brought up to date before a job
+//! mounts it; nobody else does.
+
+use crate::node::Node;
+use crate::problem::{OrProblem, io, not_found};
+use crate::root::{make_dir, remove_dir, remove_file};
+use crate::{Result, now};
+use mvm_api::Problem;
+use mvm_guest::channel::Channel;
+use mvm_model::lease::Purpose;
+use mvm_model::{CacheDisk, Instance, InstanceId, Name, PoolRef, State};
+use std::path::{Path, PathBuf};
+
+/// How often a content that is replaced while it is copied is looked up anew.
+const TRIES: usize = 5;
+
+/// The virtio serial of an instance's cache disk.
+pub(crate) fn serial(index: usize) -> String {
+    format!("cache-{index}")
+}
+
+impl Node {
+    fn cache_file(&self, pool: &PoolRef, disk: &CacheDisk) -> PathBuf {
+        let name = format!("{}.{}.raw", disk.cache.name, disk.generation);
+        self.parts.root.caches_of(pool).join(name)
+    }
+
+    async fn pool_cache(&self, pool: &PoolRef, name: &Name) -> Result<CacheDisk> {
+        self.read(|world| {
+            let found = world.pool(pool)?.caches.iter().find(|disk| disk.cache.name == *name);
+            found.cloned().ok_or_else(|| no_cache(pool, name))
+        })
+        .await
+    }
+
+    /// Puts the pool's content of a cache at `to`: in place where that is there. Gives which content.
+    async fn fill_cache(&self, pool: &PoolRef, name: &Name, to: &Path) -> Result<CacheDisk> {
+        let mut last = None;
+        for _ in 0..TRIES {
+            let disk = self.pool_cache(pool, name).await?;
+            match self.copy_cache(pool, &disk, to).await {
+                Ok(()) => return Ok(disk),
+                Err(problem) => last = Some(problem),
+            }
+            if self.pool_cache(pool, name).await?.has_content_of(&disk) {
+                break;
+            }
+        }
+        Err(last.unwrap_or_else(|| Problem::internal("a cache was never copied")))
+    }
+
+    async fn copy_cache(&self, pool: &PoolRef, disk: &CacheDisk, to: &Path) -> Result<()> {
+        let (mut from, fresh) = (self.cache_file(pool, disk), to.with_extension("new"));
+        let blank = disk.committed_at.is_none();
+        if blank {
+            remove_file(&fresh)?;
+            self.parts.images.data_disk(disk.cache.size_mib, &fresh).await.or_problem()?;
+            from.clone_from(&fresh);
+        }
+        let to = to.to_owned();
+        let copy = move || {
+            match to.exists() {
+                true => mvm_image::refill_file(&from, &to).or_problem()?,
+                false => mvm_image::clone_file(&from, &to).or_problem()?,
+            }
+            if blank { remove_file(&from) } else { Ok(()) }
+        };
+        blocking(copy).await
+    }
+
+    /// Makes the copies of the pool's caches that the instance does not have yet.
+    pub(crate) async fn ensure_caches(&self, instance: &Instance) -> Result<()> {
+        let files = self.parts.root.files(instance.id);
+        for (index, disk) in instance.caches.iter().enumerate() {
+            let to = files.cache(index);
+            if to.exists() {
+                continue;
+            }
+            let made = self.fill_cache(&instance.pool, &disk.cache.name, &to).await?;
+            self.note_content(instance.id, index, Some(made)).await?;
+        }
+        Ok(())
+    }
+
+    /// Records what is on an instance's copy; nothing: what a job makes of it.
+    async fn note_content(
+        &self,
+        id: InstanceId,
+        index: usize,
+        content: Option<CacheDisk>,
+    ) -> Result<()> {
+        self.update(id, |instance| {
+            let Some(disk) = instance.caches.get_mut(index) else { return };
+            (disk.generation, disk.committed_at) =
+                content.map_or((0, None), |content| (content.generation, content.committed_at));
+        })
+        .await
+    }
+
+    /// Before a job: the instance's copies are the pool's content, and are mounted.
+    pub(crate) async fn open_caches(&self, id: InstanceId, channel: &Channel) -> Result<()> {
+        let instance = self.read(|world| world.by_id(id).cloned()).await?;
+        for (index, disk) in instance.caches.iter().enumerate() {
+            let cache = &disk.cache;
+            let wanted = self.pool_cache(&instance.pool, &cache.name).await?;
+            // From now on it is the job's own, whatever becomes of it.
+            self.note_content(id, index, None).await?;
+            if !disk.has_content_of(&wanted) {
+                let to = self.parts.root.files(id).cache(index);
+                self.fill_cache(&instance.pool, &cache.name, &to).await?;
+            }
+            channel.mount(&serial(index), &cache.path).await.or_problem()?;
+        }
+        Ok(())
+    }
+
+    /// After a job, on a machine that others will use: its caches are let go of. Gives whether they
+    /// could be.
+    pub(crate) async fn close_caches(&self, id: InstanceId) -> bool {
+        let Ok(instance) = self.read(|world| world.by_id(id).cloned()).await else { return true };
+        // Nobody else mounts them.
+        let job = instance.lease.as_ref().is_some_and(|lease| lease.purpose == Purpose::Run);
+        let used = instance.caches.iter().filter(|disk| job && disk.generation == 0);
+        let paths: Vec<&str> = used.map(|disk| disk.cache.path.as_str()).collect();
+        if paths.is_empty() || instance.state != State::Running {
+            return paths.is_empty();
+        }
+        let close = async {
+            let slot = self.slot(id);
+            let channel = self.channel(&mut *slot.gate.lock().await).await?;
+            for path in paths {
+                channel.unmount(path).await.or_problem()?;
+            }
+            Ok::<_, Problem>(())
+        };
+        match close.await {
+            Ok(()) => true,
+            Err(problem) => {
+                tracing::warn!(instance = %id, "its caches are not let go of: {problem}");
+                false
+            }
+        }
+    }
+
+    /// After a job that succeeded: its copy of the cache becomes the pool's.
+    pub(crate) async fn commit_cache(
+        &self,
+        id: InstanceId,
+        name: &Name,
+        channel: &Channel,
+    ) -> Result<()> {
+        let instance = self.read(|world| world.by_id(id).cloned()).await?;
+        let own = instance.caches.iter().position(|disk| disk.cache.name == *name);
+        let Some(index) = own else { return Err(no_cache(&instance.pool, name)) };
+        let cache = &instance.caches[index].cache;
+        channel.unmount(&cache.path).await.or_problem()?;
+        // One at a time: each has a generation of its own.
+        let _turn = self.cache_turn.lock().await;
+        let mut disk = self.pool_cache(&instance.pool, name).await?;
+        if disk.cache.size_mib != cache.size_mib {
+            let what = format!("cache {name} of pool {} has another size now", instance.pool);
+            return Err(Problem::new(409, "conflict", what));
+        }
+        disk.generation += 1;
+        disk.committed_at = Some(now());
+        let from = self.parts.root.files(id).cache(index);
+        let to = self.cache_file(&instance.pool, &disk);
+        blocking(move || promote(&from, &to)).await?;
+        self.change(|world, changes| {
+            let mut pool = world.pool(&instance.pool)?.clone();
+            let known = pool.caches.iter_mut().find(|known| known.cache.name == *name);
+            let Some(known) = known else { return Err(no_cache(&instance.pool, name)) };
+            (known.generation, known.committed_at) = (disk.generation, disk.committed_at);
+            let mut instance = world.by_id(id)?.clone();
+            if let Some(own) = instance.caches.get_mut(index) {
+                (own.generation, own.committed_at) = (disk.generation, disk.committed_at);
+            }
+            changes.put_pool(pool);
+            changes.put_instance(instance);
+            Ok(())
+        })
+        .await?;
+        tracing::info!(pool = %instance.pool, cache = %name, generation = disk.generation, "committed");
+        self.sweep_locked().await
+    }
+
+    /// Removes the contents that no pool has any more, and what a killed agent left.
+    pub(crate) async fn sweep_caches(&self) -> Result<()> {
+        let _turn = self.cache_turn.lock().await;
+        self.sweep_locked().await
+    }
+
+    async fn sweep_locked(&self) -> Result<()> {
+        let (pools, known) = self
+            .read(|world| {
+                let pools = world.pools.values();
+                let dirs: Vec<PathBuf> =
+                    pools.clone().map(|pool| self.parts.root.caches_of(&pool.reference)).collect();
+                let files: Vec<PathBuf> = pools
+                    .flat_map(|p| p.caches.iter().map(|disk| self.cache_file(&p.reference, disk)))
+                    .collect();
+                (dirs, files)
+            })
+            .await;
+        for tenant in entries(&self.parts.root.caches()) {
+            for pool in entries(&tenant) {
+                if !pools.contains(&pool) {
+                    remove_dir(&pool)?;
+                    continue;
+                }
+                for file in entries(&pool).iter().filter(|file| !known.contains(file)) {
+                    remove_file(file)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies a disk aside, makes that durable, and renames it into place.
+fn promote(from: &Path, to: &Path) -> Result<()> {
+    let dir = to.parent().unwrap_or(Path::new("/"));
+    make_dir(dir, 0o700)?;
+    let early = to.with_extension("new");
+    remove_file(&early)?;
+    mvm_image::clone_file(from, &early).or_problem()?;
+    let sync = |path: &Path| std::fs::File::open(path).and_then(|file| file.sync_all());
+    let own = std::os::unix::fs::chown(&early, Some(0), Some(0));
+    own.and_then(|()| sync(&early))
+        .and_then(|()| std::fs::rename(&early, to))
+        .and_then(|()| sync(dir))
+        .map_err(|e| io(format!("write {}", to.display()), e))
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    entries.flatten().map(|entry| entry.path()).collect()
+}
+
+async fn blocking(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Problem::internal(error.to_string()))?
+}
+
+/// The pool has no cache of this name.
+pub(crate) fn no_cache(pool: &PoolRef, name: &Name) -> Problem {
+    not_found(format!("cache {name} of pool {pool}"), "see its caches with `mvm pool info`")
+}

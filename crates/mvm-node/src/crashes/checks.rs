@@ -1,0 +1,206 @@
+//! What must hold whenever an agent is at rest: records and reality are one.
+
+use super::host::Host;
+use crate::node::Node;
+use crate::world::World;
+use mvm_hypervisor::Hypervisor;
+use mvm_model::event::Event;
+use mvm_model::{Instance, State};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Everything that is not as it must be, in words.
+pub async fn faults(node: &Arc<Node>, host: &Host) -> Vec<String> {
+    let mut faults = Vec::new();
+    let world = node.read(World::clone).await;
+    records(node, &world, &mut faults).await;
+    machines(node, &world, host, &mut faults).await;
+    links(node, &world, &mut faults).await;
+    files(node, &world, &mut faults);
+    events(node, &world, &mut faults).await;
+    faults
+}
+
+/// In memory as on disk, whole, and within the quotas.
+async fn records(node: &Node, world: &World, faults: &mut Vec<String>) {
+    let kept = World::load(node.parts.store.as_ref()).await.expect("records");
+    if kept.instances != world.instances || kept.pools != world.pools {
+        faults.push("the records in memory are not those on disk".to_owned());
+    }
+    for (name, tenant) in &world.tenants {
+        let (usage, quotas) = (world.usage(name), tenant.quotas);
+        let within = usage.vcpus <= quotas.max_vcpus
+            && usage.mem_mib <= quotas.max_mem_mib
+            && usage.running <= quotas.max_running
+            && usage.warm <= quotas.max_warm
+            && usage.pools <= quotas.max_pools
+            && usage.disk_mib <= quotas.max_disk_gib * 1024;
+        if !within {
+            faults.push(format!("tenant {name} uses {usage:?}"));
+        }
+        if world.addresses(name).len() != world.of_tenant(name).count() {
+            faults.push(format!("two instances of {name} have one address"));
+        }
+    }
+    for instance in world.instances.values() {
+        if !world.pools.contains_key(&instance.pool) {
+            faults.push(format!("{} has no pool", instance.id));
+        }
+        if (instance.state == State::Failed) != instance.reason.is_some() {
+            faults.push(format!("{} is {}: {:?}", instance.id, instance.state, instance.reason));
+        }
+        if instance.is_busy() {
+            faults.push(format!("{} is busy: {instance:?}", instance.id));
+        }
+    }
+    for pool in world.pools.keys().filter(|pool| !world.tenants.contains_key(&pool.tenant)) {
+        faults.push(format!("pool {pool} has no tenant"));
+    }
+}
+
+/// Every record of a live machine has one, in that state and in its slot, and there is no other.
+async fn machines(node: &Node, world: &World, host: &Host, faults: &mut Vec<String>) {
+    let root = &node.parts.root;
+    let sim = host.machines();
+    let mut found: BTreeMap<String, usize> = BTreeMap::new();
+    for process in sim.find(&root.marker_prefix()).expect("machines") {
+        *found.entry(process.marker).or_default() += 1;
+    }
+    for instance in world.instances.values() {
+        let marker = root.marker(instance.id);
+        let wanted = usize::from(instance.state.has_process());
+        let have = found.remove(&marker).unwrap_or(0);
+        if have != wanted {
+            faults.push(format!("{} is {} with {have} machines", instance.id, instance.state));
+        }
+        let runs = (have == 1).then(|| sim.is_running(&marker)).flatten();
+        if runs.is_some_and(|runs| runs != (instance.state == State::Running)) {
+            faults.push(format!("{} is {}, running: {runs:?}", instance.id, instance.state));
+        }
+        let slot = node.slot(instance.id);
+        let live = slot.gate.lock().await;
+        if live.machine.is_some() != (wanted == 1) {
+            faults.push(format!("{} is {}, its slot says no", instance.id, instance.state));
+        }
+    }
+    for marker in found.keys() {
+        faults.push(format!("{marker} runs without a record"));
+    }
+}
+
+/// A bridge for every tenant, a tap for every live machine, and none for what is not recorded.
+async fn links(node: &Node, world: &World, faults: &mut Vec<String>) {
+    let links = node.parts.network.list().await.expect("links");
+    let mut names: BTreeSet<String> = links.into_iter().map(|link| link.name).collect();
+    for tenant in world.tenants.values() {
+        if !names.remove(&node.bridge_name(tenant)) {
+            faults.push(format!("tenant {} has no bridge", tenant.name));
+        }
+    }
+    for instance in world.instances.values() {
+        let has = names.remove(&node.tap_name(instance));
+        if !has && instance.state.has_process() {
+            faults.push(format!("{} is {} without a tap", instance.id, instance.state));
+        }
+    }
+    faults.extend(names.iter().map(|name| format!("link {name} is nobody's")));
+}
+
+fn names(dir: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Directories, disks, memory, snapshots and templates: those that the records speak of.
+fn files(node: &Node, world: &World, faults: &mut Vec<String>) {
+    let root = &node.parts.root;
+    let mut dirs = names(&root.instances());
+    for instance in world.instances.values() {
+        let known = dirs.remove(&instance.id.to_string());
+        let have = names(&root.files(instance.id).dir);
+        if let Some(fault) = files_of(instance, known, &have) {
+            faults.push(format!("{} is {}: {fault}: {have:?}", instance.id, instance.state));
+        }
+    }
+    faults.extend(dirs.iter().map(|name| format!("directory {name} is nobody's")));
+    let tenants: BTreeSet<String> = world.tenants.keys().map(ToString::to_string).collect();
+    let kept = names(&root.tenants());
+    if kept != tenants {
+        faults.push(format!("directories of tenants {kept:?}, tenants {tenants:?}"));
+    }
+    for tenant in world.tenants.keys() {
+        let have = names(&root.tenant(tenant));
+        if have != BTreeSet::from(["ssh_key".to_owned()]) {
+            faults.push(format!("tenant {tenant} has {have:?}"));
+        }
+    }
+    templates(node, world, faults);
+}
+
+fn files_of(instance: &Instance, known: bool, have: &BTreeSet<String>) -> Option<&'static str> {
+    let has = |name: &str| have.contains(name);
+    let own_memory = instance.template.is_none();
+    let disks = has("scratch.raw") && has("data.raw");
+    if have.iter().any(|name| name.starts_with(".tmp") || name.ends_with(".part")) {
+        return Some("half a file");
+    }
+    match instance.state {
+        State::Running | State::Warm => match () {
+            () if has("snapshot") => Some("a snapshot that is not it any more"),
+            () if has("memory") != own_memory => Some("memory that is not its own, or none"),
+            () if !disks => Some("no disks"),
+            () => None,
+        },
+        State::Sleeping if instance.dormant => {
+            (has("snapshot") || has("memory")).then_some("memory of one that never ran")
+        }
+        State::Sleeping if !has("snapshot") || !disks => Some("nothing to wake from"),
+        State::Sleeping => None,
+        State::Stopped if has("snapshot") || has("memory") => Some("memory of one that is off"),
+        State::Stopped if known && !disks => Some("no disks"),
+        _ => None,
+    }
+}
+
+/// Whole ones only: those that pools and clones need.
+fn templates(node: &Node, world: &World, faults: &mut Vec<String>) {
+    let dir = node.parts.root.templates();
+    let have = names(&dir);
+    for name in &have {
+        let files = names(&dir.join(name));
+        let whole = ["memory", "snapshot", "scratch.raw", "data.raw", "template.json"];
+        if files != whole.map(str::to_owned).into() {
+            faults.push(format!("template {name} has {files:?}"));
+        }
+    }
+    let needed: BTreeSet<String> =
+        world.instances.values().filter_map(|i| i.template.clone()).collect();
+    if !needed.is_subset(&have) {
+        faults.push(format!("templates {have:?}, needed {needed:?}"));
+    }
+    let of_pools = world.pools.values().filter_map(|pool| node.template_of_pool(pool));
+    let known: BTreeSet<String> = of_pools.map(|template| template.key).chain(needed).collect();
+    let dormant = world.instances.values().any(|i| i.dormant);
+    if !dormant && !have.is_subset(&known) {
+        faults.push(format!("templates {have:?}, known {known:?}"));
+    }
+}
+
+/// Numbered without a gap, and each instance's tell one story, which ends where its record is.
+async fn events(node: &Node, world: &World, faults: &mut Vec<String>) {
+    let events: Vec<Event> = node.events_after(0).await.expect("events");
+    let mut states: BTreeMap<String, State> = BTreeMap::new();
+    for (event, id) in events.iter().zip(1..) {
+        let instance = event.instance.to_string();
+        let before = states.insert(instance.clone(), event.to);
+        if event.id != id || event.from != before {
+            faults.push(format!("event {id} of {instance} from {before:?}: {event:?}"));
+        }
+    }
+    states.retain(|_, state| *state != State::Destroyed);
+    let recorded = world.instances.values().map(|i| (i.reference().to_string(), i.state));
+    if states != recorded.collect() {
+        faults.push(format!("events tell of {states:?}"));
+    }
+}

@@ -1,0 +1,320 @@
+//! A host whose agent can be killed: what stays is its disk, its records, its machines and links.
+
+use crate::node::{Node, Parts};
+use crate::problem::OrProblem;
+use crate::root::Root;
+use crate::simulated::SimulatedGuest;
+use crate::stages::Stages;
+use crate::{Result, desired, reconcile, recovery};
+use async_trait::async_trait;
+use mvm_hypervisor::sim::{Call, Effect, FaultPlan, Latencies, Moment, SimHypervisor};
+use mvm_image::{GuestBinary, ImageStore, Platform, Revision};
+use mvm_network::Network;
+use mvm_store::{Error, Listing, Range, Record, SessionId, SqliteStore, Store, Watch, Write};
+use std::cell::RefCell;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// What happens at one point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strike {
+    /// At the so-manieth durable write.
+    Write(u64, Blow),
+    /// At the so-manieth call of the driver.
+    Call(u64, Effect),
+}
+
+/// What happens at a durable write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blow {
+    /// The agent is killed before it is durable, or after.
+    Kill(Moment),
+    /// It fails; nothing is written.
+    Fail,
+}
+
+impl Strike {
+    /// Whether it ends the agent.
+    pub fn kills(self) -> bool {
+        matches!(self, Strike::Write(_, Blow::Kill(_)) | Strike::Call(_, Effect::Halt(_)))
+    }
+}
+
+/// The points that a run has come through.
+#[derive(Clone, Debug, Default)]
+pub struct Course {
+    pub writes: u64,
+    pub calls: Vec<Call>,
+}
+
+impl Course {
+    /// Everything that can happen at its points.
+    pub fn strikes(&self) -> Vec<Strike> {
+        let kills = [Blow::Kill(Moment::Before), Blow::Kill(Moment::After), Blow::Fail];
+        let mut all: Vec<Strike> =
+            (1..=self.writes).flat_map(|n| kills.map(|blow| Strike::Write(n, blow))).collect();
+        for (n, call) in (1..).zip(&self.calls) {
+            let mut effects = vec![
+                Effect::Halt(Moment::Before),
+                Effect::Halt(Moment::After),
+                Effect::Fail,
+                Effect::Die,
+                Effect::Delay(Duration::from_millis(20)),
+            ];
+            if matches!(call, Call::Boot | Call::Restore | Call::Snapshot) {
+                effects.push(Effect::Halt(Moment::During));
+            }
+            all.extend(effects.into_iter().map(|effect| Strike::Call(n, effect)));
+        }
+        all
+    }
+}
+
+/// Runs the guests, and is no part of any agent.
+static GUESTS: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).enable_all().build().expect("a runtime")
+});
+
+/// A host.
+pub struct Host {
+    dir: tempfile::TempDir,
+    records: Arc<SqliteStore>,
+    machines: RefCell<SimHypervisor>,
+    trap: Arc<Trap>,
+}
+
+/// The images that there are, as pools name them.
+pub const IMAGES: [&str; 2] = ["aaaaaaaa", "bbbbbbbb"];
+
+impl Host {
+    /// An empty one, with two images.
+    pub fn new() -> Host {
+        let memory = Path::new("/dev/shm");
+        let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let dir = tempfile::Builder::new().prefix("mvm-crash-").tempdir_in(base).expect("dir");
+        for digest in IMAGES {
+            image(&dir.path().join("images").join(digest), digest);
+        }
+        // Formatted disks, which nobody looks into.
+        for (kind, mib) in [("scratch", 64), ("data", 16)] {
+            let disks = dir.path().join("disks").join(format!("{kind}-{mib}"));
+            std::fs::create_dir_all(&disks).expect("dir");
+            std::fs::write(disks.join("ext4"), format!("a blank {kind} disk")).expect("file");
+        }
+        let records = Arc::new(SqliteStore::in_memory().expect("store"));
+        let machines = {
+            let _context = GUESTS.enter();
+            SimHypervisor::new(Latencies::NONE, FaultPlan::none(), Some(Arc::new(SimulatedGuest)))
+        };
+        Host { dir, records, machines: RefCell::new(machines), trap: Arc::default() }
+    }
+
+    /// What will happen from now on, and the count of points begins anew.
+    pub fn arm(&self, strike: Option<Strike>) {
+        let (mut plan, mut blow) = (FaultPlan::none(), None);
+        match strike {
+            None => {}
+            Some(Strike::Write(number, what)) => blow = Some((number, what)),
+            Some(Strike::Call(number, effect)) => plan = plan.at(number, effect),
+        }
+        self.machines.borrow().set_faults(plan);
+        self.trap.arm(blow);
+    }
+
+    /// The points since it was armed.
+    pub fn course(&self) -> Course {
+        let writes = self.trap.writes.load(Ordering::SeqCst);
+        Course { writes, calls: self.machines.borrow().calls() }
+    }
+
+    /// The machines.
+    pub fn machines(&self) -> SimHypervisor {
+        self.machines.borrow().clone()
+    }
+
+    /// The life of one agent: it starts, recovers, serves, and is killed when `work` is done or the
+    /// trap springs, whichever is first. `None` if the trap was first.
+    pub fn agent<T>(&self, work: impl AsyncFnOnce(Arc<Node>) -> T) -> Option<T> {
+        let machines = self.machines.borrow().successor();
+        *self.machines.borrow_mut() = machines.clone();
+        let alive = watch::Sender::new(true);
+        let records = Ledger { disk: self.records.clone(), trap: self.trap.clone(), alive };
+        let records = Arc::new(records);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let life = async {
+            let node = self.open(machines.clone(), records.clone()).await.expect("a node");
+            recovery::run(&node).await.expect("recovery");
+            tokio::spawn(reconcile::run(node.clone()));
+            tokio::spawn(desired::run(node.clone(), None));
+            work(node).await
+        };
+        let outcome = runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = machines.halted() => None,
+                () = records.killed() => None,
+                outcome = life => Some(outcome),
+            }
+        });
+        machines.halt();
+        records.alive.send_replace(false);
+        drop(runtime);
+        outcome
+    }
+
+    /// Takes its links out of this thread's network.
+    pub fn disconnect(&self) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let cleared = runtime.expect("a runtime").block_on(async {
+            let root = Root::open(self.dir.path())?;
+            Network::open(root.short_id()).await.or_problem()?.clear().await.or_problem()
+        });
+        cleared.expect("links to be removed");
+    }
+
+    async fn open(&self, machines: SimHypervisor, records: Arc<Ledger>) -> Result<Arc<Node>> {
+        let root = Root::open(self.dir.path())?;
+        let images = ImageStore::open(root.path(), GuestBinary::new(b"")).or_problem()?;
+        let network = Network::open(root.short_id()).await.or_problem()?;
+        Node::open(Parts {
+            node_id: Some("node".parse()?),
+            netns: None,
+            store: records,
+            hypervisor: Arc::new(machines),
+            accelerator_reason: String::new(),
+            keeper: None,
+            image_rate: None,
+            offer: Default::default(),
+            stages: Stages::default(),
+            pressure: self.dir.path().join("pressure"),
+            network,
+            images,
+            root,
+        })
+        .await
+    }
+}
+
+fn image(dir: &Path, digest: &str) {
+    let revision = Revision {
+        digest: digest.to_owned(),
+        dir: Default::default(),
+        root: Default::default(),
+        kernel: Default::default(),
+        initrd: Default::default(),
+        platform: Platform::Pci,
+        kernel_digest: String::new(),
+        kernel_version: String::new(),
+        built_at: 0,
+        size_bytes: 0,
+        flake: String::new(),
+        profile: String::new(),
+        guest_sha256: String::new(),
+        out_path: String::new(),
+        closure: Vec::new(),
+        parts: Vec::new(),
+    };
+    std::fs::create_dir_all(dir).expect("dir");
+    let manifest = serde_json::to_vec(&revision).expect("JSON");
+    std::fs::write(dir.join("manifest.json"), manifest).expect("manifest");
+}
+
+/// Counts durable writes, and strikes at one of them.
+#[derive(Default)]
+struct Trap {
+    writes: AtomicU64,
+    blow: Mutex<Option<(u64, Blow)>>,
+}
+
+impl Trap {
+    fn arm(&self, blow: Option<(u64, Blow)>) {
+        *self.blow.lock().expect("lock") = blow;
+        self.writes.store(0, Ordering::SeqCst);
+    }
+
+    fn next(&self) -> Option<Blow> {
+        let number = self.writes.fetch_add(1, Ordering::SeqCst) + 1;
+        let blow = *self.blow.lock().expect("lock");
+        blow.filter(|(at, _)| *at == number).map(|(_, blow)| blow)
+    }
+}
+
+/// The store as one agent has it open.
+struct Ledger {
+    disk: Arc<SqliteStore>,
+    trap: Arc<Trap>,
+    alive: watch::Sender<bool>,
+}
+
+impl Ledger {
+    async fn killed(&self) {
+        let _ = self.alive.subscribe().wait_for(|alive| !alive).await;
+    }
+
+    async fn reach(&self, blow: Option<Blow>, moment: Moment) {
+        if blow == Some(Blow::Kill(moment)) {
+            self.alive.send_replace(false);
+        }
+        if !*self.alive.borrow() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Ledger {
+    async fn get(&self, key: &str) -> mvm_store::Result<Option<Record>> {
+        self.disk.get(key).await
+    }
+
+    async fn range(&self, range: Range) -> mvm_store::Result<Listing> {
+        self.disk.range(range).await
+    }
+
+    async fn last(&self, prefix: &str) -> mvm_store::Result<Option<Record>> {
+        self.disk.last(prefix).await
+    }
+
+    async fn commit(&self, writes: Vec<Write>) -> mvm_store::Result<u64> {
+        let blow = self.trap.next();
+        self.reach(blow, Moment::Before).await;
+        if blow == Some(Blow::Fail) {
+            return Err(Error::NoSpace { path: "a disk that is full just now".to_owned() });
+        }
+        let outcome = self.disk.commit(writes).await;
+        self.reach(blow, Moment::After).await;
+        outcome
+    }
+
+    async fn revision(&self) -> mvm_store::Result<u64> {
+        self.disk.revision().await
+    }
+
+    async fn watch(&self, prefix: &str, after: u64) -> mvm_store::Result<Watch> {
+        self.disk.watch(prefix, after).await
+    }
+
+    async fn open_session(&self, ttl: Duration) -> mvm_store::Result<SessionId> {
+        self.disk.open_session(ttl).await
+    }
+
+    async fn keep_session(&self, session: SessionId) -> mvm_store::Result<()> {
+        self.disk.keep_session(session).await
+    }
+
+    async fn end_session(&self, session: SessionId) -> mvm_store::Result<()> {
+        self.disk.end_session(session).await
+    }
+}
+
+/// Gives this thread a network of its own, which goes with it.
+pub fn own_network() {
+    // SAFETY: only the namespace changes that this thread's future sockets are in.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+        .expect("a network namespace: run the tests as root");
+}

@@ -1,0 +1,99 @@
+//! The agent is killed at every durable write and at every call of the driver, of every operation.
+//!
+//! A first run of an operation counts its points. Then it is done once for each of them, and for
+//! everything that can happen there: the agent is killed before it, in the midst of it, or after
+//! it; the call fails, takes longer, or the machine dies in it. The next agent, or this one where
+//! it lives, comes to rest, and records, machines, links, files and events have to be one; what the
+//! operation is not about has to be as before; and the operation, done again, has to end well.
+//!
+//! Everything is real but the hypervisor and its guests; each worker has a network of its own.
+//! `MVM_CRASH=name` in the environment runs one operation only, and says more.
+
+mod checks;
+mod host;
+mod operations;
+mod runs;
+
+use host::{Blow, Course, Strike};
+use mvm_hypervisor::sim::Moment;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// So many operations are under way at once: they wait more than they compute.
+const WORKERS: usize = 8;
+
+/// An operation by its place, and what happens to it and to the agent after it.
+type Point = (usize, [Option<Strike>; 2]);
+
+/// Runs all points, each on one of the workers. Gives their courses, and what went wrong.
+fn run_all(points: &[Point]) -> Vec<(Point, runs::Outcome<[Course; 2]>)> {
+    let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                host::own_network();
+                let operations = operations::all();
+                while let Some((n, strikes)) = points.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let outcome = runs::run(&operations[*n], *strikes);
+                    outcomes.lock().expect("lock").push(((*n, *strikes), outcome));
+                }
+            });
+        }
+    });
+    outcomes.into_inner().expect("lock")
+}
+
+#[test]
+fn an_agent_killed_at_any_point_of_any_operation_loses_nothing() {
+    let began = std::time::Instant::now();
+    let only = std::env::var("MVM_CRASH").unwrap_or_default();
+    let names: Vec<String> = operations::all().into_iter().map(|it| it.name).collect();
+    let chosen = (0..names.len()).filter(|n| names[*n].contains(&only));
+    let mut faults = Vec::new();
+    let mut sound = |points: &[Point]| {
+        let mut courses = Vec::new();
+        for ((n, strikes), outcome) in run_all(points) {
+            match outcome {
+                Ok(course) => courses.push((n, strikes, course)),
+                Err(what) => faults.push(format!("{} {strikes:?}:\n    {what}", names[n])),
+            }
+        }
+        courses.sort_by_key(|(n, ..)| *n);
+        courses
+    };
+
+    // First what there is, then every point of it.
+    let courses = sound(&chosen.map(|n| (n, [None, None])).collect::<Vec<_>>());
+    let of_course = |(n, _, [course, _]): &(usize, _, [Course; 2])| {
+        let n = *n;
+        course.strikes().into_iter().map(move |strike| (n, [Some(strike), None]))
+    };
+    let points: Vec<Point> = courses.iter().flat_map(of_course).collect();
+    sound(&points);
+    // The agent that repairs what is all done but for its last record is killed at each point, too.
+    let last = |course: &Course| Strike::Write(course.writes, Blow::Kill(Moment::Before));
+    let cut: Vec<Point> =
+        courses.iter().map(|(n, _, [course, _])| (*n, [Some(last(course)), None])).collect();
+    let repairs = sound(&cut);
+    let of_repair = |(n, [first, _], [_, course]): &(usize, [Option<Strike>; 2], [Course; 2])| {
+        let (n, first) = (*n, *first);
+        let kills = course.strikes().into_iter().filter(|strike| strike.kills());
+        kills.map(move |strike| (n, [first, Some(strike)]))
+    };
+    let twice: Vec<Point> = repairs.iter().flat_map(of_repair).collect();
+    sound(&twice);
+
+    for (n, _, [course, _]) in &courses {
+        let of = |points: &[Point]| points.iter().filter(|(of, _)| of == n).count();
+        let (writes, calls) = (course.writes, course.calls.len());
+        let (points, twice) = (of(&points), of(&twice));
+        println!(
+            "{:36}{writes:4} writes{calls:4} calls{points:5} points{twice:4} twice",
+            names[*n]
+        );
+    }
+    let all = points.len() + twice.len();
+    println!("{all} points in {:.1} s", began.elapsed().as_secs_f64());
+    faults.iter().take(40).for_each(|fault| println!("{fault}"));
+    assert!(faults.is_empty(), "{} of {all} points went wrong", faults.len());
+}

@@ -1,0 +1,442 @@
+//! Every operation, with what it begins from.
+
+use super::host::IMAGES;
+use super::runs::{MARK, write};
+use crate::claims::Wish;
+use crate::node::Node;
+use crate::{Result, now};
+use futures::future::{FutureExt, LocalBoxFuture};
+use mvm_api::types::{CreatePool, CreateTenant, ScalePool};
+use mvm_model::desired::{DesiredPool, DesiredState, DesiredTenant, SCHEMA_VERSION};
+use mvm_model::lease::Purpose;
+use mvm_model::network::TenantNetwork;
+use mvm_model::{Counts, Instance, InstanceId, Name, PoolRef, Quotas, Recycle, Resources, State};
+use std::sync::Arc;
+
+/// Part of an operation.
+pub type Step = Box<dyn Fn(Arc<Node>) -> LocalBoxFuture<'static, Result<()>>>;
+
+/// One operation.
+pub struct Operation {
+    /// What it is called.
+    pub name: String,
+    /// Brings about what it begins from.
+    pub prepare: Step,
+    /// Does it.
+    pub act: Step,
+    /// Does it again, after whatever happened to the first time.
+    pub again: Option<Step>,
+    /// The instances that it may take away.
+    pub may_go: fn(&Instance) -> bool,
+    /// How many instances it makes in pools that were never scaled.
+    pub makes: usize,
+    /// Whether those that are there before have something in memory, which must not be lost.
+    pub marked: bool,
+}
+
+fn step<F: Future<Output = Result<()>> + 'static>(work: impl Fn(Arc<Node>) -> F + 'static) -> Step {
+    Box::new(move |node| work(node).boxed_local())
+}
+
+/// All of them.
+pub fn all() -> Vec<Operation> {
+    let mut all = transitions();
+    all.extend(clones());
+    all.extend(jobs());
+    all.extend(pools());
+    all.extend(documents());
+    all
+}
+
+/// One instance from one state to another.
+fn transitions() -> Vec<Operation> {
+    use State::{Created, Destroyed, Failed, Running, Sleeping, Stopped, Warm};
+    let ways = [
+        (Created, Running),
+        (Created, Warm),
+        (Created, Sleeping),
+        (Created, Destroyed),
+        (Running, Warm),
+        (Running, Sleeping),
+        (Running, Stopped),
+        (Running, Destroyed),
+        (Warm, Running),
+        (Warm, Sleeping),
+        (Warm, Stopped),
+        (Warm, Destroyed),
+        (Sleeping, Running),
+        (Sleeping, Warm),
+        (Sleeping, Stopped),
+        (Sleeping, Destroyed),
+        (Stopped, Running),
+        (Stopped, Destroyed),
+        (Failed, Running),
+        (Failed, Destroyed),
+    ];
+    let of = |(from, to): (State, State)| Operation {
+        name: format!("{from} to {to}"),
+        prepare: step(move |node| async move {
+            pool(&node, Recycle::Reset, None).await?;
+            instance(&node, from).await
+        }),
+        act: step(move |node| async move { bring(&node, to).await }),
+        again: Some(step(move |node| async move { bring(&node, to).await })),
+        may_go: if to == Destroyed { |_| true } else { |_| false },
+        makes: 0,
+        marked: to != Stopped && !matches!(from, Created | Stopped | Failed),
+    };
+    ways.into_iter().map(of).collect()
+}
+
+/// Templates and their clones.
+fn clones() -> Vec<Operation> {
+    use State::{Created, Running, Sleeping, Stopped, Warm};
+    let mut all = vec![
+        Operation {
+            name: "create".to_owned(),
+            prepare: step(|node| async move { pool(&node, Recycle::Reset, None).await }),
+            act: step(|node| async move { node.create(&runners(), None).await.map(drop) }),
+            again: Some(step(|node| async move { node.create(&runners(), None).await.map(drop) })),
+            may_go: |_| false,
+            makes: 1,
+            marked: false,
+        },
+        Operation {
+            name: "make a template".to_owned(),
+            prepare: step(|node| async move { pool(&node, Recycle::Reset, Some("true")).await }),
+            act: step(|node| async move { node.ensure_template_of(&runners()).await }),
+            again: Some(step(|node| async move { node.ensure_template_of(&runners()).await })),
+            may_go: |_| false,
+            makes: 0,
+            marked: false,
+        },
+    ];
+    // What a clone was before, how far it is, and where it is brought.
+    let ways: [(&'static str, &'static [State], State); 8] = [
+        ("clone", &[], Running),
+        ("clone to warm", &[], Warm),
+        ("lie down", &[], Sleeping),
+        ("rise", &[Sleeping], Running),
+        ("rise to warm", &[Sleeping], Warm),
+        ("a dormant one to stopped", &[Sleeping], Stopped),
+        ("a clone's first sleep", &[Running], Sleeping),
+        ("a used clone's wake", &[Running, Sleeping], Running),
+    ];
+    all.extend(ways.into_iter().map(|(name, before, to)| Operation {
+        name: name.to_owned(),
+        prepare: step(move |node| async move {
+            pool(&node, Recycle::Reset, None).await?;
+            node.ensure_template_of(&runners()).await?;
+            let made = node.create(&runners(), None).await?;
+            for state in before {
+                node.bring(made.id, *state).await?;
+                if *state == Running {
+                    write(&node, made.id, MARK, "mine").await?;
+                }
+            }
+            Ok(())
+        }),
+        act: step(move |node| async move { bring(&node, to).await }),
+        again: Some(step(move |node| async move { bring(&node, to).await })),
+        may_go: |_| false,
+        makes: 0,
+        marked: before.contains(&Running),
+    }));
+    all.push(Operation {
+        name: "destroy a clone".to_owned(),
+        prepare: step(|node| async move {
+            pool(&node, Recycle::Reset, None).await?;
+            node.ensure_template_of(&runners()).await?;
+            instance(&node, Running).await
+        }),
+        act: step(|node| async move { bring(&node, State::Destroyed).await }),
+        again: Some(step(|node| async move { bring(&node, State::Destroyed).await })),
+        may_go: |i| i.state != Created,
+        makes: 0,
+        marked: false,
+    });
+    all
+}
+
+/// A claim and the end of its lease, by every rule, from every readiness.
+fn jobs() -> Vec<Operation> {
+    let spares: [(&str, Counts); 3] =
+        [("warm", counts(0, 1, 0)), ("sleeping", counts(0, 0, 1)), ("nothing", counts(0, 0, 0))];
+    let rules = [Recycle::Reset, Recycle::Sleep, Recycle::Keep];
+    let of = |rule: Recycle, (from, counts): (&'static str, Counts)| Operation {
+        name: format!("job from {from}, {rule:?}"),
+        prepare: step(move |node| async move {
+            pool(&node, rule, None).await?;
+            scale(&node, counts).await
+        }),
+        act: step(|node| async move { job(&node).await }),
+        again: Some(step(|node| async move { job(&node).await })),
+        may_go: |_| true,
+        makes: 0,
+        marked: false,
+    };
+    let mut all: Vec<Operation> =
+        rules.into_iter().flat_map(|rule| spares.map(|spare| of(rule, spare))).collect();
+    all.push(Operation {
+        name: "wake and put aside".to_owned(),
+        prepare: step(|node| async move {
+            pool(&node, Recycle::Sleep, None).await?;
+            instance(&node, State::Sleeping).await
+        }),
+        act: step(|node| async move {
+            let instance = only(&node).await?;
+            let reference = instance.reference();
+            node.take(&reference, &wish(Purpose::Manual)).await?;
+            node.bring(instance.id, State::Running).await?;
+            node.put_aside(&reference).await?;
+            node.bring(instance.id, State::Sleeping).await.map(drop)
+        }),
+        again: Some(step(|node| async move { bring(&node, State::Running).await })),
+        may_go: |_| false,
+        makes: 0,
+        marked: true,
+    });
+    all
+}
+
+/// Pools as a whole.
+fn pools() -> Vec<Operation> {
+    let ways: [(&str, Counts, Counts); 4] = [
+        ("scale up", counts(0, 0, 0), counts(1, 1, 1)),
+        ("scale down", counts(1, 1, 1), counts(0, 0, 0)),
+        ("warm up", counts(0, 0, 2), counts(1, 1, 0)),
+        ("cool down", counts(1, 1, 0), counts(0, 0, 2)),
+    ];
+    let of = |(name, from, to): (&str, Counts, Counts)| Operation {
+        name: name.to_owned(),
+        prepare: step(move |node| async move {
+            pool(&node, Recycle::Reset, None).await?;
+            node.ensure_template_of(&runners()).await?;
+            scale(&node, from).await
+        }),
+        act: step(move |node| async move { scale(&node, to).await }),
+        again: Some(step(move |node| async move { scale(&node, to).await })),
+        may_go: |_| true,
+        makes: 0,
+        marked: false,
+    };
+    let mut all: Vec<Operation> = ways.into_iter().map(of).collect();
+    all.push(Operation {
+        name: "a new revision".to_owned(),
+        prepare: step(|node| async move {
+            pool(&node, Recycle::Reset, None).await?;
+            scale(&node, counts(0, 1, 1)).await
+        }),
+        act: step(|node| async move { build(&node, &runners(), IMAGES[1]).await }),
+        again: Some(step(
+            |node| async move { node.rollback_pool(&runners(), Some(1)).await.map(drop) },
+        )),
+        may_go: |_| true,
+        makes: 0,
+        marked: false,
+    });
+    all.push(Operation {
+        name: "destroy a pool".to_owned(),
+        prepare: step(|node| async move {
+            pool(&node, Recycle::Reset, None).await?;
+            scale(&node, counts(1, 1, 1)).await
+        }),
+        act: step(|node| async move { node.destroy_pool(&runners()).await }),
+        again: Some(step(|node| async move { gone(node.destroy_pool(&runners()).await) })),
+        may_go: |_| true,
+        makes: 0,
+        marked: false,
+    });
+    all
+}
+
+/// Tenants and documents.
+fn documents() -> Vec<Operation> {
+    vec![
+        Operation {
+            name: "create a tenant".to_owned(),
+            prepare: step(|_| async { Ok(()) }),
+            act: step(|node| async move { tenant(&node, "ci", 20).await }),
+            again: Some(step(|node| async move { tenant(&node, "ci", 20).await })),
+            may_go: |_| false,
+            makes: 0,
+            marked: false,
+        },
+        Operation {
+            name: "destroy a tenant".to_owned(),
+            prepare: step(|node| async move {
+                tenant(&node, "ci", 20).await?;
+                tenant(&node, "other", 21).await
+            }),
+            act: step(|node| async move { node.destroy_tenant(&name("ci")).await }),
+            again: Some(step(|node| async move { gone(node.destroy_tenant(&name("ci")).await) })),
+            may_go: |_| false,
+            makes: 0,
+            marked: false,
+        },
+        Operation {
+            name: "reconcile to a document, with prune".to_owned(),
+            prepare: step(|node| async move {
+                pool(&node, Recycle::Reset, None).await?;
+                scale(&node, counts(0, 1, 0)).await?;
+                tenant(&node, "old", 21).await?;
+                let old: PoolRef = "old/pool".parse()?;
+                pool_in(&node, &old, Recycle::Reset, None).await?;
+                let counts = ScalePool { warm: Some(1), ..ScalePool::default() };
+                node.scale_pool(&old, counts).await
+            }),
+            act: step(|node| async move { apply(&node).await }),
+            again: Some(step(|node| async move { apply(&node).await })),
+            may_go: |_| true,
+            makes: 0,
+            marked: false,
+        },
+    ]
+}
+
+fn name(text: &str) -> Name {
+    text.parse().expect("a name")
+}
+
+/// The pool that most of it is about.
+fn runners() -> PoolRef {
+    "ci/runners".parse().expect("a pool")
+}
+
+fn counts(running: u32, warm: u32, sleeping: u32) -> Counts {
+    Counts { running, warm, sleeping }
+}
+
+fn shape() -> Resources {
+    Resources { vcpus: 1, mem_mib: 128, data_disk_mib: 16, scratch_disk_mib: 64 }
+}
+
+fn network(net: u16) -> TenantNetwork {
+    let subnet = format!("10.240.{net}.0/24").parse().expect("a subnet");
+    TenantNetwork { tenant_net_id: net, ipv4_subnet: subnet }
+}
+
+async fn tenant(node: &Arc<Node>, tenant: &str, net: u16) -> Result<()> {
+    let (name, quotas) = (name(tenant), Quotas::default());
+    node.create_tenant(CreateTenant { name, network: network(net), quotas }).await
+}
+
+/// Tenant `ci` with pool `runners`, built.
+async fn pool(node: &Arc<Node>, recycle: Recycle, prewarm: Option<&str>) -> Result<()> {
+    tenant(node, "ci", 20).await?;
+    pool_in(node, &runners(), recycle, prewarm).await
+}
+
+async fn pool_in(
+    node: &Arc<Node>,
+    reference: &PoolRef,
+    recycle: Recycle,
+    prewarm: Option<&str>,
+) -> Result<()> {
+    let wanted = CreatePool {
+        caches: Vec::new(),
+        name: reference.pool.clone(),
+        flake_ref: "/flake".to_owned(),
+        profile: "small".to_owned(),
+        resources: shape(),
+        recycle,
+        prewarm: prewarm.map(str::to_owned),
+        runtime_policy: Default::default(),
+        override_inputs: Default::default(),
+        kernel: None,
+    };
+    node.create_pool(&reference.tenant, wanted).await?;
+    build(node, reference, IMAGES[0]).await
+}
+
+/// What `pool build` records once the image is there.
+async fn build(node: &Arc<Node>, reference: &PoolRef, digest: &str) -> Result<()> {
+    node.change(|world, changes| {
+        let mut pool = world.pool(reference)?.clone();
+        pool.record_build(digest, now());
+        changes.put_pool(pool);
+        Ok(())
+    })
+    .await
+}
+
+async fn scale(node: &Arc<Node>, counts: Counts) -> Result<()> {
+    node.scale_pool(&runners(), counts.into()).await
+}
+
+/// An instance in this state, with a mark in its memory where it has one.
+async fn instance(node: &Arc<Node>, state: State) -> Result<()> {
+    let made = node.create(&runners(), None).await?;
+    if state == State::Created {
+        return Ok(());
+    }
+    node.bring(made.id, State::Running).await?;
+    write(node, made.id, MARK, "mine").await?;
+    if state == State::Failed {
+        let slot = node.slot(made.id);
+        node.kill(&mut *slot.gate.lock().await).await?;
+        return node.set_failed(made.id, "a test says so").await;
+    }
+    node.bring(made.id, state).await.map(drop)
+}
+
+async fn only(node: &Arc<Node>) -> Result<Instance> {
+    let found = node.read(|world| world.instances.values().next().cloned()).await;
+    found.ok_or_else(|| crate::problem::not_found("instance", "none is left"))
+}
+
+/// Brings the only instance there is to a state; one that is gone stays so.
+async fn bring(node: &Arc<Node>, to: State) -> Result<()> {
+    let Ok(instance) = only(node).await else { return Ok(()) };
+    if instance.state == State::Failed && !matches!(to, State::Destroyed | State::Running) {
+        node.bring(instance.id, State::Running).await?;
+    }
+    node.bring(instance.id, to).await?;
+    let now = node.read(|world| world.instances.get(&instance.id).map(|i| i.state)).await;
+    assert_eq!(now.unwrap_or(State::Destroyed), to);
+    Ok(())
+}
+
+fn gone(outcome: Result<()>) -> Result<()> {
+    outcome.or_else(|problem| if problem.code == "not_found" { Ok(()) } else { Err(problem) })
+}
+
+fn wish(purpose: Purpose) -> Wish {
+    Wish { holder: "uid:0".to_owned(), purpose, lease_s: None }
+}
+
+/// What `mvm run` does.
+async fn job(node: &Arc<Node>) -> Result<()> {
+    let (instance, _) = node.claim(&runners(), &wish(Purpose::Run)).await?;
+    let id: InstanceId = instance.id;
+    write(node, id, "/work/result", "done").await?;
+    node.end_lease(id).await;
+    Ok(())
+}
+
+/// A document that changes a pool, adds a tenant and leaves another out.
+async fn apply(node: &Arc<Node>) -> Result<()> {
+    let pools = vec![DesiredPool {
+        caches: Vec::new(),
+        pool_id: name("runners"),
+        flake_ref: "/flake".to_owned(),
+        profile: "small".to_owned(),
+        override_inputs: Default::default(),
+        revision: None,
+        revision_from: None,
+        instance_resources: shape(),
+        recycle: Recycle::Sleep,
+        prewarm: None,
+        runtime_policy: Default::default(),
+        desired_counts: counts(0, 2, 1),
+    }];
+    let tenant = |id: &str, net, pools| DesiredTenant {
+        tenant_id: name(id),
+        network: network(net),
+        quotas: Quotas { max_pools: 1, ..Quotas::default() },
+        pools,
+    };
+    let tenants = vec![tenant("ci", 20, pools), tenant("new", 22, Vec::new())];
+    let document = DesiredState { schema_version: SCHEMA_VERSION, node_id: name("node"), tenants };
+    node.apply_desired(document, true, false).await.map(drop)
+}

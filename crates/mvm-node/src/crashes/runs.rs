@@ -1,0 +1,227 @@
+//! One operation, once: prepared, struck, settled and checked.
+
+use super::checks;
+use super::host::{Course, Host, Strike};
+use super::operations::Operation;
+use crate::Result;
+use crate::node::Node;
+use crate::world::World;
+use mvm_guest::protocol::ExecRequest;
+use mvm_model::lease::Purpose;
+use mvm_model::plan::plan;
+use mvm_model::{Instance, InstanceId, State, policy};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What was found, or what went wrong, in words.
+pub type Outcome<T> = std::result::Result<T, String>;
+
+/// How long an agent may take to come to rest, for real.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What the guests that matter hold in memory.
+pub const MARK: &str = "/mark";
+
+/// Does the operation with the first strike, and lets the second happen to the agent that comes
+/// next, from its start. Gives the courses of both, or what went wrong.
+pub fn run(operation: &Operation, strikes: [Option<Strike>; 2]) -> Outcome<[Course; 2]> {
+    let host = Host::new();
+    let outcome = on(&host, operation, strikes);
+    host.disconnect();
+    outcome
+}
+
+fn on(host: &Host, operation: &Operation, strikes: [Option<Strike>; 2]) -> Outcome<[Course; 2]> {
+    host.arm(None);
+    let mut before = None;
+    // Outside of the agents' lives, which may end at any moment.
+    let mut outcome: Option<Result<()>> = None;
+    let mut courses = [Course::default(), Course::default()];
+    let checked = host.agent(async |node| {
+        (operation.prepare)(node.clone()).await.map_err(|problem| format!("prepare: {problem}"))?;
+        settle(&node).await?;
+        before = Some(node.read(World::clone).await);
+        host.arm(strikes[0]);
+        outcome = Some((operation.act)(node.clone()).await);
+        settle(&node).await?;
+        courses[0] = host.course();
+        host.arm(None);
+        let after = Aftermath { operation, strikes, node: &node, host };
+        after.check(before.as_ref(), outcome.as_ref()).await
+    });
+    checked.unwrap_or(Ok(()))?;
+    // One that was killed has a successor; one that was not ends at rest, and so has it.
+    host.arm(strikes[1]);
+    let checked = host.agent(async |node| {
+        settle(&node).await?;
+        courses[1] = host.course();
+        Ok::<_, String>(())
+    });
+    checked.unwrap_or(Ok(()))?;
+    host.arm(None);
+    let last = host.agent(async |node| {
+        settle(&node).await?;
+        let after = Aftermath { operation, strikes, node: &node, host };
+        after.check(before.as_ref(), outcome.as_ref()).await?;
+        after.again().await
+    });
+    last.unwrap_or_else(|| Err("the last agent was killed".to_owned()))?;
+    Ok(courses)
+}
+
+/// Waits until nothing is under way and nothing is left to do.
+pub async fn settle(node: &Arc<Node>) -> Outcome<()> {
+    let began = Instant::now();
+    let mut calm = 0;
+    while calm < 3 {
+        let busy = unrest(node).await;
+        calm = if busy.is_none() { calm + 1 } else { 0 };
+        if let Some(why) = busy.filter(|_| began.elapsed() > PATIENCE) {
+            return Err(format!("it does not come to rest: {why}"));
+        }
+        node.kick.notify_one();
+        node.desired.kick.notify_one();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    node.collect_templates().await;
+    Ok(())
+}
+
+/// What is under way or left to do. Waits for back-off are cut short.
+async fn unrest(node: &Arc<Node>) -> Option<String> {
+    let world = node.read(World::clone).await;
+    if let Some(instance) = world.instances.values().find(|i| i.is_busy()) {
+        return Some(format!("{instance:?}"));
+    }
+    // Nobody is there who could still hold a job's lease.
+    let held = |i: &&Instance| i.lease.as_ref().is_some_and(|l| l.purpose != Purpose::Manual);
+    if let Some(instance) = world.instances.values().find(held) {
+        // Where its end has failed it ends in time.
+        crate::clock::advance(60_000);
+        return Some(format!("{instance:?}"));
+    }
+    if let Some(in_force) = &world.desired {
+        node.desired.hurry();
+        return Some(format!(
+            "a document: {:?}",
+            node.desired_steps(&in_force.document, in_force.prune).await
+        ));
+    }
+    for pool in world.pools.values() {
+        let instances: Vec<_> = world.of_pool(&pool.reference).collect();
+        let failures = node.health(&pool.reference).failures;
+        if crate::now() < failures.retry_at() {
+            crate::clock::advance(failures.retry_at() - crate::now());
+        }
+        let mut actions = plan(pool, &instances, failures, 100, crate::now());
+        actions.extend(policy::act(pool, instances, |id| node.idle_since(id), crate::now()));
+        if !actions.is_empty() {
+            return Some(format!("{actions:?}"));
+        }
+    }
+    None
+}
+
+struct Aftermath<'a> {
+    operation: &'a Operation,
+    strikes: [Option<Strike>; 2],
+    node: &'a Arc<Node>,
+    host: &'a Host,
+}
+
+impl Aftermath<'_> {
+    async fn check(&self, before: Option<&World>, outcome: Option<&Result<()>>) -> Outcome<()> {
+        let mut faults = checks::faults(self.node, self.host).await;
+        let after = self.node.read(World::clone).await;
+        if let (None, Some(Err(problem))) = (self.strikes[0], outcome) {
+            faults.push(format!("it failed by itself: {problem}"));
+        }
+        self.kept(before.ok_or("it was never prepared")?, &after, &mut faults);
+        faults.extend(self.guests(&after).await);
+        match faults.is_empty() {
+            true => Ok(()),
+            false => Err(faults.join("\n    ")),
+        }
+    }
+
+    /// What the operation is not about is as before, and what it is about is lost by no kill.
+    fn kept(&self, before: &World, after: &World, faults: &mut Vec<String>) {
+        let gentle = self.strikes.iter().flatten().all(|strike| strike.kills());
+        for instance in before.instances.values() {
+            let may_go = (self.operation.may_go)(instance);
+            let now = after.instances.get(&instance.id);
+            if now.is_none() && !may_go && gentle {
+                faults.push(format!("{} ({}) is lost", instance.id, instance.state));
+            }
+            let failed = now.is_some_and(|now| now.state == State::Failed)
+                && instance.state != State::Failed;
+            if failed && gentle {
+                faults.push(format!("{} has failed: {now:?}", instance.id));
+            }
+        }
+        for pool in after.pools.values() {
+            let Some(desired) = pool.desired else { continue };
+            let ready = mvm_model::plan::ready(pool, after.of_pool(&pool.reference));
+            if ready != desired {
+                faults.push(format!("pool {} has {ready:?} of {desired:?}", pool.reference));
+            }
+        }
+        let known: BTreeSet<InstanceId> = before.instances.keys().copied().collect();
+        let fresh = after.instances.values().filter(|i| !known.contains(&i.id));
+        let unscaled = fresh.filter(|i| after.pools[&i.pool].desired.is_none()).count();
+        if unscaled > self.operation.makes {
+            faults.push(format!("{unscaled} new instances"));
+        }
+    }
+
+    /// Every guest that runs answers, and has its memory.
+    async fn guests(&self, world: &World) -> Vec<String> {
+        let mut faults = Vec::new();
+        for instance in world.instances.values().filter(|i| i.state == State::Running) {
+            match read(self.node, instance.id, MARK).await {
+                Err(problem) => faults.push(format!("{} does not answer: {problem}", instance.id)),
+                Ok(text) if self.operation.marked && text != "mine\n" => {
+                    let stopped = self.operation.name.contains("stop") || instance.reason.is_some();
+                    if !stopped {
+                        faults.push(format!("{} has lost its memory", instance.id));
+                    }
+                }
+                Ok(_) => {}
+            }
+        }
+        faults
+    }
+
+    /// Whoever wanted the operation asks again.
+    async fn again(&self) -> Outcome<()> {
+        let Some(again) = &self.operation.again else { return Ok(()) };
+        again(self.node.clone()).await.map_err(|problem| format!("again: {problem}"))?;
+        settle(self.node).await?;
+        let faults = checks::faults(self.node, self.host).await;
+        match faults.is_empty() {
+            true => Ok(()),
+            false => Err(format!("again: {}", faults.join("\n    "))),
+        }
+    }
+}
+
+/// Writes a file into a guest.
+pub async fn write(node: &Arc<Node>, id: InstanceId, path: &str, text: &str) -> Result<()> {
+    shell(node, id, &format!("echo {text} > {path}")).await.map(drop)
+}
+
+/// Reads a file of a guest; empty where there is none.
+async fn read(node: &Arc<Node>, id: InstanceId, path: &str) -> Result<String> {
+    shell(node, id, &format!("cat {path}")).await
+}
+
+async fn shell(node: &Arc<Node>, id: InstanceId, script: &str) -> Result<String> {
+    use crate::problem::OrProblem;
+    let slot = node.slot(id);
+    let channel = node.channel(&mut *slot.gate.lock().await).await?;
+    let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
+    let request = ExecRequest { argv, ..ExecRequest::default() };
+    let mut program = channel.exec(request).await.or_problem()?;
+    let (out, _, _) = program.finish().await.or_problem()?;
+    Ok(String::from_utf8_lossy(&out).into_owned())
+}

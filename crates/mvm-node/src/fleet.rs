@@ -1,0 +1,279 @@
+//! A node of a fleet: what it tells its coordinators, and what it does at the leader's word.
+
+use crate::claims::{Wish, leased};
+use crate::node::{Node, locked};
+use crate::problem::OrProblem;
+use crate::{Result, now};
+use mvm_api::Problem;
+use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument};
+use mvm_api::types::Claim;
+use mvm_model::fleet::{Capacity, Labels, NodeStatus, PoolStatus};
+use mvm_model::lease::Purpose;
+use mvm_model::plan::ready;
+use mvm_model::{Lease, Millis, Pool, State};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex as Lock};
+use std::time::Duration;
+use tokio::sync::{Mutex, watch};
+
+/// How long what is on the disk counts as known.
+const IMAGES_MS: Millis = 2000;
+
+/// What a node says of itself, beside what it is found to hold.
+#[derive(Clone, Debug, Default)]
+pub struct Offer {
+    /// Its labels.
+    pub labels: Labels,
+    /// What it offers to instances; what the machine has where nothing is said.
+    pub capacity: Option<Capacity>,
+}
+
+/// What is remembered of the fleet, in memory only.
+pub(crate) struct Fleet {
+    /// Goes up with every change of the records.
+    version: watch::Sender<u64>,
+    /// Held by whoever brings up a claim, by its id.
+    claims: Lock<HashMap<String, Arc<Mutex<()>>>>,
+    /// Content by digest, and when that was looked at.
+    images: Lock<(Millis, BTreeMap<String, String>)>,
+    hardware: Hardware,
+}
+
+impl Default for Fleet {
+    fn default() -> Self {
+        let (version, claims, images) = (watch::channel(0).0, Lock::default(), Lock::default());
+        Fleet { version, claims, images, hardware: Hardware::found() }
+    }
+}
+
+impl Fleet {
+    /// The records have changed.
+    pub(crate) fn changed(&self) {
+        self.version.send_modify(|version| *version += 1);
+    }
+}
+
+/// What the machine has.
+struct Hardware {
+    vcpus: u64,
+    mem_mib: u64,
+    cpu_model: String,
+}
+
+impl Hardware {
+    fn found() -> Hardware {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let (memory, cpu) = (read("/proc/meminfo"), read("/proc/cpuinfo"));
+        let field = |text: &str, name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name));
+            line.and_then(|line| Some(line.split_once(':')?.1.trim().to_owned()))
+                .unwrap_or_default()
+        };
+        let kib = field(&memory, "MemTotal");
+        let kib: u64 = kib.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+        let vcpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+        Hardware { vcpus, mem_mib: kib / 1024, cpu_model: field(&cpu, "model name") }
+    }
+}
+
+impl Node {
+    /// Waits for the next change of the records, at most so long.
+    pub(crate) async fn wait_changed(&self, seen: &mut watch::Receiver<u64>, most: Duration) {
+        let _ = tokio::time::timeout(most, seen.changed()).await;
+    }
+
+    /// Tells of changes of the records.
+    pub(crate) fn changes_of_records(&self) -> watch::Receiver<u64> {
+        self.fleet.version.subscribe()
+    }
+
+    /// What the node says of itself.
+    pub(crate) async fn fleet_status(&self) -> Result<NodeStatus> {
+        let desired = self.desired_status().await;
+        let images = self.images_on_disk()?;
+        let (pools, document) = self
+            .read(|world| {
+                let pools = world.pools.values();
+                let told =
+                    |pool: &Pool| (pool.reference.clone(), self.pool_status(world, pool, &images));
+                let digest =
+                    world.desired.as_ref().and_then(|d| Some(d.fleet.as_ref()?.digest.clone()));
+                (pools.map(told).collect(), digest)
+            })
+            .await;
+        Ok(NodeStatus {
+            node_id: self.node_id()?,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            capacity: self.capacity(),
+            labels: self.parts.offer.labels.clone(),
+            cpu_model: self.fleet.hardware.cpu_model.clone(),
+            simulated: self.parts.hypervisor.description().simulated,
+            images: images.keys().cloned().collect(),
+            pools,
+            document,
+            pending: u32::try_from(desired.pending.len()).unwrap_or(u32::MAX),
+            failure: desired.last_failure,
+        })
+    }
+
+    fn pool_status(
+        &self,
+        world: &crate::world::World,
+        pool: &Pool,
+        images: &BTreeMap<String, String>,
+    ) -> PoolStatus {
+        let revision = pool.current_revision().map(|revision| revision.digest.clone());
+        let mut status = PoolStatus {
+            ready: ready(pool, world.of_pool(&pool.reference)),
+            template: self.template_of_pool(pool).is_some(),
+            content: (revision.as_ref().and_then(|digest| images.get(digest).cloned()))
+                .filter(|content| !content.is_empty()),
+            revision,
+            failure: self.health(&pool.reference).last_failure,
+            ..PoolStatus::default()
+        };
+        for instance in world.of_pool(&pool.reference) {
+            status.instances += 1;
+            status.leased += u32::from(instance.lease.is_some());
+            status.failed += u32::from(instance.lease.is_none() && instance.state == State::Failed);
+        }
+        status
+    }
+
+    fn capacity(&self) -> Capacity {
+        if let Some(capacity) = self.parts.offer.capacity {
+            return capacity;
+        }
+        let disk = disk_gib(self.parts.root.path());
+        let hardware = &self.fleet.hardware;
+        Capacity { vcpus: hardware.vcpus, mem_mib: hardware.mem_mib, disk_gib: disk }
+    }
+
+    /// The images that are here: what each is, by its digest.
+    fn images_on_disk(&self) -> Result<BTreeMap<String, String>> {
+        let mut known = locked(&self.fleet.images);
+        let now = now();
+        if now >= known.0 + IMAGES_MS {
+            let images = self.parts.images.list().or_problem()?;
+            *known = (
+                now,
+                images.into_iter().map(|image| (image.digest.clone(), image.content())).collect(),
+            );
+        }
+        Ok(known.1.clone())
+    }
+
+    /// Obeys this leader from now on; refuses one that is not the newest.
+    pub(crate) async fn obey(&self, leader: &Leader) -> Result<()> {
+        let check = |known: Option<&Leader>| match known {
+            Some(known) if known.fleet_id != leader.fleet_id => {
+                let (ours, theirs) = (&known.fleet_id, &leader.fleet_id);
+                let detail = format!("this node belongs to fleet {ours}, not to {theirs}");
+                Err(Problem::new(409, "other_fleet", detail)
+                    .hint("give it a state directory of its own"))
+            }
+            Some(known) if known.epoch > leader.epoch => {
+                let detail = format!("leader {} is succeeded by {}", leader.epoch, known.epoch);
+                Err(Problem::new(409, "stale_leader", detail))
+            }
+            Some(known) => Ok(known.epoch == leader.epoch),
+            None => Ok(false),
+        };
+        if self.read(|world| check(world.leader.as_ref())).await? {
+            return Ok(());
+        }
+        self.change(|world, changes| {
+            if !check(world.leader.as_ref())? {
+                changes.put_leader(leader.clone());
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Puts the fleet's document in force.
+    pub(crate) async fn take_document(&self, body: NodeDocument) -> Result<()> {
+        body.document.validate()?;
+        self.obey(&body.leader).await?;
+        self.apply_of_fleet(body.document, &body.digest).await
+    }
+
+    /// An instance for a claim of the fleet, always the same one for the same id.
+    pub(crate) async fn fleet_claim(self: &Arc<Self>, id: &str, body: NodeClaim) -> Result<Claim> {
+        check_id(id)?;
+        self.obey(&body.leader).await?;
+        let gate = locked(&self.fleet.claims).entry(id.to_owned()).or_default().clone();
+        let outcome = {
+            let _alone = gate.lock().await;
+            self.fleet_claim_alone(id, &body).await
+        };
+        let mut gates = locked(&self.fleet.claims);
+        // Ours and the map's: nobody waits.
+        if Arc::strong_count(&gate) <= 2 {
+            gates.remove(id);
+        }
+        outcome
+    }
+
+    async fn fleet_claim_alone(self: &Arc<Self>, id: &str, body: &NodeClaim) -> Result<Claim> {
+        let began = std::time::Instant::now();
+        let known = self.read(|world| leased(world, id).ok().cloned()).await;
+        let (instance, from) = match known {
+            Some(known) => {
+                let from = self.bring(known.id, State::Running).await?;
+                (self.read(|world| world.by_id(known.id).cloned()).await?, from)
+            }
+            None => {
+                let (holder, lease_s) = (body.holder.clone(), body.lease_s);
+                let wish = Wish { holder, purpose: Purpose::Run, lease_s };
+                self.claim_as(&body.pool, &wish, Some(id)).await?
+            }
+        };
+        let gone = || Problem::new(409, "lease_ended", format!("the lease {id} has ended"));
+        let reference = instance.reference();
+        let lease = instance.lease.filter(|lease| lease.id == id).ok_or_else(gone)?;
+        let took_ms = began.elapsed().as_secs_f64() * 1000.0;
+        Ok(Claim { reference, from, took_ms, lease })
+    }
+
+    /// Ends a claim of the fleet; one that is not there has ended.
+    pub(crate) async fn fleet_release(self: &Arc<Self>, id: &str, leader: &Leader) -> Result<()> {
+        self.obey(leader).await?;
+        if let Ok(instance) = self.read(|world| leased(world, id).map(|i| i.id)).await {
+            self.end_lease(instance).await;
+        }
+        Ok(())
+    }
+
+    /// The claims of the fleet that have a lease here.
+    pub(crate) async fn fleet_claims(&self) -> Vec<HeldClaim> {
+        let held = |lease: &Lease, instance| HeldClaim {
+            id: lease.id.clone(),
+            instance,
+            expires_at: lease.expires_at,
+        };
+        self.read(|world| {
+            let leased = world.instances.values().filter_map(|i| Some((i.lease.as_ref()?, i)));
+            let ours = leased.filter(|(lease, _)| check_id(&lease.id).is_ok());
+            ours.map(|(lease, instance)| held(lease, instance.reference())).collect()
+        })
+        .await
+    }
+}
+
+/// A fleet's claims have ids of 16 digits; leases that a node gives by itself have 8.
+fn check_id(id: &str) -> Result<()> {
+    let digits = id.strip_prefix("l-").filter(|digits| digits.len() == 16);
+    if digits.is_some_and(|d| d.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))) {
+        return Ok(());
+    }
+    let shown: String = id.chars().take(80).collect();
+    Err(Problem::new(400, "invalid_value", format!("{shown:?} is no id of a fleet's claim"))
+        .hint("it is l- and 16 hexadecimal digits"))
+}
+
+/// The size of the file system that a path is on, in GiB.
+fn disk_gib(path: &Path) -> u64 {
+    rustix::fs::statvfs(path).map_or(0, |stat| (stat.f_blocks * stat.f_frsize) >> 30)
+}

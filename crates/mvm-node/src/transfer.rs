@@ -1,0 +1,167 @@
+//! Images from node to node.
+
+use crate::Result;
+use crate::node::Node;
+use crate::problem::{IntoProblem, OrProblem, io};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use mvm_api::tls::Expect;
+use mvm_api::types::{FetchImage, FetchedImage};
+use mvm_api::{Client, ClientError, Problem, paths};
+use mvm_image::{Incoming, Part};
+use std::io::Write;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// How much of a file is read at a time, in bytes.
+pub(crate) const PIECE: usize = 256 * 1024;
+/// How many sources a request may name.
+const MAX_SOURCES: usize = 64;
+/// What the rate of images is counted in, in bytes.
+const UNIT: usize = 1024;
+
+/// How fast images leave this node, all transfers together.
+pub(crate) struct Pace(Option<DefaultDirectRateLimiter>);
+
+impl Pace {
+    /// At most `mib` MiB a second; unlimited where absent.
+    pub(crate) fn new(mib: Option<NonZeroU32>) -> Pace {
+        let quota = |mib: NonZeroU32| Quota::per_second(mib.saturating_mul(UNITS_A_MIB));
+        Pace(mib.map(|mib| RateLimiter::direct(quota(mib))))
+    }
+
+    /// Waits until so many bytes may leave.
+    pub(crate) async fn pass(&self, bytes: usize) {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).ok().and_then(NonZeroU32::new);
+        if let (Some(limiter), Some(units)) = (&self.0, units) {
+            // A burst holds a second's worth, at least a MiB: a piece always fits.
+            let _ = limiter.until_n_ready(units).await;
+        }
+    }
+}
+
+const UNITS_A_MIB: NonZeroU32 = NonZeroU32::new(1024).unwrap();
+
+/// Runs what blocks beside the tasks that do not.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Problem::internal(error.to_string()))?
+}
+
+impl Node {
+    /// Receives an image from the first of `sources` that gives it. One that is here already is
+    /// not asked for.
+    pub(crate) async fn fetch_image(&self, wanted: FetchImage) -> Result<FetchedImage> {
+        let began = Instant::now();
+        let (mut received, mut last) = (0, None);
+        if let Some(done) = self.have(&wanted, began)? {
+            return Ok(done);
+        }
+        for source in wanted.sources.iter().take(MAX_SOURCES) {
+            match self.fetch_from(source, &wanted, &mut received).await {
+                Ok(image) => {
+                    tracing::info!(digest = image.digest, source, received, "received an image");
+                    return Ok(fetched(&image, received, began));
+                }
+                Err(problem) => {
+                    tracing::warn!(digest = wanted.digest, source, "cannot receive it: {problem}");
+                    last = Some(problem);
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| {
+            Problem::new(400, "invalid_value", "no source is named")
+                .hint("name nodes that have the image, as HOST:PORT")
+        }))
+    }
+
+    /// A client of another node.
+    fn peer(&self, address: &str) -> Result<Client> {
+        let Some(keeper) = &self.parts.keeper else {
+            let detail = "this node has no identity: it asks no other machine for images";
+            return Err(Problem::new(409, "identity_missing", detail)
+                .hint("have it join (mvm node join), and serve with --listen"));
+        };
+        Ok(Client::tls(address, keeper.clone(), Expect::Node(None)))
+    }
+
+    fn have(&self, wanted: &FetchImage, began: Instant) -> Result<Option<FetchedImage>> {
+        match self.parts.images.get(&wanted.digest) {
+            Ok(image) => Ok(Some(fetched(&image, 0, began))),
+            Err(error) if error.code() == "revision_missing" => Ok(None),
+            Err(error) => Err(error.problem()),
+        }
+    }
+
+    async fn fetch_from(
+        &self,
+        source: &str,
+        wanted: &FetchImage,
+        received: &mut u64,
+    ) -> Result<mvm_image::Revision> {
+        let client = self.peer(source)?;
+        let mut manifest = Vec::new();
+        let path = paths::image_manifest(&wanted.digest);
+        client
+            .download(&path, |bytes| manifest.extend_from_slice(bytes))
+            .await
+            .map_err(ClientError::into_problem)?;
+        let (images, wanted) = (self.parts.images.clone(), wanted.clone());
+        let receive = move || {
+            images.receive(&manifest, &wanted.digest, wanted.content.as_deref()).or_problem()
+        };
+        let incoming = Arc::new(blocking(receive).await?);
+        let digest = incoming.digest().to_owned();
+        for (part, there) in incoming.missing() {
+            *received += carry(&client, &incoming, &digest, &part, there).await?;
+            let sealing = incoming.clone();
+            blocking(move || sealing.seal(&part).or_problem()).await?;
+        }
+        let incoming = Arc::into_inner(incoming)
+            .ok_or_else(|| Problem::internal("an image is still being received"))?;
+        blocking(move || incoming.finish().or_problem()).await
+    }
+}
+
+/// Appends what is missing of a part; gives how many bytes came.
+async fn carry(
+    client: &Client,
+    incoming: &Incoming,
+    digest: &str,
+    part: &Part,
+    there: u64,
+) -> Result<u64> {
+    let path = incoming.partial(&part.name);
+    let writing = |e| io(format!("write {}", path.display()), e);
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.create(true).append(true).open(&path).map_err(writing)?;
+    let (mut came, mut failed) = (0, None);
+    let most = part.size.saturating_sub(there);
+    let from = paths::image_part(digest, &part.name, there);
+    let outcome = client
+        .download(&from, |bytes| {
+            came += bytes.len() as u64;
+            // More than there can be is not kept: the digest would be wrong anyhow.
+            if failed.is_none() && came <= most {
+                failed = file.write_all(bytes).err();
+            }
+        })
+        .await;
+    if let Some(error) = failed {
+        return Err(writing(error));
+    }
+    outcome.map_err(ClientError::into_problem)?;
+    Ok(came)
+}
+
+fn fetched(image: &mvm_image::Revision, received_bytes: u64, began: Instant) -> FetchedImage {
+    FetchedImage {
+        digest: image.digest.clone(),
+        content: image.content(),
+        size_bytes: image.size_bytes,
+        received_bytes,
+        took_ms: began.elapsed().as_millis() as u64,
+    }
+}

@@ -1,0 +1,298 @@
+//! `mvm ca`: the certificate authority of a fleet.
+
+use super::remote::{OurIdentity, config_dir};
+use super::values::{Address, Lifetime};
+use super::{Context, refused};
+use crate::output::{self, Outcome};
+use clap::{Args, Subcommand, ValueEnum};
+use mvm_api::identity::authority::{NODE_LIFETIME, OPERATOR_LIFETIME};
+use mvm_api::identity::directory::Signers;
+use mvm_api::identity::{
+    Authority, Identity, IdentityDir, Signer, authority, journal, keep, now, service, signer,
+};
+use mvm_api::tls::{Expect, Keeper};
+use mvm_api::types::{IdentityView, Invitation, Invite, RevocationList, Revoke};
+use mvm_api::{Client, Problem, paths};
+use mvm_model::Name;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The certificate authority.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Makes an authority: a key that all certificates of a fleet are signed with
+    #[command(after_help = "Examples:\n  mvm ca init\n  mvm ca init --dir ./ca")]
+    Init {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Issues a certificate, on the machine that has the authority's key
+    #[command(
+        after_help = "Examples:\n  mvm ca issue --role operator --name alice --out ./alice\n  mvm ca issue --role tenant-operator --tenant ci --name bob --out ./bob\n  mvm ca issue --role coordinator --name c1 --out ./c1"
+    )]
+    Issue(Issue),
+    /// Serves joining, renewing and revoking, where no coordinator does
+    #[command(
+        after_help = "Examples:\n  mvm ca serve --listen 0.0.0.0:4433\n  mvm ca serve --listen 10.0.1.1:4433 --node-lifetime 7d"
+    )]
+    Serve {
+        #[command(flatten)]
+        place: Place,
+        /// Where to serve, over mutual TLS; several may be given
+        #[arg(long, required = true, value_name = "ADDRESS:PORT")]
+        listen: Vec<SocketAddr>,
+        /// How long nodes' certificates are good [default: 30d]
+        #[arg(long, value_name = "TIME")]
+        node_lifetime: Option<Lifetime>,
+    },
+    /// Lists who has certificates that are good, or were revoked
+    #[command(after_help = "Examples:\n  mvm ca list\n  mvm ca list --coordinator 10.0.1.1:4433")]
+    List {
+        #[command(flatten)]
+        office: Office,
+    },
+    /// Revokes all certificates of somebody
+    #[command(
+        after_help = "Examples:\n  mvm ca revoke --role operator --name alice\n  mvm ca revoke --role tenant-operator --tenant ci --name bob --coordinator 10.0.1.1:4433"
+    )]
+    Revoke {
+        #[command(flatten)]
+        office: Office,
+        #[command(flatten)]
+        who: Who,
+    },
+    /// Gets a new certificate for the identity that we have, before it runs out
+    #[command(
+        after_help = "Examples:\n  mvm ca renew\n  mvm ca renew --identity ./alice --coordinator 10.0.1.1:4433"
+    )]
+    Renew {
+        #[command(flatten)]
+        ours: OurIdentity,
+        /// Who signs; where the identity does not say [default: as the identity says]
+        #[arg(long, env = "MVM_COORDINATOR", value_name = "HOST:PORT")]
+        coordinator: Vec<Address>,
+    },
+}
+
+/// Where an authority is.
+#[derive(Clone, Debug, Args)]
+pub struct Place {
+    /// The authority's directory [default: /etc/mvm/ca as root, else ~/.config/mvm/ca]
+    #[arg(long, env = "MVM_CA", value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+impl Place {
+    /// Its directory, absolute.
+    fn path(&self) -> PathBuf {
+        let dir = self.dir.clone().unwrap_or_else(|| config_dir().join("ca"));
+        std::path::absolute(&dir).unwrap_or(dir)
+    }
+}
+
+/// The roles that are issued by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IssuedRole {
+    /// May do everything
+    Operator,
+    /// May use what is one tenant's
+    TenantOperator,
+    /// Serves a fleet
+    Coordinator,
+}
+
+/// Somebody with a certificate.
+#[derive(Debug, Args)]
+pub struct Who {
+    /// What they may do
+    #[arg(long, value_enum)]
+    role: IssuedRole,
+    /// Their name
+    #[arg(long)]
+    name: Name,
+    /// The tenant that a tenant operator is confined to
+    #[arg(long, required_if_eq("role", "tenant-operator"))]
+    tenant: Option<Name>,
+}
+
+impl Who {
+    fn identity(&self) -> Result<Identity, Problem> {
+        let name = self.name.clone();
+        match (self.role, &self.tenant) {
+            (IssuedRole::Operator, None) => Ok(Identity::Operator(name)),
+            (IssuedRole::Coordinator, None) => Ok(Identity::Coordinator(name)),
+            (IssuedRole::TenantOperator, Some(tenant)) => {
+                Ok(Identity::TenantOperator { tenant: tenant.clone(), name })
+            }
+            _ => Err(Problem::new(400, output::USAGE, "only a tenant operator is of a tenant")
+                .hint("leave --tenant out, or say --role tenant-operator")),
+        }
+    }
+}
+
+/// A certificate to be issued.
+#[derive(Debug, Args)]
+pub struct Issue {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    who: Who,
+    /// Directory to write the identity to: certificate, key, and the authority to trust
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// How long the certificate is good [default: 1y, a coordinator's 30d]
+    #[arg(long, value_name = "TIME")]
+    lifetime: Option<Lifetime>,
+    /// Who renews it later; several may be given
+    #[arg(long, value_name = "HOST:PORT")]
+    address: Vec<Address>,
+}
+
+/// Who signs: somebody at an address, or the authority on this machine.
+#[derive(Clone, Debug, Args)]
+pub struct Office {
+    /// The coordinator (or whoever else serves signing); without it, the authority on this machine
+    #[arg(long, env = "MVM_COORDINATOR", value_name = "HOST:PORT")]
+    coordinator: Option<Address>,
+    #[command(flatten)]
+    ours: OurIdentity,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// An office that is open.
+enum Desk {
+    There(Client, Arc<Keeper>),
+    Here(Box<Signer>),
+}
+
+impl Office {
+    fn open(&self) -> Result<Desk, Problem> {
+        let Some(address) = &self.coordinator else {
+            let signer = Signer::embedded(&self.place.path()).map_err(|problem| {
+                match problem.code.as_str() {
+                    "store_locked" => {
+                        problem.hint("it is being served: name it with --coordinator")
+                    }
+                    _ => problem,
+                }
+            })?;
+            return Ok(Desk::Here(Box::new(signer)));
+        };
+        let keeper = self.ours.keeper()?;
+        let client = Client::tls(address.to_string(), keeper.clone(), Expect::Coordinator);
+        Ok(Desk::There(client, keeper))
+    }
+
+    /// A join token. Needs the authority's key, no records.
+    pub async fn invite(&self, mut invite: Invite) -> Result<Invitation, Problem> {
+        if let Some(address) = &self.coordinator {
+            if invite.addresses.is_empty() {
+                invite.addresses.push(address.to_string());
+            }
+            let client = Client::tls(address.to_string(), self.ours.keeper()?, Expect::Coordinator);
+            return client.post(paths::CA_INVITES, &invite).await.map_err(refused);
+        }
+        let dir = self.place.path();
+        let (invitation, facts) = signer::invitation(&Authority::open(&dir)?, &invite, now())?;
+        journal::append(&dir, &facts)?;
+        Ok(invitation)
+    }
+
+    /// Who has certificates.
+    pub async fn identities(&self) -> Result<Vec<IdentityView>, Problem> {
+        match self.open()? {
+            Desk::There(client, _) => client.get(paths::CA_IDENTITIES).await.map_err(refused),
+            Desk::Here(signer) => signer.identities(now()).await,
+        }
+    }
+
+    /// Revokes somebody's certificates; what is revoked counts for us at once.
+    pub async fn revoke(&self, identity: Identity) -> Result<RevocationList, Problem> {
+        match self.open()? {
+            Desk::There(client, keeper) => {
+                let list: RevocationList =
+                    client.post(paths::CA_REVOKE, &Revoke { identity }).await.map_err(refused)?;
+                keeper.revoke(&list.crl)?;
+                Ok(list)
+            }
+            Desk::Here(signer) => {
+                Ok(RevocationList { crl: signer.revoke(&identity, now()).await? })
+            }
+        }
+    }
+}
+
+/// Carries it out.
+pub async fn run(context: &Context, command: Command) -> Outcome {
+    match command {
+        Command::Init { place } => {
+            let dir = place.path();
+            Authority::create(&dir, now())?;
+            let shown = dir.display().to_string();
+            let line = format!("made an authority in {shown}; keep {shown}/ca-key.pem secret");
+            output::say(context.format, &serde_json::json!({ "dir": shown }), &line)
+        }
+        Command::Issue(issue) => self::issue(context, &issue),
+        Command::Serve { place, listen, node_lifetime } => {
+            super::agent::log(false);
+            let lifetime = node_lifetime.map_or(NODE_LIFETIME, |lifetime| lifetime.millis());
+            service::serve(&place.path(), &listen, lifetime).await.map(|()| 0)
+        }
+        Command::List { office } => list(context, &office.identities().await?),
+        Command::Revoke { office, who } => {
+            let identity = who.identity()?;
+            let list = office.revoke(identity.clone()).await?;
+            output::say(context.format, &list, &format!("{} is let in nowhere", identity.holder()))
+        }
+        Command::Renew { ours, coordinator } => {
+            let keeper = ours.keeper()?;
+            if !coordinator.is_empty() {
+                let addresses = coordinator.iter().map(ToString::to_string).collect();
+                keeper.ask_at(Signers { addresses })?;
+            }
+            keep::renew(&keeper, &keep::Source::Remote).await?;
+            let facts = keeper.credential().facts;
+            let until = output::time(facts.validity.not_after);
+            let line = format!("{} is good until {until}", facts.identity.holder());
+            output::say(context.format, &facts, &line)
+        }
+    }
+}
+
+fn issue(context: &Context, issue: &Issue) -> Outcome {
+    let identity = issue.who.identity()?;
+    let dir = issue.place.path();
+    let authority = Authority::open(&dir)?;
+    let usual = match issue.who.role {
+        IssuedRole::Coordinator => NODE_LIFETIME,
+        IssuedRole::Operator | IssuedRole::TenantOperator => OPERATOR_LIFETIME,
+    };
+    let lifetime = issue.lifetime.as_ref().map_or(usual, Lifetime::millis);
+    let key = authority::new_key()?;
+    let issued = authority.issue(&identity, &key, lifetime, now())?;
+    journal::append(&dir, &issued.facts)?;
+    let signers = Signers { addresses: issue.address.iter().map(ToString::to_string).collect() };
+    let out = IdentityDir::new(&issue.out);
+    let roots = authority.certificate();
+    out.store(&issued.pem, &key.serialize_pem(), roots, None, &signers)?;
+    let until = output::time(issued.facts.validity.not_after);
+    let line = format!("{} is in {}, good until {until}", identity.holder(), issue.out.display());
+    output::say(context.format, &issued.facts, &line)
+}
+
+/// Shows who has certificates.
+pub fn list(context: &Context, views: &[IdentityView]) -> Outcome {
+    let rows = views.iter().flat_map(|view| {
+        view.certificates.iter().map(|one| {
+            vec![
+                view.identity.holder(),
+                one.facts.serial.to_string(),
+                output::time(one.facts.validity.not_after),
+                one.revoked_at.map_or("-".to_owned(), output::time),
+            ]
+        })
+    });
+    output::show(context.format, &views, &["IDENTITY", "CERTIFICATE", "UNTIL", "REVOKED"], rows)
+}

@@ -1,0 +1,127 @@
+//! `mvm node`: the machines of a fleet.
+
+use super::Context;
+use super::ca::{self, Office};
+use super::values::{Address, Lifetime};
+use crate::output::{self, Outcome};
+use clap::{Args, Subcommand};
+use mvm_api::Problem;
+use mvm_api::identity::{Identity, JoinToken, Role, keep};
+use mvm_api::types::Invite;
+use mvm_model::Name;
+use std::io::Read;
+use std::path::PathBuf;
+
+/// Nodes.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Prints a token with which a machine becomes a node, once
+    #[command(
+        after_help = "Examples:\n  mvm node invite node-1 --address 10.0.1.1:4433 > token\n  mvm node invite node-1 --ttl 15m --coordinator 10.0.1.1:4433 | ssh node-1 mvm node join -"
+    )]
+    Invite {
+        /// The name that the node will have
+        name: Name,
+        /// How long the token is good: seconds, or with s, m, h or d
+        #[arg(long, value_name = "TIME", default_value = "1h")]
+        ttl: Lifetime,
+        /// Where the node reaches the coordinator; several may be given [default: --coordinator]
+        #[arg(long, value_name = "HOST:PORT")]
+        address: Vec<Address>,
+        #[command(flatten)]
+        office: Office,
+    },
+    /// Makes this machine a node
+    #[command(
+        after_help = "Examples:\n  mvm node join - < token\n  mvm node join --token-file /run/token"
+    )]
+    Join(Join),
+    /// Lists the nodes that have joined
+    #[command(
+        after_help = "Examples:\n  mvm node list\n  mvm node list --coordinator 10.0.1.1:4433 -o json"
+    )]
+    List {
+        #[command(flatten)]
+        office: Office,
+    },
+    /// Removes a node: no certificate of it, and no token for it, is accepted any more
+    #[command(
+        after_help = "Examples:\n  mvm node remove node-1\n  mvm node remove node-1 --coordinator 10.0.1.1:4433"
+    )]
+    Remove {
+        /// Its name
+        name: Name,
+        #[command(flatten)]
+        office: Office,
+    },
+}
+
+/// Where the token is.
+#[derive(Debug, Args)]
+pub struct Join {
+    /// The token; - reads it from the standard input, where nobody else sees it
+    #[arg(required_unless_present = "token_file", conflicts_with = "token_file")]
+    token: Option<String>,
+    /// A file that holds the token
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl Join {
+    fn token(&self) -> Result<JoinToken, Problem> {
+        let failed = |what: String, cause: std::io::Error| {
+            Problem::new(400, "local_file", format!("cannot read the token from {what}: {cause}"))
+        };
+        let text = match (&self.token_file, self.token.as_deref()) {
+            (Some(file), _) => std::fs::read_to_string(file)
+                .map_err(|cause| failed(file.display().to_string(), cause))?,
+            (None, Some("-") | None) => {
+                let mut text = String::new();
+                // A bound: what is no token need not be read whole.
+                std::io::stdin()
+                    .take(64 * 1024)
+                    .read_to_string(&mut text)
+                    .map_err(|cause| failed("the standard input".to_owned(), cause))?;
+                text
+            }
+            (None, Some(token)) => token.to_owned(),
+        };
+        text.parse()
+    }
+}
+
+/// Carries it out.
+pub async fn run(context: &Context, command: Command) -> Outcome {
+    match command {
+        Command::Invite { name, ttl, address, office } => {
+            let addresses = address.iter().map(ToString::to_string).collect();
+            let invite = Invite { name, ttl_s: ttl.millis() / 1000, addresses };
+            let invitation = office.invite(invite).await?;
+            output::say(context.format, &invitation, &invitation.token)
+        }
+        Command::Join(join) => {
+            let token = join.token()?;
+            let dir = mvm_node::identity_dir(&context.root);
+            if dir.exists() {
+                let facts = dir.load()?.facts;
+                let detail = format!("this machine is {} already", facts.identity.holder());
+                return Err(Problem::new(409, "exists", detail)
+                    .hint(format!("to join anew, remove {} first", dir.path().display())));
+            }
+            let name = keep::join(&token, &dir).await?;
+            let line = format!(
+                "this machine is node {name}; serve it with: mvm agent serve --listen 0.0.0.0:4433"
+            );
+            output::say(context.format, &serde_json::json!({ "node": name }), &line)
+        }
+        Command::List { office } => {
+            let mut views = office.identities().await?;
+            views.retain(|view| view.identity.role() == Role::Node);
+            ca::list(context, &views)
+        }
+        Command::Remove { name, office } => {
+            let list = office.revoke(Identity::Node(name.clone())).await?;
+            output::say(context.format, &list, &format!("node {name} is let in nowhere"))
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Other machines: where they are, and who we are to them.
+
+use super::values::Address;
+use clap::Args;
+use mvm_api::identity::{IdentityDir, now};
+use mvm_api::tls::{Expect, Keeper};
+use mvm_api::{Client, Problem};
+use mvm_model::Name;
+use std::path::PathBuf;
+
+/// Who we are.
+#[derive(Clone, Debug, Default, Args)]
+pub struct OurIdentity {
+    /// Directory of the identity to show [default: /etc/mvm/identity as root, else
+    /// ~/.config/mvm/identity]
+    #[arg(long, env = "MVM_IDENTITY", value_name = "DIR")]
+    pub identity: Option<PathBuf>,
+}
+
+impl OurIdentity {
+    /// Its directory, absolute.
+    pub fn dir(&self) -> IdentityDir {
+        let dir = self.identity.clone().unwrap_or_else(|| config_dir().join("identity"));
+        IdentityDir::new(std::path::absolute(&dir).unwrap_or(dir))
+    }
+
+    /// The identity; one that has run out is of no use to anybody.
+    pub fn keeper(&self) -> Result<std::sync::Arc<Keeper>, Problem> {
+        let keeper = Keeper::open(self.dir())?;
+        let facts = keeper.credential().facts;
+        if now() >= facts.validity.not_after {
+            let dir = self.dir();
+            let detail = format!(
+                "the certificate of {} in {} has run out",
+                facts.identity.holder(),
+                dir.path().display()
+            );
+            return Err(Problem::new(401, "certificate_expired", detail)
+                .hint("get a new one: `mvm ca issue`, or `mvm node join` for a node"));
+        }
+        Ok(keeper)
+    }
+}
+
+/// A client of the coordinator at this address.
+pub fn coordinator(address: &Address, ours: &OurIdentity) -> Result<Client, Problem> {
+    let address = address.to_string();
+    match address.strip_prefix("unix:") {
+        Some(path) => Ok(Client::new(path)),
+        None => Ok(Client::tls(address, ours.keeper()?, Expect::Coordinator)),
+    }
+}
+
+/// A node that is called directly; the coordinator is asked where none is named.
+#[derive(Clone, Debug, Args)]
+pub struct Remote {
+    /// The node's address; the port may be left out where it is 4433
+    #[arg(long, value_name = "HOST:PORT")]
+    pub node: Option<Address>,
+    /// The name that the node must have; any node of the same authority without it
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<Name>,
+    #[command(flatten)]
+    pub ours: OurIdentity,
+}
+
+impl Remote {
+    /// A client of its agent.
+    pub fn client(&self, node: &Address) -> Result<Client, Problem> {
+        let expect = Expect::Node(self.node_name.clone());
+        Ok(Client::tls(node.to_string(), self.ours.keeper()?, expect))
+    }
+
+    /// The words that lead another `mvm` there.
+    pub fn words(&self, node: &Address) -> Vec<String> {
+        let identity = self.ours.dir().path().display().to_string();
+        let mut words = vec!["--node".to_owned(), node.to_string()];
+        words.extend(["--identity".to_owned(), identity]);
+        if let Some(name) = &self.node_name {
+            words.extend(["--node-name".to_owned(), name.to_string()]);
+        }
+        words
+    }
+}
+
+/// Where a user's own configuration is: the system's place for root, the XDG one for others.
+pub fn config_dir() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/etc/mvm");
+    }
+    let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".config");
+    config.unwrap_or_else(home).join("mvm")
+}

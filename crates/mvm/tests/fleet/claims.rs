@@ -1,0 +1,56 @@
+//! Claims when a coordinator dies in the middle, and who may do what.
+
+use crate::lab::{Engine, Lab, text, wait_for};
+use serde_json::json;
+use std::process::Stdio;
+
+#[test]
+fn the_next_leader_knows_what_was_claimed() {
+    let mut lab = Lab::new("fleet-claims", Engine::Sqlite);
+    lab.coordinator("c1");
+    lab.node("n1");
+    wait_for("the node", || lab.alive("n1"));
+    lab.apply(&json!({ "warm": 2 }), &json!({}), true);
+    let job = lab.mvm("hub", &["run", "ci/runners", "--", "sleep", "1000"]);
+    let mut job = { job }.stderr(Stdio::piped()).spawn().expect("mvm");
+    wait_for("the job", || lab.held("n1")[2] == 1);
+    let lease = lab.json(&["lease", "list"])[0]["id"].as_str().expect("a lease").to_owned();
+    assert_eq!(lease.len(), 18, "{lease} is the claim's own id");
+    lab.kill("c1");
+    // Whoever waited for it is told so.
+    let status = job.wait().expect("job");
+    assert_eq!(status.code(), Some(125));
+    // The node goes on by itself.
+    let local = lab.mvm("n1", &["--root", &lab.path("n1"), "pool", "list", "-o", "json"]);
+    let local = { local }.env_remove("MVM_COORDINATOR").output().expect("mvm");
+    assert!(text(&local.stdout).contains("runners"), "{}", text(&local.stderr));
+    lab.coordinator("c1");
+    // The new leader finds the claim, and ends it when nobody comes back for it.
+    wait_for("the lease to end", || lab.held("n1")[2] == 0);
+    wait_for("the spare to be made up for", || lab.converged());
+    assert_eq!(lab.ok("hub", &["run", "ci/runners", "--", "echo", "hello"]), "hello\n");
+}
+
+#[test]
+fn a_tenants_operator_sees_its_tenant_only() {
+    let mut lab = Lab::new("fleet-roles", Engine::Sqlite);
+    lab.coordinator("c1");
+    lab.node("n1");
+    wait_for("the node", || lab.alive("n1"));
+    lab.apply(&json!({ "warm": 1 }), &json!({}), true);
+    let bob = |words: &[&str]| {
+        let mut command = lab.mvm("hub", words);
+        command.env("MVM_IDENTITY", lab.path("bob")).output().expect("mvm")
+    };
+    assert_eq!(text(&bob(&["run", "ci/runners", "--", "echo", "hi"]).stdout), "hi\n");
+    let leased = bob(&["instance", "list", "-o", "json"]);
+    assert!(text(&leased.stdout).contains("ci/runners"), "{}", text(&leased.stderr));
+    for words in [&["fleet", "nodes"][..], &["fleet", "show"], &["fleet", "drain", "n1"]] {
+        let refused = bob(words);
+        assert!(text(&refused.stderr).contains("error[forbidden]"), "{words:?}");
+    }
+    let other = bob(&["run", "web/small", "--", "true"]);
+    assert!(text(&other.stderr).contains("error[forbidden]"), "{}", text(&other.stderr));
+    lab.refused(&["run", "ci/other", "--", "true"], "not_found");
+    lab.refused(&["fleet", "nodes", "n9"], "not_found");
+}

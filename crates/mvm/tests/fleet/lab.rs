@@ -1,0 +1,315 @@
+//! Machines of a test's own: network namespaces that are joined by a bridge, an authority, and the
+//! processes in them. All of it goes when the test ends, however it ends.
+
+#![allow(dead_code, reason = "not every test needs all of these")]
+
+use mvm_store::testing::{EtcdCluster, Place};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The image of all pools: a simulated guest has these programs whatever is in it.
+const FLAKE: &str = include_str!("../../../../examples/ci-flake/flake.nix");
+/// How long something may take that has to happen.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Where the fleet's state is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// In the coordinator's root.
+    Sqlite,
+    /// In an etcd cluster of so many members, on the first machine.
+    Etcd(usize),
+}
+
+/// A fleet.
+pub struct Lab {
+    pub root: PathBuf,
+    name: String,
+    engine: Engine,
+    etcd: Option<EtcdCluster>,
+    processes: Vec<(String, Child)>,
+    machines: Vec<String>,
+}
+
+impl Lab {
+    /// An authority, a bridge, and the state's engine; no coordinator and no node yet.
+    pub fn new(name: &str, engine: Engine) -> Lab {
+        let name = format!("mvm-test-{name}-{}", std::process::id());
+        let root = std::env::temp_dir().join(&name);
+        std::fs::create_dir_all(root.join("flake")).expect("directory");
+        std::fs::write(root.join("flake/flake.nix"), FLAKE).expect("flake");
+        let (processes, machines) = Default::default();
+        let mut lab = Lab { root, name, engine, etcd: None, processes, machines };
+        // The switch between all machines is one itself.
+        lab.machine("hub");
+        lab.ip(&["-n", &lab.netns("hub"), "link", "add", "br0", "type", "bridge"]);
+        lab.ip(&["-n", &lab.netns("hub"), "link", "set", "br0", "up"]);
+        lab.ip(&["-n", &lab.netns("hub"), "addr", "add", "10.99.0.254/24", "dev", "br0"]);
+        if let Engine::Etcd(members) = engine {
+            let wrapper = ["ip", "netns", "exec", &lab.netns("hub")].map(str::to_owned).to_vec();
+            let place = |number: usize| Place {
+                address: "10.99.0.254".parse().expect("address"),
+                port: 2379 + 2 * number as u16,
+                wrapper: wrapper.clone(),
+            };
+            let places: Vec<Place> = (0..members).map(place).collect();
+            lab.etcd = Some(EtcdCluster::start_at(&places));
+        }
+        lab.ok("hub", &["ca", "init", "--dir", &lab.path("ca")]);
+        let issued = |role: &str, name: &str, more: &[&str]| {
+            let out = lab.path(name);
+            let words = ["ca", "issue", "--dir", &lab.path("ca"), "--role", role, "--name", name];
+            lab.ok("hub", &[&words[..], &["--out", &out], more].concat());
+        };
+        issued("operator", "alice", &[]);
+        issued("tenant-operator", "bob", &["--tenant", "ci"]);
+        lab
+    }
+
+    /// The path of something in the lab's directory.
+    pub fn path(&self, what: &str) -> String {
+        self.root.join(what).display().to_string()
+    }
+
+    pub fn netns(&self, machine: &str) -> String {
+        format!("{}-{machine}", self.name)
+    }
+
+    /// A machine on the bridge.
+    fn machine(&mut self, name: &str) {
+        let netns = self.netns(name);
+        self.ip(&["netns", "add", &netns]);
+        self.machines.push(name.to_owned());
+        self.ip(&["-n", &netns, "link", "set", "lo", "up"]);
+        if name != "hub" {
+            let (hub, port, address) = (self.netns("hub"), format!("to-{name}"), address(name));
+            self.ip(&[
+                "-n", &hub, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns",
+                &netns,
+            ]);
+            self.ip(&["-n", &hub, "link", "set", &port, "master", "br0", "up"]);
+            self.ip(&["-n", &netns, "addr", "add", &format!("{address}/24"), "dev", "eth0"]);
+            self.ip(&["-n", &netns, "link", "set", "eth0", "up"]);
+        }
+    }
+
+    fn ip(&self, words: &[&str]) {
+        run(Command::new("ip").args(words));
+    }
+
+    /// Cuts a machine off the bridge, or joins it again.
+    pub fn cut(&self, machine: &str, cut: bool) {
+        let state = if cut { "down" } else { "up" };
+        let port = format!("to-{machine}");
+        self.ip(&["-n", &self.netns("hub"), "link", "set", &port, state]);
+    }
+
+    /// Starts a coordinator: `c1`, `c2` …
+    pub fn coordinator(&mut self, name: &str) {
+        if !self.machines.iter().any(|machine| machine == name) {
+            self.machine(name);
+            let (ca, out) = (self.path("ca"), self.path(&format!("id-{name}")));
+            let issue = ["ca", "issue", "--dir", &ca, "--role", "coordinator", "--name", name];
+            self.ok("hub", &[&issue[..], &["--out", &out]].concat());
+        }
+        let listen = format!("{}:4433", address(name));
+        let (root, id, ca) = (self.path(name), self.path(&format!("id-{name}")), self.path("ca"));
+        let mut words: Vec<String> = ["--root", &root, "coordinator", "serve", "--fleet", "lab"]
+            .into_iter()
+            .chain(["--listen", &listen, "--identity", &id, "--ttl", "3s"])
+            .map(str::to_owned)
+            .collect();
+        // One signs for all of them.
+        if name == "c1" {
+            words.extend(["--ca".to_owned(), ca]);
+        }
+        if let Some(etcd) = &self.etcd {
+            let (endpoints, tls) = (etcd.endpoints().join(","), etcd.options("").tls.expect("TLS"));
+            let shown = |path: PathBuf| path.display().to_string();
+            words.extend(["--etcd".to_owned(), endpoints]);
+            words.extend(["--etcd-cacert".to_owned(), shown(tls.authority)]);
+            words.extend(["--etcd-cert".to_owned(), shown(tls.certificate)]);
+            words.extend(["--etcd-key".to_owned(), shown(tls.key)]);
+        }
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        self.start(name, name, &words);
+        wait_for("the coordinator to serve", || {
+            self.mvm("hub", &["coordinator", "status"]).output().expect("mvm").status.success()
+        });
+    }
+
+    /// Makes a machine a node and starts its agent: `n1`, `n2` … in zones `a` and `b` in turn.
+    pub fn node(&mut self, name: &str) {
+        let root = self.path(name);
+        if !self.machines.iter().any(|machine| machine == name) {
+            self.machine(name);
+            let invited = self.ok("hub", &["node", "invite", name]);
+            let token = self.root.join(format!("{name}.token"));
+            std::fs::write(&token, invited).expect("token");
+            let token = token.display().to_string();
+            self.ok(name, &["--root", &root, "node", "join", "--token-file", &token]);
+            if let Ok(kernels) = std::env::var("MVM_TEST_KERNELS") {
+                run(Command::new("cp").args(["-r", &kernels]).arg(format!("{root}/kernels")));
+            }
+        }
+        let number: usize = name[1..].parse().expect("a number");
+        let zone = format!("zone={}", ["a", "b"][(number + 1) % 2]);
+        let listen = format!("{}:4433", address(name));
+        let serve = ["--root", &root, "agent", "serve", "--hypervisor", "sim", "--listen", &listen];
+        let offer = ["--label", &zone, "--capacity", "vcpus=16,mem=16384,disk=200"];
+        self.start(name, name, &[&serve[..], &offer].concat());
+    }
+
+    /// A process of `mvm` on a machine, with its log in the lab's directory.
+    fn start(&mut self, process: &str, machine: &str, words: &[&str]) {
+        let log = self.root.join(format!("{process}.log"));
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("log");
+        let mut command = self.mvm(machine, words);
+        command.env_remove("MVM_COORDINATOR").env_remove("MVM_IDENTITY");
+        command.stdout(log.try_clone().expect("log")).stderr(log);
+        let child = command.spawn().expect("mvm");
+        self.processes.push((process.to_owned(), child));
+    }
+
+    /// SIGKILL to a process. What it ran goes on; so do simulated machines.
+    pub fn kill(&mut self, process: &str) {
+        let at = self.processes.iter().position(|(name, _)| name == process).expect("a process");
+        let (_, mut child) = self.processes.remove(at);
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+    }
+
+    /// `mvm` on a machine, as the operator alice, who asks the first coordinator.
+    pub fn mvm(&self, machine: &str, words: &[&str]) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.netns(machine), env!("CARGO_BIN_EXE_mvm")]);
+        command.args(words).stdin(Stdio::null());
+        command.env("MVM_COORDINATOR", format!("{}:4433", address("c1")));
+        command.env("MVM_IDENTITY", self.path("alice")).env_remove("MVM_NETNS");
+        if words.starts_with(&["ca"]) {
+            command.env_remove("MVM_COORDINATOR");
+        }
+        command
+    }
+
+    /// Runs it; it must succeed. Gives what it printed.
+    pub fn ok(&self, machine: &str, words: &[&str]) -> String {
+        let output = self.mvm(machine, words).output().expect("mvm");
+        let said = text(&output.stderr);
+        assert!(output.status.success(), "mvm {words:?}: {said}\n{}", self.logs());
+        text(&output.stdout)
+    }
+
+    /// Runs it; it must be refused with this code.
+    pub fn refused(&self, words: &[&str], code: &str) {
+        let output = self.mvm("hub", words).output().expect("mvm");
+        let said = text(&output.stderr);
+        assert!(!output.status.success(), "mvm {words:?} succeeded");
+        assert!(said.contains(&format!("error[{code}]")), "mvm {words:?}: {said}");
+    }
+
+    pub fn json(&self, words: &[&str]) -> Value {
+        let words = [words, &["-o", "json"]].concat();
+        serde_json::from_str(&self.ok("hub", &words)).expect("JSON")
+    }
+
+    /// Applies a document with one pool `ci/runners`.
+    pub fn apply(&self, counts: &Value, placement: &Value, wait: bool) {
+        let file = self.root.join("fleet.json");
+        let document = json!({
+            "schema_version": 1, "fleet_id": "lab", "node_grace_s": 5,
+            "tenants": [{
+                "tenant_id": "ci",
+                "network": { "tenant_net_id": 20, "ipv4_subnet": "10.240.20.0/24" },
+                "pools": [{
+                    "pool_id": "runners", "flake_ref": "./flake", "profile": "ci-runner",
+                    "instance_resources": { "vcpus": 1, "mem_mib": 256, "scratch_disk_mib": 128 },
+                    "desired_counts": counts, "placement": placement,
+                }],
+            }],
+        });
+        std::fs::write(&file, document.to_string()).expect("document");
+        let (file, nixpkgs) = (file.display().to_string(), nixpkgs());
+        let mut words = vec!["fleet", "apply", &file, "--override-input", &nixpkgs];
+        if wait {
+            words.extend(["--wait", "120"]);
+        }
+        self.ok("hub", &words);
+    }
+
+    /// What a node has ready and leased, as the coordinator says.
+    pub fn held(&self, node: &str) -> Value {
+        let node = self.json(&["fleet", "nodes", node]);
+        json!([node["ready_counts"]["warm"], node["ready_counts"]["sleeping"], node["leased"]])
+    }
+
+    pub fn alive(&self, node: &str) -> bool {
+        let nodes = self.json(&["fleet", "nodes"]);
+        let nodes = nodes.as_array().expect("nodes");
+        nodes.iter().any(|n| n["node_id"] == node && n["alive"] == true)
+    }
+
+    pub fn converged(&self) -> bool {
+        self.json(&["fleet", "status"])["converged"] == true
+    }
+
+    fn logs(&self) -> String {
+        let mut all = String::new();
+        for (name, _) in &self.processes {
+            let log = std::fs::read_to_string(self.root.join(format!("{name}.log")));
+            let lines: Vec<String> = log.unwrap_or_default().lines().map(str::to_owned).collect();
+            let last = lines[lines.len().saturating_sub(12)..].join("\n");
+            all.push_str(&format!("--- {name}\n{last}\n"));
+        }
+        all
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+        for (_, child) in &mut self.processes {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        self.etcd = None;
+        for machine in &self.machines {
+            let _ = Command::new("ip").args(["netns", "del", &self.netns(machine)]).status();
+        }
+        let _ = std::fs::remove_dir_all(&self.root);
+    }
+}
+
+/// The address of a machine: coordinators from 10.99.0.1, nodes from 10.99.0.101.
+pub fn address(machine: &str) -> String {
+    let number: u8 = machine[1..].parse().expect("a number");
+    let base = if machine.starts_with('c') { 0 } else { 100 };
+    format!("10.99.0.{}", base + number)
+}
+
+fn nixpkgs() -> String {
+    let packages = std::env::var("MVM_TEST_DEBIAN_PKGS").expect("MVM_TEST_DEBIAN_PKGS: run ./test");
+    format!("nixpkgs=path:{packages}")
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+pub fn run(command: &mut Command) -> Output {
+    let output = command.output().expect("start");
+    assert!(output.status.success(), "{command:?}: {}", text(&output.stderr));
+    output
+}
+
+pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}

@@ -1,0 +1,7 @@
+//! A fleet as its users have it: coordinators and agents as processes of their own, each in a
+//! network namespace of its own, with certificates, on SQLite and on etcd. The machines are
+//! simulated.
+
+mod claims;
+mod lab;
+mod life;

@@ -1,0 +1,104 @@
+//! The agent as its unit runs it: told by sd_notify, and with the capabilities that it has there.
+
+use crate::lab::{Lab, wait_for};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+/// The service manager's part.
+struct Manager {
+    said: Receiver<String>,
+    agent: Option<Child>,
+}
+
+impl Manager {
+    fn new(lab: &Lab) -> Manager {
+        let socket = UnixDatagram::bind(lab.root.join("notify")).expect("socket");
+        let (tell, said) = std::sync::mpsc::channel();
+        // Always listening, as systemd is; ends with the manager.
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count) = socket.recv(&mut buffer) {
+                let words = String::from_utf8_lossy(&buffer[..count]).into_owned();
+                if tell.send(words).is_err() {
+                    return;
+                }
+            }
+        });
+        Manager { said, agent: None }
+    }
+
+    /// Starts the agent as the unit does, and waits until it is ready.
+    fn start(&mut self, lab: &Lab) {
+        let mut command = Command::new("setpriv");
+        command.args(["--inh-caps=-all", "--no-new-privs"]);
+        command.arg(format!("--bounding-set=-all,{}", capabilities()));
+        command.arg(env!("CARGO_BIN_EXE_mvm")).arg("--root").arg(&lab.root);
+        command.args(["agent", "serve"]).env("MVM_NETNS", &lab.netns);
+        command.env("NOTIFY_SOCKET", lab.root.join("notify")).env("WATCHDOG_USEC", "3000000");
+        command.stdin(Stdio::null()).stderr(Stdio::null());
+        self.agent = Some(command.spawn().expect("setpriv"));
+        self.hears("READY=1");
+    }
+
+    fn hears(&self, wanted: &str) {
+        let soon = Duration::from_secs(120);
+        while !self.said.recv_timeout(soon).expect(wanted).lines().any(|line| line == wanted) {}
+    }
+
+    fn stop(&mut self) {
+        let mut agent = self.agent.take().expect("it runs");
+        let pid = rustix::process::Pid::from_child(&agent);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signal");
+        self.hears("STOPPING=1");
+        assert!(agent.wait().expect("wait").success());
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            let _ = agent.kill();
+            let _ = agent.wait();
+        }
+    }
+}
+
+/// Those of the unit, as setpriv(1) takes them.
+fn capabilities() -> String {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("workspace");
+    let unit = workspace.join("packaging/systemd/mvm-agent.service");
+    let unit = std::fs::read_to_string(unit).expect("unit");
+    let line = unit.lines().find_map(|l| l.strip_prefix("CapabilityBoundingSet=")).expect("set");
+    let names = line.split_whitespace().map(|name| name.to_lowercase().replace("cap_", "+"));
+    names.collect::<Vec<_>>().join(",")
+}
+
+#[test]
+fn the_units_agent_can_do_its_work_and_its_restart_touches_no_machine() {
+    let lab = Lab::new("unit");
+    let mut manager = Manager::new(&lab);
+    manager.start(&lab);
+    manager.hears("WATCHDOG=1");
+    lab.tenant_and_pool("ci", "27");
+    let vm = lab.start("ci/small");
+    lab.start_counter(&vm);
+    let count = lab.count(&vm);
+    manager.stop();
+    assert_eq!(lab.machines(), 1, "the machine goes on");
+    manager.start(&lab);
+    wait_for("the counter to go on", || lab.count(&vm) > count);
+    for (verb, state) in
+        [("warm", "warm"), ("wake", "running"), ("sleep", "sleeping"), ("wake", "running")]
+    {
+        lab.ok(&["instance", verb, &vm]);
+        assert_eq!(lab.state(&vm), state);
+    }
+    assert!(lab.count(&vm) > count, "it is the same machine");
+    lab.ok(&["pool", "destroy", "ci/small"]);
+    lab.ok(&["tenant", "destroy", "ci"]);
+    assert_eq!((lab.machines(), lab.links()), (0, Vec::new()));
+    manager.stop();
+}
