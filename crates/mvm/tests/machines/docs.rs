@@ -13,9 +13,9 @@ const PAGES: &[&str] = &[
     "jobs",
     "expose",
     "audit",
+    "identity",
     "simulation",
     "operations",
-    "identity",
     "desired-state",
     "production",
 ];
