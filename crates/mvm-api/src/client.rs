@@ -51,9 +51,15 @@ impl ClientError {
     pub fn into_problem(self) -> Problem {
         match self {
             ClientError::Problem(problem) => *problem,
-            ClientError::Unreachable { .. } => {
-                Problem::new(503, "agent_unreachable", self.to_string())
-                    .hint("see `mvm agent status`, or start it with `mvm agent serve`")
+            ClientError::Unreachable { ref at, .. } => {
+                let hint = match at.starts_with('/') {
+                    true => "see `mvm agent status`, or start it with `mvm agent serve`",
+                    false => {
+                        "check the address, and that something serves there: \
+                         mvm agent serve --listen ADDRESS:PORT"
+                    }
+                };
+                Problem::new(503, "agent_unreachable", self.to_string()).hint(hint)
             }
             ClientError::Broken { .. } => Problem::new(502, "connection_broken", self.to_string())
                 .hint("the agent's log says more: see `mvm agent status` for its root"),

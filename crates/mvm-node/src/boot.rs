@@ -158,13 +158,14 @@ impl Node {
     ) -> Result<()> {
         let ready = async {
             let socket = machine.channel();
-            let connecting = Channel::connect(&socket, deadline);
-            let channel = stage!("channel", connecting).await.or_problem()?;
-            let adopt = if fresh {
-                stage!("identity", async { self.whole_identity(tenant, instance) }).await?
-            } else {
-                Adopt { wall_clock_ns: Some(wall_clock_ns()), ..Adopt::default() }
+            let connecting = stage!("channel", Channel::connect(&socket, deadline));
+            // Keys are made while the guest comes to itself.
+            let (channel, identity) = match fresh {
+                true => tokio::join!(connecting, self.identity_of(tenant, instance)),
+                false => (connecting.await, Ok(Adopt::default())),
             };
+            let (channel, identity) = (channel.or_problem()?, identity?);
+            let adopt = Adopt { wall_clock_ns: Some(wall_clock_ns()), ..identity };
             stage!("adopt", channel.adopt(&adopt)).await.or_problem()?;
             Ok::<_, Problem>(channel)
         };
@@ -234,6 +235,14 @@ impl Node {
         }
     }
 
+    async fn identity_of(self: &Arc<Self>, tenant: &Tenant, instance: &Instance) -> Result<Adopt> {
+        let (node, tenant, instance) = (self.clone(), tenant.clone(), instance.clone());
+        let made = tokio::task::spawn_blocking(move || node.whole_identity(&tenant, &instance));
+        let made = stage!("identity", made).await;
+        made.map_err(|error| Problem::internal(error.to_string()))?
+    }
+
+    /// Everything but the time.
     fn whole_identity(&self, tenant: &Tenant, instance: &Instance) -> Result<Adopt> {
         let files = self.parts.root.files(instance.id);
         let reference = instance.reference();
@@ -244,14 +253,13 @@ impl Node {
             dns: resolvers(),
             mac: Some(instance.mac.clone()),
         });
-        let (wall_clock_ns, entropy) =
-            (Some(wall_clock_ns()), Some(identity::random_bytes::<64>()?.to_vec()));
+        let entropy = Some(identity::random_bytes::<64>()?.to_vec());
         if is_mould(instance) {
             // Its clones get names and keys of their own; it needs none.
-            return Ok(Adopt { wall_clock_ns, entropy, network, ..Adopt::default() });
+            return Ok(Adopt { entropy, network, ..Adopt::default() });
         }
         Ok(Adopt {
-            wall_clock_ns,
+            wall_clock_ns: None,
             hostname: Some(identity::host_name(&instance.pool.pool, instance.id)),
             machine_id: Some(identity::machine_id(&files)?),
             entropy,

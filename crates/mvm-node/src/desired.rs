@@ -335,7 +335,8 @@ impl Node {
     async fn carry_out(self: &Arc<Self>, document: &DesiredState, step: &Step) -> Result<()> {
         let (verb, tenant) = (verb(step), step.tenant());
         let target = step.pool().map_or_else(|| tenant.to_string(), ToString::to_string);
-        let work = self.take_step(document, step);
+        // It holds every step's work: on the heap, as it would be several times on the stack.
+        let work = Box::pin(self.take_step(document, step));
         match step {
             // These wait, pass after pass, and are logged when it comes to them.
             Step::DestroyPool { .. } | Step::DestroyTenant { .. } => work.await,

@@ -30,7 +30,10 @@ async fn pass(server: Server, mut request: Request, next: Next) -> Response {
             request.extensions_mut().insert(ConnectInfo(asked));
             next.run(request).await
         }
-        Err(problem) => problem.into_response(),
+        Err(problem) => {
+            tracing::info!(who = peer.holder(), code = problem.code, "refused: {problem}");
+            problem.into_response()
+        }
     }
 }
 

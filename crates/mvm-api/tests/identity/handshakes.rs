@@ -163,27 +163,38 @@ async fn who_shows_no_certificate_or_speaks_something_else_is_refused() {
     let error = stream.read(&mut [0; 64]).await.expect_err("refused");
     assert!(error.to_string().contains("CertificateRequired"), "{error}");
 
-    // The beginning of a TLS 1.2 handshake, without the extension that offers 1.3.
-    let mut hello = vec![0x03, 0x03];
-    hello.extend([7; 32]);
-    hello.extend([0, 0, 2, 0xc0, 0x2b, 1, 0, 0, 0]);
-    let length = hello.len() as u8;
-    let mut record = vec![0x16, 3, 1, 0, length + 4, 1, 0, 0, length];
-    record.extend(hello);
-    for bytes in
-        [record.as_slice(), b"GET /who HTTP/1.1\r\n\r\n", &[0; 600], b"\x16\x03\x01\xff\xff"]
-    {
+    let said_to = async |bytes: &[u8]| {
         let mut stream = TcpStream::connect(&address).await.expect("connects");
         stream.write_all(bytes).await.expect("writes");
         let _ = stream.shutdown().await;
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
+        answer
+    };
+    // An alert, fatal: protocol_version (RFC 8446, section 6).
+    assert_eq!(said_to(&hello_of_tls_1_2()).await, [0x15, 3, 3, 0, 2, 2, 70]);
+    for bytes in [&b"GET /who HTTP/1.1\r\n\r\n"[..], &[0; 600], b"\x16\x03\x01\xff\xff"] {
+        let answer = said_to(bytes).await;
         // At most an alert, never an answer.
         assert!(answer.len() < 16 && !answer.starts_with(b"HTTP"), "{answer:?}");
     }
     // None of it hurt.
     let alice = lab.client(&address, lab.credential("operator/alice", HOUR));
     alice.get::<String>("/who").await.expect("an answer");
+}
+
+/// The first message of a client that knows TLS 1.2 and no later version: one cipher suite, and the
+/// extensions with a curve and a signature scheme that the server knows, too.
+fn hello_of_tls_1_2() -> Vec<u8> {
+    let extensions = [0, 10, 0, 4, 0, 2, 0, 23, 0, 11, 0, 2, 1, 0, 0, 13, 0, 4, 0, 2, 4, 3];
+    let mut hello = vec![3, 3];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 2, 0xc0, 0x2b, 1, 0, 0, extensions.len() as u8]);
+    hello.extend(extensions);
+    let length = hello.len() as u8;
+    let mut record = vec![0x16, 3, 1, 0, length + 4, 1, 0, 0, length];
+    record.extend(hello);
+    record
 }
 
 #[tokio::test]

@@ -123,7 +123,6 @@ pub enum Command {
     /// Connects standard input and output with a port of the guest
     #[command(
         hide = true,
-        override_usage = "mvm coordinator proxy --node <HOST:PORT> [OPTIONS] <PORT>",
         after_help = "Examples:\n  mvm coordinator proxy --node 10.0.1.5 --tenant ci --pool runners --instance i-0123abcd 22"
     )]
     Proxy {
