@@ -302,7 +302,8 @@ impl Node {
 
     /// Destroys a pool with all its instances.
     pub async fn destroy_pool(self: &Arc<Self>, reference: &PoolRef) -> Result<()> {
-        self.unexpose(reference, None).await?;
+        // On the heap, as all that is large and rare: the futures of callers hold it otherwise.
+        Box::pin(self.unexpose(reference, None)).await?;
         // First nothing new is made, then what there is goes, then the record.
         self.change(|world, changes| {
             let mut pool = world.pool(reference)?.clone();
