@@ -88,7 +88,7 @@ impl Network {
             (None, Some(keeper)) => Ok(Client::tls(address, keeper.clone(), expect)),
             (None, None) => {
                 let detail = format!("{address} is on the network, and we have no identity");
-                Err(Problem::new(400, "no_identity", detail)
+                Err(Problem::new(400, "identity_missing", detail)
                     .hint("start the coordinator with --identity, or name the node as unix:PATH"))
             }
         }

@@ -95,7 +95,7 @@ async fn run(options: ServeOptions) -> Result<()> {
         (_, true) => None,
         (Some(keeper), false) => Some(TlsListener::bind(&options.listen, keeper.clone()).await?),
         (None, false) => {
-            return Err(Problem::new(400, "no_identity", "to listen needs an identity")
+            return Err(Problem::new(400, "identity_missing", "to listen needs an identity")
                 .hint("name its directory with --identity"));
         }
     };

@@ -118,7 +118,7 @@ impl InPath {
 
 fn client(fleet: &Fleet, node: &Name) -> Result<Client> {
     let port = fleet.port(node).map_err(crate::Refused::problem)?;
-    let none = || Problem::new(501, "simulated", format!("node {node} is simulated"));
+    let none = || Problem::new(501, "no_such_route", format!("node {node} is simulated"));
     port.client().ok_or_else(none)
 }
 

@@ -18,6 +18,7 @@ const PAGES: &[&str] = &[
     "api",
     "operations",
     "desired-state",
+    "fleet",
     "production",
 ];
 /// The pages without.
