@@ -57,7 +57,7 @@ pub struct HeldClaim {
 }
 
 /// `PUT /v1/fleet`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApplyFleet {
     /// The document; its paths are absolute, as every node reaches them.
@@ -68,7 +68,7 @@ pub struct ApplyFleet {
 }
 
 /// What a document comes to.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FleetPlan {
     /// What changes on which node, as far as anything does.
     pub changes: Vec<NodeChange>,
@@ -79,7 +79,7 @@ pub struct FleetPlan {
 }
 
 /// What a node is to hold of a pool, where that changes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NodeChange {
     /// The node.
     pub node_id: Name,
@@ -92,7 +92,7 @@ pub struct NodeChange {
 }
 
 /// `GET /v1/fleet/status`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FleetStatus {
     /// The fleet.
     pub fleet_id: Name,
@@ -113,7 +113,7 @@ pub struct FleetStatus {
 }
 
 /// A pool of the fleet.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FleetPoolView {
     /// Which one.
     pub pool: PoolRef,
@@ -131,7 +131,7 @@ pub struct FleetPoolView {
 }
 
 /// `POST /v1/nodes`: a node that belongs to the fleet. Repeated with another address: it has moved.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RegisterNode {
     /// Its name.
@@ -141,7 +141,7 @@ pub struct RegisterNode {
 }
 
 /// `POST /v1/nodes/{node}/duty`.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetDuty {
     /// What it is there for from now on.
@@ -149,7 +149,7 @@ pub struct SetDuty {
 }
 
 /// A node as the coordinator shows it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NodeView {
     /// Its name.
     pub node_id: Name,
@@ -177,7 +177,7 @@ pub struct NodeView {
 }
 
 /// `GET /v1/coordinator`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CoordinatorInfo {
     /// Version of its binary.
     pub version: String,

@@ -2,6 +2,7 @@
 
 use mvm_model::job::{Artifact, Attempt, JobSpec};
 use mvm_model::{Job, JobId, JobState, Millis, Name, PoolRef};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The jobs of all pools.
@@ -18,7 +19,7 @@ pub fn job_part(id: JobId, part: &str) -> String {
 }
 
 /// `POST …/pools/{pool}/jobs`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SubmitJob {
     /// What is to be run.
@@ -29,7 +30,7 @@ pub struct SubmitJob {
 }
 
 /// `GET /v1/jobs`: which of them.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobFilter {
     /// Only those of this tenant.
@@ -44,7 +45,7 @@ pub struct JobFilter {
 }
 
 /// A job as the API shows it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct JobView {
     /// Its id.
     pub job_id: JobId,

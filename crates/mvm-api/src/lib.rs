@@ -1,7 +1,8 @@
 //! The HTTP API of mvm: what goes over the wire, and the client that speaks it.
 //!
 //! Lives here: the paths ([`paths`]), the table of all routes and who may call them ([`routes`]),
-//! the types of requests and replies ([`types`]), problem documents after RFC 9457 ([`problem`]),
+//! the types of requests and replies ([`types`]), the description of the API made of
+//! both ([`openapi`]), problem documents after RFC 9457 ([`problem`]),
 //! identities and mutual TLS ([`identity`], [`tls`]), and the [`Client`] over a Unix socket or TLS.
 //!
 //! Never here: business rules. The handlers live in `mvm-node`; decisions in `mvm-model`.
@@ -14,9 +15,11 @@ pub mod files;
 pub mod fleet;
 pub mod identity;
 pub mod jobs;
+pub mod openapi;
 pub mod paths;
 pub mod peer;
 pub mod problem;
+pub mod query;
 pub mod routes;
 pub mod service;
 pub mod tls;

@@ -25,6 +25,9 @@ pub struct Problem {
     /// JSON path of the fault in the request's document, or empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
+    /// The id of the request, as in the agent's log; empty where there was none.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub request_id: Box<str>,
 }
 
 impl Problem {
@@ -36,6 +39,7 @@ impl Problem {
             detail: detail.into(),
             hint: String::new(),
             path: String::new(),
+            request_id: Box::default(),
         }
     }
 
@@ -51,10 +55,6 @@ impl Problem {
     }
 }
 
-/// The code of the problem that a response is, for what stands between it and the client.
-#[derive(Clone, Debug)]
-pub struct ProblemCode(pub String);
-
 impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
         let status = match fault.code {
@@ -64,13 +64,8 @@ impl From<Fault> for Problem {
             Code::QueueFull => 429,
             _ => 400,
         };
-        Problem {
-            status,
-            code: fault.code.as_str().to_owned(),
-            detail: fault.message,
-            hint: fault.hint,
-            path: fault.path,
-        }
+        let problem = Problem::new(status, fault.code.as_str(), fault.message);
+        Problem { path: fault.path, ..problem.hint(fault.hint) }
     }
 }
 
@@ -96,12 +91,12 @@ impl std::fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
+/// The problem itself stays with the response, for what stands between it and the client.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let code = ProblemCode(self.code.clone());
-        let mut response = (status, Json(self)).into_response();
-        response.extensions_mut().insert(code);
+        let mut response = (status, Json(&self)).into_response();
+        response.extensions_mut().insert(self);
         let media_type = HeaderValue::from_static(MEDIA_TYPE);
         response.headers_mut().insert(header::CONTENT_TYPE, media_type);
         response

@@ -15,6 +15,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+/// An empty object: done, and nothing to say.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Done {}
+
 /// `GET /v1/agent`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AgentInfo {

@@ -287,6 +287,7 @@ impl Simulated {
 
 struct Port(Arc<Simulated>);
 
+#[expect(clippy::result_large_err, reason = "the error is the port's")]
 fn unreached<T>() -> Result<T, Refused> {
     Err(Refused::No(Problem::new(503, "node_unreachable", "it is dead")))
 }

@@ -7,6 +7,7 @@
 pub(crate) mod check;
 mod diff;
 
+pub use check::source;
 pub(crate) use diff::rebase;
 pub use diff::{Step, diff};
 

@@ -4,6 +4,7 @@ use crate::Millis;
 use crate::error::{Code, Fault};
 use crate::name::{InstanceRef, Name, PoolRef, string_conversions};
 use crate::state::State;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,8 +26,11 @@ const MAX_COMMAND: usize = 512 * 1024;
 const MAX_ARTIFACTS: usize = 64;
 
 /// `j-` and eight hexadecimal digits, unique on a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(extend("pattern" = r"^j-[0-9a-f]{8}$"))]
 pub struct JobId(u32);
 
 impl JobId {
@@ -60,7 +64,7 @@ impl FromStr for JobId {
 string_conversions!(JobId);
 
 /// What is to be run, and how.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobSpec {
     /// Program and arguments.
@@ -133,7 +137,9 @@ impl JobSpec {
 }
 
 /// Where a job is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
     /// Recorded; its inputs are on their way.
@@ -242,7 +248,7 @@ impl Outcome {
 }
 
 /// One run of a job's command.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Attempt {
     /// Where.
     pub instance: InstanceRef,
@@ -277,7 +283,7 @@ pub struct Attempt {
 }
 
 /// A file or folder that a job leaves.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Artifact {
     /// Its path in the guest.
     pub path: String,

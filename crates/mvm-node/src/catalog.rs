@@ -10,7 +10,7 @@ use mvm_api::types::{
 };
 use mvm_image::{BuildRequest, Progress};
 use mvm_model::admission::{admit_counts, admit_pool};
-use mvm_model::desired::ImageSource;
+use mvm_model::desired::{ImageSource, source};
 use mvm_model::pool::RevisionEntry;
 use mvm_model::{Counts, Name, Pool, PoolRef, State, Tenant};
 use std::collections::BTreeMap;
@@ -101,6 +101,7 @@ impl Node {
     /// Makes a pool. One that is there and equal is left as it is.
     pub async fn create_pool(&self, tenant: &Name, wanted: CreatePool) -> Result<()> {
         wanted.resources.validate()?;
+        source(&wanted.flake_ref, &wanted.profile, "$")?;
         let caches = mvm_model::cache::change(&[], wanted.caches)?;
         let reference = PoolRef { tenant: tenant.clone(), pool: wanted.name };
         crate::audit::note_target(&reference);
@@ -158,6 +159,7 @@ impl Node {
             pool.override_inputs = patch.override_inputs.unwrap_or(pool.override_inputs);
             pool.flake_ref = patch.flake_ref.unwrap_or(pool.flake_ref);
             pool.profile = patch.profile.unwrap_or(pool.profile);
+            source(&pool.flake_ref, &pool.profile, "$")?;
             pool.recycle = patch.recycle.unwrap_or(pool.recycle);
             let same = pool.flake_ref == before.flake_ref
                 && pool.profile == before.profile
@@ -300,7 +302,8 @@ impl Node {
 
     /// Destroys a pool with all its instances.
     pub async fn destroy_pool(self: &Arc<Self>, reference: &PoolRef) -> Result<()> {
-        self.unexpose(reference, None).await?;
+        // On the heap, as all that is large and rare: the futures of callers hold it otherwise.
+        Box::pin(self.unexpose(reference, None)).await?;
         // First nothing new is made, then what there is goes, then the record.
         self.change(|world, changes| {
             let mut pool = world.pool(reference)?.clone();

@@ -13,9 +13,10 @@ pub trait IntoProblem {
 fn status_of(code: &str) -> u16 {
     match code {
         "not_found" | "image_not_found" | "kernel_not_found" => 404,
-        "flake_missing" | "profile_missing" | "flake_build_failed" | "not_a_kernel" => 422,
+        "flake_missing" | "profile_missing" | "flake_build_failed" | "not_a_kernel"
+        | "kernel_missing" | "kernel_compression" | "kernel_unfit" => 422,
         "no_space" => 507,
-        "name_taken" | "subnet_taken" => 409,
+        "name_taken" | "subnet_taken" | "ambiguous" => 409,
         _ => 500,
     }
 }

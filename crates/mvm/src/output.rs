@@ -117,6 +117,9 @@ pub fn complain(problem: &Problem, format: Format) {
     }
     let red = anstyle::AnsiColor::Red.on_default().bold();
     let _ = writeln!(to, "{red}error[{}]{red:#}: {problem}", problem.code);
+    if problem.status >= 500 && !problem.request_id.is_empty() {
+        let _ = writeln!(to, "  request {}: the agent's log says more", problem.request_id);
+    }
     hint(&problem.hint);
 }
 

@@ -107,6 +107,8 @@ impl Signer {
         let key = request_key(request)?;
         let place = format!("{TOKENS}{}", token.serial);
         for _ in 0..TRIES {
+            // Before the token: where this token made the node in between, that is what is told.
+            let (mut view, revision) = self.view(&node).await?;
             if let Some(used) = self.get::<Used>(&place).await? {
                 if used.0.key == key {
                     return self.signed(used.0.certificate, now).await;
@@ -117,7 +119,6 @@ impl Signer {
                      a new token: mvm node invite {name}"
                 )));
             }
-            let (mut view, revision) = self.view(&node).await?;
             self.absent(&view, now)?;
             add(&mut view, &issued.facts, now);
             let used = Used {

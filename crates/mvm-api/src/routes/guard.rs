@@ -1,7 +1,7 @@
 //! What stands before every handler: the caller's certificate still counts, and the table allows its
 //! role the route, about its own tenant where it has one.
 
-use super::{Route, Scope, Server, find};
+use super::{Route, Scope, Server, find, request};
 use crate::Problem;
 use crate::identity::{Identity, now};
 use crate::peer::Peer;
@@ -16,9 +16,11 @@ use mvm_model::Name;
 pub const ON_BEHALF_OF: &str = "mvm-on-behalf-of";
 
 /// The router's routes, behind the table: who calls must be of a role that may, with a certificate
-/// that still counts, and a tenant operator within its tenant.
+/// that still counts, and a tenant operator within its tenant. Every request has an id.
 pub fn guard(router: Router, server: Server) -> Router {
-    router.layer(from_fn(move |request: Request, next: Next| pass(server, request, next)))
+    let router =
+        router.layer(from_fn(move |request: Request, next: Next| pass(server, request, next)));
+    router.layer(from_fn(request::layer))
 }
 
 async fn pass(server: Server, mut request: Request, next: Next) -> Response {

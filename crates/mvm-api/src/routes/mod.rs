@@ -4,9 +4,13 @@
 //! the API's description is made of it. A route that is not in it is not served.
 
 mod guard;
+mod request;
+mod shape;
 mod table;
 
 pub use guard::{ON_BEHALF_OF, guard};
+pub use request::{REQUEST_ID, RequestId};
+pub use shape::{Gives, Maker, Sent, Takes};
 pub use table::ROUTES;
 
 use crate::identity::Role;
@@ -47,6 +51,8 @@ pub struct Route {
     pub method: &'static str,
     /// The path, as the router has it.
     pub path: &'static str,
+    /// Noun and verb, `pool.build`: what the audit log and the API's description call it.
+    pub operation: &'static str,
     /// What it does, in a line.
     pub summary: &'static str,
     /// Who may call it. Operators may call everything but `join`.
@@ -55,6 +61,12 @@ pub struct Route {
     pub scope: Scope,
     /// Who serves it.
     pub servers: &'static [Server],
+    /// The body of its requests.
+    pub takes: Takes,
+    /// The parameters after the `?`, an object's fields.
+    pub query: Option<Maker>,
+    /// What it answers where all is well.
+    pub gives: Gives,
 }
 
 impl Route {

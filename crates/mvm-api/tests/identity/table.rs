@@ -179,7 +179,9 @@ fn the_table_is_in_order() {
         assert!(!route.summary.is_empty() && !route.summary.ends_with('.'), "{name}");
         assert!(!route.roles.is_empty() && !route.servers.is_empty(), "{name}");
         let joins = route.path == "/v1/ca/join";
-        assert_eq!(route.allows(Role::Joiner), joins, "{name}: a joiner joins, and nothing else");
+        // The API's description says nothing that is not in its source.
+        let joiners = joins || route.path == "/openapi.json";
+        assert_eq!(route.allows(Role::Joiner), joiners, "{name}: a joiner joins, and nothing else");
         assert_eq!(route.allows(Role::Operator), !joins, "{name}: operators may do all");
     }
     assert!(now() > 0);

@@ -10,12 +10,13 @@ mod proxy;
 use crate::Fleet;
 use axum::extract::State;
 use axum::middleware::from_fn_with_state;
+use axum::response::Response;
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use mvm_api::identity::{Signer, service};
 use mvm_api::routes::{Routes, Server, guard};
 use mvm_api::tls::Keeper;
-use mvm_api::{Peer, Problem};
+use mvm_api::{Peer, Problem, openapi};
 use std::sync::Arc;
 
 /// What every handler gets.
@@ -29,6 +30,7 @@ fn routes() -> Routes<Arc<Fleet>> {
     let pool = "/v1/tenants/{tenant}/pools/{pool}";
     let instance = "/v1/tenants/{tenant}/pools/{pool}/instances/{id}";
     Routes::new()
+        .route("/openapi.json", get(describe))
         .route("/v1/coordinator", get(fleet::coordinator))
         .route("/v1/fleet", get(fleet::show).put(fleet::apply))
         .route("/v1/fleet/status", get(fleet::status))
@@ -76,6 +78,10 @@ pub fn router(fleet: Arc<Fleet>, signer: Option<(Arc<Signer>, Arc<Keeper>)>) -> 
     }
     let router = all.into_router().route_layer(from_fn_with_state(fleet.clone(), proxy::to_leader));
     guard(router.fallback(unknown).with_state(fleet), Server::Coordinator)
+}
+
+async fn describe() -> Response {
+    openapi::answer(Server::Coordinator)
 }
 
 async fn unknown(uri: axum::http::Uri) -> Problem {

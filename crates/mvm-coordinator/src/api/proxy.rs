@@ -3,12 +3,13 @@
 use super::{Shared, sees};
 use crate::{Fleet, Result};
 use axum::Json;
-use axum::extract::{ConnectInfo, MatchedPath, Path, Query, Request, State};
+use axum::extract::{ConnectInfo, MatchedPath, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use hyper_util::rt::TokioIo;
+use mvm_api::query::{InstanceFilter, Query};
 use mvm_api::{Caller, Client, Peer, Problem, paths};
 use mvm_model::{InstanceRef, Name, PoolRef};
 use serde::Deserialize;
@@ -221,30 +222,21 @@ async fn find(fleet: &Arc<Fleet>, instance: &InstanceRef) -> Result<Name> {
     }
 }
 
-/// Narrows the list of all instances.
-#[derive(Debug, Deserialize)]
-pub struct Filter {
-    tenant: Option<String>,
-}
-
 /// All instances, each with its node.
 pub async fn list(
     State(fleet): Shared,
     ConnectInfo(peer): Caller,
-    Query(filter): Query<Filter>,
+    Query(filter): Query<InstanceFilter>,
 ) -> Result<Json<Vec<Value>>> {
     let path = match (peer.tenant(), &filter.tenant) {
         (Some(own), _) => format!("{}?tenant={own}", paths::INSTANCES),
-        (None, Some(tenant)) => {
-            let tenant: Name = tenant.parse()?;
-            format!("{}?tenant={tenant}", paths::INSTANCES)
-        }
+        (None, Some(tenant)) => format!("{}?tenant={tenant}", paths::INSTANCES),
         (None, None) => paths::INSTANCES.to_owned(),
     };
     let all = gather(&fleet, |_| true, &path).await?;
     let ours = |view: &Value| match view["tenant_id"].as_str().map(str::parse::<Name>) {
         Some(Ok(tenant)) => {
-            sees(&peer, &tenant) && filter.tenant.as_deref().is_none_or(|f| f == tenant.as_str())
+            sees(&peer, &tenant) && filter.tenant.as_ref().is_none_or(|wanted| *wanted == tenant)
         }
         _ => false,
     };

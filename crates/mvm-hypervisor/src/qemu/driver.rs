@@ -72,8 +72,8 @@ impl QemuDriver {
     ) -> Result<(Process, Qmp, Newborn<'a>)> {
         validate_tap(spec)?;
         let place = place::prepare(spec, start == Start::Boot)?;
-        let span = tracing::info_span!("spawn", id = %spec.id);
-        let (process, newborn) = span.in_scope(|| {
+        // Closed with its scope: the span's time is the stage's.
+        let (process, newborn) = tracing::info_span!("spawn", id = %spec.id).in_scope(|| {
             let setting = Setting {
                 accelerator: self.accelerator,
                 version: self.version,

@@ -50,8 +50,7 @@ fn pools(tenant: &DesiredTenant, path: &str, scope: Scope) -> Result<(), Fault> 
     let mut sum = Sum::default();
     for (index, pool) in pools.iter().enumerate() {
         let path = format!("{path}.pools[{index}]");
-        text(&pool.flake_ref, 4096, "flake_ref", &path)?;
-        text(&pool.profile, 255, "profile", &path)?;
+        source(&pool.flake_ref, &pool.profile, &path)?;
         if pool.revision.as_deref().is_some_and(|digest| !is_digest(digest)) {
             return Err(Fault::new(Code::InvalidValue, "revision is no image's digest")
                 .at(format!("{path}.revision"))
@@ -153,6 +152,13 @@ fn is_digest(text: &str) -> bool {
 fn above(quota: &str, limit: u64, asked: u64, tenant: &Name) -> Fault {
     let message = format!("quota {quota} of tenant {tenant}: limit {limit}, asked {asked}");
     Fault::new(Code::QuotaExceeded, message).hint("ask for less, or raise the quota")
+}
+
+/// Refuses a flake, or an attribute of it, that Nix would not take as one; `path` is the JSON path
+/// of what has them.
+pub fn source(flake_ref: &str, profile: &str, path: &str) -> Result<(), Fault> {
+    text(flake_ref, 4096, "flake_ref", path)?;
+    text(profile, 255, "profile", path)
 }
 
 fn text(value: &str, longest: usize, field: &str, path: &str) -> Result<(), Fault> {

@@ -12,6 +12,7 @@ use crate::Millis;
 use crate::admission::Quotas;
 use crate::name::{Name, PoolRef};
 use crate::pool::Counts;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,7 +37,7 @@ pub struct Placement {
 }
 
 /// What could not be placed of a pool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Unplaced {
     /// Which one.
     pub pool: PoolRef,

@@ -2,47 +2,34 @@
 
 use super::{Answer, Caller, Refusal, Shared};
 use axum::Json;
-use axum::extract::{ConnectInfo, Query, State};
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, header};
 use axum::response::sse::{Event as Sent, KeepAlive};
 use axum::response::{IntoResponse, Response, Sse};
 use futures::Stream;
 use mvm_api::Peer;
+use mvm_api::query::{EventFilter, Query};
 use mvm_model::event::Event;
-use serde::Deserialize;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-/// Narrows them down.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Filter {
-    /// Only those after this one.
-    #[serde(default)]
-    since: u64,
-    /// Only those of this tenant.
-    tenant: Option<String>,
-}
-
-impl Filter {
-    fn takes(&self, peer: &Peer, event: &Event) -> bool {
-        let tenant = &event.instance.pool.tenant;
-        event.id > self.since
-            && peer.sees(tenant)
-            && self.tenant.as_deref().is_none_or(|wanted| wanted == tenant.as_str())
-    }
+fn takes(filter: &EventFilter, peer: &Peer, event: &Event) -> bool {
+    let tenant = &event.instance.pool.tenant;
+    event.id > filter.since
+        && peer.sees(tenant)
+        && filter.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
 }
 
 pub async fn list(
     State(node): Shared,
     ConnectInfo(peer): Caller,
-    Query(filter): Query<Filter>,
+    Query(filter): Query<EventFilter>,
 ) -> Answer<Vec<Event>> {
     let mut events = node.events_after(filter.since).await?;
-    events.retain(|event| filter.takes(&peer, event));
+    events.retain(|event| takes(&filter, &peer, event));
     Ok(Json(events))
 }
 
@@ -50,7 +37,7 @@ pub async fn list(
 pub async fn stream(
     State(node): Shared,
     ConnectInfo(peer): Caller,
-    Query(mut filter): Query<Filter>,
+    Query(mut filter): Query<EventFilter>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Sent, Infallible>>>, Refusal> {
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
@@ -76,7 +63,7 @@ struct Follow {
     past: VecDeque<Event>,
     live: Receiver<Event>,
     peer: Peer,
-    filter: Filter,
+    filter: EventFilter,
 }
 
 impl Follow {
@@ -93,7 +80,7 @@ impl Follow {
                     Err(RecvError::Closed) => return None,
                 },
             };
-            if self.filter.takes(&self.peer, &event) {
+            if takes(&self.filter, &self.peer, &event) {
                 self.filter.since = event.id;
                 return Some(event);
             }

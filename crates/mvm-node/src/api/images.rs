@@ -7,14 +7,15 @@ use crate::problem::{OrProblem, io, not_found};
 use crate::transfer::{PIECE, blocking};
 use axum::Json;
 use axum::body::Body as HttpBody;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response, Sse};
 use futures::Stream;
+use mvm_api::Problem;
+use mvm_api::query::{PartRange, Query};
 use mvm_api::types::{FetchImage, FetchedImage, Gc, GcResult, ImageView, ImportKernel, KernelView};
 use mvm_image::{KernelImport, KernelInfo, Platform};
-use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io::SeekFrom;
@@ -32,6 +33,12 @@ pub async fn kernel_import(
 ) -> Answer<KernelView> {
     let options = KernelImport { initrd_modules: body.modules.map(PathBuf::from), name: body.name };
     let file = PathBuf::from(body.file);
+    if let Err(error) = std::fs::File::open(&file) {
+        let detail = format!("cannot read {:?}: {error}", file.display().to_string());
+        return Err(Problem::new(400, "invalid_value", detail)
+            .hint("name a file of the node, by its absolute path")
+            .into());
+    }
     let kernel =
         detached(async move { node.parts.images.kernel_import(&file, options).await.or_problem() })
             .await?;
@@ -126,18 +133,11 @@ pub async fn manifest(
     Ok(([(header::CONTENT_TYPE, "application/json")], manifest).into_response())
 }
 
-/// Where to begin.
-#[derive(Debug, Deserialize)]
-pub struct From {
-    #[serde(default)]
-    offset: u64,
-}
-
 /// The bytes of a part from an offset on, no faster than the node lets images travel.
 pub async fn part(
     State(node): Shared,
     Path((digest, part)): Path<(String, String)>,
-    Query(from): Query<From>,
+    Query(from): Query<PartRange>,
 ) -> Result<HttpBody, Refusal> {
     let image = node.parts.images.get(&digest).or_problem()?;
     let path = image.part_file(&part).ok_or_else(|| {

@@ -7,14 +7,14 @@ use crate::claims::Wish;
 use crate::problem::io;
 use axum::Json;
 use axum::body::Body as HttpBody;
-use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::extract::{ConnectInfo, Path, State};
 use mvm_api::Problem;
+use mvm_api::query::{Follow, InstanceFilter, Query};
 use mvm_api::types::{
     CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved, SshAccess, SshFiles,
 };
 use mvm_model::lease::Purpose;
 use mvm_model::{Fault, InstanceRef, State as InstanceState};
-use serde::Deserialize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -27,23 +27,16 @@ pub fn reference((tenant, pool, id): (String, String, String)) -> Result<Instanc
     Ok(InstanceRef { pool: pool_reference((tenant, pool))?, id: id.parse()? })
 }
 
-/// Narrows the list of all instances.
-#[derive(Debug, Deserialize)]
-pub struct Filter {
-    tenant: Option<String>,
-}
-
 pub async fn list(
     State(node): Shared,
     ConnectInfo(peer): Caller,
-    Query(filter): Query<Filter>,
+    Query(filter): Query<InstanceFilter>,
 ) -> Answer<Vec<InstanceView>> {
     let references: Vec<InstanceRef> = node
         .read(|world| {
             let wanted = |i: &&mvm_model::Instance| {
                 let tenant = &i.pool.tenant;
-                peer.sees(tenant)
-                    && filter.tenant.as_deref().is_none_or(|wanted| wanted == tenant.as_str())
+                peer.sees(tenant) && filter.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
             };
             world.instances.values().filter(wanted).map(|i| i.reference()).collect()
         })
@@ -238,18 +231,11 @@ fn text(path: &std::path::Path) -> crate::Result<String> {
     std::fs::read_to_string(path).map_err(|e| io(format!("read {}", path.display()), e))
 }
 
-/// Options of `logs`.
-#[derive(Debug, Deserialize)]
-pub struct LogOptions {
-    #[serde(default)]
-    follow: bool,
-}
-
 /// The console log; with `follow`, what is added until the client goes away.
 pub async fn logs(
     State(node): Shared,
     Path(at): InInstance,
-    Query(options): Query<LogOptions>,
+    Query(options): Query<Follow>,
 ) -> Result<HttpBody, Refusal> {
     let reference = reference(at)?;
     node.read(|world| world.instance(&reference).map(|_| ())).await?;

@@ -7,16 +7,16 @@ use crate::jobs::Follow;
 use crate::problem::io;
 use axum::Json;
 use axum::body::Body as HttpBody;
-use axum::extract::{ConnectInfo, Path, Query, Request, State};
+use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use mvm_api::Problem;
 use mvm_api::jobs::{JobFilter, JobView, SubmitJob};
+use mvm_api::query::{Query, WaitOptions};
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::protocol::Reply;
 use mvm_model::JobId;
-use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
@@ -95,12 +95,6 @@ pub async fn cancel(
     Ok(Json(JobView::from(&job)))
 }
 
-/// Options of `wait`.
-#[derive(Debug, Deserialize)]
-pub struct WaitOptions {
-    timeout_s: Option<u64>,
-}
-
 /// The job, when it has ended or the time is up.
 pub async fn wait(
     State(node): Shared,
@@ -116,19 +110,12 @@ pub async fn wait(
     Ok(Json(node.job_view(id).await?))
 }
 
-/// Options of `log`.
-#[derive(Debug, Deserialize)]
-pub struct LogOptions {
-    #[serde(default)]
-    follow: bool,
-}
-
 /// The frames of the log as they lie there; with `follow`, until the job has ended.
 pub async fn log(
     State(node): Shared,
     ConnectInfo(peer): Caller,
     Path(id): OfJob,
-    Query(options): Query<LogOptions>,
+    Query(options): Query<mvm_api::query::Follow>,
 ) -> Result<HttpBody, Refusal> {
     let id = node.job_for(&peer, &id).await?;
     let follow = Follow::new(node, id, options.follow);

@@ -10,6 +10,7 @@ mod images;
 mod instances;
 mod jobs;
 mod leases;
+mod once;
 mod pools;
 mod streams;
 mod tenants;
@@ -18,17 +19,18 @@ mod tests;
 
 use crate::Node;
 use axum::extract::State;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use mvm_api::body::Body;
 use mvm_api::routes::{Routes, Server, guard};
 use mvm_api::tls::TlsListener;
-use mvm_api::types::AgentInfo;
-use mvm_api::{Caller, Peer, Problem};
-use serde::Serialize;
+use mvm_api::types::{AgentInfo, Done};
+use mvm_api::{Caller, Peer, Problem, openapi};
 use std::sync::Arc;
 use tokio::net::UnixListener;
+use tracing::Instrument;
 
 /// What every handler gets.
 type Shared = State<Arc<Node>>;
@@ -53,7 +55,8 @@ fn app(node: Arc<Node>) -> Router {
 fn router(node: Arc<Node>) -> Router {
     routes()
         .into_router()
-        .layer(axum::middleware::from_fn_with_state(node.clone(), audit::layer))
+        .layer(from_fn_with_state(node.clone(), once::layer))
+        .layer(from_fn_with_state(node.clone(), audit::layer))
         .fallback(unknown)
         .with_state(node)
 }
@@ -62,6 +65,7 @@ fn routes() -> Routes<Arc<Node>> {
     let pool = "/v1/tenants/{tenant}/pools/{pool}";
     let instance = "/v1/tenants/{tenant}/pools/{pool}/instances/{id}";
     Routes::new()
+        .route("/openapi.json", get(describe))
         .route("/v1/agent", get(agent))
         .route("/v1/agent/stop", post(stop))
         .route("/v1/agent/crl", put(identity::revoke))
@@ -143,9 +147,13 @@ async fn agent(State(node): Shared) -> Json<AgentInfo> {
     })
 }
 
-async fn stop(State(node): Shared) -> Json<serde_json::Value> {
+async fn stop(State(node): Shared) -> Json<Done> {
     node.stop.notify_one();
-    Json(serde_json::json!({}))
+    done()
+}
+
+async fn describe() -> Response {
+    openapi::answer(Server::Agent)
 }
 
 async fn unknown(uri: axum::http::Uri) -> Refusal {
@@ -171,15 +179,11 @@ impl IntoResponse for Refusal {
 pub async fn detached<T: Send + 'static>(
     work: impl Future<Output = crate::Result<T>> + Send + 'static,
 ) -> crate::Result<T> {
-    match tokio::spawn(crate::audit::carried(work)).await {
+    match tokio::spawn(crate::audit::carried(work).in_current_span()).await {
         Ok(outcome) => outcome,
         Err(error) => Err(Problem::internal(format!("the operation did not end well: {error}"))),
     }
 }
-
-/// An empty object: done, and nothing to say.
-#[derive(Debug, Serialize)]
-pub struct Done {}
 
 /// Done.
 pub fn done() -> Json<Done> {

@@ -8,17 +8,17 @@ use crate::audit::{self, session};
 use crate::claims::Wish;
 use crate::problem::IntoProblem;
 use axum::body::Body as HttpBody;
-use axum::extract::{ConnectInfo, FromRequest, Path, Query, Request, State};
+use axum::extract::{ConnectInfo, FromRequest, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::Response;
 use hyper_util::rt::TokioIo;
 use mvm_api::Problem;
 use mvm_api::client::UPGRADE;
+use mvm_api::query::{Query, StreamOptions};
 use mvm_api::types::{Claim, ClaimRequest};
 use mvm_model::audit::Entry;
 use mvm_model::lease::Purpose;
 use mvm_model::{InstanceRef, State as InstanceState};
-use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -41,13 +41,6 @@ pub fn switch(request: &mut Request) -> Result<(Response, hyper::upgrade::OnUpgr
         .body(HttpBody::empty())
         .map_err(|error| Problem::internal(error.to_string()))?;
     Ok((response, upgrade))
-}
-
-/// Options of `stream`.
-#[derive(Debug, Deserialize)]
-pub struct StreamOptions {
-    /// Length of the lease that it takes, in seconds.
-    lease_s: Option<u64>,
 }
 
 /// A fresh stream to the guest's agent, woken if need be. The client speaks the guest protocol.

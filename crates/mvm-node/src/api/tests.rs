@@ -1,5 +1,6 @@
 //! The agent's router against the table of routes, and what a tenant operator sees of two tenants.
 
+use super::once::hex;
 use super::{app, routes};
 use crate::node::{Node, Parts};
 use crate::root::Root;
@@ -174,4 +175,115 @@ async fn a_tenant_operator_touches_what_is_of_its_own_tenant() {
     let root = Peer::Unix { uid: Some(0) };
     let (_, all) = ask(&app, "GET", "/v1/leases", &root).await;
     assert!(all.contains("l-00000001"), "and nothing was touched: {all}");
+}
+
+#[tokio::test]
+async fn a_request_s_id_is_in_the_answer_the_problem_and_the_audit_log() {
+    let (_dir, node) = node().await;
+    let app = app(node.clone());
+    let request = Request::builder().method("POST").uri("/v1/tenants/ci/pools/none/scale");
+    let request = request.header("x-request-id", "build-7");
+    let request = request.header("content-type", "application/json");
+    let mut request = request.body(Body::from("{}")).expect("a request");
+    request.extensions_mut().insert(ConnectInfo(Peer::Unix { uid: Some(0) }));
+    let response = app.oneshot(request).await.expect("an answer");
+    assert_eq!(response.headers()["x-request-id"], "build-7");
+    let body = response.into_body().collect().await.expect("a body").to_bytes();
+    let problem: Value = serde_json::from_slice(&body).expect("a problem document");
+    assert_eq!(
+        (&problem["code"], &problem["request_id"]),
+        (&json!("not_found"), &json!("build-7"))
+    );
+    let logs = node.audit.files("ci");
+    let text = std::fs::read_to_string(&logs[0]).expect("the log of ci");
+    let told = text.lines().filter(|line| line.contains(r#""request":"build-7""#));
+    assert!(told.clone().count() > 0, "{text}");
+    assert!(text.contains(r#""verb":"pool.scale""#), "{text}");
+}
+
+#[tokio::test]
+async fn what_the_router_refuses_by_itself_is_a_problem_document() {
+    let (_dir, node) = node().await;
+    let app = app(node);
+    let root = Peer::Unix { uid: Some(0) };
+    for (method, path, status) in [
+        ("PUT", "/v1/tenants", 405),
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/v1/instances?tenant=No", 400),
+        ("GET", "/v1/instances?nobody=1", 400),
+        ("GET", "/v1/jobs/j-00000000/artifacts/many", 400),
+        ("GET", "/v1/tenants/%ff", 400),
+    ] {
+        let (answered, body) = ask(&app, method, path, &root).await;
+        let problem: Value = serde_json::from_str(&body).unwrap_or_default();
+        assert_eq!((answered, &problem["status"]), (status, &json!(status)), "{path}: {body}");
+        assert!(problem["request_id"].is_string(), "{path}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn the_agent_describes_what_it_serves() {
+    let (_dir, node) = node().await;
+    let (status, body) = ask(&app(node), "GET", "/openapi.json", &bob()).await;
+    let shown: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!((status, &shown["openapi"]), (200, &json!("3.1.0")));
+    assert!(shown["paths"]["/v1/agent"]["get"].is_object());
+    assert!(shown["paths"]["/v1/fleet"].is_null(), "that is a coordinator's");
+}
+
+/// Asks for the tenant `name` with this idempotency key; gives status and body.
+async fn make(app: &Router, name: &str, key: &str) -> (u16, Value) {
+    let request = Request::builder().method("POST").uri("/v1/tenants");
+    let request = request.header("content-type", "application/json");
+    let request = request.header("idempotency-key", key).body(Body::from(tenant_body(name)));
+    let mut request = request.expect("a request");
+    request.extensions_mut().insert(ConnectInfo(Peer::Unix { uid: Some(0) }));
+    let response = app.clone().oneshot(request).await.expect("an answer");
+    let status = response.status().as_u16();
+    let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+    (status, serde_json::from_slice(&bytes).expect("JSON"))
+}
+
+/// Of a tenant whose net id is that of `ci`, so that none is made.
+fn tenant_body(name: &str) -> String {
+    let network = json!({ "tenant_net_id": 0, "ipv4_subnet": "10.77.0.0/24" });
+    json!({ "name": name, "network": network }).to_string()
+}
+
+#[tokio::test]
+async fn a_create_with_a_key_happens_once() {
+    let (_dir, node) = node().await;
+    let app = app(node.clone());
+    let kept = |key: &str, agent: u64, answer: Option<&str>| mvm_store::Write::Put {
+        key: format!("idempotency/{}", hex(["uid:0", "/v1/tenants", key].join("\0").as_bytes())),
+        value: serde_json::to_vec(&json!({
+            "digest": hex(tenant_body("new").as_bytes()),
+            "at": crate::now(), "agent": agent, "answer": answer,
+        }))
+        .expect("JSON"),
+        expect: mvm_store::Expect::Any,
+    };
+    let writes = vec![
+        kept("made", 1, Some(r#"{"tenant_id":"new"}"#)),
+        kept("dead", 1, None),
+        kept("busy", node.started_at, None),
+    ];
+    node.parts.store.commit(writes).await.expect("written");
+    for (name, key, status, code) in [
+        ("new", "dead", 409, "idempotency_outcome_unknown"),
+        ("new", "busy", 409, "idempotency_key_in_use"),
+        ("newer", "busy", 422, "idempotency_key_reused"),
+        ("newer", "made", 422, "idempotency_key_reused"),
+        ("new", "", 400, "invalid_value"),
+    ] {
+        let (answered, body) = make(&app, name, key).await;
+        assert_eq!((answered, &body["code"]), (status, &json!(code)), "{key}: {body}");
+    }
+    assert_eq!(make(&app, "new", "made").await, (200, json!({ "tenant_id": "new" })));
+    // What is refused frees its key, for any body.
+    for name in ["new", "newer"] {
+        let (status, body) = make(&app, name, "free").await;
+        assert!(status == 409 && !body["code"].to_string().contains("idempotency"), "{body}");
+    }
+    assert_eq!(node.parts.store.list("idempotency/").await.expect("listed").len(), 3);
 }

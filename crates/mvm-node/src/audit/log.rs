@@ -27,12 +27,12 @@ const GONE: char = '@';
 /// All audit logs of the node.
 pub struct Logs {
     dir: PathBuf,
-    open: Lock<HashMap<String, Open>>,
+    open: Lock<HashMap<String, LogFile>>,
     syncer: Arc<Syncer>,
 }
 
 /// A log that is written to.
-struct Open {
+struct LogFile {
     dir: PathBuf,
     chain: Chain,
     file: Arc<File>,
@@ -62,7 +62,7 @@ impl Logs {
         let log = match open.get_mut(log) {
             Some(log) => log,
             None => {
-                let opened = Open::open(&self.dir.join(log), log)?;
+                let opened = LogFile::open(&self.dir.join(log), log)?;
                 open.entry(log.to_owned()).or_insert(opened)
             }
         };
@@ -147,12 +147,12 @@ fn files_in(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-impl Open {
-    fn open(dir: &Path, log: &str) -> Result<Open> {
+impl LogFile {
+    fn open(dir: &Path, log: &str) -> Result<LogFile> {
         make_dir(dir, 0o700)?;
         let files = files_in(dir);
         let mut chain = Chain::new(log);
-        let Some(last) = files.last() else { return Open::begin(dir, chain) };
+        let Some(last) = files.last() else { return LogFile::begin(dir, chain) };
         // A file that was begun and not written to goes on from the one before it.
         for path in &files[files.len().saturating_sub(2)..files.len() - 1] {
             let text =
@@ -169,7 +169,7 @@ impl Open {
             tracing::error!("{log} was tampered with: see `mvm audit verify`; it is left as it is");
         }
         let (dir, bytes) = (dir.to_owned(), ending.whole_bytes);
-        let mut open = Open { dir, chain: ending.chain, file, bytes, set_aside: bytes };
+        let mut open = LogFile { dir, chain: ending.chain, file, bytes, set_aside: bytes };
         if torn > 0 {
             open.cut().map_err(|e| io(format!("mend {}", last.display()), e))?;
             tracing::warn!("{} ended in {torn} bytes of a torn record", last.display());
@@ -182,7 +182,7 @@ impl Open {
     }
 
     /// The next file of the log.
-    fn begin(dir: &Path, chain: Chain) -> Result<Open> {
+    fn begin(dir: &Path, chain: Chain) -> Result<LogFile> {
         let path = dir.join(format!("{:012}.log", chain.last() + 1));
         let make = || {
             let mut options = OpenOptions::new();
@@ -193,12 +193,12 @@ impl Open {
             Ok(Arc::new(file))
         };
         let file = make().map_err(|e| io(format!("make {}", path.display()), e))?;
-        Ok(Open { dir: dir.to_owned(), chain, file, bytes: 0, set_aside: 0 })
+        Ok(LogFile { dir: dir.to_owned(), chain, file, bytes: 0, set_aside: 0 })
     }
 
     fn append(&mut self, entry: Entry) -> Result<u64> {
         if self.bytes >= FILE_BYTES {
-            *self = Open::begin(&self.dir, self.chain.clone())?;
+            *self = LogFile::begin(&self.dir, self.chain.clone())?;
         }
         let (line, next) = self.chain.line(entry, now());
         self.make_room(line.len() as u64);

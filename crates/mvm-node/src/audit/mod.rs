@@ -214,6 +214,8 @@ impl Node {
         lease: Option<String>,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
+        // Acts hold acts: on the stack they would be one inside the other.
+        let work = Box::pin(work);
         if CURRENT.try_with(|_| ()).is_ok() {
             return work.await;
         }

@@ -180,7 +180,7 @@ impl Node {
                 front.close().await;
             }
             for (id, _) in self.held_by(&record).await {
-                self.end_lease(id).await;
+                Box::pin(self.end_lease(id)).await;
             }
             if recycle == Recycle::Reset {
                 let used = |i: &Instance| record.instances.contains(&i.id) && !i.is_clean();
@@ -188,7 +188,7 @@ impl Node {
                     .read(|world| world.of_pool(pool).filter(|i| used(i)).map(|i| i.id).collect())
                     .await;
                 for id in kept {
-                    crate::reconcile::destroy_idle(self, id).await?;
+                    Box::pin(crate::reconcile::destroy_idle(self, id)).await?;
                 }
             }
             // Last: cut off before, the front is open again after a restart, and nothing is lost.

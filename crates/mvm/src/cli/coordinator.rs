@@ -15,7 +15,7 @@ use mvm_model::{InstanceId, InstanceRef, Name, PoolRef};
 pub enum Command {
     /// Serves a fleet in the foreground: its nodes' front door
     #[command(
-        after_help = "Examples:\n  mvm coordinator serve --fleet ci-fleet\n  mvm coordinator serve --fleet ci-fleet --listen 0.0.0.0:4433 --identity /etc/mvm/identity --ca /etc/mvm/ca\n  mvm coordinator serve --fleet ci-fleet --listen 0.0.0.0:4433 --identity /etc/mvm/identity --etcd https://10.0.1.1:2379,https://10.0.1.2:2379"
+        after_help = "Examples:\n  mvm coordinator serve --fleet ci-fleet\n  mvm coordinator serve --fleet ci --listen 0.0.0.0:4433 --identity ./id --ca ./ca\n  mvm coordinator serve --fleet ci --listen 0.0.0.0:4433 --identity ./id --etcd https://etcd:2379"
     )]
     Serve(Box<Serve>),
     /// Says what a coordinator is, and who leads

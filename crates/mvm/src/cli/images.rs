@@ -40,7 +40,7 @@ pub enum ImageCommand {
     #[command(after_help = "Examples:\n  mvm image list")]
     List,
     /// Receives an image from another node of the fleet; goes on where it was cut off
-    #[command(after_help = "Examples:\n  mvm image fetch 3f0c…64 digits --from 10.0.1.5:4433")]
+    #[command(after_help = "Examples:\n  mvm image fetch 3f0c64d1 --from 10.0.1.5:4433")]
     Fetch {
         /// Its digest, whole
         digest: String,

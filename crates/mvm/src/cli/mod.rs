@@ -1,6 +1,7 @@
 //! The commands, a file a noun.
 
 pub mod agent;
+mod api;
 mod audit;
 mod bench;
 mod ca;
@@ -117,6 +118,9 @@ pub enum Command {
     /// The agent: the daemon of this machine
     #[command(subcommand, after_help = "Examples:\n  mvm agent status\n  mvm agent stop")]
     Agent(agent::Command),
+    /// The API: what programs call
+    #[command(subcommand, after_help = "Examples:\n  mvm api describe > openapi.json")]
+    Api(api::Command),
     /// Other machines: what instances do there
     #[command(
         subcommand,
@@ -238,6 +242,7 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Kernel(command) => images::kernel(&context, command).await,
         Command::Image(command) => images::image(&context, command).await,
         Command::Agent(command) => agent::run(&context, command).await,
+        Command::Api(command) => api::run(command),
         Command::Coordinator(command) => coordinator::run(&context, command).await,
         Command::Fleet(command) => fleet::run(&context, command).await,
         Command::Node(command) => node::run(&context, command).await,

@@ -15,6 +15,7 @@ const PAGES: &[&str] = &[
     "audit",
     "identity",
     "simulation",
+    "api",
     "operations",
     "desired-state",
     "fleet",

@@ -1,0 +1,79 @@
+//! What stands after the `?` of a path.
+
+use crate::Problem;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use mvm_model::Name;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Query parameters whose faults are problem documents.
+pub struct Query<T>(pub T);
+
+impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match axum::extract::Query::from_request_parts(parts, state).await {
+            Ok(axum::extract::Query(value)) => Ok(Query(value)),
+            Err(rejection) => Err(Problem::new(400, "invalid_value", rejection.body_text())),
+        }
+    }
+}
+
+/// `GET /v1/instances`: which of them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceFilter {
+    /// Only those of this tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Name>,
+}
+
+/// `GET /v1/events` and `GET /v1/events/stream`: which of them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EventFilter {
+    /// Only those after this one.
+    #[serde(default)]
+    pub since: u64,
+    /// Only those of this tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Name>,
+}
+
+/// What grows while it is read.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Follow {
+    /// Go on with what is added.
+    #[serde(default)]
+    pub follow: bool,
+}
+
+/// `POST …/instances/{id}/stream`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StreamOptions {
+    /// Length of the lease that it takes, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_s: Option<u64>,
+}
+
+/// `GET /v1/jobs/{id}/wait`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WaitOptions {
+    /// The longest time to wait, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_s: Option<u64>,
+}
+
+/// `GET /v1/images/{digest}/parts/{part}`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PartRange {
+    /// Where to begin, in bytes.
+    #[serde(default)]
+    pub offset: u64,
+}

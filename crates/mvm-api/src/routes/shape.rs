@@ -1,0 +1,86 @@
+//! What goes into a route and comes out of it: the handlers' own types, as makers of their schemas.
+
+use super::Route;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+
+/// Makes a type's schema.
+pub type Maker = fn(&mut SchemaGenerator) -> Schema;
+
+/// A server-sent event: its name, and the type of its data.
+pub type Sent = (&'static str, Maker);
+
+/// The body of a request.
+#[derive(Clone, Copy, Debug)]
+pub enum Takes {
+    /// None, or one that nobody looks at.
+    Nothing,
+    /// A JSON document of this type.
+    Json(Maker),
+    /// A tar archive.
+    Octets,
+}
+
+/// What a route answers where all is well.
+#[derive(Clone, Copy, Debug)]
+pub enum Gives {
+    /// A JSON document of this type.
+    Json(Maker),
+    /// Server-sent events of these names and types.
+    Events(&'static [Sent]),
+    /// The connection becomes a stream of bytes both ways.
+    Upgrade,
+    /// Bytes as they lie there.
+    Octets,
+    /// OpenMetrics text.
+    Metrics,
+    /// The description of the API.
+    Document,
+}
+
+/// A reference to the type's schema.
+pub fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}
+
+/// The whole schema: query parameters are its properties.
+fn whole<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    T::json_schema(generator)
+}
+
+impl Route {
+    pub(super) const fn takes<T: JsonSchema>(self) -> Route {
+        Route { takes: Takes::Json(schema_of::<T>), ..self }
+    }
+
+    pub(super) const fn takes_octets(self) -> Route {
+        Route { takes: Takes::Octets, ..self }
+    }
+
+    pub(super) const fn query<T: JsonSchema>(self) -> Route {
+        Route { query: Some(whole::<T>), ..self }
+    }
+
+    pub(super) const fn gives<T: JsonSchema>(self) -> Route {
+        Route { gives: Gives::Json(schema_of::<T>), ..self }
+    }
+
+    pub(super) const fn streams(self, events: &'static [Sent]) -> Route {
+        Route { gives: Gives::Events(events), ..self }
+    }
+
+    pub(super) const fn upgrades(self) -> Route {
+        Route { gives: Gives::Upgrade, ..self }
+    }
+
+    pub(super) const fn octets(self) -> Route {
+        Route { gives: Gives::Octets, ..self }
+    }
+
+    pub(super) const fn metrics(self) -> Route {
+        Route { gives: Gives::Metrics, ..self }
+    }
+
+    pub(super) const fn document(self) -> Route {
+        Route { gives: Gives::Document, ..self }
+    }
+}
