@@ -31,6 +31,8 @@ const TENANTS: u64 = 50;
 const INSTANCES: u32 = 1000;
 /// How long a warm machine takes to wake.
 const WAKE: Duration = Duration::from_millis(2);
+/// How long the coordinator counts as there after it has died.
+const TTL: Duration = Duration::from_secs(10);
 /// How long claims are made.
 const CLAIMING: Duration = Duration::from_secs(10);
 /// Claimers of each tenant.
@@ -58,7 +60,7 @@ async fn measure(etcd: bool, count: usize) {
         name: name("c1"),
         address: "unix:/nowhere".to_owned(),
         store: if etcd { "etcd" } else { "sqlite" },
-        ttl: Duration::from_secs(10),
+        ttl: TTL,
         patience: Duration::from_secs(60),
         pushes: 64,
         limits: Limits { per_node: 16, per_tenant: 1000, total: 20_000 },
@@ -79,8 +81,12 @@ async fn measure(etcd: bool, count: usize) {
     println!("resident memory: {} MiB, of it the coordinator's about {} MiB", resident_mib(), {
         resident_mib().saturating_sub(before)
     });
+    // Only then does a new leader say that a node is lost.
+    tokio::time::sleep(TTL + Duration::from_secs(3)).await;
     replace(&fleet, &nodes, count).await;
-    claim(&fleet).await;
+    let serial = Arc::new(AtomicU64::new(0));
+    claim_paced(&fleet, &serial, 2000).await;
+    claim_all(&fleet, &serial).await;
 }
 
 async fn converge(fleet: &Arc<Fleet>) {
@@ -114,48 +120,82 @@ async fn replace(fleet: &Arc<Fleet>, nodes: &Simulation, count: usize) {
     until("they are back", || fleet.status().nodes_lost == 0 && fleet.status().converged).await;
 }
 
+/// One claim, and how long it took from `began`, in µs. Given back at once.
+async fn one(fleet: &Arc<Fleet>, serial: &AtomicU64, tenant: usize, began: Instant) -> u64 {
+    let pool: PoolRef = format!("t{tenant}/a").parse().expect("a pool");
+    let id = format!("l-{:016x}", serial.fetch_add(1, Ordering::Relaxed));
+    let (_, node) = fleet.claim(&id, &pool, "operator:bench").await.expect("a claim");
+    let took = began.elapsed().as_micros() as u64;
+    fleet.end_claim(&id, &node).await;
+    took
+}
+
+/// Claims come at a steady pace, of one tenant after the other, whether those before have been
+/// served or not.
+async fn claim_paced(fleet: &Arc<Fleet>, serial: &Arc<AtomicU64>, pace: u32) {
+    let (commits, began) = (fleet.claim_commits(), Instant::now());
+    let mut claims = Vec::new();
+    for index in 0..(CLAIMING.as_secs() as u32 * pace) {
+        let due = began + Duration::from_secs(1) * index / pace;
+        tokio::time::sleep_until(due.into()).await;
+        let (fleet, serial) = (fleet.clone(), serial.clone());
+        let tenant = index as usize % TENANTS as usize;
+        claims.push(tokio::spawn(async move { one(&fleet, &serial, tenant, due).await }));
+    }
+    let mut times = Histogram::<u64>::new(3).expect("histogram");
+    for claim in claims {
+        times.record(claim.await.expect("claim")).expect("recorded");
+    }
+    let took = began.elapsed();
+    tell(&format!("{pace} claims a second come"), &times, took, fleet, commits).await;
+}
+
 /// All tenants claim as fast as they can.
-async fn claim(fleet: &Arc<Fleet>) {
-    let (ends, commits) = (Instant::now() + CLAIMING, fleet.claim_commits());
-    let serial = Arc::new(AtomicU64::new(0));
+async fn claim_all(fleet: &Arc<Fleet>, serial: &Arc<AtomicU64>) {
+    let (began, commits) = (Instant::now(), fleet.claim_commits());
     let mut claimers = Vec::new();
     for index in 0..TENANTS as usize * CLAIMERS {
         let (fleet, serial) = (fleet.clone(), serial.clone());
-        let pool: PoolRef = format!("t{}/a", index as u64 % TENANTS).parse().expect("a pool");
         claimers.push(tokio::spawn(async move {
             let mut times = Histogram::<u64>::new(3).expect("histogram");
-            while Instant::now() < ends {
-                let id = format!("l-{:016x}", serial.fetch_add(1, Ordering::Relaxed));
-                let began = Instant::now();
-                let (_, node) = fleet.claim(&id, &pool, "operator:bench").await.expect("a claim");
-                times.record(began.elapsed().as_micros() as u64).expect("recorded");
-                fleet.end_claim(&id, &node).await;
+            while began.elapsed() < CLAIMING {
+                let tenant = index % TENANTS as usize;
+                times.record(one(&fleet, &serial, tenant, Instant::now()).await).expect("recorded");
             }
             times
         }));
     }
-    let (mut times, mut fewest) = (Histogram::<u64>::new(3).expect("histogram"), u64::MAX);
+    let mut times = Histogram::<u64>::new(3).expect("histogram");
     let mut by_tenant = vec![0; TENANTS as usize];
     for (index, claimer) in claimers.into_iter().enumerate() {
         let own = claimer.await.expect("claimer");
         by_tenant[index % TENANTS as usize] += own.len();
         times.add(own).expect("added");
     }
-    fewest = fewest.min(by_tenant.iter().copied().min().unwrap_or(0));
+    let took = began.elapsed();
+    tell(&format!("{CLAIMERS} claimers of each tenant"), &times, took, fleet, commits).await;
+    let (least, most) = (by_tenant.iter().min(), by_tenant.iter().max());
+    println!("  by tenant {} to {}", least.expect("tenants"), most.expect("tenants"));
+}
+
+async fn tell(
+    what: &str,
+    times: &Histogram<u64>,
+    took: Duration,
+    fleet: &Arc<Fleet>,
+    commits: u64,
+) {
     // Those that have ended are still being swept.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let commits = fleet.claim_commits() - commits;
     let ms = |quantile: f64| times.value_at_quantile(quantile) as f64 / 1000.0;
     println!(
-        "{} claims of {TENANTS} tenants with {CLAIMERS} claimers each: {:.0} a second, p50 {:.1} ms, \
-         p99 {:.1} ms, worst {:.1} ms; {:.2} transactions a claim; by tenant {fewest} to {}",
-        times.len(),
-        times.len() as f64 / CLAIMING.as_secs_f64(),
+        "{what}, {TENANTS} tenants: {:.0} served a second, p50 {:.1} ms, p99 {:.1} ms, \
+         worst {:.1} ms; {:.3} transactions a claim",
+        times.len() as f64 / took.as_secs_f64(),
         ms(0.5),
         ms(0.99),
         ms(1.0),
-        commits as f64 / times.len() as f64,
-        by_tenant.iter().max().expect("tenants"),
+        (fleet.claim_commits() - commits) as f64 / times.len() as f64,
     );
 }
 
