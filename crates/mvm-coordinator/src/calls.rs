@@ -7,7 +7,7 @@ use crate::{Result, now, planner, stored};
 use mvm_api::Problem;
 use mvm_api::fleet::{FleetPlan, FleetPoolView, FleetStatus, RegisterNode};
 use mvm_api::types::Claim;
-use mvm_model::fleet::{Duty, FleetState, Placement, place};
+use mvm_model::fleet::{Duty, FleetState, place};
 use mvm_model::{Counts, Name, PoolRef};
 use mvm_store::Expect;
 use std::sync::Arc;
@@ -26,11 +26,10 @@ impl Fleet {
             });
         }
         check_networks(self, &document)?;
-        let (nodes, before) = {
+        let (nodes, previous) = {
             let view = self.view();
-            (planner::nodes(&view), view.shares.clone())
+            (planner::nodes(&view), view.placement.clone())
         };
-        let previous = Placement { nodes: before, unplaced: Vec::new() };
         let wanted = document.clone();
         let decide = move || (place(&wanted, &nodes, &previous, now()), previous);
         let decided = tokio::task::spawn_blocking(decide).await;
@@ -53,7 +52,7 @@ impl Fleet {
         let alive =
             view.nodes.values().filter(|n| n.reached || n.record.lost_since.is_none()).count();
         let mut pools = Vec::new();
-        let mut converged = view.unplaced.is_empty();
+        let mut converged = view.placement.unplaced.is_empty();
         if let Some(record) = &view.document {
             for (tenant, pool) in record.document.pools() {
                 let shown = pool_view(&view, tenant.reference(pool), pool.desired_counts);
@@ -68,7 +67,7 @@ impl Fleet {
             nodes_lost: view.nodes.len() - alive,
             converged,
             claims_waiting: self.desk.waiting(),
-            unplaced: view.unplaced.clone(),
+            unplaced: view.placement.unplaced.clone(),
             pools,
         }
     }

@@ -219,7 +219,7 @@ fn room_of(fleet: &Fleet, node: &Name) -> Option<Room> {
     }
     let view = fleet.view();
     let known = view.nodes.get(node).filter(|known| known.reached && known.resolved)?;
-    let (status, share) = (known.status.as_deref(), view.shares.get(node)?);
+    let (status, share) = (known.status.as_ref(), view.placement.nodes.get(node)?);
     let seen = known.record.node(status)?;
     // It is reached by us, whatever the record says.
     let seen = mvm_model::fleet::Node { lost_since: None, ..seen };

@@ -7,7 +7,7 @@ use crate::records::{Candidate, DocumentRecord, NodeRecord};
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_api::fleet::Leader;
-use mvm_model::fleet::{FleetState, Limits, NodeStatus, Shapes, Share, Unplaced, shapes};
+use mvm_model::fleet::{FleetState, Limits, NodeStatus, Placement, Shapes, shapes};
 use mvm_model::{DesiredState, Millis, Name, PoolRef};
 use mvm_store::{Leadership, Store, Write};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -119,8 +119,8 @@ pub(crate) struct View {
     pub document: Option<DocumentRecord>,
     /// Of the document's pools.
     pub shapes: Shapes,
-    pub shares: BTreeMap<Name, Share>,
-    pub unplaced: Vec<Unplaced>,
+    /// Shared with whoever is placing.
+    pub placement: Arc<Placement>,
     /// Of the leader: what each node is to be sent.
     pub wanted: BTreeMap<Name, Wanted>,
 }

@@ -5,6 +5,7 @@ use crate::fleet::Fleet;
 use crate::records::{CLAIMS, Candidate, ClaimRecord, ELECTION, SHARES, read};
 use crate::writer::Writer;
 use crate::{Result, planner, stored};
+use mvm_model::fleet::Placement;
 use mvm_store::{Election, Leadership};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,7 +52,7 @@ async fn lead(fleet: &Arc<Fleet>, leadership: Leadership) -> Result<()> {
     });
     let claims = claims.collect::<Result<BTreeMap<_, _>>>()?;
     tracing::info!(epoch = lead.leader.epoch, claims = claims.len(), "leads");
-    fleet.view().shares = shares;
+    fleet.view().placement = Arc::new(Placement { nodes: shares, unplaced: Vec::new() });
     fleet.desk.begin(Writer::start(fleet.store.clone(), lead.clone()), claims);
     fleet.set_lead(Some(lead.clone()));
     let outcome = tokio::select! {

@@ -43,7 +43,7 @@ async fn pass(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Duration> {
         let Some(DocumentRecord { document, .. }) = view.document.clone() else {
             return Ok(PERIOD.0);
         };
-        (document, nodes(&view), Placement { nodes: view.shares.clone(), unplaced: Vec::new() })
+        (document, nodes(&view), view.placement.clone())
     };
     let grace = document.node_grace_s * 1000;
     let lost = nodes.values().filter_map(|node| node.lost_since);
@@ -61,7 +61,7 @@ async fn pass(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Duration> {
     let changed = write_shares(fleet, lead, &previous.nodes, &placement.nodes).await?;
     tell(fleet, &document, placement, &changed);
     let until = |at: Millis| Duration::from_millis(at.saturating_sub(now()).max(1));
-    let period = if fleet.view().unplaced.is_empty() { PERIOD.0 } else { PERIOD.1 };
+    let period = if fleet.view().placement.unplaced.is_empty() { PERIOD.0 } else { PERIOD.1 };
     Ok([Some(period), due.map(until), settled.map(until)]
         .into_iter()
         .flatten()
@@ -72,7 +72,7 @@ async fn pass(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Duration> {
 /// All nodes as placement sees them.
 pub(crate) fn nodes(view: &View) -> BTreeMap<Name, Node> {
     let seen = view.nodes.iter().filter_map(|(name, known)| {
-        Some((name.clone(), known.record.node(known.status.as_deref())?))
+        Some((name.clone(), known.record.node(known.status.as_ref())?))
     });
     seen.collect()
 }
@@ -147,17 +147,18 @@ async fn write_shares(
 
 /// What each node is to be sent from now on.
 fn tell(fleet: &Arc<Fleet>, document: &FleetState, placement: Placement, changed: &BTreeSet<Name>) {
-    let known: Vec<Name> = fleet.view().nodes.keys().cloned().collect();
-    let wanted = wanted(document, &placement, known.iter());
+    let seen: BTreeMap<Name, Seen> = {
+        let view = fleet.view();
+        view.nodes.iter().map(|(name, known)| (name.clone(), Seen::of(known))).collect()
+    };
+    let wanted = with_images(&seen, wanted(document, &placement, seen.keys()));
     let mut kicked = Vec::new();
     {
         let mut view = fleet.view();
-        let wanted = with_images(&view, wanted);
-        for unplaced in placement.unplaced.iter().filter(|u| !view.unplaced.contains(u)) {
+        let before = std::mem::replace(&mut view.placement, Arc::new(placement));
+        for unplaced in view.placement.unplaced.iter().filter(|u| !before.unplaced.contains(u)) {
             tracing::warn!("{unplaced}");
         }
-        view.unplaced = placement.unplaced;
-        view.shares = placement.nodes;
         for (name, wanted) in wanted {
             let same = view.wanted.get(&name).is_some_and(|known| known.digest == wanted.digest);
             if !same {
@@ -171,26 +172,41 @@ fn tell(fleet: &Arc<Fleet>, document: &FleetState, placement: Placement, changed
     changed.iter().for_each(|node| fleet.desk.refresh(fleet, node));
 }
 
-/// The same documents, where nodes receive the images that others have built.
-fn with_images(view: &View, wanted: BTreeMap<Name, Wanted>) -> BTreeMap<Name, Wanted> {
-    let status = |name: &Name| view.nodes.get(name).and_then(|known| known.status.as_deref());
-    let mut givers = BTreeMap::new();
-    for (name, wanted) in &wanted {
-        let Some(known) = view.nodes.get(name).filter(|known| known.reached) else { continue };
-        let address = known.record.address.as_str();
-        let settled = |status: &&NodeStatus| {
-            status.document.as_ref() == Some(&wanted.digest) && status.pending == 0
-        };
-        // What another machine does not reach gives nothing.
-        if let Some(status) = status(name).filter(settled)
-            && !address.starts_with("unix:")
-        {
-            givers.insert(name, Giver { address, status });
-        }
+/// A node, as far as its images go.
+struct Seen {
+    reached: bool,
+    address: String,
+    status: Option<Arc<NodeStatus>>,
+}
+
+impl Seen {
+    fn of(known: &crate::fleet::Known) -> Seen {
+        let (reached, status) = (known.reached, known.status.clone());
+        Seen { reached, address: known.record.address.clone(), status }
     }
+
+    /// What it gives to others, if it holds what it is to: what another machine does not reach gives
+    /// nothing.
+    fn gives(&self, wanted: &Wanted) -> Option<Giver<'_>> {
+        let status = self.status.as_deref().filter(|_| self.reached)?;
+        let settled = status.document.as_ref() == Some(&wanted.digest) && status.pending == 0;
+        let address = self.address.as_str();
+        (settled && !address.starts_with("unix:")).then_some(Giver { address, status })
+    }
+}
+
+/// The same documents, where nodes receive the images that others have built.
+fn with_images(
+    seen: &BTreeMap<Name, Seen>,
+    wanted: BTreeMap<Name, Wanted>,
+) -> BTreeMap<Name, Wanted> {
+    let givers: BTreeMap<&Name, Giver<'_>> = (wanted.iter())
+        .filter_map(|(name, wanted)| Some((name, seen.get(name)?.gives(wanted)?)))
+        .collect();
     let named = |(name, plain): (&Name, &Wanted)| {
+        let status = seen.get(name).and_then(|seen| seen.status.as_deref());
         let mut document = (*plain.document).clone();
-        name_images(&mut document, status(name), &givers);
+        name_images(&mut document, status, &givers);
         let same = document == *plain.document;
         let named = || Wanted { digest: digest(&document), document: Arc::new(document.clone()) };
         (name.clone(), if same { plain.clone() } else { named() })

@@ -7,6 +7,7 @@ use mvm_model::{Millis, Name, PoolRef};
 use mvm_store::{Expect, Store, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// The document.
 pub const DOCUMENT: &str = "fleet/document";
@@ -65,10 +66,10 @@ impl Known {
 
 impl NodeRecord {
     /// As placement sees it; `None` for one that was never reached.
-    pub fn node(&self, status: Option<&NodeStatus>) -> Option<Node> {
+    pub fn node(&self, status: Option<&Arc<NodeStatus>>) -> Option<Node> {
         let status = match (status, &self.known) {
             (Some(status), _) => status.clone(),
-            (None, Some(known)) => NodeStatus {
+            (None, Some(known)) => Arc::new(NodeStatus {
                 node_id: self.node_id.clone(),
                 version: String::new(),
                 capacity: known.capacity,
@@ -80,7 +81,7 @@ impl NodeRecord {
                 document: None,
                 pending: 0,
                 failure: None,
-            },
+            }),
             (None, None) => return None,
         };
         Some(Node { status, duty: self.duty, lost_since: self.lost_since })

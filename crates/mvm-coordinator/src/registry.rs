@@ -1,13 +1,14 @@
 //! Following the store: what it says is known a moment later, by watches and never by asking again
 //! and again.
 
-use crate::fleet::{Fleet, Known};
+use crate::fleet::{Fleet, Known, View};
 use crate::records::{ALIVE, Candidate, DOCUMENT, ELECTION, NODES, NodeRecord, SHARES, read};
 use crate::{Result, link};
 use futures::StreamExt;
 use mvm_model::Name;
+use mvm_model::fleet::Share;
 use mvm_store::{Election, Followed, follow};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -131,6 +132,10 @@ pub async fn follow_document(fleet: &Arc<Fleet>) {
     records(fleet, DOCUMENT, each, |_| {}).await;
 }
 
+fn shares(view: &mut View) -> &mut BTreeMap<Name, Share> {
+    &mut Arc::make_mut(&mut view.placement).nodes
+}
+
 /// What each node is to hold.
 pub async fn follow_shares(fleet: &Arc<Fleet>) {
     let each = |key: &str, value: Option<&[u8]>| {
@@ -140,13 +145,13 @@ pub async fn follow_shares(fleet: &Arc<Fleet>) {
         }
         let node: Name = key.parse()?;
         match value {
-            Some(value) => drop(fleet.view().shares.insert(node, read(key, value)?)),
-            None => drop(fleet.view().shares.remove(&node)),
+            Some(value) => drop(shares(&mut fleet.view()).insert(node, read(key, value)?)),
+            None => drop(shares(&mut fleet.view()).remove(&node)),
         }
         Ok(())
     };
     let gone = |here: &BTreeSet<String>| {
-        fleet.view().shares.retain(|node, _| here.contains(node.as_str()));
+        shares(&mut fleet.view()).retain(|node, _| here.contains(node.as_str()));
     };
     records(fleet, SHARES, each, gone).await;
 }

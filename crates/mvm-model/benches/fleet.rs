@@ -62,7 +62,7 @@ fn nodes() -> BTreeMap<Name, Node> {
             pending: 0,
             failure: None,
         };
-        (node_id, Node { status, duty: Duty::Open, lost_since: None })
+        (node_id, Node { status: status.into(), duty: Duty::Open, lost_since: None })
     };
     (0..NODES).map(node).collect()
 }

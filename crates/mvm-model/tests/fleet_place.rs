@@ -12,6 +12,7 @@ use mvm_model::{Counts, Millis, Name, PoolRef, Resources};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 const GRACE_S: u64 = 60;
 
@@ -93,7 +94,7 @@ fn node(index: usize, zone: Option<&str>, vcpus: u64, mem_mib: u64) -> (Name, No
         pending: 0,
         failure: None,
     };
-    (node_id, Node { status, duty: Duty::Open, lost_since: None })
+    (node_id, Node { status: status.into(), duty: Duty::Open, lost_since: None })
 }
 
 /// What a placement has of a pool.
@@ -146,7 +147,7 @@ fn packs_spreads_and_prefers() {
     // Where the image is, nothing has to be built.
     let revision = Some("r1".to_owned());
     let status = PoolStatus { revision, ..PoolStatus::default() };
-    let n3 = &mut nodes.get_mut(&name("n003")).unwrap().status;
+    let n3 = Arc::make_mut(&mut nodes.get_mut(&name("n003")).unwrap().status);
     n3.pools.insert(reference.clone(), status);
     n3.images.insert("r1".into());
     assert_eq!(on(&one(rules()), &nodes), [("n003".to_owned(), 6)]);
@@ -312,7 +313,10 @@ impl World {
                     self.document.pools().map(|(t, p)| t.reference(p)).collect();
                 let pool = pool.get(&pools).clone();
                 let leased = *leased;
-                with(index, &|n| n.status.pools.entry(pool.clone()).or_default().leased = leased);
+                with(index, &|n| {
+                    Arc::make_mut(&mut n.status).pools.entry(pool.clone()).or_default().leased =
+                        leased;
+                });
             }
             Event::Scale(index, counts) => {
                 let pools = self.document.tenants.iter_mut().flat_map(|t| &mut t.pools);
@@ -457,7 +461,7 @@ proptest! {
         // When all are well again, all that fits is placed.
         for node in world.nodes.values_mut() {
             (node.lost_since, node.duty) = (None, Duty::Open);
-            node.status.pools.clear();
+            Arc::make_mut(&mut node.status).pools.clear();
         }
         for pool in world.document.tenants.iter_mut().flat_map(|tenant| &mut tenant.pools) {
             pool.placement.max_per_node = None;

@@ -59,7 +59,7 @@ fn up_to_date(view: &View, name: &Name, digest: Option<&String>) -> bool {
         return Some(&wanted.digest) == digest;
     }
     let Some(record) = &view.document else { return true };
-    let nodes = view.shares.get(name).map(|share| (name.clone(), share.clone()));
+    let nodes = view.placement.nodes.get(name).map(|share| (name.clone(), share.clone()));
     let placement = Placement { nodes: nodes.into_iter().collect(), unplaced: Vec::new() };
     let wanted = planner::wanted(&record.document, &placement, [name].into_iter());
     wanted.get(name).map(|wanted| &wanted.digest) == digest

@@ -7,6 +7,7 @@ use crate::pool::Counts;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What a node offers to instances.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -97,8 +98,8 @@ pub enum Duty {
 /// A node with all that placement looks at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// What it said last.
-    pub status: NodeStatus,
+    /// What it said last; shared, since it is looked at far more often than it changes.
+    pub status: Arc<NodeStatus>,
     /// What it is there for.
     pub duty: Duty,
     /// Since when it is out of reach, if it is.
