@@ -110,7 +110,7 @@ impl Desk {
     }
 
     /// The node is not to be asked any more.
-    pub fn close(&self, _fleet: &Fleet, node: &Name) {
+    pub fn close(&self, node: &Name) {
         self.inner().claims.close_node(node);
     }
 
@@ -226,8 +226,8 @@ fn room_of(fleet: &Fleet, node: &Name) -> Option<Room> {
     Some(room(&view.shapes, &seen, share))
 }
 
-/// Serves a claim: gives the machine and the node that it is on. Cancelled by dropping `alive`'s
-/// sender, it leaves nothing behind.
+/// Serves a claim: gives the machine and the node that it is on. `gone` ends when nobody waits for it
+/// any more. It is to be run to its end: dropped in between it would leave its claim behind.
 pub(crate) async fn serve(
     fleet: &Arc<Fleet>,
     wish: &Wish,

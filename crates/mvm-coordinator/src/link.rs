@@ -118,7 +118,7 @@ impl Link {
             (known.reached, known.resolved) = (false, false);
         }
         self.fleet.alive.set(&self.node, false);
-        self.fleet.desk.close(&self.fleet, &self.node);
+        self.fleet.desk.close(&self.node);
     }
 
     /// The leader's part.

@@ -99,7 +99,7 @@ fn forget(fleet: &Arc<Fleet>, node: &Name) {
         known.link.abort();
     }
     fleet.alive.set(node, false);
-    fleet.desk.close(fleet, node);
+    fleet.desk.close(node);
 }
 
 /// Which nodes are alive, as any coordinator says.

@@ -3,6 +3,7 @@
 use crate::fleet::{Fleet, Options};
 use crate::port::Network;
 use crate::{Result, api, stored};
+use mvm_api::files::io;
 use mvm_api::identity::{Identity, IdentityDir, Signer, keep};
 use mvm_api::tls::{Keeper, TlsListener};
 use mvm_api::{Peer, Problem, service};
@@ -62,35 +63,14 @@ pub fn serve(options: ServeOptions) -> Result<()> {
     outcome
 }
 
-async fn run(options: ServeOptions) -> Result<()> {
-    let io = |what: &str, e: std::io::Error| Problem::new(500, "io", format!("cannot {what}: {e}"));
+async fn run(mut options: ServeOptions) -> Result<()> {
     std::fs::create_dir_all(&options.root)
-        .map_err(|e| io(&format!("make {}", options.root.display()), e))?;
-    let (store, kind): (Arc<dyn Store>, _) = match options.store {
-        StoreOptions::Sqlite => {
-            let path = options.root.join("fleet.db");
-            (Arc::new(SqliteStore::open(&path).map_err(stored)?), "sqlite")
-        }
-        StoreOptions::Etcd(etcd) => {
-            (Arc::new(EtcdStore::connect(etcd).await.map_err(stored)?), "etcd")
-        }
-    };
-    let keeper = options.identity.map(Keeper::open).transpose()?;
-    let own = keeper.as_ref().map(|keeper| keeper.credential().facts.identity);
-    let own = match own {
-        Some(Identity::Coordinator(name)) => Some(name),
-        Some(other) => {
-            let detail = format!("{} is no coordinator", other.holder());
-            return Err(Problem::new(400, "wrong_identity", detail)
-                .hint("issue one: mvm ca issue --role coordinator --name NAME --out DIR"));
-        }
-        None => None,
-    };
-    let signer = match options.ca {
-        Some(dir) => Some(Arc::new(Signer::open(&dir, store.clone())?)),
-        None => None,
-    };
-    let socket = options.root.join("coordinator.sock");
+        .map_err(|e| io(format!("make {}", options.root.display()), e))?;
+    let (store, kind) = open_store(&options).await?;
+    let keeper = options.identity.take().map(Keeper::open).transpose()?;
+    let own = keeper.as_deref().map(own_name).transpose()?;
+    let signer = options.ca.as_deref().map(|dir| Signer::open(dir, store.clone())).transpose()?;
+    let signer = signer.map(Arc::new);
     let listener = match (&keeper, options.listen.is_empty()) {
         (_, true) => None,
         (Some(keeper), false) => Some(TlsListener::bind(&options.listen, keeper.clone()).await?),
@@ -99,16 +79,12 @@ async fn run(options: ServeOptions) -> Result<()> {
                 .hint("name its directory with --identity"));
         }
     };
-    let bound = listener.as_ref().and_then(|l| l.addresses().first()).map(ToString::to_string);
-    let address = options.advertise.or(bound);
-    let address = address.unwrap_or_else(|| format!("unix:{}", socket.display()));
+    let address = address(&options, listener.as_ref().map_or(&[], TlsListener::addresses))?;
+    let name = options.name.or(own).map_or_else(|| "coordinator".parse(), Ok)?;
     let fleet = Fleet::new(
         Options {
             fleet_id: options.fleet_id,
-            name: match options.name.or(own) {
-                Some(name) => name,
-                None => "coordinator".parse()?,
-            },
+            name,
             address,
             store: kind,
             ttl: options.ttl,
@@ -119,8 +95,6 @@ async fn run(options: ServeOptions) -> Result<()> {
         store,
         Arc::new(Network { keeper: keeper.clone() }),
     );
-    let follow = fleet.clone();
-    let work = tokio::spawn(async move { follow.run().await });
     if let Some(keeper) = &keeper {
         let source = signer.clone().map_or(keep::Source::Remote, keep::Source::Local);
         tokio::spawn(keep::keep(keeper.clone(), source));
@@ -131,23 +105,73 @@ async fn run(options: ServeOptions) -> Result<()> {
         let app = app.clone().into_make_service_with_connect_info::<Peer>();
         tokio::spawn(async move { axum::serve(listener, app).await });
     }
-    let unix = listen(&socket).map_err(|e| io(&format!("listen on {}", socket.display()), e))?;
+    let socket = socket(&options.root);
+    let unix = listen(&socket).map_err(|e| io(format!("listen on {}", socket.display()), e))?;
     tracing::info!(socket = %socket.display(), "serving");
-    let app = app.into_make_service_with_connect_info::<Peer>();
     service::ready(&format!("serving {}", socket.display()));
     // That this is told at all says that tasks are still run.
     tokio::spawn(service::live(|| std::future::ready(())));
-    let mut term = signal(SignalKind::terminate()).map_err(|e| io("watch signals", e))?;
-    let mut int = signal(SignalKind::interrupt()).map_err(|e| io("watch signals", e))?;
-    let outcome = tokio::select! {
+    let outcome = until_ended(fleet, unix, app).await;
+    service::stopping();
+    let _ = std::fs::remove_file(&socket);
+    outcome
+}
+
+/// Works and serves until it is told to end.
+async fn until_ended(fleet: Arc<Fleet>, unix: UnixListener, app: axum::Router) -> Result<()> {
+    let work = tokio::spawn(async move { fleet.run().await });
+    let app = app.into_make_service_with_connect_info::<Peer>();
+    let watch = |kind| signal(kind).map_err(|e| io("watch signals", e));
+    let (mut term, mut int) = (watch(SignalKind::terminate())?, watch(SignalKind::interrupt())?);
+    tokio::select! {
         outcome = axum::serve(unix, app) => outcome.map_err(|e| io("serve", e)),
         ended = work => Err(Problem::internal(format!("the coordinator's work has ended: {ended:?}"))),
         _ = term.recv() => Ok(()),
         _ = int.recv() => Ok(()),
-    };
-    service::stopping();
-    let _ = std::fs::remove_file(&socket);
-    outcome
+    }
+}
+
+async fn open_store(options: &ServeOptions) -> Result<(Arc<dyn Store>, &'static str)> {
+    Ok(match &options.store {
+        StoreOptions::Sqlite => {
+            let path = options.root.join("fleet.db");
+            (Arc::new(SqliteStore::open(&path).map_err(stored)?), "sqlite")
+        }
+        StoreOptions::Etcd(etcd) => {
+            (Arc::new(EtcdStore::connect(etcd.clone()).await.map_err(stored)?), "etcd")
+        }
+    })
+}
+
+/// The name of the coordinator that the identity is of.
+fn own_name(keeper: &Keeper) -> Result<Name> {
+    match keeper.credential().facts.identity {
+        Identity::Coordinator(name) => Ok(name),
+        other => {
+            let detail = format!("{} is no coordinator", other.holder());
+            Err(Problem::new(400, "wrong_identity", detail)
+                .hint("issue one: mvm ca issue --role coordinator --name NAME --out DIR"))
+        }
+    }
+}
+
+/// Where others reach it.
+fn address(options: &ServeOptions, bound: &[SocketAddr]) -> Result<String> {
+    let reachable = bound.iter().find(|address| !address.ip().is_unspecified());
+    match (&options.advertise, reachable) {
+        (Some(address), _) => Ok(address.clone()),
+        (None, Some(address)) => Ok(address.to_string()),
+        (None, None) if matches!(options.store, StoreOptions::Etcd(_)) && !bound.is_empty() => {
+            let detail = "other coordinators do not reach it at a wildcard address";
+            Err(Problem::new(400, "invalid_value", detail)
+                .hint("say where they do: --advertise HOST:PORT"))
+        }
+        (None, None) => Ok(format!("unix:{}", socket(&options.root).display())),
+    }
+}
+
+fn socket(root: &Path) -> PathBuf {
+    root.join("coordinator.sock")
 }
 
 /// Binds the socket under another name first, so that nobody finds it with a wider mode. One that is

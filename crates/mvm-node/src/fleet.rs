@@ -192,6 +192,20 @@ impl Node {
         .await
     }
 
+    /// Belongs to no fleet any more, until another one's leader comes. What the node holds stays.
+    pub(crate) async fn leave_fleet(&self) -> Result<()> {
+        self.change(|world, changes| {
+            if world.leader.is_some() {
+                changes.remove_leader();
+            }
+            if world.desired.as_ref().is_some_and(|desired| desired.fleet.is_some()) {
+                changes.remove_desired();
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// Puts the fleet's document in force.
     pub(crate) async fn take_document(&self, body: NodeDocument) -> Result<()> {
         body.document.validate()?;

@@ -243,6 +243,12 @@ impl Changes {
         self.apply.push(Box::new(move |world| world.leader = Some(leader)));
     }
 
+    /// Obeys no leader any more.
+    pub fn remove_leader(&mut self) {
+        self.delete(LEADER.to_owned());
+        self.apply.push(Box::new(move |world| world.leader = None));
+    }
+
     /// No document is in force any more.
     pub fn remove_desired(&mut self) {
         self.delete(DESIRED.to_owned());

@@ -496,6 +496,8 @@ pub const ROUTES: &[Route] = &[
     )
     .takes::<Leader>()
     .gives::<Vec<HeldClaim>>(),
+    on(AGENT, "DELETE", "/v1/node/leader", "node.leave", "Leaves the fleet", OPERATOR)
+        .gives::<Done>(),
     on(
         AGENT,
         "PUT",

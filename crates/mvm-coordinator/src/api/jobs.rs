@@ -1,7 +1,7 @@
 //! Jobs: made on the node that would serve a claim soonest, and looked up there later.
 
+use super::Shared;
 use super::proxy::{AT_ONCE, client, gather, pass_to, reached_with, relay, relay_stream};
-use super::{Shared, sees};
 use crate::{Fleet, Result};
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, RawQuery, Request, State};
@@ -40,7 +40,7 @@ pub async fn list(
     let mut all = gather(&fleet, |_| true, &format!("{}{query}", jobs::JOBS)).await?;
     all.retain(|job| {
         let tenant = job["tenant_id"].as_str().and_then(|tenant| tenant.parse::<Name>().ok());
-        tenant.is_some_and(|tenant| sees(&peer, &tenant))
+        tenant.is_some_and(|tenant| peer.sees(&tenant))
     });
     Ok(Json(all))
 }

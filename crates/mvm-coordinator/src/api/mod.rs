@@ -16,7 +16,7 @@ use axum::{Json, Router};
 use mvm_api::identity::{Signer, service};
 use mvm_api::routes::{Routes, Server, guard};
 use mvm_api::tls::Keeper;
-use mvm_api::{Peer, Problem, openapi};
+use mvm_api::{Problem, openapi};
 use std::sync::Arc;
 
 /// What every handler gets.
@@ -86,11 +86,6 @@ async fn describe() -> Response {
 
 async fn unknown(uri: axum::http::Uri) -> Problem {
     Problem::new(404, "no_such_route", format!("the coordinator has no {}", uri.path()))
-}
-
-/// Refuses what is not of the caller's tenant, as if it were not there.
-fn sees(peer: &Peer, tenant: &mvm_model::Name) -> bool {
-    peer.sees(tenant)
 }
 
 #[cfg(test)]

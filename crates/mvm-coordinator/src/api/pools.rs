@@ -1,6 +1,6 @@
 //! Tenants and pools, all nodes together.
 
-use super::{Answer, Shared, sees};
+use super::{Answer, Shared};
 use crate::fleet::View;
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
@@ -14,7 +14,7 @@ use mvm_model::{Counts, Name, PoolRef, Usage};
 pub async fn tenants(State(fleet): Shared, ConnectInfo(peer): Caller) -> Json<Vec<TenantView>> {
     let view = fleet.view();
     let Some(record) = &view.document else { return Json(Vec::new()) };
-    let tenants = record.document.tenants.iter().filter(|t| sees(&peer, &t.tenant_id));
+    let tenants = record.document.tenants.iter().filter(|t| peer.sees(&t.tenant_id));
     Json(tenants.map(|tenant| tenant_view(&view, tenant, record.applied_at)).collect())
 }
 
@@ -33,7 +33,7 @@ fn no_tenant(name: &Name) -> Problem {
 }
 
 pub async fn list(State(fleet): Shared, ConnectInfo(peer): Caller) -> Json<Vec<PoolView>> {
-    Json(pools(&fleet.view(), |tenant| sees(&peer, tenant)))
+    Json(pools(&fleet.view(), |tenant| peer.sees(tenant)))
 }
 
 pub async fn list_of_tenant(

@@ -1,6 +1,6 @@
 //! Requests that are passed on: to the node that holds the instance, and to the leader.
 
-use super::{Shared, sees};
+use super::Shared;
 use crate::{Fleet, Result};
 use axum::Json;
 use axum::extract::{ConnectInfo, MatchedPath, Path, Request, State};
@@ -236,7 +236,7 @@ pub async fn list(
     let all = gather(&fleet, |_| true, &path).await?;
     let ours = |view: &Value| match view["tenant_id"].as_str().map(str::parse::<Name>) {
         Some(Ok(tenant)) => {
-            sees(&peer, &tenant) && filter.tenant.as_ref().is_none_or(|wanted| *wanted == tenant)
+            peer.sees(&tenant) && filter.tenant.as_ref().is_none_or(|wanted| *wanted == tenant)
         }
         _ => false,
     };
@@ -259,7 +259,7 @@ pub async fn leases(State(fleet): Shared, ConnectInfo(peer): Caller) -> Result<J
     let mut all = gather(&fleet, |_| true, paths::LEASES).await?;
     all.retain(|lease| {
         let instance = lease["instance"].as_str().and_then(|i| i.parse::<InstanceRef>().ok());
-        instance.is_some_and(|instance| sees(&peer, &instance.pool.tenant))
+        instance.is_some_and(|instance| peer.sees(&instance.pool.tenant))
     });
     Ok(Json(all))
 }

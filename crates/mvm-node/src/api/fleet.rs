@@ -28,7 +28,7 @@ pub fn routes() -> Routes<Arc<Node>> {
         .route("/v1/node/status", get(status))
         .route("/v1/node/watch", get(watch))
         .route("/v1/node/document", put(document))
-        .route("/v1/node/leader", put(leader))
+        .route("/v1/node/leader", put(leader).delete(leave))
         .route("/v1/node/claims/{id}", put(claim))
         .route("/v1/node/claims/{id}/end", put(release))
 }
@@ -74,6 +74,11 @@ async fn document(State(node): Shared, Body(body): Body<NodeDocument>) -> Answer
 async fn leader(State(node): Shared, Body(leader): Body<Leader>) -> Answer<Vec<HeldClaim>> {
     node.obey(&leader).await?;
     Ok(Json(node.fleet_claims().await))
+}
+
+async fn leave(State(node): Shared) -> Answer<Done> {
+    node.leave_fleet().await?;
+    Ok(done())
 }
 
 async fn claim(

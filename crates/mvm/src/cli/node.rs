@@ -1,13 +1,13 @@
 //! `mvm node`: the machines of a fleet.
 
-use super::Context;
 use super::ca::{self, Office};
 use super::values::{Address, Lifetime};
+use super::{Context, refused};
 use crate::output::{self, Outcome};
 use clap::{Args, Subcommand};
-use mvm_api::Problem;
 use mvm_api::identity::{Identity, JoinToken, Role, keep};
 use mvm_api::types::Invite;
+use mvm_api::{Problem, paths};
 use mvm_model::Name;
 use std::io::Read;
 use std::path::PathBuf;
@@ -44,6 +44,10 @@ pub enum Command {
         #[command(flatten)]
         office: Office,
     },
+    /// Has this machine leave its fleet: another one, or a fleet that was made anew, may take it.
+    /// What it holds stays
+    #[command(after_help = "Examples:\n  mvm node leave")]
+    Leave,
     /// Removes a node: no certificate of it, and no token for it, is accepted any more
     #[command(
         after_help = "Examples:\n  mvm node remove node-1\n  mvm node remove node-1 --coordinator 10.0.1.1:4433"
@@ -118,6 +122,11 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             let mut views = office.identities().await?;
             views.retain(|view| view.identity.role() == Role::Node);
             ca::list(context, &views)
+        }
+        Command::Leave => {
+            let done: serde_json::Value =
+                context.agent()?.delete(paths::NODE_LEADER).await.map_err(refused)?;
+            output::say(context.format, &done, "this machine is of no fleet any more")
         }
         Command::Remove { name, office } => {
             let list = office.revoke(Identity::Node(name.clone())).await?;

@@ -54,3 +54,32 @@ fn a_tenants_operator_sees_its_tenant_only() {
     lab.refused(&["run", "ci/other", "--", "true"], "not_found");
     lab.refused(&["fleet", "nodes", "n9"], "not_found");
 }
+
+#[test]
+fn a_node_is_of_one_fleet_until_it_leaves() {
+    let mut lab = Lab::new("fleet-leave", Engine::Sqlite);
+    lab.coordinator("c1");
+    lab.node("n1");
+    wait_for("the node", || lab.alive("n1"));
+    lab.apply(&json!({ "warm": 1 }), &json!({}), true);
+    let warm = lab.json(&["fleet", "instances"])[0]["reference"].clone();
+    // The fleet's state is lost: what comes after it is an older leader to the node.
+    lab.kill("c1");
+    std::fs::remove_dir_all(lab.path("c1")).expect("state");
+    lab.coordinator("c1");
+    wait_for("the node", || lab.alive("n1"));
+    lab.apply(&json!({ "warm": 1 }), &json!({}), false);
+    wait_for("the node to refuse", || {
+        let node = lab.json(&["fleet", "nodes", "n1"]);
+        node["refused"].as_str().is_some_and(|why| why.contains("is succeeded by"))
+    });
+    let leave = lab.mvm("n1", &["--root", &lab.path("n1"), "node", "leave"]);
+    let left = { leave }.env_remove("MVM_COORDINATOR").output().expect("mvm");
+    assert!(left.status.success(), "{}", text(&left.stderr));
+    wait_for("the node to obey", || {
+        let node = lab.json(&["fleet", "nodes", "n1"]);
+        node["refused"].is_null() && node["up_to_date"] == true && lab.converged()
+    });
+    // What it held it holds.
+    assert_eq!(lab.json(&["fleet", "instances"])[0]["reference"], warm);
+}

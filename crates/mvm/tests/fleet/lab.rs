@@ -27,7 +27,6 @@ pub enum Engine {
 pub struct Lab {
     pub root: PathBuf,
     name: String,
-    engine: Engine,
     /// The coordinator that is asked.
     pub front: String,
     etcd: Option<EtcdCluster>,
@@ -44,7 +43,7 @@ impl Lab {
         std::fs::write(root.join("flake/flake.nix"), FLAKE).expect("flake");
         let (processes, machines) = Default::default();
         let front = "c1".to_owned();
-        let mut lab = Lab { root, name, engine, front, etcd: None, processes, machines };
+        let mut lab = Lab { root, name, front, etcd: None, processes, machines };
         // The switch between all machines is one itself.
         lab.machine("hub");
         lab.ip(&["-n", &lab.netns("hub"), "link", "add", "br0", "type", "bridge"]);
