@@ -12,11 +12,12 @@ pub trait IntoProblem {
 /// The HTTP status that suits a stable code of a lower crate.
 fn status_of(code: &str) -> u16 {
     match code {
-        "not_found" | "image_not_found" | "kernel_not_found" => 404,
+        "revision_missing" => 404,
+        "invalid" => 400,
         "flake_missing" | "profile_missing" | "flake_build_failed" | "not_a_kernel"
-        | "kernel_missing" | "kernel_compression" | "kernel_unfit" => 422,
+        | "kernel_missing" | "kernel_compression" | "kernel_unfit" | "image_refused" => 422,
         "no_space" => 507,
-        "name_taken" | "subnet_taken" | "ambiguous" => 409,
+        "name_taken" | "ambiguous" | "busy" => 409,
         _ => 500,
     }
 }
