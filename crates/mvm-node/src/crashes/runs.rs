@@ -3,6 +3,7 @@
 use super::checks;
 use super::host::{Course, Host, Strike};
 use super::operations::Operation;
+use super::queue;
 use crate::Result;
 use crate::node::Node;
 use crate::world::World;
@@ -92,6 +93,9 @@ async fn unrest(node: &Arc<Node>) -> Option<String> {
     let world = node.read(World::clone).await;
     if let Some(instance) = world.instances.values().find(|i| i.is_busy()) {
         return Some(format!("{instance:?}"));
+    }
+    if let Some(why) = queue::unrest(node, &world).await {
+        return Some(why);
     }
     // Nobody is there who could still hold a job's lease.
     let held = |i: &&Instance| i.lease.as_ref().is_some_and(|l| l.purpose != Purpose::Manual);

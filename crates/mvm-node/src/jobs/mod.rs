@@ -92,7 +92,7 @@ impl Jobs {
 }
 
 impl Node {
-    fn job_dir(&self, id: JobId) -> PathBuf {
+    pub(crate) fn job_dir(&self, id: JobId) -> PathBuf {
         self.parts.root.jobs().join(id.to_string())
     }
 
@@ -347,7 +347,7 @@ impl Node {
     }
 
     /// Forgets the jobs that have been over for long enough, and ends those whose inputs never came.
-    async fn tidy_jobs(&self) -> Result<()> {
+    pub(crate) async fn tidy_jobs(&self) -> Result<()> {
         let (old, stuck) = self
             .read(|world| {
                 let pools = world.pools.keys();
