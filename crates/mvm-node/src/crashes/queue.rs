@@ -7,7 +7,7 @@ use crate::world::World;
 use axum::body::Bytes;
 use mvm_api::jobs::SubmitJob;
 use mvm_model::cache::Cache;
-use mvm_model::job::{JobSpec, JobState};
+use mvm_model::job::{JobSpec, JobState, PREPARING_MS};
 use mvm_model::{Counts, Job, JobId, Recycle};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -146,7 +146,7 @@ pub async fn unrest(node: &Node, world: &World) -> Option<String> {
     let job = world.jobs.values().find(|job| !job.state.has_ended())?;
     if job.state == JobState::Preparing {
         // Whoever submitted it is gone.
-        crate::clock::advance(60_000);
+        crate::clock::advance(PREPARING_MS);
         if let Err(problem) = node.tidy_jobs().await {
             return Some(problem.to_string());
         }

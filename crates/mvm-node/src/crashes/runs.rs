@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 pub type Outcome<T> = std::result::Result<T, String>;
 
 /// How long an agent may take to come to rest, for real.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// What the guests that matter hold in memory.
 pub const MARK: &str = "/mark";
 
