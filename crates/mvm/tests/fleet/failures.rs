@@ -1,0 +1,307 @@
+//! Everything that can fail, one after the other, while clients want machines all the time.
+
+use crate::clients::{self, Clients};
+use crate::lab::{Engine, Kind, Lab, REAL, SIM, address, pool, wait_for};
+use crate::trouble::Way;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+const COORDINATORS: [&str; 3] = ["c1", "c2", "c3"];
+const SIMS: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
+const REALS: [&str; 2] = ["n6", "n7"];
+
+#[test]
+fn nothing_is_lost_and_nothing_is_given_twice() {
+    let mut fleet = Fleet::new();
+    let trouble: [(&str, fn(&mut Fleet)); 9] = [
+        ("leader killed", Fleet::leader_is_killed),
+        ("etcd member killed", Fleet::etcd_member_is_killed),
+        ("etcd quorum lost", Fleet::etcd_has_no_quorum),
+        ("node dies", Fleet::node_dies),
+        ("links one way", Fleet::links_are_cut_one_way),
+        ("leader hears nobody", Fleet::leader_hears_nobody),
+        ("clocks wrong", Fleet::clocks_are_wrong),
+        ("disk full", Fleet::disk_is_full),
+        ("real nodes", Fleet::real_nodes_are_cut_and_killed),
+    ];
+    for (what, happen) in trouble {
+        let began = Instant::now();
+        fleet.fault = began;
+        happen(&mut fleet);
+        let calls = fleet.clients.since(began);
+        eprintln!(
+            "== {what}: {:.1} s, {}",
+            began.elapsed().as_secs_f64(),
+            clients::summary(&calls)
+        );
+    }
+    fleet.account();
+}
+
+/// Three coordinators, three members of etcd, five simulated nodes and two real ones.
+struct Fleet {
+    lab: Lab,
+    clients: Clients,
+    /// When the present trouble began.
+    fault: Instant,
+}
+
+impl Fleet {
+    fn new() -> Fleet {
+        let began = Instant::now();
+        let mut lab = Lab::new("fleet-failures", Engine::Spread(3));
+        lab.clocks = true;
+        COORDINATORS.iter().for_each(|name| lab.coordinator(name));
+        for node in SIMS {
+            let (clock, disk) = (node == "n3", (node == "n5").then_some(2000));
+            lab.node_of(node, Kind { clock, disk, ..SIM });
+        }
+        REALS.iter().for_each(|node| lab.node_of(node, REAL));
+        wait_for("the nodes", || SIMS.iter().chain(&REALS).all(|node| lab.alive(node)));
+        let of = |made: &str| json!({ "require": { "made": [made] }, "spread": { "key": "node" } });
+        let pools = [
+            pool("runners", &json!({ "warm": 10, "sleeping": 5 }), &of("sim")),
+            pool("real", &json!({ "warm": 2 }), &of("real")),
+        ];
+        lab.apply_pools(&pools, true);
+        eprintln!("== set up: {:.1} s", began.elapsed().as_secs_f64());
+        let pools = ["ci/runners", "ci/runners", "ci/real"];
+        let clients = Clients::start(&lab.asker("hub"), &pools, &COORDINATORS);
+        Fleet { lab, clients, fault: began }
+    }
+
+    fn tell(&self, what: &str) {
+        eprintln!("   {:.1} s: {what}", self.fault.elapsed().as_secs_f64());
+    }
+
+    /// Waits until commands that are begun from now on are served.
+    fn served(&self) {
+        let from = Instant::now();
+        wait_for("claims to be served", || self.clients.served_since(from) >= 2);
+        self.tell("served");
+    }
+
+    fn leader(&self) -> Option<&'static str> {
+        COORDINATORS.into_iter().find(|name| {
+            self.lab.coordinator_status(name).is_some_and(|status| status["leads"] == true)
+        })
+    }
+
+    /// Another coordinator leads than this one, and is asked from now on.
+    fn another_leads(&mut self, old: &str) {
+        let mut found = None;
+        wait_for("another leader", || {
+            found = self.leader().filter(|leader| *leader != old);
+            found.is_some()
+        });
+        self.tell("another leads");
+        self.lab.front = found.expect("a leader").to_owned();
+    }
+
+    fn converged(&self) {
+        wait_for("all to be as it should", || self.lab.converged());
+        self.tell("converged");
+    }
+
+    /// What each simulated node has of the spread.
+    fn level(&self) {
+        wait_for("the spread", || SIMS.iter().all(|node| self.held(node) == json!([2, 1])));
+        self.tell("spread as before");
+    }
+
+    /// Warm and sleeping.
+    fn held(&self, node: &str) -> Value {
+        let held = self.lab.held(node);
+        json!([held[0], held[1]])
+    }
+
+    fn lost(&self, node: &str) {
+        wait_for("the loss to be seen", || !self.lab.alive(node));
+        self.tell(&format!("{node} is lost"));
+    }
+
+    fn leader_is_killed(&mut self) {
+        let leader = self.leader().expect("a leader");
+        self.lab.kill(leader);
+        self.another_leads(leader);
+        self.served();
+        self.lab.coordinator(leader);
+        self.converged();
+    }
+
+    fn etcd_member_is_killed(&mut self) {
+        self.lab.etcd.as_mut().expect("etcd").kill(0);
+        self.served();
+        self.converged();
+        self.lab.etcd.as_mut().expect("etcd").restart(0);
+        self.served();
+    }
+
+    fn etcd_has_no_quorum(&mut self) {
+        let etcd = self.lab.etcd.as_mut().expect("etcd");
+        etcd.kill(1);
+        etcd.kill(2);
+        // What is asked now is refused, in its time.
+        let from = Instant::now();
+        let refused = |call: &clients::Call| call.what == "run" && !call.success;
+        wait_for("claims to be refused", || self.clients.since(from).iter().any(refused));
+        self.tell("refused");
+        // The nodes go on by themselves.
+        let local = self.lab.mvm(
+            "n1",
+            &["--root", &self.lab.path("n1"), "run", "ci/runners", "--", "echo", "local"],
+        );
+        let local = { local }.env_remove("MVM_COORDINATOR").output().expect("mvm");
+        assert_eq!(
+            crate::lab::text(&local.stdout),
+            "local\n",
+            "{}",
+            crate::lab::text(&local.stderr)
+        );
+        let etcd = self.lab.etcd.as_mut().expect("etcd");
+        etcd.restart(1);
+        etcd.restart(2);
+        self.tell("a quorum again");
+        wait_for("a leader", || self.leader().is_some());
+        self.tell("a leader");
+        self.lab.front = self.leader().expect("a leader").to_owned();
+        self.served();
+        self.converged();
+    }
+
+    fn node_dies(&mut self) {
+        self.lab.kill("n1");
+        self.lab.cut("n1", Way::Both);
+        self.lost("n1");
+        self.converged();
+        self.served();
+        self.lab.join("n1");
+        self.lab.node("n1");
+        self.fault = Instant::now();
+        wait_for("it to come back", || self.lab.alive("n1"));
+        self.tell("n1 is back");
+        self.level();
+    }
+
+    fn links_are_cut_one_way(&mut self) {
+        self.lab.cut("n2", Way::In);
+        self.lab.cut("n4", Way::Out);
+        self.lost("n2");
+        self.lost("n4");
+        self.converged();
+        self.served();
+        self.lab.join("n2");
+        self.lab.join("n4");
+        self.fault = Instant::now();
+        wait_for("them to come back", || self.lab.alive("n2") && self.lab.alive("n4"));
+        self.level();
+    }
+
+    fn leader_hears_nobody(&mut self) {
+        let leader = self.leader().expect("a leader");
+        self.lab.cut(leader, Way::In);
+        self.another_leads(leader);
+        self.served();
+        self.lab.join(leader);
+        let leads =
+            |status: Value| status["leader"] == format!("{}:4433", address(&self.lab.front));
+        wait_for("it to follow", || self.lab.coordinator_status(leader).is_some_and(leads));
+        self.tell("it follows");
+        self.level();
+    }
+
+    fn clocks_are_wrong(&mut self) {
+        let leader = self.leader().expect("a leader");
+        self.lab.set_clock("n3", "+10m");
+        self.lab.set_clock(leader, "+1h");
+        self.served();
+        self.lab.kill("n1");
+        self.lost("n1");
+        self.converged();
+        // The next one's clock is an hour behind that of the one which has seen n1 go.
+        self.lab.kill(leader);
+        self.another_leads(leader);
+        self.served();
+        self.converged();
+        self.lab.set_clock(leader, "+0");
+        self.lab.set_clock("n3", "-4m");
+        self.lab.coordinator(leader);
+        self.lab.node("n1");
+        self.level();
+        self.lab.set_clock("n3", "+0");
+    }
+
+    fn disk_is_full(&mut self) {
+        self.lab.fill("n5");
+        self.served();
+        self.served();
+        self.lab.empty("n5");
+        self.level();
+        self.served();
+    }
+
+    fn real_nodes_are_cut_and_killed(&mut self) {
+        let before = self.of_node("n6");
+        self.lab.kill("n6");
+        self.lab.cut("n7", Way::Both);
+        self.lost("n6");
+        self.lost("n7");
+        self.lab.node("n6");
+        self.lab.join("n7");
+        wait_for("them to come back", || self.lab.alive("n6") && self.lab.alive("n7"));
+        self.converged();
+        // Its machines were there all the time: a spare is not made anew.
+        let after = self.of_node("n6");
+        assert!(before.iter().any(|spare| after.contains(spare)), "{before:?} {after:?}");
+        let served = |call: &clients::Call| call.success && call.what == "run";
+        let from = Instant::now();
+        wait_for("claims to be served", || {
+            self.clients.since(from).iter().filter(|c| served(c)).count() > 3
+        });
+    }
+
+    /// The spares of a node.
+    fn of_node(&self, node: &str) -> BTreeSet<String> {
+        let all = self.lab.json(&["fleet", "instances"]);
+        let all = all.as_array().expect("list").iter();
+        let here = all.filter(|i| i["node_id"] == node && i["lease"].is_null());
+        here.map(|i| i["reference"].as_str().expect("reference").to_owned()).collect()
+    }
+
+    /// What it all came to.
+    fn account(self) {
+        let Fleet { lab, clients, .. } = self;
+        let (calls, jobs) = clients.finish();
+        let mut seen = BTreeSet::new();
+        clients::check(&calls, &mut seen);
+        // Every job has an end, on the one node that has it; those that came to theirs were alone.
+        let all = lab.json(&["job", "list"]);
+        let all = all.as_array().expect("list");
+        for (job, id) in &jobs {
+            let found: Vec<&Value> = all.iter().filter(|j| j["job_id"] == job.as_str()).collect();
+            assert_eq!(found.len(), 1, "job {job} is on {found:?}");
+            lab.mvm("hub", &["job", "wait", job]).output().expect("mvm");
+            let ended = lab.json(&["job", "info", job]);
+            match ended["state"].as_str().expect("state") {
+                "succeeded" => {
+                    clients::check_output(id, &lab.ok("hub", &["job", "logs", job]), &mut seen);
+                }
+                "lost" | "failed" => assert!(ended["reason"].is_string(), "{ended}"),
+                _ => panic!("job {job} has not ended: {ended}"),
+            }
+        }
+        // Leases end with their claims, and no instance is on two nodes.
+        wait_for("the leases to end", || {
+            lab.json(&["lease", "list"]).as_array().expect("list").is_empty()
+        });
+        wait_for("all to be as it should", || lab.converged());
+        let instances = lab.json(&["fleet", "instances"]);
+        let instances = instances.as_array().expect("list");
+        let ids: BTreeSet<&str> =
+            instances.iter().map(|i| i["reference"].as_str().expect("reference")).collect();
+        assert_eq!(ids.len(), instances.len(), "an instance is on two nodes");
+        let served = calls.iter().filter(|call| call.success && call.what == "run").count();
+        eprintln!("== {served} commands and {} jobs, {}", jobs.len(), clients::summary(&calls));
+    }
+}
