@@ -39,6 +39,8 @@ impl Call {
 struct Shared {
     stop: AtomicBool,
     calls: Mutex<Vec<Call>>,
+    /// Since when each of those calls is under way that have not ended.
+    open: Mutex<BTreeMap<String, Instant>>,
     /// Jobs that were submitted: their ids, and those of the calls.
     jobs: Mutex<Vec<(String, String)>>,
 }
@@ -103,6 +105,11 @@ impl Clients {
         self.since(time).iter().filter(|call| call.what == "run" && call.success).count()
     }
 
+    /// Whether all calls have ended that were begun before this time.
+    pub fn ended_before(&self, time: Instant) -> bool {
+        self.shared.open.lock().expect("calls").values().all(|began| *began >= time)
+    }
+
     /// Ends them, each after the call that it is at. Gives all calls, and the jobs with the ids of
     /// their calls.
     pub fn finish(mut self) -> (Vec<Call>, Vec<(String, String)>) {
@@ -140,6 +147,7 @@ impl Shared {
         mut command: std::process::Command,
     ) -> Call {
         let began = Instant::now();
+        self.open.lock().expect("calls").insert(id.to_owned(), began);
         let output = command.output().expect("mvm");
         let call = Call {
             what,
@@ -152,6 +160,7 @@ impl Shared {
             stderr: text(&output.stderr),
         };
         self.calls.lock().expect("calls").push(call.clone());
+        self.open.lock().expect("calls").remove(id);
         call
     }
 }

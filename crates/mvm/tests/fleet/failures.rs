@@ -1,20 +1,24 @@
 //! Everything that can fail, one after the other, while clients want machines all the time.
 
 use crate::clients::{self, Clients};
-use crate::lab::{Engine, Kind, Lab, REAL, SIM, address, pool, wait_for};
+use crate::lab::{Engine, Kind, Lab, REAL, SIM, address, pool, text, wait_for};
 use crate::trouble::Way;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 const COORDINATORS: [&str; 3] = ["c1", "c2", "c3"];
 const SIMS: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
 const REALS: [&str; 2] = ["n6", "n7"];
 
+/// What happens, and how it is told of.
+type Trouble = (&'static str, fn(&mut Fleet));
+
 #[test]
 fn nothing_is_lost_and_nothing_is_given_twice() {
     let mut fleet = Fleet::new();
-    let trouble: [(&str, fn(&mut Fleet)); 9] = [
+    let trouble: [Trouble; 10] = [
         ("leader killed", Fleet::leader_is_killed),
         ("etcd member killed", Fleet::etcd_member_is_killed),
         ("etcd quorum lost", Fleet::etcd_has_no_quorum),
@@ -23,6 +27,7 @@ fn nothing_is_lost_and_nothing_is_given_twice() {
         ("leader hears nobody", Fleet::leader_hears_nobody),
         ("clocks wrong", Fleet::clocks_are_wrong),
         ("disk full", Fleet::disk_is_full),
+        ("node drained", Fleet::node_is_drained),
         ("real nodes", Fleet::real_nodes_are_cut_and_killed),
     ];
     for (what, happen) in trouble {
@@ -52,9 +57,10 @@ impl Fleet {
         let began = Instant::now();
         let mut lab = Lab::new("fleet-failures", Engine::Spread(3));
         lab.clocks = true;
+        lab.small_images();
         COORDINATORS.iter().for_each(|name| lab.coordinator(name));
         for node in SIMS {
-            let (clock, disk) = (node == "n3", (node == "n5").then_some(2000));
+            let (clock, disk) = (node == "n3", (node == "n5").then_some(600));
             lab.node_of(node, Kind { clock, disk, ..SIM });
         }
         REALS.iter().for_each(|node| lab.node_of(node, REAL));
@@ -82,17 +88,29 @@ impl Fleet {
         self.tell("served");
     }
 
-    fn leader(&self) -> Option<&'static str> {
-        COORDINATORS.into_iter().find(|name| {
+    /// Waits until everything that was begun before this has ended, one way or another.
+    fn ended(&self) {
+        let until = Instant::now();
+        wait_for("the calls under way to end", || self.clients.ended_before(until));
+        self.tell("what was under way has ended");
+    }
+
+    /// The leader, if it is another than this one, which is not asked.
+    fn leader_but(&self, old: &str) -> Option<&'static str> {
+        COORDINATORS.into_iter().filter(|name| *name != old).find(|name| {
             self.lab.coordinator_status(name).is_some_and(|status| status["leads"] == true)
         })
+    }
+
+    fn leader(&self) -> &'static str {
+        self.leader_but("").expect("a leader")
     }
 
     /// Another coordinator leads than this one, and is asked from now on.
     fn another_leads(&mut self, old: &str) {
         let mut found = None;
         wait_for("another leader", || {
-            found = self.leader().filter(|leader| *leader != old);
+            found = self.leader_but(old);
             found.is_some()
         });
         self.tell("another leads");
@@ -122,7 +140,7 @@ impl Fleet {
     }
 
     fn leader_is_killed(&mut self) {
-        let leader = self.leader().expect("a leader");
+        let leader = self.leader();
         self.lab.kill(leader);
         self.another_leads(leader);
         self.served();
@@ -153,19 +171,12 @@ impl Fleet {
             &["--root", &self.lab.path("n1"), "run", "ci/runners", "--", "echo", "local"],
         );
         let local = { local }.env_remove("MVM_COORDINATOR").output().expect("mvm");
-        assert_eq!(
-            crate::lab::text(&local.stdout),
-            "local\n",
-            "{}",
-            crate::lab::text(&local.stderr)
-        );
+        assert_eq!(text(&local.stdout), "local\n", "{}", text(&local.stderr));
         let etcd = self.lab.etcd.as_mut().expect("etcd");
         etcd.restart(1);
         etcd.restart(2);
         self.tell("a quorum again");
-        wait_for("a leader", || self.leader().is_some());
-        self.tell("a leader");
-        self.lab.front = self.leader().expect("a leader").to_owned();
+        self.another_leads("");
         self.served();
         self.converged();
     }
@@ -189,6 +200,7 @@ impl Fleet {
         self.lab.cut("n4", Way::Out);
         self.lost("n2");
         self.lost("n4");
+        self.ended();
         self.converged();
         self.served();
         self.lab.join("n2");
@@ -199,9 +211,10 @@ impl Fleet {
     }
 
     fn leader_hears_nobody(&mut self) {
-        let leader = self.leader().expect("a leader");
+        let leader = self.leader();
         self.lab.cut(leader, Way::In);
         self.another_leads(leader);
+        self.ended();
         self.served();
         self.lab.join(leader);
         let leads =
@@ -212,13 +225,12 @@ impl Fleet {
     }
 
     fn clocks_are_wrong(&mut self) {
-        let leader = self.leader().expect("a leader");
+        let leader = self.leader();
         self.lab.set_clock("n3", "+10m");
         self.lab.set_clock(leader, "+1h");
         self.served();
         self.lab.kill("n1");
         self.lost("n1");
-        self.converged();
         // The next one's clock is an hour behind that of the one which has seen n1 go.
         self.lab.kill(leader);
         self.another_leads(leader);
@@ -234,11 +246,46 @@ impl Fleet {
 
     fn disk_is_full(&mut self) {
         self.lab.fill("n5");
-        self.served();
-        self.served();
+        self.tell("full");
+        // More at once than the others have spares: whatever the full node is asked for, another gives.
+        let burst = |_| {
+            let mut run = self.lab.mvm("hub", &["run", "ci/runners", "--", "sleep", "3"]);
+            run.stderr(Stdio::piped()).spawn().expect("mvm")
+        };
+        let burst: Vec<Child> = (0..14).map(burst).collect();
+        for run in burst {
+            let output = run.wait_with_output().expect("mvm");
+            assert!(output.status.success(), "{}", text(&output.stderr));
+        }
+        self.tell("a burst was served");
         self.lab.empty("n5");
         self.level();
         self.served();
+    }
+
+    fn node_is_drained(&mut self) {
+        let job = ["run", "ci/runners", "--", "sh", "-c", "sleep 12; echo done"];
+        let mut job = self.lab.mvm("hub", &job);
+        let job = job.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("mvm");
+        // All others are over in a second.
+        let mut leases = BTreeSet::new();
+        wait_for("the job", || {
+            let before = std::mem::replace(&mut leases, self.leases());
+            std::thread::sleep(Duration::from_secs(2));
+            leases.retain(|lease| before.contains(lease));
+            !leases.is_empty()
+        });
+        let (_, busy) = leases.pop_first().expect("a lease");
+        self.lab.ok("hub", &["fleet", "drain", &busy, "--wait", "100"]);
+        self.tell(&format!("{busy} is empty"));
+        assert_eq!(self.lab.held(&busy), json!([0, 0, 0]));
+        let output = job.wait_with_output().expect("job");
+        assert_eq!(text(&output.stdout), "done\n", "{}", text(&output.stderr));
+        self.lab.ok("hub", &["fleet", "uncordon", &busy]);
+        self.level();
+        let failed = self.clients.since(self.fault);
+        let failed: Vec<_> = failed.iter().filter(|call| !call.success).collect();
+        assert!(failed.is_empty(), "{failed:?}");
     }
 
     fn real_nodes_are_cut_and_killed(&mut self) {
@@ -259,6 +306,16 @@ impl Fleet {
         wait_for("claims to be served", || {
             self.clients.since(from).iter().filter(|c| served(c)).count() > 3
         });
+    }
+
+    /// The leases of simulated machines, each with its node.
+    fn leases(&self) -> BTreeSet<(String, String)> {
+        let all = self.lab.json(&["fleet", "instances"]);
+        let leases = all.as_array().expect("list").iter().filter_map(|instance| {
+            let (lease, node) = (instance["lease"]["id"].as_str()?, instance["node_id"].as_str()?);
+            Some((lease.to_owned(), node.to_owned()))
+        });
+        leases.filter(|(_, node)| SIMS.contains(&&**node)).collect()
     }
 
     /// The spares of a node.

@@ -12,6 +12,16 @@ use std::time::{Duration, Instant};
 
 /// The image of all pools: a simulated guest has these programs whatever is in it.
 const FLAKE: &str = include_str!("../../../../examples/ci-flake/flake.nix");
+/// One that is soon built and soon sent.
+const SMALL: &str = r#"{
+  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-24.05";
+  outputs = { self, nixpkgs }: let pkgs = nixpkgs.legacyPackages.x86_64-linux; in {
+    packages.x86_64-linux.ci-runner = pkgs.buildEnv {
+      name = "small";
+      paths = with pkgs; [ bash coreutils ];
+    };
+  };
+}"#;
 /// How long something may take that has to happen.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -300,6 +310,11 @@ impl Lab {
     pub fn json(&self, words: &[&str]) -> Value {
         let words = [words, &["-o", "json"]].concat();
         serde_json::from_str(&self.ok("hub", &words)).expect("JSON")
+    }
+
+    /// The image of all pools made from now on is a small one.
+    pub fn small_images(&self) {
+        std::fs::write(self.root.join("flake/flake.nix"), SMALL).expect("flake");
     }
 
     /// Applies a document with one pool `ci/runners`.

@@ -6,6 +6,7 @@ mod claims;
 mod clients;
 mod election;
 mod failures;
+mod images;
 mod lab;
 mod life;
 mod trouble;
