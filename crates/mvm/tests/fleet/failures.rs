@@ -3,12 +3,13 @@
 use crate::clients::{self, Clients};
 use crate::lab::{Engine, Kind, Lab, REAL, SIM, address, pool, text, wait_for};
 use crate::trouble::Way;
+use crate::upgrade::Steady;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-const COORDINATORS: [&str; 3] = ["c1", "c2", "c3"];
+pub const COORDINATORS: [&str; 3] = ["c1", "c2", "c3"];
 const SIMS: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
 const REALS: [&str; 2] = ["n6", "n7"];
 
@@ -18,7 +19,7 @@ type Trouble = (&'static str, fn(&mut Fleet));
 #[test]
 fn nothing_is_lost_and_nothing_is_given_twice() {
     let mut fleet = Fleet::new();
-    let trouble: [Trouble; 10] = [
+    let trouble: [Trouble; 12] = [
         ("leader killed", Fleet::leader_is_killed),
         ("etcd member killed", Fleet::etcd_member_is_killed),
         ("etcd quorum lost", Fleet::etcd_has_no_quorum),
@@ -28,6 +29,8 @@ fn nothing_is_lost_and_nothing_is_given_twice() {
         ("clocks wrong", Fleet::clocks_are_wrong),
         ("disk full", Fleet::disk_is_full),
         ("node drained", Fleet::node_is_drained),
+        ("agents upgraded", Fleet::agents_are_upgraded),
+        ("coordinators upgraded", Fleet::coordinators_are_upgraded),
         ("real nodes", Fleet::real_nodes_are_cut_and_killed),
     ];
     for (what, happen) in trouble {
@@ -45,11 +48,13 @@ fn nothing_is_lost_and_nothing_is_given_twice() {
 }
 
 /// Three coordinators, three members of etcd, five simulated nodes and two real ones.
-struct Fleet {
-    lab: Lab,
-    clients: Clients,
+pub struct Fleet {
+    pub lab: Lab,
+    pub clients: Clients,
     /// When the present trouble began.
-    fault: Instant,
+    pub fault: Instant,
+    /// A command that goes on through all that does not happen to its own machines.
+    steady: Option<Steady>,
 }
 
 impl Fleet {
@@ -74,15 +79,15 @@ impl Fleet {
         eprintln!("== set up: {:.1} s", began.elapsed().as_secs_f64());
         let pools = ["ci/runners", "ci/runners", "ci/real"];
         let clients = Clients::start(&lab.asker("hub"), &pools, &COORDINATORS);
-        Fleet { lab, clients, fault: began }
+        Fleet { lab, clients, fault: began, steady: None }
     }
 
-    fn tell(&self, what: &str) {
+    pub fn tell(&self, what: &str) {
         eprintln!("   {:.1} s: {what}", self.fault.elapsed().as_secs_f64());
     }
 
     /// Waits until commands that are begun from now on are served.
-    fn served(&self) {
+    pub fn served(&self) {
         let from = Instant::now();
         wait_for("claims to be served", || self.clients.served_since(from) >= 2);
         self.tell("served");
@@ -102,7 +107,7 @@ impl Fleet {
         })
     }
 
-    fn leader(&self) -> &'static str {
+    pub fn leader(&self) -> &'static str {
         self.leader_but("").expect("a leader")
     }
 
@@ -123,7 +128,7 @@ impl Fleet {
     }
 
     /// What each simulated node has of the spread.
-    fn level(&self) {
+    pub fn level(&self) {
         wait_for("the spread", || SIMS.iter().all(|node| self.held(node) == json!([2, 1])));
         self.tell("spread as before");
     }
@@ -141,6 +146,10 @@ impl Fleet {
 
     fn leader_is_killed(&mut self) {
         let leader = self.leader();
+        let other = COORDINATORS.into_iter().find(|name| *name != leader).expect("another");
+        // Longer than a leader keeps a claim that nobody comes back for.
+        self.steady = Some(Steady::begin(&self.lab, other, 40));
+        self.fault = Instant::now();
         self.lab.kill(leader);
         self.another_leads(leader);
         self.served();
@@ -179,6 +188,8 @@ impl Fleet {
         self.another_leads("");
         self.served();
         self.converged();
+        self.steady.take().expect("a command").ends();
+        self.tell("a command went on all the time");
     }
 
     fn node_dies(&mut self) {
@@ -319,7 +330,7 @@ impl Fleet {
     }
 
     /// The spares of a node.
-    fn of_node(&self, node: &str) -> BTreeSet<String> {
+    pub fn of_node(&self, node: &str) -> BTreeSet<String> {
         let all = self.lab.json(&["fleet", "instances"]);
         let all = all.as_array().expect("list").iter();
         let here = all.filter(|i| i["node_id"] == node && i["lease"].is_null());

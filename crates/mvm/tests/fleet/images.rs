@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 /// How fast they leave the first node, in MiB a second: slow enough to be cut off in the midst.
-const SLOW: Kind = Kind { options: &["--label", "made=here", "--image-rate", "4"], ..SIM };
+const SLOW: Kind = Kind { options: &["--label", "made=here", "--image-rate", "12"], ..SIM };
 
 #[test]
 fn images_travel_from_node_to_node() {
@@ -33,7 +33,7 @@ fn images_travel_from_node_to_node() {
 
 fn a_transfer_goes_on_where_it_was_cut_off(lab: &Lab, images: &Images<'_>) {
     let cut_off = images.fetch("n2", &["n1"], None);
-    let begun = images.path("n2", &format!(".incoming-{}/root.erofs.partial", images.digest));
+    let begun = images.path("n2", &format!(".incoming-{}/vmlinux.partial", images.digest));
     let there = || std::fs::metadata(&begun).map_or(0, |file| file.len());
     wait_for("some of it", || there() > 2 << 20);
     lab.cut("n1", Way::Out);

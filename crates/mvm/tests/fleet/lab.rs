@@ -265,6 +265,12 @@ impl Lab {
         self.processes.push((process.to_owned(), child));
     }
 
+    /// The id of a process.
+    pub fn pid(&self, process: &str) -> u32 {
+        let found = self.processes.iter().find(|(name, _)| name == process);
+        found.expect("a process").1.id()
+    }
+
     /// SIGKILL to a process. What it ran goes on; so do simulated machines.
     pub fn kill(&mut self, process: &str) {
         let at = self.processes.iter().position(|(name, _)| name == process).expect("a process");

@@ -10,3 +10,4 @@ mod images;
 mod lab;
 mod life;
 mod trouble;
+mod upgrade;
