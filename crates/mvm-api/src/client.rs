@@ -17,7 +17,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
+mod keyed;
 mod upload;
+
+pub use keyed::IDEMPOTENCY_KEY;
 
 /// The protocol named in `Upgrade:` for raw streams.
 pub const UPGRADE: &str = "mvm-stream";

@@ -278,7 +278,7 @@ pub(crate) async fn serve(
                 tracing::info!(claim = wish.id, node = %grant.node, "not served: {problem}");
                 told = fleet.desk.again(&wish.id);
             }
-            Err(Refused::Unknown(problem)) => {
+            Err(Refused::Failed(problem) | Refused::Unknown(problem)) => {
                 // The record stays: the node is asked to end it when it is reached again.
                 fleet.desk.settle(&wish.id, Outcome::Failed);
                 tokio::spawn(release(fleet.clone(), wish.id.clone(), grant.node.clone()));
@@ -313,9 +313,14 @@ async fn ask(
     let mut asked = false;
     loop {
         let outcome = match fleet.port(node) {
-            Ok(port) => match timeout(BRING, port.claim(&wish.id, &body)).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(Refused::Unknown(Problem::new(504, "timeout", "no answer in time"))),
+            Ok(port) => tokio::select! {
+                outcome = port.claim(&wish.id, &body) => outcome,
+                () = tokio::time::sleep(BRING) => {
+                    Err(Refused::Unknown(Problem::new(504, "timeout", "no answer in time")))
+                }
+                () = lost(fleet, node) => {
+                    Err(Refused::Unknown(Problem::new(503, "node_unreachable", "it is out of reach")))
+                }
             },
             Err(refused) => Err(refused),
         };
@@ -323,17 +328,34 @@ async fn ask(
             Ok(claim) => return Ok(claim),
             // What it said no to may be the second of two: the first is still to be cleared up.
             Err(Refused::No(problem)) if !asked => return Err(Refused::No(problem)),
+            // A full disk, or a machine that does not come up: another node may do better.
+            Err(Refused::Failed(problem)) if !asked && ended(fleet, lead, wish, node).await => {
+                return Err(Refused::No(problem));
+            }
             Err(refused) if Instant::now() >= ends || !lead.is_held() => {
                 return Err(Refused::Unknown(refused.problem()));
             }
             Err(refused) => {
-                asked |= matches!(refused, Refused::Unknown(_));
+                asked |= !matches!(refused, Refused::No(_));
                 if is_lost(fleet, node) {
                     return Err(Refused::Unknown(refused.problem()));
                 }
                 tokio::time::sleep(AGAIN).await;
             }
         }
+    }
+}
+
+/// Whether the node says that it holds nothing for the claim any more.
+async fn ended(fleet: &Fleet, lead: &Lead, wish: &Wish, node: &Name) -> bool {
+    let Ok(port) = fleet.port(node) else { return false };
+    matches!(timeout(BRING, port.end(&wish.id, &lead.leader)).await, Ok(Ok(())))
+}
+
+/// Waits until no coordinator reaches the node: its connections may take longer to break.
+async fn lost(fleet: &Fleet, node: &Name) {
+    while !is_lost(fleet, node) {
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

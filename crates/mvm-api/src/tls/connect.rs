@@ -2,6 +2,7 @@
 //! that it was reached at.
 
 use super::keeper::{Keeper, roots, unusable};
+use super::socket::prepare;
 use crate::identity::{Credential, Facts, Identity, Result, SERVER_NAME};
 use mvm_model::Name;
 use rustls::client::WebPkiServerVerifier;
@@ -62,7 +63,7 @@ pub async fn connect(
     let name = ServerName::try_from(SERVER_NAME).map_err(std::io::Error::other)?;
     let connecting = async {
         let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
+        prepare(&stream)?;
         TlsConnector::from(config).connect(name, stream).await
     };
     let late = |_| std::io::Error::new(std::io::ErrorKind::TimedOut, "it does not answer");

@@ -7,6 +7,7 @@ mod connect;
 mod fault;
 mod keeper;
 mod listener;
+mod socket;
 
 pub use connect::{Expect, connect};
 pub(crate) use fault::fault_of;

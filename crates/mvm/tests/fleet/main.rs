@@ -1,8 +1,13 @@
 //! A fleet as its users have it: coordinators and agents as processes of their own, each in a
-//! network namespace of its own, with certificates, on SQLite and on etcd. The machines are
+//! network namespace of its own, with certificates, on SQLite and on etcd. Most machines are
 //! simulated.
 
 mod claims;
+mod clients;
 mod election;
+mod failures;
+mod images;
 mod lab;
 mod life;
+mod trouble;
+mod upgrade;
