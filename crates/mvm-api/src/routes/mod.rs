@@ -143,7 +143,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         let listed: BTreeSet<String> =
             listed.map(|route| format!("{} {}", route.method, route.path)).collect();
         let missing = served.difference(&listed).map(|route| {
-            format!("{route} is served and not in the table: say in crates/mvm-api/src/routes/table.rs who may call it")
+            format!("{route} is served and not in the table: say in crates/mvm-api/src/routes/table who may call it")
         });
         let unserved = listed.difference(&served).map(|route| {
             format!("{route} is in the table for {server:?} and not served: give it a handler, or take it out")
