@@ -1,6 +1,7 @@
 //! The client: HTTP/1.1 over a Unix socket, or over mutual TLS.
 
 use crate::identity::{Identity, SERVER_NAME};
+use crate::page::{List, next_of};
 use crate::problem::Problem;
 use crate::routes::ON_BEHALF_OF;
 use crate::tls::{self, Expect, Keeper, fault_of};
@@ -203,6 +204,29 @@ impl Client {
     /// `GET path`.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.call(Method::GET, path, &()).await
+    }
+
+    /// `GET path` of a list: one page of it, and the path of the next.
+    pub async fn page<T: DeserializeOwned>(&self, path: &str) -> Result<List<T>, ClientError> {
+        let doing = format!("GET {path}");
+        let (response, sender) = self.send(Method::GET, path, &(), false).await?;
+        let link = response.headers().get(header::LINK).and_then(|link| link.to_str().ok());
+        let next = link.and_then(next_of).map(str::to_owned);
+        let bytes = self.collect(response, &doing).await?;
+        self.keep(sender);
+        let items = serde_json::from_slice(&bytes).map_err(|cause| broken(&doing, cause))?;
+        Ok(List { items, next })
+    }
+
+    /// `GET path` of a list: all of its pages.
+    pub async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ClientError> {
+        let List { mut items, mut next } = self.page(path).await?;
+        while let Some(path) = next {
+            let page: List<T> = self.page(&path).await?;
+            items.extend(page.items);
+            next = page.next;
+        }
+        Ok(items)
     }
 
     /// `POST path` with a JSON body.

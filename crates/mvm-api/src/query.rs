@@ -30,6 +30,15 @@ pub struct InstanceFilter {
     pub tenant: Option<Name>,
 }
 
+/// `GET /v1/leases`: which of them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseFilter {
+    /// Only those of this tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Name>,
+}
+
 /// `GET /v1/events` and `GET /v1/events/stream`: which of them.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

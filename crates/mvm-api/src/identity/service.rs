@@ -9,6 +9,7 @@ use super::{Facts, Identity, IdentityDir, Result, authority, keep, now};
 use crate::Problem;
 use crate::body::Body;
 use crate::files::io;
+use crate::page::{All, List, Listing};
 use crate::peer::{Caller, Peer};
 use crate::routes::{Routes, Server, guard};
 use crate::tls::{Keeper, TlsListener};
@@ -122,8 +123,11 @@ async fn invite(
     Ok(Json(invitation))
 }
 
-async fn identities(State(service): Shared) -> Result<Json<Vec<IdentityView>>> {
-    Ok(Json(service.signer.identities(now()).await?))
+async fn identities(
+    State(service): Shared,
+    Listing { page, filter: All {} }: Listing,
+) -> Result<List<IdentityView>> {
+    Ok(page.of(service.signer.identities(now()).await?))
 }
 
 async fn revoke(

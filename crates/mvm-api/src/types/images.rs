@@ -1,6 +1,6 @@
 //! Of images and kernels.
 
-use mvm_model::PoolRef;
+use mvm_model::{Millis, PoolRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +50,9 @@ pub struct ImageView {
     /// what it receives. Empty for one that was built by a version that did not know this.
     #[serde(default)]
     pub content: String,
+    /// When it was built; 0 where the node does not say.
+    #[serde(default)]
+    pub built_at: Millis,
     /// Pools that have it among their revisions.
     pub pools: Vec<PoolRef>,
 }

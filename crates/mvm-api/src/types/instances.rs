@@ -63,6 +63,9 @@ pub struct LeaseView {
     pub lease: Lease,
     /// On what.
     pub instance: InstanceRef,
+    /// The node that it is on, where a coordinator shows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<Name>,
 }
 
 /// `POST /v1/leases/{id}/extend`.

@@ -2,6 +2,7 @@
 //! durations say their unit in their name.
 
 mod desired;
+mod events;
 mod images;
 mod instances;
 mod pools;
@@ -9,6 +10,7 @@ mod tenants;
 
 pub use crate::identity::wire::*;
 pub use desired::*;
+pub use events::*;
 pub use images::*;
 pub use instances::*;
 pub use pools::*;

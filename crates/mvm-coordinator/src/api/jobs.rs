@@ -1,12 +1,13 @@
 //! Jobs: made on the node that would serve a claim soonest, and looked up there later.
 
-use super::Shared;
-use super::proxy::{AT_ONCE, client, gather, pass_to, reached_with, relay, relay_stream};
+use super::gather::{confined, gather};
+use super::proxy::{AT_ONCE, client, pass_to, reached_with, relay, relay_stream};
+use super::{Asked, Listing, Shared};
 use crate::{Fleet, Result};
-use axum::Json;
-use axum::extract::{ConnectInfo, Path, RawQuery, Request, State};
+use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::response::Response;
 use futures::StreamExt;
+use mvm_api::jobs::JobFilter;
 use mvm_api::{Caller, Problem, jobs};
 use mvm_model::{JobId, Name, PoolRef};
 use serde::Deserialize;
@@ -34,15 +35,21 @@ pub async fn create(
 pub async fn list(
     State(fleet): Shared,
     ConnectInfo(peer): Caller,
-    RawQuery(query): RawQuery,
-) -> Result<Json<Vec<Value>>> {
-    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-    let mut all = gather(&fleet, |_| true, &format!("{}{query}", jobs::JOBS)).await?;
-    all.retain(|job| {
+    Asked { page, filter }: Asked<JobFilter>,
+) -> Listing<Value> {
+    let tenant = confined(&peer, filter.tenant);
+    let query = [
+        tenant.map(|tenant| format!("tenant={tenant}")),
+        filter.pool.map(|pool| format!("pool={pool}")),
+        filter.state.map(|state| format!("state={state}")),
+    ];
+    let query = query.into_iter().flatten().collect::<Vec<_>>().join("&");
+    let mut all = gather(&fleet, |_| true, &page, |_| format!("{}?{query}", jobs::JOBS)).await;
+    all.items.retain(|job| {
         let tenant = job["tenant_id"].as_str().and_then(|tenant| tenant.parse::<Name>().ok());
         tenant.is_some_and(|tenant| peer.sees(&tenant))
     });
-    Ok(Json(all))
+    Ok(all)
 }
 
 /// What stands in the path of a job.

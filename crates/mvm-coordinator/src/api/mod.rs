@@ -2,6 +2,7 @@
 
 mod claims;
 mod fleet;
+mod gather;
 mod jobs;
 mod nodes;
 mod pools;
@@ -14,6 +15,7 @@ use axum::response::Response;
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use mvm_api::identity::{Signer, service};
+use mvm_api::page::{List, Listing as Asked};
 use mvm_api::routes::{Routes, Server, guard};
 use mvm_api::tls::Keeper;
 use mvm_api::{Problem, openapi};
@@ -23,6 +25,8 @@ use std::sync::Arc;
 type Shared = State<Arc<Fleet>>;
 /// What every handler gives.
 type Answer<T> = Result<Json<T>, Problem>;
+/// What the handlers of lists give: a page.
+type Listing<T> = Result<List<T>, Problem>;
 
 /// The routes but for the signer's.
 fn routes() -> Routes<Arc<Fleet>> {
@@ -53,8 +57,8 @@ fn routes() -> Routes<Arc<Fleet>> {
         .route("/v1/jobs/{id}/wait", get(jobs::pass))
         .route("/v1/jobs/{id}/log", get(jobs::pass))
         .route("/v1/jobs/{id}/artifacts/{index}", get(jobs::pass))
-        .route(&format!("{pool}/instances"), get(proxy::list_of_pool))
-        .route("/v1/instances", get(proxy::list))
+        .route(&format!("{pool}/instances"), get(gather::of_pool))
+        .route("/v1/instances", get(gather::instances))
         .route(instance, get(proxy::pass).delete(proxy::pass))
         .route(&format!("{instance}/start"), post(proxy::pass))
         .route(&format!("{instance}/wake"), post(proxy::pass))
@@ -65,7 +69,7 @@ fn routes() -> Routes<Arc<Fleet>> {
         .route(&format!("{instance}/logs"), get(proxy::pass))
         .route(&format!("{instance}/stats"), get(proxy::pass))
         .route(&format!("{instance}/ssh"), get(proxy::pass))
-        .route("/v1/leases", get(proxy::leases))
+        .route("/v1/leases", get(gather::leases))
         .route("/v1/leases/{id}", delete(proxy::pass_lease))
         .route("/v1/leases/{id}/extend", post(proxy::pass_lease))
 }

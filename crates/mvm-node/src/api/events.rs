@@ -1,7 +1,6 @@
 //! Events and metrics.
 
-use super::{Answer, Caller, Refusal, Shared};
-use axum::Json;
+use super::{Asked, Caller, Listing, Refusal, Shared};
 use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, header};
 use axum::response::sse::{Event as Sent, KeepAlive};
@@ -9,6 +8,7 @@ use axum::response::{IntoResponse, Response, Sse};
 use futures::Stream;
 use mvm_api::Peer;
 use mvm_api::query::{EventFilter, Query};
+use mvm_api::types::EventView;
 use mvm_model::event::Event;
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -26,11 +26,11 @@ fn takes(filter: &EventFilter, peer: &Peer, event: &Event) -> bool {
 pub async fn list(
     State(node): Shared,
     ConnectInfo(peer): Caller,
-    Query(filter): Query<EventFilter>,
-) -> Answer<Vec<Event>> {
+    Asked { page, filter }: Asked<EventFilter>,
+) -> Listing<EventView> {
     let mut events = node.events_after(filter.since).await?;
     events.retain(|event| takes(&filter, &peer, event));
-    Ok(Json(events))
+    Ok(page.of(events.into_iter().map(EventView::from)))
 }
 
 /// Server-sent events: those that are kept after `since` or `Last-Event-ID`, then each new one.

@@ -24,6 +24,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use mvm_api::body::Body;
+use mvm_api::page::{List, Listing as Asked};
 use mvm_api::routes::{Routes, Server, guard};
 use mvm_api::tls::TlsListener;
 use mvm_api::types::{AgentInfo, Done};
@@ -36,6 +37,8 @@ use tracing::Instrument;
 type Shared = State<Arc<Node>>;
 /// What every handler gives.
 type Answer<T> = Result<Json<T>, Refusal>;
+/// What the handlers of lists give: a page.
+type Listing<T> = Result<List<T>, Refusal>;
 
 /// Serves the API on `listener` for ever.
 pub async fn serve(listener: UnixListener, node: Arc<Node>) -> std::io::Result<()> {

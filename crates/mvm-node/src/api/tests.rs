@@ -1,5 +1,7 @@
 //! The agent's router against the table of routes, and what a tenant operator sees of two tenants.
 
+mod pages;
+
 use super::once::hex;
 use super::{app, routes};
 use crate::node::{Node, Parts};

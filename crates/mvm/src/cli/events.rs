@@ -45,7 +45,7 @@ pub async fn run(context: &Context, events: Events) -> Outcome {
         return Ok(0);
     }
     let path = format!("{}?{query}", paths::EVENTS);
-    let events: Vec<Event> = client.get(&path).await.map_err(refused)?;
+    let events: Vec<Event> = client.list(&path).await.map_err(refused)?;
     let titles = ["ID", "AGO", "INSTANCE", "FROM", "TO", "TOOK", "CAUSE"];
     output::show(context.format, &events, &titles, events.iter().map(row))
 }

@@ -30,8 +30,7 @@ pub(super) const ROUTES: &[Route] = &[
     .gives::<FleetPlan>(),
     on(COORDINATOR, "GET", "/v1/fleet/status", "fleet.status", "Says how far the fleet is", FLEET)
         .gives::<FleetStatus>(),
-    on(COORDINATOR, "GET", "/v1/nodes", "node.list", "Lists the nodes", FLEET)
-        .gives::<Vec<NodeView>>(),
+    on(COORDINATOR, "GET", "/v1/nodes", "node.list", "Lists the nodes", FLEET).lists::<NodeView>(),
     on(
         COORDINATOR,
         "POST",
@@ -82,7 +81,7 @@ pub(super) const ROUTES: &[Route] = &[
         .takes::<Invite>()
         .gives::<Invitation>(),
     on(SIGNER, "GET", "/v1/ca/identities", "identity.list", "Lists who has certificates", FLEET)
-        .gives::<Vec<IdentityView>>(),
+        .lists::<IdentityView>(),
     on(
         SIGNER,
         "POST",

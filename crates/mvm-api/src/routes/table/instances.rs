@@ -1,7 +1,7 @@
 //! Of instances, claims and leases.
 
 use super::{AGENT, BOTH, narrowed, tenant};
-use crate::query::{Follow, InstanceFilter, StreamOptions};
+use crate::query::{Follow, InstanceFilter, LeaseFilter, StreamOptions};
 use crate::routes::Route;
 use crate::types::*;
 
@@ -22,7 +22,7 @@ pub(super) const ROUTES: &[Route] = &[
         "pool.instances",
         "Lists instances",
     )
-    .gives::<Vec<InstanceView>>(),
+    .lists::<InstanceView>(),
     tenant(
         AGENT,
         "POST",
@@ -34,7 +34,7 @@ pub(super) const ROUTES: &[Route] = &[
     .gives::<InstanceView>(),
     narrowed(BOTH, "GET", "/v1/instances", "instance.list", "Lists the instances of all pools")
         .query::<InstanceFilter>()
-        .gives::<Vec<InstanceView>>(),
+        .lists::<InstanceView>(),
     tenant(
         BOTH,
         "GET",
@@ -127,7 +127,9 @@ pub(super) const ROUTES: &[Route] = &[
         "Says what OpenSSH needs to reach it",
     )
     .gives::<SshAccess>(),
-    narrowed(BOTH, "GET", "/v1/leases", "lease.list", "Lists the leases").gives::<Vec<LeaseView>>(),
+    narrowed(BOTH, "GET", "/v1/leases", "lease.list", "Lists the leases")
+        .query::<LeaseFilter>()
+        .lists::<LeaseView>(),
     narrowed(BOTH, "DELETE", "/v1/leases/{id}", "lease.release", "Ends a lease").gives::<Done>(),
     narrowed(
         BOTH,

@@ -7,9 +7,8 @@ use crate::query::{EventFilter, Follow, WaitOptions};
 use crate::routes::Route;
 use crate::routes::shape::{Sent, schema_of};
 use crate::types::*;
-use mvm_model::event::Event;
 
-const EVENTS: &[Sent] = &[("event", schema_of::<Event>)];
+const EVENTS: &[Sent] = &[("event", schema_of::<EventView>)];
 
 pub(super) const ROUTES: &[Route] = &[
     tenant(BOTH, "POST", "/v1/tenants/{tenant}/pools/{pool}/jobs", "job.create", "Makes a job")
@@ -17,7 +16,7 @@ pub(super) const ROUTES: &[Route] = &[
         .gives::<JobView>(),
     narrowed(BOTH, "GET", "/v1/jobs", "job.list", "Lists jobs")
         .query::<JobFilter>()
-        .gives::<Vec<JobView>>(),
+        .lists::<JobView>(),
     narrowed(BOTH, "GET", "/v1/jobs/{id}", "job.show", "Shows a job").gives::<JobView>(),
     narrowed(
         BOTH,
@@ -55,12 +54,12 @@ pub(super) const ROUTES: &[Route] = &[
     .octets(),
     narrowed(AGENT, "GET", "/v1/events", "event.list", "Lists what has happened")
         .query::<EventFilter>()
-        .gives::<Vec<Event>>(),
+        .lists::<EventView>(),
     narrowed(AGENT, "GET", "/v1/events/stream", "event.stream", "Streams what happens")
         .query::<EventFilter>()
         .streams(EVENTS),
     narrowed(AGENT, "GET", "/v1/audit", "audit.list", "Lists the audit logs")
-        .gives::<Vec<AuditLogView>>(),
+        .lists::<AuditLogView>(),
     narrowed(AGENT, "GET", "/v1/audit/{log}", "audit.show", "Shows an audit log")
         .query::<Follow>()
         .octets(),

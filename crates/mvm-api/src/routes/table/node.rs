@@ -65,7 +65,7 @@ pub(super) const ROUTES: &[Route] = &[
     narrowed(AGENT, "GET", "/metrics", "metrics.show", "Metrics in the OpenMetrics text format")
         .metrics(),
     on(AGENT, "GET", "/v1/kernels", "kernel.list", "Lists the kernels", FLEET)
-        .gives::<Vec<KernelView>>(),
+        .lists::<KernelView>(),
     on(
         AGENT,
         "POST",
@@ -85,8 +85,7 @@ pub(super) const ROUTES: &[Route] = &[
         FLEET,
     )
     .streams(FETCH),
-    on(AGENT, "GET", "/v1/images", "image.list", "Lists the images", FLEET)
-        .gives::<Vec<ImageView>>(),
+    on(AGENT, "GET", "/v1/images", "image.list", "Lists the images", FLEET).lists::<ImageView>(),
     on(
         AGENT,
         "POST",

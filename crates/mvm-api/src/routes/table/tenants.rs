@@ -15,8 +15,7 @@ const BUILD: &[Sent] = &[
 ];
 
 pub(super) const ROUTES: &[Route] = &[
-    narrowed(BOTH, "GET", "/v1/tenants", "tenant.list", "Lists the tenants")
-        .gives::<Vec<TenantView>>(),
+    narrowed(BOTH, "GET", "/v1/tenants", "tenant.list", "Lists the tenants").lists::<TenantView>(),
     on(AGENT, "POST", "/v1/tenants", "tenant.create", "Makes a tenant", FLEET)
         .takes::<CreateTenant>()
         .gives::<TenantView>(),
@@ -35,13 +34,13 @@ pub(super) const ROUTES: &[Route] = &[
     )
     .gives::<Done>(),
     tenant(BOTH, "GET", "/v1/tenants/{tenant}/pools", "tenant.pools", "Lists a tenant's pools")
-        .gives::<Vec<PoolView>>(),
+        .lists::<PoolView>(),
     // Whoever chooses a flake runs programs on the node and puts its files into images: not a
     // tenant's business.
     on(AGENT, "POST", "/v1/tenants/{tenant}/pools", "pool.create", "Makes a pool", FLEET)
         .takes::<CreatePool>()
         .gives::<PoolView>(),
-    narrowed(BOTH, "GET", "/v1/pools", "pool.list", "Lists the pools").gives::<Vec<PoolView>>(),
+    narrowed(BOTH, "GET", "/v1/pools", "pool.list", "Lists the pools").lists::<PoolView>(),
     tenant(BOTH, "GET", "/v1/tenants/{tenant}/pools/{pool}", "pool.show", "Shows a pool")
         .gives::<PoolView>(),
     on(AGENT, "PATCH", "/v1/tenants/{tenant}/pools/{pool}", "pool.update", "Changes a pool", FLEET)
@@ -82,7 +81,7 @@ pub(super) const ROUTES: &[Route] = &[
         "pool.revisions",
         "Lists revisions",
     )
-    .gives::<Vec<RevisionView>>(),
+    .lists::<RevisionView>(),
     tenant(
         AGENT,
         "POST",
@@ -114,5 +113,5 @@ pub(super) const ROUTES: &[Route] = &[
     .takes::<UnexposePool>()
     .gives::<Done>(),
     narrowed(AGENT, "GET", "/v1/exposes", "expose.list", "Lists the fronts of all pools")
-        .gives::<Vec<ExposeView>>(),
+        .lists::<ExposeView>(),
 ];
