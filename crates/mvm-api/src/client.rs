@@ -18,7 +18,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
+mod events;
 mod upload;
+
+pub use events::Event;
 
 /// The protocol named in `Upgrade:` for raw streams.
 pub const UPGRADE: &str = "mvm-stream";
@@ -70,15 +73,6 @@ impl ClientError {
 
 /// An upgraded connection: bytes both ways.
 pub type Stream = TokioIo<hyper::upgrade::Upgraded>;
-
-/// One event of a server-sent event stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// Its name.
-    pub name: String,
-    /// Its data: JSON text.
-    pub data: String,
-}
 
 /// Speaks to one server, over its Unix socket or over TLS. Connections are kept for the next call;
 /// clones share them.
@@ -290,41 +284,6 @@ impl Client {
         idle.pop()
     }
 
-    /// `POST path`, then calls `each` with every server-sent event until the stream ends.
-    pub async fn events(
-        &self,
-        path: &str,
-        body: &impl Serialize,
-        each: impl FnMut(Event),
-    ) -> Result<(), ClientError> {
-        self.stream(Method::POST, path, body, each).await
-    }
-
-    /// `GET path`, then calls `each` with every server-sent event until the stream ends.
-    pub async fn follow(&self, path: &str, each: impl FnMut(Event)) -> Result<(), ClientError> {
-        self.stream(Method::GET, path, &(), each).await
-    }
-
-    async fn stream(
-        &self,
-        method: Method,
-        path: &str,
-        body: &impl Serialize,
-        mut each: impl FnMut(Event),
-    ) -> Result<(), ClientError> {
-        let doing = format!("{method} {path}");
-        let (response, _sender) = self.send(method, path, body, false).await?;
-        let mut body = response.into_body();
-        let mut parser = EventParser::default();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|cause| self.target.fault(&doing, &cause))?;
-            if let Some(data) = frame.data_ref() {
-                parser.feed(data, &mut each);
-            }
-        }
-        Ok(())
-    }
-
     /// `GET path`, then calls `each` with every piece of the body as it comes.
     pub async fn download(
         &self,
@@ -511,69 +470,4 @@ fn deepest<'a>(
 
 fn broken(doing: &str, cause: impl ToString) -> ClientError {
     ClientError::Broken { doing: doing.to_owned(), cause: cause.to_string() }
-}
-
-/// Parses a server-sent event stream (WHATWG HTML, section 9.2), as far as the agent uses it.
-#[derive(Default)]
-struct EventParser {
-    line: Vec<u8>,
-    name: String,
-    data: String,
-}
-
-impl EventParser {
-    fn feed(&mut self, bytes: &[u8], each: &mut impl FnMut(Event)) {
-        for &byte in bytes {
-            if byte == b'\n' {
-                let line = std::mem::take(&mut self.line);
-                self.line_done(&String::from_utf8_lossy(&line), each);
-            } else if byte != b'\r' {
-                self.line.push(byte);
-            }
-        }
-    }
-
-    fn line_done(&mut self, line: &str, each: &mut impl FnMut(Event)) {
-        if line.is_empty() {
-            let name = std::mem::take(&mut self.name);
-            let data = std::mem::take(&mut self.data);
-            if !data.is_empty() {
-                each(Event { name, data });
-            }
-        } else if let Some(name) = line.strip_prefix("event:") {
-            self.name = name.trim_start().to_owned();
-        } else if let Some(data) = line.strip_prefix("data:") {
-            if !self.data.is_empty() {
-                self.data.push('\n');
-            }
-            self.data.push_str(data.strip_prefix(' ').unwrap_or(data));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn events_survive_any_cut() {
-        let text = b"event: progress\ndata: {\"a\":1}\n\n: comment\n\nevent: result\ndata: 2\n\n";
-        let all = |step: usize| {
-            let mut events = Vec::new();
-            let mut parser = EventParser::default();
-            for piece in text.chunks(step) {
-                parser.feed(piece, &mut |event| events.push((event.name, event.data)));
-            }
-            events
-        };
-        for step in 1..text.len() {
-            assert_eq!(
-                all(step),
-                [
-                    ("progress".to_owned(), "{\"a\":1}".to_owned()),
-                    ("result".to_owned(), "2".to_owned())
-                ]
-            );
-        }
-    }
 }

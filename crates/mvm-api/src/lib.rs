@@ -19,6 +19,7 @@ pub mod openapi;
 pub mod page;
 pub mod paths;
 pub mod peer;
+pub mod position;
 pub mod problem;
 pub mod query;
 pub mod routes;

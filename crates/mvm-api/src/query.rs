@@ -1,6 +1,7 @@
 //! What stands after the `?` of a path.
 
 use crate::Problem;
+use crate::position::Position;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use mvm_model::Name;
@@ -45,7 +46,7 @@ pub struct LeaseFilter {
 pub struct EventFilter {
     /// Only those after this one.
     #[serde(default)]
-    pub since: u64,
+    pub since: Position,
     /// Only those of this tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<Name>,

@@ -48,6 +48,8 @@ pub struct Fleet {
     pub(crate) replan: Notify,
     pub(crate) pushes: Semaphore,
     pub(crate) places: Places,
+    /// Changes whenever a node tells something.
+    pub(crate) news: watch::Sender<()>,
     view: Mutex<View>,
     /// Our leadership, while we lead.
     lead: watch::Sender<Option<Arc<Lead>>>,
@@ -176,6 +178,7 @@ impl Fleet {
             replan: Notify::new(),
             pushes,
             places: Places::default(),
+            news: watch::channel(()).0,
             view: Mutex::default(),
             lead: watch::channel(None).0,
             leader: watch::channel(None).0,

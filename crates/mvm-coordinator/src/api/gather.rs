@@ -138,7 +138,7 @@ pub async fn gather(
 }
 
 /// The path of a part of a node's list.
-fn part(mut path: String, limit: Option<usize>, after: Option<&str>) -> String {
+pub fn part(mut path: String, limit: Option<usize>, after: Option<&str>) -> String {
     let asked = limit.map(|limit| format!("limit={limit}"));
     for one in asked.into_iter().chain(after.map(|after| format!("after={after}"))) {
         path.push(if path.contains('?') { '&' } else { '?' });
@@ -147,7 +147,8 @@ fn part(mut path: String, limit: Option<usize>, after: Option<&str>) -> String {
     path
 }
 
-fn of_node(mut item: Value, node: &Name) -> Value {
+/// A thing with its node.
+pub fn of_node(mut item: Value, node: &Name) -> Value {
     if let Some(fields) = item.as_object_mut() {
         fields.insert("node_id".to_owned(), node.to_string().into());
     }

@@ -1,6 +1,7 @@
 //! The handlers of the API: the same routes as a node's, for all nodes together, and the fleet's own.
 
 mod claims;
+mod events;
 mod fleet;
 mod gather;
 mod jobs;
@@ -69,6 +70,8 @@ fn routes() -> Routes<Arc<Fleet>> {
         .route(&format!("{instance}/logs"), get(proxy::pass))
         .route(&format!("{instance}/stats"), get(proxy::pass))
         .route(&format!("{instance}/ssh"), get(proxy::pass))
+        .route("/v1/events", get(events::list))
+        .route("/v1/events/stream", get(events::stream))
         .route("/v1/leases", get(gather::leases))
         .route("/v1/leases/{id}", delete(proxy::pass_lease))
         .route("/v1/leases/{id}/extend", post(proxy::pass_lease))

@@ -8,7 +8,7 @@ use crate::routes::Route;
 use crate::routes::shape::{Sent, schema_of};
 use crate::types::*;
 
-const EVENTS: &[Sent] = &[("event", schema_of::<EventView>)];
+const EVENTS: &[Sent] = &[("event", schema_of::<EventView>), ("gap", schema_of::<EventGap>)];
 
 pub(super) const ROUTES: &[Route] = &[
     tenant(BOTH, "POST", "/v1/tenants/{tenant}/pools/{pool}/jobs", "job.create", "Makes a job")
@@ -52,10 +52,10 @@ pub(super) const ROUTES: &[Route] = &[
         "One artifact, a tar archive",
     )
     .octets(),
-    narrowed(AGENT, "GET", "/v1/events", "event.list", "Lists what has happened")
+    narrowed(BOTH, "GET", "/v1/events", "event.list", "Lists what has happened")
         .query::<EventFilter>()
         .lists::<EventView>(),
-    narrowed(AGENT, "GET", "/v1/events/stream", "event.stream", "Streams what happens")
+    narrowed(BOTH, "GET", "/v1/events/stream", "event.stream", "Streams what happens")
         .query::<EventFilter>()
         .streams(EVENTS),
     narrowed(AGENT, "GET", "/v1/audit", "audit.list", "Lists the audit logs")
