@@ -66,7 +66,7 @@ pub fn describe(server: Option<Server>) -> Value {
                 "description": "A certificate of the fleet's authority, whose URI SAN names a role \
                     and who holds it. Over the Unix socket the caller's uid counts.",
             }},
-            "parameters": page_parameters(),
+            "parameters": shared_parameters(),
             "headers": { "Link": {
                 "description": "Where the next page is, if there is one: <PATH>; rel=\"next\" (RFC 8288)",
                 "schema": { "type": "string" },
@@ -82,7 +82,7 @@ pub fn describe(server: Option<Server>) -> Value {
 /// The parameters that every list takes.
 const PAGE: [&str; 2] = ["limit", "after"];
 
-fn page_parameters() -> Value {
+fn shared_parameters() -> Value {
     let [limit, after] = PAGE;
     json!({
         limit: {
@@ -96,6 +96,11 @@ fn page_parameters() -> Value {
             "schema": {
                 "type": "string", "pattern": format!("^[A-Za-z0-9_-]{{1,{LONGEST}}}$"),
             },
+        },
+        "key": {
+            "name": "Idempotency-Key", "in": "header",
+            "description": "The same caller's same key is answered as the first time, for a day",
+            "schema": { "type": "string", "pattern": "^[!-~]{1,255}$" },
         },
     })
 }
@@ -114,6 +119,9 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     if matches!(route.gives, Gives::List(_)) {
         parameters
             .extend(PAGE.map(|name| json!({ "$ref": format!("#/components/parameters/{name}") })));
+    }
+    if route.once {
+        parameters.push(json!({ "$ref": "#/components/parameters/key" }));
     }
     let mut shown = json!({
         "operationId": route.operation,

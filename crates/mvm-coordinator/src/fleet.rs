@@ -295,7 +295,7 @@ pub(crate) mod tests {
 
     /// A coordinator without nodes that does nothing.
     pub async fn lonely() -> Arc<Fleet> {
-        let store = mvm_store::SqliteStore::open(std::path::Path::new(":memory:"));
+        let store = mvm_store::SqliteStore::in_memory();
         let options = Options {
             fleet_id: "f".parse().expect("a name"),
             name: "c1".parse().expect("a name"),

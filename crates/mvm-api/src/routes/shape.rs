@@ -71,6 +71,10 @@ impl Route {
         Route { gives: Gives::List(schema_of::<Vec<T>>), ..self }
     }
 
+    pub(super) const fn once(self) -> Route {
+        Route { once: true, ..self }
+    }
+
     pub(super) const fn streams(self, events: &'static [Sent]) -> Route {
         Route { gives: Gives::Events(events), ..self }
     }

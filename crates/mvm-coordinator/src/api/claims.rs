@@ -9,14 +9,12 @@ use axum::response::Response;
 use hyper_util::rt::TokioIo;
 use mvm_api::body::Body;
 use mvm_api::client::UPGRADE;
+use mvm_api::routes::IDEMPOTENCY_KEY;
 use mvm_api::types::{Claim, ClaimRequest};
 use mvm_api::{Caller, Problem};
 use mvm_model::{Name, PoolRef};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-/// The header by which a repeated claim is known.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// Claims an instance for a job, on whatever node. As on a node, the first line sent is the claim,
 /// and the lease ends when the client closes the connection.

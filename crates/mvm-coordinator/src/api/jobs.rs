@@ -1,6 +1,7 @@
 //! Jobs: made on the node that would serve a claim soonest, and looked up there later.
 
 use super::gather::{confined, gather};
+use super::placed;
 use super::proxy::{AT_ONCE, client, pass_to, reached_with, relay, relay_stream};
 use super::{Asked, Listing, Shared};
 use crate::{Fleet, Result};
@@ -8,13 +9,15 @@ use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::response::Response;
 use futures::StreamExt;
 use mvm_api::jobs::JobFilter;
+use mvm_api::routes::{IDEMPOTENCY_KEY, key_of};
 use mvm_api::{Caller, Problem, jobs};
 use mvm_model::{JobId, Name, PoolRef};
 use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
 
-/// Makes a job on one node: it waits in that node's queue.
+/// Makes a job on one node: it waits in that node's queue. With a key it is made there and nowhere
+/// else, however often it is asked for.
 pub async fn create(
     State(fleet): Shared,
     Path((tenant, pool)): Path<(String, String)>,
@@ -22,13 +25,21 @@ pub async fn create(
 ) -> Result<Response> {
     let pool = PoolRef { tenant: tenant.parse()?, pool: pool.parse()? };
     fleet.check_pool(&pool)?;
-    let soonest = fleet.desk.soonest(&pool);
-    let least = || reached_with(&fleet, &pool).into_iter().next();
-    let node = soonest.or_else(least).ok_or_else(|| {
-        let detail = format!("no node in reach has pool {pool}");
-        Problem::new(503, "no_machine", detail).hint("see `mvm fleet status`")
-    })?;
-    relay(&client(&fleet, &node)?, request).await
+    let soonest = || {
+        let least = || reached_with(&fleet, &pool).into_iter().next();
+        fleet.desk.soonest(&pool).or_else(least).ok_or_else(|| {
+            let detail = format!("no node in reach has pool {pool}");
+            Problem::new(503, "no_machine", detail).hint("see `mvm fleet status`")
+        })
+    };
+    if !request.headers().contains_key(IDEMPOTENCY_KEY) {
+        return relay(&client(&fleet, &soonest()?)?, request).await;
+    }
+    let key = key_of(&request)?;
+    let node = placed::node(&*fleet.store, &key, soonest).await?;
+    let response = relay(&client(&fleet, &node)?, request).await?;
+    placed::answered(&*fleet.store, &key, response.status()).await?;
+    Ok(response)
 }
 
 /// All jobs, each with its node.

@@ -40,7 +40,8 @@ pub(super) const ROUTES: &[Route] = &[
         NODES,
     )
     .takes::<RegisterNode>()
-    .gives::<NodeView>(),
+    .gives::<NodeView>()
+    .once(),
     on(COORDINATOR, "GET", "/v1/nodes/{node}", "node.show", "Shows a node", FLEET)
         .gives::<NodeView>(),
     on(
@@ -79,7 +80,8 @@ pub(super) const ROUTES: &[Route] = &[
         .gives::<RevocationList>(),
     on(SIGNER, "POST", "/v1/ca/invites", "invite.create", "Makes a join token", OPERATOR)
         .takes::<Invite>()
-        .gives::<Invitation>(),
+        .gives::<Invitation>()
+        .once(),
     on(SIGNER, "GET", "/v1/ca/identities", "identity.list", "Lists who has certificates", FLEET)
         .lists::<IdentityView>(),
     on(

@@ -31,7 +31,8 @@ pub(super) const ROUTES: &[Route] = &[
         "Makes an instance",
     )
     .takes::<CreateInstance>()
-    .gives::<InstanceView>(),
+    .gives::<InstanceView>()
+    .once(),
     narrowed(BOTH, "GET", "/v1/instances", "instance.list", "Lists the instances of all pools")
         .query::<InstanceFilter>()
         .lists::<InstanceView>(),

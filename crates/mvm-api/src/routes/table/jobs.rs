@@ -13,7 +13,8 @@ const EVENTS: &[Sent] = &[("event", schema_of::<EventView>), ("gap", schema_of::
 pub(super) const ROUTES: &[Route] = &[
     tenant(BOTH, "POST", "/v1/tenants/{tenant}/pools/{pool}/jobs", "job.create", "Makes a job")
         .takes::<SubmitJob>()
-        .gives::<JobView>(),
+        .gives::<JobView>()
+        .once(),
     narrowed(BOTH, "GET", "/v1/jobs", "job.list", "Lists jobs")
         .query::<JobFilter>()
         .lists::<JobView>(),

@@ -36,7 +36,8 @@ const fn on(
 ) -> Route {
     let (takes, gives) = (Takes::Nothing, Gives::Octets);
     let scope = Scope::All;
-    Route { method, path, operation, summary, roles, scope, servers, takes, query: None, gives }
+    let (query, once) = (None, false);
+    Route { method, path, operation, summary, roles, scope, servers, takes, query, gives, once }
 }
 
 /// One about what the path's `{tenant}` owns.

@@ -75,7 +75,8 @@ pub(super) const ROUTES: &[Route] = &[
         OPERATOR,
     )
     .takes::<ImportKernel>()
-    .gives::<KernelView>(),
+    .gives::<KernelView>()
+    .once(),
     on(
         AGENT,
         "POST",

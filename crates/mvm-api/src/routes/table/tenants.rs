@@ -18,7 +18,8 @@ pub(super) const ROUTES: &[Route] = &[
     narrowed(BOTH, "GET", "/v1/tenants", "tenant.list", "Lists the tenants").lists::<TenantView>(),
     on(AGENT, "POST", "/v1/tenants", "tenant.create", "Makes a tenant", FLEET)
         .takes::<CreateTenant>()
-        .gives::<TenantView>(),
+        .gives::<TenantView>()
+        .once(),
     tenant(BOTH, "GET", "/v1/tenants/{tenant}", "tenant.show", "Shows a tenant")
         .gives::<TenantView>(),
     on(AGENT, "PATCH", "/v1/tenants/{tenant}", "tenant.update", "Changes a tenant's quotas", FLEET)
@@ -39,7 +40,8 @@ pub(super) const ROUTES: &[Route] = &[
     // tenant's business.
     on(AGENT, "POST", "/v1/tenants/{tenant}/pools", "pool.create", "Makes a pool", FLEET)
         .takes::<CreatePool>()
-        .gives::<PoolView>(),
+        .gives::<PoolView>()
+        .once(),
     narrowed(BOTH, "GET", "/v1/pools", "pool.list", "Lists the pools").lists::<PoolView>(),
     tenant(BOTH, "GET", "/v1/tenants/{tenant}/pools/{pool}", "pool.show", "Shows a pool")
         .gives::<PoolView>(),
@@ -90,7 +92,8 @@ pub(super) const ROUTES: &[Route] = &[
         "Takes an older revision",
     )
     .takes::<Rollback>()
-    .gives::<RevisionEntry>(),
+    .gives::<RevisionEntry>()
+    .once(),
     // Whoever chooses where the node listens opens it to others: not a tenant's business either.
     on(
         AGENT,
@@ -101,7 +104,8 @@ pub(super) const ROUTES: &[Route] = &[
         FLEET,
     )
     .takes::<ExposePool>()
-    .gives::<ExposeView>(),
+    .gives::<ExposeView>()
+    .once(),
     on(
         AGENT,
         "POST",
