@@ -1,6 +1,7 @@
 //! The client: HTTP/1.1 over a Unix socket, or over mutual TLS.
 
 use crate::identity::{Identity, SERVER_NAME};
+use crate::page::{List, next_of};
 use crate::problem::Problem;
 use crate::routes::ON_BEHALF_OF;
 use crate::tls::{self, Expect, Keeper, fault_of};
@@ -17,10 +18,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
+mod events;
 mod keyed;
 mod upload;
 
-pub use keyed::IDEMPOTENCY_KEY;
+pub use events::Event;
 
 /// The protocol named in `Upgrade:` for raw streams.
 pub const UPGRADE: &str = "mvm-stream";
@@ -72,15 +74,6 @@ impl ClientError {
 
 /// An upgraded connection: bytes both ways.
 pub type Stream = TokioIo<hyper::upgrade::Upgraded>;
-
-/// One event of a server-sent event stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// Its name.
-    pub name: String,
-    /// Its data: JSON text.
-    pub data: String,
-}
 
 /// Speaks to one server, over its Unix socket or over TLS. Connections are kept for the next call;
 /// clones share them.
@@ -208,6 +201,29 @@ impl Client {
         self.call(Method::GET, path, &()).await
     }
 
+    /// `GET path` of a list: one page of it, and the path of the next.
+    pub async fn page<T: DeserializeOwned>(&self, path: &str) -> Result<List<T>, ClientError> {
+        let doing = format!("GET {path}");
+        let (response, sender) = self.send(Method::GET, path, &(), false).await?;
+        let link = response.headers().get(header::LINK).and_then(|link| link.to_str().ok());
+        let next = link.and_then(next_of).map(str::to_owned);
+        let bytes = self.collect(response, &doing).await?;
+        self.keep(sender);
+        let items = serde_json::from_slice(&bytes).map_err(|cause| broken(&doing, cause))?;
+        Ok(List { items, next })
+    }
+
+    /// `GET path` of a list: all of its pages.
+    pub async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ClientError> {
+        let List { mut items, mut next } = self.page(path).await?;
+        while let Some(path) = next {
+            let page: List<T> = self.page(&path).await?;
+            items.extend(page.items);
+            next = page.next;
+        }
+        Ok(items)
+    }
+
     /// `POST path` with a JSON body.
     pub async fn post<T: DeserializeOwned>(
         &self,
@@ -267,41 +283,6 @@ impl Client {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|one| !one.sender.is_closed() && one.generation == generation);
         idle.pop()
-    }
-
-    /// `POST path`, then calls `each` with every server-sent event until the stream ends.
-    pub async fn events(
-        &self,
-        path: &str,
-        body: &impl Serialize,
-        each: impl FnMut(Event),
-    ) -> Result<(), ClientError> {
-        self.stream(Method::POST, path, body, each).await
-    }
-
-    /// `GET path`, then calls `each` with every server-sent event until the stream ends.
-    pub async fn follow(&self, path: &str, each: impl FnMut(Event)) -> Result<(), ClientError> {
-        self.stream(Method::GET, path, &(), each).await
-    }
-
-    async fn stream(
-        &self,
-        method: Method,
-        path: &str,
-        body: &impl Serialize,
-        mut each: impl FnMut(Event),
-    ) -> Result<(), ClientError> {
-        let doing = format!("{method} {path}");
-        let (response, _sender) = self.send(method, path, body, false).await?;
-        let mut body = response.into_body();
-        let mut parser = EventParser::default();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|cause| self.target.fault(&doing, &cause))?;
-            if let Some(data) = frame.data_ref() {
-                parser.feed(data, &mut each);
-            }
-        }
-        Ok(())
     }
 
     /// `GET path`, then calls `each` with every piece of the body as it comes.
@@ -490,69 +471,4 @@ fn deepest<'a>(
 
 fn broken(doing: &str, cause: impl ToString) -> ClientError {
     ClientError::Broken { doing: doing.to_owned(), cause: cause.to_string() }
-}
-
-/// Parses a server-sent event stream (WHATWG HTML, section 9.2), as far as the agent uses it.
-#[derive(Default)]
-struct EventParser {
-    line: Vec<u8>,
-    name: String,
-    data: String,
-}
-
-impl EventParser {
-    fn feed(&mut self, bytes: &[u8], each: &mut impl FnMut(Event)) {
-        for &byte in bytes {
-            if byte == b'\n' {
-                let line = std::mem::take(&mut self.line);
-                self.line_done(&String::from_utf8_lossy(&line), each);
-            } else if byte != b'\r' {
-                self.line.push(byte);
-            }
-        }
-    }
-
-    fn line_done(&mut self, line: &str, each: &mut impl FnMut(Event)) {
-        if line.is_empty() {
-            let name = std::mem::take(&mut self.name);
-            let data = std::mem::take(&mut self.data);
-            if !data.is_empty() {
-                each(Event { name, data });
-            }
-        } else if let Some(name) = line.strip_prefix("event:") {
-            self.name = name.trim_start().to_owned();
-        } else if let Some(data) = line.strip_prefix("data:") {
-            if !self.data.is_empty() {
-                self.data.push('\n');
-            }
-            self.data.push_str(data.strip_prefix(' ').unwrap_or(data));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn events_survive_any_cut() {
-        let text = b"event: progress\ndata: {\"a\":1}\n\n: comment\n\nevent: result\ndata: 2\n\n";
-        let all = |step: usize| {
-            let mut events = Vec::new();
-            let mut parser = EventParser::default();
-            for piece in text.chunks(step) {
-                parser.feed(piece, &mut |event| events.push((event.name, event.data)));
-            }
-            events
-        };
-        for step in 1..text.len() {
-            assert_eq!(
-                all(step),
-                [
-                    ("progress".to_owned(), "{\"a\":1}".to_owned()),
-                    ("result".to_owned(), "2".to_owned())
-                ]
-            );
-        }
-    }
 }

@@ -94,6 +94,9 @@ pub struct JobView {
     pub queued_at: Option<Millis>,
     /// When it was over.
     pub ended_at: Option<Millis>,
+    /// The node that it is on, where a coordinator lists it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<Name>,
 }
 
 impl From<&Job> for JobView {
@@ -123,6 +126,7 @@ impl From<&Job> for JobView {
             created_at: job.created_at,
             queued_at: job.queued_at,
             ended_at: job.ended_at,
+            node_id: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! types, so that it cannot say anything else than they do.
 
 use crate::identity::Role;
+use crate::page::{LONGEST, MOST};
 use crate::problem::{self, Problem};
 use crate::routes::{Gives, ROUTES, Route, Server, Takes};
 use axum::http::header;
@@ -65,10 +66,41 @@ pub fn describe(server: Option<Server>) -> Value {
                 "description": "A certificate of the fleet's authority, whose URI SAN names a role \
                     and who holds it. Over the Unix socket the caller's uid counts.",
             }},
+            "parameters": shared_parameters(),
+            "headers": { "Link": {
+                "description": "Where the next page is, if there is one: <PATH>; rel=\"next\" (RFC 8288)",
+                "schema": { "type": "string" },
+            }},
             "responses": { "Problem": {
                 "description": "A refusal or a failure",
                 "content": { problem::MEDIA_TYPE: { "schema": problem } },
             }},
+        },
+    })
+}
+
+/// The parameters that every list takes.
+const PAGE: [&str; 2] = ["limit", "after"];
+
+fn shared_parameters() -> Value {
+    let [limit, after] = PAGE;
+    json!({
+        limit: {
+            "name": limit, "in": "query",
+            "description": format!("How many items a page has at most; {MOST} where none is given"),
+            "schema": { "type": "integer", "minimum": 1, "maximum": MOST },
+        },
+        after: {
+            "name": after, "in": "query",
+            "description": "A cursor from the Link of the page before",
+            "schema": {
+                "type": "string", "pattern": format!("^[A-Za-z0-9_-]{{1,{LONGEST}}}$"),
+            },
+        },
+        "key": {
+            "name": "Idempotency-Key", "in": "header",
+            "description": "The same caller's same key is answered as the first time, for a day",
+            "schema": { "type": "string", "pattern": "^[!-~]{1,255}$" },
         },
     })
 }
@@ -84,6 +116,13 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     let servers: Vec<String> = served.map(|server| format!("{server:?}").to_lowercase()).collect();
     let mut parameters = in_path(route, generator);
     parameters.extend(in_query(route, generator));
+    if matches!(route.gives, Gives::List(_)) {
+        parameters
+            .extend(PAGE.map(|name| json!({ "$ref": format!("#/components/parameters/{name}") })));
+    }
+    if route.once {
+        parameters.push(json!({ "$ref": "#/components/parameters/key" }));
+    }
     let mut shown = json!({
         "operationId": route.operation,
         "summary": route.summary,
@@ -115,6 +154,11 @@ fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
         Gives::Json(schema) => {
             ("200", "Done", json!({ "application/json": { "schema": schema(generator) } }))
         }
+        Gives::List(schema) => (
+            "200",
+            "A page of the list",
+            json!({ "application/json": { "schema": schema(generator) } }),
+        ),
         Gives::Events(events) => {
             let each = events
                 .iter()
@@ -141,6 +185,9 @@ fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
     let mut fine = json!({ "description": description });
     if !content.is_null() {
         fine["content"] = content;
+    }
+    if matches!(route.gives, Gives::List(_)) {
+        fine["headers"] = json!({ "Link": { "$ref": "#/components/headers/Link" } });
     }
     json!({ status: fine, "default": { "$ref": "#/components/responses/Problem" } })
 }
@@ -242,6 +289,11 @@ mod tests {
             assert_eq!(shown["operationId"], route.operation);
             let in_path = shown["parameters"].as_array().into_iter().flatten();
             let in_path = in_path.filter(|p| p["in"] == "path").count();
+            // Nothing else gives an array: a list has pages.
+            let array = &shown["responses"]["200"]["content"]["application/json"]["schema"];
+            let list = matches!(route.gives, Gives::List(_));
+            assert!(route.method != "GET" || list == (array["type"] == "array"), "{}", route.path);
+            assert_eq!(list, shown["responses"]["200"]["headers"]["Link"].is_object());
             assert_eq!(in_path, route.path.matches('{').count(), "{}", route.path);
             let known = route.query.map_or(0, |_| 1);
             let asked = shown["parameters"].as_array().into_iter().flatten();

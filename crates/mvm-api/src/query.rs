@@ -1,6 +1,7 @@
 //! What stands after the `?` of a path.
 
 use crate::Problem;
+use crate::position::Position;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use mvm_model::Name;
@@ -30,13 +31,22 @@ pub struct InstanceFilter {
     pub tenant: Option<Name>,
 }
 
+/// `GET /v1/leases`: which of them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseFilter {
+    /// Only those of this tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Name>,
+}
+
 /// `GET /v1/events` and `GET /v1/events/stream`: which of them.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EventFilter {
     /// Only those after this one.
     #[serde(default)]
-    pub since: u64,
+    pub since: Position,
     /// Only those of this tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<Name>,

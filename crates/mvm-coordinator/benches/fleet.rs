@@ -311,6 +311,7 @@ impl Simulated {
             document: None,
             pending: 0,
             failure: None,
+            newest_event: 0,
         };
         let (claims, dead) = (Mutex::default(), AtomicBool::new(false));
         Simulated { status: watch::channel(status).0, claims, made: AtomicU32::new(0), dead }

@@ -48,6 +48,8 @@ pub struct Fleet {
     pub(crate) replan: Notify,
     pub(crate) pushes: Semaphore,
     pub(crate) places: Places,
+    /// Changes whenever a node tells something.
+    pub(crate) news: watch::Sender<()>,
     view: Mutex<View>,
     /// Our leadership, while we lead.
     lead: watch::Sender<Option<Arc<Lead>>>,
@@ -176,6 +178,7 @@ impl Fleet {
             replan: Notify::new(),
             pushes,
             places: Places::default(),
+            news: watch::channel(()).0,
             view: Mutex::default(),
             lead: watch::channel(None).0,
             leader: watch::channel(None).0,
@@ -292,7 +295,7 @@ pub(crate) mod tests {
 
     /// A coordinator without nodes that does nothing.
     pub async fn lonely() -> Arc<Fleet> {
-        let store = mvm_store::SqliteStore::open(std::path::Path::new(":memory:"));
+        let store = mvm_store::SqliteStore::in_memory();
         let options = Options {
             fleet_id: "f".parse().expect("a name"),
             name: "c1".parse().expect("a name"),

@@ -103,6 +103,7 @@ impl Link {
                 || now.map(|s| &s.images) != before.as_ref().map(|s| &s.images);
             drop(view);
             self.fleet.desk.refresh(&self.fleet, &self.node);
+            self.fleet.news.send_replace(());
         } else {
             drop(view);
         }

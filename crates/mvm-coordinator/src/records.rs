@@ -81,6 +81,7 @@ impl NodeRecord {
                 document: None,
                 pending: 0,
                 failure: None,
+                newest_event: 0,
             }),
             (None, None) => return None,
         };

@@ -99,7 +99,7 @@ async fn run(mut options: ServeOptions) -> Result<()> {
         let source = signer.clone().map_or(keep::Source::Remote, keep::Source::Local);
         tokio::spawn(keep::keep(keeper.clone(), source));
     }
-    let app = api::router(fleet.clone(), signer.zip(keeper));
+    let app = api::router(fleet.clone(), signer.zip(keeper))?;
     if let Some(listener) = listener {
         tracing::info!(addresses = ?listener.addresses(), "serving over TLS");
         let app = app.clone().into_make_service_with_connect_info::<Peer>();

@@ -61,6 +61,7 @@ fn nodes() -> BTreeMap<Name, Node> {
             document: None,
             pending: 0,
             failure: None,
+            newest_event: 0,
         };
         (node_id, Node { status: status.into(), duty: Duty::Open, lost_since: None })
     };

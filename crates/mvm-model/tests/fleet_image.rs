@@ -43,6 +43,7 @@ fn status(node: &str, image: Option<(u8, Option<u8>)>) -> NodeStatus {
         document: None,
         pending: 0,
         failure: None,
+        newest_event: 0,
     }
 }
 

@@ -151,7 +151,11 @@ impl Node {
             let leased = world.instances.values();
             leased
                 .filter_map(|i| {
-                    Some(LeaseView { lease: i.lease.clone()?, instance: i.reference() })
+                    Some(LeaseView {
+                        lease: i.lease.clone()?,
+                        instance: i.reference(),
+                        node_id: None,
+                    })
                 })
                 .collect()
         })
@@ -165,7 +169,7 @@ impl Node {
             let mut instance = leased(world, id)?.clone();
             extend(&mut instance, now() + seconds * 1000);
             let lease = instance.lease.clone().ok_or_else(|| no_lease(id))?;
-            let view = LeaseView { lease, instance: instance.reference() };
+            let view = LeaseView { lease, instance: instance.reference(), node_id: None };
             changes.put_instance(instance);
             Ok(view)
         })

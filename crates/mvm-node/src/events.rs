@@ -85,6 +85,11 @@ impl Node {
         Ok(records.iter().filter_map(read).collect())
     }
 
+    /// The number of the last event; 0 where nothing has happened.
+    pub(crate) fn newest_event(&self) -> u64 {
+        self.events.next_id() - 1
+    }
+
     /// Every event from now on.
     pub(crate) fn follow_events(&self) -> broadcast::Receiver<Event> {
         self.events.followers.subscribe()

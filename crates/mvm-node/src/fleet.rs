@@ -114,6 +114,7 @@ impl Node {
             document,
             pending: u32::try_from(desired.pending.len()).unwrap_or(u32::MAX),
             failure: desired.last_failure,
+            newest_event: self.newest_event(),
         })
     }
 

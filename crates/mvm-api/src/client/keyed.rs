@@ -1,13 +1,11 @@
 //! Requests that may be repeated.
 
 use super::{Client, ClientError, Stream, broken, is_success};
+use crate::routes::IDEMPOTENCY_KEY;
 use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
-
-/// The header by which a repeated request is known.
-pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 impl Client {
     /// As [`Client::upgrade`], under a key: said again with the same one it is the same request.

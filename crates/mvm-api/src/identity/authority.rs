@@ -103,6 +103,11 @@ impl Authority {
         Ok(Authority { issuer, pem, not_after: validity_of(&der)?.not_after })
     }
 
+    /// Its key, from which others are made.
+    pub(super) fn secret(&self) -> Vec<u8> {
+        self.issuer.key().serialize_der()
+    }
+
     /// Its certificate, in PEM.
     pub fn certificate(&self) -> &str {
         &self.pem

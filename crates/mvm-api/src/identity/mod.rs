@@ -10,6 +10,7 @@ pub mod journal;
 pub mod keep;
 pub mod role;
 pub mod rotate;
+pub mod seal;
 pub mod service;
 pub mod signer;
 pub mod token;
@@ -19,6 +20,7 @@ pub use authority::Authority;
 pub use certificate::{Facts, Serial, Validity};
 pub use directory::{Credential, IdentityDir};
 pub use role::{Identity, Role};
+pub use seal::Seal;
 pub use signer::Signer;
 pub use token::JoinToken;
 

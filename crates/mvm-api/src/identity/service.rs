@@ -9,6 +9,7 @@ use super::{Facts, Identity, IdentityDir, Result, authority, keep, now};
 use crate::Problem;
 use crate::body::Body;
 use crate::files::io;
+use crate::page::{All, List, Listing};
 use crate::peer::{Caller, Peer};
 use crate::routes::{Routes, Server, guard};
 use crate::tls::{Keeper, TlsListener};
@@ -32,15 +33,17 @@ type Shared = State<Service>;
 
 /// The signer's routes. `keeper` is of the server that mounts them: what is revoked here counts
 /// there at once.
-pub fn routes<T>(signer: Arc<Signer>, keeper: Arc<Keeper>) -> Routes<T> {
-    Routes::new()
+pub fn routes<T>(signer: Arc<Signer>, keeper: Arc<Keeper>) -> Result<Routes<T>> {
+    let once = signer.once(now())?;
+    let routes = Routes::new()
         .route("/v1/ca/join", post(join))
         .route("/v1/ca/renew", post(renew))
         .route("/v1/ca/crl", get(crl))
         .route("/v1/ca/invites", post(invite))
         .route("/v1/ca/identities", get(identities))
         .route("/v1/ca/revoke", post(revoke))
-        .with_state(Service { signer, keeper })
+        .once(once);
+    Ok(routes.with_state(Service { signer, keeper }))
 }
 
 /// Serves the authority in the directory `dir` at these addresses until SIGTERM or SIGINT; the
@@ -51,7 +54,7 @@ pub async fn serve(dir: &Path, listen: &[SocketAddr], lifetime: Millis) -> Resul
     let listener = TlsListener::bind(listen, keeper.clone()).await?;
     tracing::info!(addresses = ?listener.addresses(), "serving");
     tokio::spawn(keep::keep(keeper.clone(), keep::Source::Local(signer.clone())));
-    let app = guard(routes(signer, keeper).into_router(), Server::Signer);
+    let app = guard(routes(signer, keeper)?.into_router(), Server::Signer);
     let served = axum::serve(listener, app.into_make_service_with_connect_info::<Peer>());
     let watch = |kind| signal(kind).map_err(|e| io("watch signals", e));
     let (mut term, mut int) = (watch(SignalKind::terminate())?, watch(SignalKind::interrupt())?);
@@ -122,8 +125,11 @@ async fn invite(
     Ok(Json(invitation))
 }
 
-async fn identities(State(service): Shared) -> Result<Json<Vec<IdentityView>>> {
-    Ok(Json(service.signer.identities(now()).await?))
+async fn identities(
+    State(service): Shared,
+    Listing { page, filter: All {} }: Listing,
+) -> Result<List<IdentityView>> {
+    Ok(page.of(service.signer.identities(now()).await?))
 }
 
 async fn revoke(

@@ -8,8 +8,9 @@ use super::authority::{Authority, Issued, NODE_LIFETIME, Revocation, request_key
 use super::certificate::Facts;
 use super::journal;
 use super::wire::{CertificateView, IdentityView, Invitation, Invite, Signed};
-use super::{Identity, JoinToken, Result, Role, authority};
+use super::{Identity, JoinToken, Result, Role, Seal, authority};
 use crate::Problem;
+use crate::routes::{Once, Server};
 use mvm_model::Millis;
 use mvm_store::{Expect, Record, SqliteStore, Store, Write};
 use serde::de::DeserializeOwned;
@@ -78,6 +79,12 @@ impl Signer {
     /// The authority.
     pub fn authority(&self) -> &Authority {
         &self.authority
+    }
+
+    /// Where its creates are remembered; `started_at` is when its server was started.
+    pub fn once(&self, started_at: Millis) -> Result<Once> {
+        let seal = Some(Arc::new(Seal::of(&self.authority)?));
+        Ok(Once { store: self.store.clone(), server: Server::Signer, started_at, seal })
     }
 
     /// A certificate with whom to trust.

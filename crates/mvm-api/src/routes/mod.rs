@@ -4,11 +4,13 @@
 //! the API's description is made of it. A route that is not in it is not served.
 
 mod guard;
+mod once;
 mod request;
 mod shape;
 mod table;
 
 pub use guard::{ON_BEHALF_OF, guard};
+pub use once::{IDEMPOTENCY_KEY, Once, hex, key_of};
 pub use request::{REQUEST_ID, RequestId};
 pub use shape::{Gives, Maker, Sent, Takes};
 pub use table::ROUTES;
@@ -67,6 +69,8 @@ pub struct Route {
     pub query: Option<Maker>,
     /// What it answers where all is well.
     pub gives: Gives,
+    /// Whether the same `Idempotency-Key` makes the same thing.
+    pub once: bool,
 }
 
 impl Route {
@@ -143,7 +147,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         let listed: BTreeSet<String> =
             listed.map(|route| format!("{} {}", route.method, route.path)).collect();
         let missing = served.difference(&listed).map(|route| {
-            format!("{route} is served and not in the table: say in crates/mvm-api/src/routes/table.rs who may call it")
+            format!("{route} is served and not in the table: say in crates/mvm-api/src/routes/table who may call it")
         });
         let unserved = listed.difference(&served).map(|route| {
             format!("{route} is in the table for {server:?} and not served: give it a handler, or take it out")

@@ -1,6 +1,7 @@
 //! What goes into a route and comes out of it: the handlers' own types, as makers of their schemas.
 
 use super::Route;
+use crate::page::Listed;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 /// Makes a type's schema.
@@ -25,6 +26,8 @@ pub enum Takes {
 pub enum Gives {
     /// A JSON document of this type.
     Json(Maker),
+    /// A page of a list of this type ([`crate::page`]).
+    List(Maker),
     /// Server-sent events of these names and types.
     Events(&'static [Sent]),
     /// The connection becomes a stream of bytes both ways.
@@ -62,6 +65,14 @@ impl Route {
 
     pub(super) const fn gives<T: JsonSchema>(self) -> Route {
         Route { gives: Gives::Json(schema_of::<T>), ..self }
+    }
+
+    pub(super) const fn lists<T: JsonSchema + Listed>(self) -> Route {
+        Route { gives: Gives::List(schema_of::<Vec<T>>), ..self }
+    }
+
+    pub(super) const fn once(self) -> Route {
+        Route { once: true, ..self }
     }
 
     pub(super) const fn streams(self, events: &'static [Sent]) -> Route {

@@ -60,7 +60,7 @@ impl Lab {
         let loopback = ["127.0.0.1:0".parse().expect("address")];
         let listener = TlsListener::bind(&loopback, keeper.clone()).await.expect("listens");
         let address = listener.addresses()[0].to_string();
-        let signer = service::routes(self.signer.clone(), keeper.clone());
+        let signer = service::routes(self.signer.clone(), keeper.clone()).expect("routes");
         let app = routes::guard(signer.into_router(), Server::Signer).merge(open_routes());
         let app = app.into_make_service_with_connect_info::<Peer>();
         tokio::spawn(async move { axum::serve(listener, app).await });

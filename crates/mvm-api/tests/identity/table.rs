@@ -166,8 +166,84 @@ async fn what_is_not_in_the_table_is_not_served() {
 async fn the_signer_serves_what_the_table_says() {
     let lab = Lab::new();
     let routes = service::routes::<()>(lab.signer.clone(), lab.keeper("coordinator/c1"));
-    let differences = routes.differences(Server::Signer, ()).await;
+    let differences = routes.expect("routes").differences(Server::Signer, ()).await;
     assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+/// What is posted and makes nothing that a second time would double, and why.
+const NO_KEY: &[(&str, &str)] = &[
+    ("agent.stop", "it has ended"),
+    ("pool.build", "a stream; what is built is named by its content"),
+    ("pool.scale", "counts that are there"),
+    ("pool.unexpose", "it is gone"),
+    ("claim.create", "ends with its connection; a coordinator names the claim by the key"),
+    ("instance.start", "a state"),
+    ("instance.wake", "a state"),
+    ("instance.warm", "a state"),
+    ("instance.sleep", "a state"),
+    ("instance.stop", "a state"),
+    ("instance.stream", "ends with its connection"),
+    ("job.submit", "a state of the job"),
+    ("job.attach", "a state of the job, and a stream"),
+    ("job.cancel", "a state of the job"),
+    ("lease.extend", "a deadline from now on"),
+    ("kernel.fetch", "a stream; what is fetched is named by its content"),
+    ("image.fetch", "an image is named by its content"),
+    ("image.gc", "it is gone"),
+    ("node.duty", "a state"),
+    ("ca.join", "the token is good once, and the same key gets the same certificate"),
+    ("ca.renew", "a certificate more for the same identity, which revoking takes as well"),
+    ("ca.revoke", "it is revoked"),
+];
+
+#[test]
+fn whatever_makes_something_does_so_once() {
+    for route in ROUTES {
+        let listed = NO_KEY.iter().any(|(operation, _)| *operation == route.operation);
+        let makes = route.method == "POST";
+        assert_eq!(makes, route.once || listed, "{}: say `once`, or why not", route.operation);
+        assert!(!(route.once && listed), "{} does honour the key", route.operation);
+        let json = matches!(route.gives, mvm_api::routes::Gives::Json(_));
+        assert!(!route.once || json, "{}: what is kept is JSON", route.operation);
+    }
+    for (operation, _) in NO_KEY {
+        assert!(ROUTES.iter().any(|route| route.operation == *operation), "{operation}");
+    }
+}
+
+/// With the signer's own routes: a token is made once, and lies in no store.
+#[tokio::test]
+async fn an_invitation_with_a_key_is_the_same_one_and_is_kept_sealed() {
+    let lab = Lab::new();
+    let store = std::sync::Arc::new(mvm_store::SqliteStore::in_memory().expect("store"));
+    let signer = Lab::signer_on(&lab.dir, store.clone());
+    let routes = service::routes::<()>(signer.clone(), lab.keeper("coordinator/c1"));
+    let app = guard(routes.expect("routes").into_router(), Server::Signer);
+    let alice = holder_of(one_of(Role::Operator));
+    let invite = async |name: &str, key: &str| {
+        let route = find(Server::Signer, "POST", "/v1/ca/invites").expect("a route");
+        let mut request = request(route, "", &alice);
+        let headers = request.headers_mut();
+        headers.insert("content-type", "application/json".parse().expect("a header"));
+        headers.insert("idempotency-key", key.parse().expect("a header"));
+        let body = format!(r#"{{"name": "{name}", "ttl_s": 60, "addresses": ["127.0.0.1:1"]}}"#);
+        *request.body_mut() = Body::from(body);
+        answer(&app, request).await
+    };
+    let (status, first) = invite("n1", "k1").await;
+    assert_eq!(status, 200, "{first}");
+    assert_eq!(invite("n1", "k1").await, (status, first.clone()));
+    let (_, other) = invite("n1", "k2").await;
+    assert_ne!(other, first, "another key, another token");
+    assert_eq!(invite("n2", "k1").await.0, 422);
+    let views = signer.identities(now()).await.expect("list");
+    assert_eq!(views[0].certificates.len(), 2, "two tokens were made: {views:?}");
+    let token: serde_json::Value = serde_json::from_str(&first).expect("JSON");
+    let token = token["token"].as_str().expect("a token");
+    for record in mvm_store::Store::list(&*store, "").await.expect("listed") {
+        let text = String::from_utf8_lossy(&record.value).into_owned();
+        assert!(!text.contains(&token[token.len() / 2..][..40]), "{}: {text}", record.key);
+    }
 }
 
 #[test]

@@ -1,19 +1,23 @@
 //! Jobs: made on the node that would serve a claim soonest, and looked up there later.
 
-use super::Shared;
-use super::proxy::{AT_ONCE, client, gather, pass_to, reached_with, relay, relay_stream};
+use super::gather::{confined, gather};
+use super::placed;
+use super::proxy::{AT_ONCE, client, pass_to, reached_with, relay, relay_stream};
+use super::{Asked, Listing, Shared};
 use crate::{Fleet, Result};
-use axum::Json;
-use axum::extract::{ConnectInfo, Path, RawQuery, Request, State};
+use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::response::Response;
 use futures::StreamExt;
+use mvm_api::jobs::JobFilter;
+use mvm_api::routes::{IDEMPOTENCY_KEY, key_of};
 use mvm_api::{Caller, Problem, jobs};
 use mvm_model::{JobId, Name, PoolRef};
 use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
 
-/// Makes a job on one node: it waits in that node's queue.
+/// Makes a job on one node: it waits in that node's queue. With a key it is made there and nowhere
+/// else, however often it is asked for.
 pub async fn create(
     State(fleet): Shared,
     Path((tenant, pool)): Path<(String, String)>,
@@ -21,28 +25,42 @@ pub async fn create(
 ) -> Result<Response> {
     let pool = PoolRef { tenant: tenant.parse()?, pool: pool.parse()? };
     fleet.check_pool(&pool)?;
-    let soonest = fleet.desk.soonest(&pool);
-    let least = || reached_with(&fleet, &pool).into_iter().next();
-    let node = soonest.or_else(least).ok_or_else(|| {
-        let detail = format!("no node in reach has pool {pool}");
-        Problem::new(503, "no_machine", detail).hint("see `mvm fleet status`")
-    })?;
-    relay(&client(&fleet, &node)?, request).await
+    let soonest = || {
+        let least = || reached_with(&fleet, &pool).into_iter().next();
+        fleet.desk.soonest(&pool).or_else(least).ok_or_else(|| {
+            let detail = format!("no node in reach has pool {pool}");
+            Problem::new(503, "no_machine", detail).hint("see `mvm fleet status`")
+        })
+    };
+    if !request.headers().contains_key(IDEMPOTENCY_KEY) {
+        return relay(&client(&fleet, &soonest()?)?, request).await;
+    }
+    let key = key_of(&request)?;
+    let node = placed::node(&*fleet.store, &key, soonest).await?;
+    let response = relay(&client(&fleet, &node)?, request).await?;
+    placed::answered(&*fleet.store, &key, response.status()).await?;
+    Ok(response)
 }
 
 /// All jobs, each with its node.
 pub async fn list(
     State(fleet): Shared,
     ConnectInfo(peer): Caller,
-    RawQuery(query): RawQuery,
-) -> Result<Json<Vec<Value>>> {
-    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-    let mut all = gather(&fleet, |_| true, &format!("{}{query}", jobs::JOBS)).await?;
-    all.retain(|job| {
+    Asked { page, filter }: Asked<JobFilter>,
+) -> Listing<Value> {
+    let tenant = confined(&peer, filter.tenant);
+    let query = [
+        tenant.map(|tenant| format!("tenant={tenant}")),
+        filter.pool.map(|pool| format!("pool={pool}")),
+        filter.state.map(|state| format!("state={state}")),
+    ];
+    let query = query.into_iter().flatten().collect::<Vec<_>>().join("&");
+    let mut all = gather(&fleet, |_| true, &page, |_| format!("{}?{query}", jobs::JOBS)).await;
+    all.items.retain(|job| {
         let tenant = job["tenant_id"].as_str().and_then(|tenant| tenant.parse::<Name>().ok());
         tenant.is_some_and(|tenant| peer.sees(&tenant))
     });
-    Ok(Json(all))
+    Ok(all)
 }
 
 /// What stands in the path of a job.

@@ -1,9 +1,12 @@
 //! The handlers of the API: the same routes as a node's, for all nodes together, and the fleet's own.
 
 mod claims;
+mod events;
 mod fleet;
+mod gather;
 mod jobs;
 mod nodes;
+mod placed;
 mod pools;
 mod proxy;
 
@@ -14,7 +17,8 @@ use axum::response::Response;
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use mvm_api::identity::{Signer, service};
-use mvm_api::routes::{Routes, Server, guard};
+use mvm_api::page::{List, Listing as Asked};
+use mvm_api::routes::{Once, Routes, Server, guard};
 use mvm_api::tls::Keeper;
 use mvm_api::{Problem, openapi};
 use std::sync::Arc;
@@ -23,6 +27,8 @@ use std::sync::Arc;
 type Shared = State<Arc<Fleet>>;
 /// What every handler gives.
 type Answer<T> = Result<Json<T>, Problem>;
+/// What the handlers of lists give: a page.
+type Listing<T> = Result<List<T>, Problem>;
 
 /// The routes but for the signer's.
 fn routes() -> Routes<Arc<Fleet>> {
@@ -43,7 +49,6 @@ fn routes() -> Routes<Arc<Fleet>> {
         .route("/v1/pools", get(pools::list))
         .route(pool, get(pools::show))
         .route(&format!("{pool}/claims"), post(claims::claim))
-        .route(&format!("{pool}/jobs"), post(jobs::create))
         .route("/v1/jobs", get(jobs::list))
         .route("/v1/jobs/{id}", get(jobs::pass))
         .route("/v1/jobs/{id}/inputs", put(jobs::inputs))
@@ -53,8 +58,8 @@ fn routes() -> Routes<Arc<Fleet>> {
         .route("/v1/jobs/{id}/wait", get(jobs::pass))
         .route("/v1/jobs/{id}/log", get(jobs::pass))
         .route("/v1/jobs/{id}/artifacts/{index}", get(jobs::pass))
-        .route(&format!("{pool}/instances"), get(proxy::list_of_pool))
-        .route("/v1/instances", get(proxy::list))
+        .route(&format!("{pool}/instances"), get(gather::of_pool))
+        .route("/v1/instances", get(gather::instances))
         .route(instance, get(proxy::pass).delete(proxy::pass))
         .route(&format!("{instance}/start"), post(proxy::pass))
         .route(&format!("{instance}/wake"), post(proxy::pass))
@@ -65,19 +70,36 @@ fn routes() -> Routes<Arc<Fleet>> {
         .route(&format!("{instance}/logs"), get(proxy::pass))
         .route(&format!("{instance}/stats"), get(proxy::pass))
         .route(&format!("{instance}/ssh"), get(proxy::pass))
-        .route("/v1/leases", get(proxy::leases))
+        .route("/v1/events", get(events::list))
+        .route("/v1/events/stream", get(events::stream))
+        .route("/v1/leases", get(gather::leases))
         .route("/v1/leases/{id}", delete(proxy::pass_lease))
         .route("/v1/leases/{id}/extend", post(proxy::pass_lease))
 }
 
+/// Those whose creates happen once by other means.
+fn passed() -> Routes<Arc<Fleet>> {
+    Routes::new().route("/v1/tenants/{tenant}/pools/{pool}/jobs", post(jobs::create))
+}
+
 /// The router, behind the table of routes.
-pub fn router(fleet: Arc<Fleet>, signer: Option<(Arc<Signer>, Arc<Keeper>)>) -> Router {
-    let mut all = routes();
+pub fn router(
+    fleet: Arc<Fleet>,
+    signer: Option<(Arc<Signer>, Arc<Keeper>)>,
+) -> crate::Result<Router> {
+    let mut all = routes().once(Once {
+        store: fleet.store.clone(),
+        server: Server::Coordinator,
+        started_at: fleet.started_at,
+        seal: None,
+    });
+    // What is passed on is remembered where it is made.
+    all = all.merge(passed());
     if let Some((signer, keeper)) = signer {
-        all = all.merge(service::routes(signer, keeper));
+        all = all.merge(service::routes(signer, keeper)?);
     }
     let router = all.into_router().route_layer(from_fn_with_state(fleet.clone(), proxy::to_leader));
-    guard(router.fallback(unknown).with_state(fleet), Server::Coordinator)
+    Ok(guard(router.fallback(unknown).with_state(fleet), Server::Coordinator))
 }
 
 async fn describe() -> Response {
@@ -99,7 +121,8 @@ mod tests {
             mvm_api::routes::ROUTES.iter().filter(|r| r.servers.contains(&Server::Signer));
         let signers: Vec<String> =
             signers.map(|route| format!("{} {} ", route.method, route.path)).collect();
-        let mut differences = routes().differences(Server::Coordinator, fleet).await;
+        let mut differences =
+            routes().merge(passed()).differences(Server::Coordinator, fleet).await;
         // They are mounted where the authority's key is, and compared there.
         differences.retain(|told| !signers.iter().any(|route| told.starts_with(route.as_str())));
         assert_eq!(differences, [""; 0]);

@@ -1,6 +1,6 @@
 //! The nodes of the fleet.
 
-use super::{Answer, Shared};
+use super::{Answer, Asked, Listing, Shared};
 use crate::desk::succeeded;
 use crate::fleet::{Known, View};
 use crate::planner;
@@ -16,9 +16,9 @@ use mvm_model::fleet::{Duty, Placement};
 use mvm_model::{Counts, Name};
 use mvm_store::{Expect, Write};
 
-pub async fn list(State(fleet): Shared) -> Json<Vec<NodeView>> {
+pub async fn list(State(fleet): Shared, Asked { page, .. }: Asked) -> Listing<NodeView> {
     let view = fleet.view();
-    Json(view.nodes.iter().map(|(name, known)| node_view(&view, name, known)).collect())
+    Ok(page.of(view.nodes.iter().map(|(name, known)| node_view(&view, name, known))))
 }
 
 pub async fn show(State(fleet): Shared, Path(node): Path<String>) -> Answer<NodeView> {

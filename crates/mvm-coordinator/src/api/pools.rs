@@ -1,6 +1,6 @@
 //! Tenants and pools, all nodes together.
 
-use super::{Answer, Shared};
+use super::{Answer, Asked, Listing, Shared};
 use crate::fleet::View;
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
@@ -11,11 +11,17 @@ use mvm_model::pool::RevisionEntry;
 use mvm_model::{Cache, CacheDisk};
 use mvm_model::{Counts, Name, PoolRef, Usage};
 
-pub async fn tenants(State(fleet): Shared, ConnectInfo(peer): Caller) -> Json<Vec<TenantView>> {
+pub async fn tenants(
+    State(fleet): Shared,
+    ConnectInfo(peer): Caller,
+    Asked { page, .. }: Asked,
+) -> Listing<TenantView> {
     let view = fleet.view();
-    let Some(record) = &view.document else { return Json(Vec::new()) };
-    let tenants = record.document.tenants.iter().filter(|t| peer.sees(&t.tenant_id));
-    Json(tenants.map(|tenant| tenant_view(&view, tenant, record.applied_at)).collect())
+    let records = view.document.iter().flat_map(|record| {
+        let tenants = record.document.tenants.iter().filter(|t| peer.sees(&t.tenant_id));
+        tenants.map(|tenant| tenant_view(&view, tenant, record.applied_at))
+    });
+    Ok(page.of(records))
 }
 
 pub async fn tenant(State(fleet): Shared, Path(name): Path<String>) -> Answer<TenantView> {
@@ -32,19 +38,24 @@ fn no_tenant(name: &Name) -> Problem {
         .hint("see the tenants with `mvm tenant list`")
 }
 
-pub async fn list(State(fleet): Shared, ConnectInfo(peer): Caller) -> Json<Vec<PoolView>> {
-    Json(pools(&fleet.view(), |tenant| peer.sees(tenant)))
+pub async fn list(
+    State(fleet): Shared,
+    ConnectInfo(peer): Caller,
+    Asked { page, .. }: Asked,
+) -> Listing<PoolView> {
+    Ok(page.of(pools(&fleet.view(), |tenant| peer.sees(tenant))))
 }
 
 pub async fn list_of_tenant(
     State(fleet): Shared,
     Path(name): Path<String>,
-) -> Answer<Vec<PoolView>> {
+    Asked { page, .. }: Asked,
+) -> Listing<PoolView> {
     let name: Name = name.parse()?;
     let view = fleet.view();
     let known = view.document.as_ref().and_then(|record| record.document.tenant(&name));
     known.ok_or_else(|| no_tenant(&name))?;
-    Ok(Json(pools(&view, |tenant| *tenant == name)))
+    Ok(page.of(pools(&view, |tenant| *tenant == name)))
 }
 
 pub async fn show(

@@ -1,16 +1,16 @@
 //! Requests that are passed on: to the node that holds the instance, and to the leader.
 
 use super::Shared;
+use super::gather::gather;
 use crate::{Fleet, Result};
-use axum::Json;
 use axum::extract::{ConnectInfo, MatchedPath, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use hyper_util::rt::TokioIo;
-use mvm_api::query::{InstanceFilter, Query};
-use mvm_api::{Caller, Client, Peer, Problem, paths};
+use mvm_api::page::Page;
+use mvm_api::{Client, Peer, Problem, paths};
 use mvm_model::{InstanceRef, Name, PoolRef};
 use serde::Deserialize;
 use serde_json::Value;
@@ -222,89 +222,17 @@ async fn find(fleet: &Arc<Fleet>, instance: &InstanceRef) -> Result<Name> {
     }
 }
 
-/// All instances, each with its node.
-pub async fn list(
-    State(fleet): Shared,
-    ConnectInfo(peer): Caller,
-    Query(filter): Query<InstanceFilter>,
-) -> Result<Json<Vec<Value>>> {
-    let path = match (peer.tenant(), &filter.tenant) {
-        (Some(own), _) => format!("{}?tenant={own}", paths::INSTANCES),
-        (None, Some(tenant)) => format!("{}?tenant={tenant}", paths::INSTANCES),
-        (None, None) => paths::INSTANCES.to_owned(),
-    };
-    let all = gather(&fleet, |_| true, &path).await?;
-    let ours = |view: &Value| match view["tenant_id"].as_str().map(str::parse::<Name>) {
-        Some(Ok(tenant)) => {
-            peer.sees(&tenant) && filter.tenant.as_ref().is_none_or(|wanted| *wanted == tenant)
-        }
-        _ => false,
-    };
-    Ok(Json(all.into_iter().filter(ours).collect()))
-}
-
-pub async fn list_of_pool(
-    State(fleet): Shared,
-    Path((tenant, pool)): Path<(String, String)>,
-) -> Result<Json<Vec<Value>>> {
-    let pool = PoolRef { tenant: tenant.parse()?, pool: pool.parse()? };
-    fleet.check_pool(&pool)?;
-    let has = |known: &crate::fleet::Known| {
-        known.status.as_ref().is_some_and(|status| status.pools.contains_key(&pool))
-    };
-    Ok(Json(gather(&fleet, has, &paths::pool_part(&pool, "instances")).await?))
-}
-
-pub async fn leases(State(fleet): Shared, ConnectInfo(peer): Caller) -> Result<Json<Vec<Value>>> {
-    let mut all = gather(&fleet, |_| true, paths::LEASES).await?;
-    all.retain(|lease| {
-        let instance = lease["instance"].as_str().and_then(|i| i.parse::<InstanceRef>().ok());
-        instance.is_some_and(|instance| peer.sees(&instance.pool.tenant))
-    });
-    Ok(Json(all))
-}
-
 /// A request about one lease, passed on to the node that has it.
 pub async fn pass_lease(
     State(fleet): Shared,
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response> {
-    let all = gather(&fleet, |_| true, paths::LEASES).await?;
-    let node = all.iter().find(|lease| lease["id"] == id.as_str());
+    let all = gather(&fleet, |_| true, &Page::whole(), |_| paths::LEASES.to_owned()).await;
+    let node = all.items.iter().find(|lease| lease["id"] == id.as_str());
     let node = node.and_then(|lease| lease["node_id"].as_str()).ok_or_else(|| {
         Problem::new(404, "not_found", format!("there is no lease {id}"))
             .hint("see the leases with `mvm lease list`")
     })?;
     relay(&client(&fleet, &node.parse()?)?, request).await
-}
-
-/// What all of these nodes answer to a `GET`, each thing with its node. A node that does not answer
-/// is left out, as one out of reach is.
-pub async fn gather(
-    fleet: &Arc<Fleet>,
-    takes: impl Fn(&crate::fleet::Known) -> bool,
-    path: &str,
-) -> Result<Vec<Value>> {
-    let nodes: Vec<Name> = {
-        let view = fleet.view();
-        let of = view.nodes.iter().filter(|(_, known)| known.reached && takes(known));
-        of.map(|(name, _)| name.clone()).collect()
-    };
-    let ask = |node: Name| async move {
-        let answer: Result<Vec<Value>> = match client(fleet, &node) {
-            Ok(client) => client.get(path).await.map_err(mvm_api::ClientError::into_problem),
-            Err(problem) => Err(problem),
-        };
-        let mut things = answer.unwrap_or_else(|problem| {
-            tracing::warn!(%node, "left out of a list: {problem}");
-            Vec::new()
-        });
-        for thing in things.iter_mut().filter_map(Value::as_object_mut) {
-            thing.insert("node_id".to_owned(), node.to_string().into());
-        }
-        things
-    };
-    let answers = futures::stream::iter(nodes.into_iter().map(ask)).buffered(AT_ONCE);
-    Ok(answers.collect::<Vec<_>>().await.concat())
 }

@@ -1,11 +1,10 @@
 //! The audit logs, and the layer that writes every call to them that changes something.
 
-use super::{Caller, Refusal, Shared};
+use super::{Asked, Caller, Listing, Refusal, Shared};
 use crate::Node;
 use crate::audit::{Act, within};
 use crate::problem::not_found;
 use crate::world::World;
-use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{ConnectInfo, MatchedPath, Path, RawPathParams, Request, State};
@@ -24,10 +23,14 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tracing::Instrument;
 
-pub async fn list(State(node): Shared, ConnectInfo(peer): Caller) -> Json<Vec<AuditLogView>> {
+pub async fn list(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Asked { page, .. }: Asked,
+) -> Listing<AuditLogView> {
     let mut logs = node.audit.list();
     logs.retain(|view| may_read(&peer, &view.log));
-    Json(logs)
+    Ok(page.of(logs))
 }
 
 /// Whether the caller may read this log: one confined to a tenant reads its own alone.

@@ -1,88 +1,121 @@
 //! Events and metrics.
 
-use super::{Answer, Caller, Refusal, Shared};
-use axum::Json;
+use super::{Asked, Caller, Listing, Refusal, Shared};
 use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, header};
 use axum::response::sse::{Event as Sent, KeepAlive};
 use axum::response::{IntoResponse, Response, Sse};
 use futures::Stream;
 use mvm_api::Peer;
+use mvm_api::position::Position;
 use mvm_api::query::{EventFilter, Query};
+use mvm_api::types::{EventGap, EventView};
+use mvm_model::Name;
 use mvm_model::event::Event;
+use serde::Serialize;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-fn takes(filter: &EventFilter, peer: &Peer, event: &Event) -> bool {
-    let tenant = &event.instance.pool.tenant;
-    event.id > filter.since
-        && peer.sees(tenant)
-        && filter.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
+/// Which events are told to whom.
+struct Wanted {
+    since: u64,
+    tenant: Option<Name>,
+    peer: Peer,
+}
+
+impl Wanted {
+    fn takes(&self, event: &Event) -> bool {
+        let tenant = &event.instance.pool.tenant;
+        event.id > self.since
+            && self.peer.sees(tenant)
+            && self.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
+    }
 }
 
 pub async fn list(
     State(node): Shared,
     ConnectInfo(peer): Caller,
-    Query(filter): Query<EventFilter>,
-) -> Answer<Vec<Event>> {
-    let mut events = node.events_after(filter.since).await?;
-    events.retain(|event| takes(&filter, &peer, event));
-    Ok(Json(events))
+    Asked { page, filter }: Asked<EventFilter>,
+) -> Listing<EventView> {
+    let wanted = Wanted { since: filter.since.of_node()?, tenant: filter.tenant, peer };
+    let mut events = node.events_after(wanted.since).await?;
+    events.retain(|event| wanted.takes(event));
+    Ok(page.of(events.into_iter().map(EventView::from)))
 }
 
-/// Server-sent events: those that are kept after `since` or `Last-Event-ID`, then each new one.
+/// Server-sent events: those that are kept after `since` or `Last-Event-ID`, then each new one. What
+/// is not kept any more is told as a gap.
 pub async fn stream(
     State(node): Shared,
     ConnectInfo(peer): Caller,
-    Query(mut filter): Query<EventFilter>,
+    Query(filter): Query<EventFilter>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Sent, Infallible>>>, Refusal> {
-    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
-    filter.since = last.unwrap_or(filter.since);
-    let follow = Follow {
-        // Before the past is read, so that nothing falls between the two.
-        live: node.follow_events(),
-        past: node.events_after(filter.since).await?.into(),
-        node,
-        peer,
-        filter,
-    };
+    let since = Position::of_headers(&headers)?.unwrap_or(filter.since).of_node()?;
+    let wanted = Wanted { since, tenant: filter.tenant, peer };
+    // Before the past is read, so that nothing falls between the two.
+    let live = node.follow_events();
+    let mut follow = Follow { live, past: VecDeque::new(), seen: since, node, wanted };
+    follow.read().await?;
     let stream = futures::stream::unfold(follow, |mut follow| async {
-        let event = follow.next().await?;
-        let data = serde_json::to_string(&event).unwrap_or_default();
-        Some((Ok(Sent::default().id(event.id.to_string()).event("event").data(data)), follow))
+        Some((Ok(follow.next().await?), follow))
     });
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
+}
+
+fn sent(name: &str, data: &impl Serialize) -> Sent {
+    Sent::default().event(name).data(serde_json::to_string(data).unwrap_or_default())
 }
 
 struct Follow {
     node: Arc<crate::Node>,
     past: VecDeque<Event>,
     live: Receiver<Event>,
-    peer: Peer,
-    filter: EventFilter,
+    /// The last event that was looked at.
+    seen: u64,
+    wanted: Wanted,
 }
 
 impl Follow {
-    async fn next(&mut self) -> Option<Event> {
+    /// Reads what is kept. An event that was never told is of an earlier life of this node: all that
+    /// is kept comes after it.
+    async fn read(&mut self) -> crate::Result<()> {
+        if self.seen > self.node.newest_event() {
+            (self.seen, self.wanted.since) = (0, 0);
+        }
+        self.past = self.node.events_after(self.seen).await?.into();
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Option<Sent> {
         loop {
             let event = match self.past.pop_front() {
                 Some(event) => event,
                 None => match self.live.recv().await {
                     Ok(event) => event,
                     Err(RecvError::Lagged(_)) => {
-                        self.past = self.node.events_after(self.filter.since).await.ok()?.into();
+                        self.read().await.ok()?;
                         continue;
                     }
                     Err(RecvError::Closed) => return None,
                 },
             };
-            if takes(&self.filter, &self.peer, &event) {
-                self.filter.since = event.id;
-                return Some(event);
+            let (after, before) = (self.seen, event.id);
+            if before <= after {
+                continue;
+            }
+            if after > 0 && before > after + 1 {
+                self.seen = before - 1;
+                self.past.push_front(event);
+                return Some(sent("gap", &EventGap { after, before, node_id: None }));
+            }
+            self.seen = event.id;
+            if self.wanted.takes(&event) {
+                let id = event.id.to_string();
+                return Some(sent("event", &EventView::from(event)).id(id));
             }
         }
     }

@@ -1,15 +1,19 @@
 //! Pools behind ports.
 
 use super::pools::{InPool, reference};
-use super::{Answer, Body, Caller, Done, Shared, detached, done};
+use super::{Answer, Asked, Body, Caller, Done, Listing, Shared, detached, done};
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
 use mvm_api::expose::{ExposePool, ExposeView, UnexposePool};
 
-pub async fn list(State(node): Shared, ConnectInfo(peer): Caller) -> Json<Vec<ExposeView>> {
+pub async fn list(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Asked { page, .. }: Asked,
+) -> Listing<ExposeView> {
     let mut views = node.exposes().await;
     views.retain(|view| peer.sees(&view.tenant_id));
-    Json(views)
+    Ok(page.of(views))
 }
 
 pub async fn expose(

@@ -1,7 +1,7 @@
 //! Images and kernels.
 
 use super::pools::progress;
-use super::{Answer, Body, Refusal, Shared, detached};
+use super::{Answer, Asked, Body, Listing, Refusal, Shared, detached};
 use crate::Node;
 use crate::problem::{OrProblem, io, not_found};
 use crate::transfer::{PIECE, blocking};
@@ -22,9 +22,9 @@ use std::io::SeekFrom;
 use std::path::PathBuf;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
-pub async fn kernels(State(node): Shared) -> Answer<Vec<KernelView>> {
+pub async fn kernels(State(node): Shared, Asked { page, .. }: Asked) -> Listing<KernelView> {
     let kernels = node.parts.images.kernels().or_problem()?;
-    Ok(Json(kernels.iter().map(kernel_view).collect()))
+    Ok(page.of(kernels.iter().map(kernel_view)))
 }
 
 pub async fn kernel_import(
@@ -69,7 +69,7 @@ fn kernel_view(kernel: &KernelInfo) -> KernelView {
     }
 }
 
-pub async fn list(State(node): Shared) -> Answer<Vec<ImageView>> {
+pub async fn list(State(node): Shared, Asked { page, .. }: Asked) -> Listing<ImageView> {
     let images = node.parts.images.list().or_problem()?;
     let views = node
         .read(|world| {
@@ -85,11 +85,12 @@ pub async fn list(State(node): Shared) -> Answer<Vec<ImageView>> {
                 profile: image.profile.clone(),
                 size_bytes: image.size_bytes,
                 content: image.content(),
+                built_at: image.built_at,
             };
-            images.iter().map(view).collect()
+            page.of(images.iter().map(view))
         })
         .await;
-    Ok(Json(views))
+    Ok(views)
 }
 
 /// Images that are no pool's current or previous revision and that no instance boots from.

@@ -1,7 +1,7 @@
 //! Instances.
 
 use super::pools::reference as pool_reference;
-use super::{Answer, Body, Caller, Done, Refusal, Shared, detached, done};
+use super::{Answer, Asked, Body, Caller, Done, Listing, Refusal, Shared, detached, done};
 use crate::Node;
 use crate::claims::Wish;
 use crate::problem::io;
@@ -9,6 +9,7 @@ use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::extract::{ConnectInfo, Path, State};
 use mvm_api::Problem;
+use mvm_api::page::List;
 use mvm_api::query::{Follow, InstanceFilter, Query};
 use mvm_api::types::{
     CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved, SshAccess, SshFiles,
@@ -30,41 +31,42 @@ pub fn reference((tenant, pool, id): (String, String, String)) -> Result<Instanc
 pub async fn list(
     State(node): Shared,
     ConnectInfo(peer): Caller,
-    Query(filter): Query<InstanceFilter>,
-) -> Answer<Vec<InstanceView>> {
-    let references: Vec<InstanceRef> = node
+    Asked { page, filter }: Asked<InstanceFilter>,
+) -> Listing<InstanceView> {
+    let references = node
         .read(|world| {
             let wanted = |i: &&mvm_model::Instance| {
                 let tenant = &i.pool.tenant;
                 peer.sees(tenant) && filter.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
             };
-            world.instances.values().filter(wanted).map(|i| i.reference()).collect()
+            page.of(world.instances.values().filter(wanted).map(|i| i.reference()))
         })
         .await;
-    Ok(Json(show_all(&node, references).await))
+    Ok(show_all(&node, references).await)
 }
 
 pub async fn list_of_pool(
     State(node): Shared,
     Path(at): Path<(String, String)>,
-) -> Answer<Vec<InstanceView>> {
+    Asked { page, .. }: Asked,
+) -> Listing<InstanceView> {
     let pool = pool_reference(at)?;
     let references = node
         .read(|world| {
             world.pool(&pool)?;
-            Ok::<_, Problem>(world.of_pool(&pool).map(|i| i.reference()).collect())
+            Ok::<_, Problem>(page.of(world.of_pool(&pool).map(|i| i.reference())))
         })
         .await?;
-    Ok(Json(show_all(&node, references).await))
+    Ok(show_all(&node, references).await)
 }
 
-async fn show_all(node: &Node, references: Vec<InstanceRef>) -> Vec<InstanceView> {
-    let mut views = Vec::with_capacity(references.len());
-    for reference in references {
+async fn show_all(node: &Node, page: List<InstanceRef>) -> List<InstanceView> {
+    let mut items = Vec::with_capacity(page.items.len());
+    for reference in page.items {
         // One that was destroyed since is simply not there.
-        views.extend(node.show(&reference).await.ok());
+        items.extend(node.show(&reference).await.ok());
     }
-    views
+    List { items, next: page.next }
 }
 
 pub async fn show(State(node): Shared, Path(at): InInstance) -> Answer<InstanceView> {

@@ -1,7 +1,7 @@
 //! Jobs.
 
 use super::pools::reference as pool_reference;
-use super::{Answer, Body, Caller, Done, Refusal, Shared, detached, done, streams};
+use super::{Answer, Asked, Body, Caller, Done, Listing, Refusal, Shared, detached, done, streams};
 use crate::Node;
 use crate::jobs::Follow;
 use crate::problem::io;
@@ -43,11 +43,11 @@ pub async fn create(
 pub async fn list(
     State(node): Shared,
     ConnectInfo(peer): Caller,
-    Query(filter): Query<JobFilter>,
-) -> Json<Vec<JobView>> {
+    Asked { page, filter }: Asked<JobFilter>,
+) -> Listing<JobView> {
     let mut jobs = node.job_views(&filter).await;
     jobs.retain(|job| peer.sees(&job.tenant_id));
-    Json(jobs)
+    Ok(page.of(jobs))
 }
 
 pub async fn show(

@@ -1,14 +1,22 @@
 //! Leases.
 
-use super::{Answer, Body, Caller, Done, Shared, detached, done};
+use super::{Answer, Asked, Body, Caller, Done, Listing, Shared, detached, done};
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
+use mvm_api::query::LeaseFilter;
 use mvm_api::types::{ExtendLease, LeaseView};
 
-pub async fn list(State(node): Shared, ConnectInfo(peer): Caller) -> Json<Vec<LeaseView>> {
+pub async fn list(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Asked { page, filter }: Asked<LeaseFilter>,
+) -> Listing<LeaseView> {
     let mut leases = node.leases().await;
-    leases.retain(|view| peer.sees(&view.instance.pool.tenant));
-    Json(leases)
+    leases.retain(|view| {
+        let tenant = &view.instance.pool.tenant;
+        peer.sees(tenant) && filter.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
+    });
+    Ok(page.of(leases))
 }
 
 pub async fn extend(

@@ -10,7 +10,6 @@ mod images;
 mod instances;
 mod jobs;
 mod leases;
-mod once;
 mod pools;
 mod streams;
 mod tenants;
@@ -24,7 +23,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use mvm_api::body::Body;
-use mvm_api::routes::{Routes, Server, guard};
+use mvm_api::page::{List, Listing as Asked};
+use mvm_api::routes::{Once, Routes, Server, guard};
 use mvm_api::tls::TlsListener;
 use mvm_api::types::{AgentInfo, Done};
 use mvm_api::{Caller, Peer, Problem, openapi};
@@ -36,6 +36,8 @@ use tracing::Instrument;
 type Shared = State<Arc<Node>>;
 /// What every handler gives.
 type Answer<T> = Result<Json<T>, Refusal>;
+/// What the handlers of lists give: a page.
+type Listing<T> = Result<List<T>, Refusal>;
 
 /// Serves the API on `listener` for ever.
 pub async fn serve(listener: UnixListener, node: Arc<Node>) -> std::io::Result<()> {
@@ -54,8 +56,13 @@ fn app(node: Arc<Node>) -> Router {
 
 fn router(node: Arc<Node>) -> Router {
     routes()
+        .once(Once {
+            store: node.parts.store.clone(),
+            server: Server::Agent,
+            started_at: node.started_at,
+            seal: None,
+        })
         .into_router()
-        .layer(from_fn_with_state(node.clone(), once::layer))
         .layer(from_fn_with_state(node.clone(), audit::layer))
         .fallback(unknown)
         .with_state(node)

@@ -1,6 +1,6 @@
 //! Pools.
 
-use super::{Answer, Body, Caller, Done, Refusal, Shared, detached, done};
+use super::{Answer, Asked, Body, Caller, Done, Listing, Refusal, Shared, detached, done};
 use crate::audit;
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
@@ -25,27 +25,32 @@ pub fn reference((tenant, pool): (String, String)) -> Result<PoolRef, Fault> {
 /// The pool's names in a path.
 pub type InPool = Path<(String, String)>;
 
-pub async fn list(State(node): Shared, ConnectInfo(peer): Caller) -> Json<Vec<PoolView>> {
+pub async fn list(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Asked { page, .. }: Asked,
+) -> Listing<PoolView> {
     let views = node.read(|world| {
         let seen = world.pools.values().filter(|pool| peer.sees(&pool.reference.tenant));
-        seen.map(|pool| node.pool_view(world, pool)).collect()
+        page.of(seen.map(|pool| node.pool_view(world, pool)))
     });
-    Json(views.await)
+    Ok(views.await)
 }
 
 pub async fn list_of_tenant(
     State(node): Shared,
     Path(tenant): Path<String>,
-) -> Answer<Vec<PoolView>> {
+    Asked { page, .. }: Asked,
+) -> Listing<PoolView> {
     let tenant: Name = tenant.parse()?;
     let views = node
         .read(|world| {
             world.tenant(&tenant)?;
             let pools = world.pools.values().filter(|pool| pool.reference.tenant == tenant);
-            Ok::<_, mvm_api::Problem>(pools.map(|pool| node.pool_view(world, pool)).collect())
+            Ok::<_, mvm_api::Problem>(page.of(pools.map(|pool| node.pool_view(world, pool))))
         })
         .await?;
-    Ok(Json(views))
+    Ok(views)
 }
 
 pub async fn show(State(node): Shared, Path(at): InPool) -> Answer<PoolView> {
@@ -87,8 +92,12 @@ pub async fn destroy(State(node): Shared, Path(at): InPool) -> Answer<Done> {
     Ok(done())
 }
 
-pub async fn revisions(State(node): Shared, Path(at): InPool) -> Answer<Vec<RevisionView>> {
-    Ok(Json(node.revisions(&reference(at)?).await?))
+pub async fn revisions(
+    State(node): Shared,
+    Path(at): InPool,
+    Asked { page, .. }: Asked,
+) -> Listing<RevisionView> {
+    Ok(page.of(node.revisions(&reference(at)?).await?))
 }
 
 pub async fn rollback(

@@ -1,18 +1,22 @@
 //! Tenants.
 
-use super::{Answer, Body, Caller, Done, Shared, detached, done};
+use super::{Answer, Asked, Body, Caller, Done, Listing, Shared, detached, done};
 use crate::problem::not_found;
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
 use mvm_api::types::{CreateTenant, QuotaPatch, TenantView};
 use mvm_model::Name;
 
-pub async fn list(State(node): Shared, ConnectInfo(peer): Caller) -> Json<Vec<TenantView>> {
+pub async fn list(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Asked { page, .. }: Asked,
+) -> Listing<TenantView> {
     let views = node.read(|world| {
         let seen = world.tenants.values().filter(|tenant| peer.sees(&tenant.name));
-        seen.map(|tenant| node.tenant_view(world, tenant)).collect()
+        page.of(seen.map(|tenant| node.tenant_view(world, tenant)))
     });
-    Json(views.await)
+    Ok(views.await)
 }
 
 pub async fn show(State(node): Shared, Path(name): Path<String>) -> Answer<TenantView> {

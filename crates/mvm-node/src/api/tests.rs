@@ -1,6 +1,8 @@
 //! The agent's router against the table of routes, and what a tenant operator sees of two tenants.
 
-use super::once::hex;
+mod pages;
+mod resume;
+
 use super::{app, routes};
 use crate::node::{Node, Parts};
 use crate::root::Root;
@@ -11,7 +13,7 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use http_body_util::BodyExt;
 use mvm_api::Peer;
-use mvm_api::routes::Server;
+use mvm_api::routes::{ROUTES, Server, hex};
 use mvm_hypervisor::sim::{Latencies, SimHypervisor};
 use mvm_image::{GuestBinary, ImageStore};
 use mvm_model::{Instance, Pool, Tenant};
@@ -248,6 +250,38 @@ async fn make(app: &Router, name: &str, key: &str) -> (u16, Value) {
 fn tenant_body(name: &str) -> String {
     let network = json!({ "tenant_net_id": 0, "ipv4_subnet": "10.77.0.0/24" });
     json!({ "name": name, "network": network }).to_string()
+}
+
+/// Whatever makes something looks at the key before it looks at anything else.
+#[tokio::test]
+async fn every_create_of_the_table_honours_its_key() {
+    let (_dir, node) = node().await;
+    let app = app(node.clone());
+    let body = r#"{"lease_s": 60}"#;
+    let routes = ROUTES.iter().filter(|r| r.once && r.servers.contains(&Server::Agent));
+    let mut walked = 0;
+    for route in routes {
+        let path = route.path.replace("{tenant}", "ci").replace("{pool}", "runners");
+        let kept = json!({ "digest": hex(body.as_bytes()), "at": crate::now(), "agent": 1 });
+        let key = hex(["uid:0", &path, "k1"].join("\0").as_bytes());
+        let write = mvm_store::Write::Put {
+            key: format!("idempotency/{key}"),
+            value: serde_json::to_vec(&kept).expect("JSON"),
+            expect: mvm_store::Expect::Any,
+        };
+        node.parts.store.commit(vec![write]).await.expect("written");
+        let request = Request::builder().method(route.method).uri(&path);
+        let request = request.header("content-type", "application/json");
+        let request = request.header("idempotency-key", "k1").body(Body::from(body));
+        let mut request = request.expect("a request");
+        request.extensions_mut().insert(ConnectInfo(Peer::Unix { uid: Some(0) }));
+        let response = app.clone().oneshot(request).await.expect("an answer");
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        let problem: Value = serde_json::from_slice(&body).expect("a problem document");
+        assert_eq!(problem["code"], "idempotency_outcome_unknown", "{path}: {problem}");
+        walked += 1;
+    }
+    assert!(walked >= 5, "{walked}");
 }
 
 #[tokio::test]

@@ -131,7 +131,7 @@ async fn is_known(client: &Client, log: &str) -> Result<bool, Problem> {
         return Ok(true);
     }
     let tenants: Vec<mvm_api::types::TenantView> =
-        client.get(paths::TENANTS).await.map_err(refused)?;
+        client.list(paths::TENANTS).await.map_err(refused)?;
     Ok(tenants.iter().any(|tenant| tenant.tenant_id.as_str() == log))
 }
 
@@ -188,7 +188,7 @@ async fn verify(context: &Context, verify: Verify) -> Outcome {
     let logs = match log {
         Some(log) => vec![log],
         None => {
-            let logs: Vec<AuditLogView> = client.get(paths::AUDIT).await.map_err(refused)?;
+            let logs: Vec<AuditLogView> = client.list(paths::AUDIT).await.map_err(refused)?;
             logs.into_iter().map(|view| view.log).collect()
         }
     };

@@ -203,7 +203,7 @@ impl Office {
     /// Who has certificates.
     pub async fn identities(&self) -> Result<Vec<IdentityView>, Problem> {
         match self.open()? {
-            Desk::There(client, _) => client.get(paths::CA_IDENTITIES).await.map_err(refused),
+            Desk::There(client, _) => client.list(paths::CA_IDENTITIES).await.map_err(refused),
             Desk::Here(signer) => signer.identities(now()).await,
         }
     }

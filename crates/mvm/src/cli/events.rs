@@ -3,9 +3,11 @@
 use super::{Context, refused};
 use crate::output::{self, Format, Outcome};
 use clap::Args;
-use mvm_api::paths;
+use mvm_api::client::Event;
+use mvm_api::position::Position;
+use mvm_api::types::{EventGap, EventView};
+use mvm_api::{ClientError, paths};
 use mvm_model::Name;
-use mvm_model::event::Event;
 use std::io::Write;
 
 /// What has happened to instances: every transition with its cause and duration.
@@ -14,17 +16,18 @@ use std::io::Write;
 Examples:
   mvm events
   mvm events -f --tenant ci
-  mvm events --since 1200 -o json")]
+  mvm events --since 1200 -o json
+  mvm events -f --coordinator 10.0.1.1:4433")]
 pub struct Events {
-    /// Go on showing what happens
+    /// Go on showing what happens; where the connection breaks, it is made again
     #[arg(long, short)]
     follow: bool,
     /// Only those of this tenant
     #[arg(long)]
     tenant: Option<Name>,
-    /// Only those after this one
-    #[arg(long, value_name = "ID", default_value_t = 0)]
-    since: u64,
+    /// Only those after this one; of a fleet, after these of its nodes: node-1:42,node-2:7
+    #[arg(long, value_name = "ID", default_value = "0")]
+    since: Position,
 }
 
 /// Carries it out.
@@ -36,34 +39,50 @@ pub async fn run(context: &Context, events: Events) -> Outcome {
     }
     if events.follow {
         let path = format!("{}?{query}", paths::EVENTS_STREAM);
-        let each = |sent: mvm_api::client::Event| {
-            if let Ok(event) = serde_json::from_str::<Event>(&sent.data) {
-                show(context.format, &event, &sent.data);
+        let mut told = String::new();
+        let lost = |error: &ClientError| {
+            let why = error.to_string();
+            if why != told {
+                eprintln!("{why}; trying again");
+                told = why;
             }
         };
-        client.follow(&path, each).await.map_err(refused)?;
+        client.resume(&path, |sent| show(context.format, &sent), lost).await.map_err(refused)?;
         return Ok(0);
     }
     let path = format!("{}?{query}", paths::EVENTS);
-    let events: Vec<Event> = client.get(&path).await.map_err(refused)?;
+    let mut events: Vec<EventView> = client.list(&path).await.map_err(refused)?;
+    // A fleet's come node by node.
+    if events.iter().any(|view| view.node_id.is_some()) {
+        events.sort_by_key(|view| view.event.at);
+    }
     let titles = ["ID", "AGO", "INSTANCE", "FROM", "TO", "TOOK", "CAUSE"];
     output::show(context.format, &events, &titles, events.iter().map(row))
 }
 
 /// One line an event, as it comes: JSON for programs.
-fn show(format: Format, event: &Event, json: &str) {
+fn show(format: Format, sent: &Event) {
+    if sent.name == "gap" {
+        if let Ok(EventGap { after, before, node_id }) = serde_json::from_str(&sent.data) {
+            let node = node_id.map(|node| format!(" of node {node}")).unwrap_or_default();
+            eprintln!("events{node} between {after} and {before} are not kept any more");
+        }
+        return;
+    }
+    let Ok(view) = serde_json::from_str::<EventView>(&sent.data) else { return };
     let line = match format {
-        Format::Table => row(event).join("  "),
-        _ => json.to_owned(),
+        Format::Table => row(&view).join("  "),
+        _ => sent.data.clone(),
     };
     let mut out = std::io::stdout();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-fn row(event: &Event) -> Vec<String> {
+fn row(EventView { event, node_id }: &EventView) -> Vec<String> {
     let why = event.reason.as_deref().and_then(|reason| reason.lines().next());
+    let id = event.id;
     vec![
-        event.id.to_string(),
+        node_id.as_ref().map_or_else(|| id.to_string(), |node| format!("{node}:{id}")),
         output::age(event.at),
         event.instance.to_string(),
         event.from.map_or_else(|| "-".to_owned(), |from| from.to_string()),

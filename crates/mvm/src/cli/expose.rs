@@ -71,7 +71,7 @@ pub async fn expose(context: &Context, asked: Expose) -> Outcome {
 
 async fn list(context: &Context, pool: Option<&PoolRef>) -> Outcome {
     let mut views: Vec<ExposeView> =
-        context.client()?.get(paths::EXPOSES).await.map_err(refused)?;
+        context.client()?.list(paths::EXPOSES).await.map_err(refused)?;
     let is_of = |view: &ExposeView, pool: &PoolRef| {
         view.tenant_id == pool.tenant && view.pool_id == pool.pool
     };

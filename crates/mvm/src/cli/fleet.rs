@@ -115,7 +115,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             output::describe(context.format, &node)
         }
         Command::Nodes { node: None } => {
-            let nodes: Vec<NodeView> = client.get(paths::NODES).await.map_err(refused)?;
+            let nodes: Vec<NodeView> = client.list(paths::NODES).await.map_err(refused)?;
             let head =
                 ["NODE", "ADDRESS", "STATE", "RUNNING", "WARM", "SLEEPING", "LEASED", "DOCUMENT"];
             output::show(context.format, &nodes, &head, nodes.iter().map(row))

@@ -80,7 +80,7 @@ pub async fn kernel(context: &Context, command: KernelCommand) -> Outcome {
         }
         KernelCommand::List => {
             let client = context.agent()?;
-            let kernels: Vec<KernelView> = client.get(paths::KERNELS).await.map_err(refused)?;
+            let kernels: Vec<KernelView> = client.list(paths::KERNELS).await.map_err(refused)?;
             let rows = kernels.iter().map(|kernel| {
                 let mark = if kernel.default { "*" } else { "" };
                 vec![
@@ -104,7 +104,7 @@ pub async fn image(context: &Context, command: ImageCommand) -> Outcome {
     let client = context.agent()?;
     match command {
         ImageCommand::List => {
-            let images: Vec<ImageView> = client.get(paths::IMAGES).await.map_err(refused)?;
+            let images: Vec<ImageView> = client.list(paths::IMAGES).await.map_err(refused)?;
             let rows = images.iter().map(|image| {
                 let pools: Vec<String> = image.pools.iter().map(ToString::to_string).collect();
                 vec![

@@ -260,7 +260,7 @@ pub async fn list(context: &Context, client: &Client, of: Option<Of>) -> Outcome
         Some(Of::Pool(pool)) => paths::pool_part(&pool, "instances"),
         Some(Of::Tenant(tenant)) => format!("{}?tenant={tenant}", paths::INSTANCES),
     };
-    let views: Vec<InstanceView> = client.get(&path).await.map_err(refused)?;
+    let views: Vec<InstanceView> = client.list(&path).await.map_err(refused)?;
     let fleet = views.iter().any(|view| view.node_id.is_some());
     let rows = views.iter().map(|view| {
         let state = match view.going_to {

@@ -231,7 +231,7 @@ async fn list(context: &Context, of: Option<Of>, state: Option<JobState>) -> Out
     }
     query.extend(state.map(|state| format!("state={state}")));
     let path = format!("{}?{}", jobs::JOBS, query.join("&"));
-    let views: Vec<JobView> = context.client()?.get(&path).await.map_err(refused)?;
+    let views: Vec<JobView> = context.client()?.list(&path).await.map_err(refused)?;
     let rows = views.iter().map(|view| {
         let mut command = view.command.join(" ");
         if let Some((at, _)) = command.char_indices().nth(40) {

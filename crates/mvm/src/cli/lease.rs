@@ -40,7 +40,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
     let client = context.client()?;
     match command {
         Command::List { of } => {
-            let mut leases: Vec<LeaseView> = client.get(paths::LEASES).await.map_err(refused)?;
+            let mut leases: Vec<LeaseView> = client.list(paths::LEASES).await.map_err(refused)?;
             leases.retain(|view| match &of {
                 None => true,
                 Some(Of::Tenant(tenant)) => view.instance.pool.tenant == *tenant,
@@ -66,7 +66,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
 
 /// The lease of this name, or on this instance.
 async fn id_of(client: &Client, wanted: &str) -> Result<String, Problem> {
-    let leases: Vec<LeaseView> = client.get(paths::LEASES).await.map_err(refused)?;
+    let leases: Vec<LeaseView> = client.list(paths::LEASES).await.map_err(refused)?;
     let fits = |view: &&LeaseView| view.lease.id == wanted || view.instance.to_string() == wanted;
     leases.iter().find(fits).map(|view| view.lease.id.clone()).ok_or_else(|| {
         Problem::new(404, "not_found", format!("there is no lease {wanted:?}"))
@@ -76,7 +76,7 @@ async fn id_of(client: &Client, wanted: &str) -> Result<String, Problem> {
 
 fn list(context: &Context, leases: &[LeaseView]) -> Outcome {
     let now = jiff::Timestamp::now().as_millisecond().max(0) as u64;
-    let rows = leases.iter().map(|LeaseView { lease, instance }| {
+    let rows = leases.iter().map(|LeaseView { lease, instance, .. }| {
         let left = lease.expires_at.saturating_sub(now) / 1000;
         vec![
             lease.id.clone(),

@@ -244,7 +244,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Create { pool, shape } => create(context, &pool, shape).await,
         Command::List { tenant } => {
             let path = tenant.map_or_else(|| paths::POOLS.to_owned(), |t| paths::pools(&t));
-            let views: Vec<PoolView> = context.client()?.get(&path).await.map_err(refused)?;
+            let views: Vec<PoolView> = context.client()?.list(&path).await.map_err(refused)?;
             list(format, &views)
         }
         Command::Info { pool } => {
@@ -351,7 +351,7 @@ async fn scale(context: &Context, pool: &PoolRef, body: ScalePool, wait: Option<
 
 async fn revisions(context: &Context, pool: &PoolRef) -> Outcome {
     let path = paths::pool_part(pool, "revisions");
-    let views: Vec<RevisionView> = context.client()?.get(&path).await.map_err(refused)?;
+    let views: Vec<RevisionView> = context.client()?.list(&path).await.map_err(refused)?;
     let rows = views.iter().map(|view| {
         let mark = if view.current { "*" } else { "" };
         let state = if view.present { "present" } else { "collected" };

@@ -110,7 +110,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             output::say(context.format, &view, &line)
         }
         Command::List => {
-            let views: Vec<TenantView> = client.get(paths::TENANTS).await.map_err(refused)?;
+            let views: Vec<TenantView> = client.list(paths::TENANTS).await.map_err(refused)?;
             let rows = views.iter().map(|view| {
                 let (usage, quotas) = (&view.usage, &view.quotas);
                 vec![

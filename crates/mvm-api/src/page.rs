@@ -1,0 +1,336 @@
+//! Lists in pages: `?limit=N&after=CURSOR`, and `Link: <…>; rel="next"` (RFC 8288) where there is more.
+//!
+//! Every list is in the order of its items' keys, and a cursor is the key of the last item that was
+//! given, not a count: what comes or goes meanwhile moves nothing. What is there all the time is
+//! given once.
+
+use crate::Problem;
+use crate::audit::AuditLogView;
+use crate::expose::ExposeView;
+use crate::fleet::NodeView;
+use crate::jobs::JobView;
+use crate::types::{
+    EventView, IdentityView, ImageView, InstanceView, KernelView, LeaseView, PoolView,
+    RevisionView, TenantView,
+};
+use axum::Json;
+use axum::extract::{FromRequestParts, Query};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Uri, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use mvm_model::InstanceRef;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// The most items of a page; so many are given where no limit is.
+pub const MOST: usize = 10_000;
+/// No cursor is longer, in characters.
+pub const LONGEST: usize = 2048;
+
+/// What an item is listed by: parts that are compared one after the other.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key(String);
+
+/// Between the parts of a key: sorts before whatever a part may hold.
+const BETWEEN: char = '\0';
+
+impl Key {
+    /// A key of one part.
+    pub fn of(part: impl fmt::Display) -> Key {
+        Key(part.to_string())
+    }
+
+    /// A key of one number.
+    pub fn number(number: u64) -> Key {
+        Key(format!("{number:020}"))
+    }
+
+    /// With one more part.
+    pub fn then(self, part: impl fmt::Display) -> Key {
+        Key(format!("{}{BETWEEN}{part}", self.0))
+    }
+
+    /// Its first part, and the rest where there is more.
+    pub fn split(&self) -> (&str, Option<&str>) {
+        match self.0.split_once(BETWEEN) {
+            Some((first, rest)) => (first, Some(rest)),
+            None => (&self.0, None),
+        }
+    }
+}
+
+/// As a cursor: base64url.
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&BASE64.encode(&self.0))
+    }
+}
+
+impl FromStr for Key {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Key, Problem> {
+        let bytes = Some(text).filter(|text| (1..=LONGEST).contains(&text.len()));
+        let bytes = bytes.and_then(|text| BASE64.decode(text).ok());
+        bytes.and_then(|bytes| String::from_utf8(bytes).ok()).map(Key).ok_or_else(|| {
+            invalid("`after` is no cursor").hint("take it from the Link of the page before")
+        })
+    }
+}
+
+fn invalid(detail: impl Into<String>) -> Problem {
+    Problem::new(400, "invalid_value", detail)
+}
+
+/// What can be listed.
+pub trait Listed {
+    /// What it is listed by: of no other item of its list, and never another.
+    fn key(&self) -> Key;
+}
+
+/// What a list is asked for after the `?`: which items, and which part of them.
+#[derive(Clone, Debug)]
+pub struct Listing<F = All> {
+    /// Which items.
+    pub filter: F,
+    /// Which part of them.
+    pub page: Page,
+}
+
+/// No filter: all items.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct All {}
+
+/// A part of a list.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The path that was asked.
+    path: String,
+    /// The other parameters, as they were written.
+    rest: String,
+    given: Option<usize>,
+    after: Option<Key>,
+    limit: usize,
+}
+
+impl<S: Send + Sync, F: DeserializeOwned> FromRequestParts<S> for Listing<F> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let page = Page::of_uri(&parts.uri)?;
+        let rest = format!("/?{}", page.rest).parse::<Uri>().map_err(|e| invalid(e.to_string()))?;
+        match Query::try_from_uri(&rest) {
+            Ok(Query(filter)) => Ok(Listing { filter, page }),
+            Err(rejection) => Err(invalid(rejection.body_text())),
+        }
+    }
+}
+
+impl Page {
+    /// The whole of a list, however long, for ourselves.
+    pub fn whole() -> Page {
+        let (path, rest) = Default::default();
+        Page { path, rest, given: None, after: None, limit: usize::MAX }
+    }
+
+    /// What this asks for. Errors: `invalid_value`.
+    pub fn of_uri(uri: &Uri) -> Result<Page, Problem> {
+        let mut page = Page { path: uri.path().to_owned(), limit: MOST, ..Page::whole() };
+        let mut rest = Vec::new();
+        for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=') {
+                Some(("limit", _)) if page.given.is_some() => {
+                    return Err(invalid("`limit` is given twice"));
+                }
+                Some(("after", _)) if page.after.is_some() => {
+                    return Err(invalid("`after` is given twice"));
+                }
+                Some(("limit", value)) => page.given = Some(limit(value)?),
+                Some(("after", value)) => page.after = Some(value.parse()?),
+                _ => rest.push(pair),
+            }
+        }
+        page.limit = page.given.unwrap_or(MOST);
+        page.rest = rest.join("&");
+        Ok(page)
+    }
+
+    /// How many items it has at most.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// The limit that was asked for, if one was.
+    pub fn given(&self) -> Option<usize> {
+        self.given
+    }
+
+    /// The key that all of its items come after.
+    pub fn after(&self) -> Option<&Key> {
+        self.after.as_ref()
+    }
+
+    /// The parameters but for the page's own, as they were written.
+    pub fn rest(&self) -> &str {
+        &self.rest
+    }
+
+    /// The part of these items, in whatever order they are.
+    pub fn of<T: Listed>(&self, items: impl IntoIterator<Item = T>) -> List<T> {
+        let keyed = items.into_iter().map(|item| (item.key(), item));
+        let after = |key: &Key| self.after.as_ref().is_none_or(|after| key > after);
+        let mut keyed: Vec<(Key, T)> = keyed.filter(|(key, _)| after(key)).collect();
+        keyed.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let more = keyed.len() > self.limit;
+        keyed.truncate(self.limit);
+        let next = keyed.last().filter(|_| more).map(|(key, _)| self.next(key));
+        List { items: keyed.into_iter().map(|(_, item)| item).collect(), next }
+    }
+
+    /// Where the page is that begins after this key.
+    pub fn next(&self, after: &Key) -> String {
+        let limit = self.given.map(|limit| format!("limit={limit}&")).unwrap_or_default();
+        let rest = if self.rest.is_empty() { "" } else { "&" };
+        format!("{}?{limit}after={after}{rest}{}", self.path, self.rest)
+    }
+}
+
+fn limit(text: &str) -> Result<usize, Problem> {
+    let number = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok());
+    number.flatten().filter(|limit| (1..=MOST).contains(limit)).ok_or_else(|| {
+        invalid("`limit` is no number of items".to_owned()).hint(format!("allowed are 1 to {MOST}"))
+    })
+}
+
+/// A page of a list: an array, and where the next page is, if there is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List<T> {
+    /// Its items.
+    pub items: Vec<T>,
+    /// The next page's path.
+    pub next: Option<String>,
+}
+
+impl<T: Serialize> IntoResponse for List<T> {
+    fn into_response(self) -> Response {
+        let mut response = Json(self.items).into_response();
+        let link = self.next.map(|next| format!("<{next}>; rel=\"next\""));
+        let link = link.and_then(|link| HeaderValue::from_str(&link).ok());
+        response.headers_mut().extend(link.map(|link| (header::LINK, link)));
+        response
+    }
+}
+
+/// The target of the link to the next page in a `Link` header.
+pub fn next_of(header: &str) -> Option<&str> {
+    let mut left = header;
+    loop {
+        let (target, after) = left.split_once('<')?.1.split_once('>')?;
+        let parameters = after.split('<').next().unwrap_or_default();
+        let mut parameters = parameters.split([';', ',']).map(str::trim);
+        if parameters.any(|one| one == "rel=\"next\"" || one == "rel=next") {
+            return Some(target);
+        }
+        left = after;
+    }
+}
+
+/// The cursor in the path of a next page.
+pub fn cursor_of(next: &str) -> Option<Key> {
+    Page::of_uri(&next.parse().ok()?).ok()?.after
+}
+
+impl Listed for TenantView {
+    fn key(&self) -> Key {
+        Key::of(&self.tenant_id)
+    }
+}
+
+impl Listed for PoolView {
+    fn key(&self) -> Key {
+        Key::of(&self.tenant_id).then(&self.pool_id)
+    }
+}
+
+impl Listed for RevisionView {
+    fn key(&self) -> Key {
+        Key::number(self.entry.number.into())
+    }
+}
+
+impl Listed for InstanceRef {
+    fn key(&self) -> Key {
+        Key::of(self.id)
+    }
+}
+
+impl Listed for InstanceView {
+    fn key(&self) -> Key {
+        self.reference.key()
+    }
+}
+
+/// An instance has one lease at a time.
+impl Listed for LeaseView {
+    fn key(&self) -> Key {
+        self.instance.key()
+    }
+}
+
+/// Oldest first.
+impl Listed for JobView {
+    fn key(&self) -> Key {
+        Key::number(self.created_at).then(self.job_id)
+    }
+}
+
+impl Listed for EventView {
+    fn key(&self) -> Key {
+        Key::number(self.event.id)
+    }
+}
+
+impl Listed for ExposeView {
+    fn key(&self) -> Key {
+        Key::of(&self.tenant_id).then(&self.pool_id).then(self.listen)
+    }
+}
+
+impl Listed for AuditLogView {
+    fn key(&self) -> Key {
+        Key::of(&self.log)
+    }
+}
+
+impl Listed for KernelView {
+    fn key(&self) -> Key {
+        Key::of(&self.name).then(&self.digest)
+    }
+}
+
+/// Newest first.
+impl Listed for ImageView {
+    fn key(&self) -> Key {
+        Key::number(u64::MAX - self.built_at).then(&self.digest)
+    }
+}
+
+impl Listed for NodeView {
+    fn key(&self) -> Key {
+        Key::of(&self.node_id)
+    }
+}
+
+impl Listed for IdentityView {
+    fn key(&self) -> Key {
+        Key::of(&self.identity)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,67 @@
+//! Of jobs, and of what has happened.
+
+use super::{AGENT, BOTH, narrowed, tenant};
+use crate::audit::AuditLogView;
+use crate::jobs::{JobFilter, JobView, SubmitJob};
+use crate::query::{EventFilter, Follow, WaitOptions};
+use crate::routes::Route;
+use crate::routes::shape::{Sent, schema_of};
+use crate::types::*;
+
+const EVENTS: &[Sent] = &[("event", schema_of::<EventView>), ("gap", schema_of::<EventGap>)];
+
+pub(super) const ROUTES: &[Route] = &[
+    tenant(BOTH, "POST", "/v1/tenants/{tenant}/pools/{pool}/jobs", "job.create", "Makes a job")
+        .takes::<SubmitJob>()
+        .gives::<JobView>()
+        .once(),
+    narrowed(BOTH, "GET", "/v1/jobs", "job.list", "Lists jobs")
+        .query::<JobFilter>()
+        .lists::<JobView>(),
+    narrowed(BOTH, "GET", "/v1/jobs/{id}", "job.show", "Shows a job").gives::<JobView>(),
+    narrowed(
+        BOTH,
+        "PUT",
+        "/v1/jobs/{id}/inputs",
+        "job.inputs",
+        "Takes a job's inputs, a tar archive",
+    )
+    .takes_octets()
+    .gives::<Done>(),
+    narrowed(BOTH, "POST", "/v1/jobs/{id}/submit", "job.submit", "Queues a job").gives::<JobView>(),
+    narrowed(
+        BOTH,
+        "POST",
+        "/v1/jobs/{id}/attach",
+        "job.attach",
+        "Queues a job and streams its output",
+    )
+    .upgrades(),
+    narrowed(BOTH, "POST", "/v1/jobs/{id}/cancel", "job.cancel", "Cancels a job")
+        .gives::<JobView>(),
+    narrowed(BOTH, "GET", "/v1/jobs/{id}/wait", "job.wait", "Answers when a job has ended")
+        .query::<WaitOptions>()
+        .gives::<JobView>(),
+    narrowed(BOTH, "GET", "/v1/jobs/{id}/log", "job.log", "A job's output")
+        .query::<Follow>()
+        .octets(),
+    narrowed(
+        BOTH,
+        "GET",
+        "/v1/jobs/{id}/artifacts/{index}",
+        "job.artifact",
+        "One artifact, a tar archive",
+    )
+    .octets(),
+    narrowed(BOTH, "GET", "/v1/events", "event.list", "Lists what has happened")
+        .query::<EventFilter>()
+        .lists::<EventView>(),
+    narrowed(BOTH, "GET", "/v1/events/stream", "event.stream", "Streams what happens")
+        .query::<EventFilter>()
+        .streams(EVENTS),
+    narrowed(AGENT, "GET", "/v1/audit", "audit.list", "Lists the audit logs")
+        .lists::<AuditLogView>(),
+    narrowed(AGENT, "GET", "/v1/audit/{log}", "audit.show", "Shows an audit log")
+        .query::<Follow>()
+        .octets(),
+];

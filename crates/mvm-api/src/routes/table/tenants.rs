@@ -1,0 +1,121 @@
+//! Of tenants, their pools, and pools behind ports.
+
+use super::{AGENT, BOTH, FLEET, narrowed, on, tenant};
+use crate::Problem;
+use crate::expose::{ExposePool, ExposeView, UnexposePool};
+use crate::routes::Route;
+use crate::routes::shape::{Sent, schema_of};
+use crate::types::*;
+use mvm_model::pool::RevisionEntry;
+
+const BUILD: &[Sent] = &[
+    ("progress", schema_of::<ProgressEvent>),
+    ("result", schema_of::<BuildResult>),
+    ("problem", schema_of::<Problem>),
+];
+
+pub(super) const ROUTES: &[Route] = &[
+    narrowed(BOTH, "GET", "/v1/tenants", "tenant.list", "Lists the tenants").lists::<TenantView>(),
+    on(AGENT, "POST", "/v1/tenants", "tenant.create", "Makes a tenant", FLEET)
+        .takes::<CreateTenant>()
+        .gives::<TenantView>()
+        .once(),
+    tenant(BOTH, "GET", "/v1/tenants/{tenant}", "tenant.show", "Shows a tenant")
+        .gives::<TenantView>(),
+    on(AGENT, "PATCH", "/v1/tenants/{tenant}", "tenant.update", "Changes a tenant's quotas", FLEET)
+        .takes::<QuotaPatch>()
+        .gives::<TenantView>(),
+    on(
+        AGENT,
+        "DELETE",
+        "/v1/tenants/{tenant}",
+        "tenant.destroy",
+        "Removes a tenant that holds nothing",
+        FLEET,
+    )
+    .gives::<Done>(),
+    tenant(BOTH, "GET", "/v1/tenants/{tenant}/pools", "tenant.pools", "Lists a tenant's pools")
+        .lists::<PoolView>(),
+    // Whoever chooses a flake runs programs on the node and puts its files into images: not a
+    // tenant's business.
+    on(AGENT, "POST", "/v1/tenants/{tenant}/pools", "pool.create", "Makes a pool", FLEET)
+        .takes::<CreatePool>()
+        .gives::<PoolView>()
+        .once(),
+    narrowed(BOTH, "GET", "/v1/pools", "pool.list", "Lists the pools").lists::<PoolView>(),
+    tenant(BOTH, "GET", "/v1/tenants/{tenant}/pools/{pool}", "pool.show", "Shows a pool")
+        .gives::<PoolView>(),
+    on(AGENT, "PATCH", "/v1/tenants/{tenant}/pools/{pool}", "pool.update", "Changes a pool", FLEET)
+        .takes::<UpdatePool>()
+        .gives::<PoolView>(),
+    on(
+        AGENT,
+        "DELETE",
+        "/v1/tenants/{tenant}/pools/{pool}",
+        "pool.destroy",
+        "Removes a pool",
+        FLEET,
+    )
+    .gives::<Done>(),
+    on(
+        AGENT,
+        "POST",
+        "/v1/tenants/{tenant}/pools/{pool}/build",
+        "pool.build",
+        "Builds a pool's image",
+        FLEET,
+    )
+    .takes::<BuildPool>()
+    .streams(BUILD),
+    tenant(
+        AGENT,
+        "POST",
+        "/v1/tenants/{tenant}/pools/{pool}/scale",
+        "pool.scale",
+        "Says how many stand ready",
+    )
+    .takes::<ScalePool>()
+    .gives::<PoolView>(),
+    tenant(
+        AGENT,
+        "GET",
+        "/v1/tenants/{tenant}/pools/{pool}/revisions",
+        "pool.revisions",
+        "Lists revisions",
+    )
+    .lists::<RevisionView>(),
+    tenant(
+        AGENT,
+        "POST",
+        "/v1/tenants/{tenant}/pools/{pool}/rollback",
+        "pool.rollback",
+        "Takes an older revision",
+    )
+    .takes::<Rollback>()
+    .gives::<RevisionEntry>()
+    .once(),
+    // Whoever chooses where the node listens opens it to others: not a tenant's business either.
+    on(
+        AGENT,
+        "POST",
+        "/v1/tenants/{tenant}/pools/{pool}/expose",
+        "pool.expose",
+        "Listens for a pool",
+        FLEET,
+    )
+    .takes::<ExposePool>()
+    .gives::<ExposeView>()
+    .once(),
+    on(
+        AGENT,
+        "POST",
+        "/v1/tenants/{tenant}/pools/{pool}/unexpose",
+        "pool.unexpose",
+        "Listens no more",
+        FLEET,
+    )
+    .takes::<UnexposePool>()
+    .gives::<Done>(),
+    narrowed(AGENT, "GET", "/v1/exposes", "expose.list", "Lists the fronts of all pools")
+        .lists::<ExposeView>(),
+];

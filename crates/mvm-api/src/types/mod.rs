@@ -1,0 +1,56 @@
+//! Requests and replies. Memory and disks are MiB, times are milliseconds since the Unix epoch,
+//! durations say their unit in their name.
+
+mod desired;
+mod events;
+mod images;
+mod instances;
+mod pools;
+mod tenants;
+
+pub use crate::identity::wire::*;
+pub use desired::*;
+pub use events::*;
+pub use images::*;
+pub use instances::*;
+pub use pools::*;
+pub use tenants::*;
+
+use mvm_model::Millis;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// An empty object: done, and nothing to say.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Done {}
+
+/// `GET /v1/agent`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct AgentInfo {
+    /// Version of the agent's binary.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Its state directory.
+    pub root: String,
+    /// Four hexadecimal digits in the names of this root's links and firewall tables.
+    pub root_id: String,
+    /// The driver: `qemu`.
+    pub hypervisor: String,
+    /// The hypervisor's version.
+    pub hypervisor_version: String,
+    /// `kvm` or `tcg`.
+    pub accelerator: String,
+    /// Why that accelerator.
+    pub accelerator_reason: String,
+    /// Whether the machines are simulated.
+    pub simulated: bool,
+    /// The network namespace that everything is in, if one was named.
+    pub netns: Option<String>,
+    /// When it started.
+    pub started_at: Millis,
+    /// Instances that it knows.
+    pub instances: usize,
+    /// What its document of desired state comes to.
+    pub desired: DesiredStatus,
+}

@@ -1,0 +1,96 @@
+//! Of tenants.
+
+use mvm_model::network::TenantNetwork;
+use mvm_model::{Millis, Name, Quotas, Usage};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
+
+/// `POST /v1/tenants`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateTenant {
+    /// Its name.
+    pub name: Name,
+    /// Its network.
+    pub network: TenantNetwork,
+    /// Its quotas.
+    #[serde(default)]
+    pub quotas: Quotas,
+}
+
+/// `PATCH /v1/tenants/{tenant}`: only what is given changes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct QuotaPatch {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_vcpus: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_mem_mib: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_running: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_warm: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_pools: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_instances_per_pool: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_disk_gib: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_queued_jobs: Option<u64>,
+}
+
+impl QuotaPatch {
+    /// The quotas with what is given replaced.
+    pub fn apply(&self, to: Quotas) -> Quotas {
+        Quotas {
+            max_vcpus: self.max_vcpus.unwrap_or(to.max_vcpus),
+            max_mem_mib: self.max_mem_mib.unwrap_or(to.max_mem_mib),
+            max_running: self.max_running.unwrap_or(to.max_running),
+            max_warm: self.max_warm.unwrap_or(to.max_warm),
+            max_pools: self.max_pools.unwrap_or(to.max_pools),
+            max_instances_per_pool: self
+                .max_instances_per_pool
+                .unwrap_or(to.max_instances_per_pool),
+            max_disk_gib: self.max_disk_gib.unwrap_or(to.max_disk_gib),
+            max_queued_jobs: self.max_queued_jobs.unwrap_or(to.max_queued_jobs),
+        }
+    }
+}
+
+/// The patch that makes any quotas these.
+impl From<Quotas> for QuotaPatch {
+    fn from(quotas: Quotas) -> Self {
+        QuotaPatch {
+            max_vcpus: Some(quotas.max_vcpus),
+            max_mem_mib: Some(quotas.max_mem_mib),
+            max_running: Some(quotas.max_running),
+            max_warm: Some(quotas.max_warm),
+            max_pools: Some(quotas.max_pools),
+            max_instances_per_pool: Some(quotas.max_instances_per_pool),
+            max_disk_gib: Some(quotas.max_disk_gib),
+            max_queued_jobs: Some(quotas.max_queued_jobs),
+        }
+    }
+}
+
+/// A tenant as the API shows it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct TenantView {
+    /// Its name.
+    pub tenant_id: Name,
+    /// Its network.
+    pub network: TenantNetwork,
+    /// The gateway's address.
+    pub gateway: Ipv4Addr,
+    /// The name of its bridge.
+    pub bridge: String,
+    /// What it may use.
+    pub quotas: Quotas,
+    /// What it uses.
+    pub usage: Usage,
+    /// When it was made.
+    pub created_at: Millis,
+}

@@ -1,0 +1,156 @@
+//! Lists of what is on the nodes, each thing with its node: node by node, each in its own order.
+
+use super::proxy::{AT_ONCE, client};
+use super::{Asked, Listing, Shared};
+use crate::Fleet;
+use crate::fleet::Known;
+use axum::extract::{ConnectInfo, Path, State};
+use futures::StreamExt;
+use mvm_api::page::{Key, List, Page, cursor_of};
+use mvm_api::query::{InstanceFilter, LeaseFilter};
+use mvm_api::{Caller, ClientError, Peer, paths};
+use mvm_model::{InstanceRef, Name, PoolRef};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// All instances.
+pub async fn instances(
+    State(fleet): Shared,
+    ConnectInfo(peer): Caller,
+    Asked { page, filter }: Asked<InstanceFilter>,
+) -> Listing<Value> {
+    let path = of_tenant(paths::INSTANCES, confined(&peer, filter.tenant.clone()));
+    let mut all = gather(&fleet, |_| true, &page, |_| path.clone()).await;
+    all.items.retain(|view| match view["tenant_id"].as_str().map(str::parse::<Name>) {
+        Some(Ok(tenant)) => {
+            peer.sees(&tenant) && filter.tenant.as_ref().is_none_or(|wanted| *wanted == tenant)
+        }
+        _ => false,
+    });
+    Ok(all)
+}
+
+/// Those of a pool.
+pub async fn of_pool(
+    State(fleet): Shared,
+    Path((tenant, pool)): Path<(String, String)>,
+    Asked { page, .. }: Asked,
+) -> Listing<Value> {
+    let pool = PoolRef { tenant: tenant.parse()?, pool: pool.parse()? };
+    fleet.check_pool(&pool)?;
+    let has = |known: &Known| {
+        known.status.as_ref().is_some_and(|status| status.pools.contains_key(&pool))
+    };
+    Ok(gather(&fleet, has, &page, |_| paths::pool_part(&pool, "instances")).await)
+}
+
+/// All leases.
+pub async fn leases(
+    State(fleet): Shared,
+    ConnectInfo(peer): Caller,
+    Asked { page, filter }: Asked<LeaseFilter>,
+) -> Listing<Value> {
+    let path = of_tenant(paths::LEASES, confined(&peer, filter.tenant.clone()));
+    let mut all = gather(&fleet, |_| true, &page, |_| path.clone()).await;
+    all.items.retain(|lease| {
+        let instance = lease["instance"].as_str().and_then(|i| i.parse::<InstanceRef>().ok());
+        instance.is_some_and(|InstanceRef { pool: PoolRef { tenant, .. }, .. }| {
+            peer.sees(&tenant) && filter.tenant.as_ref().is_none_or(|wanted| *wanted == tenant)
+        })
+    });
+    Ok(all)
+}
+
+/// The tenant whose things are asked for: a tenant operator's own, whichever it names.
+pub fn confined(peer: &Peer, wanted: Option<Name>) -> Option<Name> {
+    peer.tenant().cloned().or(wanted)
+}
+
+fn of_tenant(path: &str, tenant: Option<Name>) -> String {
+    tenant.map_or_else(|| path.to_owned(), |tenant| format!("{path}?tenant={tenant}"))
+}
+
+/// A page of what all of these nodes answer to a `GET` of the path that is theirs. A node that does
+/// not answer is left out, as one out of reach is.
+pub async fn gather(
+    fleet: &Arc<Fleet>,
+    takes: impl Fn(&Known) -> bool,
+    page: &Page,
+    path: impl Fn(&Name) -> String,
+) -> List<Value> {
+    // Within which node it begins, or after which.
+    let begin = page.after().map(|after| {
+        let (node, within) = after.split();
+        (node.to_owned(), within.map(str::to_owned))
+    });
+    let wanted = |name: &Name| match &begin {
+        Some((node, Some(_))) => name.as_str() >= node.as_str(),
+        Some((node, None)) => name.as_str() > node.as_str(),
+        None => true,
+    };
+    let nodes: Vec<Name> = {
+        let view = fleet.view();
+        let of = view.nodes.iter().filter(|(_, known)| known.reached && takes(known));
+        of.map(|(name, _)| name.clone()).filter(wanted).collect()
+    };
+    let ask = async |node: &Name, limit: Option<usize>, after: Option<&str>| {
+        let asked = part(path(node), limit, after);
+        let answer = match client(fleet, node) {
+            Ok(client) => client.page(&asked).await.map_err(ClientError::into_problem),
+            Err(problem) => Err(problem),
+        };
+        answer.unwrap_or_else(|problem| {
+            tracing::warn!(%node, "left out of a list: {problem}");
+            List { items: Vec::<Value>::new(), next: None }
+        })
+    };
+    let first = |node: Name| {
+        let within = begin.as_ref().filter(|(name, _)| name == node.as_str());
+        let within = within.and_then(|(_, within)| within.clone());
+        let ask = &ask;
+        async move { (ask(&node, page.given(), within.as_deref()).await, node, within) }
+    };
+    let mut answers = futures::stream::iter(nodes.into_iter().map(first)).buffered(AT_ONCE);
+    let (mut items, mut last) = (Vec::new(), None);
+    while let Some((mut answer, node, mut within)) = answers.next().await {
+        while !answer.items.is_empty() {
+            let room = page.limit().saturating_sub(items.len());
+            if room == 0 {
+                // There is more, of this node or only beginning with it.
+                return List { items, next: last.map(|last| page.next(&last)) };
+            }
+            if answer.items.len() > room {
+                answer = ask(&node, Some(room), within.as_deref()).await;
+            }
+            items.extend(answer.items.drain(..).map(|item| of_node(item, &node)));
+            within = answer.next.as_deref().and_then(cursor_of).map(|cursor| cursor.to_string());
+            last = Some(match &within {
+                Some(within) => Key::of(&node).then(within),
+                None => Key::of(&node),
+            });
+            if within.is_some() {
+                let room = page.limit().saturating_sub(items.len());
+                answer = ask(&node, page.given().map(|_| room.max(1)), within.as_deref()).await;
+            }
+        }
+    }
+    List { items, next: None }
+}
+
+/// The path of a part of a node's list.
+pub fn part(mut path: String, limit: Option<usize>, after: Option<&str>) -> String {
+    let asked = limit.map(|limit| format!("limit={limit}"));
+    for one in asked.into_iter().chain(after.map(|after| format!("after={after}"))) {
+        path.push(if path.contains('?') { '&' } else { '?' });
+        path.push_str(&one);
+    }
+    path
+}
+
+/// A thing with its node.
+pub fn of_node(mut item: Value, node: &Name) -> Value {
+    if let Some(fields) = item.as_object_mut() {
+        fields.insert("node_id".to_owned(), node.to_string().into());
+    }
+    item
+}

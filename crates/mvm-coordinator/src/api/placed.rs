@@ -1,0 +1,102 @@
+//! On which node a key's job is made: written down before the node is asked. The node itself sees to
+//! it that the key stands for one job (`mvm_api::routes::Once`).
+
+use crate::records::put;
+use crate::{Result, now, records, stored};
+use axum::http::StatusCode;
+use mvm_model::{Millis, Name};
+use mvm_store::{Error, Expect, Store, Write};
+use serde::{Deserialize, Serialize};
+
+/// Where the records are.
+const PREFIX: &str = "placed/";
+/// For how long nodes remember keys, in ms.
+const KEPT: Millis = 24 * 3600 * 1000;
+/// One key in so many pays for the removal of those that nodes have forgotten.
+const SWEEP: u8 = 64;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Placed {
+    node: Name,
+    at: Millis,
+}
+
+/// The node of a key: the one that it had before, else the chosen one.
+pub async fn node(store: &dyn Store, key: &str, choose: impl Fn() -> Result<Name>) -> Result<Name> {
+    let place = format!("{PREFIX}{key}");
+    loop {
+        if let Some(found) = store.get(&place).await.map_err(stored)? {
+            return Ok(records::read::<Placed>(&place, &found.value)?.node);
+        }
+        let placed = Placed { node: choose()?, at: now() };
+        match store.commit(vec![put(place.clone(), &placed, Expect::Absent)]).await {
+            Ok(_) => {
+                let drawn = u8::from_str_radix(key.get(..2).unwrap_or_default(), 16);
+                if drawn.is_ok_and(|drawn| drawn % SWEEP == 0) {
+                    sweep(store, now()).await?;
+                }
+                return Ok(placed.node);
+            }
+            Err(Error::Conflict { .. }) => {}
+            Err(error) => return Err(stored(error)),
+        }
+    }
+}
+
+/// The node has answered: where it has refused it made nothing, and the next time another may.
+pub async fn answered(store: &dyn Store, key: &str, status: StatusCode) -> Result<()> {
+    // With these it says that it knows the key.
+    let known = matches!(status, StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY);
+    if status.is_client_error() && !known {
+        let freed = Write::Delete { key: format!("{PREFIX}{key}"), expect: Expect::Any };
+        store.commit(vec![freed]).await.map_err(stored)?;
+    }
+    Ok(())
+}
+
+async fn sweep(store: &dyn Store, now: Millis) -> Result<()> {
+    for record in store.list(PREFIX).await.map_err(stored)? {
+        let placed: Placed = records::read(&record.key, &record.value)?;
+        if placed.at + KEPT < now {
+            let delete = Write::Delete { key: record.key, expect: Expect::Any };
+            store.commit(vec![delete]).await.map_err(stored)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mvm_store::SqliteStore;
+
+    fn choose(name: &'static str) -> impl Fn() -> Result<Name> {
+        move || Ok(name.parse()?)
+    }
+
+    #[tokio::test]
+    async fn a_key_stays_with_its_node_until_that_refuses_it() {
+        let store = SqliteStore::in_memory().expect("a store");
+        let ask = async |name| node(&store, "ab", choose(name)).await.expect("a node").to_string();
+        assert_eq!(ask("n1").await, "n1");
+        for status in [200, 409, 422, 500, 503] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            answered(&store, "ab", status).await.expect("noted");
+            assert_eq!(ask("n2").await, "n1", "{status}: it may be there");
+        }
+        answered(&store, "ab", StatusCode::TOO_MANY_REQUESTS).await.expect("noted");
+        assert_eq!(ask("n2").await, "n2");
+    }
+
+    #[tokio::test]
+    async fn what_nodes_have_forgotten_is_forgotten() {
+        let store = SqliteStore::in_memory().expect("a store");
+        for key in ["ab", "cd"] {
+            node(&store, key, choose("n1")).await.expect("a node");
+        }
+        sweep(&store, now() + KEPT / 2).await.expect("swept");
+        assert_eq!(store.list(PREFIX).await.expect("listed").len(), 2);
+        sweep(&store, now() + KEPT + 1000).await.expect("swept");
+        assert_eq!(store.list(PREFIX).await.expect("listed").len(), 0);
+    }
+}
