@@ -4,5 +4,8 @@
 
 mod claims;
 mod election;
+mod events;
 mod lab;
 mod life;
+mod revoked;
+mod through;
