@@ -209,6 +209,11 @@ impl Fleet {
         self.lead.borrow().clone().filter(|lead| lead.is_held())
     }
 
+    /// Whether we lead, and have led since this leadership began.
+    pub(crate) fn leads_as(&self, lead: &Arc<Lead>) -> bool {
+        self.lead().is_some_and(|ours| Arc::ptr_eq(&ours, lead))
+    }
+
     /// The leadership, as its parts share it.
     pub(crate) fn leadership(&self, leadership: Leadership) -> Arc<Lead> {
         let epoch = leadership.since();

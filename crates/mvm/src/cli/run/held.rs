@@ -8,8 +8,9 @@ use mvm_model::PoolRef;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 
-/// For how long a fleet keeps a claim for whoever held it when its leader went.
-const KEPT: Duration = Duration::from_secs(30);
+/// For how long a claim is asked for again: a fleet may be without a leader for a while, and the next
+/// one keeps it for half a minute more.
+const KEPT: Duration = Duration::from_secs(120);
 /// How long is waited before it is asked for again.
 const AGAIN: Duration = Duration::from_millis(500);
 
