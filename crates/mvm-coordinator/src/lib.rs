@@ -1,7 +1,8 @@
 //! The coordinator: one front door for many nodes.
 //!
 //! Lives here: the registry of nodes (`registry`) and the link to each (`link`), the leader's work
-//! (`leader`, `planner`: placement, documents, what was lost), claims (`desk`) and the handlers of the
+//! (`leader`, `planner`: placement, documents, what was lost), claims (`desk`), what is revoked
+//! (`revocations`) and the handlers of the
 //! API (`api`). Several coordinators share one store; one of them leads, all of them serve.
 //!
 //! Never here: hypervisors, taps, decisions (mvm-model).
@@ -17,6 +18,7 @@ mod planner;
 mod port;
 mod records;
 mod registry;
+mod revocations;
 mod serve;
 mod writer;
 

@@ -2,7 +2,7 @@
 
 use crate::fleet::{Fleet, Options};
 use crate::port::Network;
-use crate::{Result, api, stored};
+use crate::{Result, api, revocations, stored};
 use mvm_api::files::io;
 use mvm_api::identity::{Identity, IdentityDir, Signer, keep};
 use mvm_api::tls::{Keeper, TlsListener};
@@ -98,6 +98,7 @@ async fn run(mut options: ServeOptions) -> Result<()> {
     if let Some(keeper) = &keeper {
         let source = signer.clone().map_or(keep::Source::Remote, keep::Source::Local);
         tokio::spawn(keep::keep(keeper.clone(), source));
+        tokio::spawn(revocations::run(fleet.clone(), keeper.clone()));
     }
     let app = api::router(fleet.clone(), signer.zip(keeper))?;
     if let Some(listener) = listener {

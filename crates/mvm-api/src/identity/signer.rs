@@ -21,7 +21,8 @@ use std::sync::Arc;
 /// Where records lie in the store.
 const IDENTITIES: &str = "ca/identities/";
 const TOKENS: &str = "ca/tokens/";
-const LIST: &str = "ca/list";
+/// The list of what is revoked.
+pub const LIST: &str = "ca/list";
 /// How often a change is tried that others come in between of.
 const TRIES: usize = 16;
 /// The longest that a join token may be good, in seconds: a week.
@@ -329,6 +330,12 @@ impl Signer {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// The list of what is revoked, in PEM, of its record.
+pub fn list_of(record: &[u8]) -> Result<String> {
+    let list = serde_json::from_slice::<List>(record);
+    Ok(list.map_err(|e| Problem::internal(format!("the record {LIST} cannot be read: {e}")))?.crl)
 }
 
 /// A join token made with the authority alone, and what its certificate says.

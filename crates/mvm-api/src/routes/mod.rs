@@ -3,6 +3,7 @@
 //! A server's router asks it ([`guard`]) for every request; tests walk it ([`Routes::differences`]);
 //! the API's description is made of it. A route that is not in it is not served.
 
+mod drain;
 mod guard;
 mod once;
 mod request;

@@ -1,5 +1,6 @@
 //! The id of a request: taken from it or made here, and told in the answer, the log and the audit log.
 
+use super::drain::Left;
 use crate::Problem;
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -30,7 +31,11 @@ pub async fn layer(mut request: Request, next: Next) -> Response {
         request.headers_mut().insert(REQUEST_ID, value);
     }
     request.extensions_mut().insert(RequestId(id.clone()));
+    let left = Left::of(&mut request);
     let mut response = explained(next.run(request).instrument(span.clone()).await).await;
+    if let Some(left) = left.filter(|_| response.status() != StatusCode::SWITCHING_PROTOCOLS) {
+        left.drain().await;
+    }
     if let Some(mut problem) = response.extensions_mut().remove::<Problem>() {
         if problem.status >= 500 {
             tracing::error!(parent: &span, code = problem.code, "{problem}");

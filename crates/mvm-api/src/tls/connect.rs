@@ -1,6 +1,7 @@
 //! Connecting: the server is known by the identity in its certificate, not by the name or address
 //! that it was reached at.
 
+use super::connection::Connection;
 use super::keeper::{Keeper, roots, unusable};
 use super::socket::prepare;
 use crate::identity::{Credential, Facts, Identity, Result, SERVER_NAME};
@@ -58,13 +59,17 @@ pub async fn connect(
     address: &str,
     keeper: &Keeper,
     expect: &Expect,
-) -> std::io::Result<TlsStream<TcpStream>> {
+) -> std::io::Result<Connection<TlsStream<TcpStream>>> {
     let config = keeper.client(expect).map_err(std::io::Error::other)?;
     let name = ServerName::try_from(SERVER_NAME).map_err(std::io::Error::other)?;
     let connecting = async {
         let stream = TcpStream::connect(address).await?;
         prepare(&stream)?;
-        TlsConnector::from(config).connect(name, stream).await
+        let stream = TlsConnector::from(config).connect(name, stream).await?;
+        let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let first = certificates.first().ok_or(std::io::ErrorKind::InvalidData)?;
+        let facts = Facts::read(first).map_err(std::io::Error::other)?;
+        Ok(Connection::new(stream, facts, keeper.revocations()))
     };
     let late = |_| std::io::Error::new(std::io::ErrorKind::TimedOut, "it does not answer");
     tokio::time::timeout(DEADLINE, connecting).await.map_err(late)?

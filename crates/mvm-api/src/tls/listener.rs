@@ -1,26 +1,22 @@
 //! Accepting: handshakes in tasks of their own, each with a deadline, so that whoever is slow or
 //! speaks rubbish holds up nobody else.
 
+use super::connection::Connection;
 use super::keeper::Keeper;
 use super::socket::prepare;
 use crate::Problem;
 use crate::identity::{Facts, Result};
-use crate::peer::{Open, Peer};
 use std::collections::HashMap;
-use std::future::Future;
 use std::io::{Error, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -30,9 +26,11 @@ const HANDSHAKES_EACH: usize = 64;
 /// How much of what a refused client still sends is read, so that it gets to read why.
 const DRAIN: u64 = 64 * 1024;
 
+type Accepted = (Connection<TlsStream<TcpStream>>, SocketAddr);
+
 /// Listens on TCP addresses and gives connections whose peers have shown good certificates.
 pub struct TlsListener {
-    accepted: mpsc::Receiver<(Connection, SocketAddr)>,
+    accepted: mpsc::Receiver<Accepted>,
     addresses: Vec<SocketAddr>,
     // Ends the accepting when it is dropped.
     _tasks: JoinSet<()>,
@@ -65,10 +63,10 @@ impl TlsListener {
 }
 
 impl axum::serve::Listener for TlsListener {
-    type Io = Connection;
+    type Io = Connection<TlsStream<TcpStream>>;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
         match self.accepted.recv().await {
             Some(accepted) => accepted,
             // No address at all, then.
@@ -127,7 +125,7 @@ async fn accept_all(
     listener: TcpListener,
     keeper: Arc<Keeper>,
     gate: Arc<Gate>,
-    to: mpsc::Sender<(Connection, SocketAddr)>,
+    to: mpsc::Sender<Accepted>,
 ) {
     loop {
         let Ok(permit) = gate.all.clone().acquire_owned().await else { return };
@@ -157,7 +155,10 @@ async fn accept_all(
     }
 }
 
-async fn handshake(stream: TcpStream, keeper: &Keeper) -> std::result::Result<Connection, String> {
+async fn handshake(
+    stream: TcpStream,
+    keeper: &Keeper,
+) -> std::result::Result<Connection<TlsStream<TcpStream>>, String> {
     let said = |e: &dyn std::fmt::Display| e.to_string();
     prepare(&stream).map_err(|e| said(&e))?;
     let config = keeper.server().map_err(|e| said(&e))?;
@@ -171,88 +172,12 @@ async fn handshake(stream: TcpStream, keeper: &Keeper) -> std::result::Result<Co
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let first = certificates.first().ok_or("it showed no certificate")?;
     let facts = Facts::read(first).map_err(|e| said(&e))?;
-    let revocations = keeper.revocations();
-    let open = revocations.opened(facts.serial.clone());
-    let cut = Box::pin(open.cut.clone().cancelled_owned());
-    Ok(Connection { stream, peer: Peer::Certificate { facts, revocations }, cut, _open: open })
+    Ok(Connection::new(stream, facts, keeper.revocations()))
 }
 
 /// Closing a socket with bytes unread resets it, and the alert that says why would be lost.
 async fn drain(mut stream: TcpStream) {
     if stream.shutdown().await.is_ok() {
         let _ = tokio::io::copy(&mut (&mut stream).take(DRAIN), &mut tokio::io::sink()).await;
-    }
-}
-
-/// A connection whose peer is known. It breaks when the peer's certificate is revoked.
-pub struct Connection {
-    stream: TlsStream<TcpStream>,
-    peer: Peer,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    _open: Arc<Open>,
-}
-
-impl Connection {
-    /// Who is at the other end.
-    pub fn peer(&self) -> &Peer {
-        &self.peer
-    }
-
-    fn poll_cut(&mut self, context: &mut Context<'_>) -> std::io::Result<()> {
-        match self.cut.as_mut().poll(context) {
-            Poll::Ready(()) => {
-                Err(Error::new(ErrorKind::ConnectionAborted, "its certificate was revoked"))
-            }
-            Poll::Pending => Ok(()),
-        }
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        self.poll_cut(context)?;
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        self.poll_cut(context)?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        self.poll_cut(context)?;
-        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }

@@ -4,12 +4,14 @@
 //! has run out or was revoked would get in.
 
 mod connect;
+mod connection;
 mod fault;
 mod keeper;
 mod listener;
 mod socket;
 
 pub use connect::{Expect, connect};
+pub use connection::Connection;
 pub(crate) use fault::fault_of;
 pub use keeper::Keeper;
-pub use listener::{Connection, TlsListener};
+pub use listener::TlsListener;

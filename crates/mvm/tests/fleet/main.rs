@@ -5,9 +5,12 @@
 mod claims;
 mod clients;
 mod election;
+mod events;
 mod failures;
 mod images;
 mod lab;
 mod life;
+mod revoked;
+mod through;
 mod trouble;
 mod upgrade;

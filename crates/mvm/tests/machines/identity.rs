@@ -8,6 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 const SIGNER: &str = "127.0.0.1:4433";
 const NODE: &str = "127.0.0.1:4434";
+const COORDINATOR: &str = "127.0.0.1:4435";
 
 /// A process that goes with the test.
 struct Served(Child);
@@ -81,7 +82,9 @@ impl Fleet {
     }
 
     fn serve(&mut self, who: &str, words: &[&str]) {
-        let log = std::fs::File::create(self.lab.root.join(format!("{}.log", words[0])));
+        let log = std::fs::File::create(
+            self.lab.root.join(format!("{}-{who}.log", words[0].trim_start_matches('-'))),
+        );
         let child = self.mvm(who, words).stderr(log.expect("log")).spawn().expect("mvm");
         self.served.push(Served(child));
     }
@@ -96,6 +99,17 @@ impl Fleet {
         self.served.push(Served(serve.stderr(log).spawn().expect("mvm")));
         let list = ["coordinator", "list", "--node", NODE];
         wait_for("the node", || self.run("alice", &list).status.success());
+    }
+
+    /// A coordinator whose fleet the node is.
+    fn coordinator(&mut self) {
+        let (ca, out, root) = (self.path("ca"), self.path("c1"), self.path("c1-root"));
+        let issue = ["ca", "issue", "--dir", &ca, "--role", "coordinator", "--name", "c1"];
+        self.lab.ok(&[&issue[..], &["--out", &out]].concat());
+        let serve = ["--root", &root, "coordinator", "serve", "--fleet", "f"];
+        self.serve("c1", &[&serve[..], &["--listen", COORDINATOR, "--identity", &out]].concat());
+        let add = ["--coordinator", COORDINATOR, "fleet", "add", "n1", NODE];
+        wait_for("the coordinator", || self.run("alice", &add).status.success());
     }
 
     /// Joins with the token on standard input, where nobody sees it.
@@ -218,18 +232,19 @@ fn exec_and_ssh_reach_a_real_machine_elsewhere() {
     let began = std::time::Instant::now();
     fleet.ok("bob", &fleet.on("wake", &vm));
     println!("a sleeper is awake after {:?}, the client's start included", began.elapsed());
-    let with = |verb: &'static str, words: &[&'static str]| {
-        let on = fleet.on(verb, &vm);
-        on.iter().chain(words).map(|word| (*word).to_owned()).collect::<Vec<_>>()
-    };
-    for (verb, words) in [("exec", ["--", "sh", "-c"]), ("ssh", ["--", "sh", "-c"])] {
-        let mut words = with(verb, &words);
-        // ssh gives its words to a shell once more.
-        words.push(if verb == "ssh" { "'cat; exit 3'" } else { "cat; exit 3" }.to_owned());
-        if verb == "exec" {
-            words.insert(2, "-i".to_owned());
-        }
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    fleet.coordinator();
+    let wake = ["--coordinator", COORDINATOR, "instance", "wake", &vm];
+    wait_for("the coordinator to find it", || fleet.run("bob", &wake).status.success());
+    // ssh gives its words to a shell once more.
+    let (exec, ssh) =
+        (["-i", "--", "sh", "-c", "cat; exit 3"], ["--", "sh", "-c", "'cat; exit 3'"]);
+    let through = |verb| ["--coordinator", COORDINATOR, "instance", verb, &vm];
+    for (verb, words) in [
+        ("exec", [&fleet.on("exec", &vm)[..], &exec].concat()),
+        ("ssh", [&fleet.on("ssh", &vm)[..], &ssh].concat()),
+        ("exec through the coordinator", [&through("exec")[..], &exec].concat()),
+        ("ssh through the coordinator", [&through("ssh")[..], &ssh].concat()),
+    ] {
         let mut command = fleet.mvm("bob", &words);
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut command = command.spawn().expect("mvm");
@@ -239,6 +254,7 @@ fn exec_and_ssh_reach_a_real_machine_elsewhere() {
         assert_eq!(text(&output.stdout), "through", "{verb}");
     }
     fleet.refused("eve", &fleet.on("ssh", &vm), "forbidden");
+    fleet.refused("eve", &through("ssh"), "forbidden");
     // No key is left behind.
     let mine = std::fs::read_dir(&fleet.lab.root).expect("list");
     let left = mine.flatten().filter(|e| e.file_name().to_string_lossy().starts_with("mvm-ssh-"));

@@ -1,0 +1,71 @@
+//! What is revoked: every coordinator takes the list when its store has it, and the leader hands it to
+//! all nodes in reach. Whoever is missed fetches it by itself.
+
+use crate::fleet::Fleet;
+use futures::StreamExt;
+use mvm_api::identity::signer::{LIST, list_of};
+use mvm_api::tls::Keeper;
+use mvm_api::types::RevocationList;
+use mvm_api::{Client, paths};
+use mvm_model::Name;
+use mvm_store::{Followed, follow};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// So many nodes are told at once, and so long each has to answer.
+const AT_ONCE: usize = 64;
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long is waited before a store that failed is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Takes and tells for ever.
+pub(crate) async fn run(fleet: Arc<Fleet>, keeper: Arc<Keeper>) {
+    loop {
+        let mut followed = follow(fleet.store.clone(), LIST);
+        while let Some(item) = followed.next().await {
+            let newest = match item {
+                Ok(Followed::All { records, .. }) => records.last().map(|r| list_of(&r.value)),
+                Ok(Followed::Changed(changes)) => {
+                    changes.iter().rev().find_map(|c| c.value.as_deref().map(list_of))
+                }
+                Err(error) => {
+                    tracing::warn!("what is revoked cannot be followed: {error}");
+                    None
+                }
+            };
+            match newest {
+                Some(Ok(crl)) => take(&fleet, &keeper, crl).await,
+                Some(Err(problem)) => tracing::error!("{problem}"),
+                None => {}
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn take(fleet: &Arc<Fleet>, keeper: &Keeper, crl: String) {
+    if let Err(problem) = keeper.revoke(&crl) {
+        return tracing::error!("a list of revoked certificates is not taken: {problem}");
+    }
+    if !fleet.leads() {
+        return;
+    }
+    let list = RevocationList { crl };
+    let nodes: Vec<(Name, Client)> = {
+        let view = fleet.view();
+        let reached = view.nodes.iter().filter(|(_, known)| known.reached);
+        reached.filter_map(|(name, known)| Some((name.clone(), known.port.client()?))).collect()
+    };
+    let tell = |(node, client): (Name, Client)| {
+        let list = &list;
+        async move {
+            let told = client.put::<serde_json::Value>(paths::AGENT_CRL, list);
+            match tokio::time::timeout(ANSWER, told).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::info!(%node, "fetches what is revoked: {error}"),
+                Err(_) => tracing::info!(%node, "fetches what is revoked: it does not answer"),
+            }
+        }
+    };
+    futures::stream::iter(nodes.into_iter().map(tell)).buffer_unordered(AT_ONCE).count().await;
+}
