@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
 mod events;
+mod keyed;
 mod upload;
 
 pub use events::Event;

@@ -109,12 +109,16 @@ impl Fleet {
         holder: &str,
     ) -> Result<(Claim, Name)> {
         let (id, pool, holder) = (id.to_owned(), pool.clone(), holder.to_owned());
-        desk::serve(self, &Wish { id, pool, holder, lease_s: None }, std::future::pending()).await
+        let lead = self.lead().ok_or_else(succeeded)?;
+        let wish = Wish { id, pool, holder, lease_s: None };
+        desk::serve(self, &lead, &wish, std::future::pending()).await
     }
 
     /// Ends a claim; returns when its node has ended the lease.
     pub async fn end_claim(self: &Arc<Self>, id: &str, node: &Name) {
-        desk::release(self.clone(), id.to_owned(), node.clone()).await;
+        if let Some(lead) = self.lead() {
+            desk::release(self.clone(), lead, id.to_owned(), node.clone()).await;
+        }
     }
 
     /// How many transactions the claims of this leadership have taken.

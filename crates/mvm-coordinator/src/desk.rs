@@ -126,8 +126,10 @@ impl Desk {
             inner.conclude(&id);
         }
         drop(inner);
-        for id in there {
-            tokio::spawn(reap(fleet.clone(), id));
+        if let Some(lead) = fleet.lead() {
+            for id in there {
+                tokio::spawn(reap(fleet.clone(), lead.clone(), id));
+            }
         }
         self.refresh(fleet, node);
     }
@@ -226,17 +228,18 @@ fn room_of(fleet: &Fleet, node: &Name) -> Option<Room> {
     Some(room(&view.shapes, &seen, share))
 }
 
-/// Serves a claim: gives the machine and the node that it is on. `gone` ends when nobody waits for it
-/// any more. It is to be run to its end: dropped in between it would leave its claim behind.
+/// Serves a claim, as this leadership: gives the machine and the node that it is on. `gone` ends when
+/// nobody waits for it any more. It is to be run to its end: dropped in between it would leave its
+/// claim behind.
 pub(crate) async fn serve(
     fleet: &Arc<Fleet>,
+    lead: &Arc<Lead>,
     wish: &Wish,
     gone: impl Future<Output = ()>,
 ) -> Result<(Claim, Name)> {
-    let lead = fleet.lead().ok_or_else(succeeded)?;
     let orphan = fleet.desk.inner().orphans.remove(&wish.id);
     if let Some(record) = orphan {
-        return reattach(fleet, &lead, wish, record).await;
+        return reattach(fleet, lead, wish, record).await;
     }
     let patience = fleet.options.patience;
     let mut told = fleet.desk.queue(&wish.id, &wish.pool, patience)?;
@@ -268,7 +271,7 @@ pub(crate) async fn serve(
             return Err(problem);
         }
         expect = Expect::Any;
-        match ask(fleet, &lead, wish, &grant.node).await {
+        match ask(fleet, lead, wish, &grant.node).await {
             Ok(claim) => {
                 fleet.desk.settle(&wish.id, Outcome::Served);
                 fleet.places.note(claim.reference.to_string(), &grant.node);
@@ -278,10 +281,11 @@ pub(crate) async fn serve(
                 tracing::info!(claim = wish.id, node = %grant.node, "not served: {problem}");
                 told = fleet.desk.again(&wish.id);
             }
-            Err(Refused::Unknown(problem)) => {
+            Err(Refused::Failed(problem) | Refused::Unknown(problem)) => {
                 // The record stays: the node is asked to end it when it is reached again.
                 fleet.desk.settle(&wish.id, Outcome::Failed);
-                tokio::spawn(release(fleet.clone(), wish.id.clone(), grant.node.clone()));
+                let node = grant.node.clone();
+                tokio::spawn(release(fleet.clone(), lead.clone(), wish.id.clone(), node));
                 let detail = format!("node {} was lost while it served: {problem}", grant.node);
                 return Err(Problem::new(503, "claim_lost", detail).hint("claim again"));
             }
@@ -313,9 +317,14 @@ async fn ask(
     let mut asked = false;
     loop {
         let outcome = match fleet.port(node) {
-            Ok(port) => match timeout(BRING, port.claim(&wish.id, &body)).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(Refused::Unknown(Problem::new(504, "timeout", "no answer in time"))),
+            Ok(port) => tokio::select! {
+                outcome = port.claim(&wish.id, &body) => outcome,
+                () = tokio::time::sleep(BRING) => {
+                    Err(Refused::Unknown(Problem::new(504, "timeout", "no answer in time")))
+                }
+                () = lost(fleet, node) => {
+                    Err(Refused::Unknown(Problem::new(503, "node_unreachable", "it is out of reach")))
+                }
             },
             Err(refused) => Err(refused),
         };
@@ -323,17 +332,34 @@ async fn ask(
             Ok(claim) => return Ok(claim),
             // What it said no to may be the second of two: the first is still to be cleared up.
             Err(Refused::No(problem)) if !asked => return Err(Refused::No(problem)),
+            // A full disk, or a machine that does not come up: another node may do better.
+            Err(Refused::Failed(problem)) if !asked && ended(fleet, lead, wish, node).await => {
+                return Err(Refused::No(problem));
+            }
             Err(refused) if Instant::now() >= ends || !lead.is_held() => {
                 return Err(Refused::Unknown(refused.problem()));
             }
             Err(refused) => {
-                asked |= matches!(refused, Refused::Unknown(_));
+                asked |= !matches!(refused, Refused::No(_));
                 if is_lost(fleet, node) {
                     return Err(Refused::Unknown(refused.problem()));
                 }
                 tokio::time::sleep(AGAIN).await;
             }
         }
+    }
+}
+
+/// Whether the node says that it holds nothing for the claim any more.
+async fn ended(fleet: &Fleet, lead: &Lead, wish: &Wish, node: &Name) -> bool {
+    let Ok(port) = fleet.port(node) else { return false };
+    matches!(timeout(BRING, port.end(&wish.id, &lead.leader)).await, Ok(Ok(())))
+}
+
+/// Waits until no coordinator reaches the node: its connections may take longer to break.
+async fn lost(fleet: &Fleet, node: &Name) {
+    while !is_lost(fleet, node) {
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -347,7 +373,7 @@ fn is_lost(fleet: &Fleet, node: &Name) -> bool {
 /// A client comes back for what an earlier leader gave it.
 async fn reattach(
     fleet: &Arc<Fleet>,
-    lead: &Lead,
+    lead: &Arc<Lead>,
     wish: &Wish,
     record: ClaimRecord,
 ) -> Result<(Claim, Name)> {
@@ -359,27 +385,30 @@ async fn reattach(
     match ask(fleet, lead, wish, &record.node).await {
         Ok(claim) => Ok((claim, record.node)),
         Err(refused) => {
-            tokio::spawn(release(fleet.clone(), wish.id.clone(), record.node));
+            tokio::spawn(release(fleet.clone(), lead.clone(), wish.id.clone(), record.node));
             Err(refused.problem())
         }
     }
 }
 
-/// Ends an orphan that nobody comes back for.
-async fn reap(fleet: Arc<Fleet>, id: String) {
+/// Ends an orphan that nobody comes back for while this leadership lasts.
+async fn reap(fleet: Arc<Fleet>, lead: Arc<Lead>, id: String) {
     tokio::time::sleep(ORPHANED).await;
+    if !fleet.leads_as(&lead) {
+        return;
+    }
     let orphan = fleet.desk.inner().orphans.remove(&id);
     if let Some(record) = orphan {
         tracing::info!(claim = id, node = %record.node, "nobody came back for it");
-        release(fleet, id, record.node).await;
+        release(fleet, lead, id, record.node).await;
     }
 }
 
-/// Has the node end the claim, however long that takes; another leader goes on with it from the
-/// record.
-pub(crate) async fn release(fleet: Arc<Fleet>, id: String, node: Name) {
+/// Has the node end the claim, however long that takes; another leadership goes on with it from the
+/// record, unless its client comes back.
+pub(crate) async fn release(fleet: Arc<Fleet>, lead: Arc<Lead>, id: String, node: Name) {
     let mut pause = Duration::from_millis(100);
-    while let Some(lead) = fleet.lead() {
+    while fleet.leads_as(&lead) {
         let known = fleet.view().nodes.contains_key(&node);
         let outcome = match fleet.port(&node) {
             _ if !known => Ok(()),

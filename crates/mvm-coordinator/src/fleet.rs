@@ -12,7 +12,7 @@ use mvm_model::{DesiredState, Millis, Name, PoolRef};
 use mvm_store::{Leadership, Store, Write};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, watch};
 
 /// What a coordinator is told at its start.
@@ -63,7 +63,7 @@ pub(crate) struct Lead {
     /// What nodes are told.
     pub leader: Leader,
     /// Since when.
-    pub since: Millis,
+    pub since: Instant,
 }
 
 impl Lead {
@@ -209,11 +209,16 @@ impl Fleet {
         self.lead.borrow().clone().filter(|lead| lead.is_held())
     }
 
+    /// Whether we lead, and have led since this leadership began.
+    pub(crate) fn leads_as(&self, lead: &Arc<Lead>) -> bool {
+        self.lead().is_some_and(|ours| Arc::ptr_eq(&ours, lead))
+    }
+
     /// The leadership, as its parts share it.
     pub(crate) fn leadership(&self, leadership: Leadership) -> Arc<Lead> {
         let epoch = leadership.since();
         let leader = Leader { fleet_id: self.options.fleet_id.clone(), epoch };
-        Arc::new(Lead { leadership, leader, since: now() })
+        Arc::new(Lead { leadership, leader, since: Instant::now() })
     }
 
     /// Begins or ends to lead.

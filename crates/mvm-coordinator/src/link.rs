@@ -10,9 +10,9 @@ use crate::port::{NodePort, Refused, Told};
 use crate::records::Known as Static;
 use futures::StreamExt;
 use mvm_api::fleet::NodeDocument;
+use mvm_model::Name;
 use mvm_model::fleet::NodeStatus;
 use mvm_model::plan::Failures;
-use mvm_model::{Millis, Name};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -156,8 +156,9 @@ impl Link {
             self.failures = Failures::default();
             return None;
         }
-        let again: Millis = if self.tried == wanted.digest { self.failures.retry_at() } else { 0 };
-        (now() >= again).then(|| wanted.clone())
+        // What was tried in the future, before the clock was put back, is tried again.
+        let waits = self.tried == wanted.digest && self.failures.last <= now();
+        (!waits || now() >= self.failures.retry_at()).then(|| wanted.clone())
     }
 
     async fn send(&mut self, lead: &Lead, wanted: Wanted) {

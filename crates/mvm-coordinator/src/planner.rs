@@ -20,7 +20,7 @@ const GATHER: Duration = Duration::from_millis(100);
 /// How often the placement is looked at when nothing happens, and when something is on no node.
 const PERIOD: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(5));
 /// How much longer than the time to live a new leader waits before it says that a node is lost.
-const SETTLE: Millis = 2000;
+const SETTLE: Duration = Duration::from_secs(2);
 /// So many shares are written at once, and so many records of nodes.
 const BATCH: usize = 100;
 
@@ -62,11 +62,7 @@ async fn pass(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Duration> {
     tell(fleet, &document, placement, &changed);
     let until = |at: Millis| Duration::from_millis(at.saturating_sub(now()).max(1));
     let period = if fleet.view().placement.unplaced.is_empty() { PERIOD.0 } else { PERIOD.1 };
-    Ok([Some(period), due.map(until), settled.map(until)]
-        .into_iter()
-        .flatten()
-        .min()
-        .unwrap_or(period))
+    Ok([Some(period), due.map(until), settled].into_iter().flatten().min().unwrap_or(period))
 }
 
 /// All nodes as placement sees them.
@@ -77,19 +73,20 @@ pub(crate) fn nodes(view: &View) -> BTreeMap<Name, Node> {
     seen.collect()
 }
 
-/// Writes down which nodes are lost and which are back, and what they offer. Gives the time from
-/// which on it can be told that one is lost, if that is still to come.
-async fn note_changes(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Option<Millis>> {
-    let from = lead.since + fleet.options.ttl.as_millis() as u64 + SETTLE;
+/// Writes down which nodes are lost and which are back, and what they offer. Gives how long it is
+/// until it can be told that one is lost, if that is still to come.
+async fn note_changes(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Option<Duration>> {
     // The links have had no time yet: who is not heard of may still be there.
-    let settled = now() >= from;
+    let unsettled = (fleet.options.ttl + SETTLE).saturating_sub(lead.since.elapsed());
+    let settled = unsettled.is_zero();
     let changes: Vec<(Name, bool, Option<Known>)> = {
         let view = fleet.view();
         let change = |(name, known): (&Name, &crate::fleet::Known)| {
             let alive = known.reached || view.alive.get(name).is_some_and(|by| !by.is_empty());
             let lost = known.record.lost_since.is_some();
             let offer = known.status.as_deref().map(Known::of);
-            let news = alive == lost && (alive || settled);
+            let ahead = known.record.lost_since.is_some_and(|since| since > now());
+            let news = alive == lost && (alive || settled) || ahead;
             let differs = offer.is_some() && offer != known.record.known;
             (news || differs).then(|| (name.clone(), alive || !settled && !lost, offer))
         };
@@ -98,7 +95,10 @@ async fn note_changes(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Option<Mil
     let write = |(name, alive, offer): (Name, bool, Option<Known>)| async move {
         let change = |record: &mut NodeRecord| {
             let before = record.clone();
-            record.lost_since = if alive { None } else { record.lost_since.or(Some(now())) };
+            // The leader that saw it go may have had a clock that was ahead: the grace time would
+            // not end.
+            let since = record.lost_since.unwrap_or(now()).min(now());
+            record.lost_since = (!alive).then_some(since);
             record.known = offer.clone().or(record.known.take());
             *record != before
         };
@@ -118,7 +118,7 @@ async fn note_changes(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Option<Mil
         .buffer_unordered(32)
         .try_collect::<()>()
         .await?;
-    Ok((!settled).then_some(from))
+    Ok((!settled).then_some(unsettled))
 }
 
 /// Makes the placement durable; gives the nodes whose share has changed.

@@ -26,6 +26,8 @@ pub enum Told {
 pub enum Refused {
     /// It was not asked, or has said no: nothing was done.
     No(Problem),
+    /// It has tried, and says that it failed: something may be left of it there.
+    Failed(Problem),
     /// Nobody knows whether it was done.
     Unknown(Problem),
 }
@@ -34,7 +36,7 @@ impl Refused {
     /// Why.
     pub fn problem(self) -> Problem {
         match self {
-            Refused::No(problem) | Refused::Unknown(problem) => problem,
+            Refused::No(problem) | Refused::Failed(problem) | Refused::Unknown(problem) => problem,
         }
     }
 }
@@ -44,6 +46,7 @@ impl From<ClientError> for Refused {
         match error {
             ClientError::Unreachable { .. } => Refused::No(error.into_problem()),
             ClientError::Problem(problem) if problem.status < 500 => Refused::No(*problem),
+            ClientError::Problem(problem) => Refused::Failed(*problem),
             error => Refused::Unknown(error.into_problem()),
         }
     }

@@ -161,3 +161,84 @@ pub async fn change_node(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// The same value as a later version would write it: with a field more in every object, but for
+    /// those that users write, which are of one version for all of a fleet.
+    fn later(value: &Value) -> Value {
+        let Value::Object(fields) = value else { return value.clone() };
+        let newer = |(key, field): (&String, &Value)| {
+            let newer = match (key.as_str(), field) {
+                ("ready" | "document", _) => field.clone(),
+                // By name: it is no object with fields.
+                ("pools", Value::Object(pools)) => {
+                    let newer = pools.iter().map(|(pool, status)| (pool.clone(), later(status)));
+                    Value::Object(newer.collect())
+                }
+                _ => later(field),
+            };
+            (key.clone(), newer)
+        };
+        let mut all: serde_json::Map<_, _> = fields.iter().map(newer).collect();
+        all.insert("of_a_later_version".to_owned(), json!({ "some": ["thing"] }));
+        Value::Object(all)
+    }
+
+    fn is_read<T: DeserializeOwned>(written: &Value) -> T {
+        read("a/record", written.to_string().as_bytes()).expect("it is read")
+    }
+
+    /// What is there is read as if nothing more stood there.
+    fn survives<T: DeserializeOwned + Serialize>(written: Value) {
+        let known: Value = serde_json::to_value(is_read::<T>(&written)).expect("JSON");
+        let newer: Value = serde_json::to_value(is_read::<T>(&later(&written))).expect("JSON");
+        assert_eq!(known, newer);
+    }
+
+    #[test]
+    fn records_of_other_versions_are_read() {
+        let known = json!({ "capacity": { "vcpus": 1, "mem_mib": 2, "disk_gib": 3 } });
+        survives::<NodeRecord>(json!({ "node_id": "n1", "address": "a:1", "known": known }));
+        let claim = json!({ "pool": "ci/runners", "node": "n1", "holder": "operator:a" });
+        survives::<ClaimRecord>(claim);
+        survives::<Candidate>(json!({ "name": "c1", "address": "a:1" }));
+        let document = json!({ "schema_version": 1, "fleet_id": "f", "tenants": [] });
+        survives::<DocumentRecord>(json!({ "document": document, "applied_at": 1 }));
+        // What is optional is not asked for.
+        let record: NodeRecord = is_read(&json!({ "node_id": "n1", "address": "a:1" }));
+        assert_eq!((record.duty, record.known), (Duty::Open, None));
+    }
+
+    #[test]
+    fn a_status_of_another_version_is_read() {
+        let capacity = json!({ "vcpus": 1, "mem_mib": 2, "disk_gib": 3 });
+        let ready = json!({ "running": 0, "warm": 1, "sleeping": 2 });
+        let pool = json!({ "ready": ready, "leased": 0, "template": true });
+        // No more than what an agent of the first version said.
+        survives::<NodeStatus>(json!({
+            "node_id": "n1", "version": "0.1.0", "capacity": capacity,
+            "pools": { "ci/runners": pool },
+        }));
+    }
+
+    #[test]
+    fn a_document_with_more_than_is_known_is_refused_whole() {
+        use mvm_api::fleet::{NodeClaim, NodeDocument};
+        let leader = json!({ "fleet_id": "f", "epoch": 1 });
+        let document = json!({ "schema_version": 1, "node_id": "n1", "tenants": [] });
+        let whole = json!({ "leader": leader, "digest": "d", "document": document });
+        assert!(serde_json::from_value::<NodeDocument>(whole.clone()).is_ok());
+        for at in ["", "/leader", "/document"] {
+            let mut newer = whole.clone();
+            newer.pointer_mut(at).expect("a place")["of_a_later_version"] = json!(1);
+            let refused = serde_json::from_value::<NodeDocument>(newer).expect_err("refused");
+            assert!(refused.to_string().contains("of_a_later_version"), "{refused}");
+        }
+        let claim = json!({ "leader": leader, "pool": "ci/runners", "holder": "operator:a" });
+        assert!(serde_json::from_value::<NodeClaim>(claim).is_ok());
+    }
+}

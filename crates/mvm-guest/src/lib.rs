@@ -21,5 +21,8 @@ pub use error::Error;
 /// What this crate gives.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// Where files of `/etc` are that each machine has of its own.
+pub const RUN_ETC: &str = "/run/mvm/etc";
+
 /// The name of the virtio-serial port of the channel.
 pub const PORT: &str = "mvm.agent.0";

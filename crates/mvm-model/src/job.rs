@@ -19,7 +19,7 @@ pub const KEPT: usize = 500;
 /// How long they are kept, in ms: a week.
 pub const KEPT_MS: Millis = 7 * 24 * 3_600_000;
 /// How long a job may wait for its inputs, in ms: a day.
-const PREPARING_MS: Millis = 24 * 3_600_000;
+pub const PREPARING_MS: Millis = 24 * 3_600_000;
 /// The most that a command and its environment may come to, in bytes.
 const MAX_COMMAND: usize = 512 * 1024;
 /// The most artifacts of one job.

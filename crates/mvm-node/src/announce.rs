@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long is waited before it is told again: where nobody took it, and where somebody did.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
 
 /// Tells it for ever to whom the identity names, in case that a coordinator has forgotten.
 pub async fn run(keeper: Arc<Keeper>, address: String) {

@@ -3,6 +3,7 @@
 
 use super::connection::Connection;
 use super::keeper::{Keeper, roots, unusable};
+use super::socket::prepare;
 use crate::identity::{Credential, Facts, Identity, Result, SERVER_NAME};
 use mvm_model::Name;
 use rustls::client::WebPkiServerVerifier;
@@ -63,7 +64,7 @@ pub async fn connect(
     let name = ServerName::try_from(SERVER_NAME).map_err(std::io::Error::other)?;
     let connecting = async {
         let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
+        prepare(&stream)?;
         let stream = TlsConnector::from(config).connect(name, stream).await?;
         let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let first = certificates.first().ok_or(std::io::ErrorKind::InvalidData)?;

@@ -3,6 +3,7 @@
 
 use super::connection::Connection;
 use super::keeper::Keeper;
+use super::socket::prepare;
 use crate::Problem;
 use crate::identity::{Facts, Result};
 use std::collections::HashMap;
@@ -24,8 +25,6 @@ const HANDSHAKES: usize = 256;
 const HANDSHAKES_EACH: usize = 64;
 /// How much of what a refused client still sends is read, so that it gets to read why.
 const DRAIN: u64 = 64 * 1024;
-/// After what silence, in seconds, a connection is asked whether it is still there.
-const KEEPALIVE: Duration = Duration::from_secs(30);
 
 type Accepted = (Connection<TlsStream<TcpStream>>, SocketAddr);
 
@@ -161,8 +160,7 @@ async fn handshake(
     keeper: &Keeper,
 ) -> std::result::Result<Connection<TlsStream<TcpStream>>, String> {
     let said = |e: &dyn std::fmt::Display| e.to_string();
-    stream.set_nodelay(true).map_err(|e| said(&e))?;
-    keep_alive(&stream).map_err(|e| said(&e))?;
+    prepare(&stream).map_err(|e| said(&e))?;
     let config = keeper.server().map_err(|e| said(&e))?;
     let stream = match TlsAcceptor::from(config).accept(stream).into_fallible().await {
         Ok(stream) => stream,
@@ -182,13 +180,4 @@ async fn drain(mut stream: TcpStream) {
     if stream.shutdown().await.is_ok() {
         let _ = tokio::io::copy(&mut (&mut stream).take(DRAIN), &mut tokio::io::sink()).await;
     }
-}
-
-/// A machine that vanished is noticed, and its connection closed.
-fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
-    use rustix::net::sockopt;
-    sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, KEEPALIVE)?;
-    sockopt::set_tcp_keepintvl(stream, KEEPALIVE / 3)?;
-    sockopt::set_tcp_keepcnt(stream, 3)
 }

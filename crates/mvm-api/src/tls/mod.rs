@@ -8,6 +8,7 @@ mod connection;
 mod fault;
 mod keeper;
 mod listener;
+mod socket;
 
 pub use connect::{Expect, connect};
 pub use connection::Connection;

@@ -2,6 +2,7 @@
 
 use crate::support::{HOUR, Lab, id, refused};
 use mvm_api::Client;
+use mvm_api::Peer;
 use mvm_api::identity::{Authority, keep, now};
 use mvm_api::tls::{Expect, Keeper, TlsListener};
 use std::sync::Arc;
@@ -237,8 +238,7 @@ async fn a_server_is_renewed_while_connections_stand() {
     assert!(answer[..count].starts_with(b"HTTP/1.1 200"));
     let anew = mvm_api::tls::connect(&address, &alice, &Expect::Coordinator).await;
     let anew = anew.expect("connects");
-    let shown = anew.get_ref().1.peer_certificates().expect("certificates")[0].clone();
-    let shown = mvm_api::identity::Facts::read(&shown).expect("read");
+    let Peer::Certificate { facts: shown, .. } = anew.peer() else { panic!("no certificate") };
     assert_eq!(shown.serial, after.serial, "who comes anew sees the new one");
 }
 

@@ -36,19 +36,24 @@ pub async fn claim(
     let id = claim_id(request.headers(), &holder)?;
     let Body(body) = Body::<ClaimRequest>::from_request(request, &()).await?;
     let wish = Wish { id, pool, holder, lease_s: body.lease_s };
+    let lead = fleet.lead().ok_or_else(desk::succeeded)?;
     let (tell, told) = tokio::sync::oneshot::channel();
     // A task of its own: a client that goes away at any moment gives back what it got.
     tokio::spawn(async move {
         let mut tell: tokio::sync::oneshot::Sender<Result<(), Problem>> = tell;
-        let served = desk::serve(&fleet, &wish, tell.closed()).await;
+        let served = desk::serve(&fleet, &lead, &wish, tell.closed()).await;
         let (claim, node) = match served {
             Ok(served) => served,
             Err(problem) => return drop(tell.send(Err(problem))),
         };
         if tell.send(Ok(())).is_ok() {
-            hold(upgrade, &claim, &node).await;
+            tokio::select! {
+                () = hold(upgrade, &claim, &node) => {}
+                // The claim is the next leader's; its client, whose connection ends here, goes there.
+                () = lead.lost() => return,
+            }
         }
-        desk::release(fleet, wish.id, node).await;
+        desk::release(fleet, lead, wish.id, node).await;
     });
     told.await.map_err(|_| Problem::internal("the claim ended without a result"))??;
     Response::builder()

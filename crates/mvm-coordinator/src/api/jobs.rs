@@ -104,8 +104,13 @@ async fn find(fleet: &Arc<Fleet>, id: JobId) -> Result<Name> {
     while let Some(answer) = answers.next().await {
         holders.extend(answer);
     }
+    let unreached = fleet.view().nodes.values().any(|known| !known.reached);
     match &holders[..] {
         [node] => Ok(node.clone()),
+        [] if unreached => {
+            let detail = format!("no node in reach has job {id}, and not all are in reach");
+            Err(Problem::new(503, "node_unreachable", detail).hint("see `mvm fleet nodes`"))
+        }
         [] => Err(Problem::new(404, "not_found", format!("no node in reach has job {id}"))
             .hint("see the jobs with `mvm job list`")),
         [one, other, ..] => {

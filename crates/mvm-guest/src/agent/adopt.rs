@@ -2,7 +2,7 @@
 
 use super::{guest_error, ssh};
 use crate::protocol::{Adopt, GuestNetwork};
-use crate::{Error, Result};
+use crate::{Error, RUN_ETC, Result};
 use std::fs;
 use std::net::Ipv4Addr;
 
@@ -57,7 +57,9 @@ fn write(path: &str, text: &str) -> Result<()> {
         return Ok(());
     }
     // What the image links into its read-only store is replaced, not written through.
-    let _ = fs::remove_file(path);
+    if !fs::read_link(path).is_ok_and(|target| target.starts_with(RUN_ETC)) {
+        let _ = fs::remove_file(path);
+    }
     fs::write(path, text).map_err(|e| guest_error(&format!("write {path}"), &e))
 }
 

@@ -1,8 +1,12 @@
 //! What a mere package environment lacks to be a system; nothing that is there is touched.
 
+use mvm_guest::RUN_ETC;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+
+/// What the node says of each machine anew.
+const IDENTITY: [&str; 4] = ["hostname", "hosts", "machine-id", "resolv.conf"];
 
 /// Fills in files, folders and links.
 pub fn fill_in() {
@@ -47,6 +51,7 @@ pub fn fill_in() {
     let _ = fs::set_permissions("/etc/shadow", fs::Permissions::from_mode(0o600));
     file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n");
     file("/etc/hosts", "127.0.0.1 localhost\n");
+    IDENTITY.iter().for_each(|name| keep_in_memory(name));
     link("/bin/sh", &[shell, "/usr/bin/dash", "/bin/busybox"]);
     link("/usr/bin/env", &["/bin/env"]);
     let bundles = ["/etc/ssl/certs/ca-bundle.crt", "/etc/ssl/certs/ca-certificates.crt"];
@@ -73,6 +78,17 @@ fn accounts(path: &str, lines: &str) {
     // A link into the image's read-only store is replaced, not written through.
     let _ = fs::remove_file(path);
     let _ = fs::write(path, text);
+}
+
+/// Has a file of `/etc` in `/run`, since every clone writes it: on the overlay that takes a file
+/// system's whole machinery, which an emulator has to translate first.
+fn keep_in_memory(name: &str) {
+    let (path, kept) = (Path::new("/etc").join(name), Path::new(RUN_ETC).join(name));
+    let text = fs::read(&path).unwrap_or_default();
+    if fs::create_dir_all(RUN_ETC).and_then(|()| fs::write(&kept, text)).is_ok() {
+        let _ = fs::remove_file(&path);
+        let _ = symlink(&kept, &path);
+    }
 }
 
 fn file(path: &str, text: &str) {

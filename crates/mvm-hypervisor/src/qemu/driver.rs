@@ -82,7 +82,8 @@ impl QemuDriver {
                 channel: place.channel.as_raw_fd(),
             };
             let state = state.as_ref().map(AsRawFd::as_raw_fd);
-            spawn(&self.program, arguments(spec, start, &setting), &place, state, spec)
+            let arguments = arguments(spec, start, &setting);
+            spawn(&self.program, self.accelerator, arguments, &place, state, spec)
         })?;
         started(&process.identity);
         // Only the process holds them from here on, so that its end is seen as theirs.

@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use super::Accelerator;
 use super::place::{self, Place};
 use super::process::Process;
 use crate::{Error, Result, VmSpec};
@@ -37,6 +38,7 @@ impl Drop for Newborn<'_> {
 /// `state`; its output goes to the place's log.
 pub(super) fn spawn<'a>(
     program: &Path,
+    accelerator: Accelerator,
     arguments: Vec<OsString>,
     place: &Place,
     state: Option<RawFd>,
@@ -62,7 +64,7 @@ pub(super) fn spawn<'a>(
         .stderr(place.log.try_clone().map_err(failed)?);
     // SAFETY: the closure makes system calls only and allocates nothing, as must be between
     // fork(2) and execve(2); the descriptors are open until `spawn` returns.
-    unsafe { command.pre_exec(move || secede(&inherited)) };
+    unsafe { command.pre_exec(move || secede(&inherited, accelerator)) };
     let child = command.spawn().map_err(failed)?;
     // Not waited for through `child`: the watch on its pidfd does that.
     let process = Process::of_child(child.id(), &spec.marker)?;
@@ -70,13 +72,17 @@ pub(super) fn spawn<'a>(
 }
 
 /// What the new process does to itself before it becomes QEMU.
-fn secede(inherited: &[RawFd]) -> std::io::Result<()> {
+fn secede(inherited: &[RawFd], accelerator: Accelerator) -> std::io::Result<()> {
     // No terminal's or service manager's signal to our group reaches it.
     rustix::process::setsid()?;
     rustix::thread::set_no_new_privs(true)?;
     // Guest memory has no business in core dumps.
     let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
     rustix::process::setrlimit(rustix::process::Resource::Core, none)?;
+    // TCG asks for huge pages for the code that it translates, most of which a clone never fills.
+    if accelerator == Accelerator::Tcg {
+        rustix::thread::disable_transparent_huge_pages(true)?;
+    }
     close_on_exec_from(3)?;
     for fd in inherited {
         // SAFETY: the caller keeps these descriptors open.

@@ -9,9 +9,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// What a node offers to instances.
+/// What a node offers to instances. A node of a later version may say more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Capacity {
     /// vCPUs of instances that are running or warm.
     pub vcpus: u64,

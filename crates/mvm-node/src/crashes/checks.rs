@@ -1,6 +1,7 @@
 //! What must hold whenever an agent is at rest: records and reality are one.
 
 use super::host::Host;
+use super::queue;
 use crate::node::Node;
 use crate::world::World;
 use mvm_hypervisor::Hypervisor;
@@ -19,6 +20,7 @@ pub async fn faults(node: &Arc<Node>, host: &Host) -> Vec<String> {
     links(node, &world, &mut faults).await;
     files(node, &world, &mut faults);
     events(node, &world, &mut faults).await;
+    faults.extend(queue::faults(node, &world));
     faults
 }
 
@@ -107,7 +109,8 @@ async fn links(node: &Node, world: &World, faults: &mut Vec<String>) {
     faults.extend(names.iter().map(|name| format!("link {name} is nobody's")));
 }
 
-fn names(dir: &Path) -> BTreeSet<String> {
+/// What is in a directory; nothing where there is none.
+pub fn names(dir: &Path) -> BTreeSet<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }

@@ -5,7 +5,7 @@ use crate::problem::OrProblem;
 use crate::root::Root;
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
-use crate::{Result, desired, reconcile, recovery};
+use crate::{Result, desired, jobs, reconcile, recovery};
 use async_trait::async_trait;
 use mvm_hypervisor::sim::{Call, Effect, FaultPlan, Latencies, Moment, SimHypervisor};
 use mvm_image::{GuestBinary, ImageStore, Platform, Revision};
@@ -151,6 +151,7 @@ impl Host {
             recovery::run(&node).await.expect("recovery");
             tokio::spawn(reconcile::run(node.clone()));
             tokio::spawn(desired::run(node.clone(), None));
+            tokio::spawn(jobs::dispatch(node.clone()));
             work(node).await
         };
         let outcome = runtime.block_on(async {

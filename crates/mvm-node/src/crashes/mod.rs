@@ -12,6 +12,7 @@
 mod checks;
 mod host;
 mod operations;
+mod queue;
 mod runs;
 
 use host::{Blow, Course, Strike};

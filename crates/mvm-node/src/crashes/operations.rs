@@ -7,6 +7,7 @@ use crate::node::Node;
 use crate::{Result, now};
 use futures::future::{FutureExt, LocalBoxFuture};
 use mvm_api::types::{CreatePool, CreateTenant, ScalePool};
+use mvm_model::cache::Cache;
 use mvm_model::desired::{DesiredPool, DesiredState, DesiredTenant, SCHEMA_VERSION};
 use mvm_model::lease::Purpose;
 use mvm_model::network::TenantNetwork;
@@ -34,7 +35,9 @@ pub struct Operation {
     pub marked: bool,
 }
 
-fn step<F: Future<Output = Result<()>> + 'static>(work: impl Fn(Arc<Node>) -> F + 'static) -> Step {
+pub fn step<F: Future<Output = Result<()>> + 'static>(
+    work: impl Fn(Arc<Node>) -> F + 'static,
+) -> Step {
     Box::new(move |node| work(node).boxed_local())
 }
 
@@ -42,7 +45,8 @@ fn step<F: Future<Output = Result<()>> + 'static>(work: impl Fn(Arc<Node>) -> F 
 pub fn all() -> Vec<Operation> {
     let mut all = transitions();
     all.extend(clones());
-    all.extend(jobs());
+    all.extend(claims());
+    all.extend(super::queue::all());
     all.extend(pools());
     all.extend(documents());
     all
@@ -159,18 +163,18 @@ fn clones() -> Vec<Operation> {
 }
 
 /// A claim and the end of its lease, by every rule, from every readiness.
-fn jobs() -> Vec<Operation> {
+fn claims() -> Vec<Operation> {
     let spares: [(&str, Counts); 3] =
         [("warm", counts(0, 1, 0)), ("sleeping", counts(0, 0, 1)), ("nothing", counts(0, 0, 0))];
     let rules = [Recycle::Reset, Recycle::Sleep, Recycle::Keep];
     let of = |rule: Recycle, (from, counts): (&'static str, Counts)| Operation {
-        name: format!("job from {from}, {rule:?}"),
+        name: format!("claim from {from}, {rule:?}"),
         prepare: step(move |node| async move {
             pool(&node, rule, None).await?;
             scale(&node, counts).await
         }),
-        act: step(|node| async move { job(&node).await }),
-        again: Some(step(|node| async move { job(&node).await })),
+        act: step(|node| async move { claim(&node).await }),
+        again: Some(step(|node| async move { claim(&node).await })),
         may_go: |_| true,
         makes: 0,
         marked: false,
@@ -299,11 +303,11 @@ fn name(text: &str) -> Name {
 }
 
 /// The pool that most of it is about.
-fn runners() -> PoolRef {
+pub fn runners() -> PoolRef {
     "ci/runners".parse().expect("a pool")
 }
 
-fn counts(running: u32, warm: u32, sleeping: u32) -> Counts {
+pub fn counts(running: u32, warm: u32, sleeping: u32) -> Counts {
     Counts { running, warm, sleeping }
 }
 
@@ -316,13 +320,13 @@ fn network(net: u16) -> TenantNetwork {
     TenantNetwork { tenant_net_id: net, ipv4_subnet: subnet }
 }
 
-async fn tenant(node: &Arc<Node>, tenant: &str, net: u16) -> Result<()> {
+pub async fn tenant(node: &Arc<Node>, tenant: &str, net: u16) -> Result<()> {
     let (name, quotas) = (name(tenant), Quotas::default());
     node.create_tenant(CreateTenant { name, network: network(net), quotas }).await
 }
 
 /// Tenant `ci` with pool `runners`, built.
-async fn pool(node: &Arc<Node>, recycle: Recycle, prewarm: Option<&str>) -> Result<()> {
+pub async fn pool(node: &Arc<Node>, recycle: Recycle, prewarm: Option<&str>) -> Result<()> {
     tenant(node, "ci", 20).await?;
     pool_in(node, &runners(), recycle, prewarm).await
 }
@@ -333,8 +337,18 @@ async fn pool_in(
     recycle: Recycle,
     prewarm: Option<&str>,
 ) -> Result<()> {
+    pool_in_with(node, reference, recycle, prewarm, Vec::new()).await
+}
+
+pub async fn pool_in_with(
+    node: &Arc<Node>,
+    reference: &PoolRef,
+    recycle: Recycle,
+    prewarm: Option<&str>,
+    caches: Vec<Cache>,
+) -> Result<()> {
     let wanted = CreatePool {
-        caches: Vec::new(),
+        caches,
         name: reference.pool.clone(),
         flake_ref: "/flake".to_owned(),
         profile: "small".to_owned(),
@@ -360,7 +374,7 @@ async fn build(node: &Arc<Node>, reference: &PoolRef, digest: &str) -> Result<()
     .await
 }
 
-async fn scale(node: &Arc<Node>, counts: Counts) -> Result<()> {
+pub async fn scale(node: &Arc<Node>, counts: Counts) -> Result<()> {
     node.scale_pool(&runners(), counts.into()).await
 }
 
@@ -405,8 +419,8 @@ fn wish(purpose: Purpose) -> Wish {
     Wish { holder: "uid:0".to_owned(), purpose, lease_s: None }
 }
 
-/// What `mvm run` does.
-async fn job(node: &Arc<Node>) -> Result<()> {
+/// Takes an instance, works in it, and gives it back.
+async fn claim(node: &Arc<Node>) -> Result<()> {
     let (instance, _) = node.claim(&runners(), &wish(Purpose::Run)).await?;
     let id: InstanceId = instance.id;
     write(node, id, "/work/result", "done").await?;

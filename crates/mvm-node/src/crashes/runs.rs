@@ -3,6 +3,7 @@
 use super::checks;
 use super::host::{Course, Host, Strike};
 use super::operations::Operation;
+use super::queue;
 use crate::Result;
 use crate::node::Node;
 use crate::world::World;
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 pub type Outcome<T> = std::result::Result<T, String>;
 
 /// How long an agent may take to come to rest, for real.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// What the guests that matter hold in memory.
 pub const MARK: &str = "/mark";
 
@@ -92,6 +93,9 @@ async fn unrest(node: &Arc<Node>) -> Option<String> {
     let world = node.read(World::clone).await;
     if let Some(instance) = world.instances.values().find(|i| i.is_busy()) {
         return Some(format!("{instance:?}"));
+    }
+    if let Some(why) = queue::unrest(node, &world).await {
+        return Some(why);
     }
     // Nobody is there who could still hold a job's lease.
     let held = |i: &&Instance| i.lease.as_ref().is_some_and(|l| l.purpose != Purpose::Manual);

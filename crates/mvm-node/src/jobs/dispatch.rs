@@ -19,23 +19,26 @@ use std::time::Duration;
 
 /// How often ended jobs are looked over.
 const PERIOD: Duration = Duration::from_secs(60);
+/// When it is tried again after a fault of this machine's, such as a full disk.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs until the task is ended: gives instances to jobs whenever anything has changed.
 pub(crate) async fn dispatch(node: Arc<Node>) {
     let mut tidy = tokio::time::interval(PERIOD);
     loop {
-        loop {
+        let failed = loop {
             match assign(&node).await {
                 Ok(true) => {}
-                Ok(false) => break,
+                Ok(false) => break false,
                 Err(problem) => {
                     tracing::error!("cannot give a job an instance: {problem}");
-                    break;
+                    break true;
                 }
             }
-        }
+        };
         tokio::select! {
             () = node.jobs.kick.notified() => {}
+            () = tokio::time::sleep(RETRY), if failed => {}
             _ = tidy.tick() => {
                 if let Err(problem) = node.tidy_jobs().await {
                     tracing::warn!("cannot tidy the jobs up: {problem}");

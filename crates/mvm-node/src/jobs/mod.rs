@@ -23,7 +23,7 @@ use mvm_guest::frame::Frame;
 use mvm_model::job::{self, JobState, Outcome};
 use mvm_model::{Fault, Job, JobId, PoolRef};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as Lock};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, mpsc, watch};
@@ -92,7 +92,7 @@ impl Jobs {
 }
 
 impl Node {
-    fn job_dir(&self, id: JobId) -> PathBuf {
+    pub(crate) fn job_dir(&self, id: JobId) -> PathBuf {
         self.parts.root.jobs().join(id.to_string())
     }
 
@@ -338,16 +338,20 @@ impl Node {
             let id = entry.file_name().to_str().and_then(|name| name.parse::<JobId>().ok());
             let Some(id) = id else { continue };
             match self.read(|world| world.jobs.get(&id).map(|job| job.state)).await {
-                None => remove_dir(&entry.path())?,
+                None => {
+                    remove_dir(&entry.path())?;
+                    continue;
+                }
                 Some(state) if state.has_ended() => remove_file(&self.inputs_of(id))?,
                 Some(_) => {}
             }
+            remove_halves(&entry.path())?;
         }
         Ok(())
     }
 
     /// Forgets the jobs that have been over for long enough, and ends those whose inputs never came.
-    async fn tidy_jobs(&self) -> Result<()> {
+    pub(crate) async fn tidy_jobs(&self) -> Result<()> {
         let (old, stuck) = self
             .read(|world| {
                 let pools = world.pools.keys();
@@ -394,6 +398,15 @@ impl Node {
         }
         Ok(())
     }
+}
+
+/// Removes what was being received when the last agent was killed.
+fn remove_halves(dir: &Path) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
+    let halves = entries.flatten().map(|entry| entry.path());
+    halves
+        .filter(|path| path.extension().is_some_and(|e| e == "new"))
+        .try_for_each(|p| remove_file(&p))
 }
 
 fn preparing(world: &World, id: JobId) -> Result<()> {

@@ -56,7 +56,7 @@ pub enum Command {
         address: Address,
     },
     /// Takes a node out of the fleet; what it holds stays there
-    #[command(after_help = "Examples:\n  mvm fleet drain node-1 --wait && mvm fleet remove node-1")]
+    #[command(after_help = "Examples:\n  mvm fleet remove node-1")]
     Remove {
         /// Its name
         node: Name,

@@ -1,21 +1,23 @@
 //! `mvm run`
 
+use super::Context;
 use super::instance::own_failure;
 use super::job::Options;
-use super::{Context, refused};
 use crate::job::{self, Input, WORK, split};
 use crate::output::Outcome;
 use crate::session;
 use clap::Args;
 use mvm_api::jobs::JobView;
-use mvm_api::types::{Claim, ClaimRequest};
-use mvm_api::{Client, Problem, paths};
+use mvm_api::{Client, Problem};
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::{InstanceRef, JobState, PoolRef};
 use std::path::Path;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::signal::unix::{SignalKind, signal};
+
+mod held;
+
+use held::Held;
 
 /// What only a job that is queued can have.
 const QUEUE_ONLY: [&str; 3] = ["priority", "retries", "cache_commit"];
@@ -73,7 +75,7 @@ async fn run_and_tell(context: &Context, run: Run) -> Outcome {
     // A fleet's claims wait for their turn in one queue for all nodes.
     let of_fleet = context.coordinator.is_some() && run.options.is_plain();
     let outcome = match run.interactive || run.tty || of_fleet {
-        true => claim_and_run(&client, &run, &mut steps).await,
+        true => claim_and_run(context, &client, &run, &mut steps).await,
         false => submit_and_follow(&client, &run, inputs, &mut steps).await,
     };
     if run.timings {
@@ -168,22 +170,25 @@ fn status_of(view: &JobView, signal: u8, run: &Run) -> Outcome {
 }
 
 /// With our standard input or terminal: a claim that lasts as long as this connection.
-async fn claim_and_run(client: &Client, run: &Run, steps: &mut Steps) -> Outcome {
+async fn claim_and_run(
+    context: &Context,
+    client: &Client,
+    run: &Run,
+    steps: &mut Steps,
+) -> Outcome {
     let began = Instant::now();
     let lease_s = run.options.lease.or(run.options.timeout.map(|seconds| seconds + 3600));
-    let path = paths::pool_part(&run.pool, "claims");
-    let stream = client.upgrade(&path, &ClaimRequest { lease_s }).await.map_err(refused)?;
-    // Until the end of this function, or of us.
-    let mut lines = BufReader::new(stream).lines();
-    let line = lines.next_line().await.ok().flatten().unwrap_or_default();
-    let claim: Claim = serde_json::from_str::<serde_json::Value>(&line)
-        .and_then(|value| serde_json::from_value(value["claim"].clone()))
-        .map_err(|e| Problem::new(502, "connection_broken", format!("no claim came: {e}")))?;
-    steps.push((format!("claim ({})", claim.from), began.elapsed()));
+    let mut held = Held::claim(client, &run.pool, lease_s).await?;
+    let instance = held.claim.reference.clone();
+    steps.push((format!("claim ({})", held.claim.from), began.elapsed()));
     tokio::select! {
-        outcome = work(client, &claim.reference, run, steps) => outcome,
+        outcome = work(client, &instance, run, steps) => outcome,
         // Until the command runs nobody else listens to these; then it gets them as well.
         status = interrupted() => Ok(status),
+        // A node's own claims end with their connection.
+        () = held.keep(client), if context.coordinator.is_some() => {
+            Err(Problem::internal("a claim was kept to its end"))
+        }
     }
 }
 

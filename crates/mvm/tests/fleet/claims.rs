@@ -67,6 +67,8 @@ fn a_node_is_of_one_fleet_until_it_leaves() {
     lab.kill("c1");
     std::fs::remove_dir_all(lab.path("c1")).expect("state");
     lab.coordinator("c1");
+    // It tells where it is every few minutes only.
+    lab.ok("hub", &["fleet", "add", "n1", "10.99.0.101:4433"]);
     wait_for("the node", || lab.alive("n1"));
     lab.apply(&json!({ "warm": 1 }), &json!({}), false);
     wait_for("the node to refuse", || {

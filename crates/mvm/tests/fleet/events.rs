@@ -1,6 +1,7 @@
 //! What happens on all nodes, told by a coordinator.
 
 use crate::lab::{Engine, Lab, text, wait_for};
+use crate::trouble::Way;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -58,14 +59,14 @@ fn a_follower_misses_nothing_and_hears_nothing_twice() {
     wait_for("all of it to be heard", || heard(&lab));
     // Its link breaks, and things happen meanwhile: a node is told by its own agent.
     for round in 0..2 {
-        lab.cut("c1", true);
+        lab.cut("c1", Way::Both);
         for node in ["n1", "n2"] {
             for _ in 0..3 {
                 let words = ["run", "ci/runners", "--", "echo", "on"];
                 assert_eq!(local(&lab, node, &words), "on\n");
             }
         }
-        lab.cut("c1", false);
+        lab.join("c1");
         wait_for("the nodes", || lab.alive("n1") && lab.alive("n2"));
         wait_for("all of it to be heard", || heard(&lab));
         if round == 0 {

@@ -5,12 +5,23 @@
 
 use mvm_store::testing::{EtcdCluster, Place};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// The image of all pools: a simulated guest has these programs whatever is in it.
 const FLAKE: &str = include_str!("../../../../examples/ci-flake/flake.nix");
+/// One that is soon built and soon sent.
+const SMALL: &str = r#"{
+  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-24.05";
+  outputs = { self, nixpkgs }: let pkgs = nixpkgs.legacyPackages.x86_64-linux; in {
+    packages.x86_64-linux.ci-runner = pkgs.buildEnv {
+      name = "small";
+      paths = with pkgs; [ bash coreutils ];
+    };
+  };
+}"#;
 /// How long something may take that has to happen.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -21,7 +32,40 @@ pub enum Engine {
     Sqlite,
     /// In an etcd cluster of so many members, on the first machine.
     Etcd(usize),
+    /// In an etcd cluster of so many members, each on a machine of its own: `e1`, `e2` …
+    Spread(usize),
 }
+
+/// How a node is.
+#[derive(Clone, Debug)]
+pub struct Kind {
+    pub hypervisor: &'static str,
+    /// As `mvm agent serve --capacity` takes it.
+    pub capacity: &'static str,
+    /// More options of `mvm agent serve`.
+    pub options: &'static [&'static str],
+    /// Whether its clock can be put wrong.
+    pub clock: bool,
+    /// The size of a disk of its own for its state, in MiB.
+    pub disk: Option<u32>,
+}
+
+/// A node whose machines are simulated.
+pub const SIM: Kind = Kind {
+    hypervisor: "sim",
+    capacity: "vcpus=16,mem=16384,disk=200",
+    options: &["--label", "made=sim"],
+    clock: false,
+    disk: None,
+};
+
+/// A node of real machines, which are few and small.
+pub const REAL: Kind = Kind {
+    hypervisor: "qemu",
+    capacity: "vcpus=4,mem=1024,disk=20",
+    options: &["--label", "made=real"],
+    ..SIM
+};
 
 /// A fleet.
 pub struct Lab {
@@ -29,9 +73,14 @@ pub struct Lab {
     name: String,
     /// The coordinator that is asked.
     pub front: String,
-    etcd: Option<EtcdCluster>,
+    pub etcd: Option<EtcdCluster>,
     processes: Vec<(String, Child)>,
     machines: Vec<String>,
+    kinds: BTreeMap<String, Kind>,
+    /// What is started from now on, where it is not the binary under test itself.
+    pub binary: PathBuf,
+    /// Whether coordinators' clocks can be put wrong.
+    pub clocks: bool,
 }
 
 impl Lab {
@@ -41,24 +90,16 @@ impl Lab {
         let root = std::env::temp_dir().join(&name);
         std::fs::create_dir_all(root.join("flake")).expect("directory");
         std::fs::write(root.join("flake/flake.nix"), FLAKE).expect("flake");
-        let (processes, machines) = Default::default();
-        let front = "c1".to_owned();
-        let mut lab = Lab { root, name, front, etcd: None, processes, machines };
+        let (processes, machines, kinds) = Default::default();
+        let (front, binary) = ("c1".to_owned(), env!("CARGO_BIN_EXE_mvm").into());
+        let (etcd, clocks) = (None, false);
+        let mut lab = Lab { root, name, front, etcd, processes, machines, kinds, binary, clocks };
         // The switch between all machines is one itself.
         lab.machine("hub");
         lab.ip(&["-n", &lab.netns("hub"), "link", "add", "br0", "type", "bridge"]);
         lab.ip(&["-n", &lab.netns("hub"), "link", "set", "br0", "up"]);
         lab.ip(&["-n", &lab.netns("hub"), "addr", "add", "10.99.0.254/24", "dev", "br0"]);
-        if let Engine::Etcd(members) = engine {
-            let wrapper = ["ip", "netns", "exec", &lab.netns("hub")].map(str::to_owned).to_vec();
-            let place = |number: usize| Place {
-                address: "10.99.0.254".parse().expect("address"),
-                port: 2379 + 2 * number as u16,
-                wrapper: wrapper.clone(),
-            };
-            let places: Vec<Place> = (0..members).map(place).collect();
-            lab.etcd = Some(EtcdCluster::start_at(&places));
-        }
+        lab.start_engine(engine);
         lab.ok("hub", &["ca", "init", "--dir", &lab.path("ca")]);
         let issued = |role: &str, name: &str, more: &[&str]| {
             let out = lab.path(name);
@@ -68,6 +109,28 @@ impl Lab {
         issued("operator", "alice", &[]);
         issued("tenant-operator", "bob", &["--tenant", "ci"]);
         lab
+    }
+
+    fn start_engine(&mut self, engine: Engine) {
+        let place = |netns: String, address: String, number: usize| Place {
+            address: address.parse().expect("address"),
+            port: 2379 + 2 * number as u16,
+            wrapper: ["ip", "netns", "exec", &netns].map(str::to_owned).to_vec(),
+        };
+        let places: Vec<Place> = match engine {
+            Engine::Sqlite => return,
+            Engine::Etcd(members) => (0..members)
+                .map(|number| place(self.netns("hub"), "10.99.0.254".to_owned(), number))
+                .collect(),
+            Engine::Spread(members) => (1..=members)
+                .map(|number| {
+                    let name = format!("e{number}");
+                    self.machine(&name);
+                    place(self.netns(&name), address(&name), 0)
+                })
+                .collect(),
+        };
+        self.etcd = Some(EtcdCluster::start_at(&places));
     }
 
     /// The path of something in the lab's directory.
@@ -80,7 +143,7 @@ impl Lab {
     }
 
     /// A machine on the bridge.
-    fn machine(&mut self, name: &str) {
+    pub fn machine(&mut self, name: &str) {
         let netns = self.netns(name);
         self.ip(&["netns", "add", &netns]);
         self.machines.push(name.to_owned());
@@ -97,15 +160,8 @@ impl Lab {
         }
     }
 
-    fn ip(&self, words: &[&str]) {
+    pub fn ip(&self, words: &[&str]) {
         run(Command::new("ip").args(words));
-    }
-
-    /// Cuts a machine off the bridge, or joins it again.
-    pub fn cut(&self, machine: &str, cut: bool) {
-        let state = if cut { "down" } else { "up" };
-        let port = format!("to-{machine}");
-        self.ip(&["-n", &self.netns("hub"), "link", "set", &port, state]);
     }
 
     /// Starts a coordinator: `c1`, `c2` …
@@ -136,20 +192,39 @@ impl Lab {
             words.extend(["--etcd-key".to_owned(), shown(tls.key)]);
         }
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        self.start(name, name, &words);
-        let serves = |lab: &Lab| {
-            let mut status = lab.mvm("hub", &["coordinator", "status"]);
-            status.env("MVM_COORDINATOR", format!("{}:4433", address(name)));
-            status.output().expect("mvm").status.success()
-        };
-        wait_for("the coordinator to serve", || serves(self));
+        let mut command = self.mvm_at(&self.binary, name, &words);
+        if self.clocks {
+            command.envs(self.clock(name));
+        }
+        self.start(name, command);
+        wait_for("the coordinator to serve", || self.coordinator_status(name).is_some());
     }
 
-    /// Makes a machine a node and starts its agent: `n1`, `n2` … in zones `a` and `b` in turn.
+    /// What a coordinator says of itself, if it does.
+    pub fn coordinator_status(&self, name: &str) -> Option<Value> {
+        let mut status = self.mvm("hub", &["coordinator", "status", "-o", "json"]);
+        status.env("MVM_COORDINATOR", format!("{}:4433", address(name)));
+        let output = status.output().expect("mvm");
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("JSON"))
+    }
+
+    /// Makes a machine a node and starts its agent: `n1`, `n2` … in zones `a` and `b` in turn. One
+    /// that was there before is started as it was.
     pub fn node(&mut self, name: &str) {
+        let kind = self.kinds.get(name).cloned().unwrap_or(SIM);
+        self.node_of(name, kind);
+    }
+
+    /// The same for one of this kind.
+    pub fn node_of(&mut self, name: &str, kind: Kind) {
         let root = self.path(name);
         if !self.machines.iter().any(|machine| machine == name) {
             self.machine(name);
+            std::fs::create_dir_all(&root).expect("directory");
+            if let Some(mib) = kind.disk {
+                let size = format!("size={mib}m");
+                run(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "mvm-test", &root]));
+            }
             let invited = self.ok("hub", &["node", "invite", name]);
             let token = self.root.join(format!("{name}.token"));
             std::fs::write(&token, invited).expect("token");
@@ -162,20 +237,38 @@ impl Lab {
         let number: usize = name[1..].parse().expect("a number");
         let zone = format!("zone={}", ["a", "b"][(number + 1) % 2]);
         let listen = format!("{}:4433", address(name));
-        let serve = ["--root", &root, "agent", "serve", "--hypervisor", "sim", "--listen", &listen];
-        let offer = ["--label", &zone, "--capacity", "vcpus=16,mem=16384,disk=200"];
-        self.start(name, name, &[&serve[..], &offer].concat());
+        let serve = ["--root", &root, "agent", "serve", "--listen", &listen, "--label", &zone];
+        let offer = ["--hypervisor", kind.hypervisor, "--capacity", kind.capacity];
+        let words = [&serve[..], &offer, kind.options].concat();
+        // `ip netns exec` hides the host's control groups, which real machines are put into.
+        let mut command = match kind.hypervisor {
+            "sim" => self.mvm_at(&self.binary, name, &words),
+            _ => Command::new(&self.binary),
+        };
+        if kind.hypervisor != "sim" {
+            command.args(&words).args(["--netns", &self.netns(name)]).stdin(Stdio::null());
+        }
+        if kind.clock {
+            command.envs(self.clock(name));
+        }
+        self.kinds.insert(name.to_owned(), kind);
+        self.start(name, command);
     }
 
-    /// A process of `mvm` on a machine, with its log in the lab's directory.
-    fn start(&mut self, process: &str, machine: &str, words: &[&str]) {
+    /// A process of `mvm`, with its log in the lab's directory.
+    fn start(&mut self, process: &str, mut command: Command) {
         let log = self.root.join(format!("{process}.log"));
         let log = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("log");
-        let mut command = self.mvm(machine, words);
         command.env_remove("MVM_COORDINATOR").env_remove("MVM_IDENTITY");
         command.stdout(log.try_clone().expect("log")).stderr(log);
         let child = command.spawn().expect("mvm");
         self.processes.push((process.to_owned(), child));
+    }
+
+    /// The id of a process.
+    pub fn pid(&self, process: &str) -> u32 {
+        let found = self.processes.iter().find(|(name, _)| name == process);
+        found.expect("a process").1.id()
     }
 
     /// SIGKILL to a process. What it ran goes on; so do simulated machines.
@@ -188,15 +281,20 @@ impl Lab {
 
     /// `mvm` on a machine, as the operator alice, who asks the coordinator in front.
     pub fn mvm(&self, machine: &str, words: &[&str]) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.netns(machine), env!("CARGO_BIN_EXE_mvm")]);
-        command.args(words).stdin(Stdio::null());
-        command.env("MVM_COORDINATOR", format!("{}:4433", address(&self.front)));
-        command.env("MVM_IDENTITY", self.path("alice")).env_remove("MVM_NETNS");
+        self.mvm_at(Path::new(env!("CARGO_BIN_EXE_mvm")), machine, words)
+    }
+
+    fn mvm_at(&self, binary: &Path, machine: &str, words: &[&str]) -> Command {
+        let mut command = self.asker(machine).mvm_at(binary, &self.front, words);
         if words.starts_with(&["ca"]) {
             command.env_remove("MVM_COORDINATOR");
         }
         command
+    }
+
+    /// The operator alice on a machine.
+    pub fn asker(&self, machine: &str) -> Asker {
+        Asker { netns: self.netns(machine), identity: self.path("alice") }
     }
 
     /// Runs it; it must succeed. Gives what it printed.
@@ -220,19 +318,29 @@ impl Lab {
         serde_json::from_str(&self.ok("hub", &words)).expect("JSON")
     }
 
+    /// The image of all pools made from now on is a small one.
+    pub fn small_images(&self) {
+        std::fs::write(self.root.join("flake/flake.nix"), SMALL).expect("flake");
+    }
+
     /// Applies a document with one pool `ci/runners`.
     pub fn apply(&self, counts: &Value, placement: &Value, wait: bool) {
+        self.apply_pools(&[pool("runners", counts, placement)], wait);
+    }
+
+    /// Applies a document with these pools of `ci`.
+    pub fn apply_pools(&self, pools: &[Value], wait: bool) {
         let file = self.root.join("fleet.json");
         let document = json!({
             "schema_version": 1, "fleet_id": "lab", "node_grace_s": 5,
             "tenants": [{
                 "tenant_id": "ci",
                 "network": { "tenant_net_id": 20, "ipv4_subnet": "10.240.20.0/24" },
-                "pools": [{
-                    "pool_id": "runners", "flake_ref": "./flake", "profile": "ci-runner",
-                    "instance_resources": { "vcpus": 1, "mem_mib": 256, "scratch_disk_mib": 128 },
-                    "desired_counts": counts, "placement": placement,
-                }],
+                "quotas": {
+                    "max_vcpus": 128, "max_mem_mib": 65536, "max_running": 60, "max_warm": 40,
+                    "max_pools": 4, "max_instances_per_pool": 100, "max_disk_gib": 200,
+                },
+                "pools": pools,
             }],
         });
         std::fs::write(&file, document.to_string()).expect("document");
@@ -260,7 +368,7 @@ impl Lab {
         self.json(&["fleet", "status"])["converged"] == true
     }
 
-    fn logs(&self) -> String {
+    pub fn logs(&self) -> String {
         let mut all = String::new();
         for (name, _) in &self.processes {
             let log = std::fs::read_to_string(self.root.join(format!("{name}.log")));
@@ -269,6 +377,29 @@ impl Lab {
             all.push_str(&format!("--- {name}\n{last}\n"));
         }
         all
+    }
+}
+
+/// Somebody on a machine who asks coordinators.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    netns: String,
+    identity: String,
+}
+
+impl Asker {
+    /// `mvm`, asking this coordinator.
+    pub fn mvm(&self, front: &str, words: &[&str]) -> Command {
+        self.mvm_at(Path::new(env!("CARGO_BIN_EXE_mvm")), front, words)
+    }
+
+    fn mvm_at(&self, binary: &Path, front: &str, words: &[&str]) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.netns]).arg(binary);
+        command.args(words).stdin(Stdio::null());
+        command.env("MVM_COORDINATOR", format!("{}:4433", address(front)));
+        command.env("MVM_IDENTITY", &self.identity).env_remove("MVM_NETNS");
+        command
     }
 }
 
@@ -283,16 +414,41 @@ impl Drop for Lab {
         }
         self.etcd = None;
         for machine in &self.machines {
+            end_machines(&self.root.join(machine));
             let _ = Command::new("ip").args(["netns", "del", &self.netns(machine)]).status();
+            let _ = Command::new("umount").args(["-q", "-l", &self.path(machine)]).output();
         }
         let _ = std::fs::remove_dir_all(&self.root);
     }
 }
 
-/// The address of a machine: coordinators from 10.99.0.1, nodes from 10.99.0.101.
+/// A pool of a document.
+pub fn pool(name: &str, counts: &Value, placement: &Value) -> Value {
+    json!({
+        "pool_id": name, "flake_ref": "./flake", "profile": "ci-runner",
+        "instance_resources": { "vcpus": 1, "mem_mib": 256, "scratch_disk_mib": 128 },
+        "desired_counts": counts, "placement": placement,
+    })
+}
+
+/// Ends the processes of the real machines of a node's root, if it has any.
+fn end_machines(root: &Path) {
+    let Ok(id) = std::fs::read_to_string(root.join("root-id")) else { return };
+    let found = Command::new("pgrep").args(["-f", &format!("guest=mvm:{id}:")]).output();
+    for pid in found.map(|o| text(&o.stdout)).unwrap_or_default().lines() {
+        let _ = Command::new("kill").args(["-9", pid]).status();
+    }
+}
+
+/// The address of a machine: coordinators from 10.99.0.1, members of etcd from 10.99.0.51, nodes
+/// from 10.99.0.101.
 pub fn address(machine: &str) -> String {
     let number: u8 = machine[1..].parse().expect("a number");
-    let base = if machine.starts_with('c') { 0 } else { 100 };
+    let base = match machine.as_bytes()[0] {
+        b'c' => 0,
+        b'e' => 50,
+        _ => 100,
+    };
     format!("10.99.0.{}", base + number)
 }
 

@@ -1,11 +1,16 @@
 //! A fleet as its users have it: coordinators and agents as processes of their own, each in a
-//! network namespace of its own, with certificates, on SQLite and on etcd. The machines are
+//! network namespace of its own, with certificates, on SQLite and on etcd. Most machines are
 //! simulated.
 
 mod claims;
+mod clients;
 mod election;
 mod events;
+mod failures;
+mod images;
 mod lab;
 mod life;
 mod revoked;
 mod through;
+mod trouble;
+mod upgrade;

@@ -1,0 +1,189 @@
+//! Jobs through the queue: what is done with them, and what must hold of them at rest.
+
+use super::operations::{Operation, counts, pool, pool_in_with, runners, scale, step, tenant};
+use crate::Result;
+use crate::node::Node;
+use crate::world::World;
+use axum::body::Bytes;
+use mvm_api::jobs::SubmitJob;
+use mvm_model::cache::Cache;
+use mvm_model::job::{JobSpec, JobState, PREPARING_MS};
+use mvm_model::{Counts, Job, JobId, Recycle};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What every command prints when it runs.
+const RAN: &str = "it ran";
+
+/// Jobs of all kinds.
+pub fn all() -> Vec<Operation> {
+    let (warm, none) = (counts(0, 1, 0), counts(0, 0, 0));
+    vec![
+        of("queued job, from warm", Recycle::Keep, warm, |node| submit(node, plain(), 1)),
+        of("queued job, from nothing", Recycle::Reset, none, |node| submit(node, plain(), 1)),
+        of("two queued jobs", Recycle::Sleep, warm, |node| submit(node, plain(), 2)),
+        of("a job that is tried again", Recycle::Reset, warm, |node| {
+            submit(node, JobSpec { retries: 1, ..spec(&format!("echo {RAN}; exit 3")) }, 1)
+        }),
+        of("a job with inputs and an artifact", Recycle::Reset, warm, with_files),
+        of("a job that is canceled", Recycle::Reset, warm, canceled),
+        of("a job that is never submitted", Recycle::Reset, warm, |node| async move {
+            let made = node.create_job(&runners(), wanted(plain(), true), holder()).await?;
+            node.cancel_job(made.job_id, "a test says so").await.map(drop)
+        }),
+        commit(),
+    ]
+}
+
+fn of<F: Future<Output = Result<()>> + 'static>(
+    name: &str,
+    rule: Recycle,
+    spares: Counts,
+    work: impl Fn(Arc<Node>) -> F + Copy + 'static,
+) -> Operation {
+    Operation {
+        name: name.to_owned(),
+        prepare: step(move |node| async move {
+            pool(&node, rule, None).await?;
+            scale(&node, spares).await
+        }),
+        act: step(work),
+        again: Some(step(work)),
+        may_go: |_| true,
+        makes: 0,
+        marked: false,
+    }
+}
+
+/// A job whose cache becomes its pool's.
+fn commit() -> Operation {
+    let work = |node| {
+        let cache_commit = vec!["build".parse().expect("a name")];
+        submit(node, JobSpec { cache_commit, ..plain() }, 1)
+    };
+    let prepare = |node: Arc<Node>| async move {
+        tenant(&node, "ci", 20).await?;
+        let cache = Cache { name: "build".parse()?, path: "/cache".to_owned(), size_mib: 16 };
+        pool_in_with(&node, &runners(), Recycle::Reset, None, vec![cache]).await?;
+        scale(&node, counts(0, 1, 0)).await
+    };
+    let like = of("a job that commits a cache", Recycle::Reset, counts(0, 0, 0), work);
+    Operation { prepare: step(prepare), ..like }
+}
+
+/// Submits so many jobs and waits for their ends.
+async fn submit(node: Arc<Node>, spec: JobSpec, count: usize) -> Result<()> {
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        let wanted = wanted(spec.clone(), false);
+        ids.push(node.create_job(&runners(), wanted, holder()).await?.job_id);
+    }
+    for id in ids {
+        node.ended_job(id).await?;
+    }
+    Ok(())
+}
+
+async fn with_files(node: Arc<Node>) -> Result<()> {
+    let spec = spec(&format!("cat input; echo {RAN}"));
+    let spec = JobSpec { artifacts: vec!["input".to_owned()], ..spec };
+    let id = node.create_job(&runners(), wanted(spec, true), holder()).await?.job_id;
+    let body = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(inputs()))]);
+    node.take_inputs(id, body).await?;
+    node.queue_job(id, None).await?;
+    node.ended_job(id).await.map(drop)
+}
+
+async fn canceled(node: Arc<Node>) -> Result<()> {
+    let spec = spec(&format!("echo {RAN}; sleep 1"));
+    let id = node.create_job(&runners(), wanted(spec, false), holder()).await?.job_id;
+    while node.read(|world| world.job(id).map(|job| job.state)).await? < JobState::Running {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    node.cancel_job(id, "a test says so").await?;
+    node.ended_job(id).await.map(drop)
+}
+
+fn plain() -> JobSpec {
+    spec(&format!("echo {RAN}"))
+}
+
+fn spec(script: &str) -> JobSpec {
+    let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
+    JobSpec {
+        argv,
+        env: Default::default(),
+        timeout_s: None,
+        lease_s: None,
+        priority: 0,
+        retries: 0,
+        artifacts: Vec::new(),
+        cache_commit: Vec::new(),
+    }
+}
+
+fn wanted(spec: JobSpec, hold: bool) -> SubmitJob {
+    SubmitJob { spec, hold }
+}
+
+fn holder() -> String {
+    "uid:0".to_owned()
+}
+
+/// A file `/work/input`, as an archive.
+fn inputs() -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(3);
+    header.set_mode(0o644);
+    archive.append_data(&mut header, "work/input", &b"in\n"[..]).expect("archive");
+    archive.into_inner().expect("archive")
+}
+
+/// A job that is not over, if there is one. Waits that only time ends are cut short.
+pub async fn unrest(node: &Node, world: &World) -> Option<String> {
+    let job = world.jobs.values().find(|job| !job.state.has_ended())?;
+    if job.state == JobState::Preparing {
+        // Whoever submitted it is gone.
+        crate::clock::advance(PREPARING_MS);
+        if let Err(problem) = node.tidy_jobs().await {
+            return Some(problem.to_string());
+        }
+    }
+    node.jobs.kick.notify_one();
+    Some(format!("{job:?}"))
+}
+
+/// Each job has ended, was run once an attempt at most, and has its files and no others.
+pub fn faults(node: &Node, world: &World) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut known: BTreeSet<String> = BTreeSet::new();
+    for job in world.jobs.values() {
+        known.insert(job.id.to_string());
+        faults.extend(of_job(node, job).into_iter().map(|fault| format!("{fault}: {job:?}")));
+    }
+    let dirs = super::checks::names(&node.parts.root.jobs());
+    faults.extend(dirs.difference(&known).map(|name| format!("directory of job {name}")));
+    faults
+}
+
+fn of_job(node: &Node, job: &Job) -> Option<String> {
+    let begun = job.attempts.iter().filter(|attempt| attempt.began_at.is_some()).count();
+    let ran = runs(node, job.id);
+    let have = super::checks::names(&node.job_dir(job.id));
+    let left = have.iter().find(|name| name.ends_with(".new") || *name == "inputs.tar");
+    match () {
+        () if !job.state.has_ended() => Some("not over".to_owned()),
+        () if ran > begun => Some(format!("it ran {ran} times, {begun} are recorded")),
+        () if begun > usize::from(job.spec.retries) + 1 => Some("it was run too often".to_owned()),
+        () if job.state == JobState::Succeeded && ran == 0 => Some("it never ran".to_owned()),
+        () => left.map(|name| format!("{name} is left")),
+    }
+}
+
+/// How often the command has run, as its log tells.
+fn runs(node: &Node, id: JobId) -> usize {
+    let log = std::fs::read(node.log_of(id)).unwrap_or_default();
+    log.windows(RAN.len()).filter(|window| *window == RAN.as_bytes()).count()
+}

@@ -1,0 +1,76 @@
+//! A claim that is held for as long as a command runs.
+
+use crate::cli::refused;
+use mvm_api::client::Stream;
+use mvm_api::types::{Claim, ClaimRequest};
+use mvm_api::{Client, Problem, paths};
+use mvm_model::PoolRef;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+
+/// For how long a claim is asked for again: a fleet may be without a leader for a while, and the next
+/// one keeps it for half a minute more.
+const KEPT: Duration = Duration::from_secs(120);
+/// How long is waited before it is asked for again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// A claim, and the connection that it lasts as long as.
+pub struct Held {
+    pub claim: Claim,
+    path: String,
+    request: ClaimRequest,
+    /// By which the claim is known when it is asked for again.
+    key: String,
+    lines: Lines<BufReader<Stream>>,
+}
+
+impl Held {
+    /// Claims a machine of the pool.
+    pub async fn claim(
+        client: &Client,
+        pool: &PoolRef,
+        lease_s: Option<u64>,
+    ) -> Result<Held, Problem> {
+        let mut drawn = [0; 16];
+        getrandom::fill(&mut drawn).map_err(|e| Problem::internal(e.to_string()))?;
+        let key: String = drawn.iter().map(|byte| format!("{byte:02x}")).collect();
+        let (path, request) = (paths::pool_part(pool, "claims"), ClaimRequest { lease_s });
+        let (claim, lines) = ask(client, &path, &request, &key).await?;
+        Ok(Held { claim, path, request, key, lines })
+    }
+
+    /// Keeps it, for ever: where the connection breaks since another coordinator leads, the claim is
+    /// asked for again there. If it is not there any more, whoever uses the machine finds that out.
+    pub async fn keep(&mut self, client: &Client) {
+        let mut ends = None;
+        loop {
+            if ends.is_none() {
+                while let Ok(Some(_)) = self.lines.next_line().await {}
+            }
+            let until = *ends.get_or_insert_with(|| Instant::now() + KEPT);
+            match ask(client, &self.path, &self.request, &self.key).await {
+                Ok((claim, lines)) if claim.reference == self.claim.reference => {
+                    (self.lines, ends) = (lines, None);
+                }
+                Err(_) if Instant::now() < until => tokio::time::sleep(AGAIN).await,
+                // Another machine is of no use, and is given back at once.
+                Ok(_) | Err(_) => return std::future::pending().await,
+            }
+        }
+    }
+}
+
+async fn ask(
+    client: &Client,
+    path: &str,
+    request: &ClaimRequest,
+    key: &str,
+) -> Result<(Claim, Lines<BufReader<Stream>>), Problem> {
+    let stream = client.upgrade_keyed(path, request, key).await.map_err(refused)?;
+    let mut lines = BufReader::new(stream).lines();
+    let line = lines.next_line().await.ok().flatten().unwrap_or_default();
+    let claim: Claim = serde_json::from_str::<serde_json::Value>(&line)
+        .and_then(|value| serde_json::from_value(value["claim"].clone()))
+        .map_err(|e| Problem::new(502, "connection_broken", format!("no claim came: {e}")))?;
+    Ok((claim, lines))
+}

@@ -1,0 +1,96 @@
+//! What happens to machines: links that are cut, clocks that are wrong, disks that are full.
+
+use crate::lab::{Lab, run};
+use std::io::Write;
+use std::process::Command;
+
+/// Which way a link is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The machine hears nobody.
+    In,
+    /// Nobody hears the machine.
+    Out,
+    /// Both.
+    Both,
+}
+
+impl Lab {
+    /// Cuts a machine off all others, one way or both: what is sent is lost, and nobody is told.
+    pub fn cut(&self, machine: &str, way: Way) {
+        let drop = |hook: &str, eth: &str| {
+            format!(
+                "add chain inet lab {hook} {{ type filter hook {hook} priority -400; }}\n\
+                 add rule inet lab {hook} {eth} eth0 drop\n"
+            )
+        };
+        let mut rules = "add table inet lab\n".to_owned();
+        if way != Way::Out {
+            rules.push_str(&drop("input", "iifname"));
+        }
+        if way != Way::In {
+            rules.push_str(&drop("output", "oifname"));
+        }
+        let mut nft = self.inside(machine, "nft");
+        let mut nft =
+            nft.args(["-f", "-"]).stdin(std::process::Stdio::piped()).spawn().expect("nft");
+        nft.stdin.take().expect("a pipe").write_all(rules.as_bytes()).expect("rules");
+        assert!(nft.wait().expect("nft").success(), "{rules}");
+    }
+
+    /// Joins it again.
+    pub fn join(&self, machine: &str) {
+        run(self.inside(machine, "nft").args(["delete", "table", "inet", "lab"]));
+    }
+
+    /// A program on a machine.
+    fn inside(&self, machine: &str, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.netns(machine), program]);
+        command
+    }
+
+    /// What a process needs in its environment for its clock to be the one of its machine.
+    pub fn clock(&self, machine: &str) -> Vec<(&'static str, String)> {
+        let file = self.path(&format!("{machine}.clock"));
+        if !std::fs::exists(&file).expect("file") {
+            self.set_clock(machine, "+0");
+        }
+        let found = Command::new("sh")
+            .args(["-c", "ls /usr/lib/*/faketime/libfaketimeMT.so.1"])
+            .output()
+            .expect("sh");
+        let library = crate::lab::text(&found.stdout).trim().to_owned();
+        assert!(!library.is_empty(), "install libfaketime");
+        vec![
+            ("LD_PRELOAD", library),
+            ("FAKETIME_TIMESTAMP_FILE", file),
+            ("FAKETIME_CACHE_DURATION", "1".to_owned()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ]
+    }
+
+    /// Puts the clock of a machine wrong, by `+10m` or the like, while its processes run.
+    pub fn set_clock(&self, machine: &str, by: &str) {
+        let file = self.path(&format!("{machine}.clock"));
+        let new = format!("{file}.new");
+        std::fs::write(&new, format!("{by}\n")).expect("clock");
+        std::fs::rename(new, file).expect("clock");
+    }
+
+    /// Fills the disk of a node's state to the last byte.
+    pub fn fill(&self, node: &str) {
+        let path = self.root.join(node).join("filling");
+        let mut file = std::fs::File::create(path).expect("file");
+        let mut piece = vec![0u8; 1 << 20];
+        while !piece.is_empty() {
+            while file.write_all(&piece).is_ok() {}
+            piece.truncate(piece.len() / 2);
+        }
+    }
+
+    /// Makes room again.
+    pub fn empty(&self, node: &str) {
+        std::fs::remove_file(self.root.join(node).join("filling")).expect("file");
+    }
+}

@@ -1,0 +1,155 @@
+//! A rolling upgrade under load: agents and coordinators are replaced one by one, old and new side
+//! by side.
+
+use crate::failures::{COORDINATORS, Fleet};
+use crate::lab::{Lab, text, wait_for};
+use serde_json::Value;
+use std::process::{Child, Stdio};
+
+impl Fleet {
+    /// What is started from now on is another file than what runs.
+    fn new_binary(&mut self) {
+        let next = self.lab.root.join("mvm-next");
+        std::fs::copy(env!("CARGO_BIN_EXE_mvm"), &next).expect("copy");
+        self.lab.binary = next;
+    }
+
+    /// Agents: each node is drained first, but for two, which are replaced in the midst of it all.
+    pub fn agents_are_upgraded(&mut self) {
+        self.new_binary();
+        for node in ["n1", "n2"] {
+            self.lab.ok("hub", &["fleet", "drain", node, "--wait", "100"]);
+            self.replace(node);
+            self.lab.ok("hub", &["fleet", "uncordon", node]);
+        }
+        self.tell("two were drained and replaced");
+        let failed = self.clients.since(self.fault);
+        let failed: Vec<_> = failed.iter().filter(|call| !call.success).collect();
+        assert!(failed.is_empty(), "{failed:?}");
+        // A machine of somebody's own, with something in its memory, on a real node.
+        let machine = Machine::take(&self.lab, "n6");
+        let spares = self.of_node("n3");
+        self.replace("n3");
+        self.replace("n6");
+        self.tell("two were replaced in the midst of their work");
+        let after = self.of_node("n3");
+        assert!(spares.iter().any(|spare| after.contains(spare)), "{spares:?} {after:?}");
+        machine.is_as_it_was(&self.lab);
+        machine.give_back(&self.lab);
+        self.level();
+    }
+
+    fn replace(&mut self, node: &str) {
+        self.lab.kill(node);
+        self.lab.node(node);
+        self.lab.runs(node);
+        let seen = |lab: &Lab| lab.json(&["fleet", "nodes", node])["up_to_date"] == true;
+        wait_for("it to come back", || self.lab.alive(node) && seen(&self.lab));
+    }
+
+    /// Coordinators, the leader first. A command that runs through another one does not notice.
+    pub fn coordinators_are_upgraded(&mut self) {
+        let leader = self.leader();
+        let front = COORDINATORS.into_iter().find(|name| *name != leader).expect("another");
+        let other = COORDINATORS.into_iter().find(|name| *name != leader && *name != front);
+        let command = Steady::begin(&self.lab, front, 15);
+        for name in [leader, other.expect("a third")] {
+            self.lab.kill(name);
+            self.lab.coordinator(name);
+            self.lab.runs(name);
+            self.lab.front = name.to_owned();
+            self.served();
+        }
+        command.ends();
+        self.tell("a command went on all the time");
+        self.lab.kill(front);
+        self.lab.coordinator(front);
+        self.lab.runs(front);
+        self.served();
+        self.level();
+    }
+}
+
+impl Lab {
+    /// A process of the lab runs the binary that it is to run.
+    fn runs(&self, process: &str) {
+        let at = |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        let runs = || at(self.pid(process)) == *self.binary;
+        wait_for("the new binary", runs);
+    }
+}
+
+/// A command that runs for a long time, through one coordinator.
+pub struct Steady(Child);
+
+impl Steady {
+    pub fn begin(lab: &Lab, front: &str, seconds: u32) -> Steady {
+        let script = format!("echo begun > begun; sleep {seconds}; cat begun; cat /etc/hostname");
+        let mut run =
+            lab.asker("hub").mvm(front, &["run", "ci/runners", "--", "sh", "-c", &script]);
+        let run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("mvm");
+        // It has its machine.
+        let long = |lease: &Value| lease["purpose"] == "run";
+        wait_for("its lease", || {
+            lab.json(&["lease", "list"]).as_array().expect("list").iter().any(long)
+        });
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        Steady(run)
+    }
+
+    /// Waits for its end, which has to be a good one.
+    pub fn ends(self) {
+        let output = self.0.wait_with_output().expect("mvm");
+        let said = text(&output.stdout);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(said.starts_with("begun\n"), "{said}");
+    }
+}
+
+/// A real machine on somebody's own lease.
+struct Machine {
+    reference: String,
+    before: String,
+}
+
+impl Machine {
+    fn take(lab: &Lab, node: &str) -> Machine {
+        let on_node =
+            |i: &&Value| i["node_id"] == node && i["state"] == "warm" && i["lease"].is_null();
+        let mut reference = String::new();
+        wait_for("a spare", || {
+            let all = lab.json(&["fleet", "instances", "ci/real"]);
+            let found = all.as_array().expect("list").iter().find(on_node).cloned();
+            reference = found.map_or(String::new(), |i| i["reference"].as_str().expect("r").into());
+            !reference.is_empty()
+                && lab
+                    .mvm("hub", &["instance", "wake", &reference])
+                    .status()
+                    .expect("mvm")
+                    .success()
+        });
+        let mut machine = Machine { reference, before: String::new() };
+        machine.exec(lab, "echo kept > /run/mark");
+        machine.before = machine.identity(lab);
+        machine
+    }
+
+    fn exec(&self, lab: &Lab, script: &str) -> String {
+        lab.ok("hub", &["instance", "exec", &self.reference, "--", "sh", "-c", script])
+    }
+
+    /// What is in its memory, and its lease and process.
+    fn identity(&self, lab: &Lab) -> String {
+        let info = lab.json(&["instance", "info", &self.reference]);
+        let memory = self.exec(lab, "cat /run/mark /proc/sys/kernel/random/boot_id");
+        format!("{memory} {} {}", info["lease"]["id"], info["pid"])
+    }
+
+    fn is_as_it_was(&self, lab: &Lab) {
+        assert_eq!(self.identity(lab), self.before);
+    }
+
+    fn give_back(&self, lab: &Lab) {
+        lab.ok("hub", &["instance", "destroy", &self.reference]);
+    }
+}
