@@ -8,10 +8,15 @@ use axum::extract::{ConnectInfo, Path, State};
 use futures::StreamExt;
 use mvm_api::page::{Key, List, Page, cursor_of};
 use mvm_api::query::{InstanceFilter, LeaseFilter};
-use mvm_api::{Caller, ClientError, Peer, paths};
+use mvm_api::{Caller, ClientError, Peer, Problem, paths};
 use mvm_model::{InstanceRef, Name, PoolRef};
 use serde_json::Value;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long a node has for its part of a list.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// All instances.
 pub async fn instances(
@@ -96,7 +101,10 @@ pub async fn gather(
     let ask = async |node: &Name, limit: Option<usize>, after: Option<&str>| {
         let asked = part(path(node), limit, after);
         let answer = match client(fleet, node) {
-            Ok(client) => client.page(&asked).await.map_err(ClientError::into_problem),
+            Ok(client) => match timeout(ANSWER, client.page(&asked)).await {
+                Ok(answer) => answer.map_err(ClientError::into_problem),
+                Err(_) => Err(Problem::new(504, "timeout", "no answer in time")),
+            },
             Err(problem) => Err(problem),
         };
         answer.unwrap_or_else(|problem| {

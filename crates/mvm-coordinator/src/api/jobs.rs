@@ -2,7 +2,7 @@
 
 use super::gather::{confined, gather};
 use super::placed;
-use super::proxy::{AT_ONCE, client, pass_to, reached_with, relay, relay_stream};
+use super::proxy::{AT_ONCE, client, has, pass_to, reached_with, relay, relay_stream};
 use super::{Asked, Listing, Shared};
 use crate::{Fleet, Result};
 use axum::extract::{ConnectInfo, Path, Request, State};
@@ -95,16 +95,17 @@ async fn find(fleet: &Arc<Fleet>, id: JobId) -> Result<Name> {
         return Ok(node);
     }
     let ask = |node: Name| async move {
-        let found = client(fleet, &node).ok()?.get::<Value>(&jobs::job(id)).await.is_ok();
-        found.then_some(node)
+        let found = has(fleet, &node, &jobs::job(id)).await;
+        (node, found)
     };
     let nodes = fleet.reached();
+    let mut unreached = fleet.view().nodes.len() > nodes.len();
     let mut answers = futures::stream::iter(nodes.into_iter().map(ask)).buffer_unordered(AT_ONCE);
     let mut holders = Vec::new();
-    while let Some(answer) = answers.next().await {
-        holders.extend(answer);
+    while let Some((node, found)) = answers.next().await {
+        unreached |= found.is_none();
+        holders.extend(Some(node).filter(|_| found == Some(true)));
     }
-    let unreached = fleet.view().nodes.values().any(|known| !known.reached);
     match &holders[..] {
         [node] => Ok(node.clone()),
         [] if unreached => {

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use hyper_util::rt::TokioIo;
 use mvm_api::page::Page;
-use mvm_api::{Client, Peer, Problem, paths};
+use mvm_api::{Client, ClientError, Peer, Problem, paths};
 use mvm_model::{InstanceRef, Name, PoolRef};
 use serde::Deserialize;
 use serde_json::Value;
@@ -18,6 +18,8 @@ use std::sync::Arc;
 
 /// The longest body that is passed on, in bytes.
 const LONGEST: usize = 8 << 20;
+/// How long a node has to say whether it has something: one that was cut off is not waited for.
+const SEARCH: std::time::Duration = std::time::Duration::from_secs(3);
 /// So many nodes are asked at once.
 pub const AT_ONCE: usize = 64;
 /// What only the leader does: method and route.
@@ -176,6 +178,16 @@ pub fn client(fleet: &Fleet, node: &Name) -> Result<Client> {
     port.client().ok_or_else(none)
 }
 
+/// Whether a node has what is at this path; `None` where it does not say so in time.
+pub async fn has(fleet: &Fleet, node: &Name, path: &str) -> Option<bool> {
+    let client = client(fleet, node).ok()?;
+    match tokio::time::timeout(SEARCH, client.get::<Value>(path)).await {
+        Ok(Ok(_)) => Some(true),
+        Ok(Err(ClientError::Problem(problem))) if problem.status == 404 => Some(false),
+        Ok(Err(_)) | Err(_) => None,
+    }
+}
+
 /// The node that holds an instance: it is asked for where its pool is.
 async fn find(fleet: &Arc<Fleet>, instance: &InstanceRef) -> Result<Name> {
     let mut holders = Vec::new();
@@ -189,17 +201,15 @@ async fn find(fleet: &Arc<Fleet>, instance: &InstanceRef) -> Result<Name> {
         with.map(|(name, known)| (name.clone(), known.reached)).collect()
     };
     let ask = |node: Name| async move {
-        let found = match client(fleet, &node) {
-            Ok(client) => client.get::<Value>(&paths::instance(instance)).await.is_ok(),
-            Err(_) => false,
-        };
+        let found = has(fleet, &node, &paths::instance(instance)).await;
         (node, found)
     };
     unreached |= nodes.iter().any(|(_, reached)| !reached);
     let reached = nodes.into_iter().filter(|(_, reached)| *reached).map(|(node, _)| ask(node));
     let mut answers = futures::stream::iter(reached).buffer_unordered(AT_ONCE);
     while let Some((node, found)) = answers.next().await {
-        if found {
+        unreached |= found.is_none();
+        if found == Some(true) {
             holders.push(node);
         }
     }

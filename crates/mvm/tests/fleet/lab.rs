@@ -368,6 +368,13 @@ impl Lab {
         self.json(&["fleet", "status"])["converged"] == true
     }
 
+    /// The lines of all logs that name something.
+    pub fn lines_with(&self, what: &str) -> String {
+        let grep =
+            Command::new("grep").args(["-r", "--include=*.log", what]).arg(&self.root).output();
+        text(&grep.expect("grep").stdout)
+    }
+
     pub fn logs(&self) -> String {
         let mut all = String::new();
         for (name, _) in &self.processes {
@@ -467,10 +474,20 @@ pub fn run(command: &mut Command) -> Output {
     output
 }
 
-pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < deadline, "waited too long for {what}");
+pub fn wait_for(what: &str, done: impl FnMut() -> bool) {
+    assert!(wait_at_most(PATIENCE, done), "waited too long for {what}");
+}
+
+/// Whether it was so in this time.
+pub fn wait_at_most(most: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + most;
+    loop {
+        if done() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(100));
     }
 }

@@ -107,13 +107,13 @@ impl Steady {
 }
 
 /// A real machine on somebody's own lease.
-struct Machine {
+pub struct Machine {
     reference: String,
     before: String,
 }
 
 impl Machine {
-    fn take(lab: &Lab, node: &str) -> Machine {
+    pub fn take(lab: &Lab, node: &str) -> Machine {
         let on_node =
             |i: &&Value| i["node_id"] == node && i["state"] == "warm" && i["lease"].is_null();
         let mut reference = String::new();
@@ -121,12 +121,8 @@ impl Machine {
             let all = lab.json(&["fleet", "instances", "ci/real"]);
             let found = all.as_array().expect("list").iter().find(on_node).cloned();
             reference = found.map_or(String::new(), |i| i["reference"].as_str().expect("r").into());
-            !reference.is_empty()
-                && lab
-                    .mvm("hub", &["instance", "wake", &reference])
-                    .status()
-                    .expect("mvm")
-                    .success()
+            let mut wake = lab.mvm("hub", &["instance", "wake", &reference]);
+            !reference.is_empty() && wake.output().expect("mvm").status.success()
         });
         let mut machine = Machine { reference, before: String::new() };
         machine.exec(lab, "echo kept > /run/mark");
@@ -145,11 +141,11 @@ impl Machine {
         format!("{memory} {} {}", info["lease"]["id"], info["pid"])
     }
 
-    fn is_as_it_was(&self, lab: &Lab) {
+    pub fn is_as_it_was(&self, lab: &Lab) {
         assert_eq!(self.identity(lab), self.before);
     }
 
-    fn give_back(&self, lab: &Lab) {
+    pub fn give_back(&self, lab: &Lab) {
         lab.ok("hub", &["instance", "destroy", &self.reference]);
     }
 }
