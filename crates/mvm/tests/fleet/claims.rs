@@ -62,6 +62,15 @@ fn a_node_is_of_one_fleet_until_it_leaves() {
     lab.node("n1");
     wait_for("the node", || lab.alive("n1"));
     lab.apply(&json!({ "warm": 1 }), &json!({}), true);
+    // Its leaders are counted higher than the first one of a fleet that is made anew.
+    lab.kill("c1");
+    lab.coordinator("c1");
+    wait_for("the next leader", || {
+        lab.coordinator_status("c1").is_some_and(|status| status["leads"] == true)
+    });
+    // The node has heard of it.
+    assert_eq!(lab.ok("hub", &["run", "ci/runners", "--", "echo", "hello"]), "hello\n");
+    wait_for("the spare to be made up for", || lab.converged());
     let warm = lab.json(&["fleet", "instances"])[0]["reference"].clone();
     // The fleet's state is lost: what comes after it is an older leader to the node.
     lab.kill("c1");
