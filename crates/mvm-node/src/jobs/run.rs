@@ -271,7 +271,7 @@ impl Runner {
     /// Waits for the command's end, or brings it about.
     async fn watch(
         &mut self,
-        output: &mut JoinHandle<Result<i32>>,
+        output: &mut JoinHandle<Result<Printed>>,
         input: &mut ExecInput,
         timeout_s: Option<u64>,
     ) -> Outcome {
@@ -284,7 +284,10 @@ impl Runner {
             tokio::select! {
                 biased;
                 ended = &mut *output => return match ended {
-                    Ok(Ok(status)) => ended_by_itself(status, asked),
+                    Ok(Ok(Printed { status, cut })) => {
+                        let outcome = ended_by_itself(status, asked);
+                        Outcome { reason: outcome.reason.or(cut), ..outcome }
+                    }
                     Ok(Err(problem)) => self.lost(&problem.to_string()),
                     Err(error) => self.lost(&error.to_string()),
                 },
@@ -406,22 +409,29 @@ async fn after(time: Option<Duration>) {
     }
 }
 
-/// Writes a program's output to the log, and passes it on to the client that is attached. Gives its
-/// status.
-async fn pass_on(mut output: ExecOutput, log: Log, desk: Arc<Desk>) -> Result<i32> {
-    let mut log = Some(log);
+/// What came of a program's output.
+struct Printed {
+    /// The program's status.
+    status: i32,
+    /// Why not all of its output is in the log.
+    cut: Option<String>,
+}
+
+/// Writes a program's output to the log, and passes it on to the client that is attached.
+async fn pass_on(mut output: ExecOutput, log: Log, desk: Arc<Desk>) -> Result<Printed> {
+    let (mut log, mut cut) = (Some(log), None);
     loop {
         let piece = match output.next().await.or_problem()? {
             Output::Stdout(bytes) => Frame::Stdout(bytes),
             Output::Stderr(bytes) => Frame::Stderr(bytes),
-            Output::Exit(exit) => return Ok(exit.shell_status()),
+            Output::Exit(exit) => return Ok(Printed { status: exit.shell_status(), cut }),
         };
         if let Some(to) = &mut log
             && let Err(problem) = to.write(&piece).await
         {
             // The command goes on.
             tracing::warn!("a job's log ends here: {problem}");
-            log = None;
+            (log, cut) = (None, Some(format!("its log is cut short: {}", problem.detail)));
         }
         desk.bump();
         let client = locked(&desk.client).clone();
