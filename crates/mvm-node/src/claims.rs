@@ -1,7 +1,7 @@
 //! Leases: taking, extending and ending the right to use an instance.
 
 use crate::audit;
-use crate::node::Node;
+use crate::node::{Node, locked};
 use crate::template::is_mould;
 use crate::world::World;
 use crate::{Result, now};
@@ -10,13 +10,15 @@ use mvm_api::{Peer, Problem};
 use mvm_model::cache;
 use mvm_model::choose::choose;
 use mvm_model::lease::{DEFAULT_LEASE_S, Purpose};
-use mvm_model::{Instance, InstanceId, InstanceRef, Lease, PoolRef, Recycle, State};
+use mvm_model::{Instance, InstanceId, InstanceRef, Lease, Millis, PoolRef, Recycle, State};
 use std::sync::Arc;
 
 /// How many instances a claim tries before it gives up.
 const CLAIM_TRIES: usize = 3;
 /// How long a lease outlives its deadline and the last session, in ms.
 const SESSION_GRACE_MS: u64 = 10_000;
+/// How long is waited before a lease that could not be ended is tried again, in ms.
+const AGAIN_MS: Millis = 5000;
 /// The longest lease, in seconds: a week.
 const MAX_LEASE_S: u64 = 7 * 24 * 3600;
 
@@ -212,27 +214,28 @@ impl Node {
         let rule = self
             .read(|world| {
                 let instance = world.by_id(id).ok()?;
-                let lease = instance.lease.as_ref()?;
+                let lease = instance.lease.clone()?;
                 let pool = world.pools.get(&instance.pool).filter(|_| !is_mould(instance));
                 let rule = match pool {
                     Some(pool) if lease.purpose == Purpose::Manual && pool.desired.is_none() => {
-                        return Some((Recycle::Keep, State::Running));
+                        return Some((Recycle::Keep, State::Running, lease.id));
                     }
                     // For the next connection, whatever becomes of jobs' instances.
                     Some(_) if lease.purpose == Purpose::Expose => Recycle::Sleep,
                     Some(pool) => pool.recycle,
                     None => Recycle::Reset,
                 };
-                Some((rule, instance.state))
+                Some((rule, instance.state, lease.id))
             })
             .await;
-        let Some((mut recycle, state)) = rule else { return };
+        let Some((mut recycle, state, lease)) = rule else { return };
         if recycle != Recycle::Reset && !self.close_caches(id).await {
             recycle = Recycle::Reset;
         }
         let recycled = self.as_agent_on("lease.end", id, self.recycle(id, recycle, state)).await;
         if let Err(problem) = recycled {
             tracing::error!(instance = %id, "cannot recycle: {problem}");
+            locked(&self.unended).insert(lease, now() + AGAIN_MS);
         }
         self.kick.notify_one();
     }
@@ -257,9 +260,17 @@ impl Node {
         let now = now();
         let expired: Vec<(InstanceId, Purpose)> = self
             .read(|world| {
+                let mut unended = locked(&self.unended);
+                unended.retain(|id, _| leased(world, id).is_ok());
                 let leased =
                     world.instances.values().filter_map(|i| Some((i.id, i.lease.as_ref()?)));
-                leased.filter(|(_, l)| l.expired(now)).map(|(id, l)| (id, l.purpose)).collect()
+                // A time that is far ahead is of a clock that was put back since.
+                let mut again = |id: &String| {
+                    let due = |at: &Millis| now >= *at || *at > now + AGAIN_MS;
+                    unended.get(id).is_some_and(due) && unended.remove(id).is_some()
+                };
+                let due = leased.filter(|(_, lease)| lease.expired(now) || again(&lease.id));
+                due.map(|(id, l)| (id, l.purpose)).collect()
             })
             .await;
         for (id, purpose) in expired {

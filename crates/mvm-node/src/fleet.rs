@@ -258,7 +258,12 @@ impl Node {
         if let Ok(instance) = self.read(|world| leased(world, id).map(|i| i.id)).await {
             self.end_lease(instance).await;
         }
-        Ok(())
+        match self.read(|world| leased(world, id).is_ok()).await {
+            false => Ok(()),
+            // The coordinator asks again.
+            true => Err(Problem::new(409, "in_use", format!("the lease {id} could not be ended"))
+                .hint("the agent's log says why; it is tried again")),
+        }
     }
 
     /// The claims of the fleet that have a lease here.

@@ -101,6 +101,8 @@ pub struct Node {
     pub(crate) fronts: Fronts,
     /// Whose last operation failed, and may have left record and reality apart.
     unsettled: Lock<BTreeSet<InstanceId>>,
+    /// Leases that could not be ended, and when that is tried again.
+    pub(crate) unended: Lock<HashMap<String, Millis>>,
 }
 
 /// A lock whose holder panicked still guards whole values: every critical section is one insert.
@@ -136,6 +138,7 @@ impl Node {
             idle: Lock::default(),
             fronts: Fronts::default(),
             unsettled: Lock::default(),
+            unended: Lock::default(),
         }))
     }
 
