@@ -203,7 +203,7 @@ impl Page {
 fn limit(text: &str) -> Result<usize, Problem> {
     let number = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok());
     number.flatten().filter(|limit| (1..=MOST).contains(limit)).ok_or_else(|| {
-        invalid("`limit` is no number of items".to_owned()).hint(format!("allowed are 1 to {MOST}"))
+        invalid("`limit` is no number of items").hint(format!("allowed are 1 to {MOST}"))
     })
 }
 

@@ -82,17 +82,18 @@ fn passed() -> Routes<Arc<Fleet>> {
     Routes::new().route("/v1/tenants/{tenant}/pools/{pool}/jobs", post(jobs::create))
 }
 
+/// Where what is made here is remembered.
+fn once(fleet: &Fleet) -> Once {
+    let (store, started_at) = (fleet.store.clone(), fleet.started_at);
+    Once { store, server: Server::Coordinator, started_at, seal: None }
+}
+
 /// The router, behind the table of routes.
 pub fn router(
     fleet: Arc<Fleet>,
     signer: Option<(Arc<Signer>, Arc<Keeper>)>,
 ) -> crate::Result<Router> {
-    let mut all = routes().once(Once {
-        store: fleet.store.clone(),
-        server: Server::Coordinator,
-        started_at: fleet.started_at,
-        seal: None,
-    });
+    let mut all = routes().once(once(&fleet));
     // What is passed on is remembered where it is made.
     all = all.merge(passed());
     if let Some((signer, keeper)) = signer {
@@ -113,6 +114,11 @@ async fn unknown(uri: axum::http::Uri) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::body::Body;
+    use axum::extract::{ConnectInfo, Request};
+    use mvm_api::Peer;
+    use mvm_api::routes::{IDEMPOTENCY_KEY, Route, hex};
+    use tower::ServiceExt;
 
     #[tokio::test]
     async fn every_route_is_in_the_table() {
@@ -126,5 +132,37 @@ mod tests {
         // They are mounted where the authority's key is, and compared there.
         differences.retain(|told| !signers.iter().any(|route| told.starts_with(route.as_str())));
         assert_eq!(differences, [""; 0]);
+    }
+
+    /// Whatever makes something here looks at the key before it looks at anything else; but for what
+    /// is passed on to a node, which does.
+    #[tokio::test]
+    async fn every_create_of_the_table_honours_its_key() {
+        let fleet = crate::fleet::tests::lonely().await;
+        let app = routes().once(once(&fleet)).merge(passed()).into_router();
+        let app = guard(app.with_state(fleet.clone()), Server::Coordinator);
+        let signers = |r: &Route| r.servers.contains(&Server::Signer);
+        let ours = |r: &&Route| r.once && r.servers.contains(&Server::Coordinator) && !signers(r);
+        let mut walked = Vec::new();
+        for route in mvm_api::routes::ROUTES.iter().filter(ours) {
+            let path = route.path.replace("{tenant}", "ci").replace("{pool}", "runners");
+            let kept = serde_json::json!({ "digest": hex(b"{}"), "at": crate::now(), "agent": 1 });
+            let key = hex(["uid:0", &path, "k1"].join("\0").as_bytes());
+            let key = format!("idempotency/{key}");
+            let kept = crate::records::put(key, &kept, mvm_store::Expect::Any);
+            fleet.store.commit(vec![kept]).await.expect("written");
+            let request = Request::builder().method(route.method).uri(&path);
+            let request = request.header("content-type", "application/json");
+            let request = request.header(IDEMPOTENCY_KEY, "k1").body(Body::from("{}"));
+            let mut request = request.expect("a request");
+            request.extensions_mut().insert(ConnectInfo(Peer::Unix { uid: Some(0) }));
+            let response = app.clone().oneshot(request).await.expect("an answer");
+            let body = axum::body::to_bytes(response.into_body(), 1 << 16).await.expect("a body");
+            let problem: Problem = serde_json::from_slice(&body).expect("a problem document");
+            walked.push((route.operation, problem.code));
+        }
+        // There is no such pool: it would be asked of a node.
+        let told = [("job.create", "not_found"), ("node.create", "idempotency_outcome_unknown")];
+        assert_eq!(walked, told.map(|(operation, code)| (operation, code.to_owned())));
     }
 }
