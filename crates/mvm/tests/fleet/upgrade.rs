@@ -141,6 +141,12 @@ impl Machine {
         format!("{memory} {} {}", info["lease"]["id"], info["pid"])
     }
 
+    /// Whether the coordinator knows it; of a node that has just come back it may not yet.
+    pub fn is_found(&self, lab: &Lab) -> bool {
+        let info = lab.mvm("hub", &["instance", "info", &self.reference]).output();
+        info.expect("mvm").status.success()
+    }
+
     pub fn is_as_it_was(&self, lab: &Lab) {
         assert_eq!(self.identity(lab), self.before);
     }
