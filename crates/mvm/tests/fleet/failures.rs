@@ -311,7 +311,6 @@ impl Fleet {
         self.tell("they are back");
         // What ran there ran all the time.
         for machine in machines {
-            wait_for("its machine to be found", || machine.is_found(&self.lab));
             machine.is_as_it_was(&self.lab);
             machine.give_back(&self.lab);
         }

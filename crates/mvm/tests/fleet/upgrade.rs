@@ -121,8 +121,14 @@ impl Machine {
             let all = lab.json(&["fleet", "instances", "ci/real"]);
             let found = all.as_array().expect("list").iter().find(on_node).cloned();
             reference = found.map_or(String::new(), |i| i["reference"].as_str().expect("r").into());
+            // Woken, it may have become somebody's claim just before.
+            let ours = |lease: &Value| {
+                lease["instance"] == reference.as_str() && lease["purpose"] == "manual"
+            };
             let mut wake = lab.mvm("hub", &["instance", "wake", &reference]);
-            !reference.is_empty() && wake.output().expect("mvm").status.success()
+            !reference.is_empty()
+                && wake.output().expect("mvm").status.success()
+                && lab.json(&["lease", "list"]).as_array().expect("list").iter().any(ours)
         });
         let mut machine = Machine { reference, before: String::new() };
         machine.exec(lab, "echo kept > /run/mark");
@@ -139,12 +145,6 @@ impl Machine {
         let info = lab.json(&["instance", "info", &self.reference]);
         let memory = self.exec(lab, "cat /run/mark /proc/sys/kernel/random/boot_id");
         format!("{memory} {} {}", info["lease"]["id"], info["pid"])
-    }
-
-    /// Whether the coordinator knows it; of a node that has just come back it may not yet.
-    pub fn is_found(&self, lab: &Lab) -> bool {
-        let info = lab.mvm("hub", &["instance", "info", &self.reference]).output();
-        info.expect("mvm").status.success()
     }
 
     pub fn is_as_it_was(&self, lab: &Lab) {
