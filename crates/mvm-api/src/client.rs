@@ -204,7 +204,7 @@ impl Client {
     /// `GET path` of a list: one page of it, and the path of the next.
     pub async fn page<T: DeserializeOwned>(&self, path: &str) -> Result<List<T>, ClientError> {
         let doing = format!("GET {path}");
-        let (response, sender) = self.send(Method::GET, path, &(), false).await?;
+        let (response, sender) = self.send(Method::GET, path, &()).await?;
         let link = response.headers().get(header::LINK).and_then(|link| link.to_str().ok());
         let next = link.and_then(next_of).map(str::to_owned);
         let bytes = self.collect(response, &doing).await?;
@@ -263,7 +263,7 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
         let doing = format!("{method} {path}");
-        let (response, sender) = self.send(method, path, body, false).await?;
+        let (response, sender) = self.send(method, path, body).await?;
         let bytes = self.collect(response, &doing).await?;
         self.keep(sender);
         serde_json::from_slice(&bytes).map_err(|cause| broken(&doing, cause))
@@ -291,7 +291,7 @@ impl Client {
         path: &str,
         mut each: impl FnMut(&[u8]),
     ) -> Result<(), ClientError> {
-        let (response, _sender) = self.send(Method::GET, path, &(), false).await?;
+        let (response, _sender) = self.send(Method::GET, path, &()).await?;
         let mut body = response.into_body();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|cause| self.target.fault(path, &cause))?;
@@ -305,11 +305,21 @@ impl Client {
     /// `POST path` with `Upgrade`: gives the raw stream.
     pub async fn upgrade(&self, path: &str, body: &impl Serialize) -> Result<Stream, ClientError> {
         let doing = format!("POST {path}");
-        let (response, _sender) = self.send(Method::POST, path, body, true).await?;
+        let request = self.request(Method::POST, path, body, true);
+        self.switch(&doing, request.map_err(|cause| broken(&doing, cause))?).await
+    }
+
+    /// Sends a request whose answer is a raw stream.
+    async fn switch(
+        &self,
+        doing: &str,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Stream, ClientError> {
+        let (response, _sender) = self.accepted(doing, request).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(broken(&doing, "the agent did not switch protocols"));
+            return Err(broken(doing, "the agent did not switch protocols"));
         }
-        let upgraded = hyper::upgrade::on(response).await.map_err(|cause| broken(&doing, cause))?;
+        let upgraded = hyper::upgrade::on(response).await.map_err(|cause| broken(doing, cause))?;
         Ok(TokioIo::new(upgraded))
     }
 
@@ -359,16 +369,23 @@ impl Client {
         method: Method,
         path: &str,
         body: &impl Serialize,
-        upgrade: bool,
     ) -> Result<(Response<Incoming>, Idle), ClientError> {
         let doing = format!("{method} {path}");
-        let request = self.request(method, path, body, upgrade);
-        let request = request.map_err(|cause| broken(&doing, cause))?;
-        let (response, sender) = self.exchange(&doing, request).await?;
+        let request = self.request(method, path, body, false);
+        self.accepted(&doing, request.map_err(|cause| broken(&doing, cause))?).await
+    }
+
+    /// Sends a request that is to succeed.
+    async fn accepted(
+        &self,
+        doing: &str,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(Response<Incoming>, Idle), ClientError> {
+        let (response, sender) = self.exchange(doing, request).await?;
         if is_success(response.status()) {
             return Ok((response, sender));
         }
-        let refusal = self.refusal(response, &doing).await?;
+        let refusal = self.refusal(response, doing).await?;
         self.keep(sender);
         Err(refusal)
     }

@@ -1,10 +1,9 @@
 //! Requests that may be repeated.
 
-use super::{Client, ClientError, Stream, broken, is_success};
+use super::{Client, ClientError, Stream, broken};
 use crate::routes::IDEMPOTENCY_KEY;
+use hyper::Method;
 use hyper::header::HeaderValue;
-use hyper::{Method, StatusCode};
-use hyper_util::rt::TokioIo;
 use serde::Serialize;
 
 impl Client {
@@ -20,14 +19,6 @@ impl Client {
         let mut request = request.map_err(|cause| broken(&doing, cause))?;
         let key = HeaderValue::from_str(key).map_err(|cause| broken(&doing, cause))?;
         request.headers_mut().insert(IDEMPOTENCY_KEY, key);
-        let (response, _sender) = self.exchange(&doing, request).await?;
-        if !is_success(response.status()) {
-            return Err(self.refusal(response, &doing).await?);
-        }
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(broken(&doing, "the agent did not switch protocols"));
-        }
-        let upgraded = hyper::upgrade::on(response).await.map_err(|cause| broken(&doing, cause))?;
-        Ok(TokioIo::new(upgraded))
+        self.switch(&doing, request).await
     }
 }
