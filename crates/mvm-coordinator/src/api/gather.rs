@@ -11,6 +11,7 @@ use mvm_api::query::{InstanceFilter, LeaseFilter};
 use mvm_api::{Caller, ClientError, Peer, Problem, paths};
 use mvm_model::{InstanceRef, Name, PoolRef};
 use serde_json::Value;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -26,12 +27,8 @@ pub async fn instances(
 ) -> Listing<Value> {
     let path = of_tenant(paths::INSTANCES, confined(&peer, filter.tenant.clone()));
     let mut all = gather(&fleet, |_| true, &page, |_| path.clone()).await;
-    all.items.retain(|view| match view["tenant_id"].as_str().map(str::parse::<Name>) {
-        Some(Ok(tenant)) => {
-            peer.sees(&tenant) && filter.tenant.as_ref().is_none_or(|wanted| *wanted == tenant)
-        }
-        _ => false,
-    });
+    let wanted = filter.tenant.as_ref();
+    all.items.retain(|view| is_for(&peer, wanted, parsed(&view["tenant_id"])));
     Ok(all)
 }
 
@@ -57,18 +54,25 @@ pub async fn leases(
 ) -> Listing<Value> {
     let path = of_tenant(paths::LEASES, confined(&peer, filter.tenant.clone()));
     let mut all = gather(&fleet, |_| true, &page, |_| path.clone()).await;
-    all.items.retain(|lease| {
-        let instance = lease["instance"].as_str().and_then(|i| i.parse::<InstanceRef>().ok());
-        instance.is_some_and(|InstanceRef { pool: PoolRef { tenant, .. }, .. }| {
-            peer.sees(&tenant) && filter.tenant.as_ref().is_none_or(|wanted| *wanted == tenant)
-        })
-    });
+    let tenant = |lease: &Value| Some(parsed::<InstanceRef>(&lease["instance"])?.pool.tenant);
+    let wanted = filter.tenant.as_ref();
+    all.items.retain(|lease| is_for(&peer, wanted, tenant(lease)));
     Ok(all)
 }
 
 /// The tenant whose things are asked for: a tenant operator's own, whichever it names.
 pub fn confined(peer: &Peer, wanted: Option<Name>) -> Option<Name> {
     peer.tenant().cloned().or(wanted)
+}
+
+/// Whether a thing of this tenant is for whoever asks; one of nobody's is for nobody.
+pub fn is_for(peer: &Peer, wanted: Option<&Name>, tenant: Option<Name>) -> bool {
+    tenant.is_some_and(|tenant| peer.sees(&tenant) && wanted.is_none_or(|wanted| *wanted == tenant))
+}
+
+/// What a field's text says.
+pub fn parsed<T: FromStr>(field: &Value) -> Option<T> {
+    field.as_str()?.parse().ok()
 }
 
 fn of_tenant(path: &str, tenant: Option<Name>) -> String {

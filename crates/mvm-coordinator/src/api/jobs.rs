@@ -1,13 +1,12 @@
 //! Jobs: made on the node that would serve a claim soonest, and looked up there later.
 
-use super::gather::{confined, gather};
+use super::gather::{confined, gather, is_for, parsed};
 use super::placed;
-use super::proxy::{AT_ONCE, client, has, pass_to, reached_with, relay, relay_stream};
+use super::proxy::{client, pass_to, reached_with, relay, relay_stream, search};
 use super::{Asked, Listing, Shared};
 use crate::{Fleet, Result};
 use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::response::Response;
-use futures::StreamExt;
 use mvm_api::jobs::JobFilter;
 use mvm_api::routes::{IDEMPOTENCY_KEY, key_of};
 use mvm_api::{Caller, Problem, jobs};
@@ -56,10 +55,7 @@ pub async fn list(
     ];
     let query = query.into_iter().flatten().collect::<Vec<_>>().join("&");
     let mut all = gather(&fleet, |_| true, &page, |_| format!("{}?{query}", jobs::JOBS)).await;
-    all.items.retain(|job| {
-        let tenant = job["tenant_id"].as_str().and_then(|tenant| tenant.parse::<Name>().ok());
-        tenant.is_some_and(|tenant| peer.sees(&tenant))
-    });
+    all.items.retain(|job| is_for(&peer, None, parsed(&job["tenant_id"])));
     Ok(all)
 }
 
@@ -94,18 +90,10 @@ async fn find(fleet: &Arc<Fleet>, id: JobId) -> Result<Name> {
     if let Some(node) = fleet.places.of(&id.to_string()) {
         return Ok(node);
     }
-    let ask = |node: Name| async move {
-        let found = has(fleet, &node, &jobs::job(id)).await;
-        (node, found)
-    };
     let nodes = fleet.reached();
-    let mut unreached = fleet.view().nodes.len() > nodes.len();
-    let mut answers = futures::stream::iter(nodes.into_iter().map(ask)).buffer_unordered(AT_ONCE);
-    let mut holders = Vec::new();
-    while let Some((node, found)) = answers.next().await {
-        unreached |= found.is_none();
-        holders.extend(Some(node).filter(|_| found == Some(true)));
-    }
+    let some = fleet.view().nodes.len() > nodes.len();
+    let (holders, all) = search(fleet, nodes, &jobs::job(id)).await;
+    let unreached = some || !all;
     match &holders[..] {
         [node] => Ok(node.clone()),
         [] if unreached => {

@@ -178,8 +178,23 @@ pub fn client(fleet: &Fleet, node: &Name) -> Result<Client> {
     port.client().ok_or_else(none)
 }
 
+/// Which of these nodes have what is at this path, and whether all of them have said so.
+pub async fn search(fleet: &Arc<Fleet>, nodes: Vec<Name>, path: &str) -> (Vec<Name>, bool) {
+    let ask = |node: Name| async move {
+        let found = has(fleet, &node, path).await;
+        (node, found)
+    };
+    let mut answers = futures::stream::iter(nodes.into_iter().map(ask)).buffer_unordered(AT_ONCE);
+    let (mut holders, mut all) = (Vec::new(), true);
+    while let Some((node, found)) = answers.next().await {
+        all &= found.is_some();
+        holders.extend(Some(node).filter(|_| found == Some(true)));
+    }
+    (holders, all)
+}
+
 /// Whether a node has what is at this path; `None` where it does not say so in time.
-pub async fn has(fleet: &Fleet, node: &Name, path: &str) -> Option<bool> {
+async fn has(fleet: &Fleet, node: &Name, path: &str) -> Option<bool> {
     let client = client(fleet, node).ok()?;
     match tokio::time::timeout(SEARCH, client.get::<Value>(path)).await {
         Ok(Ok(_)) => Some(true),
@@ -190,9 +205,7 @@ pub async fn has(fleet: &Fleet, node: &Name, path: &str) -> Option<bool> {
 
 /// The node that holds an instance: it is asked for where its pool is.
 async fn find(fleet: &Arc<Fleet>, instance: &InstanceRef) -> Result<Name> {
-    let mut holders = Vec::new();
-    let mut unreached = false;
-    let nodes: Vec<(Name, bool)> = {
+    let with: Vec<(Name, bool)> = {
         let view = fleet.view();
         let has = |known: &crate::fleet::Known| {
             known.status.as_ref().is_some_and(|s| s.pools.contains_key(&instance.pool))
@@ -200,19 +213,12 @@ async fn find(fleet: &Arc<Fleet>, instance: &InstanceRef) -> Result<Name> {
         let with = view.nodes.iter().filter(|(_, known)| has(known));
         with.map(|(name, known)| (name.clone(), known.reached)).collect()
     };
-    let ask = |node: Name| async move {
-        let found = has(fleet, &node, &paths::instance(instance)).await;
-        (node, found)
-    };
-    unreached |= nodes.iter().any(|(_, reached)| !reached);
-    let reached = nodes.into_iter().filter(|(_, reached)| *reached).map(|(node, _)| ask(node));
-    let mut answers = futures::stream::iter(reached).buffer_unordered(AT_ONCE);
-    while let Some((node, found)) = answers.next().await {
-        unreached |= found.is_none();
-        if found == Some(true) {
-            holders.push(node);
-        }
-    }
+    let every = with.len();
+    let reached = with.into_iter().filter_map(|(name, reached)| reached.then_some(name));
+    let reached: Vec<Name> = reached.collect();
+    let mut unreached = reached.len() < every;
+    let (holders, all) = search(fleet, reached, &paths::instance(instance)).await;
+    unreached |= !all;
     match &holders[..] {
         [node] => Ok(node.clone()),
         [] if unreached => Err(Problem::new(
