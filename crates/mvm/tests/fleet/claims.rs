@@ -8,8 +8,7 @@ use std::process::Stdio;
 fn the_next_leader_knows_what_was_claimed() {
     let mut lab = Lab::new("fleet-claims", Engine::Sqlite);
     lab.coordinator("c1");
-    lab.node("n1");
-    wait_for("the node", || lab.alive("n1"));
+    lab.nodes(&["n1"]);
     lab.apply(&json!({ "warm": 2 }), &json!({}), true);
     let job = lab.mvm("hub", &["run", "ci/runners", "--", "sleep", "1000"]);
     let mut job = { job }.stderr(Stdio::piped()).spawn().expect("mvm");
@@ -35,8 +34,7 @@ fn the_next_leader_knows_what_was_claimed() {
 fn a_tenants_operator_sees_its_tenant_only() {
     let mut lab = Lab::new("fleet-roles", Engine::Sqlite);
     lab.coordinator("c1");
-    lab.node("n1");
-    wait_for("the node", || lab.alive("n1"));
+    lab.nodes(&["n1"]);
     lab.apply(&json!({ "warm": 1 }), &json!({}), true);
     let bob = |words: &[&str]| {
         let mut command = lab.mvm("hub", words);
@@ -59,8 +57,7 @@ fn a_tenants_operator_sees_its_tenant_only() {
 fn a_node_is_of_one_fleet_until_it_leaves() {
     let mut lab = Lab::new("fleet-leave", Engine::Sqlite);
     lab.coordinator("c1");
-    lab.node("n1");
-    wait_for("the node", || lab.alive("n1"));
+    lab.nodes(&["n1"]);
     lab.apply(&json!({ "warm": 1 }), &json!({}), true);
     // Its leaders are counted higher than the first one of a fleet that is made anew.
     lab.kill("c1");

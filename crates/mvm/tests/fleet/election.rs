@@ -8,10 +8,7 @@ fn another_coordinator_leads_when_the_leader_dies() {
     let mut lab = Lab::new("fleet-election", Engine::Etcd(1));
     lab.coordinator("c1");
     lab.coordinator("c2");
-    for node in ["n1", "n2"] {
-        lab.node(node);
-    }
-    wait_for("the nodes", || lab.alive("n1") && lab.alive("n2"));
+    lab.nodes(&["n1", "n2"]);
     // Whoever is asked, the leader does it.
     lab.front = "c2".to_owned();
     let leads = |lab: &Lab| lab.json(&["coordinator", "status"])["leads"] == true;

@@ -27,10 +27,7 @@ fn local(lab: &Lab, node: &str, words: &[&str]) -> String {
 fn a_follower_misses_nothing_and_hears_nothing_twice() {
     let mut lab = Lab::new("fleet-events", Engine::Sqlite);
     lab.coordinator("c1");
-    for node in ["n1", "n2"] {
-        lab.node(node);
-    }
-    wait_for("the nodes", || lab.alive("n1") && lab.alive("n2"));
+    lab.nodes(&["n1", "n2"]);
     let mut follower = lab.mvm("hub", &["events", "-f", "-o", "json"]);
     let errors = std::fs::File::create(lab.root.join("follower.log")).expect("log");
     follower.stdout(Stdio::piped()).stderr(errors);

@@ -208,6 +208,12 @@ impl Lab {
         output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("JSON"))
     }
 
+    /// Starts nodes, and waits until they have made themselves known.
+    pub fn nodes(&mut self, names: &[&str]) {
+        names.iter().for_each(|name| self.node(name));
+        wait_for("the nodes", || names.iter().all(|name| self.alive(name)));
+    }
+
     /// Makes a machine a node and starts its agent: `n1`, `n2` … in zones `a` and `b` in turn. One
     /// that was there before is started as it was.
     pub fn node(&mut self, name: &str) {

@@ -17,11 +17,7 @@ fn a_fleet_lives_on_etcd() {
 fn life(name: &str, engine: Engine) {
     let mut lab = Lab::new(name, engine);
     lab.coordinator("c1");
-    for node in ["n1", "n2", "n3"] {
-        lab.node(node);
-    }
-    // They make themselves known.
-    wait_for("the nodes", || ["n1", "n2", "n3"].iter().all(|node| lab.alive(node)));
+    lab.nodes(&["n1", "n2", "n3"]);
     let spread = json!({ "spread": { "key": "node" } });
     lab.apply(&json!({ "warm": 3, "sleeping": 3 }), &spread, true);
     for node in ["n1", "n2", "n3"] {

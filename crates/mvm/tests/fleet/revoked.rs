@@ -31,10 +31,7 @@ fn a_node_that_is_removed_is_cut_off_by_all() {
     let mut lab = Lab::new("fleet-revoked", Engine::Etcd(1));
     lab.coordinator("c1");
     lab.coordinator("c2");
-    for node in ["n1", "n2"] {
-        lab.node(node);
-    }
-    wait_for("the nodes", || lab.alive("n1") && lab.alive("n2"));
+    lab.nodes(&["n1", "n2"]);
     // Nobody fetches: no node has a signer to ask, and c2 never had one.
     for node in ["n1", "n2"] {
         lab.kill(node);

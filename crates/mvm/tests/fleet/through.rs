@@ -23,10 +23,7 @@ fn curl(lab: &Lab, path: &str, more: &[&str]) -> (String, Value) {
 fn everything_goes_through_the_coordinator() {
     let mut lab = Lab::new("fleet-through", Engine::Sqlite);
     lab.coordinator("c1");
-    for node in ["n1", "n2", "n3"] {
-        lab.node(node);
-    }
-    wait_for("the nodes", || ["n1", "n2", "n3"].iter().all(|node| lab.alive(node)));
+    lab.nodes(&["n1", "n2", "n3"]);
     let spread = json!({ "spread": { "key": "node" } });
     lab.apply(&json!({ "warm": 3, "sleeping": 3 }), &spread, true);
     sessions_and_logs(&lab);
