@@ -245,6 +245,16 @@ impl Outcome {
     pub fn because(state: JobState, reason: impl Into<String>) -> Outcome {
         Outcome { state, exit_status: None, reason: Some(reason.into()) }
     }
+
+    /// One more thing to be said of it, besides what is known already.
+    #[must_use]
+    pub fn and(mut self, why: Option<String>) -> Outcome {
+        self.reason = match (self.reason, why) {
+            (Some(known), Some(why)) => Some(format!("{known}; {why}")),
+            (known, why) => known.or(why),
+        };
+        self
+    }
 }
 
 /// One run of a job's command.

@@ -214,12 +214,12 @@ impl Runner {
         let began = Instant::now();
         let mut outcome = self.command(&channel, &job, log).await;
         let took = began.elapsed();
-        let artifacts = match outcome.state {
-            JobState::Lost => Vec::new(),
-            _ => self.fetch(&channel, &job.spec.artifacts, &mut outcome).await,
-        };
+        let mut artifacts = Vec::new();
+        if outcome.state != JobState::Lost {
+            (artifacts, outcome) = self.fetch(&channel, &job.spec.artifacts, outcome).await;
+        }
         if outcome.state == JobState::Succeeded {
-            outcome.reason = self.commit(&channel, &job.spec.cache_commit).await;
+            outcome = outcome.and(self.commit(&channel, &job.spec.cache_commit).await);
         }
         let ended = self
             .node
@@ -285,8 +285,7 @@ impl Runner {
                 biased;
                 ended = &mut *output => return match ended {
                     Ok(Ok(Printed { status, cut })) => {
-                        let outcome = ended_by_itself(status, asked);
-                        Outcome { reason: outcome.reason.or(cut), ..outcome }
+                        ended_by_itself(status, asked).and(cut)
                     }
                     Ok(Err(problem)) => self.lost(&problem.to_string()),
                     Err(error) => self.lost(&error.to_string()),
@@ -347,8 +346,8 @@ impl Runner {
         &self,
         channel: &Channel,
         paths: &[String],
-        outcome: &mut Outcome,
-    ) -> Vec<Artifact> {
+        mut outcome: Outcome,
+    ) -> (Vec<Artifact>, Outcome) {
         let mut artifacts = Vec::new();
         for (index, path) in paths.iter().enumerate() {
             let began = Instant::now();
@@ -360,10 +359,10 @@ impl Runner {
                 && outcome.state == JobState::Succeeded
             {
                 outcome.state = JobState::Failed;
-                outcome.reason = Some(format!("no artifact {path}: {problem}"));
+                outcome = outcome.and(Some(format!("no artifact {path}: {problem}")));
             }
         }
-        artifacts
+        (artifacts, outcome)
     }
 
     async fn fetch_one(&self, channel: &Channel, path: &str, index: usize) -> Result<u64> {
