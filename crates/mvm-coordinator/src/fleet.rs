@@ -7,7 +7,9 @@ use crate::records::{Candidate, DocumentRecord, NodeRecord};
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_api::fleet::Leader;
-use mvm_model::fleet::{FleetState, Limits, NodeStatus, Placement, Shapes, shapes};
+use mvm_model::fleet::{
+    FleetState, Limits, Node, NodeStatus, Placement, Shapes, kept_news, shapes,
+};
 use mvm_model::{DesiredState, Millis, Name, PoolRef};
 use mvm_store::{Leadership, Store, Write};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -133,6 +135,13 @@ impl View {
         self.shapes = document.as_ref().map(|record| shapes(&record.document)).unwrap_or_default();
         self.document = document;
     }
+
+    /// What a node that keeps pools for their jobs says of them, as far as placement looks at it.
+    pub fn kept_news(&self, node: &Name) -> Option<(bool, Vec<(bool, bool)>)> {
+        let share = self.placement.nodes.get(node).filter(|share| !share.kept.is_empty())?;
+        let seen = self.nodes.get(node)?.node(self.wanted.get(node))?;
+        Some(kept_news(&seen, share))
+    }
 }
 
 /// A node in the registry.
@@ -153,11 +162,28 @@ pub(crate) struct Known {
     pub link: tokio::task::AbortHandle,
 }
 
+impl Known {
+    /// As placement sees it; `wanted` is what it was told last. `None` for one that was never
+    /// reached.
+    pub fn node(&self, wanted: Option<&Wanted>) -> Option<Node> {
+        let done = |wanted: &Wanted| self.status.as_deref().is_some_and(|s| wanted.is_done(s));
+        let settled = self.reached && wanted.is_some_and(done);
+        Some(Node { settled, ..self.record.node(self.status.as_ref())? })
+    }
+}
+
 /// What a node is to be sent.
 #[derive(Clone)]
 pub(crate) struct Wanted {
     pub digest: String,
     pub document: Arc<DesiredState>,
+}
+
+impl Wanted {
+    /// Whether a node that says this has done all of it.
+    pub fn is_done(&self, status: &NodeStatus) -> bool {
+        status.document.as_ref() == Some(&self.digest) && status.pending == 0
+    }
 }
 
 impl Fleet {

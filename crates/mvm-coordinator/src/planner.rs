@@ -67,9 +67,10 @@ async fn pass(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Duration> {
 
 /// All nodes as placement sees them.
 pub(crate) fn nodes(view: &View) -> BTreeMap<Name, Node> {
-    let seen = view.nodes.iter().filter_map(|(name, known)| {
-        Some((name.clone(), known.record.node(known.status.as_ref())?))
-    });
+    let seen = view
+        .nodes
+        .iter()
+        .filter_map(|(name, known)| Some((name.clone(), known.node(view.wanted.get(name))?)));
     seen.collect()
 }
 
@@ -187,11 +188,11 @@ impl Seen {
 
     /// What it gives to others, if it holds what it is to: what another machine does not reach gives
     /// nothing.
-    fn gives(&self, wanted: &Wanted) -> Option<Giver<'_>> {
+    fn gives<'a>(&'a self, wanted: &'a Wanted) -> Option<Giver<'a>> {
         let status = self.status.as_deref().filter(|_| self.reached)?;
-        let settled = status.document.as_ref() == Some(&wanted.digest) && status.pending == 0;
-        let address = self.address.as_str();
-        (settled && !address.starts_with("unix:")).then_some(Giver { address, status })
+        let (address, document) = (self.address.as_str(), &*wanted.document);
+        let gives = wanted.is_done(status) && !address.starts_with("unix:");
+        gives.then_some(Giver { address, status, document })
     }
 }
 

@@ -85,7 +85,7 @@ impl NodeRecord {
             }),
             (None, None) => return None,
         };
-        Some(Node { status, duty: self.duty, lost_since: self.lost_since })
+        Some(Node { status, duty: self.duty, lost_since: self.lost_since, settled: false })
     }
 }
 

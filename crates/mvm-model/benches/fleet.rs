@@ -63,7 +63,10 @@ fn nodes() -> BTreeMap<Name, Node> {
             failure: None,
             newest_event: 0,
         };
-        (node_id, Node { status: status.into(), duty: Duty::Open, lost_since: None })
+        (
+            node_id,
+            Node { status: status.into(), duty: Duty::Open, lost_since: None, settled: false },
+        )
     };
     (0..NODES).map(node).collect()
 }

@@ -60,10 +60,10 @@ proptest! {
             names.iter().zip(&others).map(|(n, image)| status(n.as_str(), *image)).collect();
         let addresses: Vec<String> =
             (0..others.len()).map(|i| format!("10.0.0.{i}:4433")).collect();
-        let givers: BTreeMap<&Name, Giver<'_>> = (names.iter().zip(&statuses).zip(&addresses))
-            .map(|((name, status), address)| (name, Giver { address, status }))
-            .collect();
         let plain = document("me", pinned.map(digest));
+        let givers: BTreeMap<&Name, Giver<'_>> = (names.iter().zip(&statuses).zip(&addresses))
+            .map(|((name, status), address)| (name, Giver { address, status, document: &plain }))
+            .collect();
         let mut told = plain.clone();
         name_images(&mut told, Some(&status("me", own)), &givers);
         told.validate().unwrap();
@@ -91,10 +91,25 @@ proptest! {
 
 #[test]
 fn a_node_that_was_not_heard_of_is_told_nothing_of_images() {
-    let giver = status("n0", Some((1, Some(1))));
-    let other = name("n0");
-    let givers = BTreeMap::from([(&other, Giver { address: "10.0.0.1:4433", status: &giver })]);
-    let mut told = document("me", None);
-    name_images(&mut told, None, &givers);
-    assert_eq!(told, document("me", None));
+    let (giver, plain) = (status("n0", Some((1, Some(1)))), document("me", None));
+    let (other, address) = (name("n0"), "10.0.0.1:4433");
+    let giver = Giver { address, status: &giver, document: &plain };
+    let mut told = plain.clone();
+    name_images(&mut told, None, &BTreeMap::from([(&other, giver)]));
+    assert_eq!(told, plain);
+}
+
+#[test]
+fn what_a_node_merely_keeps_is_given_to_nobody() {
+    let (old, own) = (status("n0", Some((1, Some(1)))), status("me", None));
+    let (plain, kept) = (document("me", None), document("n0", Some(digest(1))));
+    let (other, address) = (name("n0"), "10.0.0.1:4433");
+    let given = |wanted: &DesiredState| {
+        let giver = Giver { address, status: &old, document: &kept };
+        let mut told = wanted.clone();
+        name_images(&mut told, Some(&own), &BTreeMap::from([(&other, giver)]));
+        told.tenants[0].pools[0].revision_from.is_some()
+    };
+    assert!(!given(&plain));
+    assert!(given(&document("me", Some(digest(1)))), "it is asked for by name");
 }

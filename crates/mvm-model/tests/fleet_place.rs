@@ -6,7 +6,7 @@ mod support;
 use mvm_model::admission::Quotas;
 use mvm_model::fleet::{
     Capacity, Duty, FleetPool, FleetState, FleetTenant, Node, NodeStatus, Placement, PoolStatus,
-    Preference, Rules, Spread, node_document, place,
+    Preference, Rules, Share, Spread, node_document, place,
 };
 use mvm_model::{Counts, Millis, Name, PoolRef, Resources};
 use proptest::prelude::*;
@@ -95,14 +95,12 @@ fn node(index: usize, zone: Option<&str>, vcpus: u64, mem_mib: u64) -> (Name, No
         failure: None,
         newest_event: 0,
     };
-    (node_id, Node { status: status.into(), duty: Duty::Open, lost_since: None })
+    (node_id, Node { status: status.into(), duty: Duty::Open, lost_since: None, settled: false })
 }
 
 /// What a placement has of a pool.
 fn placed(placement: &Placement, pool: &PoolRef) -> BTreeMap<Name, Counts> {
-    let share = |(node, share): (&Name, &mvm_model::fleet::Share)| {
-        Some((node.clone(), *share.pools.get(pool)?))
-    };
+    let share = |(node, share): (&Name, &Share)| Some((node.clone(), *share.pools.get(pool)?));
     placement.nodes.iter().filter_map(share).collect()
 }
 
@@ -172,7 +170,7 @@ fn headroom_stays_free_and_what_does_not_fit_is_told() {
 }
 
 #[test]
-fn a_dead_node_is_made_up_for_after_the_grace_time_and_comes_back_to_nothing() {
+fn a_dead_node_is_made_up_for_after_the_grace_time_and_comes_back_to_what_the_spread_needs() {
     let spread = Some(Spread { key: "node".into(), max_skew: 1 });
     let rules = Rules { spread, ..rules() };
     let document = fleet(vec![tenant(1, vec![pool(0, shape(1, 512), counts(0, 6, 6), rules)])]);
@@ -184,8 +182,8 @@ fn a_dead_node_is_made_up_for_after_the_grace_time_and_comes_back_to_nothing() {
     let within = place(&document, &nodes, &first, grace - 1);
     assert_eq!(within.nodes, first.nodes, "it may come back");
     let after = place(&document, &nodes, &within, grace);
-    assert!(!after.nodes.contains_key(&dead));
     let reference = "t1/p0".parse().unwrap();
+    assert!(!placed(&after, &reference).contains_key(&dead));
     assert_eq!(total(&after, &reference), counts(0, 6, 6));
     for (node, share) in &first.nodes {
         let kept = after.nodes.get(node).and_then(|share| share.pools.get(&reference));
@@ -197,6 +195,42 @@ fn a_dead_node_is_made_up_for_after_the_grace_time_and_comes_back_to_nothing() {
     let here = placed(&back, &reference)[&dead].total();
     assert_eq!(here, 4, "as many as the spread needs, and no more");
     assert_eq!(place(&document, &nodes, &back, grace + 2000), back);
+}
+
+#[test]
+fn a_drained_node_keeps_its_pools_for_as_long_as_it_has_jobs_of_them() {
+    let document = fleet(vec![tenant(1, vec![pool(0, shape(1, 512), counts(0, 2, 2), rules())])]);
+    let reference: PoolRef = "t1/p0".parse().unwrap();
+    let mut nodes: BTreeMap<Name, Node> = (0..2).map(|i| node(i, None, 32, 65536)).collect();
+    let first = place(&document, &nodes, &Placement::default(), 0);
+    let drained = first.nodes.keys().next().unwrap().clone();
+    let told = |placement: &Placement| node_document(&document, placement, &drained);
+    // The node says so many jobs, so many of them open, and whether that is after it was told.
+    let mut next = |before: &Placement, jobs: u32, open_jobs: u32, settled: bool| {
+        let node = nodes.get_mut(&drained).unwrap();
+        (node.duty, node.settled) = (Duty::Draining, settled);
+        let (revision, before_it) = (Some("r1".to_owned()), PoolStatus::default());
+        let status = PoolStatus { jobs, open_jobs, revision, ..before_it };
+        Arc::make_mut(&mut node.status).pools.insert(reference.clone(), status);
+        place(&document, &nodes, before, 0)
+    };
+    // What it said when it did not know that it is drained counts for nothing.
+    let at_once = next(&first, 0, 0, true);
+    let kept = &told(&at_once).tenants[0];
+    assert_eq!(kept.pools[0].desired_counts, Counts::default());
+    assert_eq!(kept.pools[0].revision.as_deref(), Some("r1"), "nothing is built");
+    assert_eq!(kept.quotas, told(&first).tenants[0].quotas, "what waits there can run");
+    let runs = next(&at_once, 3, 1, true);
+    assert_eq!(told(&runs), told(&at_once));
+    let ended = next(&runs, 3, 0, true);
+    assert_eq!(told(&ended).tenants[0].pools, kept.pools);
+    assert_eq!(told(&ended).tenants[0].quotas.max_running, 0);
+    let by_hand = next(&ended, 4, 1, true);
+    assert_eq!(told(&by_hand).tenants[0].quotas.max_running, 1);
+    let forgotten = next(&ended, 0, 0, false);
+    assert_eq!(told(&forgotten), told(&ended), "that may be of before");
+    let over = next(&ended, 0, 0, true);
+    assert!(told(&over).tenants.is_empty());
 }
 
 /// What happens to a fleet.
@@ -211,6 +245,10 @@ enum Event {
     Add(Option<&'static str>, u64),
     Lease(Index, Index, u32),
     Scale(Index, Counts),
+    /// It has so many jobs of a pool, and so many instances.
+    Work(Index, Index, u32, u32),
+    /// It says that it has done what it was told.
+    Settle(Index),
     Wait(Millis),
 }
 
@@ -270,6 +308,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
             3 => (zone, 2u64..24).prop_map(|(zone, vcpus)| Event::Add(zone, vcpus)),
             2 => (index(), index(), 0u32..6).prop_map(|(n, p, l)| Event::Lease(n, p, l)),
             2 => (index(), any_counts()).prop_map(|(p, counts)| Event::Scale(p, counts)),
+            2 => (index(), index(), 0u32..3, 0u32..2).prop_map(|(n, p, j, i)| Event::Work(n, p, j, i)),
+            2 => index().prop_map(Event::Settle),
             2 => (0u64..90_000).prop_map(Event::Wait),
         ],
         1..40,
@@ -325,8 +365,43 @@ impl World {
                 let at = index.index(pools.len());
                 pools[at].desired_counts = *counts;
             }
+            Event::Work(index, pool, jobs, instances) => {
+                let pools: Vec<PoolRef> =
+                    self.document.pools().map(|(t, p)| t.reference(p)).collect();
+                let pool = pool.get(&pools).clone();
+                with(index, &|n| {
+                    let status =
+                        Arc::make_mut(&mut n.status).pools.entry(pool.clone()).or_default();
+                    (status.jobs, status.open_jobs) = (*jobs, jobs / 2);
+                    status.instances = *instances;
+                });
+            }
+            Event::Settle(index) => with(index, &|n| n.settled = n.lost_since.is_none()),
             Event::Wait(ms) => self.now += ms,
         }
+    }
+
+    /// Places anew. What nodes say of what they were told before says nothing of what they are told
+    /// now.
+    fn place(&mut self) -> Placement {
+        let before = self.placement.clone();
+        self.placement = place(&self.document, &self.nodes, &before, self.now);
+        self.nodes.values_mut().for_each(|node| node.settled = false);
+        before
+    }
+
+    /// Where there is a job of a pool the pool is, with the rest of what the node was told.
+    fn check_kept(&self, before: &Placement) -> Result<(), TestCaseError> {
+        for (name, share) in &before.nodes {
+            let Some(node) = self.nodes.get(name) else { continue };
+            let told = node_document(&self.document, &self.placement, name);
+            for pool in share.pools.keys().chain(share.kept.keys()) {
+                let jobs = node.status.pools.get(pool).map_or(0, |status| status.jobs);
+                let named = told.pool(pool).is_some();
+                prop_assert!(named || jobs == 0, "{name} loses {jobs} jobs of {pool}");
+            }
+        }
+        Ok(())
     }
 
     fn given_up(&self, node: &Node) -> bool {
@@ -343,7 +418,8 @@ impl World {
             let node = self.nodes.get(name);
             prop_assert!(node.is_some(), "{name} is no node");
             let node = node.unwrap();
-            prop_assert!(node.duty != Duty::Draining && !self.given_up(node), "{name} holds");
+            let closed = node.duty == Duty::Draining || self.given_up(node);
+            prop_assert!(!closed || share.pools.is_empty(), "{name} holds");
             let (mut vcpus, mut mem) = (0, 0);
             for (reference, counts) in &share.pools {
                 let shape = &self.document.pool(reference).unwrap().instance_resources;
@@ -382,8 +458,11 @@ impl World {
 
     fn check_quotas(&self) -> Result<(), TestCaseError> {
         for tenant in &self.document.tenants {
+            // What a node merely keeps is besides: it comes to its end there.
+            let id = &tenant.tenant_id;
+            let holds = |share: &&Share| share.pools.keys().any(|pool| pool.tenant == *id);
             let parts =
-                self.placement.nodes.values().filter_map(|s| s.quotas.get(&tenant.tenant_id));
+                self.placement.nodes.values().filter(holds).filter_map(|s| s.quotas.get(id));
             let mut sum = [0u64; 5];
             for part in parts {
                 let part = [
@@ -447,9 +526,9 @@ proptest! {
         }
         for event in history {
             world.apply(&event);
-            let before = world.placement.clone();
-            world.placement = place(&world.document, &world.nodes, &before, world.now);
+            let before = world.place();
             world.check()?;
+            world.check_kept(&before)?;
             world.check_stable()?;
             let spread = world.document.pools().any(|(_, p)| p.placement.spread.is_some());
             let moves = moved(&before, &world.placement, &world);
@@ -470,8 +549,7 @@ proptest! {
         for index in 0..30 {
             world.apply(&Event::Add(Some(["a", "b", "c"][index % 3]), 200));
         }
-        let before = world.placement.clone();
-        world.placement = place(&world.document, &world.nodes, &before, world.now);
+        world.place();
         world.check()?;
         world.check_stable()?;
         let left: Vec<String> = world.placement.unplaced.iter().map(ToString::to_string).collect();

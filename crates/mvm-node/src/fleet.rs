@@ -10,7 +10,7 @@ use mvm_api::types::Claim;
 use mvm_model::fleet::{Capacity, Labels, NodeStatus, PoolStatus};
 use mvm_model::lease::Purpose;
 use mvm_model::plan::ready;
-use mvm_model::{Lease, Millis, Pool, State};
+use mvm_model::{Lease, Millis, Pool, PoolRef, State};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex as Lock};
@@ -94,9 +94,17 @@ impl Node {
         let images = self.images_on_disk()?;
         let (pools, document) = self
             .read(|world| {
+                let mut jobs: BTreeMap<&PoolRef, (u32, u32)> = BTreeMap::new();
+                for job in world.jobs.values() {
+                    let (all, open) = jobs.entry(&job.pool).or_default();
+                    (*all, *open) = (*all + 1, *open + u32::from(!job.state.has_ended()));
+                }
                 let pools = world.pools.values();
-                let told =
-                    |pool: &Pool| (pool.reference.clone(), self.pool_status(world, pool, &images));
+                let told = |pool: &Pool| {
+                    let status = self.pool_status(world, pool, &images);
+                    let (jobs, open_jobs) = jobs.get(&pool.reference).copied().unwrap_or_default();
+                    (pool.reference.clone(), PoolStatus { jobs, open_jobs, ..status })
+                };
                 let digest =
                     world.desired.as_ref().and_then(|d| Some(d.fleet.as_ref()?.digest.clone()));
                 (pools.map(told).collect(), digest)

@@ -15,6 +15,16 @@ pub struct Giver<'a> {
     pub address: &'a str,
     /// What it said last.
     pub status: &'a NodeStatus,
+    /// What it holds.
+    pub document: &'a DesiredState,
+}
+
+impl Giver<'_> {
+    /// Whether its image of the pool is that of now, and not one that it merely keeps.
+    fn is_current(&self, pool: &PoolRef, wanted: Option<&str>) -> bool {
+        let own = self.document.pool(pool).and_then(|pool| pool.revision.as_deref());
+        own.is_none() || own == wanted
+    }
 }
 
 /// Has a node receive what others have built: for every pool that it has no image of, its document
@@ -55,7 +65,8 @@ fn offered(
 ) -> Option<(String, ImageSource)> {
     let mut offers: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
     for giver in givers.iter().filter(|(name, _)| **name != node).map(|(_, giver)| giver) {
-        let Some(held) = giver.status.pools.get(pool) else { continue };
+        let held = giver.status.pools.get(pool).filter(|_| giver.is_current(pool, wanted));
+        let Some(held) = held else { continue };
         let (Some(digest), Some(content)) = (&held.revision, &held.content) else { continue };
         if wanted.is_none_or(|wanted| wanted == digest) {
             offers.entry((digest, content)).or_default().push(giver.address);

@@ -7,6 +7,7 @@
 mod claims;
 mod document;
 mod image;
+mod kept;
 mod node;
 mod place;
 mod room;
@@ -17,6 +18,7 @@ mod site;
 pub use claims::{Claims, Grant, Limits, Outcome, Refusal, Room, Source, Stand};
 pub use document::{FleetPool, FleetState, FleetTenant};
 pub use image::{Giver, name_images};
+pub use kept::kept_news;
 pub use node::{Capacity, Duty, Node, NodeStatus, PoolStatus};
 pub use place::{Placement, Share, Unplaced, place};
 pub use room::{Shapes, room, shapes};

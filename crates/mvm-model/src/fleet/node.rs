@@ -33,6 +33,12 @@ pub struct PoolStatus {
     /// All instances.
     #[serde(default)]
     pub instances: u32,
+    /// Jobs on record, ended ones too.
+    #[serde(default)]
+    pub jobs: u32,
+    /// Those of them that have not ended.
+    #[serde(default)]
+    pub open_jobs: u32,
     /// Whether new instances are clones of a template.
     pub template: bool,
     /// Digest of the image that new instances boot from, where one is built.
@@ -106,6 +112,8 @@ pub struct Node {
     pub duty: Duty,
     /// Since when it is out of reach, if it is.
     pub lost_since: Option<Millis>,
+    /// Whether its status is of a time when it had done all that it was told last.
+    pub settled: bool,
 }
 
 impl Node {

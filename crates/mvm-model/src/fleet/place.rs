@@ -4,6 +4,7 @@
 //! little better, because somebody works, or because a node came back. What is missing goes to the
 //! liked nodes, then to those that have the image, then to the fullest that still has room.
 
+use super::kept::keep_records;
 use super::node::Node;
 use super::share::share_out;
 use super::site::{Board, Item, TEMPERATURES, Why, field, value};
@@ -23,6 +24,10 @@ use std::fmt;
 pub struct Share {
     /// The counts of each pool; a pool with none is there to serve claims.
     pub pools: BTreeMap<PoolRef, Counts>,
+    /// Pools that are elsewhere now and stay here, with nothing, for the jobs on record here; each
+    /// with the image that it has here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kept: BTreeMap<PoolRef, Option<String>>,
     /// The node's part of each tenant's quotas.
     pub quotas: BTreeMap<Name, Quotas>,
 }
@@ -116,6 +121,7 @@ pub fn place(
         }
     }
     share_out(document, &mut placement);
+    keep_records(document, nodes, previous, &mut placement);
     placement
 }
 

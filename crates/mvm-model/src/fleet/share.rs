@@ -7,21 +7,29 @@
 use super::place::Placement;
 use super::{FleetPool, FleetState, FleetTenant};
 use crate::admission::Quotas;
-use crate::desired::{DesiredState, SCHEMA_VERSION};
+use crate::desired::{DesiredPool, DesiredState, SCHEMA_VERSION};
 use crate::name::Name;
 use crate::pool::{Counts, Resources};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-/// The document of one node: what the placement says that it is to hold, and nothing else.
+/// The document of one node: what the placement says that it is to hold or to keep, and nothing else.
 pub fn node_document(document: &FleetState, placement: &Placement, node: &Name) -> DesiredState {
     let mut state =
         DesiredState { schema_version: SCHEMA_VERSION, node_id: node.clone(), tenants: Vec::new() };
     let Some(share) = placement.nodes.get(node) else { return state };
     for tenant in &document.tenants {
-        let counts = |pool| share.pools.get(&tenant.reference(pool)).copied();
-        let held = tenant.pools.iter().filter_map(|pool| Some(pool.on_node(counts(pool)?)));
-        let pools: Vec<_> = held.collect();
+        let pool = |pool: &FleetPool| {
+            let reference = tenant.reference(pool);
+            if let Some(counts) = share.pools.get(&reference) {
+                return Some(pool.on_node(*counts));
+            }
+            let revision = share.kept.get(&reference)?.clone();
+            let kept = pool.on_node(Counts::default());
+            // Nothing is built for what is not to be used.
+            Some(DesiredPool { revision: revision.or(kept.revision), ..kept })
+        };
+        let pools: Vec<_> = tenant.pools.iter().filter_map(pool).collect();
         if let Some(quotas) = share.quotas.get(&tenant.tenant_id).filter(|_| !pools.is_empty()) {
             state.tenants.push(tenant.on_node(*quotas, pools));
         }
@@ -63,6 +71,20 @@ struct Sum {
 impl Sum {
     fn fields(&mut self) -> [&mut u64; 5] {
         [&mut self.vcpus, &mut self.mem_mib, &mut self.running, &mut self.warm, &mut self.disk_gib]
+    }
+
+    /// As a node's part of the tenant's quotas, with so many instances of one pool.
+    fn quotas(self, tenant: &FleetTenant, max_instances_per_pool: u64) -> Quotas {
+        Quotas {
+            max_vcpus: self.vcpus,
+            max_mem_mib: self.mem_mib,
+            max_running: self.running,
+            max_warm: self.warm,
+            max_pools: tenant.quotas.max_pools,
+            max_instances_per_pool,
+            max_disk_gib: self.disk_gib,
+            max_queued_jobs: tenant.quotas.max_queued_jobs,
+        }
     }
 }
 
@@ -115,20 +137,17 @@ fn parts(tenant: &FleetTenant, placement: &Placement) -> BTreeMap<Name, Quotas> 
     }
     let instances = per_pool(tenant, placement);
     let whole = |(node, part): (Name, Part)| {
-        let needs = part.needs;
-        let quotas = Quotas {
-            max_vcpus: needs.vcpus,
-            max_mem_mib: needs.mem_mib,
-            max_running: needs.running,
-            max_warm: needs.warm,
-            max_pools: quotas.max_pools,
-            max_instances_per_pool: instances.get(&node).copied().unwrap_or(0).max(part.pool),
-            max_disk_gib: needs.disk_gib,
-            max_queued_jobs: quotas.max_queued_jobs,
-        };
-        (node, quotas)
+        let most = instances.get(&node).copied().unwrap_or(0).max(part.pool);
+        (node, part.needs.quotas(tenant, most))
     };
     parts.into_iter().map(whole).collect()
+}
+
+/// Quotas for a node that has nothing of a tenant but jobs: `leases` of them may still run at a time.
+pub(super) fn for_leases(tenant: &FleetTenant, leases: u64) -> Quotas {
+    let mut sum = Sum { running: 1, ..largest(tenant) };
+    sum.fields().into_iter().for_each(|field| *field *= leases);
+    sum.quotas(tenant, leases)
 }
 
 /// What the counts of one node need; `None` where the tenant has no pool there.

@@ -280,13 +280,18 @@ async fn emptied(client: &Client, node: &Name, deadline: Duration) -> Result<(),
     let ends = Instant::now() + deadline;
     loop {
         let view: NodeView = client.get(&paths::node(node)).await.map_err(refused)?;
-        let pools = view.status.as_ref().map_or(0, |status| status.pools.len());
-        if view.alive && view.up_to_date && pools == 0 {
+        let pools = view.status.iter().flat_map(|status| status.pools.values());
+        let pending = view.status.as_ref().map_or(0, |status| status.pending);
+        let (instances, jobs) = pools.fold((0, 0), |(instances, jobs), pool| {
+            (instances + pool.instances, jobs + pool.open_jobs)
+        });
+        if view.alive && view.up_to_date && pending == 0 && instances == 0 && jobs == 0 {
             return Ok(());
         }
         if Instant::now() >= ends {
             let detail = format!(
-                "after {} s node {node} still has {pools} pools, {} instances leased",
+                "after {} s node {node} still has {instances} instances, {} of them leased, and {jobs} \
+                 jobs that have not ended",
                 deadline.as_secs(),
                 view.leased
             );

@@ -20,9 +20,7 @@ fn the_next_leader_knows_what_was_claimed() {
     let status = job.wait().expect("job");
     assert_eq!(status.code(), Some(125));
     // The node goes on by itself.
-    let local = lab.mvm("n1", &["--root", &lab.path("n1"), "pool", "list", "-o", "json"]);
-    let local = { local }.env_remove("MVM_COORDINATOR").output().expect("mvm");
-    assert!(text(&local.stdout).contains("runners"), "{}", text(&local.stderr));
+    assert!(lab.locally("n1", &["pool", "list", "-o", "json"]).contains("runners"));
     lab.coordinator("c1");
     // The new leader finds the claim, and ends it when nobody comes back for it.
     wait_for("the lease to end", || lab.held("n1")[2] == 0);
@@ -81,9 +79,7 @@ fn a_node_is_of_one_fleet_until_it_leaves() {
         let node = lab.json(&["fleet", "nodes", "n1"]);
         node["refused"].as_str().is_some_and(|why| why.contains("is succeeded by"))
     });
-    let leave = lab.mvm("n1", &["--root", &lab.path("n1"), "node", "leave"]);
-    let left = { leave }.env_remove("MVM_COORDINATOR").output().expect("mvm");
-    assert!(left.status.success(), "{}", text(&left.stderr));
+    lab.locally("n1", &["node", "leave"]);
     wait_for("the node to obey", || {
         let node = lab.json(&["fleet", "nodes", "n1"]);
         node["refused"].is_null() && node["up_to_date"] == true && lab.converged()

@@ -1,6 +1,6 @@
 //! What happens on all nodes, told by a coordinator.
 
-use crate::lab::{Engine, Lab, text, wait_for};
+use crate::lab::{Engine, Lab, wait_for};
 use crate::trouble::Way;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -12,15 +12,6 @@ use std::sync::{Arc, Mutex};
 fn id(event: &Value) -> (String, u64) {
     let node = event["node_id"].as_str().expect("a node").to_owned();
     (node, event["id"].as_u64().expect("a number"))
-}
-
-/// What a node's own agent is told on its machine.
-fn local(lab: &Lab, node: &str, words: &[&str]) -> String {
-    let root = lab.path(node);
-    let mut command = lab.mvm(node, &[&["--root", &root], words].concat());
-    let output = command.env_remove("MVM_COORDINATOR").output().expect("mvm");
-    assert!(output.status.success(), "{words:?}: {}", text(&output.stderr));
-    text(&output.stdout)
 }
 
 #[test]
@@ -60,7 +51,7 @@ fn a_follower_misses_nothing_and_hears_nothing_twice() {
         for node in ["n1", "n2"] {
             for _ in 0..3 {
                 let words = ["run", "ci/runners", "--", "echo", "on"];
-                assert_eq!(local(&lab, node, &words), "on\n");
+                assert_eq!(lab.locally(node, &words), "on\n");
             }
         }
         lab.join("c1");

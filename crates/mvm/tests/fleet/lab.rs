@@ -311,6 +311,15 @@ impl Lab {
         text(&output.stdout)
     }
 
+    /// What a node's own agent is told on its machine.
+    pub fn locally(&self, node: &str, words: &[&str]) -> String {
+        let root = self.path(node);
+        let mut command = self.mvm(node, &[&["--root", &root], words].concat());
+        let output = command.env_remove("MVM_COORDINATOR").output().expect("mvm");
+        assert!(output.status.success(), "mvm {words:?} on {node}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
     /// Runs it; it must be refused with this code.
     pub fn refused(&self, words: &[&str], code: &str) {
         let output = self.mvm("hub", words).output().expect("mvm");

@@ -1,8 +1,7 @@
 //! The life of a fleet: from its document to a node that dies and comes back.
 
-use crate::lab::{Engine, Lab, text, wait_for};
+use crate::lab::{Engine, Lab, wait_for};
 use serde_json::json;
-use std::process::Stdio;
 
 #[test]
 fn a_fleet_lives_on_sqlite() {
@@ -41,9 +40,9 @@ fn life(name: &str, engine: Engine) {
     lab.ok("hub", &["instance", "destroy", &vm]);
     lab.refused(&["instance", "info", &vm], "not_found");
 
-    // A job goes on while its node is emptied.
-    let job = lab.mvm("hub", &["run", "ci/runners", "--", "sh", "-c", "sleep 8; echo done"]);
-    let job = { job }.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("mvm");
+    // A job goes on while its node is emptied, and is known there afterwards.
+    let job = ["job", "submit", "ci/runners", "--", "sh", "-c", "sleep 8; echo done"];
+    let job = lab.ok("hub", &job).trim().to_owned();
     let mut busy = String::new();
     wait_for("the job", || {
         let nodes = ["n1", "n2", "n3"];
@@ -52,10 +51,10 @@ fn life(name: &str, engine: Engine) {
         !busy.is_empty()
     });
     lab.ok("hub", &["fleet", "drain", &busy, "--wait", "100"]);
-    let output = job.wait_with_output().expect("job");
-    assert_eq!(text(&output.stdout), "done\n", "{}", text(&output.stderr));
+    assert_eq!(lab.json(&["job", "info", &job])["state"], "succeeded");
     wait_for("the others to make up for it", || lab.converged());
     assert_eq!(lab.held(&busy), json!([0, 0, 0]));
+    assert_eq!(lab.ok("hub", &["job", "logs", &job]), "done\n");
     lab.ok("hub", &["fleet", "uncordon", &busy]);
     wait_for("the spread", || lab.held(&busy) == json!([1, 1, 0]) && lab.converged());
 

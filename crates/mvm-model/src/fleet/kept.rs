@@ -1,0 +1,84 @@
+//! Pools that a node holds no more and keeps for its jobs: a job, its log and its artifacts are on the
+//! node that it was given to, and stay there for as long as jobs are kept.
+
+use super::node::Node;
+use super::place::{Placement, Share};
+use super::share::for_leases;
+use super::{FleetState, FleetTenant};
+use crate::admission::Quotas;
+use crate::name::{Name, PoolRef};
+use std::collections::BTreeMap;
+
+/// Has every node keep what it had before and holds no more, with no instances, until it says that
+/// it has no job of it.
+pub(super) fn keep_records(
+    document: &FleetState,
+    nodes: &BTreeMap<Name, Node>,
+    previous: &Placement,
+    placement: &mut Placement,
+) {
+    for (name, before) in &previous.nodes {
+        let Some(node) = nodes.get(name) else { continue };
+        let held = |pool: &PoolRef| {
+            placement.nodes.get(name).is_some_and(|share| share.pools.contains_key(pool))
+        };
+        let kept: BTreeMap<PoolRef, Option<String>> = (before.pools.keys())
+            .chain(before.kept.keys())
+            .filter(|pool| !held(pool) && document.pool(pool).is_some())
+            .filter(|pool| !is_over(node, before, pool))
+            .map(|pool| (pool.clone(), revision(node, before, pool)))
+            .collect();
+        if kept.is_empty() {
+            continue;
+        }
+        let share = placement.nodes.entry(name.clone()).or_default();
+        for tenant in &document.tenants {
+            let mut pools = kept.keys().filter(|pool| pool.tenant == tenant.tenant_id).peekable();
+            if pools.peek().is_some() && !share.quotas.contains_key(&tenant.tenant_id) {
+                let works = pools.any(|pool| works(node, pool));
+                let quotas = quotas(tenant, node, before, works);
+                share.quotas.insert(tenant.tenant_id.clone(), quotas);
+            }
+        }
+        share.kept = kept;
+    }
+}
+
+/// What a node says of the pools that it keeps, as far as it is looked at here: whether it is settled,
+/// and of each pool whether there is a job, and whether something is done.
+pub fn kept_news(node: &Node, share: &Share) -> (bool, Vec<(bool, bool)>) {
+    let news = |pool: &PoolRef| (has_jobs(node, pool), works(node, pool));
+    (node.settled, share.kept.keys().map(news).collect())
+}
+
+/// Whether the node has been told to keep the pool, and has said since that there is no reason to.
+fn is_over(node: &Node, before: &Share, pool: &PoolRef) -> bool {
+    node.settled && before.kept.contains_key(pool) && !has_jobs(node, pool)
+}
+
+fn has_jobs(node: &Node, pool: &PoolRef) -> bool {
+    node.status.pools.get(pool).is_some_and(|status| status.jobs > 0)
+}
+
+/// The image that the node has of the pool.
+fn revision(node: &Node, before: &Share, pool: &PoolRef) -> Option<String> {
+    let told = node.status.pools.get(pool).and_then(|status| status.revision.clone());
+    told.or_else(|| before.kept.get(pool).cloned().flatten())
+}
+
+/// Whether something of the pool runs on the node, or waits to.
+fn works(node: &Node, pool: &PoolRef) -> bool {
+    let status = node.status.pools.get(pool);
+    status.is_some_and(|status| status.instances > 0 || status.open_jobs > 0)
+}
+
+/// What is being done comes to its end under the quotas that it was begun under; then nothing more
+/// is. What is given to the node by hand later is done one by one.
+fn quotas(tenant: &FleetTenant, node: &Node, before: &Share, works: bool) -> Quotas {
+    let id = &tenant.tenant_id;
+    let told = node.settled && before.kept.keys().any(|pool| pool.tenant == *id);
+    match before.quotas.get(id) {
+        Some(quotas) if quotas.max_running > 0 && (works || !told) => *quotas,
+        _ => for_leases(tenant, u64::from(works)),
+    }
+}
