@@ -62,6 +62,8 @@ impl Node {
         wish: &Wish,
         id: Option<&str>,
     ) -> Result<(Instance, State)> {
+        // What there is no room to end is not begun.
+        self.check_space()?;
         let mut last = None;
         for _ in 0..CLAIM_TRIES {
             let mut lease = wish.lease()?;

@@ -10,12 +10,12 @@ use mvm_model::Instance;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
-/// Space that must be free before a machine is started: its memory and disks are sparse, so that
-/// a full disk would hit it while it runs.
+/// Space that must be free before a machine is started or given away: its memory and disks are
+/// sparse, so that a full disk would hit it while it runs.
 const RESERVE_MIB: u64 = 64;
 
 impl Node {
-    /// Refuses to start a machine on a disk that is as good as full.
+    /// Refuses to start a machine, or to give one away, on a disk that is as good as full.
     pub(crate) fn check_space(&self) -> Result<()> {
         let path = self.parts.root.path();
         let stat = rustix::fs::statvfs(path)

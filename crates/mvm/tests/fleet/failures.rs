@@ -272,7 +272,7 @@ impl Fleet {
             assert!(output.status.success(), "{}", text(&output.stderr));
         }
         self.tell("a burst was served");
-        wait_for("the log to end", || !self.lab.lines_with("a job's log ends here").is_empty());
+        wait_for("its log to end", || self.lab.lines_with(&job).contains("log ends here"));
         self.lab.empty("n5");
         // It did its work, and says that not all that it printed is known.
         self.lab.mvm("hub", &["job", "wait", &job]).output().expect("mvm");
