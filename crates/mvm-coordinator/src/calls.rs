@@ -163,8 +163,7 @@ fn pool_view(view: &crate::fleet::View, pool: PoolRef, desired_counts: Counts) -
         let Some(held) = status.pools.get(&shown.pool) else { continue };
         shown.ready_counts = shown.ready_counts.plus(held.ready);
         shown.leased += held.leased;
-        let share = view.placement.nodes.get(name);
-        shown.nodes += usize::from(share.is_some_and(|s| s.pools.contains_key(&shown.pool)));
+        shown.nodes += usize::from(view.holds(name, &shown.pool));
         let failure = held.failure.as_ref().or(status.failure.as_ref());
         let failure = failure.map(|why| format!("node {name}: {why}"));
         shown.last_failure = shown.last_failure.or(failure);

@@ -136,6 +136,11 @@ impl View {
         self.document = document;
     }
 
+    /// Whether a node is to hold a pool, and does not merely keep it for its jobs.
+    pub fn holds(&self, node: &Name, pool: &PoolRef) -> bool {
+        self.placement.nodes.get(node).is_some_and(|share| share.pools.contains_key(pool))
+    }
+
     /// What a node that keeps pools for their jobs says of them, as far as placement looks at it.
     pub fn kept_news(&self, node: &Name) -> Option<(bool, Vec<(bool, bool)>)> {
         let share = self.placement.nodes.get(node).filter(|share| !share.kept.is_empty())?;

@@ -2,7 +2,7 @@
 
 use super::gather::{confined, gather, is_for, parsed};
 use super::placed;
-use super::proxy::{client, pass_to, reached_with, relay, relay_stream, search};
+use super::proxy::{client, least_leased, pass_to, relay, relay_stream, search};
 use super::{Asked, Listing, Shared};
 use crate::{Fleet, Result};
 use axum::extract::{ConnectInfo, Path, Request, State};
@@ -25,7 +25,7 @@ pub async fn create(
     let pool = PoolRef { tenant: tenant.parse()?, pool: pool.parse()? };
     fleet.check_pool(&pool)?;
     let soonest = || {
-        let least = || reached_with(&fleet, &pool).into_iter().next();
+        let least = || least_leased(&fleet, &pool);
         fleet.desk.soonest(&pool).or_else(least).ok_or_else(|| {
             let detail = format!("no node in reach has pool {pool}");
             Problem::new(503, "no_machine", detail).hint("see `mvm fleet status`")

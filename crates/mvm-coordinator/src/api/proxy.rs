@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::gather::gather;
+use crate::fleet::Known;
 use crate::{Fleet, Result};
 use axum::extract::{ConnectInfo, MatchedPath, Path, Request, State};
 use axum::http::{StatusCode, header};
@@ -11,6 +12,7 @@ use futures::StreamExt;
 use hyper_util::rt::TokioIo;
 use mvm_api::page::Page;
 use mvm_api::{Client, ClientError, Peer, Problem, paths};
+use mvm_model::fleet::Duty;
 use mvm_model::{InstanceRef, Name, PoolRef};
 use serde::Deserialize;
 use serde_json::Value;
@@ -110,17 +112,15 @@ fn framed(mut response: Response) -> Response {
     response
 }
 
-/// The nodes in reach that have a pool, those with the fewest leases first.
-pub fn reached_with(fleet: &Fleet, pool: &PoolRef) -> Vec<Name> {
+/// Of the nodes in reach that serve a pool, the one with the fewest leases.
+pub fn least_leased(fleet: &Fleet, pool: &PoolRef) -> Option<Name> {
     let view = fleet.view();
-    let mut nodes: Vec<(u32, Name)> = (view.nodes.iter())
-        .filter(|(_, known)| known.reached)
-        .filter_map(|(name, known)| {
-            Some((known.status.as_ref()?.pools.get(pool)?.leased, name.clone()))
-        })
-        .collect();
-    nodes.sort();
-    nodes.into_iter().map(|(_, name)| name).collect()
+    let leased = |(name, known): (&Name, &Known)| {
+        let held = known.status.as_ref()?.pools.get(pool)?;
+        let serves = known.reached && known.record.duty != Duty::Draining;
+        (serves && view.holds(name, pool)).then(|| (held.leased, name.clone()))
+    };
+    view.nodes.iter().filter_map(leased).min().map(|(_, name)| name)
 }
 
 /// A request about one instance, passed on to the node that holds it.
@@ -207,7 +207,7 @@ async fn has(fleet: &Fleet, node: &Name, path: &str) -> Option<bool> {
 async fn find(fleet: &Arc<Fleet>, instance: &InstanceRef) -> Result<Name> {
     let with: Vec<(Name, bool)> = {
         let view = fleet.view();
-        let has = |known: &crate::fleet::Known| {
+        let has = |known: &Known| {
             known.status.as_ref().is_some_and(|s| s.pools.contains_key(&instance.pool))
         };
         let with = view.nodes.iter().filter(|(_, known)| has(known));
