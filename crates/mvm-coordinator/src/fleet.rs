@@ -8,7 +8,7 @@ use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_api::fleet::Leader;
 use mvm_model::fleet::{
-    FleetState, Limits, Node, NodeStatus, Placement, Shapes, kept_news, shapes,
+    FleetState, Limits, Node, NodeStatus, Placement, PoolStatus, Shapes, kept_news, shapes,
 };
 use mvm_model::{DesiredState, Millis, Name, PoolRef};
 use mvm_store::{Leadership, Store, Write};
@@ -127,6 +127,8 @@ pub(crate) struct View {
     pub placement: Arc<Placement>,
     /// Of the leader: what each node is to be sent.
     pub wanted: BTreeMap<Name, Wanted>,
+    /// Of the leader: whether some nodes are told of pools only when others have built their images.
+    pub waits_for_images: bool,
 }
 
 impl View {
@@ -141,12 +143,37 @@ impl View {
         self.placement.nodes.get(node).is_some_and(|share| share.pools.contains_key(pool))
     }
 
-    /// What a node that keeps pools for their jobs says of them, as far as placement looks at it.
-    pub fn kept_news(&self, node: &Name) -> Option<(bool, Vec<(bool, bool)>)> {
-        let share = self.placement.nodes.get(node).filter(|share| !share.kept.is_empty())?;
-        let seen = self.nodes.get(node)?.node(self.wanted.get(node))?;
-        Some(kept_news(&seen, share))
+    /// What a node says that a placement or other nodes wait for.
+    pub fn news(&self, node: &Name) -> News {
+        let share = self.placement.nodes.get(node).filter(|share| !share.kept.is_empty());
+        let known = self.nodes.get(node).filter(|_| share.is_some() || self.waits_for_images);
+        let Some(seen) = known.and_then(|known| known.node(self.wanted.get(node))) else {
+            return News::default();
+        };
+        let image = |(pool, held): (&PoolRef, &PoolStatus)| {
+            (pool.clone(), held.revision.clone(), held.failure.is_some())
+        };
+        let pools = seen.status.pools.iter().filter(|_| self.waits_for_images);
+        News {
+            settled: seen.settled,
+            failed: seen.status.failure.is_some(),
+            kept: share.map(|share| kept_news(&seen, share)).unwrap_or_default(),
+            images: pools.map(image).collect(),
+        }
     }
+}
+
+/// What a node says that is looked at at once.
+#[derive(Default, PartialEq, Eq)]
+pub(crate) struct News {
+    /// Whether it has done what it was told last.
+    settled: bool,
+    /// Of the pools that it keeps for their jobs.
+    kept: Vec<(bool, bool)>,
+    /// Whether a step has failed.
+    failed: bool,
+    /// Of each pool its image, and whether it has failed.
+    images: Vec<(PoolRef, Option<String>, bool)>,
 }
 
 /// A node in the registry.

@@ -87,7 +87,7 @@ impl Link {
 
     fn hear(&self, told: Told) {
         let mut view = self.fleet.view();
-        let kept = view.kept_news(&self.node);
+        let news = view.news(&self.node);
         let Some(known) = view.nodes.get_mut(&self.node) else { return };
         let mut replan = !known.reached;
         known.reached = true;
@@ -102,7 +102,7 @@ impl Link {
             let now = known.status.as_ref();
             replan |= now.map(|s| Static::of(s)) != before.as_ref().map(|s| Static::of(s))
                 || now.map(|s| &s.images) != before.as_ref().map(|s| &s.images);
-            replan |= view.kept_news(&self.node) != kept;
+            replan |= view.news(&self.node) != news;
             drop(view);
             self.fleet.desk.refresh(&self.fleet, &self.node);
             self.fleet.news.send_replace(());

@@ -6,7 +6,8 @@ use crate::{Result, now, stored};
 use futures::{StreamExt, TryStreamExt};
 use mvm_api::fleet::NodeChange;
 use mvm_model::fleet::{
-    FleetState, Giver, Node, NodeStatus, Placement, Share, name_images, node_document, place,
+    FleetState, Giver, Holder, Node, NodeStatus, Placement, Share, builders, hold_back,
+    name_images, node_document, place,
 };
 use mvm_model::{DesiredState, Millis, Name};
 use mvm_store::{Expect, Write};
@@ -150,12 +151,14 @@ async fn write_shares(
 fn tell(fleet: &Arc<Fleet>, document: &FleetState, placement: Placement, changed: &BTreeSet<Name>) {
     let seen: BTreeMap<Name, Seen> = {
         let view = fleet.view();
-        view.nodes.iter().map(|(name, known)| (name.clone(), Seen::of(known))).collect()
+        let seen = |(name, known)| (Name::clone(name), Seen::of(known, view.wanted.get(name)));
+        view.nodes.iter().map(seen).collect()
     };
-    let wanted = with_images(&seen, wanted(document, &placement, seen.keys()));
+    let (wanted, waits) = with_images(&seen, &wanted(document, &placement, seen.keys()));
     let mut kicked = Vec::new();
     {
         let mut view = fleet.view();
+        view.waits_for_images = waits;
         let before = std::mem::replace(&mut view.placement, Arc::new(placement));
         for unplaced in view.placement.unplaced.iter().filter(|u| !before.unplaced.contains(u)) {
             tracing::warn!("{unplaced}");
@@ -178,41 +181,57 @@ struct Seen {
     reached: bool,
     address: String,
     status: Option<Arc<NodeStatus>>,
+    /// What it was told last.
+    told: Option<Wanted>,
 }
 
 impl Seen {
-    fn of(known: &crate::fleet::Known) -> Seen {
+    fn of(known: &crate::fleet::Known, told: Option<&Wanted>) -> Seen {
         let (reached, status) = (known.reached, known.status.clone());
-        Seen { reached, address: known.record.address.clone(), status }
+        Seen { reached, address: known.record.address.clone(), status, told: told.cloned() }
     }
 
-    /// What it gives to others, if it holds what it is to: what another machine does not reach gives
-    /// nothing.
-    fn gives<'a>(&'a self, wanted: &'a Wanted) -> Option<Giver<'a>> {
+    /// As one that is to hold this: what another machine does not reach gives nothing.
+    fn holds<'a>(&'a self, wanted: &'a Wanted) -> Option<Holder<'a>> {
         let status = self.status.as_deref().filter(|_| self.reached)?;
-        let (address, document) = (self.address.as_str(), &*wanted.document);
-        let gives = wanted.is_done(status) && !address.starts_with("unix:");
-        gives.then_some(Giver { address, status, document })
+        let will_give = !self.address.starts_with("unix:");
+        let told = self.told.as_ref().map(|told| &*told.document);
+        Some(Holder { status, document: &wanted.document, told, will_give })
+    }
+
+    /// As one that gives images to others, if it does.
+    fn gives<'a>(&'a self, wanted: &'a Wanted) -> Option<Giver<'a>> {
+        let Holder { status, document, told, will_give } = self.holds(wanted)?;
+        let done = self.told.as_ref().is_some_and(|told| told.is_done(status));
+        let told = told.filter(|_| done && will_give)?;
+        Some(Giver { address: &self.address, status, document, told })
     }
 }
 
-/// The same documents, where nodes receive the images that others have built.
+/// The same documents, where of nodes that have no image one builds it and the others receive it; and
+/// whether some wait for that.
 fn with_images(
     seen: &BTreeMap<Name, Seen>,
-    wanted: BTreeMap<Name, Wanted>,
-) -> BTreeMap<Name, Wanted> {
+    wanted: &BTreeMap<Name, Wanted>,
+) -> (BTreeMap<Name, Wanted>, bool) {
     let givers: BTreeMap<&Name, Giver<'_>> = (wanted.iter())
         .filter_map(|(name, wanted)| Some((name, seen.get(name)?.gives(wanted)?)))
         .collect();
+    let holders = wanted.iter().filter_map(|(name, wanted)| seen.get(name)?.holds(wanted));
+    let builders = builders(&holders.collect::<Vec<_>>(), &givers);
+    let mut waits = false;
     let named = |(name, plain): (&Name, &Wanted)| {
         let status = seen.get(name).and_then(|seen| seen.status.as_deref());
         let mut document = (*plain.document).clone();
+        if let Some(status) = status {
+            waits |= hold_back(&mut document, status, &builders);
+        }
         name_images(&mut document, status, &givers);
         let same = document == *plain.document;
         let named = || Wanted { digest: digest(&document), document: Arc::new(document.clone()) };
         (name.clone(), if same { plain.clone() } else { named() })
     };
-    wanted.iter().map(named).collect()
+    (wanted.iter().map(named).collect(), waits)
 }
 
 /// The documents of these nodes; one that is to hold nothing gets an empty one.

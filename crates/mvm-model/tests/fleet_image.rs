@@ -1,6 +1,8 @@
 //! Who receives an image from whom.
 
-use mvm_model::fleet::{Capacity, Giver, NodeStatus, PoolStatus, name_images};
+use mvm_model::fleet::{
+    Capacity, Giver, Holder, NodeStatus, PoolStatus, builders, hold_back, name_images,
+};
 use mvm_model::{DesiredState, Name, PoolRef};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -62,7 +64,7 @@ proptest! {
             (0..others.len()).map(|i| format!("10.0.0.{i}:4433")).collect();
         let plain = document("me", pinned.map(digest));
         let givers: BTreeMap<&Name, Giver<'_>> = (names.iter().zip(&statuses).zip(&addresses))
-            .map(|((name, status), address)| (name, Giver { address, status, document: &plain }))
+            .map(|((name, status), address)| (name, Giver { address, status, document: &plain, told: &plain }))
             .collect();
         let mut told = plain.clone();
         name_images(&mut told, Some(&status("me", own)), &givers);
@@ -93,7 +95,7 @@ proptest! {
 fn a_node_that_was_not_heard_of_is_told_nothing_of_images() {
     let (giver, plain) = (status("n0", Some((1, Some(1)))), document("me", None));
     let (other, address) = (name("n0"), "10.0.0.1:4433");
-    let giver = Giver { address, status: &giver, document: &plain };
+    let giver = Giver { address, status: &giver, document: &plain, told: &plain };
     let mut told = plain.clone();
     name_images(&mut told, None, &BTreeMap::from([(&other, giver)]));
     assert_eq!(told, plain);
@@ -105,11 +107,121 @@ fn what_a_node_merely_keeps_is_given_to_nobody() {
     let (plain, kept) = (document("me", None), document("n0", Some(digest(1))));
     let (other, address) = (name("n0"), "10.0.0.1:4433");
     let given = |wanted: &DesiredState| {
-        let giver = Giver { address, status: &old, document: &kept };
+        let giver = Giver { address, status: &old, document: &kept, told: &kept };
         let mut told = wanted.clone();
         name_images(&mut told, Some(&own), &BTreeMap::from([(&other, giver)]));
         told.tenants[0].pools[0].revision_from.is_some()
     };
     assert!(!given(&plain));
     assert!(given(&document("me", Some(digest(1)))), "it is asked for by name");
+}
+
+/// What a node of a small fleet has come to.
+#[derive(Clone, Debug)]
+struct Site {
+    name: Name,
+    plain: DesiredState,
+    told: DesiredState,
+    status: NodeStatus,
+    will_give: bool,
+}
+
+impl Site {
+    /// It is to hold the document's pool, and others that only some hold.
+    fn new(index: usize, more: &[bool], will_give: bool) -> Site {
+        let name = name(&format!("n{index}"));
+        let mut plain = document(name.as_str(), None);
+        let pool = plain.tenants[0].pools[0].clone();
+        for (number, _) in more.iter().enumerate().filter(|(_, here)| **here) {
+            let pool_id = format!("p{number}").parse().unwrap();
+            plain.tenants[0]
+                .pools
+                .push(mvm_model::desired::DesiredPool { pool_id, ..pool.clone() });
+        }
+        let status = NodeStatus { pools: BTreeMap::new(), ..status(name.as_str(), None) };
+        let told = DesiredState { tenants: Vec::new(), ..plain.clone() };
+        Site { name, plain, told, status, will_give }
+    }
+
+    /// Does what it was told.
+    fn work(&mut self) {
+        for pool in self.told.references() {
+            let held = self.status.pools.entry(pool).or_default();
+            (held.revision, held.content) = (Some(digest(1)), Some(digest(1)));
+        }
+    }
+
+    fn done(&self) -> bool {
+        self.told.references().all(|pool| self.status.pools.contains_key(&pool))
+    }
+}
+
+/// Tells all nodes what they are to hold now; gives how many pools are built anew.
+fn tell(sites: &mut [Site]) -> usize {
+    let before = sites.to_vec();
+    let givers: BTreeMap<&Name, Giver<'_>> = (before.iter())
+        .filter(|site| site.will_give && site.done())
+        .map(|site| {
+            let Site { name, status, plain, told, .. } = site;
+            (name, Giver { address: "10.0.0.1:4433", status, document: plain, told })
+        })
+        .collect();
+    let holders: Vec<Holder<'_>> = (before.iter())
+        .map(|Site { status, plain, told, will_give, .. }| Holder {
+            told: Some(told),
+            status,
+            document: plain,
+            will_give: *will_give,
+        })
+        .collect();
+    let builders = builders(&holders, &givers);
+    let mut built = 0;
+    for site in sites {
+        let known: Vec<PoolRef> = site.told.references().collect();
+        site.told = site.plain.clone();
+        hold_back(&mut site.told, &site.status, &builders);
+        name_images(&mut site.told, Some(&site.status), &givers);
+        let new = site.told.references().filter(|pool| !known.contains(pool));
+        built += new.filter(|pool| site.told.pool(pool).unwrap().revision.is_none()).count();
+    }
+    built
+}
+
+proptest! {
+    #[test]
+    fn an_image_is_built_once_where_it_can_be_received_and_all_nodes_come_to_it(
+        more in proptest::collection::vec(proptest::collection::vec(any::<bool>(), 3), 1..6),
+        works in proptest::collection::vec(0usize..6, 0..20),
+        deaf in any::<bool>(),
+    ) {
+        let mut sites: Vec<Site> =
+            more.iter().enumerate().map(|(i, more)| Site::new(i, more, !deaf)).collect();
+        let pools: std::collections::BTreeSet<PoolRef> =
+            sites.iter().flat_map(|site| site.plain.references().collect::<Vec<_>>()).collect();
+        let mut built = tell(&mut sites);
+        // In any order, and then each as often as it may be needed.
+        let every = (0..sites.len()).cycle().take(sites.len() * 4);
+        for at in works.into_iter().map(|at| at % more.len()).chain(every) {
+            sites[at].work();
+            built += tell(&mut sites);
+        }
+        for site in &sites {
+            prop_assert_eq!(&site.told, &site.plain, "{} is told all", site.name);
+            prop_assert!(site.done());
+        }
+        if !deaf {
+            prop_assert_eq!(built, pools.len());
+        }
+    }
+}
+
+#[test]
+fn where_the_builder_fails_all_build() {
+    let mut sites = vec![Site::new(0, &[], true), Site::new(1, &[], true)];
+    assert_eq!(tell(&mut sites), 1);
+    let at = sites.iter().position(|site| !site.told.tenants.is_empty()).unwrap();
+    let held = PoolStatus { failure: Some("no nix here".into()), ..PoolStatus::default() };
+    sites[at].status.pools.insert(pool(), held);
+    assert_eq!(tell(&mut sites), 1);
+    assert!(sites.iter().all(|site| site.told == site.plain));
 }

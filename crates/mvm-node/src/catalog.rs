@@ -270,6 +270,7 @@ impl Node {
         digest: &str,
         overrides: Option<BTreeMap<String, String>>,
     ) -> Result<RevisionEntry> {
+        self.look_for_images();
         let entry = self
             .change(|world, changes| {
                 let mut pool = world.pool(reference)?.clone();

@@ -159,6 +159,11 @@ impl Node {
         Capacity { vcpus: hardware.vcpus, mem_mib: hardware.mem_mib, disk_gib: disk }
     }
 
+    /// There are others than a moment ago: the next status says so.
+    pub(crate) fn look_for_images(&self) {
+        locked(&self.fleet.images).0 = 0;
+    }
+
     /// The images that are here: what each is, by its digest.
     fn images_on_disk(&self) -> Result<BTreeMap<String, String>> {
         let mut known = locked(&self.fleet.images);

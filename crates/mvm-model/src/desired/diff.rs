@@ -298,6 +298,17 @@ impl DesiredState {
         DesiredState { schema_version: super::SCHEMA_VERSION, node_id, tenants }
     }
 
+    /// All pools.
+    pub fn references(&self) -> impl Iterator<Item = PoolRef> {
+        self.tenants.iter().flat_map(|tenant| {
+            let reference = |pool: &DesiredPool| PoolRef {
+                tenant: tenant.tenant_id.clone(),
+                pool: pool.pool_id.clone(),
+            };
+            tenant.pools.iter().map(reference)
+        })
+    }
+
     /// The tenant's part.
     pub fn tenant(&self, name: &Name) -> Option<&DesiredTenant> {
         self.tenants.iter().find(|tenant| tenant.tenant_id == *name)

@@ -1,4 +1,5 @@
-//! Which node gets a pool's image from which: what one has built, the others receive.
+//! Which node builds a pool's image, and which gets it from which: what one has built, the others
+//! receive.
 
 use super::node::NodeStatus;
 use crate::desired::{DesiredState, ImageSource};
@@ -8,23 +9,107 @@ use std::collections::BTreeMap;
 /// How many nodes are named as sources of one image.
 const SOURCES: usize = 3;
 
-/// A node that may give images away: it holds what its newest document says.
+/// A node that may give images away.
 #[derive(Clone, Copy, Debug)]
 pub struct Giver<'a> {
     /// Where it serves other nodes: `HOST:PORT`.
     pub address: &'a str,
     /// What it said last.
     pub status: &'a NodeStatus,
-    /// What it holds.
+    /// What it is to hold.
     pub document: &'a DesiredState,
+    /// What it was told last, and has done.
+    pub told: &'a DesiredState,
 }
 
 impl Giver<'_> {
     /// Whether its image of the pool is that of now, and not one that it merely keeps.
     fn is_current(&self, pool: &PoolRef, wanted: Option<&str>) -> bool {
-        let own = self.document.pool(pool).and_then(|pool| pool.revision.as_deref());
-        own.is_none() || own == wanted
+        let own = self.document.pool(pool);
+        let revision = own.and_then(|pool| pool.revision.as_deref());
+        self.told.pool(pool) == own && (revision.is_none() || revision == wanted)
     }
+}
+
+/// A node in reach that is to hold pools.
+#[derive(Clone, Copy, Debug)]
+pub struct Holder<'a> {
+    /// What it said last.
+    pub status: &'a NodeStatus,
+    /// What it is to hold.
+    pub document: &'a DesiredState,
+    /// What it was told last.
+    pub told: Option<&'a DesiredState>,
+    /// Whether others may receive images from it.
+    pub will_give: bool,
+}
+
+/// Who builds the images that nobody gives yet: one node for each pool, the others wait for it. Where
+/// it fails, or will not give it, all build it.
+pub fn builders<'a>(
+    holders: &[Holder<'a>],
+    givers: &BTreeMap<&Name, Giver<'_>>,
+) -> BTreeMap<PoolRef, &'a Name> {
+    let mut of_pools: BTreeMap<PoolRef, Vec<&Holder<'a>>> = BTreeMap::new();
+    for holder in holders {
+        // What is named by its digest, or merely kept, is not built.
+        let built =
+            |pool: &PoolRef| holder.document.pool(pool).is_some_and(|p| p.revision.is_none());
+        for pool in holder.document.references().filter(built) {
+            of_pools.entry(pool).or_default().push(holder);
+        }
+    }
+    let (mut builders, mut loads) = (BTreeMap::new(), BTreeMap::<&Name, usize>::new());
+    for (pool, holders) in of_pools {
+        let has = |holder: &Holder<'_>| {
+            holder.status.pools.get(&pool).is_some_and(|held| held.revision.is_some())
+        };
+        let waits_for_none = |holder: &Holder<'_>| {
+            let held = holder.status.pools.get(&pool);
+            let failed = held.is_some_and(|held| held.failure.is_some());
+            let giver = givers.get(&holder.status.node_id);
+            let given = giver.is_some_and(|giver| giver.is_current(&pool, None));
+            failed || holder.status.failure.is_some() || has(holder) && (given || !holder.will_give)
+        };
+        if holders.iter().any(|holder| waits_for_none(holder)) {
+            continue;
+        }
+        let first = holders.iter().min_by_key(|holder| {
+            let (name, pools) = (&holder.status.node_id, &holder.status.pools);
+            let load = loads.get(name).copied().unwrap_or(0);
+            // Whoever was chosen stays it.
+            let told = holder.told.is_some_and(|told| told.pool(&pool).is_some());
+            (!has(holder), !pools.contains_key(&pool), !told, load, name)
+        });
+        if let Some(holder) = first {
+            *loads.entry(&holder.status.node_id).or_default() += 1;
+            builders.insert(pool, &holder.status.node_id);
+        }
+    }
+    builders
+}
+
+/// Takes the pools out of a node's document whose images another node builds, as long as it has not
+/// begun with them itself; gives whether there were any.
+pub fn hold_back(
+    document: &mut DesiredState,
+    status: &NodeStatus,
+    builders: &BTreeMap<PoolRef, &Name>,
+) -> bool {
+    let mut any = false;
+    for tenant in &mut document.tenants {
+        let id = tenant.tenant_id.clone();
+        tenant.pools.retain(|pool| {
+            let pool = PoolRef { tenant: id.clone(), pool: pool.pool_id.clone() };
+            let builder = builders.get(&pool);
+            let waits = builder.is_some_and(|builder| **builder != document.node_id)
+                && !status.pools.contains_key(&pool);
+            any |= waits;
+            !waits
+        });
+    }
+    document.tenants.retain(|tenant| !tenant.pools.is_empty());
+    any
 }
 
 /// Has a node receive what others have built: for every pool that it has no image of, its document

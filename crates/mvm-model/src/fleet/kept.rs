@@ -44,16 +44,17 @@ pub(super) fn keep_records(
     }
 }
 
-/// What a node says of the pools that it keeps, as far as it is looked at here: whether it is settled,
-/// and of each pool whether there is a job, and whether something is done.
-pub fn kept_news(node: &Node, share: &Share) -> (bool, Vec<(bool, bool)>) {
-    let news = |pool: &PoolRef| (has_jobs(node, pool), works(node, pool));
-    (node.settled, share.kept.keys().map(news).collect())
+/// What a node says of the pools that it keeps, as far as it is looked at here: whether there is a job,
+/// and whether something is done.
+pub fn kept_news(node: &Node, share: &Share) -> Vec<(bool, bool)> {
+    share.kept.keys().map(|pool| (has_jobs(node, pool), works(node, pool))).collect()
 }
 
-/// Whether the node has been told to keep the pool, and has said since that there is no reason to.
+/// Whether the node has been told to keep the pool, and has said since that there is no reason to; or
+/// was not told of it yet.
 fn is_over(node: &Node, before: &Share, pool: &PoolRef) -> bool {
-    node.settled && before.kept.contains_key(pool) && !has_jobs(node, pool)
+    let told = before.kept.contains_key(pool) || !node.status.pools.contains_key(pool);
+    node.settled && told && !has_jobs(node, pool)
 }
 
 fn has_jobs(node: &Node, pool: &PoolRef) -> bool {

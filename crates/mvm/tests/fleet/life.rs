@@ -22,6 +22,8 @@ fn life(name: &str, engine: Engine) {
     for node in ["n1", "n2", "n3"] {
         assert_eq!(lab.held(node), json!([1, 1, 0]), "{node}");
     }
+    let received = lab.lines_with("received an image");
+    assert_eq!(received.lines().count(), 2, "one builds for all: {received}");
     let instances = lab.json(&["fleet", "instances", "ci/runners"]);
     assert_eq!(instances.as_array().expect("list").len(), 6);
 
