@@ -247,13 +247,11 @@ impl Outcome {
     }
 
     /// One more thing to be said of it, besides what is known already.
-    #[must_use]
-    pub fn and(mut self, why: Option<String>) -> Outcome {
-        self.reason = match (self.reason, why) {
-            (Some(known), Some(why)) => Some(format!("{known}; {why}")),
-            (known, why) => known.or(why),
-        };
-        self
+    pub fn add_reason(&mut self, why: String) {
+        self.reason = Some(match self.reason.take() {
+            Some(known) => format!("{known}; {why}"),
+            None => why,
+        });
     }
 }
 

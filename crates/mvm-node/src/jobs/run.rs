@@ -214,12 +214,14 @@ impl Runner {
         let began = Instant::now();
         let mut outcome = self.command(&channel, &job, log).await;
         let took = began.elapsed();
-        let mut artifacts = Vec::new();
-        if outcome.state != JobState::Lost {
-            (artifacts, outcome) = self.fetch(&channel, &job.spec.artifacts, outcome).await;
-        }
-        if outcome.state == JobState::Succeeded {
-            outcome = outcome.and(self.commit(&channel, &job.spec.cache_commit).await);
+        let artifacts = match outcome.state {
+            JobState::Lost => Vec::new(),
+            _ => self.fetch(&channel, &job.spec.artifacts, &mut outcome).await,
+        };
+        if outcome.state == JobState::Succeeded
+            && let Some(why) = self.commit(&channel, &job.spec.cache_commit).await
+        {
+            outcome.add_reason(why);
         }
         let ended = self
             .node
@@ -285,7 +287,7 @@ impl Runner {
                 biased;
                 ended = &mut *output => return match ended {
                     Ok(Ok(Printed { status, cut })) => {
-                        ended_by_itself(status, asked).and(cut)
+                        Outcome { reason: cut, ..ended_by_itself(status, asked) }
                     }
                     Ok(Err(problem)) => self.lost(&problem.to_string()),
                     Err(error) => self.lost(&error.to_string()),
@@ -346,8 +348,8 @@ impl Runner {
         &self,
         channel: &Channel,
         paths: &[String],
-        mut outcome: Outcome,
-    ) -> (Vec<Artifact>, Outcome) {
+        outcome: &mut Outcome,
+    ) -> Vec<Artifact> {
         let mut artifacts = Vec::new();
         for (index, path) in paths.iter().enumerate() {
             let began = Instant::now();
@@ -359,10 +361,10 @@ impl Runner {
                 && outcome.state == JobState::Succeeded
             {
                 outcome.state = JobState::Failed;
-                outcome = outcome.and(Some(format!("no artifact {path}: {problem}")));
+                outcome.add_reason(format!("no artifact {path}: {problem}"));
             }
         }
-        (artifacts, outcome)
+        artifacts
     }
 
     async fn fetch_one(&self, channel: &Channel, path: &str, index: usize) -> Result<u64> {
