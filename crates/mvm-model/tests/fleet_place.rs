@@ -327,6 +327,7 @@ struct World {
 impl World {
     fn apply(&mut self, event: &Event) {
         let names: Vec<Name> = self.nodes.keys().cloned().collect();
+        let pools: Vec<PoolRef> = self.document.pools().map(|(t, p)| t.reference(p)).collect();
         let now = self.now;
         let mut with = |index: &Index, change: &dyn Fn(&mut Node)| {
             if let Some(name) = (!names.is_empty()).then(|| index.get(&names)) {
@@ -350,8 +351,6 @@ impl World {
                 self.nodes.insert(name, node);
             }
             Event::Lease(index, pool, leased) => {
-                let pools: Vec<PoolRef> =
-                    self.document.pools().map(|(t, p)| t.reference(p)).collect();
                 let pool = pool.get(&pools).clone();
                 let leased = *leased;
                 with(index, &|n| {
@@ -366,8 +365,6 @@ impl World {
                 pools[at].desired_counts = *counts;
             }
             Event::Work(index, pool, jobs, instances) => {
-                let pools: Vec<PoolRef> =
-                    self.document.pools().map(|(t, p)| t.reference(p)).collect();
                 let pool = pool.get(&pools).clone();
                 with(index, &|n| {
                     let status =

@@ -113,11 +113,10 @@ impl<'a> Images<'a> {
         self.lab.root.join(node).join("images").join(what)
     }
 
-    /// `mvm` as whoever is on the node.
+    /// `mvm` as whoever is on the node, in JSON.
     fn local(&self, node: &str, words: &[&str]) -> Command {
-        let root = self.lab.path(node);
-        let mut local = self.lab.mvm(node, &[&["--root", &root], words, &["-o", "json"]].concat());
-        local.env_remove("MVM_COORDINATOR").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut local = self.lab.local(node, &[words, &["-o", "json"]].concat());
+        local.stdout(Stdio::piped()).stderr(Stdio::piped());
         local
     }
 

@@ -311,11 +311,17 @@ impl Lab {
         text(&output.stdout)
     }
 
-    /// What a node's own agent is told on its machine.
-    pub fn locally(&self, node: &str, words: &[&str]) -> String {
+    /// `mvm` as whoever is on the node: it asks the agent there.
+    pub fn local(&self, node: &str, words: &[&str]) -> Command {
         let root = self.path(node);
         let mut command = self.mvm(node, &[&["--root", &root], words].concat());
-        let output = command.env_remove("MVM_COORDINATOR").output().expect("mvm");
+        command.env_remove("MVM_COORDINATOR");
+        command
+    }
+
+    /// What a node's own agent is told on its machine.
+    pub fn locally(&self, node: &str, words: &[&str]) -> String {
+        let output = self.local(node, words).output().expect("mvm");
         assert!(output.status.success(), "mvm {words:?} on {node}: {}", text(&output.stderr));
         text(&output.stdout)
     }
