@@ -363,8 +363,7 @@ impl NodePort for Port {
             let mut pools = BTreeMap::new();
             for tenant in &document.document.tenants {
                 for pool in &tenant.pools {
-                    let (tenant, name) = (tenant.tenant_id.clone(), pool.pool_id.clone());
-                    let reference = PoolRef { tenant, pool: name };
+                    let reference = pool.reference(&tenant.tenant_id);
                     let leased = status.pools.get(&reference).map_or(0, |pool| pool.leased);
                     let held = PoolStatus {
                         ready: pool.desired_counts,

@@ -6,8 +6,8 @@ use crate::{Result, now, stored};
 use futures::{StreamExt, TryStreamExt};
 use mvm_api::fleet::NodeChange;
 use mvm_model::fleet::{
-    FleetState, Giver, Holder, Node, NodeStatus, Placement, Share, builders, hold_back,
-    name_images, node_document, place,
+    FleetState, Holder, Node, NodeStatus, Placement, Share, builders, hold_back, name_images,
+    node_document, place,
 };
 use mvm_model::{DesiredState, Millis, Name};
 use mvm_store::{Expect, Write};
@@ -68,11 +68,10 @@ async fn pass(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Duration> {
 
 /// All nodes as placement sees them.
 pub(crate) fn nodes(view: &View) -> BTreeMap<Name, Node> {
-    let seen = view
-        .nodes
-        .iter()
-        .filter_map(|(name, known)| Some((name.clone(), known.node(view.wanted.get(name))?)));
-    seen.collect()
+    let seen = |(name, known): (&Name, &crate::fleet::Known)| {
+        Some((name.clone(), known.node(view.wanted.get(name))?))
+    };
+    view.nodes.iter().filter_map(seen).collect()
 }
 
 /// Writes down which nodes are lost and which are back, and what they offer. Gives how long it is
@@ -194,17 +193,10 @@ impl Seen {
     /// As one that is to hold this: what another machine does not reach gives nothing.
     fn holds<'a>(&'a self, wanted: &'a Wanted) -> Option<Holder<'a>> {
         let status = self.status.as_deref().filter(|_| self.reached)?;
-        let will_give = !self.address.starts_with("unix:");
-        let told = self.told.as_ref().map(|told| &*told.document);
-        Some(Holder { status, document: &wanted.document, told, will_give })
-    }
-
-    /// As one that gives images to others, if it does.
-    fn gives<'a>(&'a self, wanted: &'a Wanted) -> Option<Giver<'a>> {
-        let Holder { status, document, told, will_give } = self.holds(wanted)?;
         let done = self.told.as_ref().is_some_and(|told| told.is_done(status));
-        let told = told.filter(|_| done && will_give)?;
-        Some(Giver { address: &self.address, status, document, told })
+        let told = self.told.as_ref().map(|told| &*told.document);
+        let address = Some(self.address.as_str()).filter(|to| !to.starts_with("unix:"));
+        Some(Holder { status, document: &wanted.document, told, done, address })
     }
 }
 
@@ -214,11 +206,9 @@ fn with_images(
     seen: &BTreeMap<Name, Seen>,
     wanted: &BTreeMap<Name, Wanted>,
 ) -> (BTreeMap<Name, Wanted>, bool) {
-    let givers: BTreeMap<&Name, Giver<'_>> = (wanted.iter())
-        .filter_map(|(name, wanted)| Some((name, seen.get(name)?.gives(wanted)?)))
-        .collect();
     let holders = wanted.iter().filter_map(|(name, wanted)| seen.get(name)?.holds(wanted));
-    let builders = builders(&holders.collect::<Vec<_>>(), &givers);
+    let holders: Vec<Holder<'_>> = holders.collect();
+    let builders = builders(&holders);
     let mut waits = false;
     let named = |(name, plain): (&Name, &Wanted)| {
         let status = seen.get(name).and_then(|seen| seen.status.as_deref());
@@ -226,7 +216,7 @@ fn with_images(
         if let Some(status) = status {
             waits |= hold_back(&mut document, status, &builders);
         }
-        name_images(&mut document, status, &givers);
+        name_images(&mut document, status, &holders);
         let same = document == *plain.document;
         let named = || Wanted { digest: digest(&document), document: Arc::new(document.clone()) };
         (name.clone(), if same { plain.clone() } else { named() })

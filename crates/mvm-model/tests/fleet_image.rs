@@ -1,7 +1,7 @@
 //! Who receives an image from whom.
 
 use mvm_model::fleet::{
-    Capacity, Giver, Holder, NodeStatus, PoolStatus, builders, hold_back, name_images,
+    Capacity, Holder, NodeStatus, PoolStatus, builders, hold_back, name_images,
 };
 use mvm_model::{DesiredState, Name, PoolRef};
 use proptest::prelude::*;
@@ -49,6 +49,11 @@ fn status(node: &str, image: Option<(u8, Option<u8>)>) -> NodeStatus {
     }
 }
 
+/// A node that gives what it was told to hold.
+fn giver<'a>(address: &'a str, status: &'a NodeStatus, document: &'a DesiredState) -> Holder<'a> {
+    Holder { status, document, told: Some(document), done: true, address: Some(address) }
+}
+
 proptest! {
     #[test]
     fn an_image_comes_from_nodes_that_have_it_and_only_where_it_is_missing(
@@ -63,11 +68,11 @@ proptest! {
         let addresses: Vec<String> =
             (0..others.len()).map(|i| format!("10.0.0.{i}:4433")).collect();
         let plain = document("me", pinned.map(digest));
-        let givers: BTreeMap<&Name, Giver<'_>> = (names.iter().zip(&statuses).zip(&addresses))
-            .map(|((name, status), address)| (name, Giver { address, status, document: &plain, told: &plain }))
+        let holders: Vec<Holder<'_>> = (statuses.iter().zip(&addresses))
+            .map(|(status, address)| giver(address, status, &plain))
             .collect();
         let mut told = plain.clone();
-        name_images(&mut told, Some(&status("me", own)), &givers);
+        name_images(&mut told, Some(&status("me", own)), &holders);
         told.validate().unwrap();
         let wanted = &told.tenants[0].pools[0];
         let Some(source) = &wanted.revision_from else {
@@ -93,11 +98,9 @@ proptest! {
 
 #[test]
 fn a_node_that_was_not_heard_of_is_told_nothing_of_images() {
-    let (giver, plain) = (status("n0", Some((1, Some(1)))), document("me", None));
-    let (other, address) = (name("n0"), "10.0.0.1:4433");
-    let giver = Giver { address, status: &giver, document: &plain, told: &plain };
+    let (other, plain) = (status("n0", Some((1, Some(1)))), document("me", None));
     let mut told = plain.clone();
-    name_images(&mut told, None, &BTreeMap::from([(&other, giver)]));
+    name_images(&mut told, None, &[giver("10.0.0.1:4433", &other, &plain)]);
     assert_eq!(told, plain);
 }
 
@@ -105,11 +108,9 @@ fn a_node_that_was_not_heard_of_is_told_nothing_of_images() {
 fn what_a_node_merely_keeps_is_given_to_nobody() {
     let (old, own) = (status("n0", Some((1, Some(1)))), status("me", None));
     let (plain, kept) = (document("me", None), document("n0", Some(digest(1))));
-    let (other, address) = (name("n0"), "10.0.0.1:4433");
     let given = |wanted: &DesiredState| {
-        let giver = Giver { address, status: &old, document: &kept, told: &kept };
         let mut told = wanted.clone();
-        name_images(&mut told, Some(&own), &BTreeMap::from([(&other, giver)]));
+        name_images(&mut told, Some(&own), &[giver("10.0.0.1:4433", &old, &kept)]);
         told.tenants[0].pools[0].revision_from.is_some()
     };
     assert!(!given(&plain));
@@ -154,33 +155,29 @@ impl Site {
     fn done(&self) -> bool {
         self.told.references().all(|pool| self.status.pools.contains_key(&pool))
     }
+
+    fn holds(&self) -> Holder<'_> {
+        Holder {
+            status: &self.status,
+            document: &self.plain,
+            told: Some(&self.told),
+            done: self.done(),
+            address: self.will_give.then_some("10.0.0.1:4433"),
+        }
+    }
 }
 
 /// Tells all nodes what they are to hold now; gives how many pools are built anew.
 fn tell(sites: &mut [Site]) -> usize {
     let before = sites.to_vec();
-    let givers: BTreeMap<&Name, Giver<'_>> = (before.iter())
-        .filter(|site| site.will_give && site.done())
-        .map(|site| {
-            let Site { name, status, plain, told, .. } = site;
-            (name, Giver { address: "10.0.0.1:4433", status, document: plain, told })
-        })
-        .collect();
-    let holders: Vec<Holder<'_>> = (before.iter())
-        .map(|Site { status, plain, told, will_give, .. }| Holder {
-            told: Some(told),
-            status,
-            document: plain,
-            will_give: *will_give,
-        })
-        .collect();
-    let builders = builders(&holders, &givers);
+    let holders: Vec<Holder<'_>> = before.iter().map(Site::holds).collect();
+    let builders = builders(&holders);
     let mut built = 0;
     for site in sites {
         let known: Vec<PoolRef> = site.told.references().collect();
         site.told = site.plain.clone();
         hold_back(&mut site.told, &site.status, &builders);
-        name_images(&mut site.told, Some(&site.status), &givers);
+        name_images(&mut site.told, Some(&site.status), &holders);
         let new = site.told.references().filter(|pool| !known.contains(pool));
         built += new.filter(|pool| site.told.pool(pool).unwrap().revision.is_none()).count();
     }

@@ -89,8 +89,8 @@ fn pool_view(view: &View, tenant: &FleetTenant, pool: &FleetPool, at: u64) -> Po
     let failure = |(name, status): &(&Name, &PoolStatus)| {
         status.failure.as_ref().map(|why| format!("node {name}: {why}"))
     };
-    let current = held.iter().filter(|(name, _)| view.holds(name, &reference));
-    let digest = { current }.find_map(|(_, status)| status.revision.clone());
+    let digest = (held.iter().filter(|(name, _)| view.holds(name, &reference)))
+        .find_map(|(_, status)| status.revision.clone());
     PoolView {
         tenant_id: tenant.tenant_id.clone(),
         pool_id: pool.pool_id.clone(),

@@ -135,8 +135,7 @@ pub fn diff(
     }
     for (index, wanted) in document.tenants.iter().enumerate() {
         for (number, pool_wanted) in wanted.pools.iter().enumerate() {
-            let (tenant, name) = (wanted.tenant_id.clone(), pool_wanted.pool_id.clone());
-            let reference = PoolRef { tenant, pool: name };
+            let reference = pool_wanted.reference(&wanted.tenant_id);
             if let Some(known) = pools.get(&reference) {
                 let path = format!("$.tenants[{index}].pools[{number}].caches");
                 cache::change(&known.caches, pool_wanted.caches.clone())
@@ -264,6 +263,13 @@ fn changes(wanted: &DesiredPool, known: &Pool) -> Vec<&'static str> {
     differs.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
 }
 
+impl DesiredPool {
+    /// Its full reference, as a pool of this tenant.
+    pub fn reference(&self, tenant: &Name) -> PoolRef {
+        PoolRef { tenant: tenant.clone(), pool: self.pool_id.clone() }
+    }
+}
+
 impl DesiredState {
     /// What a node holds, as a document that changes nothing when it is applied there.
     pub fn of<'a>(
@@ -300,13 +306,9 @@ impl DesiredState {
 
     /// All pools.
     pub fn references(&self) -> impl Iterator<Item = PoolRef> {
-        self.tenants.iter().flat_map(|tenant| {
-            let reference = |pool: &DesiredPool| PoolRef {
-                tenant: tenant.tenant_id.clone(),
-                pool: pool.pool_id.clone(),
-            };
-            tenant.pools.iter().map(reference)
-        })
+        self.tenants
+            .iter()
+            .flat_map(|tenant| tenant.pools.iter().map(|pool| pool.reference(&tenant.tenant_id)))
     }
 
     /// The tenant's part.

@@ -9,28 +9,6 @@ use std::collections::BTreeMap;
 /// How many nodes are named as sources of one image.
 const SOURCES: usize = 3;
 
-/// A node that may give images away.
-#[derive(Clone, Copy, Debug)]
-pub struct Giver<'a> {
-    /// Where it serves other nodes: `HOST:PORT`.
-    pub address: &'a str,
-    /// What it said last.
-    pub status: &'a NodeStatus,
-    /// What it is to hold.
-    pub document: &'a DesiredState,
-    /// What it was told last, and has done.
-    pub told: &'a DesiredState,
-}
-
-impl Giver<'_> {
-    /// Whether its image of the pool is that of now, and not one that it merely keeps.
-    fn is_current(&self, pool: &PoolRef, wanted: Option<&str>) -> bool {
-        let own = self.document.pool(pool);
-        let revision = own.and_then(|pool| pool.revision.as_deref());
-        self.told.pool(pool) == own && (revision.is_none() || revision == wanted)
-    }
-}
-
 /// A node in reach that is to hold pools.
 #[derive(Clone, Copy, Debug)]
 pub struct Holder<'a> {
@@ -40,16 +18,27 @@ pub struct Holder<'a> {
     pub document: &'a DesiredState,
     /// What it was told last.
     pub told: Option<&'a DesiredState>,
-    /// Whether others may receive images from it.
-    pub will_give: bool,
+    /// Whether it has done all of that.
+    pub done: bool,
+    /// Where others may receive images from it, if they may: `HOST:PORT`.
+    pub address: Option<&'a str>,
+}
+
+impl<'a> Holder<'a> {
+    /// Where its image of the pool may be received, if that is the one of now, and not one that it
+    /// merely keeps.
+    fn gives(&self, pool: &PoolRef, wanted: Option<&str>) -> Option<&'a str> {
+        let own = self.document.pool(pool);
+        let revision = own.and_then(|pool| pool.revision.as_deref());
+        let told = self.told.filter(|_| self.done)?;
+        let current = told.pool(pool) == own && (revision.is_none() || revision == wanted);
+        self.address.filter(|_| current)
+    }
 }
 
 /// Who builds the images that nobody gives yet: one node for each pool, the others wait for it. Where
 /// it fails, or will not give it, all build it.
-pub fn builders<'a>(
-    holders: &[Holder<'a>],
-    givers: &BTreeMap<&Name, Giver<'_>>,
-) -> BTreeMap<PoolRef, &'a Name> {
+pub fn builders<'a>(holders: &[Holder<'a>]) -> BTreeMap<PoolRef, &'a Name> {
     let mut of_pools: BTreeMap<PoolRef, Vec<&Holder<'a>>> = BTreeMap::new();
     for holder in holders {
         // What is named by its digest, or merely kept, is not built.
@@ -67,9 +56,8 @@ pub fn builders<'a>(
         let waits_for_none = |holder: &Holder<'_>| {
             let held = holder.status.pools.get(&pool);
             let failed = held.is_some_and(|held| held.failure.is_some());
-            let giver = givers.get(&holder.status.node_id);
-            let given = giver.is_some_and(|giver| giver.is_current(&pool, None));
-            failed || holder.status.failure.is_some() || has(holder) && (given || !holder.will_give)
+            let given = holder.address.is_none() || holder.gives(&pool, None).is_some();
+            failed || holder.status.failure.is_some() || has(holder) && given
         };
         if holders.iter().any(|holder| waits_for_none(holder)) {
             continue;
@@ -96,11 +84,13 @@ pub fn hold_back(
     status: &NodeStatus,
     builders: &BTreeMap<PoolRef, &Name>,
 ) -> bool {
+    if builders.is_empty() {
+        return false;
+    }
     let mut any = false;
     for tenant in &mut document.tenants {
-        let id = tenant.tenant_id.clone();
         tenant.pools.retain(|pool| {
-            let pool = PoolRef { tenant: id.clone(), pool: pool.pool_id.clone() };
+            let pool = pool.reference(&tenant.tenant_id);
             let builder = builders.get(&pool);
             let waits = builder.is_some_and(|builder| **builder != document.node_id)
                 && !status.pools.contains_key(&pool);
@@ -113,18 +103,17 @@ pub fn hold_back(
 }
 
 /// Has a node receive what others have built: for every pool that it has no image of, its document
-/// names that of the givers, if they have one. Once it has it the document names none any more, so
+/// names that of the others, if they give one. Once it has it the document names none any more, so
 /// that a flake that changes is built anew.
 pub fn name_images(
     document: &mut DesiredState,
     status: Option<&NodeStatus>,
-    givers: &BTreeMap<&Name, Giver<'_>>,
+    holders: &[Holder<'_>],
 ) {
     let node = document.node_id.clone();
     for tenant in &mut document.tenants {
         for pool in &mut tenant.pools {
-            let reference =
-                PoolRef { tenant: tenant.tenant_id.clone(), pool: pool.pool_id.clone() };
+            let reference = pool.reference(&tenant.tenant_id);
             let has = |status: &NodeStatus| {
                 status.pools.get(&reference).is_some_and(|pool| pool.revision.is_some())
             };
@@ -132,7 +121,7 @@ pub fn name_images(
                 continue;
             }
             let wanted = pool.revision.as_deref();
-            let Some((digest, source)) = offered(&reference, wanted, &node, givers) else {
+            let Some((digest, source)) = offered(&reference, wanted, &node, holders) else {
                 continue;
             };
             pool.revision = Some(digest);
@@ -141,20 +130,20 @@ pub fn name_images(
     }
 }
 
-/// The image of a pool that most givers have, and who they are.
+/// The image of a pool that most others give, and who they are.
 fn offered(
     pool: &PoolRef,
     wanted: Option<&str>,
     node: &Name,
-    givers: &BTreeMap<&Name, Giver<'_>>,
+    holders: &[Holder<'_>],
 ) -> Option<(String, ImageSource)> {
     let mut offers: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
-    for giver in givers.iter().filter(|(name, _)| **name != node).map(|(_, giver)| giver) {
-        let held = giver.status.pools.get(pool).filter(|_| giver.is_current(pool, wanted));
-        let Some(held) = held else { continue };
+    for holder in holders.iter().filter(|holder| holder.status.node_id != *node) {
+        let Some(held) = holder.status.pools.get(pool) else { continue };
+        let Some(address) = holder.gives(pool, wanted) else { continue };
         let (Some(digest), Some(content)) = (&held.revision, &held.content) else { continue };
         if wanted.is_none_or(|wanted| wanted == digest) {
-            offers.entry((digest, content)).or_default().push(giver.address);
+            offers.entry((digest, content)).or_default().push(address);
         }
     }
     let ((digest, content), mut sources) =

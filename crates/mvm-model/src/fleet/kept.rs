@@ -19,9 +19,8 @@ pub(super) fn keep_records(
 ) {
     for (name, before) in &previous.nodes {
         let Some(node) = nodes.get(name) else { continue };
-        let held = |pool: &PoolRef| {
-            placement.nodes.get(name).is_some_and(|share| share.pools.contains_key(pool))
-        };
+        let share = placement.nodes.get(name);
+        let held = |pool: &PoolRef| share.is_some_and(|share| share.pools.contains_key(pool));
         let kept: BTreeMap<PoolRef, Option<String>> = (before.pools.keys())
             .chain(before.kept.keys())
             .filter(|pool| !held(pool) && document.pool(pool).is_some())

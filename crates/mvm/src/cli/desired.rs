@@ -7,8 +7,8 @@ use crate::output::{self, Outcome};
 use clap::Args;
 use mvm_api::types::{ApplyDesired, DesiredPlan, DesiredStatus, PoolView};
 use mvm_api::{Client, Problem, paths};
+use mvm_model::Fault;
 use mvm_model::desired::DesiredState;
-use mvm_model::{Fault, PoolRef};
 use mvm_node::DesiredFile;
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -124,7 +124,7 @@ async fn converge(
 async fn unfilled(client: &Client, document: &DesiredState) -> Result<Option<String>, Problem> {
     for tenant in &document.tenants {
         for wanted in &tenant.pools {
-            let pool = PoolRef { tenant: tenant.tenant_id.clone(), pool: wanted.pool_id.clone() };
+            let pool = wanted.reference(&tenant.tenant_id);
             let view: PoolView = client.get(&paths::pool(&pool)).await.map_err(refused)?;
             if view.ready_counts != wanted.desired_counts {
                 let why = view.last_failure.unwrap_or_else(|| "it is under way".to_owned());
