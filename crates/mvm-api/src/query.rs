@@ -70,6 +70,15 @@ pub struct StreamOptions {
     pub lease_s: Option<u64>,
 }
 
+/// `POST …/instances/{id}/sleep`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SleepOptions {
+    /// False: its process ends at once, whatever the pool's policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linger: Option<bool>,
+}
+
 /// `GET /v1/jobs/{id}/wait`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

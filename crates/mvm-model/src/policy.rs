@@ -28,10 +28,13 @@ pub struct RuntimePolicy {
     pub max_age_s: u64,
     /// How many leases an instance serves before it is destroyed and replaced.
     pub max_jobs: u32,
+    /// How long the process of an instance that was put to sleep is kept: woken meanwhile it needs
+    /// none to be started. Its memory is in its file, and under memory pressure it ends first.
+    pub linger_s: u64,
 }
 
 impl Default for RuntimePolicy {
-    /// Warm after 5 minutes, asleep after 15 more, nothing replaced.
+    /// Warm after 5 minutes, asleep after 15 more, its process gone after another 5; nothing replaced.
     fn default() -> Self {
         RuntimePolicy {
             warm_after_s: 300,
@@ -40,6 +43,7 @@ impl Default for RuntimePolicy {
             min_warm_s: 10,
             max_age_s: 0,
             max_jobs: 0,
+            linger_s: 300,
         }
     }
 }
@@ -192,6 +196,36 @@ impl Pressure {
     pub fn is_high(self) -> bool {
         self.some >= 10.0 || self.full >= 5.0
     }
+}
+
+/// How many processes of sleeping instances a node keeps at most: each takes about 30 MiB.
+pub const LINGERING_MOST: usize = 32;
+
+/// Until when the process of an instance that sleeps is kept, by the policy of its pool.
+pub fn lingers_until(policy: &RuntimePolicy, instance: &Instance) -> Millis {
+    instance.state_since + policy.linger_s * 1000
+}
+
+/// Which sleeping instances whose process is still there lose it now. Each comes with the time until
+/// which it may linger. Those whose time is over, all where memory is short, and the longest asleep
+/// where there are more than [`LINGERING_MOST`].
+pub fn overstayed<'a>(
+    lingering: impl IntoIterator<Item = (&'a Instance, Millis)>,
+    pressed: bool,
+    now: Millis,
+) -> Vec<InstanceId> {
+    let over = |until: Millis| pressed || until <= now;
+    let (mut gone, mut kept) = (Vec::new(), Vec::new());
+    for (instance, until) in lingering.into_iter().filter(|(instance, _)| !instance.is_busy()) {
+        match over(until) {
+            true => gone.push(instance.id),
+            false => kept.push((instance.state_since, instance.id)),
+        }
+    }
+    kept.sort_unstable();
+    let too_many = kept.len().saturating_sub(LINGERING_MOST);
+    gone.extend(kept.into_iter().take(too_many).map(|(_, id)| id));
+    gone
 }
 
 /// Under memory pressure: the unleased warm instance that has been so for the longest time.

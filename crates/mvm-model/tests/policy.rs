@@ -3,7 +3,9 @@
 mod support;
 
 use mvm_model::plan::Action;
-use mvm_model::policy::{Idle, Pressure, RuntimePolicy, Sample, act, next, relieve};
+use mvm_model::policy::{
+    Idle, LINGERING_MOST, Pressure, RuntimePolicy, Sample, act, next, overstayed, relieve,
+};
 use mvm_model::{Counts, Instance, Millis, Pool, State};
 use proptest::prelude::*;
 
@@ -21,6 +23,7 @@ fn policies() -> impl Strategy<Value = RuntimePolicy> {
                 min_warm_s,
                 max_age_s,
                 max_jobs,
+                ..RuntimePolicy::default()
             }
         },
     )
@@ -140,4 +143,32 @@ fn under_pressure_the_longest_warm_goes_first() {
     }
     all[1].lease = Some(support::lease(mvm_model::lease::Purpose::Manual));
     assert_eq!(relieve(&all), Some(all[2].id), "not the leased one");
+}
+
+proptest! {
+    #![proptest_config(support::cases(200))]
+
+    #[test]
+    fn what_lingers_does_so_within_its_time_and_its_bound(
+        all in prop::collection::vec((0u64..1000, 0u64..1000, prop::bool::weighted(0.1)), 0..200),
+        pressed: bool, now in 0u64..1000,
+    ) {
+        let lingering: Vec<(Instance, Millis)> = (0..).zip(all).map(|(n, (since, until, busy))| {
+            let mut instance = support::instance(n, State::Sleeping);
+            instance.state_since = since;
+            instance.goal = busy.then_some(State::Warm);
+            (instance, until)
+        }).collect();
+        let given = || lingering.iter().map(|(instance, until)| (instance, *until));
+        let gone = overstayed(given(), pressed, now);
+        prop_assert!(given().all(|(i, _)| !i.is_busy() || !gone.contains(&i.id)), "somebody is at it");
+        let (over, kept): (Vec<_>, Vec<_>) =
+            given().filter(|(i, _)| !i.is_busy()).partition(|(i, _)| gone.contains(&i.id));
+        prop_assert!(kept.len() <= LINGERING_MOST && kept.iter().all(|(_, until)| *until > now && !pressed));
+        // Who goes before its time does so for want of room, and those who stay fell asleep later.
+        for (early, until) in over.iter().filter(|(_, until)| *until > now && !pressed) {
+            prop_assert!(kept.len() == LINGERING_MOST, "{early:?} could have stayed until {until}");
+            prop_assert!(kept.iter().all(|(stays, _)| stays.state_since >= early.state_since));
+        }
+    }
 }

@@ -298,12 +298,14 @@ impl Node {
     /// Ends the machine for good; idempotent. One that cannot be ended stays in its slot.
     pub(crate) async fn kill(&self, live: &mut Live) -> Result<()> {
         live.channel = None;
-        let Some(machine) = live.machine.take() else { return Ok(()) };
-        let ended = machine.kill().await;
-        if ended.is_err() {
-            live.machine = Some(machine);
+        for slot in [&mut live.machine, &mut live.lingering] {
+            let Some(machine) = slot.take() else { continue };
+            if let Err(error) = machine.kill().await {
+                *slot = Some(machine);
+                return Err(error.problem());
+            }
         }
-        ended.or_problem()
+        Ok(())
     }
 }
 

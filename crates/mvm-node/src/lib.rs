@@ -25,6 +25,7 @@ mod fleet;
 mod identity;
 mod idle;
 mod jobs;
+mod linger;
 mod node;
 mod operations;
 mod problem;

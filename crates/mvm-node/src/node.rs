@@ -97,6 +97,8 @@ pub struct Node {
     slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
     health: Lock<BTreeMap<PoolRef, PoolHealth>>,
     pub(crate) idle: Lock<HashMap<InstanceId, Idle>>,
+    /// Sleeping instances whose process may still be there.
+    pub(crate) lingering: Lock<BTreeSet<InstanceId>>,
     /// Pools behind ports.
     pub(crate) fronts: Fronts,
     /// Whose last operation failed, and may have left record and reality apart.
@@ -136,6 +138,7 @@ impl Node {
             slots: Lock::default(),
             health: Lock::default(),
             idle: Lock::default(),
+            lingering: Lock::default(),
             fronts: Fronts::default(),
             unsettled: Lock::default(),
             unended: Lock::default(),
@@ -175,6 +178,7 @@ impl Node {
     /// Forgets the slot of an instance that is gone.
     pub fn forget(&self, id: InstanceId) {
         locked(&self.slots).remove(&id);
+        locked(&self.lingering).remove(&id);
     }
 
     /// An operation on the instance has failed: before the next one, and by the reconcile loop, it

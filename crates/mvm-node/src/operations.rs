@@ -282,7 +282,7 @@ impl Node {
             return Err(problem);
         }
         // From here on the snapshot is the machine: it is not lost, whatever becomes of the process.
-        self.kill(live).await?;
+        self.linger(live, &instance).await?;
         self.set_state(id, State::Sleeping).await
     }
 
@@ -290,7 +290,7 @@ impl Node {
     async fn wake(self: &Arc<Self>, live: &mut Live, id: InstanceId, to: State) -> Result<()> {
         let (tenant, instance) = self.begin(id, to).await?;
         let files = self.parts.root.files(id);
-        let machine = match self.restore(&tenant, &instance).await {
+        let machine = match self.raise(live, &tenant, &instance).await {
             Ok(machine) => machine,
             Err(problem) => {
                 // The machine has not run: it sleeps on, unharmed.
@@ -313,6 +313,19 @@ impl Node {
         match outcome.await {
             Ok(()) => self.set_state(id, to).await,
             Err(problem) => self.give_up(live, id, problem).await,
+        }
+    }
+
+    /// The process of a sleeping instance, paused: the one that it still has, or a new one.
+    async fn raise(
+        &self,
+        live: &mut Live,
+        tenant: &Tenant,
+        instance: &Instance,
+    ) -> Result<Arc<dyn Machine>> {
+        match self.lingering(live, instance.id).await? {
+            Some(machine) => Ok(machine),
+            None => self.restore(tenant, instance).await,
         }
     }
 

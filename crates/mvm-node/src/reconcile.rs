@@ -22,6 +22,7 @@ const PERIOD: Duration = Duration::from_secs(2);
 pub(crate) struct Passes {
     made: Counter,
     pressed: Gauge,
+    pub(crate) lingering: Gauge,
 }
 
 impl Passes {
@@ -31,6 +32,8 @@ impl Passes {
         registry.register("reconcile_passes", what, self.made.clone());
         let what = "Whether memory is short: warm instances are put to sleep, none is brought up";
         registry.register("memory_pressed", what, self.pressed.clone());
+        let what = "Processes of sleeping instances, kept for a quick wake";
+        registry.register("lingering", what, self.lingering.clone());
     }
 }
 
@@ -41,7 +44,8 @@ pub async fn run(node: Arc<Node>) {
         recovery::settle_again(&node).await;
         node.expire_leases().await;
         node.measure().await;
-        tick(&node, &in_flight).await;
+        let freed = node.end_overstayed().await;
+        tick(&node, &in_flight, freed).await;
         trim_consoles(&node.parts.root);
         tokio::select! {
             () = node.kick.notified() => {}
@@ -55,10 +59,11 @@ fn most_in_flight() -> usize {
     std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
 }
 
-async fn tick(node: &Arc<Node>, in_flight: &Arc<AtomicUsize>) {
+async fn tick(node: &Arc<Node>, in_flight: &Arc<AtomicUsize>, freed: bool) {
     let pressed = node.is_pressed();
     node.passes.pressed.set(i64::from(pressed));
-    if pressed {
+    // What lingered has just made room: whether that is enough the next pass sees.
+    if pressed && !freed {
         relieve(node).await;
     }
     let pools: Vec<PoolRef> = node.read(|world| world.pools.keys().cloned().collect()).await;

@@ -173,7 +173,7 @@ async fn take_over(
 
 async fn end(node: &Node, process: Option<ProcessIdentity>, live: &mut Live) -> Result<()> {
     match process {
-        _ if live.machine.is_some() => node.kill(live).await,
+        _ if live.process().is_some() => node.kill(live).await,
         Some(process) => node.parts.hypervisor.kill_stray(&process).await.or_problem(),
         None => Ok(()),
     }

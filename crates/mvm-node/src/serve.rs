@@ -151,6 +151,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     };
     service::stopping();
     tracing::info!("ending; machines go on");
+    node.end_all_lingering().await;
     let _ = std::fs::remove_file(&socket);
     // The answer to the call that ended us is on its way.
     tokio::time::sleep(Duration::from_millis(50)).await;

@@ -13,6 +13,20 @@ pub struct Live {
     pub machine: Option<Arc<dyn Machine>>,
     /// The open channel to the guest's agent; kept while the machine is warm.
     pub channel: Option<Channel>,
+    /// The process that a sleeping instance still has.
+    pub lingering: Option<Arc<dyn Machine>>,
+}
+
+impl Live {
+    /// The process, of whatever use.
+    pub fn process(&self) -> Option<&Arc<dyn Machine>> {
+        self.machine.as_ref().or(self.lingering.as_ref())
+    }
+
+    /// Whether a sleeping instance still has its process.
+    pub fn lingers(&self) -> bool {
+        self.lingering.is_some()
+    }
 }
 
 /// What the agent holds in memory for one instance.

@@ -7,7 +7,7 @@ use crate::{Result, disk};
 use mvm_api::types::{InstanceStats, InstanceView, PoolView, RevisionView, TenantView};
 use mvm_model::plan::ready;
 use mvm_model::policy::{self, Next};
-use mvm_model::{Instance, InstanceRef, Pool, PoolRef, State, Tenant};
+use mvm_model::{Instance, InstanceRef, Millis, Pool, PoolRef, State, Tenant};
 
 impl Node {
     /// A tenant with what it uses.
@@ -57,6 +57,7 @@ impl Node {
         &self,
         instance: &Instance,
         pid: Option<u32>,
+        lingers_until: Option<Millis>,
         next: Option<Next>,
     ) -> InstanceView {
         InstanceView {
@@ -78,27 +79,29 @@ impl Node {
             node_id: None,
             created_at: instance.created_at,
             state_since: instance.state_since,
+            lingers_until,
             next,
         }
     }
 
     /// The instance as it is now, with its process.
     pub(crate) async fn show(&self, reference: &InstanceRef) -> Result<InstanceView> {
-        let (instance, next) = self
+        let (instance, until, next) = self
             .read(|world| {
                 let instance = world.instance(reference)?;
-                let idle = self.idle_since(instance.id);
-                let next = policy::next(world.pool(&instance.pool)?, instance, idle);
-                Ok::<_, mvm_api::Problem>((instance.clone(), next))
+                let (pool, idle) = (world.pool(&instance.pool)?, self.idle_since(instance.id));
+                let next = policy::next(pool, instance, idle);
+                let until = policy::lingers_until(&pool.runtime_policy, instance);
+                Ok::<_, mvm_api::Problem>((instance.clone(), until, next))
             })
             .await?;
         let slot = self.slot(instance.id);
         // While a transition holds the gate the process is in flux: shown without waiting.
-        let pid = match slot.gate.try_lock() {
-            Ok(live) => live.machine.as_ref().map(|machine| machine.process().pid),
-            Err(_) => None,
+        let (pid, lingers) = match slot.gate.try_lock() {
+            Ok(live) => (live.process().map(|machine| machine.process().pid), live.lingers()),
+            Err(_) => (None, false),
         };
-        Ok(self.instance_view(&instance, pid, next))
+        Ok(self.instance_view(&instance, pid, lingers.then_some(until), next))
     }
 
     /// All builds of a pool.
@@ -138,8 +141,12 @@ impl Node {
         }
         let slot = self.slot(instance.id);
         let mut live = slot.gate.lock().await;
-        let Some(machine) = live.machine.clone() else { return Ok(stats) };
-        let machine = machine.stats().await.or_problem()?;
+        let Some(machine) = live.process().cloned() else { return Ok(stats) };
+        let machine = match machine.stats().await {
+            // What lingers may end at any time.
+            Err(_) if live.lingers() => return Ok(stats),
+            stats => stats.or_problem()?,
+        };
         stats.cpu_time_ms = machine.cpu_time_ms;
         stats.resident_kib = machine.resident_kib;
         stats.proportional_kib = machine.proportional_kib;

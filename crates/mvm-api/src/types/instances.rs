@@ -50,6 +50,9 @@ pub struct InstanceView {
     pub created_at: Millis,
     /// When it reached its state.
     pub state_since: Millis,
+    /// Until when the process of a sleeping instance is kept, where it still has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lingers_until: Option<Millis>,
     /// What the policy will do next with it, if nothing happens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Next>,

@@ -86,6 +86,8 @@ pub struct PolicyPatch {
     pub max_age_s: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_jobs: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub linger_s: Option<u64>,
 }
 
 impl PolicyPatch {
@@ -103,6 +105,7 @@ impl PolicyPatch {
             min_warm_s: self.min_warm_s.unwrap_or(to.min_warm_s),
             max_age_s: self.max_age_s.unwrap_or(to.max_age_s),
             max_jobs: self.max_jobs.unwrap_or(to.max_jobs),
+            linger_s: self.linger_s.unwrap_or(to.linger_s),
         }
     }
 }
@@ -117,6 +120,7 @@ impl From<RuntimePolicy> for PolicyPatch {
             min_warm_s: Some(policy.min_warm_s),
             max_age_s: Some(policy.max_age_s),
             max_jobs: Some(policy.max_jobs),
+            linger_s: Some(policy.linger_s),
         }
     }
 }

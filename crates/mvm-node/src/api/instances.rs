@@ -10,7 +10,7 @@ use axum::body::Body as HttpBody;
 use axum::extract::{ConnectInfo, Path, State};
 use mvm_api::Problem;
 use mvm_api::page::List;
-use mvm_api::query::{Follow, InstanceFilter, Query};
+use mvm_api::query::{Follow, InstanceFilter, Query, SleepOptions};
 use mvm_api::types::{
     CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved, SshAccess, SshFiles,
 };
@@ -136,8 +136,18 @@ pub async fn warm(State(node): Shared, Path(at): InInstance) -> Answer<Moved> {
     put(node, reference(at)?, InstanceState::Warm).await
 }
 
-pub async fn sleep(State(node): Shared, Path(at): InInstance) -> Answer<Moved> {
-    put(node, reference(at)?, InstanceState::Sleeping).await
+pub async fn sleep(
+    State(node): Shared,
+    Path(at): InInstance,
+    Query(options): Query<SleepOptions>,
+) -> Answer<Moved> {
+    let reference = reference(at)?;
+    let mut answer = put(node.clone(), reference.clone(), InstanceState::Sleeping).await?;
+    if options.linger == Some(false) {
+        node.end_lingering(reference.id).await;
+        answer.0.instance = node.show(&reference).await?;
+    }
+    Ok(answer)
 }
 
 pub async fn stop(State(node): Shared, Path(at): InInstance) -> Answer<Moved> {

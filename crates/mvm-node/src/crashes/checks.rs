@@ -71,7 +71,13 @@ async fn machines(node: &Node, world: &World, host: &Host, faults: &mut Vec<Stri
     }
     for instance in world.instances.values() {
         let marker = root.marker(instance.id);
-        let wanted = usize::from(instance.state.has_process());
+        let slot = node.slot(instance.id);
+        let live = slot.gate.lock().await;
+        if live.lingers() && !node.watches_lingering(instance.id) {
+            faults.push(format!("{}: its process lingers for ever", instance.id));
+        }
+        let lingers = live.lingers() && instance.state == State::Sleeping;
+        let wanted = usize::from(instance.state.has_process() || lingers);
         let have = found.remove(&marker).unwrap_or(0);
         if have != wanted {
             faults.push(format!("{} is {} with {have} machines", instance.id, instance.state));
@@ -80,9 +86,7 @@ async fn machines(node: &Node, world: &World, host: &Host, faults: &mut Vec<Stri
         if runs.is_some_and(|runs| runs != (instance.state == State::Running)) {
             faults.push(format!("{} is {}, running: {runs:?}", instance.id, instance.state));
         }
-        let slot = node.slot(instance.id);
-        let live = slot.gate.lock().await;
-        if live.machine.is_some() != (wanted == 1) {
+        if live.machine.is_some() != instance.state.has_process() {
             faults.push(format!("{} is {}, its slot says no", instance.id, instance.state));
         }
     }

@@ -6,7 +6,7 @@ use crate::claims::Wish;
 use crate::node::Node;
 use crate::{Result, now};
 use futures::future::{FutureExt, LocalBoxFuture};
-use mvm_api::types::{CreatePool, CreateTenant, ScalePool};
+use mvm_api::types::{CreatePool, CreateTenant, PolicyPatch, ScalePool, UpdatePool};
 use mvm_model::cache::Cache;
 use mvm_model::desired::{DesiredPool, DesiredState, DesiredTenant, SCHEMA_VERSION};
 use mvm_model::lease::Purpose;
@@ -77,10 +77,40 @@ fn transitions() -> Vec<Operation> {
         (Failed, Running),
         (Failed, Destroyed),
     ];
-    let of = |(from, to): (State, State)| Operation {
-        name: format!("{from} to {to}"),
+    let of = |(from, to): (State, State)| transition(from, to, true);
+    let mut all: Vec<Operation> = ways.into_iter().map(of).collect();
+    // Where no process outlasts the sleep.
+    let ways = [
+        (Running, Sleeping),
+        (Warm, Sleeping),
+        (Sleeping, Running),
+        (Sleeping, Warm),
+        (Sleeping, Stopped),
+        (Sleeping, Destroyed),
+    ];
+    all.extend(ways.map(|(from, to)| transition(from, to, false)));
+    all.push(Operation {
+        name: "the end of lingering".to_owned(),
         prepare: step(move |node| async move {
             pool(&node, Recycle::Reset, None).await?;
+            instance(&node, Sleeping).await
+        }),
+        act: step(|node| async move { linger_no_more(&node).await }),
+        again: Some(step(|node| async move { bring(&node, Running).await })),
+        ..transition(Sleeping, Sleeping, true)
+    });
+    all
+}
+
+fn transition(from: State, to: State, lingers: bool) -> Operation {
+    use State::{Created, Destroyed, Failed, Stopped};
+    Operation {
+        name: format!("{from} to {to}{}", if lingers { "" } else { ", lingering never" }),
+        prepare: step(move |node| async move {
+            pool(&node, Recycle::Reset, None).await?;
+            if !lingers {
+                linger_no_more(&node).await?;
+            }
             instance(&node, from).await
         }),
         act: step(move |node| async move { bring(&node, to).await }),
@@ -88,8 +118,7 @@ fn transitions() -> Vec<Operation> {
         may_go: if to == Destroyed { |_| true } else { |_| false },
         makes: 0,
         marked: to != Stopped && !matches!(from, Created | Stopped | Failed),
-    };
-    ways.into_iter().map(of).collect()
+    }
 }
 
 /// Templates and their clones.
@@ -361,6 +390,13 @@ pub async fn pool_in_with(
     };
     node.create_pool(&reference.tenant, wanted).await?;
     build(node, reference, IMAGES[0]).await
+}
+
+/// From now on a process ends when its machine sleeps.
+async fn linger_no_more(node: &Arc<Node>) -> Result<()> {
+    let runtime_policy = PolicyPatch { linger_s: Some(0), ..PolicyPatch::default() };
+    let patch = UpdatePool { runtime_policy, ..UpdatePool::default() };
+    node.update_pool(&runners(), patch).await
 }
 
 /// What `pool build` records once the image is there.

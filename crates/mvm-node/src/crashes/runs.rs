@@ -97,6 +97,10 @@ async fn unrest(node: &Arc<Node>) -> Option<String> {
     if let Some(why) = queue::unrest(node, &world).await {
         return Some(why);
     }
+    let overstayed = node.overstayed().await;
+    if !overstayed.is_empty() {
+        return Some(format!("their processes are to end: {overstayed:?}"));
+    }
     // Nobody is there who could still hold a job's lease.
     let held = |i: &&Instance| i.lease.as_ref().is_some_and(|l| l.purpose != Purpose::Manual);
     if let Some(instance) = world.instances.values().find(held) {

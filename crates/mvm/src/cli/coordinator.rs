@@ -50,6 +50,9 @@ pub enum Command {
     Sleep {
         #[command(flatten)]
         target: Target,
+        /// End its process at once, whatever the pool's --linger
+        #[arg(long)]
+        no_linger: bool,
     },
     /// Pauses the vCPUs: memory is held, no CPU is used
     #[command(
@@ -175,9 +178,9 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             let instance = target.reference();
             (target.remote, OnInstance::Start { instance, length })
         }
-        Sleep { target } => {
+        Sleep { target, no_linger } => {
             let instance = target.reference();
-            (target.remote, OnInstance::Sleep { instance })
+            (target.remote, OnInstance::Sleep { instance, no_linger })
         }
         Warm { target } => {
             let instance = target.reference();

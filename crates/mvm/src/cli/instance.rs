@@ -60,11 +60,16 @@ pub enum Command {
         /// tenant/pool/id
         instance: InstanceRef,
     },
-    /// Writes a snapshot and ends the process: only disk is used
-    #[command(after_help = "Examples:\n  mvm instance sleep ci/runners/i-0123abcd")]
+    /// Writes a snapshot: only disk is used, and for a while an idle process, for a quick wake
+    #[command(
+        after_help = "Examples:\n  mvm instance sleep ci/runners/i-0123abcd\n  mvm instance sleep ci/runners/i-0123abcd --no-linger"
+    )]
     Sleep {
         /// tenant/pool/id
         instance: InstanceRef,
+        /// End its process at once, whatever the pool's --linger
+        #[arg(long)]
+        no_linger: bool,
     },
     /// Brings a warm or sleeping instance back, under a lease
     #[command(after_help = "Examples:\n  mvm instance wake ci/runners/i-0123abcd")]
@@ -195,7 +200,10 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Wake { instance, length } => moved(context, &instance, "wake", length.lease).await,
         Command::Stop { instance } => moved(context, &instance, "stop", None).await,
         Command::Warm { instance } => moved(context, &instance, "warm", None).await,
-        Command::Sleep { instance } => moved(context, &instance, "sleep", None).await,
+        Command::Sleep { instance, no_linger } => {
+            let verb = if no_linger { SLEEP_AT_ONCE } else { "sleep" };
+            moved(context, &instance, verb, None).await
+        }
         Command::Ssh { instance, length, command } => {
             ssh::run(context, &instance, length.lease, &command).await
         }
@@ -283,6 +291,9 @@ pub async fn list(context: &Context, client: &Client, of: Option<Of>) -> Outcome
     head.extend(fleet.then_some("NODE"));
     output::show(context.format, &views, &head, rows)
 }
+
+/// The verb of a sleep after which no process lingers.
+pub const SLEEP_AT_ONCE: &str = "sleep?linger=false";
 
 async fn moved(
     context: &Context,

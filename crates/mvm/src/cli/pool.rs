@@ -201,6 +201,9 @@ pub struct Policy {
     /// Pool with counts: replace instances after so many leases [default: 0, never]
     #[arg(long, value_name = "LEASES")]
     max_jobs: Option<u32>,
+    /// The process of an instance put to sleep is kept for so many seconds, for a quick wake [default: 300]
+    #[arg(long, value_name = "SECONDS")]
+    linger: Option<u64>,
 }
 
 impl Policy {
@@ -212,6 +215,7 @@ impl Policy {
             min_warm_s: self.min_warm,
             max_age_s: self.max_age,
             max_jobs: self.max_jobs,
+            linger_s: self.linger,
         }
     }
 }

@@ -16,6 +16,7 @@ mod images;
 mod jobs;
 mod lab;
 mod life;
+mod linger;
 mod networks;
 mod policy;
 mod queue;

@@ -1,7 +1,7 @@
 //! Of instances, claims and leases.
 
 use super::{AGENT, BOTH, narrowed, tenant};
-use crate::query::{Follow, InstanceFilter, LeaseFilter, StreamOptions};
+use crate::query::{Follow, InstanceFilter, LeaseFilter, SleepOptions, StreamOptions};
 use crate::routes::Route;
 use crate::types::*;
 
@@ -85,6 +85,7 @@ pub(super) const ROUTES: &[Route] = &[
         "instance.sleep",
         "Sleeps it",
     )
+    .query::<SleepOptions>()
     .gives::<Moved>(),
     tenant(
         BOTH,

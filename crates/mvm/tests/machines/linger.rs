@@ -1,0 +1,107 @@
+//! A process that outlasts the sleep of its machine.
+
+use crate::lab::{Lab, is_gone, run, wait_for};
+use std::process::Command;
+
+/// A sleeping instance whose process lingers, with a program that counts and a note in its memory
+/// and on its disk. A clone's memory is its own alone: it sleeps and wakes once to have a file of it.
+fn sleeper(lab: &Lab) -> (String, u64) {
+    let vm = lab.start("ci/small");
+    lab.start_counter(&vm);
+    lab.exec(&vm, "echo kept > /dev/shm/note");
+    lab.ok(&["instance", "sleep", &vm]);
+    assert_eq!((lab.pid(&vm), lab.machines()), (None, 0), "a clone's memory is not held");
+    lab.ok(&["instance", "wake", &vm]);
+    let count = lab.count(&vm);
+    lab.ok(&["instance", "sleep", &vm]);
+    (vm, count)
+}
+
+#[test]
+fn a_machine_woken_soon_has_the_process_that_it_had() {
+    let lab = Lab::new("linger");
+    lab.tenant_and_pool("ci", "27");
+    let (vm, mut count) = sleeper(&lab);
+    let info = || lab.json(&["instance", "info", &vm]);
+    let pid = lab.pid(&vm).expect("its process is still there");
+    let kept = info();
+    assert_eq!(kept["state"], "sleeping");
+    let until = kept["lingers_until"].as_u64().zip(kept["state_since"].as_u64());
+    assert_eq!(until.map(|(until, since)| until - since), Some(300_000));
+    // More than once, and what it does in between is in what it is woken from at last.
+    for turn in 0..3 {
+        lab.ok(&["instance", "wake", &vm]);
+        assert_eq!((lab.pid(&vm), lab.machines()), (Some(pid), 1), "the same process");
+        assert!(info()["lingers_until"].is_null());
+        assert_eq!(lab.exec(&vm, "cat /dev/shm/note").trim(), "kept");
+        assert!(lab.count(&vm) >= count, "the program goes on");
+        count = lab.count(&vm);
+        lab.exec(&vm, &format!("echo {turn} > /var/turn"));
+        let clock: u64 = lab.exec(&vm, "date +%s").trim().parse().expect("date");
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("now");
+        assert!(now.as_secs().abs_diff(clock) <= 2, "the clock is right again");
+        lab.ok(&["instance", "sleep", &vm]);
+    }
+    // Whoever needs its memory may end it: the snapshot is the machine.
+    run(Command::new("kill").args(["-9", &pid.to_string()]));
+    wait_for("its end", || is_gone(pid));
+    lab.ok(&["instance", "stats", &vm]);
+    lab.ok(&["instance", "wake", &vm]);
+    assert_ne!(lab.pid(&vm), Some(pid));
+    assert_eq!(lab.exec(&vm, "cat /dev/shm/note /var/turn"), "kept\n2\n");
+    assert!(lab.count(&vm) >= count, "the program goes on");
+    lab.ok(&["instance", "sleep", &vm]);
+    lab.ok(&["instance", "stop", &vm]);
+    lab.ok(&["instance", "start", &vm]);
+    assert_eq!(lab.exec(&vm, "cat /var/turn").trim(), "2", "its disk is whole");
+    lab.ok(&["instance", "sleep", &vm]);
+    assert_eq!(lab.machines(), 1);
+    lab.ok(&["instance", "destroy", &vm]);
+    assert_eq!(lab.machines(), 0);
+}
+
+#[test]
+fn what_lingers_ends_in_time_and_without_loss() {
+    let lab = Lab::new("lingers");
+    lab.tenant_and_pool("ci", "28");
+    let (vm, mut count) = sleeper(&lab);
+    let lingers = || assert_eq!((lab.state(&vm).as_str(), lab.machines()), ("sleeping", 1));
+    let mut wakes = |why: &str| {
+        // By an agent: the command starts one where there is none.
+        wait_for(why, || lab.pid(&vm).is_none());
+        assert_eq!((lab.state(&vm).as_str(), lab.machines()), ("sleeping", 0));
+        lab.ok(&["instance", "wake", &vm]);
+        assert_eq!(lab.exec(&vm, "cat /dev/shm/note").trim(), "kept", "{why}");
+        let now = lab.count(&vm);
+        assert!(now >= count, "the program goes on");
+        count = now;
+        lab.ok(&["instance", "sleep", &vm]);
+    };
+    lingers();
+    lab.press(40);
+    wakes("memory pressure to end it");
+    assert_eq!(lab.machines(), 0, "under pressure nothing lingers");
+    lab.press(0);
+    lab.ok(&["instance", "wake", &vm]);
+    lab.ok(&["instance", "sleep", &vm]);
+    lingers();
+    lab.kill_agent();
+    wakes("the next agent to end it");
+    lingers();
+    lab.ok(&["agent", "stop"]);
+    assert_eq!(lab.machines(), 0, "nobody is there who could wake it");
+    wakes("the agent's end");
+    lingers();
+    lab.ok(&["pool", "update", "ci/small", "--linger", "1"]);
+    wakes("its time to be over");
+    lab.ok(&["pool", "update", "ci/small", "--linger", "300"]);
+    lab.ok(&["instance", "wake", &vm]);
+    lab.ok(&["instance", "sleep", &vm]);
+    lingers();
+    lab.ok(&["instance", "sleep", &vm, "--no-linger"]);
+    wakes("a command");
+    lingers();
+    lab.ok(&["pool", "update", "ci/small", "--linger", "0"]);
+    wakes("the policy");
+    assert_eq!(lab.machines(), 0, "nothing lingers by this policy");
+}
