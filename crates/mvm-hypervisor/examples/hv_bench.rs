@@ -41,7 +41,7 @@ async fn main() {
         timed(&mut times[0], machine.pause()).await.expect("pause");
         timed(&mut times[1], machine.resume()).await.expect("resume");
         machine.pause().await.expect("pause");
-        timed(&mut times[2], machine.snapshot(&snapshot)).await.expect("snapshot");
+        timed(&mut times[2], machine.snapshot(&snapshot, None)).await.expect("snapshot");
         timed(&mut times[3], machine.kill()).await.expect("kill");
         let restore = driver.restore(&spec, &snapshot, RestoreMemory::Own, &unrecorded);
         let start = Instant::now();

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::{Description, Exit, MachineStats, ProcessIdentity, RestoreMemory, Result, VmSpec};
+use crate::{
+    Description, Exit, MachineStats, OwnMemory, ProcessIdentity, RestoreMemory, Result, VmSpec,
+};
 
 /// Called once, as soon as a machine's process exists and before anything else
 /// happens to it, so that the caller can record it durably. It may block for the
@@ -81,11 +83,11 @@ pub trait Machine: Send + Sync {
 
     /// Writes the device state of a **paused** machine to the file `to`: either
     /// all of it, durable, under that name, or nothing; and makes its memory file
-    /// durable. A clone has none: its memory goes into `to`. The machine stays paused. After an error (`no_space`,
-    /// `snapshot_failed`, `not_paused`) it is as it was and
-    /// can be resumed. After success either kill it, and restore it later, or
-    /// resume it, and then the snapshot is void (memory has moved on).
-    async fn snapshot(&self, to: &Path) -> Result<()>;
+    /// durable. A clone has none: it leaves its memory in `own`, or, without that or where the driver
+    /// cannot, in `to`. The machine stays paused. After an error (`no_space`, `snapshot_failed`,
+    /// `not_paused`) it is as it was and can be resumed. After success either kill it, and restore it
+    /// later, or resume it, and then the snapshot is void (memory has moved on).
+    async fn snapshot(&self, to: &Path, own: Option<&OwnMemory>) -> Result<()>;
 
     /// Ends the process at once, without asking the guest, flushing what the
     /// guest has written to its disks; waits for its end and removes its sockets.

@@ -110,9 +110,18 @@ pub enum RestoreMemory {
     Own,
     /// Private mapping of [`VmSpec::memory`]: a template's file, never written
     /// to, which any number of clones map at once. A snapshot of such a machine
-    /// holds its memory, and is restored as [`RestoreMemory::Own`]: from then on
-    /// it has a file of its own.
+    /// holds its memory, or leaves it in a file ([`OwnMemory`]), and is restored as
+    /// [`RestoreMemory::Own`]: from then on it has a file of its own.
     Clone,
+}
+
+/// What a clone needs to have memory of its own when it is snapshotted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnMemory {
+    /// The file that is made of its memory, durable before the snapshot; [`VmSpec::memory`] from then on.
+    pub file: PathBuf,
+    /// The snapshot that it was restored from.
+    pub template: PathBuf,
 }
 
 /// Who the driver is.

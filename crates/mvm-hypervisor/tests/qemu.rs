@@ -5,7 +5,7 @@ mod support;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use mvm_hypervisor::{Hypervisor, Nic, Platform, ProcessIdentity, RestoreMemory};
+use mvm_hypervisor::{Hypervisor, Nic, OwnMemory, Platform, ProcessIdentity, RestoreMemory};
 use support::{Lab, count, counts_beyond, driver, unrecorded};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -83,10 +83,10 @@ async fn a_snapshot_goes_on_counting_in_a_new_process() {
         let snapshot = lab.dir.join("snapshot");
         let machine = driver.boot(&spec, &unrecorded).await.unwrap();
         counts_beyond(&spec, 3).await;
-        let error = machine.snapshot(&snapshot).await.unwrap_err();
+        let error = machine.snapshot(&snapshot, None).await.unwrap_err();
         assert_eq!(error.code(), "not_paused");
         machine.pause().await.unwrap();
-        machine.snapshot(&snapshot).await.unwrap();
+        machine.snapshot(&snapshot, None).await.unwrap();
         machine.kill().await.unwrap();
         let mut last = count(&spec).unwrap();
         // Twice, the second time from the snapshot of what had been restored.
@@ -98,7 +98,7 @@ async fn a_snapshot_goes_on_counting_in_a_new_process() {
             let now = counts_beyond(&spec, last + 3).await;
             assert!(now < last + 30, "{name}: it went on from {last}, not anew: {now}");
             machine.pause().await.unwrap();
-            machine.snapshot(&snapshot).await.unwrap();
+            machine.snapshot(&snapshot, None).await.unwrap();
             machine.kill().await.unwrap();
             last = count(&spec).unwrap();
         }
@@ -115,9 +115,9 @@ async fn a_machine_can_go_on_after_its_snapshot_and_be_snapshotted_again() {
     counts_beyond(&spec, 0).await;
     for _ in 0..3 {
         machine.pause().await.unwrap();
-        machine.snapshot(&snapshot).await.unwrap();
+        machine.snapshot(&snapshot, None).await.unwrap();
         // Once more, without having run in between.
-        machine.snapshot(&snapshot).await.unwrap();
+        machine.snapshot(&snapshot, None).await.unwrap();
         assert!(machine.stats().await.unwrap().paused);
         machine.resume().await.unwrap();
         counts_beyond(&spec, count(&spec).unwrap()).await;
@@ -134,7 +134,7 @@ async fn two_clones_of_one_template_live_at_once() {
     let machine = driver.boot(&spec, &unrecorded).await.unwrap();
     counts_beyond(&spec, 3).await;
     machine.pause().await.unwrap();
-    machine.snapshot(&snapshot).await.unwrap();
+    machine.snapshot(&snapshot, None).await.unwrap();
     machine.kill().await.unwrap();
     let template = std::fs::read(&spec.memory).unwrap();
     let from = count(&spec).unwrap();
@@ -157,7 +157,7 @@ async fn two_clones_of_one_template_live_at_once() {
     for sleep in ["first", "second"] {
         let asleep = lab.dir.join(sleep);
         machine.pause().await.unwrap();
-        machine.snapshot(&asleep).await.unwrap();
+        machine.snapshot(&asleep, None).await.unwrap();
         machine.kill().await.unwrap();
         let before = count(&clone).unwrap();
         machine = driver.restore(&clone, &asleep, RestoreMemory::Own, &unrecorded).await.unwrap();
@@ -180,6 +180,71 @@ async fn two_clones_of_one_template_live_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_clone_leaves_its_memory_in_a_file_of_its_own() {
+    for (name, platform) in [("pci", Platform::Pci), ("mmio", Platform::Mmio)] {
+        let mut lab = Lab::new();
+        let mut spec = lab.spec(name);
+        spec.kernel.platform = platform;
+        let driver = driver().await;
+        let template = lab.dir.join("snapshot");
+        let machine = driver.boot(&spec, &unrecorded).await.unwrap();
+        counts_beyond(&spec, 3).await;
+        machine.pause().await.unwrap();
+        machine.snapshot(&template, None).await.unwrap();
+        machine.kill().await.unwrap();
+        let before = std::fs::read(&spec.memory).unwrap();
+        let mut clone = lab.spec("clone");
+        clone.kernel.platform = platform;
+        clone.memory = spec.memory.clone();
+        let machine = driver.restore(&clone, &template, RestoreMemory::Clone, &unrecorded).await;
+        let machine = machine.unwrap();
+        machine.resume().await.unwrap();
+        counts_beyond(&clone, count(&spec).unwrap() + 3).await;
+        machine.pause().await.unwrap();
+        // There is no room for it, or nothing to put it together from: it goes on as it was.
+        let full = lab.tmpfs(64 << 10);
+        let asleep = lab.dir.join("asleep");
+        let own = |file: &str| OwnMemory { file: lab.dir.join(file), template: template.clone() };
+        let error = machine.snapshot(&asleep, Some(&own("tmpfs/own"))).await.unwrap_err();
+        assert_eq!(error.code(), "no_space");
+        assert!(!asleep.exists() && !full.join("own").exists(), "nothing is left");
+        let strange = OwnMemory { template: lab.dir.join("no such"), ..own("strange") };
+        machine.snapshot(&asleep, Some(&strange)).await.unwrap();
+        assert!(!strange.file.exists() && std::fs::metadata(&asleep).unwrap().len() > 1 << 20);
+        machine.resume().await.unwrap();
+        let last = counts_beyond(&clone, count(&clone).unwrap()).await;
+        // By another agent, which knows of it what the process says.
+        let process = machine.process();
+        drop(machine);
+        let machine = driver.adopt(&clone, &process).await.unwrap().expect("it is ours");
+        machine.pause().await.unwrap();
+        machine.snapshot(&asleep, Some(&own("own"))).await.unwrap();
+        assert!(std::fs::metadata(&asleep).unwrap().len() < 1 << 20, "no memory is in it");
+        // Nor does it change anything that there is a snapshot: it may run on, and have another.
+        machine.resume().await.unwrap();
+        counts_beyond(&clone, last + 3).await;
+        machine.pause().await.unwrap();
+        machine.snapshot(&asleep, Some(&own("own"))).await.unwrap();
+        machine.kill().await.unwrap();
+        let mut last = count(&clone).unwrap();
+        clone.memory = lab.dir.join("own");
+        for _ in 0..2 {
+            let machine = driver.restore(&clone, &asleep, RestoreMemory::Own, &unrecorded).await;
+            let machine = machine.unwrap();
+            machine.resume().await.unwrap();
+            let now = counts_beyond(&clone, last + 3).await;
+            assert!(now < last + 30, "{name}: it went on from {last}, not anew: {now}");
+            machine.pause().await.unwrap();
+            machine.snapshot(&asleep, None).await.unwrap();
+            machine.kill().await.unwrap();
+            last = count(&clone).unwrap();
+        }
+        assert!(std::fs::read(&spec.memory).unwrap() == before, "the template is as it was");
+        assert!(lab.processes().await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_machine_wakes_with_other_disks_and_another_tap() {
     for (name, platform) in [("pci", Platform::Pci), ("mmio", Platform::Mmio)] {
         let mut lab = Lab::new();
@@ -194,7 +259,7 @@ async fn a_machine_wakes_with_other_disks_and_another_tap() {
         counts_beyond(&spec, 1).await;
         machine.pause().await.unwrap();
         let snapshot = lab.dir.join("snapshot");
-        machine.snapshot(&snapshot).await.unwrap();
+        machine.snapshot(&snapshot, None).await.unwrap();
         machine.kill().await.unwrap();
 
         let mut clone = lab.spec("clone");

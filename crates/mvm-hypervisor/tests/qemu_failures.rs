@@ -54,7 +54,7 @@ async fn a_machine_is_adopted_by_who_comes_later_and_by_nobody_else() {
     counts_beyond(&spec, count(&spec).unwrap()).await;
     adopted.pause().await.unwrap();
     let snapshot = lab.dir.join("snapshot");
-    adopted.snapshot(&snapshot).await.unwrap();
+    adopted.snapshot(&snapshot, None).await.unwrap();
     adopted.kill().await.unwrap();
     adopted.exited().await;
     assert!(driver.adopt(&spec, &process).await.unwrap().is_none());
@@ -73,7 +73,7 @@ async fn an_adopted_clone_is_still_known_to_be_one() {
     let spec = lab.spec("template");
     let machine = paused(&spec).await;
     let snapshot = lab.dir.join("snapshot");
-    machine.snapshot(&snapshot).await.unwrap();
+    machine.snapshot(&snapshot, None).await.unwrap();
     machine.kill().await.unwrap();
     let mut clone = lab.spec("clone");
     clone.memory = spec.memory.clone();
@@ -84,7 +84,7 @@ async fn an_adopted_clone_is_still_known_to_be_one() {
     drop(machine);
     let adopted = driver.adopt(&clone, &process).await.unwrap().expect("it is ours");
     let asleep = lab.dir.join("asleep");
-    adopted.snapshot(&asleep).await.unwrap();
+    adopted.snapshot(&asleep, None).await.unwrap();
     adopted.kill().await.unwrap();
     clone.memory = lab.dir.join("own");
     let again = driver.restore(&clone, &asleep, RestoreMemory::Own, &unrecorded).await.unwrap();
@@ -101,17 +101,17 @@ async fn a_full_disk_leaves_the_machine_paused_and_able_to_go_on() {
     // Too small for what is set aside; then, beside a file that goes away, for the state.
     let full = lab.tmpfs(256 << 10);
     for _ in 0..2 {
-        let error = machine.snapshot(&full.join("snapshot")).await.unwrap_err();
+        let error = machine.snapshot(&full.join("snapshot"), None).await.unwrap_err();
         assert_eq!(error.code(), "no_space", "{error}");
         assert_eq!(std::fs::read_dir(&full).unwrap().count(), 0, "no half of it is left");
         assert!(machine.stats().await.unwrap().paused);
     }
-    let nowhere = machine.snapshot(Path::new("/nonexistent/snapshot")).await.unwrap_err();
+    let nowhere = machine.snapshot(Path::new("/nonexistent/snapshot"), None).await.unwrap_err();
     assert_eq!(nowhere.code(), "snapshot_failed", "{nowhere}");
     machine.resume().await.unwrap();
     counts_beyond(&spec, count(&spec).unwrap()).await;
     machine.pause().await.unwrap();
-    machine.snapshot(&lab.dir.join("snapshot")).await.unwrap();
+    machine.snapshot(&lab.dir.join("snapshot"), None).await.unwrap();
     machine.kill().await.unwrap();
 }
 
@@ -158,7 +158,7 @@ async fn a_bad_snapshot_is_told_and_leaves_no_process() {
     let spec = lab.spec("a");
     let machine = paused(&spec).await;
     let snapshot = lab.dir.join("snapshot");
-    machine.snapshot(&snapshot).await.unwrap();
+    machine.snapshot(&snapshot, None).await.unwrap();
     machine.kill().await.unwrap();
     let whole = std::fs::read(&snapshot).unwrap();
     let driver = driver().await;

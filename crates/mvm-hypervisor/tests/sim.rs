@@ -65,7 +65,7 @@ async fn it_keeps_the_contract_across_a_restart_of_its_holder() {
     let mut byte = [0];
     stream.read_exact(&mut byte).await.unwrap();
     let snapshot = dir.path().join("snapshot");
-    assert_eq!(machine.snapshot(&snapshot).await.unwrap_err().code(), "not_paused");
+    assert_eq!(machine.snapshot(&snapshot, None).await.unwrap_err().code(), "not_paused");
 
     drop(machine);
     let later = sim.clone();
@@ -79,7 +79,7 @@ async fn it_keeps_the_contract_across_a_restart_of_its_holder() {
     let counted = later.guest_ms(&spec.marker).unwrap();
     assert!(counted >= 10_000);
     tokio::time::sleep(Duration::from_secs(10)).await;
-    machine.snapshot(&snapshot).await.unwrap();
+    machine.snapshot(&snapshot, None).await.unwrap();
     machine.kill().await.unwrap();
     machine.kill().await.unwrap();
     assert!(machine.exited().await.clean && later.find("mvm:").unwrap().is_empty());
@@ -98,7 +98,7 @@ async fn every_fault_at_every_call_leaves_it_consistent() {
     let script = async |sim: &SimHypervisor, spec: &VmSpec, snapshot: &Path| {
         let machine = sim.boot(spec, &unrecorded).await?;
         machine.pause().await?;
-        machine.snapshot(snapshot).await?;
+        machine.snapshot(snapshot, None).await?;
         machine.kill().await?;
         let machine = sim.restore(spec, snapshot, RestoreMemory::Own, &unrecorded).await?;
         machine.resume().await?;
@@ -157,7 +157,7 @@ async fn a_holder_that_is_killed_at_any_moment_ends_nothing() {
         let script = async {
             let machine = sim.boot(&spec, &unrecorded).await.unwrap();
             machine.pause().await.unwrap();
-            machine.snapshot(&snapshot).await.unwrap();
+            machine.snapshot(&snapshot, None).await.unwrap();
             machine.kill().await.unwrap();
         };
         tokio::select! {

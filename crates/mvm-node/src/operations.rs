@@ -8,14 +8,14 @@
 use crate::catalog::not_built;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem};
-use crate::root::{remove_dir, remove_file};
+use crate::root::{Files, remove_dir, remove_file};
 use crate::slot::{Live, Slot};
 use crate::stages::{operation, stage};
 use crate::template::Template;
 use crate::world::World;
 use crate::{Result, now, recovery};
 use mvm_api::Problem;
-use mvm_hypervisor::Machine;
+use mvm_hypervisor::{Machine, OwnMemory};
 use mvm_model::admission::{admit_instance, admit_state};
 use mvm_model::network::mac_of;
 use mvm_model::{CacheDisk, Instance, InstanceId, Intent, PoolRef, State, Tenant};
@@ -269,12 +269,17 @@ impl Node {
         let was_running = instance.state == State::Running;
         let files = self.parts.root.files(id);
         live.channel = None;
+        let own = instance.template.as_ref().map(|template| OwnMemory {
+            file: files.memory(),
+            template: self.template_files(template).snapshot(),
+        });
         let outcome = async {
             machine.pause().await.or_problem()?;
-            machine.snapshot(&files.snapshot()).await.or_problem()
+            machine.snapshot(&files.snapshot(), own.as_ref()).await.or_problem()
         };
         if let Err(problem) = outcome.await {
             remove_file(&files.snapshot())?;
+            discard_memory(&instance, &files)?;
             if was_running {
                 machine.resume().await.or_problem()?;
             }
@@ -465,6 +470,11 @@ impl Node {
 fn reached(instance: &mut Instance, to: State) {
     tracing::info!(instance = %instance.reference(), from = %instance.state, %to, "moved");
     instance.reach(to, now());
+}
+
+/// Removes what a sleep that came to nothing may have left of a clone's memory: it has none of its own.
+pub(crate) fn discard_memory(instance: &Instance, files: &Files) -> Result<()> {
+    if instance.template.is_some() { remove_file(&files.memory()) } else { Ok(()) }
 }
 
 /// Whether the reconciler puts to sleep a clone that nobody has ever used.

@@ -3,6 +3,7 @@
 
 use crate::Result;
 use crate::node::Node;
+use crate::operations::discard_memory;
 use crate::problem::OrProblem;
 use crate::root::{remove_dir, remove_file};
 use crate::slot::Live;
@@ -107,6 +108,7 @@ async fn settle(
                 let reason = "its hypervisor process ended while the agent started";
                 return node.set_failed(instance.id, reason).await;
             };
+            discard_memory(instance, &files)?;
             take_over(node, instance, machine, state, live).await
         }
         Verdict::Settle(state) => {

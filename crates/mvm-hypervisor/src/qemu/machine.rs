@@ -11,9 +11,12 @@ use tracing::Instrument;
 
 use super::process::{Ending, Process};
 use super::qmp::Qmp;
-use super::snapshot::{Draft, Hardware};
+use super::snapshot::{self, Draft, Hardware};
+use super::unshare::copy_memory;
 use super::{CONSOLE_LOG, QEMU_LOG, logs, place};
-use crate::{Error, Exit, Machine, MachineStats, ProcessIdentity, RestoreMemory, Result, VmSpec};
+use crate::{
+    Error, Exit, Machine, MachineStats, OwnMemory, ProcessIdentity, RestoreMemory, Result, VmSpec,
+};
 
 /// How long the device state may take to be sent; about 5 ms on an idle host.
 const SEND: Duration = Duration::from_secs(60);
@@ -74,13 +77,55 @@ impl Inner {
         self.failed(to, error.to_string())
     }
 
-    async fn snapshot(&self, to: &Path) -> Result<()> {
+    async fn snapshot(&self, to: &Path, unshared: Option<OwnMemory>) -> Result<()> {
         let _turn = self.turn.lock().await;
+        let status = self.qmp.status().await?;
+        if status == RunState::running {
+            return Err(Error::NotPaused { id: self.spec.id.clone() });
+        }
+        let unshared = unshared.filter(|_| self.memory == RestoreMemory::Clone);
+        if let Some(own) = unshared.filter(|_| status != RunState::postmigrate) {
+            match self.leave_memory(to, own).await {
+                Err(error @ (Error::SnapshotFailed { .. } | Error::QmpFailed { .. })) => {
+                    tracing::warn!(id = self.spec.id, "memory goes into the snapshot: {error}");
+                }
+                done => return done,
+            }
+        }
+        self.send_state(to, status).await
+    }
+
+    /// Writes a clone's snapshot, and its memory to a file: QEMU would send all that the guest could
+    /// have, page by page.
+    async fn leave_memory(&self, to: &Path, own: OwnMemory) -> Result<()> {
+        let mut draft = Draft::begin(to).map_err(|e| self.not_written(to, &e))?;
+        let (mut devices, seen) =
+            place::devices_file(&self.spec).map_err(|e| self.not_written(to, &e))?;
+        self.qmp.save_devices(&seen).await?;
+        let (pid, hardware) = (self.process.identity.pid, self.hardware.clone());
+        let memory = self.spec.memory.clone();
+        let write = move || {
+            let template =
+                snapshot::open(&own.template, &hardware).map_err(std::io::Error::other)?;
+            let state = template.with_devices(&hardware, &devices.read()?).ok_or_else(|| {
+                std::io::Error::other("its template's state is of a form that is not known")
+            })?;
+            copy_memory(pid, &memory, &own.file)?;
+            draft
+                .fill(&state[..])
+                .and_then(|()| draft.finish(&hardware, Some(&own.file)))
+                .inspect_err(|_| drop(place::remove(&own.file)))
+        };
+        let written = tokio::task::spawn_blocking(write).await;
+        let written = written.map_err(|e| self.failed(to, e.to_string()))?;
+        written.map_err(|e| self.not_written(to, &e))
+    }
+
+    /// Has QEMU send its state, and its memory where that is in no file of its own.
+    async fn send_state(&self, to: &Path, status: RunState) -> Result<()> {
         let draft = Draft::begin(to).map_err(|e| self.not_written(to, &e))?;
-        match self.qmp.status().await? {
-            RunState::running => return Err(Error::NotPaused { id: self.spec.id.clone() }),
-            RunState::postmigrate => self.leave_postmigrate(to).await?,
-            _ => {}
+        if status == RunState::postmigrate {
+            self.leave_postmigrate(to).await?;
         }
         // A clone's memory is mapped privately: what it has written is nowhere but in it.
         let own = self.memory == RestoreMemory::Own;
@@ -223,11 +268,11 @@ impl Machine for QemuMachine {
         }
     }
 
-    async fn snapshot(&self, to: &Path) -> Result<()> {
+    async fn snapshot(&self, to: &Path, own: Option<&OwnMemory>) -> Result<()> {
         let span = tracing::info_span!("snapshot", id = %self.0.spec.id);
-        let (inner, path) = (Arc::clone(&self.0), to.to_owned());
+        let (inner, path, own) = (Arc::clone(&self.0), to.to_owned(), own.cloned());
         // A task of its own: a caller that gives up half-way leaves nothing half-done.
-        let work = tokio::spawn(async move { inner.snapshot(&path).await }.instrument(span));
+        let work = tokio::spawn(async move { inner.snapshot(&path, own).await }.instrument(span));
         match work.await {
             Ok(Err(error)) => Err(self.0.explain(error).await),
             Ok(Ok(())) => Ok(()),

@@ -18,6 +18,7 @@ mod qmp;
 mod snapshot;
 mod spawn;
 mod stream;
+mod unshare;
 mod validate;
 
 pub use binary::Version;

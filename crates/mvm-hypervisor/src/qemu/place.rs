@@ -1,7 +1,7 @@
 //! A machine's directory: its sockets, its lock, its memory file; and who may touch them.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use crate::{Error, Result, VmSpec};
 const QMP_SOCKET: &str = "qmp.sock";
 const CHANNEL_SOCKET: &str = "channel.sock";
 const STATE_SOCKET: &str = "state.sock";
+const DEVICES: &str = "devices.state";
 const LOCK: &str = "machine.lock";
 
 pub(super) fn qmp_socket(dir: &Path) -> PathBuf {
@@ -116,10 +117,47 @@ impl Drop for StateSocket {
     }
 }
 
+/// An empty file that the machine, which sees it as the second path, can write to.
+pub(super) fn devices_file(spec: &VmSpec) -> io::Result<(DevicesFile, PathBuf)> {
+    let path = spec.dir.join(DEVICES);
+    remove(&path)?;
+    let file = own_file().create_new(true).open(&path)?;
+    let made = DevicesFile { file, path };
+    let seen = match spec.confine {
+        Some(confine) => {
+            chown(&made.path, Some(confine.uid), Some(confine.gid))?;
+            Path::new("/").join(DEVICES)
+        }
+        None => made.path.clone(),
+    };
+    Ok((made, seen))
+}
+
+/// Removed when dropped.
+#[derive(Debug)]
+pub(super) struct DevicesFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl DevicesFile {
+    /// What has been written.
+    pub(super) fn read(&mut self) -> io::Result<Vec<u8>> {
+        let mut state = Vec::new();
+        self.file.read_to_end(&mut state).map(|_| state)
+    }
+}
+
+impl Drop for DevicesFile {
+    fn drop(&mut self) {
+        let _ = remove(&self.path);
+    }
+}
+
 /// Removes what an ended machine left. The lock stays: a file that is locked by name
 /// must not be replaced under somebody who waits for it.
 pub(super) fn clear(dir: &Path) {
-    for name in [QMP_SOCKET, CHANNEL_SOCKET, STATE_SOCKET] {
+    for name in [QMP_SOCKET, CHANNEL_SOCKET, STATE_SOCKET, DEVICES] {
         if let Err(error) = remove(&dir.join(name)) {
             tracing::warn!(%error, socket = name, "cannot remove a machine's socket");
         }

@@ -170,6 +170,13 @@ impl Qmp {
         self.execute(&MigrateIncoming { uri: format!("fd:{fd}") }, Repeat::No).await.map(drop)
     }
 
+    /// Writes the state of the devices, without memory, to a file that is there, by its path as the
+    /// process sees it. The disks stay the machine's own.
+    pub(super) async fn save_devices(&self, to: &Path) -> Result<()> {
+        let save = SaveDevices { filename: to.display().to_string(), live: false };
+        self.execute(&save, Repeat::Yes).await.map(drop)
+    }
+
     /// Begins to send the state to a Unix socket, by its path as the process sees it.
     pub(super) async fn migrate(&self, to: &Path) -> Result<()> {
         let uri = format!("unix:{}", to.display());
@@ -207,5 +214,6 @@ macro_rules! command {
 command!(Migrate { uri: String }, "migrate");
 command!(MigrateIncoming { uri: String }, "migrate-incoming");
 command!(MigrateSetParameters { max_bandwidth: u64 }, "migrate-set-parameters");
+command!(SaveDevices { filename: String, live: bool }, "xen-save-devices-state");
 command!(QueryMigrate {}, "query-migrate");
 command!(CancelMigration {}, "migrate_cancel");

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use super::Accelerator;
 use super::arguments::cpu_model;
 use super::place;
-use super::stream::copy_without_zero_pages;
+use super::stream::{copy_without_zero_pages, with_memory_part};
 use crate::VmSpec;
 
 const MAGIC: &str = "mvm-snapshot ";
@@ -117,6 +117,15 @@ impl Stored {
         match self.state {
             State::Checked(_) => Memory::File,
             State::Unchecked(..) => Memory::State,
+        }
+    }
+
+    /// The state of a machine like this one, which has written only that of its devices; `None` if
+    /// they are not alike.
+    pub(super) fn with_devices(&self, hardware: &Hardware, devices: &[u8]) -> Option<Vec<u8>> {
+        match &self.state {
+            State::Checked(state) if self.hardware == *hardware => with_memory_part(state, devices),
+            _ => None,
         }
     }
 

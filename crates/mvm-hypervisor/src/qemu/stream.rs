@@ -10,7 +10,15 @@ const MAGIC: &[u8] = b"QEVM\0\0\0\x03";
 const START: u8 = 1;
 const PART: u8 = 2;
 const END: u8 = 3;
+const FULL: u8 = 4;
+const SUBSECTION: u8 = 5;
 const CONFIGURATION: u8 = 7;
+/// Ends the sections; what is behind it describes them, for people.
+const END_OF_STATE: u8 = 0;
+const DESCRIPTION: u8 = 6;
+const CAPABILITIES: &[u8] = b"configuration/capabilities";
+/// Memory that is mapped shared is not in the stream, and each block's list entry has its address.
+const IGNORE_SHARED: &[u8] = b"x-ignore-shared";
 const FOOTER: u8 = 0x7e;
 /// The flags stand in the low bits of a page's address.
 const FLAGS: u64 = 0xfff;
@@ -39,12 +47,31 @@ type Step<T> = Result<T, Stop>;
 
 /// Copies a stream from `from` to `to`, without the zero pages of its largest block of memory.
 pub(super) fn copy_without_zero_pages(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
-    let mut copy = Copy { from: &mut from, to: &mut to, held: Vec::new(), largest: Vec::new() };
+    let mut copy = Copy::new(&mut from, &mut to);
     match copy.memory() {
         Err(Stop::Broken(error)) => return Err(error),
         Err(Stop::Rest) | Ok(()) => copy.pass()?,
     }
     io::copy(&mut from, &mut to).map(drop)
+}
+
+/// The state of a machine whose memory is in a file, put together of two: what `of`, the state of such
+/// a machine with the same hardware, says of memory, and `devices`, which is without it. `None` if
+/// either is of a form that is not known here.
+pub(super) fn with_memory_part(of: &[u8], devices: &[u8]) -> Option<Vec<u8>> {
+    let sections = devices.strip_prefix(MAGIC)?;
+    let (mut rest, mut whole) = (of, Vec::new());
+    let mut copy = Copy::new(&mut rest, &mut whole);
+    copy.memory().ok()?;
+    copy.pass().ok()?;
+    // A block that is left out of the one is in a file in the other.
+    let fits = copy.shared
+        && rest.first() == Some(&FULL)
+        && sections.first() == Some(&FULL)
+        && sections.last() == Some(&END_OF_STATE);
+    whole.extend(sections);
+    whole.extend([DESCRIPTION, 0, 0, 0, 2, b'{', b'}']);
+    fits.then_some(whole)
 }
 
 struct Copy<'a, R, W> {
@@ -54,6 +81,8 @@ struct Copy<'a, R, W> {
     held: Vec<u8>,
     /// The name of the block whose zero pages are left out.
     largest: Vec<u8>,
+    /// Whether blocks that are mapped shared are in the list only, with their address.
+    shared: bool,
 }
 
 /// The block of the last page, over all sections.
@@ -63,7 +92,11 @@ struct Last {
     passed: Option<Vec<u8>>,
 }
 
-impl<R: Read, W: Write> Copy<'_, R, W> {
+impl<'a, R: Read, W: Write> Copy<'a, R, W> {
+    fn new(from: &'a mut R, to: &'a mut W) -> Self {
+        Self { from, to, held: Vec::new(), largest: Vec::new(), shared: false }
+    }
+
     fn memory(&mut self) -> Step<()> {
         if self.take(MAGIC.len())? != MAGIC {
             return Err(Stop::Rest);
@@ -75,6 +108,10 @@ impl<R: Read, W: Write> Copy<'_, R, W> {
                 return Err(Stop::Rest);
             }
             self.take(length)?;
+            kind = self.byte()?;
+        }
+        if kind == SUBSECTION {
+            self.capabilities()?;
             kind = self.byte()?;
         }
         if kind != START {
@@ -101,6 +138,18 @@ impl<R: Read, W: Write> Copy<'_, R, W> {
         }
     }
 
+    /// What the state was sent with; any other part of the configuration is not known here.
+    fn capabilities(&mut self) -> Step<()> {
+        if self.name()? != CAPABILITIES {
+            return Err(Stop::Rest);
+        }
+        self.take(4)?;
+        for _ in 0..self.number(4)? {
+            self.shared |= self.name()? == IGNORE_SHARED;
+        }
+        Ok(())
+    }
+
     /// The list of blocks, with their lengths.
     fn blocks(&mut self) -> Step<()> {
         let total = self.number(8)?;
@@ -111,6 +160,9 @@ impl<R: Read, W: Write> Copy<'_, R, W> {
         while left > 0 {
             let name = self.name()?;
             let length = self.number(8)?;
+            if self.shared {
+                self.take(8)?;
+            }
             left = left.checked_sub(length).filter(|_| length > 0).ok_or(Stop::Rest)?;
             if length > most {
                 (most, self.largest) = (length, name);
@@ -269,7 +321,53 @@ mod tests {
         proptest::collection::vec(proptest::collection::vec(page, 0..12), 1..4)
     }
 
+    /// As `stream`, of a machine whose `ram` is in a file.
+    fn shared_stream(pages: &[Vec<Page>]) -> Vec<u8> {
+        let whole = stream(pages);
+        let at = whole.windows(4).position(|window| window == [b'c', START, 0, 0]).unwrap() + 1;
+        let mut out = whole[..at].to_vec();
+        out.push(SUBSECTION);
+        out.push(CAPABILITIES.len() as u8);
+        out.extend(CAPABILITIES);
+        out.extend([0, 0, 0, 1, 0, 0, 0, 1, IGNORE_SHARED.len() as u8]);
+        out.extend(IGNORE_SHARED);
+        // The blocks, each with its address.
+        let list = at + 5 + 4 + 8 + 8;
+        out.extend(&whole[at..list]);
+        let mut from = list;
+        for (name, _) in BLOCKS {
+            out.extend(&whole[from..from + 1 + name.len() + 8]);
+            out.extend([0; 8]);
+            from += 1 + name.len() + 8;
+        }
+        out.extend(&whole[from..whole.len() - b"devices".len()]);
+        out
+    }
+
     proptest! {
+        #[test]
+        fn devices_get_the_memory_part_of_another_state(
+            parts in parts(), old in proptest::collection::vec(any::<u8>(), 0..50),
+            new in proptest::collection::vec(any::<u8>(), 0..50), cut in any::<proptest::sample::Index>(),
+        ) {
+            // Pages of the block that is in a file are in no such state.
+            let parts: Vec<Vec<Page>> = parts
+                .iter().map(|part| part.iter().filter(|(rom, ..)| *rom).copied().collect()).collect();
+            let memory = shared_stream(&parts);
+            let of = [&memory, &[FULL][..], &old].concat();
+            let devices = [MAGIC, &[FULL], &new, &[END_OF_STATE]].concat();
+            let whole = with_memory_part(&of, &devices).unwrap();
+            let expected =
+                [&memory, &devices[MAGIC.len()..], &[DESCRIPTION, 0, 0, 0, 2][..], b"{}"].concat();
+            prop_assert_eq!(whole, expected);
+            // Nothing is made of a part, nor of a state that has memory in it.
+            prop_assert!(with_memory_part(&of[..cut.index(memory.len() + 1)], &devices).is_none());
+            prop_assert!(with_memory_part(&of, &devices[..devices.len() - 1 - cut.index(new.len() + 1)])
+                .is_none_or(|_| new.contains(&END_OF_STATE)));
+            let other = [&stream(&parts), &[FULL][..]].concat();
+            prop_assert!(with_memory_part(&other, &devices).is_none());
+        }
+
         #[test]
         fn what_is_left_out_is_the_zero_pages_of_memory(parts in parts()) {
             let kept = |part: &Vec<Page>| {

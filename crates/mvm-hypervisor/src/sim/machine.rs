@@ -9,8 +9,10 @@ use async_trait::async_trait;
 use super::fault::{Call, Effect, Moment};
 use super::holder::Holder;
 use super::saved::{Saved, part_of};
-use super::world::{Life, World};
-use crate::{Error, Exit, Machine, MachineStats, ProcessIdentity, RestoreMemory, Result};
+use super::world::{Life, World, make_memory};
+use crate::{
+    Error, Exit, Machine, MachineStats, OwnMemory, ProcessIdentity, RestoreMemory, Result,
+};
 
 pub(super) struct SimMachine {
     holder: Holder,
@@ -73,23 +75,28 @@ impl Machine for SimMachine {
         Ok(())
     }
 
-    async fn snapshot(&self, to: &Path) -> Result<()> {
+    async fn snapshot(&self, to: &Path, own: Option<&OwnMemory>) -> Result<()> {
         let _turn = self.turn.lock().await;
         let id = || self.life.spec.id.clone();
         if self.life.is_running() {
             return Err(Error::NotPaused { id: id() });
         }
         let effect = self.pass(Call::Snapshot, self.world().latencies.snapshot).await?;
-        if effect == Some(Effect::Halt(Moment::During)) {
-            let _ = std::fs::write(part_of(to), "{");
-        }
-        self.holder.reach(effect, Moment::During).await;
-        Saved::of(&self.life).write(to).map_err(|e| match e.kind() {
+        let failed = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
                 Error::NoSpace { id: id(), path: to.to_owned() }
             }
             _ => Error::SnapshotFailed { id: id(), to: to.to_owned(), reason: e.to_string() },
-        })?;
+        };
+        let own = own.filter(|_| self.life.memory == RestoreMemory::Clone);
+        if let Some(own) = own {
+            make_memory(&own.file, &self.life.spec).map_err(failed)?;
+        }
+        if effect == Some(Effect::Halt(Moment::During)) {
+            let _ = std::fs::write(part_of(to), "{");
+        }
+        self.holder.reach(effect, Moment::During).await;
+        Saved::of(&self.life, own.is_some()).write(to).map_err(failed)?;
         self.holder.reach(effect, Moment::After).await;
         Ok(())
     }

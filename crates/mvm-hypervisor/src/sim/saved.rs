@@ -18,20 +18,21 @@ pub(super) struct Saved {
     vcpus: u32,
     mem_mib: u64,
     pub(super) guest_ms: u64,
-    /// It was a clone: its memory file is not its own.
+    /// It was a clone, and has no memory file of its own.
     with_memory: bool,
     #[serde(skip)]
     pub(super) memory: Vec<u8>,
 }
 
 impl Saved {
-    pub(super) fn of(life: &Life) -> Self {
+    /// Of a clone that has left its memory in a file: `unshared`.
+    pub(super) fn of(life: &Life, unshared: bool) -> Self {
         Self {
             simulated: true,
             vcpus: life.spec.vcpus,
             mem_mib: life.spec.mem_mib,
             guest_ms: life.guest_ms(),
-            with_memory: life.memory == RestoreMemory::Clone,
+            with_memory: life.memory == RestoreMemory::Clone && !unshared,
             memory: life.memory_bytes().clone(),
         }
     }

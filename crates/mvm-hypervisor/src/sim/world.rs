@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -301,13 +301,20 @@ impl World {
 
 /// A machine's files, as a hypervisor makes them. A clone maps its template's memory, and has none.
 fn prepare(spec: &VmSpec, memory: RestoreMemory) -> std::io::Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    options.create(true).append(true).mode(0o600);
     match memory {
-        RestoreMemory::Own => options.open(&spec.memory)?.set_len(spec.mem_mib << 20)?,
+        RestoreMemory::Own => make_memory(&spec.memory, spec)?,
         RestoreMemory::Clone => drop(std::fs::File::open(&spec.memory)?),
     }
-    writeln!(options.open(spec.dir.join("console.log"))?, "a simulated machine started")
+    writeln!(own_file(&spec.dir.join("console.log"))?, "a simulated machine started")
+}
+
+/// The memory file of a machine, if it has none yet.
+pub(super) fn make_memory(path: &Path, spec: &VmSpec) -> std::io::Result<()> {
+    own_file(path)?.set_len(spec.mem_mib << 20)
+}
+
+fn own_file(path: &Path) -> std::io::Result<std::fs::File> {
+    std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

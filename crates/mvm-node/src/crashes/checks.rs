@@ -162,8 +162,8 @@ fn files_of(instance: &Instance, known: bool, have: &BTreeSet<String>) -> Option
         State::Sleeping if instance.dormant => {
             (has("snapshot") || has("memory")).then_some("memory of one that never ran")
         }
-        State::Sleeping if !has("snapshot") || !disks => Some("nothing to wake from"),
-        State::Sleeping => None,
+        State::Sleeping if has("snapshot") && has("memory") && disks => None,
+        State::Sleeping => Some("nothing to wake from"),
         State::Stopped if has("snapshot") || has("memory") => Some("memory of one that is off"),
         State::Stopped if known && !disks => Some("no disks"),
         _ => None,

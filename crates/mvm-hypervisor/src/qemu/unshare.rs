@@ -1,0 +1,234 @@
+//! The memory of a clone, left in a file of its own.
+//!
+//! A clone maps its template's file privately: what it has written is anonymous memory of its
+//! process, and all else is the file's. The kernel says which is which (pagemap: Linux'
+//! Documentation/admin-guide/mm/pagemap.rst), so that its own file is a copy of the template's with
+//! these pages over it. That costs what is there, not what the guest could have.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use super::place;
+
+const PAGE: u64 = 4096;
+/// So much is read and written at once.
+const PIECE: usize = 1 << 20;
+/// Bits of an entry of pagemap.
+const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
+/// A page of a file, or shared.
+const OF_FILE: u64 = 1 << 61;
+
+/// Part of a process' address space that maps part of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mapping {
+    begin: u64,
+    end: u64,
+    /// Where in the file it begins.
+    offset: u64,
+}
+
+/// Makes the file `own`: the memory of the stopped process `pid`, which maps `template` privately.
+/// Nothing is left of it after an error; it is not synced.
+pub(super) fn copy_memory(pid: u32, template: &Path, own: &Path) -> io::Result<()> {
+    place::remove(own)?;
+    let written = write_memory(pid, template, own);
+    if written.is_err() {
+        place::remove(own)?;
+    }
+    written
+}
+
+fn write_memory(pid: u32, template: &Path, own: &Path) -> io::Result<()> {
+    let from = File::open(template)?;
+    let mappings = mappings(pid, &from)?;
+    let length = from.metadata()?.len();
+    let covered: u64 = mappings.iter().map(|mapping| mapping.end - mapping.begin).sum();
+    if covered != length {
+        return Err(io::Error::other(format!("{covered} of its {length} bytes are mapped")));
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let to = options.open(own)?;
+    copy_sparse(&from, &to, length)?;
+    let (memory, pages) = (proc_file(pid, "mem")?, proc_file(pid, "pagemap")?);
+    for mapping in mappings {
+        copy_own_pages(&memory, &pages, mapping, &to)?;
+    }
+    Ok(())
+}
+
+fn proc_file(pid: u32, name: &str) -> io::Result<File> {
+    File::open(format!("/proc/{pid}/{name}"))
+}
+
+/// Where the process maps this file privately. proc(5)
+fn mappings(pid: u32, file: &File) -> io::Result<Vec<Mapping>> {
+    let (meta, mut text) = (file.metadata()?, String::new());
+    proc_file(pid, "maps")?.read_to_string(&mut text)?;
+    Ok(text.lines().filter_map(|line| mapping(line, meta.dev(), meta.ino())).collect())
+}
+
+fn mapping(line: &str, device: u64, inode: u64) -> Option<Mapping> {
+    let mut words = line.split_ascii_whitespace();
+    let (range, permissions, offset) = (words.next()?, words.next()?, words.next()?);
+    let (major, minor) = words.next()?.split_once(':')?;
+    let hex = |text| u64::from_str_radix(text, 16).ok();
+    let (major, minor) = (u32::try_from(hex(major)?).ok()?, u32::try_from(hex(minor)?).ok()?);
+    let same = rustix::fs::makedev(major, minor) == device
+        && words.next()?.parse::<u64>() == Ok(inode)
+        && permissions.ends_with('p');
+    let (begin, end) = range.split_once('-')?;
+    let found = Mapping { begin: hex(begin)?, end: hex(end)?, offset: hex(offset)? };
+    (same && found.begin < found.end).then_some(found)
+}
+
+/// Copies a file, its holes left out: as a whole where the file system can share its blocks.
+fn copy_sparse(from: &File, to: &File, length: u64) -> io::Result<()> {
+    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    to.set_len(length)?;
+    let mut at = 0;
+    while at < length {
+        use rustix::fs::{SeekFrom, seek};
+        at = match seek(from, SeekFrom::Data(at)) {
+            Err(Errno::NXIO) => break,
+            at => at?,
+        };
+        let end = seek(from, SeekFrom::Hole(at))?;
+        let mut source = from;
+        source.seek(io::SeekFrom::Start(at))?;
+        let mut target = to;
+        target.seek(io::SeekFrom::Start(at))?;
+        // copy_file_range(2), where both are on one file system.
+        io::copy(&mut source.take(end - at), &mut target)?;
+        at = end;
+    }
+    Ok(())
+}
+
+/// Writes the pages that the process has made its own over the copy of the template's.
+fn copy_own_pages(memory: &File, pages: &File, mapping: Mapping, to: &File) -> io::Result<()> {
+    let mut pages = io::BufReader::with_capacity(PIECE, pages);
+    pages.seek(SeekFrom::Start(mapping.begin / PAGE * 8))?;
+    let (mut entry, mut piece) = ([0; 8], Vec::new());
+    let mut run = mapping.begin..mapping.begin;
+    for address in (mapping.begin..mapping.end).step_by(PAGE as usize) {
+        pages.read_exact(&mut entry)?;
+        let full = (run.end - run.start) as usize >= PIECE;
+        if !is_own(u64::from_ne_bytes(entry)) || full {
+            copy_run(memory, &mut piece, &run, mapping, to)?;
+            run = address..address;
+        }
+        if is_own(u64::from_ne_bytes(entry)) {
+            run.end = address + PAGE;
+        } else {
+            run = address + PAGE..address + PAGE;
+        }
+    }
+    copy_run(memory, &mut piece, &run, mapping, to)
+}
+
+fn copy_run(
+    memory: &File,
+    piece: &mut Vec<u8>,
+    run: &std::ops::Range<u64>,
+    mapping: Mapping,
+    to: &File,
+) -> io::Result<()> {
+    piece.resize((run.end - run.start) as usize, 0);
+    memory.read_exact_at(piece, run.start)?;
+    to.write_all_at(piece, run.start - mapping.begin + mapping.offset)
+}
+
+/// Whether a page is the process' own: not the file's, in memory or swapped out.
+fn is_own(entry: u64) -> bool {
+    entry & SWAPPED != 0 || entry & PRESENT != 0 && entry & OF_FILE == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn only_private_mappings_of_the_file_count() {
+        let line = "7fc0-7fd0 rw-p 00002000 fe:00 854008   /var/lib/x/memory (deleted)";
+        let device = rustix::fs::makedev(0xfe, 0);
+        let found = mapping(line, device, 854_008);
+        assert_eq!(found, Some(Mapping { begin: 0x7fc0, end: 0x7fd0, offset: 0x2000 }));
+        assert_eq!(mapping(line, device, 854_009), None);
+        assert_eq!(mapping(line, device + 1, 854_008), None);
+        assert_eq!(mapping(&line.replace("rw-p", "rw-s"), device, 854_008), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_is_read_without_panic(line in "[0-9a-f]{0,20}[-: rwxp]{0,4}.{0,40}", n: u64) {
+            let _ = mapping(&line, n, n);
+        }
+
+        /// This process stands for QEMU: what it writes to its private mapping is in the copy.
+        #[test]
+        fn the_copy_is_what_the_process_sees(
+            data in proptest::collection::btree_map(0u64..600, 1u8.., 0..20),
+            writes in proptest::collection::btree_map(0u64..600, any::<u8>(), 0..40),
+        ) {
+            const PAGES: u64 = 600;
+            let dir = tempfile::tempdir().unwrap();
+            let (template, own) = (dir.path().join("template"), dir.path().join("own"));
+            let file = File::create(&template).unwrap();
+            file.set_len(PAGES * PAGE).unwrap();
+            for (page, byte) in &data {
+                file.write_all_at(&[*byte; PAGE as usize], page * PAGE).unwrap();
+            }
+            let mut seen = Private::map(&template, (PAGES * PAGE) as usize);
+            for (page, byte) in &writes {
+                seen.bytes()[(page * PAGE) as usize + 7] = *byte;
+            }
+            copy_memory(std::process::id(), &template, &own).unwrap();
+            prop_assert!(std::fs::read(&own).unwrap() == seen.bytes());
+            let allocated = std::fs::metadata(&own).unwrap().blocks() * 512 / PAGE;
+            let most = (data.len() + writes.len()) as u64;
+            prop_assert!(allocated <= most + 1, "{allocated} pages of {most}");
+            // Of a file that nobody maps there is nothing to be had, and nothing is left.
+            std::fs::rename(&template, dir.path().join("gone")).unwrap();
+            std::fs::write(&template, b"another").unwrap();
+            prop_assert!(copy_memory(std::process::id(), &template, &own).is_err());
+            prop_assert!(!own.exists());
+        }
+    }
+
+    /// A private mapping of a whole file.
+    struct Private(*mut u8, usize);
+
+    impl Private {
+        fn map(path: &Path, length: usize) -> Private {
+            use rustix::mm::{MapFlags, ProtFlags, mmap};
+            let file = File::open(path).unwrap();
+            let access = ProtFlags::READ | ProtFlags::WRITE;
+            // SAFETY: a new mapping, which nothing else knows of; the file keeps its length.
+            let at =
+                unsafe { mmap(std::ptr::null_mut(), length, access, MapFlags::PRIVATE, file, 0) };
+            Private(at.unwrap().cast(), length)
+        }
+
+        fn bytes(&mut self) -> &mut [u8] {
+            // SAFETY: mapped with this length until `self` is dropped.
+            unsafe { std::slice::from_raw_parts_mut(self.0, self.1) }
+        }
+    }
+
+    impl Drop for Private {
+        fn drop(&mut self) {
+            // SAFETY: what `map` has mapped, and nothing borrows any more.
+            let _ = unsafe { rustix::mm::munmap(self.0.cast(), self.1) };
+        }
+    }
+}
