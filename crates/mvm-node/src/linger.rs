@@ -31,7 +31,7 @@ impl Node {
     }
 
     /// The process that this sleeping instance still has, paused as it was when it was snapshotted.
-    pub(crate) async fn lingering(
+    pub(crate) async fn take_lingering(
         &self,
         live: &mut Live,
         id: InstanceId,

@@ -328,7 +328,7 @@ impl Node {
         tenant: &Tenant,
         instance: &Instance,
     ) -> Result<Arc<dyn Machine>> {
-        match self.lingering(live, instance.id).await? {
+        match self.take_lingering(live, instance.id).await? {
             Some(machine) => Ok(machine),
             None => self.restore(tenant, instance).await,
         }
