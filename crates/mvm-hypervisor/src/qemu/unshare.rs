@@ -45,7 +45,7 @@ pub(super) fn copy_memory(pid: u32, template: &Path, own: &Path) -> io::Result<(
 
 fn write_memory(pid: u32, template: &Path, own: &Path) -> io::Result<()> {
     let from = File::open(template)?;
-    let mappings = mappings(pid, &from)?;
+    let mappings = mappings(pid, template, from.metadata()?.ino())?;
     let length = from.metadata()?.len();
     let covered: u64 = mappings.iter().map(|mapping| mapping.end - mapping.begin).sum();
     if covered != length {
@@ -67,21 +67,21 @@ fn proc_file(pid: u32, name: &str) -> io::Result<File> {
 }
 
 /// Where the process maps this file privately. proc(5)
-fn mappings(pid: u32, file: &File) -> io::Result<Vec<Mapping>> {
-    let (meta, mut text) = (file.metadata()?, String::new());
+fn mappings(pid: u32, file: &Path, inode: u64) -> io::Result<Vec<Mapping>> {
+    let (path, mut text) = (file.canonicalize()?, String::new());
     proc_file(pid, "maps")?.read_to_string(&mut text)?;
-    Ok(text.lines().filter_map(|line| mapping(line, meta.dev(), meta.ino())).collect())
+    Ok(text.lines().filter_map(|line| mapping(line, &path, inode)).collect())
 }
 
-fn mapping(line: &str, device: u64, inode: u64) -> Option<Mapping> {
+/// A line of /proc/PID/maps, if it is of this file. Its device is not compared: btrfs has one there
+/// and another for stat(2).
+fn mapping(line: &str, path: &Path, inode: u64) -> Option<Mapping> {
     let mut words = line.split_ascii_whitespace();
     let (range, permissions, offset) = (words.next()?, words.next()?, words.next()?);
-    let (major, minor) = words.next()?.split_once(':')?;
-    let hex = |text| u64::from_str_radix(text, 16).ok();
-    let (major, minor) = (u32::try_from(hex(major)?).ok()?, u32::try_from(hex(minor)?).ok()?);
-    let same = rustix::fs::makedev(major, minor) == device
-        && words.next()?.parse::<u64>() == Ok(inode)
+    let same = words.nth(1)?.parse::<u64>() == Ok(inode)
+        && Path::new(&line[line.find('/')?..]) == path
         && permissions.ends_with('p');
+    let hex = |text| u64::from_str_radix(text, 16).ok();
     let (begin, end) = range.split_once('-')?;
     let found = Mapping { begin: hex(begin)?, end: hex(end)?, offset: hex(offset)? };
     (same && found.begin < found.end).then_some(found)
@@ -159,19 +159,21 @@ mod tests {
 
     #[test]
     fn only_private_mappings_of_the_file_count() {
-        let line = "7fc0-7fd0 rw-p 00002000 fe:00 854008   /var/lib/x/memory (deleted)";
-        let device = rustix::fs::makedev(0xfe, 0);
-        let found = mapping(line, device, 854_008);
+        let line = "7fc0-7fd0 rw-p 00002000 fe:00 854008   /var/lib/a b/memory";
+        let path = Path::new("/var/lib/a b/memory");
+        let found = mapping(line, path, 854_008);
         assert_eq!(found, Some(Mapping { begin: 0x7fc0, end: 0x7fd0, offset: 0x2000 }));
-        assert_eq!(mapping(line, device, 854_009), None);
-        assert_eq!(mapping(line, device + 1, 854_008), None);
-        assert_eq!(mapping(&line.replace("rw-p", "rw-s"), device, 854_008), None);
+        assert_eq!(mapping(line, path, 854_009), None);
+        assert_eq!(mapping(line, Path::new("/var/lib/b/memory"), 854_008), None);
+        assert_eq!(mapping(&line.replace("rw-p", "rw-s"), path, 854_008), None);
     }
 
     proptest! {
         #[test]
-        fn any_line_is_read_without_panic(line in "[0-9a-f]{0,20}[-: rwxp]{0,4}.{0,40}", n: u64) {
-            let _ = mapping(&line, n, n);
+        fn any_line_is_read_without_panic(
+            line in "[0-9a-f]{0,20}[-: rwxp]{0,4}.{0,40}", inode: u64,
+        ) {
+            let _ = mapping(&line, Path::new("/memory"), inode);
         }
 
         /// This process stands for QEMU: what it writes to its private mapping is in the copy.

@@ -66,6 +66,9 @@ fn clones_share_memory_and_nothing_else() {
     let mut count = lab.count(vm);
     for _ in 0..2 {
         lab.ok(&["instance", "sleep", vm]);
+        let dir = lab.root.join("instances").join(vm.rsplit('/').next().expect("id"));
+        let snapshot = std::fs::metadata(dir.join("snapshot")).expect("snapshot").len();
+        assert!(dir.join("memory").exists() && snapshot < 1 << 20, "memory is not in the snapshot");
         lab.kill_agent();
         lab.ok(&["instance", "wake", vm]);
         let (file, permissions) = memory_of(&lab, vm);
