@@ -1,5 +1,6 @@
 //! Which instance a claim gets.
 
+use crate::Millis;
 use crate::instance::Instance;
 use crate::pool::Recycle;
 use crate::state::State;
@@ -7,7 +8,8 @@ use crate::state::State;
 /// The instance of a pool that a new claim should get, best first: running, then warm, then
 /// sleeping, then stopped or created ones. Leased, failed and moving instances are never chosen. In
 /// a pool that recycles by `reset`, an instance that somebody has used is never chosen; in one that
-/// recycles by `sleep`, a used one is preferred for the caches in its memory.
+/// recycles by `sleep`, a used one is preferred for the caches in its memory. Of sleepers the last
+/// to fall asleep comes first: its process may still be there, and its memory in the host's.
 pub fn choose<'a>(
     recycle: Recycle,
     revision: &str,
@@ -21,7 +23,11 @@ pub fn choose<'a>(
         .filter_map(|instance| readiness(instance.state).map(|rank| (rank, instance)))
         .min_by_key(|(rank, instance)| {
             let stale_cache = instance.leases_served == 0 && recycle != Recycle::Reset;
-            (*rank, stale_cache, instance.state_since, instance.id)
+            let order = match instance.state {
+                State::Sleeping => Millis::MAX - instance.state_since,
+                _ => instance.state_since,
+            };
+            (*rank, stale_cache, order, instance.id)
         })
         .map(|(_, instance)| instance)
 }

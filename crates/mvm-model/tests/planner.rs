@@ -435,3 +435,16 @@ fn base() -> Pool {
     pool.record_build("r1", 0);
     pool
 }
+
+#[test]
+fn of_used_sleepers_the_last_to_fall_asleep_is_claimed() {
+    let mut all: Vec<_> = (0..3).map(|n| support::instance(n, State::Sleeping)).collect();
+    for (instance, (since, served)) in all.iter_mut().zip([(30, 0), (10, 1), (20, 2)]) {
+        (instance.state_since, instance.leases_served) = (since, served);
+    }
+    let chosen = |recycle, all: &[Instance]| choose(recycle, &all[0].revision, all).map(|i| i.id);
+    assert_eq!(chosen(Recycle::Sleep, &all), Some(all[2].id), "for its process and its caches");
+    assert_eq!(chosen(Recycle::Reset, &all), Some(all[0].id), "nobody has used it");
+    all[1].state = State::Warm;
+    assert_eq!(chosen(Recycle::Sleep, &all), Some(all[1].id), "what is warm comes first");
+}
