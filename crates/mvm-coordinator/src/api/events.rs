@@ -56,6 +56,7 @@ pub async fn stream(
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = std::result::Result<Sent, Infallible>>>> {
     let since = Position::of_headers(&headers)?.unwrap_or(filter.since).of_fleet()?;
+    let ending = fleet.clone();
     let follow = Follow {
         news: fleet.news.subscribe(),
         fleet,
@@ -67,6 +68,8 @@ pub async fn stream(
     let stream = futures::stream::unfold(follow, |mut follow| async {
         Some((Ok(follow.next().await), follow))
     });
+    // Its reader goes on at another coordinator.
+    let stream = stream.take_until(async move { ending.ending.begun().await });
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
 }
 

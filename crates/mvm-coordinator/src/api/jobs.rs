@@ -32,11 +32,11 @@ pub async fn create(
         })
     };
     if !request.headers().contains_key(IDEMPOTENCY_KEY) {
-        return relay(&client(&fleet, &soonest()?)?, request).await;
+        return relay(&fleet, &client(&fleet, &soonest()?)?, request).await;
     }
     let key = key_of(&request)?;
     let node = placed::node(&*fleet.store, &key, soonest).await?;
-    let response = relay(&client(&fleet, &node)?, request).await?;
+    let response = relay(&fleet, &client(&fleet, &node)?, request).await?;
     placed::answered(&*fleet.store, &key, response.status()).await?;
     Ok(response)
 }

@@ -2,7 +2,7 @@
 
 use crate::lab::{Engine, Lab, address, text, wait_for};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -69,4 +69,35 @@ fn who_knows_two_coordinators_goes_on_when_one_dies() {
     let wrong = wrong.output().expect("mvm");
     assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong.stderr));
     assert!(text(&wrong.stderr).contains("empty member"), "{}", text(&wrong.stderr));
+}
+
+#[test]
+fn a_coordinator_that_is_asked_to_end_makes_place_at_once() {
+    // Nobody waits for this time to pass: who leads next does so since the first one has resigned.
+    let mut lab = fleet_of_two("fleet-resign", "600s");
+    assert!(leads(&lab, "c1"), "the first one leads");
+    let words = ["run", "-i", "ci/runners", "--", "sh", "-c", "echo begun; cat; echo ended"];
+    let mut running = lab.mvm("hub", &words);
+    running.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut running = running.spawn().expect("mvm");
+    let mut stdin = running.stdin.take().expect("stdin");
+    let mut out = BufReader::new(running.stdout.take().expect("stdout"));
+    let mut line = String::new();
+    out.read_line(&mut line).expect("read");
+    assert_eq!(line, "begun\n");
+    lab.ask_to_end("c1");
+    wait_for("the other to lead", || leads(&lab, "c2"));
+    // Its session goes through the first one still, which takes nothing new.
+    assert!(lab.coordinator_status("c1").is_none(), "it takes no request");
+    stdin.write_all(b"through\n").expect("write");
+    drop(stdin);
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).expect("read");
+    let output = running.wait_with_output().expect("wait");
+    assert_eq!(rest, "through\nended\n", "{}", text(&output.stderr));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    lab.end("c1");
+    assert_eq!(lab.lines_with("is cut off"), "");
+    assert_eq!(lab.ok("hub", &["run", "ci/runners", "--", "echo", "on"]), "on\n");
+    wait_for("the spares to be made up for", || lab.converged());
 }
