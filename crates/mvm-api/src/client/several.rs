@@ -25,7 +25,7 @@ pub(super) struct Targets {
 /// Why a request has no answer of one server.
 enum Failed {
     /// Another one may be asked; with the request, where this one has not been given it.
-    GoOn(ClientError, Request<Full<Bytes>>),
+    GoOn(ClientError, Box<Request<Full<Bytes>>>),
     /// It may have been carried out, or others would say the same.
     Final(ClientError),
 }
@@ -111,7 +111,7 @@ impl Client {
                 Err(Failed::Final(error)) => return Err(error),
                 Err(Failed::GoOn(error, unsent)) => {
                     failures.push(error);
-                    request = unsent;
+                    request = *unsent;
                 }
             }
         }
@@ -147,7 +147,7 @@ impl Client {
         let generation = target.generation();
         let mut sender: Sender = match self.targets.reach(target, doing).await {
             Ok(sender) => sender,
-            Err(error) => return Err(Failed::GoOn(error, request)),
+            Err(error) => return Err(Failed::GoOn(error, Box::new(request))),
         };
         let again = again(&request);
         match sender.try_send_request(request).await {
@@ -159,7 +159,7 @@ impl Client {
                     (error @ ClientError::Problem(_), _) | (error, None) => {
                         Err(Failed::Final(error))
                     }
-                    (error, Some(unsent)) => Err(Failed::GoOn(error, unsent)),
+                    (error, Some(unsent)) => Err(Failed::GoOn(error, Box::new(unsent))),
                 }
             }
         }
