@@ -20,9 +20,11 @@ use tokio::net::UnixStream;
 
 mod events;
 mod keyed;
+mod several;
 mod upload;
 
 pub use events::Event;
+use several::Targets;
 
 /// The protocol named in `Upgrade:` for raw streams.
 pub const UPGRADE: &str = "mvm-stream";
@@ -75,11 +77,11 @@ impl ClientError {
 /// An upgraded connection: bytes both ways.
 pub type Stream = TokioIo<hyper::upgrade::Upgraded>;
 
-/// Speaks to one server, over its Unix socket or over TLS. Connections are kept for the next call;
-/// clones share them.
+/// Speaks to one server, over its Unix socket or over TLS; or to whichever of several answers.
+/// Connections are kept for the next call; clones share them.
 #[derive(Clone)]
 pub struct Client {
-    target: Arc<Target>,
+    targets: Arc<Targets>,
     idle: Arc<Mutex<Vec<Idle>>>,
     /// For whom a coordinator asks.
     behalf: Option<Identity>,
@@ -94,6 +96,8 @@ enum Target {
 /// A connection that nobody uses now.
 struct Idle {
     sender: Sender,
+    /// Whose server it is to.
+    target: Arc<Target>,
     /// Of the identity that it was made with.
     generation: u64,
 }
@@ -108,7 +112,7 @@ const KEPT: usize = 16;
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Client").field(&self.target.to_string()).finish()
+        f.debug_tuple("Client").field(&self.targets.to_string()).finish()
     }
 }
 
@@ -173,6 +177,29 @@ impl Target {
         });
         Ok(sender)
     }
+
+    /// What an answer that is no success says.
+    async fn refusal(
+        &self,
+        response: Response<Incoming>,
+        doing: &str,
+    ) -> Result<ClientError, ClientError> {
+        let status = response.status();
+        let bytes = self.collect(response, doing).await?;
+        let problem = serde_json::from_slice(&bytes).unwrap_or_else(|_| {
+            Problem::new(status.as_u16(), "unexpected", String::from_utf8_lossy(&bytes))
+        });
+        Ok(ClientError::Problem(Box::new(problem)))
+    }
+
+    async fn collect(
+        &self,
+        response: Response<Incoming>,
+        doing: &str,
+    ) -> Result<Bytes, ClientError> {
+        let body = response.into_body().collect().await;
+        Ok(body.map_err(|cause| self.fault(doing, &cause))?.to_bytes())
+    }
 }
 
 impl Client {
@@ -188,7 +215,14 @@ impl Client {
     }
 
     fn of(target: Target) -> Self {
-        Client { target: Arc::new(target), idle: Arc::default(), behalf: None }
+        Client { targets: Arc::new(Targets::new(target)), idle: Arc::default(), behalf: None }
+    }
+
+    /// The same client, which goes on to the servers of `other` where its own cannot be reached. Asked
+    /// first is the one that has answered last. What may have been carried out is said to another one
+    /// only where that is safe: what reads, and what has an `Idempotency-Key`.
+    pub fn or(self, other: Client) -> Self {
+        Client { targets: Arc::new(self.targets.and(&other.targets)), ..self }
     }
 
     /// The same client, asking for somebody else: servers allow that to coordinators.
@@ -207,7 +241,7 @@ impl Client {
         let (response, sender) = self.send(Method::GET, path, &()).await?;
         let link = response.headers().get(header::LINK).and_then(|link| link.to_str().ok());
         let next = link.and_then(next_of).map(str::to_owned);
-        let bytes = self.collect(response, &doing).await?;
+        let bytes = sender.target.collect(response, &doing).await?;
         self.keep(sender);
         let items = serde_json::from_slice(&bytes).map_err(|cause| broken(&doing, cause))?;
         Ok(List { items, next })
@@ -264,7 +298,7 @@ impl Client {
     ) -> Result<T, ClientError> {
         let doing = format!("{method} {path}");
         let (response, sender) = self.send(method, path, body).await?;
-        let bytes = self.collect(response, &doing).await?;
+        let bytes = sender.target.collect(response, &doing).await?;
         self.keep(sender);
         serde_json::from_slice(&bytes).map_err(|cause| broken(&doing, cause))
     }
@@ -277,12 +311,12 @@ impl Client {
         }
     }
 
-    /// A kept connection that can be used.
-    fn kept(&self) -> Option<Idle> {
-        let generation = self.target.generation();
+    /// A kept connection to this server that can be used.
+    fn kept(&self, target: &Arc<Target>) -> Option<Idle> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|one| !one.sender.is_closed() && one.generation == generation);
-        idle.pop()
+        idle.retain(|one| !one.sender.is_closed() && one.generation == one.target.generation());
+        let at = idle.iter().rposition(|one| Arc::ptr_eq(&one.target, target))?;
+        Some(idle.remove(at))
     }
 
     /// `GET path`, then calls `each` with every piece of the body as it comes.
@@ -291,10 +325,10 @@ impl Client {
         path: &str,
         mut each: impl FnMut(&[u8]),
     ) -> Result<(), ClientError> {
-        let (response, _sender) = self.send(Method::GET, path, &()).await?;
+        let (response, sender) = self.send(Method::GET, path, &()).await?;
         let mut body = response.into_body();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|cause| self.target.fault(path, &cause))?;
+            let frame = frame.map_err(|cause| sender.target.fault(path, &cause))?;
             if let Some(data) = frame.data_ref() {
                 each(data);
             }
@@ -336,7 +370,7 @@ impl Client {
             return Ok(response.map(axum::body::Body::new));
         }
         let (parts, body) = response.into_parts();
-        let body = body.collect().await.map_err(|cause| self.target.fault(&doing, &cause))?;
+        let body = body.collect().await.map_err(|cause| sender.target.fault(&doing, &cause))?;
         self.keep(sender);
         Ok(Response::from_parts(parts, body.to_bytes().into()))
     }
@@ -347,9 +381,9 @@ impl Client {
         mut request: Request<axum::body::Body>,
     ) -> Result<Response<axum::body::Body>, ClientError> {
         let doing = self.sign(&mut request)?;
-        let mut sender = self.target.connect(&doing).await?;
+        let (mut sender, target) = self.targets.connect(&doing).await?;
         let response = sender.send_request(request).await;
-        Ok(response.map_err(|cause| self.target.fault(&doing, &cause))?.map(axum::body::Body::new))
+        Ok(response.map_err(|cause| target.fault(&doing, &cause))?.map(axum::body::Body::new))
     }
 
     /// Has a request that is passed on say for whom it asks, and nobody else; gives what it does.
@@ -385,23 +419,9 @@ impl Client {
         if is_success(response.status()) {
             return Ok((response, sender));
         }
-        let refusal = self.refusal(response, doing).await?;
+        let refusal = sender.target.refusal(response, doing).await?;
         self.keep(sender);
         Err(refusal)
-    }
-
-    /// What an answer that is no success says.
-    async fn refusal(
-        &self,
-        response: Response<Incoming>,
-        doing: &str,
-    ) -> Result<ClientError, ClientError> {
-        let status = response.status();
-        let bytes = self.collect(response, doing).await?;
-        let problem = serde_json::from_slice(&bytes).unwrap_or_else(|_| {
-            Problem::new(status.as_u16(), "unexpected", String::from_utf8_lossy(&bytes))
-        });
-        Ok(ClientError::Problem(Box::new(problem)))
     }
 
     /// What every request says.
@@ -431,43 +451,6 @@ impl Client {
                 request.header(header::CONNECTION, "upgrade").header(header::UPGRADE, UPGRADE);
         }
         request.body(Full::new(bytes)).map_err(|cause| cause.to_string())
-    }
-
-    /// Sends the request, over a kept connection where there is one. One that turns out to be closed
-    /// is replaced by a new one, unless it may have been closed after a request was taken that
-    /// changes something.
-    async fn exchange(
-        &self,
-        doing: &str,
-        mut request: Request<Full<Bytes>>,
-    ) -> Result<(Response<Incoming>, Idle), ClientError> {
-        while let Some(mut kept) = self.kept() {
-            if kept.sender.ready().await.is_err() {
-                continue;
-            }
-            let again = request.method().is_safe().then(|| request.clone());
-            match kept.sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, kept)),
-                Err(mut error) => match error.take_message().or(again) {
-                    Some(unsent) => request = unsent,
-                    None => return Err(self.target.fault(doing, error.error())),
-                },
-            }
-        }
-        let generation = self.target.generation();
-        let mut sender = self.target.connect(doing).await?;
-        let response = sender.send_request(request).await;
-        let response = response.map_err(|cause| self.target.fault(doing, &cause))?;
-        Ok((response, Idle { sender, generation }))
-    }
-
-    async fn collect(
-        &self,
-        response: Response<Incoming>,
-        doing: &str,
-    ) -> Result<Bytes, ClientError> {
-        let body = response.into_body().collect().await;
-        Ok(body.map_err(|cause| self.target.fault(doing, &cause))?.to_bytes())
     }
 }
 

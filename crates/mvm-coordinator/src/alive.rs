@@ -5,6 +5,7 @@
 //! takes its word with it.
 
 use crate::fleet::Fleet;
+use crate::leader::ANSWER;
 use crate::records::ALIVE;
 use crate::{Result, stored};
 use mvm_model::Name;
@@ -72,7 +73,7 @@ impl Alive {
     }
 }
 
-/// Tells for ever.
+/// Tells until this coordinator is to end; then its word goes at once.
 pub(crate) async fn run(fleet: &Arc<Fleet>) {
     loop {
         let session = match Session::open(fleet.store.clone(), fleet.options.ttl).await {
@@ -83,13 +84,18 @@ pub(crate) async fn run(fleet: &Arc<Fleet>) {
                 continue;
             }
         };
+        let _under_way = fleet.ending.wait_for_this();
         fleet.alive.all_again();
         while session.is_live() {
+            if fleet.ending.has_begun() {
+                return take_back(session).await;
+            }
             let taken = fleet.alive.take();
             if taken.is_empty() {
                 tokio::select! {
                     () = fleet.alive.changed.notified() => {}
                     () = session.ended() => {}
+                    () = fleet.ending.begun() => {}
                 }
                 continue;
             }
@@ -100,6 +106,14 @@ pub(crate) async fn run(fleet: &Arc<Fleet>) {
             }
         }
         tracing::warn!("the session of the store has ended; opening another");
+    }
+}
+
+async fn take_back(session: Session) {
+    match tokio::time::timeout(ANSWER, session.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!("cannot take back which nodes are in reach: {error}"),
+        Err(_) => tracing::warn!("cannot take back which nodes are in reach: no answer"),
     }
 }
 

@@ -2,9 +2,10 @@
 
 use crate::alive::Alive;
 use crate::desk::Desk;
+use crate::ending::Ending;
 use crate::port::{Connector, NodePort, Refused};
 use crate::records::{Candidate, DocumentRecord, NodeRecord};
-use crate::{Result, now};
+use crate::{Result, now, stored};
 use mvm_api::Problem;
 use mvm_api::fleet::Leader;
 use mvm_model::fleet::{
@@ -46,6 +47,7 @@ pub struct Fleet {
     pub(crate) started_at: Millis,
     pub(crate) desk: Desk,
     pub(crate) alive: Alive,
+    pub(crate) ending: Ending,
     /// Asks the leader to look at the placement again.
     pub(crate) replan: Notify,
     pub(crate) pushes: Semaphore,
@@ -77,6 +79,11 @@ impl Lead {
     /// Waits until it is lost.
     pub async fn lost(&self) {
         self.leadership.lost().await;
+    }
+
+    /// Makes place for another at once.
+    pub async fn resign(&self) -> Result<()> {
+        self.leadership.resign().await.map_err(stored)
     }
 
     /// Whether it is not known to be lost.
@@ -233,6 +240,7 @@ impl Fleet {
             started_at: now(),
             desk: Desk::new(limits),
             alive: Alive::default(),
+            ending: Ending::default(),
             replan: Notify::new(),
             pushes,
             places: Places::default(),

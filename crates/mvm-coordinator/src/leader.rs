@@ -1,7 +1,7 @@
 //! Leading: one coordinator at a time places, tells the nodes, and serves claims.
 
 use crate::desk::succeeded;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Lead};
 use crate::records::{CLAIMS, Candidate, ClaimRecord, ELECTION, SHARES, read};
 use crate::writer::Writer;
 use crate::{Result, planner, stored};
@@ -13,19 +13,28 @@ use std::time::Duration;
 
 /// How long is waited before a store that failed is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long a store that is told of the end may take to answer.
+pub(crate) const ANSWER: Duration = Duration::from_secs(2);
 
-/// Leads whenever it is this coordinator's turn.
+/// Leads whenever it is this coordinator's turn, until it is to end.
 pub(crate) async fn run(fleet: &Arc<Fleet>) {
     let Candidate { name, address } = candidate(fleet);
     let said = serde_json::json!({ "name": name, "address": address }).to_string();
     loop {
         let election = Election::new(fleet.store.clone(), ELECTION);
-        let outcome = match election.campaign(said.as_bytes(), fleet.options.ttl).await {
+        let elected = tokio::select! {
+            elected = election.campaign(said.as_bytes(), fleet.options.ttl) => elected,
+            () = fleet.ending.begun() => return,
+        };
+        let outcome = match elected {
             Ok(leadership) => lead(fleet, leadership).await,
             Err(error) => Err(stored(error)),
         };
         if let Err(problem) = outcome {
             tracing::warn!("does not lead: {problem}");
+        }
+        if fleet.ending.has_begun() {
+            return;
         }
         tokio::time::sleep(AGAIN).await;
     }
@@ -35,8 +44,9 @@ fn candidate(fleet: &Fleet) -> Candidate {
     Candidate { name: fleet.options.name.clone(), address: fleet.options.address.clone() }
 }
 
-/// Leads until the leadership is lost.
+/// Leads until the leadership is lost, or given up since this coordinator is to end.
 async fn lead(fleet: &Arc<Fleet>, leadership: Leadership) -> Result<()> {
+    let _under_way = fleet.ending.wait_for_this();
     let lead = fleet.leadership(leadership);
     // What earlier leaders have decided.
     let shares = fleet.store.list(SHARES).await.map_err(stored)?;
@@ -58,9 +68,58 @@ async fn lead(fleet: &Arc<Fleet>, leadership: Leadership) -> Result<()> {
     let outcome = tokio::select! {
         outcome = planner::run(fleet, &lead) => outcome,
         () = lead.lost() => Err(succeeded()),
+        () = fleet.ending.begun() => Ok(()),
     };
     fleet.set_lead(None);
     fleet.desk.finish();
     fleet.view().wanted.clear();
+    if fleet.ending.has_begun() {
+        resign(&lead).await;
+    }
     outcome
+}
+
+/// Another is to lead at once; where the store does not answer, it does when the session has ended.
+async fn resign(lead: &Lead) {
+    match tokio::time::timeout(ANSWER, lead.resign()).await {
+        Ok(Ok(())) => tracing::info!("has resigned"),
+        Ok(Err(problem)) => tracing::warn!("cannot resign: {problem}"),
+        Err(_) => tracing::warn!("cannot resign: the store does not answer"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::tests::lonely;
+
+    #[tokio::test]
+    async fn who_is_asked_to_end_leaves_no_leader_behind() {
+        let fleet = lonely().await;
+        let working = tokio::spawn({
+            let fleet = fleet.clone();
+            async move { fleet.run().await }
+        });
+        let key = format!("elections/{ELECTION}");
+        while !fleet.leads() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let held = fleet.store.get(&key).await.expect("read").expect("a leader");
+        let session = fleet.ending.wait_for_this();
+        fleet.ending.begin();
+        while fleet.store.get(&key).await.expect("read").is_some() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // Given up, not run out: the session has not come to its time.
+        let ended = fleet.store.keep_session(held.session.expect("held by a session")).await;
+        assert!(matches!(ended, Err(mvm_store::Error::SessionEnded(_))), "{ended:?}");
+        assert!(!fleet.leads());
+        // What goes through it is waited for.
+        let mut over = std::pin::pin!(fleet.ending.over());
+        assert!(futures::poll!(over.as_mut()).is_pending());
+        drop(session);
+        over.await;
+        assert!(fleet.store.get(&key).await.expect("read").is_none(), "it does not come back");
+        working.abort();
+    }
 }

@@ -11,6 +11,7 @@ mod alive;
 mod api;
 mod calls;
 mod desk;
+mod ending;
 mod fleet;
 mod leader;
 mod link;

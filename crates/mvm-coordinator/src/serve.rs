@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 /// Where the fleet's state is.
 #[derive(Clone, Debug)]
@@ -52,7 +53,11 @@ pub struct ServeOptions {
     pub patience: Duration,
 }
 
-/// Serves until SIGTERM or SIGINT. Nodes go on by themselves.
+/// How long what is under way may still take when the coordinator is to end.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Serves until SIGTERM or SIGINT: then another leads at once, nothing new is taken, and what is under
+/// way has 30 s to end, or until the next signal. Nodes go on by themselves.
 pub fn serve(options: ServeOptions) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -101,10 +106,12 @@ async fn run(mut options: ServeOptions) -> Result<()> {
         tokio::spawn(revocations::run(fleet.clone(), keeper.clone()));
     }
     let app = api::router(fleet.clone(), signer.zip(keeper))?;
+    let mut servers = Servers { fleet, app, tasks: JoinSet::new() };
     if let Some(listener) = listener {
         tracing::info!(addresses = ?listener.addresses(), "serving over TLS");
-        let app = app.clone().into_make_service_with_connect_info::<Peer>();
-        tokio::spawn(async move { axum::serve(listener, app).await });
+        let app = servers.app.clone().into_make_service_with_connect_info::<Peer>();
+        let serving = axum::serve(listener, app).with_graceful_shutdown(servers.ending());
+        servers.tasks.spawn(serving.into_future());
     }
     let socket = socket(&options.root);
     let unix = listen(&socket).map_err(|e| io(format!("listen on {}", socket.display()), e))?;
@@ -112,23 +119,60 @@ async fn run(mut options: ServeOptions) -> Result<()> {
     service::ready(&format!("serving {}", socket.display()));
     // That this is told at all says that tasks are still run.
     tokio::spawn(service::live(|| std::future::ready(())));
-    let outcome = until_ended(fleet, unix, app).await;
-    service::stopping();
-    let _ = std::fs::remove_file(&socket);
-    outcome
+    let app = servers.app.clone().into_make_service_with_connect_info::<Peer>();
+    let serving = axum::serve(unix, app).with_graceful_shutdown(servers.ending());
+    servers.tasks.spawn(serving.into_future());
+    servers.until_ended(&socket).await
 }
 
-/// Works and serves until it is told to end.
-async fn until_ended(fleet: Arc<Fleet>, unix: UnixListener, app: axum::Router) -> Result<()> {
-    let work = tokio::spawn(async move { fleet.run().await });
-    let app = app.into_make_service_with_connect_info::<Peer>();
-    let watch = |kind| signal(kind).map_err(|e| io("watch signals", e));
-    let (mut term, mut int) = (watch(SignalKind::terminate())?, watch(SignalKind::interrupt())?);
-    tokio::select! {
-        outcome = axum::serve(unix, app) => outcome.map_err(|e| io("serve", e)),
-        ended = work => Err(Problem::internal(format!("the coordinator's work has ended: {ended:?}"))),
-        _ = term.recv() => Ok(()),
-        _ = int.recv() => Ok(()),
+/// What serves.
+struct Servers {
+    fleet: Arc<Fleet>,
+    app: axum::Router,
+    tasks: JoinSet<std::io::Result<()>>,
+}
+
+impl Servers {
+    /// Resolves when nothing new is to be taken.
+    fn ending(&self) -> impl Future<Output = ()> + Send + 'static {
+        let fleet = self.fleet.clone();
+        async move { fleet.ending.begun().await }
+    }
+
+    /// Works and serves until it is told to end, and what is under way has ended or has had its time.
+    async fn until_ended(mut self, socket: &Path) -> Result<()> {
+        let fleet = self.fleet.clone();
+        let work = tokio::spawn(async move { fleet.run().await });
+        let watch = |kind| signal(kind).map_err(|e| io("watch signals", e));
+        let (mut term, mut int) =
+            (watch(SignalKind::terminate())?, watch(SignalKind::interrupt())?);
+        let outcome = tokio::select! {
+            Some(ended) = self.tasks.join_next() => {
+                Err(Problem::internal(format!("serving has ended: {ended:?}")))
+            }
+            ended = work => {
+                Err(Problem::internal(format!("the coordinator's work has ended: {ended:?}")))
+            }
+            _ = term.recv() => Ok(()),
+            _ = int.recv() => Ok(()),
+        };
+        service::stopping();
+        // Another one may serve there before this one's sessions have ended.
+        let _ = std::fs::remove_file(socket);
+        outcome?;
+        tracing::info!("ends when what is under way has ended");
+        self.fleet.ending.begin();
+        let over = async {
+            while self.tasks.join_next().await.is_some() {}
+            self.fleet.ending.over().await;
+        };
+        tokio::select! {
+            () = over => tracing::info!("ends"),
+            () = tokio::time::sleep(GRACE) => tracing::warn!("ends: what is under way is cut off"),
+            _ = term.recv() => tracing::warn!("ends at once, as asked"),
+            _ = int.recv() => tracing::warn!("ends at once, as asked"),
+        }
+        Ok(())
     }
 }
 

@@ -146,8 +146,8 @@ impl Leadership {
         Write::Check { key: self.key.clone(), expect: Expect::Revision(self.since) }
     }
 
-    /// Makes place for another at once.
-    pub async fn resign(self) -> Result<()> {
+    /// Makes place for another at once: soon after, this one is lost.
+    pub async fn resign(&self) -> Result<()> {
         self.session.store().end_session(self.session.id()).await
     }
 }

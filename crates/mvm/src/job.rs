@@ -205,7 +205,7 @@ pub async fn log(client: &Client, id: JobId, follow: bool) -> Result<(), Problem
         }
     });
     let download = async {
-        let sent = client.download(&path, |piece| drop(pieces.send(piece.to_vec()))).await;
+        let sent = client.download_on(&path, |piece| drop(pieces.send(piece.to_vec()))).await;
         drop(pieces);
         sent
     };

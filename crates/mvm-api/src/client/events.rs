@@ -12,6 +12,8 @@ use tokio::time::timeout;
 const SILENCE: Duration = Duration::from_secs(45);
 /// How long is waited before a stream is taken up again, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// How often a download is taken up again without a byte that is new.
+const TRIES: u32 = 5;
 
 /// One event of a server-sent event stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +83,37 @@ impl Client {
         }
     }
 
+    /// `GET path` of what only grows and is told from its beginning: calls `each` with every piece of
+    /// it once. Where the connection breaks, another one goes on after the last byte.
+    pub async fn download_on(
+        &self,
+        path: &str,
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<(), ClientError> {
+        let (mut had, mut pause, mut tries) = (0_usize, AGAIN.0, TRIES);
+        loop {
+            let (mut at, before) = (0, had);
+            let take = |piece: &[u8]| {
+                let known = had.saturating_sub(at).min(piece.len());
+                at += piece.len();
+                if known < piece.len() {
+                    had = at;
+                    each(&piece[known..]);
+                }
+            };
+            match self.download(path, take).await {
+                Ok(()) => return Ok(()),
+                Err(refusal @ ClientError::Problem(_)) => return Err(refusal),
+                Err(error @ ClientError::Unreachable { .. }) if had == 0 => return Err(error),
+                Err(_) if had > before => (pause, tries) = (AGAIN.0, TRIES),
+                Err(error) if tries == 0 => return Err(error),
+                Err(_) => tries -= 1,
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(AGAIN.1);
+        }
+    }
+
     async fn stream(
         &self,
         doing: &str,
@@ -89,15 +122,15 @@ impl Client {
     ) -> Result<(), ClientError> {
         let request = request.map_err(|cause| broken(doing, cause))?;
         let late = |_| broken(doing, "the server has fallen silent");
-        let (response, _sender) =
+        let (response, sender) =
             timeout(SILENCE, self.exchange(doing, request)).await.map_err(late)??;
         if !is_success(response.status()) {
-            return Err(self.refusal(response, doing).await?);
+            return Err(sender.target.refusal(response, doing).await?);
         }
         let mut body = response.into_body();
         let mut parser = EventParser::default();
         while let Some(frame) = timeout(SILENCE, body.frame()).await.map_err(late)? {
-            let frame = frame.map_err(|cause| self.target.fault(doing, &cause))?;
+            let frame = frame.map_err(|cause| sender.target.fault(doing, &cause))?;
             if let Some(data) = frame.data_ref() {
                 parser.feed(data, &mut each);
             }

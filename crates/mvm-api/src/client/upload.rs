@@ -35,13 +35,13 @@ impl Client {
         let request = self.begin(Method::PUT, path);
         let request = request.header(header::CONTENT_TYPE, "application/x-tar");
         let request = request.body(Pieces(pieces)).map_err(|cause| broken(&doing, cause))?;
-        let mut sender = self.target.connect(&doing).await?;
+        let (mut sender, target) = self.targets.connect(&doing).await?;
         let response = sender.send_request(request).await;
-        let response = response.map_err(|cause| self.target.fault(&doing, &cause))?;
+        let response = response.map_err(|cause| target.fault(&doing, &cause))?;
         if !is_success(response.status()) {
-            return Err(self.refusal(response, &doing).await?);
+            return Err(target.refusal(response, &doing).await?);
         }
-        let bytes = self.collect(response, &doing).await?;
+        let bytes = target.collect(response, &doing).await?;
         serde_json::from_slice(&bytes).map_err(|cause| broken(&doing, cause))
     }
 }

@@ -2,6 +2,7 @@
 //! connections.
 
 mod handshakes;
+mod several;
 mod signing;
 mod support;
 mod table;

@@ -4,7 +4,7 @@
 //! hear, and only then. How far a reader is stands in the id of every event, node by node: any
 //! coordinator goes on after it, and nothing of a reader is kept here.
 
-use super::gather::{confined, gather, of_node, part};
+use super::gather::{asks_for_others, confined, gather, of_node, part};
 use super::proxy::{AT_ONCE, client};
 use super::{Asked, Listing, Shared};
 use crate::{Fleet, Result};
@@ -13,6 +13,7 @@ use axum::http::HeaderMap;
 use axum::response::Sse;
 use axum::response::sse::{Event as Sent, KeepAlive};
 use futures::{Stream, StreamExt};
+use mvm_api::page::List;
 use mvm_api::position::Position;
 use mvm_api::query::{EventFilter, Query};
 use mvm_api::types::EventGap;
@@ -38,6 +39,9 @@ pub async fn list(
     Asked { page, filter }: Asked<EventFilter>,
 ) -> Listing<Value> {
     let since = filter.since.of_fleet()?;
+    if asks_for_others(&peer, filter.tenant.as_ref()) {
+        return Ok(List { items: Vec::new(), next: None });
+    }
     let tenant = confined(&peer, filter.tenant);
     let path = |node: &Name| path(since.get(node).copied().unwrap_or(0), tenant.as_ref());
     Ok(gather(&fleet, |_| true, &page, path).await)
@@ -56,9 +60,11 @@ pub async fn stream(
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = std::result::Result<Sent, Infallible>>>> {
     let since = Position::of_headers(&headers)?.unwrap_or(filter.since).of_fleet()?;
+    let ending = fleet.clone();
     let follow = Follow {
         news: fleet.news.subscribe(),
         fleet,
+        silent: asks_for_others(&peer, filter.tenant.as_ref()),
         tenant: confined(&peer, filter.tenant),
         seen: since.clone(),
         told: since,
@@ -67,6 +73,8 @@ pub async fn stream(
     let stream = futures::stream::unfold(follow, |mut follow| async {
         Some((Ok(follow.next().await), follow))
     });
+    // Its reader goes on at another coordinator.
+    let stream = stream.take_until(async move { ending.ending.begun().await });
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
 }
 
@@ -74,6 +82,8 @@ struct Follow {
     fleet: Arc<Fleet>,
     news: watch::Receiver<()>,
     tenant: Option<Name>,
+    /// There is nothing for whoever asks.
+    silent: bool,
     /// The last event of each node that was looked at.
     seen: BTreeMap<Name, u64>,
     /// The last one of each that was told.
@@ -97,6 +107,9 @@ struct Heard {
 
 impl Follow {
     async fn next(&mut self) -> Sent {
+        if self.silent {
+            return std::future::pending().await;
+        }
         loop {
             if let Some((node, item)) = self.queue.pop_front() {
                 return match item {

@@ -65,6 +65,11 @@ pub fn confined(peer: &Peer, wanted: Option<Name>) -> Option<Name> {
     peer.tenant().cloned().or(wanted)
 }
 
+/// Whether a tenant operator asks for what is another tenant's: there is nothing of it for them.
+pub fn asks_for_others(peer: &Peer, wanted: Option<&Name>) -> bool {
+    wanted.is_some_and(|wanted| !peer.sees(wanted))
+}
+
 /// Whether a thing of this tenant is for whoever asks; one of nobody's is for nobody.
 pub fn is_for(peer: &Peer, wanted: Option<&Name>, tenant: Option<Name>) -> bool {
     tenant.is_some_and(|tenant| peer.sees(&tenant) && wanted.is_none_or(|wanted| *wanted == tenant))

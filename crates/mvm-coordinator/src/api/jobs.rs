@@ -32,11 +32,11 @@ pub async fn create(
         })
     };
     if !request.headers().contains_key(IDEMPOTENCY_KEY) {
-        return relay(&client(&fleet, &soonest()?)?, request).await;
+        return relay(&fleet, &client(&fleet, &soonest()?)?, request).await;
     }
     let key = key_of(&request)?;
     let node = placed::node(&*fleet.store, &key, soonest).await?;
-    let response = relay(&client(&fleet, &node)?, request).await?;
+    let response = relay(&fleet, &client(&fleet, &node)?, request).await?;
     placed::answered(&*fleet.store, &key, response.status()).await?;
     Ok(response)
 }
@@ -47,7 +47,7 @@ pub async fn list(
     ConnectInfo(peer): Caller,
     Asked { page, filter }: Asked<JobFilter>,
 ) -> Listing<Value> {
-    let tenant = confined(&peer, filter.tenant);
+    let tenant = confined(&peer, filter.tenant.clone());
     let query = [
         tenant.map(|tenant| format!("tenant={tenant}")),
         filter.pool.map(|pool| format!("pool={pool}")),
@@ -55,7 +55,7 @@ pub async fn list(
     ];
     let query = query.into_iter().flatten().collect::<Vec<_>>().join("&");
     let mut all = gather(&fleet, |_| true, &page, |_| format!("{}?{query}", jobs::JOBS)).await;
-    all.items.retain(|job| is_for(&peer, None, parsed(&job["tenant_id"])));
+    all.items.retain(|job| is_for(&peer, filter.tenant.as_ref(), parsed(&job["tenant_id"])));
     Ok(all)
 }
 

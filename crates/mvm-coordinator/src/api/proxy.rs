@@ -58,7 +58,7 @@ async fn pass_to_leader(fleet: &Arc<Fleet>, mut request: Request) -> Result<Resp
     let leader = leader.filter(|_| !request.headers().contains_key(PASSED_ON)).ok_or_else(none)?;
     request.headers_mut().insert(PASSED_ON, header::HeaderValue::from_static("1"));
     let client = fleet.connector.coordinator(&leader.address)?;
-    relay(&client, request).await
+    relay(fleet, &client, request).await
 }
 
 /// For whoever sent it here.
@@ -71,8 +71,8 @@ fn on_behalf(client: &Client, request: &Request) -> Client {
 }
 
 /// Sends the request there, for whoever sent it here, and gives the answer as it comes. An upgraded
-/// connection is passed on both ways.
-pub async fn relay(client: &Client, mut request: Request) -> Result<Response> {
+/// connection is passed on both ways, and this coordinator does not end before it, if it need not.
+pub async fn relay(fleet: &Fleet, client: &Client, mut request: Request) -> Result<Response> {
     let client = on_behalf(client, &request);
     let upgrades = request.headers().contains_key(header::UPGRADE);
     let ours = upgrades.then(|| hyper::upgrade::on(&mut request));
@@ -87,7 +87,9 @@ pub async fn relay(client: &Client, mut request: Request) -> Result<Response> {
     let mut response = client.relay(request).await.map_err(mvm_api::ClientError::into_problem)?;
     if let (StatusCode::SWITCHING_PROTOCOLS, Some(ours)) = (response.status(), ours) {
         let theirs = hyper::upgrade::on(&mut response);
+        let under_way = fleet.ending.wait_for_this();
         tokio::spawn(async move {
+            let _under_way = under_way;
             let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) else { return };
             let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
             let _ = tokio::io::copy_bidirectional(&mut ours, &mut theirs).await;
@@ -146,7 +148,7 @@ pub async fn pass_to(
     request: Request,
 ) -> Result<Response> {
     let outcome = match client(fleet, node) {
-        Ok(client) => relay(&client, request).await,
+        Ok(client) => relay(fleet, &client, request).await,
         Err(problem) => Err(problem),
     };
     match &outcome {
@@ -250,5 +252,5 @@ pub async fn pass_lease(
         Problem::new(404, "not_found", format!("there is no lease {id}"))
             .hint("see the leases with `mvm lease list`")
     })?;
-    relay(&client(&fleet, &node.parse()?)?, request).await
+    relay(&fleet, &client(&fleet, &node.parse()?)?, request).await
 }

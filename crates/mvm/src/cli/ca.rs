@@ -1,7 +1,7 @@
 //! `mvm ca`: the certificate authority of a fleet.
 
-use super::remote::{OurIdentity, config_dir};
-use super::values::{Address, Lifetime};
+use super::remote::{self, OurIdentity, config_dir};
+use super::values::{Address, Coordinators, Lifetime};
 use super::{Context, refused};
 use crate::output::{self, Outcome};
 use clap::{Args, Subcommand, ValueEnum};
@@ -10,7 +10,7 @@ use mvm_api::identity::directory::Signers;
 use mvm_api::identity::{
     Authority, Identity, IdentityDir, Signer, authority, journal, keep, now, service, signer,
 };
-use mvm_api::tls::{Expect, Keeper};
+use mvm_api::tls::Keeper;
 use mvm_api::types::{IdentityView, Invitation, Invite, RevocationList, Revoke};
 use mvm_api::{Client, Problem, paths};
 use mvm_model::Name;
@@ -70,8 +70,8 @@ pub enum Command {
         #[command(flatten)]
         ours: OurIdentity,
         /// Who signs; where the identity does not say [default: as the identity says]
-        #[arg(long, env = "MVM_COORDINATOR", value_name = "HOST:PORT")]
-        coordinator: Vec<Address>,
+        #[arg(long, env = "MVM_COORDINATOR", value_name = "HOST:PORT,…")]
+        coordinator: Vec<Coordinators>,
     },
 }
 
@@ -152,9 +152,10 @@ pub struct Issue {
 /// Who signs: somebody at an address, or the authority on this machine.
 #[derive(Clone, Debug, Args)]
 pub struct Office {
-    /// The coordinator (or whoever else serves signing); without it, the authority on this machine
-    #[arg(long, env = "MVM_COORDINATOR", value_name = "HOST:PORT")]
-    coordinator: Option<Address>,
+    /// The coordinator (or whoever else serves signing), or several of them; without it, the authority
+    /// on this machine
+    #[arg(long, env = "MVM_COORDINATOR", value_name = "HOST:PORT,…")]
+    coordinator: Option<Coordinators>,
     #[command(flatten)]
     ours: OurIdentity,
     #[command(flatten)]
@@ -169,7 +170,7 @@ enum Desk {
 
 impl Office {
     fn open(&self) -> Result<Desk, Problem> {
-        let Some(address) = &self.coordinator else {
+        let Some(list) = &self.coordinator else {
             let signer = Signer::embedded(&self.place.path()).map_err(|problem| {
                 match problem.code.as_str() {
                     "store_locked" => {
@@ -181,17 +182,17 @@ impl Office {
             return Ok(Desk::Here(Box::new(signer)));
         };
         let keeper = self.ours.keeper()?;
-        let client = Client::tls(address.to_string(), keeper.clone(), Expect::Coordinator);
+        let client = remote::coordinator(list, &self.ours)?;
         Ok(Desk::There(client, keeper))
     }
 
     /// A join token. Needs the authority's key, no records.
     pub async fn invite(&self, mut invite: Invite) -> Result<Invitation, Problem> {
-        if let Some(address) = &self.coordinator {
+        if let Some(list) = &self.coordinator {
             if invite.addresses.is_empty() {
-                invite.addresses.push(address.to_string());
+                invite.addresses = list.addresses().iter().map(ToString::to_string).collect();
             }
-            let client = Client::tls(address.to_string(), self.ours.keeper()?, Expect::Coordinator);
+            let client = remote::coordinator(list, &self.ours)?;
             return client.post(paths::CA_INVITES, &invite).await.map_err(refused);
         }
         let dir = self.place.path();
@@ -249,7 +250,8 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Renew { ours, coordinator } => {
             let keeper = ours.keeper()?;
             if !coordinator.is_empty() {
-                let addresses = coordinator.iter().map(ToString::to_string).collect();
+                let all = coordinator.iter().flat_map(Coordinators::addresses);
+                let addresses = all.map(ToString::to_string).collect();
                 keeper.ask_at(Signers { addresses })?;
             }
             keep::renew(&keeper, &keep::Source::Remote).await?;

@@ -31,7 +31,7 @@ use crate::output::{self, Format, Outcome};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use mvm_api::{Client, ClientError, Problem};
 use std::path::PathBuf;
-use values::Address;
+use values::{Address, Coordinators};
 
 /// Fleets of microVMs, ready to work.
 ///
@@ -56,9 +56,10 @@ pub struct Cli {
     /// State directory [default: /var/lib/mvm as root, else ~/.local/state/mvm]
     #[arg(long, global = true, env = "MVM_ROOT", value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// The coordinator of a fleet to ask, and not the agent of this machine
-    #[arg(long, global = true, env = "MVM_COORDINATOR", value_name = "HOST:PORT")]
-    pub coordinator: Option<Address>,
+    /// The coordinator of a fleet to ask, and not the agent of this machine; of several,
+    /// HOST:PORT,HOST:PORT, whichever answers
+    #[arg(long, global = true, env = "MVM_COORDINATOR", value_name = "HOST:PORT,…")]
+    pub coordinator: Option<Coordinators>,
     /// Directory of the identity to show to it [default: /etc/mvm/identity as root, else
     /// ~/.config/mvm/identity]
     #[arg(long, global = true, env = "MVM_IDENTITY", value_name = "DIR")]
@@ -183,8 +184,8 @@ pub struct Context {
     pub format: Format,
     /// The node to do it on, where it is another machine.
     pub remote: Option<(Address, remote::Remote)>,
-    /// The coordinator to ask, where one is named.
-    pub coordinator: Option<Address>,
+    /// The coordinators to ask, where any is named.
+    pub coordinator: Option<Coordinators>,
     /// Who we are to it.
     pub ours: remote::OurIdentity,
 }
@@ -194,7 +195,7 @@ impl Context {
     pub fn client(&self) -> Result<Client, Problem> {
         match (&self.remote, &self.coordinator) {
             (Some((node, remote)), _) => remote.client(node),
-            (None, Some(address)) => remote::coordinator(address, &self.ours),
+            (None, Some(list)) => remote::coordinator(list, &self.ours),
             (None, None) => self.agent(),
         }
     }
@@ -207,7 +208,7 @@ impl Context {
     /// A client of the coordinator: of the one that is named, else of the one on this machine.
     pub fn coordinator(&self) -> Result<Client, Problem> {
         match &self.coordinator {
-            Some(address) => remote::coordinator(address, &self.ours),
+            Some(list) => remote::coordinator(list, &self.ours),
             None => {
                 let socket = self.root.join("coordinator.sock");
                 if std::os::unix::net::UnixStream::connect(&socket).is_ok() {

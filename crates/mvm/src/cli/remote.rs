@@ -1,12 +1,13 @@
 //! Other machines: where they are, and who we are to them.
 
-use super::values::Address;
+use super::values::{Address, Coordinators};
 use clap::Args;
 use mvm_api::identity::{IdentityDir, now};
 use mvm_api::tls::{Expect, Keeper};
 use mvm_api::{Client, Problem};
 use mvm_model::Name;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Who we are.
 #[derive(Clone, Debug, Default, Args)]
@@ -25,7 +26,7 @@ impl OurIdentity {
     }
 
     /// The identity; one that has run out is of no use to anybody.
-    pub fn keeper(&self) -> Result<std::sync::Arc<Keeper>, Problem> {
+    pub fn keeper(&self) -> Result<Arc<Keeper>, Problem> {
         let keeper = Keeper::open(self.dir())?;
         let facts = keeper.credential().facts;
         if now() >= facts.validity.not_after {
@@ -42,13 +43,26 @@ impl OurIdentity {
     }
 }
 
-/// A client of the coordinator at this address.
-pub fn coordinator(address: &Address, ours: &OurIdentity) -> Result<Client, Problem> {
-    let address = address.to_string();
-    match address.strip_prefix("unix:") {
-        Some(path) => Ok(Client::new(path)),
-        None => Ok(Client::tls(address, ours.keeper()?, Expect::Coordinator)),
+/// A client of whichever of these coordinators answers.
+pub fn coordinator(list: &Coordinators, ours: &OurIdentity) -> Result<Client, Problem> {
+    let mut keeper = None;
+    let mut client: Option<Client> = None;
+    for address in list.addresses().iter().map(ToString::to_string) {
+        let one = match (address.strip_prefix("unix:"), &keeper) {
+            (Some(path), _) => Client::new(path),
+            (None, Some(keeper)) => tls(address, keeper),
+            (None, None) => tls(address, keeper.insert(ours.keeper()?)),
+        };
+        client = Some(match client {
+            Some(others) => others.or(one),
+            None => one,
+        });
     }
+    client.ok_or_else(|| Problem::internal("a list of no coordinators"))
+}
+
+fn tls(address: String, keeper: &Arc<Keeper>) -> Client {
+    Client::tls(address, keeper.clone(), Expect::Coordinator)
 }
 
 /// A node that is called directly; the coordinator is asked where none is named.

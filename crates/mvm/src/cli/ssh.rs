@@ -78,9 +78,9 @@ fn proxy(
     let mut add = |more: &[&str]| words.extend(more.iter().map(|word| (*word).to_owned()));
     match &context.remote {
         None => {
-            if let Some(address) = &context.coordinator {
+            if let Some(list) = &context.coordinator {
                 let identity = context.ours.dir().path().display().to_string();
-                add(&["--coordinator", &address.to_string(), "--identity", &identity]);
+                add(&["--coordinator", &list.to_string(), "--identity", &identity]);
             }
             add(&["--root", &context.root.to_string_lossy()]);
             add(&["instance", "proxy", &instance.to_string(), "22"]);

@@ -89,6 +89,44 @@ impl std::fmt::Display for Address {
     }
 }
 
+/// Coordinators of one fleet, any of which will do: `HOST:PORT,HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coordinators(Vec<Address>);
+
+impl Coordinators {
+    /// Their addresses, at least one, each once.
+    pub fn addresses(&self) -> &[Address] {
+        &self.0
+    }
+}
+
+impl FromStr for Coordinators {
+    type Err = Fault;
+
+    fn from_str(text: &str) -> Result<Self, Fault> {
+        let mut all = Vec::new();
+        for member in text.split(',') {
+            if member.is_empty() && !text.is_empty() {
+                let detail = format!("the list {text:?} has an empty member");
+                return Err(Fault::new(Code::InvalidValue, detail)
+                    .hint("write it as HOST:PORT,HOST:PORT, such as 10.0.1.1:4433,10.0.1.2:4433"));
+            }
+            let address: Address = member.parse()?;
+            if !all.contains(&address) {
+                all.push(address);
+            }
+        }
+        Ok(Coordinators(all))
+    }
+}
+
+impl std::fmt::Display for Coordinators {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let all: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&all.join(","))
+    }
+}
+
 /// How long something is good: seconds, or a number with `s`, `m`, `h`, `d` or `y`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime(u64);
@@ -183,6 +221,24 @@ mod tests {
         }
         for text in ["", ":4433", "a:", "a:0", "a:65536", "a b:1", "a/b", "http://a:1"] {
             assert!(address(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_coordinators_has_no_gap() {
+        let list = |text: &str| text.parse::<Coordinators>().map(|list| list.to_string());
+        for (text, read) in [
+            ("10.0.1.1:4433", "10.0.1.1:4433"),
+            ("10.0.1.1:4433,c2:99", "10.0.1.1:4433,c2:99"),
+            ("c1,::1,unix:/run/c.sock", "c1:4433,[::1]:4433,unix:/run/c.sock"),
+            ("c1,c2,c1:4433", "c1:4433,c2:4433"),
+        ] {
+            assert_eq!(list(text).as_deref(), Ok(read), "{text}");
+        }
+        for text in ["", ",", "c1,", ",c1", "c1,,c2", "c1,c2:", "c1:0,c2", "c1, c2", "c1;c2"] {
+            let fault = list(text).expect_err(text);
+            assert_eq!(fault.code, Code::InvalidValue, "{text}");
+            assert!(!fault.hint.is_empty(), "{text}");
         }
     }
 

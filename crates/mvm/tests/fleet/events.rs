@@ -87,6 +87,20 @@ fn a_follower_misses_nothing_and_hears_nothing_twice() {
     let bob = { bob }.env("MVM_IDENTITY", lab.path("bob")).output().expect("mvm");
     let bob: Value = serde_json::from_slice(&bob.stdout).expect("JSON");
     assert_eq!(bob.as_array().expect("list").len(), seen.lock().expect("lock").len());
+    // Another tenant's things are not what a tenant's operator sees: not even their own in their place.
+    let leads = |status: Value| status["leads"] == true;
+    wait_for("it to lead again", || lab.coordinator_status("c1").is_some_and(leads));
+    let job = lab.ok("hub", &["job", "submit", "ci/runners", "--", "echo", "queued"]);
+    lab.ok("hub", &["job", "wait", job.trim()]);
+    for what in [&["job", "list"][..], &["instance", "list"], &["events", "--tenant"]] {
+        let seen_of = |tenant: &str| {
+            let mut asked = lab.mvm("hub", &[what, &[tenant, "-o", "json"]].concat());
+            let asked = asked.env("MVM_IDENTITY", lab.path("bob")).output().expect("mvm");
+            let seen: Value = serde_json::from_slice(&asked.stdout).expect("JSON");
+            seen.as_array().expect("a list").len()
+        };
+        assert_eq!((seen_of("ci") > 0, seen_of("web")), (true, 0), "{what:?}");
+    }
     follower.kill().expect("kill");
     follower.wait().expect("wait");
     reading.join().expect("read");

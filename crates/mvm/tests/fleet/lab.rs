@@ -71,7 +71,7 @@ pub const REAL: Kind = Kind {
 pub struct Lab {
     pub root: PathBuf,
     name: String,
-    /// The coordinator that is asked.
+    /// The coordinator that is asked, or several of them: `c1,c2`.
     pub front: String,
     pub etcd: Option<EtcdCluster>,
     processes: Vec<(String, Child)>,
@@ -81,6 +81,8 @@ pub struct Lab {
     pub binary: PathBuf,
     /// Whether coordinators' clocks can be put wrong.
     pub clocks: bool,
+    /// How long a coordinator counts as there after it has died.
+    pub ttl: &'static str,
 }
 
 impl Lab {
@@ -92,8 +94,9 @@ impl Lab {
         std::fs::write(root.join("flake/flake.nix"), FLAKE).expect("flake");
         let (processes, machines, kinds) = Default::default();
         let (front, binary) = ("c1".to_owned(), env!("CARGO_BIN_EXE_mvm").into());
-        let (etcd, clocks) = (None, false);
-        let mut lab = Lab { root, name, front, etcd, processes, machines, kinds, binary, clocks };
+        let (etcd, clocks, ttl) = (None, false, "3s");
+        let mut lab =
+            Lab { root, name, front, etcd, processes, machines, kinds, binary, clocks, ttl };
         // The switch between all machines is one itself.
         lab.machine("hub");
         lab.ip(&["-n", &lab.netns("hub"), "link", "add", "br0", "type", "bridge"]);
@@ -176,7 +179,7 @@ impl Lab {
         let (root, id, ca) = (self.path(name), self.path(&format!("id-{name}")), self.path("ca"));
         let mut words: Vec<String> = ["--root", &root, "coordinator", "serve", "--fleet", "lab"]
             .into_iter()
-            .chain(["--listen", &listen, "--identity", &id, "--ttl", "3s"])
+            .chain(["--listen", &listen, "--identity", &id, "--ttl", self.ttl])
             .map(str::to_owned)
             .collect();
         // One signs for all of them.
@@ -283,6 +286,20 @@ impl Lab {
         let (_, mut child) = self.processes.remove(at);
         child.kill().expect("kill");
         child.wait().expect("wait");
+    }
+
+    /// SIGTERM to a process; it is to be waited for with [`Lab::end`].
+    pub fn ask_to_end(&self, process: &str) {
+        let pid = rustix::process::Pid::from_raw(self.pid(process) as i32).expect("a process");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signal");
+    }
+
+    /// Waits for a process that is to end by itself, without a fault.
+    pub fn end(&mut self, process: &str) {
+        let at = self.processes.iter().position(|(name, _)| name == process).expect("a process");
+        wait_for(process, || self.processes[at].1.try_wait().expect("wait").is_some());
+        let (_, mut child) = self.processes.remove(at);
+        assert!(child.wait().expect("wait").success(), "{process} ends well");
     }
 
     /// `mvm` on a machine, as the operator alice, who asks the coordinator in front.
@@ -425,7 +442,9 @@ impl Asker {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.netns]).arg(binary);
         command.args(words).stdin(Stdio::null());
-        command.env("MVM_COORDINATOR", format!("{}:4433", address(front)));
+        let fronts: Vec<String> =
+            front.split(',').map(|front| format!("{}:4433", address(front))).collect();
+        command.env("MVM_COORDINATOR", fronts.join(","));
         command.env("MVM_IDENTITY", &self.identity).env_remove("MVM_NETNS");
         command
     }

@@ -11,6 +11,7 @@ mod images;
 mod lab;
 mod life;
 mod revoked;
+mod several;
 mod through;
 mod trouble;
 mod upgrade;

@@ -1,0 +1,54 @@
+//! Ending in order: a coordinator that is asked to end leads no longer, takes nothing new, and lets
+//! what goes through it come to its end.
+
+use tokio::sync::watch;
+
+/// Whether it is to end, and what it still waits for.
+pub(crate) struct Ending {
+    begun: watch::Sender<bool>,
+    under_way: watch::Sender<usize>,
+}
+
+/// Something that the end waits for, until this is dropped.
+pub(crate) struct UnderWay(watch::Sender<usize>);
+
+impl Default for Ending {
+    fn default() -> Ending {
+        Ending { begun: watch::channel(false).0, under_way: watch::channel(0).0 }
+    }
+}
+
+impl Ending {
+    /// It is to end.
+    pub fn begin(&self) {
+        self.begun.send_replace(true);
+    }
+
+    pub fn has_begun(&self) -> bool {
+        *self.begun.borrow()
+    }
+
+    /// Waits until it is to end.
+    pub async fn begun(&self) {
+        let mut begun = self.begun.subscribe();
+        let _ = begun.wait_for(|begun| *begun).await;
+    }
+
+    /// The end waits for this one, too.
+    pub fn wait_for_this(&self) -> UnderWay {
+        self.under_way.send_modify(|count| *count += 1);
+        UnderWay(self.under_way.clone())
+    }
+
+    /// Waits until nothing is under way.
+    pub async fn over(&self) {
+        let mut under_way = self.under_way.subscribe();
+        let _ = under_way.wait_for(|count| *count == 0).await;
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}

@@ -1,0 +1,103 @@
+//! Clients that know several coordinators: they go on at another one.
+
+use crate::lab::{Engine, Lab, address, text, wait_for};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
+
+fn fleet_of_two(name: &str, ttl: &'static str) -> Lab {
+    let mut lab = Lab::new(name, Engine::Etcd(1));
+    lab.ttl = ttl;
+    lab.coordinator("c1");
+    lab.coordinator("c2");
+    lab.nodes(&["n1"]);
+    lab.front = "c1,c2".to_owned();
+    lab.apply(&json!({ "warm": 2 }), &json!({}), true);
+    lab
+}
+
+/// Whether this one leads, as it says itself.
+fn leads(lab: &Lab, name: &str) -> bool {
+    lab.coordinator_status(name).is_some_and(|status| status["leads"] == true)
+}
+
+fn ids(events: &[Value]) -> Vec<u64> {
+    events.iter().map(|event| event["id"].as_u64().expect("a number")).collect()
+}
+
+/// A follower of all events, and what it has heard.
+fn follower(lab: &Lab) -> (Child, Arc<Mutex<Vec<u64>>>) {
+    let mut follower = lab.mvm("hub", &["events", "-f", "-o", "json"]);
+    let mut child = follower.stdout(Stdio::piped()).spawn().expect("mvm");
+    let out = BufReader::new(child.stdout.take().expect("stdout"));
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let into = heard.clone();
+    std::thread::spawn(move || {
+        for line in out.lines().map_while(Result::ok) {
+            let event: Value = serde_json::from_str(&line).expect("JSON");
+            into.lock().expect("lock").extend(ids(&[event]));
+        }
+    });
+    (child, heard)
+}
+
+#[test]
+fn who_knows_two_coordinators_goes_on_when_one_dies() {
+    let mut lab = fleet_of_two("fleet-several", "3s");
+    let (mut following, heard) = follower(&lab);
+    let all_heard = |lab: &Lab| {
+        let all = lab.json(&["events"]);
+        let all = ids(all.as_array().expect("a list"));
+        !all.is_empty() && *heard.lock().expect("lock") == all
+    };
+    wait_for("all to be heard", || all_heard(&lab));
+    let before = heard.lock().expect("lock").len();
+    lab.kill("c1");
+    // What reads is answered at once, by the other one.
+    assert_eq!(lab.json(&["fleet", "status"])["fleet_id"], "lab");
+    wait_for("the other to lead", || leads(&lab, "c2"));
+    assert_eq!(lab.ok("hub", &["run", "ci/runners", "--", "echo", "on"]), "on\n");
+    wait_for("the spare to be made up for", || lab.converged());
+    wait_for("all to be heard", || all_heard(&lab));
+    assert!(heard.lock().expect("lock").len() > before);
+    following.kill().expect("kill");
+    following.wait().expect("wait");
+    // A list that is none is wrong usage, before anybody is asked.
+    let mut wrong = lab.mvm("hub", &["fleet", "status"]);
+    wrong.env("MVM_COORDINATOR", format!("{}:4433,,c2", address("c2")));
+    let wrong = wrong.output().expect("mvm");
+    assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong.stderr));
+    assert!(text(&wrong.stderr).contains("empty member"), "{}", text(&wrong.stderr));
+}
+
+#[test]
+fn a_coordinator_that_is_asked_to_end_makes_place_at_once() {
+    // Nobody waits for this time to pass: who leads next does so since the first one has resigned.
+    let mut lab = fleet_of_two("fleet-resign", "600s");
+    assert!(leads(&lab, "c1"), "the first one leads");
+    let words = ["run", "-i", "ci/runners", "--", "sh", "-c", "echo begun; cat; echo ended"];
+    let mut running = lab.mvm("hub", &words);
+    running.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut running = running.spawn().expect("mvm");
+    let mut stdin = running.stdin.take().expect("stdin");
+    let mut out = BufReader::new(running.stdout.take().expect("stdout"));
+    let mut line = String::new();
+    out.read_line(&mut line).expect("read");
+    assert_eq!(line, "begun\n");
+    lab.ask_to_end("c1");
+    wait_for("the other to lead", || leads(&lab, "c2"));
+    // Its session goes through the first one still, which takes nothing new.
+    assert!(lab.coordinator_status("c1").is_none(), "it takes no request");
+    stdin.write_all(b"through\n").expect("write");
+    drop(stdin);
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).expect("read");
+    let output = running.wait_with_output().expect("wait");
+    assert_eq!(rest, "through\nended\n", "{}", text(&output.stderr));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    lab.end("c1");
+    assert_eq!(lab.lines_with("is cut off"), "");
+    assert_eq!(lab.ok("hub", &["run", "ci/runners", "--", "echo", "on"]), "on\n");
+    wait_for("the spares to be made up for", || lab.converged());
+}
