@@ -459,16 +459,33 @@ fn is_success(status: StatusCode) -> bool {
 }
 
 /// The last of an error's causes: hyper's own words say little.
-fn deepest<'a>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> &'a (dyn std::error::Error + 'static) {
+fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;
     }
-    deepest
+    match deepest.downcast_ref::<std::io::Error>() {
+        // Of an end without TLS' own good-bye, rustls tells at length, with a reference.
+        Some(end) if end.kind() == std::io::ErrorKind::UnexpectedEof => {
+            "the connection was cut".to_owned()
+        }
+        _ => deepest.to_string(),
+    }
 }
 
 fn broken(doing: &str, cause: impl ToString) -> ClientError {
     ClientError::Broken { doing: doing.to_owned(), cause: cause.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::deepest;
+    use std::io::{Error, ErrorKind};
+
+    #[test]
+    fn a_connection_that_ends_without_good_bye_is_told_in_few_words() {
+        let end = Error::new(ErrorKind::UnexpectedEof, "peer closed connection without …");
+        assert_eq!(deepest(&end), "the connection was cut");
+        assert_eq!(deepest(&Error::other("a fault")), "a fault");
+    }
 }
