@@ -83,6 +83,8 @@ pub struct Lab {
     pub clocks: bool,
     /// How long a coordinator counts as there after it has died.
     pub ttl: &'static str,
+    /// How many instances of tenant `ci` run at most.
+    pub max_running: u32,
 }
 
 impl Lab {
@@ -94,9 +96,20 @@ impl Lab {
         std::fs::write(root.join("flake/flake.nix"), FLAKE).expect("flake");
         let (processes, machines, kinds) = Default::default();
         let (front, binary) = ("c1".to_owned(), env!("CARGO_BIN_EXE_mvm").into());
-        let (etcd, clocks, ttl) = (None, false, "3s");
-        let mut lab =
-            Lab { root, name, front, etcd, processes, machines, kinds, binary, clocks, ttl };
+        let (etcd, clocks, ttl, max_running) = (None, false, "3s", 60);
+        let mut lab = Lab {
+            root,
+            name,
+            front,
+            etcd,
+            processes,
+            machines,
+            kinds,
+            binary,
+            clocks,
+            ttl,
+            max_running,
+        };
         // The switch between all machines is one itself.
         lab.machine("hub");
         lab.ip(&["-n", &lab.netns("hub"), "link", "add", "br0", "type", "bridge"]);
@@ -375,7 +388,7 @@ impl Lab {
                 "tenant_id": "ci",
                 "network": { "tenant_net_id": 20, "ipv4_subnet": "10.240.20.0/24" },
                 "quotas": {
-                    "max_vcpus": 128, "max_mem_mib": 65536, "max_running": 60, "max_warm": 40,
+                    "max_vcpus": 128, "max_mem_mib": 65536, "max_running": self.max_running, "max_warm": 40,
                     "max_pools": 4, "max_instances_per_pool": 100, "max_disk_gib": 200,
                 },
                 "pools": pools,

@@ -75,6 +75,8 @@ fn who_knows_two_coordinators_goes_on_when_one_dies() {
 fn a_coordinator_that_is_asked_to_end_makes_place_at_once() {
     // Nobody waits for this time to pass: who leads next does so since the first one has resigned.
     let mut lab = fleet_of_two("fleet-resign", "600s");
+    lab.max_running = 1;
+    lab.apply(&json!({ "warm": 2 }), &json!({}), true);
     assert!(leads(&lab, "c1"), "the first one leads");
     let words = ["run", "-i", "ci/runners", "--", "sh", "-c", "echo begun; cat; echo ended"];
     let mut running = lab.mvm("hub", &words);
@@ -85,6 +87,10 @@ fn a_coordinator_that_is_asked_to_end_makes_place_at_once() {
     let mut line = String::new();
     out.read_line(&mut line).expect("read");
     assert_eq!(line, "begun\n");
+    // No more may run: this one waits, and asks again at the next leader.
+    let mut waiting = lab.mvm("hub", &["run", "-i", "ci/runners", "--", "echo", "waited"]);
+    let waiting = waiting.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("mvm");
+    wait_for("the claim", || lab.json(&["fleet", "status"])["claims_waiting"] == 1);
     lab.ask_to_end("c1");
     wait_for("the other to lead", || leads(&lab, "c2"));
     // Its session goes through the first one still, which takes nothing new.
@@ -96,6 +102,8 @@ fn a_coordinator_that_is_asked_to_end_makes_place_at_once() {
     let output = running.wait_with_output().expect("wait");
     assert_eq!(rest, "through\nended\n", "{}", text(&output.stderr));
     assert!(output.status.success(), "{}", text(&output.stderr));
+    let output = waiting.wait_with_output().expect("wait");
+    assert_eq!(text(&output.stdout), "waited\n", "{}", text(&output.stderr));
     lab.end("c1");
     assert_eq!(lab.lines_with("is cut off"), "");
     assert_eq!(lab.ok("hub", &["run", "ci/runners", "--", "echo", "on"]), "on\n");

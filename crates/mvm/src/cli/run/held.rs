@@ -35,7 +35,14 @@ impl Held {
         getrandom::fill(&mut drawn).map_err(|e| Problem::internal(e.to_string()))?;
         let key: String = drawn.iter().map(|byte| format!("{byte:02x}")).collect();
         let (path, request) = (paths::pool_part(pool, "claims"), ClaimRequest { lease_s });
-        let (claim, lines) = ask(client, &path, &request, &key).await?;
+        // By its key it is the same claim at the next leader, where this one ends while it waits.
+        let mut until = None;
+        let (claim, lines) = loop {
+            match ask(client, &path, &request, &key).await {
+                Err(problem) if goes_on(&problem, &mut until) => tokio::time::sleep(AGAIN).await,
+                outcome => break outcome?,
+            }
+        };
         Ok(Held { claim, path, request, key, lines })
     }
 
@@ -58,6 +65,15 @@ impl Held {
             }
         }
     }
+}
+
+/// Whether a claim that was refused so is asked for again: for a while after its leader has changed.
+fn goes_on(problem: &Problem, until: &mut Option<Instant>) -> bool {
+    if problem.code == "leader_changed" {
+        until.get_or_insert_with(|| Instant::now() + KEPT);
+    }
+    let between = ["leader_changed", "no_leader", "agent_unreachable", "connection_broken"];
+    between.contains(&problem.code.as_str()) && until.is_some_and(|until| Instant::now() < until)
 }
 
 async fn ask(
