@@ -6,9 +6,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 
-fn fleet_of_two(name: &str, ttl: &'static str) -> Lab {
+fn fleet_of_two(name: &str, ttl: &'static str, max_running: u32) -> Lab {
     let mut lab = Lab::new(name, Engine::Etcd(1));
-    lab.ttl = ttl;
+    (lab.ttl, lab.max_running) = (ttl, max_running);
     lab.coordinator("c1");
     lab.coordinator("c2");
     lab.nodes(&["n1"]);
@@ -44,7 +44,7 @@ fn follower(lab: &Lab) -> (Child, Arc<Mutex<Vec<u64>>>) {
 
 #[test]
 fn who_knows_two_coordinators_goes_on_when_one_dies() {
-    let mut lab = fleet_of_two("fleet-several", "3s");
+    let mut lab = fleet_of_two("fleet-several", "3s", 60);
     let (mut following, heard) = follower(&lab);
     let all_heard = |lab: &Lab| {
         let all = lab.json(&["events"]);
@@ -74,9 +74,7 @@ fn who_knows_two_coordinators_goes_on_when_one_dies() {
 #[test]
 fn a_coordinator_that_is_asked_to_end_makes_place_at_once() {
     // Nobody waits for this time to pass: who leads next does so since the first one has resigned.
-    let mut lab = fleet_of_two("fleet-resign", "600s");
-    lab.max_running = 1;
-    lab.apply(&json!({ "warm": 2 }), &json!({}), true);
+    let mut lab = fleet_of_two("fleet-resign", "600s", 1);
     assert!(leads(&lab, "c1"), "the first one leads");
     let words = ["run", "-i", "ci/runners", "--", "sh", "-c", "echo begun; cat; echo ended"];
     let mut running = lab.mvm("hub", &words);
