@@ -101,7 +101,8 @@ async fn without_a_majority_it_says_so_and_recovers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_are_refused_on_both_sides() {
-    let (store, cluster) = crate::support::etcd().await;
+    let cluster = EtcdCluster::start(1);
+    let store = cluster.store("t").await;
     store.commit(vec![put("a", "1", Expect::Any)]).await.expect("commit");
     let dir = tempfile::tempdir().expect("dir");
     let foreign = Authority::new(dir.path());

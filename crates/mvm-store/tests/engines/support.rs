@@ -35,12 +35,16 @@ pub fn sqlite() -> (Arc<dyn Store>, tempfile::TempDir) {
     (Arc::new(SqliteStore::open(&dir.path().join("fleet.db")).expect("open")), dir)
 }
 
+/// Keeps the cluster that tests share, and lends it to none: what one does to a whole cluster, such
+/// as a compaction, all others would see.
+pub struct Shared(Arc<EtcdCluster>);
+
 /// A store of its own in a cluster that the tests running at the same time share.
-pub async fn etcd() -> (Arc<dyn Store>, Arc<EtcdCluster>) {
+pub async fn etcd() -> (Arc<dyn Store>, Shared) {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let prefix = format!("test/{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-    let cluster = shared_cluster();
-    (Arc::new(cluster.store(&prefix).await), cluster)
+    let shared = Shared(shared_cluster());
+    (Arc::new(shared.0.store(&prefix).await), shared)
 }
 
 fn shared_cluster() -> Arc<EtcdCluster> {

@@ -2,6 +2,7 @@
 
 use crate::support::{delete, keys, on_both_engines, put, soon};
 use futures::StreamExt;
+use mvm_store::testing::EtcdCluster;
 use mvm_store::{Expect, Followed, Store, Watch, follow};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -147,7 +148,8 @@ async fn a_slow_reader_of_sqlite_is_told_that_changes_are_gone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_of_etcd_from_before_a_compaction_is_told_so() {
-    let (store, cluster) = crate::support::etcd().await;
+    let cluster = EtcdCluster::start(1);
+    let store = cluster.store("test").await;
     let first = store.commit(vec![put("a", "1", Expect::Any)]).await.expect("commit");
     for n in 0..5 {
         store.commit(vec![put("a", &n.to_string(), Expect::Any)]).await.expect("commit");
