@@ -6,8 +6,8 @@ use crate::{Result, now, stored};
 use futures::{StreamExt, TryStreamExt};
 use mvm_api::fleet::NodeChange;
 use mvm_model::fleet::{
-    FleetState, Holder, Node, NodeStatus, Placement, Share, builders, hold_back, name_images,
-    node_document, place,
+    FleetState, Holder, Node, NodeStatus, Offers, Placement, Share, builders, hold_back,
+    name_images, node_document, place,
 };
 use mvm_model::{DesiredState, Millis, Name};
 use mvm_store::{Expect, Write};
@@ -208,7 +208,7 @@ fn with_images(
 ) -> (BTreeMap<Name, Wanted>, bool) {
     let holders = wanted.iter().filter_map(|(name, wanted)| seen.get(name)?.holds(wanted));
     let holders: Vec<Holder<'_>> = holders.collect();
-    let builders = builders(&holders);
+    let (builders, offers) = (builders(&holders), Offers::of(&holders));
     let mut waits = false;
     let named = |(name, plain): (&Name, &Wanted)| {
         let status = seen.get(name).and_then(|seen| seen.status.as_deref());
@@ -216,7 +216,7 @@ fn with_images(
         if let Some(status) = status {
             waits |= hold_back(&mut document, status, &builders);
         }
-        name_images(&mut document, status, &holders);
+        name_images(&mut document, status, &offers);
         let same = document == *plain.document;
         let named = || Wanted { digest: digest(&document), document: Arc::new(document.clone()) };
         (name.clone(), if same { plain.clone() } else { named() })

@@ -1,7 +1,7 @@
 //! Who receives an image from whom.
 
 use mvm_model::fleet::{
-    Capacity, Holder, NodeStatus, PoolStatus, builders, hold_back, name_images,
+    Capacity, Holder, NodeStatus, Offers, PoolStatus, builders, hold_back, name_images,
 };
 use mvm_model::{DesiredState, Name, PoolRef};
 use proptest::prelude::*;
@@ -72,7 +72,7 @@ proptest! {
             .map(|(status, address)| giver(address, status, &plain))
             .collect();
         let mut told = plain.clone();
-        name_images(&mut told, Some(&status("me", own)), &holders);
+        name_images(&mut told, Some(&status("me", own)), &Offers::of(&holders));
         told.validate().unwrap();
         let wanted = &told.tenants[0].pools[0];
         let Some(source) = &wanted.revision_from else {
@@ -100,7 +100,7 @@ proptest! {
 fn a_node_that_was_not_heard_of_is_told_nothing_of_images() {
     let (other, plain) = (status("n0", Some((1, Some(1)))), document("me", None));
     let mut told = plain.clone();
-    name_images(&mut told, None, &[giver("10.0.0.1:4433", &other, &plain)]);
+    name_images(&mut told, None, &Offers::of(&[giver("10.0.0.1:4433", &other, &plain)]));
     assert_eq!(told, plain);
 }
 
@@ -110,7 +110,7 @@ fn what_a_node_merely_keeps_is_given_to_nobody() {
     let (plain, kept) = (document("me", None), document("n0", Some(digest(1))));
     let given = |wanted: &DesiredState| {
         let mut told = wanted.clone();
-        name_images(&mut told, Some(&own), &[giver("10.0.0.1:4433", &old, &kept)]);
+        name_images(&mut told, Some(&own), &Offers::of(&[giver("10.0.0.1:4433", &old, &kept)]));
         told.tenants[0].pools[0].revision_from.is_some()
     };
     assert!(!given(&plain));
@@ -177,7 +177,7 @@ fn tell(sites: &mut [Site]) -> usize {
         let known: Vec<PoolRef> = site.told.references().collect();
         site.told = site.plain.clone();
         hold_back(&mut site.told, &site.status, &builders);
-        name_images(&mut site.told, Some(&site.status), &holders);
+        name_images(&mut site.told, Some(&site.status), &Offers::of(&holders));
         let new = site.told.references().filter(|pool| !known.contains(pool));
         built += new.filter(|pool| site.told.pool(pool).unwrap().revision.is_none()).count();
     }

@@ -25,14 +25,14 @@ pub struct Holder<'a> {
 }
 
 impl<'a> Holder<'a> {
-    /// Where its image of the pool may be received, if that is the one of now, and not one that it
-    /// merely keeps.
-    fn gives(&self, pool: &PoolRef, wanted: Option<&str>) -> Option<&'a str> {
+    /// As one that gives its image of the pool, if that is the one of now, and not one that it merely
+    /// keeps.
+    fn gives(&self, pool: &PoolRef) -> Option<Giver<'a>> {
         let own = self.document.pool(pool);
-        let revision = own.and_then(|pool| pool.revision.as_deref());
         let told = self.told.filter(|_| self.done)?;
-        let current = told.pool(pool) == own && (revision.is_none() || revision == wanted);
-        self.address.filter(|_| current)
+        let address = self.address.filter(|_| told.pool(pool) == own)?;
+        let named = own.and_then(|pool| pool.revision.as_deref());
+        Some(Giver { node: &self.status.node_id, address, named })
     }
 }
 
@@ -56,7 +56,7 @@ pub fn builders<'a>(holders: &[Holder<'a>]) -> BTreeMap<PoolRef, &'a Name> {
         let waits_for_none = |holder: &Holder<'_>| {
             let held = holder.status.pools.get(&pool);
             let failed = held.is_some_and(|held| held.failure.is_some());
-            let given = holder.address.is_none() || holder.gives(&pool, None).is_some();
+            let given = holder.address.is_none() || holder.gives(&pool).is_some();
             failed || holder.status.failure.is_some() || has(holder) && given
         };
         if holders.iter().any(|holder| waits_for_none(holder)) {
@@ -105,11 +105,7 @@ pub fn hold_back(
 /// Has a node receive what others have built: for every pool that it has no image of, its document
 /// names that of the others, if they give one. Once it has it the document names none any more, so
 /// that a flake that changes is built anew.
-pub fn name_images(
-    document: &mut DesiredState,
-    status: Option<&NodeStatus>,
-    holders: &[Holder<'_>],
-) {
+pub fn name_images(document: &mut DesiredState, status: Option<&NodeStatus>, offers: &Offers<'_>) {
     let node = document.node_id.clone();
     for tenant in &mut document.tenants {
         for pool in &mut tenant.pools {
@@ -121,7 +117,7 @@ pub fn name_images(
                 continue;
             }
             let wanted = pool.revision.as_deref();
-            let Some((digest, source)) = offered(&reference, wanted, &node, holders) else {
+            let Some((digest, source)) = offers.best(&reference, wanted, &node) else {
                 continue;
             };
             pool.revision = Some(digest);
@@ -130,28 +126,63 @@ pub fn name_images(
     }
 }
 
-/// The image of a pool that most others give, and who they are.
-fn offered(
-    pool: &PoolRef,
-    wanted: Option<&str>,
-    node: &Name,
-    holders: &[Holder<'_>],
-) -> Option<(String, ImageSource)> {
-    let mut offers: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
-    for holder in holders.iter().filter(|holder| holder.status.node_id != *node) {
-        let Some(held) = holder.status.pools.get(pool) else { continue };
-        let Some(address) = holder.gives(pool, wanted) else { continue };
-        let (Some(digest), Some(content)) = (&held.revision, &held.content) else { continue };
-        if wanted.is_none_or(|wanted| wanted == digest) {
-            offers.entry((digest, content)).or_default().push(address);
+/// The images that nodes give, by pool: gathered once, since every node is told of them.
+#[derive(Debug, Default)]
+pub struct Offers<'a>(BTreeMap<&'a PoolRef, BTreeMap<Image<'a>, Vec<Giver<'a>>>>);
+
+/// The digest of an image, and that of its content.
+type Image<'a> = (&'a str, &'a str);
+
+#[derive(Debug)]
+struct Giver<'a> {
+    node: &'a Name,
+    address: &'a str,
+    /// The revision that its document names.
+    named: Option<&'a str>,
+}
+
+impl<'a> Offers<'a> {
+    /// Of these nodes.
+    pub fn of(holders: &[Holder<'a>]) -> Offers<'a> {
+        let mut offers = Offers::default();
+        for holder in holders {
+            for (pool, held) in &holder.status.pools {
+                let (Some(digest), Some(content)) = (&held.revision, &held.content) else {
+                    continue;
+                };
+                let Some(giver) = holder.gives(pool) else { continue };
+                let images = offers.0.entry(pool).or_default();
+                images.entry((digest, content)).or_default().push(giver);
+            }
         }
+        offers
     }
-    let ((digest, content), mut sources) =
-        offers.into_iter().max_by_key(|(_, sources)| sources.len())?;
-    // Not all of a fleet from one: each node begins elsewhere.
-    let start = node.as_str().bytes().map(usize::from).sum::<usize>() % sources.len();
-    sources.rotate_left(start);
-    sources.truncate(SOURCES);
-    let sources = sources.into_iter().map(str::to_owned).collect();
-    Some((digest.to_owned(), ImageSource { content: content.to_owned(), nodes: sources }))
+
+    /// The image of a pool that most other nodes give, and who they are; `wanted` is the revision
+    /// that this node's document names.
+    fn best(
+        &self,
+        pool: &PoolRef,
+        wanted: Option<&str>,
+        node: &Name,
+    ) -> Option<(String, ImageSource)> {
+        let is_for_it = |giver: &&Giver<'_>| {
+            giver.node != node && (giver.named.is_none() || giver.named == wanted)
+        };
+        let images = self.0.get(pool)?.iter();
+        let offers = images
+            .filter(|((digest, _), _)| wanted.is_none_or(|wanted| wanted == *digest))
+            .map(|(image, givers)| {
+                let addresses = givers.iter().filter(is_for_it).map(|giver| giver.address);
+                (image, addresses.collect::<Vec<_>>())
+            })
+            .filter(|(_, addresses)| !addresses.is_empty());
+        let ((digest, content), mut sources) = offers.max_by_key(|(_, sources)| sources.len())?;
+        // Not all of a fleet from one: each node begins elsewhere.
+        let start = node.as_str().bytes().map(usize::from).sum::<usize>() % sources.len();
+        sources.rotate_left(start);
+        sources.truncate(SOURCES);
+        let nodes = sources.into_iter().map(str::to_owned).collect();
+        Some(((*digest).to_owned(), ImageSource { content: (*content).to_owned(), nodes }))
+    }
 }

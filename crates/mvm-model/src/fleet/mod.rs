@@ -17,7 +17,7 @@ mod site;
 
 pub use claims::{Claims, Grant, Limits, Outcome, Refusal, Room, Source, Stand};
 pub use document::{FleetPool, FleetState, FleetTenant};
-pub use image::{Holder, builders, hold_back, name_images};
+pub use image::{Holder, Offers, builders, hold_back, name_images};
 pub use kept::kept_news;
 pub use node::{Capacity, Duty, Node, NodeStatus, PoolStatus};
 pub use place::{Placement, Share, Unplaced, place};
