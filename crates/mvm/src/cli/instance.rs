@@ -1,7 +1,7 @@
 //! `mvm instance`
 
 use super::values::{Of, Pair, Place, environment};
-use super::{Context, LeaseLength, refused, ssh};
+use super::{Context, LeaseLength, explain_empty, refused, ssh};
 use crate::output::{self, Outcome};
 use crate::session::{self, Run};
 use clap::{Args, Subcommand};
@@ -263,12 +263,15 @@ pub fn own_failure(outcome: Outcome, context: &Context) -> Outcome {
 
 /// Lists the instances of whoever is asked.
 pub async fn list(context: &Context, client: &Client, of: Option<Of>) -> Outcome {
-    let path = match of {
+    let path = match &of {
         None => paths::INSTANCES.to_owned(),
-        Some(Of::Pool(pool)) => paths::pool_part(&pool, "instances"),
+        Some(Of::Pool(pool)) => paths::pool_part(pool, "instances"),
         Some(Of::Tenant(tenant)) => format!("{}?tenant={tenant}", paths::INSTANCES),
     };
     let views: Vec<InstanceView> = client.list(&path).await.map_err(refused)?;
+    if views.is_empty() {
+        explain_empty(client, of.as_ref()).await?;
+    }
     let fleet = views.iter().any(|view| view.node_id.is_some());
     let rows = views.iter().map(|view| {
         let state = match view.going_to {

@@ -1,7 +1,7 @@
 //! `mvm job`
 
 use super::values::{Of, Pair, environment};
-use super::{Context, refused};
+use super::{Context, explain_empty, refused};
 use crate::job::{self, Input};
 use crate::output::{self, Outcome};
 use clap::{Args, Subcommand};
@@ -224,14 +224,18 @@ async fn artifacts(context: &Context, job: JobId, folder: &str) -> Outcome {
 
 async fn list(context: &Context, of: Option<Of>, state: Option<JobState>) -> Outcome {
     let mut query = Vec::new();
-    match of {
+    match &of {
         None => {}
         Some(Of::Tenant(tenant)) => query.push(format!("tenant={tenant}")),
         Some(Of::Pool(pool)) => query.push(format!("pool={pool}")),
     }
     query.extend(state.map(|state| format!("state={state}")));
     let path = format!("{}?{}", jobs::JOBS, query.join("&"));
-    let views: Vec<JobView> = context.client()?.list(&path).await.map_err(refused)?;
+    let client = context.client()?;
+    let views: Vec<JobView> = client.list(&path).await.map_err(refused)?;
+    if views.is_empty() {
+        explain_empty(&client, of.as_ref()).await?;
+    }
     let rows = views.iter().map(|view| {
         let mut command = view.command.join(" ");
         if let Some((at, _)) = command.char_indices().nth(40) {

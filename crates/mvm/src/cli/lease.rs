@@ -1,7 +1,7 @@
 //! `mvm lease`
 
 use super::values::Of;
-use super::{Context, refused};
+use super::{Context, explain_empty, refused};
 use crate::output::{self, Outcome};
 use clap::Subcommand;
 use mvm_api::types::{ExtendLease, LeaseView};
@@ -46,6 +46,9 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 Some(Of::Tenant(tenant)) => view.instance.pool.tenant == *tenant,
                 Some(Of::Pool(pool)) => view.instance.pool == *pool,
             });
+            if leases.is_empty() {
+                explain_empty(&client, of.as_ref()).await?;
+            }
             list(context, &leases)
         }
         Command::Extend { lease, seconds } => {

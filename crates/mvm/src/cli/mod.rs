@@ -29,9 +29,9 @@ mod values;
 use crate::agent_process;
 use crate::output::{self, Format, Outcome};
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use mvm_api::{Client, ClientError, Problem};
+use mvm_api::{Client, ClientError, Problem, paths};
 use std::path::PathBuf;
-use values::{Address, Coordinators};
+use values::{Address, Coordinators, Of};
 
 /// Fleets of microVMs, ready to work.
 ///
@@ -287,6 +287,22 @@ fn man(dir: Option<PathBuf>) -> Outcome {
 /// An error of the client as a problem.
 pub fn refused(error: ClientError) -> Problem {
     error.into_problem()
+}
+
+/// A list that is empty since there is no such tenant or pool is an error.
+pub async fn explain_empty(client: &Client, of: Option<&Of>) -> Result<(), Problem> {
+    let path = match of {
+        None => return Ok(()),
+        Some(Of::Tenant(tenant)) => paths::tenant(tenant),
+        Some(Of::Pool(pool)) => paths::pool(pool),
+    };
+    client.get::<serde_json::Value>(&path).await.map(drop).map_err(refused)
+}
+
+/// Whether it is because one leader of the fleet has ended and the next has not begun.
+pub fn is_between_leaders(problem: &Problem) -> bool {
+    let codes = ["leader_changed", "no_leader", "agent_unreachable", "connection_broken"];
+    codes.contains(&problem.code.as_str())
 }
 
 /// How many seconds a lease lasts.

@@ -74,6 +74,7 @@ fn the_queue_has_an_order_and_a_bound_and_what_waits_can_be_canceled() {
     let last = lab.submit(&["--priority", "-100"], "true");
     lab.refused(&["job", "submit", "ci/small", "--", "true"], "queue_full");
     assert_eq!(lab.json(&["job", "list", "ci/small"]).as_array().expect("list").len(), 7);
+    lab.refused(&["job", "list", "ci/none"], "not_found");
     let queued = lab.json(&["job", "list", "ci", "--state", "queued"]);
     assert_eq!(queued.as_array().expect("list").len(), 6);
     // One that waits is canceled at once, and never runs.
