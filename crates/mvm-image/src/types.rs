@@ -164,7 +164,7 @@ pub enum Progress {
     /// A new stage began.
     Stage {
         /// A fixed word: `check`, `nix`, `closure`, `kernel`, `stage`, `erofs`, `initrd`,
-        /// `publish`, `cached`, `resolve`, `download`, `unpack`, `import`.
+        /// `publish`, `cached`, `resolve`, `download`, `unpack`, `import`, `receive`.
         name: &'static str,
         /// What it works on, for people.
         detail: String,

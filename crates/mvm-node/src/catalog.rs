@@ -15,7 +15,7 @@ use mvm_model::pool::RevisionEntry;
 use mvm_model::{Counts, Name, Pool, PoolRef, State, Tenant};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 impl Node {
     /// Makes a tenant: record, bridge, rules. One that is there and equal is left as it is.
@@ -255,7 +255,9 @@ impl Node {
     ) -> Result<()> {
         if let Some(ImageSource { content, nodes }) = source {
             let (digest, content) = (digest.to_owned(), Some(content.clone()));
-            self.fetch_image(FetchImage { digest, content, sources: nodes.clone() }).await?;
+            let wanted = FetchImage { digest, content, sources: nodes.clone() };
+            // Nobody watches.
+            self.fetch_image(wanted, &unbounded_channel().0).await?;
         }
         let image = self.parts.images.get(digest).or_problem()?;
         self.make_current(reference, &image.digest, None).await?;

@@ -7,14 +7,17 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use mvm_api::tls::Expect;
 use mvm_api::types::{FetchImage, FetchedImage};
 use mvm_api::{Client, ClientError, Problem, paths};
-use mvm_image::{Incoming, Part};
+use mvm_image::{Incoming, Part, Progress};
 use std::io::Write;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedSender;
 
 /// How much of a file is read at a time, in bytes.
 pub(crate) const PIECE: usize = 256 * 1024;
+/// How often is said how far a transfer is.
+const TELL: Duration = Duration::from_secs(2);
 /// How many sources a request may name.
 const MAX_SOURCES: usize = 64;
 /// What the rate of images is counted in, in bytes.
@@ -53,14 +56,18 @@ pub(crate) async fn blocking<T: Send + 'static>(
 impl Node {
     /// Receives an image from the first of `sources` that gives it. One that is here already is
     /// not asked for.
-    pub(crate) async fn fetch_image(&self, wanted: FetchImage) -> Result<FetchedImage> {
+    pub(crate) async fn fetch_image(
+        &self,
+        wanted: FetchImage,
+        report: &UnboundedSender<Progress>,
+    ) -> Result<FetchedImage> {
         let began = Instant::now();
         let (mut received, mut last) = (0, None);
         if let Some(done) = self.have(&wanted, began)? {
             return Ok(done);
         }
         for source in wanted.sources.iter().take(MAX_SOURCES) {
-            match self.fetch_from(source, &wanted, &mut received).await {
+            match self.fetch_from(source, &wanted, &mut received, report).await {
                 Ok(image) => {
                     tracing::info!(digest = image.digest, source, received, "received an image");
                     return Ok(fetched(&image, received, began));
@@ -100,6 +107,7 @@ impl Node {
         source: &str,
         wanted: &FetchImage,
         received: &mut u64,
+        report: &UnboundedSender<Progress>,
     ) -> Result<mvm_image::Revision> {
         let client = self.peer(source)?;
         let mut manifest = Vec::new();
@@ -115,7 +123,8 @@ impl Node {
         let incoming = Arc::new(blocking(receive).await?);
         let digest = incoming.digest().to_owned();
         for (part, there) in incoming.missing() {
-            *received += carry(&client, &incoming, &digest, &part, there).await?;
+            let mut meter = Meter::new(report, source, &part, there);
+            *received += carry(&client, &incoming, &digest, &part, there, &mut meter).await?;
             let sealing = incoming.clone();
             blocking(move || sealing.seal(&part).or_problem()).await?;
         }
@@ -132,6 +141,7 @@ async fn carry(
     digest: &str,
     part: &Part,
     there: u64,
+    meter: &mut Meter<'_>,
 ) -> Result<u64> {
     let path = incoming.partial(&part.name);
     let writing = |e| io(format!("write {}", path.display()), e);
@@ -143,6 +153,7 @@ async fn carry(
     let outcome = client
         .download(&from, |bytes| {
             came += bytes.len() as u64;
+            meter.is_at(there + came);
             // More than there can be is not kept: the digest would be wrong anyhow.
             if failed.is_none() && came <= most {
                 failed = file.write_all(bytes).err();
@@ -154,6 +165,39 @@ async fn carry(
     }
     outcome.map_err(ClientError::into_problem)?;
     Ok(came)
+}
+
+/// Says how far a part is, for a person to watch.
+struct Meter<'a> {
+    report: &'a UnboundedSender<Progress>,
+    source: &'a str,
+    part: &'a str,
+    size: u64,
+    next: Instant,
+}
+
+impl<'a> Meter<'a> {
+    fn new(
+        report: &'a UnboundedSender<Progress>,
+        source: &'a str,
+        part: &'a Part,
+        there: u64,
+    ) -> Meter<'a> {
+        let (part, size) = (part.name.as_str(), part.size);
+        let mut meter = Meter { report, source, part, size, next: Instant::now() };
+        meter.is_at(there);
+        meter
+    }
+
+    fn is_at(&mut self, there: u64) {
+        if Instant::now() < self.next {
+            return;
+        }
+        let (there, size) = (there >> 20, self.size.div_ceil(1 << 20));
+        let detail = format!("{} from {}, {there} of {size} MiB", self.part, self.source);
+        let _ = self.report.send(Progress::Stage { name: "receive", detail });
+        self.next = Instant::now() + TELL;
+    }
 }
 
 fn fetched(image: &mvm_image::Revision, received_bytes: u64, began: Instant) -> FetchedImage {

@@ -57,7 +57,7 @@ pub struct ImageView {
     pub pools: Vec<PoolRef>,
 }
 
-/// `POST /v1/images/fetch`: receive an image from a node that has it.
+/// `POST /v1/images/fetch`: receive an image from a node that has it (server-sent events).
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FetchImage {

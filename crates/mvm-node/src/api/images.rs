@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response, Sse};
 use futures::Stream;
 use mvm_api::Problem;
 use mvm_api::query::{PartRange, Query};
-use mvm_api::types::{FetchImage, FetchedImage, Gc, GcResult, ImageView, ImportKernel, KernelView};
+use mvm_api::types::{FetchImage, Gc, GcResult, ImageView, ImportKernel, KernelView};
 use mvm_image::{KernelImport, KernelInfo, Platform};
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -120,8 +120,11 @@ async fn in_use(node: &Node) -> BTreeSet<String> {
 }
 
 /// Receives an image from a node that has it.
-pub async fn fetch(State(node): Shared, Body(body): Body<FetchImage>) -> Answer<FetchedImage> {
-    Ok(Json(detached(async move { node.fetch_image(body).await }).await?))
+pub async fn fetch(
+    State(node): Shared,
+    Body(body): Body<FetchImage>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    progress(move |report| async move { node.fetch_image(body, &report).await })
 }
 
 /// What another node has to know of an image to receive it.

@@ -119,7 +119,7 @@ pub async fn image(context: &Context, command: ImageCommand) -> Outcome {
         ImageCommand::Fetch { digest, from, content } => {
             let wanted = FetchImage { digest, content, sources: from };
             let done: FetchedImage =
-                client.post(paths::IMAGES_FETCH, &wanted).await.map_err(refused)?;
+                with_progress(&client, context.format, paths::IMAGES_FETCH, &wanted).await?;
             let line = format!(
                 "image {:.12} is there ({}, {} received, {} ms)",
                 done.digest,

@@ -25,6 +25,8 @@ fn images_travel_from_node_to_node() {
 
     a_transfer_goes_on_where_it_was_cut_off(&lab, &images);
     images.forget("n2");
+    a_person_sees_how_far_it_is(&lab, &images);
+    images.forget("n2");
     a_damaged_copy_is_refused(&images);
     images.forget("n2");
     images.forget("n3");
@@ -48,6 +50,14 @@ fn a_transfer_goes_on_where_it_was_cut_off(lab: &Lab, images: &Images<'_>) {
     assert!(received + there <= size, "{received} received, {there} there, of {size}");
     assert!(received > 0 && there > 2 << 20, "{received} received, {there} there");
     assert_eq!(images.on("n2")["content"], images.content);
+}
+
+fn a_person_sees_how_far_it_is(lab: &Lab, images: &Images<'_>) {
+    let from = format!("{}:4433", address("n1"));
+    let words = ["image", "fetch", &images.digest, "--from", &from];
+    let said = text(&run(lab.local("n2", &words).stderr(Stdio::piped())).stderr);
+    let root = format!("==> receive: root.erofs from {from}, 0 of ");
+    assert!(said.lines().any(|line| line.starts_with(&root) && line.ends_with(" MiB")), "{said}");
 }
 
 fn a_damaged_copy_is_refused(images: &Images<'_>) {

@@ -10,9 +10,15 @@ use crate::types::*;
 use mvm_model::desired::DesiredState;
 use mvm_model::fleet::NodeStatus;
 
-const FETCH: &[Sent] = &[
+const KERNEL: &[Sent] = &[
     ("progress", schema_of::<ProgressEvent>),
     ("result", schema_of::<KernelView>),
+    ("problem", schema_of::<Problem>),
+];
+
+const RECEIVE: &[Sent] = &[
+    ("progress", schema_of::<ProgressEvent>),
+    ("result", schema_of::<FetchedImage>),
     ("problem", schema_of::<Problem>),
 ];
 
@@ -85,7 +91,7 @@ pub(super) const ROUTES: &[Route] = &[
         "Fetches the distribution's kernel",
         FLEET,
     )
-    .streams(FETCH),
+    .streams(KERNEL),
     on(AGENT, "GET", "/v1/images", "image.list", "Lists the images", FLEET).lists::<ImageView>(),
     on(
         AGENT,
@@ -96,7 +102,7 @@ pub(super) const ROUTES: &[Route] = &[
         FLEET,
     )
     .takes::<FetchImage>()
-    .gives::<FetchedImage>(),
+    .streams(RECEIVE),
     on(
         AGENT,
         "GET",
