@@ -70,6 +70,8 @@ pub struct ApplyFleet {
 /// What a document comes to.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FleetPlan {
+    /// The document's digest: [`FleetStatus::document`] once it is in force.
+    pub document: String,
     /// What changes on which node, as far as anything does.
     pub changes: Vec<NodeChange>,
     /// What is on no node.
@@ -102,7 +104,11 @@ pub struct FleetStatus {
     pub nodes_alive: usize,
     /// Nodes out of reach.
     pub nodes_lost: usize,
-    /// Whether every pool holds its counts.
+    /// The digest of the document in force, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<String>,
+    /// Whether every pool holds its counts; where the coordinator leads, also whether every node in
+    /// reach has done all of the document in force.
     pub converged: bool,
     /// Claims that wait; of the leader only.
     pub claims_waiting: usize,

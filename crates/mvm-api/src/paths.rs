@@ -81,6 +81,8 @@ pub const COORDINATOR: &str = "/v1/coordinator";
 pub const FLEET: &str = "/v1/fleet";
 /// How far the fleet is.
 pub const FLEET_STATUS: &str = "/v1/fleet/status";
+/// The same as its leader sees it.
+pub const FLEET_STATUS_OF_LEADER: &str = "/v1/fleet/status?leader=true";
 /// The nodes of a fleet.
 pub const NODES: &str = "/v1/nodes";
 

@@ -79,6 +79,15 @@ pub struct SleepOptions {
     pub linger: Option<bool>,
 }
 
+/// `GET /v1/fleet/status`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StatusOptions {
+    /// True: as the coordinator that leads sees it, whichever is asked.
+    #[serde(default)]
+    pub leader: bool,
+}
+
 /// `GET /v1/jobs/{id}/wait`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

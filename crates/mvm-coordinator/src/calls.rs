@@ -30,7 +30,7 @@ impl Fleet {
             let view = self.view();
             (planner::nodes(&view), view.placement.clone())
         };
-        let wanted = document.clone();
+        let (digest, wanted) = (planner::digest(&document), document.clone());
         let decide = move || (place(&wanted, &nodes, &previous, now()), previous);
         let decided = tokio::task::spawn_blocking(decide).await;
         let (after, before) = decided.map_err(|e| Problem::internal(e.to_string()))?;
@@ -43,7 +43,7 @@ impl Fleet {
             self.replan.notify_one();
         }
         let changes = planner::changes(&before.nodes, &after.nodes);
-        Ok(FleetPlan { changes, unplaced: after.unplaced, dry_run })
+        Ok(FleetPlan { document: digest, changes, unplaced: after.unplaced, dry_run })
     }
 
     /// How far the fleet is, as far as this coordinator knows.
@@ -52,7 +52,8 @@ impl Fleet {
         let alive =
             view.nodes.values().filter(|n| n.reached || n.record.lost_since.is_none()).count();
         let mut pools = Vec::new();
-        let mut converged = view.placement.unplaced.is_empty();
+        let done = !self.leads() || view.is_done();
+        let mut converged = done && view.placement.unplaced.is_empty();
         if let Some(record) = &view.document {
             for (tenant, pool) in record.document.pools() {
                 let shown = pool_view(&view, tenant.reference(pool), pool.desired_counts);
@@ -65,6 +66,7 @@ impl Fleet {
             leader: self.leader().map(|leader| leader.address),
             nodes_alive: alive,
             nodes_lost: view.nodes.len() - alive,
+            document: view.digest.clone(),
             converged,
             claims_waiting: self.desk.waiting(),
             unplaced: view.placement.unplaced.clone(),
@@ -110,7 +112,7 @@ impl Fleet {
     ) -> Result<(Claim, Name)> {
         let (id, pool, holder) = (id.to_owned(), pool.clone(), holder.to_owned());
         let lead = self.lead().ok_or_else(succeeded)?;
-        let wish = Wish { id, pool, holder, lease_s: None };
+        let wish = Wish { id, pool, holder, lease_s: None, again: false };
         desk::serve(self, &lead, &wish, std::future::pending()).await
     }
 

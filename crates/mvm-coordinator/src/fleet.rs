@@ -3,6 +3,7 @@
 use crate::alive::Alive;
 use crate::desk::Desk;
 use crate::ending::Ending;
+use crate::planner::digest;
 use crate::port::{Connector, NodePort, Refused};
 use crate::records::{Candidate, DocumentRecord, NodeRecord};
 use crate::{Result, now, stored};
@@ -128,12 +129,16 @@ pub(crate) struct View {
     /// Which coordinators reach a node.
     pub alive: BTreeMap<Name, BTreeSet<String>>,
     pub document: Option<DocumentRecord>,
+    /// Its digest.
+    pub digest: Option<String>,
     /// Of the document's pools.
     pub shapes: Shapes,
     /// Shared with whoever is placing.
     pub placement: Arc<Placement>,
     /// Of the leader: what each node is to be sent.
     pub wanted: BTreeMap<Name, Wanted>,
+    /// Of the leader: the digest of the document that this is of.
+    pub told: Option<String>,
     /// Of the leader: whether some nodes are told of pools only when others have built their images.
     pub waits_for_images: bool,
 }
@@ -142,7 +147,15 @@ impl View {
     /// Another document is in force, or none.
     pub fn set_document(&mut self, document: Option<DocumentRecord>) {
         self.shapes = document.as_ref().map(|record| shapes(&record.document)).unwrap_or_default();
+        self.digest = document.as_ref().map(|record| digest(&record.document));
         self.document = document;
+    }
+
+    /// Of the leader: whether every node in reach has done all of the document in force.
+    pub fn is_done(&self) -> bool {
+        let mut reached = self.nodes.iter().filter(|(_, known)| known.reached);
+        self.told == self.digest
+            && reached.all(|(name, known)| known.has_done(self.wanted.get(name)))
     }
 
     /// Whether a node is to hold a pool, and does not merely keep it for its jobs.
@@ -202,11 +215,15 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// Whether it has said that it has done all of this.
+    pub fn has_done(&self, wanted: Option<&Wanted>) -> bool {
+        self.status.as_deref().is_some_and(|status| wanted.is_some_and(|w| w.is_done(status)))
+    }
+
     /// As placement sees it; `wanted` is what it was told last. `None` for one that was never
     /// reached.
     pub fn node(&self, wanted: Option<&Wanted>) -> Option<Node> {
-        let done = |wanted: &Wanted| self.status.as_deref().is_some_and(|s| wanted.is_done(s));
-        let settled = self.reached && wanted.is_some_and(done);
+        let settled = self.reached && self.has_done(wanted);
         Some(Node { settled, ..self.record.node(self.status.as_ref())? })
     }
 }

@@ -72,7 +72,11 @@ async fn lead(fleet: &Arc<Fleet>, leadership: Leadership) -> Result<()> {
     };
     fleet.set_lead(None);
     fleet.desk.finish();
-    fleet.view().wanted.clear();
+    {
+        let mut view = fleet.view();
+        view.wanted.clear();
+        view.told = None;
+    }
     if fleet.ending.has_begun() {
         resign(&lead).await;
     }

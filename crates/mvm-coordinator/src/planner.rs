@@ -9,8 +9,9 @@ use mvm_model::fleet::{
     FleetState, Holder, Node, NodeStatus, Offers, Placement, Share, builders, hold_back,
     name_images, node_document, place,
 };
-use mvm_model::{DesiredState, Millis, Name};
+use mvm_model::{Millis, Name};
 use mvm_store::{Expect, Write};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,12 +40,12 @@ pub(crate) async fn run(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<()> {
 /// One look at everything; gives when to look again at the latest.
 async fn pass(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Duration> {
     let settled = note_changes(fleet, lead).await?;
-    let (document, nodes, previous) = {
+    let (document, digest, nodes, previous) = {
         let view = fleet.view();
         let Some(DocumentRecord { document, .. }) = view.document.clone() else {
             return Ok(PERIOD.0);
         };
-        (document, nodes(&view), view.placement.clone())
+        (document, view.digest.clone(), nodes(&view), view.placement.clone())
     };
     let grace = document.node_grace_s * 1000;
     let lost = nodes.values().filter_map(|node| node.lost_since);
@@ -61,6 +62,7 @@ async fn pass(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Duration> {
         placed.map_err(|e| mvm_api::Problem::internal(format!("placing failed: {e}")))?;
     let changed = write_shares(fleet, lead, &previous.nodes, &placement.nodes).await?;
     tell(fleet, &document, placement, &changed);
+    fleet.view().told = digest;
     let until = |at: Millis| Duration::from_millis(at.saturating_sub(now()).max(1));
     let period = if fleet.view().placement.unplaced.is_empty() { PERIOD.0 } else { PERIOD.1 };
     Ok([Some(period), due.map(until), settled].into_iter().flatten().min().unwrap_or(period))
@@ -238,7 +240,8 @@ pub(crate) fn wanted<'a>(
     nodes.map(one).collect()
 }
 
-fn digest(document: &DesiredState) -> String {
+/// The first half of the SHA-256 of a document, in hexadecimal digits.
+pub(crate) fn digest(document: &impl Serialize) -> String {
     let text = serde_json::to_vec(document).unwrap_or_default();
     Sha256::digest(text)[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -5,6 +5,7 @@ use axum::Json;
 use axum::extract::State;
 use mvm_api::body::Body;
 use mvm_api::fleet::{ApplyFleet, CoordinatorInfo, FleetPlan, FleetStatus};
+use mvm_api::query::{Query, StatusOptions};
 use mvm_model::fleet::FleetState;
 
 pub async fn coordinator(State(fleet): Shared) -> Json<CoordinatorInfo> {
@@ -28,6 +29,7 @@ pub async fn apply(State(fleet): Shared, Body(body): Body<ApplyFleet>) -> Answer
     Ok(Json(fleet.apply(body.document, body.dry_run).await?))
 }
 
-pub async fn status(State(fleet): Shared) -> Json<FleetStatus> {
-    Json(fleet.status())
+/// Of the leader where that is asked for: see [`super::proxy::to_leader`].
+pub async fn status(State(fleet): Shared, Query(_): Query<StatusOptions>) -> Answer<FleetStatus> {
+    Ok(Json(fleet.status()))
 }

@@ -4,13 +4,14 @@ use super::Shared;
 use super::gather::gather;
 use crate::fleet::Known;
 use crate::{Fleet, Result};
-use axum::extract::{ConnectInfo, MatchedPath, Path, Request, State};
+use axum::extract::{ConnectInfo, MatchedPath, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use hyper_util::rt::TokioIo;
 use mvm_api::page::Page;
+use mvm_api::query::StatusOptions;
 use mvm_api::{Client, ClientError, Peer, Problem, paths};
 use mvm_model::fleet::Duty;
 use mvm_model::{InstanceRef, Name, PoolRef};
@@ -39,7 +40,8 @@ const PASSED_ON: &str = "mvm-passed-on";
 /// Passes on to the leader what only the leader does.
 pub async fn to_leader(State(fleet): Shared, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    let leaders = LEADERS.contains(&(request.method().as_str(), route));
+    let leaders = LEADERS.contains(&(request.method().as_str(), route))
+        || route == paths::FLEET_STATUS && asks_for_leader(&request);
     if !leaders || fleet.leads() {
         return next.run(request).await;
     }
@@ -47,6 +49,11 @@ pub async fn to_leader(State(fleet): Shared, request: Request, next: Next) -> Re
         Ok(response) => response,
         Err(problem) => problem.into_response(),
     }
+}
+
+fn asks_for_leader(request: &Request) -> bool {
+    let options = Query::<StatusOptions>::try_from_uri(request.uri());
+    options.is_ok_and(|Query(options)| options.leader)
 }
 
 async fn pass_to_leader(fleet: &Arc<Fleet>, mut request: Request) -> Result<Response> {

@@ -2,7 +2,7 @@
 
 use super::desired::{Inputs, read_document};
 use super::values::{Address, Of};
-use super::{Context, instance, refused};
+use super::{Context, instance, is_between_leaders, refused};
 use crate::output::{self, Format, Outcome};
 use clap::Subcommand;
 use mvm_api::fleet::{ApplyFleet, FleetPlan, FleetStatus, NodeView, RegisterNode, SetDuty};
@@ -11,6 +11,9 @@ use mvm_model::fleet::{Duty, FleetState};
 use mvm_model::{Counts, Name};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+/// Between two looks at what is waited for.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// The fleet.
 #[derive(Debug, Subcommand)]
@@ -214,7 +217,7 @@ async fn apply(
     let body = ApplyFleet { document, dry_run };
     let plan: FleetPlan = client.put(paths::FLEET, &body).await.map_err(refused)?;
     if let Some(seconds) = wait.filter(|_| !dry_run) {
-        converged(client, &body.document, Duration::from_secs(seconds)).await?;
+        converged(client, &plan.document, Duration::from_secs(seconds)).await?;
     }
     for unplaced in &plan.unplaced {
         eprintln!("mvm: {unplaced}");
@@ -237,41 +240,38 @@ async fn apply(
     output::show(context.format, &plan, &["NODE", "POOL", "FROM", "TO"], rows)
 }
 
-/// Waits until every pool holds its counts.
-async fn converged(
-    client: &Client,
-    document: &FleetState,
-    deadline: Duration,
-) -> Result<(), Problem> {
+/// Waits until the document of this digest is in force, and everything is as it says.
+async fn converged(client: &Client, document: &str, deadline: Duration) -> Result<(), Problem> {
     let ends = Instant::now() + deadline;
     loop {
-        let status: FleetStatus = client.get(paths::FLEET_STATUS).await.map_err(refused)?;
-        // Of this document, and not of the one before.
-        let ours = document.pools().all(|(tenant, pool)| {
-            let reference = tenant.reference(pool);
-            status
-                .pools
-                .iter()
-                .any(|shown| shown.pool == reference && shown.desired_counts == pool.desired_counts)
-        });
+        let asked = client.get(paths::FLEET_STATUS_OF_LEADER).await.map_err(refused);
+        let status: FleetStatus = match asked {
+            Err(problem) if is_between_leaders(&problem) && Instant::now() < ends => {
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+            asked => asked?,
+        };
+        let ours = status.document.as_deref() == Some(document);
         if ours && status.converged {
             return Ok(());
         }
         if Instant::now() >= ends {
             let short = status.pools.iter().find(|pool| pool.ready_counts != pool.desired_counts);
             let what = match (status.unplaced.first(), short) {
+                _ if !ours => "another document is in force".to_owned(),
                 (Some(unplaced), _) => unplaced.to_string(),
                 (None, Some(pool)) => {
                     let why = pool.last_failure.as_deref().unwrap_or("it is under way");
                     format!("pool {} is not filled: {why}", pool.pool)
                 }
-                (None, None) => "nodes still change".to_owned(),
+                (None, None) => "nodes still change: see `mvm fleet nodes`".to_owned(),
             };
             let detail = format!("after {} s: {what}", deadline.as_secs());
             return Err(Problem::new(504, "not_converged", detail)
                 .hint("the fleet goes on with it; see `mvm fleet status`"));
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -298,6 +298,6 @@ async fn emptied(client: &Client, node: &Name, deadline: Duration) -> Result<(),
             return Err(Problem::new(504, "not_converged", detail)
                 .hint("its leases end by themselves; see them with `mvm lease list`"));
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(AGAIN).await;
     }
 }

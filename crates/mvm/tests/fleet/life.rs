@@ -27,6 +27,16 @@ fn life(name: &str, engine: Engine) {
     let instances = lab.json(&["fleet", "instances", "ci/runners"]);
     assert_eq!(instances.as_array().expect("list").len(), 6);
 
+    // Less may run: the counts were right already, and it is waited for all the same.
+    lab.max_running = 12;
+    lab.apply(&json!({ "warm": 3, "sleeping": 3 }), &spread, true);
+    let parts = ["n1", "n2", "n3"].map(|node| {
+        let tenant = lab.locally(node, &["tenant", "info", "ci", "-o", "json"]);
+        let tenant: serde_json::Value = serde_json::from_str(&tenant).expect("JSON");
+        tenant["quotas"]["max_running"].as_u64().expect("a number")
+    });
+    assert_eq!(parts.iter().sum::<u64>(), 12, "{parts:?}");
+
     // Claims through the coordinator, and what works on an instance wherever it is.
     assert_eq!(lab.ok("hub", &["run", "ci/runners", "--", "echo", "hello"]), "hello\n");
     wait_for("the spare to be made up for", || lab.converged());

@@ -2,6 +2,7 @@
 
 use super::{COORDINATOR, FLEET, JOINER, MEMBER, NODES, OPERATOR, SIGNER, on};
 use crate::fleet::*;
+use crate::query::StatusOptions;
 use crate::routes::Route;
 use crate::types::*;
 use mvm_model::fleet::FleetState;
@@ -29,6 +30,7 @@ pub(super) const ROUTES: &[Route] = &[
     .takes::<ApplyFleet>()
     .gives::<FleetPlan>(),
     on(COORDINATOR, "GET", "/v1/fleet/status", "fleet.status", "Says how far the fleet is", FLEET)
+        .query::<StatusOptions>()
         .gives::<FleetStatus>(),
     on(COORDINATOR, "GET", "/v1/nodes", "node.list", "Lists the nodes", FLEET).lists::<NodeView>(),
     on(
