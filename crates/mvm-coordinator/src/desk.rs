@@ -38,6 +38,8 @@ pub(crate) struct Wish {
     pub pool: PoolRef,
     pub holder: String,
     pub lease_s: Option<u64>,
+    /// Only if an earlier leader has served it.
+    pub again: bool,
 }
 
 /// All claims of the fleet, while we lead.
@@ -183,6 +185,15 @@ impl Desk {
         inner.pump();
     }
 
+    /// Takes what an earlier leader has served.
+    fn orphan(&self, id: &str) -> Result<Option<ClaimRecord>> {
+        let mut inner = self.inner();
+        if inner.writer.is_none() {
+            return Err(succeeded());
+        }
+        Ok(inner.orphans.remove(id))
+    }
+
     fn writer(&self) -> Result<Writer> {
         self.inner().writer.clone().ok_or_else(succeeded)
     }
@@ -237,9 +248,10 @@ pub(crate) async fn serve(
     wish: &Wish,
     gone: impl Future<Output = ()>,
 ) -> Result<(Claim, Name)> {
-    let orphan = fleet.desk.inner().orphans.remove(&wish.id);
-    if let Some(record) = orphan {
-        return reattach(fleet, lead, wish, record).await;
+    match fleet.desk.orphan(&wish.id)? {
+        Some(record) => return reattach(fleet, lead, wish, record).await,
+        None if wish.again => return Err(over()),
+        None => {}
     }
     let patience = fleet.options.patience;
     let mut told = fleet.desk.queue(&wish.id, &wish.pool, patience)?;
@@ -445,6 +457,11 @@ fn waited(wish: &Wish, patience: Duration) -> Problem {
     let seconds = patience.as_secs();
     let detail = format!("no node had a machine of pool {} within {seconds} s", wish.pool);
     Problem::new(503, "no_machine", detail).hint("see `mvm fleet status`")
+}
+
+fn over() -> Problem {
+    Problem::new(410, "claim_ended", "no earlier leader has served this claim, or it has ended")
+        .hint("claim anew")
 }
 
 /// Another coordinator leads.

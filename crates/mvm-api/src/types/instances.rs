@@ -116,6 +116,10 @@ pub struct ClaimRequest {
     /// Longest length of the lease in seconds.
     #[serde(default)]
     pub lease_s: Option<u64>,
+    /// True: only the claim that was made with this idempotency key, at a fleet's earlier leader;
+    /// where it has ended, nothing is claimed anew (`claim_ended`).
+    #[serde(default)]
+    pub again: bool,
 }
 
 /// An instance claimed for a job.

@@ -35,7 +35,7 @@ pub async fn claim(
     let holder = peer.holder();
     let id = claim_id(request.headers(), &holder)?;
     let Body(body) = Body::<ClaimRequest>::from_request(request, &()).await?;
-    let wish = Wish { id, pool, holder, lease_s: body.lease_s };
+    let wish = Wish { id, pool, holder, lease_s: body.lease_s, again: body.again };
     let lead = fleet.lead().ok_or_else(desk::succeeded)?;
     let (tell, told) = tokio::sync::oneshot::channel();
     // A task of its own: a client that goes away at any moment gives back what it got.

@@ -110,6 +110,10 @@ pub async fn claim(
     let pool = pool_reference(at)?;
     let (response, upgrade) = switch(&mut request)?;
     let Body(body) = Body::<ClaimRequest>::from_request(request, &()).await?;
+    if body.again {
+        let detail = "a node's own claims end with their connection";
+        return Err(Problem::new(410, "claim_ended", detail).hint("claim anew").into());
+    }
     let wish = Wish { holder: peer.holder(), purpose: Purpose::Run, lease_s: body.lease_s };
     let (tell, outcome) = tokio::sync::oneshot::channel();
     // A task of its own: a client that goes away at any moment gives back what it got.

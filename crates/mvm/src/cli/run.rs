@@ -181,15 +181,20 @@ async fn claim_and_run(
     let mut held = Held::claim(client, &run.pool, lease_s).await?;
     let instance = held.claim.reference.clone();
     steps.push((format!("claim ({})", held.claim.from), began.elapsed()));
-    tokio::select! {
+    // A node's own claims end with their connection.
+    let of_fleet = context.coordinator.is_some();
+    let outcome = tokio::select! {
         outcome = work(client, &instance, run, steps) => outcome,
         // Until the command runs nobody else listens to these; then it gets them as well.
         status = interrupted() => Ok(status),
-        // A node's own claims end with their connection.
-        () = held.keep(client), if context.coordinator.is_some() => {
+        () = held.keep(client), if of_fleet => {
             Err(Problem::internal("a claim was kept to its end"))
         }
+    };
+    if of_fleet {
+        held.release(client).await;
     }
+    outcome
 }
 
 async fn work(client: &Client, instance: &InstanceRef, run: &Run, steps: &mut Steps) -> Outcome {

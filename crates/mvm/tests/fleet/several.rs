@@ -104,6 +104,11 @@ fn a_coordinator_that_is_asked_to_end_makes_place_at_once() {
     assert_eq!(text(&output.stdout), "waited\n", "{}", text(&output.stderr));
     lab.end("c1");
     assert_eq!(lab.lines_with("is cut off"), "");
+    assert_eq!(
+        lab.lines_with("nobody came back"),
+        "",
+        "the first one is given back at the next leader"
+    );
     assert_eq!(lab.ok("hub", &["run", "ci/runners", "--", "echo", "on"]), "on\n");
     wait_for("the spares to be made up for", || lab.converged());
 }

@@ -1,6 +1,7 @@
 //! A claim that is held for as long as a command runs.
 
-use crate::cli::refused;
+use crate::cli::{is_between_leaders, refused};
+use futures::FutureExt;
 use mvm_api::client::Stream;
 use mvm_api::types::{Claim, ClaimRequest};
 use mvm_api::{Client, Problem, paths};
@@ -11,6 +12,8 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 /// For how long a claim is asked for again: a fleet may be without a leader for a while, and the next
 /// one keeps it for half a minute more.
 const KEPT: Duration = Duration::from_secs(120);
+/// For how long the next leader is looked for to give it back.
+const GIVEN_BACK: Duration = Duration::from_secs(5);
 /// How long is waited before it is asked for again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -21,7 +24,8 @@ pub struct Held {
     request: ClaimRequest,
     /// By which the claim is known when it is asked for again.
     key: String,
-    lines: Lines<BufReader<Stream>>,
+    /// None where it is broken: another coordinator leads, or will soon.
+    lines: Option<Lines<BufReader<Stream>>>,
 }
 
 impl Held {
@@ -34,7 +38,8 @@ impl Held {
         let mut drawn = [0; 16];
         getrandom::fill(&mut drawn).map_err(|e| Problem::internal(e.to_string()))?;
         let key: String = drawn.iter().map(|byte| format!("{byte:02x}")).collect();
-        let (path, request) = (paths::pool_part(pool, "claims"), ClaimRequest { lease_s });
+        let (path, request) =
+            (paths::pool_part(pool, "claims"), ClaimRequest { lease_s, again: false });
         // By its key it is the same claim at the next leader, where this one ends while it waits.
         let mut until = None;
         let (claim, lines) = loop {
@@ -43,25 +48,47 @@ impl Held {
                 outcome => break outcome?,
             }
         };
-        Ok(Held { claim, path, request, key, lines })
+        Ok(Held { claim, path, request, key, lines: Some(lines) })
     }
 
     /// Keeps it, for ever: where the connection breaks since another coordinator leads, the claim is
     /// asked for again there. If it is not there any more, whoever uses the machine finds that out.
     pub async fn keep(&mut self, client: &Client) {
-        let mut ends = None;
         loop {
-            if ends.is_none() {
-                while let Ok(Some(_)) = self.lines.next_line().await {}
+            if let Some(lines) = &mut self.lines {
+                while let Ok(Some(_)) = lines.next_line().await {}
+                self.lines = None;
             }
-            let until = *ends.get_or_insert_with(|| Instant::now() + KEPT);
-            match ask(client, &self.path, &self.request, &self.key).await {
-                Ok((claim, lines)) if claim.reference == self.claim.reference => {
-                    (self.lines, ends) = (lines, None);
+            if !self.ask_again(client, KEPT).await {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Gives it back. Where its connection is broken the next leader is told so, which would keep it
+    /// for half a minute else.
+    pub async fn release(mut self, client: &Client) {
+        // Nothing comes behind the claim but the end.
+        let open = self.lines.as_mut().is_some_and(|l| l.next_line().now_or_never().is_none());
+        if !open {
+            let given_back = self.ask_again(client, GIVEN_BACK);
+            let _ = tokio::time::timeout(GIVEN_BACK, given_back).await;
+        }
+    }
+
+    /// Asks for it at whoever leads next, who gives it or nothing; whether it is held again.
+    async fn ask_again(&mut self, client: &Client, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        let request = ClaimRequest { again: true, ..self.request.clone() };
+        loop {
+            match ask(client, &self.path, &request, &self.key).await {
+                Ok((_, lines)) => {
+                    self.lines = Some(lines);
+                    return true;
                 }
+                Err(problem) if problem.code == "claim_ended" => return false,
                 Err(_) if Instant::now() < until => tokio::time::sleep(AGAIN).await,
-                // Another machine is of no use, and is given back at once.
-                Ok(_) | Err(_) => return std::future::pending().await,
+                Err(_) => return false,
             }
         }
     }
@@ -72,8 +99,7 @@ fn goes_on(problem: &Problem, until: &mut Option<Instant>) -> bool {
     if problem.code == "leader_changed" {
         until.get_or_insert_with(|| Instant::now() + KEPT);
     }
-    let between = ["leader_changed", "no_leader", "agent_unreachable", "connection_broken"];
-    between.contains(&problem.code.as_str()) && until.is_some_and(|until| Instant::now() < until)
+    is_between_leaders(problem) && until.is_some_and(|until| Instant::now() < until)
 }
 
 async fn ask(
