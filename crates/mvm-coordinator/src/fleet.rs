@@ -19,6 +19,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, watch};
 
+/// How long a node is waited for that other coordinators reach: links are tried again within it.
+const COMES: Duration = Duration::from_secs(3);
+
 /// What a coordinator is told at its start.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -335,6 +338,18 @@ impl Fleet {
             let detail = format!("node {node} is out of reach");
             Refused::No(Problem::new(503, "node_unreachable", detail))
         })
+    }
+
+    /// Waits a moment for a node that other coordinators reach: this one will in a moment, too.
+    pub(crate) async fn await_node(&self, node: &Name) {
+        let mut news = self.news.subscribe();
+        let comes = || {
+            let view = self.view();
+            let reached = view.nodes.get(node).is_none_or(|known| known.reached);
+            !reached && view.alive.get(node).is_some_and(|by| !by.is_empty())
+        };
+        let come = async { while comes() && news.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(COMES, come).await;
     }
 
     /// The nodes that this coordinator reaches.

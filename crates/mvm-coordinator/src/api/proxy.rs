@@ -154,6 +154,7 @@ pub async fn pass_to(
     key: String,
     request: Request,
 ) -> Result<Response> {
+    fleet.await_node(node).await;
     let outcome = match client(fleet, node) {
         Ok(client) => relay(fleet, &client, request).await,
         Err(problem) => Err(problem),
@@ -214,17 +215,18 @@ async fn has(fleet: &Fleet, node: &Name, path: &str) -> Option<bool> {
 
 /// The node that holds an instance: it is asked for where its pool is.
 async fn find(fleet: &Arc<Fleet>, instance: &InstanceRef) -> Result<Name> {
-    let with: Vec<(Name, bool)> = {
+    let with: Vec<Name> = {
         let view = fleet.view();
+        // What one that was never heard of has is not known.
         let has = |known: &Known| {
-            known.status.as_ref().is_some_and(|s| s.pools.contains_key(&instance.pool))
+            known.status.as_ref().is_none_or(|s| s.pools.contains_key(&instance.pool))
         };
         let with = view.nodes.iter().filter(|(_, known)| has(known));
-        with.map(|(name, known)| (name.clone(), known.reached)).collect()
+        with.map(|(name, _)| name.clone()).collect()
     };
-    let every = with.len();
-    let reached = with.into_iter().filter_map(|(name, reached)| reached.then_some(name));
-    let reached: Vec<Name> = reached.collect();
+    futures::future::join_all(with.iter().map(|node| fleet.await_node(node))).await;
+    let (every, mut reached) = (with.len(), fleet.reached());
+    reached.retain(|node| with.contains(node));
     let mut unreached = reached.len() < every;
     let (holders, all) = search(fleet, reached, &paths::instance(instance)).await;
     unreached |= !all;
