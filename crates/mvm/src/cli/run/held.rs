@@ -82,10 +82,12 @@ impl Held {
         let request = ClaimRequest { again: true, ..self.request.clone() };
         loop {
             match ask(client, &self.path, &request, &self.key).await {
-                Ok((_, lines)) => {
+                Ok((claim, lines)) if claim.reference == self.claim.reference => {
                     self.lines = Some(lines);
                     return true;
                 }
+                // The node had ended it: another machine is of no use, and is given back at once.
+                Ok(_) => return false,
                 Err(problem) if problem.code == "claim_ended" => return false,
                 Err(_) if Instant::now() < until => tokio::time::sleep(AGAIN).await,
                 Err(_) => return false,
