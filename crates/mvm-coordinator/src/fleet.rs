@@ -340,15 +340,18 @@ impl Fleet {
         })
     }
 
-    /// Waits a moment for a node that other coordinators reach: this one will in a moment, too.
-    pub(crate) async fn await_node(&self, node: &Name) {
+    /// Waits a moment for those of the nodes that only other coordinators reach: this one will in a
+    /// moment, too.
+    pub(crate) async fn await_nodes(&self, nodes: &[Name]) {
         let mut news = self.news.subscribe();
-        let comes = || {
+        let one_comes = || {
             let view = self.view();
-            let reached = view.nodes.get(node).is_none_or(|known| known.reached);
-            !reached && view.alive.get(node).is_some_and(|by| !by.is_empty())
+            nodes.iter().any(|node| {
+                let absent = view.nodes.get(node).is_some_and(|known| !known.reached);
+                absent && view.alive.get(node).is_some_and(|by| !by.is_empty())
+            })
         };
-        let come = async { while comes() && news.changed().await.is_ok() {} };
+        let come = async { while one_comes() && news.changed().await.is_ok() {} };
         let _ = tokio::time::timeout(COMES, come).await;
     }
 

@@ -154,7 +154,7 @@ pub async fn pass_to(
     key: String,
     request: Request,
 ) -> Result<Response> {
-    fleet.await_node(node).await;
+    fleet.await_nodes(std::slice::from_ref(node)).await;
     let outcome = match client(fleet, node) {
         Ok(client) => relay(fleet, &client, request).await,
         Err(problem) => Err(problem),
@@ -224,9 +224,13 @@ async fn find(fleet: &Arc<Fleet>, instance: &InstanceRef) -> Result<Name> {
         let with = view.nodes.iter().filter(|(_, known)| has(known));
         with.map(|(name, _)| name.clone()).collect()
     };
-    futures::future::join_all(with.iter().map(|node| fleet.await_node(node))).await;
-    let (every, mut reached) = (with.len(), fleet.reached());
-    reached.retain(|node| with.contains(node));
+    fleet.await_nodes(&with).await;
+    let every = with.len();
+    let reached: Vec<Name> = {
+        let view = fleet.view();
+        let reached = |node: &Name| view.nodes.get(node).is_some_and(|known| known.reached);
+        with.into_iter().filter(reached).collect()
+    };
     let mut unreached = reached.len() < every;
     let (holders, all) = search(fleet, reached, &paths::instance(instance)).await;
     unreached |= !all;
