@@ -1,7 +1,9 @@
 //! What goes into a route and comes out of it: the handlers' own types, as makers of their schemas.
 
 use super::Route;
+use crate::Problem;
 use crate::page::Listed;
+use crate::types::ProgressEvent;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 /// Makes a type's schema.
@@ -77,6 +79,19 @@ impl Route {
 
     pub(super) const fn streams(self, events: &'static [Sent]) -> Route {
         Route { gives: Gives::Events(events), ..self }
+    }
+
+    /// What takes long: its progress, and then its result, or why there is none.
+    pub(super) const fn reports<T: JsonSchema>(self) -> Route {
+        self.streams(
+            const {
+                &[
+                    ("progress", schema_of::<ProgressEvent> as Maker),
+                    ("result", schema_of::<T>),
+                    ("problem", schema_of::<Problem>),
+                ]
+            },
+        )
     }
 
     pub(super) const fn upgrades(self) -> Route {

@@ -1,7 +1,6 @@
 //! Of the node itself: its agent, its document, images and kernels, and what coordinators ask of it.
 
 use super::{AGENT, ANYBODY, BOTH, FLEET, LEADER, NODES, OPERATOR, narrowed, on};
-use crate::Problem;
 use crate::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument};
 use crate::query::PartRange;
 use crate::routes::Route;
@@ -9,18 +8,6 @@ use crate::routes::shape::{Sent, schema_of};
 use crate::types::*;
 use mvm_model::desired::DesiredState;
 use mvm_model::fleet::NodeStatus;
-
-const KERNEL: &[Sent] = &[
-    ("progress", schema_of::<ProgressEvent>),
-    ("result", schema_of::<KernelView>),
-    ("problem", schema_of::<Problem>),
-];
-
-const RECEIVE: &[Sent] = &[
-    ("progress", schema_of::<ProgressEvent>),
-    ("result", schema_of::<FetchedImage>),
-    ("problem", schema_of::<Problem>),
-];
 
 const STATUS: &[Sent] = &[("status", schema_of::<NodeStatus>), ("beat", schema_of::<Done>)];
 
@@ -91,7 +78,7 @@ pub(super) const ROUTES: &[Route] = &[
         "Fetches the distribution's kernel",
         FLEET,
     )
-    .streams(KERNEL),
+    .reports::<KernelView>(),
     on(AGENT, "GET", "/v1/images", "image.list", "Lists the images", FLEET).lists::<ImageView>(),
     on(
         AGENT,
@@ -102,7 +89,7 @@ pub(super) const ROUTES: &[Route] = &[
         FLEET,
     )
     .takes::<FetchImage>()
-    .streams(RECEIVE),
+    .reports::<FetchedImage>(),
     on(
         AGENT,
         "GET",

@@ -1,18 +1,10 @@
 //! Of tenants, their pools, and pools behind ports.
 
 use super::{AGENT, BOTH, FLEET, narrowed, on, tenant};
-use crate::Problem;
 use crate::expose::{ExposePool, ExposeView, UnexposePool};
 use crate::routes::Route;
-use crate::routes::shape::{Sent, schema_of};
 use crate::types::*;
 use mvm_model::pool::RevisionEntry;
-
-const BUILD: &[Sent] = &[
-    ("progress", schema_of::<ProgressEvent>),
-    ("result", schema_of::<BuildResult>),
-    ("problem", schema_of::<Problem>),
-];
 
 pub(super) const ROUTES: &[Route] = &[
     narrowed(BOTH, "GET", "/v1/tenants", "tenant.list", "Lists the tenants").lists::<TenantView>(),
@@ -66,7 +58,7 @@ pub(super) const ROUTES: &[Route] = &[
         FLEET,
     )
     .takes::<BuildPool>()
-    .streams(BUILD),
+    .reports::<BuildResult>(),
     tenant(
         AGENT,
         "POST",
