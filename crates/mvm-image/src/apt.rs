@@ -36,13 +36,13 @@ pub(crate) async fn fetch(
     };
     let work = WorkDir::new_in(&store.kernels_dir())?;
     stage(progress, "download", package.clone());
-    let download = apt_get(store).args(["download", &package]).dir(work.path());
+    let download = apt_get(store).args(["download", &package]).dir(work.path()).writes_to(&work);
     step(download, "apt-get download", progress).await?;
     let archive = only_file(work.path(), ".deb")?;
     stage(progress, "unpack", package.clone());
     let tree = work.path().join("tree");
     let unpack = Tool::new(&store.tools.dpkg_deb, "dpkg").arg("-x").arg(&archive).arg(&tree);
-    step(unpack, "dpkg-deb -x", progress).await?;
+    step(unpack.writes_to(&work), "dpkg-deb -x", progress).await?;
     let version = package.trim_start_matches("linux-image-").to_owned();
     let file = tree.join("boot").join(format!("vmlinuz-{version}"));
     stage(progress, "import", version.clone());

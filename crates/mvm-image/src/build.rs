@@ -21,6 +21,9 @@ const BUILDER_VERSION: u32 = 1;
 pub(crate) const MANIFEST: &str = "manifest.json";
 /// The package that a flake may have beside the profile.
 const KERNEL_PACKAGE: &str = "kernel";
+/// Nix's links to what it has built, in the work directory.
+const RESULT: &str = "result";
+const KERNEL_RESULT: &str = "result-kernel";
 
 /// What an image is made of, all of it at hand.
 struct Ingredients {
@@ -41,16 +44,15 @@ pub(crate) async fn build(
     let named = req.kernel.as_deref().map(|k| kernel::find(store, k)).transpose()?;
     let work = WorkDir::new_in(&store.images_dir())?;
     stage_note(progress, "nix", format!("nix build {}#{}", req.flake, req.profile));
-    let link = work.path().join("result");
     // The evaluation that looks for a kernel goes alongside the build.
     let wants_kernel = named.is_none() && req.profile != KERNEL_PACKAGE;
     let look = async { if wants_kernel { flake.packages().await } else { Ok(Vec::new()) } };
-    let (built, packages) = tokio::join!(flake.build(&req.profile, &link, progress), look);
+    let (built, packages) = tokio::join!(flake.build(&req.profile, &work, RESULT, progress), look);
     let profile = built?;
     let own_kernel = packages?.iter().any(|p| p == KERNEL_PACKAGE);
     let kernel = match named {
         Some(kernel) => kernel,
-        None if own_kernel => flake_kernel(store, &flake, work.path(), progress).await?,
+        None if own_kernel => flake_kernel(store, &flake, &work, progress).await?,
         None => store.default_kernel()?.ok_or(Error::KernelMissing { wanted: None })?,
     };
     let closure = flake.closure(&profile).await?;
@@ -87,10 +89,10 @@ fn digest(store: &ImageStore, from: &Ingredients) -> String {
 async fn flake_kernel(
     store: &ImageStore,
     flake: &Flake,
-    work: &Path,
+    work: &WorkDir,
     progress: &UnboundedSender<Progress>,
 ) -> Result<KernelInfo> {
-    let out = flake.build(KERNEL_PACKAGE, &work.join("result-kernel"), progress).await?;
+    let out = flake.build(KERNEL_PACKAGE, work, KERNEL_RESULT, progress).await?;
     let origin = out.to_string_lossy().into_owned();
     if let Some(known) = store.kernels()?.into_iter().find(|k| k.origin == origin) {
         return Ok(known);
@@ -128,16 +130,17 @@ async fn assemble(
     stage_note(progress, "stage", format!("{} store paths", from.closure.len()));
     let images = store.images_dir();
     let (profile, closure, root) = (from.profile.clone(), from.closure.clone(), tree.clone());
-    // The work directory goes along: were this future dropped, the thread would still be writing
-    // there, and the directory has to outlive that.
-    let work = blocking(move || {
+    // Were this future dropped, the thread would still be writing there.
+    let writes_to = work.clone();
+    blocking(move || {
         check_room(&images, &closure)?;
         stage::stage(&root, &profile, &closure)?;
-        Ok(work)
+        drop(writes_to);
+        Ok(())
     })
     .await?;
     stage_note(progress, "erofs", "root.erofs".to_owned());
-    make_erofs(store, digest, &tree, &dir.join("root.erofs")).await?;
+    make_erofs(store, digest, &work, &tree).await?;
     stage_note(progress, "initrd", format!("kernel {}", from.kernel.name));
     let mut revision = describe(store, req, &from, digest);
     let (store, kernel) = (store.clone(), from.kernel);
@@ -147,7 +150,7 @@ async fn assemble(
         let modules =
             kernel.modules.iter().map(|m| (m.clone(), kernel.dir.join("modules").join(m)));
         initrd::write(&dir.join("initrd"), store.guest.bytes, &modules.collect::<Vec<_>>())?;
-        for leftover in ["result", "result-kernel"] {
+        for leftover in [RESULT, KERNEL_RESULT] {
             let _ = std::fs::remove_file(dir.join(leftover));
         }
         std::fs::remove_dir_all(&tree).at("remove", &tree)?;
@@ -203,13 +206,15 @@ fn put_kernel(kernel: &KernelInfo, dir: &Path) -> Result<()> {
 
 /// mkfs.erofs(1), uncompressed: decompressing costs a guest, most of all an emulated one, more
 /// than the disk costs the host, where one image serves a whole pool out of the page cache.
-async fn make_erofs(store: &ImageStore, digest: &str, tree: &Path, to: &Path) -> Result<()> {
+async fn make_erofs(store: &ImageStore, digest: &str, work: &WorkDir, tree: &Path) -> Result<()> {
+    let to = &work.path().join("root.erofs");
     // The same tree gives the same file: no times, no owners, no attributes, no random UUID.
     let part = |range| digest.get(range).unwrap_or("0");
     let uuid = [part(0..8), part(8..12), part(12..16), part(16..20), part(20..32)].join("-");
     let ended = Tool::new(&store.tools.mkfs_erofs, "erofs-utils")
         .args(["--quiet", "-T1", "-x-1", "--all-root", "-U", &uuid])
-        .args([to, tree])
+        .args([to.as_path(), tree])
+        .writes_to(work)
         .run(|_| {})
         .await?;
     if ended.status.success() {

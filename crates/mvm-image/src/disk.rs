@@ -53,7 +53,8 @@ async fn template(store: &ImageStore, purpose: Purpose, mib: u64) -> Result<Path
     let lazy = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0";
     let format = Tool::new(&store.tools.mke2fs, "e2fsprogs")
         .args(["-q", "-F", "-t", "ext4", "-m", "0", "-O", features, "-E", lazy])
-        .arg(&fresh);
+        .arg(&fresh)
+        .writes_to(&work);
     let ended = format.run(|_| {}).await?;
     if !ended.status.success() {
         let output = tail(&ended.stderr, 20);

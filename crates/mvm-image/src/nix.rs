@@ -7,6 +7,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::error::{At, Error, Result};
 use crate::run::{Ended, Tool};
 use crate::types::{BuildRequest, Progress, Tools};
+use crate::workdir::WorkDir;
 
 /// Lines of Nix's output in an error.
 const SHOWN_LINES: usize = 40;
@@ -49,17 +50,20 @@ impl Flake {
         Ok(Self { tools: tools.clone(), written: req.flake.clone(), reference, overrides, offline })
     }
 
-    /// `nix build` of one package: its store path. `link` becomes a garbage collector's root, so
-    /// that the path stays until the caller is done with it.
+    /// `nix build` of one package: its store path. `link` in `work` becomes a garbage collector's
+    /// root, so that the path stays until the caller is done with it.
     pub async fn build(
         &self,
         attribute: &str,
-        link: &Path,
+        work: &WorkDir,
+        link: &str,
         progress: &UnboundedSender<Progress>,
     ) -> Result<PathBuf> {
+        let link = work.path().join(link);
         let target = format!("{}#{attribute}", self.reference);
-        let tool = self.nix("build").args(["-L", "--out-link"]).arg(link).arg(target);
+        let tool = self.nix("build").args(["-L", "--out-link"]).arg(&link).arg(target);
         let ended = tool
+            .writes_to(work)
             .run(|line| {
                 let _ = progress.send(Progress::Line(line.to_owned()));
             })
@@ -68,7 +72,7 @@ impl Flake {
         if !ended.status.success() {
             return Err(self.explain(attribute, &ended).await);
         }
-        std::fs::read_link(link).at("read the result of nix at", link)
+        std::fs::read_link(&link).at("read the result of nix at", &link)
     }
 
     /// The names of the flake's packages for guests; none where it has no such set.

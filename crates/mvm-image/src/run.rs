@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
 
 use crate::error::{Error, Result};
+use crate::workdir::WorkDir;
 
 /// Lines of a tool's standard error that are kept for error messages.
 const KEPT_LINES: usize = 400;
@@ -21,9 +23,11 @@ pub(crate) struct Tool {
     envs: Vec<(String, String)>,
     dir: Option<PathBuf>,
     stdin: Vec<u8>,
+    writes_to: Option<WorkDir>,
 }
 
 /// How it went.
+#[derive(Debug)]
 pub(crate) struct Ended {
     pub status: ExitStatus,
     pub stdout: Vec<u8>,
@@ -35,7 +39,8 @@ impl Tool {
     /// `program` as a name for `PATH` or a path; `package` is the Debian package that has it.
     pub fn new(program: &Path, package: &'static str) -> Self {
         let (args, envs, stdin) = Default::default();
-        Self { program: program.to_owned(), package, args, envs, dir: None, stdin }
+        let (dir, writes_to) = (None, None);
+        Self { program: program.to_owned(), package, args, envs, dir, stdin, writes_to }
     }
 
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
@@ -64,13 +69,19 @@ impl Tool {
         self
     }
 
+    /// The work directory that it writes to, which stays until the program has ended.
+    pub fn writes_to(mut self, work: &WorkDir) -> Self {
+        self.writes_to = Some(work.clone());
+        self
+    }
+
     fn name(&self) -> String {
         self.program.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// Runs it, giving each line of its standard error to `on_line`. When the future is dropped,
     /// the program gets SIGTERM, so that it can take its own children along.
-    pub async fn run(self, mut on_line: impl FnMut(&str)) -> Result<Ended> {
+    pub async fn run(mut self, mut on_line: impl FnMut(&str)) -> Result<Ended> {
         let mut command = Command::new(&self.program);
         command.args(&self.args).env("LC_ALL", "C.UTF-8");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -78,8 +89,10 @@ impl Tool {
         if let Some(dir) = &self.dir {
             command.current_dir(dir);
         }
-        let mut child = command.spawn().map_err(|e| self.spawn_error(e))?;
-        let _stop = StopOnDrop(child.id());
+        let child = command.spawn().map_err(|e| self.spawn_error(e))?;
+        let (runtime, writes_to) = (Handle::current(), self.writes_to.take());
+        let mut running = Running { child: Some(child), writes_to, runtime };
+        let child = running.child.as_mut().expect("it is taken when this is dropped");
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let feed = async {
@@ -97,7 +110,6 @@ impl Tool {
         };
         let (stdout, stderr, ()) = tokio::join!(collect, lines(stderr, &mut on_line), feed);
         let status = child.wait().await;
-        std::mem::forget(_stop); // it has ended: its pid may be another's by now
         let io = |e| Error::io("run", &self.program, e);
         Ok(Ended { status: status.map_err(io)?, stdout: stdout.map_err(io)?, stderr })
     }
@@ -123,15 +135,26 @@ impl Tool {
     }
 }
 
-/// Sends SIGTERM to a child of ours that has not been waited for.
-struct StopOnDrop(Option<u32>);
+/// A program under way. When nobody waits for it any more it is asked to end, and what it writes
+/// to is held until it has.
+struct Running {
+    child: Option<Child>,
+    writes_to: Option<WorkDir>,
+    runtime: Handle,
+}
 
-impl Drop for StopOnDrop {
+impl Drop for Running {
     fn drop(&mut self) {
-        let pid = self.0.and_then(|id| i32::try_from(id).ok());
-        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
+        let Some(mut child) = self.child.take() else { return };
+        // None once it has been waited for: its pid may be another's by now.
+        let pid = child.id().and_then(|id| i32::try_from(id).ok());
+        let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) else { return };
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let writes_to = self.writes_to.take();
+        self.runtime.spawn(async move {
+            let _ = child.wait().await;
+            drop(writes_to);
+        });
     }
 }
 
@@ -188,6 +211,7 @@ fn plain(line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn colours_are_taken_out() {
@@ -208,5 +232,34 @@ mod tests {
         let input = vec![b'x'; 1 << 20];
         let out = Tool::new(Path::new("cat"), "coreutils").stdin(input.clone()).output().await;
         assert_eq!(out.unwrap(), input);
+    }
+
+    /// Nix makes the directory of its result anew if it is not there, also after SIGTERM.
+    #[tokio::test]
+    async fn what_a_program_writes_to_stays_until_it_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let here = || std::fs::read_dir(dir.path()).unwrap().count();
+        let work = WorkDir::new_in(dir.path()).unwrap();
+        let script = "trap 'while [ ! -e ../go ]; do sleep 0.01; done; mkdir -p $PWD/late; exit' \
+                      TERM; touch begun; while :; do sleep 0.01; done";
+        let program = Tool::new(Path::new("sh"), "dash").args(["-c", script]);
+        let program = program.dir(work.path()).writes_to(&work);
+        let begun = work.path().join("begun");
+        drop(work);
+        let running = tokio::spawn(async move { program.run(|_| {}).await });
+        while !begun.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        running.abort();
+        assert!(running.await.unwrap_err().is_cancelled());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(here(), 1, "it is still being written to");
+        std::fs::write(dir.path().join("go"), "").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while here() > 1 {
+            assert!(Instant::now() < deadline, "it is left over");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(dir.path().join("go").exists());
     }
 }

@@ -1,10 +1,13 @@
 //! Directories that are written aside and renamed into place when whole.
 //!
 //! A work directory is named `.tmp-*` and locked (flock(2)) by the process that fills it. The lock
-//! goes with the process however it ends, so one that can be locked is a leftover.
+//! goes with the process however it ends, so one that can be locked is a leftover. Inside the
+//! process everything that writes there has the [`WorkDir`]: it goes with the last of them.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
@@ -16,11 +19,14 @@ use crate::types::Removed;
 
 const PREFIX: &str = ".tmp-";
 
-/// A locked work directory; removed on drop unless published.
-pub(crate) struct WorkDir {
+/// A locked work directory; unless published, it is removed when the last one lets go of it.
+#[derive(Clone)]
+pub(crate) struct WorkDir(Arc<Locked>);
+
+struct Locked {
     path: PathBuf,
     _lock: File,
-    published: bool,
+    published: AtomicBool,
 }
 
 impl WorkDir {
@@ -34,7 +40,8 @@ impl WorkDir {
             // leftover: then make another.
             let Ok(lock) = lock else { continue };
             if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() && path.is_dir() {
-                return Ok(Self { path, _lock: lock, published: false });
+                let published = AtomicBool::new(false);
+                return Ok(Self(Arc::new(Locked { path, _lock: lock, published })));
             }
         }
         let why = std::io::Error::from(std::io::ErrorKind::ResourceBusy);
@@ -42,14 +49,15 @@ impl WorkDir {
     }
 
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.0.path
     }
 
     /// Makes it durable and renames it to `to`. `Ok(false)`: somebody else's was there first, and
     /// ours is gone.
-    pub fn publish(mut self, to: &Path) -> Result<bool> {
-        self.published = publish(&self.path, to)?;
-        Ok(self.published)
+    pub fn publish(self, to: &Path) -> Result<bool> {
+        let published = publish(self.path(), to)?;
+        self.0.published.store(published, Ordering::Relaxed);
+        Ok(published)
     }
 }
 
@@ -72,18 +80,18 @@ pub(crate) fn publish(dir: &Path, to: &Path) -> Result<bool> {
     Ok(true)
 }
 
-impl Drop for WorkDir {
+impl Drop for Locked {
     fn drop(&mut self) {
-        if self.published {
+        if *self.published.get_mut() {
             return;
         }
-        // A program or thread of the build that is just ending may still put files into it.
+        // What a program has started itself may still put files into it while it ends.
         let mut tries = 20;
         let removed = loop {
             match std::fs::remove_dir_all(&self.path) {
                 Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty && tries > 0 => {
                     tries -= 1;
-                    std::thread::sleep(std::time::Duration::from_millis(25));
+                    std::thread::sleep(Duration::from_millis(25));
                 }
                 outcome => break outcome,
             }
