@@ -169,10 +169,15 @@ impl Fleet {
         let etcd = self.lab.etcd.as_mut().expect("etcd");
         etcd.kill(1);
         etcd.kill(2);
-        // What is asked now is refused, in its time.
-        let from = Instant::now();
-        let refused = |call: &clients::Call| call.what == "run" && !call.success;
-        wait_for("claims to be refused", || self.clients.since(from).iter().any(refused));
+        // Who asked before may wait for the next leader; who asks when none leads is refused.
+        let follows = |name: &&str| {
+            self.lab.coordinator_status(name).is_some_and(|status| status["leads"] == false)
+        };
+        wait_for("nobody to lead", || COORDINATORS.iter().all(follows));
+        let claim = ["run", "ci/runners", "--", "true"];
+        let refused = self.lab.mvm("hub", &claim).output().expect("mvm");
+        let said = text(&refused.stderr);
+        assert!(!refused.status.success() && said.contains("error[no_leader]"), "{said}");
         self.tell("refused");
         // The nodes go on by themselves.
         let local = self.lab.locally("n1", &["run", "ci/runners", "--", "echo", "local"]);
