@@ -5,7 +5,7 @@ use super::signer::Signer;
 use super::wire::{RevocationList, Signed, SigningRequest};
 use super::{Credential, IdentityDir, JoinToken, Result, authority, now, rotate};
 use crate::tls::{Expect, Keeper};
-use crate::{Client, Problem, paths};
+use crate::{Client, ClientError, Problem, paths};
 use mvm_model::{Millis, Name};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,9 @@ use std::time::Duration;
 /// How often the list of what is revoked is fetched, in ms; more often where certificates are good
 /// for a short while only.
 const PERIOD_MS: (Millis, Millis) = (1_000, 30_000);
+
+/// What a coordinator says that does not sign.
+const NOT_A_SIGNER: &str = "not_a_signer";
 
 /// Who signs.
 #[derive(Clone)]
@@ -111,23 +114,45 @@ async fn ask(keeper: &Arc<Keeper>, path: &str, body: &SigningRequest) -> Result<
     first(keeper, |client| async move { client.post(path, body).await }).await
 }
 
-/// What the first signer says that answers at all.
-async fn first<T, F: Future<Output = std::result::Result<T, crate::ClientError>>>(
+/// What a signer has answered.
+type Asked<T> = std::result::Result<T, ClientError>;
+
+async fn first<T, F: Future<Output = Asked<T>>>(
     keeper: &Arc<Keeper>,
     call: impl Fn(Client) -> F,
 ) -> Result<T> {
-    let mut last = None;
-    for address in keeper.credential().signers.addresses {
-        match call(Client::tls(address, keeper.clone(), Expect::Coordinator)).await {
-            Err(error @ crate::ClientError::Unreachable { .. }) => last = Some(error),
-            other => return other.map_err(crate::ClientError::into_problem),
+    let addresses = keeper.credential().signers.addresses;
+    let signer = |address| Client::tls(address, keeper.clone(), Expect::Coordinator);
+    first_of(addresses.into_iter().map(signer), call).await
+}
+
+/// What the first of them says that answers and signs: of a fleet's coordinators not all need to.
+pub async fn first_of<T, F: Future<Output = Asked<T>>>(
+    signers: impl IntoIterator<Item = Client>,
+    call: impl Fn(Client) -> F,
+) -> Result<T> {
+    let mut told = None;
+    for signer in signers {
+        match call(signer).await {
+            // Whoever is out of reach may be the one that signs.
+            Err(error @ ClientError::Unreachable { .. }) => told = Some(error),
+            Err(ClientError::Problem(problem)) if problem.code == NOT_A_SIGNER => {
+                told = told.or(Some(ClientError::Problem(problem)));
+            }
+            other => return other.map_err(ClientError::into_problem),
         }
     }
-    Err(last.map_or_else(
+    Err(told.map_or_else(
         || {
             Problem::new(409, "no_signer", "the identity names no signer")
                 .hint("name one: --address with `mvm ca issue` or `mvm node invite`")
         },
-        crate::ClientError::into_problem,
+        ClientError::into_problem,
     ))
+}
+
+/// The answer of a coordinator that has not the authority's key (RFC 9110, 15.5.20).
+pub fn not_a_signer(name: &Name) -> Problem {
+    Problem::new(421, NOT_A_SIGNER, format!("coordinator {name} does not sign"))
+        .hint("ask the one that was started with --ca, or name it in a list: HOST:PORT,HOST:PORT")
 }

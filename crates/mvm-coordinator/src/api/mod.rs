@@ -16,7 +16,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
-use mvm_api::identity::{Signer, service};
+use mvm_api::identity::{Signer, keep, service};
 use mvm_api::page::{List, Listing as Asked};
 use mvm_api::routes::{Once, Routes, Server, guard};
 use mvm_api::tls::Keeper;
@@ -107,7 +107,10 @@ async fn describe() -> Response {
     openapi::answer(Server::Coordinator)
 }
 
-async fn unknown(uri: axum::http::Uri) -> Problem {
+async fn unknown(State(fleet): Shared, uri: axum::http::Uri) -> Problem {
+    if uri.path().starts_with("/v1/ca/") {
+        return keep::not_a_signer(&fleet.options.name);
+    }
     Problem::new(404, "no_such_route", format!("the coordinator has no {}", uri.path()))
 }
 

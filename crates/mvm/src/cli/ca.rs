@@ -1,8 +1,8 @@
 //! `mvm ca`: the certificate authority of a fleet.
 
+use super::Context;
 use super::remote::{self, OurIdentity, config_dir};
 use super::values::{Address, Coordinators, Lifetime};
-use super::{Context, refused};
 use crate::output::{self, Outcome};
 use clap::{Args, Subcommand, ValueEnum};
 use mvm_api::identity::authority::{NODE_LIFETIME, OPERATOR_LIFETIME};
@@ -10,13 +10,11 @@ use mvm_api::identity::directory::Signers;
 use mvm_api::identity::{
     Authority, Identity, IdentityDir, Signer, authority, journal, keep, now, service, signer,
 };
-use mvm_api::tls::Keeper;
 use mvm_api::types::{IdentityView, Invitation, Invite, RevocationList, Revoke};
 use mvm_api::{Client, Problem, paths};
 use mvm_model::Name;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// The certificate authority.
 #[derive(Debug, Subcommand)]
@@ -152,8 +150,8 @@ pub struct Issue {
 /// Who signs: somebody at an address, or the authority on this machine.
 #[derive(Clone, Debug, Args)]
 pub struct Office {
-    /// The coordinator (or whoever else serves signing), or several of them; without it, the authority
-    /// on this machine
+    /// The coordinator (or whoever else serves signing), or several of them, the first of which signs
+    /// that can; without it, the authority on this machine
     #[arg(long, env = "MVM_COORDINATOR", value_name = "HOST:PORT,…")]
     coordinator: Option<Coordinators>,
     #[command(flatten)]
@@ -164,7 +162,8 @@ pub struct Office {
 
 /// An office that is open.
 enum Desk {
-    There(Client, Arc<Keeper>),
+    /// Coordinators, of which at least one signs.
+    There(Vec<Client>),
     Here(Box<Signer>),
 }
 
@@ -181,9 +180,7 @@ impl Office {
             })?;
             return Ok(Desk::Here(Box::new(signer)));
         };
-        let keeper = self.ours.keeper()?;
-        let client = remote::coordinator(list, &self.ours)?;
-        Ok(Desk::There(client, keeper))
+        Ok(Desk::There(remote::coordinators(list, &self.ours)?))
     }
 
     /// A join token. Needs the authority's key, no records.
@@ -192,8 +189,10 @@ impl Office {
             if invite.addresses.is_empty() {
                 invite.addresses = list.addresses().iter().map(ToString::to_string).collect();
             }
-            let client = remote::coordinator(list, &self.ours)?;
-            return client.post(paths::CA_INVITES, &invite).await.map_err(refused);
+            let all = remote::coordinators(list, &self.ours)?;
+            let invite = &invite;
+            let post = |client: Client| async move { client.post(paths::CA_INVITES, invite).await };
+            return keep::first_of(all, post).await;
         }
         let dir = self.place.path();
         let (invitation, facts) = signer::invitation(&Authority::open(&dir)?, &invite, now())?;
@@ -204,7 +203,10 @@ impl Office {
     /// Who has certificates.
     pub async fn identities(&self) -> Result<Vec<IdentityView>, Problem> {
         match self.open()? {
-            Desk::There(client, _) => client.list(paths::CA_IDENTITIES).await.map_err(refused),
+            Desk::There(all) => {
+                let list = |client: Client| async move { client.list(paths::CA_IDENTITIES).await };
+                keep::first_of(all, list).await
+            }
             Desk::Here(signer) => signer.identities(now()).await,
         }
     }
@@ -212,10 +214,15 @@ impl Office {
     /// Revokes somebody's certificates; what is revoked counts for us at once.
     pub async fn revoke(&self, identity: Identity) -> Result<RevocationList, Problem> {
         match self.open()? {
-            Desk::There(client, keeper) => {
-                let list: RevocationList =
-                    client.post(paths::CA_REVOKE, &Revoke { identity }).await.map_err(refused)?;
-                keeper.revoke(&list.crl)?;
+            Desk::There(all) => {
+                let revoke = &Revoke { identity };
+                let post =
+                    |client: Client| async move { client.post(paths::CA_REVOKE, revoke).await };
+                let list: RevocationList = keep::first_of(all, post).await?;
+                // At the coordinator's socket on this machine nobody needs an identity.
+                if let Ok(ours) = self.ours.keeper() {
+                    ours.revoke(&list.crl)?;
+                }
                 Ok(list)
             }
             Desk::Here(signer) => {

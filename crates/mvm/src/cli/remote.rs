@@ -45,20 +45,25 @@ impl OurIdentity {
 
 /// A client of whichever of these coordinators answers.
 pub fn coordinator(list: &Coordinators, ours: &OurIdentity) -> Result<Client, Problem> {
+    let all = coordinators(list, ours)?.into_iter().reduce(Client::or);
+    all.ok_or_else(|| Problem::internal("a list of no coordinators"))
+}
+
+/// A client of each.
+pub fn coordinators(list: &Coordinators, ours: &OurIdentity) -> Result<Vec<Client>, Problem> {
     let mut keeper = None;
-    let mut client: Option<Client> = None;
-    for address in list.addresses().iter().map(ToString::to_string) {
-        let one = match (address.strip_prefix("unix:"), &keeper) {
-            (Some(path), _) => Client::new(path),
-            (None, Some(keeper)) => tls(address, keeper),
-            (None, None) => tls(address, keeper.insert(ours.keeper()?)),
+    let client = |address: &Address| {
+        let address = address.to_string();
+        if let Some(path) = address.strip_prefix("unix:") {
+            return Ok(Client::new(path));
+        }
+        let keeper = match &mut keeper {
+            Some(keeper) => keeper,
+            none => none.insert(ours.keeper()?),
         };
-        client = Some(match client {
-            Some(others) => others.or(one),
-            None => one,
-        });
-    }
-    client.ok_or_else(|| Problem::internal("a list of no coordinators"))
+        Ok(tls(address, keeper))
+    };
+    list.addresses().iter().map(client).collect()
 }
 
 fn tls(address: String, keeper: &Arc<Keeper>) -> Client {

@@ -11,6 +11,8 @@ fn fleet_of_two(name: &str, ttl: &'static str, max_running: u32) -> Lab {
     (lab.ttl, lab.max_running) = (ttl, max_running);
     lab.coordinator("c1");
     lab.coordinator("c2");
+    // The first of them does not sign: who joins asks the next.
+    lab.front = "c2,c1".to_owned();
     lab.nodes(&["n1"]);
     lab.front = "c1,c2".to_owned();
     lab.apply(&json!({ "warm": 2 }), &json!({}), true);
@@ -42,9 +44,21 @@ fn follower(lab: &Lab) -> (Child, Arc<Mutex<Vec<u64>>>) {
     (child, heard)
 }
 
+/// What only the authority knows is asked of the one that has it.
+fn one_signs(lab: &mut Lab) {
+    lab.front = "c2".to_owned();
+    let refused = lab.mvm("hub", &["node", "list"]).output().expect("mvm");
+    let said = text(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("error[not_a_signer]"), "{said}");
+    lab.front = "c2,c1".to_owned();
+    assert!(lab.ok("hub", &["node", "list"]).contains("n1"));
+    lab.front = "c1,c2".to_owned();
+}
+
 #[test]
 fn who_knows_two_coordinators_goes_on_when_one_dies() {
     let mut lab = fleet_of_two("fleet-several", "3s", 60);
+    one_signs(&mut lab);
     let (mut following, heard) = follower(&lab);
     let all_heard = |lab: &Lab| {
         let all = lab.json(&["events"]);
