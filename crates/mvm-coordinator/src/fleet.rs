@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, watch};
 
-/// How long a node is waited for that other coordinators reach: links are tried again within it.
+/// How long a node is waited for that will be in reach in a moment: links are tried again within it.
 const COMES: Duration = Duration::from_secs(3);
 
 /// What a coordinator is told at its start.
@@ -207,6 +207,8 @@ pub(crate) struct Known {
     pub status: Option<Arc<NodeStatus>>,
     /// Whether this coordinator reaches it.
     pub reached: bool,
+    /// When this coordinator has lost it, if it has.
+    pub lost_at: Option<Instant>,
     /// Whether it has told this leader which claims it holds.
     pub resolved: bool,
     /// Why it did not take its document.
@@ -340,15 +342,18 @@ impl Fleet {
         })
     }
 
-    /// Waits a moment for those of the nodes that only other coordinators reach: this one will in a
-    /// moment, too.
+    /// Waits a moment for those of the nodes that only other coordinators reach, as this one will soon,
+    /// and for those that were there just now: an agent that is replaced comes back.
     pub(crate) async fn await_nodes(&self, nodes: &[Name]) {
         let mut news = self.news.subscribe();
         let one_comes = || {
             let view = self.view();
             nodes.iter().any(|node| {
-                let absent = view.nodes.get(node).is_some_and(|known| !known.reached);
-                absent && view.alive.get(node).is_some_and(|by| !by.is_empty())
+                let by_others = view.alive.get(node).is_some_and(|by| !by.is_empty());
+                let absent = view.nodes.get(node).filter(|known| !known.reached);
+                absent.is_some_and(|known| {
+                    by_others || known.lost_at.is_some_and(|at| at.elapsed() < COMES)
+                })
             })
         };
         let come = async { while one_comes() && news.changed().await.is_ok() {} };

@@ -118,6 +118,9 @@ impl Link {
     /// The node is out of reach.
     fn lost(&self) {
         if let Some(known) = self.fleet.view().nodes.get_mut(&self.node) {
+            if known.reached {
+                known.lost_at = Some(std::time::Instant::now());
+            }
             (known.reached, known.resolved) = (false, false);
         }
         self.fleet.alive.set(&self.node, false);

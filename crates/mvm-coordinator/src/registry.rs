@@ -85,6 +85,7 @@ fn known(fleet: &Arc<Fleet>, record: NodeRecord) -> Result<()> {
         port,
         status: None,
         reached: false,
+        lost_at: None,
         resolved: false,
         refused: None,
         kick,

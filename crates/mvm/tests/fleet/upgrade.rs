@@ -4,6 +4,7 @@
 use crate::failures::{COORDINATORS, Fleet};
 use crate::lab::{Lab, text, wait_for};
 use serde_json::Value;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 
 impl Fleet {
@@ -43,6 +44,9 @@ impl Fleet {
         self.lab.kill(node);
         self.lab.node(node);
         self.lab.runs(node);
+        // Nobody answers there but the new one; what a coordinator knows may be of the old one yet.
+        let socket = self.lab.path(&format!("{node}/agent.sock"));
+        wait_for("the new agent", || UnixStream::connect(&socket).is_ok());
         let seen = |lab: &Lab| lab.json(&["fleet", "nodes", node])["up_to_date"] == true;
         wait_for("it to come back", || self.lab.alive(node) && seen(&self.lab));
     }
