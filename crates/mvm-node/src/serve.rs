@@ -153,7 +153,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     tracing::info!("ending; machines go on");
     node.end_all_lingering().await;
     let _ = std::fs::remove_file(&socket);
-    // The answer to the call that ended us is on its way.
+    // The answer to the call that ended us is written, and perhaps not yet sent.
     tokio::time::sleep(Duration::from_millis(50)).await;
     outcome
 }

@@ -22,6 +22,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
+use http_body_util::BodyExt;
 use mvm_api::body::Body;
 use mvm_api::page::{List, Listing as Asked};
 use mvm_api::routes::{Once, Routes, Server, guard};
@@ -154,9 +155,24 @@ async fn agent(State(node): Shared) -> Json<AgentInfo> {
     })
 }
 
-async fn stop(State(node): Shared) -> Json<Done> {
-    node.stop.notify_one();
-    done()
+async fn stop(State(node): Shared) -> Response {
+    let asked = StopOnDrop(node);
+    // The answer's body goes when it has been written: not before is the agent to end.
+    done().into_response().map(|body| {
+        axum::body::Body::new(body.map_frame(move |frame| {
+            let _held = &asked;
+            frame
+        }))
+    })
+}
+
+/// Ends the agent when it is dropped.
+struct StopOnDrop(Arc<Node>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop.notify_one();
+    }
 }
 
 async fn describe() -> Response {

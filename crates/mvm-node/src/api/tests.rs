@@ -3,14 +3,14 @@
 mod pages;
 mod resume;
 
-use super::{app, routes};
+use super::{app, routes, stop};
 use crate::node::{Node, Parts};
 use crate::root::Root;
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::{ConnectInfo, Request, State};
 use http_body_util::BodyExt;
 use mvm_api::Peer;
 use mvm_api::routes::{ROUTES, Server, hex};
@@ -320,4 +320,17 @@ async fn a_create_with_a_key_happens_once() {
         assert!(status == 409 && !body["code"].to_string().contains("idempotency"), "{body}");
     }
     assert_eq!(node.parts.store.list("idempotency/").await.expect("listed").len(), 3);
+}
+
+/// Whoever asked it to end gets an answer first, however long the log of who did it takes.
+#[tokio::test]
+async fn the_agent_ends_when_its_answer_is_written() {
+    let (_dir, node) = node().await;
+    let stopping = node.stop.notified();
+    tokio::pin!(stopping);
+    let response = stop(State(node.clone())).await;
+    assert!(futures::poll!(stopping.as_mut()).is_pending(), "nobody has the answer yet");
+    let body = response.into_body().collect().await.expect("a body").to_bytes();
+    assert_eq!(&body[..], b"{}");
+    stopping.await;
 }

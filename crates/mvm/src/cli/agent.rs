@@ -7,6 +7,7 @@ use super::{Cli, Context, refused};
 use crate::agent_process;
 use crate::output::{self, Format, Outcome};
 use clap::{Subcommand, ValueEnum};
+use mvm_api::types::Done;
 use mvm_api::{Problem, paths};
 use mvm_model::Name;
 use mvm_model::desired::DesiredState;
@@ -189,33 +190,36 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             };
             output::describe(context.format, &agent_process::info(&client).await?)
         }
-        Command::Stop => {
-            let Some(client) = agent_process::running(&context.root) else {
-                return output::say(
-                    context.format,
-                    &serde_json::json!({}),
-                    &format!("no agent serves {root}"),
-                );
-            };
-            let info = agent_process::info(&client).await?;
-            let done: serde_json::Value =
-                client.post(paths::AGENT_STOP, &()).await.map_err(refused)?;
-            await_end(info.pid).await;
-            output::say(
-                context.format,
-                &done,
-                &format!("the agent of {root} has ended; its machines go on"),
-            )
-        }
+        Command::Stop => stop(context).await,
     }
 }
 
-async fn await_end(pid: u32) {
+async fn stop(context: &Context) -> Outcome {
+    let root = context.root.display();
+    let Some(client) = agent_process::running(&context.root) else {
+        return output::say(context.format, &Done {}, &format!("no agent serves {root}"));
+    };
+    let info = agent_process::info(&client).await?;
+    let asked = client.post::<Done>(paths::AGENT_STOP, &()).await.map_err(refused);
+    let refusal = asked.err();
+    let broken = |problem: &Problem| problem.code == "connection_broken";
+    let ended = refusal.as_ref().is_none_or(broken) && await_end(info.pid).await;
+    // It may have ended before its answer was out.
+    if let Some(problem) = refusal.filter(|_| !ended) {
+        return Err(problem);
+    }
+    let line = format!("the agent of {root} has ended; its machines go on");
+    output::say(context.format, &Done {}, &line)
+}
+
+/// Whether the process has ended, which is waited for for 5 s.
+async fn await_end(pid: u32) -> bool {
     let process = std::path::PathBuf::from(format!("/proc/{pid}"));
     for _ in 0..500 {
         if !process.exists() {
-            return;
+            return true;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    false
 }
