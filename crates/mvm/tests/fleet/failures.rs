@@ -174,10 +174,7 @@ impl Fleet {
             self.lab.coordinator_status(name).is_some_and(|status| status["leads"] == false)
         };
         wait_for("nobody to lead", || COORDINATORS.iter().all(follows));
-        let claim = ["run", "ci/runners", "--", "true"];
-        let refused = self.lab.mvm("hub", &claim).output().expect("mvm");
-        let said = text(&refused.stderr);
-        assert!(!refused.status.success() && said.contains("error[no_leader]"), "{said}");
+        self.lab.refused(&["run", "ci/runners", "--", "true"], "no_leader");
         self.tell("refused");
         // The nodes go on by themselves.
         let local = self.lab.locally("n1", &["run", "ci/runners", "--", "echo", "local"]);

@@ -47,9 +47,7 @@ fn follower(lab: &Lab) -> (Child, Arc<Mutex<Vec<u64>>>) {
 /// What only the authority knows is asked of the one that has it.
 fn one_signs(lab: &mut Lab) {
     lab.front = "c2".to_owned();
-    let refused = lab.mvm("hub", &["node", "list"]).output().expect("mvm");
-    let said = text(&refused.stderr);
-    assert!(!refused.status.success() && said.contains("error[not_a_signer]"), "{said}");
+    lab.refused(&["node", "list"], "not_a_signer");
     lab.front = "c2,c1".to_owned();
     assert!(lab.ok("hub", &["node", "list"]).contains("n1"));
     lab.front = "c1,c2".to_owned();
