@@ -59,7 +59,7 @@ pub struct JobView {
     pub command: Vec<String>,
     /// The names of the variables that it sets: their values may be secret.
     pub env: Vec<String>,
-    /// The command is ended after so many seconds.
+    /// The job is ended after so many seconds from when its machine is up.
     pub timeout_s: Option<u64>,
     /// Before all with a lower one.
     pub priority: i8,

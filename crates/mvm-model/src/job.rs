@@ -72,7 +72,8 @@ pub struct JobSpec {
     /// Added to the guest's default environment.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// The command is ended after so many seconds.
+    /// The job is ended after so many seconds from when its machine is up: inputs, command and
+    /// artifacts together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_s: Option<u64>,
     /// The job's machine is taken away after so many seconds. Absent: an hour over the timeout, or
@@ -165,7 +166,7 @@ pub enum JobState {
 use JobState::*;
 
 /// Every allowed transition. What has ended stays so; only a job that may be retried goes back from
-/// `running` into the queue, and one that never began from `starting`.
+/// `running` into the queue, and from `starting` one that never began.
 pub const TRANSITIONS: &[(JobState, JobState)] = &[
     (Preparing, Queued),
     (Preparing, Canceled),
@@ -175,6 +176,7 @@ pub const TRANSITIONS: &[(JobState, JobState)] = &[
     (Starting, Queued),
     (Starting, Running),
     (Starting, Failed),
+    (Starting, TimedOut),
     (Starting, Canceled),
     (Running, Queued),
     (Running, Succeeded),
@@ -449,8 +451,12 @@ impl Job {
 
     /// It has come out so. Where it may be run again, it goes back to its place in the queue.
     pub fn end(&mut self, outcome: Outcome, now: Millis) -> Result<(), Fault> {
-        let again = self.state == Running
-            && matches!(outcome.state, Failed | TimedOut | Lost)
+        let may_again = match self.state {
+            Running => matches!(outcome.state, Failed | TimedOut | Lost),
+            Starting => outcome.state == TimedOut,
+            _ => false,
+        };
+        let again = may_again
             && !self.cancel_requested
             && self.attempts.len() <= usize::from(self.spec.retries);
         if !again || !outcome.state.has_ended() {

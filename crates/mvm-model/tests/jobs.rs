@@ -29,7 +29,7 @@ fn at(state: JobState) -> Job {
 const DOCUMENTED: &[(JobState, &[JobState])] = &[
     (Preparing, &[Queued, Canceled]),
     (Queued, &[Starting, Failed, Canceled]),
-    (Starting, &[Queued, Running, Failed, Canceled]),
+    (Starting, &[Queued, Running, Failed, TimedOut, Canceled]),
     (Running, &[Queued, Succeeded, Failed, TimedOut, Canceled, Lost]),
     (Succeeded, &[]),
     (Failed, &[]),

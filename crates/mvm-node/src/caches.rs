@@ -145,18 +145,25 @@ impl Node {
         }
     }
 
-    /// After a job that succeeded: its copy of the cache becomes the pool's.
-    pub(crate) async fn commit_cache(
+    /// After a job that succeeded: its guest lets go of the cache, which is whole then.
+    pub(crate) async fn release_cache(
         &self,
         id: InstanceId,
         name: &Name,
         channel: &Channel,
     ) -> Result<()> {
         let instance = self.read(|world| world.by_id(id).cloned()).await?;
+        let own = instance.caches.iter().find(|disk| disk.cache.name == *name);
+        let Some(own) = own else { return Err(no_cache(&instance.pool, name)) };
+        channel.unmount(&own.cache.path).await.or_problem()
+    }
+
+    /// The instance's copy of a cache that its guest has let go of becomes the pool's.
+    pub(crate) async fn commit_cache(&self, id: InstanceId, name: &Name) -> Result<()> {
+        let instance = self.read(|world| world.by_id(id).cloned()).await?;
         let own = instance.caches.iter().position(|disk| disk.cache.name == *name);
         let Some(index) = own else { return Err(no_cache(&instance.pool, name)) };
         let cache = &instance.caches[index].cache;
-        channel.unmount(&cache.path).await.or_problem()?;
         // One at a time: each has a generation of its own.
         let _turn = self.cache_turn.lock().await;
         let mut disk = self.pool_cache(&instance.pool, name).await?;

@@ -201,6 +201,19 @@ impl Node {
         }
     }
 
+    /// Ends this lease with its instance, whatever the pool's rule: the guest did not do in time what
+    /// it was to, and is not asked for anything any more.
+    pub(crate) async fn discard(self: &Arc<Self>, id: InstanceId, lease: &str) {
+        let still = |w: &World| w.instances.get(&id)?.lease.as_ref().map(|l| l.id == lease);
+        if self.read(still).await == Some(true)
+            && let Err(problem) = self.as_agent_on("lease.end", id, self.destroy(id)).await
+        {
+            tracing::error!(instance = %id, "cannot destroy: {problem}");
+            locked(&self.unended).insert(lease.to_owned(), now() + AGAIN_MS);
+        }
+        self.kick.notify_one();
+    }
+
     /// Gives an instance back as it was taken: nothing was done with it.
     pub(crate) async fn untake(&self, id: InstanceId) -> Result<()> {
         self.update(id, |instance| {

@@ -7,7 +7,7 @@ use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
 use crate::{Result, desired, jobs, reconcile, recovery};
 use async_trait::async_trait;
-use mvm_hypervisor::sim::{Call, Effect, FaultPlan, Latencies, Moment, SimHypervisor};
+use mvm_hypervisor::sim::{Call, Effect, FaultPlan, Guest, Latencies, Moment, SimHypervisor};
 use mvm_image::{GuestBinary, ImageStore, Platform, Revision};
 use mvm_network::Network;
 use mvm_store::{Error, Listing, Range, Record, SessionId, SqliteStore, Store, Watch, Write};
@@ -93,6 +93,11 @@ pub const IMAGES: [&str; 2] = ["aaaaaaaa", "bbbbbbbb"];
 impl Host {
     /// An empty one, with two images.
     pub fn new() -> Host {
+        Host::with(Arc::new(SimulatedGuest))
+    }
+
+    /// One whose machines have such guests.
+    pub fn with(guest: Arc<dyn Guest>) -> Host {
         let memory = Path::new("/dev/shm");
         let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
         let dir = tempfile::Builder::new().prefix("mvm-crash-").tempdir_in(base).expect("dir");
@@ -108,7 +113,7 @@ impl Host {
         let records = Arc::new(SqliteStore::in_memory().expect("store"));
         let machines = {
             let _context = GUESTS.enter();
-            SimHypervisor::new(Latencies::NONE, FaultPlan::none(), Some(Arc::new(SimulatedGuest)))
+            SimHypervisor::new(Latencies::NONE, FaultPlan::none(), Some(guest))
         };
         Host { dir, records, machines: RefCell::new(machines), trap: Arc::default() }
     }

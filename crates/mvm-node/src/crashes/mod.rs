@@ -10,9 +10,9 @@
 //! `MVM_CRASH=name` in the environment runs one operation only, and says more.
 
 mod checks;
-mod host;
-mod operations;
-mod queue;
+pub mod host;
+pub mod operations;
+pub mod queue;
 mod runs;
 
 use host::{Blow, Course, Strike};

@@ -132,7 +132,7 @@ fn holder() -> String {
 }
 
 /// A file `/work/input`, as an archive.
-fn inputs() -> Vec<u8> {
+pub fn inputs() -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_size(3);

@@ -5,8 +5,12 @@
 //! to tell of a signal) is one [`Desk`] a job.
 
 mod dispatch;
+mod harvest;
+mod limit;
 mod log;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use dispatch::dispatch;
 pub(crate) use log::Follow;

@@ -1,10 +1,12 @@
 //! One run of one job in its instance.
 
+use super::harvest::Harvest;
+use super::limit::Limit;
 use super::log::Log;
 use super::{Desk, Word, dispatch};
 use crate::claims::extend;
 use crate::node::{Node, locked};
-use crate::problem::{OrProblem, io};
+use crate::problem::OrProblem;
 use crate::root::remove_file;
 use crate::{Result, now};
 use mvm_api::Problem;
@@ -13,25 +15,20 @@ use mvm_guest::exec::{ExecInput, ExecOutput, Output};
 use mvm_guest::frame::Frame;
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::audit::OK;
-use mvm_model::job::{Artifact, JobState, Outcome};
+use mvm_model::job::{JobState, Outcome};
 use mvm_model::lease::DEFAULT_LEASE_S;
-use mvm_model::{Instance, Job, JobId, Name, State};
-use std::pin::Pin;
+use mvm_model::{Instance, Job, JobId, State};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tokio::io::AsyncWrite;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 
 /// Where a job works in its guest.
-const WORK: &str = "/work";
+pub(super) const WORK: &str = "/work";
 /// How long a command that is asked to end may take.
 const GRACE: Duration = Duration::from_secs(2);
 /// How often the lease of a job that has no end of its own is extended.
 const EXTEND: Duration = Duration::from_secs(DEFAULT_LEASE_S / 3);
-/// The most that one artifact may have, in bytes.
-const MAX_ARTIFACT: u64 = 16 << 30;
 /// A signal that asks to end (signal(7)).
 const TERM: i32 = 15;
 
@@ -41,7 +38,9 @@ struct Runner {
     desk: Arc<Desk>,
     id: JobId,
     instance: Instance,
-    words: UnboundedReceiver<Word>,
+    limit: Limit,
+    /// The guest did not do in time what it was to, or was interrupted: nobody is to have it again.
+    cut: bool,
 }
 
 /// Why a run came to nothing before its command began.
@@ -52,6 +51,12 @@ enum Unbegun {
     NoMachine(Problem),
     /// The job itself is at fault, or is over.
     Over(Outcome),
+}
+
+impl From<Outcome> for Unbegun {
+    fn from(outcome: Outcome) -> Self {
+        Unbegun::Over(outcome)
+    }
 }
 
 impl From<Problem> for Unbegun {
@@ -72,10 +77,13 @@ pub(super) async fn run(
     let lease = instance.lease.as_ref().map(|lease| lease.id.clone()).unwrap_or_default();
     let machine = instance.id;
     let act = node.begin_job(id, &instance).await;
-    let runner = Runner { node: node.clone(), desk, id, instance, words };
+    let timeout_s = node.read(|w| w.jobs.get(&id).and_then(|job| job.spec.timeout_s)).await;
+    let limit = Limit::new(words, timeout_s);
+    let runner = Runner { node: node.clone(), desk, id, instance, limit, cut: false };
     // In a task of its own: whatever happens in it, the job has an end.
     let ended = tokio::spawn(runner.run()).await;
-    let ended = ended.unwrap_or_else(|error| Err(Problem::internal(error.to_string())));
+    let (cut, ended) =
+        ended.unwrap_or_else(|error| (true, Err(Problem::internal(error.to_string()))));
     let untouched = matches!(ended, Ok(None));
     let recorded = match ended {
         Ok(Some(job)) => Ok(job),
@@ -114,8 +122,10 @@ pub(super) async fn run(
         Ok(_) => {}
         Err(problem) => tracing::error!(job = %id, "cannot record what became of it: {problem}"),
     }
-    if !untouched {
-        node.end_lease_of(machine, &lease).await;
+    match (untouched, cut) {
+        (true, _) => {}
+        (false, true) => node.discard(machine, &lease).await,
+        (false, false) => node.end_lease_of(machine, &lease).await,
     }
 }
 
@@ -127,8 +137,14 @@ struct Ready {
 }
 
 impl Runner {
-    /// Gives the job as it is recorded then, or nothing where there was no room for it.
-    async fn run(mut self) -> Result<Option<Job>> {
+    /// Gives the job as it is recorded then, or nothing where there was no room for it; and whether
+    /// its machine is to go.
+    async fn run(mut self) -> (bool, Result<Option<Job>>) {
+        let ended = self.follow_to_end().await;
+        (self.cut, ended)
+    }
+
+    async fn follow_to_end(&mut self) -> Result<Option<Job>> {
         let (node, id) = (self.node.clone(), self.id);
         match self.prepare().await {
             Ok(ready) => self.carry_out(ready).await.map(Some),
@@ -148,16 +164,36 @@ impl Runner {
         }
     }
 
+    /// Does something that needs the guest, as long as the job may go on.
+    async fn hold<T>(
+        &mut self,
+        doing: &str,
+        work: impl Future<Output = T>,
+    ) -> std::result::Result<T, Outcome> {
+        self.limit.hold(work).await.map_err(|cut| {
+            self.cut = true;
+            self.limit.outcome(cut, doing)
+        })
+    }
+
     /// Brings the machine up and sends the inputs.
     async fn prepare(&mut self) -> std::result::Result<Ready, Unbegun> {
+        let (node, machine) = (self.node.clone(), self.instance.id);
         let began = Instant::now();
-        match self.node.bring(self.instance.id, State::Running).await {
+        // In a task of its own: a transition that has begun is not left half done.
+        let bringer = node.clone();
+        let brought = tokio::spawn(async move { bringer.bring(machine, State::Running).await });
+        let brought = self.hold("its machine was brought up", brought).await?;
+        match brought.unwrap_or_else(|error| Err(Problem::internal(error.to_string()))) {
             Err(problem) if dispatch::passes(&problem) => return Err(Unbegun::NoRoom),
             outcome => outcome?,
         };
-        let slot = self.node.slot(self.instance.id);
-        let channel = self.node.channel(&mut *slot.gate.lock().await).await?;
-        self.node.open_caches(self.instance.id, &channel).await?;
+        let slot = node.slot(machine);
+        let connect = async { node.channel(&mut *slot.gate.lock().await).await };
+        let channel = self.hold("its machine was brought up", connect).await??;
+        self.limit.begin(Duration::ZERO);
+        let mounted = node.open_caches(machine, &channel);
+        self.hold("its caches were mounted", mounted).await??;
         let claim = began.elapsed();
         let began = Instant::now();
         self.send_inputs(&channel).await?;
@@ -167,13 +203,7 @@ impl Runner {
     async fn send_inputs(&mut self, channel: &Channel) -> std::result::Result<(), Unbegun> {
         let path = self.node.inputs_of(self.id);
         let Ok(file) = tokio::fs::File::open(&path).await else { return Ok(()) };
-        let sent = tokio::select! {
-            sent = channel.put("/", file) => sent,
-            Some(_) = self.words.recv() => {
-                return Err(Unbegun::Over(Outcome::because(JobState::Canceled, "canceled")));
-            }
-        };
-        match sent {
+        match self.hold("its inputs were unpacked", channel.put("/", file)).await? {
             Err(mvm_guest::Error::Guest { message, .. }) => {
                 let reason = format!("its inputs cannot be unpacked: {message}");
                 Err(Unbegun::Over(Outcome::because(JobState::Failed, reason)))
@@ -214,15 +244,7 @@ impl Runner {
         let began = Instant::now();
         let mut outcome = self.command(&channel, &job, log).await;
         let took = began.elapsed();
-        let artifacts = match outcome.state {
-            JobState::Lost => Vec::new(),
-            _ => self.fetch(&channel, &job.spec.artifacts, &mut outcome).await,
-        };
-        if outcome.state == JobState::Succeeded
-            && let Some(why) = self.commit(&channel, &job.spec.cache_commit).await
-        {
-            outcome.add_reason(why);
-        }
+        let artifacts = self.harvest(&channel, &job, &mut outcome).await;
         let ended = self
             .node
             .update_job(self.id, |job| {
@@ -248,7 +270,11 @@ impl Runner {
             cwd: Some(WORK.to_owned()),
             ..ExecRequest::default()
         };
-        let mut program = match channel.exec(request).await {
+        let started = match self.hold("its command was started", channel.exec(request)).await {
+            Ok(started) => started,
+            Err(outcome) => return outcome,
+        };
+        let mut program = match started {
             Ok(program) => program,
             Err(mvm_guest::Error::Guest { code, message }) => {
                 let exit_status = match &*code {
@@ -277,8 +303,8 @@ impl Runner {
         input: &mut ExecInput,
         timeout_s: Option<u64>,
     ) -> Outcome {
-        let timeout = after(timeout_s.map(Duration::from_secs));
-        tokio::pin!(timeout);
+        let passed = self.limit.passed();
+        tokio::pin!(passed);
         let mut ending = Box::pin(after(None));
         let mut asked = false;
         let mut extend_lease = tokio::time::interval(EXTEND);
@@ -292,12 +318,9 @@ impl Runner {
                     Ok(Err(problem)) => self.lost(&problem.to_string()),
                     Err(error) => self.lost(&error.to_string()),
                 },
-                () = &mut timeout => {
-                    let reason = format!("ended after {} s", timeout_s.unwrap_or_default());
-                    return Outcome::because(JobState::TimedOut, reason);
-                }
+                () = &mut passed => return self.limit.timed_out(),
                 () = &mut ending => return Outcome::because(JobState::Canceled, "canceled"),
-                Some(word) = self.words.recv() => {
+                word = self.limit.word() => {
                     let signal = match word {
                         Word::Signal(signal) => signal,
                         Word::Cancel => {
@@ -332,64 +355,24 @@ impl Runner {
         Outcome::because(JobState::Lost, reason)
     }
 
-    /// Commits caches; gives why one could not be.
-    async fn commit(&self, channel: &Channel, caches: &[Name]) -> Option<String> {
-        for name in caches {
-            if let Err(problem) = self.node.commit_cache(self.instance.id, name, channel).await {
-                tracing::warn!(job = %self.id, "cannot commit cache {name}: {problem}");
-                return Some(format!("cache {name} was not committed: {problem}"));
-            }
-        }
-        None
-    }
-
-    /// Fetches what the job leaves. What is not there is missed only by a job that succeeded.
-    async fn fetch(
-        &self,
+    /// Takes what the job leaves from its guest.
+    async fn harvest(
+        &mut self,
         channel: &Channel,
-        paths: &[String],
+        job: &Job,
         outcome: &mut Outcome,
-    ) -> Vec<Artifact> {
-        let mut artifacts = Vec::new();
-        for (index, path) in paths.iter().enumerate() {
-            let began = Instant::now();
-            let fetched = self.fetch_one(channel, path, index).await;
-            let took_us = began.elapsed().as_micros() as u64;
-            let bytes = fetched.as_ref().ok().copied();
-            artifacts.push(Artifact { path: path.clone(), bytes, took_us });
-            if let Err(problem) = fetched
-                && outcome.state == JobState::Succeeded
-            {
-                outcome.state = JobState::Failed;
-                outcome.add_reason(format!("no artifact {path}: {problem}"));
-            }
+    ) -> Vec<mvm_model::job::Artifact> {
+        if outcome.state == JobState::Lost || self.cut {
+            return Vec::new();
         }
+        if self.limit.canceled || outcome.state == JobState::TimedOut {
+            self.limit.last_moment();
+        }
+        let (node, limit, instance) = (&*self.node, &mut self.limit, self.instance.id);
+        let mut harvest = Harvest { node, instance, channel, limit, cut: false };
+        let artifacts = harvest.take(job, outcome).await;
+        self.cut = harvest.cut;
         artifacts
-    }
-
-    async fn fetch_one(&self, channel: &Channel, path: &str, index: usize) -> Result<u64> {
-        let to = self.node.artifact_of(self.id, index);
-        remove_file(&to)?;
-        let early = to.with_extension("new");
-        let source = match path.starts_with('/') {
-            true => path.to_owned(),
-            false => format!("{WORK}/{path}"),
-        };
-        let fetch = async {
-            self.node.check_space()?;
-            let failed = |e| io(format!("write {}", early.display()), e);
-            let file = tokio::fs::File::create(&early).await.map_err(failed)?;
-            let mut file = Bounded { file, room: MAX_ARTIFACT };
-            channel.get(&source, &mut file).await.or_problem()?;
-            let bytes = file.file.metadata().await.map_err(failed)?.len();
-            tokio::fs::rename(&early, &to).await.map_err(failed)?;
-            Ok(bytes)
-        };
-        let fetched = fetch.await;
-        if fetched.is_err() {
-            remove_file(&early)?;
-        }
-        fetched
     }
 }
 
@@ -441,35 +424,5 @@ async fn pass_on(mut output: ExecOutput, log: Log, desk: Arc<Desk>) -> Result<Pr
         {
             *locked(&desk.client) = None;
         }
-    }
-}
-
-/// A file that takes so many bytes and no more.
-struct Bounded {
-    file: tokio::fs::File,
-    room: u64,
-}
-
-impl AsyncWrite for Bounded {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        if self.room < bytes.len() as u64 {
-            let what = format!("it has over {} GiB", MAX_ARTIFACT >> 30);
-            return Poll::Ready(Err(std::io::Error::other(what)));
-        }
-        let written = std::task::ready!(Pin::new(&mut self.file).poll_write(cx, bytes))?;
-        self.room -= written as u64;
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.file).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.file).poll_shutdown(cx)
     }
 }

@@ -6,6 +6,8 @@
 
 mod exec;
 mod files;
+#[cfg(test)]
+pub mod hostile;
 mod script;
 
 use mvm_guest::channel::Stream;
@@ -29,16 +31,21 @@ pub struct SimulatedGuest;
 #[async_trait::async_trait]
 impl Guest for SimulatedGuest {
     async fn serve(&self, channel: GuestChannel) {
-        let GuestChannel { running, stream, machine, .. } = channel;
-        let (near, far) = tokio::io::duplex(PIPE);
-        let (from_host, to_host) = stream.into_split();
-        let (from_guest, to_guest) = tokio::io::split(near);
-        let inside = Arc::new(Inside { running: running.clone(), machine });
-        tokio::select! {
-            () = pass(from_host, to_guest, running.clone()) => {}
-            () = pass(from_guest, to_host, running) => {}
-            () = serve_stream(inside, far) => {}
-        }
+        pass_through(channel, Arc::new).await;
+    }
+}
+
+/// Serves one connection with what `answers` makes of the machine's inside.
+async fn pass_through<T: Answer>(channel: GuestChannel, answers: impl FnOnce(Inside) -> Arc<T>) {
+    let GuestChannel { running, stream, machine, .. } = channel;
+    let (near, far) = tokio::io::duplex(PIPE);
+    let (from_host, to_host) = stream.into_split();
+    let (from_guest, to_guest) = tokio::io::split(near);
+    let inside = answers(Inside { running: running.clone(), machine });
+    tokio::select! {
+        () = pass(from_host, to_guest, running.clone()) => {}
+        () = pass(from_guest, to_host, running) => {}
+        () = serve_stream(inside, far) => {}
     }
 }
 

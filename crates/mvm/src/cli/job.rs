@@ -106,7 +106,7 @@ pub struct Options {
     /// Set a variable of its environment
     #[arg(long, short, value_name = "NAME=VALUE")]
     env: Vec<Pair>,
-    /// End the command after so many seconds
+    /// End the job so many seconds after its machine is up: inputs, command and artifacts together
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
     /// Longest length of the lease on the machine, in seconds [default: an hour over the timeout;

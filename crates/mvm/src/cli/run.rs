@@ -59,6 +59,9 @@ pub struct Run {
     command: Vec<String>,
 }
 
+/// How long a guest may take, once its time has passed, to hand over what is to be copied back.
+const LAST: Duration = Duration::from_secs(10);
+
 /// What took how long.
 type Steps = Vec<(String, Duration)>;
 
@@ -183,8 +186,21 @@ async fn claim_and_run(
     steps.push((format!("claim ({})", held.claim.from), began.elapsed()));
     // A node's own claims end with their connection.
     let of_fleet = context.coordinator.is_some();
+    let timeout = run.options.timeout.map(Duration::from_secs);
+    let late = async {
+        match timeout {
+            Some(timeout) => tokio::time::sleep(timeout + LAST).await,
+            None => std::future::pending().await,
+        }
+    };
     let outcome = tokio::select! {
         outcome = work(client, &instance, run, steps) => outcome,
+        // A guest that stalls at a copy: its machine goes with the claim.
+        () = late => {
+            let seconds = timeout.unwrap_or_default().as_secs();
+            eprintln!("mvm: ended after {seconds} s, as asked with --timeout, while files were copied");
+            Ok(124)
+        }
         // Until the command runs nobody else listens to these; then it gets them as well.
         status = interrupted() => Ok(status),
         () = held.keep(client), if of_fleet => {
@@ -198,12 +214,15 @@ async fn claim_and_run(
 }
 
 async fn work(client: &Client, instance: &InstanceRef, run: &Run, steps: &mut Steps) -> Outcome {
+    let began = Instant::now();
     for input in &run.inputs {
         let began = Instant::now();
         let (path, folder) = split(input, WORK);
         session::put(client, instance, Path::new(path), folder).await?;
         steps.push((format!("in {path}"), began.elapsed()));
     }
+    let timeout =
+        run.options.timeout.map(|limit| Duration::from_secs(limit).saturating_sub(began.elapsed()));
     let began = Instant::now();
     let request = ExecRequest {
         argv: run.command.clone(),
@@ -213,7 +232,6 @@ async fn work(client: &Client, instance: &InstanceRef, run: &Run, steps: &mut St
         tty: run.tty.then(session::terminal),
         stdin: run.interactive,
     };
-    let timeout = run.options.timeout.map(Duration::from_secs);
     // The claim has its own lease already.
     let exec = session::Run { request, interactive: run.interactive, timeout, lease_s: None };
     let status = session::exec(client, instance, exec).await?;

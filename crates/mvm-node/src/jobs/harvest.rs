@@ -1,0 +1,163 @@
+//! What a job leaves: its artifacts, and the caches that it commits.
+
+use super::limit::{Cut, Limit};
+use super::run::WORK;
+use crate::Result;
+use crate::node::Node;
+use crate::problem::{OrProblem, io};
+use crate::root::remove_file;
+use mvm_guest::channel::Channel;
+use mvm_model::job::{Artifact, JobState, Outcome};
+use mvm_model::{InstanceId, Job, JobId};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+use tokio::io::AsyncWrite;
+
+/// The most that one artifact may have, in bytes.
+const MAX_ARTIFACT: u64 = 16 << 30;
+
+/// Takes from a guest what a job leaves in it.
+pub(super) struct Harvest<'a> {
+    pub node: &'a Node,
+    pub instance: InstanceId,
+    pub channel: &'a Channel,
+    pub limit: &'a mut Limit,
+    /// The guest was cut off: it had not done in time what it was to.
+    pub cut: bool,
+}
+
+impl Harvest<'_> {
+    /// Fetches the artifacts and, of a job that succeeded, commits the caches.
+    pub(super) async fn take(&mut self, job: &Job, outcome: &mut Outcome) -> Vec<Artifact> {
+        let artifacts = self.artifacts(job, outcome).await;
+        if outcome.state == JobState::Succeeded && !self.cut {
+            self.caches(job, outcome).await;
+        }
+        artifacts
+    }
+
+    /// What is not there is missed only by a job that succeeded.
+    async fn artifacts(&mut self, job: &Job, outcome: &mut Outcome) -> Vec<Artifact> {
+        let mut artifacts = Vec::new();
+        for (index, path) in job.spec.artifacts.iter().enumerate() {
+            let began = Instant::now();
+            let fetched = match self.cut {
+                true => Ok(None),
+                false => self.artifact(job.id, path, index, outcome).await,
+            };
+            let took_us = began.elapsed().as_micros() as u64;
+            let bytes = fetched.as_ref().ok().copied().flatten();
+            artifacts.push(Artifact { path: path.clone(), bytes, took_us });
+            if let Err(problem) = fetched
+                && outcome.state == JobState::Succeeded
+            {
+                outcome.state = JobState::Failed;
+                outcome.add_reason(format!("no artifact {path}: {problem}"));
+            }
+        }
+        artifacts
+    }
+
+    /// Gives the size of one artifact's archive; nothing where the guest was cut off.
+    async fn artifact(
+        &mut self,
+        id: JobId,
+        path: &str,
+        index: usize,
+        outcome: &mut Outcome,
+    ) -> Result<Option<u64>> {
+        let to = self.node.artifact_of(id, index);
+        remove_file(&to)?;
+        let early = to.with_extension("new");
+        let source = match path.starts_with('/') {
+            true => path.to_owned(),
+            false => format!("{WORK}/{path}"),
+        };
+        let (node, channel) = (self.node, self.channel);
+        let fetch = async {
+            node.check_space()?;
+            let failed = |e| io(format!("write {}", early.display()), e);
+            let file = tokio::fs::File::create(&early).await.map_err(failed)?;
+            let mut file = Bounded { file, room: MAX_ARTIFACT };
+            channel.get(&source, &mut file).await.or_problem()?;
+            let bytes = file.file.metadata().await.map_err(failed)?.len();
+            tokio::fs::rename(&early, &to).await.map_err(failed)?;
+            Ok(bytes)
+        };
+        let fetched = match self.limit.hold(fetch).await {
+            Ok(fetched) => fetched.map(Some),
+            Err(cut) => {
+                self.cut_off(cut, &format!("artifact {path} was fetched"), outcome);
+                Ok(None)
+            }
+        };
+        if !matches!(fetched, Ok(Some(_))) {
+            remove_file(&early)?;
+        }
+        fetched
+    }
+
+    async fn caches(&mut self, job: &Job, outcome: &mut Outcome) {
+        for name in &job.spec.cache_commit {
+            let (node, channel) = (self.node, self.channel);
+            // Only this needs the guest: what follows is whole or not at all.
+            let released = self.limit.hold(node.release_cache(self.instance, name, channel)).await;
+            let committed = match released {
+                Err(cut) => {
+                    return self.cut_off(cut, &format!("cache {name} was unmounted"), outcome);
+                }
+                Ok(Err(problem)) => Err(problem),
+                Ok(Ok(())) => node.commit_cache(self.instance, name).await,
+            };
+            if let Err(problem) = committed {
+                tracing::warn!(job = %job.id, "cannot commit cache {name}: {problem}");
+                return outcome.add_reason(format!("cache {name} was not committed: {problem}"));
+            }
+        }
+    }
+
+    /// The command's own end stands, unless all seemed well.
+    fn cut_off(&mut self, cut: Cut, doing: &str, outcome: &mut Outcome) {
+        self.cut = true;
+        let late = self.limit.outcome(cut, doing);
+        match outcome.state {
+            JobState::Succeeded => *outcome = Outcome { exit_status: outcome.exit_status, ..late },
+            // It was to end: that its deadline has passed is known.
+            JobState::TimedOut | JobState::Canceled => {
+                outcome.add_reason(format!("the guest was cut off while {doing}"));
+            }
+            _ => outcome.add_reason(late.reason.unwrap_or_default()),
+        }
+    }
+}
+
+/// A file that takes so many bytes and no more.
+struct Bounded {
+    file: tokio::fs::File,
+    room: u64,
+}
+
+impl AsyncWrite for Bounded {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        if self.room < bytes.len() as u64 {
+            let what = format!("it has over {} GiB", MAX_ARTIFACT >> 30);
+            return Poll::Ready(Err(std::io::Error::other(what)));
+        }
+        let written = std::task::ready!(Pin::new(&mut self.file).poll_write(cx, bytes))?;
+        self.room -= written as u64;
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.file).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.file).poll_shutdown(cx)
+    }
+}

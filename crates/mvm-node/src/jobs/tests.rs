@@ -1,0 +1,120 @@
+//! What a guest can do to its job: nothing beyond the job's time.
+
+use crate::crashes::host::{Host, own_network};
+use crate::crashes::operations::{counts, pool_in_with, runners, scale, tenant};
+use crate::crashes::queue::inputs;
+use crate::node::Node;
+use crate::simulated::hostile::{At, Hostile, How};
+use axum::body::Bytes;
+use mvm_api::jobs::SubmitJob;
+use mvm_model::cache::Cache;
+use mvm_model::job::JobSpec;
+use mvm_model::{Job, JobId, JobState, Recycle};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Every request that a guest gets for a job, and what the job's reason names then.
+const PHASES: [(At, &str); 6] = [
+    (At::Mount, "while its caches were mounted"),
+    (At::Put, "while its inputs were unpacked"),
+    (At::Start, "while its command was started"),
+    (At::Run, ""),
+    (At::Get, "while artifact input was fetched"),
+    (At::Unmount, "while cache build was unmounted"),
+];
+
+/// A job that goes through all phases, in a pool that keeps its machines.
+async fn submit(node: &Arc<Node>, timeout_s: Option<u64>) -> crate::Result<JobId> {
+    tenant(node, "ci", 20).await?;
+    let cache = Cache { name: "build".parse()?, path: "/cache".to_owned(), size_mib: 16 };
+    pool_in_with(node, &runners(), Recycle::Keep, None, vec![cache]).await?;
+    scale(node, counts(0, 0, 0)).await?;
+    let argv = ["sh", "-c", "echo it ran"].map(str::to_owned).to_vec();
+    let spec = JobSpec {
+        argv,
+        timeout_s,
+        artifacts: vec!["input".to_owned()],
+        cache_commit: vec!["build".parse()?],
+        ..JobSpec::default()
+    };
+    let wanted = SubmitJob { spec, hold: true };
+    let id = node.create_job(&runners(), wanted, "uid:0".to_owned()).await?.job_id;
+    let body = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(inputs()))]);
+    node.take_inputs(id, body).await?;
+    node.queue_job(id, None).await?;
+    Ok(id)
+}
+
+/// Runs a job on a host with such guests until nothing of it is left but its record.
+fn ended(at: At, how: How, timeout_s: Option<u64>, cancel: bool) -> Job {
+    own_network();
+    let asked = watch::Sender::new(false);
+    let host = Host::with(Arc::new(Hostile { at, how, asked: asked.clone() }));
+    let job = host.agent(async |node| {
+        let id = submit(&node, timeout_s).await?;
+        if cancel {
+            let _ = asked.subscribe().wait_for(|asked| *asked).await;
+            node.cancel_job(id, "canceled").await?;
+        }
+        let job = node.ended_job(id).await?;
+        // A machine whose guest was cut off is nobody's any more, whatever the pool's rule.
+        let machine = job.attempts[0].instance.id;
+        let mut changes = node.changes_of_records();
+        while at != At::Run && node.read(|w| w.instances.contains_key(&machine)).await {
+            changes.changed().await.expect("a node");
+        }
+        Ok::<_, mvm_api::Problem>(job)
+    });
+    host.disconnect();
+    job.expect("nobody kills this agent").expect("a job")
+}
+
+/// Each phase with each way to be in the way, all at once.
+fn in_all_phases(check: impl Fn(At, How, &str) + Sync) {
+    std::thread::scope(|scope| {
+        for (at, doing) in PHASES {
+            for how in [How::Stalls, How::Trickles] {
+                let check = &check;
+                scope.spawn(move || check(at, how, doing));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_job_ends_at_its_deadline_whatever_its_guest_does() {
+    in_all_phases(|at, how, doing| {
+        let job = ended(at, how, Some(1), false);
+        let reason = job.reason.clone().unwrap_or_default();
+        assert_eq!(job.state, JobState::TimedOut, "{at:?} {how:?}: {job:?}");
+        // A command that is never said to have started differs from one that never ends.
+        let doing = if (at, how) == (At::Run, How::Stalls) { "command was started" } else { doing };
+        assert!(reason.contains("ended after 1 s") && reason.contains(doing), "{at:?}: {reason}");
+        assert_eq!(job.shell_status(), 124);
+    });
+}
+
+#[test]
+fn a_job_that_is_canceled_ends_whatever_its_guest_does() {
+    in_all_phases(|at, how, doing| {
+        let job = ended(at, how, None, true);
+        let reason = job.reason.clone().unwrap_or_default();
+        assert_eq!(job.state, JobState::Canceled, "{at:?} {how:?}: {job:?}");
+        let doing = if (at, how) == (At::Run, How::Stalls) { "command was started" } else { doing };
+        assert!(reason.contains("canceled") && reason.contains(doing), "{at:?}: {reason}");
+    });
+}
+
+#[test]
+fn a_guest_that_does_what_it_is_to_is_not_cut_off() {
+    own_network();
+    let host = Host::new();
+    let job = host.agent(async |node| {
+        let id = submit(&node, Some(60)).await?;
+        node.ended_job(id).await
+    });
+    host.disconnect();
+    let job = job.expect("nobody kills this agent").expect("a job");
+    assert_eq!((job.state, job.reason), (JobState::Succeeded, None));
+    assert!(job.artifacts[0].bytes.is_some());
+}

@@ -1,0 +1,101 @@
+//! Guests that do not do what they are to, for tests.
+
+use super::{Inside, pass_through};
+use mvm_guest::Result;
+use mvm_guest::channel::Stream;
+use mvm_guest::frame::{self, Frame};
+use mvm_guest::protocol::Request;
+use mvm_guest::serve::{Answer, reply};
+use mvm_hypervisor::sim::{Guest, GuestChannel};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// The request that a guest does not carry out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    Mount,
+    Put,
+    /// The command is never started.
+    Start,
+    /// The command never ends, whatever it is told.
+    Run,
+    Get,
+    Unmount,
+}
+
+/// What it does instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Nothing.
+    Stalls,
+    /// A little now and then, without end.
+    Trickles,
+}
+
+/// A guest that is well but for one request.
+#[derive(Clone, Debug)]
+pub struct Hostile {
+    pub at: At,
+    pub how: How,
+    /// Whether it was asked for that.
+    pub asked: watch::Sender<bool>,
+}
+
+#[async_trait::async_trait]
+impl Guest for Hostile {
+    async fn serve(&self, channel: GuestChannel) {
+        pass_through(channel, |inside| Arc::new(Host { inside, hostile: self.clone() })).await;
+    }
+}
+
+struct Host {
+    inside: Inside,
+    hostile: Hostile,
+}
+
+impl Answer for Host {
+    async fn answer(&self, request: Request, stream: &mut Stream) -> Result<()> {
+        let at = match &request {
+            Request::Mount { .. } => Some(At::Mount),
+            Request::Put { .. } => Some(At::Put),
+            Request::Exec(_) if self.hostile.at == At::Run => Some(At::Run),
+            Request::Exec(_) => Some(At::Start),
+            Request::Get { .. } => Some(At::Get),
+            Request::Unmount { .. } => Some(At::Unmount),
+            _ => None,
+        };
+        if at != Some(self.hostile.at) {
+            return self.inside.answer(request, stream).await;
+        }
+        self.hostile.asked.send_replace(true);
+        if self.hostile.how == How::Stalls {
+            return std::future::pending().await;
+        }
+        let piece = match self.hostile.at {
+            At::Run => Frame::Stdout(b".".to_vec()),
+            At::Get => Frame::Data(vec![0]),
+            // A reply has no pieces; of what it takes in it reads a little.
+            _ => return self.read_slowly(stream).await,
+        };
+        reply(stream, &()).await?;
+        loop {
+            frame::write(stream, &piece).await?;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+impl Host {
+    async fn read_slowly(&self, stream: &mut Stream) -> Result<()> {
+        if self.hostile.at == At::Put {
+            reply(stream, &()).await?;
+        }
+        loop {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if self.hostile.at == At::Put && frame::read(stream).await?.is_none() {
+                return Ok(());
+            }
+        }
+    }
+}
