@@ -3,7 +3,7 @@
 use crate::identity::{Identity, SERVER_NAME};
 use crate::page::{List, next_of};
 use crate::problem::Problem;
-use crate::routes::ON_BEHALF_OF;
+use crate::routes::{IDEMPOTENCY_KEY, ON_BEHALF_OF};
 use crate::tls::{self, Expect, Keeper, fault_of};
 use http_body_util::{BodyExt, Full};
 pub use hyper::body::Bytes;
@@ -20,10 +20,12 @@ use tokio::net::UnixStream;
 
 mod events;
 mod keyed;
+mod patience;
 mod several;
 mod upload;
 
 pub use events::Event;
+pub use patience::{Patience, Waiting};
 use several::Targets;
 
 /// The protocol named in `Upgrade:` for raw streams.
@@ -54,6 +56,15 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// The code of this error's problem document.
+    pub fn code(&self) -> &str {
+        match self {
+            ClientError::Unreachable { .. } => "agent_unreachable",
+            ClientError::Broken { .. } => "connection_broken",
+            ClientError::Problem(problem) => &problem.code,
+        }
+    }
+
     /// This error as a problem document.
     pub fn into_problem(self) -> Problem {
         match self {
@@ -62,7 +73,7 @@ impl ClientError {
                 let hint = match at.starts_with('/') {
                     true => "see `mvm agent status`, or start it with `mvm agent serve`",
                     false => {
-                        "check the address, and that something serves there: \
+                        "check the address, and that an agent or a coordinator serves there: \
                          mvm agent serve --listen ADDRESS:PORT"
                     }
                 };
@@ -85,6 +96,8 @@ pub struct Client {
     idle: Arc<Mutex<Vec<Idle>>>,
     /// For whom a coordinator asks.
     behalf: Option<Identity>,
+    /// How long a request that may go well later is sent again.
+    patience: Patience,
 }
 
 /// Where the server is.
@@ -215,7 +228,8 @@ impl Client {
     }
 
     fn of(target: Target) -> Self {
-        Client { targets: Arc::new(Targets::new(target)), idle: Arc::default(), behalf: None }
+        let (targets, patience) = (Arc::new(Targets::new(target)), Patience::none());
+        Client { targets, idle: Arc::default(), behalf: None, patience }
     }
 
     /// The same client, which goes on to the servers of `other` where its own cannot be reached. Asked
@@ -238,11 +252,9 @@ impl Client {
     /// `GET path` of a list: one page of it, and the path of the next.
     pub async fn page<T: DeserializeOwned>(&self, path: &str) -> Result<List<T>, ClientError> {
         let doing = format!("GET {path}");
-        let (response, sender) = self.send(Method::GET, path, &()).await?;
-        let link = response.headers().get(header::LINK).and_then(|link| link.to_str().ok());
+        let (head, bytes) = self.answer(Method::GET, path, &()).await?;
+        let link = head.headers.get(header::LINK).and_then(|link| link.to_str().ok());
         let next = link.and_then(next_of).map(str::to_owned);
-        let bytes = sender.target.collect(response, &doing).await?;
-        self.keep(sender);
         let items = serde_json::from_slice(&bytes).map_err(|cause| broken(&doing, cause))?;
         Ok(List { items, next })
     }
@@ -297,10 +309,41 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
         let doing = format!("{method} {path}");
-        let (response, sender) = self.send(method, path, body).await?;
-        let bytes = sender.target.collect(response, &doing).await?;
-        self.keep(sender);
+        let (_, bytes) = self.answer(method, path, body).await?;
         serde_json::from_slice(&bytes).map_err(|cause| broken(&doing, cause))
+    }
+
+    /// The whole answer of a request that is to succeed. It is asked for again for as long as the
+    /// client's patience allows.
+    async fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<(http::response::Parts, Bytes), ClientError> {
+        let doing = format!("{method} {path}");
+        let request = self.request(method, path, body, false);
+        let mut request = request.map_err(|cause| broken(&doing, cause))?;
+        let repeatable = self.make_repeatable(&mut request);
+        let mut waiting = self.patience.waiting();
+        loop {
+            match self.answer_once(&doing, request.clone()).await {
+                Err(error) => waiting.again(error, repeatable).await?,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn answer_once(
+        &self,
+        doing: &str,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(http::response::Parts, Bytes), ClientError> {
+        let (response, sender) = self.accepted(doing, request).await?;
+        let (head, body) = response.into_parts();
+        let bytes = body.collect().await.map_err(|cause| sender.target.fault(doing, &cause))?;
+        self.keep(sender);
+        Ok((head, bytes.to_bytes()))
     }
 
     /// Keeps a connection for the next call.
@@ -343,8 +386,23 @@ impl Client {
         self.switch(&doing, request.map_err(|cause| broken(&doing, cause))?).await
     }
 
-    /// Sends a request whose answer is a raw stream.
+    /// Sends a request whose answer is a raw stream, for as long as the client's patience allows.
     async fn switch(
+        &self,
+        doing: &str,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Stream, ClientError> {
+        let repeatable = request.headers().contains_key(IDEMPOTENCY_KEY);
+        let mut waiting = self.patience.waiting();
+        loop {
+            match self.switch_once(doing, request.clone()).await {
+                Err(error) => waiting.again(error, repeatable).await?,
+                stream => return stream,
+            }
+        }
+    }
+
+    async fn switch_once(
         &self,
         doing: &str,
         request: Request<Full<Bytes>>,

@@ -25,6 +25,7 @@ pub mod plan;
 pub mod policy;
 pub mod pool;
 pub mod recovery;
+pub mod retry;
 pub mod state;
 pub mod tenant;
 

@@ -7,7 +7,7 @@ use mvm_api::{Client, Problem, paths};
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::protocol::Reply;
 use mvm_model::job::JobSpec;
-use mvm_model::{JobId, PoolRef};
+use mvm_model::{JobId, JobState, PoolRef};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,10 +77,26 @@ pub async fn submit(
         return Ok(made);
     }
     let given = async {
-        upload(client, made.job_id, inputs).await?;
+        // Inputs that broke off are sent anew, from the beginning.
+        let mut waiting = client.patience().waiting();
+        loop {
+            match upload(client, made.job_id, inputs.clone()).await {
+                Ok(()) => break,
+                Err(problem) => {
+                    // What the node says of an upload that a coordinator on its way has broken off.
+                    let code = match problem.code.as_str() {
+                        "inputs_incomplete" => "connection_broken",
+                        code => code,
+                    };
+                    if !waiting.after(code, &problem, true).await {
+                        return Err(problem);
+                    }
+                }
+            }
+        }
         match hold {
             true => Ok(made.clone()),
-            false => verb(client, made.job_id, "submit").await,
+            false => queue(client, made.job_id).await,
         }
     };
     let outcome = given.await;
@@ -89,6 +105,25 @@ pub async fn submit(
         let _ = verb(client, made.job_id, "cancel").await;
     }
     outcome
+}
+
+/// Queues a job that has its inputs. Where the answer is lost, the job itself tells whether it is
+/// queued.
+async fn queue(client: &Client, id: JobId) -> Result<JobView, Problem> {
+    let mut waiting = client.patience().waiting();
+    loop {
+        let problem = match verb(client, id, "submit").await {
+            Err(problem) if problem.code == "connection_broken" => problem,
+            outcome => return outcome,
+        };
+        let view: JobView = client.get(&jobs::job(id)).await.map_err(|e| e.into_problem())?;
+        if view.state != JobState::Preparing {
+            return Ok(view);
+        }
+        if !waiting.after(&problem.code, &problem, true).await {
+            return Err(problem);
+        }
+    }
 }
 
 /// `POST` of one of a job's verbs.

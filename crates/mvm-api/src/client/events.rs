@@ -45,8 +45,8 @@ impl Client {
     }
 
     /// The same for a stream that has no end: where the connection breaks, `lost` is called with why,
-    /// and another goes on after the last event. Ends where the server cannot be reached at first, or
-    /// where it refuses.
+    /// and another goes on after the last event. Ends where the server cannot be reached at first, for
+    /// longer than the client's patience, or where it refuses.
     pub async fn resume(
         &self,
         path: &str,
@@ -55,6 +55,7 @@ impl Client {
     ) -> Result<(), ClientError> {
         let doing = format!("GET {path}");
         let (mut last, mut pause, mut begun) = (String::new(), AGAIN.0, false);
+        let mut waiting = self.patience.waiting();
         loop {
             let mut request = self.request(Method::GET, path, &(), false);
             if let (Ok(request), false) = (&mut request, last.is_empty()) {
@@ -73,7 +74,10 @@ impl Client {
                 Err(ClientError::Problem(problem)) if problem.status < 500 => {
                     return Err(ClientError::Problem(problem));
                 }
-                Err(error @ ClientError::Unreachable { .. }) if !begun => return Err(error),
+                Err(error @ ClientError::Unreachable { .. }) if !begun => {
+                    waiting.again(error, true).await?;
+                    continue;
+                }
                 Err(error) => error,
             };
             begun = true;
@@ -84,13 +88,15 @@ impl Client {
     }
 
     /// `GET path` of what only grows and is told from its beginning: calls `each` with every piece of
-    /// it once. Where the connection breaks, another one goes on after the last byte.
+    /// it once. Where the connection breaks, another one goes on after the last byte; a client with
+    /// patience waits for somebody who has it.
     pub async fn download_on(
         &self,
         path: &str,
         mut each: impl FnMut(&[u8]),
     ) -> Result<(), ClientError> {
         let (mut had, mut pause, mut tries) = (0_usize, AGAIN.0, TRIES);
+        let mut waiting = self.patience.waiting();
         loop {
             let (mut at, before) = (0, had);
             let take = |piece: &[u8]| {
@@ -101,13 +107,20 @@ impl Client {
                     each(&piece[known..]);
                 }
             };
-            match self.download(path, take).await {
-                Ok(()) => return Ok(()),
-                Err(refusal @ ClientError::Problem(_)) => return Err(refusal),
-                Err(error @ ClientError::Unreachable { .. }) if had == 0 => return Err(error),
-                Err(_) if had > before => (pause, tries) = (AGAIN.0, TRIES),
-                Err(error) if tries == 0 => return Err(error),
-                Err(_) => tries -= 1,
+            let Err(error) = self.download(path, take).await else { return Ok(()) };
+            if had > before {
+                (pause, tries) = (AGAIN.0, TRIES);
+                waiting.went_on();
+            }
+            if waiting.after(error.code(), &error, true).await {
+                continue;
+            }
+            match error {
+                ClientError::Problem(_) => return Err(error),
+                ClientError::Unreachable { .. } if had == 0 => return Err(error),
+                error if tries == 0 => return Err(error),
+                _ if had == before => tries -= 1,
+                _ => {}
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(AGAIN.1);

@@ -185,7 +185,10 @@ impl Node {
         mut body: impl Stream<Item = std::result::Result<axum::body::Bytes, E>> + Unpin,
     ) -> Result<()> {
         self.read(|world| preparing(world, id)).await?;
-        let (path, early) = (self.inputs_of(id), self.job_dir(id).join("inputs.new"));
+        // A name of its own: a client whose connection broke sends all anew while the agent may still
+        // hold on to the first upload.
+        let early = format!("inputs.{}.new", crate::identity::hex_digits(4)?);
+        let (path, early) = (self.inputs_of(id), self.job_dir(id).join(early));
         let failed = |e| io(format!("write {}", early.display()), e);
         let take = async {
             let mut file = tokio::fs::File::create(&early).await.map_err(failed)?;

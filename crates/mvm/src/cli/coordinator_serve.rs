@@ -5,6 +5,7 @@ use super::values::{Address, Lifetime};
 use super::{Cli, Context, agent, refused};
 use crate::output::{self, Outcome};
 use clap::Args;
+use mvm_api::client::Patience;
 use mvm_api::fleet::CoordinatorInfo;
 use mvm_api::{Problem, paths};
 use mvm_coordinator::{ServeOptions, StoreOptions};
@@ -103,7 +104,8 @@ fn options(root: &Path, ours: Option<&OurIdentity>, serve: &Serve) -> ServeOptio
 
 /// What the coordinator says of itself.
 pub async fn status(context: &Context) -> Outcome {
-    let info: CoordinatorInfo =
-        context.coordinator()?.get(paths::COORDINATOR).await.map_err(refused)?;
+    // Who asks how it is wants to hear at once that it is not there.
+    let client = context.coordinator()?.patient(Patience::none());
+    let info: CoordinatorInfo = client.get(paths::COORDINATOR).await.map_err(refused)?;
     output::describe(context.format, &info)
 }

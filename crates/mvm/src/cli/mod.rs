@@ -29,9 +29,10 @@ mod values;
 use crate::agent_process;
 use crate::output::{self, Format, Outcome};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use mvm_api::client::Patience;
 use mvm_api::{Client, ClientError, Problem, paths};
 use std::path::PathBuf;
-use values::{Address, Coordinators, Of};
+use values::{Address, Coordinators, Of, Wait};
 
 /// Fleets of microVMs, ready to work.
 ///
@@ -60,6 +61,16 @@ pub struct Cli {
     /// HOST:PORT,HOST:PORT, whichever answers
     #[arg(long, global = true, env = "MVM_COORDINATOR", value_name = "HOST:PORT,…")]
     pub coordinator: Option<Coordinators>,
+    /// How long a command waits for a fleet that has no leader, or whose coordinators do not answer;
+    /// 0 gives up at once
+    #[arg(
+        long,
+        global = true,
+        env = "MVM_PATIENCE",
+        value_name = "DURATION",
+        default_value = "60s"
+    )]
+    pub patience: Wait,
     /// Directory of the identity to show to it [default: /etc/mvm/identity as root, else
     /// ~/.config/mvm/identity]
     #[arg(long, global = true, env = "MVM_IDENTITY", value_name = "DIR")]
@@ -188,6 +199,8 @@ pub struct Context {
     pub coordinator: Option<Coordinators>,
     /// Who we are to it.
     pub ours: remote::OurIdentity,
+    /// How long a fleet without a leader is waited for.
+    pub patience: Patience,
 }
 
 impl Context {
@@ -195,7 +208,7 @@ impl Context {
     pub fn client(&self) -> Result<Client, Problem> {
         match (&self.remote, &self.coordinator) {
             (Some((node, remote)), _) => remote.client(node),
-            (None, Some(list)) => remote::coordinator(list, &self.ours),
+            (None, Some(_)) => self.coordinator(),
             (None, None) => self.agent(),
         }
     }
@@ -208,11 +221,14 @@ impl Context {
     /// A client of the coordinator: of the one that is named, else of the one on this machine.
     pub fn coordinator(&self) -> Result<Client, Problem> {
         match &self.coordinator {
-            Some(list) => remote::coordinator(list, &self.ours),
+            Some(list) => {
+                let client = remote::coordinator(list, &self.ours)?;
+                Ok(client.patient(self.patience.clone()))
+            }
             None => {
                 let socket = self.root.join("coordinator.sock");
                 if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
-                    return Ok(Client::new(socket));
+                    return Ok(Client::new(socket).patient(self.patience.clone()));
                 }
                 let detail = format!("no coordinator serves {}", self.root.display());
                 Err(Problem::new(503, "coordinator_unreachable", detail).hint(
@@ -232,6 +248,7 @@ pub async fn run(cli: Cli) -> Outcome {
         remote: None,
         coordinator: cli.coordinator.clone(),
         ours,
+        patience: Patience::new(cli.patience.duration(), |line| eprintln!("mvm: {line}")),
     };
     match cli.command {
         Command::Tenant(command) => tenant::run(&context, command).await,

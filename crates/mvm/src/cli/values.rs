@@ -160,6 +160,28 @@ impl FromStr for Lifetime {
     }
 }
 
+/// How long somebody waits: a [`Lifetime`], or `0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait(u64);
+
+impl Wait {
+    /// The time.
+    pub fn duration(&self) -> std::time::Duration {
+        std::time::Duration::from_millis(self.0)
+    }
+}
+
+impl FromStr for Wait {
+    type Err = Fault;
+
+    fn from_str(text: &str) -> Result<Self, Fault> {
+        match text {
+            "0" | "0s" => Ok(Wait(0)),
+            text => text.parse().map(|time: Lifetime| Wait(time.millis())),
+        }
+    }
+}
+
 /// `NAME=VALUE`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
@@ -257,6 +279,16 @@ mod tests {
         for text in ["", "0", "h", "1w", "-1s", "1.5h", "99999999999999999999y", "1 h"] {
             assert!(millis(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn nobody_has_to_wait() {
+        let wait = |text: &str| text.parse::<Wait>().map(|wait| wait.duration().as_secs());
+        assert_eq!(
+            [wait("0"), wait("0s"), wait("90"), wait("2m")],
+            [Ok(0), Ok(0), Ok(90), Ok(120)]
+        );
+        assert!(wait("").is_err() && wait("-1").is_err() && wait("1w").is_err());
     }
 
     #[test]

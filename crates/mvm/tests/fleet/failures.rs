@@ -169,7 +169,7 @@ impl Fleet {
         let etcd = self.lab.etcd.as_mut().expect("etcd");
         etcd.kill(1);
         etcd.kill(2);
-        // Who asked before may wait for the next leader; who asks when none leads is refused.
+        // Who has no patience is refused.
         let follows = |name: &&str| {
             self.lab.coordinator_status(name).is_some_and(|status| status["leads"] == false)
         };

@@ -182,6 +182,19 @@ impl Lab {
 
     /// Starts a coordinator: `c1`, `c2` …
     pub fn coordinator(&mut self, name: &str) {
+        self.start_coordinator(name);
+        wait_for("the coordinator to serve", || self.coordinator_status(name).is_some());
+    }
+
+    /// Starts what was killed, a coordinator or a node, and does not wait for it.
+    pub fn start_again(&mut self, name: &str) {
+        match name.starts_with('c') {
+            true => self.start_coordinator(name),
+            false => self.node(name),
+        }
+    }
+
+    fn start_coordinator(&mut self, name: &str) {
         if !self.machines.iter().any(|machine| machine == name) {
             self.machine(name);
             let (ca, out) = (self.path("ca"), self.path(&format!("id-{name}")));
@@ -213,7 +226,6 @@ impl Lab {
             command.envs(self.clock(name));
         }
         self.start(name, command);
-        wait_for("the coordinator to serve", || self.coordinator_status(name).is_some());
     }
 
     /// What a coordinator says of itself, if it does.
@@ -307,6 +319,14 @@ impl Lab {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signal");
     }
 
+    /// SIGSTOP to a process, or SIGCONT.
+    pub fn hold_up(&self, process: &str, stop: bool) {
+        use rustix::process::Signal;
+        let pid = rustix::process::Pid::from_raw(self.pid(process) as i32).expect("a process");
+        let signal = if stop { Signal::STOP } else { Signal::CONT };
+        rustix::process::kill_process(pid, signal).expect("signal");
+    }
+
     /// Waits for a process that is to end by itself, without a fault.
     pub fn end(&mut self, process: &str) {
         let at = self.processes.iter().position(|(name, _)| name == process).expect("a process");
@@ -356,9 +376,9 @@ impl Lab {
         text(&output.stdout)
     }
 
-    /// Runs it; it must be refused with this code.
+    /// Runs it; it must be refused with this code, and waits for nobody.
     pub fn refused(&self, words: &[&str], code: &str) {
-        let output = self.mvm("hub", words).output().expect("mvm");
+        let output = self.mvm("hub", words).env("MVM_PATIENCE", "0").output().expect("mvm");
         let said = text(&output.stderr);
         assert!(!output.status.success(), "mvm {words:?} succeeded");
         assert!(said.contains(&format!("error[{code}]")), "mvm {words:?}: {said}");

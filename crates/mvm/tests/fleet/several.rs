@@ -124,3 +124,34 @@ fn a_coordinator_that_is_asked_to_end_makes_place_at_once() {
     assert_eq!(lab.ok("hub", &["run", "ci/runners", "--", "echo", "on"]), "on\n");
     wait_for("the spares to be made up for", || lab.converged());
 }
+
+#[test]
+fn who_asks_while_nobody_leads_waits_for_the_next_leader() {
+    let mut lab = fleet_of_two("fleet-patience", "10s", 60);
+    assert!(leads(&lab, "c1"), "the first one leads");
+    // The follower cannot reach the leader, which the store still names.
+    lab.front = "c2".to_owned();
+    lab.kill("c1");
+    let begin = |words: &[&str]| {
+        let mut command = lab.mvm("hub", words);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("mvm")
+    };
+    let run = begin(&["run", "ci/runners", "--", "echo", "ran"]);
+    let submit = begin(&["job", "submit", "ci/runners", "--", "echo", "queued"]);
+    let uncordon = begin(&["fleet", "uncordon", "n1"]);
+    // Without patience one is told at once, and in words that are true.
+    lab.refused(&["run", "ci/runners", "--", "true"], "no_leader");
+    let ended = |what: &str, child: Child| {
+        let output = child.wait_with_output().expect("mvm");
+        let said = text(&output.stderr);
+        assert!(output.status.success(), "{what}: {said}");
+        assert!(said.contains("trying again for "), "{what} says what it waits for: {said}");
+        text(&output.stdout)
+    };
+    let job = ended("job submit", submit).trim().to_owned();
+    ended("fleet uncordon", uncordon);
+    assert_eq!(ended("run", run), "ran\n");
+    lab.ok("hub", &["job", "wait", &job]);
+    let jobs = lab.json(&["job", "list"]);
+    assert_eq!(jobs.as_array().expect("list").len(), 1, "it was made once: {jobs}");
+}

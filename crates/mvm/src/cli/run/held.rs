@@ -1,16 +1,15 @@
 //! A claim that is held for as long as a command runs.
 
-use crate::cli::{is_between_leaders, refused};
 use futures::FutureExt;
-use mvm_api::client::Stream;
+use mvm_api::client::{Patience, Stream};
 use mvm_api::types::{Claim, ClaimRequest};
 use mvm_api::{Client, Problem, paths};
 use mvm_model::PoolRef;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 
-/// For how long a claim is asked for again: a fleet may be without a leader for a while, and the next
-/// one keeps it for half a minute more.
+/// For how long a claim is asked for again while its command runs: a fleet may be without a leader for
+/// a while, and the next one keeps it for half a minute more.
 const KEPT: Duration = Duration::from_secs(120);
 /// For how long the next leader is looked for to give it back.
 const GIVEN_BACK: Duration = Duration::from_secs(5);
@@ -29,23 +28,34 @@ pub struct Held {
 }
 
 impl Held {
-    /// Claims a machine of the pool.
+    /// Claims a machine of the pool. Where nobody leads or nobody answers, asks again under the same
+    /// key for as long as the client's patience allows: by its key it is the same claim at the next
+    /// leader.
     pub async fn claim(
         client: &Client,
         pool: &PoolRef,
         lease_s: Option<u64>,
     ) -> Result<Held, Problem> {
-        let mut drawn = [0; 16];
-        getrandom::fill(&mut drawn).map_err(|e| Problem::internal(e.to_string()))?;
-        let key: String = drawn.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut key = draw()?;
         let (path, request) =
             (paths::pool_part(pool, "claims"), ClaimRequest { lease_s, again: false });
-        // By its key it is the same claim at the next leader, where this one ends while it waits.
-        let mut until = None;
+        let mut waiting = client.patience().waiting();
+        let once = client.clone().patient(Patience::none());
         let (claim, lines) = loop {
-            match ask(client, &path, &request, &key).await {
-                Err(problem) if goes_on(&problem, &mut until) => tokio::time::sleep(AGAIN).await,
-                outcome => break outcome?,
+            let problem = match ask(&once, &path, &request, &key).await {
+                Ok(held) => break held,
+                Err(problem) => problem,
+            };
+            // The node that served it was lost with the machine: that claim is over, and another is made.
+            let code = match problem.code.as_str() {
+                "claim_lost" => {
+                    key = draw()?;
+                    "no_leader"
+                }
+                code => code,
+            };
+            if !waiting.after(code, &problem, true).await {
+                return Err(problem);
             }
         };
         Ok(Held { claim, path, request, key, lines: Some(lines) })
@@ -54,12 +64,13 @@ impl Held {
     /// Keeps it, for ever: where the connection breaks since another coordinator leads, the claim is
     /// asked for again there. If it is not there any more, whoever uses the machine finds that out.
     pub async fn keep(&mut self, client: &Client) {
+        let once = client.clone().patient(Patience::none());
         loop {
             if let Some(lines) = &mut self.lines {
                 while let Ok(Some(_)) = lines.next_line().await {}
                 self.lines = None;
             }
-            if !self.ask_again(client, KEPT).await {
+            if !self.ask_again(&once, KEPT).await {
                 return std::future::pending().await;
             }
         }
@@ -71,8 +82,14 @@ impl Held {
         // Nothing comes behind the claim but the end.
         let open = self.lines.as_mut().is_some_and(|l| l.next_line().now_or_never().is_none());
         if !open {
-            let given_back = self.ask_again(client, GIVEN_BACK);
+            let once = client.clone().patient(Patience::none());
+            let given_back = self.ask_again(&once, GIVEN_BACK);
             let _ = tokio::time::timeout(GIVEN_BACK, given_back).await;
+        }
+        // An end in order is a release; one without it may be a connection that broke.
+        if let Some(lines) = self.lines {
+            let mut stream = lines.into_inner().into_inner();
+            let _ = tokio::time::timeout(GIVEN_BACK, stream.shutdown()).await;
         }
     }
 
@@ -96,12 +113,11 @@ impl Held {
     }
 }
 
-/// Whether a claim that was refused so is asked for again: for a while after its leader has changed.
-fn goes_on(problem: &Problem, until: &mut Option<Instant>) -> bool {
-    if problem.code == "leader_changed" {
-        until.get_or_insert_with(|| Instant::now() + KEPT);
-    }
-    is_between_leaders(problem) && until.is_some_and(|until| Instant::now() < until)
+/// A key of its own for each claim.
+fn draw() -> Result<String, Problem> {
+    let mut drawn = [0; 16];
+    getrandom::fill(&mut drawn).map_err(|e| Problem::internal(e.to_string()))?;
+    Ok(drawn.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 async fn ask(
@@ -110,11 +126,14 @@ async fn ask(
     request: &ClaimRequest,
     key: &str,
 ) -> Result<(Claim, Lines<BufReader<Stream>>), Problem> {
-    let stream = client.upgrade_keyed(path, request, key).await.map_err(refused)?;
+    let broken = |why: String| Problem::new(502, "connection_broken", why);
+    let stream = client.upgrade_keyed(path, request, key).await.map_err(crate::cli::refused)?;
     let mut lines = BufReader::new(stream).lines();
-    let line = lines.next_line().await.ok().flatten().unwrap_or_default();
+    let line = lines.next_line().await.ok().flatten();
+    let line =
+        line.ok_or_else(|| broken("the coordinator went away while it served a claim".into()))?;
     let claim: Claim = serde_json::from_str::<serde_json::Value>(&line)
         .and_then(|value| serde_json::from_value(value["claim"].clone()))
-        .map_err(|e| Problem::new(502, "connection_broken", format!("no claim came: {e}")))?;
+        .map_err(|e| broken(format!("what came is not a claim: {e}")))?;
     Ok((claim, lines))
 }

@@ -1,0 +1,220 @@
+//! A client that waits: for the next leader, or for a coordinator that answers.
+
+use super::{Client, ClientError};
+use crate::routes::{IDEMPOTENCY_KEY, ROUTES};
+use hyper::header::HeaderValue;
+use hyper::{Method, Request};
+use mvm_model::retry::{Next, pause, retry};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A wait that is shorter than this one is not told of.
+const UNTOLD: Duration = Duration::from_secs(2);
+
+/// Operations that may be carried out twice although their method does not say so: they set what a
+/// first call has set already.
+const REPEATABLE: [&str; 2] = ["node.duty", "job.cancel"];
+
+/// How long a client asks again, and who is told that it waits.
+#[derive(Clone)]
+pub struct Patience {
+    limit: Duration,
+    tell: Arc<dyn Fn(&str) + Send + Sync>,
+}
+
+impl fmt::Debug for Patience {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Patience").field(&self.limit).finish()
+    }
+}
+
+impl Patience {
+    /// Asks again for `limit`. What a client waits for is told once, after two seconds.
+    pub fn new(limit: Duration, tell: impl Fn(&str) + Send + Sync + 'static) -> Patience {
+        Patience { limit, tell: Arc::new(tell) }
+    }
+
+    /// Gives up at once.
+    pub fn none() -> Patience {
+        Patience::new(Duration::ZERO, |_| {})
+    }
+
+    /// How long it asks again.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// The waiting of one request; it begins with the first failure.
+    pub fn waiting(&self) -> Waiting {
+        Waiting { patience: self.clone(), began: None, count: 0, told: false }
+    }
+}
+
+/// The waiting of one request.
+#[derive(Debug)]
+pub struct Waiting {
+    patience: Patience,
+    /// When it failed first.
+    began: Option<Instant>,
+    /// How often it has failed.
+    count: u32,
+    told: bool,
+}
+
+impl Waiting {
+    /// The request has failed with this code, as `why` says: rests before the next try, and returns
+    /// whether there is to be one.
+    pub fn after(
+        &mut self,
+        code: &str,
+        why: &dyn fmt::Display,
+        repeatable: bool,
+    ) -> impl Future<Output = bool> + Send + use<> {
+        let pause = self.next(code, why, repeatable);
+        async move {
+            if let Some(pause) = pause {
+                tokio::time::sleep(pause).await;
+            }
+            pause.is_some()
+        }
+    }
+
+    /// How long to rest before the next try, if there is to be one.
+    fn next(&mut self, code: &str, why: &dyn fmt::Display, repeatable: bool) -> Option<Duration> {
+        let began = *self.began.get_or_insert_with(Instant::now);
+        let (elapsed, limit) = (began.elapsed(), self.patience.limit);
+        if retry(code, repeatable, elapsed, limit) == Next::Fail {
+            return None;
+        }
+        if !self.told && elapsed >= UNTOLD {
+            self.told = true;
+            let left = limit.saturating_sub(elapsed).as_secs();
+            (self.patience.tell)(&format!("{why}; trying again for {left} s"));
+        }
+        self.count += 1;
+        Some(pause(self.count))
+    }
+
+    /// The same for an error of a client, which is returned where no try is left.
+    pub(super) async fn again(
+        &mut self,
+        error: ClientError,
+        repeatable: bool,
+    ) -> Result<(), ClientError> {
+        match self.after(error.code(), &error, repeatable).await {
+            true => Ok(()),
+            false => Err(error),
+        }
+    }
+
+    /// It goes on: the next failure begins another wait.
+    pub fn went_on(&mut self) {
+        (self.began, self.count, self.told) = (None, 0, false);
+    }
+}
+
+impl Client {
+    /// The same client, which asks again where nobody leads or nobody answers. Requests that make
+    /// something get an idempotency key, so that they make it once.
+    pub fn patient(self, patience: Patience) -> Client {
+        Client { patience, ..self }
+    }
+
+    /// How long it asks again.
+    pub fn patience(&self) -> &Patience {
+        &self.patience
+    }
+
+    /// Gives a request that makes something a key, where the client may have to ask again. Returns
+    /// whether the request may be carried out twice.
+    pub(super) fn make_repeatable<B>(&self, request: &mut Request<B>) -> bool {
+        let (method, path) = (request.method(), request.uri().path());
+        if method.is_safe() || request.headers().contains_key(IDEMPOTENCY_KEY) {
+            return true;
+        }
+        let fits = |route: &&crate::routes::Route| {
+            route.method == method.as_str() && is_of(route.path, path)
+        };
+        let route = ROUTES.iter().find(fits);
+        if !self.patience.limit.is_zero() && route.is_some_and(|route| route.once) {
+            let mut drawn = [0; 16];
+            if getrandom::fill(&mut drawn).is_ok()
+                && let Ok(key) = HeaderValue::from_str(&crate::routes::hex(&drawn))
+            {
+                request.headers_mut().insert(IDEMPOTENCY_KEY, key);
+                return true;
+            }
+        }
+        let named = route.is_some_and(|route| REPEATABLE.contains(&route.operation));
+        *request.method() == Method::PUT || named
+    }
+}
+
+/// Whether a path is one of a route's: `{…}` stands for any one part.
+fn is_of(route: &str, path: &str) -> bool {
+    let (mut wanted, mut parts) = (route.split('/'), path.split('/'));
+    loop {
+        match (wanted.next(), parts.next()) {
+            (None, None) => return true,
+            (Some(wanted), Some(part)) if wanted == part || wanted.starts_with('{') => {}
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    fn request(method: &str, path: &str) -> Request<()> {
+        Request::builder().method(method).uri(path).body(()).expect("a request")
+    }
+
+    fn client(limit: u64) -> Client {
+        Client::new("/nowhere").patient(Patience::new(Duration::from_secs(limit), |_| {}))
+    }
+
+    #[test]
+    fn what_makes_something_gets_a_key_and_what_cannot_be_repeated_none() {
+        let patient = client(60);
+        let repeatable = |method: &str, path: &str| {
+            let mut request = request(method, path);
+            let may = patient.make_repeatable(&mut request);
+            (may, request.headers().contains_key(IDEMPOTENCY_KEY))
+        };
+        assert_eq!(repeatable("POST", "/v1/tenants/ci/pools/runners/jobs"), (true, true));
+        assert_eq!(repeatable("POST", "/v1/nodes"), (true, true));
+        assert_eq!(repeatable("GET", "/v1/jobs?tenant=ci"), (true, false));
+        assert_eq!(repeatable("PUT", "/v1/fleet"), (true, false));
+        assert_eq!(repeatable("POST", "/v1/nodes/n1/duty"), (true, false));
+        assert_eq!(repeatable("DELETE", "/v1/nodes/n1"), (false, false));
+        assert_eq!(repeatable("POST", "/v1/jobs/j-00000001/submit"), (false, false));
+        let mut request = request("POST", "/v1/nodes");
+        assert!(!client(0).make_repeatable(&mut request), "it asks once");
+        assert!(!request.headers().contains_key(IDEMPOTENCY_KEY));
+    }
+
+    #[tokio::test]
+    async fn who_waits_says_so_once_and_gives_up_in_the_end() {
+        let told: Arc<Mutex<Vec<String>>> = Arc::default();
+        let into = told.clone();
+        let tell = move |line: &str| into.lock().expect("lines").push(line.to_owned());
+        let mut waiting = Patience::new(Duration::from_millis(50), tell).waiting();
+        assert!(!waiting.after("quota_exceeded", &"too many", true).await, "an answer is one");
+        let mut waiting =
+            Waiting { patience: waiting.patience, began: None, count: 0, told: false };
+        assert!(waiting.after("no_leader", &"nobody leads", false).await);
+        waiting.began = Instant::now().checked_sub(Duration::from_millis(60));
+        assert!(!waiting.after("no_leader", &"nobody leads", false).await);
+        waiting.patience.limit = Duration::from_secs(60);
+        waiting.began = Instant::now().checked_sub(Duration::from_secs(10));
+        for _ in 0..3 {
+            assert!(waiting.after("no_leader", &"nobody leads", false).await);
+        }
+        let told = told.lock().expect("lines");
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].starts_with("nobody leads; trying again for "), "{told:?}");
+    }
+}
