@@ -7,6 +7,7 @@
 use crate::fleet::{Fleet, Lead};
 use crate::port::Refused;
 use crate::records::{CLAIMS, ClaimRecord, put};
+use crate::turns::Turns;
 use crate::writer::Writer;
 use crate::{Result, now};
 use mvm_api::Problem;
@@ -29,6 +30,9 @@ const BRING: Duration = Duration::from_secs(120);
 const AGAIN: Duration = Duration::from_millis(500);
 /// How long a claim stays whose client went with the leader before, in case that it comes back.
 const ORPHANED: Duration = Duration::from_secs(30);
+/// How long a claim stays whose connection broke: its client is dead, or asks for it again through
+/// another coordinator.
+const PARTED: Duration = Duration::from_secs(10);
 
 /// Somebody wants a machine.
 #[derive(Clone, Debug)]
@@ -46,19 +50,27 @@ pub(crate) struct Wish {
 pub(crate) struct Desk {
     inner: Mutex<Inner>,
     limits: Limits,
+    /// Whose turn it is to serve a claim.
+    pub turns: Turns,
 }
 
 struct Inner {
     claims: Claims,
     writer: Option<Writer>,
     waiters: HashMap<String, oneshot::Sender<Grant>>,
-    /// Written down by an earlier leader, and nobody has asked for them since.
+    /// Served by an earlier leader or over a connection that broke, and nobody has asked for them
+    /// since.
     orphans: BTreeMap<String, ClaimRecord>,
+    /// How often a claim's connection has broken, over all claims.
+    partings: u64,
+    /// Of claims whose connection broke, which parting was the last.
+    parted: BTreeMap<String, u64>,
 }
 
 impl Desk {
     pub fn new(limits: Limits) -> Desk {
-        Desk { inner: Mutex::new(Inner::new(limits, None)), limits }
+        let turns = Turns::default();
+        Desk { inner: Mutex::new(Inner::new(limits, None)), limits, turns }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -191,7 +203,28 @@ impl Desk {
         if inner.writer.is_none() {
             return Err(succeeded());
         }
+        inner.parted.remove(id);
         Ok(inner.orphans.remove(id))
+    }
+
+    /// Keeps a claim whose connection broke. Gives the number of the parting.
+    fn part(&self, id: &str, record: ClaimRecord) -> u64 {
+        let mut inner = self.inner();
+        inner.partings += 1;
+        let parting = inner.partings;
+        inner.orphans.insert(id.to_owned(), record);
+        inner.parted.insert(id.to_owned(), parting);
+        parting
+    }
+
+    /// Takes a claim that nobody has come back for since that parting.
+    fn take_parted(&self, id: &str, parting: u64) -> Option<ClaimRecord> {
+        let mut inner = self.inner();
+        if inner.parted.get(id) != Some(&parting) {
+            return None;
+        }
+        inner.parted.remove(id);
+        inner.orphans.remove(id)
     }
 
     fn writer(&self) -> Result<Writer> {
@@ -201,8 +234,8 @@ impl Desk {
 
 impl Inner {
     fn new(limits: Limits, writer: Option<Writer>) -> Inner {
-        let (waiters, orphans) = Default::default();
-        Inner { claims: Claims::new(limits), writer, waiters, orphans }
+        let (waiters, orphans, parted) = Default::default();
+        Inner { claims: Claims::new(limits), writer, waiters, orphans, partings: 0, parted }
     }
 
     /// Sends out all that can be served now.
@@ -414,6 +447,29 @@ async fn reap(fleet: Arc<Fleet>, lead: Arc<Lead>, id: String) {
         tracing::info!(claim = id, node = %record.node, "nobody came back for it");
         release(fleet, lead, id, record.node).await;
     }
+}
+
+/// Keeps a claim for a while whose connection broke, or whose client has asked for it again: the
+/// client may still use the machine.
+pub(crate) fn part(fleet: Arc<Fleet>, lead: Arc<Lead>, wish: &Wish, node: Name) {
+    if !fleet.leads_as(&lead) {
+        return;
+    }
+    let id = wish.id.clone();
+    let record = ClaimRecord {
+        pool: wish.pool.clone(),
+        node: node.clone(),
+        holder: wish.holder.clone(),
+        lease_s: wish.lease_s,
+    };
+    let parting = fleet.desk.part(&id, record);
+    tokio::spawn(async move {
+        tokio::time::sleep(PARTED).await;
+        if fleet.leads_as(&lead) && fleet.desk.take_parted(&id, parting).is_some() {
+            tracing::info!(claim = id, %node, "its client went away without a word");
+            release(fleet, lead, id, node).await;
+        }
+    });
 }
 
 /// Has the node end the claim, however long that takes; another leadership goes on with it from the

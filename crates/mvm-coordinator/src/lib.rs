@@ -21,6 +21,7 @@ mod records;
 mod registry;
 mod revocations;
 mod serve;
+mod turns;
 mod writer;
 
 pub use fleet::{Fleet, Options};
@@ -32,8 +33,31 @@ pub type Result<T> = std::result::Result<T, mvm_api::Problem>;
 
 pub(crate) use mvm_api::identity::now;
 
-/// The store's error as a problem.
+/// The store's error as a problem. A leader's write that its fence has refused means that another
+/// coordinator leads; nothing was written.
 pub(crate) fn stored(error: mvm_store::Error) -> mvm_api::Problem {
+    if let mvm_store::Error::Conflict { key, .. } = &error
+        && key.starts_with("elections/")
+    {
+        return desk::succeeded();
+    }
     let status = if error.code() == "store_conflict" { 409 } else { 503 };
     mvm_api::Problem::new(status, error.code(), error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::stored;
+    use mvm_store::{Error, Expect};
+
+    #[test]
+    fn a_lost_election_is_not_told_in_the_words_of_the_store() {
+        let lost = |key: &str| Error::Conflict {
+            key: key.to_owned(),
+            expected: Expect::Revision(321),
+            found: 0,
+        };
+        assert_eq!(stored(lost("elections/leader")).code, "leader_changed");
+        assert_eq!(stored(lost("nodes/n1")).code, "store_conflict");
+    }
 }

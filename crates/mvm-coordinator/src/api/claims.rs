@@ -1,7 +1,9 @@
 //! Claims: an upgraded connection that lives as long as the lease.
 
 use super::Shared;
+use crate::Fleet;
 use crate::desk::{self, Wish};
+use crate::fleet::Lead;
 use axum::body::Body as HttpBody;
 use axum::extract::{ConnectInfo, FromRequest, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -14,7 +16,9 @@ use mvm_api::types::{Claim, ClaimRequest};
 use mvm_api::{Caller, Problem};
 use mvm_model::{Name, PoolRef};
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
 
 /// Claims an instance for a job, on whatever node. As on a node, the first line sent is the claim,
 /// and the lease ends when the client closes the connection.
@@ -37,24 +41,9 @@ pub async fn claim(
     let Body(body) = Body::<ClaimRequest>::from_request(request, &()).await?;
     let wish = Wish { id, pool, holder, lease_s: body.lease_s, again: body.again };
     let lead = fleet.lead().ok_or_else(desk::succeeded)?;
-    let (tell, told) = tokio::sync::oneshot::channel();
+    let (tell, told) = oneshot::channel();
     // A task of its own: a client that goes away at any moment gives back what it got.
-    tokio::spawn(async move {
-        let mut tell: tokio::sync::oneshot::Sender<Result<(), Problem>> = tell;
-        let served = desk::serve(&fleet, &lead, &wish, tell.closed()).await;
-        let (claim, node) = match served {
-            Ok(served) => served,
-            Err(problem) => return drop(tell.send(Err(problem))),
-        };
-        if tell.send(Ok(())).is_ok() {
-            tokio::select! {
-                () = hold(upgrade, &claim, &node) => {}
-                // The claim is the next leader's; its client, whose connection ends here, goes there.
-                () = lead.lost() => return,
-            }
-        }
-        desk::release(fleet, lead, wish.id, node).await;
-    });
+    tokio::spawn(serve(fleet, lead, wish, upgrade, tell));
     told.await.map_err(|_| Problem::internal("the claim ended without a result"))??;
     Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
@@ -62,6 +51,53 @@ pub async fn claim(
         .header(header::UPGRADE, UPGRADE)
         .body(HttpBody::empty())
         .map_err(|error| Problem::internal(error.to_string()))
+}
+
+/// How a claim's connection came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The client has ended it: it gives the machine back.
+    Ordered,
+    /// It broke, or the client has asked for the claim again: it may still use the machine.
+    Parted,
+}
+
+/// Serves the claim and holds it until its connection ends.
+async fn serve(
+    fleet: Arc<Fleet>,
+    lead: Arc<Lead>,
+    wish: Wish,
+    upgrade: hyper::upgrade::OnUpgrade,
+    mut tell: oneshot::Sender<Result<(), Problem>>,
+) {
+    let turn = match fleet.desk.turns.take(&wish.id).await {
+        Ok(turn) => turn,
+        Err(problem) => return drop(tell.send(Err(problem))),
+    };
+    let gone = async {
+        tokio::select! {
+            () = tell.closed() => {}
+            () = turn.displaced() => {}
+        }
+    };
+    let (claim, node) = match desk::serve(&fleet, &lead, &wish, gone).await {
+        Ok(served) => served,
+        Err(problem) => return drop(tell.send(Err(problem))),
+    };
+    let end = match tell.send(Ok(())) {
+        Ok(()) => tokio::select! {
+            end = hold(upgrade, &claim, &node) => end,
+            () = turn.displaced() => End::Parted,
+            // The claim is the next leader's; its client, whose connection ends here, goes there.
+            () = lead.lost() => return,
+        },
+        Err(_) if turn.is_displaced() => End::Parted,
+        Err(_) => End::Ordered,
+    };
+    match end {
+        End::Parted => desk::part(fleet, lead, &wish, node),
+        End::Ordered => desk::release(fleet, lead, wish.id, node).await,
+    }
 }
 
 /// `l-` and 16 digits: the same ones for the same holder's same key, else drawn.
@@ -80,13 +116,18 @@ fn claim_id(headers: &HeaderMap, holder: &str) -> Result<String, Problem> {
 }
 
 /// Says what was claimed and waits until the client goes.
-async fn hold(upgrade: hyper::upgrade::OnUpgrade, claim: &Claim, node: &Name) {
-    let Ok(upgraded) = upgrade.await else { return };
+async fn hold(upgrade: hyper::upgrade::OnUpgrade, claim: &Claim, node: &Name) -> End {
+    let Ok(upgraded) = upgrade.await else { return End::Parted };
     let mut client = TokioIo::new(upgraded);
     let line = serde_json::json!({ "claim": claim, "node_id": node });
     let sent = client.write_all(format!("{line}\n").as_bytes()).await;
-    if sent.is_ok() && client.flush().await.is_ok() {
-        // Nothing is expected: the read ends when the client does.
-        let _ = client.read(&mut [0u8; 64]).await;
+    if sent.is_err() || client.flush().await.is_err() {
+        return End::Parted;
+    }
+    // Nothing is expected: the read ends when the client does. Over TLS an end in order is told from a
+    // connection that broke; a coordinator on the way passes on which of them it was.
+    match client.read(&mut [0u8; 64]).await {
+        Ok(_) => End::Ordered,
+        Err(_) => End::Parted,
     }
 }

@@ -5,7 +5,7 @@
 //! coordinator goes on after it, and nothing of a reader is kept here.
 
 use super::gather::{asks_for_others, confined, gather, of_node, part};
-use super::proxy::{AT_ONCE, client};
+use super::proxy::{AT_ONCE, way_to};
 use super::{Asked, Listing, Shared};
 use crate::{Fleet, Result};
 use axum::extract::{ConnectInfo, State};
@@ -194,7 +194,7 @@ async fn heard(
     seen: u64,
     newest: u64,
 ) -> std::result::Result<Option<Heard>, Problem> {
-    let client = client(fleet, &node)?;
+    let client = way_to(fleet, &node)?.client;
     let (mut after, mut newest) = (seen, newest);
     if newest < seen {
         // The status may be older than the reader: another coordinator may have told more.

@@ -1,6 +1,6 @@
 //! Lists of what is on the nodes, each thing with its node: node by node, each in its own order.
 
-use super::proxy::{AT_ONCE, client};
+use super::proxy::{AT_ONCE, way_to};
 use super::{Asked, Listing, Shared};
 use crate::Fleet;
 use crate::fleet::Known;
@@ -109,7 +109,7 @@ pub async fn gather(
     };
     let ask = async |node: &Name, limit: Option<usize>, after: Option<&str>| {
         let asked = part(path(node), limit, after);
-        let answer = match client(fleet, node) {
+        let answer = match way_to(fleet, node).map(|way| way.client) {
             Ok(client) => match timeout(ANSWER, client.page(&asked)).await {
                 Ok(answer) => answer.map_err(ClientError::into_problem),
                 Err(_) => Err(Problem::new(504, "timeout", "no answer in time")),

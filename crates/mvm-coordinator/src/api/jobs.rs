@@ -2,7 +2,7 @@
 
 use super::gather::{confined, gather, is_for, parsed};
 use super::placed;
-use super::proxy::{client, least_leased, pass_to, relay, relay_stream, search};
+use super::proxy::{least_leased, pass_to, relay, relay_stream, search, way_to};
 use super::{Asked, Listing, Shared};
 use crate::{Fleet, Result};
 use axum::extract::{ConnectInfo, Path, Request, State};
@@ -28,17 +28,33 @@ pub async fn create(
         let least = || least_leased(&fleet, &pool);
         fleet.desk.soonest(&pool).or_else(least).ok_or_else(|| {
             let detail = format!("no node in reach has pool {pool}");
-            Problem::new(503, "no_machine", detail).hint("see `mvm fleet status`")
+            Problem::new(503, "node_unreachable", detail).hint("see `mvm fleet status`")
         })
     };
     if !request.headers().contains_key(IDEMPOTENCY_KEY) {
-        return relay(&fleet, &client(&fleet, &soonest()?)?, request).await;
+        return relay(&fleet, &way_to(&fleet, &soonest()?)?, request).await;
     }
     let key = key_of(&request)?;
-    let node = placed::node(&*fleet.store, &key, soonest).await?;
-    let response = relay(&fleet, &client(&fleet, &node)?, request).await?;
-    placed::answered(&*fleet.store, &key, response.status()).await?;
-    Ok(response)
+    let (node, first) = placed::node(&*fleet.store, &key, soonest).await?;
+    let outcome = match way_to(&fleet, &node) {
+        Ok(way) => relay(&fleet, &way, request).await,
+        Err(problem) => Err(problem),
+    };
+    match outcome {
+        Ok(response) => {
+            placed::answered(&*fleet.store, &key, response.status()).await?;
+            Ok(response)
+        }
+        // It was asked for the first time, and nothing came there: the next time another may get it.
+        Err(problem) if first && problem.code == "node_unreachable" => {
+            placed::free(&*fleet.store, &key).await?;
+            Err(problem)
+        }
+        Err(problem) => {
+            let hint = format!("the job may be on node {node}: see `mvm job list` when it answers");
+            Err(problem.hint(hint))
+        }
+    }
 }
 
 /// All jobs, each with its node.
@@ -82,7 +98,7 @@ pub async fn inputs(
     request: Request,
 ) -> Result<Response> {
     let node = find(&fleet, at.id.parse()?).await?;
-    relay_stream(&client(&fleet, &node)?, request).await
+    relay_stream(&way_to(&fleet, &node)?, request).await
 }
 
 /// The node that has a job: all are asked where none is known to.

@@ -21,12 +21,16 @@ struct Placed {
     at: Millis,
 }
 
-/// The node of a key: the one that it had before, else the chosen one.
-pub async fn node(store: &dyn Store, key: &str, choose: impl Fn() -> Result<Name>) -> Result<Name> {
+/// The node of a key: the one that it had before, else the chosen one; and whether it is chosen now.
+pub async fn node(
+    store: &dyn Store,
+    key: &str,
+    choose: impl Fn() -> Result<Name>,
+) -> Result<(Name, bool)> {
     let place = format!("{PREFIX}{key}");
     loop {
         if let Some(found) = store.get(&place).await.map_err(stored)? {
-            return Ok(records::read::<Placed>(&place, &found.value)?.node);
+            return Ok((records::read::<Placed>(&place, &found.value)?.node, false));
         }
         let placed = Placed { node: choose()?, at: now() };
         match store.commit(vec![put(place.clone(), &placed, Expect::Absent)]).await {
@@ -35,7 +39,7 @@ pub async fn node(store: &dyn Store, key: &str, choose: impl Fn() -> Result<Name
                 if drawn.is_ok_and(|drawn| drawn % SWEEP == 0) {
                     sweep(store, now()).await?;
                 }
-                return Ok(placed.node);
+                return Ok((placed.node, true));
             }
             Err(Error::Conflict { .. }) => {}
             Err(error) => return Err(stored(error)),
@@ -48,10 +52,15 @@ pub async fn answered(store: &dyn Store, key: &str, status: StatusCode) -> Resul
     // With these it says that it knows the key.
     let known = matches!(status, StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY);
     if status.is_client_error() && !known {
-        let freed = Write::Delete { key: format!("{PREFIX}{key}"), expect: Expect::Any };
-        store.commit(vec![freed]).await.map_err(stored)?;
+        free(store, key).await?;
     }
     Ok(())
+}
+
+/// The key's node has made nothing: the next time another may.
+pub async fn free(store: &dyn Store, key: &str) -> Result<()> {
+    let freed = Write::Delete { key: format!("{PREFIX}{key}"), expect: Expect::Any };
+    store.commit(vec![freed]).await.map(drop).map_err(stored)
 }
 
 async fn sweep(store: &dyn Store, now: Millis) -> Result<()> {
@@ -77,7 +86,8 @@ mod tests {
     #[tokio::test]
     async fn a_key_stays_with_its_node_until_that_refuses_it() {
         let store = SqliteStore::in_memory().expect("a store");
-        let ask = async |name| node(&store, "ab", choose(name)).await.expect("a node").to_string();
+        let ask =
+            async |name| node(&store, "ab", choose(name)).await.expect("a node").0.to_string();
         assert_eq!(ask("n1").await, "n1");
         for status in [200, 409, 422, 500, 503] {
             let status = StatusCode::from_u16(status).expect("a status");

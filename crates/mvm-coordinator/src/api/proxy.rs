@@ -3,6 +3,7 @@
 use super::Shared;
 use super::gather::gather;
 use crate::fleet::Known;
+use crate::records::Candidate;
 use crate::{Fleet, Result};
 use axum::extract::{ConnectInfo, MatchedPath, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
@@ -37,6 +38,46 @@ const LEADERS: [(&str, &str); 6] = [
 /// Says that a coordinator has passed it on already: it is not passed on again.
 const PASSED_ON: &str = "mvm-passed-on";
 
+/// Whom a request is passed on to.
+enum Whom {
+    Leader(Candidate),
+    Node(Name),
+}
+
+/// The way of a request that is passed on.
+pub struct Way {
+    /// What speaks to the server there.
+    pub client: Client,
+    whom: Whom,
+}
+
+impl Way {
+    /// Why the server there gave no answer. Who asks knows this coordinator only, so that it is told
+    /// which server that is, and whether the request came there.
+    fn fault(&self, error: ClientError) -> Problem {
+        let whom = match &self.whom {
+            Whom::Leader(leader) => format!("coordinator {}, which led,", leader.name),
+            Whom::Node(node) => format!("node {node}"),
+        };
+        match (error, &self.whom) {
+            (ClientError::Problem(problem), _) => *problem,
+            (ClientError::Unreachable { cause, .. }, Whom::Leader(_)) => {
+                Problem::new(503, "no_leader", format!("{whom} does not answer: {cause}"))
+                    .hint("another one leads in some seconds: try again")
+            }
+            (ClientError::Unreachable { cause, .. }, Whom::Node(_)) => {
+                Problem::new(503, "node_unreachable", format!("{whom} does not answer: {cause}"))
+                    .hint("see `mvm fleet nodes`")
+            }
+            (ClientError::Broken { doing, cause }, _) => {
+                let detail = format!("the connection to {whom} broke while {doing}: {cause}");
+                Problem::new(502, "connection_broken", detail)
+                    .hint("it may have been done: look before you ask again")
+            }
+        }
+    }
+}
+
 /// Passes on to the leader what only the leader does.
 pub async fn to_leader(State(fleet): Shared, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
@@ -65,7 +106,7 @@ async fn pass_to_leader(fleet: &Arc<Fleet>, mut request: Request) -> Result<Resp
     let leader = leader.filter(|_| !request.headers().contains_key(PASSED_ON)).ok_or_else(none)?;
     request.headers_mut().insert(PASSED_ON, header::HeaderValue::from_static("1"));
     let client = fleet.connector.coordinator(&leader.address)?;
-    relay(fleet, &client, request).await
+    relay(fleet, &Way { client, whom: Whom::Leader(leader) }, request).await
 }
 
 /// For whoever sent it here.
@@ -79,8 +120,8 @@ fn on_behalf(client: &Client, request: &Request) -> Client {
 
 /// Sends the request there, for whoever sent it here, and gives the answer as it comes. An upgraded
 /// connection is passed on both ways, and this coordinator does not end before it, if it need not.
-pub async fn relay(fleet: &Fleet, client: &Client, mut request: Request) -> Result<Response> {
-    let client = on_behalf(client, &request);
+pub async fn relay(fleet: &Fleet, way: &Way, mut request: Request) -> Result<Response> {
+    let client = on_behalf(&way.client, &request);
     let upgrades = request.headers().contains_key(header::UPGRADE);
     let ours = upgrades.then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
@@ -91,7 +132,7 @@ pub async fn relay(fleet: &Fleet, client: &Client, mut request: Request) -> Resu
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.extensions.clear();
     let request = axum::http::Request::from_parts(parts, bytes);
-    let mut response = client.relay(request).await.map_err(mvm_api::ClientError::into_problem)?;
+    let mut response = client.relay(request).await.map_err(|error| way.fault(error))?;
     if let (StatusCode::SWITCHING_PROTOCOLS, Some(ours)) = (response.status(), ours) {
         let theirs = hyper::upgrade::on(&mut response);
         let under_way = fleet.ending.wait_for_this();
@@ -99,6 +140,7 @@ pub async fn relay(fleet: &Fleet, client: &Client, mut request: Request) -> Resu
             let _under_way = under_way;
             let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) else { return };
             let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
+            // A side that broke leaves the other one without an end in order, too.
             let _ = tokio::io::copy_bidirectional(&mut ours, &mut theirs).await;
         });
         return Ok(response);
@@ -107,11 +149,11 @@ pub async fn relay(fleet: &Fleet, client: &Client, mut request: Request) -> Resu
 }
 
 /// The same for a body of any length.
-pub async fn relay_stream(client: &Client, mut request: Request) -> Result<Response> {
-    let client = on_behalf(client, &request);
+pub async fn relay_stream(way: &Way, mut request: Request) -> Result<Response> {
+    let client = on_behalf(&way.client, &request);
     request.extensions_mut().clear();
     let response = client.relay_stream(request).await;
-    Ok(framed(response.map_err(mvm_api::ClientError::into_problem)?))
+    Ok(framed(response.map_err(|error| way.fault(error))?))
 }
 
 /// The answer, which this server frames by itself.
@@ -155,8 +197,8 @@ pub async fn pass_to(
     request: Request,
 ) -> Result<Response> {
     fleet.await_nodes(std::slice::from_ref(node)).await;
-    let outcome = match client(fleet, node) {
-        Ok(client) => relay(fleet, &client, request).await,
+    let outcome = match way_to(fleet, node) {
+        Ok(way) => relay(fleet, &way, request).await,
         Err(problem) => Err(problem),
     };
     match &outcome {
@@ -182,10 +224,11 @@ impl InPath {
     }
 }
 
-pub fn client(fleet: &Fleet, node: &Name) -> Result<Client> {
+/// The way to a node that is in reach.
+pub fn way_to(fleet: &Fleet, node: &Name) -> Result<Way> {
     let port = fleet.port(node).map_err(crate::Refused::problem)?;
     let none = || Problem::new(501, "no_such_route", format!("node {node} is simulated"));
-    port.client().ok_or_else(none)
+    Ok(Way { client: port.client().ok_or_else(none)?, whom: Whom::Node(node.clone()) })
 }
 
 /// Which of these nodes have what is at this path, and whether all of them have said so.
@@ -205,7 +248,7 @@ pub async fn search(fleet: &Arc<Fleet>, nodes: Vec<Name>, path: &str) -> (Vec<Na
 
 /// Whether a node has what is at this path; `None` where it does not say so in time.
 async fn has(fleet: &Fleet, node: &Name, path: &str) -> Option<bool> {
-    let client = client(fleet, node).ok()?;
+    let client = way_to(fleet, node).ok()?.client;
     match tokio::time::timeout(SEARCH, client.get::<Value>(path)).await {
         Ok(Ok(_)) => Some(true),
         Ok(Err(ClientError::Problem(problem))) if problem.status == 404 => Some(false),
@@ -265,5 +308,5 @@ pub async fn pass_lease(
         Problem::new(404, "not_found", format!("there is no lease {id}"))
             .hint("see the leases with `mvm lease list`")
     })?;
-    relay(&fleet, &client(&fleet, &node.parse()?)?, request).await
+    relay(&fleet, &way_to(&fleet, &node.parse()?)?, request).await
 }
