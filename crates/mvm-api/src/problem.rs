@@ -59,7 +59,8 @@ impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
         let status = match fault.code {
             Code::NotFound => 404,
-            Code::Conflict | Code::Duplicate | Code::WrongState | Code::InUse | Code::Leased => 409,
+            Code::Conflict | Code::Duplicate | Code::WrongState | Code::InUse => 409,
+            Code::Leased | Code::LeaseEnded => 409,
             Code::QuotaExceeded | Code::SubnetFull => 403,
             Code::QueueFull => 429,
             _ => 400,

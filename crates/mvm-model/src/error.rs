@@ -24,6 +24,7 @@ pub enum Code {
     NotFound,
     InUse,
     Leased,
+    LeaseEnded,
     QueueFull,
 }
 
@@ -46,6 +47,7 @@ impl Code {
             Code::NotFound => "not_found",
             Code::InUse => "in_use",
             Code::Leased => "leased",
+            Code::LeaseEnded => "lease_ended",
             Code::QueueFull => "queue_full",
         }
     }

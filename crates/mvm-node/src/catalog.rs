@@ -12,7 +12,7 @@ use mvm_image::{BuildRequest, Progress};
 use mvm_model::admission::{admit_counts, admit_pool};
 use mvm_model::desired::{ImageSource, source};
 use mvm_model::pool::RevisionEntry;
-use mvm_model::{Counts, Name, Pool, PoolRef, State, Tenant};
+use mvm_model::{Counts, Mover, Name, Pool, PoolRef, State, Tenant};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -323,7 +323,7 @@ impl Node {
                 break;
             }
             for id in ids {
-                self.bring(id, State::Destroyed).await.or_else(|problem| {
+                self.bring(id, State::Destroyed, &Mover::Force).await.or_else(|problem| {
                     match problem.code == "not_found" {
                         true => Ok(State::Destroyed),
                         false => Err(problem),

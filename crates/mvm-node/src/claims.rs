@@ -2,15 +2,18 @@
 
 use crate::audit;
 use crate::node::{Node, locked};
+use crate::operations::{draw_ids, new_instance};
 use crate::template::is_mould;
 use crate::world::World;
 use crate::{Result, now};
 use mvm_api::types::LeaseView;
 use mvm_api::{Peer, Problem};
+use mvm_model::admission::admit_state;
 use mvm_model::cache;
 use mvm_model::choose::choose;
 use mvm_model::lease::{DEFAULT_LEASE_S, Purpose};
-use mvm_model::{Instance, InstanceId, InstanceRef, Lease, Millis, PoolRef, Recycle, State};
+use mvm_model::mover::may_take;
+use mvm_model::{Instance, InstanceId, InstanceRef, Lease, Millis, Mover, PoolRef, Recycle, State};
 use std::sync::Arc;
 
 /// How many instances a claim tries before it gives up.
@@ -70,14 +73,17 @@ impl Node {
             lease.id = id.map_or(lease.id, str::to_owned);
             let instance = self.reserve(pool, &lease).await?;
             self.kick.notify_one();
-            match self.bring(instance.id, State::Running).await {
-                Ok(from) => {
-                    let now = self.read(|world| world.by_id(instance.id).cloned()).await?;
-                    return Ok((now, from));
-                }
+            let by = Mover::Lease(lease.id.clone());
+            let outcome = async {
+                let from = self.bring(instance.id, State::Running, &by).await?;
+                let now = self.read(|world| leased(world, &lease.id).cloned()).await?;
+                Ok((now, from))
+            };
+            match outcome.await {
+                Ok(claimed) => return Ok(claimed),
                 Err(problem) => {
                     tracing::warn!(instance = %instance.reference(), "claim failed: {problem}");
-                    self.end_lease(instance.id).await;
+                    self.untake_or_end(&instance, &lease.id).await;
                     last = Some(problem);
                 }
             }
@@ -85,44 +91,21 @@ impl Node {
         Err(last.unwrap_or_else(|| Problem::internal("a claim ended without a result")))
     }
 
-    /// Chooses and leases in one step, so that no two claims get one instance.
+    /// Chooses and leases in one step, so that no two claims get one instance; makes one where there
+    /// is none. Where the quotas do not let it run, nothing is taken and nothing made.
     async fn reserve(&self, pool: &PoolRef, lease: &Lease) -> Result<Instance> {
-        let chosen = self
-            .change(|world, changes| {
-                let record = world.pool(pool)?;
-                let Some(revision) = record.current_revision() else { return Ok(None) };
-                let fit = world.of_pool(pool).filter(|i| cache::same(&i.caches, &record.caches));
-                let found = choose(record.recycle, &revision.digest, fit);
-                let Some(mut instance) = found.cloned() else { return Ok(None) };
-                instance.lease = Some(lease.clone());
-                instance.leases_served += 1;
-                changes.put_instance(instance.clone());
-                audit::note_lease(&instance);
-                Ok(Some(instance))
-            })
-            .await?;
-        if let Some(instance) = chosen {
-            return Ok(instance);
-        }
-        let fresh = self.create(pool, None).await?;
-        self.lease(&fresh.reference(), lease).await
-    }
-
-    /// Takes a manual lease on one instance, or extends the one that is there.
-    pub async fn take(&self, reference: &InstanceRef, wish: &Wish) -> Result<Instance> {
-        self.lease(reference, &wish.lease()?).await
-    }
-
-    async fn lease(&self, reference: &InstanceRef, wanted: &Lease) -> Result<Instance> {
+        let drawn = draw_ids()?;
         self.change(|world, changes| {
-            let mut instance = world.instance(reference)?.clone();
-            match &mut instance.lease {
-                Some(lease) => lease.expires_at = lease.expires_at.max(wanted.expires_at),
-                None => {
-                    instance.lease = Some(wanted.clone());
-                    instance.leases_served += 1;
-                }
-            }
+            let record = world.pool(pool)?;
+            let revision = record.current_revision().map_or("", |revision| &revision.digest);
+            let fit = world.of_pool(pool).filter(|i| cache::same(&i.caches, &record.caches));
+            let mut instance = match choose(record.recycle, revision, fit) {
+                Some(found) => found.clone(),
+                None => new_instance(world, pool, &drawn)?,
+            };
+            may_run(world, &instance)?;
+            instance.lease = Some(lease.clone());
+            instance.leases_served += 1;
             changes.put_instance(instance.clone());
             audit::note_lease(&instance);
             Ok(instance)
@@ -130,23 +113,79 @@ impl Node {
         .await
     }
 
-    /// Gives up a manual lease, because its holder puts the machine aside. A job's lease is not
-    /// given up so: the job would lose its machine.
-    pub async fn put_aside(&self, reference: &InstanceRef) -> Result<()> {
-        let leased = self.read(|world| world.instance(reference).map(|i| i.lease.clone())).await?;
-        match leased {
-            Some(lease) if lease.purpose != Purpose::Manual => Err(Problem::new(
-                409,
-                "leased",
-                format!(
-                    "instance {reference} is leased to a job of {} ({})",
-                    lease.holder, lease.id
-                ),
-            )
-            .hint("end the job, or destroy the instance")),
-            Some(_) => self.update(reference.id, |instance| instance.lease = None).await,
-            None => Ok(()),
+    /// Makes an instance that whoever wishes it holds from the beginning, if it may run.
+    pub(crate) async fn create_leased(&self, pool: &PoolRef, wish: &Wish) -> Result<Instance> {
+        let (drawn, lease) = (draw_ids()?, wish.lease()?);
+        self.change(|world, changes| {
+            let mut instance = new_instance(world, pool, &drawn)?;
+            may_run(world, &instance)?;
+            (instance.lease, instance.leases_served) = (Some(lease), 1);
+            changes.put_instance(instance.clone());
+            audit::note_lease(&instance);
+            Ok(instance)
+        })
+        .await
+    }
+
+    /// Takes a manual lease on one instance, or extends the one that the same holder has, if the
+    /// instance may run; brings it to `running`. Gives the state that it was in. Where it comes to
+    /// nothing and the instance is as before, so is its lease.
+    pub async fn take(self: &Arc<Self>, reference: &InstanceRef, wish: &Wish) -> Result<State> {
+        let mut tries = CLAIM_TRIES;
+        loop {
+            tries -= 1;
+            let (before, lease) = self.lease(reference, &wish.lease()?).await?;
+            let by = Mover::Lease(lease);
+            let outcome = self.bring(reference.id, State::Running, &by).await;
+            let Err(problem) = outcome else { return outcome };
+            // Its holder put it aside, or it was released, while this waited: it is taken anew.
+            if problem.code != "lease_ended" || tries == 0 {
+                self.restore_lease(&before).await?;
+                return Err(problem);
+            }
         }
+    }
+
+    /// Gives the record as it was before, and the id of the lease.
+    async fn lease(&self, reference: &InstanceRef, wanted: &Lease) -> Result<(Instance, String)> {
+        self.change(|world, changes| {
+            let before = world.instance(reference)?;
+            may_take(before, &wanted.holder)?;
+            if before.state != State::Running {
+                before.state.check(State::Running)?;
+                may_run(world, before)?;
+            }
+            let mut instance = before.clone();
+            let lease = match &mut instance.lease {
+                Some(lease) => {
+                    lease.expires_at = lease.expires_at.max(wanted.expires_at);
+                    lease.id.clone()
+                }
+                None => {
+                    instance.lease = Some(wanted.clone());
+                    instance.leases_served += 1;
+                    wanted.id.clone()
+                }
+            };
+            changes.put_instance(instance.clone());
+            audit::note_lease(&instance);
+            Ok((before.clone(), lease))
+        })
+        .await
+    }
+
+    /// An instance that could not be brought up, and has not run meanwhile, is leased as before.
+    async fn restore_lease(&self, before: &Instance) -> Result<()> {
+        self.change(|world, changes| {
+            let Some(now) = world.instances.get(&before.id) else { return Ok(()) };
+            let ours = before.lease.is_some() || now.lease.is_some();
+            if ours && now.state == before.state && now.state_since == before.state_since {
+                let (lease, leases_served) = (before.lease.clone(), before.leases_served);
+                changes.put_instance(Instance { lease, leases_served, ..now.clone() });
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// All leases.
@@ -195,8 +234,7 @@ impl Node {
 
     /// Ends this lease, unless it has ended already and the instance may be another's.
     pub(crate) async fn end_lease_of(self: &Arc<Self>, id: InstanceId, lease: &str) {
-        let still = |w: &World| w.instances.get(&id)?.lease.as_ref().map(|l| l.id == lease);
-        if self.read(still).await == Some(true) {
+        if self.read(|world| held_by(world, id, lease).is_some()).await {
             self.end_lease(id).await;
         }
     }
@@ -204,9 +242,11 @@ impl Node {
     /// Ends this lease with its instance, whatever the pool's rule: the guest did not do in time what
     /// it was to, and is not asked for anything any more.
     pub(crate) async fn discard(self: &Arc<Self>, id: InstanceId, lease: &str) {
-        let still = |w: &World| w.instances.get(&id)?.lease.as_ref().map(|l| l.id == lease);
-        if self.read(still).await == Some(true)
-            && let Err(problem) = self.as_agent_on("lease.end", id, self.destroy(id)).await
+        let work = async { self.destroy(id, &Mover::Lease(lease.to_owned())).await };
+        let held = async || self.read(|world| held_by(world, id, lease).is_some()).await;
+        if held().await
+            && let Err(problem) = self.as_agent_on("lease.end", id, work).await
+            && held().await
         {
             tracing::error!(instance = %id, "cannot destroy: {problem}");
             locked(&self.unended).insert(lease.to_owned(), now() + AGAIN_MS);
@@ -214,11 +254,37 @@ impl Node {
         self.kick.notify_one();
     }
 
-    /// Gives an instance back as it was taken: nothing was done with it.
-    pub(crate) async fn untake(&self, id: InstanceId) -> Result<()> {
-        self.update(id, |instance| {
+    /// Gives an instance back as it was taken under this lease: nothing was done with it.
+    pub(crate) async fn untake(&self, id: InstanceId, lease: &str) -> Result<()> {
+        self.change(|world, changes| {
+            let Some(mut instance) = held_by(world, id, lease).cloned() else { return Ok(()) };
             instance.lease = None;
             instance.leases_served = instance.leases_served.saturating_sub(1);
+            changes.put_instance(instance);
+            Ok(())
+        })
+        .await
+    }
+
+    /// What could not be brought up is given back as it was, if it is as it was and is of use.
+    async fn untake_or_end(self: &Arc<Self>, before: &Instance, lease: &str) {
+        let same = |world: &World| {
+            let now = world.instances.get(&before.id);
+            now.is_some_and(|now| now.state == before.state && now.state != State::Created)
+        };
+        let given_back = self.read(same).await && self.untake(before.id, lease).await.is_ok();
+        if !given_back {
+            self.end_lease_of(before.id, lease).await;
+        }
+    }
+
+    /// Takes the lease of this id off its instance; one that is not there has ended.
+    async fn unlease(&self, id: InstanceId, lease: &str) -> Result<()> {
+        self.change(|world, changes| {
+            let Some(mut instance) = held_by(world, id, lease).cloned() else { return Ok(()) };
+            instance.lease = None;
+            changes.put_instance(instance);
+            Ok(())
         })
         .await
     }
@@ -247,26 +313,40 @@ impl Node {
         if recycle != Recycle::Reset && !self.close_caches(id).await {
             recycle = Recycle::Reset;
         }
-        let recycled = self.as_agent_on("lease.end", id, self.recycle(id, recycle, state)).await;
-        if let Err(problem) = recycled {
+        let work = self.recycle(id, recycle, state, &lease);
+        let recycled = self.as_agent_on("lease.end", id, work).await;
+        let ended = self.read(|world| held_by(world, id, &lease).is_none()).await;
+        if let Err(problem) = recycled
+            // Somebody else has ended it meanwhile: the instance may be another's.
+            && !ended
+        {
             tracing::error!(instance = %id, "cannot recycle: {problem}");
             locked(&self.unended).insert(lease, now() + AGAIN_MS);
         }
         self.kick.notify_one();
     }
 
-    async fn recycle(self: &Arc<Self>, id: InstanceId, rule: Recycle, state: State) -> Result<()> {
+    async fn recycle(
+        self: &Arc<Self>,
+        id: InstanceId,
+        rule: Recycle,
+        state: State,
+        lease: &str,
+    ) -> Result<()> {
+        let by = Mover::Lease(lease.to_owned());
         match (rule, state) {
             // What has failed, or was never brought up, is worth nothing to the next job.
-            (Recycle::Reset, _) | (_, State::Failed | State::Created) => self.destroy(id).await,
-            (Recycle::Sleep, _) => match self.bring(id, State::Sleeping).await {
-                Ok(_) => self.update(id, |instance| instance.lease = None).await,
+            (Recycle::Reset, _) | (_, State::Failed | State::Created) => {
+                self.destroy(id, &by).await
+            }
+            (Recycle::Sleep, _) => match self.bring(id, State::Sleeping, &by).await {
+                Ok(_) => self.unlease(id, lease).await,
                 Err(problem) => {
                     tracing::warn!(instance = %id, "cannot put to sleep: {problem}");
-                    self.destroy(id).await
+                    self.destroy(id, &by).await
                 }
             },
-            (Recycle::Keep, _) => self.update(id, |instance| instance.lease = None).await,
+            (Recycle::Keep, _) => self.unlease(id, lease).await,
         }
     }
 
@@ -324,6 +404,19 @@ fn no_lease(id: &str) -> Problem {
 pub(crate) fn leased<'a>(world: &'a World, id: &str) -> Result<&'a Instance> {
     let has = |i: &&Instance| i.lease.as_ref().is_some_and(|lease| lease.id == id);
     world.instances.values().find(has).ok_or_else(|| no_lease(id))
+}
+
+/// The instance, if it still has this lease.
+fn held_by<'a>(world: &'a World, id: InstanceId, lease: &str) -> Option<&'a Instance> {
+    let instance = world.instances.get(&id)?;
+    instance.lease.as_ref().is_some_and(|held| held.id == lease).then_some(instance)
+}
+
+/// Checks whether the quotas let the instance run.
+pub(crate) fn may_run(world: &World, instance: &Instance) -> Result<()> {
+    let tenant = world.tenant(&instance.pool.tenant)?;
+    let usage = world.usage(&tenant.name);
+    Ok(admit_state(&tenant.name, &tenant.quotas, &usage, instance, State::Running)?)
 }
 
 /// Sets the deadline of an instance's lease.

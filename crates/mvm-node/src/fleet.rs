@@ -10,7 +10,7 @@ use mvm_api::types::Claim;
 use mvm_model::fleet::{Capacity, Labels, NodeStatus, PoolStatus};
 use mvm_model::lease::Purpose;
 use mvm_model::plan::ready;
-use mvm_model::{Lease, Millis, Pool, PoolRef, State};
+use mvm_model::{Lease, Millis, Mover, Pool, PoolRef, State};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex as Lock};
@@ -249,7 +249,8 @@ impl Node {
         let known = self.read(|world| leased(world, id).ok().cloned()).await;
         let (instance, from) = match known {
             Some(known) => {
-                let from = self.bring(known.id, State::Running).await?;
+                let by = Mover::Lease(id.to_owned());
+                let from = self.bring(known.id, State::Running, &by).await?;
                 (self.read(|world| world.by_id(known.id).cloned()).await?, from)
             }
             None => {

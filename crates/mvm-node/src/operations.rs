@@ -18,7 +18,7 @@ use mvm_api::Problem;
 use mvm_hypervisor::{Machine, OwnMemory};
 use mvm_model::admission::{admit_instance, admit_state};
 use mvm_model::network::mac_of;
-use mvm_model::{CacheDisk, Instance, InstanceId, Intent, PoolRef, State, Tenant};
+use mvm_model::{CacheDisk, Instance, InstanceId, Intent, Mover, PoolRef, State, Tenant};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,13 +50,14 @@ impl Node {
         .await
     }
 
-    /// Brings an instance to `to` from wherever it is, through `running` where it must. Gives the
+    /// Brings an instance to `to` from wherever it is, through `running` where it must, on behalf of
+    /// `by`: what its lease forbids is refused before anything happens, at every step. Gives the
     /// state that it came from.
-    pub async fn bring(self: &Arc<Self>, id: InstanceId, to: State) -> Result<State> {
+    pub async fn bring(self: &Arc<Self>, id: InstanceId, to: State, by: &Mover) -> Result<State> {
         let slot = self.slot(id);
         let mut live = slot.gate.lock().await;
         recovery::settle_now(self, id, &mut live).await?;
-        let outcome = self.carry(&mut live, id, to).await;
+        let outcome = self.carry(&mut live, id, to, by).await;
         self.look_at(id, &outcome);
         outcome
     }
@@ -69,7 +70,13 @@ impl Node {
         }
     }
 
-    async fn carry(self: &Arc<Self>, live: &mut Live, id: InstanceId, to: State) -> Result<State> {
+    async fn carry(
+        self: &Arc<Self>,
+        live: &mut Live,
+        id: InstanceId,
+        to: State,
+        by: &Mover,
+    ) -> Result<State> {
         let began = std::time::Instant::now();
         let (from, dormant) =
             self.read(|world| world.by_id(id).map(|i| (i.state, i.dormant))).await?;
@@ -80,40 +87,40 @@ impl Node {
             })?;
         }
         match (from, to) {
-            (from, to) if from == to => {}
+            (from, to) if from == to => self.stay(id, to, by).await?,
             (State::Warm, State::Running) => {
-                operation("resume", id, self.resume(live, id)).await?;
+                operation("resume", id, self.resume(live, id, by)).await?;
             }
             (State::Running, State::Warm) => {
-                operation("pause", id, self.pause(live, id)).await?;
+                operation("pause", id, self.pause(live, id, by)).await?;
             }
             (State::Running | State::Warm, State::Sleeping) => {
-                operation("sleep", id, self.sleep(live, id)).await?;
+                operation("sleep", id, self.sleep(live, id, by)).await?;
             }
             (State::Sleeping, State::Running | State::Warm) if dormant => {
-                operation("clone", id, self.rise(live, id, to)).await?;
+                operation("clone", id, self.rise(live, id, to, by)).await?;
             }
             (State::Sleeping, State::Running | State::Warm) => {
-                operation("wake", id, self.wake(live, id, to)).await?;
+                operation("wake", id, self.wake(live, id, to, by)).await?;
             }
             (State::Running | State::Warm | State::Sleeping, State::Stopped) => {
-                operation("stop", id, self.shut_down(live, id)).await?;
+                operation("stop", id, self.shut_down(live, id, by)).await?;
             }
             (State::Created | State::Stopped | State::Failed, State::Running) => {
-                self.power_on(live, id).await?;
+                self.power_on(live, id, by).await?;
             }
             (State::Created | State::Stopped | State::Failed, State::Warm) => {
-                self.power_on(live, id).await?;
-                self.pause(live, id).await?;
+                self.power_on(live, id, by).await?;
+                self.pause(live, id, by).await?;
             }
             (State::Created, State::Sleeping) if self.template_for(id).await?.is_some() => {
-                self.lie_down(id).await?;
+                self.lie_down(id, by).await?;
             }
             (State::Created | State::Stopped | State::Failed, State::Sleeping) => {
-                self.power_on(live, id).await?;
-                self.sleep(live, id).await?;
+                self.power_on(live, id, by).await?;
+                self.sleep(live, id, by).await?;
             }
-            (_, State::Destroyed) => self.destroy_live(live, id).await?,
+            (_, State::Destroyed) => self.destroy_live(live, id, by).await?,
             (from, to) => {
                 return Err(from.check(to).err().map_or_else(
                     || Problem::internal(format!("no way from {from} to {to}")),
@@ -127,15 +134,15 @@ impl Node {
         Ok(from)
     }
 
-    /// Destroys an instance: process, tap, disks, record. Idempotent.
-    pub async fn destroy(self: &Arc<Self>, id: InstanceId) -> Result<()> {
+    /// Destroys an instance on behalf of `by`: process, tap, disks, record. Idempotent.
+    pub async fn destroy(self: &Arc<Self>, id: InstanceId, by: &Mover) -> Result<()> {
         let slot = self.slot(id);
         let mut live = slot.gate.lock().await;
         if self.read(|world| !world.instances.contains_key(&id)).await {
             self.forget(id);
             return Ok(());
         }
-        let outcome = self.destroy_live(&mut live, id).await;
+        let outcome = self.destroy_live(&mut live, id, by).await;
         self.look_at(id, &outcome);
         outcome
     }
@@ -144,9 +151,10 @@ impl Node {
         self: &Arc<Self>,
         live: &mut Live,
         id: InstanceId,
+        by: &Mover,
     ) -> Result<()> {
         let destroyed = async {
-            let (_, instance) = self.begin(id, State::Destroyed).await?;
+            let (_, instance) = self.begin(id, State::Destroyed, by).await?;
             self.kill(live).await?;
             stage!("network", self.disconnect_instance(&instance)).await?;
             stage!("disks", async { remove_dir(&self.parts.root.files(id).dir) }).await?;
@@ -164,11 +172,11 @@ impl Node {
 
     /// A clone of the pool's template where the instance has nothing of its own yet and there is
     /// one, else a cold boot.
-    async fn power_on(self: &Arc<Self>, live: &mut Live, id: InstanceId) -> Result<()> {
+    async fn power_on(self: &Arc<Self>, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
         let template = self.template_for(id).await?;
         let kind = if template.is_some() { "clone" } else { "boot" };
         let set_going = async {
-            let outcome = self.set_going(live, id, State::Running, template).await;
+            let outcome = self.set_going(live, id, State::Running, template, by).await;
             self.conclude(id, State::Running, outcome).await
         };
         operation(kind, id, set_going).await
@@ -180,9 +188,10 @@ impl Node {
         id: InstanceId,
         to: State,
         template: Option<Template>,
+        by: &Mover,
     ) -> Result<()> {
         let key = template.as_ref().map(|template| template.key.clone());
-        let (tenant, instance) = self.begin_with(id, to, |i| i.template = key).await?;
+        let (tenant, instance) = self.begin_with(id, to, by, |i| i.template = key).await?;
         match template {
             Some(template) => self.clone_of(live, &tenant, &instance, &template).await,
             None => self.boot(live, &tenant, &instance).await,
@@ -190,29 +199,28 @@ impl Node {
     }
 
     /// A new instance becomes a sleeper: it is the template until somebody wakes it.
-    async fn lie_down(&self, id: InstanceId) -> Result<()> {
-        self.change(|world, changes| {
-            let mut instance = admit(world, id, State::Sleeping)?.clone();
-            instance.dormant = true;
-            reached(&mut instance, State::Sleeping);
-            changes.put_instance(instance);
-            Ok(())
-        })
-        .await
+    async fn lie_down(&self, id: InstanceId, by: &Mover) -> Result<()> {
+        self.pass(id, State::Sleeping, by, |instance| instance.dormant = true).await
     }
 
     /// A sleeper that has never run, to running or warm. If it fails, it sleeps on.
-    async fn rise(self: &Arc<Self>, live: &mut Live, id: InstanceId, to: State) -> Result<()> {
+    async fn rise(
+        self: &Arc<Self>,
+        live: &mut Live,
+        id: InstanceId,
+        to: State,
+        by: &Mover,
+    ) -> Result<()> {
         let template = self.template_for(id).await?;
         let outcome = async {
-            self.set_going(live, id, to, template).await?;
+            self.set_going(live, id, to, template, by).await?;
             if to == State::Warm {
                 machine_of(live)?.pause().await.or_problem()?;
             }
             Ok(())
         };
         match outcome.await {
-            Ok(()) => self.set_state(id, to).await,
+            Ok(()) => self.arrive(id, to, by).await,
             Err(problem) => {
                 self.kill(live).await?;
                 self.abandon(id).await?;
@@ -222,15 +230,9 @@ impl Node {
     }
 
     /// Warm to running: one durable record, one hypervisor call, one guest round trip.
-    async fn resume(self: &Arc<Self>, live: &mut Live, id: InstanceId) -> Result<()> {
+    async fn resume(self: &Arc<Self>, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
         let machine = machine_of(live)?;
-        self.change(|world, changes| {
-            let mut instance = admit(world, id, State::Running)?.clone();
-            reached(&mut instance, State::Running);
-            changes.put_instance(instance);
-            Ok(())
-        })
-        .await?;
+        self.pass(id, State::Running, by, |_| {}).await?;
         let outcome = async {
             machine.resume().await.or_problem()?;
             self.greet(live).await
@@ -242,13 +244,14 @@ impl Node {
     }
 
     /// Running to warm.
-    async fn pause(self: &Arc<Self>, live: &mut Live, id: InstanceId) -> Result<()> {
+    async fn pause(self: &Arc<Self>, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
         let machine = machine_of(live)?;
         // Connected now, the channel is there when the machine is woken.
         self.channel(live).await?;
-        self.read(|world| admit(world, id, State::Warm).map(|_| ())).await?;
+        self.read(|world| admit(world, id, State::Warm, by).map(|_| ())).await?;
         machine.pause().await.or_problem()?;
-        let outcome = self.set_state(id, State::Warm).await;
+        // There was no intent: somebody may have taken the machine meanwhile.
+        let outcome = self.pass(id, State::Warm, by, |_| {}).await;
         if outcome.is_err() {
             machine.resume().await.or_problem()?;
         }
@@ -256,16 +259,16 @@ impl Node {
     }
 
     /// Running or warm to sleeping. On an error, a full disk above all, the machine is as it was.
-    async fn sleep(self: &Arc<Self>, live: &mut Live, id: InstanceId) -> Result<()> {
+    async fn sleep(self: &Arc<Self>, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
         let machine = machine_of(live)?;
         let spare = self.read(|world| world.by_id(id).map(is_untouched_clone)).await?;
         if spare {
             // What nobody has used is worth no snapshot: it is the template again.
-            self.begin_with(id, State::Sleeping, |instance| instance.dormant = true).await?;
+            self.begin_with(id, State::Sleeping, by, |instance| instance.dormant = true).await?;
             self.kill(live).await?;
-            return self.set_state(id, State::Sleeping).await;
+            return self.arrive(id, State::Sleeping, by).await;
         }
-        let (_, instance) = self.begin(id, State::Sleeping).await?;
+        let (_, instance) = self.begin(id, State::Sleeping, by).await?;
         let was_running = instance.state == State::Running;
         let files = self.parts.root.files(id);
         live.channel = None;
@@ -288,12 +291,18 @@ impl Node {
         }
         // From here on the snapshot is the machine: it is not lost, whatever becomes of the process.
         self.linger(live, &instance).await?;
-        self.set_state(id, State::Sleeping).await
+        self.arrive(id, State::Sleeping, by).await
     }
 
     /// Sleeping to running or warm.
-    async fn wake(self: &Arc<Self>, live: &mut Live, id: InstanceId, to: State) -> Result<()> {
-        let (tenant, instance) = self.begin(id, to).await?;
+    async fn wake(
+        self: &Arc<Self>,
+        live: &mut Live,
+        id: InstanceId,
+        to: State,
+        by: &Mover,
+    ) -> Result<()> {
+        let (tenant, instance) = self.begin(id, to, by).await?;
         let files = self.parts.root.files(id);
         let machine = match self.raise(live, &tenant, &instance).await {
             Ok(machine) => machine,
@@ -316,7 +325,7 @@ impl Node {
             Ok(())
         };
         match outcome.await {
-            Ok(()) => self.set_state(id, to).await,
+            Ok(()) => self.arrive(id, to, by).await,
             Err(problem) => self.give_up(live, id, problem).await,
         }
     }
@@ -335,18 +344,23 @@ impl Node {
     }
 
     /// Any live state to stopped: the guest shuts down by itself, so that its disks are whole.
-    async fn shut_down(self: &Arc<Self>, live: &mut Live, id: InstanceId) -> Result<()> {
+    async fn shut_down(
+        self: &Arc<Self>,
+        live: &mut Live,
+        id: InstanceId,
+        by: &Mover,
+    ) -> Result<()> {
         let (state, dormant) =
             self.read(|world| world.by_id(id).map(|i| (i.state, i.dormant))).await?;
         match state {
             State::Sleeping if dormant => {
-                return self.set_state(id, State::Stopped).await;
+                return self.pass(id, State::Stopped, by, |_| {}).await;
             }
-            State::Sleeping => self.wake(live, id, State::Running).await?,
-            State::Warm => self.resume(live, id).await?,
+            State::Sleeping => self.wake(live, id, State::Running, by).await?,
+            State::Warm => self.resume(live, id, by).await?,
             _ => {}
         }
-        self.begin(id, State::Stopped).await?;
+        self.begin(id, State::Stopped, by).await?;
         if let (Ok(channel), Some(machine)) = (self.channel(live).await, live.machine.clone()) {
             let polite = async {
                 let _ = channel.shutdown().await;
@@ -358,12 +372,12 @@ impl Node {
         }
         self.kill(live).await?;
         remove_file(&self.parts.root.files(id).memory())?;
-        self.set_state(id, State::Stopped).await
+        self.arrive(id, State::Stopped, by).await
     }
 
     /// Writes the intent, if the table, the quotas and the lease allow the transition.
-    async fn begin(&self, id: InstanceId, to: State) -> Result<(Tenant, Instance)> {
-        self.begin_with(id, to, |_| {}).await
+    async fn begin(&self, id: InstanceId, to: State, by: &Mover) -> Result<(Tenant, Instance)> {
+        self.begin_with(id, to, by, |_| {}).await
     }
 
     /// [`Node::begin`], and what else is to be known on the way.
@@ -371,10 +385,11 @@ impl Node {
         &self,
         id: InstanceId,
         to: State,
+        by: &Mover,
         also: impl FnOnce(&mut Instance),
     ) -> Result<(Tenant, Instance)> {
         self.change(|world, changes| {
-            let before = admit(world, id, to)?;
+            let before = admit(world, id, to, by)?;
             let tenant = world.tenant(&before.pool.tenant)?.clone();
             let mut instance = before.clone();
             also(&mut instance);
@@ -408,6 +423,48 @@ impl Node {
         }
         self.set_failed(id, &problem.to_string()).await?;
         Err(problem)
+    }
+
+    /// A transition of one record alone: checked, done and written at once.
+    async fn pass(
+        &self,
+        id: InstanceId,
+        to: State,
+        by: &Mover,
+        also: impl FnOnce(&mut Instance),
+    ) -> Result<()> {
+        self.change(|world, changes| {
+            let mut instance = admit(world, id, to, by)?.clone();
+            also(&mut instance);
+            put_aside(&mut instance, to, by);
+            reached(&mut instance, to);
+            changes.put_instance(instance);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Writes the outcome of a transition on behalf of `by`.
+    async fn arrive(&self, id: InstanceId, to: State, by: &Mover) -> Result<()> {
+        self.update(id, |instance| {
+            put_aside(instance, to, by);
+            reached(instance, to);
+        })
+        .await
+    }
+
+    /// The instance is where it is wanted: only a lease may be given up.
+    async fn stay(&self, id: InstanceId, to: State, by: &Mover) -> Result<()> {
+        self.change(|world, changes| {
+            let mut instance = world.by_id(id)?.clone();
+            by.check(&instance)?;
+            if by.gives_up(&instance, to) {
+                put_aside(&mut instance, to, by);
+                changes.put_instance(instance);
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn set_state(&self, id: InstanceId, to: State) -> Result<()> {
@@ -472,6 +529,13 @@ fn reached(instance: &mut Instance, to: State) {
     instance.reach(to, now());
 }
 
+/// Whoever puts a machine aside needs its manual lease no more.
+fn put_aside(instance: &mut Instance, to: State, by: &Mover) {
+    if by.gives_up(instance, to) {
+        instance.lease = None;
+    }
+}
+
 /// Removes what a sleep that came to nothing may have left of a clone's memory: it has none of its own.
 pub(crate) fn discard_memory(instance: &Instance, files: &Files) -> Result<()> {
     if instance.template.is_some() { remove_file(&files.memory()) } else { Ok(()) }
@@ -482,9 +546,10 @@ fn is_untouched_clone(instance: &Instance) -> bool {
     instance.goal.is_some() && instance.template.is_some() && instance.is_clean()
 }
 
-/// Checks table and quotas for one transition; gives the record as it is.
-fn admit(world: &World, id: InstanceId, to: State) -> Result<&Instance> {
+/// Checks lease, table and quotas for one transition; gives the record as it is.
+fn admit<'a>(world: &'a World, id: InstanceId, to: State, by: &Mover) -> Result<&'a Instance> {
     let instance = world.by_id(id)?;
+    by.check(instance)?;
     instance.state.check(to)?;
     let tenant = world.tenant(&instance.pool.tenant)?;
     let usage = world.usage(&tenant.name);

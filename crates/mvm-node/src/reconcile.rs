@@ -6,7 +6,7 @@ use crate::{Result, now, recovery};
 use mvm_api::Problem;
 use mvm_model::plan::{Action, plan};
 use mvm_model::policy;
-use mvm_model::{InstanceId, PoolRef, State};
+use mvm_model::{InstanceId, Mover, PoolRef, State};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -99,7 +99,8 @@ async fn relieve(node: &Arc<Node>) {
     let Some(id) = longest else { return };
     tracing::warn!(instance = %id, "the host is short of memory: putting it to sleep");
     if let Ok(Some((id, to))) = claim_for(node, id, State::Sleeping).await {
-        let outcome = node.as_agent_on("instance.sleep", id, node.bring(id, to)).await;
+        let outcome =
+            node.as_agent_on("instance.sleep", id, node.bring(id, to, &Mover::Agent)).await;
         clear_goal(node, id).await;
         if let Err(problem) = outcome {
             tracing::warn!(instance = %id, "cannot put to sleep: {problem}");
@@ -170,7 +171,7 @@ async fn claim_for(node: &Node, id: InstanceId, to: State) -> Result<Option<(Ins
 async fn work(node: &Arc<Node>, pool: &PoolRef, id: InstanceId, to: State) -> Result<()> {
     let outcome = async {
         node.ensure_template(id).await?;
-        node.bring(id, to).await
+        node.bring(id, to, &Mover::Agent).await
     };
     let outcome = outcome.await;
     let gone = clear_goal(node, id).await;
@@ -178,6 +179,8 @@ async fn work(node: &Arc<Node>, pool: &PoolRef, id: InstanceId, to: State) -> Re
         Ok(_) => node.succeeded(pool),
         // Destroyed by somebody while it was being brought up: nothing failed.
         Err(_) if gone => {}
+        // Taken by somebody since the plan was made: it is theirs.
+        Err(problem) if problem.code == "leased" => {}
         Err(problem) => node.failed(pool, problem),
     }
     outcome.map(drop)
@@ -196,7 +199,16 @@ async fn clear_goal(node: &Node, id: InstanceId) -> bool {
 /// Destroys an instance unless somebody has leased it since the plan was made.
 pub(crate) async fn destroy_idle(node: &Arc<Node>, id: InstanceId) -> Result<()> {
     match claim_for(node, id, State::Destroyed).await? {
-        Some((id, to)) => node.as_agent_on(verb(to), id, node.destroy(id)).await,
+        Some((id, to)) => {
+            let outcome = node.as_agent_on(verb(to), id, node.destroy(id, &Mover::Agent)).await;
+            match outcome {
+                Err(problem) if problem.code == "leased" => {
+                    clear_goal(node, id).await;
+                    Ok(())
+                }
+                outcome => outcome,
+            }
+        }
         None => Ok(()),
     }
 }

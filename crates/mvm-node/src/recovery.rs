@@ -10,7 +10,7 @@ use crate::slot::Live;
 use mvm_hypervisor::{Machine, ProcessIdentity};
 use mvm_model::lease::Purpose;
 use mvm_model::recovery::{Verdict, recover};
-use mvm_model::{Instance, InstanceId, Name, State};
+use mvm_model::{Instance, InstanceId, Mover, Name, State};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -121,7 +121,7 @@ async fn settle(
         }
         Verdict::Destroy => {
             end(node, process, live).await?;
-            let destroyed = node.destroy_live(live, instance.id);
+            let destroyed = node.destroy_live(live, instance.id, &Mover::Force);
             node.as_agent_on("instance.destroy", instance.id, destroyed).await
         }
         Verdict::Fail(reason) => {

@@ -12,7 +12,7 @@ use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::lease::Purpose;
-use mvm_model::{CacheDisk, Instance, InstanceId, Pool, PoolRef, Resources, State};
+use mvm_model::{CacheDisk, Instance, InstanceId, Mover, Pool, PoolRef, Resources, State};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -161,7 +161,7 @@ impl Node {
         let work = self.make_template(&pool, &instance, &key);
         let tenant = Some(&reference.tenant);
         let made = self.as_agent("template.create", tenant, reference, None, work).await;
-        let gone = self.destroy(instance.id).await;
+        let gone = self.destroy(instance.id, &Mover::Force).await;
         made?;
         gone?;
         let took_ms = began.elapsed().as_millis() as u64;
@@ -182,11 +182,12 @@ impl Node {
         instance: &Instance,
         key: &str,
     ) -> Result<()> {
-        self.bring(instance.id, State::Running).await?;
+        let by = Mover::of(instance);
+        self.bring(instance.id, State::Running, &by).await?;
         if let Some(command) = &pool.prewarm {
             self.prewarm(instance, command).await?;
         }
-        self.bring(instance.id, State::Sleeping).await?;
+        self.bring(instance.id, State::Sleeping, &by).await?;
         let from = self.parts.root.files(instance.id);
         let to = self.template_files(key);
         tokio::task::spawn_blocking(move || publish(&from, &to))

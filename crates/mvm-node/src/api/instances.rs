@@ -15,7 +15,7 @@ use mvm_api::types::{
     CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved, SshAccess, SshFiles,
 };
 use mvm_model::lease::Purpose;
-use mvm_model::{Fault, InstanceRef, State as InstanceState};
+use mvm_model::{Fault, InstanceRef, Mover, State as InstanceState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -81,14 +81,16 @@ pub async fn create(
 ) -> Answer<InstanceView> {
     let pool = pool_reference(at)?;
     let view = detached(async move {
-        let instance = node.create(&pool, None).await?;
-        let reference = instance.reference();
-        if body.start {
-            let wish = manual(peer.holder(), None);
-            node.take(&reference, &wish).await?;
-            node.bring(instance.id, InstanceState::Running).await?;
-        }
-        node.show(&reference).await
+        let instance = match body.start {
+            true => {
+                let wish = manual(peer.holder(), None);
+                let instance = node.create_leased(&pool, &wish).await?;
+                node.take(&instance.reference(), &wish).await?;
+                instance
+            }
+            false => node.create(&pool, None).await?,
+        };
+        node.show(&instance.reference()).await
     })
     .await?;
     Ok(Json(view))
@@ -98,7 +100,7 @@ pub async fn destroy(State(node): Shared, Path(at): InInstance) -> Answer<Done> 
     let reference = reference(at)?;
     detached(async move {
         node.read(|world| world.instance(&reference).map(|_| ())).await?;
-        node.destroy(reference.id).await
+        node.destroy(reference.id, &Mover::Force).await
     })
     .await?;
     Ok(done())
@@ -132,17 +134,23 @@ pub async fn wake(
     hold(node, reference(at)?, wish, &[Warm, Sleeping, Running], "wake").await
 }
 
-pub async fn warm(State(node): Shared, Path(at): InInstance) -> Answer<Moved> {
-    put(node, reference(at)?, InstanceState::Warm).await
+pub async fn warm(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Path(at): InInstance,
+) -> Answer<Moved> {
+    put(node, reference(at)?, InstanceState::Warm, peer.holder()).await
 }
 
 pub async fn sleep(
     State(node): Shared,
+    ConnectInfo(peer): Caller,
     Path(at): InInstance,
     Query(options): Query<SleepOptions>,
 ) -> Answer<Moved> {
     let reference = reference(at)?;
-    let mut answer = put(node.clone(), reference.clone(), InstanceState::Sleeping).await?;
+    let to = InstanceState::Sleeping;
+    let mut answer = put(node.clone(), reference.clone(), to, peer.holder()).await?;
     if options.linger == Some(false) {
         node.end_lingering(reference.id).await;
         answer.0.instance = node.show(&reference).await?;
@@ -150,8 +158,12 @@ pub async fn sleep(
     Ok(answer)
 }
 
-pub async fn stop(State(node): Shared, Path(at): InInstance) -> Answer<Moved> {
-    put(node, reference(at)?, InstanceState::Stopped).await
+pub async fn stop(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    Path(at): InInstance,
+) -> Answer<Moved> {
+    put(node, reference(at)?, InstanceState::Stopped, peer.holder()).await
 }
 
 /// Takes a lease and brings the instance to `running`.
@@ -171,23 +183,30 @@ async fn hold(
         ));
     }
     let moved = detached(async move {
-        node.take(&reference, &wish).await?;
-        moved(&node, &reference, InstanceState::Running).await
+        let began = Instant::now();
+        let from = node.take(&reference, &wish).await?;
+        moved(&node, &reference, from, began).await
     })
     .await?;
     Ok(Json(moved))
 }
 
-/// Ends the manual lease and brings the instance to a colder state.
-async fn put(node: Arc<Node>, reference: InstanceRef, to: InstanceState) -> Answer<Moved> {
+/// Brings the instance to a colder state, and gives up the holder's manual lease with that. What
+/// another holds, a job say, is left alone.
+async fn put(
+    node: Arc<Node>,
+    reference: InstanceRef,
+    to: InstanceState,
+    holder: String,
+) -> Answer<Moved> {
     let moved = detached(async move {
         let state = node.read(|world| world.instance(&reference).map(|i| i.state)).await?;
         if state != to {
             state.check(to)?;
         }
-        let moved = moved(&node, &reference, to).await?;
-        node.put_aside(&reference).await?;
-        Ok(moved)
+        let began = Instant::now();
+        let from = node.bring(reference.id, to, &Mover::Holder(holder)).await?;
+        moved(&node, &reference, from, began).await
     })
     .await?;
     Ok(Json(moved))
@@ -196,10 +215,9 @@ async fn put(node: Arc<Node>, reference: InstanceRef, to: InstanceState) -> Answ
 async fn moved(
     node: &Arc<Node>,
     reference: &InstanceRef,
-    to: InstanceState,
+    from: InstanceState,
+    began: Instant,
 ) -> crate::Result<Moved> {
-    let began = Instant::now();
-    let from = node.bring(reference.id, to).await?;
     let took_ms = began.elapsed().as_secs_f64() * 1000.0;
     Ok(Moved { instance: node.show(reference).await?, from, took_ms })
 }

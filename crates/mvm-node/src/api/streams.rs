@@ -91,8 +91,7 @@ async fn awake(node: &Arc<Node>, reference: &InstanceRef, wish: &Wish) -> crate:
             Ok(())
         }
         InstanceState::Running | InstanceState::Warm | InstanceState::Sleeping => {
-            node.take(reference, wish).await?;
-            node.bring(reference.id, InstanceState::Running).await.map(|_| ())
+            node.take(reference, wish).await.map(|_| ())
         }
         state => Err(Problem::new(409, "wrong_state", format!("{reference} is {state}"))
             .hint(format!("start it: mvm instance start {reference}"))),

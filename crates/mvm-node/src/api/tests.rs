@@ -1,6 +1,7 @@
 //! The agent's router against the table of routes, and what a tenant operator sees of two tenants.
 
 mod pages;
+mod refusals;
 mod resume;
 
 use super::{app, routes, stop};

@@ -9,11 +9,11 @@
 //! Everything is real but the hypervisor and its guests; each worker has a network of its own.
 //! `MVM_CRASH=name` in the environment runs one operation only, and says more.
 
-mod checks;
+pub mod checks;
 pub mod host;
 pub mod operations;
 pub mod queue;
-mod runs;
+pub mod runs;
 
 use host::{Blow, Course, Strike};
 use mvm_hypervisor::sim::Moment;

@@ -11,7 +11,9 @@ use mvm_model::cache::Cache;
 use mvm_model::desired::{DesiredPool, DesiredState, DesiredTenant, SCHEMA_VERSION};
 use mvm_model::lease::Purpose;
 use mvm_model::network::TenantNetwork;
-use mvm_model::{Counts, Instance, InstanceId, Name, PoolRef, Quotas, Recycle, Resources, State};
+use mvm_model::{
+    Counts, Instance, InstanceId, Mover, Name, PoolRef, Quotas, Recycle, Resources, State,
+};
 use std::sync::Arc;
 
 /// Part of an operation.
@@ -162,7 +164,7 @@ fn clones() -> Vec<Operation> {
             node.ensure_template_of(&runners()).await?;
             let made = node.create(&runners(), None).await?;
             for state in before {
-                node.bring(made.id, *state).await?;
+                node.bring(made.id, *state, &Mover::Agent).await?;
                 if *state == Running {
                     write(&node, made.id, MARK, "mine").await?;
                 }
@@ -220,9 +222,10 @@ fn claims() -> Vec<Operation> {
             let instance = only(&node).await?;
             let reference = instance.reference();
             node.take(&reference, &wish(Purpose::Manual)).await?;
-            node.bring(instance.id, State::Running).await?;
-            node.put_aside(&reference).await?;
-            node.bring(instance.id, State::Sleeping).await.map(drop)
+            let by = Mover::Holder("uid:0".to_owned());
+            node.bring(instance.id, State::Sleeping, &by).await?;
+            assert!(only(&node).await?.lease.is_none());
+            Ok(())
         }),
         again: Some(step(|node| async move { bring(&node, State::Running).await })),
         may_go: |_| false,
@@ -360,7 +363,7 @@ pub async fn pool(node: &Arc<Node>, recycle: Recycle, prewarm: Option<&str>) -> 
     pool_in(node, &runners(), recycle, prewarm).await
 }
 
-async fn pool_in(
+pub async fn pool_in(
     node: &Arc<Node>,
     reference: &PoolRef,
     recycle: Recycle,
@@ -400,7 +403,7 @@ async fn linger_no_more(node: &Arc<Node>) -> Result<()> {
 }
 
 /// What `pool build` records once the image is there.
-async fn build(node: &Arc<Node>, reference: &PoolRef, digest: &str) -> Result<()> {
+pub async fn build(node: &Arc<Node>, reference: &PoolRef, digest: &str) -> Result<()> {
     node.change(|world, changes| {
         let mut pool = world.pool(reference)?.clone();
         pool.record_build(digest, now());
@@ -420,14 +423,14 @@ async fn instance(node: &Arc<Node>, state: State) -> Result<()> {
     if state == State::Created {
         return Ok(());
     }
-    node.bring(made.id, State::Running).await?;
+    node.bring(made.id, State::Running, &Mover::Agent).await?;
     write(node, made.id, MARK, "mine").await?;
     if state == State::Failed {
         let slot = node.slot(made.id);
         node.kill(&mut *slot.gate.lock().await).await?;
         return node.set_failed(made.id, "a test says so").await;
     }
-    node.bring(made.id, state).await.map(drop)
+    node.bring(made.id, state, &Mover::Agent).await.map(drop)
 }
 
 async fn only(node: &Arc<Node>) -> Result<Instance> {
@@ -439,9 +442,9 @@ async fn only(node: &Arc<Node>) -> Result<Instance> {
 async fn bring(node: &Arc<Node>, to: State) -> Result<()> {
     let Ok(instance) = only(node).await else { return Ok(()) };
     if instance.state == State::Failed && !matches!(to, State::Destroyed | State::Running) {
-        node.bring(instance.id, State::Running).await?;
+        node.bring(instance.id, State::Running, &Mover::Force).await?;
     }
-    node.bring(instance.id, to).await?;
+    node.bring(instance.id, to, &Mover::Force).await?;
     let now = node.read(|world| world.instances.get(&instance.id).map(|i| i.state)).await;
     assert_eq!(now.unwrap_or(State::Destroyed), to);
     Ok(())

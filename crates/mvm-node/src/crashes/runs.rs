@@ -219,7 +219,7 @@ pub async fn write(node: &Arc<Node>, id: InstanceId, path: &str, text: &str) -> 
 }
 
 /// Reads a file of a guest; empty where there is none.
-async fn read(node: &Arc<Node>, id: InstanceId, path: &str) -> Result<String> {
+pub async fn read(node: &Arc<Node>, id: InstanceId, path: &str) -> Result<String> {
     shell(node, id, &format!("cat {path}")).await
 }
 

@@ -9,8 +9,9 @@ mod metrics;
 pub use metrics::Metrics;
 
 use crate::audit;
-use crate::claims::Wish;
+use crate::claims::{Wish, may_run};
 use crate::node::{Node, locked};
+use crate::operations::{draw_ids, new_instance};
 use crate::problem::not_found;
 use crate::world::World;
 use crate::{Result, now};
@@ -19,7 +20,7 @@ use mvm_api::Problem;
 use mvm_api::expose::{ExposePool, ExposeView, ServingView};
 use mvm_model::expose::Expose;
 use mvm_model::lease::Purpose;
-use mvm_model::{Instance, InstanceId, InstanceRef, PoolRef, Recycle, State};
+use mvm_model::{Instance, InstanceId, InstanceRef, Mover, PoolRef, Recycle, State};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -250,11 +251,12 @@ impl Node {
             for _ in 0..TRIES {
                 let instance = self.hold_for(pool, listen).await?;
                 self.kick.notify_one();
-                match self.bring(instance.id, State::Running).await {
+                match self.bring(instance.id, State::Running, &Mover::of(&instance)).await {
                     Ok(_) => return Ok(instance.id),
                     Err(problem) => {
                         tracing::warn!(instance = %instance.reference(), "wake failed: {problem}");
-                        self.end_lease(instance.id).await;
+                        let lease = instance.lease.map(|lease| lease.id).unwrap_or_default();
+                        self.end_lease_of(instance.id, &lease).await;
                         last = Some(problem);
                     }
                 }
@@ -271,35 +273,22 @@ impl Node {
         let holder = format!("expose:{listen}");
         let wish = Wish { holder, purpose: Purpose::Expose, lease_s: Some(LEASE_S) };
         let lease = wish.lease()?;
-        let chosen = self
-            .change(|world, changes| {
-                let record = world.exposes.get(&listen).ok_or_else(gone)?;
-                let found = record.choose(world.pool(pool)?, world.of_pool(pool));
-                let Some(mut instance) = found.cloned() else { return Ok(None) };
-                instance.lease = Some(lease.clone());
-                instance.leases_served += 1;
-                changes.put_instance(instance.clone());
-                remember(world, changes, record, instance.id);
-                audit::note_lease(&instance);
-                Ok(Some(instance))
-            })
-            .await?;
-        if let Some(instance) = chosen {
-            return Ok(instance);
-        }
-        let held = |instance: &mut Instance| {
-            instance.lease = Some(lease);
-            instance.leases_served = 1;
-        };
-        let fresh = self.create_with(pool, held).await?;
-        audit::note_lease(&fresh);
+        let drawn = draw_ids()?;
         self.change(|world, changes| {
             let record = world.exposes.get(&listen).ok_or_else(gone)?;
-            remember(world, changes, record, fresh.id);
-            Ok(())
+            let mut instance = match record.choose(world.pool(pool)?, world.of_pool(pool)) {
+                Some(found) => found.clone(),
+                None => new_instance(world, pool, &drawn)?,
+            };
+            may_run(world, &instance)?;
+            instance.lease = Some(lease);
+            instance.leases_served += 1;
+            changes.put_instance(instance.clone());
+            remember(world, changes, record, instance.id);
+            audit::note_lease(&instance);
+            Ok(instance)
         })
-        .await?;
-        Ok(fresh)
+        .await
     }
 
     /// Once a period: ends what is idle, keeps the leases of what serves, and notices what was

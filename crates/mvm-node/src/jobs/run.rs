@@ -17,7 +17,7 @@ use mvm_guest::protocol::ExecRequest;
 use mvm_model::audit::OK;
 use mvm_model::job::{JobState, Outcome};
 use mvm_model::lease::DEFAULT_LEASE_S;
-use mvm_model::{Instance, Job, JobId, State};
+use mvm_model::{Instance, Job, JobId, Mover, State};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -88,7 +88,7 @@ pub(super) async fn run(
     let recorded = match ended {
         Ok(Some(job)) => Ok(job),
         Ok(None) => {
-            let back = node.untake(machine).await;
+            let back = node.untake(machine, &lease).await;
             let back_in_line = |job: &mut Job| match job.cancel_requested {
                 true => job.end(Outcome::because(JobState::Canceled, "canceled"), now()),
                 false => job.give_back(),
@@ -181,8 +181,9 @@ impl Runner {
         let (node, machine) = (self.node.clone(), self.instance.id);
         let began = Instant::now();
         // In a task of its own: a transition that has begun is not left half done.
-        let bringer = node.clone();
-        let brought = tokio::spawn(async move { bringer.bring(machine, State::Running).await });
+        let (bringer, by) = (node.clone(), Mover::of(&self.instance));
+        let brought =
+            tokio::spawn(async move { bringer.bring(machine, State::Running, &by).await });
         let brought = self.hold("its machine was brought up", brought).await?;
         match brought.unwrap_or_else(|error| Err(Problem::internal(error.to_string()))) {
             Err(problem) if dispatch::passes(&problem) => return Err(Unbegun::NoRoom),

@@ -1,0 +1,85 @@
+//! On whose behalf an instance is moved, and what its lease says to that.
+
+use crate::error::{Code, Fault};
+use crate::instance::Instance;
+use crate::lease::{Lease, Purpose};
+use crate::state::State;
+
+/// On whose behalf an instance is moved from one state to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mover {
+    /// The reconciler and the policy: they leave alone what anybody holds.
+    Agent,
+    /// Whoever has the lease with this id, and the agent that ends it.
+    Lease(String),
+    /// The person or program of this name: moves what nobody holds, and what it holds itself by a
+    /// manual lease.
+    Holder(String),
+    /// Whoever destroys an instance or its pool: no lease stands in the way.
+    Force,
+}
+
+impl Mover {
+    /// Whoever has the instance's lease; the agent, where nobody has it.
+    pub fn of(instance: &Instance) -> Mover {
+        instance.lease.as_ref().map_or(Mover::Agent, |lease| Mover::Lease(lease.id.clone()))
+    }
+
+    /// Checks whether the mover may move the instance. The fault names the lease that forbids it,
+    /// its holder and what it is for.
+    pub fn check(&self, instance: &Instance) -> Result<(), Fault> {
+        match (self, &instance.lease) {
+            (Mover::Force, _) | (Mover::Agent | Mover::Holder(_), None) => Ok(()),
+            (Mover::Holder(_), Some(lease)) if self.holds(lease) => Ok(()),
+            (Mover::Lease(id), Some(lease)) if lease.id == *id => Ok(()),
+            (Mover::Lease(id), None) => Err(ended(instance, id)),
+            (_, Some(lease)) => Err(leased(instance, lease)),
+        }
+    }
+
+    /// Returns whether the mover gives up the instance's lease by bringing it to `to`: whoever puts
+    /// a machine aside needs it no more. A start or wake keeps the lease.
+    pub fn gives_up(&self, instance: &Instance, to: State) -> bool {
+        to != State::Running && instance.lease.as_ref().is_some_and(|lease| self.holds(lease))
+    }
+
+    fn holds(&self, lease: &Lease) -> bool {
+        let Mover::Holder(holder) = self else { return false };
+        lease.purpose == Purpose::Manual && lease.holder == *holder
+    }
+}
+
+/// Checks whether this holder may take the instance: nobody else has it.
+pub fn may_take(instance: &Instance, holder: &str) -> Result<(), Fault> {
+    match &instance.lease {
+        Some(lease) if lease.holder != holder => Err(leased(instance, lease)),
+        _ => Ok(()),
+    }
+}
+
+fn ended(instance: &Instance, id: &str) -> Fault {
+    let what = format!("the lease {id} on instance {} has ended", instance.reference());
+    Fault::new(Code::LeaseEnded, what).hint("see who has what: mvm lease list")
+}
+
+fn leased(instance: &Instance, lease: &Lease) -> Fault {
+    let (reference, id, holder) = (instance.reference(), &lease.id, &lease.holder);
+    let (what, hint) = match lease.purpose {
+        Purpose::Run => ("a job of ", "wait for the job or cancel it".to_owned()),
+        Purpose::Template => ("the making of a template: ", "wait until that is done".to_owned()),
+        Purpose::Manual => ("", format!("wait for its end, or end it: mvm lease release {id}")),
+        Purpose::Expose => (
+            "connections: ",
+            format!(
+                "wait for their end, or take the front away: mvm pool unexpose {}",
+                instance.pool
+            ),
+        ),
+    };
+    let message = format!(
+        "instance {reference} is leased to {what}{holder} (lease {id}, purpose {})",
+        lease.purpose
+    );
+    Fault::new(Code::Leased, message)
+        .hint(format!("{hint}; `mvm instance destroy` works at any time"))
+}

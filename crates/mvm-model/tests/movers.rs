@@ -1,0 +1,50 @@
+//! Who may move an instance, whatever its lease.
+
+mod support;
+
+use mvm_model::error::Code;
+use mvm_model::lease::{Lease, Purpose};
+use mvm_model::mover::may_take;
+use mvm_model::{Mover, State};
+use support::instance;
+
+const PURPOSES: [Purpose; 4] = [Purpose::Run, Purpose::Template, Purpose::Manual, Purpose::Expose];
+
+fn lease(holder: &str, purpose: Purpose) -> Lease {
+    let (id, holder) = ("l-00000001".to_owned(), holder.to_owned());
+    Lease { id, holder, purpose, since: 0, expires_at: 1 }
+}
+
+#[test]
+fn nobody_moves_what_another_holds() {
+    let mut held = instance(1, State::Running);
+    let alice = Mover::Holder("alice".to_owned());
+    let lost = Mover::Lease("l-00000002".to_owned());
+    for mover in [Mover::Agent, alice.clone(), Mover::Force] {
+        assert_eq!(mover.check(&held), Ok(()), "{mover:?}: nobody holds it");
+    }
+    assert_eq!(lost.check(&held).expect_err("ended").code, Code::LeaseEnded);
+    for purpose in PURPOSES {
+        for holder in ["alice", "bob"] {
+            held.lease = Some(lease(holder, purpose));
+            let own = (holder, purpose) == ("alice", Purpose::Manual);
+            assert_eq!(alice.check(&held).is_ok(), own, "{holder}, {purpose}");
+            assert_eq!(may_take(&held, "alice").is_ok(), holder == "alice");
+            for mover in [Mover::of(&held), Mover::Force] {
+                assert_eq!(mover.check(&held), Ok(()), "{mover:?}");
+            }
+            for mover in [&Mover::Agent, &lost] {
+                let fault = mover.check(&held).expect_err("refused");
+                assert_eq!(fault.code, Code::Leased);
+                for said in ["l-00000001", holder, &purpose.to_string()] {
+                    assert!(fault.message.contains(said), "{fault}");
+                }
+            }
+            for to in State::ALL {
+                let aside = own && to != State::Running;
+                assert_eq!(alice.gives_up(&held, to), aside, "{holder}, {purpose}, {to}");
+                assert!(!Mover::of(&held).gives_up(&held, to) && !Mover::Force.gives_up(&held, to));
+            }
+        }
+    }
+}
