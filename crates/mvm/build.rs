@@ -8,7 +8,9 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 fn main() {
     let here = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let workspace = here.ancestors().nth(2).expect("a crate of the workspace").to_owned();
-    for input in ["crates/mvm-guest/src", "crates/mvm-guest/Cargo.toml", "Cargo.lock"] {
+    for input in
+        ["crates/mvm-archive", "crates/mvm-guest/src", "crates/mvm-guest/Cargo.toml", "Cargo.lock"]
+    {
         println!("cargo::rerun-if-changed={}", workspace.join(input).display());
     }
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));

@@ -4,6 +4,7 @@ use crate::exec::ExecStream;
 use crate::link::{Wire, begin};
 use crate::protocol::{Adopt, ExecRequest, Hello, Request, Stats};
 use crate::{Error, Result, frame, transfer};
+use mvm_archive::Notes;
 use serde::de::DeserializeOwned;
 use std::path::Path;
 use std::task::Poll;
@@ -117,14 +118,14 @@ impl Channel {
         ExecStream::begin(self.open_raw().await?, request).await
     }
 
-    /// Unpacks a tar archive below a folder of the guest.
-    pub async fn put(&self, path: &str, archive: impl AsyncRead + Unpin) -> Result<()> {
+    /// Unpacks a tar archive below a folder of the guest. Gives what could not be kept.
+    pub async fn put(&self, path: &str, archive: impl AsyncRead + Unpin) -> Result<Notes> {
         transfer::put(&mut self.open_raw().await?, path, archive).await
     }
 
     /// Writes a file or folder of the guest to `archive`, as a tar archive whose entries begin
-    /// with the last component of `path`.
-    pub async fn get(&self, path: &str, archive: impl AsyncWrite + Unpin) -> Result<()> {
+    /// with the last component of `path`. Gives what could not be kept.
+    pub async fn get(&self, path: &str, archive: impl AsyncWrite + Unpin) -> Result<Notes> {
         transfer::get(&mut self.open_raw().await?, path, archive).await
     }
 

@@ -23,7 +23,7 @@ pub enum Error {
     /// The host's end of an archive failed.
     #[error("cannot {doing} the archive on this side: {cause}")]
     Archive {
-        /// `read` or `write`.
+        /// `read`, `write`, `pack` or `unpack`.
         doing: &'static str,
         /// What the system said.
         cause: std::io::Error,

@@ -21,11 +21,19 @@ pub enum Request {
     Put {
         /// A folder; made if it is not there.
         path: String,
+        /// Whether the second reply is to be [`mvm_archive::Notes`], and not nothing. Guests of older
+        /// versions do not know of it.
+        #[serde(default)]
+        notes: bool,
     },
     /// Send a file or folder as a tar archive: `Data` frames up to `End`, or a reply with an error.
     Get {
         /// An absolute path.
         path: String,
+        /// Whether a reply with [`mvm_archive::Notes`] is to come before `End`. Guests of older
+        /// versions send none.
+        #[serde(default)]
+        notes: bool,
     },
     /// What do you use? Reply: [`Stats`].
     Stats,

@@ -1,46 +1,103 @@
-//! The host's end of copying files in and out as tar archives, over any byte stream.
+//! Copying files in and out as archives, over any byte stream: the host's end, and what both ends share.
 
 use crate::frame::{self, Frame};
 use crate::protocol::{Reply, Request};
 use crate::{Error, Result};
+use mvm_archive::Notes;
+use std::io::{self, BufWriter, Read, Write};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_util::io::SyncIoBridge;
 
-const PIECE: usize = 64 * 1024;
+/// The size of a piece of an archive: few frames, and few changes between threads.
+const PIECE: usize = 256 * 1024;
 
-/// Unpacks `archive` below the folder `path` of the guest, which is made if it is not there.
+/// Unpacks `archive` below the folder `path` of the guest, which is made if it is not there. Gives what
+/// the guest could not keep of it.
 pub async fn put(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     path: &str,
     mut archive: impl AsyncRead + Unpin,
-) -> Result<()> {
-    frame::ask::<()>(stream, Request::Put { path: path.to_owned() }).await?;
+) -> Result<Notes> {
+    begin_put(stream, path).await?;
     let mut piece = vec![0; PIECE];
     loop {
-        let count = archive.read(&mut piece).await.map_err(|cause| here("read", &cause))?;
+        let count = archive.read(&mut piece).await.map_err(|cause| here("read", cause))?;
         if count == 0 {
-            break;
+            return end_put(stream).await;
         }
         frame::write(stream, &Frame::Data(piece[..count].to_vec())).await?;
     }
-    frame::write(stream, &Frame::End).await?;
-    frame::reply(stream).await
 }
 
-/// Writes the file or folder `path` of the guest to `archive`, as a tar archive whose entries begin
-/// with the last component of `path`. On an error what was written is incomplete.
+/// Like [`put`], with the archive that `pack` writes, on a thread of its own. Gives what neither side could
+/// keep.
+pub async fn put_packed(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    path: &str,
+    pack: impl FnOnce(&mut dyn Write) -> io::Result<Notes> + Send + 'static,
+) -> Result<Notes> {
+    begin_put(stream, path).await?;
+    // Without its end the guest does not take what there is for the whole.
+    let packed = send(stream, pack).await?;
+    let mut notes = packed.map_err(|cause| here("pack", cause))?;
+    notes.append(end_put(stream).await?);
+    Ok(notes)
+}
+
+async fn begin_put(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), path: &str) -> Result<()> {
+    frame::ask(stream, Request::Put { path: path.to_owned(), notes: true }).await
+}
+
+async fn end_put(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<Notes> {
+    frame::write(stream, &Frame::End).await?;
+    // A guest of an older version says nothing.
+    Ok(frame::reply::<Option<Notes>>(stream).await?.unwrap_or_default())
+}
+
+/// Writes the file or folder `path` of the guest to `archive`, whose entries begin with the last component
+/// of `path`. Gives what the guest could not keep. On an error what was written is incomplete.
 pub async fn get(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     path: &str,
     mut archive: impl AsyncWrite + Unpin,
-) -> Result<()> {
-    frame::ask::<()>(stream, Request::Get { path: path.to_owned() }).await?;
+) -> Result<Notes> {
+    frame::ask::<()>(stream, Request::Get { path: path.to_owned(), notes: true }).await?;
+    let mut notes = Notes::default();
+    while let Some(bytes) = next(stream, &mut notes).await? {
+        archive.write_all(&bytes).await.map_err(|cause| here("write", cause))?;
+    }
+    archive.flush().await.map_err(|cause| here("write", cause))?;
+    Ok(notes)
+}
+
+/// Like [`get`], with the archive read by `unpack`, on a thread of its own. Gives what neither side could
+/// keep.
+pub async fn get_unpacked(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    path: &str,
+    unpack: impl FnOnce(&mut dyn Read) -> io::Result<Notes> + Send + 'static,
+) -> Result<Notes> {
+    frame::ask::<()>(stream, Request::Get { path: path.to_owned(), notes: true }).await?;
+    let mut unpacking = Unpacking::begin(unpack);
+    let mut notes = Notes::default();
+    while let Some(bytes) = next(stream, &mut notes).await? {
+        if !unpacking.take(&bytes).await {
+            break;
+        }
+    }
+    notes.append(unpacking.end().await?.map_err(|cause| here("unpack", cause))?);
+    Ok(notes)
+}
+
+/// The next piece of an archive that is sent to us; `None` at its end.
+async fn next(stream: &mut (impl AsyncRead + Unpin), notes: &mut Notes) -> Result<Option<Vec<u8>>> {
     loop {
         match frame::read(stream).await? {
-            Some(Frame::Data(bytes)) => {
-                archive.write_all(&bytes).await.map_err(|cause| here("write", &cause))?;
-            }
-            Some(Frame::End) => {
-                return archive.flush().await.map_err(|cause| here("write", &cause));
+            Some(Frame::Data(bytes)) => return Ok(Some(bytes)),
+            Some(Frame::End) => return Ok(None),
+            // Notes that are none are no reason to lose the files.
+            Some(Frame::Reply(Reply::Ok(value))) => {
+                *notes = serde_json::from_value(value).unwrap_or_default();
             }
             Some(Frame::Reply(Reply::Error { code, message })) => {
                 return Err(Error::Guest { code, message });
@@ -51,6 +108,56 @@ pub async fn get(
     }
 }
 
-fn here(doing: &'static str, cause: &std::io::Error) -> Error {
-    Error::Archive { doing, cause: std::io::Error::new(cause.kind(), cause.to_string()) }
+/// Runs a packer on a thread of its own and sends what it writes, without an end. Gives what came of it.
+pub(crate) async fn send(
+    stream: &mut (impl AsyncWrite + Unpin),
+    pack: impl FnOnce(&mut dyn Write) -> io::Result<Notes> + Send + 'static,
+) -> Result<io::Result<Notes>> {
+    let (writer, mut from_packer) = tokio::io::duplex(2 * PIECE);
+    let writer = SyncIoBridge::new(writer);
+    let packing = tokio::task::spawn_blocking(move || {
+        let mut buffered = BufWriter::with_capacity(PIECE, writer);
+        let notes = pack(&mut buffered)?;
+        buffered.flush()?;
+        Ok(notes)
+    });
+    let mut piece = vec![0; PIECE];
+    loop {
+        let count = from_packer.read(&mut piece).await?;
+        if count == 0 {
+            return packing.await.map_err(|e| Error::Broken(e.to_string()));
+        }
+        frame::write(stream, &Frame::Data(piece[..count].to_vec())).await?;
+    }
+}
+
+/// An unpacker on a thread of its own.
+pub(crate) struct Unpacking {
+    to: tokio::io::DuplexStream,
+    task: tokio::task::JoinHandle<io::Result<Notes>>,
+}
+
+impl Unpacking {
+    pub(crate) fn begin(
+        unpack: impl FnOnce(&mut dyn Read) -> io::Result<Notes> + Send + 'static,
+    ) -> Unpacking {
+        let (to, reader) = tokio::io::duplex(2 * PIECE);
+        let mut reader = SyncIoBridge::new(reader);
+        Unpacking { to, task: tokio::task::spawn_blocking(move || unpack(&mut reader)) }
+    }
+
+    /// Gives it bytes; false once it has failed and takes no more.
+    pub(crate) async fn take(&mut self, bytes: &[u8]) -> bool {
+        self.to.write_all(bytes).await.is_ok()
+    }
+
+    /// Waits for it, with what it has got for the whole archive.
+    pub(crate) async fn end(self) -> Result<io::Result<Notes>> {
+        drop(self.to);
+        self.task.await.map_err(|e| Error::Broken(e.to_string()))
+    }
+}
+
+fn here(doing: &'static str, cause: io::Error) -> Error {
+    Error::Archive { doing, cause }
 }

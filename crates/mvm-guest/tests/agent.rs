@@ -138,7 +138,7 @@ async fn files_go_in_and_come_out() {
     std::os::unix::fs::symlink("a", source.join("link")).expect("link");
     let channel = channel().await;
     let mut stream = channel.open_raw().await.expect("stream");
-    let get = Request::Get { path: source.display().to_string() };
+    let get = Request::Get { path: source.display().to_string(), notes: false };
     frame::ask::<()>(&mut stream, get).await.expect("get");
     let mut archive = Vec::new();
     loop {
@@ -150,7 +150,7 @@ async fn files_go_in_and_come_out() {
     }
     let target = dir.path().join("out");
     let mut stream = channel.open_raw().await.expect("stream");
-    let put = Request::Put { path: target.display().to_string() };
+    let put = Request::Put { path: target.display().to_string(), notes: false };
     frame::ask::<()>(&mut stream, put).await.expect("put");
     for piece in archive.chunks(10_000) {
         frame::write(&mut stream, &Frame::Data(piece.to_vec())).await.expect("data");
@@ -160,7 +160,7 @@ async fn files_go_in_and_come_out() {
     assert_eq!(std::fs::read(target.join("tree/a")).expect("a"), vec![9; 300_000]);
     assert_eq!(std::fs::read_link(target.join("tree/link")).expect("link").to_str(), Some("a"));
     let mut stream = channel.open_raw().await.expect("stream");
-    let get = Request::Get { path: "/no/such/file".to_owned() };
+    let get = Request::Get { path: "/no/such/file".to_owned(), notes: false };
     assert_eq!(frame::ask::<()>(&mut stream, get).await.expect_err("none").code(), "not_found");
 }
 

@@ -4,11 +4,13 @@ use crate::session;
 use mvm_api::client::Bytes;
 use mvm_api::jobs::{self, JobView, SubmitJob};
 use mvm_api::{Client, Problem, paths};
+use mvm_archive::{Packer, Trust, name_of};
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::protocol::Reply;
 use mvm_model::job::JobSpec;
 use mvm_model::{JobId, JobState, PoolRef};
 use std::io::{BufWriter, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -42,18 +44,12 @@ impl Input {
         Ok(Input { path: path.to_owned(), folder })
     }
 
-    /// Where it is in an archive that is unpacked at the guest's root.
-    fn entry(&self, source: &Path) -> PathBuf {
-        let name = source.file_name().map_or_else(|| "root".into(), PathBuf::from);
-        self.folder.strip_prefix("/").unwrap_or(&self.folder).join(name)
-    }
-
-    fn pack(&self, archive: &mut tar::Builder<impl Write>) -> std::io::Result<()> {
+    /// Adds it to an archive that is unpacked at the guest's root.
+    fn pack(&self, archive: &mut Packer<impl Write>) -> std::io::Result<()> {
         let source = Path::new(&self.path).canonicalize()?;
-        match source.is_dir() {
-            true => archive.append_dir_all(self.entry(&source), &source),
-            false => archive.append_path_with_name(&source, self.entry(&source)),
-        }
+        let folder = self.folder.strip_prefix("/").unwrap_or(&self.folder).as_os_str();
+        let above: &[u8] = if folder.is_empty() { b"" } else { b"/" };
+        archive.add(&source, &[folder.as_bytes(), above, &name_of(&source)].concat())
     }
 }
 
@@ -148,9 +144,7 @@ impl Write for Pieces {
 async fn upload(client: &Client, id: JobId, inputs: Vec<Input>) -> Result<(), Problem> {
     let (pieces, body) = mpsc::channel(8);
     let packing = tokio::task::spawn_blocking(move || {
-        let mut archive =
-            tar::Builder::new(BufWriter::with_capacity(1 << 16, Pieces(pieces.clone())));
-        archive.follow_symlinks(false);
+        let mut archive = Packer::new(BufWriter::with_capacity(1 << 18, Pieces(pieces.clone())));
         for input in &inputs {
             if let Err(cause) = input.pack(&mut archive) {
                 // The agent must not take what there is for the whole.
@@ -158,7 +152,7 @@ async fn upload(client: &Client, id: JobId, inputs: Vec<Input>) -> Result<(), Pr
                 return Err(format!("cannot read {}: {cause}", input.path));
             }
         }
-        archive.into_inner().and_then(|mut to| to.flush()).map_err(|e| e.to_string())
+        archive.finish().map(|(_, notes)| notes).map_err(|e| e.to_string())
     });
     let sent: Result<serde_json::Value, _> =
         client.upload(&jobs::job_part(id, "inputs"), body).await;
@@ -169,7 +163,11 @@ async fn upload(client: &Client, id: JobId, inputs: Vec<Input>) -> Result<(), Pr
             Err(*problem)
         }
         (Err(cause), _) => Err(Problem::new(400, "local_file", cause)),
-        (Ok(()), sent) => sent.map(drop).map_err(|e| e.into_problem()),
+        (Ok(notes), sent) => {
+            sent.map_err(|e| e.into_problem())?;
+            session::tell(&notes);
+            Ok(())
+        }
     }
 }
 
@@ -261,9 +259,8 @@ pub async fn fetch(client: &Client, id: JobId, index: usize, target: &Path) -> R
     let (pieces, queue) = std::sync::mpsc::sync_channel::<Vec<u8>>(8);
     let folder = target.to_owned();
     let unpacking = tokio::task::spawn_blocking(move || {
-        let mut archive = tar::Archive::new(Received { queue, piece: Vec::new(), at: 0 });
-        archive.set_preserve_permissions(true);
-        archive.unpack(folder)
+        let from = Received { queue, piece: Vec::new(), at: 0 };
+        mvm_archive::unpack(from, &folder, Trust::Stranger)
     });
     let path = jobs::job_part(id, &format!("artifacts/{index}"));
     // An unpacker that has failed takes no more: its error is the one to tell.
@@ -271,7 +268,8 @@ pub async fn fetch(client: &Client, id: JobId, index: usize, target: &Path) -> R
     drop(pieces);
     let unpacked = unpacking.await.map_err(|e| Problem::internal(e.to_string()))?;
     sent.map_err(|e| e.into_problem())?;
-    unpacked.map_err(local)
+    session::tell(&unpacked.map_err(local)?);
+    Ok(())
 }
 
 /// Bytes that come in pieces.

@@ -1,8 +1,10 @@
 //! Sessions with a guest: programs, files and ports, over a stream that the agent passes on.
 
 use mvm_api::{Client, ClientError, Problem, paths};
+use mvm_archive::{Notes, Packer, Trust, name_of};
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::protocol::{ExecRequest, Request, Tty};
+use mvm_guest::transfer;
 use mvm_model::InstanceRef;
 use std::io::IsTerminal;
 use std::path::Path;
@@ -212,40 +214,18 @@ pub async fn put(
     source: &Path,
     target: &str,
 ) -> Result<(), Problem> {
-    let local = |e: std::io::Error| {
+    let source = source.canonicalize().map_err(|e| {
         Problem::new(400, "local_file", format!("cannot read {}: {e}", source.display()))
-    };
-    let source = source.canonicalize().map_err(local)?;
+    })?;
     let mut stream = open(client, instance, None).await?;
-    let request = Request::Put { path: target.to_owned() };
-    frame::ask::<()>(&mut stream, request).await.map_err(guest_problem)?;
-    let (writer, mut reader) = tokio::io::duplex(1 << 18);
-    let path = source.clone();
-    let packing =
-        tokio::task::spawn_blocking(move || pack(&path, tokio_util::io::SyncIoBridge::new(writer)));
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let count = reader.read(&mut buffer).await.map_err(local)?;
-        if count == 0 {
-            break;
-        }
-        let piece = Frame::Data(buffer[..count].to_vec());
-        frame::write(&mut stream, &piece).await.map_err(guest_problem)?;
-    }
-    packing.await.map_err(|e| Problem::internal(e.to_string()))?.map_err(local)?;
-    frame::write(&mut stream, &Frame::End).await.map_err(guest_problem)?;
-    frame::reply::<()>(&mut stream).await.map_err(guest_problem)
-}
-
-fn pack(source: &Path, writer: impl std::io::Write) -> std::io::Result<()> {
-    let mut archive = tar::Builder::new(writer);
-    archive.follow_symlinks(false);
-    let name = source.file_name().map_or_else(|| "root".into(), std::path::PathBuf::from);
-    match source.is_dir() {
-        true => archive.append_dir_all(name, source)?,
-        false => archive.append_path_with_name(source, name)?,
-    }
-    std::io::Write::flush(&mut archive.into_inner()?)
+    let pack = move |to: &mut dyn std::io::Write| {
+        let mut packer = Packer::new(to);
+        packer.add(&source, &name_of(&source))?;
+        Ok(packer.finish()?.1)
+    };
+    let notes = transfer::put_packed(&mut stream, target, pack).await;
+    tell(&notes.map_err(copy_problem)?);
+    Ok(())
 }
 
 /// Copies a file or folder of the guest to below the local folder `target`.
@@ -255,32 +235,33 @@ pub async fn get(
     source: &str,
     target: &Path,
 ) -> Result<(), Problem> {
-    let local = |e: std::io::Error| {
-        Problem::new(400, "local_file", format!("cannot write below {}: {e}", target.display()))
-    };
-    std::fs::create_dir_all(target).map_err(local)?;
-    let mut stream = open(client, instance, None).await?;
-    let request = Request::Get { path: source.to_owned() };
-    frame::ask::<()>(&mut stream, request).await.map_err(guest_problem)?;
-    let (mut writer, reader) = tokio::io::duplex(1 << 18);
     let folder = target.to_owned();
-    let unpacking = tokio::task::spawn_blocking(move || {
-        let mut archive = tar::Archive::new(tokio_util::io::SyncIoBridge::new(reader));
-        archive.set_preserve_permissions(true);
-        archive.unpack(folder)
-    });
-    loop {
-        match frame::read(&mut stream).await.map_err(guest_problem)? {
-            Some(Frame::Data(bytes)) => drop(writer.write_all(&bytes).await),
-            Some(Frame::End) => break,
-            Some(Frame::Reply(mvm_guest::protocol::Reply::Error { code, message })) => {
-                return Err(guest_problem(mvm_guest::Error::Guest { code, message }));
-            }
-            _ => return Err(Problem::new(502, "session_lost", "the copy ended too early")),
-        }
+    std::fs::create_dir_all(&folder).map_err(|e| {
+        Problem::new(400, "local_file", format!("cannot write below {}: {e}", target.display()))
+    })?;
+    let mut stream = open(client, instance, None).await?;
+    let unpack =
+        move |from: &mut dyn std::io::Read| mvm_archive::unpack(from, &folder, Trust::Stranger);
+    let notes = transfer::get_unpacked(&mut stream, source, unpack).await;
+    tell(&notes.map_err(copy_problem)?);
+    Ok(())
+}
+
+/// Says on standard error what could not be copied as it was.
+pub fn tell(notes: &Notes) {
+    for line in notes.lines() {
+        eprintln!("mvm: {line}");
     }
-    drop(writer);
-    unpacking.await.map_err(|e| Problem::internal(e.to_string()))?.map_err(local)
+}
+
+/// What failed on this side is this side's; the packer's words name the file.
+fn copy_problem(error: mvm_guest::Error) -> Problem {
+    match error {
+        mvm_guest::Error::Archive { doing, cause } => {
+            Problem::new(400, "local_file", format!("cannot {doing} the files here: {cause}"))
+        }
+        other => guest_problem(other),
+    }
 }
 
 /// Copies our standard streams to and from a port of the guest: an SSH ProxyCommand.

@@ -80,8 +80,8 @@ impl Answer for Agent {
                 let _counted = Counted::new(&self.execs);
                 exec::run(stream, request).await
             }
-            Request::Put { path } => files::put(stream, path).await,
-            Request::Get { path } => files::get(stream, path).await,
+            Request::Put { path, notes } => files::put(stream, path, notes).await,
+            Request::Get { path, notes } => files::get(stream, path, notes).await,
             Request::Connect { port } => net::connect(stream, port).await,
             Request::Hello => reply(stream, &hello()).await,
             Request::Stats => {

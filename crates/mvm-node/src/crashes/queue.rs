@@ -6,6 +6,7 @@ use crate::node::Node;
 use crate::world::World;
 use axum::body::Bytes;
 use mvm_api::jobs::SubmitJob;
+use mvm_archive::{Entry, Kind, Time, Writer};
 use mvm_model::cache::Cache;
 use mvm_model::job::{JobSpec, JobState, PREPARING_MS};
 use mvm_model::{Counts, Job, JobId, Recycle};
@@ -133,12 +134,16 @@ fn holder() -> String {
 
 /// A file `/work/input`, as an archive.
 pub fn inputs() -> Vec<u8> {
-    let mut archive = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_gnu();
-    header.set_size(3);
-    header.set_mode(0o644);
-    archive.append_data(&mut header, "work/input", &b"in\n"[..]).expect("archive");
-    archive.into_inner().expect("archive")
+    let mut archive = Writer::new(Vec::new());
+    let entry = Entry {
+        name: b"work/input".to_vec(),
+        kind: Kind::file(3),
+        mode: 0o644,
+        modified: Time::default(),
+        xattrs: Vec::new(),
+    };
+    archive.entry(&entry).and_then(|()| archive.data(b"in\n")).expect("archive");
+    archive.finish().expect("archive")
 }
 
 /// A job that is not over, if there is one. Waits that only time ends are cut short.

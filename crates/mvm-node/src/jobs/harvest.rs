@@ -6,6 +6,7 @@ use crate::Result;
 use crate::node::Node;
 use crate::problem::{OrProblem, io};
 use crate::root::remove_file;
+use mvm_archive::Notes;
 use mvm_guest::channel::Channel;
 use mvm_model::job::{Artifact, JobState, Outcome};
 use mvm_model::{InstanceId, Job, JobId};
@@ -25,6 +26,8 @@ pub(super) struct Harvest<'a> {
     pub limit: &'a mut Limit,
     /// The guest was cut off: it had not done in time what it was to.
     pub cut: bool,
+    /// What the guest could not copy as it was.
+    pub notes: Notes,
 }
 
 impl Harvest<'_> {
@@ -80,13 +83,16 @@ impl Harvest<'_> {
             let failed = |e| io(format!("write {}", early.display()), e);
             let file = tokio::fs::File::create(&early).await.map_err(failed)?;
             let mut file = Bounded { file, room: MAX_ARTIFACT };
-            channel.get(&source, &mut file).await.or_problem()?;
+            let notes = channel.get(&source, &mut file).await.or_problem()?;
             let bytes = file.file.metadata().await.map_err(failed)?.len();
             tokio::fs::rename(&early, &to).await.map_err(failed)?;
-            Ok(bytes)
+            Ok((bytes, notes))
         };
         let fetched = match self.limit.hold(fetch).await {
-            Ok(fetched) => fetched.map(Some),
+            Ok(fetched) => fetched.map(|(bytes, notes)| {
+                self.notes.append(notes);
+                Some(bytes)
+            }),
             Err(cut) => {
                 self.cut_off(cut, &format!("artifact {path} was fetched"), outcome);
                 Ok(None)

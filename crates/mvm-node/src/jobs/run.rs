@@ -10,6 +10,7 @@ use crate::problem::OrProblem;
 use crate::root::remove_file;
 use crate::{Result, now};
 use mvm_api::Problem;
+use mvm_archive::Notes;
 use mvm_guest::channel::Channel;
 use mvm_guest::exec::{ExecInput, ExecOutput, Output};
 use mvm_guest::frame::Frame;
@@ -129,11 +130,12 @@ pub(super) async fn run(
     }
 }
 
-/// A machine that is up and has the inputs, and how long both took.
+/// A machine that is up and has the inputs, how long both took, and what it could not keep of these.
 struct Ready {
     channel: Channel,
     claim: Duration,
     inputs: Duration,
+    notes: Notes,
 }
 
 impl Runner {
@@ -197,13 +199,13 @@ impl Runner {
         self.hold("its caches were mounted", mounted).await??;
         let claim = began.elapsed();
         let began = Instant::now();
-        self.send_inputs(&channel).await?;
-        Ok(Ready { channel, claim, inputs: began.elapsed() })
+        let notes = self.send_inputs(&channel).await?;
+        Ok(Ready { channel, claim, inputs: began.elapsed(), notes })
     }
 
-    async fn send_inputs(&mut self, channel: &Channel) -> std::result::Result<(), Unbegun> {
+    async fn send_inputs(&mut self, channel: &Channel) -> std::result::Result<Notes, Unbegun> {
         let path = self.node.inputs_of(self.id);
-        let Ok(file) = tokio::fs::File::open(&path).await else { return Ok(()) };
+        let Ok(file) = tokio::fs::File::open(&path).await else { return Ok(Notes::default()) };
         match self.hold("its inputs were unpacked", channel.put("/", file)).await? {
             Err(mvm_guest::Error::Guest { message, .. }) => {
                 let reason = format!("its inputs cannot be unpacked: {message}");
@@ -215,7 +217,7 @@ impl Runner {
 
     /// Begins the command, follows it to its end, and records how it came out.
     async fn carry_out(&mut self, ready: Ready) -> Result<Job> {
-        let Ready { channel, claim, inputs } = ready;
+        let Ready { channel, claim, inputs, notes } = ready;
         let mut log = Log::open(&self.node.log_of(self.id)).await?;
         let canceled =
             |job: &mut Job| job.end(Outcome::because(JobState::Canceled, "canceled"), now());
@@ -240,6 +242,7 @@ impl Runner {
             let (number, most) = (job.attempts.len(), usize::from(job.spec.retries) + 1);
             log.say(&format!("attempt {number} of {most}")).await?;
         }
+        self.tell(&mut log, &notes).await?;
         let slot = self.node.slot(self.instance.id);
         let _session = slot.session();
         let began = Instant::now();
@@ -370,10 +373,36 @@ impl Runner {
             self.limit.last_moment();
         }
         let (node, limit, instance) = (&*self.node, &mut self.limit, self.instance.id);
-        let mut harvest = Harvest { node, instance, channel, limit, cut: false };
+        let notes = Notes::default();
+        let mut harvest = Harvest { node, instance, channel, limit, cut: false, notes };
         let artifacts = harvest.take(job, outcome).await;
+        let notes = harvest.notes;
         self.cut = harvest.cut;
+        if !notes.is_empty() {
+            let told = async {
+                let mut log = Log::open(&self.node.log_of(self.id)).await?;
+                self.tell(&mut log, &notes).await
+            };
+            if let Err(problem) = told.await {
+                outcome.add_reason(format!("its log is cut short: {}", problem.detail));
+            }
+        }
         artifacts
+    }
+
+    /// Says in the log, and to the client that is attached, what could not be copied as it was.
+    async fn tell(&self, log: &mut Log, notes: &Notes) -> Result<()> {
+        for line in notes.lines() {
+            let piece = Frame::Stderr(format!("mvm: {line}\n").into_bytes());
+            log.write(&piece).await?;
+            let client = locked(&self.desk.client).clone();
+            if let Some(client) = client {
+                // One that is gone ends the job by itself.
+                let _ = client.send(piece).await;
+            }
+        }
+        self.desk.bump();
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The files of a simulated guest, which it holds in its memory.
 
 use super::refusal;
+use mvm_archive::{Entry, Kind, Notes, Reader, Time, Writer};
 use mvm_guest::channel::Stream;
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::serve::reply;
@@ -8,7 +9,6 @@ use mvm_guest::{Error, Result};
 use mvm_hypervisor::sim::GuestMachine;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::Read;
 
 /// The most that the files of one guest may hold, and an archive for it.
 const MOST_BYTES: usize = 4 << 20;
@@ -44,23 +44,19 @@ impl Files {
     /// Takes in what an archive holds, below the folder `path`.
     fn unpack(&mut self, path: &str, archive: &[u8]) -> std::io::Result<()> {
         self.0.insert(absolute("/", path), File { mode: 0o755, bytes: None });
-        for entry in tar::Archive::new(archive).entries()? {
-            let mut entry = entry?;
-            let name = absolute(path, &entry.path()?.to_string_lossy());
-            let mode = entry.header().mode()?;
-            let bytes = match entry.header().entry_type() {
-                tar::EntryType::Directory => None,
-                tar::EntryType::Regular => {
-                    let mut bytes = Vec::new();
-                    entry.read_to_end(&mut bytes)?;
-                    Some(bytes)
-                }
+        let mut reader = Reader::new(archive);
+        while let Some(entry) = reader.entry()? {
+            let name = absolute(path, &String::from_utf8_lossy(&entry.name));
+            let bytes = match &entry.kind {
+                Kind::Folder => None,
+                // Without holes it is no longer than the archive.
+                kind if *kind == Kind::file(length(kind)) => Some(bytes(&mut reader)?),
                 other => {
                     let what = format!("{name} is {other:?}: not simulated");
                     return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, what));
                 }
             };
-            self.0.insert(name, File { mode, bytes });
+            self.0.insert(name, File { mode: entry.mode, bytes });
         }
         Ok(())
     }
@@ -70,21 +66,41 @@ impl Files {
         let path = absolute("/", path);
         let below = format!("{}/", path.trim_end_matches('/'));
         let parent = path.rfind('/').map_or(0, |slash| slash + 1);
-        let mut archive = tar::Builder::new(Vec::new());
+        let mut archive = Writer::new(Vec::new());
         let mut found = false;
         for (name, file) in self.0.iter().filter(|(n, _)| **n == path || n.starts_with(&below)) {
             found = true;
             let bytes = file.bytes.as_deref().unwrap_or_default();
-            let mut header = tar::Header::new_gnu();
-            header.set_mode(file.mode);
-            header.set_size(bytes.len() as u64);
-            header.set_entry_type(match file.bytes {
-                Some(_) => tar::EntryType::Regular,
-                None => tar::EntryType::Directory,
-            });
-            archive.append_data(&mut header, &name[parent..], bytes)?;
+            archive.entry(&Entry {
+                name: name.as_bytes()[parent..].to_vec(),
+                kind: match file.bytes {
+                    Some(_) => Kind::file(bytes.len() as u64),
+                    None => Kind::Folder,
+                },
+                mode: file.mode,
+                modified: Time::default(),
+                xattrs: Vec::new(),
+            })?;
+            archive.data(bytes)?;
         }
-        archive.into_inner().map(|bytes| found.then_some(bytes))
+        archive.finish().map(|bytes| found.then_some(bytes))
+    }
+}
+
+fn length(kind: &Kind) -> u64 {
+    match kind {
+        Kind::File { size, .. } => *size,
+        _ => 0,
+    }
+}
+
+fn bytes(reader: &mut Reader<&[u8]>) -> std::io::Result<Vec<u8>> {
+    let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
+    loop {
+        match reader.data(&mut piece)? {
+            0 => return Ok(bytes),
+            count => bytes.extend_from_slice(&piece[..count]),
+        }
     }
 }
 
@@ -128,7 +144,12 @@ pub fn change<T>(machine: &GuestMachine, change: impl FnOnce(&mut Files) -> T) -
 }
 
 /// Takes in an archive.
-pub async fn put(machine: &GuestMachine, stream: &mut Stream, path: &str) -> Result<()> {
+pub async fn put(
+    machine: &GuestMachine,
+    stream: &mut Stream,
+    path: &str,
+    notes: bool,
+) -> Result<()> {
     reply(stream, &()).await?;
     let mut archive = Vec::new();
     loop {
@@ -142,17 +163,28 @@ pub async fn put(machine: &GuestMachine, stream: &mut Stream, path: &str) -> Res
     }
     let unpacked = change(machine, |files| files.unpack(path, &archive))?;
     unpacked.map_err(|cause| refusal("guest_io", format!("unpack to {path}: {cause}")))?;
-    reply(stream, &()).await
+    match notes {
+        true => reply(stream, &Notes::default()).await,
+        false => reply(stream, &()).await,
+    }
 }
 
 /// Sends an archive.
-pub async fn get(machine: &GuestMachine, stream: &mut Stream, path: &str) -> Result<()> {
+pub async fn get(
+    machine: &GuestMachine,
+    stream: &mut Stream,
+    path: &str,
+    notes: bool,
+) -> Result<()> {
     let packed = look(machine).pack(path);
     let packed = packed.map_err(|cause| refusal("guest_io", format!("read {path}: {cause}")))?;
     let archive = packed.ok_or_else(|| refusal("not_found", format!("read {path}: not there")))?;
     reply(stream, &()).await?;
     for piece in archive.chunks(PIECE) {
         frame::write(stream, &Frame::Data(piece.to_vec())).await?;
+    }
+    if notes {
+        reply(stream, &Notes::default()).await?;
     }
     frame::write(stream, &Frame::End).await
 }

@@ -80,8 +80,8 @@ impl Answer for Inside {
                 reply(stream, &()).await
             }
             Request::Exec(request) => exec::run(self, stream, request).await,
-            Request::Put { path } => files::put(&self.machine, stream, &path).await,
-            Request::Get { path } => files::get(&self.machine, stream, &path).await,
+            Request::Put { path, notes } => files::put(&self.machine, stream, &path, notes).await,
+            Request::Get { path, notes } => files::get(&self.machine, stream, &path, notes).await,
             Request::Stats => reply(stream, &self.stats()).await,
             Request::Connect { port } => connect(stream, port).await,
             // Its files are in memory, whatever disk they would be on.

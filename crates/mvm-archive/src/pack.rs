@@ -1,0 +1,336 @@
+//! Packs files and folders, while they may change.
+//!
+//! What an entry announces is taken from the file after it was opened, and exactly that is sent. A
+//! folder is read through its descriptor, so that one that is moved or replaced meanwhile cannot lead
+//! elsewhere.
+
+use crate::notes::shown;
+use crate::{Entry, Kind, Notes, Time, Writer, failed, sparse, xattr};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat,
+};
+use rustix::io::{Errno, pread};
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// How often a name is looked at anew that is of another kind each time.
+const TRIES: usize = 5;
+const PIECE: usize = 256 * 1024;
+
+/// Moments at which tests change what is packed.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Listed,
+    Opened,
+    Read,
+}
+
+/// Packs files and folders into one archive.
+pub struct Packer<W> {
+    to: Writer<W>,
+    notes: Notes,
+    /// Files that have several names: the one that was archived, by device and inode.
+    links: HashMap<(u64, u64), Vec<u8>>,
+    piece: Vec<u8>,
+    attributes: Vec<u8>,
+    #[cfg(test)]
+    pub(crate) hook: Option<Box<dyn FnMut(Step)>>,
+}
+
+/// A folder that is being packed.
+struct Level {
+    folder: OwnedFd,
+    /// What is in it, the last first.
+    names: Vec<(CString, FileType)>,
+    /// Length of its own name in the archive.
+    length: usize,
+}
+
+/// Where something is: in the archive, and on the disk for a person.
+struct Place<'a> {
+    name: Vec<u8>,
+    source: &'a Path,
+    /// How much of `name` stands for `source`.
+    top: usize,
+}
+
+impl Place<'_> {
+    fn shown(&self) -> String {
+        shown(&[self.source.as_os_str().as_bytes(), &self.name[self.top..]].concat())
+    }
+
+    fn failed(&self, cause: impl Into<io::Error>) -> io::Error {
+        failed("read", &self.shown(), cause)
+    }
+}
+
+impl<W: Write> Packer<W> {
+    /// An archive that goes to `to`, in pieces that may be small.
+    pub fn new(to: W) -> Self {
+        Packer {
+            to: Writer::new(to),
+            notes: Notes::default(),
+            links: HashMap::new(),
+            piece: vec![0; PIECE],
+            attributes: Vec::new(),
+            #[cfg(test)]
+            hook: None,
+        }
+    }
+
+    /// Adds a file, or a folder with all that is in it, under this name. A symbolic link is itself added.
+    /// What vanishes meanwhile is left out; errors: `source` is not there, or something cannot be read.
+    pub fn add(&mut self, source: &Path, name: &[u8]) -> io::Result<()> {
+        let mut place = Place { name: name.to_vec(), source, top: name.len() };
+        let path = CString::new(source.as_os_str().as_bytes()).map_err(|e| place.failed(e))?;
+        statat(CWD, &path, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| place.failed(e))?;
+        let mut levels: Vec<Level> =
+            self.one(CWD, &path, FileType::Unknown, &place)?.into_iter().collect();
+        while let Some(level) = levels.last_mut() {
+            place.name.truncate(level.length);
+            let Some((file, kind)) = level.names.pop() else {
+                levels.pop();
+                continue;
+            };
+            place.name.push(b'/');
+            place.name.extend_from_slice(file.to_bytes());
+            let below = self.one(level.folder.as_fd(), &file, kind, &place)?;
+            levels.extend(below);
+        }
+        Ok(())
+    }
+
+    /// Ends the archive. Gives what could not be kept.
+    pub fn finish(self) -> io::Result<(W, Notes)> {
+        Ok((self.to.finish()?, self.notes))
+    }
+
+    #[cfg(test)]
+    fn step(&mut self, step: Step) {
+        if let Some(hook) = &mut self.hook {
+            hook(step);
+        }
+    }
+
+    /// Adds what has this name in the folder `at`; gives a folder for what is in it to be added.
+    fn one(
+        &mut self,
+        at: BorrowedFd<'_>,
+        file: &CStr,
+        listed: FileType,
+        place: &Place<'_>,
+    ) -> io::Result<Option<Level>> {
+        #[cfg(test)]
+        self.step(Step::Listed);
+        // What would be left out is looked at first: it may be something else by now.
+        let mut kind = match listed {
+            FileType::RegularFile | FileType::Directory | FileType::Symlink => listed,
+            _ => FileType::Unknown,
+        };
+        for _ in 0..=TRIES {
+            let done = match kind {
+                FileType::RegularFile => self.file(at, file, place),
+                FileType::Directory => self.folder(at, file, place),
+                FileType::Symlink => self.symlink(at, file, place),
+                FileType::Unknown => Ok(Done::Changed),
+                other => {
+                    self.notes.add(format!(
+                        "{} was left out: it is {}",
+                        place.shown(),
+                        word(other)
+                    ));
+                    Ok(Done::Added)
+                }
+            };
+            match done {
+                Ok(Done::Added) => return Ok(None),
+                Ok(Done::Folder(level)) => return Ok(Some(level)),
+                // It is of another kind than it was a moment ago.
+                Ok(Done::Changed)
+                | Err(Fault::Errno(
+                    Errno::LOOP | Errno::NXIO | Errno::NOTDIR | Errno::ISDIR | Errno::INVAL,
+                )) => {}
+                Err(Fault::Errno(Errno::NOENT | Errno::STALE)) => return Ok(None),
+                Err(Fault::Errno(error)) => return Err(place.failed(error)),
+                Err(Fault::Io(error)) => return Err(error),
+            }
+            kind = match statat(at, file, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                Err(Errno::NOENT | Errno::STALE) => return Ok(None),
+                Err(error) => return Err(place.failed(error)),
+            };
+        }
+        self.notes.add(format!("{} was left out: it never stayed what it was", place.shown()));
+        Ok(None)
+    }
+
+    fn file(&mut self, at: BorrowedFd<'_>, file: &CStr, place: &Place<'_>) -> Result<Done, Fault> {
+        // Were it a FIFO by now, opening it must not wait.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let opened = openat(at, file, flags | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+        let stat = fstat(&opened)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(Done::Changed);
+        }
+        #[cfg(test)]
+        self.step(Step::Opened);
+        let inode = (stat.st_dev, stat.st_ino);
+        if let Some(first) = self.links.get(&inode) {
+            let mut entry = entry(place, &stat, Kind::HardLink(first.clone()));
+            entry.modified.nanos = 0;
+            self.to.entry(&entry)?;
+            return Ok(Done::Added);
+        }
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let data = sparse::extents(opened.as_fd(), &stat);
+        let mut entry = entry(place, &stat, Kind::File { size, data: data.clone() });
+        entry.xattrs = self.attributes(opened.as_fd(), place);
+        self.to.entry(&entry)?;
+        if stat.st_nlink > 1 {
+            self.links.insert(inode, place.name.clone());
+        }
+        let mut missing = 0;
+        for extent in &data {
+            missing += self.extent(opened.as_fd(), extent.offset, extent.length, place)?;
+        }
+        if missing > 0 {
+            self.notes.add(format!(
+                "{} shrank while it was copied: {missing} of its {size} bytes are zeros in the copy",
+                place.shown()
+            ));
+        } else if grown(opened.as_fd(), size) {
+            self.notes.add(format!(
+                "{} grew while it was copied: the copy has its first {size} bytes",
+                place.shown()
+            ));
+        }
+        Ok(Done::Added)
+    }
+
+    /// Sends a part of a file. Gives how many bytes of it were not there, and are zeros.
+    fn extent(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        length: u64,
+        place: &Place<'_>,
+    ) -> io::Result<u64> {
+        let mut sent = 0;
+        while sent < length {
+            #[cfg(test)]
+            self.step(Step::Read);
+            let most = usize::try_from(length - sent).unwrap_or(PIECE).min(PIECE);
+            match pread(file, &mut self.piece[..most], offset + sent) {
+                Ok(0) => {
+                    self.to.zeros(length - sent)?;
+                    return Ok(length - sent);
+                }
+                Ok(count) => {
+                    self.to.data(&self.piece[..count])?;
+                    sent += count as u64;
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(place.failed(error)),
+            }
+        }
+        Ok(0)
+    }
+
+    fn folder(
+        &mut self,
+        at: BorrowedFd<'_>,
+        file: &CStr,
+        place: &Place<'_>,
+    ) -> Result<Done, Fault> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = openat(at, file, flags, Mode::empty())?;
+        let stat = fstat(&folder)?;
+        let mut entry = entry(place, &stat, Kind::Folder);
+        entry.xattrs = self.attributes(folder.as_fd(), place);
+        self.to.entry(&entry)?;
+        let mut names = Vec::new();
+        for found in Dir::read_from(&folder)? {
+            let found = found?;
+            let name = found.file_name();
+            if ![c".", c".."].contains(&name) {
+                names.push((name.to_owned(), found.file_type()));
+            }
+        }
+        // The same folder gives the same archive; the last is taken first.
+        names.sort_unstable_by(|(one, _), (other, _)| other.cmp(one));
+        Ok(Done::Folder(Level { folder, names, length: place.name.len() }))
+    }
+
+    fn symlink(
+        &mut self,
+        at: BorrowedFd<'_>,
+        file: &CStr,
+        place: &Place<'_>,
+    ) -> Result<Done, Fault> {
+        let stat = statat(at, file, AtFlags::SYMLINK_NOFOLLOW)?;
+        let target = readlinkat(at, file, Vec::new())?.into_bytes();
+        let mut entry = entry(place, &stat, Kind::Symlink(target));
+        entry.mode = 0o777;
+        self.to.entry(&entry)?;
+        Ok(Done::Added)
+    }
+
+    /// A file's extended attributes. Those that cannot be read are no reason to fail.
+    fn attributes(&mut self, file: BorrowedFd<'_>, place: &Place<'_>) -> Vec<crate::Xattr> {
+        xattr::read(file, &mut self.attributes).unwrap_or_else(|error| {
+            let path = place.shown();
+            self.notes.add(format!("{path} was copied without its extended attributes: {error}"));
+            Vec::new()
+        })
+    }
+}
+
+/// What became of one try.
+enum Done {
+    Added,
+    Folder(Level),
+    Changed,
+}
+
+/// Why it failed: where it may have vanished, or be of another kind, the error of the call.
+enum Fault {
+    Errno(Errno),
+    Io(io::Error),
+}
+
+impl From<Errno> for Fault {
+    fn from(error: Errno) -> Self {
+        Fault::Errno(error)
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Fault::Io(error)
+    }
+}
+
+fn entry(place: &Place<'_>, stat: &Stat, kind: Kind) -> Entry {
+    let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    let modified = Time { seconds: stat.st_mtime, nanos };
+    let name = place.name.clone();
+    Entry { name, kind, mode: stat.st_mode & 0o7777, modified, xattrs: Vec::new() }
+}
+
+fn grown(file: BorrowedFd<'_>, size: u64) -> bool {
+    fstat(file).is_ok_and(|stat| u64::try_from(stat.st_size).is_ok_and(|now| now > size))
+}
+
+fn word(kind: FileType) -> &'static str {
+    match kind {
+        FileType::Socket => "a socket",
+        FileType::Fifo => "a FIFO",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        _ => "of a kind that is not known",
+    }
+}
