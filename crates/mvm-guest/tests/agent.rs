@@ -297,3 +297,66 @@ async fn typed_copies_go_both_ways_and_say_what_is_wrong() {
     channel.close().await;
     assert!(channel.is_closed() && channel.hello().await.is_err());
 }
+
+/// What could not be copied as it was is told by the side that saw it, and goes the whole way.
+#[tokio::test]
+async fn what_a_guest_leaves_out_is_told_to_its_host() {
+    let dir = tempfile::tempdir().expect("dir");
+    let tree = dir.path().join("tree");
+    std::fs::create_dir(&tree).expect("dir");
+    std::fs::write(tree.join("f"), b"there").expect("file");
+    let _socket = std::os::unix::net::UnixListener::bind(tree.join("socket")).expect("socket");
+    let channel = channel().await;
+    let mut archive = Vec::new();
+    let notes = channel.get(&tree.display().to_string(), &mut archive).await.expect("get");
+    let said = format!("{} was left out: it is a socket", tree.join("socket").display());
+    assert_eq!(notes.lines(), [said.as_str()]);
+    let notes = channel.put(&dir.path().join("out").display().to_string(), &archive[..]).await;
+    assert!(notes.expect("put").is_empty());
+    assert!(dir.path().join("out/tree/f").exists());
+    // Both ways at once, as the command line does it.
+    let (source, target) = (tree.clone(), dir.path().join("in").display().to_string());
+    let pack = move |to: &mut dyn std::io::Write| {
+        let mut packer = mvm_archive::Packer::new(to);
+        packer.add(&source, b"t")?;
+        Ok(packer.finish()?.1)
+    };
+    let mut stream = channel.open_raw().await.expect("stream");
+    let notes = mvm_guest::transfer::put_packed(&mut stream, &target, pack).await.expect("put");
+    assert_eq!(notes.lines(), [said]);
+    assert_eq!(std::fs::read(dir.path().join("in/t/f")).expect("f"), b"there");
+    // A packer that fails leaves no half for the whole, and is what is told.
+    let pack = |_: &mut dyn std::io::Write| Err(std::io::Error::other("no disk"));
+    let mut stream = channel.open_raw().await.expect("stream");
+    let error = mvm_guest::transfer::put_packed(&mut stream, &target, pack).await.expect_err("it");
+    assert!(error.to_string().contains("no disk"), "{error}");
+}
+
+/// Guests may be older than their host: they do not know of notes, and say nothing where these go.
+#[tokio::test]
+async fn a_guest_of_an_older_version_sends_no_notes() {
+    struct Old;
+
+    impl mvm_guest::serve::Answer for Old {
+        async fn answer(&self, request: Request, stream: &mut Stream) -> mvm_guest::Result<()> {
+            mvm_guest::serve::reply(stream, &()).await?;
+            if let Request::Get { .. } = request {
+                frame::write(stream, &Frame::Data(b"bytes".to_vec())).await?;
+                return frame::write(stream, &Frame::End).await;
+            }
+            while frame::read(stream).await? != Some(Frame::End) {}
+            mvm_guest::serve::reply(stream, &()).await
+        }
+    }
+
+    let (host, guest) = UnixStream::pair().expect("pair");
+    tokio::spawn(mvm_guest::serve::serve_stream(std::sync::Arc::new(Old), guest));
+    let channel = Channel::from_stream(host, DEADLINE).await.expect("session");
+    assert!(channel.put("/", &b"bytes"[..]).await.expect("put").is_empty());
+    let mut archive = Vec::new();
+    assert!(channel.get("/f", &mut archive).await.expect("get").is_empty());
+    assert_eq!(archive, b"bytes");
+    // What a host of an older version asks, in its words.
+    let asked: Request = serde_json::from_str(r#"{"op":"put","path":"/"}"#).expect("request");
+    assert_eq!(asked, Request::Put { path: "/".to_owned(), notes: false });
+}
