@@ -189,7 +189,7 @@ impl Unpacker {
         while let Some(entry) = self.folders.pop() {
             let what = shown(&entry.name);
             let folder = self.root.folder(&parts(&entry.name)?, false);
-            let folder = folder.and_then(|folder| Ok(folder.try_clone_to_owned()?));
+            let folder = folder.and_then(|folder| folder.try_clone_to_owned());
             let folder = folder.map_err(|e| failed("finish", &what, e))?;
             self.attributes(folder.as_fd(), &entry, &entry.xattrs);
             let set = fchmod(&folder, Mode::from_raw_mode(entry.mode));

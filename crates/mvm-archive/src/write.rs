@@ -5,7 +5,7 @@ use crate::{Entry, Extent, Kind, Time, pax};
 use std::io::{self, Write};
 use tar::{EntryType, GnuExtSparseHeader, Header};
 
-const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// Writes an archive, entry by entry.
 pub struct Writer<W> {
