@@ -27,7 +27,7 @@ fn look(folder: &Path) -> BTreeMap<PathBuf, Seen> {
     let mut left = vec![folder.to_owned()];
     while let Some(path) = left.pop() {
         let meta = std::fs::symlink_metadata(&path).expect("there");
-        let mut mark = vec![0; 100];
+        let mut mark = [0; 100];
         let has = rustix::fs::lgetxattr(&path, "user.mark", &mut mark[..]);
         let seen = Seen {
             mode: meta.mode(),
@@ -134,7 +134,8 @@ fn archives_of_the_tar_crate_are_understood_and_it_understands_ours() {
         (seen.modified.1, seen.links, seen.mark, seen.target) = (0, 0, None, None);
     }
     let negative = Path::new("none");
-    (ours.remove(negative), theirs.remove(negative));
+    ours.remove(negative);
+    theirs.remove(negative);
     assert_eq!(ours, theirs);
 }
 
