@@ -5,6 +5,7 @@ use crate::desk::Desk;
 use crate::ending::Ending;
 use crate::planner::digest;
 use crate::port::{Connector, NodePort, Refused};
+use crate::ready::Ready;
 use crate::records::{Candidate, DocumentRecord, NodeRecord};
 use crate::{Result, now, stored};
 use mvm_api::Problem;
@@ -52,6 +53,7 @@ pub struct Fleet {
     pub(crate) desk: Desk,
     pub(crate) alive: Alive,
     pub(crate) ending: Ending,
+    pub(crate) ready: Ready,
     /// Asks the leader to look at the placement again.
     pub(crate) replan: Notify,
     pub(crate) pushes: Semaphore,
@@ -209,9 +211,6 @@ pub(crate) struct Known {
     pub reached: bool,
     /// When this coordinator has lost it, if it has.
     pub lost_at: Option<Instant>,
-    /// Since when this coordinator knows that no coordinator reaches it, on its own timeline. The
-    /// clocks of coordinators may differ: none counts by a time that another has written.
-    pub missed_since: Option<Millis>,
     /// Whether it has told this leader which claims it holds.
     pub resolved: bool,
     /// Why it did not take its document.
@@ -223,12 +222,6 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// The record was changed, here or by another coordinator.
-    pub fn changed(&mut self, record: NodeRecord) {
-        let missed = record.lost_since.map(|_| self.missed_since.unwrap_or_else(now));
-        (self.record, self.missed_since) = (record, missed);
-    }
-
     /// Whether it has said that it has done all of this.
     pub fn has_done(&self, wanted: Option<&Wanted>) -> bool {
         self.status.as_deref().is_some_and(|status| wanted.is_some_and(|w| w.is_done(status)))
@@ -238,8 +231,7 @@ impl Known {
     /// reached.
     pub fn node(&self, wanted: Option<&Wanted>) -> Option<Node> {
         let settled = self.reached && self.has_done(wanted);
-        let lost_since = self.missed_since;
-        Some(Node { settled, lost_since, ..self.record.node(self.status.as_ref())? })
+        Some(Node { settled, ..self.record.node(self.status.as_ref())? })
     }
 }
 
@@ -273,6 +265,7 @@ impl Fleet {
             desk: Desk::new(limits),
             alive: Alive::default(),
             ending: Ending::default(),
+            ready: Ready::default(),
             replan: Notify::new(),
             pushes,
             places: Places::default(),
@@ -293,6 +286,7 @@ impl Fleet {
             crate::registry::follow_leader(self),
             crate::alive::run(self),
             crate::leader::run(self),
+            crate::ready::run(self),
         );
     }
 

@@ -17,6 +17,7 @@ mod leader;
 mod link;
 mod planner;
 mod port;
+mod ready;
 mod records;
 mod registry;
 mod revocations;
@@ -31,11 +32,7 @@ pub use serve::{ServeOptions, StoreOptions, serve};
 /// What the coordinator's own functions give: the error is what the API will answer.
 pub type Result<T> = std::result::Result<T, mvm_api::Problem>;
 
-/// The time on this coordinator's own timeline, in ms: only differences mean something, and nothing to
-/// other coordinators.
-pub(crate) use mvm_clock::now;
-/// The wall clock, for what people read.
-pub(crate) use mvm_clock::wall;
+pub(crate) use mvm_api::identity::now;
 
 /// The store's error as a problem. A leader's write that its fence has refused means that another
 /// coordinator leads; nothing was written.

@@ -161,7 +161,8 @@ impl Link {
             self.failures = Failures::default();
             return None;
         }
-        let waits = self.tried == wanted.digest;
+        // What was tried in the future, before the clock was put back, is tried again.
+        let waits = self.tried == wanted.digest && self.failures.last <= now();
         (!waits || now() >= self.failures.retry_at()).then(|| wanted.clone())
     }
 

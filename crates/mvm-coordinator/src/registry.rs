@@ -37,6 +37,7 @@ async fn records(
                     let short = |key: &String| key.strip_prefix(prefix).unwrap_or(key).to_owned();
                     gone(&records.iter().map(|record| short(&record.key)).collect());
                     records.iter().for_each(|record| tell(&record.key, Some(&record.value)));
+                    fleet.ready.has_read(prefix);
                 }
                 Ok(Followed::Changed(changes)) => {
                     changes.iter().for_each(|c| tell(&c.key, c.value.as_deref()));
@@ -70,7 +71,7 @@ fn known(fleet: &Arc<Fleet>, record: NodeRecord) -> Result<()> {
     if let Some(known) = view.nodes.get_mut(&record.node_id) {
         let same = known.record.address == record.address;
         if same {
-            known.changed(record);
+            known.record = record;
             known.kick.notify_one();
             return Ok(());
         }
@@ -81,7 +82,6 @@ fn known(fleet: &Arc<Fleet>, record: NodeRecord) -> Result<()> {
     let node = record.node_id.clone();
     let link = tokio::spawn(link::run(fleet.clone(), node.clone(), port.clone(), kick.clone()));
     let known = Known {
-        missed_since: record.lost_since.map(|_| crate::now()),
         record,
         port,
         status: None,

@@ -29,7 +29,6 @@ pub mod recovery;
 pub mod retry;
 pub mod state;
 pub mod tenant;
-pub mod timeline;
 
 pub use admission::{Quotas, Usage};
 pub use cache::{Cache, CacheDisk};

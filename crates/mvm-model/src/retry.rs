@@ -28,12 +28,13 @@ pub enum Next {
 
 /// The errors after which the request was not carried out: nobody leads, nobody answers, or the node
 /// that is meant is out of reach.
-const NOT_DONE: [&str; 6] = [
+const NOT_DONE: [&str; 7] = [
     "no_leader",
     "leader_changed",
     "agent_unreachable",
     "coordinator_unreachable",
     "node_unreachable",
+    "not_ready",
     "store_unreachable",
 ];
 

@@ -32,6 +32,7 @@ fn each_documented_error_has_one_fate() {
             "leader_changed",
             "no_leader",
             "node_unreachable",
+            "not_ready",
             "store_unreachable"
         ]
     );

@@ -10,7 +10,7 @@ mod placed;
 mod pools;
 mod proxy;
 
-use crate::Fleet;
+use crate::{Fleet, ready};
 use axum::extract::State;
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
@@ -100,6 +100,7 @@ pub fn router(
         all = all.merge(service::routes(signer, keeper)?);
     }
     let router = all.into_router().route_layer(from_fn_with_state(fleet.clone(), proxy::to_leader));
+    let router = router.route_layer(from_fn_with_state(fleet.clone(), ready::layer));
     Ok(guard(router.fallback(unknown).with_state(fleet), Server::Coordinator))
 }
 
