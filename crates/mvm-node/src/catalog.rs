@@ -1,10 +1,9 @@
 //! Tenants and pools: making, changing and removing them.
 
-use crate::Result;
-use crate::clock::wall;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem};
 use crate::root::remove_dir;
+use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_api::types::{
     BuildPool, BuildResult, CreatePool, CreateTenant, FetchImage, QuotaPatch, ScalePool, UpdatePool,
@@ -26,7 +25,7 @@ impl Node {
             name: wanted.name,
             network: wanted.network,
             quotas: wanted.quotas,
-            created_at: wall(),
+            created_at: now(),
         };
         let known = self.read(|world| world.tenants.get(&tenant.name).cloned()).await;
         if let Some(known) = known {
@@ -127,7 +126,7 @@ impl Node {
                 runtime_policy: wanted.runtime_policy,
                 revisions: Vec::new(),
                 current: None,
-                created_at: wall(),
+                created_at: now(),
             };
             if let Some(known) = world.pools.get(&reference) {
                 let same = known.flake_ref == pool.flake_ref
@@ -278,7 +277,7 @@ impl Node {
             .change(|world, changes| {
                 let mut pool = world.pool(reference)?.clone();
                 pool.override_inputs = overrides.unwrap_or(pool.override_inputs);
-                let entry = pool.record_build(digest, wall());
+                let entry = pool.record_build(digest, now());
                 changes.put_pool(pool);
                 Ok(entry)
             })

@@ -1,6 +1,5 @@
 //! Records as the API shows them.
 
-use crate::clock::Shown;
 use crate::node::Node;
 use crate::problem::OrProblem;
 use crate::world::World;
@@ -102,7 +101,7 @@ impl Node {
             Ok(live) => (live.process().map(|machine| machine.process().pid), live.lingers()),
             Err(_) => (None, false),
         };
-        Ok(self.instance_view(&instance, pid, lingers.then_some(until), next).shown())
+        Ok(self.instance_view(&instance, pid, lingers.then_some(until), next))
     }
 
     /// All builds of a pool.

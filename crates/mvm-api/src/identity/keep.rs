@@ -37,10 +37,9 @@ pub async fn keep(keeper: Arc<Keeper>, source: Source) {
         }
         let facts = keeper.credential().facts;
         let period = facts.validity.not_after.saturating_sub(facts.validity.not_before) / 10;
-        let outcome = match rotate::due(facts.validity, now()) && mvm_clock::now() >= renew_at {
+        let outcome = match rotate::due(facts.validity, now()) && now() >= renew_at {
             true => {
-                let wait = rotate::retry_at(facts.validity, now()).saturating_sub(now());
-                renew_at = mvm_clock::now() + wait;
+                renew_at = rotate::retry_at(facts.validity, now());
                 renew(&keeper, &source).await
             }
             false => refresh(&keeper, &source).await,

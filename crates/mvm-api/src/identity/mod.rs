@@ -34,7 +34,8 @@ pub type Result<T> = std::result::Result<T, Problem>;
 /// no identities (curl) can check this one.
 pub const SERVER_NAME: &str = "mvm.internal";
 
-/// The wall clock, which certificates are about: milliseconds since the Unix epoch.
+/// Milliseconds since the Unix epoch, now.
 pub fn now() -> Millis {
-    mvm_clock::wall()
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| d.as_millis() as u64)
 }

@@ -4,6 +4,7 @@ use super::Authority;
 use crate::{EtcdOptions, EtcdStore, EtcdTls};
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 use rustix::process::{Pid, Signal, kill_process};
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,6 +22,8 @@ pub struct Place {
     pub port: u16,
     /// What is put before `etcd` on its command line, such as `ip netns exec NAME`.
     pub wrapper: Vec<String>,
+    /// The size of a disk of its own for its data, in MiB; needs root.
+    pub disk_mib: Option<u32>,
 }
 
 /// A cluster in a temporary directory: ended and removed when it is dropped.
@@ -35,13 +38,16 @@ struct Member {
     command: Vec<String>,
     url: String,
     log: PathBuf,
+    /// Where a disk of its own is mounted.
+    disk: Option<PathBuf>,
     child: Option<Child>,
 }
 
 impl EtcdCluster {
     /// So many members on loopback.
     pub fn start(members: usize) -> EtcdCluster {
-        let place = Place { address: Ipv4Addr::LOCALHOST.into(), port: 0, wrapper: Vec::new() };
+        let (address, wrapper) = (Ipv4Addr::LOCALHOST.into(), Vec::new());
+        let place = Place { address, port: 0, wrapper, disk_mib: None };
         EtcdCluster::start_at(&vec![place; members])
     }
 
@@ -145,6 +151,23 @@ impl EtcdCluster {
         self.members[number].signal(Signal::CONT);
     }
 
+    /// Fills a member's disk to the last byte.
+    pub fn fill(&self, number: usize) {
+        let disk = self.members[number].disk.as_ref().expect("a disk of its own");
+        let mut file = std::fs::File::create(disk.join("filling")).expect("file");
+        let mut piece = vec![0; 1 << 20];
+        while !piece.is_empty() {
+            while file.write_all(&piece).is_ok() {}
+            piece.truncate(piece.len() / 2);
+        }
+    }
+
+    /// Makes room on it again.
+    pub fn empty(&self, number: usize) {
+        let disk = self.members[number].disk.as_ref().expect("a disk of its own");
+        std::fs::remove_file(disk.join("filling")).expect("file");
+    }
+
     /// The last words of every member.
     fn logs(&self) -> String {
         let tail = |member: &Member| {
@@ -160,6 +183,9 @@ impl Drop for EtcdCluster {
     fn drop(&mut self) {
         for member in &mut self.members {
             member.kill();
+            if let Some(disk) = &member.disk {
+                let _ = Command::new("umount").args(["-l"]).arg(disk).status();
+            }
         }
     }
 }
@@ -176,6 +202,16 @@ impl Member {
             let _ = child.wait();
         }
     }
+}
+
+/// A file system in memory: it is full when it is full.
+fn mount(at: &Path, mib: u32) {
+    std::fs::create_dir_all(at).expect("directory");
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", &format!("mode=700,size={mib}m"), "mvm-test"])
+        .arg(at)
+        .status();
+    assert!(mounted.expect("mount").success(), "mount a disk at {}", at.display());
 }
 
 fn listener(place: &Place) -> Option<TcpListener> {
@@ -222,5 +258,9 @@ fn member(
     ];
     command.extend(options.iter().map(|(option, value)| format!("--{option}={value}")));
     command.extend(["--client-cert-auth".to_owned(), "--peer-client-cert-auth".to_owned()]);
-    Member { command, url, log: dir.join(format!("{name}.log")), child: None }
+    let disk = place.disk_mib.map(|mib| {
+        mount(&data, mib);
+        data
+    });
+    Member { command, url, log: dir.join(format!("{name}.log")), disk, child: None }
 }

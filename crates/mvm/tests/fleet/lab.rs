@@ -90,6 +90,11 @@ pub struct Lab {
 impl Lab {
     /// An authority, a bridge, and the state's engine; no coordinator and no node yet.
     pub fn new(name: &str, engine: Engine) -> Lab {
+        Lab::with_etcd_disks(name, engine, None)
+    }
+
+    /// The same, where each member of etcd has a disk of its own, of so many MiB.
+    pub fn with_etcd_disks(name: &str, engine: Engine, disk_mib: Option<u32>) -> Lab {
         let name = format!("mvm-test-{name}-{}", std::process::id());
         let root = std::env::temp_dir().join(&name);
         std::fs::create_dir_all(root.join("flake")).expect("directory");
@@ -115,7 +120,7 @@ impl Lab {
         lab.ip(&["-n", &lab.netns("hub"), "link", "add", "br0", "type", "bridge"]);
         lab.ip(&["-n", &lab.netns("hub"), "link", "set", "br0", "up"]);
         lab.ip(&["-n", &lab.netns("hub"), "addr", "add", "10.99.0.254/24", "dev", "br0"]);
-        lab.start_engine(engine);
+        lab.start_engine(engine, disk_mib);
         lab.ok("hub", &["ca", "init", "--dir", &lab.path("ca")]);
         let issued = |role: &str, name: &str, more: &[&str]| {
             let out = lab.path(name);
@@ -127,11 +132,12 @@ impl Lab {
         lab
     }
 
-    fn start_engine(&mut self, engine: Engine) {
+    fn start_engine(&mut self, engine: Engine, disk_mib: Option<u32>) {
         let place = |netns: String, address: String, number: usize| Place {
             address: address.parse().expect("address"),
             port: 2379 + 2 * number as u16,
             wrapper: ["ip", "netns", "exec", &netns].map(str::to_owned).to_vec(),
+            disk_mib,
         };
         let places: Vec<Place> = match engine {
             Engine::Sqlite => return,

@@ -1,5 +1,7 @@
 //! What happens to machines: links that are cut, clocks that are wrong, disks that are full.
 
+#![allow(dead_code, reason = "not every test needs all of these")]
+
 use crate::lab::{Lab, run};
 use std::io::Write;
 use std::process::Command;

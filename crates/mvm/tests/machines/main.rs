@@ -6,7 +6,6 @@
 mod archives;
 mod audit;
 mod caches;
-mod clocks;
 mod crashes;
 mod desired;
 mod disks;

@@ -1,0 +1,217 @@
+//! A fleet under random faults, drawn from a seed: three coordinators, etcd, four nodes of simulated
+//! machines, six clients that run jobs without pause, and every few seconds something breaks. In the
+//! end nothing was given twice, nothing was answered wrong, and nothing is left.
+//!
+//! `cargo test -p mvm --test chaos -- --seed 7 --seconds 300`; docs/chaos.md says more.
+
+mod check;
+mod clients;
+#[path = "../fleet/lab.rs"]
+mod lab;
+mod plan;
+mod seeds;
+#[path = "../fleet/trouble.rs"]
+mod trouble;
+
+use check::Faults;
+use clients::Clients;
+use lab::{Engine, Kind, Lab, SIM, wait_for};
+use plan::{COORDINATORS, NODES, Target, Trouble, What};
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How many warm instances the pool is to have.
+const WARM: u64 = 8;
+/// How many sleeping ones.
+const SLEEPING: u64 = 4;
+
+/// The size of the disk of each member of etcd: two segments of its log, and little more.
+const ETCD_MIB: u32 = 160;
+
+/// What the command line asks for.
+struct Options {
+    seed: u64,
+    seconds: u64,
+    members: usize,
+    /// How long all may take to be right again once it is quiet.
+    quiet: Duration,
+    /// Whether the seeds are tried that have found something.
+    kept: bool,
+}
+
+fn main() {
+    let Some(options) = options(std::env::args().skip(1).collect()) else { return };
+    if !options.kept {
+        return trial(&options);
+    }
+    for (seed, members, found) in seeds::KEPT {
+        eprintln!("chaos: seed {seed} has found: {found}");
+        trial(&Options { seed, members, ..options });
+    }
+}
+
+fn trial(options: &Options) {
+    let Options { seed, seconds, members, .. } = *options;
+    eprintln!("chaos: seed {seed}, {seconds} s, etcd of {members}");
+    let plan = plan::plan(seed, seconds, members);
+    plan.iter().for_each(|trouble| eprintln!("  {trouble}"));
+    let faults = run(options, &plan);
+    if !faults.is_empty() {
+        let all = faults.join("\n  ");
+        eprintln!("chaos: seed {seed}, {seconds} s, etcd of {members}: this is wrong:\n  {all}");
+        std::process::exit(1);
+    }
+    eprintln!("chaos: seed {seed}: all is well");
+}
+
+/// None where another test is asked for. What the test harness takes is passed over.
+fn options(words: Vec<String>) -> Option<Options> {
+    let quiet = Duration::from_secs(120);
+    let mut options = Options { seed: 1, seconds: 60, members: 1, quiet, kept: false };
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        let mut number = || {
+            let value = words.next().and_then(|value| value.parse().ok());
+            value.unwrap_or_else(|| panic!("{word} takes a number"))
+        };
+        match word.as_str() {
+            "--seed" => options.seed = number(),
+            "--seconds" => options.seconds = number(),
+            "--members" => options.members = number() as usize,
+            "--quiet" => options.quiet = Duration::from_secs(number()),
+            "--kept" => options.kept = true,
+            "--list" => {
+                println!("chaos: test");
+                return None;
+            }
+            "--test-threads" => drop(words.next()),
+            flag if flag.starts_with('-') => {}
+            filter if "chaos".contains(filter) => {}
+            _ => return None,
+        }
+    }
+    Some(options)
+}
+
+/// A fleet that waits for trouble.
+fn fleet(members: usize) -> Lab {
+    let engine = if members == 1 { Engine::Etcd(1) } else { Engine::Spread(members) };
+    let mut lab = Lab::with_etcd_disks("chaos", engine, Some(ETCD_MIB));
+    lab.clocks = true;
+    lab.small_images();
+    COORDINATORS.iter().for_each(|name| lab.coordinator(name));
+    NODES.iter().for_each(|node| lab.node_of(node, Kind { clock: true, ..SIM }));
+    wait_for("the nodes", || NODES.iter().all(|node| lab.alive(node)));
+    let counts = json!({ "warm": WARM, "sleeping": SLEEPING });
+    lab.apply(&counts, &json!({ "spread": { "key": "node" } }), true);
+    lab
+}
+
+/// Copies all logs to where they stay, unless all went well.
+struct Logs {
+    from: PathBuf,
+    to: PathBuf,
+    keep: bool,
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        if !self.keep {
+            return;
+        }
+        std::fs::create_dir_all(&self.to).expect("directory");
+        for entry in std::fs::read_dir(&self.from).expect("directory").flatten() {
+            let is_log = entry.path().extension().is_some_and(|end| end == "log" || end == "txt");
+            if is_log {
+                let _ = std::fs::copy(entry.path(), self.to.join(entry.file_name()));
+            }
+        }
+        eprintln!("chaos: the logs are in {}", self.to.display());
+    }
+}
+
+/// Gives what is wrong in the end.
+fn run(options: &Options, plan: &[Trouble]) -> Faults {
+    let began = Instant::now();
+    let mut lab = fleet(options.members);
+    let to = format!("chaos-{}-{}", options.seed, options.members);
+    let to = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(to);
+    let _ = std::fs::remove_dir_all(&to);
+    let mut logs = Logs { from: lab.root.clone(), to, keep: true };
+    eprintln!("chaos: set up in {:.1} s", began.elapsed().as_secs_f64());
+    let clients = Clients::start(&lab.asker("hub"), &lab.root);
+    happen(&mut lab, plan, options.seconds);
+    let quiet = Instant::now();
+    let account = clients.finish();
+    eprintln!("chaos: the last call has ended after {:.1} s", quiet.elapsed().as_secs_f64());
+    eprintln!("chaos: {} calls, {}", account.calls.len(), clients::summary(&account.calls));
+    let calls: Vec<String> = account.calls.iter().map(|call| format!("{call:?}\n")).collect();
+    std::fs::write(lab.root.join("calls.txt"), calls.concat()).expect("file");
+    let mut seen = Default::default();
+    let mut faults = check::calls(&account.calls, &mut seen);
+    faults.extend(check::jobs(&lab, &account.jobs, &mut seen));
+    faults.extend(check::comes_to_rest(&lab, quiet, options.quiet));
+    logs.keep = !faults.is_empty();
+    if logs.keep {
+        keep_events(&lab);
+    }
+    faults
+}
+
+/// What has happened to the machines of each node, beside the logs.
+fn keep_events(lab: &Lab) {
+    for node in NODES {
+        let events = lab.local(node, &["events"]).output().expect("mvm").stdout;
+        std::fs::write(lab.root.join(format!("{node}-events.txt")), events).expect("file");
+    }
+}
+
+/// Begins and ends each trouble at its time.
+fn happen(lab: &mut Lab, plan: &[Trouble], seconds: u64) {
+    let began = Instant::now();
+    let beginnings = plan.iter().map(|trouble| (trouble.at, true, trouble));
+    let ends = plan.iter().map(|trouble| (trouble.ends(), false, trouble));
+    let mut all: Vec<_> = beginnings.chain(ends).collect();
+    all.sort_by_key(|(at, begins, _)| (*at, *begins));
+    for (at, begins, trouble) in all {
+        std::thread::sleep(at.saturating_sub(began.elapsed()));
+        let late = began.elapsed().saturating_sub(at);
+        if late > Duration::from_secs(1) {
+            eprintln!("  {:.1} s late", late.as_secs_f64());
+        }
+        change(lab, trouble, begins);
+    }
+    std::thread::sleep(Duration::from_secs(seconds).saturating_sub(began.elapsed()));
+}
+
+/// Begins a trouble, or ends it.
+fn change(lab: &mut Lab, trouble: &Trouble, begins: bool) {
+    match (trouble.target, trouble.what, begins) {
+        (Target::Process(name), What::Kill, true) => lab.kill(name),
+        (Target::Process(name), What::Kill, false) => lab.start_again(name),
+        (Target::Process(name), What::Stop, stop) => lab.hold_up(name, stop),
+        (Target::Process(name), What::Cut(way), true) => lab.cut(name, way),
+        (Target::Process(name), What::Cut(_), false) => lab.join(name),
+        (Target::Process(name), What::Clock(by), true) => lab.set_clock(name, by),
+        (Target::Process(name), What::Clock(_), false) => lab.set_clock(name, "+0"),
+        (Target::Process(_), What::Fill, _) => {}
+        (Target::Etcd(member), what, begins) => {
+            let etcd = lab.etcd.as_mut().expect("etcd");
+            match (what, begins) {
+                (What::Kill, true) => etcd.kill(member),
+                (What::Kill, false) => etcd.restart(member),
+                (What::Stop, true) => etcd.freeze(member),
+                (What::Stop, false) => etcd.thaw(member),
+                (What::Fill, true) => etcd.fill(member),
+                // It may have ended by itself.
+                (What::Fill, false) => {
+                    etcd.empty(member);
+                    etcd.kill(member);
+                    etcd.restart(member);
+                }
+                (What::Cut(_) | What::Clock(_), _) => {}
+            }
+        }
+    }
+}
