@@ -3,6 +3,27 @@
 use crate::instance::Instance;
 use crate::state::State;
 
+/// What there is of a sleeping machine to wake it from: on disk, or its template if it is dormant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Snapshot {
+    /// Nothing.
+    Absent,
+    /// The snapshot is the machine; a process has changed nothing.
+    Whole,
+    /// A process was about to be resumed, or was resumed a moment ago.
+    Resuming {
+        /// Whether its guest may have run: then memory and snapshot belong together no more.
+        stale: bool,
+    },
+}
+
+impl Snapshot {
+    /// Whether the machine can be woken from it.
+    fn is_good(self) -> bool {
+        matches!(self, Snapshot::Whole | Snapshot::Resuming { stale: false })
+    }
+}
+
 /// What to do with one instance at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -16,18 +37,23 @@ pub enum Verdict {
     Fail(String),
 }
 
-/// Decides from the record, whether its hypervisor `process` lives, and whether there is a complete
-/// `snapshot` to wake it from: on disk, or its template if it is dormant. The snapshot is removed
-/// before a woken machine runs, so where both are there, the snapshot is the machine and the process
-/// has changed nothing.
-pub fn recover(instance: &Instance, process: bool, snapshot: bool) -> Verdict {
+/// Decides from the record, whether its hypervisor `process` lives, and what there is to wake it
+/// from. A whole snapshot is renamed before a woken machine runs, so where it is there, it is the
+/// machine and the process has changed nothing. While the machine is being resumed its process is the
+/// machine, and the snapshot is, where the process has died without its guest having run.
+pub fn recover(instance: &Instance, process: bool, snapshot: Snapshot) -> Verdict {
     let Some(intent) = instance.intent else {
         return settled(instance, process, snapshot);
     };
     match (intent.from, intent.to) {
         (_, State::Destroyed) => Verdict::Destroy,
         (_, State::Stopped) => Verdict::Settle(State::Stopped),
-        (_, State::Sleeping) | (State::Sleeping, _) if snapshot => Verdict::Settle(State::Sleeping),
+        (State::Sleeping, to) if process && matches!(snapshot, Snapshot::Resuming { .. }) => {
+            Verdict::Adopt(to)
+        }
+        (_, State::Sleeping) | (State::Sleeping, _) if snapshot.is_good() => {
+            Verdict::Settle(State::Sleeping)
+        }
         // A boot or clone that was cut off is undone: there is nothing of the guest yet.
         (State::Created, _) => Verdict::Settle(State::Created),
         (from, State::Sleeping) if process => Verdict::Adopt(from),
@@ -43,11 +69,11 @@ pub fn recover(instance: &Instance, process: bool, snapshot: bool) -> Verdict {
     }
 }
 
-fn settled(instance: &Instance, process: bool, snapshot: bool) -> Verdict {
+fn settled(instance: &Instance, process: bool, snapshot: Snapshot) -> Verdict {
     match instance.state {
         state @ (State::Running | State::Warm) if process => Verdict::Adopt(state),
         state @ (State::Running | State::Warm) => lost(&state.to_string()),
-        State::Sleeping if snapshot => Verdict::Settle(State::Sleeping),
+        State::Sleeping if snapshot.is_good() => Verdict::Settle(State::Sleeping),
         State::Sleeping => Verdict::Fail(
             "its snapshot is not on disk any more; destroy the instance, or start it afresh from \
              its disks"

@@ -4,7 +4,8 @@
 mod support;
 
 use mvm_model::error::Code;
-use mvm_model::recovery::{Verdict, recover};
+use mvm_model::recovery::Snapshot::{Absent, Resuming, Whole};
+use mvm_model::recovery::{Snapshot, Verdict, recover};
 use mvm_model::state::State::{self, *};
 use mvm_model::state::{Intent, TRANSITIONS};
 use mvm_model::{Instance, Temperature};
@@ -98,11 +99,16 @@ struct World {
     record: Option<Instance>,
     /// The hypervisor's process: whether its vCPUs run.
     process: Option<bool>,
-    snapshot: bool,
+    snapshot: Snapshot,
 }
 
 impl World {
-    fn new(state: State, intent: Option<State>, process: Option<bool>, snapshot: bool) -> World {
+    fn new(
+        state: State,
+        intent: Option<State>,
+        process: Option<bool>,
+        snapshot: Snapshot,
+    ) -> World {
         let mut record = support::instance(1, state);
         record.intent = intent.map(|to| Intent { from: state, to, since: 7 });
         World { record: Some(record), process, snapshot }
@@ -116,15 +122,16 @@ impl World {
             Verdict::Adopt(state) => {
                 assert!(self.process.is_some(), "nothing is there to adopt: {self:?}");
                 self.process = Some(*state == Running);
+                self.snapshot = Absent;
                 self.reach(*state);
             }
             Verdict::Settle(state) => {
                 self.process = None;
-                self.snapshot &= *state == Sleeping;
+                self.snapshot = if *state == Sleeping { Whole } else { Absent };
                 self.reach(*state);
             }
             Verdict::Destroy => {
-                *self = World { record: None, process: None, snapshot: false };
+                *self = World { record: None, process: None, snapshot: Absent };
             }
             Verdict::Fail(reason) => {
                 assert!(reason.contains("estroy the instance"), "says what to do: {reason}");
@@ -149,14 +156,19 @@ impl World {
         match self.state() {
             Running => self.process == Some(true),
             Warm => self.process == Some(false),
-            Sleeping => self.process.is_none() && self.snapshot,
+            Sleeping => self.process.is_none() && self.snapshot == Whole,
             Created | Stopped | Failed => self.process.is_none(),
-            Destroyed => self.process.is_none() && !self.snapshot,
+            Destroyed => self.process.is_none() && self.snapshot == Absent,
         }
     }
 
+    /// Whether it can be woken from what is on disk.
+    fn can_wake(&self) -> bool {
+        matches!(self.snapshot, Whole | Resuming { stale: false })
+    }
+
     fn has_memory(&self) -> bool {
-        self.process.is_some() || self.snapshot
+        self.process.is_some() || self.can_wake()
     }
 }
 
@@ -167,7 +179,8 @@ fn every_world() -> Vec<World> {
         let targets = EVERY.into_iter().filter(|to| state.allows(*to) && *to != Failed);
         for intent in targets.map(Some).chain([None]) {
             for process in [None, Some(true), Some(false)] {
-                for snapshot in [false, true] {
+                let marks = [true, false].map(|stale| Resuming { stale });
+                for snapshot in [Absent, Whole, marks[0], marks[1]] {
                     worlds.push(World::new(state, intent, process, snapshot));
                 }
             }
@@ -206,9 +219,14 @@ fn recovery_gives_up_memory_only_where_that_was_asked_for() {
         assert_eq!(world.record.is_none(), to == Destroyed, "{before:?}");
         // A snapshot that is the only copy of a machine on its way to or from sleep is kept.
         let sleeps = record.state == Sleeping || to == Sleeping;
-        if sleeps && before.snapshot && !asked {
+        let kept = before.snapshot == Whole || before.can_wake() && before.process.is_none();
+        if sleeps && kept && !asked {
             assert_eq!(world.state(), Sleeping, "{before:?}");
-            assert!(world.snapshot, "{before:?}");
+            assert_eq!(world.snapshot, Whole, "{before:?}");
+        }
+        // One whose guest may have run is never woken from what is void.
+        if matches!(before.snapshot, Resuming { stale: true }) && before.process.is_none() {
+            assert_ne!(world.state(), Sleeping, "{before:?}");
         }
         // And so is a process that is.
         let lives = record.state.has_process() || (record.state == Sleeping && to != Sleeping);
@@ -221,16 +239,22 @@ fn recovery_gives_up_memory_only_where_that_was_asked_for() {
 /// What the agent does for one transition, a step each; the record's outcome is the last.
 fn steps(from: State, to: State) -> Vec<fn(&mut World)> {
     let pause: fn(&mut World) = |w| w.process = w.process.map(|_| false);
-    let resume: fn(&mut World) = |w| w.process = w.process.map(|_| true);
+    let resume: fn(&mut World) = |w| {
+        w.process = w.process.map(|_| true);
+        if w.snapshot != Absent {
+            w.snapshot = Resuming { stale: true };
+        }
+    };
+    let mark: fn(&mut World) = |w| w.snapshot = Resuming { stale: false };
     let kill: fn(&mut World) = |w| w.process = None;
     let start: fn(&mut World) = |w| w.process = Some(true);
     let restore: fn(&mut World) = |w| w.process = Some(false);
-    let write: fn(&mut World) = |w| w.snapshot = true;
-    let remove: fn(&mut World) = |w| w.snapshot = false;
+    let write: fn(&mut World) = |w| w.snapshot = Whole;
+    let remove: fn(&mut World) = |w| w.snapshot = Absent;
     match (from, to) {
         (Running | Warm, Sleeping) => vec![pause, write, kill],
-        (Sleeping, Running) => vec![restore, remove, resume],
-        (Sleeping, Warm) => vec![restore, remove, resume, pause],
+        (Sleeping, Running) => vec![restore, mark, resume, remove],
+        (Sleeping, Warm) => vec![restore, mark, resume, remove, pause],
         (Created | Stopped | Failed, Running) => vec![remove, start],
         (Running, Warm) => vec![pause],
         (Warm, Running) => vec![resume],
@@ -241,7 +265,7 @@ fn steps(from: State, to: State) -> Vec<fn(&mut World)> {
 
 fn settled(state: State) -> World {
     let process = state.has_process().then_some(state == Running);
-    World::new(state, None, process, state == Sleeping)
+    World::new(state, None, process, if state == Sleeping { Whole } else { Absent })
 }
 
 /// Every transition, cut off after any of its steps: from where, to where, after how many, and what
@@ -278,7 +302,7 @@ fn a_killed_agent_costs_nothing() {
 fn a_lost_host_costs_running_machines_and_no_sleepers() {
     for (from, to, done, mut world) in cut_off() {
         world.process = None;
-        let had_memory = world.snapshot && !matches!(to, Stopped | Destroyed);
+        let had_memory = world.can_wake() && !matches!(to, Stopped | Destroyed);
         world.recover();
         assert!(world.is_true(), "{from} -> {to} after {done} steps");
         if had_memory && (from == Sleeping || to == Sleeping) {

@@ -25,6 +25,8 @@ const BOOT_DEADLINE: Duration = Duration::from_secs(120);
 const DYING: Duration = Duration::from_millis(500);
 /// How long a guest that was only paused may take to answer.
 const WAKE_DEADLINE: Duration = Duration::from_secs(15);
+/// How long a guest that was asleep may take to answer.
+pub(crate) const WAKE_FROM_DISK: Duration = Duration::from_secs(30);
 /// How long a clone may take until it is itself.
 const CLONE_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -76,6 +78,7 @@ impl Node {
     ) -> Result<()> {
         let files = self.make_place(instance.id)?;
         crate::root::remove_file(&files.snapshot())?;
+        crate::root::remove_file(&files.resuming())?;
         crate::root::remove_file(&files.memory())?;
         if instance.is_blank() {
             // What an attempt before this one left may be half a copy.

@@ -5,6 +5,8 @@
 //! warm machine, which are idempotent: there the record is written once (before the resume, after
 //! the pause), and recovery repeats the call.
 
+pub(crate) mod wake;
+
 use crate::catalog::not_built;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem};
@@ -292,55 +294,6 @@ impl Node {
         // From here on the snapshot is the machine: it is not lost, whatever becomes of the process.
         self.linger(live, &instance).await?;
         self.arrive(id, State::Sleeping, by).await
-    }
-
-    /// Sleeping to running or warm.
-    async fn wake(
-        self: &Arc<Self>,
-        live: &mut Live,
-        id: InstanceId,
-        to: State,
-        by: &Mover,
-    ) -> Result<()> {
-        let (tenant, instance) = self.begin(id, to, by).await?;
-        let files = self.parts.root.files(id);
-        let machine = match self.raise(live, &tenant, &instance).await {
-            Ok(machine) => machine,
-            Err(problem) => {
-                // The machine has not run: it sleeps on, unharmed.
-                self.abandon(id).await?;
-                return Err(problem);
-            }
-        };
-        // From here on the snapshot is not the machine any more.
-        live.machine = Some(machine.clone());
-        remove_file(&files.snapshot())?;
-        let outcome = async {
-            machine.resume().await.or_problem()?;
-            let deadline = Duration::from_secs(30);
-            self.make_ready(live, &tenant, &instance, machine.clone(), deadline, false).await?;
-            if to == State::Warm {
-                machine.pause().await.or_problem()?;
-            }
-            Ok(())
-        };
-        match outcome.await {
-            Ok(()) => self.arrive(id, to, by).await,
-            Err(problem) => self.give_up(live, id, problem).await,
-        }
-    }
-
-    /// The process of a sleeping instance, paused: the one that it still has, or a new one.
-    async fn raise(
-        &self,
-        live: &mut Live,
-        tenant: &Tenant,
-        instance: &Instance,
-    ) -> Result<Arc<dyn Machine>> {
-        match self.take_lingering(live, instance.id).await? {
-            Some(machine) => Ok(machine),
-            None => self.restore(tenant, instance).await,
-        }
     }
 
     /// Any live state to stopped: the guest shuts down by itself, so that its disks are whole.

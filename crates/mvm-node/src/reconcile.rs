@@ -23,6 +23,7 @@ pub(crate) struct Passes {
     made: Counter,
     pressed: Gauge,
     pub(crate) lingering: Gauge,
+    pub(crate) unresumed: Counter,
 }
 
 impl Passes {
@@ -34,6 +35,8 @@ impl Passes {
         registry.register("memory_pressed", what, self.pressed.clone());
         let what = "Processes of sleeping instances, kept for a quick wake";
         registry.register("lingering", what, self.lingering.clone());
+        let what = "Kept processes that did not take up: their instances were woken from disk";
+        registry.register("lingering_unresumed", what, self.unresumed.clone());
     }
 }
 

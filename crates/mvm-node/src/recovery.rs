@@ -4,15 +4,20 @@
 use crate::Result;
 use crate::node::Node;
 use crate::operations::discard_memory;
+use crate::operations::wake::unmark;
 use crate::problem::OrProblem;
 use crate::root::{remove_dir, remove_file};
 use crate::slot::Live;
+use mvm_api::Problem;
 use mvm_hypervisor::{Machine, ProcessIdentity};
 use mvm_model::lease::Purpose;
 use mvm_model::recovery::{Verdict, recover};
 use mvm_model::{Instance, InstanceId, Mover, Name, State};
 use std::collections::HashMap;
 use std::sync::Arc;
+
+/// Why a machine failed that was to be adopted.
+const ENDED: &str = "its hypervisor process ended while the agent started";
 
 /// Brings records and reality together. Afterwards every instance is in the state that its record
 /// says, and there is no process, link or directory of ours that has no record.
@@ -94,28 +99,43 @@ async fn settle(
     let files = node.parts.root.files(instance.id);
     // What an agent that was killed had not finished writing.
     remove_file(&files.snapshot_part())?;
-    let verdict =
-        recover(instance, process.is_some(), files.snapshot().exists() || instance.dormant);
+    let verdict = recover(instance, process.is_some(), node.snapshot_of(instance, &files));
     tracing::debug!(instance = %instance.reference(), ?verdict, "recover");
     match verdict {
         Verdict::Adopt(state) => {
-            let adopted = match (live.machine.take(), &process) {
-                (Some(machine), _) => Some(machine),
-                (None, Some(process)) => adopt(node, instance, process).await?,
-                (None, None) => None,
+            let outcome = async {
+                let adopted = match (live.machine.take(), &process) {
+                    (Some(machine), _) => Some(machine),
+                    (None, Some(process)) => adopt(node, instance, process).await?,
+                    (None, None) => None,
+                };
+                let machine = adopted.ok_or_else(|| Problem::new(500, "machine_died", ENDED))?;
+                discard_memory(instance, &files)?;
+                take_over(node, instance, machine, state, live).await
             };
-            let Some(machine) = adopted else {
-                let reason = "its hypervisor process ended while the agent started";
-                return node.set_failed(instance.id, reason).await;
-            };
-            discard_memory(instance, &files)?;
-            take_over(node, instance, machine, state, live).await
+            let outcome = outcome.await;
+            match outcome {
+                // Its guest may not have run yet: then it sleeps on.
+                Err(problem) if files.resuming().exists() => {
+                    tracing::warn!(instance = %instance.reference(), "not resumed: {problem}");
+                    end_at_once(node, process, live).await?;
+                    Box::pin(settle(node, instance, None, live)).await
+                }
+                Err(problem) if problem.detail == ENDED => {
+                    node.set_failed(instance.id, ENDED).await
+                }
+                outcome => outcome,
+            }
         }
         Verdict::Settle(state) => {
             end(node, process, live).await?;
-            if state != State::Sleeping {
-                remove_file(&files.snapshot())?;
-                remove_file(&files.memory())?;
+            match state {
+                State::Sleeping => unmark(&files)?,
+                _ => {
+                    remove_file(&files.snapshot())?;
+                    remove_file(&files.resuming())?;
+                    remove_file(&files.memory())?;
+                }
             }
             record(node, instance.id, state).await
         }
@@ -126,6 +146,7 @@ async fn settle(
         }
         Verdict::Fail(reason) => {
             end(node, process, live).await?;
+            remove_file(&files.resuming())?;
             node.update(instance.id, |instance| instance.goal = None).await?;
             node.set_failed(instance.id, &reason).await
         }
@@ -156,6 +177,7 @@ async fn take_over(
     }
     live.machine = Some(machine.clone());
     node.watch(instance.id, machine);
+    remove_file(&node.parts.root.files(instance.id).resuming())?;
     record(node, instance.id, state).await?;
     if state == State::Running {
         // The last agent may have been killed between the resume and the setting of the clock.
@@ -171,6 +193,15 @@ async fn take_over(
         });
     }
     Ok(())
+}
+
+/// Ends a process that does not take up, before it does what it was told.
+async fn end_at_once(node: &Node, process: Option<ProcessIdentity>, live: &mut Live) -> Result<()> {
+    let process = live.process().map(|machine| machine.process()).or(process);
+    if let Some(process) = process {
+        node.parts.hypervisor.kill_stray(&process).await.or_problem()?;
+    }
+    node.kill(live).await
 }
 
 async fn end(node: &Node, process: Option<ProcessIdentity>, live: &mut Live) -> Result<()> {

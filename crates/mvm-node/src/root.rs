@@ -169,6 +169,10 @@ impl Files {
     pub fn snapshot(&self) -> PathBuf {
         self.dir.join("snapshot")
     }
+    /// The snapshot of a machine that is just being resumed: void once its guest has run.
+    pub fn resuming(&self) -> PathBuf {
+        self.dir.join("snapshot.resuming")
+    }
     /// A snapshot that is being written.
     pub fn snapshot_part(&self) -> PathBuf {
         self.dir.join("snapshot.part")

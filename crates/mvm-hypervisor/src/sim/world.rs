@@ -177,6 +177,9 @@ impl World {
 
     pub(super) fn set_running(&self, life: &Life, running: bool) {
         life.set_running(running);
+        if running && life.memory == RestoreMemory::Own {
+            touch(&life.spec.memory);
+        }
         self.keep(life);
     }
 
@@ -310,7 +313,19 @@ fn prepare(spec: &VmSpec, memory: RestoreMemory) -> std::io::Result<()> {
 
 /// The memory file of a machine, if it has none yet.
 pub(super) fn make_memory(path: &Path, spec: &VmSpec) -> std::io::Result<()> {
-    own_file(path)?.set_len(spec.mem_mib << 20)
+    let (file, bytes) = (own_file(path)?, spec.mem_mib << 20);
+    // One that is there has been written to when its guest ran, and not now.
+    if file.metadata()?.len() == bytes { Ok(()) } else { file.set_len(bytes) }
+}
+
+/// A guest that runs writes to its memory: the file's time says so, by the file system's clock.
+fn touch(memory: &Path) {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    let times = Timestamps { last_access: now, last_modification: now };
+    if let Err(error) = utimensat(CWD, memory, &times, AtFlags::empty()) {
+        tracing::debug!(memory = %memory.display(), %error, "a simulated guest's memory");
+    }
 }
 
 fn own_file(path: &Path) -> std::io::Result<std::fs::File> {

@@ -152,6 +152,9 @@ fn files_of(instance: &Instance, known: bool, have: &BTreeSet<String>) -> Option
     if have.iter().any(|name| name.starts_with(".tmp") || name.ends_with(".part")) {
         return Some("half a file");
     }
+    if has("snapshot.resuming") {
+        return Some("resumed for ever");
+    }
     match instance.state {
         State::Running | State::Warm => match () {
             () if has("snapshot") => Some("a snapshot that is not it any more"),

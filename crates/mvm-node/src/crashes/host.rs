@@ -7,6 +7,7 @@ use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
 use crate::{Result, desired, jobs, reconcile, recovery};
 use async_trait::async_trait;
+use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::sim::{Call, Effect, FaultPlan, Guest, Latencies, Moment, SimHypervisor};
 use mvm_image::{GuestBinary, ImageStore, Platform, Revision};
 use mvm_network::Network;
@@ -34,6 +35,8 @@ pub enum Blow {
     Kill(Moment),
     /// It fails; nothing is written.
     Fail,
+    /// The processes of all machines end before it, as by the kernel's out-of-memory killer.
+    Die,
 }
 
 impl Strike {
@@ -120,6 +123,7 @@ impl Host {
 
     /// What will happen from now on, and the count of points begins anew.
     pub fn arm(&self, strike: Option<Strike>) {
+        *self.trap.calls_before_death.lock().expect("lock") = None;
         let (mut plan, mut blow) = (FaultPlan::none(), None);
         match strike {
             None => {}
@@ -147,7 +151,8 @@ impl Host {
         let machines = self.machines.borrow().successor();
         *self.machines.borrow_mut() = machines.clone();
         let alive = watch::Sender::new(true);
-        let records = Ledger { disk: self.records.clone(), trap: self.trap.clone(), alive };
+        let (disk, trap) = (self.records.clone(), self.trap.clone());
+        let records = Ledger { disk, trap, alive, machines: machines.clone() };
         let records = Arc::new(records);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime");
@@ -171,6 +176,16 @@ impl Host {
         records.alive.send_replace(false);
         drop(runtime);
         outcome
+    }
+
+    /// Ends the processes of all machines.
+    pub fn crash_machines(&self) {
+        crash_all(&self.machines.borrow());
+    }
+
+    /// How many calls of the driver there had been when all machines died at a durable write.
+    pub fn calls_before_death(&self) -> Option<usize> {
+        *self.trap.calls_before_death.lock().expect("lock")
     }
 
     /// Takes its links out of this thread's network.
@@ -235,6 +250,7 @@ fn image(dir: &Path, digest: &str) {
 struct Trap {
     writes: AtomicU64,
     blow: Mutex<Option<(u64, Blow)>>,
+    calls_before_death: Mutex<Option<usize>>,
 }
 
 impl Trap {
@@ -255,6 +271,13 @@ struct Ledger {
     disk: Arc<SqliteStore>,
     trap: Arc<Trap>,
     alive: watch::Sender<bool>,
+    machines: SimHypervisor,
+}
+
+fn crash_all(machines: &SimHypervisor) {
+    for process in machines.find("").expect("machines") {
+        machines.crash(&process.marker);
+    }
 }
 
 impl Ledger {
@@ -289,6 +312,11 @@ impl Store for Ledger {
     async fn commit(&self, writes: Vec<Write>) -> mvm_store::Result<u64> {
         let blow = self.trap.next();
         self.reach(blow, Moment::Before).await;
+        if blow == Some(Blow::Die) {
+            let before = self.machines.calls().len();
+            *self.trap.calls_before_death.lock().expect("lock") = Some(before);
+            crash_all(&self.machines);
+        }
         if blow == Some(Blow::Fail) {
             return Err(Error::NoSpace { path: "a disk that is full just now".to_owned() });
         }

@@ -396,7 +396,7 @@ pub async fn pool_in_with(
 }
 
 /// From now on a process ends when its machine sleeps.
-async fn linger_no_more(node: &Arc<Node>) -> Result<()> {
+pub async fn linger_no_more(node: &Arc<Node>) -> Result<()> {
     let runtime_policy = PolicyPatch { linger_s: Some(0), ..PolicyPatch::default() };
     let patch = UpdatePool { runtime_policy, ..UpdatePool::default() };
     node.update_pool(&runners(), patch).await
@@ -418,7 +418,7 @@ pub async fn scale(node: &Arc<Node>, counts: Counts) -> Result<()> {
 }
 
 /// An instance in this state, with a mark in its memory where it has one.
-async fn instance(node: &Arc<Node>, state: State) -> Result<()> {
+pub async fn instance(node: &Arc<Node>, state: State) -> Result<()> {
     let made = node.create(&runners(), None).await?;
     if state == State::Created {
         return Ok(());
@@ -433,7 +433,7 @@ async fn instance(node: &Arc<Node>, state: State) -> Result<()> {
     node.bring(made.id, state, &Mover::Agent).await.map(drop)
 }
 
-async fn only(node: &Arc<Node>) -> Result<Instance> {
+pub async fn only(node: &Arc<Node>) -> Result<Instance> {
     let found = node.read(|world| world.instances.values().next().cloned()).await;
     found.ok_or_else(|| crate::problem::not_found("instance", "none is left"))
 }

@@ -105,3 +105,40 @@ fn what_lingers_ends_in_time_and_without_loss() {
     wakes("the policy");
     assert_eq!(lab.machines(), 0, "nothing lingers by this policy");
 }
+
+/// A process may be killed for its memory just when it is wanted, or not answer: until it has said
+/// that its guest runs, the machine is what its snapshot says.
+#[test]
+fn a_process_that_does_not_take_up_costs_no_memory() {
+    let lab = Lab::new("unresumed");
+    lab.tenant_and_pool("ci", "29");
+    let (vm, mut count) = sleeper(&lab);
+    let id = vm.rsplit('/').next().expect("an id");
+    let (memory, mark) = {
+        let dir = lab.root.join("instances").join(id);
+        (dir.join("memory"), dir.join("snapshot.resuming"))
+    };
+    let written = || std::fs::metadata(&memory).and_then(|meta| meta.modified()).expect("memory");
+    for kill in [true, false] {
+        let pid = lab.pid(&vm).expect("its process is still there");
+        let asleep = written();
+        // Held up it hears nothing, and then it is killed, or never answers.
+        run(Command::new("kill").args(["-STOP", &pid.to_string()]));
+        let mut wake = lab.mvm(&["instance", "wake", &vm]).spawn().expect("mvm");
+        if kill {
+            wait_for("the machine to be resumed", || mark.exists());
+            run(Command::new("kill").args(["-KILL", &pid.to_string()]));
+        }
+        assert!(wake.wait().expect("its end").success(), "killed: {kill}");
+        assert!(is_gone(pid) && lab.machines() == 1 && !mark.exists());
+        assert_ne!(lab.pid(&vm), Some(pid));
+        assert_eq!(lab.exec(&vm, "cat /dev/shm/note").trim(), "kept");
+        assert!(lab.count(&vm) >= count, "the program goes on");
+        count = lab.count(&vm);
+        // What tells a guest that has run from one that has not.
+        assert!(written() > asleep, "a guest that runs writes to its memory");
+        lab.ok(&["instance", "sleep", &vm]);
+    }
+    let told = lab.ok(&["metrics"]);
+    assert!(told.contains("mvm_lingering_unresumed_total 2"), "{told}");
+}

@@ -1,0 +1,214 @@
+//! What was asleep stays asleep with its memory: the machine is killed at every step of every way
+//! up, alone and together with the agent. Only a guest that has run may be lost, and it is never
+//! woken again from what its memory was before.
+
+use super::WORKERS;
+use super::checks;
+use super::host::{Blow, Course, Host, Strike, own_network};
+use super::operations::{instance, linger_no_more, only, pool, runners};
+use super::runs::{MARK, Outcome, read, settle};
+use crate::Result;
+use crate::node::Node;
+use mvm_hypervisor::sim::{Call, Effect, FaultPlan, Moment};
+use mvm_model::{Mover, Recycle, State};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// A way up from sleep.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    /// What it wakes from.
+    from: From,
+    to: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum From {
+    /// The process that it still has.
+    Process,
+    /// Its snapshot.
+    Disk,
+    /// The template: it has never run.
+    Template,
+}
+
+/// What happens on the way.
+#[derive(Clone, Copy, Debug)]
+struct Harm {
+    strike: Strike,
+    /// Whether the agent's death is that of the machines as well, as when a host goes.
+    whole_host: bool,
+}
+
+fn ways() -> Vec<Way> {
+    let from = [From::Process, From::Disk, From::Template];
+    from.into_iter()
+        .flat_map(|from| [State::Running, State::Warm].map(|to| Way { from, to }))
+        .collect()
+}
+
+async fn prepare(node: &Arc<Node>, way: Way) -> Result<()> {
+    pool(node, Recycle::Keep, None).await?;
+    match way.from {
+        From::Process => {}
+        From::Disk => linger_no_more(node).await?,
+        From::Template => {
+            node.ensure_template_of(&runners()).await?;
+            let made = node.create(&runners(), None).await?;
+            return node.bring(made.id, State::Sleeping, &Mover::Agent).await.map(drop);
+        }
+    }
+    instance(node, State::Sleeping).await
+}
+
+/// Goes one way up with this harm. Gives the points that there were.
+fn go(way: Way, harm: Option<Harm>) -> Outcome<Course> {
+    let host = Host::new();
+    let outcome = on(&host, way, harm);
+    host.disconnect();
+    outcome
+}
+
+fn on(host: &Host, way: Way, harm: Option<Harm>) -> Outcome<Course> {
+    host.arm(None);
+    let mut course = Course::default();
+    let lived = host.agent(async |node| {
+        prepare(&node, way).await.map_err(|problem| format!("prepare: {problem}"))?;
+        settle(&node).await?;
+        let id = only(&node).await.map_err(|problem| problem.to_string())?.id;
+        host.arm(harm.map(|harm| harm.strike));
+        let woken = node.bring(id, way.to, &Mover::Agent).await;
+        course = host.course();
+        if harm.is_none() {
+            woken.map_err(|problem| format!("it fails by itself: {problem}"))?;
+        }
+        settle(&node).await
+    });
+    let ran = harm.is_some_and(|harm| guest_ran(host, harm));
+    lived.unwrap_or(Ok(()))?;
+    host.arm(None);
+    if harm.is_some_and(|harm| harm.whole_host) {
+        host.crash_machines();
+    }
+    let judged = host.agent(async |node| {
+        settle(&node).await?;
+        let mut faults = checks::faults(&node, host).await;
+        let found = only(&node).await.map_err(|problem| problem.to_string())?;
+        match (found.state, ran) {
+            (State::Failed, false) => faults.push(format!("lost: {:?}", found.reason)),
+            (State::Sleeping, true) if way.from != From::Template => {
+                faults.push("asleep again, though its guest has run since".to_owned());
+            }
+            (State::Failed, true) => {}
+            _ => faults.extend(wakes(&node, way).await),
+        }
+        if faults.is_empty() { Ok(()) } else { Err(faults.join("\n    ")) }
+    });
+    judged.unwrap_or_else(|| Err("the last agent was killed".to_owned()))?;
+    Ok(course)
+}
+
+/// Whether the guest had run when its process died, or the agent.
+fn guest_ran(host: &Host, harm: Harm) -> bool {
+    let calls = host.course().calls;
+    let before = match harm.strike {
+        Strike::Write(_, Blow::Die) => host.calls_before_death().unwrap_or(calls.len()),
+        Strike::Call(number, Effect::Halt(Moment::After)) => number as usize,
+        Strike::Call(number, _) => number as usize - 1,
+        Strike::Write(..) => calls.len(),
+    };
+    calls.iter().take(before).any(|call| *call == Call::Resume)
+}
+
+/// Brings it up, and looks whether it has its memory.
+async fn wakes(node: &Arc<Node>, way: Way) -> Option<String> {
+    let id = only(node).await.ok()?.id;
+    if let Err(problem) = node.bring(id, State::Running, &Mover::Agent).await {
+        return Some(format!("it does not wake: {problem}"));
+    }
+    match read(node, id, MARK).await {
+        Ok(text) if text == "mine\n" || way.from == From::Template => None,
+        Ok(text) => Some(format!("its memory holds {text:?}")),
+        Err(problem) => Some(format!("it does not answer: {problem}")),
+    }
+}
+
+/// Every point of a way, with everything that can happen there.
+fn harms(course: &Course) -> Vec<Harm> {
+    let blows = [Blow::Kill(Moment::Before), Blow::Kill(Moment::After), Blow::Die];
+    let effects =
+        [Effect::Die, Effect::Fail, Effect::Halt(Moment::Before), Effect::Halt(Moment::After)];
+    let writes = (1..=course.writes).flat_map(|n| blows.map(|blow| Strike::Write(n, blow)));
+    let calls =
+        (1..=course.calls.len() as u64).flat_map(|n| effects.map(|effect| Strike::Call(n, effect)));
+    let with_host = |strike: Strike| {
+        let whole_host = [false, true].into_iter().filter(move |host| !host || strike.kills());
+        whole_host.map(move |whole_host| Harm { strike, whole_host })
+    };
+    writes.chain(calls).flat_map(with_host).collect()
+}
+
+#[test]
+fn what_sleeps_keeps_its_memory_whatever_dies_on_its_way_up() {
+    let mut faults = Vec::new();
+    let firsts = on_workers(&ways().iter().map(|way| (*way, None)).collect::<Vec<_>>());
+    let mut points = Vec::new();
+    for ((way, _), first) in firsts {
+        match first {
+            Ok(course) => points.extend(harms(&course).into_iter().map(|harm| (way, Some(harm)))),
+            Err(what) => faults.push(format!("{way:?}: {what}")),
+        }
+    }
+    for ((way, harm), outcome) in on_workers(&points) {
+        if let Err(what) = outcome {
+            faults.push(format!("{way:?}, {harm:?}:\n    {what}"));
+        }
+    }
+    println!("{} points", points.len());
+    assert!(points.len() > 100, "so few points are not all: {}", points.len());
+    assert!(faults.is_empty(), "{} went wrong\n{}", faults.len(), faults.join("\n"));
+}
+
+type Try = (Way, Option<Harm>);
+
+/// Goes all of these ways, several at once: each waits more than it computes.
+fn on_workers(tries: &[Try]) -> Vec<(Try, Outcome<Course>)> {
+    let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                own_network();
+                while let Some((way, harm)) = tries.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let outcome = go(*way, *harm);
+                    outcomes.lock().expect("lock").push(((*way, *harm), outcome));
+                }
+            });
+        }
+    });
+    outcomes.into_inner().expect("lock")
+}
+
+/// A machine that never takes up sleeps on, as often as it is tried.
+#[test]
+fn what_cannot_be_resumed_sleeps_on() {
+    own_network();
+    let host = Host::new();
+    let done = host.agent(async |node| {
+        let way = Way { from: From::Process, to: State::Running };
+        prepare(&node, way).await.expect("prepared");
+        let id = only(&node).await.expect("an instance").id;
+        for _ in 0..2 {
+            host.machines().set_faults(FaultPlan::none().always(Call::Resume, Effect::Fail));
+            let problem = node.bring(id, State::Running, &Mover::Agent).await.expect_err("no");
+            assert_eq!(problem.code, "injected");
+            host.arm(None);
+            settle(&node).await.expect("rest");
+            assert_eq!(only(&node).await.expect("an instance").state, State::Sleeping);
+            assert_eq!(checks::faults(&node, &host).await, Vec::<String>::new());
+        }
+        assert_eq!(node.passes.unresumed.get(), 1, "the second time there was no process left");
+        wakes(&node, way).await
+    });
+    host.disconnect();
+    assert_eq!(done.expect("an agent"), None);
+}
