@@ -3,7 +3,7 @@
 use crate::desk::{self, Wish, succeeded};
 use crate::fleet::Fleet;
 use crate::records::{DOCUMENT, DocumentRecord, NODES, NodeRecord, change_node, put};
-use crate::{Result, now, planner, stored};
+use crate::{Result, now, planner, stored, wall};
 use mvm_api::Problem;
 use mvm_api::fleet::{FleetPlan, FleetPoolView, FleetStatus, RegisterNode};
 use mvm_api::types::Claim;
@@ -36,7 +36,7 @@ impl Fleet {
         let (after, before) = decided.map_err(|e| Problem::internal(e.to_string()))?;
         if !dry_run {
             let lead = self.lead().ok_or_else(crate::desk::succeeded)?;
-            let record = DocumentRecord { document, applied_at: now() };
+            let record = DocumentRecord { document, applied_at: wall() };
             let writes = vec![put(DOCUMENT.to_owned(), &record, Expect::Any), lead.fence()];
             self.store.commit(writes).await.map_err(stored)?;
             self.view().set_document(Some(record));

@@ -211,6 +211,9 @@ pub(crate) struct Known {
     pub reached: bool,
     /// When this coordinator has lost it, if it has.
     pub lost_at: Option<Instant>,
+    /// Since when this coordinator knows that no coordinator reaches it, on its own timeline. The
+    /// clocks of coordinators may differ: none counts by a time that another has written.
+    pub missed_since: Option<Millis>,
     /// Whether it has told this leader which claims it holds.
     pub resolved: bool,
     /// Why it did not take its document.
@@ -222,6 +225,12 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// The record was changed, here or by another coordinator.
+    pub fn changed(&mut self, record: NodeRecord) {
+        let missed = record.lost_since.map(|_| self.missed_since.unwrap_or_else(now));
+        (self.record, self.missed_since) = (record, missed);
+    }
+
     /// Whether it has said that it has done all of this.
     pub fn has_done(&self, wanted: Option<&Wanted>) -> bool {
         self.status.as_deref().is_some_and(|status| wanted.is_some_and(|w| w.is_done(status)))
@@ -231,7 +240,8 @@ impl Known {
     /// reached.
     pub fn node(&self, wanted: Option<&Wanted>) -> Option<Node> {
         let settled = self.reached && self.has_done(wanted);
-        Some(Node { settled, ..self.record.node(self.status.as_ref())? })
+        let lost_since = self.missed_since;
+        Some(Node { settled, lost_since, ..self.record.node(self.status.as_ref())? })
     }
 }
 

@@ -32,7 +32,11 @@ pub use serve::{ServeOptions, StoreOptions, serve};
 /// What the coordinator's own functions give: the error is what the API will answer.
 pub type Result<T> = std::result::Result<T, mvm_api::Problem>;
 
-pub(crate) use mvm_api::identity::now;
+/// The time on this coordinator's own timeline, in ms: only differences mean something, and nothing to
+/// other coordinators.
+pub(crate) use mvm_clock::now;
+/// The wall clock, for what people read.
+pub(crate) use mvm_clock::wall;
 
 /// The store's error as a problem. A leader's write that its fence has refused means that another
 /// coordinator leads; nothing was written.

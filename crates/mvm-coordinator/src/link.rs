@@ -161,8 +161,7 @@ impl Link {
             self.failures = Failures::default();
             return None;
         }
-        // What was tried in the future, before the clock was put back, is tried again.
-        let waits = self.tried == wanted.digest && self.failures.last <= now();
+        let waits = self.tried == wanted.digest;
         (!waits || now() >= self.failures.retry_at()).then(|| wanted.clone())
     }
 

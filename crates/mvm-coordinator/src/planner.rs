@@ -2,7 +2,7 @@
 
 use crate::fleet::{Fleet, Lead, View, Wanted};
 use crate::records::{DocumentRecord, Known, NodeRecord, SHARES, change_node, put};
-use crate::{Result, now, stored};
+use crate::{Result, now, stored, wall};
 use futures::{StreamExt, TryStreamExt};
 use mvm_api::fleet::NodeChange;
 use mvm_model::fleet::{
@@ -88,8 +88,7 @@ async fn note_changes(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Option<Dur
             let alive = known.reached || view.alive.get(name).is_some_and(|by| !by.is_empty());
             let lost = known.record.lost_since.is_some();
             let offer = known.status.as_deref().map(Known::of);
-            let ahead = known.record.lost_since.is_some_and(|since| since > now());
-            let news = alive == lost && (alive || settled) || ahead;
+            let news = alive == lost && (alive || settled);
             let differs = offer.is_some() && offer != known.record.known;
             (news || differs).then(|| (name.clone(), alive || !settled && !lost, offer))
         };
@@ -98,10 +97,7 @@ async fn note_changes(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Option<Dur
     let write = |(name, alive, offer): (Name, bool, Option<Known>)| async move {
         let change = |record: &mut NodeRecord| {
             let before = record.clone();
-            // The leader that saw it go may have had a clock that was ahead: the grace time would
-            // not end.
-            let since = record.lost_since.unwrap_or(now()).min(now());
-            record.lost_since = (!alive).then_some(since);
+            record.lost_since = (!alive).then(|| record.lost_since.unwrap_or_else(wall));
             record.known = offer.clone().or(record.known.take());
             *record != before
         };
@@ -111,7 +107,9 @@ async fn note_changes(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Option<Dur
             Err(problem) => Err(problem),
             Ok(()) => {
                 if let Some(known) = fleet.view().nodes.get_mut(&name) {
-                    change(&mut known.record);
+                    let mut record = known.record.clone();
+                    change(&mut record);
+                    known.changed(record);
                 }
                 Ok(())
             }

@@ -32,7 +32,8 @@ pub struct NodeRecord {
     /// What it is there for.
     #[serde(default)]
     pub duty: Duty,
-    /// Since when no coordinator reaches it.
+    /// Since when no coordinator reaches it, by the wall clock of the leader that wrote it: for people
+    /// to read. Each coordinator counts the grace time by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost_since: Option<Millis>,
     /// What it offered when it was reached last, so that a new leader knows it before it is.

@@ -71,7 +71,7 @@ fn known(fleet: &Arc<Fleet>, record: NodeRecord) -> Result<()> {
     if let Some(known) = view.nodes.get_mut(&record.node_id) {
         let same = known.record.address == record.address;
         if same {
-            known.record = record;
+            known.changed(record);
             known.kick.notify_one();
             return Ok(());
         }
@@ -82,6 +82,7 @@ fn known(fleet: &Arc<Fleet>, record: NodeRecord) -> Result<()> {
     let node = record.node_id.clone();
     let link = tokio::spawn(link::run(fleet.clone(), node.clone(), port.clone(), kick.clone()));
     let known = Known {
+        missed_since: record.lost_since.map(|_| crate::now()),
         record,
         port,
         status: None,

@@ -72,6 +72,8 @@ async fn run(mut options: ServeOptions) -> Result<()> {
     std::fs::create_dir_all(&options.root)
         .map_err(|e| io(format!("make {}", options.root.display()), e))?;
     let (store, kind) = open_store(&options).await?;
+    let clock = options.root.join("clock.json");
+    mvm_clock::install(&clock).map_err(|e| io(format!("open {}", clock.display()), e))?;
     let keeper = options.identity.take().map(Keeper::open).transpose()?;
     let own = keeper.as_deref().map(own_name).transpose()?;
     let signer = options.ca.as_deref().map(|dir| Signer::open(dir, store.clone())).transpose()?;

@@ -3,6 +3,7 @@
 use crate::fleet::Lead;
 use crate::{Result, stored};
 use mvm_store::{Error, Expect, Store, Write};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,6 +19,9 @@ enum Order {
     /// Nobody waits for it.
     Delete(String),
 }
+
+/// A write, and who waits for it.
+type Put = (Write, oneshot::Sender<Result<()>>);
 
 /// Writes for one leadership, in a task that ends with it.
 #[derive(Clone)]
@@ -59,7 +63,7 @@ struct Task {
     lead: Arc<Lead>,
     queue: mpsc::UnboundedReceiver<Order>,
     commits: Arc<AtomicU64>,
-    /// Keys of claims that have ended.
+    /// Keys of claims that have ended and may still be written down.
     ended: Vec<String>,
 }
 
@@ -91,21 +95,37 @@ impl Task {
         }
     }
 
-    fn take(&mut self, order: Order, puts: &mut Vec<(Write, oneshot::Sender<Result<()>>)>) {
+    fn take(&mut self, order: Order, puts: &mut Vec<Put>) {
         match order {
-            Order::Put(write, done) => puts.push((write, done)),
+            Order::Put(write, done) => puts.push((self.replacing(write), done)),
             Order::Delete(key) => self.ended.push(key),
         }
     }
 
-    async fn write(&mut self, puts: Vec<(Write, oneshot::Sender<Result<()>>)>) {
+    /// A put takes the place of a delete of its key that is still to come, so that the delete does
+    /// not remove what is written now.
+    fn replacing(&mut self, write: Write) -> Write {
+        let ended = self.ended.len();
+        self.ended.retain(|key| key != write.condition().0);
+        match write {
+            Write::Put { key, value, expect: Expect::Absent } if self.ended.len() < ended => {
+                Write::Put { key, value, expect: Expect::Any }
+            }
+            write => write,
+        }
+    }
+
+    async fn write(&mut self, puts: Vec<Put>) {
         let (writes, done): (Vec<Write>, Vec<_>) = puts.into_iter().unzip();
-        // What has ended goes along where there is room.
-        let mut all = writes.clone();
-        let room = BATCH.saturating_sub(all.len()).min(self.ended.len());
-        all.extend(self.ended.drain(..room).map(delete));
-        match self.commit(all).await {
-            // One of them does not fit: each by itself, so that it fails alone.
+        // Claims that have ended go along where there is room. A transaction says of each key one
+        // thing: what is put here and has ended since is deleted later.
+        let put: BTreeSet<&str> = writes.iter().map(|write| write.condition().0).collect();
+        let ended = self.ended.iter().filter(|key| !put.contains(key.as_str()));
+        let ended: Vec<String> = ended.take(BATCH.saturating_sub(put.len())).cloned().collect();
+        let deletes = ended.iter().cloned().map(delete);
+        match self.commit(writes.iter().cloned().chain(deletes).collect()).await {
+            // One of the puts does not fit: each is written by itself, so that it fails alone. The
+            // deletes wait for the next transaction.
             Err(Error::Conflict { .. }) if writes.len() > 1 => {
                 for (write, done) in writes.into_iter().zip(done) {
                     let outcome = self.commit(vec![write]).await.map_err(stored);
@@ -113,6 +133,9 @@ impl Task {
                 }
             }
             outcome => {
+                if outcome.is_ok() {
+                    self.removed(ended);
+                }
                 let outcome = outcome.map_err(stored);
                 for done in done {
                     let _ = done.send(outcome.clone());
@@ -121,15 +144,22 @@ impl Task {
         }
     }
 
+    /// Removes the records of claims that have ended; those that the store did not take stay listed.
     async fn sweep(&mut self) {
         while !self.ended.is_empty() {
-            let some: Vec<String> = self.ended.drain(..self.ended.len().min(BATCH)).collect();
+            let some: Vec<String> = self.ended.iter().take(BATCH).cloned().collect();
             let writes = some.iter().cloned().map(delete).collect();
             if let Err(error) = self.commit(writes).await {
-                tracing::warn!("cannot remove claims that have ended: {error}");
-                return self.ended.extend(some);
+                return tracing::warn!("cannot remove claims that have ended: {error}");
             }
+            self.removed(some);
         }
+    }
+
+    /// These are durably gone.
+    fn removed(&mut self, keys: Vec<String>) {
+        let keys: BTreeSet<String> = keys.into_iter().collect();
+        self.ended.retain(|key| !keys.contains(key));
     }
 
     async fn commit(&self, mut writes: Vec<Write>) -> mvm_store::Result<()> {
@@ -141,4 +171,97 @@ impl Task {
 
 fn delete(key: String) -> Write {
     Write::Delete { key, expect: Expect::Any }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::Fleet;
+    use crate::fleet::tests::lonely;
+    use crate::records::CLAIMS;
+    use futures::StreamExt;
+
+    fn put(id: &str, expect: Expect) -> Write {
+        Write::Put { key: key(id), value: b"{}".to_vec(), expect }
+    }
+
+    fn key(id: &str) -> String {
+        format!("{CLAIMS}{id}")
+    }
+
+    async fn leading() -> (Arc<Fleet>, Writer) {
+        let fleet = lonely().await;
+        let election = mvm_store::Election::new(fleet.store.clone(), "leader");
+        let leadership = election.campaign(b"{}", Duration::from_secs(600)).await.expect("elected");
+        let lead = fleet.leadership(leadership);
+        let writer = Writer::start(fleet.store.clone(), lead);
+        (fleet, writer)
+    }
+
+    async fn written(fleet: &Fleet) -> Vec<String> {
+        let records = fleet.store.list(CLAIMS).await.expect("a list");
+        records.into_iter().map(|record| record.key).collect()
+    }
+
+    async fn write(fleet: &Fleet, id: &str) {
+        fleet.store.commit(vec![put(id, Expect::Any)]).await.expect("written");
+    }
+
+    /// Waits until the record is removed, which takes a sweep or two.
+    async fn gone(fleet: &Fleet, id: &str) {
+        let revision = fleet.store.revision().await.expect("a revision");
+        let mut changes = fleet.store.watch(&key(id), revision).await.expect("a watch");
+        let gone = async {
+            while fleet.store.get(&key(id)).await.expect("read").is_some() {
+                changes.next().await;
+            }
+        };
+        tokio::time::timeout(60 * SWEEP, gone).await.expect("its record is removed");
+    }
+
+    #[tokio::test]
+    async fn what_has_ended_goes_also_where_its_batch_conflicts() {
+        let (fleet, writer) = leading().await;
+        for id in ["ended", "there"] {
+            write(&fleet, id).await;
+        }
+        writer.delete(key("ended"));
+        let (clash, fits) = tokio::join!(
+            writer.put(put("there", Expect::Absent)),
+            writer.put(put("new", Expect::Absent)),
+        );
+        assert_eq!(clash.expect_err("a conflict").code, "store_conflict");
+        fits.expect("the other is written");
+        gone(&fleet, "ended").await;
+        assert_eq!(written(&fleet).await, [key("new"), key("there")]);
+    }
+
+    #[tokio::test]
+    async fn what_has_ended_goes_also_where_the_only_put_conflicts() {
+        let (fleet, writer) = leading().await;
+        for id in ["ended", "there"] {
+            write(&fleet, id).await;
+        }
+        writer.delete(key("ended"));
+        let clash = writer.put(put("there", Expect::Absent)).await;
+        assert_eq!(clash.expect_err("a conflict").code, "store_conflict");
+        gone(&fleet, "ended").await;
+        assert_eq!(written(&fleet).await, [key("there")]);
+    }
+
+    #[tokio::test]
+    async fn an_id_that_is_used_again_is_not_removed_by_its_predecessors_end() {
+        let (fleet, writer) = leading().await;
+        for id in ["again", "other"] {
+            write(&fleet, id).await;
+        }
+        writer.delete(key("again"));
+        writer.put(put("again", Expect::Absent)).await.expect("its predecessor has ended");
+        // When this one is gone, a sweep has passed.
+        writer.delete(key("other"));
+        gone(&fleet, "other").await;
+        assert_eq!(written(&fleet).await, [key("again")]);
+        writer.delete(key("again"));
+        gone(&fleet, "again").await;
+    }
 }

@@ -210,6 +210,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// Milliseconds since the Unix epoch, now.
+#[allow(clippy::disallowed_methods)] // It is shown, and nothing is decided by it.
 pub(crate) fn now_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))

@@ -29,6 +29,7 @@ pub mod recovery;
 pub mod retry;
 pub mod state;
 pub mod tenant;
+pub mod timeline;
 
 pub use admission::{Quotas, Usage};
 pub use cache::{Cache, CacheDisk};

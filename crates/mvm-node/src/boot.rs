@@ -318,8 +318,7 @@ pub fn host_key_alias(reference: &mvm_model::InstanceRef) -> String {
 }
 
 fn wall_clock_ns() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |d| d.as_nanos() as u64)
+    mvm_clock::since_epoch().as_nanos() as u64
 }
 
 /// The host's DNS servers that guests can reach: those that are not on its loopback. resolv.conf(5)

@@ -4,10 +4,11 @@
 //! it into place and then changes the record. A machine's copy is brought up to date before a job
 //! mounts it; nobody else does.
 
+use crate::Result;
+use crate::clock::wall;
 use crate::node::Node;
 use crate::problem::{OrProblem, io, not_found};
 use crate::root::{make_dir, remove_dir, remove_file};
-use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_guest::channel::Channel;
 use mvm_model::lease::Purpose;
@@ -172,7 +173,7 @@ impl Node {
             return Err(Problem::new(409, "conflict", what));
         }
         disk.generation += 1;
-        disk.committed_at = Some(now());
+        disk.committed_at = Some(wall());
         let from = self.parts.root.files(id).cache(index);
         let to = self.cache_file(&instance.pool, &disk);
         blocking(move || promote(&from, &to)).await?;

@@ -1,9 +1,10 @@
 //! Tenants and pools: making, changing and removing them.
 
+use crate::Result;
+use crate::clock::wall;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem};
 use crate::root::remove_dir;
-use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_api::types::{
     BuildPool, BuildResult, CreatePool, CreateTenant, FetchImage, QuotaPatch, ScalePool, UpdatePool,
@@ -25,7 +26,7 @@ impl Node {
             name: wanted.name,
             network: wanted.network,
             quotas: wanted.quotas,
-            created_at: now(),
+            created_at: wall(),
         };
         let known = self.read(|world| world.tenants.get(&tenant.name).cloned()).await;
         if let Some(known) = known {
@@ -126,7 +127,7 @@ impl Node {
                 runtime_policy: wanted.runtime_policy,
                 revisions: Vec::new(),
                 current: None,
-                created_at: now(),
+                created_at: wall(),
             };
             if let Some(known) = world.pools.get(&reference) {
                 let same = known.flake_ref == pool.flake_ref
@@ -277,7 +278,7 @@ impl Node {
             .change(|world, changes| {
                 let mut pool = world.pool(reference)?.clone();
                 pool.override_inputs = overrides.unwrap_or(pool.override_inputs);
-                let entry = pool.record_build(digest, now());
+                let entry = pool.record_build(digest, wall());
                 changes.put_pool(pool);
                 Ok(entry)
             })

@@ -1,6 +1,7 @@
 //! Leases: taking, extending and ending the right to use an instance.
 
 use crate::audit;
+use crate::clock::Shown;
 use crate::node::{Node, locked};
 use crate::operations::{draw_ids, new_instance};
 use crate::template::is_mould;
@@ -194,11 +195,8 @@ impl Node {
             let leased = world.instances.values();
             leased
                 .filter_map(|i| {
-                    Some(LeaseView {
-                        lease: i.lease.clone()?,
-                        instance: i.reference(),
-                        node_id: None,
-                    })
+                    let lease = i.lease.clone()?;
+                    Some(LeaseView { lease, instance: i.reference(), node_id: None }.shown())
                 })
                 .collect()
         })
@@ -214,7 +212,7 @@ impl Node {
             let lease = instance.lease.clone().ok_or_else(|| no_lease(id))?;
             let view = LeaseView { lease, instance: instance.reference(), node_id: None };
             changes.put_instance(instance);
-            Ok(view)
+            Ok(view.shown())
         })
         .await
     }
@@ -359,9 +357,8 @@ impl Node {
                 unended.retain(|id, _| leased(world, id).is_ok());
                 let leased =
                     world.instances.values().filter_map(|i| Some((i.id, i.lease.as_ref()?)));
-                // A time that is far ahead is of a clock that was put back since.
                 let mut again = |id: &String| {
-                    let due = |at: &Millis| now >= *at || *at > now + AGAIN_MS;
+                    let due = |at: &Millis| now >= *at;
                     unended.get(id).is_some_and(due) && unended.remove(id).is_some()
                 };
                 let due = leased.filter(|(_, lease)| lease.expired(now) || again(&lease.id));

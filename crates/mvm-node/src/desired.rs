@@ -4,6 +4,7 @@
 //! was applied once is done when nothing is left to do; one from a file that the agent watches
 //! stays in force.
 
+use crate::clock::wall_of;
 use crate::node::{Node, locked};
 use crate::problem::io;
 use crate::world::World;
@@ -311,7 +312,7 @@ impl Node {
             refused: progress.refused,
             in_force: in_force.is_some(),
             pending,
-            retry_at: Some(progress.failures.retry_at()).filter(|at| *at > 0),
+            retry_at: Some(progress.failures.retry_at()).filter(|at| *at > 0).map(wall_of),
             last_failure: progress.last_failure,
         }
     }

@@ -1,6 +1,7 @@
 //! The log of transitions, durable with the change that it tells of, and the metrics made of it.
 
 use crate::Result;
+use crate::clock::wall_of;
 use crate::node::Node;
 use crate::problem::OrProblem;
 use crate::world::World;
@@ -114,7 +115,7 @@ impl Node {
         registry.register("leases", "Leases by purpose", leases);
         registry.register("jobs", "Jobs by state", self.read(jobs).await);
         let started: Gauge = Gauge::default();
-        started.set(i64::try_from(self.started_at / 1000).unwrap_or_default());
+        started.set(i64::try_from(wall_of(self.started_at) / 1000).unwrap_or_default());
         registry.register("agent_start_time_seconds", "When the agent started", started);
         let mut text = String::new();
         encode(&mut text, &registry)
@@ -165,7 +166,9 @@ pub(crate) fn of_changes(
     let mut events = Vec::new();
     for (id, after) in instances {
         let (before, id) = (world.instances.get(id), first + events.len() as u64);
-        events.extend(mvm_model::event::of_change(before, after.as_ref(), id, now));
+        let event = mvm_model::event::of_change(before, after.as_ref(), id, now);
+        // The log is read by people, years later: it tells what the clock on the wall said.
+        events.extend(event.map(|event| Event { at: wall_of(event.at), ..event }));
     }
     events
 }

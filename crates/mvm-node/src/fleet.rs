@@ -1,6 +1,7 @@
 //! A node of a fleet: what it tells its coordinators, and what it does at the leader's word.
 
 use crate::claims::{Wish, leased};
+use crate::clock::{Shown, wall_of};
 use crate::node::{Node, locked};
 use crate::problem::OrProblem;
 use crate::{Result, now};
@@ -263,7 +264,7 @@ impl Node {
         let reference = instance.reference();
         let lease = instance.lease.filter(|lease| lease.id == id).ok_or_else(gone)?;
         let took_ms = began.elapsed().as_secs_f64() * 1000.0;
-        Ok(Claim { reference, from, took_ms, lease })
+        Ok(Claim { reference, from, took_ms, lease: lease.shown() })
     }
 
     /// Ends a claim of the fleet; one that is not there has ended.
@@ -285,7 +286,7 @@ impl Node {
         let held = |lease: &Lease, instance| HeldClaim {
             id: lease.id.clone(),
             instance,
-            expires_at: lease.expires_at,
+            expires_at: wall_of(lease.expires_at),
         };
         self.read(|world| {
             let leased = world.instances.values().filter_map(|i| Some((i.lease.as_ref()?, i)));

@@ -14,6 +14,7 @@ mod boot;
 mod caches;
 mod catalog;
 mod claims;
+mod clock;
 #[cfg(test)]
 mod crashes;
 mod desired;
@@ -51,32 +52,4 @@ pub use stages::Stages;
 /// What the agent's own functions give: the error is what the API will answer.
 pub type Result<T> = std::result::Result<T, mvm_api::Problem>;
 
-/// Milliseconds since the Unix epoch, now.
-pub(crate) fn now() -> mvm_model::Millis {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let now = since.map_or(0, |d| d.as_millis() as u64);
-    #[cfg(test)]
-    let now = now + clock::ahead();
-    now
-}
-
-/// Tests do not wait: they put the clock forward.
-#[cfg(test)]
-pub(crate) mod clock {
-    use mvm_model::Millis;
-    use std::cell::Cell;
-
-    thread_local! {
-        static AHEAD: Cell<Millis> = const { Cell::new(0) };
-    }
-
-    /// How far this thread's clock is ahead.
-    pub(crate) fn ahead() -> Millis {
-        AHEAD.get()
-    }
-
-    /// Puts this thread's clock forward.
-    pub(crate) fn advance(by: Millis) {
-        AHEAD.set(AHEAD.get() + by);
-    }
-}
+pub(crate) use clock::now;

@@ -88,6 +88,9 @@ pub fn serve(options: ServeOptions) -> Result<()> {
 
 async fn run(root: Root, options: ServeOptions) -> Result<()> {
     let store = SqliteStore::open(&root.path().join("node.db")).or_problem()?;
+    // The store's lock says that nobody else writes there.
+    let clock = root.path().join("clock.json");
+    mvm_clock::install(&clock).map_err(|e| io(format!("open {}", clock.display()), e))?;
     let images = ImageStore::open(root.path(), GuestBinary::new(options.guest)).or_problem()?;
     let (driver, accelerator_reason) = match options.driver {
         Driver::Qemu => qemu(&root, &images).await?,

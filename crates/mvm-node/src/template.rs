@@ -4,11 +4,12 @@
 //! memory, device state and disks of a machine that is ready and has no identity. Its name is the
 //! digest of everything that it depends on, so that what changes makes another one.
 
+use crate::Result;
 use crate::claims::Wish;
+use crate::clock::wall;
 use crate::node::Node;
 use crate::problem::{OrProblem, io};
 use crate::root::{Files, make_dir, remove_dir, write_atomically};
-use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::lease::Purpose;
@@ -286,7 +287,7 @@ fn publish(from: &Files, to: &Files) -> Result<()> {
         std::os::unix::fs::chown(to, Some(0), Some(0))
             .map_err(|e| io(format!("take over {}", to.display()), e))?;
     }
-    let made = serde_json::json!({ "made_at": now() }).to_string();
+    let made = serde_json::json!({ "made_at": wall() }).to_string();
     write_atomically(&work.dir.join("template.json"), made.as_bytes(), 0o644)?;
     let sync = |path: &Path| fs::File::open(path).and_then(|dir| dir.sync_all());
     let parent = to.dir.parent().unwrap_or(Path::new("/"));

@@ -1,5 +1,6 @@
 //! Records as the API shows them.
 
+use crate::clock::Shown;
 use crate::node::Node;
 use crate::problem::OrProblem;
 use crate::world::World;
@@ -101,7 +102,7 @@ impl Node {
             Ok(live) => (live.process().map(|machine| machine.process().pid), live.lingers()),
             Err(_) => (None, false),
         };
-        Ok(self.instance_view(&instance, pid, lingers.then_some(until), next))
+        Ok(self.instance_view(&instance, pid, lingers.then_some(until), next).shown())
     }
 
     /// All builds of a pool.

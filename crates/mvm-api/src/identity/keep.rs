@@ -37,9 +37,10 @@ pub async fn keep(keeper: Arc<Keeper>, source: Source) {
         }
         let facts = keeper.credential().facts;
         let period = facts.validity.not_after.saturating_sub(facts.validity.not_before) / 10;
-        let outcome = match rotate::due(facts.validity, now()) && now() >= renew_at {
+        let outcome = match rotate::due(facts.validity, now()) && mvm_clock::now() >= renew_at {
             true => {
-                renew_at = rotate::retry_at(facts.validity, now());
+                let wait = rotate::retry_at(facts.validity, now()).saturating_sub(now());
+                renew_at = mvm_clock::now() + wait;
                 renew(&keeper, &source).await
             }
             false => refresh(&keeper, &source).await,

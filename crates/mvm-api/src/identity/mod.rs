@@ -34,8 +34,7 @@ pub type Result<T> = std::result::Result<T, Problem>;
 /// no identities (curl) can check this one.
 pub const SERVER_NAME: &str = "mvm.internal";
 
-/// Milliseconds since the Unix epoch, now.
+/// The wall clock, which certificates are about: milliseconds since the Unix epoch.
 pub fn now() -> Millis {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |d| d.as_millis() as u64)
+    mvm_clock::wall()
 }

@@ -38,9 +38,9 @@ const LONGEST_KEY: usize = 255;
 struct Kept {
     /// Of the request's body.
     digest: String,
-    /// When it was begun.
+    /// When it was begun, on the server's timeline.
     at: Millis,
-    /// When the server that began it was started.
+    /// When the server that began it was started: tells servers apart.
     agent: Millis,
     /// What was answered; none: it was begun.
     answer: Option<String>,
@@ -89,8 +89,7 @@ impl Once {
         let body = axum::body::to_bytes(body, LONGEST_BODY).await;
         let body = body.map_err(|e| Problem::new(413, "invalid_value", e.to_string()))?;
         let (digest, agent) = (hex(&body), self.started_at);
-        let begun =
-            Kept { digest: digest.clone(), at: crate::identity::now(), agent, answer: None };
+        let begun = Kept { digest: digest.clone(), at: mvm_clock::now(), agent, answer: None };
         if let Some(answer) = self.begin(&record, &begun).await? {
             return Ok(answer);
         }

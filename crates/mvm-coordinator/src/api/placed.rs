@@ -10,14 +10,16 @@ use serde::{Deserialize, Serialize};
 
 /// Where the records are.
 const PREFIX: &str = "placed/";
-/// For how long nodes remember keys, in ms.
-const KEPT: Millis = 24 * 3600 * 1000;
+/// For how long a key's node is remembered, in ms: nodes remember keys for a day, and coordinators whose
+/// clocks differ may differ by another.
+const KEPT: Millis = 48 * 3600 * 1000;
 /// One key in so many pays for the removal of those that nodes have forgotten.
 const SWEEP: u8 = 64;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Placed {
     node: Name,
+    /// When it was chosen, on the timeline of the coordinator that chose it.
     at: Millis,
 }
 

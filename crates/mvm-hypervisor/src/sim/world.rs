@@ -133,6 +133,7 @@ impl World {
     ) -> Self {
         let faults = Mutex::new(Faults { plan, ..Faults::default() });
         // A pid with its start time names one process for good, also over the ends of this one.
+        #[allow(clippy::disallowed_methods)]
         let began = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let began = began.map_or(0, |since| since.as_millis() as u64);
         let next = AtomicU64::new(if kept.is_some() { began } else { 0 });

@@ -3,6 +3,7 @@
 use super::pools::reference as pool_reference;
 use super::{Answer, Asked, Body, Caller, Done, Listing, Refusal, Shared, detached, done, streams};
 use crate::Node;
+use crate::clock::Shown;
 use crate::jobs::Follow;
 use crate::problem::io;
 use axum::Json;
@@ -13,6 +14,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use mvm_api::Problem;
 use mvm_api::jobs::{JobFilter, JobView, SubmitJob};
+use mvm_api::page::List;
 use mvm_api::query::{Query, WaitOptions};
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::protocol::Reply;
@@ -47,7 +49,8 @@ pub async fn list(
 ) -> Listing<JobView> {
     let mut jobs = node.job_views(&filter).await;
     jobs.retain(|job| peer.sees(&job.tenant_id));
-    Ok(page.of(jobs))
+    let page = page.of(jobs);
+    Ok(List { items: page.items.into_iter().map(Shown::shown).collect(), next: page.next })
 }
 
 pub async fn show(
@@ -92,7 +95,7 @@ pub async fn cancel(
 ) -> Answer<JobView> {
     let id = node.job_for(&peer, &id).await?;
     let job = node.cancel_job(id, "canceled").await?;
-    Ok(Json(JobView::from(&job)))
+    Ok(Json(JobView::from(&job).shown()))
 }
 
 /// The job, when it has ended or the time is up.
@@ -213,7 +216,7 @@ async fn send(
         frame::write(&mut to, &piece).await.map_err(drop)?;
     }
     let reply = match job {
-        Ok(job) => Reply::Ok(serde_json::to_value(JobView::from(&job)).unwrap_or_default()),
+        Ok(job) => Reply::Ok(serde_json::to_value(JobView::from(&job).shown()).unwrap_or_default()),
         Err(Problem { code, detail, .. }) => Reply::Error { code, message: detail },
     };
     frame::write(&mut to, &Frame::Reply(reply)).await.map_err(drop)

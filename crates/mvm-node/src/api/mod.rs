@@ -17,6 +17,7 @@ mod tenants;
 mod tests;
 
 use crate::Node;
+use crate::clock::wall_of;
 use axum::extract::State;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
@@ -149,7 +150,7 @@ async fn agent(State(node): Shared) -> Json<AgentInfo> {
         accelerator_reason: node.parts.accelerator_reason.clone(),
         simulated: driver.simulated,
         netns: node.parts.netns.clone(),
-        started_at: node.started_at,
+        started_at: wall_of(node.started_at),
         instances: node.read(|world| world.instances.len()).await,
         desired: node.desired_status().await,
     })

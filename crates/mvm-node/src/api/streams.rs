@@ -6,6 +6,7 @@ use super::{Body, Caller, Refusal, Shared, detached};
 use crate::Node;
 use crate::audit::{self, session};
 use crate::claims::Wish;
+use crate::clock::Shown;
 use crate::problem::IntoProblem;
 use axum::body::Body as HttpBody;
 use axum::extract::{ConnectInfo, FromRequest, Path, Request, State};
@@ -136,7 +137,7 @@ pub async fn claim(
         }
         let took_ms = began.elapsed().as_secs_f64() * 1000.0;
         if let (Ok(()), Some(lease)) = (tell.send(Ok(())), instance.lease) {
-            hold(upgrade, Claim { reference, from, took_ms, lease }).await;
+            hold(upgrade, Claim { reference, from, took_ms, lease: lease.shown() }).await;
         }
         node.end_lease(id).await;
     });

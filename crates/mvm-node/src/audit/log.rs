@@ -3,9 +3,10 @@
 //! `audit/LOG/NNNNNNNNNNNN.log`, named by the number of the first record in it. A record is written
 //! while its log is held; one thread syncs what was written, all logs that wait at once.
 
+use crate::Result;
+use crate::clock::wall;
 use crate::problem::io;
 use crate::root::make_dir;
-use crate::{Result, now};
 use mvm_api::audit::AuditLogView;
 use mvm_model::audit::{self, AGENT, Chain, Entry, NODE_LOG, OK};
 use std::collections::HashMap;
@@ -84,7 +85,7 @@ impl Logs {
         if !from.exists() {
             return Ok(());
         }
-        let to = self.dir.join(format!("{tenant}{GONE}{}", now()));
+        let to = self.dir.join(format!("{tenant}{GONE}{}", wall()));
         std::fs::rename(&from, &to)
             .and_then(|()| File::open(&self.dir)?.sync_all())
             .map_err(|e| io(format!("put aside {}", from.display()), e))?;
@@ -200,7 +201,7 @@ impl LogFile {
         if self.bytes >= FILE_BYTES {
             *self = LogFile::begin(&self.dir, self.chain.clone())?;
         }
-        let (line, next) = self.chain.line(entry, now());
+        let (line, next) = self.chain.line(entry, wall());
         self.make_room(line.len() as u64);
         if let Err(error) = self.file.write_all_at(line.as_bytes(), self.bytes) {
             // Half a line is none.

@@ -10,6 +10,7 @@ pub use metrics::Metrics;
 
 use crate::audit;
 use crate::claims::{Wish, may_run};
+use crate::clock::wall;
 use crate::node::{Node, locked};
 use crate::operations::{draw_ids, new_instance};
 use crate::problem::not_found;
@@ -89,7 +90,7 @@ impl Node {
                     to: wanted.to,
                     limits: wanted.limits,
                     instances: Default::default(),
-                    created_at: now(),
+                    created_at: wall(),
                 };
                 (record, Some(listener))
             }

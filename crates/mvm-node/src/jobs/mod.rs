@@ -15,6 +15,7 @@ mod tests;
 pub(crate) use dispatch::dispatch;
 pub(crate) use log::Follow;
 
+use crate::clock::Shown;
 use crate::node::{Node, locked};
 use crate::problem::io;
 use crate::root::{make_dir, remove_dir, remove_file};
@@ -175,7 +176,7 @@ impl Node {
                 return Err(problem);
             }
         };
-        Ok(JobView::from(&job))
+        Ok(JobView::from(&job).shown())
     }
 
     /// Takes a job's inputs in: a tar archive whose entries are below the guest's root.
@@ -302,10 +303,11 @@ impl Node {
 
     /// A job as the API shows it.
     pub(crate) async fn job_view(&self, id: JobId) -> Result<JobView> {
-        self.read(|world| world.job(id).map(|job| view(world, job))).await
+        self.read(|world| world.job(id).map(|job| view(world, job).shown())).await
     }
 
-    /// The jobs that a filter takes, oldest first.
+    /// The jobs that a filter takes, oldest first. Their times are of the timeline: a list's cursor
+    /// is made of them.
     pub(crate) async fn job_views(&self, filter: &JobFilter) -> Vec<JobView> {
         let takes = |job: &&Job| {
             filter.tenant.as_ref().is_none_or(|tenant| job.pool.tenant == *tenant)

@@ -6,6 +6,7 @@
 mod archives;
 mod audit;
 mod caches;
+mod clocks;
 mod crashes;
 mod desired;
 mod disks;

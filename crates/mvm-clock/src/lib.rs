@@ -1,0 +1,205 @@
+//! Time that passes evenly, whatever becomes of the wall clock.
+//!
+//! Lives here: the process' one timeline ([`now`]), which follows CLOCK_BOOTTIME and goes on where
+//! the process before it was ([`install`]), and the way from it to wall-clock times for people
+//! ([`wall_of`]).
+//!
+//! Never here: what anything waits for, and when it is due (mvm-model takes times as arguments).
+//! Certificates and the audit log are about the wall clock: they ask [`wall`].
+
+use mvm_model::Millis;
+use mvm_model::timeline::{Anchor, Moment};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{LazyLock, PoisonError, RwLock};
+use std::time::Duration;
+use std::{fs, io};
+
+/// How often a moment is written down, so that a host that is booted again goes on after it.
+const NOTE: Duration = Duration::from_secs(300);
+/// The wall clock counts as stepped from here on, in ms: less is between two looks at two clocks.
+const STEP: u64 = 1000;
+
+/// The process' timeline. Without [`install`] it begins with the wall clock at the first look.
+static CLOCK: LazyLock<RwLock<Clock>> =
+    LazyLock::new(|| RwLock::new(Clock::new(Anchor::first(moment()), None)));
+static BOOT_ID: LazyLock<String> = LazyLock::new(|| {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+});
+
+/// The time on this process' timeline, in ms. It never goes back, and passes as time does, suspended
+/// time included. Its values read like the wall clock's, for as long as nobody steps that.
+pub fn now() -> Millis {
+    let clock = CLOCK.read().unwrap_or_else(PoisonError::into_inner);
+    clock.anchor.time_of(&moment())
+}
+
+/// The wall clock: milliseconds since the Unix epoch.
+pub fn wall() -> Millis {
+    since_epoch().as_millis() as Millis
+}
+
+/// The wall clock to the nanosecond: what a guest's is set to.
+#[allow(clippy::disallowed_methods)]
+pub fn since_epoch() -> Duration {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap_or_default()
+}
+
+/// When, by the wall clock as it stands now, a time of the timeline was or will be. Two calls give
+/// the same unless the wall clock was stepped in between.
+pub fn wall_of(time: Millis) -> Millis {
+    let clock = CLOCK.read().unwrap_or_else(PoisonError::into_inner);
+    time.saturating_add_signed(clock.offset(&moment()))
+}
+
+/// Goes on with the timeline that `file` tells of, and writes it down there from now on. To be called
+/// before anything asks for the time, by whoever alone may write to the file.
+pub fn install(file: &Path) -> io::Result<()> {
+    let clock = Clock::open(file, moment())?;
+    *CLOCK.write().unwrap_or_else(PoisonError::into_inner) = clock;
+    std::thread::Builder::new().name("clock".to_owned()).spawn(|| {
+        loop {
+            std::thread::sleep(NOTE);
+            note();
+        }
+    })?;
+    Ok(())
+}
+
+/// Writes down the present moment, if the timeline is kept in a file.
+pub fn note() {
+    let mut clock = CLOCK.write().unwrap_or_else(PoisonError::into_inner);
+    if let Err(error) = clock.note(moment()) {
+        tracing::warn!(%error, "cannot write the clock's file");
+    }
+}
+
+fn moment() -> Moment {
+    // Not by way of the C library: what puts itself between that and a process (faketime) may change
+    // the wall clock, which is what is to be tried, and not the time that passes.
+    let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let since_boot = since.tv_sec as u64 * 1000 + since.tv_nsec as u64 / 1_000_000;
+    Moment { boot_id: BOOT_ID.clone(), since_boot, wall: wall() }
+}
+
+struct Clock {
+    anchor: Anchor,
+    file: Option<PathBuf>,
+    /// How far the wall clock is ahead of the timeline, as of the last step of the former.
+    ahead: AtomicI64,
+}
+
+impl Clock {
+    fn new(anchor: Anchor, file: Option<PathBuf>) -> Clock {
+        let ahead = difference(anchor.moment.wall, anchor.time);
+        Clock { anchor, file, ahead: AtomicI64::new(ahead) }
+    }
+
+    fn open(file: &Path, now: Moment) -> io::Result<Clock> {
+        let known = match fs::read(file) {
+            Ok(text) => serde_json::from_slice::<Anchor>(&text)
+                .inspect_err(|error| {
+                    let file = file.display();
+                    tracing::warn!("{file} cannot be read: {error}; time goes by the wall clock");
+                })
+                .ok(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let anchor = known.map_or_else(|| Anchor::first(now.clone()), |a| a.moved_to(now.clone()));
+        let mut clock = Clock::new(anchor, Some(file.to_owned()));
+        clock.note(now)?;
+        Ok(clock)
+    }
+
+    fn note(&mut self, now: Moment) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let anchor = self.anchor.moved_to(now);
+        let dir = file.parent().unwrap_or(Path::new("/"));
+        let mut fresh = tempfile::NamedTempFile::new_in(dir)?;
+        fresh.write_all(serde_json::to_string(&anchor)?.as_bytes())?;
+        fresh.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
+        fresh.as_file().sync_all()?;
+        fresh.persist(file)?;
+        self.anchor = anchor;
+        Ok(())
+    }
+
+    fn offset(&self, now: &Moment) -> i64 {
+        let (known, ahead) =
+            (self.ahead.load(Ordering::Relaxed), difference(now.wall, self.anchor.time_of(now)));
+        if known.abs_diff(ahead) < STEP {
+            return known;
+        }
+        if self.ahead.swap(ahead, Ordering::Relaxed) == known {
+            let by_ms = ahead - known;
+            tracing::warn!(
+                by_ms,
+                "the wall clock was stepped; leases and deadlines stay as they are"
+            );
+        }
+        ahead
+    }
+}
+
+fn difference(a: Millis, b: Millis) -> i64 {
+    i64::try_from(i128::from(a) - i128::from(b)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(boot: &str, since_boot: Millis, wall: Millis) -> Moment {
+        Moment { boot_id: boot.to_owned(), since_boot, wall }
+    }
+
+    #[test]
+    fn the_next_process_goes_on_with_the_same_timeline() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("clock.json");
+        let first = Clock::open(&file, at("a", 100, 1_000_000)).expect("opened");
+        assert_eq!(first.anchor.time, 1_000_000);
+        // The wall clock was put forward by an hour meanwhile.
+        let second = Clock::open(&file, at("a", 350, 4_600_250)).expect("opened");
+        assert_eq!(second.anchor.time, 1_000_250);
+        assert_eq!(second.anchor.time_of(&at("a", 400, 0)), 1_000_300);
+        // Booted again after 10 s, by the same wrong clock.
+        let third = Clock::open(&file, at("b", 5, 4_610_250)).expect("opened");
+        assert_eq!(third.anchor.time, 1_010_250);
+        let mode = fs::metadata(&file).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_damaged_file_is_begun_anew() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("clock.json");
+        fs::write(&file, "{").expect("written");
+        let clock = Clock::open(&file, at("a", 100, 1_000_000)).expect("opened");
+        assert_eq!(clock.anchor.time, 1_000_000);
+        let again = Clock::open(&file, at("a", 200, 0)).expect("opened");
+        assert_eq!(again.anchor.time, 1_000_100);
+    }
+
+    #[test]
+    fn times_for_people_follow_the_wall_clock_and_do_not_waver() {
+        let clock = Clock::new(Anchor::first(at("a", 0, 1_000_000)), None);
+        assert_eq!(clock.offset(&at("a", 500, 1_000_500)), 0);
+        assert_eq!(clock.offset(&at("a", 500, 1_000_501)), 0, "one clock was read a little later");
+        let hour = 3_600_000;
+        assert_eq!(clock.offset(&at("a", 600, 1_000_600 + hour)), hour as i64);
+        assert_eq!(clock.offset(&at("a", 700, 1_000_701 + hour)), hour as i64);
+        assert_eq!(clock.offset(&at("a", 800, 800)), -1_000_000);
+    }
+
+    #[test]
+    fn the_timeline_begins_with_the_wall_clock() {
+        assert!(now().abs_diff(wall()) < STEP);
+        assert_eq!(wall_of(5), 5);
+    }
+}
