@@ -147,7 +147,7 @@ pub struct MachineStats {
     /// Resident memory in KiB, shared pages divided among those that map them
     /// (Pss in `/proc/PID/smaps_rollup`).
     pub proportional_kib: u64,
-    /// The vCPUs are paused.
+    /// The vCPUs are paused, as the monitor says; `false` where it does not answer.
     pub paused: bool,
 }
 

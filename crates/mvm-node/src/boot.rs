@@ -1,6 +1,7 @@
 //! From a record to a machine whose guest is ready.
 
 use crate::caches::serial;
+use crate::deadlines::{self, Deadline};
 use crate::firewall::uid_of;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem, io};
@@ -19,16 +20,8 @@ use mvm_model::{Instance, InstanceId, Tenant};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a guest may take from power-on to its agent's answer.
-const BOOT_DEADLINE: Duration = Duration::from_secs(120);
 /// How long after its channel a machine's process may be seen to end.
 const DYING: Duration = Duration::from_millis(500);
-/// How long a guest that was only paused may take to answer.
-const WAKE_DEADLINE: Duration = Duration::from_secs(15);
-/// How long a guest that was asleep may take to answer.
-pub(crate) const WAKE_FROM_DISK: Duration = Duration::from_secs(30);
-/// How long a clone may take until it is itself.
-const CLONE_DEADLINE: Duration = Duration::from_secs(30);
 
 impl Node {
     /// Everything the hypervisor needs to know of an instance.
@@ -91,7 +84,7 @@ impl Node {
         let spec = self.spec(tenant, instance)?;
         let record = self.record_process(instance.id);
         let machine = self.parts.hypervisor.boot(&spec, &record).await.or_problem()?;
-        self.make_ready(live, tenant, instance, machine, BOOT_DEADLINE, true).await
+        self.make_ready(live, tenant, instance, machine, deadlines::BOOT, true).await
     }
 
     /// The directories of a machine that is to be started, if there is room for one.
@@ -130,7 +123,7 @@ impl Node {
             self.kill_newborn(live, machine).await;
             return Err(error.problem());
         }
-        self.make_ready(live, tenant, instance, machine, CLONE_DEADLINE, true).await
+        self.make_ready(live, tenant, instance, machine, deadlines::CLONE, true).await
     }
 
     /// Restores a sleeping machine; it stays paused.
@@ -149,27 +142,30 @@ impl Node {
         hypervisor.restore(&spec, &snapshot, RestoreMemory::Own, &record).await.or_problem()
     }
 
-    /// Connects to the guest of a machine that was just started or resumed, and makes it itself.
+    /// Connects to the guest of a machine that was just started or resumed, and makes it itself. All
+    /// that the guest does for it has one deadline.
     pub(crate) async fn make_ready(
         self: &Arc<Self>,
         live: &mut Live,
         tenant: &Tenant,
         instance: &Instance,
         machine: Arc<dyn Machine>,
-        deadline: Duration,
+        deadline: Deadline,
         fresh: bool,
     ) -> Result<()> {
+        let (waits, until) = (live.waits.clone(), deadline.begin());
         let ready = async {
             let socket = machine.channel();
-            let connecting = stage!("channel", Channel::connect(&socket, deadline));
+            let connecting = Channel::connect(&socket, until.left());
+            let connecting = stage!("channel", waits.guest(until, connecting));
             // Keys are made while the guest comes to itself.
             let (channel, identity) = match fresh {
                 true => tokio::join!(connecting, self.identity_of(tenant, instance)),
                 false => (connecting.await, Ok(Adopt::default())),
             };
-            let (channel, identity) = (channel.or_problem()?, identity?);
+            let (channel, identity) = (channel?, identity?);
             let adopt = Adopt { wall_clock_ns: Some(wall_clock_ns()), ..identity };
-            stage!("adopt", channel.adopt(&adopt)).await.or_problem()?;
+            stage!("adopt", waits.guest(until, channel.adopt(&adopt))).await?;
             Ok::<_, Problem>(channel)
         };
         let mortal = machine.clone();
@@ -218,24 +214,22 @@ impl Node {
             Problem::new(409, "wrong_state", "the instance has no running machine")
                 .hint("start it with `mvm instance start` or `mvm instance wake`")
         })?;
-        let channel = Channel::connect(&machine.channel(), WAKE_DEADLINE).await.or_problem()?;
+        let (socket, until) = (machine.channel(), deadlines::RESUME.begin());
+        let connecting = live.waits.guest(until, Channel::connect(&socket, until.left()));
+        let channel = tokio::select! {
+            channel = connecting => channel?,
+            exit = machine.exited() => return Err(ended(&exit.reason)),
+        };
         live.channel = Some(channel.clone());
         Ok(channel)
     }
 
     /// After a resume: one round trip to the guest, which gets the right time.
     pub(crate) async fn greet(&self, live: &mut Live) -> Result<()> {
+        let until = deadlines::RESUME.begin();
         let channel = self.channel(live).await?;
         let adopt = Adopt { wall_clock_ns: Some(wall_clock_ns()), ..Adopt::default() };
-        let greeting = stage!("adopt", channel.adopt(&adopt));
-        match tokio::time::timeout(WAKE_DEADLINE, greeting).await {
-            Ok(outcome) => outcome.or_problem().map(|_| ()),
-            Err(_) => Err(Problem::new(
-                504,
-                "guest_silent",
-                format!("the guest's agent gave no answer within {} s", WAKE_DEADLINE.as_secs()),
-            )),
-        }
+        stage!("adopt", live.waits.guest(until, channel.adopt(&adopt))).await
     }
 
     async fn identity_of(self: &Arc<Self>, tenant: &Tenant, instance: &Instance) -> Result<Adopt> {
@@ -291,11 +285,7 @@ impl Node {
     pub(crate) fn died(&self, id: InstanceId, reason: &str) -> Problem {
         let console = self.parts.root.files(id).console();
         let tail = last_lines(&console, 15);
-        Problem::new(
-            500,
-            "machine_died",
-            format!("the machine ended by itself: {reason}\nlast lines of its console:\n{tail}"),
-        )
+        ended(&format!("{reason}\nlast lines of its console:\n{tail}"))
     }
 
     /// Ends the machine for good; idempotent. One that cannot be ended stays in its slot.
@@ -310,6 +300,11 @@ impl Node {
         }
         Ok(())
     }
+}
+
+/// The problem of a machine that ended by itself.
+fn ended(reason: &str) -> Problem {
+    Problem::new(500, "machine_died", format!("the machine ended by itself: {reason}"))
 }
 
 /// The name under which an instance's host key is pinned.

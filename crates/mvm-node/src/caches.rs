@@ -6,6 +6,7 @@
 
 use crate::Result;
 use crate::clock::wall;
+use crate::deadlines;
 use crate::node::Node;
 use crate::problem::{OrProblem, io, not_found};
 use crate::root::{make_dir, remove_dir, remove_file};
@@ -113,7 +114,9 @@ impl Node {
                 let to = self.parts.root.files(id).cache(index);
                 self.fill_cache(&instance.pool, &cache.name, &to).await?;
             }
-            channel.mount(&serial(index), &cache.path).await.or_problem()?;
+            let serial = serial(index);
+            let mounting = channel.mount(&serial, &cache.path);
+            self.slot(id).waits.guest(deadlines::MOUNT, mounting).await?;
         }
         Ok(())
     }
@@ -133,7 +136,7 @@ impl Node {
             let slot = self.slot(id);
             let channel = self.channel(&mut *slot.gate.lock().await).await?;
             for path in paths {
-                channel.unmount(path).await.or_problem()?;
+                slot.waits.guest(deadlines::UNMOUNT, channel.unmount(path)).await?;
             }
             Ok::<_, Problem>(())
         };
@@ -156,7 +159,8 @@ impl Node {
         let instance = self.read(|world| world.by_id(id).cloned()).await?;
         let own = instance.caches.iter().find(|disk| disk.cache.name == *name);
         let Some(own) = own else { return Err(no_cache(&instance.pool, name)) };
-        channel.unmount(&own.cache.path).await.or_problem()
+        let unmounting = channel.unmount(&own.cache.path);
+        self.slot(id).waits.guest(deadlines::UNMOUNT, unmounting).await
     }
 
     /// The instance's copy of a cache that its guest has let go of becomes the pool's.

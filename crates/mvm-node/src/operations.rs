@@ -8,6 +8,7 @@
 pub(crate) mod wake;
 
 use crate::catalog::not_built;
+use crate::deadlines;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem};
 use crate::root::{Files, remove_dir, remove_file};
@@ -22,10 +23,7 @@ use mvm_model::admission::{admit_instance, admit_state};
 use mvm_model::network::mac_of;
 use mvm_model::{CacheDisk, Instance, InstanceId, Intent, Mover, PoolRef, State, Tenant};
 use std::sync::Arc;
-use std::time::Duration;
 
-/// How long a guest may take to shut down before its machine is ended.
-const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
 /// Tries to draw an id that no instance has.
 const ID_DRAWS: usize = 64;
 
@@ -56,12 +54,20 @@ impl Node {
     /// `by`: what its lease forbids is refused before anything happens, at every step. Gives the
     /// state that it came from.
     pub async fn bring(self: &Arc<Self>, id: InstanceId, to: State, by: &Mover) -> Result<State> {
+        if to == State::Destroyed {
+            let from = self.read(|world| world.by_id(id).map(|i| i.state)).await?;
+            return self.destroy(id, by).await.map(|()| from);
+        }
         let slot = self.slot(id);
         let mut live = slot.gate.lock().await;
+        if let Some(why) = slot.waits.interrupted() {
+            return Err(why);
+        }
         recovery::settle_now(self, id, &mut live).await?;
         let outcome = self.carry(&mut live, id, to, by).await;
         self.look_at(id, &outcome);
-        outcome
+        // What it failed with then is what the interrupt has made of it.
+        outcome.map_err(|problem| slot.waits.interrupted().unwrap_or(problem))
     }
 
     /// What has failed may have left something behind.
@@ -122,7 +128,6 @@ impl Node {
                 self.power_on(live, id, by).await?;
                 self.sleep(live, id, by).await?;
             }
-            (_, State::Destroyed) => self.destroy_live(live, id, by).await?,
             (from, to) => {
                 return Err(from.check(to).err().map_or_else(
                     || Problem::internal(format!("no way from {from} to {to}")),
@@ -136,10 +141,11 @@ impl Node {
         Ok(from)
     }
 
-    /// Destroys an instance on behalf of `by`: process, tap, disks, record. Idempotent.
+    /// Destroys an instance on behalf of `by`: process, tap, disks, record. Idempotent, and waits
+    /// for nobody.
     pub async fn destroy(self: &Arc<Self>, id: InstanceId, by: &Mover) -> Result<()> {
         let slot = self.slot(id);
-        let mut live = slot.gate.lock().await;
+        let (mut live, _interrupt) = self.seize(&slot, id, by).await;
         if self.read(|world| !world.instances.contains_key(&id)).await {
             self.forget(id);
             return Ok(());
@@ -318,9 +324,10 @@ impl Node {
             let polite = async {
                 let _ = channel.shutdown().await;
                 machine.exited().await;
+                Ok(())
             };
-            if tokio::time::timeout(SHUTDOWN_DEADLINE, polite).await.is_err() {
-                tracing::warn!(instance = %id, "the guest did not shut down in time");
+            if let Err(problem) = live.waits.guest(deadlines::SHUTDOWN, polite).await {
+                tracing::warn!(instance = %id, "{problem}");
             }
         }
         self.kill(live).await?;
@@ -425,6 +432,9 @@ impl Node {
     }
 
     pub(crate) async fn set_failed(&self, id: InstanceId, reason: &str) -> Result<()> {
+        // A machine that was ended under an operation has not ended by itself.
+        let interrupted = self.slot(id).waits.interrupted().map(|why| why.to_string());
+        let reason = interrupted.as_deref().unwrap_or(reason);
         self.update(id, |instance| {
             tracing::warn!(instance = %instance.reference(), reason, "failed");
             instance.reach(State::Failed, now());

@@ -2,6 +2,7 @@
 
 use crate::node::Node;
 use crate::root::Root;
+use crate::seize::DESTROYED;
 use crate::{Result, now, recovery};
 use mvm_api::Problem;
 use mvm_model::plan::{Action, plan};
@@ -181,7 +182,7 @@ async fn work(node: &Arc<Node>, pool: &PoolRef, id: InstanceId, to: State) -> Re
     match &outcome {
         Ok(_) => node.succeeded(pool),
         // Destroyed by somebody while it was being brought up: nothing failed.
-        Err(_) if gone => {}
+        Err(problem) if gone || problem.code == DESTROYED => {}
         // Taken by somebody since the plan was made: it is theirs.
         Err(problem) if problem.code == "leased" => {}
         Err(problem) => node.failed(pool, problem),

@@ -78,7 +78,7 @@ pub async fn settle_now(node: &Arc<Node>, id: InstanceId, live: &mut Live) -> Re
 }
 
 /// Our hypervisor processes by instance.
-fn ours(node: &Node) -> Result<HashMap<InstanceId, ProcessIdentity>> {
+pub(crate) fn ours(node: &Node) -> Result<HashMap<InstanceId, ProcessIdentity>> {
     let prefix = node.parts.root.marker_prefix();
     let found = node.parts.hypervisor.find(&prefix).or_problem()?;
     Ok(found

@@ -169,8 +169,9 @@ fn listener_address(addresses: &[SocketAddr]) -> Option<String> {
 /// Simulated machines are written down below the root, and outlive the agent as real ones do.
 fn simulation(root: &Root) -> Result<(Arc<dyn Hypervisor>, String)> {
     let kept = root.path().join("sim");
-    let driver = SimHypervisor::open(Latencies::default(), Arc::new(SimulatedGuest), &kept)
-        .map_err(|e| io(format!("read the simulated machines in {}", kept.display()), e))?;
+    let driver =
+        SimHypervisor::open(Latencies::default(), Arc::new(SimulatedGuest::default()), &kept)
+            .map_err(|e| io(format!("read the simulated machines in {}", kept.display()), e))?;
     tracing::warn!("no machine is real: this agent simulates its hypervisor");
     Ok((Arc::new(driver), "no machine is real: the agent was started so".to_owned()))
 }

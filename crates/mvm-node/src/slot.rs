@@ -1,5 +1,6 @@
 //! One slot an instance: whoever holds its gate is the only one to change the machine.
 
+use crate::interrupt::Waits;
 use mvm_guest::channel::Channel;
 use mvm_hypervisor::Machine;
 use std::sync::Arc;
@@ -15,6 +16,8 @@ pub struct Live {
     pub channel: Option<Channel>,
     /// The process that a sleeping instance still has.
     pub lingering: Option<Arc<dyn Machine>>,
+    /// What ends the waits for the guest.
+    pub(crate) waits: Arc<Waits>,
 }
 
 impl Live {
@@ -30,11 +33,20 @@ impl Live {
 }
 
 /// What the agent holds in memory for one instance.
-#[derive(Default)]
 pub struct Slot {
     /// Held for the whole of a transition.
     pub gate: Mutex<Live>,
+    /// What ends the waits of whoever holds the gate; the same as [`Live`] has.
+    pub(crate) waits: Arc<Waits>,
     sessions: AtomicUsize,
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        let live = Live::default();
+        let waits = live.waits.clone();
+        Slot { gate: Mutex::new(live), waits, sessions: AtomicUsize::new(0) }
+    }
 }
 
 impl Slot {

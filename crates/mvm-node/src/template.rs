@@ -7,6 +7,7 @@
 use crate::Result;
 use crate::claims::Wish;
 use crate::clock::wall;
+use crate::deadlines::PREWARM;
 use crate::node::Node;
 use crate::problem::{OrProblem, io};
 use crate::root::{Files, make_dir, remove_dir, write_atomically};
@@ -20,10 +21,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-/// How long the pool's own command may run.
-const PREWARM_DEADLINE: Duration = Duration::from_secs(1800);
 /// How long a template may be in the making before its lease ends it, in seconds.
 const MAKING_S: u64 = 3600;
 /// What ends the name of a template that is not whole yet.
@@ -212,8 +210,8 @@ impl Node {
             Problem::new(422, "prewarm_failed", what)
                 .hint("change it: mvm pool update --prewarm COMMAND")
         };
-        let Ok(ended) = tokio::time::timeout(PREWARM_DEADLINE, run).await else {
-            return Err(failed(format!("ran for over {} s", PREWARM_DEADLINE.as_secs())));
+        let Ok(ended) = tokio::time::timeout(PREWARM.limit(), run).await else {
+            return Err(failed(format!("ran for over {} s", PREWARM.seconds)));
         };
         let (_, words, exit) = ended.or_problem()?;
         match exit.shell_status() {

@@ -1,14 +1,17 @@
 //! Records as the API shows them.
 
 use crate::clock::Shown;
+use crate::deadlines::STATS;
 use crate::node::Node;
 use crate::problem::OrProblem;
 use crate::world::World;
 use crate::{Result, disk};
 use mvm_api::types::{InstanceStats, InstanceView, PoolView, RevisionView, TenantView};
+use mvm_hypervisor::Machine;
 use mvm_model::plan::ready;
 use mvm_model::policy::{self, Next};
 use mvm_model::{Instance, InstanceRef, Millis, Pool, PoolRef, State, Tenant};
+use std::sync::Arc;
 
 impl Node {
     /// A tenant with what it uses.
@@ -140,21 +143,42 @@ impl Node {
             stats.net_sent_bytes = tap.rx_bytes;
             stats.net_received_bytes = tap.tx_bytes;
         }
-        let slot = self.slot(instance.id);
-        let mut live = slot.gate.lock().await;
-        let Some(machine) = live.process().cloned() else { return Ok(stats) };
+        let machine = self.machine_for_stats(&instance, &mut stats).await;
+        let Some(machine) = machine else { return Ok(stats) };
         let machine = match machine.stats().await {
             // What lingers may end at any time.
-            Err(_) if live.lingers() => return Ok(stats),
+            Err(_) if instance.state == State::Sleeping => return Ok(stats),
             stats => stats.or_problem()?,
         };
         stats.cpu_time_ms = machine.cpu_time_ms;
         stats.resident_kib = machine.resident_kib;
         stats.proportional_kib = machine.proportional_kib;
-        if instance.state == State::Running {
-            let guest = self.channel(&mut live).await?.stats().await.or_problem()?;
-            stats.guest = serde_json::to_value(guest).ok();
-        }
         Ok(stats)
+    }
+
+    /// The process of an instance, and what its guest says; neither is waited for for long.
+    async fn machine_for_stats(
+        &self,
+        instance: &Instance,
+        stats: &mut InstanceStats,
+    ) -> Option<Arc<dyn Machine>> {
+        let (slot, until) = (self.slot(instance.id), STATS.begin());
+        let Ok(mut live) = tokio::time::timeout_at(until.at, slot.gate.lock()).await else {
+            stats.guest = Some("a transition is under way".into());
+            return None;
+        };
+        let machine = live.process()?.clone();
+        if instance.state == State::Running {
+            let channel = tokio::time::timeout_at(until.at, self.channel(&mut live)).await;
+            // Others need not wait for what it says.
+            drop(live);
+            let said = match channel {
+                Ok(Ok(channel)) => slot.waits.guest(until, channel.stats()).await.ok(),
+                _ => None,
+            };
+            let said = said.and_then(|said| serde_json::to_value(said).ok());
+            stats.guest = said.or_else(|| Some("does not answer".into()));
+        }
+        Some(machine)
     }
 }

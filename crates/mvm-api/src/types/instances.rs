@@ -185,7 +185,7 @@ pub struct InstanceStats {
     pub net_received_bytes: u64,
     /// Disk space that its files really take, in KiB.
     pub disk_kib: u64,
-    /// What the guest's agent says, where it runs.
+    /// What the guest's agent says, where it runs; `does not answer` where it says nothing in time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<serde_json::Value>,
 }

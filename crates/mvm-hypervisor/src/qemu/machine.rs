@@ -20,6 +20,8 @@ use crate::{
 
 /// How long the device state may take to be sent; about 5 ms on an idle host.
 const SEND: Duration = Duration::from_secs(60);
+/// How long the monitor may take to say whether the vCPUs run, before only the kernel is asked.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long a process may take to end after it was asked to.
 const QUIT: Duration = Duration::from_secs(3);
 
@@ -306,15 +308,18 @@ impl Machine for QemuMachine {
 
     async fn stats(&self) -> Result<MachineStats> {
         let inner = &self.0;
-        let status = match inner.qmp.status().await {
-            Ok(status) => status,
-            Err(error) => return Err(inner.explain(error).await),
+        // What the kernel counts does not depend on a monitor that hangs.
+        let status = match tokio::time::timeout(LOOK, inner.qmp.status()).await {
+            Ok(Ok(status)) => Some(status),
+            Err(_) | Ok(Err(Error::QmpTimeout { .. })) => None,
+            Ok(Err(error)) => return Err(inner.explain(error).await),
         };
         let pid = inner.process.identity.pid;
         let used = tokio::task::spawn_blocking(move || usage(pid)).await.ok().flatten();
         match used {
             Some(stats) if !inner.process.has_ended() => {
-                Ok(MachineStats { paused: status != RunState::running, ..stats })
+                let paused = status.is_some_and(|status| status != RunState::running);
+                Ok(MachineStats { paused, ..stats })
             }
             _ => Err(Error::Gone { id: inner.spec.id.clone(), reason: "it just ended".into() }),
         }

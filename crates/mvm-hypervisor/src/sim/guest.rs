@@ -47,6 +47,11 @@ impl GuestMachine {
         value
     }
 
+    /// A number that no other machine of this world has, before or after it.
+    pub fn number(&self) -> u64 {
+        self.life.identity.start_time
+    }
+
     /// For how long its vCPUs have run, in ms.
     pub fn uptime_ms(&self) -> u64 {
         self.life.guest_ms()

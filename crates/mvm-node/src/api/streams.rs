@@ -7,7 +7,7 @@ use crate::Node;
 use crate::audit::{self, session};
 use crate::claims::Wish;
 use crate::clock::Shown;
-use crate::problem::IntoProblem;
+use crate::deadlines::STREAM;
 use axum::body::Body as HttpBody;
 use axum::extract::{ConnectInfo, FromRequest, Path, Request, State};
 use axum::http::{StatusCode, header};
@@ -63,7 +63,7 @@ pub async fn guest(
         let slot = opener.slot(wanted.id);
         let session = slot.session();
         let channel = opener.channel(&mut *slot.gate.lock().await).await?;
-        let stream = channel.open_raw().await.map_err(|error| error.problem())?;
+        let stream = slot.waits.guest(STREAM, channel.open_raw()).await?;
         Ok((stream, session))
     })
     .await?;

@@ -32,7 +32,8 @@ async fn node() -> (TempDir, Arc<Node>) {
     let root = Root::open(dir.path()).expect("root");
     let images = ImageStore::open(root.path(), GuestBinary::new(b"")).expect("images");
     let kept = root.path().join("sim");
-    let sim = SimHypervisor::open(Latencies::NONE, Arc::new(SimulatedGuest), &kept).expect("sim");
+    let sim = SimHypervisor::open(Latencies::NONE, Arc::new(SimulatedGuest::default()), &kept)
+        .expect("sim");
     let network = Network::open(root.short_id()).await.expect("netlink");
     let node = Node::open(Parts {
         root,

@@ -96,7 +96,7 @@ pub const IMAGES: [&str; 2] = ["aaaaaaaa", "bbbbbbbb"];
 impl Host {
     /// An empty one, with two images.
     pub fn new() -> Host {
-        Host::with(Arc::new(SimulatedGuest))
+        Host::with(Arc::new(SimulatedGuest::default()))
     }
 
     /// One whose machines have such guests.

@@ -14,6 +14,7 @@ pub mod host;
 pub mod operations;
 pub mod queue;
 pub mod runs;
+mod silence;
 mod wakes;
 
 use host::{Blow, Course, Strike};

@@ -224,12 +224,11 @@ pub async fn read(node: &Arc<Node>, id: InstanceId, path: &str) -> Result<String
 }
 
 async fn shell(node: &Arc<Node>, id: InstanceId, script: &str) -> Result<String> {
-    use crate::problem::OrProblem;
     let slot = node.slot(id);
     let channel = node.channel(&mut *slot.gate.lock().await).await?;
     let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
     let request = ExecRequest { argv, ..ExecRequest::default() };
-    let mut program = channel.exec(request).await.or_problem()?;
-    let (out, _, _) = program.finish().await.or_problem()?;
+    let run = async { channel.exec(request).await?.finish().await };
+    let (out, _, _) = slot.waits.guest(crate::deadlines::MOUNT, run).await?;
     Ok(String::from_utf8_lossy(&out).into_owned())
 }

@@ -1,8 +1,8 @@
 //! One front: a listener, and the connections that it has taken.
 
 use super::Metrics;
+use crate::deadlines::DIAL;
 use crate::node::{Node, locked};
-use crate::problem::IntoProblem;
 use crate::slot::Session;
 use crate::{Result, now};
 use mvm_api::Problem;
@@ -166,7 +166,7 @@ impl Front {
             let slot = node.slot(seat.id);
             let session = slot.session();
             let channel = node.channel(&mut *slot.gate.lock().await).await?;
-            let stream = channel.dial(self.to).await.map_err(|error| error.problem())?;
+            let stream = slot.waits.guest(DIAL, channel.dial(self.to)).await?;
             return Ok((seat, session, stream));
         }
     }

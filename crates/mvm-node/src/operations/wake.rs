@@ -6,7 +6,7 @@
 //! the snapshot is of. A machine whose guest may have run is never woken from its snapshot again.
 
 use crate::Result;
-use crate::boot::WAKE_FROM_DISK;
+use crate::deadlines::WAKE;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem, io};
 use crate::root::{Files, remove_file};
@@ -59,8 +59,7 @@ impl Node {
         // From here on the snapshot is not the machine any more.
         remove_file(&self.parts.root.files(id).resuming())?;
         let outcome = async {
-            let deadline = WAKE_FROM_DISK;
-            self.make_ready(live, &tenant, &instance, machine.clone(), deadline, false).await?;
+            self.make_ready(live, &tenant, &instance, machine.clone(), WAKE, false).await?;
             if to == State::Warm {
                 machine.pause().await.or_problem()?;
             }

@@ -1,6 +1,6 @@
 //! Guests that do not do what they are to, for tests.
 
-use super::{Inside, pass_through};
+use super::{Inside, Silence, pass_through};
 use mvm_guest::Result;
 use mvm_guest::channel::Stream;
 use mvm_guest::frame::{self, Frame};
@@ -45,7 +45,8 @@ pub struct Hostile {
 #[async_trait::async_trait]
 impl Guest for Hostile {
     async fn serve(&self, channel: GuestChannel) {
-        pass_through(channel, |inside| Arc::new(Host { inside, hostile: self.clone() })).await;
+        let host = |inside| Arc::new(Host { inside, hostile: self.clone() });
+        pass_through(channel, Silence::default(), host).await;
     }
 }
 

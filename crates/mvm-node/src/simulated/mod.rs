@@ -9,6 +9,9 @@ mod files;
 #[cfg(test)]
 pub mod hostile;
 mod script;
+mod silence;
+
+pub use silence::Silence;
 
 use mvm_guest::channel::Stream;
 use mvm_guest::protocol::{Adopt, Hello, Request, Stats, VERSION};
@@ -25,38 +28,51 @@ const ECHO_PORT: u16 = 7;
 const PIPE: usize = 4096;
 
 /// Serves the channels of simulated machines.
-#[derive(Clone, Copy, Debug)]
-pub struct SimulatedGuest;
+#[derive(Clone, Debug, Default)]
+pub struct SimulatedGuest {
+    /// When one of them falls silent.
+    pub silence: Silence,
+}
 
 #[async_trait::async_trait]
 impl Guest for SimulatedGuest {
     async fn serve(&self, channel: GuestChannel) {
-        pass_through(channel, Arc::new).await;
+        pass_through(channel, self.silence.clone(), Arc::new).await;
     }
 }
 
 /// Serves one connection with what `answers` makes of the machine's inside.
-async fn pass_through<T: Answer>(channel: GuestChannel, answers: impl FnOnce(Inside) -> Arc<T>) {
+async fn pass_through<T: Answer>(
+    channel: GuestChannel,
+    silence: Silence,
+    answers: impl FnOnce(Inside) -> Arc<T>,
+) {
     let GuestChannel { running, stream, machine, .. } = channel;
+    let number = machine.number();
+    silence.trip(number).await;
     let (near, far) = tokio::io::duplex(PIPE);
     let (from_host, to_host) = stream.into_split();
     let (from_guest, to_guest) = tokio::io::split(near);
-    let inside = answers(Inside { running: running.clone(), machine });
+    let inside = answers(Inside { running: running.clone(), machine, silence: silence.clone() });
+    let never = Silence::default();
     tokio::select! {
-        () = pass(from_host, to_guest, running.clone()) => {}
-        () = pass(from_guest, to_host, running) => {}
+        () = pass(from_host, to_guest, running.clone(), &never, number) => {}
+        () = pass(from_guest, to_host, running, &silence, number) => {}
         () = serve_stream(inside, far) => {}
     }
 }
 
-/// Moves bytes, as long as the vCPUs run.
+/// Moves bytes, as long as the vCPUs run and the guest speaks.
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut running: watch::Receiver<bool>,
+    silence: &Silence,
+    machine: u64,
 ) {
     let mut buffer = [0; PIPE];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        silence.speak(machine).await;
         let runs = running.wait_for(|runs| *runs).await.is_ok();
         if !runs || to.write_all(&buffer[..count]).await.is_err() {
             return;
@@ -69,10 +85,12 @@ async fn pass(
 struct Inside {
     running: watch::Receiver<bool>,
     machine: GuestMachine,
+    silence: Silence,
 }
 
 impl Answer for Inside {
     async fn answer(&self, request: Request, stream: &mut Stream) -> Result<()> {
+        self.silence.trip(self.machine.number()).await;
         match request {
             Request::Hello => reply(stream, &self.hello()).await,
             Request::Adopt(identity) => {

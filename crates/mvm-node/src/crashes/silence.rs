@@ -1,0 +1,155 @@
+//! A guest falls silent at a round trip, for each round trip of every operation.
+//!
+//! A first run of an operation counts them. Then it is done twice for each: once with deadlines that are
+//! short, where the operation has to end by itself, and once with those that are, where somebody
+//! destroys the machine as soon as its guest is silent, and has to succeed at once. Afterwards the agent
+//! comes to rest, records and reality have to be one, and every instance can be destroyed.
+
+use super::host::Host;
+use super::operations::{self, Operation};
+use super::runs::{Outcome, settle};
+use super::{WORKERS, checks, host};
+use crate::deadlines::haste;
+use crate::node::Node;
+use crate::simulated::{Silence, SimulatedGuest};
+use mvm_model::{InstanceId, Mover};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How often a deadline is shortened: fifteen seconds are 150 ms.
+const HASTE: u32 = 100;
+/// How long anything may take, for real, before it is said to hang.
+const HANGS: Duration = Duration::from_secs(30);
+
+/// Who ends the wait for the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Deadline,
+    Destroy,
+}
+
+/// An operation by its place, the round trip at which its guest falls silent, and what happens then.
+type Point = (usize, Option<(u64, By)>);
+
+#[test]
+fn a_guest_that_falls_silent_at_any_round_trip_holds_nobody_up() {
+    let only = std::env::var("MVM_CRASH").unwrap_or_default();
+    let names: Vec<String> = operations::all().into_iter().map(|it| it.name).collect();
+    let chosen: Vec<Point> =
+        (0..names.len()).filter(|n| names[*n].contains(&only)).map(|n| (n, None)).collect();
+    let mut faults = Vec::new();
+    let mut sound = |points: &[Point]| {
+        let mut counted = Vec::new();
+        for ((n, point), outcome) in run_all(points) {
+            match outcome {
+                Ok(trips) => counted.push((n, trips)),
+                Err(what) => faults.push(format!("{} {point:?}: {what}", names[n])),
+            }
+        }
+        counted
+    };
+    let counted = sound(&chosen);
+    let of = |(n, trips): &(usize, u64)| {
+        let n = *n;
+        let by = [By::Deadline, By::Destroy];
+        (1..=*trips).flat_map(move |trip| by.map(|by| (n, Some((trip, by)))))
+    };
+    // A job waits for a guest that is silent as long as its pool says.
+    let ends = |n: &usize, by: &By| *by == By::Destroy || !names[*n].contains("job");
+    let points: Vec<Point> = counted.iter().flat_map(of).collect();
+    let points: Vec<Point> =
+        points.into_iter().filter(|(n, at)| at.is_none_or(|(_, by)| ends(n, &by))).collect();
+    sound(&points);
+    println!("{} points", points.len());
+    faults.iter().take(40).for_each(|fault| println!("{fault}"));
+    assert!(faults.is_empty(), "{} of {} points went wrong", faults.len(), points.len());
+    assert!(!only.is_empty() || points.len() > 120, "only {} points", points.len());
+}
+
+fn run_all(points: &[Point]) -> Vec<(Point, Outcome<u64>)> {
+    let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                host::own_network();
+                let operations = operations::all();
+                while let Some((n, point)) = points.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let silence = Silence::default();
+                    let guest = SimulatedGuest { silence: silence.clone() };
+                    let host = Host::with(Arc::new(guest));
+                    let outcome = run(&host, &silence, &operations[*n], *point);
+                    haste::make(1);
+                    host.disconnect();
+                    outcomes.lock().expect("lock").push(((*n, *point), outcome));
+                }
+            });
+        }
+    });
+    outcomes.into_inner().expect("lock")
+}
+
+/// Gives the round trips of the operation.
+fn run(
+    host: &Host,
+    silence: &Silence,
+    operation: &Operation,
+    point: Option<(u64, By)>,
+) -> Outcome<u64> {
+    let lived = host.agent(async |node| {
+        (operation.prepare)(node.clone()).await.map_err(|problem| format!("prepare: {problem}"))?;
+        settle(&node).await?;
+        silence.arm(point.map(|(trip, _)| trip));
+        if point.is_some_and(|(_, by)| by == By::Deadline) {
+            haste::make(HASTE);
+        }
+        let act = (operation.act)(node.clone());
+        // Whatever comes of it: it comes.
+        let act = async { tokio::time::timeout(HANGS, act).await.map(drop) };
+        match point {
+            Some((_, By::Destroy)) => {
+                let ended = tokio::sync::Notify::new();
+                let act = async { act.await.inspect(|()| ended.notify_one()) };
+                let destroy = async {
+                    tokio::select! {
+                        () = silence.struck() => destroy_all(&node).await,
+                        () = ended.notified() => Ok(()),
+                    }
+                };
+                let (act, destroyed) = tokio::join!(act, destroy);
+                destroyed?;
+                act
+            }
+            _ => act.await,
+        }
+        .map_err(|_| "it hangs".to_owned())?;
+        let trips = silence.trips();
+        haste::make(1);
+        silence.arm(None);
+        settle(&node).await?;
+        sound(&node, host).await?;
+        destroy_all(&node).await?;
+        settle(&node).await?;
+        sound(&node, host).await?;
+        Ok(trips)
+    });
+    lived.unwrap_or_else(|| Err("the agent was killed".to_owned()))
+}
+
+/// Destroys every instance there is, each in time.
+async fn destroy_all(node: &Arc<Node>) -> Outcome<()> {
+    let ids: Vec<InstanceId> = node.read(|world| world.instances.keys().copied().collect()).await;
+    for id in ids {
+        match tokio::time::timeout(HANGS, node.destroy(id, &Mover::Force)).await {
+            Err(_) => return Err(format!("the end of {id} hangs")),
+            Ok(Err(problem)) => return Err(format!("cannot destroy {id}: {problem}")),
+            Ok(Ok(())) => {}
+        }
+    }
+    Ok(())
+}
+
+async fn sound(node: &Arc<Node>, host: &Host) -> Outcome<()> {
+    let faults = checks::faults(node, host).await;
+    if faults.is_empty() { Ok(()) } else { Err(faults.join("\n    ")) }
+}

@@ -1,0 +1,120 @@
+//! Ends the waits of whoever holds an instance's gate.
+//!
+//! Somebody who may not wait for the holder, because the instance is to be destroyed or its guest was
+//! found dead, raises an interrupt: every wait for the guest then fails with its reason, and the
+//! operation ends as after any other error. Only waits end so: whatever changes records, disks or
+//! links runs to its end.
+
+use crate::Result;
+use crate::deadlines::Until;
+use crate::node::locked;
+use crate::problem::OrProblem;
+use mvm_api::Problem;
+use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
+
+/// The interrupts of one instance.
+#[derive(Debug, Default)]
+pub(crate) struct Waits {
+    raised: Mutex<Vec<Arc<Problem>>>,
+    count: watch::Sender<usize>,
+}
+
+/// An interrupt that is raised until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Interrupt {
+    waits: Arc<Waits>,
+    why: Arc<Problem>,
+}
+
+impl Waits {
+    /// Ends all waits, now and from now on, until what is given back is dropped.
+    pub fn interrupt(self: &Arc<Self>, why: Problem) -> Interrupt {
+        let why = Arc::new(why);
+        self.change(|raised| raised.push(why.clone()));
+        Interrupt { waits: self.clone(), why }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Vec<Arc<Problem>>)) {
+        let mut raised = locked(&self.raised);
+        change(&mut raised);
+        self.count.send_replace(raised.len());
+    }
+
+    /// Why nobody is to wait now, if so.
+    pub fn interrupted(&self) -> Option<Problem> {
+        locked(&self.raised).first().map(|why| (**why).clone())
+    }
+
+    /// Resolves with its reason as soon as there is an interrupt.
+    pub async fn interruption(&self) -> Problem {
+        let mut count = self.count.subscribe();
+        loop {
+            if let Some(why) = self.interrupted() {
+                return why;
+            }
+            // The sender is ours: it lives.
+            let _ = count.wait_for(|count| *count > 0).await;
+        }
+    }
+
+    /// Waits for a guest: until it has answered, the deadline is over, or somebody interrupts.
+    pub async fn guest<T>(
+        &self,
+        until: impl Into<Until>,
+        work: impl Future<Output = mvm_guest::Result<T>>,
+    ) -> Result<T> {
+        let until = until.into();
+        tokio::select! {
+            biased;
+            why = self.interruption() => Err(why),
+            outcome = work => match outcome {
+                Err(mvm_guest::Error::Silent(_)) => Err(until.deadline.silent()),
+                outcome => outcome.or_problem(),
+            },
+            () = tokio::time::sleep_until(until.at) => Err(until.deadline.silent()),
+        }
+    }
+}
+
+impl Drop for Interrupt {
+    fn drop(&mut self) {
+        self.waits.change(|raised| raised.retain(|why| !Arc::ptr_eq(why, &self.why)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deadlines::{STATS, haste};
+
+    fn why(code: &str) -> Problem {
+        Problem::new(409, code, code)
+    }
+
+    async fn wait(waits: &Waits) -> Result<()> {
+        waits.guest(STATS, std::future::pending()).await
+    }
+
+    #[tokio::test]
+    async fn a_wait_ends_by_its_deadline_or_by_an_interrupt() {
+        let waits = Arc::new(Waits::default());
+        haste::make(100);
+        assert_eq!(wait(&waits).await, Err(STATS.silent()));
+        haste::make(1);
+        let waiter = tokio::spawn({
+            let waits = waits.clone();
+            async move { wait(&waits).await }
+        });
+        tokio::task::yield_now().await;
+        let first = waits.interrupt(why("first"));
+        assert_eq!(waiter.await.expect("the task"), Err(why("first")));
+        let second = waits.interrupt(why("second"));
+        assert_eq!(wait(&waits).await, Err(why("first")), "also who begins to wait now");
+        drop(first);
+        assert_eq!(wait(&waits).await, Err(why("second")));
+        drop(second);
+        assert_eq!(waits.interrupted(), None);
+        assert_eq!(waits.guest(STATS, async { Ok(7) }).await, Ok(7));
+    }
+}
