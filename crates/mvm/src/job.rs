@@ -1,5 +1,6 @@
 //! A client's side of jobs: inputs in, output as it comes, artifacts back.
 
+use crate::output;
 use crate::session;
 use mvm_api::client::Bytes;
 use mvm_api::jobs::{self, JobView, SubmitJob};
@@ -219,7 +220,7 @@ async fn play(mut from: impl AsyncRead + Unpin) -> Result<Option<Reply>, Problem
     loop {
         match frame::read(&mut from).await.map_err(session::guest_problem)? {
             Some(Frame::Reply(reply)) => return Ok(Some(reply)),
-            Some(piece) => session::print(&piece).await,
+            Some(piece) => session::print(&piece).await?,
             None => return Ok(None),
         }
     }
@@ -242,12 +243,22 @@ pub async fn log(client: &Client, id: JobId, follow: bool) -> Result<(), Problem
         drop(pieces);
         sent
     };
-    let (sent, played) = tokio::join!(download, play(from));
+    let playing = play(from);
+    tokio::pin!(download, playing);
+    let (sent, played) = tokio::select! {
+        sent = &mut download => (sent, playing.await),
+        played = &mut playing => match played {
+            Err(problem) if output::is_of_output(&problem) => return Err(problem),
+            played => (download.await, played),
+        },
+    };
     let _ = feeding.await;
-    sent.map_err(|e| e.into_problem())?;
-    // One that an agent was killed in the middle of ends with half a frame.
-    drop(played);
-    Ok(())
+    match played {
+        Err(problem) if output::is_of_output(&problem) => return Err(problem),
+        // One that an agent was killed in the middle of ends with half a frame.
+        _ => {}
+    }
+    sent.map_err(|e| e.into_problem())
 }
 
 /// Unpacks one of a job's artifacts below the local folder `target`.

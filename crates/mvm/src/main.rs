@@ -3,6 +3,9 @@
 //! Lives here: the command line: parse, call the agent, render.
 //! Never here: decisions.
 
+// These panic where they cannot write; what is printed goes through `output`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod agent_process;
 mod cli;
 mod job;

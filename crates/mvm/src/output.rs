@@ -4,8 +4,10 @@ use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use mvm_api::Problem;
 use serde::Serialize;
+use std::cell::RefCell;
 use std::io::Write;
 use std::process::ExitCode;
+use tokio::sync::Notify;
 
 /// How results are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -80,26 +82,78 @@ fn structured(format: Format, value: &impl Serialize) -> Result<String, Problem>
 /// Prints on standard output.
 pub fn print(text: &[u8]) -> Outcome {
     let mut to = anstream::stdout();
-    match to.write_all(text).and_then(|()| to.flush()) {
-        // `mvm instance list | head` is no fault.
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Problem::internal(format!("cannot write the output: {e}")))
-        }
-        _ => Ok(0),
-    }
+    written(to.write_all(text).and_then(|()| to.flush())).map(|()| 0)
+}
+
+/// Says something beside the output, on standard error, in a line. One that cannot be written is lost:
+/// there is nowhere else to say it.
+pub fn note(line: impl std::fmt::Display) {
+    let _ = writeln!(anstream::stderr(), "{line}");
 }
 
 /// The code of a problem with the command line itself.
 pub const USAGE: &str = "usage";
+/// The code of our own output that could not be written, and of its reader who has gone.
+const OUTPUT: [&str; 2] = ["output_failed", "output_closed"];
 
-/// Turns an outcome into an exit status, and says what the problem is.
+/// What came of writing our own output, as a problem that ends the command.
+pub fn written(outcome: std::io::Result<()>) -> Result<(), Problem> {
+    outcome.map_err(|cause| {
+        let closed = usize::from(cause.kind() == std::io::ErrorKind::BrokenPipe);
+        Problem::new(500, OUTPUT[closed], format!("cannot write the output: {cause}"))
+    })
+}
+
+/// Whether it is a problem of our own output.
+pub fn is_of_output(problem: &Problem) -> bool {
+    OUTPUT.contains(&problem.code.as_str())
+}
+
+/// Turns an outcome into an exit status, and says what the problem is. A closed pipe gives what a shell
+/// shows of a program that SIGPIPE has ended, and needs no words: `mvm instance list | head`.
 pub fn finish(outcome: Outcome, format: Format) -> ExitCode {
     match outcome {
         Ok(status) => ExitCode::from(status),
+        Err(problem) if problem.code == OUTPUT[1] => ExitCode::from(141),
         Err(problem) => {
             complain(&problem, format);
-            ExitCode::from(if problem.code == USAGE { 2 } else { 1 })
+            ExitCode::from(match problem.code.as_str() {
+                USAGE => 2,
+                code if code == OUTPUT[0] => 125,
+                _ => 1,
+            })
         }
+    }
+}
+
+/// Output that is printed as it comes. What it comes from is ended by the first piece that cannot be.
+#[derive(Default)]
+pub struct Flow {
+    failed: RefCell<Option<Problem>>,
+    ended: Notify,
+}
+
+impl Flow {
+    /// Prints a piece, unless one before it has failed.
+    pub fn print(&self, piece: &[u8]) {
+        if self.failed.borrow().is_none()
+            && let Err(problem) = print(piece)
+        {
+            *self.failed.borrow_mut() = Some(problem);
+            self.ended.notify_one();
+        }
+    }
+
+    /// Waits for what the pieces come from, or for one that cannot be printed.
+    pub async fn of<T>(
+        &self,
+        source: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
+        let outcome = tokio::select! {
+            outcome = source => outcome,
+            () = self.ended.notified() => Err(Problem::internal("its output has failed")),
+        };
+        self.failed.borrow_mut().take().map_or(outcome, Err)
     }
 }
 
@@ -134,8 +188,7 @@ fn hint(hint: &str) {
 /// in clap's words for people, and as a problem document for programs.
 pub fn usage(error: &clap::Error, format: Format) -> ExitCode {
     if !error.use_stderr() {
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+        return finish(written(error.print()).map(|()| 0), format);
     }
     // What refused a value knows more of it than clap.
     let fault = std::error::Error::source(error).and_then(|e| e.downcast_ref::<mvm_model::Fault>());

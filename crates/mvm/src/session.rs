@@ -1,5 +1,6 @@
 //! Sessions with a guest: programs, files and ports, over a stream that the agent passes on.
 
+use crate::output;
 use mvm_api::{Client, ClientError, Problem, paths};
 use mvm_archive::{Notes, Packer, Trust, name_of};
 use mvm_guest::frame::{self, Frame};
@@ -9,7 +10,7 @@ use mvm_model::InstanceRef;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::signal::unix::{SignalKind, signal};
 
 type Stream = mvm_api::client::Stream;
@@ -54,11 +55,11 @@ pub async fn exec(client: &Client, instance: &InstanceRef, run: Run) -> Result<u
     match frame::ask::<()>(&mut stream, Request::Exec(request)).await {
         Ok(()) => {}
         Err(mvm_guest::Error::Guest { code, message }) if code == "command_not_found" => {
-            eprintln!("mvm: {message}");
+            output::note(format_args!("mvm: {message}"));
             return Ok(127);
         }
         Err(mvm_guest::Error::Guest { code, message }) if code == "command_not_executable" => {
-            eprintln!("mvm: {message}");
+            output::note(format_args!("mvm: {message}"));
             return Ok(126);
         }
         Err(error) => return Err(guest_problem(error)),
@@ -76,7 +77,7 @@ pub async fn exec(client: &Client, instance: &InstanceRef, run: Run) -> Result<u
         Some(limit) => match tokio::time::timeout(limit, receive(from)).await {
             Ok(status) => status,
             Err(_) => {
-                eprintln!("mvm: ended, as asked with --timeout");
+                output::note(format_args!("mvm: ended, as asked with --timeout"));
                 Ok(124)
             }
         },
@@ -97,28 +98,26 @@ pub async fn send(mut to: WriteHalf<Stream>, mut queue: tokio::sync::mpsc::Recei
     std::future::pending::<()>().await;
 }
 
-/// Writes a piece of a program's output where it belongs.
-pub async fn print(piece: &Frame) {
-    match piece {
-        Frame::Stdout(bytes) => {
-            let mut out = tokio::io::stdout();
-            let _ = out.write_all(bytes).await;
-            let _ = out.flush().await;
-        }
-        Frame::Stderr(bytes) => {
-            let mut err = tokio::io::stderr();
-            let _ = err.write_all(bytes).await;
-            let _ = err.flush().await;
-        }
-        _ => {}
-    }
+/// Writes a piece of a program's output where it belongs. One that cannot be written ends the session, and
+/// with it the program, as it would end here.
+pub async fn print(piece: &Frame) -> Result<(), Problem> {
+    output::written(match piece {
+        Frame::Stdout(bytes) => write(tokio::io::stdout(), bytes).await,
+        Frame::Stderr(bytes) => write(tokio::io::stderr(), bytes).await,
+        _ => Ok(()),
+    })
+}
+
+async fn write(mut to: impl AsyncWrite + Unpin, bytes: &[u8]) -> std::io::Result<()> {
+    to.write_all(bytes).await?;
+    to.flush().await
 }
 
 async fn receive(mut from: ReadHalf<Stream>) -> Result<u8, Problem> {
     loop {
         match frame::read(&mut from).await.map_err(guest_problem)? {
             Some(Frame::Exit(exit)) => return Ok(u8::try_from(exit.shell_status()).unwrap_or(255)),
-            Some(piece) => print(&piece).await,
+            Some(piece) => print(&piece).await?,
             None => {
                 return Err(Problem::new(
                     502,
@@ -250,7 +249,7 @@ pub async fn get(
 /// Says on standard error what could not be copied as it was.
 pub fn tell(notes: &Notes) {
     for line in notes.lines() {
-        eprintln!("mvm: {line}");
+        output::note(format_args!("mvm: {line}"));
     }
 }
 
@@ -280,17 +279,14 @@ pub async fn proxy(
         std::future::pending::<()>().await;
     };
     let download = async {
-        let mut out = tokio::io::stdout();
         let mut buffer = vec![0; 1 << 16];
         while let Ok(count @ 1..) = from.read(&mut buffer).await {
-            if out.write_all(&buffer[..count]).await.is_err() || out.flush().await.is_err() {
-                return;
-            }
+            write(tokio::io::stdout(), &buffer[..count]).await?;
         }
+        Ok(())
     };
     tokio::select! {
-        () = upload => {}
-        () = download => {}
+        () = upload => Ok(0),
+        downloaded = download => output::written(downloaded).map(|()| 0),
     }
-    Ok(0)
 }

@@ -1,13 +1,13 @@
 //! `mvm audit`
 
 use super::{Context, refused};
-use crate::output::{self, Format, Outcome};
+use crate::output::{self, Flow, Format, Outcome};
 use clap::{Args, Subcommand};
 use mvm_api::audit::AuditLogView;
 use mvm_api::{Client, Problem, paths};
 use mvm_model::audit::{Expected, Flaw, NODE_LOG, Sealed, Verdict, Verifier};
 use serde::Serialize;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// The audit log.
@@ -74,14 +74,9 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Verify(verify) => self::verify(context, verify).await,
         Command::Export { log } => {
             let path = paths::audit(log.as_deref().unwrap_or(NODE_LOG), false);
-            let mut printed = Ok(0);
-            let take = |piece: &[u8]| {
-                if printed.is_ok() {
-                    printed = output::print(piece);
-                }
-            };
-            context.client()?.download(&path, take).await.map_err(refused)?;
-            printed
+            let (client, flow) = (context.client()?, Flow::default());
+            let shown = client.download(&path, |piece| flow.print(piece));
+            flow.of(async { shown.await.map_err(refused) }).await.map(|()| 0)
         }
     }
 }
@@ -103,18 +98,19 @@ async fn list(
     let client = context.client()?;
     // A log of its beginning: what is wrong with it is told as far as it was read.
     let mut reading = Verifier::new(Expected::default());
-    let mut flaw = None;
+    let (mut flaw, flow) = (None, Flow::default());
     let take = |piece: &[u8]| {
         let each = |sealed: Sealed| match follow {
-            true => tell(context.format, &sealed),
+            true => tell(context.format, &sealed, &flow),
             false => records.push(sealed),
         };
         if flaw.is_none() {
             flaw = reading.feed(piece, each).err();
         }
     };
-    let read = client.download(&paths::audit(log, follow), take).await.map_err(refused);
-    match read {
+    let path = paths::audit(log, follow);
+    let read = client.download(&path, take);
+    match flow.of(async { read.await.map_err(refused) }).await {
         // Nothing has been done yet.
         Err(problem) if problem.code == "not_found" && is_known(&client, log).await? => {}
         other => other?,
@@ -141,13 +137,12 @@ fn show(format: Format, records: &[Sealed]) -> Outcome {
 }
 
 /// One line a record, as it comes: JSON for programs.
-fn tell(format: Format, sealed: &Sealed) {
+fn tell(format: Format, sealed: &Sealed, flow: &Flow) {
     let line = match format {
         Format::Table => row(sealed).join("  "),
         _ => serde_json::to_string(sealed).unwrap_or_default(),
     };
-    let mut out = std::io::stdout();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    flow.print(format!("{line}\n").as_bytes());
 }
 
 fn row(sealed: &Sealed) -> Vec<String> {

@@ -1,14 +1,13 @@
 //! `mvm events`, `mvm metrics`
 
 use super::{Context, refused};
-use crate::output::{self, Format, Outcome};
+use crate::output::{self, Flow, Format, Outcome};
 use clap::Args;
 use mvm_api::client::Event;
 use mvm_api::position::Position;
 use mvm_api::types::{EventGap, EventView};
 use mvm_api::{ClientError, paths};
 use mvm_model::Name;
-use std::io::Write;
 
 /// What has happened to instances: every transition with its cause and duration.
 #[derive(Debug, Args)]
@@ -43,12 +42,13 @@ pub async fn run(context: &Context, events: Events) -> Outcome {
         let lost = |error: &ClientError| {
             let why = error.to_string();
             if why != told {
-                eprintln!("{why}; trying again");
+                output::note(format_args!("{why}; trying again"));
                 told = why;
             }
         };
-        client.resume(&path, |sent| show(context.format, &sent), lost).await.map_err(refused)?;
-        return Ok(0);
+        let flow = Flow::default();
+        let shown = client.resume(&path, |sent| show(context.format, &sent, &flow), lost);
+        return flow.of(async { shown.await.map_err(refused) }).await.map(|()| 0);
     }
     let path = format!("{}?{query}", paths::EVENTS);
     let mut events: Vec<EventView> = client.list(&path).await.map_err(refused)?;
@@ -61,11 +61,13 @@ pub async fn run(context: &Context, events: Events) -> Outcome {
 }
 
 /// One line an event, as it comes: JSON for programs.
-fn show(format: Format, sent: &Event) {
+fn show(format: Format, sent: &Event, flow: &Flow) {
     if sent.name == "gap" {
         if let Ok(EventGap { after, before, node_id }) = serde_json::from_str(&sent.data) {
             let node = node_id.map(|node| format!(" of node {node}")).unwrap_or_default();
-            eprintln!("events{node} between {after} and {before} are not kept any more");
+            let gap =
+                format_args!("events{node} between {after} and {before} are not kept any more");
+            output::note(gap);
         }
         return;
     }
@@ -74,8 +76,7 @@ fn show(format: Format, sent: &Event) {
         Format::Table => row(&view).join("  "),
         _ => sent.data.clone(),
     };
-    let mut out = std::io::stdout();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    flow.print(format!("{line}\n").as_bytes());
 }
 
 fn row(EventView { event, node_id }: &EventView) -> Vec<String> {

@@ -220,7 +220,7 @@ async fn apply(
         converged(client, &plan.document, Duration::from_secs(seconds)).await?;
     }
     for unplaced in &plan.unplaced {
-        eprintln!("mvm: {unplaced}");
+        output::note(format_args!("mvm: {unplaced}"));
     }
     if plan.changes.is_empty() {
         return output::say(context.format, &plan, "nothing changes on any node");

@@ -2,14 +2,13 @@
 
 use super::values::{Of, Pair, Place, environment};
 use super::{Context, LeaseLength, explain_empty, refused, ssh};
-use crate::output::{self, Outcome};
+use crate::output::{self, Flow, Outcome};
 use crate::session::{self, Run};
 use clap::{Args, Subcommand};
 use mvm_api::types::{CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved};
 use mvm_api::{Client, Problem, paths};
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::{InstanceRef, PoolRef};
-use std::io::Write;
 use std::path::Path;
 
 /// Instances.
@@ -211,12 +210,9 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Cp { from, to } => copy(context, &from, &to).await,
         Command::Logs { instance, follow } => {
             let path = format!("{}?follow={follow}", paths::instance_part(&instance, "logs"));
-            let show = |bytes: &[u8]| {
-                let mut out = std::io::stdout();
-                let _ = out.write_all(bytes).and_then(|()| out.flush());
-            };
-            context.client()?.download(&path, show).await.map_err(refused)?;
-            Ok(0)
+            let (client, flow) = (context.client()?, Flow::default());
+            let shown = client.download(&path, |bytes| flow.print(bytes));
+            flow.of(async { shown.await.map_err(refused) }).await.map(|()| 0)
         }
         Command::Stats { instance } => {
             let path = paths::instance_part(&instance, "stats");
@@ -256,6 +252,9 @@ async fn execute(context: &Context, exec: Exec) -> Outcome {
 /// A failure of our own, told apart from the program's exit status.
 pub fn own_failure(outcome: Outcome, context: &Context) -> Outcome {
     outcome.or_else(|problem| {
+        if output::is_of_output(&problem) {
+            return Err(problem);
+        }
         output::complain(&problem, context.format);
         Ok(125)
     })

@@ -51,7 +51,8 @@ Examples:
   mvm run ci/runners -- make test
 
 Exit status: 0 done, 1 failed, 2 wrong usage; run, exec and ssh give that of the
-program (124 after --timeout, 126 and 127 where it cannot be run)."
+program (124 after --timeout, 126 and 127 where it cannot be run). 125: our own
+output could not be written, on a full disk say; 141: its reader has gone."
 )]
 pub struct Cli {
     /// State directory [default: /var/lib/mvm as root, else ~/.local/state/mvm]
@@ -248,7 +249,9 @@ pub async fn run(cli: Cli) -> Outcome {
         remote: None,
         coordinator: cli.coordinator.clone(),
         ours,
-        patience: Patience::new(cli.patience.duration(), |line| eprintln!("mvm: {line}")),
+        patience: Patience::new(cli.patience.duration(), |line| {
+            output::note(format_args!("mvm: {line}"))
+        }),
     };
     match cli.command {
         Command::Tenant(command) => tenant::run(&context, command).await,

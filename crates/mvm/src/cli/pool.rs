@@ -410,7 +410,9 @@ async fn build(context: &Context, pool: &PoolRef, overrides: &[Pair]) -> Outcome
         result.took_ms as f64 / 1000.0
     );
     if let (Some(why), Format::Table) = (&result.template_failure, context.format) {
-        anstream::eprintln!("warning: no template yet, instances are booted meanwhile: {why}");
+        output::note(format_args!(
+            "warning: no template yet, instances are booted meanwhile: {why}"
+        ));
     }
     output::say(context.format, &result, &line)
 }
@@ -438,8 +440,8 @@ pub async fn with_progress<T: serde::de::DeserializeOwned>(
                 match (&spinner, step.kind.as_str()) {
                     (Some(spinner), "stage") => spinner.set_message(step.text),
                     (Some(spinner), _) => spinner.println(step.text),
-                    (None, "stage") => eprintln!("==> {}", step.text),
-                    (None, _) => eprintln!("{}", step.text),
+                    (None, "stage") => output::note(format_args!("==> {}", step.text)),
+                    (None, _) => output::note(step.text),
                 }
             }
             "result" => {

@@ -4,7 +4,7 @@ use super::Context;
 use super::instance::own_failure;
 use super::job::Options;
 use crate::job::{self, Input, WORK, split};
-use crate::output::Outcome;
+use crate::output::{self, Outcome};
 use crate::session;
 use clap::Args;
 use mvm_api::jobs::JobView;
@@ -83,7 +83,7 @@ async fn run_and_tell(context: &Context, run: Run) -> Outcome {
     };
     if run.timings {
         for (what, took) in &steps {
-            eprintln!("mvm: {what}: {:.1} ms", took.as_secs_f64() * 1000.0);
+            output::note(format_args!("mvm: {what}: {:.1} ms", took.as_secs_f64() * 1000.0));
         }
     }
     outcome
@@ -127,7 +127,7 @@ async fn submit_and_follow(
     for (index, (path, folder)) in outputs.iter().enumerate() {
         let Some(artifact) = view.artifacts.get(index).filter(|a| a.bytes.is_some()) else {
             // A command that failed may not have come so far as to make it.
-            eprintln!("mvm: no {path} to copy back");
+            output::note(format_args!("mvm: no {path} to copy back"));
             continue;
         };
         let began = Instant::now();
@@ -144,24 +144,24 @@ fn status_of(view: &JobView, signal: u8, run: &Run) -> Outcome {
     match view.state {
         JobState::Succeeded => {
             if !why.is_empty() {
-                eprintln!("mvm: {why}");
+                output::note(format_args!("mvm: {why}"));
             }
             Ok(0)
         }
         JobState::TimedOut => {
             let seconds = run.options.timeout.unwrap_or_default();
-            eprintln!("mvm: ended after {seconds} s, as asked with --timeout");
+            output::note(format_args!("mvm: ended after {seconds} s, as asked with --timeout"));
             Ok(124)
         }
         JobState::Canceled if signal > 0 && view.exit_status.is_none() => Ok(128 + signal),
         JobState::Canceled if signal == 0 => {
-            eprintln!("mvm: job {} was canceled: {why}", view.job_id);
+            output::note(format_args!("mvm: job {} was canceled: {why}", view.job_id));
             Ok(view.shell_status.unwrap_or(130))
         }
         JobState::Canceled => Ok(view.shell_status.unwrap_or(130)),
         JobState::Failed if view.exit_status.is_some_and(|status| status != 0) => {
             if !why.is_empty() {
-                eprintln!("mvm: {why}");
+                output::note(format_args!("mvm: {why}"));
             }
             Ok(view.shell_status.unwrap_or(125))
         }
@@ -198,7 +198,7 @@ async fn claim_and_run(
         // A guest that stalls at a copy: its machine goes with the claim.
         () = late => {
             let seconds = timeout.unwrap_or_default().as_secs();
-            eprintln!("mvm: ended after {seconds} s, as asked with --timeout, while files were copied");
+            output::note(format_args!("mvm: ended after {seconds} s, as asked with --timeout, while files were copied"));
             Ok(124)
         }
         // Until the command runs nobody else listens to these; then it gets them as well.
@@ -243,7 +243,7 @@ async fn work(client: &Client, instance: &InstanceRef, run: &Run, steps: &mut St
             Ok(()) => {}
             // A command that failed may not have come so far as to make it.
             Err(problem) if status != 0 && problem.code == "not_found" => {
-                eprintln!("mvm: no {path} to copy back");
+                output::note(format_args!("mvm: no {path} to copy back"));
             }
             Err(problem) => return Err(problem),
         }

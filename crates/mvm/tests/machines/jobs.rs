@@ -65,13 +65,17 @@ fn a_job_gets_a_machine_of_its_own_and_leaves_nothing() {
     assert_eq!(lab.links(), [""; 0]);
 }
 
+fn leased_now(lab: &Lab) -> Option<u64> {
+    lab.json(&["pool", "info", "ci/small"])["leased"].as_u64()
+}
+
 #[test]
 fn an_interrupted_job_ends_with_its_machine() {
     let lab = Lab::new("int");
     lab.tenant_and_pool("ci", "22");
     lab.ok(&["pool", "scale", "ci/small", "--warm", "1", "--wait"]);
     for (signal, expected) in [("-INT", 130), ("-TERM", 143)] {
-        let leased = || lab.json(&["pool", "info", "ci/small"])["leased"].as_u64();
+        let leased = || leased_now(&lab);
         let script = "echo begun; exec sleep 600";
         let mut job = lab
             .mvm(&["run", "ci/small", "--", "sh", "-c", script])
@@ -86,6 +90,15 @@ fn an_interrupted_job_ends_with_its_machine() {
         assert_eq!(job.wait().expect("wait").code(), Some(expected));
         wait_for("the machine to be given back", || leased() == Some(0));
     }
+    // One whose reader has gone ends as at home: `mvm run … -- yes | head -1`.
+    let mut endless = lab.mvm(&["run", "ci/small", "--", "yes"]);
+    let mut endless = endless.stdout(Stdio::piped()).spawn().expect("mvm");
+    let mut line = [0; 2];
+    let mut reader = endless.stdout.take().expect("stdout");
+    std::io::Read::read_exact(&mut reader, &mut line).expect("a line");
+    drop(reader);
+    assert_eq!(endless.wait().expect("wait").code(), Some(141));
+    wait_for("the machine to be given back", || leased_now(&lab) == Some(0));
     lab.ok(&["pool", "destroy", "ci/small"]);
     assert_eq!(lab.machines(), 0);
 }

@@ -20,6 +20,7 @@ mod lab;
 mod life;
 mod linger;
 mod networks;
+mod output;
 mod policy;
 mod queue;
 mod refusals;
