@@ -10,12 +10,14 @@
 //! Drivers decide nothing about *when*; they only carry out, and tell precisely
 //! what failed ([`Error::code`]).
 
+mod condition;
 mod error;
 mod machine;
 pub mod qemu;
 pub mod sim;
 mod spec;
 
+pub use condition::{Condition, Halt};
 pub use error::{Error, Result};
 pub use machine::{Hypervisor, Machine, OnStarted};
 pub use qemu::{CONSOLE_MAX_BYTES, Probe, probe, trim_log};

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use crate::{
-    Description, Exit, MachineStats, OwnMemory, ProcessIdentity, RestoreMemory, Result, VmSpec,
+    Condition, Description, Exit, MachineStats, OwnMemory, ProcessIdentity, RestoreMemory, Result,
+    VmSpec,
 };
 
 /// Called once, as soon as a machine's process exists and before anything else
@@ -75,11 +77,21 @@ pub trait Machine: Send + Sync {
     /// at a time. Bytes pass unchanged to the guest's virtio port `mvm.agent.0`.
     fn channel(&self) -> PathBuf;
 
+    /// Whether it does what it was told, followed from its start or its adoption on: a hypervisor
+    /// stops the vCPUs by itself where a disk is full or broken, or where the guest has crashed. The
+    /// channel closes with the machine.
+    fn condition(&self) -> watch::Receiver<Condition>;
+
     /// Stops the vCPUs. Idempotent; one round trip.
     async fn pause(&self) -> Result<()>;
 
     /// Lets the vCPUs run. Idempotent; one round trip.
     async fn resume(&self) -> Result<()>;
+
+    /// Lets a halted machine do again what it could not do: where that fails once more,
+    /// [`Machine::condition`] tells. Nothing happens to one that its caller has paused, whoever comes
+    /// first. Idempotent; one round trip.
+    async fn retry(&self) -> Result<()>;
 
     /// Writes the device state of a **paused** machine to the file `to`: either
     /// all of it, durable, under that name, or nothing; and makes its memory file

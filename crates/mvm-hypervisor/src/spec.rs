@@ -25,6 +25,10 @@ pub struct VmSpec {
     /// The file that backs guest memory; `boot` creates it, sparse, and empties
     /// it if it exists.
     pub memory: PathBuf,
+    /// Reserve the file's blocks before the machine runs on it, so that a disk that fills up cannot
+    /// end the machine. A clone maps its template's file privately and needs none.
+    #[serde(default)]
+    pub reserve_memory: bool,
     /// Block devices in the order in which the guest should see them.
     pub disks: Vec<Disk>,
     /// The network card, if any.

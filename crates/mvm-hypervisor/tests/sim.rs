@@ -7,7 +7,9 @@ use std::time::Duration;
 use mvm_hypervisor::sim::{
     Call, Effect, FaultPlan, Guest, GuestChannel, Latencies, Moment, SimHypervisor,
 };
-use mvm_hypervisor::{Disk, Hypervisor, Kernel, Platform, ProcessIdentity, RestoreMemory, VmSpec};
+use mvm_hypervisor::{
+    Condition, Disk, Halt, Hypervisor, Kernel, Platform, ProcessIdentity, RestoreMemory, VmSpec,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn spec(dir: &Path, name: &str) -> VmSpec {
@@ -17,6 +19,7 @@ fn spec(dir: &Path, name: &str) -> VmSpec {
         id: name.into(),
         marker: format!("mvm:sim:{name}"),
         memory: dir.join(format!("{name}.mem")),
+        reserve_memory: true,
         dir: own,
         vcpus: 1,
         mem_mib: 64,
@@ -226,4 +229,32 @@ async fn a_world_that_is_kept_outlives_its_process() {
     assert_eq!(std::fs::read_dir(&kept).unwrap().count(), 0);
     let next = later.boot(&a, &unrecorded).await.unwrap().process();
     assert_ne!((next.pid, next.start_time), (process.pid, process.start_time));
+}
+
+#[tokio::test]
+async fn an_obstacle_halts_what_runs_until_it_is_gone_and_the_machine_is_resumed() {
+    let dir = tempfile::tempdir().unwrap();
+    let sim = SimHypervisor::new(Latencies::NONE, FaultPlan::none(), None);
+    let spec = spec(dir.path(), "a");
+    let machine = sim.boot(&spec, &unrecorded).await.unwrap();
+    let mut condition = machine.condition();
+    assert_eq!(*condition.borrow_and_update(), Condition::Fine);
+    let full = Halt::NoSpace { disk: Some("scratch".into()) };
+    sim.set_obstacle(&spec.marker, Some(full.clone()));
+    assert_eq!(*condition.borrow_and_update(), Condition::Halted(full.clone()));
+    assert_eq!(sim.is_running(&spec.marker), Some(false));
+    // Paused by its caller it is not halted; another caller finds it as it is.
+    machine.pause().await.unwrap();
+    assert_eq!(*condition.borrow_and_update(), Condition::Fine);
+    machine.resume().await.unwrap();
+    let adopted = sim.successor().adopt(&spec, &machine.process()).await.unwrap().unwrap();
+    assert_eq!(*adopted.condition().borrow(), Condition::Halted(full));
+    sim.set_obstacle(&spec.marker, None);
+    assert_eq!(sim.is_running(&spec.marker), Some(false));
+    adopted.retry().await.unwrap();
+    assert_eq!(*condition.borrow_and_update(), Condition::Fine);
+    assert_eq!(sim.is_running(&spec.marker), Some(true));
+    adopted.pause().await.unwrap();
+    adopted.retry().await.unwrap();
+    assert_eq!(sim.is_running(&spec.marker), Some(false), "its caller has paused it");
 }

@@ -16,6 +16,7 @@ pub mod error;
 pub mod event;
 pub mod expose;
 pub mod fleet;
+pub mod halt;
 pub mod instance;
 pub mod job;
 pub mod lease;

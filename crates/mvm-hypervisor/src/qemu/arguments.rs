@@ -218,9 +218,10 @@ impl Args {
             let block = json!({ "driver": "raw", "node-name": node, "read-only": disk.read_only,
                 "discard": "unmap", "file": file });
             self.pair("-blockdev", block.to_string());
-            // On a full host disk the machine stops instead of seeing errors.
+            // Where the host's disk is full or broken the machine stops instead of seeing errors: the
+            // fault is the host's, and is told and mended there.
             let front = json!({ "driver": device("blk"), "id": format!("blk-{}", disk.id),
-                "drive": node, "serial": disk.id, "werror": "enospc" });
+                "drive": node, "serial": disk.id, "werror": "stop", "rerror": "stop" });
             self.pair("-device", front.to_string());
         }
         if let Some(nic) = &spec.nic {
@@ -265,6 +266,7 @@ pub(super) mod tests {
                 platform: Platform::Pci,
             },
             memory: "/m,em".into(),
+            reserve_memory: true,
             disks: vec![disk("root"), disk("data")],
             nic: Some(Nic { tap: "tap0".into(), mac: "02:00:00:00:00:01".into() }),
             confine: confined.then_some(Confine { uid: 7, gid: 8 }),

@@ -13,13 +13,13 @@ use tracing::Instrument;
 
 use super::arguments::{Setting, Start, arguments, machine_type};
 use super::binary::{self, Version};
-use super::machine::QemuMachine;
+use super::machine::{QemuMachine, Told};
 use super::process::{self, Process};
 use super::qmp::Qmp;
 use super::snapshot::{self, Hardware, Memory};
 use super::spawn::{Newborn, spawn};
 use super::validate::{validate, validate_kernel, validate_tap};
-use super::{Accelerator, CONSOLE_LOG, QEMU_LOG, logs, place};
+use super::{Accelerator, CONSOLE_LOG, QEMU_LOG, logs, memory, place};
 use crate::{
     Description, Error, Hypervisor, Machine, OnStarted, ProcessIdentity, RestoreMemory, Result,
     VmSpec,
@@ -72,6 +72,11 @@ impl QemuDriver {
     ) -> Result<(Process, Qmp, Newborn<'a>)> {
         validate_tap(spec)?;
         let place = place::prepare(spec, start == Start::Boot)?;
+        if spec.reserve_memory && start != Start::Restore(RestoreMemory::Clone) {
+            let span = tracing::info_span!("memory_reserve", id = %spec.id);
+            let reserved = memory::reserve(spec).instrument(span).await;
+            reserved.inspect_err(|_| place::clear(&spec.dir))?;
+        }
         // Closed with its scope: the span's time is the stage's.
         let (process, newborn) = tracing::info_span!("spawn", id = %spec.id).in_scope(|| {
             let setting = Setting {
@@ -150,19 +155,19 @@ impl Hypervisor for QemuDriver {
     async fn boot(&self, spec: &VmSpec, started: OnStarted<'_>) -> Result<Arc<dyn Machine>> {
         validate(spec)?;
         validate_kernel(spec)?;
-        place::create_memory(spec)?;
+        memory::create(spec)?;
         let hardware = self.hardware(spec);
         let (process, qmp, newborn) =
             self.start(spec, Start::Boot, &hardware, None, started).await?;
         newborn.grown();
-        Ok(Arc::new(QemuMachine::new(spec, process, qmp, hardware, RestoreMemory::Own)))
+        Ok(Arc::new(QemuMachine::new(spec, process, qmp, hardware, RestoreMemory::Own, Told::Run)))
     }
 
     async fn restore(
         &self,
         spec: &VmSpec,
         snapshot: &Path,
-        memory: RestoreMemory,
+        mapped: RestoreMemory,
         started: OnStarted<'_>,
     ) -> Result<Arc<dyn Machine>> {
         validate(spec)?;
@@ -175,7 +180,7 @@ impl Hypervisor for QemuDriver {
         let (hardware, from) = (stored.hardware.clone(), stored.memory());
         match from {
             Memory::File => check_memory(spec).map_err(failed)?,
-            Memory::State => place::create_memory(spec)?,
+            Memory::State => memory::create(spec)?,
         }
         // A socket rather than the file itself, which newer versions of QEMU want by another name,
         // and which has a header.
@@ -184,7 +189,7 @@ impl Hypervisor for QemuDriver {
         let fd = far.as_raw_fd();
         // Ends with the process: then nobody takes what it writes.
         let feeding = tokio::task::spawn_blocking(move || stored.feed(near));
-        let start = Start::Restore(memory);
+        let start = Start::Restore(mapped);
         let (process, qmp, newborn) =
             match self.start(spec, start, &hardware, Some(far), started).await {
                 Err(Error::DiedAtBoot { status, log, .. }) => {
@@ -203,7 +208,7 @@ impl Hypervisor for QemuDriver {
             return Err(failed("it is damaged: its checksum does not match".into()));
         }
         newborn.grown();
-        Ok(Arc::new(QemuMachine::new(spec, process, qmp, hardware, memory)))
+        Ok(Arc::new(QemuMachine::new(spec, process, qmp, hardware, mapped, Told::Pause)))
     }
 
     async fn adopt(
@@ -225,8 +230,11 @@ impl Hypervisor for QemuDriver {
         let machine =
             asked.machine.unwrap_or_else(|| machine_type(spec.kernel.platform, self.version));
         let hardware = Hardware::of(spec, &machine, self.accelerator);
-        let memory = if asked.private { RestoreMemory::Clone } else { RestoreMemory::Own };
-        Ok(Some(Arc::new(QemuMachine::new(spec, process, qmp, hardware, memory))))
+        let mapped = if asked.private { RestoreMemory::Clone } else { RestoreMemory::Own };
+        if mapped == RestoreMemory::Own && spec.reserve_memory {
+            reserve_behind(spec);
+        }
+        Ok(Some(Arc::new(QemuMachine::new(spec, process, qmp, hardware, mapped, Told::Unknown))))
     }
 
     async fn kill_stray(&self, process: &ProcessIdentity) -> Result<()> {
@@ -236,6 +244,17 @@ impl Hypervisor for QemuDriver {
     fn find(&self, marker_prefix: &str) -> Result<Vec<ProcessIdentity>> {
         process::find(marker_prefix)
     }
+}
+
+/// Reserves the memory of a machine that another version may have started without: it runs already,
+/// and is not held up.
+fn reserve_behind(spec: &VmSpec) {
+    let spec = spec.clone();
+    tokio::spawn(async move {
+        if let Err(error) = memory::reserve_running(&spec).await {
+            tracing::warn!(id = spec.id, "its memory is not reserved: {error}");
+        }
+    });
 }
 
 /// The memory file of a machine that is restored: there, and of its size.

@@ -6,16 +6,19 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use qapi::qmp::RunState;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
 use tracing::Instrument;
 
+use super::heard;
 use super::process::{Ending, Process};
 use super::qmp::Qmp;
 use super::snapshot::{self, Draft, Hardware};
 use super::unshare::copy_memory;
-use super::{CONSOLE_LOG, QEMU_LOG, logs, place};
+use super::{CONSOLE_LOG, QEMU_LOG, logs, memory, place};
 use crate::{
-    Error, Exit, Machine, MachineStats, OwnMemory, ProcessIdentity, RestoreMemory, Result, VmSpec,
+    Condition, Error, Exit, Halt, Machine, MachineStats, OwnMemory, ProcessIdentity, RestoreMemory,
+    Result, VmSpec,
 };
 
 /// How long the device state may take to be sent; about 5 ms on an idle host.
@@ -25,8 +28,23 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long a process may take to end after it was asked to.
 const QUIT: Duration = Duration::from_secs(3);
 
+/// How long after its monitor could not be asked it is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// A machine.
-pub(super) struct QemuMachine(Arc<Inner>);
+pub(super) struct QemuMachine(
+    Arc<Inner>,
+    #[expect(dead_code, reason = "it is there to be dropped")] Follower,
+);
+
+/// What follows a machine's condition, until nobody holds it any more.
+struct Follower(JoinHandle<()>);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 struct Inner {
     spec: VmSpec,
@@ -35,7 +53,21 @@ struct Inner {
     hardware: Hardware,
     memory: RestoreMemory,
     /// Held by what changes whether the vCPUs run, and by a snapshot from its check to its end.
-    turn: Mutex<()>,
+    turn: Mutex<Told>,
+    condition: watch::Sender<Condition>,
+}
+
+/// What a machine was last told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    /// By an earlier process of ours.
+    Unknown,
+    /// To run.
+    Run,
+    /// To pause.
+    Pause,
+    /// To pause, and there is a snapshot of it: it may be ended.
+    Sleep,
 }
 
 impl QemuMachine {
@@ -45,9 +77,13 @@ impl QemuMachine {
         qmp: Qmp,
         hardware: Hardware,
         memory: RestoreMemory,
+        told: Told,
     ) -> Self {
-        let (spec, turn) = (spec.clone(), Mutex::new(()));
-        Self(Arc::new(Inner { spec, process, qmp, hardware, memory, turn }))
+        let (spec, turn) = (spec.clone(), Mutex::new(told));
+        let condition = watch::Sender::default();
+        let inner = Arc::new(Inner { spec, process, qmp, hardware, memory, turn, condition });
+        let follower = Follower(tokio::spawn(follow(Arc::clone(&inner))));
+        Self(inner, follower)
     }
 
     fn last_lines(&self, log: &str, lines: usize) -> String {
@@ -55,7 +91,59 @@ impl QemuMachine {
     }
 }
 
+/// Keeps a machine's condition true, from its events, until its process ends.
+async fn follow(machine: Arc<Inner>) {
+    let heard = Arc::clone(machine.qmp.heard());
+    let ended = machine.process.clone();
+    let follow = async {
+        loop {
+            match machine.look().await {
+                Ok(now) => {
+                    let changed = machine.condition.send_if_modified(|known| {
+                        let changed = *known != now;
+                        *known = now;
+                        changed
+                    });
+                    if changed {
+                        let now = &*machine.condition.borrow();
+                        tracing::info!(id = machine.spec.id, ?now, "a machine's condition");
+                    }
+                    heard.changed.notified().await;
+                }
+                Err(error) => {
+                    tracing::debug!(id = machine.spec.id, "its condition is not known: {error}");
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = follow => {}
+        _ = ended.ended() => {}
+    }
+}
+
 impl Inner {
+    /// Whether it does what it was told.
+    async fn look(&self) -> Result<Condition> {
+        let told = self.turn.lock().await;
+        if matches!(*told, Told::Pause | Told::Sleep) {
+            return Ok(Condition::Fine);
+        }
+        let halt = match self.qmp.status().await? {
+            RunState::io_error => self.qmp.culprit().await?,
+            RunState::guest_panicked => Halt::Panicked,
+            // What an earlier process of ours has paused, its successor will be told of.
+            RunState::paused if *told == Told::Unknown => return Ok(Condition::Fine),
+            state @ (RunState::paused
+            | RunState::internal_error
+            | RunState::watchdog
+            | RunState::suspended) => Halt::Other(qapi::Enum::name(&state).to_owned()),
+            _ => return Ok(Condition::Fine),
+        };
+        Ok(Condition::Halted(halt))
+    }
+
     /// What an error of the monitor really is: a process that ends breaks its connection first.
     async fn explain(&self, error: Error) -> Error {
         if !matches!(error, Error::QmpFailed { .. }) && !self.process.has_ended() {
@@ -80,7 +168,7 @@ impl Inner {
     }
 
     async fn snapshot(&self, to: &Path, unshared: Option<OwnMemory>) -> Result<()> {
-        let _turn = self.turn.lock().await;
+        let mut told = self.turn.lock().await;
         let status = self.qmp.status().await?;
         if status == RunState::running {
             return Err(Error::NotPaused { id: self.spec.id.clone() });
@@ -94,7 +182,23 @@ impl Inner {
                 done => return done,
             }
         }
-        self.send_state(to, status).await
+        self.send_state(to, status).await?;
+        *told = Told::Sleep;
+        Ok(())
+    }
+
+    /// A machine that sleeps needs no more of its memory file than has something in it.
+    async fn trim_memory(&self) {
+        let asleep = self.turn.try_lock().is_ok_and(|told| *told == Told::Sleep);
+        if !asleep || self.memory == RestoreMemory::Clone || !self.spec.reserve_memory {
+            return;
+        }
+        let spec = self.spec.clone();
+        let trim = tokio::task::spawn_blocking(move || memory::trim(&spec));
+        let trimmed = trim.instrument(tracing::info_span!("memory_trim", id = %self.spec.id)).await;
+        if let Err(error) = trimmed.map_err(std::io::Error::other).flatten() {
+            tracing::warn!(id = self.spec.id, "its memory file stays reserved: {error}");
+        }
     }
 
     /// Writes a clone's snapshot, and its memory to a file: QEMU would send all that the guest could
@@ -250,12 +354,23 @@ impl Machine for QemuMachine {
         place::channel_socket(&self.0.spec.dir)
     }
 
+    fn condition(&self) -> watch::Receiver<Condition> {
+        self.0.condition.subscribe()
+    }
+
     async fn pause(&self) -> Result<()> {
         let inner = &self.0;
         let span = tracing::info_span!("pause", id = %inner.spec.id);
-        let _turn = inner.turn.lock().await;
+        let mut told = inner.turn.lock().await;
         match inner.qmp.stop().instrument(span).await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                if *told != Told::Sleep {
+                    *told = Told::Pause;
+                }
+                // One that was halted already says nothing.
+                inner.qmp.heard().changed.notify_one();
+                Ok(())
+            }
             Err(error) => Err(inner.explain(error).await),
         }
     }
@@ -263,8 +378,22 @@ impl Machine for QemuMachine {
     async fn resume(&self) -> Result<()> {
         let inner = &self.0;
         let span = tracing::info_span!("resume", id = %inner.spec.id);
-        let _turn = inner.turn.lock().await;
+        let mut told = inner.turn.lock().await;
+        // Before it does: a resume that is cut off may have happened.
+        *told = Told::Run;
         match inner.qmp.cont().instrument(span).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(inner.explain(error).await),
+        }
+    }
+
+    async fn retry(&self) -> Result<()> {
+        let inner = &self.0;
+        let told = inner.turn.lock().await;
+        if matches!(*told, Told::Pause | Told::Sleep) {
+            return Ok(());
+        }
+        match inner.qmp.cont().await {
             Ok(()) => Ok(()),
             Err(error) => Err(inner.explain(error).await),
         }
@@ -303,6 +432,7 @@ impl Machine for QemuMachine {
         };
         ended.instrument(tracing::info_span!("kill", id = %inner.spec.id)).await?;
         place::clear(&inner.spec.dir);
+        inner.trim_memory().await;
         Ok(())
     }
 
@@ -334,11 +464,15 @@ impl Machine for QemuMachine {
         let panicked = panic.is_some();
         let from = panic.or_else(|| console.rmatch_indices('\n').nth(7).map(|(at, _)| at + 1));
         console.drain(..from.unwrap_or(0));
-        let clean = ending == Ending::Status(0) && !panicked;
-        let mut reason = ending.to_string();
-        if panicked {
-            reason = format!("the guest's kernel panicked ({ending})");
-        }
+        let cause = self.0.qmp.heard().shutdown();
+        let guests = cause.map_or(ending == Ending::Status(0), heard::by_the_guest);
+        let orderly = matches!(ending, Ending::Status(0) | Ending::Unknown);
+        let clean = guests && orderly && !panicked;
+        let mut reason = match cause {
+            _ if panicked => format!("the guest's kernel panicked ({ending})"),
+            Some(cause) if orderly => heard::words(cause).to_owned(),
+            _ => ending.to_string(),
+        };
         // What QEMU says at an orderly end is nothing but that.
         if !clean {
             for (name, lines) in [(QEMU_LOG, log), (CONSOLE_LOG, console)] {

@@ -9,8 +9,10 @@
 mod arguments;
 mod binary;
 mod driver;
+mod heard;
 mod logs;
 mod machine;
+mod memory;
 mod place;
 mod probe;
 mod process;

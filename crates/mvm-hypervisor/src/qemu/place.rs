@@ -76,14 +76,17 @@ pub(super) fn prepare(spec: &VmSpec, fresh: bool) -> Result<Place> {
     Ok(Place { qmp, channel, lock, log })
 }
 
-/// Creates the memory file anew, sparse.
-pub(super) fn create_memory(spec: &VmSpec) -> Result<()> {
-    // An old one is not emptied but replaced: whoever still maps it must not see a
-    // file that shrinks (SIGBUS).
-    remove(&spec.memory)
-        .and_then(|()| own_file().create_new(true).open(&spec.memory))
-        .and_then(|file| file.set_len(spec.mem_mib << 20))
-        .map_err(|e| spawn_failed(spec.id.clone(), &spec.memory, e))
+/// The lock of a machine's directory, unless a process holds it.
+pub(super) fn lock_if_free(spec: &VmSpec) -> io::Result<Option<File>> {
+    let lock = match own_file().create(false).open(spec.dir.join(LOCK)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        lock => lock?,
+    };
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(lock)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// A socket on which the machine, which sees it as the second path, delivers its state.
@@ -177,7 +180,7 @@ pub(super) fn is_no_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-fn spawn_failed(id: String, path: &Path, source: io::Error) -> Error {
+pub(super) fn spawn_failed(id: String, path: &Path, source: io::Error) -> Error {
     if is_no_space(&source) {
         return Error::NoSpace { id, path: path.to_owned() };
     }
@@ -185,7 +188,7 @@ fn spawn_failed(id: String, path: &Path, source: io::Error) -> Error {
 }
 
 /// Readable and writable by us alone, appended to, created where it is missing, never a link.
-fn own_file() -> OpenOptions {
+pub(super) fn own_file() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
     options

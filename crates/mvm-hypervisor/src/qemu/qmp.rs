@@ -3,6 +3,7 @@
 
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -18,7 +19,8 @@ use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::{Error, Result};
+use super::heard::{self, Heard};
+use crate::{Error, Halt, Result};
 
 /// How long a command may take. On an idle host all answer within a millisecond.
 const COMMAND: Duration = Duration::from_secs(10);
@@ -31,6 +33,7 @@ pub(super) struct Qmp {
     id: String,
     socket: PathBuf,
     connection: Mutex<Option<Connection>>,
+    heard: Arc<Heard>,
 }
 
 struct Connection {
@@ -53,18 +56,23 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    async fn open(socket: &Path) -> std::io::Result<Self> {
+    async fn open(socket: &Path, heard: Arc<Heard>) -> std::io::Result<Self> {
         let stream = QmpStreamTokio::open_uds(socket).await?.negotiate().await?;
         let (service, mut events) = stream.into_parts();
         let reader = tokio::spawn(async move {
             while let Some(item) = events.next().await {
                 match item {
-                    Ok(event) => tracing::trace!(?event, "QMP event"),
+                    Ok(event) => {
+                        tracing::trace!(?event, "QMP event");
+                        heard.note(&event);
+                    }
                     // An answer that nobody waits for any more, for one; a broken stream
                     // ends the loop by itself.
                     Err(error) => tracing::debug!(%error, "QMP message dropped"),
                 }
             }
+            // Until there is another connection, events are missed.
+            heard.changed.notify_one();
         });
         Ok(Self { service, reader })
     }
@@ -81,15 +89,21 @@ impl Qmp {
     /// Connects and negotiates within `deadline`: a process that has just been started
     /// greets only when it has set its machine up.
     pub(super) async fn connect(id: &str, socket: &Path, deadline: Duration) -> Result<Self> {
-        let qmp =
-            Self { id: id.to_owned(), socket: socket.to_owned(), connection: Mutex::new(None) };
+        let (connection, heard) = (Mutex::new(None), Arc::default());
+        let qmp = Self { id: id.to_owned(), socket: socket.to_owned(), connection, heard };
         let connection = qmp.open(deadline).await?;
         *qmp.connection.lock().await = Some(connection);
         Ok(qmp)
     }
 
+    /// What it has said unasked.
+    pub(super) fn heard(&self) -> &Arc<Heard> {
+        &self.heard
+    }
+
     async fn open(&self, deadline: Duration) -> Result<Connection> {
-        match tokio::time::timeout(deadline, Connection::open(&self.socket)).await {
+        let opening = Connection::open(&self.socket, Arc::clone(&self.heard));
+        match tokio::time::timeout(deadline, opening).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(cause)) => Err(self.failed("connect", &cause)),
             Err(_) => Err(self.late("connect", deadline)),
@@ -104,7 +118,12 @@ impl Qmp {
             // connection goes with it, and the next command finds a clean one.
             let connection = match slot.take() {
                 Some(connection) => connection,
-                None => self.open(RECONNECT).await?,
+                None => {
+                    let connection = self.open(RECONNECT).await?;
+                    // What happened in between was heard by nobody.
+                    self.heard.changed.notify_one();
+                    connection
+                }
             };
             let answer = tokio::time::timeout(COMMAND, connection.service.execute(command)).await;
             match answer {
@@ -150,6 +169,11 @@ impl Qmp {
     /// What the machine does.
     pub(super) async fn status(&self) -> Result<RunState> {
         self.execute(&query_status {}, Repeat::Yes).await.map(|info| info.status)
+    }
+
+    /// Which disk has stopped the machine.
+    pub(super) async fn culprit(&self) -> Result<Halt> {
+        Ok(heard::culprit(&self.execute(&QueryBlock {}, Repeat::Yes).await?))
     }
 
     /// Whether memory that is mapped shared stays out of the state that is sent or loaded.
@@ -215,5 +239,6 @@ command!(Migrate { uri: String }, "migrate");
 command!(MigrateIncoming { uri: String }, "migrate-incoming");
 command!(MigrateSetParameters { max_bandwidth: u64 }, "migrate-set-parameters");
 command!(SaveDevices { filename: String, live: bool }, "xen-save-devices-state");
+command!(QueryBlock {}, "query-block");
 command!(QueryMigrate {}, "query-migrate");
 command!(CancelMigration {}, "migrate_cancel");

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use super::fault::{Call, Effect, Moment};
 use super::holder::Holder;
 use super::saved::{Saved, part_of};
 use super::world::{Life, World, make_memory};
 use crate::{
-    Error, Exit, Machine, MachineStats, OwnMemory, ProcessIdentity, RestoreMemory, Result,
+    Condition, Error, Exit, Machine, MachineStats, OwnMemory, ProcessIdentity, RestoreMemory,
+    Result,
 };
 
 pub(super) struct SimMachine {
@@ -59,6 +61,10 @@ impl Machine for SimMachine {
         self.life.channel()
     }
 
+    fn condition(&self) -> watch::Receiver<Condition> {
+        self.life.condition()
+    }
+
     async fn pause(&self) -> Result<()> {
         let _turn = self.turn.lock().await;
         let effect = self.pass(Call::Pause, self.world().latencies.pause).await?;
@@ -72,6 +78,15 @@ impl Machine for SimMachine {
         let effect = self.pass(Call::Resume, self.world().latencies.pause).await?;
         self.world().set_running(&self.life, true);
         self.done(effect).await;
+        Ok(())
+    }
+
+    async fn retry(&self) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        self.life.alive()?;
+        if *self.life.condition().borrow() != Condition::Fine {
+            self.world().set_running(&self.life, true);
+        }
         Ok(())
     }
 

@@ -23,8 +23,8 @@ pub use fault::{Call, Effect, FaultPlan, Moment};
 pub use guest::{Guest, GuestChannel, GuestMachine};
 
 use crate::{
-    Description, Error, Hypervisor, Machine, OnStarted, ProcessIdentity, RestoreMemory, Result,
-    VmSpec,
+    Description, Error, Halt, Hypervisor, Machine, OnStarted, ProcessIdentity, RestoreMemory,
+    Result, VmSpec,
 };
 use holder::Holder;
 use machine::SimMachine;
@@ -135,6 +135,17 @@ impl SimHypervisor {
     pub fn crash(&self, marker: &str) {
         if let Some(life) = self.world().by_marker(marker) {
             self.world().end(&life, "killed by signal 9");
+        }
+    }
+
+    /// From now on this halts the machine whenever it runs, as a full disk does; `None`: nothing
+    /// does any more, and a machine that is halted goes on when it is resumed.
+    pub fn set_obstacle(&self, marker: &str, obstacle: Option<Halt>) {
+        let Some(life) = self.world().by_marker(marker) else { return };
+        let halts = obstacle.is_some() && life.is_running();
+        life.set_obstacle(obstacle);
+        if halts {
+            self.world().set_running(&life, true);
         }
     }
 

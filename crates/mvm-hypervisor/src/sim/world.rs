@@ -16,7 +16,7 @@ use super::Latencies;
 use super::fault::{Call, Effect, FaultPlan};
 use super::guest::{Guest, GuestChannel, GuestMachine};
 use super::saved::{Kept, Saved};
-use crate::{Error, ProcessIdentity, RestoreMemory, Result, VmSpec};
+use crate::{Condition, Error, Halt, ProcessIdentity, RestoreMemory, Result, VmSpec};
 
 /// Pids begin above the highest that Linux gives (2^22): none is ever a real process's.
 const FIRST_PID: u32 = 1 << 30;
@@ -29,6 +29,9 @@ pub(super) struct Life {
     pub(super) memory: RestoreMemory,
     running: watch::Sender<bool>,
     ended: watch::Sender<Option<String>>,
+    condition: watch::Sender<Condition>,
+    /// What halts it whenever it is to run.
+    obstacle: Mutex<Option<Halt>>,
     clock: Mutex<GuestClock>,
     bytes: Mutex<Vec<u8>>,
 }
@@ -59,6 +62,8 @@ impl Life {
             memory,
             running: watch::Sender::new(false),
             ended: watch::Sender::new(None),
+            condition: watch::Sender::default(),
+            obstacle: Mutex::default(),
             clock: Mutex::new(GuestClock { before_ms, since: None }),
             bytes: Mutex::default(),
         }
@@ -86,6 +91,26 @@ impl Life {
 
     pub(super) fn ended(&self) -> watch::Receiver<Option<String>> {
         self.ended.subscribe()
+    }
+
+    pub(super) fn condition(&self) -> watch::Receiver<Condition> {
+        self.condition.subscribe()
+    }
+
+    pub(super) fn set_obstacle(&self, obstacle: Option<Halt>) {
+        *locked(&self.obstacle) = obstacle;
+    }
+
+    /// Tells it to run, or to pause: an obstacle lets it run no further than to the next halt.
+    fn tell(&self, run: bool) {
+        let halt = locked(&self.obstacle).clone().filter(|_| run);
+        self.set_running(run && halt.is_none());
+        let condition = halt.map_or(Condition::Fine, Condition::Halted);
+        self.condition.send_if_modified(|known| {
+            let changed = *known != condition;
+            *known = condition;
+            changed
+        });
     }
 
     pub(super) fn channel(&self) -> PathBuf {
@@ -177,8 +202,8 @@ impl World {
     }
 
     pub(super) fn set_running(&self, life: &Life, running: bool) {
-        life.set_running(running);
-        if running && life.memory == RestoreMemory::Own {
+        life.tell(running);
+        if life.is_running() && life.memory == RestoreMemory::Own {
             touch(&life.spec.memory);
         }
         self.keep(life);

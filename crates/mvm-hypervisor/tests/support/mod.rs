@@ -42,6 +42,7 @@ impl Lab {
             id: name.to_owned(),
             marker: format!("{}{name}", self.prefix),
             memory: self.dir.join(format!("{name}.mem")),
+            reserve_memory: true,
             dir,
             vcpus: 1,
             mem_mib: 128,

@@ -1,0 +1,157 @@
+//! The memory file of a machine: made sparse, reserved while a machine runs on it, sparse in its
+//! sleep.
+//!
+//! A machine maps its file shared. A page that the guest writes to first needs a block then, and
+//! where the disk has none left the kernel ends the process (SIGBUS), and the guest's memory is
+//! lost. So the blocks of the whole file are allocated, unwritten, before the machine runs
+//! (fallocate(2)), and what was not used of them is given back when the machine sleeps.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::io::Errno;
+
+use super::place;
+use crate::{Result, VmSpec};
+
+/// A hole that is shorter stays allocated when a file is trimmed: each takes the file system's
+/// journal some time.
+const SHORTEST_HOLE: u64 = 64 << 10;
+
+/// Creates the memory file anew, sparse.
+pub(super) fn create(spec: &VmSpec) -> Result<()> {
+    // An old one is not emptied but replaced: whoever still maps it must not see a
+    // file that shrinks (SIGBUS).
+    place::remove(&spec.memory)
+        .and_then(|()| place::own_file().create_new(true).open(&spec.memory))
+        .and_then(|file| file.set_len(spec.mem_mib << 20))
+        .map_err(|e| place::spawn_failed(spec.id.clone(), &spec.memory, e))
+}
+
+/// Allocates every block of the memory file, before anybody maps it. After `no_space` the file is
+/// sparse, as it was.
+pub(super) async fn reserve(spec: &VmSpec) -> Result<()> {
+    reserve_or(spec, trim_file).await
+}
+
+/// Allocates every block of the memory file of a machine that runs on it already.
+pub(super) async fn reserve_running(spec: &VmSpec) -> Result<()> {
+    reserve_or(spec, |_| Ok(())).await
+}
+
+async fn reserve_or(spec: &VmSpec, undo: fn(&File) -> io::Result<()>) -> Result<()> {
+    let path = spec.memory.clone();
+    let work = move || {
+        let file = OpenOptions::new().read(true).write(true).open(&path)?;
+        reserve_file(&file).inspect_err(|_| drop(undo(&file)))
+    };
+    let reserved = tokio::task::spawn_blocking(work).await.map_err(io::Error::other);
+    reserved.flatten().map_err(|e| place::spawn_failed(spec.id.clone(), &spec.memory, e))
+}
+
+/// Gives back what a sleeping machine's file has reserved and not used. Nothing happens where a
+/// process holds the machine's directory, or may still map the file.
+pub(super) fn trim(spec: &VmSpec) -> io::Result<()> {
+    let Some(_lock) = place::lock_if_free(spec)? else { return Ok(()) };
+    match OpenOptions::new().read(true).write(true).open(&spec.memory) {
+        Ok(file) => trim_file(&file),
+        // It has become a template's, or is gone.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+fn reserve_file(file: &File) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    // Blocks that are shared with a template's file (XFS) are allocated too; no other file system
+    // knows the flag.
+    for flags in [FallocateFlags::UNSHARE_RANGE, FallocateFlags::empty()] {
+        let reserved = loop {
+            match fallocate(file, flags, 0, length) {
+                Err(Errno::INTR) => {}
+                reserved => break reserved,
+            }
+        };
+        match reserved {
+            Ok(()) => return Ok(()),
+            Err(Errno::OPNOTSUPP) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    tracing::debug!("the file system of a memory file can reserve nothing");
+    Ok(())
+}
+
+/// Frees the blocks that hold nothing.
+fn trim_file(file: &File) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    // What is reserved and was never written to counts as a hole, unless it is in the page cache,
+    // where the guest may have read it. What was written to is on disk first, and never does.
+    file.sync_data()?;
+    let mut at = 0;
+    while at < length {
+        let data = match seek(file, SeekFrom::Data(at)) {
+            Err(Errno::NXIO) => length,
+            found => found?,
+        };
+        if data - at >= SHORTEST_HOLE || data == length && data > at {
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            match fallocate(file, flags, at, data - at) {
+                Ok(()) => {}
+                Err(Errno::OPNOTSUPP) => return Ok(()),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        if data == length {
+            break;
+        }
+        at = seek(file, SeekFrom::Hole(data))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    use std::path::Path;
+
+    use super::*;
+    use crate::qemu::arguments::tests::sample;
+
+    const MIB: u64 = 1 << 20;
+
+    fn allocated_kib(path: &Path) -> u64 {
+        std::fs::metadata(path).unwrap().blocks() / 2
+    }
+
+    #[tokio::test]
+    async fn a_file_is_whole_while_it_is_reserved_and_sparse_when_it_is_trimmed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spec = sample(false);
+        (spec.dir, spec.memory, spec.mem_mib) = (dir.path().into(), dir.path().join("memory"), 64);
+        create(&spec).unwrap();
+        assert_eq!(allocated_kib(&spec.memory), 0);
+        reserve(&spec).await.unwrap();
+        assert!(allocated_kib(&spec.memory) >= 64 << 10);
+        let file = OpenOptions::new().write(true).open(&spec.memory).unwrap();
+        let mut written = vec![0; 64 << 20];
+        for (at, byte) in [(0, 1), (7 * MIB + 4096, 2), (64 * MIB - 4096, 3)] {
+            file.write_all_at(&[byte; 4096], at).unwrap();
+            written[at as usize..][..4096].fill(byte);
+        }
+        // No machine has ever been in this directory; then one is.
+        trim(&spec).unwrap();
+        let held = place::prepare(&spec, true).unwrap();
+        trim(&spec).unwrap();
+        assert!(allocated_kib(&spec.memory) >= 64 << 10, "somebody may map it");
+        drop(held);
+        trim(&spec).unwrap();
+        assert!(allocated_kib(&spec.memory) < 4 << 10, "{}", allocated_kib(&spec.memory));
+        reserve(&spec).await.unwrap();
+        assert!(allocated_kib(&spec.memory) >= 64 << 10);
+        assert!(std::fs::read(&spec.memory).unwrap() == written);
+        std::fs::remove_file(&spec.memory).unwrap();
+        trim(&spec).unwrap();
+    }
+}
