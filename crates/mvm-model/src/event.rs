@@ -1,6 +1,8 @@
-//! What has happened to instances: one event a transition.
+//! What has happened to instances: one event a transition, and one each time a hypervisor pauses a
+//! machine by itself or that goes on.
 
 use crate::Millis;
+use crate::halt::Paused;
 use crate::instance::Instance;
 use crate::lease::Purpose;
 use crate::name::InstanceRef;
@@ -11,7 +13,8 @@ use serde::{Deserialize, Serialize};
 /// How many events a node keeps.
 pub const KEPT: u64 = 10_000;
 
-/// An instance came to be in another state.
+/// An instance came to be in another state; or, where both states are the same, its hypervisor has
+/// paused it, or it goes on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// One more than that of the event before it on this node.
@@ -25,15 +28,19 @@ pub struct Event {
     pub from: Option<State>,
     /// The state that it came to be in.
     pub to: State,
-    /// On whose behalf: `reconciler`, `template`, `job of uid:0`, `lease of uid:0`, `request`.
+    /// On whose behalf: `reconciler`, `template`, `job of uid:0`, `lease of uid:0`, `request`,
+    /// `hypervisor`.
     pub cause: String,
     /// How long it took in ms, from its intent; absent where there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub took_ms: Option<u64>,
-    /// Why it failed.
+    /// Why it failed, ended by itself or was paused; or that it goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
+
+/// What an event says of a machine that is not paused any more.
+pub const GOES_ON: &str = "goes on";
 
 /// The event of a record's change, if it is one.
 pub fn of_change(
@@ -45,7 +52,7 @@ pub fn of_change(
     let known = after.or(before)?;
     let (from, to) = (before.map(|b| b.state), after.map_or(State::Destroyed, |a| a.state));
     if from == Some(to) {
-        return None;
+        return of_pause(before?, after?, id, now);
     }
     let intent = before.and_then(|b| b.intent);
     Some(Event {
@@ -58,6 +65,25 @@ pub fn of_change(
         cause: cause(before.unwrap_or(known)),
         took_ms: intent.map(|intent| now.saturating_sub(intent.since)),
         reason: after.and_then(|a| a.reason.clone()),
+    })
+}
+
+/// The event of a hypervisor's own pause, or of its end.
+fn of_pause(before: &Instance, after: &Instance, id: u64, now: Millis) -> Option<Event> {
+    let cause = |paused: &Option<Paused>| paused.as_ref().map(|paused| paused.cause);
+    if cause(&before.paused) == cause(&after.paused) {
+        return None;
+    }
+    let reason = after.paused.as_ref().map(|paused| format!("paused: {}", paused.reason));
+    Some(Event {
+        id,
+        at: now,
+        instance: after.reference(),
+        from: Some(before.state),
+        to: after.state,
+        cause: "hypervisor".to_owned(),
+        took_ms: None,
+        reason: Some(reason.unwrap_or_else(|| GOES_ON.to_owned())),
     })
 }
 

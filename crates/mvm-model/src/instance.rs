@@ -3,6 +3,7 @@
 use crate::Millis;
 use crate::cache::{self, CacheDisk};
 use crate::error::{Code, Fault};
+use crate::halt::Paused;
 use crate::lease::Lease;
 use crate::name::{InstanceRef, PoolRef, string_conversions};
 use crate::pool::Resources;
@@ -73,9 +74,12 @@ pub struct Instance {
     /// The temperature the reconciler is bringing it to, perhaps in several transitions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub goal: Option<State>,
-    /// Why it is `failed`, in words a person can act on.
+    /// Why it is `failed`, in words a person can act on; or why its guest ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// It should run, and its hypervisor has paused it by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Paused>,
     /// The template that it is a clone of, while its memory is mapped from there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
@@ -137,6 +141,7 @@ impl Instance {
         self.state_since = now;
         self.intent = None;
         self.reason = None;
+        self.paused = None;
         match state {
             State::Running | State::Warm => self.dormant = false,
             // Its memory is its own from now on.

@@ -56,6 +56,7 @@ impl Node {
                 Some(key) => self.template_files(key).memory(),
                 None => files.memory(),
             },
+            reserve_memory: !is_mould(instance),
             disks,
             nic: Some(Nic { tap: self.tap_name(instance), mac: instance.mac.clone() }),
             confine: Some(Confine { uid, gid: uid }),
@@ -69,7 +70,7 @@ impl Node {
         tenant: &Tenant,
         instance: &Instance,
     ) -> Result<()> {
-        let files = self.make_place(instance.id)?;
+        let files = self.make_place(instance)?;
         crate::root::remove_file(&files.snapshot())?;
         crate::root::remove_file(&files.resuming())?;
         crate::root::remove_file(&files.memory())?;
@@ -88,9 +89,9 @@ impl Node {
     }
 
     /// The directories of a machine that is to be started, if there is room for one.
-    fn make_place(&self, id: InstanceId) -> Result<Files> {
-        self.check_space()?;
-        let files = self.parts.root.files(id);
+    fn make_place(&self, instance: &Instance) -> Result<Files> {
+        self.check_room(self.memory_to_reserve(instance))?;
+        let files = self.parts.root.files(instance.id);
         make_dir(&files.dir, 0o711)?;
         make_dir(&files.vm(), 0o700)?;
         Ok(files)
@@ -105,7 +106,7 @@ impl Node {
         instance: &Instance,
         template: &Template,
     ) -> Result<()> {
-        self.make_place(instance.id)?;
+        self.make_place(instance)?;
         stage!("disks", self.clone_disks(instance, template, uid_of(tenant))).await?;
         stage!("network", self.connect_instance(tenant, instance)).await?;
         let spec = self.spec(tenant, instance)?;
@@ -132,7 +133,7 @@ impl Node {
         tenant: &Tenant,
         instance: &Instance,
     ) -> Result<Arc<dyn Machine>> {
-        self.check_space()?;
+        self.check_room(self.memory_to_reserve(instance))?;
         let files = self.parts.root.files(instance.id);
         stage!("network", self.connect_instance(tenant, instance)).await?;
         let spec = self.spec(tenant, instance)?;

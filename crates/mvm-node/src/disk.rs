@@ -4,35 +4,57 @@ use crate::Result;
 use crate::node::Node;
 use crate::problem::{OrProblem, io};
 use crate::root::Files;
-use crate::template::Template;
+use crate::template::{Template, is_mould};
 use mvm_api::Problem;
 use mvm_model::Instance;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
-/// Space that must be free before a machine is started or given away: its memory and disks are
-/// sparse, so that a full disk would hit it while it runs.
-const RESERVE_MIB: u64 = 64;
+/// Space that must be free before a machine is started or given away: its disks are sparse, so that a
+/// full disk would hit it while it runs.
+const RESERVE_MIB: u64 = mvm_model::halt::ROOM_MIB;
 
 impl Node {
     /// Refuses to start a machine, or to give one away, on a disk that is as good as full.
     pub(crate) fn check_space(&self) -> Result<()> {
+        self.check_room(0)
+    }
+
+    /// [`Node::check_space`], for a machine whose memory file takes so many MiB more.
+    pub(crate) fn check_room(&self, memory_mib: u64) -> Result<()> {
         let path = self.parts.root.path();
-        let stat = rustix::fs::statvfs(path)
-            .map_err(|e| io(format!("look at the free space of {}", path.display()), e.into()))?;
-        let free_mib = stat.f_bavail * stat.f_frsize / (1 << 20);
-        if free_mib >= RESERVE_MIB {
+        let free_mib = free_mib(path)?;
+        let wanted_mib = RESERVE_MIB + memory_mib;
+        if free_mib >= wanted_mib {
             return Ok(());
         }
+        let memory = match memory_mib {
+            0 => String::new(),
+            _ => format!(", {memory_mib} of them for its memory"),
+        };
         Err(Problem::new(
             507,
             "no_space",
             format!(
-                "{} has {free_mib} MiB left; a machine is started only with {RESERVE_MIB} MiB or more",
+                "{} has {free_mib} MiB left; the machine is started only with {wanted_mib} MiB or \
+                 more{memory}",
                 path.display()
             ),
         )
         .hint("free some space: mvm image gc, or destroy instances that are not needed"))
+    }
+
+    /// What the memory file of a machine that is started now takes besides what it has, in MiB: a
+    /// clone maps its template's, a template in the making is worth no reserve, and a simulated
+    /// machine writes nothing.
+    pub(crate) fn memory_to_reserve(&self, instance: &Instance) -> u64 {
+        let simulated = self.parts.hypervisor.description().simulated;
+        if instance.template.is_some() || is_mould(instance) || simulated {
+            return 0;
+        }
+        let has = std::fs::metadata(self.parts.root.files(instance.id).memory());
+        let has_mib = has.map_or(0, |file| file.blocks() / 2048);
+        instance.resources.mem_mib.saturating_sub(has_mib)
     }
 
     /// Makes the disks that the instance does not have yet.
@@ -78,6 +100,13 @@ impl Node {
         let copied = tokio::task::spawn_blocking(copy).await;
         copied.map_err(|error| Problem::internal(error.to_string()))?
     }
+}
+
+/// How much room the disk below `path` has for others than root, in MiB.
+pub(crate) fn free_mib(path: &Path) -> Result<u64> {
+    let stat = rustix::fs::statvfs(path)
+        .map_err(|e| io(format!("look at the free space of {}", path.display()), e.into()))?;
+    Ok(stat.f_bavail * stat.f_frsize / (1 << 20))
 }
 
 /// Removes an instance's copies of caches.

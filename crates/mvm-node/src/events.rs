@@ -109,10 +109,14 @@ impl Node {
             self.fronts.metrics.register(&mut registry);
             self.parts.stages.register(&mut registry);
             self.passes.register(&mut registry);
+            self.halted.register(&mut registry);
         }
         let (instances, leases) = self.read(|world| gauges(world, only)).await;
         registry.register("instances", "Instances by state", instances);
         registry.register("leases", "Leases by purpose", leases);
+        let paused = self.read(|world| self.halted.gauge(world, only)).await;
+        let what = "Running instances that their hypervisor has paused by itself";
+        registry.register("paused", what, paused);
         registry.register("jobs", "Jobs by state", self.read(jobs).await);
         let started: Gauge = Gauge::default();
         started.set(i64::try_from(wall_of(self.started_at) / 1000).unwrap_or_default());

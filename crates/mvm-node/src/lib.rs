@@ -24,6 +24,7 @@ mod events;
 mod expose;
 mod firewall;
 mod fleet;
+mod halted;
 mod identity;
 mod idle;
 mod interrupt;

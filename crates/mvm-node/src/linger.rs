@@ -9,6 +9,7 @@ use crate::node::{Node, locked};
 use crate::now;
 use crate::problem::OrProblem;
 use crate::slot::Live;
+use crate::template::is_mould;
 use futures::FutureExt;
 use mvm_hypervisor::Machine;
 use mvm_model::policy::{lingers_until, overstayed};
@@ -19,8 +20,8 @@ impl Node {
     /// The snapshot of this machine is whole: its process stays for a while, or ends.
     pub(crate) async fn linger(&self, live: &mut Live, instance: &Instance) -> Result<()> {
         let policy = self.read(|world| world.pool(&instance.pool).map(|pool| pool.runtime_policy));
-        // A clone's memory is its own alone, and would be held in full.
-        let cheap = instance.template.is_none() && !self.is_pressed();
+        // A clone's memory is its own alone, and would be held in full; a template's is taken at once.
+        let cheap = instance.template.is_none() && !is_mould(instance) && !self.is_pressed();
         if !cheap || policy.await?.linger_s == 0 {
             return self.kill(live).await;
         }

@@ -2,9 +2,11 @@
 
 use crate::audit::Audit;
 use crate::desired::Convergence;
+use crate::disk::free_mib;
 use crate::events::EventLog;
 use crate::expose::Fronts;
 use crate::fleet::{Fleet, Offer};
+use crate::halted::Halted;
 use crate::jobs::Jobs;
 use crate::problem::OrProblem;
 use crate::reconcile::Passes;
@@ -27,6 +29,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Mutex, Notify};
 
 /// What the reconciler remembers of a pool, in memory only.
@@ -66,6 +69,8 @@ pub struct Parts {
     pub offer: Offer,
     /// How fast images may leave for other nodes, in MiB a second; unlimited where absent.
     pub image_rate: Option<NonZeroU32>,
+    /// How long a job waits whose machine is paused for want of space on the host.
+    pub no_space_timeout: Duration,
 }
 
 /// The agent of one node.
@@ -91,6 +96,8 @@ pub struct Node {
     pub(crate) passes: Passes,
     pub(crate) audit: Arc<Audit>,
     pub(crate) jobs: Jobs,
+    /// Machines that their hypervisor has paused by itself.
+    pub(crate) halted: Halted,
     /// Holds back images that leave.
     pub(crate) pace: Pace,
     world: Mutex<World>,
@@ -119,11 +126,14 @@ impl Node {
         let events = EventLog::open(parts.store.as_ref()).await?;
         let audit = Audit::open(parts.root.audit())?;
         audit.put_aside_all_but(|log| world.tenants.keys().any(|name| name.as_str() == log))?;
+        let path = parts.root.path().to_owned();
+        let room = Arc::new(move || free_mib(&path).ok());
         Ok(Arc::new(Node {
             events,
             passes: Passes::default(),
             audit: Arc::new(audit),
             jobs: Jobs::default(),
+            halted: Halted::new(parts.no_space_timeout, room),
             pace: Pace::new(parts.image_rate),
             parts,
             started_at: now(),
@@ -179,6 +189,7 @@ impl Node {
     pub fn forget(&self, id: InstanceId) {
         locked(&self.slots).remove(&id);
         locked(&self.lingering).remove(&id);
+        self.halted.forget(id);
     }
 
     /// An operation on the instance has failed: before the next one, and by the reconcile loop, it

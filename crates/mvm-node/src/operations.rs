@@ -94,6 +94,13 @@ impl Node {
                 false => Err(fault),
             })?;
         }
+        let rises = |from, to| {
+            matches!((from, to), (State::Warm | State::Sleeping, State::Running | State::Warm))
+        };
+        if from != to && rises(from, to) {
+            // What there is no room to go on with stays as it is.
+            self.check_space()?;
+        }
         match (from, to) {
             (from, to) if from == to => self.stay(id, to, by).await?,
             (State::Warm, State::Running) => {
@@ -431,6 +438,15 @@ impl Node {
         self.update(id, |instance| reached(instance, to)).await
     }
 
+    /// Its guest has ended its machine by itself.
+    async fn set_ended(&self, id: InstanceId, reason: &str) -> Result<()> {
+        self.update(id, |instance| {
+            reached(instance, State::Stopped);
+            instance.reason = Some(reason.to_owned());
+        })
+        .await
+    }
+
     pub(crate) async fn set_failed(&self, id: InstanceId, reason: &str) -> Result<()> {
         // A machine that was ended under an operation has not ended by itself.
         let interrupted = self.slot(id).waits.interrupted().map(|why| why.to_string());
@@ -460,6 +476,7 @@ impl Node {
 
     /// Watches a machine and records it when it ends without our doing.
     pub(crate) fn watch(self: &Arc<Self>, id: InstanceId, machine: Arc<dyn Machine>) {
+        self.follow(id, machine.clone());
         let node = self.clone();
         tokio::spawn(async move {
             let exit = machine.exited().await;
@@ -473,7 +490,7 @@ impl Node {
             live.machine = None;
             live.channel = None;
             let outcome = match exit.clean {
-                true => node.set_state(id, State::Stopped).await,
+                true => node.set_ended(id, &exit.reason).await,
                 false => node.set_failed(id, &node.died(id, &exit.reason).to_string()).await,
             };
             if let Err(problem) = outcome {
@@ -553,6 +570,7 @@ pub(crate) fn new_instance(world: &World, reference: &PoolRef, drawn: &[u32]) ->
         intent: None,
         goal: None,
         reason: None,
+        paused: None,
         template: None,
         dormant: false,
         revision: revision.digest.clone(),

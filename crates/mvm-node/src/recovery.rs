@@ -215,12 +215,13 @@ async fn end(node: &Node, process: Option<ProcessIdentity>, live: &mut Live) -> 
 async fn record(node: &Node, id: InstanceId, state: State) -> Result<()> {
     node.update(id, |instance| {
         instance.goal = None;
-        let (since, reason) = match instance.state == state {
-            true => (instance.state_since, instance.reason.take()),
-            false => (crate::now(), None),
+        let (since, reason, paused) = match instance.state == state {
+            true => (instance.state_since, instance.reason.take(), instance.paused.take()),
+            false => (crate::now(), None, None),
         };
         instance.reach(state, since);
-        instance.reason = reason;
+        // Whether it still is, its machine tells.
+        (instance.reason, instance.paused) = (reason, paused);
     })
     .await
 }

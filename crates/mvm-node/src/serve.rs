@@ -66,6 +66,8 @@ pub struct ServeOptions {
     pub stages: Stages,
     /// How fast images may leave for other nodes, in MiB a second; unlimited where absent.
     pub image_rate: Option<NonZeroU32>,
+    /// How long a job waits whose machine is paused for want of space on the host.
+    pub no_space_timeout: Duration,
     /// Log as JSON lines.
     pub log_json: bool,
 }
@@ -117,6 +119,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         images,
         offer: options.offer,
         image_rate: options.image_rate,
+        no_space_timeout: options.no_space_timeout,
     })
     .await?;
     recovery::run(&node).await?;

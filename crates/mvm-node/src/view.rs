@@ -72,6 +72,7 @@ impl Node {
             state: instance.state,
             going_to: instance.goal.or(instance.intent.map(|intent| intent.to)),
             reason: instance.reason.clone(),
+            paused: self.halted.paused(instance.id),
             address: instance.address,
             mac: instance.mac.clone(),
             instance_resources: instance.resources,

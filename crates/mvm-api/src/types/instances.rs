@@ -1,5 +1,6 @@
 //! Of instances, their leases and claims.
 
+use mvm_model::halt::Paused;
 use mvm_model::policy::Next;
 use mvm_model::{InstanceRef, Lease, Millis, Name, Resources, State};
 use schemars::JsonSchema;
@@ -22,9 +23,12 @@ pub struct InstanceView {
     /// Where it is going, if a transition is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub going_to: Option<State>,
-    /// Why it failed.
+    /// Why it failed, or why its guest ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// It should run, and its hypervisor has paused it by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Paused>,
     /// Its address.
     pub address: Ipv4Addr,
     /// Its MAC address.

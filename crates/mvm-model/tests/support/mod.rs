@@ -49,6 +49,7 @@ pub fn instance(number: u32, state: mvm_model::State) -> mvm_model::Instance {
         intent: None,
         goal: None,
         reason: None,
+        paused: None,
         revision: "r1".to_owned(),
         resources: mvm_model::Resources::default(),
         caches: Vec::new(),

@@ -44,6 +44,7 @@ async fn node() -> (TempDir, Arc<Node>) {
         accelerator_reason: String::new(),
         keeper: None,
         image_rate: None,
+        no_space_timeout: std::time::Duration::from_secs(600),
         offer: Default::default(),
         stages: Stages::default(),
         pressure: dir.path().join("pressure"),

@@ -210,6 +210,7 @@ impl Host {
             accelerator_reason: String::new(),
             keeper: None,
             image_rate: None,
+            no_space_timeout: Duration::from_secs(600),
             offer: Default::default(),
             stages: Stages::default(),
             pressure: self.dir.path().join("pressure"),

@@ -30,6 +30,8 @@ pub(super) const WORK: &str = "/work";
 const GRACE: Duration = Duration::from_secs(2);
 /// How often the lease of a job that has no end of its own is extended.
 const EXTEND: Duration = Duration::from_secs(DEFAULT_LEASE_S / 3);
+/// When it is tried again to record what became of a job, where the disk was full.
+const AGAIN: Duration = Duration::from_secs(1);
 /// A signal that asks to end (signal(7)).
 const TERM: i32 = 15;
 
@@ -103,7 +105,13 @@ pub(super) async fn run(
                 let state = if began { JobState::Lost } else { JobState::Failed };
                 job.end(Outcome::because(state, problem.to_string()), now())
             };
-            node.update_job(id, failed).await
+            // On a full disk no end can be recorded: it is as soon as there is room.
+            loop {
+                match node.update_job(id, failed).await {
+                    Err(full) if full.code == "no_space" => tokio::time::sleep(AGAIN).await,
+                    outcome => break outcome,
+                }
+            }
         }
     };
     if let Some(act) = act {
@@ -355,6 +363,9 @@ impl Runner {
     }
 
     fn lost(&self, why: &str) -> Outcome {
+        // Its end is the reason, not what broke by it.
+        let given_up = self.node.halted.given_up(self.instance.id);
+        let why = given_up.as_deref().unwrap_or(why);
         let reason = format!("its machine {} went away: {why}", self.instance.reference());
         Outcome::because(JobState::Lost, reason)
     }

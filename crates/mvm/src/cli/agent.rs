@@ -11,6 +11,7 @@ use mvm_api::types::Done;
 use mvm_api::{Problem, paths};
 use mvm_model::Name;
 use mvm_model::desired::DesiredState;
+use mvm_model::halt::NO_SPACE_TIMEOUT_S;
 use mvm_node::{Driver, ServeOptions, Stages};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -25,7 +26,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 pub enum Command {
     /// Serves in the foreground; other commands start an agent by themselves
     #[command(
-        after_help = "Examples:\n  mvm agent serve\n  mvm --root /srv/mvm agent serve --netns ci\n  mvm agent serve --listen 0.0.0.0:4433\n  mvm --root /tmp/sim agent serve --hypervisor sim"
+        after_help = "Examples:\n  mvm agent serve\n  mvm --root /srv/mvm agent serve --netns ci\n  mvm agent serve --listen 0.0.0.0:4433\n  mvm agent serve --no-space-timeout 3600\n  mvm --root /tmp/sim agent serve --hypervisor sim"
     )]
     Serve {
         /// What makes the machines; with sim nothing is real, and all that is listed says so
@@ -57,6 +58,11 @@ pub enum Command {
         /// /proc/pressure/memory]
         #[arg(long, env = "MVM_PRESSURE", value_name = "FILE")]
         pressure: Option<PathBuf>,
+        /// How long a job waits whose machine is paused because the host's disk is full; then it is
+        /// lost, with no_space as the reason
+        #[arg(long, env = "MVM_NO_SPACE_TIMEOUT", value_name = "SECONDS",
+              default_value_t = NO_SPACE_TIMEOUT_S)]
+        no_space_timeout: u64,
         /// Log as JSON lines
         #[arg(long)]
         log_json: bool,
@@ -121,6 +127,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         offer,
         image_rate,
         pressure,
+        no_space_timeout,
         log_json,
     }) = &cli.command
     else {
@@ -144,6 +151,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         pressure: pressure.clone(),
         stages,
         image_rate: *image_rate,
+        no_space_timeout: Duration::from_secs(*no_space_timeout),
         log_json: *log_json,
     }))
 }

@@ -277,6 +277,10 @@ pub async fn list(context: &Context, client: &Client, of: Option<Of>) -> Outcome
             Some(to) => format!("{} -> {to}", view.state),
             None => view.state.to_string(),
         };
+        let state = match &view.paused {
+            Some(paused) => format!("{state} (paused: {})", paused.reason),
+            None => state,
+        };
         let simulated = if view.simulated { " (simulated)" } else { "" };
         let mut row = vec![
             view.reference.to_string(),

@@ -57,6 +57,17 @@ impl Lab {
         })
     }
 
+    /// The same on ext4, on a loop device; the last hundredth of it is for root, and no machine's.
+    pub fn on_ext4(name: &str, mib: u32) -> Lab {
+        Lab::with(name, |root| {
+            let image = image_of(root);
+            let file = std::fs::File::create(&image).expect("image");
+            file.set_len(u64::from(mib) << 20).expect("image");
+            run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-m", "1"]).arg(&image));
+            run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(root));
+        })
+    }
+
     pub fn mvm(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mvm"));
         command.arg("--root").arg(&self.root).args(words);
@@ -229,7 +240,13 @@ impl Drop for Lab {
         let _ = Command::new("ip").args(["netns", "del", &self.netns]).status();
         let _ = Command::new("umount").args(["-q", "-l"]).arg(&self.root).output();
         let _ = std::fs::remove_dir_all(&self.root);
+        let _ = std::fs::remove_file(image_of(&self.root));
     }
+}
+
+/// What [`Lab::on_ext4`] is on.
+fn image_of(root: &Path) -> PathBuf {
+    root.with_extension("img")
 }
 
 /// Where the flake's packages come from.

@@ -1,0 +1,185 @@
+//! Machines that their hypervisor pauses, on simulated ones.
+
+use super::Room;
+use crate::Result;
+use crate::crashes::host::{Host, own_network};
+use crate::crashes::operations::{counts, pool, runners, scale};
+use crate::node::Node;
+use mvm_api::jobs::SubmitJob;
+use mvm_hypervisor::Halt;
+use mvm_hypervisor::sim::SimHypervisor;
+use mvm_model::event::{Event, GOES_ON};
+use mvm_model::halt::Cause;
+use mvm_model::job::JobSpec;
+use mvm_model::mover::Mover;
+use mvm_model::{Instance, InstanceId, JobState, Recycle, State};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn full() -> Option<Halt> {
+    Some(Halt::NoSpace { disk: Some("scratch".into()) })
+}
+
+/// A disk with so many MiB, for the agent to look at.
+fn disk(mib: u64) -> (Arc<AtomicU64>, Room) {
+    let free = Arc::new(AtomicU64::new(mib));
+    let seen = free.clone();
+    (free, Arc::new(move || Some(seen.load(Ordering::SeqCst))))
+}
+
+/// Runs one agent on the host.
+fn agent<T>(host: &Host, work: impl AsyncFnOnce(&Arc<Node>, &SimHypervisor) -> Result<T>) -> T {
+    let done = host.agent(async |node| work(&node, &host.machines()).await);
+    done.expect("nobody kills this agent").expect("all is well")
+}
+
+async fn running(node: &Arc<Node>) -> Result<Instance> {
+    pool(node, Recycle::Reset, None).await?;
+    let instance = node.create(&runners(), None).await?;
+    node.bring(instance.id, State::Running, &Mover::Agent).await?;
+    Ok(instance)
+}
+
+/// The first event of this instance with such words; those before `since` are old.
+async fn told(node: &Node, id: InstanceId, since: u64, words: &str) -> Event {
+    let mut coming = node.follow_events();
+    let fits = |e: &Event| {
+        e.id > since
+            && e.instance.id == id
+            && e.reason.as_ref().is_some_and(|reason| reason.contains(words))
+    };
+    let kept = node.events_after(since).await.expect("events");
+    if let Some(event) = kept.into_iter().find(fits) {
+        return event;
+    }
+    loop {
+        let event = coming.recv().await.expect("a node");
+        if fits(&event) {
+            return event;
+        }
+    }
+}
+
+#[test]
+fn a_machine_without_space_says_so_and_goes_on_when_there_is_room_also_under_the_next_agent() {
+    own_network();
+    let host = Host::new();
+    let words = "paused: no space on the host for disk scratch";
+    let machine = agent(&host, async |node, sim| {
+        node.halted.set_terms(HOUR, disk(0).1);
+        let machine = running(node).await?;
+        sim.set_obstacle(&node.parts.root.marker(machine.id), full());
+        let event = told(node, machine.id, 0, words).await;
+        assert_eq!((event.from, event.to), (Some(State::Running), State::Running));
+        assert_eq!(event.cause, "hypervisor");
+        let view = node.show(&machine.reference()).await?;
+        assert_eq!(view.paused.map(|paused| paused.cause), Some(Cause::NoSpace));
+        let metrics = node.metrics(None).await?;
+        let labels = r#"{tenant="ci",pool="runners",cause="no_space"}"#;
+        for line in [format!("mvm_paused{labels} 1"), format!("mvm_pauses_total{labels} 1")] {
+            assert!(metrics.contains(&line), "{line}: {metrics}");
+        }
+        Ok(machine)
+    });
+    agent(&host, async |node, sim| {
+        let (free, room) = disk(0);
+        node.halted.set_terms(HOUR, room);
+        let marker = node.parts.root.marker(machine.id);
+        assert_eq!(sim.is_running(&marker), Some(false));
+        // The new agent has not taken it for one that runs.
+        let gone_on = |event: &Event| event.reason.as_deref() == Some(GOES_ON);
+        assert!(!node.events_after(0).await?.iter().any(gone_on));
+        sim.set_obstacle(&marker, None);
+        free.store(64, Ordering::SeqCst);
+        told(node, machine.id, 0, GOES_ON).await;
+        assert_eq!(sim.is_running(&marker), Some(true));
+        assert!(node.show(&machine.reference()).await?.paused.is_none());
+        Ok(())
+    });
+    host.disconnect();
+}
+
+#[test]
+fn a_machine_that_was_put_aside_is_not_one_that_is_paused() {
+    own_network();
+    let host = Host::new();
+    agent(&host, async |node, sim| {
+        let (free, room) = disk(0);
+        node.halted.set_terms(HOUR, room);
+        let machine = running(node).await?;
+        let marker = node.parts.root.marker(machine.id);
+        node.bring(machine.id, State::Warm, &Mover::Agent).await?;
+        sim.set_obstacle(&marker, full());
+        free.store(64, Ordering::SeqCst);
+        assert!(node.show(&machine.reference()).await?.paused.is_none());
+        assert_eq!(sim.is_running(&marker), Some(false));
+        sim.set_obstacle(&marker, None);
+        node.bring(machine.id, State::Running, &Mover::Agent).await?;
+        assert_eq!(sim.is_running(&marker), Some(true));
+        Ok(())
+    });
+    host.disconnect();
+}
+
+#[test]
+fn a_job_whose_machine_finds_no_space_for_too_long_ends_with_that() {
+    own_network();
+    let host = Host::new();
+    agent(&host, async |node, sim| {
+        node.halted.set_terms(Duration::ZERO, disk(0).1);
+        pool(node, Recycle::Reset, None).await?;
+        scale(node, counts(0, 0, 0)).await?;
+        let argv = ["sleep", "3600"].map(str::to_owned).to_vec();
+        let wanted = SubmitJob { spec: JobSpec { argv, ..JobSpec::default() }, hold: false };
+        let job = node.create_job(&runners(), wanted, "uid:0".to_owned()).await?.job_id;
+        let mut changes = node.changes_of_records();
+        let machine = loop {
+            let job = node.read(|world| world.job(job).cloned()).await?;
+            if job.state == JobState::Running {
+                break job.attempts[0].instance.id;
+            }
+            changes.changed().await.expect("a node");
+        };
+        sim.set_obstacle(&node.parts.root.marker(machine), full());
+        let ended = node.ended_job(job).await?;
+        let reason = ended.reason.unwrap_or_default();
+        assert_eq!(ended.state, JobState::Lost, "{reason}");
+        assert!(reason.contains("no_space: it was paused for 0 s: no space on"), "{reason}");
+        while node.read(|world| world.instances.contains_key(&machine)).await {
+            changes.changed().await.expect("a node");
+        }
+        Ok(())
+    });
+    host.disconnect();
+}
+
+#[test]
+fn a_broken_disk_and_a_crashed_guest_fail_their_machine_with_the_reason() {
+    own_network();
+    let host = Host::new();
+    agent(&host, async |node, sim| {
+        for (halt, words) in [
+            (
+                Halt::IoError { disk: Some("data".into()) },
+                "cannot read or write disk data, time and",
+            ),
+            (Halt::Panicked, "the guest's kernel panicked; last lines of its console:\n"),
+            (
+                Halt::Other("internal-error".into()),
+                "the hypervisor stopped it: internal-error; last",
+            ),
+        ] {
+            let machine = running(node).await?;
+            let marker = node.parts.root.marker(machine.id);
+            sim.set_obstacle(&marker, Some(halt));
+            while told(node, machine.id, 0, words).await.to != State::Failed {}
+            node.destroy(machine.id, &Mover::Agent).await?;
+            assert_eq!(sim.is_running(&marker), None);
+        }
+        Ok(())
+    });
+    host.disconnect();
+}
