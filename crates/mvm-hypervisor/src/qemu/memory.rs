@@ -8,6 +8,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
@@ -32,22 +33,36 @@ pub(super) fn create(spec: &VmSpec) -> Result<()> {
 /// Allocates every block of the memory file, before anybody maps it. After `no_space` the file is
 /// sparse, as it was.
 pub(super) async fn reserve(spec: &VmSpec) -> Result<()> {
-    reserve_or(spec, trim_file).await
+    in_file(spec, |file| {
+        with_its_time(file, |file| reserve_file(file).inspect_err(|_| drop(trim_file(file))))
+    })
+    .await
 }
 
-/// Allocates every block of the memory file of a machine that runs on it already.
+/// Allocates every block of the memory file of a machine that runs on it already, where some are
+/// not. The guest's writes have set its time meanwhile: it is left as it is then.
 pub(super) async fn reserve_running(spec: &VmSpec) -> Result<()> {
-    reserve_or(spec, |_| Ok(())).await
+    in_file(spec, |file| {
+        let meta = file.metadata()?;
+        if meta.blocks() * 512 < meta.len() { reserve_file(file) } else { Ok(()) }
+    })
+    .await
 }
 
-async fn reserve_or(spec: &VmSpec, undo: fn(&File) -> io::Result<()>) -> Result<()> {
+async fn in_file(spec: &VmSpec, work: fn(&File) -> io::Result<()>) -> Result<()> {
     let path = spec.memory.clone();
-    let work = move || {
-        let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        reserve_file(&file).inspect_err(|_| drop(undo(&file)))
-    };
-    let reserved = tokio::task::spawn_blocking(work).await.map_err(io::Error::other);
-    reserved.flatten().map_err(|e| place::spawn_failed(spec.id.clone(), &spec.memory, e))
+    let work = move || work(&OpenOptions::new().read(true).write(true).open(&path)?);
+    let done = tokio::task::spawn_blocking(work).await.map_err(io::Error::other);
+    done.flatten().map_err(|e| place::spawn_failed(spec.id.clone(), &spec.memory, e))
+}
+
+/// Does something to a file that nobody maps and that leaves its bytes as they are: the time of its
+/// last change stays, since that says whether the guest has run.
+fn with_its_time(file: &File, work: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+    let before = file.metadata()?.modified()?;
+    let done = work(file);
+    file.set_modified(before)?;
+    done
 }
 
 /// Gives back what a sleeping machine's file has reserved and not used. Nothing happens where a
@@ -55,7 +70,7 @@ async fn reserve_or(spec: &VmSpec, undo: fn(&File) -> io::Result<()>) -> Result<
 pub(super) fn trim(spec: &VmSpec) -> io::Result<()> {
     let Some(_lock) = place::lock_if_free(spec)? else { return Ok(()) };
     match OpenOptions::new().read(true).write(true).open(&spec.memory) {
-        Ok(file) => trim_file(&file),
+        Ok(file) => with_its_time(&file, trim_file),
         // It has become a template's, or is gone.
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(e),
@@ -113,7 +128,7 @@ fn trim_file(file: &File) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{FileExt, MetadataExt};
+    use std::os::unix::fs::FileExt;
     use std::path::Path;
 
     use super::*;
@@ -140,6 +155,8 @@ mod tests {
             file.write_all_at(&[byte; 4096], at).unwrap();
             written[at as usize..][..4096].fill(byte);
         }
+        let time = || std::fs::metadata(&spec.memory).unwrap().modified().unwrap();
+        let written_at = time();
         // No machine has ever been in this directory; then one is.
         trim(&spec).unwrap();
         let held = place::prepare(&spec, true).unwrap();
@@ -150,6 +167,9 @@ mod tests {
         assert!(allocated_kib(&spec.memory) < 4 << 10, "{}", allocated_kib(&spec.memory));
         reserve(&spec).await.unwrap();
         assert!(allocated_kib(&spec.memory) >= 64 << 10);
+        assert_eq!(time(), written_at, "it says when the guest last wrote");
+        reserve_running(&spec).await.unwrap();
+        assert_eq!(time(), written_at, "there was nothing to do");
         assert!(std::fs::read(&spec.memory).unwrap() == written);
         std::fs::remove_file(&spec.memory).unwrap();
         trim(&spec).unwrap();
