@@ -2,11 +2,14 @@
 
 use crate::exec::ExecStream;
 use crate::link::{Wire, begin};
+use crate::patience::{COPY, Patient};
 use crate::protocol::{Adopt, ExecRequest, Hello, Request, Stats};
+use crate::pulse::Pulse;
 use crate::{Error, Result, frame, transfer};
 use mvm_archive::Notes;
 use serde::de::DeserializeOwned;
 use std::path::Path;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
@@ -20,6 +23,9 @@ pub type Stream = Compat<yamux::Stream>;
 /// How long a silent guest is waited for before it is called anew: at first, and at most.
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
+/// How long a guest that does not know pings may take to answer something else.
+const ASKED: Duration = Duration::from_secs(60);
+
 type Opened = oneshot::Sender<Result<yamux::Stream>>;
 
 /// An open channel to one guest. Cheap to clone; closed when the last clone is dropped.
@@ -27,6 +33,7 @@ type Opened = oneshot::Sender<Result<yamux::Stream>>;
 pub struct Channel {
     opens: mpsc::Sender<Opened>,
     close: watch::Sender<bool>,
+    pulse: Arc<Pulse>,
 }
 
 impl Channel {
@@ -55,11 +62,11 @@ impl Channel {
         stream: impl AsyncRead + AsyncWrite + Send + 'static,
         deadline: Duration,
     ) -> Result<Channel> {
-        let session = begin(wire(stream), deadline).await?;
-        Ok(Self::over(session))
+        let (session, pulse) = begin(wire(stream), deadline).await?;
+        Ok(Self::over(session, pulse))
     }
 
-    fn over(session: DuplexStream) -> Channel {
+    fn over(session: DuplexStream, pulse: Arc<Pulse>) -> Channel {
         let (opens, requests) = mpsc::channel(16);
         let (close, mut closed) = watch::channel(false);
         let connection =
@@ -76,7 +83,26 @@ impl Channel {
                 () = closed => {}
             }
         });
-        Channel { opens, close }
+        Channel { opens, close, pulse }
+    }
+
+    /// The guest's signs of life.
+    pub fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
+    }
+
+    /// Asks the guest for a sign of life. One that is too old to know pings is asked who it is.
+    pub fn ask(&self) {
+        if self.pulse.answers_pings() {
+            return self.pulse.ping();
+        }
+        if self.pulse.begin_asking() {
+            let channel = self.clone();
+            tokio::spawn(async move {
+                let _ = tokio::time::timeout(ASKED, channel.hello()).await;
+                channel.pulse.end_asking();
+            });
+        }
     }
 
     /// Whether the channel has broken or was closed. A guest that is paused is not noticed.
@@ -120,13 +146,13 @@ impl Channel {
 
     /// Unpacks a tar archive below a folder of the guest. Gives what could not be kept.
     pub async fn put(&self, path: &str, archive: impl AsyncRead + Unpin) -> Result<Notes> {
-        transfer::put(&mut self.open_raw().await?, path, archive).await
+        transfer::put(&mut Patient::new(self.open_raw().await?, COPY), path, archive).await
     }
 
     /// Writes a file or folder of the guest to `archive`, as a tar archive whose entries begin
     /// with the last component of `path`. Gives what could not be kept.
     pub async fn get(&self, path: &str, archive: impl AsyncWrite + Unpin) -> Result<Notes> {
-        transfer::get(&mut self.open_raw().await?, path, archive).await
+        transfer::get(&mut Patient::new(self.open_raw().await?, COPY), path, archive).await
     }
 
     /// A connection to a TCP port of the guest's loopback. A port that refuses is tried again for

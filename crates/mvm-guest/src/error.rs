@@ -1,5 +1,6 @@
 //! What can go wrong between a node and a guest.
 
+use crate::patience::Stalled;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -53,6 +54,10 @@ impl Error {
 
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
-        Error::Broken(error.to_string())
+        let stalled = error.get_ref().and_then(|inner| inner.downcast_ref::<Stalled>());
+        match stalled {
+            Some(Stalled(limit)) => Error::Silent(*limit),
+            None => Error::Broken(error.to_string()),
+        }
     }
 }

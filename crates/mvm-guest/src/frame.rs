@@ -113,14 +113,19 @@ fn malformed(what: &str) -> Error {
     Error::Broken(format!("the other side sent {what}"))
 }
 
-/// Writes one frame and flushes.
-pub async fn write(to: &mut (impl AsyncWrite + Unpin), frame: &Frame) -> Result<()> {
+/// A frame as it goes over the stream.
+pub fn bytes(frame: &Frame) -> Vec<u8> {
     let (kind, payload) = frame.encode();
     let mut bytes = Vec::with_capacity(5 + payload.len());
     bytes.push(kind);
     bytes.extend_from_slice(&(payload.len() as u32).to_be_bytes());
     bytes.extend_from_slice(&payload);
-    to.write_all(&bytes).await?;
+    bytes
+}
+
+/// Writes one frame and flushes.
+pub async fn write(to: &mut (impl AsyncWrite + Unpin), frame: &Frame) -> Result<()> {
+    to.write_all(&bytes(frame)).await?;
     to.flush().await?;
     Ok(())
 }

@@ -12,7 +12,9 @@ mod error;
 pub mod exec;
 pub mod frame;
 pub mod link;
+pub mod patience;
 pub mod protocol;
+pub mod pulse;
 pub mod serve;
 pub mod transfer;
 

@@ -5,12 +5,15 @@
 //! packet names its session, drawn by the host: `magic(4) kind(1) session(8) length(2) payload`.
 //! The host repeats HELLO until the guest says WELCOME; a HELLO with a new session ends the old
 //! one; bytes that are no packet are passed over. Bytes of a session that a side does not have are
-//! answered with BYE, so that nobody waits for an agent or a node that was restarted.
+//! answered with BYE, so that nobody waits for an agent or a node that was restarted. A PING is answered
+//! with a PONG by guests that say in their WELCOME that they know it.
 
+use crate::pulse::{Pulse, SPEAKS_PING};
 use crate::{Error, Result};
 use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc::{Receiver, Sender};
@@ -50,6 +53,10 @@ pub enum Kind {
     Data = 3,
     /// The sender does not have that session, or has it no longer.
     Bye = 4,
+    /// The host asks for a sign of life.
+    Ping = 5,
+    /// The guest gives it.
+    Pong = 6,
 }
 
 /// One packet.
@@ -119,6 +126,8 @@ impl Decoder {
                 2 => Kind::Welcome,
                 3 => Kind::Data,
                 4 => Kind::Bye,
+                5 => Kind::Ping,
+                6 => Kind::Pong,
                 _ => {
                     self.read += 1;
                     continue;
@@ -158,15 +167,15 @@ pub struct Wire {
 }
 
 /// The host's end: begins a session, then moves bytes until either side closes. Gives the session's
-/// bytes as a stream. Any WELCOME counts only with our own session.
-pub async fn begin(mut wire: Wire, deadline: Duration) -> Result<DuplexStream> {
+/// bytes as a stream, and the guest's signs of life. Any WELCOME counts only with our own session.
+pub async fn begin(mut wire: Wire, deadline: Duration) -> Result<(DuplexStream, Arc<Pulse>)> {
     let session = draw_session();
     let hello = Packet::bare(Kind::Hello, session).encode();
     let mut decoder = Decoder::default();
     let now = tokio::time::Instant::now;
     let ends = now() + deadline;
     let mut said = 0u32;
-    loop {
+    let welcome = loop {
         if now() >= ends {
             return Err(Error::Silent(deadline));
         }
@@ -178,18 +187,20 @@ pub async fn begin(mut wire: Wire, deadline: Duration) -> Result<DuplexStream> {
         let answered =
             tokio::time::timeout(pause, welcomed(&mut wire, &mut decoder, session)).await;
         match answered {
-            Ok(Ok(())) => break,
+            Ok(Ok(welcome)) => break welcome,
             Ok(Err(error)) => return Err(error),
             Err(_) => {}
         }
-    }
+    };
+    let pulse = Arc::new(Pulse::new(session, &wire.outgoing, &welcome));
+    let heard = pulse.clone();
     let (near, far) = tokio::io::duplex(4 * MAX_PACKET);
     tokio::spawn(async move {
         // Whatever ends the session, its streams see the end of their connection.
-        let _ = pump(&mut wire, &mut decoder, session, far).await;
+        let _ = pump(&mut wire, &mut decoder, session, far, Some(&heard)).await;
         let _ = wire.outgoing.try_send(Packet::bare(Kind::Bye, session).encode());
     });
-    Ok(near)
+    Ok((near, pulse))
 }
 
 /// A packet behind as much padding as a packet can be long.
@@ -199,11 +210,12 @@ fn padded(packet: &[u8]) -> Vec<u8> {
     bytes
 }
 
-async fn welcomed(wire: &mut Wire, decoder: &mut Decoder, session: u64) -> Result<()> {
+/// Gives what the guest says in its WELCOME.
+async fn welcomed(wire: &mut Wire, decoder: &mut Decoder, session: u64) -> Result<Vec<u8>> {
     loop {
         while let Some(packet) = decoder.next_packet() {
             if packet.kind == Kind::Welcome && packet.session == session {
-                return Ok(());
+                return Ok(packet.payload);
             }
         }
         match wire.incoming.recv().await {
@@ -222,13 +234,12 @@ pub async fn accept(mut wire: Wire, mut each: impl FnMut(DuplexStream)) {
     }
     let Some(mut session) = between_sessions(&mut wire, &mut decoder).await else { return };
     loop {
-        let welcome = Packet::bare(Kind::Welcome, session).encode();
-        if wire.outgoing.send(welcome).await.is_err() {
+        if wire.outgoing.send(welcome(session)).await.is_err() {
             return;
         }
         let (near, far) = tokio::io::duplex(4 * MAX_PACKET);
         each(near);
-        session = match pump(&mut wire, &mut decoder, session, far).await {
+        session = match pump(&mut wire, &mut decoder, session, far, None).await {
             Ended::NewSession(next) => next,
             Ended::Closed => match between_sessions(&mut wire, &mut decoder).await {
                 Some(next) => next,
@@ -239,14 +250,19 @@ pub async fn accept(mut wire: Wire, mut each: impl FnMut(DuplexStream)) {
     }
 }
 
+/// The guest's answer to a HELLO.
+fn welcome(session: u64) -> Vec<u8> {
+    Packet { kind: Kind::Welcome, session, payload: vec![SPEAKS_PING] }.encode()
+}
+
 /// Waits for a HELLO, and tells hosts that believe in another session that they are wrong.
 async fn between_sessions(wire: &mut Wire, decoder: &mut Decoder) -> Option<u64> {
     loop {
         while let Some(packet) = decoder.next_packet() {
             match packet.kind {
                 Kind::Hello => return Some(packet.session),
-                Kind::Data => say_bye(&wire.outgoing, packet.session),
-                Kind::Welcome | Kind::Bye => {}
+                Kind::Data | Kind::Ping => say_bye(&wire.outgoing, packet.session),
+                Kind::Welcome | Kind::Pong | Kind::Bye => {}
             }
         }
         take_in(decoder, &wire.incoming.recv().await?);
@@ -279,7 +295,13 @@ enum Ended {
 }
 
 /// Moves bytes between the wire and the session's stream.
-async fn pump(wire: &mut Wire, decoder: &mut Decoder, session: u64, far: DuplexStream) -> Ended {
+async fn pump(
+    wire: &mut Wire,
+    decoder: &mut Decoder,
+    session: u64,
+    far: DuplexStream,
+    pulse: Option<&Pulse>,
+) -> Ended {
     let (mut from_session, mut to_session) = tokio::io::split(far);
     let outgoing = wire.outgoing.clone();
     let send = async {
@@ -297,7 +319,7 @@ async fn pump(wire: &mut Wire, decoder: &mut Decoder, session: u64, far: DuplexS
             }
         }
     };
-    let receive = receive(&mut wire.incoming, &outgoing, decoder, session, &mut to_session);
+    let receive = receive(&mut wire.incoming, &outgoing, decoder, session, &mut to_session, pulse);
     tokio::select! {
         ended = send => ended,
         ended = receive => ended,
@@ -310,6 +332,7 @@ async fn receive(
     decoder: &mut Decoder,
     session: u64,
     to_session: &mut (impl AsyncWrite + Unpin),
+    pulse: Option<&Pulse>,
 ) -> Ended {
     let mut repeated = 0u32;
     let mut queue = Queue::default();
@@ -320,18 +343,23 @@ async fn receive(
                 Kind::Data if ours => {
                     queue.push(packet.payload);
                 }
-                Kind::Data => say_bye(outgoing, packet.session),
+                // Before whatever the streams have to say. Where there is no room, bytes are on their
+                // way, which do as well.
+                Kind::Ping if ours => {
+                    let _ = outgoing.try_send(Packet::bare(Kind::Pong, session).encode());
+                }
+                Kind::Data | Kind::Ping => say_bye(outgoing, packet.session),
                 Kind::Hello if !ours => return Ended::NewSession(packet.session),
                 Kind::Hello => {
                     // It was repeated before our WELCOME came through. Now and then with padding,
                     // in case the host began to listen inside what looks like a packet.
                     repeated += 1;
-                    let welcome = Packet::bare(Kind::Welcome, session).encode();
+                    let welcome = welcome(session);
                     let often = repeated.is_multiple_of(8);
                     let _ = outgoing.try_send(if often { padded(&welcome) } else { welcome });
                 }
                 Kind::Bye if ours || packet.session == ANY => return Ended::Closed,
-                Kind::Bye | Kind::Welcome => {}
+                Kind::Bye | Kind::Welcome | Kind::Pong => {}
             }
         }
         if queue.bytes > MAX_QUEUE {
@@ -339,7 +367,7 @@ async fn receive(
         }
         tokio::select! {
             bytes = incoming.recv() => match bytes {
-                Some(bytes) if take_in(decoder, &bytes) => {}
+                Some(bytes) if take_in(decoder, &bytes) => pulse.into_iter().for_each(Pulse::beat),
                 Some(_) => return Ended::Closed,
                 None => return Ended::WireGone,
             },

@@ -6,7 +6,7 @@
 mod init;
 mod port;
 
-use mvm_guest::agent::{Agent, Powers};
+use mvm_guest::agent::{Agent, Powers, protect};
 
 fn main() {
     let first = std::env::args().nth(1);
@@ -22,6 +22,8 @@ fn main() {
 
 /// The agent's process. Its exit status tells PID 1 what to do next.
 fn serve() {
+    // First: threads are as who starts them.
+    protect();
     let outcome =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map(|runtime| {
             runtime.block_on(async {

@@ -265,3 +265,25 @@ async fn specifications_that_cannot_run_are_refused_before_anything_starts() {
     assert!(error.starts_with("invalid_spec") && error.contains("mvmnone0"), "{error}");
     assert!(lab.processes().await.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_stopped_holds_nobody_up() {
+    let lab = Lab::new();
+    let spec = lab.spec("a");
+    let machine = driver().await.boot(&spec, &unrecorded).await.unwrap();
+    counts_beyond(&spec, 0).await;
+    let pid = rustix::process::Pid::from_raw(machine.process().pid as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    // What the kernel counts is there all the same.
+    let stats = machine.stats().await.unwrap();
+    assert!(stats.resident_kib > 0 && !stats.paused, "{stats:?}");
+    // While one call waits, others are not behind it for ever.
+    let looks = futures::future::join_all((0..8).map(|_| machine.stats()));
+    let calls = async { tokio::join!(machine.pause(), looks) };
+    let calls = tokio::time::timeout(Duration::from_secs(60), calls).await;
+    let (paused, looks) = calls.expect("no call hangs");
+    assert_eq!(paused.unwrap_err().code(), "qmp_timeout");
+    assert!(looks.iter().all(Result::is_ok), "{looks:?}");
+    machine.kill().await.unwrap();
+    assert!(lab.processes().await.is_empty());
+}

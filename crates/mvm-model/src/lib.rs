@@ -20,6 +20,7 @@ pub mod halt;
 pub mod instance;
 pub mod job;
 pub mod lease;
+pub mod liveness;
 pub mod mover;
 pub mod name;
 pub mod network;

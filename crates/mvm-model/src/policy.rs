@@ -5,6 +5,7 @@
 //! grown old; and under memory pressure it puts warm ones to sleep, whatever their pool.
 
 use crate::Millis;
+use crate::error::{Code, Fault};
 use crate::instance::{Instance, InstanceId};
 use crate::plan::Action;
 use crate::pool::Pool;
@@ -31,10 +32,13 @@ pub struct RuntimePolicy {
     /// How long the process of an instance that was put to sleep is kept: woken meanwhile it needs
     /// none to be started. Its memory is in its file, and under memory pressure it ends first.
     pub linger_s: u64,
+    /// How long a running guest may give no sign of life, asked for it, before its machine is ended.
+    pub guest_timeout_s: u64,
 }
 
 impl Default for RuntimePolicy {
-    /// Warm after 5 minutes, asleep after 15 more, its process gone after another 5; nothing replaced.
+    /// Warm after 5 minutes, asleep after 15 more, its process gone after another 5; nothing replaced;
+    /// dead after half a minute of silence.
     fn default() -> Self {
         RuntimePolicy {
             warm_after_s: 300,
@@ -44,7 +48,24 @@ impl Default for RuntimePolicy {
             max_age_s: 0,
             max_jobs: 0,
             linger_s: 300,
+            guest_timeout_s: 30,
         }
+    }
+}
+
+/// The longest `guest_timeout_s`: a day.
+const MAX_GUEST_TIMEOUT_S: u64 = 86_400;
+
+impl RuntimePolicy {
+    /// Checks every field's range; the path of the fault is the field's name.
+    pub fn validate(&self) -> Result<(), Fault> {
+        let seconds = self.guest_timeout_s;
+        if seconds <= MAX_GUEST_TIMEOUT_S {
+            return Ok(());
+        }
+        Err(Fault::new(Code::InvalidValue, format!("guest_timeout_s is {seconds}"))
+            .at("guest_timeout_s")
+            .hint(format!("allowed are 0 (never) to {MAX_GUEST_TIMEOUT_S} s")))
     }
 }
 

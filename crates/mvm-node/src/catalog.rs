@@ -102,6 +102,7 @@ impl Node {
     /// Makes a pool. One that is there and equal is left as it is.
     pub async fn create_pool(&self, tenant: &Name, wanted: CreatePool) -> Result<()> {
         wanted.resources.validate()?;
+        wanted.runtime_policy.validate()?;
         source(&wanted.flake_ref, &wanted.profile, "$")?;
         let caches = mvm_model::cache::change(&[], wanted.caches)?;
         let reference = PoolRef { tenant: tenant.clone(), pool: wanted.name };
@@ -170,6 +171,7 @@ impl Node {
                 pool.prewarm = Some(command).filter(|command| !command.is_empty());
             }
             pool.runtime_policy = patch.runtime_policy.apply(pool.runtime_policy);
+            pool.runtime_policy.validate()?;
             let shape = &mut pool.resources;
             shape.vcpus = patch.vcpus.unwrap_or(shape.vcpus);
             shape.mem_mib = patch.mem_mib.unwrap_or(shape.mem_mib);

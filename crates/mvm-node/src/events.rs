@@ -110,6 +110,7 @@ impl Node {
             self.parts.stages.register(&mut registry);
             self.passes.register(&mut registry);
             self.halted.register(&mut registry);
+            self.guests.register(&mut registry);
         }
         let (instances, leases) = self.read(|world| gauges(world, only)).await;
         registry.register("instances", "Instances by state", instances);

@@ -30,6 +30,7 @@ mod idle;
 mod interrupt;
 mod jobs;
 mod linger;
+mod liveness;
 mod node;
 mod operations;
 mod problem;

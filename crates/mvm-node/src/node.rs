@@ -8,6 +8,7 @@ use crate::expose::Fronts;
 use crate::fleet::{Fleet, Offer};
 use crate::halted::Halted;
 use crate::jobs::Jobs;
+use crate::liveness::Guests;
 use crate::problem::OrProblem;
 use crate::reconcile::Passes;
 use crate::root::Root;
@@ -95,6 +96,8 @@ pub struct Node {
     pub(crate) fleet: Fleet,
     pub(crate) passes: Passes,
     pub(crate) audit: Arc<Audit>,
+    /// Guests that are watched.
+    pub(crate) guests: Guests,
     pub(crate) jobs: Jobs,
     /// Machines that their hypervisor has paused by itself.
     pub(crate) halted: Halted,
@@ -132,6 +135,7 @@ impl Node {
             events,
             passes: Passes::default(),
             audit: Arc::new(audit),
+            guests: Guests::default(),
             jobs: Jobs::default(),
             halted: Halted::new(parts.no_space_timeout, room),
             pace: Pace::new(parts.image_rate),

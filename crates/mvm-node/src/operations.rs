@@ -384,7 +384,12 @@ impl Node {
     }
 
     /// The machine cannot be saved: ends it and records why.
-    async fn give_up(&self, live: &mut Live, id: InstanceId, problem: Problem) -> Result<()> {
+    pub(crate) async fn give_up(
+        &self,
+        live: &mut Live,
+        id: InstanceId,
+        problem: Problem,
+    ) -> Result<()> {
         if let Err(second) = self.kill(live).await {
             tracing::error!(instance = %id, "cannot end a machine: {second}");
         }

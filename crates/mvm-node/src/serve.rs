@@ -8,7 +8,7 @@ use crate::problem::{OrProblem, io};
 use crate::root::Root;
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
-use crate::{Result, announce, api, jobs, reconcile, recovery};
+use crate::{Result, announce, api, jobs, liveness, reconcile, recovery};
 use mvm_api::identity::keep;
 use mvm_api::tls::{Keeper, TlsListener};
 use mvm_api::{Problem, service};
@@ -126,6 +126,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     node.open_fronts().await?;
     tokio::spawn(reconcile::run(node.clone()));
     tokio::spawn(jobs::dispatch(node.clone()));
+    tokio::spawn(liveness::run(node.clone()));
     tokio::spawn(desired::run(node.clone(), options.desired));
     let listener = listen(&socket)?;
     tracing::info!(socket = %socket.display(), "serving");

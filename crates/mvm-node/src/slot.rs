@@ -1,10 +1,12 @@
 //! One slot an instance: whoever holds its gate is the only one to change the machine.
 
 use crate::interrupt::Waits;
+use crate::node::locked;
+use mvm_api::Problem;
 use mvm_guest::channel::Channel;
 use mvm_hypervisor::Machine;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex as Lock};
 use tokio::sync::Mutex;
 
 /// The machine behind an instance, where it has one.
@@ -39,17 +41,29 @@ pub struct Slot {
     /// What ends the waits of whoever holds the gate; the same as [`Live`] has.
     pub(crate) waits: Arc<Waits>,
     sessions: AtomicUsize,
+    /// Why the agent itself has ended the machine under whoever used it.
+    end: Lock<Option<Problem>>,
 }
 
 impl Default for Slot {
     fn default() -> Self {
         let live = Live::default();
         let waits = live.waits.clone();
-        Slot { gate: Mutex::new(live), waits, sessions: AtomicUsize::new(0) }
+        Slot { gate: Mutex::new(live), waits, sessions: AtomicUsize::new(0), end: Lock::default() }
     }
 }
 
 impl Slot {
+    /// The machine is about to be ended for this reason: whoever used it is told.
+    pub(crate) fn note_end(&self, why: Problem) {
+        *locked(&self.end) = Some(why);
+    }
+
+    /// Why the agent has ended the machine, if it has.
+    pub(crate) fn why_ended(&self) -> Option<Problem> {
+        locked(&self.end).clone()
+    }
+
     /// How many streams (exec, SSH, copies) are open.
     pub fn sessions(&self) -> usize {
         self.sessions.load(Ordering::Relaxed)

@@ -1,12 +1,14 @@
 //! Sessions with a guest: programs, files and ports, over a stream that the agent passes on.
 
 use crate::output;
+use mvm_api::types::InstanceView;
 use mvm_api::{Client, ClientError, Problem, paths};
 use mvm_archive::{Notes, Packer, Trust, name_of};
 use mvm_guest::frame::{self, Frame};
-use mvm_guest::protocol::{ExecRequest, Request, Tty};
+use mvm_guest::patience::{COPY, Patient, answer};
+use mvm_guest::protocol::{ExecRequest, Reply, Request, Tty};
 use mvm_guest::transfer;
-use mvm_model::InstanceRef;
+use mvm_model::{InstanceRef, State};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
@@ -30,7 +32,13 @@ pub async fn open(
 
 /// An error of the guest as a problem.
 pub fn guest_problem(error: mvm_guest::Error) -> Problem {
-    Problem::new(502, error.code(), error.to_string())
+    match error {
+        // The agent's word, not the guest's: its machine was ended under the session.
+        mvm_guest::Error::Guest { code, message } if code == "guest_silent" => {
+            Problem::new(504, &code, message)
+        }
+        error => Problem::new(502, error.code(), error.to_string()),
+    }
 }
 
 /// How a program is run.
@@ -52,7 +60,7 @@ pub async fn exec(client: &Client, instance: &InstanceRef, run: Run) -> Result<u
     let mut request = run.request.clone();
     request.stdin = run.interactive;
     let terminal = request.tty.is_some();
-    match frame::ask::<()>(&mut stream, Request::Exec(request)).await {
+    match answer(frame::ask::<()>(&mut stream, Request::Exec(request))).await {
         Ok(()) => {}
         Err(mvm_guest::Error::Guest { code, message }) if code == "command_not_found" => {
             output::note(format_args!("mvm: {message}"));
@@ -117,6 +125,9 @@ async fn receive(mut from: ReadHalf<Stream>) -> Result<u8, Problem> {
     loop {
         match frame::read(&mut from).await.map_err(guest_problem)? {
             Some(Frame::Exit(exit)) => return Ok(u8::try_from(exit.shell_status()).unwrap_or(255)),
+            Some(Frame::Reply(Reply::Error { code, message })) => {
+                return Err(guest_problem(mvm_guest::Error::Guest { code, message }));
+            }
             Some(piece) => print(&piece).await?,
             None => {
                 return Err(Problem::new(
@@ -216,7 +227,7 @@ pub async fn put(
     let source = source.canonicalize().map_err(|e| {
         Problem::new(400, "local_file", format!("cannot read {}: {e}", source.display()))
     })?;
-    let mut stream = open(client, instance, None).await?;
+    let mut stream = Patient::new(open(client, instance, None).await?, COPY);
     let pack = move |to: &mut dyn std::io::Write| {
         let mut packer = Packer::new(to);
         packer.add(&source, &name_of(&source))?;
@@ -238,7 +249,7 @@ pub async fn get(
     std::fs::create_dir_all(&folder).map_err(|e| {
         Problem::new(400, "local_file", format!("cannot write below {}: {e}", target.display()))
     })?;
-    let mut stream = open(client, instance, None).await?;
+    let mut stream = Patient::new(open(client, instance, None).await?, COPY);
     let unpack =
         move |from: &mut dyn std::io::Read| mvm_archive::unpack(from, &folder, Trust::Stranger);
     let notes = transfer::get_unpacked(&mut stream, source, unpack).await;
@@ -271,7 +282,9 @@ pub async fn proxy(
     lease_s: Option<u64>,
 ) -> Result<u8, Problem> {
     let mut stream = open(client, instance, lease_s).await?;
-    frame::ask::<()>(&mut stream, Request::Connect { port }).await.map_err(guest_problem)?;
+    answer(frame::ask::<()>(&mut stream, Request::Connect { port }))
+        .await
+        .map_err(guest_problem)?;
     let (mut from, mut to) = tokio::io::split(stream);
     let upload = async {
         let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut to).await;
@@ -286,7 +299,13 @@ pub async fn proxy(
         Ok(())
     };
     tokio::select! {
-        () = upload => Ok(0),
-        downloaded = download => output::written(downloaded).map(|()| 0),
+        () = upload => {}
+        downloaded = download => output::written(downloaded)?,
+    }
+    // Raw bytes have no room for a reason: where the machine was ended, its record has it.
+    let view = client.get::<InstanceView>(&paths::instance(instance)).await.ok();
+    match view.filter(|view| view.state == State::Failed).and_then(|view| view.reason) {
+        Some(reason) => Err(Problem::new(502, "session_lost", format!("{instance}: {reason}"))),
+        None => Ok(0),
     }
 }

@@ -88,6 +88,8 @@ pub struct PolicyPatch {
     pub max_jobs: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub linger_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_timeout_s: Option<u64>,
 }
 
 impl PolicyPatch {
@@ -106,6 +108,7 @@ impl PolicyPatch {
             max_age_s: self.max_age_s.unwrap_or(to.max_age_s),
             max_jobs: self.max_jobs.unwrap_or(to.max_jobs),
             linger_s: self.linger_s.unwrap_or(to.linger_s),
+            guest_timeout_s: self.guest_timeout_s.unwrap_or(to.guest_timeout_s),
         }
     }
 }
@@ -121,6 +124,7 @@ impl From<RuntimePolicy> for PolicyPatch {
             max_age_s: Some(policy.max_age_s),
             max_jobs: Some(policy.max_jobs),
             linger_s: Some(policy.linger_s),
+            guest_timeout_s: Some(policy.guest_timeout_s),
         }
     }
 }

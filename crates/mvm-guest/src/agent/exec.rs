@@ -1,5 +1,6 @@
 //! Running a program for the host.
 
+use super::protect::Ordinary;
 use super::terminal::Terminal;
 use super::{PATH, guest_error, reply};
 use crate::frame::{self, Frame};
@@ -178,6 +179,7 @@ fn spawn(request: &ExecRequest) -> Result<Program> {
         command.env("TERM", &tty.term);
     }
     command.envs(&request.env);
+    let _ordinary = Ordinary::begin();
     let spawned = match &request.tty {
         Some(tty) => spawn_on_terminal(&mut command, tty),
         None => spawn_on_pipes(&mut command, request.stdin),

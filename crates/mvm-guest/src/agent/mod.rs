@@ -5,9 +5,12 @@ pub mod disks;
 mod exec;
 mod files;
 mod net;
+mod protect;
 mod ssh;
 mod stats;
 mod terminal;
+
+pub use protect::protect;
 
 use crate::channel::Stream;
 use crate::link::Wire;

@@ -1,5 +1,6 @@
 //! The image's own SSH server, where it has one.
 
+use super::protect::Ordinary;
 use super::{PATH, guest_error};
 use crate::Result;
 use crate::protocol::SshIdentity;
@@ -119,6 +120,7 @@ fn session(sshd: &Path, stream: TcpStream) -> std::io::Result<tokio::process::Ch
     stream.set_nodelay(true)?;
     let input = OwnedFd::from(stream);
     let output = input.try_clone()?;
+    let _ordinary = Ordinary::begin();
     tokio::process::Command::new(sshd)
         .args(["-i", "-e", "-f", "/run/mvm/ssh/sshd_config"])
         .env_clear()

@@ -110,7 +110,15 @@ impl Qmp {
         }
     }
 
+    /// Carries a command out. Its turn counts: whoever comes behind commands of a monitor that hangs
+    /// does not wait for each of their deadlines.
     async fn execute<C: QmpCommand>(&self, command: &C, repeat: Repeat) -> Result<C::Ok> {
+        let within = COMMAND + RECONNECT;
+        let done = tokio::time::timeout(within, self.carry_out(command, repeat)).await;
+        done.unwrap_or_else(|_| Err(self.late(C::NAME, within)))
+    }
+
+    async fn carry_out<C: QmpCommand>(&self, command: &C, repeat: Repeat) -> Result<C::Ok> {
         let mut slot = self.connection.lock().await;
         let mut fresh = slot.is_none();
         loop {

@@ -58,6 +58,7 @@ pub async fn guest(
     let wish = Wish { holder: peer.holder(), purpose: Purpose::Manual, lease_s: options.lease_s };
     let opener = node.clone();
     let wanted = reference.clone();
+    let slot = node.slot(reference.id);
     let (mut stream, session) = detached(async move {
         awake(&opener, &wanted, &wish).await?;
         let slot = opener.slot(wanted.id);
@@ -77,7 +78,8 @@ pub async fn guest(
         });
         let entry = Entry { actor, target, lease: lease.await, ..Entry::default() };
         let mut client = TokioIo::new(upgraded);
-        session::pass(&node.audit, tenant, entry, &mut client, &mut stream).await;
+        let why = || slot.why_ended();
+        session::pass(&node.audit, tenant, entry, &mut client, &mut stream, why).await;
     });
     Ok(response)
 }

@@ -6,6 +6,7 @@
 //! without the second. Which act a task carries out goes with the task ([`carried`]): what is found
 //! out deep below, the instance that was made, the lease that was taken, is noted from there.
 
+mod last_word;
 mod log;
 pub mod session;
 

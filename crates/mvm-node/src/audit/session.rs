@@ -1,6 +1,8 @@
 //! Sessions with guests in the audit log: what is asked of the guest, read in passing.
 
+use super::last_word::LastWord;
 use super::{Act, Audit};
+use mvm_api::Problem;
 use mvm_guest::frame::{self, Frame, MAX_PAYLOAD};
 use mvm_guest::protocol::Request;
 use mvm_model::Name;
@@ -13,13 +15,15 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 const HEAD: usize = 5;
 
 /// Passes bytes both ways between a client and a guest until either ends. The request is in the
-/// tenant's log before the guest gets it, and the end of the session when it has ended.
+/// tenant's log before the guest gets it, and the end of the session when it has ended. Where the agent has
+/// ended the machine, `why` says for what reason, and the client is told.
 pub async fn pass<C, G>(
     audit: &Arc<Audit>,
     tenant: &Name,
     entry: Entry,
     client: &mut C,
     guest: &mut G,
+    why: impl Fn() -> Option<Problem> + Unpin,
 ) where
     C: AsyncRead + AsyncWrite + Unpin,
     G: AsyncRead + AsyncWrite + Unpin,
@@ -35,13 +39,18 @@ pub async fn pass<C, G>(
         return;
     }
     let (verb, program) = asked(&request).await;
+    let framed = matches!(&*verb, "session.exec" | "session.put" | "session.get");
     let act = match Act::begin(audit, Some(tenant), Entry { verb, program, ..entry }) {
         Ok(act) => act,
         // What cannot be logged does not happen.
         Err(problem) => return tracing::error!("a session is refused: {problem}"),
     };
     if guest.write_all(&request).await.is_ok() && guest.flush().await.is_ok() {
-        let _ = tokio::io::copy_bidirectional(client, guest).await;
+        let mut guest = LastWord::new(guest, || why().filter(|_| framed));
+        if tokio::io::copy_bidirectional(client, &mut guest).await.is_err() {
+            let _ = client.write_all(&guest.take_word()).await;
+            let _ = client.flush().await;
+        }
     }
     act.end(OK).await;
 }
@@ -107,8 +116,9 @@ mod tests {
         let tenant: Name = "ci".parse().expect("name");
         let entry = Entry { actor: "uid:0".into(), target: "ci/a/i-1".into(), ..Entry::default() };
         let (log, whose) = (audit.clone(), tenant.clone());
-        let passing =
-            tokio::spawn(async move { pass(&log, &whose, entry, &mut client, &mut guest).await });
+        let passing = tokio::spawn(async move {
+            pass(&log, &whose, entry, &mut client, &mut guest, || None).await
+        });
         let mut sent = bytes_of(&request).await;
         sent.extend(b"more");
         near.write_all(&sent).await.expect("send");

@@ -5,7 +5,7 @@ use crate::problem::OrProblem;
 use crate::root::Root;
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
-use crate::{Result, desired, jobs, reconcile, recovery};
+use crate::{Result, desired, jobs, liveness, reconcile, recovery};
 use async_trait::async_trait;
 use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::sim::{Call, Effect, FaultPlan, Guest, Latencies, Moment, SimHypervisor};
@@ -162,6 +162,7 @@ impl Host {
             tokio::spawn(reconcile::run(node.clone()));
             tokio::spawn(desired::run(node.clone(), None));
             tokio::spawn(jobs::dispatch(node.clone()));
+            tokio::spawn(liveness::run(node.clone()));
             work(node).await
         };
         let outcome = runtime.block_on(async {

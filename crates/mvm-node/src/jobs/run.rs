@@ -364,7 +364,8 @@ impl Runner {
 
     fn lost(&self, why: &str) -> Outcome {
         // Its end is the reason, not what broke by it.
-        let given_up = self.node.halted.given_up(self.instance.id);
+        let ended = self.node.slot(self.instance.id).why_ended().map(|ended| ended.detail);
+        let given_up = ended.or_else(|| self.node.halted.given_up(self.instance.id));
         let why = given_up.as_deref().unwrap_or(why);
         let reason = format!("its machine {} went away: {why}", self.instance.reference());
         Outcome::because(JobState::Lost, reason)

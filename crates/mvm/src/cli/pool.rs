@@ -204,6 +204,10 @@ pub struct Policy {
     /// The process of an instance put to sleep is kept for so many seconds, for a quick wake [default: 300]
     #[arg(long, value_name = "SECONDS")]
     linger: Option<u64>,
+    /// A running guest that gives no sign of life for so many seconds is dead: its machine is ended,
+    /// its job lost [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    guest_timeout: Option<u64>,
 }
 
 impl Policy {
@@ -216,6 +220,7 @@ impl Policy {
             max_age_s: self.max_age,
             max_jobs: self.max_jobs,
             linger_s: self.linger,
+            guest_timeout_s: self.guest_timeout,
         }
     }
 }

@@ -19,6 +19,7 @@ mod jobs;
 mod lab;
 mod life;
 mod linger;
+mod liveness;
 mod networks;
 mod output;
 mod policy;

@@ -1,0 +1,77 @@
+//! A guest that answers lives, however late it does and however it is watched; one that does not is
+//! found dead in time.
+
+use mvm_model::liveness::{HELD_UP_MS, Liveness, Next};
+use proptest::prelude::*;
+
+/// Watches from 0 on, with these pauses between the looks. The guest answers what it is asked so many
+/// ms later; without a number it never does. Gives when it was taken for dead.
+fn watch(timeout_s: u64, pauses: &[u64], answers: &mut dyn FnMut() -> Option<u64>) -> Option<u64> {
+    let (mut liveness, mut now) = (Liveness::begin(0), 0);
+    let (mut heard, mut coming) = (0, Vec::new());
+    for pause in pauses {
+        now += pause;
+        coming.retain(|at| {
+            let came = *at <= now;
+            if came {
+                heard = heard.max(*at);
+            }
+            !came
+        });
+        match liveness.look(timeout_s, heard, now) {
+            Next::Wait => {}
+            Next::Ask => coming.extend(answers().map(|after| now + after)),
+            Next::Dead(silent) => {
+                assert!(silent >= timeout_s * 1000, "{silent} ms of {timeout_s} s");
+                return Some(now);
+            }
+        }
+    }
+    None
+}
+
+proptest! {
+    #[test]
+    fn a_guest_that_answers_in_time_is_never_taken_for_dead(
+        timeout_s in 1..100u64,
+        pauses in prop::collection::vec(1..20_000u64, 1..200),
+        delays in prop::collection::vec(0..1000u64, 1..20),
+    ) {
+        // As a share of the timeout.
+        let mut delays = delays.iter().cycle().map(|share| share * timeout_s);
+        prop_assert_eq!(watch(timeout_s, &pauses, &mut || delays.next()), None);
+    }
+
+    #[test]
+    fn a_guest_that_never_answers_is_found_dead_within_the_timeout_and_a_half(
+        timeout_s in 3..100u64,
+        pauses in prop::collection::vec(1..=1000u64, 1..50),
+    ) {
+        let pauses: Vec<u64> = pauses.iter().copied().cycle().take(400_000).collect();
+        let dead = watch(timeout_s, &pauses, &mut || None);
+        let latest = timeout_s * 1000 * 4 / 3 + 3000;
+        prop_assert!(dead.is_some_and(|at| at <= latest), "{dead:?}, {latest}");
+    }
+
+    #[test]
+    fn a_pool_without_a_timeout_never_loses_a_guest(
+        pauses in prop::collection::vec(1..1_000_000u64, 1..200),
+    ) {
+        prop_assert_eq!(watch(0, &pauses, &mut || None), None);
+    }
+}
+
+#[test]
+fn a_watcher_that_was_held_up_asks_anew() {
+    let mut liveness = Liveness::begin(0);
+    assert_eq!(liveness.look(30, 0, 4000), Next::Wait);
+    assert_eq!(liveness.look(30, 0, 8000), Next::Wait);
+    assert_eq!(liveness.look(30, 0, 12_000), Next::Ask);
+    // An hour in which nobody was there to hear the answer.
+    assert_eq!(liveness.look(30, 0, 3_612_000), Next::Ask);
+    for second in 1..30 {
+        let next = liveness.look(30, 0, 3_612_000 + second * 1000);
+        assert_ne!(next, Next::Dead(second * 1000), "{HELD_UP_MS}");
+    }
+    assert_eq!(liveness.look(30, 0, 3_642_000), Next::Dead(30_000));
+}

@@ -1,0 +1,141 @@
+//! The last word of a session whose machine was ended under it: why.
+
+use mvm_api::Problem;
+use mvm_guest::frame::{self, Frame};
+use mvm_guest::protocol::Reply;
+use std::io::Result;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A frame's kind and length.
+const HEAD: usize = 5;
+
+/// A guest's stream of frames. Where it ends between two of them, and there is a reason, that is its last
+/// frame: an error, as the guest itself would give it.
+pub(super) struct LastWord<G, W> {
+    guest: G,
+    why: W,
+    /// What has come of a frame's head.
+    head: [u8; HEAD],
+    have: usize,
+    /// What is still to come of its payload.
+    left: usize,
+    said: bool,
+    word: Vec<u8>,
+}
+
+impl<G, W: Fn() -> Option<Problem>> LastWord<G, W> {
+    pub(super) fn new(guest: G, why: W) -> Self {
+        let (head, word) = ([0; HEAD], Vec::new());
+        LastWord { guest, why, head, have: 0, left: 0, said: false, word }
+    }
+
+    /// The last frame; once, and only where it is not in the midst of another.
+    pub(super) fn take_word(&mut self) -> Vec<u8> {
+        if self.said || self.have > 0 || self.left > 0 {
+            return std::mem::take(&mut self.word);
+        }
+        let Some(why) = (self.why)() else { return Vec::new() };
+        self.said = true;
+        frame::bytes(&Frame::Reply(Reply::Error { code: why.code, message: why.detail }))
+    }
+
+    fn follow(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.left > 0 {
+                let part = self.left.min(bytes.len());
+                (self.left, bytes) = (self.left - part, &bytes[part..]);
+                continue;
+            }
+            self.head[self.have] = bytes[0];
+            (self.have, bytes) = (self.have + 1, &bytes[1..]);
+            if self.have == HEAD {
+                let [_, length @ ..] = self.head;
+                (self.have, self.left) = (0, u32::from_be_bytes(length) as usize);
+            }
+        }
+    }
+}
+
+impl<G, W> AsyncRead for LastWord<G, W>
+where
+    G: AsyncRead + Unpin,
+    W: Fn() -> Option<Problem> + Unpin,
+{
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<Result<()>> {
+        let before = into.filled().len();
+        let read = match self.word.is_empty() {
+            true => ready!(Pin::new(&mut self.guest).poll_read(cx, into)),
+            false => Ok(()),
+        };
+        if into.filled().len() > before {
+            let came = into.filled()[before..].to_vec();
+            self.follow(&came);
+            return Poll::Ready(read);
+        }
+        let mut word = self.take_word();
+        if word.is_empty() {
+            return Poll::Ready(read);
+        }
+        let rest = word.split_off(word.len().min(into.remaining()));
+        into.put_slice(&word);
+        self.word = rest;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<G: AsyncWrite + Unpin, W: Unpin> AsyncWrite for LastWord<G, W> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<Result<usize>> {
+        Pin::new(&mut self.guest).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.guest).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.guest).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    async fn through(bytes: &[u8], why: Option<Problem>) -> Vec<u8> {
+        let mut guest = LastWord::new(bytes, move || why.clone());
+        let mut came = Vec::new();
+        // In pieces that cut every frame.
+        let mut piece = [0; 3];
+        while let count @ 1.. = guest.read(&mut piece).await.expect("memory") {
+            came.extend(&piece[..count]);
+        }
+        came
+    }
+
+    #[tokio::test]
+    async fn a_session_that_is_cut_between_two_frames_ends_with_the_reason() {
+        let why = Problem::new(504, "guest_silent", "the guest does not answer");
+        let said = frame::bytes(&Frame::Stdout(b"hello".to_vec()));
+        assert_eq!(through(&said, None).await, said);
+        let came = through(&said, Some(why.clone())).await;
+        let last = came.strip_prefix(&said[..]).expect("all that the guest said");
+        let last = frame::read(&mut &last[..]).await.expect("memory");
+        let (code, message) = (why.code.clone(), why.detail.clone());
+        assert_eq!(last, Some(Frame::Reply(Reply::Error { code, message })));
+        // Nothing can be said in the midst of a frame.
+        for cut in [1, 5, said.len() - 1] {
+            assert_eq!(through(&said[..cut], Some(why.clone())).await, &said[..cut]);
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Guests that stop answering: they are asked for signs of life, and the dead are ended.
+//!
+//! Only running machines are watched. What is done about each is the model's decision
+//! ([`mvm_model::liveness`]); any byte that a guest sends is a sign of life. One that is dead has its
+//! machine ended and its instance failed, with that reason; whoever waits for it is told the same.
+
+use crate::Result;
+use crate::deadlines::RESUME;
+use crate::events::{Labels, of_pool};
+use crate::node::{Node, locked};
+use mvm_api::Problem;
+use mvm_guest::pulse::Pulse;
+use mvm_hypervisor::{Condition, Machine};
+use mvm_model::liveness::{Liveness, Next};
+use mvm_model::{InstanceId, Millis, PoolRef, State};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex as Lock};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How often all of them are looked at.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// The guests that are watched.
+#[derive(Debug)]
+pub(crate) struct Guests {
+    /// Times are counted from here.
+    began: Instant,
+    watched: Lock<HashMap<InstanceId, Watched>>,
+    silent: Family<Labels, Counter>,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Watched {
+    /// The process that it was first seen in: another one has another guest.
+    pid: u32,
+    since: Instant,
+    pulse: Option<Arc<Pulse>>,
+    liveness: Liveness,
+}
+
+impl Default for Guests {
+    fn default() -> Self {
+        let (watched, silent) = (Lock::default(), Family::default());
+        Guests { began: Instant::now(), watched, silent }
+    }
+}
+
+impl Guests {
+    /// Registers what the metrics say of them.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        let what = "Guests that stopped answering, whose machines were ended";
+        registry.register("guests_silent", what, self.silent.clone());
+    }
+
+    fn ms(&self, at: Instant) -> Millis {
+        let elapsed = at.saturating_duration_since(self.began);
+        #[cfg(test)]
+        let elapsed = elapsed * crate::deadlines::haste::divisor();
+        elapsed.as_millis() as Millis
+    }
+
+    /// What is to be done about the guest of a running instance, which is in the process `pid`; nothing
+    /// is known of that while somebody else holds the instance.
+    fn next(
+        &self,
+        id: InstanceId,
+        seen: Option<(u32, Option<Arc<Pulse>>)>,
+        timeout_s: u64,
+    ) -> Next {
+        let now = Instant::now();
+        let mut watched = locked(&self.watched);
+        if let Some((pid, pulse)) = seen {
+            let known = watched.get(&id).is_some_and(|watched| watched.pid == pid);
+            if !known {
+                let liveness = Liveness::begin(self.ms(now));
+                watched.insert(id, Watched { pid, since: now, pulse: None, liveness });
+            }
+            if let Some(watched) = watched.get_mut(&id) {
+                watched.pulse = pulse.or(watched.pulse.take());
+            }
+        }
+        let Some(watched) = watched.get_mut(&id) else { return Next::Wait };
+        let heard = watched.pulse.as_ref().map_or(watched.since, |pulse| pulse.heard());
+        let heard = self.ms(heard.max(watched.since));
+        watched.liveness.look(timeout_s, heard, self.ms(now))
+    }
+
+    fn forget_all_but(&self, running: &[Running]) {
+        locked(&self.watched).retain(|id, _| running.iter().any(|of| of.id == *id));
+    }
+
+    /// What is known of the guest does not count: it is watched anew.
+    fn forget(&self, id: InstanceId) {
+        locked(&self.watched).remove(&id);
+    }
+}
+
+/// A running instance.
+#[derive(Clone, Debug)]
+struct Running {
+    id: InstanceId,
+    pool: PoolRef,
+    timeout_s: u64,
+}
+
+/// Watches until the task is ended.
+pub async fn run(node: Arc<Node>) {
+    loop {
+        let period = PERIOD;
+        #[cfg(test)]
+        let period = period / crate::deadlines::haste::divisor();
+        tokio::time::sleep(period).await;
+        let running = running(&node).await;
+        node.guests.forget_all_but(&running);
+        for instance in running {
+            look(&node, instance);
+        }
+    }
+}
+
+async fn running(node: &Node) -> Vec<Running> {
+    node.read(|world| {
+        let of = |i: &mvm_model::Instance| {
+            let timeout_s = world.pools.get(&i.pool)?.runtime_policy.guest_timeout_s;
+            Some(Running { id: i.id, pool: i.pool.clone(), timeout_s })
+        };
+        let running = world.instances.values();
+        running.filter(|i| i.state == State::Running && !i.is_busy()).filter_map(of).collect()
+    })
+    .await
+}
+
+fn look(node: &Arc<Node>, instance: Running) {
+    let slot = node.slot(instance.id);
+    let mut held = false;
+    let mut channel = None;
+    let seen = match slot.gate.try_lock() {
+        Ok(live) => {
+            let Some(machine) = &live.machine else { return };
+            if *machine.condition().borrow() != Condition::Fine {
+                // It cannot answer: it is watched anew when it runs again.
+                return node.guests.forget(instance.id);
+            }
+            channel = live.channel.clone().filter(|channel| !channel.is_closed());
+            let pulse = channel.as_ref().map(|channel| channel.pulse().clone());
+            Some((machine.process().pid, pulse))
+        }
+        Err(_) => {
+            held = true;
+            None
+        }
+    };
+    match node.guests.next(instance.id, seen, instance.timeout_s) {
+        Next::Wait => {}
+        Next::Ask => match channel {
+            Some(channel) => channel.ask(),
+            // Whoever holds it asks by itself.
+            None if held => {}
+            None => connect(node, instance.id),
+        },
+        // Whoever holds it waits for it as long as that may take.
+        Next::Dead(silent) if held && silent < (instance.timeout_s + RESUME.seconds) * 1000 => {}
+        Next::Dead(_) => {
+            let node = node.clone();
+            tokio::spawn(async move {
+                let id = instance.id;
+                if let Err(problem) = give_up(&node, instance).await {
+                    tracing::warn!(instance = %id, "{problem}");
+                }
+            });
+        }
+    }
+}
+
+/// A guest without a channel: that it welcomes one is a sign of life.
+fn connect(node: &Arc<Node>, id: InstanceId) {
+    let node = node.clone();
+    tokio::spawn(async move {
+        let slot = node.slot(id);
+        let Ok(mut live) = slot.gate.try_lock() else { return };
+        if let Err(problem) = node.channel(&mut live).await {
+            tracing::debug!(instance = %id, "no channel to its guest: {problem}");
+        }
+    });
+}
+
+/// Ends the machine of a guest that is dead.
+async fn give_up(node: &Arc<Node>, instance: Running) -> Result<()> {
+    let Running { id, pool, timeout_s } = instance;
+    let slot = node.slot(id);
+    let what = format!("the guest does not answer: it has said nothing for {timeout_s} s");
+    let why = Problem::new(504, "guest_silent", what);
+    let interrupt = slot.waits.interrupt(why.clone());
+    let mut live = slot.gate.lock().await;
+    let Some(machine) = live.machine.clone() else { return Ok(()) };
+    let runs = node.read(|world| {
+        world.by_id(id).is_ok_and(|now| now.state == State::Running && !now.is_busy())
+    });
+    if !runs.await || !is_same(node, id, &machine) || is_held(&machine).await {
+        // Moved, answered, or stopped by its hypervisor: its silence said nothing.
+        node.guests.forget(id);
+        return Ok(());
+    }
+    node.guests.silent.get_or_create(&of_pool(&pool)).inc();
+    slot.note_end(why.clone());
+    let ended = node.give_up(&mut live, id, why).await;
+    drop((live, interrupt));
+    node.guests.forget(id);
+    node.kick.notify_one();
+    // The reason that it failed with is no fault of ours.
+    ended.or(Ok(()))
+}
+
+/// Whether the guest that was watched is still in this machine, and still silent.
+fn is_same(node: &Node, id: InstanceId, machine: &Arc<dyn Machine>) -> bool {
+    let watched = locked(&node.guests.watched);
+    watched.get(&id).is_some_and(|watched| {
+        let heard = watched.pulse.as_ref().map(|pulse| node.guests.ms(pulse.heard()));
+        watched.pid == machine.process().pid
+            && heard.is_none_or(|heard| watched.liveness.is_silent_since(heard))
+    })
+}
+
+/// Whether the hypervisor itself has stopped the vCPUs, for want of disk space say: a guest cannot
+/// answer then, and is not dead.
+async fn is_held(machine: &Arc<dyn Machine>) -> bool {
+    let halted = *machine.condition().borrow() != Condition::Fine;
+    halted || machine.stats().await.is_ok_and(|stats| stats.paused)
+}
