@@ -288,7 +288,7 @@ async fn flow(channel: &Channel) -> Outcome {
     let bytes: Vec<u8> = (0..10_000_000u32).map(|n| (n * 7 % 251) as u8).collect();
     let start = Instant::now();
     let request = ExecRequest { stdin: true, ..sh("cat") };
-    let ExecStream { mut output, mut input } = channel.exec(request).await?;
+    let ExecStream { mut output, mut input, .. } = channel.exec(request).await?;
     let sent = bytes.clone();
     let sending = tokio::spawn(async move {
         let sent = input.write(&sent).await;
@@ -299,6 +299,7 @@ async fn flow(channel: &Channel) -> Outcome {
         match output.next().await? {
             Output::Stdout(piece) => found.extend(piece),
             Output::Stderr(piece) => panic!("{}", String::from_utf8_lossy(&piece)),
+            Output::Taken(_) => {}
             Output::Exit(exit) => break exit,
         }
     };
@@ -419,7 +420,7 @@ async fn copies(channel: &Channel, dir: &Path) -> Outcome {
 async fn flood(socket: &Path) -> Outcome {
     let channel = Channel::connect(socket, DEADLINE).await?;
     let request = ExecRequest { stdin: true, ..sh("exec cat") };
-    let ExecStream { mut output, mut input } = channel.exec(request).await?;
+    let ExecStream { mut output, mut input, .. } = channel.exec(request).await?;
     tokio::spawn(async move { while input.write(&[0xf5; 100_000]).await.is_ok() {} });
     println!("up");
     loop {

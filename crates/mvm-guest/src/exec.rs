@@ -2,7 +2,7 @@
 //! [`crate::channel::Channel`], or the connection of the CLI to an agent that only copies bytes.
 
 use crate::frame::{self, Frame};
-use crate::protocol::{ExecRequest, Exit, Request};
+use crate::protocol::{ExecRequest, Exit, Kept, Request};
 use crate::{Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 
@@ -13,18 +13,22 @@ pub enum Output {
     Stdout(Vec<u8>),
     /// Bytes of its standard error.
     Stderr(Vec<u8>),
+    /// So many bytes of its standard input were taken: said of kept programs.
+    Taken(u64),
     /// It has ended; nothing follows.
     Exit(Exit),
 }
 
 /// A program that runs. Dropping both halves ends it: SIGHUP and SIGTERM to its process group, and
-/// SIGKILL half a second later.
+/// SIGKILL half a second later. One that is kept goes on.
 #[derive(Debug)]
 pub struct ExecStream {
     /// What it says.
     pub output: ExecOutput,
     /// What it is told.
     pub input: ExecInput,
+    /// Where its output begins, if the guest keeps it.
+    pub kept: Option<Kept>,
 }
 
 /// What a program says.
@@ -41,9 +45,10 @@ impl ExecStream {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        frame::ask::<()>(&mut stream, Request::Exec(request)).await?;
+        let kept = frame::ask::<Option<Kept>>(&mut stream, Request::Exec(request)).await?;
         let (output, input): (ReadHalf<S>, WriteHalf<S>) = tokio::io::split(stream);
-        Ok(ExecStream { output: ExecOutput(Box::new(output)), input: ExecInput(Box::new(input)) })
+        let (output, input) = (ExecOutput(Box::new(output)), ExecInput(Box::new(input)));
+        Ok(ExecStream { output, input, kept })
     }
 
     /// Collects everything until the program has ended: standard output, standard error, exit.
@@ -53,6 +58,7 @@ impl ExecStream {
             match self.output.next().await? {
                 Output::Stdout(bytes) => out.extend(bytes),
                 Output::Stderr(bytes) => err.extend(bytes),
+                Output::Taken(_) => {}
                 Output::Exit(exit) => return Ok((out, err, exit)),
             }
         }
@@ -67,6 +73,7 @@ impl ExecOutput {
             Some(Frame::Stdout(bytes)) => Ok(Output::Stdout(bytes)),
             Some(Frame::Stderr(bytes)) => Ok(Output::Stderr(bytes)),
             Some(Frame::Exit(exit)) => Ok(Output::Exit(exit)),
+            Some(Frame::Ack(taken)) => Ok(Output::Taken(taken)),
             Some(Frame::Reply(crate::protocol::Reply::Error { code, message })) => {
                 Err(Error::Guest { code, message })
             }
@@ -93,6 +100,16 @@ impl ExecInput {
     /// The terminal has this size now.
     pub async fn resize(&mut self, rows: u16, cols: u16) -> Result<()> {
         frame::write(&mut self.0, &Frame::Resize { rows, cols }).await
+    }
+
+    /// Of a kept program's output all before `offset` is safe: the guest forgets it.
+    pub async fn acknowledge(&mut self, offset: u64) -> Result<()> {
+        frame::write(&mut self.0, &Frame::Ack(offset)).await
+    }
+
+    /// Ends a kept program: SIGHUP and SIGTERM to its process group, and SIGKILL half a second later.
+    pub async fn end(&mut self) -> Result<()> {
+        frame::write(&mut self.0, &Frame::End).await
     }
 
     /// Sends a signal, by its number (signal(7)), to the program's process group.

@@ -39,8 +39,10 @@ pub enum Frame {
     Exit(Exit),
     /// A piece of an archive.
     Data(Vec<u8>),
-    /// The archive is whole.
+    /// The archive is whole. To a kept program: end.
     End,
+    /// So many bytes are safe where they were sent: a kept program's output, or its input.
+    Ack(u64),
 }
 
 impl Frame {
@@ -61,6 +63,15 @@ impl Frame {
             Frame::Exit(exit) => (16, json(exit)),
             Frame::Data(bytes) => (17, bytes.clone()),
             Frame::End => (18, Vec::new()),
+            Frame::Ack(offset) => (19, offset.to_be_bytes().to_vec()),
+        }
+    }
+
+    /// The bytes of a piece of a program's output; none of any other frame.
+    pub fn output(&self) -> &[u8] {
+        match self {
+            Frame::Stdout(bytes) | Frame::Stderr(bytes) => bytes,
+            _ => &[],
         }
     }
 
@@ -75,6 +86,7 @@ impl Frame {
             Frame::Stdout(_) | Frame::Stderr(_) => "output",
             Frame::Exit(_) => "an exit",
             Frame::Data(_) | Frame::End => "a piece of an archive",
+            Frame::Ack(_) => "an acknowledgement",
         }
     }
 
@@ -100,6 +112,10 @@ impl Frame {
             16 => Frame::Exit(parse(&payload)?),
             17 => Frame::Data(payload),
             18 => Frame::End,
+            19 => match payload.try_into() {
+                Ok(offset) => Frame::Ack(u64::from_be_bytes(offset)),
+                Err(_) => return Err(malformed("an acknowledgement of other than 8 bytes")),
+            },
             other => return Err(malformed(&format!("a frame of unknown kind {other}"))),
         })
     }
@@ -185,7 +201,7 @@ mod tests {
 
         #[test]
         fn what_is_written_is_read(bytes in prop::collection::vec(any::<u8>(), 0..2000), n in any::<i32>()) {
-            let frames = [Frame::Stdin(bytes.clone()), Frame::Signal(n), Frame::Data(bytes), Frame::End,
+            let frames = [Frame::Stdin(bytes.clone()), Frame::Signal(n), Frame::Data(bytes), Frame::End, Frame::Ack(n as u64),
                 Frame::Resize { rows: n as u16, cols: 7 }, Frame::Exit(Exit { code: Some(n), signal: None })];
             let mut wire = Vec::new();
             for frame in &frames {

@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The version of this protocol.
-pub const VERSION: u32 = 1;
+/// The version of this protocol. 2: programs can be kept ([`Keep`]).
+pub const VERSION: u32 = 2;
 
 /// What a node asks of a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +15,7 @@ pub enum Request {
     Hello,
     /// Be this machine. Reply: nothing.
     Adopt(Box<Adopt>),
-    /// Run a program. Reply: nothing; then frames both ways until `Exit`.
+    /// Run a program. Reply: nothing, or [`Kept`] where it is kept; then frames both ways until `Exit`.
     Exec(ExecRequest),
     /// Unpack the tar archive that follows as `Data` frames up to `End`. A second reply follows.
     Put {
@@ -87,6 +87,10 @@ pub struct Hello {
     pub boot_id: String,
     /// Time since boot in ms.
     pub uptime_ms: u64,
+    /// Drawn when the guest's agent began: another one knows nothing of its programs. Absent where
+    /// none are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub life: Option<String>,
 }
 
 /// What makes a guest itself; what is absent stays as it is.
@@ -154,6 +158,40 @@ pub struct ExecRequest {
     pub tty: Option<Tty>,
     /// Whether `Stdin` frames will come; otherwise the standard input is empty.
     pub stdin: bool,
+    /// It outlives its stream. A guest of protocol 1 passes this over, and replies nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Keep>,
+}
+
+/// A program that outlives the stream that it was started over: its output is kept until the host
+/// acknowledges it (`Ack`), and how it ended is remembered. A request with the same key attaches to
+/// it, so that nothing runs twice. `End` from the host ends it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Keep {
+    /// Names the program in its guest; 1 to 128 bytes, drawn by whoever starts it.
+    pub key: String,
+    /// The `life` that [`Hello`] told: an agent of another one refuses with `guest_restarted`, since
+    /// the program may have run before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub life: Option<String>,
+    /// How much of its output is there already: bytes of standard output and standard error together.
+    pub offset: u64,
+    /// Only attach: `not_found` where there is no such program.
+    pub attach: bool,
+    /// It is ended when nobody has been attached for so many seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unattended_s: Option<u64>,
+}
+
+/// The reply of a guest that keeps the program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Kept {
+    /// Where the output that follows begins: at `offset`, or later where that was acknowledged.
+    pub from: u64,
+    /// Bytes of standard input that the program was given so far: what follows them is to be sent.
+    pub input: u64,
 }
 
 /// A terminal.

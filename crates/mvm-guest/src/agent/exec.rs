@@ -1,14 +1,11 @@
 //! Running a program for the host.
 
-use super::protect::Ordinary;
-use super::terminal::Terminal;
-use super::{PATH, guest_error, reply};
+use super::program::{Group, Input, exit_of, kill_group, resize, spawn};
+use super::{guest_error, reply};
 use crate::frame::{self, Frame};
-use crate::protocol::{ExecRequest, Exit, Tty};
+use crate::protocol::ExecRequest;
 use crate::{Error, Result};
 use rustix::fd::OwnedFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
@@ -19,8 +16,6 @@ const DRAIN: Duration = Duration::from_millis(100);
 /// (pipe(7)) holds as much, so that nothing of the program's own is lost.
 const LAST_BYTES: usize = 1 << 20;
 const LAST_WAITS: u32 = 10;
-/// Between the hang-up and the end by force.
-const GRACE: Duration = Duration::from_millis(500);
 const BUFFER: usize = 32 * 1024;
 
 /// Runs the program and speaks frames until it has ended. When the host goes away, so do the
@@ -35,8 +30,12 @@ pub async fn run(
     let (mut from_host, mut to_host) = tokio::io::split(stream);
     let (say, mut said) = mpsc::channel::<Frame>(8);
     let (end, ended) = watch::channel(false);
-    for (source, wrap) in program.outputs.drain(..) {
-        tokio::spawn(forward(source, wrap, say.clone(), ended.clone()));
+    for (from, source) in program.outputs.drain(..) {
+        let say = say.clone();
+        tokio::spawn(forward(from, ended.clone(), move |bytes| {
+            let say = say.clone();
+            async move { say.send(source.frame(bytes)).await.is_ok() }
+        }));
     }
     drop(say);
     let listen = listen(&mut from_host, program.input.take(), program.terminal.take(), group.0);
@@ -70,16 +69,13 @@ pub async fn run(
     }
     drop(output);
     group.ended();
-    let exit = Exit { code: status.code(), signal: status.signal() };
-    frame::write(&mut to_host, &Frame::Exit(exit)).await
+    frame::write(&mut to_host, &Frame::Exit(exit_of(status))).await
 }
 
 enum Heard {
     HostGone,
     NoMoreInput,
 }
-
-type Input = Box<dyn AsyncWrite + Unpin + Send>;
 
 /// Carries out what the host says while the program runs.
 async fn listen(
@@ -91,39 +87,45 @@ async fn listen(
     loop {
         match frame::read(from_host).await? {
             None => return Ok(Heard::HostGone),
-            Some(Frame::Stdin(bytes)) => {
-                let Some(to) = &mut input else { continue };
-                // A program that has closed its input is no fault of the host's.
-                if to.write_all(&bytes).await.is_err() || to.flush().await.is_err() {
-                    input = None;
-                }
-            }
-            Some(Frame::StdinClosed) => {
-                if let (Some(to), Some(_)) = (&mut input, &terminal) {
-                    // End of transmission, as a terminal says it.
-                    let _ = to.write_all(&[4]).await;
-                    let _ = to.flush().await;
-                } else {
-                    input = None;
-                }
-            }
-            Some(Frame::Resize { rows, cols }) => {
-                if let Some(terminal) = &terminal {
-                    resize(terminal, rows, cols);
-                }
-            }
-            Some(Frame::Signal(signal)) => kill_group(pid, signal),
-            Some(_) => return Ok(Heard::NoMoreInput),
+            Some(Frame::Request(_) | Frame::End) => return Ok(Heard::NoMoreInput),
+            Some(word) => obey(word, &mut input, terminal.as_ref(), pid).await,
         }
     }
 }
 
-/// Sends what comes until its end; once the program has ended, until nothing has come for a while.
-async fn forward(
+/// Does what the host tells a program.
+pub async fn obey(word: Frame, input: &mut Option<Input>, terminal: Option<&OwnedFd>, pid: u32) {
+    match word {
+        Frame::Stdin(bytes) => {
+            let Some(to) = input else { return };
+            // A program that has closed its input is no fault of the host's.
+            if to.write_all(&bytes).await.is_err() || to.flush().await.is_err() {
+                *input = None;
+            }
+        }
+        Frame::StdinClosed => match (&mut *input, terminal) {
+            (Some(to), Some(_)) => {
+                // End of transmission, as a terminal says it.
+                let _ = to.write_all(&[4]).await;
+                let _ = to.flush().await;
+            }
+            _ => *input = None,
+        },
+        Frame::Resize { rows, cols } => {
+            if let Some(terminal) = terminal {
+                resize(terminal, rows, cols);
+            }
+        }
+        Frame::Signal(signal) => kill_group(pid, signal),
+        _ => {}
+    }
+}
+
+/// Gives what comes to `to` until its end, or until that takes no more; once the program has ended, until nothing has come for a while.
+pub async fn forward<F: Future<Output = bool> + Send>(
     mut from: Box<dyn AsyncRead + Unpin + Send>,
-    wrap: fn(Vec<u8>) -> Frame,
-    to: mpsc::Sender<Frame>,
     mut ended: watch::Receiver<bool>,
+    to: impl Fn(Vec<u8>) -> F,
 ) {
     let mut buffer = vec![0; BUFFER];
     let (mut bytes, mut waits) = (0, 0);
@@ -143,182 +145,8 @@ async fn forward(
         if over {
             bytes += count;
         }
-        if count == 0 || to.send(wrap(buffer[..count].to_vec())).await.is_err() {
+        if count == 0 || !to(buffer[..count].to_vec()).await {
             return;
         }
-    }
-}
-
-type Output = (Box<dyn AsyncRead + Unpin + Send>, fn(Vec<u8>) -> Frame);
-
-struct Program {
-    child: std::process::Child,
-    input: Option<Input>,
-    outputs: Vec<Output>,
-    terminal: Option<OwnedFd>,
-}
-
-fn spawn(request: &ExecRequest) -> Result<Program> {
-    let Some((name, arguments)) = request.argv.split_first() else {
-        return Err(Error::Guest {
-            code: "invalid_value".to_owned(),
-            message: "no program to run".to_owned(),
-        });
-    };
-    let path = request.env.get("PATH").map_or(PATH, String::as_str);
-    let mut command = Command::new(find(name, path));
-    command.arg0(name).args(arguments).env_clear();
-    command.envs([("PATH", PATH), ("LANG", "C.UTF-8"), ("TERM", "dumb")]);
-    as_user(&mut command, request.user.as_deref())?;
-    let home = home_of(request.user.as_deref());
-    command.env("HOME", &home).env("USER", request.user.as_deref().unwrap_or("root"));
-    let cwd = request.cwd.as_deref().unwrap_or(&home);
-    std::fs::create_dir_all(cwd).map_err(|cause| guest_error(&format!("make {cwd}"), &cause))?;
-    command.current_dir(cwd);
-    if let Some(tty) = &request.tty {
-        command.env("TERM", &tty.term);
-    }
-    command.envs(&request.env);
-    let _ordinary = Ordinary::begin();
-    let spawned = match &request.tty {
-        Some(tty) => spawn_on_terminal(&mut command, tty),
-        None => spawn_on_pipes(&mut command, request.stdin),
-    };
-    spawned.map_err(|cause| {
-        let code = match cause.kind() {
-            std::io::ErrorKind::NotFound => "command_not_found",
-            std::io::ErrorKind::PermissionDenied => "command_not_executable",
-            _ => "guest_io",
-        };
-        Error::Guest { code: code.to_owned(), message: format!("run {name}: {cause}") }
-    })
-}
-
-/// Looks a program up as execvp(3) does: with its path known, it can be started without fork(2).
-/// One that is not there is left for the system to refuse.
-fn find(name: &str, path: &str) -> std::path::PathBuf {
-    let runs = |file: &std::path::PathBuf| {
-        use std::os::unix::fs::PermissionsExt;
-        file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-    };
-    let found = match name.contains('/') {
-        true => None,
-        false => path.split(':').map(|dir| std::path::Path::new(dir).join(name)).find(runs),
-    };
-    found.unwrap_or_else(|| name.into())
-}
-
-fn spawn_on_pipes(command: &mut Command, stdin: bool) -> std::io::Result<Program> {
-    command.stdin(if stdin { Stdio::piped() } else { Stdio::null() });
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    // A group of its own, but no session: that would need fork(2), which under emulation costs as
-    // much as all the rest. The agent has no terminal that the program could take hold of.
-    command.process_group(0);
-    let mut child = command.spawn()?;
-    let mut outputs: Vec<Output> = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        outputs.push((Box::new(tokio::process::ChildStdout::from_std(stdout)?), Frame::Stdout));
-    }
-    if let Some(stderr) = child.stderr.take() {
-        outputs.push((Box::new(tokio::process::ChildStderr::from_std(stderr)?), Frame::Stderr));
-    }
-    let input = match child.stdin.take() {
-        Some(stdin) => Some(Box::new(tokio::process::ChildStdin::from_std(stdin)?) as Input),
-        None => None,
-    };
-    Ok(Program { child, input, outputs, terminal: None })
-}
-
-fn spawn_on_terminal(command: &mut Command, tty: &Tty) -> std::io::Result<Program> {
-    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-    let host = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-    grantpt(&host)?;
-    unlockpt(&host)?;
-    resize(&host, tty.rows, tty.cols);
-    let name = ptsname(&host, Vec::new())?;
-    let name = std::path::PathBuf::from(String::from_utf8_lossy(name.to_bytes()).into_owned());
-    let open = || std::fs::OpenOptions::new().read(true).write(true).open(&name);
-    command.stdin(open()?).stdout(open()?).stderr(open()?);
-    // SAFETY: setsid(2) and ioctl(2) TIOCSCTTY are async-signal-safe and touch no memory; fd 0 is
-    // the terminal by then.
-    unsafe {
-        command.pre_exec(|| {
-            rustix::process::setsid()?;
-            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
-            Ok(())
-        });
-    }
-    let child = command.spawn()?;
-    // The command holds copies of the terminal's inner end until it is given others.
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let input = Terminal::new(host.try_clone()?)?;
-    let output = Terminal::new(host.try_clone()?)?;
-    Ok(Program {
-        child,
-        input: Some(Box::new(input)),
-        outputs: vec![(Box::new(output), Frame::Stdout)],
-        terminal: Some(host),
-    })
-}
-
-fn resize(terminal: &OwnedFd, rows: u16, cols: u16) {
-    let size = rustix::termios::Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
-    let _ = rustix::termios::tcsetwinsize(terminal, size);
-}
-
-/// Looks a user up in passwd(5) and runs the command as it.
-fn as_user(command: &mut Command, user: Option<&str>) -> Result<()> {
-    let Some(user) = user.filter(|user| *user != "root") else { return Ok(()) };
-    let unknown = || Error::Guest {
-        code: "not_found".to_owned(),
-        message: format!("the guest has no user {user}"),
-    };
-    let fields = passwd(user).ok_or_else(unknown)?;
-    let number = |index: usize| fields.get(index).and_then(|f| f.parse().ok()).ok_or_else(unknown);
-    command.gid(number(3)?).uid(number(2)?);
-    Ok(())
-}
-
-fn home_of(user: Option<&str>) -> String {
-    let home = passwd(user.unwrap_or("root")).and_then(|fields| fields.get(5).cloned());
-    home.filter(|home| std::path::Path::new(home).is_dir()).unwrap_or_else(|| "/".to_owned())
-}
-
-fn passwd(user: &str) -> Option<Vec<String>> {
-    let text = std::fs::read_to_string("/etc/passwd").ok()?;
-    let line = text.lines().find(|line| line.split(':').next() == Some(user))?;
-    Some(line.split(':').map(str::to_owned).collect())
-}
-
-/// A program's process group, which does not outlive the request.
-struct Group(u32);
-
-impl Group {
-    /// The program has ended by itself; what it left in the background may go on.
-    fn ended(&mut self) {
-        self.0 = 0;
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if self.0 == 0 {
-            return;
-        }
-        let pid = self.0;
-        kill_group(pid, libc::SIGHUP);
-        kill_group(pid, libc::SIGTERM);
-        std::thread::spawn(move || {
-            std::thread::sleep(GRACE);
-            kill_group(pid, libc::SIGKILL);
-        });
-    }
-}
-
-fn kill_group(pid: u32, signal: i32) {
-    let signal = rustix::process::Signal::from_named_raw(signal);
-    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-    if let (Some(signal), Some(pid)) = (signal, pid) {
-        let _ = rustix::process::kill_process_group(pid, signal);
     }
 }

@@ -4,8 +4,11 @@ mod adopt;
 pub mod disks;
 mod exec;
 mod files;
+mod kept;
 mod net;
+mod program;
 mod protect;
+mod spool;
 mod ssh;
 mod stats;
 mod terminal;
@@ -38,6 +41,7 @@ pub enum Powers {
 pub struct Agent {
     powers: Powers,
     execs: AtomicU64,
+    kept: kept::Registry,
     ssh: ssh::Server,
     /// Notified when the node asks for the end of the machine.
     pub shutdown: Notify,
@@ -54,6 +58,7 @@ impl Agent {
         Arc::new(Agent {
             powers,
             execs: AtomicU64::new(0),
+            kept: kept::Registry::new(),
             ssh: ssh::Server::default(),
             shutdown: Notify::new(),
         })
@@ -79,16 +84,19 @@ impl Agent {
 impl Answer for Agent {
     async fn answer(&self, request: Request, stream: &mut Stream) -> Result<()> {
         match request {
-            Request::Exec(request) => {
-                let _counted = Counted::new(&self.execs);
-                exec::run(stream, request).await
-            }
+            Request::Exec(mut request) => match request.keep.take() {
+                Some(keep) => self.kept.run(stream, request, keep).await,
+                None => {
+                    let _counted = Counted::new(&self.execs);
+                    exec::run(stream, request).await
+                }
+            },
             Request::Put { path, notes } => files::put(stream, path, notes).await,
             Request::Get { path, notes } => files::get(stream, path, notes).await,
             Request::Connect { port } => net::connect(stream, port).await,
-            Request::Hello => reply(stream, &hello()).await,
+            Request::Hello => reply(stream, &self.hello()).await,
             Request::Stats => {
-                let execs = self.execs.load(Ordering::Relaxed);
+                let execs = self.execs.load(Ordering::Relaxed) + self.kept.running();
                 reply(stream, &stats::read(execs)).await
             }
             Request::Sync => {
@@ -120,6 +128,17 @@ impl Answer for Agent {
 }
 
 impl Agent {
+    fn hello(&self) -> Hello {
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        Hello {
+            protocol: VERSION,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            boot_id: boot_id.unwrap_or_default().trim().to_owned(),
+            uptime_ms: stats::uptime_ms(),
+            life: self.kept.life(),
+        }
+    }
+
     /// Changes the machine, where that is allowed; it may wait for a disk.
     async fn in_guest(&self, change: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
         match self.powers {
@@ -162,14 +181,4 @@ fn guest_error(doing: &str, cause: &std::io::Error) -> Error {
         _ => "guest_io",
     };
     Error::Guest { code: code.to_owned(), message: format!("{doing}: {cause}") }
-}
-
-fn hello() -> Hello {
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    Hello {
-        protocol: VERSION,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        boot_id: boot_id.trim().to_owned(),
-        uptime_ms: stats::uptime_ms(),
-    }
 }

@@ -450,6 +450,7 @@ async fn pass_on(mut output: ExecOutput, log: Log, desk: Arc<Desk>) -> Result<Pr
         let piece = match output.next().await.or_problem()? {
             Output::Stdout(bytes) => Frame::Stdout(bytes),
             Output::Stderr(bytes) => Frame::Stderr(bytes),
+            Output::Taken(_) => continue,
             Output::Exit(exit) => return Ok(Printed { status: exit.shell_status(), cut }),
         };
         if let Some(to) = &mut log

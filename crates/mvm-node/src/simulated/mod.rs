@@ -122,6 +122,7 @@ impl Inside {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: "simulated".to_owned(),
             uptime_ms: self.machine.uptime_ms(),
+            life: None,
         }
     }
 

@@ -244,6 +244,7 @@ async fn execute(context: &Context, exec: Exec) -> Outcome {
         user: options.user,
         tty: options.tty.then(session::terminal),
         stdin: interactive,
+        keep: None,
     };
     let run = Run { request, interactive, timeout: None, lease_s: options.length.lease };
     session::exec(&context.client()?, &instance, run).await

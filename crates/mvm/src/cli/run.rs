@@ -231,6 +231,7 @@ async fn work(client: &Client, instance: &InstanceRef, run: &Run, steps: &mut St
         user: None,
         tty: run.tty.then(session::terminal),
         stdin: run.interactive,
+        keep: None,
     };
     // The claim has its own lease already.
     let exec = session::Run { request, interactive: run.interactive, timeout, lease_s: None };

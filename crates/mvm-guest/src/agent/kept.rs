@@ -1,0 +1,356 @@
+//! Programs that outlive the stream that they were started over.
+//!
+//! Each has a key, drawn by whoever starts it. A request with a key that is there already attaches
+//! to its program instead of starting another, so that a request may be repeated safely. Output is
+//! kept until the host says that it has it ([`super::spool`]), and so is how the program ended.
+
+use super::exec;
+use super::program::{self, Group, Input, Program};
+use super::spool::{Source, Spool};
+use crate::frame::{self, Frame};
+use crate::protocol::{ExecRequest, Exit, Keep, Kept as Reply};
+use crate::serve::reply;
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, watch};
+
+/// How many programs that have ended are remembered.
+const ENDED: usize = 64;
+/// How many programs may be kept at once.
+const MOST: usize = 256;
+/// The longest key.
+const KEY: usize = 128;
+/// Where output goes that has no room in memory.
+const DISK: &str = "/var/tmp";
+
+/// All that are kept.
+#[derive(Debug, Default)]
+pub struct Registry {
+    /// Of this agent's life: one that comes after it knows nothing of these programs.
+    life: String,
+    programs: Mutex<HashMap<String, Arc<Kept>>>,
+    /// How many run.
+    running: Arc<AtomicU64>,
+}
+
+/// A program that is kept.
+#[derive(Debug)]
+struct Kept {
+    /// In the order of their ends; 0 for one that runs.
+    ended: AtomicU64,
+    spool: Mutex<Spool>,
+    /// Something of the spool has changed.
+    changed: watch::Sender<()>,
+    /// Counts the hosts that have attached: one that comes takes the place of the one before.
+    turn: watch::Sender<u64>,
+    /// What the program is told.
+    words: mpsc::UnboundedSender<Frame>,
+    /// Bytes of standard input that were taken.
+    input: AtomicU64,
+    /// Ends it.
+    end: watch::Sender<bool>,
+}
+
+fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn refusal(code: &str, message: String) -> Error {
+    Error::Guest { code: code.to_owned(), message }
+}
+
+impl Registry {
+    /// None yet.
+    pub fn new() -> Registry {
+        let drawn = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
+        Registry { life: drawn.trim().to_owned(), ..Registry::default() }
+    }
+
+    /// By which a host knows that no other agent has taken this one's place.
+    pub fn life(&self) -> Option<String> {
+        Some(self.life.clone()).filter(|life| !life.is_empty())
+    }
+
+    /// How many run.
+    pub fn running(&self) -> u64 {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// Starts the program, or attaches to the one that is there, until it has ended or the host goes.
+    pub async fn run(
+        &self,
+        stream: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
+        request: ExecRequest,
+        keep: Keep,
+    ) -> Result<()> {
+        let kept = self.find(&request, &keep)?;
+        let attached = Attached::new(&kept);
+        let place = locked(&kept.spool).place(keep.offset);
+        let Some(from) = place else {
+            let what = format!("the program {} has not printed {} bytes", keep.key, keep.offset);
+            return Err(refusal("invalid_value", what));
+        };
+        reply(stream, &Reply { from, input: kept.input.load(Ordering::Relaxed) }).await?;
+        attached.serve(stream, from).await
+    }
+
+    fn find(&self, request: &ExecRequest, keep: &Keep) -> Result<Arc<Kept>> {
+        if keep.key.is_empty() || keep.key.len() > KEY {
+            return Err(refusal("invalid_value", format!("a key of {} bytes", keep.key.len())));
+        }
+        if keep.life.as_ref().is_some_and(|life| *life != self.life) {
+            let what = "the guest was started anew: the program is gone".to_owned();
+            return Err(refusal("guest_restarted", what));
+        }
+        // Held while it is started: two requests with one key start one program.
+        let mut programs = locked(&self.programs);
+        if let Some(kept) = programs.get(&keep.key) {
+            return Ok(kept.clone());
+        }
+        if keep.attach {
+            return Err(refusal("not_found", format!("there is no program {}", keep.key)));
+        }
+        forget_oldest(&mut programs);
+        if programs.len() >= MOST {
+            return Err(refusal("busy", format!("{MOST} programs are kept already")));
+        }
+        let program = program::spawn(request)?;
+        // The host bounds what it sends ahead of what was taken.
+        let (words, said) = mpsc::unbounded_channel();
+        let kept = Arc::new(Kept {
+            ended: AtomicU64::new(0),
+            spool: Mutex::default(),
+            changed: watch::Sender::new(()),
+            turn: watch::Sender::new(0),
+            words,
+            input: AtomicU64::new(0),
+            end: watch::Sender::new(false),
+        });
+        programs.insert(keep.key.clone(), kept.clone());
+        let alone = keep.unattended_s.map(Duration::from_secs);
+        let running = self.running.clone();
+        running.fetch_add(1, Ordering::Relaxed);
+        let of_program = kept.clone();
+        tokio::spawn(async move {
+            of_program.carry_out(program, said, alone).await;
+            running.fetch_sub(1, Ordering::Relaxed);
+        });
+        Ok(kept)
+    }
+}
+
+/// Forgets those that ended first, where there are too many. What runs is never forgotten.
+fn forget_oldest(programs: &mut HashMap<String, Arc<Kept>>) {
+    let mut ended: Vec<(u64, String)> = programs
+        .iter()
+        .map(|(key, kept)| (kept.ended.load(Ordering::Relaxed), key.clone()))
+        .filter(|(ended, _)| *ended > 0)
+        .collect();
+    ended.sort();
+    let over = ended.len().saturating_sub(ENDED - 1);
+    for (_, key) in ended.drain(..over) {
+        programs.remove(&key);
+    }
+}
+
+impl Kept {
+    fn bump(&self) {
+        self.changed.send_replace(());
+    }
+
+    /// Runs the program to its end.
+    async fn carry_out(
+        self: Arc<Self>,
+        mut program: Program,
+        said: mpsc::UnboundedReceiver<Frame>,
+        alone: Option<Duration>,
+    ) {
+        let mut group = Group(program.child.id());
+        let (over, ended) = watch::channel(false);
+        let mut forwards = tokio::task::JoinSet::new();
+        for (from, source) in program.outputs.drain(..) {
+            let to = self.clone();
+            let ended = ended.clone();
+            forwards.spawn(exec::forward(from, ended, move |bytes| {
+                let to = to.clone();
+                async move { to.take(source, bytes).await }
+            }));
+        }
+        let (input, terminal) = (program.input.take(), program.terminal.take());
+        let listen = tokio::spawn(self.clone().listen(said, input, terminal, group.0));
+        let mut waited = tokio::task::spawn_blocking(move || program.child.wait());
+        let mut end = self.end.subscribe();
+        let told = async {
+            tokio::select! {
+                _ = end.wait_for(|end| *end) => {}
+                () = self.unattended(alone) => {}
+            }
+        };
+        let status = tokio::select! {
+            status = &mut waited => {
+                group.ended();
+                status
+            }
+            () = told => {
+                drop(group);
+                waited.await
+            }
+        };
+        let _ = over.send(true);
+        while forwards.join_next().await.is_some() {}
+        listen.abort();
+        // A wait that fails tells nothing: 255 is what a shell says then.
+        let unknown = Exit { code: None, signal: None };
+        let exit = status.ok().and_then(std::result::Result::ok).map_or(unknown, program::exit_of);
+        static ENDS: AtomicU64 = AtomicU64::new(1);
+        self.ended.store(ENDS.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        locked(&self.spool).exit = Some(exit);
+        self.bump();
+    }
+
+    /// Takes in output, when there is room for it.
+    async fn take(&self, source: Source, mut bytes: Vec<u8>) -> bool {
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.borrow_and_update();
+            let pushed = locked(&self.spool).push(source, bytes, Path::new(DISK));
+            match pushed {
+                Ok(()) => {
+                    self.bump();
+                    return true;
+                }
+                Err(back) => bytes = back,
+            }
+            let _ = changed.changed().await;
+        }
+    }
+
+    /// Carries out what the hosts say while the program runs.
+    async fn listen(
+        self: Arc<Self>,
+        mut said: mpsc::UnboundedReceiver<Frame>,
+        mut input: Option<Input>,
+        terminal: Option<rustix::fd::OwnedFd>,
+        pid: u32,
+    ) {
+        while let Some(word) = said.recv().await {
+            let taken = if let Frame::Stdin(bytes) = &word { bytes.len() as u64 } else { 0 };
+            exec::obey(word, &mut input, terminal.as_ref(), pid).await;
+            if taken > 0 {
+                self.input.fetch_add(taken, Ordering::Relaxed);
+                self.bump();
+            }
+        }
+    }
+
+    /// Resolves when nobody has been attached for so long.
+    async fn unattended(&self, alone: Option<Duration>) {
+        let Some(alone) = alone else { return std::future::pending().await };
+        let mut changed = self.changed.subscribe();
+        let mut attached = async move |wanted: bool| {
+            // It changes as long as the program is there.
+            while (locked(&self.spool).attached > 0) != wanted {
+                let _ = changed.changed().await;
+            }
+        };
+        loop {
+            attached(false).await;
+            if tokio::time::timeout(alone, attached(true)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// A host that is attached to a program.
+struct Attached {
+    kept: Arc<Kept>,
+    turn: u64,
+}
+
+impl Attached {
+    fn new(kept: &Arc<Kept>) -> Attached {
+        let mut own = 0;
+        kept.turn.send_modify(|turn| {
+            *turn += 1;
+            own = *turn;
+        });
+        locked(&kept.spool).attached += 1;
+        kept.bump();
+        Attached { kept: kept.clone(), turn: own }
+    }
+
+    /// Sends what the program prints from `from` on, and how it ended; does what the host says.
+    async fn serve(
+        &self,
+        stream: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
+        from: u64,
+    ) -> Result<()> {
+        let (mut from_host, mut to_host) = tokio::io::split(stream);
+        let mut turn = self.kept.turn.subscribe();
+        let talk = async {
+            self.talk(&mut to_host, from).await?;
+            // The host still has to say that it has all.
+            std::future::pending::<Result<()>>().await
+        };
+        tokio::select! {
+            heard = self.hear(&mut from_host) => heard,
+            talked = talk => talked,
+            _ = turn.wait_for(|turn| *turn != self.turn) => {
+                Err(refusal("taken_over", "somebody else has attached to the program".to_owned()))
+            }
+        }
+    }
+
+    async fn talk(&self, to_host: &mut (impl AsyncWrite + Unpin), from: u64) -> Result<()> {
+        let mut changed = self.kept.changed.subscribe();
+        let (mut cursor, mut told) = (from, 0);
+        loop {
+            changed.borrow_and_update();
+            let input = self.kept.input.load(Ordering::Relaxed);
+            if input > told {
+                told = input;
+                frame::write(to_host, &Frame::Ack(input)).await?;
+            }
+            let (piece, exit) = {
+                let spool = locked(&self.kept.spool);
+                (spool.at(cursor), spool.exit.filter(|_| spool.is_at_end(cursor)))
+            };
+            match (piece, exit) {
+                (Some(piece), _) => {
+                    cursor += piece.output().len() as u64;
+                    frame::write(to_host, &piece).await?;
+                }
+                (None, Some(exit)) => return frame::write(to_host, &Frame::Exit(exit)).await,
+                (None, None) => drop(changed.changed().await),
+            }
+        }
+    }
+
+    async fn hear(&self, from_host: &mut (impl AsyncRead + Unpin)) -> Result<()> {
+        loop {
+            match frame::read(from_host).await? {
+                None => return Ok(()),
+                Some(Frame::Ack(offset)) => {
+                    locked(&self.kept.spool).acknowledge(offset);
+                    self.kept.bump();
+                }
+                Some(Frame::End) => drop(self.kept.end.send_replace(true)),
+                // A program that has ended is told nothing any more.
+                Some(word) => drop(self.kept.words.send(word)),
+            }
+        }
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        locked(&self.kept.spool).attached -= 1;
+        self.kept.bump();
+    }
+}
