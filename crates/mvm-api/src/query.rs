@@ -61,6 +61,27 @@ pub struct Follow {
     pub follow: bool,
 }
 
+/// `GET /v1/jobs/{id}/log`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LogOptions {
+    /// Go on with what is added.
+    #[serde(default)]
+    pub follow: bool,
+    /// How many bytes of it are there already: what follows them is sent.
+    #[serde(default)]
+    pub from: u64,
+}
+
+/// `POST /v1/jobs/{id}/attach`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AttachOptions {
+    /// Of a job that is taken up again: how many bytes of its output, as frames, are there already.
+    #[serde(default)]
+    pub from: u64,
+}
+
 /// `POST …/instances/{id}/stream`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

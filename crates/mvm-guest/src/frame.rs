@@ -67,6 +67,14 @@ impl Frame {
         }
     }
 
+    /// How long a piece of output is as a frame, in bytes; of any other frame, its head.
+    pub fn length(&self) -> u64 {
+        match self {
+            Frame::Ack(_) => 5 + 8,
+            other => 5 + other.output().len() as u64,
+        }
+    }
+
     /// The bytes of a piece of a program's output; none of any other frame.
     pub fn output(&self) -> &[u8] {
         match self {

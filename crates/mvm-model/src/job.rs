@@ -159,7 +159,7 @@ pub enum JobState {
     TimedOut,
     /// Somebody ended it.
     Canceled,
-    /// Agent or machine went away in the middle: nobody knows how far it came.
+    /// Its machine went away in the middle: nobody knows how far it came.
     Lost,
 }
 
@@ -292,6 +292,15 @@ pub struct Attempt {
     pub command_us: u64,
 }
 
+/// What is to be known of a command to take it up again: its guest keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptRun {
+    /// The life of the guest's agent: another one knows nothing of the command.
+    pub life: String,
+    /// Where the command's output begins in the log, in bytes.
+    pub log_from: u64,
+}
+
 /// A file or folder that a job leaves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Artifact {
@@ -303,6 +312,15 @@ pub struct Artifact {
     /// How long it took to fetch, in µs.
     #[serde(default)]
     pub took_us: u64,
+}
+
+/// What an agent that starts finds of a job's machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It runs, and is leased for jobs still.
+    Runs,
+    /// It does not.
+    Gone,
 }
 
 /// The durable record of a job.
@@ -350,6 +368,9 @@ pub struct Job {
     /// What it left.
     #[serde(default)]
     pub artifacts: Vec<Artifact>,
+    /// Its command runs in a guest that keeps it for the next agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<KeptRun>,
 }
 
 impl Job {
@@ -372,6 +393,7 @@ impl Job {
             exit_status: None,
             reason: None,
             artifacts: Vec::new(),
+            kept: None,
         }
     }
 
@@ -421,9 +443,10 @@ impl Job {
         Ok(())
     }
 
-    /// Its command is about to begin: from now on it may have run.
-    pub fn begin(&mut self, now: Millis) -> Result<(), Fault> {
+    /// Its command is about to begin: from now on it may have run. `kept`: in a guest that keeps it.
+    pub fn begin(&mut self, kept: Option<KeptRun>, now: Millis) -> Result<(), Fault> {
         self.go(Running)?;
+        self.kept = kept;
         if let Some(attempt) = self.attempts.last_mut() {
             attempt.began_at = Some(now);
         }
@@ -468,6 +491,7 @@ impl Job {
             self.go(Queued)?;
             self.artifacts.clear();
         }
+        self.kept = None;
         if let Some(attempt) = self.attempts.last_mut().filter(|a| a.ended_at.is_none()) {
             attempt.ended_at = Some(now);
             attempt.state = Some(outcome.state);
@@ -477,30 +501,37 @@ impl Job {
         Ok(())
     }
 
-    /// What an agent that starts makes of it; gives whether that is a change. A command that may
-    /// have run is run again only if the job may be retried.
-    pub fn recover(&mut self, now: Millis) -> Result<bool, Fault> {
-        const GONE: &str = "the client that followed it went away with its agent";
-        const RESTARTED: &str = "its agent ended while the command ran: how far it came is unknown";
-        match self.state {
-            Preparing | Queued | Starting if self.attached => {
-                self.end(Outcome::because(Canceled, GONE), now)?;
-            }
-            Preparing | Queued | Starting if self.cancel_requested => {
+    /// What an agent that starts makes of it; gives whether that is a change. A command that its
+    /// guest keeps goes on where its `machine` still runs. Any other that may have run is run again
+    /// only if the job may be retried.
+    pub fn recover(&mut self, machine: Found, now: Millis) -> Result<bool, Fault> {
+        match (self.state, machine) {
+            (Preparing | Queued | Starting, _) if self.cancel_requested => {
                 self.end(Outcome::because(Canceled, "canceled"), now)?;
             }
-            Starting => self.give_back()?,
-            Running if self.cancel_requested => {
+            (Starting, _) => self.give_back()?,
+            (Running, Found::Runs) if self.kept.is_some() => return Ok(false),
+            (Running, _) if self.cancel_requested => {
                 self.end(Outcome::because(Canceled, "canceled"), now)?;
             }
-            Running => {
-                // Nobody would be told of a second run.
-                self.cancel_requested |= self.attached;
-                self.end(Outcome::because(Lost, RESTARTED), now)?;
+            (Running, Found::Runs) => {
+                let why = "its agent ended while the command ran, and its guest, of an older mvm, \
+                           keeps no programs: how far it came is unknown";
+                self.end(Outcome::because(Lost, why), now)?;
+            }
+            (Running, Found::Gone) => {
+                let why = "its machine went away while no agent ran: how far it came is unknown";
+                self.end(Outcome::because(Lost, why), now)?;
             }
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// The instance that its command runs in.
+    pub fn runs_in(&self) -> Option<crate::InstanceId> {
+        let attempt = self.attempts.last().filter(|_| self.state == Running)?;
+        Some(attempt.instance.id)
     }
 
     /// The status that a command which stands for the job ends with: the command's own; 124 after

@@ -3,8 +3,10 @@
 mod support;
 
 use mvm_model::job::{
+    Found,
     JobState::{self, *},
-    KEPT, KEPT_MS, Outcome, START_TRIES, TRANSITIONS, abandoned, admit, forgotten, order, queue,
+    KEPT, KEPT_MS, KeptRun, Outcome, START_TRIES, TRANSITIONS, abandoned, admit, forgotten, order,
+    queue,
 };
 use mvm_model::{Code, Job, JobId, JobSpec, PoolRef, State};
 use proptest::prelude::*;
@@ -16,6 +18,10 @@ fn pool() -> PoolRef {
 fn job(number: u32) -> Job {
     let spec = JobSpec { argv: vec!["true".to_owned()], ..JobSpec::default() };
     Job::new(JobId::from_number(number), pool(), spec, "uid:0".to_owned(), 0)
+}
+
+fn kept() -> KeptRun {
+    KeptRun { life: "of a guest".to_owned(), log_from: 0 }
 }
 
 fn at(state: JobState) -> Job {
@@ -63,9 +69,9 @@ fn what_has_ended_stays_so_and_says_where_to_look() {
         let fault = ended.queue(1, 1).expect_err("it has ended");
         assert_eq!(fault.code, Code::WrongState);
         assert!(fault.hint.contains("mvm job info j-00000001"), "{}", fault.hint);
-        assert!(ended.begin(1).is_err() && ended.give_back().is_err());
+        assert!(ended.begin(None, 1).is_err() && ended.give_back().is_err());
         assert!(ended.end(Outcome::because(Canceled, "late"), 1).is_err());
-        assert_eq!(ended.recover(1), Ok(false));
+        assert_eq!(ended.recover(Found::Gone, 1), Ok(false));
         assert_eq!(ended, before);
     }
 }
@@ -75,12 +81,12 @@ fn what_has_ended_stays_so_and_says_where_to_look() {
 enum Step {
     Queue,
     Assign,
-    Begin,
+    Begin(bool),
     GiveBack,
     StartFailed,
     End(JobState),
     Cancel,
-    Restart,
+    Restart(Found),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -88,12 +94,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         2 => Just(Step::Queue),
         4 => Just(Step::Assign),
-        4 => Just(Step::Begin),
+        4 => any::<bool>().prop_map(Step::Begin),
         1 => Just(Step::GiveBack),
         1 => Just(Step::StartFailed),
         3 => ends.prop_map(Step::End),
         1 => Just(Step::Cancel),
-        1 => Just(Step::Restart),
+        1 => prop::sample::select(vec![Found::Runs, Found::Gone]).prop_map(Step::Restart),
     ];
     prop::collection::vec(step, 0..60)
 }
@@ -117,12 +123,12 @@ proptest! {
             let done = match step {
                 Step::Queue => job.queue(1, now),
                 Step::Assign => job.assign("ci/runners/i-00000001".parse().unwrap(), State::Warm, now),
-                Step::Begin => job.begin(now),
+                Step::Begin(keeps) => job.begin(keeps.then(kept), now),
                 Step::GiveBack => job.give_back(),
                 Step::StartFailed => job.start_failed("no".into(), now),
                 Step::End(state) => job.end(Outcome::because(state, "so"), now),
                 Step::Cancel => { job.cancel_requested |= !job.state.has_ended(); Ok(()) }
-                Step::Restart => job.recover(now).map(drop),
+                Step::Restart(found) => job.recover(found, now).map(drop),
             };
             if let Err(fault) = done {
                 prop_assert_eq!(fault.code, Code::WrongState);
@@ -139,6 +145,7 @@ proptest! {
             if before.state == Running && before.cancel_requested {
                 prop_assert_ne!(job.state, Queued, "what is to end is not run again");
             }
+            prop_assert!(job.kept.is_none() || job.state == Running);
             if job.state == Running {
                 prop_assert_eq!(job.attempts.last().and_then(|a| a.state), None);
             }
@@ -247,43 +254,49 @@ proptest! {
 
 /// An agent that starts finds jobs in every state.
 #[test]
-fn a_restart_loses_only_what_ran() {
-    let running = |retries: u8| {
+fn a_restart_loses_only_what_nobody_keeps() {
+    let running = |retries: u8, kept| {
         let mut job = job(1);
         job.spec.retries = retries;
         job.queue(1, 1).expect("queue");
         job.assign("ci/runners/i-00000001".parse().expect("id"), State::Warm, 2).expect("assign");
-        job.begin(3).expect("begin");
+        job.begin(kept, 3).expect("begin");
         job
     };
-    let after = |mut job: Job| {
-        job.recover(9).expect("recover");
+    let after = |mut job: Job, found| {
+        job.recover(found, 9).expect("recover");
         job
     };
-    let lost = after(running(0));
+    // What its guest keeps goes on, whoever follows it, and also where it is to end.
+    let mut goes_on = running(1, Some(kept()));
+    assert_eq!(after(goes_on.clone(), Found::Runs), goes_on);
+    (goes_on.attached, goes_on.cancel_requested) = (true, true);
+    assert_eq!(after(goes_on.clone(), Found::Runs), goes_on);
+    assert_eq!(after(goes_on, Found::Gone).state, Canceled);
+    let lost = after(running(0, Some(kept())), Found::Gone);
     assert_eq!((lost.state, lost.shell_status()), (Lost, 125));
-    assert!(lost.reason.expect("a reason").contains("agent"));
-    let again = after(running(1));
+    assert!(lost.reason.expect("a reason").contains("machine"));
+    let lost = after(running(0, None), Found::Runs);
+    assert_eq!((lost.state, lost.shell_status()), (Lost, 125));
+    assert!(lost.reason.expect("a reason").contains("older"));
+    let again = after(running(1, None), Found::Runs);
     assert_eq!((again.state, again.attempts[0].state), (Queued, Some(Lost)));
-    // Nobody is there who would be told.
-    let mut attached = running(1);
-    attached.attached = true;
-    assert_eq!(after(attached).state, Lost);
-    let mut canceled = running(1);
+    let mut canceled = running(1, None);
     canceled.cancel_requested = true;
-    assert_eq!(after(canceled).state, Canceled);
+    assert_eq!(after(canceled, Found::Runs).state, Canceled);
     // What had a machine and did not begin never ran.
     let mut starting = job(1);
     starting.queue(1, 1).expect("queue");
     let waits = starting.clone();
     starting.assign("ci/runners/i-00000001".parse().expect("id"), State::Warm, 2).expect("assign");
-    assert_eq!(after(starting.clone()), waits);
-    for mut of_client in [waits.clone(), starting, at(Preparing)] {
+    assert_eq!(after(starting.clone(), Found::Gone), waits);
+    // Its client has a while to come back.
+    for mut of_client in [waits.clone(), starting] {
         of_client.attached = true;
-        assert_eq!(after(of_client).state, Canceled);
+        assert_eq!(after(of_client, Found::Runs).state, Queued);
     }
-    assert_eq!(after(waits.clone()), waits);
-    assert_eq!(after(at(Preparing)).state, Preparing);
+    assert_eq!(after(waits.clone(), Found::Gone), waits);
+    assert_eq!(after(at(Preparing), Found::Gone).state, Preparing);
 }
 
 #[test]

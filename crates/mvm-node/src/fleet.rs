@@ -298,9 +298,13 @@ impl Node {
 }
 
 /// A fleet's claims have ids of 16 digits; leases that a node gives by itself have 8.
-fn check_id(id: &str) -> Result<()> {
+pub(crate) fn is_of_fleet(id: &str) -> bool {
     let digits = id.strip_prefix("l-").filter(|digits| digits.len() == 16);
-    if digits.is_some_and(|d| d.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))) {
+    digits.is_some_and(|d| d.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+}
+
+fn check_id(id: &str) -> Result<()> {
+    if is_of_fleet(id) {
         return Ok(());
     }
     let shown: String = id.chars().take(80).collect();

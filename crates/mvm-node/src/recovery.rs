@@ -2,6 +2,7 @@
 //! same is done for one instance whose last operation has failed on its way.
 
 use crate::Result;
+use crate::fleet::is_of_fleet;
 use crate::node::Node;
 use crate::operations::discard_memory;
 use crate::operations::wake::unmark;
@@ -12,8 +13,8 @@ use mvm_api::Problem;
 use mvm_hypervisor::{Machine, ProcessIdentity};
 use mvm_model::lease::Purpose;
 use mvm_model::recovery::{Verdict, recover};
-use mvm_model::{Instance, InstanceId, Mover, Name, State};
-use std::collections::HashMap;
+use mvm_model::{Instance, InstanceId, Job, Mover, Name, State};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Why a machine failed that was to be adopted.
@@ -44,7 +45,7 @@ pub async fn run(node: &Arc<Node>) -> Result<()> {
     node.sweep_templates()?;
     node.sweep_caches().await?;
     node.recover_jobs().await?;
-    recycle_orphaned_jobs(node).await;
+    end_orphaned_leases(node).await;
     Ok(())
 }
 
@@ -257,16 +258,21 @@ fn remove_stray_dirs(node: &Node, instances: &[Instance]) -> Result<()> {
     Ok(())
 }
 
-/// What ran under a job's lease ended with the last agent.
-async fn recycle_orphaned_jobs(node: &Arc<Node>) {
+/// Leases that nobody holds any more: those of jobs that have ended, of claims whose connection was
+/// to the last agent, and of templates. A job that goes on has its own, and a fleet's claims are its
+/// coordinator's to end.
+async fn end_orphaned_leases(node: &Arc<Node>) {
     let orphans: Vec<InstanceId> = node
         .read(|world| {
-            let of_job = |i: &&Instance| {
-                i.lease
-                    .as_ref()
-                    .is_some_and(|lease| matches!(lease.purpose, Purpose::Run | Purpose::Template))
+            let kept: BTreeSet<InstanceId> = world.jobs.values().filter_map(Job::runs_in).collect();
+            let orphaned = |i: &&Instance| {
+                i.lease.as_ref().is_some_and(|lease| match lease.purpose {
+                    Purpose::Run => !kept.contains(&i.id) && !is_of_fleet(&lease.id),
+                    Purpose::Template => true,
+                    Purpose::Manual | Purpose::Expose => false,
+                })
             };
-            world.instances.values().filter(of_job).map(|i| i.id).collect()
+            world.instances.values().filter(orphaned).map(|i| i.id).collect()
         })
         .await;
     for id in orphans {

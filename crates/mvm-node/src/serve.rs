@@ -156,6 +156,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         _ = int.recv() => Ok(()),
         () = node.stop.notified() => Ok(()),
     };
+    node.jobs.stop();
     service::stopping();
     tracing::info!("ending; machines go on");
     node.end_all_lingering().await;

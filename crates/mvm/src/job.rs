@@ -1,8 +1,7 @@
 //! A client's side of jobs: inputs in, output as it comes, artifacts back.
 
-use crate::output;
 use crate::session;
-use mvm_api::client::Bytes;
+use mvm_api::client::{Bytes, Waiting};
 use mvm_api::jobs::{self, JobView, SubmitJob};
 use mvm_api::{Client, Problem, paths};
 use mvm_archive::{Packer, Trust, name_of};
@@ -173,26 +172,76 @@ async fn upload(client: &Client, id: JobId, inputs: Vec<Input>) -> Result<(), Pr
 }
 
 /// Queues a job and follows it to its end, with our standard output, standard error and signals.
-/// It ends with us. Gives the job, and the last signal that was passed on.
+/// It ends with us; where its agent is replaced it goes on, and so do we. Gives the job, and the last
+/// signal that was passed on.
 pub async fn attach(client: &Client, id: JobId) -> Result<(JobView, u8), Problem> {
-    let stream = client.upgrade(&jobs::job_part(id, "attach"), &()).await;
-    let (from, to) = tokio::io::split(stream.map_err(|e| e.into_problem())?);
-    let (frames, queue) = mpsc::channel(8);
-    let writer = tokio::spawn(session::send(to, queue));
+    let (frames, mut signals) = mpsc::channel(8);
     let last = Arc::new(AtomicU8::new(0));
-    let passing = tokio::spawn(pass_signals(frames, last.clone()));
-    let ended = play(from).await;
-    writer.abort();
-    passing.abort();
-    match ended? {
-        Some(Reply::Ok(job)) => {
+    let passing = AbortOnDrop(tokio::spawn(pass_signals(frames, last.clone())));
+    let (mut waiting, mut played) = (client.patience().waiting(), 0);
+    let reply = loop {
+        let path = format!("{}?from={played}", jobs::job_part(id, "attach"));
+        let stream = match client.upgrade(&path, &()).await {
+            Ok(stream) => stream,
+            // Attached twice, it is taken up again.
+            Err(error) => {
+                await_again(&mut waiting, error.into_problem()).await?;
+                continue;
+            }
+        };
+        let before = played;
+        let (from, mut to) = tokio::io::split(stream);
+        let talk = async {
+            while let Some(signal) = signals.recv().await {
+                if frame::write(&mut to, &signal).await.is_err() {
+                    break;
+                }
+            }
+            // Kept open: its end would end the job.
+            std::future::pending::<()>().await
+        };
+        let ended = tokio::select! {
+            ended = play(from, &mut played) => ended?,
+            () = talk => None,
+        };
+        match ended {
+            Some(reply) => break reply,
+            None => {
+                if played > before {
+                    waiting.went_on();
+                }
+                let what = format!("the connection to job {id} broke");
+                await_again(&mut waiting, Problem::new(502, "connection_broken", what)).await?;
+            }
+        }
+    };
+    drop(passing);
+    match reply {
+        Reply::Ok(job) => {
             let job = serde_json::from_value(job)
                 .map_err(|e| Problem::new(502, "connection_broken", e.to_string()))?;
             Ok((job, last.load(Ordering::Relaxed)))
         }
-        Some(Reply::Error { code, message }) => Err(Problem::new(500, &code, message)),
-        None => Err(Problem::new(502, "session_lost", format!("the agent ended with job {id}"))
-            .hint(format!("see what became of it: mvm job info {id}"))),
+        Reply::Error { code, message } => Err(Problem::new(500, &code, message)),
+    }
+}
+
+/// A task that does not outlive this.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Rests before a broken connection is made again; gives the problem where it is not.
+async fn await_again(waiting: &mut Waiting, problem: Problem) -> Result<(), Problem> {
+    // What the client itself has waited for in vain is not waited for once more.
+    let broke = problem.code == "connection_broken";
+    match broke && waiting.after(&problem.code, &problem.detail, true).await {
+        true => Ok(()),
+        false => Err(problem),
     }
 }
 
@@ -215,20 +264,54 @@ async fn pass_signals(to: mpsc::Sender<Frame>, last: Arc<AtomicU8>) {
     }
 }
 
-/// Writes output where it belongs, until its end or a reply.
-async fn play(mut from: impl AsyncRead + Unpin) -> Result<Option<Reply>, Problem> {
+/// Writes output where it belongs, until its end or a reply. Counts what it has come to, in bytes.
+async fn play(
+    mut from: impl AsyncRead + Unpin,
+    played: &mut u64,
+) -> Result<Option<Reply>, Problem> {
     loop {
-        match frame::read(&mut from).await.map_err(session::guest_problem)? {
-            Some(Frame::Reply(reply)) => return Ok(Some(reply)),
-            Some(piece) => session::print(&piece).await?,
-            None => return Ok(None),
+        // One that an agent was killed in the middle of ends with half a frame.
+        match frame::read(&mut from).await {
+            Ok(Some(Frame::Reply(reply))) => return Ok(Some(reply)),
+            Ok(Some(piece)) => {
+                session::print(&piece).await?;
+                *played += piece.length();
+            }
+            Ok(None) | Err(_) => return Ok(None),
         }
     }
 }
 
 /// Shows a job's log; with `follow`, until the job has ended.
 pub async fn log(client: &Client, id: JobId, follow: bool) -> Result<(), Problem> {
-    let path = format!("{}?follow={follow}", jobs::job_part(id, "log"));
+    let (mut waiting, mut played) = (client.patience().waiting(), 0);
+    loop {
+        let before = played;
+        let sent = log_from(client, id, follow, &mut played).await?;
+        let Err(problem) = sent else { return Ok(()) };
+        if !follow {
+            return Err(problem);
+        }
+        if played > before {
+            waiting.went_on();
+        }
+        if problem.code == "agent_unreachable" {
+            // A transfer is begun anew by us alone.
+            let again = waiting.after(&problem.code, &problem.detail, true).await;
+            if again { continue } else { return Err(problem) }
+        }
+        await_again(&mut waiting, problem).await?;
+    }
+}
+
+/// Shows what follows the first bytes of a log. Gives how the transfer ended.
+async fn log_from(
+    client: &Client,
+    id: JobId,
+    follow: bool,
+    played: &mut u64,
+) -> Result<Result<(), Problem>, Problem> {
+    let path = format!("{}?follow={follow}&from={played}", jobs::job_part(id, "log"));
     let (pieces, mut queue) = mpsc::unbounded_channel::<Vec<u8>>();
     let (mut to, from) = tokio::io::duplex(1 << 16);
     let feeding = tokio::spawn(async move {
@@ -243,22 +326,19 @@ pub async fn log(client: &Client, id: JobId, follow: bool) -> Result<(), Problem
         drop(pieces);
         sent
     };
-    let playing = play(from);
+    let playing = play(from, played);
     tokio::pin!(download, playing);
-    let (sent, played) = tokio::select! {
+    let (sent, shown) = tokio::select! {
         sent = &mut download => (sent, playing.await),
-        played = &mut playing => match played {
-            Err(problem) if output::is_of_output(&problem) => return Err(problem),
-            played => (download.await, played),
-        },
+        shown = &mut playing => {
+            // An output that takes no more ends it.
+            shown?;
+            (download.await, Ok(None))
+        }
     };
     let _ = feeding.await;
-    match played {
-        Err(problem) if output::is_of_output(&problem) => return Err(problem),
-        // One that an agent was killed in the middle of ends with half a frame.
-        _ => {}
-    }
-    sent.map_err(|e| e.into_problem())
+    shown?;
+    Ok(sent.map_err(|e| e.into_problem()))
 }
 
 /// Unpacks one of a job's artifacts below the local folder `target`.

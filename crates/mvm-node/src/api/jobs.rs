@@ -4,7 +4,7 @@ use super::pools::reference as pool_reference;
 use super::{Answer, Asked, Body, Caller, Done, Listing, Refusal, Shared, detached, done, streams};
 use crate::Node;
 use crate::clock::Shown;
-use crate::jobs::Follow;
+use crate::jobs::{Attached, Follow};
 use crate::problem::io;
 use axum::Json;
 use axum::body::Body as HttpBody;
@@ -12,23 +12,22 @@ use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use mvm_api::Problem;
 use mvm_api::jobs::{JobFilter, JobView, SubmitJob};
 use mvm_api::page::List;
-use mvm_api::query::{Query, WaitOptions};
+use mvm_api::query::{AttachOptions, LogOptions, Query, WaitOptions};
+use mvm_api::{Peer, Problem};
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::protocol::Reply;
 use mvm_model::JobId;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::sync::mpsc::Receiver;
 
 /// The longest time that one call of `wait` waits, in seconds.
 const MAX_WAIT_S: u64 = 24 * 3600;
 
-/// How many pieces of output a client may be behind before the command waits for it.
-const BEHIND: usize = 8;
+/// How long a client may take to come back by way of another coordinator.
+const FORWARDED: Duration = Duration::from_secs(30);
 
 type OfJob = Path<String>;
 
@@ -81,7 +80,7 @@ pub async fn submit(
 ) -> Answer<JobView> {
     let id = node.job_for(&peer, &id).await?;
     detached(async move {
-        node.queue_job(id, None).await?;
+        node.queue_job(id, false).await?;
         Ok(Json(node.job_view(id).await?))
     })
     .await
@@ -118,10 +117,10 @@ pub async fn log(
     State(node): Shared,
     ConnectInfo(peer): Caller,
     Path(id): OfJob,
-    Query(options): Query<mvm_api::query::Follow>,
+    Query(options): Query<LogOptions>,
 ) -> Result<HttpBody, Refusal> {
     let id = node.job_for(&peer, &id).await?;
-    let follow = Follow::new(node, id, options.follow);
+    let follow = Follow::new(node, id, options.follow, options.from);
     let stream = futures::stream::unfold(follow, |mut follow| async {
         follow.next().await.map(|bytes| (Ok::<_, std::io::Error>(bytes), follow))
     });
@@ -159,28 +158,40 @@ pub async fn artifact(
 }
 
 /// Queues a job and ties it to this connection, upgraded: frames of its output as they come, and at
-/// its end a reply with the job. The client may send signals; when it goes away, the job is ended.
+/// its end a reply with the job. The client may send signals; when it goes away, the job is ended. A
+/// job that was attached before goes on behind the first `from` bytes of its log.
 pub async fn attach(
     State(node): Shared,
     ConnectInfo(peer): Caller,
     Path(id): OfJob,
+    Query(options): Query<AttachOptions>,
     mut request: Request,
 ) -> Result<Response, Refusal> {
     let id = node.job_for(&peer, &id).await?;
     let (response, upgrade) = streams::switch(&mut request)?;
-    let (client, output) = tokio::sync::mpsc::channel(BEHIND);
-    node.queue_job(id, Some(client)).await?;
-    tokio::spawn(follow(node, id, upgrade, output));
+    let attached = node.attach_job(id, options.from).await?;
+    // A client that is here is seen to go. A coordinator may go without its client.
+    let grace = match peer {
+        Peer::Forwarded { .. } => FORWARDED,
+        _ => Duration::ZERO,
+    };
+    tokio::spawn(follow(node, id, upgrade, attached, grace));
     Ok(response)
 }
 
-async fn follow(node: Arc<Node>, id: JobId, upgrade: OnUpgrade, output: Receiver<Frame>) {
+async fn follow(
+    node: Arc<Node>,
+    id: JobId,
+    upgrade: OnUpgrade,
+    mut attached: Attached,
+    grace: Duration,
+) {
     let outcome = match upgrade.await {
         Ok(upgraded) => {
             let (from, to) = tokio::io::split(TokioIo::new(upgraded));
             let mut hearing = tokio::spawn(hear(node.clone(), id, from));
             let outcome = tokio::select! {
-                sent = send(&node, id, to, output) => sent,
+                sent = send(&node, id, to, &mut attached) => sent,
                 _ = &mut hearing => Err(()),
             };
             hearing.abort();
@@ -188,10 +199,8 @@ async fn follow(node: Arc<Node>, id: JobId, upgrade: OnUpgrade, output: Receiver
         }
         Err(_) => Err(()),
     };
-    if outcome.is_err()
-        && let Err(problem) = node.cancel_job(id, "the client that followed it went away").await
-    {
-        tracing::warn!(job = %id, "cannot cancel it: {problem}");
+    if outcome.is_err() {
+        node.client_gone(id, attached, grace).await;
     }
 }
 
@@ -200,19 +209,27 @@ async fn send(
     node: &Node,
     id: JobId,
     mut to: impl AsyncWrite + Unpin,
-    mut output: Receiver<Frame>,
+    attached: &mut Attached,
 ) -> Result<(), ()> {
+    if let Some(mut missed) = attached.missed.take() {
+        tokio::io::copy(&mut missed, &mut to).await.map_err(drop)?;
+    }
     let ended = node.ended_job(id);
     tokio::pin!(ended);
     let job = loop {
+        if attached.is_replaced() {
+            return Err(());
+        }
         tokio::select! {
             biased;
-            Some(piece) = output.recv() => frame::write(&mut to, &piece).await.map_err(drop)?,
+            Some(piece) = attached.output.recv() => {
+                frame::write(&mut to, &piece).await.map_err(drop)?;
+            }
             job = &mut ended => break job,
         }
     };
     // All its output was sent before it was recorded as ended.
-    while let Ok(piece) = output.try_recv() {
+    while let Ok(piece) = attached.output.try_recv() {
         frame::write(&mut to, &piece).await.map_err(drop)?;
     }
     let reply = match job {

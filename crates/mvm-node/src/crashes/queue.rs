@@ -92,7 +92,7 @@ async fn with_files(node: Arc<Node>) -> Result<()> {
     let id = node.create_job(&runners(), wanted(spec, true), holder()).await?.job_id;
     let body = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(inputs()))]);
     node.take_inputs(id, body).await?;
-    node.queue_job(id, None).await?;
+    node.queue_job(id, false).await?;
     node.ended_job(id).await.map(drop)
 }
 

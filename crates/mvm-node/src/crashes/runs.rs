@@ -10,7 +10,7 @@ use crate::world::World;
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::lease::Purpose;
 use mvm_model::plan::plan;
-use mvm_model::{Instance, InstanceId, State, policy};
+use mvm_model::{Instance, InstanceId, JobState, State, policy};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -146,6 +146,10 @@ impl Aftermath<'_> {
         }
         self.kept(before.ok_or("it was never prepared")?, &after, &mut faults);
         faults.extend(self.guests(&after).await);
+        // What its guest keeps is taken up again.
+        let gentle = self.strikes.iter().flatten().all(|strike| strike.kills());
+        let lost = after.jobs.values().filter(|job| gentle && job.state == JobState::Lost);
+        faults.extend(lost.map(|job| format!("lost: {job:?}")));
         match faults.is_empty() {
             true => Ok(()),
             false => Err(faults.join("\n    ")),

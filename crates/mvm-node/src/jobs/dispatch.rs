@@ -85,7 +85,7 @@ async fn assign(node: &Arc<Node>) -> Result<bool> {
         // Before anybody can see that it starts.
         let words = desk.listen();
         node.kick.notify_one();
-        tokio::spawn(run(node.clone(), id, instance, words));
+        tokio::spawn(run(node.clone(), id, instance, words, false));
     }
     desk.bump();
     Ok(true)

@@ -43,6 +43,12 @@ impl Limit {
         self.ends = self.timeout_s.map(|seconds| Instant::now() + left(seconds));
     }
 
+    /// The same for a job that is taken up again: what has ended meanwhile is still told.
+    pub(super) fn go_on(&mut self, ago: Duration) {
+        self.begin(ago);
+        self.ends = self.ends.map(|ends| ends.max(Instant::now() + LAST));
+    }
+
     /// The job is to end: what remains to be done has a moment.
     pub(super) fn last_moment(&mut self) {
         self.ends = Some(Instant::now() + LAST);

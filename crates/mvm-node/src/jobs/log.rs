@@ -14,6 +14,18 @@ use tokio::sync::watch;
 const MAX_LOG: u64 = 64 << 20;
 /// Kind and length of a frame.
 const HEAD: u64 = 5;
+/// The kind of the frame that says how far the output is ([`Frame::Ack`]).
+const MARK: u8 = 19;
+
+/// Words of mvm's own, in a line of standard error.
+pub(super) fn line(words: &str) -> Frame {
+    Frame::Stderr(format!("mvm: {words}\n").into_bytes())
+}
+
+/// What such a line takes in a log.
+pub(super) fn line_length(words: &str) -> u64 {
+    HEAD + line(words).output().len() as u64
+}
 
 /// A log that is written to.
 pub(crate) struct Log {
@@ -51,9 +63,39 @@ impl Log {
         Ok(())
     }
 
-    /// Words of mvm's own, in a line.
-    pub(crate) async fn say(&mut self, words: &str) -> Result<()> {
-        self.put(&Frame::Stderr(format!("mvm: {words}\n").into_bytes())).await
+    /// How long it is, in bytes.
+    pub(crate) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Whether it takes no more.
+    pub(crate) fn is_full(&self) -> bool {
+        self.length >= MAX_LOG
+    }
+
+    /// How much of a program's output it holds that began at `from`. Nothing is known of one that is
+    /// full: its program is asked for what it still has.
+    pub(crate) async fn output_since(&self, from: u64) -> Result<u64> {
+        if self.is_full() {
+            return Ok(0);
+        }
+        let read = async {
+            let mut file = File::open(&self.path).await?;
+            let (mut at, mut output) = (from, 0);
+            while at < self.length {
+                let mut head = [0; HEAD as usize];
+                file.seek(std::io::SeekFrom::Start(at)).await?;
+                file.read_exact(&mut head).await?;
+                let length = u64::from(u32::from_be_bytes([head[1], head[2], head[3], head[4]]));
+                match head[0] {
+                    MARK => output = file.read_u64().await?,
+                    _ => output += length,
+                }
+                at += HEAD + length;
+            }
+            Ok(output)
+        };
+        read.await.map_err(|e| io(format!("read {}", self.path.display()), e))
     }
 
     async fn put(&mut self, piece: &Frame) -> Result<()> {
@@ -91,15 +133,16 @@ pub(crate) struct Follow {
     node: Arc<crate::Node>,
     id: JobId,
     follow: bool,
+    from: u64,
     changed: watch::Receiver<()>,
     file: Option<File>,
 }
 
 impl Follow {
-    /// From the log's beginning.
-    pub(crate) fn new(node: Arc<crate::Node>, id: JobId, follow: bool) -> Follow {
+    /// From so many bytes behind the log's beginning.
+    pub(crate) fn new(node: Arc<crate::Node>, id: JobId, follow: bool, from: u64) -> Follow {
         let changed = node.jobs.desk(id).changed.subscribe();
-        Follow { node, id, follow, changed, file: None }
+        Follow { node, id, follow, from, changed, file: None }
     }
 
     /// The next bytes; nothing at the end.
@@ -110,6 +153,9 @@ impl Follow {
             let over = !self.follow || self.is_over().await;
             if self.file.is_none() {
                 self.file = File::open(self.node.log_of(self.id)).await.ok();
+                if let Some(file) = &mut self.file {
+                    file.seek(std::io::SeekFrom::Start(self.from)).await.ok()?;
+                }
             }
             if let Some(file) = &mut self.file {
                 let mut buffer = vec![0; 64 * 1024];
@@ -159,6 +205,30 @@ mod tests {
             log.write(&one).await.expect("write");
             assert_eq!(frames(&path).await, kept.chain([one.clone()]).collect::<Vec<_>>(), "{cut}");
         }
+    }
+
+    /// What a program that is taken up again is asked for: all that the log does not hold.
+    #[tokio::test]
+    async fn a_log_says_how_much_of_a_program_s_output_it_holds() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("log");
+        let mut log = Log::open(&path).await.expect("log");
+        log.write(&Frame::Stdout(b"of a run before".to_vec())).await.expect("write");
+        let from = log.length() + line_length("attempt 2 of 2");
+        log.write(&line("attempt 2 of 2")).await.expect("write");
+        assert_eq!((log.length(), log.output_since(from).await.expect("read")), (from, 0));
+        log.write(&Frame::Stdout(b"three".to_vec())).await.expect("write");
+        log.write(&Frame::Stderr(b"two".to_vec())).await.expect("write");
+        assert_eq!(log.output_since(from).await.expect("read"), 8);
+        log.write(&line("92 bytes are missing")).await.expect("write");
+        log.write(&Frame::Ack(100)).await.expect("write");
+        log.write(&Frame::Stdout(b"more".to_vec())).await.expect("write");
+        let whole = std::fs::read(&path).expect("log");
+        assert_eq!(log.output_since(from).await.expect("read"), 104);
+        // Torn in its last frame.
+        std::fs::write(&path, &whole[..whole.len() - 1]).expect("cut");
+        let log = Log::open(&path).await.expect("log");
+        assert_eq!(log.output_since(from).await.expect("read"), 100);
     }
 
     #[tokio::test]

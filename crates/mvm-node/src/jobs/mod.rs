@@ -4,14 +4,18 @@
 //! that no agent begins it a second time by mistake. What lies in memory only (who listens, whom
 //! to tell of a signal) is one [`Desk`] a job.
 
+mod attach;
+mod command;
 mod dispatch;
 mod harvest;
 mod limit;
 mod log;
+mod recover;
 mod run;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use attach::Attached;
 pub(crate) use dispatch::dispatch;
 pub(crate) use log::Follow;
 
@@ -28,10 +32,11 @@ use mvm_guest::frame::Frame;
 use mvm_model::job::{self, JobState, Outcome};
 use mvm_model::{Fault, Job, JobId, PoolRef};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as Lock};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 
 /// The most that the inputs of a job may have, in bytes.
 const MAX_INPUTS: u64 = 16 << 30;
@@ -51,6 +56,8 @@ pub(crate) struct Jobs {
     /// Wakes the dispatcher.
     pub kick: Notify,
     desks: Lock<HashMap<JobId, Arc<Desk>>>,
+    /// The agent ends: nothing that breaks now is recorded.
+    stopping: AtomicBool,
 }
 
 /// Who listens to a job, and how it is told something.
@@ -61,11 +68,20 @@ pub(crate) struct Desk {
     words: Lock<Option<mpsc::UnboundedSender<Word>>>,
     /// The client that it is attached to gets its output as it comes.
     client: Lock<Option<mpsc::Sender<Frame>>>,
+    /// Counts the clients: one that comes takes the place of the one before.
+    clients: watch::Sender<u64>,
+    /// Held while output is written and while a client comes: it gets all of it, and nothing twice.
+    turn: Mutex<()>,
 }
 
 impl Desk {
     fn bump(&self) {
         self.changed.send_replace(());
+    }
+
+    /// Where output goes besides the log.
+    fn client(&self) -> Option<mpsc::Sender<Frame>> {
+        locked(&self.client).clone()
     }
 
     /// What is said to the job, from now on.
@@ -84,6 +100,16 @@ impl Desk {
 }
 
 impl Jobs {
+    /// The agent is about to end. What breaks from now on, since its parts are taken down, says
+    /// nothing of jobs: the next agent takes them up again.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
     /// A job's desk.
     pub(crate) fn desk(&self, id: JobId) -> Arc<Desk> {
         locked(&self.desks).entry(id).or_default().clone()
@@ -130,6 +156,18 @@ impl Node {
             .await?;
         self.jobs.desk(id).bump();
         Ok(job)
+    }
+
+    /// Records what became of a run, unless the agent ends: then it is the next one's to find out.
+    async fn record_job(
+        &self,
+        id: JobId,
+        change: impl FnOnce(&mut Job) -> std::result::Result<(), Fault>,
+    ) -> Result<Job> {
+        if self.jobs.is_stopping() {
+            return std::future::pending().await;
+        }
+        self.update_job(id, change).await
     }
 
     /// Records a job of the pool, and queues it unless it is to wait for its inputs.
@@ -219,26 +257,18 @@ impl Node {
         tokio::fs::rename(&early, &path).await.map_err(failed)
     }
 
-    /// Queues a job that has its inputs. Attached to a client, who gets its output, it ends with that.
-    pub(crate) async fn queue_job(
-        &self,
-        id: JobId,
-        client: Option<mpsc::Sender<Frame>>,
-    ) -> Result<Job> {
+    /// Queues a job that has its inputs.
+    pub(crate) async fn queue_job(&self, id: JobId, attached: bool) -> Result<Job> {
         let inputs = self.inputs_of(id);
         // One that is attached is gone with its client after a power cut; others are not.
-        if client.is_none()
-            && let Ok(file) = tokio::fs::File::open(&inputs).await
-        {
+        if !attached && let Ok(file) = tokio::fs::File::open(&inputs).await {
             file.sync_all().await.map_err(|e| io(format!("write {}", inputs.display()), e))?;
         }
         let job = self
             .change(|world, changes| {
                 let mut job = world.job(id)?.clone();
-                job.attached = client.is_some();
                 job.queue(next_number(world), now())?;
-                // Before the dispatcher can see it.
-                *locked(&self.jobs.desk(id).client) = client;
+                job.attached = attached;
                 changes.put_job(job.clone());
                 Ok(job)
             })
@@ -329,36 +359,6 @@ impl Node {
         .await
     }
 
-    /// At start: what the last agent was doing for jobs, and files that belong to none.
-    pub(crate) async fn recover_jobs(&self) -> Result<()> {
-        self.change(|world, changes| {
-            for job in world.jobs.values() {
-                let mut job = job.clone();
-                if job.recover(now())? {
-                    tracing::info!(job = %job.id, state = %job.state, "recovered");
-                    changes.put_job(job);
-                }
-            }
-            Ok(())
-        })
-        .await?;
-        let Ok(entries) = std::fs::read_dir(self.parts.root.jobs()) else { return Ok(()) };
-        for entry in entries.flatten() {
-            let id = entry.file_name().to_str().and_then(|name| name.parse::<JobId>().ok());
-            let Some(id) = id else { continue };
-            match self.read(|world| world.jobs.get(&id).map(|job| job.state)).await {
-                None => {
-                    remove_dir(&entry.path())?;
-                    continue;
-                }
-                Some(state) if state.has_ended() => remove_file(&self.inputs_of(id))?,
-                Some(_) => {}
-            }
-            remove_halves(&entry.path())?;
-        }
-        Ok(())
-    }
-
     /// Forgets the jobs that have been over for long enough, and ends those whose inputs never came.
     pub(crate) async fn tidy_jobs(&self) -> Result<()> {
         let (old, stuck) = self
@@ -407,15 +407,6 @@ impl Node {
         }
         Ok(())
     }
-}
-
-/// Removes what was being received when the last agent was killed.
-fn remove_halves(dir: &Path) -> Result<()> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
-    let halves = entries.flatten().map(|entry| entry.path());
-    halves
-        .filter(|path| path.extension().is_some_and(|e| e == "new"))
-        .try_for_each(|p| remove_file(&p))
 }
 
 fn preparing(world: &World, id: JobId) -> Result<()> {

@@ -1,49 +1,41 @@
 //! One run of one job in its instance.
 
+use super::command::Printer;
 use super::harvest::Harvest;
 use super::limit::Limit;
-use super::log::Log;
+use super::log::{self, Log};
 use super::{Desk, Word, dispatch};
-use crate::claims::extend;
-use crate::node::{Node, locked};
+use crate::node::Node;
 use crate::problem::OrProblem;
 use crate::root::remove_file;
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_archive::Notes;
 use mvm_guest::channel::Channel;
-use mvm_guest::exec::{ExecInput, ExecOutput, Output};
-use mvm_guest::frame::Frame;
-use mvm_guest::protocol::ExecRequest;
+use mvm_guest::protocol::Hello;
 use mvm_model::audit::OK;
-use mvm_model::job::{JobState, Outcome};
-use mvm_model::lease::DEFAULT_LEASE_S;
-use mvm_model::{Instance, Job, JobId, Mover, State};
+use mvm_model::job::{Artifact, JobState, KeptRun, Outcome};
+use mvm_model::{Fault, Instance, Job, JobId, Mover, State};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::task::JoinHandle;
 
 /// Where a job works in its guest.
 pub(super) const WORK: &str = "/work";
-/// How long a command that is asked to end may take.
-const GRACE: Duration = Duration::from_secs(2);
-/// How often the lease of a job that has no end of its own is extended.
-const EXTEND: Duration = Duration::from_secs(DEFAULT_LEASE_S / 3);
 /// When it is tried again to record what became of a job, where the disk was full.
 const AGAIN: Duration = Duration::from_secs(1);
-/// A signal that asks to end (signal(7)).
-const TERM: i32 = 15;
 
 /// What runs a job.
-struct Runner {
-    node: Arc<Node>,
-    desk: Arc<Desk>,
-    id: JobId,
-    instance: Instance,
-    limit: Limit,
+pub(super) struct Runner {
+    pub node: Arc<Node>,
+    pub desk: Arc<Desk>,
+    pub id: JobId,
+    pub instance: Instance,
+    pub limit: Limit,
     /// The guest did not do in time what it was to, or was interrupted: nobody is to have it again.
-    cut: bool,
+    pub cut: bool,
+    /// Its command was begun by an agent before this one.
+    pub again: bool,
 }
 
 /// Why a run came to nothing before its command began.
@@ -69,12 +61,13 @@ impl From<Problem> for Unbegun {
 }
 
 /// Runs a job that has got `instance` to its end, records how it came out, and gives the instance
-/// back.
+/// back. With `again`, an agent before this one has begun its command.
 pub(super) async fn run(
     node: Arc<Node>,
     id: JobId,
     instance: Instance,
     words: UnboundedReceiver<Word>,
+    again: bool,
 ) {
     let desk = node.jobs.desk(id);
     let lease = instance.lease.as_ref().map(|lease| lease.id.clone()).unwrap_or_default();
@@ -82,7 +75,7 @@ pub(super) async fn run(
     let act = node.begin_job(id, &instance).await;
     let timeout_s = node.read(|w| w.jobs.get(&id).and_then(|job| job.spec.timeout_s)).await;
     let limit = Limit::new(words, timeout_s);
-    let runner = Runner { node: node.clone(), desk, id, instance, limit, cut: false };
+    let runner = Runner { node: node.clone(), desk, id, instance, limit, cut: false, again };
     // In a task of its own: whatever happens in it, the job has an end.
     let ended = tokio::spawn(runner.run()).await;
     let (cut, ended) =
@@ -96,7 +89,7 @@ pub(super) async fn run(
                 true => job.end(Outcome::because(JobState::Canceled, "canceled"), now()),
                 false => job.give_back(),
             };
-            let waits = node.update_job(id, back_in_line).await;
+            let waits = node.record_job(id, back_in_line).await;
             waits.and_then(|job| back.map(|()| job))
         }
         Err(problem) => {
@@ -107,7 +100,7 @@ pub(super) async fn run(
             };
             // On a full disk no end can be recorded: it is as soon as there is room.
             loop {
-                match node.update_job(id, failed).await {
+                match node.record_job(id, failed).await {
                     Err(full) if full.code == "no_space" => tokio::time::sleep(AGAIN).await,
                     outcome => break outcome,
                 }
@@ -141,6 +134,7 @@ pub(super) async fn run(
 /// A machine that is up and has the inputs, how long both took, and what it could not keep of these.
 struct Ready {
     channel: Channel,
+    hello: Hello,
     claim: Duration,
     inputs: Duration,
     notes: Notes,
@@ -150,11 +144,14 @@ impl Runner {
     /// Gives the job as it is recorded then, or nothing where there was no room for it; and whether
     /// its machine is to go.
     async fn run(mut self) -> (bool, Result<Option<Job>>) {
-        let ended = self.follow_to_end().await;
+        let ended = match self.again {
+            true => self.take_up().await.map(Some),
+            false => self.begin().await,
+        };
         (self.cut, ended)
     }
 
-    async fn follow_to_end(&mut self) -> Result<Option<Job>> {
+    async fn begin(&mut self) -> Result<Option<Job>> {
         let (node, id) = (self.node.clone(), self.id);
         match self.prepare().await {
             Ok(ready) => self.carry_out(ready).await.map(Some),
@@ -166,16 +163,16 @@ impl Runner {
                     true => job.end(Outcome::because(JobState::Canceled, "canceled"), now()),
                     false => job.start_failed(problem.to_string(), now()),
                 };
-                node.update_job(id, failed).await.map(Some)
+                node.record_job(id, failed).await.map(Some)
             }
             Err(Unbegun::Over(outcome)) => {
-                node.update_job(id, |job| job.end(outcome, now())).await.map(Some)
+                node.record_job(id, |job| job.end(outcome, now())).await.map(Some)
             }
         }
     }
 
     /// Does something that needs the guest, as long as the job may go on.
-    async fn hold<T>(
+    pub(super) async fn hold<T>(
         &mut self,
         doing: &str,
         work: impl Future<Output = T>,
@@ -203,12 +200,13 @@ impl Runner {
         let connect = async { node.channel(&mut *slot.gate.lock().await).await };
         let channel = self.hold("its machine was brought up", connect).await??;
         self.limit.begin(Duration::ZERO);
+        let hello = self.hold("its guest was greeted", channel.hello()).await?.or_problem()?;
         let mounted = node.open_caches(machine, &channel);
         self.hold("its caches were mounted", mounted).await??;
         let claim = began.elapsed();
         let began = Instant::now();
         let notes = self.send_inputs(&channel).await?;
-        Ok(Ready { channel, claim, inputs: began.elapsed(), notes })
+        Ok(Ready { channel, hello, claim, inputs: began.elapsed(), notes })
     }
 
     async fn send_inputs(&mut self, channel: &Channel) -> std::result::Result<Notes, Unbegun> {
@@ -225,17 +223,21 @@ impl Runner {
 
     /// Begins the command, follows it to its end, and records how it came out.
     async fn carry_out(&mut self, ready: Ready) -> Result<Job> {
-        let Ready { channel, claim, inputs, notes } = ready;
-        let mut log = Log::open(&self.node.log_of(self.id)).await?;
+        let Ready { channel, hello, claim, inputs, notes } = ready;
+        let log = Log::open(&self.node.log_of(self.id)).await?;
         let canceled =
             |job: &mut Job| job.end(Outcome::because(JobState::Canceled, "canceled"), now());
+        let first = |job: &Job| first_words(job).into_iter().chain(notes.lines());
+        let begun = log.length();
         let job = self
-            .node
-            .update_job(self.id, |job| {
+            .record(|job| {
                 if job.cancel_requested {
                     return canceled(job);
                 }
-                job.begin(now())?;
+                // Behind the words that this run begins with.
+                let words: u64 = first(job).map(|words| log::line_length(&words)).sum();
+                let kept = hello.life.map(|life| KeptRun { life, log_from: begun + words });
+                job.begin(kept, now())?;
                 if let Some(attempt) = job.attempts.last_mut() {
                     attempt.claim_us = claim.as_micros() as u64;
                     attempt.inputs_us = inputs.as_micros() as u64;
@@ -246,22 +248,67 @@ impl Runner {
         if job.state != JobState::Running {
             return Ok(job);
         }
-        if job.attempts.len() > 1 {
-            let (number, most) = (job.attempts.len(), usize::from(job.spec.retries) + 1);
-            log.say(&format!("attempt {number} of {most}")).await?;
+        let mut printer = Printer::new(log, self.desk.clone(), 0);
+        for words in first(&job) {
+            printer.say(&words).await;
         }
-        self.tell(&mut log, &notes).await?;
+        self.follow(channel, job, printer).await
+    }
+
+    /// Takes a command up again that an agent before this one has begun, or was about to.
+    async fn take_up(&mut self) -> Result<Job> {
+        let mut job = self.node.read(|world| world.job(self.id).cloned()).await?;
+        let attempt = job.attempts.last();
+        let began_at = attempt.and_then(|attempt| attempt.began_at).unwrap_or_else(now);
+        let inputs = Duration::from_micros(attempt.map_or(0, |attempt| attempt.inputs_us));
+        self.limit.go_on(Duration::from_millis(now().saturating_sub(began_at)) + inputs);
+        self.extend(job.spec.timeout_s).await;
+        let log = Log::open(&self.node.log_of(self.id)).await?;
+        let from = job.kept.as_ref().map_or(0, |kept| kept.log_from);
+        let said = log.length() >= from;
+        let offset = if said { log.output_since(from).await? } else { 0 };
+        let length = log.length();
+        let mut printer = Printer::new(log, self.desk.clone(), offset);
+        if !said {
+            // The last agent was killed before it had said what this run begins with.
+            let words = first_words(&job);
+            let from = length + words.as_ref().map_or(0, |words| log::line_length(words));
+            job = self
+                .record(|job| {
+                    job.kept.iter_mut().for_each(|kept| kept.log_from = from);
+                    Ok(())
+                })
+                .await?;
+            if let Some(words) = words {
+                printer.say(&words).await;
+            }
+        }
+        let outcome = match self.find_guest().await {
+            Ok(Ok(channel)) => return self.follow(channel, job, printer).await,
+            Ok(Err(gone)) => self.lost(&gone),
+            Err(outcome) => outcome,
+        };
+        self.record(|job| job.end(outcome, now())).await
+    }
+
+    /// Follows the command to its end, takes what it leaves, and records how it came out.
+    async fn follow(
+        &mut self,
+        mut channel: Channel,
+        job: Job,
+        mut printer: Printer,
+    ) -> Result<Job> {
         let slot = self.node.slot(self.instance.id);
         let _session = slot.session();
-        let began = Instant::now();
-        let mut outcome = self.command(&channel, &job, log).await;
-        let took = began.elapsed();
-        let artifacts = self.harvest(&channel, &job, &mut outcome).await;
+        let mut outcome = self.command(&mut channel, &job, &mut printer).await;
+        let began_at = job.attempts.last().and_then(|attempt| attempt.began_at);
+        let took_ms = now().saturating_sub(began_at.unwrap_or_else(now));
+        let artifacts = self.harvest(&channel, &job, &mut outcome, &mut printer).await;
+        printer.cut().into_iter().for_each(|cut| outcome.add_reason(cut));
         let ended = self
-            .node
-            .update_job(self.id, |job| {
+            .record(|job| {
                 if let Some(attempt) = job.attempts.last_mut() {
-                    attempt.command_us = took.as_micros() as u64;
+                    attempt.command_us = took_ms * 1000;
                 }
                 job.artifacts = artifacts;
                 if job.cancel_requested && outcome.state == JobState::Lost {
@@ -274,101 +321,11 @@ impl Runner {
         Ok(ended)
     }
 
-    /// Runs the command. A machine that goes away under it makes it lost.
-    async fn command(&mut self, channel: &Channel, job: &Job, log: Log) -> Outcome {
-        let request = ExecRequest {
-            argv: job.spec.argv.clone(),
-            env: job.spec.env.clone(),
-            cwd: Some(WORK.to_owned()),
-            ..ExecRequest::default()
-        };
-        let started = match self.hold("its command was started", channel.exec(request)).await {
-            Ok(started) => started,
-            Err(outcome) => return outcome,
-        };
-        let mut program = match started {
-            Ok(program) => program,
-            Err(mvm_guest::Error::Guest { code, message }) => {
-                let exit_status = match &*code {
-                    "command_not_found" => Some(127),
-                    "command_not_executable" => Some(126),
-                    _ => None,
-                };
-                return Outcome { state: JobState::Failed, exit_status, reason: Some(message) };
-            }
-            Err(error) => return self.lost(&error.to_string()),
-        };
-        let mut output = tokio::spawn(pass_on(program.output, log, self.desk.clone()));
-        let outcome = self.watch(&mut output, &mut program.input, job.spec.timeout_s).await;
-        // Where it has not ended by itself, this ends it: its stream is closed.
-        if !output.is_finished() {
-            output.abort();
-            let _ = output.await;
-        }
-        outcome
-    }
-
-    /// Waits for the command's end, or brings it about.
-    async fn watch(
-        &mut self,
-        output: &mut JoinHandle<Result<Printed>>,
-        input: &mut ExecInput,
-        timeout_s: Option<u64>,
-    ) -> Outcome {
-        let passed = self.limit.passed();
-        tokio::pin!(passed);
-        let mut ending = Box::pin(after(None));
-        let mut asked = false;
-        let mut extend_lease = tokio::time::interval(EXTEND);
-        loop {
-            tokio::select! {
-                biased;
-                ended = &mut *output => return match ended {
-                    Ok(Ok(Printed { status, cut })) => {
-                        Outcome { reason: cut, ..ended_by_itself(status, asked) }
-                    }
-                    Ok(Err(problem)) => self.lost(&problem.to_string()),
-                    Err(error) => self.lost(&error.to_string()),
-                },
-                () = &mut passed => return self.limit.timed_out(),
-                () = &mut ending => return Outcome::because(JobState::Canceled, "canceled"),
-                word = self.limit.word() => {
-                    let signal = match word {
-                        Word::Signal(signal) => signal,
-                        Word::Cancel => {
-                            ending = Box::pin(after(Some(GRACE)));
-                            TERM
-                        }
-                    };
-                    asked = true;
-                    // A guest that does not listen is not waited for.
-                    let _ = tokio::time::timeout(GRACE, input.signal(signal)).await;
-                }
-                _ = extend_lease.tick() => self.extend(timeout_s).await,
-            }
-        }
-    }
-
-    /// A job without timeout and length of its own keeps its lease as long as it runs.
-    async fn extend(&self, timeout_s: Option<u64>) {
-        let own =
-            self.node.read(|w| w.jobs.get(&self.id).is_some_and(|j| j.spec.lease_s.is_some()));
-        if timeout_s.is_some() || own.await {
-            return;
-        }
-        let until = now() + DEFAULT_LEASE_S * 1000;
-        if let Err(problem) = self.node.update(self.instance.id, |i| extend(i, until)).await {
-            tracing::warn!(job = %self.id, "cannot extend its lease: {problem}");
-        }
-    }
-
-    fn lost(&self, why: &str) -> Outcome {
-        // Its end is the reason, not what broke by it.
-        let ended = self.node.slot(self.instance.id).why_ended().map(|ended| ended.detail);
-        let given_up = ended.or_else(|| self.node.halted.given_up(self.instance.id));
-        let why = given_up.as_deref().unwrap_or(why);
-        let reason = format!("its machine {} went away: {why}", self.instance.reference());
-        Outcome::because(JobState::Lost, reason)
+    async fn record(
+        &self,
+        change: impl FnOnce(&mut Job) -> std::result::Result<(), Fault>,
+    ) -> Result<Job> {
+        self.node.record_job(self.id, change).await
     }
 
     /// Takes what the job leaves from its guest.
@@ -377,7 +334,8 @@ impl Runner {
         channel: &Channel,
         job: &Job,
         outcome: &mut Outcome,
-    ) -> Vec<mvm_model::job::Artifact> {
+        printer: &mut Printer,
+    ) -> Vec<Artifact> {
         if outcome.state == JobState::Lost || self.cut {
             return Vec::new();
         }
@@ -388,84 +346,14 @@ impl Runner {
         let notes = Notes::default();
         let mut harvest = Harvest { node, instance, channel, limit, cut: false, notes };
         let artifacts = harvest.take(job, outcome).await;
-        let notes = harvest.notes;
-        self.cut = harvest.cut;
-        if !notes.is_empty() {
-            let told = async {
-                let mut log = Log::open(&self.node.log_of(self.id)).await?;
-                self.tell(&mut log, &notes).await
-            };
-            if let Err(problem) = told.await {
-                outcome.add_reason(format!("its log is cut short: {}", problem.detail));
-            }
-        }
+        self.cut |= harvest.cut;
+        printer.tell(&harvest.notes).await;
         artifacts
     }
-
-    /// Says in the log, and to the client that is attached, what could not be copied as it was.
-    async fn tell(&self, log: &mut Log, notes: &Notes) -> Result<()> {
-        for line in notes.lines() {
-            let piece = Frame::Stderr(format!("mvm: {line}\n").into_bytes());
-            log.write(&piece).await?;
-            let client = locked(&self.desk.client).clone();
-            if let Some(client) = client {
-                // One that is gone ends the job by itself.
-                let _ = client.send(piece).await;
-            }
-        }
-        self.desk.bump();
-        Ok(())
-    }
 }
 
-/// A status of the command's own. One that was asked to end, and did not end well, was canceled.
-fn ended_by_itself(status: i32, asked: bool) -> Outcome {
-    let state = match status {
-        0 => JobState::Succeeded,
-        _ if asked => JobState::Canceled,
-        _ => JobState::Failed,
-    };
-    Outcome { state, exit_status: Some(status), reason: None }
-}
-
-async fn after(time: Option<Duration>) {
-    match time {
-        Some(time) => tokio::time::sleep(time).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// What came of a program's output.
-struct Printed {
-    /// The program's status.
-    status: i32,
-    /// Why not all of its output is in the log.
-    cut: Option<String>,
-}
-
-/// Writes a program's output to the log, and passes it on to the client that is attached.
-async fn pass_on(mut output: ExecOutput, log: Log, desk: Arc<Desk>) -> Result<Printed> {
-    let (mut log, mut cut) = (Some(log), None);
-    loop {
-        let piece = match output.next().await.or_problem()? {
-            Output::Stdout(bytes) => Frame::Stdout(bytes),
-            Output::Stderr(bytes) => Frame::Stderr(bytes),
-            Output::Taken(_) => continue,
-            Output::Exit(exit) => return Ok(Printed { status: exit.shell_status(), cut }),
-        };
-        if let Some(to) = &mut log
-            && let Err(problem) = to.write(&piece).await
-        {
-            // The command goes on.
-            tracing::warn!("a job's log ends here: {problem}");
-            (log, cut) = (None, Some(format!("its log is cut short: {}", problem.detail)));
-        }
-        desk.bump();
-        let client = locked(&desk.client).clone();
-        if let Some(client) = client
-            && client.send(piece).await.is_err()
-        {
-            *locked(&desk.client) = None;
-        }
-    }
+/// What the log of a run begins with that is not the first.
+fn first_words(job: &Job) -> Option<String> {
+    let (number, most) = (job.attempts.len(), usize::from(job.spec.retries) + 1);
+    (number > 1).then(|| format!("attempt {number} of {most}"))
 }

@@ -41,7 +41,7 @@ async fn submit(node: &Arc<Node>, timeout_s: Option<u64>) -> crate::Result<JobId
     let id = node.create_job(&runners(), wanted, "uid:0".to_owned()).await?.job_id;
     let body = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(inputs()))]);
     node.take_inputs(id, body).await?;
-    node.queue_job(id, None).await?;
+    node.queue_job(id, false).await?;
     Ok(id)
 }
 

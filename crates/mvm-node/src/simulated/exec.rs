@@ -3,20 +3,18 @@
 use super::files::{self, absolute};
 use super::script::{self, Command, Does};
 use super::{Inside, refusal};
-use mvm_guest::Result;
 use mvm_guest::channel::Stream;
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::protocol::{ExecRequest, Exit};
 use mvm_guest::serve::reply;
+use mvm_guest::{Error, Result};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 /// Runs it until it has ended, the host sends a signal, or goes away.
 pub async fn run(inside: &Inside, stream: &mut Stream, request: ExecRequest) -> Result<()> {
-    let commands = script::parse(&request.argv).map_err(|name| {
-        refusal("command_not_found", format!("run {name}: a simulated guest has no such program"))
-    })?;
+    let commands = script::parse(&request.argv).map_err(|name| not_found(&name))?;
     reply(stream, &()).await?;
     let (mut from_host, mut to_host) = tokio::io::split(stream);
     let (give, input) = mpsc::channel(8);
@@ -31,6 +29,11 @@ pub async fn run(inside: &Inside, stream: &mut Stream, request: ExecRequest) -> 
         },
     };
     frame::write(&mut to_host, &Frame::Exit(exit)).await
+}
+
+/// There is no such program.
+pub fn not_found(name: &str) -> Error {
+    refusal("command_not_found", format!("run {name}: a simulated guest has no such program"))
 }
 
 /// Hands on the input. Gives the signal that ends the program; `None` once the host is gone.

@@ -1,5 +1,6 @@
 //! The files of a simulated guest, which it holds in its memory.
 
+use super::kept::Program;
 use super::refusal;
 use mvm_archive::{Entry, Kind, Notes, Reader, Time, Writer};
 use mvm_guest::channel::Stream;
@@ -14,6 +15,18 @@ use std::collections::BTreeMap;
 const MOST_BYTES: usize = 4 << 20;
 /// The size of one piece of an archive.
 const PIECE: usize = 64 * 1024;
+
+/// What a guest holds in its memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    pub files: Files,
+    /// Programs that are kept, by their keys.
+    #[serde(default)]
+    pub programs: BTreeMap<String, Program>,
+    /// Drawn when it was first asked: one that is booted anew has another.
+    #[serde(default)]
+    pub life: String,
+}
 
 /// Everything that there is, by absolute path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,24 +133,33 @@ pub fn absolute(folder: &str, path: &str) -> String {
 
 /// Reads the files of a machine.
 pub fn look(machine: &GuestMachine) -> Files {
-    // A guest that was just booted has none.
-    machine.with_memory(|memory| (serde_json::from_slice(memory).unwrap_or_default(), false))
+    machine.with_memory(|memory| (read(memory).files, false))
+}
+
+/// A guest that was just booted has nothing in it.
+fn read(memory: &[u8]) -> Memory {
+    serde_json::from_slice(memory).unwrap_or_default()
 }
 
 /// Changes the files of a machine; refused where they get to be too much.
 pub fn change<T>(machine: &GuestMachine, change: impl FnOnce(&mut Files) -> T) -> Result<T> {
+    change_all(machine, |memory| change(&mut memory.files))
+}
+
+/// Changes all that a machine holds; refused where the files get to be too much.
+pub fn change_all<T>(machine: &GuestMachine, change: impl FnOnce(&mut Memory) -> T) -> Result<T> {
     machine.with_memory(|memory| {
-        let before: Files = serde_json::from_slice(memory).unwrap_or_default();
-        let mut files = before.clone();
-        let value = change(&mut files);
-        if files.bytes() > MOST_BYTES {
+        let before = read(memory);
+        let mut after = before.clone();
+        let value = change(&mut after);
+        if after.files.bytes() > MOST_BYTES {
             let message = format!("a simulated guest holds {MOST_BYTES} bytes of files at most");
             return (Err(refusal("no_space", message)), false);
         }
-        let changed = files != before;
+        let changed = after != before;
         if changed {
             // Plain maps of strings and numbers: they serialise.
-            *memory = serde_json::to_vec(&files).unwrap_or_default();
+            *memory = serde_json::to_vec(&after).unwrap_or_default();
         }
         (Ok(value), changed)
     })

@@ -8,6 +8,7 @@ mod exec;
 mod files;
 #[cfg(test)]
 pub mod hostile;
+mod kept;
 mod script;
 mod silence;
 
@@ -20,7 +21,7 @@ use mvm_guest::{Error, Result};
 use mvm_hypervisor::sim::{Guest, GuestChannel, GuestMachine};
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// The port of the guest that gives back what it is sent (RFC 862); all others refuse.
 const ECHO_PORT: u16 = 7;
@@ -53,7 +54,9 @@ async fn pass_through<T: Answer>(
     let (near, far) = tokio::io::duplex(PIPE);
     let (from_host, to_host) = stream.into_split();
     let (from_guest, to_guest) = tokio::io::split(near);
-    let inside = answers(Inside { running: running.clone(), machine, silence: silence.clone() });
+    let told = Notify::new();
+    let inside =
+        answers(Inside { running: running.clone(), machine, silence: silence.clone(), told });
     let never = Silence::default();
     tokio::select! {
         () = pass(from_host, to_guest, running.clone(), &never, number) => {}
@@ -86,6 +89,8 @@ struct Inside {
     running: watch::Receiver<bool>,
     machine: GuestMachine,
     silence: Silence,
+    /// Kept programs were told something.
+    told: Notify,
 }
 
 impl Answer for Inside {
@@ -97,7 +102,10 @@ impl Answer for Inside {
                 self.adopt(&identity)?;
                 reply(stream, &()).await
             }
-            Request::Exec(request) => exec::run(self, stream, request).await,
+            Request::Exec(mut request) => match request.keep.take() {
+                Some(keep) => kept::run(self, stream, request, keep).await,
+                None => exec::run(self, stream, request).await,
+            },
             Request::Put { path, notes } => files::put(&self.machine, stream, &path, notes).await,
             Request::Get { path, notes } => files::get(&self.machine, stream, &path, notes).await,
             Request::Stats => reply(stream, &self.stats()).await,
@@ -122,8 +130,19 @@ impl Inside {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: "simulated".to_owned(),
             uptime_ms: self.machine.uptime_ms(),
-            life: None,
+            life: self.life(),
         }
+    }
+
+    /// Its programs are in its memory, and live as long as that.
+    fn life(&self) -> Option<String> {
+        let life = files::change_all(&self.machine, |memory| {
+            if memory.life.is_empty() {
+                memory.life = crate::identity::hex_digits(16).unwrap_or_default();
+            }
+            memory.life.clone()
+        });
+        life.ok().filter(|life| !life.is_empty())
     }
 
     /// Takes on names and address; what it is told of time, entropy and SSH it has no use for.

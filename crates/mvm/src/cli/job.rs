@@ -168,7 +168,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             output::describe(format, &view)
         }
         Command::Logs { job, follow } => {
-            job::log(&context.client()?, job, follow).await?;
+            job::log(&context.patient()?, job, follow).await?;
             Ok(0)
         }
         Command::Cancel { jobs } => {
@@ -194,7 +194,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
 async fn wait(context: &Context, job: JobId, timeout: Option<u64>) -> Outcome {
     let query = timeout.map(|seconds| format!("?timeout_s={seconds}")).unwrap_or_default();
     let path = jobs::job_part(job, "wait") + &query;
-    let view: JobView = context.client()?.get(&path).await.map_err(refused)?;
+    let view: JobView = context.patient()?.get(&path).await.map_err(refused)?;
     let Some(status) = view.shell_status else {
         let what = format!("job {job} is {} after {} s", view.state, timeout.unwrap_or_default());
         return Err(Problem::new(504, "not_ended", what)

@@ -219,6 +219,11 @@ impl Context {
         agent_process::client(&self.root)
     }
 
+    /// The same, who also waits for an agent that is being replaced.
+    pub fn patient(&self) -> Result<Client, Problem> {
+        Ok(self.client()?.patient(self.patience.clone()))
+    }
+
     /// A client of the coordinator: of the one that is named, else of the one on this machine.
     pub fn coordinator(&self) -> Result<Client, Problem> {
         match &self.coordinator {

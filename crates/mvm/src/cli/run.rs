@@ -62,6 +62,9 @@ pub struct Run {
 /// How long a guest may take, once its time has passed, to hand over what is to be copied back.
 const LAST: Duration = Duration::from_secs(10);
 
+/// How long an agent may take to hear that a job is to end. It ends with our connection, too.
+const TOLD: Duration = Duration::from_secs(1);
+
 /// What took how long.
 type Steps = Vec<(String, Duration)>;
 
@@ -73,7 +76,7 @@ pub async fn run(context: &Context, run: Run) -> Outcome {
 async fn run_and_tell(context: &Context, run: Run) -> Outcome {
     let inputs: Vec<Input> =
         run.inputs.iter().map(|text| Input::parse(text)).collect::<Result<_, _>>()?;
-    let client = context.client()?;
+    let client = context.patient()?;
     let mut steps = Steps::new();
     // A fleet's claims wait for their turn in one queue for all nodes.
     let of_fleet = context.coordinator.is_some() && run.options.is_plain();
@@ -110,7 +113,11 @@ async fn submit_and_follow(
     let (view, signal) = tokio::select! {
         ended = following => ended?,
         // The job gets these as well; it ends with us.
-        status = interrupted() => return Ok(status),
+        status = interrupted() => {
+            let told = job::verb(client, made.job_id, "cancel");
+            let _ = tokio::time::timeout(TOLD, told).await;
+            return Ok(status);
+        }
     };
     if let Some(attempt) = view.attempts.last() {
         // From the queue to a machine that is ready.

@@ -28,4 +28,5 @@ mod refusals;
 mod service;
 mod sessions;
 mod simulated;
+mod takeover;
 mod templates;

@@ -1,23 +1,23 @@
 //! `mvm job`: the queue, and what becomes of jobs.
 
-use crate::lab::{Lab, text, wait_for};
+use crate::lab::{Lab, is_gone, run, text, wait_for};
 use serde_json::Value;
 use std::io::Read;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 impl Lab {
     /// Submits a job whose command is a script; gives its id.
-    fn submit(&self, options: &[&str], script: &str) -> String {
+    pub fn submit(&self, options: &[&str], script: &str) -> String {
         let words = [&["job", "submit", "ci/small"], options, &["--", "sh", "-c", script]].concat();
         self.ok(&words).trim().to_owned()
     }
 
-    fn job(&self, id: &str) -> Value {
+    pub fn job(&self, id: &str) -> Value {
         self.json(&["job", "info", id])
     }
 
     /// Waits until a job has ended; gives the exit status that `wait` ends with.
-    fn ended(&self, id: &str) -> i32 {
+    pub fn ended(&self, id: &str) -> i32 {
         let status = self.mvm(&["job", "wait", id, "--timeout", "120"]).status().expect("mvm");
         status.code().expect("status")
     }
@@ -27,7 +27,7 @@ impl Lab {
     }
 
     /// What a job has printed, on both streams.
-    fn printed(&self, id: &str) -> (String, String) {
+    pub fn printed(&self, id: &str) -> (String, String) {
         let output = self.mvm(&["job", "logs", id]).output().expect("mvm");
         (text(&output.stdout), text(&output.stderr))
     }
@@ -41,6 +41,22 @@ fn first_line(child: &mut Child) -> String {
         line.push(byte[0]);
     }
     text(&line)
+}
+
+/// Kills the agent, and the machines that these jobs run in.
+fn kill_with_machines(lab: &Lab, jobs: &[&str]) {
+    let machine = |id: &&str| {
+        let attempts = lab.job(id)["attempts"].as_array().expect("attempts").clone();
+        let last = attempts.last().expect("a run")["instance"].as_str().expect("it").to_owned();
+        lab.process(&last)
+    };
+    let pids: Vec<String> = jobs.iter().map(machine).collect();
+    lab.kill_agent();
+    for pid in pids {
+        run(Command::new("kill").args(["-9", &pid]));
+        let pid = pid.parse().expect("pid");
+        wait_for("the machine to end", || is_gone(pid));
+    }
 }
 
 /// One machine at a time, and a job that holds it.
@@ -186,7 +202,7 @@ fn a_log_is_followed_while_its_job_runs() {
     lab.ok(&["pool", "destroy", "ci/small"]);
 }
 
-/// What an agent that is killed in the middle makes of its jobs.
+/// What becomes of jobs whose machines are killed in the middle, and their agent with them.
 #[test]
 fn a_job_is_never_run_twice_by_mistake() {
     let lab = Lab::new("lost");
@@ -202,7 +218,7 @@ fn a_job_is_never_run_twice_by_mistake() {
     let waits = lab.submit(&[], "echo waited");
     assert_eq!(lab.job(&waits)["state"], "queued");
     let machines = lab.ids("ci/small", "running");
-    lab.kill_agent();
+    kill_with_machines(&lab, &[&once, &again]);
     assert_eq!(lab.ended(&once), 125);
     let job = lab.job(&once);
     assert_eq!(
@@ -221,7 +237,7 @@ fn a_job_is_never_run_twice_by_mistake() {
     );
     assert_ne!(attempts[0]["instance"], attempts[1]["instance"]);
     // Lost again, it has no third.
-    lab.kill_agent();
+    kill_with_machines(&lab, &[&again]);
     assert_eq!((lab.ended(&again), lab.job(&again)["state"].as_str()), (125, Some("lost")));
     // A machine that is taken away under its job makes it lost as well.
     let id = lab.submit(&[], "echo run; exec sleep 600");

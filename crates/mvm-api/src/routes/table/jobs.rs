@@ -3,7 +3,7 @@
 use super::{AGENT, BOTH, narrowed, tenant};
 use crate::audit::AuditLogView;
 use crate::jobs::{JobFilter, JobView, SubmitJob};
-use crate::query::{EventFilter, Follow, WaitOptions};
+use crate::query::{AttachOptions, EventFilter, Follow, LogOptions, WaitOptions};
 use crate::routes::Route;
 use crate::routes::shape::{Sent, schema_of};
 use crate::types::*;
@@ -34,8 +34,9 @@ pub(super) const ROUTES: &[Route] = &[
         "POST",
         "/v1/jobs/{id}/attach",
         "job.attach",
-        "Queues a job and streams its output",
+        "Queues a job and streams its output, or goes on with one that was attached before",
     )
+    .query::<AttachOptions>()
     .upgrades(),
     narrowed(BOTH, "POST", "/v1/jobs/{id}/cancel", "job.cancel", "Cancels a job")
         .gives::<JobView>(),
@@ -43,7 +44,7 @@ pub(super) const ROUTES: &[Route] = &[
         .query::<WaitOptions>()
         .gives::<JobView>(),
     narrowed(BOTH, "GET", "/v1/jobs/{id}/log", "job.log", "A job's output")
-        .query::<Follow>()
+        .query::<LogOptions>()
         .octets(),
     narrowed(
         BOTH,

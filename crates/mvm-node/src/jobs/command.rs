@@ -1,0 +1,399 @@
+//! A job's command in its guest: started once, followed to its end, and taken up again where the
+//! channel broke or the agent was replaced.
+
+use super::log::Log;
+use super::run::{Runner, WORK};
+use super::{Desk, Word};
+use crate::claims::extend;
+use crate::node::Node;
+use crate::now;
+use mvm_api::Problem;
+use mvm_archive::Notes;
+use mvm_guest::channel::Channel;
+use mvm_guest::exec::{ExecInput, ExecOutput, ExecStream, Output};
+use mvm_guest::frame::Frame;
+use mvm_guest::protocol::{ExecRequest, Keep};
+use mvm_model::job::{JobState, Outcome};
+use mvm_model::lease::DEFAULT_LEASE_S;
+use mvm_model::{InstanceId, Job};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+
+/// How long a command that is asked to end may take.
+const GRACE: Duration = Duration::from_secs(2);
+/// How often the lease of a job that has no end of its own is extended.
+const EXTEND: Duration = Duration::from_secs(DEFAULT_LEASE_S / 3);
+/// A signal that asks to end (signal(7)).
+const TERM: i32 = 15;
+/// How long a guest is looked for whose channel broke.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long is waited before a guest is called again.
+const AGAIN: Duration = Duration::from_millis(200);
+/// How often a program is taken up again that prints nothing in between.
+const TRIES: u32 = 5;
+
+/// What a program's output goes to.
+pub(super) struct Printer {
+    log: Option<Log>,
+    /// Why not all of it is in the log.
+    cut: Option<String>,
+    desk: Arc<Desk>,
+    /// How much of this run's output was passed on, in bytes.
+    offset: u64,
+    /// The same, for the guest to forget it.
+    safe: watch::Sender<u64>,
+}
+
+impl Printer {
+    /// Goes on behind `offset` bytes of the program's output.
+    pub(super) fn new(log: Log, desk: Arc<Desk>, offset: u64) -> Printer {
+        Printer { log: Some(log), cut: None, desk, offset, safe: watch::Sender::new(offset) }
+    }
+
+    /// Passes output on until the program's end.
+    async fn follow(&mut self, output: &mut ExecOutput) -> mvm_guest::Result<i32> {
+        loop {
+            let piece = match output.next().await? {
+                Output::Stdout(bytes) => Frame::Stdout(bytes),
+                Output::Stderr(bytes) => Frame::Stderr(bytes),
+                Output::Taken(_) => continue,
+                Output::Exit(exit) => return Ok(exit.shell_status()),
+            };
+            let length = piece.output().len() as u64;
+            self.print(piece).await;
+            self.offset += length;
+            self.safe.send_replace(self.offset);
+        }
+    }
+
+    /// Writes a piece to the log, and passes it on to the client that is attached.
+    async fn print(&mut self, piece: Frame) {
+        let client = {
+            // A client that comes now reads from the log what is there, and gets the rest.
+            let _turn = self.desk.turn.lock().await;
+            if let Some(to) = &mut self.log
+                && let Err(problem) = to.write(&piece).await
+            {
+                // The command goes on.
+                tracing::warn!("a job's log ends here: {problem}");
+                self.cut = Some(format!("its log is cut short: {}", problem.detail));
+                self.log = None;
+            }
+            self.desk.client()
+        };
+        self.desk.bump();
+        if let Some(client) = client {
+            // One that has gone is taken off by whoever serves it.
+            let _ = client.send(piece).await;
+        }
+    }
+
+    /// Words of mvm's own, in a line.
+    pub(super) async fn say(&mut self, words: &str) {
+        self.print(super::log::line(words)).await;
+    }
+
+    /// Says, behind the program's output, what could not be copied as it was.
+    pub(super) async fn tell(&mut self, notes: &Notes) {
+        for line in notes.lines() {
+            self.say(&line).await;
+        }
+        if !notes.is_empty() {
+            // Whoever takes the program up again does not take this for its output.
+            self.print(Frame::Ack(self.offset)).await;
+        }
+    }
+
+    /// Why not all of the output is in the log, once.
+    pub(super) fn cut(&mut self) -> Option<String> {
+        self.cut.take()
+    }
+
+    /// The guest goes on at `from`.
+    async fn goes_on(&mut self, from: u64) {
+        if from <= self.offset {
+            return;
+        }
+        let full = self.log.as_ref().is_none_or(Log::is_full);
+        if !full {
+            self.say(&format!("{} bytes of output are missing here", from - self.offset)).await;
+            self.print(Frame::Ack(from)).await;
+        }
+        self.offset = from;
+    }
+}
+
+/// How the following of a program came out.
+enum Followed {
+    Over(Outcome),
+    /// The channel broke: the program may go on.
+    Broke(String),
+}
+
+/// What a program is told.
+enum Said {
+    Signal(i32),
+    End,
+}
+
+impl Runner {
+    /// Runs the command, or takes it up again: a kept program is not started twice. A machine that
+    /// goes away under it makes it lost.
+    pub(super) async fn command(
+        &mut self,
+        channel: &mut Channel,
+        job: &Job,
+        printer: &mut Printer,
+    ) -> Outcome {
+        let (mut tries, mut taken_up) = (0, self.again);
+        loop {
+            let request = request(job, printer.offset);
+            let doing = "its command was started";
+            let why = match self.hold(doing, channel.exec(request)).await {
+                Err(outcome) => return outcome,
+                Ok(Err(mvm_guest::Error::Guest { code, message })) => {
+                    return self.not_started(&code, message, taken_up);
+                }
+                Ok(Err(error)) => error.to_string(),
+                Ok(Ok(program)) => {
+                    if let Some(kept) = &program.kept {
+                        printer.goes_on(kept.from).await;
+                    }
+                    let before = printer.offset;
+                    match self.watch(program, printer, job).await {
+                        Followed::Over(outcome) => return outcome,
+                        Followed::Broke(_) if printer.offset > before => {
+                            tries = 0;
+                            "the guest channel broke".to_owned()
+                        }
+                        Followed::Broke(why) => why,
+                    }
+                }
+            };
+            tries += 1;
+            if job.kept.is_none() || tries > TRIES {
+                return self.lost(&why);
+            }
+            tracing::info!(job = %self.id, "its guest is looked for: {why}");
+            taken_up = true;
+            match self.find_guest().await {
+                Ok(Ok(found)) => *channel = found,
+                Ok(Err(gone)) => return self.lost(&gone),
+                Err(outcome) => return outcome,
+            }
+        }
+    }
+
+    fn not_started(&self, code: &str, message: String, taken_up: bool) -> Outcome {
+        let exit_status = match code {
+            "command_not_found" => Some(127),
+            "command_not_executable" => Some(126),
+            // The program was there before.
+            _ if taken_up => return self.lost(&message),
+            _ => None,
+        };
+        Outcome { state: JobState::Failed, exit_status, reason: Some(message) }
+    }
+
+    /// A channel to the guest of a machine that runs, or why there is none.
+    pub(super) async fn find_guest(
+        &mut self,
+    ) -> std::result::Result<std::result::Result<Channel, String>, Outcome> {
+        let (node, id) = (self.node.clone(), self.instance.id);
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.hold("its guest was looked for", connect(&node, id)).await? {
+                Ok(found) => return Ok(Ok(found)),
+                Err(Gone::Machine(why)) => return Ok(Err(why)),
+                Err(Gone::Silent(problem)) if Instant::now() > until => {
+                    return Ok(Err(problem.to_string()));
+                }
+                Err(Gone::Silent(_)) => tokio::time::sleep(AGAIN).await,
+            }
+        }
+    }
+
+    /// Follows the program to its end, or brings it about.
+    async fn watch(&mut self, program: ExecStream, printer: &mut Printer, job: &Job) -> Followed {
+        let ExecStream { mut output, input, kept } = program;
+        let (tell, told) = mpsc::channel(8);
+        // A guest of before does not know what an acknowledgement is.
+        let safe = kept.is_some().then(|| printer.safe.subscribe());
+        let mut speaking = tokio::spawn(speak(input, told, safe));
+        let mut following = Box::pin(printer.follow(&mut output));
+        let followed = match self.wait(&mut following, &tell, job.spec.timeout_s).await {
+            Waited::Ended(Ok(status), asked) => Followed::Over(ended_by_itself(status, asked)),
+            Waited::Ended(Err(error), _) => Followed::Broke(error.to_string()),
+            Waited::Over(outcome) => {
+                if kept.is_some() {
+                    // It would go on in a machine that others may get.
+                    let _ = tell.try_send(Said::End);
+                    let ended = tokio::time::timeout(GRACE, &mut following).await;
+                    self.cut |= !matches!(ended, Ok(Ok(_)));
+                }
+                Followed::Over(outcome)
+            }
+        };
+        drop(following);
+        // The guest is told the last, and the stream is closed: that ends a program which is not kept.
+        drop(tell);
+        if tokio::time::timeout(GRACE, &mut speaking).await.is_err() {
+            speaking.abort();
+        }
+        followed
+    }
+
+    /// Waits for the command's end, or asks for it.
+    async fn wait(
+        &mut self,
+        following: &mut (impl Future<Output = mvm_guest::Result<i32>> + Unpin),
+        tell: &mpsc::Sender<Said>,
+        timeout_s: Option<u64>,
+    ) -> Waited {
+        let passed = self.limit.passed();
+        tokio::pin!(passed);
+        let mut ending: Option<tokio::time::Instant> = None;
+        let mut asked = false;
+        let mut extend_lease = tokio::time::interval(EXTEND);
+        loop {
+            let ended = async {
+                match ending {
+                    Some(ending) => tokio::time::sleep_until(ending).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                ended = &mut *following => return Waited::Ended(ended, asked),
+                () = &mut passed => return Waited::Over(self.limit.timed_out()),
+                () = ended => {
+                    return Waited::Over(Outcome::because(JobState::Canceled, "canceled"));
+                }
+                word = self.limit.word() => {
+                    let signal = match word {
+                        Word::Signal(signal) => signal,
+                        Word::Cancel => {
+                            ending.get_or_insert(tokio::time::Instant::now() + GRACE);
+                            TERM
+                        }
+                    };
+                    asked = true;
+                    // A guest that does not listen is not waited for.
+                    let _ = tell.try_send(Said::Signal(signal));
+                }
+                _ = extend_lease.tick() => self.extend(timeout_s).await,
+            }
+        }
+    }
+
+    /// A job without timeout and length of its own keeps its lease as long as it runs.
+    pub(super) async fn extend(&self, timeout_s: Option<u64>) {
+        let own =
+            self.node.read(|w| w.jobs.get(&self.id).is_some_and(|j| j.spec.lease_s.is_some()));
+        if timeout_s.is_some() || own.await {
+            return;
+        }
+        let until = now() + DEFAULT_LEASE_S * 1000;
+        if let Err(problem) = self.node.update(self.instance.id, |i| extend(i, until)).await {
+            tracing::warn!(job = %self.id, "cannot extend its lease: {problem}");
+        }
+    }
+
+    pub(super) fn lost(&self, why: &str) -> Outcome {
+        // Its end is the reason, not what broke by it.
+        let ended = self.node.slot(self.instance.id).why_ended().map(|ended| ended.detail);
+        let given_up = ended.or_else(|| self.node.halted.given_up(self.instance.id));
+        let why = given_up.as_deref().unwrap_or(why);
+        let reason = format!("its machine {} went away: {why}", self.instance.reference());
+        Outcome::because(JobState::Lost, reason)
+    }
+}
+
+/// What a command's end was brought about by.
+enum Waited {
+    /// Itself, or its channel's end; and whether it was asked to.
+    Ended(mvm_guest::Result<i32>, bool),
+    /// Its time, or whoever wanted it to end.
+    Over(Outcome),
+}
+
+/// The program that a job runs, and from where its output is wanted.
+fn request(job: &Job, offset: u64) -> ExecRequest {
+    let keep = job.kept.as_ref().map(|kept| Keep {
+        // Its number says which run it is: another one is another program.
+        key: format!("{} {}", job.id, job.attempts.len()),
+        life: Some(kept.life.clone()),
+        offset,
+        ..Keep::default()
+    });
+    ExecRequest {
+        argv: job.spec.argv.clone(),
+        env: job.spec.env.clone(),
+        cwd: Some(WORK.to_owned()),
+        keep,
+        ..ExecRequest::default()
+    }
+}
+
+/// Why a guest is not there.
+enum Gone {
+    /// Its machine is not there, or does not run.
+    Machine(String),
+    /// It does not answer.
+    Silent(Problem),
+}
+
+async fn connect(node: &Node, id: InstanceId) -> std::result::Result<Channel, Gone> {
+    let slot = node.slot(id);
+    let mut live = slot.gate.lock().await;
+    let machine = live.machine.clone();
+    let machine = machine.ok_or_else(|| Gone::Machine("it does not run any more".to_owned()))?;
+    tokio::select! {
+        found = node.channel(&mut live) => found.map_err(Gone::Silent),
+        exit = machine.exited() => Err(Gone::Machine(exit.reason)),
+    }
+}
+
+/// Says to a program what it is told, until nobody tells it anything any more.
+async fn speak(
+    mut input: ExecInput,
+    mut told: mpsc::Receiver<Said>,
+    mut safe: Option<watch::Receiver<u64>>,
+) {
+    loop {
+        let safe_to = async {
+            if let Some(safe) = &mut safe
+                && safe.changed().await.is_ok()
+            {
+                return *safe.borrow_and_update();
+            }
+            std::future::pending().await
+        };
+        let said = tokio::select! {
+            word = told.recv() => match word {
+                Some(Said::Signal(signal)) => input.signal(signal).await,
+                Some(Said::End) => input.end().await,
+                None => break,
+            },
+            offset = safe_to => input.acknowledge(offset).await,
+        };
+        if said.is_err() {
+            return;
+        }
+    }
+    if let Some(safe) = safe {
+        let offset = *safe.borrow();
+        let _ = input.acknowledge(offset).await;
+    }
+}
+
+/// A status of the command's own. One that was asked to end, and did not end well, was canceled.
+fn ended_by_itself(status: i32, asked: bool) -> Outcome {
+    let state = match status {
+        0 => JobState::Succeeded,
+        _ if asked => JobState::Canceled,
+        _ => JobState::Failed,
+    };
+    Outcome { state, exit_status: Some(status), reason: None }
+}

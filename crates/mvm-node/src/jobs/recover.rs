@@ -1,0 +1,101 @@
+//! Jobs when an agent starts: what its guest keeps is taken up again, the rest is queued or lost.
+
+use super::Word;
+use super::attach::AWAY;
+use super::run::run;
+use crate::node::Node;
+use crate::root::{remove_dir, remove_file};
+use crate::world::World;
+use crate::{Result, now};
+use mvm_model::job::Found;
+use mvm_model::lease::Purpose;
+use mvm_model::{Instance, Job, JobId, JobState, State};
+use std::path::Path;
+use std::sync::Arc;
+
+impl Node {
+    /// At start, when machines are as their records say: what the last agent was doing for jobs, and
+    /// files that belong to none.
+    pub(crate) async fn recover_jobs(self: &Arc<Self>) -> Result<()> {
+        self.change(|world, changes| {
+            for job in world.jobs.values() {
+                let mut job = job.clone();
+                if job.recover(found(world, &job), now())? {
+                    tracing::info!(job = %job.id, state = %job.state, "recovered");
+                    changes.put_job(job);
+                }
+            }
+            Ok(())
+        })
+        .await?;
+        self.clear_job_files().await?;
+        let live = |job: &&Job| !job.state.has_ended();
+        let jobs: Vec<Job> =
+            self.read(|world| world.jobs.values().filter(live).cloned().collect()).await;
+        for job in jobs {
+            if job.state == JobState::Running {
+                self.take_up(&job).await;
+            }
+            if job.attached {
+                tokio::spawn(await_client(self.clone(), job.id));
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on with a command that runs.
+    async fn take_up(self: &Arc<Self>, job: &Job) {
+        let Some(id) = job.runs_in() else { return };
+        let Ok(instance) = self.read(|world| world.by_id(id).cloned()).await else { return };
+        tracing::info!(job = %job.id, instance = %instance.reference(), "taken up again");
+        let desk = self.jobs.desk(job.id);
+        let words = desk.listen();
+        if job.cancel_requested {
+            desk.tell(Word::Cancel);
+        }
+        tokio::spawn(run(self.clone(), job.id, instance, words, true));
+    }
+
+    async fn clear_job_files(&self) -> Result<()> {
+        let Ok(entries) = std::fs::read_dir(self.parts.root.jobs()) else { return Ok(()) };
+        for entry in entries.flatten() {
+            let id = entry.file_name().to_str().and_then(|name| name.parse::<JobId>().ok());
+            let Some(id) = id else { continue };
+            match self.read(|world| world.jobs.get(&id).map(|job| job.state)).await {
+                None => {
+                    remove_dir(&entry.path())?;
+                    continue;
+                }
+                Some(state) if state.has_ended() => remove_file(&self.inputs_of(id))?,
+                Some(_) => {}
+            }
+            remove_halves(&entry.path())?;
+        }
+        Ok(())
+    }
+}
+
+/// What there is of the machine that a job's command runs in.
+fn found(world: &World, job: &Job) -> Found {
+    let leased = |i: &Instance| i.lease.as_ref().is_some_and(|l| l.purpose == Purpose::Run);
+    let runs = |i: &&Instance| i.state == State::Running && leased(i);
+    let machine = job.runs_in().and_then(|id| world.instances.get(&id)).filter(runs);
+    if machine.is_some() { Found::Runs } else { Found::Gone }
+}
+
+/// The client of the last agent may come to this one; a job whose client does not ends.
+async fn await_client(node: Arc<Node>, id: JobId) {
+    let mut clients = node.jobs.desk(id).clients.subscribe();
+    if tokio::time::timeout(AWAY, clients.wait_for(|clients| *clients > 0)).await.is_err() {
+        node.end_with_client(id, "the client that followed it did not come back").await;
+    }
+}
+
+/// Removes what was being received when the last agent was killed.
+fn remove_halves(dir: &Path) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
+    let halves = entries.flatten().map(|entry| entry.path());
+    halves
+        .filter(|path| path.extension().is_some_and(|e| e == "new"))
+        .try_for_each(|p| remove_file(&p))
+}
