@@ -134,6 +134,9 @@ pub struct FleetPoolView {
     /// Why it is not converging on some node, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<String>,
+    /// The code of that failure, where the node's document is the one in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure_code: Option<String>,
 }
 
 /// `POST /v1/nodes`: a node that belongs to the fleet. Repeated with another address: it has moved.

@@ -311,6 +311,7 @@ impl Simulated {
             document: None,
             pending: 0,
             failure: None,
+            failure_code: None,
             newest_event: 0,
         };
         let (claims, dead) = (Mutex::default(), AtomicBool::new(false));

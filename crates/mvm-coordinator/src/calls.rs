@@ -1,13 +1,13 @@
 //! What a coordinator does when it is asked, whoever asks.
 
 use crate::desk::{self, Wish, succeeded};
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, View};
 use crate::records::{DOCUMENT, DocumentRecord, NODES, NodeRecord, change_node, put};
 use crate::{Result, now, planner, stored, wall};
 use mvm_api::Problem;
 use mvm_api::fleet::{FleetPlan, FleetPoolView, FleetStatus, RegisterNode};
 use mvm_api::types::Claim;
-use mvm_model::fleet::{Duty, FleetState, place};
+use mvm_model::fleet::{Duty, FleetState, Placement, place};
 use mvm_model::{Counts, Name, PoolRef};
 use mvm_store::Expect;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ impl Fleet {
     /// leader only.
     pub async fn apply(&self, document: FleetState, dry_run: bool) -> Result<FleetPlan> {
         document.validate()?;
+        document.settled()?;
         if document.fleet_id != self.options.fleet_id {
             let (theirs, ours) = (&document.fleet_id, &self.options.fleet_id);
             let message = format!("the document is for fleet {theirs}, this is {ours}");
@@ -151,7 +152,7 @@ fn check_networks(fleet: &Fleet, document: &FleetState) -> Result<()> {
 }
 
 /// What the nodes in reach have of a pool.
-fn pool_view(view: &crate::fleet::View, pool: PoolRef, desired_counts: Counts) -> FleetPoolView {
+fn pool_view(view: &View, pool: PoolRef, desired_counts: Counts) -> FleetPoolView {
     let mut shown = FleetPoolView {
         pool,
         desired_counts,
@@ -159,6 +160,7 @@ fn pool_view(view: &crate::fleet::View, pool: PoolRef, desired_counts: Counts) -
         leased: 0,
         nodes: 0,
         last_failure: None,
+        last_failure_code: None,
     };
     for (name, known) in view.nodes.iter().filter(|(_, known)| known.reached) {
         let Some(status) = &known.status else { continue };
@@ -167,8 +169,27 @@ fn pool_view(view: &crate::fleet::View, pool: PoolRef, desired_counts: Counts) -
         shown.leased += held.leased;
         shown.nodes += usize::from(view.holds(name, &shown.pool));
         let failure = held.failure.as_ref().or(status.failure.as_ref());
-        let failure = failure.map(|why| format!("node {name}: {why}"));
-        shown.last_failure = shown.last_failure.or(failure);
+        if shown.last_failure.is_some() {
+            continue;
+        }
+        shown.last_failure = failure.map(|why| format!("node {name}: {why}"));
+        // What failed of another document says nothing of this one.
+        let ours = up_to_date(view, name, status.document.as_ref());
+        if ours && failure == status.failure.as_ref() {
+            shown.last_failure_code = status.failure_code.clone();
+        }
     }
     shown
+}
+
+/// Whether a node that holds the document of this digest holds the one that it is to.
+pub(crate) fn up_to_date(view: &View, name: &Name, digest: Option<&String>) -> bool {
+    if let Some(wanted) = view.wanted.get(name) {
+        return Some(&wanted.digest) == digest;
+    }
+    let Some(record) = &view.document else { return true };
+    let nodes = view.placement.nodes.get(name).map(|share| (name.clone(), share.clone()));
+    let placement = Placement { nodes: nodes.into_iter().collect(), unplaced: Vec::new() };
+    let wanted = planner::wanted(&record.document, &placement, [name].into_iter());
+    wanted.get(name).map(|wanted| &wanted.digest) == digest
 }

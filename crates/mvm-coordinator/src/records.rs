@@ -82,6 +82,7 @@ impl NodeRecord {
                 document: None,
                 pending: 0,
                 failure: None,
+                failure_code: None,
                 newest_event: 0,
             }),
             (None, None) => return None,

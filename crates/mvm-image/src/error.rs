@@ -47,9 +47,19 @@ pub enum Error {
         /// The attributes of `packages.x86_64-linux` that there are.
         available: Vec<String>,
     },
-    /// Nix could not evaluate or build it.
+    /// Nix could not build it, or fetch what it needs.
     #[error("nix could not build {flake}#{profile}:\n{output}")]
     FlakeBuildFailed {
+        /// The flake.
+        flake: String,
+        /// The attribute.
+        profile: String,
+        /// Nix's own words: what it called the error first, then the lines before it.
+        output: String,
+    },
+    /// Nix cannot make sense of the flake.
+    #[error("nix cannot make sense of {flake}#{profile}:\n{output}")]
+    FlakeEvaluationFailed {
         /// The flake.
         flake: String,
         /// The attribute.
@@ -211,6 +221,7 @@ impl Error {
             Self::FlakeMissing { .. } => "flake_missing",
             Self::ProfileMissing { .. } => "profile_missing",
             Self::FlakeBuildFailed { .. } => "flake_build_failed",
+            Self::FlakeEvaluationFailed { .. } => "flake_evaluation_failed",
             Self::Invalid { .. } => "invalid",
             Self::NoSpace { .. } => "no_space",
             Self::NotAKernel { .. } => "not_a_kernel",

@@ -134,10 +134,11 @@ impl Flake {
             let (flake, profile) = (self.written.clone(), attribute.to_owned());
             return Error::ProfileMissing { flake, profile, available };
         }
-        Error::FlakeBuildFailed {
-            flake: self.written.clone(),
-            profile: attribute.to_owned(),
-            output: own_words(&ended.stderr, &ended.status.to_string()),
+        let (flake, profile) = (self.written.clone(), attribute.to_owned());
+        let output = own_words(&ended.stderr, &ended.status.to_string());
+        match is_evaluation(&ended.stderr) {
+            true => Error::FlakeEvaluationFailed { flake, profile, output },
+            false => Error::FlakeBuildFailed { flake, profile, output },
         }
     }
 }
@@ -249,6 +250,35 @@ fn flake_dir(path: &Path) -> Result<PathBuf> {
         return Err(missing("it has no flake.nix".to_owned()));
     }
     Ok(dir)
+}
+
+/// Whether Nix could not make sense of the flake, which it will not the next time either. What it could not
+/// fetch meanwhile it says in the same breath.
+fn is_evaluation(stderr: &[String]) -> bool {
+    const SENSE: [&str; 10] = [
+        "syntax error",
+        "undefined variable",
+        "while evaluating",
+        "while calling",
+        "infinite recursion",
+        "error: attribute ",
+        "error: assertion ",
+        "error: evaluation aborted",
+        "error: expected ",
+        "called without required argument",
+    ];
+    const ELSEWHERE: [&str; 8] = [
+        "unable to download",
+        "while fetching",
+        "resolve host",
+        "onnection",
+        "timed out",
+        "HTTP error",
+        "builder for ",
+        "substitute",
+    ];
+    let has = |all: &[&str]| stderr.iter().any(|line| all.iter().any(|words| line.contains(words)));
+    has(&SENSE) && !has(&ELSEWHERE)
 }
 
 /// What Nix said, in at most [`SHOWN_LINES`] lines: from its `error:` on, then what came before.

@@ -172,7 +172,7 @@ async fn an_evaluation_error_comes_in_nixs_own_words() {
     let flakes = tempfile::tempdir().unwrap();
     let flake = flake(flakes.path(), "broken = pkgs.buildEnv { name = nosuchvariable; };");
     let error = store.build(&request(&flake, "broken"), &quiet()).await.unwrap_err();
-    assert_eq!(error.code(), "flake_build_failed");
+    assert_eq!(error.code(), "flake_evaluation_failed");
     let text = error.to_string();
     assert!(text.contains("error: undefined variable 'nosuchvariable'"), "{text}");
     assert!(text.lines().count() < 45);

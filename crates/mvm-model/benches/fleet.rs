@@ -61,6 +61,7 @@ fn nodes() -> BTreeMap<Name, Node> {
             document: None,
             pending: 0,
             failure: None,
+            failure_code: None,
             newest_event: 0,
         };
         (

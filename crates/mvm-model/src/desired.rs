@@ -6,10 +6,12 @@
 
 pub(crate) mod check;
 mod diff;
+mod source;
 
 pub use check::source;
-pub(crate) use diff::rebase;
 pub use diff::{Step, diff};
+pub(crate) use source::settled_all;
+pub use source::{is_path, needs_a_person, rebase, settled};
 
 use crate::admission::Quotas;
 use crate::cache::Cache;

@@ -229,3 +229,39 @@ fn flakes_are_found_from_the_document() {
     let inputs: Vec<&String> = pool.override_inputs.values().collect();
     assert_eq!(inputs, ["path:/etc/mvm/../pkgs", "github:o/r", "/abs"]);
 }
+
+/// A bare name is a path as well: nobody's registry is asked for `ci-flake`.
+#[test]
+fn only_a_url_or_an_absolute_path_starts_by_itself() {
+    use mvm_model::desired::{rebase, settled};
+    let cases = [
+        ("./ci-flake", "/etc/mvm/ci-flake"),
+        ("ci-flake", "/etc/mvm/ci-flake"),
+        ("flakes/ci", "/etc/mvm/flakes/ci"),
+        ("path:ci-flake", "path:/etc/mvm/ci-flake"),
+        ("path:./ci?dir=x", "path:/etc/mvm/ci?dir=x"),
+        ("../ci-flake", "/etc/mvm/../ci-flake"),
+        (".", "/etc/mvm/."),
+        ("/abs", "/abs"),
+        ("path:/abs", "path:/abs"),
+        ("github:o/r", "github:o/r"),
+        ("git+ssh://h/r", "git+ssh://h/r"),
+        ("flake:nixpkgs", "flake:nixpkgs"),
+    ];
+    for (written, wanted) in cases {
+        let mut reference = written.to_owned();
+        assert_eq!(settled(written, "$").is_ok(), written == wanted, "{written}");
+        rebase(&mut reference, "/etc/mvm");
+        assert_eq!(reference, wanted);
+        settled(&reference, "$").unwrap();
+    }
+}
+
+#[test]
+fn a_document_whose_flake_starts_nowhere_is_refused_where_it_is_put_in_force() {
+    let text = include_bytes!("../../../examples/desired-state.json");
+    let document = DesiredState::parse(text).unwrap();
+    let fault = document.settled().unwrap_err();
+    assert_eq!(fault.path, "$.tenants[0].pools[0].flake_ref");
+    DesiredState::parse_in(text, "/etc/mvm", &Default::default()).unwrap().settled().unwrap();
+}

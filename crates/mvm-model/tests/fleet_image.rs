@@ -45,6 +45,7 @@ fn status(node: &str, image: Option<(u8, Option<u8>)>) -> NodeStatus {
         document: None,
         pending: 0,
         failure: None,
+        failure_code: None,
         newest_event: 0,
     }
 }

@@ -93,6 +93,7 @@ fn node(index: usize, zone: Option<&str>, vcpus: u64, mem_mib: u64) -> (Name, No
         document: None,
         pending: 0,
         failure: None,
+        failure_code: None,
         newest_event: 0,
     };
     (node_id, Node { status: status.into(), duty: Duty::Open, lost_since: None, settled: false })

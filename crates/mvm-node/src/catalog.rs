@@ -11,7 +11,7 @@ use mvm_api::types::{
 };
 use mvm_image::{BuildRequest, Progress};
 use mvm_model::admission::{admit_counts, admit_pool};
-use mvm_model::desired::{ImageSource, source};
+use mvm_model::desired::{ImageSource, settled, source};
 use mvm_model::pool::RevisionEntry;
 use mvm_model::{Counts, Mover, Name, Pool, PoolRef, State, Tenant};
 use std::collections::BTreeMap;
@@ -104,6 +104,7 @@ impl Node {
         wanted.resources.validate()?;
         wanted.runtime_policy.validate()?;
         source(&wanted.flake_ref, &wanted.profile, "$")?;
+        settled(&wanted.flake_ref, "$.flake_ref")?;
         let caches = mvm_model::cache::change(&[], wanted.caches)?;
         let reference = PoolRef { tenant: tenant.clone(), pool: wanted.name };
         crate::audit::note_target(&reference);
@@ -155,6 +156,9 @@ impl Node {
 
     /// Changes a pool. Instances that are leased keep their shape, idle ones are replaced.
     pub async fn update_pool(&self, reference: &PoolRef, patch: UpdatePool) -> Result<()> {
+        if let Some(flake) = &patch.flake_ref {
+            settled(flake, "$.flake_ref")?;
+        }
         self.change(|world, changes| {
             let before = world.pool(reference)?;
             let mut pool = before.clone();

@@ -83,7 +83,7 @@ struct Progress {
     file: Option<String>,
     refused: Option<String>,
     failures: Failures,
-    last_failure: Option<String>,
+    last_failure: Option<Problem>,
 }
 
 impl Convergence {
@@ -157,7 +157,7 @@ async fn pass(node: &Arc<Node>) {
         tracing::warn!("desired state: {problem}");
         node.desired.progress(|p| {
             p.failures = Failures { count: p.failures.count + 1, last: now() };
-            p.last_failure = Some(problem.to_string());
+            p.last_failure = Some(problem);
         });
         return;
     }
@@ -257,6 +257,7 @@ impl Node {
             );
         }
         // Refused here and not later: the coordinator is told why.
+        document.settled()?;
         self.desired_steps(&document, true).await?;
         self.change(|world, changes| {
             let mut owned =
@@ -288,6 +289,7 @@ impl Node {
         prune: bool,
         hold: bool,
     ) -> Result<Vec<Step>> {
+        document.settled()?;
         let steps = self.desired_steps(&document, prune).await?;
         self.change(|_, changes| {
             changes.put_desired(InForce { document, prune, hold, fleet: None });
@@ -313,7 +315,8 @@ impl Node {
             in_force: in_force.is_some(),
             pending,
             retry_at: Some(progress.failures.retry_at()).filter(|at| *at > 0).map(wall_of),
-            last_failure: progress.last_failure,
+            last_failure_code: progress.last_failure.as_ref().map(|why| why.code.clone()),
+            last_failure: progress.last_failure.map(|why| why.to_string()),
         }
     }
 

@@ -123,6 +123,7 @@ impl Node {
             document,
             pending: u32::try_from(desired.pending.len()).unwrap_or(u32::MAX),
             failure: desired.last_failure,
+            failure_code: desired.last_failure_code,
             newest_event: self.newest_event(),
         })
     }

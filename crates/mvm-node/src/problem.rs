@@ -14,8 +14,15 @@ fn status_of(code: &str) -> u16 {
     match code {
         "revision_missing" => 404,
         "invalid" => 400,
-        "flake_missing" | "profile_missing" | "flake_build_failed" | "not_a_kernel"
-        | "kernel_missing" | "kernel_compression" | "kernel_unfit" | "image_refused" => 422,
+        "flake_missing"
+        | "profile_missing"
+        | "flake_build_failed"
+        | "flake_evaluation_failed"
+        | "not_a_kernel"
+        | "kernel_missing"
+        | "kernel_compression"
+        | "kernel_unfit"
+        | "image_refused" => 422,
         "no_space" => 507,
         "name_taken" | "ambiguous" | "busy" => 409,
         _ => 500,

@@ -9,7 +9,7 @@ use crate::root::Root;
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
 use crate::{Result, announce, api, jobs, liveness, reconcile, recovery};
-use mvm_api::identity::keep;
+use mvm_api::identity::{IdentityDir, keep};
 use mvm_api::tls::{Keeper, TlsListener};
 use mvm_api::{Problem, service};
 use mvm_hypervisor::Hypervisor;
@@ -49,6 +49,8 @@ pub struct ServeOptions {
     pub netns: Option<String>,
     /// Addresses to serve the API at over TLS, besides the Unix socket.
     pub listen: Vec<SocketAddr>,
+    /// Where the identity is that it shows there, if not in the state directory.
+    pub identity: Option<PathBuf>,
     /// Where a fleet's coordinators reach it; the first address that it listens on where nothing is
     /// said, unless that is a wildcard.
     pub advertise: Option<String>,
@@ -100,7 +102,10 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     };
     let keeper = match options.listen.is_empty() {
         true => None,
-        false => Some(Keeper::open(root.identity())?),
+        false => Some(Keeper::open(match &options.identity {
+            Some(dir) => IdentityDir::new(dir.clone()),
+            None => root.identity(),
+        })?),
     };
     let own = keeper.as_ref().map(|keeper| keeper.credential().facts.identity.name().clone());
     let network = Network::open(root.short_id()).await.or_problem()?;

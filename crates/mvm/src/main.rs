@@ -12,14 +12,13 @@ mod job;
 mod output;
 mod session;
 
-use clap::Parser;
 use std::process::ExitCode;
 
 /// The binary that is PID 1 in every guest.
 pub static GUEST: &[u8] = include_bytes!(env!("MVM_GUEST"));
 
 fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
+    let cli = match cli::Cli::of_process() {
         Ok(cli) => cli,
         Err(error) => return output::usage(&error, output::format_of(std::env::args_os())),
     };

@@ -41,6 +41,9 @@ pub struct DesiredStatus {
     pub pending: Vec<Step>,
     /// What failed last.
     pub last_failure: Option<String>,
+    /// The code of that failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure_code: Option<String>,
     /// When it is tried again.
     pub retry_at: Option<Millis>,
 }

@@ -1,9 +1,9 @@
 //! The nodes of the fleet.
 
 use super::{Answer, Asked, Listing, Shared};
+use crate::calls::up_to_date;
 use crate::desk::succeeded;
 use crate::fleet::{Known, View};
-use crate::planner;
 use crate::records::{NODES, NodeRecord, change_node};
 use crate::stored;
 use axum::Json;
@@ -12,7 +12,7 @@ use mvm_api::body::Body;
 use mvm_api::fleet::{NodeView, RegisterNode, SetDuty};
 use mvm_api::identity::Identity;
 use mvm_api::{Peer, Problem};
-use mvm_model::fleet::{Duty, Placement};
+use mvm_model::fleet::Duty;
 use mvm_model::{Counts, Name};
 use mvm_store::{Expect, Write};
 
@@ -52,17 +52,6 @@ fn node_view(view: &View, name: &Name, known: &Known) -> NodeView {
         refused: known.refused.clone(),
         status: known.status.as_deref().cloned(),
     }
-}
-
-fn up_to_date(view: &View, name: &Name, digest: Option<&String>) -> bool {
-    if let Some(wanted) = view.wanted.get(name) {
-        return Some(&wanted.digest) == digest;
-    }
-    let Some(record) = &view.document else { return true };
-    let nodes = view.placement.nodes.get(name).map(|share| (name.clone(), share.clone()));
-    let placement = Placement { nodes: nodes.into_iter().collect(), unplaced: Vec::new() };
-    let wanted = planner::wanted(&record.document, &placement, [name].into_iter());
-    wanted.get(name).map(|wanted| &wanted.digest) == digest
 }
 
 /// A node registers itself, or an operator does.

@@ -1,5 +1,6 @@
 //! What is to be done so that a node holds what a document says.
 
+use super::source::{rebase, settled_all};
 use super::{DesiredPool, DesiredState, DesiredTenant};
 use crate::admission::Quotas;
 use crate::cache;
@@ -344,16 +345,15 @@ impl DesiredState {
             pool.override_inputs.values_mut().for_each(|input| rebase(input, folder));
         }
     }
-}
 
-/// Makes the reference of a flake that starts at the document start at `folder`.
-pub(crate) fn rebase(reference: &mut String, folder: &str) {
-    let (scheme, path) = match reference.strip_prefix("path:") {
-        Some(path) => ("path:", path),
-        None => ("", reference.as_str()),
-    };
-    if path == "." || path == ".." || path.starts_with("./") || path.starts_with("../") {
-        let path = path.strip_prefix("./").unwrap_or(path);
-        *reference = format!("{scheme}{}/{path}", folder.trim_end_matches('/'));
+    /// Refuses a document with a flake that starts nowhere: whoever read it was to say where.
+    pub fn settled(&self) -> Result<(), Fault> {
+        let places = self.tenants.iter().enumerate().flat_map(|(tenant, t)| {
+            t.pools
+                .iter()
+                .enumerate()
+                .map(move |(pool, p)| (tenant, pool, &p.flake_ref, &p.override_inputs))
+        });
+        settled_all(places)
     }
 }

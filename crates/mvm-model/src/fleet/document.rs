@@ -171,6 +171,17 @@ impl FleetState {
         Ok(document)
     }
 
+    /// Refuses a document with a flake that starts nowhere: whoever read it was to say where.
+    pub fn settled(&self) -> Result<(), Fault> {
+        let places = self.tenants.iter().enumerate().flat_map(|(tenant, t)| {
+            t.pools
+                .iter()
+                .enumerate()
+                .map(move |(pool, p)| (tenant, pool, &p.flake_ref, &p.override_inputs))
+        });
+        desired::settled_all(places)
+    }
+
     /// Checks what types cannot say: what a node's document must fulfil, and the rules.
     pub fn validate(&self) -> Result<(), Fault> {
         check::version(self.schema_version)?;

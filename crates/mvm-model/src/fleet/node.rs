@@ -85,6 +85,9 @@ pub struct NodeStatus {
     /// The step that failed last, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// The code of that failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_code: Option<String>,
     /// The number of its last event.
     #[serde(default)]
     pub newest_event: u64,

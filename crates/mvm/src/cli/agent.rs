@@ -143,6 +143,8 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         driver: (*hypervisor).into(),
         netns: netns.clone().filter(|name| !name.is_empty()),
         listen: listen.clone(),
+        identity: (cli.identity.clone().filter(|_| cli.identity_named))
+            .map(|dir| std::path::absolute(&dir).unwrap_or(dir)),
         advertise: advertise.as_ref().map(ToString::to_string),
         node_id: node_id.clone(),
         offer: offer.into(),

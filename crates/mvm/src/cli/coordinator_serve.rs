@@ -67,7 +67,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
     agent::log(serve.log_json);
     // One that serves this machine alone needs none.
     let named = cli.identity.is_some() || !serve.listen.is_empty();
-    let ours = OurIdentity { identity: cli.identity.clone() };
+    let ours = OurIdentity { identity: cli.identity.clone(), is_named: cli.identity_named };
     Some(mvm_coordinator::serve(options(&super::root(cli), named.then_some(&ours), serve)))
 }
 

@@ -8,9 +8,9 @@ use clap::Args;
 use mvm_api::types::{ApplyDesired, DesiredPlan, DesiredStatus, PoolView};
 use mvm_api::{Client, Problem, paths};
 use mvm_model::Fault;
-use mvm_model::desired::DesiredState;
+use mvm_model::desired::{DesiredState, needs_a_person};
 use mvm_node::DesiredFile;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -102,8 +102,11 @@ async fn converge(
     deadline: Duration,
 ) -> Result<(), Problem> {
     let ends = Instant::now() + deadline;
+    let mut told = Told::default();
     loop {
         let status: DesiredStatus = client.get(paths::DESIRED_STATUS).await.map_err(refused)?;
+        given_up(status.last_failure.as_deref(), status.last_failure_code.as_deref())?;
+        told.tell(status.last_failure.as_deref());
         let missing = match status.pending.first() {
             Some(step) => Some(step.to_string()),
             None => unfilled(client, document).await?,
@@ -117,6 +120,33 @@ async fn converge(
                 .hint("the agent goes on with it; see `mvm agent status`"));
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// What was said already of what is waited for.
+#[derive(Default)]
+pub struct Told(BTreeSet<String>);
+
+impl Told {
+    /// Says what fails, once, on standard error.
+    pub fn tell(&mut self, failure: Option<&str>) {
+        if let Some(why) = failure
+            && self.0.insert(why.to_owned())
+        {
+            output::note(format_args!("mvm: {why}; it is tried again"));
+        }
+    }
+}
+
+/// Refuses to wait for what only a person can mend.
+pub fn given_up(why: Option<&str>, code: Option<&str>) -> Result<(), Problem> {
+    match (why, code) {
+        (Some(why), Some(code)) if needs_a_person(code) => {
+            Err(Problem::new(409, "needs_mending", why).hint(
+                "mend the flake or the document and apply it again; trying again does not help",
+            ))
+        }
+        _ => Ok(()),
     }
 }
 

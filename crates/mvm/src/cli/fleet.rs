@@ -1,11 +1,13 @@
 //! `mvm fleet`: many machines from one document.
 
-use super::desired::{Inputs, read_document};
+use super::desired::{Inputs, Told, given_up, read_document};
 use super::values::{Address, Of};
 use super::{Context, instance, is_between_leaders, refused};
 use crate::output::{self, Format, Outcome};
 use clap::Subcommand;
-use mvm_api::fleet::{ApplyFleet, FleetPlan, FleetStatus, NodeView, RegisterNode, SetDuty};
+use mvm_api::fleet::{
+    ApplyFleet, FleetPlan, FleetPoolView, FleetStatus, NodeView, RegisterNode, SetDuty,
+};
 use mvm_api::{Client, Problem, paths};
 use mvm_model::fleet::{Duty, FleetState};
 use mvm_model::{Counts, Name};
@@ -215,9 +217,13 @@ async fn apply(
     wait: Option<u64>,
 ) -> Outcome {
     let body = ApplyFleet { document, dry_run };
+    let before: Option<FleetStatus> = client.get(paths::FLEET_STATUS_OF_LEADER).await.ok();
     let plan: FleetPlan = client.put(paths::FLEET, &body).await.map_err(refused)?;
     if let Some(seconds) = wait.filter(|_| !dry_run) {
-        converged(client, &plan.document, Duration::from_secs(seconds)).await?;
+        // Of the same document as before, what has failed already may have been mended since.
+        let old = before.filter(|status| status.document.as_ref() == Some(&plan.document));
+        let old = old.map_or_else(Vec::new, |status| status.pools);
+        converged(client, &plan.document, &old, Duration::from_secs(seconds)).await?;
     }
     for unplaced in &plan.unplaced {
         output::note(format_args!("mvm: {unplaced}"));
@@ -241,8 +247,14 @@ async fn apply(
 }
 
 /// Waits until the document of this digest is in force, and everything is as it says.
-async fn converged(client: &Client, document: &str, deadline: Duration) -> Result<(), Problem> {
+async fn converged(
+    client: &Client,
+    document: &str,
+    old: &[FleetPoolView],
+    deadline: Duration,
+) -> Result<(), Problem> {
     let ends = Instant::now() + deadline;
+    let mut told = Told::default();
     loop {
         let asked = client.get(paths::FLEET_STATUS_OF_LEADER).await.map_err(refused);
         let status: FleetStatus = match asked {
@@ -255,6 +267,13 @@ async fn converged(client: &Client, document: &str, deadline: Duration) -> Resul
         let ours = status.document.as_deref() == Some(document);
         if ours && status.converged {
             return Ok(());
+        }
+        for pool in status.pools.iter().filter(|_| ours) {
+            let known = |other: &FleetPoolView| other.last_failure == pool.last_failure;
+            if !old.iter().any(known) {
+                given_up(pool.last_failure.as_deref(), pool.last_failure_code.as_deref())?;
+            }
+            told.tell(pool.last_failure.as_deref());
         }
         if Instant::now() >= ends {
             let short = status.pools.iter().find(|pool| pool.ready_counts != pool.desired_counts);

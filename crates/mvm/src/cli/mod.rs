@@ -28,7 +28,8 @@ mod values;
 
 use crate::agent_process;
 use crate::output::{self, Format, Outcome};
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use mvm_api::client::Patience;
 use mvm_api::{Client, ClientError, Problem, paths};
 use std::path::PathBuf;
@@ -76,6 +77,9 @@ pub struct Cli {
     /// ~/.config/mvm/identity]
     #[arg(long, global = true, env = "MVM_IDENTITY", value_name = "DIR")]
     pub identity: Option<PathBuf>,
+    /// Whether that was on the command line, and not in the environment.
+    #[arg(skip)]
+    pub identity_named: bool,
     /// How to show results
     #[arg(long, short, global = true, value_enum, default_value_t)]
     pub output: Format,
@@ -245,9 +249,26 @@ impl Context {
     }
 }
 
+impl Cli {
+    /// Parses the command line of this process.
+    pub fn of_process() -> Result<Cli, clap::Error> {
+        let matches = Cli::command().try_get_matches()?;
+        let mut cli =
+            Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut Cli::command()))?;
+        let mut deepest = &matches;
+        while let Some((_, below)) = deepest.subcommand() {
+            deepest = below;
+        }
+        let source = deepest.try_contains_id("identity").is_ok();
+        let source = source.then(|| deepest.value_source("identity")).flatten();
+        cli.identity_named = source == Some(ValueSource::CommandLine);
+        Ok(cli)
+    }
+}
+
 /// Carries a command out.
 pub async fn run(cli: Cli) -> Outcome {
-    let ours = remote::OurIdentity { identity: cli.identity.clone() };
+    let ours = remote::OurIdentity { identity: cli.identity.clone(), is_named: cli.identity_named };
     let context = Context {
         root: root(&cli),
         format: cli.output,

@@ -33,7 +33,7 @@ pub enum Command {
     },
     /// Makes this machine a node
     #[command(
-        after_help = "Examples:\n  mvm node join - < token\n  mvm node join --token-file /run/token"
+        after_help = "Examples:\n  mvm node join - < token\n  mvm node join --token-file /run/token\n  mvm node join --identity ./node-1 - < token\n\nThe identity is written below the root, where the agent finds it, or to --identity DIR."
     )]
     Join(Join),
     /// Lists the nodes that have joined
@@ -105,7 +105,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         }
         Command::Join(join) => {
             let token = join.token()?;
-            let dir = mvm_node::identity_dir(&context.root);
+            let dir = context.ours.named().unwrap_or_else(|| mvm_node::identity_dir(&context.root));
             if dir.exists() {
                 let facts = dir.load()?.facts;
                 let detail = format!("this machine is {} already", facts.identity.holder());
@@ -113,8 +113,13 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                     .hint(format!("to join anew, remove {} first", dir.path().display())));
             }
             let name = keep::join(&token, &dir).await?;
+            // The agent looks for it where it is by itself only in its root.
+            let place = match context.ours.named() {
+                Some(dir) => format!(" --identity {}", dir.path().display()),
+                None => String::new(),
+            };
             let line = format!(
-                "this machine is node {name}; serve it with: mvm agent serve --listen 0.0.0.0:4433"
+                "this machine is node {name}; serve it with: mvm agent serve{place} --listen 0.0.0.0:4433"
             );
             output::say(context.format, &serde_json::json!({ "node": name }), &line)
         }

@@ -1,5 +1,6 @@
 //! `mvm pool`
 
+use super::desired::Told;
 use super::values::Pair;
 use super::{Context, expose, refused};
 use crate::output::{self, Format, Outcome};
@@ -9,6 +10,7 @@ use mvm_api::types::{
     Rollback, ScalePool, UpdatePool,
 };
 use mvm_api::{Client, Problem, paths};
+use mvm_model::desired::is_path;
 use mvm_model::policy::RuntimePolicy;
 use mvm_model::pool::{DEFAULT_SCRATCH_MIB, RevisionEntry};
 use mvm_model::{Cache, Name, PoolRef, Resources};
@@ -478,11 +480,13 @@ async fn converge(
     patience: Duration,
 ) -> Result<PoolView, Problem> {
     let deadline = Instant::now() + patience;
+    let mut told = Told::default();
     loop {
         let view: PoolView = client.get(&paths::pool(pool)).await.map_err(refused)?;
         if Some(view.ready_counts) == view.desired_counts {
             return Ok(view);
         }
+        told.tell(view.last_failure.as_deref());
         if Instant::now() >= deadline {
             let why = view.last_failure.unwrap_or_else(|| "it is still at work".to_owned());
             let ready = view.ready_counts;
@@ -508,17 +512,17 @@ pub fn absolute_inputs(inputs: &[Pair]) -> Result<BTreeMap<String, String>, Prob
 
 /// A flake reference that means the same to the agent: paths are made absolute.
 fn absolute_flake(reference: &str) -> Result<String, Problem> {
+    if !is_path(reference) {
+        return Ok(reference.to_owned());
+    }
     let (scheme, path) = match reference.strip_prefix("path:") {
         Some(path) => ("path:", path),
         None => ("", reference),
     };
-    let is_path = !scheme.is_empty() || path.starts_with(['.', '/']) || Path::new(path).is_dir();
-    if !is_path {
-        return Ok(reference.to_owned());
-    }
     let found = Path::new(path).canonicalize().map_err(|cause| {
         Problem::new(422, "flake_missing", format!("there is no flake {path}: {cause}")).hint(
-            "name a folder that holds a flake.nix, or a flake reference such as github:owner/repo",
+            "name a folder that holds a flake.nix, or a flake reference such as github:owner/repo; one of \
+             Nix's registry is flake:NAME",
         )
     })?;
     if !found.join("flake.nix").is_file() {

@@ -16,6 +16,9 @@ pub struct OurIdentity {
     /// ~/.config/mvm/identity]
     #[arg(long, env = "MVM_IDENTITY", value_name = "DIR")]
     pub identity: Option<PathBuf>,
+    /// Whether it was named on the command line, and not by the environment, which says who the user is.
+    #[arg(skip)]
+    pub is_named: bool,
 }
 
 impl OurIdentity {
@@ -23,6 +26,11 @@ impl OurIdentity {
     pub fn dir(&self) -> IdentityDir {
         let dir = self.identity.clone().unwrap_or_else(|| config_dir().join("identity"));
         IdentityDir::new(std::path::absolute(&dir).unwrap_or(dir))
+    }
+
+    /// Its directory, absolute, if the command line names it: a machine's own identity may be there.
+    pub fn named(&self) -> Option<IdentityDir> {
+        self.is_named.then(|| self.dir())
     }
 
     /// The identity; one that has run out is of no use to anybody.

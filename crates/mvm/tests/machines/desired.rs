@@ -115,3 +115,30 @@ fn a_file_is_watched_and_a_faulty_version_changes_nothing() {
     lab.ok(&["agent", "stop"]);
     agent.wait().expect("agent");
 }
+
+/// Nobody waits half an hour for what only a person can mend; what is mended is done.
+#[test]
+fn what_only_a_person_can_mend_ends_the_wait() {
+    let lab = Lab::simulated("mend");
+    let with = |flake: &str, profile: &str| {
+        let mut tenants = tenant(0, 1);
+        tenants[0]["pools"][0]["flake_ref"] = flake.into();
+        tenants[0]["pools"][0]["profile"] = profile.into();
+        write(&lab, tenants).display().to_string()
+    };
+    let inputs = nixpkgs();
+    let words = ["agent", "reconcile", "--wait", "--override-input", &inputs, "--desired"];
+    for (flake, profile, why) in
+        [("./flake", "no-such", "`no-such`; it has: small"), ("nowhere", "small", "/nowhere")]
+    {
+        let document = with(flake, profile);
+        let said = lab.refused(&[&words[..], &[&document]].concat(), "needs_mending");
+        assert!(said.contains("cannot build pool ci/small") && said.contains(why), "{said}");
+    }
+    // A name is a path, from the document on.
+    let document = with("flake", "small");
+    lab.ok(&[&words[..], &[&document]].concat());
+    assert_eq!(lab.ready("ci/small")["sleeping"], 1);
+    let pool = lab.json(&["pool", "info", "ci/small"]);
+    assert_eq!(pool["flake_ref"], lab.root.join("flake").display().to_string());
+}

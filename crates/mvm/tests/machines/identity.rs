@@ -94,6 +94,14 @@ impl Fleet {
         let token = self.ok("alice", &["node", "invite", "n1", "--coordinator", SIGNER]);
         self.join_with(&token, None);
         self.join_with(&token, Some("exists"));
+        // Where a place is named, the identity goes there and nowhere else.
+        let token = self.ok("alice", &["node", "invite", "n2", "--coordinator", SIGNER]);
+        let (root, place) = (self.path("n2-root"), self.path("n2"));
+        let words = ["--root", &root, "node", "join", &token, "--identity", &place];
+        let said = self.ok("nobody", &words);
+        assert!(said.contains(&format!("--identity {place}")), "{said}");
+        let has = |folder: &str| std::fs::read_dir(folder).is_ok_and(|all| all.count() > 0);
+        assert!(has(&place) && !has(&format!("{root}/identity")) && !has(&self.path("nobody")));
         let mut serve = self.lab.mvm(&["agent", "serve", "--listen", NODE]);
         let log = std::fs::File::create(self.lab.root.join("agent.log")).expect("log");
         self.served.push(Served(serve.stderr(log).spawn().expect("mvm")));

@@ -1,0 +1,83 @@
+//! References of flakes: what a pool's image is built from.
+//!
+//! Whoever writes a document may leave out where a path starts: at the document. Nobody else knows that
+//! place, so that it is put in by whoever reads the document. A bare name is such a path as well, and
+//! not one of Nix's registry, which is somewhere on the internet: that is `flake:NAME`.
+
+use crate::error::{Code, Fault};
+use std::collections::BTreeMap;
+
+/// The scheme of a URL and what follows; nothing where it is a path.
+fn url(reference: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = reference.split_once(':')?;
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    is_scheme.then_some((scheme, rest))
+}
+
+/// The path that a reference begins with nowhere, and what stands before it.
+fn relative(reference: &str) -> Option<(&str, &str)> {
+    let (before, path) = match url(reference) {
+        Some(("path", path)) => ("path:", path),
+        Some(_) => return None,
+        None => ("", reference),
+    };
+    (!path.starts_with('/')).then_some((before, path))
+}
+
+/// Whether it is a path, and no URL that Nix looks up elsewhere.
+pub fn is_path(reference: &str) -> bool {
+    matches!(url(reference), None | Some(("path", _)))
+}
+
+/// Makes a reference that starts at the document start at `folder`.
+pub fn rebase(reference: &mut String, folder: &str) {
+    if let Some((before, path)) = relative(reference) {
+        let path = path.strip_prefix("./").unwrap_or(path);
+        *reference = format!("{before}{}/{path}", folder.trim_end_matches('/'));
+    }
+}
+
+/// Refuses a reference that starts nowhere; `path` is the JSON path of the field.
+pub fn settled(reference: &str, path: &str) -> Result<(), Fault> {
+    if relative(reference).is_none() {
+        return Ok(());
+    }
+    let message = format!("{reference:?} starts nowhere: it is relative, or a name");
+    let hint = "give an absolute path, or a URL such as github:owner/repo; a name of Nix's registry is \
+                flake:NAME";
+    Err(Fault::new(Code::InvalidValue, message).hint(hint).at(path.to_owned()))
+}
+
+/// Refuses the first flake that starts nowhere; each comes with its places in the document.
+pub(crate) fn settled_all<'a>(
+    pools: impl Iterator<Item = (usize, usize, &'a String, &'a BTreeMap<String, String>)>,
+) -> Result<(), Fault> {
+    for (tenant, pool, flake, inputs) in pools {
+        let path = format!("$.tenants[{tenant}].pools[{pool}]");
+        settled(flake, &format!("{path}.flake_ref"))?;
+        for (name, input) in inputs {
+            settled(input, &format!("{path}.override_inputs.{name}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether trying again leads nowhere: somebody has to change the document, the flake or the machine first.
+pub fn needs_a_person(code: &str) -> bool {
+    const LASTING: [&str; 12] = [
+        "flake_evaluation_failed",
+        "flake_missing",
+        "invalid",
+        "invalid_value",
+        "kernel_compression",
+        "kernel_missing",
+        "kernel_unfit",
+        "nix_missing",
+        "not_a_kernel",
+        "profile_missing",
+        "quota_exceeded",
+        "tool_missing",
+    ];
+    LASTING.contains(&code)
+}
