@@ -239,6 +239,11 @@ impl Client {
         Client { targets: Arc::new(self.targets.and(&other.targets)), ..self }
     }
 
+    /// The server that has answered last: its socket, or `HOST:PORT`.
+    pub fn server(&self) -> String {
+        self.targets.last().to_string()
+    }
+
     /// The same client, asking for somebody else: servers allow that to coordinators.
     pub fn on_behalf_of(&self, identity: Identity) -> Self {
         Client { behalf: Some(identity), ..self.clone() }

@@ -1,18 +1,22 @@
 //! Sessions with a guest: programs, files and ports, over a stream that the agent passes on.
 
+mod program;
+
+pub use program::exec;
+
 use crate::output;
 use mvm_api::types::InstanceView;
 use mvm_api::{Client, ClientError, Problem, paths};
 use mvm_archive::{Notes, Packer, Trust, name_of};
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::patience::{COPY, Patient, answer};
-use mvm_guest::protocol::{ExecRequest, Reply, Request, Tty};
+use mvm_guest::protocol::{ExecRequest, Request, Tty};
 use mvm_guest::transfer;
 use mvm_model::{InstanceRef, State};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 
 type Stream = mvm_api::client::Stream;
@@ -54,58 +58,6 @@ pub struct Run {
     pub lease_s: Option<u64>,
 }
 
-/// Runs a program in the guest, with our standard streams; gives its exit status as a shell would.
-pub async fn exec(client: &Client, instance: &InstanceRef, run: Run) -> Result<u8, Problem> {
-    let mut stream = open(client, instance, run.lease_s).await?;
-    let mut request = run.request.clone();
-    request.stdin = run.interactive;
-    let terminal = request.tty.is_some();
-    match answer(frame::ask::<()>(&mut stream, Request::Exec(request))).await {
-        Ok(()) => {}
-        Err(mvm_guest::Error::Guest { code, message }) if code == "command_not_found" => {
-            output::note(format_args!("mvm: {message}"));
-            return Ok(127);
-        }
-        Err(mvm_guest::Error::Guest { code, message }) if code == "command_not_executable" => {
-            output::note(format_args!("mvm: {message}"));
-            return Ok(126);
-        }
-        Err(error) => return Err(guest_problem(error)),
-    }
-    let _raw = if terminal { Raw::enter() } else { None };
-    let (from, to) = tokio::io::split(stream);
-    let (frames, queue) = tokio::sync::mpsc::channel(8);
-    let writer = tokio::spawn(send(to, queue));
-    if run.interactive {
-        tokio::spawn(read_input(frames.clone()));
-    }
-    tokio::spawn(pass_signals(frames.clone(), terminal));
-    let status = match run.timeout {
-        None => receive(from).await,
-        Some(limit) => match tokio::time::timeout(limit, receive(from)).await {
-            Ok(status) => status,
-            Err(_) => {
-                output::note(format_args!("mvm: ended, as asked with --timeout"));
-                Ok(124)
-            }
-        },
-    };
-    // Closing the stream ends what still runs in the guest.
-    writer.abort();
-    status
-}
-
-/// Sends what is queued, and keeps the stream open.
-pub async fn send(mut to: WriteHalf<Stream>, mut queue: tokio::sync::mpsc::Receiver<Frame>) {
-    while let Some(words) = queue.recv().await {
-        if frame::write(&mut to, &words).await.is_err() {
-            return;
-        }
-    }
-    // Kept open: its end would end the program.
-    std::future::pending::<()>().await;
-}
-
 /// Writes a piece of a program's output where it belongs. One that cannot be written ends the session, and
 /// with it the program, as it would end here.
 pub async fn print(piece: &Frame) -> Result<(), Problem> {
@@ -121,40 +73,32 @@ async fn write(mut to: impl AsyncWrite + Unpin, bytes: &[u8]) -> std::io::Result
     to.flush().await
 }
 
-async fn receive(mut from: ReadHalf<Stream>) -> Result<u8, Problem> {
-    loop {
-        match frame::read(&mut from).await.map_err(guest_problem)? {
-            Some(Frame::Exit(exit)) => return Ok(u8::try_from(exit.shell_status()).unwrap_or(255)),
-            Some(Frame::Reply(Reply::Error { code, message })) => {
-                return Err(guest_problem(mvm_guest::Error::Guest { code, message }));
-            }
-            Some(piece) => print(&piece).await?,
-            None => {
-                return Err(Problem::new(
-                    502,
-                    "session_lost",
-                    "the session ended before the program",
-                )
-                .hint("the instance may have been destroyed or put to sleep by someone else"));
-            }
+/// Gives our standard input, piece by piece, until its end.
+async fn read_input(to: tokio::sync::mpsc::Sender<Vec<u8>>) {
+    let mut input = tokio::io::stdin();
+    let mut buffer = vec![0; 32 * 1024];
+    while let Ok(count @ 1..) = input.read(&mut buffer).await {
+        if to.send(buffer[..count].to_vec()).await.is_err() {
+            return;
         }
     }
 }
 
-async fn read_input(to: tokio::sync::mpsc::Sender<Frame>) {
-    let mut input = tokio::io::stdin();
-    let mut buffer = vec![0; 32 * 1024];
+/// Does it again where the connection breaks on the way, for as long as the client's patience allows: what
+/// is copied a second time takes the place of what the first left.
+pub async fn copied(
+    client: &Client,
+    mut copy: impl AsyncFnMut() -> Result<(), Problem>,
+) -> Result<(), Problem> {
+    let mut waiting = client.patience().waiting();
     loop {
-        match input.read(&mut buffer).await {
-            Ok(0) | Err(_) => {
-                let _ = to.send(Frame::StdinClosed).await;
-                return;
-            }
-            Ok(count) => {
-                if to.send(Frame::Stdin(buffer[..count].to_vec())).await.is_err() {
-                    return;
-                }
-            }
+        let problem = match copy().await {
+            Err(problem) => problem,
+            done => return done,
+        };
+        let code = if program::is_broken(&problem) { "session_lost" } else { &problem.code };
+        if !waiting.after(code, &problem, true).await {
+            return Err(problem);
         }
     }
 }

@@ -57,6 +57,11 @@ impl Targets {
         })
     }
 
+    /// The one that has answered last.
+    pub fn last(&self) -> &Target {
+        &self.all[self.last.load(Ordering::Relaxed) % self.all.len()]
+    }
+
     fn answered(&self, at: usize) {
         self.last.store(at, Ordering::Relaxed);
     }

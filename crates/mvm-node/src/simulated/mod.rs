@@ -103,8 +103,9 @@ impl Answer for Inside {
                 reply(stream, &()).await
             }
             Request::Exec(mut request) => match request.keep.take() {
-                Some(keep) => kept::run(self, stream, request, keep).await,
-                None => exec::run(self, stream, request).await,
+                // One with a standard input is not kept: nothing is simulated of how much it has taken.
+                Some(keep) if !request.stdin => kept::run(self, stream, request, keep).await,
+                _ => exec::run(self, stream, request).await,
             },
             Request::Put { path, notes } => files::put(&self.machine, stream, &path, notes).await,
             Request::Get { path, notes } => files::get(&self.machine, stream, &path, notes).await,

@@ -225,7 +225,8 @@ async fn work(client: &Client, instance: &InstanceRef, run: &Run, steps: &mut St
     for input in &run.inputs {
         let began = Instant::now();
         let (path, folder) = split(input, WORK);
-        session::put(client, instance, Path::new(path), folder).await?;
+        let put = async || session::put(client, instance, Path::new(path), folder).await;
+        session::copied(client, put).await?;
         steps.push((format!("in {path}"), began.elapsed()));
     }
     let timeout =
@@ -247,7 +248,8 @@ async fn work(client: &Client, instance: &InstanceRef, run: &Run, steps: &mut St
     for output in &run.outputs {
         let began = Instant::now();
         let (path, folder) = split(output, ".");
-        match session::get(client, instance, path, Path::new(folder)).await {
+        let get = async || session::get(client, instance, path, Path::new(folder)).await;
+        match session::copied(client, get).await {
             Ok(()) => {}
             // A command that failed may not have come so far as to make it.
             Err(problem) if status != 0 && problem.code == "not_found" => {

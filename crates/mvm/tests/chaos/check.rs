@@ -16,8 +16,7 @@ pub type Faults = Vec<String>;
 
 /// Errors that a client may see: the machine or its node went away under a job, and the job's error says
 /// so. That nobody led for a moment is none of them.
-const ALLOWED: [&str; 7] = [
-    "connection_broken",
+const ALLOWED: [&str; 6] = [
     "session_lost",
     "job_lost",
     "job_failed",

@@ -11,7 +11,8 @@ fn the_next_leader_knows_what_was_claimed() {
     lab.nodes(&["n1"]);
     lab.apply(&json!({ "warm": 2 }), &json!({}), true);
     let job = lab.mvm("hub", &["run", "ci/runners", "--", "sleep", "1000"]);
-    let mut job = { job }.stderr(Stdio::piped()).spawn().expect("mvm");
+    // One that does not wait for the coordinator to come back.
+    let mut job = { job }.env("MVM_PATIENCE", "0").stderr(Stdio::piped()).spawn().expect("mvm");
     wait_for("the job", || lab.held("n1")[2] == 1);
     let lease = lab.json(&["lease", "list"])[0]["id"].as_str().expect("a lease").to_owned();
     assert_eq!(lease.len(), 18, "{lease} is the claim's own id");

@@ -155,3 +155,31 @@ fn who_asks_while_nobody_leads_waits_for_the_next_leader() {
     let jobs = lab.json(&["job", "list"]);
     assert_eq!(jobs.as_array().expect("list").len(), 1, "it was made once: {jobs}");
 }
+
+#[test]
+fn a_command_goes_on_when_the_coordinator_that_it_goes_through_dies() {
+    let mut lab = fleet_of_two("fleet-sessions", "3s", 60);
+    assert!(leads(&lab, "c1"), "the first one leads");
+    // First the follower, which leaves the claim with the leader; then the leader itself.
+    for (front, dies) in [("c2,c1", "c2"), ("c1,c2", "c1")] {
+        lab.front = front.to_owned();
+        let script = "echo begun; sleep 3; echo ended > end; cat end; exit 7";
+        let mut run = lab.mvm("hub", &["run", "ci/runners", "--", "sh", "-c", script]);
+        let run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut run = run.expect("mvm");
+        let mut out = BufReader::new(run.stdout.take().expect("stdout"));
+        let mut line = String::new();
+        out.read_line(&mut line).expect("read");
+        assert_eq!(line, "begun\n");
+        lab.kill(dies);
+        let mut rest = String::new();
+        out.read_to_string(&mut rest).expect("read");
+        let output = run.wait_with_output().expect("wait");
+        let said = text(&output.stderr);
+        assert_eq!((&*rest, output.status.code()), ("ended\n", Some(7)), "{dies} dies: {said}");
+        lab.coordinator(dies);
+    }
+    wait_for("the leases to end", || {
+        lab.json(&["lease", "list"]).as_array().expect("list").is_empty()
+    });
+}

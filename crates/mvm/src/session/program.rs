@@ -1,0 +1,434 @@
+//! A program in a guest, over as many connections as it takes: where one breaks, another coordinator is
+//! asked (or the same one again), and the session goes on where it was.
+//!
+//! The guest keeps the program and its output under a key of ours. We count the bytes that we have
+//! written out; of the standard input, the guest tells how much it has taken.
+
+use super::{Raw, Run, Stream, answer, guest_problem, open, pass_signals, print, read_input};
+use crate::output;
+use mvm_api::client::{Patience, Waiting};
+use mvm_api::{Client, Problem};
+use mvm_guest::frame::{self, Frame};
+use mvm_guest::protocol::{ExecRequest, Hello, Keep, Kept, Reply, Request};
+use mvm_model::InstanceRef;
+use std::collections::VecDeque;
+use std::time::Duration;
+use tokio::io::{AsyncWrite, ReadHalf, WriteHalf};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+/// How much longer than our patience the program goes on without us, in seconds.
+const ALONE_S: u64 = 30;
+/// After so many bytes of output the guest is told that we have them.
+const ACKNOWLEDGE: u64 = 128 << 10;
+/// So much input is sent ahead of what the program has taken, in bytes.
+const AHEAD: usize = 1 << 20;
+/// How long a program that is to end may take to be told so.
+const LAST_WORD: Duration = Duration::from_secs(2);
+
+/// Runs a program in the guest, with our standard streams; gives its exit status as a shell would.
+pub async fn exec(client: &Client, instance: &InstanceRef, run: Run) -> Result<u8, Problem> {
+    let mut request = run.request.clone();
+    request.stdin = run.interactive;
+    request.keep = keep(client.patience())?;
+    let terminal = request.tty.is_some();
+    let (input, pieces) = mpsc::channel(8);
+    let (say, words) = mpsc::channel(8);
+    let mut session = Session {
+        client: client.clone().patient(Patience::none()),
+        instance,
+        lease_s: run.lease_s,
+        request,
+        waiting: client.patience().waiting(),
+        attached: false,
+        printed: 0,
+        telling: Telling::new(words, run.interactive.then_some(pieces)),
+    };
+    let connection = match session.begin().await? {
+        Begun::Runs(connection) => connection,
+        Begun::Never(status) => return Ok(status),
+    };
+    let _raw = if terminal { Raw::enter() } else { None };
+    if run.interactive {
+        tokio::spawn(read_input(input));
+    }
+    tokio::spawn(pass_signals(say, terminal));
+    match run.timeout {
+        None => session.follow(connection).await,
+        Some(limit) => match timeout(limit, session.follow(connection)).await {
+            Ok(status) => status,
+            Err(_) => {
+                output::note(format_args!("mvm: ended, as asked with --timeout"));
+                Ok(124)
+            }
+        },
+    }
+}
+
+/// How the guest is to keep the program: not at all for a client that would not come back.
+fn keep(patience: &Patience) -> Result<Option<Keep>, Problem> {
+    if patience.limit().is_zero() {
+        return Ok(None);
+    }
+    let mut drawn = [0; 16];
+    getrandom::fill(&mut drawn).map_err(|e| Problem::internal(e.to_string()))?;
+    let key = drawn.iter().map(|byte| format!("{byte:02x}")).collect();
+    let unattended_s = Some(patience.limit().as_secs() + ALONE_S);
+    Ok(Some(Keep { key, unattended_s, ..Keep::default() }))
+}
+
+/// A program, and how far we are with it.
+struct Session<'a> {
+    /// Asks once: this session does the waiting.
+    client: Client,
+    instance: &'a InstanceRef,
+    lease_s: Option<u64>,
+    request: ExecRequest,
+    waiting: Waiting,
+    /// Whether the guest has said that the program runs.
+    attached: bool,
+    /// Bytes of its output that we have written out.
+    printed: u64,
+    telling: Telling,
+}
+
+/// A connection to the program.
+struct Connection {
+    stream: Stream,
+    /// None: the guest ends the program with the connection.
+    kept: Option<Kept>,
+}
+
+/// What came of the first request.
+enum Begun {
+    Runs(Connection),
+    /// There is no such program, or it cannot be run; the status that a shell has then.
+    Never(u8),
+}
+
+/// How a connection came to its end.
+enum End {
+    /// The program has ended.
+    Exit(u8),
+    /// It broke, in these words.
+    Broke(String),
+}
+
+impl Session<'_> {
+    /// Starts the program. A request that is cut off is sent again where the guest keeps programs: by its
+    /// key the program is started once.
+    async fn begin(&mut self) -> Result<Begun, Problem> {
+        loop {
+            let problem = match self.ask().await {
+                Ok(connection) => return Ok(Begun::Runs(connection)),
+                Err(problem) => problem,
+            };
+            let status = match problem.code.as_str() {
+                "command_not_found" => Some(127),
+                "command_not_executable" => Some(126),
+                _ => None,
+            };
+            if let Some(status) = status {
+                output::note(format_args!("mvm: {}", problem.detail));
+                return Ok(Begun::Never(status));
+            }
+            let safe = self.request.keep.is_some() && (!is_broken(&problem) || self.keeps().await);
+            if !self.wait(&problem, safe).await {
+                return Err(problem);
+            }
+        }
+    }
+
+    /// Whether this guest keeps programs. Not known where it does not answer: then it is not safe to
+    /// send a request again that may have come there.
+    async fn keeps(&mut self) -> bool {
+        loop {
+            let hello = async {
+                let mut stream = open(&self.client, self.instance, self.lease_s).await?;
+                let hello = answer(frame::ask::<Hello>(&mut stream, Request::Hello)).await;
+                let hello = hello.map_err(guest_problem)?;
+                Ok::<bool, Problem>(hello.life.is_some())
+            };
+            match hello.await {
+                Ok(keeps) => return keeps,
+                Err(problem) if self.wait(&problem, true).await => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Rests before the next try; whether there is to be one.
+    async fn wait(&mut self, problem: &Problem, repeatable: bool) -> bool {
+        let code = if is_broken(problem) { "session_lost" } else { &problem.code };
+        self.waiting.after(code, problem, repeatable).await
+    }
+
+    /// Asks the guest for the program, as it is.
+    async fn ask(&mut self) -> Result<Connection, Problem> {
+        let mut request = self.request.clone();
+        if let Some(keep) = &mut request.keep {
+            (keep.offset, keep.attach) = (self.printed, self.attached);
+        }
+        let mut stream = open(&self.client, self.instance, self.lease_s).await?;
+        let kept = answer(frame::ask::<Option<Kept>>(&mut stream, Request::Exec(request))).await;
+        let kept = kept.map_err(guest_problem)?;
+        self.attached = true;
+        self.waiting.went_on();
+        Ok(Connection { stream, kept })
+    }
+
+    /// Follows the program to its end, over this connection and those after it.
+    async fn follow(&mut self, mut connection: Connection) -> Result<u8, Problem> {
+        loop {
+            let kept = connection.kept.is_some();
+            let why = match self.talk(connection).await? {
+                End::Exit(status) => return Ok(status),
+                End::Broke(why) => {
+                    format!("the connection to {} broke: {why}", self.client.server())
+                }
+            };
+            if !kept {
+                return Err(self.lost(&format!("{why}; the guest does not keep the program")));
+            }
+            connection = match self.again(&why).await {
+                Ok(connection) => connection,
+                Err(None) => return Err(self.lost(&why)),
+                Err(Some(problem)) => {
+                    return Err(self.lost(&format!("{why}; asked for again: {problem}")));
+                }
+            };
+        }
+    }
+
+    fn lost(&self, detail: &str) -> Problem {
+        let hint = format!(
+            "the program was started, and what became of it is not known: mvm instance info {}",
+            self.instance
+        );
+        Problem::new(502, "session_lost", detail).hint(hint)
+    }
+
+    /// Attaches to the program again, after its connection broke as `why` says. Gives why it could not,
+    /// and nothing where no time was left to try.
+    async fn again(&mut self, why: &str) -> Result<Connection, Option<Problem>> {
+        if !self.wait(&Problem::new(502, "session_lost", why), true).await {
+            return Err(None);
+        }
+        loop {
+            match self.ask().await {
+                Ok(connection) => return Ok(connection),
+                Err(problem) if self.wait(&problem, true).await => {}
+                Err(problem) => return Err(Some(problem)),
+            }
+        }
+    }
+
+    /// Speaks with the program until it has ended or the connection breaks.
+    async fn talk(&mut self, connection: Connection) -> Result<End, Problem> {
+        let Connection { stream, kept } = connection;
+        let (from, mut to) = tokio::io::split(stream);
+        let (heard, hearing) = watch::channel(Heard::new(self.printed, kept));
+        let received = tokio::select! {
+            received = receive(from, &mut self.printed, &heard) => received,
+            // A connection that takes nothing more may still have something to say.
+            () = self.telling.tell(&mut to, hearing, kept.is_some()) => unreachable!("it goes on"),
+        };
+        if received.is_err() && kept.is_some() {
+            // We cannot go on: the program is not to go on either.
+            let _ = timeout(LAST_WORD, frame::write(&mut to, &Frame::End)).await;
+        }
+        received
+    }
+}
+
+/// Whether the way to the program broke, and not the program.
+pub fn is_broken(problem: &Problem) -> bool {
+    let codes = ["guest_channel_broken", "guest_unreachable", "connection_broken", "session_lost"];
+    codes.contains(&problem.code.as_str())
+}
+
+/// What has come over a connection.
+#[derive(Clone, Copy)]
+struct Heard {
+    /// Bytes of output that are written out.
+    printed: u64,
+    /// Bytes of input that the program has taken.
+    taken: u64,
+}
+
+impl Heard {
+    fn new(printed: u64, kept: Option<Kept>) -> Heard {
+        Heard { printed, taken: kept.map_or(0, |kept| kept.input) }
+    }
+}
+
+/// Writes out what comes, until the program's end or the connection's.
+async fn receive(
+    mut from: ReadHalf<Stream>,
+    printed: &mut u64,
+    heard: &watch::Sender<Heard>,
+) -> Result<End, Problem> {
+    loop {
+        match frame::read(&mut from).await {
+            Ok(Some(Frame::Exit(exit))) => {
+                return Ok(End::Exit(u8::try_from(exit.shell_status()).unwrap_or(255)));
+            }
+            Ok(Some(Frame::Ack(taken))) => heard.send_modify(|heard| heard.taken = taken),
+            Ok(Some(Frame::Reply(Reply::Error { code, message }))) => {
+                return Err(guest_problem(mvm_guest::Error::Guest { code, message }));
+            }
+            Ok(Some(piece)) => {
+                print(&piece).await?;
+                *printed += piece.output().len() as u64;
+                heard.send_modify(|heard| heard.printed = *printed);
+            }
+            Ok(None) => return Ok(End::Broke("it was closed".to_owned())),
+            Err(error) => return Ok(End::Broke(error.to_string())),
+        }
+    }
+}
+
+/// What the program is told: signals, and our standard input.
+struct Telling {
+    words: mpsc::Receiver<Frame>,
+    /// Said last; it may not have arrived.
+    word: Option<Frame>,
+    /// None: there is no input, or no more.
+    input: Option<mpsc::Receiver<Vec<u8>>>,
+    /// Whether the end of the input is to be told.
+    over: bool,
+    /// Input that the program may not have taken.
+    ahead: VecDeque<Vec<u8>>,
+    /// How many bytes of input come before that.
+    taken: u64,
+    /// The guest knows that we have this much output.
+    acknowledged: u64,
+}
+
+impl Telling {
+    fn new(words: mpsc::Receiver<Frame>, input: Option<mpsc::Receiver<Vec<u8>>>) -> Telling {
+        let (word, ahead) = Default::default();
+        Telling { words, word, input, over: false, ahead, taken: 0, acknowledged: 0 }
+    }
+
+    /// Tells it over this connection, for ever: what may not have arrived first.
+    async fn tell(
+        &mut self,
+        to: &mut WriteHalf<Stream>,
+        hearing: watch::Receiver<Heard>,
+        kept: bool,
+    ) {
+        let _ = self.tell_while_it_lasts(to, hearing, kept).await;
+        std::future::pending::<()>().await;
+    }
+
+    async fn tell_while_it_lasts(
+        &mut self,
+        to: &mut (impl AsyncWrite + Unpin),
+        mut hearing: watch::Receiver<Heard>,
+        kept: bool,
+    ) -> mvm_guest::Result<()> {
+        self.has_taken(hearing.borrow_and_update().taken);
+        for piece in &self.ahead {
+            frame::write(to, &Frame::Stdin(piece.clone())).await?;
+        }
+        if self.over {
+            frame::write(to, &Frame::StdinClosed).await?;
+        }
+        if let Some(word) = self.word.take() {
+            frame::write(to, &word).await?;
+        }
+        loop {
+            let has_room = self.ahead.iter().map(Vec::len).sum::<usize>() < AHEAD;
+            tokio::select! {
+                Some(word) = self.words.recv() => {
+                    self.word = Some(word.clone());
+                    frame::write(to, &word).await?;
+                    self.word = None;
+                }
+                piece = next(&mut self.input), if has_room => match piece {
+                    Some(piece) => {
+                        if kept {
+                            self.ahead.push_back(piece.clone());
+                        }
+                        frame::write(to, &Frame::Stdin(piece)).await?;
+                    }
+                    None => {
+                        (self.input, self.over) = (None, true);
+                        frame::write(to, &Frame::StdinClosed).await?;
+                    }
+                },
+                Ok(()) = hearing.changed() => {
+                    let Heard { printed, taken } = *hearing.borrow_and_update();
+                    self.has_taken(taken);
+                    if kept && printed >= self.acknowledged + ACKNOWLEDGE {
+                        self.acknowledged = printed;
+                        frame::write(to, &Frame::Ack(printed)).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Forgets the input that the program has taken.
+    fn has_taken(&mut self, taken: u64) {
+        while let Some(first) = self.ahead.front_mut() {
+            let known = usize::try_from(taken.saturating_sub(self.taken)).unwrap_or(usize::MAX);
+            if known == 0 {
+                return;
+            }
+            let known = known.min(first.len());
+            first.drain(..known);
+            self.taken += known as u64;
+            if first.is_empty() {
+                self.ahead.pop_front();
+            }
+        }
+    }
+}
+
+/// The next piece of the input; `None` at its end. Without an input it never resolves.
+async fn next(input: &mut Option<mpsc::Receiver<Vec<u8>>>) -> Option<Vec<u8>> {
+    match input {
+        Some(input) => input.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn telling() -> Telling {
+        let (_, words) = mpsc::channel(1);
+        Telling::new(words, None)
+    }
+
+    /// What a new connection is told before anything else.
+    async fn told(telling: &mut Telling, taken: u64) -> Vec<Frame> {
+        let (mut near, mut far) = tokio::io::duplex(1 << 16);
+        let (_keep, hearing) = watch::channel(Heard { printed: 0, taken });
+        let telling = telling.tell_while_it_lasts(&mut near, hearing, true);
+        let _ = timeout(Duration::from_millis(100), telling).await;
+        drop(near);
+        let mut frames = Vec::new();
+        while let Ok(Some(frame)) = frame::read(&mut far).await {
+            frames.push(frame);
+        }
+        frames
+    }
+
+    #[tokio::test]
+    async fn input_that_may_not_have_arrived_is_sent_again_and_no_other() {
+        let mut telling = telling();
+        telling.ahead = [b"abc".to_vec(), b"defg".to_vec()].into();
+        let stdin = |bytes: &[u8]| Frame::Stdin(bytes.to_vec());
+        assert_eq!(told(&mut telling, 0).await, [stdin(b"abc"), stdin(b"defg")]);
+        assert_eq!(told(&mut telling, 4).await, [stdin(b"efg")]);
+        telling.over = true;
+        telling.word = Some(Frame::Signal(2));
+        let all = told(&mut telling, 7).await;
+        assert_eq!(all, [Frame::StdinClosed, Frame::Signal(2)]);
+        assert_eq!(told(&mut telling, 7).await, [Frame::StdinClosed], "a signal is told once");
+    }
+}
