@@ -403,7 +403,7 @@ impl NodePort for Port {
             since: 0,
             expires_at: u64::MAX,
         };
-        Ok(Claim { reference, from: State::Warm, took_ms: 2.0, lease })
+        Ok(Claim { reference, from: State::Warm, way_up: None, took_ms: 2.0, lease })
     }
 
     async fn end(&self, id: &str, _: &Leader) -> Result<(), Refused> {

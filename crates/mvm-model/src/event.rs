@@ -34,7 +34,8 @@ pub struct Event {
     /// How long it took in ms, from its intent; absent where there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub took_ms: Option<u64>,
-    /// Why it failed, ended by itself or was paused; or that it goes on.
+    /// Why it failed, ended by itself or was paused, or that it goes on; of one that is made to become
+    /// a template, why the template before was given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

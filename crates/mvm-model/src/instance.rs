@@ -8,6 +8,7 @@ use crate::lease::Lease;
 use crate::name::{InstanceRef, PoolRef, string_conversions};
 use crate::pool::Resources;
 use crate::state::{Intent, State};
+use crate::way_up::WayUp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -86,6 +87,9 @@ pub struct Instance {
     /// Asleep without ever having run: what it wakes from is the template.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dormant: bool,
+    /// How it came to run the last time; absent where it never has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way_up: Option<WayUp>,
     /// Digest of the image revision that it boots from.
     pub revision: String,
     /// Its shape, copied from the pool when it was made.

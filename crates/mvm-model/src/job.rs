@@ -4,6 +4,7 @@ use crate::Millis;
 use crate::error::{Code, Fault};
 use crate::name::{InstanceRef, Name, PoolRef, string_conversions};
 use crate::state::State;
+use crate::way_up::WayUp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -264,6 +265,9 @@ pub struct Attempt {
     pub instance: InstanceRef,
     /// The state that the instance was taken from.
     pub from: State,
+    /// How the instance came to run, where it did not run before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way_up: Option<WayUp>,
     /// When the instance was taken.
     pub since: Millis,
     /// When the command began.
@@ -430,6 +434,7 @@ impl Job {
         self.attempts.push(Attempt {
             instance,
             from,
+            way_up: None,
             since: now,
             began_at: None,
             ended_at: None,

@@ -30,8 +30,10 @@ pub mod pool;
 pub mod recovery;
 pub mod retry;
 pub mod state;
+pub mod template;
 pub mod tenant;
 pub mod timeline;
+pub mod way_up;
 
 pub use admission::{Quotas, Usage};
 pub use cache::{Cache, CacheDisk};
@@ -46,6 +48,7 @@ pub use name::{InstanceRef, Name, PoolRef};
 pub use pool::{Counts, Pool, Recycle, Resources};
 pub use state::{Intent, State, Temperature};
 pub use tenant::Tenant;
+pub use way_up::WayUp;
 
 /// A point in time: milliseconds since the Unix epoch.
 pub type Millis = u64;

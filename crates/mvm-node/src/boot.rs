@@ -114,12 +114,7 @@ impl Node {
         let snapshot = template.files.snapshot();
         let hypervisor = &self.parts.hypervisor;
         let restored = hypervisor.restore(&spec, &snapshot, RestoreMemory::Clone, &record).await;
-        let machine = restored.inspect_err(|error| {
-            if error.code() == "restore_failed" {
-                template.discard();
-            }
-        });
-        let machine = machine.or_problem()?;
+        let machine = restored.or_problem()?;
         if let Err(error) = machine.resume().await {
             self.kill_newborn(live, machine).await;
             return Err(error.problem());

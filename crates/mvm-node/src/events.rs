@@ -111,6 +111,7 @@ impl Node {
             self.passes.register(&mut registry);
             self.halted.register(&mut registry);
             self.guests.register(&mut registry);
+            self.renewals.register(&mut registry);
         }
         let (instances, leases) = self.read(|world| gauges(world, only)).await;
         registry.register("instances", "Instances by state", instances);

@@ -265,7 +265,8 @@ impl Node {
         let reference = instance.reference();
         let lease = instance.lease.filter(|lease| lease.id == id).ok_or_else(gone)?;
         let took_ms = began.elapsed().as_secs_f64() * 1000.0;
-        Ok(Claim { reference, from, took_ms, lease: lease.shown() })
+        let way_up = instance.way_up.filter(|_| from != State::Running);
+        Ok(Claim { reference, from, way_up, took_ms, lease: lease.shown() })
     }
 
     /// Ends a claim of the fleet; one that is not there has ended.

@@ -36,6 +36,7 @@ mod operations;
 mod problem;
 mod reconcile;
 mod recovery;
+mod renewal;
 mod root;
 mod seize;
 mod serve;

@@ -11,6 +11,7 @@ use crate::jobs::Jobs;
 use crate::liveness::Guests;
 use crate::problem::OrProblem;
 use crate::reconcile::Passes;
+use crate::renewal::Renewals;
 use crate::root::Root;
 use crate::slot::Slot;
 use crate::stages::{Stages, stage};
@@ -95,6 +96,7 @@ pub struct Node {
     pub(crate) events: EventLog,
     pub(crate) fleet: Fleet,
     pub(crate) passes: Passes,
+    pub(crate) renewals: Renewals,
     pub(crate) audit: Arc<Audit>,
     /// Guests that are watched.
     pub(crate) guests: Guests,
@@ -134,6 +136,7 @@ impl Node {
         Ok(Arc::new(Node {
             events,
             passes: Passes::default(),
+            renewals: Renewals::default(),
             audit: Arc::new(audit),
             guests: Guests::default(),
             jobs: Jobs::default(),

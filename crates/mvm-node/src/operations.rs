@@ -21,7 +21,7 @@ use mvm_api::Problem;
 use mvm_hypervisor::{Machine, OwnMemory};
 use mvm_model::admission::{admit_instance, admit_state};
 use mvm_model::network::mac_of;
-use mvm_model::{CacheDisk, Instance, InstanceId, Intent, Mover, PoolRef, State, Tenant};
+use mvm_model::{CacheDisk, Instance, InstanceId, Intent, Mover, PoolRef, State, Tenant, WayUp};
 use std::sync::Arc;
 
 /// Tries to draw an id that no instance has.
@@ -206,10 +206,20 @@ impl Node {
         by: &Mover,
     ) -> Result<()> {
         let key = template.as_ref().map(|template| template.key.clone());
-        let (tenant, instance) = self.begin_with(id, to, by, |i| i.template = key).await?;
+        let way = if key.is_some() { WayUp::Cloned } else { WayUp::Booted };
+        let note = |i: &mut Instance| (i.template, i.way_up) = (key, Some(way));
+        let (tenant, instance) = self.begin_with(id, to, by, note).await?;
         match template {
-            Some(template) => self.clone_of(live, &tenant, &instance, &template).await,
-            None => self.boot(live, &tenant, &instance).await,
+            Some(template) => {
+                let outcome = self.clone_of(live, &tenant, &instance, &template).await;
+                self.judge(&instance.pool, &template, &outcome);
+                outcome
+            }
+            None => {
+                let pool = self.read(|world| world.pools.get(&instance.pool).cloned()).await;
+                pool.iter().filter(|_| instance.is_blank()).for_each(|pool| self.count_boot(pool));
+                self.boot(live, &tenant, &instance).await
+            }
         }
     }
 
@@ -247,7 +257,7 @@ impl Node {
     /// Warm to running: one durable record, one hypervisor call, one guest round trip.
     async fn resume(self: &Arc<Self>, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
         let machine = machine_of(live)?;
-        self.pass(id, State::Running, by, |_| {}).await?;
+        self.pass(id, State::Running, by, |i| i.way_up = Some(WayUp::Warm)).await?;
         let outcome = async {
             machine.resume().await.or_problem()?;
             self.greet(live).await
@@ -425,6 +435,16 @@ impl Node {
         .await
     }
 
+    /// Writes the outcome of a wake, and how the machine came up.
+    async fn arrive_by(&self, id: InstanceId, to: State, by: &Mover, way: WayUp) -> Result<()> {
+        self.update(id, |instance| {
+            instance.way_up = Some(way);
+            put_aside(instance, to, by);
+            reached(instance, to);
+        })
+        .await
+    }
+
     /// The instance is where it is wanted: only a lease may be given up.
     async fn stay(&self, id: InstanceId, to: State, by: &Mover) -> Result<()> {
         self.change(|world, changes| {
@@ -592,5 +612,6 @@ pub(crate) fn new_instance(world: &World, reference: &PoolRef, drawn: &[u32]) ->
         state_since: now(),
         lease: None,
         leases_served: 0,
+        way_up: None,
     })
 }

@@ -93,6 +93,9 @@ async fn tick(node: &Arc<Node>, in_flight: &Arc<AtomicUsize>, freed: bool) {
         }
         discard_failed(node, &reference).await;
     }
+    if !pressed {
+        node.renew_templates().await;
+    }
     node.collect_templates().await;
     node.passes.made.inc();
 }

@@ -10,12 +10,13 @@ use crate::clock::wall;
 use crate::deadlines::PREWARM;
 use crate::node::Node;
 use crate::problem::{OrProblem, io};
+use crate::renewal::NOTE;
 use crate::root::{Files, make_dir, remove_dir, write_atomically};
 use mvm_api::Problem;
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::lease::Purpose;
-use mvm_model::{CacheDisk, Instance, InstanceId, Mover, Pool, PoolRef, Resources, State};
-use serde::Serialize;
+use mvm_model::{CacheDisk, Instance, InstanceId, Millis, Mover, Pool, PoolRef, Resources, State};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,6 +25,8 @@ use std::sync::Arc;
 
 /// How long a template may be in the making before its lease ends it, in seconds.
 const MAKING_S: u64 = 3600;
+/// The file of a template that says when it was made.
+const MADE: &str = "template.json";
 /// What ends the name of a template that is not whole yet.
 const UNFINISHED: &str = ".new";
 
@@ -34,17 +37,14 @@ pub struct Template {
     pub key: String,
     /// Memory, snapshot and disks, named as an instance's are.
     pub files: Files,
+    /// When it was made: tells it from the one before of the same name.
+    pub made_at: Millis,
 }
 
-impl Template {
-    /// Takes it away, because it cannot be used: the next who wants one makes it anew. Clones that
-    /// live keep what they have mapped.
-    pub(crate) fn discard(&self) {
-        tracing::warn!(template = self.key, "removing a template that does not load");
-        if let Err(problem) = remove_dir(&self.files.dir) {
-            tracing::error!("{problem}");
-        }
-    }
+/// What a template says of itself.
+#[derive(Serialize, Deserialize)]
+struct Made {
+    made_at: Millis,
 }
 
 /// All that a template depends on.
@@ -92,15 +92,24 @@ impl Node {
         Sha256::digest(&text).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    fn template(&self, key: String) -> Option<Template> {
+    /// The template of this name, if it is there.
+    pub(crate) fn template(&self, key: String) -> Option<Template> {
         let files = self.template_files(&key);
-        files.dir.is_dir().then_some(Template { key, files })
+        let text = fs::read(files.dir.join(MADE)).ok();
+        let made = text.and_then(|text| serde_json::from_slice::<Made>(&text).ok());
+        let made_at = made.map_or(0, |made| made.made_at);
+        files.dir.is_dir().then_some(Template { key, files, made_at })
+    }
+
+    /// The name of the template of the pool's present revision and shape.
+    pub(crate) fn key_of_pool(&self, pool: &Pool) -> Option<String> {
+        let revision = pool.current_revision()?;
+        Some(self.template_key(pool, &revision.digest, pool.resources, &pool.caches))
     }
 
     /// The template of the pool's present revision and shape, if it is there.
     pub(crate) fn template_of_pool(&self, pool: &Pool) -> Option<Template> {
-        let revision = pool.current_revision()?;
-        self.template(self.template_key(pool, &revision.digest, pool.resources, &pool.caches))
+        self.template(self.key_of_pool(pool)?)
     }
 
     /// The template that an instance would be a clone of, if that is there and the instance has
@@ -150,11 +159,13 @@ impl Node {
         let mould = self.mould(reference);
         let _turn = mould.lock().await;
         let pool = self.read(|world| world.pool(reference).cloned()).await?;
+        self.end_renewal(&pool)?;
         if pool.current_revision().is_none() || self.template_of_pool(&pool).is_some() {
             return Ok(());
         }
         let began = std::time::Instant::now();
-        let instance = self.create_mould(reference).await?;
+        let before = self.key_of_pool(&pool).and_then(|key| self.to_be_renewed(&key));
+        let instance = self.create_mould(reference, before.map(|it| it.reason)).await?;
         let key =
             self.template_key(&pool, &instance.revision, instance.resources, &instance.caches);
         let work = self.make_template(&pool, &instance, &key);
@@ -163,16 +174,19 @@ impl Node {
         let gone = self.destroy(instance.id, &Mover::Force).await;
         made?;
         gone?;
+        self.renewed(&key)?;
         let took_ms = began.elapsed().as_millis() as u64;
         tracing::info!(pool = %reference, template = key, took_ms, "made a template");
         Ok(())
     }
 
     /// An instance under a lease of ours: nobody else touches it, and an agent that starts ends it.
-    async fn create_mould(&self, pool: &PoolRef) -> Result<Instance> {
+    /// Its first event says why it is made, where the template before was given up.
+    async fn create_mould(&self, pool: &PoolRef, why: Option<String>) -> Result<Instance> {
         let (holder, purpose) = ("template".to_owned(), Purpose::Template);
         let lease = Wish { holder, purpose, lease_s: Some(MAKING_S) }.lease()?;
-        self.create_with(pool, |instance| instance.lease = Some(lease)).await
+        let why = why.map(|why| format!("the template is made anew: {why}"));
+        self.create_with(pool, |i| (i.lease, i.reason) = (Some(lease), why)).await
     }
 
     async fn make_template(
@@ -235,15 +249,14 @@ impl Node {
                     let pool = world.pools.get(&i.pool)?;
                     Some(self.template_key(pool, &i.revision, i.resources, &i.caches))
                 });
-                let pools = world.pools.values().filter_map(|pool| {
-                    let revision = pool.current_revision()?;
-                    Some(self.template_key(pool, &revision.digest, pool.resources, &pool.caches))
-                });
+                let pools = world.pools.values().filter_map(|pool| self.key_of_pool(pool));
                 instances.chain(blank).chain(pools).collect()
             })
             .await;
-        for name in self.template_names() {
-            if needed.contains(&name) || name.ends_with(UNFINISHED) {
+        let names = self.template_names();
+        self.sweep_notes(&names, &needed);
+        for name in names {
+            if needed.contains(&name) || name.ends_with(UNFINISHED) || name.ends_with(NOTE) {
                 continue;
             }
             tracing::info!(template = name, "removing a template that nothing needs");
@@ -285,8 +298,8 @@ fn publish(from: &Files, to: &Files) -> Result<()> {
         std::os::unix::fs::chown(to, Some(0), Some(0))
             .map_err(|e| io(format!("take over {}", to.display()), e))?;
     }
-    let made = serde_json::json!({ "made_at": wall() }).to_string();
-    write_atomically(&work.dir.join("template.json"), made.as_bytes(), 0o644)?;
+    let made = serde_json::to_vec(&Made { made_at: wall() }).unwrap_or_default();
+    write_atomically(&work.dir.join(MADE), &made, 0o644)?;
     let sync = |path: &Path| fs::File::open(path).and_then(|dir| dir.sync_all());
     let parent = to.dir.parent().unwrap_or(Path::new("/"));
     sync(&work.dir)

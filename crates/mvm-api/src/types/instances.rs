@@ -2,7 +2,7 @@
 
 use mvm_model::halt::Paused;
 use mvm_model::policy::Next;
-use mvm_model::{InstanceRef, Lease, Millis, Name, Resources, State};
+use mvm_model::{InstanceRef, Lease, Millis, Name, Resources, State, WayUp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
@@ -42,6 +42,9 @@ pub struct InstanceView {
     pub lease: Option<Lease>,
     /// How many leases it has served.
     pub leases_served: u32,
+    /// How it came to run the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way_up: Option<WayUp>,
     /// The hypervisor's process, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
@@ -133,6 +136,9 @@ pub struct Claim {
     pub reference: InstanceRef,
     /// What it was taken from: `warm`, `sleeping`, `created` …
     pub from: State,
+    /// How it came to run; absent where it ran already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way_up: Option<WayUp>,
     /// How long it took in ms.
     pub took_ms: f64,
     /// The lease.

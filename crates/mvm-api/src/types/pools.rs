@@ -2,6 +2,7 @@
 
 use mvm_model::policy::RuntimePolicy;
 use mvm_model::pool::RevisionEntry;
+use mvm_model::template::Renewal;
 use mvm_model::{Cache, CacheDisk, Counts, Millis, Name, Recycle, Resources};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -165,6 +166,9 @@ pub struct PoolView {
     pub runtime_policy: RuntimePolicy,
     /// Whether new instances are clones: the template of this revision and shape is there.
     pub template_ready: bool,
+    /// Why the template was given up last and is made anew, if it ever was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_renewal: Option<Renewal>,
     /// The revision in use.
     pub revision: Option<RevisionEntry>,
     /// Whether flake, profile or inputs have changed since it was built.

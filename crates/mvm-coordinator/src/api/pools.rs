@@ -109,6 +109,8 @@ fn pool_view(view: &View, tenant: &FleetTenant, pool: &FleetPool, at: u64) -> Po
         prewarm: pool.prewarm.clone(),
         runtime_policy: pool.runtime_policy,
         template_ready: held.iter().any(|(_, status)| status.template),
+        // Each node has its own template, and tells of it.
+        template_renewal: None,
         // Each node counts its own builds: only the digest is the fleet's.
         revision: digest.map(|digest| RevisionEntry { number: 1, digest, built_at: at }),
         stale: false,

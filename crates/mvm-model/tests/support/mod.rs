@@ -59,6 +59,7 @@ pub fn instance(number: u32, state: mvm_model::State) -> mvm_model::Instance {
         state_since: 0,
         lease: None,
         leases_served: 0,
+        way_up: None,
         template: None,
         dormant: false,
     }

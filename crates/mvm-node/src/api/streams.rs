@@ -138,8 +138,10 @@ pub async fn claim(
             return drop(tell.send(Err(problem)));
         }
         let took_ms = began.elapsed().as_secs_f64() * 1000.0;
+        let way_up = instance.way_up.filter(|_| from != InstanceState::Running);
         if let (Ok(()), Some(lease)) = (tell.send(Ok(())), instance.lease) {
-            hold(upgrade, Claim { reference, from, took_ms, lease: lease.shown() }).await;
+            let lease = lease.shown();
+            hold(upgrade, Claim { reference, from, way_up, took_ms, lease }).await;
         }
         node.end_lease(id).await;
     });

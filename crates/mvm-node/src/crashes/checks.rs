@@ -178,7 +178,8 @@ fn templates(node: &Node, world: &World, faults: &mut Vec<String>) {
     let dir = node.parts.root.templates();
     let have = names(&dir);
     for name in &have {
-        let files = names(&dir.join(name));
+        let mut files = names(&dir.join(name));
+        files.remove(crate::renewal::RENEWED);
         let whole = ["memory", "snapshot", "scratch.raw", "data.raw", "template.json"];
         if files != whole.map(str::to_owned).into() {
             faults.push(format!("template {name} has {files:?}"));

@@ -213,6 +213,20 @@ fn claims() -> Vec<Operation> {
     let mut all: Vec<Operation> =
         rules.into_iter().flat_map(|rule| spares.map(|spare| of(rule, spare))).collect();
     all.push(Operation {
+        name: "claim from a damaged template".to_owned(),
+        prepare: step(|node| async move {
+            pool(&node, Recycle::Reset, None).await?;
+            node.ensure_template_of(&runners()).await?;
+            damage_template(&node).await;
+            Ok(())
+        }),
+        act: step(|node| async move { claim(&node).await }),
+        again: Some(step(|node| async move { claim(&node).await })),
+        may_go: |_| true,
+        makes: 0,
+        marked: false,
+    });
+    all.push(Operation {
         name: "wake and put aside".to_owned(),
         prepare: step(|node| async move {
             pool(&node, Recycle::Sleep, None).await?;
@@ -454,17 +468,24 @@ fn gone(outcome: Result<()>) -> Result<()> {
     outcome.or_else(|problem| if problem.code == "not_found" { Ok(()) } else { Err(problem) })
 }
 
-fn wish(purpose: Purpose) -> Wish {
+pub fn wish(purpose: Purpose) -> Wish {
     Wish { holder: "uid:0".to_owned(), purpose, lease_s: None }
 }
 
 /// Takes an instance, works in it, and gives it back.
-async fn claim(node: &Arc<Node>) -> Result<()> {
+pub async fn claim(node: &Arc<Node>) -> Result<()> {
     let (instance, _) = node.claim(&runners(), &wish(Purpose::Run)).await?;
     let id: InstanceId = instance.id;
     write(node, id, "/work/result", "done").await?;
     node.end_lease(id).await;
     Ok(())
+}
+
+/// Cuts the snapshot of the pool's template off.
+pub async fn damage_template(node: &Arc<Node>) {
+    let pool = node.read(|world| world.pools[&runners()].clone()).await;
+    let template = node.template_of_pool(&pool).expect("a template");
+    std::fs::write(template.files.snapshot(), "").expect("written");
 }
 
 /// A document that changes a pool, adds a tenant and leaves another out.

@@ -121,6 +121,9 @@ async fn unrest(node: &Arc<Node>) -> Option<String> {
         if crate::now() < failures.retry_at() {
             crate::clock::advance(failures.retry_at() - crate::now());
         }
+        if node.renewal_of(pool).is_some_and(|renewal| !renewal.done) {
+            return Some(format!("the template of {} is to be made anew", pool.reference));
+        }
         let mut actions = plan(pool, &instances, failures, 100, crate::now());
         actions.extend(policy::act(pool, instances, |id| node.idle_since(id), crate::now()));
         if !actions.is_empty() {

@@ -229,6 +229,8 @@ impl Runner {
             |job: &mut Job| job.end(Outcome::because(JobState::Canceled, "canceled"), now());
         let first = |job: &Job| first_words(job).into_iter().chain(notes.lines());
         let begun = log.length();
+        let machine = self.instance.id;
+        let way_up = self.node.read(|world| world.instances.get(&machine)?.way_up).await;
         let job = self
             .record(|job| {
                 if job.cancel_requested {
@@ -240,6 +242,7 @@ impl Runner {
                 job.begin(kept, now())?;
                 if let Some(attempt) = job.attempts.last_mut() {
                     attempt.claim_us = claim.as_micros() as u64;
+                    attempt.way_up = way_up.filter(|_| attempt.from != State::Running);
                     attempt.inputs_us = inputs.as_micros() as u64;
                 }
                 Ok(())

@@ -14,7 +14,7 @@ use crate::slot::Live;
 use mvm_api::Problem;
 use mvm_hypervisor::Machine;
 use mvm_model::recovery::Snapshot;
-use mvm_model::{Instance, InstanceId, Mover, State, Tenant};
+use mvm_model::{Instance, InstanceId, Mover, State, Tenant, WayUp};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 use std::path::Path;
 use std::sync::Arc;
@@ -46,8 +46,8 @@ impl Node {
         by: &Mover,
     ) -> Result<()> {
         let (tenant, instance) = self.begin(id, to, by).await?;
-        let machine = match self.rouse(live, &tenant, &instance).await {
-            Ok(machine) => machine,
+        let (machine, way) = match self.rouse(live, &tenant, &instance).await {
+            Ok(woken) => woken,
             Err(Unwoken::Asleep(problem)) => {
                 self.abandon(id).await?;
                 return Err(problem);
@@ -66,7 +66,7 @@ impl Node {
             Ok(())
         };
         match outcome.await {
-            Ok(()) => self.arrive(id, to, by).await,
+            Ok(()) => self.arrive_by(id, to, by, way).await,
             Err(problem) => self.give_up(live, id, problem).await,
         }
     }
@@ -78,7 +78,7 @@ impl Node {
         live: &mut Live,
         tenant: &Tenant,
         instance: &Instance,
-    ) -> std::result::Result<Arc<dyn Machine>, Unwoken> {
+    ) -> std::result::Result<(Arc<dyn Machine>, WayUp), Unwoken> {
         let lingering = self.take_lingering(live, instance.id).await.map_err(Unwoken::Asleep)?;
         if let Some(machine) = lingering {
             match self.resume_marked(live, instance, machine).await {
@@ -89,11 +89,12 @@ impl Node {
                     );
                     self.passes.unresumed.inc();
                 }
-                outcome => return outcome,
+                outcome => return outcome.map(|machine| (machine, WayUp::Lingering)),
             }
         }
         let machine = self.restore(tenant, instance).await.map_err(Unwoken::Asleep)?;
-        self.resume_marked(live, instance, machine).await
+        let machine = self.resume_marked(live, instance, machine).await?;
+        Ok((machine, WayUp::Disk))
     }
 
     /// Resumes a machine that is paused as its snapshot says. One that does not take it is ended.

@@ -10,7 +10,7 @@ use clap::Args;
 use mvm_api::jobs::JobView;
 use mvm_api::{Client, Problem};
 use mvm_guest::protocol::ExecRequest;
-use mvm_model::{InstanceRef, JobState, PoolRef};
+use mvm_model::{InstanceRef, JobState, PoolRef, State, WayUp};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -92,6 +92,15 @@ async fn run_and_tell(context: &Context, run: Run) -> Outcome {
     outcome
 }
 
+/// How a machine was got: what it was, and how it came to run where it did not. Older agents do not
+/// say that.
+fn way(from: State, way_up: Option<WayUp>) -> String {
+    match way_up {
+        Some(way_up) => format!("{from}, {way_up}"),
+        None => from.to_string(),
+    }
+}
+
 /// As a job that ends with us.
 async fn submit_and_follow(
     client: &Client,
@@ -123,7 +132,7 @@ async fn submit_and_follow(
         // From the queue to a machine that is ready.
         let waited = attempt.since.saturating_sub(view.queued_at.unwrap_or(attempt.since));
         let claim = Duration::from_millis(waited) + Duration::from_micros(attempt.claim_us);
-        steps.push((format!("claim ({})", attempt.from), claim));
+        steps.push((format!("claim ({})", way(attempt.from, attempt.way_up)), claim));
         if !run.inputs.is_empty() {
             let took = uploaded + Duration::from_micros(attempt.inputs_us);
             steps.push((format!("in {}", run.inputs.join(" ")), took));
@@ -190,7 +199,8 @@ async fn claim_and_run(
     let lease_s = run.options.lease.or(run.options.timeout.map(|seconds| seconds + 3600));
     let mut held = Held::claim(client, &run.pool, lease_s).await?;
     let instance = held.claim.reference.clone();
-    steps.push((format!("claim ({})", held.claim.from), began.elapsed()));
+    let how = way(held.claim.from, held.claim.way_up);
+    steps.push((format!("claim ({how})"), began.elapsed()));
     // A node's own claims end with their connection.
     let of_fleet = context.coordinator.is_some();
     let timeout = run.options.timeout.map(Duration::from_secs);

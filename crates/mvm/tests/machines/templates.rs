@@ -3,6 +3,7 @@
 use crate::lab::{Lab, text, wait_for};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::os::unix::fs::FileExt;
 
 /// The templates that are there.
 fn templates(lab: &Lab) -> Vec<String> {
@@ -160,4 +161,46 @@ fn an_agent_killed_while_it_makes_or_clones_a_template_leaves_nothing() {
 fn epoch() -> i64 {
     let since = std::time::UNIX_EPOCH.elapsed();
     since.expect("clock").as_secs() as i64
+}
+
+/// A template whose memory is garbled: each clone dies, or hangs. In a pool without counts, whose jobs
+/// would otherwise fail for ever.
+#[test]
+fn a_template_that_is_garbled_or_cut_off_is_made_anew_and_says_so() {
+    let lab = Lab::new("garbled");
+    lab.tenant_and_pool("ci", "43");
+    let run = |how: &str| {
+        let done = lab.mvm(&["run", "--timings", "ci/small", "--", "echo", "hi"]).output();
+        let done = done.expect("mvm");
+        let (out, err) = (text(&done.stdout), text(&done.stderr));
+        assert!(done.status.success() && out == "hi\n" && err.contains(how), "{out} {err}");
+    };
+    let renewed = |why: &str| {
+        let renewal = || lab.json(&["pool", "info", "ci/small"])["template_renewal"].clone();
+        wait_for("the new template", || renewal()["done"] == true);
+        assert!(renewal()["reason"].as_str().is_some_and(|r| r.contains(why)), "{}", renewal());
+        let events = lab.json(&["events"]);
+        let told = |e: &Value| e["reason"].as_str().is_some_and(|reason| reason.contains(why));
+        assert!(events.as_array().expect("events").iter().any(told), "{events}");
+    };
+    run("claim (created, cloned)");
+    let file = |name: &str| lab.root.join("templates").join(&templates(&lab)[0]).join(name);
+    let memory = std::fs::OpenOptions::new().read(true).write(true).open(file("memory"));
+    let memory = memory.expect("memory");
+    let (bytes, mut low) = (memory.metadata().expect("metadata").len(), vec![0; 1 << 20]);
+    // Zeros but for the firmware's megabyte: it loads, and the guest finds no page tables.
+    memory.read_exact_at(&mut low, 0).expect("read");
+    memory.set_len(0).and_then(|()| memory.set_len(bytes)).expect("garbled");
+    memory.write_all_at(&low, 0).expect("written");
+    run("claim (created, booted)");
+    renewed("its clones came up dead");
+    run("claim (created, cloned)");
+    let snapshot = std::fs::OpenOptions::new().write(true).open(file("snapshot"));
+    snapshot.and_then(|snapshot| snapshot.set_len(100_000)).expect("cut off");
+    run("claim (created, booted)");
+    renewed("it could not be loaded");
+    run("claim (created, cloned)");
+    let told = lab.ok(&["metrics"]);
+    let line = "mvm_templates_given_up_total{tenant=\"ci\",pool=\"small\"} 2";
+    assert!(told.contains(line), "{told}");
 }

@@ -1,0 +1,57 @@
+//! When a template is given up: it cannot be loaded, or its clones come up dead.
+
+use crate::Millis;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// So many clones in a row that never answered, and the template is given up.
+pub const MOST_SILENT: u32 = 2;
+
+/// What became of a clone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloneEnd {
+    /// Its guest answered.
+    Answered,
+    /// Its guest never answered, or its machine died at once.
+    Silent,
+    /// The template could not be loaded.
+    Unusable,
+    /// Something else kept it from coming up, such as a full disk.
+    Unrelated,
+}
+
+/// What is known of a template by its clones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// When it was made: of two templates with one name each is judged by its own clones.
+    made_at: Millis,
+    silent: u32,
+}
+
+impl Standing {
+    /// Takes a clone of the template that was made at `made_at` into account. Gives the standing
+    /// after it, and whether the template is to be given up.
+    pub fn after(self, made_at: Millis, end: CloneEnd) -> (Standing, bool) {
+        let before = if made_at == self.made_at { self.silent } else { 0 };
+        let silent = match end {
+            CloneEnd::Answered => 0,
+            CloneEnd::Silent => before + 1,
+            CloneEnd::Unusable | CloneEnd::Unrelated => before,
+        };
+        let given_up = end == CloneEnd::Unusable || silent >= MOST_SILENT;
+        (Standing { made_at, silent }, given_up)
+    }
+}
+
+/// Why a template was given up, and when; it is made anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Renewal {
+    /// When it was given up.
+    pub at: Millis,
+    /// When it had been made.
+    pub made_at: Millis,
+    /// Why.
+    pub reason: String,
+    /// Whether the new one is there; instances are booted until then.
+    pub done: bool,
+}

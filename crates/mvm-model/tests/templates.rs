@@ -1,0 +1,43 @@
+//! When a template is given up.
+
+mod support;
+
+use mvm_model::template::CloneEnd::{self, Answered, Silent, Unrelated, Unusable};
+use mvm_model::template::Standing;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// After which of these clones, each of the template made at that time, it is given up.
+fn given_up(clones: &[(u64, CloneEnd)]) -> Option<usize> {
+    let mut standing = Standing::default();
+    clones.iter().position(|(made_at, end)| {
+        let (after, over) = standing.after(*made_at, *end);
+        standing = after;
+        over
+    })
+}
+
+#[test]
+fn two_silent_clones_in_a_row_are_too_many() {
+    assert_eq!(given_up(&[(1, Silent), (1, Answered), (1, Silent)]), None);
+    assert_eq!(given_up(&[(1, Answered), (1, Silent), (1, Unrelated), (1, Silent)]), Some(3));
+    assert_eq!(given_up(&[(1, Unusable)]), Some(0));
+    assert_eq!(given_up(&[(1, Unrelated), (1, Unrelated), (1, Unrelated)]), None);
+    // What is left of the one before does not count against the new one, whatever the clock says.
+    assert_eq!(given_up(&[(2, Silent), (1, Silent)]), None);
+    assert_eq!(given_up(&[(1, Silent), (2, Silent), (2, Silent)]), Some(2));
+}
+
+proptest! {
+    #![proptest_config(support::cases(256))]
+
+    #[test]
+    fn a_template_whose_clones_answer_is_kept(
+        ends in vec(prop_oneof![Just(Answered), Just(Silent), Just(Unrelated)], 0..40)
+    ) {
+        let clones: Vec<_> = ends.iter().map(|end| (1, *end)).collect();
+        let told: Vec<_> = ends.iter().filter(|end| **end != Unrelated).collect();
+        let twice = told.windows(2).any(|two| *two[0] == Silent && *two[1] == Silent);
+        prop_assert_eq!(given_up(&clones).is_some(), twice);
+    }
+}
