@@ -149,8 +149,11 @@ impl Runner {
         let (mut tries, mut taken_up) = (0, self.again);
         loop {
             let request = request(job, printer.offset);
-            let doing = "its command was started";
-            let why = match self.hold(doing, channel.exec(request)).await {
+            let started = match taken_up {
+                true => self.hold_on("its command was taken up", channel.exec(request)).await,
+                false => self.hold("its command was started", channel.exec(request)).await,
+            };
+            let why = match started {
                 Err(outcome) => return outcome,
                 Ok(Err(mvm_guest::Error::Guest { code, message })) => {
                     return self.not_started(&code, message, taken_up);
@@ -203,7 +206,7 @@ impl Runner {
         let (node, id) = (self.node.clone(), self.instance.id);
         let until = Instant::now() + PATIENCE;
         loop {
-            match self.hold("its guest was looked for", connect(&node, id)).await? {
+            match self.hold_on("its guest was looked for", connect(&node, id)).await? {
                 Ok(found) => return Ok(Ok(found)),
                 Err(Gone::Machine(why)) => return Ok(Err(why)),
                 Err(Gone::Silent(problem)) if Instant::now() > until => {

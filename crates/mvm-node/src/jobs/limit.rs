@@ -2,6 +2,7 @@
 
 use super::Word;
 use mvm_model::job::{JobState, Outcome};
+use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
@@ -29,12 +30,14 @@ pub(super) struct Limit {
     ends: Option<Instant>,
     /// Whether it was told to end.
     pub(super) canceled: bool,
+    /// Heard before there was a command that could be told.
+    heard: VecDeque<Word>,
 }
 
 impl Limit {
     /// No deadline yet: a machine that is brought up does not count.
     pub(super) fn new(words: UnboundedReceiver<Word>, timeout_s: Option<u64>) -> Limit {
-        Limit { words, timeout_s, ends: None, canceled: false }
+        Limit { words, timeout_s, ends: None, canceled: false, heard: VecDeque::new() }
     }
 
     /// The job's time begins, or began so long ago.
@@ -67,7 +70,9 @@ impl Limit {
 
     /// The next word; waits for ever where none will come.
     pub(super) async fn word(&mut self) -> Word {
-        let Some(word) = self.words.recv().await else { return std::future::pending().await };
+        let heard = self.heard.pop_front();
+        let heard = if heard.is_some() { heard } else { self.words.recv().await };
+        let Some(word) = heard else { return std::future::pending().await };
         self.canceled |= word == Word::Cancel;
         word
     }
@@ -80,6 +85,35 @@ impl Limit {
             done = work => Ok(done),
             () = passed => Err(Cut::TimedOut),
             _ = self.word() => Err(Cut::Canceled),
+        }
+    }
+
+    /// The same for a command that runs already and is being taken up: what it is told meanwhile it
+    /// hears then, as long as that is soon.
+    pub(super) async fn hold_on<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Cut> {
+        let passed = self.passed();
+        tokio::pin!(work, passed);
+        let mut ends: Option<Instant> = None;
+        loop {
+            let late = async {
+                match ends {
+                    Some(ends) => tokio::time::sleep_until(ends).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                () = &mut passed => return Err(Cut::TimedOut),
+                () = late => return Err(Cut::Canceled),
+                Some(word) = self.words.recv() => {
+                    if word == Word::Cancel {
+                        self.canceled = true;
+                        ends.get_or_insert(Instant::now() + LAST);
+                    }
+                    self.heard.push_back(word);
+                }
+            }
         }
     }
 

@@ -183,6 +183,18 @@ impl Runner {
         })
     }
 
+    /// The same while a command that runs already is taken up.
+    pub(super) async fn hold_on<T>(
+        &mut self,
+        doing: &str,
+        work: impl Future<Output = T>,
+    ) -> std::result::Result<T, Outcome> {
+        self.limit.hold_on(work).await.map_err(|cut| {
+            self.cut = true;
+            self.limit.outcome(cut, doing)
+        })
+    }
+
     /// Brings the machine up and sends the inputs.
     async fn prepare(&mut self) -> std::result::Result<Ready, Unbegun> {
         let (node, machine) = (self.node.clone(), self.instance.id);
