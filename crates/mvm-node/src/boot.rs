@@ -3,6 +3,7 @@
 use crate::caches::serial;
 use crate::deadlines::{self, Deadline};
 use crate::firewall::uid_of;
+use crate::halted::held_back;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem, io};
 use crate::root::{Files, make_dir, write_atomically};
@@ -185,8 +186,16 @@ impl Node {
                 Ok(())
             }
             Err(problem) => {
+                let held = held_back(&machine);
+                if let Some(held) = held.clone().filter(|_| !fresh) {
+                    // It has memory of its own, and goes on when there is room.
+                    self.watch(instance.id, machine.clone());
+                    live.machine = Some(machine);
+                    return Err(held);
+                }
                 self.kill_newborn(live, machine).await;
-                Err(problem
+                Err(held
+                    .unwrap_or(problem)
                     .hint(format!("see its console: mvm instance logs {}", instance.reference())))
             }
         }

@@ -13,10 +13,11 @@ use crate::events::{Labels, of_pool};
 use crate::node::{Node, locked};
 use crate::now;
 use crate::world::World;
+use mvm_api::Problem;
 use mvm_hypervisor::{Condition, Halt, Machine, ProcessIdentity};
 use mvm_model::halt::{CALM, Cause, Facts, Paused, Step, step};
 use mvm_model::lease::Purpose;
-use mvm_model::{InstanceId, Name};
+use mvm_model::{InstanceId, Name, State};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -131,6 +132,33 @@ impl Node {
     }
 }
 
+impl Node {
+    /// A guest that has stood still is told what time it is, as one is that was warm.
+    fn set_clock(self: &Arc<Self>, id: InstanceId, machine: Arc<dyn Machine>) {
+        let node = self.clone();
+        tokio::spawn(async move {
+            let slot = node.slot(id);
+            let mut live = slot.gate.lock().await;
+            let runs = node.read(|world| world.by_id(id).is_ok_and(|i| i.state == State::Running));
+            let ours = live.machine.as_ref().is_some_and(|now| Arc::ptr_eq(now, &machine));
+            if runs.await
+                && ours
+                && let Err(problem) = node.greet(&mut live).await
+            {
+                tracing::warn!(instance = %id, "its guest was not told the time: {problem}");
+            }
+        });
+    }
+}
+
+/// What is said to whoever waits for the guest of a machine that is paused for want of space.
+pub(crate) fn held_back(machine: &Arc<dyn Machine>) -> Option<Problem> {
+    let condition = machine.condition().borrow().clone();
+    let Condition::Halted(halt @ Halt::NoSpace { .. }) = condition else { return None };
+    let what = format!("the machine is paused: {halt}; it goes on by itself when there is room");
+    Some(Problem::new(507, "no_space", what).hint("free some space on the host's disk"))
+}
+
 /// Who follows one machine.
 struct Follower {
     node: Arc<Node>,
@@ -174,6 +202,9 @@ impl Follower {
             // What an earlier agent has seen.
             return self.record(None).await.err().map(|_| POLL);
         };
+        if trial.well.is_none() {
+            self.node.set_clock(self.id, self.machine.clone());
+        }
         let well = *trial.well.get_or_insert_with(Instant::now);
         let (told, paused) = (trial.told, trial.paused.clone());
         // No pause is kept from the events because the disk was full while it lasted.
@@ -199,7 +230,7 @@ impl Follower {
         let cause = cause(halt);
         let facts = self.facts(cause, halt).await;
         if let Some(paused) = self.trial.as_ref().filter(|trial| !trial.told).map(|t| &t.paused) {
-            let told = self.record(Some(paused.clone())).await.is_ok();
+            let told = self.record(Some(paused.clone())).await == Ok(true);
             self.trial.as_mut()?.told = told;
         }
         match step(&facts) {
@@ -260,8 +291,9 @@ impl Follower {
         }
     }
 
-    /// Has the record, and so an event, say whether it is paused.
-    async fn record(&self, paused: Option<Paused>) -> Result<()> {
+    /// Has the record, and so an event, say whether it is paused. False: the record does not say that
+    /// it runs, or not yet.
+    async fn record(&self, paused: Option<Paused>) -> Result<bool> {
         let id = self.id;
         let cause = paused.as_ref().map(|paused| paused.cause);
         let same = move |w: &World| {
@@ -269,8 +301,12 @@ impl Follower {
             let live = instance.filter(|instance| instance.state.has_process());
             live.is_none_or(|i| i.paused.as_ref().map(|paused| paused.cause) == cause)
         };
+        let runs = move |w: &World| w.instances.get(&id).is_some_and(|i| i.state.has_process());
+        if !self.node.read(runs).await {
+            return Ok(false);
+        }
         if self.node.read(same).await {
-            return Ok(());
+            return Ok(true);
         }
         let recorded = self.node.change(|world, changes| {
             if !same(world) {
@@ -280,7 +316,7 @@ impl Follower {
             }
             Ok(())
         });
-        recorded.await.inspect_err(|problem| {
+        recorded.await.map(|()| true).inspect_err(|problem| {
             tracing::debug!(instance = %id, "its pause is not recorded yet: {problem}");
         })
     }
@@ -299,7 +335,10 @@ impl Follower {
         };
         let (node, id) = (&self.node, self.id);
         let slot = node.slot(id);
+        // Whoever waits for this guest waits in vain.
+        let interrupt = slot.waits.interrupt(Problem::new(500, "machine_died", &reason));
         let mut live = slot.gate.lock().await;
+        drop(interrupt);
         let ours = live.machine.as_ref().is_some_and(|now| Arc::ptr_eq(now, &self.machine));
         if !ours || *self.machine.condition().borrow() == Condition::Fine {
             return;

@@ -9,6 +9,7 @@ pub(crate) mod wake;
 
 use crate::catalog::not_built;
 use crate::deadlines;
+use crate::halted::held_back;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem};
 use crate::root::{Files, remove_dir, remove_file};
@@ -264,7 +265,11 @@ impl Node {
         };
         match outcome.await {
             Ok(()) => Ok(()),
-            Err(problem) => self.give_up(live, id, problem).await,
+            Err(problem) => match held_back(&machine) {
+                // It runs, as its record says, when there is room.
+                Some(held) => Err(held),
+                None => self.give_up(live, id, problem).await,
+            },
         }
     }
 

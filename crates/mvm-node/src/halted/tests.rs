@@ -4,6 +4,8 @@ use super::Room;
 use crate::Result;
 use crate::crashes::host::{Host, own_network};
 use crate::crashes::operations::{counts, pool, runners, scale};
+use crate::crashes::runs::{read, write};
+use crate::deadlines::haste;
 use crate::node::Node;
 use mvm_api::jobs::SubmitJob;
 use mvm_hypervisor::Halt;
@@ -178,6 +180,38 @@ fn a_broken_disk_and_a_crashed_guest_fail_their_machine_with_the_reason() {
             while told(node, machine.id, 0, words).await.to != State::Failed {}
             node.destroy(machine.id, &Mover::Agent).await?;
             assert_eq!(sim.is_running(&marker), None);
+        }
+        Ok(())
+    });
+    host.disconnect();
+}
+
+#[test]
+fn a_machine_that_finds_no_space_on_its_way_up_keeps_its_memory() {
+    own_network();
+    let host = Host::new();
+    agent(&host, async |node, sim| {
+        let (free, room) = disk(0);
+        node.halted.set_terms(HOUR, room);
+        let machine = running(node).await?;
+        let marker = node.parts.root.marker(machine.id);
+        write(node, machine.id, "/run/note", "mine").await?;
+        // Asleep, its process lingers, and is the one that finds no space.
+        for from in [State::Warm, State::Sleeping] {
+            node.bring(machine.id, from, &Mover::Agent).await?;
+            sim.set_obstacle(&marker, full());
+            free.store(0, Ordering::SeqCst);
+            let since = node.newest_event();
+            haste::make(50);
+            let refused = node.bring(machine.id, State::Running, &Mover::Agent).await;
+            haste::make(1);
+            assert_eq!(refused.expect_err("it does not answer").code, "no_space");
+            let view = node.show(&machine.reference()).await?;
+            assert_eq!((view.state, view.paused.is_some()), (State::Running, true));
+            sim.set_obstacle(&marker, None);
+            free.store(64, Ordering::SeqCst);
+            told(node, machine.id, since, GOES_ON).await;
+            assert_eq!(read(node, machine.id, "/run/note").await?.trim(), "mine");
         }
         Ok(())
     });

@@ -7,6 +7,7 @@
 
 use crate::Result;
 use crate::deadlines::WAKE;
+use crate::halted::held_back;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem, io};
 use crate::root::{Files, remove_file};
@@ -65,9 +66,14 @@ impl Node {
             }
             Ok(())
         };
-        match outcome.await {
-            Ok(()) => self.arrive_by(id, to, by, way).await,
-            Err(problem) => self.give_up(live, id, problem).await,
+        match (outcome.await, held_back(&machine)) {
+            (Ok(()), _) => self.arrive_by(id, to, by, way).await,
+            // It runs when there is room: its memory is in no snapshot any more.
+            (Err(_), Some(held)) => {
+                self.arrive_by(id, State::Running, by, way).await?;
+                Err(held)
+            }
+            (Err(problem), None) => self.give_up(live, id, problem).await,
         }
     }
 
