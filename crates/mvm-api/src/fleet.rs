@@ -45,6 +45,17 @@ pub struct NodeClaim {
     pub lease_s: Option<u64>,
 }
 
+/// `PUT /v1/node/claims`: the clients of these claims are there. A node ends a claim of which it has not
+/// heard for half a minute. Gives those that have no lease there.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RenewClaims {
+    /// Who says so.
+    pub leader: Leader,
+    /// Their ids.
+    pub claims: Vec<String>,
+}
+
 /// A claim that a node holds a lease for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HeldClaim {

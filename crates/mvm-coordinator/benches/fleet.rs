@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use hdrhistogram::Histogram;
-use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RegisterNode};
+use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RegisterNode, RenewClaims};
 use mvm_api::types::Claim;
 use mvm_api::{Client, Problem};
 use mvm_coordinator::{Connector, Fleet, NodePort, Options, Refused, Told};
@@ -402,8 +402,13 @@ impl NodePort for Port {
             purpose: Purpose::Run,
             since: 0,
             expires_at: u64::MAX,
+            longest_until: None,
         };
         Ok(Claim { reference, from: State::Warm, way_up: None, took_ms: 2.0, lease })
+    }
+
+    async fn renew(&self, _: &RenewClaims) -> Result<Vec<String>, Refused> {
+        Ok(Vec::new())
     }
 
     async fn end(&self, id: &str, _: &Leader) -> Result<(), Refused> {

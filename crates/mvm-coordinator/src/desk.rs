@@ -7,6 +7,7 @@
 use crate::fleet::{Fleet, Lead};
 use crate::port::Refused;
 use crate::records::{CLAIMS, ClaimRecord, put};
+use crate::renewal::HeldClaims;
 use crate::turns::Turns;
 use crate::writer::Writer;
 use crate::{Result, now};
@@ -52,6 +53,8 @@ pub(crate) struct Desk {
     limits: Limits,
     /// Whose turn it is to serve a claim.
     pub turns: Turns,
+    /// Whose client is there.
+    pub held: HeldClaims,
 }
 
 struct Inner {
@@ -69,8 +72,8 @@ struct Inner {
 
 impl Desk {
     pub fn new(limits: Limits) -> Desk {
-        let turns = Turns::default();
-        Desk { inner: Mutex::new(Inner::new(limits, None)), limits, turns }
+        let (turns, held) = Default::default();
+        Desk { inner: Mutex::new(Inner::new(limits, None)), limits, turns, held }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -128,7 +131,8 @@ impl Desk {
         self.inner().claims.close_node(node);
     }
 
-    /// The node has told which claims it holds: what it does not hold has ended, or never came there.
+    /// The node has told which claims it holds: what it does not hold has ended, or never came there,
+    /// and what it holds of which nothing is known here belongs to nobody.
     pub fn resolve(&self, fleet: &Arc<Fleet>, node: &Name, held: &[HeldClaim]) {
         let held: BTreeSet<&str> = held.iter().map(|claim| claim.id.as_str()).collect();
         let mut inner = self.inner();
@@ -139,8 +143,12 @@ impl Desk {
             inner.orphans.remove(&id);
             inner.conclude(&id);
         }
+        let strays = inner.claims.strays(node, held.iter().copied());
         drop(inner);
         if let Some(lead) = fleet.lead() {
+            for id in strays {
+                tokio::spawn(end_stray(fleet.clone(), lead.clone(), id, node.clone()));
+            }
             for id in there {
                 tokio::spawn(reap(fleet.clone(), lead.clone(), id));
             }
@@ -470,6 +478,18 @@ pub(crate) fn part(fleet: Arc<Fleet>, lead: Arc<Lead>, wish: &Wish, node: Name) 
             release(fleet, lead, id, node).await;
         }
     });
+}
+
+/// Has the node end a claim that is nobody's. It has no record; where this fails the node ends it by
+/// itself.
+async fn end_stray(fleet: Arc<Fleet>, lead: Arc<Lead>, id: String, node: Name) {
+    tracing::warn!(claim = id, %node, "the node holds a claim of nobody's: it is ended");
+    let Ok(port) = fleet.port(&node) else { return };
+    match timeout(BRING, port.end(&id, &lead.leader)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(refused)) => tracing::warn!(claim = id, %node, "not ended: {}", refused.problem()),
+        Err(_) => tracing::warn!(claim = id, %node, "not ended: no answer in time"),
+    }
 }
 
 /// Has the node end the claim, however long that takes; another leadership goes on with it from the

@@ -4,7 +4,7 @@ use crate::desk::succeeded;
 use crate::fleet::{Fleet, Lead};
 use crate::records::{CLAIMS, Candidate, ClaimRecord, ELECTION, SHARES, read};
 use crate::writer::Writer;
-use crate::{Result, planner, stored};
+use crate::{Result, planner, renewal, stored};
 use mvm_model::fleet::Placement;
 use mvm_store::{Election, Leadership};
 use std::collections::BTreeMap;
@@ -67,6 +67,7 @@ async fn lead(fleet: &Arc<Fleet>, leadership: Leadership) -> Result<()> {
     fleet.set_lead(Some(lead.clone()));
     let outcome = tokio::select! {
         outcome = planner::run(fleet, &lead) => outcome,
+        () = renewal::run(fleet, &lead) => Ok(()),
         () = lead.lost() => Err(succeeded()),
         () = fleet.ending.begun() => Ok(()),
     };

@@ -20,6 +20,7 @@ mod port;
 mod ready;
 mod records;
 mod registry;
+mod renewal;
 mod revocations;
 mod serve;
 mod turns;

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument};
+use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RenewClaims};
 use mvm_api::tls::{Expect, Keeper};
 use mvm_api::types::Claim;
 use mvm_api::{Client, ClientError, Problem, paths};
@@ -63,6 +63,8 @@ pub trait NodePort: Send + Sync + 'static {
     async fn leader(&self, leader: &Leader) -> Result<Vec<HeldClaim>, Refused>;
     /// Has it serve a claim.
     async fn claim(&self, id: &str, claim: &NodeClaim) -> Result<Claim, Refused>;
+    /// Tells it of which claims the clients are there; gives those that it does not hold.
+    async fn renew(&self, claims: &RenewClaims) -> Result<Vec<String>, Refused>;
     /// Has it end a claim.
     async fn end(&self, id: &str, leader: &Leader) -> Result<(), Refused>;
     /// Its agent, for requests that are passed through; none where it is simulated.
@@ -147,6 +149,10 @@ impl NodePort for HttpPort {
 
     async fn claim(&self, id: &str, claim: &NodeClaim) -> Result<Claim, Refused> {
         Ok(self.client.put(&paths::node_claim(id), claim).await?)
+    }
+
+    async fn renew(&self, claims: &RenewClaims) -> Result<Vec<String>, Refused> {
+        Ok(self.client.put(paths::NODE_CLAIMS, claims).await?)
     }
 
     async fn end(&self, id: &str, leader: &Leader) -> Result<(), Refused> {

@@ -1,15 +1,27 @@
 //! The right to use one instance for a while.
+//!
+//! A person's lease has a deadline. A job's lives as long as its holder: whoever uses the machine (a
+//! job, an open session, the connection of a claim) shows itself again and again, and a lease whose
+//! holder has not been seen for [`HOLD_MS`] is over.
 
 use crate::Millis;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::fmt;
+
+/// How long a lease outlives the last sign of its holder, in ms: a leader that is followed by
+/// another, or an agent that is replaced, costs less.
+pub const HOLD_MS: Millis = 30_000;
+/// How often a holder on another machine shows itself, in ms.
+pub const RENEW_MS: Millis = 10_000;
 
 /// What a lease is for; decides what happens when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Purpose {
-    /// A job: the instance is recycled by the pool's rule when the lease ends.
+    /// A job: the instance is recycled by the pool's rule when the lease ends, which it does with its
+    /// holder.
     Run,
     /// The agent boots it to become the pool's template.
     Template,
@@ -41,16 +53,94 @@ pub struct Lease {
     pub purpose: Purpose,
     /// When it was taken.
     pub since: Millis,
-    /// When it ends unless extended.
+    /// When it ends unless extended, or, of a job's, unless its holder shows itself again.
     pub expires_at: Millis,
+    /// Of a job's: it ends then at the latest, whoever holds it. Absent: it ends with its holder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_until: Option<Millis>,
 }
 
 /// How long a lease lasts that was taken without saying: one hour, in seconds.
 pub const DEFAULT_LEASE_S: u64 = 3600;
 
+impl Purpose {
+    /// Whether a lease for this lives as long as its holder, and not until a deadline.
+    pub fn lives_with_holder(self) -> bool {
+        self == Purpose::Run
+    }
+}
+
 impl Lease {
+    /// When it ends, where its holder was seen last at `seen`, if it shows itself no more.
+    pub fn ends_at(&self, seen: Millis) -> Millis {
+        if !self.purpose.lives_with_holder() {
+            return self.expires_at;
+        }
+        let held_until = seen.max(self.since).saturating_add(HOLD_MS);
+        held_until.min(self.longest_until.unwrap_or(Millis::MAX))
+    }
+
     /// Whether its deadline has passed at `now`.
     pub fn expired(&self, now: Millis) -> bool {
         now >= self.expires_at
+    }
+}
+
+/// When the holders of leases were seen last, by the leases' ids. In memory only: a server that starts
+/// takes all holders for seen at that moment, so that its restart costs none of them its lease.
+#[derive(Clone, Debug)]
+pub struct Holders {
+    started: Millis,
+    signs: HashMap<String, Sign>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Sign {
+    /// So many hold it here and now.
+    open: usize,
+    seen: Millis,
+}
+
+impl Holders {
+    /// Of a server that has started at `now`.
+    pub fn begin(now: Millis) -> Holders {
+        Holders { started: now, signs: HashMap::new() }
+    }
+
+    /// Somebody holds the lease from now on, until [`Holders::let_go`].
+    pub fn hold(&mut self, lease: &str) {
+        self.signs.entry(lease.to_owned()).or_default().open += 1;
+    }
+
+    /// One of those that hold the lease does so no more.
+    pub fn let_go(&mut self, lease: &str, now: Millis) {
+        if let Some(sign) = self.signs.get_mut(lease) {
+            *sign = Sign { open: sign.open.saturating_sub(1), seen: now };
+        }
+    }
+
+    /// The holder of the lease has shown itself.
+    pub fn renew(&mut self, lease: &str, now: Millis) {
+        let sign = self.signs.entry(lease.to_owned()).or_default();
+        sign.seen = sign.seen.max(now);
+    }
+
+    /// Whether somebody holds the lease here and now.
+    pub fn is_held(&self, lease: &str) -> bool {
+        self.signs.get(lease).is_some_and(|sign| sign.open > 0)
+    }
+
+    /// When a holder of the lease was seen last.
+    pub fn seen(&self, lease: &str, now: Millis) -> Millis {
+        match self.signs.get(lease) {
+            Some(sign) if sign.open > 0 => now,
+            Some(sign) => sign.seen.max(self.started),
+            None => self.started,
+        }
+    }
+
+    /// Forgets the leases that are gone and that nobody holds.
+    pub fn retain(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.signs.retain(|lease, sign| sign.open > 0 || is_there(lease));
     }
 }

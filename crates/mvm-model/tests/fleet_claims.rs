@@ -245,6 +245,25 @@ impl World {
             }
         }
         prop_assert_eq!(self.claims.waiting(), self.waiting.len());
+        self.no_stray_is_somebodys()
+    }
+
+    /// What is under way and held is never taken for nobody's, and what has ended is.
+    fn no_stray_is_somebodys(&self) -> Result<(), TestCaseError> {
+        for index in 0..4u8 {
+            let node = node(index);
+            let known = self.flying.iter().chain(&self.held);
+            let (here, there): (Vec<_>, Vec<_>) = known.partition(|(_, g)| g.node == node);
+            let ids = |of: Vec<(&String, &Grant)>| -> Vec<String> {
+                of.into_iter().map(|(id, _)| id.clone()).collect()
+            };
+            let (here, there) = (ids(here), ids(there));
+            let told = |ids: &[String]| self.claims.strays(&node, ids.iter().map(String::as_str));
+            prop_assert_eq!(told(&here), Vec::<String>::new());
+            prop_assert_eq!(told(&there), there);
+            let gone: Vec<String> = self.gone.iter().cloned().collect();
+            prop_assert_eq!(told(&gone), gone);
+        }
         Ok(())
     }
 

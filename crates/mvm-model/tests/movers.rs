@@ -12,7 +12,7 @@ const PURPOSES: [Purpose; 4] = [Purpose::Run, Purpose::Template, Purpose::Manual
 
 fn lease(holder: &str, purpose: Purpose) -> Lease {
     let (id, holder) = ("l-00000001".to_owned(), holder.to_owned());
-    Lease { id, holder, purpose, since: 0, expires_at: 1 }
+    Lease { id, holder, purpose, since: 0, expires_at: 1, longest_until: None }
 }
 
 #[test]

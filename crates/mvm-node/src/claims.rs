@@ -1,13 +1,13 @@
 //! Leases: taking, extending and ending the right to use an instance.
 
 use crate::audit;
-use crate::clock::Shown;
-use crate::node::{Node, locked};
+use crate::holders::job_on;
+use crate::node::Node;
 use crate::operations::{draw_ids, new_instance};
 use crate::template::is_mould;
 use crate::world::World;
 use crate::{Result, now};
-use mvm_api::types::LeaseView;
+use mvm_api::types::{HeldBy, LeaseView};
 use mvm_api::{Peer, Problem};
 use mvm_model::admission::admit_state;
 use mvm_model::cache;
@@ -21,8 +21,6 @@ use std::sync::Arc;
 const CLAIM_TRIES: usize = 3;
 /// How long a lease outlives its deadline and the last session, in ms.
 const SESSION_GRACE_MS: u64 = 10_000;
-/// How long is waited before a lease that could not be ended is tried again, in ms.
-const AGAIN_MS: Millis = 5000;
 /// The longest lease, in seconds: a week.
 const MAX_LEASE_S: u64 = 7 * 24 * 3600;
 
@@ -33,7 +31,8 @@ pub struct Wish {
     pub holder: String,
     /// What for.
     pub purpose: Purpose,
-    /// In seconds; the default where absent.
+    /// In seconds: how long, or, of a job's, how long at most. Where absent it lasts for the default
+    /// time, and a job's for as long as its holder.
     pub lease_s: Option<u64>,
 }
 
@@ -41,14 +40,17 @@ impl Wish {
     pub(crate) fn lease(&self) -> Result<Lease> {
         let seconds = self.lease_s.unwrap_or(DEFAULT_LEASE_S);
         checked(seconds)?;
-        let since = now();
-        Ok(Lease {
+        let (since, purpose) = (now(), self.purpose);
+        let held = purpose.lives_with_holder();
+        let lease = Lease {
             id: format!("l-{}", crate::identity::hex_digits(8)?),
             holder: self.holder.clone(),
-            purpose: self.purpose,
+            purpose,
             since,
             expires_at: since + seconds * 1000,
-        })
+            longest_until: self.lease_s.filter(|_| held).map(|seconds| since + seconds * 1000),
+        };
+        Ok(Lease { expires_at: lease.ends_at(since), ..lease })
     }
 }
 
@@ -72,6 +74,8 @@ impl Node {
         for _ in 0..CLAIM_TRIES {
             let mut lease = wish.lease()?;
             lease.id = id.map_or(lease.id, str::to_owned);
+            // Who asks waits until it is up, however long that takes.
+            let _held = self.leases.hold(&lease.id);
             let instance = self.reserve(pool, &lease).await?;
             self.kick.notify_one();
             let by = Mover::Lease(lease.id.clone());
@@ -192,27 +196,27 @@ impl Node {
     /// All leases.
     pub(crate) async fn leases(&self) -> Vec<LeaseView> {
         self.read(|world| {
-            let leased = world.instances.values();
-            leased
-                .filter_map(|i| {
-                    let lease = i.lease.clone()?;
-                    Some(LeaseView { lease, instance: i.reference(), node_id: None }.shown())
-                })
-                .collect()
+            let view = |i| self.leases.view(i, self.holder_of(world, i));
+            world.instances.values().filter_map(view).collect()
         })
         .await
     }
 
-    /// Gives a lease another length, from now on.
+    /// Who holds the lease of an instance beside the connection of its claim.
+    fn holder_of(&self, world: &World, instance: &Instance) -> Option<HeldBy> {
+        let job = job_on(world.jobs.values(), instance).map(|job| HeldBy::Job(job.id));
+        job.or_else(|| (self.slot(instance.id).sessions() > 0).then_some(HeldBy::Session))
+    }
+
+    /// Gives a lease another length, from now on; a job's ends then at the latest.
     pub(crate) async fn extend_lease(&self, id: &str, seconds: u64) -> Result<LeaseView> {
         checked(seconds)?;
         self.change(|world, changes| {
             let mut instance = leased(world, id)?.clone();
             extend(&mut instance, now() + seconds * 1000);
-            let lease = instance.lease.clone().ok_or_else(|| no_lease(id))?;
-            let view = LeaseView { lease, instance: instance.reference(), node_id: None };
+            let view = self.leases.view(&instance, self.holder_of(world, &instance));
             changes.put_instance(instance);
-            Ok(view.shown())
+            view.ok_or_else(|| no_lease(id))
         })
         .await
     }
@@ -247,7 +251,7 @@ impl Node {
             && held().await
         {
             tracing::error!(instance = %id, "cannot destroy: {problem}");
-            locked(&self.unended).insert(lease.to_owned(), now() + AGAIN_MS);
+            self.leases.not_ended(lease.to_owned());
         }
         self.kick.notify_one();
     }
@@ -319,7 +323,7 @@ impl Node {
             && !ended
         {
             tracing::error!(instance = %id, "cannot recycle: {problem}");
-            locked(&self.unended).insert(lease, now() + AGAIN_MS);
+            self.leases.not_ended(lease);
         }
         self.kick.notify_one();
     }
@@ -348,38 +352,36 @@ impl Node {
         }
     }
 
-    /// Ends the leases whose deadline has passed; one with an open session is extended instead.
+    /// Ends the leases whose deadline has passed or whose holder has gone. A person's that has an open
+    /// session is extended instead.
     pub(crate) async fn expire_leases(self: &Arc<Self>) {
-        let now = now();
-        let expired: Vec<(InstanceId, Purpose)> = self
+        let due: Vec<(InstanceId, Lease)> = self
             .read(|world| {
-                let mut unended = locked(&self.unended);
-                unended.retain(|id, _| leased(world, id).is_ok());
-                let leased =
-                    world.instances.values().filter_map(|i| Some((i.id, i.lease.as_ref()?)));
-                let mut again = |id: &String| {
-                    let due = |at: &Millis| now >= *at;
-                    unended.get(id).is_some_and(due) && unended.remove(id).is_some()
-                };
-                let due = leased.filter(|(_, lease)| lease.expired(now) || again(&lease.id));
-                due.map(|(id, l)| (id, l.purpose)).collect()
+                self.leases.retain(|id| leased(world, id).is_ok());
+                let leased = world.instances.values().filter_map(|i| Some((i, i.lease.as_ref()?)));
+                for (instance, lease) in leased.clone() {
+                    if self.holder_of(world, instance).is_some() {
+                        self.leases.renew(&lease.id);
+                    }
+                }
+                let due = leased.filter(|(_, lease)| self.leases.is_due(lease));
+                due.map(|(instance, lease)| (instance.id, lease.clone())).collect()
             })
             .await;
-        for (id, purpose) in expired {
-            let node = self.clone();
-            let done = match purpose {
-                Purpose::Manual if self.slot(id).sessions() > 0 => {
-                    self.update(id, |i| extend(i, now + SESSION_GRACE_MS)).await
+        for (id, lease) in due {
+            if lease.purpose == Purpose::Manual && self.slot(id).sessions() > 0 {
+                let later = now() + SESSION_GRACE_MS;
+                if let Err(problem) = self.update(id, |i| extend(i, later)).await {
+                    tracing::warn!(instance = %id, "cannot extend a lease: {problem}");
                 }
-                Purpose::Manual | Purpose::Run | Purpose::Template | Purpose::Expose => {
-                    // Not to be ended twice while the recycling is under way.
-                    let later = self.update(id, |i| extend(i, now + 600_000)).await;
-                    tokio::spawn(async move { node.end_lease(id).await });
-                    later
-                }
-            };
-            if let Err(problem) = done {
-                tracing::warn!(instance = %id, "cannot end a lease: {problem}");
+                continue;
+            }
+            if let Some(ending) = self.leases.begin_end(&lease.id) {
+                let node = self.clone();
+                tokio::spawn(async move {
+                    node.end_lease_of(id, &lease.id).await;
+                    drop(ending);
+                });
             }
         }
     }
@@ -416,9 +418,11 @@ pub(crate) fn may_run(world: &World, instance: &Instance) -> Result<()> {
     Ok(admit_state(&tenant.name, &tenant.quotas, &usage, instance, State::Running)?)
 }
 
-/// Sets the deadline of an instance's lease.
-pub(crate) fn extend(instance: &mut Instance, expires_at: u64) {
-    if let Some(lease) = &mut instance.lease {
-        lease.expires_at = expires_at;
+/// Sets the deadline of an instance's lease; a job's ends then at the latest.
+pub(crate) fn extend(instance: &mut Instance, until: Millis) {
+    match &mut instance.lease {
+        Some(lease) if lease.purpose.lives_with_holder() => lease.longest_until = Some(until),
+        Some(lease) => lease.expires_at = until,
+        None => {}
     }
 }

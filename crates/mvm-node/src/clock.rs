@@ -5,8 +5,8 @@
 //! would call them now.
 
 use mvm_api::jobs::JobView;
-use mvm_api::types::{InstanceView, LeaseView};
-use mvm_model::{Lease, Millis};
+use mvm_api::types::InstanceView;
+use mvm_model::Millis;
 
 pub(crate) use mvm_clock::{wall, wall_of};
 
@@ -20,7 +20,8 @@ pub(crate) fn now() -> Millis {
 
 /// A view whose times are to be read by people.
 pub(crate) trait Shown: Sized {
-    /// All its times, which are of the timeline.
+    /// All its times, which are of the timeline. A lease in it is shown already, by those who know
+    /// its holders.
     fn times(&mut self) -> Vec<&mut Millis>;
 
     /// The same with wall-clock times.
@@ -30,25 +31,12 @@ pub(crate) trait Shown: Sized {
     }
 }
 
-impl Shown for Lease {
-    fn times(&mut self) -> Vec<&mut Millis> {
-        vec![&mut self.since, &mut self.expires_at]
-    }
-}
-
-impl Shown for LeaseView {
-    fn times(&mut self) -> Vec<&mut Millis> {
-        self.lease.times()
-    }
-}
-
 impl Shown for InstanceView {
     fn times(&mut self) -> Vec<&mut Millis> {
         let own = [&mut self.created_at, &mut self.state_since];
         let due =
             self.lingers_until.iter_mut().chain(self.next.iter_mut().map(|next| &mut next.at));
-        let lease = self.lease.iter_mut().flat_map(Shown::times);
-        own.into_iter().chain(due).chain(lease).collect()
+        own.into_iter().chain(due).collect()
     }
 }
 

@@ -1,12 +1,14 @@
 //! A node of a fleet: what it tells its coordinators, and what it does at the leader's word.
 
 use crate::claims::{Wish, leased};
-use crate::clock::{Shown, wall_of};
+use crate::clock::wall_of;
+use crate::holders::is_claim;
 use crate::node::{Node, locked};
 use crate::problem::OrProblem;
+use crate::world::World;
 use crate::{Result, now};
 use mvm_api::Problem;
-use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument};
+use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RenewClaims};
 use mvm_api::types::Claim;
 use mvm_model::fleet::{Capacity, Labels, NodeStatus, PoolStatus};
 use mvm_model::lease::Purpose;
@@ -266,7 +268,28 @@ impl Node {
         let lease = instance.lease.filter(|lease| lease.id == id).ok_or_else(gone)?;
         let took_ms = began.elapsed().as_secs_f64() * 1000.0;
         let way_up = instance.way_up.filter(|_| from != State::Running);
-        Ok(Claim { reference, from, way_up, took_ms, lease: lease.shown() })
+        Ok(Claim { reference, from, way_up, took_ms, lease: self.leases.shown(&lease) })
+    }
+
+    /// The leader says that the holders of these claims are there. Gives those that have no lease here.
+    pub(crate) async fn fleet_renew(&self, claims: &RenewClaims) -> Result<Vec<String>> {
+        self.obey(&claims.leader).await?;
+        let gone = |world: &World| {
+            let gone = claims.claims.iter().filter(|id| leased(world, id).is_err());
+            gone.cloned().collect::<Vec<_>>()
+        };
+        let gone = self.read(gone).await;
+        claims.claims.iter().filter(|id| !gone.contains(id)).for_each(|id| self.leases.renew(id));
+        Ok(gone)
+    }
+
+    /// Another leader answers for the fleet's claims from now on, and has the time that it takes their
+    /// clients to come to it.
+    pub(crate) async fn fleet_led(&self, leader: &Leader) -> Result<Vec<HeldClaim>> {
+        self.obey(leader).await?;
+        let held = self.fleet_claims().await;
+        held.iter().for_each(|claim| self.leases.renew(&claim.id));
+        Ok(held)
     }
 
     /// Ends a claim of the fleet; one that is not there has ended.
@@ -288,25 +311,19 @@ impl Node {
         let held = |lease: &Lease, instance| HeldClaim {
             id: lease.id.clone(),
             instance,
-            expires_at: wall_of(lease.expires_at),
+            expires_at: wall_of(self.leases.ends_at(lease)),
         };
         self.read(|world| {
             let leased = world.instances.values().filter_map(|i| Some((i.lease.as_ref()?, i)));
-            let ours = leased.filter(|(lease, _)| check_id(&lease.id).is_ok());
+            let ours = leased.filter(|(lease, _)| is_claim(&lease.id));
             ours.map(|(lease, instance)| held(lease, instance.reference())).collect()
         })
         .await
     }
 }
 
-/// A fleet's claims have ids of 16 digits; leases that a node gives by itself have 8.
-pub(crate) fn is_of_fleet(id: &str) -> bool {
-    let digits = id.strip_prefix("l-").filter(|digits| digits.len() == 16);
-    digits.is_some_and(|d| d.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
-}
-
 fn check_id(id: &str) -> Result<()> {
-    if is_of_fleet(id) {
+    if is_claim(id) {
         return Ok(());
     }
     let shown: String = id.chars().take(80).collect();

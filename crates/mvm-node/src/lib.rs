@@ -25,6 +25,7 @@ mod expose;
 mod firewall;
 mod fleet;
 mod halted;
+mod holders;
 mod identity;
 mod idle;
 mod interrupt;

@@ -7,6 +7,7 @@ use crate::events::EventLog;
 use crate::expose::Fronts;
 use crate::fleet::{Fleet, Offer};
 use crate::halted::Halted;
+use crate::holders::LeaseHolders;
 use crate::jobs::Jobs;
 use crate::liveness::Guests;
 use crate::problem::OrProblem;
@@ -115,8 +116,8 @@ pub struct Node {
     pub(crate) fronts: Fronts,
     /// Whose last operation failed, and may have left record and reality apart.
     unsettled: Lock<BTreeSet<InstanceId>>,
-    /// Leases that could not be ended, and when that is tried again.
-    pub(crate) unended: Lock<HashMap<String, Millis>>,
+    /// What is known of leases beside their records.
+    pub(crate) leases: Arc<LeaseHolders>,
 }
 
 /// A lock whose holder panicked still guards whole values: every critical section is one insert.
@@ -158,7 +159,7 @@ impl Node {
             lingering: Lock::default(),
             fronts: Fronts::default(),
             unsettled: Lock::default(),
-            unended: Lock::default(),
+            leases: LeaseHolders::new(),
         }))
     }
 

@@ -2,7 +2,7 @@
 //! same is done for one instance whose last operation has failed on its way.
 
 use crate::Result;
-use crate::fleet::is_of_fleet;
+use crate::holders::is_claim;
 use crate::node::Node;
 use crate::operations::discard_memory;
 use crate::operations::wake::unmark;
@@ -267,7 +267,7 @@ async fn end_orphaned_leases(node: &Arc<Node>) {
             let kept: BTreeSet<InstanceId> = world.jobs.values().filter_map(Job::runs_in).collect();
             let orphaned = |i: &&Instance| {
                 i.lease.as_ref().is_some_and(|lease| match lease.purpose {
-                    Purpose::Run => !kept.contains(&i.id) && !is_of_fleet(&lease.id),
+                    Purpose::Run => !kept.contains(&i.id) && !is_claim(&lease.id),
                     Purpose::Template => true,
                     Purpose::Manual | Purpose::Expose => false,
                 })

@@ -78,7 +78,7 @@ impl Node {
             mac: instance.mac.clone(),
             instance_resources: instance.resources,
             revision: instance.revision.clone(),
-            lease: instance.lease.clone(),
+            lease: instance.lease.as_ref().map(|lease| self.leases.shown(lease)),
             leases_served: instance.leases_served,
             way_up: instance.way_up,
             pid,

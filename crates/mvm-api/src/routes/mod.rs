@@ -72,6 +72,9 @@ pub struct Route {
     pub gives: Gives,
     /// Whether the same `Idempotency-Key` makes the same thing.
     pub once: bool,
+    /// Whether it is repeated all the time and writes nothing down, whatever its method: the audit log
+    /// does not tell of it.
+    pub routine: bool,
 }
 
 impl Route {

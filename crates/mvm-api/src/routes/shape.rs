@@ -73,6 +73,10 @@ impl Route {
         Route { gives: Gives::List(schema_of::<Vec<T>>), ..self }
     }
 
+    pub(super) const fn routine(self) -> Route {
+        Route { routine: true, ..self }
+    }
+
     pub(super) const fn once(self) -> Route {
         Route { once: true, ..self }
     }

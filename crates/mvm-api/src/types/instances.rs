@@ -2,9 +2,10 @@
 
 use mvm_model::halt::Paused;
 use mvm_model::policy::Next;
-use mvm_model::{InstanceRef, Lease, Millis, Name, Resources, State, WayUp};
+use mvm_model::{InstanceRef, JobId, Lease, Millis, Name, Resources, State, WayUp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::net::Ipv4Addr;
 
 /// An instance as the API shows it.
@@ -73,9 +74,37 @@ pub struct LeaseView {
     pub lease: Lease,
     /// On what.
     pub instance: InstanceRef,
+    /// In so many seconds it ends, unless it is extended or its holder shows itself.
+    #[serde(default)]
+    pub left_s: u64,
+    /// Who keeps a job's lease now. Absent: nobody does, or it is of another purpose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<HeldBy>,
     /// The node that it is on, where a coordinator shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_id: Option<Name>,
+}
+
+/// Who keeps a lease for as long as it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldBy {
+    /// The job of this id.
+    Job(JobId),
+    /// The connection of a claim.
+    Claim,
+    /// An open session: a program, SSH, a copy.
+    Session,
+}
+
+impl fmt::Display for HeldBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HeldBy::Job(id) => write!(f, "job {id}"),
+            HeldBy::Claim => f.write_str("claim"),
+            HeldBy::Session => f.write_str("session"),
+        }
+    }
 }
 
 /// `POST /v1/leases/{id}/extend`.

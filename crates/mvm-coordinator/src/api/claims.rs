@@ -84,6 +84,7 @@ async fn serve(
         Ok(served) => served,
         Err(problem) => return drop(tell.send(Err(problem))),
     };
+    let held = fleet.desk.held.hold(&node, &wish.id);
     let end = match tell.send(Ok(())) {
         Ok(()) => tokio::select! {
             end = hold(upgrade, &claim, &node) => end,
@@ -94,6 +95,7 @@ async fn serve(
         Err(_) if turn.is_displaced() => End::Parted,
         Err(_) => End::Ordered,
     };
+    drop(held);
     match end {
         End::Parted => desk::part(fleet, lead, &wish, node),
         End::Ordered => desk::release(fleet, lead, wish.id, node).await,

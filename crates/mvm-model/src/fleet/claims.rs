@@ -209,6 +209,13 @@ impl Claims {
         }
     }
 
+    /// Which of these claims, which a node says that it holds, are of nobody: not one of those that were
+    /// sent to this node or taken over for it.
+    pub fn strays<'a>(&self, node: &Name, held: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+        let strays = held.into_iter().filter(|id| self.node_of(id) != Some(node));
+        strays.map(str::to_owned).collect()
+    }
+
     /// Gives a tenant its weight; it is 1 until then.
     pub fn set_weight(&mut self, tenant: &Name, weight: u32) {
         self.tenant(tenant).weight = weight.max(1);

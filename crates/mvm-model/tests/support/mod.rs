@@ -74,5 +74,6 @@ pub fn lease(purpose: mvm_model::lease::Purpose) -> mvm_model::Lease {
         purpose,
         since: 0,
         expires_at: 1,
+        longest_until: None,
     }
 }

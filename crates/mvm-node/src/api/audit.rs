@@ -116,7 +116,11 @@ pub async fn layer(
     request: Request,
     next: Next,
 ) -> Response {
-    let (Some(matched), false) = (matched, method.is_safe()) else {
+    let routine = |path: &MatchedPath| {
+        let route = find(Server::Agent, method.as_str(), path.as_str());
+        method.is_safe() || route.is_some_and(|route| route.routine)
+    };
+    let Some(matched) = matched.filter(|path| !routine(path)) else {
         return next.run(request).await;
     };
     let peer = request.extensions().get::<ConnectInfo<Peer>>();

@@ -8,7 +8,7 @@ use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
 use axum::routing::{get, put};
 use futures::Stream;
-use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument};
+use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RenewClaims};
 use mvm_api::routes::Routes;
 use mvm_api::types::Claim;
 use mvm_model::fleet::NodeStatus;
@@ -29,6 +29,7 @@ pub fn routes() -> Routes<Arc<Node>> {
         .route("/v1/node/watch", get(watch))
         .route("/v1/node/document", put(document))
         .route("/v1/node/leader", put(leader).delete(leave))
+        .route("/v1/node/claims", put(renew))
         .route("/v1/node/claims/{id}", put(claim))
         .route("/v1/node/claims/{id}/end", put(release))
 }
@@ -72,13 +73,16 @@ async fn document(State(node): Shared, Body(body): Body<NodeDocument>) -> Answer
 }
 
 async fn leader(State(node): Shared, Body(leader): Body<Leader>) -> Answer<Vec<HeldClaim>> {
-    node.obey(&leader).await?;
-    Ok(Json(node.fleet_claims().await))
+    Ok(Json(node.fleet_led(&leader).await?))
 }
 
 async fn leave(State(node): Shared) -> Answer<Done> {
     node.leave_fleet().await?;
     Ok(done())
+}
+
+async fn renew(State(node): Shared, Body(claims): Body<RenewClaims>) -> Answer<Vec<String>> {
+    Ok(Json(node.fleet_renew(&claims).await?))
 }
 
 async fn claim(

@@ -6,7 +6,6 @@ use super::{Body, Caller, Refusal, Shared, detached};
 use crate::Node;
 use crate::audit::{self, session};
 use crate::claims::Wish;
-use crate::clock::Shown;
 use crate::deadlines::STREAM;
 use axum::body::Body as HttpBody;
 use axum::extract::{ConnectInfo, FromRequest, Path, Request, State};
@@ -128,6 +127,7 @@ pub async fn claim(
             Err(problem) => return drop(tell.send(Err(problem))),
         };
         let (id, reference) = (instance.id, instance.reference());
+        let _held = instance.lease.as_ref().map(|lease| node.leases.hold(&lease.id));
         let opened = async {
             let slot = node.slot(id);
             let channel = node.channel(&mut *slot.gate.lock().await).await?;
@@ -140,7 +140,7 @@ pub async fn claim(
         let took_ms = began.elapsed().as_secs_f64() * 1000.0;
         let way_up = instance.way_up.filter(|_| from != InstanceState::Running);
         if let (Ok(()), Some(lease)) = (tell.send(Ok(())), instance.lease) {
-            let lease = lease.shown();
+            let lease = node.leases.shown(&lease);
             hold(upgrade, Claim { reference, from, way_up, took_ms, lease }).await;
         }
         node.end_lease(id).await;

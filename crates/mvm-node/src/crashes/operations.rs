@@ -2,14 +2,15 @@
 
 use super::host::IMAGES;
 use super::runs::{MARK, write};
-use crate::claims::Wish;
+use crate::claims::{Wish, leased};
 use crate::node::Node;
 use crate::{Result, now};
 use futures::future::{FutureExt, LocalBoxFuture};
+use mvm_api::fleet::{Leader, NodeClaim};
 use mvm_api::types::{CreatePool, CreateTenant, PolicyPatch, ScalePool, UpdatePool};
 use mvm_model::cache::Cache;
 use mvm_model::desired::{DesiredPool, DesiredState, DesiredTenant, SCHEMA_VERSION};
-use mvm_model::lease::Purpose;
+use mvm_model::lease::{HOLD_MS, Purpose};
 use mvm_model::network::TenantNetwork;
 use mvm_model::{
     Counts, Instance, InstanceId, Mover, Name, PoolRef, Quotas, Recycle, Resources, State,
@@ -193,6 +194,21 @@ fn clones() -> Vec<Operation> {
     all
 }
 
+/// A claim of a fleet that nobody renews, until it has ended by itself.
+async fn abandoned_claim(node: &Arc<Node>) -> Result<()> {
+    let id = "l-0123456789abcdef";
+    let leader = Leader { fleet_id: name("f"), epoch: 1 };
+    let (pool, holder) = (runners(), "uid:0".to_owned());
+    node.fleet_claim(id, NodeClaim { leader, pool, holder, lease_s: None }).await?;
+    let mut changes = node.changes_of_records();
+    crate::clock::advance(HOLD_MS);
+    node.expire_leases().await;
+    while node.read(|world| leased(world, id).is_ok()).await {
+        let _ = changes.changed().await;
+    }
+    Ok(())
+}
+
 /// A claim and the end of its lease, by every rule, from every readiness.
 fn claims() -> Vec<Operation> {
     let spares: [(&str, Counts); 3] =
@@ -222,6 +238,18 @@ fn claims() -> Vec<Operation> {
         }),
         act: step(|node| async move { claim(&node).await }),
         again: Some(step(|node| async move { claim(&node).await })),
+        may_go: |_| true,
+        makes: 0,
+        marked: false,
+    });
+    all.push(Operation {
+        name: "a fleet's claim whose holder goes".to_owned(),
+        prepare: step(|node| async move {
+            pool(&node, Recycle::Reset, None).await?;
+            scale(&node, counts(0, 1, 0)).await
+        }),
+        act: step(|node| async move { abandoned_claim(&node).await }),
+        again: Some(step(|node| async move { abandoned_claim(&node).await })),
         may_go: |_| true,
         makes: 0,
         marked: false,

@@ -4,9 +4,7 @@
 use super::log::Log;
 use super::run::{Runner, WORK};
 use super::{Desk, Word};
-use crate::claims::extend;
 use crate::node::Node;
-use crate::now;
 use mvm_api::Problem;
 use mvm_archive::Notes;
 use mvm_guest::channel::Channel;
@@ -14,7 +12,6 @@ use mvm_guest::exec::{ExecInput, ExecOutput, ExecStream, Output};
 use mvm_guest::frame::Frame;
 use mvm_guest::protocol::{ExecRequest, Keep};
 use mvm_model::job::{JobState, Outcome};
-use mvm_model::lease::DEFAULT_LEASE_S;
 use mvm_model::{InstanceId, Job};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,8 +19,6 @@ use tokio::sync::{mpsc, watch};
 
 /// How long a command that is asked to end may take.
 const GRACE: Duration = Duration::from_secs(2);
-/// How often the lease of a job that has no end of its own is extended.
-const EXTEND: Duration = Duration::from_secs(DEFAULT_LEASE_S / 3);
 /// A signal that asks to end (signal(7)).
 const TERM: i32 = 15;
 /// How long a guest is looked for whose channel broke.
@@ -164,7 +159,7 @@ impl Runner {
                         printer.goes_on(kept.from).await;
                     }
                     let before = printer.offset;
-                    match self.watch(program, printer, job).await {
+                    match self.watch(program, printer).await {
                         Followed::Over(outcome) => return outcome,
                         Followed::Broke(_) if printer.offset > before => {
                             tries = 0;
@@ -218,14 +213,14 @@ impl Runner {
     }
 
     /// Follows the program to its end, or brings it about.
-    async fn watch(&mut self, program: ExecStream, printer: &mut Printer, job: &Job) -> Followed {
+    async fn watch(&mut self, program: ExecStream, printer: &mut Printer) -> Followed {
         let ExecStream { mut output, input, kept } = program;
         let (tell, told) = mpsc::channel(8);
         // A guest of before does not know what an acknowledgement is.
         let safe = kept.is_some().then(|| printer.safe.subscribe());
         let mut speaking = tokio::spawn(speak(input, told, safe));
         let mut following = Box::pin(printer.follow(&mut output));
-        let followed = match self.wait(&mut following, &tell, job.spec.timeout_s).await {
+        let followed = match self.wait(&mut following, &tell).await {
             Waited::Ended(Ok(status), asked) => Followed::Over(ended_by_itself(status, asked)),
             Waited::Ended(Err(error), _) => Followed::Broke(error.to_string()),
             Waited::Over(outcome) => {
@@ -252,13 +247,11 @@ impl Runner {
         &mut self,
         following: &mut (impl Future<Output = mvm_guest::Result<i32>> + Unpin),
         tell: &mpsc::Sender<Said>,
-        timeout_s: Option<u64>,
     ) -> Waited {
         let passed = self.limit.passed();
         tokio::pin!(passed);
         let mut ending: Option<tokio::time::Instant> = None;
         let mut asked = false;
-        let mut extend_lease = tokio::time::interval(EXTEND);
         loop {
             let ended = async {
                 match ending {
@@ -285,21 +278,7 @@ impl Runner {
                     // A guest that does not listen is not waited for.
                     let _ = tell.try_send(Said::Signal(signal));
                 }
-                _ = extend_lease.tick() => self.extend(timeout_s).await,
             }
-        }
-    }
-
-    /// A job without timeout and length of its own keeps its lease as long as it runs.
-    pub(super) async fn extend(&self, timeout_s: Option<u64>) {
-        let own =
-            self.node.read(|w| w.jobs.get(&self.id).is_some_and(|j| j.spec.lease_s.is_some()));
-        if timeout_s.is_some() || own.await {
-            return;
-        }
-        let until = now() + DEFAULT_LEASE_S * 1000;
-        if let Err(problem) = self.node.update(self.instance.id, |i| extend(i, until)).await {
-            tracing::warn!(job = %self.id, "cannot extend its lease: {problem}");
         }
     }
 

@@ -10,8 +10,8 @@ use mvm_api::Problem;
 use mvm_model::admission::admit_state;
 use mvm_model::cache;
 use mvm_model::choose::choose;
-use mvm_model::job::{self, JobState, MAX_TIMEOUT_S, Outcome};
-use mvm_model::lease::{DEFAULT_LEASE_S, Purpose};
+use mvm_model::job::{self, JobState, Outcome};
+use mvm_model::lease::Purpose;
 use mvm_model::{Instance, Job, Name, State, Usage};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -142,12 +142,11 @@ fn usage_ahead(world: &World, tenant: &Name) -> Usage {
     machines.fold(world.usage(tenant), |usage, machine| usage.after(machine, State::Running))
 }
 
-/// The lease that a job takes.
+/// The lease that a job takes: it lasts as long as the job.
 fn wish(job: &Job) -> Wish {
-    let by_timeout = job.spec.timeout_s.map(|seconds| seconds + DEFAULT_LEASE_S);
     Wish {
         holder: format!("{} {}", job.holder, job.id),
         purpose: Purpose::Run,
-        lease_s: job.spec.lease_s.or(by_timeout.map(|seconds| seconds.min(MAX_TIMEOUT_S))),
+        lease_s: job.spec.lease_s,
     }
 }

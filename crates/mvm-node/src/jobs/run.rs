@@ -277,7 +277,6 @@ impl Runner {
         let began_at = attempt.and_then(|attempt| attempt.began_at).unwrap_or_else(now);
         let inputs = Duration::from_micros(attempt.map_or(0, |attempt| attempt.inputs_us));
         self.limit.go_on(Duration::from_millis(now().saturating_sub(began_at)) + inputs);
-        self.extend(job.spec.timeout_s).await;
         let log = Log::open(&self.node.log_of(self.id)).await?;
         let from = job.kept.as_ref().map_or(0, |kept| kept.log_from);
         let said = log.length() >= from;

@@ -78,18 +78,23 @@ async fn id_of(client: &Client, wanted: &str) -> Result<String, Problem> {
 }
 
 fn list(context: &Context, leases: &[LeaseView]) -> Outcome {
-    let now = jiff::Timestamp::now().as_millisecond().max(0) as u64;
-    let rows = leases.iter().map(|LeaseView { lease, instance, .. }| {
-        let left = lease.expires_at.saturating_sub(now) / 1000;
+    let rows = leases.iter().map(|view| {
+        let LeaseView { lease, instance, left_s, held_by, .. } = view;
+        // What is held goes on for as long as that, or to its longest time.
+        let left = match held_by {
+            Some(_) if lease.longest_until.is_none() => "-".to_owned(),
+            _ => format!("{left_s} s"),
+        };
         vec![
             lease.id.clone(),
             instance.to_string(),
             lease.holder.clone(),
             lease.purpose.to_string(),
             output::age(lease.since),
-            format!("{left} s"),
+            left,
+            held_by.map_or_else(|| "-".to_owned(), |by| by.to_string()),
         ]
     });
-    let titles = ["LEASE", "INSTANCE", "HOLDER", "PURPOSE", "SINCE", "LEFT"];
+    let titles = ["LEASE", "INSTANCE", "HOLDER", "PURPOSE", "SINCE", "LEFT", "HELD BY"];
     output::show(context.format, &leases, &titles, rows)
 }

@@ -1,6 +1,7 @@
 //! Claims when a coordinator dies in the middle, and who may do what.
 
 use crate::lab::{Engine, Lab, text, wait_for};
+use crate::trouble::Way;
 use serde_json::json;
 use std::process::Stdio;
 
@@ -27,6 +28,41 @@ fn the_next_leader_knows_what_was_claimed() {
     wait_for("the lease to end", || lab.held("n1")[2] == 0);
     wait_for("the spare to be made up for", || lab.converged());
     assert_eq!(lab.ok("hub", &["run", "ci/runners", "--", "echo", "hello"]), "hello\n");
+}
+
+#[test]
+fn a_claim_whose_client_is_gone_without_a_word_ends_by_itself() {
+    let mut lab = Lab::new("fleet-held", Engine::Sqlite);
+    lab.coordinator("c1");
+    lab.nodes(&["n1"]);
+    lab.apply(&json!({ "warm": 1 }), &json!({}), true);
+    // A timeout of hours does not keep the machine of somebody who is gone.
+    let run = ["run", "ci/runners", "--timeout", "36000", "--", "sleep", "36000"];
+    let begin = |lab: &Lab, machine: &str| {
+        lab.mvm(machine, &run).stderr(Stdio::null()).spawn().expect("mvm")
+    };
+    let leases = |lab: &Lab| -> serde_json::Value {
+        let listed = lab.locally("n1", &["lease", "list", "-o", "json"]);
+        serde_json::from_str(&listed).expect("JSON")
+    };
+    // The client's network is cut: nobody is told.
+    lab.machine("n8");
+    let mut client = begin(&lab, "n8");
+    wait_for("the claim", || leases(&lab)[0]["held_by"] == "session");
+    lab.cut("n8", Way::Both);
+    wait_for("its end", || leases(&lab) == json!([]));
+    client.kill().expect("kill");
+    client.wait().expect("wait");
+    // The client is killed, and with it the leader, whom no other follows.
+    let mut client = begin(&lab, "hub");
+    wait_for("the claim", || leases(&lab)[0]["held_by"] == "session");
+    lab.kill("c1");
+    client.kill().expect("kill");
+    client.wait().expect("wait");
+    wait_for("nobody to hold it", || leases(&lab)[0]["held_by"] != "session");
+    let left = leases(&lab)[0]["left_s"].as_u64().unwrap_or_default();
+    assert!(left <= 30, "{left} s are left of it");
+    wait_for("its end", || leases(&lab) == json!([]));
 }
 
 #[test]

@@ -36,8 +36,21 @@ const fn on(
 ) -> Route {
     let (takes, gives) = (Takes::Nothing, Gives::Octets);
     let scope = Scope::All;
-    let (query, once) = (None, false);
-    Route { method, path, operation, summary, roles, scope, servers, takes, query, gives, once }
+    let (query, once, routine) = (None, false, false);
+    Route {
+        method,
+        path,
+        operation,
+        summary,
+        roles,
+        scope,
+        servers,
+        takes,
+        query,
+        gives,
+        once,
+        routine,
+    }
 }
 
 /// One about what the path's `{tenant}` owns.

@@ -1,7 +1,7 @@
 //! Of the node itself: its agent, its document, images and kernels, and what coordinators ask of it.
 
 use super::{AGENT, ANYBODY, BOTH, FLEET, LEADER, NODES, OPERATOR, narrowed, on};
-use crate::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument};
+use crate::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RenewClaims};
 use crate::query::PartRange;
 use crate::routes::Route;
 use crate::routes::shape::{Sent, schema_of};
@@ -145,6 +145,17 @@ pub(super) const ROUTES: &[Route] = &[
     .gives::<Vec<HeldClaim>>(),
     on(AGENT, "DELETE", "/v1/node/leader", "node.leave", "Leaves the fleet", OPERATOR)
         .gives::<Done>(),
+    on(
+        AGENT,
+        "PUT",
+        "/v1/node/claims",
+        "claim.renew",
+        "Says that the clients of these claims are there",
+        LEADER,
+    )
+    .takes::<RenewClaims>()
+    .gives::<Vec<String>>()
+    .routine(),
     on(
         AGENT,
         "PUT",

@@ -179,7 +179,8 @@ fn walk(dir: &Path, files: &mut BTreeMap<String, u64>) {
 fn lease(number: u32, holder: &str, purpose: Purpose) -> Lease {
     let since = crate::now();
     let (id, holder) = (format!("l-0000000{number}"), holder.to_owned());
-    Lease { id, holder, purpose, since, expires_at: since + 3_600_000 }
+    let expires_at = since + 3_600_000;
+    Lease { id, holder, purpose, since, expires_at, longest_until: None }
 }
 
 /// An instance of `ci/runners` in this state, under this lease.
@@ -389,6 +390,7 @@ fn of_the_node() -> Vec<Refused> {
     let told = |leader| json!({ "leader": leader, "digest": "d", "document": document("node") });
     let claim = |leader, pool: &str| json!({ "leader": leader, "pool": pool, "holder": "uid:0" });
     let id = ["l-0123456789abcdef"];
+    let renewed = json!({ "leader": leader("main", 6), "claims": id });
     let theirs = || json!({ "document": document("other"), "prune": true });
     vec![
         refused("desired.apply", Root, &[], theirs(), "conflict"),
@@ -399,6 +401,7 @@ fn of_the_node() -> Vec<Refused> {
         refused("claim.apply", Root, &id, claim(leader("main", 7), "ci/runners"), "quota_exceeded"),
         refused("claim.apply", Root, &id, claim(leader("main", 7), "ci/bare"), "not_built"),
         refused("claim.end", Root, &id, leader("main", 6), "stale_leader"),
+        refused("claim.renew", Root, &[], renewed, "stale_leader"),
         refused("kernel.import", Root, &[], json!({ "file": "/none" }), "invalid_value"),
     ]
 }

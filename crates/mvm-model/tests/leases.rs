@@ -1,0 +1,122 @@
+//! A job's lease lives as long as its holder, and no longer.
+
+use mvm_model::lease::{HOLD_MS, Holders, Lease, Purpose, RENEW_MS};
+use proptest::prelude::*;
+
+const ID: &str = "l-00000001";
+const BEGAN: u64 = 1_000_000;
+
+fn lease(purpose: Purpose, longest_until: Option<u64>) -> Lease {
+    let (id, holder) = (ID.to_owned(), "uid:0".to_owned());
+    Lease { id, holder, purpose, since: BEGAN, expires_at: BEGAN + 5000, longest_until }
+}
+
+/// What may come between two signs of a holder that lives: less than a lease outlives the last one.
+#[derive(Clone, Debug)]
+enum Gap {
+    /// A sign comes in its time.
+    None,
+    /// Another leader comes, or the way is slow: the next sign is late.
+    Late(u64),
+    /// The agent is replaced.
+    Restart,
+}
+
+fn gap() -> impl Strategy<Value = Gap> {
+    prop_oneof![
+        4 => Just(Gap::None),
+        1 => (0..HOLD_MS - RENEW_MS).prop_map(Gap::Late),
+        1 => Just(Gap::Restart),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn it_is_never_over_while_its_holder_shows_itself(
+        gaps in prop::collection::vec(gap(), 0..60),
+        look in 0..RENEW_MS,
+    ) {
+        let lease = lease(Purpose::Run, None);
+        let (mut now, mut holders) = (BEGAN, Holders::begin(BEGAN - 50_000));
+        for gap in gaps {
+            let late = if let Gap::Late(by) = gap { by } else { 0 };
+            // Looked at in between, and just before the sign comes.
+            for at in [now + look, now + RENEW_MS + late - 1] {
+                prop_assert!(lease.ends_at(holders.seen(ID, at)) > at);
+            }
+            now += RENEW_MS + late;
+            match gap {
+                Gap::Restart => holders = Holders::begin(now),
+                _ => holders.renew(ID, now),
+            }
+        }
+    }
+
+    #[test]
+    fn it_is_over_soon_after_its_holder_has_gone(
+        lasted in 0u64..100_000_000,
+        restarted in prop::option::of(0..HOLD_MS),
+        open in any::<bool>(),
+    ) {
+        let lease = lease(Purpose::Run, None);
+        let mut holders = Holders::begin(BEGAN);
+        let gone = BEGAN + lasted;
+        match open {
+            true => {
+                holders.hold(ID);
+                prop_assert!(lease.ends_at(holders.seen(ID, gone)) == gone + HOLD_MS);
+                holders.let_go(ID, gone);
+            }
+            false => holders.renew(ID, gone),
+        }
+        let last = gone + restarted.unwrap_or(0);
+        if restarted.is_some() {
+            holders = Holders::begin(last);
+        }
+        prop_assert_eq!(lease.ends_at(holders.seen(ID, last + HOLD_MS)), last + HOLD_MS);
+    }
+
+    #[test]
+    fn no_holder_keeps_it_beyond_its_longest_time(longest in 1u64..100_000_000) {
+        let lease = lease(Purpose::Run, Some(BEGAN + longest));
+        let mut holders = Holders::begin(BEGAN);
+        holders.hold(ID);
+        let at = BEGAN + longest;
+        prop_assert_eq!(lease.ends_at(holders.seen(ID, at)), at);
+    }
+
+    #[test]
+    fn other_leases_have_a_deadline_and_need_no_holder(now in BEGAN..u64::MAX / 2) {
+        let mut holders = Holders::begin(BEGAN);
+        for purpose in [Purpose::Manual, Purpose::Template, Purpose::Expose] {
+            let lease = lease(purpose, None);
+            prop_assert_eq!(lease.ends_at(holders.seen(ID, now)), lease.expires_at);
+            holders.renew(ID, now);
+            prop_assert_eq!(lease.ends_at(holders.seen(ID, now)), lease.expires_at);
+        }
+    }
+
+    #[test]
+    fn a_sign_that_comes_late_takes_nothing_back(early in BEGAN..BEGAN + 1000, late in BEGAN..BEGAN + 1000) {
+        let mut holders = Holders::begin(0);
+        holders.renew(ID, early);
+        holders.renew(ID, late);
+        prop_assert_eq!(holders.seen(ID, BEGAN + 2000), early.max(late));
+    }
+}
+
+#[test]
+fn what_is_held_is_not_forgotten() {
+    let mut holders = Holders::begin(0);
+    holders.hold("held");
+    holders.hold("held");
+    holders.renew("gone", 5);
+    holders.renew("there", 6);
+    holders.retain(|lease| lease == "there");
+    assert!(holders.is_held("held") && !holders.is_held("there"));
+    assert_eq!((holders.seen("there", 9), holders.seen("gone", 9)), (6, 0));
+    holders.let_go("held", 7);
+    assert!(holders.is_held("held"), "two held it");
+    holders.let_go("held", 8);
+    assert_eq!(holders.seen("held", 9), 8);
+}

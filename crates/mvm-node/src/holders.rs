@@ -1,0 +1,154 @@
+//! Who holds the leases: a job's lease lives as long as its holder (`mvm_model::lease`).
+//!
+//! A holder is the connection of a claim, an operation that is under way for it, a job, an open
+//! session, or a coordinator that says from time to time that its client is still there. None of this
+//! is written down: the next agent takes every holder for seen when it starts.
+
+use crate::clock::{now, wall_of};
+use mvm_api::types::{HeldBy, LeaseView};
+use mvm_model::lease::{Holders, RENEW_MS};
+use mvm_model::{Instance, Job, JobState, Lease, Millis};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
+
+/// How long is waited before a lease that could not be ended is tried again, in ms.
+const AGAIN_MS: Millis = 5000;
+
+/// What the agent knows of the leases beside their records.
+pub(crate) struct LeaseHolders {
+    signs: Lock<Holders>,
+    /// Leases whose end is under way.
+    ending: Lock<HashSet<String>>,
+    /// Leases that could not be ended, and when that is tried again.
+    unended: Lock<HashMap<String, Millis>>,
+}
+
+impl LeaseHolders {
+    pub(crate) fn new() -> Arc<LeaseHolders> {
+        let signs = Lock::new(Holders::begin(now()));
+        Arc::new(LeaseHolders { signs, ending: Lock::default(), unended: Lock::default() })
+    }
+
+    /// Holds the lease until the guard is dropped.
+    pub(crate) fn hold(self: &Arc<Self>, lease: &str) -> Hold {
+        locked(&self.signs).hold(lease);
+        Hold { holders: self.clone(), lease: lease.to_owned() }
+    }
+
+    /// The holder of the lease has shown itself.
+    pub(crate) fn renew(&self, lease: &str) {
+        locked(&self.signs).renew(lease, now());
+    }
+
+    /// When the lease ends, on the node's timeline, if its holder shows itself no more.
+    pub(crate) fn ends_at(&self, lease: &Lease) -> Millis {
+        lease.ends_at(locked(&self.signs).seen(&lease.id, now()))
+    }
+
+    /// Whether the lease is to be ended now, unless that is under way.
+    pub(crate) fn is_due(&self, lease: &Lease) -> bool {
+        let again = locked(&self.unended).get(&lease.id).is_some_and(|at| now() >= *at);
+        (again || now() >= self.ends_at(lease)) && !locked(&self.ending).contains(&lease.id)
+    }
+
+    /// The end of the lease is under way until the guard is dropped; nothing where it is already.
+    pub(crate) fn begin_end(self: &Arc<Self>, lease: &str) -> Option<Ending> {
+        locked(&self.unended).remove(lease);
+        let first = locked(&self.ending).insert(lease.to_owned());
+        first.then(|| Ending { holders: self.clone(), lease: lease.to_owned() })
+    }
+
+    /// The lease could not be ended: it is tried again.
+    pub(crate) fn not_ended(&self, lease: String) {
+        locked(&self.unended).insert(lease, now() + AGAIN_MS);
+    }
+
+    /// Forgets the leases that are gone.
+    pub(crate) fn retain(&self, is_there: impl Fn(&str) -> bool) {
+        locked(&self.signs).retain(&is_there);
+        locked(&self.unended).retain(|lease, _| is_there(lease));
+    }
+
+    /// The lease of this instance with what its holders make of it, in wall-clock times.
+    pub(crate) fn view(&self, instance: &Instance, held_by: Option<HeldBy>) -> Option<LeaseView> {
+        let lease = self.shown(instance.lease.as_ref()?);
+        let connected = || self.is_connected(&lease.id).then_some(HeldBy::Claim);
+        let held = lease.purpose.lives_with_holder();
+        let held_by = held.then(|| held_by.or_else(connected)).flatten();
+        let left_ms = lease.expires_at.saturating_sub(wall_of(now()));
+        Some(LeaseView {
+            lease,
+            instance: instance.reference(),
+            left_s: left_ms / 1000,
+            held_by,
+            node_id: None,
+        })
+    }
+
+    /// Whether the connection of its claim is there: here, or at the coordinator, who says so.
+    fn is_connected(&self, lease: &str) -> bool {
+        let signs = locked(&self.signs);
+        let said = || signs.seen(lease, now()) + RENEW_MS * 3 / 2 > now();
+        signs.is_held(lease) || is_claim(lease) && said()
+    }
+
+    /// A lease in wall-clock times, with the end that it has now.
+    pub(crate) fn shown(&self, lease: &Lease) -> Lease {
+        Lease {
+            since: wall_of(lease.since),
+            expires_at: wall_of(self.ends_at(lease)),
+            longest_until: lease.longest_until.map(wall_of),
+            ..lease.clone()
+        }
+    }
+}
+
+/// Whether a lease of this id is a fleet's claim: those have ids of 16 digits; leases that a node gives
+/// by itself have 8.
+pub(crate) fn is_claim(id: &str) -> bool {
+    let digits = id.strip_prefix("l-").filter(|digits| digits.len() == 16);
+    digits.is_some_and(|d| d.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+}
+
+/// A lock whose holder panicked still guards whole values: every critical section is one insert.
+fn locked<T>(lock: &Lock<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The job that an instance is given to.
+pub(crate) fn job_on<'a>(
+    mut jobs: impl Iterator<Item = &'a Job>,
+    instance: &Instance,
+) -> Option<&'a Job> {
+    jobs.find(|job| {
+        matches!(job.state, JobState::Starting | JobState::Running)
+            && job.attempts.last().is_some_and(|attempt| attempt.instance.id == instance.id)
+    })
+}
+
+/// Holds a lease.
+pub(crate) struct Hold {
+    holders: Arc<LeaseHolders>,
+    lease: String,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        locked(&self.holders.signs).let_go(&self.lease, now());
+    }
+}
+
+/// The end of a lease is under way.
+pub(crate) struct Ending {
+    holders: Arc<LeaseHolders>,
+    lease: String,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        locked(&self.holders.ending).remove(&self.lease);
+    }
+}
+
+#[cfg(test)]
+mod tests;
