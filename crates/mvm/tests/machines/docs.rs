@@ -22,7 +22,7 @@ const PAGES: &[&str] = &[
     "production",
 ];
 /// The pages without.
-const PROSE: [&str; 1] = ["errors"];
+const PROSE: [&str; 2] = ["chaos", "errors"];
 
 /// What the README says for a large machine, and what is run of it here.
 const TOUR: [(&str, &str); 6] = [

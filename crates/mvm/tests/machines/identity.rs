@@ -236,6 +236,10 @@ fn exec_and_ssh_reach_a_real_machine_elsewhere() {
     fleet.join();
     fleet.lab.tenant_and_pool("ci", "61");
     let vm = fleet.lab.start("ci/small");
+    // Whoever started it has it until they give it back.
+    fleet.refused("bob", &fleet.on("sleep", &vm), "leased");
+    let lease = fleet.lab.json(&["instance", "info", &vm])["lease"]["id"].clone();
+    fleet.lab.ok(&["lease", "release", lease.as_str().expect("a lease")]);
     fleet.ok("bob", &fleet.on("sleep", &vm));
     let began = std::time::Instant::now();
     fleet.ok("bob", &fleet.on("wake", &vm));
