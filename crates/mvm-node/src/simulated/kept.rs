@@ -166,8 +166,9 @@ impl Program {
         for (error, words) in &self.printed {
             let ends = at + words.len() as u64;
             if ends > *cursor {
-                let bytes = words.as_bytes()[(*cursor - at) as usize..].to_vec();
-                pieces.push(if *error { Frame::Stderr(bytes) } else { Frame::Stdout(bytes) });
+                let wrap = if *error { Frame::Stderr } else { Frame::Stdout };
+                let new = words.as_bytes()[(*cursor - at) as usize..].chunks(frame::MAX_PAYLOAD);
+                pieces.extend(new.map(|piece| wrap(piece.to_vec())));
                 *cursor = ends;
             }
             at = ends;
