@@ -253,3 +253,10 @@ pub async fn proxy(
         None => Ok(0),
     }
 }
+
+/// Draws a key that no other claim or program has.
+pub fn draw_key() -> Result<String, Problem> {
+    let mut drawn = [0; 16];
+    getrandom::fill(&mut drawn).map_err(|e| Problem::internal(e.to_string()))?;
+    Ok(drawn.iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,6 +1,7 @@
 //! A job's command in its guest: started once, followed to its end, and taken up again where the
 //! channel broke or the agent was replaced.
 
+use super::limit::until;
 use super::log::Log;
 use super::run::{Runner, WORK};
 use super::{Desk, Word};
@@ -253,17 +254,11 @@ impl Runner {
         let mut ending: Option<tokio::time::Instant> = None;
         let mut asked = false;
         loop {
-            let ended = async {
-                match ending {
-                    Some(ending) => tokio::time::sleep_until(ending).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 biased;
                 ended = &mut *following => return Waited::Ended(ended, asked),
                 () = &mut passed => return Waited::Over(self.limit.timed_out()),
-                () = ended => {
+                () = until(ending) => {
                     return Waited::Over(Outcome::because(JobState::Canceled, "canceled"));
                 }
                 word = self.limit.word() => {

@@ -23,6 +23,14 @@ pub(super) enum Cut {
     Canceled,
 }
 
+/// Waits until then, or for ever where there is no such time.
+pub(super) async fn until(then: Option<Instant>) {
+    match then {
+        Some(then) => tokio::time::sleep_until(then).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The deadline of a job, and what it is told.
 pub(super) struct Limit {
     words: UnboundedReceiver<Word>,
@@ -59,13 +67,7 @@ impl Limit {
 
     /// Resolves when the deadline has passed.
     pub(super) fn passed(&self) -> impl Future<Output = ()> + use<> {
-        let ends = self.ends;
-        async move {
-            match ends {
-                Some(ends) => tokio::time::sleep_until(ends).await,
-                None => std::future::pending().await,
-            }
-        }
+        until(self.ends)
     }
 
     /// The next word; waits for ever where none will come.
@@ -95,17 +97,11 @@ impl Limit {
         tokio::pin!(work, passed);
         let mut ends: Option<Instant> = None;
         loop {
-            let late = async {
-                match ends {
-                    Some(ends) => tokio::time::sleep_until(ends).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 biased;
                 done = &mut work => return Ok(done),
                 () = &mut passed => return Err(Cut::TimedOut),
-                () = late => return Err(Cut::Canceled),
+                () = until(ends) => return Err(Cut::Canceled),
                 Some(word) = self.words.recv() => {
                     if word == Word::Cancel {
                         self.canceled = true;

@@ -70,9 +70,7 @@ fn keep(patience: &Patience) -> Result<Option<Keep>, Problem> {
     if patience.limit().is_zero() {
         return Ok(None);
     }
-    let mut drawn = [0; 16];
-    getrandom::fill(&mut drawn).map_err(|e| Problem::internal(e.to_string()))?;
-    let key = drawn.iter().map(|byte| format!("{byte:02x}")).collect();
+    let key = super::draw_key()?;
     let unattended_s = Some(patience.limit().as_secs() + ALONE_S);
     Ok(Some(Keep { key, unattended_s, ..Keep::default() }))
 }

@@ -1,5 +1,6 @@
 //! A claim that is held for as long as a command runs.
 
+use crate::session::draw_key;
 use futures::FutureExt;
 use mvm_api::client::{Patience, Stream};
 use mvm_api::types::{Claim, ClaimRequest};
@@ -36,7 +37,7 @@ impl Held {
         pool: &PoolRef,
         lease_s: Option<u64>,
     ) -> Result<Held, Problem> {
-        let mut key = draw()?;
+        let mut key = draw_key()?;
         let (path, request) =
             (paths::pool_part(pool, "claims"), ClaimRequest { lease_s, again: false });
         let mut waiting = client.patience().waiting();
@@ -49,7 +50,7 @@ impl Held {
             // The node that served it was lost with the machine: that claim is over, and another is made.
             let code = match problem.code.as_str() {
                 "claim_lost" => {
-                    key = draw()?;
+                    key = draw_key()?;
                     "no_leader"
                 }
                 code => code,
@@ -111,13 +112,6 @@ impl Held {
             }
         }
     }
-}
-
-/// A key of its own for each claim.
-fn draw() -> Result<String, Problem> {
-    let mut drawn = [0; 16];
-    getrandom::fill(&mut drawn).map_err(|e| Problem::internal(e.to_string()))?;
-    Ok(drawn.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 async fn ask(
