@@ -154,13 +154,14 @@ pub async fn write(to: &mut (impl AsyncWrite + Unpin), frame: &Frame) -> Result<
     Ok(())
 }
 
-/// Reads one frame; `None` at the end of the stream. Not cancel-safe: give it a task of its own.
+/// Reads one frame; `None` at the end of the stream, which is an error within a frame. Not cancel-safe: give it a task of its own.
 pub async fn read(from: &mut (impl AsyncRead + Unpin)) -> Result<Option<Frame>> {
     let mut head = [0u8; 5];
-    match from.read_exact(&mut head).await {
-        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
-        other => other?,
-    };
+    let begun = from.read(&mut head).await?;
+    if begun == 0 {
+        return Ok(None);
+    }
+    from.read_exact(&mut head[begun..]).await?;
     let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
     if length > MAX_PAYLOAD {
         return Err(malformed(&format!("a frame of {length} bytes")));
@@ -221,6 +222,13 @@ mod tests {
                 prop_assert_eq!(found.as_ref(), Some(frame));
             }
             prop_assert_eq!(block(read(&mut from)).expect("end"), None);
+        }
+
+        #[test]
+        fn a_frame_that_is_cut_off_is_no_end(piece in prop::collection::vec(any::<u8>(), 0..200), cut in any::<prop::sample::Index>()) {
+            let wire = bytes(&Frame::Stdout(piece));
+            let cut = 1 + cut.index(wire.len() - 1);
+            prop_assert!(block(read(&mut &wire[..cut])).is_err());
         }
     }
 }

@@ -202,16 +202,15 @@ pub async fn attach(client: &Client, id: JobId) -> Result<(JobView, u8), Problem
         };
         let ended = tokio::select! {
             ended = play(from, &mut played) => ended?,
-            () = talk => None,
+            () = talk => Played::Whole,
         };
         match ended {
-            Some(reply) => break reply,
-            None => {
+            Played::Reply(reply) => break reply,
+            Played::Whole | Played::Cut(_) => {
                 if played > before {
                     waiting.went_on();
                 }
-                let what = format!("the connection to job {id} broke");
-                await_again(&mut waiting, Problem::new(502, "connection_broken", what)).await?;
+                await_again(&mut waiting, broken(id, &"it ended early")).await?;
             }
         }
     };
@@ -224,6 +223,11 @@ pub async fn attach(client: &Client, id: JobId) -> Result<(JobView, u8), Problem
         }
         Reply::Error { code, message } => Err(Problem::new(500, &code, message)),
     }
+}
+
+fn broken(id: JobId, why: &dyn std::fmt::Display) -> Problem {
+    let what = format!("the connection to job {id} broke: {why}");
+    Problem::new(502, "connection_broken", what)
 }
 
 /// A task that does not outlive this.
@@ -264,20 +268,27 @@ async fn pass_signals(to: mpsc::Sender<Frame>, last: Arc<AtomicU8>) {
     }
 }
 
+/// How a transfer of output ended.
+enum Played {
+    /// With the reply that comes at a job's end.
+    Reply(Reply),
+    /// Behind a whole frame.
+    Whole,
+    /// Within a frame, as where an agent is killed.
+    Cut(mvm_guest::Error),
+}
+
 /// Writes output where it belongs, until its end or a reply. Counts what it has come to, in bytes.
-async fn play(
-    mut from: impl AsyncRead + Unpin,
-    played: &mut u64,
-) -> Result<Option<Reply>, Problem> {
+async fn play(mut from: impl AsyncRead + Unpin, played: &mut u64) -> Result<Played, Problem> {
     loop {
-        // One that an agent was killed in the middle of ends with half a frame.
         match frame::read(&mut from).await {
-            Ok(Some(Frame::Reply(reply))) => return Ok(Some(reply)),
+            Ok(Some(Frame::Reply(reply))) => return Ok(Played::Reply(reply)),
             Ok(Some(piece)) => {
                 session::print(&piece).await?;
                 *played += piece.length();
             }
-            Ok(None) | Err(_) => return Ok(None),
+            Ok(None) => return Ok(Played::Whole),
+            Err(error) => return Ok(Played::Cut(error)),
         }
     }
 }
@@ -332,13 +343,16 @@ async fn log_from(
         sent = &mut download => (sent, playing.await),
         shown = &mut playing => {
             // An output that takes no more ends it.
-            shown?;
-            (download.await, Ok(None))
+            (download.await, Ok(shown?))
         }
     };
     let _ = feeding.await;
-    shown?;
-    Ok(sent.map_err(|e| e.into_problem()))
+    let cut = match shown? {
+        // A log ends behind a frame, whatever carried it.
+        Played::Cut(why) => Err(broken(id, &why)),
+        Played::Reply(_) | Played::Whole => Ok(()),
+    };
+    Ok(sent.map_err(|e| e.into_problem()).and(cut))
 }
 
 /// Unpacks one of a job's artifacts below the local folder `target`.

@@ -54,9 +54,8 @@ pub async fn show(
         );
     }
     let reader = Reader { node, log, read: VecDeque::new(), file: None, follow: options.follow };
-    let stream = futures::stream::unfold(reader, |mut reader| async {
-        let piece = reader.next().await?;
-        Some((Ok::<_, std::io::Error>(piece), reader))
+    let stream = futures::stream::try_unfold(reader, |mut reader| async {
+        Ok::<_, std::io::Error>(reader.next().await?.map(|piece| (piece, reader)))
     });
     Ok(HttpBody::from_stream(stream))
 }
@@ -78,17 +77,16 @@ struct Reader {
 }
 
 impl Reader {
-    async fn next(&mut self) -> Option<Vec<u8>> {
+    /// The next bytes; nothing at the end. What cannot be read is an error: a reader must not take it
+    /// for the end.
+    async fn next(&mut self) -> std::io::Result<Option<Vec<u8>>> {
         let mut buffer = vec![0; 64 << 10];
         loop {
             if let Some(file) = &mut self.file {
-                match file.read(&mut buffer).await {
-                    Ok(0) => {}
-                    Ok(count) => {
-                        buffer.truncate(count);
-                        return Some(buffer);
-                    }
-                    Err(_) => return None,
+                let count = file.read(&mut buffer).await?;
+                if count > 0 {
+                    buffer.truncate(count);
+                    return Ok(Some(buffer));
                 }
             }
             // The next file is there only when nothing more comes to this one.
@@ -96,11 +94,11 @@ impl Reader {
             let new = files.into_iter().find(|file| !self.read.contains(file));
             match new {
                 Some(path) => {
-                    self.file = Some(tokio::fs::File::open(&path).await.ok()?);
+                    self.file = Some(tokio::fs::File::open(&path).await?);
                     self.read.push_back(path);
                 }
                 None if self.follow => tokio::time::sleep(Duration::from_millis(200)).await,
-                None => return None,
+                None => return Ok(None),
             }
         }
     }

@@ -150,17 +150,12 @@ pub async fn part(
     let reading = |e| io(format!("read {}", path.display()), e);
     let mut file = tokio::fs::File::open(&path).await.map_err(reading)?;
     file.seek(SeekFrom::Start(from.offset)).await.map_err(reading)?;
-    let stream = futures::stream::unfold((file, node), |(mut file, node)| async move {
+    let stream = futures::stream::try_unfold((file, node), |(mut file, node)| async move {
         let mut buffer = vec![0; PIECE];
-        match file.read(&mut buffer).await {
-            Ok(0) => None,
-            Ok(count) => {
-                node.pace.pass(count).await;
-                buffer.truncate(count);
-                Some((Ok(buffer), (file, node)))
-            }
-            Err(error) => Some((Err(error), (file, node))),
-        }
+        let count = file.read(&mut buffer).await?;
+        node.pace.pass(count).await;
+        buffer.truncate(count);
+        Ok::<_, std::io::Error>((count > 0).then_some((buffer, (file, node))))
     });
     Ok(HttpBody::from_stream(stream))
 }

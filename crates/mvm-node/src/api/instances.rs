@@ -275,30 +275,29 @@ pub async fn logs(
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(HttpBody::empty()),
         Err(e) => return Err(Refusal(io(format!("read {}", path.display()), e))),
     };
-    let stream = futures::stream::unfold((file, options.follow), |(mut file, follow)| async move {
+    let stream = futures::stream::try_unfold(file, move |mut file| async move {
         let mut buffer = vec![0; 16 * 1024];
         loop {
-            match file.read(&mut buffer).await {
-                Ok(0) if follow => {
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                    rewind_if_trimmed(&mut file).await?;
-                }
-                Ok(0) | Err(_) => return None,
-                Ok(count) => {
-                    buffer.truncate(count);
-                    return Some((Ok::<_, std::io::Error>(buffer), (file, follow)));
-                }
+            let count = file.read(&mut buffer).await?;
+            if count > 0 {
+                buffer.truncate(count);
+                return Ok::<_, std::io::Error>(Some((buffer, file)));
             }
+            if !options.follow {
+                return Ok(None);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            rewind_if_trimmed(&mut file).await?;
         }
     });
     Ok(HttpBody::from_stream(stream))
 }
 
 /// A log that was cut back is shorter than what was read of it: goes on at its new end.
-async fn rewind_if_trimmed(file: &mut tokio::fs::File) -> Option<()> {
-    let length = file.metadata().await.ok()?.len();
-    if file.stream_position().await.ok()? > length {
-        file.seek(std::io::SeekFrom::End(0)).await.ok()?;
+async fn rewind_if_trimmed(file: &mut tokio::fs::File) -> std::io::Result<()> {
+    let length = file.metadata().await?.len();
+    if file.stream_position().await? > length {
+        file.seek(std::io::SeekFrom::End(0)).await?;
     }
-    Some(())
+    Ok(())
 }

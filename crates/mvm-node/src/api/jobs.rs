@@ -121,8 +121,8 @@ pub async fn log(
 ) -> Result<HttpBody, Refusal> {
     let id = node.job_for(&peer, &id).await?;
     let follow = Follow::new(node, id, options.follow, options.from);
-    let stream = futures::stream::unfold(follow, |mut follow| async {
-        follow.next().await.map(|bytes| (Ok::<_, std::io::Error>(bytes), follow))
+    let stream = futures::stream::try_unfold(follow, |mut follow| async {
+        Ok::<_, std::io::Error>(follow.next().await?.map(|bytes| (bytes, follow)))
     });
     Ok(HttpBody::from_stream(stream))
 }
@@ -144,15 +144,11 @@ pub async fn artifact(
     let path = node.artifact_of(id, index);
     let file = tokio::fs::File::open(&path).await;
     let file = file.map_err(|e| io(format!("read {}", path.display()), e))?;
-    let stream = futures::stream::unfold(file, |mut file| async {
+    let stream = futures::stream::try_unfold(file, |mut file| async {
         let mut buffer = vec![0; 64 * 1024];
-        let count = file.read(&mut buffer).await;
-        buffer.truncate(*count.as_ref().unwrap_or(&0));
-        match count {
-            Ok(0) => None,
-            Ok(_) => Some((Ok(buffer), file)),
-            Err(error) => Some((Err(error), file)),
-        }
+        let count = file.read(&mut buffer).await?;
+        buffer.truncate(count);
+        Ok::<_, std::io::Error>((count > 0).then_some((buffer, file)))
     });
     Ok(HttpBody::from_stream(stream))
 }

@@ -1,5 +1,6 @@
 //! The agent's router against the table of routes, and what a tenant operator sees of two tenants.
 
+mod broken;
 mod pages;
 mod refusals;
 mod resume;

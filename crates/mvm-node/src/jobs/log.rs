@@ -145,30 +145,39 @@ impl Follow {
         Follow { node, id, follow, from, changed, file: None }
     }
 
-    /// The next bytes; nothing at the end.
-    pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
+    /// The next bytes; nothing at the end. What cannot be read is an error: a reader must not take it
+    /// for the end.
+    pub(crate) async fn next(&mut self) -> std::io::Result<Option<Vec<u8>>> {
         loop {
             // In this order nothing is missed: what comes after this look is told.
             self.changed.borrow_and_update();
             let over = !self.follow || self.is_over().await;
             if self.file.is_none() {
-                self.file = File::open(self.node.log_of(self.id)).await.ok();
-                if let Some(file) = &mut self.file {
-                    file.seek(std::io::SeekFrom::Start(self.from)).await.ok()?;
-                }
+                self.file = self.open().await?;
             }
             if let Some(file) = &mut self.file {
                 let mut buffer = vec![0; 64 * 1024];
-                let count = file.read(&mut buffer).await.ok()?;
+                let count = file.read(&mut buffer).await?;
                 if count > 0 {
                     buffer.truncate(count);
-                    return Some(buffer);
+                    return Ok(Some(buffer));
                 }
             }
-            if over || self.changed.changed().await.is_err() {
-                return None;
+            if over {
+                return Ok(None);
             }
+            self.changed.changed().await.map_err(std::io::Error::other)?;
         }
+    }
+
+    /// The log, if anything was ever printed.
+    async fn open(&self) -> std::io::Result<Option<File>> {
+        let mut file = match File::open(self.node.log_of(self.id)).await {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        file.seek(std::io::SeekFrom::Start(self.from)).await?;
+        Ok(Some(file))
     }
 
     async fn is_over(&self) -> bool {

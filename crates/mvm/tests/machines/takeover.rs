@@ -67,7 +67,8 @@ fn jobs_go_on_while_their_agent_is_replaced() {
     let kept = lab.root.join("kept");
     lab.ok(&["job", "artifacts", &id, kept.to_str().expect("path")]);
     let [logs, run] = followers.map(|follower| follower.join().expect("a follower"));
-    assert!(logs.status.success() && text(&logs.stdout) == printed);
+    assert!(logs.status.success(), "{:?}", logs.status);
+    assert!(text(&logs.stdout) == printed, "{}\nof:\n{printed}", text(&logs.stdout));
     let said = text(&run.stdout);
     assert_eq!(run.status.code(), Some(7), "{}", text(&run.stderr));
     assert!(said == whole(count(&said)), "{said}");
