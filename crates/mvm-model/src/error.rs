@@ -26,6 +26,7 @@ pub enum Code {
     Leased,
     LeaseEnded,
     QueueFull,
+    ExceedsHost,
 }
 
 impl Code {
@@ -49,6 +50,7 @@ impl Code {
             Code::Leased => "leased",
             Code::LeaseEnded => "lease_ended",
             Code::QueueFull => "queue_full",
+            Code::ExceedsHost => "exceeds_host",
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod event;
 pub mod expose;
 pub mod fleet;
 pub mod halt;
+pub mod host;
 pub mod instance;
 pub mod job;
 pub mod lease;

@@ -322,7 +322,7 @@ fn wall_clock_ns() -> u64 {
 }
 
 /// The host's DNS servers that guests can reach: those that are not on its loopback. resolv.conf(5)
-fn resolvers() -> Vec<String> {
+pub fn resolvers() -> Vec<String> {
     let files = ["/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"];
     let text = files.iter().find_map(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
     text.lines()

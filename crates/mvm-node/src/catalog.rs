@@ -102,6 +102,7 @@ impl Node {
     /// Makes a pool. One that is there and equal is left as it is.
     pub async fn create_pool(&self, tenant: &Name, wanted: CreatePool) -> Result<()> {
         wanted.resources.validate()?;
+        self.admit_shape(&wanted.resources)?;
         wanted.runtime_policy.validate()?;
         source(&wanted.flake_ref, &wanted.profile, "$")?;
         settled(&wanted.flake_ref, "$.flake_ref")?;
@@ -182,6 +183,9 @@ impl Node {
             shape.data_disk_mib = patch.data_disk_mib.unwrap_or(shape.data_disk_mib);
             shape.scratch_disk_mib = patch.scratch_disk_mib.unwrap_or(shape.scratch_disk_mib);
             shape.validate()?;
+            if *shape != before.resources {
+                self.admit_shape(shape)?;
+            }
             if let Some(wanted) = patch.caches {
                 pool.caches = mvm_model::cache::change(&pool.caches, wanted)?;
             }

@@ -258,6 +258,7 @@ impl Node {
         }
         // Refused here and not later: the coordinator is told why.
         document.settled()?;
+        self.admit_shapes(&document)?;
         self.desired_steps(&document, true).await?;
         self.change(|world, changes| {
             let mut owned =
@@ -290,6 +291,7 @@ impl Node {
         hold: bool,
     ) -> Result<Vec<Step>> {
         document.settled()?;
+        self.admit_shapes(&document)?;
         let steps = self.desired_steps(&document, prune).await?;
         self.change(|_, changes| {
             changes.put_desired(InForce { document, prune, hold, fleet: None });

@@ -120,6 +120,10 @@ impl Node {
         let what = "Running instances that their hypervisor has paused by itself";
         registry.register("paused", what, paused);
         registry.register("jobs", "Jobs by state", self.read(jobs).await);
+        if only.is_none() {
+            let lacks = self.read(|world| self.shortfall_gauge(world)).await;
+            registry.register("shortfall", "What the host lacks of what pools want", lacks);
+        }
         let started: Gauge = Gauge::default();
         started.set(i64::try_from(wall_of(self.started_at) / 1000).unwrap_or_default());
         registry.register("agent_start_time_seconds", "When the agent started", started);

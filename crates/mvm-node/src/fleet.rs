@@ -64,7 +64,17 @@ struct Hardware {
     cpu_model: String,
 }
 
+/// What this machine has for an agent whose state directory lies on the file system of `path`, which
+/// must be there.
+pub fn found_capacity(path: &Path) -> Capacity {
+    Hardware::found().capacity(path)
+}
+
 impl Hardware {
+    fn capacity(&self, path: &Path) -> Capacity {
+        Capacity { vcpus: self.vcpus, mem_mib: self.mem_mib, disk_gib: disk_gib(path) }
+    }
+
     fn found() -> Hardware {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let (memory, cpu) = (read("/proc/meminfo"), read("/proc/cpuinfo"));
@@ -154,13 +164,10 @@ impl Node {
         status
     }
 
-    fn capacity(&self) -> Capacity {
-        if let Some(capacity) = self.parts.offer.capacity {
-            return capacity;
-        }
-        let disk = disk_gib(self.parts.root.path());
-        let hardware = &self.fleet.hardware;
-        Capacity { vcpus: hardware.vcpus, mem_mib: hardware.mem_mib, disk_gib: disk }
+    /// What the host offers to instances.
+    pub(crate) fn capacity(&self) -> Capacity {
+        let found = || self.fleet.hardware.capacity(self.parts.root.path());
+        self.parts.offer.capacity.unwrap_or_else(found)
     }
 
     /// There are others than a moment ago: the next status says so.

@@ -41,6 +41,7 @@ mod renewal;
 mod root;
 mod seize;
 mod serve;
+mod shortfalls;
 mod simulated;
 mod slot;
 mod stages;
@@ -49,8 +50,9 @@ mod transfer;
 mod view;
 mod world;
 
+pub use boot::resolvers;
 pub use desired::DesiredFile;
-pub use fleet::Offer;
+pub use fleet::{Offer, found_capacity};
 pub use node::Node;
 pub use root::identity_dir;
 pub use serve::{Driver, ServeOptions, serve};

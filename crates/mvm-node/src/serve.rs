@@ -128,6 +128,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     })
     .await?;
     recovery::run(&node).await?;
+    node.tell_shortfalls().await;
     node.open_fronts().await?;
     tokio::spawn(reconcile::run(node.clone()));
     tokio::spawn(jobs::dispatch(node.clone()));

@@ -54,6 +54,7 @@ impl Node {
             revision: pool.current_revision().cloned(),
             stale: pool.stale,
             last_failure: self.health(&pool.reference).last_failure,
+            shortfalls: self.shortfalls_of(world, pool),
             created_at: pool.created_at,
         }
     }

@@ -17,6 +17,8 @@ pub use pools::*;
 pub use tenants::*;
 
 use mvm_model::Millis;
+use mvm_model::fleet::Capacity;
+use mvm_model::host::Shortfall;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +53,12 @@ pub struct AgentInfo {
     pub started_at: Millis,
     /// Instances that it knows.
     pub instances: usize,
+    /// What its host offers to instances.
+    #[serde(default)]
+    pub capacity: Capacity,
+    /// What its host lacks of what the pools want.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shortfalls: Vec<Shortfall>,
     /// What its document of desired state comes to.
     pub desired: DesiredStatus,
 }

@@ -1,5 +1,6 @@
 //! Of pools: what they are, how they are built and scaled.
 
+use mvm_model::host::Shortfall;
 use mvm_model::policy::RuntimePolicy;
 use mvm_model::pool::RevisionEntry;
 use mvm_model::template::Renewal;
@@ -176,6 +177,9 @@ pub struct PoolView {
     /// Why the pool is not converging, if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<String>,
+    /// What it lacks on this host, although it works. A coordinator tells of none: each node does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shortfalls: Vec<Shortfall>,
     /// When it was made.
     pub created_at: Millis,
 }

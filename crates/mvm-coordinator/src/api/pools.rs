@@ -115,6 +115,7 @@ fn pool_view(view: &View, tenant: &FleetTenant, pool: &FleetPool, at: u64) -> Po
         revision: digest.map(|digest| RevisionEntry { number: 1, digest, built_at: at }),
         stale: false,
         last_failure: held.iter().find_map(failure),
+        shortfalls: Vec::new(),
         created_at: at,
     }
 }

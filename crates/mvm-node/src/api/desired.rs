@@ -17,6 +17,7 @@ pub async fn status(State(node): Shared) -> Json<DesiredStatus> {
 pub async fn apply(State(node): Shared, Body(body): Body<ApplyDesired>) -> Answer<DesiredPlan> {
     let ApplyDesired { document, prune, dry_run } = body;
     document.validate()?;
+    node.admit_shapes(&document)?;
     let steps = match dry_run {
         true => node.desired_steps(&document, prune).await?,
         false => node.apply_desired(document, prune, false).await?,

@@ -152,6 +152,8 @@ async fn agent(State(node): Shared) -> Json<AgentInfo> {
         netns: node.parts.netns.clone(),
         started_at: wall_of(node.started_at),
         instances: node.read(|world| world.instances.len()).await,
+        capacity: node.capacity(),
+        shortfalls: node.read(|world| node.shortfalls(world)).await,
         desired: node.desired_status().await,
     })
 }

@@ -4,6 +4,7 @@ mod broken;
 mod pages;
 mod refusals;
 mod resume;
+mod shortfalls;
 
 use super::{app, routes, stop};
 use crate::node::{Node, Parts};

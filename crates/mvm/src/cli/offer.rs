@@ -12,7 +12,7 @@ pub struct OfferArgs {
     /// A label of this node, for the placement rules of a fleet
     #[arg(long, value_name = "NAME=VALUE")]
     label: Vec<Label>,
-    /// What this node offers to a fleet, memory in MiB and disk in GiB [default: all it has]
+    /// What this node offers to instances, memory in MiB and disk in GiB [default: all it has]
     #[arg(long, value_name = "vcpus=N,mem=N,disk=N")]
     capacity: Option<Offered>,
 }

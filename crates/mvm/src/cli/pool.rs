@@ -352,6 +352,9 @@ async fn scale(context: &Context, pool: &PoolRef, body: ScalePool, wait: Option<
     if let Some(seconds) = wait {
         view = converge(&client, pool, Duration::from_secs(seconds)).await?;
     }
+    for lack in &view.shortfalls {
+        output::note(format_args!("note: {}", lack.detail));
+    }
     let ready = view.ready_counts;
     let line = format!(
         "pool {pool}: {} running, {} warm, {} sleeping",

@@ -371,7 +371,9 @@ fn of_tenants_and_pools() -> Vec<Refused> {
         refused("pool.create", Root, &["ci"], a_pool("more", shape(128)), "quota_exceeded"),
         refused("pool.create", Root, &["ci"], a_pool("runners", shape(256)), "exists"),
         refused("pool.create", Root, &["lab"], a_pool("odd", shape(1)), "invalid_value"),
+        refused("pool.create", Root, &["lab"], a_pool("huge", shape(1 << 20)), "exceeds_host"),
         refused("pool.update", Root, &runners, json!({ "mem_mib": 1 }), "invalid_value"),
+        refused("pool.update", Root, &runners, json!({ "mem_mib": 1 << 20 }), "exceeds_host"),
         refused("pool.destroy", Root, &["ci", "none"], json!({}), "not_found"),
         refused("pool.build", Root, &["ci", "none"], json!({}), "not_found"),
         refused("pool.scale", Root, &bare, json!({ "warm": 1 }), "not_built"),
@@ -389,11 +391,35 @@ fn of_the_node() -> Vec<Refused> {
     let document = |node: &str| json!({ "schema_version": 1, "node_id": node, "tenants": [] });
     let told = |leader| json!({ "leader": leader, "digest": "d", "document": document("node") });
     let claim = |leader, pool: &str| json!({ "leader": leader, "pool": pool, "holder": "uid:0" });
+    // More memory than any host that this is tried on.
+    let huge = || {
+        let pool = json!({
+            "pool_id": "huge", "flake_ref": "/flake", "profile": "p",
+            "instance_resources": { "vcpus": 1, "mem_mib": 1 << 20 },
+            "desired_counts": { "running": 0, "warm": 0, "sleeping": 0 },
+        });
+        let network = json!({ "tenant_net_id": 30, "ipv4_subnet": "10.240.30.0/24" });
+        let quotas = json!({ "max_mem_mib": 1 << 30 });
+        let tenant =
+            json!({ "tenant_id": "huge", "network": network, "quotas": quotas, "pools": [pool] });
+        json!({ "schema_version": 1, "node_id": "node", "tenants": [tenant] })
+    };
+    let huge_told = json!({ "leader": leader("main", 7), "digest": "d", "document": huge() });
+    let tried = json!({ "document": huge(), "prune": false, "dry_run": true });
     let id = ["l-0123456789abcdef"];
     let renewed = json!({ "leader": leader("main", 6), "claims": id });
     let theirs = || json!({ "document": document("other"), "prune": true });
     vec![
         refused("desired.apply", Root, &[], theirs(), "conflict"),
+        refused(
+            "desired.apply",
+            Root,
+            &[],
+            json!({ "document": huge(), "prune": false }),
+            "exceeds_host",
+        ),
+        refused("desired.apply", Root, &[], tried, "exceeds_host"),
+        refused("node.document", Root, &[], huge_told, "exceeds_host"),
         refused("node.document", Root, &[], told(leader("main", 6)), "stale_leader"),
         refused("node.document", Root, &[], told(leader("other", 9)), "other_fleet"),
         refused("node.leader", Root, &[], leader("main", 6), "stale_leader"),

@@ -9,6 +9,7 @@ use crate::output::{self, Outcome};
 use clap::Args;
 use host::Host;
 use mvm_api::types::AgentInfo;
+use mvm_model::host::Lack;
 use serde::Serialize;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -50,6 +51,7 @@ pub async fn run(context: &Context, asked: Doctor) -> Outcome {
     let mut checks = basics(&context.root);
     let (check, info) = agent(&context.root).await;
     checks.push(check);
+    checks.extend(room(&context.root, info.as_ref()));
     if asked.production {
         checks.extend(production::checks(&Host::here(), &context.root, info.as_ref()));
     }
@@ -145,6 +147,44 @@ fn root_length(root: &Path) -> Check {
         format!("{} ({length} of 64 characters)", root.display()),
         "choose a shorter --root: sockets below it have short names",
     )
+}
+
+/// What the host has for machines, and what it lacks.
+fn room(root: &Path, agent: Option<&AgentInfo>) -> [Check; 3] {
+    let capacity = match agent {
+        Some(agent) => agent.capacity,
+        None => mvm_node::found_capacity(existing(root)),
+    };
+    let said = |code| agent?.shortfalls.iter().find(|lack| lack.code == code);
+    let detail = format!(
+        "{} processors, {} MiB of memory, {} GiB of disk",
+        capacity.vcpus, capacity.mem_mib, capacity.disk_gib
+    );
+    let memory = said(Lack::Memory).map_or_else(
+        || "what pools keep running and warm has no more than the host".to_owned(),
+        |lack| lack.detail.clone(),
+    );
+    let servers = mvm_node::resolvers();
+    let names = match servers.is_empty() {
+        true => "the host names none that guests can reach".to_owned(),
+        false => servers.join(", "),
+    };
+    [
+        note("room", true, detail, ""),
+        note("memory", said(Lack::Memory).is_none(), memory, "keep more of them asleep"),
+        note(
+            "DNS for guests",
+            !servers.is_empty(),
+            names,
+            "name an IPv4 server that is not on loopback in /etc/resolv.conf",
+        ),
+    ]
+}
+
+/// Worth knowing unless `ok`.
+fn note(name: &'static str, ok: bool, detail: impl Into<String>, remedy: &'static str) -> Check {
+    let status = if ok { Status::Ok } else { Status::Note };
+    Check { name, status, detail: detail.into(), why: "", remedy }
 }
 
 /// The path, or the folder above it that is there already.

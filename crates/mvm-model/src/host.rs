@@ -1,0 +1,155 @@
+//! A host's room: which machines cannot be there at all, and what pools lack on it although they
+//! work.
+
+use crate::error::{Code, Fault};
+use crate::fleet::Capacity;
+use crate::pool::{Counts, Resources};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What a pool lacks on its host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Shortfall {
+    /// Which kind it is.
+    pub code: Lack,
+    /// What it comes to here, and what mends it, for a person.
+    pub detail: String,
+}
+
+/// The kinds of what is lacking.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Lack {
+    /// No KVM: machines are emulated.
+    Kvm,
+    /// No DNS server that guests can reach.
+    Dns,
+    /// Less memory than the machines take that pools keep running and warm.
+    Memory,
+    /// Fewer processors than one machine has.
+    Vcpus,
+    /// A smaller disk than one machine may come to use.
+    Disk,
+}
+
+impl Lack {
+    /// Its name in JSON and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Lack::Kvm => "kvm",
+            Lack::Dns => "dns",
+            Lack::Memory => "memory",
+            Lack::Vcpus => "vcpus",
+            Lack::Disk => "disk",
+        }
+    }
+}
+
+/// Refuses a shape of which not one machine can run on a host with this capacity. Only memory keeps
+/// one from running: more vCPUs than processors are slow, and disks grow as they are written to.
+pub fn admit_shape(shape: &Resources, host: &Capacity) -> Result<(), Fault> {
+    if shape.mem_mib <= host.mem_mib {
+        return Ok(());
+    }
+    let message = format!(
+        "a machine with {} MiB of memory cannot fit this host, which has {} MiB",
+        shape.mem_mib, host.mem_mib
+    );
+    let hint = "give the pool less memory (--mem), or use a larger host; see `mvm doctor`";
+    Err(Fault::new(Code::ExceedsHost, message).at("mem_mib").hint(hint))
+}
+
+/// What one machine of this shape lacks on a host with this capacity.
+pub fn lacks_of_shape(shape: &Resources, host: &Capacity) -> Vec<Shortfall> {
+    let mut lacks = Vec::new();
+    if u64::from(shape.vcpus) > host.vcpus {
+        let detail = format!(
+            "a machine has {} vCPUs, and the host has {} processors: the vCPUs take turns",
+            shape.vcpus, host.vcpus
+        );
+        lacks.push(Shortfall { code: Lack::Vcpus, detail });
+    }
+    // Whole GiB, rounded down: a disk of less than one says nothing.
+    if host.disk_gib > 0 && shape.disk_mib() / 1024 > host.disk_gib {
+        let detail = format!(
+            "a machine may come to use {} GiB of disk, and the host's file system has {} GiB",
+            shape.disk_mib() / 1024,
+            host.disk_gib
+        );
+        lacks.push(Shortfall { code: Lack::Disk, detail });
+    }
+    lacks
+}
+
+/// Whether the machines that pools are to keep running and warm need more memory than the host has.
+pub fn lacks_memory<'a>(
+    pools: impl IntoIterator<Item = (&'a Resources, &'a Counts)>,
+    host: &Capacity,
+) -> Option<Shortfall> {
+    let (mut machines, mut mem_mib) = (0_u64, 0_u64);
+    for (shape, counts) in pools {
+        let count = u64::from(counts.running) + u64::from(counts.warm);
+        machines += count;
+        mem_mib = mem_mib.saturating_add(count.saturating_mul(shape.mem_mib));
+    }
+    if mem_mib <= host.mem_mib {
+        return None;
+    }
+    let detail = format!(
+        "the pools of this node keep {machines} machines running and warm that have {mem_mib} MiB of \
+         memory together, and the host has {} MiB: they fit as long as their guests use less, or keep \
+         more of them asleep",
+        host.mem_mib
+    );
+    Some(Shortfall { code: Lack::Memory, detail })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HOST: Capacity = Capacity { vcpus: 2, mem_mib: 24_000, disk_gib: 100 };
+
+    fn shape(vcpus: u32, mem_mib: u64, data_disk_mib: u64) -> Resources {
+        Resources { vcpus, mem_mib, data_disk_mib, ..Resources::default() }
+    }
+
+    #[test]
+    fn a_machine_that_has_more_memory_than_the_host_is_refused() {
+        let fault = admit_shape(&shape(2, 65_536, 0), &HOST).expect_err("refused");
+        assert_eq!((fault.code, fault.path.as_str()), (Code::ExceedsHost, "mem_mib"));
+        assert!(fault.message.contains("65536") && fault.message.contains("24000"), "{fault:?}");
+        assert_eq!(admit_shape(&shape(255, 24_000, 1 << 24), &HOST), Ok(()));
+    }
+
+    #[test]
+    fn what_runs_with_a_lack_says_so() {
+        let codes = |shape: Resources| {
+            lacks_of_shape(&shape, &HOST).iter().map(|lack| lack.code).collect::<Vec<_>>()
+        };
+        assert_eq!(codes(shape(2, 2048, 90 << 10)), []);
+        assert_eq!(codes(shape(3, 2048, 0)), [Lack::Vcpus]);
+        assert_eq!(codes(shape(3, 2048, 110 << 10)), [Lack::Vcpus, Lack::Disk]);
+    }
+
+    proptest! {
+        #[test]
+        fn pools_lack_memory_just_when_what_they_keep_up_has_more(
+            pools in prop::collection::vec((128_u64..9000, 0_u32..4, 0_u32..4, 0_u32..40), 0..5),
+        ) {
+            let pools: Vec<(Resources, Counts)> = pools
+                .into_iter()
+                .map(|(mem, running, warm, sleeping)| (shape(1, mem, 0), Counts { running, warm, sleeping }))
+                .collect();
+            let up: u64 = pools.iter().map(|(s, c)| s.mem_mib * u64::from(c.running + c.warm)).sum();
+            let lacks = lacks_memory(pools.iter().map(|(s, c)| (s, c)), &HOST);
+            prop_assert_eq!(lacks.is_some(), up > HOST.mem_mib);
+            if let Some(lack) = lacks {
+                prop_assert!(lack.detail.contains(&up.to_string()), "{}", lack.detail);
+            }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What the host lacks of what pools want, as users see it.
+
+use super::{app, ask, node};
+use mvm_api::Peer;
+use mvm_model::{Counts, Name};
+use serde_json::Value;
+
+#[tokio::test]
+async fn pools_that_keep_more_up_than_the_host_has_say_so() {
+    let (_dir, node) = node().await;
+    let app = app(node.clone());
+    let root = Peer::Unix { uid: Some(0) };
+    let lacks = async |path: &str| -> Vec<String> {
+        let (status, text) = ask(&app, "GET", path, &root).await;
+        assert_eq!(status, 200, "{text}");
+        let shown: Value = serde_json::from_str(&text).expect("JSON");
+        let lacks = shown["shortfalls"].as_array().cloned().unwrap_or_default();
+        lacks.iter().map(|lack| lack["code"].as_str().expect("a code").to_owned()).collect()
+    };
+    let memory = "memory".to_owned();
+    let pool = "/v1/tenants/ci/pools/runners";
+    for path in [pool, "/v1/agent"] {
+        assert!(!lacks(path).await.contains(&memory), "{path}");
+    }
+    // Either pool fits; both together do not.
+    let host = node.capacity().mem_mib;
+    node.change(|world, changes| {
+        for tenant in ["ci", "lab"] {
+            let tenant: Name = tenant.parse().expect("a name");
+            let mut pool = world
+                .pools
+                .values()
+                .find(|p| p.reference.tenant == tenant)
+                .cloned()
+                .expect("a pool");
+            pool.resources.mem_mib = host / 2 + 1;
+            pool.resources.vcpus = 255;
+            pool.desired = Some(Counts { warm: 1, sleeping: 9, ..Counts::default() });
+            changes.put_pool(pool);
+        }
+        Ok(())
+    })
+    .await
+    .expect("written");
+    assert!(lacks(pool).await.contains(&memory) && lacks("/v1/agent").await.contains(&memory));
+    assert!(lacks(pool).await.contains(&"vcpus".to_owned()));
+    let (_, metrics) = ask(&app, "GET", "/metrics", &root).await;
+    for lack in ["memory", "vcpus"] {
+        assert!(metrics.contains(&format!("mvm_shortfall{{lack=\"{lack}\"}} 1")), "{metrics}");
+    }
+}
