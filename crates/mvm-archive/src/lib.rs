@@ -14,6 +14,7 @@ mod pack;
 mod pax;
 mod read;
 mod root;
+mod rules;
 mod sparse;
 mod unpack;
 mod write;
@@ -26,7 +27,8 @@ pub use entry::{Entry, Extent, Kind, Time, Xattr};
 pub use notes::Notes;
 pub use pack::Packer;
 pub use read::Reader;
-pub use unpack::{Trust, unpack};
+pub use rules::{Links, Refusal, Rules, Trust};
+pub use unpack::unpack;
 pub use write::Writer;
 
 use std::io;

@@ -15,19 +15,22 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLO
 pub struct Root {
     folder: OwnedFd,
     path: PathBuf,
+    /// Whether no link is followed, not even one that was there before.
+    strict: bool,
     /// Symbolic links that the archive has made, by device and inode: no name leads through them.
     links: HashSet<(u64, u64)>,
     open: Vec<(Vec<u8>, OwnedFd)>,
 }
 
 impl Root {
-    /// The folder `path`.
-    pub fn open(path: &Path) -> io::Result<Root> {
+    /// The folder `path`. With `strict`, no name leads through any symbolic link below it: one that is
+    /// there may be what an earlier archive has left.
+    pub fn open(path: &Path, strict: bool) -> io::Result<Root> {
         let shown = path.display().to_string();
         let folder = openat(rustix::fs::CWD, path, FOLDER, Mode::empty());
         let folder = folder.map_err(|e| failed("open", &shown, e))?;
         let path = whereabouts(folder.as_fd()).map_err(|e| failed("open", &shown, e))?;
-        Ok(Root { folder, path, links: HashSet::new(), open: Vec::new() })
+        Ok(Root { folder, path, strict, links: HashSet::new(), open: Vec::new() })
     }
 
     /// The folder with this name; with `make`, it and those on the way are made where they are missing.
@@ -71,6 +74,12 @@ impl Root {
             return Err(Errno::NOTDIR.into());
         }
         let denied = |what: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+        if self.strict {
+            return denied(
+                "a symbolic link is in the way, which is not followed: remove it, or copy \
+                           to another folder",
+            );
+        }
         if self.links.contains(&(stat.st_dev, stat.st_ino)) {
             return denied("a symbolic link of the archive's own is in the way");
         }

@@ -2,47 +2,49 @@
 
 use crate::notes::shown;
 use crate::root::Root;
-use crate::{Entry, Extent, Kind, Notes, Reader, Time, Xattr, failed, xattr};
+use crate::rules::{Refusal, Taken, leads_out, out_of_the_folder};
+use crate::{Entry, Extent, Kind, Links, Notes, Reader, Time, Trust, Xattr, failed, xattr};
 use rustix::fs::{
-    AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, fchmod, ftruncate, futimens, linkat,
-    openat, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, fchmod, fstat, ftruncate, futimens,
+    linkat, openat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::{Errno, pwrite};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 const PIECE: usize = 256 * 1024;
-/// Setuid and setgid: who runs the file is its owner, or in its group.
-const PRIVILEGES: u32 = 0o6000;
-
-/// How far whoever packed the archive is trusted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trust {
-    /// A guest takes from its host what it sends.
-    Full,
-    /// A host takes no file from a guest that gives rights: setuid and setgid bits and capabilities
-    /// are left out.
-    Stranger,
-}
+/// Setuid and setgid: who runs the file is its owner, or in its group. And sticky, which is of folders
+/// that others may write to.
+const SPECIAL: u32 = 0o7000;
+/// Who is not the owner may write.
+const WRITE_OF_OTHERS: u32 = 0o022;
+/// The most that names of folders may take that are kept for the end of a stranger's archive, in bytes.
+const MOST_KEPT: u64 = 256 << 20;
 
 /// Unpacks what comes from `from` below the folder `target`, which is there. Files that are in the way
 /// are replaced; folders stay. Gives what could not be kept. On an error, what was unpacked so far stays.
+/// Errors of the rules for a stranger's archive are [`Refusal`]s.
 pub fn unpack(from: impl Read, target: &Path, trust: Trust) -> io::Result<Notes> {
     let mut unpacker = Unpacker {
-        root: Root::open(target)?,
+        root: Root::open(target, trust.rules().is_some())?,
         notes: Notes::default(),
         folders: Vec::new(),
+        kept: 0,
+        made: HashSet::new(),
+        taken: Taken::default(),
         trust,
         piece: vec![0; PIECE],
     };
     let mut reader = Reader::new(BufReader::with_capacity(PIECE, from));
     while let Some(entry) = reader.entry()? {
         let name = entry.name.clone();
-        unpacker
-            .one(entry, &mut reader)
-            .map_err(|cause| io::Error::new(cause.kind(), format!("{}: {cause}", shown(&name))))?;
+        unpacker.one(entry, &mut reader).map_err(|cause| match Refusal::of(&cause) {
+            Some(_) => cause,
+            None => io::Error::new(cause.kind(), format!("{}: {cause}", shown(&name))),
+        })?;
     }
     // Two blocks of zeros end an archive; it may be padded further.
     reader.finish()?;
@@ -55,12 +57,20 @@ struct Unpacker {
     notes: Notes,
     /// Folders get their times and permissions at the end: unpacking into them needs and changes these.
     folders: Vec<Entry>,
+    /// What their names take, in bytes.
+    kept: u64,
+    /// Files that a stranger's archive has made, by device and inode: it may link to these.
+    made: HashSet<(u64, u64)>,
+    taken: Taken,
     trust: Trust,
     piece: Vec<u8>,
 }
 
 impl Unpacker {
     fn one(&mut self, entry: Entry, bytes: &mut Reader<impl Read>) -> io::Result<()> {
+        if let Some(rules) = self.trust.rules() {
+            self.taken.count(rules, weight(&entry))?;
+        }
         let parts = parts(&entry.name)?;
         let Some((last, above)) = parts.split_last() else {
             // The target itself.
@@ -69,17 +79,62 @@ impl Unpacker {
         match &entry.kind {
             Kind::Folder => {
                 self.root.folder(&parts, true)?;
-                self.folders.push(entry);
-                Ok(())
+                self.keep(entry)
             }
             Kind::File { size, data } => self.file(above, last, (*size, data), &entry, bytes),
-            Kind::Symlink(target) => self.symlink(above, last, target, entry.modified),
-            Kind::HardLink(first) => self.hard_link(above, last, first),
+            Kind::Symlink(target) => match self.trust.rules() {
+                Some(rules) if rules.links != Links::Keep && leads_out(target, above.len()) => {
+                    self.leave_out(out_of_the_folder("symbolic link", &entry.name, target))
+                }
+                _ => self.symlink(above, last, target, entry.modified),
+            },
+            Kind::HardLink(first) if self.trust == Trust::Full => {
+                self.hard_link(above, last, first)
+            }
+            Kind::HardLink(first) => match self.made_here(first) {
+                true => self.hard_link(above, last, first),
+                false => self.leave_out(out_of_the_folder("hard link", &entry.name, first)),
+            },
             Kind::Other(what) => {
                 self.notes.add(format!("{} was left out: it is {what}", shown(&entry.name)));
                 Ok(())
             }
         }
+    }
+
+    /// Keeps a folder for the end. A stranger's attributes are set at once: they might be gigabytes.
+    fn keep(&mut self, mut entry: Entry) -> io::Result<()> {
+        if self.trust != Trust::Full {
+            let folder = self.root.folder(&parts(&entry.name)?, false)?.try_clone_to_owned()?;
+            let xattrs = std::mem::take(&mut entry.xattrs);
+            self.attributes(folder.as_fd(), &entry, &xattrs);
+            self.kept += entry.name.len() as u64;
+            if self.kept > MOST_KEPT {
+                return Err(Refusal::TooLarge(MOST_KEPT).into());
+            }
+        }
+        self.folders.push(entry);
+        Ok(())
+    }
+
+    /// A link that leads out: it is left out, or ends the copy.
+    fn leave_out(&mut self, what: String) -> io::Result<()> {
+        match self.trust.rules().map(|rules| rules.links) {
+            Some(Links::Refuse) => Err(Refusal::Link(what).into()),
+            _ => {
+                self.notes.add(format!("left out: {what}"));
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether this is a file that the archive itself has made.
+    fn made_here(&mut self, first: &[u8]) -> bool {
+        let Ok(parts) = parts(first) else { return false };
+        let Some((last, above)) = parts.split_last() else { return false };
+        let Ok(folder) = self.root.folder(above, false) else { return false };
+        let found = statat(folder, *last, AtFlags::SYMLINK_NOFOLLOW);
+        found.is_ok_and(|stat| self.made.contains(&(stat.st_dev, stat.st_ino)))
     }
 
     fn file(
@@ -91,6 +146,10 @@ impl Unpacker {
         bytes: &mut Reader<impl Read>,
     ) -> io::Result<()> {
         let file = create(self.root.folder(above, true)?, name)?;
+        if self.trust != Trust::Full {
+            let stat = fstat(&file)?;
+            self.made.insert((stat.st_dev, stat.st_ino));
+        }
         for extent in data {
             self.extent(file.as_fd(), *extent, bytes)?;
         }
@@ -166,7 +225,7 @@ impl Unpacker {
     fn attributes(&mut self, file: BorrowedFd<'_>, entry: &Entry, all: &[Xattr]) {
         for one in all {
             let (path, key) = (shown(&entry.name), shown(&one.name));
-            if self.trust == Trust::Stranger && xattr::is_privilege(&one.name) {
+            if self.trust != Trust::Full && xattr::is_privilege(&one.name) {
                 self.notes.add(format!("{path} was copied without {key}: it gives rights"));
             } else if let Err(error) = xattr::set(file, one) {
                 self.notes.add(format!("{path} was copied without {key}: {error}"));
@@ -174,14 +233,20 @@ impl Unpacker {
         }
     }
 
-    /// The permissions that a file gets.
+    /// The permissions that a file or folder gets. That others may write to it is taken away silently,
+    /// as a umask does.
     fn allowed(&mut self, entry: &Entry) -> u32 {
-        if self.trust == Trust::Full || entry.mode & PRIVILEGES == 0 {
+        if self.trust == Trust::Full {
             return entry.mode;
         }
-        let path = shown(&entry.name);
-        self.notes.add(format!("{path} was copied without its setuid and setgid bits"));
-        entry.mode & !PRIVILEGES
+        if entry.mode & SPECIAL != 0 {
+            let bits = [(0o4000, "setuid"), (0o2000, "setgid"), (0o1000, "sticky")];
+            let bits = bits.iter().filter(|(bit, _)| entry.mode & bit != 0);
+            let bits = bits.map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
+            let path = shown(&entry.name);
+            self.notes.add(format!("{path} was copied without these bits: {bits}"));
+        }
+        entry.mode & !(SPECIAL | WRITE_OF_OTHERS)
     }
 
     fn finish_folders(&mut self) -> io::Result<()> {
@@ -192,12 +257,26 @@ impl Unpacker {
             let folder = folder.and_then(|folder| folder.try_clone_to_owned());
             let folder = folder.map_err(|e| failed("finish", &what, e))?;
             self.attributes(folder.as_fd(), &entry, &entry.xattrs);
-            let set = fchmod(&folder, Mode::from_raw_mode(entry.mode));
+            let mode = self.allowed(&entry);
+            let set = fchmod(&folder, Mode::from_raw_mode(mode));
             let set = set.and_then(|()| futimens(&folder, &times(entry.modified)));
             set.map_err(|e| failed("set times and permissions of", &what, e))?;
         }
         Ok(())
     }
+}
+
+/// What an entry counts for: its names, attributes and data, in bytes.
+fn weight(entry: &Entry) -> u64 {
+    let data = match &entry.kind {
+        Kind::File { data, .. } => {
+            data.iter().fold(0, |sum: u64, extent| sum.saturating_add(extent.length))
+        }
+        Kind::Symlink(target) | Kind::HardLink(target) => target.len() as u64,
+        Kind::Folder | Kind::Other(_) => 0,
+    };
+    let beside: usize = entry.xattrs.iter().map(|one| one.name.len() + one.value.len()).sum();
+    data.saturating_add((entry.name.len() + beside) as u64)
 }
 
 /// The components of a name. `..` is never one.
@@ -239,7 +318,7 @@ fn replace<T>(
 fn copy(from: &OwnedFd, first: &[u8], at: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let source = openat(from, first, flags, Mode::empty())?;
-    let stat = rustix::fs::fstat(&source)?;
+    let stat = fstat(&source)?;
     let made = create(at, name)?;
     io::copy(&mut File::from(source), &mut File::from(made.try_clone()?))?;
     fchmod(&made, Mode::from_raw_mode(stat.st_mode & 0o7777))?;

@@ -12,15 +12,18 @@ const LONGEST: usize = 64 * 1024;
 /// Capabilities of a program: who holds them may do what root may.
 const CAPABILITY: &[u8] = b"security.capability";
 
+/// Access lists (acl(5)): who else may read and write.
+const ACCESS_LIST: &[u8] = b"system.posix_acl_";
+
 /// Whether it goes along. Labels of the machine's security module, and what a file system keeps for
 /// itself (`trusted.`), do not.
 fn goes_along(name: &[u8]) -> bool {
-    name.starts_with(b"user.") || name.starts_with(b"system.posix_acl_") || name == CAPABILITY
+    name.starts_with(b"user.") || name.starts_with(ACCESS_LIST) || name == CAPABILITY
 }
 
 /// Whether it gives rights that a stranger's file must not have.
 pub fn is_privilege(name: &[u8]) -> bool {
-    name == CAPABILITY
+    name == CAPABILITY || name.starts_with(ACCESS_LIST)
 }
 
 /// Reads them. Errors: they are too many for an archive.

@@ -4,7 +4,7 @@ use crate::session;
 use mvm_api::client::{Bytes, Waiting};
 use mvm_api::jobs::{self, JobView, SubmitJob};
 use mvm_api::{Client, Problem, paths};
-use mvm_archive::{Packer, Trust, name_of};
+use mvm_archive::{Packer, Rules, Trust, name_of};
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::protocol::Reply;
 use mvm_model::job::JobSpec;
@@ -355,23 +355,43 @@ async fn log_from(
     Ok(sent.map_err(|e| e.into_problem()).and(cut))
 }
 
-/// Unpacks one of a job's artifacts below the local folder `target`.
-pub async fn fetch(client: &Client, id: JobId, index: usize, target: &Path) -> Result<(), Problem> {
+/// Unpacks one of a job's artifacts below the local folder `target`, as far as `rules` allow.
+pub async fn fetch(
+    client: &Client,
+    id: JobId,
+    index: usize,
+    target: &Path,
+    rules: Rules,
+) -> Result<(), Problem> {
     let local = |e: std::io::Error| {
-        Problem::new(400, "local_file", format!("cannot write below {}: {e}", target.display()))
+        session::refused(&e).unwrap_or_else(|| {
+            Problem::new(400, "local_file", format!("cannot write below {}: {e}", target.display()))
+        })
     };
     std::fs::create_dir_all(target).map_err(local)?;
     let (pieces, queue) = std::sync::mpsc::sync_channel::<Vec<u8>>(8);
     let folder = target.to_owned();
-    let unpacking = tokio::task::spawn_blocking(move || {
+    let mut unpacking = tokio::task::spawn_blocking(move || {
         let from = Received { queue, piece: Vec::new(), at: 0 };
-        mvm_archive::unpack(from, &folder, Trust::Stranger)
+        mvm_archive::unpack(from, &folder, Trust::Stranger(rules))
     });
     let path = jobs::job_part(id, &format!("artifacts/{index}"));
-    // An unpacker that has failed takes no more: its error is the one to tell.
-    let sent = client.download(&path, |piece| drop(pieces.send(piece.to_vec()))).await;
-    drop(pieces);
-    let unpacked = unpacking.await.map_err(|e| Problem::internal(e.to_string()))?;
+    let download = async {
+        let sent = client.download(&path, |piece| drop(pieces.send(piece.to_vec()))).await;
+        // The unpacker hears of the end by this alone.
+        drop(pieces);
+        sent
+    };
+    tokio::pin!(download);
+    let (sent, unpacked) = tokio::select! {
+        sent = &mut download => (sent, unpacking.await),
+        // Before the end it ends by an error: the rest is not waited for.
+        unpacked = &mut unpacking => match unpacked {
+            Ok(Ok(_)) => (download.await, unpacked),
+            _ => (Ok(()), unpacked),
+        },
+    };
+    let unpacked = unpacked.map_err(|e| Problem::internal(e.to_string()))?;
     sent.map_err(|e| e.into_problem())?;
     session::tell(&unpacked.map_err(local)?);
     Ok(())

@@ -7,7 +7,7 @@ pub use program::exec;
 use crate::output;
 use mvm_api::types::InstanceView;
 use mvm_api::{Client, ClientError, Problem, paths};
-use mvm_archive::{Notes, Packer, Trust, name_of};
+use mvm_archive::{Notes, Packer, Refusal, Rules, Trust, name_of};
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::patience::{COPY, Patient, answer};
 use mvm_guest::protocol::{ExecRequest, Request, Tty};
@@ -182,20 +182,21 @@ pub async fn put(
     Ok(())
 }
 
-/// Copies a file or folder of the guest to below the local folder `target`.
+/// Copies a file or folder of the guest to below the local folder `target`, as far as `rules` allow.
 pub async fn get(
     client: &Client,
     instance: &InstanceRef,
     source: &str,
     target: &Path,
+    rules: Rules,
 ) -> Result<(), Problem> {
     let folder = target.to_owned();
     std::fs::create_dir_all(&folder).map_err(|e| {
         Problem::new(400, "local_file", format!("cannot write below {}: {e}", target.display()))
     })?;
     let mut stream = Patient::new(open(client, instance, None).await?, COPY);
-    let unpack =
-        move |from: &mut dyn std::io::Read| mvm_archive::unpack(from, &folder, Trust::Stranger);
+    let trust = Trust::Stranger(rules);
+    let unpack = move |from: &mut dyn std::io::Read| mvm_archive::unpack(from, &folder, trust);
     let notes = transfer::get_unpacked(&mut stream, source, unpack).await;
     tell(&notes.map_err(copy_problem)?);
     Ok(())
@@ -208,12 +209,24 @@ pub fn tell(notes: &Notes) {
     }
 }
 
+/// What a guest's archive was refused for, if that is why unpacking it has ended.
+pub fn refused(error: &std::io::Error) -> Option<Problem> {
+    let refusal = Refusal::of(error)?;
+    let hint = match refusal {
+        Refusal::TooMany(_) => "what was copied so far stays; take more with --max-files",
+        Refusal::TooLarge(_) => "what was copied so far stays; take more with --max-size",
+        Refusal::Link(_) => "leave such links out with --links skip",
+    };
+    let what = format!("the guest's files are not taken further: {refusal}");
+    Some(Problem::new(400, refusal.code(), what).hint(hint))
+}
+
 /// What failed on this side is this side's; the packer's words name the file.
 fn copy_problem(error: mvm_guest::Error) -> Problem {
     match error {
-        mvm_guest::Error::Archive { doing, cause } => {
+        mvm_guest::Error::Archive { doing, cause } => refused(&cause).unwrap_or_else(|| {
             Problem::new(400, "local_file", format!("cannot {doing} the files here: {cause}"))
-        }
+        }),
         other => guest_problem(other),
     }
 }

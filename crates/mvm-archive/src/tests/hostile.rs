@@ -1,7 +1,7 @@
 //! Archives that want to do harm.
 
 use super::{pack, unpacked};
-use crate::{Entry, Kind, Reader, Time, Trust, Writer, unpack};
+use crate::{Entry, Kind, Links, Reader, Refusal, Rules, Time, Trust, Writer, unpack};
 use proptest::prelude::*;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -25,11 +25,20 @@ fn link(to: &str) -> Kind {
     Kind::Symlink(to.into())
 }
 
-/// Unpacks into `dir/out`, beside `dir/kept`, and checks that nothing else was made or changed.
+fn ruled(links: Links) -> Trust {
+    Trust::Stranger(Rules { links, ..Rules::default() })
+}
+
+/// Unpacks into `dir/out`, as [`harmless_by`] does, by the rules that hold unless told otherwise.
 fn harmless(dir: &Path, archive: &[u8]) -> std::io::Result<crate::Notes> {
+    harmless_by(ruled(Links::Skip), dir, archive)
+}
+
+/// Unpacks into `dir/out`, beside `dir/kept`, and checks that nothing else was made or changed.
+fn harmless_by(trust: Trust, dir: &Path, archive: &[u8]) -> std::io::Result<crate::Notes> {
     std::fs::create_dir_all(dir.join("out")).expect("target");
     std::fs::write(dir.join("kept"), b"kept").expect("file");
-    let outcome = unpack(archive, &dir.join("out"), Trust::Stranger);
+    let outcome = unpack(archive, &dir.join("out"), trust);
     assert_eq!(std::fs::read(dir.join("kept")).expect("kept"), b"kept");
     let mut names: Vec<_> =
         std::fs::read_dir(dir).expect("dir").map(|e| e.expect("e").file_name()).collect();
@@ -59,11 +68,18 @@ fn nothing_goes_through_a_link_that_the_archive_made() {
             ("link", link(target), b""),
             ("link/kept", file(4), b"evil"),
         ];
-        let error = harmless(dir.path(), &archive(&steps)).expect_err(target);
-        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{target}: {error}");
+        for trust in [ruled(Links::Keep), Trust::Full] {
+            let error = harmless_by(trust, dir.path(), &archive(&steps)).expect_err(target);
+            assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{target}: {error}");
+        }
+        for links in [Links::Skip, Links::Refuse] {
+            let dir = tempfile::tempdir().expect("dir");
+            let _ = harmless_by(ruled(links), dir.path(), &archive(&steps));
+        }
         // Nor by another name, nor as a folder of that name.
         for last in [("link", Kind::Folder, &b""[..]), ("link/new", Kind::Folder, &b""[..])] {
-            harmless(dir.path(), &archive(&[steps[1].clone(), last])).expect_err(target);
+            let steps = archive(&[steps[1].clone(), last]);
+            harmless_by(ruled(Links::Keep), dir.path(), &steps).expect_err(target);
         }
     }
 }
@@ -75,10 +91,18 @@ fn a_link_that_was_there_is_followed_only_within_the_target() {
     std::fs::create_dir_all(out.join("real")).expect("folder");
     symlink("real", out.join("inner")).expect("link");
     symlink("..", out.join("outer")).expect("link");
-    harmless(dir.path(), &archive(&[("inner/f", file(1), b"x")])).expect("inside");
+    let [inner, outer] = ["inner/f", "outer/kept"].map(|name| archive(&[(name, file(1), b"x")]));
+    // A host follows none of a guest's, also none of an earlier copy's.
+    for archive in [&inner, &outer] {
+        let error = harmless(dir.path(), archive).expect_err("a link");
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+        assert!(error.to_string().contains("a symbolic link is in the way"), "{error}");
+    }
+    assert!(!out.join("real/f").exists());
+    harmless_by(Trust::Full, dir.path(), &inner).expect("inside");
     assert!(out.join("real/f").exists());
-    let error = harmless(dir.path(), &archive(&[("outer/kept", file(1), b"x")]));
-    assert_eq!(error.expect_err("outside").kind(), std::io::ErrorKind::PermissionDenied);
+    let error = harmless_by(Trust::Full, dir.path(), &outer).expect_err("outside");
+    assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
 }
 
 #[test]
@@ -100,8 +124,92 @@ fn a_hard_link_leads_nowhere_else() {
     for first in ["../kept", "/kept", "link/kept", "none", ""] {
         let dir = tempfile::tempdir().expect("dir");
         let all = [("link", link(".."), &b""[..]), ("h", Kind::HardLink(first.into()), b"")];
-        harmless(dir.path(), &archive(&all)).expect_err(first);
+        let all = archive(&all);
+        harmless_by(Trust::Full, dir.path(), &all).expect_err(first);
+        for links in [Links::Skip, Links::Keep] {
+            let notes = harmless_by(ruled(links), dir.path(), &all).expect("the rest").lines();
+            let said = notes.last().expect("a note");
+            assert!(said.contains("hard link h leads out"), "{first}: {said}");
+            assert!(!dir.path().join("out/h").exists(), "{first}");
+        }
+        let error = harmless_by(ruled(Links::Refuse), dir.path(), &all).expect_err(first);
+        assert_eq!(Refusal::of(&error).map(Refusal::code), Some("link_refused"), "{first}");
     }
+    // Nor to a file that was there: its owner would write to the guest's name, or the other way.
+    let dir = tempfile::tempdir().expect("dir");
+    std::fs::create_dir_all(dir.path().join("out")).expect("out");
+    std::fs::write(dir.path().join("out/mine"), b"mine").expect("file");
+    let all = archive(&[("h", Kind::HardLink(b"mine".to_vec()), b"")]);
+    assert!(!harmless(dir.path(), &all).expect("the rest").is_empty());
+    assert!(!dir.path().join("out/h").exists());
+    // One to a file of the archive itself is made.
+    let all = [("a", file(1), &b"x"[..]), ("b", Kind::HardLink(b"a".to_vec()), b"")];
+    assert!(harmless(dir.path(), &archive(&all)).expect("both").is_empty());
+    assert!(dir.path().join("out/b").exists());
+}
+
+#[test]
+fn symbolic_links_are_kept_skipped_or_refused() {
+    let links = [("in/up", "../file", true), ("at", "file", true), ("abs", "/etc/passwd", false)];
+    let links = links.into_iter().chain([("up", "../kept", false), ("in/on", "a/../../..", false)]);
+    for (name, target, stays) in links {
+        let all = archive(&[("in", Kind::Folder, b""), (name, link(target), b"")]);
+        for how in [Links::Keep, Links::Skip, Links::Refuse] {
+            let dir = tempfile::tempdir().expect("dir");
+            let outcome = harmless_by(ruled(how), dir.path(), &all);
+            let made = dir.path().join("out").join(name).is_symlink();
+            assert_eq!(made, stays || how == Links::Keep, "{name} {how:?}");
+            match (stays || how == Links::Keep, how, outcome) {
+                (true, _, Ok(notes)) => assert!(notes.is_empty(), "{name} {how:?}"),
+                (false, Links::Skip, Ok(notes)) => {
+                    let said = format!("symbolic link {name} leads out of the folder");
+                    assert!(notes.lines()[0].contains(&said), "{:?}", notes.lines());
+                }
+                (false, Links::Refuse, Err(error)) => {
+                    assert_eq!(Refusal::of(&error).map(Refusal::code), Some("link_refused"));
+                }
+                (_, _, outcome) => panic!("{name} {how:?}: {outcome:?}"),
+            }
+        }
+    }
+}
+
+/// What the first copy leaves must not carry the second one elsewhere.
+#[test]
+fn a_second_copy_never_writes_through_a_link_of_the_first() {
+    for how in [Links::Keep, Links::Skip] {
+        let dir = tempfile::tempdir().expect("dir");
+        let first = [
+            ("file", link("../kept"), &b""[..]),
+            ("folder", link(".."), b""),
+            ("sub", Kind::Folder, b""),
+            ("near", link("sub"), b""),
+        ];
+        harmless_by(ruled(how), dir.path(), &archive(&first)).expect("the first");
+        for name in ["file", "folder/kept", "near/kept", "folder/new"] {
+            let _ = harmless_by(ruled(how), dir.path(), &archive(&[(name, file(4), b"evil")]));
+        }
+        assert!(!dir.path().join("out/sub/kept").exists());
+    }
+}
+
+#[test]
+fn a_stranger_sends_no_more_than_the_rules_allow() {
+    let dir = tempfile::tempdir().expect("dir");
+    let few = Rules { most_entries: 3, ..Rules::default() };
+    let small = Rules { most_bytes: 3000, ..Rules::default() };
+    let files =
+        [("a", file(1000), &[1; 1000][..]), ("b", file(1000), &[1; 1000]), ("c", file(0), b"")];
+    let all = archive(&files);
+    for rules in [few, small] {
+        harmless_by(Trust::Stranger(rules), dir.path(), &all).expect("as much as may be");
+    }
+    let more = archive(&[&files[..], &[("d", file(1000), &[1; 1000])]].concat());
+    for rules in [few, small] {
+        let error = harmless_by(Trust::Stranger(rules), dir.path(), &more).expect_err("too much");
+        assert_eq!(Refusal::of(&error).map(Refusal::code), Some("copy_too_large"), "{error}");
+    }
+    harmless_by(Trust::Full, dir.path(), &more).expect("a guest takes all");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What is packed is what comes out.
 
 use super::{entries, others, pack, unpacked};
-use crate::{Notes, Packer, Trust, unpack};
+use crate::{Kind, Notes, Packer, Rules, Trust, unpack};
 use proptest::prelude::*;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, XattrFlags, mknodat, setxattr};
 use std::collections::BTreeMap;
@@ -211,24 +211,42 @@ fn what_is_not_there_or_cannot_be_read_is_an_error_with_its_name() {
     assert!(error.to_string().starts_with("f: "), "{error}");
 }
 
-/// A guest's file must not give its rights to whoever runs it on the host.
+/// A guest's file must not give its rights to whoever runs it on the host, nor let others write to it.
 #[test]
 fn a_strangers_file_gives_no_rights() {
     let dir = tempfile::tempdir().expect("dir");
     let tree = dir.path().join("tree");
     std::fs::create_dir_all(tree.join("shared")).expect("tree");
-    std::fs::write(tree.join("tool"), b"#!").expect("file");
-    let mode = |path: &Path, mode| {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("mode");
-    };
-    mode(&tree.join("tool"), 0o6755);
-    mode(&tree.join("shared"), 0o2775);
+    std::fs::create_dir_all(tree.join("tmp")).expect("tree");
+    let modes = [("tool", 0o6777, 0o755), ("secret", 0o600, 0o600), ("open", 0o666, 0o644)];
+    let folders = [("shared", 0o2775, 0o755), ("tmp", 0o1777, 0o755)];
+    let text = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff";
+    for (name, mode, _) in modes.iter().chain(&folders) {
+        let path = tree.join(name);
+        if !path.is_dir() {
+            std::fs::write(&path, b"#!").expect("file");
+        }
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(*mode)).expect("mode");
+    }
+    let mut packer = crate::Writer::new(Vec::new());
+    let xattrs =
+        vec![crate::Xattr { name: b"system.posix_acl_access".to_vec(), value: text.to_vec() }];
+    let (name, kind) = (b"acl".to_vec(), Kind::file(0));
+    let modified = crate::Time::default();
+    packer.entry(&crate::Entry { name, kind, mode: 0o600, modified, xattrs }).expect("entry");
+    let with_list = packer.finish().expect("archive");
     let (archive, _) = pack(&tree);
-    let notes = unpack(&archive[..], dir.path(), Trust::Stranger).expect("unpack");
-    assert_eq!(notes.lines(), ["tree/tool was copied without its setuid and setgid bits"]);
+    let trust = Trust::Stranger(Rules::default());
+    let notes = unpack(&archive[..], dir.path(), trust).expect("unpack").lines();
+    assert_eq!(notes.len(), 3, "{notes:?}");
+    assert!(notes.contains(&"tree/tool was copied without these bits: setuid, setgid".to_owned()));
     let seen = look(&tree);
-    assert_eq!(seen[Path::new("tool")].mode & 0o7777, 0o755);
-    assert_eq!(seen[Path::new("shared")].mode & 0o7777, 0o2775);
+    for (name, _, mode) in modes.iter().chain(&folders) {
+        assert_eq!(seen[Path::new(name)].mode & 0o7777, *mode, "{name}");
+    }
+    let notes = unpack(&with_list[..], dir.path(), trust).expect("unpack");
+    let said = "acl was copied without system.posix_acl_access: it gives rights";
+    assert_eq!(notes.lines(), [said]);
 }
 
 proptest! {

@@ -1,5 +1,6 @@
 //! `mvm instance`
 
+use super::copying::Copying;
 use super::values::{Of, Pair, Place, environment};
 use super::{Context, LeaseLength, explain_empty, refused, ssh};
 use crate::output::{self, Flow, Outcome};
@@ -105,6 +106,8 @@ pub enum Command {
         from: Place,
         /// A local folder, or tenant/pool/id:/folder
         to: Place,
+        #[command(flatten)]
+        copying: Copying,
     },
     /// Shows the console
     #[command(after_help = "Examples:\n  mvm instance logs ci/runners/i-0123abcd -f")]
@@ -207,7 +210,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             ssh::run(context, &instance, length.lease, &command).await
         }
         Command::Exec(exec) => own_failure(execute(context, exec).await, context),
-        Command::Cp { from, to } => copy(context, &from, &to).await,
+        Command::Cp { from, to, copying } => copy(context, &from, &to, copying).await,
         Command::Logs { instance, follow } => {
             let path = format!("{}?follow={follow}", paths::instance_part(&instance, "logs"));
             let (client, flow) = (context.client()?, Flow::default());
@@ -315,10 +318,11 @@ async fn moved(
     output::say(context.format, &moved, &line)
 }
 
-async fn copy(context: &Context, from: &Place, to: &Place) -> Outcome {
+async fn copy(context: &Context, from: &Place, to: &Place, copying: Copying) -> Outcome {
     match (from, to) {
         (Place::Guest(instance, path), Place::Local(folder)) => {
-            session::get(&context.client()?, instance, path, Path::new(folder)).await?;
+            let (client, folder) = (context.client()?, Path::new(folder));
+            session::get(&client, instance, path, folder, copying.rules()).await?;
         }
         (Place::Local(path), Place::Guest(instance, folder)) => {
             if let Err(cause) = std::fs::metadata(path) {

@@ -1,5 +1,6 @@
 //! `mvm job`
 
+use super::copying::Copying;
 use super::values::{Of, Pair, environment};
 use super::{Context, explain_empty, refused};
 use crate::job::{self, Input};
@@ -79,6 +80,8 @@ or mvm failed, or has not ended within --timeout.")]
         /// Where to
         #[arg(default_value = ".")]
         folder: String,
+        #[command(flatten)]
+        copying: Copying,
     },
 }
 
@@ -187,7 +190,9 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Wait { job, timeout } => {
             super::instance::own_failure(wait(context, job, timeout).await, context)
         }
-        Command::Artifacts { job, folder } => artifacts(context, job, &folder).await,
+        Command::Artifacts { job, folder, copying } => {
+            artifacts(context, job, &folder, copying).await
+        }
     }
 }
 
@@ -205,13 +210,13 @@ async fn wait(context: &Context, job: JobId, timeout: Option<u64>) -> Outcome {
     Ok(status)
 }
 
-async fn artifacts(context: &Context, job: JobId, folder: &str) -> Outcome {
+async fn artifacts(context: &Context, job: JobId, folder: &str, copying: Copying) -> Outcome {
     let client = context.client()?;
     let view: JobView = client.get(&jobs::job(job)).await.map_err(refused)?;
     let there = view.artifacts.iter().enumerate().filter(|(_, artifact)| artifact.bytes.is_some());
     let mut lines = Vec::new();
     for (index, artifact) in there {
-        job::fetch(&client, job, index, Path::new(folder)).await?;
+        job::fetch(&client, job, index, Path::new(folder), copying.rules()).await?;
         lines.push(artifact.path.clone());
     }
     if lines.is_empty() {

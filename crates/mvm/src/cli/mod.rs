@@ -7,6 +7,7 @@ mod bench;
 mod ca;
 pub mod coordinator;
 pub mod coordinator_serve;
+mod copying;
 mod desired;
 mod doctor;
 mod events;

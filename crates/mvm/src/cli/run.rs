@@ -1,6 +1,7 @@
 //! `mvm run`
 
 use super::Context;
+use super::copying::Copying;
 use super::instance::own_failure;
 use super::job::Options;
 use crate::job::{self, Input, WORK, split};
@@ -43,6 +44,8 @@ pub struct Run {
     /// Copy a file or folder of the guest back to here, or to another folder
     #[arg(long = "out", value_name = "PATH[:FOLDER]")]
     outputs: Vec<String>,
+    #[command(flatten)]
+    copying: Copying,
     #[command(flatten)]
     options: Options,
     /// Give it our standard input; not queued
@@ -147,7 +150,8 @@ async fn submit_and_follow(
             continue;
         };
         let began = Instant::now();
-        job::fetch(client, view.job_id, index, Path::new(folder)).await?;
+        let rules = run.copying.rules();
+        job::fetch(client, view.job_id, index, Path::new(folder), rules).await?;
         let took = began.elapsed() + Duration::from_micros(artifact.took_us);
         steps.push((format!("out {path}"), took));
     }
@@ -258,7 +262,8 @@ async fn work(client: &Client, instance: &InstanceRef, run: &Run, steps: &mut St
     for output in &run.outputs {
         let began = Instant::now();
         let (path, folder) = split(output, ".");
-        let get = async || session::get(client, instance, path, Path::new(folder)).await;
+        let (folder, rules) = (Path::new(folder), run.copying.rules());
+        let get = async || session::get(client, instance, path, folder, rules).await;
         match session::copied(client, get).await {
             Ok(()) => {}
             // A command that failed may not have come so far as to make it.

@@ -1,0 +1,42 @@
+//! What is taken from a guest: options of all commands that copy out of one.
+
+use clap::{Args, ValueEnum};
+use mvm_archive::Rules;
+
+/// How files of a guest are taken.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Copying {
+    /// What becomes of a guest's links that lead out of the folder that is copied to
+    #[arg(long, value_enum, value_name = "HOW", default_value = "skip")]
+    links: Links,
+    /// Take at most so many files, folders and links from a guest
+    #[arg(long, value_name = "COUNT", default_value_t = Rules::default().most_entries)]
+    max_files: u64,
+    /// Take at most so many GiB from a guest
+    #[arg(long, value_name = "GIB", default_value_t = Rules::default().most_bytes >> 30)]
+    max_size: u64,
+}
+
+/// What becomes of links that lead out.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Links {
+    /// Symbolic links are made as they are, wherever they lead
+    Keep,
+    /// They are left out, with a warning
+    Skip,
+    /// The first ends the copy with an error
+    Refuse,
+}
+
+impl Copying {
+    /// The same for the unpacker.
+    pub fn rules(&self) -> Rules {
+        let links = match self.links {
+            Links::Keep => mvm_archive::Links::Keep,
+            Links::Skip => mvm_archive::Links::Skip,
+            Links::Refuse => mvm_archive::Links::Refuse,
+        };
+        let most_bytes = self.max_size.saturating_mul(1 << 30);
+        Rules { links, most_entries: self.max_files, most_bytes }
+    }
+}
