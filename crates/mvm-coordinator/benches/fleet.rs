@@ -231,6 +231,7 @@ fn document() -> FleetState {
         revision: None,
         instance_resources: Resources { vcpus: 1, mem_mib: 512, ..Resources::default() },
         recycle: Default::default(),
+        egress: Default::default(),
         prewarm: None,
         runtime_policy: Default::default(),
         desired_counts: Counts {

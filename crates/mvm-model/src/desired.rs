@@ -15,6 +15,7 @@ pub use source::{is_path, needs_a_person, rebase, settled};
 
 use crate::admission::Quotas;
 use crate::cache::Cache;
+use crate::egress::Egress;
 use crate::error::{Code, Fault};
 use crate::name::Name;
 use crate::network::TenantNetwork;
@@ -95,6 +96,9 @@ pub struct DesiredPool {
     /// What becomes of instances that nobody uses.
     #[serde(default)]
     pub runtime_policy: RuntimePolicy,
+    /// What of the outside its instances may reach; everything but what is closed where nothing is said.
+    #[serde(default)]
+    pub egress: Egress,
     /// How many unleased instances of each temperature are kept ready.
     #[serde(default)]
     pub desired_counts: Counts,

@@ -2,6 +2,7 @@
 
 use crate::Millis;
 use crate::cache::{self, CacheDisk};
+use crate::egress::Egress;
 use crate::error::{Code, Fault};
 use crate::instance::Instance;
 use crate::name::PoolRef;
@@ -159,6 +160,9 @@ pub struct Pool {
     /// What becomes of instances that nobody uses.
     #[serde(default)]
     pub runtime_policy: RuntimePolicy,
+    /// What of the outside its instances may reach.
+    #[serde(default)]
+    pub egress: Egress,
     /// What to keep ready; `None` until the pool is scaled: then mvm leaves it alone.
     #[serde(default)]
     pub desired: Option<Counts>,

@@ -39,6 +39,9 @@ fn each_fault_is_refused_with_its_path() {
             document.pointer_mut(pointer).unwrap().as_array_mut().unwrap().push(value.clone());
         })
     };
+    let egress = |value: Value| -> Change {
+        Box::new(move |document| document["tenants"][0]["pools"][0]["egress"] = value.clone())
+    };
     let add = |pointer: &'static str, key: &'static str| -> Change {
         Box::new(move |document| {
             let object = document.pointer_mut(pointer).unwrap().as_object_mut().unwrap();
@@ -48,6 +51,16 @@ fn each_fault_is_refused_with_its_path() {
     let counts = "$.tenants[0].pools[0].desired_counts";
     let cases: Vec<(Change, Code, String)> = vec![
         (set("/schema_version", json!(2)), Code::UnsupportedVersion, "$.schema_version".into()),
+        (
+            egress(json!({"mode": "allow", "allow": ["10.0.0.0/8:99999"]})),
+            Code::InvalidDocument,
+            "$.tenants[0].pools[0].egress.allow[0]".into(),
+        ),
+        (
+            egress(json!({"mode": "none", "allow": ["10.0.0.0/8"]})),
+            Code::InvalidValue,
+            "$.tenants[0].pools[0].egress.allow".into(),
+        ),
         (set("/node_id", json!("Node_1")), Code::InvalidDocument, "$.node_id".into()),
         (add("", "nodeid"), Code::InvalidDocument, "$.nodeid".into()),
         (

@@ -40,6 +40,7 @@ fn pools() -> impl Strategy<Value = Vec<DesiredPool>> {
                 caches: (0..usize::from(large))
                     .map(|_| Cache { name: name("c"), path: format!("/c{flake}"), size_mib: 64 })
                     .collect(),
+                egress: mvm_model::Egress { allow_lan: sleep && large, ..Default::default() },
                 recycle: if sleep { Recycle::Sleep } else { Recycle::Reset },
                 prewarm: sleep.then(|| "true".into()),
                 runtime_policy: mvm_model::policy::RuntimePolicy {
@@ -126,6 +127,7 @@ fn update(mut pool: Pool, document: &DesiredState) -> Pool {
     pool.recycle = wanted.recycle;
     pool.prewarm = wanted.prewarm.clone();
     pool.runtime_policy = wanted.runtime_policy;
+    pool.egress = wanted.egress.clone();
     pool
 }
 

@@ -63,6 +63,7 @@ fn pool(index: usize, resources: Resources, desired_counts: Counts, placement: R
         caches: Vec::new(),
         instance_resources: resources,
         recycle: Default::default(),
+        egress: Default::default(),
         prewarm: None,
         revision: None,
         runtime_policy: Default::default(),

@@ -8,13 +8,16 @@
 mod error;
 mod links;
 mod netns;
+mod nft;
+mod render;
 mod rules;
+mod surroundings;
 mod tap;
 
 pub use error::Error;
 pub use links::{Bridge, Counters, LinkKind, Network, OwnedLink, Tap};
 pub use netns::enter_netns;
-pub use rules::{AllowRule, Egress, Proto, Ruleset, TapRules, TenantRules};
+pub use rules::{AllowRule, Egress, Mode, Proto, Ruleset, Surroundings, TapRules, TenantRules};
 
 /// What this crate gives.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -1,7 +1,7 @@
 //! Bridges and taps.
 
 use crate::rules::Ruleset;
-use crate::{Error, Result, rules, tap};
+use crate::{Error, Result, nft, render, surroundings, tap};
 use futures::TryStreamExt;
 use ipnet::Ipv4Net;
 use rtnetlink::packet_route::address::AddressAttribute;
@@ -250,11 +250,12 @@ impl Network {
 
     /// Puts the rules in force, in place of those of before; all at once.
     pub async fn apply(&self, rules: &Ruleset) -> Result<()> {
-        let text = rules::render(&self.owner, rules);
+        let around = surroundings::look(&self.handle, &self.owner).await?;
+        let text = render::render(&self.owner, rules, &around);
         if self.applied().as_ref() == Some(&text) {
             return Ok(());
         }
-        rules::run_nft(&text).await?;
+        nft::run_nft(&text).await?;
         *self.applied() = Some(text);
         Ok(())
     }
@@ -265,7 +266,7 @@ impl Network {
             self.remove(&link.name, link.kind).await?;
         }
         *self.applied() = None;
-        rules::run_nft(&rules::removal(&self.owner)).await
+        nft::run_nft(&render::removal(&self.owner)).await
     }
 
     fn applied(&self) -> std::sync::MutexGuard<'_, Option<String>> {
@@ -302,10 +303,7 @@ impl Network {
     /// made it: an agent was killed between making and marking.
     fn ours(&self, link: LinkMessage, kind: LinkKind) -> Result<LinkMessage> {
         let name = name_of(&link).unwrap_or_default();
-        let mark = link.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::IfAlias(mark) => Some(mark.clone()),
-            _ => None,
-        });
+        let mark = alias_of(&link);
         let named = name.starts_with(&format!("mv{}-", self.owner));
         match mark {
             Some(mark) if mark == self.mark(kind) => Ok(link),
@@ -321,9 +319,17 @@ impl Network {
     }
 }
 
-fn name_of(link: &LinkMessage) -> Option<String> {
+pub(crate) fn name_of(link: &LinkMessage) -> Option<String> {
     link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })
+}
+
+/// What it is marked with (`ip link set … alias`).
+pub(crate) fn alias_of(link: &LinkMessage) -> Option<String> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfAlias(alias) => Some(alias.clone()),
         _ => None,
     })
 }

@@ -2,7 +2,7 @@
 //! that are named as taps are. Needs root, ip(8) and nft(8).
 
 use mvm_network::{
-    AllowRule, Bridge, Egress, Network, Proto, Ruleset, TapRules, TenantRules, enter_netns,
+    AllowRule, Bridge, Egress, Mode, Network, Proto, Ruleset, TapRules, TenantRules, enter_netns,
 };
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -10,9 +10,16 @@ use std::process::Command;
 use std::time::Duration;
 
 const OWNER: &str = "ab12";
-const OUTSIDE: &str = "192.0.2.2";
+/// Beyond the router at the other end of the host's uplink.
+const OUTSIDE: &str = "198.51.100.2";
+/// The router itself, a machine on another link of the host, and one that is routed to over that.
+const UPLINK: &str = "192.0.2.2";
+const LAN: &str = "192.168.50.2";
+const BEYOND_LAN: &str = "172.30.0.2";
+const METADATA: &str = "169.254.169.254";
 
-/// Namespaces: `host`, where mvm is, guests, and `out`, which knows no way back to the guests.
+/// Namespaces: `host`, where mvm is, guests, `lan`, and `out`, the internet; both know no way back to the
+/// guests.
 struct Lab {
     prefix: String,
     names: Vec<String>,
@@ -43,7 +50,7 @@ impl Lab {
     fn new() -> Lab {
         let mut lab =
             Lab { prefix: format!("mvm-test-net-{}-", std::process::id()), names: Vec::new() };
-        for name in ["host", "out"] {
+        for name in ["host", "out", "lan"] {
             lab.netns(name);
         }
         let (host, out) = (lab.name("host"), lab.name("out"));
@@ -52,6 +59,18 @@ impl Lab {
             ip(&format!("-n {netns} addr add {address} dev wan"));
             ip(&format!("-n {netns} link set wan up"));
         }
+        ip(&format!("-n {host} link add lan type veth peer name lan netns {}", lab.name("lan")));
+        for (netns, address) in [(&host, "192.168.50.1/24"), (&lab.name("lan"), "192.168.50.2/24")]
+        {
+            ip(&format!("-n {netns} addr add {address} dev lan"));
+            ip(&format!("-n {netns} link set lan up"));
+        }
+        for address in [OUTSIDE, METADATA] {
+            ip(&format!("-n {out} addr add {address}/32 dev lo"));
+        }
+        ip(&format!("-n {} addr add {BEYOND_LAN}/32 dev lo", lab.name("lan")));
+        ip(&format!("-n {host} route add default via {UPLINK}"));
+        ip(&format!("-n {host} route add 172.30.0.0/16 via {LAN}"));
         lab
     }
 
@@ -81,7 +100,7 @@ impl Lab {
         ip(&format!("-n {guest} addr add {address}/24 dev eth0"));
         ip(&format!("-n {guest} link set eth0 up"));
         ip(&format!("-n {guest} route add default via 10.81.{tenant}.1"));
-        TapRules { tap, mac, address, egress: Egress::Open }
+        TapRules { tap, mac, address, egress: Egress::default() }
     }
 
     /// Runs it in a thread of the namespace.
@@ -118,6 +137,7 @@ impl Lab {
             let mut stream = match stream {
                 Ok(stream) => stream,
                 Err(e) if e.kind() == ErrorKind::ConnectionRefused => return Answer::Refused,
+                Err(e) if e.kind() == ErrorKind::HostUnreachable => return Answer::Refused,
                 Err(_) => return Answer::Silence,
             };
             let mut seen = String::new();
@@ -150,6 +170,10 @@ fn apply(lab: &Lab, rules: Ruleset) {
     });
 }
 
+fn rules(tenants: Vec<TenantRules>) -> Ruleset {
+    Ruleset { tenants, resolvers: Vec::new() }
+}
+
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("runtime").block_on(work)
@@ -176,22 +200,23 @@ fn packets_go_where_they_may_and_nowhere_else() {
     }
     lab.listen("host", "0.0.0.0:7022");
     lab.listen("host", "0.0.0.0:7023");
-    for port in [7000, 7001] {
+    for port in [53, 7000, 7001] {
         lab.listen("out", &format!("0.0.0.0:{port}"));
+        lab.listen("lan", &format!("0.0.0.0:{port}"));
     }
     let outside = |port: u16| format!("{OUTSIDE}:{port}");
     let from = |address: &str| Answer::From(address.to_owned());
-    let open = Ruleset { tenants: vec![tenant(1, &[&one, &two]), tenant(2, &[&other])] };
+    let open = rules(vec![tenant(1, &[&one, &two]), tenant(2, &[&other])]);
     apply(&lab, open.clone());
 
     // Its sibling; not another tenant's guest, in neither direction.
     assert_eq!(lab.call("one", "10.81.1.3:7000"), from("10.81.1.2"));
-    assert_eq!(lab.call("one", "10.81.2.2:7000"), Answer::Silence);
-    assert_eq!(lab.call("other", "10.81.1.2:7000"), Answer::Silence);
+    assert_eq!(lab.call("one", "10.81.2.2:7000"), Answer::Refused);
+    assert_eq!(lab.call("other", "10.81.1.2:7000"), Answer::Refused);
     // Of the host what is named, on its own gateway.
     assert_eq!(lab.call("one", "10.81.1.1:7022"), from("10.81.1.2"));
     for port in ["10.81.1.1:7023", "10.81.2.1:7022", "192.0.2.1:7022", "192.0.2.1:7023"] {
-        assert_eq!(lab.call("one", port), Answer::Silence, "{port}");
+        assert_eq!(lab.call("one", port), Answer::Refused, "{port}");
     }
     // The outside, by NAT; nobody of it comes in.
     assert_eq!(lab.call("one", &outside(7000)), from("192.0.2.1"));
@@ -216,28 +241,15 @@ fn packets_go_where_they_may_and_nowhere_else() {
     ip(&route);
     assert_eq!(lab.call("two", "10.81.1.2:7000"), from("10.81.1.3"));
 
-    // Egress: nothing, or what is named.
-    let rule = AllowRule {
-        cidr: "192.0.2.2/32".parse().expect("cidr"),
-        proto: Some(Proto::Tcp),
-        ports: vec![7001],
-    };
-    let (mut shut, mut narrow) = (one.clone(), other.clone());
-    (shut.egress, narrow.egress) = (Egress::None, Egress::Allow(vec![rule]));
-    apply(&lab, Ruleset { tenants: vec![tenant(1, &[&shut, &two]), tenant(2, &[&narrow])] });
-    assert_eq!(lab.call("one", &outside(7000)), Answer::Silence);
-    assert_eq!(lab.call("one", "10.81.1.3:7000"), from("10.81.1.2"), "siblings are no outside");
-    assert_eq!(lab.call("two", &outside(7000)), from("192.0.2.1"));
-    assert_eq!(lab.call("other", &outside(7000)), Answer::Silence);
-    assert_eq!(lab.call("other", &outside(7001)), from("192.0.2.1"));
+    egress(&lab, &one, &two, &other);
 
     // One that is no guest any more is not heard.
-    apply(&lab, Ruleset { tenants: vec![tenant(1, &[&one]), tenant(2, &[&other])] });
+    apply(&lab, rules(vec![tenant(1, &[&one]), tenant(2, &[&other])]));
     assert_eq!(lab.call("two", "10.81.1.2:7000"), Answer::Silence);
     // Refused rules change nothing.
     let mut faulty = one.clone();
     faulty.mac = "} drop".to_owned();
-    let bad = Ruleset { tenants: vec![tenant(1, &[&faulty])] };
+    let bad = rules(vec![tenant(1, &[&faulty])]);
     let refused = lab.within("host", move || {
         block_on(async { Network::open(OWNER).await.expect("open").apply(&bad).await })
     });
@@ -249,4 +261,90 @@ fn packets_go_where_they_may_and_nowhere_else() {
         Command::new("nft").args(["list", "tables"]).output().expect("nft").stdout
     });
     assert!(!String::from_utf8_lossy(&tables).contains("mvm_"), "nothing is left");
+}
+
+/// What of the outside is open in each mode, and what is closed in all.
+fn egress(lab: &Lab, one: &TapRules, two: &TapRules, other: &TapRules) {
+    let rule =
+        |cidr: &str, port, proto| AllowRule { cidr: cidr.parse().expect("cidr"), port, proto };
+    let with = |guest: &TapRules, mode, lan, allow: &[AllowRule]| TapRules {
+        egress: Egress { mode, lan, allow: allow.to_vec() },
+        ..guest.clone()
+    };
+    let put = |a: &TapRules, b: &TapRules, c: &TapRules, resolvers: &[&str]| {
+        let resolvers = resolvers.iter().map(|text| text.parse().expect("address")).collect();
+        let tenants = vec![tenant(1, &[a, b]), tenant(2, &[c])];
+        apply(lab, Ruleset { tenants, resolvers });
+    };
+    let open = |from: &str, to: &str, port: u16| {
+        let answer = lab.call(from, &format!("{to}:{port}"));
+        match answer {
+            Answer::From(_) => true,
+            // Told at once: a program need not wait until it gives up.
+            Answer::Refused => false,
+            Answer::Silence => panic!("{from} waits for {to}:{port} in vain"),
+        }
+    };
+    let reach = |from: &str| {
+        let all = [OUTSIDE, UPLINK, LAN, BEYOND_LAN, METADATA, "192.0.2.1", "192.168.50.1"];
+        all.into_iter().filter(|to| open(from, to, 7000)).collect::<Vec<_>>()
+    };
+    lab.listen("host", "0.0.0.0:7000");
+
+    // Open is the internet; closed are metadata, the host, its links' networks and what lies behind them.
+    put(one, two, other, &[]);
+    assert_eq!(reach("one"), [OUTSIDE]);
+    // The resolvers that guests are told of answer DNS, wherever they are, and nothing else.
+    put(one, two, other, &[LAN, METADATA]);
+    assert!(open("one", LAN, 53) && open("one", METADATA, 53));
+    assert_eq!(reach("one"), [OUTSIDE]);
+    // Named alone, or as a part; a wider network opens nothing that is closed.
+    let metadata = rule("169.254.169.254/32", Some(7000), None);
+    let part = rule("192.168.50.0/25", Some(7001), Some(Proto::Tcp));
+    let all = rule("0.0.0.0/0", None, None);
+    let host = rule("192.168.50.1/32", Some(7000), Some(Proto::Tcp));
+    put(
+        &with(one, Mode::Open, false, &[metadata.clone(), part.clone(), all.clone()]),
+        &with(two, Mode::Open, true, std::slice::from_ref(&host)),
+        &with(other, Mode::None, false, &[]),
+        &[],
+    );
+    assert_eq!(reach("one"), [OUTSIDE, METADATA]);
+    assert!(open("one", LAN, 7001) && !open("one", METADATA, 7001));
+    assert_eq!(reach("two"), [OUTSIDE, UPLINK, LAN, BEYOND_LAN, "192.168.50.1"]);
+    assert_eq!(reach("other"), [""; 0]);
+    assert!(open("one", "10.81.1.3", 7000), "siblings are no outside");
+    // Only what is named, by its port and protocol.
+    let outside = |port, proto| rule("198.51.100.0/24", port, proto);
+    put(
+        &with(one, Mode::Allow, false, &[outside(Some(7000), Some(Proto::Udp)), all]),
+        &with(two, Mode::Allow, false, &[outside(Some(7001), Some(Proto::Tcp)), part]),
+        &with(other, Mode::Allow, true, &[rule("192.168.0.0/16", None, None)]),
+        &[LAN],
+    );
+    assert_eq!(reach("one"), [OUTSIDE]);
+    assert_eq!(reach("two"), [""; 0]);
+    assert!(open("two", OUTSIDE, 7001) && open("two", LAN, 7001) && !open("two", LAN, 53));
+    assert_eq!(reach("other"), [LAN]);
+
+    // A change holds for what is connected already.
+    put(one, two, other, &[]);
+    let (mut ours, mut theirs) = held(lab, "one");
+    exchange(&mut ours, &mut theirs).expect("it is open");
+    put(&with(one, Mode::None, false, &[]), two, other, &[]);
+    exchange(&mut ours, &mut theirs).expect_err("it is closed");
+    put(one, two, other, &[]);
+}
+
+/// A connection of a guest to the outside, both ends.
+fn held(lab: &Lab, guest: &str) -> (TcpStream, TcpStream) {
+    let listener = lab.within("out", || TcpListener::bind("0.0.0.0:7002").expect("bind"));
+    let ours = lab.within(guest, || TcpStream::connect((OUTSIDE, 7002)).expect("connect"));
+    (ours, listener.accept().expect("accept").0)
+}
+
+fn exchange(ours: &mut TcpStream, theirs: &mut TcpStream) -> std::io::Result<()> {
+    theirs.set_read_timeout(Some(Duration::from_millis(700)))?;
+    std::io::Write::write_all(ours, b"a")?;
+    std::io::Read::read_exact(theirs, &mut [0])
 }

@@ -18,6 +18,7 @@ use mvm_hypervisor::{
     Confine, Disk, Kernel, Machine, Nic, Platform, ProcessIdentity, RestoreMemory, VmSpec,
 };
 use mvm_model::{Instance, InstanceId, Tenant};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -252,7 +253,7 @@ impl Node {
         let network = Some(GuestNetwork {
             address: format!("{}/{prefix}", instance.address),
             gateway: tenant.network.gateway().to_string(),
-            dns: resolvers(),
+            dns: resolvers().iter().map(Ipv4Addr::to_string).collect(),
             mac: Some(instance.mac.clone()),
         });
         let entropy = Some(identity::random_bytes::<64>()?.to_vec());
@@ -322,13 +323,12 @@ fn wall_clock_ns() -> u64 {
 }
 
 /// The host's DNS servers that guests can reach: those that are not on its loopback. resolv.conf(5)
-pub fn resolvers() -> Vec<String> {
+pub fn resolvers() -> Vec<Ipv4Addr> {
     let files = ["/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"];
     let text = files.iter().find_map(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
     text.lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse().ok())
-        .filter(|address: &std::net::Ipv4Addr| !address.is_loopback())
-        .map(|address| address.to_string())
+        .filter(|address: &Ipv4Addr| !address.is_loopback())
         .collect()
 }
 

@@ -104,6 +104,7 @@ impl Node {
         wanted.resources.validate()?;
         self.admit_shape(&wanted.resources)?;
         wanted.runtime_policy.validate()?;
+        wanted.egress.validate()?;
         source(&wanted.flake_ref, &wanted.profile, "$")?;
         settled(&wanted.flake_ref, "$.flake_ref")?;
         let caches = mvm_model::cache::change(&[], wanted.caches)?;
@@ -128,6 +129,7 @@ impl Node {
                 recycle: wanted.recycle,
                 prewarm: wanted.prewarm.filter(|command| !command.is_empty()),
                 runtime_policy: wanted.runtime_policy,
+                egress: wanted.egress,
                 revisions: Vec::new(),
                 current: None,
                 created_at: wall(),
@@ -140,6 +142,7 @@ impl Node {
                     && known.recycle == pool.recycle
                     && known.prewarm == pool.prewarm
                     && known.runtime_policy == pool.runtime_policy
+                    && known.egress == pool.egress
                     && (pool.override_inputs.is_empty()
                         || known.override_inputs == pool.override_inputs)
                     && known.kernel == pool.kernel;
@@ -160,6 +163,7 @@ impl Node {
         if let Some(flake) = &patch.flake_ref {
             settled(flake, "$.flake_ref")?;
         }
+        let walls = patch.egress.is_some();
         self.change(|world, changes| {
             let before = world.pool(reference)?;
             let mut pool = before.clone();
@@ -177,6 +181,8 @@ impl Node {
             }
             pool.runtime_policy = patch.runtime_policy.apply(pool.runtime_policy);
             pool.runtime_policy.validate()?;
+            pool.egress = patch.egress.unwrap_or(pool.egress);
+            pool.egress.validate()?;
             let shape = &mut pool.resources;
             shape.vcpus = patch.vcpus.unwrap_or(shape.vcpus);
             shape.mem_mib = patch.mem_mib.unwrap_or(shape.mem_mib);
@@ -197,6 +203,11 @@ impl Node {
             Ok(())
         })
         .await?;
+        if walls {
+            // Running machines are bound by it at once.
+            let _wires = self.wires.lock().await;
+            self.apply_rules().await?;
+        }
         self.sweep_caches().await
     }
 

@@ -387,6 +387,7 @@ impl Node {
                     recycle: wanted.recycle,
                     prewarm: wanted.prewarm.clone(),
                     runtime_policy: wanted.runtime_policy,
+                    egress: wanted.egress.clone(),
                     override_inputs: wanted.override_inputs.clone(),
                     kernel: None,
                 };
@@ -407,6 +408,7 @@ impl Node {
                     prewarm: Some(wanted.prewarm.clone().unwrap_or_default()),
                     override_inputs: Some(wanted.override_inputs.clone()),
                     runtime_policy: wanted.runtime_policy.into(),
+                    egress: Some(wanted.egress.clone()),
                 };
                 self.update_pool(pool, patch).await
             }

@@ -5,8 +5,11 @@ use crate::node::Node;
 use crate::problem::OrProblem;
 use crate::world::World;
 use ipnet::Ipv4Net;
-use mvm_model::{Instance, Tenant};
-use mvm_network::{Bridge, Egress, Network, Ruleset, Tap, TapRules, TenantRules};
+use mvm_model::egress::Protocol;
+use mvm_model::{EgressMode, Instance, Pool, Tenant};
+use mvm_network::{
+    AllowRule, Bridge, Egress, Mode, Network, Proto, Ruleset, Tap, TapRules, TenantRules,
+};
 
 /// The first of 4096 user ids, one a tenant (its net id is added), that confined hypervisors run
 /// as. Far above what distributions hand out, and below the ranges of user namespaces.
@@ -73,6 +76,20 @@ impl Node {
         self.parts.network.apply(&rules).await.or_problem()
     }
 
+    /// Closes what the host has come to be connected to since the rules were made.
+    pub(crate) async fn keep_walls(&self) {
+        let _wires = self.wires.lock().await;
+        if self.read(|world| world.tenants.is_empty()).await {
+            return;
+        }
+        if let Err(problem) = self.apply_rules().await {
+            tracing::error!(
+                code = problem.code,
+                "cannot put the firewall rules in force: {problem}"
+            );
+        }
+    }
+
     fn rules(&self, world: &World) -> Ruleset {
         let tenants = world
             .tenants
@@ -88,12 +105,12 @@ impl Node {
                         tap: self.tap_name(instance),
                         mac: instance.mac.clone(),
                         address: instance.address,
-                        egress: Egress::Open,
+                        egress: world.pools.get(&instance.pool).map_or_else(closed, egress_of),
                     })
                     .collect(),
             })
             .collect();
-        Ruleset { tenants }
+        Ruleset { tenants, resolvers: crate::boot::resolvers() }
     }
 
     /// At start: every tenant has its bridge and the rules are in force; links of ours that
@@ -128,4 +145,28 @@ impl Node {
         }
         self.apply_rules().await
     }
+}
+
+/// What the pool's guests may reach.
+fn egress_of(pool: &Pool) -> Egress {
+    let mvm_model::Egress { mode, allow, allow_lan } = &pool.egress;
+    let mode = match mode {
+        EgressMode::Open => Mode::Open,
+        EgressMode::None => Mode::None,
+        EgressMode::Allow => Mode::Allow,
+    };
+    let allow = allow.iter().map(|destination| AllowRule {
+        cidr: destination.cidr,
+        port: destination.port,
+        proto: destination.protocol.map(|protocol| match protocol {
+            Protocol::Tcp => Proto::Tcp,
+            Protocol::Udp => Proto::Udp,
+        }),
+    });
+    Egress { mode, allow: allow.collect(), lan: *allow_lan }
+}
+
+/// Of a guest whose pool is going.
+fn closed() -> Egress {
+    Egress { mode: Mode::None, ..Egress::default() }
 }

@@ -47,6 +47,7 @@ pub async fn run(node: Arc<Node>) {
     loop {
         recovery::settle_again(&node).await;
         node.expire_leases().await;
+        node.keep_walls().await;
         node.measure().await;
         let freed = node.end_overstayed().await;
         tick(&node, &in_flight, freed).await;

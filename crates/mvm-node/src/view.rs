@@ -49,6 +49,7 @@ impl Node {
             recycle: pool.recycle,
             prewarm: pool.prewarm.clone(),
             runtime_policy: pool.runtime_policy,
+            egress: pool.egress.clone(),
             template_ready: self.template_of_pool(pool).is_some(),
             template_renewal: self.renewal_of(pool),
             revision: pool.current_revision().cloned(),

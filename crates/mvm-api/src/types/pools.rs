@@ -4,7 +4,7 @@ use mvm_model::host::Shortfall;
 use mvm_model::policy::RuntimePolicy;
 use mvm_model::pool::RevisionEntry;
 use mvm_model::template::Renewal;
-use mvm_model::{Cache, CacheDisk, Counts, Millis, Name, Recycle, Resources};
+use mvm_model::{Cache, CacheDisk, Counts, Egress, Millis, Name, Recycle, Resources};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -33,6 +33,9 @@ pub struct CreatePool {
     /// What becomes of instances that nobody uses.
     #[serde(default)]
     pub runtime_policy: RuntimePolicy,
+    /// What of the outside its instances may reach; everything but what is closed where nothing is said.
+    #[serde(default)]
+    pub egress: Egress,
     /// Inputs of the flake to be replaced at every build.
     #[serde(default)]
     pub override_inputs: BTreeMap<String, String>,
@@ -69,6 +72,9 @@ pub struct UpdatePool {
     pub override_inputs: Option<BTreeMap<String, String>>,
     #[serde(default, skip_serializing_if = "PolicyPatch::is_empty")]
     pub runtime_policy: PolicyPatch,
+    /// In place of the setting before, as a whole; in force for running instances at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
 }
 
 /// Changes of a pool's policy: only what is given changes. Seconds; 0 is never.
@@ -165,6 +171,9 @@ pub struct PoolView {
     pub prewarm: Option<String>,
     /// What becomes of instances that nobody uses.
     pub runtime_policy: RuntimePolicy,
+    /// What of the outside its instances may reach.
+    #[serde(default)]
+    pub egress: Egress,
     /// Whether new instances are clones: the template of this revision and shape is there.
     pub template_ready: bool,
     /// Why the template was given up last and is made anew, if it ever was.

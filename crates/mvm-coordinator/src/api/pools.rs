@@ -108,6 +108,7 @@ fn pool_view(view: &View, tenant: &FleetTenant, pool: &FleetPool, at: u64) -> Po
         recycle: pool.recycle,
         prewarm: pool.prewarm.clone(),
         runtime_policy: pool.runtime_policy,
+        egress: pool.egress.clone(),
         template_ready: held.iter().any(|(_, status)| status.template),
         // Each node has its own template, and tells of it.
         template_renewal: None,

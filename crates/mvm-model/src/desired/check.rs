@@ -78,6 +78,7 @@ fn pools(tenant: &DesiredTenant, path: &str, scope: Scope) -> Result<(), Fault> 
         }
         pool.instance_resources.validate().map_err(below(format!("{path}.instance_resources")))?;
         pool.runtime_policy.validate().map_err(below(format!("{path}.runtime_policy")))?;
+        pool.egress.validate().map_err(below(path.clone()))?;
         crate::cache::validate(&pool.caches).map_err(below(path.clone()))?;
         sum.add(pool);
         sum.admit(&tenant.quotas, pool, &tenant.tenant_id, &path)?;

@@ -260,6 +260,7 @@ fn changes(wanted: &DesiredPool, known: &Pool) -> Vec<&'static str> {
         ("recycle", wanted.recycle != known.recycle),
         ("runtime_policy", wanted.runtime_policy != known.runtime_policy),
         ("prewarm", wanted.prewarm != known.prewarm),
+        ("egress", wanted.egress != known.egress),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
 }
@@ -297,6 +298,7 @@ impl DesiredState {
                     recycle: pool.recycle,
                     prewarm: pool.prewarm.clone(),
                     runtime_policy: pool.runtime_policy,
+                    egress: pool.egress.clone(),
                     desired_counts: pool.desired.unwrap_or_default(),
                 })
                 .collect(),

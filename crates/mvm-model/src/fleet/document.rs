@@ -4,6 +4,7 @@ use super::rules::Rules;
 use crate::admission::Quotas;
 use crate::cache::Cache;
 use crate::desired::{self, DesiredPool, DesiredTenant, check};
+use crate::egress::Egress;
 use crate::error::{Code, Fault};
 use crate::name::{Name, PoolRef};
 use crate::network::TenantNetwork;
@@ -99,6 +100,9 @@ pub struct FleetPool {
     /// What becomes of instances that nobody uses.
     #[serde(default)]
     pub runtime_policy: RuntimePolicy,
+    /// What of the outside its instances may reach; everything but what is closed where nothing is said.
+    #[serde(default)]
+    pub egress: Egress,
     /// How many unleased instances of each temperature are kept ready on all nodes together.
     #[serde(default)]
     pub desired_counts: Counts,
@@ -129,6 +133,7 @@ impl FleetPool {
             revision: self.revision.clone(),
             revision_from: None,
             runtime_policy: self.runtime_policy,
+            egress: self.egress.clone(),
             desired_counts: counts,
         }
     }

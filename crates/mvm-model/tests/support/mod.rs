@@ -30,6 +30,7 @@ pub fn pool() -> mvm_model::Pool {
         resources: Default::default(),
         caches: Vec::new(),
         recycle: Default::default(),
+        egress: Default::default(),
         prewarm: None,
         runtime_policy: Default::default(),
         desired: None,

@@ -430,6 +430,7 @@ pub async fn pool_in_with(
         recycle,
         prewarm: prewarm.map(str::to_owned),
         runtime_policy: Default::default(),
+        egress: Default::default(),
         override_inputs: Default::default(),
         kernel: None,
     };
@@ -530,6 +531,7 @@ async fn apply(node: &Arc<Node>) -> Result<()> {
         recycle: Recycle::Sleep,
         prewarm: None,
         runtime_policy: Default::default(),
+        egress: Default::default(),
         desired_counts: counts(0, 2, 1),
     }];
     let tenant = |id: &str, net, pools| DesiredTenant {

@@ -11,9 +11,10 @@ use mvm_api::types::{
 };
 use mvm_api::{Client, Problem, paths};
 use mvm_model::desired::is_path;
+use mvm_model::egress::Destination;
 use mvm_model::policy::RuntimePolicy;
 use mvm_model::pool::{DEFAULT_SCRATCH_MIB, RevisionEntry};
-use mvm_model::{Cache, Name, PoolRef, Resources};
+use mvm_model::{Cache, Egress, EgressMode, Name, PoolRef, Resources};
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::Path;
@@ -45,7 +46,9 @@ pub enum Command {
         pool: PoolRef,
     },
     /// Changes a pool; idle instances are replaced by such ones, leased ones keep their shape
-    #[command(after_help = "Examples:\n  mvm pool update ci/runners --mem 8192")]
+    #[command(
+        after_help = "Examples:\n  mvm pool update ci/runners --mem 8192\n  mvm pool update ci/runners --egress allow --allow 10.20.0.0/16:443/tcp --allow 10.20.0.2:53"
+    )]
     Update {
         /// tenant/pool
         pool: PoolRef,
@@ -76,6 +79,8 @@ pub enum Command {
         /// What the template's guest runs before it is snapshotted; "" for nothing
         #[arg(long, value_name = "COMMAND")]
         prewarm: Option<String>,
+        #[command(flatten)]
+        egress: EgressOptions,
         #[command(flatten)]
         policy: Policy,
     },
@@ -176,6 +181,8 @@ pub struct Shape {
     #[arg(long, value_name = "COMMAND")]
     prewarm: Option<String>,
     #[command(flatten)]
+    egress: EgressOptions,
+    #[command(flatten)]
     policy: Policy,
     /// Kernel to boot, by digest or name [default: the default kernel]
     #[arg(long)]
@@ -227,6 +234,49 @@ impl Policy {
     }
 }
 
+/// What of the outside instances may reach.
+#[derive(Clone, Debug, Args)]
+pub struct EgressOptions {
+    /// What of the outside instances may reach; in force for running ones at once [default: open]
+    #[arg(long, value_enum)]
+    egress: Option<Mode>,
+    /// With --egress allow, what may be reached; with open, what of the closed networks
+    #[arg(long, value_name = "CIDR[:PORT[/PROTO]]", requires = "egress")]
+    allow: Vec<Destination>,
+    /// The networks of the host's own links may be reached as well
+    #[arg(long, requires = "egress")]
+    allow_lan: bool,
+}
+
+impl EgressOptions {
+    /// The setting, if one was given.
+    fn setting(self) -> Option<Egress> {
+        let EgressOptions { egress, allow, allow_lan } = self;
+        egress.map(|mode| Egress { mode: mode.into(), allow, allow_lan })
+    }
+}
+
+/// How much of the outside is open.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Mode {
+    /// The internet: all but the host, its networks and metadata services
+    Open,
+    /// Nothing
+    None,
+    /// What --allow names
+    Allow,
+}
+
+impl From<Mode> for EgressMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Open => EgressMode::Open,
+            Mode::None => EgressMode::None,
+            Mode::Allow => EgressMode::Allow,
+        }
+    }
+}
+
 /// What becomes of an instance after a job.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Recycle {
@@ -274,6 +324,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             recycle,
             cache,
             prewarm,
+            egress,
             policy,
         } => {
             let body = UpdatePool {
@@ -287,6 +338,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 caches: caches(&cache)?,
                 override_inputs: None,
                 runtime_policy: policy.patch(),
+                egress: egress.setting(),
                 prewarm,
             };
             let view: PoolView =
@@ -336,6 +388,7 @@ async fn create(context: &Context, pool: &PoolRef, shape: Shape) -> Outcome {
         recycle: shape.recycle.into(),
         override_inputs: Default::default(),
         runtime_policy: shape.policy.patch().apply(RuntimePolicy::default()),
+        egress: shape.egress.setting().unwrap_or_default(),
         prewarm: shape.prewarm,
         kernel: shape.kernel,
     };

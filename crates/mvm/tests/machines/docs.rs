@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 const PAGES: &[&str] = &[
     "tenants",
     "pools",
+    "network",
     "templates",
     "instances",
     "jobs",

@@ -167,7 +167,7 @@ fn room(root: &Path, agent: Option<&AgentInfo>) -> [Check; 3] {
     let servers = mvm_node::resolvers();
     let names = match servers.is_empty() {
         true => "the host names none that guests can reach".to_owned(),
-        false => servers.join(", "),
+        false => servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     };
     [
         note("room", true, detail, ""),

@@ -1,0 +1,176 @@
+//! What of the outside a pool's guests may reach.
+
+use crate::error::{Code, Fault};
+use crate::name::string_conversions;
+use ipnet::Ipv4Net;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+/// The most destinations of one pool.
+pub const MAX_ALLOWED: usize = 256;
+
+/// What of the outside a pool's guests may reach. Other tenants never count as outside, and IPv6 is
+/// closed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Egress {
+    /// Everything but what is closed, nothing, or what `allow` names.
+    #[serde(default)]
+    pub mode: EgressMode,
+    /// What may be reached in mode `allow`; in every mode but `none`, what of the closed networks is open
+    /// all the same: `10.0.0.0/8:443/tcp`. At most 256.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub allow: Vec<Destination>,
+    /// Whether the networks of the host's own links count as outside; closed where not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_lan: bool,
+}
+
+/// How much of the outside is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EgressMode {
+    /// The internet: everything that is not closed.
+    #[default]
+    Open,
+    /// Nothing.
+    None,
+    /// What is named, and nothing else.
+    Allow,
+}
+
+/// `CIDR[:PORT[/PROTO]]`: a network, one port of it or all, by one protocol or by TCP and UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String", extend("pattern" = r"^[0-9.]+(/[0-9]{1,2})?(:[0-9]{1,5}(/(tcp|udp))?)?$"))]
+pub struct Destination {
+    /// Where to.
+    pub cidr: Ipv4Net,
+    /// The port, 1 to 65535; all ports and protocols where absent.
+    pub port: Option<u16>,
+    /// The port's protocol; TCP and UDP where absent.
+    pub protocol: Option<Protocol>,
+}
+
+/// A protocol with ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+string_conversions!(Destination);
+
+impl Egress {
+    /// Checks that the parts fit together; the JSON path of the fault is relative to what has it as `egress`.
+    pub fn validate(&self) -> Result<(), Fault> {
+        let wrong = |what: String, at: String, hint: &str| {
+            Err(Fault::new(Code::InvalidValue, what).at(at).hint(hint))
+        };
+        let named = self.allow.len();
+        match self.mode {
+            EgressMode::None if named > 0 => wrong(
+                "mode is none, and allow names destinations".to_owned(),
+                "egress.allow".to_owned(),
+                "say mode allow: only what is named is open then",
+            )?,
+            EgressMode::None if self.allow_lan => wrong(
+                "mode is none, and allow_lan opens the host's networks".to_owned(),
+                "egress.allow_lan".to_owned(),
+                "say mode allow, and name the networks",
+            )?,
+            EgressMode::Allow if named == 0 => wrong(
+                "mode is allow, and nothing is allowed".to_owned(),
+                "egress.allow".to_owned(),
+                "name what may be reached, such as 10.0.0.0/8:443/tcp, or say mode none",
+            )?,
+            _ => {}
+        }
+        if named > MAX_ALLOWED {
+            let what = format!("{named} destinations");
+            wrong(what, "egress.allow".to_owned(), "at most 256; wider networks need fewer")?;
+        }
+        for (index, destination) in self.allow.iter().enumerate() {
+            if self.allow[..index].contains(destination) {
+                let what = format!("{destination} stands twice");
+                return Err(Fault::new(Code::Duplicate, what).at(format!("egress.allow[{index}]")));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Destination {
+    type Err = Fault;
+
+    fn from_str(text: &str) -> Result<Self, Fault> {
+        let shown: String = text.chars().take(80).collect();
+        let wrong = |why: &str| {
+            Fault::new(Code::InvalidValue, format!("{shown:?} is not a destination: {why}"))
+                .hint("write it as CIDR[:PORT[/PROTO]], such as 10.0.0.0/8:443/tcp")
+        };
+        if text.matches(':').count() > 1 {
+            return Err(wrong("it has more than one colon; IPv6 is closed to guests"));
+        }
+        let (network, port) = match text.split_once(':') {
+            Some((network, port)) => (network, Some(port)),
+            None => (text, None),
+        };
+        let cidr =
+            network_of(network).ok_or_else(|| wrong("it does not begin with an IPv4 network"))?;
+        if cidr.trunc() != cidr {
+            let what = format!("{shown:?} has bits set behind its prefix");
+            return Err(Fault::new(Code::InvalidValue, what).hint(format!(
+                "did you mean {}?",
+                Destination { cidr: cidr.trunc(), port: None, protocol: None }
+            )));
+        }
+        let Some(port) = port else { return Ok(Destination { cidr, port: None, protocol: None }) };
+        let (port, protocol) = match port.split_once('/') {
+            Some((port, "tcp")) => (port, Some(Protocol::Tcp)),
+            Some((port, "udp")) => (port, Some(Protocol::Udp)),
+            Some(_) => return Err(wrong("the protocol is neither tcp nor udp")),
+            None => (port, None),
+        };
+        let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        let number = port.parse::<u16>().ok().filter(|number| digits && *number > 0);
+        let port = number.ok_or_else(|| wrong("the port is not 1 to 65535"))?;
+        Ok(Destination { cidr, port: Some(port), protocol })
+    }
+}
+
+/// An address alone is the network of itself.
+fn network_of(text: &str) -> Option<Ipv4Net> {
+    match text.contains('/') {
+        true => text.parse().ok(),
+        false => text.parse::<Ipv4Addr>().ok().map(Ipv4Net::from),
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.cidr)?;
+        let Some(port) = self.port else { return Ok(()) };
+        write!(f, ":{port}")?;
+        match self.protocol {
+            Some(protocol) => write!(f, "/{}", protocol.name()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Protocol {
+    /// `tcp` or `udp`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What is around us in the network namespace: addresses and routes (rtnetlink(7)).
+
+use crate::links::{alias_of, name_of};
+use crate::rules::Surroundings;
+use crate::{Error, Result};
+use futures::TryStreamExt;
+use ipnet::Ipv4Net;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use rtnetlink::{Handle, RouteMessageBuilder};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Routes of no more bits stand for the internet: VPNs halve it, to come before the default route.
+const INTERNET: u8 = 1;
+
+/// A network that the host reaches over one of its links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// Where to.
+    pub(crate) to: Ipv4Net,
+    /// Over which link.
+    pub(crate) link: Option<u32>,
+    /// By which router; absent where the network is the link's own.
+    pub(crate) gateway: Option<Ipv4Addr>,
+}
+
+/// Whose a link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// The host's.
+    Host,
+    /// Ours.
+    Ours,
+    /// Another owner's of the same make.
+    Foreign,
+}
+
+/// Looks at addresses and routes.
+pub(crate) async fn look(handle: &Handle, owner: &str) -> Result<Surroundings> {
+    let mut found = addresses(handle).await?;
+    found.extend(routes(handle).await?);
+    let mut links = BTreeMap::new();
+    for index in found.iter().filter_map(|route| route.link) {
+        if let std::collections::btree_map::Entry::Vacant(entry) = links.entry(index) {
+            entry.insert(whose(handle, owner, index).await?);
+        }
+    }
+    Ok(sort(&found, |link| links.get(&link).copied().flatten()))
+}
+
+/// Which networks are closed to guests: `whose` gives nothing for a link that is gone, or loopback.
+pub(crate) fn sort(routes: &[Route], whose: impl Fn(u32) -> Option<Whose>) -> Surroundings {
+    let uplinks: Vec<&Route> = routes.iter().filter(|route| is_internet(route)).collect();
+    let mut around = Surroundings::default();
+    for route in routes.iter().filter(|route| !is_internet(route)) {
+        // The internet's own way: what goes there goes nowhere else than the rest.
+        let by_gateway = |up: &&&Route| up.gateway == route.gateway && up.link == route.link;
+        if route.gateway.is_some() && uplinks.iter().any(|up| by_gateway(&up)) {
+            continue;
+        }
+        match route.link.map_or(Some(Whose::Host), &whose) {
+            Some(Whose::Host) => around.lan.push(route.to),
+            Some(Whose::Foreign) => around.foreign.push(route.to),
+            Some(Whose::Ours) | None => {}
+        }
+    }
+    for networks in [&mut around.lan, &mut around.foreign] {
+        networks.sort();
+        networks.dedup();
+    }
+    around
+}
+
+fn is_internet(route: &Route) -> bool {
+    route.to.prefix_len() <= INTERNET
+}
+
+async fn whose(handle: &Handle, owner: &str, index: u32) -> Result<Option<Whose>> {
+    let mut links = handle.link().get().match_index(index).execute();
+    // One that went meanwhile has no networks.
+    let Ok(Some(link)) = links.try_next().await else { return Ok(None) };
+    let name = name_of(&link).unwrap_or_default();
+    if name == "lo" {
+        return Ok(None);
+    }
+    let alias = alias_of(&link).unwrap_or_default();
+    Ok(Some(if name.starts_with(&format!("mv{owner}-")) {
+        Whose::Ours
+    } else if alias.starts_with("mvm:") {
+        Whose::Foreign
+    } else {
+        Whose::Host
+    }))
+}
+
+/// The networks that the host has addresses in.
+pub(crate) async fn addresses(handle: &Handle) -> Result<Vec<Route>> {
+    let failed = |e: rtnetlink::Error| Error::netlink("list the addresses", &e);
+    let all: Vec<AddressMessage> =
+        handle.address().get().execute().try_collect().await.map_err(failed)?;
+    let network = |message: &AddressMessage| {
+        let address = message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(IpAddr::V4(address)) => Some(*address),
+            _ => None,
+        })?;
+        let to = Ipv4Net::new(address, message.header.prefix_len).ok()?.trunc();
+        Some(Route { to, link: Some(message.header.index), gateway: None })
+    };
+    Ok(all.iter().filter_map(network).collect())
+}
+
+/// The networks that the host has routes to, in whatever table.
+pub(crate) async fn routes(handle: &Handle) -> Result<Vec<Route>> {
+    let failed = |e: rtnetlink::Error| Error::netlink("list the routes", &e);
+    let wanted = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    let all: Vec<RouteMessage> =
+        handle.route().get(wanted).execute().try_collect().await.map_err(failed)?;
+    let remote = |message: &&RouteMessage| message.header.kind == RouteType::Unicast;
+    Ok(all.iter().filter(remote).filter_map(route_of).collect())
+}
+
+fn route_of(message: &RouteMessage) -> Option<Route> {
+    let mut route = Route { to: Ipv4Net::default(), link: None, gateway: None };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => {
+                route.to = Ipv4Net::new(*address, message.header.destination_prefix_length).ok()?;
+            }
+            RouteAttribute::Oif(index) => route.link = Some(*index),
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => route.gateway = Some(*address),
+            _ => {}
+        }
+    }
+    Some(route)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_but_the_way_to_the_internet_is_closed() {
+        let route = |to: &str, link, gateway: Option<&str>| Route {
+            to: to.parse().expect("net"),
+            link: Some(link),
+            gateway: gateway.map(|address| address.parse().expect("address")),
+        };
+        let routes = [
+            route("0.0.0.0/0", 1, Some("192.0.2.1")),
+            route("128.0.0.0/1", 5, Some("10.8.0.1")),
+            route("192.0.2.0/24", 1, None),
+            route("198.51.100.0/24", 1, Some("192.0.2.1")),
+            route("198.51.101.0/24", 1, Some("192.0.2.9")),
+            route("172.17.0.0/16", 2, None),
+            route("172.17.0.0/16", 2, None),
+            route("10.81.1.0/24", 3, None),
+            route("10.82.1.0/24", 4, None),
+            route("127.0.0.0/8", 6, None),
+        ];
+        let whose = |link| match link {
+            3 => Some(Whose::Ours),
+            4 => Some(Whose::Foreign),
+            6 => None,
+            _ => Some(Whose::Host),
+        };
+        let texts = |nets: Vec<Ipv4Net>| nets.iter().map(Ipv4Net::to_string).collect::<Vec<_>>();
+        let around = sort(&routes, whose);
+        assert_eq!(texts(around.lan), ["172.17.0.0/16", "192.0.2.0/24", "198.51.101.0/24"]);
+        assert_eq!(texts(around.foreign), ["10.82.1.0/24"]);
+        assert_eq!(sort(&[], whose), Surroundings::default());
+    }
+}
