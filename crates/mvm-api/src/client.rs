@@ -22,6 +22,7 @@ mod events;
 mod keyed;
 mod patience;
 mod several;
+mod silent;
 mod upload;
 
 pub use events::Event;
@@ -50,6 +51,14 @@ pub enum ClientError {
         /// The cause.
         cause: String,
     },
+    /// Somebody takes connections and answers none.
+    #[error("{at} has not answered for {} s, not even whether it is there", waited.as_secs())]
+    Silent {
+        /// The socket, or `HOST:PORT`.
+        at: String,
+        /// For how long.
+        waited: std::time::Duration,
+    },
     /// The agent refused or failed.
     #[error("{0}")]
     Problem(Box<Problem>),
@@ -61,6 +70,7 @@ impl ClientError {
         match self {
             ClientError::Unreachable { .. } => "agent_unreachable",
             ClientError::Broken { .. } => "connection_broken",
+            ClientError::Silent { .. } => "agent_silent",
             ClientError::Problem(problem) => &problem.code,
         }
     }
@@ -79,6 +89,10 @@ impl ClientError {
                 };
                 Problem::new(503, "agent_unreachable", self.to_string()).hint(hint)
             }
+            ClientError::Silent { .. } => Problem::new(504, "agent_silent", self.to_string()).hint(
+                "its process was stopped or hangs, or its host does: see its state with ps(1); what was \
+                 asked may still be carried out",
+            ),
             ClientError::Broken { .. } => Problem::new(502, "connection_broken", self.to_string())
                 .hint("the agent's log says more: see `mvm agent status` for its root"),
         }
@@ -375,7 +389,7 @@ impl Client {
     ) -> Result<(), ClientError> {
         let (response, sender) = self.send(Method::GET, path, &()).await?;
         let mut body = response.into_body();
-        while let Some(frame) = body.frame().await {
+        while let Some(frame) = sender.target.answers(body.frame()).await? {
             let frame = frame.map_err(|cause| sender.target.fault(path, &cause))?;
             if let Some(data) = frame.data_ref() {
                 each(data);

@@ -40,8 +40,9 @@ const NOT_DONE: [&str; 7] = [
 
 /// The errors that leave open what became of the request. The last two are about an earlier try of
 /// the same request, which is known by its key.
-const UNKNOWN: [&str; 5] = [
+const UNKNOWN: [&str; 6] = [
     "connection_broken",
+    "agent_silent",
     "store_unknown",
     "session_lost",
     "claim_under_way",

@@ -201,18 +201,21 @@ pub async fn attach(client: &Client, id: JobId) -> Result<(JobView, u8), Problem
             std::future::pending::<()>().await
         };
         let ended = tokio::select! {
-            ended = play(from, &mut played) => ended?,
-            () = talk => Played::Whole,
+            ended = client.while_there(play(from, &mut played)) => ended,
+            () = talk => Ok(Ok(Played::Whole)),
         };
-        match ended {
-            Played::Reply(reply) => break reply,
-            Played::Whole | Played::Cut(_) => {
-                if played > before {
-                    waiting.went_on();
-                }
-                await_again(&mut waiting, broken(id, &"it ended early")).await?;
-            }
+        let why = match ended {
+            Ok(ended) => match ended? {
+                Played::Reply(reply) => break reply,
+                Played::Whole => "it ended early".to_owned(),
+                Played::Cut(why) => why.to_string(),
+            },
+            Err(silent) => silent.to_string(),
+        };
+        if played > before {
+            waiting.went_on();
         }
+        await_again(&mut waiting, broken(id, &why)).await?;
     };
     drop(passing);
     match reply {
@@ -306,7 +309,7 @@ pub async fn log(client: &Client, id: JobId, follow: bool) -> Result<(), Problem
         if played > before {
             waiting.went_on();
         }
-        if problem.code == "agent_unreachable" {
+        if ["agent_unreachable", "agent_silent"].contains(&problem.code.as_str()) {
             // A transfer is begun anew by us alone.
             let again = waiting.after(&problem.code, &problem.detail, true).await;
             if again { continue } else { return Err(problem) }

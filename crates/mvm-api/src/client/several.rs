@@ -141,7 +141,8 @@ impl Client {
                 continue;
             }
             let again = again(&request);
-            match kept.sender.try_send_request(request).await {
+            let answer = target.answers(kept.sender.try_send_request(request)).await;
+            match answer.map_err(Failed::Final)? {
                 Ok(response) => return Ok((response, kept)),
                 Err(mut error) => match error.take_message().or(again) {
                     Some(unsent) => request = unsent,
@@ -155,7 +156,8 @@ impl Client {
             Err(error) => return Err(Failed::GoOn(error, Box::new(request))),
         };
         let again = again(&request);
-        match sender.try_send_request(request).await {
+        let answer = target.answers(sender.try_send_request(request)).await;
+        match answer.map_err(Failed::Final)? {
             Ok(response) => Ok((response, Idle { sender, target: target.clone(), generation })),
             Err(mut error) => {
                 let unsent = error.take_message().or(again);

@@ -69,6 +69,10 @@ impl Way {
                 Problem::new(503, "node_unreachable", format!("{whom} does not answer: {cause}"))
                     .hint("see `mvm fleet nodes`")
             }
+            (error @ ClientError::Silent { .. }, _) => {
+                let problem = error.into_problem();
+                Problem { detail: format!("{whom} is silent: {}", problem.detail), ..problem }
+            }
             (ClientError::Broken { doing, cause }, _) => {
                 let detail = format!("the connection to {whom} broke while {doing}: {cause}");
                 Problem::new(502, "connection_broken", detail)

@@ -168,7 +168,8 @@ impl Session<'_> {
             (keep.offset, keep.attach) = (self.printed, self.attached);
         }
         let mut stream = open(&self.client, self.instance, self.lease_s).await?;
-        let kept = answer(frame::ask::<Option<Kept>>(&mut stream, Request::Exec(request))).await;
+        let kept = answer(frame::ask::<Option<Kept>>(&mut stream, Request::Exec(request)));
+        let kept = self.client.while_there(kept).await.map_err(|e| e.into_problem())?;
         let kept = kept.map_err(guest_problem)?;
         self.attached = true;
         self.waiting.went_on();
@@ -227,7 +228,9 @@ impl Session<'_> {
         let (from, mut to) = tokio::io::split(stream);
         let (heard, hearing) = watch::channel(Heard::new(self.printed, kept));
         let received = tokio::select! {
-            received = receive(from, &mut self.printed, &heard) => received,
+            received = self.client.while_there(receive(from, &mut self.printed, &heard)) => {
+                received.unwrap_or_else(|silent| Ok(End::Broke(silent.to_string())))
+            }
             // A connection that takes nothing more may still have something to say.
             () = self.telling.tell(&mut to, hearing, kept.is_some()) => unreachable!("it goes on"),
         };

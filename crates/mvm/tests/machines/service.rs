@@ -102,3 +102,33 @@ fn the_units_agent_can_do_its_work_and_its_restart_touches_no_machine() {
     assert_eq!((lab.machines(), lab.links()), (0, Vec::new()));
     manager.stop();
 }
+
+/// A connection to a process that was stopped is made all the same: its kernel takes it.
+#[test]
+fn nobody_waits_for_an_agent_that_was_stopped() {
+    let lab = Lab::simulated("stopped");
+    lab.ok(&["tenant", "create", "ci", "--net-id", "37", "--subnet", "10.240.37.0/24"]);
+    let pid = lab.json(&["agent", "status"])["pid"].as_u64().expect("pid");
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args([name, &pid.to_string()]).status().expect("kill");
+        assert!(sent.success());
+    };
+    signal("-STOP");
+    let tried = [
+        &["tenant", "list"][..],
+        &["tenant", "create", "lab", "--net-id", "38", "--subnet", "10.240.38.0/24"],
+    ];
+    let tried = tried.map(|words| {
+        lab.mvm(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("mvm")
+    });
+    for child in tried {
+        let output = child.wait_with_output().expect("an end");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("error[agent_silent]") && said.contains("ps(1)"), "{said}");
+    }
+    signal("-CONT");
+    wait_for("the agent to go on", || {
+        lab.mvm(&["tenant", "list"]).status().expect("mvm").success()
+    });
+}
