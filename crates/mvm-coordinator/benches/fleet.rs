@@ -332,7 +332,7 @@ struct Port(Arc<Simulated>);
 
 #[expect(clippy::result_large_err, reason = "the error is the port's")]
 fn unreached<T>() -> Result<T, Refused> {
-    Err(Refused::No(Problem::new(503, "node_unreachable", "it is dead")))
+    Err(Refused::Unreached(Problem::new(503, "node_unreachable", "it is dead")))
 }
 
 #[async_trait]

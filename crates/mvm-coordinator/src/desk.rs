@@ -4,6 +4,7 @@
 //! whoever leads next finds the record and asks the node: it has the lease, or it never will, since
 //! a node that knows the new leader takes no word of the old one.
 
+use crate::asking::{self, Unserved, ask};
 use crate::fleet::{Fleet, Lead};
 use crate::port::Refused;
 use crate::records::{CLAIMS, ClaimRecord, put};
@@ -12,9 +13,9 @@ use crate::turns::Turns;
 use crate::writer::Writer;
 use crate::{Result, now};
 use mvm_api::Problem;
-use mvm_api::fleet::{HeldClaim, NodeClaim};
+use mvm_api::fleet::HeldClaim;
 use mvm_api::types::Claim;
-use mvm_model::fleet::{Claims, Grant, Limits, Outcome, Refusal, Room, room};
+use mvm_model::fleet::{Asking, Claims, Grant, Limits, Outcome, Refusal, Room, room};
 use mvm_model::{Name, PoolRef};
 use mvm_store::Expect;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -25,10 +26,8 @@ use tokio::time::{Instant, timeout};
 
 /// How many nodes a claim tries that say no.
 const TRIES: u32 = 5;
-/// How long a node has to bring up a machine.
-const BRING: Duration = Duration::from_secs(120);
-/// How long is waited before a node is asked again.
-const AGAIN: Duration = Duration::from_millis(500);
+/// How long a node has to end a claim before it is asked again.
+const END: Duration = Duration::from_secs(30);
 /// How long a claim stays whose client went with the leader before, in case that it comes back.
 const ORPHANED: Duration = Duration::from_secs(30);
 /// How long a claim stays whose connection broke: its client is dead, or asks for it again through
@@ -206,7 +205,7 @@ impl Desk {
     }
 
     /// Takes what an earlier leader has served.
-    fn orphan(&self, id: &str) -> Result<Option<ClaimRecord>> {
+    pub(crate) fn orphan(&self, id: &str) -> Result<Option<ClaimRecord>> {
         let mut inner = self.inner();
         if inner.writer.is_none() {
             return Err(succeeded());
@@ -289,15 +288,15 @@ pub(crate) async fn serve(
     wish: &Wish,
     gone: impl Future<Output = ()>,
 ) -> Result<(Claim, Name)> {
+    let mut gone = std::pin::pin!(gone);
     match fleet.desk.orphan(&wish.id)? {
-        Some(record) => return reattach(fleet, lead, wish, record).await,
+        Some(record) => return reattach(fleet, lead, wish, record, gone).await,
         None if wish.again => return Err(over()),
         None => {}
     }
     let patience = fleet.options.patience;
     let mut told = fleet.desk.queue(&wish.id, &wish.pool, patience)?;
     let ends = Instant::now() + patience;
-    let mut gone = std::pin::pin!(gone);
     let mut expect = Expect::Absent;
     for _ in 0..TRIES {
         let grant = tokio::select! {
@@ -307,7 +306,7 @@ pub(crate) async fn serve(
                 false => told.await.map_err(|_| succeeded())?,
             },
             () = &mut gone => match fleet.desk.cancel(&wish.id) {
-                true => return Err(Problem::new(499, "connection_broken", "the client has gone")),
+                true => return Err(parted()),
                 false => told.await.map_err(|_| succeeded())?,
             },
         };
@@ -321,26 +320,24 @@ pub(crate) async fn serve(
         let write = put(format!("{CLAIMS}{}", wish.id), &record, expect);
         if let Err(problem) = writer.put(write).await {
             fleet.desk.settle(&wish.id, Outcome::Failed);
+            // It may have been written: the claim can be asked for again.
+            fleet.desk.conclude(&wish.id);
             return Err(problem);
         }
         expect = Expect::Any;
-        match ask(fleet, lead, wish, &grant.node).await {
+        match ask(fleet, lead, wish, &grant.node, Asking::new(now())).await {
             Ok(claim) => {
                 fleet.desk.settle(&wish.id, Outcome::Served);
                 fleet.places.note(claim.reference.to_string(), &grant.node);
                 return Ok((claim, grant.node));
             }
-            Err(Refused::No(problem)) => {
-                tracing::info!(claim = wish.id, node = %grant.node, "not served: {problem}");
-                told = fleet.desk.again(&wish.id);
-            }
-            Err(Refused::Failed(problem) | Refused::Unknown(problem)) => {
+            Err(Unserved::Elsewhere(_)) => told = fleet.desk.again(&wish.id),
+            Err(unserved) => {
                 // The record stays: the node is asked to end it when it is reached again.
                 fleet.desk.settle(&wish.id, Outcome::Failed);
                 let node = grant.node.clone();
                 tokio::spawn(release(fleet.clone(), lead.clone(), wish.id.clone(), node));
-                let detail = format!("node {} was lost while it served: {problem}", grant.node);
-                return Err(Problem::new(503, "claim_lost", detail).hint("claim again"));
+                return Err(asking::told(unserved, &grant.node));
             }
         }
     }
@@ -353,93 +350,34 @@ pub(crate) async fn serve(
     Err(Problem::new(503, "no_machine", detail).hint("see `mvm fleet status`"))
 }
 
-/// Asks the node until its answer is known: the same id is the same claim there.
-async fn ask(
-    fleet: &Arc<Fleet>,
-    lead: &Lead,
-    wish: &Wish,
-    node: &Name,
-) -> std::result::Result<Claim, Refused> {
-    let body = NodeClaim {
-        leader: lead.leader.clone(),
-        pool: wish.pool.clone(),
-        holder: wish.holder.clone(),
-        lease_s: wish.lease_s,
-    };
-    let ends = Instant::now() + BRING;
-    let mut asked = false;
-    loop {
-        let outcome = match fleet.port(node) {
-            Ok(port) => tokio::select! {
-                outcome = port.claim(&wish.id, &body) => outcome,
-                () = tokio::time::sleep(BRING) => {
-                    Err(Refused::Unknown(Problem::new(504, "timeout", "no answer in time")))
-                }
-                () = lost(fleet, node) => {
-                    Err(Refused::Unknown(Problem::new(503, "node_unreachable", "it is out of reach")))
-                }
-            },
-            Err(refused) => Err(refused),
-        };
-        match outcome {
-            Ok(claim) => return Ok(claim),
-            // What it said no to may be the second of two: the first is still to be cleared up.
-            Err(Refused::No(problem)) if !asked => return Err(Refused::No(problem)),
-            // A full disk, or a machine that does not come up: another node may do better.
-            Err(Refused::Failed(problem)) if !asked && ended(fleet, lead, wish, node).await => {
-                return Err(Refused::No(problem));
-            }
-            Err(refused) if Instant::now() >= ends || !lead.is_held() => {
-                return Err(Refused::Unknown(refused.problem()));
-            }
-            Err(refused) => {
-                asked |= !matches!(refused, Refused::No(_));
-                if is_lost(fleet, node) {
-                    return Err(Refused::Unknown(refused.problem()));
-                }
-                tokio::time::sleep(AGAIN).await;
-            }
-        }
-    }
-}
-
-/// Whether the node says that it holds nothing for the claim any more.
-async fn ended(fleet: &Fleet, lead: &Lead, wish: &Wish, node: &Name) -> bool {
-    let Ok(port) = fleet.port(node) else { return false };
-    matches!(timeout(BRING, port.end(&wish.id, &lead.leader)).await, Ok(Ok(())))
-}
-
-/// Waits until no coordinator reaches the node: its connections may take longer to break.
-async fn lost(fleet: &Fleet, node: &Name) {
-    while !is_lost(fleet, node) {
-        tokio::time::sleep(AGAIN).await;
-    }
-}
-
-/// Whether no coordinator reaches the node.
-fn is_lost(fleet: &Fleet, node: &Name) -> bool {
-    let view = fleet.view();
-    let known = view.nodes.get(node);
-    known.is_none_or(|known| !known.reached && known.record.lost_since.is_some())
-}
-
-/// A client comes back for what an earlier leader gave it.
+/// A client comes back for what it was given before, or may have been. Where it goes away again the
+/// claim waits for its next request.
 async fn reattach(
     fleet: &Arc<Fleet>,
     lead: &Arc<Lead>,
     wish: &Wish,
     record: ClaimRecord,
+    gone: impl Future<Output = ()>,
 ) -> Result<(Claim, Name)> {
     if (&record.pool, &record.holder) != (&wish.pool, &wish.holder) {
         fleet.desk.inner().orphans.insert(wish.id.clone(), record);
         let detail = "this idempotency key is of another claim";
         return Err(Problem::new(409, "conflict", detail));
     }
-    match ask(fleet, lead, wish, &record.node).await {
+    let asking = Asking::anew(wish.again, now());
+    let outcome = tokio::select! {
+        outcome = ask(fleet, lead, wish, &record.node, asking) => outcome,
+        () = gone => {
+            part(fleet.clone(), lead.clone(), wish, record.node);
+            return Err(parted());
+        }
+    };
+    match outcome {
         Ok(claim) => Ok((claim, record.node)),
-        Err(refused) => {
-            tokio::spawn(release(fleet.clone(), lead.clone(), wish.id.clone(), record.node));
-            Err(refused.problem())
+        Err(unserved) => {
+            let node = record.node.clone();
+            tokio::spawn(release(fleet.clone(), lead.clone(), wish.id.clone(), node));
+            Err(asking::told(unserved, &record.node))
         }
     }
 }
@@ -485,7 +423,7 @@ pub(crate) fn part(fleet: Arc<Fleet>, lead: Arc<Lead>, wish: &Wish, node: Name) 
 async fn end_stray(fleet: Arc<Fleet>, lead: Arc<Lead>, id: String, node: Name) {
     tracing::warn!(claim = id, %node, "the node holds a claim of nobody's: it is ended");
     let Ok(port) = fleet.port(&node) else { return };
-    match timeout(BRING, port.end(&id, &lead.leader)).await {
+    match timeout(END, port.end(&id, &lead.leader)).await {
         Ok(Ok(())) => {}
         Ok(Err(refused)) => tracing::warn!(claim = id, %node, "not ended: {}", refused.problem()),
         Err(_) => tracing::warn!(claim = id, %node, "not ended: no answer in time"),
@@ -500,7 +438,7 @@ pub(crate) async fn release(fleet: Arc<Fleet>, lead: Arc<Lead>, id: String, node
         let known = fleet.view().nodes.contains_key(&node);
         let outcome = match fleet.port(&node) {
             _ if !known => Ok(()),
-            Ok(port) => timeout(BRING, port.end(&id, &lead.leader)).await.unwrap_or_else(|_| {
+            Ok(port) => timeout(END, port.end(&id, &lead.leader)).await.unwrap_or_else(|_| {
                 Err(Refused::Unknown(Problem::new(504, "timeout", "no answer in time")))
             }),
             Err(refused) => Err(refused),
@@ -524,8 +462,11 @@ fn refused(refusal: Refusal, pool: &PoolRef) -> Problem {
             let detail = format!("as many claims of {whose} wait as may");
             Problem::new(429, "queue_full", detail).hint("try again later")
         }
-        Refusal::Known => Problem::new(409, "conflict", "this claim is under way already")
-            .hint("use an idempotency key of its own for each claim"),
+        // Requests for one claim are served one at a time: what is known is being given back.
+        Refusal::Known => {
+            Problem::new(503, "claim_lost", "the machine of this claim is given back")
+                .hint("claim again, with another idempotency key")
+        }
     }
 }
 
@@ -533,6 +474,10 @@ fn waited(wish: &Wish, patience: Duration) -> Problem {
     let seconds = patience.as_secs();
     let detail = format!("no node had a machine of pool {} within {seconds} s", wish.pool);
     Problem::new(503, "no_machine", detail).hint("see `mvm fleet status`")
+}
+
+fn parted() -> Problem {
+    Problem::new(499, "connection_broken", "the client has gone")
 }
 
 fn over() -> Problem {

@@ -23,6 +23,9 @@ use tokio::sync::{Notify, Semaphore, watch};
 /// How long a node is waited for that will be in reach in a moment: links are tried again within it.
 const COMES: Duration = Duration::from_secs(3);
 
+/// How often it is looked whether a node is still in reach.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// What a coordinator is told at its start.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -352,8 +355,27 @@ impl Fleet {
         let reached = view.nodes.get(node).filter(|known| known.reached);
         reached.map(|known| known.port.clone()).ok_or_else(|| {
             let detail = format!("node {node} is out of reach");
-            Refused::No(Problem::new(503, "node_unreachable", detail))
+            Refused::Unreached(Problem::new(503, "node_unreachable", detail))
         })
+    }
+
+    /// Whether this coordinator's link to the node holds.
+    pub(crate) fn reaches(&self, node: &Name) -> bool {
+        self.view().nodes.get(node).is_some_and(|known| known.reached)
+    }
+
+    /// Whether no coordinator reaches the node.
+    pub(crate) fn has_lost(&self, node: &Name) -> bool {
+        let view = self.view();
+        let known = view.nodes.get(node);
+        known.is_none_or(|known| !known.reached && known.record.lost_since.is_some())
+    }
+
+    /// Waits until this coordinator does not reach the node: connections may take longer to break.
+    pub(crate) async fn unreached(&self, node: &Name) {
+        while self.reaches(node) {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Waits a moment for those of the nodes that only other coordinators reach, as this one will soon,

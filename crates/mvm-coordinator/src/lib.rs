@@ -9,6 +9,7 @@
 
 mod alive;
 mod api;
+mod asking;
 mod calls;
 mod desk;
 mod ending;

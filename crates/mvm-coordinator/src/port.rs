@@ -24,8 +24,10 @@ pub enum Told {
 /// Why a node did not do something.
 #[derive(Debug)]
 pub enum Refused {
-    /// It was not asked, or has said no: nothing was done.
+    /// It has said no: nothing was done.
     No(Problem),
+    /// It could not be asked: nothing was done.
+    Unreached(Problem),
     /// It has tried, and says that it failed: something may be left of it there.
     Failed(Problem),
     /// Nobody knows whether it was done.
@@ -36,7 +38,10 @@ impl Refused {
     /// Why.
     pub fn problem(self) -> Problem {
         match self {
-            Refused::No(problem) | Refused::Failed(problem) | Refused::Unknown(problem) => problem,
+            Refused::No(problem)
+            | Refused::Unreached(problem)
+            | Refused::Failed(problem)
+            | Refused::Unknown(problem) => problem,
         }
     }
 }
@@ -44,7 +49,7 @@ impl Refused {
 impl From<ClientError> for Refused {
     fn from(error: ClientError) -> Self {
         match error {
-            ClientError::Unreachable { .. } => Refused::No(error.into_problem()),
+            ClientError::Unreachable { .. } => Refused::Unreached(error.into_problem()),
             ClientError::Problem(problem) if problem.status < 500 => Refused::No(*problem),
             ClientError::Problem(problem) => Refused::Failed(*problem),
             error => Refused::Unknown(error.into_problem()),

@@ -36,7 +36,7 @@ pub struct Offer {
 pub(crate) struct Fleet {
     /// Goes up with every change of the records.
     version: watch::Sender<u64>,
-    /// Held by whoever brings up a claim, by its id.
+    /// Held by whoever brings up a claim or ends it, by its id.
     claims: Lock<HashMap<String, Arc<Mutex<()>>>>,
     /// Content by digest, and when that was looked at.
     images: Lock<(Millis, BTreeMap<String, String>)>,
@@ -54,6 +54,21 @@ impl Fleet {
     /// The records have changed.
     pub(crate) fn changed(&self) {
         self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Does something with a claim while nothing else is done with it.
+    async fn alone_with<T>(&self, id: &str, work: impl Future<Output = T>) -> T {
+        let gate = locked(&self.claims).entry(id.to_owned()).or_default().clone();
+        let outcome = {
+            let _alone = gate.lock().await;
+            work.await
+        };
+        let mut gates = locked(&self.claims);
+        // Ours and the map's: nobody waits.
+        if Arc::strong_count(&gate) <= 2 {
+            gates.remove(id);
+        }
+        outcome
     }
 }
 
@@ -242,17 +257,7 @@ impl Node {
     pub(crate) async fn fleet_claim(self: &Arc<Self>, id: &str, body: NodeClaim) -> Result<Claim> {
         check_id(id)?;
         self.obey(&body.leader).await?;
-        let gate = locked(&self.fleet.claims).entry(id.to_owned()).or_default().clone();
-        let outcome = {
-            let _alone = gate.lock().await;
-            self.fleet_claim_alone(id, &body).await
-        };
-        let mut gates = locked(&self.fleet.claims);
-        // Ours and the map's: nobody waits.
-        if Arc::strong_count(&gate) <= 2 {
-            gates.remove(id);
-        }
-        outcome
+        self.fleet.alone_with(id, self.fleet_claim_alone(id, &body)).await
     }
 
     async fn fleet_claim_alone(self: &Arc<Self>, id: &str, body: &NodeClaim) -> Result<Claim> {
@@ -299,9 +304,14 @@ impl Node {
         Ok(held)
     }
 
-    /// Ends a claim of the fleet; one that is not there has ended.
+    /// Ends a claim of the fleet; one that is not there has ended. One that is being brought up is
+    /// ended when it is up: a leader that hears that it has ended may give it to another node.
     pub(crate) async fn fleet_release(self: &Arc<Self>, id: &str, leader: &Leader) -> Result<()> {
         self.obey(leader).await?;
+        self.fleet.alone_with(id, self.fleet_release_alone(id)).await
+    }
+
+    async fn fleet_release_alone(self: &Arc<Self>, id: &str) -> Result<()> {
         if let Ok(instance) = self.read(|world| leased(world, id).map(|i| i.id)).await {
             self.end_lease(instance).await;
         }

@@ -4,6 +4,7 @@
 //! [`place`] splits the totals, [`node_document`] is what one node is told, and [`Claims`] decides
 //! who is served next and where.
 
+mod asking;
 mod claims;
 mod document;
 mod image;
@@ -15,6 +16,7 @@ mod rules;
 mod share;
 mod site;
 
+pub use asking::{Asking, Heard, Step};
 pub use claims::{Claims, Grant, Limits, Outcome, Refusal, Room, Source, Stand};
 pub use document::{FleetPool, FleetState, FleetTenant};
 pub use image::{Holder, Offers, builders, hold_back, name_images};

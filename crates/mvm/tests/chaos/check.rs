@@ -1,5 +1,6 @@
 //! What must be so in the end.
 
+use crate::blame::Blame;
 use crate::clients::{Call, Job, given_twice, status_of, wrong};
 use crate::lab::{Lab, text};
 use crate::plan::{COORDINATORS, NODES};
@@ -14,36 +15,27 @@ use std::time::{Duration, Instant};
 /// What is wrong, a line each.
 pub type Faults = Vec<String>;
 
-/// Errors that a client may see: the machine or its node went away under a job, and the job's error says
-/// so. That nobody led for a moment is none of them.
-const ALLOWED: [&str; 6] = [
-    "session_lost",
-    "job_lost",
-    "job_failed",
-    "guest_channel_broken",
-    "guest_unreachable",
-    "node_unreachable",
-];
+/// Errors that a client may see where its machine or its node went away under a job. That nobody led
+/// for a moment is none of them, nor that a node was not in reach for one.
+const ALLOWED: [&str; 4] =
+    ["session_lost", "job_lost", "guest_channel_broken", "guest_unreachable"];
 
-/// A call takes at most so long: twice a client's patience, and a claim's.
-const LONGEST: Duration = Duration::from_secs(200);
-
-/// Every call ended with its true result, or with an error that has a code and may be.
-pub fn calls(calls: &[Call], seen: &mut BTreeSet<String>) -> Faults {
-    calls.iter().filter_map(|call| of_call(call, seen)).collect()
+/// Every call ended in time with its true result, or with an error that has a code and may be.
+pub fn calls(calls: &[Call], blame: &Blame<'_>, seen: &mut BTreeSet<String>) -> Faults {
+    calls.iter().filter_map(|call| of_call(call, blame, seen)).collect()
 }
 
-fn of_call(call: &Call, seen: &mut BTreeSet<String>) -> Option<String> {
+fn of_call(call: &Call, blame: &Blame<'_>, seen: &mut BTreeSet<String>) -> Option<String> {
     let told = |what: String| Some(format!("{} {}: {what}: {}", call.what, call.id, call.stderr));
-    if call.took > LONGEST {
-        return told(format!("it took {:.0} s", call.took.as_secs_f64()));
+    if let Some(why) = blame.too_long(call) {
+        return told(why);
     }
     if call.what == "run" && given_twice(seen, &call.stdout) {
         return told(format!("its machine was given twice: {}", call.stdout));
     }
     if let Some(code) = call.code() {
         return match ALLOWED.contains(&code) {
-            true => None,
+            true => blame.unfounded(call.began(), call.ended, &call.said()).and_then(told),
             false => told("nobody has to see this error".to_owned()),
         };
     }
@@ -60,9 +52,9 @@ fn of_call(call: &Call, seen: &mut BTreeSet<String>) -> Option<String> {
 }
 
 /// Every job that was submitted is on one node and has come to an end, and what it printed is exact.
-pub fn jobs(lab: &Lab, jobs: &[Job], seen: &mut BTreeSet<String>) -> Faults {
+pub fn jobs(lab: &Lab, jobs: &[Job], blame: &Blame<'_>, seen: &mut BTreeSet<String>) -> Faults {
     let mut faults = Faults::new();
-    for Job { job, id } in jobs {
+    for Job { job, id, submitted, followed } in jobs {
         let info = lab.mvm("hub", &["job", "info", job, "-o", "json"]).output().expect("mvm");
         let Ok(info) = serde_json::from_slice::<Value>(&info.stdout) else {
             faults.push(format!("job {job} ({id}): {}", text(&info.stderr)));
@@ -80,7 +72,10 @@ pub fn jobs(lab: &Lab, jobs: &[Job], seen: &mut BTreeSet<String>) -> Faults {
                         .push(format!("job {job} ({id}): its machine was given twice: {printed}"));
                 }
             }
-            "lost" | "failed" if info["reason"].is_string() => {}
+            "lost" | "failed" if info["reason"].is_string() => {
+                let unfounded = blame.unfounded(*submitted, *followed, &info.to_string());
+                faults.extend(unfounded.map(|why| format!("job {job} ({id}): {why}: {info}")));
+            }
             _ => faults.push(format!("job {job} ({id}) has not ended as it should: {info}")),
         }
     }

@@ -36,7 +36,6 @@ pub struct Call {
     /// Of the job that it is about; the job prints it.
     pub id: String,
     /// When it ended, since the clients began.
-    #[allow(dead_code, reason = "for whoever reads what was asserted")]
     pub ended: Duration,
     pub took: Duration,
     pub status: Option<i32>,
@@ -45,6 +44,16 @@ pub struct Call {
 }
 
 impl Call {
+    /// When it began, since the clients did.
+    pub fn began(&self) -> Duration {
+        self.ended.saturating_sub(self.took)
+    }
+
+    /// All that it printed.
+    pub fn said(&self) -> String {
+        format!("{}{}", self.stdout, self.stderr)
+    }
+
     /// The code of the error that it ended with.
     pub fn code(&self) -> Option<&str> {
         let (_, rest) = self.stderr.split_once("error[")?;
@@ -61,6 +70,9 @@ impl Call {
 pub struct Job {
     pub job: String,
     pub id: String,
+    /// Since the clients began: before it was submitted, and when its log had been followed.
+    pub submitted: Duration,
+    pub followed: Duration,
 }
 
 /// What the clients have done.
@@ -180,10 +192,10 @@ impl Client {
             return;
         }
         let job = made.stdout.trim().to_owned();
-        let known = Job { job: job.clone(), id: id.to_owned() };
-        self.shared.account.lock().expect("account").jobs.push(known);
         self.call("wait", id, &["job", "wait", &job, "--timeout", "60"]);
-        self.call("logs", id, &["job", "logs", "-f", &job]);
+        let followed = self.call("logs", id, &["job", "logs", "-f", &job]).ended;
+        let known = Job { job, id: id.to_owned(), submitted: made.began(), followed };
+        self.shared.account.lock().expect("account").jobs.push(known);
     }
 
     fn call(&self, what: &'static str, id: &str, words: &[&str]) -> Call {

@@ -4,6 +4,7 @@
 //!
 //! `cargo test -p mvm --test chaos -- --seed 7 --seconds 300`; docs/chaos.md says more.
 
+mod blame;
 mod check;
 mod clients;
 #[path = "../fleet/lab.rs"]
@@ -67,7 +68,7 @@ fn trial(options: &Options) {
 
 /// None where another test is asked for. What the test harness takes is passed over.
 fn options(words: Vec<String>) -> Option<Options> {
-    let quiet = Duration::from_secs(120);
+    let quiet = Duration::from_secs(60);
     let mut options = Options { seed: 1, seconds: 60, members: 1, quiet, kept: false };
     let mut words = words.into_iter();
     while let Some(word) = words.next() {
@@ -148,9 +149,19 @@ fn run(options: &Options, plan: &[Trouble]) -> Faults {
     eprintln!("chaos: {} calls, {}", account.calls.len(), clients::summary(&account.calls));
     let calls: Vec<String> = account.calls.iter().map(|call| format!("{call:?}\n")).collect();
     std::fs::write(lab.root.join("calls.txt"), calls.concat()).expect("file");
+    for call in account.calls.iter().filter(|call| call.code().is_some()) {
+        eprintln!(
+            "chaos: {} {} ended at {:.1} s: {}",
+            call.what,
+            call.id,
+            call.ended.as_secs_f64(),
+            call.stderr
+        );
+    }
+    let blame = blame::Blame::new(plan, &NODES.map(|node| (node, events(&lab, node))));
     let mut seen = Default::default();
-    let mut faults = check::calls(&account.calls, &mut seen);
-    faults.extend(check::jobs(&lab, &account.jobs, &mut seen));
+    let mut faults = check::calls(&account.calls, &blame, &mut seen);
+    faults.extend(check::jobs(&lab, &account.jobs, &blame, &mut seen));
     faults.extend(check::comes_to_rest(&lab, quiet, options.quiet));
     logs.keep = !faults.is_empty();
     if logs.keep {
@@ -162,9 +173,13 @@ fn run(options: &Options, plan: &[Trouble]) -> Faults {
 /// What has happened to the machines of each node, beside the logs.
 fn keep_events(lab: &Lab) {
     for node in NODES {
-        let events = lab.local(node, &["events"]).output().expect("mvm").stdout;
-        std::fs::write(lab.root.join(format!("{node}-events.txt")), events).expect("file");
+        std::fs::write(lab.root.join(format!("{node}-events.txt")), events(lab, node))
+            .expect("file");
     }
+}
+
+fn events(lab: &Lab, node: &str) -> String {
+    lab::text(&lab.local(node, &["events"]).output().expect("mvm").stdout)
 }
 
 /// Begins and ends each trouble at its time.

@@ -1,0 +1,122 @@
+//! Asking one node for a claim, until what it has of it is known.
+//!
+//! What an answer means is decided in `mvm_model::fleet::Asking`. A request is not waited for longer
+//! than the link to its node holds: a connection that is half open tells nothing, and the same id is
+//! the same claim when it is asked for again.
+
+use crate::desk::{Wish, succeeded};
+use crate::fleet::{Fleet, Lead};
+use crate::now;
+use crate::port::Refused;
+use mvm_api::Problem;
+use mvm_api::fleet::NodeClaim;
+use mvm_api::types::Claim;
+use mvm_model::Name;
+use mvm_model::fleet::{Asking, Heard, Step};
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
+
+/// How long one request is waited for before the node is asked again.
+const TRY: Duration = Duration::from_secs(15);
+/// How long is waited before a node is asked again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Why a node does not serve a claim.
+#[derive(Debug)]
+pub(crate) enum Unserved {
+    /// It has nothing of the claim: another one may serve it.
+    Elsewhere(Problem),
+    /// It may have something of it: it is to end it when it can be asked.
+    Lost(Problem),
+    /// Another coordinator leads: the claim is its to go on with.
+    Succeeded,
+}
+
+/// Asks the node until its answer is known: the same id is the same claim there.
+pub(crate) async fn ask(
+    fleet: &Fleet,
+    lead: &Lead,
+    wish: &Wish,
+    node: &Name,
+    mut asking: Asking,
+) -> Result<Claim, Unserved> {
+    let body = NodeClaim {
+        leader: lead.leader.clone(),
+        pool: wish.pool.clone(),
+        holder: wish.holder.clone(),
+        lease_s: wish.lease_s,
+    };
+    while lead.is_held() {
+        let answer = match fleet.port(node) {
+            Ok(port) => while_held(fleet, lead, node, port.claim(&wish.id, &body)).await?,
+            Err(refused) => Err(refused),
+        };
+        let refused = match answer {
+            Ok(claim) => return Ok(claim),
+            Err(refused) => refused,
+        };
+        let heard = heard(&refused);
+        let problem = refused.problem();
+        if problem.code == "stale_leader" {
+            break;
+        }
+        let step = asking.heard(heard, fleet.reaches(node), fleet.has_lost(node), now());
+        tracing::info!(claim = wish.id, %node, ?heard, ?step, "not served: {problem}");
+        match step {
+            Step::Elsewhere => return Err(Unserved::Elsewhere(problem)),
+            Step::GiveUp => return Err(Unserved::Lost(problem)),
+            Step::EndFirst if has_ended(fleet, lead, wish, node).await? => {
+                return Err(Unserved::Elsewhere(problem));
+            }
+            Step::EndFirst | Step::Again => sleep(AGAIN).await,
+        }
+    }
+    Err(Unserved::Succeeded)
+}
+
+/// Has the node end what it has of the claim; whether it says that there is nothing any more.
+async fn has_ended(fleet: &Fleet, lead: &Lead, wish: &Wish, node: &Name) -> Result<bool, Unserved> {
+    let Ok(port) = fleet.port(node) else { return Ok(false) };
+    Ok(while_held(fleet, lead, node, port.end(&wish.id, &lead.leader)).await?.is_ok())
+}
+
+/// The answer to one request to the node; waited for while we lead and our link to the node holds.
+async fn while_held<T>(
+    fleet: &Fleet,
+    lead: &Lead,
+    node: &Name,
+    answer: impl Future<Output = Result<T, Refused>>,
+) -> Result<Result<T, Refused>, Unserved> {
+    let silent = |why: &str| Ok(Err(Refused::Unknown(Problem::new(504, "timeout", why))));
+    tokio::select! {
+        answer = timeout(TRY, answer) => match answer {
+            Ok(answer) => Ok(answer),
+            Err(_) => silent("no answer in time"),
+        },
+        () = fleet.unreached(node) => silent("the link to it broke"),
+        () = lead.lost() => Err(Unserved::Succeeded),
+    }
+}
+
+fn heard(refused: &Refused) -> Heard {
+    match refused {
+        Refused::No(_) => Heard::Refused,
+        Refused::Failed(_) => Heard::Failed,
+        Refused::Unreached(_) => Heard::Unreached,
+        Refused::Unknown(_) => Heard::Nothing,
+    }
+}
+
+/// Another coordinator leads, or the node is lost with the machine: what the client of a claim is told.
+pub(crate) fn told(unserved: Unserved, node: &Name) -> Problem {
+    match unserved {
+        Unserved::Succeeded => succeeded(),
+        Unserved::Elsewhere(problem) | Unserved::Lost(problem) => {
+            let detail = format!("node {node} was lost while it served: {problem}");
+            Problem::new(503, "claim_lost", detail).hint("claim again")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

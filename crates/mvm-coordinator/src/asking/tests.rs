@@ -1,0 +1,218 @@
+//! A leader and one node whose answers are written down beforehand.
+
+use super::*;
+use crate::desk;
+use crate::fleet::Known;
+use crate::fleet::tests::lonely;
+use crate::port::{NodePort, Told};
+use crate::records::{CLAIMS, ClaimRecord, NodeRecord};
+use crate::writer::Writer;
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use mvm_api::Client;
+use mvm_api::fleet::{HeldClaim, Leader, NodeDocument, RenewClaims};
+use mvm_model::{InstanceRef, State};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+const CLAIM: &str = "l-0123456789abcdef";
+
+/// What the node says to a claim.
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Served,
+    Refused,
+    Failed,
+    Broken,
+    Never,
+}
+
+/// A node that answers claims in this order, and says that what it is to end has ended.
+struct Scripted {
+    answers: Mutex<VecDeque<Answer>>,
+    asked: Mutex<Vec<&'static str>>,
+}
+
+impl Scripted {
+    fn new(answers: &[Answer]) -> Arc<Scripted> {
+        let answers = Mutex::new(answers.iter().copied().collect());
+        Arc::new(Scripted { answers, asked: Mutex::default() })
+    }
+
+    fn asked(&self) -> Vec<&'static str> {
+        self.asked.lock().expect("a list").clone()
+    }
+}
+
+#[async_trait]
+impl NodePort for Scripted {
+    fn watch(&self) -> BoxStream<'static, Told> {
+        Box::pin(futures::stream::pending())
+    }
+
+    async fn document(&self, _: &NodeDocument) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    async fn leader(&self, _: &Leader) -> Result<Vec<HeldClaim>, Refused> {
+        Ok(Vec::new())
+    }
+
+    async fn claim(&self, id: &str, _: &NodeClaim) -> Result<Claim, Refused> {
+        self.asked.lock().expect("a list").push("claim");
+        let answer = self.answers.lock().expect("a list").pop_front();
+        let problem = |status| Problem::new(status, "as_written", "as it is written");
+        match answer.expect("an answer") {
+            Answer::Served => Ok(claim(id)),
+            Answer::Refused => Err(Refused::No(problem(409))),
+            Answer::Failed => Err(Refused::Failed(problem(500))),
+            Answer::Broken => Err(Refused::Unknown(problem(502))),
+            Answer::Never => std::future::pending().await,
+        }
+    }
+
+    async fn renew(&self, _: &RenewClaims) -> Result<Vec<String>, Refused> {
+        Ok(Vec::new())
+    }
+
+    async fn end(&self, _: &str, _: &Leader) -> Result<(), Refused> {
+        self.asked.lock().expect("a list").push("end");
+        Ok(())
+    }
+
+    fn client(&self) -> Option<Client> {
+        None
+    }
+}
+
+fn claim(id: &str) -> Claim {
+    let reference: InstanceRef = "ci/runners/i-00000001".parse().expect("an instance");
+    let lease = serde_json::json!({
+        "id": id, "holder": "operator:alice", "purpose": "run", "since": 1, "expires_at": 2,
+    });
+    let lease = serde_json::from_value(lease).expect("a lease");
+    Claim { reference, from: State::Warm, way_up: None, took_ms: 1.0, lease }
+}
+
+fn node() -> Name {
+    "n1".parse().expect("a name")
+}
+
+fn wish(again: bool) -> Wish {
+    let pool = "ci/runners".parse().expect("a pool");
+    Wish { id: CLAIM.to_owned(), pool, holder: "operator:alice".to_owned(), lease_s: None, again }
+}
+
+fn record() -> ClaimRecord {
+    let Wish { pool, holder, .. } = wish(false);
+    ClaimRecord { pool, node: node(), holder, lease_s: None }
+}
+
+/// A coordinator that leads, and its node, which is in reach or not.
+async fn leading(port: &Arc<Scripted>, reached: bool) -> (Arc<Fleet>, Arc<Lead>) {
+    let fleet = lonely().await;
+    let election = mvm_store::Election::new(fleet.store.clone(), "leader");
+    let leadership = election.campaign(b"{}", Duration::from_secs(600)).await.expect("elected");
+    let lead = fleet.leadership(leadership);
+    let record = NodeRecord {
+        node_id: node(),
+        address: "unix:/nowhere".to_owned(),
+        duty: Default::default(),
+        lost_since: None,
+        known: None,
+    };
+    let known = Known {
+        record,
+        port: port.clone(),
+        status: None,
+        reached,
+        lost_at: None,
+        missed_since: None,
+        resolved: reached,
+        refused: None,
+        kick: Arc::default(),
+        link: tokio::spawn(async {}).abort_handle(),
+    };
+    fleet.view().nodes.insert(node(), known);
+    (fleet, lead)
+}
+
+fn reach(fleet: &Fleet, reached: bool) {
+    fleet.view().nodes.get_mut(&node()).expect("the node").reached = reached;
+}
+
+async fn soon<T>(work: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(10), work).await.expect("it ends soon")
+}
+
+async fn asked(answers: &[Answer]) -> (Result<Claim, Unserved>, Vec<&'static str>) {
+    let port = Scripted::new(answers);
+    let (fleet, lead) = leading(&port, true).await;
+    let outcome = soon(ask(&fleet, &lead, &wish(false), &node(), Asking::new(now()))).await;
+    (outcome, port.asked())
+}
+
+#[tokio::test]
+async fn what_a_node_refuses_after_its_answer_was_lost_is_ended_there_and_goes_elsewhere() {
+    // Its agent was killed in the middle: the machine has failed, or there is no room for another.
+    for second in [Answer::Refused, Answer::Failed] {
+        let (outcome, asked) = asked(&[Answer::Broken, second]).await;
+        assert!(matches!(outcome, Err(Unserved::Elsewhere(_))), "{second:?}: {outcome:?}");
+        assert_eq!(asked, ["claim", "claim", "end"], "{second:?}");
+    }
+    let (outcome, asked) = asked(&[Answer::Refused]).await;
+    assert!(matches!(outcome, Err(Unserved::Elsewhere(_))), "{outcome:?}");
+    assert_eq!(asked, ["claim"], "it has nothing of it");
+}
+
+#[tokio::test]
+async fn a_request_that_is_never_answered_is_not_waited_for_when_its_link_breaks() {
+    let port = Scripted::new(&[Answer::Never, Answer::Served]);
+    let (fleet, lead) = leading(&port, true).await;
+    let (of, with) = (fleet.clone(), lead.clone());
+    let asking =
+        tokio::spawn(
+            async move { ask(&of, &with, &wish(false), &node(), Asking::new(now())).await },
+        );
+    sleep(Duration::from_millis(50)).await;
+    reach(&fleet, false);
+    sleep(Duration::from_millis(1200)).await;
+    reach(&fleet, true);
+    soon(asking).await.expect("a task").expect("the same claim");
+    assert_eq!(port.asked(), ["claim", "claim"]);
+}
+
+#[tokio::test]
+async fn a_client_that_comes_to_a_new_leader_keeps_the_machine_of_a_node_that_is_not_in_reach_yet()
+{
+    let port = Scripted::new(&[Answer::Served]);
+    let (fleet, lead) = leading(&port, false).await;
+    let written = Writer::start(fleet.store.clone(), lead.clone());
+    fleet.desk.begin(written, BTreeMap::from([(CLAIM.to_owned(), record())]));
+    fleet.set_lead(Some(lead.clone()));
+    let of = fleet.clone();
+    let serving =
+        tokio::spawn(
+            async move { desk::serve(&of, &lead, &wish(true), std::future::pending()).await },
+        );
+    sleep(Duration::from_millis(700)).await;
+    assert!(!serving.is_finished(), "it waits for the node");
+    reach(&fleet, true);
+    soon(serving).await.expect("a task").expect("the same claim");
+    assert_eq!(port.asked(), ["claim"], "nothing is ended");
+}
+
+#[tokio::test]
+async fn a_claim_that_is_given_back_tells_its_client_to_claim_anew() {
+    let port = Scripted::new(&[]);
+    let (fleet, lead) = leading(&port, false).await;
+    let written = Writer::start(fleet.store.clone(), lead.clone());
+    fleet.desk.begin(written, BTreeMap::from([(CLAIM.to_owned(), record())]));
+    fleet.set_lead(Some(lead.clone()));
+    // Nobody has come back for it in time, and its node cannot be told.
+    let orphan = fleet.desk.orphan(CLAIM).expect("we lead").expect("an orphan");
+    tokio::spawn(desk::release(fleet.clone(), lead.clone(), CLAIM.to_owned(), orphan.node));
+    let served = desk::serve(&fleet, &lead, &wish(false), std::future::pending()).await;
+    assert_eq!(served.expect_err("it is being given back").code, "claim_lost");
+    assert!(fleet.store.list(CLAIMS).await.expect("a list").is_empty(), "nothing is written");
+}

@@ -1,0 +1,152 @@
+//! What a leader does with a node's answer to a claim, or with its silence.
+//!
+//! A claim has one id, and a node gives the same id the same machine: asking again does no harm. What
+//! must not happen is that a claim goes to another node while the first one may still bring up a
+//! machine for it, and that it waits for a node of which nothing comes any more.
+
+use crate::Millis;
+
+/// How long a node may be out of the leader's reach in the middle of a claim, in ms. A node that its
+/// other coordinators do not reach either is given up at once.
+pub const AWAY_MS: Millis = 15_000;
+/// How long it may be away where the claim's client uses the machine already, in ms: its agent may be
+/// started anew, and the machine goes on meanwhile.
+pub const USED_AWAY_MS: Millis = 60_000;
+/// How long a node may take to bring up a machine, in ms.
+pub const BRING_MS: Millis = 120_000;
+
+/// What came of one request to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// The node refused it: this request did nothing.
+    Refused,
+    /// The node tried, and says that it failed: something may be left of it there.
+    Failed,
+    /// The request did not come to the node.
+    Unreached,
+    /// No answer came: the request may have been carried out, or may still be.
+    Nothing,
+}
+
+/// What the leader does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The node has nothing of the claim: another one may serve it.
+    Elsewhere,
+    /// The node ends what it may have of the claim; then another one may serve it.
+    EndFirst,
+    /// The same node is asked again, under the same id.
+    Again,
+    /// The claim is lost: nobody knows what the node has of it.
+    GiveUp,
+}
+
+/// A claim that one node is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asking {
+    began: Millis,
+    /// Whether the node may have something of the claim.
+    asked: bool,
+    /// Whether its client uses the machine already.
+    used: bool,
+    /// Since when the node is out of reach.
+    away_since: Option<Millis>,
+}
+
+impl Asking {
+    /// Begins to ask.
+    pub fn new(now: Millis) -> Asking {
+        Asking { began: now, asked: false, used: false, away_since: None }
+    }
+
+    /// Begins to ask a node that was asked for this claim before, by an earlier leader or for a request
+    /// whose connection broke. `used` says that the client uses the machine that it got there.
+    pub fn anew(used: bool, now: Millis) -> Asking {
+        Asking { asked: true, used, ..Asking::new(now) }
+    }
+
+    /// What to do after a request. `reached` says whether the leader's link to the node holds, `lost`
+    /// whether no coordinator reaches the node.
+    pub fn heard(&mut self, heard: Heard, reached: bool, lost: bool, now: Millis) -> Step {
+        match heard {
+            Heard::Refused if !self.asked => return Step::Elsewhere,
+            Heard::Unreached if !self.asked => return Step::Elsewhere,
+            // What it refuses now may be the second of two requests.
+            Heard::Refused => self.away_since = None,
+            Heard::Failed => (self.asked, self.away_since) = (true, None),
+            Heard::Nothing if reached => (self.asked, self.away_since) = (true, None),
+            Heard::Nothing | Heard::Unreached => {
+                self.asked = true;
+                self.away_since.get_or_insert(now);
+            }
+        }
+        let away = self.away_since.map_or(0, |since| now.saturating_sub(since));
+        let (lost, most) = match self.used {
+            true => (false, USED_AWAY_MS),
+            false => (lost, AWAY_MS),
+        };
+        if lost || away >= most || now.saturating_sub(self.began) >= BRING_MS {
+            return Step::GiveUp;
+        }
+        match heard {
+            Heard::Refused | Heard::Failed => Step::EndFirst,
+            Heard::Unreached | Heard::Nothing => Step::Again,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Heard::{Failed, Nothing, Refused, Unreached};
+    use Step::{Again, Elsewhere, EndFirst, GiveUp};
+
+    #[test]
+    fn a_node_that_has_nothing_of_a_claim_is_left_at_once() {
+        assert_eq!(Asking::new(0).heard(Refused, true, false, 1), Elsewhere);
+        assert_eq!(Asking::new(0).heard(Unreached, false, false, 1), Elsewhere);
+        assert_eq!(Asking::new(0).heard(Unreached, false, true, 1), Elsewhere);
+    }
+
+    #[test]
+    fn a_node_that_may_have_something_of_it_ends_that_first() {
+        assert_eq!(Asking::new(0).heard(Failed, true, false, 1), EndFirst);
+        let mut asking = Asking::new(0);
+        assert_eq!(asking.heard(Nothing, true, false, 10), Again, "its agent was killed");
+        assert_eq!(asking.heard(Unreached, false, false, 500), Again);
+        assert_eq!(asking.heard(Refused, true, false, 4000), EndFirst, "it is not asked for 120 s");
+        assert_eq!(asking.heard(Nothing, true, false, 4500), Again, "the end was cut off");
+        assert_eq!(asking.heard(Failed, true, false, 5000), EndFirst);
+    }
+
+    #[test]
+    fn a_new_leader_waits_for_a_node_that_it_does_not_reach_yet() {
+        let mut asking = Asking::anew(false, 0);
+        assert_eq!(asking.heard(Unreached, false, false, 1), Again, "it has only just begun");
+        assert_eq!(asking.heard(Refused, true, false, 900), EndFirst);
+        assert_eq!(asking.heard(Unreached, false, true, 1000), GiveUp);
+    }
+
+    #[test]
+    fn a_machine_that_is_in_use_is_not_given_up_because_its_agent_is_started_anew() {
+        let mut asking = Asking::anew(true, 0);
+        assert_eq!(asking.heard(Unreached, false, true, AWAY_MS + 1), Again);
+        assert_eq!(asking.heard(Unreached, false, true, USED_AWAY_MS), Again);
+        assert_eq!(asking.heard(Unreached, false, true, AWAY_MS + 1 + USED_AWAY_MS), GiveUp);
+    }
+
+    #[test]
+    fn a_node_that_is_away_is_waited_for_briefly_and_one_that_works_for_long() {
+        let mut away = Asking::new(0);
+        assert_eq!(away.heard(Nothing, false, false, 1000), Again);
+        assert_eq!(away.heard(Unreached, false, false, 1000 + AWAY_MS - 1), Again);
+        assert_eq!(away.heard(Unreached, false, false, 1000 + AWAY_MS), GiveUp);
+        let mut back = away;
+        assert_eq!(back.heard(Nothing, true, false, 1000 + AWAY_MS), Again, "it has come back");
+        assert_eq!(back.heard(Unreached, false, false, 2000 + AWAY_MS), Again, "a wait of its own");
+        assert_eq!(back.heard(Unreached, false, true, 2001 + AWAY_MS), GiveUp, "nobody reaches it");
+        let mut busy = Asking::new(0);
+        assert_eq!(busy.heard(Nothing, true, false, BRING_MS - 1), Again);
+        assert_eq!(busy.heard(Nothing, true, false, BRING_MS), GiveUp);
+    }
+}

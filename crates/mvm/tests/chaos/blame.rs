@@ -1,0 +1,82 @@
+//! Which trouble a call's length or its error may be laid to.
+
+use crate::clients::Call;
+use crate::plan::{Target, Trouble};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long a client asks again: `MVM_PATIENCE`, where nothing is said.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long after the end of a trouble it may still be felt: another coordinator comes to lead, links
+/// and connections that were cut are found broken (docs/fleet.md).
+const FELT: Duration = Duration::from_secs(20);
+/// How long a call may take by itself, on a slow machine.
+const MARGIN: Duration = Duration::from_secs(15);
+
+/// What has happened, and on which node each machine was.
+pub struct Blame<'a> {
+    plan: &'a [Trouble],
+    nodes: BTreeMap<String, &'static str>,
+}
+
+impl Blame<'_> {
+    /// `events` are those of each node: they name all of its machines.
+    pub fn new<'a>(plan: &'a [Trouble], events: &[(&'static str, String)]) -> Blame<'a> {
+        let mut nodes = BTreeMap::new();
+        for (node, events) in events {
+            nodes.extend(machines(events).map(|machine| (machine.to_owned(), *node)));
+        }
+        Blame { plan, nodes }
+    }
+
+    /// Why the call has taken too long, if it has: it may wait for as long as a client is patient and
+    /// the longest trouble on its way lasts, and hardly at all where nothing is wrong.
+    pub fn too_long(&self, call: &Call) -> Option<String> {
+        let (began, took) = (call.began(), call.took.as_secs_f64());
+        let longest = self.felt(began, call.ended).map(|trouble| trouble.lasts).max();
+        if call.took > PATIENCE + longest.unwrap_or_default() + MARGIN {
+            return Some(format!("it took {took:.0} s"));
+        }
+        let quiet = self.quiet(began, call.ended);
+        let why =
+            || format!("it took {took:.0} s, and {:.0} s without trouble", quiet.as_secs_f64());
+        (quiet > MARGIN).then(why)
+    }
+
+    /// Why an error may not be, that came between these times and says this: nothing had happened to
+    /// the node of the machine that it is about.
+    pub fn unfounded(&self, from: Duration, to: Duration, said: &str) -> Option<String> {
+        let of_machine = machines(said).find_map(|machine| self.nodes.get(machine).copied());
+        let named = || self.nodes.values().find(|node| said.contains(&format!("node {node}")));
+        let Some(node) = of_machine.or_else(|| named().copied()) else {
+            return Some("its error names neither its machine nor its node".to_owned());
+        };
+        let hit = self.felt(from, to).any(|trouble| trouble.target == Target::Process(node));
+        (!hit).then(|| format!("nothing had happened to its node {node}"))
+    }
+
+    /// The troubles that could be felt between these times.
+    fn felt(&self, from: Duration, to: Duration) -> impl Iterator<Item = &Trouble> {
+        self.plan.iter().filter(move |trouble| trouble.at <= to && trouble.ends() + FELT >= from)
+    }
+
+    /// How much of the time between these two no trouble could be felt.
+    fn quiet(&self, from: Duration, to: Duration) -> Duration {
+        let (mut at, mut quiet) = (from, Duration::ZERO);
+        // In the order of their beginnings.
+        for trouble in self.felt(from, to) {
+            quiet += trouble.at.saturating_sub(at);
+            at = at.max(trouble.ends() + FELT);
+        }
+        quiet + to.saturating_sub(at)
+    }
+}
+
+/// The machines that a text names: `i-` and eight hexadecimal digits.
+fn machines(text: &str) -> impl Iterator<Item = &str> {
+    let is_id = |word: &&str| {
+        let digits = word.strip_prefix("i-");
+        digits.is_some_and(|d| d.len() == 8 && d.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    };
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').filter(is_id)
+}
