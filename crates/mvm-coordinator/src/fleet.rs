@@ -442,6 +442,11 @@ pub(crate) mod tests {
 
     /// A coordinator without nodes that does nothing.
     pub async fn lonely() -> Arc<Fleet> {
+        lonely_with(Arc::new(Nowhere)).await
+    }
+
+    /// The same, with this way to its nodes.
+    pub async fn lonely_with(connector: Arc<dyn Connector>) -> Arc<Fleet> {
         let store = mvm_store::SqliteStore::in_memory();
         let options = Options {
             fleet_id: "f".parse().expect("a name"),
@@ -453,6 +458,6 @@ pub(crate) mod tests {
             pushes: 1,
             limits: Limits { per_node: 1, per_tenant: 1, total: 1 },
         };
-        Fleet::new(options, Arc::new(store.expect("a store")), Arc::new(Nowhere))
+        Fleet::new(options, Arc::new(store.expect("a store")), connector)
     }
 }

@@ -67,6 +67,8 @@ pub async fn register(
         return Err(Problem::new(403, "forbidden", detail));
     }
     check_address(&peer, &body.address)?;
+    // Without an identity no node on the network is ever reached: it would never show up.
+    fleet.connector.port(&body.node_id, &body.address)?;
     fleet.register(&body).await?;
     // The store tells it in a moment; until then it is as it was said.
     {
@@ -135,4 +137,29 @@ pub async fn set_duty(
     fleet.desk.refresh(&fleet, &name);
     fleet.replan.notify_one();
     show(State(fleet), Path(node)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Network;
+    use crate::fleet::tests::lonely_with;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn a_node_on_the_network_is_refused_by_a_coordinator_without_an_identity() {
+        let fleet = lonely_with(Arc::new(Network { keeper: None })).await;
+        let add = async |address: &str| {
+            let node_id = "n1".parse().expect("a name");
+            let body = Body(RegisterNode { node_id, address: address.to_owned() });
+            let peer = ConnectInfo(Peer::Unix { uid: Some(0) });
+            register(State(fleet.clone()), peer, body).await.map(drop).expect_err("no leader")
+        };
+        let problem = add("10.0.1.5:4433").await;
+        assert_eq!(problem.code, "identity_missing");
+        assert!(problem.hint.contains("--identity"));
+        assert!(fleet.store.list(NODES).await.expect("a list").is_empty());
+        // One on its own machine it can reach.
+        assert_eq!(add("unix:/run/mvm/agent.sock").await.code, "leader_changed");
+    }
 }

@@ -87,6 +87,20 @@ fn a_claim_lives_as_long_as_its_leader_says_so() {
 }
 
 #[test]
+fn a_claim_that_is_ended_while_it_is_brought_up_leaves_nothing() {
+    let host = on_host(async |node| {
+        node.fleet_led(&leader(1)).await.expect("led");
+        let leader = leader(1);
+        let (claimed, ended) =
+            tokio::join!(node.fleet_claim(CLAIM, claim(1)), node.fleet_release(CLAIM, &leader),);
+        claimed.expect("it was asked for first");
+        ended.expect("it has ended");
+        assert!(lease(&node, CLAIM).await.is_none(), "whoever was told so may claim elsewhere");
+    });
+    host.disconnect();
+}
+
+#[test]
 fn an_open_session_holds_a_claim_without_any_leader() {
     let host = on_host(async |node| {
         let claimed = node.fleet_claim(CLAIM, claim(1)).await.expect("a claim");

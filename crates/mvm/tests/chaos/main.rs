@@ -46,9 +46,9 @@ fn main() {
     if !options.kept {
         return trial(&options);
     }
-    for (seed, members, found) in seeds::KEPT {
+    for (seed, members, seconds, found) in seeds::KEPT {
         eprintln!("chaos: seed {seed} has found: {found}");
-        trial(&Options { seed, members, ..options });
+        trial(&Options { seed, members, seconds, ..options });
     }
 }
 
