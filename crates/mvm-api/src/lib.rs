@@ -3,6 +3,7 @@
 //! Lives here: the paths ([`paths`]), the table of all routes and who may call them ([`routes`]),
 //! the types of requests and replies ([`types`]), the description of the API made of
 //! both ([`openapi`]), lists in pages ([`page`]), problem documents after RFC 9457 ([`problem`]),
+//! directories of servers that are theirs alone ([`private`]),
 //! identities and mutual TLS ([`identity`], [`tls`]), and the [`Client`] over a Unix socket or TLS.
 //!
 //! Never here: business rules. The handlers live in `mvm-node`; decisions in `mvm-model`.
@@ -20,6 +21,7 @@ pub mod page;
 pub mod paths;
 pub mod peer;
 pub mod position;
+pub mod private;
 pub mod problem;
 pub mod query;
 pub mod routes;

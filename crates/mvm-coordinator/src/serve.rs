@@ -6,7 +6,7 @@ use crate::{Result, api, revocations, stored};
 use mvm_api::files::io;
 use mvm_api::identity::{Identity, IdentityDir, Signer, keep};
 use mvm_api::tls::{Keeper, TlsListener};
-use mvm_api::{Peer, Problem, service};
+use mvm_api::{Peer, Problem, private, service};
 use mvm_model::Name;
 use mvm_model::fleet::Limits;
 use mvm_store::{EtcdOptions, EtcdStore, SqliteStore, Store};
@@ -59,6 +59,7 @@ const GRACE: Duration = Duration::from_secs(30);
 /// Serves until SIGTERM or SIGINT: then another leads at once, nothing new is taken, and what is under
 /// way has 30 s to end, or until the next signal. Nodes go on by themselves.
 pub fn serve(options: ServeOptions) -> Result<()> {
+    private::narrow_umask();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -69,9 +70,9 @@ pub fn serve(options: ServeOptions) -> Result<()> {
 }
 
 async fn run(mut options: ServeOptions) -> Result<()> {
-    std::fs::create_dir_all(&options.root)
-        .map_err(|e| io(format!("make {}", options.root.display()), e))?;
+    private::own_dir(&options.root)?;
     let (store, kind) = open_store(&options).await?;
+    private::close(&options.root)?;
     let clock = options.root.join("clock.json");
     mvm_clock::install(&clock).map_err(|e| io(format!("open {}", clock.display()), e))?;
     let keeper = options.identity.take().map(Keeper::open).transpose()?;

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
@@ -20,7 +21,9 @@ pub fn clone_file(from: &Path, to: &Path) -> Result<()> {
         let why = std::io::Error::from(std::io::ErrorKind::InvalidInput);
         return Err(Error::io("copy (it is no regular file)", from, why));
     }
-    let target = OpenOptions::new().write(true).create_new(true).open(to).at("create", to)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let target = options.open(to).at("create", to)?;
     let copied = fill(&source, &target, meta.len())
         .and_then(|()| target.set_permissions(meta.permissions()));
     copied.map_err(|e| {

@@ -1,5 +1,6 @@
 //! Blank ext4 disks: formatted once a size, then copied.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::clone::clone_file;
@@ -46,7 +47,10 @@ async fn template(store: &ImageStore, purpose: Purpose, mib: u64) -> Result<Path
     }
     let work = WorkDir::new_in(&disks)?;
     let fresh = work.path().join("ext4");
-    let made = std::fs::File::create_new(&fresh).and_then(|f| f.set_len(mib << 20));
+    // Every disk is a copy of it, mode included.
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let made = options.open(&fresh).and_then(|f| f.set_len(mib << 20));
     made.at("create", &fresh)?;
     // Lazy initialisation leaves inode tables and journal as holes, and their zeroing to nobody:
     // a sparse file reads as zero already.

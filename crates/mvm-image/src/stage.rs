@@ -17,7 +17,10 @@ const LINKED: [&str; 9] =
 /// Where a profile without a `usr` of its own is seen from `/usr`.
 const UNDER_USR: [&str; 6] = ["bin", "sbin", "lib", "libexec", "include", "share"];
 /// Directories that every guest has, with their modes: places to mount on, and to write to.
-const DIRECTORIES: [(&str, u32); 17] = [
+const DIRECTORIES: [(&str, u32); 20] = [
+    ("", 0o755),
+    ("nix", 0o755),
+    ("nix/store", 0o755),
     ("proc", 0o555),
     ("sys", 0o555),
     ("dev", 0o755),
@@ -134,6 +137,8 @@ fn link_folders(root: &Path, profile: &Path) -> Result<()> {
     // nixpkgs' packages have no usr, but scripts everywhere say /usr/bin/env.
     let usr = root.join("usr");
     create_dir(&usr).at("create", &usr)?;
+    // Whatever the umask is: it is a guest's to read.
+    set_permissions(&usr, Permissions::from_mode(0o755)).at("set the mode of", &usr)?;
     for name in UNDER_USR.into_iter().filter(|n| has(n)) {
         link(profile.join(name), &usr.join(name))?;
     }

@@ -1,6 +1,7 @@
 //! The image store: what it offers, over the modules that do it.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,7 +37,8 @@ impl ImageStore {
         let root = std::path::absolute(root).at("resolve", root)?;
         let store = Self { root, guest, tools, assembling: Arc::default() };
         for dir in store.dirs() {
-            std::fs::create_dir_all(&dir).at("create", &dir)?;
+            let mut maker = std::fs::DirBuilder::new();
+            maker.recursive(true).mode(0o700).create(&dir).at("create", &dir)?;
             for gone in workdir::sweep(&dir, false)? {
                 tracing::info!(name = gone.digest, bytes = gone.bytes, "removed a leftover");
             }

@@ -5,6 +5,7 @@
 //! process everything that writes there has the [`WorkDir`]: it goes with the last of them.
 
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +34,8 @@ impl WorkDir {
     /// Makes one in `parent`.
     pub fn new_in(parent: &Path) -> Result<Self> {
         for _ in 0..100 {
-            let made = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent);
+            let ours = std::fs::Permissions::from_mode(0o700);
+            let made = tempfile::Builder::new().prefix(PREFIX).permissions(ours).tempdir_in(parent);
             let path = made.at("make a work directory in", parent)?.keep();
             let lock = File::open(&path).at("open", &path);
             // Between making and locking, another process's sweep may have taken it for a
@@ -63,9 +65,6 @@ impl WorkDir {
 
 /// Makes a directory durable and renames it to `to`; `Ok(false)` where something is there already.
 pub(crate) fn publish(dir: &Path, to: &Path) -> Result<bool> {
-    use std::os::unix::fs::PermissionsExt;
-    let open = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(dir, open).at("make readable", dir)?;
     sync_tree(dir)?;
     match std::fs::rename(dir, to) {
         Ok(()) => {}

@@ -94,7 +94,7 @@ impl Node {
     fn make_place(&self, instance: &Instance) -> Result<Files> {
         self.check_room(self.memory_to_reserve(instance))?;
         let files = self.parts.root.files(instance.id);
-        make_dir(&files.dir, 0o711)?;
+        make_dir(&files.dir, 0o700)?;
         make_dir(&files.vm(), 0o700)?;
         Ok(files)
     }

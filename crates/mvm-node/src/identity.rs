@@ -37,7 +37,7 @@ pub fn host_key(files: &Files, alias: &str) -> Result<String> {
     let key = load_or_make(&files.host_key(), alias)?;
     let line = format!("{alias} {}\n", public(&key)?);
     if fs::read_to_string(files.known_hosts()).ok().as_deref() != Some(&line) {
-        write_atomically(&files.known_hosts(), line.as_bytes(), 0o644)?;
+        write_atomically(&files.known_hosts(), line.as_bytes(), 0o600)?;
     }
     let text = key.to_openssh(LineEnding::LF).map_err(key_error)?;
     Ok(text.to_string())
@@ -49,7 +49,7 @@ pub fn machine_id(files: &Files) -> Result<String> {
         return Ok(id);
     }
     let id = hex_digits(32)?;
-    write_atomically(&files.machine_id(), id.as_bytes(), 0o644)?;
+    write_atomically(&files.machine_id(), id.as_bytes(), 0o600)?;
     Ok(id)
 }
 

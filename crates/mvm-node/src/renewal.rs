@@ -98,7 +98,7 @@ impl Node {
         let renewal = Renewal { at: wall(), made_at: template.made_at, reason, done: false };
         // The note first: a template that is gone without one would not be missed.
         let text = serde_json::to_vec(&renewal).unwrap_or_default();
-        let gone = write_atomically(&self.note(&template.key), &text, 0o644)
+        let gone = write_atomically(&self.note(&template.key), &text, 0o600)
             .and_then(|()| remove_dir(&template.files.dir));
         if let Err(problem) = gone {
             tracing::error!(template = template.key, "cannot give a template up: {problem}");
@@ -138,7 +138,7 @@ impl Node {
     pub(crate) fn renewed(&self, key: &str) -> Result<()> {
         let Some(renewal) = self.to_be_renewed(key) else { return Ok(()) };
         let text = serde_json::to_vec(&Renewal { done: true, ..renewal }).unwrap_or_default();
-        write_atomically(&self.template_files(key).dir.join(RENEWED), &text, 0o644)?;
+        write_atomically(&self.template_files(key).dir.join(RENEWED), &text, 0o600)?;
         remove_file(&self.note(key))
     }
 

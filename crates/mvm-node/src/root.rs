@@ -2,9 +2,9 @@
 
 use crate::Result;
 use crate::problem::io;
-use mvm_api::Problem;
 pub use mvm_api::files::{make_dir, write_atomically};
 use mvm_api::identity::IdentityDir;
+use mvm_api::{Problem, private};
 use mvm_model::{InstanceId, Name, PoolRef};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,9 +21,10 @@ pub struct Root {
 }
 
 impl Root {
-    /// Opens or makes the state directory `path`.
+    /// Opens or makes the state directory `path`, which is closed to others (`root_open` where it is
+    /// open, and may be anything).
     pub fn open(path: &Path) -> Result<Root> {
-        make_dir(path, 0o700)?;
+        private::own_dir(path)?;
         let path = path.canonicalize().map_err(|e| io(format!("open {}", path.display()), e))?;
         if path.as_os_str().len() > LONGEST_ROOT {
             return Err(Problem::new(
@@ -54,10 +55,7 @@ impl Root {
             }
             Err(e) => return Err(io(format!("read {}", file.display()), e)),
         };
-        for part in ["tenants", "instances", "templates"] {
-            make_dir(&path.join(part), 0o711)?;
-        }
-        for part in ["jobs", "caches"] {
+        for part in ["tenants", "instances", "templates", "jobs", "caches"] {
             make_dir(&path.join(part), 0o700)?;
         }
         Ok(Root { path, id })

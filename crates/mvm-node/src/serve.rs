@@ -11,7 +11,7 @@ use crate::stages::Stages;
 use crate::{Result, announce, api, jobs, liveness, reconcile, recovery};
 use mvm_api::identity::{IdentityDir, keep};
 use mvm_api::tls::{Keeper, TlsListener};
-use mvm_api::{Problem, service};
+use mvm_api::{Problem, private, service};
 use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::qemu::QemuDriver;
 use mvm_hypervisor::sim::{Latencies, SimHypervisor};
@@ -76,6 +76,7 @@ pub struct ServeOptions {
 
 /// Serves until SIGTERM, SIGINT or `POST /v1/agent/stop`. No VM is touched by the end.
 pub fn serve(options: ServeOptions) -> Result<()> {
+    private::narrow_umask();
     let root = Root::open(&options.root)?;
     // Before any thread exists: setns(2) moves only the calling one.
     if let Some(netns) = &options.netns {
@@ -96,6 +97,8 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     let clock = root.path().join("clock.json");
     mvm_clock::install(&clock).map_err(|e| io(format!("open {}", clock.display()), e))?;
     let images = ImageStore::open(root.path(), GuestBinary::new(options.guest)).or_problem()?;
+    // No build of an earlier agent is under way here any more.
+    private::close(root.path())?;
     let (driver, accelerator_reason) = match options.driver {
         Driver::Qemu => qemu(&root, &images).await?,
         Driver::Sim => simulation(&root)?,

@@ -285,7 +285,7 @@ fn publish(from: &Files, to: &Files) -> Result<()> {
     let name = to.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let work = Files { dir: to.dir.with_file_name(name + UNFINISHED) };
     remove_dir(&work.dir)?;
-    make_dir(&work.dir, 0o711)?;
+    make_dir(&work.dir, 0o700)?;
     let files = [
         (from.memory(), work.memory()),
         (from.snapshot(), work.snapshot()),
@@ -299,7 +299,7 @@ fn publish(from: &Files, to: &Files) -> Result<()> {
             .map_err(|e| io(format!("take over {}", to.display()), e))?;
     }
     let made = serde_json::to_vec(&Made { made_at: wall() }).unwrap_or_default();
-    write_atomically(&work.dir.join(MADE), &made, 0o644)?;
+    write_atomically(&work.dir.join(MADE), &made, 0o600)?;
     let sync = |path: &Path| fs::File::open(path).and_then(|dir| dir.sync_all());
     let parent = to.dir.parent().unwrap_or(Path::new("/"));
     sync(&work.dir)

@@ -209,4 +209,9 @@ pub trait Store: Send + Sync + 'static {
     async fn keep_session(&self, session: SessionId) -> Result<()>;
     /// Ends the session and removes its records; one that has ended is no error.
     async fn end_session(&self, session: SessionId) -> Result<()>;
+    /// Has the file of an embedded store hold nothing but what its records say: what they have said
+    /// is not in it any more. Takes as long as writing all of it. In a cluster nothing happens.
+    async fn scrub(&self) -> Result<()> {
+        Ok(())
+    }
 }

@@ -13,6 +13,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -47,6 +48,10 @@ impl SqliteStore {
     pub fn open(path: &Path) -> Result<SqliteStore> {
         let lock = lock(&path.with_extension("lock"))?;
         let shown = path.display().to_string();
+        // Made here, since SQLite would let others read it, and -wal and -shm are as it is.
+        own_file()
+            .open(path)
+            .map_err(|e| Error::Engine { path: shown.clone(), cause: e.to_string() })?;
         let connection = Connection::open(path).map_err(|e| engine_error(&shown, e))?;
         Self::start(connection, shown, Some(lock))
     }
@@ -126,6 +131,10 @@ impl Store for SqliteStore {
 
     async fn end_session(&self, session: SessionId) -> Result<()> {
         self.run(move |engine| engine.end_session(session)).await
+    }
+
+    async fn scrub(&self) -> Result<()> {
+        self.run(|engine| engine.scrub()).await
     }
 }
 
@@ -227,6 +236,12 @@ impl Engine {
         finish(transaction, revision).map_err(failed)?;
         self.history.add(changes);
         Ok(revision)
+    }
+
+    fn scrub(&mut self) -> Result<()> {
+        // Pages are written anew, to the log first, and from there over the old ones.
+        let all = "VACUUM; PRAGMA wal_checkpoint(TRUNCATE);";
+        self.connection.execute_batch(all).map_err(|e| engine_error(&self.path, e))
     }
 
     fn open_session(&mut self, ttl: Duration) -> Result<SessionId> {
@@ -365,6 +380,7 @@ fn migrate(connection: &Connection, path: &str) -> Result<()> {
     }
     let tables = "PRAGMA journal_mode = WAL;
          PRAGMA synchronous = NORMAL;
+         PRAGMA secure_delete = ON;
          PRAGMA busy_timeout = 5000;
          BEGIN;
          CREATE TABLE IF NOT EXISTS records (
@@ -382,16 +398,17 @@ fn migrate(connection: &Connection, path: &str) -> Result<()> {
     connection.execute_batch(&steps.concat()).map_err(failed)
 }
 
+/// Readable and writable by us alone where it is new.
+fn own_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).read(true).write(true).mode(0o600);
+    options
+}
+
 fn lock(path: &Path) -> Result<File> {
     let shown = path.display().to_string();
     let failed = |e: std::io::Error| Error::Engine { path: shown.clone(), cause: e.to_string() };
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(failed)?;
+    let mut file = own_file().open(path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

@@ -129,6 +129,36 @@ fn a_file_of_the_first_schema_is_taken_over() {
     }
 }
 
+/// Records that are rewritten and removed in all sizes: what they have said is in no file.
+#[test]
+fn what_was_changed_is_not_in_the_file_once_it_is_scrubbed() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("dir");
+    let store = SqliteStore::open(&dir.path().join("node.db")).expect("open");
+    for number in 0..300u32 {
+        let value = format!("a secret {}", "x".repeat((number as usize * 37) % 6000)).into_bytes();
+        block(store.commit(vec![put(&format!("jobs/{number}"), &value, Expect::Any)]))
+            .expect("put");
+    }
+    for number in 0..300u32 {
+        let key = format!("jobs/{number}");
+        let write = match number % 3 {
+            0 => Write::Delete { key, expect: Expect::Any },
+            _ => put(&key, b"no more", Expect::Any),
+        };
+        block(store.commit(vec![write])).expect("change");
+    }
+    block(store.scrub()).expect("scrub");
+    for entry in std::fs::read_dir(dir.path()).expect("files") {
+        let entry = entry.expect("file");
+        let bytes = std::fs::read(entry.path()).expect("bytes");
+        assert!(!bytes.windows(8).any(|window| window == b"a secret"), "{entry:?}");
+        let mode = entry.metadata().expect("mode").permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{entry:?}");
+    }
+    assert_eq!(block(store.list("jobs/")).expect("list").len(), 200);
+}
+
 /// The child of the next test: commits until it is killed, and says each number it committed.
 #[test]
 #[ignore = "the child process of a_killed_writer_loses_nothing"]

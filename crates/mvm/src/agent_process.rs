@@ -1,8 +1,9 @@
 //! Finding the agent, and starting one where none runs.
 
 use mvm_api::types::AgentInfo;
-use mvm_api::{Client, Problem, paths};
-use std::fs::{File, OpenOptions};
+use mvm_api::{Client, Problem, paths, private};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -47,15 +48,22 @@ pub async fn info(client: &Client) -> Result<AgentInfo, Problem> {
 }
 
 fn start(root: &Path, socket: &Path) -> Result<(), Problem> {
-    std::fs::create_dir_all(root).map_err(|e| failed(&root.display().to_string(), e))?;
+    private::own_dir(root).map_err(|problem| match problem.code.as_str() {
+        "io" => failed(&root.display().to_string(), problem.detail),
+        _ => problem,
+    })?;
     // Two commands at once start one agent: the second waits here and finds the first one's.
-    let lock = File::create(root.join("start.lock")).map_err(|e| failed("its lock", e))?;
+    let lock = ours()
+        .truncate(false)
+        .write(true)
+        .open(root.join("start.lock"))
+        .map_err(|e| failed("its lock", e))?;
     lock.lock().map_err(|e| failed("its lock", e))?;
     if UnixStream::connect(socket).is_ok() {
         return Ok(());
     }
     let path = root.join("agent.log");
-    let log = OpenOptions::new().create(true).append(true).open(&path);
+    let log = ours().append(true).open(&path);
     let log = log.map_err(|e| failed(&path.display().to_string(), e))?;
     let errors = log.try_clone().map_err(|e| failed("its log", e))?;
     let program = std::env::current_exe().map_err(|e| failed("this program", e))?;
@@ -78,6 +86,13 @@ fn start(root: &Path, socket: &Path) -> Result<(), Problem> {
         std::thread::sleep(Duration::from_millis(5));
     }
     Err(failed(&format!("it does not serve after {} s", START.as_secs()), last_lines(&path)))
+}
+
+/// How a file of the state directory is made where it is not there.
+fn ours() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.create(true).mode(0o600);
+    options
 }
 
 fn last_lines(path: &Path) -> String {

@@ -77,7 +77,7 @@ impl Authority {
         let made = params.self_signed(&pair).map_err(signing)?;
         // The certificate says that the authority is there: it comes last.
         write_atomically(&key, pair.serialize_pem().as_bytes(), 0o600)?;
-        write_atomically(&certificate, made.pem().as_bytes(), 0o644)?;
+        write_atomically(&certificate, made.pem().as_bytes(), 0o600)?;
         Authority::open(dir)
     }
 

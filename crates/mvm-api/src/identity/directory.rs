@@ -168,7 +168,7 @@ impl IdentityDir {
         signers: &Signers,
     ) -> Result<()> {
         make_dir(&self.path, 0o700)?;
-        write_atomically(&self.file("ca.pem"), roots.as_bytes(), 0o644)?;
+        write_atomically(&self.file("ca.pem"), roots.as_bytes(), 0o600)?;
         if let Some(list) = list {
             self.store_list(list)?;
         }
@@ -179,7 +179,7 @@ impl IdentityDir {
     /// Replaces who renews it.
     pub fn store_signers(&self, signers: &Signers) -> Result<()> {
         let text = serde_json::to_vec(signers).map_err(damaged)?;
-        write_atomically(&self.file("signers.json"), &text, 0o644)
+        write_atomically(&self.file("signers.json"), &text, 0o600)
     }
 
     /// The key that a certificate is asked for with, kept until it is there: asked again, after a
@@ -215,6 +215,6 @@ impl IdentityDir {
 
     /// Replaces the list of what is revoked (PEM).
     pub fn store_list(&self, list: &str) -> Result<()> {
-        write_atomically(&self.file("crl.pem"), list.as_bytes(), 0o644)
+        write_atomically(&self.file("crl.pem"), list.as_bytes(), 0o600)
     }
 }

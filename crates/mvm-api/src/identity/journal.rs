@@ -7,6 +7,7 @@ use crate::Problem;
 use crate::files::{io, read_if_there};
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 fn file(dir: &Path) -> PathBuf {
@@ -20,7 +21,7 @@ pub fn append(dir: &Path, facts: &Facts) -> Result<()> {
     line.push(b'\n');
     let write = || -> std::io::Result<()> {
         // One write(2) with O_APPEND: two at once do not mix.
-        let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
         file.write_all(&line)?;
         file.sync_all()
     };

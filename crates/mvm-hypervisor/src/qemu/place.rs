@@ -55,10 +55,10 @@ pub(super) fn prepare(spec: &VmSpec, fresh: bool) -> Result<Place> {
         Err(e) => return Err(failed(&lock_path)(e.into())),
     }
     if let Some(confine) = spec.confine {
-        // Its root directory: to be entered, never to be written to, so that nothing that
+        // Its root directory: to be entered, never to be listed or written to, so that nothing that
         // we open in it can be swapped under our hands.
         chown(&spec.dir, Some(0), Some(confine.gid))
-            .and_then(|()| std::fs::set_permissions(&spec.dir, Permissions::from_mode(0o750)))
+            .and_then(|()| std::fs::set_permissions(&spec.dir, Permissions::from_mode(0o710)))
             .map_err(failed(&spec.dir))?;
     }
     let console = spec.dir.join(CONSOLE_LOG);

@@ -13,6 +13,8 @@ use mvm_image::{GuestBinary, ImageStore, Platform, Revision};
 use mvm_network::Network;
 use mvm_store::{Error, Listing, Range, Record, SessionId, SqliteStore, Store, Watch, Write};
 use std::cell::RefCell;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -103,7 +105,9 @@ impl Host {
     pub fn with(guest: Arc<dyn Guest>) -> Host {
         let memory = Path::new("/dev/shm");
         let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-        let dir = tempfile::Builder::new().prefix("mvm-crash-").tempdir_in(base).expect("dir");
+        let ours = Permissions::from_mode(0o700);
+        let mut maker = tempfile::Builder::new();
+        let dir = maker.prefix("mvm-crash-").permissions(ours).tempdir_in(base).expect("dir");
         for digest in IMAGES {
             image(&dir.path().join("images").join(digest), digest);
         }
@@ -345,6 +349,10 @@ impl Store for Ledger {
 
     async fn end_session(&self, session: SessionId) -> mvm_store::Result<()> {
         self.disk.end_session(session).await
+    }
+
+    async fn scrub(&self) -> mvm_store::Result<()> {
+        self.disk.scrub().await
     }
 }
 

@@ -11,7 +11,7 @@ use mvm_api::identity::{
     Authority, Identity, IdentityDir, Signer, authority, journal, keep, now, service, signer,
 };
 use mvm_api::types::{IdentityView, Invitation, Invite, RevocationList, Revoke};
-use mvm_api::{Client, Problem, paths};
+use mvm_api::{Client, Problem, paths, private};
 use mvm_model::Name;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -234,6 +234,8 @@ impl Office {
 
 /// Carries it out.
 pub async fn run(context: &Context, command: Command) -> Outcome {
+    // Whatever it writes is an authority's or an identity's.
+    private::narrow_umask();
     match command {
         Command::Init { place } => {
             let dir = place.path();

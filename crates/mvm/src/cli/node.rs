@@ -7,7 +7,7 @@ use crate::output::{self, Outcome};
 use clap::{Args, Subcommand};
 use mvm_api::identity::{Identity, JoinToken, Role, keep};
 use mvm_api::types::Invite;
-use mvm_api::{Problem, paths};
+use mvm_api::{Problem, paths, private};
 use mvm_model::Name;
 use std::io::Read;
 use std::path::PathBuf;
@@ -104,6 +104,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             output::say(context.format, &invitation, &invitation.token)
         }
         Command::Join(join) => {
+            private::narrow_umask();
             let token = join.token()?;
             let dir = context.ours.named().unwrap_or_else(|| mvm_node::identity_dir(&context.root));
             if dir.exists() {
@@ -111,6 +112,9 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 let detail = format!("this machine is {} already", facts.identity.holder());
                 return Err(Problem::new(409, "exists", detail)
                     .hint(format!("to join anew, remove {} first", dir.path().display())));
+            }
+            if context.ours.named().is_none() {
+                private::own_dir(&context.root)?;
             }
             let name = keep::join(&token, &dir).await?;
             // The agent looks for it where it is by itself only in its root.

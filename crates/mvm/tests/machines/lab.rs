@@ -1,6 +1,8 @@
 //! A state directory and a network namespace of a test's own, and an agent in them.
 
 use serde_json::Value;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -34,6 +36,7 @@ impl Lab {
         std::fs::create_dir_all(&root).expect("directory");
         let lab = Lab { root, netns, hypervisor: "qemu" };
         prepare(&lab.root);
+        std::fs::set_permissions(&lab.root, Permissions::from_mode(0o700)).expect("mode");
         std::fs::create_dir_all(lab.root.join("flake")).expect("directory");
         std::fs::write(lab.root.join("flake/flake.nix"), FLAKE).expect("flake");
         run(Command::new("ip").args(["netns", "add", &lab.netns]));

@@ -25,6 +25,7 @@ mod output;
 mod policy;
 mod queue;
 mod refusals;
+mod secrets;
 mod service;
 mod sessions;
 mod simulated;

@@ -8,6 +8,7 @@ use crate::agent_process;
 use crate::output::{self, Outcome};
 use clap::Args;
 use host::Host;
+use mvm_api::private;
 use mvm_api::types::AgentInfo;
 use mvm_model::host::Lack;
 use serde::Serialize;
@@ -93,6 +94,7 @@ fn basics(root: &Path) -> Vec<Check> {
         program("ssh", "ssh", "needed by `mvm instance ssh` only: apt-get install openssh-client"),
         root_length(root),
         free_space(root),
+        closed(root),
     ]
 }
 
@@ -190,6 +192,27 @@ fn note(name: &'static str, ok: bool, detail: impl Into<String>, remedy: &'stati
 /// The path, or the folder above it that is there already.
 fn existing(path: &Path) -> &Path {
     path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
+}
+
+/// Whether nobody else reads what is in the state directory. An agent that starts closes it.
+fn closed(root: &Path) -> Check {
+    let (name, why) = ("private", "it holds guests' memory and disks, and what jobs were given");
+    let remedy = "mvm agent stop; mvm instance list (an agent that starts closes it)";
+    let check = |status, detail| Check { name, status, detail, why, remedy };
+    match private::open_to_others(root) {
+        Ok(open) => match open.first() {
+            None => check(Status::Ok, format!("nothing in {} is open to others", root.display())),
+            Some(first) => {
+                let (path, mode, count) = (first.path.display(), first.mode, open.len());
+                let detail = format!("{count} open to others, such as {path} (mode {mode:04o})");
+                check(Status::Mend, detail)
+            }
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            check(Status::Note, format!("{} cannot be looked into: {error}", root.display()))
+        }
+        Err(error) => check(Status::Mend, format!("{}: {error}", root.display())),
+    }
 }
 
 fn free_space(root: &Path) -> Check {
