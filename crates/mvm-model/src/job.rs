@@ -4,6 +4,7 @@ use crate::Millis;
 use crate::error::{Code, Fault};
 use crate::name::{InstanceRef, Name, PoolRef, string_conversions};
 use crate::state::State;
+use crate::variable::{HINT, is_variable};
 use crate::way_up::WayUp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -70,7 +71,8 @@ string_conversions!(JobId);
 pub struct JobSpec {
     /// Program and arguments.
     pub argv: Vec<String>,
-    /// Added to the guest's default environment.
+    /// Added to the guest's default environment. A name has letters of ASCII, digits and `_`, and
+    /// begins with no digit.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// The job is ended after so many seconds from when its machine is up: inputs, command and
@@ -115,8 +117,9 @@ impl JobSpec {
         if words.chain(&self.artifacts).any(|word| word.contains('\0')) {
             return Err(wrong("argv", "a word has a zero byte in it".to_owned()));
         }
-        if let Some((name, _)) = env.clone().find(|(n, _)| n.is_empty() || n.contains('=')) {
-            return Err(wrong("env", format!("{name:?} is no name of a variable")));
+        if let Some((name, _)) = env.clone().find(|(name, _)| !is_variable(name)) {
+            let shown: String = name.chars().take(80).collect();
+            return Err(wrong("env", format!("{shown:?} is no name of a variable")).hint(HINT));
         }
         let range = |field: &str, value: i128, min: i128, max: i128, unit: &str| {
             let fault = || wrong(field, format!("{field} is {value}{unit}"));
@@ -340,6 +343,10 @@ pub struct Job {
     pub state: JobState,
     /// Who submitted it.
     pub holder: String,
+    /// The values of its variables are kept beside the record, until it has ended; in the record
+    /// there are the names alone.
+    #[serde(default)]
+    pub values_apart: bool,
     /// A client follows it, and it ends with that client.
     #[serde(default)]
     pub attached: bool,
@@ -386,6 +393,7 @@ impl Job {
             spec,
             state: Preparing,
             holder,
+            values_apart: false,
             attached: false,
             cancel_requested: false,
             number: 0,
@@ -399,6 +407,15 @@ impl Job {
             artifacts: Vec::new(),
             kept: None,
         }
+    }
+
+    /// Leaves the names of its variables in the record; gives them with their values, which are to be
+    /// kept beside it.
+    pub fn part_values(&mut self) -> BTreeMap<String, String> {
+        let values = self.spec.env.clone();
+        self.spec.env.values_mut().for_each(String::clear);
+        self.values_apart = !values.is_empty();
+        values
     }
 
     fn go(&mut self, to: JobState) -> Result<(), Fault> {

@@ -35,6 +35,7 @@ pub mod state;
 pub mod template;
 pub mod tenant;
 pub mod timeline;
+pub mod variable;
 pub mod way_up;
 
 pub use admission::{Quotas, Usage};

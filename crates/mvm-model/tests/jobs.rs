@@ -229,7 +229,7 @@ proptest! {
     #[test]
     fn any_specification_is_valid_or_refused(
         argv in prop::collection::vec("[a-z\\x00]{0,4}", 0..4),
-        name in "[A-Z=]{0,3}", timeout: Option<u64>, lease: Option<u64>,
+        name in "[A-Z0-9_=. -]{0,3}", timeout: Option<u64>, lease: Option<u64>,
         priority: i8, retries: u8, artifact in "[a-z/\\x00]{0,6}", count in 0usize..70,
     ) {
         let spec = JobSpec {
@@ -239,7 +239,8 @@ proptest! {
         };
         let week = 1..=604_800;
         let good = !argv.is_empty() && !argv[0].is_empty() && !argv.iter().any(|w| w.contains('\0'))
-            && !name.is_empty() && !name.contains('=')
+            && !name.is_empty() && !name.contains(['=', '.', ' ', '-'])
+            && !name.starts_with(|c: char| c.is_ascii_digit())
             && timeout.is_none_or(|s| week.contains(&s)) && lease.is_none_or(|s| week.contains(&s))
             && (-100..=100).contains(&priority) && retries <= 10 && count <= 64
             && (count == 0 || (!artifact.is_empty() && !artifact.contains('\0')));

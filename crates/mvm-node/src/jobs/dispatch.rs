@@ -81,6 +81,9 @@ async fn assign(node: &Arc<Node>) -> Result<bool> {
         .await?;
     let Some((id, instance)) = assigned else { return Ok(false) };
     let desk = node.jobs.desk(id);
+    if instance.is_none() {
+        node.forget_values(id).await;
+    }
     if let Some(instance) = instance {
         // Before anybody can see that it starts.
         let words = desk.listen();

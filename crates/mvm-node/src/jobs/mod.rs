@@ -14,6 +14,7 @@ mod recover;
 mod run;
 #[cfg(test)]
 mod tests;
+mod values;
 
 pub(crate) use attach::Attached;
 pub(crate) use dispatch::dispatch;
@@ -154,6 +155,9 @@ impl Node {
                 Ok(job)
             })
             .await?;
+        if job.state.has_ended() {
+            self.forget_values(id).await;
+        }
         self.jobs.desk(id).bump();
         Ok(job)
     }
@@ -181,8 +185,16 @@ impl Node {
         let id = JobId::from_number(u32::from_le_bytes(crate::identity::random_bytes::<4>()?));
         crate::audit::note_job(id);
         make_dir(&self.job_dir(id), 0o700)?;
+        let SubmitJob { spec, hold } = wanted;
+        let mut job = Job::new(id, pool.clone(), spec, holder, now());
+        let values = job.part_values();
+        let kept = match job.values_apart {
+            true => self.keep_values(id, values).await,
+            false => Ok(()),
+        };
         let recorded = self
             .change(|world, changes| {
+                kept?;
                 let record = world.pool(pool)?;
                 if record.current_revision().is_none() {
                     return Err(crate::catalog::not_built(pool));
@@ -193,13 +205,13 @@ impl Node {
                 let has = |name: &mvm_model::Name| {
                     record.caches.iter().any(|disk| disk.cache.name == *name)
                 };
-                if let Some(name) = wanted.spec.cache_commit.iter().find(|name| !has(name)) {
+                if let Some(name) = job.spec.cache_commit.iter().find(|name| !has(name)) {
                     return Err(crate::caches::no_cache(pool, name));
                 }
                 let limit = world.tenant(&pool.tenant)?.quotas.max_queued_jobs;
                 job::admit(pool, limit, world.jobs_of(pool))?;
-                let mut job = Job::new(id, pool.clone(), wanted.spec, holder, now());
-                if !wanted.hold {
+                let mut job = job;
+                if !hold {
                     job.queue(next_number(world), now())?;
                 }
                 changes.put_job(job.clone());

@@ -17,6 +17,7 @@ impl Node {
     /// At start, when machines are as their records say: what the last agent was doing for jobs, and
     /// files that belong to none.
     pub(crate) async fn recover_jobs(self: &Arc<Self>) -> Result<()> {
+        self.part_values().await?;
         self.change(|world, changes| {
             for job in world.jobs.values() {
                 let mut job = job.clone();
@@ -66,7 +67,10 @@ impl Node {
                     remove_dir(&entry.path())?;
                     continue;
                 }
-                Some(state) if state.has_ended() => remove_file(&self.inputs_of(id))?,
+                Some(state) if state.has_ended() => {
+                    self.forget_values(id).await;
+                    remove_file(&self.inputs_of(id))?;
+                }
                 Some(_) => {}
             }
             remove_halves(&entry.path())?;

@@ -243,7 +243,9 @@ impl Runner {
         let begun = log.length();
         let machine = self.instance.id;
         let way_up = self.node.read(|world| world.instances.get(&machine)?.way_up).await;
-        let job = self
+        let job = self.node.read(|world| world.job(self.id).cloned()).await?;
+        let values = self.node.values_of(&job).await?;
+        let mut job = self
             .record(|job| {
                 if job.cancel_requested {
                     return canceled(job);
@@ -267,6 +269,7 @@ impl Runner {
         for words in first(&job) {
             printer.say(&words).await;
         }
+        job.spec.env = values;
         self.follow(channel, job, printer).await
     }
 
@@ -297,6 +300,7 @@ impl Runner {
                 printer.say(&words).await;
             }
         }
+        job.spec.env = self.node.values_of(&job).await?;
         let outcome = match self.find_guest().await {
             Ok(Ok(channel)) => return self.follow(channel, job, printer).await,
             Ok(Err(gone)) => self.lost(&gone),
@@ -305,7 +309,8 @@ impl Runner {
         self.record(|job| job.end(outcome, now())).await
     }
 
-    /// Follows the command to its end, takes what it leaves, and records how it came out.
+    /// Follows the command to its end, takes what it leaves, and records how it came out. The job's
+    /// variables have their values.
     async fn follow(
         &mut self,
         mut channel: Channel,

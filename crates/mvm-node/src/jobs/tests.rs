@@ -105,6 +105,53 @@ fn a_job_that_is_canceled_ends_whatever_its_guest_does() {
     });
 }
 
+/// A job as an earlier version has recorded it, with the value of its variable.
+fn old_job(number: u32, state: JobState) -> Job {
+    let argv = vec!["true".to_owned()];
+    let env = [("TOKEN".to_owned(), "an old secret".to_owned())].into();
+    let spec = JobSpec { argv, env, ..JobSpec::default() };
+    let mut job = Job::new(JobId::from_number(number), runners(), spec, "uid:0".to_owned(), 1);
+    job.state = state;
+    job
+}
+
+#[test]
+fn values_in_records_of_earlier_versions_are_taken_out_of_them() {
+    own_network();
+    let host = Host::new();
+    let (waits, over) = (old_job(1, JobState::Preparing), old_job(2, JobState::Failed));
+    let old = [waits.clone(), over.clone()];
+    let made = host.agent(async |node| {
+        tenant(&node, "ci", 20).await?;
+        pool_in_with(&node, &runners(), Recycle::Keep, None, Vec::new()).await?;
+        for job in &old {
+            std::fs::create_dir_all(node.job_dir(job.id)).expect("directory");
+        }
+        node.change(|_, changes| {
+            old.iter().for_each(|job| changes.put_job(job.clone()));
+            Ok(())
+        })
+        .await
+    });
+    made.expect("nobody kills this agent").expect("records");
+    host.agent(async |node| {
+        for id in [waits.id, over.id] {
+            let job = node.read(|world| world.job(id).cloned()).await.expect("a job");
+            assert_eq!(job.spec.env, [("TOKEN".to_owned(), String::new())].into());
+        }
+        let job = node.read(|world| world.job(waits.id).cloned()).await.expect("a job");
+        assert_eq!(node.values_of(&job).await.expect("values"), waits.spec.env);
+        let file = |id| node.job_dir(id).join("values.json");
+        assert!(file(waits.id).exists() && !file(over.id).exists());
+        node.cancel_job(waits.id, "a test says so").await.expect("canceled");
+        assert!(!file(waits.id).exists());
+        // What cannot be read is not guessed.
+        assert_eq!(node.values_of(&job).await.unwrap_err().code, "record_damaged");
+    })
+    .expect("nobody kills this agent");
+    host.disconnect();
+}
+
 #[test]
 fn a_guest_that_does_what_it_is_to_is_not_cut_off() {
     own_network();

@@ -1,7 +1,8 @@
 //! `mvm instance`
 
 use super::copying::Copying;
-use super::values::{Of, Pair, Place, environment};
+use super::environment::Variables;
+use super::values::{Of, Place};
 use super::{Context, LeaseLength, explain_empty, refused, ssh};
 use crate::output::{self, Flow, Outcome};
 use crate::session::{self, Run};
@@ -166,9 +167,8 @@ pub struct ExecOptions {
     /// Give it a terminal
     #[arg(long, short)]
     tty: bool,
-    /// Set a variable of its environment
-    #[arg(long, short, value_name = "NAME=VALUE")]
-    env: Vec<Pair>,
+    #[command(flatten)]
+    variables: Variables,
     /// Working directory
     #[arg(long, short, value_name = "DIR")]
     workdir: Option<String>,
@@ -240,9 +240,10 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
 async fn execute(context: &Context, exec: Exec) -> Outcome {
     let Exec { instance, options } = exec;
     let interactive = options.interactive;
+    options.variables.leave_input(interactive)?;
     let request = ExecRequest {
         argv: options.command,
-        env: environment(&options.env),
+        env: options.variables.read()?,
         cwd: options.workdir,
         user: options.user,
         tty: options.tty.then(session::terminal),

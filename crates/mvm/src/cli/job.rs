@@ -1,7 +1,8 @@
 //! `mvm job`
 
 use super::copying::Copying;
-use super::values::{Of, Pair, environment};
+use super::environment::{Environment, Variables};
+use super::values::Of;
 use super::{Context, explain_empty, refused};
 use crate::job::{self, Input};
 use crate::output::{self, Outcome};
@@ -20,7 +21,8 @@ pub enum Command {
 Examples:
   mvm job submit ci/runners -- make test
   mvm job submit ci/runners --in ./src --artifact src/report.txt --retries 1 -- make -C src test
-  mvm job submit ci/runners --priority 10 --timeout 600 -e MODE=release -- ./job.sh")]
+  mvm job submit ci/runners --priority 10 --timeout 600 -e MODE=release -- ./job.sh
+  mvm job submit ci/runners -e TOKEN --env-file secrets.env -- ./deploy.sh")]
     Submit(Submit),
     /// Lists jobs
     #[command(
@@ -106,9 +108,8 @@ pub struct Submit {
 /// How a job is run.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// Set a variable of its environment
-    #[arg(long, short, value_name = "NAME=VALUE")]
-    env: Vec<Pair>,
+    #[command(flatten)]
+    pub variables: Variables,
     /// End the job so many seconds after its machine is up: inputs, command and artifacts together
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
@@ -133,16 +134,16 @@ impl Options {
         (self.priority, self.retries) == (0, 0) && self.cache_commit.is_empty()
     }
 
-    /// The variables.
-    pub fn environment(&self) -> std::collections::BTreeMap<String, String> {
-        environment(&self.env)
+    /// The variables, read now.
+    pub fn environment(&self) -> Result<Environment, Problem> {
+        self.variables.read()
     }
 
-    /// The job that runs `command` so.
-    pub fn spec(&self, command: Vec<String>, artifacts: Vec<String>) -> JobSpec {
+    /// The job that runs `command` so, with these variables.
+    pub fn spec(&self, command: Vec<String>, artifacts: Vec<String>, env: Environment) -> JobSpec {
         JobSpec {
             argv: command,
-            env: self.environment(),
+            env,
             timeout_s: self.timeout,
             lease_s: self.lease,
             priority: self.priority,
@@ -160,7 +161,8 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Submit(submit) => {
             let inputs: Vec<Input> =
                 submit.inputs.iter().map(|text| Input::parse(text)).collect::<Result<_, _>>()?;
-            let spec = submit.options.spec(submit.command, submit.artifacts);
+            let env = submit.options.environment()?;
+            let spec = submit.options.spec(submit.command, submit.artifacts, env);
             let client = context.client()?;
             let view = job::submit(&client, &submit.pool, spec, inputs, false).await?;
             output::say(format, &view, &view.job_id.to_string())

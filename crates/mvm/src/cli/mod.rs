@@ -10,6 +10,7 @@ pub mod coordinator_serve;
 mod copying;
 mod desired;
 mod doctor;
+mod environment;
 mod events;
 mod expose;
 mod fleet;

@@ -2,6 +2,7 @@
 
 use super::Context;
 use super::copying::Copying;
+use super::environment::Environment;
 use super::instance::own_failure;
 use super::job::Options;
 use crate::job::{self, Input, WORK, split};
@@ -31,6 +32,7 @@ Examples:
   mvm run ci/runners -- uname -a
   mvm run ci/runners --in ./src --out /work/src/report.txt -- make -C src test
   mvm run ci/runners --timeout 600 -e MODE=release -- ./job.sh
+  mvm run ci/runners -e TOKEN --env-file secrets.env -- ./deploy.sh
 
 The command runs in /work; an input DIR is /work/DIR there. It is a job that ends with this command:
 where the quotas leave no room for it, it waits for its turn. With --interactive or --tty nothing is
@@ -79,13 +81,15 @@ pub async fn run(context: &Context, run: Run) -> Outcome {
 async fn run_and_tell(context: &Context, run: Run) -> Outcome {
     let inputs: Vec<Input> =
         run.inputs.iter().map(|text| Input::parse(text)).collect::<Result<_, _>>()?;
+    run.options.variables.leave_input(run.interactive)?;
+    let env = run.options.environment()?;
     let client = context.patient()?;
     let mut steps = Steps::new();
     // A fleet's claims wait for their turn in one queue for all nodes.
     let of_fleet = context.coordinator.is_some() && run.options.is_plain();
     let outcome = match run.interactive || run.tty || of_fleet {
-        true => claim_and_run(context, &client, &run, &mut steps).await,
-        false => submit_and_follow(&client, &run, inputs, &mut steps).await,
+        true => claim_and_run(context, &client, &run, env, &mut steps).await,
+        false => submit_and_follow(&client, &run, inputs, env, &mut steps).await,
     };
     if run.timings {
         for (what, took) in &steps {
@@ -109,11 +113,12 @@ async fn submit_and_follow(
     client: &Client,
     run: &Run,
     inputs: Vec<Input>,
+    env: Environment,
     steps: &mut Steps,
 ) -> Outcome {
     let outputs: Vec<(&str, &str)> = run.outputs.iter().map(|text| split(text, ".")).collect();
     let artifacts = outputs.iter().map(|(path, _)| (*path).to_owned()).collect();
-    let spec = run.options.spec(run.command.clone(), artifacts);
+    let spec = run.options.spec(run.command.clone(), artifacts, env);
     let began = Instant::now();
     let submitting = job::submit(client, &run.pool, spec, inputs, true);
     let made = tokio::select! {
@@ -197,6 +202,7 @@ async fn claim_and_run(
     context: &Context,
     client: &Client,
     run: &Run,
+    env: Environment,
     steps: &mut Steps,
 ) -> Outcome {
     let began = Instant::now();
@@ -215,7 +221,7 @@ async fn claim_and_run(
         }
     };
     let outcome = tokio::select! {
-        outcome = work(client, &instance, run, steps) => outcome,
+        outcome = work(client, &instance, run, env, steps) => outcome,
         // A guest that stalls at a copy: its machine goes with the claim.
         () = late => {
             let seconds = timeout.unwrap_or_default().as_secs();
@@ -234,7 +240,13 @@ async fn claim_and_run(
     outcome
 }
 
-async fn work(client: &Client, instance: &InstanceRef, run: &Run, steps: &mut Steps) -> Outcome {
+async fn work(
+    client: &Client,
+    instance: &InstanceRef,
+    run: &Run,
+    env: Environment,
+    steps: &mut Steps,
+) -> Outcome {
     let began = Instant::now();
     for input in &run.inputs {
         let began = Instant::now();
@@ -248,7 +260,7 @@ async fn work(client: &Client, instance: &InstanceRef, run: &Run, steps: &mut St
     let began = Instant::now();
     let request = ExecRequest {
         argv: run.command.clone(),
-        env: run.options.environment(),
+        env,
         cwd: Some(WORK.to_owned()),
         user: None,
         tty: run.tty.then(session::terminal),

@@ -2,7 +2,6 @@
 //! one is wrong usage and no agent is started for it.
 
 use mvm_model::{Code, Fault, InstanceRef, Name, PoolRef};
-use std::collections::BTreeMap;
 use std::str::FromStr;
 
 /// What a list is narrowed down to.
@@ -203,11 +202,6 @@ impl FromStr for Pair {
             None => Err(Fault::new(Code::InvalidValue, "there is no '=' in it")),
         }
     }
-}
-
-/// An environment; of a name that stands twice, the last counts.
-pub fn environment(pairs: &[Pair]) -> BTreeMap<String, String> {
-    pairs.iter().map(|pair| (pair.name.clone(), pair.value.clone())).collect()
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! What a node holds is nobody else's to read.
 
-use crate::lab::{Lab, run, text};
+use crate::lab::{Lab, run, text, wait_for};
 use std::fs::Permissions;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// What group or others may do anything with; only the way through a confined machine's directory is
 /// its group's.
@@ -105,5 +106,73 @@ fn nobody_else_reads_what_a_node_with_real_machines_holds() {
     let modes = lab.exec(&running, "stat -c %a / /nix /nix/store /usr/. /etc /tmp");
     assert_eq!(modes.split_whitespace().collect::<Vec<_>>()[..3], ["755", "755", "755"], "{modes}");
     lab.ok(&["instance", "wake", &asleep]);
+    lab.ok(&["pool", "destroy", "ci/small"]);
+}
+
+/// Files of the state directory that hold these bytes.
+fn holders(lab: &Lab, bytes: &str) -> Vec<String> {
+    let output = Command::new("grep").args(["-rlaF", "--", bytes]).arg(&lab.root).output();
+    text(&output.expect("grep").stdout).lines().map(str::to_owned).collect()
+}
+
+/// Jobs with variables by all ways, under one agent and two; then no file knows the values.
+fn values_go(lab: &Lab, prints: &str, expected: &str) {
+    const SECRETS: [&str; 3] = ["of-the-environment-4711", "of-a-file-4712", "of-the-input-4713"];
+    let file = lab.root.with_extension("env");
+    std::fs::write(&file, format!("# comment\nFROM_FILE={}\n", SECRETS[1])).expect("file");
+    let variables = ["-e", "TOKEN", "--env-file", file.to_str().expect("path")];
+    let with = |words: &[&str], script: &str| {
+        let words = [words, &["ci/small"], &variables, &["--env-file", "-"]].concat();
+        let mut mvm = lab.mvm(&[&words[..], &["--", "sh", "-c", script]].concat());
+        mvm.env("TOKEN", SECRETS[0]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut mvm = mvm.spawn().expect("mvm");
+        let mut input = mvm.stdin.take().expect("stdin");
+        writeln!(input, "FROM_INPUT={}", SECRETS[2]).expect("input");
+        drop(input);
+        let output = mvm.wait_with_output().expect("mvm");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    assert_eq!(with(&["run"], prints).trim(), expected);
+    // An agent that is killed in the midst of a run: the next one has them for the second.
+    let twice = format!("sleep 3; {prints}; exit 1");
+    let id = with(&["job", "submit", "--retries", "1"], &twice).trim().to_owned();
+    wait_for("the command", || lab.job(&id)["state"] == "running");
+    let held = holders(lab, SECRETS[0]);
+    assert!(held.iter().any(|path| path.ends_with(&format!("{id}/values.json"))), "{held:?}");
+    assert!(!held.iter().any(|path| path.contains("node.db")), "{held:?}");
+    lab.kill_agent();
+    assert_eq!(lab.ended(&id), 1);
+    let job = lab.job(&id);
+    assert_eq!(job["attempts"].as_array().map(Vec::len), Some(2), "{job}");
+    assert_eq!(job["env"], serde_json::json!(["FROM_FILE", "FROM_INPUT", "TOKEN"]));
+    assert_eq!(lab.printed(&id).0.matches(expected).count(), 2);
+    wait_for("the machines to be gone", || {
+        lab.json(&["instance", "list", "ci/small"]).as_array().is_some_and(Vec::is_empty)
+    });
+    for secret in SECRETS {
+        assert_eq!(holders(lab, secret), [""; 0], "{secret}");
+    }
+    std::fs::remove_file(&file).expect("file");
+}
+
+#[test]
+fn no_file_holds_the_values_of_an_ended_jobs_variables_on_a_simulation() {
+    let lab = Lab::simulated("values");
+    lab.tenant_and_pool("ci", "80");
+    values_go(&lab, "echo it ran", "it ran");
+    lab.ok(&["pool", "destroy", "ci/small"]);
+}
+
+#[test]
+fn no_file_holds_the_values_of_an_ended_jobs_variables() {
+    let lab = Lab::new("vals");
+    lab.tenant_and_pool("ci", "81");
+    // Their lengths say that they are there, and print none of them.
+    values_go(&lab, "echo ${#TOKEN} ${#FROM_FILE} ${#FROM_INPUT}", "23 14 17");
+    let vm = lab.start("ci/small");
+    let mut exec = lab.mvm(&["instance", "exec", &vm, "-e", "TOKEN", "-e", "B=c", "--"]);
+    exec.args(["sh", "-c", "echo $TOKEN $B"]).env("TOKEN", "a");
+    assert_eq!(text(&exec.output().expect("mvm").stdout), "a c\n");
     lab.ok(&["pool", "destroy", "ci/small"]);
 }
