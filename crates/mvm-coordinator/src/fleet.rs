@@ -23,6 +23,8 @@ use tokio::sync::{Notify, Semaphore, watch};
 /// How long a node is waited for that will be in reach in a moment: links are tried again within it.
 const COMES: Duration = Duration::from_secs(3);
 
+/// How long a leader that was succeeded has to answer what it was asked before.
+const SUCCEEDED: Duration = Duration::from_secs(3);
 /// How often it is looked whether a node is still in reach.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -338,6 +340,20 @@ impl Fleet {
     /// Who leads, as far as is known.
     pub(crate) fn leader(&self) -> Option<Candidate> {
         self.leader.borrow().clone()
+    }
+
+    /// Waits until another coordinator than this one leads, and a moment more: one that gives its place
+    /// up in order has answered by then. One that hangs never does, though its machine keeps its
+    /// connections.
+    pub(crate) fn succession(&self, leader: &Name) -> impl Future<Output = ()> + Send + use<> {
+        let (mut seen, leader) = (self.leader.subscribe(), leader.clone());
+        async move {
+            let other = |now: &Option<Candidate>| now.as_ref().is_some_and(|n| n.name != leader);
+            if seen.wait_for(other).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(SUCCEEDED).await;
+        }
     }
 
     pub(crate) fn set_leader(&self, leader: Option<Candidate>) {

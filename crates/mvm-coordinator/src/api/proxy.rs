@@ -52,6 +52,21 @@ pub struct Way {
 }
 
 impl Way {
+    /// Waits until what is passed on this way can come to nothing any more: what only the leader does
+    /// goes on at the next one.
+    fn over(&self, fleet: &Fleet) -> impl Future<Output = ()> + Send + use<> {
+        let succession = match &self.whom {
+            Whom::Leader(leader) => Some(fleet.succession(&leader.name)),
+            Whom::Node(_) => None,
+        };
+        async move {
+            match succession {
+                Some(succession) => succession.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     /// Why the server there gave no answer. Who asks knows this coordinator only, so that it is told
     /// which server that is, and whether the request came there.
     fn fault(&self, error: ClientError) -> Problem {
@@ -110,7 +125,16 @@ async fn pass_to_leader(fleet: &Arc<Fleet>, mut request: Request) -> Result<Resp
     let leader = leader.filter(|_| !request.headers().contains_key(PASSED_ON)).ok_or_else(none)?;
     request.headers_mut().insert(PASSED_ON, header::HeaderValue::from_static("1"));
     let client = fleet.connector.coordinator(&leader.address)?;
-    relay(fleet, &Way { client, whom: Whom::Leader(leader) }, request).await
+    let doing = format!("{} {}", request.method(), request.uri());
+    let succession = fleet.succession(&leader.name);
+    let way = Way { client, whom: Whom::Leader(leader) };
+    tokio::select! {
+        answer = relay(fleet, &way, request) => answer,
+        () = succession => {
+            let cause = "another coordinator leads, and it has not answered".to_owned();
+            Err(way.fault(ClientError::Broken { doing, cause }))
+        }
+    }
 }
 
 /// For whoever sent it here.
@@ -139,13 +163,16 @@ pub async fn relay(fleet: &Fleet, way: &Way, mut request: Request) -> Result<Res
     let mut response = client.relay(request).await.map_err(|error| way.fault(error))?;
     if let (StatusCode::SWITCHING_PROTOCOLS, Some(ours)) = (response.status(), ours) {
         let theirs = hyper::upgrade::on(&mut response);
-        let under_way = fleet.ending.wait_for_this();
+        let (under_way, over) = (fleet.ending.wait_for_this(), way.over(fleet));
         tokio::spawn(async move {
             let _under_way = under_way;
             let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) else { return };
             let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
             // A side that broke leaves the other one without an end in order, too.
-            let _ = tokio::io::copy_bidirectional(&mut ours, &mut theirs).await;
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut ours, &mut theirs) => {}
+                () = over => {}
+            }
         });
         return Ok(response);
     }
@@ -313,4 +340,51 @@ pub async fn pass_lease(
             .hint("see the leases with `mvm lease list`")
     })?;
     relay(&fleet, &way_to(&fleet, &node.parse()?)?, request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::tests::lonely_with;
+    use crate::port::{Connector, NodePort};
+    use std::time::Duration;
+
+    /// Coordinators on this machine.
+    struct Here;
+
+    impl Connector for Here {
+        fn port(&self, node: &Name, _: &str) -> Result<Arc<dyn NodePort>> {
+            Err(Problem::internal(format!("there is no node {node}")))
+        }
+
+        fn coordinator(&self, address: &str) -> Result<Client> {
+            Ok(Client::new(address))
+        }
+    }
+
+    fn leader(name: &str, address: &str) -> Option<Candidate> {
+        Some(Candidate { name: name.parse().expect("a name"), address: address.to_owned() })
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_hangs_is_not_waited_for_when_another_one_leads() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let socket = folder.path().join("c2.sock");
+        // The kernel takes the connection, and nobody ever answers.
+        let _hangs = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+        let fleet = lonely_with(Arc::new(Here)).await;
+        fleet.set_leader(leader("c2", &socket.display().to_string()));
+        let request = Request::put("/v1/fleet").body("{}".into()).expect("a request");
+        let of = fleet.clone();
+        let passing = tokio::spawn(async move { pass_to_leader(&of, request).await });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        fleet.set_leader(None);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!passing.is_finished(), "it may lead again");
+        fleet.set_leader(leader("c3", "/nowhere"));
+        let outcome = tokio::time::timeout(Duration::from_secs(10), passing).await;
+        let problem = outcome.expect("in time").expect("a task").expect_err("no answer");
+        assert_eq!(problem.code, "connection_broken");
+        assert!(problem.detail.contains("c2"), "{problem}");
+    }
 }
