@@ -1,5 +1,5 @@
-//! What has happened to instances: one event a transition, and one each time a hypervisor pauses a
-//! machine by itself or that goes on.
+//! What has happened to instances: one event a transition, one each time a hypervisor pauses a
+//! machine by itself or that goes on, and one when the firewall's rules about it were gone.
 
 use crate::Millis;
 use crate::halt::Paused;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub const KEPT: u64 = 10_000;
 
 /// An instance came to be in another state; or, where both states are the same, its hypervisor has
-/// paused it, or it goes on.
+/// paused it, it goes on, or its firewall rules were gone and are back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// One more than that of the event before it on this node.
@@ -29,7 +29,7 @@ pub struct Event {
     /// The state that it came to be in.
     pub to: State,
     /// On whose behalf: `reconciler`, `template`, `job of uid:0`, `lease of uid:0`, `request`,
-    /// `hypervisor`.
+    /// `hypervisor`, `firewall`.
     pub cause: String,
     /// How long it took in ms, from its intent; absent where there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,6 +86,21 @@ fn of_pause(before: &Instance, after: &Instance, id: u64, now: Millis) -> Option
         took_ms: None,
         reason: Some(reason.unwrap_or_else(|| GOES_ON.to_owned())),
     })
+}
+
+/// The event of a live machine whose firewall rules were not in force; `lost` says what of them.
+pub fn of_walls(instance: &Instance, lost: &str, now: Millis) -> Event {
+    Event {
+        // Numbered when it is written.
+        id: 0,
+        at: now,
+        instance: instance.reference(),
+        from: Some(instance.state),
+        to: instance.state,
+        cause: "firewall".to_owned(),
+        took_ms: None,
+        reason: Some(format!("its firewall rules were not in force ({lost}), and are again")),
+    }
 }
 
 fn cause(instance: &Instance) -> String {

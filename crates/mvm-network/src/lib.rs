@@ -9,15 +9,19 @@ mod error;
 mod links;
 mod netns;
 mod nft;
+mod nftables;
 mod render;
 mod rules;
 mod surroundings;
 mod tap;
+mod walls;
 
 pub use error::Error;
 pub use links::{Bridge, Counters, LinkKind, Network, OwnedLink, Tap};
 pub use netns::enter_netns;
+pub use nftables::Watch;
 pub use rules::{AllowRule, Egress, Mode, Proto, Ruleset, Surroundings, TapRules, TenantRules};
+pub use walls::Applied;
 
 /// What this crate gives.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -1,7 +1,8 @@
 //! Bridges and taps.
 
-use crate::rules::Ruleset;
-use crate::{Error, Result, nft, render, surroundings, tap};
+use crate::nftables::Nftables;
+use crate::walls::Standing;
+use crate::{Error, Result, nft, render, tap};
 use futures::TryStreamExt;
 use ipnet::Ipv4Net;
 use rtnetlink::packet_route::address::AddressAttribute;
@@ -63,9 +64,11 @@ pub struct Counters {
 
 /// The links and tables of one owner.
 pub struct Network {
-    owner: String,
-    handle: Handle,
-    applied: Mutex<Option<String>>,
+    pub(crate) owner: String,
+    pub(crate) handle: Handle,
+    pub(crate) nftables: Nftables,
+    /// What was put in force last.
+    pub(crate) standing: Mutex<Option<Standing>>,
 }
 
 impl Network {
@@ -75,7 +78,8 @@ impl Network {
         let (connection, handle, _) =
             rtnetlink::new_connection().map_err(|e| Error::io("open a netlink socket", &e))?;
         tokio::spawn(connection);
-        Ok(Network { owner: owner.to_owned(), handle, applied: Mutex::new(None) })
+        let nftables = Nftables::open()?;
+        Ok(Network { owner: owner.to_owned(), handle, nftables, standing: Mutex::new(None) })
     }
 
     /// The name of a tenant's bridge.
@@ -248,29 +252,13 @@ impl Network {
         Ok(None)
     }
 
-    /// Puts the rules in force, in place of those of before; all at once.
-    pub async fn apply(&self, rules: &Ruleset) -> Result<()> {
-        let around = surroundings::look(&self.handle, &self.owner).await?;
-        let text = render::render(&self.owner, rules, &around);
-        if self.applied().as_ref() == Some(&text) {
-            return Ok(());
-        }
-        nft::run_nft(&text).await?;
-        *self.applied() = Some(text);
-        Ok(())
-    }
-
     /// Removes all links and tables of this owner.
     pub async fn clear(&self) -> Result<()> {
         for link in self.list().await? {
             self.remove(&link.name, link.kind).await?;
         }
-        *self.applied() = None;
+        *self.standing() = None;
         nft::run_nft(&render::removal(&self.owner)).await
-    }
-
-    fn applied(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.applied.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     async fn find(&self, name: &str) -> Result<Option<LinkMessage>> {

@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use mvm_model::egress::Protocol;
 use mvm_model::{EgressMode, Instance, Pool, Tenant};
 use mvm_network::{
-    AllowRule, Bridge, Egress, Mode, Network, Proto, Ruleset, Tap, TapRules, TenantRules,
+    AllowRule, Applied, Bridge, Egress, Mode, Network, Proto, Ruleset, Tap, TapRules, TenantRules,
 };
 
 /// The first of 4096 user ids, one a tenant (its net id is added), that confined hypervisors run
@@ -70,27 +70,17 @@ impl Node {
         self.apply_rules().await
     }
 
-    /// Brings rules in line with the records; the caller holds `wires`.
+    /// Brings rules in line with the records, and puts them back where they are gone; the caller holds
+    /// `wires`.
     pub(crate) async fn apply_rules(&self) -> Result<()> {
         let rules = self.read(|world| self.rules(world)).await;
-        self.parts.network.apply(&rules).await.or_problem()
-    }
-
-    /// Closes what the host has come to be connected to since the rules were made.
-    pub(crate) async fn keep_walls(&self) {
-        let _wires = self.wires.lock().await;
-        if self.read(|world| world.tenants.is_empty()).await {
-            return;
-        }
-        if let Err(problem) = self.apply_rules().await {
-            tracing::error!(
-                code = problem.code,
-                "cannot put the firewall rules in force: {problem}"
-            );
+        match self.parts.network.apply(&rules).await.or_problem()? {
+            Applied::Already | Applied::Changed => Ok(()),
+            Applied::Restored(lost) => self.walls_were_gone(&lost).await,
         }
     }
 
-    fn rules(&self, world: &World) -> Ruleset {
+    pub(crate) fn rules(&self, world: &World) -> Ruleset {
         let tenants = world
             .tenants
             .values()

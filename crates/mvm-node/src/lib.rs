@@ -48,6 +48,7 @@ mod stages;
 mod template;
 mod transfer;
 mod view;
+mod walls;
 mod world;
 
 pub use boot::resolvers;

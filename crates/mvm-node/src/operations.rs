@@ -102,6 +102,9 @@ impl Node {
             // What there is no room to go on with stays as it is.
             self.check_space()?;
         }
+        if matches!(to, State::Running | State::Warm) {
+            self.behind_walls().await?;
+        }
         match (from, to) {
             (from, to) if from == to => self.stay(id, to, by).await?,
             (State::Warm, State::Running) => {

@@ -25,6 +25,7 @@ pub(crate) struct Passes {
     pressed: Gauge,
     pub(crate) lingering: Gauge,
     pub(crate) unresumed: Counter,
+    pub(crate) walls_restored: Counter,
 }
 
 impl Passes {
@@ -38,6 +39,8 @@ impl Passes {
         registry.register("lingering", what, self.lingering.clone());
         let what = "Kept processes that did not take up: their instances were woken from disk";
         registry.register("lingering_unresumed", what, self.unresumed.clone());
+        let what = "Times that the firewall rules were gone or changed by somebody, and put back";
+        registry.register("walls_restored", what, self.walls_restored.clone());
     }
 }
 

@@ -6,7 +6,7 @@ use crate::events::{self, EventLog};
 use crate::problem::{OrProblem, not_found};
 use mvm_api::Problem;
 use mvm_api::fleet::Leader;
-use mvm_model::event;
+use mvm_model::event::{self, Event};
 use mvm_model::expose::Expose;
 use mvm_model::{
     Instance, InstanceId, InstanceRef, Job, JobId, Name, Pool, PoolRef, Tenant, Usage,
@@ -161,6 +161,8 @@ pub struct Changes {
     writes: Vec<Write>,
     /// As they will be; absent: gone.
     instances: Vec<(InstanceId, Option<Instance>)>,
+    /// What is told beside the changes of instances.
+    told: Vec<Event>,
     /// All others.
     apply: Vec<Change>,
 }
@@ -210,6 +212,11 @@ impl Changes {
         self.instances.push((id, None));
     }
 
+    /// Writes an event that no record changes with; it gets its number here.
+    pub fn tell(&mut self, event: Event) {
+        self.told.push(event);
+    }
+
     /// Makes or replaces a job.
     pub fn put_job(&mut self, job: Job) {
         self.put(format!("jobs/{}", job.id), &job);
@@ -228,7 +235,7 @@ impl Changes {
 
     /// Whether nothing is to change.
     pub fn is_empty(&self) -> bool {
-        self.writes.is_empty()
+        self.writes.is_empty() && self.told.is_empty()
     }
 
     /// Puts a document of desired state in force.
@@ -279,10 +286,14 @@ impl Changes {
         world: &mut World,
         log: &EventLog,
     ) -> Result<bool> {
-        if self.writes.is_empty() {
+        if self.is_empty() {
             return Ok(false);
         }
-        let events = events::of_changes(world, &self.instances, log.next_id(), crate::now());
+        let mut events = events::of_changes(world, &self.instances, log.next_id(), crate::now());
+        for event in std::mem::take(&mut self.told) {
+            let id = log.next_id() + events.len() as u64;
+            events.push(Event { id, ..event });
+        }
         for event in &events {
             self.put(events::key(event.id), event);
             if let Some(old) = event.id.checked_sub(event::KEPT) {

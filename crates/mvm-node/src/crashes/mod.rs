@@ -17,6 +17,7 @@ mod renewals;
 pub mod runs;
 mod silence;
 mod wakes;
+mod walls;
 
 use host::{Blow, Course, Strike};
 use mvm_hypervisor::sim::Moment;

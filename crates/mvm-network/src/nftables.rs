@@ -1,0 +1,287 @@
+//! What nftables holds, asked of the kernel itself (netlink(7)): nft(8) would be a process at each look.
+
+use crate::{Error, Result};
+use rtnetlink::sys::protocols::NETLINK_NETFILTER;
+use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, Socket, SocketAddr, TokioSocket};
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher};
+use std::io::{Error as IoError, ErrorKind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Of linux/netfilter/nf_tables.h.
+const GET_TABLE: u8 = 1;
+const GET_CHAIN: u8 = 4;
+const GET_RULE: u8 = 7;
+const GET_SET: u8 = 10;
+const GET_ELEMENTS: u8 = 13;
+const GET_GENERATION: u8 = 16;
+/// Attributes: the table's name is the first of all objects, the second is the object's own.
+const TABLE: u16 = 1;
+const NAME: u16 = 2;
+const CHAIN_NAME: u16 = 3;
+const ELEMENTS: u16 = 3;
+const GENERATION_ID: u16 = 1;
+/// The bits of an attribute's type that are not its number.
+const FLAGS: u16 = 0xC000;
+/// A message's header (netlink(7)), and nfnetlink's own behind it.
+const HEADER: usize = 16;
+const BODY: usize = HEADER + 4;
+/// How often a look is begun anew where somebody changes the rules meanwhile.
+const TRIES: usize = 8;
+/// How long it must be quiet until a change is told.
+const QUIET: Duration = Duration::from_millis(5);
+/// The most messages that are taken for one change.
+const BURST: usize = 4096;
+
+/// What the tables of an owner are: their parts by name, each with a sum over what is in it. Equal where
+/// nothing was changed since.
+pub(crate) type Parts = BTreeMap<String, u64>;
+
+/// A socket to nftables.
+pub(crate) struct Nftables {
+    socket: Mutex<Socket>,
+}
+
+/// Hears of every change of nftables in this network namespace.
+pub struct Watch {
+    socket: TokioSocket,
+}
+
+impl Nftables {
+    pub(crate) fn open() -> Result<Nftables> {
+        let failed = |e: IoError| Error::io("open a netlink socket to nftables", &e);
+        let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed)?;
+        socket.bind_auto().map_err(failed)?;
+        Ok(Nftables { socket: Mutex::new(socket) })
+    }
+
+    /// The number of the last change of nftables, whoever made it. Takes microseconds: the kernel answers
+    /// within the call.
+    pub(crate) fn generation(&self) -> Result<u32> {
+        let asked = || {
+            let socket = self.locked();
+            let answer = ask(&socket, GET_GENERATION, 0, false, &[])?;
+            let answer = answer.first().ok_or(ErrorKind::InvalidData)?;
+            let id = attributes(answer).find(|(kind, _)| *kind == GENERATION_ID);
+            let id = id.and_then(|(_, value)| value.try_into().ok());
+            Ok(u32::from_be_bytes(id.ok_or(ErrorKind::InvalidData)?))
+        };
+        asked().map_err(failed)
+    }
+
+    /// The parts of the table of this name in the families of bridges and of inet, as they are at one
+    /// generation; none where the tables are not there.
+    pub(crate) fn parts(&self, table: &str) -> Result<(u32, Parts)> {
+        for _ in 0..TRIES {
+            let before = self.generation()?;
+            let parts = self.parts_once(table);
+            if self.generation()? == before {
+                return Ok((before, parts.map_err(failed)?));
+            }
+        }
+        Err(failed(IoError::other("the rules change all the time")))
+    }
+
+    fn parts_once(&self, table: &str) -> std::io::Result<Parts> {
+        let socket = self.locked();
+        let mut parts = Parts::new();
+        for (family, word) in
+            [(libc::NFPROTO_BRIDGE as u8, "bridge"), (libc::NFPROTO_INET as u8, "inet")]
+        {
+            let ask = |what, dump, more: &[(u16, &str)]| {
+                let mut named = vec![(TABLE, table)];
+                named.extend(more);
+                absent_is_empty(ask(&socket, what, family, dump, &named))
+            };
+            let ours = |answer: &Vec<u8>| text(answer, TABLE).as_deref() == Some(table);
+            let mut add = |part: &str, name: &str, sum: u64| {
+                let sum_of = parts.entry(format!("{part} {word} {name}")).or_insert(0u64);
+                *sum_of = sum_of.wrapping_add(sum);
+            };
+            for answer in ask(GET_TABLE, false, &[])? {
+                add("table", table, sum(&answer));
+            }
+            for answer in ask(GET_CHAIN, true, &[])?.iter().filter(|answer| ours(answer)) {
+                add("chain", &text(answer, CHAIN_NAME).unwrap_or_default(), sum(answer));
+            }
+            for answer in ask(GET_RULE, true, &[])?.iter().filter(|answer| ours(answer)) {
+                add("chain", &text(answer, NAME).unwrap_or_default(), sum(answer));
+            }
+            for set in ask(GET_SET, true, &[])?.iter().filter(|answer| ours(answer)) {
+                let name = text(set, NAME).unwrap_or_default();
+                add("set", &name, sum(set));
+                for answer in ask(GET_ELEMENTS, true, &[(NAME, &name)])? {
+                    let elements = attributes(&answer).filter(|(kind, _)| *kind == ELEMENTS);
+                    // They come in whatever order.
+                    for element in elements.flat_map(|(_, list)| inner(list)) {
+                        add("set", &name, hash(element.1));
+                    }
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Socket> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watch {
+    pub(crate) fn open() -> Result<Watch> {
+        let failed = |e: IoError| Error::io("listen to nftables", &e);
+        let mut socket = TokioSocket::new(NETLINK_NETFILTER).map_err(failed)?;
+        socket.socket_mut().bind_auto().map_err(failed)?;
+        let group = libc::NFNLGRP_NFTABLES as u32;
+        socket.socket_mut().add_membership(group).map_err(failed)?;
+        Ok(Watch { socket })
+    }
+
+    /// Waits until somebody has changed something, and for a moment of quiet. Fails where the socket does.
+    pub async fn changed(&mut self) -> Result<()> {
+        self.heard().await?;
+        for _ in 0..BURST {
+            match tokio::time::timeout(QUIET, self.heard()).await {
+                Ok(heard) => heard?,
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    async fn heard(&mut self) -> Result<()> {
+        match self.socket.recv_from_full().await {
+            // More was said than there was room for: that something has changed is all that counts.
+            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => Ok(()),
+            heard => heard.map(drop).map_err(|e| Error::io("listen to nftables", &e)),
+        }
+    }
+}
+
+fn failed(cause: IoError) -> Error {
+    Error::io("ask the kernel for the firewall rules", &cause)
+}
+
+fn absent_is_empty(answers: std::io::Result<Vec<Vec<u8>>>) -> std::io::Result<Vec<Vec<u8>>> {
+    match answers {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        answers => answers,
+    }
+}
+
+/// One request, and the messages of its answer.
+fn ask(
+    socket: &Socket,
+    what: u8,
+    family: u8,
+    dump: bool,
+    named: &[(u16, &str)],
+) -> std::io::Result<Vec<Vec<u8>>> {
+    socket.send_to(&request(what, family, dump, named), &SocketAddr::new(0, 0), 0)?;
+    let mut answers = Vec::new();
+    loop {
+        let (datagram, _) = socket.recv_from_full()?;
+        let mut rest = &datagram[..];
+        while rest.len() >= HEADER {
+            let length = (word(rest, 0) as usize).clamp(HEADER, rest.len());
+            let (message, behind) = rest.split_at(length);
+            rest = behind.get(..).unwrap_or_default();
+            match i32::from(u16::from_ne_bytes([message[4], message[5]])) {
+                libc::NLMSG_DONE => return Ok(answers),
+                libc::NLMSG_ERROR => match word(message, HEADER) as i32 {
+                    0 => return Ok(answers),
+                    code => return Err(IoError::from_raw_os_error(-code)),
+                },
+                _ => answers.push(message.to_vec()),
+            }
+            // Messages begin at multiples of four.
+            rest = rest.get(length.next_multiple_of(4) - length..).unwrap_or_default();
+        }
+        if !dump {
+            return Ok(answers);
+        }
+    }
+}
+
+fn request(what: u8, family: u8, dump: bool, named: &[(u16, &str)]) -> Vec<u8> {
+    let flags = libc::NLM_F_REQUEST | if dump { libc::NLM_F_DUMP } else { 0 };
+    let mut message = vec![0; 4];
+    message.extend([what, libc::NFNL_SUBSYS_NFTABLES as u8]);
+    message.extend((flags as u16).to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend([family, 0, 0, 0]);
+    for (kind, text) in named {
+        let length = text.len() + 5;
+        message.extend((length as u16).to_ne_bytes());
+        message.extend(kind.to_ne_bytes());
+        message.extend(text.as_bytes());
+        message.push(0);
+        message.resize(message.len().next_multiple_of(4), 0);
+    }
+    let length = message.len() as u32;
+    message[..4].copy_from_slice(&length.to_ne_bytes());
+    message
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    let found = bytes.get(at..at + 4).and_then(|four| four.try_into().ok());
+    found.map_or(0, u32::from_ne_bytes)
+}
+
+/// An object's attributes, by number.
+fn attributes(message: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    inner(message.get(BODY..).unwrap_or_default())
+}
+
+/// The attributes in a list of such.
+fn inner(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes([*rest.first()?, *rest.get(1)?]));
+        let kind = u16::from_ne_bytes([*rest.get(2)?, *rest.get(3)?]) & !FLAGS;
+        let value = rest.get(4..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+fn text(message: &[u8], kind: u16) -> Option<String> {
+    let (_, value) = attributes(message).find(|(found, _)| *found == kind)?;
+    Some(String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned())
+}
+
+/// Of all that an object is; the headers before it say when and to whom it was told.
+fn sum(message: &[u8]) -> u64 {
+    hash(message.get(BODY..).unwrap_or_default())
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// The kernel is trusted, and a length that lies is no reason to die all the same.
+        #[test]
+        fn any_bytes_are_read_to_an_end(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let read = attributes(&bytes).take(1000).count();
+            prop_assert!(read <= bytes.len());
+            prop_assert!(inner(&bytes).all(|(_, value)| value.len() <= bytes.len()));
+            let _ = (text(&bytes, TABLE), sum(&bytes));
+        }
+
+        #[test]
+        fn what_is_asked_is_read_back(name in "[a-z_0-9]{0,20}", more in "[a-z]{0,9}") {
+            let message = request(GET_ELEMENTS, 1, true, &[(TABLE, &name), (NAME, &more)]);
+            prop_assert_eq!(message.len() as u32, word(&message, 0));
+            prop_assert_eq!(text(&message, TABLE), Some(name));
+            prop_assert_eq!(text(&message, NAME), Some(more));
+        }
+    }
+}
