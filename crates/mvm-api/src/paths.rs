@@ -24,6 +24,8 @@ pub const CA_REVOKE: &str = "/v1/ca/revoke";
 pub const DESIRED: &str = "/v1/desired";
 /// How far the document in force is.
 pub const DESIRED_STATUS: &str = "/v1/desired/status";
+/// What the kernel has of the node's network, against what it should have.
+pub const NETWORK: &str = "/v1/network";
 /// All tenants.
 pub const TENANTS: &str = "/v1/tenants";
 /// The pools of all tenants.

@@ -14,6 +14,7 @@ mod render;
 mod rules;
 mod surroundings;
 mod tap;
+mod verify;
 mod walls;
 
 pub use error::Error;
@@ -21,6 +22,7 @@ pub use links::{Bridge, Counters, LinkKind, Network, OwnedLink, Tap};
 pub use netns::enter_netns;
 pub use nftables::Watch;
 pub use rules::{AllowRule, Egress, Mode, Proto, Ruleset, Surroundings, TapRules, TenantRules};
+pub use verify::{Difference, Differs, Wanted};
 pub use walls::Applied;
 
 /// What this crate gives.

@@ -2,6 +2,7 @@
 
 use crate::nftables::{Parts, Watch};
 use crate::rules::Ruleset;
+use crate::rules::Surroundings;
 use crate::{Error, Network, Result, nft, render, surroundings};
 use std::sync::{MutexGuard, PoisonError};
 
@@ -13,6 +14,18 @@ pub(crate) struct Standing {
     text: String,
     generation: u32,
     parts: Parts,
+}
+
+impl Standing {
+    /// Whether it is this text that was put in force.
+    pub(crate) fn is(&self, text: &str) -> bool {
+        self.text == text
+    }
+}
+
+/// The text of rules, as nft takes it.
+pub(crate) fn text_of(owner: &str, rules: &Ruleset, around: &Surroundings) -> String {
+    render::render(owner, rules, around)
 }
 
 /// What it took to have the rules in force.
@@ -32,9 +45,9 @@ impl Network {
     /// were still in force.
     pub async fn apply(&self, rules: &Ruleset) -> Result<Applied> {
         let around = surroundings::look(&self.handle, &self.owner).await?;
-        let text = render::render(&self.owner, rules, &around);
+        let text = text_of(&self.owner, rules, &around);
         let lost = self.lost()?;
-        let same = self.standing().as_ref().map(|standing| standing.text == text);
+        let same = self.standing().as_ref().map(|standing| standing.is(&text));
         if lost.is_empty() && same == Some(true) {
             return Ok(Applied::Already);
         }

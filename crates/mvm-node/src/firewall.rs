@@ -33,10 +33,25 @@ impl Node {
 
     /// Makes the tenant's bridge.
     pub async fn connect_tenant(&self, tenant: &Tenant) -> Result<()> {
-        let gateway =
-            Ipv4Net::new_assert(tenant.network.gateway(), tenant.network.ipv4_subnet.prefix_len());
-        let bridge = Bridge { name: self.bridge_name(tenant), gateway };
-        self.parts.network.ensure_bridge(&bridge).await.or_problem()
+        self.parts.network.ensure_bridge(&self.bridge_of(tenant)).await.or_problem()
+    }
+
+    /// The tenant's bridge.
+    pub(crate) fn bridge_of(&self, tenant: &Tenant) -> Bridge {
+        let prefix = tenant.network.ipv4_subnet.prefix_len();
+        let gateway = Ipv4Net::new_assert(tenant.network.gateway(), prefix);
+        Bridge { name: self.bridge_name(tenant), gateway }
+    }
+
+    /// The instance's tap.
+    pub(crate) fn tap_of(&self, tenant: &Tenant, instance: &Instance) -> Tap {
+        Tap {
+            name: self.tap_name(instance),
+            bridge: self.bridge_name(tenant),
+            mac: instance.mac.clone(),
+            address: instance.address,
+            owner_uid: Some(uid_of(tenant)),
+        }
     }
 
     /// Makes the instance's tap and lets its packets, and no others, through.
@@ -44,13 +59,7 @@ impl Node {
         let _wires = self.wires.lock().await;
         self.connect_tenant(tenant).await?;
         self.apply_rules().await?;
-        let tap = Tap {
-            name: self.tap_name(instance),
-            bridge: self.bridge_name(tenant),
-            mac: instance.mac.clone(),
-            address: instance.address,
-            owner_uid: Some(uid_of(tenant)),
-        };
+        let tap = self.tap_of(tenant, instance);
         self.parts.network.ensure_tap(&tap).await.or_problem()
     }
 

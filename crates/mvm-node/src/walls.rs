@@ -5,8 +5,11 @@ use crate::Result;
 use crate::clock::wall;
 use crate::node::Node;
 use crate::problem::OrProblem;
+use crate::world::World;
+use mvm_api::types::{DifferenceKind, NetworkDifference, NetworkReport};
 use mvm_model::State;
 use mvm_model::event::of_walls;
+use mvm_network::{Differs, Wanted};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +55,42 @@ impl Node {
         }
         let _wires = self.wires.lock().await;
         self.apply_rules().await
+    }
+
+    /// Compares links, addresses and rules with what they should be. Changes nothing.
+    pub(crate) async fn verify_network(&self) -> Result<NetworkReport> {
+        let _wires = self.wires.lock().await;
+        let wanted = self.read(|world| self.wanted(world)).await;
+        let found = self.parts.network.differences(&wanted).await.or_problem()?;
+        let differences = found.into_iter().map(|difference| NetworkDifference {
+            kind: match difference.kind {
+                Differs::Link => DifferenceKind::Link,
+                Differs::Address => DifferenceKind::Address,
+                Differs::Rules => DifferenceKind::Rules,
+            },
+            what: difference.what,
+            detail: difference.detail,
+        });
+        Ok(NetworkReport {
+            bridges: wanted.bridges.len() as u32,
+            taps: wanted.taps.len() as u32,
+            differences: differences.collect(),
+        })
+    }
+
+    fn wanted(&self, world: &World) -> Wanted {
+        let mut wanted = Wanted { rules: self.rules(world), ..Wanted::default() };
+        for tenant in world.tenants.values() {
+            wanted.bridges.push(self.bridge_of(tenant));
+            for instance in world.of_tenant(&tenant.name) {
+                let tap = self.tap_of(tenant, instance);
+                match instance.state.has_process() && !instance.is_busy() {
+                    true => wanted.taps.push(tap),
+                    false => wanted.spare.push(tap.name),
+                }
+            }
+        }
+        wanted
     }
 
     /// Tells whose guests could reach, and be reached by, what they should not.

@@ -5,6 +5,7 @@ mod desired;
 mod events;
 mod images;
 mod instances;
+mod network;
 mod pools;
 mod tenants;
 
@@ -13,6 +14,7 @@ pub use desired::*;
 pub use events::*;
 pub use images::*;
 pub use instances::*;
+pub use network::*;
 pub use pools::*;
 pub use tenants::*;
 

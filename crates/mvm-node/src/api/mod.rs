@@ -10,6 +10,7 @@ mod images;
 mod instances;
 mod jobs;
 mod leases;
+mod network;
 mod pools;
 mod streams;
 mod tenants;
@@ -80,6 +81,7 @@ fn routes() -> Routes<Arc<Node>> {
         .route("/v1/agent/crl", put(identity::revoke))
         .route("/v1/desired", get(desired::show).put(desired::apply))
         .route("/v1/desired/status", get(desired::status))
+        .route("/v1/network", get(network::verify))
         .route("/v1/tenants", get(tenants::list).post(tenants::create))
         .route(
             "/v1/tenants/{tenant}",

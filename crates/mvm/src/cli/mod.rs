@@ -18,6 +18,7 @@ mod images;
 mod instance;
 mod job;
 mod lease;
+mod net;
 mod node;
 mod offer;
 mod pool;
@@ -125,6 +126,9 @@ pub enum Command {
     Job(job::Command),
     /// Runs a command in a fresh instance of a pool
     Run(run::Run),
+    /// The node's network: links, addresses and firewall rules
+    #[command(subcommand, after_help = "Examples:\n  mvm net verify\n  mvm net verify -o json")]
+    Net(net::Command),
     /// Kernels that images boot
     #[command(
         subcommand,
@@ -287,6 +291,7 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Instance(command) => instance::run(&context, command).await,
         Command::Lease(command) => lease::run(&context, command).await,
         Command::Job(command) => job::run(&context, command).await,
+        Command::Net(command) => net::run(&context, command).await,
         Command::Run(command) => run::run(&context, command).await,
         Command::Kernel(command) => images::kernel(&context, command).await,
         Command::Image(command) => images::image(&context, command).await,

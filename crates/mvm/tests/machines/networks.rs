@@ -1,6 +1,6 @@
 //! What guests reach, and what they do not.
 
-use crate::lab::{Lab, run};
+use crate::lab::{Lab, run, wait_for};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -111,4 +111,36 @@ fn a_pools_egress_holds_on_a_running_machine_at_once() {
     assert_eq!(reaches(), [INTERNET, NEIGHBOUR]);
     lab.refused(&["pool", "update", "a/small", "--egress", "none", "--allow-lan"], "invalid_value");
     assert_eq!(reaches(), [INTERNET, NEIGHBOUR], "what is refused changes nothing");
+}
+
+#[test]
+fn walls_stand_again_after_a_flush_and_differences_are_named() {
+    let lab = Lab::simulated("verify");
+    lab.ok(&["tenant", "create", "a", "--net-id", "33", "--subnet", "10.77.33.0/24"]);
+    let within = |words: &[&str]| {
+        run(Command::new("ip").args(["netns", "exec", &lab.netns]).args(words));
+    };
+    within(&["nft", "flush", "ruleset"]);
+    // What comes next may be there before the agent has heard of it.
+    wait_for("the walls", || lab.ok(&["metrics"]).contains("mvm_walls_restored_total 1"));
+    assert!(lab.json(&["net", "verify"])["differences"].as_array().expect("list").is_empty());
+
+    let bridge = lab.links().into_iter().find(|link| link.ends_with("-b33")).expect("a bridge");
+    within(&["ip", "addr", "add", "10.9.9.9/24", "dev", &bridge]);
+    within(&["ip", "link", "set", &bridge, "down"]);
+    let stray = bridge.replace("-b33", "-b99");
+    within(&["ip", "link", "add", &stray, "type", "bridge"]);
+    let verify = lab.mvm(&["net", "verify", "-o", "json"]).output().expect("mvm");
+    assert_eq!(verify.status.code(), Some(1));
+    let report: serde_json::Value = serde_json::from_slice(&verify.stdout).expect("JSON");
+    let told = report["differences"].as_array().expect("list").iter();
+    let told: Vec<String> = told.map(|d| format!("{} {}", d["what"], d["detail"])).collect();
+    let told = told.join("\n").replace('"', "");
+    for said in [
+        format!("{bridge} it is down"),
+        format!("{bridge} it has 10.9.9.9/24 as well"),
+        format!("{stray} it belongs to nothing that mvm knows"),
+    ] {
+        assert!(told.contains(&said), "{said}: {told}");
+    }
 }

@@ -54,6 +54,15 @@ pub(super) const ROUTES: &[Route] = &[
         FLEET,
     )
     .gives::<DesiredStatus>(),
+    on(
+        AGENT,
+        "GET",
+        "/v1/network",
+        "network.verify",
+        "Compares links, addresses and firewall rules with what they should be",
+        FLEET,
+    )
+    .gives::<NetworkReport>(),
     on(BOTH, "GET", "/openapi.json", "api.show", "Describes the API", ANYBODY).document(),
     narrowed(AGENT, "GET", "/metrics", "metrics.show", "Metrics in the OpenMetrics text format")
         .metrics(),

@@ -374,6 +374,13 @@ fn of_tenants_and_pools() -> Vec<Refused> {
         refused("pool.create", Root, &["lab"], a_pool("huge", shape(1 << 20)), "exceeds_host"),
         refused("pool.update", Root, &runners, json!({ "mem_mib": 1 }), "invalid_value"),
         refused("pool.update", Root, &runners, json!({ "mem_mib": 1 << 20 }), "exceeds_host"),
+        refused(
+            "pool.update",
+            Root,
+            &runners,
+            json!({ "egress": { "mode": "none", "allow_lan": true } }),
+            "invalid_value",
+        ),
         refused("pool.destroy", Root, &["ci", "none"], json!({}), "not_found"),
         refused("pool.build", Root, &["ci", "none"], json!({}), "not_found"),
         refused("pool.scale", Root, &bare, json!({ "warm": 1 }), "not_built"),

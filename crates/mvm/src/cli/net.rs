@@ -1,0 +1,42 @@
+//! `mvm net`
+
+use super::{Context, refused};
+use crate::output::{self, Format, Outcome};
+use clap::Subcommand;
+use mvm_api::paths;
+use mvm_api::types::{DifferenceKind, NetworkReport};
+
+/// The node's network.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Compares the kernel's links, addresses and firewall rules with what they should be; exits 1 where
+    /// something differs
+    #[command(after_help = "Examples:\n  mvm net verify\n  mvm net verify --output json")]
+    Verify,
+}
+
+/// Carries it out.
+pub async fn run(context: &Context, command: Command) -> Outcome {
+    match command {
+        Command::Verify => verify(context).await,
+    }
+}
+
+async fn verify(context: &Context) -> Outcome {
+    let report: NetworkReport = context.client()?.get(paths::NETWORK).await.map_err(refused)?;
+    if report.differences.is_empty() && context.format == Format::Table {
+        let (bridges, taps) = (report.bridges, report.taps);
+        let line = format!("{bridges} bridges, {taps} taps and the rules are as they should be");
+        return output::say(context.format, &report, &line);
+    }
+    let rows = report.differences.iter().map(|difference| {
+        let kind = match difference.kind {
+            DifferenceKind::Link => "link",
+            DifferenceKind::Address => "address",
+            DifferenceKind::Rules => "rules",
+        };
+        vec![kind.to_owned(), difference.what.clone(), difference.detail.clone()]
+    });
+    output::show(context.format, &report, &["KIND", "WHAT", "DIFFERS"], rows)?;
+    Ok(u8::from(!report.differences.is_empty()))
+}
