@@ -125,6 +125,12 @@ impl Desk {
         }
     }
 
+    /// The node offers this, whatever is known of it.
+    #[cfg(test)]
+    pub fn offer(&self, node: &Name, room: Room) {
+        self.inner().claims.set_node(node, room);
+    }
+
     /// The node is not to be asked any more.
     pub fn close(&self, node: &Name) {
         self.inner().claims.close_node(node);

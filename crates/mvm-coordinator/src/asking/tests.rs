@@ -11,7 +11,9 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use mvm_api::Client;
 use mvm_api::fleet::{HeldClaim, Leader, NodeDocument, RenewClaims};
-use mvm_model::{InstanceRef, State};
+use mvm_model::fleet::{Capacity, Room, Stand};
+use mvm_model::{Counts, InstanceRef, State};
+use mvm_store::Expect;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
@@ -215,4 +217,25 @@ async fn a_claim_that_is_given_back_tells_its_client_to_claim_anew() {
     let served = desk::serve(&fleet, &lead, &wish(false), std::future::pending()).await;
     assert_eq!(served.expect_err("it is being given back").code, "claim_lost");
     assert!(fleet.store.list(CLAIMS).await.expect("a list").is_empty(), "nothing is written");
+}
+
+#[tokio::test]
+async fn a_claim_whose_record_may_be_written_already_is_served_when_it_is_asked_for_again() {
+    let port = Scripted::new(&[Answer::Served]);
+    let (fleet, lead) = leading(&port, true).await;
+    // The store took it, and its answer was lost.
+    let written = crate::records::put(format!("{CLAIMS}{CLAIM}"), &record(), Expect::Absent);
+    fleet.store.commit(vec![written]).await.expect("written");
+    fleet.desk.begin(Writer::start(fleet.store.clone(), lead.clone()), BTreeMap::new());
+    fleet.set_lead(Some(lead.clone()));
+    let ready = Counts { warm: 1, ..Counts::default() };
+    let stand = Stand { ready, leases: 1, built: true, ..Stand::default() };
+    let (capacity, pools) =
+        (Capacity { vcpus: 4, ..Capacity::default() }, BTreeMap::from([(wish(false).pool, stand)]));
+    fleet.desk.offer(&node(), Room { open: true, capacity, pools, ..Room::default() });
+    let serve =
+        async || soon(desk::serve(&fleet, &lead, &wish(false), std::future::pending())).await;
+    assert_eq!(serve().await.expect_err("it is there").code, "store_conflict");
+    serve().await.expect("the same claim");
+    assert_eq!(port.asked(), ["claim"]);
 }
