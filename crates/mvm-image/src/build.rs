@@ -39,7 +39,7 @@ pub(crate) async fn build(
     progress: &UnboundedSender<Progress>,
 ) -> Result<Revision> {
     stage_note(progress, "check", format!("{}#{}", req.flake, req.profile));
-    let flake = Flake::check(&store.tools, req)?;
+    let flake = Flake::check(store, req)?;
     // Asked for early: minutes of building must not end in "no such kernel".
     let named = req.kernel.as_deref().map(|k| kernel::find(store, k)).transpose()?;
     let work = WorkDir::new_in(&store.images_dir())?;

@@ -67,6 +67,35 @@ pub enum Error {
         /// Nix's own words: what it called the error first, then the lines before it.
         output: String,
     },
+    /// Nix cannot make the sandbox that builders are to be in.
+    #[error(
+        "nix cannot build {flake}#{profile} in a sandbox here, and nothing is built outside of one: \
+         allow namespaces (sysctl user.max_user_namespaces and user.max_mnt_namespaces over 0, \
+         kernel.unprivileged_userns_clone=1; in a container: CAP_SYS_ADMIN), or build on another \
+         node:\n{output}"
+    )]
+    SandboxUnavailable {
+        /// The flake.
+        flake: String,
+        /// The attribute.
+        profile: String,
+        /// Nix's own words.
+        output: String,
+    },
+    /// A derivation wants to be built outside of the sandbox.
+    #[error(
+        "{flake}#{profile} wants to be built outside of the sandbox (__noChroot), which this node \
+         does not allow: where all its flakes are trusted, start the agent with \
+         `--nix-sandbox relaxed`:\n{output}"
+    )]
+    SandboxRefused {
+        /// The flake.
+        flake: String,
+        /// The attribute.
+        profile: String,
+        /// Nix's own words.
+        output: String,
+    },
     /// The request itself makes no sense.
     #[error("{what} is not valid: {why}")]
     Invalid {
@@ -222,6 +251,8 @@ impl Error {
             Self::ProfileMissing { .. } => "profile_missing",
             Self::FlakeBuildFailed { .. } => "flake_build_failed",
             Self::FlakeEvaluationFailed { .. } => "flake_evaluation_failed",
+            Self::SandboxUnavailable { .. } => "sandbox_unavailable",
+            Self::SandboxRefused { .. } => "sandbox_refused",
             Self::Invalid { .. } => "invalid",
             Self::NoSpace { .. } => "no_space",
             Self::NotAKernel { .. } => "not_a_kernel",

@@ -36,5 +36,5 @@ pub use store::ImageStore;
 pub use transfer::{Incoming, Part};
 pub use types::{
     BuildRequest, GuestBinary, KernelDigest, KernelImport, KernelInfo, Platform, Progress, Removed,
-    Revision, Tools,
+    Revision, Sandbox, Tools,
 };

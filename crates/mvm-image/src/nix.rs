@@ -6,8 +6,13 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::error::{At, Error, Result};
 use crate::run::{Ended, Tool};
-use crate::types::{BuildRequest, Progress, Tools};
+use crate::store::ImageStore;
+use crate::types::{BuildRequest, Progress};
 use crate::workdir::WorkDir;
+
+mod program;
+
+use program::{Nix, Users};
 
 /// Lines of Nix's output in an error.
 const SHOWN_LINES: usize = 40;
@@ -20,7 +25,7 @@ const OFFLINE_MARK: &str = "offline";
 /// A request that has been checked, in the form that Nix takes.
 #[derive(Clone, Debug)]
 pub(crate) struct Flake {
-    tools: Tools,
+    nix: Nix,
     /// What the user wrote, for messages.
     written: String,
     reference: String,
@@ -30,10 +35,12 @@ pub(crate) struct Flake {
 
 impl Flake {
     /// Checks that Nix is there, then that the flake is, then the names.
-    pub fn check(tools: &Tools, req: &BuildRequest) -> Result<Self> {
-        if !is_program(&tools.nix) {
-            return Err(Error::NixMissing { tried: tools.nix.clone() });
+    pub fn check(store: &ImageStore, req: &BuildRequest) -> Result<Self> {
+        let program = store.tools.nix.clone();
+        if !is_program(&program) {
+            return Err(Error::NixMissing { tried: program });
         }
+        let nix = Nix { program, sandbox: store.sandbox, users: Users::of(store)? };
         check_attribute(&req.profile)?;
         let reference = reference(&req.flake)?;
         let mut overrides = Vec::new();
@@ -47,7 +54,7 @@ impl Flake {
         }
         let marked = |r: &str| local_path(r).is_some_and(|p| p.join(OFFLINE_MARK).exists());
         let offline = !overrides.is_empty() && overrides.iter().all(|(_, r)| marked(r));
-        Ok(Self { tools: tools.clone(), written: req.flake.clone(), reference, overrides, offline })
+        Ok(Self { nix, written: req.flake.clone(), reference, overrides, offline })
     }
 
     /// `nix build` of one package: its store path. `link` in `work` becomes a garbage collector's
@@ -61,7 +68,7 @@ impl Flake {
     ) -> Result<PathBuf> {
         let link = work.path().join(link);
         let target = format!("{}#{attribute}", self.reference);
-        let tool = self.nix("build").args(["-L", "--out-link"]).arg(&link).arg(target);
+        let tool = self.command("build").args(["-L", "--out-link"]).arg(&link).arg(target);
         let ended = tool
             .writes_to(work)
             .run(|line| {
@@ -78,7 +85,7 @@ impl Flake {
     /// The names of the flake's packages for guests; none where it has no such set.
     pub async fn packages(&self) -> Result<Vec<String>> {
         let tool = self
-            .nix("eval")
+            .command("eval")
             .args(["--json", "--apply", "builtins.attrNames"])
             .arg(format!("{}#{PACKAGES}", self.reference));
         let ended = self.nix_is_there(tool.run(|_| {}).await)?;
@@ -87,8 +94,7 @@ impl Flake {
 
     /// All store paths that `path` needs at run time, itself among them, sorted.
     pub async fn closure(&self, path: &Path) -> Result<Vec<String>> {
-        let tool = Tool::new(&self.tools.nix, "nix-bin").env("NIX_CONFIG", config());
-        let stdout = tool.args(["path-info", "-r"]).arg(path).output().await?;
+        let stdout = self.nix.tool().args(["path-info", "-r"]).arg(path).output().await?;
         let text = String::from_utf8_lossy(&stdout);
         let mut paths: Vec<String> = text.lines().map(str::to_owned).collect();
         paths.sort_unstable();
@@ -100,25 +106,21 @@ impl Flake {
         Ok(paths)
     }
 
-    fn nix(&self, verb: &str) -> Tool {
-        let mut tool = Tool::new(&self.tools.nix, "nix-bin").env("NIX_CONFIG", config());
-        tool = tool.arg(verb);
+    fn command(&self, verb: &str) -> Tool {
+        // Of the user's folder nothing is changed, not even its lock file.
+        let mut tool = self.nix.tool().args([verb, "--no-write-lock-file"]);
         if self.offline {
             tool = tool.arg("--offline");
         }
         for (input, reference) in &self.overrides {
             tool = tool.args(["--override-input", input, reference]);
         }
-        if !self.overrides.is_empty() {
-            // What is overridden for this build must not end up in the user's lock file.
-            tool = tool.arg("--no-write-lock-file");
-        }
         tool
     }
 
     fn nix_is_there(&self, ended: Result<Ended>) -> Result<Ended> {
         ended.map_err(|e| match e {
-            Error::ToolMissing { .. } => Error::NixMissing { tried: self.tools.nix.clone() },
+            Error::ToolMissing { .. } => Error::NixMissing { tried: self.nix.program.clone() },
             e => e,
         })
     }
@@ -136,27 +138,17 @@ impl Flake {
         }
         let (flake, profile) = (self.written.clone(), attribute.to_owned());
         let output = own_words(&ended.stderr, &ended.status.to_string());
+        if has("__noChroot") && has("not allowed when") {
+            return Error::SandboxRefused { flake, profile, output };
+        }
+        if is_without_sandbox(&ended.stderr) {
+            return Error::SandboxUnavailable { flake, profile, output };
+        }
         match is_evaluation(&ended.stderr) {
             true => Error::FlakeEvaluationFailed { flake, profile, output },
             false => Error::FlakeBuildFailed { flake, profile, output },
         }
     }
-}
-
-/// Nix's settings for our runs, added to those of the environment.
-fn config() -> String {
-    let mut lines = vec![std::env::var("NIX_CONFIG").unwrap_or_default()];
-    lines.push("extra-experimental-features = nix-command flakes".to_owned());
-    let daemon = Path::new("/nix/var/nix/daemon-socket/socket").exists();
-    if rustix::process::geteuid().is_root() && !daemon {
-        // Debian's nix-bin comes without nixbld users, and we build as root without a daemon.
-        lines.push("build-users-group =".to_owned());
-    }
-    // Packages that say they cannot be built in a sandbox (`__noChroot`) may have it so; all
-    // others are built in one, where the kernel lets us make it.
-    lines.push("sandbox = relaxed\nsandbox-fallback = true\nwarn-dirty = false".to_owned());
-    lines.retain(|l| !l.is_empty());
-    lines.join("\n")
 }
 
 fn is_program(name: &Path) -> bool {
@@ -279,6 +271,20 @@ fn is_evaluation(stderr: &[String]) -> bool {
     ];
     let has = |all: &[&str]| stderr.iter().any(|line| all.iter().any(|words| line.contains(words)));
     has(&SENSE) && !has(&ELSEWHERE)
+}
+
+/// Whether the sandbox could not be made, by Nix or before it ([`Users`]). Before a builder has begun
+/// nothing of it can say so.
+fn is_without_sandbox(stderr: &[String]) -> bool {
+    const WORDS: [&str; 5] = [
+        "unable to start build process",
+        "cloning builder process",
+        "required for sandboxing",
+        "setgroups failed",
+        "unshare: unshare failed",
+    ];
+    stderr.iter().any(|line| WORDS.iter().any(|words| line.contains(words)))
+        || stderr.iter().any(|line| line.starts_with("mount: "))
 }
 
 /// What Nix said, in at most [`SHOWN_LINES`] lines: from its `error:` on, then what came before.

@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 use crate::disk::Purpose;
 use crate::error::{At, Error, Result};
 use crate::types::{
-    BuildRequest, GuestBinary, KernelImport, KernelInfo, Progress, Removed, Revision, Tools,
+    BuildRequest, GuestBinary, KernelImport, KernelInfo, Progress, Removed, Revision, Sandbox,
+    Tools,
 };
 use crate::{apt, build, disk, kernel, workdir};
 
@@ -21,6 +22,7 @@ pub struct ImageStore {
     root: PathBuf,
     pub(crate) guest: GuestBinary,
     pub(crate) tools: Tools,
+    pub(crate) sandbox: Sandbox,
     /// Held while an image is put together.
     pub(crate) assembling: Arc<tokio::sync::Mutex<()>>,
 }
@@ -35,7 +37,8 @@ impl ImageStore {
     /// [`ImageStore::open`] with other programs than those in `PATH`.
     pub fn open_with(root: &Path, guest: GuestBinary, tools: Tools) -> Result<Self> {
         let root = std::path::absolute(root).at("resolve", root)?;
-        let store = Self { root, guest, tools, assembling: Arc::default() };
+        let (sandbox, assembling) = (Sandbox::default(), Arc::default());
+        let store = Self { root, guest, tools, sandbox, assembling };
         for dir in store.dirs() {
             let mut maker = std::fs::DirBuilder::new();
             maker.recursive(true).mode(0o700).create(&dir).at("create", &dir)?;
@@ -46,10 +49,15 @@ impl ImageStore {
         Ok(store)
     }
 
+    /// The same store, whose builds may do so much.
+    pub fn with_sandbox(self, sandbox: Sandbox) -> Self {
+        Self { sandbox, ..self }
+    }
+
     /// Builds the flake's profile into a revision, or finds it built already.
     ///
     /// Errors: `nix_missing`, `flake_missing`, `profile_missing`, `flake_build_failed`,
-    /// `kernel_missing`, `no_space`, `invalid`, `tool_missing`. Dropping the future ends the
+    /// `sandbox_unavailable`, `sandbox_refused`, `kernel_missing`, `no_space`, `invalid`, `tool_missing`. Dropping the future ends the
     /// programs it runs and leaves nothing behind.
     pub async fn build(
         &self,
@@ -183,6 +191,11 @@ impl ImageStore {
 
     pub(crate) fn disks_dir(&self) -> PathBuf {
         self.root.join("disks")
+    }
+
+    /// Where Nix is shown the users of builders; empty but for Nix.
+    pub(crate) fn build_users_dir(&self) -> PathBuf {
+        self.root.join("build-users")
     }
 
     fn dirs(&self) -> [PathBuf; 3] {

@@ -48,6 +48,17 @@ pub struct BuildRequest {
     pub kernel: Option<KernelDigest>,
 }
 
+/// What a flake's builders may do on this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sandbox {
+    /// Every one is in Nix's sandbox, whatever the flake says.
+    #[default]
+    Strict,
+    /// Those that say `__noChroot` are not: they read what every user of the machine may, and reach
+    /// its network.
+    Relaxed,
+}
+
 /// How the hypervisor has to present devices to a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

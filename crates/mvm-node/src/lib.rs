@@ -54,6 +54,7 @@ mod world;
 pub use boot::resolvers;
 pub use desired::DesiredFile;
 pub use fleet::{Offer, found_capacity};
+pub use mvm_image::Sandbox;
 pub use node::Node;
 pub use root::identity_dir;
 pub use serve::{Driver, ServeOptions, serve};

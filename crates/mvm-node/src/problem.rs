@@ -18,6 +18,8 @@ fn status_of(code: &str) -> u16 {
         | "profile_missing"
         | "flake_build_failed"
         | "flake_evaluation_failed"
+        | "sandbox_unavailable"
+        | "sandbox_refused"
         | "not_a_kernel"
         | "kernel_missing"
         | "kernel_compression"

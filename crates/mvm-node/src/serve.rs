@@ -15,7 +15,7 @@ use mvm_api::{Problem, private, service};
 use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::qemu::QemuDriver;
 use mvm_hypervisor::sim::{Latencies, SimHypervisor};
-use mvm_image::{GuestBinary, ImageStore};
+use mvm_image::{GuestBinary, ImageStore, Sandbox};
 use mvm_model::Name;
 use mvm_network::Network;
 use mvm_store::SqliteStore;
@@ -62,6 +62,8 @@ pub struct ServeOptions {
     pub desired: Option<DesiredFile>,
     /// The static guest binary.
     pub guest: &'static [u8],
+    /// What flakes' builders may do.
+    pub sandbox: Sandbox,
     /// What says how much waits for memory, instead of the host's own account.
     pub pressure: Option<PathBuf>,
     /// Where the time goes, as the process' tracing subscriber observes it.
@@ -97,6 +99,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     let clock = root.path().join("clock.json");
     mvm_clock::install(&clock).map_err(|e| io(format!("open {}", clock.display()), e))?;
     let images = ImageStore::open(root.path(), GuestBinary::new(options.guest)).or_problem()?;
+    let images = images.with_sandbox(options.sandbox);
     // No build of an earlier agent is under way here any more.
     private::close(root.path())?;
     let (driver, accelerator_reason) = match options.driver {

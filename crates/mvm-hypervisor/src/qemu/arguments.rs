@@ -64,7 +64,7 @@ pub(super) fn arguments(spec: &VmSpec, start: Start, setting: &Setting<'_>) -> V
     args.pair("-machine", machine_option(spec.kernel.platform, setting.machine));
     args.pair("-smp", spec.vcpus.to_string());
     args.pair("-m", spec.mem_mib.to_string());
-    args.pair("-object", memory_object(spec, start));
+    args.pair("-object", memory_object(spec, start, setting.version));
     args.confinement(spec.confine.as_ref(), &spec.dir, setting.version);
     args.characters(spec, setting);
     args.devices(spec);
@@ -98,15 +98,25 @@ fn machine_option(platform: Platform, machine: &str) -> String {
     }
 }
 
-fn memory_object(spec: &VmSpec, start: Start) -> String {
-    json!({
+/// Where QEMU can, a clone's process has its template's file open for reading alone: whoever breaks out of a
+/// guest cannot write to what all others are made of. Before 8.2 `readonly` gave the guest memory that it
+/// could not write to either, and a file that is mapped privately was opened for writing all the same.
+const READ_ONLY_TEMPLATES: Version = Version { major: 8, minor: 2 };
+
+fn memory_object(spec: &VmSpec, start: Start, version: Version) -> String {
+    let is_clone = start == Start::Restore(RestoreMemory::Clone);
+    let mut object = json!({
         "qom-type": "memory-backend-file",
         "id": "ram",
         "mem-path": spec.memory,
         "size": spec.mem_mib << 20,
-        "share": start != Start::Restore(RestoreMemory::Clone),
-    })
-    .to_string()
+        "share": !is_clone,
+    });
+    if is_clone && version >= READ_ONLY_TEMPLATES {
+        object["readonly"] = json!(true);
+        object["rom"] = json!("off");
+    }
+    object.to_string()
 }
 
 /// The driver's kernel arguments, before the caller's.
@@ -320,6 +330,25 @@ pub(super) mod tests {
         assert!(value(&clone, "-object").unwrap().contains("\"share\":false"));
         let own = words(&sample(true), Start::Restore(RestoreMemory::Own), 7, 2);
         assert!(value(&own, "-object").unwrap().contains("\"share\":true"));
+    }
+
+    #[test]
+    fn a_clone_opens_its_template_for_reading_where_qemu_can() {
+        let of = |start, major, minor| words(&sample(true), start, major, minor);
+        let object = |start, major, minor| {
+            let words = of(start, major, minor);
+            serde_json::from_str::<serde_json::Value>(value(&words, "-object").unwrap()).unwrap()
+        };
+        let clone = Start::Restore(RestoreMemory::Clone);
+        let (old, new) = (object(clone, 8, 1), object(clone, 8, 2));
+        assert!(old.get("readonly").is_none() && old.get("rom").is_none());
+        assert_eq!(
+            (&new["readonly"], &new["rom"], &new["share"]),
+            (&json!(true), &json!("off"), &json!(false))
+        );
+        for start in [Start::Boot, Start::Restore(RestoreMemory::Own)] {
+            assert!(object(start, 10, 0).get("readonly").is_none());
+        }
     }
 
     #[test]

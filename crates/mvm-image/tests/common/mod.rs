@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use mvm_image::{BuildRequest, GuestBinary, ImageStore, KernelImport, KernelInfo, Progress, Tools};
+use mvm_image::{
+    BuildRequest, GuestBinary, ImageStore, KernelImport, KernelInfo, Progress, Sandbox, Tools,
+};
 use tokio::sync::mpsc;
 
 /// Stands for the guest binary: the store takes it as bytes and does not run it.
@@ -38,12 +40,17 @@ pub fn debian_pkgs() -> &'static Path {
 /// A store under a fresh directory, and the directory, which goes when dropped.
 pub fn store() -> (ImageStore, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    (ImageStore::open(dir.path(), guest()).unwrap(), dir)
+    (relaxed(ImageStore::open(dir.path(), guest())), dir)
+}
+
+/// Debian's packages are unpacked outside of Nix's sandbox, by the host's tools.
+pub fn relaxed(store: mvm_image::Result<ImageStore>) -> ImageStore {
+    store.unwrap().with_sandbox(Sandbox::Relaxed)
 }
 
 pub fn store_with(tools: Tools) -> (ImageStore, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    (ImageStore::open_with(dir.path(), guest(), tools).unwrap(), dir)
+    (relaxed(ImageStore::open_with(dir.path(), guest(), tools)), dir)
 }
 
 /// The distribution's kernel, by the store's own way.

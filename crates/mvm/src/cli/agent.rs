@@ -12,7 +12,7 @@ use mvm_api::{Problem, paths};
 use mvm_model::Name;
 use mvm_model::desired::DesiredState;
 use mvm_model::halt::NO_SPACE_TIMEOUT_S;
-use mvm_node::{Driver, ServeOptions, Stages};
+use mvm_node::{Driver, Sandbox, ServeOptions, Stages};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -54,6 +54,10 @@ pub enum Command {
         /// How fast images may leave for other nodes, all together [default: unlimited]
         #[arg(long, value_name = "MIB_PER_SECOND")]
         image_rate: Option<NonZeroU32>,
+        /// Whether a flake may have a derivation built outside of Nix's sandbox (__noChroot): relaxed,
+        /// where all flakes are trusted
+        #[arg(long, env = "MVM_NIX_SANDBOX", value_enum, default_value_t)]
+        nix_sandbox: NixSandbox,
         /// What says how much waits for memory, such as a cgroup's memory.pressure [default:
         /// /proc/pressure/memory]
         #[arg(long, env = "MVM_PRESSURE", value_name = "FILE")]
@@ -114,6 +118,25 @@ impl From<Hypervisor> for Driver {
     }
 }
 
+/// What flakes' builders may do.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum NixSandbox {
+    /// Everything is built in the sandbox
+    #[default]
+    Strict,
+    /// But what says __noChroot
+    Relaxed,
+}
+
+impl From<NixSandbox> for Sandbox {
+    fn from(named: NixSandbox) -> Self {
+        match named {
+            NixSandbox::Strict => Sandbox::Strict,
+            NixSandbox::Relaxed => Sandbox::Relaxed,
+        }
+    }
+}
+
 /// `mvm agent serve` is no client: it is carried out before there is a runtime.
 pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
     let super::Command::Agent(Command::Serve {
@@ -126,6 +149,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         how,
         offer,
         image_rate,
+        nix_sandbox,
         pressure,
         no_space_timeout,
         log_json,
@@ -150,6 +174,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         offer: offer.into(),
         desired,
         guest: crate::GUEST,
+        sandbox: (*nix_sandbox).into(),
         pressure: pressure.clone(),
         stages,
         image_rate: *image_rate,

@@ -121,6 +121,7 @@ impl Shelf {
             .env("MVM_ROOT", &self.lab.root)
             .env("MVM_NETNS", &self.lab.netns)
             .env("DEBIAN_PKGS", packages)
+            .env("MVM_NIX_SANDBOX", "relaxed")
             .stdin(Stdio::null())
             .output()
             .expect("bash");

@@ -5,6 +5,7 @@
 
 mod archives;
 mod audit;
+mod builds;
 mod caches;
 mod clocks;
 mod crashes;

@@ -1,0 +1,155 @@
+//! What a flake's builders may do on a node, and what machines may do to what they are made of.
+
+use crate::lab::{Lab, run, text};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// A builder that makes an empty image's folder, if it can read every file that it is given, and if no
+/// part of it is root of anything.
+const PROBE: &str = r#"
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+int main(int count, char **words) {
+    FILE *map = fopen("/proc/self/uid_map", "r");
+    unsigned inside = 0, outside = 0;
+    if (map && fscanf(map, "%u %u", &inside, &outside) == 2 && inside == 0) outside = getuid();
+    fprintf(stderr, "builder has uid %u\n", outside);
+    for (int i = 1; i < count; i++) {
+        if (open(words[i], O_RDONLY) < 0) { perror(words[i]); return 3; }
+    }
+    char bin[4096];
+    snprintf(bin, sizeof bin, "%s/bin", getenv("out"));
+    return mkdir(getenv("out"), 0755) || mkdir(bin, 0755);
+}
+"#;
+
+/// A flake whose packages are built by the probe; it has an input that no lock file knows.
+fn flake(lab: &Lab) -> String {
+    let (dir, input) = (lab.root.join("probe"), lab.root.join("input"));
+    std::fs::create_dir_all(&dir).expect("directory");
+    std::fs::create_dir_all(&input).expect("directory");
+    std::fs::write(input.join("file"), "").expect("file");
+    std::fs::write(lab.root.join("probe.c"), PROBE).expect("source");
+    let mut cc = Command::new("cc");
+    cc.args(["-static", "-o"]).arg(dir.join("probe")).arg(lab.root.join("probe.c"));
+    run(&mut cc);
+    let text = format!(
+        r#"{{ inputs.other = {{ url = "path:{input}"; flake = false; }};
+        outputs = {{ self, other }}: let
+          build = name: more: derivation ({{ inherit name; system = "x86_64-linux";
+            builder = "${{self}}/probe"; salt = "{root} ${{other}}"; }} // more);
+        in {{ packages.x86_64-linux = {{
+          good = build "good" {{ args = [ ]; }};
+          reads = build "reads" {{ args = [ "{root}/node.db" ]; }};
+          free = build "free" {{ args = [ ]; __noChroot = true; }};
+          free-reads = build "free-reads" {{ args = [ "{root}/node.db" ]; __noChroot = true; }};
+        }}; }}; }}"#,
+        root = lab.root.display(),
+        input = input.display(),
+    );
+    std::fs::write(dir.join("flake.nix"), text).expect("flake");
+    dir.display().to_string()
+}
+
+fn pool(lab: &Lab, flake: &str, profile: &str) -> String {
+    let pool = format!("ci/{profile}");
+    let shape = ["--cpus", "1", "--mem", "256"];
+    let of = ["pool", "create", &pool, "--flake", flake, "--profile", profile];
+    lab.ok(&[&of[..], &shape].concat());
+    pool
+}
+
+/// Ends the agent, and starts one whose builders may do so much.
+fn restart(lab: &Lab, sandbox: &str) {
+    lab.ok(&["agent", "stop"]);
+    run(lab.mvm(&["tenant", "list"]).env("MVM_NIX_SANDBOX", sandbox));
+}
+
+#[test]
+fn a_builder_reads_nothing_of_the_state_directory() {
+    let lab = Lab::simulated("sandbox");
+    let tenant = ["tenant", "create", "ci", "--net-id", "82", "--subnet", "10.77.82.0/24"];
+    lab.ok(&[&tenant[..], &["--max-pools", "8"]].concat());
+    restart(&lab, "strict");
+    let flake = flake(&lab);
+    let [good, reads, free, free_reads] =
+        ["good", "reads", "free", "free-reads"].map(|profile| pool(&lab, &flake, profile));
+    lab.ok(&["pool", "build", &good]);
+    let refused = lab.refused(&["pool", "build", &reads], "flake_build_failed");
+    assert!(refused.contains("node.db: No such file"), "{refused}");
+    assert!(refused.contains("builder has uid 478") || !refused.contains("builder has uid 0"));
+    let refused = lab.refused(&["pool", "build", &free], "sandbox_refused");
+    assert!(refused.contains("--nix-sandbox relaxed"), "{refused}");
+    // Outside of the sandbox it is nobody who may read it either.
+    restart(&lab, "relaxed");
+    lab.ok(&["pool", "build", &free]);
+    let refused = lab.refused(&["pool", "build", &free_reads], "flake_build_failed");
+    assert!(refused.contains("node.db: Permission denied"), "{refused}");
+    assert!(!Path::new(&flake).join("flake.lock").exists(), "a lock file was written");
+}
+
+/// An agent that may make no namespaces builds nothing, rather than outside of a sandbox.
+#[test]
+fn without_a_sandbox_nothing_is_built() {
+    let lab = Lab::simulated("nosandbox");
+    lab.ok(&["tenant", "create", "ci", "--net-id", "83", "--subnet", "10.77.83.0/24"]);
+    let good = pool(&lab, &flake(&lab), "good");
+    lab.ok(&["agent", "stop"]);
+    let mvm = lab.mvm(&["tenant", "list"]);
+    let mut weak = Command::new("ip");
+    weak.args(["netns", "exec", &lab.netns, "setpriv", "--bounding-set=-sys_admin"]);
+    weak.arg("--inh-caps=-sys_admin").arg(mvm.get_program()).args(mvm.get_args());
+    for (name, value) in mvm.get_envs().filter(|(name, _)| *name != "MVM_NETNS") {
+        weak.env(name, value.unwrap_or_default());
+    }
+    run(weak.env("MVM_NIX_SANDBOX", "strict"));
+    let refused = lab.refused(&["pool", "build", &good], "sandbox_unavailable");
+    assert!(refused.contains("CAP_SYS_ADMIN"), "{refused}");
+}
+
+/// Whether QEMU opens what it maps privately for reading alone, where it is told so.
+fn qemu_can_read_alone() -> bool {
+    let output = Command::new("qemu-system-x86_64").arg("--version").output().expect("QEMU");
+    let output: Output = output;
+    let version = text(&output.stdout);
+    let version = version.split("version ").nth(1).unwrap_or_default();
+    let mut numbers = version.split(['.', ' ']).map(|part| part.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (8, 2)
+}
+
+#[test]
+fn a_machine_can_write_to_nothing_that_others_are_made_of() {
+    let lab = Lab::new("readonly");
+    lab.tenant_and_pool("ci", "84");
+    lab.ok(&["pool", "scale", "ci/small", "--warm", "1", "--wait"]);
+    let clone = lab.ids("ci/small", "warm").remove(0);
+    let pid = lab.process(&clone);
+    let mut seen = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").flatten() {
+        let Ok(path) = std::fs::read_link(entry.path()) else { continue };
+        let Ok(below) = path.strip_prefix(&lab.root) else { continue };
+        let number = entry.file_name().into_string().expect("a number");
+        let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).expect("it");
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("flags");
+        let flags = u32::from_str_radix(flags.trim(), 8).expect("octal digits");
+        let first = below.components().next().expect("a name").as_os_str().to_os_string();
+        seen.push((first.into_string().expect("a name"), path, flags & 3 != 0));
+    }
+    let of = |folder: &str| seen.iter().filter(|(first, ..)| first == folder).count();
+    assert!(of("images") > 0 && of("templates") > 0 && of("instances") > 0, "{seen:?}");
+    for (first, path, writes) in &seen {
+        let shared = first == "images" || first == "templates" && qemu_can_read_alone();
+        assert!(!(shared && *writes), "{} is open for writing", path.display());
+    }
+    // Nor by name: its user may write to none of them.
+    for (_, path, _) in seen.iter().filter(|(first, ..)| first == "images" || first == "templates")
+    {
+        let mode = std::fs::metadata(path).expect("it").permissions().mode();
+        assert_eq!(mode & 0o022, 0, "{}", path.display());
+    }
+    lab.ok(&["pool", "destroy", "ci/small"]);
+}
