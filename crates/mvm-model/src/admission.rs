@@ -25,7 +25,7 @@ pub struct Quotas {
     pub max_pools: u64,
     /// Instances of one pool, in whatever state.
     pub max_instances_per_pool: u64,
-    /// Disk in GiB that all instances may grow to: memory, scratch and data.
+    /// Disk in GiB that all instances may grow to (memory, scratch and data), and that artifacts of jobs take.
     pub max_disk_gib: u64,
     /// Jobs that wait in the queue of one pool.
     pub max_queued_jobs: u64,
@@ -62,7 +62,7 @@ pub struct Usage {
     pub pools: u64,
     /// Instances in whatever state.
     pub instances: u64,
-    /// Disk that all instances may grow to, in MiB.
+    /// Disk that all instances may grow to, and that artifacts of jobs take, in MiB.
     pub disk_mib: u64,
 }
 
@@ -125,7 +125,14 @@ fn within(
     Err(exceeded(tenant, quota, limit, in_use, wanted - in_use, unit))
 }
 
-fn exceeded(tenant: &Name, quota: &str, limit: u64, in_use: u64, asked: u64, unit: &str) -> Fault {
+pub(crate) fn exceeded(
+    tenant: &Name,
+    quota: &str,
+    limit: u64,
+    in_use: u64,
+    asked: u64,
+    unit: &str,
+) -> Fault {
     Fault::new(
         Code::QuotaExceeded,
         format!(

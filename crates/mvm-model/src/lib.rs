@@ -20,6 +20,7 @@ pub mod fleet;
 pub mod halt;
 pub mod host;
 pub mod instance;
+pub mod intake;
 pub mod job;
 pub mod lease;
 pub mod liveness;

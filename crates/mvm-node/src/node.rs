@@ -74,6 +74,8 @@ pub struct Parts {
     pub image_rate: Option<NonZeroU32>,
     /// How long a job waits whose machine is paused for want of space on the host.
     pub no_space_timeout: Duration,
+    /// How much of the disk no files of tenants may take, in MiB; a part of it where absent.
+    pub disk_reserve_mib: Option<u64>,
 }
 
 /// The agent of one node.

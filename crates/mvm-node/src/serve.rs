@@ -72,6 +72,8 @@ pub struct ServeOptions {
     pub image_rate: Option<NonZeroU32>,
     /// How long a job waits whose machine is paused for want of space on the host.
     pub no_space_timeout: Duration,
+    /// How much of the disk no artifacts and inputs may take, in MiB; a part of it where absent.
+    pub disk_reserve_mib: Option<u64>,
     /// Log as JSON lines.
     pub log_json: bool,
 }
@@ -131,6 +133,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         offer: options.offer,
         image_rate: options.image_rate,
         no_space_timeout: options.no_space_timeout,
+        disk_reserve_mib: options.disk_reserve_mib,
     })
     .await?;
     recovery::run(&node).await?;

@@ -122,6 +122,8 @@ impl World {
         let own = self.pools.values().filter(|pool| pool.reference.tenant == *tenant);
         // The pools' own disks, beside their instances' copies.
         usage.disk_mib += own.map(|pool| mvm_model::cache::disk_mib(&pool.caches)).sum::<u64>();
+        let jobs = self.jobs.values().filter(|job| job.pool.tenant == *tenant);
+        usage.disk_mib += jobs.map(mvm_model::intake::kept).sum::<u64>().div_ceil(1 << 20);
         usage
     }
 

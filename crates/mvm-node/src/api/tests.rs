@@ -46,6 +46,7 @@ async fn node() -> (TempDir, Arc<Node>) {
         accelerator_reason: String::new(),
         keeper: None,
         image_rate: None,
+        disk_reserve_mib: None,
         no_space_timeout: std::time::Duration::from_secs(600),
         offer: Default::default(),
         stages: Stages::default(),

@@ -215,6 +215,7 @@ impl Host {
             accelerator_reason: String::new(),
             keeper: None,
             image_rate: None,
+            disk_reserve_mib: None,
             no_space_timeout: Duration::from_secs(600),
             offer: Default::default(),
             stages: Stages::default(),

@@ -1,11 +1,13 @@
 //! What a job leaves: its artifacts, and the caches that it commits.
 
+use super::intake::Arrival;
 use super::limit::{Cut, Limit};
 use super::run::WORK;
 use crate::Result;
 use crate::node::Node;
-use crate::problem::{OrProblem, io};
+use crate::problem::{IntoProblem, io};
 use crate::root::remove_file;
+use mvm_api::Problem;
 use mvm_archive::Notes;
 use mvm_guest::channel::Channel;
 use mvm_model::job::{Artifact, JobState, Outcome};
@@ -28,6 +30,8 @@ pub(super) struct Harvest<'a> {
     pub cut: bool,
     /// What the guest could not copy as it was.
     pub notes: Notes,
+    /// What has come counts until it is recorded.
+    pub arrived: Vec<Arrival>,
 }
 
 impl Harvest<'_> {
@@ -79,18 +83,22 @@ impl Harvest<'_> {
         };
         let (node, channel) = (self.node, self.channel);
         let fetch = async {
-            node.check_space()?;
             let failed = |e| io(format!("write {}", early.display()), e);
             let file = tokio::fs::File::create(&early).await.map_err(failed)?;
-            let mut file = Bounded { file, room: MAX_ARTIFACT };
-            let notes = channel.get(&source, &mut file).await.or_problem()?;
+            let arrival = node.arrival(id).await?;
+            let mut file = Bounded { file, room: MAX_ARTIFACT, arrival, denied: None };
+            let notes = match channel.get(&source, &mut file).await {
+                Err(error) => return Err(file.denied.take().unwrap_or_else(|| error.problem())),
+                Ok(notes) => notes,
+            };
             let bytes = file.file.metadata().await.map_err(failed)?.len();
             tokio::fs::rename(&early, &to).await.map_err(failed)?;
-            Ok((bytes, notes))
+            Ok((bytes, notes, file.arrival))
         };
         let fetched = match self.limit.hold(fetch).await {
-            Ok(fetched) => fetched.map(|(bytes, notes)| {
+            Ok(fetched) => fetched.map(|(bytes, notes, arrival)| {
                 self.notes.append(notes);
+                self.arrived.push(arrival);
                 Some(bytes)
             }),
             Err(cut) => {
@@ -138,10 +146,13 @@ impl Harvest<'_> {
     }
 }
 
-/// A file that takes so many bytes and no more.
+/// A file that takes so many bytes and no more, and no more than there is room for.
 struct Bounded {
     file: tokio::fs::File,
     room: u64,
+    arrival: Arrival,
+    /// Why it took no more.
+    denied: Option<Problem>,
 }
 
 impl AsyncWrite for Bounded {
@@ -154,8 +165,13 @@ impl AsyncWrite for Bounded {
             let what = format!("it has over {} GiB", MAX_ARTIFACT >> 30);
             return Poll::Ready(Err(std::io::Error::other(what)));
         }
+        if let Err(problem) = self.arrival.room_for(bytes.len() as u64) {
+            self.denied = Some(problem);
+            return Poll::Ready(Err(std::io::ErrorKind::StorageFull.into()));
+        }
         let written = std::task::ready!(Pin::new(&mut self.file).poll_write(cx, bytes))?;
         self.room -= written as u64;
+        self.arrival.count(written as u64);
         Poll::Ready(Ok(written))
     }
 

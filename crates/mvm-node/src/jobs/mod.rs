@@ -8,6 +8,7 @@ mod attach;
 mod command;
 mod dispatch;
 mod harvest;
+mod intake;
 mod limit;
 mod log;
 mod recover;
@@ -59,6 +60,8 @@ pub(crate) struct Jobs {
     desks: Lock<HashMap<JobId, Arc<Desk>>>,
     /// The agent ends: nothing that breaks now is recorded.
     stopping: AtomicBool,
+    /// What is arriving for jobs.
+    pub intake: Arc<intake::Intake>,
 }
 
 /// Who listens to a job, and how it is told something.
@@ -236,6 +239,7 @@ impl Node {
         mut body: impl Stream<Item = std::result::Result<axum::body::Bytes, E>> + Unpin,
     ) -> Result<()> {
         self.read(|world| preparing(world, id)).await?;
+        let mut arrival = self.arrival(id).await?;
         // A name of its own: a client whose connection broke sends all anew while the agent may still
         // hold on to the first upload.
         let early = format!("inputs.{}.new", crate::identity::hex_digits(4)?);
@@ -253,10 +257,9 @@ impl Node {
                     let what = format!("the inputs have over {} GiB", MAX_INPUTS >> 30);
                     return Err(Problem::new(413, "invalid_value", what));
                 }
-                if taken % (64 << 20) < piece.len() as u64 {
-                    self.check_space()?;
-                }
+                arrival.room_for(piece.len() as u64)?;
                 file.write_all(&piece).await.map_err(failed)?;
+                arrival.count(piece.len() as u64);
             }
             file.flush().await.map_err(failed)?;
             // Not under the hands of one that was queued meanwhile.

@@ -2,6 +2,7 @@
 
 use super::command::Printer;
 use super::harvest::Harvest;
+use super::intake::Arrival;
 use super::limit::Limit;
 use super::log::{self, Log};
 use super::{Desk, Word, dispatch};
@@ -322,7 +323,7 @@ impl Runner {
         let mut outcome = self.command(&mut channel, &job, &mut printer).await;
         let began_at = job.attempts.last().and_then(|attempt| attempt.began_at);
         let took_ms = now().saturating_sub(began_at.unwrap_or_else(now));
-        let artifacts = self.harvest(&channel, &job, &mut outcome, &mut printer).await;
+        let (artifacts, _arrived) = self.harvest(&channel, &job, &mut outcome, &mut printer).await;
         printer.cut().into_iter().for_each(|cut| outcome.add_reason(cut));
         let ended = self
             .record(|job| {
@@ -347,27 +348,27 @@ impl Runner {
         self.node.record_job(self.id, change).await
     }
 
-    /// Takes what the job leaves from its guest.
+    /// Takes what the job leaves from its guest. What has come counts as arriving until it is dropped.
     async fn harvest(
         &mut self,
         channel: &Channel,
         job: &Job,
         outcome: &mut Outcome,
         printer: &mut Printer,
-    ) -> Vec<Artifact> {
+    ) -> (Vec<Artifact>, Vec<Arrival>) {
         if outcome.state == JobState::Lost || self.cut {
-            return Vec::new();
+            return (Vec::new(), Vec::new());
         }
         if self.limit.canceled || outcome.state == JobState::TimedOut {
             self.limit.last_moment();
         }
         let (node, limit, instance) = (&*self.node, &mut self.limit, self.instance.id);
-        let notes = Notes::default();
-        let mut harvest = Harvest { node, instance, channel, limit, cut: false, notes };
+        let (notes, arrived) = (Notes::default(), Vec::new());
+        let mut harvest = Harvest { node, instance, channel, limit, cut: false, notes, arrived };
         let artifacts = harvest.take(job, outcome).await;
         self.cut |= harvest.cut;
         printer.tell(&harvest.notes).await;
-        artifacts
+        (artifacts, harvest.arrived)
     }
 }
 

@@ -4,13 +4,16 @@ use crate::crashes::host::{Host, own_network};
 use crate::crashes::operations::{counts, pool_in_with, runners, scale, tenant};
 use crate::crashes::queue::inputs;
 use crate::node::Node;
-use crate::simulated::hostile::{At, Hostile, How};
+use crate::simulated::hostile::{At, ENDLESS, Hostile, How};
 use axum::body::Bytes;
 use mvm_api::jobs::SubmitJob;
+use mvm_api::types::QuotaPatch;
 use mvm_model::cache::Cache;
+use mvm_model::intake::Room;
 use mvm_model::job::JobSpec;
-use mvm_model::{Job, JobId, JobState, Recycle};
+use mvm_model::{Job, JobId, JobState, PoolRef, Recycle};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
 /// Every request that a guest gets for a job, and what the job's reason names then.
@@ -164,4 +167,106 @@ fn a_guest_that_does_what_it_is_to_is_not_cut_off() {
     let job = job.expect("nobody kills this agent").expect("a job");
     assert_eq!((job.state, job.reason), (JobState::Succeeded, None));
     assert!(job.artifacts[0].bytes.is_some());
+}
+
+/// A host's disk of which the jobs' files alone take room: what is free, and the least that ever was.
+fn small_disk(node: &Node, free: u64) -> Arc<AtomicU64> {
+    let (jobs, least) = (node.parts.root.jobs(), Arc::new(AtomicU64::new(free)));
+    let seen = least.clone();
+    node.jobs.intake.look_by(move |_| {
+        let free = free.saturating_sub(crate::disk::disk_use_kib(&jobs) << 10);
+        seen.fetch_min(free, Ordering::SeqCst);
+        Ok(Room { total: 1 << 30, free })
+    });
+    least
+}
+
+/// A job of `pool` with its inputs, which leaves this artifact.
+async fn given(node: &Arc<Node>, pool: &PoolRef, artifact: &str) -> crate::Result<JobId> {
+    let argv = ["sh", "-c", "echo it ran"].map(str::to_owned).to_vec();
+    let artifacts = vec![artifact.to_owned()];
+    let spec = JobSpec { argv, artifacts, ..JobSpec::default() };
+    let wanted = SubmitJob { spec, hold: true };
+    let id = node.create_job(pool, wanted, "uid:0".to_owned()).await?.job_id;
+    let body = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(inputs()))]);
+    node.take_inputs(id, body).await?;
+    Ok(id)
+}
+
+/// The same, queued.
+async fn leave(node: &Arc<Node>, pool: &PoolRef, artifact: &str) -> crate::Result<JobId> {
+    let id = given(node, pool, artifact).await?;
+    node.queue_job(id, false).await?;
+    Ok(id)
+}
+
+#[test]
+fn an_artifact_without_end_takes_no_room_from_another_tenants_job() {
+    const MIB: u64 = 1 << 20;
+    own_network();
+    let asked = watch::Sender::new(false);
+    let hostile = Hostile { at: At::Get, how: How::Floods, asked: asked.clone() };
+    let host = Host::with(Arc::new(hostile));
+    let ended = host.agent(async |node| {
+        let lab: PoolRef = "lab/runners".parse()?;
+        for (pool, net) in [(&runners(), 20), (&lab, 21)] {
+            tenant(&node, pool.tenant.as_str(), net).await?;
+            pool_in_with(&node, pool, Recycle::Keep, None, Vec::new()).await?;
+        }
+        scale(&node, counts(0, 0, 0)).await?;
+        let reserve = mvm_model::intake::reserve(1 << 30);
+        let least = small_disk(&node, reserve + 40 * MIB);
+        let greedy = leave(&node, &runners(), ENDLESS).await?;
+        let _ = asked.subscribe().wait_for(|asked| *asked).await;
+        let modest = leave(&node, &lab, "input").await?;
+        let jobs = (node.ended_job(greedy).await?, node.ended_job(modest).await?);
+        // What was refused is gone, and its tenant can go on.
+        let again = leave(&node, &runners(), "input").await?;
+        let again = node.ended_job(again).await?;
+        Ok::<_, mvm_api::Problem>((jobs, again, least.load(Ordering::SeqCst), reserve))
+    });
+    host.disconnect();
+    let ((greedy, modest), again, least, reserve) =
+        ended.expect("nobody kills this agent").expect("the jobs");
+    let reason = greedy.reason.unwrap_or_default();
+    assert_eq!(greedy.state, JobState::Failed, "{reason}");
+    assert!(
+        reason.contains("no artifact endless") && reason.contains("leave to others"),
+        "{reason}"
+    );
+    assert_eq!((modest.state, modest.reason), (JobState::Succeeded, None));
+    assert_eq!((again.state, again.reason), (JobState::Succeeded, None));
+    assert!(
+        least >= reserve + 18 * MIB,
+        "{} MiB over the reserve",
+        least.saturating_sub(reserve) / MIB
+    );
+}
+
+#[test]
+fn artifacts_count_against_the_disk_quota_of_their_tenant() {
+    own_network();
+    let asked = watch::Sender::new(false);
+    let host = Host::with(Arc::new(Hostile { at: At::Get, how: How::Floods, asked }));
+    let ended = host.agent(async |node| {
+        tenant(&node, "ci", 20).await?;
+        pool_in_with(&node, &runners(), Recycle::Keep, None, Vec::new()).await?;
+        scale(&node, counts(0, 0, 0)).await?;
+        let before = node.read(|world| world.usage(&runners().tenant).disk_mib).await;
+        let kept = leave(&node, &runners(), "input").await?;
+        let kept = node.ended_job(kept).await?;
+        let after = node.read(|world| world.usage(&runners().tenant).disk_mib).await;
+        let endless = given(&node, &runners(), ENDLESS).await?;
+        let none = QuotaPatch { max_disk_gib: Some(0), ..QuotaPatch::default() };
+        node.update_tenant(&runners().tenant, none).await?;
+        node.queue_job(endless, false).await?;
+        Ok::<_, mvm_api::Problem>((before, kept, after, node.ended_job(endless).await?))
+    });
+    host.disconnect();
+    let (before, kept, after, endless) = ended.expect("nobody kills this agent").expect("jobs");
+    assert!(kept.artifacts[0].bytes.is_some_and(|bytes| bytes > 0));
+    assert!(after > before, "{before} MiB, then {after} MiB");
+    let reason = endless.reason.unwrap_or_default();
+    assert_eq!(endless.state, JobState::Failed, "{reason}");
+    assert!(reason.contains("quota max_disk_gib of tenant ci"), "{reason}");
 }

@@ -31,7 +31,12 @@ pub enum How {
     Stalls,
     /// A little now and then, without end.
     Trickles,
+    /// As much as it can, without end, if what it is asked for is called [`ENDLESS`].
+    Floods,
 }
+
+/// What a guest that floods has no end of.
+pub const ENDLESS: &str = "endless";
 
 /// A guest that is well but for one request.
 #[derive(Clone, Debug)]
@@ -66,7 +71,9 @@ impl Answer for Host {
             Request::Unmount { .. } => Some(At::Unmount),
             _ => None,
         };
-        if at != Some(self.hostile.at) {
+        let floods = self.hostile.how == How::Floods;
+        let ends = matches!(&request, Request::Get { path, .. } if !path.contains(ENDLESS));
+        if at != Some(self.hostile.at) || (floods && ends) {
             return self.inside.answer(request, stream).await;
         }
         self.hostile.asked.send_replace(true);
@@ -75,6 +82,7 @@ impl Answer for Host {
         }
         let piece = match self.hostile.at {
             At::Run => Frame::Stdout(b".".to_vec()),
+            At::Get if self.hostile.how == How::Floods => Frame::Data(vec![0; 64 * 1024]),
             At::Get => Frame::Data(vec![0]),
             // A reply has no pieces; of what it takes in it reads a little.
             _ => return self.read_slowly(stream).await,
@@ -82,6 +90,9 @@ impl Answer for Host {
         reply(stream, &()).await?;
         loop {
             frame::write(stream, &piece).await?;
+            if self.hostile.how == How::Floods {
+                continue;
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

@@ -67,6 +67,10 @@ pub enum Command {
         #[arg(long, env = "MVM_NO_SPACE_TIMEOUT", value_name = "SECONDS",
               default_value_t = NO_SPACE_TIMEOUT_S)]
         no_space_timeout: u64,
+        /// How much of the disk artifacts and inputs of jobs leave free whatever the quotas say
+        /// [default: a twentieth of it, 128 MiB to 4 GiB]
+        #[arg(long, env = "MVM_DISK_RESERVE", value_name = "MIB")]
+        disk_reserve: Option<u64>,
         /// Log as JSON lines
         #[arg(long)]
         log_json: bool,
@@ -152,6 +156,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         nix_sandbox,
         pressure,
         no_space_timeout,
+        disk_reserve,
         log_json,
     }) = &cli.command
     else {
@@ -179,6 +184,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         stages,
         image_rate: *image_rate,
         no_space_timeout: Duration::from_secs(*no_space_timeout),
+        disk_reserve_mib: *disk_reserve,
         log_json: *log_json,
     }))
 }

@@ -1,0 +1,122 @@
+//! Bytes that come in for a tenant and are kept: what its jobs leave, and what they are given.
+//!
+//! They are watched while they arrive. They count against the tenant's disk quota, never take the
+//! host's reserve, and never more of the rest than they leave to others.
+
+use crate::admission::{Quotas, exceeded};
+use crate::error::Fault;
+use crate::halt::ROOM_MIB;
+use crate::job::Job;
+use crate::name::Name;
+
+const MIB: u64 = 1 << 20;
+
+/// What a host's disk has, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// All of it.
+    pub total: u64,
+    /// What is free, for others than root.
+    pub free: u64,
+}
+
+/// What a tenant has and may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Whose it is.
+    pub tenant: Name,
+    /// What it may use.
+    pub quotas: Quotas,
+    /// The disk that it uses by the records and is not arriving, in bytes.
+    pub used: u64,
+}
+
+/// Why bytes are not taken in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// The tenant's disk quota does not allow them.
+    Quota(Fault),
+    /// The host's disk is as full as it may be, or they would leave less to others than they take.
+    NoRoom,
+}
+
+/// How much of a disk nobody's files may take where the operator has named nothing, in bytes: a
+/// twentieth, at least twice of what a machine needs to go on, and at most 4 GiB.
+pub fn reserve(total: u64) -> u64 {
+    (total / 20).clamp(2 * ROOM_MIB * MIB, 4096 * MIB)
+}
+
+/// May a tenant have so many bytes `arriving`, all of its copies under way together? They are written
+/// as they come: the more there are, the less is free. Each tenant may take half of what is free beyond
+/// the reserve, so that there is always as much for others, however many never end.
+pub fn admit(account: &Account, arriving: u64, room: Room, reserve: u64) -> Result<(), Denied> {
+    let limit = account.quotas.max_disk_gib;
+    if account.used.saturating_add(arriving) > limit.saturating_mul(1024 * MIB) {
+        let gib = |bytes: u64| bytes.div_ceil(1024 * MIB);
+        let (used, asked) = (gib(account.used), gib(arriving));
+        let fault = exceeded(&account.tenant, "max_disk_gib", limit, used, asked, " GiB");
+        return Err(Denied::Quota(fault));
+    }
+    if arriving > room.free.saturating_sub(reserve) {
+        return Err(Denied::NoRoom);
+    }
+    Ok(())
+}
+
+/// What is kept of what a job has left, in bytes.
+pub fn kept(job: &Job) -> u64 {
+    job.artifacts.iter().filter_map(|artifact| artifact.bytes).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn account(tenant: &str, used: u64) -> Account {
+        let tenant = tenant.parse().expect("a name");
+        Account { tenant, quotas: Quotas::default(), used }
+    }
+
+    #[test]
+    fn a_quota_counts_what_is_there_and_what_arrives() {
+        let room = Room { total: 1 << 50, free: 1 << 49 };
+        let limit = Quotas::default().max_disk_gib << 30;
+        let nearly = account("ci", limit - 10);
+        assert_eq!(admit(&nearly, 10, room, 0), Ok(()));
+        let Err(Denied::Quota(fault)) = admit(&nearly, 11, room, 0) else { panic!("admitted") };
+        assert!(fault.message.contains("max_disk_gib of tenant ci: limit 200 GiB"), "{fault:?}");
+    }
+
+    #[test]
+    fn the_reserve_is_a_part_of_the_disk_within_bounds() {
+        let sizes = [(1 << 30, 128 * MIB), (10 << 30, 512 * MIB), (1 << 40, 4096 * MIB)];
+        for (total, wanted) in sizes {
+            assert_eq!(reserve(total), wanted, "{total}");
+        }
+    }
+
+    proptest! {
+        /// Whoever takes what it can, for ever, leaves as much to whoever comes next.
+        #[test]
+        fn one_tenant_without_end_leaves_room_to_others(
+            free in 0u64..1 << 40, reserve in 0u64..1 << 33, step in 1u64..1 << 36,
+        ) {
+            let (mut greedy, mut modest) = (account("greedy", 0), account("modest", 0));
+            greedy.quotas.max_disk_gib = 1 << 20;
+            modest.quotas.max_disk_gib = 1 << 20;
+            let room = |free| Room { total: 1 << 40, free };
+            let (mut arrived, mut left) = (0, free);
+            while admit(&greedy, arrived + step, room(left), reserve).is_ok() {
+                arrived += step;
+                left -= step.min(left);
+            }
+            let beyond = free.saturating_sub(reserve);
+            prop_assert!(arrived <= beyond / 2 + step);
+            let others = left.saturating_sub(reserve);
+            prop_assert!(others >= (beyond / 2).saturating_sub(step));
+            prop_assert_eq!(admit(&modest, others, room(left), reserve), Ok(()));
+            prop_assert!(admit(&modest, others + 1, room(left), reserve).is_err());
+        }
+    }
+}

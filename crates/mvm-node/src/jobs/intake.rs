@@ -1,0 +1,139 @@
+//! Bytes that come in for jobs, watched while they do: inputs from clients, artifacts from guests.
+
+use crate::node::{Node, locked};
+use crate::problem::io;
+use crate::{Result, world::World};
+use mvm_api::Problem;
+use mvm_model::intake::{self, Account, Denied, Room};
+use mvm_model::{JobId, Name};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex as Lock};
+
+/// After so many bytes it is asked again whether there is room for more.
+const STEP: u64 = 1 << 20;
+
+/// How the room of the disk below a path is found.
+type Look = dyn Fn(&Path) -> Result<Room> + Send + Sync;
+
+/// What is arriving, by tenant, in bytes.
+pub(crate) struct Intake {
+    arriving: Lock<HashMap<Name, u64>>,
+    look: Lock<Arc<Look>>,
+}
+
+impl Default for Intake {
+    fn default() -> Self {
+        Intake { arriving: Lock::default(), look: Lock::new(Arc::new(room)) }
+    }
+}
+
+impl Intake {
+    /// Has the room of the disk found in another way.
+    #[cfg(test)]
+    pub(crate) fn look_by(&self, look: impl Fn(&Path) -> Result<Room> + Send + Sync + 'static) {
+        *locked(&self.look) = Arc::new(look);
+    }
+}
+
+/// What the disk below a path has.
+fn room(path: &Path) -> Result<Room> {
+    let stat = rustix::fs::statvfs(path)
+        .map_err(|e| io(format!("look at the free space of {}", path.display()), e.into()))?;
+    let size = stat.f_frsize;
+    Ok(Room { total: stat.f_blocks * size, free: stat.f_bavail * size })
+}
+
+/// One copy that is arriving. What it has brought counts as arriving until it is dropped.
+pub(crate) struct Arrival {
+    intake: Arc<Intake>,
+    account: Account,
+    reserve_mib: Option<u64>,
+    disk: PathBuf,
+    bytes: u64,
+    /// So many are allowed.
+    allowed: u64,
+}
+
+impl Arrival {
+    /// Whether so many bytes more may be written. Errors: `quota_exceeded`, `no_space`.
+    pub(crate) fn room_for(&mut self, count: u64) -> Result<()> {
+        let after = self.bytes + count;
+        if after <= self.allowed {
+            return Ok(());
+        }
+        let arriving = locked(&self.intake.arriving).get(&self.account.tenant).copied();
+        let together = arriving.unwrap_or(0) + count;
+        let look = locked(&self.intake.look).clone();
+        let room = look(&self.disk)?;
+        let named = self.reserve_mib.map(|mib| mib << 20);
+        let reserve = named.unwrap_or_else(|| intake::reserve(room.total));
+        intake::admit(&self.account, together, room, reserve).map_err(|denied| match denied {
+            Denied::Quota(fault) => fault.into(),
+            Denied::NoRoom => no_room(&self.disk, together, room, reserve),
+        })?;
+        self.allowed = after + STEP;
+        Ok(())
+    }
+
+    /// So many have been written.
+    pub(crate) fn count(&mut self, count: u64) {
+        *locked(&self.intake.arriving).entry(self.account.tenant.clone()).or_default() += count;
+        self.bytes += count;
+    }
+}
+
+fn no_room(disk: &Path, arriving: u64, room: Room, reserve: u64) -> Problem {
+    let [arriving, free, reserve] = [arriving, room.free, reserve].map(|bytes| bytes >> 20);
+    let what = format!(
+        "{} has {free} MiB left, of which {reserve} are kept back: the {arriving} MiB that arrive for \
+         this tenant may not take more than they leave to others",
+        disk.display()
+    );
+    Problem::new(507, "no_space", what)
+        .hint("free some space: mvm image gc, or destroy instances that are not needed")
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        let mut arriving = locked(&self.intake.arriving);
+        if let Some(of_tenant) = arriving.get_mut(&self.account.tenant) {
+            *of_tenant = of_tenant.saturating_sub(self.bytes);
+            if *of_tenant == 0 {
+                arriving.remove(&self.account.tenant);
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Begins to take in bytes of a job.
+    pub(crate) async fn arrival(&self, id: JobId) -> Result<Arrival> {
+        let (mut account, others) = self
+            .read(|world: &World| {
+                let tenant = world.job(id)?.pool.tenant.clone();
+                let used = world.usage(&tenant).disk_mib << 20;
+                let quotas = world.tenant(&tenant)?.quotas;
+                let live = |job: &&mvm_model::Job| {
+                    job.pool.tenant == tenant && job.id != id && !job.state.has_ended()
+                };
+                let others: Vec<JobId> =
+                    world.jobs.values().filter(live).map(|job| job.id).collect();
+                Ok::<_, Problem>((Account { tenant, quotas, used }, others))
+            })
+            .await?;
+        // Inputs that wait are in no record.
+        for other in others {
+            let waits = tokio::fs::metadata(self.inputs_of(other)).await;
+            account.used = account.used.saturating_add(waits.map_or(0, |file| file.len()));
+        }
+        Ok(Arrival {
+            intake: self.jobs.intake.clone(),
+            account,
+            reserve_mib: self.parts.disk_reserve_mib,
+            disk: self.parts.root.path().to_owned(),
+            bytes: 0,
+            allowed: 0,
+        })
+    }
+}
