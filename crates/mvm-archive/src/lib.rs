@@ -24,7 +24,7 @@ mod xattr;
 mod tests;
 
 pub use entry::{Entry, Extent, Kind, Time, Xattr};
-pub use notes::Notes;
+pub use notes::{Notes, plain};
 pub use pack::Packer;
 pub use read::Reader;
 pub use rules::{Links, Refusal, Rules, Trust};

@@ -39,7 +39,8 @@ impl Notes {
     /// A line for each. They may come from a guest: what could move a terminal's cursor is escaped, and
     /// there are not too many of them.
     pub fn lines(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self.said.iter().take(MOST).map(|note| plain(note)).collect();
+        let mut lines: Vec<String> =
+            self.said.iter().take(MOST).map(|note| plain(note, LONGEST)).collect();
         let more = self.more.saturating_add(self.said.len().saturating_sub(MOST) as u64);
         if more > 0 {
             lines.push(format!("and {more} more like these"));
@@ -48,12 +49,20 @@ impl Notes {
     }
 }
 
-fn plain(note: &str) -> String {
+/// Somebody else's words on one line of at most so many characters: what could move a terminal's cursor,
+/// begin a line, or turn the direction of text is escaped.
+pub fn plain(words: &str, longest: usize) -> String {
     let mut line = String::new();
-    for c in note.chars().take(LONGEST) {
-        match c.is_control() {
-            true => line.extend(c.escape_default()),
-            false => line.push(c),
+    for c in words.chars().take(longest) {
+        match c {
+            '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}'
+            | '\u{feff}' => {
+                line.extend(c.escape_unicode());
+            }
+            c if c.is_control() => line.extend(c.escape_default()),
+            c => line.push(c),
         }
     }
     line
@@ -61,7 +70,7 @@ fn plain(note: &str) -> String {
 
 /// A path for a person, on one line.
 pub(crate) fn shown(path: &[u8]) -> String {
-    plain(&String::from_utf8_lossy(path))
+    plain(&String::from_utf8_lossy(path), LONGEST)
 }
 
 #[cfg(test)]

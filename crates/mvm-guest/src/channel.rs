@@ -131,7 +131,11 @@ impl Channel {
 
     /// Who answers.
     pub async fn hello(&self) -> Result<Hello> {
-        self.call(Request::Hello).await
+        let mut hello: Hello = self.call(Request::Hello).await?;
+        for words in [&mut hello.version, &mut hello.boot_id].into_iter().chain(&mut hello.life) {
+            *words = mvm_archive::plain(words, 64);
+        }
+        Ok(hello)
     }
 
     /// Makes the guest itself.

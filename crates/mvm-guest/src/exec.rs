@@ -75,7 +75,7 @@ impl ExecOutput {
             Some(Frame::Exit(exit)) => Ok(Output::Exit(exit)),
             Some(Frame::Ack(taken)) => Ok(Output::Taken(taken)),
             Some(Frame::Reply(crate::protocol::Reply::Error { code, message })) => {
-                Err(Error::Guest { code, message })
+                Err(crate::words::said(&code, &message))
             }
             Some(other) => Err(Error::Broken(format!("{} from a program", other.kind()))),
             None => Err(Error::Broken("the guest went away before the program ended".to_owned())),

@@ -4,6 +4,7 @@
 //! copies bytes.
 
 use crate::protocol::{Exit, Reply, Request};
+use crate::words::said;
 use crate::{Error, Result};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -186,7 +187,7 @@ pub async fn reply<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> 
         Some(Frame::Reply(Reply::Ok(value))) => {
             serde_json::from_value(value).map_err(|cause| malformed(&cause.to_string()))
         }
-        Some(Frame::Reply(Reply::Error { code, message })) => Err(Error::Guest { code, message }),
+        Some(Frame::Reply(Reply::Error { code, message })) => Err(said(&code, &message)),
         Some(other) => Err(malformed(&format!("{} where a reply was due", other.kind()))),
         None => Err(Error::Broken("the guest closed the stream without a reply".to_owned())),
     }

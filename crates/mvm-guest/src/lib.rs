@@ -17,6 +17,7 @@ pub mod protocol;
 pub mod pulse;
 pub mod serve;
 pub mod transfer;
+pub mod words;
 
 pub use error::Error;
 

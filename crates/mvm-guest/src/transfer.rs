@@ -100,7 +100,7 @@ async fn next(stream: &mut (impl AsyncRead + Unpin), notes: &mut Notes) -> Resul
                 *notes = serde_json::from_value(value).unwrap_or_default();
             }
             Some(Frame::Reply(Reply::Error { code, message })) => {
-                return Err(Error::Guest { code, message });
+                return Err(crate::words::said(&code, &message));
             }
             Some(other) => return Err(Error::Broken(format!("{} in an archive", other.kind()))),
             None => return Err(Error::Broken("the archive ended too early".to_owned())),

@@ -63,12 +63,13 @@ fn start(root: &Path, socket: &Path) -> Result<(), Problem> {
         return Ok(());
     }
     let path = root.join("agent.log");
+    // What it says before it logs; its log has an end.
     let log = ours().append(true).open(&path);
     let log = log.map_err(|e| failed(&path.display().to_string(), e))?;
     let errors = log.try_clone().map_err(|e| failed("its log", e))?;
     let program = std::env::current_exe().map_err(|e| failed("this program", e))?;
     let mut command = Command::new(program);
-    command.arg("--root").arg(root).args(["agent", "serve"]);
+    command.arg("--root").arg(root).args(["agent", "serve", "--log-file"]).arg(&path);
     command.stdin(Stdio::null()).stdout(log).stderr(errors).current_dir("/");
     // SAFETY: setsid(2) is async-signal-safe and touches no memory.
     unsafe {

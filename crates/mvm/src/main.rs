@@ -9,6 +9,7 @@
 mod agent_process;
 mod cli;
 mod job;
+mod logging;
 mod output;
 mod session;
 

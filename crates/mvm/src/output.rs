@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use mvm_api::Problem;
+use mvm_archive::plain;
 use serde::Serialize;
 use std::cell::RefCell;
 use std::io::Write;
@@ -39,7 +40,7 @@ pub fn show(
                 table.set_header(head);
             }
             for row in rows {
-                table.add_row(row);
+                table.add_row(row.iter().map(|cell| clean(cell)));
             }
             for column in table.column_iter_mut() {
                 column.set_padding((0, 2));
@@ -55,7 +56,7 @@ pub fn show(
 /// Shows `value`; for people as a line.
 pub fn say(format: Format, value: &impl Serialize, line: &str) -> Outcome {
     match format {
-        Format::Table => print(format!("{line}\n").as_bytes()),
+        Format::Table => print(format!("{}\n", clean(line)).as_bytes()),
         _ => print(structured(format, value)?.as_bytes()),
     }
 }
@@ -69,11 +70,29 @@ pub fn describe(format: Format, value: &impl Serialize) -> Outcome {
     }
 }
 
+/// Words that may be a guest's, on their lines: what could move a terminal's cursor is escaped.
+pub fn clean(words: &str) -> String {
+    let lines: Vec<String> = words.split('\n').map(|line| plain(line, usize::MAX)).collect();
+    lines.join("\n")
+}
+
+/// JSON without control characters: within its strings they can be written otherwise.
+pub fn ascii(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c.is_control() && c != '\n' {
+            true => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => text.push(c),
+        }
+    }
+    text
+}
+
 fn structured(format: Format, value: &impl Serialize) -> Result<String, Problem> {
     let text = match format {
-        Format::Json => {
-            serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(|e| e.to_string())
-        }
+        Format::Json => serde_json::to_string_pretty(value)
+            .map(|text| ascii(&text) + "\n")
+            .map_err(|e| e.to_string()),
         _ => serde_yaml_ng::to_string(value).map_err(|e| e.to_string()),
     };
     text.map_err(Problem::internal)
@@ -88,7 +107,7 @@ pub fn print(text: &[u8]) -> Outcome {
 /// Says something beside the output, on standard error, in a line. One that cannot be written is lost:
 /// there is nowhere else to say it.
 pub fn note(line: impl std::fmt::Display) {
-    let _ = writeln!(anstream::stderr(), "{line}");
+    let _ = writeln!(anstream::stderr(), "{}", clean(&line.to_string()));
 }
 
 /// The code of a problem with the command line itself.
@@ -162,7 +181,7 @@ pub fn complain(problem: &Problem, format: Format) {
     let mut to = anstream::stderr();
     let text = match format {
         Format::Table => None,
-        Format::Json => serde_json::to_string(problem).ok().map(|text| text + "\n"),
+        Format::Json => serde_json::to_string(problem).ok().map(|text| ascii(&text) + "\n"),
         Format::Yaml => structured(format, problem).ok(),
     };
     if let Some(text) = text {
@@ -170,7 +189,8 @@ pub fn complain(problem: &Problem, format: Format) {
         return;
     }
     let red = anstyle::AnsiColor::Red.on_default().bold();
-    let _ = writeln!(to, "{red}error[{}]{red:#}: {problem}", problem.code);
+    let (code, what) = (plain(&problem.code, 100), clean(&problem.to_string()));
+    let _ = writeln!(to, "{red}error[{code}]{red:#}: {what}");
     if problem.status >= 500 && !problem.request_id.is_empty() {
         let _ = writeln!(to, "  request {}: the agent's log says more", problem.request_id);
     }
@@ -180,7 +200,7 @@ pub fn complain(problem: &Problem, format: Format) {
 fn hint(hint: &str) {
     if !hint.is_empty() {
         let cyan = anstyle::AnsiColor::Cyan.on_default();
-        let _ = writeln!(anstream::stderr(), "  {cyan}hint{cyan:#}: {hint}");
+        let _ = writeln!(anstream::stderr(), "  {cyan}hint{cyan:#}: {}", clean(hint));
     }
 }
 
@@ -250,4 +270,20 @@ pub fn time(at: mvm_model::Millis) -> String {
 /// Bytes in MiB.
 pub fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_guest_move_no_cursor() {
+        let words = "one\r\u{1b}[2J\u{9b}A\ntwo\u{7f}";
+        assert_eq!(clean(words), "one\\r\\u{1b}[2J\\u{9b}A\ntwo\\u{7f}");
+        let json = serde_json::to_string_pretty(&[words]).expect("JSON");
+        let shown = ascii(&json);
+        assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");
+        let back: Vec<String> = serde_json::from_str(&shown).expect("JSON still");
+        assert_eq!(back, [words]);
+    }
 }

@@ -5,21 +5,19 @@ use super::offer::OfferArgs;
 use super::values::Address;
 use super::{Cli, Context, refused};
 use crate::agent_process;
+use crate::logging;
 use crate::output::{self, Format, Outcome};
-use clap::{Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use mvm_api::types::Done;
 use mvm_api::{Problem, paths};
 use mvm_model::Name;
 use mvm_model::desired::DesiredState;
 use mvm_model::halt::NO_SPACE_TIMEOUT_S;
-use mvm_node::{Driver, Sandbox, ServeOptions, Stages};
+use mvm_node::{Driver, Sandbox, ServeOptions};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
-use tracing_subscriber::Layer;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 /// The agent.
 #[derive(Debug, Subcommand)]
@@ -58,22 +56,8 @@ pub enum Command {
         /// where all flakes are trusted
         #[arg(long, env = "MVM_NIX_SANDBOX", value_enum, default_value_t)]
         nix_sandbox: NixSandbox,
-        /// What says how much waits for memory, such as a cgroup's memory.pressure [default:
-        /// /proc/pressure/memory]
-        #[arg(long, env = "MVM_PRESSURE", value_name = "FILE")]
-        pressure: Option<PathBuf>,
-        /// How long a job waits whose machine is paused because the host's disk is full; then it is
-        /// lost, with no_space as the reason
-        #[arg(long, env = "MVM_NO_SPACE_TIMEOUT", value_name = "SECONDS",
-              default_value_t = NO_SPACE_TIMEOUT_S)]
-        no_space_timeout: u64,
-        /// How much of the disk artifacts and inputs of jobs leave free whatever the quotas say
-        /// [default: a twentieth of it, 128 MiB to 4 GiB]
-        #[arg(long, env = "MVM_DISK_RESERVE", value_name = "MIB")]
-        disk_reserve: Option<u64>,
-        /// Log as JSON lines
-        #[arg(long)]
-        log_json: bool,
+        #[command(flatten)]
+        host: Box<HostArgs>,
     },
     /// Brings this node to what a document of desired state says
     #[command(
@@ -101,6 +85,30 @@ pub enum Command {
     /// Ends the agent; no VM is touched
     #[command(after_help = "Examples:\n  mvm agent stop")]
     Stop,
+}
+
+/// What of its host an agent reads and takes, and where it logs.
+#[derive(Debug, Args)]
+pub struct HostArgs {
+    /// What says how much waits for memory, such as a cgroup's memory.pressure [default:
+    /// /proc/pressure/memory]
+    #[arg(long, env = "MVM_PRESSURE", value_name = "FILE")]
+    pressure: Option<PathBuf>,
+    /// How long a job waits whose machine is paused because the host's disk is full; then it is
+    /// lost, with no_space as the reason
+    #[arg(long, env = "MVM_NO_SPACE_TIMEOUT", value_name = "SECONDS",
+          default_value_t = NO_SPACE_TIMEOUT_S)]
+    no_space_timeout: u64,
+    /// How much of the disk artifacts and inputs of jobs leave free whatever the quotas say
+    /// [default: a twentieth of it, 128 MiB to 4 GiB]
+    #[arg(long, env = "MVM_DISK_RESERVE", value_name = "MIB")]
+    disk_reserve: Option<u64>,
+    /// Log as JSON lines
+    #[arg(long)]
+    log_json: bool,
+    /// Log to this file instead of the standard error; one of 16 MiB is put aside as FILE.1
+    #[arg(long, value_name = "FILE")]
+    log_file: Option<PathBuf>,
 }
 
 /// What makes the machines.
@@ -154,10 +162,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         offer,
         image_rate,
         nix_sandbox,
-        pressure,
-        no_space_timeout,
-        disk_reserve,
-        log_json,
+        host,
     }) = &cli.command
     else {
         return None;
@@ -166,7 +171,10 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         Ok(desired) => desired,
         Err(problem) => return Some(Err(problem)),
     };
-    let stages = log(*log_json);
+    let stages = match logging::begin(host.log_json, host.log_file.as_deref()) {
+        Ok(stages) => stages,
+        Err(problem) => return Some(Err(problem)),
+    };
     Some(mvm_node::serve(ServeOptions {
         root: super::root(cli),
         driver: (*hypervisor).into(),
@@ -180,27 +188,13 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         desired,
         guest: crate::GUEST,
         sandbox: (*nix_sandbox).into(),
-        pressure: pressure.clone(),
+        pressure: host.pressure.clone(),
         stages,
         image_rate: *image_rate,
-        no_space_timeout: Duration::from_secs(*no_space_timeout),
-        disk_reserve_mib: *disk_reserve,
-        log_json: *log_json,
+        no_space_timeout: Duration::from_secs(host.no_space_timeout),
+        disk_reserve_mib: host.disk_reserve,
+        log_json: host.log_json,
     }))
-}
-
-/// Has this process log to standard error, as JSON lines if so asked, and observe stages.
-pub fn log(json: bool) -> Stages {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("MVM_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let log = match json {
-        true => log.json().boxed(),
-        false => log.with_ansi(false).boxed(),
-    };
-    let stages = Stages::default();
-    tracing_subscriber::registry().with(stages.layer()).with(log.with_filter(filter)).init();
-    stages
 }
 
 /// Carries it out.

@@ -246,7 +246,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         }
         Command::Issue(issue) => self::issue(context, &issue),
         Command::Serve { place, listen, node_lifetime } => {
-            super::agent::log(false);
+            crate::logging::begin(false, None)?;
             let lifetime = node_lifetime.map_or(NODE_LIFETIME, |lifetime| lifetime.millis());
             service::serve(&place.path(), &listen, lifetime).await.map(|()| 0)
         }

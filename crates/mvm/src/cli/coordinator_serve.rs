@@ -2,7 +2,7 @@
 
 use super::remote::OurIdentity;
 use super::values::{Address, Lifetime};
-use super::{Cli, Context, agent, refused};
+use super::{Cli, Context, refused};
 use crate::output::{self, Outcome};
 use clap::Args;
 use mvm_api::client::Patience;
@@ -64,7 +64,9 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
     else {
         return None;
     };
-    agent::log(serve.log_json);
+    if let Err(problem) = crate::logging::begin(serve.log_json, None) {
+        return Some(Err(problem));
+    }
     // One that serves this machine alone needs none.
     let named = cli.identity.is_some() || !serve.listen.is_empty();
     let ours = OurIdentity { identity: cli.identity.clone(), is_named: cli.identity_named };

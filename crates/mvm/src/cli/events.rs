@@ -73,8 +73,8 @@ fn show(format: Format, sent: &Event, flow: &Flow) {
     }
     let Ok(view) = serde_json::from_str::<EventView>(&sent.data) else { return };
     let line = match format {
-        Format::Table => row(&view).join("  "),
-        _ => sent.data.clone(),
+        Format::Table => output::clean(&row(&view).join("  ")),
+        _ => output::ascii(&sent.data),
     };
     flow.print(format!("{line}\n").as_bytes());
 }

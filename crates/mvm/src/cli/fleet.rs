@@ -190,7 +190,7 @@ fn show_status(context: &Context, status: &FleetStatus) -> Outcome {
     );
     output::print(line.as_bytes())?;
     for unplaced in &status.unplaced {
-        output::print(format!("{unplaced}\n").as_bytes())?;
+        output::print(format!("{}\n", output::clean(&unplaced.to_string())).as_bytes())?;
     }
     let of = |have: u32, want: u32| format!("{have}/{want}");
     let rows = status.pools.iter().map(|pool| {

@@ -276,7 +276,7 @@ async fn receive(
             }
             Ok(Some(Frame::Ack(taken))) => heard.send_modify(|heard| heard.taken = taken),
             Ok(Some(Frame::Reply(Reply::Error { code, message }))) => {
-                return Err(guest_problem(mvm_guest::Error::Guest { code, message }));
+                return Err(guest_problem(mvm_guest::words::said(&code, &message)));
             }
             Ok(Some(piece)) => {
                 print(&piece).await?;

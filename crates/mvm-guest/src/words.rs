@@ -1,0 +1,67 @@
+//! Words of a guest, which are data: whoever has the machine may make it say anything.
+
+use crate::Error;
+use mvm_archive::plain;
+
+/// The code of a guest's error whose own code is not known.
+pub const UNKNOWN: &str = "guest_error";
+
+/// The longest message of a guest that is passed on, in characters.
+const LONGEST: usize = 2000;
+
+/// The codes that an answer may have: the guest's own, and what an agent says last of a session whose
+/// machine it has ended.
+const CODES: [&str; 23] = [
+    "archive_io",
+    "busy",
+    "command_not_executable",
+    "command_not_found",
+    "connection_refused",
+    "destroyed",
+    "guest_channel_broken",
+    "guest_io",
+    "guest_restarted",
+    "guest_silent",
+    "guest_unreachable",
+    "instance_failed",
+    "invalid_network",
+    "invalid_value",
+    "lease_ended",
+    "machine_died",
+    "no_network_card",
+    "no_space",
+    "not_allowed",
+    "not_found",
+    "permission_denied",
+    "session_lost",
+    "taken_over",
+];
+
+/// What a guest answers with, as an error: a code of a fixed list, and words on one line that move no
+/// cursor and have an end.
+pub fn said(code: &str, message: &str) -> Error {
+    let known = CODES.iter().find(|known| **known == code).copied();
+    Error::Guest { code: known.unwrap_or(UNKNOWN).to_owned(), message: plain(message, LONGEST) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_has_no_codes_of_its_own_and_moves_no_cursor() {
+        let Error::Guest { code, message } = said("not_found", "read /a: not there") else {
+            panic!("another error");
+        };
+        assert_eq!((&*code, &*message), ("not_found", "read /a: not there"));
+        for forged in ["quota_exceeded", "", "no_space\r\nerror[x]", &"x".repeat(1 << 20)] {
+            let words = format!("a\r\nb\u{1b}[2J\u{9b}1m\u{202e}{}", "x".repeat(1 << 20));
+            let Error::Guest { code, message } = said(forged, &words) else {
+                panic!("another error");
+            };
+            assert_eq!(code, UNKNOWN);
+            assert!(message.starts_with("a\\r\\nb\\u{1b}[2J\\u{9b}1m\\u{202e}xx"), "{message:.40}");
+            assert!(message.len() < 3000, "{}", message.len());
+        }
+    }
+}

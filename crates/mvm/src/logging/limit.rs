@@ -1,0 +1,167 @@
+//! Lines of trouble about one machine come at a bounded rate.
+
+use super::Sink;
+use std::collections::HashMap;
+use std::fmt::{Debug, Write as _};
+use std::io::Write;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, Filter};
+
+/// So many lines may come at once.
+const AT_ONCE: u32 = 50;
+/// And one more after so long.
+const EACH: Duration = Duration::from_secs(2);
+/// The most machines that are known at once.
+const MOST: usize = 4096;
+
+/// What holds lines back.
+pub struct Limit {
+    buckets: Mutex<HashMap<String, Bucket>>,
+    /// Where it is told how many were held back.
+    to: Sink,
+    json: bool,
+}
+
+/// What one machine may still say.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    left: u32,
+    since: Instant,
+    /// So many lines were held back.
+    held: u64,
+}
+
+impl Bucket {
+    fn full(now: Instant) -> Bucket {
+        Bucket { left: AT_ONCE, since: now, held: 0 }
+    }
+
+    fn fill(&mut self, now: Instant) {
+        let more = now.saturating_duration_since(self.since).as_nanos() / EACH.as_nanos();
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        self.since += EACH.saturating_mul(more.min(AT_ONCE));
+        if more >= AT_ONCE {
+            self.since = now;
+        }
+        self.left = self.left.saturating_add(more).min(AT_ONCE);
+    }
+
+    /// Whether a line may come; if so, how many were held back before it.
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        self.fill(now);
+        if self.left == 0 {
+            self.held += 1;
+            return None;
+        }
+        self.left -= 1;
+        Some(std::mem::take(&mut self.held))
+    }
+}
+
+impl Limit {
+    /// Nothing was said yet.
+    pub fn new(to: Sink, json: bool) -> Limit {
+        Limit { buckets: Mutex::default(), to, json }
+    }
+
+    fn admits(&self, of: String, now: Instant) -> bool {
+        let taken = {
+            let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+            if buckets.len() >= MOST && !buckets.contains_key(&of) {
+                // Who has been quiet starts afresh; where nobody has, all do.
+                buckets.values_mut().for_each(|bucket| bucket.fill(now));
+                buckets.retain(|_, bucket| bucket.left < AT_ONCE);
+                if buckets.len() >= MOST {
+                    buckets.clear();
+                }
+            }
+            buckets.entry(of.clone()).or_insert_with(|| Bucket::full(now)).take(now)
+        };
+        if let Some(held @ 1..) = taken {
+            let words = format!("{held} lines about {of} were left out: they came too fast");
+            let line = match self.json {
+                true => serde_json::json!({ "level": "WARN", "message": words }).to_string(),
+                false => format!("WARN {words}"),
+            };
+            let _ = self.to.clone().write_all(format!("{line}\n").as_bytes());
+        }
+        taken.is_some()
+    }
+}
+
+impl<S: Subscriber> Filter<S> for Limit {
+    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        true
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        match of(event) {
+            Some(of) => self.admits(of, Instant::now()),
+            None => true,
+        }
+    }
+}
+
+/// Whose line it is: of a machine in trouble, or of a part that is not ours and does not say of which.
+fn of(event: &Event<'_>) -> Option<String> {
+    let mut words = Words::default();
+    event.record(&mut words);
+    let target = words.target.as_deref().unwrap_or_else(|| event.metadata().target());
+    if !target.starts_with("mvm") {
+        return Some(target.to_owned());
+    }
+    words.machine.filter(|_| *event.metadata().level() <= Level::WARN)
+}
+
+/// What an event says of where it comes from.
+#[derive(Default)]
+struct Words {
+    machine: Option<String>,
+    /// Of a line that came by the log crate.
+    target: Option<String>,
+}
+
+impl Visit for Words {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let place = match field.name() {
+            "instance" | "machine" | "id" | "job" if self.machine.is_none() => &mut self.machine,
+            "log.target" => &mut self.target,
+            _ => return,
+        };
+        let mut words = String::new();
+        let _ = write!(words, "{value:?}");
+        *place = Some(words.trim_matches('"').chars().take(200).collect());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_may_speak_again_after_a_while_and_what_was_left_out_is_told() {
+        let now = Instant::now();
+        let mut bucket = Bucket::full(now);
+        for _ in 0..AT_ONCE {
+            assert_eq!(bucket.take(now), Some(0));
+        }
+        assert_eq!((bucket.take(now), bucket.take(now)), (None, None));
+        assert_eq!(bucket.take(now + EACH), Some(2));
+        assert_eq!(bucket.take(now + EACH), None);
+        // It never saves up more than it may say at once.
+        let later = now + EACH * 1000;
+        let taken = (0..200).filter(|_| bucket.take(later).is_some()).count();
+        assert_eq!(taken, AT_ONCE as usize);
+    }
+
+    #[test]
+    fn ever_new_names_take_no_more_memory() {
+        let limit = Limit::new(Sink::new(std::io::sink()), false);
+        let now = Instant::now();
+        (0..3 * MOST).for_each(|number| _ = limit.admits(number.to_string(), now));
+        assert!(limit.buckets.lock().expect("buckets").len() <= MOST);
+    }
+}
