@@ -250,6 +250,7 @@ fn document() -> FleetState {
         network: TenantNetwork {
             tenant_net_id: index as u16,
             ipv4_subnet: format!("10.{index}.0.0/16").parse().expect("a subnet"),
+            allow_public_subnet: false,
         },
         quotas: Quotas {
             max_vcpus: 10_000,

@@ -19,6 +19,19 @@ const SPECIAL: &[(&str, &str)] = &[
     ("240.0.0.0/4", "reserved"),
 ];
 
+/// Networks that are nobody's on the internet: private (RFC 1918), shared (RFC 6598), for benchmarks (RFC
+/// 2544) and for documentation (RFC 5737).
+const PRIVATE: [&str; 8] = [
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "100.64.0.0/10",
+    "198.18.0.0/15",
+    "192.0.2.0/24",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+];
+
 /// What a tenant's machines are connected to: one bridge, one subnet, gateway `.1`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +43,9 @@ pub struct TenantNetwork {
     /// other tenant's.
     #[schemars(with = "String")]
     pub ipv4_subnet: Ipv4Net,
+    /// Whether it may be a network of the internet, whose true hosts guests then do not reach.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_public_subnet: bool,
 }
 
 impl TenantNetwork {
@@ -69,7 +85,25 @@ impl TenantNetwork {
                 "use a private network (RFC 1918), such as 10.240.20.0/24",
             );
         }
+        if self.is_public() && !self.allow_public_subnet {
+            return invalid(
+                format!("{net} is a network of the internet"),
+                "use a private network (RFC 1918), or say --allow-public-subnet (allow_public_subnet)",
+            );
+        }
         Ok(())
+    }
+
+    /// Whether it is, or has a part of, the internet.
+    pub fn is_public(&self) -> bool {
+        let inside =
+            |text: &&str| text.parse().is_ok_and(|net: Ipv4Net| net.contains(&self.ipv4_subnet));
+        !PRIVATE.iter().any(inside)
+    }
+
+    /// Whether both are one network, whatever was allowed when it was made.
+    pub fn is_same(&self, other: &TenantNetwork) -> bool {
+        (self.tenant_net_id, self.ipv4_subnet) == (other.tenant_net_id, other.ipv4_subnet)
     }
 
     /// The gateway: the first host address, `.1` of a /24.

@@ -17,7 +17,11 @@ fn name(text: &str) -> Name {
 /// Each name has its own network, so that documents agree about them.
 fn network(index: usize) -> TenantNetwork {
     let subnet = format!("10.{index}.0.0/24").parse().unwrap();
-    TenantNetwork { tenant_net_id: index as u16 + 1, ipv4_subnet: subnet }
+    TenantNetwork {
+        tenant_net_id: index as u16 + 1,
+        ipv4_subnet: subnet,
+        allow_public_subnet: false,
+    }
 }
 
 fn pools() -> impl Strategy<Value = Vec<DesiredPool>> {

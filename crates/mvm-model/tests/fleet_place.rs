@@ -47,6 +47,7 @@ fn tenant(index: u16, pools: Vec<FleetPool>) -> FleetTenant {
         network: mvm_model::network::TenantNetwork {
             tenant_net_id: index,
             ipv4_subnet: format!("10.{index}.0.0/24").parse().unwrap(),
+            allow_public_subnet: false,
         },
         quotas: plenty(),
         weight: 1,

@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 
 fn network(tenant_net_id: u16, address: u32, prefix: u8) -> TenantNetwork {
     let subnet = Ipv4Net::new(Ipv4Addr::from(address), prefix).unwrap();
-    TenantNetwork { tenant_net_id, ipv4_subnet: subnet }
+    TenantNetwork { tenant_net_id, ipv4_subnet: subnet, allow_public_subnet: true }
 }
 
 /// Subnets that a tenant may have.
@@ -184,5 +184,29 @@ proptest! {
                 prop_assert_eq!(*owner, (id, address));
             }
         }
+    }
+}
+
+#[test]
+fn a_network_of_the_internet_has_to_be_allowed() {
+    for (subnet, public) in [
+        ("10.0.0.0/8", false),
+        ("172.31.255.0/24", false),
+        ("172.32.0.0/24", true),
+        ("192.168.0.0/16", false),
+        ("192.0.0.0/8", true),
+        ("100.64.7.0/24", false),
+        ("8.8.8.0/24", true),
+    ] {
+        let ipv4_subnet = subnet.parse().unwrap();
+        let network = TenantNetwork { tenant_net_id: 1, ipv4_subnet, allow_public_subnet: false };
+        assert_eq!(network.is_public(), public, "{subnet}");
+        assert_eq!(network.validate().is_err(), public, "{subnet}");
+        let allowed = TenantNetwork { allow_public_subnet: true, ..network.clone() };
+        allowed.validate().unwrap();
+        assert!(allowed.is_same(&network));
+        // What is not said is not written, so that records and documents are as before.
+        let text = serde_json::to_string(&network).unwrap();
+        assert!(!text.contains("public"), "{text}");
     }
 }

@@ -135,7 +135,11 @@ impl Node {
         let subnet = "10.240.0.0/16".parse().expect("a subnet");
         Node {
             quotas,
-            network: TenantNetwork { tenant_net_id: 1, ipv4_subnet: subnet },
+            network: TenantNetwork {
+                tenant_net_id: 1,
+                ipv4_subnet: subnet,
+                allow_public_subnet: false,
+            },
             failures: vec![Failures::default(); pools.len()],
             pools,
             instances: BTreeMap::new(),

@@ -5,6 +5,7 @@
 //!
 //! Never here: who may talk to whom. That comes in as a [`Ruleset`].
 
+mod conflicts;
 mod error;
 mod links;
 mod netns;
@@ -17,6 +18,7 @@ mod tap;
 mod verify;
 mod walls;
 
+pub use conflicts::Conflict;
 pub use error::Error;
 pub use links::{Bridge, Counters, LinkKind, Network, OwnedLink, Tap};
 pub use netns::enter_netns;

@@ -9,7 +9,11 @@ use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec};
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+
+/// The longest alias of a link (IFALIASZ of linux/if.h, without the zero).
+const LONGEST_ALIAS: usize = 255;
 
 /// A tenant's bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +69,8 @@ pub struct Counters {
 /// The links and tables of one owner.
 pub struct Network {
     pub(crate) owner: String,
+    /// The state directory that the links are for, as they say.
+    root: Option<PathBuf>,
     pub(crate) handle: Handle,
     pub(crate) nftables: Nftables,
     /// What was put in force last.
@@ -79,7 +85,18 @@ impl Network {
             rtnetlink::new_connection().map_err(|e| Error::io("open a netlink socket", &e))?;
         tokio::spawn(connection);
         let nftables = Nftables::open()?;
-        Ok(Network { owner: owner.to_owned(), handle, nftables, standing: Mutex::new(None) })
+        Ok(Network {
+            owner: owner.to_owned(),
+            root: None,
+            handle,
+            nftables,
+            standing: Mutex::new(None),
+        })
+    }
+
+    /// Has links say which state directory they are for, so that others can tell.
+    pub fn of_root(self, root: &Path) -> Network {
+        Network { root: Some(root.to_owned()), ..self }
     }
 
     /// The name of a tenant's bridge.
@@ -100,12 +117,32 @@ impl Network {
         format!("mvm:{}:{kind}", self.owner)
     }
 
+    /// The mark with the state directory behind it, as far as there is room for it.
+    fn full_mark(&self, kind: LinkKind) -> String {
+        let mark = self.mark(kind);
+        let full = self.root.as_ref().map(|root| format!("{mark}:{}", root.display()));
+        full.filter(|full| full.len() <= LONGEST_ALIAS).unwrap_or(mark)
+    }
+
+    /// Whether an alias is our mark, with a state directory behind it or without.
+    fn is_mark(&self, alias: &str, kind: LinkKind) -> bool {
+        let rest = alias.strip_prefix(&self.mark(kind));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+    }
+
     /// Makes the bridge, or corrects the one that is there.
     pub async fn ensure_bridge(&self, bridge: &Bridge) -> Result<()> {
         let name = &bridge.name;
         let what = format!("make the bridge {name}");
         let link = match self.find(name).await? {
-            Some(link) => self.ours(link, LinkKind::Bridge)?,
+            Some(link) => {
+                let link = self.ours(link, LinkKind::Bridge)?;
+                // An older agent's says not whose it is, and a state directory may have been moved.
+                if alias_of(&link) != Some(self.full_mark(LinkKind::Bridge)) {
+                    self.set_mark(link.header.index, LinkKind::Bridge).await?;
+                }
+                link
+            }
             None => {
                 // A MAC address of its own: otherwise the bridge takes that of a port, and
                 // changes it as ports come and go.
@@ -207,7 +244,7 @@ impl Network {
         {
             let Some(name) = name_of(&link) else { continue };
             for kind in [LinkKind::Bridge, LinkKind::Tap] {
-                if link.attributes.contains(&LinkAttribute::IfAlias(self.mark(kind))) {
+                if alias_of(&link).is_some_and(|alias| self.is_mark(&alias, kind)) {
                     found.push(OwnedLink { name: name.clone(), kind });
                 }
             }
@@ -225,31 +262,6 @@ impl Network {
             _ => None,
         });
         Ok(counters.unwrap_or_default())
-    }
-
-    /// An interface of the host whose addresses overlap with `subnet`, unless it is ours.
-    pub async fn conflicts(&self, subnet: Ipv4Net) -> Result<Option<String>> {
-        let failed = |e: rtnetlink::Error| Error::netlink("list the addresses", &e);
-        let ours = self.list().await?;
-        let mut addresses = self.handle.address().get().execute();
-        while let Some(message) = addresses.try_next().await.map_err(failed)? {
-            let Some(address) = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Address(IpAddr::V4(address)) => Some(*address),
-                _ => None,
-            }) else {
-                continue;
-            };
-            let Ok(other) = Ipv4Net::new(address, message.header.prefix_len) else { continue };
-            if !other.contains(&subnet.network()) && !subnet.contains(&other.network()) {
-                continue;
-            }
-            let link = self.by_index(message.header.index).await?;
-            if ours.iter().all(|owned| Some(&owned.name) != link.as_ref()) {
-                let link = link.unwrap_or_else(|| "an interface".to_owned());
-                return Ok(Some(format!("{other} of {link}")));
-            }
-        }
-        Ok(None)
     }
 
     /// Removes all links and tables of this owner.
@@ -274,12 +286,6 @@ impl Network {
         }
     }
 
-    async fn by_index(&self, index: u32) -> Result<Option<String>> {
-        let mut links = self.handle.link().get().match_index(index).execute();
-        let link = links.try_next().await.map_err(|e| Error::netlink("look for a link", &e))?;
-        Ok(link.as_ref().and_then(name_of))
-    }
-
     async fn expect(&self, name: &str) -> Result<LinkMessage> {
         self.find(name).await?.ok_or_else(|| Error::Kernel {
             what: format!("look for the link {name}"),
@@ -294,14 +300,14 @@ impl Network {
         let mark = alias_of(&link);
         let named = name.starts_with(&format!("mv{}-", self.owner));
         match mark {
-            Some(mark) if mark == self.mark(kind) => Ok(link),
+            Some(mark) if self.is_mark(&mark, kind) => Ok(link),
             None if named && is_kind(&link, kind) => Ok(link),
             _ => Err(Error::NameTaken { name }),
         }
     }
 
     async fn set_mark(&self, index: u32, kind: LinkKind) -> Result<()> {
-        let marked = LinkUnspec::new_with_index(index).alias(self.mark(kind)).build();
+        let marked = LinkUnspec::new_with_index(index).alias(self.full_mark(kind)).build();
         let set = self.handle.link().set(marked).execute().await;
         set.map_err(|e| Error::netlink("mark a link", &e))
     }
@@ -320,6 +326,13 @@ pub(crate) fn alias_of(link: &LinkMessage) -> Option<String> {
         LinkAttribute::IfAlias(alias) => Some(alias.clone()),
         _ => None,
     })
+}
+
+/// The owner and the state directory that a mark names; nothing where it is no mark of this make.
+pub(crate) fn root_of(alias: &str) -> Option<(String, Option<PathBuf>)> {
+    let mut parts = alias.strip_prefix("mvm:")?.splitn(3, ':');
+    let (owner, _kind) = (parts.next()?, parts.next()?);
+    Some((owner.to_owned(), parts.next().map(PathBuf::from)))
 }
 
 fn is_kind(link: &LinkMessage, kind: LinkKind) -> bool {

@@ -72,7 +72,8 @@ pub(crate) fn sort(routes: &[Route], whose: impl Fn(u32) -> Option<Whose>) -> Su
     around
 }
 
-fn is_internet(route: &Route) -> bool {
+/// Whether it stands for the internet.
+pub(crate) fn is_internet(route: &Route) -> bool {
     route.to.prefix_len() <= INTERNET
 }
 

@@ -4,7 +4,8 @@ use crate::Result;
 use crate::clock::wall;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem};
-use crate::root::remove_dir;
+use crate::root::{is_root, remove_dir};
+use ipnet::Ipv4Net;
 use mvm_api::Problem;
 use mvm_api::types::{
     BuildPool, BuildResult, CreatePool, CreateTenant, FetchImage, QuotaPatch, ScalePool, UpdatePool,
@@ -14,6 +15,7 @@ use mvm_model::admission::{admit_counts, admit_pool};
 use mvm_model::desired::{ImageSource, settled, source};
 use mvm_model::pool::RevisionEntry;
 use mvm_model::{Counts, Mover, Name, Pool, PoolRef, State, Tenant};
+use mvm_network::Conflict;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -30,20 +32,17 @@ impl Node {
         };
         let known = self.read(|world| world.tenants.get(&tenant.name).cloned()).await;
         if let Some(known) = known {
-            if known.network == tenant.network && known.quotas == tenant.quotas {
+            if known.network.is_same(&tenant.network) && known.quotas == tenant.quotas {
                 return Ok(());
             }
             return Err(exists(format!("tenant {}", tenant.name), "mvm tenant update"));
         }
         crate::audit::note_target(&tenant.name);
         let subnet = tenant.network.ipv4_subnet;
-        if let Some(other) = self.parts.network.conflicts(subnet).await.or_problem()? {
-            return Err(Problem::new(
-                409,
-                "subnet_taken",
-                format!("{subnet} overlaps with {other}"),
-            )
-            .hint("choose a subnet that this host does not use"));
+        let resolvers = crate::boot::resolvers();
+        let conflict = self.parts.network.conflicts(subnet, &resolvers).await.or_problem()?;
+        if let Some(conflict) = conflict {
+            return Err(subnet_taken(subnet, conflict));
         }
         self.change(|world, changes| {
             for other in world.tenants.values() {
@@ -384,6 +383,31 @@ impl Node {
         self.clear_away(&jobs)?;
         self.sweep_caches().await
     }
+}
+
+/// Something of the host has a tenant's subnet, or another state directory.
+fn subnet_taken(subnet: Ipv4Net, conflict: Conflict) -> Problem {
+    let (what, hint) = match conflict {
+        Conflict::Host(what) => (what, "choose a subnet that this host does not use".to_owned()),
+        Conflict::Root { what, root: Some(root), owner } => {
+            let at = root.display();
+            match is_root(&root, &owner) {
+                true => (
+                    format!("{what}, which another mvm root on this host holds: {at}"),
+                    format!("choose another subnet, or look there: mvm --root {at} tenant list"),
+                ),
+                false => (
+                    format!("{what}, an orphan: its state directory {at} is gone"),
+                    "choose another subnet, or remove the link".to_owned(),
+                ),
+            }
+        }
+        Conflict::Root { what, root: None, .. } => (
+            format!("{what}, which another mvm root on this host holds (it does not say which)"),
+            "choose another subnet; a newer mvm agent there would say where it is".to_owned(),
+        ),
+    };
+    Problem::new(409, "subnet_taken", format!("{subnet} overlaps with {what}")).hint(hint)
 }
 
 fn exists(what: String, verb: &str) -> Problem {

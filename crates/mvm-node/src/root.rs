@@ -142,6 +142,11 @@ impl Root {
     }
 }
 
+/// Whether there is a state directory at `path` whose id begins with these digits.
+pub(crate) fn is_root(path: &Path, short_id: &str) -> bool {
+    fs::read_to_string(path.join("root-id")).is_ok_and(|id| id.starts_with(short_id))
+}
+
 /// The identity of the node whose state directory is `root`.
 pub fn identity_dir(root: &Path) -> IdentityDir {
     IdentityDir::new(root.join("identity"))

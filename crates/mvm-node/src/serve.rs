@@ -116,7 +116,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         })?),
     };
     let own = keeper.as_ref().map(|keeper| keeper.credential().facts.identity.name().clone());
-    let network = Network::open(root.short_id()).await.or_problem()?;
+    let network = Network::open(root.short_id()).await.or_problem()?.of_root(root.path());
     let socket = root.socket();
     let node = Node::open(Parts {
         root,

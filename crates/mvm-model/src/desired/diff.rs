@@ -6,6 +6,7 @@ use crate::admission::Quotas;
 use crate::cache;
 use crate::error::{Code, Fault};
 use crate::name::{Name, PoolRef};
+use crate::network::TenantNetwork;
 use crate::pool::{Counts, Pool};
 use crate::tenant::Tenant;
 use schemars::JsonSchema;
@@ -182,7 +183,7 @@ fn tenant(
         steps.push(Step::CreateTenant { tenant: name });
         return Ok(());
     };
-    if known.network != wanted.network {
+    if !known.network.is_same(&wanted.network) {
         let message = format!(
             "tenant {name} has net id {} and {}; a network is not changed while its tenant exists",
             known.network.tenant_net_id, known.network.ipv4_subnet
@@ -281,7 +282,11 @@ impl DesiredState {
     ) -> DesiredState {
         let tenants = tenants.into_iter().map(|tenant| DesiredTenant {
             tenant_id: tenant.name.clone(),
-            network: tenant.network.clone(),
+            // One that was made before it had to be said.
+            network: TenantNetwork {
+                allow_public_subnet: tenant.network.is_public(),
+                ..tenant.network.clone()
+            },
             quotas: tenant.quotas,
             pools: pools
                 .values()

@@ -391,7 +391,7 @@ fn shape() -> Resources {
 
 fn network(net: u16) -> TenantNetwork {
     let subnet = format!("10.240.{net}.0/24").parse().expect("a subnet");
-    TenantNetwork { tenant_net_id: net, ipv4_subnet: subnet }
+    TenantNetwork { tenant_net_id: net, ipv4_subnet: subnet, allow_public_subnet: false }
 }
 
 pub async fn tenant(node: &Arc<Node>, tenant: &str, net: u16) -> Result<()> {

@@ -24,6 +24,9 @@ pub enum Command {
         /// IPv4 network, /8 to /29; .1 is the gateway
         #[arg(long, value_name = "CIDR")]
         subnet: ipnet::Ipv4Net,
+        /// Take a network of the internet, whose true hosts guests then do not reach
+        #[arg(long)]
+        allow_public_subnet: bool,
         #[command(flatten)]
         quotas: QuotaArgs,
     },
@@ -100,8 +103,9 @@ impl QuotaArgs {
 pub async fn run(context: &Context, command: Command) -> Outcome {
     let client = context.client()?;
     match command {
-        Command::Create { name, net_id, subnet, quotas } => {
-            let network = TenantNetwork { tenant_net_id: net_id, ipv4_subnet: subnet };
+        Command::Create { name, net_id, subnet, allow_public_subnet, quotas } => {
+            let network =
+                TenantNetwork { tenant_net_id: net_id, ipv4_subnet: subnet, allow_public_subnet };
             let quotas = quotas.patch().apply(Quotas::default());
             let body = CreateTenant { name, network, quotas };
             let view: TenantView = client.post(paths::TENANTS, &body).await.map_err(refused)?;

@@ -144,3 +144,46 @@ fn walls_stand_again_after_a_flush_and_differences_are_named() {
         assert!(told.contains(&said), "{said}: {told}");
     }
 }
+
+#[test]
+fn a_subnet_that_the_host_or_another_root_uses_is_refused_by_name() {
+    let (lab, mut other) = (Lab::simulated("subnet"), Lab::simulated("subnet-other"));
+    let ip = |words: &str| {
+        let words = ["-n", &lab.netns].into_iter().chain(words.split(' '));
+        run(Command::new("ip").args(words));
+    };
+    ip("link add lan0 type bridge");
+    ip("addr add 10.55.1.1/24 dev lan0");
+    ip("link set lan0 up");
+    ip("route add 10.56.0.0/16 via 10.55.1.9");
+    ip("route add default via 10.55.1.254");
+    let create = |lab: &Lab, subnet: &str| {
+        let words = ["tenant", "create", "a", "--net-id", "34", "--subnet", subnet];
+        lab.refused(
+            &words,
+            if subnet.starts_with("8.") { "invalid_network" } else { "subnet_taken" },
+        )
+    };
+    let said = create(&lab, "10.55.0.0/16");
+    assert!(said.contains("10.55.1.0/24 of lan0"), "{said}");
+    let said = create(&lab, "10.56.3.0/24");
+    assert!(said.contains("the route to 10.56.0.0/16 over lan0"), "{said}");
+    let said = create(&lab, "8.8.8.0/24");
+    assert!(said.contains("--allow-public-subnet"), "{said}");
+    let public = ["tenant", "create", "p", "--net-id", "35", "--subnet", "8.8.8.0/24"];
+    lab.ok(&[&public[..], &["--allow-public-subnet"]].concat());
+    lab.ok(&["tenant", "destroy", "p"]);
+
+    // Another root in the same network: first it lives, then its folder is gone.
+    let own = std::mem::replace(&mut other.netns, lab.netns.clone());
+    other.ok(&["tenant", "create", "b", "--net-id", "36", "--subnet", "10.57.1.0/24"]);
+    let said = create(&lab, "10.57.1.0/24");
+    let path = other.root.to_str().expect("path");
+    assert!(said.contains(&format!("another mvm root on this host holds: {path}")), "{said}");
+    let id = other.root.join("root-id");
+    std::fs::rename(&id, other.root.join("was")).expect("moved");
+    let said = create(&lab, "10.57.1.0/24");
+    assert!(said.contains("an orphan: its state directory"), "{said}");
+    std::fs::rename(other.root.join("was"), id).expect("moved");
+    run(Command::new("ip").args(["netns", "del", &own]));
+}

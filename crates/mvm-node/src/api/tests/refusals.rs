@@ -251,6 +251,7 @@ async fn prepare(node: &Arc<Node>, app: &Router) -> crate::Result<Stage> {
         network: TenantNetwork {
             tenant_net_id: 22,
             ipv4_subnet: "10.240.22.0/24".parse().expect("one"),
+            allow_public_subnet: false,
         },
         quotas: Quotas::default(),
     };

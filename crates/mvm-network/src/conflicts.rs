@@ -1,0 +1,141 @@
+//! Whether a subnet is free on this host.
+
+use crate::links::{alias_of, name_of, root_of};
+use crate::surroundings::{self, Route, is_internet};
+use crate::{Error, Network, Result};
+use futures::TryStreamExt;
+use ipnet::Ipv4Net;
+use rtnetlink::packet_route::link::LinkMessage;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+/// Why a subnet is not free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// The host uses it: this of it, with the interface's name.
+    Host(String),
+    /// A tenant of another state directory has it.
+    Root {
+        /// Its network, and the bridge's name: `10.1.0.1/24 of mva771-b20`.
+        what: String,
+        /// The state directory, as the bridge says; absent where an older agent has made it.
+        root: Option<PathBuf>,
+        /// The four hexadecimal digits that the state directory's id begins with.
+        owner: String,
+    },
+}
+
+/// A link's name, and whose it is.
+#[derive(Clone, Debug, Default)]
+struct Link {
+    name: String,
+    ours: bool,
+    /// Of another owner's: its digits, and its state directory.
+    other: Option<(String, Option<PathBuf>)>,
+}
+
+impl Network {
+    /// What of the host `subnet` overlaps with: an address, a route, the default gateway, or one of these
+    /// DNS servers. What is ours does not count.
+    pub async fn conflicts(
+        &self,
+        subnet: Ipv4Net,
+        resolvers: &[Ipv4Addr],
+    ) -> Result<Option<Conflict>> {
+        let failed = |e: rtnetlink::Error| Error::netlink("list the links", &e);
+        let links: Vec<LinkMessage> =
+            self.handle.link().get().execute().try_collect().await.map_err(failed)?;
+        let prefix = format!("mv{}-", self.owner);
+        let links = links.iter().map(|link| {
+            let name = name_of(link).unwrap_or_default();
+            let ours = name.starts_with(&prefix);
+            let other = alias_of(link).and_then(|alias| root_of(&alias)).filter(|_| !ours);
+            (link.header.index, Link { name, ours, other })
+        });
+        let links: BTreeMap<u32, Link> = links.collect();
+        let addresses = surroundings::addresses(&self.handle).await?;
+        let routes = surroundings::routes(&self.handle).await?;
+        Ok(overlap(subnet, &addresses, &routes, resolvers, &links))
+    }
+}
+
+fn overlap(
+    subnet: Ipv4Net,
+    addresses: &[Route],
+    routes: &[Route],
+    resolvers: &[Ipv4Addr],
+    links: &BTreeMap<u32, Link>,
+) -> Option<Conflict> {
+    let link = |route: &Route| route.link.and_then(|index| links.get(&index)).cloned();
+    let named = |route: &Route| link(route).map_or("an interface".to_owned(), |link| link.name);
+    let ours = |route: &&Route| link(route).is_some_and(|link| link.ours);
+    let meets = |route: &&Route| route.to.contains(&subnet) || subnet.contains(&route.to);
+    let theirs = addresses.iter().chain(routes).filter(|route| !ours(route));
+    if let Some(address) = addresses.iter().filter(|a| !ours(a)).find(meets) {
+        let what = format!("{} of {}", address.to, named(address));
+        return Some(match link(address).and_then(|link| link.other) {
+            Some((owner, root)) => Conflict::Root { what, root, owner },
+            None => Conflict::Host(what),
+        });
+    }
+    if let Some(route) = theirs.clone().filter(|route| !is_internet(route)).find(meets) {
+        return Some(Conflict::Host(format!("the route to {} over {}", route.to, named(route))));
+    }
+    let gateway = |route: &&Route| route.gateway.is_some_and(|gateway| subnet.contains(&gateway));
+    if let Some(route) = theirs.clone().find(gateway) {
+        let gateway = route.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        return Some(Conflict::Host(format!("the gateway {gateway} of {}", named(route))));
+    }
+    let resolver = resolvers.iter().find(|resolver| subnet.contains(*resolver))?;
+    let way = theirs.filter(|route| route.to.contains(resolver));
+    let over = way.max_by_key(|route| route.to.prefix_len()).map(named);
+    let over = over.map_or(String::new(), |name| format!(", reached over {name}"));
+    Some(Conflict::Host(format!("the DNS server {resolver}{over}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_the_host_uses_is_named_with_its_interface() {
+        let net = |text: &str| text.parse::<Ipv4Net>().expect("net");
+        let address = |text: &str| text.parse::<Ipv4Addr>().expect("address");
+        let route = |to: &str, link, gateway: Option<&str>| Route {
+            to: net(to),
+            link: Some(link),
+            gateway: gateway.map(address),
+        };
+        let link = |name: &str, ours, other| Link { name: name.to_owned(), ours, other };
+        let root = PathBuf::from("/var/lib/other");
+        let links = BTreeMap::from([
+            (1, link("eth0", false, None)),
+            (2, link("mv00ff-b1", true, None)),
+            (3, link("mva771-b20", false, Some(("a771".to_owned(), Some(root.clone()))))),
+        ]);
+        let addresses = [
+            route("192.0.2.0/24", 1, None),
+            route("10.1.0.0/24", 2, None),
+            route("10.2.0.0/24", 3, None),
+        ];
+        let routes = [
+            route("0.0.0.0/0", 1, Some("198.51.100.1")),
+            route("172.16.0.0/12", 1, Some("192.0.2.9")),
+            route("10.1.0.0/24", 2, None),
+        ];
+        let resolvers = [address("203.0.113.53")];
+        let of = |subnet: &str| overlap(net(subnet), &addresses, &routes, &resolvers, &links);
+        let host = |what: &str| Some(Conflict::Host(what.to_owned()));
+        assert_eq!(of("192.0.2.128/25"), host("192.0.2.0/24 of eth0"));
+        assert_eq!(of("192.0.0.0/16"), host("192.0.2.0/24 of eth0"));
+        assert_eq!(of("172.20.0.0/24"), host("the route to 172.16.0.0/12 over eth0"));
+        assert_eq!(of("198.51.100.0/24"), host("the gateway 198.51.100.1 of eth0"));
+        assert_eq!(of("203.0.113.0/24"), host("the DNS server 203.0.113.53, reached over eth0"));
+        let what = "10.2.0.0/24 of mva771-b20".to_owned();
+        let other = Conflict::Root { what, root: Some(root), owner: "a771".to_owned() };
+        assert_eq!(of("10.2.0.0/16"), Some(other));
+        assert_eq!(of("10.1.0.0/24"), None, "what is ours is found by the records");
+        assert_eq!(of("10.3.0.0/24"), None);
+    }
+}
