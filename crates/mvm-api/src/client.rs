@@ -90,8 +90,8 @@ impl ClientError {
                 Problem::new(503, "agent_unreachable", self.to_string()).hint(hint)
             }
             ClientError::Silent { .. } => Problem::new(504, "agent_silent", self.to_string()).hint(
-                "its process was stopped or hangs, or its host does: see its state with ps(1); what was \
-                 asked may still be carried out",
+                "its process was stopped or hangs, or its host does: see its state with ps(1), and end it \
+                 with kill(1) if need be; what was asked may still be carried out",
             ),
             ClientError::Broken { .. } => Problem::new(502, "connection_broken", self.to_string())
                 .hint("the agent's log says more: see `mvm agent status` for its root"),

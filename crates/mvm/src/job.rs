@@ -344,10 +344,11 @@ async fn log_from(
     tokio::pin!(download, playing);
     let (sent, shown) = tokio::select! {
         sent = &mut download => (sent, playing.await),
-        shown = &mut playing => {
-            // An output that takes no more ends it.
-            (download.await, Ok(shown?))
-        }
+        // An output that takes no more ends it at once, and so does half a frame.
+        shown = &mut playing => match shown? {
+            Played::Cut(why) => return Ok(Err(broken(id, &why))),
+            ended => (download.await, Ok(ended)),
+        },
     };
     let _ = feeding.await;
     let cut = match shown? {

@@ -43,7 +43,7 @@ impl Target {
         tokio::select! {
             biased;
             done = work => Ok(done),
-            () = silent => Err(ClientError::Silent { at: self.to_string(), waited: answer }),
+            () = silent => Err(ClientError::Silent { at: self.to_string(), waited: rest + answer }),
         }
     }
 
