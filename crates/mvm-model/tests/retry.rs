@@ -39,6 +39,7 @@ fn each_documented_error_has_one_fate() {
     assert_eq!(
         of(Fate::Unknown),
         [
+            "agent_silent",
             "claim_under_way",
             "connection_broken",
             "idempotency_key_in_use",

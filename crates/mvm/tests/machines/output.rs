@@ -158,6 +158,7 @@ impl Trial<'_> {
         self.fails(&["job", "logs", &job]);
         self.fails(&["job", "logs", "-f", &job]);
         self.fails(&["job", "list"]);
+        self.fails(&["net", "verify"]);
         self.fails(&["job", "info", &job]);
         self.fails(&["job", "cancel", &job]);
         for verb in ["wait", "artifacts"] {
