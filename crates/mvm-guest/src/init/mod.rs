@@ -2,6 +2,7 @@
 
 mod fill;
 mod mounts;
+mod settings;
 
 use rustix::process::{Pid, WaitOptions};
 use rustix::system::RebootCommand;
@@ -22,6 +23,7 @@ pub fn run() -> ! {
         say(&format!("cannot assemble the root file system: {error}"));
         end();
     }
+    settings::apply();
     fill::fill_in();
     loop {
         match spawn_agent() {
