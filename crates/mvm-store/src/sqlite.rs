@@ -24,6 +24,9 @@ const SCHEMA: u32 = 2;
 
 /// How long it takes until a session that could not be ended is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long the lock of a process that has ended is waited for: what it was just starting when it was
+/// killed has the lock (flock(2)) until its execve(2).
+const INHERITED: Duration = Duration::from_secs(5);
 
 type Job = Box<dyn FnOnce(&mut Engine) + Send>;
 
@@ -409,22 +412,35 @@ fn lock(path: &Path) -> Result<File> {
     let shown = path.display().to_string();
     let failed = |e: std::io::Error| Error::Engine { path: shown.clone(), cause: e.to_string() };
     let mut file = own_file().open(path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let _ = file.read_to_string(&mut holder);
-            let holder = match holder.trim() {
-                "" => String::new(),
-                pid => format!(" (pid {pid})"),
-            };
-            return Err(Error::Locked { path: shown, holder });
+    let until = Instant::now() + INHERITED;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::Error(e)) => return Err(failed(e)),
+            Err(TryLockError::WouldBlock) => {}
         }
-        Err(TryLockError::Error(e)) => return Err(failed(e)),
+        let mut holder = String::new();
+        let _ = file.rewind().and_then(|()| file.read_to_string(&mut holder));
+        let holder = holder.trim();
+        if Instant::now() >= until || !has_ended(holder) {
+            let pid = if holder.is_empty() { String::new() } else { format!(" (pid {holder})") };
+            return Err(Error::Locked { path: shown, holder: pid });
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
     file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
     write!(file, "{}", std::process::id()).map_err(failed)?;
     Ok(file)
+}
+
+/// Whether a process has ended (proc_pid_stat(5): it is not there, or a zombie).
+fn has_ended(pid: &str) -> bool {
+    if pid.is_empty() {
+        return false;
+    }
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.is_none_or(|state| matches!(state, 'Z' | 'X'))
 }
 
 fn engine_error(path: &str, error: rusqlite::Error) -> Error {

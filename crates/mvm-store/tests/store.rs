@@ -89,6 +89,23 @@ fn a_second_opener_is_told_who_holds_it() {
 }
 
 #[test]
+fn the_lock_of_a_process_that_has_ended_is_waited_for() {
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("node.db");
+    let mut ended = std::process::Command::new("true").spawn().expect("true");
+    ended.wait().expect("wait");
+    // As a killed process' child that is not another program yet holds it.
+    let file = std::fs::File::create(path.with_extension("lock")).expect("create");
+    file.lock().expect("lock");
+    std::fs::write(path.with_extension("lock"), ended.id().to_string()).expect("write");
+    let opened = std::thread::spawn(move || SqliteStore::open(&path).map(drop));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(!opened.is_finished(), "it waits");
+    drop(file);
+    opened.join().expect("thread").expect("open");
+}
+
+#[test]
 fn bad_files_are_refused_and_left_alone() {
     let dir = tempfile::tempdir().expect("dir");
     let garbage = dir.path().join("garbage.db");
