@@ -121,7 +121,8 @@ impl Node {
         registry.register("paused", what, paused);
         registry.register("jobs", "Jobs by state", self.read(jobs).await);
         if only.is_none() {
-            let lacks = self.read(|world| self.shortfall_gauge(world)).await;
+            let lacks = self.lacks();
+            let lacks = self.read(|world| lacks.with(world).gauge(world)).await;
             registry.register("shortfall", "What the host lacks of what pools want", lacks);
         }
         let started: Gauge = Gauge::default();

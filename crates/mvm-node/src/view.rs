@@ -4,6 +4,7 @@ use crate::clock::Shown;
 use crate::deadlines::STATS;
 use crate::node::Node;
 use crate::problem::OrProblem;
+use crate::shortfalls::Lacks;
 use crate::world::World;
 use crate::{Result, disk};
 use mvm_api::types::{InstanceStats, InstanceView, PoolView, RevisionView, TenantView};
@@ -28,7 +29,7 @@ impl Node {
     }
 
     /// A pool with what it holds.
-    pub(crate) fn pool_view(&self, world: &World, pool: &Pool) -> PoolView {
+    pub(crate) fn pool_view(&self, world: &World, pool: &Pool, lacks: &Lacks) -> PoolView {
         let of_pool = || world.of_pool(&pool.reference);
         let leased = of_pool().filter(|i| i.lease.is_some()).count() as u32;
         let is_failed = |i: &&Instance| i.lease.is_none() && i.state == State::Failed;
@@ -55,7 +56,7 @@ impl Node {
             revision: pool.current_revision().cloned(),
             stale: pool.stale,
             last_failure: self.health(&pool.reference).last_failure,
-            shortfalls: self.shortfalls_of(world, pool),
+            shortfalls: lacks.of(pool),
             created_at: pool.created_at,
         }
     }

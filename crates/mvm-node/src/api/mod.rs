@@ -141,6 +141,7 @@ fn routes() -> Routes<Arc<Node>> {
 
 async fn agent(State(node): Shared) -> Json<AgentInfo> {
     let driver = node.parts.hypervisor.description();
+    let lacks = node.lacks();
     Json(AgentInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -155,7 +156,7 @@ async fn agent(State(node): Shared) -> Json<AgentInfo> {
         started_at: wall_of(node.started_at),
         instances: node.read(|world| world.instances.len()).await,
         capacity: node.capacity(),
-        shortfalls: node.read(|world| node.shortfalls(world)).await,
+        shortfalls: node.read(|world| lacks.with(world)).await.all(),
         desired: node.desired_status().await,
     })
 }

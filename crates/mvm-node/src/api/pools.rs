@@ -30,9 +30,11 @@ pub async fn list(
     ConnectInfo(peer): Caller,
     Asked { page, .. }: Asked,
 ) -> Listing<PoolView> {
+    let lacks = node.lacks();
     let views = node.read(|world| {
+        let lacks = lacks.with(world);
         let seen = world.pools.values().filter(|pool| peer.sees(&pool.reference.tenant));
-        page.of(seen.map(|pool| node.pool_view(world, pool)))
+        page.of(seen.map(|pool| node.pool_view(world, pool, &lacks)))
     });
     Ok(views.await)
 }
@@ -43,11 +45,15 @@ pub async fn list_of_tenant(
     Asked { page, .. }: Asked,
 ) -> Listing<PoolView> {
     let tenant: Name = tenant.parse()?;
+    let lacks = node.lacks();
     let views = node
         .read(|world| {
             world.tenant(&tenant)?;
+            let lacks = lacks.with(world);
             let pools = world.pools.values().filter(|pool| pool.reference.tenant == tenant);
-            Ok::<_, mvm_api::Problem>(page.of(pools.map(|pool| node.pool_view(world, pool))))
+            Ok::<_, mvm_api::Problem>(
+                page.of(pools.map(|pool| node.pool_view(world, pool, &lacks))),
+            )
         })
         .await?;
     Ok(views)
@@ -55,7 +61,12 @@ pub async fn list_of_tenant(
 
 pub async fn show(State(node): Shared, Path(at): InPool) -> Answer<PoolView> {
     let pool = reference(at)?;
-    Ok(Json(node.read(|world| world.pool(&pool).map(|p| node.pool_view(world, p))).await?))
+    let lacks = node.lacks();
+    let view = node.read(|world| {
+        let lacks = lacks.with(world);
+        world.pool(&pool).map(|pool| node.pool_view(world, pool, &lacks))
+    });
+    Ok(Json(view.await?))
 }
 
 pub async fn create(
