@@ -91,7 +91,8 @@ impl ClientError {
             }
             ClientError::Silent { .. } => Problem::new(504, "agent_silent", self.to_string()).hint(
                 "its process was stopped or hangs, or its host does: see its state with ps(1), and end it \
-                 with kill(1) if need be; what was asked may still be carried out",
+                 with kill(1) if need be; what was asked may still be carried out, see then \
+                 `mvm job list` and `mvm instance list`",
             ),
             ClientError::Broken { .. } => Problem::new(502, "connection_broken", self.to_string())
                 .hint("the agent's log says more: see `mvm agent status` for its root"),
@@ -344,7 +345,7 @@ impl Client {
         let request = self.request(method, path, body, false);
         let mut request = request.map_err(|cause| broken(&doing, cause))?;
         let repeatable = self.make_repeatable(&mut request);
-        let mut waiting = self.patience.waiting();
+        let mut waiting = self.waiting();
         loop {
             match self.answer_once(&doing, request.clone()).await {
                 Err(error) => waiting.again(error, repeatable).await?,
@@ -412,7 +413,7 @@ impl Client {
         request: Request<Full<Bytes>>,
     ) -> Result<Stream, ClientError> {
         let repeatable = request.headers().contains_key(IDEMPOTENCY_KEY);
-        let mut waiting = self.patience.waiting();
+        let mut waiting = self.waiting();
         loop {
             match self.switch_once(doing, request.clone()).await {
                 Err(error) => waiting.again(error, repeatable).await?,

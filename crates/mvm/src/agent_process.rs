@@ -1,13 +1,15 @@
 //! Finding the agent, and starting one where none runs.
 
+use crate::output;
 use mvm_api::types::AgentInfo;
 use mvm_api::{Client, Problem, paths, private};
 use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a new agent may take until it serves: it may have machines to take over.
@@ -42,6 +44,26 @@ pub fn running(root: &Path) -> Option<Client> {
     UnixStream::connect(&socket).is_ok().then(|| Client::new(socket))
 }
 
+/// Sees to it that the agent of `root` is started again where it was killed: its socket is there then,
+/// and nobody listens. An agent that was ended has removed it, and stays away. Does not block; one
+/// process starts at most one at a time.
+pub fn revive(root: &Path) {
+    static UNDER_WAY: AtomicBool = AtomicBool::new(false);
+    let socket = root.join("agent.sock");
+    let killed = |error: std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+    if !UnixStream::connect(&socket).is_err_and(killed) || UNDER_WAY.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    output::note("mvm: the agent was killed; starting the next one");
+    let root = root.to_owned();
+    std::thread::spawn(move || {
+        if let Err(problem) = start(&root, &socket) {
+            output::note(format_args!("mvm: {problem}"));
+        }
+        UNDER_WAY.store(false, Ordering::SeqCst);
+    });
+}
+
 /// What the agent says of itself.
 pub async fn info(client: &Client) -> Result<AgentInfo, Problem> {
     client.get(paths::AGENT).await.map_err(mvm_api::ClientError::into_problem)
@@ -53,11 +75,8 @@ fn start(root: &Path, socket: &Path) -> Result<(), Problem> {
         _ => problem,
     })?;
     // Two commands at once start one agent: the second waits here and finds the first one's.
-    let lock = ours()
-        .truncate(false)
-        .write(true)
-        .open(root.join("start.lock"))
-        .map_err(|e| failed("its lock", e))?;
+    let lock = ours().truncate(false).write(true).open(root.join("start.lock"));
+    let lock = lock.map_err(|e| not_opened(root, e))?;
     lock.lock().map_err(|e| failed("its lock", e))?;
     if UnixStream::connect(socket).is_ok() {
         return Ok(());
@@ -87,6 +106,23 @@ fn start(root: &Path, socket: &Path) -> Result<(), Problem> {
         std::thread::sleep(Duration::from_millis(5));
     }
     Err(failed(&format!("it does not serve after {} s", START.as_secs()), last_lines(&path)))
+}
+
+/// Why the lock in the state directory cannot be opened: most often the directory is another user's.
+fn not_opened(root: &Path, cause: std::io::Error) -> Problem {
+    let denied = cause.kind() == std::io::ErrorKind::PermissionDenied;
+    let problem = failed(&format!("open its lock in {}", root.display()), cause);
+    if !denied {
+        return problem;
+    }
+    let whose = std::fs::metadata(root).map_or_else(
+        |_| "another user's".to_owned(),
+        |about| format!("of the user with the number {}", about.uid()),
+    );
+    problem.hint(format!(
+        "the state directory is {whose}: run mvm as that user, or name a directory of your own with \
+         --root DIR or MVM_ROOT"
+    ))
 }
 
 /// How a file of the state directory is made where it is not there.

@@ -74,7 +74,7 @@ pub async fn submit(
     }
     let given = async {
         // Inputs that broke off are sent anew, from the beginning.
-        let mut waiting = client.patience().waiting();
+        let mut waiting = client.waiting();
         loop {
             match upload(client, made.job_id, inputs.clone()).await {
                 Ok(()) => break,
@@ -106,7 +106,7 @@ pub async fn submit(
 /// Queues a job that has its inputs. Where the answer is lost, the job itself tells whether it is
 /// queued.
 async fn queue(client: &Client, id: JobId) -> Result<JobView, Problem> {
-    let mut waiting = client.patience().waiting();
+    let mut waiting = client.waiting();
     loop {
         let problem = match verb(client, id, "submit").await {
             Err(problem) if problem.code == "connection_broken" => problem,
@@ -178,7 +178,7 @@ pub async fn attach(client: &Client, id: JobId) -> Result<(JobView, u8), Problem
     let (frames, mut signals) = mpsc::channel(8);
     let last = Arc::new(AtomicU8::new(0));
     let passing = AbortOnDrop(tokio::spawn(pass_signals(frames, last.clone())));
-    let (mut waiting, mut played) = (client.patience().waiting(), 0);
+    let (mut waiting, mut played) = (client.waiting(), 0);
     let reply = loop {
         let path = format!("{}?from={played}", jobs::job_part(id, "attach"));
         let stream = match client.upgrade(&path, &()).await {
@@ -210,7 +210,10 @@ pub async fn attach(client: &Client, id: JobId) -> Result<(JobView, u8), Problem
                 Played::Whole => "it ended early".to_owned(),
                 Played::Cut(why) => why.to_string(),
             },
-            Err(silent) => silent.to_string(),
+            Err(silent) => {
+                let again = waiting.after(silent.code(), &silent, true).await;
+                if again { continue } else { return Err(silent.into_problem()) }
+            }
         };
         if played > before {
             waiting.went_on();
@@ -298,7 +301,7 @@ async fn play(mut from: impl AsyncRead + Unpin, played: &mut u64) -> Result<Play
 
 /// Shows a job's log; with `follow`, until the job has ended.
 pub async fn log(client: &Client, id: JobId, follow: bool) -> Result<(), Problem> {
-    let (mut waiting, mut played) = (client.patience().waiting(), 0);
+    let (mut waiting, mut played) = (client.waiting(), 0);
     loop {
         let before = played;
         let sent = log_from(client, id, follow, &mut played).await?;

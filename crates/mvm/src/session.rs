@@ -90,7 +90,7 @@ pub async fn copied(
     client: &Client,
     mut copy: impl AsyncFnMut() -> Result<(), Problem>,
 ) -> Result<(), Problem> {
-    let mut waiting = client.patience().waiting();
+    let mut waiting = client.waiting();
     loop {
         let problem = match copy().await {
             Err(problem) => problem,

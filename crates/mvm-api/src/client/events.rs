@@ -5,7 +5,7 @@ use crate::position::LAST_EVENT_ID;
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request};
 use serde::Serialize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 /// After so long without a word the server is gone: it sends something every 15 s.
@@ -55,7 +55,8 @@ impl Client {
     ) -> Result<(), ClientError> {
         let doing = format!("GET {path}");
         let (mut last, mut pause, mut begun) = (String::new(), AGAIN.0, false);
-        let mut waiting = self.patience.waiting();
+        let mut broke = None;
+        let mut waiting = self.waiting();
         loop {
             let mut request = self.request(Method::GET, path, &(), false);
             if let (Ok(request), false) = (&mut request, last.is_empty()) {
@@ -63,7 +64,7 @@ impl Client {
                 request.headers_mut().insert(LAST_EVENT_ID, id);
             }
             let hear = |event: Event| {
-                (pause, begun) = (AGAIN.0, true);
+                (pause, begun, broke) = (AGAIN.0, true, None);
                 if !event.id.is_empty() {
                     last.clone_from(&event.id);
                 }
@@ -82,6 +83,7 @@ impl Client {
             };
             begun = true;
             lost(&error);
+            self.patience.gone(error.code(), broke.get_or_insert_with(Instant::now).elapsed());
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(AGAIN.1);
         }
@@ -96,7 +98,7 @@ impl Client {
         mut each: impl FnMut(&[u8]),
     ) -> Result<(), ClientError> {
         let (mut had, mut pause, mut tries) = (0_usize, AGAIN.0, TRIES);
-        let mut waiting = self.patience.waiting();
+        let mut waiting = self.waiting();
         loop {
             let (mut at, before) = (0, had);
             let take = |piece: &[u8]| {

@@ -6,7 +6,7 @@ use hyper::header::HeaderValue;
 use hyper::{Method, Request};
 use mvm_model::retry::{Next, pause, retry};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A wait that is shorter than this one is not told of.
@@ -16,11 +16,14 @@ const UNTOLD: Duration = Duration::from_secs(2);
 /// first call has set already.
 const REPEATABLE: [&str; 2] = ["node.duty", "job.cancel"];
 
-/// How long a client asks again, and who is told that it waits.
+/// How long a client asks again, who is told that it waits, and who sees to it that it need not.
 #[derive(Clone)]
 pub struct Patience {
     limit: Duration,
     tell: Arc<dyn Fn(&str) + Send + Sync>,
+    revive: Arc<dyn Fn() + Send + Sync>,
+    /// What was told last, and when: by any of the waits that one command has at a time.
+    told: Arc<Mutex<Option<(String, Instant)>>>,
 }
 
 impl fmt::Debug for Patience {
@@ -32,7 +35,13 @@ impl fmt::Debug for Patience {
 impl Patience {
     /// Asks again for `limit`. What a client waits for is told once, after two seconds.
     pub fn new(limit: Duration, tell: impl Fn(&str) + Send + Sync + 'static) -> Patience {
-        Patience { limit, tell: Arc::new(tell) }
+        Patience { limit, tell: Arc::new(tell), revive: Arc::new(|| {}), told: Arc::default() }
+    }
+
+    /// Calls `revive` before each try of a client that nobody has answered for two seconds: it may
+    /// start who is to answer. It must not block.
+    pub fn reviving(self, revive: impl Fn() + Send + Sync + 'static) -> Patience {
+        Patience { revive: Arc::new(revive), ..self }
     }
 
     /// Gives up at once.
@@ -45,9 +54,21 @@ impl Patience {
         self.limit
     }
 
-    /// The waiting of one request; it begins with the first failure.
-    pub fn waiting(&self) -> Waiting {
-        Waiting { patience: self.clone(), began: None, count: 0, told: false }
+    /// Tells why a client waits, unless that was told within this patience already.
+    fn tell(&self, why: &str, left: Duration) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.as_ref().is_some_and(|(last, at)| last == why && at.elapsed() < self.limit) {
+            return;
+        }
+        *told = Some((why.to_owned(), Instant::now()));
+        (self.tell)(&format!("{why}; trying again for {} s", left.as_secs()));
+    }
+
+    /// Who is to answer is gone, as far as a client can see: `elapsed` is the time since it noticed.
+    pub(super) fn gone(&self, code: &str, elapsed: Duration) {
+        if code == "agent_unreachable" && elapsed >= UNTOLD {
+            (self.revive)();
+        }
     }
 }
 
@@ -60,6 +81,8 @@ pub struct Waiting {
     /// How often it has failed.
     count: u32,
     told: bool,
+    /// There is no other server to ask: silence is not waited for once more.
+    alone: bool,
 }
 
 impl Waiting {
@@ -84,14 +107,15 @@ impl Waiting {
     fn next(&mut self, code: &str, why: &dyn fmt::Display, repeatable: bool) -> Option<Duration> {
         let began = *self.began.get_or_insert_with(Instant::now);
         let (elapsed, limit) = (began.elapsed(), self.patience.limit);
-        if retry(code, repeatable, elapsed, limit) == Next::Fail {
+        let silent = self.alone && code == "agent_silent";
+        if silent || retry(code, repeatable, elapsed, limit) == Next::Fail {
             return None;
         }
         if !self.told && elapsed >= UNTOLD {
             self.told = true;
-            let left = limit.saturating_sub(elapsed).as_secs();
-            (self.patience.tell)(&format!("{why}; trying again for {left} s"));
+            self.patience.tell(&why.to_string(), limit.saturating_sub(elapsed));
         }
+        self.patience.gone(code, elapsed);
         self.count += 1;
         Some(pause(self.count))
     }
@@ -124,6 +148,12 @@ impl Client {
     /// How long it asks again.
     pub fn patience(&self) -> &Patience {
         &self.patience
+    }
+
+    /// The waiting of one request; it begins with the first failure.
+    pub fn waiting(&self) -> Waiting {
+        let (patience, alone) = (self.patience.clone(), self.targets.is_one());
+        Waiting { patience, began: None, count: 0, told: false, alone }
     }
 
     /// Gives a request that makes something a key, where the client may have to ask again. Returns
@@ -196,25 +226,66 @@ mod tests {
         assert!(!request.headers().contains_key(IDEMPOTENCY_KEY));
     }
 
-    #[tokio::test]
-    async fn who_waits_says_so_once_and_gives_up_in_the_end() {
-        let told: Arc<Mutex<Vec<String>>> = Arc::default();
+    type Told = Arc<Mutex<Vec<String>>>;
+
+    fn told_client(limit: Duration) -> (Client, Told) {
+        let told = Told::default();
         let into = told.clone();
         let tell = move |line: &str| into.lock().expect("lines").push(line.to_owned());
-        let mut waiting = Patience::new(Duration::from_millis(50), tell).waiting();
-        assert!(!waiting.after("quota_exceeded", &"too many", true).await, "an answer is one");
-        let mut waiting =
-            Waiting { patience: waiting.patience, began: None, count: 0, told: false };
+        (Client::new("/nowhere").patient(Patience::new(limit, tell)), told)
+    }
+
+    /// As if it had begun so many ms ago.
+    fn begun(waiting: &mut Waiting, ms: u64) {
+        waiting.began = Instant::now().checked_sub(Duration::from_millis(ms));
+    }
+
+    #[tokio::test]
+    async fn who_waits_gives_up_in_the_end() {
+        let (client, _) = told_client(Duration::from_millis(50));
+        assert!(!client.waiting().after("quota_exceeded", &"too many", true).await, "an answer");
+        let mut waiting = client.waiting();
         assert!(waiting.after("no_leader", &"nobody leads", false).await);
-        waiting.began = Instant::now().checked_sub(Duration::from_millis(60));
+        begun(&mut waiting, 60);
         assert!(!waiting.after("no_leader", &"nobody leads", false).await);
-        waiting.patience.limit = Duration::from_secs(60);
-        waiting.began = Instant::now().checked_sub(Duration::from_secs(10));
-        for _ in 0..3 {
-            assert!(waiting.after("no_leader", &"nobody leads", false).await);
+    }
+
+    #[tokio::test]
+    async fn what_a_command_waits_for_is_told_once() {
+        let (client, told) = told_client(Duration::from_secs(60));
+        for _ in 0..2 {
+            let mut waiting = client.waiting();
+            begun(&mut waiting, 10_000);
+            for _ in 0..3 {
+                assert!(waiting.after("no_leader", &"nobody leads", false).await);
+            }
         }
         let told = told.lock().expect("lines");
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].starts_with("nobody leads; trying again for "), "{told:?}");
+    }
+
+    #[tokio::test]
+    async fn silence_is_waited_for_again_only_where_another_may_answer() {
+        let (client, _) = told_client(Duration::from_secs(60));
+        assert!(!client.waiting().after("agent_silent", &"silence", true).await);
+        let several = client.or(Client::new("/elsewhere"));
+        assert!(several.waiting().after("agent_silent", &"silence", true).await);
+    }
+
+    #[tokio::test]
+    async fn who_is_gone_for_two_seconds_is_revived() {
+        let count = Arc::new(Mutex::new(0));
+        let counted = count.clone();
+        let patience = Patience::new(Duration::from_secs(60), |_| {});
+        let patience = patience.reviving(move || *counted.lock().expect("count") += 1);
+        let mut waiting = Client::new("/nowhere").patient(patience).waiting();
+        assert!(waiting.after("agent_unreachable", &"nobody", true).await);
+        assert_eq!(*count.lock().expect("count"), 0, "it may be on its way");
+        begun(&mut waiting, 2500);
+        assert!(waiting.after("no_leader", &"nobody leads", true).await);
+        assert_eq!(*count.lock().expect("count"), 0, "somebody answers");
+        assert!(waiting.after("agent_unreachable", &"nobody", true).await);
+        assert_eq!(*count.lock().expect("count"), 1);
     }
 }

@@ -62,8 +62,18 @@ impl Targets {
         &self.all[self.last.load(Ordering::Relaxed) % self.all.len()]
     }
 
+    /// There is no other to ask.
+    pub fn is_one(&self) -> bool {
+        self.all.len() == 1
+    }
+
     fn answered(&self, at: usize) {
         self.last.store(at, Ordering::Relaxed);
+    }
+
+    /// The next one is asked first from now on.
+    fn gave_up(&self, at: usize) {
+        self.last.store((at + 1) % self.all.len(), Ordering::Relaxed);
     }
 
     /// A connection to one of them, for a request that is sent once.
@@ -89,7 +99,7 @@ impl Targets {
     where
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
     {
-        if self.all.len() == 1 {
+        if self.is_one() {
             return target.connect(doing).await;
         }
         timeout(PATIENCE, target.connect(doing)).await.unwrap_or_else(|_| {
@@ -113,7 +123,12 @@ impl Client {
                     self.targets.answered(at);
                     return Ok(answer);
                 }
-                Err(Failed::Final(error)) => return Err(error),
+                Err(Failed::Final(error)) => {
+                    if matches!(error, ClientError::Silent { .. }) {
+                        self.targets.gave_up(at);
+                    }
+                    return Err(error);
+                }
                 Err(Failed::GoOn(error, unsent)) => {
                     failures.push(error);
                     request = *unsent;

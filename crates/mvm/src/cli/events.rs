@@ -31,7 +31,7 @@ pub struct Events {
 
 /// Carries it out.
 pub async fn run(context: &Context, events: Events) -> Outcome {
-    let client = context.client()?;
+    let client = context.patient()?;
     let mut query = format!("since={}", events.since);
     if let Some(tenant) = &events.tenant {
         query.push_str(&format!("&tenant={tenant}"));

@@ -163,7 +163,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 submit.inputs.iter().map(|text| Input::parse(text)).collect::<Result<_, _>>()?;
             let env = submit.options.environment()?;
             let spec = submit.options.spec(submit.command, submit.artifacts, env);
-            let client = context.client()?;
+            let client = context.patient()?;
             let view = job::submit(&client, &submit.pool, spec, inputs, false).await?;
             output::say(format, &view, &view.job_id.to_string())
         }
@@ -177,7 +177,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             Ok(0)
         }
         Command::Cancel { jobs } => {
-            let client = context.client()?;
+            let client = context.patient()?;
             let mut views = Vec::new();
             for id in &jobs {
                 views.push(job::verb(&client, *id, "cancel").await?);
@@ -213,7 +213,7 @@ async fn wait(context: &Context, job: JobId, timeout: Option<u64>) -> Outcome {
 }
 
 async fn artifacts(context: &Context, job: JobId, folder: &str, copying: Copying) -> Outcome {
-    let client = context.client()?;
+    let client = context.patient()?;
     let view: JobView = client.get(&jobs::job(job)).await.map_err(refused)?;
     let there = view.artifacts.iter().enumerate().filter(|(_, artifact)| artifact.bytes.is_some());
     let mut lines = Vec::new();

@@ -229,9 +229,18 @@ impl Context {
         agent_process::client(&self.root)
     }
 
-    /// The same, who also waits for an agent that is being replaced.
+    /// The same, who also waits for an agent that is being replaced; one on this machine that was killed
+    /// is started again.
     pub fn patient(&self) -> Result<Client, Problem> {
-        Ok(self.client()?.patient(self.patience.clone()))
+        let patience = self.patience.clone();
+        let patience = match (&self.remote, &self.coordinator) {
+            (None, None) => {
+                let root = self.root.clone();
+                patience.reviving(move || agent_process::revive(&root))
+            }
+            _ => patience,
+        };
+        Ok(self.client()?.patient(patience))
     }
 
     /// A client of the coordinator: of the one that is named, else of the one on this machine.

@@ -39,7 +39,7 @@ pub async fn exec(client: &Client, instance: &InstanceRef, run: Run) -> Result<u
         instance,
         lease_s: run.lease_s,
         request,
-        waiting: client.patience().waiting(),
+        waiting: client.waiting(),
         attached: false,
         printed: 0,
         telling: Telling::new(words, run.interactive.then_some(pieces)),

@@ -116,14 +116,16 @@ fn an_agent_killed_during_jobs_leaves_the_pool_as_it_was() {
     let lab = Lab::new("jobs");
     lab.tenant_and_pool("ci", "82");
     lab.ok(&["pool", "scale", "ci/small", "--warm", "1", "--sleeping", "1", "--wait"]);
-    for delay in [0, 5, 15, 40, 80, 150, 250, 400, 700, 1100] {
+    for (turn, delay) in [0, 5, 15, 40, 80, 150, 250, 400, 700, 1100].into_iter().enumerate() {
         let job = ["run", "ci/small", "--", "sh", "-c", "sleep 0.2"];
         let mut job = lab.mvm(&job);
         let mut job = job.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("mvm");
         std::thread::sleep(Duration::from_millis(delay));
         lab.kill_agent();
-        // Starts the next agent; the job waits for one, and starts none itself.
-        lab.json(&["pool", "info", "ci/small"]);
+        // Another command starts the next agent, or the job itself does, which takes it two seconds.
+        if turn % 3 > 0 {
+            lab.json(&["pool", "info", "ci/small"]);
+        }
         job.wait().expect("wait");
         wait_for(&format!("the pool to be whole after a kill at {delay} ms"), || {
             let pool = lab.json(&["pool", "info", "ci/small"]);

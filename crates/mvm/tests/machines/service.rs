@@ -1,6 +1,7 @@
 //! The agent as its unit runs it: told by sd_notify, and with the capabilities that it has there.
 
 use crate::lab::{Lab, wait_for};
+use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -131,4 +132,30 @@ fn nobody_waits_for_an_agent_that_was_stopped() {
     wait_for("the agent to go on", || {
         lab.mvm(&["tenant", "list"]).status().expect("mvm").success()
     });
+}
+
+/// Nobody else starts the next agent here.
+#[test]
+fn who_waits_for_a_killed_agent_starts_the_next_and_for_an_ended_one_does_not() {
+    let lab = Lab::simulated("revived");
+    lab.ok(&["tenant", "create", "ci", "--net-id", "39", "--subnet", "10.240.39.0/24"]);
+    let serves = || lab.mvm(&["agent", "status"]).status().expect("mvm").success();
+    let mut events = lab.mvm(&["events", "--follow"]);
+    let mut events = events.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("mvm");
+    let lines = BufReader::new(events.stderr.take().expect("stderr")).lines();
+    let (tell, said) = std::sync::mpsc::channel();
+    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| tell.send(line)));
+    let hears = |what: &str| {
+        let soon = Duration::from_secs(60);
+        while !said.recv_timeout(soon).expect(what).contains(what) {}
+    };
+    lab.kill_agent();
+    hears("the agent was killed; starting the next one");
+    wait_for("the next agent", serves);
+    lab.ok(&["agent", "stop"]);
+    hears("trying again");
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(!serves(), "an agent that was ended stays away");
+    events.kill().expect("kill");
+    events.wait().expect("wait");
 }

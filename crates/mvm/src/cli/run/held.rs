@@ -40,7 +40,7 @@ impl Held {
         let mut key = draw_key()?;
         let (path, request) =
             (paths::pool_part(pool, "claims"), ClaimRequest { lease_s, again: false });
-        let mut waiting = client.patience().waiting();
+        let mut waiting = client.waiting();
         let once = client.clone().patient(Patience::none());
         let (claim, lines) = loop {
             let problem = match ask(&once, &path, &request, &key).await {
