@@ -45,10 +45,11 @@ fn jobs_go_on_while_their_agent_is_replaced() {
     };
     grows("lines before");
     lab.ok(&["agent", "stop"]);
-    assert_eq!(both().len(), 2, "an upgrade ends none");
+    let all = || lab.json(&["job", "list", "ci/small"]);
+    assert_eq!(both().len(), 2, "an upgrade ends none: {:#}", all());
     grows("lines after an upgrade");
     lab.kill_agent();
-    assert_eq!(both().len(), 2, "a killed agent ends none");
+    assert_eq!(both().len(), 2, "a killed agent ends none: {:#}", all());
     grows("lines after an agent was killed");
     for id in both() {
         let instance = lab.job(&id)["attempts"][0]["instance"].as_str().expect("it").to_owned();
