@@ -1,5 +1,5 @@
 //! What has happened to instances: one event a transition, one each time a hypervisor pauses a
-//! machine by itself or that goes on, and one when the firewall's rules about it were gone.
+//! machine by itself or that goes on, and one when the firewall's rules about it or its links were gone.
 
 use crate::Millis;
 use crate::halt::Paused;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub const KEPT: u64 = 10_000;
 
 /// An instance came to be in another state; or, where both states are the same, its hypervisor has
-/// paused it, it goes on, or its firewall rules were gone and are back.
+/// paused it, it goes on, or its firewall rules or links were gone and are back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// One more than that of the event before it on this node.
@@ -29,7 +29,7 @@ pub struct Event {
     /// The state that it came to be in.
     pub to: State,
     /// On whose behalf: `reconciler`, `template`, `job of uid:0`, `lease of uid:0`, `request`,
-    /// `hypervisor`, `firewall`.
+    /// `hypervisor`, `firewall`, `network`.
     pub cause: String,
     /// How long it took in ms, from its intent; absent where there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -101,6 +101,12 @@ pub fn of_walls(instance: &Instance, lost: &str, now: Millis) -> Event {
         took_ms: None,
         reason: Some(format!("its firewall rules were not in force ({lost}), and are again")),
     }
+}
+
+/// The event of a live machine whose links were not as they should be; `what` says which and how.
+pub fn of_links(instance: &Instance, what: &str, now: Millis) -> Event {
+    let reason = format!("its network was not as it should be ({what}), and is again");
+    Event { cause: "network".to_owned(), reason: Some(reason), ..of_walls(instance, "", now) }
 }
 
 fn cause(instance: &Instance) -> String {

@@ -24,7 +24,7 @@ pub use links::{Bridge, Counters, LinkKind, Network, OwnedLink, Tap};
 pub use netns::enter_netns;
 pub use nftables::Watch;
 pub use rules::{AllowRule, Egress, Mode, Proto, Ruleset, Surroundings, TapRules, TenantRules};
-pub use verify::{Difference, Differs, Wanted};
+pub use verify::{Difference, Differs, Mended, Wanted};
 pub use walls::Applied;
 
 /// What this crate gives.

@@ -164,9 +164,7 @@ impl Network {
         self.ensure_address(index, bridge.gateway).await?;
         let up = LinkUnspec::new_with_index(index).up().build();
         self.handle.link().set(up).execute().await.map_err(|e| Error::netlink(&what, &e))?;
-        // Packets of guests are routed to the outside and back.
-        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")
-            .map_err(|e| Error::io("enable IPv4 forwarding", &e))
+        forward()
     }
 
     async fn ensure_address(&self, index: u32, wanted: Ipv4Net) -> Result<()> {
@@ -205,21 +203,35 @@ impl Network {
     pub async fn ensure_tap(&self, wanted: &Tap) -> Result<()> {
         let name = &wanted.name;
         let what = format!("make the tap {name}");
-        let bridge = self.expect(&wanted.bridge).await?.header.index;
-        if let Some(link) = self.find(name).await? {
-            let link = self.ours(link, LinkKind::Tap)?;
-            let joined = link.attributes.contains(&LinkAttribute::Controller(bridge));
-            if joined && link.header.flags.contains(rtnetlink::packet_route::link::LinkFlags::Up) {
-                return Ok(());
-            }
-        } else {
-            tap::persist(name, wanted.owner_uid).map_err(|e| Error::io(&what, &e))?;
+        if self.rejoin(wanted).await? {
+            return Ok(());
         }
-        let index = self.expect(name).await?.header.index;
+        tap::persist(name, wanted.owner_uid).map_err(|e| Error::io(&what, &e))?;
+        self.rejoin(wanted).await.map(drop)
+    }
+
+    /// Makes a tap that is there a port of its bridge; false where it is not there.
+    pub(crate) async fn rejoin(&self, wanted: &Tap) -> Result<bool> {
+        let name = &wanted.name;
+        let what = format!("make the tap {name} a port of {}", wanted.bridge);
+        let bridge = self.expect(&wanted.bridge).await?.header.index;
+        let Some(link) = self.find(name).await? else { return Ok(false) };
+        let link = self.ours(link, LinkKind::Tap)?;
+        let joined = link.attributes.contains(&LinkAttribute::Controller(bridge));
+        if joined && link.header.flags.contains(rtnetlink::packet_route::link::LinkFlags::Up) {
+            return Ok(true);
+        }
+        let index = link.header.index;
         self.set_mark(index, LinkKind::Tap).await?;
         no_ipv6(name);
         let up = LinkUnspec::new_with_index(index).controller(bridge).up().build();
-        self.handle.link().set(up).execute().await.map_err(|e| Error::netlink(&what, &e))
+        let set = self.handle.link().set(up).execute().await;
+        set.map(|()| true).map_err(|e| Error::netlink(&what, &e))
+    }
+
+    /// Whether a link of this name is there.
+    pub async fn has(&self, name: &str) -> Result<bool> {
+        Ok(self.find(name).await?.is_some())
     }
 
     /// Removes a tap of ours; one that is not there is no error.
@@ -350,4 +362,18 @@ fn is_kind(link: &LinkMessage, kind: LinkKind) -> bool {
 /// A host without IPv6 has no such file.
 fn no_ipv6(name: &str) {
     let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+}
+
+const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+
+/// Packets of guests are routed to the outside and back.
+pub(crate) fn forward() -> Result<()> {
+    std::fs::write(FORWARDING, "1").map_err(|e| Error::io("enable IPv4 forwarding", &e))
+}
+
+/// Whether they are, in this network namespace.
+pub(crate) fn forwards() -> Result<bool> {
+    let text = std::fs::read_to_string(FORWARDING);
+    let text = text.map_err(|e| Error::io(format!("read {FORWARDING}"), &e))?;
+    Ok(text.trim() != "0")
 }

@@ -1,7 +1,8 @@
 //! What nftables holds, asked of the kernel itself (netlink(7)): nft(8) would be a process at each look.
 
 use crate::{Error, Result};
-use rtnetlink::sys::protocols::NETLINK_NETFILTER;
+use rtnetlink::MulticastGroup;
+use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, Socket, SocketAddr, TokioSocket};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
@@ -29,10 +30,12 @@ const HEADER: usize = 16;
 const BODY: usize = HEADER + 4;
 /// How often a look is begun anew where somebody changes the rules meanwhile.
 const TRIES: usize = 8;
-/// How long it must be quiet until a change is told.
+/// How long it must be quiet until a change of rules is told.
 const QUIET: Duration = Duration::from_millis(5);
-/// The most messages that are taken for one change.
-const BURST: usize = 4096;
+/// The same of links: a machine that starts makes many.
+const QUIET_LINKS: Duration = Duration::from_millis(50);
+/// How long quiet is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the tables of an owner are: their parts by name, each with a sum over what is in it. Equal where
 /// nothing was changed since.
@@ -43,9 +46,10 @@ pub(crate) struct Nftables {
     socket: Mutex<Socket>,
 }
 
-/// Hears of every change of nftables in this network namespace.
+/// Hears of every change of nftables, links, addresses, routes and forwarding in this network namespace.
 pub struct Watch {
-    socket: TokioSocket,
+    rules: TokioSocket,
+    links: TokioSocket,
 }
 
 impl Nftables {
@@ -130,33 +134,52 @@ impl Nftables {
 
 impl Watch {
     pub(crate) fn open() -> Result<Watch> {
-        let failed = |e: IoError| Error::io("listen to nftables", &e);
-        let mut socket = TokioSocket::new(NETLINK_NETFILTER).map_err(failed)?;
-        socket.socket_mut().bind_auto().map_err(failed)?;
-        let group = libc::NFNLGRP_NFTABLES as u32;
-        socket.socket_mut().add_membership(group).map_err(failed)?;
-        Ok(Watch { socket })
+        let links = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv4Netconf,
+        ];
+        let links = links.map(|group| group as u32);
+        let rules = [libc::NFNLGRP_NFTABLES as u32];
+        let listening = || {
+            let rules = listen(NETLINK_NETFILTER, &rules)?;
+            Ok(Watch { rules, links: listen(NETLINK_ROUTE, &links)? })
+        };
+        listening().map_err(|e: IoError| Error::io("listen to nftables and links", &e))
     }
 
-    /// Waits until somebody has changed something, and for a moment of quiet. Fails where the socket does.
+    /// Waits until somebody has changed something, and for a moment of quiet. Fails where a socket does.
     pub async fn changed(&mut self) -> Result<()> {
-        self.heard().await?;
-        for _ in 0..BURST {
-            match tokio::time::timeout(QUIET, self.heard()).await {
-                Ok(heard) => heard?,
-                Err(_) => break,
+        let quiet = self.heard().await?;
+        let settled = async {
+            while let Ok(heard) = tokio::time::timeout(quiet, self.heard()).await {
+                heard?;
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        tokio::time::timeout(PATIENCE, settled).await.unwrap_or(Ok(()))
     }
 
-    async fn heard(&mut self) -> Result<()> {
-        match self.socket.recv_from_full().await {
+    /// Gives how long it must be quiet from then on.
+    async fn heard(&mut self) -> Result<Duration> {
+        let (heard, quiet) = tokio::select! {
+            heard = self.rules.recv_from_full() => (heard, QUIET),
+            heard = self.links.recv_from_full() => (heard, QUIET_LINKS),
+        };
+        match heard {
             // More was said than there was room for: that something has changed is all that counts.
-            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => Ok(()),
-            heard => heard.map(drop).map_err(|e| Error::io("listen to nftables", &e)),
+            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => Ok(quiet),
+            heard => heard.map(|_| quiet).map_err(|e| Error::io("listen to the network", &e)),
         }
     }
+}
+
+fn listen(protocol: isize, groups: &[u32]) -> std::io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(protocol)?;
+    socket.socket_mut().bind_auto()?;
+    groups.iter().try_for_each(|group| socket.socket_mut().add_membership(*group))?;
+    Ok(socket)
 }
 
 fn failed(cause: IoError) -> Error {

@@ -1,6 +1,6 @@
 //! What the kernel has, against what it should have.
 
-use crate::links::{alias_of, name_of};
+use crate::links::{alias_of, forward, forwards, name_of};
 use crate::rules::Ruleset;
 use crate::surroundings;
 use crate::walls::text_of;
@@ -43,8 +43,20 @@ pub enum Differs {
     Link,
     /// A bridge's addresses.
     Address,
+    /// Whether the kernel passes packets on.
+    Forwarding,
     /// The firewall's rules.
     Rules,
+}
+
+/// What was done about links that were not as they should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mended {
+    /// What was, and is as it should be.
+    pub mended: Vec<Difference>,
+    /// Taps of machines that live, which are gone: their hypervisor holds what is no link any more, and a
+    /// new one of the same name is none of theirs.
+    pub lost: Vec<String>,
 }
 
 /// A link as the kernel has it.
@@ -59,6 +71,7 @@ impl Network {
     /// Everything that the kernel has otherwise than it should be. Changes nothing.
     pub async fn differences(&self, wanted: &Wanted) -> Result<Vec<Difference>> {
         let mut all = compare(wanted, &self.found().await?);
+        all.extend(forwarding(wanted)?);
         let table = format!("mvm_{}", self.owner);
         let rules =
             |detail: String| Difference { kind: Differs::Rules, what: table.clone(), detail };
@@ -75,6 +88,38 @@ impl Network {
         }
         all.extend(self.lost()?.into_iter().map(rules));
         Ok(all)
+    }
+
+    /// Puts back bridges, their addresses, taps' places and the forwarding of packets. What belongs to
+    /// nobody is left alone.
+    pub async fn mend(&self, wanted: &Wanted) -> Result<Mended> {
+        let found = self.found().await?;
+        let mut differences = compare(wanted, &found);
+        differences.extend(forwarding(wanted)?);
+        let mut of: BTreeMap<String, Vec<Difference>> = BTreeMap::new();
+        for difference in differences {
+            of.entry(difference.what.clone()).or_default().push(difference);
+        }
+        let mut done = Mended::default();
+        for bridge in &wanted.bridges {
+            if let Some(differences) = of.remove(&bridge.name) {
+                self.ensure_bridge(bridge).await?;
+                done.mended.extend(differences);
+            }
+        }
+        for tap in &wanted.taps {
+            let Some(differences) = of.remove(&tap.name) else { continue };
+            if found.contains_key(&tap.name) && self.rejoin(tap).await? {
+                done.mended.extend(differences);
+            } else {
+                done.lost.push(tap.name.clone());
+            }
+        }
+        if let Some(differences) = of.remove(SETTING) {
+            forward()?;
+            done.mended.extend(differences);
+        }
+        Ok(done)
     }
 
     /// The links that are ours by mark or name.
@@ -106,6 +151,15 @@ impl Network {
         });
         Ok(found.collect())
     }
+}
+
+/// What the forwarding of packets is called.
+const SETTING: &str = "net.ipv4.ip_forward";
+
+fn forwarding(wanted: &Wanted) -> Result<Option<Difference>> {
+    let off = !wanted.bridges.is_empty() && !forwards()?;
+    let (kind, detail) = (Differs::Forwarding, "it is 0: no guest reaches the outside".to_owned());
+    Ok(off.then(|| Difference { kind, what: SETTING.to_owned(), detail }))
 }
 
 fn network(message: &AddressMessage) -> Option<Ipv4Net> {

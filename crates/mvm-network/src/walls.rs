@@ -61,7 +61,7 @@ impl Network {
         Ok(self.lost()?.is_empty() && self.standing().is_some())
     }
 
-    /// Hears of changes of nftables.
+    /// Hears of changes of nftables and links.
     pub fn watch(&self) -> Result<Watch> {
         Watch::open()
     }

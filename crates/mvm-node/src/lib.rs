@@ -44,6 +44,7 @@ mod serve;
 mod shortfalls;
 mod simulated;
 mod slot;
+mod socket;
 mod stages;
 mod template;
 mod transfer;

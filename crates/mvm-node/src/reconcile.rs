@@ -1,5 +1,6 @@
 //! The reconcile loop: asks the model for a plan and carries it out, a few steps at a time.
 
+use crate::events::Labels;
 use crate::node::Node;
 use crate::root::Root;
 use crate::seize::DESTROYED;
@@ -9,6 +10,7 @@ use mvm_model::plan::{Action, plan};
 use mvm_model::policy;
 use mvm_model::{InstanceId, Mover, PoolRef, State};
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
@@ -26,6 +28,9 @@ pub(crate) struct Passes {
     pub(crate) lingering: Gauge,
     pub(crate) unresumed: Counter,
     pub(crate) walls_restored: Counter,
+    pub(crate) links_restored: Family<Labels, Counter>,
+    pub(crate) taps_lost: Counter,
+    pub(crate) sockets_restored: Counter,
 }
 
 impl Passes {
@@ -41,6 +46,13 @@ impl Passes {
         registry.register("lingering_unresumed", what, self.unresumed.clone());
         let what = "Times that the firewall rules were gone or changed by somebody, and put back";
         registry.register("walls_restored", what, self.walls_restored.clone());
+        let what =
+            "Links, addresses and forwarding that somebody had taken away, and that were put back";
+        registry.register("links_restored", what, self.links_restored.clone());
+        let what = "Machines whose tap was deleted under them, and that failed for it";
+        registry.register("taps_lost", what, self.taps_lost.clone());
+        let what = "Times that the agent's socket was removed by somebody, and made anew";
+        registry.register("sockets_restored", what, self.sockets_restored.clone());
     }
 }
 

@@ -8,10 +8,10 @@ use crate::problem::{OrProblem, io};
 use crate::root::Root;
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
-use crate::{Result, announce, api, jobs, liveness, reconcile, recovery, walls};
+use crate::{Result, announce, api, jobs, liveness, reconcile, recovery, socket, walls};
 use mvm_api::identity::{IdentityDir, keep};
 use mvm_api::tls::{Keeper, TlsListener};
-use mvm_api::{Problem, private, service};
+use mvm_api::{private, service};
 use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::qemu::QemuDriver;
 use mvm_hypervisor::sim::{Latencies, SimHypervisor};
@@ -21,11 +21,9 @@ use mvm_network::Network;
 use mvm_store::SqliteStore;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Which driver makes the machines.
@@ -117,7 +115,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     };
     let own = keeper.as_ref().map(|keeper| keeper.credential().facts.identity.name().clone());
     let network = Network::open(root.short_id()).await.or_problem()?.of_root(root.path());
-    let socket = root.socket();
+    let path = root.socket();
     let node = Node::open(Parts {
         root,
         node_id: options.node_id.or(own),
@@ -144,8 +142,8 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     tokio::spawn(jobs::dispatch(node.clone()));
     tokio::spawn(liveness::run(node.clone()));
     tokio::spawn(desired::run(node.clone(), options.desired));
-    let listener = listen(&socket)?;
-    tracing::info!(socket = %socket.display(), "serving");
+    let listener = socket::listen(&path)?;
+    tracing::info!(socket = %path.display(), "serving");
     if let Some(keeper) = keeper {
         let listener = TlsListener::bind(&options.listen, keeper.clone()).await?;
         let addresses = listener.addresses().to_vec();
@@ -157,17 +155,17 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
         }
         tokio::spawn(keep::keep(keeper, keep::Source::Remote));
     }
-    service::ready(&format!("serving {}", socket.display()));
+    service::ready(&format!("serving {}", path.display()));
     let alive = node.clone();
     tokio::spawn(service::live(move || {
         let node = alive.clone();
         async move { node.read(|_| ()).await }
     }));
-    let served = api::serve(listener, node.clone());
+    let served = socket::serve(&path, listener, node.clone());
     let mut term = signal(SignalKind::terminate()).map_err(|e| io("watch signals", e))?;
     let mut int = signal(SignalKind::interrupt()).map_err(|e| io("watch signals", e))?;
     let outcome = tokio::select! {
-        outcome = served => outcome.map_err(|e| io(format!("serve {}", socket.display()), e)),
+        outcome = served => outcome.map_err(|e| io(format!("serve {}", path.display()), e)),
         _ = term.recv() => Ok(()),
         _ = int.recv() => Ok(()),
         () = node.stop.notified() => Ok(()),
@@ -176,7 +174,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     service::stopping();
     tracing::info!("ending; machines go on");
     node.end_all_lingering().await;
-    let _ = std::fs::remove_file(&socket);
+    let _ = std::fs::remove_file(&path);
     // The answer to the call that ended us is written, and perhaps not yet sent.
     tokio::time::sleep(Duration::from_millis(50)).await;
     outcome
@@ -205,25 +203,4 @@ async fn qemu(root: &Root, images: &ImageStore) -> Result<(Arc<dyn Hypervisor>, 
     let reason = probe.reason.clone();
     let driver = QemuDriver::new(binary, probe.accelerator).await.or_problem()?;
     Ok((Arc::new(driver), reason))
-}
-
-/// Binds the socket. The store's lock says that no other agent serves this root: a socket that is
-/// there was left by one that was killed.
-fn listen(socket: &std::path::Path) -> Result<UnixListener> {
-    let bind = || -> std::io::Result<UnixListener> {
-        match std::fs::remove_file(socket) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        // Bound under another name and then renamed, so that nobody finds it with a wider mode.
-        let early = socket.with_extension("new");
-        let _ = std::fs::remove_file(&early);
-        let listener = UnixListener::bind(&early)?;
-        std::fs::set_permissions(&early, std::fs::Permissions::from_mode(0o600))?;
-        std::fs::rename(&early, socket)?;
-        Ok(listener)
-    };
-    bind().map_err(|e| {
-        Problem::new(500, "socket", format!("cannot listen on {}: {e}", socket.display()))
-    })
 }

@@ -1,5 +1,6 @@
 //! Finding the agent, and starting one where none runs.
 
+use crate::agent_holder;
 use crate::output;
 use mvm_api::types::AgentInfo;
 use mvm_api::{Client, Problem, paths, private};
@@ -14,6 +15,10 @@ use std::time::{Duration, Instant};
 
 /// How long a new agent may take until it serves: it may have machines to take over.
 const START: Duration = Duration::from_secs(60);
+
+/// What to do about an agent that does not answer.
+pub const DEAF: &str =
+    "end it: mvm agent stop (no machine is touched, and the next command starts another)";
 
 /// The state directory where none is named: systemd's place for root, the XDG one for others.
 pub fn default_root() -> PathBuf {
@@ -78,7 +83,7 @@ fn start(root: &Path, socket: &Path) -> Result<(), Problem> {
     let lock = ours().truncate(false).write(true).open(root.join("start.lock"));
     let lock = lock.map_err(|e| not_opened(root, e))?;
     lock.lock().map_err(|e| failed("its lock", e))?;
-    if UnixStream::connect(socket).is_ok() {
+    if UnixStream::connect(socket).is_ok() || await_other(root, socket)? {
         return Ok(());
     }
     let path = root.join("agent.log");
@@ -123,6 +128,23 @@ fn not_opened(root: &Path, cause: std::io::Error) -> Problem {
         "the state directory is {whose}: run mvm as that user, or name a directory of your own with \
          --root DIR or MVM_ROOT"
     ))
+}
+
+/// Waits for an agent that holds the state directory already: one that starts, or whose socket somebody
+/// has removed, has it within seconds. False: there is none.
+fn await_other(root: &Path, socket: &Path) -> Result<bool, Problem> {
+    let deadline = Instant::now() + START;
+    while let Some(holder) = agent_holder::of(root) {
+        if UnixStream::connect(socket).is_ok() {
+            return Ok(true);
+        }
+        if holder.is_stopped() || Instant::now() > deadline {
+            let what = format!("the agent is process {}, which does not answer", holder.pid);
+            return Err(failed(&root.display().to_string(), what).hint(DEAF));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(false)
 }
 
 /// How a file of the state directory is made where it is not there.

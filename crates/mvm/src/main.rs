@@ -6,6 +6,7 @@
 // These panic where they cannot write; what is printed goes through `output`.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod agent_holder;
 mod agent_process;
 mod cli;
 mod job;

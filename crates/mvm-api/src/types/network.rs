@@ -33,6 +33,8 @@ pub enum DifferenceKind {
     Link,
     /// A bridge's addresses.
     Address,
+    /// Whether the kernel passes packets on (net.ipv4.ip_forward).
+    Forwarding,
     /// The firewall's rules.
     Rules,
 }

@@ -6,6 +6,7 @@ use super::operations::{instance, pool, runners, wish};
 use crate::Result;
 use crate::node::Node;
 use crate::walls;
+use crate::world::World;
 use mvm_model::lease::Purpose;
 use mvm_model::{Mover, Recycle, State};
 use std::process::Command;
@@ -16,8 +17,13 @@ use std::time::{Duration, Instant};
 const FLUSH: &str = "flush ruleset";
 
 fn nft(words: &str) -> String {
-    let output = Command::new("nft").args(words.split(' ')).output().expect("nft");
-    assert!(output.status.success(), "nft {words}: {}", String::from_utf8_lossy(&output.stderr));
+    run("nft", words)
+}
+
+fn run(program: &str, words: &str) -> String {
+    let output = Command::new(program).args(words.split(' ')).output().expect(program);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {words}: {error}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -90,6 +96,74 @@ fn walls_that_somebody_tears_down_are_back_within_seconds() {
         node.behind_walls().await?;
         node.keep_walls().await;
         assert_eq!(node.passes.walls_restored.get(), times);
+        watch.abort();
+        Ok(())
+    });
+}
+
+#[test]
+fn links_that_somebody_takes_away_are_back_within_seconds_or_told() {
+    on_a_node(async |node| {
+        for state in [State::Running, State::Warm, State::Sleeping] {
+            instance(&node, state).await?;
+        }
+        let (bridge, taps) = node
+            .read(|world| {
+                let wanted = node.wanted(world);
+                (wanted.bridges[0].clone(), wanted.taps)
+            })
+            .await;
+        assert_eq!(taps.len(), 2);
+        let watch = tokio::spawn(walls::watch(node.clone()));
+        let (name, tap) = (&bridge.name, &taps[0].name);
+        let off = || std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("a setting");
+        let wounds: [(&str, &dyn Fn()); 5] = [
+            ("net.ipv4.ip_forward: it is 0", &off),
+            ("it has not 10.", &|| drop(run("ip", &format!("addr flush dev {name}")))),
+            ("it is down", &|| drop(run("ip", &format!("link set {name} down")))),
+            ("it is no port of", &|| drop(run("ip", &format!("link set {tap} nomaster")))),
+            ("it is not there", &|| drop(run("ip", &format!("link del {name}")))),
+        ];
+        for (said, wound) in wounds {
+            let since = node.newest_event();
+            wound();
+            let began = Instant::now();
+            let heard = async || -> Result<String> {
+                let told = node.events_after(since).await?;
+                let told = told.into_iter().filter(|event| event.cause == "network");
+                let told: Vec<String> = told.filter_map(|event| event.reason).collect();
+                Ok(told.join(" "))
+            };
+            while !heard().await?.contains(said) {
+                assert!(began.elapsed() < Duration::from_secs(5), "{said}: nobody mends it");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            while !node.verify_network().await?.differences.is_empty() {
+                assert!(began.elapsed() < Duration::from_secs(5), "{said}: it is not mended");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        // A tap that is gone is gone: no other one is its machine's.
+        for tap in taps {
+            let named = |world: &World| {
+                let mut all = world.instances.values();
+                all.find(|i| node.tap_name(i) == tap.name).map(|i| i.id).expect("its instance")
+            };
+            let id = node.read(named).await;
+            run("ip", &format!("link del {}", tap.name));
+            let began = Instant::now();
+            loop {
+                assert!(began.elapsed() < Duration::from_secs(5), "nobody tells it");
+                let now = node.read(|world| world.by_id(id).cloned()).await?;
+                if now.state == State::Failed {
+                    let reason = now.reason.unwrap_or_default();
+                    assert!(reason.contains("was deleted under it"), "{reason}");
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        assert_eq!(node.passes.taps_lost.get(), 2);
         watch.abort();
         Ok(())
     });

@@ -85,6 +85,12 @@ impl Node {
         tenant: &Tenant,
         instance: &Instance,
     ) -> std::result::Result<(Arc<dyn Machine>, WayUp), Unwoken> {
+        if live.lingers()
+            && matches!(self.parts.network.has(&self.tap_name(instance)).await, Ok(false))
+        {
+            // Its tap was deleted: only a new process gets a network.
+            self.kill(live).await.map_err(Unwoken::Asleep)?;
+        }
         let lingering = self.take_lingering(live, instance.id).await.map_err(Unwoken::Asleep)?;
         if let Some(machine) = lingering {
             match self.resume_marked(live, instance, machine).await {

@@ -4,6 +4,7 @@ use super::desired::{self, How};
 use super::offer::OfferArgs;
 use super::values::Address;
 use super::{Cli, Context, refused};
+use crate::agent_holder::{self, Holder};
 use crate::agent_process;
 use crate::logging;
 use crate::output::{self, Format, Outcome};
@@ -14,10 +15,15 @@ use mvm_model::Name;
 use mvm_model::desired::DesiredState;
 use mvm_model::halt::NO_SPACE_TIMEOUT_S;
 use mvm_node::{Driver, Sandbox, ServeOptions};
+use rustix::process::Signal;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// How long an agent may take to answer that it ends, and then to end.
+const ANSWER: Duration = Duration::from_secs(5);
+const ENDING: Duration = Duration::from_secs(10);
 
 /// The agent.
 #[derive(Debug, Subcommand)]
@@ -82,7 +88,7 @@ pub enum Command {
     /// Says whether an agent serves, and what it runs on
     #[command(after_help = "Examples:\n  mvm agent status -o json")]
     Status,
-    /// Ends the agent; no VM is touched
+    /// Ends the agent, also one that does not answer; no VM is touched
     #[command(after_help = "Examples:\n  mvm agent stop")]
     Stop,
 }
@@ -231,30 +237,58 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
 
 async fn stop(context: &Context) -> Outcome {
     let root = context.root.display();
+    let holder = agent_holder::of(&context.root);
     let Some(client) = agent_process::running(&context.root) else {
-        return output::say(context.format, &Done {}, &format!("no agent serves {root}"));
+        let Some(holder) = holder else {
+            return output::say(context.format, &Done {}, &format!("no agent serves {root}"));
+        };
+        return end(context, holder).await;
     };
-    let info = agent_process::info(&client).await?;
-    let asked = client.post::<Done>(paths::AGENT_STOP, &()).await.map_err(refused);
-    let refusal = asked.err();
+    let asked = client.post::<Done>(paths::AGENT_STOP, &());
+    let asked = tokio::time::timeout(ANSWER, asked).await;
+    let refusal = asked.ok().map(|asked| asked.map_err(refused).err());
     let broken = |problem: &Problem| problem.code == "connection_broken";
-    let ended = refusal.as_ref().is_none_or(broken) && await_end(info.pid).await;
+    let heard = matches!(&refusal, Some(refusal) if refusal.as_ref().is_none_or(broken));
+    let holder = match holder {
+        // Where its process is not to be seen its word has to do.
+        None if heard => return ended(context),
+        None => return Err(refusal.flatten().unwrap_or_else(|| silent(&root))),
+        Some(holder) => holder,
+    };
     // It may have ended before its answer was out.
-    if let Some(problem) = refusal.filter(|_| !ended) {
-        return Err(problem);
+    match (holder.ended_within(if heard { ENDING } else { Duration::ZERO }).await, refusal) {
+        (Ok(()), _) => ended(context),
+        (Err(_), Some(Some(problem))) if !broken(&problem) => Err(problem),
+        (Err(holder), _) => end(context, holder).await,
     }
-    let line = format!("the agent of {root} has ended; its machines go on");
+}
+
+fn ended(context: &Context) -> Outcome {
+    let line = format!("the agent of {} has ended; its machines go on", context.root.display());
     output::say(context.format, &Done {}, &line)
 }
 
-/// Whether the process has ended, which is waited for for 5 s.
-async fn await_end(pid: u32) -> bool {
-    let process = std::path::PathBuf::from(format!("/proc/{pid}"));
-    for _ in 0..500 {
-        if !process.exists() {
-            return true;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+fn silent(root: &impl std::fmt::Display) -> Problem {
+    let what =
+        format!("the agent of {root} does not answer, and its process is not to be seen here");
+    Problem::new(504, "agent_silent", what).hint("end its process where it runs")
+}
+
+/// Ends an agent that does not answer, by its process. Whatever it was at, the next one finds it in its
+/// records.
+async fn end(context: &Context, holder: Holder) -> Outcome {
+    let pid = holder.pid;
+    let state = if holder.is_stopped() { " (it was stopped)" } else { "" };
+    output::note(format!("the agent, process {pid}, does not answer{state}: ending it"));
+    holder.send(Signal::TERM)?;
+    // One that is stopped hears of it when it goes on.
+    holder.send(Signal::CONT)?;
+    let Err(holder) = holder.ended_within(ENDING).await else { return ended(context) };
+    output::note(format!("process {pid} does not end by itself: killing it"));
+    holder.send(Signal::KILL)?;
+    match holder.ended_within(ENDING).await {
+        Ok(()) => ended(context),
+        Err(_) => Err(Problem::new(504, "agent_silent", format!("process {pid} cannot be killed"))
+            .hint("it waits for the host itself: see the kernel's log")),
     }
-    false
 }

@@ -33,6 +33,7 @@ async fn verify(context: &Context) -> Outcome {
         let kind = match difference.kind {
             DifferenceKind::Link => "link",
             DifferenceKind::Address => "address",
+            DifferenceKind::Forwarding => "forwarding",
             DifferenceKind::Rules => "rules",
         };
         vec![kind.to_owned(), difference.what.clone(), difference.detail.clone()]

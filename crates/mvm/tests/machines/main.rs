@@ -5,6 +5,7 @@
 
 mod archives;
 mod audit;
+mod beliefs;
 mod builds;
 mod caches;
 mod clocks;

@@ -187,3 +187,42 @@ fn a_subnet_that_the_host_or_another_root_uses_is_refused_by_name() {
     std::fs::rename(other.root.join("was"), id).expect("moved");
     run(Command::new("ip").args(["netns", "del", &own]));
 }
+
+#[test]
+fn a_machine_whose_tap_is_deleted_fails_with_that_reason_and_a_spare_is_replaced() {
+    let lab = Lab::new("unplugged");
+    lab.tenant_and_pool("a", "37");
+    let vm = lab.start("a/small");
+    lab.ok(&["pool", "scale", "a/small", "--warm", "1"]);
+    wait_for("a spare", || lab.ids("a/small", "warm").len() == 1);
+    let spare = lab.ids("a/small", "warm")[0].clone();
+    let unplug = |instance: &str| {
+        let digits = instance.rsplit("i-").next().expect("digits");
+        let tap = lab.links().into_iter().find(|link| link.ends_with(digits)).expect("a tap");
+        run(Command::new("ip").args(["-n", &lab.netns, "link", "del", &tap]));
+    };
+    unplug(&vm);
+    wait_for("the machine to fail", || lab.state(&vm) == "failed");
+    let reason = lab.json(&["instance", "info", &vm])["reason"].clone();
+    assert!(
+        reason.as_str().is_some_and(|reason| reason.contains("was deleted under it")),
+        "{reason}"
+    );
+    unplug(&spare);
+    wait_for("another spare", || {
+        let warm = lab.ids("a/small", "warm");
+        warm.len() == 1 && warm[0] != spare
+    });
+    lab.ok(&["instance", "start", &vm]);
+    lab.exec(&vm, "busybox ping -c 1 -W 2 10.77.37.1");
+
+    // The bridge, with a machine on it.
+    let bridge = lab.links().into_iter().find(|link| link.ends_with("-b37")).expect("a bridge");
+    run(Command::new("ip").args(["-n", &lab.netns, "link", "del", &bridge]));
+    wait_for("the bridge", || lab.links().contains(&bridge));
+    wait_for("the network", || {
+        let ping =
+            ["instance", "exec", &vm, "--", "busybox", "ping", "-c", "1", "-W", "1", "10.77.37.1"];
+        lab.mvm(&ping).stdout(Stdio::null()).status().expect("mvm").success()
+    });
+}

@@ -4,7 +4,8 @@ mod host;
 mod production;
 
 use super::Context;
-use crate::agent_process;
+use crate::agent_holder::{self, Holder};
+use crate::agent_process::{self, DEAF};
 use crate::output::{self, Outcome};
 use clap::Args;
 use host::Host;
@@ -14,6 +15,10 @@ use mvm_model::host::Lack;
 use serde::Serialize;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
+
+/// How long an agent may take to say what it is.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// Arguments.
 #[derive(Clone, Copy, Debug, Args)]
@@ -99,22 +104,40 @@ fn basics(root: &Path) -> Vec<Check> {
 }
 
 async fn agent(root: &Path) -> (Check, Option<AgentInfo>) {
+    let (name, why) = ("agent", "");
+    let holder = agent_holder::of(root);
     let Some(client) = agent_process::running(root) else {
-        let detail = "does not run; the first command that needs it starts it".to_owned();
-        let (status, why, remedy) = (Status::Note, "", "");
-        return (Check { name: "agent", status, detail, why, remedy }, None);
+        let check = match holder {
+            Some(holder) => deaf(&holder, "nothing listens at agent.sock"),
+            None => {
+                let detail = "does not run; the first command that needs it starts it".to_owned();
+                Check { name, status: Status::Note, detail, why, remedy: "" }
+            }
+        };
+        return (check, None);
     };
-    let info = agent_process::info(&client).await;
-    let detail = match &info {
-        Err(problem) => problem.to_string(),
-        Ok(info) => {
+    let info = tokio::time::timeout(ANSWER, agent_process::info(&client)).await;
+    let broken = |detail| Check { name, status: Status::Mend, detail, why, remedy: DEAF };
+    match (info, holder) {
+        (Ok(Ok(info)), _) => {
             let driver = format!("{} {}", info.hypervisor, info.hypervisor_version);
             let with = format!("{}: {}", info.accelerator, info.accelerator_reason);
-            format!("pid {}, {driver} with {with}", info.pid)
+            let detail = format!("pid {}, {driver} with {with}", info.pid);
+            (check(name, true, detail, ""), Some(info))
         }
-    };
-    let remedy = "see agent.log in the state directory; end it: mvm agent stop";
-    (check("agent", info.is_ok(), detail, remedy), info.ok())
+        (Ok(Err(problem)), _) => (broken(problem.to_string()), None),
+        (Err(_), Some(holder)) if holder.is_stopped() => {
+            (deaf(&holder, "somebody has stopped it"), None)
+        }
+        (Err(_), Some(holder)) => (deaf(&holder, "it takes connections, and hangs"), None),
+        (Err(_), None) => (broken("takes connections, and does not answer".to_owned()), None),
+    }
+}
+
+/// An agent that is there, and does not answer.
+fn deaf(holder: &Holder, how: &str) -> Check {
+    let detail = format!("pid {}, does not answer: {how}", holder.pid);
+    Check { name: "agent", status: Status::Mend, detail, why: "", remedy: DEAF }
 }
 
 fn check(name: &'static str, ok: bool, detail: impl Into<String>, remedy: &'static str) -> Check {

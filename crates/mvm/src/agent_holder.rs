@@ -1,0 +1,73 @@
+//! Which process holds a state directory, whether it answers or not: the one whose number the lock says,
+//! and that has the lock's file open.
+
+use mvm_api::Problem;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::time::Timespec;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+/// The process that holds a state directory. Its number is not given to another while this lives.
+pub struct Holder {
+    /// Its number.
+    pub pid: u32,
+    process: OwnedFd,
+}
+
+/// The process that holds `root`, if one does.
+pub fn of(root: &Path) -> Option<Holder> {
+    let lock = root.join("node.lock");
+    let pid: u32 = std::fs::read_to_string(&lock).ok()?.trim().parse().ok()?;
+    let number = Pid::from_raw(pid.try_into().ok()?)?;
+    // Before it is looked at: what is seen then is of this process, and not of a later one.
+    let process = pidfd_open(number, PidfdFlags::empty()).ok()?;
+    has_open(pid, &lock).then_some(Holder { pid, process })
+}
+
+/// Whether the process has this file open.
+fn has_open(pid: u32, path: &Path) -> bool {
+    let Ok(wanted) = path.metadata() else { return false };
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let mut open = open.filter_map(|entry| entry.path().metadata().ok());
+    open.any(|meta| (meta.dev(), meta.ino()) == (wanted.dev(), wanted.ino()))
+}
+
+impl Holder {
+    /// Whether somebody has stopped it (SIGSTOP).
+    pub fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['T', 't']))
+    }
+
+    /// Sends it a signal; that it has ended is no error.
+    pub fn send(&self, signal: Signal) -> Result<(), Problem> {
+        match pidfd_send_signal(&self.process, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => {
+                let what = format!("cannot end the agent, process {}: {error}", self.pid);
+                Err(Problem::new(403, "not_permitted", what).hint("run mvm as root (sudo mvm …)"))
+            }
+        }
+    }
+
+    /// Whether it has ended, which is waited for for so long.
+    pub async fn ended_within(self, time: Duration) -> Result<(), Holder> {
+        let waited = tokio::task::spawn_blocking(move || {
+            let until = std::time::Instant::now() + time;
+            loop {
+                let left = until.saturating_duration_since(std::time::Instant::now());
+                let left = Timespec::try_from(left).ok();
+                let mut ended = [PollFd::new(&self.process, PollFlags::IN)];
+                match poll(&mut ended, left.as_ref()) {
+                    Ok(0) => return Err(self),
+                    Err(rustix::io::Errno::INTR) => {}
+                    _ => return Ok(()),
+                }
+            }
+        });
+        waited.await.unwrap_or(Ok(()))
+    }
+}

@@ -1,0 +1,88 @@
+//! What the agent believes of its host is taken away: it is back, or told.
+
+use crate::lab::{Lab, is_gone, run, text, wait_for};
+use serde_json::Value;
+use std::process::Command;
+
+fn pid(lab: &Lab) -> u64 {
+    lab.json(&["agent", "status"])["pid"].as_u64().expect("pid")
+}
+
+fn signal(name: &str, pid: u64) {
+    run(Command::new("kill").args([name, &pid.to_string()]));
+}
+
+/// What doctor says of the agent.
+fn doctor(lab: &Lab) -> Value {
+    let output = lab.mvm(&["doctor", "-o", "json"]).output().expect("mvm");
+    let checks: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let mut checks = checks.as_array().expect("list").iter();
+    checks.find(|check| check["name"] == "agent").expect("the agent").clone()
+}
+
+#[test]
+fn a_socket_that_was_removed_is_made_anew() {
+    let lab = Lab::simulated("deaf");
+    lab.ok(&["tenant", "create", "a", "--net-id", "40", "--subnet", "10.77.40.0/24"]);
+    let before = pid(&lab);
+    let socket = lab.root.join("agent.sock");
+    std::fs::remove_file(&socket).expect("removed");
+    // A command that comes meanwhile waits, and starts no second agent.
+    assert!(lab.ok(&["tenant", "list"]).contains("10.77.40.0/24"));
+    assert_eq!(pid(&lab), before);
+    assert!(lab.ok(&["metrics"]).contains("mvm_sockets_restored_total 1"));
+    lab.ok(&["agent", "stop"]);
+    assert!(is_gone(before) && !socket.exists());
+}
+
+#[test]
+fn an_agent_that_was_stopped_is_told_and_ended() {
+    let lab = Lab::simulated("stopped");
+    lab.ok(&["tenant", "create", "a", "--net-id", "41", "--subnet", "10.77.41.0/24"]);
+    for deaf in [false, true] {
+        assert!(lab.ok(&["tenant", "list"]).contains("10.77.41.0/24"), "another takes over");
+        let pid = pid(&lab);
+        signal("-STOP", pid);
+        if deaf {
+            std::fs::remove_file(lab.root.join("agent.sock")).expect("removed");
+        }
+        let check = doctor(&lab);
+        let detail = check["detail"].as_str().expect("detail");
+        assert_eq!(check["status"], "mend", "{detail}");
+        assert!(detail.contains(&format!("pid {pid}, does not answer")), "{detail}");
+        let stop = lab.mvm(&["agent", "stop"]).output().expect("mvm");
+        let words = text(&stop.stderr);
+        assert!(stop.status.success() && is_gone(pid), "{words}");
+        assert!(words.contains(&format!("process {pid}, does not answer")), "{words}");
+        let rest = lab.ok(&["agent", "stop"]);
+        assert!(rest.contains("no agent serves"), "{rest}");
+    }
+}
+
+#[test]
+fn a_resolver_that_comes_later_is_seen() {
+    let lab = Lab::simulated("resolver");
+    let names = lab.root.join("resolv.conf");
+    std::fs::write(&names, "# nothing yet\n").expect("file");
+    let script = format!(
+        "mount --bind {} /etc/resolv.conf && exec \"$0\" --root {} agent serve",
+        names.display(),
+        lab.root.display()
+    );
+    let serve = lab.mvm(&[]);
+    let mut agent = Command::new("unshare");
+    agent.args(["--mount", "sh", "-c", &script]).arg(serve.get_program());
+    agent.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut agent = agent.spawn().expect("agent");
+    wait_for("the agent", || lab.root.join("agent.sock").exists());
+    let lacks_names = || {
+        let status = lab.json(&["agent", "status"]);
+        let lacks = status["shortfalls"].as_array().into_iter().flatten();
+        lacks.into_iter().any(|lack| lack["code"] == "dns")
+    };
+    assert!(lacks_names());
+    std::fs::write(&names, "nameserver 192.0.2.53\n").expect("file");
+    assert!(!lacks_names());
+    lab.ok(&["agent", "stop"]);
+    agent.wait().expect("agent");
+}
