@@ -39,12 +39,28 @@ pub(super) struct Printer {
     offset: u64,
     /// The same, for the guest to forget it.
     safe: watch::Sender<u64>,
+    /// The agent ends: what comes from now on is the next agent's.
+    stopping: watch::Receiver<bool>,
 }
 
 impl Printer {
     /// Goes on behind `offset` bytes of the program's output.
-    pub(super) fn new(log: Log, desk: Arc<Desk>, offset: u64) -> Printer {
-        Printer { log: Some(log), cut: None, desk, offset, safe: watch::Sender::new(offset) }
+    pub(super) fn new(
+        log: Log,
+        desk: Arc<Desk>,
+        offset: u64,
+        stopping: watch::Receiver<bool>,
+    ) -> Printer {
+        let safe = watch::Sender::new(offset);
+        Printer { log: Some(log), cut: None, desk, offset, safe, stopping }
+    }
+
+    /// Does not come back once the agent ends: the runtime that goes down refuses writes, and what
+    /// was not written must not be acknowledged, or the guest forgets it.
+    async fn unless_stopping(&self) {
+        if *self.stopping.borrow() {
+            std::future::pending().await
+        }
     }
 
     /// Passes output on until the program's end.
@@ -65,12 +81,14 @@ impl Printer {
 
     /// Writes a piece to the log, and passes it on to the client that is attached.
     async fn print(&mut self, piece: Frame) {
+        self.unless_stopping().await;
         let client = {
             // A client that comes now reads from the log what is there, and gets the rest.
             let _turn = self.desk.turn.lock().await;
             if let Some(to) = &mut self.log
                 && let Err(problem) = to.write(&piece).await
             {
+                self.unless_stopping().await;
                 // The command goes on.
                 tracing::warn!("a job's log ends here: {problem}");
                 self.cut = Some(format!("its log is cut short: {}", problem.detail));
@@ -373,4 +391,31 @@ fn ended_by_itself(status: i32, asked: bool) -> Outcome {
         _ => JobState::Failed,
     };
     Outcome { state, exit_status: Some(status), reason: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    fn piece() -> Frame {
+        Frame::Stdout(b"output".to_vec())
+    }
+
+    /// What a guest has been told is safe is forgotten there.
+    #[tokio::test]
+    async fn what_comes_while_the_agent_ends_is_left_to_the_next_one() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("log");
+        let log = Log::open(&path).await.expect("log");
+        let (stop, stopping) = watch::channel(false);
+        let mut printer = Printer::new(log, Arc::default(), 0, stopping);
+        printer.print(piece()).await;
+        let written = std::fs::metadata(&path).expect("log").len();
+        assert!(written > 0);
+        stop.send_replace(true);
+        assert!(printer.print(piece()).now_or_never().is_none());
+        assert_eq!(std::fs::metadata(&path).expect("log").len(), written);
+        assert_eq!(printer.cut(), None);
+    }
 }

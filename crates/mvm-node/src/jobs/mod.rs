@@ -35,7 +35,6 @@ use mvm_model::job::{self, JobState, Outcome};
 use mvm_model::{Fault, Job, JobId, PoolRef};
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as Lock};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Mutex, Notify, mpsc, watch};
@@ -59,7 +58,7 @@ pub(crate) struct Jobs {
     pub kick: Notify,
     desks: Lock<HashMap<JobId, Arc<Desk>>>,
     /// The agent ends: nothing that breaks now is recorded.
-    stopping: AtomicBool,
+    stopping: watch::Sender<bool>,
     /// What is arriving for jobs.
     pub intake: Arc<intake::Intake>,
 }
@@ -107,11 +106,16 @@ impl Jobs {
     /// The agent is about to end. What breaks from now on, since its parts are taken down, says
     /// nothing of jobs: the next agent takes them up again.
     pub(crate) fn stop(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
+        self.stopping.send_replace(true);
     }
 
     fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
+        *self.stopping.borrow()
+    }
+
+    /// Tells when the agent ends.
+    fn stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
     }
 
     /// A job's desk.

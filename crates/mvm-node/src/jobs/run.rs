@@ -266,7 +266,7 @@ impl Runner {
         if job.state != JobState::Running {
             return Ok(job);
         }
-        let mut printer = Printer::new(log, self.desk.clone(), 0);
+        let mut printer = Printer::new(log, self.desk.clone(), 0, self.node.jobs.stopping());
         for words in first(&job) {
             printer.say(&words).await;
         }
@@ -286,7 +286,7 @@ impl Runner {
         let said = log.length() >= from;
         let offset = if said { log.output_since(from).await? } else { 0 };
         let length = log.length();
-        let mut printer = Printer::new(log, self.desk.clone(), offset);
+        let mut printer = Printer::new(log, self.desk.clone(), offset, self.node.jobs.stopping());
         if !said {
             // The last agent was killed before it had said what this run begins with.
             let words = first_words(&job);

@@ -228,8 +228,25 @@ impl Lab {
     }
 }
 
+impl Lab {
+    /// What the agents and the machines have said last, for whoever looks for why a test failed.
+    fn tell_logs(&self) {
+        let instances = std::fs::read_dir(self.root.join("instances")).into_iter().flatten();
+        let consoles = instances.flatten().map(|at| at.path().join("vm/console.log"));
+        for log in consoles.chain([self.root.join("agent.log")]) {
+            let said = std::fs::read(&log).map(|bytes| text(&bytes)).unwrap_or_default();
+            let lines: Vec<&str> = said.lines().collect();
+            let last = lines[lines.len().saturating_sub(60)..].join("\n");
+            eprintln!("{}:\n{last}\n", log.display());
+        }
+    }
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tell_logs();
+        }
         let agent = self.mvm(&["agent", "status", "-o", "json"]).output();
         if let Some(status) = agent.ok().filter(|output| output.status.success()) {
             let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
