@@ -52,6 +52,17 @@ pub const KERNEL_IMPORT: &str = "/v1/kernels/import";
 pub const KERNEL_FETCH: &str = "/v1/kernels/fetch";
 /// Collects images that nothing uses.
 pub const IMAGES_GC: &str = "/v1/images/gc";
+/// One kernel, by its name or digest.
+pub fn kernel(name: &str) -> String {
+    // Whatever somebody writes is one part of the path.
+    let plain = |c: u8| c.is_ascii_alphanumeric() || b"._-~+".contains(&c);
+    let escaped = name.bytes().map(|byte| match plain(byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    });
+    format!("{KERNELS}/{}", escaped.collect::<String>())
+}
+
 /// The images.
 pub const IMAGES: &str = "/v1/images";
 /// Receives an image from another node.

@@ -84,11 +84,17 @@ impl<W: Write> Packer<W> {
     }
 
     /// Adds a file, or a folder with all that is in it, under this name. A symbolic link is itself added.
-    /// What vanishes meanwhile is left out; errors: `source` is not there, or something cannot be read.
+    /// What vanishes meanwhile is left out, and what is in a folder and cannot be archived, with a note.
+    /// Errors: `source` is not there or is a device, socket or FIFO, or something cannot be read.
     pub fn add(&mut self, source: &Path, name: &[u8]) -> io::Result<()> {
         let mut place = Place { name: name.to_vec(), source, top: name.len() };
         let path = CString::new(source.as_os_str().as_bytes()).map_err(|e| place.failed(e))?;
-        statat(CWD, &path, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| place.failed(e))?;
+        let stat = statat(CWD, &path, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| place.failed(e))?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if !matches!(kind, FileType::RegularFile | FileType::Directory | FileType::Symlink) {
+            let what = format!("it is {}: only files, folders and links are copied", word(kind));
+            return Err(place.failed(io::Error::new(io::ErrorKind::InvalidInput, what)));
+        }
         let mut levels: Vec<Level> =
             self.one(CWD, &path, FileType::Unknown, &place)?.into_iter().collect();
         while let Some(level) = levels.last_mut() {

@@ -133,7 +133,7 @@ pub struct OwnMemory {
 pub struct Description {
     /// `qemu`, `firecracker`, `sim`.
     pub name: String,
-    /// Version of the program behind it.
+    /// Version of the program behind it, as exactly as it can be said: what was made by another is not its own.
     pub version: String,
     /// `kvm`, `tcg`, or `none`.
     pub accelerator: String,

@@ -96,6 +96,14 @@ pub enum Error {
         /// Nix's own words.
         output: String,
     },
+    /// Another kernel has the name.
+    #[error("kernel {digest} is called {name:?} already, and is another one")]
+    KernelExists {
+        /// The name.
+        name: String,
+        /// The kernel that has it.
+        digest: String,
+    },
     /// The request itself makes no sense.
     #[error("{what} is not valid: {why}")]
     Invalid {
@@ -253,6 +261,7 @@ impl Error {
             Self::FlakeEvaluationFailed { .. } => "flake_evaluation_failed",
             Self::SandboxUnavailable { .. } => "sandbox_unavailable",
             Self::SandboxRefused { .. } => "sandbox_refused",
+            Self::KernelExists { .. } => "exists",
             Self::Invalid { .. } => "invalid",
             Self::NoSpace { .. } => "no_space",
             Self::NotAKernel { .. } => "not_a_kernel",

@@ -182,8 +182,8 @@ fn keep(store: &ImageStore, incoming: &Incoming, name: &str, origin: &str) -> Re
         return finish(store, info);
     }
     if let Some(other) = list(store)?.into_iter().find(|k| k.name == name) {
-        let why = format!("kernel {} has that name; give another, or remove it", short(&other));
-        return Err(Error::Invalid { what: format!("kernel name `{name}`"), why });
+        let digest = short(&other).to_owned();
+        return Err(Error::KernelExists { name: name.to_owned(), digest });
     }
     let work = WorkDir::new_in(&kernels)?;
     let size = incoming.vmlinux.len() + incoming.modules.iter().map(|m| m.1.len()).sum::<usize>();

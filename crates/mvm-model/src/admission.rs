@@ -184,6 +184,51 @@ pub fn admit_pool(tenant: &Name, quotas: &Quotas, usage: &Usage) -> Result<(), F
     within(tenant, "max_pools", quotas.max_pools, usage.pools, usage.pools + 1, "")
 }
 
+/// May one machine of this shape ever run within the quotas? `caches_mib` is the size of its cache disks.
+/// Refuses a pool whose jobs would wait for ever.
+pub fn admit_machine(
+    tenant: &Name,
+    quotas: &Quotas,
+    resources: &Resources,
+    caches_mib: u64,
+) -> Result<(), Fault> {
+    let disk_gib = (resources.disk_mib() + caches_mib).div_ceil(1024);
+    let (vcpus, mem_mib) = (u64::from(resources.vcpus), resources.mem_mib);
+    let checks = [
+        ("max_vcpus", quotas.max_vcpus, vcpus, " vCPUs", "vcpus", "--cpus", "--max-vcpus"),
+        (
+            "max_mem_mib",
+            quotas.max_mem_mib,
+            mem_mib,
+            " MiB of memory",
+            "mem_mib",
+            "--mem",
+            "--max-mem",
+        ),
+        (
+            "max_disk_gib",
+            quotas.max_disk_gib,
+            disk_gib,
+            " GiB of disk",
+            "data_disk_mib",
+            "--data-disk",
+            "--max-disk",
+        ),
+    ];
+    for (quota, limit, asked, unit, path, less, more) in checks {
+        if asked > limit {
+            let message = format!(
+                "a machine with {asked}{unit} can never run: quota {quota} of tenant {tenant} is {limit}"
+            );
+            let hint = format!(
+                "give the pool's machines less ({less}), or raise the quota: mvm tenant update {tenant} {more}"
+            );
+            return Err(Fault::new(Code::QuotaExceeded, message).at(path).hint(hint));
+        }
+    }
+    Ok(())
+}
+
 /// May the pool be scaled to `counts`, as far as the quotas alone can tell? Refuses what could
 /// never be reached, so that `pool scale` fails at once and not by silence.
 pub fn admit_counts(

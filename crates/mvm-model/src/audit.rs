@@ -6,6 +6,10 @@
 //! lines cut off at the end leave no trace in the log: they are found by whoever has kept a digest
 //! elsewhere. A record is durable with its newline: what comes after the last one was never
 //! acknowledged to anybody.
+//!
+//! The beginning of a log may be pruned. A record that is written before says up to which record, and what
+//! that one's digest was ([`Pruned`]): it is chained to what is before it like any other, and a log that does
+//! not begin with record 1 is whole only where one of its records tells of exactly the beginning that is missing.
 
 use crate::Millis;
 use serde::{Deserialize, Serialize};
@@ -51,6 +55,22 @@ pub struct Entry {
     /// The id of the request that asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
+    /// Which records were removed from the log's beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruned: Option<Pruned>,
+}
+
+/// The beginning of a log that was removed, as the record tells that was written before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// How many records.
+    pub count: u64,
+    /// The number of the last of them.
+    pub last: u64,
+    /// The digest of the last of them.
+    pub head: String,
+    /// When the last of them was written.
+    pub at: Millis,
 }
 
 /// One record of a log.
@@ -203,6 +223,16 @@ pub enum Flaw {
         /// The log that is verified.
         log: String,
     },
+    /// The digest that was kept elsewhere is that of a record before the log's first, and perhaps not even that.
+    #[error(
+        "no record has the digest {head}: it may be one of those up to {pruned} that were pruned, or records were cut off at the end"
+    )]
+    PrunedOrCutOff {
+        /// The number of the last record that was pruned.
+        pruned: u64,
+        /// The digest that was looked for.
+        head: String,
+    },
     /// The digest that was kept elsewhere is not in the log.
     #[error(
         "no record up to the last, {last}, has the digest {head}: records were cut off at the end"
@@ -228,6 +258,12 @@ pub struct Verdict {
     /// Bytes of a last record that was being written when the machine stopped. It was never
     /// acknowledged, and the agent mends it.
     pub torn_bytes: u64,
+    /// What was removed from its beginning, as a record of it tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruned: Option<Pruned>,
+    /// Who removed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruned_by: Option<String>,
 }
 
 /// What a log is to be verified against.
@@ -252,13 +288,27 @@ pub struct Verifier {
     chain: Option<Chain>,
     /// Whether the digest that is looked for was seen.
     seen: bool,
+    /// The record before the first: its number and digest, where a record must tell that it was pruned.
+    missing: Option<(u64, String)>,
+    /// The record that does.
+    anchor: Option<(Pruned, String)>,
 }
 
 impl Verifier {
     /// One that has read nothing yet.
     pub fn new(expected: Expected) -> Verifier {
         let seen = expected.head.is_none();
-        Verifier { expected, partial: Vec::new(), lines: 0, first: 0, chain: None, seen }
+        let (missing, anchor) = (None, None);
+        Verifier {
+            expected,
+            partial: Vec::new(),
+            lines: 0,
+            first: 0,
+            chain: None,
+            seen,
+            missing,
+            anchor,
+        }
     }
 
     /// Reads on; gives the records that are whole now to `each`.
@@ -279,11 +329,19 @@ impl Verifier {
 
     /// Nothing comes any more: what it was.
     pub fn end(self) -> Result<Verdict, Flaw> {
-        let (last, head) = self.chain.map_or((0, String::new()), |chain| (chain.last, chain.head));
-        if let Some(wanted) = self.expected.head.filter(|_| !self.seen) {
-            return Err(Flaw::CutOff { last, head: wanted });
+        if self.missing.is_some() && self.anchor.is_none() {
+            return Err(Flaw::OutOfOrder { line: 1, number: self.first, expected: 1 });
         }
-        Ok(Verdict { first: self.first, last, head, torn_bytes: self.partial.len() as u64 })
+        let (last, head) = self.chain.map_or((0, String::new()), |chain| (chain.last, chain.head));
+        let (pruned, pruned_by) = self.anchor.unzip();
+        if let Some(wanted) = self.expected.head.filter(|_| !self.seen) {
+            return Err(match pruned {
+                Some(pruned) => Flaw::PrunedOrCutOff { pruned: pruned.last, head: wanted },
+                None => Flaw::CutOff { last, head: wanted },
+            });
+        }
+        let torn_bytes = self.partial.len() as u64;
+        Ok(Verdict { first: self.first, last, head, torn_bytes, pruned, pruned_by })
     }
 
     fn line(&mut self, line: &[u8]) -> Result<Sealed, Flaw> {
@@ -300,7 +358,7 @@ impl Verifier {
             Some(chain) => chain,
             None => {
                 self.first = *number;
-                self.beginning(*number, log)
+                self.beginning(*number, log, previous)
             }
         };
         if chain.log != *log {
@@ -315,17 +373,70 @@ impl Verifier {
             return Err(Flaw::Unchained { line: at, number: *number });
         }
         self.seen |= self.expected.head.as_deref() == Some(sealed.digest.as_str());
+        self.note_anchor(&sealed.record.entry);
         self.chain = Some(Chain { log: chain.log, last: *number, head: sealed.digest.clone() });
         Ok(sealed)
     }
 
-    /// What the first record must be chained to: nothing, unless its past is known to lie elsewhere.
-    fn beginning(&self, number: u64, log: &str) -> Chain {
+    /// What the first record must be chained to: nothing, unless its past is known to lie elsewhere, or was
+    /// pruned, which a record still to come must tell.
+    fn beginning(&mut self, number: u64, log: &str, previous: &str) -> Chain {
         let log = self.expected.log.clone().unwrap_or_else(|| log.to_owned());
+        let last = number.saturating_sub(1);
         match &self.expected.after {
-            None => Chain::new(&log),
-            Some(head) => Chain { log, last: number.saturating_sub(1), head: head.clone() },
+            Some(head) => Chain { log, last, head: head.clone() },
+            None if last == 0 => Chain::new(&log),
+            None => {
+                self.missing = Some((last, previous.to_owned()));
+                Chain { log, last, head: previous.to_owned() }
+            }
         }
+    }
+
+    /// Notes the record that tells of the beginning that is missing.
+    fn note_anchor(&mut self, entry: &Entry) {
+        let (Some((last, head)), Some(pruned)) = (&self.missing, &entry.pruned) else { return };
+        if (pruned.last, &pruned.head) == (*last, head) {
+            self.seen |= self.expected.head.as_ref() == Some(head);
+            self.anchor = Some((pruned.clone(), entry.actor.clone()));
+        }
+    }
+}
+
+/// Looks for the records at the beginning of a log that are older than a moment.
+#[derive(Debug)]
+pub struct Pruning {
+    before: Millis,
+    found: Option<Pruned>,
+    ended: bool,
+}
+
+impl Pruning {
+    /// Of records that were written before this.
+    pub fn new(before: Millis) -> Pruning {
+        Pruning { before, found: None, ended: false }
+    }
+
+    /// The next record: whether it goes. The first that is young enough keeps all after it, whatever the
+    /// clock said then.
+    pub fn takes(&mut self, sealed: &Sealed) -> bool {
+        let Record { number, at, .. } = sealed.record;
+        self.ended |= at >= self.before;
+        if !self.ended {
+            let count = self.found.as_ref().map_or(0, |found| found.count) + 1;
+            self.found = Some(Pruned { count, last: number, head: sealed.digest.clone(), at });
+        }
+        !self.ended
+    }
+
+    /// Whether a record was met that stays.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// What goes; nothing where the first record stays already.
+    pub fn found(self) -> Option<Pruned> {
+        self.found
     }
 }
 

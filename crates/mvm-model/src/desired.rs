@@ -131,6 +131,17 @@ impl DesiredState {
         check::tenants(&self.tenants, check::Scope::Node)
     }
 
+    /// Refuses pools of which the quotas admit not one machine. Not part of [`Self::validate`]: the document that a
+    /// fleet gives a node has the node's part of the quotas, which may be less than a machine takes.
+    pub fn admit_machines(&self) -> Result<(), Fault> {
+        for (t, tenant) in self.tenants.iter().enumerate() {
+            for (p, pool) in tenant.pools.iter().enumerate() {
+                check::admit_machine(tenant, pool, &format!("$.tenants[{t}].pools[{p}]"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The JSON Schema of the document.
     pub fn json_schema() -> serde_json::Value {
         let mut schema = schemars::schema_for!(DesiredState);

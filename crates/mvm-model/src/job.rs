@@ -570,9 +570,16 @@ impl Job {
     }
 }
 
-/// The order of a queue: higher priorities first, and of one priority the oldest.
+/// How long a job has waited that comes before one which is queued now with a priority that is higher by 1.
+pub const PRIORITY_STEP_MS: Millis = 60_000;
+
+/// The order of a queue: each step of priority counts as much as a minute of waiting, so that a job waits for a
+/// bounded time behind those that keep coming with higher priorities. All age alike, so that the order of two
+/// does not depend on when one looks. Of two that are equal the older is first.
 pub fn order(job: &Job) -> impl Ord + use<> {
-    (std::cmp::Reverse(job.spec.priority), job.number)
+    let queued_at = i128::from(job.queued_at.unwrap_or(job.created_at));
+    let ahead = i128::from(job.spec.priority) * i128::from(PRIORITY_STEP_MS);
+    (queued_at - ahead, job.number)
 }
 
 /// The queued ones of `jobs` in the order in which they get instances.

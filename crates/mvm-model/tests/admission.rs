@@ -3,7 +3,7 @@
 
 mod support;
 
-use mvm_model::admission::{admit_counts, admit_instance, admit_pool, admit_state};
+use mvm_model::admission::{admit_counts, admit_instance, admit_machine, admit_pool, admit_state};
 use mvm_model::error::Code;
 use mvm_model::state::Intent;
 use mvm_model::{Counts, Fault, Instance, Name, Pool, Quotas, Resources, State, Usage};
@@ -359,4 +359,26 @@ proptest! {
         let usage = Usage { disk_mib: limit >> 1, ..Usage::default() };
         let _ = admit_instance(&tenant(), &quotas, &usage, &pool(resources), 0);
     }
+}
+
+#[test]
+fn a_machine_of_which_the_quotas_hold_not_one_is_refused() {
+    let tenant: Name = "ci".parse().expect("name");
+    let shape = Resources { vcpus: 4, mem_mib: 4096, data_disk_mib: 4096, ..Resources::default() };
+    let disk = shape.disk_mib().div_ceil(1024);
+    let quotas =
+        Quotas { max_vcpus: 4, max_mem_mib: 4096, max_disk_gib: disk, ..Quotas::default() };
+    let tried = |quotas: &Quotas, caches| admit_machine(&tenant, quotas, &shape, caches);
+    assert_eq!(tried(&quotas, 0), Ok(()));
+    let less = [
+        (Quotas { max_vcpus: 3, ..quotas }, "vcpus", "--max-vcpus"),
+        (Quotas { max_mem_mib: 4095, ..quotas }, "mem_mib", "--max-mem"),
+        (Quotas { max_disk_gib: disk - 1, ..quotas }, "data_disk_mib", "--max-disk"),
+    ];
+    for (quotas, path, option) in less {
+        let fault = tried(&quotas, 0).expect_err("refused");
+        assert_eq!((fault.code, fault.path.as_str()), (Code::QuotaExceeded, path));
+        assert!(fault.hint.contains(option), "{fault:?}");
+    }
+    assert!(tried(&quotas, 2048).is_err(), "the disks of its caches count");
 }

@@ -1,7 +1,7 @@
 //! The audit log: every change of it is found.
 
 use mvm_model::audit::{
-    Chain, Entry, Expected, Flaw, OK, Verdict, Verifier, bounded, ending, read,
+    Chain, Entry, Expected, Flaw, OK, Pruned, Pruning, Verdict, Verifier, bounded, ending, read,
 };
 use proptest::prelude::*;
 
@@ -92,7 +92,89 @@ fn a_record_holds_what_it_was_given_and_no_more_text_than_it_may() {
     assert_eq!(bounded(&"é".repeat(1000)).chars().count(), 200);
 }
 
+/// A log of `count` records whose last tells that those up to `through` were pruned, all of them there.
+fn anchored(count: usize, through: usize) -> Vec<String> {
+    let verbs: Vec<String> = (0..count).map(|at| format!("v{at}")).collect();
+    let mut lines = log_of(&verbs);
+    let mut pruning = Pruning::new(through as u64);
+    for line in &lines {
+        pruning.takes(&read(line.trim_end().as_bytes()).expect("record"));
+    }
+    let ends = ending(lines.concat().as_bytes(), Chain::new("ci"));
+    let pruned = pruning.found();
+    lines.push(ends.chain.line(Entry { pruned, ..entry("log.prune") }, 99).0);
+    lines
+}
+
+#[test]
+fn a_log_whose_beginning_was_pruned_is_whole_only_with_the_record_that_tells_of_it() {
+    let lines = anchored(5, 3);
+    assert!(whole(lines.concat().as_bytes()).expect("not removed yet").pruned.is_none());
+    let verdict = whole(lines[3..].concat().as_bytes()).expect("pruned");
+    let pruned = Pruned { count: 3, last: 3, head: head(&lines[2]), at: 2 };
+    assert_eq!((verdict.first, verdict.last, verdict.pruned), (4, 6, Some(pruned)));
+    assert_eq!(verdict.pruned_by.as_deref(), Some("uid:0"));
+    // One record more or fewer than it tells of, or it is gone, or changed.
+    let late = Err(Flaw::OutOfOrder { line: 1, number: 5, expected: 1 });
+    assert_eq!(whole(lines[4..].concat().as_bytes()), late);
+    assert!(whole(lines[2..].concat().as_bytes()).is_err());
+    let late = Err(Flaw::OutOfOrder { line: 1, number: 4, expected: 1 });
+    assert_eq!(whole(lines[3..5].concat().as_bytes()), late);
+    for (from, to) in [("\"count\":3", "\"count\":2"), ("\"uid:0\"", "\"uid:1\"")] {
+        let edited = lines[5].replace(from, to);
+        assert_ne!(edited, lines[5]);
+        let text = [&lines[3..5].concat(), edited.as_str()].concat();
+        assert_eq!(whole(text.as_bytes()), Err(Flaw::Edited { line: 3, number: 6 }));
+    }
+    // The first record's past was replaced: it does not fit what was pruned.
+    let mut other = Chain::new("ci");
+    for _ in 0..3 {
+        other = other.line(entry("other"), 0).1;
+    }
+    let (line, next) = other.line(entry("forged"), 3);
+    let (anchor, _) = next.line(read(lines[5].trim_end().as_bytes()).unwrap().record.entry, 99);
+    assert!(whole((line + &anchor).as_bytes()).is_err());
+    // Digests that were kept: in it, the last that was pruned, one before, one that never was.
+    let kept = |digest: String| {
+        let expected = Expected { head: Some(digest), ..Expected::default() };
+        verify(lines[3..].concat().as_bytes(), expected)
+    };
+    assert!(kept(head(&lines[4])).is_ok() && kept(head(&lines[2])).is_ok());
+    let lost = Flaw::PrunedOrCutOff { pruned: 3, head: head(&lines[1]) };
+    assert_eq!(kept(head(&lines[1])), Err(lost));
+}
+
+#[test]
+fn the_first_record_that_is_young_enough_keeps_all_after_it() {
+    let mut pruning = Pruning::new(10);
+    let mut chain = Chain::new("ci");
+    let mut takes = Vec::new();
+    for at in [3, 9, 10, 4] {
+        let (line, next) = chain.line(entry("a"), at);
+        takes.push(pruning.takes(&read(line.trim_end().as_bytes()).expect("record")));
+        chain = next;
+    }
+    assert_eq!(takes, [true, true, false, false]);
+    assert!(pruning.has_ended());
+    assert_eq!(pruning.found().map(|found| (found.count, found.last, found.at)), Some((2, 2, 9)));
+    assert_eq!(Pruning::new(0).found(), None);
+}
+
 proptest! {
+    #[test]
+    fn every_edit_of_a_pruned_log_is_found(
+        count in 2usize..8, through in 1usize..8, at in any::<prop::sample::Index>(), change in 1u8..,
+    ) {
+        let through = through.min(count - 1);
+        let text = anchored(count, through)[through..].concat().into_bytes();
+        prop_assert!(whole(&text).is_ok());
+        let at = at.index(text.len());
+        let mut edited = text.clone();
+        edited[at] ^= change;
+        // Without the newline the anchor is torn, and nothing tells of the pruning.
+        prop_assert!(whole(&edited).is_err());
+    }
+
     #[test]
     fn what_is_written_is_whole_however_it_is_cut_into_pieces(verbs in verbs(0), step in 1usize..99) {
         let lines = log_of(&verbs);

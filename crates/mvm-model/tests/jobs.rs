@@ -5,8 +5,8 @@ mod support;
 use mvm_model::job::{
     Found,
     JobState::{self, *},
-    KEPT, KEPT_MS, KeptRun, Outcome, START_TRIES, TRANSITIONS, abandoned, admit, forgotten, order,
-    queue,
+    KEPT, KEPT_MS, KeptRun, Outcome, PRIORITY_STEP_MS, START_TRIES, TRANSITIONS, abandoned, admit,
+    forgotten, order, queue,
 };
 use mvm_model::{Code, Job, JobId, JobSpec, PoolRef, State};
 use proptest::prelude::*;
@@ -104,6 +104,22 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..60)
 }
 
+#[test]
+fn a_job_of_low_priority_waits_no_longer_than_its_priority_is_lower() {
+    let queued = |number: u64, priority: i8, at: u64| {
+        let mut job = job(number as u32);
+        (job.number, job.queued_at, job.state) = (number, Some(at), Queued);
+        job.spec.priority = priority;
+        job
+    };
+    let low = queued(1, -10, 0);
+    // One of high priority every second, for ever.
+    let all: Vec<Job> =
+        (0..4000).map(|second| queued(second + 2, 10, second * 1000)).chain([low]).collect();
+    let place = queue(&all).iter().position(|job| job.number == 1).expect("queued");
+    assert_eq!(place as u64, 20 * PRIORITY_STEP_MS / 1000);
+}
+
 proptest! {
     #![proptest_config(support::cases(512))]
 
@@ -152,14 +168,17 @@ proptest! {
         }
     }
 
-    /// A queue is taken from the front: by priority, then in the order of submission, whatever else
-    /// there is.
+    /// A queue is taken from the front: by priority where jobs came within a minute, then in the order of
+    /// submission, whatever else there is; and nobody is overtaken by whoever came too late for its priority.
     #[test]
-    fn the_queue_is_in_order(jobs in prop::collection::vec((-100i8..=100, 0usize..9), 0..60)) {
+    fn the_queue_is_in_order(
+        jobs in prop::collection::vec((-100i8..=100, 0usize..9), 0..60), apart in 0u64..200_000,
+    ) {
         let jobs: Vec<Job> = jobs.into_iter().enumerate().map(|(index, (priority, state))| {
             let mut job = job(index as u32);
             job.spec.priority = priority;
             job.number = index as u64 + 1;
+            job.queued_at = Some(index as u64 * apart);
             job.state = JobState::ALL[state];
             job
         }).collect();
@@ -169,8 +188,11 @@ proptest! {
         prop_assert!(queue.iter().is_sorted_by_key(|job| order(job)));
         for pair in queue.windows(2) {
             let (a, b) = (pair[0], pair[1]);
-            prop_assert!(a.spec.priority > b.spec.priority
-                || (a.spec.priority == b.spec.priority && a.number < b.number));
+            let steps = i64::from(a.spec.priority) - i64::from(b.spec.priority);
+            // How much later the first came.
+            let later = (a.number as i64 - b.number as i64) * apart as i64;
+            prop_assert!(later < steps * PRIORITY_STEP_MS as i64
+                || (later == steps * PRIORITY_STEP_MS as i64 && a.number < b.number));
         }
     }
 

@@ -5,13 +5,15 @@ use crate::clock::wall;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem};
 use crate::root::{is_root, remove_dir};
+use crate::world::World;
 use ipnet::Ipv4Net;
 use mvm_api::Problem;
 use mvm_api::types::{
     BuildPool, BuildResult, CreatePool, CreateTenant, FetchImage, QuotaPatch, ScalePool, UpdatePool,
 };
 use mvm_image::{BuildRequest, Progress};
-use mvm_model::admission::{admit_counts, admit_pool};
+use mvm_model::admission::{admit_counts, admit_machine, admit_pool};
+use mvm_model::cache::disk_mib;
 use mvm_model::desired::{ImageSource, settled, source};
 use mvm_model::pool::RevisionEntry;
 use mvm_model::{Counts, Mover, Name, Pool, PoolRef, State, Tenant};
@@ -151,6 +153,10 @@ impl Node {
                 };
             }
             admit_pool(tenant, &owner.quotas, &world.usage(tenant))?;
+            if !has_part_of_quotas(world, tenant) {
+                let caches = disk_mib(&pool.caches);
+                admit_machine(tenant, &owner.quotas, &pool.resources, caches)?;
+            }
             changes.put_pool(pool);
             Ok(())
         })
@@ -188,14 +194,18 @@ impl Node {
             shape.data_disk_mib = patch.data_disk_mib.unwrap_or(shape.data_disk_mib);
             shape.scratch_disk_mib = patch.scratch_disk_mib.unwrap_or(shape.scratch_disk_mib);
             shape.validate()?;
-            if *shape != before.resources {
-                self.admit_shape(shape)?;
+            let (shape, grown) = (*shape, *shape != before.resources);
+            if grown {
+                self.admit_shape(&shape)?;
             }
             if let Some(wanted) = patch.caches {
                 pool.caches = mvm_model::cache::change(&pool.caches, wanted)?;
             }
+            let tenant = world.tenant(&reference.tenant)?;
+            if (grown || pool.caches != before.caches) && !has_part_of_quotas(world, &tenant.name) {
+                admit_machine(&tenant.name, &tenant.quotas, &shape, disk_mib(&pool.caches))?;
+            }
             if let Some(counts) = &pool.desired {
-                let tenant = world.tenant(&reference.tenant)?;
                 admit_counts(&tenant.name, &tenant.quotas, &pool.resources, &pool.caches, counts)?;
             }
             changes.put_pool(pool);
@@ -408,6 +418,12 @@ fn subnet_taken(subnet: Ipv4Net, conflict: Conflict) -> Problem {
         ),
     };
     Problem::new(409, "subnet_taken", format!("{subnet} overlaps with {what}")).hint(hint)
+}
+
+/// Whether the tenant is a fleet's: its quotas here are this node's part, which may be less than a machine takes.
+fn has_part_of_quotas(world: &World, tenant: &Name) -> bool {
+    let fleet = world.desired.as_ref().and_then(|in_force| in_force.fleet.as_ref());
+    fleet.is_some_and(|fleet| fleet.tenants.contains(tenant))
 }
 
 fn exists(what: String, verb: &str) -> Problem {

@@ -292,6 +292,7 @@ impl Node {
     ) -> Result<Vec<Step>> {
         document.settled()?;
         self.admit_shapes(&document)?;
+        document.admit_machines()?;
         let steps = self.desired_steps(&document, prune).await?;
         self.change(|_, changes| {
             changes.put_desired(InForce { document, prune, hold, fleet: None });

@@ -26,7 +26,7 @@ fn status_of(code: &str) -> u16 {
         | "kernel_unfit"
         | "image_refused" => 422,
         "no_space" => 507,
-        "name_taken" | "ambiguous" | "busy" => 409,
+        "name_taken" | "exists" | "ambiguous" | "busy" => 409,
         _ => 500,
     }
 }

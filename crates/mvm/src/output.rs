@@ -76,6 +76,40 @@ pub fn clean(words: &str) -> String {
     lines.join("\n")
 }
 
+/// What somebody else has written, made [`clean`] as it comes: in pieces that may end anywhere.
+#[derive(Default)]
+pub struct Cleaner {
+    /// The beginning of a character, or of a line's end, whose rest is still to come.
+    waits: Vec<u8>,
+}
+
+impl Cleaner {
+    /// The next piece, for a terminal.
+    pub fn clean(&mut self, piece: &[u8]) -> String {
+        self.waits.extend_from_slice(piece);
+        let rest = self.waits.split_off(whole(&self.waits));
+        let piece = std::mem::replace(&mut self.waits, rest);
+        let lines = String::from_utf8_lossy(&piece).replace("\r\n", "\n");
+        let words: Vec<String> = lines.split('\t').map(clean).collect();
+        words.join("\t")
+    }
+}
+
+/// How many bytes make whole characters; a carriage return belongs to what comes behind it.
+fn whole(bytes: &[u8]) -> usize {
+    let last = bytes.len().saturating_sub(1);
+    if bytes.last() == Some(&b'\r') {
+        return last;
+    }
+    let begun = (bytes.len().saturating_sub(3)..bytes.len()).rev().find(|at| bytes[*at] >= 0xc0);
+    let length = |lead: u8| match lead {
+        0xf0.. => 4,
+        0xe0.. => 3,
+        _ => 2,
+    };
+    begun.filter(|at| at + length(bytes[*at]) > bytes.len()).unwrap_or(bytes.len())
+}
+
 /// JSON without control characters: within its strings they can be written otherwise.
 pub fn ascii(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
@@ -285,5 +319,23 @@ mod tests {
         assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");
         let back: Vec<String> = serde_json::from_str(&shown).expect("JSON still");
         assert_eq!(back, [words]);
+    }
+
+    #[test]
+    fn what_comes_in_pieces_is_clean_wherever_they_end() {
+        let words = "é\u{1b}[2J one\r\n\ttwo \u{1f980}\rthree\u{9b}\n".as_bytes();
+        let wanted = "é\\u{1b}[2J one\n\ttwo \u{1f980}\\rthree\\u{9b}\n";
+        for step in 1..=words.len() {
+            let mut cleaner = Cleaner::default();
+            let text: String = words.chunks(step).map(|piece| cleaner.clean(piece)).collect();
+            assert_eq!(text, wanted, "{step}");
+        }
+        // Bytes that are no text hold nothing up.
+        let mut cleaner = Cleaner::default();
+        let shown: String = [&[0xff, 0xc3][..], b"a\x80\x80\x80", &[0xf0, 0x9f], b"\n"]
+            .into_iter()
+            .map(|piece| cleaner.clean(piece))
+            .collect();
+        assert!(shown.ends_with('\n') && cleaner.waits.is_empty(), "{shown:?}");
     }
 }

@@ -275,3 +275,19 @@ proptest! {
         prop_assert!(found == std::fs::read(&path).expect("file"));
     }
 }
+
+#[test]
+fn what_was_named_and_cannot_be_archived_is_an_error_that_names_it() {
+    let dir = tempfile::tempdir().expect("directory");
+    let socket = dir.path().join("socket");
+    let _listens = UnixListener::bind(&socket).expect("socket");
+    let pipe = dir.path().join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("fifo");
+    let null = std::path::PathBuf::from("/dev/null");
+    for (path, what) in [(socket, "a socket"), (pipe, "a FIFO"), (null, "a device")] {
+        let mut packer = Packer::new(Vec::new());
+        let error = packer.add(&path, b"it").expect_err(what).to_string();
+        let told = format!("cannot read {}: it is {what}", path.display());
+        assert!(error.starts_with(&told), "{error}");
+    }
+}

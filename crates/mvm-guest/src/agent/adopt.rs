@@ -5,6 +5,12 @@ use crate::protocol::{Adopt, GuestNetwork};
 use crate::{Error, RUN_ETC, Result};
 use std::fs;
 use std::net::Ipv4Addr;
+use std::path::Path;
+
+/// The id of this boot, as programs read it.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// What lies over it.
+const OWN_BOOT_ID: &str = "/run/mvm/boot-id";
 
 /// Brings the loopback up, which nobody else does, and which servers of the guest bind to.
 pub fn loopback() -> std::io::Result<()> {
@@ -26,7 +32,11 @@ pub async fn adopt(identity: Adopt, server: &ssh::Server) -> Result<()> {
         write("/etc/hosts", &format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {name}\n"))?;
     }
     if let Some(id) = &identity.machine_id {
-        write("/etc/machine-id", &format!("{id}\n"))?;
+        let (path, text) = ("/etc/machine-id", format!("{id}\n"));
+        if !fs::read_to_string(path).is_ok_and(|now| now == text) {
+            set_boot_id()?;
+            write(path, &text)?;
+        }
     }
     if let Some(network) = &identity.network {
         set_network(network)?;
@@ -35,6 +45,26 @@ pub async fn adopt(identity: Adopt, server: &ssh::Server) -> Result<()> {
         server.start(ssh).await?;
     }
     Ok(())
+}
+
+/// Lays a boot id of its own over the kernel's, which is the template's in every clone. Before the machine id, so
+/// that who is interrupted in between does it again.
+fn set_boot_id() -> Result<()> {
+    let failed = |e| guest_error("set the boot id", &e);
+    let set = || {
+        // The kernel's generator has got this machine's entropy by now.
+        let id = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+        if let Some(dir) = Path::new(OWN_BOOT_ID).parent() {
+            fs::create_dir_all(dir)?;
+        }
+        // Written in place: where it lies over the kernel's already, a template has done it.
+        fs::write(OWN_BOOT_ID, &id)?;
+        if fs::read_to_string(BOOT_ID)? != id {
+            rustix::mount::mount_bind(OWN_BOOT_ID, BOOT_ID)?;
+        }
+        Ok(())
+    };
+    set().map_err(failed)
 }
 
 /// Sets the wall clock unless it is right to the millisecond: a step disturbs programs.

@@ -10,7 +10,7 @@ const NAME: &str = "qemu-system-x86_64";
 /// The oldest version that the command lines of this driver are known to suit.
 const OLDEST: Version = Version { major: 7, minor: 2 };
 
-/// QEMU's version; the third number changes nothing here.
+/// QEMU's version as far as command lines depend on it: the rest of it is in the [`Release`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     /// First number.
@@ -23,6 +23,14 @@ impl std::fmt::Display for Version {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}.{}", self.major, self.minor)
     }
+}
+
+/// A build of QEMU: what was made with another one is not taken for its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Release {
+    pub(super) version: Version,
+    /// All that it says of its version, with the distribution's: `7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)`.
+    pub(super) words: String,
 }
 
 /// The first `qemu-system-x86_64` in `PATH`. Error: `qemu_not_found`, which names
@@ -40,7 +48,7 @@ pub fn find_binary() -> Result<PathBuf> {
 }
 
 /// Asks the program for its version. Errors: `qemu_not_found`, `qemu_unusable`.
-pub(super) async fn version(program: &Path) -> Result<Version> {
+pub(super) async fn release(program: &Path) -> Result<Release> {
     let unusable = |reason: String| Error::QemuUnusable { program: program.to_owned(), reason };
     let asked = tokio::process::Command::new(program).arg("--version").kill_on_drop(true).output();
     let output = match tokio::time::timeout(Duration::from_secs(20), asked).await {
@@ -50,20 +58,21 @@ pub(super) async fn version(program: &Path) -> Result<Version> {
         Err(_) => return Err(unusable("no answer to --version within 20 s".into())),
     };
     let text = String::from_utf8_lossy(&output.stdout);
-    match parse_version(&text) {
-        Some(version) if version >= OLDEST => Ok(version),
-        Some(version) => Err(unusable(format!("it is version {version}"))),
+    match parse_release(&text) {
+        Some(release) if release.version >= OLDEST => Ok(release),
+        Some(release) => Err(unusable(format!("it is version {}", release.version))),
         None => Err(unusable(format!("--version says {:?}", text.lines().next().unwrap_or("")))),
     }
 }
 
-/// `QEMU emulator version 7.2.22 (Debian …)` → 7.2
-fn parse_version(text: &str) -> Option<Version> {
+/// `QEMU emulator version 7.2.22 (Debian …)` → 7.2, and what stands behind `version`
+fn parse_release(text: &str) -> Option<Release> {
     let after = text.split_once("version ")?.1;
+    let words = after.lines().next()?.trim().chars().filter(|c| !c.is_control()).take(200);
     let mut numbers = after.split(|c: char| !c.is_ascii_digit());
     let major = numbers.next()?.parse().ok()?;
     let minor = numbers.next()?.parse().ok()?;
-    Some(Version { major, minor })
+    Some(Release { version: Version { major, minor }, words: words.collect() })
 }
 
 #[cfg(test)]
@@ -75,29 +84,30 @@ mod tests {
     #[test]
     fn versions_are_read() {
         let debian = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright";
-        assert_eq!(parse_version(debian), Some(Version { major: 7, minor: 2 }));
-        assert_eq!(
-            parse_version("QEMU emulator version 10.0.2"),
-            Some(Version { major: 10, minor: 0 })
-        );
-        assert_eq!(parse_version("QEMU emulator version x"), None);
+        let parsed =
+            |text: &str| parse_release(text).map(|release| (release.version, release.words));
+        let words = "7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)".to_owned();
+        assert_eq!(parsed(debian), Some((Version { major: 7, minor: 2 }, words)));
+        let plain = Some((Version { major: 10, minor: 0 }, "10.0.2".to_owned()));
+        assert_eq!(parsed("QEMU emulator version 10.0.2"), plain);
+        assert_eq!(parsed("QEMU emulator version x"), None);
         assert!(Version { major: 10, minor: 0 } > Version { major: 9, minor: 1 });
     }
 
     #[tokio::test]
     async fn a_program_that_is_no_qemu_is_named() {
-        let error = version(Path::new("/bin/true")).await.unwrap_err();
+        let error = release(Path::new("/bin/true")).await.unwrap_err();
         assert_eq!(error.code(), "qemu_unusable");
         assert!(error.to_string().contains("/bin/true"), "{error}");
-        let error = version(Path::new("/nonexistent/qemu")).await.unwrap_err();
+        let error = release(Path::new("/nonexistent/qemu")).await.unwrap_err();
         assert!(error.to_string().contains("apt-get install qemu-system-x86"), "{error}");
     }
 
     proptest! {
         #[test]
         fn any_answer_is_read_without_panic(text in ".{0,80}") {
-            let _ = parse_version(&text);
-            let _ = parse_version(&format!("version {text}"));
+            let _ = parse_release(&text);
+            let _ = parse_release(&format!("version {text}"));
         }
     }
 }

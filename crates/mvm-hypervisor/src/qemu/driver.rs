@@ -39,6 +39,7 @@ const LOAD_MEMORY: Duration = Duration::from_secs(600);
 pub struct QemuDriver {
     program: PathBuf,
     version: Version,
+    release: String,
     accelerator: Accelerator,
 }
 
@@ -52,9 +53,9 @@ impl QemuDriver {
     /// A driver of this program with this accelerator, `kvm` or `tcg` (what
     /// [`super::probe`] found). Errors: `qemu_not_found`, `qemu_unusable`.
     pub async fn new(program: PathBuf, accelerator: String) -> Result<QemuDriver> {
-        let version = binary::version(&program).await?;
+        let binary::Release { version, words: release } = binary::release(&program).await?;
         let accelerator = if accelerator == "kvm" { Accelerator::Kvm } else { Accelerator::Tcg };
-        Ok(QemuDriver { program, version, accelerator })
+        Ok(QemuDriver { program, version, release, accelerator })
     }
 
     fn hardware(&self, spec: &VmSpec) -> Hardware {
@@ -146,7 +147,7 @@ impl Hypervisor for QemuDriver {
     fn description(&self) -> Description {
         Description {
             name: "qemu".to_owned(),
-            version: self.version.to_string(),
+            version: self.release.clone(),
             accelerator: self.accelerator.name().to_owned(),
             simulated: false,
         }

@@ -13,6 +13,7 @@ mod heard;
 mod logs;
 mod machine;
 mod memory;
+mod oom;
 mod place;
 mod probe;
 mod process;

@@ -51,8 +51,8 @@ pub async fn probe(qemu: &Path, kernel: Option<&Path>, cache: &Path) -> Probe {
              agent"
             .into());
     };
-    let version = match binary::version(qemu).await {
-        Ok(version) => version.to_string(),
+    let version = match binary::release(qemu).await {
+        Ok(release) => release.words,
         Err(error) => return tcg(error.to_string()),
     };
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();

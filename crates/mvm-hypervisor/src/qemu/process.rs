@@ -12,6 +12,7 @@ use rustix::process::{
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
+use super::oom::OomKills;
 use crate::{Error, ProcessIdentity, Result};
 
 /// How a process ended, as far as can be known: only a parent learns the status.
@@ -19,6 +20,8 @@ use crate::{Error, ProcessIdentity, Result};
 pub(super) enum Ending {
     Status(i32),
     Signal(i32),
+    /// By the kernel, for want of memory.
+    OutOfMemory,
     Unknown,
 }
 
@@ -30,9 +33,35 @@ impl std::fmt::Display for Ending {
             Self::Signal(7) => {
                 f.write_str("killed by signal 7, SIGBUS: no space left for its memory file?")
             }
-            Self::Signal(signal) => write!(f, "killed by signal {signal}"),
+            Self::Signal(9) => f.write_str(
+                "killed by signal 9 (SIGKILL): perhaps the kernel's OOM killer, see the host's kernel log",
+            ),
+            Self::Signal(signal) => write!(f, "killed by signal {signal}{}", name_of(*signal)),
+            Self::OutOfMemory => f.write_str(
+                "killed by signal 9 (SIGKILL): the kernel's OOM killer, for want of memory on the host or in its cgroup",
+            ),
             Self::Unknown => f.write_str("ended"),
         }
+    }
+}
+
+/// The name of a signal that ends processes, in brackets; nothing where it has none that is known.
+fn name_of(signal: i32) -> &'static str {
+    match signal {
+        libc::SIGHUP => " (SIGHUP)",
+        libc::SIGINT => " (SIGINT)",
+        libc::SIGQUIT => " (SIGQUIT)",
+        libc::SIGILL => " (SIGILL)",
+        libc::SIGTRAP => " (SIGTRAP)",
+        libc::SIGABRT => " (SIGABRT)",
+        libc::SIGFPE => " (SIGFPE)",
+        libc::SIGSEGV => " (SIGSEGV)",
+        libc::SIGPIPE => " (SIGPIPE)",
+        libc::SIGTERM => " (SIGTERM)",
+        libc::SIGXCPU => " (SIGXCPU)",
+        libc::SIGXFSZ => " (SIGXFSZ)",
+        libc::SIGSYS => " (SIGSYS)",
+        _ => "",
     }
 }
 
@@ -68,6 +97,7 @@ impl Process {
 
     fn watch(identity: ProcessIdentity, pidfd: OwnedFd) -> Result<Self> {
         let pidfd = Arc::new(pidfd);
+        let oom_kills = OomKills::of(identity.pid);
         let (sender, ending) = watch::channel(None);
         let interest = tokio::io::Interest::READABLE;
         // SAFETY: an OwnedFd stays open, and the same, for as long as the AsyncFd holds it.
@@ -77,7 +107,16 @@ impl Process {
         tokio::spawn(async move {
             // A pidfd becomes readable, for good, when its process ends.
             let _ = readable.readable().await;
-            sender.send_replace(Some(reap(readable.get_ref().as_fd())));
+            let ending = match reap(readable.get_ref().as_fd()) {
+                // Of a process that is not our child no more is known than what its cgroup says.
+                Ending::Signal(9) | Ending::Unknown
+                    if oom_kills.as_ref().is_some_and(OomKills::any) =>
+                {
+                    Ending::OutOfMemory
+                }
+                ending => ending,
+            };
+            sender.send_replace(Some(ending));
         });
         Ok(Self { identity, pidfd, ending })
     }

@@ -80,6 +80,9 @@ fn pools(tenant: &DesiredTenant, path: &str, scope: Scope) -> Result<(), Fault> 
         pool.runtime_policy.validate().map_err(below(format!("{path}.runtime_policy")))?;
         pool.egress.validate().map_err(below(path.clone()))?;
         crate::cache::validate(&pool.caches).map_err(below(path.clone()))?;
+        if scope == Scope::Fleet {
+            admit_machine(tenant, pool, &path)?;
+        }
         sum.add(pool);
         sum.admit(&tenant.quotas, pool, &tenant.tenant_id, &path)?;
     }
@@ -94,6 +97,19 @@ fn pools(tenant: &DesiredTenant, path: &str, scope: Scope) -> Result<(), Fault> 
             .hint("give the tenant a larger subnet, or ask for fewer instances"));
     }
     Ok(())
+}
+
+/// Whether the tenant's quotas admit one machine of this pool. A node's document is told its part of a fleet's
+/// quotas, which may be less than a machine takes: that is for whoever asks to check.
+pub(crate) fn admit_machine(
+    tenant: &DesiredTenant,
+    pool: &DesiredPool,
+    path: &str,
+) -> Result<(), Fault> {
+    let caches = pool.caches.iter().map(|cache| cache.size_mib).sum();
+    let shape = &pool.instance_resources;
+    crate::admission::admit_machine(&tenant.tenant_id, &tenant.quotas, shape, caches)
+        .map_err(below(format!("{path}.instance_resources")))
 }
 
 /// What the pools up to one ask for together.

@@ -1,9 +1,11 @@
 //! The audit logs, and the layer that writes every call to them that changes something.
 
-use super::{Asked, Caller, Listing, Refusal, Shared};
+use super::{Answer, Asked, Body, Caller, Listing, Refusal, Shared, detached};
 use crate::Node;
-use crate::audit::{Act, within};
-use crate::problem::not_found;
+use crate::audit::{Act, note_target, within};
+use crate::clock::wall;
+use crate::problem::{io, not_found};
+use crate::transfer::blocking;
 use crate::world::World;
 use axum::body::Body as HttpBody;
 use axum::extract::rejection::RawPathParamsRejection;
@@ -11,7 +13,8 @@ use axum::extract::{ConnectInfo, MatchedPath, Path, RawPathParams, Request, Stat
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use mvm_api::audit::AuditLogView;
+use axum::{Extension, Json};
+use mvm_api::audit::{AuditLogView, PruneAudit, PruneResult};
 use mvm_api::query::{Follow, Query};
 use mvm_api::routes::{RequestId, Server, find};
 use mvm_api::{Peer, Problem};
@@ -33,6 +36,37 @@ pub async fn list(
     Ok(page.of(logs))
 }
 
+/// Removes the beginnings of logs.
+pub async fn prune(
+    State(node): Shared,
+    ConnectInfo(peer): Caller,
+    request: Option<Extension<RequestId>>,
+    Body(body): Body<PruneAudit>,
+) -> Answer<PruneResult> {
+    if body.before > wall() {
+        let detail = "records of the future cannot be pruned: `before` is later than now";
+        return Err(Problem::new(422, "invalid_value", detail)
+            .hint("give a moment that is past, in ms since the Unix epoch")
+            .into());
+    }
+    let known: Vec<String> = node.audit.list().into_iter().map(|view| view.log).collect();
+    let logs = match body.log {
+        None => known,
+        Some(log) if known.contains(&log) => vec![log],
+        Some(log) => return Err(no_log(&log).into()),
+    };
+    note_target(logs.join(" ").chars().take(200).collect::<String>());
+    let request = request.map(|Extension(RequestId(id))| id);
+    let entry = Entry { actor: peer.holder(), request, ..Entry::default() };
+    let prune = move || node.audit.prune(&logs, body.before, &entry);
+    let logs = detached(blocking(prune)).await?;
+    Ok(Json(PruneResult { logs }))
+}
+
+fn no_log(log: &str) -> Problem {
+    not_found(format!("audit log {log}"), "see them with `mvm audit verify`")
+}
+
 /// Whether the caller may read this log: one confined to a tenant reads its own alone.
 fn may_read(peer: &Peer, log: &str) -> bool {
     peer.tenant().is_none_or(|tenant| tenant.as_str() == log)
@@ -49,11 +83,12 @@ pub async fn show(
     let files = node.audit.files(&log);
     let live = files.is_empty() && options.follow && is_log_to_come(&node, &log).await;
     if files.is_empty() && !live || !may_read(&peer, &log) {
-        return Err(
-            not_found(format!("audit log {log}"), "see them with `mvm audit verify`").into()
-        );
+        return Err(no_log(&log).into());
     }
-    let reader = Reader { node, log, read: VecDeque::new(), file: None, follow: options.follow };
+    let opened = node.audit.open_files(&log).map_err(|e| io(format!("read {log}"), e))?;
+    let read = opened.iter().map(|(path, _)| path.clone()).collect();
+    let waiting = opened.into_iter().map(|(_, file)| tokio::fs::File::from_std(file)).collect();
+    let reader = Reader { node, log, read, waiting, file: None, follow: options.follow };
     let stream = futures::stream::try_unfold(reader, |mut reader| async {
         Ok::<_, std::io::Error>(reader.next().await?.map(|piece| (piece, reader)))
     });
@@ -70,8 +105,10 @@ async fn is_log_to_come(node: &Node, log: &str) -> bool {
 struct Reader {
     node: std::sync::Arc<Node>,
     log: String,
-    /// The files that were begun.
-    read: VecDeque<PathBuf>,
+    /// The files that were opened.
+    read: Vec<PathBuf>,
+    /// Those of them that were not begun: one that is pruned meanwhile is still read.
+    waiting: VecDeque<tokio::fs::File>,
     file: Option<tokio::fs::File>,
     follow: bool,
 }
@@ -89,13 +126,17 @@ impl Reader {
                     return Ok(Some(buffer));
                 }
             }
+            if let Some(file) = self.waiting.pop_front() {
+                self.file = Some(file);
+                continue;
+            }
             // The next file is there only when nothing more comes to this one.
             let files = self.node.audit.files(&self.log);
             let new = files.into_iter().find(|file| !self.read.contains(file));
             match new {
                 Some(path) => {
                     self.file = Some(tokio::fs::File::open(&path).await?);
-                    self.read.push_back(path);
+                    self.read.push(path);
                 }
                 None if self.follow => tokio::time::sleep(Duration::from_millis(200)).await,
                 None => return Ok(None),

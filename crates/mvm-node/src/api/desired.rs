@@ -18,6 +18,7 @@ pub async fn apply(State(node): Shared, Body(body): Body<ApplyDesired>) -> Answe
     let ApplyDesired { document, prune, dry_run } = body;
     document.validate()?;
     node.admit_shapes(&document)?;
+    document.admit_machines()?;
     let steps = match dry_run {
         true => node.desired_steps(&document, prune).await?,
         false => node.apply_desired(document, prune, false).await?,

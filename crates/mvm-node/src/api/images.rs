@@ -16,6 +16,7 @@ use mvm_api::Problem;
 use mvm_api::query::{PartRange, Query};
 use mvm_api::types::{FetchImage, Gc, GcResult, ImageView, ImportKernel, KernelView};
 use mvm_image::{KernelImport, KernelInfo, Platform};
+use mvm_model::Pool;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io::SeekFrom;
@@ -39,10 +40,40 @@ pub async fn kernel_import(
             .hint("name a file of the node, by its absolute path")
             .into());
     }
-    let kernel =
-        detached(async move { node.parts.images.kernel_import(&file, options).await.or_problem() })
-            .await?;
+    let import = async move {
+        let imported = node.parts.images.kernel_import(&file, options).await.or_problem();
+        imported.map_err(|problem| match problem.code.as_str() {
+            "exists" => problem.hint("give it another (--name), or `mvm kernel remove` that one"),
+            _ => problem,
+        })
+    };
+    let kernel = detached(import).await?;
     Ok(Json(kernel_view(&kernel)))
+}
+
+/// Removes a kernel. Images have a copy of theirs: only who names it for builds to come keeps it.
+pub async fn kernel_remove(State(node): Shared, Path(kernel): Path<String>) -> Answer<KernelView> {
+    let images = node.parts.images.clone();
+    let kernel = images.kernel(&kernel).or_problem()?;
+    let last = images.kernels().or_problem()?.len() == 1;
+    // Whoever makes a pool waits for the records meanwhile.
+    let removed = node
+        .change(|world, _| {
+            let mut pools = world.pools.values();
+            let needs = |pool: &&Pool| match &pool.kernel {
+                Some(named) => *named == kernel.digest,
+                None => last,
+            };
+            if let Some(pool) = pools.find(needs) {
+                let what =
+                    format!("kernel {} is what pool {} is built with", kernel.name, pool.reference);
+                return Err(Problem::new(409, "in_use", what)
+                    .hint("destroy the pool first, or import the kernel that takes its place"));
+            }
+            images.kernel_remove(&kernel.digest).or_problem()
+        })
+        .await?;
+    Ok(Json(kernel_view(&removed)))
 }
 
 pub async fn kernel_fetch(

@@ -3,10 +3,13 @@
 //! `audit/LOG/NNNNNNNNNNNN.log`, named by the number of the first record in it. A record is written
 //! while its log is held; one thread syncs what was written, all logs that wait at once.
 
+mod prune;
+
 use crate::Result;
 use crate::clock::wall;
 use crate::problem::io;
 use crate::root::make_dir;
+use mvm_api::Problem;
 use mvm_api::audit::AuditLogView;
 use mvm_model::audit::{self, AGENT, Chain, Entry, NODE_LOG, OK};
 use std::collections::HashMap;
@@ -29,6 +32,8 @@ const GONE: char = '@';
 pub struct Logs {
     dir: PathBuf,
     open: Lock<HashMap<String, LogFile>>,
+    /// Held by whoever removes the beginning of a log.
+    pruning: Lock<()>,
     syncer: Arc<Syncer>,
 }
 
@@ -54,19 +59,14 @@ impl Logs {
     /// The logs in this directory; none is opened before it is written to.
     pub fn open(dir: PathBuf) -> Result<Logs> {
         make_dir(&dir, 0o700)?;
-        Ok(Logs { dir, open: Lock::default(), syncer: Syncer::start()? })
+        let (open, pruning) = (Lock::default(), Lock::default());
+        Ok(Logs { dir, open, pruning, syncer: Syncer::start()? })
     }
 
     /// Appends a record. After an error the log is as it was.
     pub fn append(&self, log: &str, entry: Entry) -> Result<Written> {
         let mut open = locked(&self.open);
-        let log = match open.get_mut(log) {
-            Some(log) => log,
-            None => {
-                let opened = LogFile::open(&self.dir.join(log), log)?;
-                open.entry(log.to_owned()).or_insert(opened)
-            }
-        };
+        let log = open_log(&mut open, &self.dir, log)?;
         let number = log.append(entry)?;
         Ok(Written { number, turn: self.syncer.want(log.file.clone()) })
     }
@@ -131,6 +131,28 @@ impl Logs {
     }
 }
 
+impl Logs {
+    /// The files of a log, opened: what is removed from its beginning meanwhile is still read.
+    pub fn open_files(&self, log: &str) -> std::io::Result<Vec<(PathBuf, File)>> {
+        let _held = locked(&self.open);
+        let files = self.files(log).into_iter();
+        files.map(|path| File::open(&path).map(|file| (path, file))).collect()
+    }
+}
+
+fn open_log<'a>(
+    open: &'a mut HashMap<String, LogFile>,
+    dir: &Path,
+    log: &str,
+) -> Result<&'a mut LogFile> {
+    if !open.contains_key(log) {
+        // One that was put aside is still the log of that tenant.
+        let name = gone(log).map_or(log, |(name, _)| name);
+        open.insert(log.to_owned(), LogFile::open(&dir.join(log), name)?);
+    }
+    open.get_mut(log).ok_or_else(|| Problem::internal("a log that was opened is not there"))
+}
+
 /// The tenant's name and the time in the name of a log that was put aside.
 fn gone(log: &str) -> Option<(&str, &str)> {
     log.split_once(GONE)
@@ -148,9 +170,18 @@ fn files_in(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// Removes what an agent has left that was killed while it pruned.
+fn remove_rests(dir: &Path) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
+    let paths = entries.flatten().map(|entry| entry.path());
+    let mut rests = paths.filter(|path| path.extension().is_some_and(|e| e == prune::REST));
+    rests.try_for_each(|path| crate::root::remove_file(&path))
+}
+
 impl LogFile {
     fn open(dir: &Path, log: &str) -> Result<LogFile> {
         make_dir(dir, 0o700)?;
+        remove_rests(dir)?;
         let files = files_in(dir);
         let mut chain = Chain::new(log);
         let Some(last) = files.last() else { return LogFile::begin(dir, chain) };
@@ -197,9 +228,20 @@ impl LogFile {
         Ok(LogFile { dir: dir.to_owned(), chain, file, bytes: 0, set_aside: 0 })
     }
 
+    /// Goes on in another file.
+    fn roll(&mut self) -> Result<()> {
+        *self = LogFile::begin(&self.dir, self.chain.clone())?;
+        Ok(())
+    }
+
+    /// Returns when all that was written is durable.
+    fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|e| io(format!("sync {}", self.dir.display()), e))
+    }
+
     fn append(&mut self, entry: Entry) -> Result<u64> {
         if self.bytes >= FILE_BYTES {
-            *self = LogFile::begin(&self.dir, self.chain.clone())?;
+            self.roll()?;
         }
         let (line, next) = self.chain.line(entry, wall());
         self.make_room(line.len() as u64);

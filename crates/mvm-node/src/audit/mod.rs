@@ -13,11 +13,12 @@ pub mod session;
 use crate::Result;
 use crate::node::{Node, locked};
 use log::{Logs, Written};
-use mvm_api::audit::AuditLogView;
+use mvm_api::audit::{AuditLogView, PrunedView};
 use mvm_model::audit::{AGENT, Entry, NODE_LOG, OK, bounded};
-use mvm_model::{Instance, InstanceRef, Job, JobId, Name};
+use mvm_model::{Instance, InstanceRef, Job, JobId, Millis, Name};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as Lock};
@@ -60,6 +61,17 @@ impl Audit {
     /// The files of a log, oldest first; none where there is no such log.
     pub fn files(&self, log: &str) -> Vec<PathBuf> {
         self.logs.files(log)
+    }
+
+    /// The files of a log, opened together: what is removed meanwhile is still read.
+    pub fn open_files(&self, log: &str) -> std::io::Result<Vec<(PathBuf, File)>> {
+        self.logs.open_files(log)
+    }
+
+    /// Removes the records of these logs that were written before a moment, as this actor.
+    pub fn prune(&self, logs: &[String], before: Millis, entry: &Entry) -> Result<Vec<PrunedView>> {
+        let prune = |log: &String| self.logs.prune(log, before, entry, |_| Ok(()));
+        logs.iter().map(prune).collect()
     }
 
     /// At start: puts aside the logs of tenants that are gone.

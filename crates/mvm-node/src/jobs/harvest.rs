@@ -8,7 +8,7 @@ use crate::node::Node;
 use crate::problem::{IntoProblem, io};
 use crate::root::remove_file;
 use mvm_api::Problem;
-use mvm_archive::Notes;
+use mvm_archive::{Notes, plain};
 use mvm_guest::channel::Channel;
 use mvm_model::job::{Artifact, JobState, Outcome};
 use mvm_model::{InstanceId, Job, JobId};
@@ -60,7 +60,7 @@ impl Harvest<'_> {
                 && outcome.state == JobState::Succeeded
             {
                 outcome.state = JobState::Failed;
-                outcome.add_reason(format!("no artifact {path}: {problem}"));
+                outcome.add_reason(format!("no artifact {}: {problem}", shown(path)));
             }
         }
         artifacts
@@ -102,7 +102,7 @@ impl Harvest<'_> {
                 Some(bytes)
             }),
             Err(cut) => {
-                self.cut_off(cut, &format!("artifact {path} was fetched"), outcome);
+                self.cut_off(cut, &format!("artifact {} was fetched", shown(path)), outcome);
                 Ok(None)
             }
         };
@@ -144,6 +144,11 @@ impl Harvest<'_> {
             _ => outcome.add_reason(late.reason.unwrap_or_default()),
         }
     }
+}
+
+/// A path that whoever submitted the job has named, on one line of a message.
+fn shown(path: &str) -> String {
+    plain(path, 300)
 }
 
 /// A file that takes so many bytes and no more, and no more than there is room for.

@@ -1,9 +1,10 @@
 //! `mvm audit`
 
+use super::values::Moment;
 use super::{Context, refused};
 use crate::output::{self, Flow, Format, Outcome};
 use clap::{Args, Subcommand};
-use mvm_api::audit::AuditLogView;
+use mvm_api::audit::{AuditLogView, PruneAudit, PruneResult};
 use mvm_api::{Client, Problem, paths};
 use mvm_model::audit::{Expected, Flaw, NODE_LOG, Sealed, Verdict, Verifier};
 use serde::Serialize;
@@ -40,6 +41,18 @@ pub enum Command {
         /// The tenant; without one, what concerned none
         log: Option<String>,
     },
+    /// Removes old records; what is left still verifies
+    #[command(
+        after_help = "Examples:\n  mvm audit export ci > ci.log\n  mvm audit prune --before 90d\n  mvm audit prune --before 2026-01-31 --tenant ci\n\nA record that stays says who removed how many, up to which time, number and digest; without it the\nlog does not verify. A log that is not whole is left as it is."
+    )]
+    Prune {
+        /// What was written before goes: a date (UTC), a time, or an age such as 90d
+        #[arg(long, value_name = "DATE|AGE")]
+        before: Moment,
+        /// Of this tenant's log alone, or `_node`; of every log of this node where absent
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<String>,
+    },
 }
 
 /// What is to be verified, and against what.
@@ -72,6 +85,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
     match command {
         Command::List { log, follow, file } => list(context, log, follow, file).await,
         Command::Verify(verify) => self::verify(context, verify).await,
+        Command::Prune { before, tenant } => prune(context, before, tenant).await,
         Command::Export { log } => {
             let path = paths::audit(log.as_deref().unwrap_or(NODE_LOG), false);
             let (client, flow) = (context.client()?, Flow::default());
@@ -79,6 +93,17 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             flow.of(async { shown.await.map_err(refused) }).await.map(|()| 0)
         }
     }
+}
+
+async fn prune(context: &Context, before: Moment, log: Option<String>) -> Outcome {
+    let asked = PruneAudit { before: before.millis(), log };
+    let done: PruneResult = context.client()?.post(paths::AUDIT, &asked).await.map_err(refused)?;
+    let cells = done.logs.iter().map(|log| {
+        let last = log.last.map(|last| last.to_string()).unwrap_or_default();
+        let head = log.head.clone().unwrap_or_default();
+        vec![log.log.clone(), log.records.to_string(), output::mib(log.bytes), last, head]
+    });
+    output::show(context.format, &done, &["LOG", "REMOVED", "SIZE", "UP TO", "DIGEST"], cells)
 }
 
 async fn list(
@@ -91,7 +116,8 @@ async fn list(
     if let Some(file) = file {
         let mut reading = Verifier::new(Expected::default());
         let read = read_file(&file, |piece| reading.feed(piece, |sealed| records.push(sealed)));
-        read?.map_err(|flaw| not_whole(&file.display().to_string(), &flaw))?;
+        let whole = read?.and_then(|()| reading.end());
+        whole.map_err(|flaw| not_whole(&file.display().to_string(), &flaw))?;
         return show(context.format, &records);
     }
     let log = log.as_deref().unwrap_or(NODE_LOG);
@@ -117,6 +143,7 @@ async fn list(
     }
     if !follow {
         show(context.format, &records)?;
+        flaw = flaw.or_else(|| reading.end().err());
     }
     flaw.map_or(Ok(0), |flaw| Err(not_whole(log, &flaw)))
 }
@@ -217,15 +244,20 @@ fn report(format: Format, outcomes: Vec<(String, Result<Verdict, Flaw>)>) -> Out
             Err(flaw) => Row { log, verdict: None, flaw: Some(flaw.to_string()) },
         })
         .collect();
-    let cells = rows.iter().map(|row| match &row.verdict {
-        None => vec![row.log.clone(), String::new(), "NOT WHOLE".to_owned()],
-        Some(v) if v.torn_bytes > 0 => {
-            let torn = format!("{} (and {} bytes of a torn record)", v.head, v.torn_bytes);
-            vec![row.log.clone(), format!("{}-{}", v.first, v.last), torn]
-        }
-        Some(v) => vec![row.log.clone(), format!("{}-{}", v.first, v.last), v.head.clone()],
+    let cells = rows.iter().map(|row| {
+        let Some(v) = &row.verdict else {
+            return vec![row.log.clone(), String::new(), "NOT WHOLE".to_owned(), String::new()];
+        };
+        let head = match v.torn_bytes {
+            0 => v.head.clone(),
+            torn => format!("{} (and {torn} bytes of a torn record)", v.head),
+        };
+        let by = v.pruned_by.as_deref().unwrap_or_default();
+        let pruned = v.pruned.as_ref().map(|p| format!("up to {} by {by}", p.last));
+        let records = format!("{}-{}", v.first, v.last);
+        vec![row.log.clone(), records, head, pruned.unwrap_or_default()]
     });
-    output::show(format, &rows, &["LOG", "RECORDS", "HEAD"], cells)?;
+    output::show(format, &rows, &["LOG", "RECORDS", "HEAD", "PRUNED"], cells)?;
     problem.map_or(Ok(0), Err)
 }
 

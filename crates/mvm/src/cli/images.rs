@@ -28,6 +28,14 @@ pub enum KernelCommand {
     /// Downloads the distribution's cloud kernel, unpacks it (it is not installed), and imports it
     #[command(after_help = "Examples:\n  mvm kernel fetch")]
     Fetch,
+    /// Removes a kernel; images that were built with it keep their copy
+    #[command(
+        after_help = "Examples:\n  mvm kernel remove 6.1.0-18-cloud-amd64\n  mvm kernel remove 3f0c64d1\n\nA kernel that a pool names is kept (`in_use`). Where it was the default, the first of the others\nby name is that from now on."
+    )]
+    Remove {
+        /// Its name, its digest, or the first digits of that
+        kernel: String,
+    },
     /// Lists the kernels
     #[command(after_help = "Examples:\n  mvm kernel list")]
     List,
@@ -77,6 +85,12 @@ pub async fn kernel(context: &Context, command: KernelCommand) -> Outcome {
         }
         KernelCommand::Fetch => {
             with_progress(&context.agent()?, context.format, paths::KERNEL_FETCH, &()).await?
+        }
+        KernelCommand::Remove { kernel } => {
+            let client = context.agent()?;
+            let gone: KernelView = client.delete(&paths::kernel(&kernel)).await.map_err(refused)?;
+            let line = format!("kernel {} ({}) is removed", gone.name, gone.version);
+            return output::say(context.format, &gone, &line);
         }
         KernelCommand::List => {
             let client = context.agent()?;

@@ -11,6 +11,7 @@ use mvm_api::types::{CreateInstance, InstanceStats, InstanceView, MoveInstance, 
 use mvm_api::{Client, Problem, paths};
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::{InstanceRef, PoolRef};
+use std::io::IsTerminal;
 use std::path::Path;
 
 /// Instances.
@@ -111,13 +112,18 @@ pub enum Command {
         copying: Copying,
     },
     /// Shows the console
-    #[command(after_help = "Examples:\n  mvm instance logs ci/runners/i-0123abcd -f")]
+    #[command(
+        after_help = "Examples:\n  mvm instance logs ci/runners/i-0123abcd -f\n  mvm instance logs ci/runners/i-0123abcd --raw\n\nOn a terminal, what could move its cursor is escaped; a file or a pipe gets the bytes."
+    )]
     Logs {
         /// tenant/pool/id
         instance: InstanceRef,
         /// Go on showing what is added
         #[arg(long, short)]
         follow: bool,
+        /// The bytes as they are, also on a terminal: a guest's words can move its cursor and worse
+        #[arg(long)]
+        raw: bool,
     },
     /// Shows what an instance uses
     #[command(after_help = "Examples:\n  mvm instance stats ci/runners/i-0123abcd -o json")]
@@ -211,10 +217,15 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         }
         Command::Exec(exec) => own_failure(execute(context, exec).await, context),
         Command::Cp { from, to, copying } => copy(context, &from, &to, copying).await,
-        Command::Logs { instance, follow } => {
+        Command::Logs { instance, follow, raw } => {
             let path = format!("{}?follow={follow}", paths::instance_part(&instance, "logs"));
             let (client, flow) = (context.client()?, Flow::default());
-            let shown = client.download(&path, |bytes| flow.print(bytes));
+            let raw = raw || !std::io::stdout().is_terminal();
+            let mut cleaner = output::Cleaner::default();
+            let shown = client.download(&path, |bytes| match raw {
+                true => flow.print(bytes),
+                false => flow.print(cleaner.clean(bytes).as_bytes()),
+            });
             flow.of(async { shown.await.map_err(refused) }).await.map(|()| 0)
         }
         Command::Stats { instance } => {

@@ -219,7 +219,7 @@ async fn artifacts(context: &Context, job: JobId, folder: &str, copying: Copying
     let mut lines = Vec::new();
     for (index, artifact) in there {
         job::fetch(&client, job, index, Path::new(folder), copying.rules()).await?;
-        lines.push(artifact.path.clone());
+        lines.push(mvm_archive::plain(&artifact.path, usize::MAX));
     }
     if lines.is_empty() {
         let what = format!("job {job} is {} and has left no artifacts", view.state);

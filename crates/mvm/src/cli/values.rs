@@ -159,6 +159,36 @@ impl FromStr for Lifetime {
     }
 }
 
+/// A moment that is past: a date, a time, or how long ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(u64);
+
+impl Moment {
+    /// In ms since the Unix epoch.
+    pub fn millis(&self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Moment {
+    type Err = Fault;
+
+    fn from_str(text: &str) -> Result<Self, Fault> {
+        let at = if let Ok(age) = text.parse::<Lifetime>() {
+            jiff::Timestamp::now().as_millisecond().checked_sub_unsigned(age.millis())
+        } else if let Ok(time) = text.parse::<jiff::Timestamp>() {
+            Some(time.as_millisecond())
+        } else {
+            let start = format!("{text}T00:00:00Z").parse::<jiff::Timestamp>();
+            start.ok().map(|start| start.as_millisecond())
+        };
+        at.and_then(|at| u64::try_from(at).ok()).map(Moment).ok_or_else(|| {
+            Fault::new(Code::InvalidValue, format!("{text:?} is not a valid date or age"))
+                .hint("write it as 2026-01-31 (UTC), 2026-01-31T12:00:00Z, 90d or 1y")
+        })
+    }
+}
+
 /// How long somebody waits: a [`Lifetime`], or `0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wait(u64);

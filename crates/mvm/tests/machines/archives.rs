@@ -70,5 +70,13 @@ fn a_work_tree_goes_in_and_comes_back_as_it_was() {
     // The log is cut at what it had; what comes behind it in the archive is there.
     let log = std::fs::read_to_string(came.join("log")).expect("log");
     assert!(log.starts_with("line\n") && came.join("sub/same").exists());
+    // What was named and is no file is missed as what is not there; its name begins no line.
+    for (path, why) in [("/dev/null", "it is a device"), ("pipe\nx", "it is a FIFO")] {
+        let job = ["run", "ci/small", "--out", path, "--", "mkfifo", "pipe\nx"];
+        let output = lab.mvm(&job).current_dir(&lab.root).output().expect("mvm");
+        let words = text(&output.stderr);
+        assert!(!output.status.success() && words.contains(why), "{path}: {words}");
+        assert!(words.contains("no artifact") && !words.contains("pipe\nx"), "{words}");
+    }
     lab.ok(&["pool", "destroy", "ci/small"]);
 }

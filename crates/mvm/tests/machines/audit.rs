@@ -149,3 +149,60 @@ fn a_log_outlives_its_agent_and_its_tenant_and_every_change_of_it_is_found() {
     assert_eq!(lab.audit("ci").len(), 1, "a new one begins");
     lab.ok(&["tenant", "destroy", "ci"]);
 }
+
+#[test]
+fn old_records_go_and_what_is_left_verifies_here_and_elsewhere() {
+    let lab = Lab::new("prune");
+    lab.ok(&["tenant", "create", "ci", "--net-id", "75", "--subnet", "10.77.75.0/24"]);
+    for most in ["3", "4", "5"] {
+        lab.ok(&["tenant", "update", "ci", "--max-running", most]);
+    }
+    let records = lab.audit("ci");
+    let kept = |at: usize| records[at]["digest"].as_str().expect("digest").to_owned();
+    // Everything but the last two: their time is the moment.
+    let at = records[records.len() - 2]["at"].as_i64().expect("time");
+    let moment = jiff::Timestamp::from_millisecond(at).expect("time").to_string();
+    let older = records.iter().filter(|r| r["at"].as_i64() < Some(at)).count();
+    assert!(older > 0);
+    let prune = ["audit", "prune", "--before", &moment, "--tenant", "ci"];
+    let done = lab.json(&prune);
+    assert_eq!(done["logs"][0]["records"], older, "{done}");
+    assert_eq!(done["logs"][0]["head"], records[older - 1]["digest"]);
+    let rows = lab.json(&["audit", "verify", "ci"]);
+    assert_eq!((&rows[0]["first"], &rows[0]["pruned_by"]), (&(older + 1).into(), &"uid:0".into()));
+    let table = lab.ok(&["audit", "verify", "ci"]);
+    assert!(table.contains(&format!("up to {older} by uid:0")), "{table}");
+    lab.ok(&["audit", "verify", "ci", "--head", &kept(older - 1)]);
+    lab.ok(&["audit", "verify", "ci", "--head", &kept(records.len() - 1)]);
+    let asked = lab.audit("_node");
+    assert_eq!(outcomes(&asked, "audit.prune", "ci"), ["ok"], "{asked:?}");
+    let left = lab.audit("ci");
+    let told = left.iter().find(|r| r["verb"] == "log.prune").expect("its record");
+    assert_eq!((&told["pruned"]["count"], &told["actor"]), (&older.into(), &"uid:0".into()));
+    // Elsewhere, as it is, with its record changed, and without it.
+    let whole = lab.ok(&["audit", "export", "ci"]);
+    let without: String = whole
+        .lines()
+        .take_while(|l| !l.contains("log.prune"))
+        .map(|l| l.to_owned() + "\n")
+        .collect();
+    let changed = whole.replacen("\"count\":", "\"count\":1", 1);
+    let copy = lab.root.join("copy.log");
+    for (log, sound) in [(whole, true), (changed, false), (without, false)] {
+        std::fs::write(&copy, log).expect("copy");
+        for verb in ["verify", "list"] {
+            let file = copy.to_str().expect("path");
+            let tried = lab.mvm(&["audit", verb, "--file", file]).output().expect("mvm");
+            assert_eq!(tried.status.success(), sound, "{verb}: {}", text(&tried.stderr));
+        }
+    }
+    // The next agent goes on, and prunes on.
+    lab.kill_agent();
+    lab.ok(&["tenant", "update", "ci", "--max-running", "6"]);
+    lab.ok(&["audit", "prune", "--before", "1s"]);
+    lab.ok(&["audit", "verify"]);
+    lab.refused(&["audit", "prune", "--before", "1d", "--tenant", "nobody"], "not_found");
+    lab.refused(&["audit", "prune", "--before", "2999-01-01"], "invalid_value");
+    lab.refused(&["audit", "prune", "--before", "soon"], "usage");
+    lab.ok(&["tenant", "destroy", "ci"]);
+}

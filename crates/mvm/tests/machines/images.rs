@@ -64,3 +64,46 @@ fn without_nix_a_build_says_how_to_get_it() {
     assert!(!build.status.success());
     assert!(words.contains("error[nix_missing]") && words.contains("nix-bin"), "{words}");
 }
+
+#[test]
+fn a_kernel_that_a_pool_is_built_with_stays_and_two_have_not_one_name() {
+    let lab = Lab::new("kernels");
+    let kernels = || lab.json(&["kernel", "list"]).as_array().expect("list").clone();
+    let known = kernels().remove(0);
+    let word = |of: &serde_json::Value, what: &str| of[what].as_str().expect("text").to_owned();
+    let (name, digest) = (word(&known, "name"), word(&known, "digest"));
+    let dir = lab.root.join("kernels").join(&digest);
+    let modules = dir.join("modules/lib/modules").join(word(&known, "version"));
+    // The same again is the same; another one is another, whatever it is called.
+    let mut bytes = std::fs::read(dir.join("vmlinux")).expect("kernel");
+    let file = lab.root.join("vmlinux");
+    std::fs::write(&file, &bytes).expect("kernel");
+    let (file, modules) = (file.to_str().expect("path"), modules.to_str().expect("path"));
+    let import = |name: &str| {
+        let words = ["kernel", "import", file, "--modules", modules, "--name", name];
+        words.map(str::to_owned)
+    };
+    let words = import(&name);
+    let again = words.each_ref().map(String::as_str);
+    lab.ok(&again);
+    bytes.push(0);
+    std::fs::write(file, &bytes).expect("kernel");
+    lab.refused(&again, "exists");
+    lab.tenant_and_unbuilt_pool("ci", "76");
+    lab.refused(&["kernel", "remove", &name], "in_use");
+    let words = import("other");
+    lab.ok(&words.each_ref().map(String::as_str));
+    // No pool names it, and another takes its place.
+    lab.ok(&["kernel", "remove", &name]);
+    let left = kernels();
+    assert_eq!(
+        (left.len(), &left[0]["name"], &left[0]["default"]),
+        (1, &"other".into(), &true.into())
+    );
+    lab.refused(&["kernel", "remove", "other"], "in_use");
+    lab.ok(&["pool", "destroy", "ci/small"]);
+    lab.ok(&["kernel", "remove", "other"]);
+    assert!(kernels().is_empty());
+    lab.refused(&["kernel", "remove", "../x y"], "kernel_missing");
+    lab.ok(&["tenant", "destroy", "ci"]);
+}

@@ -110,6 +110,7 @@ impl Trial<'_> {
         self.fails(&["audit", "list", "TENANT", "-f"]);
         self.fails(&["audit", "export", "TENANT"]);
         self.fails(&["audit", "verify"]);
+        self.fails(&["audit", "prune", "--before", "1d", "--tenant", "TENANT"]);
         self.fails(&["events"]);
         self.fails(&["events", "-f"]);
         self.fails(&["metrics"]);

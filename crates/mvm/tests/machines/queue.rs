@@ -239,6 +239,15 @@ fn a_job_is_never_run_twice_by_mistake() {
     // Lost again, it has no third.
     kill_with_machines(&lab, &[&again]);
     assert_eq!((lab.ended(&again), lab.job(&again)["state"].as_str()), (125, Some("lost")));
+    // One whose process somebody has killed says so.
+    let id = lab.submit(&[], "echo run; exec sleep 600");
+    wait_for("its output", || lab.printed(&id).0 == "run\n");
+    let instance = lab.job(&id)["attempts"][0]["instance"].as_str().expect("instance").to_owned();
+    let killed = std::process::Command::new("kill").args(["-9", &lab.process(&instance)]).status();
+    assert!(killed.expect("kill").success());
+    assert_eq!((lab.ended(&id), lab.job(&id)["state"].as_str()), (125, Some("lost")));
+    let reason = lab.job(&id)["reason"].as_str().expect("reason").to_owned();
+    assert!(reason.contains("signal 9 (SIGKILL)") && reason.contains("OOM killer"), "{reason}");
     // A machine that is taken away under its job makes it lost as well.
     let id = lab.submit(&[], "echo run; exec sleep 600");
     wait_for("its output", || lab.printed(&id).0 == "run\n");

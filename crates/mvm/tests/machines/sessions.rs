@@ -83,6 +83,22 @@ fn files_programs_and_terminals() {
 
     lab.exec(&vm, "echo said on the console > /dev/console");
     wait_for("the console", || lab.ok(&["instance", "logs", &vm]).contains("said on the console"));
+    // On a terminal it moves no cursor, unless that is asked for.
+    lab.exec(&vm, "printf 'a\\033[2Jb\\n' > /dev/console");
+    wait_for("the console", || lab.ok(&["instance", "logs", &vm]).contains("a\x1b[2Jb"));
+    for (raw, shown, other) in [("", "a\\u{1b}[2Jb", "\x1b[2J"), (" --raw", "a\x1b[2Jb", "\\u{1b}")]
+    {
+        let command = format!(
+            "'{}' --root '{}' instance logs {vm}{raw}",
+            env!("CARGO_BIN_EXE_mvm"),
+            lab.root.display()
+        );
+        let mut script = Command::new("script");
+        script.args(["-qec", &command, "/dev/null"]).stdin(Stdio::null());
+        let output = script.output().expect("script");
+        let words = text(&output.stdout);
+        assert!(words.contains(shown) && !words.contains(other), "{raw}: {words}");
+    }
     let stats = lab.json(&["instance", "stats", &vm]);
     assert!(stats["resident_kib"].as_u64().expect("resident") > 10_000, "{stats}");
     assert!(

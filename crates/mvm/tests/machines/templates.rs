@@ -32,7 +32,7 @@ fn clones_share_memory_and_nothing_else() {
     lab.ok(&["pool", "scale", "ci/small", "--warm", "2", "--sleeping", "2", "--wait"]);
     assert_eq!(lab.machines(), 2, "a sleeper that never ran needs no process");
     let warm = lab.ids("ci/small", "warm");
-    let mut seen: Vec<BTreeSet<String>> = vec![BTreeSet::new(); 5];
+    let mut seen: Vec<BTreeSet<String>> = vec![BTreeSet::new(); 6];
     let sleeper = lab.ids("ci/small", "sleeping").remove(0);
     for vm in warm.iter().chain([&sleeper]) {
         lab.ok(&["instance", "wake", vm]);
@@ -41,7 +41,7 @@ fn clones_share_memory_and_nothing_else() {
         let info = lab.json(&["instance", "info", vm]);
         let script = "head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo; busybox hostname; \
                       cat /etc/machine-id; cat /sys/class/net/eth*/address; date +%s; \
-                      busybox ip -o -4 addr show";
+                      cat /proc/sys/kernel/random/boot_id; busybox ip -o -4 addr show";
         let before = epoch();
         let said = lab.exec(vm, script);
         // However long the commands take here.
@@ -55,8 +55,8 @@ fn clones_share_memory_and_nothing_else() {
         let host_key = lab.ok(&["instance", "ssh", vm, "--", "cat", "/run/mvm/ssh/host_key"]);
         let clock: i64 = lines[4].parse().expect("clock");
         assert!(between.contains(&clock), "the clock is right: {clock} in {between:?}");
-        for (set, value) in seen.iter_mut().zip([lines[0], lines[1], lines[2], lines[3], &host_key])
-        {
+        let own = [lines[0], lines[1], lines[2], lines[3], lines[5], &host_key];
+        for (set, value) in seen.iter_mut().zip(own) {
             assert!(!value.trim().is_empty());
             assert!(set.insert(value.to_owned()), "two clones share {value}");
         }
@@ -64,6 +64,8 @@ fn clones_share_memory_and_nothing_else() {
     // A used clone keeps what it has, over two sleeps and an agent, in memory of its own.
     let vm = &warm[0];
     lab.start_counter(vm);
+    let boot_id = || lab.exec(vm, "cat /proc/sys/kernel/random/boot_id");
+    let boot = boot_id();
     let mut count = lab.count(vm);
     for _ in 0..2 {
         lab.ok(&["instance", "sleep", vm]);
@@ -76,6 +78,7 @@ fn clones_share_memory_and_nothing_else() {
         assert!(file.contains("/instances/") && permissions.ends_with('s'), "{file} {permissions}");
         let now = lab.count(vm);
         assert!(now >= count, "the very same machine goes on");
+        assert_eq!(boot_id(), boot, "in the same boot");
         count = now;
     }
     lab.ok(&["pool", "destroy", "ci/small"]);

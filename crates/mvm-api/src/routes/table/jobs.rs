@@ -1,7 +1,7 @@
 //! Of jobs, and of what has happened.
 
-use super::{AGENT, BOTH, narrowed, tenant};
-use crate::audit::AuditLogView;
+use super::{AGENT, BOTH, OPERATOR, narrowed, on, tenant};
+use crate::audit::{AuditLogView, PruneAudit, PruneResult};
 use crate::jobs::{JobFilter, JobView, SubmitJob};
 use crate::query::{AttachOptions, EventFilter, Follow, LogOptions, WaitOptions};
 use crate::routes::Route;
@@ -62,6 +62,9 @@ pub(super) const ROUTES: &[Route] = &[
         .streams(EVENTS),
     narrowed(AGENT, "GET", "/v1/audit", "audit.list", "Lists the audit logs")
         .lists::<AuditLogView>(),
+    on(AGENT, "POST", "/v1/audit", "audit.prune", "Removes old audit records", OPERATOR)
+        .takes::<PruneAudit>()
+        .gives::<PruneResult>(),
     narrowed(AGENT, "GET", "/v1/audit/{log}", "audit.show", "Shows an audit log")
         .query::<Follow>()
         .octets(),

@@ -88,6 +88,15 @@ pub(super) const ROUTES: &[Route] = &[
         FLEET,
     )
     .reports::<KernelView>(),
+    on(
+        AGENT,
+        "DELETE",
+        "/v1/kernels/{kernel}",
+        "kernel.remove",
+        "Removes a kernel that no pool names",
+        OPERATOR,
+    )
+    .gives::<KernelView>(),
     on(AGENT, "GET", "/v1/images", "image.list", "Lists the images", FLEET).lists::<ImageView>(),
     on(
         AGENT,

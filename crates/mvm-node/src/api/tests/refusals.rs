@@ -361,6 +361,8 @@ fn of_tenants_and_pools() -> Vec<Refused> {
     let tenant = |name: &str, network| json!({ "name": name, "network": network });
     let shape = |mem_mib: u64| json!({ "vcpus": 1, "mem_mib": mem_mib, "data_disk_mib": 16 });
     let a_pool = |name: &str, resources| json!({ "name": name, "flake_ref": "/flake", "profile": "p", "resources": resources });
+    // More disk than the quota of any tenant here.
+    let vast = json!({ "vcpus": 1, "mem_mib": 128, "data_disk_mib": 1 << 23 });
     let expose = |to: u16| json!({ "listen": "127.0.0.1:0", "to": to });
     let new = tenant("new", network(20, "10.240.20.0/24"));
     let other = tenant("ci", network(21, "10.240.21.0/24"));
@@ -373,6 +375,7 @@ fn of_tenants_and_pools() -> Vec<Refused> {
         refused("pool.create", Root, &["ci"], a_pool("runners", shape(256)), "exists"),
         refused("pool.create", Root, &["lab"], a_pool("odd", shape(1)), "invalid_value"),
         refused("pool.create", Root, &["lab"], a_pool("huge", shape(1 << 20)), "exceeds_host"),
+        refused("pool.create", Root, &["lab"], a_pool("never", vast), "quota_exceeded"),
         refused("pool.update", Root, &runners, json!({ "mem_mib": 1 }), "invalid_value"),
         refused("pool.update", Root, &runners, json!({ "mem_mib": 1 << 20 }), "exceeds_host"),
         refused(
@@ -414,6 +417,11 @@ fn of_the_node() -> Vec<Refused> {
     };
     let huge_told = json!({ "leader": leader("main", 7), "digest": "d", "document": huge() });
     let tried = json!({ "document": huge(), "prune": false, "dry_run": true });
+    // A machine of which the tenant's quota holds not one.
+    let mut never = json!({ "document": huge(), "prune": false, "dry_run": true });
+    let pool = &mut never["document"]["tenants"][0]["pools"][0];
+    pool["instance_resources"]["mem_mib"] = 256.into();
+    never["document"]["tenants"][0]["quotas"]["max_mem_mib"] = 128.into();
     let id = ["l-0123456789abcdef"];
     let renewed = json!({ "leader": leader("main", 6), "claims": id });
     let theirs = || json!({ "document": document("other"), "prune": true });
@@ -436,6 +444,9 @@ fn of_the_node() -> Vec<Refused> {
         refused("claim.apply", Root, &id, claim(leader("main", 7), "ci/bare"), "not_built"),
         refused("claim.end", Root, &id, leader("main", 6), "stale_leader"),
         refused("claim.renew", Root, &[], renewed, "stale_leader"),
+        refused("audit.prune", Root, &[], json!({ "before": 0, "log": "nobody" }), "not_found"),
+        refused("desired.apply", Root, &[], never, "quota_exceeded"),
+        refused("kernel.remove", Root, &["none"], Value::Null, "kernel_missing"),
         refused("kernel.import", Root, &[], json!({ "file": "/none" }), "invalid_value"),
     ]
 }

@@ -1,0 +1,347 @@
+//! Removes the beginning of a log, so that what is left still verifies.
+//!
+//! File by file, the oldest first: a record at the log's end tells what goes, and is durable; then the file is
+//! removed, or replaced in one step by what of it stays. An agent that is killed anywhere leaves a log that
+//! begins where one of its records says so, or whose beginning is still there. The next pruning goes on.
+
+use super::{GONE, Logs, files_in, open_log};
+use crate::Result;
+use crate::node::locked;
+use crate::problem::io;
+use mvm_api::Problem;
+use mvm_api::audit::PrunedView;
+use mvm_model::Millis;
+use mvm_model::audit::{Entry, Expected, OK, Pruned, Pruning, Verifier, read};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The extension of what is to take the place of a file.
+pub(super) const REST: &str = "rest";
+
+/// What of a file's beginning goes.
+struct Cut {
+    path: PathBuf,
+    inode: u64,
+    /// Where what stays begins.
+    from: u64,
+    /// Whether anything stays.
+    rest: bool,
+    pruned: Pruned,
+}
+
+impl Logs {
+    /// Removes the records at the beginning of a log that were written before `before`, as this entry's actor.
+    /// `at` is told each step before it is done; what it refuses is not done.
+    pub fn prune(
+        &self,
+        log: &str,
+        before: Millis,
+        entry: &Entry,
+        mut at: impl FnMut(&str) -> Result<()>,
+    ) -> Result<PrunedView> {
+        // One at a time: each file is looked through without holding up those who write.
+        let _turn = locked(&self.pruning);
+        let mut view = PrunedView { log: log.to_owned(), ..PrunedView::default() };
+        self.prove(log)?;
+        let dir = self.dir.join(log);
+        for path in self.closed(log, before, &mut at)? {
+            let Some(cut) = find_cut(&path, before)? else { break };
+            let stays = cut.rest.then(|| copy_rest(&cut)).transpose()?;
+            at("the rest is copied")?;
+            self.anchor_and_remove(log, &cut, stays.as_deref(), entry, &mut at)?;
+            sync_dir(&dir)?;
+            at("the removal is durable")?;
+            view.records += cut.pruned.count;
+            view.bytes += cut.from;
+            view.last = Some(cut.pruned.last);
+            view.head = Some(cut.pruned.head);
+            if cut.rest {
+                break;
+            }
+        }
+        Ok(view)
+    }
+
+    /// The files that no record is added to any more, oldest first, those with anything to remove among
+    /// them: where that is the one that is written to, another is begun.
+    fn closed(
+        &self,
+        log: &str,
+        before: Millis,
+        at: &mut impl FnMut(&str) -> Result<()>,
+    ) -> Result<Vec<PathBuf>> {
+        let mut open = locked(&self.open);
+        let file = open_log(&mut open, &self.dir, log)?;
+        let mut files = files_in(&self.dir.join(log));
+        let last = files.last().filter(|path| begins_before(path, before));
+        if last.is_some() {
+            at("another file is begun")?;
+            file.roll()?;
+        } else {
+            files.pop();
+        }
+        Ok(files)
+    }
+
+    /// Writes the record that tells of it, durably, and then removes it; nothing of the log comes between.
+    fn anchor_and_remove(
+        &self,
+        log: &str,
+        cut: &Cut,
+        stays: Option<&Path>,
+        entry: &Entry,
+        at: &mut impl FnMut(&str) -> Result<()>,
+    ) -> Result<()> {
+        let mut open = locked(&self.open);
+        let file = open_log(&mut open, &self.dir, log)?;
+        let same = std::fs::metadata(&cut.path).is_ok_and(|found| found.ino() == cut.inode);
+        if !same {
+            let detail = format!("the audit log {log} was put aside meanwhile");
+            return Err(Problem::new(409, "conflict", detail).hint("see `mvm audit verify`"));
+        }
+        at("its record is written")?;
+        let pruned = Some(cut.pruned.clone());
+        let target = format!("{log}: {} records", cut.pruned.count);
+        let (verb, outcome) = ("log.prune".to_owned(), Some(OK.to_owned()));
+        file.append(Entry { verb, target, outcome, pruned, ..entry.clone() })?;
+        at("its record is durable")?;
+        file.sync()?;
+        at("it is removed")?;
+        match stays {
+            Some(stays) => std::fs::rename(stays, &cut.path),
+            None => std::fs::remove_file(&cut.path),
+        }
+        .map_err(|e| io(format!("prune {}", cut.path.display()), e))
+    }
+
+    /// What does not verify is evidence: nothing of it is removed.
+    fn prove(&self, log: &str) -> Result<()> {
+        let of = log.split(GONE).next().map(str::to_owned);
+        let mut verifier = Verifier::new(Expected { log: of, ..Expected::default() });
+        let failed = |e| io(format!("read the audit log {log}"), e);
+        for (_, file) in self.open_files(log).map_err(failed)? {
+            let mut reader = BufReader::with_capacity(1 << 20, file);
+            loop {
+                let bytes = reader.fill_buf().map_err(failed)?;
+                if bytes.is_empty() {
+                    break;
+                }
+                let count = bytes.len();
+                verifier.feed(bytes, drop).map_err(|flaw| unsound(log, &flaw))?;
+                reader.consume(count);
+            }
+        }
+        verifier.end().map(drop).map_err(|flaw| unsound(log, &flaw))
+    }
+}
+
+fn unsound(log: &str, flaw: &impl std::fmt::Display) -> Problem {
+    let detail = format!("the audit log {log} is not whole, and is left as it is: {flaw}");
+    Problem::new(409, "audit_broken", detail)
+        .hint("keep it elsewhere (`mvm audit export`) and compare it with an earlier copy")
+}
+
+/// Whether the first record of a file was written before this.
+fn begins_before(path: &Path, before: Millis) -> bool {
+    let mut line = Vec::new();
+    let first = File::open(path).and_then(|f| BufReader::new(f).read_until(b'\n', &mut line));
+    let sealed = first.ok().and_then(|_| read(line.strip_suffix(b"\n")?));
+    sealed.is_some_and(|sealed| sealed.record.at < before)
+}
+
+/// Looks through a file that no record is added to any more; nothing where its first record stays.
+fn find_cut(path: &Path, before: Millis) -> Result<Option<Cut>> {
+    let failed = |e| io(format!("read {}", path.display()), e);
+    let file = File::open(path).map_err(failed)?;
+    let inode = file.metadata().map_err(failed)?.ino();
+    let mut reader = BufReader::with_capacity(1 << 20, file);
+    let (mut pruning, mut from, mut line) = (Pruning::new(before), 0, Vec::new());
+    loop {
+        line.clear();
+        let count = reader.read_until(b'\n', &mut line).map_err(failed)?;
+        let sealed = line.strip_suffix(b"\n").and_then(read);
+        // Proven before: what is no record can only be the end.
+        let Some(sealed) = sealed else { break };
+        if !pruning.takes(&sealed) {
+            break;
+        }
+        from += count as u64;
+    }
+    let rest = pruning.has_ended();
+    let path = path.to_owned();
+    Ok(pruning.found().map(|pruned| Cut { path, inode, from, rest, pruned }))
+}
+
+/// What stays of a file, beside it and durable, by a name that no log has.
+fn copy_rest(cut: &Cut) -> Result<PathBuf> {
+    let beside = cut.path.with_extension(REST);
+    let copy = || {
+        let mut from = File::open(&cut.path)?;
+        from.seek(SeekFrom::Start(cut.from))?;
+        let mut options = OpenOptions::new();
+        let mut to = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        std::io::copy(&mut from, &mut to)?;
+        to.sync_all()
+    };
+    copy().map_err(|e| io(format!("write {}", beside.display()), e))?;
+    Ok(beside)
+}
+
+fn sync_dir(dir: &Path) -> Result<()> {
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(|e| io(format!("sync {}", dir.display()), e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mvm_model::audit::{Flaw, Verdict};
+
+    fn entry(verb: &str) -> Entry {
+        Entry { actor: "uid:0".into(), verb: verb.into(), ..Entry::default() }
+    }
+
+    fn verify(dir: &Path) -> std::result::Result<Verdict, Flaw> {
+        let mut verifier = Verifier::new(Expected::default());
+        for file in files_in(dir) {
+            verifier.feed(&std::fs::read(file).expect("log"), drop)?;
+        }
+        verifier.end()
+    }
+
+    /// Three files of two records each, the last one written to; the times are 1 to 6.
+    fn written(dir: &Path) -> Logs {
+        let logs = Logs::open(dir.join("audit")).expect("logs");
+        let folder = dir.join("audit/ci");
+        std::fs::create_dir(&folder).expect("folder");
+        let mut chain = mvm_model::audit::Chain::new("ci");
+        for first in [1, 3, 5] {
+            let mut text = String::new();
+            for at in [first, first + 1] {
+                let (line, next) = chain.line(entry("a"), at);
+                (text, chain) = (text + &line, next);
+            }
+            std::fs::write(folder.join(format!("{first:012}.log")), text).expect("file");
+        }
+        logs
+    }
+
+    fn all(_: &str) -> Result<()> {
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_older_goes_and_the_rest_still_verifies() {
+        for before in 0..9 {
+            let dir = tempfile::tempdir().expect("directory");
+            let logs = written(dir.path());
+            let folder = dir.path().join("audit/ci");
+            let view = logs.prune("ci", before, &entry(""), all).expect("prune");
+            let gone = before.saturating_sub(1).min(6);
+            assert_eq!((view.records, view.last), (gone, (gone > 0).then_some(gone)), "{before}");
+            let verdict = verify(&folder).expect("whole");
+            assert_eq!(verdict.first, gone + 1);
+            assert_eq!(verdict.pruned.map(|pruned| pruned.last), view.last);
+            assert_eq!(verdict.pruned_by.is_some(), gone > 0);
+            // The log goes on, in this agent and the next, and what was pruned is pruned on.
+            logs.append("ci", entry("b")).expect("append");
+            drop(logs);
+            let logs = Logs::open(dir.path().join("audit")).expect("logs");
+            logs.append("ci", entry("c")).expect("append");
+            verify(&folder).expect("whole");
+            let late = mvm_model::Millis::MAX;
+            logs.prune("ci", late, &entry(""), all).expect("prune");
+            let verdict = verify(&folder).expect("whole");
+            assert!(verdict.pruned.is_some_and(|pruned| pruned.last > gone));
+        }
+    }
+
+    #[test]
+    fn a_log_pruned_by_an_agent_that_is_killed_at_any_step_verifies_and_is_pruned_on() {
+        for before in [4, 6, 9] {
+            let mut steps = 0;
+            let dir = tempfile::tempdir().expect("directory");
+            let count = |_: &str| {
+                steps += 1;
+                Ok(())
+            };
+            written(dir.path()).prune("ci", before, &entry(""), count).expect("prune");
+            assert!(steps > 8, "{steps}");
+            for kill in 1..=steps {
+                let dir = tempfile::tempdir().expect("directory");
+                let folder = dir.path().join("audit/ci");
+                let (mut step, mut last) = (0, String::new());
+                let killed = |what: &str| {
+                    step += 1;
+                    last = what.to_owned();
+                    match step == kill {
+                        true => Err(Problem::internal("killed")),
+                        false => Ok(()),
+                    }
+                };
+                let logs = written(dir.path());
+                logs.prune("ci", before, &entry(""), killed).expect_err("killed");
+                drop(logs);
+                // Without power, what was written last is torn, at any byte; it is not durable before
+                // what it tells of is removed.
+                if last == "its record is durable" {
+                    every_torn_end(&folder);
+                }
+                verify(&folder).unwrap_or_else(|flaw| panic!("{before}, before {last}: {flaw}"));
+                let logs = Logs::open(dir.path().join("audit")).expect("logs");
+                logs.append("ci", entry("next")).expect("append");
+                verify(&folder).unwrap_or_else(|flaw| panic!("{before}, after {last}: {flaw}"));
+                logs.prune("ci", before, &entry(""), all).expect("prune");
+                let verdict = verify(&folder).expect("whole");
+                assert_eq!(verdict.first, before.min(7), "before {last}");
+                let rests = std::fs::read_dir(&folder).expect("folder").flatten();
+                let left = rests.filter(|e| e.path().extension().is_some_and(|x| x == REST));
+                assert_eq!(left.count(), 0);
+            }
+        }
+    }
+
+    fn every_torn_end(folder: &Path) {
+        let path = files_in(folder).pop().expect("file");
+        let text = std::fs::read(&path).expect("log");
+        let lines = text[..text.len() - 1].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+        for end in lines..text.len() {
+            std::fs::write(&path, &text[..end]).expect("tear");
+            verify(folder).unwrap_or_else(|flaw| panic!("torn at {end}: {flaw}"));
+        }
+        std::fs::write(&path, text).expect("mend");
+    }
+
+    #[test]
+    fn what_does_not_verify_is_left_as_it_is() {
+        let dir = tempfile::tempdir().expect("directory");
+        let logs = written(dir.path());
+        let path = dir.path().join("audit/ci/000000000003.log");
+        let text = std::fs::read_to_string(&path).expect("log").replacen("uid:0", "uid:1", 1);
+        std::fs::write(&path, &text).expect("edit");
+        let refused = logs.prune("ci", 3, &entry(""), all).expect_err("evidence");
+        assert_eq!(refused.code, "audit_broken");
+        assert_eq!(files_in(&dir.path().join("audit/ci")).len(), 3);
+        // As is one whose beginning somebody has removed.
+        std::fs::write(&path, text.replacen("uid:1", "uid:0", 1)).expect("undo");
+        std::fs::remove_file(dir.path().join("audit/ci/000000000001.log")).expect("remove");
+        assert_eq!(logs.prune("ci", 9, &entry(""), all).expect_err("cut").code, "audit_broken");
+    }
+
+    #[test]
+    fn a_reader_that_was_there_before_reads_what_was_there() {
+        let dir = tempfile::tempdir().expect("directory");
+        let logs = written(dir.path());
+        let files = logs.open_files("ci").expect("files");
+        logs.prune("ci", 4, &entry(""), all).expect("prune");
+        let mut verifier = Verifier::new(Expected::default());
+        for (_, mut file) in files {
+            let mut text = Vec::new();
+            std::io::Read::read_to_end(&mut file, &mut text).expect("log");
+            verifier.feed(&text, drop).expect("whole");
+        }
+        assert_eq!(verifier.end().expect("whole").first, 1);
+    }
+}
