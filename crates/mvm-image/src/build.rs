@@ -42,14 +42,19 @@ pub(crate) async fn build(
     let flake = Flake::check(store, req)?;
     // Asked for early: minutes of building must not end in "no such kernel".
     let named = req.kernel.as_deref().map(|k| kernel::find(store, k)).transpose()?;
+    let of_flake = match named.is_none() && store.default_kernel()?.is_none() {
+        true => Some(kernel_of_flake(&flake, req, progress).await?),
+        false => None,
+    };
     let work = WorkDir::new_in(&store.images_dir())?;
     stage_note(progress, "nix", format!("nix build {}#{}", req.flake, req.profile));
     // The evaluation that looks for a kernel goes alongside the build.
-    let wants_kernel = named.is_none() && req.profile != KERNEL_PACKAGE;
+    let wants_kernel = named.is_none() && of_flake.is_none() && req.profile != KERNEL_PACKAGE;
     let look = async { if wants_kernel { flake.packages().await } else { Ok(Vec::new()) } };
     let (built, packages) = tokio::join!(flake.build(&req.profile, &work, RESULT, progress), look);
     let profile = built?;
-    let own_kernel = packages?.iter().any(|p| p == KERNEL_PACKAGE);
+    let packages = of_flake.map_or(packages, Ok)?;
+    let own_kernel = packages.iter().any(|p| p == KERNEL_PACKAGE);
     let kernel = match named {
         Some(kernel) => kernel,
         None if own_kernel => flake_kernel(store, &flake, &work, progress).await?,
@@ -66,6 +71,24 @@ pub(crate) async fn build(
         return Ok(revision);
     }
     assemble(store, req, ingredients, &digest, work, progress).await
+}
+
+/// What the flake has, where it must have a kernel because the store has none.
+async fn kernel_of_flake(
+    flake: &Flake,
+    req: &BuildRequest,
+    progress: &UnboundedSender<Progress>,
+) -> Result<Vec<String>> {
+    let missing = || Error::KernelMissing { wanted: None };
+    if req.profile == KERNEL_PACKAGE {
+        return Err(missing());
+    }
+    stage_note(progress, "kernel", "there is none in the store: does the flake have one?".to_owned());
+    let packages = flake.packages().await?;
+    match packages.iter().any(|package| package == KERNEL_PACKAGE) {
+        true => Ok(packages),
+        false => Err(missing()),
+    }
 }
 
 fn stage_note(progress: &UnboundedSender<Progress>, name: &'static str, detail: String) {

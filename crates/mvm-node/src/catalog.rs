@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::clock::wall;
 use crate::node::Node;
-use crate::problem::{IntoProblem, OrProblem};
+use crate::problem::{IntoProblem, OrProblem, not_found};
 use crate::root::{is_root, remove_dir};
 use crate::world::World;
 use ipnet::Ipv4Net;
@@ -264,7 +264,15 @@ impl Node {
             override_inputs: overrides.clone(),
             kernel: pool.kernel,
         };
-        let image = self.parts.images.build(&request, progress).await.or_problem()?;
+        let building = self.builds.begin(reference, wall());
+        // Dropped, it ends the programs that it runs and leaves nothing behind.
+        let image = tokio::select! {
+            built = self.parts.images.build(&request, progress) => built.or_problem()?,
+            () = building.canceled() => {
+                return Err(Problem::new(409, "interrupted", "somebody has canceled the build")
+                    .hint(format!("build it again: mvm pool build {reference}")));
+            }
+        };
         let revision = self.make_current(reference, &image.digest, Some(overrides)).await?;
         let detail = "boots once, is cloned from then on".to_owned();
         let _ = progress.send(Progress::Stage { name: "template", detail });
@@ -274,6 +282,18 @@ impl Node {
         let took_ms = began.elapsed().as_millis() as u64;
         let template_failure = template.err().map(|problem| problem.to_string());
         Ok(BuildResult { revision, size_bytes: image.size_bytes, took_ms, template_failure })
+    }
+
+    /// Ends the builds of a pool's image that are under way.
+    pub async fn cancel_build(&self, reference: &PoolRef) -> Result<()> {
+        self.read(|world| world.pool(reference).map(drop)).await?;
+        match self.builds.cancel(reference) {
+            true => Ok(()),
+            false => {
+                let hint = format!("see what it is at: mvm pool info {reference}");
+                Err(not_found(format!("build of pool {reference} under way"), &hint))
+            }
+        }
     }
 
     /// Makes an image current that another node has built; it is received from there if it is not

@@ -11,6 +11,7 @@ mod announce;
 mod api;
 mod audit;
 mod boot;
+mod builds;
 mod caches;
 mod catalog;
 mod claims;

@@ -1,6 +1,7 @@
 //! The node: its parts, and the one door through which its records change.
 
 use crate::audit::Audit;
+use crate::builds::Builds;
 use crate::desired::Convergence;
 use crate::disk::free_mib;
 use crate::events::EventLog;
@@ -104,6 +105,7 @@ pub struct Node {
     /// Guests that are watched.
     pub(crate) guests: Guests,
     pub(crate) jobs: Jobs,
+    pub(crate) builds: Builds,
     /// Machines that their hypervisor has paused by itself.
     pub(crate) halted: Halted,
     /// Holds back images that leave.
@@ -143,6 +145,7 @@ impl Node {
             audit: Arc::new(audit),
             guests: Guests::default(),
             jobs: Jobs::default(),
+            builds: Builds::default(),
             halted: Halted::new(parts.no_space_timeout, room),
             pace: Pace::new(parts.image_rate),
             parts,

@@ -43,6 +43,7 @@ impl Node {
             instance_resources: pool.resources,
             caches: pool.caches.clone(),
             desired_counts: pool.desired,
+            building_since: self.builds.since(&pool.reference),
             ready_counts: ready(pool, of_pool()),
             leased,
             failed,

@@ -156,6 +156,9 @@ pub struct PoolView {
     pub caches: Vec<CacheDisk>,
     /// What it keeps ready; null until it is scaled.
     pub desired_counts: Option<Counts>,
+    /// Since when its image is being built; absent where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub building_since: Option<Millis>,
     /// Unleased instances by temperature.
     pub ready_counts: Counts,
     /// Leased instances.

@@ -101,6 +101,7 @@ fn pool_view(view: &View, tenant: &FleetTenant, pool: &FleetPool, at: u64) -> Po
         // Each node has its own content.
         caches: pool.caches.iter().cloned().map(no_content).collect(),
         desired_counts: Some(pool.desired_counts),
+        building_since: None,
         ready_counts: ready.fold(Counts::default(), Counts::plus),
         leased: sum(|status| status.leased),
         failed: sum(|status| status.failed),

@@ -90,7 +90,7 @@ fn routes() -> Routes<Arc<Node>> {
         .route("/v1/tenants/{tenant}/pools", get(pools::list_of_tenant).post(pools::create))
         .route("/v1/pools", get(pools::list))
         .route(pool, get(pools::show).patch(pools::update).delete(pools::destroy))
-        .route(&format!("{pool}/build"), post(pools::build))
+        .route(&format!("{pool}/build"), post(pools::build).delete(pools::cancel_build))
         .route(&format!("{pool}/scale"), post(pools::scale))
         .route(&format!("{pool}/revisions"), get(pools::revisions))
         .route(&format!("{pool}/rollback"), post(pools::rollback))

@@ -129,6 +129,11 @@ pub async fn build(
     Ok(progress(move |progress| async move { node.build_pool(&pool, body, &progress).await }))
 }
 
+pub async fn cancel_build(State(node): Shared, Path(at): InPool) -> Answer<Done> {
+    node.cancel_build(&reference(at)?).await?;
+    Ok(done())
+}
+
 /// Runs `work` to its end beside the connection and streams its progress: events `progress`, then
 /// one `result` or `problem`.
 pub fn progress<T, F>(

@@ -86,7 +86,7 @@ pub enum Command {
     },
     /// Builds the pool's image and makes it current
     #[command(
-        after_help = "Examples:\n  mvm pool build ci/runners\n  mvm pool build ci/runners --override-input nixpkgs=path:/srv/debian-pkgs"
+        after_help = "Examples:\n  mvm pool build ci/runners\n  mvm pool build ci/runners --override-input nixpkgs=path:/srv/debian-pkgs\n  mvm pool build ci/runners --cancel\n\nThe agent builds: who interrupts this command (Ctrl-C) is told that it goes on. `building_since` in\n`mvm pool info` says whether it does."
     )]
     Build {
         /// tenant/pool
@@ -94,6 +94,9 @@ pub enum Command {
         /// Replace an input of the flake; remembered for later builds
         #[arg(long, value_name = "NAME=REF")]
         override_input: Vec<Pair>,
+        /// End the build that is under way instead
+        #[arg(long, conflicts_with = "override_input")]
+        cancel: bool,
     },
     /// Sets how many unleased instances are kept ready
     #[command(
@@ -345,7 +348,15 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 context.client()?.patch(&paths::pool(&pool), &body).await.map_err(refused)?;
             output::describe(format, &view)
         }
-        Command::Build { pool, override_input } => build(context, &pool, &override_input).await,
+        Command::Build { pool, cancel: true, .. } => {
+            let path = paths::pool_part(&pool, "build");
+            let done: mvm_api::types::Done =
+                context.client()?.delete(&path).await.map_err(refused)?;
+            output::say(context.format, &done, &format!("the build of pool {pool} ends"))
+        }
+        Command::Build { pool, override_input, .. } => {
+            build(context, &pool, &override_input).await
+        }
         Command::Scale { pool, running, warm, sleeping, wait } => {
             scale(context, &pool, ScalePool { running, warm, sleeping }, wait).await
         }
@@ -463,8 +474,17 @@ fn list(format: Format, views: &[PoolView]) -> Outcome {
 async fn build(context: &Context, pool: &PoolRef, overrides: &[Pair]) -> Outcome {
     let body = BuildPool { override_inputs: absolute_inputs(overrides)? };
     let path = paths::pool_part(pool, "build");
-    let result: BuildResult =
-        with_progress(&context.client()?, context.format, &path, &body).await?;
+    let client = context.client()?;
+    let result: BuildResult = tokio::select! {
+        built = with_progress(&client, context.format, &path, &body) => built?,
+        Ok(()) = tokio::signal::ctrl_c() => {
+            output::note(format_args!(
+                "the agent goes on building pool {pool}: `mvm pool info {pool}` says `building_since` \
+                 as long as it does; end it with `mvm pool build {pool} --cancel`"
+            ));
+            return Ok(130);
+        }
+    };
     let line = format!(
         "pool {pool} is at revision {} ({}, {}, {:.1} s)",
         result.revision.number,

@@ -1,9 +1,9 @@
 //! What a flake's builders may do on a node, and what machines may do to what they are made of.
 
-use crate::lab::{Lab, run, text};
+use crate::lab::{Lab, run, text, wait_for};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// A builder that makes an empty image's folder, if it can read every file that it is given, and if no
 /// part of it is root of anything.
@@ -151,5 +151,63 @@ fn a_machine_can_write_to_nothing_that_others_are_made_of() {
         let mode = std::fs::metadata(path).expect("it").permissions().mode();
         assert_eq!(mode & 0o022, 0, "{}", path.display());
     }
+    lab.ok(&["pool", "destroy", "ci/small"]);
+}
+
+/// A flake whose build never ends.
+const ENDLESS: &str = r#"{
+  outputs = { self }: {
+    packages.x86_64-linux.small = derivation {
+      name = "endless-mvm-test"; system = "x86_64-linux"; builder = "/bin/sh";
+      args = [ "-c" "while :; do :; done" ];
+    };
+  };
+}"#;
+
+#[test]
+fn a_build_goes_on_without_its_client_until_somebody_ends_it() {
+    let lab = Lab::new("endless");
+    std::fs::write(lab.root.join("flake/flake.nix"), ENDLESS).expect("flake");
+    lab.tenant_and_unbuilt_pool("ci", "87");
+    lab.refused(&["pool", "build", "ci/small", "--cancel"], "not_found");
+    let builds = || !lab.json(&["pool", "info", "ci/small"])["building_since"].is_null();
+    let build = || {
+        let mut command = lab.mvm(&["pool", "build", "ci/small"]);
+        command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("mvm")
+    };
+    let mut client = build();
+    wait_for("the build to begin", builds);
+    let said = |client: &mut std::process::Child| {
+        let mut words = String::new();
+        let from = client.stderr.as_mut().expect("stderr");
+        std::io::Read::read_to_string(from, &mut words).expect("words");
+        (client.wait().expect("wait").code(), words)
+    };
+    run(Command::new("kill").args(["-INT", &client.id().to_string()]));
+    let (status, words) = said(&mut client);
+    assert_eq!(status, Some(130), "{words}");
+    assert!(words.contains("goes on") && words.contains("--cancel"), "{words}");
+    assert!(builds(), "the agent builds");
+    lab.ok(&["pool", "build", "ci/small", "--cancel"]);
+    wait_for("no build", || !builds());
+    // Whoever is there when it ends is told.
+    let mut other = build();
+    wait_for("the next build to begin", builds);
+    lab.ok(&["pool", "build", "ci/small", "--cancel"]);
+    let (status, words) = said(&mut other);
+    assert_eq!(status, Some(1), "{words}");
+    assert!(words.contains("error[interrupted]"), "{words}");
+    lab.refused(&["pool", "build", "ci/small", "--cancel"], "not_found");
+    lab.ok(&["pool", "destroy", "ci/small"]);
+}
+
+#[test]
+fn a_build_without_a_kernel_says_so_before_anything_is_built() {
+    let lab = Lab::new("nokernel");
+    std::fs::write(lab.root.join("flake/flake.nix"), ENDLESS).expect("flake");
+    std::fs::remove_dir_all(lab.root.join("kernels")).expect("kernels");
+    lab.tenant_and_unbuilt_pool("ci", "88");
+    // It would never end if it were built.
+    lab.refused(&["pool", "build", "ci/small"], "kernel_missing");
     lab.ok(&["pool", "destroy", "ci/small"]);
 }

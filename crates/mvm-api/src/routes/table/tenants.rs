@@ -59,6 +59,15 @@ pub(super) const ROUTES: &[Route] = &[
     )
     .takes::<BuildPool>()
     .reports::<BuildResult>(),
+    on(
+        AGENT,
+        "DELETE",
+        "/v1/tenants/{tenant}/pools/{pool}/build",
+        "pool.cancel_build",
+        "Ends the build of a pool's image that is under way",
+        FLEET,
+    )
+    .gives::<Done>(),
     tenant(
         AGENT,
         "POST",

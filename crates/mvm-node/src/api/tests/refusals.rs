@@ -386,6 +386,7 @@ fn of_tenants_and_pools() -> Vec<Refused> {
             "invalid_value",
         ),
         refused("pool.destroy", Root, &["ci", "none"], json!({}), "not_found"),
+        refused("pool.cancel_build", Root, &runners, Value::Null, "not_found"),
         refused("pool.build", Root, &["ci", "none"], json!({}), "not_found"),
         refused("pool.scale", Root, &bare, json!({ "warm": 1 }), "not_built"),
         refused("pool.scale", Root, &runners, json!({ "warm": 1000 }), "quota_exceeded"),

@@ -1,0 +1,81 @@
+//! Builds that are under way: since when, and how they are ended.
+
+use crate::node::locked;
+use mvm_model::{Millis, PoolRef};
+use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
+
+/// All builds that are under way on the node.
+#[derive(Debug, Default)]
+pub(crate) struct Builds(Mutex<Vec<Arc<Running>>>);
+
+#[derive(Debug)]
+struct Running {
+    pool: PoolRef,
+    since: Millis,
+    canceled: watch::Sender<bool>,
+}
+
+/// One build, until this is dropped.
+pub(crate) struct Building<'a> {
+    builds: &'a Builds,
+    running: Arc<Running>,
+}
+
+impl Builds {
+    /// A build of this pool begins.
+    pub(crate) fn begin(&self, pool: &PoolRef, since: Millis) -> Building<'_> {
+        let (pool, canceled) = (pool.clone(), watch::Sender::new(false));
+        let running = Arc::new(Running { pool, since, canceled });
+        locked(&self.0).push(running.clone());
+        Building { builds: self, running }
+    }
+
+    /// When the oldest build of this pool began that is under way.
+    pub(crate) fn since(&self, pool: &PoolRef) -> Option<Millis> {
+        locked(&self.0).iter().find(|build| build.pool == *pool).map(|build| build.since)
+    }
+
+    /// Ends all builds of this pool; whether there was one.
+    pub(crate) fn cancel(&self, pool: &PoolRef) -> bool {
+        let builds = locked(&self.0);
+        let of_pool = builds.iter().filter(|build| build.pool == *pool);
+        of_pool.map(|build| build.canceled.send_replace(true)).count() > 0
+    }
+}
+
+impl Building<'_> {
+    /// Resolves when somebody ends it.
+    pub(crate) async fn canceled(&self) {
+        // The sender is ours: it lives.
+        let _ = self.running.canceled.subscribe().wait_for(|canceled| *canceled).await;
+    }
+}
+
+impl Drop for Building<'_> {
+    fn drop(&mut self) {
+        locked(&self.builds.0).retain(|build| !Arc::ptr_eq(build, &self.running));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_cancel_ends_the_builds_of_its_pool_alone() {
+        let builds = Builds::default();
+        let [ci, lab]: [PoolRef; 2] = ["ci/a", "lab/a"].map(|pool| pool.parse().expect("pool"));
+        assert!(!builds.cancel(&ci));
+        let (first, second) = (builds.begin(&ci, 5), builds.begin(&ci, 7));
+        let other = builds.begin(&lab, 6);
+        assert_eq!((builds.since(&ci), builds.since(&lab)), (Some(5), Some(6)));
+        assert!(builds.cancel(&ci));
+        first.canceled().await;
+        second.canceled().await;
+        assert!(futures::FutureExt::now_or_never(other.canceled()).is_none());
+        drop((first, second));
+        assert_eq!((builds.since(&ci), builds.since(&lab)), (None, Some(6)));
+        assert!(!builds.cancel(&ci));
+    }
+}
