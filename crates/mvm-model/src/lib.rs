@@ -10,6 +10,7 @@
 pub mod admission;
 pub mod audit;
 pub mod cache;
+pub mod certificate;
 pub mod choose;
 pub mod desired;
 pub mod egress;

@@ -128,6 +128,14 @@ impl Node {
         let started: Gauge = Gauge::default();
         started.set(i64::try_from(wall_of(self.started_at) / 1000).unwrap_or_default());
         registry.register("agent_start_time_seconds", "When the agent started", started);
+        let identity = self.parts.root.identity();
+        if only.is_none() && identity.exists() && let Ok(credential) = identity.load() {
+            let ends: Gauge = Gauge::default();
+            let at = credential.facts.validity.not_after / 1000;
+            ends.set(i64::try_from(at).unwrap_or_default());
+            let what = "When the certificate of this node runs out, if it is not renewed";
+            registry.register("certificate_end_time_seconds", what, ends);
+        }
         let mut text = String::new();
         encode(&mut text, &registry)
             .map_err(|error| mvm_api::Problem::internal(error.to_string()))?;

@@ -3,7 +3,7 @@
 
 use super::signer::Signer;
 use super::wire::{RevocationList, Signed, SigningRequest};
-use super::{Credential, IdentityDir, JoinToken, Result, authority, now, rotate};
+use super::{Credential, IdentityDir, JoinToken, Result, authority, now, rotate, standing};
 use crate::tls::{Expect, Keeper};
 use crate::{Client, ClientError, Problem, paths};
 use mvm_model::{Millis, Name};
@@ -13,6 +13,9 @@ use std::time::Duration;
 /// How often the list of what is revoked is fetched, in ms; more often where certificates are good
 /// for a short while only.
 const PERIOD_MS: (Millis, Millis) = (1_000, 30_000);
+
+/// How often it is told that a certificate has run out or soon will, in ms.
+const TELL_MS: Millis = 3_600_000;
 
 /// What a coordinator says that does not sign.
 const NOT_A_SIGNER: &str = "not_a_signer";
@@ -27,13 +30,18 @@ pub enum Source {
 }
 
 /// Renews the identity when it is due and fetches what is revoked, for ever. Failures are logged and
-/// tried again: what is in force stays in force.
+/// tried again: what is in force stays in force. What has run out all the same, or soon will, is told at once
+/// and every hour.
 pub async fn keep(keeper: Arc<Keeper>, source: Source) {
-    let mut renew_at = 0;
+    let (mut renew_at, mut tell_at) = (0, 0);
     let mut failing = false;
     loop {
         if let Err(problem) = keeper.reload() {
             tracing::warn!("cannot read the identity again: {problem}");
+        }
+        if mvm_clock::now() >= tell_at {
+            standing::tell(&keeper.credential(), now());
+            tell_at = mvm_clock::now() + TELL_MS;
         }
         let facts = keeper.credential().facts;
         let period = facts.validity.not_after.saturating_sub(facts.validity.not_before) / 10;

@@ -13,6 +13,7 @@ pub mod rotate;
 pub mod seal;
 pub mod service;
 pub mod signer;
+pub mod standing;
 pub mod token;
 pub mod wire;
 

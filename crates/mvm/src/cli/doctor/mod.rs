@@ -9,6 +9,7 @@ use crate::agent_process::{self, DEAF};
 use crate::output::{self, Outcome};
 use clap::Args;
 use host::Host;
+use mvm_api::identity::{now, standing};
 use mvm_api::private;
 use mvm_api::types::AgentInfo;
 use mvm_model::host::Lack;
@@ -58,6 +59,7 @@ pub async fn run(context: &Context, asked: Doctor) -> Outcome {
     let (check, info) = agent(&context.root).await;
     checks.push(check);
     checks.extend(room(&context.root, info.as_ref()));
+    checks.extend(certificates(&context.root));
     if asked.production {
         checks.extend(production::checks(&Host::here(), &context.root, info.as_ref()));
     }
@@ -101,6 +103,21 @@ fn basics(root: &Path) -> Vec<Check> {
         free_space(root),
         closed(root),
     ]
+}
+
+/// What has run out, or soon will, of the certificates of this node.
+fn certificates(root: &Path) -> Vec<Check> {
+    let dir = mvm_node::identity_dir(root);
+    let Some(credential) = dir.exists().then(|| dir.load().ok()).flatten() else { return Vec::new() };
+    let warnings = standing::warnings(&credential, now());
+    let warned = warnings.into_iter().map(|warning| Check {
+        name: "certificate",
+        status: Status::Mend,
+        detail: format!("{}; {}", warning.detail, warning.remedy),
+        why: "without a good one the node is not in its fleet any more",
+        remedy: "see the agent's log for why it is not renewed",
+    });
+    warned.collect()
 }
 
 async fn agent(root: &Path) -> (Check, Option<AgentInfo>) {

@@ -1,0 +1,58 @@
+//! How a certificate stands: pure, with the time as an argument.
+
+use crate::Millis;
+
+/// How long a certificate is good still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Good.
+    Good,
+    /// It runs out soon, in so many ms: what should have renewed it has failed for a while.
+    EndsSoon(Millis),
+    /// It has run out, so many ms ago.
+    RunOut(Millis),
+}
+
+/// How a certificate that is good from `not_before` to `not_after` stands. Those that renew themselves do so when
+/// a third of their time is left: in the last sixth something keeps them from it.
+pub fn standing(not_before: Millis, not_after: Millis, now: Millis) -> Standing {
+    let (lifetime, left) = (not_after.saturating_sub(not_before), not_after.saturating_sub(now));
+    match left {
+        0 => Standing::RunOut(now - not_after),
+        left if left <= lifetime / 6 => Standing::EndsSoon(left),
+        _ => Standing::Good,
+    }
+}
+
+/// A length of time in the largest unit that says it: `3 days`, `50 minutes`.
+pub fn roughly(ms: Millis) -> String {
+    let seconds = ms / 1000;
+    let units = [(86_400, "days"), (3_600, "hours"), (60, "minutes")];
+    let fits = units.iter().find(|(length, _)| seconds >= 2 * length);
+    let (length, unit) = fits.copied().unwrap_or((1, "seconds"));
+    format!("{} {unit}", seconds / length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_last_sixth_is_soon() {
+        let at = |now| standing(100, 700, now);
+        assert_eq!([at(0), at(100), at(599)], [Standing::Good; 3]);
+        assert_eq!([at(600), at(699)], [Standing::EndsSoon(100), Standing::EndsSoon(1)]);
+        assert_eq!([at(700), at(705)], [Standing::RunOut(0), Standing::RunOut(5)]);
+        let lengths = [0, 90_000, 7_300_000, 86_400_000 * 3].map(roughly);
+        assert_eq!(lengths, ["0 seconds", "90 seconds", "2 hours", "3 days"]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_times_are_answered(before: u64, after: u64, now: u64) {
+            let run_out = matches!(standing(before, after, now), Standing::RunOut(_));
+            prop_assert_eq!(run_out, now >= after);
+        }
+    }
+}
