@@ -14,7 +14,7 @@ use crate::store::ImageStore;
 use crate::transfer::parts_of;
 use crate::types::{BuildRequest, KernelImport, KernelInfo, Progress, Revision, hex, now_ms};
 use crate::workdir::WorkDir;
-use crate::{initrd, stage};
+use crate::{folder, initrd, stage};
 
 /// Goes into every digest: raise it when the same inputs would give another image.
 const BUILDER_VERSION: u32 = 1;
@@ -40,6 +40,10 @@ pub(crate) async fn build(
 ) -> Result<Revision> {
     stage_note(progress, "check", format!("{}#{}", req.flake, req.profile));
     let flake = Flake::check(store, req)?;
+    if let Some(dir) = flake.copied() {
+        let size = blocking(move || Ok(folder::measure(&dir))).await?;
+        stage_note(progress, "flake", size.to_string());
+    }
     // Asked for early: minutes of building must not end in "no such kernel".
     let named = req.kernel.as_deref().map(|k| kernel::find(store, k)).transpose()?;
     let of_flake = match named.is_none() && store.default_kernel()?.is_none() {
@@ -62,6 +66,10 @@ pub(crate) async fn build(
     };
     let closure = flake.closure(&profile).await?;
     stage_note(progress, "closure", format!("{} store paths", closure.len()));
+    if let Some(init) = own_init(&profile) {
+        let words = format!("{} is not run: PID 1 is mvm's agent, and jobs start what they need", init.display());
+        stage_note(progress, "init", words);
+    }
     let ingredients = Ingredients { profile, closure, kernel };
     let digest = digest(store, &ingredients);
     // One image at a time: two of the same would be made twice, and two others share the disk.
@@ -71,6 +79,16 @@ pub(crate) async fn build(
         return Ok(revision);
     }
     assemble(store, req, ingredients, &digest, work, progress).await
+}
+
+/// The init that the image brings along, and that no guest runs. A multi-call binary's has nothing to start.
+fn own_init(profile: &Path) -> Option<PathBuf> {
+    let multi_call = |path: &Path| {
+        let real = path.canonicalize().ok();
+        real.is_some_and(|real| ["busybox", "toybox"].iter().any(|name| real.ends_with(name)))
+    };
+    let mut paths = ["init", "sbin/init", "bin/init"].iter().map(|name| profile.join(name));
+    paths.find(|path| path.exists() && !multi_call(path))
 }
 
 /// What the flake has, where it must have a kernel because the store has none.
@@ -84,7 +102,7 @@ async fn kernel_of_flake(
         return Err(missing());
     }
     stage_note(progress, "kernel", "there is none in the store: does the flake have one?".to_owned());
-    let packages = flake.packages().await?;
+    let packages = flake.packages_or_why().await?;
     match packages.iter().any(|package| package == KERNEL_PACKAGE) {
         true => Ok(packages),
         false => Err(missing()),

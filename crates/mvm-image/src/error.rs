@@ -34,6 +34,19 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// The flake's repository is another user's, and git does not read it for us.
+    #[error(
+        "{} is a git repository of {owner}, which git refuses to read for {us}; name the flake as path:{}, or allow it: git config --system --add safe.directory {}",
+        path.display(), path.display(), path.display()
+    )]
+    FlakeForeign {
+        /// The repository.
+        path: PathBuf,
+        /// Whose it is.
+        owner: String,
+        /// Who we are.
+        us: String,
+    },
     /// The flake has no such package.
     #[error(
         "flake {flake} has no package `{profile}`; it has: {}",
@@ -256,6 +269,7 @@ impl Error {
             Self::NixMissing { .. } => "nix_missing",
             Self::ToolMissing { .. } => "tool_missing",
             Self::FlakeMissing { .. } => "flake_missing",
+            Self::FlakeForeign { .. } => "flake_foreign",
             Self::ProfileMissing { .. } => "profile_missing",
             Self::FlakeBuildFailed { .. } => "flake_build_failed",
             Self::FlakeEvaluationFailed { .. } => "flake_evaluation_failed",

@@ -18,6 +18,7 @@ mod clone;
 mod disk;
 mod elf;
 mod error;
+mod folder;
 mod initrd;
 mod kernel;
 mod kernel_image;

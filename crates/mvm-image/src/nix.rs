@@ -11,6 +11,7 @@ use crate::types::{BuildRequest, Progress};
 use crate::workdir::WorkDir;
 
 mod program;
+pub(crate) mod roots;
 
 use program::{Nix, Users};
 
@@ -82,14 +83,30 @@ impl Flake {
         std::fs::read_link(&link).at("read the result of nix at", &link)
     }
 
-    /// The names of the flake's packages for guests; none where it has no such set.
+    /// The names of the flake's packages for guests. Errors: it has no such set, or Nix makes no sense of it.
+    pub async fn packages_or_why(&self) -> Result<Vec<String>> {
+        let ended = self.nix_is_there(self.attributes().run(|_| {}).await)?;
+        match ended.status.success() {
+            true => Ok(serde_json::from_slice(&ended.stdout).unwrap_or_default()),
+            false => Err(self.explain(PACKAGES, &ended).await),
+        }
+    }
+
+    /// The same; none where it has no such set.
     pub async fn packages(&self) -> Result<Vec<String>> {
-        let tool = self
-            .command("eval")
-            .args(["--json", "--apply", "builtins.attrNames"])
-            .arg(format!("{}#{PACKAGES}", self.reference));
-        let ended = self.nix_is_there(tool.run(|_| {}).await)?;
+        let ended = self.nix_is_there(self.attributes().run(|_| {}).await)?;
         Ok(serde_json::from_slice(&ended.stdout).unwrap_or_default())
+    }
+
+    fn attributes(&self) -> Tool {
+        self.command("eval")
+            .args(["--json", "--apply", "builtins.attrNames"])
+            .arg(format!("{}#{PACKAGES}", self.reference))
+    }
+
+    /// The folder that Nix copies into its store as it is, where it does.
+    pub fn copied(&self) -> Option<PathBuf> {
+        self.reference.starts_with("path:").then(|| local_path(&self.reference)).flatten()
     }
 
     /// All store paths that `path` needs at run time, itself among them, sorted.
@@ -131,6 +148,10 @@ impl Flake {
         if has("No space left on device") {
             return Error::no_space("nix build", Path::new("/nix/store"), 0);
         }
+        if has("dubious ownership in repository") || has("is not owned by current user") {
+            let dir = local_path(&self.reference).unwrap_or_else(|| PathBuf::from(&self.written));
+            return foreign(dir);
+        }
         if has("does not provide attribute") {
             let available = self.packages().await.unwrap_or_default();
             let (flake, profile) = (self.written.clone(), attribute.to_owned());
@@ -149,6 +170,19 @@ impl Flake {
             false => Error::FlakeBuildFailed { flake, profile, output },
         }
     }
+}
+
+/// The repository of another user.
+fn foreign(path: PathBuf) -> Error {
+    use std::os::unix::fs::MetadataExt;
+    let named = |uid: u32| {
+        let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let of_uid = |line: &&str| line.split(':').nth(2) == Some(&uid.to_string());
+        let name = users.lines().find(of_uid).and_then(|line| line.split(':').next());
+        name.map_or(format!("uid {uid}"), |name| format!("{name} (uid {uid})"))
+    };
+    let owner = std::fs::metadata(&path).map_or("another user".to_owned(), |m| named(m.uid()));
+    Error::FlakeForeign { path, owner, us: named(rustix::process::geteuid().as_raw()) }
 }
 
 fn is_program(name: &Path) -> bool {

@@ -120,6 +120,11 @@ impl ImageStore {
         Ok(removed)
     }
 
+    /// Removes what builds have left among the roots of Nix's garbage collector; with `dry_run`, only counts.
+    pub fn remove_stale_roots(&self, dry_run: bool) -> u64 {
+        crate::nix::roots::remove_stale(&self.images_dir(), dry_run)
+    }
+
     /// Takes a vmlinux or bzImage into the store, with the modules it needs to mount its root. The
     /// same kernel twice is one. The first kernel becomes the default.
     ///

@@ -15,6 +15,7 @@ fn status_of(code: &str) -> u16 {
         "revision_missing" => 404,
         "invalid" => 400,
         "flake_missing"
+        | "flake_foreign"
         | "profile_missing"
         | "flake_build_failed"
         | "flake_evaluation_failed"

@@ -93,6 +93,15 @@ pub struct GcResult {
     pub removed: Vec<String>,
     /// Bytes freed.
     pub freed_bytes: u64,
+    /// How many roots of Nix's garbage collector that led nowhere builds had left.
+    #[serde(default)]
+    pub store_roots: u64,
+    /// How many images are left.
+    #[serde(default)]
+    pub left: u64,
+    /// How large those are together, in bytes.
+    #[serde(default)]
+    pub left_bytes: u64,
     /// Whether it was only tried.
     pub dry_run: bool,
 }

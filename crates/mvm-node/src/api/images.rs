@@ -128,7 +128,14 @@ pub async fn list(State(node): Shared, Asked { page, .. }: Asked) -> Listing<Ima
 pub async fn gc(State(node): Shared, Body(body): Body<Gc>) -> Result<Json<GcResult>, Refusal> {
     let in_use = in_use(&node).await;
     let removed = node.parts.images.remove_unused(&in_use, body.dry_run).or_problem()?;
+    let store_roots = node.parts.images.remove_stale_roots(body.dry_run);
+    let gone: BTreeSet<&str> = removed.iter().map(|r| r.digest.as_str()).collect();
+    let mut left = node.parts.images.list().or_problem()?;
+    left.retain(|image| !gone.contains(image.digest.as_str()));
     Ok(Json(GcResult {
+        store_roots,
+        left: left.len() as u64,
+        left_bytes: left.iter().map(|image| image.size_bytes).sum(),
         freed_bytes: removed.iter().map(|r| r.bytes).sum(),
         removed: removed.into_iter().map(|r| r.digest).collect(),
         dry_run: body.dry_run,

@@ -148,9 +148,13 @@ pub async fn image(context: &Context, command: ImageCommand) -> Outcome {
                 client.post(paths::IMAGES_GC, &Gc { dry_run }).await.map_err(refused)?;
             let verb = if dry_run { "would remove" } else { "removed" };
             let line = format!(
-                "{verb} {} images, {}",
+                "{verb} {} images, {}, and {} roots of the Nix store; left: {} images, {}\n\
+                 what builds have put into the Nix store is Nix's to collect: nix-collect-garbage",
                 result.removed.len(),
-                output::mib(result.freed_bytes)
+                output::mib(result.freed_bytes),
+                result.store_roots,
+                result.left,
+                output::mib(result.left_bytes),
             );
             output::say(context.format, &result, &line)
         }

@@ -1,6 +1,6 @@
 //! Builds, revisions, rollback and collection.
 
-use crate::lab::{FLAKE, Lab, nixpkgs};
+use crate::lab::{FLAKE, Lab, nixpkgs, run, text};
 use std::os::unix::fs::symlink;
 
 fn digests(lab: &Lab) -> Vec<String> {
@@ -36,7 +36,14 @@ fn a_pool_goes_back_to_an_earlier_build_and_unused_images_are_collected() {
     lab.ok(&["instance", "start", &back]);
     assert_eq!(lab.exec(&back, "type make >/dev/null 2>&1 || echo none").trim(), "none");
     lab.ok(&["pool", "destroy", "ci/small"]);
-    lab.ok(&["image", "gc"]);
+    let roots = || {
+        let links = std::fs::read_dir("/nix/var/nix/gcroots/auto").expect("roots").flatten();
+        let ours = |link: std::path::PathBuf| link.starts_with(&lab.root);
+        links.filter(|link| std::fs::read_link(link.path()).is_ok_and(ours)).count()
+    };
+    let done = lab.ok(&["image", "gc"]);
+    assert!(done.contains("left: 0 images") && done.contains("nix-collect-garbage"), "{done}");
+    assert_eq!(roots(), 0);
     assert_eq!(digests(&lab), [""; 0]);
 }
 
@@ -106,4 +113,42 @@ fn a_kernel_that_a_pool_is_built_with_stays_and_two_have_not_one_name() {
     assert!(kernels().is_empty());
     lab.refused(&["kernel", "remove", "../x y"], "kernel_missing");
     lab.ok(&["tenant", "destroy", "ci"]);
+}
+
+#[test]
+fn a_build_says_whose_a_flake_is_and_what_of_it_is_copied_and_not_run() {
+    let lab = Lab::new("whose");
+    let flake = lab.root.join("flake");
+    let with_init = r#"{
+      outputs = { self }: {
+        packages.x86_64-linux.small = derivation {
+          name = "init-mvm-test"; system = "x86_64-linux"; builder = "/bin/sh"; __noChroot = true;
+          PATH = "/usr/bin:/bin"; args = [ "-c" "mkdir -p $out/sbin $out/bin && echo > $out/sbin/init" ];
+        };
+      };
+    }"#;
+    std::fs::write(flake.join("flake.nix"), with_init).expect("flake");
+    std::fs::write(flake.join(".env"), "TOKEN=x").expect("file");
+    lab.tenant_and_unbuilt_pool("ci", "89");
+    let build = || {
+        let output = lab.mvm(&["pool", "build", "ci/small"]).output().expect("mvm");
+        (output.status.code(), text(&output.stderr))
+    };
+    let words = build().1;
+    for said in ["2 files", "all users can read", "among them .env", "sbin/init is not run"] {
+        assert!(words.contains(said), "{said} is not said: {words}");
+    }
+    // As a repository of somebody else.
+    std::fs::remove_file(flake.join(".env")).expect("remove");
+    for words in [&["init", "-q"][..], &["add", "-A"]] {
+        run(std::process::Command::new("git").arg("-C").arg(&flake).args(words));
+    }
+    run(std::process::Command::new("chown").args(["-R", "nobody"]).arg(&flake));
+    let (status, words) = build();
+    assert_eq!(status, Some(1), "{words}");
+    let owner = format!("{} is a git repository of nobody", flake.display());
+    for said in ["error[flake_foreign]", &owner, "root (uid 0)", "safe.directory", "path:"] {
+        assert!(words.contains(said), "{said} is not said: {words}");
+    }
+    lab.ok(&["pool", "destroy", "ci/small"]);
 }
