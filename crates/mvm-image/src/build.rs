@@ -67,7 +67,10 @@ pub(crate) async fn build(
     let closure = flake.closure(&profile).await?;
     stage_note(progress, "closure", format!("{} store paths", closure.len()));
     if let Some(init) = own_init(&profile) {
-        let words = format!("{} is not run: PID 1 is mvm's agent, and jobs start what they need", init.display());
+        let words = format!(
+            "{} is not run: PID 1 is mvm's agent, and jobs start what they need",
+            init.display()
+        );
         stage_note(progress, "init", words);
     }
     let ingredients = Ingredients { profile, closure, kernel };
@@ -101,7 +104,11 @@ async fn kernel_of_flake(
     if req.profile == KERNEL_PACKAGE {
         return Err(missing());
     }
-    stage_note(progress, "kernel", "there is none in the store: does the flake have one?".to_owned());
+    stage_note(
+        progress,
+        "kernel",
+        "there is none in the store: does the flake have one?".to_owned(),
+    );
     let packages = flake.packages_or_why().await?;
     match packages.iter().any(|package| package == KERNEL_PACKAGE) {
         true => Ok(packages),

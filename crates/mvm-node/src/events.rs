@@ -129,7 +129,10 @@ impl Node {
         started.set(i64::try_from(wall_of(self.started_at) / 1000).unwrap_or_default());
         registry.register("agent_start_time_seconds", "When the agent started", started);
         let identity = self.parts.root.identity();
-        if only.is_none() && identity.exists() && let Ok(credential) = identity.load() {
+        if only.is_none()
+            && identity.exists()
+            && let Ok(credential) = identity.load()
+        {
             let ends: Gauge = Gauge::default();
             let at = credential.facts.validity.not_after / 1000;
             ends.set(i64::try_from(at).unwrap_or_default());

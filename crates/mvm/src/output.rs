@@ -107,7 +107,11 @@ fn whole(bytes: &[u8]) -> usize {
         0xe0.. => 3,
         _ => 2,
     };
-    begun.filter(|at| at + length(bytes[*at]) > bytes.len()).unwrap_or(bytes.len())
+    let goes_on = |at: &usize| {
+        let behind = &bytes[at + 1..];
+        1 + behind.len() < length(bytes[*at]) && behind.iter().all(|byte| byte & 0xc0 == 0x80)
+    };
+    begun.filter(goes_on).unwrap_or(bytes.len())
 }
 
 /// JSON without control characters: within its strings they can be written otherwise.

@@ -21,7 +21,8 @@ pub fn warnings(credential: &Credential, now: Millis) -> Vec<Warning> {
     let own = warning("the certificate of", &credential.facts, now);
     let authority = |der| {
         let who = "the certificate of an authority that this identity trusts";
-        let remedy = "make another authority (mvm ca init --dir DIR), and have everybody join it anew";
+        let remedy =
+            "make another authority (mvm ca init --dir DIR), and have everybody join it anew";
         told(who.to_owned(), validity_of(der).ok()?, now, remedy.to_owned())
     };
     own.into_iter().chain(credential.roots.iter().filter_map(authority)).collect()
@@ -34,10 +35,14 @@ fn warning(what: &str, facts: &Facts, now: Millis) -> Option<Warning> {
             "let it join again: mvm node invite {name} --coordinator HOST:PORT | ssh {name} mvm node join -"
         ),
         Identity::Coordinator(_) => {
-            format!("issue another where the authority is: mvm ca issue --role coordinator --name {name} --out DIR")
+            format!(
+                "issue another where the authority is: mvm ca issue --role coordinator --name {name} --out DIR"
+            )
         }
         Identity::Operator(_) => {
-            format!("issue another where the authority is: mvm ca issue --role operator --name {name} --out DIR")
+            format!(
+                "issue another where the authority is: mvm ca issue --role operator --name {name} --out DIR"
+            )
         }
         Identity::TenantOperator { tenant, .. } => format!(
             "issue another where the authority is: mvm ca issue --role tenant-operator --tenant {tenant} --name {name} --out DIR"
@@ -93,7 +98,7 @@ mod tests {
             let credential = credential(identity);
             assert_eq!(warnings(&credential, begin + 20 * DAY), []);
             let [soon] = &warnings(&credential, begin + 28 * DAY)[..] else { panic!("one") };
-            assert!(!soon.run_out && soon.detail.ends_with("runs out in 47 hours"), "{soon:?}");
+            assert!(!soon.run_out && soon.detail.ends_with("runs out in 2 days"), "{soon:?}");
             let [late] = &warnings(&credential, begin + 40 * DAY)[..] else { panic!("one") };
             assert!(late.run_out && late.detail.contains("has run out 10 days ago"), "{late:?}");
             assert!(soon.remedy.contains(command) && late.remedy == soon.remedy, "{soon:?}");

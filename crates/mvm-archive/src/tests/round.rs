@@ -184,8 +184,7 @@ fn what_cannot_be_copied_is_left_out_with_a_word() {
     let pipe = format!("{} was left out: it is a FIFO", tree.join("pipe").display());
     let socket = format!("{} was left out: it is a socket", tree.join("socket").display());
     assert_eq!(notes.lines(), [pipe, socket]);
-    // So is one that stands alone, or comes from elsewhere.
-    assert_eq!(pack(&tree.join("pipe")).1.lines().len(), 1);
+    // So is one that comes from elsewhere.
     let mut builder = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Fifo);

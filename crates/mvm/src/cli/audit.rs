@@ -43,7 +43,7 @@ pub enum Command {
     },
     /// Removes old records; what is left still verifies
     #[command(
-        after_help = "Examples:\n  mvm audit export ci > ci.log\n  mvm audit prune --before 90d\n  mvm audit prune --before 2026-01-31 --tenant ci\n\nA record that stays says who removed how many, up to which time, number and digest; without it the\nlog does not verify. A log that is not whole is left as it is."
+        after_help = "Examples:\n  mvm audit export ci > ci.log\n  mvm audit prune --before 90d\n  mvm audit prune --before 2025-01-31 --tenant ci\n\nA record that stays says who removed how many, up to which time, number and digest; without it the\nlog does not verify. A log that is not whole is left as it is."
     )]
     Prune {
         /// What was written before goes: a date (UTC), a time, or an age such as 90d

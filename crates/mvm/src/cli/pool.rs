@@ -354,9 +354,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 context.client()?.delete(&path).await.map_err(refused)?;
             output::say(context.format, &done, &format!("the build of pool {pool} ends"))
         }
-        Command::Build { pool, override_input, .. } => {
-            build(context, &pool, &override_input).await
-        }
+        Command::Build { pool, override_input, .. } => build(context, &pool, &override_input).await,
         Command::Scale { pool, running, warm, sleeping, wait } => {
             scale(context, &pool, ScalePool { running, warm, sleeping }, wait).await
         }

@@ -108,7 +108,9 @@ fn basics(root: &Path) -> Vec<Check> {
 /// What has run out, or soon will, of the certificates of this node.
 fn certificates(root: &Path) -> Vec<Check> {
     let dir = mvm_node::identity_dir(root);
-    let Some(credential) = dir.exists().then(|| dir.load().ok()).flatten() else { return Vec::new() };
+    let Some(credential) = dir.exists().then(|| dir.load().ok()).flatten() else {
+        return Vec::new();
+    };
     let warnings = standing::warnings(&credential, now());
     let warned = warnings.into_iter().map(|warning| Check {
         name: "certificate",
