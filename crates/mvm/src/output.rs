@@ -142,6 +142,12 @@ pub fn print(text: &[u8]) -> Outcome {
     written(to.write_all(text).and_then(|()| to.flush())).map(|()| 0)
 }
 
+/// The same with every byte as it is: [`print`] leaves out what is for terminals where there is none.
+pub fn print_raw(bytes: &[u8]) -> Outcome {
+    let mut to = std::io::stdout();
+    written(to.write_all(bytes).and_then(|()| to.flush())).map(|()| 0)
+}
+
 /// Says something beside the output, on standard error, in a line. One that cannot be written is lost:
 /// there is nowhere else to say it.
 pub fn note(line: impl std::fmt::Display) {
@@ -193,8 +199,17 @@ pub struct Flow {
 impl Flow {
     /// Prints a piece, unless one before it has failed.
     pub fn print(&self, piece: &[u8]) {
+        self.note(|| print(piece));
+    }
+
+    /// The same with [`print_raw`].
+    pub fn print_raw(&self, piece: &[u8]) {
+        self.note(|| print_raw(piece));
+    }
+
+    fn note(&self, print: impl FnOnce() -> Outcome) {
         if self.failed.borrow().is_none()
-            && let Err(problem) = print(piece)
+            && let Err(problem) = print()
         {
             *self.failed.borrow_mut() = Some(problem);
             self.ended.notify_one();

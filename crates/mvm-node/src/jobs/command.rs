@@ -342,8 +342,11 @@ enum Gone {
 async fn connect(node: &Node, id: InstanceId) -> std::result::Result<Channel, Gone> {
     let slot = node.slot(id);
     let mut live = slot.gate.lock().await;
-    let machine = live.machine.clone();
-    let machine = machine.ok_or_else(|| Gone::Machine("it does not run any more".to_owned()))?;
+    let Some(machine) = live.machine.clone() else {
+        // Whoever has seen its end has written down why.
+        let why = node.read(|world| world.instances.get(&id)?.reason.clone()).await;
+        return Err(Gone::Machine(why.unwrap_or_else(|| "it does not run any more".to_owned())));
+    };
     tokio::select! {
         found = node.channel(&mut live) => found.map_err(Gone::Silent),
         exit = machine.exited() => Err(Gone::Machine(exit.reason)),

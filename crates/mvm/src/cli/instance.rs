@@ -223,7 +223,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             let raw = raw || !std::io::stdout().is_terminal();
             let mut cleaner = output::Cleaner::default();
             let shown = client.download(&path, |bytes| match raw {
-                true => flow.print(bytes),
+                true => flow.print_raw(bytes),
                 false => flow.print(cleaner.clean(bytes).as_bytes()),
             });
             flow.of(async { shown.await.map_err(refused) }).await.map(|()| 0)
