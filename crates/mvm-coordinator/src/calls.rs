@@ -18,6 +18,7 @@ impl Fleet {
     pub async fn apply(&self, document: FleetState, dry_run: bool) -> Result<FleetPlan> {
         document.validate()?;
         document.settled()?;
+        document.admit_machines()?;
         if document.fleet_id != self.options.fleet_id {
             let (theirs, ours) = (&document.fleet_id, &self.options.fleet_id);
             let message = format!("the document is for fleet {theirs}, this is {ours}");

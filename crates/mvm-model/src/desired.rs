@@ -134,12 +134,7 @@ impl DesiredState {
     /// Refuses pools of which the quotas admit not one machine. Not part of [`Self::validate`]: the document that a
     /// fleet gives a node has the node's part of the quotas, which may be less than a machine takes.
     pub fn admit_machines(&self) -> Result<(), Fault> {
-        for (t, tenant) in self.tenants.iter().enumerate() {
-            for (p, pool) in tenant.pools.iter().enumerate() {
-                check::admit_machine(tenant, pool, &format!("$.tenants[{t}].pools[{p}]"))?;
-            }
-        }
-        Ok(())
+        check::admit_machines(&self.tenants)
     }
 
     /// The JSON Schema of the document.

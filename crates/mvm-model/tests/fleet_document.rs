@@ -14,6 +14,16 @@ fn example() -> Value {
 }
 
 #[test]
+fn a_pool_of_which_its_tenants_quotas_hold_no_machine_is_refused() {
+    let mut document = FleetState::parse(EXAMPLE.as_bytes()).unwrap();
+    assert_eq!(document.admit_machines(), Ok(()));
+    document.tenants[0].quotas.max_mem_mib = 1;
+    let fault = document.admit_machines().expect_err("refused");
+    assert_eq!(fault.code, Code::QuotaExceeded);
+    assert_eq!(fault.path, "$.tenants[0].pools[0].instance_resources.mem_mib");
+}
+
+#[test]
 fn the_example_is_taken_and_comes_back_equal() {
     let state = FleetState::parse(EXAMPLE.as_bytes()).unwrap();
     assert_eq!((state.fleet_id.as_str(), state.node_grace_s), ("ci-fleet", 60));

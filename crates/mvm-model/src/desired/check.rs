@@ -80,9 +80,6 @@ fn pools(tenant: &DesiredTenant, path: &str, scope: Scope) -> Result<(), Fault> 
         pool.runtime_policy.validate().map_err(below(format!("{path}.runtime_policy")))?;
         pool.egress.validate().map_err(below(path.clone()))?;
         crate::cache::validate(&pool.caches).map_err(below(path.clone()))?;
-        if scope == Scope::Fleet {
-            admit_machine(tenant, pool, &path)?;
-        }
         sum.add(pool);
         sum.admit(&tenant.quotas, pool, &tenant.tenant_id, &path)?;
     }
@@ -99,17 +96,17 @@ fn pools(tenant: &DesiredTenant, path: &str, scope: Scope) -> Result<(), Fault> 
     Ok(())
 }
 
-/// Whether the tenant's quotas admit one machine of this pool. A node's document is told its part of a fleet's
-/// quotas, which may be less than a machine takes: that is for whoever asks to check.
-pub(crate) fn admit_machine(
-    tenant: &DesiredTenant,
-    pool: &DesiredPool,
-    path: &str,
-) -> Result<(), Fault> {
-    let caches = pool.caches.iter().map(|cache| cache.size_mib).sum();
-    let shape = &pool.instance_resources;
-    crate::admission::admit_machine(&tenant.tenant_id, &tenant.quotas, shape, caches)
-        .map_err(below(format!("{path}.instance_resources")))
+/// Refuses pools of which the quotas of their tenants admit not one machine.
+pub(crate) fn admit_machines(tenants: &[DesiredTenant]) -> Result<(), Fault> {
+    for (t, tenant) in tenants.iter().enumerate() {
+        for (p, pool) in tenant.pools.iter().enumerate() {
+            let caches = pool.caches.iter().map(|cache| cache.size_mib).sum();
+            let shape = &pool.instance_resources;
+            crate::admission::admit_machine(&tenant.tenant_id, &tenant.quotas, shape, caches)
+                .map_err(below(format!("$.tenants[{t}].pools[{p}].instance_resources")))?;
+        }
+    }
+    Ok(())
 }
 
 /// What the pools up to one ask for together.

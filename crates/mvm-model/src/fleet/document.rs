@@ -210,6 +210,12 @@ impl FleetState {
         Ok(())
     }
 
+    /// Refuses pools of which the quotas admit not one machine: for whoever puts a document in force.
+    pub fn admit_machines(&self) -> Result<(), Fault> {
+        let totals: Vec<DesiredTenant> = self.tenants.iter().map(total).collect();
+        check::admit_machines(&totals)
+    }
+
     /// The JSON Schema of the document.
     pub fn json_schema() -> serde_json::Value {
         let mut schema = schemars::schema_for!(FleetState);
