@@ -39,8 +39,12 @@ impl Builds {
     /// Ends all builds of this pool; whether there was one.
     pub(crate) fn cancel(&self, pool: &PoolRef) -> bool {
         let builds = locked(&self.0);
-        let of_pool = builds.iter().filter(|build| build.pool == *pool);
-        of_pool.map(|build| build.canceled.send_replace(true)).count() > 0
+        let mut found = false;
+        for build in builds.iter().filter(|build| build.pool == *pool) {
+            build.canceled.send_replace(true);
+            found = true;
+        }
+        found
     }
 }
 
