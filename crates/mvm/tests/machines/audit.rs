@@ -203,6 +203,5 @@ fn old_records_go_and_what_is_left_verifies_here_and_elsewhere() {
     lab.ok(&["audit", "verify"]);
     lab.refused(&["audit", "prune", "--before", "1d", "--tenant", "nobody"], "not_found");
     lab.refused(&["audit", "prune", "--before", "2999-01-01"], "invalid_value");
-    lab.refused(&["audit", "prune", "--before", "soon"], "usage");
     lab.ok(&["tenant", "destroy", "ci"]);
 }
