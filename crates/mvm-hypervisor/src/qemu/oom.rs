@@ -117,6 +117,8 @@ mod tests {
                 false => process.kill_now(),
             }
             let ending = process.ended().await;
+            // It was waited for already.
+            let _ = child.wait();
             let words = ending.to_string();
             if eats {
                 assert_eq!(ending, Ending::OutOfMemory);
