@@ -1,6 +1,6 @@
 //! `mvm kernel` and `mvm image`
 
-use super::pool::with_progress;
+use super::progress::with_progress;
 use super::{Context, refused};
 use crate::output::{self, Outcome};
 use clap::Subcommand;

@@ -22,6 +22,7 @@ mod net;
 mod node;
 mod offer;
 mod pool;
+mod progress;
 mod remote;
 mod run;
 mod ssh;

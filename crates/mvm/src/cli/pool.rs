@@ -1,13 +1,14 @@
 //! `mvm pool`
 
 use super::desired::Told;
+use super::progress::with_progress;
 use super::values::Pair;
 use super::{Context, expose, refused};
 use crate::output::{self, Format, Outcome};
 use clap::{Args, Subcommand, ValueEnum};
 use mvm_api::types::{
-    BuildPool, BuildResult, CreatePool, PolicyPatch, PoolView, ProgressEvent, RevisionView,
-    Rollback, ScalePool, UpdatePool,
+    BuildPool, BuildResult, CreatePool, PolicyPatch, PoolView, RevisionView, Rollback, ScalePool,
+    UpdatePool,
 };
 use mvm_api::{Client, Problem, paths};
 use mvm_model::desired::is_path;
@@ -16,7 +17,6 @@ use mvm_model::policy::RuntimePolicy;
 use mvm_model::pool::{DEFAULT_SCRATCH_MIB, RevisionEntry};
 use mvm_model::{Cache, Egress, EgressMode, Name, PoolRef, Resources};
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -496,55 +496,6 @@ async fn build(context: &Context, pool: &PoolRef, overrides: &[Pair]) -> Outcome
         ));
     }
     output::say(context.format, &result, &line)
-}
-
-/// Calls something that reports its progress, and shows it on standard error.
-pub async fn with_progress<T: serde::de::DeserializeOwned>(
-    client: &Client,
-    format: Format,
-    path: &str,
-    body: &impl serde::Serialize,
-) -> Result<T, Problem> {
-    // Programs get the result or one problem document, and nothing else.
-    let for_people = format == Format::Table;
-    let spinner = (for_people && std::io::stderr().is_terminal()).then(|| {
-        let spinner = indicatif::ProgressBar::new_spinner();
-        spinner.enable_steady_tick(Duration::from_millis(100));
-        spinner
-    });
-    let mut outcome = None;
-    client
-        .events(path, body, |event| match event.name.as_str() {
-            "progress" => {
-                let step = serde_json::from_str::<ProgressEvent>(&event.data);
-                let Some(step) = step.ok().filter(|_| for_people) else { return };
-                match (&spinner, step.kind.as_str()) {
-                    (Some(spinner), "stage") => spinner.set_message(step.text),
-                    (Some(spinner), _) => spinner.println(step.text),
-                    (None, "stage") => output::note(format_args!("==> {}", step.text)),
-                    (None, _) => output::note(step.text),
-                }
-            }
-            "result" => {
-                outcome = Some(
-                    serde_json::from_str::<T>(&event.data)
-                        .map_err(|e| Problem::internal(e.to_string())),
-                )
-            }
-            "problem" => {
-                let problem = serde_json::from_str::<Problem>(&event.data);
-                outcome = Some(Err(problem.unwrap_or_else(|e| Problem::internal(e.to_string()))));
-            }
-            _ => {}
-        })
-        .await
-        .map_err(refused)?;
-    if let Some(spinner) = spinner {
-        spinner.finish_and_clear();
-    }
-    outcome.unwrap_or_else(|| {
-        Err(Problem::new(502, "connection_broken", "the agent ended before it was done"))
-    })
 }
 
 /// Waits until the pool holds what it should.
