@@ -16,6 +16,7 @@ mod read;
 mod root;
 mod rules;
 mod sparse;
+mod tally;
 mod unpack;
 mod write;
 mod xattr;
@@ -28,7 +29,8 @@ pub use notes::{Notes, plain};
 pub use pack::Packer;
 pub use read::Reader;
 pub use rules::{Links, Refusal, Rules, Trust};
-pub use unpack::unpack;
+pub use tally::Tally;
+pub use unpack::{unpack, unpack_counted};
 pub use write::Writer;
 
 use std::io;

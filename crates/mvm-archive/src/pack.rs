@@ -5,7 +5,8 @@
 //! elsewhere.
 
 use crate::notes::shown;
-use crate::{Entry, Kind, Notes, Time, Writer, failed, sparse, xattr};
+use crate::tally::Tallied;
+use crate::{Entry, Kind, Notes, Tally, Time, Writer, failed, sparse, xattr};
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat,
 };
@@ -16,6 +17,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// How often a name is looked at anew that is of another kind each time.
 const TRIES: usize = 5;
@@ -32,7 +34,8 @@ pub(crate) enum Step {
 
 /// Packs files and folders into one archive.
 pub struct Packer<W> {
-    to: Writer<W>,
+    to: Writer<Tallied<W>>,
+    tally: Arc<Tally>,
     notes: Notes,
     /// Files that have several names: the one that was archived, by device and inode.
     links: HashMap<(u64, u64), Vec<u8>>,
@@ -72,8 +75,14 @@ impl Place<'_> {
 impl<W: Write> Packer<W> {
     /// An archive that goes to `to`, in pieces that may be small.
     pub fn new(to: W) -> Self {
+        Self::counted(to, Arc::default())
+    }
+
+    /// The same, and counts what it packs.
+    pub fn counted(to: W, tally: Arc<Tally>) -> Self {
         Packer {
-            to: Writer::new(to),
+            to: Writer::new(Tallied { stream: to, tally: tally.clone() }),
+            tally,
             notes: Notes::default(),
             links: HashMap::new(),
             piece: vec![0; PIECE],
@@ -113,7 +122,7 @@ impl<W: Write> Packer<W> {
 
     /// Ends the archive. Gives what could not be kept.
     pub fn finish(self) -> io::Result<(W, Notes)> {
-        Ok((self.to.finish()?, self.notes))
+        Ok((self.to.finish()?.stream, self.notes))
     }
 
     #[cfg(test)]
@@ -131,6 +140,7 @@ impl<W: Write> Packer<W> {
         listed: FileType,
         place: &Place<'_>,
     ) -> io::Result<Option<Level>> {
+        self.tally.entry();
         #[cfg(test)]
         self.step(Step::Listed);
         // What would be left out is looked at first: it may be something else by now.
@@ -200,16 +210,23 @@ impl<W: Write> Packer<W> {
         if stat.st_nlink > 1 {
             self.links.insert(inode, place.name.clone());
         }
-        let mut missing = 0;
+        let (mut missing, mut seen) = (0, End::Unknown);
         for extent in &data {
-            missing += self.extent(opened.as_fd(), extent.offset, extent.length, place)?;
+            let (lacks, end) =
+                self.extent(opened.as_fd(), extent.offset, extent.length, size, place)?;
+            (missing, seen) = (missing + lacks, end);
         }
+        let grown = || match seen {
+            End::Unknown => grown(opened.as_fd(), size),
+            End::Here => false,
+            End::Beyond => true,
+        };
         if missing > 0 {
             self.notes.add(format!(
                 "{} shrank while it was copied: {missing} of its {size} bytes are zeros in the copy",
                 place.shown()
             ));
-        } else if grown(opened.as_fd(), size) {
+        } else if grown() {
             self.notes.add(format!(
                 "{} grew while it was copied: the copy has its first {size} bytes",
                 place.shown()
@@ -218,25 +235,32 @@ impl<W: Write> Packer<W> {
         Ok(Done::Added)
     }
 
-    /// Sends a part of a file. Gives how many bytes of it were not there, and are zeros.
+    /// Sends a part of a file of so many bytes. Gives how many bytes of it were not there, and are zeros, and
+    /// what was seen of the file's end: of a small file one read tells it.
     fn extent(
         &mut self,
         file: BorrowedFd<'_>,
         offset: u64,
         length: u64,
+        size: u64,
         place: &Place<'_>,
-    ) -> io::Result<u64> {
-        let mut sent = 0;
+    ) -> io::Result<(u64, End)> {
+        let (mut sent, mut end) = (0, End::Unknown);
         while sent < length {
             #[cfg(test)]
             self.step(Step::Read);
             let most = usize::try_from(length - sent).unwrap_or(PIECE).min(PIECE);
-            match pread(file, &mut self.piece[..most], offset + sent) {
+            let last = most < PIECE && offset + sent + most as u64 == size;
+            match pread(file, &mut self.piece[..most + usize::from(last)], offset + sent) {
                 Ok(0) => {
                     self.to.zeros(length - sent)?;
-                    return Ok(length - sent);
+                    return Ok((length - sent, end));
                 }
                 Ok(count) => {
+                    if last && count >= most {
+                        end = if count > most { End::Beyond } else { End::Here };
+                    }
+                    let count = count.min(most);
                     self.to.data(&self.piece[..count])?;
                     sent += count as u64;
                 }
@@ -244,7 +268,7 @@ impl<W: Write> Packer<W> {
                 Err(error) => return Err(place.failed(error)),
             }
         }
-        Ok(0)
+        Ok((0, end))
     }
 
     fn folder(
@@ -294,6 +318,16 @@ impl<W: Write> Packer<W> {
             Vec::new()
         })
     }
+}
+
+/// What a read has shown of a file's end.
+#[derive(Clone, Copy)]
+enum End {
+    Unknown,
+    /// It is where the entry says.
+    Here,
+    /// There is more by now.
+    Beyond,
 }
 
 /// What became of one try.

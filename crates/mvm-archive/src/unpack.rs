@@ -3,7 +3,8 @@
 use crate::notes::shown;
 use crate::root::Root;
 use crate::rules::{Refusal, Taken, leads_out, out_of_the_folder};
-use crate::{Entry, Extent, Kind, Links, Notes, Reader, Time, Trust, Xattr, failed, xattr};
+use crate::tally::Tallied;
+use crate::{Entry, Extent, Kind, Links, Notes, Reader, Tally, Time, Trust, Xattr, failed, xattr};
 use rustix::fs::{
     AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, fchmod, fstat, ftruncate, futimens,
     linkat, openat, statat, symlinkat, unlinkat, utimensat,
@@ -14,11 +15,14 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 const PIECE: usize = 256 * 1024;
 /// Setuid and setgid: who runs the file is its owner, or in its group. And sticky, which is of folders
 /// that others may write to.
 const SPECIAL: u32 = 0o7000;
+/// Who may read, write and run it.
+const PERMISSIONS: u32 = 0o777;
 /// Who is not the owner may write.
 const WRITE_OF_OTHERS: u32 = 0o022;
 /// The most that names of folders may take that are kept for the end of a stranger's archive, in bytes.
@@ -28,6 +32,17 @@ const MOST_KEPT: u64 = 256 << 20;
 /// are replaced; folders stay. Gives what could not be kept. On an error, what was unpacked so far stays.
 /// Errors of the rules for a stranger's archive are [`Refusal`]s.
 pub fn unpack(from: impl Read, target: &Path, trust: Trust) -> io::Result<Notes> {
+    unpack_counted(from, target, trust, Arc::default())
+}
+
+/// The same, and counts what it unpacks.
+pub fn unpack_counted(
+    from: impl Read,
+    target: &Path,
+    trust: Trust,
+    tally: Arc<Tally>,
+) -> io::Result<Notes> {
+    let from = Tallied { stream: from, tally: tally.clone() };
     let mut unpacker = Unpacker {
         root: Root::open(target, trust.rules().is_some())?,
         notes: Notes::default(),
@@ -41,6 +56,7 @@ pub fn unpack(from: impl Read, target: &Path, trust: Trust) -> io::Result<Notes>
     let mut reader = Reader::new(BufReader::with_capacity(PIECE, from));
     while let Some(entry) = reader.entry()? {
         let name = entry.name.clone();
+        tally.entry();
         unpacker.one(entry, &mut reader).map_err(|cause| match Refusal::of(&cause) {
             Some(_) => cause,
             None => io::Error::new(cause.kind(), format!("{}: {cause}", shown(&name))),
@@ -145,9 +161,12 @@ impl Unpacker {
         entry: &Entry,
         bytes: &mut Reader<impl Read>,
     ) -> io::Result<()> {
-        let file = create(self.root.folder(above, true)?, name)?;
+        let mode = self.allowed(entry);
+        // What an access list is to keep from others is not theirs before it is there.
+        let first = if entry.xattrs.is_empty() { mode & PERMISSIONS } else { 0o600 };
+        let file = create(self.root.folder(above, true)?, name, first)?;
+        let stat = fstat(&file)?;
         if self.trust != Trust::Full {
-            let stat = fstat(&file)?;
             self.made.insert((stat.st_dev, stat.st_ino));
         }
         for extent in data {
@@ -157,8 +176,11 @@ impl Unpacker {
             ftruncate(&file, size)?;
         }
         self.attributes(file.as_fd(), entry, &entry.xattrs);
-        let mode = self.allowed(entry);
-        fchmod(&file, Mode::from_raw_mode(mode))?;
+        // It has them already, unless they are uncommon: a call less for each file is felt. An access list
+        // has changed them, and writing has taken setuid away.
+        if stat.st_mode & 0o7777 != mode || !entry.xattrs.is_empty() || mode & SPECIAL != 0 {
+            fchmod(&file, Mode::from_raw_mode(mode))?;
+        }
         futimens(&file, &times(entry.modified))?;
         Ok(())
     }
@@ -295,9 +317,9 @@ fn named(what: &str) -> io::Error {
 }
 
 /// A new file. One that is there already is not written to, which its other names would see: it goes.
-fn create(at: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+fn create(at: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(replace(at, name, || openat(at, name, flags, Mode::from_raw_mode(0o600)))?)
+    Ok(replace(at, name, || openat(at, name, flags, Mode::from_raw_mode(mode)))?)
 }
 
 /// Makes something, in place of a file or link that is in the way.
@@ -319,7 +341,7 @@ fn copy(from: &OwnedFd, first: &[u8], at: BorrowedFd<'_>, name: &[u8]) -> io::Re
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let source = openat(from, first, flags, Mode::empty())?;
     let stat = fstat(&source)?;
-    let made = create(at, name)?;
+    let made = create(at, name, 0o600)?;
     io::copy(&mut File::from(source), &mut File::from(made.try_clone()?))?;
     fchmod(&made, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);

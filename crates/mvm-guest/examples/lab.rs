@@ -208,7 +208,7 @@ async fn all(files: &Files, dir: &Path) -> Outcome {
         assert!(made.success(), "mkfs.ext4 failed");
     }
     let machine = Machine::boot(files, dir, false)?;
-    let channel = Channel::connect(&machine.socket(), DEADLINE).await?;
+    let channel = Channel::connect(&machine.socket(), None, DEADLINE).await?;
     println!("spawn to agent ready: {:.0} ms", ms(machine.started));
     println!("{:?}", channel.hello().await?);
     programs(&channel).await?;
@@ -389,7 +389,7 @@ async fn crashed(machine: &Machine, channel: Channel) -> Outcome<Channel> {
         assert!(start.elapsed() < Duration::from_secs(10), "nobody told the host");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let channel = Channel::connect(&machine.socket(), DEADLINE).await?;
+    let channel = Channel::connect(&machine.socket(), None, DEADLINE).await?;
     channel.hello().await?;
     println!("agent killed, to the next one's answer: {:.0} ms", ms(start));
     Ok(channel)
@@ -418,7 +418,7 @@ async fn copies(channel: &Channel, dir: &Path) -> Outcome {
 
 /// What the host that is killed does: it moves bytes both ways without end.
 async fn flood(socket: &Path) -> Outcome {
-    let channel = Channel::connect(socket, DEADLINE).await?;
+    let channel = Channel::connect(socket, None, DEADLINE).await?;
     let request = ExecRequest { stdin: true, ..sh("exec cat") };
     let ExecStream { mut output, mut input, .. } = channel.exec(request).await?;
     tokio::spawn(async move { while input.write(&[0xf5; 100_000]).await.is_ok() {} });
@@ -444,7 +444,7 @@ async fn torn(machine: &Machine, channel: Channel) -> Outcome<Channel> {
         tokio::time::sleep(Duration::from_millis(200 + 37 * round)).await;
         victim.kill().await?;
         let start = Instant::now();
-        let channel = Channel::connect(&machine.socket(), DEADLINE).await?;
+        let channel = Channel::connect(&machine.socket(), None, DEADLINE).await?;
         channel.hello().await?;
         times.push(ms(start));
         if round % 2 == 1 {
@@ -454,7 +454,7 @@ async fn torn(machine: &Machine, channel: Channel) -> Outcome<Channel> {
         }
     }
     percentiles("host killed in mid-transfer, to the next one's answer", times);
-    let channel = Channel::connect(&machine.socket(), DEADLINE).await?;
+    let channel = Channel::connect(&machine.socket(), None, DEADLINE).await?;
     tokio::time::sleep(Duration::from_millis(700)).await;
     let left = run(&channel, "pgrep -x cat || true").await?;
     assert_eq!(left, "", "programs of killed hosts still run");
@@ -516,7 +516,7 @@ async fn sleep(files: &Files, machine: Machine, channel: Channel) -> Outcome<(Ma
         qmp.until("query-status", "paused").await?;
         qmp.ask("cont", serde_json::json!({})).await?;
         let resumed = Instant::now();
-        channel = Channel::connect(&machine.socket(), DEADLINE).await?;
+        channel = Channel::connect(&machine.socket(), None, DEADLINE).await?;
         answered.push(ms(resumed));
         channel.adopt(&clock()).await?;
         adopted.push(ms(resumed));

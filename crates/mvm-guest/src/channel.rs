@@ -5,6 +5,7 @@ use crate::link::{Wire, begin};
 use crate::patience::{COPY, Patient};
 use crate::protocol::{Adopt, ExecRequest, Hello, Request, Stats};
 use crate::pulse::Pulse;
+use crate::window::Window;
 use crate::{Error, Result, frame, transfer};
 use mvm_archive::Notes;
 use serde::de::DeserializeOwned;
@@ -42,13 +43,20 @@ impl Channel {
     /// A guest that stays silent is called over a new connection now and then: QEMU may hold the
     /// guest's words back for ever where the last host went away while they were on their way (it
     /// throttles the port and only a hang-up ends that).
-    pub async fn connect(socket: &Path, deadline: Duration) -> Result<Channel> {
+    ///
+    /// `window` is the file behind the machine's window, if it has one.
+    pub async fn connect(
+        socket: &Path,
+        window: Option<&Path>,
+        deadline: Duration,
+    ) -> Result<Channel> {
         let ends = tokio::time::Instant::now() + deadline;
         let mut patience = PATIENCE.0;
         loop {
             let left = ends.saturating_duration_since(tokio::time::Instant::now());
             let stream = connect_by(socket, ends).await?;
-            match Self::from_stream(stream, patience.min(left)).await {
+            let window = window.map(Window::of_host);
+            match Self::with_window(stream, window, patience.min(left)).await {
                 Err(Error::Silent(_)) if patience < left => {}
                 Err(Error::Silent(_)) => return Err(Error::Silent(deadline)),
                 outcome => return outcome,
@@ -62,7 +70,16 @@ impl Channel {
         stream: impl AsyncRead + AsyncWrite + Send + 'static,
         deadline: Duration,
     ) -> Result<Channel> {
-        let (session, pulse) = begin(wire(stream), deadline).await?;
+        Self::with_window(stream, None, deadline).await
+    }
+
+    /// The same with the host's end of a window, of whose other end the guest may know.
+    pub async fn with_window(
+        stream: impl AsyncRead + AsyncWrite + Send + 'static,
+        window: Option<Arc<Window>>,
+        deadline: Duration,
+    ) -> Result<Channel> {
+        let (session, pulse) = begin(wire(stream), window, deadline).await?;
         Ok(Self::over(session, pulse))
     }
 
@@ -206,7 +223,7 @@ async fn connect_by(socket: &Path, ends: tokio::time::Instant) -> Result<UnixStr
 }
 
 /// Turns a byte stream into the two ends that the link wants.
-pub(crate) fn wire(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Wire {
+pub fn wire(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Wire {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let (to_link, incoming) = mpsc::channel::<Vec<u8>>(8);
     let (outgoing, mut from_link) = mpsc::channel::<Vec<u8>>(8);

@@ -12,6 +12,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 /// The longest payload.
 pub const MAX_PAYLOAD: usize = 1 << 20;
 
+/// The length of a frame's head.
+pub(crate) const HEAD: usize = 5;
+/// The kind of a piece of an archive.
+const DATA: u8 = 17;
+
 /// One frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
@@ -62,7 +67,7 @@ impl Frame {
             Frame::Stdout(bytes) => (14, bytes.clone()),
             Frame::Stderr(bytes) => (15, bytes.clone()),
             Frame::Exit(exit) => (16, json(exit)),
-            Frame::Data(bytes) => (17, bytes.clone()),
+            Frame::Data(bytes) => (DATA, bytes.clone()),
             Frame::End => (18, Vec::new()),
             Frame::Ack(offset) => (19, offset.to_be_bytes().to_vec()),
         }
@@ -119,7 +124,7 @@ impl Frame {
             14 => Frame::Stdout(payload),
             15 => Frame::Stderr(payload),
             16 => Frame::Exit(parse(&payload)?),
-            17 => Frame::Data(payload),
+            DATA => Frame::Data(payload),
             18 => Frame::End,
             19 => match payload.try_into() {
                 Ok(offset) => Frame::Ack(u64::from_be_bytes(offset)),
@@ -148,6 +153,13 @@ pub fn bytes(frame: &Frame) -> Vec<u8> {
     bytes
 }
 
+/// Makes a frame of a piece of an archive that has [`HEAD`] bytes of room before it.
+pub(crate) fn complete(piece: &mut [u8]) {
+    let length = (piece.len() - HEAD) as u32;
+    piece[0] = DATA;
+    piece[1..HEAD].copy_from_slice(&length.to_be_bytes());
+}
+
 /// Writes one frame and flushes.
 pub async fn write(to: &mut (impl AsyncWrite + Unpin), frame: &Frame) -> Result<()> {
     to.write_all(&bytes(frame)).await?;
@@ -167,8 +179,13 @@ pub async fn read(from: &mut (impl AsyncRead + Unpin)) -> Result<Option<Frame>> 
     if length > MAX_PAYLOAD {
         return Err(malformed(&format!("a frame of {length} bytes")));
     }
-    let mut payload = vec![0; length];
-    from.read_exact(&mut payload).await?;
+    let mut payload = Vec::with_capacity(length);
+    while payload.len() < length {
+        let left = (length - payload.len()) as u64;
+        if (&mut *from).take(left).read_buf(&mut payload).await? == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+    }
     Frame::decode(head[0], payload).map(Some)
 }
 

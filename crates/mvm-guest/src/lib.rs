@@ -12,11 +12,14 @@ mod error;
 pub mod exec;
 pub mod frame;
 pub mod link;
+mod packet;
 pub mod patience;
 pub mod protocol;
 pub mod pulse;
+mod pump;
 pub mod serve;
 pub mod transfer;
+pub mod window;
 pub mod words;
 
 pub use error::Error;

@@ -6,7 +6,9 @@
 mod init;
 mod port;
 
-use mvm_guest::agent::{Agent, Powers, protect};
+use mvm_guest::agent::{Agent, Powers, disks, protect};
+use mvm_guest::window::{self, Window};
+use std::time::Duration;
 
 fn main() {
     let first = std::env::args().nth(1);
@@ -29,11 +31,14 @@ fn serve() {
             runtime.block_on(async {
                 let wire = port::open()?;
                 let agent = Agent::new(Powers::Guest);
+                // Machines of older hosts have none.
+                let window = disks::disk(window::SERIAL, Duration::ZERO);
+                let window = window.and_then(|device| Window::of_guest(&device)).ok();
                 tokio::select! {
-                    () = agent.clone().serve(wire) => Ok(1),
+                    () = agent.clone().serve(wire, window) => Ok(1),
                     () = agent.shutdown.notified() => {
                         // The answer to the request is still on its way.
-                        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                        tokio::time::sleep(Duration::from_millis(20)).await;
                         Ok(init::SHUTDOWN)
                     }
                 }

@@ -4,7 +4,7 @@
 //! answers it before anything else. Bytes of any kind count as an answer: a guest that sends as fast as it
 //! can has no room for one.
 
-use crate::link::{Kind, Packet};
+use crate::packet::{Kind, Packet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::mpsc::{Sender, WeakSender};

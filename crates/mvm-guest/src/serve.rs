@@ -5,6 +5,7 @@ use crate::channel::Stream;
 use crate::frame::{self, Frame};
 use crate::link::{Wire, accept};
 use crate::protocol::{Reply, Request};
+use crate::window::Window;
 use crate::{Error, Result};
 use serde::Serialize;
 use std::sync::Arc;
@@ -23,8 +24,8 @@ pub trait Answer: Send + Sync + 'static {
 }
 
 /// Answers on the wire until it is gone; one session after the other.
-pub async fn serve(answers: Arc<impl Answer>, wire: Wire) {
-    accept(wire, |session| {
+pub async fn serve(answers: Arc<impl Answer>, wire: Wire, window: Option<Arc<Window>>) {
+    accept(wire, window, |session| {
         tokio::spawn(serve_session(answers.clone(), session));
     })
     .await;
@@ -35,7 +36,7 @@ pub async fn serve_stream(
     answers: Arc<impl Answer>,
     stream: impl AsyncRead + AsyncWrite + Send + 'static,
 ) {
-    serve(answers, crate::channel::wire(stream)).await;
+    serve(answers, crate::channel::wire(stream), None).await;
 }
 
 async fn serve_session(answers: Arc<impl Answer>, session: DuplexStream) {

@@ -4,12 +4,14 @@ use crate::frame::{self, Frame};
 use crate::protocol::{Reply, Request};
 use crate::{Error, Result};
 use mvm_archive::Notes;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read, Write};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio_util::io::SyncIoBridge;
+use tokio::sync::mpsc;
 
 /// The size of a piece of an archive: few frames, and few changes between threads.
 const PIECE: usize = 256 * 1024;
+/// So many pieces may wait between the thread that packs or unpacks and the stream.
+const WAITING: usize = 2;
 
 /// Unpacks `archive` below the folder `path` of the guest, which is made if it is not there. Gives what
 /// the guest could not keep of it.
@@ -19,14 +21,22 @@ pub async fn put(
     mut archive: impl AsyncRead + Unpin,
 ) -> Result<Notes> {
     begin_put(stream, path).await?;
-    let mut piece = vec![0; PIECE];
+    let mut piece = vec![0; frame::HEAD + PIECE];
     loop {
-        let count = archive.read(&mut piece).await.map_err(|cause| here("read", cause))?;
+        let count = archive.read(&mut piece[frame::HEAD..]).await;
+        let count = count.map_err(|cause| here("read", cause))?;
         if count == 0 {
             return end_put(stream).await;
         }
-        frame::write(stream, &Frame::Data(piece[..count].to_vec())).await?;
+        write_piece(stream, &mut piece[..frame::HEAD + count]).await?;
     }
+}
+
+/// Sends a piece of an archive, behind the room of a frame's head.
+async fn write_piece(stream: &mut (impl AsyncWrite + Unpin), piece: &mut [u8]) -> io::Result<()> {
+    frame::complete(piece);
+    stream.write_all(piece).await?;
+    stream.flush().await
 }
 
 /// Like [`put`], with the archive that `pack` writes, on a thread of its own. Gives what neither side could
@@ -81,7 +91,7 @@ pub async fn get_unpacked(
     let mut unpacking = Unpacking::begin(unpack);
     let mut notes = Notes::default();
     while let Some(bytes) = next(stream, &mut notes).await? {
-        if !unpacking.take(&bytes).await {
+        if !unpacking.take(bytes).await {
             break;
         }
     }
@@ -113,27 +123,56 @@ pub(crate) async fn send(
     stream: &mut (impl AsyncWrite + Unpin),
     pack: impl FnOnce(&mut dyn Write) -> io::Result<Notes> + Send + 'static,
 ) -> Result<io::Result<Notes>> {
-    let (writer, mut from_packer) = tokio::io::duplex(2 * PIECE);
-    let writer = SyncIoBridge::new(writer);
+    let (to, mut from_packer) = mpsc::channel(WAITING);
     let packing = tokio::task::spawn_blocking(move || {
-        let mut buffered = BufWriter::with_capacity(PIECE, writer);
-        let notes = pack(&mut buffered)?;
-        buffered.flush()?;
+        let mut pieces = Pieces { to, piece: Pieces::empty() };
+        let notes = pack(&mut pieces)?;
+        pieces.flush()?;
         Ok(notes)
     });
-    let mut piece = vec![0; PIECE];
-    loop {
-        let count = from_packer.read(&mut piece).await?;
-        if count == 0 {
-            return packing.await.map_err(|e| Error::Broken(e.to_string()));
+    while let Some(mut piece) = from_packer.recv().await {
+        write_piece(stream, &mut piece).await?;
+    }
+    packing.await.map_err(|e| Error::Broken(e.to_string()))
+}
+
+/// Cuts what is written into pieces, each behind the room of a frame's head, and sends them on.
+struct Pieces {
+    to: mpsc::Sender<Vec<u8>>,
+    piece: Vec<u8>,
+}
+
+impl Pieces {
+    fn empty() -> Vec<u8> {
+        let mut piece = Vec::with_capacity(frame::HEAD + PIECE);
+        piece.resize(frame::HEAD, 0);
+        piece
+    }
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = frame::HEAD + PIECE - self.piece.len();
+        let count = bytes.len().min(room);
+        self.piece.extend_from_slice(&bytes[..count]);
+        if count == room {
+            self.flush()?;
         }
-        frame::write(stream, &Frame::Data(piece[..count].to_vec())).await?;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.piece.len() > frame::HEAD {
+            let piece = std::mem::replace(&mut self.piece, Pieces::empty());
+            self.to.blocking_send(piece).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        }
+        Ok(())
     }
 }
 
 /// An unpacker on a thread of its own.
 pub(crate) struct Unpacking {
-    to: tokio::io::DuplexStream,
+    to: mpsc::Sender<Vec<u8>>,
     task: tokio::task::JoinHandle<io::Result<Notes>>,
 }
 
@@ -141,20 +180,42 @@ impl Unpacking {
     pub(crate) fn begin(
         unpack: impl FnOnce(&mut dyn Read) -> io::Result<Notes> + Send + 'static,
     ) -> Unpacking {
-        let (to, reader) = tokio::io::duplex(2 * PIECE);
-        let mut reader = SyncIoBridge::new(reader);
-        Unpacking { to, task: tokio::task::spawn_blocking(move || unpack(&mut reader)) }
+        let (to, from) = mpsc::channel(WAITING);
+        let mut arriving = Arriving { from, piece: Vec::new(), read: 0 };
+        Unpacking { to, task: tokio::task::spawn_blocking(move || unpack(&mut arriving)) }
     }
 
     /// Gives it bytes; false once it has failed and takes no more.
-    pub(crate) async fn take(&mut self, bytes: &[u8]) -> bool {
-        self.to.write_all(bytes).await.is_ok()
+    pub(crate) async fn take(&mut self, bytes: Vec<u8>) -> bool {
+        self.to.send(bytes).await.is_ok()
     }
 
     /// Waits for it, with what it has got for the whole archive.
     pub(crate) async fn end(self) -> Result<io::Result<Notes>> {
         drop(self.to);
         self.task.await.map_err(|e| Error::Broken(e.to_string()))
+    }
+}
+
+/// The pieces of an archive, as they come.
+struct Arriving {
+    from: mpsc::Receiver<Vec<u8>>,
+    piece: Vec<u8>,
+    read: usize,
+}
+
+impl Read for Arriving {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.read == self.piece.len() {
+            match self.from.blocking_recv() {
+                Some(piece) => (self.piece, self.read) = (piece, 0),
+                None => return Ok(0),
+            }
+        }
+        let count = into.len().min(self.piece.len() - self.read);
+        into[..count].copy_from_slice(&self.piece[self.read..self.read + count]);
+        self.read += count;
+        Ok(count)
     }
 }
 

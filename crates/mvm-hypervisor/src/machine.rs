@@ -77,6 +77,11 @@ pub trait Machine: Send + Sync {
     /// at a time. Bytes pass unchanged to the guest's virtio port `mvm.agent.0`.
     fn channel(&self) -> PathBuf;
 
+    /// The file behind its window ([`crate::VmSpec::window`]), if it has one.
+    fn window(&self) -> Option<PathBuf> {
+        None
+    }
+
     /// Whether it does what it was told, followed from its start or its adoption on: a hypervisor
     /// stops the vCPUs by itself where a disk is full or broken, or where the guest has crashed. The
     /// channel closes with the machine.

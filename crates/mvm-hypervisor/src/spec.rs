@@ -33,6 +33,10 @@ pub struct VmSpec {
     pub disks: Vec<Disk>,
     /// The network card, if any.
     pub nic: Option<Nic>,
+    /// A disk behind all other devices whose errors are the guest's to know, with the serial
+    /// `window`: an existing raw file. A machine is restored with it if it was booted with it.
+    #[serde(default)]
+    pub window: Option<PathBuf>,
     /// Drop privileges to this user; `None` leaves the process as the caller is.
     pub confine: Option<Confine>,
 }

@@ -31,6 +31,7 @@ fn spec(dir: &Path, name: &str) -> VmSpec {
         },
         disks: Vec::<Disk>::new(),
         nic: None,
+        window: None,
         confine: None,
     }
 }

@@ -174,7 +174,7 @@ impl ImageStore {
         kernel::remove(self, name_or_digest)
     }
 
-    /// Puts a fresh ext4 disk without a journal, `mib` MiB, sparse, at `to` (must not exist).
+    /// Puts a fresh ext4 disk, `mib` MiB, sparse, at `to` (must not exist).
     /// Formatted once a size, then cloned. Errors: `invalid`, `no_space`, `tool_missing`, `io`.
     pub async fn scratch_disk(&self, mib: u64, to: &Path) -> Result<()> {
         disk::make(self, Purpose::Scratch, mib, to).await

@@ -77,11 +77,11 @@ async fn disks_are_sparse_whole_file_systems() {
             assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
             let features = Command::new("dumpe2fs").arg("-h").arg(&to).output().unwrap();
             let features = String::from_utf8_lossy(&features.stdout).contains("has_journal");
-            assert_eq!(features, kind == "data");
+            assert!(features, "{kind}");
         }
     }
     assert_eq!(store.scratch_disk(1, &root.path().join("x")).await.unwrap_err().code(), "invalid");
-    assert_eq!(names(&root.path().join("disks")), ["data-2048", "scratch-4096"]);
+    assert_eq!(names(&root.path().join("disks")), ["data-2048", "scratch-journal-4096"]);
 
     let small = Small::new(1);
     let to = small.path().join("disk");

@@ -39,6 +39,7 @@ impl Node {
         let caches = (0..instance.caches.len()).map(|i| (serial(i), files.cache(i)));
         disks.extend(caches.map(|(id, path)| Disk { id, path, read_only: false }));
         let uid = uid_of(tenant);
+        let window = Some(files.window()).filter(|window| window.exists());
         Ok(VmSpec {
             id: instance.id.to_string(),
             marker: self.parts.root.marker(instance.id),
@@ -61,6 +62,7 @@ impl Node {
             reserve_memory: !is_mould(instance),
             disks,
             nic: Some(Nic { tap: self.tap_name(instance), mac: instance.mac.clone() }),
+            window,
             confine: Some(Confine { uid, gid: uid }),
         })
     }
@@ -153,8 +155,8 @@ impl Node {
     ) -> Result<()> {
         let (waits, until) = (live.waits.clone(), deadline.begin());
         let ready = async {
-            let socket = machine.channel();
-            let connecting = Channel::connect(&socket, until.left());
+            let (socket, window) = (machine.channel(), machine.window());
+            let connecting = Channel::connect(&socket, window.as_deref(), until.left());
             let connecting = stage!("channel", waits.guest(until, connecting));
             // Keys are made while the guest comes to itself.
             let (channel, identity) = match fresh {
@@ -220,8 +222,10 @@ impl Node {
             Problem::new(409, "wrong_state", "the instance has no running machine")
                 .hint("start it with `mvm instance start` or `mvm instance wake`")
         })?;
-        let (socket, until) = (machine.channel(), deadlines::RESUME.begin());
-        let connecting = live.waits.guest(until, Channel::connect(&socket, until.left()));
+        let (socket, window) = (machine.channel(), machine.window());
+        let until = deadlines::RESUME.begin();
+        let connecting = Channel::connect(&socket, window.as_deref(), until.left());
+        let connecting = live.waits.guest(until, connecting);
         let channel = tokio::select! {
             channel = connecting => channel?,
             exit = machine.exited() => return Err(ended(&exit.reason)),

@@ -7,12 +7,15 @@ use crate::root::Files;
 use crate::template::{Template, is_mould};
 use mvm_api::Problem;
 use mvm_model::Instance;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
 use std::path::Path;
 
 /// Space that must be free before a machine is started or given away: its disks are sparse, so that a
 /// full disk would hit it while it runs.
 const RESERVE_MIB: u64 = mvm_model::halt::ROOM_MIB;
+/// So many virtio devices a machine without PCI can have, and so many are no disks: port, entropy, network.
+const MMIO_DEVICES: usize = 8;
+const OTHERS: usize = 3;
 
 impl Node {
     /// Refuses to start a machine, or to give one away, on a disk that is as good as full.
@@ -70,7 +73,19 @@ impl Node {
             images.data_disk(instance.resources.data_disk_mib, &to).await.or_problem()?;
         }
         self.ensure_caches(instance).await?;
+        self.ensure_window(instance, &files)?;
         give_to(&files, instance, uid)
+    }
+
+    /// Makes the window of a machine that is about to boot, where there is room for one more device.
+    fn ensure_window(&self, instance: &Instance, files: &Files) -> Result<()> {
+        let image = self.image(&instance.revision)?;
+        let disks = 2 + usize::from(instance.resources.data_disk_mib > 0) + instance.caches.len();
+        let fits = image.platform == mvm_image::Platform::Pci || disks + OTHERS < MMIO_DEVICES;
+        match fits && !self.parts.hypervisor.description().simulated {
+            true => make_window(&files.window()),
+            false => crate::root::remove_file(&files.window()),
+        }
     }
 
     /// Gives the instance copies of the template's disks.
@@ -95,6 +110,11 @@ impl Node {
                 crate::root::remove_file(&to)?;
                 mvm_image::clone_file(&from, &to).or_problem()?;
             }
+            // The clone has the devices that its template had.
+            match from.window().exists() {
+                true => make_window(&to.window())?,
+                false => crate::root::remove_file(&to.window())?,
+            }
             give_to(&to, &owner, uid)
         };
         let copied = tokio::task::spawn_blocking(copy).await;
@@ -109,6 +129,14 @@ pub(crate) fn free_mib(path: &Path) -> Result<u64> {
     Ok(stat.f_bavail * stat.f_frsize / (1 << 20))
 }
 
+/// Makes the file behind a window, sparse.
+fn make_window(path: &Path) -> Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let made = options.open(path).and_then(|file| file.set_len(mvm_guest::window::SIZE));
+    made.map_err(|e| io(format!("make {}", path.display()), e))
+}
+
 /// Removes an instance's copies of caches.
 pub(crate) fn remove_caches(instance: &Instance, files: &Files) -> Result<()> {
     (0..instance.caches.len()).try_for_each(|index| crate::root::remove_file(&files.cache(index)))
@@ -116,7 +144,7 @@ pub(crate) fn remove_caches(instance: &Instance, files: &Files) -> Result<()> {
 
 /// Lets the confined hypervisor, and nobody else, write the files that are its own.
 fn give_to(files: &Files, instance: &Instance, uid: u32) -> Result<()> {
-    let mut own = vec![files.vm(), files.scratch(), files.data(), files.memory()];
+    let mut own = vec![files.vm(), files.scratch(), files.data(), files.memory(), files.window()];
     own.extend((0..instance.caches.len()).map(|index| files.cache(index)));
     for path in own.iter().filter(|path| path.exists()) {
         chown(path, Some(uid), Some(uid))

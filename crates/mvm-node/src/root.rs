@@ -192,6 +192,11 @@ impl Files {
     pub fn cache(&self, index: usize) -> PathBuf {
         self.dir.join(format!("cache-{index}.raw"))
     }
+    /// The disk over which host and guest hand each other large pieces. Where it is, the machine was
+    /// booted with it, or the machine that its template was made of.
+    pub fn window(&self) -> PathBuf {
+        self.dir.join("window.raw")
+    }
     /// The SSH host key.
     pub fn host_key(&self) -> PathBuf {
         self.dir.join("ssh_host_key")

@@ -291,6 +291,7 @@ fn publish(from: &Files, to: &Files) -> Result<()> {
         (from.snapshot(), work.snapshot()),
         (from.scratch(), work.scratch()),
         (from.data(), work.data()),
+        (from.window(), work.window()),
     ];
     for (from, to) in files.iter().filter(|(from, _)| from.exists()) {
         fs::rename(from, to).map_err(|e| io(format!("move {}", from.display()), e))?;

@@ -1,5 +1,6 @@
 //! A client's side of jobs: inputs in, output as it comes, artifacts back.
 
+use crate::progress::Progress;
 use crate::session;
 use mvm_api::client::{Bytes, Waiting};
 use mvm_api::jobs::{self, JobView, SubmitJob};
@@ -143,8 +144,12 @@ impl Write for Pieces {
 
 async fn upload(client: &Client, id: JobId, inputs: Vec<Input>) -> Result<(), Problem> {
     let (pieces, body) = mpsc::channel(8);
+    let what: Vec<&str> = inputs.iter().map(|input| &*input.path).collect();
+    let progress = Progress::of(&what.join(" "));
+    let tally = progress.tally.clone();
     let packing = tokio::task::spawn_blocking(move || {
-        let mut archive = Packer::new(BufWriter::with_capacity(1 << 18, Pieces(pieces.clone())));
+        let to = BufWriter::with_capacity(1 << 18, Pieces(pieces.clone()));
+        let mut archive = Packer::counted(to, tally);
         for input in &inputs {
             if let Err(cause) = input.pack(&mut archive) {
                 // The agent must not take what there is for the whole.
@@ -157,6 +162,7 @@ async fn upload(client: &Client, id: JobId, inputs: Vec<Input>) -> Result<(), Pr
     let sent: Result<serde_json::Value, _> =
         client.upload(&jobs::job_part(id, "inputs"), body).await;
     let packed = packing.await.map_err(|e| Problem::internal(e.to_string()))?;
+    drop(progress);
     match (packed, sent) {
         // A refusal of the agent's breaks the packing off: it is the cause.
         (_, Err(mvm_api::ClientError::Problem(problem))) if problem.code != "inputs_incomplete" => {
@@ -378,9 +384,11 @@ pub async fn fetch(
     std::fs::create_dir_all(target).map_err(local)?;
     let (pieces, queue) = std::sync::mpsc::sync_channel::<Vec<u8>>(8);
     let folder = target.to_owned();
+    let progress = Progress::of(&format!("to {}", target.display()));
+    let tally = progress.tally.clone();
     let mut unpacking = tokio::task::spawn_blocking(move || {
         let from = Received { queue, piece: Vec::new(), at: 0 };
-        mvm_archive::unpack(from, &folder, Trust::Stranger(rules))
+        mvm_archive::unpack_counted(from, &folder, Trust::Stranger(rules), tally)
     });
     let path = jobs::job_part(id, &format!("artifacts/{index}"));
     let download = async {
@@ -398,6 +406,7 @@ pub async fn fetch(
             _ => (Ok(()), unpacked),
         },
     };
+    drop(progress);
     let unpacked = unpacked.map_err(|e| Problem::internal(e.to_string()))?;
     sent.map_err(|e| e.into_problem())?;
     session::tell(&unpacked.map_err(local)?);

@@ -12,6 +12,7 @@ mod cli;
 mod job;
 mod logging;
 mod output;
+mod progress;
 mod session;
 
 use std::process::ExitCode;

@@ -5,6 +5,7 @@ mod program;
 pub use program::exec;
 
 use crate::output;
+use crate::progress::Progress;
 use mvm_api::types::InstanceView;
 use mvm_api::{Client, ClientError, Problem, paths};
 use mvm_archive::{Notes, Packer, Refusal, Rules, Trust, name_of};
@@ -172,12 +173,15 @@ pub async fn put(
         Problem::new(400, "local_file", format!("cannot read {}: {e}", source.display()))
     })?;
     let mut stream = Patient::new(open(client, instance, None).await?, COPY);
+    let progress = Progress::of(&source.display().to_string());
+    let tally = progress.tally.clone();
     let pack = move |to: &mut dyn std::io::Write| {
-        let mut packer = Packer::new(to);
+        let mut packer = Packer::counted(to, tally);
         packer.add(&source, &name_of(&source))?;
         Ok(packer.finish()?.1)
     };
     let notes = transfer::put_packed(&mut stream, target, pack).await;
+    drop(progress);
     tell(&notes.map_err(copy_problem)?);
     Ok(())
 }
@@ -196,8 +200,13 @@ pub async fn get(
     })?;
     let mut stream = Patient::new(open(client, instance, None).await?, COPY);
     let trust = Trust::Stranger(rules);
-    let unpack = move |from: &mut dyn std::io::Read| mvm_archive::unpack(from, &folder, trust);
+    let progress = Progress::of(source);
+    let tally = progress.tally.clone();
+    let unpack = move |from: &mut dyn std::io::Read| {
+        mvm_archive::unpack_counted(from, &folder, trust, tally)
+    };
     let notes = transfer::get_unpacked(&mut stream, source, unpack).await;
+    drop(progress);
     tell(&notes.map_err(copy_problem)?);
     Ok(())
 }

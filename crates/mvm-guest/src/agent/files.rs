@@ -24,7 +24,7 @@ pub async fn put(
     loop {
         match frame::read(stream).await? {
             // After an error of the unpacker the rest is read and dropped.
-            Some(Frame::Data(bytes)) => _ = unpacking.take(&bytes).await,
+            Some(Frame::Data(bytes)) => _ = unpacking.take(bytes).await,
             Some(Frame::End) => {
                 whole = true;
                 break;

@@ -19,6 +19,7 @@ use crate::channel::Stream;
 use crate::link::Wire;
 use crate::protocol::{Hello, Request, VERSION};
 use crate::serve::{self, Answer, refuse, reply};
+use crate::window::Window;
 use crate::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -64,12 +65,13 @@ impl Agent {
         })
     }
 
-    /// Answers on the wire until it is gone; one session after the other.
-    pub async fn serve(self: Arc<Self>, wire: Wire) {
+    /// Answers on the wire until it is gone; one session after the other. Large pieces go through the
+    /// window, if there is one.
+    pub async fn serve(self: Arc<Self>, wire: Wire, window: Option<Arc<Window>>) {
         if self.powers == Powers::Guest {
             self.ssh.resume().await;
         }
-        serve::serve(self, wire).await;
+        serve::serve(self, wire, window).await;
     }
 
     /// The same over any byte stream.
@@ -77,7 +79,7 @@ impl Agent {
         self: Arc<Self>,
         stream: impl AsyncRead + AsyncWrite + Send + 'static,
     ) {
-        self.serve(crate::channel::wire(stream)).await;
+        self.serve(crate::channel::wire(stream), None).await;
     }
 }
 

@@ -23,7 +23,7 @@ pub fn assemble() -> Result<()> {
     let root = disk("root", DISKS)?;
     attach(&root, "/lower", "erofs", MountFlags::RDONLY)?;
     match disk("scratch", Duration::ZERO) {
-        Ok(scratch) => attach(&scratch, "/scratch", "ext4", MountFlags::NOATIME)?,
+        Ok(scratch) => attach_scratch(&scratch)?,
         Err(_) => attach(Path::new("tmpfs"), "/scratch", "tmpfs", MountFlags::empty())?,
     }
     for dir in ["/scratch/upper", "/scratch/work"] {
@@ -69,6 +69,16 @@ fn named(what: &str, cause: Error) -> Error {
 fn attach(source: &Path, target: &str, kind: &str, flags: MountFlags) -> Result<()> {
     mount(source, target, kind, flags, c"")
         .map_err(|e| named(&format!("mount {} ({kind}) at {target}", source.display()), e.into()))
+}
+
+/// The scratch disk's journal is for speed alone: nothing is written in an order for its sake, and seldom.
+/// A disk of an older host has none, and refuses to be told of it.
+fn attach_scratch(scratch: &Path) -> Result<()> {
+    let options = c"data=writeback,commit=60";
+    match mount(scratch, "/scratch", "ext4", MountFlags::NOATIME, options) {
+        Ok(()) => Ok(()),
+        Err(_) => attach(scratch, "/scratch", "ext4", MountFlags::NOATIME),
+    }
 }
 
 /// What every Linux program expects to find.

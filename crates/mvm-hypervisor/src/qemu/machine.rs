@@ -354,6 +354,10 @@ impl Machine for QemuMachine {
         place::channel_socket(&self.0.spec.dir)
     }
 
+    fn window(&self) -> Option<PathBuf> {
+        self.0.spec.window.clone()
+    }
+
     fn condition(&self) -> watch::Receiver<Condition> {
         self.0.condition.subscribe()
     }

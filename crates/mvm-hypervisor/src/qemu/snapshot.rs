@@ -43,6 +43,8 @@ pub(super) struct Hardware {
     mem_mib: u64,
     disks: Vec<String>,
     nic: bool,
+    #[serde(default)]
+    window: bool,
 }
 
 impl Hardware {
@@ -55,6 +57,7 @@ impl Hardware {
             mem_mib: spec.mem_mib,
             disks: spec.disks.iter().map(|disk| disk.id.clone()).collect(),
             nic: spec.nic.is_some(),
+            window: spec.window.is_some(),
         }
     }
 
@@ -69,6 +72,7 @@ impl Hardware {
             ("MiB of memory", self.mem_mib.to_string(), wanted.mem_mib.to_string()),
             ("disks", self.disks.join(","), wanted.disks.join(",")),
             ("network card", self.nic.to_string(), wanted.nic.to_string()),
+            ("window", self.window.to_string(), wanted.window.to_string()),
         ];
         let differs = parts.iter().find(|(_, here, there)| here != there)?;
         let (what, here, there) = differs;

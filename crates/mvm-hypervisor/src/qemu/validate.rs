@@ -81,6 +81,12 @@ fn check(spec: &VmSpec) -> Result<(), String> {
     }
     disks(&spec.disks)?;
     spec.nic.as_ref().map_or(Ok(()), nic)?;
+    if let Some(window) = &spec.window {
+        path(window)?;
+        if !window.exists() {
+            return Err(format!("window: {} does not exist", window.display()));
+        }
+    }
     match spec.confine {
         Some(c) if c.uid == 0 || c.gid == 0 => Err("confine: a user and group other than 0".into()),
         _ => Ok(()),

@@ -54,6 +54,7 @@ impl Lab {
             },
             disks: Vec::new(),
             nic: None,
+            window: None,
             confine: Some(Confine { uid: USER, gid: USER }),
         }
     }

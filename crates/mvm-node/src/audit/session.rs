@@ -13,6 +13,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// A frame's kind and length.
 const HEAD: usize = 5;
+/// So much is passed on at once: copies of files are large.
+const PIECE: usize = 64 * 1024;
 
 /// Passes bytes both ways between a client and a guest until either ends. The request is in the
 /// tenant's log before the guest gets it, and the end of the session when it has ended. Where the agent has
@@ -47,7 +49,8 @@ pub async fn pass<C, G>(
     };
     if guest.write_all(&request).await.is_ok() && guest.flush().await.is_ok() {
         let mut guest = LastWord::new(guest, || why().filter(|_| framed));
-        if tokio::io::copy_bidirectional(client, &mut guest).await.is_err() {
+        if tokio::io::copy_bidirectional_with_sizes(client, &mut guest, PIECE, PIECE).await.is_err()
+        {
             let _ = client.write_all(&guest.take_word()).await;
             let _ = client.flush().await;
         }

@@ -1,10 +1,11 @@
 //! Files and folders of every kind, into a machine and back.
 
 use crate::lab::{Lab, run, text};
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 fn git(tree: &Path, words: &[&str]) -> String {
     let git = Command::new("git").arg("-C").arg(tree).args(words).output().expect("git");
@@ -78,5 +79,68 @@ fn a_work_tree_goes_in_and_comes_back_as_it_was() {
         assert!(!output.status.success() && words.contains(why), "{path}: {words}");
         assert!(words.contains("no artifact") && !words.contains("pipe\nx"), "{words}");
     }
+    lab.ok(&["pool", "destroy", "ci/small"]);
+}
+
+/// A file of bytes that are nowhere the same.
+fn random_file(path: &Path, length: u64) {
+    let mut random = std::fs::File::open("/dev/urandom").expect("urandom").take(length);
+    let mut file = std::fs::File::create(path).expect("file");
+    std::io::copy(&mut random, &mut file).expect("random bytes");
+}
+
+fn same(one: &Path, other: &Path) -> bool {
+    std::fs::read(one).expect("file") == std::fs::read(other).expect("file")
+}
+
+/// Large pieces go over a disk of the machine's. What ends a copy in the middle, a sleep or the agent's
+/// end, leaves a machine that copies as before.
+#[test]
+fn copies_go_through_a_machines_window() {
+    let lab = Lab::new("window");
+    lab.tenant_and_pool("ci", "26");
+    let vm = lab.start("ci/small");
+    let id = vm.rsplit('/').next().expect("id");
+    let window = lab.root.join("instances").join(id).join("window.raw");
+    let used = || std::fs::metadata(&window).expect("window").blocks() > 0;
+    assert!(!used(), "only copies use it");
+    let path = |name: &str| lab.root.join(name).display().to_string();
+    let copy = |name: &str, folder: &str| {
+        let out = format!("{folder}-out");
+        lab.ok(&["instance", "cp", &path(name), &format!("{vm}:/{folder}")]);
+        lab.ok(&["instance", "cp", &format!("{vm}:/{folder}/{name}"), &path(&out)]);
+        assert!(same(&lab.root.join(name), &lab.root.join(out).join(name)), "{name} by {folder}");
+    };
+    for (name, length) in [("none", 0), ("slot", 256 << 10), ("more", (8 << 20) + 4097)] {
+        random_file(&lab.root.join(name), length);
+        copy(name, "first");
+    }
+    assert!(used());
+    std::thread::scope(|scope| {
+        scope.spawn(|| copy("more", "one"));
+        scope.spawn(|| copy("more", "other"));
+    });
+    random_file(&lab.root.join("long"), 60 << 20);
+    let begin = || {
+        lab.exec(&vm, "rm -rf /long");
+        let words = ["instance", "cp", &path("long"), &format!("{vm}:/long")];
+        let mut copying = lab.mvm(&words);
+        let copying = copying.stderr(Stdio::piped()).spawn().expect("mvm");
+        lab.exec(&vm, "while ! test -s /long/long; do sleep 0.05; done");
+        copying
+    };
+    let asleep = begin();
+    lab.ok(&["instance", "sleep", &vm]);
+    let ended = asleep.wait_with_output().expect("mvm");
+    assert!(!ended.status.success(), "a copy into a machine that sleeps: {}", text(&ended.stderr));
+    lab.ok(&["instance", "wake", &vm]);
+    copy("more", "woken");
+    let orphan = begin();
+    lab.kill_agent();
+    let ended = orphan.wait_with_output().expect("mvm");
+    assert!(!ended.status.success(), "a copy whose agent is gone: {}", text(&ended.stderr));
+    copy("more", "adopted");
+    lab.ok(&["instance", "destroy", &vm]);
+    assert!(!window.exists());
     lab.ok(&["pool", "destroy", "ci/small"]);
 }

@@ -1,0 +1,82 @@
+//! Tells on standard error how far a copy is that takes longer than a moment.
+
+use crate::output;
+use indicatif::{ProgressBar, ProgressStyle};
+use mvm_archive::Tally;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What is over by then is not told of.
+const MOMENT: Duration = Duration::from_secs(1);
+/// How often a terminal's line changes.
+const OFTEN: Duration = Duration::from_millis(200);
+/// How often a file or a pipe gets a line.
+const SELDOM: Duration = Duration::from_secs(10);
+
+/// Tells until it is dropped.
+pub struct Progress {
+    /// What is told of.
+    pub tally: Arc<Tally>,
+    bar: Option<ProgressBar>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Progress {
+    /// Begins to tell of a copy of `what`.
+    pub fn of(what: &str) -> Progress {
+        let (tally, began, what) = (Arc::new(Tally::default()), Instant::now(), what.to_owned());
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let plain = ProgressStyle::with_template("{wide_msg}");
+            ProgressBar::new_spinner()
+                .with_style(plain.unwrap_or_else(|_| ProgressStyle::default_spinner()))
+        });
+        let (counted, shown) = (tally.clone(), bar.clone());
+        let task = tokio::spawn(async move {
+            let (first, every) = if shown.is_some() { (MOMENT, OFTEN) } else { (SELDOM, SELDOM) };
+            tokio::time::sleep(first).await;
+            loop {
+                let line = line(&what, &counted, began.elapsed());
+                match &shown {
+                    Some(bar) => bar.set_message(line),
+                    None => output::note(format_args!("mvm: {line}")),
+                }
+                tokio::time::sleep(every).await;
+            }
+        });
+        Progress { tally, bar, task }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.task.abort();
+        if let Some(bar) = self.bar.take().filter(|bar| !bar.message().is_empty()) {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn line(what: &str, tally: &Tally, took: Duration) -> String {
+    let (bytes, entries) = (tally.bytes(), tally.entries());
+    let rate = output::mib((bytes as f64 / took.as_secs_f64().max(0.001)) as u64);
+    format!("copying {what}: {}, {rate}/s, {entries} files", output::mib(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_bytes_rate_and_files() {
+        let tally = Arc::new(Tally::default());
+        let mut packer = mvm_archive::Packer::counted(Vec::new(), tally.clone());
+        let dir = tempfile::tempdir().expect("directory");
+        std::fs::write(dir.path().join("a"), vec![7; 3 << 20]).expect("file");
+        packer.add(dir.path(), b"d").expect("pack");
+        assert_eq!(
+            line("d", &tally, Duration::from_secs(2)),
+            "copying d: 3.0 MiB, 1.5 MiB/s, 2 files"
+        );
+    }
+}
