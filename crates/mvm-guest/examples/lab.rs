@@ -329,6 +329,8 @@ async fn identity(channel: &Channel, dir: &Path) -> Outcome {
             gateway: "10.0.2.2".to_owned(),
             dns: vec!["10.0.2.3".to_owned()],
             mac: Some("02:00:00:00:00:77".to_owned()),
+            search: Vec::new(),
+            mtu: None,
         }),
         ssh: Some(SshIdentity {
             host_key: std::fs::read_to_string(dir.join("host"))?,

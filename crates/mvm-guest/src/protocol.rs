@@ -120,6 +120,12 @@ pub struct GuestNetwork {
     pub gateway: String,
     /// Name servers.
     pub dns: Vec<String>,
+    /// Domains that short names are looked up in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub search: Vec<String>,
+    /// The largest packet; the card's own where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
     /// The MAC address to have, where it may differ from the card's.
     pub mac: Option<String>,
 }

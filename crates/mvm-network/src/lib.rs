@@ -15,6 +15,7 @@ mod render;
 mod rules;
 mod surroundings;
 mod tap;
+mod uplink;
 mod verify;
 mod walls;
 

@@ -298,7 +298,7 @@ impl Network {
         }
     }
 
-    async fn expect(&self, name: &str) -> Result<LinkMessage> {
+    pub(crate) async fn expect(&self, name: &str) -> Result<LinkMessage> {
         self.find(name).await?.ok_or_else(|| Error::Kernel {
             what: format!("look for the link {name}"),
             cause: "it is not there".to_owned(),

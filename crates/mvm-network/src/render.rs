@@ -91,6 +91,8 @@ fn inet_table(text: &mut String, owner: &str, rules: &Ruleset, around: &Surround
   }}
   chain forward {{
     type filter hook forward priority -10; policy accept;
+    iifname \"mv{owner}-b*\" tcp flags syn tcp option maxseg size set rt mtu
+    oifname \"mv{owner}-b*\" tcp flags syn tcp option maxseg size set rt mtu
     iifname \"mv{owner}-b*\" jump out_of_tenant
     oifname \"mv{owner}-b*\" jump into_tenant
   }}

@@ -121,7 +121,7 @@ pub(crate) async fn routes(handle: &Handle) -> Result<Vec<Route>> {
     Ok(all.iter().filter(remote).filter_map(route_of).collect())
 }
 
-fn route_of(message: &RouteMessage) -> Option<Route> {
+pub(crate) fn route_of(message: &RouteMessage) -> Option<Route> {
     let mut route = Route { to: Ipv4Net::default(), link: None, gateway: None };
     for attribute in &message.attributes {
         match attribute {

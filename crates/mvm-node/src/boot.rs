@@ -4,6 +4,7 @@ use crate::caches::serial;
 use crate::deadlines::{self, Deadline};
 use crate::firewall::uid_of;
 use crate::halted::held_back;
+use crate::names::Names;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem, io};
 use crate::root::{Files, make_dir, write_atomically};
@@ -244,20 +245,25 @@ impl Node {
 
     async fn identity_of(self: &Arc<Self>, tenant: &Tenant, instance: &Instance) -> Result<Adopt> {
         let (node, tenant, instance) = (self.clone(), tenant.clone(), instance.clone());
-        let made = tokio::task::spawn_blocking(move || node.whole_identity(&tenant, &instance));
+        let mtu = self.parts.network.uplink_mtu().await.or_problem()?;
+        let made =
+            tokio::task::spawn_blocking(move || node.whole_identity(&tenant, &instance, mtu));
         let made = stage!("identity", made).await;
         made.map_err(|error| Problem::internal(error.to_string()))?
     }
 
     /// Everything but the time.
-    fn whole_identity(&self, tenant: &Tenant, instance: &Instance) -> Result<Adopt> {
+    fn whole_identity(&self, tenant: &Tenant, instance: &Instance, mtu: u32) -> Result<Adopt> {
         let files = self.parts.root.files(instance.id);
         let reference = instance.reference();
         let prefix = tenant.network.ipv4_subnet.prefix_len();
+        let names = Names::of_host();
         let network = Some(GuestNetwork {
             address: format!("{}/{prefix}", instance.address),
             gateway: tenant.network.gateway().to_string(),
-            dns: resolvers().iter().map(Ipv4Addr::to_string).collect(),
+            dns: names.reachable().iter().map(Ipv4Addr::to_string).collect(),
+            search: names.search,
+            mtu: Some(mtu),
             mac: Some(instance.mac.clone()),
         });
         let entropy = Some(identity::random_bytes::<64>()?.to_vec());
@@ -324,16 +330,6 @@ pub fn host_key_alias(reference: &mvm_model::InstanceRef) -> String {
 
 fn wall_clock_ns() -> u64 {
     mvm_clock::since_epoch().as_nanos() as u64
-}
-
-/// The host's DNS servers that guests can reach: those that are not on its loopback. resolv.conf(5)
-pub fn resolvers() -> Vec<Ipv4Addr> {
-    let files = ["/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"];
-    let text = files.iter().find_map(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
-    text.lines()
-        .filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse().ok())
-        .filter(|address: &Ipv4Addr| !address.is_loopback())
-        .collect()
 }
 
 /// The last lines of a log, or a word that it has none.

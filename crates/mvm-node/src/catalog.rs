@@ -41,7 +41,7 @@ impl Node {
         }
         crate::audit::note_target(&tenant.name);
         let subnet = tenant.network.ipv4_subnet;
-        let resolvers = crate::boot::resolvers();
+        let resolvers = crate::names::resolvers();
         let conflict = self.parts.network.conflicts(subnet, &resolvers).await.or_problem()?;
         if let Some(conflict) = conflict {
             return Err(subnet_taken(subnet, conflict));

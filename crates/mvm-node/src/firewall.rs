@@ -60,7 +60,10 @@ impl Node {
         self.connect_tenant(tenant).await?;
         self.apply_rules().await?;
         let tap = self.tap_of(tenant, instance);
-        self.parts.network.ensure_tap(&tap).await.or_problem()
+        let network = &self.parts.network;
+        network.ensure_tap(&tap).await.or_problem()?;
+        let mtu = network.uplink_mtu().await.or_problem()?;
+        network.set_mtu(&tap.name, mtu).await.or_problem()
     }
 
     /// Removes the tap of an instance that is going.
@@ -109,7 +112,7 @@ impl Node {
                     .collect(),
             })
             .collect();
-        Ruleset { tenants, resolvers: crate::boot::resolvers() }
+        Ruleset { tenants, resolvers: crate::names::resolvers() }
     }
 
     /// At start: every tenant has its bridge and the rules are in force; links of ours that

@@ -2,8 +2,8 @@
 //! the same.
 
 use crate::Result;
-use crate::boot::resolvers;
 use crate::events::Labels;
+use crate::names::resolvers;
 use crate::node::Node;
 use crate::world::World;
 use mvm_model::desired::DesiredState;

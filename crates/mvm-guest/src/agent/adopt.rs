@@ -115,12 +115,19 @@ fn set_network(network: &GuestNetwork) -> Result<()> {
             if let Some(mac) = network.mac.as_deref().and_then(parse_mac) {
                 interfaces.set_mac(&card, mac)?;
             }
+            if let Some(mtu) = network.mtu {
+                fs::write(format!("/sys/class/net/{card}/mtu"), mtu.to_string())?;
+            }
             interfaces.set_address(&card, address, mask)?;
             interfaces.up(&card)?;
             interfaces.set_default_route(gateway)
         })
         .map_err(failed)?;
-    let lines: String = network.dns.iter().map(|server| format!("nameserver {server}\n")).collect();
+    let mut lines: String =
+        network.dns.iter().map(|server| format!("nameserver {server}\n")).collect();
+    if !network.search.is_empty() {
+        lines.push_str(&format!("search {}\n", network.search.join(" ")));
+    }
     write("/etc/resolv.conf", &lines)
 }
 

@@ -1,6 +1,8 @@
 //! What guests reach, and what they do not.
 
-use crate::lab::{Lab, run, wait_for};
+use crate::lab::{Lab, run, text, wait_for};
+use std::io::Write;
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -111,6 +113,49 @@ fn a_pools_egress_holds_on_a_running_machine_at_once() {
     assert_eq!(reaches(), [INTERNET, NEIGHBOUR]);
     lab.refused(&["pool", "update", "a/small", "--egress", "none", "--allow-lan"], "invalid_value");
     assert_eq!(reaches(), [INTERNET, NEIGHBOUR], "what is refused changes nothing");
+}
+
+/// Something for a guest to fetch from the other end of the uplink.
+const BIG: usize = 3 << 20;
+
+/// Sends that much to everybody who connects to port 80 in this network namespace.
+fn server(netns: &str) {
+    let file = std::fs::File::open(format!("/run/netns/{netns}")).expect("namespace");
+    let (ready, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(file.as_fd(), kind).expect("enter");
+        let listener = std::net::TcpListener::bind("0.0.0.0:80").expect("listen");
+        ready.send(()).expect("ready");
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(&vec![b'x'; BIG]);
+        }
+    });
+    wait.recv().expect("ready");
+}
+
+#[test]
+fn guests_have_the_uplinks_mtu_and_big_transfers_pass() {
+    let lab = Lab::new("mtu");
+    let uplink = Uplink::new(&lab);
+    // What is larger than that the host does not take, and nobody says so.
+    run(Command::new("ip").args(["-n", &lab.netns, "link", "set", "wan", "mtu", "1400"]));
+    server(&uplink.0);
+    lab.tenant_and_pool("a", "38");
+    let vm = lab.start("a/small");
+    let mtu = || lab.exec(&vm, "cat /sys/class/net/e*/mtu").trim().to_owned();
+    assert_eq!(mtu(), "1400");
+    for suffix in ["-b38", vm.rsplit("i-").next().expect("digits")] {
+        let link = lab.links().into_iter().find(|link| link.ends_with(suffix)).expect("a link");
+        let shown = run(Command::new("ip").args(["-n", &lab.netns, "-o", "link", "show", &link]));
+        assert!(text(&shown.stdout).contains(" mtu 1400 "), "{}", text(&shown.stdout));
+    }
+    let fetch = format!("busybox nc -w 20 {INTERNET} 80 < /dev/null | wc -c");
+    assert_eq!(lab.exec(&vm, &fetch).trim(), BIG.to_string());
+    // A guest that thinks otherwise: its connections are told what fits.
+    lab.exec(&vm, "busybox ip link set $(basename /sys/class/net/e*) mtu 1500");
+    assert_eq!(mtu(), "1500");
+    assert_eq!(lab.exec(&vm, &fetch).trim(), BIG.to_string());
 }
 
 #[test]
