@@ -1,6 +1,6 @@
 //! From a ruleset to nft's own language (nft(8)), applied in one transaction.
 
-use crate::rules::{AllowRule, Egress, Mode, Ruleset, Surroundings};
+use crate::rules::{AllowRule, Egress, Mode, Proto, Ruleset, Surroundings, TenantRules};
 use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -85,6 +85,7 @@ fn inet_table(text: &mut String, owner: &str, rules: &Ruleset, around: &Surround
     icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} ct state related accept
     icmp type echo-request iifname . ip daddr @gateways accept
     iifname . ip daddr . meta l4proto . th dport @services accept
+    iifname . ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 ip saddr . meta l4proto @askers accept
     ip daddr @subnets goto refuse
     ip saddr vmap @to_host
     goto refuse
@@ -133,10 +134,12 @@ fn sets(rules: &Ruleset, around: &Surroundings) -> String {
     let subnets = tenants.iter().map(|t| t.subnet.to_string());
     // Where br_netfilter is loaded, frames between siblings come by here as well.
     let within = tenants.iter().map(|t| format!("\"{0}\" . \"{0}\"", t.bridge));
+    let askers = tenants.iter().filter(|_| rules.forwarder).flat_map(askers);
     let resolvers = rules.resolvers.iter().map(|address| address.to_string());
     [
         set("gateways", "ifname . ipv4_addr", gateways),
         set("services", "ifname . ipv4_addr . inet_proto . inet_service", services),
+        set("askers", "ipv4_addr . inet_proto", askers),
         networks("subnets", subnets),
         set("within", "ifname . ifname", within),
         set("resolvers", "ipv4_addr", resolvers),
@@ -145,6 +148,25 @@ fn sets(rules: &Ruleset, around: &Surroundings) -> String {
         networks("foreign", around.foreign.iter().map(Ipv4Net::to_string)),
     ]
     .concat()
+}
+
+/// Which of the tenant's guests may ask the gateway for names, and by which protocol.
+fn askers(tenant: &TenantRules) -> impl Iterator<Item = String> {
+    let names = |egress: &Egress, proto: Proto| {
+        let here = |rule: &AllowRule| {
+            rule.cidr == Ipv4Net::from(tenant.gateway)
+                && rule.port.is_none_or(|port| port == 53)
+                && rule.proto.is_none_or(|named| named == proto)
+        };
+        match egress.mode {
+            Mode::Open => true,
+            Mode::None => false,
+            Mode::Allow => egress.allow.iter().any(here),
+        }
+    };
+    let all = tenant.taps.iter().flat_map(|guest| [(guest, Proto::Tcp), (guest, Proto::Udp)]);
+    let may = all.filter(move |(guest, proto)| names(&guest.egress, *proto));
+    may.map(|(guest, proto)| format!("{} . {}", guest.address, proto.name()))
 }
 
 /// The different egress settings of all guests, each with a number.
@@ -254,7 +276,7 @@ mod tests {
     use super::*;
     use crate::Network;
     use crate::nft::nft;
-    use crate::rules::{Proto, TapRules, TenantRules};
+    use crate::rules::TapRules;
     use proptest::prelude::*;
     use std::net::Ipv4Addr;
 
@@ -284,7 +306,7 @@ mod tests {
     }
 
     fn rules(tenants: &[(u16, Vec<u8>)]) -> Ruleset {
-        let tenants = tenants
+        let tenants: Vec<_> = tenants
             .iter()
             .map(|(net_id, guests)| TenantRules {
                 bridge: Network::bridge_name("00ff", *net_id),
@@ -312,7 +334,9 @@ mod tests {
                     .collect(),
             })
             .collect();
-        Ruleset { tenants, resolvers: vec![Ipv4Addr::new(169, 254, 169, 253)] }
+        let forwarder = tenants.len() % 2 == 1;
+        let resolvers = vec![Ipv4Addr::new(169, 254, 169, 253)];
+        Ruleset { tenants, resolvers, forwarder }
     }
 
     proptest! {

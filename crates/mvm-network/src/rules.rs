@@ -11,6 +11,8 @@ pub struct Ruleset {
     /// The DNS servers that guests are told of: with [`Mode::Open`] their port 53 is open wherever they
     /// are.
     pub resolvers: Vec<Ipv4Addr>,
+    /// Whether gateways answer to DNS: with [`Mode::Open`] all guests, else those that name the gateway.
+    pub forwarder: bool,
 }
 
 /// What one tenant's guests may do.

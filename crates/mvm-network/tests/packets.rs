@@ -171,7 +171,7 @@ fn apply(lab: &Lab, rules: Ruleset) {
 }
 
 fn rules(tenants: Vec<TenantRules>) -> Ruleset {
-    Ruleset { tenants, resolvers: Vec::new() }
+    Ruleset { tenants, ..Ruleset::default() }
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
@@ -274,7 +274,7 @@ fn egress(lab: &Lab, one: &TapRules, two: &TapRules, other: &TapRules) {
     let put = |a: &TapRules, b: &TapRules, c: &TapRules, resolvers: &[&str]| {
         let resolvers = resolvers.iter().map(|text| text.parse().expect("address")).collect();
         let tenants = vec![tenant(1, &[a, b]), tenant(2, &[c])];
-        apply(lab, Ruleset { tenants, resolvers });
+        apply(lab, Ruleset { tenants, resolvers, forwarder: false });
     };
     let open = |from: &str, to: &str, port: u16| {
         let answer = lab.call(from, &format!("{to}:{port}"));

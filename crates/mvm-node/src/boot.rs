@@ -257,11 +257,11 @@ impl Node {
         let files = self.parts.root.files(instance.id);
         let reference = instance.reference();
         let prefix = tenant.network.ipv4_subnet.prefix_len();
-        let names = Names::of_host();
+        let (names, gateway) = (Names::of_host(), tenant.network.gateway());
         let network = Some(GuestNetwork {
             address: format!("{}/{prefix}", instance.address),
-            gateway: tenant.network.gateway().to_string(),
-            dns: names.reachable().iter().map(Ipv4Addr::to_string).collect(),
+            gateway: gateway.to_string(),
+            dns: names.for_guests(gateway).iter().map(Ipv4Addr::to_string).collect(),
             search: names.search,
             mtu: Some(mtu),
             mac: Some(instance.mac.clone()),

@@ -1,6 +1,7 @@
 //! From records to links and rules.
 
 use crate::Result;
+use crate::names::Names;
 use crate::node::Node;
 use crate::problem::OrProblem;
 use crate::world::World;
@@ -112,7 +113,8 @@ impl Node {
                     .collect(),
             })
             .collect();
-        Ruleset { tenants, resolvers: crate::names::resolvers() }
+        let names = Names::of_host();
+        Ruleset { tenants, resolvers: names.reachable(), forwarder: names.needs_forwarder() }
     }
 
     /// At start: every tenant has its bridge and the rules are in force; links of ours that

@@ -44,6 +44,19 @@ impl Names {
         names
     }
 
+    /// Whether guests reach none of the servers, and the agent asks them in their place.
+    pub(crate) fn needs_forwarder(&self) -> bool {
+        self.reachable().is_empty() && !self.servers.is_empty()
+    }
+
+    /// Whom guests are told to ask, in a subnet with this gateway.
+    pub(crate) fn for_guests(&self, gateway: Ipv4Addr) -> Vec<Ipv4Addr> {
+        match self.needs_forwarder() {
+            true => vec![gateway],
+            false => self.reachable(),
+        }
+    }
+
     /// The servers that guests can reach: those that are not on the host's loopback, and have no IPv6
     /// address.
     pub(crate) fn reachable(&self) -> Vec<Ipv4Addr> {
@@ -58,6 +71,11 @@ impl Names {
 fn is_domain(name: &&str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     name.len() <= LONGEST && name.chars().all(fits) && name.chars().any(|c| c != '.')
+}
+
+/// The host's DNS servers, whether guests reach them or the agent asks them for its guests.
+pub fn servers() -> Vec<IpAddr> {
+    Names::of_host().servers
 }
 
 /// The host's DNS servers that guests can reach.
@@ -78,6 +96,12 @@ mod tests {
         assert_eq!(names.search, ["corp.example", "lab"]);
         assert_eq!(names.servers.len(), 3);
         assert_eq!(names.reachable(), [Ipv4Addr::new(192, 0, 2, 53)]);
+        let gateway = Ipv4Addr::new(10, 1, 0, 1);
+        assert_eq!(names.for_guests(gateway), names.reachable());
+        for text in ["nameserver 127.0.0.53", "nameserver ::1\nnameserver 2001:db8::53"] {
+            assert_eq!(Names::read(text).for_guests(gateway), [gateway]);
+        }
         assert_eq!(Names::read(""), Names::default());
+        assert!(Names::default().for_guests(gateway).is_empty());
     }
 }

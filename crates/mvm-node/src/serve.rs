@@ -8,7 +8,7 @@ use crate::problem::{OrProblem, io};
 use crate::root::Root;
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
-use crate::{Result, announce, api, jobs, liveness, reconcile, recovery, socket, walls};
+use crate::{Result, announce, api, dns, jobs, liveness, reconcile, recovery, socket, walls};
 use mvm_api::identity::{IdentityDir, keep};
 use mvm_api::tls::{Keeper, TlsListener};
 use mvm_api::{private, service};
@@ -139,6 +139,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     node.open_fronts().await?;
     tokio::spawn(reconcile::run(node.clone()));
     tokio::spawn(walls::watch(node.clone()));
+    tokio::spawn(dns::run(node.clone()));
     tokio::spawn(jobs::dispatch(node.clone()));
     tokio::spawn(liveness::run(node.clone()));
     tokio::spawn(desired::run(node.clone(), options.desired));

@@ -3,7 +3,7 @@
 
 use crate::Result;
 use crate::events::Labels;
-use crate::names::resolvers;
+use crate::names::servers;
 use crate::node::Node;
 use crate::world::World;
 use mvm_model::desired::DesiredState;
@@ -44,9 +44,9 @@ impl Node {
                 format!("machines are emulated ({}), which is slow: {why}", driver.accelerator);
             found.push(Shortfall { code: Lack::Kvm, detail });
         }
-        if resolvers().is_empty() {
-            let detail = "guests resolve no names: the host names no DNS server, or only such as are \
-                          on its loopback or have an IPv6 address; name one in /etc/resolv.conf";
+        if servers().is_empty() {
+            let detail = "guests resolve no names: the host names no DNS server; name one in \
+                          /etc/resolv.conf";
             found.push(Shortfall { code: Lack::Dns, detail: detail.to_owned() });
         }
         Lacks { found, host: self.capacity() }

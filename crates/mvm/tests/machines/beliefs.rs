@@ -1,6 +1,6 @@
 //! What the agent believes of its host is taken away: it is back, or told.
 
-use crate::lab::{Lab, is_gone, run, text, wait_for};
+use crate::lab::{Lab, is_gone, run, text};
 use serde_json::Value;
 use std::process::Command;
 
@@ -64,17 +64,7 @@ fn a_resolver_that_comes_later_is_seen() {
     let lab = Lab::simulated("resolver");
     let names = lab.root.join("resolv.conf");
     std::fs::write(&names, "# nothing yet\n").expect("file");
-    let script = format!(
-        "mount --bind {} /etc/resolv.conf && exec \"$0\" --root {} agent serve",
-        names.display(),
-        lab.root.display()
-    );
-    let serve = lab.mvm(&[]);
-    let mut agent = Command::new("unshare");
-    agent.args(["--mount", "sh", "-c", &script]).arg(serve.get_program());
-    agent.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let mut agent = agent.spawn().expect("agent");
-    wait_for("the agent", || lab.root.join("agent.sock").exists());
+    let mut agent = lab.agent_with_names(&names);
     let lacks_names = || {
         let status = lab.json(&["agent", "status"]);
         let lacks = status["shortfalls"].as_array().into_iter().flatten();

@@ -83,6 +83,22 @@ impl Lab {
         command
     }
 
+    /// An agent for which this file is the host's resolv.conf.
+    pub fn agent_with_names(&self, file: &Path) -> std::process::Child {
+        let script = format!(
+            "mount --bind {} /etc/resolv.conf && exec \"$0\" --root {} agent serve",
+            file.display(),
+            self.root.display()
+        );
+        let serve = self.mvm(&[]);
+        let mut agent = Command::new("unshare");
+        agent.args(["--mount", "sh", "-c", &script]).arg(serve.get_program());
+        agent.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let agent = agent.stdin(Stdio::null()).spawn().expect("agent");
+        wait_for("the agent", || self.root.join("agent.sock").exists());
+        agent
+    }
+
     fn pressure(&self) -> PathBuf {
         self.root.join("pressure")
     }

@@ -158,6 +158,63 @@ fn guests_have_the_uplinks_mtu_and_big_transfers_pass() {
     assert_eq!(lab.exec(&vm, &fetch).trim(), BIG.to_string());
 }
 
+/// A resolver on the loopback of this network namespace, as systemd's is, that says of every name that it
+/// is [`INTERNET`].
+fn resolver(netns: &str) {
+    let file = std::fs::File::open(format!("/run/netns/{netns}")).expect("namespace");
+    let (ready, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(file.as_fd(), kind).expect("enter");
+        let socket = std::net::UdpSocket::bind("127.0.0.53:53").expect("listen");
+        ready.send(()).expect("ready");
+        let mut buffer = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let mut answer = buffer[..length].to_vec();
+            answer[2..4].copy_from_slice(&[0x81, 0x80]);
+            // Its kind is the last word but one of the question; of IPv6 there is nothing to say.
+            if answer[length - 3] == 1 {
+                answer[7] = 1;
+                answer.extend([0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 198, 51, 100, 2]);
+            }
+            let _ = socket.send_to(&answer, from);
+        }
+    });
+    wait.recv().expect("ready");
+}
+
+#[test]
+fn guests_resolve_names_where_the_hosts_resolver_is_on_its_loopback() {
+    let lab = Lab::new("names");
+    let _uplink = Uplink::new(&lab);
+    run(Command::new("ip").args(["-n", &lab.netns, "link", "set", "lo", "up"]));
+    resolver(&lab.netns);
+    let names = lab.root.join("resolv.conf");
+    std::fs::write(&names, "nameserver 127.0.0.53\nsearch corp.example\n").expect("file");
+    let mut agent = lab.agent_with_names(&names);
+    lab.tenant_and_pool("a", "39");
+    let vm = lab.start("a/small");
+    let told = lab.exec(&vm, "cat /etc/resolv.conf");
+    assert_eq!(told, "nameserver 10.77.39.1\nsearch corp.example\n");
+    let resolves = || {
+        let lookup = ["instance", "exec", &vm, "--", "busybox", "nslookup", "some.example"];
+        let said = lab.mvm(&lookup).output().expect("mvm");
+        text(&said.stdout).contains(INTERNET)
+    };
+    let set = |options: &[&str]| {
+        lab.ok(&[&["pool", "update", "a/small", "--egress"], options].concat());
+    };
+    assert!(resolves(), "as a pool is made");
+    set(&["none"]);
+    assert!(!resolves(), "nothing but siblings");
+    set(&["allow", "--allow", "198.51.100.0/24"]);
+    assert!(!resolves(), "what is not named");
+    set(&["allow", "--allow", "10.77.39.1:53"]);
+    assert!(resolves(), "what is named");
+    lab.ok(&["agent", "stop"]);
+    agent.wait().expect("agent");
+}
+
 #[test]
 fn walls_stand_again_after_a_flush_and_differences_are_named() {
     let lab = Lab::simulated("verify");

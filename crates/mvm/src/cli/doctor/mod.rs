@@ -208,20 +208,15 @@ fn room(root: &Path, agent: Option<&AgentInfo>) -> [Check; 3] {
         || "what pools keep running and warm has no more than the host".to_owned(),
         |lack| lack.detail.clone(),
     );
-    let servers = mvm_node::resolvers();
+    let servers = mvm_node::servers();
     let names = match servers.is_empty() {
-        true => "the host names none that guests can reach".to_owned(),
+        true => "the host names none".to_owned(),
         false => servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     };
     [
         note("room", true, detail, ""),
         note("memory", said(Lack::Memory).is_none(), memory, "keep more of them asleep"),
-        note(
-            "DNS for guests",
-            !servers.is_empty(),
-            names,
-            "name an IPv4 server that is not on loopback in /etc/resolv.conf",
-        ),
+        note("DNS for guests", !servers.is_empty(), names, "name a server in /etc/resolv.conf"),
     ]
 }
 
