@@ -32,6 +32,7 @@ pub mod plan;
 pub mod policy;
 pub mod pool;
 pub mod recovery;
+pub mod remains;
 pub mod retry;
 pub mod state;
 pub mod template;

@@ -87,6 +87,20 @@ impl Nftables {
         Err(failed(IoError::other("the rules change all the time")))
     }
 
+    /// The tables whose names begin so, each with its family.
+    pub(crate) fn tables(&self, prefix: &str) -> Result<Vec<(&'static str, String)>> {
+        let socket = self.locked();
+        let mut tables = Vec::new();
+        for (family, word) in
+            [(libc::NFPROTO_BRIDGE as u8, "bridge"), (libc::NFPROTO_INET as u8, "inet")]
+        {
+            let answers = ask(&socket, GET_TABLE, family, true, &[]).map_err(failed)?;
+            let names = answers.iter().filter_map(|answer| text(answer, TABLE));
+            tables.extend(names.filter(|name| name.starts_with(prefix)).map(|name| (word, name)));
+        }
+        Ok(tables)
+    }
+
     fn parts_once(&self, table: &str) -> std::io::Result<Parts> {
         let socket = self.locked();
         let mut parts = Parts::new();

@@ -428,7 +428,7 @@ fn subnet_taken(subnet: Ipv4Net, conflict: Conflict) -> Problem {
                 ),
                 false => (
                     format!("{what}, an orphan: its state directory {at} is gone"),
-                    "choose another subnet, or remove the link".to_owned(),
+                    "see what else is left of it, and remove it: mvm net clean".to_owned(),
                 ),
             }
         }

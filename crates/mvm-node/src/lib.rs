@@ -40,6 +40,7 @@ mod operations;
 mod problem;
 mod reconcile;
 mod recovery;
+pub mod remains;
 mod renewal;
 mod root;
 mod seize;

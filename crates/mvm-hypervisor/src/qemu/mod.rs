@@ -28,6 +28,7 @@ pub use binary::Version;
 pub use driver::QemuDriver;
 pub use logs::trim_log;
 pub use probe::{Probe, probe};
+pub use process::{find, kill_stray};
 
 /// What `console.log` and `qemu.log` are to be cut back to with [`trim_log`], in bytes.
 pub const CONSOLE_MAX_BYTES: u64 = 1 << 20;

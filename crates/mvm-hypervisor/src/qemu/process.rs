@@ -151,7 +151,7 @@ impl Process {
 }
 
 /// Kills what `identity` names, and waits, see [`crate::Hypervisor::kill_stray`].
-pub(super) async fn kill_stray(identity: &ProcessIdentity) -> Result<()> {
+pub async fn kill_stray(identity: &ProcessIdentity) -> Result<()> {
     match Process::open(identity)? {
         Some(process) => process.kill().await.map(drop),
         None if start_time(identity.pid).is_some_and(|_| !is_zombie(identity.pid)) => {
@@ -162,7 +162,7 @@ pub(super) async fn kill_stray(identity: &ProcessIdentity) -> Result<()> {
 }
 
 /// All processes that carry a marker with this prefix.
-pub(super) fn find(marker_prefix: &str) -> Result<Vec<ProcessIdentity>> {
+pub fn find(marker_prefix: &str) -> Result<Vec<ProcessIdentity>> {
     let entries = std::fs::read_dir("/proc").map_err(Error::io("cannot list /proc"))?;
     Ok(entries
         .flatten()

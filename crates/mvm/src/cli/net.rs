@@ -1,5 +1,6 @@
 //! `mvm net`
 
+use super::cleaning::{self, Clean};
 use super::{Context, refused};
 use crate::output::{self, Format, Outcome};
 use clap::Subcommand;
@@ -13,12 +14,19 @@ pub enum Command {
     /// something differs
     #[command(after_help = "Examples:\n  mvm net verify\n  mvm net verify --output json")]
     Verify,
+    /// Shows what is left of state directories that are gone for good (links, firewall tables, processes
+    /// of machines), and removes it; nothing of one that lives. Needs no agent
+    #[command(
+        after_help = "Examples:\n  mvm net clean\n  mvm net clean --yes\n  mvm net clean --netns ci --output json"
+    )]
+    Clean(Clean),
 }
 
 /// Carries it out.
 pub async fn run(context: &Context, command: Command) -> Outcome {
     match command {
         Command::Verify => verify(context).await,
+        Command::Clean(asked) => cleaning::run(context, asked),
     }
 }
 

@@ -8,6 +8,7 @@ mod audit;
 mod beliefs;
 mod builds;
 mod caches;
+mod cleaning;
 mod clocks;
 mod crashes;
 mod desired;

@@ -160,6 +160,7 @@ impl Trial<'_> {
         self.fails(&["job", "logs", "-f", &job]);
         self.fails(&["job", "list"]);
         self.fails(&["net", "verify"]);
+        self.fails(&["net", "clean"]);
         self.fails(&["job", "info", &job]);
         self.fails(&["job", "cancel", &job]);
         for verb in ["wait", "artifacts"] {

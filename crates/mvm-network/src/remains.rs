@@ -1,0 +1,61 @@
+//! What owners of our make have in this network namespace, whoever they are.
+
+use crate::links::{alias_of, name_of, root_of};
+use crate::nftables::Nftables;
+use crate::{Error, LinkKind, Network, OwnedLink, Result};
+use futures::TryStreamExt;
+use rtnetlink::packet_route::link::{LinkFlags, LinkMessage};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// What one owner has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// The state directories that its links are for, as they say.
+    pub roots: BTreeSet<PathBuf>,
+    /// Its links.
+    pub links: Vec<OwnedLink>,
+    /// How many of its taps a process has open.
+    pub in_use: usize,
+    /// Its tables of nftables, each with its family.
+    pub tables: Vec<String>,
+}
+
+impl Remains {
+    /// What there is, by the owners' four hexadecimal digits.
+    pub async fn all() -> Result<BTreeMap<String, Remains>> {
+        let network = Network::open("").await?;
+        let failed = |e: rtnetlink::Error| Error::netlink("list the links", &e);
+        let links: Vec<LinkMessage> =
+            network.handle.link().get().execute().try_collect().await.map_err(failed)?;
+        let mut all: BTreeMap<String, Remains> = BTreeMap::new();
+        for link in &links {
+            let (Some(name), Some(alias)) = (name_of(link), alias_of(link)) else { continue };
+            let Some((owner, root)) = root_of(&alias).filter(|(owner, _)| is_owner(owner)) else {
+                continue;
+            };
+            let tap = alias.starts_with(&format!("mvm:{owner}:tap"));
+            let kind = if tap { LinkKind::Tap } else { LinkKind::Bridge };
+            let of = all.entry(owner).or_default();
+            of.roots.extend(root);
+            of.in_use += usize::from(tap && link.header.flags.contains(LinkFlags::LowerUp));
+            of.links.push(OwnedLink { name, kind });
+        }
+        for (family, table) in Nftables::open()?.tables("mvm_")? {
+            let owner = table.trim_start_matches("mvm_").to_owned();
+            if is_owner(&owner) {
+                all.entry(owner).or_default().tables.push(format!("{family} {table}"));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Removes all links and tables of this owner.
+    pub async fn remove(owner: &str) -> Result<()> {
+        Network::open(owner).await?.clear().await
+    }
+}
+
+fn is_owner(text: &str) -> bool {
+    text.len() == 4 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}

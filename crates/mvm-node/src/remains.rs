@@ -1,0 +1,211 @@
+//! What is left of state directories that are gone for good: links, tables, processes. Works without an
+//! agent. Whether a state directory is gone is [`mvm_model::remains`]' to say; here its signs are gathered.
+
+use crate::Result;
+use crate::problem::{OrProblem, io};
+use mvm_hypervisor::ProcessIdentity;
+use mvm_hypervisor::qemu::{find, kill_stray};
+pub use mvm_model::remains::Verdict;
+use mvm_model::remains::{Signs, verdict};
+use mvm_network::{LinkKind, Remains};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// How many digits of a state directory's id are in the names of its links and tables.
+const DIGITS: usize = 4;
+const DELETED: &str = " (deleted)";
+
+/// What is left of one state directory.
+#[derive(Clone, Debug)]
+pub struct Left {
+    /// The digits that its id begins with.
+    pub owner: String,
+    /// Where it was, as its links or its machines' open files say.
+    pub roots: BTreeSet<PathBuf>,
+    /// Whether it is nobody's.
+    pub verdict: Verdict,
+    /// Bridges, taps and tables, each with its kind.
+    pub things: Vec<(&'static str, String)>,
+    /// Processes of its machines.
+    pub processes: Vec<ProcessIdentity>,
+}
+
+/// What is seen of a process beside its number.
+#[derive(Clone, Debug)]
+struct Sight {
+    process: ProcessIdentity,
+    /// Where the state directory is or was, by the files that it has open.
+    root: Option<PathBuf>,
+    /// One of these files is not deleted, or the process sees other files than we do.
+    alive: bool,
+}
+
+/// An agent, by the lock that it has open.
+#[derive(Clone, Debug)]
+struct Agent {
+    /// Where the lock is or was, and what it was started for.
+    roots: Vec<PathBuf>,
+    /// Its id, as far as it can be read.
+    id: Option<String>,
+    /// It sees other files than we do.
+    apart: bool,
+}
+
+/// Everything in this network namespace that state directories have, the living ones' as well, and machines
+/// whose namespace has no name any more. `own` is the state directory of the caller.
+pub async fn left(own: &Path) -> Result<Vec<Left>> {
+    let mut remains = Remains::all().await.or_problem()?;
+    let mut sights: BTreeMap<String, Vec<Sight>> = BTreeMap::new();
+    for process in find("mvm:").or_problem()? {
+        let owner = process.marker.trim_start_matches("mvm:").get(..DIGITS).map(str::to_owned);
+        let hex = |owner: &String| owner.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if let Some(owner) = owner.filter(hex) {
+            remains.entry(owner.clone()).or_default();
+            sights.entry(owner).or_default().push(sight(process));
+        }
+    }
+    let (agents, place) = (agents()?, Place::here());
+    let mut all = Vec::new();
+    for (owner, of) in remains {
+        let sights = sights.remove(&owner).unwrap_or_default();
+        let mut roots = of.roots;
+        roots.extend(sights.iter().filter_map(|sight| sight.root.clone()));
+        let held = |agent: &Agent| match &agent.id {
+            Some(id) => id.starts_with(&owner),
+            // Of one that was started for nothing that is known here anything may be.
+            None => {
+                let known = agent.roots.len() > 1 && !agent.apart;
+                !known || agent.roots.iter().any(|root| roots.contains(root))
+            }
+        };
+        let signs = Signs {
+            named: !roots.is_empty(),
+            directory: roots.iter().any(|root| may_be(root, &owner)) || has_id(own, &owner),
+            alive: sights.iter().any(|sight| sight.alive) || agents.iter().any(held),
+            unseen: of.in_use > sights.len(),
+        };
+        let kind = |kind| if kind == LinkKind::Tap { "tap" } else { "bridge" };
+        let links = of.links.into_iter().map(|link| (kind(link.kind), link.name));
+        let things = links.chain(of.tables.into_iter().map(|table| ("table", table))).collect();
+        let processes = sights.into_iter().map(|sight| sight.process);
+        let processes = processes.filter(|process| place.has(process.pid)).collect();
+        all.push(Left { owner, roots, verdict: verdict(signs), things, processes });
+    }
+    Ok(all)
+}
+
+/// Moves the calling thread into a network namespace.
+pub fn enter(netns: &str) -> Result<()> {
+    mvm_network::enter_netns(netns).or_problem()
+}
+
+/// Removes what is nobody's. Machines first: a tap goes with the process that has it.
+pub async fn remove(left: &Left) -> Result<()> {
+    for process in &left.processes {
+        kill_stray(process).await.or_problem()?;
+    }
+    match left.things.is_empty() {
+        true => Ok(()),
+        false => Remains::remove(&left.owner).await.or_problem(),
+    }
+}
+
+/// Network namespaces by their numbers: the thread's own, and those that somebody can look into.
+struct Place {
+    own: Option<u64>,
+    others: BTreeSet<u64>,
+}
+
+impl Place {
+    fn here() -> Place {
+        let named = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
+        let named = named.filter_map(|entry| number(&entry.path()));
+        let others = named.chain(number(Path::new("/proc/1/ns/net"))).collect();
+        Place { own: number(Path::new("/proc/thread-self/ns/net")), others }
+    }
+
+    /// Whether the process' network is here, or nowhere that another call comes to.
+    fn has(&self, pid: u32) -> bool {
+        let of = number(Path::new(&format!("/proc/{pid}/ns/net")));
+        of.is_some_and(|of| Some(of) == self.own || !self.others.contains(&of))
+    }
+}
+
+fn number(namespace: &Path) -> Option<u64> {
+    namespace.metadata().ok().map(|meta| meta.ino())
+}
+
+fn id_of(root: &Path) -> Option<String> {
+    std::fs::read_to_string(root.join("root-id")).ok().map(|id| id.trim().to_owned())
+}
+
+fn has_id(root: &Path, owner: &str) -> bool {
+    id_of(root).is_some_and(|id| id.starts_with(owner))
+}
+
+/// Whether a directory at `root` may be the owner's: another's has another id.
+fn may_be(root: &Path, owner: &str) -> bool {
+    root.symlink_metadata().is_ok() && id_of(root).is_none_or(|id| id.starts_with(owner))
+}
+
+fn sight(process: ProcessIdentity) -> Sight {
+    let instance = process.marker.rsplit(':').next().unwrap_or_default().to_owned();
+    let below = format!("/instances/{instance}/");
+    let own: Vec<(PathBuf, Metadata)> = open_files(process.pid)
+        .into_iter()
+        .filter_map(|(path, meta)| {
+            let root = path.to_str()?.split_once(&below)?.0;
+            Some((PathBuf::from(root), meta))
+        })
+        .collect();
+    // No file at all: it is not to be looked into.
+    let alive = own.is_empty() || own.iter().any(|(_, meta)| meta.nlink() > 0);
+    let apart = is_apart(process.pid);
+    Sight { root: own.into_iter().next().map(|(root, _)| root), alive: alive || apart, process }
+}
+
+/// Whether the process has mounts of its own: a path that is missing here may be there for it.
+fn is_apart(pid: u32) -> bool {
+    let mounts = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/mnt")).ok();
+    mounts(&pid.to_string()) != mounts("self")
+}
+
+/// The regular files that a process has open, with the paths that they have or had.
+fn open_files(pid: u32) -> Vec<(PathBuf, Metadata)> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let files = entries.filter_map(|entry| {
+        let meta = entry.path().metadata().ok().filter(Metadata::is_file)?;
+        Some((std::fs::read_link(entry.path()).ok()?, meta))
+    });
+    files.collect()
+}
+
+fn agents() -> Result<Vec<Agent>> {
+    let entries = std::fs::read_dir("/proc").map_err(|e| io("list /proc", e))?;
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut agents = Vec::new();
+    for pid in pids {
+        for (path, _) in open_files(pid) {
+            let Some(path) = path.to_str() else { continue };
+            let Some(root) = path.trim_end_matches(DELETED).strip_suffix("/node.lock") else {
+                continue;
+            };
+            // As the process itself sees it.
+            let seen = PathBuf::from(format!("/proc/{pid}/root{root}"));
+            let roots = std::iter::once(PathBuf::from(root)).chain(named(pid)).collect();
+            agents.push(Agent { roots, id: id_of(&seen), apart: is_apart(pid) });
+        }
+    }
+    Ok(agents)
+}
+
+/// The state directory that a process was started for, if its arguments say.
+fn named(pid: u32) -> Option<PathBuf> {
+    let words = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let words = String::from_utf8_lossy(&words).into_owned();
+    let mut words = words.split('\0');
+    words.find(|word| *word == "--root")?;
+    words.next().map(PathBuf::from)
+}

@@ -1,0 +1,125 @@
+//! `mvm net clean`
+
+use super::Context;
+use crate::output::{self, Outcome};
+use clap::Args;
+use mvm_api::Problem;
+use mvm_node::remains::{self, Left, Verdict};
+use serde::Serialize;
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
+
+/// Arguments.
+#[derive(Debug, Args)]
+pub struct Clean {
+    /// Remove them without asking
+    #[arg(long)]
+    yes: bool,
+    /// Look into this network namespace (ip-netns(8))
+    #[arg(long, env = "MVM_NETNS", value_name = "NAME")]
+    netns: Option<String>,
+}
+
+/// Something that is left.
+#[derive(Debug, Serialize)]
+struct Item {
+    kind: &'static str,
+    name: String,
+    owner: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    root: Option<String>,
+    /// `orphan`: nobody's. `unknown`: nothing says whose; it is left alone.
+    verdict: &'static str,
+    removed: bool,
+}
+
+/// Carries it out, on a thread of its own: only that one enters the namespace.
+pub fn run(context: &Context, asked: Clean) -> Outcome {
+    let (root, format) = (context.root.clone(), context.format);
+    let work = move || {
+        if let Some(name) = asked.netns.filter(|name| !name.is_empty()) {
+            remains::enter(&name)?;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|e| Problem::internal(e.to_string()))?;
+        let items = runtime.block_on(clean(&root, asked.yes))?;
+        if items.is_empty() {
+            return output::say(
+                format,
+                &items,
+                "nothing is left of state directories that are gone",
+            );
+        }
+        let rows = items.iter().map(|item| {
+            let done = if item.removed { "removed" } else { "" };
+            let root = item.root.clone().unwrap_or_default();
+            vec![item.kind.into(), item.name.clone(), root, item.verdict.into(), done.into()]
+        });
+        output::show(format, &items, &["KIND", "NAME", "ROOT", "VERDICT", "DONE"], rows)?;
+        let left = items.iter().any(|item| item.verdict == "orphan" && !item.removed);
+        if left && !asked.yes && !std::io::stdin().is_terminal() {
+            let what = "nothing was removed: there is no terminal to ask at";
+            return Err(Problem::new(409, "not_confirmed", what)
+                .hint("remove what is an orphan here: mvm net clean --yes"));
+        }
+        Ok(0)
+    };
+    let thread = std::thread::spawn(work);
+    thread.join().unwrap_or_else(|_| Err(Problem::internal("the thread that cleans has died")))
+}
+
+async fn clean(root: &Path, yes: bool) -> Result<Vec<Item>, Problem> {
+    let all = remains::left(root).await?;
+    let orphans: Vec<&Left> = all.iter().filter(|left| left.verdict == Verdict::Orphan).collect();
+    let agreed = yes || (!orphans.is_empty() && agrees(&orphans));
+    let mut removed = Vec::new();
+    if agreed {
+        // What has come to life since it was shown is left alone.
+        for left in remains::left(root).await? {
+            let shown = orphans.iter().any(|orphan| orphan.owner == left.owner);
+            if left.verdict == Verdict::Orphan && shown {
+                remains::remove(&left).await?;
+                removed.push(left.owner);
+            }
+        }
+    }
+    let items = all.into_iter().filter(|left| left.verdict != Verdict::Lives).flat_map(|left| {
+        let removed = removed.contains(&left.owner);
+        items_of(left, removed)
+    });
+    Ok(items.collect())
+}
+
+fn items_of(left: Left, removed: bool) -> Vec<Item> {
+    let verdict = if left.verdict == Verdict::Orphan { "orphan" } else { "unknown" };
+    let root = left.roots.first().map(|root| root.display().to_string());
+    let processes = left.processes.iter();
+    let processes = processes.map(|p| ("process", format!("{} ({})", p.pid, p.marker)));
+    let item = |(kind, name)| Item {
+        kind,
+        name,
+        owner: left.owner.clone(),
+        root: root.clone(),
+        verdict,
+        removed,
+    };
+    processes.chain(left.things.iter().cloned()).map(item).collect()
+}
+
+/// Shows them, and asks whoever sits at the terminal.
+fn agrees(orphans: &[&Left]) -> bool {
+    if !std::io::stdin().is_terminal() {
+        return false;
+    }
+    for left in orphans {
+        let root = left.roots.first().map(|root| root.display().to_string()).unwrap_or_default();
+        output::note(format!("of {root}, which is gone:"));
+        let names = left.things.iter().map(|(kind, name)| format!("{kind} {name}"));
+        let processes = left.processes.iter().map(|p| format!("process {} ({})", p.pid, p.marker));
+        names.chain(processes).for_each(|name| output::note(format!("  {name}")));
+    }
+    let _ = write!(std::io::stderr(), "remove them? [y/N] ");
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}
