@@ -1,5 +1,6 @@
 //! What is around us in the network namespace: addresses and routes (rtnetlink(7)).
 
+use crate::error::undisturbed;
 use crate::links::{alias_of, name_of};
 use crate::rules::Surroundings;
 use crate::{Error, Result};
@@ -38,6 +39,10 @@ pub(crate) enum Whose {
 
 /// Looks at addresses and routes.
 pub(crate) async fn look(handle: &Handle, owner: &str) -> Result<Surroundings> {
+    undisturbed(|| look_once(handle, owner)).await
+}
+
+async fn look_once(handle: &Handle, owner: &str) -> Result<Surroundings> {
     let mut found = addresses(handle).await?;
     found.extend(routes(handle).await?);
     let mut links = BTreeMap::new();

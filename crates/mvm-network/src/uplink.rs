@@ -1,5 +1,6 @@
 //! How large a packet may be on its way to the internet.
 
+use crate::error::undisturbed;
 use crate::links::name_of;
 use crate::surroundings::{is_internet, route_of};
 use crate::{Error, Network, Result};
@@ -18,6 +19,10 @@ const BOUNDS: std::ops::RangeInclusive<u32> = 576..=65_535;
 impl Network {
     /// The MTU of the way to the internet: the route's own or its link's; of several ways the least.
     pub async fn uplink_mtu(&self) -> Result<u32> {
+        undisturbed(|| self.uplink_once()).await
+    }
+
+    async fn uplink_once(&self) -> Result<u32> {
         let failed = |e: rtnetlink::Error| Error::netlink("look for the uplink", &e);
         let links = self.handle.link().get().execute();
         let links: Vec<LinkMessage> = links.try_collect().await.map_err(failed)?;

@@ -1,5 +1,6 @@
 //! What the kernel has, against what it should have.
 
+use crate::error::undisturbed;
 use crate::links::{alias_of, forward, forwards, name_of};
 use crate::rules::Ruleset;
 use crate::surroundings;
@@ -124,6 +125,10 @@ impl Network {
 
     /// The links that are ours by mark or name.
     async fn found(&self) -> Result<BTreeMap<String, Found>> {
+        undisturbed(|| self.found_once()).await
+    }
+
+    async fn found_once(&self) -> Result<BTreeMap<String, Found>> {
         let failed = |e: rtnetlink::Error| Error::netlink("list the links", &e);
         let links: Vec<LinkMessage> =
             self.handle.link().get().execute().try_collect().await.map_err(failed)?;
