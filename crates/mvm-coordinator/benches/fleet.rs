@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RegisterNode, RenewClaims};
 use mvm_api::types::Claim;
 use mvm_api::{Client, Problem};
-use mvm_coordinator::{Connector, Fleet, NodePort, Options, Refused, Told};
+use mvm_coordinator::{ClusterState, Connector, NodeClient, Options, Refused, Told};
 use mvm_model::fleet::{
     Capacity, FleetPool, FleetState, FleetTenant, Limits, NodeStatus, PoolStatus, Rules, Spread,
 };
@@ -65,10 +65,10 @@ async fn measure(etcd: bool, count: usize) {
         pushes: 64,
         limits: Limits { per_node: 16, per_tenant: 1000, total: 20_000 },
     };
-    let fleet = Fleet::new(options, store.clone(), nodes.clone());
+    let fleet = ClusterState::new(options, store.clone(), nodes.clone());
     let before = resident_mib();
     let running = fleet.clone();
-    tokio::spawn(async move { running.run().await });
+    tokio::spawn(async move { mvm_coordinator::run(&running).await });
     until("the coordinator leads", || fleet.leads()).await;
     let began = Instant::now();
     for index in 0..count {
@@ -89,7 +89,7 @@ async fn measure(etcd: bool, count: usize) {
     claim_all(&fleet, &serial).await;
 }
 
-async fn converge(fleet: &Arc<Fleet>) {
+async fn converge(fleet: &Arc<ClusterState>) {
     let began = Instant::now();
     let plan = fleet.apply(document(), false).await.expect("applied");
     assert!(plan.unplaced.is_empty(), "{}", plan.unplaced[0]);
@@ -102,7 +102,7 @@ async fn converge(fleet: &Arc<Fleet>) {
 }
 
 /// Ten nodes die: their share is made up elsewhere after the grace time of 1 s.
-async fn replace(fleet: &Arc<Fleet>, nodes: &Simulation, count: usize) {
+async fn replace(fleet: &Arc<ClusterState>, nodes: &Simulation, count: usize) {
     let dead: Vec<usize> = (0..count).step_by((count / 10).max(1)).take(10).collect();
     for index in &dead {
         nodes.nodes[*index].dead.store(true, Ordering::Relaxed);
@@ -121,7 +121,7 @@ async fn replace(fleet: &Arc<Fleet>, nodes: &Simulation, count: usize) {
 }
 
 /// One claim, and how long it took from `began`, in µs. Given back at once.
-async fn one(fleet: &Arc<Fleet>, serial: &AtomicU64, tenant: usize, began: Instant) -> u64 {
+async fn one(fleet: &Arc<ClusterState>, serial: &AtomicU64, tenant: usize, began: Instant) -> u64 {
     let pool: PoolRef = format!("t{tenant}/a").parse().expect("a pool");
     let id = format!("l-{:016x}", serial.fetch_add(1, Ordering::Relaxed));
     let (_, node) = fleet.claim(&id, &pool, "operator:bench").await.expect("a claim");
@@ -132,7 +132,7 @@ async fn one(fleet: &Arc<Fleet>, serial: &AtomicU64, tenant: usize, began: Insta
 
 /// Claims come at a steady pace, of one tenant after the other, whether those before have been
 /// served or not.
-async fn claim_paced(fleet: &Arc<Fleet>, serial: &Arc<AtomicU64>, pace: u32) {
+async fn claim_paced(fleet: &Arc<ClusterState>, serial: &Arc<AtomicU64>, pace: u32) {
     let (commits, began) = (fleet.claim_commits(), Instant::now());
     let mut claims = Vec::new();
     for index in 0..(CLAIMING.as_secs() as u32 * pace) {
@@ -151,7 +151,7 @@ async fn claim_paced(fleet: &Arc<Fleet>, serial: &Arc<AtomicU64>, pace: u32) {
 }
 
 /// All tenants claim as fast as they can.
-async fn claim_all(fleet: &Arc<Fleet>, serial: &Arc<AtomicU64>) {
+async fn claim_all(fleet: &Arc<ClusterState>, serial: &Arc<AtomicU64>) {
     let (began, commits) = (Instant::now(), fleet.claim_commits());
     let mut claimers = Vec::new();
     for index in 0..TENANTS as usize * CLAIMERS {
@@ -182,7 +182,7 @@ async fn tell(
     what: &str,
     times: &Histogram<u64>,
     took: Duration,
-    fleet: &Arc<Fleet>,
+    fleet: &Arc<ClusterState>,
     commits: u64,
 ) {
     // Those that have ended are still being swept.
@@ -281,7 +281,7 @@ impl Simulation {
 }
 
 impl Connector for Simulation {
-    fn port(&self, _: &Name, address: &str) -> Result<Arc<dyn NodePort>, Problem> {
+    fn node(&self, _: &Name, address: &str) -> Result<Arc<dyn NodeClient>, Problem> {
         let index: usize = address.parse().expect("a number");
         Ok(Arc::new(Port(self.nodes[index].clone())))
     }
@@ -337,7 +337,7 @@ fn unreached<T>() -> Result<T, Refused> {
 }
 
 #[async_trait]
-impl NodePort for Port {
+impl NodeClient for Port {
     fn watch(&self) -> BoxStream<'static, Told> {
         let (node, mut changes) = (self.0.clone(), self.0.status.subscribe());
         changes.mark_changed();
@@ -421,7 +421,7 @@ impl NodePort for Port {
         Ok(())
     }
 
-    fn client(&self) -> Option<Client> {
+    fn http(&self) -> Option<Client> {
         None
     }
 }

@@ -4,10 +4,12 @@
 //! than the link to its node holds: a connection that is half open tells nothing, and the same id is
 //! the same claim when it is asked for again.
 
-use crate::desk::{Wish, succeeded};
-use crate::fleet::{Fleet, Lead};
+use crate::claim_queue::ClaimOrder;
+use crate::errors::succeeded;
+use crate::leadership::Lead;
+use crate::node_client::Refused;
 use crate::now;
-use crate::port::Refused;
+use crate::state::ClusterState;
 use mvm_api::Problem;
 use mvm_api::fleet::NodeClaim;
 use mvm_api::types::Claim;
@@ -34,21 +36,21 @@ pub(crate) enum Unserved {
 
 /// Asks the node until its answer is known: the same id is the same claim there.
 pub(crate) async fn ask(
-    fleet: &Fleet,
+    fleet: &ClusterState,
     lead: &Lead,
-    wish: &Wish,
+    order: &ClaimOrder,
     node: &Name,
     mut asking: Asking,
 ) -> Result<Claim, Unserved> {
     let body = NodeClaim {
         leader: lead.leader.clone(),
-        pool: wish.pool.clone(),
-        holder: wish.holder.clone(),
-        lease_s: wish.lease_s,
+        pool: order.pool.clone(),
+        holder: order.holder.clone(),
+        lease_s: order.lease_s,
     };
     while lead.is_held() {
-        let answer = match fleet.port(node) {
-            Ok(port) => while_held(fleet, lead, node, port.claim(&wish.id, &body)).await?,
+        let answer = match fleet.node_client(node) {
+            Ok(port) => while_held(fleet, lead, node, port.claim(&order.id, &body)).await?,
             Err(refused) => Err(refused),
         };
         let refused = match answer {
@@ -61,11 +63,11 @@ pub(crate) async fn ask(
             break;
         }
         let step = asking.heard(heard, fleet.reaches(node), fleet.has_lost(node), now());
-        tracing::info!(claim = wish.id, %node, ?heard, ?step, "not served: {problem}");
+        tracing::info!(claim = order.id, %node, ?heard, ?step, "not served: {problem}");
         match step {
             Step::Elsewhere => return Err(Unserved::Elsewhere(problem)),
             Step::GiveUp => return Err(Unserved::Lost(problem)),
-            Step::EndFirst if has_ended(fleet, lead, wish, node).await? => {
+            Step::EndFirst if has_ended(fleet, lead, order, node).await? => {
                 return Err(Unserved::Elsewhere(problem));
             }
             Step::EndFirst | Step::Again => sleep(AGAIN).await,
@@ -75,14 +77,19 @@ pub(crate) async fn ask(
 }
 
 /// Has the node end what it has of the claim; whether it says that there is nothing any more.
-async fn has_ended(fleet: &Fleet, lead: &Lead, wish: &Wish, node: &Name) -> Result<bool, Unserved> {
-    let Ok(port) = fleet.port(node) else { return Ok(false) };
-    Ok(while_held(fleet, lead, node, port.end(&wish.id, &lead.leader)).await?.is_ok())
+async fn has_ended(
+    fleet: &ClusterState,
+    lead: &Lead,
+    order: &ClaimOrder,
+    node: &Name,
+) -> Result<bool, Unserved> {
+    let Ok(port) = fleet.node_client(node) else { return Ok(false) };
+    Ok(while_held(fleet, lead, node, port.end(&order.id, &lead.leader)).await?.is_ok())
 }
 
 /// The answer to one request to the node; waited for while we lead and our link to the node holds.
 async fn while_held<T>(
-    fleet: &Fleet,
+    fleet: &ClusterState,
     lead: &Lead,
     node: &Name,
     answer: impl Future<Output = Result<T, Refused>>,

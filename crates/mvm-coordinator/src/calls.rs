@@ -1,8 +1,11 @@
 //! What a coordinator does when it is asked, whoever asks.
 
-use crate::desk::{self, Wish, succeeded};
-use crate::fleet::{Fleet, View};
-use crate::records::{DOCUMENT, DocumentRecord, NODES, NodeRecord, change_node, put};
+use crate::claim_dispatch;
+use crate::claim_queue::ClaimOrder;
+use crate::errors::succeeded;
+use crate::records::{DOCUMENT, DocumentRecord, NODES, NodeRecord, change_node, digest, put};
+use crate::state::ClusterState;
+use crate::view::View;
 use crate::{Result, now, planner, stored, wall};
 use mvm_api::Problem;
 use mvm_api::fleet::{FleetPlan, FleetPoolView, FleetStatus, RegisterNode};
@@ -12,7 +15,7 @@ use mvm_model::{Counts, Name, PoolRef};
 use mvm_store::Expect;
 use std::sync::Arc;
 
-impl Fleet {
+impl ClusterState {
     /// Puts a document in force, and gives what it comes to; with `dry_run` only the latter. The
     /// leader only.
     pub async fn apply(&self, document: FleetState, dry_run: bool) -> Result<FleetPlan> {
@@ -32,17 +35,17 @@ impl Fleet {
             let view = self.view();
             (planner::nodes(&view), view.placement.clone())
         };
-        let (digest, wanted) = (planner::digest(&document), document.clone());
+        let (digest, wanted) = (digest(&document), document.clone());
         let decide = move || (place(&wanted, &nodes, &previous, now()), previous);
         let decided = tokio::task::spawn_blocking(decide).await;
         let (after, before) = decided.map_err(|e| Problem::internal(e.to_string()))?;
         if !dry_run {
-            let lead = self.lead().ok_or_else(crate::desk::succeeded)?;
+            let lead = self.lead().ok_or_else(succeeded)?;
             let record = DocumentRecord { document, applied_at: wall() };
             let writes = vec![put(DOCUMENT.to_owned(), &record, Expect::Any), lead.fence()];
             self.store.commit(writes).await.map_err(stored)?;
             self.view().set_document(Some(record));
-            self.replan.notify_one();
+            self.placing.replan.notify_one();
         }
         let changes = planner::changes(&before.nodes, &after.nodes);
         Ok(FleetPlan { document: digest, changes, unplaced: after.unplaced, dry_run })
@@ -65,12 +68,12 @@ impl Fleet {
         }
         FleetStatus {
             fleet_id: self.options.fleet_id.clone(),
-            leader: self.leader().map(|leader| leader.address),
+            leader: self.leadership.leader().map(|leader| leader.address),
             nodes_alive: alive,
             nodes_lost: view.nodes.len() - alive,
             document: view.digest.clone(),
             converged,
-            claims_waiting: self.desk.waiting(),
+            claims_waiting: self.claims.waiting(),
             unplaced: view.placement.unplaced.clone(),
             pools,
         }
@@ -114,25 +117,25 @@ impl Fleet {
     ) -> Result<(Claim, Name)> {
         let (id, pool, holder) = (id.to_owned(), pool.clone(), holder.to_owned());
         let lead = self.lead().ok_or_else(succeeded)?;
-        let wish = Wish { id, pool, holder, lease_s: None, again: false };
-        desk::serve(self, &lead, &wish, std::future::pending()).await
+        let order = ClaimOrder { id, pool, holder, lease_s: None, again: false };
+        claim_dispatch::serve(self, &lead, &order, std::future::pending()).await
     }
 
     /// Ends a claim; returns when its node has ended the lease.
     pub async fn end_claim(self: &Arc<Self>, id: &str, node: &Name) {
         if let Some(lead) = self.lead() {
-            desk::release(self.clone(), lead, id.to_owned(), node.clone()).await;
+            claim_dispatch::release(self.clone(), lead, id.to_owned(), node.clone()).await;
         }
     }
 
     /// How many transactions the claims of this leadership have taken.
     pub fn claim_commits(&self) -> u64 {
-        self.desk.commits()
+        self.claims.commits()
     }
 }
 
 /// A tenant's network is not changed while its nodes have it.
-fn check_networks(fleet: &Fleet, document: &FleetState) -> Result<()> {
+fn check_networks(fleet: &ClusterState, document: &FleetState) -> Result<()> {
     let view = fleet.view();
     let Some(before) = &view.document else { return Ok(()) };
     for (index, tenant) in document.tenants.iter().enumerate() {
@@ -185,7 +188,7 @@ fn pool_view(view: &View, pool: PoolRef, desired_counts: Counts) -> FleetPoolVie
 
 /// Whether a node that holds the document of this digest holds the one that it is to.
 pub(crate) fn up_to_date(view: &View, name: &Name, digest: Option<&String>) -> bool {
-    if let Some(wanted) = view.wanted.get(name) {
+    if let Some(wanted) = view.leader.wanted.get(name) {
         return Some(&wanted.digest) == digest;
     }
     let Some(record) = &view.document else { return true };

@@ -1,8 +1,10 @@
 //! Leading: one coordinator at a time places, tells the nodes, and serves claims.
 
-use crate::desk::succeeded;
-use crate::fleet::{Fleet, Lead};
+use crate::errors::succeeded;
+use crate::leadership::Lead;
 use crate::records::{CLAIMS, Candidate, ClaimRecord, ELECTION, SHARES, read};
+use crate::state::ClusterState;
+use crate::view::LeaderState;
 use crate::writer::Writer;
 use crate::{Result, planner, renewal, stored};
 use mvm_model::fleet::Placement;
@@ -14,17 +16,17 @@ use std::time::Duration;
 /// How long is waited before a store that failed is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long a store that is told of the end may take to answer.
-pub(crate) const ANSWER: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// Leads whenever it is this coordinator's turn, until it is to end.
-pub(crate) async fn run(fleet: &Arc<Fleet>) {
+pub(crate) async fn run(fleet: &Arc<ClusterState>) {
     let Candidate { name, address } = candidate(fleet);
     let said = serde_json::json!({ "name": name, "address": address }).to_string();
     loop {
         let election = Election::new(fleet.store.clone(), ELECTION);
         let elected = tokio::select! {
             elected = election.campaign(said.as_bytes(), fleet.options.ttl) => elected,
-            () = fleet.ending.begun() => return,
+            () = fleet.life.shutdown.begun() => return,
         };
         let outcome = match elected {
             Ok(leadership) => lead(fleet, leadership).await,
@@ -33,21 +35,21 @@ pub(crate) async fn run(fleet: &Arc<Fleet>) {
         if let Err(problem) = outcome {
             tracing::warn!("does not lead: {problem}");
         }
-        if fleet.ending.has_begun() {
+        if fleet.life.shutdown.has_begun() {
             return;
         }
         tokio::time::sleep(AGAIN).await;
     }
 }
 
-fn candidate(fleet: &Fleet) -> Candidate {
+fn candidate(fleet: &ClusterState) -> Candidate {
     Candidate { name: fleet.options.name.clone(), address: fleet.options.address.clone() }
 }
 
 /// Leads until the leadership is lost, or given up since this coordinator is to end.
-async fn lead(fleet: &Arc<Fleet>, leadership: Leadership) -> Result<()> {
-    let _under_way = fleet.ending.wait_for_this();
-    let lead = fleet.leadership(leadership);
+async fn lead(fleet: &Arc<ClusterState>, leadership: Leadership) -> Result<()> {
+    let _under_way = fleet.life.shutdown.wait_for_this();
+    let lead = Arc::new(Lead::new(leadership, fleet.options.fleet_id.clone()));
     // What earlier leaders have decided.
     let shares = fleet.store.list(SHARES).await.map_err(stored)?;
     let shares = shares.iter().map(|record| {
@@ -63,22 +65,18 @@ async fn lead(fleet: &Arc<Fleet>, leadership: Leadership) -> Result<()> {
     let claims = claims.collect::<Result<BTreeMap<_, _>>>()?;
     tracing::info!(epoch = lead.leader.epoch, claims = claims.len(), "leads");
     fleet.view().placement = Arc::new(Placement { nodes: shares, unplaced: Vec::new() });
-    fleet.desk.begin(Writer::start(fleet.store.clone(), lead.clone()), claims);
+    fleet.claims.begin(Writer::start(fleet.store.clone(), lead.clone()), claims);
     fleet.set_lead(Some(lead.clone()));
     let outcome = tokio::select! {
         outcome = planner::run(fleet, &lead) => outcome,
         () = renewal::run(fleet, &lead) => Ok(()),
         () = lead.lost() => Err(succeeded()),
-        () = fleet.ending.begun() => Ok(()),
+        () = fleet.life.shutdown.begun() => Ok(()),
     };
     fleet.set_lead(None);
-    fleet.desk.finish();
-    {
-        let mut view = fleet.view();
-        view.wanted.clear();
-        view.told = None;
-    }
-    if fleet.ending.has_begun() {
+    fleet.claims.finish();
+    fleet.view().leader = LeaderState::default();
+    if fleet.life.shutdown.has_begun() {
         resign(&lead).await;
     }
     outcome
@@ -96,22 +94,22 @@ async fn resign(lead: &Lead) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::tests::lonely;
+    use crate::state::tests::lonely;
 
     #[tokio::test]
     async fn who_is_asked_to_end_leaves_no_leader_behind() {
         let fleet = lonely().await;
         let working = tokio::spawn({
             let fleet = fleet.clone();
-            async move { fleet.run().await }
+            async move { crate::run(&fleet).await }
         });
         let key = format!("elections/{ELECTION}");
         while !fleet.leads() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let held = fleet.store.get(&key).await.expect("read").expect("a leader");
-        let session = fleet.ending.wait_for_this();
-        fleet.ending.begin();
+        let session = fleet.life.shutdown.wait_for_this();
+        fleet.life.shutdown.begin();
         while fleet.store.get(&key).await.expect("read").is_some() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -120,7 +118,7 @@ mod tests {
         assert!(matches!(ended, Err(mvm_store::Error::SessionEnded(_))), "{ended:?}");
         assert!(!fleet.leads());
         // What goes through it is waited for.
-        let mut over = std::pin::pin!(fleet.ending.over());
+        let mut over = std::pin::pin!(fleet.life.shutdown.over());
         assert!(futures::poll!(over.as_mut()).is_pending());
         drop(session);
         over.await;

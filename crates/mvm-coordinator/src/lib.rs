@@ -1,70 +1,54 @@
-//! The coordinator: one front door for many nodes.
+//! The coordinator: one front door for many nodes. Several coordinators share one store; one of them
+//! leads, all of them serve.
 //!
-//! Lives here: the registry of nodes (`registry`) and the link to each (`link`), the leader's work
-//! (`leader`, `planner`: placement, documents, what was lost), claims (`desk`), what is revoked
-//! (`revocations`) and the handlers of the
-//! API (`api`). Several coordinators share one store; one of them leads, all of them serve.
+//! From the top: `serve` (listeners and signals), `coordinator` (its tasks), the handlers (`api`) and
+//! what they call (`calls`); the tasks: the leader's (`leader`, `planner`, `renewal`), the registry of
+//! nodes and the link to each (`registry`, `link`), claims sent to nodes (`claim_dispatch`, `asking`),
+//! what other coordinators are told (`presence`), what is revoked (`revocations`). Below them is the
+//! state that they share (`state`) and its parts: `view`, `claim_queue`, `leadership`, `reachability`,
+//! `readiness`, `places`, `shutdown`. Nothing below the tasks starts one or knows them.
 //!
 //! Never here: hypervisors, taps, decisions (mvm-model).
 
-mod alive;
 mod api;
 mod asking;
 mod calls;
-mod desk;
-mod ending;
-mod fleet;
+mod claim_dispatch;
+mod claim_queue;
+mod coordinator;
+mod errors;
+mod held_claims;
 mod leader;
+mod leadership;
 mod link;
+mod node_client;
+mod places;
 mod planner;
-mod port;
-mod ready;
+mod presence;
+mod reachability;
+mod readiness;
 mod records;
 mod registry;
 mod renewal;
 mod revocations;
 mod serve;
+mod shutdown;
+mod state;
 mod turns;
+mod view;
 mod writer;
 
-pub use fleet::{Fleet, Options};
-pub use port::{Connector, Network, NodePort, Refused, Told};
+pub use coordinator::run;
+pub use node_client::{Connector, Network, NodeClient, Refused, Told};
 pub use serve::{ServeOptions, StoreOptions, serve};
+pub use state::{ClusterState, Options};
 
-/// What the coordinator's own functions give: the error is what the API will answer.
-pub type Result<T> = std::result::Result<T, mvm_api::Problem>;
-
+pub(crate) use errors::stored;
 /// The time on this coordinator's own timeline, in ms: only differences mean something, and nothing to
 /// other coordinators.
 pub(crate) use mvm_clock::now;
 /// The wall clock, for what people read.
 pub(crate) use mvm_clock::wall;
 
-/// The store's error as a problem. A leader's write that its fence has refused means that another
-/// coordinator leads; nothing was written.
-pub(crate) fn stored(error: mvm_store::Error) -> mvm_api::Problem {
-    if let mvm_store::Error::Conflict { key, .. } = &error
-        && key.starts_with("elections/")
-    {
-        return desk::succeeded();
-    }
-    let status = if error.code() == "store_conflict" { 409 } else { 503 };
-    mvm_api::Problem::new(status, error.code(), error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::stored;
-    use mvm_store::{Error, Expect};
-
-    #[test]
-    fn a_lost_election_is_not_told_in_the_words_of_the_store() {
-        let lost = |key: &str| Error::Conflict {
-            key: key.to_owned(),
-            expected: Expect::Revision(321),
-            found: 0,
-        };
-        assert_eq!(stored(lost("elections/leader")).code, "leader_changed");
-        assert_eq!(stored(lost("nodes/n1")).code, "store_conflict");
-    }
-}
+/// What the coordinator's own functions give: the error is what the API will answer.
+pub type Result<T> = std::result::Result<T, mvm_api::Problem>;

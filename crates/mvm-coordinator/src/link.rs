@@ -4,10 +4,13 @@
 //! already. The connection goes from the coordinator to the node: a node is alive if it can be
 //! reached, which is what counts for those who want something of it.
 
-use crate::fleet::{Fleet, Lead, Wanted};
+use crate::claim_dispatch;
+use crate::leadership::Lead;
+use crate::node_client::{NodeClient, Refused, Told};
 use crate::now;
-use crate::port::{NodePort, Refused, Told};
-use crate::records::Known as Static;
+use crate::records::NodeFacts;
+use crate::state::ClusterState;
+use crate::view::Wanted;
 use futures::StreamExt;
 use mvm_api::fleet::NodeDocument;
 use mvm_model::Name;
@@ -26,8 +29,14 @@ const ANSWER: Duration = Duration::from_secs(10);
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
 /// Holds the link for ever.
-pub(crate) async fn run(fleet: Arc<Fleet>, node: Name, port: Arc<dyn NodePort>, kick: Arc<Notify>) {
-    let mut link = Link { fleet, node, port, failures: Failures::default(), tried: String::new() };
+pub(crate) async fn run(
+    fleet: Arc<ClusterState>,
+    node: Name,
+    client: Arc<dyn NodeClient>,
+    kick: Arc<Notify>,
+) {
+    let mut link =
+        Link { fleet, node, client, failures: Failures::default(), tried: String::new() };
     let mut pause = AGAIN.0;
     loop {
         if link.listen(&kick).await {
@@ -40,9 +49,9 @@ pub(crate) async fn run(fleet: Arc<Fleet>, node: Name, port: Arc<dyn NodePort>, 
 }
 
 struct Link {
-    fleet: Arc<Fleet>,
+    fleet: Arc<ClusterState>,
     node: Name,
-    port: Arc<dyn NodePort>,
+    client: Arc<dyn NodeClient>,
     /// Of sending the document.
     failures: Failures,
     /// The digest of the document that was sent last.
@@ -52,7 +61,7 @@ struct Link {
 impl Link {
     /// Listens until the node falls silent; whether it has said anything.
     async fn listen(&mut self, kick: &Notify) -> bool {
-        let mut stream = self.port.watch();
+        let mut stream = self.client.watch();
         let mut ends = Instant::now() + SILENCE;
         let mut heard = false;
         loop {
@@ -100,18 +109,18 @@ impl Link {
             }
             let before = known.status.replace(Arc::new(*status));
             let now = known.status.as_ref();
-            replan |= now.map(|s| Static::of(s)) != before.as_ref().map(|s| Static::of(s))
+            replan |= now.map(|s| NodeFacts::of(s)) != before.as_ref().map(|s| NodeFacts::of(s))
                 || now.map(|s| &s.images) != before.as_ref().map(|s| &s.images);
             replan |= view.news(&self.node) != news;
             drop(view);
-            self.fleet.desk.refresh(&self.fleet, &self.node);
-            self.fleet.news.send_replace(());
+            claim_dispatch::refresh(&self.fleet, &self.node);
+            self.fleet.nodes.news.send_replace(());
         } else {
             drop(view);
         }
         if replan {
-            self.fleet.alive.set(&self.node, true);
-            self.fleet.replan.notify_one();
+            self.fleet.nodes.reachability.set(&self.node, true);
+            self.fleet.placing.replan.notify_one();
         }
     }
 
@@ -123,8 +132,8 @@ impl Link {
             }
             (known.reached, known.resolved) = (false, false);
         }
-        self.fleet.alive.set(&self.node, false);
-        self.fleet.desk.close(&self.node);
+        self.fleet.nodes.reachability.set(&self.node, false);
+        self.fleet.claims.close(&self.node);
     }
 
     /// The leader's part.
@@ -135,12 +144,12 @@ impl Link {
             view.nodes.get(&self.node).is_none_or(|known| known.resolved)
         };
         if !resolved {
-            match timeout(ANSWER, self.port.leader(&lead.leader)).await {
+            match timeout(ANSWER, self.client.leader(&lead.leader)).await {
                 Ok(Ok(held)) => {
                     if let Some(known) = self.fleet.view().nodes.get_mut(&self.node) {
                         known.resolved = true;
                     }
-                    self.fleet.desk.resolve(&self.fleet, &self.node, &held);
+                    claim_dispatch::resolve(&self.fleet, &self.node, &held);
                 }
                 Ok(Err(refused)) => return self.refused(refused.problem().to_string()),
                 Err(_) => return self.refused("the node does not answer in time".to_owned()),
@@ -155,7 +164,7 @@ impl Link {
     fn due(&mut self) -> Option<Wanted> {
         let view = self.fleet.view();
         let known = view.nodes.get(&self.node)?;
-        let wanted = view.wanted.get(&self.node)?;
+        let wanted = view.leader.wanted.get(&self.node)?;
         let holds: Option<&NodeStatus> = known.status.as_deref();
         if holds.and_then(|status| status.document.as_ref()) == Some(&wanted.digest) {
             self.failures = Failures::default();
@@ -166,14 +175,14 @@ impl Link {
     }
 
     async fn send(&mut self, lead: &Lead, wanted: Wanted) {
-        let Ok(_turn) = self.fleet.pushes.acquire().await else { return };
+        let Ok(_turn) = self.fleet.placing.pushes.acquire().await else { return };
         let document = NodeDocument {
             leader: lead.leader.clone(),
             digest: wanted.digest.clone(),
             document: (*wanted.document).clone(),
         };
         self.tried = wanted.digest;
-        let outcome = match timeout(ANSWER, self.port.document(&document)).await {
+        let outcome = match timeout(ANSWER, self.client.document(&document)).await {
             Ok(outcome) => outcome.map_err(Refused::problem).map_err(|p| p.to_string()),
             Err(_) => Err("the node does not answer in time".to_owned()),
         };

@@ -1,7 +1,10 @@
 //! The leader's decisions carried out: who is lost, what goes where, and what each node is told.
 
-use crate::fleet::{Fleet, Lead, View, Wanted};
-use crate::records::{DocumentRecord, Known, NodeRecord, SHARES, change_node, put};
+use crate::claim_dispatch;
+use crate::leadership::Lead;
+use crate::records::{DocumentRecord, NodeFacts, NodeRecord, SHARES, change_node, digest, put};
+use crate::state::ClusterState;
+use crate::view::{KnownNode, View, Wanted};
 use crate::{Result, now, stored, wall};
 use futures::{StreamExt, TryStreamExt};
 use mvm_api::fleet::NodeChange;
@@ -11,8 +14,6 @@ use mvm_model::fleet::{
 };
 use mvm_model::{Millis, Name};
 use mvm_store::{Expect, Write};
-use serde::Serialize;
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,18 +28,18 @@ const SETTLE: Duration = Duration::from_secs(2);
 const BATCH: usize = 100;
 
 /// Decides and carries out for as long as we lead.
-pub(crate) async fn run(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<()> {
+pub(crate) async fn run(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<()> {
     loop {
         let next = pass(fleet, lead).await?;
         tokio::select! {
-            () = fleet.replan.notified() => tokio::time::sleep(GATHER).await,
+            () = fleet.placing.replan.notified() => tokio::time::sleep(GATHER).await,
             () = tokio::time::sleep(next) => {}
         }
     }
 }
 
 /// One look at everything; gives when to look again at the latest.
-async fn pass(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Duration> {
+async fn pass(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<Duration> {
     let settled = note_changes(fleet, lead).await?;
     let (document, digest, nodes, previous) = {
         let view = fleet.view();
@@ -62,7 +63,7 @@ async fn pass(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Duration> {
         placed.map_err(|e| mvm_api::Problem::internal(format!("placing failed: {e}")))?;
     let changed = write_shares(fleet, lead, &previous.nodes, &placement.nodes).await?;
     tell(fleet, &document, placement, &changed);
-    fleet.view().told = digest;
+    fleet.view().leader.told = digest;
     let until = |at: Millis| Duration::from_millis(at.saturating_sub(now()).max(1));
     let period = if fleet.view().placement.unplaced.is_empty() { PERIOD.0 } else { PERIOD.1 };
     Ok([Some(period), due.map(until), settled].into_iter().flatten().min().unwrap_or(period))
@@ -70,31 +71,31 @@ async fn pass(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Duration> {
 
 /// All nodes as placement sees them.
 pub(crate) fn nodes(view: &View) -> BTreeMap<Name, Node> {
-    let seen = |(name, known): (&Name, &crate::fleet::Known)| {
-        Some((name.clone(), known.node(view.wanted.get(name))?))
+    let seen = |(name, known): (&Name, &KnownNode)| {
+        Some((name.clone(), known.node(view.leader.wanted.get(name))?))
     };
     view.nodes.iter().filter_map(seen).collect()
 }
 
 /// Writes down which nodes are lost and which are back, and what they offer. Gives how long it is
 /// until it can be told that one is lost, if that is still to come.
-async fn note_changes(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Option<Duration>> {
+async fn note_changes(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<Option<Duration>> {
     // The links have had no time yet: who is not heard of may still be there.
     let unsettled = (fleet.options.ttl + SETTLE).saturating_sub(lead.since.elapsed());
     let settled = unsettled.is_zero();
-    let changes: Vec<(Name, bool, Option<Known>)> = {
+    let changes: Vec<(Name, bool, Option<NodeFacts>)> = {
         let view = fleet.view();
-        let change = |(name, known): (&Name, &crate::fleet::Known)| {
+        let change = |(name, known): (&Name, &KnownNode)| {
             let alive = known.reached || view.alive.get(name).is_some_and(|by| !by.is_empty());
             let lost = known.record.lost_since.is_some();
-            let offer = known.status.as_deref().map(Known::of);
+            let offer = known.status.as_deref().map(NodeFacts::of);
             let news = alive == lost && (alive || settled);
             let differs = offer.is_some() && offer != known.record.known;
             (news || differs).then(|| (name.clone(), alive || !settled && !lost, offer))
         };
         view.nodes.iter().filter_map(change).collect()
     };
-    let write = |(name, alive, offer): (Name, bool, Option<Known>)| async move {
+    let write = |(name, alive, offer): (Name, bool, Option<NodeFacts>)| async move {
         let change = |record: &mut NodeRecord| {
             let before = record.clone();
             record.lost_since = (!alive).then(|| record.lost_since.unwrap_or_else(wall));
@@ -124,7 +125,7 @@ async fn note_changes(fleet: &Arc<Fleet>, lead: &Arc<Lead>) -> Result<Option<Dur
 
 /// Makes the placement durable; gives the nodes whose share has changed.
 async fn write_shares(
-    fleet: &Arc<Fleet>,
+    fleet: &Arc<ClusterState>,
     lead: &Lead,
     before: &BTreeMap<Name, Share>,
     after: &BTreeMap<Name, Share>,
@@ -147,32 +148,39 @@ async fn write_shares(
 }
 
 /// What each node is to be sent from now on.
-fn tell(fleet: &Arc<Fleet>, document: &FleetState, placement: Placement, changed: &BTreeSet<Name>) {
+fn tell(
+    fleet: &Arc<ClusterState>,
+    document: &FleetState,
+    placement: Placement,
+    changed: &BTreeSet<Name>,
+) {
     let seen: BTreeMap<Name, Seen> = {
         let view = fleet.view();
-        let seen = |(name, known)| (Name::clone(name), Seen::of(known, view.wanted.get(name)));
+        let seen =
+            |(name, known)| (Name::clone(name), Seen::of(known, view.leader.wanted.get(name)));
         view.nodes.iter().map(seen).collect()
     };
     let (wanted, waits) = with_images(&seen, &wanted(document, &placement, seen.keys()));
     let mut kicked = Vec::new();
     {
         let mut view = fleet.view();
-        view.waits_for_images = waits;
+        view.leader.waits_for_images = waits;
         let before = std::mem::replace(&mut view.placement, Arc::new(placement));
         for unplaced in view.placement.unplaced.iter().filter(|u| !before.unplaced.contains(u)) {
             tracing::warn!("{unplaced}");
         }
         for (name, wanted) in wanted {
-            let same = view.wanted.get(&name).is_some_and(|known| known.digest == wanted.digest);
+            let same =
+                view.leader.wanted.get(&name).is_some_and(|known| known.digest == wanted.digest);
             if !same {
                 kicked.extend(view.nodes.get(&name).map(|known| known.kick.clone()));
-                view.wanted.insert(name, wanted);
+                view.leader.wanted.insert(name, wanted);
             }
         }
     }
     kicked.iter().for_each(|kick| kick.notify_one());
-    fleet.desk.weigh(document.tenants.iter().map(|tenant| (&tenant.tenant_id, tenant.weight)));
-    changed.iter().for_each(|node| fleet.desk.refresh(fleet, node));
+    fleet.claims.weigh(document.tenants.iter().map(|tenant| (&tenant.tenant_id, tenant.weight)));
+    changed.iter().for_each(|node| claim_dispatch::refresh(fleet, node));
 }
 
 /// A node, as far as its images go.
@@ -185,7 +193,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn of(known: &crate::fleet::Known, told: Option<&Wanted>) -> Seen {
+    fn of(known: &KnownNode, told: Option<&Wanted>) -> Seen {
         let (reached, status) = (known.reached, known.status.clone());
         Seen { reached, address: known.record.address.clone(), status, told: told.cloned() }
     }
@@ -236,12 +244,6 @@ pub(crate) fn wanted<'a>(
         (node.clone(), Wanted { digest, document: Arc::new(document) })
     };
     nodes.map(one).collect()
-}
-
-/// The first half of the SHA-256 of a document, in hexadecimal digits.
-pub(crate) fn digest(document: &impl Serialize) -> String {
-    let text = serde_json::to_vec(document).unwrap_or_default();
-    Sha256::digest(text)[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What of two placements differs.

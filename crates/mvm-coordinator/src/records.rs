@@ -7,6 +7,7 @@ use mvm_model::{Millis, Name, PoolRef};
 use mvm_store::{Expect, Store, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// The document.
@@ -38,12 +39,12 @@ pub struct NodeRecord {
     pub lost_since: Option<Millis>,
     /// What it offered when it was reached last, so that a new leader knows it before it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub known: Option<Known>,
+    pub known: Option<NodeFacts>,
 }
 
 /// What of a node changes seldom.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Known {
+pub struct NodeFacts {
     /// What it offers.
     pub capacity: Capacity,
     /// Its labels.
@@ -54,10 +55,10 @@ pub struct Known {
     pub cpu_model: String,
 }
 
-impl Known {
+impl NodeFacts {
     /// That of a status.
-    pub fn of(status: &NodeStatus) -> Known {
-        Known {
+    pub fn of(status: &NodeStatus) -> NodeFacts {
+        NodeFacts {
             capacity: status.capacity,
             labels: status.labels.clone(),
             cpu_model: status.cpu_model.clone(),
@@ -162,6 +163,12 @@ pub async fn change_node(
             outcome => return outcome.map(drop).map_err(stored),
         }
     }
+}
+
+/// The first half of the SHA-256 of a document, in hexadecimal digits.
+pub(crate) fn digest(document: &impl Serialize) -> String {
+    let text = serde_json::to_vec(document).unwrap_or_default();
+    Sha256::digest(text)[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Following the store: what it says is known a moment later, by watches and never by asking again
 //! and again.
 
-use crate::fleet::{Fleet, Known, View};
 use crate::records::{ALIVE, Candidate, DOCUMENT, ELECTION, NODES, NodeRecord, SHARES, read};
+use crate::state::ClusterState;
+use crate::view::{KnownNode, View};
 use crate::{Result, link};
 use futures::StreamExt;
 use mvm_model::Name;
@@ -19,7 +20,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Calls `each` with every record and every change: key without the prefix, and value or `None`.
 /// `gone` gets the keys that are left where all were listed anew.
 async fn records(
-    fleet: &Arc<Fleet>,
+    fleet: &Arc<ClusterState>,
     prefix: &str,
     mut each: impl FnMut(&str, Option<&[u8]>) -> Result<()>,
     mut gone: impl FnMut(&BTreeSet<String>),
@@ -37,7 +38,7 @@ async fn records(
                     let short = |key: &String| key.strip_prefix(prefix).unwrap_or(key).to_owned();
                     gone(&records.iter().map(|record| short(&record.key)).collect());
                     records.iter().for_each(|record| tell(&record.key, Some(&record.value)));
-                    fleet.ready.has_read(prefix);
+                    fleet.life.readiness.has_read(prefix);
                 }
                 Ok(Followed::Changed(changes)) => {
                     changes.iter().for_each(|c| tell(&c.key, c.value.as_deref()));
@@ -50,13 +51,13 @@ async fn records(
 }
 
 /// The nodes: a link to each.
-pub async fn follow_nodes(fleet: &Arc<Fleet>) {
+pub async fn follow_nodes(fleet: &Arc<ClusterState>) {
     let each = |key: &str, value: Option<&[u8]>| {
         match value {
             Some(value) => known(fleet, read(key, value)?)?,
             None => forget(fleet, &key.parse()?),
         }
-        fleet.replan.notify_one();
+        fleet.placing.replan.notify_one();
         Ok(())
     };
     let gone = |here: &BTreeSet<String>| {
@@ -66,7 +67,7 @@ pub async fn follow_nodes(fleet: &Arc<Fleet>) {
     records(fleet, NODES, each, gone).await;
 }
 
-fn known(fleet: &Arc<Fleet>, record: NodeRecord) -> Result<()> {
+fn known(fleet: &Arc<ClusterState>, record: NodeRecord) -> Result<()> {
     let mut view = fleet.view();
     if let Some(known) = view.nodes.get_mut(&record.node_id) {
         let same = known.record.address == record.address;
@@ -77,14 +78,14 @@ fn known(fleet: &Arc<Fleet>, record: NodeRecord) -> Result<()> {
         }
         known.link.abort();
     }
-    let port = fleet.connector.port(&record.node_id, &record.address)?;
+    let client = fleet.connector.node(&record.node_id, &record.address)?;
     let kick = Arc::new(Notify::new());
     let node = record.node_id.clone();
-    let link = tokio::spawn(link::run(fleet.clone(), node.clone(), port.clone(), kick.clone()));
-    let known = Known {
+    let link = tokio::spawn(link::run(fleet.clone(), node.clone(), client.clone(), kick.clone()));
+    let known = KnownNode {
         missed_since: record.lost_since.map(|_| crate::now()),
         record,
-        port,
+        client,
         status: None,
         reached: false,
         lost_at: None,
@@ -97,16 +98,16 @@ fn known(fleet: &Arc<Fleet>, record: NodeRecord) -> Result<()> {
     Ok(())
 }
 
-fn forget(fleet: &Arc<Fleet>, node: &Name) {
+fn forget(fleet: &Arc<ClusterState>, node: &Name) {
     if let Some(known) = fleet.view().nodes.remove(node) {
         known.link.abort();
     }
-    fleet.alive.set(node, false);
-    fleet.desk.close(node);
+    fleet.nodes.reachability.set(node, false);
+    fleet.claims.close(node);
 }
 
 /// Which nodes are alive, as any coordinator says.
-pub async fn follow_alive(fleet: &Arc<Fleet>) {
+pub async fn follow_alive(fleet: &Arc<ClusterState>) {
     let each = |key: &str, value: Option<&[u8]>| {
         if let Some((node, coordinator)) = key.split_once('/') {
             let node: Name = node.parse()?;
@@ -117,7 +118,7 @@ pub async fn follow_alive(fleet: &Arc<Fleet>) {
                 None => drop(by.remove(coordinator)),
             }
         }
-        fleet.replan.notify_one();
+        fleet.placing.replan.notify_one();
         Ok(())
     };
     let gone = |_: &BTreeSet<String>| fleet.view().alive.clear();
@@ -125,11 +126,11 @@ pub async fn follow_alive(fleet: &Arc<Fleet>) {
 }
 
 /// The document in force.
-pub async fn follow_document(fleet: &Arc<Fleet>) {
+pub async fn follow_document(fleet: &Arc<ClusterState>) {
     let each = |key: &str, value: Option<&[u8]>| {
         let document = value.map(|value| read(key, value)).transpose()?;
         fleet.view().set_document(document);
-        fleet.replan.notify_one();
+        fleet.placing.replan.notify_one();
         Ok(())
     };
     records(fleet, DOCUMENT, each, |_| {}).await;
@@ -140,7 +141,7 @@ fn shares(view: &mut View) -> &mut BTreeMap<Name, Share> {
 }
 
 /// What each node is to hold.
-pub async fn follow_shares(fleet: &Arc<Fleet>) {
+pub async fn follow_shares(fleet: &Arc<ClusterState>) {
     let each = |key: &str, value: Option<&[u8]>| {
         // The leader knows it from itself, and before the store tells it.
         if fleet.leads() {
@@ -160,7 +161,7 @@ pub async fn follow_shares(fleet: &Arc<Fleet>) {
 }
 
 /// Who leads.
-pub async fn follow_leader(fleet: &Arc<Fleet>) {
+pub async fn follow_leader(fleet: &Arc<ClusterState>) {
     loop {
         let mut leaders = Election::new(fleet.store.clone(), ELECTION).observe();
         while let Some(leader) = leaders.next().await {
@@ -168,12 +169,12 @@ pub async fn follow_leader(fleet: &Arc<Fleet>) {
                 Ok(leader) => {
                     let candidate =
                         |l: mvm_store::Leader| read::<Candidate>(ELECTION, &l.candidate);
-                    fleet.set_leader(leader.and_then(|leader| candidate(leader).ok()));
+                    fleet.leadership.set_leader(leader.and_then(|leader| candidate(leader).ok()));
                 }
                 Err(error) => tracing::warn!("the election cannot be followed: {error}"),
             }
         }
-        fleet.set_leader(None);
+        fleet.leadership.set_leader(None);
         tokio::time::sleep(AGAIN).await;
     }
 }

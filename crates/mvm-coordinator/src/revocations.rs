@@ -1,7 +1,7 @@
 //! What is revoked: every coordinator takes the list when its store has it, and the leader hands it to
 //! all nodes in reach. Whoever is missed fetches it by itself.
 
-use crate::fleet::Fleet;
+use crate::state::ClusterState;
 use futures::StreamExt;
 use mvm_api::identity::signer::{LIST, list_of};
 use mvm_api::tls::Keeper;
@@ -19,7 +19,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Takes and tells for ever.
-pub(crate) async fn run(fleet: Arc<Fleet>, keeper: Arc<Keeper>) {
+pub(crate) async fn run(fleet: Arc<ClusterState>, keeper: Arc<Keeper>) {
     loop {
         let mut followed = follow(fleet.store.clone(), LIST);
         while let Some(item) = followed.next().await {
@@ -43,7 +43,7 @@ pub(crate) async fn run(fleet: Arc<Fleet>, keeper: Arc<Keeper>) {
     }
 }
 
-async fn take(fleet: &Arc<Fleet>, keeper: &Keeper, crl: String) {
+async fn take(fleet: &Arc<ClusterState>, keeper: &Keeper, crl: String) {
     if let Err(problem) = keeper.revoke(&crl) {
         return tracing::error!("a list of revoked certificates is not taken: {problem}");
     }
@@ -54,7 +54,7 @@ async fn take(fleet: &Arc<Fleet>, keeper: &Keeper, crl: String) {
     let nodes: Vec<(Name, Client)> = {
         let view = fleet.view();
         let reached = view.nodes.iter().filter(|(_, known)| known.reached);
-        reached.filter_map(|(name, known)| Some((name.clone(), known.port.client()?))).collect()
+        reached.filter_map(|(name, known)| Some((name.clone(), known.client.http()?))).collect()
     };
     let tell = |(node, client): (Name, Client)| {
         let list = &list;

@@ -1,7 +1,7 @@
 //! The coordinator's process: from its options to a served API.
 
-use crate::fleet::{Fleet, Options};
-use crate::port::Network;
+use crate::node_client::Network;
+use crate::state::{ClusterState, Options};
 use crate::{Result, api, revocations, stored};
 use mvm_api::files::io;
 use mvm_api::identity::{Identity, IdentityDir, Signer, keep};
@@ -89,7 +89,7 @@ async fn run(mut options: ServeOptions) -> Result<()> {
     };
     let address = address(&options, listener.as_ref().map_or(&[], TlsListener::addresses))?;
     let name = options.name.or(own).map_or_else(|| "coordinator".parse(), Ok)?;
-    let fleet = Fleet::new(
+    let fleet = ClusterState::new(
         Options {
             fleet_id: options.fleet_id,
             name,
@@ -130,7 +130,7 @@ async fn run(mut options: ServeOptions) -> Result<()> {
 
 /// What serves.
 struct Servers {
-    fleet: Arc<Fleet>,
+    fleet: Arc<ClusterState>,
     app: axum::Router,
     tasks: JoinSet<std::io::Result<()>>,
 }
@@ -139,13 +139,13 @@ impl Servers {
     /// Resolves when nothing new is to be taken.
     fn ending(&self) -> impl Future<Output = ()> + Send + 'static {
         let fleet = self.fleet.clone();
-        async move { fleet.ending.begun().await }
+        async move { fleet.life.shutdown.begun().await }
     }
 
     /// Works and serves until it is told to end, and what is under way has ended or has had its time.
     async fn until_ended(mut self, socket: &Path) -> Result<()> {
         let fleet = self.fleet.clone();
-        let work = tokio::spawn(async move { fleet.run().await });
+        let work = tokio::spawn(async move { crate::run(&fleet).await });
         let watch = |kind| signal(kind).map_err(|e| io("watch signals", e));
         let (mut term, mut int) =
             (watch(SignalKind::terminate())?, watch(SignalKind::interrupt())?);
@@ -164,10 +164,10 @@ impl Servers {
         let _ = std::fs::remove_file(socket);
         outcome?;
         tracing::info!("ends when what is under way has ended");
-        self.fleet.ending.begin();
+        self.fleet.life.shutdown.begin();
         let over = async {
             while self.tasks.join_next().await.is_some() {}
-            self.fleet.ending.over().await;
+            self.fleet.life.shutdown.over().await;
         };
         tokio::select! {
             () = over => tracing::info!("ends"),

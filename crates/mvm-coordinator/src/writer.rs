@@ -1,6 +1,7 @@
 //! The leader's writes of claims: many that come at the same time are one transaction.
 
-use crate::fleet::Lead;
+use crate::errors::succeeded;
+use crate::leadership::Lead;
 use crate::{Result, stored};
 use mvm_store::{Error, Expect, Store, Write};
 use std::collections::BTreeSet;
@@ -44,7 +45,7 @@ impl Writer {
     pub async fn put(&self, write: Write) -> Result<()> {
         let (done, outcome) = oneshot::channel();
         let _ = self.orders.send(Order::Put(write, done));
-        outcome.await.unwrap_or_else(|_| Err(crate::desk::succeeded()))
+        outcome.await.unwrap_or_else(|_| Err(succeeded()))
     }
 
     /// Removes it some time.
@@ -176,9 +177,9 @@ fn delete(key: String) -> Write {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::Fleet;
-    use crate::fleet::tests::lonely;
     use crate::records::CLAIMS;
+    use crate::state::ClusterState;
+    use crate::state::tests::lonely;
     use futures::StreamExt;
 
     fn put(id: &str, expect: Expect) -> Write {
@@ -189,26 +190,26 @@ mod tests {
         format!("{CLAIMS}{id}")
     }
 
-    async fn leading() -> (Arc<Fleet>, Writer) {
+    async fn leading() -> (Arc<ClusterState>, Writer) {
         let fleet = lonely().await;
         let election = mvm_store::Election::new(fleet.store.clone(), "leader");
         let leadership = election.campaign(b"{}", Duration::from_secs(600)).await.expect("elected");
-        let lead = fleet.leadership(leadership);
+        let lead = Arc::new(Lead::new(leadership, fleet.options.fleet_id.clone()));
         let writer = Writer::start(fleet.store.clone(), lead);
         (fleet, writer)
     }
 
-    async fn written(fleet: &Fleet) -> Vec<String> {
+    async fn written(fleet: &ClusterState) -> Vec<String> {
         let records = fleet.store.list(CLAIMS).await.expect("a list");
         records.into_iter().map(|record| record.key).collect()
     }
 
-    async fn write(fleet: &Fleet, id: &str) {
+    async fn write(fleet: &ClusterState, id: &str) {
         fleet.store.commit(vec![put(id, Expect::Any)]).await.expect("written");
     }
 
     /// Waits until the record is removed, which takes a sweep or two.
-    async fn gone(fleet: &Fleet, id: &str) {
+    async fn gone(fleet: &ClusterState, id: &str) {
         let revision = fleet.store.revision().await.expect("a revision");
         let mut changes = fleet.store.watch(&key(id), revision).await.expect("a watch");
         let gone = async {

@@ -1,9 +1,11 @@
 //! Claims: an upgraded connection that lives as long as the lease.
 
 use super::Shared;
-use crate::Fleet;
-use crate::desk::{self, Wish};
-use crate::fleet::Lead;
+use crate::ClusterState;
+use crate::claim_dispatch;
+use crate::claim_queue::ClaimOrder;
+use crate::errors::succeeded;
+use crate::leadership::Lead;
 use axum::body::Body as HttpBody;
 use axum::extract::{ConnectInfo, FromRequest, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -39,11 +41,11 @@ pub async fn claim(
     let holder = peer.holder();
     let id = claim_id(request.headers(), &holder)?;
     let Body(body) = Body::<ClaimRequest>::from_request(request, &()).await?;
-    let wish = Wish { id, pool, holder, lease_s: body.lease_s, again: body.again };
-    let lead = fleet.lead().ok_or_else(desk::succeeded)?;
+    let order = ClaimOrder { id, pool, holder, lease_s: body.lease_s, again: body.again };
+    let lead = fleet.lead().ok_or_else(succeeded)?;
     let (tell, told) = oneshot::channel();
     // A task of its own: a client that goes away at any moment gives back what it got.
-    tokio::spawn(serve(fleet, lead, wish, upgrade, tell));
+    tokio::spawn(serve(fleet, lead, order, upgrade, tell));
     told.await.map_err(|_| Problem::internal("the claim ended without a result"))??;
     Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
@@ -64,13 +66,13 @@ enum End {
 
 /// Serves the claim and holds it until its connection ends.
 async fn serve(
-    fleet: Arc<Fleet>,
+    fleet: Arc<ClusterState>,
     lead: Arc<Lead>,
-    wish: Wish,
+    order: ClaimOrder,
     upgrade: hyper::upgrade::OnUpgrade,
     mut tell: oneshot::Sender<Result<(), Problem>>,
 ) {
-    let turn = match fleet.desk.turns.take(&wish.id).await {
+    let turn = match fleet.claims.turns.take(&order.id).await {
         Ok(turn) => turn,
         Err(problem) => return drop(tell.send(Err(problem))),
     };
@@ -80,11 +82,11 @@ async fn serve(
             () = turn.displaced() => {}
         }
     };
-    let (claim, node) = match desk::serve(&fleet, &lead, &wish, gone).await {
+    let (claim, node) = match claim_dispatch::serve(&fleet, &lead, &order, gone).await {
         Ok(served) => served,
         Err(problem) => return drop(tell.send(Err(problem))),
     };
-    let held = fleet.desk.held.hold(&node, &wish.id);
+    let held = fleet.claims.held.hold(&node, &order.id);
     let end = match tell.send(Ok(())) {
         Ok(()) => tokio::select! {
             end = hold(upgrade, &claim, &node) => end,
@@ -97,8 +99,8 @@ async fn serve(
     };
     drop(held);
     match end {
-        End::Parted => desk::part(fleet, lead, &wish, node),
-        End::Ordered => desk::release(fleet, lead, wish.id, node).await,
+        End::Parted => claim_dispatch::part(fleet, lead, &order, node),
+        End::Ordered => claim_dispatch::release(fleet, lead, order.id, node).await,
     }
 }
 

@@ -5,9 +5,9 @@
 //! coordinator goes on after it, and nothing of a reader is kept here.
 
 use super::gather::{asks_for_others, confined, gather, of_node, part};
-use super::proxy::{AT_ONCE, way_to};
+use super::ways::{AT_ONCE, way_to};
 use super::{Asked, Listing, Shared};
-use crate::{Fleet, Result};
+use crate::{ClusterState, Result};
 use axum::extract::{ConnectInfo, State};
 use axum::http::HeaderMap;
 use axum::response::Sse;
@@ -62,7 +62,7 @@ pub async fn stream(
     let since = Position::of_headers(&headers)?.unwrap_or(filter.since).of_fleet()?;
     let ending = fleet.clone();
     let follow = Follow {
-        news: fleet.news.subscribe(),
+        news: fleet.nodes.news.subscribe(),
         fleet,
         silent: asks_for_others(&peer, filter.tenant.as_ref()),
         tenant: confined(&peer, filter.tenant),
@@ -74,12 +74,12 @@ pub async fn stream(
         Some((Ok(follow.next().await), follow))
     });
     // Its reader goes on at another coordinator.
-    let stream = stream.take_until(async move { ending.ending.begun().await });
+    let stream = stream.take_until(async move { ending.life.shutdown.begun().await });
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
 }
 
 struct Follow {
-    fleet: Arc<Fleet>,
+    fleet: Arc<ClusterState>,
     news: watch::Receiver<()>,
     tenant: Option<Name>,
     /// There is nothing for whoever asks.
@@ -188,7 +188,7 @@ impl Follow {
 /// Asks a node for its events after `seen`, up to the one that its status has told of. None: it has
 /// nothing to tell.
 async fn heard(
-    fleet: &Fleet,
+    fleet: &ClusterState,
     tenant: Option<&Name>,
     node: Name,
     seen: u64,

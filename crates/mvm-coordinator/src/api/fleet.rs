@@ -15,9 +15,9 @@ pub async fn coordinator(State(fleet): Shared) -> Json<CoordinatorInfo> {
         fleet_id: fleet.options.fleet_id.clone(),
         address: fleet.options.address.clone(),
         leads: fleet.leads(),
-        leader: fleet.leader().map(|leader| leader.address),
+        leader: fleet.leadership.leader().map(|leader| leader.address),
         store: fleet.options.store.to_owned(),
-        started_at: mvm_clock::wall_of(fleet.started_at),
+        started_at: mvm_clock::wall_of(fleet.life.started_at),
     })
 }
 

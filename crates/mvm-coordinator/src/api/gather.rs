@@ -1,9 +1,9 @@
 //! Lists of what is on the nodes, each thing with its node: node by node, each in its own order.
 
-use super::proxy::{AT_ONCE, way_to};
+use super::ways::{AT_ONCE, way_to};
 use super::{Asked, Listing, Shared};
-use crate::Fleet;
-use crate::fleet::Known;
+use crate::ClusterState;
+use crate::view::KnownNode;
 use axum::extract::{ConnectInfo, Path, State};
 use futures::StreamExt;
 use mvm_api::page::{Key, List, Page, cursor_of};
@@ -40,7 +40,7 @@ pub async fn of_pool(
 ) -> Listing<Value> {
     let pool = PoolRef { tenant: tenant.parse()?, pool: pool.parse()? };
     fleet.check_pool(&pool)?;
-    let has = |known: &Known| {
+    let has = |known: &KnownNode| {
         known.status.as_ref().is_some_and(|status| status.pools.contains_key(&pool))
     };
     Ok(gather(&fleet, has, &page, |_| paths::pool_part(&pool, "instances")).await)
@@ -87,8 +87,8 @@ fn of_tenant(path: &str, tenant: Option<Name>) -> String {
 /// A page of what all of these nodes answer to a `GET` of the path that is theirs. A node that does
 /// not answer is left out, as one out of reach is.
 pub async fn gather(
-    fleet: &Arc<Fleet>,
-    takes: impl Fn(&Known) -> bool,
+    fleet: &Arc<ClusterState>,
+    takes: impl Fn(&KnownNode) -> bool,
     page: &Page,
     path: impl Fn(&Name) -> String,
 ) -> List<Value> {

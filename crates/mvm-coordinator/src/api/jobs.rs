@@ -2,9 +2,10 @@
 
 use super::gather::{confined, gather, is_for, parsed};
 use super::placed;
-use super::proxy::{least_leased, pass_to, relay, relay_stream, search, way_to};
+use super::proxy::{least_leased, pass_to, relay, relay_stream, search};
+use super::ways::way_to;
 use super::{Asked, Listing, Shared};
-use crate::{Fleet, Result};
+use crate::{ClusterState, Result};
 use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::response::Response;
 use mvm_api::jobs::JobFilter;
@@ -26,7 +27,7 @@ pub async fn create(
     fleet.check_pool(&pool)?;
     let soonest = || {
         let least = || least_leased(&fleet, &pool);
-        fleet.desk.soonest(&pool).or_else(least).ok_or_else(|| {
+        fleet.claims.soonest(&pool).or_else(least).ok_or_else(|| {
             let detail = format!("no node in reach has pool {pool}");
             Problem::new(503, "node_unreachable", detail).hint("see `mvm fleet status`")
         })
@@ -102,8 +103,8 @@ pub async fn inputs(
 }
 
 /// The node that has a job: all are asked where none is known to.
-async fn find(fleet: &Arc<Fleet>, id: JobId) -> Result<Name> {
-    if let Some(node) = fleet.places.of(&id.to_string()) {
+async fn find(fleet: &Arc<ClusterState>, id: JobId) -> Result<Name> {
+    if let Some(node) = fleet.nodes.places.of(&id.to_string()) {
         return Ok(node);
     }
     let nodes = fleet.reached();

@@ -9,29 +9,30 @@ mod nodes;
 mod placed;
 mod pools;
 mod proxy;
+mod ways;
 
-use crate::{Fleet, ready};
-use axum::extract::State;
-use axum::middleware::from_fn_with_state;
-use axum::response::Response;
+use crate::state::ClusterState;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use mvm_api::identity::{Signer, keep, service};
 use mvm_api::page::{List, Listing as Asked};
 use mvm_api::routes::{Once, Routes, Server, guard};
 use mvm_api::tls::Keeper;
-use mvm_api::{Problem, openapi};
+use mvm_api::{Problem, openapi, paths};
 use std::sync::Arc;
 
 /// What every handler gets.
-type Shared = State<Arc<Fleet>>;
+type Shared = State<Arc<ClusterState>>;
 /// What every handler gives.
 type Answer<T> = Result<Json<T>, Problem>;
 /// What the handlers of lists give: a page.
 type Listing<T> = Result<List<T>, Problem>;
 
 /// The routes but for the signer's.
-fn routes() -> Routes<Arc<Fleet>> {
+fn routes() -> Routes<Arc<ClusterState>> {
     let tenant = "/v1/tenants/{tenant}";
     let pool = "/v1/tenants/{tenant}/pools/{pool}";
     let instance = "/v1/tenants/{tenant}/pools/{pool}/instances/{id}";
@@ -78,19 +79,19 @@ fn routes() -> Routes<Arc<Fleet>> {
 }
 
 /// Those whose creates happen once by other means.
-fn passed() -> Routes<Arc<Fleet>> {
+fn passed() -> Routes<Arc<ClusterState>> {
     Routes::new().route("/v1/tenants/{tenant}/pools/{pool}/jobs", post(jobs::create))
 }
 
 /// Where what is made here is remembered.
-fn once(fleet: &Fleet) -> Once {
-    let (store, started_at) = (fleet.store.clone(), fleet.started_at);
+fn once(fleet: &ClusterState) -> Once {
+    let (store, started_at) = (fleet.store.clone(), fleet.life.started_at);
     Once { store, server: Server::Coordinator, started_at, seal: None }
 }
 
 /// The router, behind the table of routes.
 pub fn router(
-    fleet: Arc<Fleet>,
+    fleet: Arc<ClusterState>,
     signer: Option<(Arc<Signer>, Arc<Keeper>)>,
 ) -> crate::Result<Router> {
     let mut all = routes().once(once(&fleet));
@@ -100,7 +101,7 @@ pub fn router(
         all = all.merge(service::routes(signer, keeper)?);
     }
     let router = all.into_router().route_layer(from_fn_with_state(fleet.clone(), proxy::to_leader));
-    let router = router.route_layer(from_fn_with_state(fleet.clone(), ready::layer));
+    let router = router.route_layer(from_fn_with_state(fleet.clone(), when_ready));
     Ok(guard(router.fallback(unknown).with_state(fleet), Server::Coordinator))
 }
 
@@ -115,18 +116,33 @@ async fn unknown(State(fleet): Shared, uri: axum::http::Uri) -> Problem {
     Problem::new(404, "no_such_route", format!("the coordinator has no {}", uri.path()))
 }
 
+/// Has a request wait until the coordinator knows what it is asked about.
+async fn when_ready(
+    State(fleet): State<Arc<ClusterState>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    // What the coordinator says of itself, and what the authority does.
+    let own = matches!(route, paths::COORDINATOR | "/openapi.json") || route.starts_with("/v1/ca/");
+    match if own { Ok(()) } else { fleet.life.readiness.wait().await } {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use axum::body::Body;
-    use axum::extract::{ConnectInfo, Request};
+    use axum::extract::ConnectInfo;
     use mvm_api::Peer;
     use mvm_api::routes::{IDEMPOTENCY_KEY, Route, hex};
     use tower::ServiceExt;
 
     #[tokio::test]
     async fn every_route_is_in_the_table() {
-        let fleet = crate::fleet::tests::lonely().await;
+        let fleet = crate::state::tests::lonely().await;
         let signers =
             mvm_api::routes::ROUTES.iter().filter(|r| r.servers.contains(&Server::Signer));
         let signers: Vec<String> =
@@ -142,7 +158,7 @@ mod tests {
     /// is passed on to a node, which does.
     #[tokio::test]
     async fn every_create_of_the_table_honours_its_key() {
-        let fleet = crate::fleet::tests::lonely().await;
+        let fleet = crate::state::tests::lonely().await;
         let app = routes().once(once(&fleet)).merge(passed()).into_router();
         let app = guard(app.with_state(fleet.clone()), Server::Coordinator);
         let signers = |r: &Route| r.servers.contains(&Server::Signer);

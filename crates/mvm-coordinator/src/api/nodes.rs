@@ -2,10 +2,11 @@
 
 use super::{Answer, Asked, Listing, Shared};
 use crate::calls::up_to_date;
-use crate::desk::succeeded;
-use crate::fleet::{Known, View};
+use crate::claim_dispatch;
+use crate::errors::succeeded;
 use crate::records::{NODES, NodeRecord, change_node};
 use crate::stored;
+use crate::view::{KnownNode, View};
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
 use mvm_api::body::Body;
@@ -33,7 +34,7 @@ fn unknown(node: &Name) -> Problem {
         .hint("see the nodes with `mvm fleet nodes`")
 }
 
-fn node_view(view: &View, name: &Name, known: &Known) -> NodeView {
+fn node_view(view: &View, name: &Name, known: &KnownNode) -> NodeView {
     let (mut ready_counts, mut leased) = (Counts::default(), 0);
     for status in known.status.iter().flat_map(|status| status.pools.values()) {
         ready_counts = ready_counts.plus(status.ready);
@@ -68,7 +69,7 @@ pub async fn register(
     }
     check_address(&peer, &body.address)?;
     // Without an identity no node on the network is ever reached: it would never show up.
-    fleet.connector.port(&body.node_id, &body.address)?;
+    fleet.connector.node(&body.node_id, &body.address)?;
     fleet.register(&body).await?;
     // The store tells it in a moment; until then it is as it was said.
     {
@@ -134,8 +135,8 @@ pub async fn set_duty(
     if let Some(known) = fleet.view().nodes.get_mut(&name) {
         known.record.duty = body.duty;
     }
-    fleet.desk.refresh(&fleet, &name);
-    fleet.replan.notify_one();
+    claim_dispatch::refresh(&fleet, &name);
+    fleet.placing.replan.notify_one();
     show(State(fleet), Path(node)).await
 }
 
@@ -143,7 +144,7 @@ pub async fn set_duty(
 mod tests {
     use super::*;
     use crate::Network;
-    use crate::fleet::tests::lonely_with;
+    use crate::state::tests::lonely_with;
     use std::sync::Arc;
 
     #[tokio::test]

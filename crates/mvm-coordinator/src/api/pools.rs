@@ -1,7 +1,7 @@
 //! Tenants and pools, all nodes together.
 
 use super::{Answer, Asked, Listing, Shared};
-use crate::fleet::View;
+use crate::view::View;
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
 use mvm_api::types::{PoolView, TenantView};

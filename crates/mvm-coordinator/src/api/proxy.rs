@@ -2,9 +2,9 @@
 
 use super::Shared;
 use super::gather::gather;
-use crate::fleet::Known;
-use crate::records::Candidate;
-use crate::{Fleet, Result};
+use super::ways::{AT_ONCE, Way, Whom, way_to};
+use crate::view::KnownNode;
+use crate::{ClusterState, Result};
 use axum::extract::{ConnectInfo, MatchedPath, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
@@ -24,8 +24,6 @@ use std::sync::Arc;
 const LONGEST: usize = 8 << 20;
 /// How long a node has to say whether it has something: one that was cut off is not waited for.
 const SEARCH: std::time::Duration = std::time::Duration::from_secs(3);
-/// So many nodes are asked at once.
-pub const AT_ONCE: usize = 64;
 /// What only the leader does: method and route.
 const LEADERS: [(&str, &str); 6] = [
     ("PUT", "/v1/fleet"),
@@ -37,65 +35,6 @@ const LEADERS: [(&str, &str); 6] = [
 ];
 /// Says that a coordinator has passed it on already: it is not passed on again.
 const PASSED_ON: &str = "mvm-passed-on";
-
-/// Whom a request is passed on to.
-enum Whom {
-    Leader(Candidate),
-    Node(Name),
-}
-
-/// The way of a request that is passed on.
-pub struct Way {
-    /// What speaks to the server there.
-    pub client: Client,
-    whom: Whom,
-}
-
-impl Way {
-    /// Waits until what is passed on this way can come to nothing any more: what only the leader does
-    /// goes on at the next one.
-    fn over(&self, fleet: &Fleet) -> impl Future<Output = ()> + Send + use<> {
-        let succession = match &self.whom {
-            Whom::Leader(leader) => Some(fleet.succession(&leader.name)),
-            Whom::Node(_) => None,
-        };
-        async move {
-            match succession {
-                Some(succession) => succession.await,
-                None => std::future::pending().await,
-            }
-        }
-    }
-
-    /// Why the server there gave no answer. Who asks knows this coordinator only, so that it is told
-    /// which server that is, and whether the request came there.
-    fn fault(&self, error: ClientError) -> Problem {
-        let whom = match &self.whom {
-            Whom::Leader(leader) => format!("coordinator {}, which led,", leader.name),
-            Whom::Node(node) => format!("node {node}"),
-        };
-        match (error, &self.whom) {
-            (ClientError::Problem(problem), _) => *problem,
-            (ClientError::Unreachable { cause, .. }, Whom::Leader(_)) => {
-                Problem::new(503, "no_leader", format!("{whom} does not answer: {cause}"))
-                    .hint("another one leads in some seconds: try again")
-            }
-            (ClientError::Unreachable { cause, .. }, Whom::Node(_)) => {
-                Problem::new(503, "node_unreachable", format!("{whom} does not answer: {cause}"))
-                    .hint("see `mvm fleet nodes`")
-            }
-            (error @ ClientError::Silent { .. }, _) => {
-                let problem = error.into_problem();
-                Problem { detail: format!("{whom} is silent: {}", problem.detail), ..problem }
-            }
-            (ClientError::Broken { doing, cause }, _) => {
-                let detail = format!("the connection to {whom} broke while {doing}: {cause}");
-                Problem::new(502, "connection_broken", detail)
-                    .hint("it may have been done: look before you ask again")
-            }
-        }
-    }
-}
 
 /// Passes on to the leader what only the leader does.
 pub async fn to_leader(State(fleet): Shared, request: Request, next: Next) -> Response {
@@ -116,17 +55,17 @@ fn asks_for_leader(request: &Request) -> bool {
     options.is_ok_and(|Query(options)| options.leader)
 }
 
-async fn pass_to_leader(fleet: &Arc<Fleet>, mut request: Request) -> Result<Response> {
+async fn pass_to_leader(fleet: &Arc<ClusterState>, mut request: Request) -> Result<Response> {
     let none = || {
         Problem::new(503, "no_leader", "no coordinator leads at the moment")
             .hint("try again in some seconds; see `mvm coordinator status`")
     };
-    let leader = fleet.leader().filter(|leader| leader.name != fleet.options.name);
+    let leader = fleet.leadership.leader().filter(|leader| leader.name != fleet.options.name);
     let leader = leader.filter(|_| !request.headers().contains_key(PASSED_ON)).ok_or_else(none)?;
     request.headers_mut().insert(PASSED_ON, header::HeaderValue::from_static("1"));
     let client = fleet.connector.coordinator(&leader.address)?;
     let doing = format!("{} {}", request.method(), request.uri());
-    let succession = fleet.succession(&leader.name);
+    let succession = fleet.leadership.succession(&leader.name);
     let way = Way { client, whom: Whom::Leader(leader) };
     tokio::select! {
         answer = relay(fleet, &way, request) => answer,
@@ -148,7 +87,7 @@ fn on_behalf(client: &Client, request: &Request) -> Client {
 
 /// Sends the request there, for whoever sent it here, and gives the answer as it comes. An upgraded
 /// connection is passed on both ways, and this coordinator does not end before it, if it need not.
-pub async fn relay(fleet: &Fleet, way: &Way, mut request: Request) -> Result<Response> {
+pub async fn relay(fleet: &ClusterState, way: &Way, mut request: Request) -> Result<Response> {
     let client = on_behalf(&way.client, &request);
     let upgrades = request.headers().contains_key(header::UPGRADE);
     let ours = upgrades.then(|| hyper::upgrade::on(&mut request));
@@ -163,7 +102,7 @@ pub async fn relay(fleet: &Fleet, way: &Way, mut request: Request) -> Result<Res
     let mut response = client.relay(request).await.map_err(|error| way.fault(error))?;
     if let (StatusCode::SWITCHING_PROTOCOLS, Some(ours)) = (response.status(), ours) {
         let theirs = hyper::upgrade::on(&mut response);
-        let (under_way, over) = (fleet.ending.wait_for_this(), way.over(fleet));
+        let (under_way, over) = (fleet.life.shutdown.wait_for_this(), way.over(fleet));
         tokio::spawn(async move {
             let _under_way = under_way;
             let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) else { return };
@@ -195,9 +134,9 @@ fn framed(mut response: Response) -> Response {
 }
 
 /// Of the nodes in reach that serve a pool, the one with the fewest leases.
-pub fn least_leased(fleet: &Fleet, pool: &PoolRef) -> Option<Name> {
+pub fn least_leased(fleet: &ClusterState, pool: &PoolRef) -> Option<Name> {
     let view = fleet.view();
-    let leased = |(name, known): (&Name, &Known)| {
+    let leased = |(name, known): (&Name, &KnownNode)| {
         let held = known.status.as_ref()?.pools.get(pool)?;
         let serves = known.reached && known.record.duty != Duty::Draining;
         (serves && view.holds(name, pool)).then(|| (held.leased, name.clone()))
@@ -213,7 +152,7 @@ pub async fn pass(
 ) -> Result<Response> {
     let instance = at.reference()?;
     let key = instance.to_string();
-    let node = match fleet.places.of(&key) {
+    let node = match fleet.nodes.places.of(&key) {
         Some(node) => node,
         None => find(&fleet, &instance).await?,
     };
@@ -222,7 +161,7 @@ pub async fn pass(
 
 /// Passes it on, and remembers where to.
 pub async fn pass_to(
-    fleet: &Fleet,
+    fleet: &ClusterState,
     node: &Name,
     key: String,
     request: Request,
@@ -233,9 +172,11 @@ pub async fn pass_to(
         Err(problem) => Err(problem),
     };
     match &outcome {
-        Ok(response) if response.status() != StatusCode::NOT_FOUND => fleet.places.note(key, node),
+        Ok(response) if response.status() != StatusCode::NOT_FOUND => {
+            fleet.nodes.places.note(key, node)
+        }
         // Next time it is looked for: it may have been another's, of an earlier life.
-        _ => fleet.places.forget(&key),
+        _ => fleet.nodes.places.forget(&key),
     }
     outcome
 }
@@ -255,15 +196,8 @@ impl InPath {
     }
 }
 
-/// The way to a node that is in reach.
-pub fn way_to(fleet: &Fleet, node: &Name) -> Result<Way> {
-    let port = fleet.port(node).map_err(crate::Refused::problem)?;
-    let none = || Problem::new(501, "no_such_route", format!("node {node} is simulated"));
-    Ok(Way { client: port.client().ok_or_else(none)?, whom: Whom::Node(node.clone()) })
-}
-
 /// Which of these nodes have what is at this path, and whether all of them have said so.
-pub async fn search(fleet: &Arc<Fleet>, nodes: Vec<Name>, path: &str) -> (Vec<Name>, bool) {
+pub async fn search(fleet: &Arc<ClusterState>, nodes: Vec<Name>, path: &str) -> (Vec<Name>, bool) {
     let ask = |node: Name| async move {
         let found = has(fleet, &node, path).await;
         (node, found)
@@ -278,7 +212,7 @@ pub async fn search(fleet: &Arc<Fleet>, nodes: Vec<Name>, path: &str) -> (Vec<Na
 }
 
 /// Whether a node has what is at this path; `None` where it does not say so in time.
-async fn has(fleet: &Fleet, node: &Name, path: &str) -> Option<bool> {
+async fn has(fleet: &ClusterState, node: &Name, path: &str) -> Option<bool> {
     let client = way_to(fleet, node).ok()?.client;
     match tokio::time::timeout(SEARCH, client.get::<Value>(path)).await {
         Ok(Ok(_)) => Some(true),
@@ -288,11 +222,11 @@ async fn has(fleet: &Fleet, node: &Name, path: &str) -> Option<bool> {
 }
 
 /// The node that holds an instance: it is asked for where its pool is.
-async fn find(fleet: &Arc<Fleet>, instance: &InstanceRef) -> Result<Name> {
+async fn find(fleet: &Arc<ClusterState>, instance: &InstanceRef) -> Result<Name> {
     let with: Vec<Name> = {
         let view = fleet.view();
         // What one that was never heard of has is not known.
-        let has = |known: &Known| {
+        let has = |known: &KnownNode| {
             known.status.as_ref().is_none_or(|s| s.pools.contains_key(&instance.pool))
         };
         let with = view.nodes.iter().filter(|(_, known)| has(known));
@@ -345,15 +279,16 @@ pub async fn pass_lease(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::tests::lonely_with;
-    use crate::port::{Connector, NodePort};
+    use crate::node_client::{Connector, NodeClient};
+    use crate::records::Candidate;
+    use crate::state::tests::lonely_with;
     use std::time::Duration;
 
     /// Coordinators on this machine.
     struct Here;
 
     impl Connector for Here {
-        fn port(&self, node: &Name, _: &str) -> Result<Arc<dyn NodePort>> {
+        fn node(&self, node: &Name, _: &str) -> Result<Arc<dyn NodeClient>> {
             Err(Problem::internal(format!("there is no node {node}")))
         }
 
@@ -373,15 +308,15 @@ mod tests {
         // The kernel takes the connection, and nobody ever answers.
         let _hangs = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
         let fleet = lonely_with(Arc::new(Here)).await;
-        fleet.set_leader(leader("c2", &socket.display().to_string()));
+        fleet.leadership.set_leader(leader("c2", &socket.display().to_string()));
         let request = Request::put("/v1/fleet").body("{}".into()).expect("a request");
         let of = fleet.clone();
         let passing = tokio::spawn(async move { pass_to_leader(&of, request).await });
         tokio::time::sleep(Duration::from_millis(100)).await;
-        fleet.set_leader(None);
+        fleet.leadership.set_leader(None);
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(!passing.is_finished(), "it may lead again");
-        fleet.set_leader(leader("c3", "/nowhere"));
+        fleet.leadership.set_leader(leader("c3", "/nowhere"));
         let outcome = tokio::time::timeout(Duration::from_secs(10), passing).await;
         let problem = outcome.expect("in time").expect("a task").expect_err("no answer");
         assert_eq!(problem.code, "connection_broken");

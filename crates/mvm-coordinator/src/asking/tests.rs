@@ -1,11 +1,11 @@
 //! A leader and one node whose answers are written down beforehand.
 
 use super::*;
-use crate::desk;
-use crate::fleet::Known;
-use crate::fleet::tests::lonely;
-use crate::port::{NodePort, Told};
+use crate::claim_dispatch;
+use crate::node_client::{NodeClient, Told};
 use crate::records::{CLAIMS, ClaimRecord, NodeRecord};
+use crate::state::tests::lonely;
+use crate::view::KnownNode;
 use crate::writer::Writer;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -47,7 +47,7 @@ impl Scripted {
 }
 
 #[async_trait]
-impl NodePort for Scripted {
+impl NodeClient for Scripted {
     fn watch(&self) -> BoxStream<'static, Told> {
         Box::pin(futures::stream::pending())
     }
@@ -82,7 +82,7 @@ impl NodePort for Scripted {
         Ok(())
     }
 
-    fn client(&self) -> Option<Client> {
+    fn http(&self) -> Option<Client> {
         None
     }
 }
@@ -100,22 +100,28 @@ fn node() -> Name {
     "n1".parse().expect("a name")
 }
 
-fn wish(again: bool) -> Wish {
+fn order(again: bool) -> ClaimOrder {
     let pool = "ci/runners".parse().expect("a pool");
-    Wish { id: CLAIM.to_owned(), pool, holder: "operator:alice".to_owned(), lease_s: None, again }
+    ClaimOrder {
+        id: CLAIM.to_owned(),
+        pool,
+        holder: "operator:alice".to_owned(),
+        lease_s: None,
+        again,
+    }
 }
 
 fn record() -> ClaimRecord {
-    let Wish { pool, holder, .. } = wish(false);
+    let ClaimOrder { pool, holder, .. } = order(false);
     ClaimRecord { pool, node: node(), holder, lease_s: None }
 }
 
 /// A coordinator that leads, and its node, which is in reach or not.
-async fn leading(port: &Arc<Scripted>, reached: bool) -> (Arc<Fleet>, Arc<Lead>) {
+async fn leading(port: &Arc<Scripted>, reached: bool) -> (Arc<ClusterState>, Arc<Lead>) {
     let fleet = lonely().await;
     let election = mvm_store::Election::new(fleet.store.clone(), "leader");
     let leadership = election.campaign(b"{}", Duration::from_secs(600)).await.expect("elected");
-    let lead = fleet.leadership(leadership);
+    let lead = Arc::new(Lead::new(leadership, fleet.options.fleet_id.clone()));
     let record = NodeRecord {
         node_id: node(),
         address: "unix:/nowhere".to_owned(),
@@ -123,9 +129,9 @@ async fn leading(port: &Arc<Scripted>, reached: bool) -> (Arc<Fleet>, Arc<Lead>)
         lost_since: None,
         known: None,
     };
-    let known = Known {
+    let known = KnownNode {
         record,
-        port: port.clone(),
+        client: port.clone(),
         status: None,
         reached,
         lost_at: None,
@@ -139,7 +145,7 @@ async fn leading(port: &Arc<Scripted>, reached: bool) -> (Arc<Fleet>, Arc<Lead>)
     (fleet, lead)
 }
 
-fn reach(fleet: &Fleet, reached: bool) {
+fn reach(fleet: &ClusterState, reached: bool) {
     fleet.view().nodes.get_mut(&node()).expect("the node").reached = reached;
 }
 
@@ -150,7 +156,7 @@ async fn soon<T>(work: impl Future<Output = T>) -> T {
 async fn asked(answers: &[Answer]) -> (Result<Claim, Unserved>, Vec<&'static str>) {
     let port = Scripted::new(answers);
     let (fleet, lead) = leading(&port, true).await;
-    let outcome = soon(ask(&fleet, &lead, &wish(false), &node(), Asking::new(now()))).await;
+    let outcome = soon(ask(&fleet, &lead, &order(false), &node(), Asking::new(now()))).await;
     (outcome, port.asked())
 }
 
@@ -174,7 +180,7 @@ async fn a_request_that_is_never_answered_is_not_waited_for_when_its_link_breaks
     let (of, with) = (fleet.clone(), lead.clone());
     let asking =
         tokio::spawn(
-            async move { ask(&of, &with, &wish(false), &node(), Asking::new(now())).await },
+            async move { ask(&of, &with, &order(false), &node(), Asking::new(now())).await },
         );
     sleep(Duration::from_millis(50)).await;
     reach(&fleet, false);
@@ -190,13 +196,12 @@ async fn a_client_that_comes_to_a_new_leader_keeps_the_machine_of_a_node_that_is
     let port = Scripted::new(&[Answer::Served]);
     let (fleet, lead) = leading(&port, false).await;
     let written = Writer::start(fleet.store.clone(), lead.clone());
-    fleet.desk.begin(written, BTreeMap::from([(CLAIM.to_owned(), record())]));
+    fleet.claims.begin(written, BTreeMap::from([(CLAIM.to_owned(), record())]));
     fleet.set_lead(Some(lead.clone()));
     let of = fleet.clone();
-    let serving =
-        tokio::spawn(
-            async move { desk::serve(&of, &lead, &wish(true), std::future::pending()).await },
-        );
+    let serving = tokio::spawn(async move {
+        claim_dispatch::serve(&of, &lead, &order(true), std::future::pending()).await
+    });
     sleep(Duration::from_millis(700)).await;
     assert!(!serving.is_finished(), "it waits for the node");
     reach(&fleet, true);
@@ -209,12 +214,17 @@ async fn a_claim_that_is_given_back_tells_its_client_to_claim_anew() {
     let port = Scripted::new(&[]);
     let (fleet, lead) = leading(&port, false).await;
     let written = Writer::start(fleet.store.clone(), lead.clone());
-    fleet.desk.begin(written, BTreeMap::from([(CLAIM.to_owned(), record())]));
+    fleet.claims.begin(written, BTreeMap::from([(CLAIM.to_owned(), record())]));
     fleet.set_lead(Some(lead.clone()));
     // Nobody has come back for it in time, and its node cannot be told.
-    let orphan = fleet.desk.orphan(CLAIM).expect("we lead").expect("an orphan");
-    tokio::spawn(desk::release(fleet.clone(), lead.clone(), CLAIM.to_owned(), orphan.node));
-    let served = desk::serve(&fleet, &lead, &wish(false), std::future::pending()).await;
+    let orphan = fleet.claims.orphan(CLAIM).expect("we lead").expect("an orphan");
+    tokio::spawn(claim_dispatch::release(
+        fleet.clone(),
+        lead.clone(),
+        CLAIM.to_owned(),
+        orphan.node,
+    ));
+    let served = claim_dispatch::serve(&fleet, &lead, &order(false), std::future::pending()).await;
     assert_eq!(served.expect_err("it is being given back").code, "claim_lost");
     assert!(fleet.store.list(CLAIMS).await.expect("a list").is_empty(), "nothing is written");
 }
@@ -226,15 +236,18 @@ async fn a_claim_whose_record_may_be_written_already_is_served_when_it_is_asked_
     // The store took it, and its answer was lost.
     let written = crate::records::put(format!("{CLAIMS}{CLAIM}"), &record(), Expect::Absent);
     fleet.store.commit(vec![written]).await.expect("written");
-    fleet.desk.begin(Writer::start(fleet.store.clone(), lead.clone()), BTreeMap::new());
+    fleet.claims.begin(Writer::start(fleet.store.clone(), lead.clone()), BTreeMap::new());
     fleet.set_lead(Some(lead.clone()));
     let ready = Counts { warm: 1, ..Counts::default() };
     let stand = Stand { ready, leases: 1, built: true, ..Stand::default() };
-    let (capacity, pools) =
-        (Capacity { vcpus: 4, ..Capacity::default() }, BTreeMap::from([(wish(false).pool, stand)]));
-    fleet.desk.offer(&node(), Room { open: true, capacity, pools, ..Room::default() });
-    let serve =
-        async || soon(desk::serve(&fleet, &lead, &wish(false), std::future::pending())).await;
+    let (capacity, pools) = (
+        Capacity { vcpus: 4, ..Capacity::default() },
+        BTreeMap::from([(order(false).pool, stand)]),
+    );
+    fleet.claims.offer(&node(), Room { open: true, capacity, pools, ..Room::default() });
+    let serve = async || {
+        soon(claim_dispatch::serve(&fleet, &lead, &order(false), std::future::pending())).await
+    };
     assert_eq!(serve().await.expect_err("it is there").code, "store_conflict");
     serve().await.expect("the same claim");
     assert_eq!(port.asked(), ["claim"]);

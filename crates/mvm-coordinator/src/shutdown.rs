@@ -1,10 +1,10 @@
-//! Ending in order: a coordinator that is asked to end leads no longer, takes nothing new, and lets
+//! Graceful shutdown: a coordinator that is asked to end leads no longer, takes nothing new, and lets
 //! what goes through it come to its end.
 
 use tokio::sync::watch;
 
 /// Whether it is to end, and what it still waits for.
-pub(crate) struct Ending {
+pub(crate) struct Shutdown {
     begun: watch::Sender<bool>,
     under_way: watch::Sender<usize>,
 }
@@ -12,13 +12,13 @@ pub(crate) struct Ending {
 /// Something that the end waits for, until this is dropped.
 pub(crate) struct UnderWay(watch::Sender<usize>);
 
-impl Default for Ending {
-    fn default() -> Ending {
-        Ending { begun: watch::channel(false).0, under_way: watch::channel(0).0 }
+impl Default for Shutdown {
+    fn default() -> Shutdown {
+        Shutdown { begun: watch::channel(false).0, under_way: watch::channel(0).0 }
     }
 }
 
-impl Ending {
+impl Shutdown {
     /// It is to end.
     pub fn begin(&self) {
         self.begun.send_replace(true);

@@ -59,7 +59,7 @@ impl From<ClientError> for Refused {
 
 /// One node, as a coordinator speaks to it.
 #[async_trait]
-pub trait NodePort: Send + Sync + 'static {
+pub trait NodeClient: Send + Sync + 'static {
     /// What it tells, until the connection breaks.
     fn watch(&self) -> BoxStream<'static, Told>;
     /// Gives it the fleet's document.
@@ -73,13 +73,13 @@ pub trait NodePort: Send + Sync + 'static {
     /// Has it end a claim.
     async fn end(&self, id: &str, leader: &Leader) -> Result<(), Refused>;
     /// Its agent, for requests that are passed through; none where it is simulated.
-    fn client(&self) -> Option<Client>;
+    fn http(&self) -> Option<Client>;
 }
 
 /// Makes the way to a node.
 pub trait Connector: Send + Sync + 'static {
     /// The way to this node at this address.
-    fn port(&self, node: &Name, address: &str) -> Result<Arc<dyn NodePort>, Problem>;
+    fn node(&self, node: &Name, address: &str) -> Result<Arc<dyn NodeClient>, Problem>;
     /// A client of the coordinator at this address.
     fn coordinator(&self, address: &str) -> Result<Client, Problem>;
 }
@@ -106,9 +106,9 @@ impl Network {
 }
 
 impl Connector for Network {
-    fn port(&self, node: &Name, address: &str) -> Result<Arc<dyn NodePort>, Problem> {
+    fn node(&self, node: &Name, address: &str) -> Result<Arc<dyn NodeClient>, Problem> {
         let client = self.client(address, Expect::Node(Some(node.clone())))?;
-        Ok(Arc::new(HttpPort { client }))
+        Ok(Arc::new(HttpClient { client }))
     }
 
     fn coordinator(&self, address: &str) -> Result<Client, Problem> {
@@ -116,12 +116,12 @@ impl Connector for Network {
     }
 }
 
-struct HttpPort {
+struct HttpClient {
     client: Client,
 }
 
 #[async_trait]
-impl NodePort for HttpPort {
+impl NodeClient for HttpClient {
     fn watch(&self) -> BoxStream<'static, Told> {
         let (client, (tell, told)) = (self.client.clone(), unbounded_channel());
         // Ends with the stream: nobody listens any more.
@@ -165,7 +165,7 @@ impl NodePort for HttpPort {
         Ok(())
     }
 
-    fn client(&self) -> Option<Client> {
+    fn http(&self) -> Option<Client> {
         Some(self.client.clone())
     }
 }

@@ -1,0 +1,256 @@
+//! Claims: each is decided by the model, written down once, and served by one node.
+//!
+//! A claim's record is durable before the node is asked, and its id is the id of the lease there. So
+//! whoever leads next finds the record and asks the node: it has the lease, or it never will, since
+//! a node that knows the new leader takes no word of the old one.
+
+use crate::asking::{self, Unserved, ask};
+use crate::claim_queue::ClaimOrder;
+use crate::errors::succeeded;
+use crate::leadership::Lead;
+use crate::node_client::Refused;
+use crate::records::{CLAIMS, ClaimRecord, put};
+use crate::state::ClusterState;
+use crate::{Result, now};
+use mvm_api::Problem;
+use mvm_api::fleet::HeldClaim;
+use mvm_api::types::Claim;
+use mvm_model::Name;
+use mvm_model::fleet::{Asking, Outcome, Room, room};
+use mvm_store::Expect;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// How many nodes a claim tries that say no.
+const TRIES: u32 = 5;
+/// How long a node has to end a claim before it is asked again.
+const END: Duration = Duration::from_secs(30);
+/// How long a claim stays whose client went with the leader before, in case that it comes back.
+const ORPHANED: Duration = Duration::from_secs(30);
+/// How long a claim stays whose connection broke: its client is dead, or asks for it again through
+/// another coordinator.
+const PARTED: Duration = Duration::from_secs(10);
+
+/// What the node offers has changed.
+pub(crate) fn refresh(fleet: &ClusterState, node: &Name) {
+    if let Some(room) = room_of(fleet, node) {
+        fleet.claims.offer(node, room);
+    }
+}
+
+/// The node has told which claims it holds: those of which nothing is known here belong to nobody.
+pub(crate) fn resolve(fleet: &Arc<ClusterState>, node: &Name, held: &[HeldClaim]) {
+    let (there, strays) = fleet.claims.resolve(node, held);
+    if let Some(lead) = fleet.lead() {
+        for id in strays {
+            tokio::spawn(end_stray(fleet.clone(), lead.clone(), id, node.clone()));
+        }
+        for id in there {
+            tokio::spawn(reap(fleet.clone(), lead.clone(), id));
+        }
+    }
+    refresh(fleet, node);
+}
+
+/// What the node offers, if it may be asked.
+fn room_of(fleet: &ClusterState, node: &Name) -> Option<Room> {
+    if !fleet.leads() {
+        return None;
+    }
+    let view = fleet.view();
+    let known = view.nodes.get(node).filter(|known| known.reached && known.resolved)?;
+    let (status, share) = (known.status.as_ref(), view.placement.nodes.get(node)?);
+    let seen = known.record.node(status)?;
+    // It is reached by us, whatever the record says.
+    let seen = mvm_model::fleet::Node { lost_since: None, ..seen };
+    Some(room(&view.shapes, &seen, share))
+}
+
+/// Serves a claim, as this leadership: gives the machine and the node that it is on. `gone` ends when
+/// nobody waits for it any more. It is to be run to its end: dropped in between it would leave its
+/// claim behind.
+pub(crate) async fn serve(
+    fleet: &Arc<ClusterState>,
+    lead: &Arc<Lead>,
+    order: &ClaimOrder,
+    gone: impl Future<Output = ()>,
+) -> Result<(Claim, Name)> {
+    let mut gone = std::pin::pin!(gone);
+    match fleet.claims.orphan(&order.id)? {
+        Some(record) => return reattach(fleet, lead, order, record, gone).await,
+        None if order.again => return Err(over()),
+        None => {}
+    }
+    let patience = fleet.options.patience;
+    let mut told = fleet.claims.queue(&order.id, &order.pool, patience)?;
+    let ends = Instant::now() + patience;
+    let mut expect = Expect::Absent;
+    for _ in 0..TRIES {
+        let grant = tokio::select! {
+            grant = &mut told => grant.map_err(|_| succeeded())?,
+            () = tokio::time::sleep_until(ends) => match fleet.claims.cancel(&order.id) {
+                true => return Err(waited(order, patience)),
+                false => told.await.map_err(|_| succeeded())?,
+            },
+            () = &mut gone => match fleet.claims.cancel(&order.id) {
+                true => return Err(parted()),
+                false => told.await.map_err(|_| succeeded())?,
+            },
+        };
+        let record = ClaimRecord {
+            pool: order.pool.clone(),
+            node: grant.node.clone(),
+            holder: order.holder.clone(),
+            lease_s: order.lease_s,
+        };
+        let writer = fleet.claims.writer()?;
+        let write = put(format!("{CLAIMS}{}", order.id), &record, expect);
+        if let Err(problem) = writer.put(write).await {
+            fleet.claims.settle(&order.id, Outcome::Failed);
+            // It may have been written: the claim can be asked for again.
+            fleet.claims.conclude(&order.id);
+            return Err(problem);
+        }
+        expect = Expect::Any;
+        match ask(fleet, lead, order, &grant.node, Asking::new(now())).await {
+            Ok(claim) => {
+                fleet.claims.settle(&order.id, Outcome::Served);
+                fleet.nodes.places.note(claim.reference.to_string(), &grant.node);
+                return Ok((claim, grant.node));
+            }
+            Err(Unserved::Elsewhere(_)) => told = fleet.claims.again(&order.id),
+            Err(unserved) => {
+                // The record stays: the node is asked to end it when it is reached again.
+                fleet.claims.settle(&order.id, Outcome::Failed);
+                let node = grant.node.clone();
+                tokio::spawn(release(fleet.clone(), lead.clone(), order.id.clone(), node));
+                return Err(asking::told(unserved, &grant.node));
+            }
+        }
+    }
+    // It waits again: not any more.
+    if !fleet.claims.cancel(&order.id) {
+        fleet.claims.settle(&order.id, Outcome::Failed);
+    }
+    fleet.claims.conclude(&order.id);
+    let detail = format!("{TRIES} nodes could not serve a claim of pool {}", order.pool);
+    Err(Problem::new(503, "no_machine", detail).hint("see `mvm fleet status`"))
+}
+
+/// A client comes back for what it was given before, or may have been. Where it goes away again the
+/// claim waits for its next request.
+async fn reattach(
+    fleet: &Arc<ClusterState>,
+    lead: &Arc<Lead>,
+    order: &ClaimOrder,
+    record: ClaimRecord,
+    gone: impl Future<Output = ()>,
+) -> Result<(Claim, Name)> {
+    if (&record.pool, &record.holder) != (&order.pool, &order.holder) {
+        fleet.claims.put_back(&order.id, record);
+        let detail = "this idempotency key is of another claim";
+        return Err(Problem::new(409, "conflict", detail));
+    }
+    let asking = Asking::anew(order.again, now());
+    let outcome = tokio::select! {
+        outcome = ask(fleet, lead, order, &record.node, asking) => outcome,
+        () = gone => {
+            part(fleet.clone(), lead.clone(), order, record.node);
+            return Err(parted());
+        }
+    };
+    match outcome {
+        Ok(claim) => Ok((claim, record.node)),
+        Err(unserved) => {
+            let node = record.node.clone();
+            tokio::spawn(release(fleet.clone(), lead.clone(), order.id.clone(), node));
+            Err(asking::told(unserved, &record.node))
+        }
+    }
+}
+
+/// Ends an orphan that nobody comes back for while this leadership lasts.
+async fn reap(fleet: Arc<ClusterState>, lead: Arc<Lead>, id: String) {
+    tokio::time::sleep(ORPHANED).await;
+    if !fleet.leads_as(&lead) {
+        return;
+    }
+    let orphan = fleet.claims.take_orphan(&id);
+    if let Some(record) = orphan {
+        tracing::info!(claim = id, node = %record.node, "nobody came back for it");
+        release(fleet, lead, id, record.node).await;
+    }
+}
+
+/// Keeps a claim for a while whose connection broke, or whose client has asked for it again: the
+/// client may still use the machine.
+pub(crate) fn part(fleet: Arc<ClusterState>, lead: Arc<Lead>, order: &ClaimOrder, node: Name) {
+    if !fleet.leads_as(&lead) {
+        return;
+    }
+    let id = order.id.clone();
+    let record = ClaimRecord {
+        pool: order.pool.clone(),
+        node: node.clone(),
+        holder: order.holder.clone(),
+        lease_s: order.lease_s,
+    };
+    let parting = fleet.claims.part(&id, record);
+    tokio::spawn(async move {
+        tokio::time::sleep(PARTED).await;
+        if fleet.leads_as(&lead) && fleet.claims.take_parted(&id, parting).is_some() {
+            tracing::info!(claim = id, %node, "its client went away without a word");
+            release(fleet, lead, id, node).await;
+        }
+    });
+}
+
+/// Has the node end a claim that is nobody's. It has no record; where this fails the node ends it by
+/// itself.
+async fn end_stray(fleet: Arc<ClusterState>, lead: Arc<Lead>, id: String, node: Name) {
+    tracing::warn!(claim = id, %node, "the node holds a claim of nobody's: it is ended");
+    let Ok(port) = fleet.node_client(&node) else { return };
+    match timeout(END, port.end(&id, &lead.leader)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(refused)) => tracing::warn!(claim = id, %node, "not ended: {}", refused.problem()),
+        Err(_) => tracing::warn!(claim = id, %node, "not ended: no answer in time"),
+    }
+}
+
+/// Has the node end the claim, however long that takes; another leadership goes on with it from the
+/// record, unless its client comes back.
+pub(crate) async fn release(fleet: Arc<ClusterState>, lead: Arc<Lead>, id: String, node: Name) {
+    let mut pause = Duration::from_millis(100);
+    while fleet.leads_as(&lead) {
+        let known = fleet.view().nodes.contains_key(&node);
+        let outcome = match fleet.node_client(&node) {
+            _ if !known => Ok(()),
+            Ok(port) => timeout(END, port.end(&id, &lead.leader)).await.unwrap_or_else(|_| {
+                Err(Refused::Unknown(Problem::new(504, "timeout", "no answer in time")))
+            }),
+            Err(refused) => Err(refused),
+        };
+        match outcome {
+            Ok(()) => return fleet.claims.conclude(&id),
+            Err(refused) => tracing::debug!(claim = id, %node, "not ended: {}", refused.problem()),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
+    }
+}
+
+fn waited(order: &ClaimOrder, patience: Duration) -> Problem {
+    let seconds = patience.as_secs();
+    let detail = format!("no node had a machine of pool {} within {seconds} s", order.pool);
+    Problem::new(503, "no_machine", detail).hint("see `mvm fleet status`")
+}
+
+fn parted() -> Problem {
+    Problem::new(499, "connection_broken", "the client has gone")
+}
+
+fn over() -> Problem {
+    Problem::new(410, "claim_ended", "no earlier leader has served this claim, or it has ended")
+        .hint("claim anew")
+}

@@ -1,0 +1,62 @@
+//! The claims whose client is there.
+
+use mvm_model::Name;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The claims whose client's connection is open, by their node.
+#[derive(Clone, Default)]
+pub(crate) struct HeldClaims(Arc<Mutex<BTreeMap<Name, BTreeSet<String>>>>);
+
+/// A claim's client is there until this is dropped.
+pub(crate) struct Held {
+    claims: HeldClaims,
+    node: Name,
+    id: String,
+}
+
+impl HeldClaims {
+    fn map(&self) -> MutexGuard<'_, BTreeMap<Name, BTreeSet<String>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns which claims are held, by their node.
+    pub fn by_node(&self) -> Vec<(Name, BTreeSet<String>)> {
+        self.map().iter().map(|(node, ids)| (node.clone(), ids.clone())).collect()
+    }
+
+    /// The claim's client is there, and its machine is on this node.
+    pub fn hold(&self, node: &Name, id: &str) -> Held {
+        self.map().entry(node.clone()).or_default().insert(id.to_owned());
+        Held { claims: self.clone(), node: node.clone(), id: id.to_owned() }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut map = self.claims.map();
+        if let Some(claims) = map.get_mut(&self.node) {
+            claims.remove(&self.id);
+            if claims.is_empty() {
+                map.remove(&self.node);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_is_held_until_its_guard_is_dropped() {
+        let (claims, n1, n2): (_, Name, Name) =
+            (HeldClaims::default(), "n1".parse().expect("a name"), "n2".parse().expect("a name"));
+        let (first, second) = (claims.hold(&n1, "l-1"), claims.hold(&n1, "l-2"));
+        let other = claims.hold(&n2, "l-3");
+        drop(second);
+        assert_eq!(claims.map()[&n1], BTreeSet::from(["l-1".to_owned()]));
+        drop((first, other));
+        assert!(claims.map().is_empty(), "no node is told of nothing");
+    }
+}

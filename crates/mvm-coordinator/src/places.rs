@@ -1,0 +1,34 @@
+//! Where instances and jobs were found last.
+
+use mvm_model::Name;
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The node of each instance and job that was looked for, by its reference.
+#[derive(Default)]
+pub(crate) struct Places(Mutex<HashMap<String, Name>>);
+
+impl Places {
+    /// So many are remembered; then all are looked for again.
+    const MOST: usize = 200_000;
+
+    fn map(&self) -> MutexGuard<'_, HashMap<String, Name>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn of(&self, what: &str) -> Option<Name> {
+        self.map().get(what).cloned()
+    }
+
+    pub fn note(&self, what: String, node: &Name) {
+        let mut map = self.map();
+        if map.len() >= Self::MOST {
+            map.clear();
+        }
+        map.insert(what, node.clone());
+    }
+
+    pub fn forget(&self, what: &str) {
+        self.map().remove(what);
+    }
+}

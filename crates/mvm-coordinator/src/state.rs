@@ -1,0 +1,250 @@
+//! What a coordinator knows, and what its parts share.
+
+use crate::claim_queue::ClaimQueue;
+use crate::leadership::{Lead, Leadership};
+use crate::node_client::{Connector, NodeClient, Refused};
+use crate::places::Places;
+use crate::reachability::Reachability;
+use crate::readiness::Readiness;
+use crate::records::DocumentRecord;
+use crate::shutdown::Shutdown;
+use crate::view::View;
+use crate::{Result, now};
+use mvm_api::Problem;
+use mvm_model::fleet::{FleetState, Limits};
+use mvm_model::{Millis, Name, PoolRef};
+use mvm_store::Store;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore, watch};
+
+/// How long a node is waited for whose link is being made again: links are tried again within it.
+const COMES: Duration = Duration::from_secs(3);
+/// How often it is looked whether a node is still in reach.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What a coordinator is told at its start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The fleet.
+    pub fleet_id: Name,
+    /// Its own name, unique among the fleet's coordinators.
+    pub name: Name,
+    /// Where others reach it.
+    pub address: String,
+    /// `sqlite` or `etcd`.
+    pub store: &'static str,
+    /// How long it counts as there after it has died.
+    pub ttl: Duration,
+    /// How long a claim waits for a machine.
+    pub patience: Duration,
+    /// How many nodes are sent documents at once.
+    pub pushes: usize,
+    /// How much may wait and be under way.
+    pub limits: Limits,
+}
+
+/// What the parts of a coordinator share: what it was told, what it knows, and whom it can ask.
+pub struct ClusterState {
+    pub(crate) options: Options,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) connector: Arc<dyn Connector>,
+    pub(crate) life: Life,
+    pub(crate) claims: ClaimQueue,
+    pub(crate) leadership: Leadership,
+    pub(crate) nodes: Nodes,
+    pub(crate) placing: Placing,
+}
+
+/// How far this coordinator's own life has come.
+pub(crate) struct Life {
+    pub started_at: Millis,
+    pub readiness: Readiness,
+    pub shutdown: Shutdown,
+}
+
+/// What is known of the nodes.
+pub(crate) struct Nodes {
+    view: Mutex<View>,
+    /// Changes whenever a node tells something.
+    pub news: watch::Sender<()>,
+    /// What of it other coordinators are told.
+    pub reachability: Reachability,
+    pub places: Places,
+}
+
+/// What the leader's planner waits for, and how much it does at once.
+pub(crate) struct Placing {
+    /// Asks the leader to look at the placement again.
+    pub replan: Notify,
+    /// A permit for each node that is sent its document.
+    pub pushes: Semaphore,
+}
+
+impl ClusterState {
+    /// The state of a coordinator that does nothing yet: see [`run`](crate::run).
+    pub fn new(
+        options: Options,
+        store: Arc<dyn Store>,
+        connector: Arc<dyn Connector>,
+    ) -> Arc<ClusterState> {
+        let pushes = Semaphore::new(options.pushes.max(1));
+        let (readiness, shutdown) = Default::default();
+        let (view, reachability, places) = Default::default();
+        Arc::new(ClusterState {
+            claims: ClaimQueue::new(options.limits),
+            options,
+            store,
+            connector,
+            life: Life { started_at: now(), readiness, shutdown },
+            leadership: Leadership::default(),
+            nodes: Nodes { view, news: watch::channel(()).0, reachability, places },
+            placing: Placing { replan: Notify::new(), pushes },
+        })
+    }
+
+    /// Looks at what is known, and changes it.
+    pub(crate) fn view(&self) -> MutexGuard<'_, View> {
+        // Whole values only are put there: a holder that panicked leaves nothing half done.
+        self.nodes.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Our leadership, if we lead.
+    pub(crate) fn lead(&self) -> Option<Arc<Lead>> {
+        self.leadership.ours()
+    }
+
+    /// Whether we lead, and have led since this leadership began.
+    pub(crate) fn leads_as(&self, lead: &Arc<Lead>) -> bool {
+        self.lead().is_some_and(|ours| Arc::ptr_eq(&ours, lead))
+    }
+
+    /// Begins or ends to lead.
+    pub(crate) fn set_lead(&self, lead: Option<Arc<Lead>>) {
+        self.leadership.set_ours(lead);
+        for known in self.view().nodes.values_mut() {
+            known.resolved = false;
+            known.kick.notify_one();
+        }
+    }
+
+    /// Whether this coordinator leads.
+    pub fn leads(&self) -> bool {
+        self.lead().is_some()
+    }
+
+    /// The way to a node that is in reach.
+    pub(crate) fn node_client(
+        &self,
+        node: &Name,
+    ) -> std::result::Result<Arc<dyn NodeClient>, Refused> {
+        let view = self.view();
+        let reached = view.nodes.get(node).filter(|known| known.reached);
+        reached.map(|known| known.client.clone()).ok_or_else(|| {
+            let detail = format!("node {node} is out of reach");
+            Refused::Unreached(Problem::new(503, "node_unreachable", detail))
+        })
+    }
+
+    /// Whether this coordinator's link to the node holds.
+    pub(crate) fn reaches(&self, node: &Name) -> bool {
+        self.view().nodes.get(node).is_some_and(|known| known.reached)
+    }
+
+    /// Whether no coordinator reaches the node.
+    pub(crate) fn has_lost(&self, node: &Name) -> bool {
+        let view = self.view();
+        let known = view.nodes.get(node);
+        known.is_none_or(|known| !known.reached && known.record.lost_since.is_some())
+    }
+
+    /// Waits until this coordinator does not reach the node: connections may take longer to break.
+    pub(crate) async fn unreached(&self, node: &Name) {
+        while self.reaches(node) {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Waits a moment for those of the nodes that only other coordinators reach, as this one will soon,
+    /// and for those that were there just now: an agent that is replaced comes back.
+    pub(crate) async fn await_nodes(&self, nodes: &[Name]) {
+        let mut news = self.nodes.news.subscribe();
+        let one_comes = || {
+            let view = self.view();
+            nodes.iter().any(|node| {
+                let by_others = view.alive.get(node).is_some_and(|by| !by.is_empty());
+                let absent = view.nodes.get(node).filter(|known| !known.reached);
+                absent.is_some_and(|known| {
+                    by_others || known.lost_at.is_some_and(|at| at.elapsed() < COMES)
+                })
+            })
+        };
+        let come = async { while one_comes() && news.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(COMES, come).await;
+    }
+
+    /// The nodes that this coordinator reaches.
+    pub(crate) fn reached(&self) -> Vec<Name> {
+        let view = self.view();
+        let reached = view.nodes.iter().filter(|(_, known)| known.reached);
+        reached.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The document in force.
+    pub(crate) fn document(&self) -> Result<FleetState> {
+        let view = self.view();
+        let document = view.document.as_ref().map(|record| record.document.clone());
+        document.ok_or_else(|| {
+            Problem::new(404, "not_found", "this fleet has no document yet")
+                .hint("apply one: mvm fleet apply FILE")
+        })
+    }
+
+    /// Refuses a pool that the fleet's document does not name.
+    pub(crate) fn check_pool(&self, pool: &PoolRef) -> Result<()> {
+        let known = |record: &DocumentRecord| record.document.pool(pool).is_some();
+        if self.view().document.as_ref().is_some_and(known) {
+            return Ok(());
+        }
+        Err(Problem::new(404, "not_found", format!("there is no pool {pool}"))
+            .hint("see the pools with `mvm pool list`"))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    struct Nowhere;
+
+    impl Connector for Nowhere {
+        fn node(&self, _: &Name, address: &str) -> Result<Arc<dyn NodeClient>> {
+            Err(Problem::internal(format!("there is no way to {address}")))
+        }
+
+        fn coordinator(&self, address: &str) -> Result<mvm_api::Client> {
+            Err(Problem::internal(format!("there is no way to {address}")))
+        }
+    }
+
+    /// A coordinator without nodes that does nothing.
+    pub async fn lonely() -> Arc<ClusterState> {
+        lonely_with(Arc::new(Nowhere)).await
+    }
+
+    /// The same, with this way to its nodes.
+    pub async fn lonely_with(connector: Arc<dyn Connector>) -> Arc<ClusterState> {
+        let store = mvm_store::SqliteStore::in_memory();
+        let options = Options {
+            fleet_id: "f".parse().expect("a name"),
+            name: "c1".parse().expect("a name"),
+            address: "unix:/nowhere".to_owned(),
+            store: "sqlite",
+            ttl: Duration::from_secs(5),
+            patience: Duration::from_secs(5),
+            pushes: 1,
+            limits: Limits { per_node: 1, per_tenant: 1, total: 1 },
+        };
+        ClusterState::new(options, Arc::new(store.expect("a store")), connector)
+    }
+}

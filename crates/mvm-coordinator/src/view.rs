@@ -1,0 +1,151 @@
+//! What a coordinator knows of the nodes and of the document in force.
+
+use crate::node_client::NodeClient;
+use crate::now;
+use crate::records::{DocumentRecord, NodeRecord, digest};
+use mvm_model::fleet::{Node, NodeStatus, Placement, PoolStatus, Shapes, kept_news, shapes};
+use mvm_model::{DesiredState, Millis, Name, PoolRef};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::Notify;
+
+/// What is known of all nodes.
+#[derive(Default)]
+pub(crate) struct View {
+    pub nodes: BTreeMap<Name, KnownNode>,
+    /// Which coordinators reach a node.
+    pub alive: BTreeMap<Name, BTreeSet<String>>,
+    pub document: Option<DocumentRecord>,
+    /// Its digest.
+    pub digest: Option<String>,
+    /// Of the document's pools.
+    pub shapes: Shapes,
+    /// Shared with whoever is placing.
+    pub placement: Arc<Placement>,
+    /// What the leader has decided; empty while this coordinator does not lead.
+    pub leader: LeaderState,
+}
+
+/// What the leader has decided for the nodes.
+#[derive(Default)]
+pub(crate) struct LeaderState {
+    /// What each node is to be sent.
+    pub wanted: BTreeMap<Name, Wanted>,
+    /// The digest of the document that this is of.
+    pub told: Option<String>,
+    /// Whether some nodes are told of pools only when others have built their images.
+    pub waits_for_images: bool,
+}
+
+impl View {
+    /// Another document is in force, or none.
+    pub fn set_document(&mut self, document: Option<DocumentRecord>) {
+        self.shapes = document.as_ref().map(|record| shapes(&record.document)).unwrap_or_default();
+        self.digest = document.as_ref().map(|record| digest(&record.document));
+        self.document = document;
+    }
+
+    /// Of the leader: whether every node in reach has done all of the document in force.
+    pub fn is_done(&self) -> bool {
+        let mut reached = self.nodes.iter().filter(|(_, known)| known.reached);
+        self.leader.told == self.digest
+            && reached.all(|(name, known)| known.has_done(self.leader.wanted.get(name)))
+    }
+
+    /// Whether a node is to hold a pool, and does not merely keep it for its jobs.
+    pub fn holds(&self, node: &Name, pool: &PoolRef) -> bool {
+        self.placement.nodes.get(node).is_some_and(|share| share.pools.contains_key(pool))
+    }
+
+    /// What a node says that a placement or other nodes wait for.
+    pub fn news(&self, node: &Name) -> News {
+        let share = self.placement.nodes.get(node).filter(|share| !share.kept.is_empty());
+        let known =
+            self.nodes.get(node).filter(|_| share.is_some() || self.leader.waits_for_images);
+        let Some(seen) = known.and_then(|known| known.node(self.leader.wanted.get(node))) else {
+            return News::default();
+        };
+        let image = |(pool, held): (&PoolRef, &PoolStatus)| {
+            (pool.clone(), held.revision.clone(), held.failure.is_some())
+        };
+        let pools = seen.status.pools.iter().filter(|_| self.leader.waits_for_images);
+        News {
+            settled: seen.settled,
+            failed: seen.status.failure.is_some(),
+            kept: share.map(|share| kept_news(&seen, share)).unwrap_or_default(),
+            images: pools.map(image).collect(),
+        }
+    }
+}
+
+/// What a node says that is looked at at once.
+#[derive(Default, PartialEq, Eq)]
+pub(crate) struct News {
+    /// Whether it has done what it was told last.
+    settled: bool,
+    /// Of the pools that it keeps for their jobs.
+    kept: Vec<(bool, bool)>,
+    /// Whether a step has failed.
+    failed: bool,
+    /// Of each pool its image, and whether it has failed.
+    images: Vec<(PoolRef, Option<String>, bool)>,
+}
+
+/// A node in the registry.
+pub(crate) struct KnownNode {
+    pub record: NodeRecord,
+    pub client: Arc<dyn NodeClient>,
+    /// What it said last.
+    pub status: Option<Arc<NodeStatus>>,
+    /// Whether this coordinator reaches it.
+    pub reached: bool,
+    /// When this coordinator has lost it, if it has.
+    pub lost_at: Option<Instant>,
+    /// Since when this coordinator knows that no coordinator reaches it, on its own timeline. The
+    /// clocks of coordinators may differ: none counts by a time that another has written.
+    pub missed_since: Option<Millis>,
+    /// Whether it has told this leader which claims it holds.
+    pub resolved: bool,
+    /// Why it did not take its document.
+    pub refused: Option<String>,
+    /// Something is to be done for it.
+    pub kick: Arc<Notify>,
+    /// Ends its link.
+    pub link: tokio::task::AbortHandle,
+}
+
+impl KnownNode {
+    /// The record was changed, here or by another coordinator.
+    pub fn changed(&mut self, record: NodeRecord) {
+        let missed = record.lost_since.map(|_| self.missed_since.unwrap_or_else(now));
+        (self.record, self.missed_since) = (record, missed);
+    }
+
+    /// Whether it has said that it has done all of this.
+    pub fn has_done(&self, wanted: Option<&Wanted>) -> bool {
+        self.status.as_deref().is_some_and(|status| wanted.is_some_and(|w| w.is_done(status)))
+    }
+
+    /// As placement sees it; `wanted` is what it was told last. `None` for one that was never
+    /// reached.
+    pub fn node(&self, wanted: Option<&Wanted>) -> Option<Node> {
+        let settled = self.reached && self.has_done(wanted);
+        let lost_since = self.missed_since;
+        Some(Node { settled, lost_since, ..self.record.node(self.status.as_ref())? })
+    }
+}
+
+/// What a node is to be sent.
+#[derive(Clone)]
+pub(crate) struct Wanted {
+    pub digest: String,
+    pub document: Arc<DesiredState>,
+}
+
+impl Wanted {
+    /// Whether a node that says this has done all of it.
+    pub fn is_done(&self, status: &NodeStatus) -> bool {
+        status.document.as_ref() == Some(&self.digest) && status.pending == 0
+    }
+}
