@@ -60,7 +60,7 @@ pub async fn connect(
     keeper: &Keeper,
     expect: &Expect,
 ) -> std::io::Result<Connection<TlsStream<TcpStream>>> {
-    let config = keeper.client(expect).map_err(std::io::Error::other)?;
+    let config = config(&keeper.credential(), expect).map_err(std::io::Error::other)?;
     let name = ServerName::try_from(SERVER_NAME).map_err(std::io::Error::other)?;
     let connecting = async {
         let stream = TcpStream::connect(address).await?;
@@ -76,7 +76,7 @@ pub async fn connect(
 }
 
 /// How a connection is made with this identity.
-pub(super) fn config(credential: &Credential, expect: &Expect) -> Result<Arc<ClientConfig>> {
+fn config(credential: &Credential, expect: &Expect) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let chain = WebPkiServerVerifier::builder_with_provider(roots(credential)?, provider.clone())
         .with_crls(credential.list.clone())

@@ -1,7 +1,6 @@
 //! The identity of this process while it runs: replaced as a whole when it is renewed, or when more
 //! is revoked. Connections that stand go on with what they were made with.
 
-use super::connect::{self, Expect};
 use crate::Problem;
 use crate::identity::certificate::Revoked;
 use crate::identity::directory::Signers;
@@ -10,7 +9,7 @@ use crate::peer::Revocations;
 use rustls::pki_types::CertificateRevocationListDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{RootCertStore, ServerConfig};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// Keeps the identity in force. Cheap to share behind an `Arc`.
@@ -74,11 +73,6 @@ impl Keeper {
             Problem::new(400, "wrong_identity", format!("{holder} is not one that serves"))
                 .hint("a node joins with `mvm node join`; for a coordinator: mvm ca issue --role coordinator")
         })
-    }
-
-    /// How the next connection to somebody is made.
-    pub(crate) fn client(&self, expect: &Expect) -> Result<Arc<ClientConfig>> {
-        connect::config(&self.state().credential, expect)
     }
 
     /// Puts a renewed certificate and its key (PEM) in force, durably first.
