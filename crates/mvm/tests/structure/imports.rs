@@ -1,0 +1,234 @@
+//! Which modules of a crate import which.
+
+use petgraph::algo::tarjan_scc;
+use petgraph::graphmap::DiGraphMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use syn::visit::{self, Visit};
+use syn::{Attribute, Item, ItemMod, ItemUse, Path as SynPath, UseTree, Visibility};
+
+/// A crate's modules: each has a file of its own, and the modules in it that have none are part of it.
+pub struct Crate {
+    pub name: String,
+    /// By their paths: `jobs::run`; the crate's root is empty.
+    pub modules: BTreeMap<String, Module>,
+}
+
+/// A module.
+pub struct Module {
+    pub items: Vec<Item>,
+    /// What it hands on: a name, and the path of what that is.
+    exports: Vec<(String, Vec<String>)>,
+    /// The paths that its code names.
+    named: Vec<Vec<String>>,
+}
+
+impl Crate {
+    /// Reads a crate in this folder.
+    pub fn read(dir: &Path) -> Crate {
+        let name = dir.file_name().expect("a name").to_str().expect("a name").to_owned();
+        let root = ["src/lib.rs", "src/main.rs"].map(|at| dir.join(at));
+        let root = root.iter().find(|path| path.exists()).expect("a root").clone();
+        let mut modules = BTreeMap::new();
+        read_module(&root, &dir.join("src"), String::new(), &mut modules);
+        Crate { name, modules }
+    }
+
+    /// The modules that this one imports.
+    fn imports(&self, of: &str) -> BTreeSet<String> {
+        let named = self.modules[of].named.iter();
+        named.filter_map(|path| self.owner(path, 0)).filter(|to| to != of).collect()
+    }
+
+    /// The module that defines what a path from the crate's root leads to.
+    fn owner(&self, path: &[String], depth: usize) -> Option<String> {
+        let (at, rest) = (0..=path.len()).rev().find_map(|count| {
+            let module = path[..count].join("::");
+            self.modules.contains_key(&module).then(|| (module, &path[count..]))
+        })?;
+        let export = |name: &String| {
+            let exports = &self.modules[&at].exports;
+            exports.iter().find(|(exported, _)| exported == name).map(|(_, to)| to)
+        };
+        match rest.first().and_then(export) {
+            Some(to) if depth < 8 => self.owner(to, depth + 1).or(Some(at)),
+            _ => Some(at),
+        }
+    }
+
+    fn graph(&self) -> DiGraphMap<&str, ()> {
+        let mut graph = DiGraphMap::new();
+        for module in self.modules.keys() {
+            for to in self.imports(module) {
+                let (to, _) = self.modules.get_key_value(&to).expect("a module");
+                graph.add_edge(module.as_str(), to.as_str(), ());
+            }
+        }
+        graph
+    }
+
+    /// The circles: modules that import each other, each list in order.
+    pub fn circles(&self) -> Vec<Vec<String>> {
+        let parts = tarjan_scc(&self.graph()).into_iter().filter(|part| part.len() > 1);
+        let mut circles: Vec<Vec<String>> = parts
+            .map(|part| {
+                let mut names: Vec<String> = part.into_iter().map(str::to_owned).collect();
+                names.sort();
+                names
+            })
+            .collect();
+        circles.sort();
+        circles
+    }
+
+    /// The imports among these modules, as a person reads them.
+    pub fn edges_among(&self, modules: &[String]) -> Vec<String> {
+        let edges = |from: &String| {
+            let to: Vec<String> =
+                self.imports(from).into_iter().filter(|to| modules.contains(to)).collect();
+            (!to.is_empty()).then(|| format!("  {from} -> {}", to.join(", ")))
+        };
+        modules.iter().filter_map(edges).collect()
+    }
+}
+
+/// Whether an item is part of tests only.
+fn is_test(attributes: &[Attribute]) -> bool {
+    attributes.iter().any(|attribute| {
+        let cfg = attribute.path().is_ident("cfg") && {
+            let text = quote(attribute);
+            text.contains("test") && !text.contains("not")
+        };
+        cfg || attribute.path().is_ident("test")
+    })
+}
+
+fn quote(attribute: &Attribute) -> String {
+    attribute.meta.require_list().map(|list| list.tokens.to_string()).unwrap_or_default()
+}
+
+fn read_module(file: &Path, dir: &Path, path: String, into: &mut BTreeMap<String, Module>) {
+    let text = std::fs::read_to_string(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    let parsed = syn::parse_file(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    let parts: Vec<String> =
+        path.split("::").filter(|p| !p.is_empty()).map(str::to_owned).collect();
+    let mut found = Found { here: parts, exports: Vec::new(), named: Vec::new() };
+    for item in &parsed.items {
+        if let Item::Mod(ItemMod { ident, attrs, content: None, .. }) = item
+            && !is_test(attrs)
+        {
+            let name = ident.to_string();
+            let (flat, folder) = (dir.join(format!("{name}.rs")), dir.join(&name));
+            let file = if flat.exists() { flat } else { folder.join("mod.rs") };
+            let below = if path.is_empty() { name } else { format!("{path}::{name}") };
+            read_module(&file, &folder, below, into);
+        }
+        found.visit_item(item);
+    }
+    let Found { exports, named, .. } = found;
+    into.insert(path, Module { items: parsed.items, exports, named });
+}
+
+/// What a file names.
+struct Found {
+    /// The module's own path.
+    here: Vec<String>,
+    exports: Vec<(String, Vec<String>)>,
+    named: Vec<Vec<String>>,
+}
+
+impl Found {
+    /// A path from the crate's root; nothing where it leads elsewhere.
+    fn from_root(&self, path: &[String], is_use: bool) -> Option<Vec<String>> {
+        let mut base = self.here.clone();
+        let mut rest = path;
+        match rest.first()?.as_str() {
+            "crate" => {
+                base.clear();
+                rest = &rest[1..];
+            }
+            "self" => rest = &rest[1..],
+            "super" => {
+                while rest.first().is_some_and(|part| part == "super") {
+                    base.pop();
+                    rest = &rest[1..];
+                }
+            }
+            // A child of this module, as `use` and re-exports name it: if it is none, it is nobody's.
+            _ if is_use => {}
+            _ => return None,
+        }
+        base.extend(rest.iter().cloned());
+        Some(base)
+    }
+}
+
+impl<'a> Visit<'a> for Found {
+    fn visit_item(&mut self, item: &'a Item) {
+        let attributes: &[Attribute] = match item {
+            Item::Fn(item) => &item.attrs,
+            Item::Impl(item) => &item.attrs,
+            Item::Mod(item) => &item.attrs,
+            Item::Use(item) => &item.attrs,
+            Item::Struct(item) => &item.attrs,
+            Item::Const(item) => &item.attrs,
+            _ => &[],
+        };
+        if !is_test(attributes) {
+            visit::visit_item(self, item);
+        }
+    }
+
+    fn visit_item_use(&mut self, item: &'a ItemUse) {
+        let mut paths = Vec::new();
+        flatten(&item.tree, &mut Vec::new(), &mut paths);
+        let hands_on = !matches!(item.vis, Visibility::Inherited);
+        for (name, path) in paths {
+            let first = path.first().map(String::as_str);
+            let local = matches!(first, Some("crate" | "self" | "super"));
+            let Some(full) = self.from_root(&path, true) else { continue };
+            match (hands_on, local) {
+                (true, _) => self.exports.push((name, full)),
+                (false, true) => self.named.push(full),
+                // A crate, or a child of this module: the latter is found by its path.
+                (false, false) => {}
+            }
+        }
+    }
+
+    fn visit_path(&mut self, path: &'a SynPath) {
+        let parts: Vec<String> = path.segments.iter().map(|part| part.ident.to_string()).collect();
+        if let Some(full) = self.from_root(&parts, false) {
+            self.named.push(full);
+        }
+        visit::visit_path(self, path);
+    }
+
+    fn visit_attribute(&mut self, _: &'a Attribute) {}
+}
+
+fn flatten(tree: &UseTree, before: &mut Vec<String>, into: &mut Vec<(String, Vec<String>)>) {
+    match tree {
+        UseTree::Path(path) => {
+            before.push(path.ident.to_string());
+            flatten(&path.tree, before, into);
+            before.pop();
+        }
+        UseTree::Name(name) => {
+            let ident = name.ident.to_string();
+            let mut path = before.clone();
+            if ident != "self" {
+                path.push(ident.clone());
+            }
+            let known = path.last().cloned().unwrap_or(ident);
+            into.push((known, path));
+        }
+        UseTree::Rename(rename) => {
+            let mut path = before.clone();
+            path.push(rename.ident.to_string());
+            into.push((rename.rename.to_string(), path));
+        }
+        UseTree::Glob(_) => into.push(("*".to_owned(), before.clone())),
+        UseTree::Group(group) => group.items.iter().for_each(|tree| flatten(tree, before, into)),
+    }
+}

@@ -1,0 +1,82 @@
+//! The structure of the code: what imports what, and how large its parts are.
+//!
+//! A module imports another one if its code, tests aside, names something that is defined there, by
+//! `use` or by a path that begins with `crate`, `self` or `super`. Names that a module hands on
+//! (`pub use`) count as those of the module that defines them.
+
+mod exceptions;
+mod imports;
+mod sizes;
+
+use imports::Crate;
+use std::path::{Path, PathBuf};
+
+/// The floors, as ARCHITECTURE.md has them: a crate uses those on lower floors only. Those on one floor know nothing of each other.
+const FLOORS: [&[&str]; 6] = [
+    &["mvm-model", "mvm-archive"],
+    &["mvm-hypervisor", "mvm-network", "mvm-image", "mvm-store", "mvm-guest", "mvm-clock"],
+    &["mvm-api"],
+    &["mvm-node"],
+    &["mvm-coordinator"],
+    &["mvm"],
+];
+
+fn crates() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("crates").to_owned()
+}
+
+fn all() -> Vec<Crate> {
+    FLOORS.concat().iter().map(|name| Crate::read(&crates().join(name))).collect()
+}
+
+#[test]
+fn no_modules_import_each_other_in_a_circle() {
+    let mut faults = Vec::new();
+    for one in all() {
+        let known = exceptions::CIRCLES.iter().find(|(name, _)| *name == one.name);
+        let known: &[&str] = known.map_or(&[], |(_, modules)| modules);
+        let found: Vec<String> = one.circles().into_iter().flatten().collect();
+        let new: Vec<&String> = found.iter().filter(|m| !known.contains(&m.as_str())).collect();
+        if !new.is_empty() {
+            let edges = one.edges_among(&found).join("\n");
+            faults.push(format!("{}: {new:?} are in a circle of modules:\n{edges}", one.name));
+        }
+        let mended: Vec<_> = known.iter().filter(|m| !found.iter().any(|f| f == **m)).collect();
+        if !mended.is_empty() {
+            faults.push(format!("{}: {mended:?} are in no circle: take them off", one.name));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn crates_use_lower_floors_only() {
+    let floor = |name: &str| FLOORS.iter().position(|floor| floor.contains(&name));
+    let mut seen = 0;
+    for entry in std::fs::read_dir(crates()).expect("crates").flatten() {
+        let name = entry.file_name().into_string().expect("a name");
+        let Some(ours) = floor(&name) else { panic!("{name} is on no floor") };
+        let manifest = std::fs::read_to_string(entry.path().join("Cargo.toml")).expect("manifest");
+        let from = manifest.find("[dependencies]").expect("dependencies");
+        let section = manifest[from + 1..].split("\n[").next().unwrap_or_default();
+        let used = section.lines().filter_map(|line| line.split(['.', ' ', '=']).next());
+        for used in used.filter(|used| used.starts_with("mvm-")) {
+            seen += 1;
+            assert!(floor(used).is_some_and(|theirs| theirs < ours), "{name} uses {used}");
+        }
+    }
+    assert!(seen > 20, "the manifests are read wrongly: {seen} dependencies");
+}
+
+#[test]
+fn no_struct_holds_everything() {
+    // What the model has is data: records and documents, with as many fields as they need.
+    let crates = all().into_iter().filter(|one| one.name != "mvm-model");
+    let found: Vec<String> = crates.flat_map(|one| sizes::too_large(&one)).collect();
+    let known = |line: &String| exceptions::LARGE.iter().any(|(name, _)| line.starts_with(name));
+    let new: Vec<&String> = found.iter().filter(|line| !known(line)).collect();
+    assert!(new.is_empty(), "too large: {new:#?}");
+    let there = |name: &str| found.iter().any(|line| line.starts_with(name));
+    let mended: Vec<_> = exceptions::LARGE.iter().filter(|(name, _)| !there(name)).collect();
+    assert!(mended.is_empty(), "not too large any more, take them off: {mended:#?}");
+}
