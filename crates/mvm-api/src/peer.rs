@@ -3,7 +3,6 @@
 use crate::Problem;
 use crate::identity::certificate::Revoked;
 use crate::identity::{Facts, Identity, Role, Serial};
-use crate::tls::{Connection, TlsListener};
 use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::serve::IncomingStream;
 use mvm_model::{Millis, Name};
@@ -108,12 +107,6 @@ impl Peer {
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
         Peer::Unix { uid: stream.io().peer_cred().ok().map(|peer| peer.uid()) }
-    }
-}
-
-impl Connected<IncomingStream<'_, TlsListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
-        Connection::peer(stream.io()).clone()
     }
 }
 

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     if let Some(outcome) = cli::agent::serve_if_asked(&cli) {
         return output::finish(outcome.map(|()| 0), cli.output);
     }
-    if let Some(outcome) = cli::coordinator_serve::serve_if_asked(&cli) {
+    if let Some(outcome) = cli::coordinator::serve_if_asked(&cli) {
         return output::finish(outcome.map(|()| 0), cli.output);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

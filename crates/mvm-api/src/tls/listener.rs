@@ -6,6 +6,9 @@ use super::keeper::Keeper;
 use super::socket::prepare;
 use crate::Problem;
 use crate::identity::{Facts, Result};
+use crate::peer::Peer;
+use axum::extract::connect_info::Connected;
+use axum::serve::IncomingStream;
 use std::collections::HashMap;
 use std::io::{Error, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
@@ -34,6 +37,12 @@ pub struct TlsListener {
     addresses: Vec<SocketAddr>,
     // Ends the accepting when it is dropped.
     _tasks: JoinSet<()>,
+}
+
+impl Connected<IncomingStream<'_, TlsListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
+        Connection::peer(stream.io()).clone()
+    }
 }
 
 impl TlsListener {

@@ -4,7 +4,7 @@ use super::coordinator_serve::{self, Serve};
 use super::instance::{self, Command as OnInstance, Exec, ExecOptions};
 use super::remote::Remote;
 use super::values::Of;
-use super::{Context, LeaseLength};
+use super::{Cli, Context, LeaseLength};
 use crate::output::{self, Outcome};
 use clap::{Args, Subcommand};
 use mvm_api::Problem;
@@ -162,6 +162,16 @@ impl Target {
 }
 
 /// Carries it out: as the same command on an instance here, there.
+/// `mvm coordinator serve` is no client: it is carried out before there is a runtime.
+pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
+    match &cli.command {
+        super::Command::Coordinator(Command::Serve(serve)) => {
+            Some(coordinator_serve::serve(cli, serve))
+        }
+        _ => None,
+    }
+}
+
 pub async fn run(context: &Context, command: Command) -> Outcome {
     use Command::{
         Destroy, Exec as Execute, Info, List, Proxy, Serve, Sleep, Ssh, Start, Status, Stop, Wake,

@@ -58,19 +58,13 @@ pub struct Serve {
     log_json: bool,
 }
 
-/// `mvm coordinator serve` is no client: it is carried out before there is a runtime.
-pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
-    let super::Command::Coordinator(super::coordinator::Command::Serve(serve)) = &cli.command
-    else {
-        return None;
-    };
-    if let Err(problem) = crate::logging::begin(serve.log_json, None) {
-        return Some(Err(problem));
-    }
+/// Serves until it is told to end.
+pub fn serve(cli: &Cli, serve: &Serve) -> Result<(), Problem> {
+    crate::logging::begin(serve.log_json, None)?;
     // One that serves this machine alone needs none.
     let named = cli.identity.is_some() || !serve.listen.is_empty();
     let ours = OurIdentity { identity: cli.identity.clone(), is_named: cli.identity_named };
-    Some(mvm_coordinator::serve(options(&super::root(cli), named.then_some(&ours), serve)))
+    mvm_coordinator::serve(options(&super::root(cli), named.then_some(&ours), serve))
 }
 
 fn options(root: &Path, ours: Option<&OurIdentity>, serve: &Serve) -> ServeOptions {

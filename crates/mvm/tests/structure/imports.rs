@@ -139,7 +139,7 @@ struct Found {
 
 impl Found {
     /// A path from the crate's root; nothing where it leads elsewhere.
-    fn from_root(&self, path: &[String], is_use: bool) -> Option<Vec<String>> {
+    fn resolve(&self, path: &[String], is_use: bool) -> Option<Vec<String>> {
         let mut base = self.here.clone();
         let mut rest = path;
         match rest.first()?.as_str() {
@@ -186,7 +186,7 @@ impl<'a> Visit<'a> for Found {
         for (name, path) in paths {
             let first = path.first().map(String::as_str);
             let local = matches!(first, Some("crate" | "self" | "super"));
-            let Some(full) = self.from_root(&path, true) else { continue };
+            let Some(full) = self.resolve(&path, true) else { continue };
             match (hands_on, local) {
                 (true, _) => self.exports.push((name, full)),
                 (false, true) => self.named.push(full),
@@ -198,7 +198,7 @@ impl<'a> Visit<'a> for Found {
 
     fn visit_path(&mut self, path: &'a SynPath) {
         let parts: Vec<String> = path.segments.iter().map(|part| part.ident.to_string()).collect();
-        if let Some(full) = self.from_root(&parts, false) {
+        if let Some(full) = self.resolve(&parts, false) {
             self.named.push(full);
         }
         visit::visit_path(self, path);
