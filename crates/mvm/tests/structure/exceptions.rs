@@ -36,13 +36,14 @@ pub const CIRCLES: [(&str, &[&str]); 7] = [
             "workdir",
         ],
     ),
-    ("mvm-guest", &["error", "patience", "link", "pulse"]),
+    ("mvm-guest", &["error", "patience"]),
     // One struct that every part takes as an argument, `Node`: it is to be taken apart into services.
     (
         "mvm-node",
         &[
             "audit",
             "boot",
+            "builds",
             "caches",
             "catalog",
             "claims",
