@@ -39,10 +39,14 @@ pub(crate) async fn build(
     progress: &UnboundedSender<Progress>,
 ) -> Result<Revision> {
     stage_note(progress, "check", format!("{}#{}", req.flake, req.profile));
-    let flake = Flake::check(store, req)?;
-    if let Some(dir) = flake.copied() {
-        let size = blocking(move || Ok(folder::measure(&dir))).await?;
-        stage_note(progress, "flake", size.to_string());
+    let mut flake = Flake::check(store, req)?;
+    // Kept until Nix has read it.
+    let source = WorkDir::new_in(&store.images_dir())?;
+    if let Some(dir) = flake.folder() {
+        let to = source.path().to_owned();
+        let copied = blocking(move || folder::copy(&dir, &to)).await?;
+        stage_note(progress, "flake", copied.to_string());
+        flake.is_copied_to(source.path());
     }
     // Asked for early: minutes of building must not end in "no such kernel".
     let named = req.kernel.as_deref().map(|k| kernel::find(store, k)).transpose()?;

@@ -30,6 +30,8 @@ pub(crate) struct Flake {
     /// What the user wrote, for messages.
     written: String,
     reference: String,
+    /// Our copy of the folder that it is.
+    copy: Option<PathBuf>,
     overrides: Vec<(String, String)>,
     offline: bool,
 }
@@ -55,7 +57,7 @@ impl Flake {
         }
         let marked = |r: &str| local_path(r).is_some_and(|p| p.join(OFFLINE_MARK).exists());
         let offline = !overrides.is_empty() && overrides.iter().all(|(_, r)| marked(r));
-        Ok(Self { nix, written: req.flake.clone(), reference, overrides, offline })
+        Ok(Self { nix, written: req.flake.clone(), reference, copy: None, overrides, offline })
     }
 
     /// `nix build` of one package: its store path. `link` in `work` becomes a garbage collector's
@@ -73,7 +75,7 @@ impl Flake {
         let ended = tool
             .writes_to(work)
             .run(|line| {
-                let _ = progress.send(Progress::Line(line.to_owned()));
+                let _ = progress.send(Progress::Line(self.in_users_words(line)));
             })
             .await;
         let ended = self.nix_is_there(ended)?;
@@ -104,9 +106,27 @@ impl Flake {
             .arg(format!("{}#{PACKAGES}", self.reference))
     }
 
-    /// The folder that Nix copies into its store as it is, where it does.
-    pub fn copied(&self) -> Option<PathBuf> {
+    /// The folder that Nix would copy into its store as it is, where it is one.
+    pub fn folder(&self) -> Option<PathBuf> {
         self.reference.starts_with("path:").then(|| local_path(&self.reference)).flatten()
+    }
+
+    /// Has Nix take this copy of the folder.
+    pub fn is_copied_to(&mut self, copy: &Path) {
+        let query = self.reference.split_once('?').map(|(_, q)| format!("?{q}"));
+        self.reference = format!("path:{}{}", copy.display(), query.unwrap_or_default());
+        self.copy = Some(copy.to_owned());
+    }
+
+    /// What Nix says, of the folder that the user named instead of our copy.
+    fn in_users_words(&self, line: &str) -> String {
+        match &self.copy {
+            Some(copy) => {
+                let named = local_path(&self.written).unwrap_or_else(|| self.written.clone().into());
+                line.replace(&copy.display().to_string(), &named.display().to_string())
+            }
+            None => line.to_owned(),
+        }
     }
 
     /// All store paths that `path` needs at run time, itself among them, sorted.
@@ -159,6 +179,7 @@ impl Flake {
         }
         let (flake, profile) = (self.written.clone(), attribute.to_owned());
         let output = own_words(&ended.stderr, &ended.status.to_string());
+        let output = self.in_users_words(&output);
         if has("__noChroot") && has("not allowed when") {
             return Error::SandboxRefused { flake, profile, output };
         }
