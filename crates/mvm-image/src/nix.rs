@@ -122,7 +122,8 @@ impl Flake {
     fn in_users_words(&self, line: &str) -> String {
         match &self.copy {
             Some(copy) => {
-                let named = local_path(&self.written).unwrap_or_else(|| self.written.clone().into());
+                let named =
+                    local_path(&self.written).unwrap_or_else(|| self.written.clone().into());
                 line.replace(&copy.display().to_string(), &named.display().to_string())
             }
             None => line.to_owned(),

@@ -1,7 +1,7 @@
 //! What of the outside a pool's guests may reach.
 
 use crate::error::{Code, Fault};
-use crate::name::string_conversions;
+use crate::text::string_conversions;
 use ipnet::Ipv4Net;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -9,7 +9,8 @@
 use crate::Millis;
 use crate::choose::choose;
 use crate::error::{Code, Fault};
-use crate::instance::{Instance, InstanceId};
+use crate::id::InstanceId;
+use crate::instance::Instance;
 use crate::name::PoolRef;
 use crate::pool::{Pool, Recycle};
 use schemars::JsonSchema;

@@ -3,7 +3,8 @@
 
 use crate::error::{Code, Fault};
 use crate::fleet::Capacity;
-use crate::pool::{Counts, Resources};
+use crate::pool::Counts;
+use crate::resources::Resources;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -2,63 +2,15 @@
 
 use crate::Millis;
 use crate::cache::{self, CacheDisk};
-use crate::error::{Code, Fault};
 use crate::halt::Paused;
+use crate::id::InstanceId;
 use crate::lease::Lease;
-use crate::name::{InstanceRef, PoolRef, string_conversions};
-use crate::pool::Resources;
+use crate::name::{InstanceRef, PoolRef};
+use crate::resources::Resources;
 use crate::state::{Intent, State};
 use crate::way_up::WayUp;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::net::Ipv4Addr;
-use std::str::FromStr;
-
-/// `i-` and eight hexadecimal digits, unique on a node.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(extend("pattern" = r"^i-[0-9a-f]{8}$"))]
-pub struct InstanceId(u32);
-
-impl InstanceId {
-    /// The id with this number; the caller brings the randomness.
-    pub fn from_number(number: u32) -> Self {
-        InstanceId(number)
-    }
-
-    /// The eight digits without `i-`, as they stand in the name of the tap.
-    pub fn digits(self) -> String {
-        format!("{:08x}", self.0)
-    }
-}
-
-impl fmt::Display for InstanceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "i-{:08x}", self.0)
-    }
-}
-
-impl FromStr for InstanceId {
-    type Err = Fault;
-
-    fn from_str(text: &str) -> Result<Self, Fault> {
-        let digits = text.strip_prefix("i-").filter(|digits| {
-            digits.len() == 8 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-        });
-        digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).map(InstanceId).ok_or_else(
-            || {
-                let shown: String = text.chars().take(80).collect();
-                Fault::new(Code::InvalidReference, format!("{shown:?} is no instance id"))
-                    .hint("an id is i- and eight hexadecimal digits, such as i-0123abcd")
-            },
-        )
-    }
-}
-
-string_conversions!(InstanceId);
 
 /// The durable record of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,7 +2,8 @@
 
 use crate::Millis;
 use crate::error::{Code, Fault};
-use crate::name::{InstanceRef, Name, PoolRef, string_conversions};
+use crate::id::JobId;
+use crate::name::{InstanceRef, Name, PoolRef};
 use crate::state::State;
 use crate::variable::{HINT, is_variable};
 use crate::way_up::WayUp;
@@ -26,44 +27,6 @@ pub const PREPARING_MS: Millis = 24 * 3_600_000;
 const MAX_COMMAND: usize = 512 * 1024;
 /// The most artifacts of one job.
 const MAX_ARTIFACTS: usize = 64;
-
-/// `j-` and eight hexadecimal digits, unique on a node.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(extend("pattern" = r"^j-[0-9a-f]{8}$"))]
-pub struct JobId(u32);
-
-impl JobId {
-    /// The id with this number; the caller brings the randomness.
-    pub fn from_number(number: u32) -> Self {
-        JobId(number)
-    }
-}
-
-impl fmt::Display for JobId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "j-{:08x}", self.0)
-    }
-}
-
-impl FromStr for JobId {
-    type Err = Fault;
-
-    fn from_str(text: &str) -> Result<Self, Fault> {
-        let digits = text.strip_prefix("j-").filter(|digits| {
-            digits.len() == 8 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-        });
-        digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).map(JobId).ok_or_else(|| {
-            let shown: String = text.chars().take(80).collect();
-            Fault::new(Code::InvalidReference, format!("{shown:?} is no job id"))
-                .hint("an id is j- and eight hexadecimal digits, such as j-0123abcd")
-        })
-    }
-}
-
-string_conversions!(JobId);
 
 /// What is to be run, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -7,6 +7,7 @@
 //! Never here: I/O, async, clocks, randomness. Time comes in as an argument ([`Millis`]), so that
 //! property tests can drive every decision through any history.
 
+pub mod action;
 pub mod admission;
 pub mod audit;
 pub mod cache;
@@ -20,6 +21,7 @@ pub mod expose;
 pub mod fleet;
 pub mod halt;
 pub mod host;
+pub mod id;
 pub mod instance;
 pub mod intake;
 pub mod job;
@@ -33,10 +35,13 @@ pub mod policy;
 pub mod pool;
 pub mod recovery;
 pub mod remains;
+pub mod resources;
 pub mod retry;
+pub mod runtime_policy;
 pub mod state;
 pub mod template;
 pub mod tenant;
+mod text;
 pub mod timeline;
 pub mod variable;
 pub mod way_up;
@@ -47,12 +52,14 @@ pub use desired::DesiredState;
 pub use egress::{Egress, EgressMode};
 pub use error::{Code, Fault};
 pub use fleet::FleetState;
-pub use instance::{Instance, InstanceId};
-pub use job::{Job, JobId, JobSpec, JobState};
+pub use id::{InstanceId, JobId};
+pub use instance::Instance;
+pub use job::{Job, JobSpec, JobState};
 pub use lease::Lease;
 pub use mover::Mover;
 pub use name::{InstanceRef, Name, PoolRef};
-pub use pool::{Counts, Pool, Recycle, Resources};
+pub use pool::{Counts, Pool, Recycle};
+pub use resources::Resources;
 pub use state::{Intent, State, Temperature};
 pub use tenant::Tenant;
 pub use way_up::WayUp;

@@ -1,7 +1,8 @@
 //! Names and references: `tenant`, `tenant/pool`, `tenant/pool/i-xxxxxxxx`.
 
 use crate::error::{Code, Fault};
-use crate::instance::InstanceId;
+use crate::id::InstanceId;
+use crate::text::string_conversions;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -119,23 +120,6 @@ fn malformed(text: &str, what: &str, form: &str) -> Fault {
         .hint(format!("write it as {form}"))
 }
 
-/// String conversions that serde and `Display` need, the same for every name-like type.
-macro_rules! string_conversions {
-    ($($type:ty),*) => {$(
-        impl TryFrom<String> for $type {
-            type Error = Fault;
-            fn try_from(text: String) -> Result<Self, Fault> {
-                text.parse()
-            }
-        }
-        impl From<$type> for String {
-            fn from(value: $type) -> String {
-                value.to_string()
-            }
-        }
-    )*};
-}
-pub(crate) use string_conversions;
 string_conversions!(Name, PoolRef, InstanceRef);
 
 impl fmt::Display for Name {

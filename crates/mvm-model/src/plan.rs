@@ -1,33 +1,11 @@
 //! The reconciler's decision: what to do next so that a pool holds what it should.
 
 use crate::Millis;
-use crate::instance::{Instance, InstanceId};
+use crate::action::Action;
+use crate::id::InstanceId;
+use crate::instance::Instance;
 use crate::pool::{Counts, Pool, Recycle};
 use crate::state::State;
-use serde::{Deserialize, Serialize};
-
-/// One step towards the desired counts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "action")]
-pub enum Action {
-    /// Make a new instance and bring it to `to`.
-    Create {
-        /// `running`, `warm` or `sleeping`.
-        to: State,
-    },
-    /// Bring an instance to another state.
-    Move {
-        /// Which one.
-        id: InstanceId,
-        /// Where to.
-        to: State,
-    },
-    /// Destroy a surplus, outdated or used-up instance.
-    Destroy {
-        /// Which one.
-        id: InstanceId,
-    },
-}
 
 /// How often in a row bringing up instances of the pool has failed, for the back-off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -47,7 +47,7 @@ fn pools() -> impl Strategy<Value = Vec<DesiredPool>> {
                 egress: mvm_model::Egress { allow_lan: sleep && large, ..Default::default() },
                 recycle: if sleep { Recycle::Sleep } else { Recycle::Reset },
                 prewarm: sleep.then(|| "true".into()),
-                runtime_policy: mvm_model::policy::RuntimePolicy {
+                runtime_policy: mvm_model::runtime_policy::RuntimePolicy {
                     max_jobs: warm,
                     ..Default::default()
                 },

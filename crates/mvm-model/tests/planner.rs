@@ -4,9 +4,10 @@
 
 mod support;
 
+use mvm_model::action::Action;
 use mvm_model::choose::choose;
 use mvm_model::lease::Purpose;
-use mvm_model::plan::{Action, Failures, plan, ready};
+use mvm_model::plan::{Failures, plan, ready};
 use mvm_model::state::Intent;
 use mvm_model::{Counts, Instance, InstanceId, Millis, Pool, Recycle, State};
 use proptest::prelude::*;

@@ -2,10 +2,9 @@
 
 mod support;
 
-use mvm_model::plan::Action;
-use mvm_model::policy::{
-    Idle, LINGERING_MOST, Pressure, RuntimePolicy, Sample, act, next, overstayed, relieve,
-};
+use mvm_model::action::Action;
+use mvm_model::policy::{Idle, LINGERING_MOST, Pressure, Sample, act, next, overstayed, relieve};
+use mvm_model::runtime_policy::RuntimePolicy;
 use mvm_model::{Counts, Instance, Millis, Pool, State};
 use proptest::prelude::*;
 

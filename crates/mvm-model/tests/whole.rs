@@ -3,12 +3,14 @@
 
 mod support;
 
+use mvm_model::action::Action;
 use mvm_model::admission::{admit_counts, admit_instance, admit_state};
 use mvm_model::choose::choose;
 use mvm_model::lease::Purpose;
 use mvm_model::network::TenantNetwork;
-use mvm_model::plan::{Action, Failures, plan, ready};
-use mvm_model::policy::{self, RuntimePolicy};
+use mvm_model::plan::{Failures, plan, ready};
+use mvm_model::policy;
+use mvm_model::runtime_policy::RuntimePolicy;
 use mvm_model::state::Intent;
 use mvm_model::{Counts, Instance, InstanceId, Millis, Pool, Quotas, Recycle, State, Usage};
 use proptest::prelude::*;

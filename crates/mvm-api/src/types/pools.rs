@@ -1,8 +1,8 @@
 //! Of pools: what they are, how they are built and scaled.
 
 use mvm_model::host::Shortfall;
-use mvm_model::policy::RuntimePolicy;
 use mvm_model::pool::RevisionEntry;
+use mvm_model::runtime_policy::RuntimePolicy;
 use mvm_model::template::Renewal;
 use mvm_model::{Cache, CacheDisk, Counts, Egress, Millis, Name, Recycle, Resources};
 use schemars::JsonSchema;

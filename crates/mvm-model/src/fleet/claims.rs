@@ -10,7 +10,8 @@
 use super::node::Capacity;
 use crate::Millis;
 use crate::name::{Name, PoolRef};
-use crate::pool::{Counts, Resources};
+use crate::pool::Counts;
+use crate::resources::Resources;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

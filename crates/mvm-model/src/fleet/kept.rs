@@ -2,7 +2,7 @@
 //! node that it was given to, and stay there for as long as jobs are kept.
 
 use super::node::Node;
-use super::place::{Placement, Share};
+use super::placement::{Placement, Share};
 use super::share::for_leases;
 use super::{FleetState, FleetTenant};
 use crate::admission::Quotas;

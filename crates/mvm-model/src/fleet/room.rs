@@ -2,10 +2,10 @@
 
 use super::claims::{Room, Stand};
 use super::node::{Capacity, Duty, Node};
-use super::place::Share;
+use super::placement::Share;
 use super::{FleetPool, FleetState, FleetTenant, PoolStatus};
 use crate::name::{Name, PoolRef};
-use crate::pool::Resources;
+use crate::resources::Resources;
 use std::collections::BTreeMap;
 
 /// The shapes of a document's pools.

@@ -4,12 +4,13 @@
 //! what is left is for leases, and is given out in whole instances of the tenant's largest shape,
 //! by how many spares a node holds.
 
-use super::place::Placement;
+use super::placement::Placement;
 use super::{FleetPool, FleetState, FleetTenant};
 use crate::admission::Quotas;
 use crate::desired::{DesiredPool, DesiredState, SCHEMA_VERSION};
 use crate::name::Name;
-use crate::pool::{Counts, Resources};
+use crate::pool::Counts;
+use crate::resources::Resources;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 

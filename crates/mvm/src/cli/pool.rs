@@ -13,8 +13,9 @@ use mvm_api::types::{
 use mvm_api::{Client, Problem, paths};
 use mvm_model::desired::is_path;
 use mvm_model::egress::Destination;
-use mvm_model::policy::RuntimePolicy;
-use mvm_model::pool::{DEFAULT_SCRATCH_MIB, RevisionEntry};
+use mvm_model::pool::RevisionEntry;
+use mvm_model::resources::DEFAULT_SCRATCH_MIB;
+use mvm_model::runtime_policy::RuntimePolicy;
 use mvm_model::{Cache, Egress, EgressMode, Name, PoolRef, Resources};
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,0 +1,28 @@
+//! What the planner and the policy want done.
+
+use crate::id::InstanceId;
+use crate::state::State;
+use serde::{Deserialize, Serialize};
+
+/// One step towards the desired counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "action")]
+pub enum Action {
+    /// Make a new instance and bring it to `to`.
+    Create {
+        /// `running`, `warm` or `sleeping`.
+        to: State,
+    },
+    /// Bring an instance to another state.
+    Move {
+        /// Which one.
+        id: InstanceId,
+        /// Where to.
+        to: State,
+    },
+    /// Destroy a surplus, outdated or used-up instance.
+    Destroy {
+        /// Which one.
+        id: InstanceId,
+    },
+}

@@ -1,0 +1,61 @@
+//! Which node is to hold what, as it is decided and written down.
+
+use super::site::Why;
+use crate::admission::Quotas;
+use crate::name::{Name, PoolRef};
+use crate::pool::Counts;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What one node is to hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// The counts of each pool; a pool with none is there to serve claims.
+    pub pools: BTreeMap<PoolRef, Counts>,
+    /// Pools that are elsewhere now and stay here, with nothing, for the jobs on record here; each
+    /// with the image that it has here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kept: BTreeMap<PoolRef, Option<String>>,
+    /// The node's part of each tenant's quotas.
+    pub quotas: BTreeMap<Name, Quotas>,
+}
+
+/// Which node is to hold what.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// By node; one that is not named holds nothing.
+    pub nodes: BTreeMap<Name, Share>,
+    /// What is on no node.
+    pub unplaced: Vec<Unplaced>,
+}
+
+/// What could not be placed of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Unplaced {
+    /// Which one.
+    pub pool: PoolRef,
+    /// How many.
+    pub counts: Counts,
+    /// On how many nodes it does not fit for which reason.
+    pub why: BTreeMap<Why, u32>,
+}
+
+impl fmt::Display for Unplaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts { running, warm, sleeping } = self.counts;
+        write!(
+            f,
+            "{}: no node for {running} running, {warm} warm, {sleeping} sleeping",
+            self.pool
+        )?;
+        for (index, (why, nodes)) in self.why.iter().enumerate() {
+            write!(f, "{} {nodes} {why}", if index == 0 { ":" } else { "," })?;
+        }
+        if self.why.is_empty() {
+            f.write_str(": there is no node")?;
+        }
+        Ok(())
+    }
+}
