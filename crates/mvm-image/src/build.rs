@@ -114,10 +114,16 @@ async fn kernel_of_flake(
         "there is none in the store: does the flake have one?".to_owned(),
     );
     let packages = flake.packages_or_why().await?;
-    match packages.iter().any(|package| package == KERNEL_PACKAGE) {
-        true => Ok(packages),
-        false => Err(missing()),
+    if packages.iter().any(|package| package == KERNEL_PACKAGE) {
+        return Ok(packages);
     }
+    // Where both are missing, the user hears of the profile first: a slip of the pen, most often.
+    let first = req.profile.split('.').next().unwrap_or_default();
+    if !packages.is_empty() && !packages.iter().any(|package| package == first) {
+        let (flake, profile) = (req.flake.clone(), req.profile.clone());
+        return Err(Error::ProfileMissing { flake, profile, available: packages });
+    }
+    Err(missing())
 }
 
 fn stage_note(progress: &UnboundedSender<Progress>, name: &'static str, detail: String) {

@@ -28,7 +28,7 @@ async fn a_profile_becomes_an_image_and_the_second_build_finds_it() {
             stages.push(name);
         }
     }
-    assert_eq!(stages, ["check", "nix", "closure", "stage", "erofs", "initrd", "publish"]);
+    assert_eq!(stages, ["check", "flake", "nix", "closure", "stage", "erofs", "initrd", "publish"]);
     assert_eq!(revision.kernel_digest, kernel.digest);
     assert_eq!(revision.platform, kernel.platform);
     assert!(revision.closure.contains(&revision.out_path));
@@ -182,6 +182,7 @@ async fn an_evaluation_error_comes_in_nixs_own_words() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_builder_shows_its_log() {
     let (store, _root) = store();
+    debian_kernel(&store).await;
     let flakes = tempfile::tempdir().unwrap();
     let outputs = "bad = derivation { name = \"bad\"; system = \"x86_64-linux\"; __noChroot = true;
         builder = \"/bin/sh\"; args = [ \"-c\" \"echo the compiler is on fire; exit 3\" ]; };";

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
 
 /// Commands that are not tried, and why.
-const NOT_TRIED: [(&str, &str); 22] = [
+const NOT_TRIED: [(&str, &str); 23] = [
     ("agent serve", "prints nothing"),
     ("ca serve", "prints nothing"),
     ("coordinator serve", "prints nothing"),
@@ -26,6 +26,7 @@ const NOT_TRIED: [(&str, &str); 22] = [
     ("node leave", "needs a fleet"),
     ("kernel fetch", "needs the distribution's servers"),
     ("kernel import", "takes long"),
+    ("kernel remove", "needs a kernel that no pool has"),
     ("image fetch", "needs another node"),
     ("pool rollback", "needs two revisions"),
     ("bench", "takes long"),
