@@ -7,6 +7,7 @@ use super::queue;
 use crate::Result;
 use crate::node::Node;
 use crate::world::World;
+use futures::FutureExt;
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::lease::Purpose;
 use mvm_model::plan::plan;
@@ -94,6 +95,9 @@ async fn unrest(node: &Arc<Node>) -> Option<String> {
     if let Some(instance) = world.instances.values().find(|i| i.is_busy()) {
         return Some(format!("{instance:?}"));
     }
+    if let Some(id) = world.instances.keys().find(|id| has_died(node, **id)) {
+        return Some(format!("the machine of {id} has ended, which is not recorded yet"));
+    }
     if let Some(why) = queue::unrest(node, &world).await {
         return Some(why);
     }
@@ -131,6 +135,13 @@ async fn unrest(node: &Arc<Node>) -> Option<String> {
         }
     }
     None
+}
+
+/// Whether the process of an instance's machine has ended, and its slot still has it.
+fn has_died(node: &Node, id: InstanceId) -> bool {
+    let slot = node.slot(id);
+    let Ok(live) = slot.gate.try_lock() else { return true };
+    live.machine.as_ref().is_some_and(|machine| machine.exited().now_or_never().is_some())
 }
 
 struct Aftermath<'a> {
