@@ -95,8 +95,8 @@ async fn unrest(node: &Arc<Node>) -> Option<String> {
     if let Some(instance) = world.instances.values().find(|i| i.is_busy()) {
         return Some(format!("{instance:?}"));
     }
-    if let Some(id) = world.instances.keys().find(|id| has_died(node, **id)) {
-        return Some(format!("the machine of {id} has ended, which is not recorded yet"));
+    if let Some(instance) = world.instances.values().find(|instance| has_died(node, instance)) {
+        return Some(format!("its machine has ended, which is not recorded yet: {instance:?}"));
     }
     if let Some(why) = queue::unrest(node, &world).await {
         return Some(why);
@@ -137,11 +137,13 @@ async fn unrest(node: &Arc<Node>) -> Option<String> {
     None
 }
 
-/// Whether the process of an instance's machine has ended, and its slot still has it.
-fn has_died(node: &Node, id: InstanceId) -> bool {
-    let slot = node.slot(id);
-    let Ok(live) = slot.gate.try_lock() else { return true };
-    live.machine.as_ref().is_some_and(|machine| machine.exited().now_or_never().is_some())
+/// Whether the process of an instance's machine has ended, and nobody has begun to record that.
+fn has_died(node: &Node, instance: &Instance) -> bool {
+    let slot = node.slot(instance.id);
+    let up = matches!(instance.state, State::Running | State::Warm);
+    up && slot.gate.try_lock().is_ok_and(|live| {
+        live.machine.as_ref().is_none_or(|machine| machine.exited().now_or_never().is_some())
+    })
 }
 
 struct Aftermath<'a> {
