@@ -12,6 +12,7 @@ use super::{WORKERS, checks, host};
 use crate::deadlines::haste;
 use crate::node::Node;
 use crate::simulated::{Silence, SimulatedGuest};
+use futures::FutureExt;
 use mvm_model::{InstanceId, Mover};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -125,6 +126,11 @@ fn run(
         let trips = silence.trips();
         haste::make(1);
         silence.arm(None);
+        let destroys = point.is_some_and(|(_, by)| by == By::Destroy);
+        if destroys && silence.struck().now_or_never().is_some() {
+            // Of a machine that was made when the operation was over already.
+            destroy_all(&node).await?;
+        }
         settle(&node).await?;
         sound(&node, host).await?;
         destroy_all(&node).await?;
