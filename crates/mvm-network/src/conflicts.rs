@@ -1,5 +1,6 @@
 //! Whether a subnet is free on this host.
 
+use crate::error::undisturbed;
 use crate::links::{alias_of, name_of, root_of};
 use crate::surroundings::{self, Route, is_internet};
 use crate::{Error, Network, Result};
@@ -39,6 +40,14 @@ impl Network {
     /// What of the host `subnet` overlaps with: an address, a route, the default gateway, or one of these
     /// DNS servers. What is ours does not count.
     pub async fn conflicts(
+        &self,
+        subnet: Ipv4Net,
+        resolvers: &[Ipv4Addr],
+    ) -> Result<Option<Conflict>> {
+        undisturbed(|| self.conflicts_once(subnet, resolvers)).await
+    }
+
+    async fn conflicts_once(
         &self,
         subnet: Ipv4Net,
         resolvers: &[Ipv4Addr],

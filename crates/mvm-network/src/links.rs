@@ -1,5 +1,6 @@
 //! Bridges and taps.
 
+use crate::error::undisturbed;
 use crate::nftables::Nftables;
 use crate::walls::Standing;
 use crate::{Error, Result, nft, render, tap};
@@ -168,6 +169,10 @@ impl Network {
     }
 
     async fn ensure_address(&self, index: u32, wanted: Ipv4Net) -> Result<()> {
+        undisturbed(|| self.ensure_address_once(index, wanted)).await
+    }
+
+    async fn ensure_address_once(&self, index: u32, wanted: Ipv4Net) -> Result<()> {
         let failed =
             |e: rtnetlink::Error| Error::netlink(format!("give a bridge the address {wanted}"), &e);
         let mut present = false;
@@ -249,6 +254,10 @@ impl Network {
 
     /// All links that carry our mark.
     pub async fn list(&self) -> Result<Vec<OwnedLink>> {
+        undisturbed(|| self.list_once()).await
+    }
+
+    async fn list_once(&self) -> Result<Vec<OwnedLink>> {
         let mut found = Vec::new();
         let mut links = self.handle.link().get().execute();
         while let Some(link) =

@@ -1,5 +1,6 @@
 //! What owners of our make have in this network namespace, whoever they are.
 
+use crate::error::undisturbed;
 use crate::links::{alias_of, name_of, root_of};
 use crate::nftables::Nftables;
 use crate::{Error, LinkKind, Network, OwnedLink, Result};
@@ -26,8 +27,11 @@ impl Remains {
     pub async fn all() -> Result<BTreeMap<String, Remains>> {
         let network = Network::open("").await?;
         let failed = |e: rtnetlink::Error| Error::netlink("list the links", &e);
-        let links: Vec<LinkMessage> =
-            network.handle.link().get().execute().try_collect().await.map_err(failed)?;
+        let list = || async {
+            let links = network.handle.link().get().execute().try_collect::<Vec<_>>().await;
+            links.map_err(failed)
+        };
+        let links: Vec<LinkMessage> = undisturbed(list).await?;
         let mut all: BTreeMap<String, Remains> = BTreeMap::new();
         for link in &links {
             let (Some(name), Some(alias)) = (name_of(link), alias_of(link)) else { continue };

@@ -4,6 +4,7 @@ use super::host::Host;
 use super::queue;
 use crate::node::Node;
 use crate::world::World;
+use futures::FutureExt;
 use mvm_hypervisor::Hypervisor;
 use mvm_model::event::Event;
 use mvm_model::{Instance, State};
@@ -11,10 +12,39 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
+/// How often it is looked at most.
+const LOOKS: u32 = 50;
+
 /// Everything that is not as it must be, in words.
+///
+/// A machine may end while it is looked, by a call of the background's: what changes meanwhile is
+/// looked at again.
 pub async fn faults(node: &Arc<Node>, host: &Host) -> Vec<String> {
+    for _ in 0..LOOKS {
+        let world = node.read(World::clone).await;
+        let faults = faults_of(node, world.clone(), host).await;
+        let moves =
+            node.read(|now| (&now.instances, &now.pools) != (&world.instances, &world.pools));
+        let moves = moves.await || world.instances.values().any(|i| has_died(node, i));
+        if faults.is_empty() || !moves {
+            return faults;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    vec!["the records never come to rest".to_owned()]
+}
+
+/// Whether the process of an instance's machine has ended, and nobody has begun to record that.
+pub fn has_died(node: &Node, instance: &Instance) -> bool {
+    let slot = node.slot(instance.id);
+    let up = matches!(instance.state, State::Running | State::Warm);
+    up && slot.gate.try_lock().is_ok_and(|live| {
+        live.machine.as_ref().is_none_or(|machine| machine.exited().now_or_never().is_some())
+    })
+}
+
+async fn faults_of(node: &Arc<Node>, world: World, host: &Host) -> Vec<String> {
     let mut faults = Vec::new();
-    let world = node.read(World::clone).await;
     records(node, &world, &mut faults).await;
     machines(node, &world, host, &mut faults).await;
     links(node, &world, &mut faults).await;

@@ -7,7 +7,6 @@ use super::queue;
 use crate::Result;
 use crate::node::Node;
 use crate::world::World;
-use futures::FutureExt;
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::lease::Purpose;
 use mvm_model::plan::plan;
@@ -95,7 +94,9 @@ async fn unrest(node: &Arc<Node>) -> Option<String> {
     if let Some(instance) = world.instances.values().find(|i| i.is_busy()) {
         return Some(format!("{instance:?}"));
     }
-    if let Some(instance) = world.instances.values().find(|instance| has_died(node, instance)) {
+    if let Some(instance) =
+        world.instances.values().find(|instance| checks::has_died(node, instance))
+    {
         return Some(format!("its machine has ended, which is not recorded yet: {instance:?}"));
     }
     if let Some(why) = queue::unrest(node, &world).await {
@@ -135,15 +136,6 @@ async fn unrest(node: &Arc<Node>) -> Option<String> {
         }
     }
     None
-}
-
-/// Whether the process of an instance's machine has ended, and nobody has begun to record that.
-fn has_died(node: &Node, instance: &Instance) -> bool {
-    let slot = node.slot(instance.id);
-    let up = matches!(instance.state, State::Running | State::Warm);
-    up && slot.gate.try_lock().is_ok_and(|live| {
-        live.machine.as_ref().is_none_or(|machine| machine.exited().now_or_never().is_some())
-    })
 }
 
 struct Aftermath<'a> {
