@@ -190,6 +190,7 @@ const NO_KEY: &[(&str, &str)] = &[
     ("kernel.fetch", "a stream; what is fetched is named by its content"),
     ("image.fetch", "an image is named by its content"),
     ("image.gc", "it is gone"),
+    ("audit.prune", "what is older is gone"),
     ("node.duty", "a state"),
     ("ca.join", "the token is good once, and the same key gets the same certificate"),
     ("ca.renew", "a certificate more for the same identity, which revoking takes as well"),
