@@ -108,12 +108,14 @@ fn a_job_that_is_canceled_ends_whatever_its_guest_does() {
     });
 }
 
-/// A job as an earlier version has recorded it, with the value of its variable.
+/// A job as an earlier version has recorded it, with the value of its variable. It is young: a job
+/// that has waited for its inputs too long is canceled by the dispatcher.
 fn old_job(number: u32, state: JobState) -> Job {
     let argv = vec!["true".to_owned()];
     let env = [("TOKEN".to_owned(), "an old secret".to_owned())].into();
     let spec = JobSpec { argv, env, ..JobSpec::default() };
-    let mut job = Job::new(JobId::from_number(number), runners(), spec, "uid:0".to_owned(), 1);
+    let (id, by) = (JobId::from_number(number), "uid:0".to_owned());
+    let mut job = Job::new(id, runners(), spec, by, crate::now());
     job.state = state;
     job
 }
