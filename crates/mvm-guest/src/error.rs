@@ -1,6 +1,5 @@
 //! What can go wrong between a node and a guest.
 
-use crate::patience::Stalled;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,6 +37,11 @@ pub enum Error {
         message: String,
     },
 }
+
+/// The other side stood still.
+#[derive(Debug, thiserror::Error)]
+#[error("no byte went either way for {} s", .0.as_secs())]
+pub(crate) struct Stalled(pub Duration);
 
 impl Error {
     /// A stable code.

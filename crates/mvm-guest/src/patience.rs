@@ -1,6 +1,7 @@
 //! A stream whose other side may rest for so long and no longer.
 
-use crate::{Error, Result};
+use crate::Result;
+use crate::error::{Error, Stalled};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -28,11 +29,6 @@ pub struct Patient<S> {
     reads: bool,
     writes: bool,
 }
-
-/// The other side stood still.
-#[derive(Debug, thiserror::Error)]
-#[error("no byte went either way for {} s", .0.as_secs())]
-pub(crate) struct Stalled(pub Duration);
 
 impl<S> Patient<S> {
     /// The stream, which may stand still for `limit`.

@@ -6,8 +6,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::error::{At, Error, Result};
 use crate::kernel;
+use crate::layout::ImageStore;
 use crate::run::{Tool, tail};
-use crate::store::ImageStore;
 use crate::types::{KernelImport, KernelInfo, Progress};
 use crate::workdir::WorkDir;
 

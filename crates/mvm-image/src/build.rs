@@ -7,18 +7,17 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::clone::clone_file;
 use crate::error::{At, Error, Result, free_bytes};
-use crate::kernel::{self, blocking, json, write};
+use crate::fs::{blocking, json, write};
+use crate::layout::ImageStore;
 use crate::nix::Flake;
+use crate::revision::{MANIFEST, load, load_whole, parts_of};
 use crate::run::{Tool, tail};
-use crate::store::ImageStore;
-use crate::transfer::parts_of;
 use crate::types::{BuildRequest, KernelImport, KernelInfo, Progress, Revision, hex, now_ms};
 use crate::workdir::WorkDir;
-use crate::{folder, initrd, stage};
+use crate::{folder, initrd, kernel, stage};
 
 /// Goes into every digest: raise it when the same inputs would give another image.
 const BUILDER_VERSION: u32 = 1;
-pub(crate) const MANIFEST: &str = "manifest.json";
 /// The package that a flake may have beside the profile.
 const KERNEL_PACKAGE: &str = "kernel";
 /// Nix's links to what it has built, in the work directory.
@@ -50,7 +49,7 @@ pub(crate) async fn build(
     }
     // Asked for early: minutes of building must not end in "no such kernel".
     let named = req.kernel.as_deref().map(|k| kernel::find(store, k)).transpose()?;
-    let of_flake = match named.is_none() && store.default_kernel()?.is_none() {
+    let of_flake = match named.is_none() && kernel::default(store)?.is_none() {
         true => Some(kernel_of_flake(&flake, req, progress).await?),
         false => None,
     };
@@ -66,7 +65,7 @@ pub(crate) async fn build(
     let kernel = match named {
         Some(kernel) => kernel,
         None if own_kernel => flake_kernel(store, &flake, &work, progress).await?,
-        None => store.default_kernel()?.ok_or(Error::KernelMissing { wanted: None })?,
+        None => kernel::default(store)?.ok_or(Error::KernelMissing { wanted: None })?,
     };
     let closure = flake.closure(&profile).await?;
     stage_note(progress, "closure", format!("{} store paths", closure.len()));
@@ -152,7 +151,7 @@ async fn flake_kernel(
 ) -> Result<KernelInfo> {
     let out = flake.build(KERNEL_PACKAGE, work, KERNEL_RESULT, progress).await?;
     let origin = out.to_string_lossy().into_owned();
-    if let Some(known) = store.kernels()?.into_iter().find(|k| k.origin == origin) {
+    if let Some(known) = kernel::list(store)?.into_iter().find(|k| k.origin == origin) {
         return Ok(known);
     }
     stage_note(progress, "kernel", origin.clone());
@@ -218,7 +217,7 @@ async fn assemble(
         stage_note(&note, "publish", revision.short().to_owned());
         let to = store.images_dir().join(&revision.digest);
         work.publish(&to)?;
-        load(&to)?.ok_or_else(|| Error::Damaged { path: to, why: "no manifest".to_owned() })
+        load_whole(&to)
     })
     .await
 }
@@ -285,21 +284,4 @@ async fn make_erofs(store: &ImageStore, digest: &str, work: &WorkDir, tree: &Pat
     }
     let status = ended.status.to_string();
     Err(Error::ToolFailed { tool: "mkfs.erofs".to_owned(), status, output })
-}
-
-/// The revision in `dir`; `None` if there is no whole one.
-pub(crate) fn load(dir: &Path) -> Result<Option<Revision>> {
-    let path = dir.join(MANIFEST);
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io("read", &path, e)),
-    };
-    let parsed: Result<Revision, _> = serde_json::from_slice(&bytes);
-    let mut revision = parsed.map_err(|e| Error::Damaged { path, why: e.to_string() })?;
-    revision.dir = dir.to_owned();
-    revision.root = dir.join("root.erofs");
-    revision.kernel = dir.join("vmlinux");
-    revision.initrd = dir.join("initrd");
-    Ok(Some(revision))
 }

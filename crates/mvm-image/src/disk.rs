@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use crate::clone::clone_file;
 use crate::error::{At, Error, Result};
-use crate::kernel::blocking;
+use crate::fs::blocking;
+use crate::layout::ImageStore;
 use crate::run::{Tool, tail};
-use crate::store::ImageStore;
 use crate::workdir::WorkDir;
 
 /// ext4 with a journal wants a few MiB; below this mke2fs makes something that holds nothing.

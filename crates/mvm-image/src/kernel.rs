@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::error::{At, Error, Result};
+use crate::fs::{blocking, json, read_manifest, write};
 use crate::kernel_image::{self, Compression, Contents, Facts};
+use crate::layout::ImageStore;
 use crate::modules::{LoadedModule, Tree};
 use crate::run::Tool;
-use crate::store::ImageStore;
 use crate::types::{KernelImport, KernelInfo, hex, now_ms};
 use crate::workdir::{self, WorkDir};
 
@@ -35,14 +36,6 @@ pub(crate) async fn import(
     check_name(&name)?;
     let (store, origin) = (store.clone(), origin.to_owned());
     blocking(move || keep(&store, &incoming, &name, &origin)).await
-}
-
-/// Runs something that blocks where it may.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|e| Error::Interrupted(e.to_string()))?
 }
 
 fn check_name(name: &str) -> Result<()> {
@@ -234,30 +227,9 @@ fn digest(incoming: &Incoming) -> String {
     hex(&hash.finalize())
 }
 
-pub(crate) fn json(value: &impl serde::Serialize) -> Vec<u8> {
-    serde_json::to_vec_pretty(value).unwrap_or_default()
-}
-
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let written = std::fs::File::create(path).and_then(|mut f| f.write_all(bytes));
-    written.map_err(|e| match e.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT) => Error::no_space("a file", path, bytes.len() as u64),
-        _ => Error::io("write", path, e),
-    })
-}
-
 fn load(dir: &Path) -> Result<Option<KernelInfo>> {
-    let path = dir.join(MANIFEST);
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io("read", &path, e)),
-    };
-    let parsed: Result<KernelInfo, _> = serde_json::from_slice(&bytes);
-    let mut info = parsed.map_err(|e| Error::Damaged { path, why: e.to_string() })?;
-    info.path = dir.join("vmlinux");
-    info.dir = dir.to_owned();
-    Ok(Some(info))
+    let manifest: Option<KernelInfo> = read_manifest(&dir.join(MANIFEST))?;
+    Ok(manifest.map(|info| KernelInfo { path: dir.join("vmlinux"), dir: dir.to_owned(), ..info }))
 }
 
 /// All kernels, by name.
@@ -291,6 +263,11 @@ pub(crate) fn find(store: &ImageStore, wanted: &str) -> Result<KernelInfo> {
         (0, _) | (_, None) => Err(Error::KernelMissing { wanted: Some(wanted.to_owned()) }),
         (count, _) => Err(Error::Ambiguous { wanted: wanted.to_owned(), count, kind: "kernel" }),
     }
+}
+
+/// The kernel of builds that name none; `None` if the store has no kernel.
+pub(crate) fn default(store: &ImageStore) -> Result<Option<KernelInfo>> {
+    Ok(list(store)?.into_iter().find(|kernel| kernel.default))
 }
 
 fn short(kernel: &KernelInfo) -> &str {

@@ -19,23 +19,26 @@ mod disk;
 mod elf;
 mod error;
 mod folder;
+mod fs;
+mod image_store;
 mod initrd;
 mod kernel;
 mod kernel_image;
+mod layout;
 mod modules;
 mod nix;
+mod revision;
 mod run;
 mod stage;
-mod store;
 mod transfer;
 mod types;
 mod workdir;
 
 pub use clone::{clone_file, refill_file};
 pub use error::{Error, Result};
-pub use store::ImageStore;
-pub use transfer::{Incoming, Part};
+pub use layout::ImageStore;
+pub use transfer::Incoming;
 pub use types::{
-    BuildRequest, GuestBinary, KernelDigest, KernelImport, KernelInfo, Platform, Progress, Removed,
-    Revision, Sandbox, Tools,
+    BuildRequest, GuestBinary, KernelDigest, KernelImport, KernelInfo, Part, Platform, Progress,
+    Removed, Revision, Sandbox, Tools,
 };

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::error::{At, Error, Result};
+use crate::layout::ImageStore;
 use crate::run::{Ended, Tool};
-use crate::store::ImageStore;
 use crate::types::{BuildRequest, Progress};
 use crate::workdir::WorkDir;
 

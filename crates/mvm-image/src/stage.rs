@@ -114,7 +114,7 @@ pub(crate) fn stage(root: &Path, profile: &Path, closure: &[String]) -> Result<(
     for (name, mode, text) in FILES {
         let to = root.join(name);
         if std::fs::symlink_metadata(&to).is_err() {
-            crate::kernel::write(&to, text.as_bytes())?;
+            crate::fs::write(&to, text.as_bytes())?;
             set_permissions(&to, Permissions::from_mode(mode)).at("set the mode of", &to)?;
         }
     }

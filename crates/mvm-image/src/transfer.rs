@@ -6,82 +6,23 @@
 //! it was cut off, from another node if need be.
 
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::build::{self, MANIFEST};
 use crate::error::{At, Error, Result, free_bytes};
-use crate::kernel::{json, write};
-use crate::store::ImageStore;
-use crate::types::{Revision, hex};
-use crate::workdir;
+use crate::fs::{json, write};
+use crate::layout::ImageStore;
+use crate::revision::{self, MANIFEST, digest_of, parts_of};
+use crate::types::{PARTS, Part, Revision};
+use crate::workdir::{self, INCOMING};
 
-/// The files that make an image, beside its manifest.
-pub(crate) const PARTS: [&str; 3] = ["initrd", "root.erofs", "vmlinux"];
-/// What begins the name of a directory that a transfer fills.
-pub(crate) const INCOMING: &str = ".incoming-";
 /// What ends the name of a part that is not whole yet.
 const PARTIAL: &str = ".partial";
 /// The largest part that is taken, in bytes: 1 TiB.
 const MAX_PART: u64 = 1 << 40;
 /// Room that is left beside what a transfer needs, in bytes.
 const SPARE: u64 = 64 << 20;
-
-/// One file of an image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
-    /// `initrd`, `root.erofs` or `vmlinux`.
-    pub name: String,
-    /// Its length in bytes.
-    pub size: u64,
-    /// SHA-256 of its bytes, 64 hexadecimal digits.
-    pub sha256: String,
-}
-
-impl Revision {
-    /// SHA-256 in hex over names, lengths and digests of its parts: what the image *is*, where the
-    /// digest says what it was made of. Empty where its files were never digested.
-    pub fn content(&self) -> String {
-        if self.parts.is_empty() {
-            return String::new();
-        }
-        let mut hash = Sha256::new();
-        for part in &self.parts {
-            hash.update(format!("{} {} {}\n", part.name, part.size, part.sha256));
-        }
-        hex(&hash.finalize())
-    }
-
-    /// The file of a part, if it has one of that name.
-    pub fn part_file(&self, name: &str) -> Option<PathBuf> {
-        PARTS.contains(&name).then(|| self.dir.join(name))
-    }
-}
-
-/// Lengths and digests of an image's files.
-pub(crate) fn parts_of(dir: &Path) -> Result<Vec<Part>> {
-    let part = |name: &&str| {
-        let path = dir.join(name);
-        let size = std::fs::metadata(&path).at("look at", &path)?.len();
-        Ok(Part { name: (*name).to_owned(), size, sha256: digest_of(&path)? })
-    };
-    PARTS.iter().map(part).collect()
-}
-
-fn digest_of(path: &Path) -> Result<String> {
-    let mut file = File::open(path).at("open", path)?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut buffer).at("read", path)? {
-            0 => return Ok(hex(&hash.finalize())),
-            count => hash.update(&buffer[..count]),
-        }
-    }
-}
 
 /// An image on its way in. While it is held nobody else receives the same one.
 #[derive(Debug)]
@@ -92,40 +33,34 @@ pub struct Incoming {
     _lock: File,
 }
 
-impl ImageStore {
-    /// What another node has to know of an image to receive it. Blocks: of an image that was built
-    /// before its files were digested, they are now. Errors: as [`ImageStore::get`].
-    pub fn manifest(&self, digest: &str) -> Result<Vec<u8>> {
-        let mut revision = self.get(digest)?;
-        if revision.parts.is_empty() {
-            revision.parts = parts_of(&revision.dir)?;
-        }
-        Ok(json(&revision))
+/// See [`ImageStore::manifest`].
+pub(crate) fn manifest(store: &ImageStore, digest: &str) -> Result<Vec<u8>> {
+    let mut revision = revision::find(store, digest)?;
+    if revision.parts.is_empty() {
+        revision.parts = parts_of(&revision.dir)?;
     }
+    Ok(json(&revision))
+}
 
-    /// Begins to receive the image `digest`, or goes on with it. `manifest` is what the sending
-    /// node says of it, which must agree with `digest`, and with `content` where that is known.
-    /// Blocks. Errors: `image_refused` (the manifest is not that image's), `busy` (somebody
-    /// receives it already), `no_space`, `io`.
-    pub fn receive(
-        &self,
-        manifest: &[u8],
-        digest: &str,
-        content: Option<&str>,
-    ) -> Result<Incoming> {
-        let revision = checked(manifest, digest, content)?;
-        let images = self.images_dir();
-        let dir = images.join(format!("{INCOMING}{digest}"));
-        std::fs::create_dir_all(&dir).at("create", &dir)?;
-        let lock = File::open(&dir).at("open", &dir)?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(Error::Busy { digest: digest.to_owned() });
-        }
-        let incoming = Incoming { images, dir, revision, _lock: lock };
-        incoming.forget_what_differs()?;
-        incoming.check_room()?;
-        Ok(incoming)
+/// See [`ImageStore::receive`].
+pub(crate) fn receive(
+    store: &ImageStore,
+    manifest: &[u8],
+    digest: &str,
+    content: Option<&str>,
+) -> Result<Incoming> {
+    let revision = checked(manifest, digest, content)?;
+    let images = store.images_dir();
+    let dir = images.join(format!("{INCOMING}{digest}"));
+    std::fs::create_dir_all(&dir).at("create", &dir)?;
+    let lock = File::open(&dir).at("open", &dir)?;
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Err(Error::Busy { digest: digest.to_owned() });
     }
+    let incoming = Incoming { images, dir, revision, _lock: lock };
+    incoming.forget_what_differs()?;
+    incoming.check_room()?;
+    Ok(incoming)
 }
 
 /// The image that a manifest describes, if it is the wanted one.
@@ -199,7 +134,7 @@ impl Incoming {
         if !workdir::publish(&self.dir, &to)? {
             workdir::remove(&self.dir)?;
         }
-        build::load(&to)?.ok_or_else(|| Error::Damaged { path: to, why: "no manifest".to_owned() })
+        revision::load_whole(&to)
     }
 
     /// What an earlier transfer left is of use only if it was of the same content.

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::transfer::Part;
+/// The files that make an image, beside its manifest.
+pub(crate) const PARTS: [&str; 3] = ["initrd", "root.erofs", "vmlinux"];
 
 /// The SHA-256, in hex, of a kernel and the modules kept with it.
 pub type KernelDigest = String;
@@ -116,6 +117,35 @@ impl Revision {
     pub fn short(&self) -> &str {
         self.digest.get(..12).unwrap_or(&self.digest)
     }
+
+    /// SHA-256 in hex over names, lengths and digests of its parts: what the image *is*, where the
+    /// digest says what it was made of. Empty where its files were never digested.
+    pub fn content(&self) -> String {
+        if self.parts.is_empty() {
+            return String::new();
+        }
+        let mut hash = Sha256::new();
+        for part in &self.parts {
+            hash.update(format!("{} {} {}\n", part.name, part.size, part.sha256));
+        }
+        hex(&hash.finalize())
+    }
+
+    /// The file of a part, if it has one of that name.
+    pub fn part_file(&self, name: &str) -> Option<PathBuf> {
+        PARTS.contains(&name).then(|| self.dir.join(name))
+    }
+}
+
+/// One file of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// `initrd`, `root.erofs` or `vmlinux`.
+    pub name: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// SHA-256 of its bytes, 64 hexadecimal digits.
+    pub sha256: String,
 }
 
 /// A kernel that the store holds.

@@ -15,10 +15,11 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::clone::occupied;
 use crate::error::{At, Error, Result};
-use crate::transfer::INCOMING;
 use crate::types::Removed;
 
 const PREFIX: &str = ".tmp-";
+/// How the name of a directory that a transfer fills begins.
+pub(crate) const INCOMING: &str = ".incoming-";
 
 /// A locked work directory; unless published, it is removed when the last one lets go of it.
 #[derive(Clone)]
@@ -84,22 +85,32 @@ impl Drop for Locked {
         if *self.published.get_mut() {
             return;
         }
-        // What a program has started itself may still put files into it while it ends.
-        let mut tries = 20;
-        let removed = loop {
-            match std::fs::remove_dir_all(&self.path) {
-                Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty && tries > 0 => {
-                    tries -= 1;
-                    std::thread::sleep(Duration::from_millis(25));
-                }
-                outcome => break outcome,
+        let busy = |e: &std::io::Error| e.kind() == std::io::ErrorKind::DirectoryNotEmpty;
+        let path = std::mem::take(&mut self.path);
+        match std::fs::remove_dir_all(&path) {
+            // What a program has started itself may still put files into it while it ends. Whoever
+            // drops this may be a task of an executor: another thread waits for that.
+            Err(e) if busy(&e) => {
+                std::thread::spawn(move || {
+                    let again = || {
+                        std::thread::sleep(Duration::from_millis(25));
+                        std::fs::remove_dir_all(&path)
+                    };
+                    let last = (0..20).map(|_| again()).find(|r| !r.as_ref().is_err_and(busy));
+                    tell_if_left(&path, last.unwrap_or(Err(e)));
+                });
             }
-        };
-        if let Err(error) = removed
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %self.path.display(), %error, "work directory stays for now");
+            outcome => tell_if_left(&path, outcome),
         }
+    }
+}
+
+/// A work directory that could not be removed is swept when the store is opened again.
+fn tell_if_left(path: &Path, removed: std::io::Result<()>) {
+    if let Err(error) = removed
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "work directory stays for now");
     }
 }
 

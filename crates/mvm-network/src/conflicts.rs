@@ -1,12 +1,10 @@
 //! Whether a subnet is free on this host.
 
-use crate::error::undisturbed;
-use crate::links::{alias_of, name_of, root_of};
+use crate::marks::root_of;
+use crate::netlink::{alias_of, name_of};
 use crate::surroundings::{self, Route, is_internet};
-use crate::{Error, Network, Result};
-use futures::TryStreamExt;
+use crate::{Network, Result};
 use ipnet::Ipv4Net;
-use rtnetlink::packet_route::link::LinkMessage;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -44,18 +42,7 @@ impl Network {
         subnet: Ipv4Net,
         resolvers: &[Ipv4Addr],
     ) -> Result<Option<Conflict>> {
-        undisturbed(|| self.conflicts_once(subnet, resolvers)).await
-    }
-
-    async fn conflicts_once(
-        &self,
-        subnet: Ipv4Net,
-        resolvers: &[Ipv4Addr],
-    ) -> Result<Option<Conflict>> {
-        let failed = |e: rtnetlink::Error| Error::netlink("list the links", &e);
-        let links: Vec<LinkMessage> =
-            self.handle.link().get().execute().try_collect().await.map_err(failed)?;
-        let prefix = format!("mv{}-", self.owner);
+        let (links, prefix) = (self.netlink.links().await?, self.marks.prefix());
         let links = links.iter().map(|link| {
             let name = name_of(link).unwrap_or_default();
             let ours = name.starts_with(&prefix);
@@ -63,8 +50,8 @@ impl Network {
             (link.header.index, Link { name, ours, other })
         });
         let links: BTreeMap<u32, Link> = links.collect();
-        let addresses = surroundings::addresses(&self.handle).await?;
-        let routes = surroundings::routes(&self.handle).await?;
+        let addresses = surroundings::addresses(&self.netlink).await?;
+        let routes = surroundings::routes(&self.netlink).await?;
         Ok(overlap(subnet, &addresses, &routes, resolvers, &links))
     }
 }

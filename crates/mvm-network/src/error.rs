@@ -41,32 +41,7 @@ pub enum Error {
     },
 }
 
-/// How often a list of the kernel's is asked for again.
-const TRIES: usize = 50;
-
-/// Asks the kernel for lists; again where something was changed while it told one, which it then calls busy
-/// (`NLM_F_DUMP_INTR`).
-pub(crate) async fn undisturbed<T, F>(ask: impl Fn() -> F) -> crate::Result<T>
-where
-    F: Future<Output = crate::Result<T>>,
-{
-    for _ in 0..TRIES {
-        match ask().await {
-            Err(error) if error.is_busy() => {
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-            }
-            outcome => return outcome,
-        }
-    }
-    ask().await
-}
-
 impl Error {
-    fn is_busy(&self) -> bool {
-        let busy = std::io::Error::from_raw_os_error(libc::EBUSY).to_string();
-        matches!(self, Error::Kernel { cause, .. } if *cause == busy)
-    }
-
     /// A stable code.
     pub fn code(&self) -> &'static str {
         match self {

@@ -8,6 +8,8 @@
 mod conflicts;
 mod error;
 mod links;
+mod marks;
+mod netlink;
 mod netns;
 mod nft;
 mod nftables;
@@ -22,7 +24,8 @@ mod walls;
 
 pub use conflicts::Conflict;
 pub use error::Error;
-pub use links::{Bridge, Counters, LinkKind, Network, OwnedLink, Tap};
+pub use links::{Bridge, Counters, Network, OwnedLink, Tap};
+pub use marks::LinkKind;
 pub use netns::enter_netns;
 pub use nftables::Watch;
 pub use remains::Remains;

@@ -1,20 +1,18 @@
 //! Bridges and taps.
 
-use crate::error::undisturbed;
-use crate::nftables::Nftables;
-use crate::walls::Standing;
-use crate::{Error, Result, nft, render, tap};
-use futures::TryStreamExt;
+use crate::marks::{LinkKind, Marks};
+use crate::netlink::{Netlink, alias_of, name_of};
+use crate::nftables::Watch;
+use crate::rules::Ruleset;
+use crate::surroundings::{self, network_of};
+use crate::walls::{Applied, Walls};
+use crate::{Error, Result, tap};
 use ipnet::Ipv4Net;
-use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
-use rtnetlink::{Handle, LinkBridge, LinkUnspec};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::{LinkBridge, LinkUnspec};
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-
-/// The longest alias of a link (IFALIASZ of linux/if.h, without the zero).
-const LONGEST_ALIAS: usize = 255;
+use std::path::Path;
 
 /// A tenant's bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,15 +38,6 @@ pub struct Tap {
     pub owner_uid: Option<u32>,
 }
 
-/// What a link of ours is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkKind {
-    /// A tenant's bridge.
-    Bridge,
-    /// An instance's tap.
-    Tap,
-}
-
 /// A link that carries our mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedLink {
@@ -69,35 +58,22 @@ pub struct Counters {
 
 /// The links and tables of one owner.
 pub struct Network {
-    pub(crate) owner: String,
-    /// The state directory that the links are for, as they say.
-    root: Option<PathBuf>,
-    pub(crate) handle: Handle,
-    pub(crate) nftables: Nftables,
-    /// What was put in force last.
-    pub(crate) standing: Mutex<Option<Standing>>,
+    pub(crate) marks: Marks,
+    pub(crate) netlink: Netlink,
+    pub(crate) walls: Walls,
 }
 
 impl Network {
     /// Opens the network namespace that the process is in, for the owner with this id (four
     /// hexadecimal digits).
     pub async fn open(owner: &str) -> Result<Network> {
-        let (connection, handle, _) =
-            rtnetlink::new_connection().map_err(|e| Error::io("open a netlink socket", &e))?;
-        tokio::spawn(connection);
-        let nftables = Nftables::open()?;
-        Ok(Network {
-            owner: owner.to_owned(),
-            root: None,
-            handle,
-            nftables,
-            standing: Mutex::new(None),
-        })
+        let (netlink, walls) = (Netlink::open()?, Walls::open(owner)?);
+        Ok(Network { marks: Marks::new(owner), netlink, walls })
     }
 
     /// Has links say which state directory they are for, so that others can tell.
     pub fn of_root(self, root: &Path) -> Network {
-        Network { root: Some(root.to_owned()), ..self }
+        Network { marks: self.marks.of_root(root), ..self }
     }
 
     /// The name of a tenant's bridge.
@@ -110,36 +86,15 @@ impl Network {
         format!("mv{owner}-{instance}")
     }
 
-    fn mark(&self, kind: LinkKind) -> String {
-        let kind = match kind {
-            LinkKind::Bridge => "bridge",
-            LinkKind::Tap => "tap",
-        };
-        format!("mvm:{}:{kind}", self.owner)
-    }
-
-    /// The mark with the state directory behind it, as far as there is room for it.
-    fn full_mark(&self, kind: LinkKind) -> String {
-        let mark = self.mark(kind);
-        let full = self.root.as_ref().map(|root| format!("{mark}:{}", root.display()));
-        full.filter(|full| full.len() <= LONGEST_ALIAS).unwrap_or(mark)
-    }
-
-    /// Whether an alias is our mark, with a state directory behind it or without.
-    fn is_mark(&self, alias: &str, kind: LinkKind) -> bool {
-        let rest = alias.strip_prefix(&self.mark(kind));
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
-    }
-
     /// Makes the bridge, or corrects the one that is there.
     pub async fn ensure_bridge(&self, bridge: &Bridge) -> Result<()> {
         let name = &bridge.name;
         let what = format!("make the bridge {name}");
-        let link = match self.find(name).await? {
+        let link = match self.netlink.find(name).await? {
             Some(link) => {
                 let link = self.ours(link, LinkKind::Bridge)?;
                 // An older agent's says not whose it is, and a state directory may have been moved.
-                if alias_of(&link) != Some(self.full_mark(LinkKind::Bridge)) {
+                if alias_of(&link) != Some(self.marks.full(LinkKind::Bridge)) {
                     self.set_mark(link.header.index, LinkKind::Bridge).await?;
                 }
                 link
@@ -149,13 +104,14 @@ impl Network {
                 // changes it as ports come and go.
                 let [a, b, c, d] = bridge.gateway.addr().octets();
                 let message = LinkBridge::new(name).address(vec![0x02, 0xfe, a, b, c, d]).build();
-                self.handle
+                self.netlink
+                    .handle
                     .link()
                     .add(message)
                     .execute()
                     .await
                     .map_err(|e| Error::netlink(&what, &e))?;
-                let link = self.expect(name).await?;
+                let link = self.netlink.expect(name).await?;
                 self.set_mark(link.header.index, LinkKind::Bridge).await?;
                 no_ipv6(name);
                 link
@@ -164,39 +120,32 @@ impl Network {
         let index = link.header.index;
         self.ensure_address(index, bridge.gateway).await?;
         let up = LinkUnspec::new_with_index(index).up().build();
-        self.handle.link().set(up).execute().await.map_err(|e| Error::netlink(&what, &e))?;
+        self.netlink
+            .handle
+            .link()
+            .set(up)
+            .execute()
+            .await
+            .map_err(|e| Error::netlink(&what, &e))?;
         forward()
     }
 
     async fn ensure_address(&self, index: u32, wanted: Ipv4Net) -> Result<()> {
-        undisturbed(|| self.ensure_address_once(index, wanted)).await
-    }
-
-    async fn ensure_address_once(&self, index: u32, wanted: Ipv4Net) -> Result<()> {
         let failed =
             |e: rtnetlink::Error| Error::netlink(format!("give a bridge the address {wanted}"), &e);
-        let mut present = false;
-        let mut addresses = self.handle.address().get().set_link_index_filter(index).execute();
-        while let Some(message) = addresses.try_next().await.map_err(failed)? {
-            let is = message.attributes.iter().any(|attribute| {
-                *attribute == AddressAttribute::Address(IpAddr::V4(wanted.addr()))
-            }) && message.header.prefix_len == wanted.prefix_len();
-            if is {
-                present = true;
-            } else if message.header.family == rtnetlink::packet_route::AddressFamily::Inet {
-                self.handle.address().del(message).execute().await.map_err(failed)?;
-            }
+        let all = self.netlink.addresses().await?;
+        let own = all.into_iter().filter(|message| message.header.index == index);
+        let (present, others): (Vec<_>, Vec<_>) = own
+            .filter(|message| message.header.family == AddressFamily::Inet)
+            .partition(|message| network_of(message) == Some(wanted));
+        for other in others {
+            self.netlink.handle.address().del(other).execute().await.map_err(failed)?;
         }
-        if present {
+        if !present.is_empty() {
             return Ok(());
         }
-        let address = IpAddr::V4(wanted.addr());
-        self.handle
-            .address()
-            .add(index, address, wanted.prefix_len())
-            .execute()
-            .await
-            .map_err(failed)
+        let (address, length) = (IpAddr::V4(wanted.addr()), wanted.prefix_len());
+        self.netlink.handle.address().add(index, address, length).execute().await.map_err(failed)
     }
 
     /// Removes a bridge of ours; one that is not there is no error.
@@ -219,24 +168,24 @@ impl Network {
     pub(crate) async fn rejoin(&self, wanted: &Tap) -> Result<bool> {
         let name = &wanted.name;
         let what = format!("make the tap {name} a port of {}", wanted.bridge);
-        let bridge = self.expect(&wanted.bridge).await?.header.index;
-        let Some(link) = self.find(name).await? else { return Ok(false) };
+        let bridge = self.netlink.expect(&wanted.bridge).await?.header.index;
+        let Some(link) = self.netlink.find(name).await? else { return Ok(false) };
         let link = self.ours(link, LinkKind::Tap)?;
         let joined = link.attributes.contains(&LinkAttribute::Controller(bridge));
-        if joined && link.header.flags.contains(rtnetlink::packet_route::link::LinkFlags::Up) {
+        if joined && link.header.flags.contains(LinkFlags::Up) {
             return Ok(true);
         }
         let index = link.header.index;
         self.set_mark(index, LinkKind::Tap).await?;
         no_ipv6(name);
         let up = LinkUnspec::new_with_index(index).controller(bridge).up().build();
-        let set = self.handle.link().set(up).execute().await;
+        let set = self.netlink.handle.link().set(up).execute().await;
         set.map(|()| true).map_err(|e| Error::netlink(&what, &e))
     }
 
     /// Whether a link of this name is there.
     pub async fn has(&self, name: &str) -> Result<bool> {
-        Ok(self.find(name).await?.is_some())
+        Ok(self.netlink.find(name).await?.is_some())
     }
 
     /// Removes a tap of ours; one that is not there is no error.
@@ -245,37 +194,43 @@ impl Network {
     }
 
     async fn remove(&self, name: &str, kind: LinkKind) -> Result<()> {
-        let Some(link) = self.find(name).await? else { return Ok(()) };
+        let Some(link) = self.netlink.find(name).await? else { return Ok(()) };
         let link = self.ours(link, kind)?;
         let what = format!("remove the link {name}");
-        let removed = self.handle.link().del(link.header.index).execute().await;
+        let removed = self.netlink.handle.link().del(link.header.index).execute().await;
         removed.map_err(|e| Error::netlink(what, &e))
     }
 
     /// All links that carry our mark.
     pub async fn list(&self) -> Result<Vec<OwnedLink>> {
-        undisturbed(|| self.list_once()).await
+        let owned = |link: &LinkMessage| {
+            let kind = self.marks.kind(&alias_of(link)?)?;
+            Some(OwnedLink { name: name_of(link)?, kind })
+        };
+        Ok(self.netlink.links().await?.iter().filter_map(owned).collect())
     }
 
-    async fn list_once(&self) -> Result<Vec<OwnedLink>> {
-        let mut found = Vec::new();
-        let mut links = self.handle.link().get().execute();
-        while let Some(link) =
-            links.try_next().await.map_err(|e| Error::netlink("list the links", &e))?
-        {
-            let Some(name) = name_of(&link) else { continue };
-            for kind in [LinkKind::Bridge, LinkKind::Tap] {
-                if alias_of(&link).is_some_and(|alias| self.is_mark(&alias, kind)) {
-                    found.push(OwnedLink { name: name.clone(), kind });
-                }
-            }
-        }
-        Ok(found)
+    /// Puts the rules in force, in place of those of before; all at once. Looks whether those of before
+    /// were still in force.
+    pub async fn apply(&self, rules: &Ruleset) -> Result<Applied> {
+        let around = surroundings::look(&self.netlink, &self.marks).await?;
+        self.walls.apply(rules, &around).await
+    }
+
+    /// Whether rules were put in force, and still are. Takes microseconds where nobody has changed
+    /// nftables meanwhile.
+    pub fn stands(&self) -> Result<bool> {
+        self.walls.stand()
+    }
+
+    /// Hears of changes of nftables and links.
+    pub fn watch(&self) -> Result<Watch> {
+        Watch::open()
     }
 
     /// Bytes through a link.
     pub async fn counters(&self, name: &str) -> Result<Counters> {
-        let link = self.expect(name).await?;
+        let link = self.netlink.expect(name).await?;
         let counters = link.attributes.iter().find_map(|attribute| match attribute {
             LinkAttribute::Stats64(stats) => {
                 Some(Counters { rx_bytes: stats.rx_bytes, tx_bytes: stats.tx_bytes })
@@ -290,81 +245,22 @@ impl Network {
         for link in self.list().await? {
             self.remove(&link.name, link.kind).await?;
         }
-        *self.standing() = None;
-        nft::run_nft(&render::removal(&self.owner)).await
+        self.walls.remove().await
     }
 
-    async fn find(&self, name: &str) -> Result<Option<LinkMessage>> {
-        let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
-        match links.try_next().await {
-            Ok(link) => Ok(link),
-            Err(rtnetlink::Error::NetlinkError(e))
-                if e.to_io().raw_os_error() == Some(libc::ENODEV) =>
-            {
-                Ok(None)
-            }
-            Err(e) => Err(Error::netlink(format!("look for the link {name}"), &e)),
-        }
-    }
-
-    pub(crate) async fn expect(&self, name: &str) -> Result<LinkMessage> {
-        self.find(name).await?.ok_or_else(|| Error::Kernel {
-            what: format!("look for the link {name}"),
-            cause: "it is not there".to_owned(),
-        })
-    }
-
-    /// The link, if it carries our mark; one without any mark is ours too when only we can have
-    /// made it: an agent was killed between making and marking.
+    /// The link, if it is ours. Errors: `name_taken`.
     fn ours(&self, link: LinkMessage, kind: LinkKind) -> Result<LinkMessage> {
-        let name = name_of(&link).unwrap_or_default();
-        let mark = alias_of(&link);
-        let named = name.starts_with(&format!("mv{}-", self.owner));
-        match mark {
-            Some(mark) if self.is_mark(&mark, kind) => Ok(link),
-            None if named && is_kind(&link, kind) => Ok(link),
-            _ => Err(Error::NameTaken { name }),
+        if self.marks.is_ours(&link, kind) {
+            return Ok(link);
         }
+        Err(Error::NameTaken { name: name_of(&link).unwrap_or_default() })
     }
 
     async fn set_mark(&self, index: u32, kind: LinkKind) -> Result<()> {
-        let marked = LinkUnspec::new_with_index(index).alias(self.full_mark(kind)).build();
-        let set = self.handle.link().set(marked).execute().await;
+        let marked = LinkUnspec::new_with_index(index).alias(self.marks.full(kind)).build();
+        let set = self.netlink.handle.link().set(marked).execute().await;
         set.map_err(|e| Error::netlink("mark a link", &e))
     }
-}
-
-pub(crate) fn name_of(link: &LinkMessage) -> Option<String> {
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.clone()),
-        _ => None,
-    })
-}
-
-/// What it is marked with (`ip link set … alias`).
-pub(crate) fn alias_of(link: &LinkMessage) -> Option<String> {
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfAlias(alias) => Some(alias.clone()),
-        _ => None,
-    })
-}
-
-/// The owner and the state directory that a mark names; nothing where it is no mark of this make.
-pub(crate) fn root_of(alias: &str) -> Option<(String, Option<PathBuf>)> {
-    let mut parts = alias.strip_prefix("mvm:")?.splitn(3, ':');
-    let (owner, _kind) = (parts.next()?, parts.next()?);
-    Some((owner.to_owned(), parts.next().map(PathBuf::from)))
-}
-
-fn is_kind(link: &LinkMessage, kind: LinkKind) -> bool {
-    let wanted = match kind {
-        LinkKind::Bridge => InfoKind::Bridge,
-        LinkKind::Tap => InfoKind::Tun,
-    };
-    link.attributes.iter().any(|attribute| match attribute {
-        LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(wanted.clone())),
-        _ => false,
-    })
 }
 
 /// Guests have no IPv6 yet; without it a bridge answers to nothing that the rules do not name.

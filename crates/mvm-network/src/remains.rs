@@ -1,11 +1,10 @@
 //! What owners of our make have in this network namespace, whoever they are.
 
-use crate::error::undisturbed;
-use crate::links::{alias_of, name_of, root_of};
+use crate::marks::root_of;
+use crate::netlink::{Netlink, alias_of, name_of};
 use crate::nftables::Nftables;
-use crate::{Error, LinkKind, Network, OwnedLink, Result};
-use futures::TryStreamExt;
-use rtnetlink::packet_route::link::{LinkFlags, LinkMessage};
+use crate::{LinkKind, Network, OwnedLink, Result};
+use rtnetlink::packet_route::link::LinkFlags;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -25,13 +24,7 @@ pub struct Remains {
 impl Remains {
     /// What there is, by the owners' four hexadecimal digits.
     pub async fn all() -> Result<BTreeMap<String, Remains>> {
-        let network = Network::open("").await?;
-        let failed = |e: rtnetlink::Error| Error::netlink("list the links", &e);
-        let list = || async {
-            let links = network.handle.link().get().execute().try_collect::<Vec<_>>().await;
-            links.map_err(failed)
-        };
-        let links: Vec<LinkMessage> = undisturbed(list).await?;
+        let links = Netlink::open()?.links().await?;
         let mut all: BTreeMap<String, Remains> = BTreeMap::new();
         for link in &links {
             let (Some(name), Some(alias)) = (name_of(link), alias_of(link)) else { continue };

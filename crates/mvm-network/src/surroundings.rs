@@ -1,15 +1,15 @@
 //! What is around us in the network namespace: addresses and routes (rtnetlink(7)).
 
-use crate::error::undisturbed;
-use crate::links::{alias_of, name_of};
+use crate::Result;
+use crate::marks::Marks;
+use crate::netlink::{Netlink, alias_of, name_of};
 use crate::rules::Surroundings;
-use crate::{Error, Result};
-use futures::TryStreamExt;
 use ipnet::Ipv4Net;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
-use rtnetlink::{Handle, RouteMessageBuilder};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Routes of no more bits stand for the internet: VPNs halve it, to come before the default route.
@@ -38,17 +38,15 @@ pub(crate) enum Whose {
 }
 
 /// Looks at addresses and routes.
-pub(crate) async fn look(handle: &Handle, owner: &str) -> Result<Surroundings> {
-    undisturbed(|| look_once(handle, owner)).await
-}
-
-async fn look_once(handle: &Handle, owner: &str) -> Result<Surroundings> {
-    let mut found = addresses(handle).await?;
-    found.extend(routes(handle).await?);
+pub(crate) async fn look(netlink: &Netlink, marks: &Marks) -> Result<Surroundings> {
+    let mut found = addresses(netlink).await?;
+    found.extend(routes(netlink).await?);
     let mut links = BTreeMap::new();
     for index in found.iter().filter_map(|route| route.link) {
-        if let std::collections::btree_map::Entry::Vacant(entry) = links.entry(index) {
-            entry.insert(whose(handle, owner, index).await?);
+        if let Entry::Vacant(entry) = links.entry(index) {
+            // One that went meanwhile has no networks.
+            let link = netlink.by_index(index).await;
+            entry.insert(link.and_then(|link| whose(&link, marks)));
         }
     }
     Ok(sort(&found, |link| links.get(&link).copied().flatten()))
@@ -82,50 +80,43 @@ pub(crate) fn is_internet(route: &Route) -> bool {
     route.to.prefix_len() <= INTERNET
 }
 
-async fn whose(handle: &Handle, owner: &str, index: u32) -> Result<Option<Whose>> {
-    let mut links = handle.link().get().match_index(index).execute();
-    // One that went meanwhile has no networks.
-    let Ok(Some(link)) = links.try_next().await else { return Ok(None) };
-    let name = name_of(&link).unwrap_or_default();
-    if name == "lo" {
-        return Ok(None);
+fn whose(link: &LinkMessage, marks: &Marks) -> Option<Whose> {
+    let name = name_of(link).unwrap_or_default();
+    let foreign = || alias_of(link).is_some_and(|alias| alias.starts_with("mvm:"));
+    match name.as_str() {
+        "lo" => None,
+        name if name.starts_with(&marks.prefix()) => Some(Whose::Ours),
+        _ if foreign() => Some(Whose::Foreign),
+        _ => Some(Whose::Host),
     }
-    let alias = alias_of(&link).unwrap_or_default();
-    Ok(Some(if name.starts_with(&format!("mv{owner}-")) {
-        Whose::Ours
-    } else if alias.starts_with("mvm:") {
-        Whose::Foreign
-    } else {
-        Whose::Host
-    }))
 }
 
 /// The networks that the host has addresses in.
-pub(crate) async fn addresses(handle: &Handle) -> Result<Vec<Route>> {
-    let failed = |e: rtnetlink::Error| Error::netlink("list the addresses", &e);
-    let all: Vec<AddressMessage> =
-        handle.address().get().execute().try_collect().await.map_err(failed)?;
+pub(crate) async fn addresses(netlink: &Netlink) -> Result<Vec<Route>> {
     let network = |message: &AddressMessage| {
-        let address = message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Address(IpAddr::V4(address)) => Some(*address),
-            _ => None,
-        })?;
-        let to = Ipv4Net::new(address, message.header.prefix_len).ok()?.trunc();
+        let to = network_of(message)?.trunc();
         Some(Route { to, link: Some(message.header.index), gateway: None })
     };
-    Ok(all.iter().filter_map(network).collect())
+    Ok(netlink.addresses().await?.iter().filter_map(network).collect())
+}
+
+/// An IPv4 address, with the length of its network's prefix.
+pub(crate) fn network_of(message: &AddressMessage) -> Option<Ipv4Net> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(IpAddr::V4(address)) => {
+            Ipv4Net::new(*address, message.header.prefix_len).ok()
+        }
+        _ => None,
+    })
 }
 
 /// The networks that the host has routes to, in whatever table.
-pub(crate) async fn routes(handle: &Handle) -> Result<Vec<Route>> {
-    let failed = |e: rtnetlink::Error| Error::netlink("list the routes", &e);
-    let wanted = RouteMessageBuilder::<Ipv4Addr>::new().build();
-    let all: Vec<RouteMessage> =
-        handle.route().get(wanted).execute().try_collect().await.map_err(failed)?;
+pub(crate) async fn routes(netlink: &Netlink) -> Result<Vec<Route>> {
     let remote = |message: &&RouteMessage| message.header.kind == RouteType::Unicast;
-    Ok(all.iter().filter(remote).filter_map(route_of).collect())
+    Ok(netlink.routes().await?.iter().filter(remote).filter_map(route_of).collect())
 }
 
+/// The network that a route leads to; nothing where it is no IPv4 route.
 pub(crate) fn route_of(message: &RouteMessage) -> Option<Route> {
     let mut route = Route { to: Ipv4Net::default(), link: None, gateway: None };
     for attribute in &message.attributes {

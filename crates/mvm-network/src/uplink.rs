@@ -1,15 +1,12 @@
 //! How large a packet may be on its way to the internet.
 
-use crate::error::undisturbed;
-use crate::links::name_of;
+use crate::netlink::name_of;
 use crate::surroundings::{is_internet, route_of};
 use crate::{Error, Network, Result};
-use futures::TryStreamExt;
+use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteMetric};
-use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 /// Where there is no way to the internet: Ethernet's own.
 const ETHERNET: u32 = 1500;
@@ -19,18 +16,10 @@ const BOUNDS: std::ops::RangeInclusive<u32> = 576..=65_535;
 impl Network {
     /// The MTU of the way to the internet: the route's own or its link's; of several ways the least.
     pub async fn uplink_mtu(&self) -> Result<u32> {
-        undisturbed(|| self.uplink_once()).await
-    }
-
-    async fn uplink_once(&self) -> Result<u32> {
-        let failed = |e: rtnetlink::Error| Error::netlink("look for the uplink", &e);
-        let links = self.handle.link().get().execute();
-        let links: Vec<LinkMessage> = links.try_collect().await.map_err(failed)?;
         let of_link = |link: &LinkMessage| Some((link.header.index, mtu_of(link)?));
-        let links: BTreeMap<u32, u32> = links.iter().filter_map(of_link).collect();
-        let wanted = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let routes = self.handle.route().get(wanted).execute();
-        let routes: Vec<RouteMessage> = routes.try_collect().await.map_err(failed)?;
+        let links: BTreeMap<u32, u32> =
+            self.netlink.links().await?.iter().filter_map(of_link).collect();
+        let routes = self.netlink.routes().await?;
         let ways = routes.iter().filter_map(|message| {
             let route = route_of(message).filter(is_internet)?;
             metric(message).or_else(|| links.get(&route.link?).copied())
@@ -40,13 +29,13 @@ impl Network {
 
     /// Has a tap take packets of this size. Its bridge takes what the least of its ports does.
     pub async fn set_mtu(&self, name: &str, mtu: u32) -> Result<()> {
-        let link = self.expect(name).await?;
+        let link = self.netlink.expect(name).await?;
         if mtu_of(&link) == Some(mtu) {
             return Ok(());
         }
         let sized = LinkUnspec::new_with_index(link.header.index).mtu(mtu).build();
         let what = format!("set the MTU of {}", name_of(&link).unwrap_or_default());
-        let set = self.handle.link().set(sized).execute().await;
+        let set = self.netlink.handle.link().set(sized).execute().await;
         set.map_err(|e| Error::netlink(what, &e))
     }
 }

@@ -1,17 +1,13 @@
 //! What the kernel has, against what it should have.
 
-use crate::error::undisturbed;
-use crate::links::{alias_of, forward, forwards, name_of};
+use crate::links::{forward, forwards};
+use crate::netlink::{alias_of, name_of};
 use crate::rules::Ruleset;
-use crate::surroundings;
-use crate::walls::text_of;
-use crate::{Bridge, Error, Network, Result, Tap};
-use futures::TryStreamExt;
+use crate::surroundings::{self, network_of};
+use crate::{Bridge, Network, Result, Tap};
 use ipnet::Ipv4Net;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 /// What there should be.
 #[derive(Clone, Debug, Default)]
@@ -71,14 +67,13 @@ struct Found {
 impl Network {
     /// Everything that the kernel has otherwise than it should be. Changes nothing.
     pub async fn differences(&self, wanted: &Wanted) -> Result<Vec<Difference>> {
-        let mut all = compare(wanted, &self.found().await?);
+        let mut all = compare(wanted, &found(self).await?);
         all.extend(forwarding(wanted)?);
-        let table = format!("mvm_{}", self.owner);
+        let table = self.walls.table();
         let rules =
             |detail: String| Difference { kind: Differs::Rules, what: table.clone(), detail };
-        let around = surroundings::look(&self.handle, &self.owner).await?;
-        let text = text_of(&self.owner, &wanted.rules, &around);
-        let same = self.standing().as_ref().map(|standing| standing.is(&text));
+        let around = surroundings::look(&self.netlink, &self.marks).await?;
+        let same = self.walls.are(&wanted.rules, &around);
         match same {
             None if wanted.bridges.is_empty() => {}
             None => all.push(rules("no rules were put in force".to_owned())),
@@ -87,14 +82,14 @@ impl Network {
             }
             Some(true) => {}
         }
-        all.extend(self.lost()?.into_iter().map(rules));
+        all.extend(self.walls.lost()?.into_iter().map(rules));
         Ok(all)
     }
 
     /// Puts back bridges, their addresses, taps' places and the forwarding of packets. What belongs to
     /// nobody is left alone.
     pub async fn mend(&self, wanted: &Wanted) -> Result<Mended> {
-        let found = self.found().await?;
+        let found = found(self).await?;
         let mut differences = compare(wanted, &found);
         differences.extend(forwarding(wanted)?);
         let mut of: BTreeMap<String, Vec<Difference>> = BTreeMap::new();
@@ -122,40 +117,31 @@ impl Network {
         }
         Ok(done)
     }
+}
 
-    /// The links that are ours by mark or name.
-    async fn found(&self) -> Result<BTreeMap<String, Found>> {
-        undisturbed(|| self.found_once()).await
-    }
-
-    async fn found_once(&self) -> Result<BTreeMap<String, Found>> {
-        let failed = |e: rtnetlink::Error| Error::netlink("list the links", &e);
-        let links: Vec<LinkMessage> =
-            self.handle.link().get().execute().try_collect().await.map_err(failed)?;
-        let failed = |e: rtnetlink::Error| Error::netlink("list the addresses", &e);
-        let addresses: Vec<AddressMessage> =
-            self.handle.address().get().execute().try_collect().await.map_err(failed)?;
-        let names: BTreeMap<u32, String> =
-            links.iter().filter_map(|link| Some((link.header.index, name_of(link)?))).collect();
-        let mark = format!("mvm:{}:", self.owner);
-        let prefix = format!("mv{}-", self.owner);
-        let found = links.iter().filter_map(|link| {
-            let name = name_of(link)?;
-            let ours = alias_of(link).is_some_and(|alias| alias.starts_with(&mark));
-            if !ours && !name.starts_with(&prefix) {
-                return None;
-            }
-            let port_of = link.attributes.iter().find_map(|attribute| match attribute {
-                LinkAttribute::Controller(index) => names.get(index).cloned(),
-                _ => None,
-            });
-            let own = addresses.iter().filter(|message| message.header.index == link.header.index);
-            let addresses = own.filter_map(network).collect();
-            let up = link.header.flags.contains(LinkFlags::Up);
-            Some((name, Found { up, port_of, addresses }))
+/// The links that are ours by mark or name.
+async fn found(network: &Network) -> Result<BTreeMap<String, Found>> {
+    let (links, addresses) = (network.netlink.links().await?, network.netlink.addresses().await?);
+    let names: BTreeMap<u32, String> =
+        links.iter().filter_map(|link| Some((link.header.index, name_of(link)?))).collect();
+    let mark = format!("mvm:{}:", network.marks.owner);
+    let prefix = network.marks.prefix();
+    let found = links.iter().filter_map(|link| {
+        let name = name_of(link)?;
+        let ours = alias_of(link).is_some_and(|alias| alias.starts_with(&mark));
+        if !ours && !name.starts_with(&prefix) {
+            return None;
+        }
+        let port_of = link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Controller(index) => names.get(index).cloned(),
+            _ => None,
         });
-        Ok(found.collect())
-    }
+        let own = addresses.iter().filter(|message| message.header.index == link.header.index);
+        let addresses = own.filter_map(network_of).collect();
+        let up = link.header.flags.contains(LinkFlags::Up);
+        Some((name, Found { up, port_of, addresses }))
+    });
+    Ok(found.collect())
 }
 
 /// What the forwarding of packets is called.
@@ -165,15 +151,6 @@ fn forwarding(wanted: &Wanted) -> Result<Option<Difference>> {
     let off = !wanted.bridges.is_empty() && !forwards()?;
     let (kind, detail) = (Differs::Forwarding, "it is 0: no guest reaches the outside".to_owned());
     Ok(off.then(|| Difference { kind, what: SETTING.to_owned(), detail }))
-}
-
-fn network(message: &AddressMessage) -> Option<Ipv4Net> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Address(IpAddr::V4(address)) => {
-            Ipv4Net::new(*address, message.header.prefix_len).ok()
-        }
-        _ => None,
-    })
 }
 
 fn compare(wanted: &Wanted, found: &BTreeMap<String, Found>) -> Vec<Difference> {

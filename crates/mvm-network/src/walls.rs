@@ -1,31 +1,18 @@
 //! The firewall's rules: put in force, and whether they still are.
 
-use crate::nftables::{Parts, Watch};
-use crate::rules::Ruleset;
-use crate::rules::Surroundings;
-use crate::{Error, Network, Result, nft, render, surroundings};
-use std::sync::{MutexGuard, PoisonError};
+use crate::nftables::{Nftables, Parts};
+use crate::rules::{Ruleset, Surroundings};
+use crate::{Error, Result, nft, render};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How often rules are put in force anew where somebody changes nftables at the same moment.
 const TRIES: usize = 3;
 
 /// What was put in force, and what the kernel had of it then.
-pub(crate) struct Standing {
+struct Standing {
     text: String,
     generation: u32,
     parts: Parts,
-}
-
-impl Standing {
-    /// Whether it is this text that was put in force.
-    pub(crate) fn is(&self, text: &str) -> bool {
-        self.text == text
-    }
-}
-
-/// The text of rules, as nft takes it.
-pub(crate) fn text_of(owner: &str, rules: &Ruleset, around: &Surroundings) -> String {
-    render::render(owner, rules, around)
 }
 
 /// What it took to have the rules in force.
@@ -40,30 +27,53 @@ pub enum Applied {
     Restored(Vec<String>),
 }
 
-impl Network {
+/// The firewall's tables of one owner.
+pub(crate) struct Walls {
+    owner: String,
+    nftables: Nftables,
+    /// What was put in force last.
+    standing: Mutex<Option<Standing>>,
+}
+
+impl Walls {
+    /// Those of this owner, of which nothing is known to be in force.
+    pub(crate) fn open(owner: &str) -> Result<Walls> {
+        let (owner, nftables) = (owner.to_owned(), Nftables::open()?);
+        Ok(Walls { owner, nftables, standing: Mutex::default() })
+    }
+
     /// Puts the rules in force, in place of those of before; all at once. Looks whether those of before
     /// were still in force.
-    pub async fn apply(&self, rules: &Ruleset) -> Result<Applied> {
-        let around = surroundings::look(&self.handle, &self.owner).await?;
-        let text = text_of(&self.owner, rules, &around);
+    pub(crate) async fn apply(&self, rules: &Ruleset, around: &Surroundings) -> Result<Applied> {
+        let text = render::render(&self.owner, rules, around);
         let lost = self.lost()?;
-        let same = self.standing().as_ref().map(|standing| standing.is(&text));
-        if lost.is_empty() && same == Some(true) {
+        if lost.is_empty() && self.are(rules, around) == Some(true) {
             return Ok(Applied::Already);
         }
         self.put(text).await?;
         Ok(if lost.is_empty() { Applied::Changed } else { Applied::Restored(lost) })
     }
 
-    /// Whether rules were put in force, and still are. Takes microseconds where nobody has changed
-    /// nftables meanwhile.
-    pub fn stands(&self) -> Result<bool> {
+    /// Whether these are the rules that were put in force; nothing where none were.
+    pub(crate) fn are(&self, rules: &Ruleset, around: &Surroundings) -> Option<bool> {
+        let text = render::render(&self.owner, rules, around);
+        self.standing().as_ref().map(|standing| standing.text == text)
+    }
+
+    /// Whether rules were put in force, and still are.
+    pub(crate) fn stand(&self) -> Result<bool> {
         Ok(self.lost()?.is_empty() && self.standing().is_some())
     }
 
-    /// Hears of changes of nftables and links.
-    pub fn watch(&self) -> Result<Watch> {
-        Watch::open()
+    /// Removes the tables.
+    pub(crate) async fn remove(&self) -> Result<()> {
+        *self.standing() = None;
+        nft::run_nft(&render::removal(&self.owner)).await
+    }
+
+    /// The name of the tables.
+    pub(crate) fn table(&self) -> String {
+        format!("mvm_{}", self.owner)
     }
 
     /// The parts of the tables that are not as they were put in force.
@@ -104,11 +114,7 @@ impl Network {
         Ok(())
     }
 
-    fn table(&self) -> String {
-        format!("mvm_{}", self.owner)
-    }
-
-    pub(crate) fn standing(&self) -> MutexGuard<'_, Option<Standing>> {
+    fn standing(&self) -> MutexGuard<'_, Option<Standing>> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

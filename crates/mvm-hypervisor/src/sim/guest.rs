@@ -1,11 +1,11 @@
 //! The side of a simulated machine that its guest is on.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
-use super::world::{Life, World};
+use super::life::Life;
 
 /// What a simulated guest answers on its channel. Called once a connection, on a task of
 /// its own, which ends with the machine.
@@ -28,10 +28,19 @@ pub struct GuestChannel {
     pub machine: GuestMachine,
 }
 
+/// What a machine's guest may have done by the host.
+pub(super) trait GuestHost: Send + Sync + std::fmt::Debug {
+    /// Writes a machine down as it is now.
+    fn keep(&self, life: &Life);
+
+    /// Ends a machine; nothing happens if it has ended.
+    fn end(&self, life: &Life, reason: &str);
+}
+
 /// What a guest has of the machine that it runs on.
 #[derive(Clone, Debug)]
 pub struct GuestMachine {
-    pub(super) world: Arc<World>,
+    pub(super) host: Weak<dyn GuestHost>,
     pub(super) life: Arc<Life>,
 }
 
@@ -42,7 +51,7 @@ impl GuestMachine {
     pub fn with_memory<T>(&self, change: impl FnOnce(&mut Vec<u8>) -> (T, bool)) -> T {
         let (value, changed) = change(&mut self.life.memory_bytes());
         if changed {
-            self.world.keep(&self.life);
+            self.host.upgrade().inspect(|host| host.keep(&self.life));
         }
         value
     }
@@ -64,6 +73,6 @@ impl GuestMachine {
 
     /// Ends the machine, as a guest does that has shut down.
     pub fn power_off(&self) {
-        self.world.end(&self.life, "exit status 0");
+        self.host.upgrade().inspect(|host| host.end(&self.life, "exit status 0"));
     }
 }

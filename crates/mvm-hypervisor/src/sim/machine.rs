@@ -8,9 +8,11 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::fault::{Call, Effect, Moment};
+use super::guest::GuestHost;
 use super::holder::Holder;
+use super::life::Life;
 use super::saved::{Saved, part_of};
-use super::world::{Life, World, make_memory};
+use super::world::{World, make_memory};
 use crate::{
     Condition, Error, Exit, Machine, MachineStats, OwnMemory, ProcessIdentity, RestoreMemory,
     Result,

@@ -9,6 +9,7 @@
 mod fault;
 mod guest;
 mod holder;
+mod life;
 mod machine;
 mod saved;
 mod world;
@@ -26,10 +27,12 @@ use crate::{
     Description, Error, Halt, Hypervisor, Machine, OnStarted, ProcessIdentity, RestoreMemory,
     Result, VmSpec,
 };
+use guest::GuestHost;
 use holder::Holder;
+use life::Life;
 use machine::SimMachine;
 use saved::Saved;
-use world::{Life, World};
+use world::World;
 
 /// How long each call takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::world::Life;
+use super::life::Life;
 use crate::{ProcessIdentity, RestoreMemory, VmSpec};
 
 /// A simulated snapshot.

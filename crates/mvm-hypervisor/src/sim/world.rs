@@ -5,126 +5,20 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, Weak};
 
 use tokio::net::UnixListener;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::Latencies;
 use super::fault::{Call, Effect, FaultPlan};
-use super::guest::{Guest, GuestChannel, GuestMachine};
+use super::guest::{Guest, GuestChannel, GuestHost, GuestMachine};
+use super::life::{Life, locked};
 use super::saved::{Kept, Saved};
-use crate::{Condition, Error, Halt, ProcessIdentity, RestoreMemory, Result, VmSpec};
+use crate::{Error, ProcessIdentity, RestoreMemory, Result, VmSpec};
 
 /// Pids begin above the highest that Linux gives (2^22): none is ever a real process's.
 const FIRST_PID: u32 = 1 << 30;
-
-/// One machine from its start to its end.
-#[derive(Debug)]
-pub(super) struct Life {
-    pub(super) identity: ProcessIdentity,
-    pub(super) spec: VmSpec,
-    pub(super) memory: RestoreMemory,
-    running: watch::Sender<bool>,
-    ended: watch::Sender<Option<String>>,
-    condition: watch::Sender<Condition>,
-    /// What halts it whenever it is to run.
-    obstacle: Mutex<Option<Halt>>,
-    clock: Mutex<GuestClock>,
-    bytes: Mutex<Vec<u8>>,
-}
-
-#[derive(Debug)]
-struct GuestClock {
-    before_ms: u64,
-    since: Option<Instant>,
-}
-
-impl GuestClock {
-    fn ms(&self) -> u64 {
-        let now = self.since.map_or(0, |since| since.elapsed().as_millis());
-        self.before_ms + u64::try_from(now).unwrap_or(u64::MAX)
-    }
-}
-
-impl Life {
-    fn new(
-        identity: ProcessIdentity,
-        spec: &VmSpec,
-        memory: RestoreMemory,
-        before_ms: u64,
-    ) -> Self {
-        Self {
-            identity,
-            spec: spec.clone(),
-            memory,
-            running: watch::Sender::new(false),
-            ended: watch::Sender::new(None),
-            condition: watch::Sender::default(),
-            obstacle: Mutex::default(),
-            clock: Mutex::new(GuestClock { before_ms, since: None }),
-            bytes: Mutex::default(),
-        }
-    }
-
-    fn set_running(&self, running: bool) {
-        let mut clock = locked(&self.clock);
-        clock.before_ms = clock.ms();
-        clock.since = running.then(Instant::now);
-        self.running.send_replace(running);
-    }
-
-    pub(super) fn is_running(&self) -> bool {
-        *self.running.borrow()
-    }
-
-    pub(super) fn guest_ms(&self) -> u64 {
-        locked(&self.clock).ms()
-    }
-
-    /// What its guest holds in memory.
-    pub(super) fn memory_bytes(&self) -> MutexGuard<'_, Vec<u8>> {
-        locked(&self.bytes)
-    }
-
-    pub(super) fn ended(&self) -> watch::Receiver<Option<String>> {
-        self.ended.subscribe()
-    }
-
-    pub(super) fn condition(&self) -> watch::Receiver<Condition> {
-        self.condition.subscribe()
-    }
-
-    pub(super) fn set_obstacle(&self, obstacle: Option<Halt>) {
-        *locked(&self.obstacle) = obstacle;
-    }
-
-    /// Tells it to run, or to pause: an obstacle lets it run no further than to the next halt.
-    fn tell(&self, run: bool) {
-        let halt = locked(&self.obstacle).clone().filter(|_| run);
-        self.set_running(run && halt.is_none());
-        let condition = halt.map_or(Condition::Fine, Condition::Halted);
-        self.condition.send_if_modified(|known| {
-            let changed = *known != condition;
-            *known = condition;
-            changed
-        });
-    }
-
-    pub(super) fn channel(&self) -> PathBuf {
-        self.spec.dir.join("channel.sock")
-    }
-
-    /// `gone` if it has ended.
-    pub(super) fn alive(&self) -> Result<()> {
-        match &*self.ended.borrow() {
-            None => Ok(()),
-            Some(reason) => Err(Error::Gone { id: self.spec.id.clone(), reason: reason.clone() }),
-        }
-    }
-}
 
 /// See [`super`].
 #[derive(Debug)]
@@ -188,17 +82,6 @@ impl World {
             locked(&self.machines).insert(life.identity.pid, life);
         }
         Ok(())
-    }
-
-    /// Writes a machine down as it is now.
-    pub(super) fn keep(&self, life: &Life) {
-        let Some(dir) = &self.kept else { return };
-        let machines = locked(&self.machines);
-        if machines.contains_key(&life.identity.pid)
-            && let Err(error) = Kept::write(life, &dir.join(life.identity.pid.to_string()))
-        {
-            tracing::warn!(machine = life.spec.id, "cannot keep a simulated machine: {error}");
-        }
     }
 
     pub(super) fn set_running(&self, life: &Life, running: bool) {
@@ -274,7 +157,8 @@ impl World {
         let _context = self.runtime.enter();
         let listener = UnixListener::bind(&path)?;
         let (guest, mut ended) = (self.guest.clone(), life.ended());
-        let machine = GuestMachine { world: Arc::clone(self), life: Arc::clone(life) };
+        let host: Weak<dyn GuestHost> = Arc::downgrade(&(Arc::clone(self) as Arc<dyn GuestHost>));
+        let machine = GuestMachine { host, life: Arc::clone(life) };
         let accept = async move {
             let mut served = tokio::task::JoinSet::new();
             let mut idle = Vec::new();
@@ -285,7 +169,7 @@ impl World {
                     continue;
                 };
                 let marker = machine.life.identity.marker.clone();
-                let running = machine.life.running.subscribe();
+                let running = machine.life.running();
                 let channel = GuestChannel { marker, running, stream, machine: machine.clone() };
                 served.spawn(async move { guest.serve(channel).await });
             }
@@ -297,20 +181,6 @@ impl World {
             }
         });
         Ok(())
-    }
-
-    /// Ends a machine; nothing happens if it has ended.
-    pub(super) fn end(&self, life: &Life, reason: &str) {
-        let mut machines = locked(&self.machines);
-        if machines.remove(&life.identity.pid).is_none() {
-            return;
-        }
-        life.set_running(false);
-        let _ = std::fs::remove_file(life.channel());
-        if let Some(dir) = &self.kept {
-            let _ = std::fs::remove_file(dir.join(life.identity.pid.to_string()));
-        }
-        life.ended.send_replace(Some(reason.to_owned()));
     }
 
     pub(super) fn by_pid(&self, pid: u32) -> Option<Arc<Life>> {
@@ -325,6 +195,33 @@ impl World {
         let machines = locked(&self.machines);
         let all = machines.values().map(|life| &life.identity);
         all.filter(|identity| identity.marker.starts_with(prefix)).cloned().collect()
+    }
+}
+
+impl GuestHost for World {
+    /// Writes a machine down as it is now.
+    fn keep(&self, life: &Life) {
+        let Some(dir) = &self.kept else { return };
+        let machines = locked(&self.machines);
+        if machines.contains_key(&life.identity.pid)
+            && let Err(error) = Kept::write(life, &dir.join(life.identity.pid.to_string()))
+        {
+            tracing::warn!(machine = life.spec.id, "cannot keep a simulated machine: {error}");
+        }
+    }
+
+    /// Ends a machine; nothing happens if it has ended.
+    fn end(&self, life: &Life, reason: &str) {
+        let mut machines = locked(&self.machines);
+        if machines.remove(&life.identity.pid).is_none() {
+            return;
+        }
+        life.set_running(false);
+        let _ = std::fs::remove_file(life.channel());
+        if let Some(dir) = &self.kept {
+            let _ = std::fs::remove_file(dir.join(life.identity.pid.to_string()));
+        }
+        life.end(reason);
     }
 }
 
@@ -356,8 +253,4 @@ fn touch(memory: &Path) {
 
 fn own_file(path: &Path) -> std::io::Result<std::fs::File> {
     std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

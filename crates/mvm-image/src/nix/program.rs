@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{At, Result};
+use crate::layout::ImageStore;
 use crate::run::Tool;
-use crate::store::ImageStore;
 use crate::types::Sandbox;
 
 /// The users that builders run as, and their group, which no tenant's machines have. They are on no list of

@@ -1,6 +1,6 @@
 //! Documents of desired state: read here, brought about by the agent.
 
-use super::pool::absolute_inputs;
+use super::flake::absolute_inputs;
 use super::values::Pair;
 use super::{Context, refused};
 use crate::output::{self, Outcome};

@@ -14,6 +14,7 @@ mod doctor;
 mod environment;
 mod events;
 mod expose;
+mod flake;
 mod fleet;
 mod images;
 mod instance;

@@ -1,6 +1,7 @@
 //! `mvm pool`
 
 use super::desired::Told;
+use super::flake::{absolute_flake, absolute_inputs};
 use super::progress::with_progress;
 use super::values::Pair;
 use super::{Context, expose, refused};
@@ -11,14 +12,11 @@ use mvm_api::types::{
     UpdatePool,
 };
 use mvm_api::{Client, Problem, paths};
-use mvm_model::desired::is_path;
 use mvm_model::egress::Destination;
 use mvm_model::pool::RevisionEntry;
 use mvm_model::resources::DEFAULT_SCRATCH_MIB;
 use mvm_model::runtime_policy::RuntimePolicy;
 use mvm_model::{Cache, Egress, EgressMode, Name, PoolRef, Resources};
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Pools.
@@ -528,35 +526,4 @@ async fn converge(
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-}
-
-/// Inputs to replace, that mean the same to the agent.
-pub fn absolute_inputs(inputs: &[Pair]) -> Result<BTreeMap<String, String>, Problem> {
-    let absolute = |input: &Pair| Ok((input.name.clone(), absolute_flake(&input.value)?));
-    inputs.iter().map(absolute).collect()
-}
-
-/// A flake reference that means the same to the agent: paths are made absolute.
-fn absolute_flake(reference: &str) -> Result<String, Problem> {
-    if !is_path(reference) {
-        return Ok(reference.to_owned());
-    }
-    let (scheme, path) = match reference.strip_prefix("path:") {
-        Some(path) => ("path:", path),
-        None => ("", reference),
-    };
-    let found = Path::new(path).canonicalize().map_err(|cause| {
-        Problem::new(422, "flake_missing", format!("there is no flake {path}: {cause}")).hint(
-            "name a folder that holds a flake.nix, or a flake reference such as github:owner/repo; one of \
-             Nix's registry is flake:NAME",
-        )
-    })?;
-    if !found.join("flake.nix").is_file() {
-        return Err(Problem::new(
-            422,
-            "flake_missing",
-            format!("{} holds no flake.nix", found.display()),
-        ));
-    }
-    Ok(format!("{scheme}{}", found.display()))
 }

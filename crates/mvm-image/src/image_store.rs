@@ -1,59 +1,18 @@
 //! The image store: what it offers, over the modules that do it.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use tokio::sync::mpsc;
 
 use crate::disk::Purpose;
-use crate::error::{At, Error, Result};
-use crate::types::{
-    BuildRequest, GuestBinary, KernelImport, KernelInfo, Progress, Removed, Revision, Sandbox,
-    Tools,
-};
-use crate::{apt, build, disk, kernel, workdir};
-
-/// Images, kernels and disk templates under one state root. Cheap to clone; several processes may
-/// have the same root open.
-#[derive(Clone, Debug)]
-pub struct ImageStore {
-    root: PathBuf,
-    pub(crate) guest: GuestBinary,
-    pub(crate) tools: Tools,
-    pub(crate) sandbox: Sandbox,
-    /// Held while an image is put together.
-    pub(crate) assembling: Arc<tokio::sync::Mutex<()>>,
-}
+use crate::error::Result;
+use crate::layout::ImageStore;
+use crate::transfer::Incoming;
+use crate::types::{BuildRequest, KernelImport, KernelInfo, Progress, Removed, Revision};
+use crate::{apt, build, disk, kernel, nix, revision, transfer, workdir};
 
 impl ImageStore {
-    /// Opens the store under `root` (made if absent: `images/`, `kernels/`, `disks/`) and removes
-    /// what interrupted builds left. Fails only on I/O.
-    pub fn open(root: &Path, guest: GuestBinary) -> Result<Self> {
-        Self::open_with(root, guest, Tools::default())
-    }
-
-    /// [`ImageStore::open`] with other programs than those in `PATH`.
-    pub fn open_with(root: &Path, guest: GuestBinary, tools: Tools) -> Result<Self> {
-        let root = std::path::absolute(root).at("resolve", root)?;
-        let (sandbox, assembling) = (Sandbox::default(), Arc::default());
-        let store = Self { root, guest, tools, sandbox, assembling };
-        for dir in store.dirs() {
-            let mut maker = std::fs::DirBuilder::new();
-            maker.recursive(true).mode(0o700).create(&dir).at("create", &dir)?;
-            for gone in workdir::sweep(&dir, false)? {
-                tracing::info!(name = gone.digest, bytes = gone.bytes, "removed a leftover");
-            }
-        }
-        Ok(store)
-    }
-
-    /// The same store, whose builds may do so much.
-    pub fn with_sandbox(self, sandbox: Sandbox) -> Self {
-        Self { sandbox, ..self }
-    }
-
     /// Builds the flake's profile into a revision, or finds it built already.
     ///
     /// Errors: `nix_missing`, `flake_missing`, `profile_missing`, `flake_build_failed`,
@@ -70,35 +29,31 @@ impl ImageStore {
     /// The revision with this digest, or a prefix of it (four digits or more) that only one has.
     /// Errors: `revision_missing`, `ambiguous`, `image_damaged`.
     pub fn get(&self, digest: &str) -> Result<Revision> {
-        let missing = || Error::RevisionMissing { digest: digest.to_owned() };
-        if digest.len() < 4 || !digest.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(missing());
-        }
-        if let Some(revision) = build::load(&self.images_dir().join(digest))? {
-            return Ok(revision);
-        }
-        let mut fitting = self.list()?;
-        fitting.retain(|r| r.digest.starts_with(digest));
-        let (count, kind) = (fitting.len(), "revision");
-        match fitting.pop() {
-            Some(revision) if count == 1 => Ok(revision),
-            Some(_) => Err(Error::Ambiguous { wanted: digest.to_owned(), count, kind }),
-            None => Err(missing()),
-        }
+        revision::find(self, digest)
     }
 
     /// All whole revisions, newest first.
     pub fn list(&self) -> Result<Vec<Revision>> {
-        let dir = self.images_dir();
-        let mut all = Vec::new();
-        for entry in std::fs::read_dir(&dir).at("list", &dir)? {
-            let entry = entry.at("list", &dir)?;
-            if !entry.file_name().to_string_lossy().starts_with('.') {
-                all.extend(build::load(&entry.path())?);
-            }
-        }
-        all.sort_by(|a, b| (b.built_at, &b.digest).cmp(&(a.built_at, &a.digest)));
-        Ok(all)
+        revision::list(self)
+    }
+
+    /// What another node has to know of an image to receive it. Blocks: of an image that was built
+    /// before its files were digested, they are now. Errors: as [`ImageStore::get`].
+    pub fn manifest(&self, digest: &str) -> Result<Vec<u8>> {
+        transfer::manifest(self, digest)
+    }
+
+    /// Begins to receive the image `digest`, or goes on with it. `manifest` is what the sending
+    /// node says of it, which must agree with `digest`, and with `content` where that is known.
+    /// Blocks. Errors: `image_refused` (the manifest is not that image's), `busy` (somebody
+    /// receives it already), `no_space`, `io`.
+    pub fn receive(
+        &self,
+        manifest: &[u8],
+        digest: &str,
+        content: Option<&str>,
+    ) -> Result<Incoming> {
+        transfer::receive(self, manifest, digest, content)
     }
 
     /// Removes revisions whose full digests are not `in_use`, and leftovers of interrupted
@@ -122,7 +77,7 @@ impl ImageStore {
 
     /// Removes what builds have left among the roots of Nix's garbage collector; with `dry_run`, only counts.
     pub fn remove_stale_roots(&self, dry_run: bool) -> u64 {
-        crate::nix::roots::remove_stale(&self.images_dir(), dry_run)
+        nix::roots::remove_stale(&self.images_dir(), dry_run)
     }
 
     /// Takes a vmlinux or bzImage into the store, with the modules it needs to mount its root. The
@@ -158,7 +113,7 @@ impl ImageStore {
 
     /// The kernel of builds that name none; `None` if the store has no kernel.
     pub fn default_kernel(&self) -> Result<Option<KernelInfo>> {
-        Ok(self.kernels()?.into_iter().find(|k| k.default))
+        kernel::default(self)
     }
 
     /// Makes a kernel the default. Errors: `kernel_missing`, `ambiguous`.
@@ -184,26 +139,5 @@ impl ImageStore {
     /// Formatted once a size, then cloned. Errors: as [`ImageStore::scratch_disk`].
     pub async fn data_disk(&self, mib: u64, to: &Path) -> Result<()> {
         disk::make(self, Purpose::Data, mib, to).await
-    }
-
-    pub(crate) fn images_dir(&self) -> PathBuf {
-        self.root.join("images")
-    }
-
-    pub(crate) fn kernels_dir(&self) -> PathBuf {
-        self.root.join("kernels")
-    }
-
-    pub(crate) fn disks_dir(&self) -> PathBuf {
-        self.root.join("disks")
-    }
-
-    /// Where Nix is shown the users of builders; empty but for Nix.
-    pub(crate) fn build_users_dir(&self) -> PathBuf {
-        self.root.join("build-users")
-    }
-
-    fn dirs(&self) -> [PathBuf; 3] {
-        [self.images_dir(), self.kernels_dir(), self.disks_dir()]
     }
 }

@@ -1,0 +1,138 @@
+//! One simulated machine from its start to its end.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::{Condition, Error, Halt, ProcessIdentity, RestoreMemory, Result, VmSpec};
+
+/// One machine from its start to its end.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) identity: ProcessIdentity,
+    pub(super) spec: VmSpec,
+    pub(super) memory: RestoreMemory,
+    ended: watch::Sender<Option<String>>,
+    condition: watch::Sender<Condition>,
+    /// What halts it whenever it is to run.
+    obstacle: Mutex<Option<Halt>>,
+    vcpus: Vcpus,
+    bytes: Mutex<Vec<u8>>,
+}
+
+/// A machine's vCPUs: whether they run, and for how long they have.
+#[derive(Debug)]
+struct Vcpus {
+    running: watch::Sender<bool>,
+    clock: Mutex<GuestClock>,
+}
+
+#[derive(Debug)]
+struct GuestClock {
+    before_ms: u64,
+    since: Option<Instant>,
+}
+
+impl GuestClock {
+    fn ms(&self) -> u64 {
+        let now = self.since.map_or(0, |since| since.elapsed().as_millis());
+        self.before_ms + u64::try_from(now).unwrap_or(u64::MAX)
+    }
+}
+
+impl Life {
+    /// A machine that is paused; its vCPUs have run for `before_ms`.
+    pub(super) fn new(
+        identity: ProcessIdentity,
+        spec: &VmSpec,
+        memory: RestoreMemory,
+        before_ms: u64,
+    ) -> Self {
+        Self {
+            identity,
+            spec: spec.clone(),
+            memory,
+            ended: watch::Sender::new(None),
+            condition: watch::Sender::default(),
+            obstacle: Mutex::default(),
+            vcpus: Vcpus {
+                running: watch::Sender::new(false),
+                clock: Mutex::new(GuestClock { before_ms, since: None }),
+            },
+            bytes: Mutex::default(),
+        }
+    }
+
+    pub(super) fn set_running(&self, running: bool) {
+        let mut clock = locked(&self.vcpus.clock);
+        clock.before_ms = clock.ms();
+        clock.since = running.then(Instant::now);
+        self.vcpus.running.send_replace(running);
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        *self.vcpus.running.borrow()
+    }
+
+    /// Follows whether the vCPUs run.
+    pub(super) fn running(&self) -> watch::Receiver<bool> {
+        self.vcpus.running.subscribe()
+    }
+
+    pub(super) fn guest_ms(&self) -> u64 {
+        locked(&self.vcpus.clock).ms()
+    }
+
+    /// What its guest holds in memory.
+    pub(super) fn memory_bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+        locked(&self.bytes)
+    }
+
+    pub(super) fn ended(&self) -> watch::Receiver<Option<String>> {
+        self.ended.subscribe()
+    }
+
+    /// Says why it has ended.
+    pub(super) fn end(&self, reason: &str) {
+        self.ended.send_replace(Some(reason.to_owned()));
+    }
+
+    pub(super) fn condition(&self) -> watch::Receiver<Condition> {
+        self.condition.subscribe()
+    }
+
+    pub(super) fn set_obstacle(&self, obstacle: Option<Halt>) {
+        *locked(&self.obstacle) = obstacle;
+    }
+
+    /// Tells it to run, or to pause: an obstacle lets it run no further than to the next halt.
+    pub(super) fn tell(&self, run: bool) {
+        let halt = locked(&self.obstacle).clone().filter(|_| run);
+        self.set_running(run && halt.is_none());
+        let condition = halt.map_or(Condition::Fine, Condition::Halted);
+        self.condition.send_if_modified(|known| {
+            let changed = *known != condition;
+            *known = condition;
+            changed
+        });
+    }
+
+    pub(super) fn channel(&self) -> PathBuf {
+        self.spec.dir.join("channel.sock")
+    }
+
+    /// `gone` if it has ended.
+    pub(super) fn alive(&self) -> Result<()> {
+        match &*self.ended.borrow() {
+            None => Ok(()),
+            Some(reason) => Err(Error::Gone { id: self.spec.id.clone(), reason: reason.clone() }),
+        }
+    }
+}
+
+/// A lock whose holder panicked: what it guards is whole, since each holder makes one change.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,89 @@
+//! Revisions in the store: `images/DIGEST/{root.erofs, vmlinux, initrd, manifest.json}`.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{At, Error, Result};
+use crate::fs::read_manifest;
+use crate::layout::ImageStore;
+use crate::types::{PARTS, Part, Revision, hex};
+
+/// The file that describes a revision; its directory is whole when it is there.
+pub(crate) const MANIFEST: &str = "manifest.json";
+
+/// The revision in `dir`; `None` if there is no whole one.
+pub(crate) fn load(dir: &Path) -> Result<Option<Revision>> {
+    let manifest: Option<Revision> = read_manifest(&dir.join(MANIFEST))?;
+    Ok(manifest.map(|revision| Revision {
+        dir: dir.to_owned(),
+        root: dir.join("root.erofs"),
+        kernel: dir.join("vmlinux"),
+        initrd: dir.join("initrd"),
+        ..revision
+    }))
+}
+
+/// The revision that was just put into `dir`. Errors: `image_damaged`.
+pub(crate) fn load_whole(dir: &Path) -> Result<Revision> {
+    let missing = || Error::Damaged { path: dir.to_owned(), why: "no manifest".to_owned() };
+    load(dir)?.ok_or_else(missing)
+}
+
+/// All whole revisions, newest first.
+pub(crate) fn list(store: &ImageStore) -> Result<Vec<Revision>> {
+    let dir = store.images_dir();
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(&dir).at("list", &dir)? {
+        let entry = entry.at("list", &dir)?;
+        if !entry.file_name().to_string_lossy().starts_with('.') {
+            all.extend(load(&entry.path())?);
+        }
+    }
+    all.sort_by(|a, b| (b.built_at, &b.digest).cmp(&(a.built_at, &a.digest)));
+    Ok(all)
+}
+
+/// The revision with this digest, or with a prefix of it (at least four digits) that no other has.
+/// Errors: `revision_missing`, `ambiguous`, `image_damaged`.
+pub(crate) fn find(store: &ImageStore, digest: &str) -> Result<Revision> {
+    let missing = || Error::RevisionMissing { digest: digest.to_owned() };
+    if digest.len() < 4 || !digest.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(missing());
+    }
+    if let Some(revision) = load(&store.images_dir().join(digest))? {
+        return Ok(revision);
+    }
+    let mut fitting = list(store)?;
+    fitting.retain(|r| r.digest.starts_with(digest));
+    let (count, kind) = (fitting.len(), "revision");
+    match fitting.pop() {
+        Some(revision) if count == 1 => Ok(revision),
+        Some(_) => Err(Error::Ambiguous { wanted: digest.to_owned(), count, kind }),
+        None => Err(missing()),
+    }
+}
+
+/// Lengths and digests of an image's files.
+pub(crate) fn parts_of(dir: &Path) -> Result<Vec<Part>> {
+    let part = |name: &&str| {
+        let path = dir.join(name);
+        let size = std::fs::metadata(&path).at("look at", &path)?.len();
+        Ok(Part { name: (*name).to_owned(), size, sha256: digest_of(&path)? })
+    };
+    PARTS.iter().map(part).collect()
+}
+
+/// SHA-256 in hex of a file's bytes.
+pub(crate) fn digest_of(path: &Path) -> Result<String> {
+    let mut file = File::open(path).at("open", path)?;
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer).at("read", path)? {
+            0 => return Ok(hex(&hash.finalize())),
+            count => hash.update(&buffer[..count]),
+        }
+    }
+}
