@@ -1,5 +1,6 @@
 //! From a record to a machine whose guest is ready.
 
+use crate::blocking::blocking;
 use crate::caches::serial;
 use crate::deadlines::{self, Deadline};
 use crate::firewall::uid_of;
@@ -7,9 +8,9 @@ use crate::halted::held_back;
 use crate::names::Names;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem, io};
-use crate::root::{Files, make_dir, write_atomically};
 use crate::slot::Live;
 use crate::stages::stage;
+use crate::state_dir::{Files, make_dir, write_atomically};
 use crate::template::{Template, is_mould};
 use crate::{Result, identity};
 use mvm_api::Problem;
@@ -76,13 +77,13 @@ impl Node {
         instance: &Instance,
     ) -> Result<()> {
         let files = self.make_place(instance)?;
-        crate::root::remove_file(&files.snapshot())?;
-        crate::root::remove_file(&files.resuming())?;
-        crate::root::remove_file(&files.memory())?;
+        crate::state_dir::remove_file(&files.snapshot())?;
+        crate::state_dir::remove_file(&files.resuming())?;
+        crate::state_dir::remove_file(&files.memory())?;
         if instance.is_blank() {
             // What an attempt before this one left may be half a copy.
-            crate::root::remove_file(&files.scratch())?;
-            crate::root::remove_file(&files.data())?;
+            crate::state_dir::remove_file(&files.scratch())?;
+            crate::state_dir::remove_file(&files.data())?;
             crate::disk::remove_caches(instance, &files)?;
         }
         stage!("disks", self.ensure_disks(instance, uid_of(tenant))).await?;
@@ -246,10 +247,8 @@ impl Node {
     async fn identity_of(self: &Arc<Self>, tenant: &Tenant, instance: &Instance) -> Result<Adopt> {
         let (node, tenant, instance) = (self.clone(), tenant.clone(), instance.clone());
         let mtu = self.parts.network.uplink_mtu().await.or_problem()?;
-        let made =
-            tokio::task::spawn_blocking(move || node.whole_identity(&tenant, &instance, mtu));
-        let made = stage!("identity", made).await;
-        made.map_err(|error| Problem::internal(error.to_string()))?
+        let made = blocking(move || node.whole_identity(&tenant, &instance, mtu));
+        stage!("identity", made).await
     }
 
     /// Everything but the time.
@@ -266,7 +265,7 @@ impl Node {
             mtu: Some(mtu),
             mac: Some(instance.mac.clone()),
         });
-        let entropy = Some(identity::random_bytes::<64>()?.to_vec());
+        let entropy = Some(crate::random::random_bytes::<64>()?.to_vec());
         if is_mould(instance) {
             // Its clones get names and keys of their own; it needs none.
             return Ok(Adopt { entropy, network, ..Adopt::default() });

@@ -1,6 +1,6 @@
 //! Builds that are under way: since when, and how they are ended.
 
-use crate::node::locked;
+use crate::locks::locked;
 use mvm_model::{Millis, PoolRef};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;

@@ -5,11 +5,12 @@
 //! mounts it; nobody else does.
 
 use crate::Result;
+use crate::blocking::blocking;
 use crate::clock::wall;
 use crate::deadlines;
 use crate::node::Node;
 use crate::problem::{OrProblem, io, not_found};
-use crate::root::{make_dir, remove_dir, remove_file};
+use crate::state_dir::{make_dir, remove_dir, remove_file};
 use mvm_api::Problem;
 use mvm_guest::channel::Channel;
 use mvm_model::lease::Purpose;
@@ -31,11 +32,10 @@ impl Node {
     }
 
     async fn pool_cache(&self, pool: &PoolRef, name: &Name) -> Result<CacheDisk> {
-        self.read(|world| {
+        self.records.read(|world| {
             let found = world.pool(pool)?.caches.iter().find(|disk| disk.cache.name == *name);
             found.cloned().ok_or_else(|| no_cache(pool, name))
         })
-        .await
     }
 
     /// Puts the pool's content of a cache at `to`: in place where that is there. Gives which content.
@@ -94,17 +94,18 @@ impl Node {
         index: usize,
         content: Option<CacheDisk>,
     ) -> Result<()> {
-        self.update(id, |instance| {
-            let Some(disk) = instance.caches.get_mut(index) else { return };
-            (disk.generation, disk.committed_at) =
-                content.map_or((0, None), |content| (content.generation, content.committed_at));
-        })
-        .await
+        self.records
+            .update(id, |instance| {
+                let Some(disk) = instance.caches.get_mut(index) else { return };
+                (disk.generation, disk.committed_at) =
+                    content.map_or((0, None), |content| (content.generation, content.committed_at));
+            })
+            .await
     }
 
     /// Before a job: the instance's copies are the pool's content, and are mounted.
     pub(crate) async fn open_caches(&self, id: InstanceId, channel: &Channel) -> Result<()> {
-        let instance = self.read(|world| world.by_id(id).cloned()).await?;
+        let instance = self.records.read(|world| world.by_id(id).cloned())?;
         for (index, disk) in instance.caches.iter().enumerate() {
             let cache = &disk.cache;
             let wanted = self.pool_cache(&instance.pool, &cache.name).await?;
@@ -124,7 +125,7 @@ impl Node {
     /// After a job, on a machine that others will use: its caches are let go of. Gives whether they
     /// could be.
     pub(crate) async fn close_caches(&self, id: InstanceId) -> bool {
-        let Ok(instance) = self.read(|world| world.by_id(id).cloned()).await else { return true };
+        let Ok(instance) = self.records.read(|world| world.by_id(id).cloned()) else { return true };
         // Nobody else mounts them.
         let job = instance.lease.as_ref().is_some_and(|lease| lease.purpose == Purpose::Run);
         let used = instance.caches.iter().filter(|disk| job && disk.generation == 0);
@@ -156,7 +157,7 @@ impl Node {
         name: &Name,
         channel: &Channel,
     ) -> Result<()> {
-        let instance = self.read(|world| world.by_id(id).cloned()).await?;
+        let instance = self.records.read(|world| world.by_id(id).cloned())?;
         let own = instance.caches.iter().find(|disk| disk.cache.name == *name);
         let Some(own) = own else { return Err(no_cache(&instance.pool, name)) };
         let unmounting = channel.unmount(&own.cache.path);
@@ -165,7 +166,7 @@ impl Node {
 
     /// The instance's copy of a cache that its guest has let go of becomes the pool's.
     pub(crate) async fn commit_cache(&self, id: InstanceId, name: &Name) -> Result<()> {
-        let instance = self.read(|world| world.by_id(id).cloned()).await?;
+        let instance = self.records.read(|world| world.by_id(id).cloned())?;
         let own = instance.caches.iter().position(|disk| disk.cache.name == *name);
         let Some(index) = own else { return Err(no_cache(&instance.pool, name)) };
         let cache = &instance.caches[index].cache;
@@ -181,20 +182,21 @@ impl Node {
         let from = self.parts.root.files(id).cache(index);
         let to = self.cache_file(&instance.pool, &disk);
         blocking(move || promote(&from, &to)).await?;
-        self.change(|world, changes| {
-            let mut pool = world.pool(&instance.pool)?.clone();
-            let known = pool.caches.iter_mut().find(|known| known.cache.name == *name);
-            let Some(known) = known else { return Err(no_cache(&instance.pool, name)) };
-            (known.generation, known.committed_at) = (disk.generation, disk.committed_at);
-            let mut instance = world.by_id(id)?.clone();
-            if let Some(own) = instance.caches.get_mut(index) {
-                (own.generation, own.committed_at) = (disk.generation, disk.committed_at);
-            }
-            changes.put_pool(pool);
-            changes.put_instance(instance);
-            Ok(())
-        })
-        .await?;
+        self.records
+            .change(|world, changes| {
+                let mut pool = world.pool(&instance.pool)?.clone();
+                let known = pool.caches.iter_mut().find(|known| known.cache.name == *name);
+                let Some(known) = known else { return Err(no_cache(&instance.pool, name)) };
+                (known.generation, known.committed_at) = (disk.generation, disk.committed_at);
+                let mut instance = world.by_id(id)?.clone();
+                if let Some(own) = instance.caches.get_mut(index) {
+                    (own.generation, own.committed_at) = (disk.generation, disk.committed_at);
+                }
+                changes.put_pool(pool);
+                changes.put_instance(instance);
+                Ok(())
+            })
+            .await?;
         tracing::info!(pool = %instance.pool, cache = %name, generation = disk.generation, "committed");
         self.sweep_locked().await
     }
@@ -206,17 +208,15 @@ impl Node {
     }
 
     async fn sweep_locked(&self) -> Result<()> {
-        let (pools, known) = self
-            .read(|world| {
-                let pools = world.pools.values();
-                let dirs: Vec<PathBuf> =
-                    pools.clone().map(|pool| self.parts.root.caches_of(&pool.reference)).collect();
-                let files: Vec<PathBuf> = pools
-                    .flat_map(|p| p.caches.iter().map(|disk| self.cache_file(&p.reference, disk)))
-                    .collect();
-                (dirs, files)
-            })
-            .await;
+        let (pools, known) = self.records.read(|world| {
+            let pools = world.pools.values();
+            let dirs: Vec<PathBuf> =
+                pools.clone().map(|pool| self.parts.root.caches_of(&pool.reference)).collect();
+            let files: Vec<PathBuf> = pools
+                .flat_map(|p| p.caches.iter().map(|disk| self.cache_file(&p.reference, disk)))
+                .collect();
+            (dirs, files)
+        });
         for tenant in entries(&self.parts.root.caches()) {
             for pool in entries(&tenant) {
                 if !pools.contains(&pool) {
@@ -250,11 +250,6 @@ fn promote(from: &Path, to: &Path) -> Result<()> {
 fn entries(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     entries.flatten().map(|entry| entry.path()).collect()
-}
-
-async fn blocking(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Problem::internal(error.to_string()))?
 }
 
 /// The pool has no cache of this name.

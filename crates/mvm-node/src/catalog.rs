@@ -4,8 +4,8 @@ use crate::Result;
 use crate::clock::wall;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem, not_found};
-use crate::root::{is_root, remove_dir};
-use crate::world::World;
+use crate::records::World;
+use crate::state_dir::{is_root, remove_dir};
 use ipnet::Ipv4Net;
 use mvm_api::Problem;
 use mvm_api::types::{
@@ -32,7 +32,7 @@ impl Node {
             quotas: wanted.quotas,
             created_at: wall(),
         };
-        let known = self.read(|world| world.tenants.get(&tenant.name).cloned()).await;
+        let known = self.records.read(|world| world.tenants.get(&tenant.name).cloned());
         if let Some(known) = known {
             if known.network.is_same(&tenant.network) && known.quotas == tenant.quotas {
                 return Ok(());
@@ -46,17 +46,18 @@ impl Node {
         if let Some(conflict) = conflict {
             return Err(subnet_taken(subnet, conflict));
         }
-        self.change(|world, changes| {
-            for other in world.tenants.values() {
-                if let Some(fault) = tenant.network.conflicts_with(&other.network) {
-                    let message = format!("{} (tenant {})", fault.message, other.name);
-                    return Err(Problem { detail: message, ..fault.into() });
+        self.records
+            .change(|world, changes| {
+                for other in world.tenants.values() {
+                    if let Some(fault) = tenant.network.conflicts_with(&other.network) {
+                        let message = format!("{} (tenant {})", fault.message, other.name);
+                        return Err(Problem { detail: message, ..fault.into() });
+                    }
                 }
-            }
-            changes.put_tenant(tenant.clone());
-            Ok(())
-        })
-        .await?;
+                changes.put_tenant(tenant.clone());
+                Ok(())
+            })
+            .await?;
         crate::identity::tenant_key(&self.parts.root, &tenant.name)?;
         let _wires = self.wires.lock().await;
         self.connect_tenant(&tenant).await?;
@@ -65,20 +66,22 @@ impl Node {
 
     /// Changes quotas. Lowering one below what is in use only keeps the use from growing.
     pub async fn update_tenant(&self, name: &Name, patch: QuotaPatch) -> Result<()> {
-        self.change(|world, changes| {
-            let mut tenant = world.tenant(name)?.clone();
-            tenant.quotas = patch.apply(tenant.quotas);
-            changes.put_tenant(tenant);
-            Ok(())
-        })
-        .await?;
-        self.kick.notify_one();
+        self.records
+            .change(|world, changes| {
+                let mut tenant = world.tenant(name)?.clone();
+                tenant.quotas = patch.apply(tenant.quotas);
+                changes.put_tenant(tenant);
+                Ok(())
+            })
+            .await?;
+        self.wake.notify();
         Ok(())
     }
 
     /// Removes a tenant that has no pools left.
     pub async fn destroy_tenant(&self, name: &Name) -> Result<()> {
         let tenant = self
+            .records
             .change(|world, changes| {
                 let tenant = world.tenant(name)?.clone();
                 let pools: Vec<_> = world
@@ -115,52 +118,53 @@ impl Node {
             Some(name) => Some(self.parts.images.kernel(name).or_problem()?.digest),
             None => None,
         };
-        self.change(|world, changes| {
-            let owner = world.tenant(tenant)?;
-            let pool = Pool {
-                reference: reference.clone(),
-                flake_ref: wanted.flake_ref,
-                profile: wanted.profile,
-                override_inputs: wanted.override_inputs,
-                stale: false,
-                kernel,
-                resources: wanted.resources,
-                caches,
-                desired: None,
-                recycle: wanted.recycle,
-                prewarm: wanted.prewarm.filter(|command| !command.is_empty()),
-                runtime_policy: wanted.runtime_policy,
-                egress: wanted.egress,
-                revisions: Vec::new(),
-                current: None,
-                created_at: wall(),
-            };
-            if let Some(known) = world.pools.get(&reference) {
-                let same = known.flake_ref == pool.flake_ref
-                    && known.profile == pool.profile
-                    && known.resources == pool.resources
-                    && mvm_model::cache::same(&known.caches, &pool.caches)
-                    && known.recycle == pool.recycle
-                    && known.prewarm == pool.prewarm
-                    && known.runtime_policy == pool.runtime_policy
-                    && known.egress == pool.egress
-                    && (pool.override_inputs.is_empty()
-                        || known.override_inputs == pool.override_inputs)
-                    && known.kernel == pool.kernel;
-                return match same {
-                    true => Ok(()),
-                    false => Err(exists(format!("pool {reference}"), "mvm pool update")),
+        self.records
+            .change(|world, changes| {
+                let owner = world.tenant(tenant)?;
+                let pool = Pool {
+                    reference: reference.clone(),
+                    flake_ref: wanted.flake_ref,
+                    profile: wanted.profile,
+                    override_inputs: wanted.override_inputs,
+                    stale: false,
+                    kernel,
+                    resources: wanted.resources,
+                    caches,
+                    desired: None,
+                    recycle: wanted.recycle,
+                    prewarm: wanted.prewarm.filter(|command| !command.is_empty()),
+                    runtime_policy: wanted.runtime_policy,
+                    egress: wanted.egress,
+                    revisions: Vec::new(),
+                    current: None,
+                    created_at: wall(),
                 };
-            }
-            admit_pool(tenant, &owner.quotas, &world.usage(tenant))?;
-            if !has_part_of_quotas(world, tenant) {
-                let caches = disk_mib(&pool.caches);
-                admit_machine(tenant, &owner.quotas, &pool.resources, caches)?;
-            }
-            changes.put_pool(pool);
-            Ok(())
-        })
-        .await
+                if let Some(known) = world.pools.get(&reference) {
+                    let same = known.flake_ref == pool.flake_ref
+                        && known.profile == pool.profile
+                        && known.resources == pool.resources
+                        && mvm_model::cache::same(&known.caches, &pool.caches)
+                        && known.recycle == pool.recycle
+                        && known.prewarm == pool.prewarm
+                        && known.runtime_policy == pool.runtime_policy
+                        && known.egress == pool.egress
+                        && (pool.override_inputs.is_empty()
+                            || known.override_inputs == pool.override_inputs)
+                        && known.kernel == pool.kernel;
+                    return match same {
+                        true => Ok(()),
+                        false => Err(exists(format!("pool {reference}"), "mvm pool update")),
+                    };
+                }
+                admit_pool(tenant, &owner.quotas, &world.usage(tenant))?;
+                if !has_part_of_quotas(world, tenant) {
+                    let caches = disk_mib(&pool.caches);
+                    admit_machine(tenant, &owner.quotas, &pool.resources, caches)?;
+                }
+                changes.put_pool(pool);
+                Ok(())
+            })
+            .await
     }
 
     /// Changes a pool. Instances that are leased keep their shape, idle ones are replaced.
@@ -169,49 +173,58 @@ impl Node {
             settled(flake, "$.flake_ref")?;
         }
         let walls = patch.egress.is_some();
-        self.change(|world, changes| {
-            let before = world.pool(reference)?;
-            let mut pool = before.clone();
-            pool.override_inputs = patch.override_inputs.unwrap_or(pool.override_inputs);
-            pool.flake_ref = patch.flake_ref.unwrap_or(pool.flake_ref);
-            pool.profile = patch.profile.unwrap_or(pool.profile);
-            source(&pool.flake_ref, &pool.profile, "$")?;
-            pool.recycle = patch.recycle.unwrap_or(pool.recycle);
-            let same = pool.flake_ref == before.flake_ref
-                && pool.profile == before.profile
-                && pool.override_inputs == before.override_inputs;
-            pool.stale |= !same && pool.current.is_some();
-            if let Some(command) = patch.prewarm {
-                pool.prewarm = Some(command).filter(|command| !command.is_empty());
-            }
-            pool.runtime_policy = patch.runtime_policy.apply(pool.runtime_policy);
-            pool.runtime_policy.validate()?;
-            pool.egress = patch.egress.unwrap_or(pool.egress);
-            pool.egress.validate()?;
-            let shape = &mut pool.resources;
-            shape.vcpus = patch.vcpus.unwrap_or(shape.vcpus);
-            shape.mem_mib = patch.mem_mib.unwrap_or(shape.mem_mib);
-            shape.data_disk_mib = patch.data_disk_mib.unwrap_or(shape.data_disk_mib);
-            shape.scratch_disk_mib = patch.scratch_disk_mib.unwrap_or(shape.scratch_disk_mib);
-            shape.validate()?;
-            let (shape, grown) = (*shape, *shape != before.resources);
-            if grown {
-                self.admit_shape(&shape)?;
-            }
-            if let Some(wanted) = patch.caches {
-                pool.caches = mvm_model::cache::change(&pool.caches, wanted)?;
-            }
-            let tenant = world.tenant(&reference.tenant)?;
-            if (grown || pool.caches != before.caches) && !has_part_of_quotas(world, &tenant.name) {
-                admit_machine(&tenant.name, &tenant.quotas, &shape, disk_mib(&pool.caches))?;
-            }
-            if let Some(counts) = &pool.desired {
-                admit_counts(&tenant.name, &tenant.quotas, &pool.resources, &pool.caches, counts)?;
-            }
-            changes.put_pool(pool);
-            Ok(())
-        })
-        .await?;
+        self.records
+            .change(|world, changes| {
+                let before = world.pool(reference)?;
+                let mut pool = before.clone();
+                pool.override_inputs = patch.override_inputs.unwrap_or(pool.override_inputs);
+                pool.flake_ref = patch.flake_ref.unwrap_or(pool.flake_ref);
+                pool.profile = patch.profile.unwrap_or(pool.profile);
+                source(&pool.flake_ref, &pool.profile, "$")?;
+                pool.recycle = patch.recycle.unwrap_or(pool.recycle);
+                let same = pool.flake_ref == before.flake_ref
+                    && pool.profile == before.profile
+                    && pool.override_inputs == before.override_inputs;
+                pool.stale |= !same && pool.current.is_some();
+                if let Some(command) = patch.prewarm {
+                    pool.prewarm = Some(command).filter(|command| !command.is_empty());
+                }
+                pool.runtime_policy = patch.runtime_policy.apply(pool.runtime_policy);
+                pool.runtime_policy.validate()?;
+                pool.egress = patch.egress.unwrap_or(pool.egress);
+                pool.egress.validate()?;
+                let shape = &mut pool.resources;
+                shape.vcpus = patch.vcpus.unwrap_or(shape.vcpus);
+                shape.mem_mib = patch.mem_mib.unwrap_or(shape.mem_mib);
+                shape.data_disk_mib = patch.data_disk_mib.unwrap_or(shape.data_disk_mib);
+                shape.scratch_disk_mib = patch.scratch_disk_mib.unwrap_or(shape.scratch_disk_mib);
+                shape.validate()?;
+                let (shape, grown) = (*shape, *shape != before.resources);
+                if grown {
+                    self.admit_shape(&shape)?;
+                }
+                if let Some(wanted) = patch.caches {
+                    pool.caches = mvm_model::cache::change(&pool.caches, wanted)?;
+                }
+                let tenant = world.tenant(&reference.tenant)?;
+                if (grown || pool.caches != before.caches)
+                    && !has_part_of_quotas(world, &tenant.name)
+                {
+                    admit_machine(&tenant.name, &tenant.quotas, &shape, disk_mib(&pool.caches))?;
+                }
+                if let Some(counts) = &pool.desired {
+                    admit_counts(
+                        &tenant.name,
+                        &tenant.quotas,
+                        &pool.resources,
+                        &pool.caches,
+                        counts,
+                    )?;
+                }
+                changes.put_pool(pool);
+                Ok(())
+            })
+            .await?;
         if walls {
             // Running machines are bound by it at once.
             let _wires = self.wires.lock().await;
@@ -222,26 +235,27 @@ impl Node {
 
     /// Sets what the pool keeps ready.
     pub async fn scale_pool(&self, reference: &PoolRef, scale: ScalePool) -> Result<()> {
-        self.change(|world, changes| {
-            let mut pool = world.pool(reference)?.clone();
-            if pool.current_revision().is_none() {
-                return Err(not_built(reference));
-            }
-            let before = pool.desired.unwrap_or_default();
-            let counts = Counts {
-                running: scale.running.unwrap_or(before.running),
-                warm: scale.warm.unwrap_or(before.warm),
-                sleeping: scale.sleeping.unwrap_or(before.sleeping),
-            };
-            let tenant = world.tenant(&reference.tenant)?;
-            admit_counts(&tenant.name, &tenant.quotas, &pool.resources, &pool.caches, &counts)?;
-            pool.desired = Some(counts);
-            changes.put_pool(pool);
-            Ok(())
-        })
-        .await?;
+        self.records
+            .change(|world, changes| {
+                let mut pool = world.pool(reference)?.clone();
+                if pool.current_revision().is_none() {
+                    return Err(not_built(reference));
+                }
+                let before = pool.desired.unwrap_or_default();
+                let counts = Counts {
+                    running: scale.running.unwrap_or(before.running),
+                    warm: scale.warm.unwrap_or(before.warm),
+                    sleeping: scale.sleeping.unwrap_or(before.sleeping),
+                };
+                let tenant = world.tenant(&reference.tenant)?;
+                admit_counts(&tenant.name, &tenant.quotas, &pool.resources, &pool.caches, &counts)?;
+                pool.desired = Some(counts);
+                changes.put_pool(pool);
+                Ok(())
+            })
+            .await?;
         self.succeeded(reference);
-        self.kick.notify_one();
+        self.wake.notify();
         Ok(())
     }
 
@@ -252,7 +266,7 @@ impl Node {
         wanted: BuildPool,
         progress: &UnboundedSender<Progress>,
     ) -> Result<BuildResult> {
-        let pool = self.read(|world| world.pool(reference).cloned()).await?;
+        let pool = self.records.read(|world| world.pool(reference).cloned())?;
         let overrides = match wanted.override_inputs.is_empty() {
             true => pool.override_inputs,
             false => wanted.override_inputs,
@@ -278,7 +292,7 @@ impl Node {
         let _ = progress.send(Progress::Stage { name: "template", detail });
         // The image is built whatever comes of it: the reconciler tries again.
         let template = self.ensure_template_of(reference).await;
-        self.kick.notify_one();
+        self.wake.notify();
         let took_ms = began.elapsed().as_millis() as u64;
         let template_failure = template.err().map(|problem| problem.to_string());
         Ok(BuildResult { revision, size_bytes: image.size_bytes, took_ms, template_failure })
@@ -286,7 +300,7 @@ impl Node {
 
     /// Ends the builds of a pool's image that are under way.
     pub async fn cancel_build(&self, reference: &PoolRef) -> Result<()> {
-        self.read(|world| world.pool(reference).map(drop)).await?;
+        self.records.read(|world| world.pool(reference).map(drop))?;
         match self.builds.cancel(reference) {
             true => Ok(()),
             false => {
@@ -312,7 +326,7 @@ impl Node {
         }
         let image = self.parts.images.get(digest).or_problem()?;
         self.make_current(reference, &image.digest, None).await?;
-        self.kick.notify_one();
+        self.wake.notify();
         Ok(())
     }
 
@@ -325,6 +339,7 @@ impl Node {
     ) -> Result<RevisionEntry> {
         self.look_for_images();
         let entry = self
+            .records
             .change(|world, changes| {
                 let mut pool = world.pool(reference)?.clone();
                 pool.override_inputs = overrides.unwrap_or(pool.override_inputs);
@@ -340,6 +355,7 @@ impl Node {
     /// Makes an earlier revision current.
     pub async fn rollback_pool(&self, pool: &PoolRef, to: Option<u32>) -> Result<RevisionEntry> {
         let entry = self
+            .records
             .change(|world, changes| {
                 let mut record = world.pool(pool)?.clone();
                 let entry = record.rollback(to)?;
@@ -350,7 +366,7 @@ impl Node {
                 Ok(entry)
             })
             .await?;
-        self.kick.notify_one();
+        self.wake.notify();
         Ok(entry)
     }
 
@@ -359,17 +375,18 @@ impl Node {
         // On the heap, as all that is large and rare: the futures of callers hold it otherwise.
         Box::pin(self.unexpose(reference, None)).await?;
         // First nothing new is made, then what there is goes, then the record.
-        self.change(|world, changes| {
-            let mut pool = world.pool(reference)?.clone();
-            pool.desired = None;
-            changes.put_pool(pool);
-            Ok(())
-        })
-        .await?;
+        self.records
+            .change(|world, changes| {
+                let mut pool = world.pool(reference)?.clone();
+                pool.desired = None;
+                changes.put_pool(pool);
+                Ok(())
+            })
+            .await?;
         self.cancel_jobs_of(reference).await?;
         loop {
             let ids: Vec<_> =
-                self.read(|world| world.of_pool(reference).map(|i| i.id).collect()).await;
+                self.records.read(|world| world.of_pool(reference).map(|i| i.id).collect());
             if ids.is_empty() {
                 break;
             }
@@ -383,6 +400,7 @@ impl Node {
             }
         }
         let jobs = self
+            .records
             .change(|world, changes| {
                 if world.of_pool(reference).next().is_some() {
                     return Err(Problem::new(

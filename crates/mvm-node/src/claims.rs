@@ -4,8 +4,8 @@ use crate::audit;
 use crate::holders::job_on;
 use crate::node::Node;
 use crate::operations::{draw_ids, new_instance};
+use crate::records::World;
 use crate::template::is_mould;
-use crate::world::World;
 use crate::{Result, now};
 use mvm_api::types::{HeldBy, LeaseView};
 use mvm_api::{Peer, Problem};
@@ -43,7 +43,7 @@ impl Wish {
         let (since, purpose) = (now(), self.purpose);
         let held = purpose.lives_with_holder();
         let lease = Lease {
-            id: format!("l-{}", crate::identity::hex_digits(8)?),
+            id: format!("l-{}", crate::random::hex_digits(8)?),
             holder: self.holder.clone(),
             purpose,
             since,
@@ -77,11 +77,11 @@ impl Node {
             // Who asks waits until it is up, however long that takes.
             let _held = self.leases.hold(&lease.id);
             let instance = self.reserve(pool, &lease).await?;
-            self.kick.notify_one();
+            self.wake.notify();
             let by = Mover::Lease(lease.id.clone());
             let outcome = async {
                 let from = self.bring(instance.id, State::Running, &by).await?;
-                let now = self.read(|world| leased(world, &lease.id).cloned()).await?;
+                let now = self.records.read(|world| leased(world, &lease.id).cloned())?;
                 Ok((now, from))
             };
             match outcome.await {
@@ -100,36 +100,38 @@ impl Node {
     /// is none. Where the quotas do not let it run, nothing is taken and nothing made.
     async fn reserve(&self, pool: &PoolRef, lease: &Lease) -> Result<Instance> {
         let drawn = draw_ids()?;
-        self.change(|world, changes| {
-            let record = world.pool(pool)?;
-            let revision = record.current_revision().map_or("", |revision| &revision.digest);
-            let fit = world.of_pool(pool).filter(|i| cache::same(&i.caches, &record.caches));
-            let mut instance = match choose(record.recycle, revision, fit) {
-                Some(found) => found.clone(),
-                None => new_instance(world, pool, &drawn)?,
-            };
-            may_run(world, &instance)?;
-            instance.lease = Some(lease.clone());
-            instance.leases_served += 1;
-            changes.put_instance(instance.clone());
-            audit::note_lease(&instance);
-            Ok(instance)
-        })
-        .await
+        self.records
+            .change(|world, changes| {
+                let record = world.pool(pool)?;
+                let revision = record.current_revision().map_or("", |revision| &revision.digest);
+                let fit = world.of_pool(pool).filter(|i| cache::same(&i.caches, &record.caches));
+                let mut instance = match choose(record.recycle, revision, fit) {
+                    Some(found) => found.clone(),
+                    None => new_instance(world, pool, &drawn)?,
+                };
+                may_run(world, &instance)?;
+                instance.lease = Some(lease.clone());
+                instance.leases_served += 1;
+                changes.put_instance(instance.clone());
+                audit::note_lease(&instance);
+                Ok(instance)
+            })
+            .await
     }
 
     /// Makes an instance that whoever wishes it holds from the beginning, if it may run.
     pub(crate) async fn create_leased(&self, pool: &PoolRef, wish: &Wish) -> Result<Instance> {
         let (drawn, lease) = (draw_ids()?, wish.lease()?);
-        self.change(|world, changes| {
-            let mut instance = new_instance(world, pool, &drawn)?;
-            may_run(world, &instance)?;
-            (instance.lease, instance.leases_served) = (Some(lease), 1);
-            changes.put_instance(instance.clone());
-            audit::note_lease(&instance);
-            Ok(instance)
-        })
-        .await
+        self.records
+            .change(|world, changes| {
+                let mut instance = new_instance(world, pool, &drawn)?;
+                may_run(world, &instance)?;
+                (instance.lease, instance.leases_served) = (Some(lease), 1);
+                changes.put_instance(instance.clone());
+                audit::note_lease(&instance);
+                Ok(instance)
+            })
+            .await
     }
 
     /// Takes a manual lease on one instance, or extends the one that the same holder has, if the
@@ -153,53 +155,54 @@ impl Node {
 
     /// Gives the record as it was before, and the id of the lease.
     async fn lease(&self, reference: &InstanceRef, wanted: &Lease) -> Result<(Instance, String)> {
-        self.change(|world, changes| {
-            let before = world.instance(reference)?;
-            may_take(before, &wanted.holder)?;
-            if before.state != State::Running {
-                before.state.check(State::Running)?;
-                may_run(world, before)?;
-            }
-            let mut instance = before.clone();
-            let lease = match &mut instance.lease {
-                Some(lease) => {
-                    lease.expires_at = lease.expires_at.max(wanted.expires_at);
-                    lease.id.clone()
+        self.records
+            .change(|world, changes| {
+                let before = world.instance(reference)?;
+                may_take(before, &wanted.holder)?;
+                if before.state != State::Running {
+                    before.state.check(State::Running)?;
+                    may_run(world, before)?;
                 }
-                None => {
-                    instance.lease = Some(wanted.clone());
-                    instance.leases_served += 1;
-                    wanted.id.clone()
-                }
-            };
-            changes.put_instance(instance.clone());
-            audit::note_lease(&instance);
-            Ok((before.clone(), lease))
-        })
-        .await
+                let mut instance = before.clone();
+                let lease = match &mut instance.lease {
+                    Some(lease) => {
+                        lease.expires_at = lease.expires_at.max(wanted.expires_at);
+                        lease.id.clone()
+                    }
+                    None => {
+                        instance.lease = Some(wanted.clone());
+                        instance.leases_served += 1;
+                        wanted.id.clone()
+                    }
+                };
+                changes.put_instance(instance.clone());
+                audit::note_lease(&instance);
+                Ok((before.clone(), lease))
+            })
+            .await
     }
 
     /// An instance that could not be brought up, and has not run meanwhile, is leased as before.
     async fn restore_lease(&self, before: &Instance) -> Result<()> {
-        self.change(|world, changes| {
-            let Some(now) = world.instances.get(&before.id) else { return Ok(()) };
-            let ours = before.lease.is_some() || now.lease.is_some();
-            if ours && now.state == before.state && now.state_since == before.state_since {
-                let (lease, leases_served) = (before.lease.clone(), before.leases_served);
-                changes.put_instance(Instance { lease, leases_served, ..now.clone() });
-            }
-            Ok(())
-        })
-        .await
+        self.records
+            .change(|world, changes| {
+                let Some(now) = world.instances.get(&before.id) else { return Ok(()) };
+                let ours = before.lease.is_some() || now.lease.is_some();
+                if ours && now.state == before.state && now.state_since == before.state_since {
+                    let (lease, leases_served) = (before.lease.clone(), before.leases_served);
+                    changes.put_instance(Instance { lease, leases_served, ..now.clone() });
+                }
+                Ok(())
+            })
+            .await
     }
 
     /// All leases.
     pub(crate) async fn leases(&self) -> Vec<LeaseView> {
-        self.read(|world| {
+        self.records.read(|world| {
             let view = |i| self.leases.view(i, self.holder_of(world, i));
             world.instances.values().filter_map(view).collect()
         })
-        .await
     }
 
     /// Who holds the lease of an instance beside the connection of its claim.
@@ -211,32 +214,34 @@ impl Node {
     /// Gives a lease another length, from now on; a job's ends then at the latest.
     pub(crate) async fn extend_lease(&self, id: &str, seconds: u64) -> Result<LeaseView> {
         checked(seconds)?;
-        self.change(|world, changes| {
-            let mut instance = leased(world, id)?.clone();
-            extend(&mut instance, now() + seconds * 1000);
-            let view = self.leases.view(&instance, self.holder_of(world, &instance));
-            changes.put_instance(instance);
-            view.ok_or_else(|| no_lease(id))
-        })
-        .await
+        self.records
+            .change(|world, changes| {
+                let mut instance = leased(world, id)?.clone();
+                extend(&mut instance, now() + seconds * 1000);
+                let view = self.leases.view(&instance, self.holder_of(world, &instance));
+                changes.put_instance(instance);
+                view.ok_or_else(|| no_lease(id))
+            })
+            .await
     }
 
     /// The lease is there, as far as this caller may see: another tenant's is not.
     pub(crate) async fn lease_for(&self, peer: &Peer, id: &str) -> Result<()> {
-        let seen = self.read(|world| leased(world, id).map(|i| peer.sees(&i.pool.tenant))).await?;
+        let seen =
+            self.records.read(|world| leased(world, id).map(|i| peer.sees(&i.pool.tenant)))?;
         if seen { Ok(()) } else { Err(no_lease(id)) }
     }
 
     /// Ends a lease now, a job's too: the instance is recycled by the pool's rule.
     pub(crate) async fn release_lease(self: &Arc<Self>, id: &str) -> Result<()> {
-        let instance = self.read(|world| leased(world, id).map(|instance| instance.id)).await?;
+        let instance = self.records.read(|world| leased(world, id).map(|instance| instance.id))?;
         self.end_lease(instance).await;
         Ok(())
     }
 
     /// Ends this lease, unless it has ended already and the instance may be another's.
     pub(crate) async fn end_lease_of(self: &Arc<Self>, id: InstanceId, lease: &str) {
-        if self.read(|world| held_by(world, id, lease).is_some()).await {
+        if self.records.read(|world| held_by(world, id, lease).is_some()) {
             self.end_lease(id).await;
         }
     }
@@ -245,7 +250,7 @@ impl Node {
     /// it was to, and is not asked for anything any more.
     pub(crate) async fn discard(self: &Arc<Self>, id: InstanceId, lease: &str) {
         let work = async { self.destroy(id, &Mover::Lease(lease.to_owned())).await };
-        let held = async || self.read(|world| held_by(world, id, lease).is_some()).await;
+        let held = async || self.records.read(|world| held_by(world, id, lease).is_some());
         if held().await
             && let Err(problem) = self.as_agent_on("lease.end", id, work).await
             && held().await
@@ -253,19 +258,20 @@ impl Node {
             tracing::error!(instance = %id, "cannot destroy: {problem}");
             self.leases.not_ended(lease.to_owned());
         }
-        self.kick.notify_one();
+        self.wake.notify();
     }
 
     /// Gives an instance back as it was taken under this lease: nothing was done with it.
     pub(crate) async fn untake(&self, id: InstanceId, lease: &str) -> Result<()> {
-        self.change(|world, changes| {
-            let Some(mut instance) = held_by(world, id, lease).cloned() else { return Ok(()) };
-            instance.lease = None;
-            instance.leases_served = instance.leases_served.saturating_sub(1);
-            changes.put_instance(instance);
-            Ok(())
-        })
-        .await
+        self.records
+            .change(|world, changes| {
+                let Some(mut instance) = held_by(world, id, lease).cloned() else { return Ok(()) };
+                instance.lease = None;
+                instance.leases_served = instance.leases_served.saturating_sub(1);
+                changes.put_instance(instance);
+                Ok(())
+            })
+            .await
     }
 
     /// What could not be brought up is given back as it was, if it is as it was and is of use.
@@ -274,7 +280,7 @@ impl Node {
             let now = world.instances.get(&before.id);
             now.is_some_and(|now| now.state == before.state && now.state != State::Created)
         };
-        let given_back = self.read(same).await && self.untake(before.id, lease).await.is_ok();
+        let given_back = self.records.read(same) && self.untake(before.id, lease).await.is_ok();
         if !given_back {
             self.end_lease_of(before.id, lease).await;
         }
@@ -282,42 +288,41 @@ impl Node {
 
     /// Takes the lease of this id off its instance; one that is not there has ended.
     async fn unlease(&self, id: InstanceId, lease: &str) -> Result<()> {
-        self.change(|world, changes| {
-            let Some(mut instance) = held_by(world, id, lease).cloned() else { return Ok(()) };
-            instance.lease = None;
-            changes.put_instance(instance);
-            Ok(())
-        })
-        .await
+        self.records
+            .change(|world, changes| {
+                let Some(mut instance) = held_by(world, id, lease).cloned() else { return Ok(()) };
+                instance.lease = None;
+                changes.put_instance(instance);
+                Ok(())
+            })
+            .await
     }
 
     /// Ends a lease and recycles the instance by its pool's rule. In a pool that was never scaled a
     /// person's instance only loses its lease: that pool is left alone.
     pub async fn end_lease(self: &Arc<Self>, id: InstanceId) {
-        let rule = self
-            .read(|world| {
-                let instance = world.by_id(id).ok()?;
-                let lease = instance.lease.clone()?;
-                let pool = world.pools.get(&instance.pool).filter(|_| !is_mould(instance));
-                let rule = match pool {
-                    Some(pool) if lease.purpose == Purpose::Manual && pool.desired.is_none() => {
-                        return Some((Recycle::Keep, State::Running, lease.id));
-                    }
-                    // For the next connection, whatever becomes of jobs' instances.
-                    Some(_) if lease.purpose == Purpose::Expose => Recycle::Sleep,
-                    Some(pool) => pool.recycle,
-                    None => Recycle::Reset,
-                };
-                Some((rule, instance.state, lease.id))
-            })
-            .await;
+        let rule = self.records.read(|world| {
+            let instance = world.by_id(id).ok()?;
+            let lease = instance.lease.clone()?;
+            let pool = world.pools.get(&instance.pool).filter(|_| !is_mould(instance));
+            let rule = match pool {
+                Some(pool) if lease.purpose == Purpose::Manual && pool.desired.is_none() => {
+                    return Some((Recycle::Keep, State::Running, lease.id));
+                }
+                // For the next connection, whatever becomes of jobs' instances.
+                Some(_) if lease.purpose == Purpose::Expose => Recycle::Sleep,
+                Some(pool) => pool.recycle,
+                None => Recycle::Reset,
+            };
+            Some((rule, instance.state, lease.id))
+        });
         let Some((mut recycle, state, lease)) = rule else { return };
         if recycle != Recycle::Reset && !self.close_caches(id).await {
             recycle = Recycle::Reset;
         }
         let work = self.recycle(id, recycle, state, &lease);
         let recycled = self.as_agent_on("lease.end", id, work).await;
-        let ended = self.read(|world| held_by(world, id, &lease).is_none()).await;
+        let ended = self.records.read(|world| held_by(world, id, &lease).is_none());
         if let Err(problem) = recycled
             // Somebody else has ended it meanwhile: the instance may be another's.
             && !ended
@@ -325,7 +330,7 @@ impl Node {
             tracing::error!(instance = %id, "cannot recycle: {problem}");
             self.leases.not_ended(lease);
         }
-        self.kick.notify_one();
+        self.wake.notify();
     }
 
     async fn recycle(
@@ -355,23 +360,21 @@ impl Node {
     /// Ends the leases whose deadline has passed or whose holder has gone. A person's that has an open
     /// session is extended instead.
     pub(crate) async fn expire_leases(self: &Arc<Self>) {
-        let due: Vec<(InstanceId, Lease)> = self
-            .read(|world| {
-                self.leases.retain(|id| leased(world, id).is_ok());
-                let leased = world.instances.values().filter_map(|i| Some((i, i.lease.as_ref()?)));
-                for (instance, lease) in leased.clone() {
-                    if self.holder_of(world, instance).is_some() {
-                        self.leases.renew(&lease.id);
-                    }
+        let due: Vec<(InstanceId, Lease)> = self.records.read(|world| {
+            self.leases.retain(|id| leased(world, id).is_ok());
+            let leased = world.instances.values().filter_map(|i| Some((i, i.lease.as_ref()?)));
+            for (instance, lease) in leased.clone() {
+                if self.holder_of(world, instance).is_some() {
+                    self.leases.renew(&lease.id);
                 }
-                let due = leased.filter(|(_, lease)| self.leases.is_due(lease));
-                due.map(|(instance, lease)| (instance.id, lease.clone())).collect()
-            })
-            .await;
+            }
+            let due = leased.filter(|(_, lease)| self.leases.is_due(lease));
+            due.map(|(instance, lease)| (instance.id, lease.clone())).collect()
+        });
         for (id, lease) in due {
             if lease.purpose == Purpose::Manual && self.slot(id).sessions() > 0 {
                 let later = now() + SESSION_GRACE_MS;
-                if let Err(problem) = self.update(id, |i| extend(i, later)).await {
+                if let Err(problem) = self.records.update(id, |i| extend(i, later)).await {
                     tracing::warn!(instance = %id, "cannot extend a lease: {problem}");
                 }
                 continue;

@@ -5,16 +5,17 @@
 //! stays in force.
 
 use crate::clock::wall_of;
-use crate::node::{Node, locked};
+use crate::locks::locked;
+use crate::node::Node;
 use crate::problem::io;
-use crate::world::World;
+use crate::records::InForce;
+use crate::records::World;
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_api::types::{BuildPool, CreatePool, CreateTenant, DesiredStatus, UpdatePool};
 use mvm_model::desired::{DesiredState, Step, diff};
 use mvm_model::plan::Failures;
 use mvm_model::{Counts, Name, PoolRef};
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -24,41 +25,6 @@ use tokio::sync::Notify;
 
 /// How often file and node are looked at when nothing happens.
 const PERIOD: Duration = Duration::from_secs(2);
-
-/// The document in force, as its record.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct InForce {
-    /// The document; its paths are absolute.
-    pub document: DesiredState,
-    /// Whether what it does not name is removed.
-    pub prune: bool,
-    /// Whether it stays in force when all is done.
-    pub hold: bool,
-    /// Where it is a fleet's: what of the fleet is on the node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fleet: Option<Owned>,
-}
-
-/// What a node has got from its fleet: only that is removed when the fleet does not name it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owned {
-    /// Tells the fleet's documents apart.
-    pub digest: String,
-    /// Tenants that its documents have named, as far as they are there.
-    pub tenants: BTreeSet<Name>,
-    /// Pools that its documents have named, as far as they are there.
-    pub pools: BTreeSet<PoolRef>,
-}
-
-impl Owned {
-    fn takes(&self, step: &Step) -> bool {
-        match step {
-            Step::DestroyPool { pool } => self.pools.contains(pool),
-            Step::DestroyTenant { tenant } => self.tenants.contains(tenant),
-            _ => true,
-        }
-    }
-}
 
 /// A file whose document is kept in force.
 #[derive(Clone, Debug)]
@@ -149,7 +115,7 @@ fn read(file: &DesiredFile) -> Result<DesiredState> {
 
 /// One pass over what is to be done; what failed is tried again later and later.
 async fn pass(node: &Arc<Node>) {
-    let Some(in_force) = node.read(|world| world.desired.clone()).await else { return };
+    let Some(in_force) = node.records.read(|world| world.desired.clone()) else { return };
     if now() < node.desired.progress(|p| p.failures.retry_at()) {
         return;
     }
@@ -208,7 +174,7 @@ impl Node {
     pub(crate) async fn desired_now(&self) -> Result<DesiredState> {
         let node_id = self.node_id()?;
         let tell = |world: &World| DesiredState::of(node_id, world.tenants.values(), &world.pools);
-        Ok(self.read(tell).await)
+        Ok(self.records.read(tell))
     }
 
     /// The name in documents: the one that was given, else the host's, as far as it is one.
@@ -236,7 +202,7 @@ impl Node {
                 ..Problem::new(409, "conflict", message)
             });
         }
-        Ok(self.read(|world| diff(document, &world.tenants, &world.pools, prune)).await?)
+        Ok(self.records.read(|world| diff(document, &world.tenants, &world.pools, prune))?)
     }
 
     /// What is still to be done for the document in force.
@@ -260,24 +226,25 @@ impl Node {
         document.settled()?;
         self.admit_shapes(&document)?;
         self.desired_steps(&document, true).await?;
-        self.change(|world, changes| {
-            let mut owned =
-                world.desired.as_ref().and_then(|d| d.fleet.clone()).unwrap_or_default();
-            owned.digest = digest.to_owned();
-            owned.tenants.retain(|tenant| world.tenants.contains_key(tenant));
-            owned.pools.retain(|pool| world.pools.contains_key(pool));
-            for tenant in &document.tenants {
-                let name = &tenant.tenant_id;
-                owned.tenants.insert(name.clone());
-                let pools = tenant.pools.iter();
-                let full = |pool: &Name| PoolRef { tenant: name.clone(), pool: pool.clone() };
-                owned.pools.extend(pools.map(|pool| full(&pool.pool_id)));
-            }
-            let fleet = Some(owned);
-            changes.put_desired(InForce { document, prune: true, hold: true, fleet });
-            Ok(())
-        })
-        .await?;
+        self.records
+            .change(|world, changes| {
+                let mut owned =
+                    world.desired.as_ref().and_then(|d| d.fleet.clone()).unwrap_or_default();
+                owned.digest = digest.to_owned();
+                owned.tenants.retain(|tenant| world.tenants.contains_key(tenant));
+                owned.pools.retain(|pool| world.pools.contains_key(pool));
+                for tenant in &document.tenants {
+                    let name = &tenant.tenant_id;
+                    owned.tenants.insert(name.clone());
+                    let pools = tenant.pools.iter();
+                    let full = |pool: &Name| PoolRef { tenant: name.clone(), pool: pool.clone() };
+                    owned.pools.extend(pools.map(|pool| full(&pool.pool_id)));
+                }
+                let fleet = Some(owned);
+                changes.put_desired(InForce { document, prune: true, hold: true, fleet });
+                Ok(())
+            })
+            .await?;
         self.desired.progress(|p| (p.failures, p.last_failure) = (Failures::default(), None));
         self.desired.kick.notify_one();
         Ok(())
@@ -294,11 +261,12 @@ impl Node {
         self.admit_shapes(&document)?;
         document.admit_machines()?;
         let steps = self.desired_steps(&document, prune).await?;
-        self.change(|_, changes| {
-            changes.put_desired(InForce { document, prune, hold, fleet: None });
-            Ok(())
-        })
-        .await?;
+        self.records
+            .change(|_, changes| {
+                changes.put_desired(InForce { document, prune, hold, fleet: None });
+                Ok(())
+            })
+            .await?;
         self.desired.progress(|p| (p.failures, p.last_failure) = (Failures::default(), None));
         self.desired.kick.notify_one();
         Ok(steps)
@@ -306,7 +274,7 @@ impl Node {
 
     /// How far it is.
     pub(crate) async fn desired_status(&self) -> DesiredStatus {
-        let in_force = self.read(|world| world.desired.clone()).await;
+        let in_force = self.records.read(|world| world.desired.clone());
         let pending = match &in_force {
             Some(it) => self.steps_of(it).await.unwrap_or_default(),
             None => Vec::new(),
@@ -328,15 +296,17 @@ impl Node {
         if in_force.hold {
             return Ok(());
         }
-        self.change(|world, changes| {
-            let InForce { document, prune, .. } = in_force;
-            let same = world.desired.as_ref().is_some_and(|d| d.document == *document && !d.hold);
-            if same && diff(document, &world.tenants, &world.pools, *prune)?.is_empty() {
-                changes.remove_desired();
-            }
-            Ok(())
-        })
-        .await
+        self.records
+            .change(|world, changes| {
+                let InForce { document, prune, .. } = in_force;
+                let same =
+                    world.desired.as_ref().is_some_and(|d| d.document == *document && !d.hold);
+                if same && diff(document, &world.tenants, &world.pools, *prune)?.is_empty() {
+                    changes.remove_desired();
+                }
+                Ok(())
+            })
+            .await
     }
 
     async fn carry_out(self: &Arc<Self>, document: &DesiredState, step: &Step) -> Result<()> {
@@ -361,7 +331,7 @@ impl Node {
                 false => Ok(()),
             },
             Step::DestroyTenant { tenant } => {
-                let held = self.read(|w| w.pools.keys().any(|p| p.tenant == *tenant)).await;
+                let held = self.records.read(|w| w.pools.keys().any(|p| p.tenant == *tenant));
                 // Its pools drain first.
                 if held {
                     return Ok(());
@@ -434,6 +404,7 @@ impl Node {
     /// Keeps nothing ready in the pool any more. Gives whether its last lease has ended.
     async fn drain_pool(self: &Arc<Self>, pool: &PoolRef) -> Result<bool> {
         let leased = self
+            .records
             .change(|world, changes| {
                 let mut record = world.pool(pool)?.clone();
                 if record.desired.is_some_and(|counts| counts != Counts::default()) {
@@ -444,7 +415,7 @@ impl Node {
                 Ok(busy || world.of_pool(pool).any(|instance| instance.lease.is_some()))
             })
             .await?;
-        self.kick.notify_one();
+        self.wake.notify();
         Ok(!leased)
     }
 }

@@ -1,9 +1,10 @@
 //! Disks and disk space of instances.
 
 use crate::Result;
+use crate::blocking::blocking;
 use crate::node::Node;
 use crate::problem::{OrProblem, io};
-use crate::root::Files;
+use crate::state_dir::Files;
 use crate::template::{Template, is_mould};
 use mvm_api::Problem;
 use mvm_model::Instance;
@@ -84,7 +85,7 @@ impl Node {
         let fits = image.platform == mvm_image::Platform::Pci || disks + OTHERS < MMIO_DEVICES;
         match fits && !self.parts.hypervisor.description().simulated {
             true => make_window(&files.window()),
-            false => crate::root::remove_file(&files.window()),
+            false => crate::state_dir::remove_file(&files.window()),
         }
     }
 
@@ -107,18 +108,17 @@ impl Node {
                 disks.push((from.data(), to.data()));
             }
             for (from, to) in disks {
-                crate::root::remove_file(&to)?;
+                crate::state_dir::remove_file(&to)?;
                 mvm_image::clone_file(&from, &to).or_problem()?;
             }
             // The clone has the devices that its template had.
             match from.window().exists() {
                 true => make_window(&to.window())?,
-                false => crate::root::remove_file(&to.window())?,
+                false => crate::state_dir::remove_file(&to.window())?,
             }
             give_to(&to, &owner, uid)
         };
-        let copied = tokio::task::spawn_blocking(copy).await;
-        copied.map_err(|error| Problem::internal(error.to_string()))?
+        blocking(copy).await
     }
 }
 
@@ -139,7 +139,8 @@ fn make_window(path: &Path) -> Result<()> {
 
 /// Removes an instance's copies of caches.
 pub(crate) fn remove_caches(instance: &Instance, files: &Files) -> Result<()> {
-    (0..instance.caches.len()).try_for_each(|index| crate::root::remove_file(&files.cache(index)))
+    (0..instance.caches.len())
+        .try_for_each(|index| crate::state_dir::remove_file(&files.cache(index)))
 }
 
 /// Lets the confined hypervisor, and nobody else, write the files that are its own.

@@ -7,8 +7,9 @@
 //! question is, how long an answer is waited for.
 
 use crate::Result;
+use crate::locks::locked;
 use crate::names::Names;
-use crate::node::{Node, locked};
+use crate::node::Node;
 use crate::problem::io;
 use ipnet::Ipv4Net;
 use std::collections::HashMap;
@@ -52,11 +53,11 @@ pub(crate) async fn run(node: Arc<Node>) {
         let wanted: Vec<(Ipv4Addr, Ipv4Net)> = match names.needs_forwarder() {
             false => Vec::new(),
             true => {
-                let tenants = |world: &crate::world::World| {
+                let tenants = |world: &crate::records::World| {
                     let all = world.tenants.values();
                     all.map(|t| (t.network.gateway(), t.network.ipv4_subnet)).collect()
                 };
-                node.read(tenants).await
+                node.records.read(tenants)
             }
         };
         *locked(&servers) = names.servers.iter().map(|ip| SocketAddr::new(*ip, PORT)).collect();
@@ -186,7 +187,7 @@ async fn ask(servers: &[SocketAddr], question: &[u8], by: By) -> Option<Vec<u8>>
 
 /// The question under a number of ours, and that number.
 fn renumbered(question: &[u8]) -> std::io::Result<(Vec<u8>, [u8; 2])> {
-    let number = crate::identity::random_bytes::<2>().map_err(|e| Error::other(e.to_string()))?;
+    let number = crate::random::random_bytes::<2>().map_err(|e| Error::other(e.to_string()))?;
     let mut ours = question.to_vec();
     ours[..2].copy_from_slice(&number);
     Ok((ours, number))

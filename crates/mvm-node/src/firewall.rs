@@ -4,7 +4,7 @@ use crate::Result;
 use crate::names::Names;
 use crate::node::Node;
 use crate::problem::OrProblem;
-use crate::world::World;
+use crate::records::World;
 use ipnet::Ipv4Net;
 use mvm_model::egress::Protocol;
 use mvm_model::{EgressMode, Instance, Pool, Tenant};
@@ -77,7 +77,7 @@ impl Node {
     pub async fn disconnect_tenant(&self, tenant: &Tenant) -> Result<()> {
         let _wires = self.wires.lock().await;
         self.parts.network.remove_bridge(&self.bridge_name(tenant)).await.or_problem()?;
-        if self.read(|world| world.tenants.is_empty()).await {
+        if self.records.read(|world| world.tenants.is_empty()) {
             return self.parts.network.clear().await.or_problem();
         }
         self.apply_rules().await
@@ -86,7 +86,7 @@ impl Node {
     /// Brings rules in line with the records, and puts them back where they are gone; the caller holds
     /// `wires`.
     pub(crate) async fn apply_rules(&self) -> Result<()> {
-        let rules = self.read(|world| self.rules(world)).await;
+        let rules = self.records.read(|world| self.rules(world));
         match self.parts.network.apply(&rules).await.or_problem()? {
             Applied::Already | Applied::Changed => Ok(()),
             Applied::Restored(lost) => self.walls_were_gone(&lost).await,
@@ -121,15 +121,13 @@ impl Node {
     /// belong to nobody are removed.
     pub async fn restore_wires(&self) -> Result<()> {
         let _wires = self.wires.lock().await;
-        let (tenants, expected) = self
-            .read(|world| {
-                let tenants: Vec<Tenant> = world.tenants.values().cloned().collect();
-                let mut expected: Vec<String> =
-                    tenants.iter().map(|tenant| self.bridge_name(tenant)).collect();
-                expected.extend(world.instances.values().map(|i| self.tap_name(i)));
-                (tenants, expected)
-            })
-            .await;
+        let (tenants, expected) = self.records.read(|world| {
+            let tenants: Vec<Tenant> = world.tenants.values().cloned().collect();
+            let mut expected: Vec<String> =
+                tenants.iter().map(|tenant| self.bridge_name(tenant)).collect();
+            expected.extend(world.instances.values().map(|i| self.tap_name(i)));
+            (tenants, expected)
+        });
         for link in self.parts.network.list().await.or_problem()? {
             if expected.contains(&link.name) {
                 continue;

@@ -3,9 +3,10 @@
 use crate::claims::{Wish, leased};
 use crate::clock::wall_of;
 use crate::holders::is_claim;
-use crate::node::{Node, locked};
+use crate::locks::locked;
+use crate::node::Node;
 use crate::problem::OrProblem;
-use crate::world::World;
+use crate::records::World;
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RenewClaims};
@@ -17,8 +18,7 @@ use mvm_model::{Lease, Millis, Mover, Pool, PoolRef, State};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex as Lock};
-use std::time::Duration;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 
 /// How long what is on the disk counts as known.
 const IMAGES_MS: Millis = 2000;
@@ -34,8 +34,6 @@ pub struct Offer {
 
 /// What is remembered of the fleet, in memory only.
 pub(crate) struct Fleet {
-    /// Goes up with every change of the records.
-    version: watch::Sender<u64>,
     /// Held by whoever brings up a claim or ends it, by its id.
     claims: Lock<HashMap<String, Arc<Mutex<()>>>>,
     /// Content by digest, and when that was looked at.
@@ -45,17 +43,11 @@ pub(crate) struct Fleet {
 
 impl Default for Fleet {
     fn default() -> Self {
-        let (version, claims, images) = (watch::channel(0).0, Lock::default(), Lock::default());
-        Fleet { version, claims, images, hardware: Hardware::found() }
+        Fleet { claims: Lock::default(), images: Lock::default(), hardware: Hardware::found() }
     }
 }
 
 impl Fleet {
-    /// The records have changed.
-    pub(crate) fn changed(&self) {
-        self.version.send_modify(|version| *version += 1);
-    }
-
     /// Does something with a claim while nothing else is done with it.
     async fn alone_with<T>(&self, id: &str, work: impl Future<Output = T>) -> T {
         let gate = locked(&self.claims).entry(id.to_owned()).or_default().clone();
@@ -106,38 +98,26 @@ impl Hardware {
 }
 
 impl Node {
-    /// Waits for the next change of the records, at most so long.
-    pub(crate) async fn wait_changed(&self, seen: &mut watch::Receiver<u64>, most: Duration) {
-        let _ = tokio::time::timeout(most, seen.changed()).await;
-    }
-
-    /// Tells of changes of the records.
-    pub(crate) fn changes_of_records(&self) -> watch::Receiver<u64> {
-        self.fleet.version.subscribe()
-    }
-
     /// What the node says of itself.
     pub(crate) async fn fleet_status(&self) -> Result<NodeStatus> {
         let desired = self.desired_status().await;
         let images = self.images_on_disk()?;
-        let (pools, document) = self
-            .read(|world| {
-                let mut jobs: BTreeMap<&PoolRef, (u32, u32)> = BTreeMap::new();
-                for job in world.jobs.values() {
-                    let (all, open) = jobs.entry(&job.pool).or_default();
-                    (*all, *open) = (*all + 1, *open + u32::from(!job.state.has_ended()));
-                }
-                let pools = world.pools.values();
-                let told = |pool: &Pool| {
-                    let status = self.pool_status(world, pool, &images);
-                    let (jobs, open_jobs) = jobs.get(&pool.reference).copied().unwrap_or_default();
-                    (pool.reference.clone(), PoolStatus { jobs, open_jobs, ..status })
-                };
-                let digest =
-                    world.desired.as_ref().and_then(|d| Some(d.fleet.as_ref()?.digest.clone()));
-                (pools.map(told).collect(), digest)
-            })
-            .await;
+        let (pools, document) = self.records.read(|world| {
+            let mut jobs: BTreeMap<&PoolRef, (u32, u32)> = BTreeMap::new();
+            for job in world.jobs.values() {
+                let (all, open) = jobs.entry(&job.pool).or_default();
+                (*all, *open) = (*all + 1, *open + u32::from(!job.state.has_ended()));
+            }
+            let pools = world.pools.values();
+            let told = |pool: &Pool| {
+                let status = self.pool_status(world, pool, &images);
+                let (jobs, open_jobs) = jobs.get(&pool.reference).copied().unwrap_or_default();
+                (pool.reference.clone(), PoolStatus { jobs, open_jobs, ..status })
+            };
+            let digest =
+                world.desired.as_ref().and_then(|d| Some(d.fleet.as_ref()?.digest.clone()));
+            (pools.map(told).collect(), digest)
+        });
         Ok(NodeStatus {
             node_id: self.node_id()?,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -151,13 +131,13 @@ impl Node {
             pending: u32::try_from(desired.pending.len()).unwrap_or(u32::MAX),
             failure: desired.last_failure,
             failure_code: desired.last_failure_code,
-            newest_event: self.newest_event(),
+            newest_event: self.records.newest_event(),
         })
     }
 
     fn pool_status(
         &self,
-        world: &crate::world::World,
+        world: &crate::records::World,
         pool: &Pool,
         images: &BTreeMap<String, String>,
     ) -> PoolStatus {
@@ -220,30 +200,32 @@ impl Node {
             Some(known) => Ok(known.epoch == leader.epoch),
             None => Ok(false),
         };
-        if self.read(|world| check(world.leader.as_ref())).await? {
+        if self.records.read(|world| check(world.leader.as_ref()))? {
             return Ok(());
         }
-        self.change(|world, changes| {
-            if !check(world.leader.as_ref())? {
-                changes.put_leader(leader.clone());
-            }
-            Ok(())
-        })
-        .await
+        self.records
+            .change(|world, changes| {
+                if !check(world.leader.as_ref())? {
+                    changes.put_leader(leader.clone());
+                }
+                Ok(())
+            })
+            .await
     }
 
     /// Belongs to no fleet any more, until another one's leader comes. What the node holds stays.
     pub(crate) async fn leave_fleet(&self) -> Result<()> {
-        self.change(|world, changes| {
-            if world.leader.is_some() {
-                changes.remove_leader();
-            }
-            if world.desired.as_ref().is_some_and(|desired| desired.fleet.is_some()) {
-                changes.remove_desired();
-            }
-            Ok(())
-        })
-        .await
+        self.records
+            .change(|world, changes| {
+                if world.leader.is_some() {
+                    changes.remove_leader();
+                }
+                if world.desired.as_ref().is_some_and(|desired| desired.fleet.is_some()) {
+                    changes.remove_desired();
+                }
+                Ok(())
+            })
+            .await
     }
 
     /// Puts the fleet's document in force.
@@ -262,12 +244,12 @@ impl Node {
 
     async fn fleet_claim_alone(self: &Arc<Self>, id: &str, body: &NodeClaim) -> Result<Claim> {
         let began = std::time::Instant::now();
-        let known = self.read(|world| leased(world, id).ok().cloned()).await;
+        let known = self.records.read(|world| leased(world, id).ok().cloned());
         let (instance, from) = match known {
             Some(known) => {
                 let by = Mover::Lease(id.to_owned());
                 let from = self.bring(known.id, State::Running, &by).await?;
-                (self.read(|world| world.by_id(known.id).cloned()).await?, from)
+                (self.records.read(|world| world.by_id(known.id).cloned())?, from)
             }
             None => {
                 let (holder, lease_s) = (body.holder.clone(), body.lease_s);
@@ -290,7 +272,7 @@ impl Node {
             let gone = claims.claims.iter().filter(|id| leased(world, id).is_err());
             gone.cloned().collect::<Vec<_>>()
         };
-        let gone = self.read(gone).await;
+        let gone = self.records.read(gone);
         claims.claims.iter().filter(|id| !gone.contains(id)).for_each(|id| self.leases.renew(id));
         Ok(gone)
     }
@@ -312,10 +294,10 @@ impl Node {
     }
 
     async fn fleet_release_alone(self: &Arc<Self>, id: &str) -> Result<()> {
-        if let Ok(instance) = self.read(|world| leased(world, id).map(|i| i.id)).await {
+        if let Ok(instance) = self.records.read(|world| leased(world, id).map(|i| i.id)) {
             self.end_lease(instance).await;
         }
-        match self.read(|world| leased(world, id).is_ok()).await {
+        match self.records.read(|world| leased(world, id).is_ok()) {
             false => Ok(()),
             // The coordinator asks again.
             true => Err(Problem::new(409, "in_use", format!("the lease {id} could not be ended"))
@@ -330,12 +312,11 @@ impl Node {
             instance,
             expires_at: wall_of(self.leases.ends_at(lease)),
         };
-        self.read(|world| {
+        self.records.read(|world| {
             let leased = world.instances.values().filter_map(|i| Some((i.lease.as_ref()?, i)));
             let ours = leased.filter(|(lease, _)| is_claim(&lease.id));
             ours.map(|(lease, instance)| held(lease, instance.reference())).collect()
         })
-        .await
     }
 }
 

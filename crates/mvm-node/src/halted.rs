@@ -9,10 +9,11 @@ mod tests;
 
 use crate::Result;
 use crate::boot::last_lines;
-use crate::events::{Labels, of_pool};
-use crate::node::{Node, locked};
+use crate::labels::{Labels, of_pool};
+use crate::locks::locked;
+use crate::node::Node;
 use crate::now;
-use crate::world::World;
+use crate::records::World;
 use mvm_api::Problem;
 use mvm_hypervisor::{Condition, Halt, Machine, ProcessIdentity};
 use mvm_model::halt::{CALM, Cause, Facts, Paused, Step, step};
@@ -139,9 +140,10 @@ impl Node {
         tokio::spawn(async move {
             let slot = node.slot(id);
             let mut live = slot.gate.lock().await;
-            let runs = node.read(|world| world.by_id(id).is_ok_and(|i| i.state == State::Running));
+            let runs =
+                node.records.read(|world| world.by_id(id).is_ok_and(|i| i.state == State::Running));
             let ours = live.machine.as_ref().is_some_and(|now| Arc::ptr_eq(now, &machine));
-            if runs.await
+            if runs
                 && ours
                 && let Err(problem) = node.greet(&mut live).await
             {
@@ -267,7 +269,7 @@ impl Follower {
         }
         locked(&self.node.halted.shown).insert(self.id, trial.paused.clone());
         let job = |w: &World| w.instances.get(&self.id)?.lease.as_ref().map(|lease| lease.purpose);
-        let job = self.node.read(job).await == Some(Purpose::Run);
+        let job = self.node.records.read(job) == Some(Purpose::Run);
         let (limit, free_mib) = self.node.halted.terms();
         let facts = Facts {
             cause,
@@ -284,7 +286,7 @@ impl Follower {
     async fn count(&self, paused: &Paused) {
         tracing::warn!(instance = %self.id, "its hypervisor has paused it: {}", paused.reason);
         let pool = |w: &World| w.instances.get(&self.id).map(|instance| instance.pool.clone());
-        if let Some(pool) = self.node.read(pool).await {
+        if let Some(pool) = self.node.records.read(pool) {
             let mut labels = of_pool(&pool);
             labels.push(("cause", paused.cause.as_str().to_owned()));
             self.node.halted.pauses.get_or_create(&labels).inc();
@@ -302,13 +304,13 @@ impl Follower {
             live.is_none_or(|i| i.paused.as_ref().map(|paused| paused.cause) == cause)
         };
         let runs = move |w: &World| w.instances.get(&id).is_some_and(|i| i.state.has_process());
-        if !self.node.read(runs).await {
+        if !self.node.records.read(runs) {
             return Ok(false);
         }
-        if self.node.read(same).await {
+        if self.node.records.read(same) {
             return Ok(true);
         }
-        let recorded = self.node.change(|world, changes| {
+        let recorded = self.node.records.change(|world, changes| {
             if !same(world) {
                 let mut instance = world.by_id(id)?.clone();
                 instance.paused = paused;
@@ -353,7 +355,7 @@ impl Follower {
             tracing::error!(instance = %id, "cannot end a machine: {problem}");
             node.unsettle(id);
         }
-        node.kick.notify_one();
+        node.wake.notify();
     }
 }
 

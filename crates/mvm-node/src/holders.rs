@@ -5,11 +5,12 @@
 //! is written down: the next agent takes every holder for seen when it starts.
 
 use crate::clock::{now, wall_of};
+use crate::locks::locked;
 use mvm_api::types::{HeldBy, LeaseView};
 use mvm_model::lease::{Holders, RENEW_MS};
 use mvm_model::{Instance, Job, JobState, Lease, Millis};
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex as Lock};
 
 /// How long is waited before a lease that could not be ended is tried again, in ms.
 const AGAIN_MS: Millis = 5000;
@@ -108,11 +109,6 @@ impl LeaseHolders {
 pub(crate) fn is_claim(id: &str) -> bool {
     let digits = id.strip_prefix("l-").filter(|digits| digits.len() == 16);
     digits.is_some_and(|d| d.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
-}
-
-/// A lock whose holder panicked still guards whole values: every critical section is one insert.
-fn locked<T>(lock: &Lock<T>) -> MutexGuard<'_, T> {
-    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The job that an instance is given to.

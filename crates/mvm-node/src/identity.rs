@@ -2,29 +2,16 @@
 
 use crate::Result;
 use crate::problem::io;
-use crate::root::{Files, Root, make_dir, write_atomically};
+use crate::random::hex_digits;
+use crate::state_dir::{Files, StateDir, make_dir, write_atomically};
 use mvm_api::Problem;
 use mvm_model::{InstanceId, Name};
 use ssh_key::{Algorithm, LineEnding, PrivateKey};
 use std::fs;
 use std::path::Path;
 
-/// Random bytes of the host's kernel.
-pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
-    let mut bytes = [0u8; N];
-    getrandom::fill(&mut bytes)
-        .map_err(|cause| Problem::internal(format!("the host gives no random bytes: {cause}")))?;
-    Ok(bytes)
-}
-
-/// `count` random hexadecimal digits, an even number up to 64.
-pub fn hex_digits(count: usize) -> Result<String> {
-    let bytes = random_bytes::<32>()?;
-    Ok(bytes.iter().take(count / 2).map(|b| format!("{b:02x}")).collect())
-}
-
 /// The tenant's SSH key pair; made when it is first asked for. Gives the public key.
-pub fn tenant_key(root: &Root, tenant: &Name) -> Result<String> {
+pub fn tenant_key(root: &StateDir, tenant: &Name) -> Result<String> {
     let dir = root.tenant(tenant);
     make_dir(&dir, 0o700)?;
     let key = load_or_make(&dir.join("ssh_key"), &format!("mvm tenant {tenant}"))?;

@@ -1,6 +1,7 @@
 //! Measures what the sleep policy decides by: how busy instances and the host are.
 
-use crate::node::{Node, locked};
+use crate::locks::locked;
+use crate::node::Node;
 use crate::now;
 use mvm_model::policy::{Idle, Pressure, Sample};
 use mvm_model::{Instance, InstanceId, Millis, State};
@@ -21,13 +22,11 @@ impl Node {
 
     /// Measures the running instances that nobody holds, and forgets the others.
     pub(crate) async fn measure(self: &Arc<Self>) {
-        let free: Vec<Instance> = self
-            .read(|world| {
-                let free =
-                    |i: &&Instance| i.state == State::Running && i.lease.is_none() && !i.is_busy();
-                world.instances.values().filter(free).cloned().collect()
-            })
-            .await;
+        let free: Vec<Instance> = self.records.read(|world| {
+            let free =
+                |i: &&Instance| i.state == State::Running && i.lease.is_none() && !i.is_busy();
+            world.instances.values().filter(free).cloned().collect()
+        });
         locked(&self.idle).retain(|id, _| free.iter().any(|instance| instance.id == *id));
         for instance in free {
             let last = locked(&self.idle).get(&instance.id).copied();

@@ -7,7 +7,7 @@
 
 use crate::Result;
 use crate::deadlines::Until;
-use crate::node::locked;
+use crate::locks::locked;
 use crate::problem::OrProblem;
 use mvm_api::Problem;
 use std::sync::{Arc, Mutex};

@@ -5,7 +5,8 @@
 //! killed agent left is ended by the next.
 
 use crate::Result;
-use crate::node::{Node, locked};
+use crate::locks::locked;
+use crate::node::Node;
 use crate::now;
 use crate::problem::OrProblem;
 use crate::slot::Live;
@@ -19,10 +20,11 @@ use std::sync::Arc;
 impl Node {
     /// The snapshot of this machine is whole: its process stays for a while, or ends.
     pub(crate) async fn linger(&self, live: &mut Live, instance: &Instance) -> Result<()> {
-        let policy = self.read(|world| world.pool(&instance.pool).map(|pool| pool.runtime_policy));
+        let policy =
+            self.records.read(|world| world.pool(&instance.pool).map(|pool| pool.runtime_policy));
         // A clone's memory is its own alone, and would be held in full; a template's is taken at once.
         let cheap = instance.template.is_none() && !is_mould(instance) && !self.is_pressed();
-        if !cheap || policy.await?.linger_s == 0 {
+        if !cheap || policy?.linger_s == 0 {
             return self.kill(live).await;
         }
         live.channel = None;
@@ -66,7 +68,7 @@ impl Node {
             return Vec::new();
         }
         let (pressed, now) = (self.is_pressed(), now());
-        self.read(|world| {
+        self.records.read(|world| {
             let of = |id: &InstanceId| {
                 let instance = world.instances.get(id)?;
                 let policy = world.pools.get(&instance.pool)?.runtime_policy;
@@ -74,7 +76,6 @@ impl Node {
             };
             overstayed(lingering.iter().filter_map(of), pressed, now)
         })
-        .await
     }
 
     /// Ends all of them: nobody will be there to wake them.

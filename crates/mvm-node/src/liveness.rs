@@ -6,8 +6,9 @@
 
 use crate::Result;
 use crate::deadlines::RESUME;
-use crate::events::{Labels, of_pool};
-use crate::node::{Node, locked};
+use crate::labels::{Labels, of_pool};
+use crate::locks::locked;
+use crate::node::Node;
 use mvm_api::Problem;
 use mvm_guest::pulse::Pulse;
 use mvm_hypervisor::{Condition, Machine};
@@ -124,7 +125,7 @@ pub async fn run(node: Arc<Node>) {
 }
 
 async fn running(node: &Node) -> Vec<Running> {
-    node.read(|world| {
+    node.records.read(|world| {
         let of = |i: &mvm_model::Instance| {
             let timeout_s = world.pools.get(&i.pool)?.runtime_policy.guest_timeout_s;
             Some(Running { id: i.id, pool: i.pool.clone(), timeout_s })
@@ -132,7 +133,6 @@ async fn running(node: &Node) -> Vec<Running> {
         let running = world.instances.values();
         running.filter(|i| i.state == State::Running && !i.is_busy()).filter_map(of).collect()
     })
-    .await
 }
 
 fn look(node: &Arc<Node>, instance: Running) {
@@ -198,10 +198,10 @@ async fn give_up(node: &Arc<Node>, instance: Running) -> Result<()> {
     let interrupt = slot.waits.interrupt(why.clone());
     let mut live = slot.gate.lock().await;
     let Some(machine) = live.machine.clone() else { return Ok(()) };
-    let runs = node.read(|world| {
+    let runs = node.records.read(|world| {
         world.by_id(id).is_ok_and(|now| now.state == State::Running && !now.is_busy())
     });
-    if !runs.await || !is_same(node, id, &machine) || is_held(&machine).await {
+    if !runs || !is_same(node, id, &machine) || is_held(&machine).await {
         // Moved, answered, or stopped by its hypervisor: its silence said nothing.
         node.guests.forget(id);
         return Ok(());
@@ -211,7 +211,7 @@ async fn give_up(node: &Arc<Node>, instance: Running) -> Result<()> {
     let ended = node.give_up(&mut live, id, why).await;
     drop((live, interrupt));
     node.guests.forget(id);
-    node.kick.notify_one();
+    node.wake.notify();
     // The reason that it failed with is no fault of ours.
     ended.or(Ok(()))
 }

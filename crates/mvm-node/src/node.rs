@@ -4,21 +4,22 @@ use crate::audit::Audit;
 use crate::builds::Builds;
 use crate::desired::Convergence;
 use crate::disk::free_mib;
-use crate::events::EventLog;
 use crate::expose::Fronts;
 use crate::fleet::{Fleet, Offer};
 use crate::halted::Halted;
 use crate::holders::LeaseHolders;
 use crate::jobs::Jobs;
 use crate::liveness::Guests;
+use crate::locks::locked;
 use crate::problem::OrProblem;
 use crate::reconcile::Passes;
+use crate::records::Records;
 use crate::renewal::Renewals;
-use crate::root::Root;
 use crate::slot::Slot;
-use crate::stages::{Stages, stage};
+use crate::stages::Stages;
+use crate::state_dir::StateDir;
 use crate::transfer::Pace;
-use crate::world::{Changes, World};
+use crate::wake::Wake;
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_api::tls::Keeper;
@@ -32,7 +33,7 @@ use mvm_store::Store;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex as Lock};
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify};
 
@@ -48,7 +49,7 @@ pub struct PoolHealth {
 /// The agent's parts.
 pub struct Parts {
     /// The state directory.
-    pub root: Root,
+    pub root: StateDir,
     /// The name of this node in desired-state documents, if it was given one.
     pub node_id: Option<Name>,
     /// The network namespace that the process is in, if one was named.
@@ -86,7 +87,7 @@ pub struct Node {
     /// When it started.
     pub started_at: Millis,
     /// Wakes the reconcile loop.
-    pub kick: Notify,
+    pub(crate) wake: Wake,
     /// Ends the agent.
     pub stop: Notify,
     /// Serialises changes of links and firewall.
@@ -97,7 +98,7 @@ pub struct Node {
     moulds: Lock<HashMap<PoolRef, Arc<Mutex<()>>>>,
     /// What the document in force comes to.
     pub(crate) desired: Convergence,
-    pub(crate) events: EventLog,
+    pub(crate) records: Arc<Records>,
     pub(crate) fleet: Fleet,
     pub(crate) passes: Passes,
     pub(crate) renewals: Renewals,
@@ -110,7 +111,6 @@ pub struct Node {
     pub(crate) halted: Halted,
     /// Holds back images that leave.
     pub(crate) pace: Pace,
-    world: Mutex<World>,
     slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
     health: Lock<BTreeMap<PoolRef, PoolHealth>>,
     pub(crate) idle: Lock<HashMap<InstanceId, Idle>>,
@@ -124,22 +124,18 @@ pub struct Node {
     pub(crate) leases: Arc<LeaseHolders>,
 }
 
-/// A lock whose holder panicked still guards whole values: every critical section is one insert.
-pub(crate) fn locked<T>(lock: &Lock<T>) -> MutexGuard<'_, T> {
-    lock.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Node {
     /// Reads the records; touches no machine.
     pub async fn open(parts: Parts) -> Result<Arc<Node>> {
-        let world = World::load(parts.store.as_ref()).await?;
-        let events = EventLog::open(parts.store.as_ref()).await?;
+        let records = Arc::new(Records::open(parts.store.clone()).await?);
         let audit = Audit::open(parts.root.audit())?;
-        audit.put_aside_all_but(|log| world.tenants.keys().any(|name| name.as_str() == log))?;
+        records.read(|world| {
+            audit.put_aside_all_but(|log| world.tenants.keys().any(|name| name.as_str() == log))
+        })?;
         let path = parts.root.path().to_owned();
         let room = Arc::new(move || free_mib(&path).ok());
         Ok(Arc::new(Node {
-            events,
+            records,
             passes: Passes::default(),
             renewals: Renewals::default(),
             audit: Arc::new(audit),
@@ -150,11 +146,10 @@ impl Node {
             pace: Pace::new(parts.image_rate),
             parts,
             started_at: now(),
-            kick: Notify::new(),
+            wake: Wake::default(),
             stop: Notify::new(),
             wires: Mutex::new(()),
             cache_turn: Mutex::new(()),
-            world: Mutex::new(world),
             moulds: Lock::default(),
             desired: Convergence::default(),
             fleet: Fleet::default(),
@@ -166,31 +161,6 @@ impl Node {
             unsettled: Lock::default(),
             leases: LeaseHolders::new(),
         }))
-    }
-
-    /// Looks at the records.
-    pub async fn read<T>(&self, look: impl FnOnce(&World) -> T) -> T {
-        look(&*self.world.lock().await)
-    }
-
-    /// Decides and changes in one step: `decide` sees the records as they are and says what is to
-    /// change; that is durable before anybody sees it, and nobody can come in between.
-    pub async fn change<T>(
-        &self,
-        decide: impl FnOnce(&World, &mut Changes) -> Result<T>,
-    ) -> Result<T> {
-        let changed = async {
-            let mut world = self.world.lock().await;
-            let mut changes = Changes::default();
-            let value = decide(&world, &mut changes)?;
-            if changes.commit(self.parts.store.as_ref(), &mut world, &self.events).await? {
-                // Whatever it was, it may have made room for a job.
-                self.jobs.kick.notify_one();
-                self.fleet.changed();
-            }
-            Ok(value)
-        };
-        stage!("record", changed).await
     }
 
     /// The slot of an instance.

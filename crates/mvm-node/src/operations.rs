@@ -12,11 +12,11 @@ use crate::deadlines;
 use crate::halted::held_back;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem};
-use crate::root::{Files, remove_dir, remove_file};
+use crate::records::World;
 use crate::slot::{Live, Slot};
 use crate::stages::{operation, stage};
+use crate::state_dir::{Files, remove_dir, remove_file};
 use crate::template::Template;
-use crate::world::World;
 use crate::{Result, now, recovery};
 use mvm_api::Problem;
 use mvm_hypervisor::{Machine, OwnMemory};
@@ -41,14 +41,15 @@ impl Node {
         also: impl FnOnce(&mut Instance),
     ) -> Result<Instance> {
         let drawn = draw_ids()?;
-        self.change(|world, changes| {
-            let mut instance = new_instance(world, pool, &drawn)?;
-            also(&mut instance);
-            changes.put_instance(instance.clone());
-            crate::audit::note_target(instance.reference());
-            Ok(instance)
-        })
-        .await
+        self.records
+            .change(|world, changes| {
+                let mut instance = new_instance(world, pool, &drawn)?;
+                also(&mut instance);
+                changes.put_instance(instance.clone());
+                crate::audit::note_target(instance.reference());
+                Ok(instance)
+            })
+            .await
     }
 
     /// Brings an instance to `to` from wherever it is, through `running` where it must, on behalf of
@@ -56,7 +57,7 @@ impl Node {
     /// state that it came from.
     pub async fn bring(self: &Arc<Self>, id: InstanceId, to: State, by: &Mover) -> Result<State> {
         if to == State::Destroyed {
-            let from = self.read(|world| world.by_id(id).map(|i| i.state)).await?;
+            let from = self.records.read(|world| world.by_id(id).map(|i| i.state))?;
             return self.destroy(id, by).await.map(|()| from);
         }
         let slot = self.slot(id);
@@ -75,7 +76,7 @@ impl Node {
     fn look_at<T>(&self, id: InstanceId, outcome: &Result<T>) {
         if outcome.is_err() {
             self.unsettle(id);
-            self.kick.notify_one();
+            self.wake.notify();
         }
     }
 
@@ -88,7 +89,7 @@ impl Node {
     ) -> Result<State> {
         let began = std::time::Instant::now();
         let (from, dormant) =
-            self.read(|world| world.by_id(id).map(|i| (i.state, i.dormant))).await?;
+            self.records.read(|world| world.by_id(id).map(|i| (i.state, i.dormant)))?;
         if from != to {
             from.check(to).or_else(|fault| match from.allows(State::Running) {
                 true => State::Running.check(to),
@@ -147,7 +148,7 @@ impl Node {
             }
         }
         if from != to {
-            self.events.moved(from, to, began.elapsed());
+            self.records.events().moved(from, to, began.elapsed());
         }
         Ok(from)
     }
@@ -157,7 +158,7 @@ impl Node {
     pub async fn destroy(self: &Arc<Self>, id: InstanceId, by: &Mover) -> Result<()> {
         let slot = self.slot(id);
         let (mut live, _interrupt) = self.seize(&slot, id, by).await;
-        if self.read(|world| !world.instances.contains_key(&id)).await {
+        if self.records.read(|world| !world.instances.contains_key(&id)) {
             self.forget(id);
             return Ok(());
         }
@@ -177,15 +178,16 @@ impl Node {
             self.kill(live).await?;
             stage!("network", self.disconnect_instance(&instance)).await?;
             stage!("disks", async { remove_dir(&self.parts.root.files(id).dir) }).await?;
-            self.change(|_, changes| {
-                changes.remove_instance(id);
-                Ok(())
-            })
-            .await
+            self.records
+                .change(|_, changes| {
+                    changes.remove_instance(id);
+                    Ok(())
+                })
+                .await
         };
         operation("destroy", id, destroyed).await?;
         self.forget(id);
-        self.kick.notify_one();
+        self.wake.notify();
         Ok(())
     }
 
@@ -220,7 +222,7 @@ impl Node {
                 outcome
             }
             None => {
-                let pool = self.read(|world| world.pools.get(&instance.pool).cloned()).await;
+                let pool = self.records.read(|world| world.pools.get(&instance.pool).cloned());
                 pool.iter().filter(|_| instance.is_blank()).for_each(|pool| self.count_boot(pool));
                 self.boot(live, &tenant, &instance).await
             }
@@ -281,7 +283,7 @@ impl Node {
         let machine = machine_of(live)?;
         // Connected now, the channel is there when the machine is woken.
         self.channel(live).await?;
-        self.read(|world| admit(world, id, State::Warm, by).map(|_| ())).await?;
+        self.records.read(|world| admit(world, id, State::Warm, by).map(|_| ()))?;
         machine.pause().await.or_problem()?;
         // There was no intent: somebody may have taken the machine meanwhile.
         let outcome = self.pass(id, State::Warm, by, |_| {}).await;
@@ -294,7 +296,7 @@ impl Node {
     /// Running or warm to sleeping. On an error, a full disk above all, the machine is as it was.
     async fn sleep(self: &Arc<Self>, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
         let machine = machine_of(live)?;
-        let spare = self.read(|world| world.by_id(id).map(is_untouched_clone)).await?;
+        let spare = self.records.read(|world| world.by_id(id).map(is_untouched_clone))?;
         if spare {
             // What nobody has used is worth no snapshot: it is the template again.
             self.begin_with(id, State::Sleeping, by, |instance| instance.dormant = true).await?;
@@ -335,7 +337,7 @@ impl Node {
         by: &Mover,
     ) -> Result<()> {
         let (state, dormant) =
-            self.read(|world| world.by_id(id).map(|i| (i.state, i.dormant))).await?;
+            self.records.read(|world| world.by_id(id).map(|i| (i.state, i.dormant)))?;
         match state {
             State::Sleeping if dormant => {
                 return self.pass(id, State::Stopped, by, |_| {}).await;
@@ -373,16 +375,17 @@ impl Node {
         by: &Mover,
         also: impl FnOnce(&mut Instance),
     ) -> Result<(Tenant, Instance)> {
-        self.change(|world, changes| {
-            let before = admit(world, id, to, by)?;
-            let tenant = world.tenant(&before.pool.tenant)?.clone();
-            let mut instance = before.clone();
-            also(&mut instance);
-            instance.intent = Some(Intent { from: before.state, to, since: now() });
-            changes.put_instance(instance.clone());
-            Ok((tenant, instance))
-        })
-        .await
+        self.records
+            .change(|world, changes| {
+                let before = admit(world, id, to, by)?;
+                let tenant = world.tenant(&before.pool.tenant)?.clone();
+                let mut instance = before.clone();
+                also(&mut instance);
+                instance.intent = Some(Intent { from: before.state, to, since: now() });
+                changes.put_instance(instance.clone());
+                Ok((tenant, instance))
+            })
+            .await
     }
 
     /// Writes the outcome of a transition: the state, or `failed` with the reason.
@@ -398,7 +401,7 @@ impl Node {
 
     /// A transition came to nothing and the machine is as before.
     async fn abandon(&self, id: InstanceId) -> Result<()> {
-        self.update(id, |instance| instance.intent = None).await
+        self.records.update(id, |instance| instance.intent = None).await
     }
 
     /// The machine cannot be saved: ends it and records why.
@@ -423,88 +426,79 @@ impl Node {
         by: &Mover,
         also: impl FnOnce(&mut Instance),
     ) -> Result<()> {
-        self.change(|world, changes| {
-            let mut instance = admit(world, id, to, by)?.clone();
-            also(&mut instance);
-            put_aside(&mut instance, to, by);
-            reached(&mut instance, to);
-            changes.put_instance(instance);
-            Ok(())
-        })
-        .await
+        self.records
+            .change(|world, changes| {
+                let mut instance = admit(world, id, to, by)?.clone();
+                also(&mut instance);
+                put_aside(&mut instance, to, by);
+                reached(&mut instance, to);
+                changes.put_instance(instance);
+                Ok(())
+            })
+            .await
     }
 
     /// Writes the outcome of a transition on behalf of `by`.
     async fn arrive(&self, id: InstanceId, to: State, by: &Mover) -> Result<()> {
-        self.update(id, |instance| {
-            put_aside(instance, to, by);
-            reached(instance, to);
-        })
-        .await
+        self.records
+            .update(id, |instance| {
+                put_aside(instance, to, by);
+                reached(instance, to);
+            })
+            .await
     }
 
     /// Writes the outcome of a wake, and how the machine came up.
     async fn arrive_by(&self, id: InstanceId, to: State, by: &Mover, way: WayUp) -> Result<()> {
-        self.update(id, |instance| {
-            instance.way_up = Some(way);
-            put_aside(instance, to, by);
-            reached(instance, to);
-        })
-        .await
+        self.records
+            .update(id, |instance| {
+                instance.way_up = Some(way);
+                put_aside(instance, to, by);
+                reached(instance, to);
+            })
+            .await
     }
 
     /// The instance is where it is wanted: only a lease may be given up.
     async fn stay(&self, id: InstanceId, to: State, by: &Mover) -> Result<()> {
-        self.change(|world, changes| {
-            let mut instance = world.by_id(id)?.clone();
-            by.check(&instance)?;
-            if by.gives_up(&instance, to) {
-                put_aside(&mut instance, to, by);
-                changes.put_instance(instance);
-            }
-            Ok(())
-        })
-        .await
+        self.records
+            .change(|world, changes| {
+                let mut instance = world.by_id(id)?.clone();
+                by.check(&instance)?;
+                if by.gives_up(&instance, to) {
+                    put_aside(&mut instance, to, by);
+                    changes.put_instance(instance);
+                }
+                Ok(())
+            })
+            .await
     }
 
     async fn set_state(&self, id: InstanceId, to: State) -> Result<()> {
-        self.update(id, |instance| reached(instance, to)).await
+        self.records.update(id, |instance| reached(instance, to)).await
     }
 
     /// Its guest has ended its machine by itself.
     async fn set_ended(&self, id: InstanceId, reason: &str) -> Result<()> {
-        self.update(id, |instance| {
-            reached(instance, State::Stopped);
-            instance.reason = Some(reason.to_owned());
-        })
-        .await
+        self.records
+            .update(id, |instance| {
+                reached(instance, State::Stopped);
+                instance.reason = Some(reason.to_owned());
+            })
+            .await
     }
 
     pub(crate) async fn set_failed(&self, id: InstanceId, reason: &str) -> Result<()> {
         // A machine that was ended under an operation has not ended by itself.
         let interrupted = self.slot(id).waits.interrupted().map(|why| why.to_string());
         let reason = interrupted.as_deref().unwrap_or(reason);
-        self.update(id, |instance| {
-            tracing::warn!(instance = %instance.reference(), reason, "failed");
-            instance.reach(State::Failed, now());
-            instance.reason = Some(reason.to_owned());
-        })
-        .await
-    }
-
-    /// Changes the record of one instance.
-    pub(crate) async fn update(
-        &self,
-        id: InstanceId,
-        change: impl FnOnce(&mut Instance),
-    ) -> Result<()> {
-        self.change(|world, changes| {
-            let mut instance = world.by_id(id)?.clone();
-            change(&mut instance);
-            changes.put_instance(instance);
-            Ok(())
-        })
-        .await
+        self.records
+            .update(id, |instance| {
+                tracing::warn!(instance = %instance.reference(), reason, "failed");
+                instance.reach(State::Failed, now());
+                instance.reason = Some(reason.to_owned());
+            })
+            .await
     }
 
     /// Watches a machine and records it when it ends without our doing.
@@ -532,7 +526,7 @@ impl Node {
             if let Err(error) = machine.kill().await {
                 tracing::error!(instance = %id, "{}", error.problem());
             }
-            node.kick.notify_one();
+            node.wake.notify();
         });
     }
 }
@@ -579,7 +573,7 @@ fn machine_of(live: &Live) -> Result<Arc<dyn Machine>> {
 
 /// Numbers for [`new_instance`] to choose an id from.
 pub(crate) fn draw_ids() -> Result<Vec<u32>> {
-    (0..ID_DRAWS).map(|_| Ok(u32::from_le_bytes(crate::identity::random_bytes::<4>()?))).collect()
+    (0..ID_DRAWS).map(|_| Ok(u32::from_le_bytes(crate::random::random_bytes::<4>()?))).collect()
 }
 
 /// A new instance of the pool, if quotas and subnet have room for it.

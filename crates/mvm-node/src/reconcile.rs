@@ -1,9 +1,9 @@
 //! The reconcile loop: asks the model for a plan and carries it out, a few steps at a time.
 
-use crate::events::Labels;
+use crate::labels::Labels;
 use crate::node::Node;
-use crate::root::Root;
 use crate::seize::DESTROYED;
+use crate::state_dir::StateDir;
 use crate::{Result, now, recovery};
 use mvm_api::Problem;
 use mvm_model::action::Action;
@@ -69,7 +69,7 @@ pub async fn run(node: Arc<Node>) {
         tick(&node, &in_flight, freed).await;
         trim_consoles(&node.parts.root);
         tokio::select! {
-            () = node.kick.notified() => {}
+            () = node.wake.notified() => {}
             () = tokio::time::sleep(PERIOD) => {}
         }
     }
@@ -87,24 +87,22 @@ async fn tick(node: &Arc<Node>, in_flight: &Arc<AtomicUsize>, freed: bool) {
     if pressed && !freed {
         relieve(node).await;
     }
-    let pools: Vec<PoolRef> = node.read(|world| world.pools.keys().cloned().collect()).await;
+    let pools: Vec<PoolRef> = node.records.read(|world| world.pools.keys().cloned().collect());
     for reference in pools {
         let free = most_in_flight().saturating_sub(in_flight.load(Ordering::SeqCst));
         // A host without memory gets no more machines.
         let slots = if pressed { 0 } else { free };
         let failures = node.health(&reference).failures;
-        let actions = node
-            .read(|world| {
-                let Some(pool) = world.pools.get(&reference) else { return Vec::new() };
-                let instances: Vec<_> = world.of_pool(&reference).collect();
-                let mut actions = plan(pool, &instances, failures, slots, now());
-                if actions.is_empty() {
-                    let idle = |id| node.idle_since(id);
-                    actions = policy::act(pool, instances, idle, now());
-                }
-                actions
-            })
-            .await;
+        let actions = node.records.read(|world| {
+            let Some(pool) = world.pools.get(&reference) else { return Vec::new() };
+            let instances: Vec<_> = world.of_pool(&reference).collect();
+            let mut actions = plan(pool, &instances, failures, slots, now());
+            if actions.is_empty() {
+                let idle = |id| node.idle_since(id);
+                actions = policy::act(pool, instances, idle, now());
+            }
+            actions
+        });
         for action in actions {
             begin(node, &reference, action, in_flight).await;
         }
@@ -119,7 +117,7 @@ async fn tick(node: &Arc<Node>, in_flight: &Arc<AtomicUsize>, freed: bool) {
 
 /// Puts the longest idle warm instance to sleep, before the kernel begins to kill.
 async fn relieve(node: &Arc<Node>) {
-    let longest = node.read(|world| policy::relieve(world.instances.values())).await;
+    let longest = node.records.read(|world| policy::relieve(world.instances.values()));
     let Some(id) = longest else { return };
     tracing::warn!(instance = %id, "the host is short of memory: putting it to sleep");
     if let Ok(Some((id, to))) = claim_for(node, id, State::Sleeping).await {
@@ -160,7 +158,7 @@ async fn begin(node: &Arc<Node>, pool: &PoolRef, action: Action, in_flight: &Arc
             tokio::spawn(async move {
                 node.as_agent_on(verb, id, work(&node, &pool, id, to)).await.ok();
                 in_flight.fetch_sub(1, Ordering::SeqCst);
-                node.kick.notify_one();
+                node.wake.notify();
             });
         }
         Err(problem) => node.failed(pool, &problem),
@@ -180,16 +178,17 @@ fn verb(to: State) -> &'static str {
 
 /// Sets the goal of an instance that is still idle.
 async fn claim_for(node: &Node, id: InstanceId, to: State) -> Result<Option<(InstanceId, State)>> {
-    node.change(|world, changes| {
-        let mut instance = world.by_id(id)?.clone();
-        if instance.lease.is_some() || instance.is_busy() {
-            return Ok(None);
-        }
-        instance.goal = Some(to);
-        changes.put_instance(instance);
-        Ok(Some((id, to)))
-    })
-    .await
+    node.records
+        .change(|world, changes| {
+            let mut instance = world.by_id(id)?.clone();
+            if instance.lease.is_some() || instance.is_busy() {
+                return Ok(None);
+            }
+            instance.goal = Some(to);
+            changes.put_instance(instance);
+            Ok(Some((id, to)))
+        })
+        .await
 }
 
 async fn work(node: &Arc<Node>, pool: &PoolRef, id: InstanceId, to: State) -> Result<()> {
@@ -212,8 +211,8 @@ async fn work(node: &Arc<Node>, pool: &PoolRef, id: InstanceId, to: State) -> Re
 
 /// The reconciler has done what it wanted of an instance, or failed. Says whether that is gone.
 async fn clear_goal(node: &Node, id: InstanceId) -> bool {
-    let cleared = node.update(id, |instance| instance.goal = None).await;
-    let gone = node.read(|world| world.by_id(id).is_err()).await;
+    let cleared = node.records.update(id, |instance| instance.goal = None).await;
+    let gone = node.records.read(|world| world.by_id(id).is_err());
     if cleared.is_err() && !gone {
         node.unsettle(id);
     }
@@ -239,16 +238,14 @@ pub(crate) async fn destroy_idle(node: &Arc<Node>, id: InstanceId) -> Result<()>
 
 /// A spare that failed serves nobody: its reason is kept with the pool, and it is replaced.
 async fn discard_failed(node: &Arc<Node>, pool: &PoolRef) {
-    let failed: Vec<(InstanceId, String)> = node
-        .read(|world| {
-            let scaled = world.pools.get(pool).is_some_and(|pool| pool.desired.is_some());
-            world
-                .of_pool(pool)
-                .filter(|i| scaled && i.state == State::Failed && i.is_clean() && !i.is_busy())
-                .map(|i| (i.id, i.reason.clone().unwrap_or_default()))
-                .collect()
-        })
-        .await;
+    let failed: Vec<(InstanceId, String)> = node.records.read(|world| {
+        let scaled = world.pools.get(pool).is_some_and(|pool| pool.desired.is_some());
+        world
+            .of_pool(pool)
+            .filter(|i| scaled && i.state == State::Failed && i.is_clean() && !i.is_busy())
+            .map(|i| (i.id, i.reason.clone().unwrap_or_default()))
+            .collect()
+    });
     for (id, reason) in failed {
         if node.health(pool).last_failure.is_none() {
             node.failed(pool, &Problem::new(500, "instance_failed", reason));
@@ -260,7 +257,7 @@ async fn discard_failed(node: &Arc<Node>, pool: &PoolRef) {
 }
 
 /// Keeps every console log below its bound, whatever a guest prints.
-fn trim_consoles(root: &Root) {
+fn trim_consoles(root: &StateDir) {
     let Ok(entries) = std::fs::read_dir(root.instances()) else { return };
     for entry in entries.flatten() {
         for log in ["vm/console.log", "vm/qemu.log"] {

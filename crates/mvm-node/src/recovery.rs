@@ -7,8 +7,8 @@ use crate::node::Node;
 use crate::operations::discard_memory;
 use crate::operations::wake::unmark;
 use crate::problem::OrProblem;
-use crate::root::{remove_dir, remove_file};
 use crate::slot::Live;
+use crate::state_dir::{remove_dir, remove_file};
 use mvm_api::Problem;
 use mvm_hypervisor::{Machine, ProcessIdentity};
 use mvm_model::lease::Purpose;
@@ -27,7 +27,7 @@ pub async fn run(node: &Arc<Node>) -> Result<()> {
     restore_tenant_dirs(node).await?;
     let mut processes = ours(node)?;
     let instances: Vec<Instance> =
-        node.read(|world| world.instances.values().cloned().collect()).await;
+        node.records.read(|world| world.instances.values().cloned().collect());
     for instance in &instances {
         let process = processes.remove(&instance.id);
         let slot = node.slot(instance.id);
@@ -67,7 +67,7 @@ pub async fn settle_now(node: &Arc<Node>, id: InstanceId, live: &mut Live) -> Re
     if !node.is_unsettled(id) {
         return Ok(());
     }
-    if let Ok(instance) = node.read(|world| world.by_id(id).cloned()).await {
+    if let Ok(instance) = node.records.read(|world| world.by_id(id).cloned()) {
         let whole = live.machine.is_some() == instance.state.has_process();
         if !whole || instance.is_busy() {
             let process = ours(node)?.remove(&id);
@@ -148,7 +148,7 @@ async fn settle(
         Verdict::Fail(reason) => {
             end(node, process, live).await?;
             remove_file(&files.resuming())?;
-            node.update(instance.id, |instance| instance.goal = None).await?;
+            node.records.update(instance.id, |instance| instance.goal = None).await?;
             node.set_failed(instance.id, &reason).await
         }
     }
@@ -159,7 +159,7 @@ async fn adopt(
     instance: &Instance,
     process: &ProcessIdentity,
 ) -> Result<Option<Arc<dyn Machine>>> {
-    let tenant = node.read(|world| world.tenant(&instance.pool.tenant).cloned()).await?;
+    let tenant = node.records.read(|world| world.tenant(&instance.pool.tenant).cloned())?;
     let spec = node.spec(&tenant, instance)?;
     node.parts.hypervisor.adopt(&spec, process).await.or_problem()
 }
@@ -214,23 +214,24 @@ async fn end(node: &Node, process: Option<ProcessIdentity>, live: &mut Live) -> 
 }
 
 async fn record(node: &Node, id: InstanceId, state: State) -> Result<()> {
-    node.update(id, |instance| {
-        instance.goal = None;
-        let (since, reason, paused) = match instance.state == state {
-            true => (instance.state_since, instance.reason.take(), instance.paused.take()),
-            false => (crate::now(), None, None),
-        };
-        instance.reach(state, since);
-        // Whether it still is, its machine tells.
-        (instance.reason, instance.paused) = (reason, paused);
-    })
-    .await
+    node.records
+        .update(id, |instance| {
+            instance.goal = None;
+            let (since, reason, paused) = match instance.state == state {
+                true => (instance.state_since, instance.reason.take(), instance.paused.take()),
+                false => (crate::now(), None, None),
+            };
+            instance.reach(state, since);
+            // Whether it still is, its machine tells.
+            (instance.reason, instance.paused) = (reason, paused);
+        })
+        .await
 }
 
 /// A tenant's directory holds its SSH key: it comes and goes with the record.
 async fn restore_tenant_dirs(node: &Node) -> Result<()> {
     let root = &node.parts.root;
-    let tenants: Vec<Name> = node.read(|world| world.tenants.keys().cloned().collect()).await;
+    let tenants: Vec<Name> = node.records.read(|world| world.tenants.keys().cloned().collect());
     for tenant in &tenants {
         crate::identity::tenant_key(root, tenant)?;
     }
@@ -262,19 +263,17 @@ fn remove_stray_dirs(node: &Node, instances: &[Instance]) -> Result<()> {
 /// to the last agent, and of templates. A job that goes on has its own, and a fleet's claims are its
 /// coordinator's to end.
 async fn end_orphaned_leases(node: &Arc<Node>) {
-    let orphans: Vec<InstanceId> = node
-        .read(|world| {
-            let kept: BTreeSet<InstanceId> = world.jobs.values().filter_map(Job::runs_in).collect();
-            let orphaned = |i: &&Instance| {
-                i.lease.as_ref().is_some_and(|lease| match lease.purpose {
-                    Purpose::Run => !kept.contains(&i.id) && !is_claim(&lease.id),
-                    Purpose::Template => true,
-                    Purpose::Manual | Purpose::Expose => false,
-                })
-            };
-            world.instances.values().filter(orphaned).map(|i| i.id).collect()
-        })
-        .await;
+    let orphans: Vec<InstanceId> = node.records.read(|world| {
+        let kept: BTreeSet<InstanceId> = world.jobs.values().filter_map(Job::runs_in).collect();
+        let orphaned = |i: &&Instance| {
+            i.lease.as_ref().is_some_and(|lease| match lease.purpose {
+                Purpose::Run => !kept.contains(&i.id) && !is_claim(&lease.id),
+                Purpose::Template => true,
+                Purpose::Manual | Purpose::Expose => false,
+            })
+        };
+        world.instances.values().filter(orphaned).map(|i| i.id).collect()
+    });
     for id in orphans {
         let node = node.clone();
         tokio::spawn(async move { node.end_lease(id).await });

@@ -5,10 +5,11 @@
 
 use crate::Result;
 use crate::clock::wall;
-use crate::events::{Labels, of_pool};
-use crate::node::{Node, locked};
+use crate::labels::{Labels, of_pool};
+use crate::locks::locked;
+use crate::node::Node;
 use crate::problem::io;
-use crate::root::{remove_dir, remove_file, write_atomically};
+use crate::state_dir::{remove_dir, remove_file, write_atomically};
 use crate::template::Template;
 use mvm_model::template::{CloneEnd, Renewal, Standing};
 use mvm_model::{Pool, PoolRef};
@@ -103,7 +104,7 @@ impl Node {
         if let Err(problem) = gone {
             tracing::error!(template = template.key, "cannot give a template up: {problem}");
         }
-        self.kick.notify_one();
+        self.wake.notify();
     }
 
     /// Why the template of this name was given up, if a new one is to be made.
@@ -144,14 +145,12 @@ impl Node {
 
     /// Begins to make the templates anew that were given up, in every pool.
     pub(crate) async fn renew_templates(self: &Arc<Self>) {
-        let pools: Vec<PoolRef> = self
-            .read(|world| {
-                let lacks = |pool: &&Pool| {
-                    self.key_of_pool(pool).is_some_and(|key| self.to_be_renewed(&key).is_some())
-                };
-                world.pools.values().filter(lacks).map(|pool| pool.reference.clone()).collect()
-            })
-            .await;
+        let pools: Vec<PoolRef> = self.records.read(|world| {
+            let lacks = |pool: &&Pool| {
+                self.key_of_pool(pool).is_some_and(|key| self.to_be_renewed(&key).is_some())
+            };
+            world.pools.values().filter(lacks).map(|pool| pool.reference.clone()).collect()
+        });
         for pool in pools {
             let due = crate::now() >= self.health(&pool).failures.retry_at();
             if !due || !locked(&self.renewals.under_way).insert(pool.clone()) {
@@ -164,7 +163,7 @@ impl Node {
                     Err(problem) => node.failed(&pool, &problem),
                 }
                 locked(&node.renewals.under_way).remove(&pool);
-                node.kick.notify_one();
+                node.wake.notify();
             });
         }
     }

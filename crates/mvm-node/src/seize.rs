@@ -25,8 +25,9 @@ impl Node {
         by: &Mover,
     ) -> (MutexGuard<'a, Live>, Option<Interrupt>) {
         let interrupt = self
-            .read(|world| {
-                // While the records are locked: no lease can come in between.
+            .records
+            .alone(|world| {
+                // Nobody changes the records meanwhile: no lease can come in between.
                 let may = *by != Mover::Agent && by.check(world.instances.get(&id)?).is_ok();
                 let what = format!("instance {id} is being destroyed");
                 may.then(|| slot.waits.interrupt(Problem::new(409, DESTROYED, what)))

@@ -5,9 +5,9 @@ use crate::fleet::Offer;
 use crate::idle::HOST_PRESSURE;
 use crate::node::{Node, Parts};
 use crate::problem::{OrProblem, io};
-use crate::root::Root;
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
+use crate::state_dir::StateDir;
 use crate::{Result, announce, api, dns, jobs, liveness, reconcile, recovery, socket, walls};
 use mvm_api::identity::{IdentityDir, keep};
 use mvm_api::tls::{Keeper, TlsListener};
@@ -79,7 +79,7 @@ pub struct ServeOptions {
 /// Serves until SIGTERM, SIGINT or `POST /v1/agent/stop`. No VM is touched by the end.
 pub fn serve(options: ServeOptions) -> Result<()> {
     private::narrow_umask();
-    let root = Root::open(&options.root)?;
+    let root = StateDir::open(&options.root)?;
     // Before any thread exists: setns(2) moves only the calling one.
     if let Some(netns) = &options.netns {
         mvm_network::enter_netns(netns).or_problem()?;
@@ -93,7 +93,7 @@ pub fn serve(options: ServeOptions) -> Result<()> {
     outcome
 }
 
-async fn run(root: Root, options: ServeOptions) -> Result<()> {
+async fn run(root: StateDir, options: ServeOptions) -> Result<()> {
     let store = SqliteStore::open(&root.path().join("node.db")).or_problem()?;
     // The store's lock says that nobody else writes there.
     let clock = root.path().join("clock.json");
@@ -160,7 +160,7 @@ async fn run(root: Root, options: ServeOptions) -> Result<()> {
     let alive = node.clone();
     tokio::spawn(service::live(move || {
         let node = alive.clone();
-        async move { node.read(|_| ()).await }
+        async move { node.records.alone(|_| ()).await }
     }));
     let served = socket::serve(&path, listener, node.clone());
     let mut term = signal(SignalKind::terminate()).map_err(|e| io("watch signals", e))?;
@@ -187,7 +187,7 @@ fn listener_address(addresses: &[SocketAddr]) -> Option<String> {
 }
 
 /// Simulated machines are written down below the root, and outlive the agent as real ones do.
-fn simulation(root: &Root) -> Result<(Arc<dyn Hypervisor>, String)> {
+fn simulation(root: &StateDir) -> Result<(Arc<dyn Hypervisor>, String)> {
     let kept = root.path().join("sim");
     let driver =
         SimHypervisor::open(Latencies::default(), Arc::new(SimulatedGuest::default()), &kept)
@@ -196,7 +196,7 @@ fn simulation(root: &Root) -> Result<(Arc<dyn Hypervisor>, String)> {
     Ok((Arc::new(driver), "no machine is real: the agent was started so".to_owned()))
 }
 
-async fn qemu(root: &Root, images: &ImageStore) -> Result<(Arc<dyn Hypervisor>, String)> {
+async fn qemu(root: &StateDir, images: &ImageStore) -> Result<(Arc<dyn Hypervisor>, String)> {
     let binary = QemuDriver::find_binary().or_problem()?;
     let kernel = images.default_kernel().or_problem()?.map(|kernel| kernel.path);
     let cache = root.path().join("accelerator.json");

@@ -2,10 +2,10 @@
 //! the same.
 
 use crate::Result;
-use crate::events::Labels;
+use crate::labels::Labels;
 use crate::names::servers;
 use crate::node::Node;
-use crate::world::World;
+use crate::records::World;
 use mvm_model::desired::DesiredState;
 use mvm_model::fleet::Capacity;
 use mvm_model::host::{Lack, Shortfall, admit_shape, lacks_memory, lacks_of_shape};
@@ -55,7 +55,7 @@ impl Node {
     /// Says in the log what is lacking from the start.
     pub(crate) async fn tell_shortfalls(&self) {
         let lacks = self.lacks();
-        for lack in self.read(|world| lacks.with(world)).await.found {
+        for lack in self.records.read(|world| lacks.with(world)).found {
             tracing::warn!(lack = lack.code.as_str(), "{}", lack.detail);
         }
     }

@@ -1,7 +1,7 @@
 //! One slot an instance: whoever holds its gate is the only one to change the machine.
 
 use crate::interrupt::Waits;
-use crate::node::locked;
+use crate::locks::locked;
 use mvm_api::Problem;
 use mvm_guest::channel::Channel;
 use mvm_hypervisor::Machine;

@@ -5,13 +5,14 @@
 //! digest of everything that it depends on, so that what changes makes another one.
 
 use crate::Result;
+use crate::blocking::blocking;
 use crate::claims::Wish;
 use crate::clock::wall;
 use crate::deadlines::PREWARM;
 use crate::node::Node;
 use crate::problem::{OrProblem, io};
 use crate::renewal::NOTE;
-use crate::root::{Files, make_dir, remove_dir, write_atomically};
+use crate::state_dir::{Files, make_dir, remove_dir, write_atomically};
 use mvm_api::Problem;
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::lease::Purpose;
@@ -115,7 +116,7 @@ impl Node {
     /// The template that an instance would be a clone of, if that is there and the instance has
     /// nothing of its own yet.
     pub(crate) async fn template_for(&self, id: InstanceId) -> Result<Option<Template>> {
-        self.read(|world| {
+        self.records.read(|world| {
             let instance = world.by_id(id)?;
             if !instance.is_blank() || is_mould(instance) {
                 return Ok(None);
@@ -128,21 +129,18 @@ impl Node {
                 &instance.caches,
             )))
         })
-        .await
     }
 
     /// Before the reconciler brings up an instance that has nothing of its own: the template.
     /// Where there is no room to make one, the instance is booted.
     pub(crate) async fn ensure_template(self: &Arc<Self>, id: InstanceId) -> Result<()> {
-        let pool = self
-            .read(|world| {
-                let instance = world.by_id(id).ok()?;
-                let pool = world.pool(&instance.pool).ok()?;
-                let current = pool.current_revision()?.digest == instance.revision;
-                (current && instance.is_blank() && pool.shapes(instance))
-                    .then(|| pool.reference.clone())
-            })
-            .await;
+        let pool = self.records.read(|world| {
+            let instance = world.by_id(id).ok()?;
+            let pool = world.pool(&instance.pool).ok()?;
+            let current = pool.current_revision()?.digest == instance.revision;
+            (current && instance.is_blank() && pool.shapes(instance))
+                .then(|| pool.reference.clone())
+        });
         let Some(pool) = pool else { return Ok(()) };
         match self.ensure_template_of(&pool).await {
             Err(problem) if matches!(&*problem.code, "quota_exceeded" | "subnet_full") => {
@@ -158,7 +156,7 @@ impl Node {
     pub(crate) async fn ensure_template_of(self: &Arc<Self>, reference: &PoolRef) -> Result<()> {
         let mould = self.mould(reference);
         let _turn = mould.lock().await;
-        let pool = self.read(|world| world.pool(reference).cloned()).await?;
+        let pool = self.records.read(|world| world.pool(reference).cloned())?;
         self.end_renewal(&pool)?;
         if pool.current_revision().is_none() || self.template_of_pool(&pool).is_some() {
             return Ok(());
@@ -203,9 +201,7 @@ impl Node {
         self.bring(instance.id, State::Sleeping, &by).await?;
         let from = self.parts.root.files(instance.id);
         let to = self.template_files(key);
-        tokio::task::spawn_blocking(move || publish(&from, &to))
-            .await
-            .map_err(|error| Problem::internal(error.to_string()))?
+        blocking(move || publish(&from, &to)).await
     }
 
     /// Runs the pool's own command in the guest that will be the template.
@@ -241,8 +237,10 @@ impl Node {
 
     /// Removes the templates that no pool and no instance needs.
     pub(crate) async fn collect_templates(&self) {
+        // What a change that is under way needs is not removed under it.
         let needed: BTreeSet<String> = self
-            .read(|world| {
+            .records
+            .alone(|world| {
                 let instances = world.instances.values().filter_map(|i| i.template.clone());
                 let blank = world.instances.values().filter(|i| i.dormant);
                 let blank = blank.filter_map(|i| {

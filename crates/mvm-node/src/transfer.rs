@@ -1,6 +1,7 @@
 //! Images from node to node.
 
 use crate::Result;
+use crate::blocking::blocking;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem, io};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
@@ -44,14 +45,6 @@ impl Pace {
 }
 
 const UNITS_A_MIB: NonZeroU32 = NonZeroU32::new(1024).unwrap();
-
-/// Runs what blocks beside the tasks that do not.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Problem::internal(error.to_string()))?
-}
 
 impl Node {
     /// Receives an image from the first of `sources` that gives it. One that is here already is

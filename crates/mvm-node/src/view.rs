@@ -4,8 +4,8 @@ use crate::clock::Shown;
 use crate::deadlines::STATS;
 use crate::node::Node;
 use crate::problem::OrProblem;
+use crate::records::World;
 use crate::shortfalls::Lacks;
-use crate::world::World;
 use crate::{Result, disk};
 use mvm_api::types::{InstanceStats, InstanceView, PoolView, RevisionView, TenantView};
 use mvm_hypervisor::Machine;
@@ -97,15 +97,13 @@ impl Node {
 
     /// The instance as it is now, with its process.
     pub(crate) async fn show(&self, reference: &InstanceRef) -> Result<InstanceView> {
-        let (instance, until, next) = self
-            .read(|world| {
-                let instance = world.instance(reference)?;
-                let (pool, idle) = (world.pool(&instance.pool)?, self.idle_since(instance.id));
-                let next = policy::next(pool, instance, idle);
-                let until = policy::lingers_until(&pool.runtime_policy, instance);
-                Ok::<_, mvm_api::Problem>((instance.clone(), until, next))
-            })
-            .await?;
+        let (instance, until, next) = self.records.read(|world| {
+            let instance = world.instance(reference)?;
+            let (pool, idle) = (world.pool(&instance.pool)?, self.idle_since(instance.id));
+            let next = policy::next(pool, instance, idle);
+            let until = policy::lingers_until(&pool.runtime_policy, instance);
+            Ok::<_, mvm_api::Problem>((instance.clone(), until, next))
+        })?;
         let slot = self.slot(instance.id);
         // While a transition holds the gate the process is in flux: shown without waiting.
         let (pid, lingers) = match slot.gate.try_lock() {
@@ -118,7 +116,7 @@ impl Node {
     /// All builds of a pool.
     pub(crate) async fn revisions(&self, pool: &PoolRef) -> Result<Vec<RevisionView>> {
         let images = &self.parts.images;
-        self.read(|world| {
+        self.records.read(|world| {
             let record = world.pool(pool)?;
             let view = |entry: &mvm_model::pool::RevisionEntry| RevisionView {
                 current: record.current == Some(entry.number),
@@ -129,12 +127,11 @@ impl Node {
             };
             Ok(record.revisions.iter().map(view).collect())
         })
-        .await
     }
 
     /// What an instance uses, as the host and its guest count it.
     pub(crate) async fn stats(&self, reference: &InstanceRef) -> Result<InstanceStats> {
-        let instance = self.read(|world| world.instance(reference).cloned()).await?;
+        let instance = self.records.read(|world| world.instance(reference).cloned())?;
         let mut stats = InstanceStats {
             state: instance.state,
             cpu_time_ms: 0,

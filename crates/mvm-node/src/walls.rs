@@ -5,7 +5,7 @@ use crate::Result;
 use crate::clock::wall;
 use crate::node::Node;
 use crate::problem::OrProblem;
-use crate::world::World;
+use crate::records::World;
 use mvm_api::Problem;
 use mvm_api::types::{DifferenceKind, NetworkDifference, NetworkReport};
 use mvm_model::event::{of_links, of_walls};
@@ -40,7 +40,7 @@ impl Node {
     /// Brings rules and links in line with records, host and kernel.
     pub(crate) async fn keep_walls(self: &Arc<Self>) {
         let wires = self.wires.lock().await;
-        if self.read(|world| world.tenants.is_empty()).await {
+        if self.records.read(|world| world.tenants.is_empty()) {
             return;
         }
         // First, so that no packet passes a link that is back without them.
@@ -61,7 +61,7 @@ impl Node {
     /// Puts back what is not as it should be; the caller holds `wires`. Gives the instances whose machines
     /// have lost their tap.
     async fn keep_links(&self) -> Result<Vec<InstanceId>> {
-        let wanted = self.read(|world| self.wanted(world)).await;
+        let wanted = self.records.read(|world| self.wanted(world));
         let done = self.parts.network.mend(&wanted).await.or_problem()?;
         if !done.mended.is_empty() {
             self.links_were_gone(&done.mended).await?;
@@ -73,7 +73,7 @@ impl Node {
             let live = world.instances.values();
             live.filter(|i| done.lost.contains(&self.tap_name(i))).map(|i| i.id).collect()
         };
-        Ok(self.read(lost).await)
+        Ok(self.records.read(lost))
     }
 
     /// Tells whose packets may have gone nowhere for a while.
@@ -88,23 +88,26 @@ impl Node {
             };
             self.passes.links_restored.get_or_create(&vec![("kind", kind.to_owned())]).inc();
         }
-        self.change(|world, changes| {
-            let live = world.instances.values();
-            for instance in live.filter(|i| matches!(i.heading(), State::Running | State::Warm)) {
-                let Ok(tenant) = world.tenant(&instance.pool.tenant) else { continue };
-                let (bridge, tap) = (self.bridge_name(tenant), self.tap_name(instance));
-                let touches = |d: &&Difference| {
-                    d.kind == Differs::Forwarding || d.what == bridge || d.what == tap
-                };
-                let told = mended.iter().filter(touches);
-                let told: Vec<String> = told.map(|d| format!("{}: {}", d.what, d.detail)).collect();
-                if !told.is_empty() {
-                    changes.tell(of_links(instance, &told.join(", "), wall()));
+        self.records
+            .change(|world, changes| {
+                let live = world.instances.values();
+                for instance in live.filter(|i| matches!(i.heading(), State::Running | State::Warm))
+                {
+                    let Ok(tenant) = world.tenant(&instance.pool.tenant) else { continue };
+                    let (bridge, tap) = (self.bridge_name(tenant), self.tap_name(instance));
+                    let touches = |d: &&Difference| {
+                        d.kind == Differs::Forwarding || d.what == bridge || d.what == tap
+                    };
+                    let told = mended.iter().filter(touches);
+                    let told: Vec<String> =
+                        told.map(|d| format!("{}: {}", d.what, d.detail)).collect();
+                    if !told.is_empty() {
+                        changes.tell(of_links(instance, &told.join(", "), wall()));
+                    }
                 }
-            }
-            Ok(())
-        })
-        .await
+                Ok(())
+            })
+            .await
     }
 
     /// A machine whose tap is gone has no network for as long as its process lives: it fails with that
@@ -113,7 +116,7 @@ impl Node {
         let slot = self.slot(id);
         // Whoever is at it makes the tap, or takes the machine away; if not, the next pass comes.
         let Ok(mut live) = slot.gate.try_lock() else { return };
-        let Ok(instance) = self.read(|world| world.by_id(id).cloned()).await else { return };
+        let Ok(instance) = self.records.read(|world| world.by_id(id).cloned()) else { return };
         let lives = instance.state.has_process() && !instance.is_busy() && live.machine.is_some();
         let has_tap = self.parts.network.has(&self.tap_name(&instance)).await;
         if !lives || !matches!(has_tap, Ok(false)) {
@@ -129,7 +132,7 @@ impl Node {
         slot.note_end(why.clone());
         // What comes back is the reason itself.
         let _ = self.give_up(&mut live, id, why).await;
-        self.kick.notify_one();
+        self.wake.notify();
     }
 
     /// Before a guest runs, or is handed to somebody: its rules are in force, or are put back. A machine
@@ -145,7 +148,7 @@ impl Node {
     /// Compares links, addresses and rules with what they should be. Changes nothing.
     pub(crate) async fn verify_network(&self) -> Result<NetworkReport> {
         let _wires = self.wires.lock().await;
-        let wanted = self.read(|world| self.wanted(world)).await;
+        let wanted = self.records.read(|world| self.wanted(world));
         let found = self.parts.network.differences(&wanted).await.or_problem()?;
         let differences = found.into_iter().map(|difference| NetworkDifference {
             kind: match difference.kind {
@@ -184,12 +187,13 @@ impl Node {
         let lost = lost.join(", ");
         tracing::error!(lost, "somebody has removed firewall rules; they are in force again");
         self.passes.walls_restored.inc();
-        self.change(|world, changes| {
-            let live = world.instances.values();
-            let live = live.filter(|i| matches!(i.heading(), State::Running | State::Warm));
-            live.for_each(|instance| changes.tell(of_walls(instance, &lost, wall())));
-            Ok(())
-        })
-        .await
+        self.records
+            .change(|world, changes| {
+                let live = world.instances.values();
+                let live = live.filter(|i| matches!(i.heading(), State::Running | State::Warm));
+                live.for_each(|instance| changes.tell(of_walls(instance, &lost, wall())));
+                Ok(())
+            })
+            .await
     }
 }

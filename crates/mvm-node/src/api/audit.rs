@@ -3,10 +3,10 @@
 use super::{Answer, Asked, Body, Caller, Listing, Refusal, Shared, detached};
 use crate::Node;
 use crate::audit::{Act, note_target, within};
+use crate::blocking::blocking;
 use crate::clock::wall;
 use crate::problem::{io, not_found};
-use crate::transfer::blocking;
-use crate::world::World;
+use crate::records::World;
 use axum::body::Body as HttpBody;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{ConnectInfo, MatchedPath, Path, RawPathParams, Request, State};
@@ -218,9 +218,9 @@ async fn describe(
     let id = value("id");
     let of_lease = |i: &&Instance| i.lease.as_ref().is_some_and(|l| Some(l.id.as_str()) == id);
     let lease = match noun {
-        "lease" => node.read(|world| world.instances.values().find(of_lease).cloned()).await,
+        "lease" => node.records.read(|world| world.instances.values().find(of_lease).cloned()),
         "instance" => match id.and_then(|id| id.parse().ok()) {
-            Some(id) => node.read(|world| world.instances.get(&id).cloned()).await,
+            Some(id) => node.records.read(|world| world.instances.get(&id).cloned()),
             None => None,
         },
         _ => None,
@@ -229,7 +229,7 @@ async fn describe(
         entry.job = id.map(bounded);
         if let Some(id) = id.and_then(|id| id.parse().ok()) {
             let of_job = |world: &World| world.jobs.get(&id).map(|job| job.pool.tenant.clone());
-            tenant = node.read(of_job).await.or(tenant);
+            tenant = node.records.read(of_job).or(tenant);
         }
     }
     if let Some(instance) = lease {

@@ -41,7 +41,7 @@ pub async fn list(
     Asked { page, filter }: Asked<EventFilter>,
 ) -> Listing<EventView> {
     let wanted = Wanted { since: filter.since.of_node()?, tenant: filter.tenant, peer };
-    let mut events = node.events_after(wanted.since).await?;
+    let mut events = node.records.events_after(wanted.since).await?;
     events.retain(|event| wanted.takes(event));
     Ok(page.of(events.into_iter().map(EventView::from)))
 }
@@ -57,7 +57,7 @@ pub async fn stream(
     let since = Position::of_headers(&headers)?.unwrap_or(filter.since).of_node()?;
     let wanted = Wanted { since, tenant: filter.tenant, peer };
     // Before the past is read, so that nothing falls between the two.
-    let live = node.follow_events();
+    let live = node.records.follow_events();
     let mut follow = Follow { live, past: VecDeque::new(), seen: since, node, wanted };
     follow.read().await?;
     let stream = futures::stream::unfold(follow, |mut follow| async {
@@ -83,10 +83,10 @@ impl Follow {
     /// Reads what is kept. An event that was never told is of an earlier life of this node: all that
     /// is kept comes after it.
     async fn read(&mut self) -> crate::Result<()> {
-        if self.seen > self.node.newest_event() {
+        if self.seen > self.node.records.newest_event() {
             (self.seen, self.wanted.since) = (0, 0);
         }
-        self.past = self.node.events_after(self.seen).await?.into();
+        self.past = self.node.records.events_after(self.seen).await?.into();
         Ok(())
     }
 

@@ -48,10 +48,10 @@ struct Told {
 async fn watch(
     State(node): Shared,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refusal> {
-    let told = Told { seen: node.changes_of_records(), node, last: String::new() };
+    let told = Told { seen: node.records.subscribe(), node, last: String::new() };
     let stream = futures::stream::unfold(told, |mut told| async {
         if !told.last.is_empty() {
-            told.node.wait_changed(&mut told.seen, BEAT).await;
+            let _ = tokio::time::timeout(BEAT, told.seen.changed()).await;
             tokio::time::sleep(GATHER).await;
             told.seen.mark_unchanged();
         }

@@ -3,8 +3,9 @@
 use super::pools::progress;
 use super::{Answer, Asked, Body, Listing, Refusal, Shared, detached};
 use crate::Node;
+use crate::blocking::blocking;
 use crate::problem::{OrProblem, io, not_found};
-use crate::transfer::{PIECE, blocking};
+use crate::transfer::PIECE;
 use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::extract::{Path, State};
@@ -58,6 +59,7 @@ pub async fn kernel_remove(State(node): Shared, Path(kernel): Path<String>) -> A
     let last = images.kernels().or_problem()?.len() == 1;
     // Whoever makes a pool waits for the records meanwhile.
     let removed = node
+        .records
         .change(|world, _| {
             let mut pools = world.pools.values();
             let needs = |pool: &&Pool| match &pool.kernel {
@@ -102,25 +104,23 @@ fn kernel_view(kernel: &KernelInfo) -> KernelView {
 
 pub async fn list(State(node): Shared, Asked { page, .. }: Asked) -> Listing<ImageView> {
     let images = node.parts.images.list().or_problem()?;
-    let views = node
-        .read(|world| {
-            let view = |image: &mvm_image::Revision| ImageView {
-                pools: world
-                    .pools
-                    .values()
-                    .filter(|pool| pool.revisions.iter().any(|r| r.digest == image.digest))
-                    .map(|pool| pool.reference.clone())
-                    .collect(),
-                digest: image.digest.clone(),
-                flake_ref: image.flake.clone(),
-                profile: image.profile.clone(),
-                size_bytes: image.size_bytes,
-                content: image.content(),
-                built_at: image.built_at,
-            };
-            page.of(images.iter().map(view))
-        })
-        .await;
+    let views = node.records.read(|world| {
+        let view = |image: &mvm_image::Revision| ImageView {
+            pools: world
+                .pools
+                .values()
+                .filter(|pool| pool.revisions.iter().any(|r| r.digest == image.digest))
+                .map(|pool| pool.reference.clone())
+                .collect(),
+            digest: image.digest.clone(),
+            flake_ref: image.flake.clone(),
+            profile: image.profile.clone(),
+            size_bytes: image.size_bytes,
+            content: image.content(),
+            built_at: image.built_at,
+        };
+        page.of(images.iter().map(view))
+    });
     Ok(views)
 }
 
@@ -143,18 +143,20 @@ pub async fn gc(State(node): Shared, Body(body): Body<Gc>) -> Result<Json<GcResu
 }
 
 async fn in_use(node: &Node) -> BTreeSet<String> {
-    node.read(|world| {
-        let mut digests: BTreeSet<String> =
-            world.instances.values().map(|instance| instance.revision.clone()).collect();
-        for pool in world.pools.values() {
-            let current = pool.current.unwrap_or(0);
-            let previous = pool.revisions.iter().rfind(|r| r.number < current);
-            let kept = pool.revisions.iter().filter(|r| r.number == current).chain(previous);
-            digests.extend(kept.map(|revision| revision.digest.clone()));
-        }
-        digests
-    })
-    .await
+    // What a change that is under way needs is not removed under it.
+    node.records
+        .alone(|world| {
+            let mut digests: BTreeSet<String> =
+                world.instances.values().map(|instance| instance.revision.clone()).collect();
+            for pool in world.pools.values() {
+                let current = pool.current.unwrap_or(0);
+                let previous = pool.revisions.iter().rfind(|r| r.number < current);
+                let kept = pool.revisions.iter().filter(|r| r.number == current).chain(previous);
+                digests.extend(kept.map(|revision| revision.digest.clone()));
+            }
+            digests
+        })
+        .await
 }
 
 /// Receives an image from a node that has it.

@@ -33,15 +33,13 @@ pub async fn list(
     ConnectInfo(peer): Caller,
     Asked { page, filter }: Asked<InstanceFilter>,
 ) -> Listing<InstanceView> {
-    let references = node
-        .read(|world| {
-            let wanted = |i: &&mvm_model::Instance| {
-                let tenant = &i.pool.tenant;
-                peer.sees(tenant) && filter.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
-            };
-            page.of(world.instances.values().filter(wanted).map(|i| i.reference()))
-        })
-        .await;
+    let references = node.records.read(|world| {
+        let wanted = |i: &&mvm_model::Instance| {
+            let tenant = &i.pool.tenant;
+            peer.sees(tenant) && filter.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
+        };
+        page.of(world.instances.values().filter(wanted).map(|i| i.reference()))
+    });
     Ok(show_all(&node, references).await)
 }
 
@@ -51,12 +49,10 @@ pub async fn list_of_pool(
     Asked { page, .. }: Asked,
 ) -> Listing<InstanceView> {
     let pool = pool_reference(at)?;
-    let references = node
-        .read(|world| {
-            world.pool(&pool)?;
-            Ok::<_, Problem>(page.of(world.of_pool(&pool).map(|i| i.reference())))
-        })
-        .await?;
+    let references = node.records.read(|world| {
+        world.pool(&pool)?;
+        Ok::<_, Problem>(page.of(world.of_pool(&pool).map(|i| i.reference())))
+    })?;
     Ok(show_all(&node, references).await)
 }
 
@@ -99,7 +95,7 @@ pub async fn create(
 pub async fn destroy(State(node): Shared, Path(at): InInstance) -> Answer<Done> {
     let reference = reference(at)?;
     detached(async move {
-        node.read(|world| world.instance(&reference).map(|_| ())).await?;
+        node.records.read(|world| world.instance(&reference).map(|_| ()))?;
         node.destroy(reference.id, &Mover::Force).await
     })
     .await?;
@@ -174,7 +170,7 @@ async fn hold(
     from: &[InstanceState],
     verb: &str,
 ) -> Answer<Moved> {
-    let state = node.read(|world| world.instance(&reference).map(|i| i.state)).await?;
+    let state = node.records.read(|world| world.instance(&reference).map(|i| i.state))?;
     if !from.contains(&state) {
         let other = if verb == "start" { "wake" } else { "start" };
         return Err(Refusal(
@@ -200,7 +196,7 @@ async fn put(
     holder: String,
 ) -> Answer<Moved> {
     let moved = detached(async move {
-        let state = node.read(|world| world.instance(&reference).map(|i| i.state)).await?;
+        let state = node.records.read(|world| world.instance(&reference).map(|i| i.state))?;
         if state != to {
             state.check(to)?;
         }
@@ -232,7 +228,7 @@ pub async fn ssh(
     Path(at): InInstance,
 ) -> Answer<SshAccess> {
     let reference = reference(at)?;
-    let instance = node.read(|world| world.instance(&reference).cloned()).await?;
+    let instance = node.records.read(|world| world.instance(&reference).cloned())?;
     let root = &node.parts.root;
     let files = root.files(instance.id);
     if !files.known_hosts().exists() {
@@ -268,7 +264,7 @@ pub async fn logs(
     Query(options): Query<Follow>,
 ) -> Result<HttpBody, Refusal> {
     let reference = reference(at)?;
-    node.read(|world| world.instance(&reference).map(|_| ())).await?;
+    node.records.read(|world| world.instance(&reference).map(|_| ()))?;
     let path = node.parts.root.files(reference.id).console();
     let file = match tokio::fs::File::open(&path).await {
         Ok(file) => file,

@@ -134,7 +134,7 @@ pub async fn artifact(
     Path((id, index)): Path<(String, usize)>,
 ) -> Result<HttpBody, Refusal> {
     let id = node.job_for(&peer, &id).await?;
-    let job = node.read(|world| world.job(id).cloned()).await?;
+    let job = node.records.read(|world| world.job(id).cloned())?;
     let known = job.artifacts.get(index).filter(|artifact| artifact.bytes.is_some());
     if known.is_none() {
         let what = format!("artifact {index} of job {id}");

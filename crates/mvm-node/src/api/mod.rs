@@ -60,7 +60,7 @@ fn app(node: Arc<Node>) -> Router {
 fn router(node: Arc<Node>) -> Router {
     routes()
         .once(Once {
-            store: node.parts.store.clone(),
+            store: node.records.store().clone(),
             server: Server::Agent,
             started_at: node.started_at,
             seal: None,
@@ -155,9 +155,9 @@ async fn agent(State(node): Shared) -> Json<AgentInfo> {
         simulated: driver.simulated,
         netns: node.parts.netns.clone(),
         started_at: wall_of(node.started_at),
-        instances: node.read(|world| world.instances.len()).await,
+        instances: node.records.read(|world| world.instances.len()),
         capacity: node.capacity(),
-        shortfalls: node.read(|world| lacks.with(world)).await.all(),
+        shortfalls: node.records.read(|world| lacks.with(world)).all(),
         desired: node.desired_status().await,
     })
 }

@@ -31,12 +31,12 @@ pub async fn list(
     Asked { page, .. }: Asked,
 ) -> Listing<PoolView> {
     let lacks = node.lacks();
-    let views = node.read(|world| {
+    let views = node.records.read(|world| {
         let lacks = lacks.with(world);
         let seen = world.pools.values().filter(|pool| peer.sees(&pool.reference.tenant));
         page.of(seen.map(|pool| node.pool_view(world, pool, &lacks)))
     });
-    Ok(views.await)
+    Ok(views)
 }
 
 pub async fn list_of_tenant(
@@ -46,27 +46,23 @@ pub async fn list_of_tenant(
 ) -> Listing<PoolView> {
     let tenant: Name = tenant.parse()?;
     let lacks = node.lacks();
-    let views = node
-        .read(|world| {
-            world.tenant(&tenant)?;
-            let lacks = lacks.with(world);
-            let pools = world.pools.values().filter(|pool| pool.reference.tenant == tenant);
-            Ok::<_, mvm_api::Problem>(
-                page.of(pools.map(|pool| node.pool_view(world, pool, &lacks))),
-            )
-        })
-        .await?;
+    let views = node.records.read(|world| {
+        world.tenant(&tenant)?;
+        let lacks = lacks.with(world);
+        let pools = world.pools.values().filter(|pool| pool.reference.tenant == tenant);
+        Ok::<_, mvm_api::Problem>(page.of(pools.map(|pool| node.pool_view(world, pool, &lacks))))
+    })?;
     Ok(views)
 }
 
 pub async fn show(State(node): Shared, Path(at): InPool) -> Answer<PoolView> {
     let pool = reference(at)?;
     let lacks = node.lacks();
-    let view = node.read(|world| {
+    let view = node.records.read(|world| {
         let lacks = lacks.with(world);
         world.pool(&pool).map(|pool| node.pool_view(world, pool, &lacks))
     });
-    Ok(Json(view.await?))
+    Ok(Json(view?))
 }
 
 pub async fn create(
@@ -125,7 +121,7 @@ pub async fn build(
     Body(body): Body<BuildPool>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refusal> {
     let pool = reference(at)?;
-    node.read(|world| world.pool(&pool).map(|_| ())).await?;
+    node.records.read(|world| world.pool(&pool).map(|_| ()))?;
     Ok(progress(move |progress| async move { node.build_pool(&pool, body, &progress).await }))
 }
 

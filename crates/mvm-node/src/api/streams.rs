@@ -71,11 +71,11 @@ pub async fn guest(
         let _session = session;
         let Ok(upgraded) = upgrade.await else { return };
         let (target, tenant) = (reference.to_string(), &reference.pool.tenant);
-        let lease = node.read(|world| {
+        let lease = node.records.read(|world| {
             let instance = world.instances.get(&reference.id)?;
             Some(instance.lease.as_ref()?.id.clone())
         });
-        let entry = Entry { actor, target, lease: lease.await, ..Entry::default() };
+        let entry = Entry { actor, target, lease, ..Entry::default() };
         let mut client = TokioIo::new(upgraded);
         let why = || slot.why_ended();
         session::pass(&node.audit, tenant, entry, &mut client, &mut stream, why).await;
@@ -85,7 +85,7 @@ pub async fn guest(
 
 /// Brings an instance that was ever started to `running`, under a lease of the caller's.
 async fn awake(node: &Arc<Node>, reference: &InstanceRef, wish: &Wish) -> crate::Result<()> {
-    let instance = node.read(|world| world.instance(reference).cloned()).await?;
+    let instance = node.records.read(|world| world.instance(reference).cloned())?;
     match instance.state {
         InstanceState::Running
             if instance.intent.is_none() && instance.lease.is_some() && wish.lease_s.is_none() =>

@@ -12,16 +12,17 @@ pub async fn list(
     ConnectInfo(peer): Caller,
     Asked { page, .. }: Asked,
 ) -> Listing<TenantView> {
-    let views = node.read(|world| {
+    let views = node.records.read(|world| {
         let seen = world.tenants.values().filter(|tenant| peer.sees(&tenant.name));
         page.of(seen.map(|tenant| node.tenant_view(world, tenant)))
     });
-    Ok(views.await)
+    Ok(views)
 }
 
 pub async fn show(State(node): Shared, Path(name): Path<String>) -> Answer<TenantView> {
     let name: Name = name.parse()?;
-    let view = node.read(|world| world.tenant(&name).map(|t| node.tenant_view(world, t))).await?;
+    let view =
+        node.records.read(|world| world.tenant(&name).map(|t| node.tenant_view(world, t)))?;
     Ok(Json(view))
 }
 
@@ -29,7 +30,7 @@ pub async fn create(State(node): Shared, Body(body): Body<CreateTenant>) -> Answ
     let name = body.name.clone();
     let maker = node.clone();
     detached(async move { maker.create_tenant(body).await }).await?;
-    let view = node.read(|w| w.tenants.get(&name).map(|t| node.tenant_view(w, t))).await;
+    let view = node.records.read(|w| w.tenants.get(&name).map(|t| node.tenant_view(w, t)));
     Ok(Json(view.ok_or_else(|| not_found(format!("tenant {name} any more"), ""))?))
 }
 

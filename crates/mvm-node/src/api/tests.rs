@@ -8,9 +8,9 @@ mod shortfalls;
 
 use super::{app, routes, stop};
 use crate::node::{Node, Parts};
-use crate::root::Root;
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
+use crate::state_dir::StateDir;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
@@ -31,7 +31,7 @@ use tower::ServiceExt;
 /// leased instance each.
 async fn node() -> (TempDir, Arc<Node>) {
     let dir = tempfile::tempdir().expect("directory");
-    let root = Root::open(dir.path()).expect("root");
+    let root = StateDir::open(dir.path()).expect("root");
     let images = ImageStore::open(root.path(), GuestBinary::new(b"")).expect("images");
     let kept = root.path().join("sim");
     let sim = SimHypervisor::open(Latencies::NONE, Arc::new(SimulatedGuest::default()), &kept)
@@ -86,7 +86,7 @@ async fn seed(node: &Node, tenant: &str, number: u32) {
         },
     });
     let instance: Instance = serde_json::from_value(record).expect("an instance");
-    let done = node.change(|_, changes| {
+    let done = node.records.change(|_, changes| {
         changes.put_tenant(tenant_record);
         changes.put_pool(pool);
         changes.put_instance(instance);
@@ -275,7 +275,7 @@ async fn every_create_of_the_table_honours_its_key() {
             value: serde_json::to_vec(&kept).expect("JSON"),
             expect: mvm_store::Expect::Any,
         };
-        node.parts.store.commit(vec![write]).await.expect("written");
+        node.records.store().commit(vec![write]).await.expect("written");
         let request = Request::builder().method(route.method).uri(&path);
         let request = request.header("content-type", "application/json");
         let request = request.header("idempotency-key", "k1").body(Body::from(body));
@@ -308,7 +308,7 @@ async fn a_create_with_a_key_happens_once() {
         kept("dead", 1, None),
         kept("busy", node.started_at, None),
     ];
-    node.parts.store.commit(writes).await.expect("written");
+    node.records.store().commit(writes).await.expect("written");
     for (name, key, status, code) in [
         ("new", "dead", 409, "idempotency_outcome_unknown"),
         ("new", "busy", 409, "idempotency_key_in_use"),
@@ -325,7 +325,7 @@ async fn a_create_with_a_key_happens_once() {
         let (status, body) = make(&app, name, "free").await;
         assert!(status == 409 && !body["code"].to_string().contains("idempotency"), "{body}");
     }
-    assert_eq!(node.parts.store.list("idempotency/").await.expect("listed").len(), 3);
+    assert_eq!(node.records.store().list("idempotency/").await.expect("listed").len(), 3);
 }
 
 /// Whoever asked it to end gets an answer first, however long the log of who did it takes.

@@ -8,7 +8,7 @@ mod prune;
 use crate::Result;
 use crate::clock::wall;
 use crate::problem::io;
-use crate::root::make_dir;
+use crate::state_dir::make_dir;
 use mvm_api::Problem;
 use mvm_api::audit::AuditLogView;
 use mvm_model::audit::{self, AGENT, Chain, Entry, NODE_LOG, OK};
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex as Lock, PoisonError};
 use tokio::sync::watch;
 
-use crate::node::locked;
+use crate::locks::locked;
 
 /// A file that has grown to this size in bytes is followed by another.
 const FILE_BYTES: u64 = 16 << 20;
@@ -175,7 +175,7 @@ fn remove_rests(dir: &Path) -> Result<()> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
     let paths = entries.flatten().map(|entry| entry.path());
     let mut rests = paths.filter(|path| path.extension().is_some_and(|e| e == prune::REST));
-    rests.try_for_each(|path| crate::root::remove_file(&path))
+    rests.try_for_each(|path| crate::state_dir::remove_file(&path))
 }
 
 impl LogFile {

@@ -11,7 +11,8 @@ mod log;
 pub mod session;
 
 use crate::Result;
-use crate::node::{Node, locked};
+use crate::locks::locked;
+use crate::node::Node;
 use log::{Logs, Written};
 use mvm_api::audit::{AuditLogView, PrunedView};
 use mvm_model::audit::{AGENT, Entry, NODE_LOG, OK, bounded};
@@ -203,7 +204,7 @@ impl Node {
     /// written does not keep a job from running that was accepted.
     pub(crate) async fn begin_job(&self, id: JobId, instance: &Instance) -> Option<Act> {
         let about = |job: &Job| (job.holder.clone(), job.spec.argv.first().map(|p| bounded(p)));
-        let (actor, program) = self.read(|world| world.jobs.get(&id).map(about)).await?;
+        let (actor, program) = self.records.read(|world| world.jobs.get(&id).map(about))?;
         let entry = Entry {
             actor,
             verb: "job.run".to_owned(),
@@ -255,7 +256,7 @@ impl Node {
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let about = |i: &Instance| (i.reference(), i.lease.as_ref().map(|lease| lease.id.clone()));
-        let about = self.read(|world| world.instances.get(&instance).map(about)).await;
+        let about = self.records.read(|world| world.instances.get(&instance).map(about));
         match about {
             Some((reference, lease)) => {
                 let InstanceRef { pool, .. } = &reference;
@@ -268,6 +269,6 @@ impl Node {
     /// The tenant, if there is one of that name: a log is not begun for any name that is called.
     pub(crate) async fn known(&self, tenant: Option<&Name>) -> Option<Name> {
         let tenant = tenant?;
-        self.read(|world| world.tenants.contains_key(tenant)).await.then(|| tenant.clone())
+        self.records.read(|world| world.tenants.contains_key(tenant)).then(|| tenant.clone())
     }
 }

@@ -3,7 +3,7 @@
 use super::host::Host;
 use super::queue;
 use crate::node::Node;
-use crate::world::World;
+use crate::records::World;
 use futures::FutureExt;
 use mvm_hypervisor::Hypervisor;
 use mvm_model::event::Event;
@@ -21,11 +21,12 @@ const LOOKS: u32 = 50;
 /// looked at again.
 pub async fn faults(node: &Arc<Node>, host: &Host) -> Vec<String> {
     for _ in 0..LOOKS {
-        let world = node.read(World::clone).await;
+        let world = node.records.read(World::clone);
         let faults = faults_of(node, world.clone(), host).await;
-        let moves =
-            node.read(|now| (&now.instances, &now.pools) != (&world.instances, &world.pools));
-        let moves = moves.await || world.instances.values().any(|i| has_died(node, i));
+        let moves = node
+            .records
+            .read(|now| (&now.instances, &now.pools) != (&world.instances, &world.pools));
+        let moves = moves || world.instances.values().any(|i| has_died(node, i));
         if faults.is_empty() || !moves {
             return faults;
         }
@@ -56,7 +57,7 @@ async fn faults_of(node: &Arc<Node>, world: World, host: &Host) -> Vec<String> {
 
 /// In memory as on disk, whole, and within the quotas.
 async fn records(node: &Node, world: &World, faults: &mut Vec<String>) {
-    let kept = World::load(node.parts.store.as_ref()).await.expect("records");
+    let kept = World::load(node.records.store().as_ref()).await.expect("records");
     if kept.instances != world.instances || kept.pools != world.pools {
         faults.push("the records in memory are not those on disk".to_owned());
     }
@@ -230,7 +231,7 @@ fn templates(node: &Node, world: &World, faults: &mut Vec<String>) {
 
 /// Numbered without a gap, and each instance's tell one story, which ends where its record is.
 async fn events(node: &Node, world: &World, faults: &mut Vec<String>) {
-    let events: Vec<Event> = node.events_after(0).await.expect("events");
+    let events: Vec<Event> = node.records.events_after(0).await.expect("events");
     let mut states: BTreeMap<String, State> = BTreeMap::new();
     for (event, id) in events.iter().zip(1..) {
         let instance = event.instance.to_string();

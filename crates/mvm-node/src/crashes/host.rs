@@ -2,9 +2,9 @@
 
 use crate::node::{Node, Parts};
 use crate::problem::OrProblem;
-use crate::root::Root;
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
+use crate::state_dir::StateDir;
 use crate::{Result, desired, jobs, liveness, reconcile, recovery};
 use async_trait::async_trait;
 use mvm_hypervisor::Hypervisor;
@@ -197,14 +197,14 @@ impl Host {
     pub fn disconnect(&self) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let cleared = runtime.expect("a runtime").block_on(async {
-            let root = Root::open(self.dir.path())?;
+            let root = StateDir::open(self.dir.path())?;
             Network::open(root.short_id()).await.or_problem()?.clear().await.or_problem()
         });
         cleared.expect("links to be removed");
     }
 
     async fn open(&self, machines: SimHypervisor, records: Arc<Ledger>) -> Result<Arc<Node>> {
-        let root = Root::open(self.dir.path())?;
+        let root = StateDir::open(self.dir.path())?;
         let images = ImageStore::open(root.path(), GuestBinary::new(b"")).or_problem()?;
         let network = Network::open(root.short_id()).await.or_problem()?;
         Node::open(Parts {

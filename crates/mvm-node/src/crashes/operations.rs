@@ -200,10 +200,10 @@ async fn abandoned_claim(node: &Arc<Node>) -> Result<()> {
     let leader = Leader { fleet_id: name("f"), epoch: 1 };
     let (pool, holder) = (runners(), "uid:0".to_owned());
     node.fleet_claim(id, NodeClaim { leader, pool, holder, lease_s: None }).await?;
-    let mut changes = node.changes_of_records();
+    let mut changes = node.records.subscribe();
     crate::clock::advance(HOLD_MS);
     node.expire_leases().await;
-    while node.read(|world| leased(world, id).is_ok()).await {
+    while node.records.read(|world| leased(world, id).is_ok()) {
         let _ = changes.changed().await;
     }
     Ok(())
@@ -447,13 +447,14 @@ pub async fn linger_no_more(node: &Arc<Node>) -> Result<()> {
 
 /// What `pool build` records once the image is there.
 pub async fn build(node: &Arc<Node>, reference: &PoolRef, digest: &str) -> Result<()> {
-    node.change(|world, changes| {
-        let mut pool = world.pool(reference)?.clone();
-        pool.record_build(digest, now());
-        changes.put_pool(pool);
-        Ok(())
-    })
-    .await
+    node.records
+        .change(|world, changes| {
+            let mut pool = world.pool(reference)?.clone();
+            pool.record_build(digest, now());
+            changes.put_pool(pool);
+            Ok(())
+        })
+        .await
 }
 
 pub async fn scale(node: &Arc<Node>, counts: Counts) -> Result<()> {
@@ -477,7 +478,7 @@ pub async fn instance(node: &Arc<Node>, state: State) -> Result<()> {
 }
 
 pub async fn only(node: &Arc<Node>) -> Result<Instance> {
-    let found = node.read(|world| world.instances.values().next().cloned()).await;
+    let found = node.records.read(|world| world.instances.values().next().cloned());
     found.ok_or_else(|| crate::problem::not_found("instance", "none is left"))
 }
 
@@ -488,7 +489,7 @@ async fn bring(node: &Arc<Node>, to: State) -> Result<()> {
         node.bring(instance.id, State::Running, &Mover::Force).await?;
     }
     node.bring(instance.id, to, &Mover::Force).await?;
-    let now = node.read(|world| world.instances.get(&instance.id).map(|i| i.state)).await;
+    let now = node.records.read(|world| world.instances.get(&instance.id).map(|i| i.state));
     assert_eq!(now.unwrap_or(State::Destroyed), to);
     Ok(())
 }
@@ -512,7 +513,7 @@ pub async fn claim(node: &Arc<Node>) -> Result<()> {
 
 /// Cuts the snapshot of the pool's template off.
 pub async fn damage_template(node: &Arc<Node>) {
-    let pool = node.read(|world| world.pools[&runners()].clone()).await;
+    let pool = node.records.read(|world| world.pools[&runners()].clone());
     let template = node.template_of_pool(&pool).expect("a template");
     std::fs::write(template.files.snapshot(), "").expect("written");
 }

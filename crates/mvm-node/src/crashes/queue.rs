@@ -3,7 +3,7 @@
 use super::operations::{Operation, counts, pool, pool_in_with, runners, scale, step, tenant};
 use crate::Result;
 use crate::node::Node;
-use crate::world::World;
+use crate::records::World;
 use axum::body::Bytes;
 use mvm_api::jobs::SubmitJob;
 use mvm_archive::{Entry, Kind, Time, Writer};
@@ -102,7 +102,7 @@ async fn with_files(node: Arc<Node>) -> Result<()> {
 async fn canceled(node: Arc<Node>) -> Result<()> {
     let spec = spec(&format!("echo {RAN}; sleep 1"));
     let id = node.create_job(&runners(), wanted(spec, false), holder()).await?.job_id;
-    while node.read(|world| world.job(id).map(|job| job.state)).await? < JobState::Running {
+    while node.records.read(|world| world.job(id).map(|job| job.state))? < JobState::Running {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     node.cancel_job(id, "a test says so").await?;
@@ -159,7 +159,7 @@ pub async fn unrest(node: &Node, world: &World) -> Option<String> {
             return Some(problem.to_string());
         }
     }
-    node.jobs.kick.notify_one();
+    node.records.touch();
     Some(format!("{job:?}"))
 }
 

@@ -19,14 +19,14 @@ async fn next_way(node: &Arc<Node>) -> Option<WayUp> {
 }
 
 async fn renewal(node: &Arc<Node>) -> Option<Renewal> {
-    node.read(|world| node.renewal_of(&world.pools[&runners()])).await
+    node.records.read(|world| node.renewal_of(&world.pools[&runners()]))
 }
 
 /// The pool's template is there again, and everybody is told why.
 async fn told(node: &Arc<Node>, why: &str, times: u32) {
     let renewed = renewal(node).await.expect("told");
     assert!(renewed.done && renewed.reason.contains(why), "{renewed:?}");
-    let events = node.events_after(0).await.expect("events");
+    let events = node.records.events_after(0).await.expect("events");
     let because = |reason: &Option<String>| reason.as_ref().is_some_and(|r| r.contains(why));
     let made = events.iter().filter(|event| event.cause == "template" && because(&event.reason));
     assert_eq!(made.count(), 1, "{events:?}");

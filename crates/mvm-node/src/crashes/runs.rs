@@ -6,7 +6,7 @@ use super::operations::Operation;
 use super::queue;
 use crate::Result;
 use crate::node::Node;
-use crate::world::World;
+use crate::records::World;
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::lease::Purpose;
 use mvm_model::plan::plan;
@@ -41,7 +41,7 @@ fn on(host: &Host, operation: &Operation, strikes: [Option<Strike>; 2]) -> Outco
     let checked = host.agent(async |node| {
         (operation.prepare)(node.clone()).await.map_err(|problem| format!("prepare: {problem}"))?;
         settle(&node).await?;
-        before = Some(node.read(World::clone).await);
+        before = Some(node.records.read(World::clone));
         host.arm(strikes[0]);
         outcome = Some((operation.act)(node.clone()).await);
         settle(&node).await?;
@@ -80,7 +80,7 @@ pub async fn settle(node: &Arc<Node>) -> Outcome<()> {
         if let Some(why) = busy.filter(|_| began.elapsed() > PATIENCE) {
             return Err(format!("it does not come to rest: {why}"));
         }
-        node.kick.notify_one();
+        node.wake.notify();
         node.desired.kick.notify_one();
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -90,7 +90,7 @@ pub async fn settle(node: &Arc<Node>) -> Outcome<()> {
 
 /// What is under way or left to do. Waits for back-off are cut short.
 async fn unrest(node: &Arc<Node>) -> Option<String> {
-    let world = node.read(World::clone).await;
+    let world = node.records.read(World::clone);
     if let Some(instance) = world.instances.values().find(|i| i.is_busy()) {
         return Some(format!("{instance:?}"));
     }
@@ -148,7 +148,7 @@ struct Aftermath<'a> {
 impl Aftermath<'_> {
     async fn check(&self, before: Option<&World>, outcome: Option<&Result<()>>) -> Outcome<()> {
         let mut faults = checks::faults(self.node, self.host).await;
-        let after = self.node.read(World::clone).await;
+        let after = self.node.records.read(World::clone);
         if let (None, Some(Err(problem))) = (self.strikes[0], outcome) {
             faults.push(format!("it failed by itself: {problem}"));
         }

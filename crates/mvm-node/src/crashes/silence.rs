@@ -143,7 +143,7 @@ fn run(
 
 /// Destroys every instance there is, each in time.
 async fn destroy_all(node: &Arc<Node>) -> Outcome<()> {
-    let ids: Vec<InstanceId> = node.read(|world| world.instances.keys().copied().collect()).await;
+    let ids: Vec<InstanceId> = node.records.read(|world| world.instances.keys().copied().collect());
     for id in ids {
         match tokio::time::timeout(HANGS, node.destroy(id, &Mover::Force)).await {
             Err(_) => return Err(format!("the end of {id} hangs")),

@@ -5,8 +5,8 @@ use super::host::{Host, own_network};
 use super::operations::{instance, pool, runners, wish};
 use crate::Result;
 use crate::node::Node;
+use crate::records::World;
 use crate::walls;
-use crate::world::World;
 use mvm_model::lease::Purpose;
 use mvm_model::{Mover, Recycle, State};
 use std::process::Command;
@@ -51,7 +51,7 @@ fn nobody_gets_a_machine_whose_walls_are_gone() {
             instance(&node, state).await?;
         }
         let mut made: Vec<_> =
-            node.read(|world| world.instances.values().map(|i| i.id).collect()).await;
+            node.records.read(|world| world.instances.values().map(|i| i.id).collect());
         while let Some(id) = made.pop() {
             nft(FLUSH);
             node.bring(id, State::Running, &Mover::Agent).await?;
@@ -75,14 +75,15 @@ fn walls_that_somebody_tears_down_are_back_within_seconds() {
         let wounds =
             [(FLUSH, "all tables are gone"), (&chain, "chain inet out_of_tenant was changed")];
         for (wound, said) in wounds {
-            let (since, times) = (node.newest_event(), node.passes.walls_restored.get());
+            let (since, times) = (node.records.newest_event(), node.passes.walls_restored.get());
             nft(wound);
             let began = Instant::now();
-            while node.passes.walls_restored.get() == times || node.newest_event() == since {
+            while node.passes.walls_restored.get() == times || node.records.newest_event() == since
+            {
                 assert!(began.elapsed() < Duration::from_secs(5), "{wound}: nobody mends it");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            let told = node.events_after(since).await?;
+            let told = node.records.events_after(since).await?;
             // Of the machine that runs, and of no other.
             assert_eq!(told.len(), 1, "{told:?}");
             assert_eq!((told[0].cause.as_str(), told[0].to), ("firewall", State::Running));
@@ -107,12 +108,10 @@ fn links_that_somebody_takes_away_are_back_within_seconds_or_told() {
         for state in [State::Running, State::Warm, State::Sleeping] {
             instance(&node, state).await?;
         }
-        let (bridge, taps) = node
-            .read(|world| {
-                let wanted = node.wanted(world);
-                (wanted.bridges[0].clone(), wanted.taps)
-            })
-            .await;
+        let (bridge, taps) = node.records.read(|world| {
+            let wanted = node.wanted(world);
+            (wanted.bridges[0].clone(), wanted.taps)
+        });
         assert_eq!(taps.len(), 2);
         let watch = tokio::spawn(walls::watch(node.clone()));
         let (name, tap) = (&bridge.name, &taps[0].name);
@@ -125,11 +124,11 @@ fn links_that_somebody_takes_away_are_back_within_seconds_or_told() {
             ("it is not there", &|| drop(run("ip", &format!("link del {name}")))),
         ];
         for (said, wound) in wounds {
-            let since = node.newest_event();
+            let since = node.records.newest_event();
             wound();
             let began = Instant::now();
             let heard = async || -> Result<String> {
-                let told = node.events_after(since).await?;
+                let told = node.records.events_after(since).await?;
                 let told = told.into_iter().filter(|event| event.cause == "network");
                 let told: Vec<String> = told.filter_map(|event| event.reason).collect();
                 Ok(told.join(" "))
@@ -149,12 +148,12 @@ fn links_that_somebody_takes_away_are_back_within_seconds_or_told() {
                 let mut all = world.instances.values();
                 all.find(|i| node.tap_name(i) == tap.name).map(|i| i.id).expect("its instance")
             };
-            let id = node.read(named).await;
+            let id = node.records.read(named);
             run("ip", &format!("link del {}", tap.name));
             let began = Instant::now();
             loop {
                 assert!(began.elapsed() < Duration::from_secs(5), "nobody tells it");
-                let now = node.read(|world| world.by_id(id).cloned()).await?;
+                let now = node.records.read(|world| world.by_id(id).cloned())?;
                 if now.state == State::Failed {
                     let reason = now.reason.unwrap_or_default();
                     assert!(reason.contains("was deleted under it"), "{reason}");

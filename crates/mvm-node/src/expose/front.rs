@@ -2,7 +2,8 @@
 
 use super::Metrics;
 use crate::deadlines::DIAL;
-use crate::node::{Node, locked};
+use crate::locks::locked;
+use crate::node::Node;
 use crate::slot::Session;
 use crate::{Result, now};
 use mvm_api::Problem;

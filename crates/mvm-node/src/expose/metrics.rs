@@ -1,6 +1,6 @@
 //! What fronts count.
 
-use crate::events::{Labels, of_pool};
+use crate::labels::{Labels, of_pool};
 use mvm_model::PoolRef;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;

@@ -11,10 +11,11 @@ pub use metrics::Metrics;
 use crate::audit;
 use crate::claims::{Wish, may_run};
 use crate::clock::wall;
-use crate::node::{Node, locked};
+use crate::locks::locked;
+use crate::node::Node;
 use crate::operations::{draw_ids, new_instance};
 use crate::problem::not_found;
-use crate::world::World;
+use crate::records::World;
 use crate::{Result, now};
 use front::Front;
 use mvm_api::Problem;
@@ -67,8 +68,8 @@ impl Node {
             return Err(Problem::new(400, "invalid_value", "port 0 of the guest")
                 .hint("name the port that the guest's server listens on, 1 to 65535"));
         }
-        self.read(|world| world.pool(pool).map(drop)).await?;
-        let known = self.read(|world| world.exposes.get(&wanted.listen).cloned()).await;
+        self.records.read(|world| world.pool(pool).map(drop))?;
+        let known = self.records.read(|world| world.exposes.get(&wanted.listen).cloned());
         let (record, listener) = match known {
             Some(known) if known.pool == *pool && known.to == wanted.to => {
                 (Expose { limits: wanted.limits, ..known }, None)
@@ -95,15 +96,16 @@ impl Node {
                 (record, Some(listener))
             }
         };
-        self.change(|world, changes| {
-            world.pool(pool)?;
-            // Instances may have been added since it was read.
-            let kept = world.exposes.get(&record.listen).map(|known| known.instances.clone());
-            let instances = kept.unwrap_or_default();
-            changes.put_expose(Expose { instances, ..record.clone() });
-            Ok(())
-        })
-        .await?;
+        self.records
+            .change(|world, changes| {
+                world.pool(pool)?;
+                // Instances may have been added since it was read.
+                let kept = world.exposes.get(&record.listen).map(|known| known.instances.clone());
+                let instances = kept.unwrap_or_default();
+                changes.put_expose(Expose { instances, ..record.clone() });
+                Ok(())
+            })
+            .await?;
         match listener {
             Some(listener) => drop(self.open_front(&record, Some(listener))),
             None => self.set_limits(&record),
@@ -127,7 +129,7 @@ impl Node {
     /// At start: opens the fronts again, with the instances that still serve them.
     pub(crate) async fn open_fronts(self: &Arc<Self>) -> Result<()> {
         let records: Vec<Expose> =
-            self.read(|world| world.exposes.values().cloned().collect()).await;
+            self.records.read(|world| world.exposes.values().cloned().collect());
         for record in records {
             let front = self.open_front(&record, None);
             for (id, state) in self.held_by(&record).await {
@@ -145,17 +147,16 @@ impl Node {
 
     /// The instances that are leased for a front, and their states.
     async fn held_by(&self, record: &Expose) -> Vec<(InstanceId, State)> {
-        self.read(|world| {
+        self.records.read(|world| {
             let held = world.of_pool(&record.pool).filter(|i| is_held_by(i, record.listen));
             held.map(|instance| (instance.id, instance.state)).collect()
         })
-        .await
     }
 
     /// Whether the instance is leased for this front and runs.
     async fn is_held(&self, id: InstanceId, listen: SocketAddr) -> bool {
         let held = |i: &Instance| is_held_by(i, listen) && i.state == State::Running;
-        self.read(|world| world.instances.get(&id).is_some_and(held)).await
+        self.records.read(|world| world.instances.get(&id).is_some_and(held))
     }
 
     /// Takes fronts of a pool away: all, or the one that listens there. Their instances are
@@ -165,13 +166,11 @@ impl Node {
         pool: &PoolRef,
         listen: Option<SocketAddr>,
     ) -> Result<()> {
-        let (records, recycle) = self
-            .read(|world| {
-                let fits = |e: &&Expose| e.pool == *pool && listen.is_none_or(|l| l == e.listen);
-                let records: Vec<Expose> = world.exposes.values().filter(fits).cloned().collect();
-                world.pool(pool).map(|pool| (records, pool.recycle))
-            })
-            .await?;
+        let (records, recycle) = self.records.read(|world| {
+            let fits = |e: &&Expose| e.pool == *pool && listen.is_none_or(|l| l == e.listen);
+            let records: Vec<Expose> = world.exposes.values().filter(fits).cloned().collect();
+            world.pool(pool).map(|pool| (records, pool.recycle))
+        })?;
         if let (Some(listen), true) = (listen, records.is_empty()) {
             let what = format!("front of {pool} on {listen}");
             return Err(not_found(what, "see them with `mvm pool expose --list`"));
@@ -187,37 +186,36 @@ impl Node {
             if recycle == Recycle::Reset {
                 let used = |i: &Instance| record.instances.contains(&i.id) && !i.is_clean();
                 let kept: Vec<InstanceId> = self
-                    .read(|world| world.of_pool(pool).filter(|i| used(i)).map(|i| i.id).collect())
-                    .await;
+                    .records
+                    .read(|world| world.of_pool(pool).filter(|i| used(i)).map(|i| i.id).collect());
                 for id in kept {
                     Box::pin(crate::reconcile::destroy_idle(self, id)).await?;
                 }
             }
             // Last: cut off before, the front is open again after a restart, and nothing is lost.
-            self.change(|_, changes| {
-                changes.remove_expose(record.listen);
-                Ok(())
-            })
-            .await?;
+            self.records
+                .change(|_, changes| {
+                    changes.remove_expose(record.listen);
+                    Ok(())
+                })
+                .await?;
         }
         Ok(())
     }
 
     /// All fronts.
     pub(crate) async fn exposes(&self) -> Vec<ExposeView> {
-        self.read(|world| {
+        self.records.read(|world| {
             world.exposes.values().map(|record| self.view_of(world, record)).collect()
         })
-        .await
     }
 
     async fn expose_view(&self, listen: SocketAddr) -> Result<ExposeView> {
-        self.read(|world| {
+        self.records.read(|world| {
             let record = world.exposes.get(&listen);
             let record = record.ok_or_else(|| not_found("such front any more", "try again"))?;
             Ok(self.view_of(world, record))
         })
-        .await
     }
 
     fn view_of(&self, world: &World, record: &Expose) -> ExposeView {
@@ -251,7 +249,7 @@ impl Node {
             let mut last = None;
             for _ in 0..TRIES {
                 let instance = self.hold_for(pool, listen).await?;
-                self.kick.notify_one();
+                self.wake.notify();
                 match self.bring(instance.id, State::Running, &Mover::of(&instance)).await {
                     Ok(_) => return Ok(instance.id),
                     Err(problem) => {
@@ -275,21 +273,22 @@ impl Node {
         let wish = Wish { holder, purpose: Purpose::Expose, lease_s: Some(LEASE_S) };
         let lease = wish.lease()?;
         let drawn = draw_ids()?;
-        self.change(|world, changes| {
-            let record = world.exposes.get(&listen).ok_or_else(gone)?;
-            let mut instance = match record.choose(world.pool(pool)?, world.of_pool(pool)) {
-                Some(found) => found.clone(),
-                None => new_instance(world, pool, &drawn)?,
-            };
-            may_run(world, &instance)?;
-            instance.lease = Some(lease);
-            instance.leases_served += 1;
-            changes.put_instance(instance.clone());
-            remember(world, changes, record, instance.id);
-            audit::note_lease(&instance);
-            Ok(instance)
-        })
-        .await
+        self.records
+            .change(|world, changes| {
+                let record = world.exposes.get(&listen).ok_or_else(gone)?;
+                let mut instance = match record.choose(world.pool(pool)?, world.of_pool(pool)) {
+                    Some(found) => found.clone(),
+                    None => new_instance(world, pool, &drawn)?,
+                };
+                may_run(world, &instance)?;
+                instance.lease = Some(lease);
+                instance.leases_served += 1;
+                changes.put_instance(instance.clone());
+                remember(world, changes, record, instance.id);
+                audit::note_lease(&instance);
+                Ok(instance)
+            })
+            .await
     }
 
     /// Once a period: ends what is idle, keeps the leases of what serves, and notices what was
@@ -306,22 +305,18 @@ impl Node {
             locked(&front.decisions).servers().map(|(id, _)| id).collect();
         let half = now() + LEASE_S * 1000 / 2;
         let (mut lost, mut due) = (Vec::new(), Vec::new());
-        let outdated = self
-            .read(|world| {
-                for id in serving {
-                    match world.instances.get(&id).filter(|i| is_held_by(i, front.listen)) {
-                        None => lost.push(id),
-                        Some(i) if i.lease.as_ref().is_some_and(|l| l.expired(half)) => {
-                            due.push(id)
-                        }
-                        Some(_) => {}
-                    }
+        let outdated = self.records.read(|world| {
+            for id in serving {
+                match world.instances.get(&id).filter(|i| is_held_by(i, front.listen)) {
+                    None => lost.push(id),
+                    Some(i) if i.lease.as_ref().is_some_and(|l| l.expired(half)) => due.push(id),
+                    Some(_) => {}
                 }
-                let record = world.exposes.get(&front.listen)?;
-                let pool = world.pools.get(&front.pool)?;
-                Some(record.outdated(pool, world.of_pool(&front.pool)))
-            })
-            .await;
+            }
+            let record = world.exposes.get(&front.listen)?;
+            let pool = world.pools.get(&front.pool)?;
+            Some(record.outdated(pool, world.of_pool(&front.pool)))
+        });
         for id in lost {
             front.lose(id);
         }
@@ -341,15 +336,16 @@ impl Node {
 
     async fn extend_held(&self, due: &[InstanceId]) -> Result<()> {
         let expires_at = now() + LEASE_S * 1000;
-        self.change(|world, changes| {
-            for instance in due.iter().filter_map(|id| world.instances.get(id)) {
-                let mut instance = instance.clone();
-                crate::claims::extend(&mut instance, expires_at);
-                changes.put_instance(instance);
-            }
-            Ok(())
-        })
-        .await
+        self.records
+            .change(|world, changes| {
+                for instance in due.iter().filter_map(|id| world.instances.get(id)) {
+                    let mut instance = instance.clone();
+                    crate::claims::extend(&mut instance, expires_at);
+                    changes.put_instance(instance);
+                }
+                Ok(())
+            })
+            .await
     }
 }
 
@@ -361,7 +357,7 @@ fn is_held_by(instance: &Instance, listen: SocketAddr) -> bool {
 /// Writes down that the instance serves the front, and forgets those that are gone.
 fn remember(
     world: &World,
-    changes: &mut crate::world::Changes,
+    changes: &mut crate::records::Transaction,
     record: &Expose,
     instance: InstanceId,
 ) {

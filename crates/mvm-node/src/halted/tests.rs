@@ -47,13 +47,13 @@ async fn running(node: &Arc<Node>) -> Result<Instance> {
 
 /// The first event of this instance with such words; those before `since` are old.
 async fn told(node: &Node, id: InstanceId, since: u64, words: &str) -> Event {
-    let mut coming = node.follow_events();
+    let mut coming = node.records.follow_events();
     let fits = |e: &Event| {
         e.id > since
             && e.instance.id == id
             && e.reason.as_ref().is_some_and(|reason| reason.contains(words))
     };
-    let kept = node.events_after(since).await.expect("events");
+    let kept = node.records.events_after(since).await.expect("events");
     if let Some(event) = kept.into_iter().find(fits) {
         return event;
     }
@@ -93,7 +93,7 @@ fn a_machine_without_space_says_so_and_goes_on_when_there_is_room_also_under_the
         assert_eq!(sim.is_running(&marker), Some(false));
         // The new agent has not taken it for one that runs.
         let gone_on = |event: &Event| event.reason.as_deref() == Some(GOES_ON);
-        assert!(!node.events_after(0).await?.iter().any(gone_on));
+        assert!(!node.records.events_after(0).await?.iter().any(gone_on));
         sim.set_obstacle(&marker, None);
         free.store(64, Ordering::SeqCst);
         told(node, machine.id, 0, GOES_ON).await;
@@ -137,9 +137,9 @@ fn a_job_whose_machine_finds_no_space_for_too_long_ends_with_that() {
         let argv = ["sleep", "3600"].map(str::to_owned).to_vec();
         let wanted = SubmitJob { spec: JobSpec { argv, ..JobSpec::default() }, hold: false };
         let job = node.create_job(&runners(), wanted, "uid:0".to_owned()).await?.job_id;
-        let mut changes = node.changes_of_records();
+        let mut changes = node.records.subscribe();
         let machine = loop {
-            let job = node.read(|world| world.job(job).cloned()).await?;
+            let job = node.records.read(|world| world.job(job).cloned())?;
             if job.state == JobState::Running {
                 break job.attempts[0].instance.id;
             }
@@ -150,7 +150,7 @@ fn a_job_whose_machine_finds_no_space_for_too_long_ends_with_that() {
         let reason = ended.reason.unwrap_or_default();
         assert_eq!(ended.state, JobState::Lost, "{reason}");
         assert!(reason.contains("no_space: it was paused for 0 s: no space on"), "{reason}");
-        while node.read(|world| world.instances.contains_key(&machine)).await {
+        while node.records.read(|world| world.instances.contains_key(&machine)) {
             changes.changed().await.expect("a node");
         }
         Ok(())
@@ -201,7 +201,7 @@ fn a_machine_that_finds_no_space_on_its_way_up_keeps_its_memory() {
             node.bring(machine.id, from, &Mover::Agent).await?;
             sim.set_obstacle(&marker, full());
             free.store(0, Ordering::SeqCst);
-            let since = node.newest_event();
+            let since = node.records.newest_event();
             haste::make(50);
             let refused = node.bring(machine.id, State::Running, &Mover::Agent).await;
             haste::make(1);

@@ -26,7 +26,7 @@ fn renewed(epoch: u64) -> RenewClaims {
 
 /// The lease with this id, if it is there.
 async fn lease(node: &Node, id: &str) -> Option<Lease> {
-    node.read(|world| crate::claims::leased(world, id).ok()?.lease.clone()).await
+    node.records.read(|world| crate::claims::leased(world, id).ok()?.lease.clone())
 }
 
 /// Whether the lease goes on after a look at all of them.
@@ -37,7 +37,7 @@ async fn goes_on(node: &Arc<Node>, id: &str) -> bool {
 
 /// Waits until the lease is gone.
 async fn gone(node: &Arc<Node>, id: &str) {
-    let mut changes = node.changes_of_records();
+    let mut changes = node.records.subscribe();
     node.expire_leases().await;
     while lease(node, id).await.is_some() {
         changes.changed().await.expect("a node");

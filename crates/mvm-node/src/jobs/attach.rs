@@ -1,7 +1,8 @@
 //! Clients that follow a job: it is queued for one, gives it its output, and ends with it.
 
 use crate::Result;
-use crate::node::{Node, locked};
+use crate::locks::locked;
+use crate::node::Node;
 use crate::problem::io;
 use mvm_api::Problem;
 use mvm_guest::frame::Frame;
@@ -44,7 +45,7 @@ impl Node {
     /// attached before, behind the first `from` bytes of its log.
     pub(crate) async fn attach_job(&self, id: JobId, from: u64) -> Result<Attached> {
         let desk = self.jobs.desk(id);
-        let job = self.read(|world| world.job(id).cloned()).await?;
+        let job = self.records.read(|world| world.job(id).cloned())?;
         let fresh = job.state == JobState::Preparing;
         if !fresh && !job.attached {
             let what = format!("job {id} is {} and attached to no client", job.state);

@@ -344,7 +344,7 @@ async fn connect(node: &Node, id: InstanceId) -> std::result::Result<Channel, Go
     let mut live = slot.gate.lock().await;
     let Some(machine) = live.machine.clone() else {
         // Whoever has seen its end has written down why.
-        let why = node.read(|world| world.instances.get(&id)?.reason.clone()).await;
+        let why = node.records.read(|world| world.instances.get(&id)?.reason.clone());
         return Err(Gone::Machine(why.unwrap_or_else(|| "it does not run any more".to_owned())));
     };
     tokio::select! {

@@ -4,7 +4,7 @@ use super::run::run;
 use crate::claims::Wish;
 use crate::node::Node;
 use crate::operations::{draw_ids, new_instance};
-use crate::world::World;
+use crate::records::World;
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_model::admission::admit_state;
@@ -25,6 +25,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Runs until the task is ended: gives instances to jobs whenever anything has changed.
 pub(crate) async fn dispatch(node: Arc<Node>) {
     let mut tidy = tokio::time::interval(PERIOD);
+    let mut changed = node.records.subscribe();
     loop {
         let failed = loop {
             match assign(&node).await {
@@ -37,7 +38,7 @@ pub(crate) async fn dispatch(node: Arc<Node>) {
             }
         };
         tokio::select! {
-            () = node.jobs.kick.notified() => {}
+            _ = changed.changed() => {}
             () = tokio::time::sleep(RETRY), if failed => {}
             _ = tidy.tick() => {
                 if let Err(problem) = node.tidy_jobs().await {
@@ -50,11 +51,12 @@ pub(crate) async fn dispatch(node: Arc<Node>) {
 
 /// Gives one job an instance, or finds that it never gets one; whether there was such a job.
 async fn assign(node: &Arc<Node>) -> Result<bool> {
-    if !node.read(|world| world.jobs.values().any(is_queued)).await {
+    if !node.records.read(|world| world.jobs.values().any(is_queued)) {
         return Ok(false);
     }
     let drawn = draw_ids()?;
     let assigned = node
+        .records
         .change(|world, changes| {
             for job in heads(world) {
                 let mut job = job.clone();
@@ -87,7 +89,7 @@ async fn assign(node: &Arc<Node>) -> Result<bool> {
     if let Some(instance) = instance {
         // Before anybody can see that it starts.
         let words = desk.listen();
-        node.kick.notify_one();
+        node.wake.notify();
         tokio::spawn(run(node.clone(), id, instance, words, false));
     }
     desk.bump();

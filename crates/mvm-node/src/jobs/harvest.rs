@@ -6,7 +6,7 @@ use super::run::WORK;
 use crate::Result;
 use crate::node::Node;
 use crate::problem::{IntoProblem, io};
-use crate::root::remove_file;
+use crate::state_dir::remove_file;
 use mvm_api::Problem;
 use mvm_archive::{Notes, plain};
 use mvm_guest::channel::Channel;

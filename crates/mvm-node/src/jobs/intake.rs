@@ -1,8 +1,10 @@
 //! Bytes that come in for jobs, watched while they do: inputs from clients, artifacts from guests.
 
-use crate::node::{Node, locked};
+use crate::Result;
+use crate::locks::locked;
+use crate::node::Node;
 use crate::problem::io;
-use crate::{Result, world::World};
+use crate::records::World;
 use mvm_api::Problem;
 use mvm_model::intake::{self, Account, Denied, Room};
 use mvm_model::{JobId, Name};
@@ -109,19 +111,16 @@ impl Drop for Arrival {
 impl Node {
     /// Begins to take in bytes of a job.
     pub(crate) async fn arrival(&self, id: JobId) -> Result<Arrival> {
-        let (mut account, others) = self
-            .read(|world: &World| {
-                let tenant = world.job(id)?.pool.tenant.clone();
-                let used = world.usage(&tenant).disk_mib << 20;
-                let quotas = world.tenant(&tenant)?.quotas;
-                let live = |job: &&mvm_model::Job| {
-                    job.pool.tenant == tenant && job.id != id && !job.state.has_ended()
-                };
-                let others: Vec<JobId> =
-                    world.jobs.values().filter(live).map(|job| job.id).collect();
-                Ok::<_, Problem>((Account { tenant, quotas, used }, others))
-            })
-            .await?;
+        let (mut account, others) = self.records.read(|world: &World| {
+            let tenant = world.job(id)?.pool.tenant.clone();
+            let used = world.usage(&tenant).disk_mib << 20;
+            let quotas = world.tenant(&tenant)?.quotas;
+            let live = |job: &&mvm_model::Job| {
+                job.pool.tenant == tenant && job.id != id && !job.state.has_ended()
+            };
+            let others: Vec<JobId> = world.jobs.values().filter(live).map(|job| job.id).collect();
+            Ok::<_, Problem>((Account { tenant, quotas, used }, others))
+        })?;
         // Inputs that wait are in no record.
         for other in others {
             let waits = tokio::fs::metadata(self.inputs_of(other)).await;

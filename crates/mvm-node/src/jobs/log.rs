@@ -181,7 +181,7 @@ impl Follow {
     }
 
     async fn is_over(&self) -> bool {
-        self.node.read(|w| w.jobs.get(&self.id).is_none_or(|job| job.state.has_ended())).await
+        self.node.records.read(|w| w.jobs.get(&self.id).is_none_or(|job| job.state.has_ended()))
     }
 }
 

@@ -22,10 +22,11 @@ pub(crate) use dispatch::dispatch;
 pub(crate) use log::Follow;
 
 use crate::clock::Shown;
-use crate::node::{Node, locked};
+use crate::locks::locked;
+use crate::node::Node;
 use crate::problem::io;
-use crate::root::{make_dir, remove_dir, remove_file};
-use crate::world::{World, no_job};
+use crate::records::{World, no_job};
+use crate::state_dir::{make_dir, remove_dir, remove_file};
 use crate::{Result, now};
 use futures::{Stream, StreamExt};
 use mvm_api::jobs::{JobFilter, JobView, SubmitJob};
@@ -37,7 +38,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex as Lock};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{Mutex, Notify, mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 
 /// The most that the inputs of a job may have, in bytes.
 const MAX_INPUTS: u64 = 16 << 30;
@@ -54,8 +55,6 @@ pub(crate) enum Word {
 /// What is known of the jobs in memory only.
 #[derive(Default)]
 pub(crate) struct Jobs {
-    /// Wakes the dispatcher.
-    pub kick: Notify,
     desks: Lock<HashMap<JobId, Arc<Desk>>>,
     /// The agent ends: nothing that breaks now is recorded.
     stopping: watch::Sender<bool>,
@@ -155,6 +154,7 @@ impl Node {
         change: impl FnOnce(&mut Job) -> std::result::Result<(), Fault>,
     ) -> Result<Job> {
         let job = self
+            .records
             .change(|world, changes| {
                 let mut job = world.job(id)?.clone();
                 change(&mut job)?;
@@ -189,7 +189,7 @@ impl Node {
         holder: String,
     ) -> Result<JobView> {
         wanted.spec.validate()?;
-        let id = JobId::from_number(u32::from_le_bytes(crate::identity::random_bytes::<4>()?));
+        let id = JobId::from_number(u32::from_le_bytes(crate::random::random_bytes::<4>()?));
         crate::audit::note_job(id);
         make_dir(&self.job_dir(id), 0o700)?;
         let SubmitJob { spec, hold } = wanted;
@@ -200,6 +200,7 @@ impl Node {
             false => Ok(()),
         };
         let recorded = self
+            .records
             .change(|world, changes| {
                 kept?;
                 let record = world.pool(pool)?;
@@ -242,11 +243,11 @@ impl Node {
         id: JobId,
         mut body: impl Stream<Item = std::result::Result<axum::body::Bytes, E>> + Unpin,
     ) -> Result<()> {
-        self.read(|world| preparing(world, id)).await?;
+        self.records.read(|world| preparing(world, id))?;
         let mut arrival = self.arrival(id).await?;
         // A name of its own: a client whose connection broke sends all anew while the agent may still
         // hold on to the first upload.
-        let early = format!("inputs.{}.new", crate::identity::hex_digits(4)?);
+        let early = format!("inputs.{}.new", crate::random::hex_digits(4)?);
         let (path, early) = (self.inputs_of(id), self.job_dir(id).join(early));
         let failed = |e| io(format!("write {}", early.display()), e);
         let take = async {
@@ -267,7 +268,7 @@ impl Node {
             }
             file.flush().await.map_err(failed)?;
             // Not under the hands of one that was queued meanwhile.
-            self.read(|world| preparing(world, id)).await
+            self.records.read(|world| preparing(world, id))
         };
         if let Err(problem) = take.await {
             remove_file(&early)?;
@@ -284,6 +285,7 @@ impl Node {
             file.sync_all().await.map_err(|e| io(format!("write {}", inputs.display()), e))?;
         }
         let job = self
+            .records
             .change(|world, changes| {
                 let mut job = world.job(id)?.clone();
                 job.queue(next_number(world), now())?;
@@ -319,11 +321,11 @@ impl Node {
 
     /// Gives a job when it has ended, or as it is when it is forgotten meanwhile.
     pub(crate) async fn ended_job(&self, id: JobId) -> Result<Job> {
-        self.read(|world| world.job(id).map(drop)).await?;
+        self.records.read(|world| world.job(id).map(drop))?;
         let mut changed = self.jobs.desk(id).changed.subscribe();
         loop {
             changed.borrow_and_update();
-            let job = self.read(|world| world.job(id).cloned()).await?;
+            let job = self.records.read(|world| world.job(id).cloned())?;
             if job.state.has_ended() {
                 return Ok(job);
             }
@@ -335,8 +337,9 @@ impl Node {
 
     /// A signal for the command; a job that does not run yet is ended by it.
     pub(crate) async fn signal_job(&self, id: JobId, signal: i32) -> Result<()> {
-        let runs = self.read(|world| world.job(id).map(|job| job.state == JobState::Running));
-        if runs.await? {
+        let runs =
+            self.records.read(|world| world.job(id).map(|job| job.state == JobState::Running));
+        if runs? {
             self.jobs.desk(id).tell(Word::Signal(signal));
             return Ok(());
         }
@@ -346,13 +349,14 @@ impl Node {
     /// The job that a caller names. One of another tenant's is not there for it.
     pub(crate) async fn job_for(&self, peer: &Peer, id: &str) -> Result<JobId> {
         let id: JobId = id.parse()?;
-        let seen = self.read(|world| world.job(id).map(|job| peer.sees(&job.pool.tenant))).await?;
+        let seen =
+            self.records.read(|world| world.job(id).map(|job| peer.sees(&job.pool.tenant)))?;
         if seen { Ok(id) } else { Err(no_job(id)) }
     }
 
     /// A job as the API shows it.
     pub(crate) async fn job_view(&self, id: JobId) -> Result<JobView> {
-        self.read(|world| world.job(id).map(|job| view(world, job).shown())).await
+        self.records.read(|world| world.job(id).map(|job| view(world, job).shown()))
     }
 
     /// The jobs that a filter takes, oldest first. Their times are of the timeline: a list's cursor
@@ -363,7 +367,7 @@ impl Node {
                 && filter.pool.as_ref().is_none_or(|pool| job.pool == *pool)
                 && filter.state.is_none_or(|state| job.state == state)
         };
-        self.read(|world| {
+        self.records.read(|world| {
             let mut jobs: Vec<&Job> = world.jobs.values().filter(takes).collect();
             jobs.sort_by_key(|job| (job.created_at, job.number));
             let mut views: Vec<JobView> = jobs.into_iter().map(JobView::from).collect();
@@ -375,18 +379,15 @@ impl Node {
             views.iter_mut().for_each(|view| view.position = places.get(&view.job_id).copied());
             views
         })
-        .await
     }
 
     /// Forgets the jobs that have been over for long enough, and ends those whose inputs never came.
     pub(crate) async fn tidy_jobs(&self) -> Result<()> {
-        let (old, stuck) = self
-            .read(|world| {
-                let pools = world.pools.keys();
-                let old = pools.flat_map(|pool| job::forgotten(world.jobs_of(pool), now()));
-                (old.collect::<Vec<_>>(), job::abandoned(world.jobs.values(), now()))
-            })
-            .await;
+        let (old, stuck) = self.records.read(|world| {
+            let pools = world.pools.keys();
+            let old = pools.flat_map(|pool| job::forgotten(world.jobs_of(pool), now()));
+            (old.collect::<Vec<_>>(), job::abandoned(world.jobs.values(), now()))
+        });
         for id in stuck {
             self.cancel_job(id, "its inputs never came").await?;
         }
@@ -395,11 +396,12 @@ impl Node {
 
     /// Removes records first: files without one are removed at the next start.
     async fn forget_jobs(&self, ids: &[JobId]) -> Result<()> {
-        self.change(|_, changes| {
-            ids.iter().for_each(|id| changes.remove_job(*id));
-            Ok(())
-        })
-        .await?;
+        self.records
+            .change(|_, changes| {
+                ids.iter().for_each(|id| changes.remove_job(*id));
+                Ok(())
+            })
+            .await?;
         self.clear_away(ids)
     }
 
@@ -417,7 +419,7 @@ impl Node {
             let jobs = world.jobs_of(pool).filter(|job| !job.state.has_ended());
             jobs.map(|job| job.id).collect()
         };
-        let ids = self.read(live).await;
+        let ids = self.records.read(live);
         for id in &ids {
             self.cancel_job(*id, "its pool was destroyed").await?;
         }

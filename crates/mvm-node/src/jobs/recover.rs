@@ -4,8 +4,8 @@ use super::Word;
 use super::attach::AWAY;
 use super::run::run;
 use crate::node::Node;
-use crate::root::{remove_dir, remove_file};
-use crate::world::World;
+use crate::records::World;
+use crate::state_dir::{remove_dir, remove_file};
 use crate::{Result, now};
 use mvm_model::job::Found;
 use mvm_model::lease::Purpose;
@@ -18,21 +18,22 @@ impl Node {
     /// files that belong to none.
     pub(crate) async fn recover_jobs(self: &Arc<Self>) -> Result<()> {
         self.part_values().await?;
-        self.change(|world, changes| {
-            for job in world.jobs.values() {
-                let mut job = job.clone();
-                if job.recover(found(world, &job), now())? {
-                    tracing::info!(job = %job.id, state = %job.state, "recovered");
-                    changes.put_job(job);
+        self.records
+            .change(|world, changes| {
+                for job in world.jobs.values() {
+                    let mut job = job.clone();
+                    if job.recover(found(world, &job), now())? {
+                        tracing::info!(job = %job.id, state = %job.state, "recovered");
+                        changes.put_job(job);
+                    }
                 }
-            }
-            Ok(())
-        })
-        .await?;
+                Ok(())
+            })
+            .await?;
         self.clear_job_files().await?;
         let live = |job: &&Job| !job.state.has_ended();
         let jobs: Vec<Job> =
-            self.read(|world| world.jobs.values().filter(live).cloned().collect()).await;
+            self.records.read(|world| world.jobs.values().filter(live).cloned().collect());
         for job in jobs {
             if job.state == JobState::Running {
                 self.take_up(&job).await;
@@ -47,7 +48,7 @@ impl Node {
     /// Goes on with a command that runs.
     async fn take_up(self: &Arc<Self>, job: &Job) {
         let Some(id) = job.runs_in() else { return };
-        let Ok(instance) = self.read(|world| world.by_id(id).cloned()).await else { return };
+        let Ok(instance) = self.records.read(|world| world.by_id(id).cloned()) else { return };
         tracing::info!(job = %job.id, instance = %instance.reference(), "taken up again");
         let desk = self.jobs.desk(job.id);
         let words = desk.listen();
@@ -62,7 +63,7 @@ impl Node {
         for entry in entries.flatten() {
             let id = entry.file_name().to_str().and_then(|name| name.parse::<JobId>().ok());
             let Some(id) = id else { continue };
-            match self.read(|world| world.jobs.get(&id).map(|job| job.state)).await {
+            match self.records.read(|world| world.jobs.get(&id).map(|job| job.state)) {
                 None => {
                     remove_dir(&entry.path())?;
                     continue;

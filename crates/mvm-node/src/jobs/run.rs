@@ -8,7 +8,7 @@ use super::log::{self, Log};
 use super::{Desk, Word, dispatch};
 use crate::node::Node;
 use crate::problem::OrProblem;
-use crate::root::remove_file;
+use crate::state_dir::remove_file;
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_archive::Notes;
@@ -74,7 +74,7 @@ pub(super) async fn run(
     let lease = instance.lease.as_ref().map(|lease| lease.id.clone()).unwrap_or_default();
     let machine = instance.id;
     let act = node.begin_job(id, &instance).await;
-    let timeout_s = node.read(|w| w.jobs.get(&id).and_then(|job| job.spec.timeout_s)).await;
+    let timeout_s = node.records.read(|w| w.jobs.get(&id).and_then(|job| job.spec.timeout_s));
     let limit = Limit::new(words, timeout_s);
     let runner = Runner { node: node.clone(), desk, id, instance, limit, cut: false, again };
     // In a task of its own: whatever happens in it, the job has an end.
@@ -243,8 +243,8 @@ impl Runner {
         let first = |job: &Job| first_words(job).into_iter().chain(notes.lines());
         let begun = log.length();
         let machine = self.instance.id;
-        let way_up = self.node.read(|world| world.instances.get(&machine)?.way_up).await;
-        let job = self.node.read(|world| world.job(self.id).cloned()).await?;
+        let way_up = self.node.records.read(|world| world.instances.get(&machine)?.way_up);
+        let job = self.node.records.read(|world| world.job(self.id).cloned())?;
         let values = self.node.values_of(&job).await?;
         let mut job = self
             .record(|job| {
@@ -276,7 +276,7 @@ impl Runner {
 
     /// Takes a command up again that an agent before this one has begun, or was about to.
     async fn take_up(&mut self) -> Result<Job> {
-        let mut job = self.node.read(|world| world.job(self.id).cloned()).await?;
+        let mut job = self.node.records.read(|world| world.job(self.id).cloned())?;
         let attempt = job.attempts.last();
         let began_at = attempt.and_then(|attempt| attempt.began_at).unwrap_or_else(now);
         let inputs = Duration::from_micros(attempt.map_or(0, |attempt| attempt.inputs_us));

@@ -62,8 +62,8 @@ fn ended(at: At, how: How, timeout_s: Option<u64>, cancel: bool) -> Job {
         let job = node.ended_job(id).await?;
         // A machine whose guest was cut off is nobody's any more, whatever the pool's rule.
         let machine = job.attempts[0].instance.id;
-        let mut changes = node.changes_of_records();
-        while at != At::Run && node.read(|w| w.instances.contains_key(&machine)).await {
+        let mut changes = node.records.subscribe();
+        while at != At::Run && node.records.read(|w| w.instances.contains_key(&machine)) {
             changes.changed().await.expect("a node");
         }
         Ok::<_, mvm_api::Problem>(job)
@@ -132,19 +132,20 @@ fn values_in_records_of_earlier_versions_are_taken_out_of_them() {
         for job in &old {
             std::fs::create_dir_all(node.job_dir(job.id)).expect("directory");
         }
-        node.change(|_, changes| {
-            old.iter().for_each(|job| changes.put_job(job.clone()));
-            Ok(())
-        })
-        .await
+        node.records
+            .change(|_, changes| {
+                old.iter().for_each(|job| changes.put_job(job.clone()));
+                Ok(())
+            })
+            .await
     });
     made.expect("nobody kills this agent").expect("records");
     host.agent(async |node| {
         for id in [waits.id, over.id] {
-            let job = node.read(|world| world.job(id).cloned()).await.expect("a job");
+            let job = node.records.read(|world| world.job(id).cloned()).expect("a job");
             assert_eq!(job.spec.env, [("TOKEN".to_owned(), String::new())].into());
         }
-        let job = node.read(|world| world.job(waits.id).cloned()).await.expect("a job");
+        let job = node.records.read(|world| world.job(waits.id).cloned()).expect("a job");
         assert_eq!(node.values_of(&job).await.expect("values"), waits.spec.env);
         let file = |id| node.job_dir(id).join("values.json");
         assert!(file(waits.id).exists() && !file(over.id).exists());
@@ -255,10 +256,10 @@ fn artifacts_count_against_the_disk_quota_of_their_tenant() {
         pool_in_with(&node, &runners(), Recycle::Keep, None, Vec::new()).await?;
         // One is always kept: without room for a new machine, the second job has to find one.
         scale(&node, counts(1, 0, 0)).await?;
-        let before = node.read(|world| world.usage(&runners().tenant).disk_mib).await;
+        let before = node.records.read(|world| world.usage(&runners().tenant).disk_mib);
         let kept = leave(&node, &runners(), "input").await?;
         let kept = node.ended_job(kept).await?;
-        let after = node.read(|world| world.usage(&runners().tenant).disk_mib).await;
+        let after = node.records.read(|world| world.usage(&runners().tenant).disk_mib);
         let endless = given(&node, &runners(), ENDLESS).await?;
         let none = QuotaPatch { max_disk_gib: Some(0), ..QuotaPatch::default() };
         node.update_tenant(&runners().tenant, none).await?;

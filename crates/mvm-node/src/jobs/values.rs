@@ -4,9 +4,10 @@
 //! file only. It is durable before the record, so that no job runs with other values than it was given.
 
 use crate::Result;
+use crate::blocking::blocking;
 use crate::node::Node;
 use crate::problem::io;
-use crate::root::write_atomically;
+use crate::state_dir::write_atomically;
 use mvm_api::Problem;
 use mvm_model::{Job, JobId};
 use std::collections::BTreeMap;
@@ -50,31 +51,25 @@ impl Node {
     pub(super) async fn part_values(&self) -> Result<()> {
         let has = |job: &&Job| !job.values_apart && job.spec.env.values().any(|v| !v.is_empty());
         let old: Vec<Job> =
-            self.read(|world| world.jobs.values().filter(has).cloned().collect()).await;
+            self.records.read(|world| world.jobs.values().filter(has).cloned().collect());
         if old.is_empty() {
             return Ok(());
         }
         for job in old.iter().filter(|job| !job.state.has_ended()) {
             self.keep_values(job.id, job.spec.env.clone()).await?;
         }
-        self.change(|_, changes| {
-            for mut job in old {
-                job.part_values();
-                changes.put_job(job);
-            }
-            Ok(())
-        })
-        .await?;
+        self.records
+            .change(|_, changes| {
+                for mut job in old {
+                    job.part_values();
+                    changes.put_job(job);
+                }
+                Ok(())
+            })
+            .await?;
         self.parts.store.scrub().await?;
         Ok(())
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|e| Problem::internal(e.to_string()))?
 }
 
 fn keep(file: &Path, values: &Values) -> Result<()> {

@@ -139,7 +139,7 @@ impl Inside {
     fn life(&self) -> Option<String> {
         let life = files::change_all(&self.machine, |memory| {
             if memory.life.is_empty() {
-                memory.life = crate::identity::hex_digits(16).unwrap_or_default();
+                memory.life = crate::random::hex_digits(16).unwrap_or_default();
             }
             memory.life.clone()
         });

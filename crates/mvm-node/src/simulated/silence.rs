@@ -42,7 +42,7 @@ impl Silence {
     pub(super) async fn trip(&self, machine: u64) {
         let trip = self.0.trips.fetch_add(1, Ordering::SeqCst) + 1;
         if trip == self.0.at.load(Ordering::SeqCst) {
-            crate::node::locked(&self.0.fallen).insert(machine);
+            crate::locks::locked(&self.0.fallen).insert(machine);
             self.0.struck.notify_one();
         }
         self.speak(machine).await;
@@ -50,7 +50,7 @@ impl Silence {
 
     /// Returns where the guest still speaks.
     pub(super) async fn speak(&self, machine: u64) {
-        if crate::node::locked(&self.0.fallen).contains(&machine) {
+        if crate::locks::locked(&self.0.fallen).contains(&machine) {
             std::future::pending::<()>().await;
         }
     }

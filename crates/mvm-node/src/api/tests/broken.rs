@@ -19,7 +19,7 @@ async fn what_cannot_be_read_is_not_the_end_of_a_log() {
     });
     let job: mvm_model::Job = serde_json::from_value(job).expect("a job");
     let id = job.id;
-    let put = node.change(|_, changes| {
+    let put = node.records.change(|_, changes| {
         changes.put_job(job);
         Ok(())
     });

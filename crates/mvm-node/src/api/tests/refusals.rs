@@ -124,7 +124,7 @@ struct Everything {
 }
 
 async fn everything(node: &Arc<Node>, host: &Host) -> Everything {
-    let records = node.parts.store.list("").await.expect("records").into_iter();
+    let records = node.records.store().list("").await.expect("records").into_iter();
     let records = records.map(|r| (r.key, String::from_utf8_lossy(&r.value).into_owned()));
     let (sim, root) = (host.machines(), &node.parts.root);
     let mut machines: BTreeMap<String, Vec<(u32, Option<bool>)>> = BTreeMap::new();
@@ -135,12 +135,10 @@ async fn everything(node: &Arc<Node>, host: &Host) -> Everything {
     let links = node.parts.network.list().await.expect("links");
     let mut files = BTreeMap::new();
     walk(root.path(), &mut files);
-    let running: Vec<InstanceId> = node
-        .read(|world| {
-            let running = world.instances.values().filter(|i| i.state == State::Running);
-            running.map(|i| i.id).collect()
-        })
-        .await;
+    let running: Vec<InstanceId> = node.records.read(|world| {
+        let running = world.instances.values().filter(|i| i.state == State::Running);
+        running.map(|i| i.id).collect()
+    });
     let (mut guests, mut sessions) = (BTreeMap::new(), BTreeMap::new());
     for id in running {
         let said = read(node, id, MARK).await.map_err(|problem| problem.to_string());
@@ -152,7 +150,7 @@ async fn everything(node: &Arc<Node>, host: &Host) -> Everything {
         machines,
         links: links.into_iter().map(|link| link.name).collect(),
         files,
-        newest_event: node.newest_event(),
+        newest_event: node.records.newest_event(),
         guests,
         sessions,
     }
@@ -195,7 +193,7 @@ async fn instance(
         write(node, made.id, MARK, "mine").await?;
         node.bring(made.id, state, &Mover::Agent).await?;
     }
-    node.update(made.id, |instance| instance.lease = lease).await?;
+    node.records.update(made.id, |instance| instance.lease = lease).await?;
     Ok(made.id)
 }
 
@@ -204,13 +202,14 @@ async fn prepare(node: &Arc<Node>, app: &Router) -> crate::Result<Stage> {
     pool(node, Recycle::Reset, None).await?;
     let bare = "ci/bare".parse()?;
     pool_in(node, &bare, Recycle::Reset, None).await?;
-    node.change(|world, changes| {
-        let mut pool = world.pool(&bare)?.clone();
-        (pool.revisions, pool.current) = (Vec::new(), None);
-        changes.put_pool(pool);
-        Ok(())
-    })
-    .await?;
+    node.records
+        .change(|world, changes| {
+            let mut pool = world.pool(&bare)?.clone();
+            (pool.revisions, pool.current) = (Vec::new(), None);
+            changes.put_pool(pool);
+            Ok(())
+        })
+        .await?;
     build(node, &runners(), IMAGES[0]).await?;
     let alice = "operator:alice";
     let mut stage = Stage {
@@ -238,7 +237,7 @@ async fn prepare(node: &Arc<Node>, app: &Router) -> crate::Result<Stage> {
         Refused { operation: "node.leader", who: Who::Root, at: vec![], body: leader, code: "" };
     assert_eq!(send(app, &obeyed).await.1, 200);
     // Nothing more may run, be warm, be made or wait.
-    let usage = node.read(|world| world.usage(&runners().tenant)).await;
+    let usage = node.records.read(|world| world.usage(&runners().tenant));
     let quotas = Quotas {
         max_running: usage.running,
         max_instances_per_pool: usage.instances,
@@ -489,7 +488,7 @@ fn what_is_refused_changes_nothing() {
             if case.code == "leased" && !problem["detail"].to_string().contains("l-0000000") {
                 faults.push(format!("{what} says not which lease: {body}"));
             }
-            node.kick.notify_one();
+            node.wake.notify();
             let after = everything(&node, &host).await;
             if after != before {
                 faults
@@ -523,8 +522,8 @@ fn a_holder_puts_its_own_machine_aside_and_its_lease_with_it() {
         let own = lease(1, "operator:alice", Purpose::Manual);
         let id = instance(&node, State::Running, Some(own)).await.expect("an instance");
         let lease_of = async || {
-            let of = |w: &crate::world::World| w.instances[&id].lease.clone().map(|l| l.holder);
-            node.read(of).await
+            let of = |w: &crate::records::World| w.instances[&id].lease.clone().map(|l| l.holder);
+            node.records.read(of)
         };
         let ids = id.to_string();
         let at = ["ci", "runners", &*ids];

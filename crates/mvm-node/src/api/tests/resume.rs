@@ -59,7 +59,7 @@ async fn cutting(to: SocketAddr, bytes: u64, cuts: Arc<AtomicUsize>) -> SocketAd
 async fn happen(node: &Node, times: usize) {
     let id: InstanceId = "i-00000000".parse().expect("an id");
     for _ in 0..times {
-        let done = node.change(|world, changes| {
+        let done = node.records.change(|world, changes| {
             let mut instance = world.instances[&id].clone();
             instance.state =
                 if instance.state == State::Running { State::Warm } else { State::Running };
@@ -109,10 +109,10 @@ async fn a_position_that_is_not_known_any_more_is_told_as_a_gap_or_begun_anew() 
     happen(&node, 10).await;
     // As after ten thousand more.
     let gone = (1..=6).map(|id| mvm_store::Write::Delete {
-        key: crate::events::key(id),
+        key: crate::records::event_key(id),
         expect: mvm_store::Expect::Any,
     });
-    node.parts.store.commit(gone.collect()).await.expect("written");
+    node.records.store().commit(gone.collect()).await.expect("written");
     let app = app(node);
     let root = Peer::Unix { uid: Some(0) };
     let stream = |since: &str| {

@@ -24,24 +24,25 @@ async fn pools_that_keep_more_up_than_the_host_has_say_so() {
     }
     // Either pool fits; both together do not.
     let host = node.capacity().mem_mib;
-    node.change(|world, changes| {
-        for tenant in ["ci", "lab"] {
-            let tenant: Name = tenant.parse().expect("a name");
-            let mut pool = world
-                .pools
-                .values()
-                .find(|p| p.reference.tenant == tenant)
-                .cloned()
-                .expect("a pool");
-            pool.resources.mem_mib = host / 2 + 1;
-            pool.resources.vcpus = 255;
-            pool.desired = Some(Counts { warm: 1, sleeping: 9, ..Counts::default() });
-            changes.put_pool(pool);
-        }
-        Ok(())
-    })
-    .await
-    .expect("written");
+    node.records
+        .change(|world, changes| {
+            for tenant in ["ci", "lab"] {
+                let tenant: Name = tenant.parse().expect("a name");
+                let mut pool = world
+                    .pools
+                    .values()
+                    .find(|p| p.reference.tenant == tenant)
+                    .cloned()
+                    .expect("a pool");
+                pool.resources.mem_mib = host / 2 + 1;
+                pool.resources.vcpus = 255;
+                pool.desired = Some(Counts { warm: 1, sleeping: 9, ..Counts::default() });
+                changes.put_pool(pool);
+            }
+            Ok(())
+        })
+        .await
+        .expect("written");
     assert!(lacks(pool).await.contains(&memory) && lacks("/v1/agent").await.contains(&memory));
     assert!(lacks(pool).await.contains(&"vcpus".to_owned()));
     let (_, metrics) = ask(&app, "GET", "/metrics", &root).await;

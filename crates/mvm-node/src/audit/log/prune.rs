@@ -6,7 +6,7 @@
 
 use super::{GONE, Logs, files_in, open_log};
 use crate::Result;
-use crate::node::locked;
+use crate::locks::locked;
 use crate::problem::io;
 use mvm_api::Problem;
 use mvm_api::audit::PrunedView;

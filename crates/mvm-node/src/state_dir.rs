@@ -15,15 +15,15 @@ const LONGEST_ROOT: usize = 64;
 
 /// The state directory of one agent.
 #[derive(Clone, Debug)]
-pub struct Root {
+pub struct StateDir {
     path: PathBuf,
     id: String,
 }
 
-impl Root {
+impl StateDir {
     /// Opens or makes the state directory `path`, which is closed to others (`root_open` where it is
     /// open, and may be anything).
-    pub fn open(path: &Path) -> Result<Root> {
+    pub fn open(path: &Path) -> Result<StateDir> {
         private::own_dir(path)?;
         let path = path.canonicalize().map_err(|e| io(format!("open {}", path.display()), e))?;
         if path.as_os_str().len() > LONGEST_ROOT {
@@ -49,7 +49,7 @@ impl Root {
                 ));
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                let id = crate::identity::hex_digits(16)?;
+                let id = crate::random::hex_digits(16)?;
                 write_atomically(&file, id.as_bytes(), 0o600)?;
                 id
             }
@@ -58,7 +58,7 @@ impl Root {
         for part in ["tenants", "instances", "templates", "jobs", "caches"] {
             make_dir(&path.join(part), 0o700)?;
         }
-        Ok(Root { path, id })
+        Ok(StateDir { path, id })
     }
 
     /// The directory itself.

@@ -1,0 +1,14 @@
+//! Work that blocks, kept off the executor's threads.
+
+use crate::Result;
+use mvm_api::Problem;
+
+/// Runs `work` on a thread of its own. Everything that waits for a disk for more than a moment (copies,
+/// `fsync`, directory walks) goes through here. An error of the work is given as it is; a panic becomes
+/// the problem `internal`.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Problem::internal(error.to_string()))?
+}

@@ -1,0 +1,87 @@
+//! The agent's metrics in the OpenMetrics text format.
+
+use crate::Result;
+use crate::clock::wall_of;
+use crate::labels::{Labels, of_pool};
+use crate::node::Node;
+use crate::records::World;
+use mvm_model::{Instance, Name};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+impl Node {
+    /// Metrics in the OpenMetrics text format; of one tenant only those that are told apart by
+    /// tenant and speak of the present.
+    pub(crate) async fn metrics(&self, only: Option<&Name>) -> Result<String> {
+        let mut registry = Registry::with_prefix("mvm");
+        if only.is_none() {
+            self.records.events().register(&mut registry);
+            self.audit.register(&mut registry);
+            self.fronts.metrics.register(&mut registry);
+            self.parts.stages.register(&mut registry);
+            self.passes.register(&mut registry);
+            self.halted.register(&mut registry);
+            self.guests.register(&mut registry);
+            self.renewals.register(&mut registry);
+        }
+        let (instances, leases) = self.records.read(|world| gauges(world, only));
+        registry.register("instances", "Instances by state", instances);
+        registry.register("leases", "Leases by purpose", leases);
+        let paused = self.records.read(|world| self.halted.gauge(world, only));
+        let what = "Running instances that their hypervisor has paused by itself";
+        registry.register("paused", what, paused);
+        registry.register("jobs", "Jobs by state", self.records.read(jobs));
+        if only.is_none() {
+            let lacks = self.lacks();
+            let lacks = self.records.read(|world| lacks.with(world).gauge(world));
+            registry.register("shortfall", "What the host lacks of what pools want", lacks);
+        }
+        let started: Gauge = Gauge::default();
+        started.set(i64::try_from(wall_of(self.started_at) / 1000).unwrap_or_default());
+        registry.register("agent_start_time_seconds", "When the agent started", started);
+        let identity = self.parts.root.identity();
+        if only.is_none()
+            && identity.exists()
+            && let Ok(credential) = identity.load()
+        {
+            let ends: Gauge = Gauge::default();
+            let at = credential.facts.validity.not_after / 1000;
+            ends.set(i64::try_from(at).unwrap_or_default());
+            let what = "When the certificate of this node runs out, if it is not renewed";
+            registry.register("certificate_end_time_seconds", what, ends);
+        }
+        let mut text = String::new();
+        encode(&mut text, &registry)
+            .map_err(|error| mvm_api::Problem::internal(error.to_string()))?;
+        Ok(text)
+    }
+}
+
+fn gauges(world: &World, only: Option<&Name>) -> (Family<Labels, Gauge>, Family<Labels, Gauge>) {
+    let instances: Family<Labels, Gauge> = Family::default();
+    let leases: Family<Labels, Gauge> = Family::default();
+    let seen = |i: &&Instance| only.is_none_or(|tenant| i.pool.tenant == *tenant);
+    for instance in world.instances.values().filter(seen) {
+        let mut labels = of_pool(&instance.pool);
+        if let Some(lease) = &instance.lease {
+            let mut labels = labels.clone();
+            labels.push(("purpose", lease.purpose.to_string()));
+            leases.get_or_create(&labels).inc();
+        }
+        labels.push(("state", instance.state.to_string()));
+        instances.get_or_create(&labels).inc();
+    }
+    (instances, leases)
+}
+
+fn jobs(world: &World) -> Family<Labels, Gauge> {
+    let jobs: Family<Labels, Gauge> = Family::default();
+    for job in world.jobs.values() {
+        let mut labels = of_pool(&job.pool);
+        labels.push(("state", job.state.to_string()));
+        jobs.get_or_create(&labels).inc();
+    }
+    jobs
+}

@@ -1,0 +1,219 @@
+//! The records of the node: every change is durable before anybody sees it, and nobody who reads waits
+//! for a disk.
+//!
+//! Locks are taken in this order, so that no two tasks wait for each other: the turn of a pool's template
+//! or of a fleet's claim, then an instance's gate (`slot.rs`), then the turn of links or of caches, then
+//! the turn of the records. The locks that `locked` takes (slots, holders, samples) are held for a few
+//! instructions, and nothing else is locked below them. Whoever changes the records holds their turn across
+//! the commit to disk; whoever reads them takes the snapshot of the last commit, and no lock.
+
+mod event_log;
+mod in_force;
+mod transaction;
+mod world;
+
+pub(crate) use event_log::EventLog;
+#[cfg(test)]
+pub(crate) use event_log::key as event_key;
+pub(crate) use in_force::InForce;
+pub(crate) use transaction::Transaction;
+pub(crate) use world::{World, no_job};
+
+use crate::Result;
+use crate::problem::OrProblem;
+use crate::stages::stage;
+use mvm_model::event::Event;
+use mvm_model::{Instance, InstanceId};
+use mvm_store::Store;
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::{Mutex, broadcast, watch};
+
+/// The records: the one door to them.
+pub(crate) struct Records {
+    store: Arc<dyn Store>,
+    events: EventLog,
+    /// As of the last commit. Held for as long as an `Arc` is cloned, or a change is made in memory.
+    world: RwLock<Arc<World>>,
+    /// Held by whoever changes them, from the decision to the end of its commit.
+    turn: Mutex<()>,
+    /// Goes up with every commit.
+    generation: watch::Sender<u64>,
+}
+
+impl Records {
+    /// Reads all records from the store.
+    pub async fn open(store: Arc<dyn Store>) -> Result<Records> {
+        let world = World::load(store.as_ref()).await?;
+        let events = EventLog::open(store.as_ref()).await?;
+        let world = RwLock::new(Arc::new(world));
+        Ok(Records {
+            store,
+            events,
+            world,
+            turn: Mutex::default(),
+            generation: watch::Sender::new(0),
+        })
+    }
+
+    /// Looks at the records as of the last commit.
+    pub fn read<T>(&self, look: impl FnOnce(&World) -> T) -> T {
+        look(&self.snapshot())
+    }
+
+    /// Looks at the records while nobody changes them: a commit that is under way is waited for, and none
+    /// begins before `look` has returned. For those who do something that a change must not overtake.
+    pub async fn alone<T>(&self, look: impl FnOnce(&World) -> T) -> T {
+        let _turn = self.turn.lock().await;
+        look(&self.snapshot())
+    }
+
+    /// Decides and changes in one step: `decide` sees the records as they are and says what is to
+    /// change; that is durable before anybody sees it, and nobody can come in between.
+    pub async fn change<T>(
+        &self,
+        decide: impl FnOnce(&World, &mut Transaction) -> Result<T>,
+    ) -> Result<T> {
+        let changed = async {
+            let _turn = self.turn.lock().await;
+            let world = self.snapshot();
+            let mut changes = Transaction::default();
+            let value = decide(&world, &mut changes)?;
+            if changes.is_empty() {
+                return Ok(value);
+            }
+            let (writes, mut sealed) = changes.seal(&world, &self.events);
+            drop(world);
+            self.store.commit(writes).await.or_problem()?;
+            self.publish(|world| sealed.apply(world));
+            self.events.publish(sealed.events);
+            self.generation.send_modify(|generation| *generation += 1);
+            Ok(value)
+        };
+        stage!("record", changed).await
+    }
+
+    /// Changes the record of one instance.
+    pub async fn update(&self, id: InstanceId, change: impl FnOnce(&mut Instance)) -> Result<()> {
+        self.change(|world, changes| {
+            let mut instance = world.by_id(id)?.clone();
+            change(&mut instance);
+            changes.put_instance(instance);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Tells of every commit from now on.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// Tells those who subscribed of a commit that was none.
+    #[cfg(test)]
+    pub fn touch(&self) {
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    /// The store, for records that are not the node's own.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The log of events.
+    pub fn events(&self) -> &EventLog {
+        &self.events
+    }
+
+    /// The events after `since` that are kept, oldest first.
+    pub async fn events_after(&self, since: u64) -> Result<Vec<Event>> {
+        self.events.after(self.store.as_ref(), since).await
+    }
+
+    /// The number of the last event; 0 where nothing has happened.
+    pub fn newest_event(&self) -> u64 {
+        self.events.next_id() - 1
+    }
+
+    /// Every event from now on.
+    pub fn follow_events(&self) -> broadcast::Receiver<Event> {
+        self.events.follow()
+    }
+
+    fn snapshot(&self) -> Arc<World> {
+        self.world.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the records in memory; the caller holds the turn. They are copied only where somebody
+    /// reads them just now.
+    fn publish(&self, change: impl FnOnce(&mut World)) {
+        let mut current = self.world.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(world) = Arc::get_mut(&mut current) {
+            return change(world);
+        }
+        let shared = current.clone();
+        drop(current);
+        let mut next = World::clone(&shared);
+        change(&mut next);
+        *self.world.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mvm_api::fleet::Leader;
+    use mvm_store::SqliteStore;
+    use tokio::runtime::Handle;
+
+    fn leader(epoch: u64) -> Leader {
+        Leader { fleet_id: "fleet".parse().expect("a name"), epoch }
+    }
+
+    async fn lead(records: &Records, epoch: u64) {
+        let done = records.change(|_, changes| {
+            changes.put_leader(leader(epoch));
+            Ok(())
+        });
+        done.await.expect("a change");
+    }
+
+    fn epoch(world: &World) -> Option<u64> {
+        world.leader.as_ref().map(|leader| leader.epoch)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_reads_sees_one_moment_and_keeps_nobody_from_changing() {
+        let store = Arc::new(SqliteStore::in_memory().expect("a store"));
+        let records = Records::open(store.clone()).await.expect("records");
+        let mut changed = records.subscribe();
+        lead(&records, 1).await;
+        let runtime = Handle::current();
+        records.read(|old| {
+            std::thread::scope(|scope| {
+                let change = scope.spawn(|| runtime.block_on(lead(&records, 2)));
+                change.join().expect("a change while somebody reads");
+            });
+            assert_eq!((epoch(old), records.read(epoch)), (Some(1), Some(2)));
+        });
+        lead(&records, 3).await;
+        assert_eq!((records.read(epoch), *changed.borrow_and_update()), (Some(3), 3));
+        // The turn is what a commit to disk holds.
+        assert_eq!(records.alone(|_| records.read(epoch)).await, Some(3));
+        let again = Records::open(store).await.expect("records");
+        assert_eq!(again.read(epoch), Some(3), "it was durable");
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_or_changes_nothing_is_not_told() {
+        let store = Arc::new(SqliteStore::in_memory().expect("a store"));
+        let records = Records::open(store).await.expect("records");
+        let changed = records.subscribe();
+        assert!(records.change(|_, _| Ok(())).await.is_ok());
+        let refused = records.change(|world, changes| {
+            changes.put_leader(leader(1));
+            world.job(mvm_model::JobId::from_number(1)).map(drop)
+        });
+        assert!(refused.await.is_err());
+        assert_eq!((records.read(epoch), changed.has_changed().ok()), (None, Some(false)));
+    }
+}

@@ -1,0 +1,189 @@
+//! One write of the records: what is to change, gathered while it is decided.
+
+use super::event_log::{EventLog, key, of_changes};
+use super::in_force::InForce;
+use super::world::{DESIRED, LEADER, World};
+use mvm_api::fleet::Leader;
+use mvm_model::event::{self, Event};
+use mvm_model::expose::Expose;
+use mvm_model::{Instance, InstanceId, Job, JobId, Name, Pool, PoolRef, Tenant};
+use mvm_store::{Expect, Write};
+use serde::Serialize;
+use std::net::SocketAddr;
+
+/// One change of the records in memory, once it is durable.
+type Change = Box<dyn FnOnce(&mut World) + Send>;
+
+/// Changes that belong together: all of them become durable, or none.
+#[derive(Default)]
+pub struct Transaction {
+    writes: Vec<Write>,
+    /// As they will be; absent: gone.
+    instances: Vec<(InstanceId, Option<Instance>)>,
+    /// What is told beside the changes of instances.
+    told: Vec<Event>,
+    /// All others.
+    apply: Vec<Change>,
+}
+
+impl Transaction {
+    /// Makes or replaces a tenant.
+    pub fn put_tenant(&mut self, tenant: Tenant) {
+        self.put(format!("tenants/{}", tenant.name), &tenant);
+        self.apply.push(Box::new(move |world| {
+            world.tenants.insert(tenant.name.clone(), tenant);
+        }));
+    }
+
+    /// Removes a tenant.
+    pub fn remove_tenant(&mut self, name: Name) {
+        self.delete(format!("tenants/{name}"));
+        self.apply.push(Box::new(move |world| {
+            world.tenants.remove(&name);
+        }));
+    }
+
+    /// Makes or replaces a pool.
+    pub fn put_pool(&mut self, pool: Pool) {
+        self.put(format!("pools/{}", pool.reference), &pool);
+        self.apply.push(Box::new(move |world| {
+            world.pools.insert(pool.reference.clone(), pool);
+        }));
+    }
+
+    /// Removes a pool.
+    pub fn remove_pool(&mut self, reference: PoolRef) {
+        self.delete(format!("pools/{reference}"));
+        self.apply.push(Box::new(move |world| {
+            world.pools.remove(&reference);
+        }));
+    }
+
+    /// Makes or replaces an instance.
+    pub fn put_instance(&mut self, instance: Instance) {
+        self.put(format!("instances/{}", instance.id), &instance);
+        self.instances.push((instance.id, Some(instance)));
+    }
+
+    /// Removes an instance.
+    pub fn remove_instance(&mut self, id: InstanceId) {
+        self.delete(format!("instances/{id}"));
+        self.instances.push((id, None));
+    }
+
+    /// Writes an event that no record changes with; it gets its number here.
+    pub fn tell(&mut self, event: Event) {
+        self.told.push(event);
+    }
+
+    /// Makes or replaces a job.
+    pub fn put_job(&mut self, job: Job) {
+        self.put(format!("jobs/{}", job.id), &job);
+        self.apply.push(Box::new(move |world| {
+            world.jobs.insert(job.id, job);
+        }));
+    }
+
+    /// Forgets a job.
+    pub fn remove_job(&mut self, id: JobId) {
+        self.delete(format!("jobs/{id}"));
+        self.apply.push(Box::new(move |world| {
+            world.jobs.remove(&id);
+        }));
+    }
+
+    /// Whether nothing is to change.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.told.is_empty()
+    }
+
+    /// Puts a document of desired state in force.
+    pub fn put_desired(&mut self, desired: InForce) {
+        self.put(DESIRED.to_owned(), &desired);
+        self.apply.push(Box::new(move |world| world.desired = Some(desired)));
+    }
+
+    /// Obeys this leader of a fleet from now on.
+    pub fn put_leader(&mut self, leader: Leader) {
+        self.put(LEADER.to_owned(), &leader);
+        self.apply.push(Box::new(move |world| world.leader = Some(leader)));
+    }
+
+    /// Obeys no leader any more.
+    pub fn remove_leader(&mut self) {
+        self.delete(LEADER.to_owned());
+        self.apply.push(Box::new(move |world| world.leader = None));
+    }
+
+    /// No document is in force any more.
+    pub fn remove_desired(&mut self) {
+        self.delete(DESIRED.to_owned());
+        self.apply.push(Box::new(move |world| world.desired = None));
+    }
+
+    /// Makes or replaces a front.
+    pub fn put_expose(&mut self, expose: Expose) {
+        self.put(format!("exposes/{}", expose.listen), &expose);
+        self.apply.push(Box::new(move |world| {
+            world.exposes.insert(expose.listen, expose);
+        }));
+    }
+
+    /// Removes a front.
+    pub fn remove_expose(&mut self, listen: SocketAddr) {
+        self.delete(format!("exposes/{listen}"));
+        self.apply.push(Box::new(move |world| {
+            world.exposes.remove(&listen);
+        }));
+    }
+
+    /// The writes that make the changes durable, together with the events that tell of them, and what is
+    /// to be done in memory once they are.
+    pub(super) fn seal(mut self, world: &World, log: &EventLog) -> (Vec<Write>, Sealed) {
+        let mut events = of_changes(world, &self.instances, log.next_id(), crate::now());
+        for event in std::mem::take(&mut self.told) {
+            let id = log.next_id() + events.len() as u64;
+            events.push(Event { id, ..event });
+        }
+        for event in &events {
+            self.put(key(event.id), event);
+            if let Some(old) = event.id.checked_sub(event::KEPT) {
+                self.delete(key(old));
+            }
+        }
+        (self.writes, Sealed { instances: self.instances, apply: self.apply, events })
+    }
+
+    fn put(&mut self, key: String, value: &impl Serialize) {
+        // Records are plain structs of strings and numbers: their serialisation cannot fail.
+        let value = serde_json::to_vec(value).unwrap_or_default();
+        self.writes.push(Write::Put { key, value, expect: Expect::Any });
+    }
+
+    fn delete(&mut self, key: String) {
+        self.writes.push(Write::Delete { key, expect: Expect::Any });
+    }
+}
+
+/// A transaction whose writes are on their way to the store.
+pub(super) struct Sealed {
+    instances: Vec<(InstanceId, Option<Instance>)>,
+    apply: Vec<Change>,
+    /// What it tells, for those who follow the log.
+    pub events: Vec<Event>,
+}
+
+impl Sealed {
+    /// Changes the records in memory. Called once, when the writes are durable.
+    pub fn apply(&mut self, world: &mut World) {
+        for change in self.apply.drain(..) {
+            change(world);
+        }
+        for (id, instance) in self.instances.drain(..) {
+            match instance {
+                Some(instance) => world.instances.insert(id, instance),
+                None => world.instances.remove(&id),
+            };
+        }
+    }
+}

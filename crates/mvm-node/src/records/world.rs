@@ -1,0 +1,152 @@
+//! What the node knows: its records as they are at one moment.
+
+use super::in_force::InForce;
+use crate::Result;
+use crate::problem::{OrProblem, not_found};
+use mvm_api::Problem;
+use mvm_api::fleet::Leader;
+use mvm_model::expose::Expose;
+use mvm_model::{
+    Instance, InstanceId, InstanceRef, Job, JobId, Name, Pool, PoolRef, Tenant, Usage,
+};
+use mvm_store::Store;
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// The record of the document in force.
+pub(super) const DESIRED: &str = "desired";
+/// The record of the fleet's leader.
+pub(super) const LEADER: &str = "leader";
+
+/// All records of the node.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// By name.
+    pub tenants: BTreeMap<Name, Tenant>,
+    /// By reference.
+    pub pools: BTreeMap<PoolRef, Pool>,
+    /// By id.
+    pub instances: BTreeMap<InstanceId, Instance>,
+    /// By id.
+    pub jobs: BTreeMap<JobId, Job>,
+    /// The document of desired state in force.
+    pub desired: Option<InForce>,
+    /// The leader of the fleet that the node obeys.
+    pub leader: Option<Leader>,
+    /// The fronts, by where they listen.
+    pub exposes: BTreeMap<SocketAddr, Expose>,
+}
+
+impl World {
+    /// Reads everything from the store.
+    pub async fn load(store: &dyn Store) -> Result<World> {
+        let mut world = World::default();
+        for tenant in read::<Tenant>(store, "tenants/").await? {
+            world.tenants.insert(tenant.name.clone(), tenant);
+        }
+        for pool in read::<Pool>(store, "pools/").await? {
+            world.pools.insert(pool.reference.clone(), pool);
+        }
+        for instance in read::<Instance>(store, "instances/").await? {
+            world.instances.insert(instance.id, instance);
+        }
+        for job in read::<Job>(store, "jobs/").await? {
+            world.jobs.insert(job.id, job);
+        }
+        world.desired = read::<InForce>(store, DESIRED).await?.pop();
+        world.leader = read::<Leader>(store, LEADER).await?.pop();
+        for expose in read::<Expose>(store, "exposes/").await? {
+            world.exposes.insert(expose.listen, expose);
+        }
+        Ok(world)
+    }
+
+    /// The tenant, or a problem that says how to see which there are.
+    pub fn tenant(&self, name: &Name) -> Result<&Tenant> {
+        self.tenants.get(name).ok_or_else(|| {
+            not_found(format!("tenant {name}"), "see the tenants with `mvm tenant list`")
+        })
+    }
+
+    /// The pool, or a problem that says what is missing.
+    pub fn pool(&self, reference: &PoolRef) -> Result<&Pool> {
+        self.tenant(&reference.tenant)?;
+        self.pools.get(reference).ok_or_else(|| {
+            not_found(format!("pool {reference}"), "see the pools with `mvm pool list`")
+        })
+    }
+
+    /// The instance, or a problem that says what is missing.
+    pub fn instance(&self, reference: &InstanceRef) -> Result<&Instance> {
+        self.pool(&reference.pool)?;
+        self.instances.get(&reference.id).filter(|i| i.pool == reference.pool).ok_or_else(|| {
+            not_found(format!("instance {reference}"), "see the instances with `mvm instance list`")
+        })
+    }
+
+    /// The instance by its id alone.
+    pub fn by_id(&self, id: InstanceId) -> Result<&Instance> {
+        self.instances.get(&id).ok_or_else(|| {
+            not_found(format!("instance {id} any more"), "it was destroyed in the meantime")
+        })
+    }
+
+    /// The job, or a problem that says how to see which there are.
+    pub fn job(&self, id: JobId) -> Result<&Job> {
+        self.jobs.get(&id).ok_or_else(|| no_job(id))
+    }
+
+    /// The jobs of one pool.
+    pub fn jobs_of<'a>(&'a self, pool: &'a PoolRef) -> impl Iterator<Item = &'a Job> {
+        self.jobs.values().filter(move |job| job.pool == *pool)
+    }
+
+    /// The instances of one pool.
+    pub fn of_pool<'a>(&'a self, pool: &'a PoolRef) -> impl Iterator<Item = &'a Instance> {
+        self.instances.values().filter(move |instance| instance.pool == *pool)
+    }
+
+    /// The instances of one tenant.
+    pub fn of_tenant<'a>(&'a self, tenant: &'a Name) -> impl Iterator<Item = &'a Instance> {
+        self.instances.values().filter(move |instance| instance.pool.tenant == *tenant)
+    }
+
+    /// What the tenant uses.
+    pub fn usage(&self, tenant: &Name) -> Usage {
+        let pools = self.pools.keys().filter(|pool| pool.tenant == *tenant).count() as u64;
+        let mut usage = Usage::count(pools, self.of_tenant(tenant));
+        let own = self.pools.values().filter(|pool| pool.reference.tenant == *tenant);
+        // The pools' own disks, beside their instances' copies.
+        usage.disk_mib += own.map(|pool| mvm_model::cache::disk_mib(&pool.caches)).sum::<u64>();
+        let jobs = self.jobs.values().filter(|job| job.pool.tenant == *tenant);
+        usage.disk_mib += jobs.map(mvm_model::intake::kept).sum::<u64>().div_ceil(1 << 20);
+        usage
+    }
+
+    /// The addresses that the tenant's instances have.
+    pub fn addresses(&self, tenant: &Name) -> BTreeSet<Ipv4Addr> {
+        self.of_tenant(tenant).map(|instance| instance.address).collect()
+    }
+}
+
+/// There is no such job.
+pub(crate) fn no_job(id: JobId) -> Problem {
+    not_found(format!("job {id}"), "see the jobs with `mvm job list`")
+}
+
+async fn read<T: DeserializeOwned>(store: &dyn Store, prefix: &str) -> Result<Vec<T>> {
+    let records = store.list(prefix).await.or_problem()?;
+    records
+        .into_iter()
+        .map(|record| {
+            serde_json::from_slice(&record.value).map_err(|cause| {
+                Problem::new(
+                    500,
+                    "record_damaged",
+                    format!("the record {} cannot be read: {cause}", record.key),
+                )
+            })
+        })
+        .collect()
+}
