@@ -8,14 +8,18 @@ use crate::Result;
 use crate::blocking::blocking;
 use crate::clock::wall;
 use crate::deadlines;
-use crate::node::Node;
+use crate::instances::Slots;
 use crate::problem::{OrProblem, io, not_found};
-use crate::state_dir::{make_dir, remove_dir, remove_file};
+use crate::records::Records;
+use crate::state_dir::{StateDir, make_dir, remove_dir, remove_file};
 use mvm_api::Problem;
 use mvm_guest::channel::Channel;
+use mvm_image::ImageStore;
 use mvm_model::lease::Purpose;
 use mvm_model::{CacheDisk, Instance, InstanceId, Name, PoolRef, State};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::Mutex;
 
 /// How often a content that is replaced while it is copied is looked up anew.
 const TRIES: usize = 5;
@@ -25,10 +29,30 @@ pub(crate) fn serial(index: usize) -> String {
     format!("cache-{index}")
 }
 
-impl Node {
+/// The caches of pools and their machines.
+pub(crate) struct Caches {
+    records: Arc<Records>,
+    images: ImageStore,
+    state_dir: StateDir,
+    slots: Arc<Slots>,
+    /// Serialises changes of pools' caches.
+    turn: Mutex<()>,
+}
+
+impl Caches {
+    /// Caches whose files are in this state directory.
+    pub(crate) fn new(
+        records: Arc<Records>,
+        images: ImageStore,
+        state_dir: StateDir,
+        slots: Arc<Slots>,
+    ) -> Caches {
+        Caches { records, images, state_dir, slots, turn: Mutex::default() }
+    }
+
     fn cache_file(&self, pool: &PoolRef, disk: &CacheDisk) -> PathBuf {
         let name = format!("{}.{}.raw", disk.cache.name, disk.generation);
-        self.parts.root.caches_of(pool).join(name)
+        self.state_dir.caches_of(pool).join(name)
     }
 
     async fn pool_cache(&self, pool: &PoolRef, name: &Name) -> Result<CacheDisk> {
@@ -59,7 +83,7 @@ impl Node {
         let blank = disk.committed_at.is_none();
         if blank {
             remove_file(&fresh)?;
-            self.parts.images.data_disk(disk.cache.size_mib, &fresh).await.or_problem()?;
+            self.images.data_disk(disk.cache.size_mib, &fresh).await.or_problem()?;
             from.clone_from(&fresh);
         }
         let to = to.to_owned();
@@ -74,8 +98,8 @@ impl Node {
     }
 
     /// Makes the copies of the pool's caches that the instance does not have yet.
-    pub(crate) async fn ensure_caches(&self, instance: &Instance) -> Result<()> {
-        let files = self.parts.root.files(instance.id);
+    pub(crate) async fn ensure(&self, instance: &Instance) -> Result<()> {
+        let files = self.state_dir.files(instance.id);
         for (index, disk) in instance.caches.iter().enumerate() {
             let to = files.cache(index);
             if to.exists() {
@@ -104,7 +128,7 @@ impl Node {
     }
 
     /// Before a job: the instance's copies are the pool's content, and are mounted.
-    pub(crate) async fn open_caches(&self, id: InstanceId, channel: &Channel) -> Result<()> {
+    pub(crate) async fn open(&self, id: InstanceId, channel: &Channel) -> Result<()> {
         let instance = self.records.read(|world| world.by_id(id).cloned())?;
         for (index, disk) in instance.caches.iter().enumerate() {
             let cache = &disk.cache;
@@ -112,19 +136,19 @@ impl Node {
             // From now on it is the job's own, whatever becomes of it.
             self.note_content(id, index, None).await?;
             if !disk.has_content_of(&wanted) {
-                let to = self.parts.root.files(id).cache(index);
+                let to = self.state_dir.files(id).cache(index);
                 self.fill_cache(&instance.pool, &cache.name, &to).await?;
             }
             let serial = serial(index);
             let mounting = channel.mount(&serial, &cache.path);
-            self.slot(id).waits.guest(deadlines::MOUNT, mounting).await?;
+            self.slots.of(id).waits.guest(deadlines::MOUNT, mounting).await?;
         }
         Ok(())
     }
 
     /// After a job, on a machine that others will use: its caches are let go of. Gives whether they
     /// could be.
-    pub(crate) async fn close_caches(&self, id: InstanceId) -> bool {
+    pub(crate) async fn close(&self, id: InstanceId) -> bool {
         let Ok(instance) = self.records.read(|world| world.by_id(id).cloned()) else { return true };
         // Nobody else mounts them.
         let job = instance.lease.as_ref().is_some_and(|lease| lease.purpose == Purpose::Run);
@@ -134,8 +158,8 @@ impl Node {
             return paths.is_empty();
         }
         let close = async {
-            let slot = self.slot(id);
-            let channel = self.channel(&mut *slot.gate.lock().await).await?;
+            let slot = self.slots.of(id);
+            let channel = slot.gate.lock().await.channel().await?;
             for path in paths {
                 slot.waits.guest(deadlines::UNMOUNT, channel.unmount(path)).await?;
             }
@@ -151,7 +175,7 @@ impl Node {
     }
 
     /// After a job that succeeded: its guest lets go of the cache, which is whole then.
-    pub(crate) async fn release_cache(
+    pub(crate) async fn release(
         &self,
         id: InstanceId,
         name: &Name,
@@ -161,17 +185,17 @@ impl Node {
         let own = instance.caches.iter().find(|disk| disk.cache.name == *name);
         let Some(own) = own else { return Err(no_cache(&instance.pool, name)) };
         let unmounting = channel.unmount(&own.cache.path);
-        self.slot(id).waits.guest(deadlines::UNMOUNT, unmounting).await
+        self.slots.of(id).waits.guest(deadlines::UNMOUNT, unmounting).await
     }
 
     /// The instance's copy of a cache that its guest has let go of becomes the pool's.
-    pub(crate) async fn commit_cache(&self, id: InstanceId, name: &Name) -> Result<()> {
+    pub(crate) async fn commit(&self, id: InstanceId, name: &Name) -> Result<()> {
         let instance = self.records.read(|world| world.by_id(id).cloned())?;
         let own = instance.caches.iter().position(|disk| disk.cache.name == *name);
         let Some(index) = own else { return Err(no_cache(&instance.pool, name)) };
         let cache = &instance.caches[index].cache;
         // One at a time: each has a generation of its own.
-        let _turn = self.cache_turn.lock().await;
+        let _turn = self.turn.lock().await;
         let mut disk = self.pool_cache(&instance.pool, name).await?;
         if disk.cache.size_mib != cache.size_mib {
             let what = format!("cache {name} of pool {} has another size now", instance.pool);
@@ -179,7 +203,7 @@ impl Node {
         }
         disk.generation += 1;
         disk.committed_at = Some(wall());
-        let from = self.parts.root.files(id).cache(index);
+        let from = self.state_dir.files(id).cache(index);
         let to = self.cache_file(&instance.pool, &disk);
         blocking(move || promote(&from, &to)).await?;
         self.records
@@ -202,8 +226,8 @@ impl Node {
     }
 
     /// Removes the contents that no pool has any more, and what a killed agent left.
-    pub(crate) async fn sweep_caches(&self) -> Result<()> {
-        let _turn = self.cache_turn.lock().await;
+    pub(crate) async fn sweep(&self) -> Result<()> {
+        let _turn = self.turn.lock().await;
         self.sweep_locked().await
     }
 
@@ -211,13 +235,13 @@ impl Node {
         let (pools, known) = self.records.read(|world| {
             let pools = world.pools.values();
             let dirs: Vec<PathBuf> =
-                pools.clone().map(|pool| self.parts.root.caches_of(&pool.reference)).collect();
+                pools.clone().map(|pool| self.state_dir.caches_of(&pool.reference)).collect();
             let files: Vec<PathBuf> = pools
                 .flat_map(|p| p.caches.iter().map(|disk| self.cache_file(&p.reference, disk)))
                 .collect();
             (dirs, files)
         });
-        for tenant in entries(&self.parts.root.caches()) {
+        for tenant in entries(&self.state_dir.caches()) {
             for pool in entries(&tenant) {
                 if !pools.contains(&pool) {
                     remove_dir(&pool)?;

@@ -4,7 +4,7 @@ use crate::Result;
 use crate::clock::wall;
 use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem, not_found};
-use crate::records::World;
+use crate::records::{World, not_built};
 use crate::state_dir::{is_root, remove_dir};
 use ipnet::Ipv4Net;
 use mvm_api::Problem;
@@ -42,7 +42,7 @@ impl Node {
         crate::audit::note_target(&tenant.name);
         let subnet = tenant.network.ipv4_subnet;
         let resolvers = crate::names::resolvers();
-        let conflict = self.parts.network.conflicts(subnet, &resolvers).await.or_problem()?;
+        let conflict = self.links.network().conflicts(subnet, &resolvers).await.or_problem()?;
         if let Some(conflict) = conflict {
             return Err(subnet_taken(subnet, conflict));
         }
@@ -59,9 +59,7 @@ impl Node {
             })
             .await?;
         crate::identity::tenant_key(&self.parts.root, &tenant.name)?;
-        let _wires = self.wires.lock().await;
-        self.connect_tenant(&tenant).await?;
-        self.apply_rules().await
+        self.links.set_up_tenant(&tenant).await
     }
 
     /// Changes quotas. Lowering one below what is in use only keeps the use from growing.
@@ -99,7 +97,7 @@ impl Node {
                 Ok(tenant)
             })
             .await?;
-        self.disconnect_tenant(&tenant).await?;
+        self.links.disconnect_tenant(&tenant).await?;
         remove_dir(&self.parts.root.tenant(name))
     }
 
@@ -227,10 +225,9 @@ impl Node {
             .await?;
         if walls {
             // Running machines are bound by it at once.
-            let _wires = self.wires.lock().await;
-            self.apply_rules().await?;
+            self.links.refresh_rules().await?;
         }
-        self.sweep_caches().await
+        self.caches.sweep().await
     }
 
     /// Sets what the pool keeps ready.
@@ -254,7 +251,7 @@ impl Node {
                 Ok(())
             })
             .await?;
-        self.succeeded(reference);
+        self.health.succeeded(reference);
         self.wake.notify();
         Ok(())
     }
@@ -291,7 +288,7 @@ impl Node {
         let detail = "boots once, is cloned from then on".to_owned();
         let _ = progress.send(Progress::Stage { name: "template", detail });
         // The image is built whatever comes of it: the reconciler tries again.
-        let template = self.ensure_template_of(reference).await;
+        let template = self.template_maker.ensure_of(reference).await;
         self.wake.notify();
         let took_ms = began.elapsed().as_millis() as u64;
         let template_failure = template.err().map(|problem| problem.to_string());
@@ -348,7 +345,7 @@ impl Node {
                 Ok(entry)
             })
             .await?;
-        self.succeeded(reference);
+        self.health.succeeded(reference);
         Ok(entry)
     }
 
@@ -391,12 +388,12 @@ impl Node {
                 break;
             }
             for id in ids {
-                self.bring(id, State::Destroyed, &Mover::Force).await.or_else(|problem| {
-                    match problem.code == "not_found" {
+                self.instances.bring(id, State::Destroyed, &Mover::Force).await.or_else(
+                    |problem| match problem.code == "not_found" {
                         true => Ok(State::Destroyed),
                         false => Err(problem),
-                    }
-                })?;
+                    },
+                )?;
             }
         }
         let jobs = self
@@ -429,7 +426,7 @@ impl Node {
             })
             .await?;
         self.clear_away(&jobs)?;
-        self.sweep_caches().await
+        self.caches.sweep().await
     }
 }
 
@@ -467,10 +464,4 @@ fn has_part_of_quotas(world: &World, tenant: &Name) -> bool {
 fn exists(what: String, verb: &str) -> Problem {
     Problem::new(409, "exists", format!("{what} exists already, and differs"))
         .hint(format!("change it with `{verb}`, or destroy it first"))
-}
-
-/// The pool has no image to run.
-pub(crate) fn not_built(pool: &PoolRef) -> Problem {
-    Problem::new(409, "not_built", format!("pool {pool} has no image yet"))
-        .hint(format!("build it: mvm pool build {pool}"))
 }

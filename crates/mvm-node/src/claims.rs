@@ -2,17 +2,18 @@
 
 use crate::audit;
 use crate::holders::job_on;
+use crate::instances::{draw_ids, new_instance};
+use crate::lease_request::{LeaseRequest, checked};
 use crate::node::Node;
-use crate::operations::{draw_ids, new_instance};
 use crate::records::World;
-use crate::template::is_mould;
+use crate::templates::is_mould;
 use crate::{Result, now};
 use mvm_api::types::{HeldBy, LeaseView};
 use mvm_api::{Peer, Problem};
 use mvm_model::admission::admit_state;
 use mvm_model::cache;
 use mvm_model::choose::choose;
-use mvm_model::lease::{DEFAULT_LEASE_S, Purpose};
+use mvm_model::lease::Purpose;
 use mvm_model::mover::may_take;
 use mvm_model::{Instance, InstanceId, InstanceRef, Lease, Millis, Mover, PoolRef, Recycle, State};
 use std::sync::Arc;
@@ -21,43 +22,14 @@ use std::sync::Arc;
 const CLAIM_TRIES: usize = 3;
 /// How long a lease outlives its deadline and the last session, in ms.
 const SESSION_GRACE_MS: u64 = 10_000;
-/// The longest lease, in seconds: a week.
-const MAX_LEASE_S: u64 = 7 * 24 * 3600;
-
-/// Who wants a lease, what for, and for how long.
-#[derive(Clone, Debug)]
-pub struct Wish {
-    /// `uid:N`, or the holder of a certificate: `operator:alice`.
-    pub holder: String,
-    /// What for.
-    pub purpose: Purpose,
-    /// In seconds: how long, or, of a job's, how long at most. Where absent it lasts for the default
-    /// time, and a job's for as long as its holder.
-    pub lease_s: Option<u64>,
-}
-
-impl Wish {
-    pub(crate) fn lease(&self) -> Result<Lease> {
-        let seconds = self.lease_s.unwrap_or(DEFAULT_LEASE_S);
-        checked(seconds)?;
-        let (since, purpose) = (now(), self.purpose);
-        let held = purpose.lives_with_holder();
-        let lease = Lease {
-            id: format!("l-{}", crate::random::hex_digits(8)?),
-            holder: self.holder.clone(),
-            purpose,
-            since,
-            expires_at: since + seconds * 1000,
-            longest_until: self.lease_s.filter(|_| held).map(|seconds| since + seconds * 1000),
-        };
-        Ok(Lease { expires_at: lease.ends_at(since), ..lease })
-    }
-}
-
 impl Node {
     /// Takes an instance of the pool for a job and brings it to `running`: the readiest there is,
     /// or a new one. Gives the instance with its lease, and the state that it was in.
-    pub async fn claim(self: &Arc<Self>, pool: &PoolRef, wish: &Wish) -> Result<(Instance, State)> {
+    pub async fn claim(
+        self: &Arc<Self>,
+        pool: &PoolRef,
+        wish: &LeaseRequest,
+    ) -> Result<(Instance, State)> {
         self.claim_as(pool, wish, None).await
     }
 
@@ -65,11 +37,11 @@ impl Node {
     pub(crate) async fn claim_as(
         self: &Arc<Self>,
         pool: &PoolRef,
-        wish: &Wish,
+        wish: &LeaseRequest,
         id: Option<&str>,
     ) -> Result<(Instance, State)> {
         // What there is no room to end is not begun.
-        self.check_space()?;
+        self.instances.check_space()?;
         let mut last = None;
         for _ in 0..CLAIM_TRIES {
             let mut lease = wish.lease()?;
@@ -80,7 +52,7 @@ impl Node {
             self.wake.notify();
             let by = Mover::Lease(lease.id.clone());
             let outcome = async {
-                let from = self.bring(instance.id, State::Running, &by).await?;
+                let from = self.instances.bring(instance.id, State::Running, &by).await?;
                 let now = self.records.read(|world| leased(world, &lease.id).cloned())?;
                 Ok((now, from))
             };
@@ -120,7 +92,11 @@ impl Node {
     }
 
     /// Makes an instance that whoever wishes it holds from the beginning, if it may run.
-    pub(crate) async fn create_leased(&self, pool: &PoolRef, wish: &Wish) -> Result<Instance> {
+    pub(crate) async fn create_leased(
+        &self,
+        pool: &PoolRef,
+        wish: &LeaseRequest,
+    ) -> Result<Instance> {
         let (drawn, lease) = (draw_ids()?, wish.lease()?);
         self.records
             .change(|world, changes| {
@@ -137,13 +113,17 @@ impl Node {
     /// Takes a manual lease on one instance, or extends the one that the same holder has, if the
     /// instance may run; brings it to `running`. Gives the state that it was in. Where it comes to
     /// nothing and the instance is as before, so is its lease.
-    pub async fn take(self: &Arc<Self>, reference: &InstanceRef, wish: &Wish) -> Result<State> {
+    pub async fn take(
+        self: &Arc<Self>,
+        reference: &InstanceRef,
+        wish: &LeaseRequest,
+    ) -> Result<State> {
         let mut tries = CLAIM_TRIES;
         loop {
             tries -= 1;
             let (before, lease) = self.lease(reference, &wish.lease()?).await?;
             let by = Mover::Lease(lease);
-            let outcome = self.bring(reference.id, State::Running, &by).await;
+            let outcome = self.instances.bring(reference.id, State::Running, &by).await;
             let Err(problem) = outcome else { return outcome };
             // Its holder put it aside, or it was released, while this waited: it is taken anew.
             if problem.code != "lease_ended" || tries == 0 {
@@ -208,7 +188,7 @@ impl Node {
     /// Who holds the lease of an instance beside the connection of its claim.
     fn holder_of(&self, world: &World, instance: &Instance) -> Option<HeldBy> {
         let job = job_on(world.jobs.values(), instance).map(|job| HeldBy::Job(job.id));
-        job.or_else(|| (self.slot(instance.id).sessions() > 0).then_some(HeldBy::Session))
+        job.or_else(|| (self.slots.of(instance.id).sessions() > 0).then_some(HeldBy::Session))
     }
 
     /// Gives a lease another length, from now on; a job's ends then at the latest.
@@ -249,10 +229,10 @@ impl Node {
     /// Ends this lease with its instance, whatever the pool's rule: the guest did not do in time what
     /// it was to, and is not asked for anything any more.
     pub(crate) async fn discard(self: &Arc<Self>, id: InstanceId, lease: &str) {
-        let work = async { self.destroy(id, &Mover::Lease(lease.to_owned())).await };
+        let work = async { self.instances.destroy(id, &Mover::Lease(lease.to_owned())).await };
         let held = async || self.records.read(|world| held_by(world, id, lease).is_some());
         if held().await
-            && let Err(problem) = self.as_agent_on("lease.end", id, work).await
+            && let Err(problem) = self.auditor.as_agent_on("lease.end", id, work).await
             && held().await
         {
             tracing::error!(instance = %id, "cannot destroy: {problem}");
@@ -317,11 +297,11 @@ impl Node {
             Some((rule, instance.state, lease.id))
         });
         let Some((mut recycle, state, lease)) = rule else { return };
-        if recycle != Recycle::Reset && !self.close_caches(id).await {
+        if recycle != Recycle::Reset && !self.caches.close(id).await {
             recycle = Recycle::Reset;
         }
         let work = self.recycle(id, recycle, state, &lease);
-        let recycled = self.as_agent_on("lease.end", id, work).await;
+        let recycled = self.auditor.as_agent_on("lease.end", id, work).await;
         let ended = self.records.read(|world| held_by(world, id, &lease).is_none());
         if let Err(problem) = recycled
             // Somebody else has ended it meanwhile: the instance may be another's.
@@ -344,13 +324,13 @@ impl Node {
         match (rule, state) {
             // What has failed, or was never brought up, is worth nothing to the next job.
             (Recycle::Reset, _) | (_, State::Failed | State::Created) => {
-                self.destroy(id, &by).await
+                self.instances.destroy(id, &by).await
             }
-            (Recycle::Sleep, _) => match self.bring(id, State::Sleeping, &by).await {
+            (Recycle::Sleep, _) => match self.instances.bring(id, State::Sleeping, &by).await {
                 Ok(_) => self.unlease(id, lease).await,
                 Err(problem) => {
                     tracing::warn!(instance = %id, "cannot put to sleep: {problem}");
-                    self.destroy(id, &by).await
+                    self.instances.destroy(id, &by).await
                 }
             },
             (Recycle::Keep, _) => self.unlease(id, lease).await,
@@ -372,7 +352,7 @@ impl Node {
             due.map(|(instance, lease)| (instance.id, lease.clone())).collect()
         });
         for (id, lease) in due {
-            if lease.purpose == Purpose::Manual && self.slot(id).sessions() > 0 {
+            if lease.purpose == Purpose::Manual && self.slots.of(id).sessions() > 0 {
                 let later = now() + SESSION_GRACE_MS;
                 if let Err(problem) = self.records.update(id, |i| extend(i, later)).await {
                     tracing::warn!(instance = %id, "cannot extend a lease: {problem}");
@@ -388,14 +368,6 @@ impl Node {
             }
         }
     }
-}
-
-fn checked(seconds: u64) -> Result<()> {
-    if (1..=MAX_LEASE_S).contains(&seconds) {
-        return Ok(());
-    }
-    Err(Problem::new(400, "invalid_value", format!("a lease of {seconds} s"))
-        .hint(format!("allowed are 1 to {MAX_LEASE_S} s")))
 }
 
 fn no_lease(id: &str) -> Problem {

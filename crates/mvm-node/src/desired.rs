@@ -317,7 +317,7 @@ impl Node {
         match step {
             // These wait, pass after pass, and are logged when it comes to them.
             Step::DestroyPool { .. } | Step::DestroyTenant { .. } => work.await,
-            _ => self.as_agent(verb, Some(tenant), target, None, work).await,
+            _ => self.auditor.as_agent(verb, Some(tenant), target, None, work).await,
         }
     }
 
@@ -326,7 +326,7 @@ impl Node {
             Step::DestroyPool { pool } => match self.drain_pool(pool).await? {
                 true => {
                     let (tenant, work) = (Some(&pool.tenant), self.destroy_pool(pool));
-                    self.as_agent(verb(step), tenant, pool, None, work).await
+                    self.auditor.as_agent(verb(step), tenant, pool, None, work).await
                 }
                 false => Ok(()),
             },
@@ -337,7 +337,7 @@ impl Node {
                     return Ok(());
                 }
                 let work = self.destroy_tenant(tenant);
-                self.as_agent(verb(step), Some(tenant), tenant, None, work).await
+                self.auditor.as_agent(verb(step), Some(tenant), tenant, None, work).await
             }
             Step::CreateTenant { tenant } => {
                 let Some(wanted) = document.tenant(tenant) else { return Ok(()) };

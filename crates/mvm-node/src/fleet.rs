@@ -1,8 +1,9 @@
 //! A node of a fleet: what it tells its coordinators, and what it does at the leader's word.
 
-use crate::claims::{Wish, leased};
+use crate::claims::leased;
 use crate::clock::wall_of;
 use crate::holders::is_claim;
+use crate::lease_request::LeaseRequest;
 use crate::locks::locked;
 use crate::node::Node;
 use crate::problem::OrProblem;
@@ -144,11 +145,11 @@ impl Node {
         let revision = pool.current_revision().map(|revision| revision.digest.clone());
         let mut status = PoolStatus {
             ready: ready(pool, world.of_pool(&pool.reference)),
-            template: self.template_of_pool(pool).is_some(),
+            template: self.templates.of_pool(pool).is_some(),
             content: (revision.as_ref().and_then(|digest| images.get(digest).cloned()))
                 .filter(|content| !content.is_empty()),
             revision,
-            failure: self.health(&pool.reference).last_failure,
+            failure: self.health.of(&pool.reference).last_failure,
             ..PoolStatus::default()
         };
         for instance in world.of_pool(&pool.reference) {
@@ -248,12 +249,12 @@ impl Node {
         let (instance, from) = match known {
             Some(known) => {
                 let by = Mover::Lease(id.to_owned());
-                let from = self.bring(known.id, State::Running, &by).await?;
+                let from = self.instances.bring(known.id, State::Running, &by).await?;
                 (self.records.read(|world| world.by_id(known.id).cloned())?, from)
             }
             None => {
                 let (holder, lease_s) = (body.holder.clone(), body.lease_s);
-                let wish = Wish { holder, purpose: Purpose::Run, lease_s };
+                let wish = LeaseRequest { holder, purpose: Purpose::Run, lease_s };
                 self.claim_as(&body.pool, &wish, Some(id)).await?
             }
         };

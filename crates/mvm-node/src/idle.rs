@@ -3,16 +3,13 @@
 use crate::locks::locked;
 use crate::node::Node;
 use crate::now;
-use mvm_model::policy::{Idle, Pressure, Sample};
+use mvm_model::policy::{Idle, Sample};
 use mvm_model::{Instance, InstanceId, Millis, State};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How often an instance is measured.
 const EVERY: Duration = Duration::from_secs(5);
-
-/// The host's own account of what waits for memory. proc(5)
-pub(crate) const HOST_PRESSURE: &str = "/proc/pressure/memory";
 
 impl Node {
     /// Since when a running instance has been idle, as far as this agent has seen.
@@ -42,22 +39,16 @@ impl Node {
     }
 
     async fn sample(&self, instance: &Instance) -> Option<Sample> {
-        let slot = self.slot(instance.id);
+        let slot = self.slots.of(instance.id);
         // In a transition it is not idle, and its end changes its state.
         let machine = slot.gate.try_lock().ok()?.machine.clone()?;
         let stats = machine.stats().await.ok()?;
-        let tap = self.parts.network.counters(&self.tap_name(instance)).await.ok();
+        let tap = self.links.counters(instance).await.ok();
         Some(Sample {
             at: now(),
             cpu_ms: stats.cpu_time_ms,
             net_bytes: tap.map_or(0, |tap| tap.rx_bytes + tap.tx_bytes),
             sessions: slot.sessions(),
         })
-    }
-
-    /// Whether the host is short of memory.
-    pub(crate) fn is_pressed(&self) -> bool {
-        let text = std::fs::read_to_string(&self.parts.pressure).unwrap_or_default();
-        Pressure::parse(&text).is_high()
     }
 }

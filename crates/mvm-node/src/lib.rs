@@ -1,7 +1,6 @@
 //! The agent of a node: it carries out what the model decides.
 //!
-//! Lives here: one slot an instance that serialises what happens to it ([`slot`]), the operations
-//! on instances ([`operations`]), leases and claims, the reconcile loop, recovery at start, and
+//! Lives here: the records ([`records`]), the instances and what is done with them ([`instances`]), leases and claims, the reconcile loop, recovery at start, and
 //! the handlers of the API.
 //!
 //! Never here: ioctls, QMP, nft syntax, SQL (the crates below), decisions (mvm-model) or
@@ -11,7 +10,6 @@ mod announce;
 mod api;
 mod audit;
 mod blocking;
-mod boot;
 mod builds;
 mod caches;
 mod catalog;
@@ -21,45 +19,40 @@ mod clock;
 mod crashes;
 mod deadlines;
 mod desired;
-mod disk;
 mod dns;
 mod expose;
-mod firewall;
 mod fleet;
-mod halted;
+mod health;
 mod holders;
 mod identity;
 mod idle;
-mod interrupt;
+mod instances;
 mod jobs;
 mod labels;
-mod linger;
-mod liveness;
+mod lease_request;
+mod links;
 mod locks;
 mod metrics;
 mod names;
 mod node;
-mod operations;
+mod pressure;
 mod problem;
 mod random;
 mod reconcile;
 mod records;
 mod recovery;
 pub mod remains;
-mod renewal;
-mod seize;
 mod serve;
 mod shortfalls;
 mod simulated;
-mod slot;
 mod socket;
 mod stages;
 mod state_dir;
-mod template;
+mod template_maker;
+mod templates;
 mod transfer;
 mod view;
 mod wake;
-mod walls;
 
 pub use desired::DesiredFile;
 pub use fleet::{Offer, found_capacity};

@@ -24,7 +24,10 @@ impl Node {
             self.passes.register(&mut registry);
             self.halted.register(&mut registry);
             self.guests.register(&mut registry);
-            self.renewals.register(&mut registry);
+            self.templates.register(&mut registry);
+            self.lingering.register(&mut registry);
+            self.links.repairs.register(&mut registry);
+            self.link_keeper.register(&mut registry);
         }
         let (instances, leases) = self.records.read(|world| gauges(world, only));
         registry.register("instances", "Instances by state", instances);

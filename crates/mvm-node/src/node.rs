@@ -1,50 +1,42 @@
 //! The node: its parts, and the one door through which its records change.
 
-use crate::audit::Audit;
+use crate::audit::{Audit, Auditor};
 use crate::builds::Builds;
+use crate::caches::Caches;
 use crate::desired::Convergence;
-use crate::disk::free_mib;
 use crate::expose::Fronts;
 use crate::fleet::{Fleet, Offer};
-use crate::halted::Halted;
+use crate::health::Health;
 use crate::holders::LeaseHolders;
+use crate::instances::{
+    Disks, Guests, Halted, Instances, Lingering, LinkKeeper, MachineWatch, Machines, Recovery,
+    Slots, Transitions, free_mib,
+};
 use crate::jobs::Jobs;
-use crate::liveness::Guests;
-use crate::locks::locked;
-use crate::problem::OrProblem;
+use crate::links::Links;
+use crate::pressure::HostPressure;
 use crate::reconcile::Passes;
 use crate::records::Records;
-use crate::renewal::Renewals;
-use crate::slot::Slot;
 use crate::stages::Stages;
 use crate::state_dir::StateDir;
+use crate::template_maker::TemplateMaker;
+use crate::templates::Templates;
 use crate::transfer::Pace;
 use crate::wake::Wake;
 use crate::{Result, now};
-use mvm_api::Problem;
 use mvm_api::tls::Keeper;
 use mvm_hypervisor::Hypervisor;
 use mvm_image::ImageStore;
-use mvm_model::plan::Failures;
 use mvm_model::policy::Idle;
-use mvm_model::{InstanceId, Millis, Name, PoolRef};
+use mvm_model::{InstanceId, Millis, Name};
 use mvm_network::Network;
 use mvm_store::Store;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex as Lock};
 use std::time::Duration;
-use tokio::sync::{Mutex, Notify};
-
-/// What the reconciler remembers of a pool, in memory only.
-#[derive(Clone, Debug, Default)]
-pub struct PoolHealth {
-    /// For the back-off.
-    pub failures: Failures,
-    /// What failed last.
-    pub last_failure: Option<String>,
-}
+use tokio::sync::Notify;
 
 /// The agent's parts.
 pub struct Parts {
@@ -67,7 +59,7 @@ pub struct Parts {
     /// Where the kernel says how much the host waits for memory (proc(5), PSI).
     pub pressure: PathBuf,
     /// Links and firewall.
-    pub network: Network,
+    pub network: Arc<Network>,
     /// Images and kernels.
     pub images: ImageStore,
     /// What it says of itself to a fleet.
@@ -90,36 +82,34 @@ pub struct Node {
     pub(crate) wake: Wake,
     /// Ends the agent.
     pub stop: Notify,
-    /// Serialises changes of links and firewall.
-    pub(crate) wires: Mutex<()>,
-    /// Serialises changes of pools' caches.
-    pub(crate) cache_turn: Mutex<()>,
-    /// Held by whoever makes a pool's template.
-    moulds: Lock<HashMap<PoolRef, Arc<Mutex<()>>>>,
     /// What the document in force comes to.
     pub(crate) desired: Convergence,
     pub(crate) records: Arc<Records>,
+    pub(crate) auditor: Arc<Auditor>,
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) pressure: HostPressure,
+    pub(crate) halted: Arc<Halted>,
+    pub(crate) links: Arc<Links>,
+    pub(crate) link_keeper: Arc<LinkKeeper>,
+    pub(crate) caches: Arc<Caches>,
+    pub(crate) templates: Arc<Templates>,
+    pub(crate) template_maker: Arc<TemplateMaker>,
+    pub(crate) transitions: Arc<Transitions>,
+    pub(crate) lingering: Arc<Lingering>,
+    pub(crate) recovery: Arc<Recovery>,
+    pub(crate) instances: Arc<Instances>,
+    pub(crate) guests: Arc<Guests>,
     pub(crate) fleet: Fleet,
     pub(crate) passes: Passes,
-    pub(crate) renewals: Renewals,
     pub(crate) audit: Arc<Audit>,
-    /// Guests that are watched.
-    pub(crate) guests: Guests,
     pub(crate) jobs: Jobs,
     pub(crate) builds: Builds,
-    /// Machines that their hypervisor has paused by itself.
-    pub(crate) halted: Halted,
     /// Holds back images that leave.
     pub(crate) pace: Pace,
-    slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
-    health: Lock<BTreeMap<PoolRef, PoolHealth>>,
     pub(crate) idle: Lock<HashMap<InstanceId, Idle>>,
-    /// Sleeping instances whose process may still be there.
-    pub(crate) lingering: Lock<BTreeSet<InstanceId>>,
     /// Pools behind ports.
     pub(crate) fronts: Fronts,
-    /// Whose last operation failed, and may have left record and reality apart.
-    unsettled: Lock<BTreeSet<InstanceId>>,
     /// What is known of leases beside their records.
     pub(crate) leases: Arc<LeaseHolders>,
 }
@@ -134,95 +124,106 @@ impl Node {
         })?;
         let path = parts.root.path().to_owned();
         let room = Arc::new(move || free_mib(&path).ok());
+        let wake = Wake::default();
+        let audit = Arc::new(audit);
+        let auditor = Arc::new(Auditor::new(audit.clone(), records.clone()));
+        let slots = Arc::new(Slots::default());
+        let health = Arc::new(Health::default());
+        let pressure = HostPressure(parts.pressure.clone());
+        let halted = Arc::new(Halted::new(parts.no_space_timeout, room));
+        let short_id = parts.root.short_id();
+        let links = Arc::new(Links::new(parts.network.clone(), records.clone(), short_id));
+        let (root, images) = (parts.root.clone(), parts.images.clone());
+        let hypervisor = parts.hypervisor.clone();
+        let simulated = hypervisor.description().simulated;
+        let caches = Caches::new(records.clone(), images.clone(), root.clone(), slots.clone());
+        let caches = Arc::new(caches);
+        let templates =
+            Templates::new(root.clone(), hypervisor.clone(), records.clone(), wake.clone());
+        let templates = Arc::new(templates);
+        let transitions = Arc::new(Transitions::new(records.clone(), slots.clone()));
+        let watch = Arc::new(MachineWatch::new(
+            records.clone(),
+            slots.clone(),
+            transitions.clone(),
+            halted.clone(),
+            root.clone(),
+            wake.clone(),
+        ));
+        let machines = Arc::new(Machines::new(
+            root.clone(),
+            hypervisor,
+            links.clone(),
+            Disks::new(root, images, caches.clone(), simulated),
+            templates.clone(),
+            watch,
+        ));
+        let recovery = Arc::new(Recovery::new(
+            records.clone(),
+            slots.clone(),
+            transitions.clone(),
+            machines.clone(),
+            auditor.clone(),
+            wake.clone(),
+        ));
+        let lingering = Lingering::new(records.clone(), slots.clone(), pressure.clone());
+        let lingering = Arc::new(lingering);
+        let instances = Arc::new(Instances::new(
+            records.clone(),
+            slots.clone(),
+            transitions.clone(),
+            machines,
+            templates.clone(),
+            lingering.clone(),
+            recovery.clone(),
+        ));
+        let template_maker = Arc::new(TemplateMaker::new(
+            records.clone(),
+            instances.clone(),
+            templates.clone(),
+            health.clone(),
+            auditor.clone(),
+            wake.clone(),
+        ));
+        let guests = Guests::new(records.clone(), slots.clone(), transitions.clone(), wake.clone());
+        let link_keeper = LinkKeeper::new(
+            links.clone(),
+            records.clone(),
+            slots.clone(),
+            transitions.clone(),
+            wake.clone(),
+        );
         Ok(Arc::new(Node {
             records,
+            auditor,
+            slots,
+            health,
+            pressure,
+            halted,
+            links,
+            link_keeper: Arc::new(link_keeper),
+            caches,
+            templates,
+            template_maker,
+            transitions,
+            lingering,
+            recovery,
+            instances,
+            guests: Arc::new(guests),
             passes: Passes::default(),
-            renewals: Renewals::default(),
-            audit: Arc::new(audit),
-            guests: Guests::default(),
+            audit,
             jobs: Jobs::default(),
             builds: Builds::default(),
-            halted: Halted::new(parts.no_space_timeout, room),
             pace: Pace::new(parts.image_rate),
             parts,
             started_at: now(),
-            wake: Wake::default(),
+            wake,
             stop: Notify::new(),
-            wires: Mutex::new(()),
-            cache_turn: Mutex::new(()),
-            moulds: Lock::default(),
             desired: Convergence::default(),
             fleet: Fleet::default(),
-            slots: Lock::default(),
-            health: Lock::default(),
             idle: Lock::default(),
-            lingering: Lock::default(),
             fronts: Fronts::default(),
-            unsettled: Lock::default(),
             leases: LeaseHolders::new(),
         }))
-    }
-
-    /// The slot of an instance.
-    pub fn slot(&self, id: InstanceId) -> Arc<Slot> {
-        locked(&self.slots).entry(id).or_default().clone()
-    }
-
-    /// Forgets the slot of an instance that is gone.
-    pub fn forget(&self, id: InstanceId) {
-        locked(&self.slots).remove(&id);
-        locked(&self.lingering).remove(&id);
-        self.halted.forget(id);
-    }
-
-    /// An operation on the instance has failed: before the next one, and by the reconcile loop, it
-    /// is looked at whether record and reality are one.
-    pub(crate) fn unsettle(&self, id: InstanceId) {
-        locked(&self.unsettled).insert(id);
-    }
-
-    /// Those that are to be looked at.
-    pub(crate) fn unsettled(&self) -> BTreeSet<InstanceId> {
-        locked(&self.unsettled).clone()
-    }
-
-    /// It was looked at, and all is well.
-    pub(crate) fn settled(&self, id: InstanceId) {
-        locked(&self.unsettled).remove(&id);
-    }
-
-    /// Whether it is one of them.
-    pub(crate) fn is_unsettled(&self, id: InstanceId) -> bool {
-        locked(&self.unsettled).contains(&id)
-    }
-
-    /// What serialises the making of a pool's template.
-    pub(crate) fn mould(&self, pool: &PoolRef) -> Arc<Mutex<()>> {
-        locked(&self.moulds).entry(pool.clone()).or_default().clone()
-    }
-
-    /// What the reconciler remembers of a pool.
-    pub fn health(&self, pool: &PoolRef) -> PoolHealth {
-        locked(&self.health).get(pool).cloned().unwrap_or_default()
-    }
-
-    /// Bringing up an instance of the pool worked.
-    pub fn succeeded(&self, pool: &PoolRef) {
-        locked(&self.health).remove(pool);
-    }
-
-    /// Bringing up an instance of the pool failed.
-    pub fn failed(&self, pool: &PoolRef, why: &Problem) {
-        tracing::warn!(pool = %pool, code = why.code, "{why}");
-        let mut health = locked(&self.health);
-        let entry = health.entry(pool.clone()).or_default();
-        entry.failures.count += 1;
-        entry.failures.last = now();
-        entry.last_failure = Some(why.to_string());
-    }
-
-    /// The revision with this digest.
-    pub fn image(&self, digest: &str) -> Result<mvm_image::Revision> {
-        self.parts.images.get(digest).or_problem()
     }
 }

@@ -1,17 +1,15 @@
 //! The reconcile loop: asks the model for a plan and carries it out, a few steps at a time.
 
-use crate::labels::Labels;
+use crate::instances::DESTROYED;
 use crate::node::Node;
-use crate::seize::DESTROYED;
 use crate::state_dir::StateDir;
-use crate::{Result, now, recovery};
+use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_model::action::Action;
 use mvm_model::plan::plan;
 use mvm_model::policy;
 use mvm_model::{InstanceId, Mover, PoolRef, State};
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
@@ -26,11 +24,6 @@ const PERIOD: Duration = Duration::from_secs(2);
 pub(crate) struct Passes {
     made: Counter,
     pressed: Gauge,
-    pub(crate) lingering: Gauge,
-    pub(crate) unresumed: Counter,
-    pub(crate) walls_restored: Counter,
-    pub(crate) links_restored: Family<Labels, Counter>,
-    pub(crate) taps_lost: Counter,
     pub(crate) sockets_restored: Counter,
 }
 
@@ -41,17 +34,6 @@ impl Passes {
         registry.register("reconcile_passes", what, self.made.clone());
         let what = "Whether memory is short: warm instances are put to sleep, none is brought up";
         registry.register("memory_pressed", what, self.pressed.clone());
-        let what = "Processes of sleeping instances, kept for a quick wake";
-        registry.register("lingering", what, self.lingering.clone());
-        let what = "Kept processes that did not take up: their instances were woken from disk";
-        registry.register("lingering_unresumed", what, self.unresumed.clone());
-        let what = "Times that the firewall rules were gone or changed by somebody, and put back";
-        registry.register("walls_restored", what, self.walls_restored.clone());
-        let what =
-            "Links, addresses and forwarding that somebody had taken away, and that were put back";
-        registry.register("links_restored", what, self.links_restored.clone());
-        let what = "Machines whose tap was deleted under them, and that failed for it";
-        registry.register("taps_lost", what, self.taps_lost.clone());
         let what = "Times that the agent's socket was removed by somebody, and made anew";
         registry.register("sockets_restored", what, self.sockets_restored.clone());
     }
@@ -61,11 +43,11 @@ impl Passes {
 pub async fn run(node: Arc<Node>) {
     let in_flight = Arc::new(AtomicUsize::new(0));
     loop {
-        recovery::settle_again(&node).await;
+        node.recovery.settle_again().await;
         node.expire_leases().await;
-        node.keep_walls().await;
+        node.link_keeper.keep().await;
         node.measure().await;
-        let freed = node.end_overstayed().await;
+        let freed = node.lingering.end_overstayed().await;
         tick(&node, &in_flight, freed).await;
         trim_consoles(&node.parts.root);
         tokio::select! {
@@ -81,7 +63,7 @@ fn most_in_flight() -> usize {
 }
 
 async fn tick(node: &Arc<Node>, in_flight: &Arc<AtomicUsize>, freed: bool) {
-    let pressed = node.is_pressed();
+    let pressed = node.pressure.is_high();
     node.passes.pressed.set(i64::from(pressed));
     // What lingered has just made room: whether that is enough the next pass sees.
     if pressed && !freed {
@@ -92,7 +74,7 @@ async fn tick(node: &Arc<Node>, in_flight: &Arc<AtomicUsize>, freed: bool) {
         let free = most_in_flight().saturating_sub(in_flight.load(Ordering::SeqCst));
         // A host without memory gets no more machines.
         let slots = if pressed { 0 } else { free };
-        let failures = node.health(&reference).failures;
+        let failures = node.health.of(&reference).failures;
         let actions = node.records.read(|world| {
             let Some(pool) = world.pools.get(&reference) else { return Vec::new() };
             let instances: Vec<_> = world.of_pool(&reference).collect();
@@ -109,9 +91,9 @@ async fn tick(node: &Arc<Node>, in_flight: &Arc<AtomicUsize>, freed: bool) {
         discard_failed(node, &reference).await;
     }
     if !pressed {
-        node.renew_templates().await;
+        node.template_maker.renew().await;
     }
-    node.collect_templates().await;
+    node.templates.collect().await;
     node.passes.made.inc();
 }
 
@@ -121,8 +103,10 @@ async fn relieve(node: &Arc<Node>) {
     let Some(id) = longest else { return };
     tracing::warn!(instance = %id, "the host is short of memory: putting it to sleep");
     if let Ok(Some((id, to))) = claim_for(node, id, State::Sleeping).await {
-        let outcome =
-            node.as_agent_on("instance.sleep", id, node.bring(id, to, &Mover::Agent)).await;
+        let outcome = node
+            .auditor
+            .as_agent_on("instance.sleep", id, node.instances.bring(id, to, &Mover::Agent))
+            .await;
         clear_goal(node, id).await;
         if let Err(problem) = outcome {
             tracing::warn!(instance = %id, "cannot put to sleep: {problem}");
@@ -134,9 +118,11 @@ async fn relieve(node: &Arc<Node>) {
 async fn begin(node: &Arc<Node>, pool: &PoolRef, action: Action, in_flight: &Arc<AtomicUsize>) {
     tracing::debug!(%pool, ?action, "reconcile");
     let marked = match action {
-        Action::Create { to } => {
-            node.create(pool, Some(to)).await.map(|i| Some((i.id, to, "instance.create")))
-        }
+        Action::Create { to } => node
+            .transitions
+            .create(pool, Some(to))
+            .await
+            .map(|i| Some((i.id, to, "instance.create"))),
         Action::Move { id, to } => {
             claim_for(node, id, to).await.map(|free| free.map(|(id, to)| (id, to, verb(to))))
         }
@@ -156,12 +142,12 @@ async fn begin(node: &Arc<Node>, pool: &PoolRef, action: Action, in_flight: &Arc
             in_flight.fetch_add(1, Ordering::SeqCst);
             let (node, pool, in_flight) = (node.clone(), pool.clone(), in_flight.clone());
             tokio::spawn(async move {
-                node.as_agent_on(verb, id, work(&node, &pool, id, to)).await.ok();
+                node.auditor.as_agent_on(verb, id, work(&node, &pool, id, to)).await.ok();
                 in_flight.fetch_sub(1, Ordering::SeqCst);
                 node.wake.notify();
             });
         }
-        Err(problem) => node.failed(pool, &problem),
+        Err(problem) => node.health.failed(pool, &problem),
     }
 }
 
@@ -193,18 +179,18 @@ async fn claim_for(node: &Node, id: InstanceId, to: State) -> Result<Option<(Ins
 
 async fn work(node: &Arc<Node>, pool: &PoolRef, id: InstanceId, to: State) -> Result<()> {
     let outcome = async {
-        node.ensure_template(id).await?;
-        node.bring(id, to, &Mover::Agent).await
+        node.template_maker.ensure(id).await?;
+        node.instances.bring(id, to, &Mover::Agent).await
     };
     let outcome = outcome.await;
     let gone = clear_goal(node, id).await;
     match &outcome {
-        Ok(_) => node.succeeded(pool),
+        Ok(_) => node.health.succeeded(pool),
         // Destroyed by somebody while it was being brought up: nothing failed.
         Err(problem) if gone || problem.code == DESTROYED => {}
         // Taken by somebody since the plan was made: it is theirs.
         Err(problem) if problem.code == "leased" => {}
-        Err(problem) => node.failed(pool, problem),
+        Err(problem) => node.health.failed(pool, problem),
     }
     outcome.map(drop)
 }
@@ -214,7 +200,7 @@ async fn clear_goal(node: &Node, id: InstanceId) -> bool {
     let cleared = node.records.update(id, |instance| instance.goal = None).await;
     let gone = node.records.read(|world| world.by_id(id).is_err());
     if cleared.is_err() && !gone {
-        node.unsettle(id);
+        node.slots.need_check(id);
     }
     gone
 }
@@ -223,7 +209,10 @@ async fn clear_goal(node: &Node, id: InstanceId) -> bool {
 pub(crate) async fn destroy_idle(node: &Arc<Node>, id: InstanceId) -> Result<()> {
     match claim_for(node, id, State::Destroyed).await? {
         Some((id, to)) => {
-            let outcome = node.as_agent_on(verb(to), id, node.destroy(id, &Mover::Agent)).await;
+            let outcome = node
+                .auditor
+                .as_agent_on(verb(to), id, node.instances.destroy(id, &Mover::Agent))
+                .await;
             match outcome {
                 Err(problem) if problem.code == "leased" => {
                     clear_goal(node, id).await;
@@ -247,8 +236,8 @@ async fn discard_failed(node: &Arc<Node>, pool: &PoolRef) {
             .collect()
     });
     for (id, reason) in failed {
-        if node.health(pool).last_failure.is_none() {
-            node.failed(pool, &Problem::new(500, "instance_failed", reason));
+        if node.health.of(pool).last_failure.is_none() {
+            node.health.failed(pool, &Problem::new(500, "instance_failed", reason));
         }
         if let Err(problem) = destroy_idle(node, id).await {
             tracing::warn!(instance = %id, "cannot destroy: {problem}");

@@ -2,13 +2,14 @@
 
 use crate::desired::{self, DesiredFile};
 use crate::fleet::Offer;
-use crate::idle::HOST_PRESSURE;
+use crate::instances::watch_guests;
 use crate::node::{Node, Parts};
+use crate::pressure::HOST_PRESSURE;
 use crate::problem::{OrProblem, io};
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
 use crate::state_dir::StateDir;
-use crate::{Result, announce, api, dns, jobs, liveness, reconcile, recovery, socket, walls};
+use crate::{Result, announce, api, dns, jobs, reconcile, recovery, socket};
 use mvm_api::identity::{IdentityDir, keep};
 use mvm_api::tls::{Keeper, TlsListener};
 use mvm_api::{private, service};
@@ -126,7 +127,7 @@ async fn run(root: StateDir, options: ServeOptions) -> Result<()> {
         keeper: keeper.clone(),
         pressure: options.pressure.unwrap_or_else(|| PathBuf::from(HOST_PRESSURE)),
         stages: options.stages,
-        network,
+        network: Arc::new(network),
         images,
         offer: options.offer,
         image_rate: options.image_rate,
@@ -138,10 +139,10 @@ async fn run(root: StateDir, options: ServeOptions) -> Result<()> {
     node.tell_shortfalls().await;
     node.open_fronts().await?;
     tokio::spawn(reconcile::run(node.clone()));
-    tokio::spawn(walls::watch(node.clone()));
+    tokio::spawn(node.link_keeper.clone().run());
     tokio::spawn(dns::run(node.clone()));
     tokio::spawn(jobs::dispatch(node.clone()));
-    tokio::spawn(liveness::run(node.clone()));
+    tokio::spawn(watch_guests(node.guests.clone()));
     tokio::spawn(desired::run(node.clone(), options.desired));
     let listener = socket::listen(&path)?;
     tracing::info!(socket = %path.display(), "serving");
@@ -174,7 +175,7 @@ async fn run(root: StateDir, options: ServeOptions) -> Result<()> {
     node.jobs.stop();
     service::stopping();
     tracing::info!("ending; machines go on");
-    node.end_all_lingering().await;
+    node.lingering.end_all().await;
     let _ = std::fs::remove_file(&path);
     // The answer to the call that ended us is written, and perhaps not yet sent.
     tokio::time::sleep(Duration::from_millis(50)).await;

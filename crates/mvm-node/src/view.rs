@@ -1,12 +1,13 @@
 //! Records as the API shows them.
 
+use crate::Result;
 use crate::clock::Shown;
 use crate::deadlines::STATS;
+use crate::instances::disk_use_kib;
 use crate::node::Node;
 use crate::problem::OrProblem;
 use crate::records::World;
 use crate::shortfalls::Lacks;
-use crate::{Result, disk};
 use mvm_api::types::{InstanceStats, InstanceView, PoolView, RevisionView, TenantView};
 use mvm_hypervisor::Machine;
 use mvm_model::plan::ready;
@@ -21,7 +22,7 @@ impl Node {
             tenant_id: tenant.name.clone(),
             network: tenant.network.clone(),
             gateway: tenant.network.gateway(),
-            bridge: self.bridge_name(tenant),
+            bridge: self.links.bridge_name(tenant),
             quotas: tenant.quotas,
             usage: world.usage(&tenant.name),
             created_at: tenant.created_at,
@@ -52,11 +53,11 @@ impl Node {
             prewarm: pool.prewarm.clone(),
             runtime_policy: pool.runtime_policy,
             egress: pool.egress.clone(),
-            template_ready: self.template_of_pool(pool).is_some(),
-            template_renewal: self.renewal_of(pool),
+            template_ready: self.templates.of_pool(pool).is_some(),
+            template_renewal: self.templates.renewal_of(pool),
             revision: pool.current_revision().cloned(),
             stale: pool.stale,
-            last_failure: self.health(&pool.reference).last_failure,
+            last_failure: self.health.of(&pool.reference).last_failure,
             shortfalls: lacks.of(pool),
             created_at: pool.created_at,
         }
@@ -104,7 +105,7 @@ impl Node {
             let until = policy::lingers_until(&pool.runtime_policy, instance);
             Ok::<_, mvm_api::Problem>((instance.clone(), until, next))
         })?;
-        let slot = self.slot(instance.id);
+        let slot = self.slots.of(instance.id);
         // While a transition holds the gate the process is in flux: shown without waiting.
         let (pid, lingers) = match slot.gate.try_lock() {
             Ok(live) => (live.process().map(|machine| machine.process().pid), live.lingers()),
@@ -139,11 +140,11 @@ impl Node {
             proportional_kib: 0,
             net_sent_bytes: 0,
             net_received_bytes: 0,
-            disk_kib: disk::disk_use_kib(&self.parts.root.files(instance.id).dir),
+            disk_kib: disk_use_kib(&self.parts.root.files(instance.id).dir),
             guest: None,
         };
         // The tap counts from the host's side: what it receives, the guest has sent.
-        if let Ok(tap) = self.parts.network.counters(&self.tap_name(&instance)).await {
+        if let Ok(tap) = self.links.counters(&instance).await {
             stats.net_sent_bytes = tap.rx_bytes;
             stats.net_received_bytes = tap.tx_bytes;
         }
@@ -166,14 +167,14 @@ impl Node {
         instance: &Instance,
         stats: &mut InstanceStats,
     ) -> Option<Arc<dyn Machine>> {
-        let (slot, until) = (self.slot(instance.id), STATS.begin());
+        let (slot, until) = (self.slots.of(instance.id), STATS.begin());
         let Ok(mut live) = tokio::time::timeout_at(until.at, slot.gate.lock()).await else {
             stats.guest = Some("a transition is under way".into());
             return None;
         };
         let machine = live.process()?.clone();
         if instance.state == State::Running {
-            let channel = tokio::time::timeout_at(until.at, self.channel(&mut live)).await;
+            let channel = tokio::time::timeout_at(until.at, live.channel()).await;
             // Others need not wait for what it says.
             drop(live);
             let said = match channel {

@@ -98,7 +98,7 @@ pub async fn show(
 /// The log of a tenant that nothing has been done to yet.
 async fn is_log_to_come(node: &Node, log: &str) -> bool {
     let tenant: Option<Name> = log.parse().ok();
-    log == mvm_model::audit::NODE_LOG || node.known(tenant.as_ref()).await.is_some()
+    log == mvm_model::audit::NODE_LOG || node.auditor.known(tenant.as_ref()).await.is_some()
 }
 
 /// Reads the files of a log one after the other.
@@ -239,5 +239,5 @@ async fn describe(
             tenant = Some(instance.pool.tenant);
         }
     }
-    (node.known(tenant.as_ref()).await, entry)
+    (node.auditor.known(tenant.as_ref()).await, entry)
 }

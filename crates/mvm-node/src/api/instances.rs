@@ -3,7 +3,7 @@
 use super::pools::reference as pool_reference;
 use super::{Answer, Asked, Body, Caller, Done, Listing, Refusal, Shared, detached, done};
 use crate::Node;
-use crate::claims::Wish;
+use crate::lease_request::LeaseRequest;
 use crate::problem::io;
 use axum::Json;
 use axum::body::Body as HttpBody;
@@ -84,7 +84,7 @@ pub async fn create(
                 node.take(&instance.reference(), &wish).await?;
                 instance
             }
-            false => node.create(&pool, None).await?,
+            false => node.transitions.create(&pool, None).await?,
         };
         node.show(&instance.reference()).await
     })
@@ -96,14 +96,14 @@ pub async fn destroy(State(node): Shared, Path(at): InInstance) -> Answer<Done> 
     let reference = reference(at)?;
     detached(async move {
         node.records.read(|world| world.instance(&reference).map(|_| ()))?;
-        node.destroy(reference.id, &Mover::Force).await
+        node.instances.destroy(reference.id, &Mover::Force).await
     })
     .await?;
     Ok(done())
 }
 
-fn manual(holder: String, lease_s: Option<u64>) -> Wish {
-    Wish { holder, purpose: Purpose::Manual, lease_s }
+fn manual(holder: String, lease_s: Option<u64>) -> LeaseRequest {
+    LeaseRequest { holder, purpose: Purpose::Manual, lease_s }
 }
 
 /// `start`: from created, stopped or failed.
@@ -148,7 +148,7 @@ pub async fn sleep(
     let to = InstanceState::Sleeping;
     let mut answer = put(node.clone(), reference.clone(), to, peer.holder()).await?;
     if options.linger == Some(false) {
-        node.end_lingering(reference.id).await;
+        node.lingering.end(reference.id).await;
         answer.0.instance = node.show(&reference).await?;
     }
     Ok(answer)
@@ -166,7 +166,7 @@ pub async fn stop(
 async fn hold(
     node: Arc<Node>,
     reference: InstanceRef,
-    wish: Wish,
+    wish: LeaseRequest,
     from: &[InstanceState],
     verb: &str,
 ) -> Answer<Moved> {
@@ -201,7 +201,7 @@ async fn put(
             state.check(to)?;
         }
         let began = Instant::now();
-        let from = node.bring(reference.id, to, &Mover::Holder(holder)).await?;
+        let from = node.instances.bring(reference.id, to, &Mover::Holder(holder)).await?;
         moved(&node, &reference, from, began).await
     })
     .await?;
@@ -248,7 +248,7 @@ pub async fn ssh(
         identity_file: identity.display().to_string(),
         known_hosts_file: known_hosts.display().to_string(),
         files: contents,
-        host_key_alias: crate::boot::host_key_alias(&reference),
+        host_key_alias: crate::instances::host_key_alias(&reference),
         address: instance.address,
     }))
 }

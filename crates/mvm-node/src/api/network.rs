@@ -6,5 +6,5 @@ use axum::extract::State;
 use mvm_api::types::NetworkReport;
 
 pub async fn verify(State(node): Shared) -> Answer<NetworkReport> {
-    Ok(Json(node.verify_network().await?))
+    Ok(Json(node.links.verify().await?))
 }

@@ -5,8 +5,8 @@ use super::pools::reference as pool_reference;
 use super::{Body, Caller, Refusal, Shared, detached};
 use crate::Node;
 use crate::audit::{self, session};
-use crate::claims::Wish;
 use crate::deadlines::STREAM;
+use crate::lease_request::LeaseRequest;
 use axum::body::Body as HttpBody;
 use axum::extract::{ConnectInfo, FromRequest, Path, Request, State};
 use axum::http::{StatusCode, header};
@@ -54,15 +54,16 @@ pub async fn guest(
     let reference = reference(at)?;
     let actor = peer.holder();
     let (response, upgrade) = switch(&mut request)?;
-    let wish = Wish { holder: peer.holder(), purpose: Purpose::Manual, lease_s: options.lease_s };
+    let wish =
+        LeaseRequest { holder: peer.holder(), purpose: Purpose::Manual, lease_s: options.lease_s };
     let opener = node.clone();
     let wanted = reference.clone();
-    let slot = node.slot(reference.id);
+    let slot = node.slots.of(reference.id);
     let (mut stream, session) = detached(async move {
         awake(&opener, &wanted, &wish).await?;
-        let slot = opener.slot(wanted.id);
+        let slot = opener.slots.of(wanted.id);
         let session = slot.session();
-        let channel = opener.channel(&mut *slot.gate.lock().await).await?;
+        let channel = slot.gate.lock().await.channel().await?;
         let stream = slot.waits.guest(STREAM, channel.open_raw()).await?;
         Ok((stream, session))
     })
@@ -84,7 +85,11 @@ pub async fn guest(
 }
 
 /// Brings an instance that was ever started to `running`, under a lease of the caller's.
-async fn awake(node: &Arc<Node>, reference: &InstanceRef, wish: &Wish) -> crate::Result<()> {
+async fn awake(
+    node: &Arc<Node>,
+    reference: &InstanceRef,
+    wish: &LeaseRequest,
+) -> crate::Result<()> {
     let instance = node.records.read(|world| world.instance(reference).cloned())?;
     match instance.state {
         InstanceState::Running
@@ -115,7 +120,7 @@ pub async fn claim(
         let detail = "a node's own claims end with their connection";
         return Err(Problem::new(410, "claim_ended", detail).hint("claim anew").into());
     }
-    let wish = Wish { holder: peer.holder(), purpose: Purpose::Run, lease_s: body.lease_s };
+    let wish = LeaseRequest { holder: peer.holder(), purpose: Purpose::Run, lease_s: body.lease_s };
     let (tell, outcome) = tokio::sync::oneshot::channel();
     // A task of its own: a client that goes away at any moment gives back what it got.
     let claimer = node.clone();
@@ -129,9 +134,9 @@ pub async fn claim(
         let (id, reference) = (instance.id, instance.reference());
         let _held = instance.lease.as_ref().map(|lease| node.leases.hold(&lease.id));
         let opened = async {
-            let slot = node.slot(id);
-            let channel = node.channel(&mut *slot.gate.lock().await).await?;
-            node.open_caches(id, &channel).await
+            let slot = node.slots.of(id);
+            let channel = slot.gate.lock().await.channel().await?;
+            node.caches.open(id, &channel).await
         };
         if let Err(problem) = opened.await {
             node.end_lease(id).await;

@@ -51,7 +51,7 @@ async fn node() -> (TempDir, Arc<Node>) {
         offer: Default::default(),
         stages: Stages::default(),
         pressure: dir.path().join("pressure"),
-        network,
+        network: Arc::new(network),
         images,
     })
     .await

@@ -12,7 +12,7 @@ pub mod session;
 
 use crate::Result;
 use crate::locks::locked;
-use crate::node::Node;
+use crate::records::Records;
 use log::{Logs, Written};
 use mvm_api::audit::{AuditLogView, PrunedView};
 use mvm_model::audit::{AGENT, Entry, NODE_LOG, OK, bounded};
@@ -199,7 +199,18 @@ pub fn note_job(id: JobId) {
     let _ = CURRENT.try_with(|act| act.note(|entry| entry.job = Some(id.to_string())));
 }
 
-impl Node {
+/// Writes down what the agent does unasked, and the runs of jobs.
+pub(crate) struct Auditor {
+    audit: Arc<Audit>,
+    records: Arc<Records>,
+}
+
+impl Auditor {
+    /// Writes to these logs what these records name.
+    pub(crate) fn new(audit: Arc<Audit>, records: Arc<Records>) -> Auditor {
+        Auditor { audit, records }
+    }
+
     /// The run of a job begins in an instance: an act of whoever submitted it. A log that cannot be
     /// written does not keep a job from running that was accepted.
     pub(crate) async fn begin_job(&self, id: JobId, instance: &Instance) -> Option<Act> {
@@ -248,7 +259,7 @@ impl Node {
         result
     }
 
-    /// [`Node::as_agent`] on one instance.
+    /// [`Auditor::as_agent`] on one instance.
     pub(crate) async fn as_agent_on<T>(
         &self,
         verb: &str,

@@ -37,7 +37,7 @@ pub async fn faults(node: &Arc<Node>, host: &Host) -> Vec<String> {
 
 /// Whether the process of an instance's machine has ended, and nobody has begun to record that.
 pub fn has_died(node: &Node, instance: &Instance) -> bool {
-    let slot = node.slot(instance.id);
+    let slot = node.slots.of(instance.id);
     let up = matches!(instance.state, State::Running | State::Warm);
     up && slot.gate.try_lock().is_ok_and(|live| {
         live.machine.as_ref().is_none_or(|machine| machine.exited().now_or_never().is_some())
@@ -102,9 +102,9 @@ async fn machines(node: &Node, world: &World, host: &Host, faults: &mut Vec<Stri
     }
     for instance in world.instances.values() {
         let marker = root.marker(instance.id);
-        let slot = node.slot(instance.id);
+        let slot = node.slots.of(instance.id);
         let live = slot.gate.lock().await;
-        if live.lingers() && !node.watches_lingering(instance.id) {
+        if live.lingers() && !node.lingering.watches(instance.id) {
             faults.push(format!("{}: its process lingers for ever", instance.id));
         }
         let lingers = live.lingers() && instance.state == State::Sleeping;
@@ -128,15 +128,15 @@ async fn machines(node: &Node, world: &World, host: &Host, faults: &mut Vec<Stri
 
 /// A bridge for every tenant, a tap for every live machine, and none for what is not recorded.
 async fn links(node: &Node, world: &World, faults: &mut Vec<String>) {
-    let links = node.parts.network.list().await.expect("links");
+    let links = node.links.network().list().await.expect("links");
     let mut names: BTreeSet<String> = links.into_iter().map(|link| link.name).collect();
     for tenant in world.tenants.values() {
-        if !names.remove(&node.bridge_name(tenant)) {
+        if !names.remove(&node.links.bridge_name(tenant)) {
             faults.push(format!("tenant {} has no bridge", tenant.name));
         }
     }
     for instance in world.instances.values() {
-        let has = names.remove(&node.tap_name(instance));
+        let has = names.remove(&node.links.tap_name(instance));
         if !has && instance.state.has_process() {
             faults.push(format!("{} is {} without a tap", instance.id, instance.state));
         }
@@ -210,7 +210,7 @@ fn templates(node: &Node, world: &World, faults: &mut Vec<String>) {
     let have = names(&dir);
     for name in &have {
         let mut files = names(&dir.join(name));
-        files.remove(crate::renewal::RENEWED);
+        files.remove(crate::templates::RENEWED);
         let whole = ["memory", "snapshot", "scratch.raw", "data.raw", "template.json"];
         if files != whole.map(str::to_owned).into() {
             faults.push(format!("template {name} has {files:?}"));
@@ -221,7 +221,7 @@ fn templates(node: &Node, world: &World, faults: &mut Vec<String>) {
     if !needed.is_subset(&have) {
         faults.push(format!("templates {have:?}, needed {needed:?}"));
     }
-    let of_pools = world.pools.values().filter_map(|pool| node.template_of_pool(pool));
+    let of_pools = world.pools.values().filter_map(|pool| node.templates.of_pool(pool));
     let known: BTreeSet<String> = of_pools.map(|template| template.key).chain(needed).collect();
     let dormant = world.instances.values().any(|i| i.dormant);
     if !dormant && !have.is_subset(&known) {

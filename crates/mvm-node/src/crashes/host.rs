@@ -1,11 +1,12 @@
 //! A host whose agent can be killed: what stays is its disk, its records, its machines and links.
 
+use crate::instances::watch_guests;
 use crate::node::{Node, Parts};
 use crate::problem::OrProblem;
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
 use crate::state_dir::StateDir;
-use crate::{Result, desired, jobs, liveness, reconcile, recovery};
+use crate::{Result, desired, jobs, reconcile, recovery};
 use async_trait::async_trait;
 use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::sim::{Call, Effect, FaultPlan, Guest, Latencies, Moment, SimHypervisor};
@@ -166,7 +167,7 @@ impl Host {
             tokio::spawn(reconcile::run(node.clone()));
             tokio::spawn(desired::run(node.clone(), None));
             tokio::spawn(jobs::dispatch(node.clone()));
-            tokio::spawn(liveness::run(node.clone()));
+            tokio::spawn(watch_guests(node.guests.clone()));
             work(node).await
         };
         let outcome = runtime.block_on(async {
@@ -220,7 +221,7 @@ impl Host {
             offer: Default::default(),
             stages: Stages::default(),
             pressure: self.dir.path().join("pressure"),
-            network,
+            network: Arc::new(network),
             images,
             root,
         })

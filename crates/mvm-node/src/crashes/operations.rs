@@ -2,7 +2,8 @@
 
 use super::host::IMAGES;
 use super::runs::{MARK, write};
-use crate::claims::{Wish, leased};
+use crate::claims::leased;
+use crate::lease_request::LeaseRequest;
 use crate::node::Node;
 use crate::{Result, now};
 use futures::future::{FutureExt, LocalBoxFuture};
@@ -131,8 +132,12 @@ fn clones() -> Vec<Operation> {
         Operation {
             name: "create".to_owned(),
             prepare: step(|node| async move { pool(&node, Recycle::Reset, None).await }),
-            act: step(|node| async move { node.create(&runners(), None).await.map(drop) }),
-            again: Some(step(|node| async move { node.create(&runners(), None).await.map(drop) })),
+            act: step(
+                |node| async move { node.transitions.create(&runners(), None).await.map(drop) },
+            ),
+            again: Some(step(|node| async move {
+                node.transitions.create(&runners(), None).await.map(drop)
+            })),
             may_go: |_| false,
             makes: 1,
             marked: false,
@@ -140,8 +145,10 @@ fn clones() -> Vec<Operation> {
         Operation {
             name: "make a template".to_owned(),
             prepare: step(|node| async move { pool(&node, Recycle::Reset, Some("true")).await }),
-            act: step(|node| async move { node.ensure_template_of(&runners()).await }),
-            again: Some(step(|node| async move { node.ensure_template_of(&runners()).await })),
+            act: step(|node| async move { node.template_maker.ensure_of(&runners()).await }),
+            again: Some(step(
+                |node| async move { node.template_maker.ensure_of(&runners()).await },
+            )),
             may_go: |_| false,
             makes: 0,
             marked: false,
@@ -162,10 +169,10 @@ fn clones() -> Vec<Operation> {
         name: name.to_owned(),
         prepare: step(move |node| async move {
             pool(&node, Recycle::Reset, None).await?;
-            node.ensure_template_of(&runners()).await?;
-            let made = node.create(&runners(), None).await?;
+            node.template_maker.ensure_of(&runners()).await?;
+            let made = node.transitions.create(&runners(), None).await?;
             for state in before {
-                node.bring(made.id, *state, &Mover::Agent).await?;
+                node.instances.bring(made.id, *state, &Mover::Agent).await?;
                 if *state == Running {
                     write(&node, made.id, MARK, "mine").await?;
                 }
@@ -182,7 +189,7 @@ fn clones() -> Vec<Operation> {
         name: "destroy a clone".to_owned(),
         prepare: step(|node| async move {
             pool(&node, Recycle::Reset, None).await?;
-            node.ensure_template_of(&runners()).await?;
+            node.template_maker.ensure_of(&runners()).await?;
             instance(&node, Running).await
         }),
         act: step(|node| async move { bring(&node, State::Destroyed).await }),
@@ -232,7 +239,7 @@ fn claims() -> Vec<Operation> {
         name: "claim from a damaged template".to_owned(),
         prepare: step(|node| async move {
             pool(&node, Recycle::Reset, None).await?;
-            node.ensure_template_of(&runners()).await?;
+            node.template_maker.ensure_of(&runners()).await?;
             damage_template(&node).await;
             Ok(())
         }),
@@ -265,7 +272,7 @@ fn claims() -> Vec<Operation> {
             let reference = instance.reference();
             node.take(&reference, &wish(Purpose::Manual)).await?;
             let by = Mover::Holder("uid:0".to_owned());
-            node.bring(instance.id, State::Sleeping, &by).await?;
+            node.instances.bring(instance.id, State::Sleeping, &by).await?;
             assert!(only(&node).await?.lease.is_none());
             Ok(())
         }),
@@ -289,7 +296,7 @@ fn pools() -> Vec<Operation> {
         name: name.to_owned(),
         prepare: step(move |node| async move {
             pool(&node, Recycle::Reset, None).await?;
-            node.ensure_template_of(&runners()).await?;
+            node.template_maker.ensure_of(&runners()).await?;
             scale(&node, from).await
         }),
         act: step(move |node| async move { scale(&node, to).await }),
@@ -463,18 +470,18 @@ pub async fn scale(node: &Arc<Node>, counts: Counts) -> Result<()> {
 
 /// An instance in this state, with a mark in its memory where it has one.
 pub async fn instance(node: &Arc<Node>, state: State) -> Result<()> {
-    let made = node.create(&runners(), None).await?;
+    let made = node.transitions.create(&runners(), None).await?;
     if state == State::Created {
         return Ok(());
     }
-    node.bring(made.id, State::Running, &Mover::Agent).await?;
+    node.instances.bring(made.id, State::Running, &Mover::Agent).await?;
     write(node, made.id, MARK, "mine").await?;
     if state == State::Failed {
-        let slot = node.slot(made.id);
-        node.kill(&mut *slot.gate.lock().await).await?;
-        return node.set_failed(made.id, "a test says so").await;
+        let slot = node.slots.of(made.id);
+        slot.gate.lock().await.kill().await?;
+        return node.transitions.set_failed(made.id, "a test says so").await;
     }
-    node.bring(made.id, state, &Mover::Agent).await.map(drop)
+    node.instances.bring(made.id, state, &Mover::Agent).await.map(drop)
 }
 
 pub async fn only(node: &Arc<Node>) -> Result<Instance> {
@@ -486,9 +493,9 @@ pub async fn only(node: &Arc<Node>) -> Result<Instance> {
 async fn bring(node: &Arc<Node>, to: State) -> Result<()> {
     let Ok(instance) = only(node).await else { return Ok(()) };
     if instance.state == State::Failed && !matches!(to, State::Destroyed | State::Running) {
-        node.bring(instance.id, State::Running, &Mover::Force).await?;
+        node.instances.bring(instance.id, State::Running, &Mover::Force).await?;
     }
-    node.bring(instance.id, to, &Mover::Force).await?;
+    node.instances.bring(instance.id, to, &Mover::Force).await?;
     let now = node.records.read(|world| world.instances.get(&instance.id).map(|i| i.state));
     assert_eq!(now.unwrap_or(State::Destroyed), to);
     Ok(())
@@ -498,8 +505,8 @@ fn gone(outcome: Result<()>) -> Result<()> {
     outcome.or_else(|problem| if problem.code == "not_found" { Ok(()) } else { Err(problem) })
 }
 
-pub fn wish(purpose: Purpose) -> Wish {
-    Wish { holder: "uid:0".to_owned(), purpose, lease_s: None }
+pub fn wish(purpose: Purpose) -> LeaseRequest {
+    LeaseRequest { holder: "uid:0".to_owned(), purpose, lease_s: None }
 }
 
 /// Takes an instance, works in it, and gives it back.
@@ -514,7 +521,7 @@ pub async fn claim(node: &Arc<Node>) -> Result<()> {
 /// Cuts the snapshot of the pool's template off.
 pub async fn damage_template(node: &Arc<Node>) {
     let pool = node.records.read(|world| world.pools[&runners()].clone());
-    let template = node.template_of_pool(&pool).expect("a template");
+    let template = node.templates.of_pool(&pool).expect("a template");
     std::fs::write(template.files.snapshot(), "").expect("written");
 }
 

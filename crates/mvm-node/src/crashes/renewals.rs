@@ -19,7 +19,7 @@ async fn next_way(node: &Arc<Node>) -> Option<WayUp> {
 }
 
 async fn renewal(node: &Arc<Node>) -> Option<Renewal> {
-    node.records.read(|world| node.renewal_of(&world.pools[&runners()]))
+    node.records.read(|world| node.templates.renewal_of(&world.pools[&runners()]))
 }
 
 /// The pool's template is there again, and everybody is told why.
@@ -42,7 +42,7 @@ fn a_template_that_is_of_no_use_is_made_anew_and_says_so() {
     let host = Host::new();
     let done = host.agent(async |node| {
         pool(&node, Recycle::Reset, None).await.expect("a pool");
-        node.ensure_template_of(&runners()).await.expect("a template");
+        node.template_maker.ensure_of(&runners()).await.expect("a template");
         assert_eq!(next_way(&node).await, Some(WayUp::Cloned));
         assert_eq!(renewal(&node).await, None);
 
@@ -76,10 +76,10 @@ fn a_template_that_is_of_no_use_is_made_anew_and_says_so() {
         settle(&node).await.expect("rest");
         damage_template(&node).await;
         host.machines().set_faults(FaultPlan::none().always(Call::Snapshot, Effect::Fail));
-        let made = node.create(&runners(), None).await.expect("an instance");
+        let made = node.transitions.create(&runners(), None).await.expect("an instance");
         let to = mvm_model::State::Running;
-        node.bring(made.id, to, &Mover::Agent).await.expect_err("damaged");
-        node.destroy(made.id, &Mover::Force).await.expect("gone");
+        node.instances.bring(made.id, to, &Mover::Agent).await.expect_err("damaged");
+        node.instances.destroy(made.id, &Mover::Force).await.expect("gone");
         renewal(&node).await.is_some_and(|renewal| !renewal.done)
     });
     assert_eq!(noted, Some(true));

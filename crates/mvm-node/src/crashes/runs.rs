@@ -84,7 +84,7 @@ pub async fn settle(node: &Arc<Node>) -> Outcome<()> {
         node.desired.kick.notify_one();
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    node.collect_templates().await;
+    node.templates.collect().await;
     Ok(())
 }
 
@@ -102,7 +102,7 @@ async fn unrest(node: &Arc<Node>) -> Option<String> {
     if let Some(why) = queue::unrest(node, &world).await {
         return Some(why);
     }
-    let overstayed = node.overstayed().await;
+    let overstayed = node.lingering.overstayed().await;
     if !overstayed.is_empty() {
         return Some(format!("their processes are to end: {overstayed:?}"));
     }
@@ -122,11 +122,11 @@ async fn unrest(node: &Arc<Node>) -> Option<String> {
     }
     for pool in world.pools.values() {
         let instances: Vec<_> = world.of_pool(&pool.reference).collect();
-        let failures = node.health(&pool.reference).failures;
+        let failures = node.health.of(&pool.reference).failures;
         if crate::now() < failures.retry_at() {
             crate::clock::advance(failures.retry_at() - crate::now());
         }
-        if node.renewal_of(pool).is_some_and(|renewal| !renewal.done) {
+        if node.templates.renewal_of(pool).is_some_and(|renewal| !renewal.done) {
             return Some(format!("the template of {} is to be made anew", pool.reference));
         }
         let mut actions = plan(pool, &instances, failures, 100, crate::now());
@@ -236,8 +236,8 @@ pub async fn read(node: &Arc<Node>, id: InstanceId, path: &str) -> Result<String
 }
 
 async fn shell(node: &Arc<Node>, id: InstanceId, script: &str) -> Result<String> {
-    let slot = node.slot(id);
-    let channel = node.channel(&mut *slot.gate.lock().await).await?;
+    let slot = node.slots.of(id);
+    let channel = slot.gate.lock().await.channel().await?;
     let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
     let request = ExecRequest { argv, ..ExecRequest::default() };
     let run = async { channel.exec(request).await?.finish().await };

@@ -145,7 +145,7 @@ fn run(
 async fn destroy_all(node: &Arc<Node>) -> Outcome<()> {
     let ids: Vec<InstanceId> = node.records.read(|world| world.instances.keys().copied().collect());
     for id in ids {
-        match tokio::time::timeout(HANGS, node.destroy(id, &Mover::Force)).await {
+        match tokio::time::timeout(HANGS, node.instances.destroy(id, &Mover::Force)).await {
             Err(_) => return Err(format!("the end of {id} hangs")),
             Ok(Err(problem)) => return Err(format!("cannot destroy {id}: {problem}")),
             Ok(Ok(())) => {}

@@ -53,9 +53,9 @@ async fn prepare(node: &Arc<Node>, way: Way) -> Result<()> {
         From::Process => {}
         From::Disk => linger_no_more(node).await?,
         From::Template => {
-            node.ensure_template_of(&runners()).await?;
-            let made = node.create(&runners(), None).await?;
-            return node.bring(made.id, State::Sleeping, &Mover::Agent).await.map(drop);
+            node.template_maker.ensure_of(&runners()).await?;
+            let made = node.transitions.create(&runners(), None).await?;
+            return node.instances.bring(made.id, State::Sleeping, &Mover::Agent).await.map(drop);
         }
     }
     instance(node, State::Sleeping).await
@@ -77,7 +77,7 @@ fn on(host: &Host, way: Way, harm: Option<Harm>) -> Outcome<Course> {
         settle(&node).await?;
         let id = only(&node).await.map_err(|problem| problem.to_string())?.id;
         host.arm(harm.map(|harm| harm.strike));
-        let woken = node.bring(id, way.to, &Mover::Agent).await;
+        let woken = node.instances.bring(id, way.to, &Mover::Agent).await;
         course = host.course();
         if harm.is_none() {
             woken.map_err(|problem| format!("it fails by itself: {problem}"))?;
@@ -123,7 +123,7 @@ fn guest_ran(host: &Host, harm: Harm) -> bool {
 /// Brings it up, and looks whether it has its memory.
 async fn wakes(node: &Arc<Node>, way: Way) -> Option<String> {
     let id = only(node).await.ok()?.id;
-    if let Err(problem) = node.bring(id, State::Running, &Mover::Agent).await {
+    if let Err(problem) = node.instances.bring(id, State::Running, &Mover::Agent).await {
         return Some(format!("it does not wake: {problem}"));
     }
     match read(node, id, MARK).await {
@@ -199,14 +199,15 @@ fn what_cannot_be_resumed_sleeps_on() {
         let id = only(&node).await.expect("an instance").id;
         for _ in 0..2 {
             host.machines().set_faults(FaultPlan::none().always(Call::Resume, Effect::Fail));
-            let problem = node.bring(id, State::Running, &Mover::Agent).await.expect_err("no");
+            let problem =
+                node.instances.bring(id, State::Running, &Mover::Agent).await.expect_err("no");
             assert_eq!(problem.code, "injected");
             host.arm(None);
             settle(&node).await.expect("rest");
             assert_eq!(only(&node).await.expect("an instance").state, State::Sleeping);
             assert_eq!(checks::faults(&node, &host).await, Vec::<String>::new());
         }
-        assert_eq!(node.passes.unresumed.get(), 1, "the second time there was no process left");
+        assert_eq!(node.lingering.unresumed.get(), 1, "the second time there was no process left");
         wakes(&node, way).await
     });
     host.disconnect();

@@ -6,7 +6,6 @@ use super::operations::{instance, pool, runners, wish};
 use crate::Result;
 use crate::node::Node;
 use crate::records::World;
-use crate::walls;
 use mvm_model::lease::Purpose;
 use mvm_model::{Mover, Recycle, State};
 use std::process::Command;
@@ -54,7 +53,7 @@ fn nobody_gets_a_machine_whose_walls_are_gone() {
             node.records.read(|world| world.instances.values().map(|i| i.id).collect());
         while let Some(id) = made.pop() {
             nft(FLUSH);
-            node.bring(id, State::Running, &Mover::Agent).await?;
+            node.instances.bring(id, State::Running, &Mover::Agent).await?;
             assert_eq!(tables(), 2, "a machine runs without walls");
         }
         nft(FLUSH);
@@ -70,16 +69,15 @@ fn walls_that_somebody_tears_down_are_back_within_seconds() {
     on_a_node(async |node| {
         instance(&node, State::Running).await?;
         instance(&node, State::Sleeping).await?;
-        let watch = tokio::spawn(walls::watch(node.clone()));
+        let watch = tokio::spawn(node.link_keeper.clone().run());
         let chain = format!("flush chain inet mvm_{} out_of_tenant", node.parts.root.short_id());
         let wounds =
             [(FLUSH, "all tables are gone"), (&chain, "chain inet out_of_tenant was changed")];
         for (wound, said) in wounds {
-            let (since, times) = (node.records.newest_event(), node.passes.walls_restored.get());
+            let (since, times) = (node.records.newest_event(), node.links.repairs.rules.get());
             nft(wound);
             let began = Instant::now();
-            while node.passes.walls_restored.get() == times || node.records.newest_event() == since
-            {
+            while node.links.repairs.rules.get() == times || node.records.newest_event() == since {
                 assert!(began.elapsed() < Duration::from_secs(5), "{wound}: nobody mends it");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -92,11 +90,11 @@ fn walls_that_somebody_tears_down_are_back_within_seconds() {
             assert_eq!(tables(), 2);
         }
         // What is somebody else's is no matter of ours.
-        let times = node.passes.walls_restored.get();
+        let times = node.links.repairs.rules.get();
         nft("add table ip another");
-        node.behind_walls().await?;
-        node.keep_walls().await;
-        assert_eq!(node.passes.walls_restored.get(), times);
+        node.links.behind_walls().await?;
+        node.link_keeper.keep().await;
+        assert_eq!(node.links.repairs.rules.get(), times);
         watch.abort();
         Ok(())
     });
@@ -109,11 +107,11 @@ fn links_that_somebody_takes_away_are_back_within_seconds_or_told() {
             instance(&node, state).await?;
         }
         let (bridge, taps) = node.records.read(|world| {
-            let wanted = node.wanted(world);
+            let wanted = node.links.wanted(world);
             (wanted.bridges[0].clone(), wanted.taps)
         });
         assert_eq!(taps.len(), 2);
-        let watch = tokio::spawn(walls::watch(node.clone()));
+        let watch = tokio::spawn(node.link_keeper.clone().run());
         let (name, tap) = (&bridge.name, &taps[0].name);
         let off = || std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("a setting");
         let wounds: [(&str, &dyn Fn()); 5] = [
@@ -137,7 +135,7 @@ fn links_that_somebody_takes_away_are_back_within_seconds_or_told() {
                 assert!(began.elapsed() < Duration::from_secs(5), "{said}: nobody mends it");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            while !node.verify_network().await?.differences.is_empty() {
+            while !node.links.verify().await?.differences.is_empty() {
                 assert!(began.elapsed() < Duration::from_secs(5), "{said}: it is not mended");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -146,7 +144,9 @@ fn links_that_somebody_takes_away_are_back_within_seconds_or_told() {
         for tap in taps {
             let named = |world: &World| {
                 let mut all = world.instances.values();
-                all.find(|i| node.tap_name(i) == tap.name).map(|i| i.id).expect("its instance")
+                all.find(|i| node.links.tap_name(i) == tap.name)
+                    .map(|i| i.id)
+                    .expect("its instance")
             };
             let id = node.records.read(named);
             run("ip", &format!("link del {}", tap.name));
@@ -162,7 +162,7 @@ fn links_that_somebody_takes_away_are_back_within_seconds_or_told() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
-        assert_eq!(node.passes.taps_lost.get(), 2);
+        assert_eq!(node.link_keeper.taps_lost.get(), 2);
         watch.abort();
         Ok(())
     });

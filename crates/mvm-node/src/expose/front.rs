@@ -2,9 +2,9 @@
 
 use super::Metrics;
 use crate::deadlines::DIAL;
+use crate::instances::Session;
 use crate::locks::locked;
 use crate::node::Node;
-use crate::slot::Session;
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_guest::channel::Stream;
@@ -164,9 +164,9 @@ impl Front {
                 locked(&self.decisions).lose(seat.id);
                 continue;
             }
-            let slot = node.slot(seat.id);
+            let slot = node.slots.of(seat.id);
             let session = slot.session();
-            let channel = node.channel(&mut *slot.gate.lock().await).await?;
+            let channel = slot.gate.lock().await.channel().await?;
             let stream = slot.waits.guest(DIAL, channel.dial(self.to)).await?;
             return Ok((seat, session, stream));
         }

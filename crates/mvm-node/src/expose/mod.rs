@@ -9,11 +9,12 @@ mod metrics;
 pub use metrics::Metrics;
 
 use crate::audit;
-use crate::claims::{Wish, may_run};
+use crate::claims::may_run;
 use crate::clock::wall;
+use crate::instances::{draw_ids, new_instance};
+use crate::lease_request::LeaseRequest;
 use crate::locks::locked;
 use crate::node::Node;
-use crate::operations::{draw_ids, new_instance};
 use crate::problem::not_found;
 use crate::records::World;
 use crate::{Result, now};
@@ -250,7 +251,8 @@ impl Node {
             for _ in 0..TRIES {
                 let instance = self.hold_for(pool, listen).await?;
                 self.wake.notify();
-                match self.bring(instance.id, State::Running, &Mover::of(&instance)).await {
+                match self.instances.bring(instance.id, State::Running, &Mover::of(&instance)).await
+                {
                     Ok(_) => return Ok(instance.id),
                     Err(problem) => {
                         tracing::warn!(instance = %instance.reference(), "wake failed: {problem}");
@@ -262,7 +264,7 @@ impl Node {
             }
             Err(last.unwrap_or_else(|| Problem::internal("a wake ended without a result")))
         };
-        self.as_agent("expose.wake", Some(&pool.tenant), pool, None, woken).await
+        self.auditor.as_agent("expose.wake", Some(&pool.tenant), pool, None, woken).await
     }
 
     /// Leases the instance that is to serve next, a new one if there is none.
@@ -270,7 +272,7 @@ impl Node {
         let gone =
             || not_found(format!("front on {listen} any more"), "see `mvm pool expose --list`");
         let holder = format!("expose:{listen}");
-        let wish = Wish { holder, purpose: Purpose::Expose, lease_s: Some(LEASE_S) };
+        let wish = LeaseRequest { holder, purpose: Purpose::Expose, lease_s: Some(LEASE_S) };
         let lease = wish.lease()?;
         let drawn = draw_ids()?;
         self.records

@@ -104,7 +104,7 @@ fn a_claim_that_is_ended_while_it_is_brought_up_leaves_nothing() {
 fn an_open_session_holds_a_claim_without_any_leader() {
     let host = on_host(async |node| {
         let claimed = node.fleet_claim(CLAIM, claim(1)).await.expect("a claim");
-        let session = node.slot(claimed.reference.id).session();
+        let session = node.slots.of(claimed.reference.id).session();
         for _ in 0..50 {
             advance(HOLD_MS - 1000);
             assert!(goes_on(&node, CLAIM).await);
@@ -121,7 +121,7 @@ fn a_claim_ends_at_its_longest_time_whoever_holds_it() {
     let host = on_host(async |node| {
         let wanted = NodeClaim { lease_s: Some(100), ..claim(1) };
         let claimed = node.fleet_claim(CLAIM, wanted).await.expect("a claim");
-        let _session = node.slot(claimed.reference.id).session();
+        let _session = node.slots.of(claimed.reference.id).session();
         advance(99_000);
         assert!(goes_on(&node, CLAIM).await);
         advance(1000);
@@ -134,7 +134,7 @@ fn a_claim_ends_at_its_longest_time_whoever_holds_it() {
 fn the_connection_of_a_claim_on_a_node_holds_it() {
     let host = on_host(async |node| {
         let (holder, purpose) = ("uid:0".to_owned(), Purpose::Run);
-        let wish = crate::claims::Wish { holder, purpose, lease_s: None };
+        let wish = crate::lease_request::LeaseRequest { holder, purpose, lease_s: None };
         let (instance, _) = node.claim(&runners(), &wish).await.expect("a claim");
         let id = instance.lease.expect("a lease").id;
         let connection = node.leases.hold(&id);

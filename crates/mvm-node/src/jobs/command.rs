@@ -297,8 +297,8 @@ impl Runner {
 
     pub(super) fn lost(&self, why: &str) -> Outcome {
         // Its end is the reason, not what broke by it.
-        let ended = self.node.slot(self.instance.id).why_ended().map(|ended| ended.detail);
-        let given_up = ended.or_else(|| self.node.halted.given_up(self.instance.id));
+        let slot = self.node.slots.of(self.instance.id);
+        let given_up = slot.why_ended().map(|ended| ended.detail).or_else(|| slot.given_up());
         let why = given_up.as_deref().unwrap_or(why);
         let reason = format!("its machine {} went away: {why}", self.instance.reference());
         Outcome::because(JobState::Lost, reason)
@@ -340,7 +340,7 @@ enum Gone {
 }
 
 async fn connect(node: &Node, id: InstanceId) -> std::result::Result<Channel, Gone> {
-    let slot = node.slot(id);
+    let slot = node.slots.of(id);
     let mut live = slot.gate.lock().await;
     let Some(machine) = live.machine.clone() else {
         // Whoever has seen its end has written down why.
@@ -348,7 +348,7 @@ async fn connect(node: &Node, id: InstanceId) -> std::result::Result<Channel, Go
         return Err(Gone::Machine(why.unwrap_or_else(|| "it does not run any more".to_owned())));
     };
     tokio::select! {
-        found = node.channel(&mut live) => found.map_err(Gone::Silent),
+        found = live.channel() => found.map_err(Gone::Silent),
         exit = machine.exited() => Err(Gone::Machine(exit.reason)),
     }
 }

@@ -1,9 +1,9 @@
 //! Which job gets an instance next.
 
 use super::run::run;
-use crate::claims::Wish;
+use crate::instances::{draw_ids, new_instance};
+use crate::lease_request::LeaseRequest;
 use crate::node::Node;
-use crate::operations::{draw_ids, new_instance};
 use crate::records::World;
 use crate::{Result, now};
 use mvm_api::Problem;
@@ -148,8 +148,8 @@ fn usage_ahead(world: &World, tenant: &Name) -> Usage {
 }
 
 /// The lease that a job takes: it lasts as long as the job.
-fn wish(job: &Job) -> Wish {
-    Wish {
+fn wish(job: &Job) -> LeaseRequest {
+    LeaseRequest {
         holder: format!("{} {}", job.holder, job.id),
         purpose: Purpose::Run,
         lease_s: job.spec.lease_s,

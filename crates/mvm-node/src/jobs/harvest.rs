@@ -116,13 +116,13 @@ impl Harvest<'_> {
         for name in &job.spec.cache_commit {
             let (node, channel) = (self.node, self.channel);
             // Only this needs the guest: what follows is whole or not at all.
-            let released = self.limit.hold(node.release_cache(self.instance, name, channel)).await;
+            let released = self.limit.hold(node.caches.release(self.instance, name, channel)).await;
             let committed = match released {
                 Err(cut) => {
                     return self.cut_off(cut, &format!("cache {name} was unmounted"), outcome);
                 }
                 Ok(Err(problem)) => Err(problem),
-                Ok(Ok(())) => node.commit_cache(self.instance, name).await,
+                Ok(Ok(())) => node.caches.commit(self.instance, name).await,
             };
             if let Err(problem) = committed {
                 tracing::warn!(job = %job.id, "cannot commit cache {name}: {problem}");

@@ -205,7 +205,7 @@ impl Node {
                 kept?;
                 let record = world.pool(pool)?;
                 if record.current_revision().is_none() {
-                    return Err(crate::catalog::not_built(pool));
+                    return Err(crate::records::not_built(pool));
                 }
                 if world.jobs.contains_key(&id) {
                     return Err(Problem::internal("no free job id was drawn"));

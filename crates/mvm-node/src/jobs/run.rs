@@ -73,7 +73,7 @@ pub(super) async fn run(
     let desk = node.jobs.desk(id);
     let lease = instance.lease.as_ref().map(|lease| lease.id.clone()).unwrap_or_default();
     let machine = instance.id;
-    let act = node.begin_job(id, &instance).await;
+    let act = node.auditor.begin_job(id, &instance).await;
     let timeout_s = node.records.read(|w| w.jobs.get(&id).and_then(|job| job.spec.timeout_s));
     let limit = Limit::new(words, timeout_s);
     let runner = Runner { node: node.clone(), desk, id, instance, limit, cut: false, again };
@@ -203,18 +203,20 @@ impl Runner {
         // In a task of its own: a transition that has begun is not left half done.
         let (bringer, by) = (node.clone(), Mover::of(&self.instance));
         let brought =
-            tokio::spawn(async move { bringer.bring(machine, State::Running, &by).await });
+            tokio::spawn(
+                async move { bringer.instances.bring(machine, State::Running, &by).await },
+            );
         let brought = self.hold("its machine was brought up", brought).await?;
         match brought.unwrap_or_else(|error| Err(Problem::internal(error.to_string()))) {
             Err(problem) if dispatch::passes(&problem) => return Err(Unbegun::NoRoom),
             outcome => outcome?,
         };
-        let slot = node.slot(machine);
-        let connect = async { node.channel(&mut *slot.gate.lock().await).await };
+        let slot = node.slots.of(machine);
+        let connect = async { slot.gate.lock().await.channel().await };
         let channel = self.hold("its machine was brought up", connect).await??;
         self.limit.begin(Duration::ZERO);
         let hello = self.hold("its guest was greeted", channel.hello()).await?.or_problem()?;
-        let mounted = node.open_caches(machine, &channel);
+        let mounted = node.caches.open(machine, &channel);
         self.hold("its caches were mounted", mounted).await??;
         let claim = began.elapsed();
         let began = Instant::now();
@@ -318,7 +320,7 @@ impl Runner {
         job: Job,
         mut printer: Printer,
     ) -> Result<Job> {
-        let slot = self.node.slot(self.instance.id);
+        let slot = self.node.slots.of(self.instance.id);
         let _session = slot.session();
         let mut outcome = self.command(&mut channel, &job, &mut printer).await;
         let began_at = job.attempts.last().and_then(|attempt| attempt.began_at);

@@ -177,7 +177,7 @@ fn small_disk(node: &Node, free: u64) -> Arc<AtomicU64> {
     let (jobs, least) = (node.parts.root.jobs(), Arc::new(AtomicU64::new(free)));
     let seen = least.clone();
     node.jobs.intake.look_by(move |_| {
-        let free = free.saturating_sub(crate::disk::disk_use_kib(&jobs) << 10);
+        let free = free.saturating_sub(crate::instances::disk_use_kib(&jobs) << 10);
         seen.fetch_min(free, Ordering::SeqCst);
         Ok(Room { total: 1 << 30, free })
     });

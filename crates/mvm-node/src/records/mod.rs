@@ -17,7 +17,7 @@ pub(crate) use event_log::EventLog;
 pub(crate) use event_log::key as event_key;
 pub(crate) use in_force::InForce;
 pub(crate) use transaction::Transaction;
-pub(crate) use world::{World, no_job};
+pub(crate) use world::{World, no_job, not_built};
 
 use crate::Result;
 use crate::problem::OrProblem;

@@ -135,6 +135,12 @@ pub(crate) fn no_job(id: JobId) -> Problem {
     not_found(format!("job {id}"), "see the jobs with `mvm job list`")
 }
 
+/// The pool has no image to run.
+pub(crate) fn not_built(pool: &PoolRef) -> Problem {
+    Problem::new(409, "not_built", format!("pool {pool} has no image yet"))
+        .hint(format!("build it: mvm pool build {pool}"))
+}
+
 async fn read<T: DeserializeOwned>(store: &dyn Store, prefix: &str) -> Result<Vec<T>> {
     let records = store.list(prefix).await.or_problem()?;
     records

@@ -132,7 +132,7 @@ async fn everything(node: &Arc<Node>, host: &Host) -> Everything {
         let runs = sim.is_running(&process.marker);
         machines.entry(process.marker).or_default().push((process.pid, runs));
     }
-    let links = node.parts.network.list().await.expect("links");
+    let links = node.links.network().list().await.expect("links");
     let mut files = BTreeMap::new();
     walk(root.path(), &mut files);
     let running: Vec<InstanceId> = node.records.read(|world| {
@@ -143,7 +143,7 @@ async fn everything(node: &Arc<Node>, host: &Host) -> Everything {
     for id in running {
         let said = read(node, id, MARK).await.map_err(|problem| problem.to_string());
         guests.insert(id, said);
-        sessions.insert(id, node.slot(id).sessions());
+        sessions.insert(id, node.slots.of(id).sessions());
     }
     Everything {
         records: records.collect(),
@@ -187,11 +187,11 @@ async fn instance(
     state: State,
     lease: Option<Lease>,
 ) -> crate::Result<InstanceId> {
-    let made = node.create(&runners(), None).await?;
+    let made = node.transitions.create(&runners(), None).await?;
     if state != State::Created {
-        node.bring(made.id, State::Running, &Mover::Agent).await?;
+        node.instances.bring(made.id, State::Running, &Mover::Agent).await?;
         write(node, made.id, MARK, "mine").await?;
-        node.bring(made.id, state, &Mover::Agent).await?;
+        node.instances.bring(made.id, state, &Mover::Agent).await?;
     }
     node.records.update(made.id, |instance| instance.lease = lease).await?;
     Ok(made.id)

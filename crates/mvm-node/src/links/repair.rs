@@ -1,68 +1,39 @@
-//! That the firewall's rules stay in force, whoever clears nftables (the restart of a distribution's
-//! firewall does), and that bridges, their addresses, taps and forwarding stay as they are to be.
+//! Keeps the firewall's rules in force, whoever clears nftables (the restart of a distribution's firewall
+//! does), and bridges, their addresses, taps and forwarding as they are to be.
 
+use super::Links;
 use crate::Result;
 use crate::clock::wall;
-use crate::node::Node;
 use crate::problem::OrProblem;
 use crate::records::World;
-use mvm_api::Problem;
 use mvm_api::types::{DifferenceKind, NetworkDifference, NetworkReport};
 use mvm_model::event::{of_links, of_walls};
 use mvm_model::{InstanceId, State};
 use mvm_network::{Difference, Differs, Wanted};
-use std::sync::Arc;
-use std::time::Duration;
 
-/// How long it is waited before the kernel is listened to again.
-const AGAIN: Duration = Duration::from_secs(1);
-
-/// Puts rules and links back as soon as somebody has changed them; until the task is ended. Beside it every pass
-/// of the reconcile loop looks.
-pub async fn watch(node: Arc<Node>) {
-    loop {
-        let failed = match node.parts.network.watch() {
-            Ok(mut watch) => loop {
-                // At first for what happened before somebody listened.
-                node.keep_walls().await;
-                if let Err(error) = watch.changed().await {
-                    break error;
-                }
-            },
-            Err(error) => error,
-        };
-        tracing::warn!("changes of rules and links are seen late: {failed}");
-        tokio::time::sleep(AGAIN).await;
-    }
-}
-
-impl Node {
-    /// Brings rules and links in line with records, host and kernel.
-    pub(crate) async fn keep_walls(self: &Arc<Self>) {
-        let wires = self.wires.lock().await;
+impl Links {
+    /// Brings rules and links in line with records, host and kernel. Gives the instances whose machines
+    /// have lost their tap.
+    pub(crate) async fn keep(&self) -> Vec<InstanceId> {
+        let _turn = self.turn.lock().await;
         if self.records.read(|world| world.tenants.is_empty()) {
-            return;
+            return Vec::new();
         }
         // First, so that no packet passes a link that is back without them.
         if let Err(problem) = self.apply_rules().await {
             tracing::error!(code = problem.code, "the firewall rules are not in force: {problem}");
         }
-        let unplugged = self.keep_links().await.unwrap_or_else(|problem| {
+        self.keep_links().await.unwrap_or_else(|problem| {
             tracing::error!(code = problem.code, "links are not as they should be: {problem}");
             Vec::new()
-        });
-        drop(wires);
-        for id in unplugged {
-            let node = self.clone();
-            tokio::spawn(async move { node.unplugged(id).await });
-        }
+        })
     }
 
-    /// Puts back what is not as it should be; the caller holds `wires`. Gives the instances whose machines
+    /// Puts back what is not as it should be; the caller holds the turn. Gives the instances whose machines
     /// have lost their tap.
     async fn keep_links(&self) -> Result<Vec<InstanceId>> {
         let wanted = self.records.read(|world| self.wanted(world));
-        let done = self.parts.network.mend(&wanted).await.or_problem()?;
+        let done = self.network.mend(&wanted).await.or_problem()?;
         if !done.mended.is_empty() {
             self.links_were_gone(&done.mended).await?;
         }
@@ -86,7 +57,7 @@ impl Node {
                 Differs::Forwarding => "forwarding",
                 Differs::Rules => "rules",
             };
-            self.passes.links_restored.get_or_create(&vec![("kind", kind.to_owned())]).inc();
+            self.repairs.links.get_or_create(&vec![("kind", kind.to_owned())]).inc();
         }
         self.records
             .change(|world, changes| {
@@ -110,46 +81,21 @@ impl Node {
             .await
     }
 
-    /// A machine whose tap is gone has no network for as long as its process lives: it fails with that
-    /// reason. The reconciler replaces a spare; any other can be started again.
-    async fn unplugged(self: &Arc<Self>, id: InstanceId) {
-        let slot = self.slot(id);
-        // Whoever is at it makes the tap, or takes the machine away; if not, the next pass comes.
-        let Ok(mut live) = slot.gate.try_lock() else { return };
-        let Ok(instance) = self.records.read(|world| world.by_id(id).cloned()) else { return };
-        let lives = instance.state.has_process() && !instance.is_busy() && live.machine.is_some();
-        let has_tap = self.parts.network.has(&self.tap_name(&instance)).await;
-        if !lives || !matches!(has_tap, Ok(false)) {
-            return;
-        }
-        let what = format!(
-            "its network link {} was deleted under it: the machine cannot get it back",
-            self.tap_name(&instance)
-        );
-        let hint = format!("start it again: mvm instance start {}", instance.reference());
-        let why = Problem::new(500, "network_lost", what).hint(hint);
-        self.passes.taps_lost.inc();
-        slot.note_end(why.clone());
-        // What comes back is the reason itself.
-        let _ = self.give_up(&mut live, id, why).await;
-        self.wake.notify();
-    }
-
     /// Before a guest runs, or is handed to somebody: its rules are in force, or are put back. A machine
     /// whose rules cannot be put in force is not handed out.
     pub(crate) async fn behind_walls(&self) -> Result<()> {
-        if self.parts.network.stands().or_problem()? {
+        if self.network.stands().or_problem()? {
             return Ok(());
         }
-        let _wires = self.wires.lock().await;
+        let _turn = self.turn.lock().await;
         self.apply_rules().await
     }
 
     /// Compares links, addresses and rules with what they should be. Changes nothing.
-    pub(crate) async fn verify_network(&self) -> Result<NetworkReport> {
-        let _wires = self.wires.lock().await;
+    pub(crate) async fn verify(&self) -> Result<NetworkReport> {
+        let _turn = self.turn.lock().await;
         let wanted = self.records.read(|world| self.wanted(world));
-        let found = self.parts.network.differences(&wanted).await.or_problem()?;
+        let found = self.network.differences(&wanted).await.or_problem()?;
         let differences = found.into_iter().map(|difference| NetworkDifference {
             kind: match difference.kind {
                 Differs::Link => DifferenceKind::Link,
@@ -186,7 +132,7 @@ impl Node {
     pub(crate) async fn walls_were_gone(&self, lost: &[String]) -> Result<()> {
         let lost = lost.join(", ");
         tracing::error!(lost, "somebody has removed firewall rules; they are in force again");
-        self.passes.walls_restored.inc();
+        self.repairs.rules.inc();
         self.records
             .change(|world, changes| {
                 let live = world.instances.values();

@@ -2,14 +2,16 @@
 
 use crate::Result;
 use crate::blocking::blocking;
-use crate::node::Node;
+use crate::caches::Caches;
 use crate::problem::{OrProblem, io};
-use crate::state_dir::Files;
-use crate::template::{Template, is_mould};
+use crate::state_dir::{Files, StateDir, remove_file};
+use crate::templates::{Template, is_mould};
 use mvm_api::Problem;
+use mvm_image::{ImageStore, Revision};
 use mvm_model::Instance;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Space that must be free before a machine is started or given away: its disks are sparse, so that a
 /// full disk would hit it while it runs.
@@ -18,15 +20,39 @@ const RESERVE_MIB: u64 = mvm_model::halt::ROOM_MIB;
 const MMIO_DEVICES: usize = 8;
 const OTHERS: usize = 3;
 
-impl Node {
+/// The disks of instances, and the room that there is for them.
+pub(crate) struct Disks {
+    state_dir: StateDir,
+    images: ImageStore,
+    caches: Arc<Caches>,
+    /// Whether machines are simulated: they write nothing, and have no window.
+    simulated: bool,
+}
+
+impl Disks {
+    /// Disks in this state directory.
+    pub(crate) fn new(
+        state_dir: StateDir,
+        images: ImageStore,
+        caches: Arc<Caches>,
+        simulated: bool,
+    ) -> Disks {
+        Disks { state_dir, images, caches, simulated }
+    }
+
+    /// The revision with this digest.
+    pub(crate) fn image(&self, digest: &str) -> Result<Revision> {
+        self.images.get(digest).or_problem()
+    }
+
     /// Refuses to start a machine, or to give one away, on a disk that is as good as full.
     pub(crate) fn check_space(&self) -> Result<()> {
         self.check_room(0)
     }
 
-    /// [`Node::check_space`], for a machine whose memory file takes so many MiB more.
+    /// [`Disks::check_space`], for a machine whose memory file takes so many MiB more.
     pub(crate) fn check_room(&self, memory_mib: u64) -> Result<()> {
-        let path = self.parts.root.path();
+        let path = self.state_dir.path();
         let free_mib = free_mib(path)?;
         let wanted_mib = RESERVE_MIB + memory_mib;
         if free_mib >= wanted_mib {
@@ -52,19 +78,18 @@ impl Node {
     /// clone maps its template's, a template in the making is worth no reserve, and a simulated
     /// machine writes nothing.
     pub(crate) fn memory_to_reserve(&self, instance: &Instance) -> u64 {
-        let simulated = self.parts.hypervisor.description().simulated;
-        if instance.template.is_some() || is_mould(instance) || simulated {
+        if instance.template.is_some() || is_mould(instance) || self.simulated {
             return 0;
         }
-        let has = std::fs::metadata(self.parts.root.files(instance.id).memory());
+        let has = std::fs::metadata(self.state_dir.files(instance.id).memory());
         let has_mib = has.map_or(0, |file| file.blocks() / 2048);
         instance.resources.mem_mib.saturating_sub(has_mib)
     }
 
     /// Makes the disks that the instance does not have yet.
-    pub(crate) async fn ensure_disks(&self, instance: &Instance, uid: u32) -> Result<()> {
-        let files = self.parts.root.files(instance.id);
-        let images = &self.parts.images;
+    pub(crate) async fn ensure(&self, instance: &Instance, uid: u32) -> Result<()> {
+        let files = self.state_dir.files(instance.id);
+        let images = &self.images;
         if !files.scratch().exists() {
             let to = files.scratch();
             images.scratch_disk(instance.resources.scratch_disk_mib, &to).await.or_problem()?;
@@ -73,7 +98,7 @@ impl Node {
             let to = files.data();
             images.data_disk(instance.resources.data_disk_mib, &to).await.or_problem()?;
         }
-        self.ensure_caches(instance).await?;
+        self.caches.ensure(instance).await?;
         self.ensure_window(instance, &files)?;
         give_to(&files, instance, uid)
     }
@@ -83,24 +108,24 @@ impl Node {
         let image = self.image(&instance.revision)?;
         let disks = 2 + usize::from(instance.resources.data_disk_mib > 0) + instance.caches.len();
         let fits = image.platform == mvm_image::Platform::Pci || disks + OTHERS < MMIO_DEVICES;
-        match fits && !self.parts.hypervisor.description().simulated {
+        match fits && !self.simulated {
             true => make_window(&files.window()),
-            false => crate::state_dir::remove_file(&files.window()),
+            false => remove_file(&files.window()),
         }
     }
 
     /// Gives the instance copies of the template's disks.
-    pub(crate) async fn clone_disks(
+    pub(crate) async fn clone_from(
         &self,
         instance: &Instance,
         template: &Template,
         uid: u32,
     ) -> Result<()> {
-        let (from, to) = (template.files.clone(), self.parts.root.files(instance.id));
+        let (from, to) = (template.files.clone(), self.state_dir.files(instance.id));
         let with_data = instance.resources.data_disk_mib > 0;
         // The template's were never mounted: its clones have the pool's present content.
         remove_caches(instance, &to)?;
-        self.ensure_caches(instance).await?;
+        self.caches.ensure(instance).await?;
         let owner = instance.clone();
         let copy = move || {
             let mut disks = vec![(from.scratch(), to.scratch())];
@@ -108,13 +133,13 @@ impl Node {
                 disks.push((from.data(), to.data()));
             }
             for (from, to) in disks {
-                crate::state_dir::remove_file(&to)?;
+                remove_file(&to)?;
                 mvm_image::clone_file(&from, &to).or_problem()?;
             }
             // The clone has the devices that its template had.
             match from.window().exists() {
                 true => make_window(&to.window())?,
-                false => crate::state_dir::remove_file(&to.window())?,
+                false => remove_file(&to.window())?,
             }
             give_to(&to, &owner, uid)
         };
@@ -139,8 +164,7 @@ fn make_window(path: &Path) -> Result<()> {
 
 /// Removes an instance's copies of caches.
 pub(crate) fn remove_caches(instance: &Instance, files: &Files) -> Result<()> {
-    (0..instance.caches.len())
-        .try_for_each(|index| crate::state_dir::remove_file(&files.cache(index)))
+    (0..instance.caches.len()).try_for_each(|index| remove_file(&files.cache(index)))
 }
 
 /// Lets the confined hypervisor, and nobody else, write the files that are its own.

@@ -3,48 +3,18 @@
 //! A template that is given up leaves a note beside where it was: until the new one is there an
 //! agent that starts knows as well that one is to be made, whatever the pool's counts are.
 
+use super::lookup::{Template, Templates};
+use super::standing::{NOTE, RENEWED};
 use crate::Result;
 use crate::clock::wall;
-use crate::labels::{Labels, of_pool};
+use crate::labels::of_pool;
 use crate::locks::locked;
-use crate::node::Node;
 use crate::problem::io;
 use crate::state_dir::{remove_dir, remove_file, write_atomically};
-use crate::template::Template;
-use mvm_model::template::{CloneEnd, Renewal, Standing};
+use mvm_model::template::{CloneEnd, Renewal};
 use mvm_model::{Pool, PoolRef};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex as Lock};
-
-/// What ends the name of the note that a template is to be made anew.
-pub(crate) const NOTE: &str = ".anew";
-/// The note of a template that was made anew, in its directory.
-pub(crate) const RENEWED: &str = "renewal.json";
-
-/// What is known of templates by their clones, in memory only.
-#[derive(Default)]
-pub(crate) struct Renewals {
-    standings: Lock<HashMap<String, Standing>>,
-    /// Pools whose template is being made anew.
-    under_way: Lock<BTreeSet<PoolRef>>,
-    given_up: Family<Labels, Counter>,
-    /// Instances that were booted although their pool has a template that ought to be there.
-    booted: Family<Labels, Counter>,
-}
-
-impl Renewals {
-    /// Registers what is counted.
-    pub(crate) fn register(&self, registry: &mut Registry) {
-        let what = "Templates that were given up and are made anew";
-        registry.register("templates_given_up", what, self.given_up.clone());
-        let what = "Instances that were booted for want of a template that was given up";
-        registry.register("booted_without_template", what, self.booted.clone());
-    }
-}
 
 /// What the end of a clone's way up says of its template.
 fn end_of(outcome: &Result<()>) -> CloneEnd {
@@ -64,9 +34,9 @@ fn end_of(outcome: &Result<()>) -> CloneEnd {
     }
 }
 
-impl Node {
+impl Templates {
     fn note(&self, key: &str) -> PathBuf {
-        self.parts.root.templates().join(format!("{key}{NOTE}"))
+        self.state_dir.templates().join(format!("{key}{NOTE}"))
     }
 
     /// Takes into account how a clone of the template came up; gives the template up where that is
@@ -74,7 +44,7 @@ impl Node {
     pub(crate) fn judge(&self, pool: &PoolRef, template: &Template, outcome: &Result<()>) {
         let end = end_of(outcome);
         // Another clone may have been sooner: then this one says nothing of the template that is there.
-        let present = self.template(template.key.clone());
+        let present = self.find(template.key.clone());
         if present.is_none_or(|present| present.made_at != template.made_at) {
             return;
         }
@@ -122,12 +92,12 @@ impl Node {
     /// What became of the pool's template, if it was ever given up.
     pub(crate) fn renewal_of(&self, pool: &Pool) -> Option<Renewal> {
         let key = self.key_of_pool(pool)?;
-        self.to_be_renewed(&key).or_else(|| read(&self.template_files(&key).dir.join(RENEWED)))
+        self.to_be_renewed(&key).or_else(|| read(&self.files(&key).dir.join(RENEWED)))
     }
 
     /// What an agent that was killed left half done: the old template goes, a new one is noted.
     pub(crate) fn end_renewal(&self, pool: &Pool) -> Result<()> {
-        let Some(template) = self.template_of_pool(pool) else { return Ok(()) };
+        let Some(template) = self.of_pool(pool) else { return Ok(()) };
         match self.to_be_renewed(&template.key) {
             Some(renewal) if template.made_at == renewal.made_at => remove_dir(&template.files.dir),
             Some(_) => self.renewed(&template.key),
@@ -139,33 +109,8 @@ impl Node {
     pub(crate) fn renewed(&self, key: &str) -> Result<()> {
         let Some(renewal) = self.to_be_renewed(key) else { return Ok(()) };
         let text = serde_json::to_vec(&Renewal { done: true, ..renewal }).unwrap_or_default();
-        write_atomically(&self.template_files(key).dir.join(RENEWED), &text, 0o600)?;
+        write_atomically(&self.files(key).dir.join(RENEWED), &text, 0o600)?;
         remove_file(&self.note(key))
-    }
-
-    /// Begins to make the templates anew that were given up, in every pool.
-    pub(crate) async fn renew_templates(self: &Arc<Self>) {
-        let pools: Vec<PoolRef> = self.records.read(|world| {
-            let lacks = |pool: &&Pool| {
-                self.key_of_pool(pool).is_some_and(|key| self.to_be_renewed(&key).is_some())
-            };
-            world.pools.values().filter(lacks).map(|pool| pool.reference.clone()).collect()
-        });
-        for pool in pools {
-            let due = crate::now() >= self.health(&pool).failures.retry_at();
-            if !due || !locked(&self.renewals.under_way).insert(pool.clone()) {
-                continue;
-            }
-            let node = self.clone();
-            tokio::spawn(async move {
-                match node.ensure_template_of(&pool).await {
-                    Ok(()) => node.succeeded(&pool),
-                    Err(problem) => node.failed(&pool, &problem),
-                }
-                locked(&node.renewals.under_way).remove(&pool);
-                node.wake.notify();
-            });
-        }
     }
 
     /// Removes the notes of templates that no pool needs any more.
@@ -173,7 +118,7 @@ impl Node {
         for name in names {
             let key = name.strip_suffix(NOTE);
             if key.is_some_and(|key| !needed.contains(key))
-                && let Err(problem) = remove_file(&self.parts.root.templates().join(name))
+                && let Err(problem) = remove_file(&self.state_dir.templates().join(name))
             {
                 tracing::warn!("{problem}");
             }

@@ -1,30 +1,17 @@
-//! Machines that their hypervisor has paused by itself: shown, told, and let go on when they can.
-//!
-//! A task a machine follows its condition, and carries out what [`mvm_model::halt`] decides. What is
-//! shown is in memory, since on a full disk nothing can be recorded; the record and its event follow
-//! as soon as there is room.
+//! Follows machines that their hypervisor pauses by itself, and carries out what [`mvm_model::halt`] decides.
 
-#[cfg(test)]
-mod tests;
-
+use super::watch::MachineWatch;
 use crate::Result;
-use crate::boot::last_lines;
-use crate::labels::{Labels, of_pool};
+use crate::labels::of_pool;
 use crate::locks::locked;
-use crate::node::Node;
 use crate::now;
 use crate::records::World;
 use mvm_api::Problem;
-use mvm_hypervisor::{Condition, Halt, Machine, ProcessIdentity};
+use mvm_hypervisor::{Condition, Halt, Machine};
 use mvm_model::halt::{CALM, Cause, Facts, Paused, Step, step};
 use mvm_model::lease::Purpose;
-use mvm_model::{InstanceId, Name, State};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex as Lock};
+use mvm_model::{InstanceId, State};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -36,116 +23,43 @@ const POLL: Duration = Duration::from_millis(10);
 /// How much faster the time between two tries passes in tests.
 const HASTE: u32 = if cfg!(test) { 1000 } else { 1 };
 
-/// How much room the disk of the machines has, in MiB, where it can be said.
-pub(crate) type Room = Arc<dyn Fn() -> Option<u64> + Send + Sync>;
-
-/// How long a job's machine may be without space, and what says how much there is.
-type Terms = (Duration, Room);
-
-/// What is known of paused machines, in memory only.
-pub(crate) struct Halted {
-    terms: Lock<Terms>,
-    shown: Lock<HashMap<InstanceId, Paused>>,
-    /// Machines that were given up, and why, for as long as their instances are there.
-    given_up: Lock<HashMap<InstanceId, String>>,
-    followed: Lock<HashSet<ProcessIdentity>>,
-    pauses: Family<Labels, Counter>,
-}
-
-impl Halted {
-    pub(crate) fn new(limit: Duration, room: Room) -> Halted {
-        Halted {
-            terms: Lock::new((limit, room)),
-            shown: Lock::default(),
-            given_up: Lock::default(),
-            followed: Lock::default(),
-            pauses: Family::default(),
-        }
-    }
-
-    /// Why the machine of this instance is paused, if it is.
-    pub(crate) fn paused(&self, id: InstanceId) -> Option<Paused> {
-        locked(&self.shown).get(&id).cloned()
-    }
-
-    /// Why the machine of this instance was ended, if it was because of a pause.
-    pub(crate) fn given_up(&self, id: InstanceId) -> Option<String> {
-        locked(&self.given_up).get(&id).cloned()
-    }
-
-    /// The instance is gone.
-    pub(crate) fn forget(&self, id: InstanceId) {
-        locked(&self.given_up).remove(&id);
-    }
-
-    /// Registers how often machines were paused.
-    pub(crate) fn register(&self, registry: &mut Registry) {
-        let what = "Machines that their hypervisor has paused by itself, by cause";
-        registry.register("pauses", what, self.pauses.clone());
-    }
-
-    /// The machines that are paused now.
-    pub(crate) fn gauge(&self, world: &World, only: Option<&Name>) -> Family<Labels, Gauge> {
-        let gauge: Family<Labels, Gauge> = Family::default();
-        for (id, paused) in locked(&self.shown).iter() {
-            let Some(instance) = world.instances.get(id) else { continue };
-            if only.is_none_or(|tenant| instance.pool.tenant == *tenant) {
-                let mut labels = of_pool(&instance.pool);
-                labels.push(("cause", paused.cause.as_str().to_owned()));
-                gauge.get_or_create(&labels).inc();
-            }
-        }
-        gauge
-    }
-
-    /// Tests have a disk of their own, and less time.
-    #[cfg(test)]
-    pub(crate) fn set_terms(&self, limit: Duration, room: Room) {
-        *locked(&self.terms) = (limit, room);
-    }
-
-    fn terms(&self) -> (Duration, u64) {
-        let (limit, room) = locked(&self.terms).clone();
-        (limit, room().unwrap_or(0))
-    }
-}
-
-impl Node {
+impl MachineWatch {
     /// Follows a machine's condition until it ends. One that is followed already has its follower.
     pub(crate) fn follow(self: &Arc<Self>, id: InstanceId, machine: Arc<dyn Machine>) {
         let process = machine.process();
         if !locked(&self.halted.followed).insert(process.clone()) {
             return;
         }
-        let node = self.clone();
+        let watch = self.clone();
         tokio::spawn(async move {
             let mut follower =
-                Follower { node: node.clone(), id, machine: machine.clone(), trial: None };
+                Follower { watch: watch.clone(), id, machine: machine.clone(), trial: None };
             tokio::select! {
                 () = follower.run() => {}
                 _ = machine.exited() => {}
             }
             if follower.trial.is_some() {
-                locked(&node.halted.shown).remove(&id);
+                locked(&watch.halted.shown).remove(&id);
             }
-            locked(&node.halted.followed).remove(&process);
+            locked(&watch.halted.followed).remove(&process);
         });
     }
 }
 
-impl Node {
+impl MachineWatch {
     /// A guest that has stood still is told what time it is, as one is that was warm.
     fn set_clock(self: &Arc<Self>, id: InstanceId, machine: Arc<dyn Machine>) {
-        let node = self.clone();
+        let watch = self.clone();
         tokio::spawn(async move {
-            let slot = node.slot(id);
+            let slot = watch.slots.of(id);
             let mut live = slot.gate.lock().await;
-            let runs =
-                node.records.read(|world| world.by_id(id).is_ok_and(|i| i.state == State::Running));
+            let runs = watch
+                .records
+                .read(|world| world.by_id(id).is_ok_and(|i| i.state == State::Running));
             let ours = live.machine.as_ref().is_some_and(|now| Arc::ptr_eq(now, &machine));
             if runs
                 && ours
-                && let Err(problem) = node.greet(&mut live).await
+                && let Err(problem) = live.greet().await
             {
                 tracing::warn!(instance = %id, "its guest was not told the time: {problem}");
             }
@@ -153,17 +67,9 @@ impl Node {
     }
 }
 
-/// What is said to whoever waits for the guest of a machine that is paused for want of space.
-pub(crate) fn held_back(machine: &Arc<dyn Machine>) -> Option<Problem> {
-    let condition = machine.condition().borrow().clone();
-    let Condition::Halted(halt @ Halt::NoSpace { .. }) = condition else { return None };
-    let what = format!("the machine is paused: {halt}; it goes on by itself when there is room");
-    Some(Problem::new(507, "no_space", what).hint("free some space on the host's disk"))
-}
-
 /// Who follows one machine.
 struct Follower {
-    node: Arc<Node>,
+    watch: Arc<MachineWatch>,
     id: InstanceId,
     machine: Arc<dyn Machine>,
     trial: Option<Trial>,
@@ -199,13 +105,13 @@ impl Follower {
 
     /// It does what it was told; gives when to look again.
     async fn fine(&mut self) -> Option<Duration> {
-        locked(&self.node.halted.shown).remove(&self.id);
+        locked(&self.watch.halted.shown).remove(&self.id);
         let Some(trial) = &mut self.trial else {
             // What an earlier agent has seen.
             return self.record(None).await.err().map(|_| POLL);
         };
         if trial.well.is_none() {
-            self.node.set_clock(self.id, self.machine.clone());
+            self.watch.set_clock(self.id, self.machine.clone());
         }
         let well = *trial.well.get_or_insert_with(Instant::now);
         let (told, paused) = (trial.told, trial.paused.clone());
@@ -267,10 +173,10 @@ impl Follower {
             trial.told = false;
             self.count(&trial.paused).await;
         }
-        locked(&self.node.halted.shown).insert(self.id, trial.paused.clone());
+        locked(&self.watch.halted.shown).insert(self.id, trial.paused.clone());
         let job = |w: &World| w.instances.get(&self.id)?.lease.as_ref().map(|lease| lease.purpose);
-        let job = self.node.records.read(job) == Some(Purpose::Run);
-        let (limit, free_mib) = self.node.halted.terms();
+        let job = self.watch.records.read(job) == Some(Purpose::Run);
+        let (limit, free_mib) = self.watch.halted.terms();
         let facts = Facts {
             cause,
             tries: trial.tries,
@@ -286,10 +192,10 @@ impl Follower {
     async fn count(&self, paused: &Paused) {
         tracing::warn!(instance = %self.id, "its hypervisor has paused it: {}", paused.reason);
         let pool = |w: &World| w.instances.get(&self.id).map(|instance| instance.pool.clone());
-        if let Some(pool) = self.node.records.read(pool) {
+        if let Some(pool) = self.watch.records.read(pool) {
             let mut labels = of_pool(&pool);
             labels.push(("cause", paused.cause.as_str().to_owned()));
-            self.node.halted.pauses.get_or_create(&labels).inc();
+            self.watch.halted.pauses.get_or_create(&labels).inc();
         }
     }
 
@@ -304,13 +210,13 @@ impl Follower {
             live.is_none_or(|i| i.paused.as_ref().map(|paused| paused.cause) == cause)
         };
         let runs = move |w: &World| w.instances.get(&id).is_some_and(|i| i.state.has_process());
-        if !self.node.records.read(runs) {
+        if !self.watch.records.read(runs) {
             return Ok(false);
         }
-        if self.node.records.read(same) {
+        if self.watch.records.read(same) {
             return Ok(true);
         }
-        let recorded = self.node.records.change(|world, changes| {
+        let recorded = self.watch.records.change(|world, changes| {
             if !same(world) {
                 let mut instance = world.by_id(id)?.clone();
                 instance.paused = paused;
@@ -331,12 +237,12 @@ impl Follower {
             }
             Cause::IoError => format!("{halt}, time and again; see the host's kernel log"),
             Cause::Crashed | Cause::Outside => {
-                let console = self.node.parts.root.files(self.id).console();
-                format!("{halt}; last lines of its console:\n{}", last_lines(&console, 15))
+                let tail = self.watch.last_lines(self.id);
+                format!("{halt}; last lines of its console:\n{tail}")
             }
         };
-        let (node, id) = (&self.node, self.id);
-        let slot = node.slot(id);
+        let (watch, id) = (&self.watch, self.id);
+        let slot = watch.slots.of(id);
         // Whoever waits for this guest waits in vain.
         let interrupt = slot.waits.interrupt(Problem::new(500, "machine_died", &reason));
         let mut live = slot.gate.lock().await;
@@ -346,16 +252,16 @@ impl Follower {
             return;
         }
         // Known before its end is, which ends whatever runs in it.
-        locked(&node.halted.given_up).insert(id, reason.clone());
-        if let Err(problem) = node.set_failed(id, &reason).await {
+        slot.note_given_up(reason.clone());
+        if let Err(problem) = watch.transitions.set_failed(id, &reason).await {
             tracing::error!(instance = %id, "cannot record that it failed: {problem}");
-            node.unsettle(id);
+            watch.slots.need_check(id);
         }
-        if let Err(problem) = node.kill(&mut live).await {
+        if let Err(problem) = live.kill().await {
             tracing::error!(instance = %id, "cannot end a machine: {problem}");
-            node.unsettle(id);
+            watch.slots.need_check(id);
         }
-        node.wake.notify();
+        watch.wake.notify();
     }
 }
 

@@ -40,8 +40,8 @@ fn agent<T>(host: &Host, work: impl AsyncFnOnce(&Arc<Node>, &SimHypervisor) -> R
 
 async fn running(node: &Arc<Node>) -> Result<Instance> {
     pool(node, Recycle::Reset, None).await?;
-    let instance = node.create(&runners(), None).await?;
-    node.bring(instance.id, State::Running, &Mover::Agent).await?;
+    let instance = node.transitions.create(&runners(), None).await?;
+    node.instances.bring(instance.id, State::Running, &Mover::Agent).await?;
     Ok(instance)
 }
 
@@ -113,13 +113,13 @@ fn a_machine_that_was_put_aside_is_not_one_that_is_paused() {
         node.halted.set_terms(HOUR, room);
         let machine = running(node).await?;
         let marker = node.parts.root.marker(machine.id);
-        node.bring(machine.id, State::Warm, &Mover::Agent).await?;
+        node.instances.bring(machine.id, State::Warm, &Mover::Agent).await?;
         sim.set_obstacle(&marker, full());
         free.store(64, Ordering::SeqCst);
         assert!(node.show(&machine.reference()).await?.paused.is_none());
         assert_eq!(sim.is_running(&marker), Some(false));
         sim.set_obstacle(&marker, None);
-        node.bring(machine.id, State::Running, &Mover::Agent).await?;
+        node.instances.bring(machine.id, State::Running, &Mover::Agent).await?;
         assert_eq!(sim.is_running(&marker), Some(true));
         Ok(())
     });
@@ -178,7 +178,7 @@ fn a_broken_disk_and_a_crashed_guest_fail_their_machine_with_the_reason() {
             let marker = node.parts.root.marker(machine.id);
             sim.set_obstacle(&marker, Some(halt));
             while told(node, machine.id, 0, words).await.to != State::Failed {}
-            node.destroy(machine.id, &Mover::Agent).await?;
+            node.instances.destroy(machine.id, &Mover::Agent).await?;
             assert_eq!(sim.is_running(&marker), None);
         }
         Ok(())
@@ -198,12 +198,12 @@ fn a_machine_that_finds_no_space_on_its_way_up_keeps_its_memory() {
         write(node, machine.id, "/run/note", "mine").await?;
         // Asleep, its process lingers, and is the one that finds no space.
         for from in [State::Warm, State::Sleeping] {
-            node.bring(machine.id, from, &Mover::Agent).await?;
+            node.instances.bring(machine.id, from, &Mover::Agent).await?;
             sim.set_obstacle(&marker, full());
             free.store(0, Ordering::SeqCst);
             let since = node.records.newest_event();
             haste::make(50);
-            let refused = node.bring(machine.id, State::Running, &Mover::Agent).await;
+            let refused = node.instances.bring(machine.id, State::Running, &Mover::Agent).await;
             haste::make(1);
             assert_eq!(refused.expect_err("it does not answer").code, "no_space");
             let view = node.show(&machine.reference()).await?;

@@ -4,11 +4,14 @@
 //! ([`mvm_model::liveness`]); any byte that a guest sends is a sign of life. One that is dead has its
 //! machine ended and its instance failed, with that reason; whoever waits for it is told the same.
 
+use super::slots::Slots;
+use super::transitions::Transitions;
 use crate::Result;
 use crate::deadlines::RESUME;
 use crate::labels::{Labels, of_pool};
 use crate::locks::locked;
-use crate::node::Node;
+use crate::records::Records;
+use crate::wake::Wake;
 use mvm_api::Problem;
 use mvm_guest::pulse::Pulse;
 use mvm_hypervisor::{Condition, Machine};
@@ -26,12 +29,15 @@ use tokio::time::Instant;
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// The guests that are watched.
-#[derive(Debug)]
 pub(crate) struct Guests {
     /// Times are counted from here.
     began: Instant,
     watched: Lock<HashMap<InstanceId, Watched>>,
     silent: Family<Labels, Counter>,
+    records: Arc<Records>,
+    slots: Arc<Slots>,
+    transitions: Arc<Transitions>,
+    wake: Wake,
 }
 
 /// One of them.
@@ -44,14 +50,18 @@ struct Watched {
     liveness: Liveness,
 }
 
-impl Default for Guests {
-    fn default() -> Self {
-        let (watched, silent) = (Lock::default(), Family::default());
-        Guests { began: Instant::now(), watched, silent }
-    }
-}
-
 impl Guests {
+    /// Watches the guests of these records.
+    pub(crate) fn new(
+        records: Arc<Records>,
+        slots: Arc<Slots>,
+        transitions: Arc<Transitions>,
+        wake: Wake,
+    ) -> Guests {
+        let (watched, silent) = (Lock::default(), Family::default());
+        Guests { began: Instant::now(), watched, silent, records, slots, transitions, wake }
+    }
+
     /// Registers what the metrics say of them.
     pub(crate) fn register(&self, registry: &mut Registry) {
         let what = "Guests that stopped answering, whose machines were ended";
@@ -110,22 +120,22 @@ struct Running {
 }
 
 /// Watches until the task is ended.
-pub async fn run(node: Arc<Node>) {
+pub async fn run(guests: Arc<Guests>) {
     loop {
         let period = PERIOD;
         #[cfg(test)]
         let period = period / crate::deadlines::haste::divisor();
         tokio::time::sleep(period).await;
-        let running = running(&node).await;
-        node.guests.forget_all_but(&running);
+        let running = running(&guests).await;
+        guests.forget_all_but(&running);
         for instance in running {
-            look(&node, instance);
+            look(&guests, instance);
         }
     }
 }
 
-async fn running(node: &Node) -> Vec<Running> {
-    node.records.read(|world| {
+async fn running(guests: &Guests) -> Vec<Running> {
+    guests.records.read(|world| {
         let of = |i: &mvm_model::Instance| {
             let timeout_s = world.pools.get(&i.pool)?.runtime_policy.guest_timeout_s;
             Some(Running { id: i.id, pool: i.pool.clone(), timeout_s })
@@ -135,8 +145,8 @@ async fn running(node: &Node) -> Vec<Running> {
     })
 }
 
-fn look(node: &Arc<Node>, instance: Running) {
-    let slot = node.slot(instance.id);
+fn look(guests: &Arc<Guests>, instance: Running) {
+    let slot = guests.slots.of(instance.id);
     let mut held = false;
     let mut channel = None;
     let seen = match slot.gate.try_lock() {
@@ -144,7 +154,7 @@ fn look(node: &Arc<Node>, instance: Running) {
             let Some(machine) = &live.machine else { return };
             if *machine.condition().borrow() != Condition::Fine {
                 // It cannot answer: it is watched anew when it runs again.
-                return node.guests.forget(instance.id);
+                return guests.forget(instance.id);
             }
             channel = live.channel.clone().filter(|channel| !channel.is_closed());
             let pulse = channel.as_ref().map(|channel| channel.pulse().clone());
@@ -155,21 +165,21 @@ fn look(node: &Arc<Node>, instance: Running) {
             None
         }
     };
-    match node.guests.next(instance.id, seen, instance.timeout_s) {
+    match guests.next(instance.id, seen, instance.timeout_s) {
         Next::Wait => {}
         Next::Ask => match channel {
             Some(channel) => channel.ask(),
             // Whoever holds it asks by itself.
             None if held => {}
-            None => connect(node, instance.id),
+            None => connect(guests, instance.id),
         },
         // Whoever holds it waits for it as long as that may take.
         Next::Dead(silent) if held && silent < (instance.timeout_s + RESUME.seconds) * 1000 => {}
         Next::Dead(_) => {
-            let node = node.clone();
+            let guests = guests.clone();
             tokio::spawn(async move {
                 let id = instance.id;
-                if let Err(problem) = give_up(&node, instance).await {
+                if let Err(problem) = give_up(&guests, instance).await {
                     tracing::warn!(instance = %id, "{problem}");
                 }
             });
@@ -178,49 +188,49 @@ fn look(node: &Arc<Node>, instance: Running) {
 }
 
 /// A guest without a channel: that it welcomes one is a sign of life.
-fn connect(node: &Arc<Node>, id: InstanceId) {
-    let node = node.clone();
+fn connect(guests: &Arc<Guests>, id: InstanceId) {
+    let guests = guests.clone();
     tokio::spawn(async move {
-        let slot = node.slot(id);
+        let slot = guests.slots.of(id);
         let Ok(mut live) = slot.gate.try_lock() else { return };
-        if let Err(problem) = node.channel(&mut live).await {
+        if let Err(problem) = live.channel().await {
             tracing::debug!(instance = %id, "no channel to its guest: {problem}");
         }
     });
 }
 
 /// Ends the machine of a guest that is dead.
-async fn give_up(node: &Arc<Node>, instance: Running) -> Result<()> {
+async fn give_up(guests: &Arc<Guests>, instance: Running) -> Result<()> {
     let Running { id, pool, timeout_s } = instance;
-    let slot = node.slot(id);
+    let slot = guests.slots.of(id);
     let what = format!("the guest does not answer: it has said nothing for {timeout_s} s");
     let why = Problem::new(504, "guest_silent", what);
     let interrupt = slot.waits.interrupt(why.clone());
     let mut live = slot.gate.lock().await;
     let Some(machine) = live.machine.clone() else { return Ok(()) };
-    let runs = node.records.read(|world| {
+    let runs = guests.records.read(|world| {
         world.by_id(id).is_ok_and(|now| now.state == State::Running && !now.is_busy())
     });
-    if !runs || !is_same(node, id, &machine) || is_held(&machine).await {
+    if !runs || !is_same(guests, id, &machine) || is_held(&machine).await {
         // Moved, answered, or stopped by its hypervisor: its silence said nothing.
-        node.guests.forget(id);
+        guests.forget(id);
         return Ok(());
     }
-    node.guests.silent.get_or_create(&of_pool(&pool)).inc();
+    guests.silent.get_or_create(&of_pool(&pool)).inc();
     slot.note_end(why.clone());
-    let ended = node.give_up(&mut live, id, why).await;
+    let ended = guests.transitions.give_up(&mut live, id, why).await;
     drop((live, interrupt));
-    node.guests.forget(id);
-    node.wake.notify();
+    guests.forget(id);
+    guests.wake.notify();
     // The reason that it failed with is no fault of ours.
     ended.or(Ok(()))
 }
 
 /// Whether the guest that was watched is still in this machine, and still silent.
-fn is_same(node: &Node, id: InstanceId, machine: &Arc<dyn Machine>) -> bool {
-    let watched = locked(&node.guests.watched);
+fn is_same(guests: &Guests, id: InstanceId, machine: &Arc<dyn Machine>) -> bool {
+    let watched = locked(&guests.watched);
     watched.get(&id).is_some_and(|watched| {
-        let heard = watched.pulse.as_ref().map(|pulse| node.guests.ms(pulse.heard()));
+        let heard = watched.pulse.as_ref().map(|pulse| guests.ms(pulse.heard()));
         watched.pid == machine.process().pid
             && heard.is_none_or(|heard| watched.liveness.is_silent_since(heard))
     })

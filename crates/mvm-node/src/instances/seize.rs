@@ -1,11 +1,9 @@
 //! Destroying works at any moment: whoever holds the instance then is made to let go of it.
 
+use super::interrupt::Interrupt;
+use super::lifecycle::Instances;
+use super::slot::{Live, Slot};
 use crate::deadlines::SEIZE;
-use crate::interrupt::Interrupt;
-use crate::node::Node;
-use crate::problem::IntoProblem;
-use crate::recovery;
-use crate::slot::{Live, Slot};
 use mvm_api::Problem;
 use mvm_model::{InstanceId, Mover};
 use tokio::sync::MutexGuard;
@@ -13,12 +11,12 @@ use tokio::sync::MutexGuard;
 /// The code of what was cut short because its instance is to be destroyed.
 pub(crate) const DESTROYED: &str = "destroyed";
 
-impl Node {
+impl Instances {
     /// The gate of an instance that is to be destroyed on behalf of `by`. Waits for its guest end at
     /// once; who still holds the gate a moment later loses the machine, as if it had died by itself.
     /// Nobody waits for the guest before what is given back is dropped. The reconciler, and whoever may
     /// not destroy it, gets the gate in its turn.
-    pub(crate) async fn seize<'a>(
+    pub(super) async fn seize<'a>(
         &self,
         slot: &'a Slot,
         id: InstanceId,
@@ -49,14 +47,14 @@ impl Node {
 
     /// Ends the hypervisor's process of an instance whose gate somebody else holds.
     async fn end_process(&self, id: InstanceId) {
-        let process = match recovery::ours(self) {
+        let process = match self.machines.processes() {
             Ok(mut processes) => processes.remove(&id),
             Err(problem) => return tracing::warn!(instance = %id, "cannot look: {problem}"),
         };
         let Some(process) = process else { return };
         tracing::info!(instance = %id, pid = process.pid, "ending it under whoever holds it");
-        if let Err(error) = self.parts.hypervisor.kill_stray(&process).await {
-            tracing::warn!(instance = %id, "cannot end its process: {}", error.problem());
+        if let Err(problem) = self.machines.end_process(&process).await {
+            tracing::warn!(instance = %id, "cannot end its process: {problem}");
         }
     }
 }

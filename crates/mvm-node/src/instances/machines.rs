@@ -1,25 +1,31 @@
 //! From a record to a machine whose guest is ready.
 
+use super::disks::{Disks, remove_caches};
+use super::halted::held_back;
+use super::slot::{Live, wall_clock_ns};
+use super::snapshot;
+use super::watch::MachineWatch;
 use crate::blocking::blocking;
 use crate::caches::serial;
 use crate::deadlines::{self, Deadline};
-use crate::firewall::uid_of;
-use crate::halted::held_back;
+use crate::links::{Links, uid_of};
 use crate::names::Names;
-use crate::node::Node;
-use crate::problem::{IntoProblem, OrProblem, io};
-use crate::slot::Live;
+use crate::problem::{IntoProblem, OrProblem};
+use crate::random::random_bytes;
 use crate::stages::stage;
-use crate::state_dir::{Files, make_dir, write_atomically};
-use crate::template::{Template, is_mould};
+use crate::state_dir::{Files, StateDir, make_dir, remove_file, write_atomically};
+use crate::templates::{Template, Templates, is_mould};
 use crate::{Result, identity};
 use mvm_api::Problem;
 use mvm_guest::channel::Channel;
 use mvm_guest::protocol::{Adopt, GuestNetwork, SshIdentity};
 use mvm_hypervisor::{
-    Confine, Disk, Kernel, Machine, Nic, Platform, ProcessIdentity, RestoreMemory, VmSpec,
+    Confine, Disk, Hypervisor, Kernel, Machine, Nic, Platform, ProcessIdentity, RestoreMemory,
+    VmSpec,
 };
+use mvm_model::recovery::Snapshot;
 use mvm_model::{Instance, InstanceId, Tenant};
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,11 +33,85 @@ use std::time::Duration;
 /// How long after its channel a machine's process may be seen to end.
 const DYING: Duration = Duration::from_millis(500);
 
-impl Node {
+/// Makes machines: from a record to one whose guest is ready.
+pub(crate) struct Machines {
+    state_dir: StateDir,
+    hypervisor: Arc<dyn Hypervisor>,
+    links: Arc<Links>,
+    disks: Disks,
+    templates: Arc<Templates>,
+    watch: Arc<MachineWatch>,
+}
+
+impl Machines {
+    /// Makes machines with this driver.
+    pub(crate) fn new(
+        state_dir: StateDir,
+        hypervisor: Arc<dyn Hypervisor>,
+        links: Arc<Links>,
+        disks: Disks,
+        templates: Arc<Templates>,
+        watch: Arc<MachineWatch>,
+    ) -> Machines {
+        Machines { state_dir, hypervisor, links, disks, templates, watch }
+    }
+
+    /// The driver.
+    pub(crate) fn hypervisor(&self) -> &dyn Hypervisor {
+        self.hypervisor.as_ref()
+    }
+
+    /// The links of machines.
+    pub(crate) fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// The files of an instance.
+    pub(crate) fn files(&self, id: InstanceId) -> Files {
+        self.state_dir.files(id)
+    }
+
+    /// Refuses to start a machine, or to give one away, on a disk that is as good as full.
+    pub(crate) fn check_space(&self) -> Result<()> {
+        self.disks.check_space()
+    }
+
+    /// Watches a machine that is up, until it ends.
+    pub(crate) fn watch(&self, id: InstanceId, machine: Arc<dyn Machine>) {
+        self.watch.begin(id, machine);
+    }
+
+    /// The problem of a machine that ended by itself, with the last lines of its console.
+    pub(crate) fn died(&self, id: InstanceId, reason: &str) -> Problem {
+        self.watch.died(id, reason)
+    }
+
+    /// What there is to wake an instance from, if its process does not live.
+    pub(crate) fn snapshot_of(&self, instance: &Instance) -> Snapshot {
+        let simulated = self.hypervisor.description().simulated;
+        snapshot::snapshot_of(simulated, instance, &self.files(instance.id))
+    }
+
+    /// Our hypervisor processes by instance.
+    pub(crate) fn processes(&self) -> Result<HashMap<InstanceId, ProcessIdentity>> {
+        let prefix = self.state_dir.marker_prefix();
+        let found = self.hypervisor.find(&prefix).or_problem()?;
+        let of = |process: ProcessIdentity| {
+            let id = process.marker.strip_prefix(&prefix)?.parse().ok()?;
+            Some((id, process))
+        };
+        Ok(found.into_iter().filter_map(of).collect())
+    }
+
+    /// Ends a process that is in no slot.
+    pub(crate) async fn end_process(&self, process: &ProcessIdentity) -> Result<()> {
+        self.hypervisor.kill_stray(process).await.or_problem()
+    }
+
     /// Everything the hypervisor needs to know of an instance.
     pub(crate) fn spec(&self, tenant: &Tenant, instance: &Instance) -> Result<VmSpec> {
-        let image = self.image(&instance.revision)?;
-        let files = self.parts.root.files(instance.id);
+        let image = self.disks.image(&instance.revision)?;
+        let files = self.state_dir.files(instance.id);
         let disk = |id: &str, path, read_only| Disk { id: id.to_owned(), path, read_only };
         let mut disks =
             vec![disk("root", image.root.clone(), true), disk("scratch", files.scratch(), false)];
@@ -44,7 +124,7 @@ impl Node {
         let window = Some(files.window()).filter(|window| window.exists());
         Ok(VmSpec {
             id: instance.id.to_string(),
-            marker: self.parts.root.marker(instance.id),
+            marker: self.state_dir.marker(instance.id),
             dir: files.vm(),
             vcpus: instance.resources.vcpus,
             mem_mib: instance.resources.mem_mib,
@@ -58,12 +138,12 @@ impl Node {
                 },
             },
             memory: match &instance.template {
-                Some(key) => self.template_files(key).memory(),
+                Some(key) => self.templates.files(key).memory(),
                 None => files.memory(),
             },
             reserve_memory: !is_mould(instance),
             disks,
-            nic: Some(Nic { tap: self.tap_name(instance), mac: instance.mac.clone() }),
+            nic: Some(Nic { tap: self.links.tap_name(instance), mac: instance.mac.clone() }),
             window,
             confine: Some(Confine { uid, gid: uid }),
         })
@@ -71,33 +151,33 @@ impl Node {
 
     /// Boots the machine and waits until its guest is itself. On any error nothing is left.
     pub(crate) async fn boot(
-        self: &Arc<Self>,
+        &self,
         live: &mut Live,
         tenant: &Tenant,
         instance: &Instance,
     ) -> Result<()> {
         let files = self.make_place(instance)?;
-        crate::state_dir::remove_file(&files.snapshot())?;
-        crate::state_dir::remove_file(&files.resuming())?;
-        crate::state_dir::remove_file(&files.memory())?;
+        remove_file(&files.snapshot())?;
+        remove_file(&files.resuming())?;
+        remove_file(&files.memory())?;
         if instance.is_blank() {
             // What an attempt before this one left may be half a copy.
-            crate::state_dir::remove_file(&files.scratch())?;
-            crate::state_dir::remove_file(&files.data())?;
-            crate::disk::remove_caches(instance, &files)?;
+            remove_file(&files.scratch())?;
+            remove_file(&files.data())?;
+            remove_caches(instance, &files)?;
         }
-        stage!("disks", self.ensure_disks(instance, uid_of(tenant))).await?;
-        stage!("network", self.connect_instance(tenant, instance)).await?;
+        stage!("disks", self.disks.ensure(instance, uid_of(tenant))).await?;
+        stage!("network", self.links.connect_instance(tenant, instance)).await?;
         let spec = self.spec(tenant, instance)?;
         let record = self.record_process(instance.id);
-        let machine = self.parts.hypervisor.boot(&spec, &record).await.or_problem()?;
+        let machine = self.hypervisor.boot(&spec, &record).await.or_problem()?;
         self.make_ready(live, tenant, instance, machine, deadlines::BOOT, true).await
     }
 
     /// The directories of a machine that is to be started, if there is room for one.
     fn make_place(&self, instance: &Instance) -> Result<Files> {
-        self.check_room(self.memory_to_reserve(instance))?;
-        let files = self.parts.root.files(instance.id);
+        self.disks.check_room(self.disks.memory_to_reserve(instance))?;
+        let files = self.state_dir.files(instance.id);
         make_dir(&files.dir, 0o700)?;
         make_dir(&files.vm(), 0o700)?;
         Ok(files)
@@ -106,19 +186,19 @@ impl Node {
     /// Starts the machine as a clone of a template, and waits until its guest is itself. On any
     /// error nothing is left.
     pub(crate) async fn clone_of(
-        self: &Arc<Self>,
+        &self,
         live: &mut Live,
         tenant: &Tenant,
         instance: &Instance,
         template: &Template,
     ) -> Result<()> {
         self.make_place(instance)?;
-        stage!("disks", self.clone_disks(instance, template, uid_of(tenant))).await?;
-        stage!("network", self.connect_instance(tenant, instance)).await?;
+        stage!("disks", self.disks.clone_from(instance, template, uid_of(tenant))).await?;
+        stage!("network", self.links.connect_instance(tenant, instance)).await?;
         let spec = self.spec(tenant, instance)?;
         let record = self.record_process(instance.id);
         let snapshot = template.files.snapshot();
-        let hypervisor = &self.parts.hypervisor;
+        let hypervisor = &self.hypervisor;
         let restored = hypervisor.restore(&spec, &snapshot, RestoreMemory::Clone, &record).await;
         let machine = restored.or_problem()?;
         if let Err(error) = machine.resume().await {
@@ -134,20 +214,20 @@ impl Node {
         tenant: &Tenant,
         instance: &Instance,
     ) -> Result<Arc<dyn Machine>> {
-        self.check_room(self.memory_to_reserve(instance))?;
-        let files = self.parts.root.files(instance.id);
-        stage!("network", self.connect_instance(tenant, instance)).await?;
+        self.disks.check_room(self.disks.memory_to_reserve(instance))?;
+        let files = self.state_dir.files(instance.id);
+        stage!("network", self.links.connect_instance(tenant, instance)).await?;
         let spec = self.spec(tenant, instance)?;
         let record = self.record_process(instance.id);
         let snapshot = files.snapshot();
-        let hypervisor = &self.parts.hypervisor;
+        let hypervisor = &self.hypervisor;
         hypervisor.restore(&spec, &snapshot, RestoreMemory::Own, &record).await.or_problem()
     }
 
     /// Connects to the guest of a machine that was just started or resumed, and makes it itself. All
     /// that the guest does for it has one deadline.
     pub(crate) async fn make_ready(
-        self: &Arc<Self>,
+        &self,
         live: &mut Live,
         tenant: &Tenant,
         instance: &Instance,
@@ -210,83 +290,21 @@ impl Node {
     async fn kill_newborn(&self, live: &mut Live, machine: Arc<dyn Machine>) {
         let id = machine.process().marker;
         live.machine = Some(machine);
-        if let Err(problem) = self.kill(live).await {
+        if let Err(problem) = live.kill().await {
             tracing::error!(machine = id, "cannot end a machine: {problem}");
         }
     }
 
-    /// The open channel to a running guest, connected anew where the last agent had it.
-    pub(crate) async fn channel(&self, live: &mut Live) -> Result<Channel> {
-        if let Some(channel) = live.channel.as_ref().filter(|channel| !channel.is_closed()) {
-            return Ok(channel.clone());
-        }
-        let machine = live.machine.as_ref().ok_or_else(|| {
-            Problem::new(409, "wrong_state", "the instance has no running machine")
-                .hint("start it with `mvm instance start` or `mvm instance wake`")
-        })?;
-        let (socket, window) = (machine.channel(), machine.window());
-        let until = deadlines::RESUME.begin();
-        let connecting = Channel::connect(&socket, window.as_deref(), until.left());
-        let connecting = live.waits.guest(until, connecting);
-        let channel = tokio::select! {
-            channel = connecting => channel?,
-            exit = machine.exited() => return Err(ended(&exit.reason)),
-        };
-        live.channel = Some(channel.clone());
-        Ok(channel)
-    }
-
-    /// After a resume: one round trip to the guest, which gets the right time.
-    pub(crate) async fn greet(&self, live: &mut Live) -> Result<()> {
-        let until = deadlines::RESUME.begin();
-        let channel = self.channel(live).await?;
-        let adopt = Adopt { wall_clock_ns: Some(wall_clock_ns()), ..Adopt::default() };
-        stage!("adopt", live.waits.guest(until, channel.adopt(&adopt))).await
-    }
-
-    async fn identity_of(self: &Arc<Self>, tenant: &Tenant, instance: &Instance) -> Result<Adopt> {
-        let (node, tenant, instance) = (self.clone(), tenant.clone(), instance.clone());
-        let mtu = self.parts.network.uplink_mtu().await.or_problem()?;
-        let made = blocking(move || node.whole_identity(&tenant, &instance, mtu));
+    async fn identity_of(&self, tenant: &Tenant, instance: &Instance) -> Result<Adopt> {
+        let (root, tenant, instance) = (self.state_dir.clone(), tenant.clone(), instance.clone());
+        let mtu = self.links.mtu().await?;
+        let made = blocking(move || whole_identity(&root, &tenant, &instance, mtu));
         stage!("identity", made).await
-    }
-
-    /// Everything but the time.
-    fn whole_identity(&self, tenant: &Tenant, instance: &Instance, mtu: u32) -> Result<Adopt> {
-        let files = self.parts.root.files(instance.id);
-        let reference = instance.reference();
-        let prefix = tenant.network.ipv4_subnet.prefix_len();
-        let (names, gateway) = (Names::of_host(), tenant.network.gateway());
-        let network = Some(GuestNetwork {
-            address: format!("{}/{prefix}", instance.address),
-            gateway: gateway.to_string(),
-            dns: names.for_guests(gateway).iter().map(Ipv4Addr::to_string).collect(),
-            search: names.search,
-            mtu: Some(mtu),
-            mac: Some(instance.mac.clone()),
-        });
-        let entropy = Some(crate::random::random_bytes::<64>()?.to_vec());
-        if is_mould(instance) {
-            // Its clones get names and keys of their own; it needs none.
-            return Ok(Adopt { entropy, network, ..Adopt::default() });
-        }
-        Ok(Adopt {
-            wall_clock_ns: None,
-            hostname: Some(identity::host_name(&instance.pool.pool, instance.id)),
-            machine_id: Some(identity::machine_id(&files)?),
-            entropy,
-            network,
-            ssh: Some(SshIdentity {
-                host_key: identity::host_key(&files, &host_key_alias(&reference))?,
-                authorized_keys: vec![identity::tenant_key(&self.parts.root, &tenant.name)?],
-                port: 22,
-            }),
-        })
     }
 
     /// Records the process of an instance before anything else is done with it.
     fn record_process(&self, id: InstanceId) -> impl Fn(&ProcessIdentity) + Send + Sync + use<> {
-        let path = self.parts.root.files(id).dir.join("process.json");
+        let path = self.state_dir.files(id).dir.join("process.json");
         move |process| {
             let text = serde_json::to_vec(process).unwrap_or_default();
             // Recovery finds the process by its mark as well: the record is for people.
@@ -295,31 +313,6 @@ impl Node {
             }
         }
     }
-
-    /// The problem of a machine that ended by itself, with the last lines of its console.
-    pub(crate) fn died(&self, id: InstanceId, reason: &str) -> Problem {
-        let console = self.parts.root.files(id).console();
-        let tail = last_lines(&console, 15);
-        ended(&format!("{reason}\nlast lines of its console:\n{tail}"))
-    }
-
-    /// Ends the machine for good; idempotent. One that cannot be ended stays in its slot.
-    pub(crate) async fn kill(&self, live: &mut Live) -> Result<()> {
-        live.channel = None;
-        for slot in [&mut live.machine, &mut live.lingering] {
-            let Some(machine) = slot.take() else { continue };
-            if let Err(error) = machine.kill().await {
-                *slot = Some(machine);
-                return Err(error.problem());
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The problem of a machine that ended by itself.
-fn ended(reason: &str) -> Problem {
-    Problem::new(500, "machine_died", format!("the machine ended by itself: {reason}"))
 }
 
 /// The name under which an instance's host key is pinned.
@@ -327,17 +320,40 @@ pub fn host_key_alias(reference: &mvm_model::InstanceRef) -> String {
     format!("{}.{}.{}.mvm", reference.id, reference.pool.pool, reference.pool.tenant)
 }
 
-fn wall_clock_ns() -> u64 {
-    mvm_clock::since_epoch().as_nanos() as u64
-}
-
-/// The last lines of a log, or a word that it has none.
-pub(crate) fn last_lines(path: &std::path::Path, count: usize) -> String {
-    let text = std::fs::read(path).map_err(|e| io("read", e)).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    match lines.len() {
-        0 => "(it printed nothing)".to_owned(),
-        all => lines[all.saturating_sub(count)..].join("\n"),
+/// Everything but the time.
+fn whole_identity(
+    root: &StateDir,
+    tenant: &Tenant,
+    instance: &Instance,
+    mtu: u32,
+) -> Result<Adopt> {
+    let files = root.files(instance.id);
+    let reference = instance.reference();
+    let prefix = tenant.network.ipv4_subnet.prefix_len();
+    let (names, gateway) = (Names::of_host(), tenant.network.gateway());
+    let network = Some(GuestNetwork {
+        address: format!("{}/{prefix}", instance.address),
+        gateway: gateway.to_string(),
+        dns: names.for_guests(gateway).iter().map(Ipv4Addr::to_string).collect(),
+        search: names.search,
+        mtu: Some(mtu),
+        mac: Some(instance.mac.clone()),
+    });
+    let entropy = Some(random_bytes::<64>()?.to_vec());
+    if is_mould(instance) {
+        // Its clones get names and keys of their own; it needs none.
+        return Ok(Adopt { entropy, network, ..Adopt::default() });
     }
+    Ok(Adopt {
+        wall_clock_ns: None,
+        hostname: Some(identity::host_name(&instance.pool.pool, instance.id)),
+        machine_id: Some(identity::machine_id(&files)?),
+        entropy,
+        network,
+        ssh: Some(SshIdentity {
+            host_key: identity::host_key(&files, &host_key_alias(&reference))?,
+            authorized_keys: vec![identity::tenant_key(root, &tenant.name)?],
+            port: 22,
+        }),
+    })
 }

@@ -1,16 +1,23 @@
 //! From records to links and rules.
 
+mod repair;
+mod repairs;
+
+pub(crate) use repairs::Repairs;
+
 use crate::Result;
 use crate::names::Names;
-use crate::node::Node;
 use crate::problem::OrProblem;
-use crate::records::World;
+use crate::records::{Records, World};
 use ipnet::Ipv4Net;
 use mvm_model::egress::Protocol;
 use mvm_model::{EgressMode, Instance, Pool, Tenant};
 use mvm_network::{
-    AllowRule, Applied, Bridge, Egress, Mode, Network, Proto, Ruleset, Tap, TapRules, TenantRules,
+    AllowRule, Applied, Bridge, Counters, Egress, Mode, Network, Proto, Ruleset, Tap, TapRules,
+    TenantRules,
 };
+use std::sync::Arc;
+use tokio::sync::Mutex;
 
 /// The first of 4096 user ids, one a tenant (its net id is added), that confined hypervisors run
 /// as. Far above what distributions hand out, and below the ranges of user namespaces.
@@ -21,20 +28,70 @@ pub fn uid_of(tenant: &Tenant) -> u32 {
     FIRST_UID + u32::from(tenant.network.tenant_net_id)
 }
 
-impl Node {
+/// The bridges, taps and rules of tenants and instances.
+pub(crate) struct Links {
+    network: Arc<Network>,
+    records: Arc<Records>,
+    /// What tells our links and tables from those of others.
+    short_id: String,
+    /// Serialises changes of links and rules.
+    turn: Mutex<()>,
+    pub(crate) repairs: Repairs,
+}
+
+impl Links {
+    /// Links in this network, for these records.
+    pub(crate) fn new(network: Arc<Network>, records: Arc<Records>, short_id: &str) -> Links {
+        let (short_id, turn) = (short_id.to_owned(), Mutex::default());
+        Links { network, records, short_id, turn, repairs: Repairs::default() }
+    }
+
+    /// The network itself.
+    pub(crate) fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The largest packet that gets out of this host.
+    pub(crate) async fn mtu(&self) -> Result<u32> {
+        self.network.uplink_mtu().await.or_problem()
+    }
+
+    /// What the instance's tap has counted, from the host's side.
+    pub(crate) async fn counters(&self, instance: &Instance) -> Result<Counters> {
+        self.network.counters(&self.tap_name(instance)).await.or_problem()
+    }
+
+    /// Whether the instance's tap was deleted; where nobody can say, it was not.
+    pub(crate) async fn has_lost_tap(&self, instance: &Instance) -> bool {
+        matches!(self.network.has(&self.tap_name(instance)).await, Ok(false))
+    }
+
     /// The name of the tenant's bridge.
     pub fn bridge_name(&self, tenant: &Tenant) -> String {
-        Network::bridge_name(self.parts.root.short_id(), tenant.network.tenant_net_id)
+        Network::bridge_name(&self.short_id, tenant.network.tenant_net_id)
     }
 
     /// The name of the instance's tap.
     pub fn tap_name(&self, instance: &Instance) -> String {
-        Network::tap_name(self.parts.root.short_id(), &instance.id.digits())
+        Network::tap_name(&self.short_id, &instance.id.digits())
+    }
+
+    /// Makes a new tenant's bridge, and puts its rules in force.
+    pub async fn set_up_tenant(&self, tenant: &Tenant) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        self.connect_tenant(tenant).await?;
+        self.apply_rules().await
+    }
+
+    /// Puts the rules in force that follow from the records.
+    pub async fn refresh_rules(&self) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        self.apply_rules().await
     }
 
     /// Makes the tenant's bridge.
-    pub async fn connect_tenant(&self, tenant: &Tenant) -> Result<()> {
-        self.parts.network.ensure_bridge(&self.bridge_of(tenant)).await.or_problem()
+    async fn connect_tenant(&self, tenant: &Tenant) -> Result<()> {
+        self.network.ensure_bridge(&self.bridge_of(tenant)).await.or_problem()
     }
 
     /// The tenant's bridge.
@@ -57,11 +114,11 @@ impl Node {
 
     /// Makes the instance's tap and lets its packets, and no others, through.
     pub async fn connect_instance(&self, tenant: &Tenant, instance: &Instance) -> Result<()> {
-        let _wires = self.wires.lock().await;
+        let _turn = self.turn.lock().await;
         self.connect_tenant(tenant).await?;
         self.apply_rules().await?;
         let tap = self.tap_of(tenant, instance);
-        let network = &self.parts.network;
+        let network = &self.network;
         network.ensure_tap(&tap).await.or_problem()?;
         let mtu = network.uplink_mtu().await.or_problem()?;
         network.set_mtu(&tap.name, mtu).await.or_problem()
@@ -69,25 +126,25 @@ impl Node {
 
     /// Removes the tap of an instance that is going.
     pub async fn disconnect_instance(&self, instance: &Instance) -> Result<()> {
-        let _wires = self.wires.lock().await;
-        self.parts.network.remove_tap(&self.tap_name(instance)).await.or_problem()
+        let _turn = self.turn.lock().await;
+        self.network.remove_tap(&self.tap_name(instance)).await.or_problem()
     }
 
     /// Removes the bridge of a tenant that is gone, and its rules.
     pub async fn disconnect_tenant(&self, tenant: &Tenant) -> Result<()> {
-        let _wires = self.wires.lock().await;
-        self.parts.network.remove_bridge(&self.bridge_name(tenant)).await.or_problem()?;
+        let _turn = self.turn.lock().await;
+        self.network.remove_bridge(&self.bridge_name(tenant)).await.or_problem()?;
         if self.records.read(|world| world.tenants.is_empty()) {
-            return self.parts.network.clear().await.or_problem();
+            return self.network.clear().await.or_problem();
         }
         self.apply_rules().await
     }
 
     /// Brings rules in line with the records, and puts them back where they are gone; the caller holds
-    /// `wires`.
-    pub(crate) async fn apply_rules(&self) -> Result<()> {
+    /// the turn.
+    async fn apply_rules(&self) -> Result<()> {
         let rules = self.records.read(|world| self.rules(world));
-        match self.parts.network.apply(&rules).await.or_problem()? {
+        match self.network.apply(&rules).await.or_problem()? {
             Applied::Already | Applied::Changed => Ok(()),
             Applied::Restored(lost) => self.walls_were_gone(&lost).await,
         }
@@ -119,8 +176,8 @@ impl Node {
 
     /// At start: every tenant has its bridge and the rules are in force; links of ours that
     /// belong to nobody are removed.
-    pub async fn restore_wires(&self) -> Result<()> {
-        let _wires = self.wires.lock().await;
+    pub async fn restore(&self) -> Result<()> {
+        let _turn = self.turn.lock().await;
         let (tenants, expected) = self.records.read(|world| {
             let tenants: Vec<Tenant> = world.tenants.values().cloned().collect();
             let mut expected: Vec<String> =
@@ -128,14 +185,14 @@ impl Node {
             expected.extend(world.instances.values().map(|i| self.tap_name(i)));
             (tenants, expected)
         });
-        for link in self.parts.network.list().await.or_problem()? {
+        for link in self.network.list().await.or_problem()? {
             if expected.contains(&link.name) {
                 continue;
             }
             tracing::info!(link = link.name, "removing a link that belongs to nobody");
             match link.kind {
-                mvm_network::LinkKind::Bridge => self.parts.network.remove_bridge(&link.name).await,
-                mvm_network::LinkKind::Tap => self.parts.network.remove_tap(&link.name).await,
+                mvm_network::LinkKind::Bridge => self.network.remove_bridge(&link.name).await,
+                mvm_network::LinkKind::Tap => self.network.remove_tap(&link.name).await,
             }
             .or_problem()?;
         }

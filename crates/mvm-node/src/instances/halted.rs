@@ -1,0 +1,92 @@
+//! Machines that their hypervisor has paused by itself: shown, told, and let go on when they can.
+//!
+//! A task a machine follows its condition, and carries out what [`mvm_model::halt`] decides. What is
+//! shown is in memory, since on a full disk nothing can be recorded; the record and its event follow
+//! as soon as there is room.
+
+#[cfg(test)]
+mod tests;
+
+use crate::labels::{Labels, of_pool};
+use crate::locks::locked;
+use crate::records::World;
+use mvm_api::Problem;
+use mvm_hypervisor::{Condition, Halt, Machine, ProcessIdentity};
+use mvm_model::halt::Paused;
+use mvm_model::{InstanceId, Name};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex as Lock};
+use std::time::Duration;
+
+/// How much room the disk of the machines has, in MiB, where it can be said.
+pub(crate) type Room = Arc<dyn Fn() -> Option<u64> + Send + Sync>;
+
+/// How long a job's machine may be without space, and what says how much there is.
+type Terms = (Duration, Room);
+
+/// What is known of paused machines, in memory only.
+pub(crate) struct Halted {
+    terms: Lock<Terms>,
+    pub(super) shown: Lock<HashMap<InstanceId, Paused>>,
+    pub(super) followed: Lock<HashSet<ProcessIdentity>>,
+    pub(super) pauses: Family<Labels, Counter>,
+}
+
+impl Halted {
+    pub(crate) fn new(limit: Duration, room: Room) -> Halted {
+        Halted {
+            terms: Lock::new((limit, room)),
+            shown: Lock::default(),
+            followed: Lock::default(),
+            pauses: Family::default(),
+        }
+    }
+
+    /// Why the machine of this instance is paused, if it is.
+    pub(crate) fn paused(&self, id: InstanceId) -> Option<Paused> {
+        locked(&self.shown).get(&id).cloned()
+    }
+
+    /// Registers how often machines were paused.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        let what = "Machines that their hypervisor has paused by itself, by cause";
+        registry.register("pauses", what, self.pauses.clone());
+    }
+
+    /// The machines that are paused now.
+    pub(crate) fn gauge(&self, world: &World, only: Option<&Name>) -> Family<Labels, Gauge> {
+        let gauge: Family<Labels, Gauge> = Family::default();
+        for (id, paused) in locked(&self.shown).iter() {
+            let Some(instance) = world.instances.get(id) else { continue };
+            if only.is_none_or(|tenant| instance.pool.tenant == *tenant) {
+                let mut labels = of_pool(&instance.pool);
+                labels.push(("cause", paused.cause.as_str().to_owned()));
+                gauge.get_or_create(&labels).inc();
+            }
+        }
+        gauge
+    }
+
+    /// Tests have a disk of their own, and less time.
+    #[cfg(test)]
+    pub(crate) fn set_terms(&self, limit: Duration, room: Room) {
+        *locked(&self.terms) = (limit, room);
+    }
+
+    pub(super) fn terms(&self) -> (Duration, u64) {
+        let (limit, room) = locked(&self.terms).clone();
+        (limit, room().unwrap_or(0))
+    }
+}
+
+/// What is said to whoever waits for the guest of a machine that is paused for want of space.
+pub(crate) fn held_back(machine: &Arc<dyn Machine>) -> Option<Problem> {
+    let condition = machine.condition().borrow().clone();
+    let Condition::Halted(halt @ Halt::NoSpace { .. }) = condition else { return None };
+    let what = format!("the machine is paused: {halt}; it goes on by itself when there is room");
+    Some(Problem::new(507, "no_space", what).hint("free some space on the host's disk"))
+}

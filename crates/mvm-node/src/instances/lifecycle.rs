@@ -1,0 +1,342 @@
+//! What can be done with an instance: start, warm, sleep, wake, stop, destroy.
+//!
+//! Each operation holds the instance's gate and keeps to one order: the intent is durable before
+//! the first side effect, the outcome after the last. The two exceptions are resume and pause of a
+//! warm machine, which are idempotent: there the record is written once (before the resume, after
+//! the pause), and recovery repeats the call.
+
+use super::halted::held_back;
+use super::lingering::Lingering;
+use super::machines::Machines;
+use super::recovery::Recovery;
+use super::slot::{Live, Slot};
+use super::slots::Slots;
+use super::snapshot::discard_memory;
+use super::transitions::{Transitions, admit};
+use crate::Result;
+use crate::deadlines;
+use crate::problem::OrProblem;
+use crate::records::Records;
+use crate::stages::operation;
+use crate::state_dir::{Files, remove_file};
+use crate::templates::{Template, Templates};
+use mvm_api::Problem;
+use mvm_hypervisor::OwnMemory;
+use mvm_model::{Instance, InstanceId, Mover, State, WayUp};
+use std::sync::Arc;
+
+/// The instances of the node: brought from state to state, and destroyed.
+pub(crate) struct Instances {
+    pub(super) records: Arc<Records>,
+    pub(super) slots: Arc<Slots>,
+    pub(super) transitions: Arc<Transitions>,
+    pub(super) machines: Arc<Machines>,
+    templates: Arc<Templates>,
+    pub(super) lingering: Arc<Lingering>,
+    recovery: Arc<Recovery>,
+}
+
+impl Instances {
+    /// The instances of these records.
+    pub(crate) fn new(
+        records: Arc<Records>,
+        slots: Arc<Slots>,
+        transitions: Arc<Transitions>,
+        machines: Arc<Machines>,
+        templates: Arc<Templates>,
+        lingering: Arc<Lingering>,
+        recovery: Arc<Recovery>,
+    ) -> Instances {
+        Instances { records, slots, transitions, machines, templates, lingering, recovery }
+    }
+
+    /// The slot of an instance.
+    pub(crate) fn slot(&self, id: InstanceId) -> Arc<Slot> {
+        self.slots.of(id)
+    }
+
+    /// The files of an instance.
+    pub(crate) fn files(&self, id: InstanceId) -> Files {
+        self.machines.files(id)
+    }
+
+    /// What is written of instances.
+    pub(crate) fn transitions(&self) -> &Transitions {
+        &self.transitions
+    }
+
+    /// Refuses to give a machine away on a disk that is as good as full.
+    pub(crate) fn check_space(&self) -> Result<()> {
+        self.machines.check_space()
+    }
+
+    /// Brings an instance to `to` from wherever it is, through `running` where it must, on behalf of
+    /// `by`: what its lease forbids is refused before anything happens, at every step. Gives the
+    /// state that it came from.
+    pub async fn bring(&self, id: InstanceId, to: State, by: &Mover) -> Result<State> {
+        if to == State::Destroyed {
+            let from = self.records.read(|world| world.by_id(id).map(|i| i.state))?;
+            return self.destroy(id, by).await.map(|()| from);
+        }
+        let slot = self.slots.of(id);
+        let mut live = slot.gate.lock().await;
+        if let Some(why) = slot.waits.interrupted() {
+            return Err(why);
+        }
+        self.recovery.settle_now(id, &mut live).await?;
+        let outcome = self.carry(&mut live, id, to, by).await;
+        self.recovery.note_failure(id, &outcome);
+        // What it failed with then is what the interrupt has made of it.
+        outcome.map_err(|problem| slot.waits.interrupted().unwrap_or(problem))
+    }
+
+    async fn carry(&self, live: &mut Live, id: InstanceId, to: State, by: &Mover) -> Result<State> {
+        let began = std::time::Instant::now();
+        let (from, dormant) =
+            self.records.read(|world| world.by_id(id).map(|i| (i.state, i.dormant)))?;
+        if from != to {
+            from.check(to).or_else(|fault| match from.allows(State::Running) {
+                true => State::Running.check(to),
+                false => Err(fault),
+            })?;
+        }
+        let rises = |from, to| {
+            matches!((from, to), (State::Warm | State::Sleeping, State::Running | State::Warm))
+        };
+        if from != to && rises(from, to) {
+            // What there is no room to go on with stays as it is.
+            self.machines.check_space()?;
+        }
+        if matches!(to, State::Running | State::Warm) {
+            self.machines.links().behind_walls().await?;
+        }
+        match (from, to) {
+            (from, to) if from == to => self.transitions.stay(id, to, by).await?,
+            (State::Warm, State::Running) => {
+                operation("resume", id, self.resume(live, id, by)).await?;
+            }
+            (State::Running, State::Warm) => {
+                operation("pause", id, self.pause(live, id, by)).await?;
+            }
+            (State::Running | State::Warm, State::Sleeping) => {
+                operation("sleep", id, self.sleep(live, id, by)).await?;
+            }
+            (State::Sleeping, State::Running | State::Warm) if dormant => {
+                operation("clone", id, self.rise(live, id, to, by)).await?;
+            }
+            (State::Sleeping, State::Running | State::Warm) => {
+                operation("wake", id, self.wake(live, id, to, by)).await?;
+            }
+            (State::Running | State::Warm | State::Sleeping, State::Stopped) => {
+                operation("stop", id, self.shut_down(live, id, by)).await?;
+            }
+            (State::Created | State::Stopped | State::Failed, State::Running) => {
+                self.power_on(live, id, by).await?;
+            }
+            (State::Created | State::Stopped | State::Failed, State::Warm) => {
+                self.power_on(live, id, by).await?;
+                self.pause(live, id, by).await?;
+            }
+            (State::Created, State::Sleeping) if self.templates.for_instance(id)?.is_some() => {
+                self.lie_down(id, by).await?;
+            }
+            (State::Created | State::Stopped | State::Failed, State::Sleeping) => {
+                self.power_on(live, id, by).await?;
+                self.sleep(live, id, by).await?;
+            }
+            (from, to) => {
+                return Err(from.check(to).err().map_or_else(
+                    || Problem::internal(format!("no way from {from} to {to}")),
+                    Problem::from,
+                ));
+            }
+        }
+        if from != to {
+            self.records.events().moved(from, to, began.elapsed());
+        }
+        Ok(from)
+    }
+
+    /// Destroys an instance on behalf of `by`: process, tap, disks, record. Idempotent, and waits
+    /// for nobody.
+    pub async fn destroy(&self, id: InstanceId, by: &Mover) -> Result<()> {
+        let slot = self.slots.of(id);
+        let (mut live, _interrupt) = self.seize(&slot, id, by).await;
+        if self.records.read(|world| !world.instances.contains_key(&id)) {
+            self.slots.forget(id);
+            return Ok(());
+        }
+        let outcome = self.recovery.destroy_live(&mut live, id, by).await;
+        self.recovery.note_failure(id, &outcome);
+        outcome
+    }
+
+    /// A clone of the pool's template where the instance has nothing of its own yet and there is
+    /// one, else a cold boot.
+    async fn power_on(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
+        let template = self.templates.for_instance(id)?;
+        let kind = if template.is_some() { "clone" } else { "boot" };
+        let set_going = async {
+            let outcome = self.set_going(live, id, State::Running, template, by).await;
+            self.transitions.conclude(id, State::Running, outcome).await
+        };
+        operation(kind, id, set_going).await
+    }
+
+    async fn set_going(
+        &self,
+        live: &mut Live,
+        id: InstanceId,
+        to: State,
+        template: Option<Template>,
+        by: &Mover,
+    ) -> Result<()> {
+        let key = template.as_ref().map(|template| template.key.clone());
+        let way = if key.is_some() { WayUp::Cloned } else { WayUp::Booted };
+        let note = |i: &mut Instance| (i.template, i.way_up) = (key, Some(way));
+        let (tenant, instance) = self.transitions.begin_with(id, to, by, note).await?;
+        match template {
+            Some(template) => {
+                let outcome = self.machines.clone_of(live, &tenant, &instance, &template).await;
+                self.templates.judge(&instance.pool, &template, &outcome);
+                outcome
+            }
+            None => {
+                let pool = self.records.read(|world| world.pools.get(&instance.pool).cloned());
+                pool.iter()
+                    .filter(|_| instance.is_blank())
+                    .for_each(|pool| self.templates.count_boot(pool));
+                self.machines.boot(live, &tenant, &instance).await
+            }
+        }
+    }
+
+    /// A new instance becomes a sleeper: it is the template until somebody wakes it.
+    async fn lie_down(&self, id: InstanceId, by: &Mover) -> Result<()> {
+        self.transitions.pass(id, State::Sleeping, by, |instance| instance.dormant = true).await
+    }
+
+    /// A sleeper that has never run, to running or warm. If it fails, it sleeps on.
+    async fn rise(&self, live: &mut Live, id: InstanceId, to: State, by: &Mover) -> Result<()> {
+        let template = self.templates.for_instance(id)?;
+        let outcome = async {
+            self.set_going(live, id, to, template, by).await?;
+            if to == State::Warm {
+                live.machine()?.pause().await.or_problem()?;
+            }
+            Ok(())
+        };
+        match outcome.await {
+            Ok(()) => self.transitions.arrive(id, to, by).await,
+            Err(problem) => {
+                live.kill().await?;
+                self.transitions.abandon(id).await?;
+                Err(problem)
+            }
+        }
+    }
+
+    /// Warm to running: one durable record, one hypervisor call, one guest round trip.
+    async fn resume(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
+        let machine = live.machine()?;
+        self.transitions.pass(id, State::Running, by, |i| i.way_up = Some(WayUp::Warm)).await?;
+        let outcome = async {
+            machine.resume().await.or_problem()?;
+            live.greet().await
+        };
+        match outcome.await {
+            Ok(()) => Ok(()),
+            Err(problem) => match held_back(&machine) {
+                // It runs, as its record says, when there is room.
+                Some(held) => Err(held),
+                None => self.transitions.give_up(live, id, problem).await,
+            },
+        }
+    }
+
+    /// Running to warm.
+    async fn pause(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
+        let machine = live.machine()?;
+        // Connected now, the channel is there when the machine is woken.
+        live.channel().await?;
+        self.records.read(|world| admit(world, id, State::Warm, by).map(|_| ()))?;
+        machine.pause().await.or_problem()?;
+        // There was no intent: somebody may have taken the machine meanwhile.
+        let outcome = self.transitions.pass(id, State::Warm, by, |_| {}).await;
+        if outcome.is_err() {
+            machine.resume().await.or_problem()?;
+        }
+        outcome
+    }
+
+    /// Running or warm to sleeping. On an error, a full disk above all, the machine is as it was.
+    async fn sleep(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
+        let machine = live.machine()?;
+        let spare = self.records.read(|world| world.by_id(id).map(is_untouched_clone))?;
+        if spare {
+            // What nobody has used is worth no snapshot: it is the template again.
+            self.transitions
+                .begin_with(id, State::Sleeping, by, |instance| instance.dormant = true)
+                .await?;
+            live.kill().await?;
+            return self.transitions.arrive(id, State::Sleeping, by).await;
+        }
+        let (_, instance) = self.transitions.begin(id, State::Sleeping, by).await?;
+        let was_running = instance.state == State::Running;
+        let files = self.machines.files(id);
+        live.channel = None;
+        let own = instance.template.as_ref().map(|template| OwnMemory {
+            file: files.memory(),
+            template: self.templates.files(template).snapshot(),
+        });
+        let outcome = async {
+            machine.pause().await.or_problem()?;
+            machine.snapshot(&files.snapshot(), own.as_ref()).await.or_problem()
+        };
+        if let Err(problem) = outcome.await {
+            remove_file(&files.snapshot())?;
+            discard_memory(&instance, &files)?;
+            if was_running {
+                machine.resume().await.or_problem()?;
+            }
+            self.transitions.abandon(id).await?;
+            return Err(problem);
+        }
+        // From here on the snapshot is the machine: it is not lost, whatever becomes of the process.
+        self.lingering.keep(live, &instance).await?;
+        self.transitions.arrive(id, State::Sleeping, by).await
+    }
+
+    /// Any live state to stopped: the guest shuts down by itself, so that its disks are whole.
+    async fn shut_down(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
+        let (state, dormant) =
+            self.records.read(|world| world.by_id(id).map(|i| (i.state, i.dormant)))?;
+        match state {
+            State::Sleeping if dormant => {
+                return self.transitions.pass(id, State::Stopped, by, |_| {}).await;
+            }
+            State::Sleeping => self.wake(live, id, State::Running, by).await?,
+            State::Warm => self.resume(live, id, by).await?,
+            _ => {}
+        }
+        self.transitions.begin(id, State::Stopped, by).await?;
+        if let (Ok(channel), Some(machine)) = (live.channel().await, live.machine.clone()) {
+            let polite = async {
+                let _ = channel.shutdown().await;
+                machine.exited().await;
+                Ok(())
+            };
+            if let Err(problem) = live.waits.guest(deadlines::SHUTDOWN, polite).await {
+                tracing::warn!(instance = %id, "{problem}");
+            }
+        }
+        live.kill().await?;
+        remove_file(&self.machines.files(id).memory())?;
+        self.transitions.arrive(id, State::Stopped, by).await
+    }
+}
+
+/// Whether the reconciler puts to sleep a clone that nobody has ever used.
+fn is_untouched_clone(instance: &Instance) -> bool {
+    instance.goal.is_some() && instance.template.is_some() && instance.is_clean()
+}

@@ -1,0 +1,37 @@
+//! Instances: machines with records. What can be done with one, and what is done about one that pauses,
+//! falls silent, loses its tap, or ends by itself.
+//!
+//! From the bottom: slots (who may change a machine), transitions (what is written), the watch of machines
+//! that are up, machines (from a record to a guest that is ready), recovery, and on top the lifecycle.
+
+mod disks;
+mod follower;
+mod halted;
+mod interrupt;
+mod lifecycle;
+mod lingering;
+mod link_keeper;
+mod liveness;
+mod machines;
+mod recovery;
+mod seize;
+mod slot;
+mod slots;
+mod snapshot;
+mod transitions;
+mod wake;
+mod watch;
+
+pub(crate) use disks::{Disks, disk_use_kib, free_mib};
+pub(crate) use halted::Halted;
+pub(crate) use lifecycle::Instances;
+pub(crate) use lingering::Lingering;
+pub(crate) use link_keeper::LinkKeeper;
+pub(crate) use liveness::{Guests, run as watch_guests};
+pub(crate) use machines::{Machines, host_key_alias};
+pub(crate) use recovery::Recovery;
+pub(crate) use seize::DESTROYED;
+pub(crate) use slot::Session;
+pub(crate) use slots::Slots;
+pub(crate) use transitions::{Transitions, draw_ids, new_instance};
+pub(crate) use watch::MachineWatch;

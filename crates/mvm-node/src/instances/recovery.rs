@@ -1,0 +1,268 @@
+//! Brings record and machine of one instance together: at start, for what the last agent left, and
+//! whenever an operation has failed on its way.
+
+use super::machines::Machines;
+use super::slot::Live;
+use super::slots::Slots;
+use super::snapshot::{discard_memory, unmark};
+use super::transitions::Transitions;
+use crate::Result;
+use crate::audit::Auditor;
+use crate::problem::OrProblem;
+use crate::records::Records;
+use crate::stages::{operation, stage};
+use crate::state_dir::{remove_dir, remove_file};
+use crate::wake::Wake;
+use mvm_api::Problem;
+use mvm_hypervisor::{Machine, ProcessIdentity};
+use mvm_model::recovery::{Verdict, recover};
+use mvm_model::{Instance, InstanceId, Mover, State};
+use std::sync::Arc;
+
+/// Why a machine failed that was to be adopted.
+const ENDED: &str = "its hypervisor process ended while the agent started";
+
+/// Finishes or undoes what was left half done.
+pub(crate) struct Recovery {
+    records: Arc<Records>,
+    slots: Arc<Slots>,
+    transitions: Arc<Transitions>,
+    machines: Arc<Machines>,
+    auditor: Arc<Auditor>,
+    wake: Wake,
+}
+
+impl Recovery {
+    /// Of these records and machines.
+    pub(crate) fn new(
+        records: Arc<Records>,
+        slots: Arc<Slots>,
+        transitions: Arc<Transitions>,
+        machines: Arc<Machines>,
+        auditor: Arc<Auditor>,
+        wake: Wake,
+    ) -> Recovery {
+        Recovery { records, slots, transitions, machines, auditor, wake }
+    }
+
+    /// At start: finishes or undoes what the last agent left, and takes over what is ours. Gives the
+    /// instances that there were.
+    pub(crate) async fn recover(&self) -> Result<Vec<Instance>> {
+        let mut processes = self.machines.processes()?;
+        let instances: Vec<Instance> =
+            self.records.read(|world| world.instances.values().cloned().collect());
+        for instance in &instances {
+            let process = processes.remove(&instance.id);
+            let slot = self.slots.of(instance.id);
+            let mut live = slot.gate.lock().await;
+            if let Err(problem) = self.settle(instance, process, &mut live).await {
+                tracing::error!(instance = %instance.reference(), "cannot recover: {problem}");
+                self.transitions.set_failed(instance.id, &problem.to_string()).await?;
+            }
+        }
+        for (id, process) in processes {
+            tracing::info!(instance = %id, pid = process.pid, "ending a machine that has no record");
+            self.machines.end_process(&process).await?;
+        }
+        Ok(instances)
+    }
+
+    /// Looks at the instances whose last operation has failed: a disk that was full for a moment, or a
+    /// process that would not end, may have kept it from its end.
+    pub(crate) async fn settle_again(&self) {
+        for id in self.slots.to_check() {
+            let slot = self.slots.of(id);
+            // Where somebody is at it, its turn comes.
+            let Ok(mut live) = slot.gate.try_lock() else { continue };
+            if let Err(problem) = self.settle_now(id, &mut live).await {
+                tracing::warn!(instance = %id, "cannot settle: {problem}");
+            }
+        }
+    }
+
+    /// Brings record and reality of one instance together, if its last operation has failed.
+    pub(super) async fn settle_now(&self, id: InstanceId, live: &mut Live) -> Result<()> {
+        if !self.slots.needs_check(id) {
+            return Ok(());
+        }
+        if let Ok(instance) = self.records.read(|world| world.by_id(id).cloned()) {
+            let whole = live.machine.is_some() == instance.state.has_process();
+            if !whole || instance.is_busy() {
+                let process = self.machines.processes()?.remove(&id);
+                self.settle(&instance, process, live).await?;
+            }
+        }
+        self.slots.checked(id);
+        Ok(())
+    }
+
+    /// Marks the instance for a check if `outcome` is an error, and wakes the loop that does it.
+    pub(super) fn note_failure<T>(&self, id: InstanceId, outcome: &Result<T>) {
+        if outcome.is_err() {
+            self.slots.need_check(id);
+            self.wake.notify();
+        }
+    }
+
+    /// Destroys an instance whose gate the caller holds, on behalf of `by`.
+    pub(super) async fn destroy_live(
+        &self,
+        live: &mut Live,
+        id: InstanceId,
+        by: &Mover,
+    ) -> Result<()> {
+        let destroyed = async {
+            let (_, instance) = self.transitions.begin(id, State::Destroyed, by).await?;
+            live.kill().await?;
+            stage!("network", self.machines.links().disconnect_instance(&instance)).await?;
+            stage!("disks", async { remove_dir(&self.machines.files(id).dir) }).await?;
+            self.records
+                .change(|_, changes| {
+                    changes.remove_instance(id);
+                    Ok(())
+                })
+                .await
+        };
+        operation("destroy", id, destroyed).await?;
+        self.slots.forget(id);
+        self.wake.notify();
+        Ok(())
+    }
+
+    async fn settle(
+        &self,
+        instance: &Instance,
+        process: Option<ProcessIdentity>,
+        live: &mut Live,
+    ) -> Result<()> {
+        let files = self.machines.files(instance.id);
+        // What an agent that was killed had not finished writing.
+        remove_file(&files.snapshot_part())?;
+        let verdict = recover(instance, process.is_some(), self.machines.snapshot_of(instance));
+        tracing::debug!(instance = %instance.reference(), ?verdict, "recover");
+        match verdict {
+            Verdict::Adopt(state) => {
+                let outcome = async {
+                    let adopted = match (live.machine.take(), &process) {
+                        (Some(machine), _) => Some(machine),
+                        (None, Some(process)) => self.adopt(instance, process).await?,
+                        (None, None) => None,
+                    };
+                    let machine =
+                        adopted.ok_or_else(|| Problem::new(500, "machine_died", ENDED))?;
+                    discard_memory(instance, &files)?;
+                    self.take_over(instance, machine, state, live).await
+                };
+                let outcome = outcome.await;
+                match outcome {
+                    // Its guest may not have run yet: then it sleeps on.
+                    Err(problem) if files.resuming().exists() => {
+                        tracing::warn!(instance = %instance.reference(), "not resumed: {problem}");
+                        self.end_at_once(process, live).await?;
+                        Box::pin(self.settle(instance, None, live)).await
+                    }
+                    Err(problem) if problem.detail == ENDED => {
+                        self.transitions.set_failed(instance.id, ENDED).await
+                    }
+                    outcome => outcome,
+                }
+            }
+            Verdict::Settle(state) => {
+                self.end(process, live).await?;
+                match state {
+                    State::Sleeping => unmark(&files)?,
+                    _ => {
+                        remove_file(&files.snapshot())?;
+                        remove_file(&files.resuming())?;
+                        remove_file(&files.memory())?;
+                    }
+                }
+                self.set_recovered(instance.id, state).await
+            }
+            Verdict::Destroy => {
+                self.end(process, live).await?;
+                let destroyed = self.destroy_live(live, instance.id, &Mover::Force);
+                self.auditor.as_agent_on("instance.destroy", instance.id, destroyed).await
+            }
+            Verdict::Fail(reason) => {
+                self.end(process, live).await?;
+                remove_file(&files.resuming())?;
+                self.records.update(instance.id, |instance| instance.goal = None).await?;
+                self.transitions.set_failed(instance.id, &reason).await
+            }
+        }
+    }
+
+    async fn adopt(
+        &self,
+        instance: &Instance,
+        process: &ProcessIdentity,
+    ) -> Result<Option<Arc<dyn Machine>>> {
+        let tenant = self.records.read(|world| world.tenant(&instance.pool.tenant).cloned())?;
+        let spec = self.machines.spec(&tenant, instance)?;
+        self.machines.hypervisor().adopt(&spec, process).await.or_problem()
+    }
+
+    /// Puts an adopted machine into its slot, with the vCPUs as the record says.
+    async fn take_over(
+        &self,
+        instance: &Instance,
+        machine: Arc<dyn Machine>,
+        state: State,
+        live: &mut Live,
+    ) -> Result<()> {
+        match state {
+            State::Running => machine.resume().await.or_problem()?,
+            _ => machine.pause().await.or_problem()?,
+        }
+        live.machine = Some(machine.clone());
+        self.machines.watch(instance.id, machine);
+        remove_file(&self.machines.files(instance.id).resuming())?;
+        self.set_recovered(instance.id, state).await?;
+        if state == State::Running {
+            // The last agent may have been killed between the resume and the setting of the clock.
+            let (slot, id) = (self.slots.of(instance.id), instance.id);
+            tokio::spawn(async move {
+                let mut live = slot.gate.lock().await;
+                if live.machine.is_some()
+                    && let Err(problem) = live.greet().await
+                {
+                    tracing::warn!(instance = %id, "the guest of an adopted machine: {problem}");
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Ends a process that does not take up, before it does what it was told.
+    async fn end_at_once(&self, process: Option<ProcessIdentity>, live: &mut Live) -> Result<()> {
+        let process = live.process().map(|machine| machine.process()).or(process);
+        if let Some(process) = process {
+            self.machines.end_process(&process).await?;
+        }
+        live.kill().await
+    }
+
+    async fn end(&self, process: Option<ProcessIdentity>, live: &mut Live) -> Result<()> {
+        match process {
+            _ if live.process().is_some() => live.kill().await,
+            Some(process) => self.machines.end_process(&process).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn set_recovered(&self, id: InstanceId, state: State) -> Result<()> {
+        self.records
+            .update(id, |instance| {
+                instance.goal = None;
+                let (since, reason, paused) = match instance.state == state {
+                    true => (instance.state_since, instance.reason.take(), instance.paused.take()),
+                    false => (crate::now(), None, None),
+                };
+                instance.reach(state, since);
+                // Whether it still is, its machine tells.
+                (instance.reason, instance.paused) = (reason, paused);
+            })
+            .await
+    }
+}

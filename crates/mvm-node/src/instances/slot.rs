@@ -1,0 +1,164 @@
+//! One slot an instance: whoever holds its gate is the only one to change the machine.
+
+use super::interrupt::Waits;
+use crate::Result;
+use crate::deadlines;
+use crate::locks::locked;
+use crate::problem::IntoProblem;
+use crate::stages::stage;
+use mvm_api::Problem;
+use mvm_guest::channel::Channel;
+use mvm_guest::protocol::Adopt;
+use mvm_hypervisor::Machine;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex as Lock};
+use tokio::sync::Mutex;
+
+/// The machine behind an instance, where it has one.
+#[derive(Default)]
+pub struct Live {
+    /// The hypervisor's process.
+    pub machine: Option<Arc<dyn Machine>>,
+    /// The open channel to the guest's agent; kept while the machine is warm.
+    pub channel: Option<Channel>,
+    /// The process that a sleeping instance still has.
+    pub lingering: Option<Arc<dyn Machine>>,
+    /// What ends the waits for the guest.
+    pub(crate) waits: Arc<Waits>,
+}
+
+impl Live {
+    /// The process, of whatever use.
+    pub fn process(&self) -> Option<&Arc<dyn Machine>> {
+        self.machine.as_ref().or(self.lingering.as_ref())
+    }
+
+    /// Whether a sleeping instance still has its process.
+    pub fn lingers(&self) -> bool {
+        self.lingering.is_some()
+    }
+
+    /// The machine, of an instance that is to have one.
+    pub(crate) fn machine(&self) -> Result<Arc<dyn Machine>> {
+        self.machine.clone().ok_or_else(|| {
+            Problem::new(409, "wrong_state", "the instance has no machine any more")
+                .hint("see why: mvm instance info")
+        })
+    }
+
+    /// The open channel to a running guest, connected anew where the last agent had it.
+    pub(crate) async fn channel(&mut self) -> Result<Channel> {
+        if let Some(channel) = self.channel.as_ref().filter(|channel| !channel.is_closed()) {
+            return Ok(channel.clone());
+        }
+        let machine = self.machine.as_ref().ok_or_else(|| {
+            Problem::new(409, "wrong_state", "the instance has no running machine")
+                .hint("start it with `mvm instance start` or `mvm instance wake`")
+        })?;
+        let (socket, window) = (machine.channel(), machine.window());
+        let until = deadlines::RESUME.begin();
+        let connecting = Channel::connect(&socket, window.as_deref(), until.left());
+        let connecting = self.waits.guest(until, connecting);
+        let channel = tokio::select! {
+            channel = connecting => channel?,
+            exit = machine.exited() => return Err(ended(&exit.reason)),
+        };
+        self.channel = Some(channel.clone());
+        Ok(channel)
+    }
+
+    /// After a resume: one round trip to the guest, which gets the right time.
+    pub(crate) async fn greet(&mut self) -> Result<()> {
+        let until = deadlines::RESUME.begin();
+        let channel = self.channel().await?;
+        let adopt = Adopt { wall_clock_ns: Some(wall_clock_ns()), ..Adopt::default() };
+        stage!("adopt", self.waits.guest(until, channel.adopt(&adopt))).await
+    }
+
+    /// Ends the machine for good; idempotent. One that cannot be ended stays in its slot.
+    pub(crate) async fn kill(&mut self) -> Result<()> {
+        self.channel = None;
+        for slot in [&mut self.machine, &mut self.lingering] {
+            let Some(machine) = slot.take() else { continue };
+            if let Err(error) = machine.kill().await {
+                *slot = Some(machine);
+                return Err(error.problem());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the agent holds in memory for one instance.
+pub struct Slot {
+    /// Held for the whole of a transition.
+    pub gate: Mutex<Live>,
+    /// What ends the waits of whoever holds the gate; the same as [`Live`] has.
+    pub(crate) waits: Arc<Waits>,
+    sessions: AtomicUsize,
+    /// Why the agent itself has ended the machine under whoever used it.
+    end: Lock<Option<Problem>>,
+    /// Why the machine was ended, if it was because of a pause.
+    given_up: Lock<Option<String>>,
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        let live = Live::default();
+        let waits = live.waits.clone();
+        let (end, given_up) = (Lock::default(), Lock::default());
+        Slot { gate: Mutex::new(live), waits, sessions: AtomicUsize::new(0), end, given_up }
+    }
+}
+
+impl Slot {
+    /// The machine is about to be ended for this reason: whoever used it is told.
+    pub(crate) fn note_end(&self, why: Problem) {
+        *locked(&self.end) = Some(why);
+    }
+
+    /// Why the agent has ended the machine, if it has.
+    pub(crate) fn why_ended(&self) -> Option<Problem> {
+        locked(&self.end).clone()
+    }
+
+    /// The machine is about to be ended, since it was paused and cannot go on.
+    pub(crate) fn note_given_up(&self, why: String) {
+        *locked(&self.given_up) = Some(why);
+    }
+
+    /// Why the machine was ended, if it was because of a pause.
+    pub(crate) fn given_up(&self) -> Option<String> {
+        locked(&self.given_up).clone()
+    }
+
+    /// How many streams (exec, SSH, copies) are open.
+    pub fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Counts a session until the guard is dropped.
+    pub fn session(self: &Arc<Self>) -> Session {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        Session(self.clone())
+    }
+}
+
+/// An open session on an instance.
+pub struct Session(Arc<Slot>);
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The problem of a machine that ended by itself.
+pub(super) fn ended(reason: &str) -> Problem {
+    Problem::new(500, "machine_died", format!("the machine ended by itself: {reason}"))
+}
+
+/// The time that a guest is told.
+pub(super) fn wall_clock_ns() -> u64 {
+    mvm_clock::since_epoch().as_nanos() as u64
+}

@@ -1,0 +1,282 @@
+//! The durable side of what happens to instances: what is admitted, begun, and come to.
+
+use super::slot::Live;
+use super::slots::Slots;
+use crate::audit::note_target;
+use crate::random::random_bytes;
+use crate::records::{Records, World, not_built};
+use crate::{Result, now};
+use mvm_api::Problem;
+use mvm_model::admission::{admit_instance, admit_state};
+use mvm_model::network::mac_of;
+use mvm_model::{CacheDisk, Instance, InstanceId, Intent, Mover, PoolRef, State, Tenant, WayUp};
+use std::sync::Arc;
+
+/// Tries to draw an id that no instance has.
+const ID_DRAWS: usize = 64;
+
+/// Writes what happens to instances.
+pub(crate) struct Transitions {
+    records: Arc<Records>,
+    slots: Arc<Slots>,
+}
+
+impl Transitions {
+    /// Writes to these records.
+    pub(crate) fn new(records: Arc<Records>, slots: Arc<Slots>) -> Transitions {
+        Transitions { records, slots }
+    }
+
+    /// Records a new instance of the pool; with a `goal`, one that the reconciler brings there.
+    pub async fn create(&self, pool: &PoolRef, goal: Option<State>) -> Result<Instance> {
+        self.create_with(pool, |instance| instance.goal = goal).await
+    }
+
+    /// Records a new instance of the pool, and what else is to be known of it.
+    pub(crate) async fn create_with(
+        &self,
+        pool: &PoolRef,
+        also: impl FnOnce(&mut Instance),
+    ) -> Result<Instance> {
+        let drawn = draw_ids()?;
+        self.records
+            .change(|world, changes| {
+                let mut instance = new_instance(world, pool, &drawn)?;
+                also(&mut instance);
+                changes.put_instance(instance.clone());
+                note_target(instance.reference());
+                Ok(instance)
+            })
+            .await
+    }
+
+    /// Writes the intent, if the table, the quotas and the lease allow the transition.
+    pub(super) async fn begin(
+        &self,
+        id: InstanceId,
+        to: State,
+        by: &Mover,
+    ) -> Result<(Tenant, Instance)> {
+        self.begin_with(id, to, by, |_| {}).await
+    }
+
+    /// [`Transitions::begin`], and what else is to be known on the way.
+    pub(super) async fn begin_with(
+        &self,
+        id: InstanceId,
+        to: State,
+        by: &Mover,
+        also: impl FnOnce(&mut Instance),
+    ) -> Result<(Tenant, Instance)> {
+        self.records
+            .change(|world, changes| {
+                let before = admit(world, id, to, by)?;
+                let tenant = world.tenant(&before.pool.tenant)?.clone();
+                let mut instance = before.clone();
+                also(&mut instance);
+                instance.intent = Some(Intent { from: before.state, to, since: now() });
+                changes.put_instance(instance.clone());
+                Ok((tenant, instance))
+            })
+            .await
+    }
+
+    /// Writes the outcome of a transition: the state, or `failed` with the reason.
+    pub(super) async fn conclude(
+        &self,
+        id: InstanceId,
+        to: State,
+        outcome: Result<()>,
+    ) -> Result<()> {
+        match outcome {
+            Ok(()) => self.set_state(id, to).await,
+            Err(problem) => {
+                self.set_failed(id, &problem.to_string()).await?;
+                Err(problem)
+            }
+        }
+    }
+
+    /// A transition came to nothing and the machine is as before.
+    pub(super) async fn abandon(&self, id: InstanceId) -> Result<()> {
+        self.records.update(id, |instance| instance.intent = None).await
+    }
+
+    /// The machine cannot be saved: ends it and records why.
+    pub(crate) async fn give_up(
+        &self,
+        live: &mut Live,
+        id: InstanceId,
+        problem: Problem,
+    ) -> Result<()> {
+        if let Err(second) = live.kill().await {
+            tracing::error!(instance = %id, "cannot end a machine: {second}");
+        }
+        self.set_failed(id, &problem.to_string()).await?;
+        Err(problem)
+    }
+
+    /// A transition of one record alone: checked, done and written at once.
+    pub(super) async fn pass(
+        &self,
+        id: InstanceId,
+        to: State,
+        by: &Mover,
+        also: impl FnOnce(&mut Instance),
+    ) -> Result<()> {
+        self.records
+            .change(|world, changes| {
+                let mut instance = admit(world, id, to, by)?.clone();
+                also(&mut instance);
+                put_aside(&mut instance, to, by);
+                reached(&mut instance, to);
+                changes.put_instance(instance);
+                Ok(())
+            })
+            .await
+    }
+
+    /// Writes the outcome of a transition on behalf of `by`.
+    pub(super) async fn arrive(&self, id: InstanceId, to: State, by: &Mover) -> Result<()> {
+        self.records
+            .update(id, |instance| {
+                put_aside(instance, to, by);
+                reached(instance, to);
+            })
+            .await
+    }
+
+    /// Writes the outcome of a wake, and how the machine came up.
+    pub(super) async fn arrive_by(
+        &self,
+        id: InstanceId,
+        to: State,
+        by: &Mover,
+        way: WayUp,
+    ) -> Result<()> {
+        self.records
+            .update(id, |instance| {
+                instance.way_up = Some(way);
+                put_aside(instance, to, by);
+                reached(instance, to);
+            })
+            .await
+    }
+
+    /// The instance is where it is wanted: only a lease may be given up.
+    pub(super) async fn stay(&self, id: InstanceId, to: State, by: &Mover) -> Result<()> {
+        self.records
+            .change(|world, changes| {
+                let mut instance = world.by_id(id)?.clone();
+                by.check(&instance)?;
+                if by.gives_up(&instance, to) {
+                    put_aside(&mut instance, to, by);
+                    changes.put_instance(instance);
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    pub(super) async fn set_state(&self, id: InstanceId, to: State) -> Result<()> {
+        self.records.update(id, |instance| reached(instance, to)).await
+    }
+
+    /// Its guest has ended its machine by itself.
+    pub(super) async fn set_ended(&self, id: InstanceId, reason: &str) -> Result<()> {
+        self.records
+            .update(id, |instance| {
+                reached(instance, State::Stopped);
+                instance.reason = Some(reason.to_owned());
+            })
+            .await
+    }
+
+    pub(crate) async fn set_failed(&self, id: InstanceId, reason: &str) -> Result<()> {
+        // A machine that was ended under an operation has not ended by itself.
+        let interrupted = self.slots.of(id).waits.interrupted().map(|why| why.to_string());
+        let reason = interrupted.as_deref().unwrap_or(reason);
+        self.records
+            .update(id, |instance| {
+                tracing::warn!(instance = %instance.reference(), reason, "failed");
+                instance.reach(State::Failed, now());
+                instance.reason = Some(reason.to_owned());
+            })
+            .await
+    }
+}
+
+fn reached(instance: &mut Instance, to: State) {
+    tracing::info!(instance = %instance.reference(), from = %instance.state, %to, "moved");
+    instance.reach(to, now());
+}
+
+/// Whoever puts a machine aside needs its manual lease no more.
+fn put_aside(instance: &mut Instance, to: State, by: &Mover) {
+    if by.gives_up(instance, to) {
+        instance.lease = None;
+    }
+}
+
+/// Checks lease, table and quotas for one transition; gives the record as it is.
+pub(super) fn admit<'a>(
+    world: &'a World,
+    id: InstanceId,
+    to: State,
+    by: &Mover,
+) -> Result<&'a Instance> {
+    let instance = world.by_id(id)?;
+    by.check(instance)?;
+    instance.state.check(to)?;
+    let tenant = world.tenant(&instance.pool.tenant)?;
+    let usage = world.usage(&tenant.name);
+    admit_state(&tenant.name, &tenant.quotas, &usage, instance, to)?;
+    Ok(instance)
+}
+
+/// Numbers for [`new_instance`] to choose an id from.
+pub(crate) fn draw_ids() -> Result<Vec<u32>> {
+    (0..ID_DRAWS).map(|_| Ok(u32::from_le_bytes(random_bytes::<4>()?))).collect()
+}
+
+/// A new instance of the pool, if quotas and subnet have room for it.
+pub(crate) fn new_instance(world: &World, reference: &PoolRef, drawn: &[u32]) -> Result<Instance> {
+    let pool = world.pool(reference)?;
+    let tenant = world.tenant(&reference.tenant)?;
+    let revision = pool.current_revision().ok_or_else(|| not_built(reference))?;
+    let usage = world.usage(&tenant.name);
+    let in_pool = world.of_pool(reference).count() as u64;
+    admit_instance(&tenant.name, &tenant.quotas, &usage, pool, in_pool)?;
+    let address = tenant.network.allocate(&world.addresses(&tenant.name))?;
+    let id = drawn
+        .iter()
+        .map(|number| InstanceId::from_number(*number))
+        .find(|id| !world.instances.contains_key(id))
+        .ok_or_else(|| Problem::internal("no free instance id was drawn"))?;
+    Ok(Instance {
+        id,
+        pool: reference.clone(),
+        state: State::Created,
+        intent: None,
+        goal: None,
+        reason: None,
+        paused: None,
+        template: None,
+        dormant: false,
+        revision: revision.digest.clone(),
+        resources: pool.resources,
+        // Their disks are made when the machine is.
+        caches: pool
+            .caches
+            .iter()
+            .map(|disk| CacheDisk { generation: 0, ..disk.clone() })
+            .collect(),
+        address,
+        mac: mac_of(tenant.network.tenant_net_id, address),
+        created_at: now(),
+        state_since: now(),
+        lease: None,
+        leases_served: 0,
+        way_up: None,
+    })
+}

@@ -1,0 +1,98 @@
+//! Watches machines that are up: their end is recorded, and a pause is followed (`follower.rs`).
+
+use super::halted::Halted;
+use super::slot::{Slot, ended};
+use super::slots::Slots;
+use super::transitions::Transitions;
+use crate::problem::{IntoProblem, io};
+use crate::records::Records;
+use crate::state_dir::StateDir;
+use crate::wake::Wake;
+use mvm_api::Problem;
+use mvm_hypervisor::Machine;
+use mvm_model::InstanceId;
+use std::path::Path;
+use std::sync::Arc;
+
+/// How many lines of a console say why its machine ended.
+const LINES: usize = 15;
+
+/// Watches the machines.
+pub(crate) struct MachineWatch {
+    pub(super) records: Arc<Records>,
+    pub(super) slots: Arc<Slots>,
+    pub(super) transitions: Arc<Transitions>,
+    pub(super) halted: Arc<Halted>,
+    state_dir: StateDir,
+    pub(super) wake: Wake,
+}
+
+impl MachineWatch {
+    /// Watches machines of this state directory.
+    pub(crate) fn new(
+        records: Arc<Records>,
+        slots: Arc<Slots>,
+        transitions: Arc<Transitions>,
+        halted: Arc<Halted>,
+        state_dir: StateDir,
+        wake: Wake,
+    ) -> MachineWatch {
+        MachineWatch { records, slots, transitions, halted, state_dir, wake }
+    }
+
+    /// Watches a machine and records it when it ends without our doing.
+    pub(crate) fn begin(self: &Arc<Self>, id: InstanceId, machine: Arc<dyn Machine>) {
+        self.follow(id, machine.clone());
+        let watch = self.clone();
+        tokio::spawn(async move {
+            let exit = machine.exited().await;
+            let slot: Arc<Slot> = watch.slots.of(id);
+            let mut live = slot.gate.lock().await;
+            // Whoever ended it on purpose has taken it out of its slot already.
+            let ours = live.machine.as_ref().is_some_and(|now| Arc::ptr_eq(now, &machine));
+            if !ours {
+                return;
+            }
+            live.machine = None;
+            live.channel = None;
+            let outcome = match exit.clean {
+                true => watch.transitions.set_ended(id, &exit.reason).await,
+                false => {
+                    watch
+                        .transitions
+                        .set_failed(id, &watch.died(id, &exit.reason).to_string())
+                        .await
+                }
+            };
+            if let Err(problem) = outcome {
+                tracing::error!(instance = %id, "cannot record the end of a machine: {problem}");
+            }
+            if let Err(error) = machine.kill().await {
+                tracing::error!(instance = %id, "{}", error.problem());
+            }
+            watch.wake.notify();
+        });
+    }
+
+    /// The problem of a machine that ended by itself, with the last lines of its console.
+    pub(crate) fn died(&self, id: InstanceId, reason: &str) -> Problem {
+        let tail = self.last_lines(id);
+        ended(&format!("{reason}\nlast lines of its console:\n{tail}"))
+    }
+
+    /// The last lines of an instance's console.
+    pub(super) fn last_lines(&self, id: InstanceId) -> String {
+        last_lines(&self.state_dir.files(id).console(), LINES)
+    }
+}
+
+/// The last lines of a log, or a word that it has none.
+fn last_lines(path: &Path, count: usize) -> String {
+    let text = std::fs::read(path).map_err(|e| io("read", e)).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    match lines.len() {
+        0 => "(it printed nothing)".to_owned(),
+        all => lines[all.saturating_sub(count)..].join("\n"),
+    }
+}

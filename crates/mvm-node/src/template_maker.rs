@@ -1,0 +1,189 @@
+//! Makes templates: boots an instance, has the pool's command run in it, puts it to sleep, and takes its
+//! files.
+
+use crate::Result;
+use crate::audit::Auditor;
+use crate::blocking::blocking;
+use crate::deadlines::PREWARM;
+use crate::health::Health;
+use crate::instances::Instances;
+use crate::lease_request::LeaseRequest;
+use crate::locks::locked;
+use crate::problem::OrProblem;
+use crate::records::Records;
+use crate::templates::{Templates, publish};
+use crate::wake::Wake;
+use mvm_api::Problem;
+use mvm_guest::protocol::ExecRequest;
+use mvm_model::lease::Purpose;
+use mvm_model::{Instance, InstanceId, Mover, Pool, PoolRef, State};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex as Lock};
+use tokio::sync::Mutex;
+
+/// How long a template may be in the making before its lease ends it, in seconds.
+const MAKING_S: u64 = 3600;
+
+/// Makes the templates of pools.
+pub(crate) struct TemplateMaker {
+    records: Arc<Records>,
+    instances: Arc<Instances>,
+    templates: Arc<Templates>,
+    health: Arc<Health>,
+    auditor: Arc<Auditor>,
+    wake: Wake,
+    /// Held by whoever makes a pool's template.
+    turns: Lock<HashMap<PoolRef, Arc<Mutex<()>>>>,
+    /// Pools whose template is being made anew.
+    under_way: Lock<BTreeSet<PoolRef>>,
+}
+
+impl TemplateMaker {
+    /// Makes templates of these instances.
+    pub(crate) fn new(
+        records: Arc<Records>,
+        instances: Arc<Instances>,
+        templates: Arc<Templates>,
+        health: Arc<Health>,
+        auditor: Arc<Auditor>,
+        wake: Wake,
+    ) -> TemplateMaker {
+        let (turns, under_way) = (Lock::default(), Lock::default());
+        TemplateMaker { records, instances, templates, health, auditor, wake, turns, under_way }
+    }
+
+    /// What serialises the making of a pool's template.
+    fn turn_of(&self, pool: &PoolRef) -> Arc<Mutex<()>> {
+        locked(&self.turns).entry(pool.clone()).or_default().clone()
+    }
+
+    /// Before the reconciler brings up an instance that has nothing of its own: the template.
+    /// Where there is no room to make one, the instance is booted.
+    pub(crate) async fn ensure(&self, id: InstanceId) -> Result<()> {
+        let pool = self.records.read(|world| {
+            let instance = world.by_id(id).ok()?;
+            let pool = world.pool(&instance.pool).ok()?;
+            let current = pool.current_revision()?.digest == instance.revision;
+            (current && instance.is_blank() && pool.shapes(instance))
+                .then(|| pool.reference.clone())
+        });
+        let Some(pool) = pool else { return Ok(()) };
+        match self.ensure_of(&pool).await {
+            Err(problem) if matches!(&*problem.code, "quota_exceeded" | "subnet_full") => {
+                tracing::info!(%pool, "no template: {problem}");
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Makes the template of the pool's present revision and shape, if it is not there. Of many
+    /// who want it, one makes it and the others wait.
+    pub(crate) async fn ensure_of(&self, reference: &PoolRef) -> Result<()> {
+        let turn = self.turn_of(reference);
+        let _turn = turn.lock().await;
+        let pool = self.records.read(|world| world.pool(reference).cloned())?;
+        self.templates.end_renewal(&pool)?;
+        if pool.current_revision().is_none() || self.templates.of_pool(&pool).is_some() {
+            return Ok(());
+        }
+        let began = std::time::Instant::now();
+        let before =
+            self.templates.key_of_pool(&pool).and_then(|key| self.templates.to_be_renewed(&key));
+        let instance = self.create_builder(reference, before.map(|it| it.reason)).await?;
+        let key =
+            self.templates.key(&pool, &instance.revision, instance.resources, &instance.caches);
+        let work = self.make_template(&pool, &instance, &key);
+        let tenant = Some(&reference.tenant);
+        let made = self.auditor.as_agent("template.create", tenant, reference, None, work).await;
+        let gone = self.instances.destroy(instance.id, &Mover::Force).await;
+        made?;
+        gone?;
+        self.templates.renewed(&key)?;
+        let took_ms = began.elapsed().as_millis() as u64;
+        tracing::info!(pool = %reference, template = key, took_ms, "made a template");
+        Ok(())
+    }
+
+    /// An instance under a lease of ours: nobody else touches it, and an agent that starts ends it.
+    /// Its first event says why it is made, where the template before was given up.
+    async fn create_builder(&self, pool: &PoolRef, why: Option<String>) -> Result<Instance> {
+        let (holder, purpose) = ("template".to_owned(), Purpose::Template);
+        let lease = LeaseRequest { holder, purpose, lease_s: Some(MAKING_S) }.lease()?;
+        let why = why.map(|why| format!("the template is made anew: {why}"));
+        self.instances
+            .transitions()
+            .create_with(pool, |i| (i.lease, i.reason) = (Some(lease), why))
+            .await
+    }
+
+    async fn make_template(&self, pool: &Pool, instance: &Instance, key: &str) -> Result<()> {
+        let by = Mover::of(instance);
+        self.instances.bring(instance.id, State::Running, &by).await?;
+        if let Some(command) = &pool.prewarm {
+            self.prewarm(instance, command).await?;
+        }
+        self.instances.bring(instance.id, State::Sleeping, &by).await?;
+        let from = self.instances.files(instance.id);
+        let to = self.templates.files(key);
+        blocking(move || publish(&from, &to)).await
+    }
+
+    /// Runs the pool's own command in the guest that will be the template.
+    async fn prewarm(&self, instance: &Instance, command: &str) -> Result<()> {
+        let slot = self.instances.slot(instance.id);
+        let channel = slot.gate.lock().await.channel().await?;
+        let argv = ["sh", "-c", command].map(str::to_owned).to_vec();
+        let run = async {
+            let mut program = channel.exec(ExecRequest { argv, ..Default::default() }).await?;
+            let ended = program.finish().await?;
+            channel.sync().await?;
+            Ok::<_, mvm_guest::Error>(ended)
+        };
+        let failed = |why: String| {
+            let what = format!("the command that prewarms pool {} {why}", instance.pool);
+            Problem::new(422, "prewarm_failed", what)
+                .hint("change it: mvm pool update --prewarm COMMAND")
+        };
+        let Ok(ended) = tokio::time::timeout(PREWARM.limit(), run).await else {
+            return Err(failed(format!("ran for over {} s", PREWARM.seconds)));
+        };
+        let (_, words, exit) = ended.or_problem()?;
+        match exit.shell_status() {
+            0 => Ok(()),
+            status => {
+                let words = String::from_utf8_lossy(&words);
+                let lines: Vec<&str> = words.trim_end().lines().collect();
+                let end = lines[lines.len().saturating_sub(10)..].join("\n");
+                Err(failed(format!("ended with status {status}: {end}")))
+            }
+        }
+    }
+
+    /// Begins to make the templates anew that were given up, in every pool.
+    pub(crate) async fn renew(self: &Arc<Self>) {
+        let pools: Vec<PoolRef> = self.records.read(|world| {
+            let lacks = |pool: &&Pool| {
+                self.templates
+                    .key_of_pool(pool)
+                    .is_some_and(|key| self.templates.to_be_renewed(&key).is_some())
+            };
+            world.pools.values().filter(lacks).map(|pool| pool.reference.clone()).collect()
+        });
+        for pool in pools {
+            let due = crate::now() >= self.health.of(&pool).failures.retry_at();
+            if !due || !locked(&self.under_way).insert(pool.clone()) {
+                continue;
+            }
+            let maker = self.clone();
+            tokio::spawn(async move {
+                match maker.ensure_of(&pool).await {
+                    Ok(()) => maker.health.succeeded(&pool),
+                    Err(problem) => maker.health.failed(&pool, &problem),
+                }
+                locked(&maker.under_way).remove(&pool);
+                maker.wake.notify();
+            });
+        }
+    }
+}

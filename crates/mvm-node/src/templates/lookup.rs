@@ -1,0 +1,220 @@
+//! Templates: the golden snapshot of a pool's revision, booted once and cloned from then on.
+//!
+//! A template is a directory below `templates/`, published whole by a rename and never changed:
+//! memory, device state and disks of a machine that is ready and has no identity. Its name is the
+//! digest of everything that it depends on, so that what changes makes another one.
+
+use super::standing::{NOTE, Renewals};
+use crate::Result;
+use crate::clock::wall;
+use crate::problem::io;
+use crate::records::Records;
+use crate::state_dir::{Files, StateDir, make_dir, remove_dir, write_atomically};
+use crate::wake::Wake;
+use mvm_hypervisor::Hypervisor;
+use mvm_model::lease::Purpose;
+use mvm_model::{CacheDisk, Instance, InstanceId, Millis, Pool, PoolRef, Resources};
+use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The file of a template that says when it was made.
+const MADE: &str = "template.json";
+/// What ends the name of a template that is not whole yet.
+const UNFINISHED: &str = ".new";
+
+/// A template that is there.
+#[derive(Clone, Debug)]
+pub struct Template {
+    /// Its name.
+    pub key: String,
+    /// Memory, snapshot and disks, named as an instance's are.
+    pub files: Files,
+    /// When it was made: tells it from the one before of the same name.
+    pub made_at: Millis,
+}
+
+/// What a template says of itself.
+#[derive(Serialize, Deserialize)]
+struct Made {
+    made_at: Millis,
+}
+
+/// All that a template depends on.
+#[derive(Serialize)]
+struct Origin<'a> {
+    pool: &'a PoolRef,
+    revision: &'a str,
+    resources: Resources,
+    /// Sizes of the disks of its caches: what the guest sees of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cache_mib: Vec<u64>,
+    prewarm: Option<&'a str>,
+    hypervisor: String,
+}
+
+/// Whether the instance is booted to become a template.
+pub(crate) fn is_mould(instance: &Instance) -> bool {
+    instance.lease.as_ref().is_some_and(|lease| lease.purpose == Purpose::Template)
+}
+
+/// Looks templates up, and removes those that nothing needs. They are made by
+/// [`TemplateMaker`](crate::template_maker::TemplateMaker).
+pub(crate) struct Templates {
+    pub(super) state_dir: StateDir,
+    hypervisor: Arc<dyn Hypervisor>,
+    records: Arc<Records>,
+    pub(super) renewals: Renewals,
+    pub(super) wake: Wake,
+}
+
+impl Templates {
+    /// The templates in this state directory, for this driver.
+    pub(crate) fn new(
+        state_dir: StateDir,
+        hypervisor: Arc<dyn Hypervisor>,
+        records: Arc<Records>,
+        wake: Wake,
+    ) -> Templates {
+        Templates { state_dir, hypervisor, records, renewals: Renewals::default(), wake }
+    }
+
+    /// Registers what is counted.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        self.renewals.register(registry);
+    }
+
+    /// The files of the template of this name.
+    pub(crate) fn files(&self, key: &str) -> Files {
+        Files { dir: self.state_dir.templates().join(key) }
+    }
+
+    pub(crate) fn key(
+        &self,
+        pool: &Pool,
+        revision: &str,
+        resources: Resources,
+        caches: &[CacheDisk],
+    ) -> String {
+        let driver = self.hypervisor.description();
+        let origin = Origin {
+            pool: &pool.reference,
+            revision,
+            resources,
+            cache_mib: caches.iter().map(|disk| disk.cache.size_mib).collect(),
+            prewarm: pool.prewarm.as_deref(),
+            hypervisor: format!("{} {} {}", driver.name, driver.version, driver.accelerator),
+        };
+        // A plain struct of strings and numbers: it serialises.
+        let text = serde_json::to_vec(&origin).unwrap_or_default();
+        Sha256::digest(&text).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The template of this name, if it is there.
+    pub(crate) fn find(&self, key: String) -> Option<Template> {
+        let files = self.files(&key);
+        let text = fs::read(files.dir.join(MADE)).ok();
+        let made = text.and_then(|text| serde_json::from_slice::<Made>(&text).ok());
+        let made_at = made.map_or(0, |made| made.made_at);
+        files.dir.is_dir().then_some(Template { key, files, made_at })
+    }
+
+    /// The name of the template of the pool's present revision and shape.
+    pub(crate) fn key_of_pool(&self, pool: &Pool) -> Option<String> {
+        let revision = pool.current_revision()?;
+        Some(self.key(pool, &revision.digest, pool.resources, &pool.caches))
+    }
+
+    /// The template of the pool's present revision and shape, if it is there.
+    pub(crate) fn of_pool(&self, pool: &Pool) -> Option<Template> {
+        self.find(self.key_of_pool(pool)?)
+    }
+
+    /// The template that an instance would be a clone of, if that is there and the instance has
+    /// nothing of its own yet.
+    pub(crate) fn for_instance(&self, id: InstanceId) -> Result<Option<Template>> {
+        self.records.read(|world| {
+            let instance = world.by_id(id)?;
+            if !instance.is_blank() || is_mould(instance) {
+                return Ok(None);
+            }
+            let pool = world.pool(&instance.pool)?;
+            Ok(self.find(self.key(pool, &instance.revision, instance.resources, &instance.caches)))
+        })
+    }
+
+    /// Removes the templates that no pool and no instance needs.
+    pub(crate) async fn collect(&self) {
+        // What a change that is under way needs is not removed under it.
+        let needed: BTreeSet<String> = self
+            .records
+            .alone(|world| {
+                let instances = world.instances.values().filter_map(|i| i.template.clone());
+                let blank = world.instances.values().filter(|i| i.dormant);
+                let blank = blank.filter_map(|i| {
+                    let pool = world.pools.get(&i.pool)?;
+                    Some(self.key(pool, &i.revision, i.resources, &i.caches))
+                });
+                let pools = world.pools.values().filter_map(|pool| self.key_of_pool(pool));
+                instances.chain(blank).chain(pools).collect()
+            })
+            .await;
+        let names = self.names();
+        self.sweep_notes(&names, &needed);
+        for name in names {
+            if needed.contains(&name) || name.ends_with(UNFINISHED) || name.ends_with(NOTE) {
+                continue;
+            }
+            tracing::info!(template = name, "removing a template that nothing needs");
+            if let Err(problem) = remove_dir(&self.state_dir.templates().join(name)) {
+                tracing::warn!("{problem}");
+            }
+        }
+    }
+
+    /// At start: removes what an agent that was killed had not finished.
+    pub(crate) fn sweep(&self) -> Result<()> {
+        for name in self.names().iter().filter(|name| name.ends_with(UNFINISHED)) {
+            remove_dir(&self.state_dir.templates().join(name))?;
+        }
+        Ok(())
+    }
+
+    fn names(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.state_dir.templates()) else { return Vec::new() };
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+}
+
+/// Moves memory, snapshot and disks of a sleeping machine into a template, whole or not at all.
+pub(crate) fn publish(from: &Files, to: &Files) -> Result<()> {
+    let name = to.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let work = Files { dir: to.dir.with_file_name(name + UNFINISHED) };
+    remove_dir(&work.dir)?;
+    make_dir(&work.dir, 0o700)?;
+    let files = [
+        (from.memory(), work.memory()),
+        (from.snapshot(), work.snapshot()),
+        (from.scratch(), work.scratch()),
+        (from.data(), work.data()),
+        (from.window(), work.window()),
+    ];
+    for (from, to) in files.iter().filter(|(from, _)| from.exists()) {
+        fs::rename(from, to).map_err(|e| io(format!("move {}", from.display()), e))?;
+        // Its clones map it; none may write to it.
+        std::os::unix::fs::chown(to, Some(0), Some(0))
+            .map_err(|e| io(format!("take over {}", to.display()), e))?;
+    }
+    let made = serde_json::to_vec(&Made { made_at: wall() }).unwrap_or_default();
+    write_atomically(&work.dir.join(MADE), &made, 0o600)?;
+    let sync = |path: &Path| fs::File::open(path).and_then(|dir| dir.sync_all());
+    let parent = to.dir.parent().unwrap_or(Path::new("/"));
+    sync(&work.dir)
+        .and_then(|()| fs::rename(&work.dir, &to.dir))
+        .and_then(|()| sync(parent))
+        .map_err(|e| io(format!("publish {}", to.dir.display()), e))
+}
