@@ -20,6 +20,8 @@ mod elf;
 mod error;
 mod folder;
 mod fs;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod image_store;
 mod initrd;
 mod kernel;

@@ -64,7 +64,7 @@ pub(crate) fn receive(
 }
 
 /// The image that a manifest describes, if it is the wanted one.
-fn checked(manifest: &[u8], digest: &str, content: Option<&str>) -> Result<Revision> {
+pub(crate) fn checked(manifest: &[u8], digest: &str, content: Option<&str>) -> Result<Revision> {
     let refused = |why: String| Error::ImageRefused { digest: digest.to_owned(), why };
     let mut revision: Revision = serde_json::from_slice(manifest)
         .map_err(|e| refused(format!("its manifest cannot be read: {e}")))?;

@@ -481,7 +481,7 @@ fn doctor_names_what_is_missing_and_how_to_get_it() {
         assert!(line.ends_with(&format!("apt-get install {package}")), "{line}");
         assert!(line.contains("missing"), "{line}");
     }
-    for name in ["root", "tap device", "state directory", "disk space", "agent"] {
+    for name in ["root", "tap device", "build sandbox", "state directory", "disk space", "agent"] {
         assert!(checks.iter().any(|check| check["name"] == name), "{name}");
     }
     assert!(!desk.absent().exists());

@@ -9,6 +9,8 @@
 mod arguments;
 mod binary;
 mod driver;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod heard;
 mod logs;
 mod machine;

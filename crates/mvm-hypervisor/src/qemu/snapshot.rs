@@ -81,7 +81,7 @@ impl Hardware {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Header {
+pub(super) struct Header {
     version: u32,
     #[serde(flatten)]
     hardware: Hardware,
@@ -188,7 +188,7 @@ pub(super) fn open(path: &Path, wanted: &Hardware) -> Result<Stored, String> {
     Ok(Stored { hardware, state: State::Checked(state) })
 }
 
-fn parse(line: &[u8]) -> Result<Header, String> {
+pub(super) fn parse(line: &[u8]) -> Result<Header, String> {
     let json = line.strip_prefix(MAGIC.as_bytes()).ok_or("it is no snapshot of mvm's")?;
     let header: Header =
         serde_json::from_slice(json).map_err(|e| format!("its header is damaged: {e}"))?;

@@ -8,12 +8,14 @@ use crate::simulated::hostile::{At, ENDLESS, Hostile, How};
 use axum::body::Bytes;
 use mvm_api::jobs::SubmitJob;
 use mvm_api::types::QuotaPatch;
+use mvm_hypervisor::sim::{Call, Effect, FaultPlan};
 use mvm_model::cache::Cache;
 use mvm_model::intake::Room;
 use mvm_model::job::JobSpec;
 use mvm_model::{Job, JobId, JobState, PoolRef, Recycle};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Every request that a guest gets for a job, and what the job's reason names then.
@@ -106,6 +108,28 @@ fn a_job_that_is_canceled_ends_whatever_its_guest_does() {
         let doing = if (at, how) == (At::Run, How::Stalls) { "command was started" } else { doing };
         assert!(reason.contains("canceled") && reason.contains(doing), "{at:?}: {reason}");
     });
+}
+
+#[test]
+fn a_job_whose_machine_does_not_come_up_is_canceled_at_once() {
+    own_network();
+    let host = Host::new();
+    let job = host.agent(async |node| {
+        let never = Effect::Delay(Duration::from_secs(24 * 3600));
+        let plan = FaultPlan::none().always(Call::Boot, never).always(Call::Restore, never);
+        host.machines().set_faults(plan);
+        let id = submit(&node, None).await?;
+        let is_coming_up = |call: &Call| matches!(call, Call::Boot | Call::Restore);
+        let started = async || node.records.read(|w| w.jobs[&id].state == JobState::Starting);
+        while !(host.machines().calls().iter().any(is_coming_up) && started().await) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        node.cancel_job(id, "canceled").await?;
+        node.ended_job(id).await
+    });
+    host.disconnect();
+    let job = job.expect("nobody kills this agent").expect("a job");
+    assert_eq!((job.state, job.shell_status()), (JobState::Canceled, 130));
 }
 
 /// A job as an earlier version has recorded it, with the value of its variable. It is young: a job

@@ -1,6 +1,7 @@
 //! What a flake's builders may do on a node, and what machines may do to what they are made of.
 
 use crate::lab::{Lab, run, text, wait_for};
+use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -99,14 +100,26 @@ fn without_a_sandbox_nothing_is_built() {
     lab.ok(&["tenant", "create", "ci", "--net-id", "83", "--subnet", "10.77.83.0/24"]);
     let good = pool(&lab, &flake(&lab), "good");
     lab.ok(&["agent", "stop"]);
-    let mvm = lab.mvm(&["tenant", "list"]);
-    let mut weak = Command::new("ip");
-    weak.args(["netns", "exec", &lab.netns, "setpriv", "--bounding-set=-sys_admin"]);
-    weak.arg("--inh-caps=-sys_admin").arg(mvm.get_program()).args(mvm.get_args());
-    for (name, value) in mvm.get_envs().filter(|(name, _)| *name != "MVM_NETNS") {
-        weak.env(name, value.unwrap_or_default());
-    }
-    run(weak.env("MVM_NIX_SANDBOX", "strict"));
+    let weak = |words: &[&str]| {
+        let mvm = lab.mvm(words);
+        let mut weak = Command::new("ip");
+        weak.args(["netns", "exec", &lab.netns, "setpriv", "--bounding-set=-sys_admin"]);
+        weak.arg("--inh-caps=-sys_admin").arg(mvm.get_program()).args(mvm.get_args());
+        for (name, value) in mvm.get_envs().filter(|(name, _)| *name != "MVM_NETNS") {
+            weak.env(name, value.unwrap_or_default());
+        }
+        weak
+    };
+    // The doctor says so before anybody builds.
+    let sandbox = |output: Output| {
+        let checks: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+        let check = checks.into_iter().find(|check| check["name"] == "build sandbox");
+        check.expect("a check of the sandbox")["status"].clone()
+    };
+    let words = ["doctor", "-o", "json"];
+    assert_eq!(sandbox(weak(&words).output().expect("mvm")), "missing");
+    assert_eq!(sandbox(lab.mvm(&words).output().expect("mvm")), "ok");
+    run(weak(&["tenant", "list"]).env("MVM_NIX_SANDBOX", "strict"));
     let refused = lab.refused(&["pool", "build", &good], "sandbox_unavailable");
     assert!(refused.contains("CAP_SYS_ADMIN"), "{refused}");
 }

@@ -2,6 +2,7 @@
 
 mod host;
 mod production;
+mod sandbox;
 
 use super::Context;
 use crate::agent_holder::{self, Holder};
@@ -56,6 +57,7 @@ struct Check {
 /// Carries it out.
 pub async fn run(context: &Context, asked: Doctor) -> Outcome {
     let mut checks = basics(&context.root);
+    checks.push(sandbox::check().await);
     let (check, info) = agent(&context.root).await;
     checks.push(check);
     checks.extend(room(&context.root, info.as_ref()));

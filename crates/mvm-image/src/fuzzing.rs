@@ -1,0 +1,32 @@
+//! What reads foreign bytes here, for the fuzzer.
+
+use crate::kernel_image::{self, Compression, Contents};
+use crate::{modules, transfer};
+
+/// A kernel's file, packed or not, and a module's. Says whether it is a kernel's.
+pub fn kernel(bytes: &[u8]) -> bool {
+    let contents = kernel_image::identify(bytes);
+    if let Contents::Compressed(compression, payload) = &contents {
+        let _ = match compression {
+            Compression::Gzip => kernel_image::gunzip(payload),
+            Compression::Lz4 => kernel_image::unlz4(payload),
+            _ => None,
+        };
+    }
+    let _ = kernel_image::facts(bytes);
+    let _ = kernel_image::not_built_in(bytes);
+    let _ = modules::modinfo(bytes);
+    !matches!(contents, Contents::Other(_))
+}
+
+/// What a node says of an image: nothing but the image that was asked for is taken. Says whether it
+/// was.
+pub fn manifest(bytes: &[u8]) -> bool {
+    let digest = "ab".repeat(32);
+    let Ok(revision) = transfer::checked(bytes, &digest, None) else { return false };
+    assert_eq!(revision.digest, digest);
+    let content = revision.content();
+    assert!(transfer::checked(bytes, &digest, Some(&content)).is_ok());
+    assert!(transfer::checked(bytes, &digest, Some("another")).is_err());
+    true
+}
