@@ -162,8 +162,11 @@ pub struct MachineStats {
 /// How a machine ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// For people: `exit status 1: …last line of qemu.log`, `killed by signal 9`.
+    /// For people: `exit status 1`, `killed by signal 9`, with the last lines of `qemu.log` on lines
+    /// of their own where it was no orderly end.
     pub reason: String,
+    /// The last lines of the guest's console, or its kernel's panic; empty where it printed nothing.
+    pub console: String,
     /// The guest ended it: the process left with status 0.
     pub clean: bool,
 }

@@ -368,6 +368,25 @@ async fn log_from(
     Ok(sent.map_err(|e| e.into_problem()).and(cut))
 }
 
+/// Refuses a folder that cannot be made or written to, before a job is run for what is to be in it.
+/// Errors: `local_file`.
+pub fn check_target(target: &Path) -> Result<(), Problem> {
+    let absolute = std::path::absolute(target);
+    let there = |path: &Path| path.ancestors().find(|path| path.exists()).map(Path::to_owned);
+    let writable = |path: &Path| {
+        use rustix::fs::Access;
+        if !path.is_dir() {
+            return Err(std::io::Error::from(std::io::ErrorKind::NotADirectory));
+        }
+        Ok(rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK)?)
+    };
+    let checked = absolute.and_then(|path| there(&path).map_or(Ok(()), |there| writable(&there)));
+    checked.map_err(|e| {
+        let what = format!("cannot write below {}: {e}", target.display());
+        Problem::new(400, "local_file", what).hint("name another folder, such as --out PATH:FOLDER")
+    })
+}
+
 /// Unpacks one of a job's artifacts below the local folder `target`, as far as `rules` allow.
 pub async fn fetch(
     client: &Client,

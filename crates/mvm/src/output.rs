@@ -40,7 +40,7 @@ pub fn show(
                 table.set_header(head);
             }
             for row in rows {
-                table.add_row(row.iter().map(|cell| clean(cell)));
+                table.add_row(row.iter().map(|cell| plain(cell, usize::MAX)));
             }
             for column in table.column_iter_mut() {
                 column.set_padding((0, 2));
@@ -51,6 +51,17 @@ pub fn show(
         _ => structured(format, value)?,
     };
     print(text.as_bytes())
+}
+
+/// Shows `value`; for people as these lines.
+pub fn say_lines(format: Format, value: &impl Serialize, lines: &[String]) -> Outcome {
+    match format {
+        Format::Table => {
+            let lines = lines.iter().map(|line| plain(line, usize::MAX) + "\n");
+            print(lines.collect::<String>().as_bytes())
+        }
+        _ => print(structured(format, value)?.as_bytes()),
+    }
 }
 
 /// Shows `value`; for people as a line.
@@ -70,10 +81,11 @@ pub fn describe(format: Format, value: &impl Serialize) -> Outcome {
     }
 }
 
-/// Words that may be a guest's, on their lines: what could move a terminal's cursor is escaped.
+/// Words that may quote a guest's: what could move a terminal's cursor is escaped, and every line but
+/// the first is marked, so that none can be taken for a line of ours.
 pub fn clean(words: &str) -> String {
-    let lines: Vec<String> = words.split('\n').map(|line| plain(line, usize::MAX)).collect();
-    lines.join("\n")
+    let lines: Vec<String> = words.lines().map(|line| plain(line, usize::MAX)).collect();
+    lines.join("\n  | ")
 }
 
 /// What somebody else has written, made [`clean`] as it comes: in pieces that may end anywhere.
@@ -90,8 +102,14 @@ impl Cleaner {
         let rest = self.waits.split_off(whole(&self.waits));
         let piece = std::mem::replace(&mut self.waits, rest);
         let lines = String::from_utf8_lossy(&piece).replace("\r\n", "\n");
-        let words: Vec<String> = lines.split('\t').map(clean).collect();
-        words.join("\t")
+        let words =
+            lines.split_inclusive(['\t', '\n']).map(|word| match word.chars().next_back() {
+                Some(end @ ('\t' | '\n')) => {
+                    plain(&word[..word.len() - 1], usize::MAX) + end.encode_utf8(&mut [0; 4])
+                }
+                _ => plain(word, usize::MAX),
+            });
+        words.collect()
     }
 }
 

@@ -466,7 +466,7 @@ impl Machine for QemuMachine {
         // is the start of what matters, otherwise the end is.
         let panic = console.find("Kernel panic");
         let panicked = panic.is_some();
-        let from = panic.or_else(|| console.rmatch_indices('\n').nth(7).map(|(at, _)| at + 1));
+        let from = panic.or_else(|| console.rmatch_indices('\n').nth(14).map(|(at, _)| at + 1));
         console.drain(..from.unwrap_or(0));
         let cause = self.0.qmp.heard().shutdown();
         let guests = cause.map_or(ending == Ending::Status(0), heard::by_the_guest);
@@ -478,13 +478,9 @@ impl Machine for QemuMachine {
             _ => ending.to_string(),
         };
         // What QEMU says at an orderly end is nothing but that.
-        if !clean {
-            for (name, lines) in [(QEMU_LOG, log), (CONSOLE_LOG, console)] {
-                if !lines.is_empty() {
-                    reason.push_str(&format!("\n--- {name}\n{lines}"));
-                }
-            }
+        if !clean && !log.is_empty() {
+            reason.push_str(&format!("\n--- {QEMU_LOG}\n{log}"));
         }
-        Exit { reason, clean }
+        Exit { reason, console, clean }
     }
 }

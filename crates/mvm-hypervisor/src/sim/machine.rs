@@ -149,6 +149,6 @@ impl Machine for SimMachine {
         let mut ended = self.life.ended();
         let reason = ended.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
         let reason = reason.unwrap_or_else(|| "its world ended".into());
-        Exit { clean: reason == "exit status 0", reason }
+        Exit { clean: reason == "exit status 0", console: String::new(), reason }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::disks::{Disks, remove_caches};
 use super::halted::held_back;
-use super::slot::{Live, wall_clock_ns};
+use super::slot::{Live, died, wall_clock_ns};
 use super::snapshot;
 use super::watch::MachineWatch;
 use crate::blocking::blocking;
@@ -79,11 +79,6 @@ impl Machines {
     /// Watches a machine that is up, until it ends.
     pub(crate) fn watch(&self, id: InstanceId, machine: Arc<dyn Machine>) {
         self.watch.begin(id, machine);
-    }
-
-    /// The problem of a machine that ended by itself, with the last lines of its console.
-    pub(crate) fn died(&self, id: InstanceId, reason: &str) -> Problem {
-        self.watch.died(id, reason)
     }
 
     /// What there is to wake an instance from, if its process does not live.
@@ -251,7 +246,7 @@ impl Machines {
             Ok::<_, Problem>(channel)
         };
         let mortal = machine.clone();
-        let died = async { Err(self.died(instance.id, &mortal.exited().await.reason)) };
+        let died = async { Err(died(&mortal.exited().await)) };
         tokio::pin!(died);
         let outcome = tokio::select! {
             outcome = ready => match outcome {

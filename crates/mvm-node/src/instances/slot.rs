@@ -9,7 +9,7 @@ use crate::stages::stage;
 use mvm_api::Problem;
 use mvm_guest::channel::Channel;
 use mvm_guest::protocol::Adopt;
-use mvm_hypervisor::Machine;
+use mvm_hypervisor::{Exit, Machine};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as Lock};
 use tokio::sync::Mutex;
@@ -61,7 +61,7 @@ impl Live {
         let connecting = self.waits.guest(until, connecting);
         let channel = tokio::select! {
             channel = connecting => channel?,
-            exit = machine.exited() => return Err(ended(&exit.reason)),
+            exit = machine.exited() => return Err(died(&exit)),
         };
         self.channel = Some(channel.clone());
         Ok(channel)
@@ -153,9 +153,17 @@ impl Drop for Session {
     }
 }
 
-/// The problem of a machine that ended by itself.
-pub(super) fn ended(reason: &str) -> Problem {
-    Problem::new(500, "machine_died", format!("the machine ended by itself: {reason}"))
+/// Stands for the lines of a console that has none.
+pub(super) const NOTHING: &str = "(it printed nothing)";
+
+/// The problem of a machine that ended by itself, with the last lines of its console.
+pub(super) fn died(exit: &Exit) -> Problem {
+    let console = if exit.console.is_empty() { NOTHING } else { &exit.console };
+    let words = format!(
+        "the machine ended by itself: {}\nlast lines of its console:\n{console}",
+        exit.reason
+    );
+    Problem::new(500, "machine_died", words)
 }
 
 /// The time that a guest is told.

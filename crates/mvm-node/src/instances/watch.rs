@@ -1,14 +1,13 @@
 //! Watches machines that are up: their end is recorded, and a pause is followed (`follower.rs`).
 
 use super::halted::Halted;
-use super::slot::{Slot, ended};
+use super::slot::{NOTHING, Slot, died};
 use super::slots::Slots;
 use super::transitions::Transitions;
 use crate::problem::{IntoProblem, io};
 use crate::records::Records;
 use crate::state_dir::StateDir;
 use crate::wake::Wake;
-use mvm_api::Problem;
 use mvm_hypervisor::Machine;
 use mvm_model::InstanceId;
 use std::path::Path;
@@ -57,12 +56,7 @@ impl MachineWatch {
             live.channel = None;
             let outcome = match exit.clean {
                 true => watch.transitions.set_ended(id, &exit.reason).await,
-                false => {
-                    watch
-                        .transitions
-                        .set_failed(id, &watch.died(id, &exit.reason).to_string())
-                        .await
-                }
+                false => watch.transitions.set_failed(id, &died(&exit).to_string()).await,
             };
             if let Err(problem) = outcome {
                 tracing::error!(instance = %id, "cannot record the end of a machine: {problem}");
@@ -72,12 +66,6 @@ impl MachineWatch {
             }
             watch.wake.notify();
         });
-    }
-
-    /// The problem of a machine that ended by itself, with the last lines of its console.
-    pub(crate) fn died(&self, id: InstanceId, reason: &str) -> Problem {
-        let tail = self.last_lines(id);
-        ended(&format!("{reason}\nlast lines of its console:\n{tail}"))
     }
 
     /// The last lines of an instance's console.
@@ -92,7 +80,7 @@ fn last_lines(path: &Path, count: usize) -> String {
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     match lines.len() {
-        0 => "(it printed nothing)".to_owned(),
+        0 => NOTHING.to_owned(),
         all => lines[all.saturating_sub(count)..].join("\n"),
     }
 }

@@ -102,17 +102,27 @@ fn valued(
     }
 }
 
+/// The largest file of variables that is read, in bytes: more is never passed to a program.
+const LARGEST: u64 = 1 << 20;
+
 fn text_of(path: &Path) -> Result<String, Problem> {
-    let read = || match path.as_os_str() == "-" {
-        true => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map(|_| text)
-        }
-        false => std::fs::read_to_string(path),
+    let read = || {
+        let mut text = String::new();
+        let from: &mut dyn Read = match path.as_os_str() == "-" {
+            true => &mut std::io::stdin(),
+            false => &mut std::fs::File::open(path)?,
+        };
+        from.take(LARGEST + 1).read_to_string(&mut text).map(|_| text)
     };
-    read().map_err(|e| {
+    let text = read().map_err(|e| {
         Problem::new(400, "local_file", format!("cannot read variables from {}: {e}", shown(path)))
-    })
+    })?;
+    if text.len() as u64 > LARGEST {
+        let what = format!("the variables in {} are more than {} KiB", shown(path), LARGEST >> 10);
+        return Err(Problem::new(400, "invalid_value", what)
+            .hint("give a command large values in a file: --in FILE"));
+    }
+    Ok(text)
 }
 
 fn shown(path: &Path) -> String {

@@ -118,10 +118,11 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS")]
     pub lease: Option<u64>,
     /// Before all jobs with a lower one, -100 to 100
-    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
+    #[arg(long, default_value_t = 0, allow_hyphen_values = true,
+          value_parser = clap::value_parser!(i8).range(-100..=100))]
     priority: i8,
-    /// Run it again, at most so many times, if it fails, times out or is lost
-    #[arg(long, default_value_t = 0)]
+    /// Run it again, at most so many times (0 to 10), if it fails, times out or is lost
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=10))]
     retries: u8,
     /// If it succeeds, its copy of this cache becomes the pool's
     #[arg(long, value_name = "NAME")]
@@ -187,7 +188,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 None => format!("job {} is being ended", view.job_id),
             };
             let lines: Vec<String> = views.iter().map(tell).collect();
-            output::say(format, &views, &lines.join("\n"))
+            output::say_lines(format, &views, &lines)
         }
         Command::Wait { job, timeout } => {
             super::instance::own_failure(wait(context, job, timeout).await, context)
@@ -219,14 +220,14 @@ async fn artifacts(context: &Context, job: JobId, folder: &str, copying: Copying
     let mut lines = Vec::new();
     for (index, artifact) in there {
         job::fetch(&client, job, index, Path::new(folder), copying.rules()).await?;
-        lines.push(mvm_archive::plain(&artifact.path, usize::MAX));
+        lines.push(artifact.path.clone());
     }
     if lines.is_empty() {
         let what = format!("job {job} is {} and has left no artifacts", view.state);
         return Err(Problem::new(404, "not_found", what)
             .hint("name them when it is submitted: mvm job submit --artifact PATH"));
     }
-    output::say(context.format, &view.artifacts, &lines.join("\n"))
+    output::say_lines(context.format, &view.artifacts, &lines)
 }
 
 async fn list(context: &Context, of: Option<Of>, state: Option<JobState>) -> Outcome {

@@ -83,6 +83,9 @@ async fn run_and_tell(context: &Context, run: Run) -> Outcome {
         run.inputs.iter().map(|text| Input::parse(text)).collect::<Result<_, _>>()?;
     run.options.variables.leave_input(run.interactive)?;
     let env = run.options.environment()?;
+    for output in &run.outputs {
+        job::check_target(Path::new(split(output, ".").1))?;
+    }
     let client = context.patient()?;
     let mut steps = Steps::new();
     // A fleet's claims wait for their turn in one queue for all nodes.

@@ -36,6 +36,9 @@ pub fn checks(host: &Host, root: &Path, agent: Option<&AgentInfo>) -> Vec<Check>
         foreign_rules(),
         certificate(root),
     ]
+    .into_iter()
+    .chain(agent.map(templates))
+    .collect()
 }
 
 /// Something to be mended unless `ok`.
@@ -60,6 +63,23 @@ fn better(
 ) -> Check {
     let status = if ok { Status::Ok } else { Status::Note };
     Check { name, status, detail: detail.into(), why, remedy }
+}
+
+/// Since this version QEMU can open for reading alone what it maps privately.
+const READS_ALONE: (u32, u32) = (8, 2);
+
+fn templates(agent: &AgentInfo) -> Check {
+    let version = &agent.hypervisor_version;
+    let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let known = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    better(
+        "templates' memory",
+        known >= READS_ALONE,
+        format!("{} {version}", agent.hypervisor),
+        "before 8.2 QEMU opens a template's memory for writing: who breaks out of a guest can write to what \
+         the later machines of its pool are made of",
+        "use QEMU 8.2 or later (Debian: bookworm-backports), or one pool for each kind of trust",
+    )
 }
 
 fn kvm(host: &Host, agent: Option<&AgentInfo>) -> Check {
