@@ -350,7 +350,7 @@ mod tests {
     #[test]
     fn words_of_a_guest_move_no_cursor() {
         let words = "one\r\u{1b}[2J\u{9b}A\ntwo\u{7f}";
-        assert_eq!(clean(words), "one\\r\\u{1b}[2J\\u{9b}A\ntwo\\u{7f}");
+        assert_eq!(clean(words), "one\\r\\u{1b}[2J\\u{9b}A\n  | two\\u{7f}");
         let json = serde_json::to_string_pretty(&[words]).expect("JSON");
         let shown = ascii(&json);
         assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");

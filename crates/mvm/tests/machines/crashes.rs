@@ -102,6 +102,12 @@ fn a_machine_that_dies_is_told_with_its_consoles_last_lines() {
     for part in ["error[machine_died]", "last lines of its console", "Booting"] {
         assert!(words.contains(part), "{part}: {words}");
     }
+    // It is told once, and no line of a guest's begins as one of ours does.
+    assert_eq!(words.matches("Booting").count(), 1, "{words}");
+    let ours = |line: &str| {
+        ["error[machine_died]", "  | ", "  request ", "  hint"].iter().any(|b| line.starts_with(b))
+    };
+    assert!(words.lines().all(ours), "{words}");
     assert_eq!(lab.state(&vm), "failed");
     lab.ok(&["instance", "start", &vm]);
     kill();
