@@ -8,20 +8,29 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Names of files that hold secrets.
-const SECRET: [&str; 4] = [".env", ".netrc", "id_rsa", "id_ed25519"];
+mod secret;
+
+use secret::{Verdict, judge};
+
 /// What git keeps for itself.
 const GIT: &str = ".git";
-/// So many names are told.
-const TOLD: usize = 5;
+/// So many names are told of each kind.
+const TOLD: usize = 20;
 
 /// What was copied.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Copied {
     bytes: u64,
     files: u64,
-    /// Files that were left out since they hold secrets, by their paths in the folder.
-    secret: Vec<String>,
+    found: Found,
+}
+
+/// What was found that hold secrets, by paths in the folder.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Found {
+    left_out: Vec<String>,
+    /// Copied, since the flake may need them.
+    doubtful: Vec<String>,
 }
 
 impl std::fmt::Display for Copied {
@@ -33,14 +42,22 @@ impl std::fmt::Display for Copied {
             if self.files == 1 { "file" } else { "files" },
             self.bytes as f64 / f64::from(1 << 20)
         )?;
-        let told: Vec<&str> = self.secret.iter().take(TOLD).map(String::as_str).collect();
-        match self.secret.len() {
-            0 => Ok(()),
-            count if count > TOLD => {
-                write!(f, "; left out: {} and {} more", told.join(", "), count - TOLD)
-            }
-            _ => write!(f, "; left out: {}", told.join(", ")),
+        if !self.found.left_out.is_empty() {
+            let names = told(&self.found.left_out);
+            write!(f, "; left out, as secrets (a git repository's files are all copied): {names}")?;
         }
+        if !self.found.doubtful.is_empty() {
+            write!(f, "; copied, though it may hold secrets: {}", told(&self.found.doubtful))?;
+        }
+        Ok(())
+    }
+}
+
+fn told(names: &[String]) -> String {
+    let first = names[..names.len().min(TOLD)].join(", ");
+    match names.len().checked_sub(TOLD) {
+        Some(more @ 1..) => format!("{first} and {more} more"),
+        _ => first,
     }
 }
 
@@ -48,19 +65,24 @@ impl std::fmt::Display for Copied {
 /// links as they are; not what a `.gitignore` in it names, what git keeps, secrets, sockets and
 /// devices.
 pub(crate) fn copy(from: &Path, to: &Path) -> Result<Copied> {
-    let secret: Arc<Mutex<Vec<String>>> = Arc::default();
-    let (noted, root) = (secret.clone(), from.to_owned());
+    let found: Arc<Mutex<Found>> = Arc::default();
+    let (noted, root) = (found.clone(), from.to_owned());
     let walk = WalkBuilder::new(from)
         .standard_filters(false)
         .git_ignore(true)
         .require_git(false)
         .filter_entry(move |entry| {
-            let is_dir = entry.file_type().is_some_and(|kind| kind.is_dir());
-            if !is_dir && SECRET.iter().any(|name| entry.file_name() == *name) {
-                let inside = entry.path().strip_prefix(&root).unwrap_or(entry.path());
-                let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
-                noted.push(inside.display().to_string());
-                return false;
+            let inside = entry.path().strip_prefix(&root).unwrap_or(entry.path());
+            let kind = entry.file_type().filter(|_| entry.depth() > 0);
+            let name = || format!("{}{}", inside.display(), if is_dir(kind) { "/" } else { "" });
+            let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
+            match kind.map_or(Verdict::Plain, |kind| judge(entry.path(), inside, kind)) {
+                Verdict::Secret => {
+                    noted.left_out.push(name());
+                    return false;
+                }
+                Verdict::Doubtful => noted.doubtful.push(name()),
+                Verdict::Plain => {}
             }
             entry.file_name() != GIT
         })
@@ -84,9 +106,14 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<Copied> {
             fs::set_permissions(&target, Permissions::from_mode(mode)).at("change", &target)?;
         }
     }
-    copied.secret.append(&mut secret.lock().unwrap_or_else(PoisonError::into_inner));
-    copied.secret.sort_unstable();
+    copied.found = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
+    copied.found.left_out.sort_unstable();
+    copied.found.doubtful.sort_unstable();
     Ok(copied)
+}
+
+fn is_dir(kind: Option<fs::FileType>) -> bool {
+    kind.is_some_and(|kind| kind.is_dir())
 }
 
 #[cfg(test)]
@@ -107,7 +134,8 @@ mod tests {
         fs::set_permissions(from.join("a/run"), Permissions::from_mode(0o755)).expect("mode");
         symlink("../flake.nix", from.join("a/link")).expect("link");
         write(".gitignore", "target\n*.log\n");
-        for left_out in ["target/big", "a/x.log", ".git/config", ".env", "a/b/.env"] {
+        fs::create_dir(from.join(".ssh")).expect("folder");
+        for left_out in ["target/big", "a/x.log", ".git/config", ".env", "a/b/.env", ".ssh/x"] {
             write(left_out, "TOKEN=x");
         }
         write(".envrc", "use flake");
@@ -116,13 +144,15 @@ mod tests {
         for there in ["flake.nix", "a/run", ".gitignore", ".envrc"] {
             assert!(to.join(there).is_file(), "{there}");
         }
-        for gone in ["target", "a/x.log", GIT, ".env", "a/b/.env"] {
+        for gone in ["target", "a/x.log", GIT, ".env", "a/b/.env", ".ssh"] {
             assert!(!to.join(gone).exists(), "{gone}");
         }
         assert_eq!(fs::read_link(to.join("a/link")).expect("link"), Path::new("../flake.nix"));
         let mode = |name: &str| fs::metadata(to.join(name)).expect("file").permissions().mode();
         assert_eq!((mode("a/run") & 0o777, mode("flake.nix") & 0o777), (0o700, 0o600));
         let words = copied.to_string();
-        assert!(words.starts_with("4 files, ") && words.ends_with("left out: .env, a/b/.env"));
+        assert!(words.starts_with("4 files, "), "{words}");
+        let ends = ": .env, .ssh/, a/b/.env; copied, though it may hold secrets: .envrc";
+        assert!(words.ends_with(ends), "{words}");
     }
 }

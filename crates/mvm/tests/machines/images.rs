@@ -135,7 +135,9 @@ fn a_build_says_whose_a_flake_is_and_what_of_it_is_copied_and_not_run() {
         (output.status.code(), text(&output.stderr))
     };
     let words = build().1;
-    for said in ["1 file, ", "all users can read", "left out: .env", "sbin/init is not run"] {
+    for said in
+        ["1 file, ", "all users can read", "left out, as secrets", ": .env", "sbin/init is not run"]
+    {
         assert!(words.contains(said), "{said} is not said: {words}");
     }
     // As a repository of somebody else.
