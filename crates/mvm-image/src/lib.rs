@@ -9,9 +9,10 @@
 //! revisions are in use, is said by the caller. The guest binary comes in as bytes.
 //!
 //! Everything in the store is written aside and renamed into place when it is whole, so that a
-//! process killed at any moment leaves nothing but `.tmp-*` directories, which the next
-//! [`ImageStore::open`] removes.
+//! process killed at any moment leaves nothing but `.tmp-*` directories and the programs that worked
+//! for them, which the next [`ImageStore::open`] ends and removes.
 
+mod abandoned;
 mod apt;
 mod build;
 mod clone;

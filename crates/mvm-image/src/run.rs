@@ -9,6 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufRead
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 
+use crate::abandoned::{MARK, mark_of};
 use crate::error::{Error, Result};
 use crate::workdir::WorkDir;
 
@@ -69,7 +70,8 @@ impl Tool {
         self
     }
 
-    /// The work directory that it writes to, which stays until the program has ended.
+    /// The work directory that it writes to, which stays until the program has ended. Where this
+    /// process is killed meanwhile, who sweeps the directory ends the program ([`crate::abandoned`]).
     pub fn writes_to(mut self, work: &WorkDir) -> Self {
         self.writes_to = Some(work.clone());
         self
@@ -86,6 +88,9 @@ impl Tool {
         command.args(&self.args).env("LC_ALL", "C.UTF-8");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.envs(self.envs.iter().map(|(k, v)| (k, v)));
+        if let Some(mark) = self.writes_to.as_ref().and_then(|work| mark_of(work.path())) {
+            command.env(MARK, mark);
+        }
         if let Some(dir) = &self.dir {
             command.current_dir(dir);
         }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::abandoned;
 use crate::clone::occupied;
 use crate::error::{At, Error, Result};
 use crate::types::Removed;
@@ -22,9 +23,10 @@ const PREFIX: &str = ".tmp-";
 pub(crate) const INCOMING: &str = ".incoming-";
 
 /// A locked work directory; unless published, it is removed when the last one lets go of it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct WorkDir(Arc<Locked>);
 
+#[derive(Debug)]
 struct Locked {
     path: PathBuf,
     _lock: File,
@@ -143,7 +145,8 @@ fn is_leftover(name: &str, path: &Path) -> bool {
         || name.starts_with(INCOMING) && age().is_some_and(|age| age > RESUMABLE)
 }
 
-/// Removes, or with `dry_run` only lists, the leftovers in `parent` that nobody holds.
+/// Removes, or with `dry_run` only lists, the leftovers in `parent` that nobody holds. Programs that still
+/// work for one are ended first.
 pub(crate) fn sweep(parent: &Path, dry_run: bool) -> Result<Vec<Removed>> {
     let mut removed = Vec::new();
     for entry in std::fs::read_dir(parent).at("list", parent)? {
@@ -159,6 +162,7 @@ pub(crate) fn sweep(parent: &Path, dry_run: bool) -> Result<Vec<Removed>> {
         }
         let bytes = disk_usage(&path);
         if !dry_run {
+            abandoned::end(&path);
             remove_any(&path)?;
         }
         removed.push(Removed { digest: name, bytes });

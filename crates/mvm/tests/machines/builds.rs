@@ -124,6 +124,49 @@ fn without_a_sandbox_nothing_is_built() {
     assert!(refused.contains("CAP_SYS_ADMIN"), "{refused}");
 }
 
+/// An agent that was killed leaves nothing running: the next one ends Nix, and Nix its builders.
+#[test]
+fn what_a_killed_agent_was_building_is_ended_by_the_next() {
+    let lab = Lab::simulated("endless");
+    lab.ok(&["tenant", "create", "ci", "--net-id", "81", "--subnet", "10.77.81.0/24"]);
+    restart(&lab, "strict");
+    let dir = lab.root.join("endless");
+    std::fs::create_dir_all(&dir).expect("directory");
+    std::fs::write(lab.root.join("endless.c"), "int main(void) { for (;;) { } }").expect("source");
+    let mut cc = Command::new("cc");
+    cc.args(["-static", "-O0", "-o"]).arg(dir.join("endless")).arg(lab.root.join("endless.c"));
+    run(&mut cc);
+    let mark = format!("builds-for={}", lab.root.display());
+    let text = format!(
+        r#"{{ outputs = {{ self }}: {{ packages.x86_64-linux.endless = derivation {{
+          name = "endless-mvm-test"; system = "x86_64-linux";
+          builder = "${{self}}/endless"; args = [ "{mark}" ];
+        }}; }}; }}"#
+    );
+    std::fs::write(dir.join("flake.nix"), text).expect("flake");
+    let pool = pool(&lab, &dir.display().to_string(), "endless");
+    let mut build = lab.mvm(&["pool", "build", &pool]);
+    let mut build = build.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("mvm");
+    wait_for("the builder", || running(&mark) == 1);
+    let nix = format!("{}/images/.tmp-", lab.root.display());
+    assert!(running(&nix) > 0, "Nix does not run");
+    lab.kill_agent();
+    let _ = build.kill();
+    build.wait().expect("mvm");
+    assert_eq!(running(&mark), 1, "the builder ended with the agent: this test tests nothing");
+    lab.ok(&["tenant", "list"]);
+    assert_eq!((running(&mark), running(&nix)), (0, 0), "it is still being built");
+    let left = std::fs::read_dir(lab.root.join("images")).expect("images").count();
+    assert_eq!(left, 0, "a work directory is left");
+}
+
+/// How many processes have a word in their arguments that begins so.
+fn running(word: &str) -> usize {
+    let words = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("cmdline")).ok();
+    let all = std::fs::read_dir("/proc").expect("processes").flatten().filter_map(words);
+    all.filter(|line| text(line).split('\0').any(|one| one.starts_with(word))).count()
+}
+
 /// Whether QEMU opens what it maps privately for reading alone, where it is told so.
 fn qemu_can_read_alone() -> bool {
     let output = Command::new("qemu-system-x86_64").arg("--version").output().expect("QEMU");
