@@ -41,6 +41,8 @@ pub(crate) async fn build(
     let mut flake = Flake::check(store, req)?;
     // Kept until Nix has read it.
     let source = WorkDir::new_in(&store.images_dir())?;
+    flake.works_for(&source);
+    flake.check_repositories().await?;
     if let Some(dir) = flake.folder() {
         let to = source.path().to_owned();
         let copied = blocking(move || folder::copy(&dir, &to)).await?;

@@ -11,6 +11,7 @@ use crate::types::{BuildRequest, Progress};
 use crate::workdir::WorkDir;
 
 mod program;
+mod repository;
 pub(crate) mod roots;
 
 use program::{Nix, Users};
@@ -34,6 +35,8 @@ pub(crate) struct Flake {
     copy: Option<PathBuf>,
     overrides: Vec<(String, String)>,
     offline: bool,
+    /// What Nix works for, while it is under way.
+    work: Option<WorkDir>,
 }
 
 impl Flake {
@@ -57,7 +60,22 @@ impl Flake {
         }
         let marked = |r: &str| local_path(r).is_some_and(|p| p.join(OFFLINE_MARK).exists());
         let offline = !overrides.is_empty() && overrides.iter().all(|(_, r)| marked(r));
-        Ok(Self { nix, written: req.flake.clone(), reference, copy: None, overrides, offline })
+        let (written, copy, work) = (req.flake.clone(), None, None);
+        Ok(Self { nix, written, reference, copy, overrides, offline, work })
+    }
+
+    /// Checks that git reads the repositories that it names. Errors: `flake_foreign`.
+    pub async fn check_repositories(&self) -> Result<()> {
+        repository::check(&self.reference).await?;
+        for (_, reference) in &self.overrides {
+            repository::check(reference).await?;
+        }
+        Ok(())
+    }
+
+    /// This work directory stays while Nix is under way, and Nix no longer than its process does.
+    pub fn works_for(&mut self, work: &WorkDir) {
+        self.work = Some(work.clone());
     }
 
     /// `nix build` of one package: its store path. `link` in `work` becomes a garbage collector's
@@ -132,7 +150,7 @@ impl Flake {
 
     /// All store paths that `path` needs at run time, itself among them, sorted.
     pub async fn closure(&self, path: &Path) -> Result<Vec<String>> {
-        let stdout = self.nix.tool().args(["path-info", "-r"]).arg(path).output().await?;
+        let stdout = self.tool().args(["path-info", "-r"]).arg(path).output().await?;
         let text = String::from_utf8_lossy(&stdout);
         let mut paths: Vec<String> = text.lines().map(str::to_owned).collect();
         paths.sort_unstable();
@@ -144,9 +162,17 @@ impl Flake {
         Ok(paths)
     }
 
+    fn tool(&self) -> Tool {
+        let tool = self.nix.tool();
+        match &self.work {
+            Some(work) => tool.writes_to(work),
+            None => tool,
+        }
+    }
+
     fn command(&self, verb: &str) -> Tool {
         // Of the user's folder nothing is changed, not even its lock file.
-        let mut tool = self.nix.tool().args([verb, "--no-write-lock-file"]);
+        let mut tool = self.tool().args([verb, "--no-write-lock-file"]);
         if self.offline {
             tool = tool.arg("--offline");
         }
@@ -169,9 +195,9 @@ impl Flake {
         if has("No space left on device") {
             return Error::no_space("nix build", Path::new("/nix/store"), 0);
         }
-        if has("dubious ownership in repository") || has("is not owned by current user") {
-            let dir = local_path(&self.reference).unwrap_or_else(|| PathBuf::from(&self.written));
-            return foreign(dir);
+        let dir = local_path(&self.reference).unwrap_or_else(|| PathBuf::from(&self.written));
+        if let Some(error) = repository::foreign(&ended.stderr, &dir) {
+            return error;
         }
         if has("does not provide attribute") {
             let available = self.packages().await.unwrap_or_default();
@@ -192,19 +218,6 @@ impl Flake {
             false => Error::FlakeBuildFailed { flake, profile, output },
         }
     }
-}
-
-/// The repository of another user.
-fn foreign(path: PathBuf) -> Error {
-    use std::os::unix::fs::MetadataExt;
-    let named = |uid: u32| {
-        let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let of_uid = |line: &&str| line.split(':').nth(2) == Some(&uid.to_string());
-        let name = users.lines().find(of_uid).and_then(|line| line.split(':').next());
-        name.map_or(format!("uid {uid}"), |name| format!("{name} (uid {uid})"))
-    };
-    let owner = std::fs::metadata(&path).map_or("another user".to_owned(), |m| named(m.uid()));
-    Error::FlakeForeign { path, owner, us: named(rustix::process::geteuid().as_raw()) }
 }
 
 fn is_program(name: &Path) -> bool {
@@ -303,19 +316,31 @@ fn flake_dir(path: &Path) -> Result<PathBuf> {
 /// Whether Nix could not make sense of the flake, which it will not the next time either. What it could not
 /// fetch meanwhile it says in the same breath.
 fn is_evaluation(stderr: &[String]) -> bool {
-    const SENSE: [&str; 10] = [
+    const SENSE: [&str; 21] = [
         "syntax error",
+        "parse error",
         "undefined variable",
         "while evaluating",
         "while calling",
         "infinite recursion",
         "error: attribute ",
+        "error: required attribute ",
         "error: assertion ",
         "error: evaluation aborted",
         "error: expected ",
+        "error: cannot add ",
+        "error: cannot coerce ",
+        "error: cannot compare ",
+        "error: attempt to call something",
         "called without required argument",
+        "called with unexpected argument",
+        "is not a derivation",
+        "contains illegal character",
+        "refusing to evaluate",
+        // "is forbidden in pure eval mode", "is not allowed in pure evaluation mode"
+        "in pure eval",
     ];
-    const ELSEWHERE: [&str; 8] = [
+    const ELSEWHERE: [&str; 9] = [
         "unable to download",
         "while fetching",
         "resolve host",
@@ -324,9 +349,16 @@ fn is_evaluation(stderr: &[String]) -> bool {
         "HTTP error",
         "builder for ",
         "substitute",
+        "error: program '",
     ];
     let has = |all: &[&str]| stderr.iter().any(|line| all.iter().any(|words| line.contains(words)));
-    has(&SENSE) && !has(&ELSEWHERE)
+    // A place in a flake's text is said of errors in it alone; of a file that is not there, its path.
+    let place = |line: &String| {
+        let place = line.trim().strip_prefix("at /nix/store/").and_then(|l| l.strip_suffix(':'));
+        place.is_some_and(|place| place.rsplit(':').take(2).all(|n| n.parse::<u32>().is_ok()))
+            || line.contains("getting status of '/nix/store/") && line.contains("-source/")
+    };
+    (has(&SENSE) || stderr.iter().any(place)) && !has(&ELSEWHERE)
 }
 
 /// Whether the sandbox could not be made, by Nix or before it ([`Users`]). Before a builder has begun

@@ -179,6 +179,34 @@ async fn an_evaluation_error_comes_in_nixs_own_words() {
     assert!(names(&root.path().join("images")).is_empty());
 }
 
+/// What will not go the next time either is not tried again, whatever Nix calls it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nix_cannot_evaluate_is_told_from_what_it_cannot_build() {
+    let (store, _root) = store();
+    debian_kernel(&store).await;
+    let flakes = tempfile::tempdir().unwrap();
+    let wrong = [
+        "import /etc/hostname",
+        "builtins.readFile /etc/hostname",
+        "import <nixpkgs> { }",
+        "import ./nothere.nix",
+        "1 + \"a\"",
+        "(1 2)",
+        "\"text\"",
+        "builtins.head [ ]",
+        "builtins.fromJSON \"{\"",
+        "derivation { name = \"x\"; }",
+        "derivation { name = \"x y\"; system = \"x86_64-linux\"; builder = \"/bin/sh\"; }",
+        "builtins.storePath /nix/store/x",
+    ];
+    let outputs = wrong.iter().enumerate().map(|(n, text)| format!("w{n} = {text};"));
+    let flake = flake(flakes.path(), &outputs.collect::<String>());
+    for (n, text) in wrong.iter().enumerate() {
+        let error = store.build(&request(&flake, &format!("w{n}")), &quiet()).await.unwrap_err();
+        assert_eq!(error.code(), "flake_evaluation_failed", "{text}: {error}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_builder_shows_its_log() {
     let (store, _root) = store();

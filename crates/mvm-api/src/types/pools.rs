@@ -200,7 +200,7 @@ pub struct PoolView {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BuildPool {
-    /// Flake inputs to override, remembered by the pool. Empty: those of the last build.
+    /// Flake inputs to override, remembered by the pool once the build has succeeded. Empty: those remembered.
     #[serde(default)]
     pub override_inputs: BTreeMap<String, String>,
 }

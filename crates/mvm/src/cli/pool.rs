@@ -90,7 +90,7 @@ pub enum Command {
     Build {
         /// tenant/pool
         pool: PoolRef,
-        /// Replace an input of the flake; remembered for later builds
+        /// Replace an input of the flake; remembered for later builds if this one succeeds
         #[arg(long, value_name = "NAME=REF")]
         override_input: Vec<Pair>,
         /// End the build that is under way instead

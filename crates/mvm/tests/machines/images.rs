@@ -142,15 +142,32 @@ fn a_build_says_whose_a_flake_is_and_what_of_it_is_copied_and_not_run() {
     }
     // As a repository of somebody else.
     std::fs::remove_file(flake.join(".env")).expect("remove");
-    for words in [&["init", "-q"][..], &["add", "-A"]] {
-        run(std::process::Command::new("git").arg("-C").arg(&flake).args(words));
-    }
-    run(std::process::Command::new("chown").args(["-R", "nobody"]).arg(&flake));
+    let git = |words: &[&str]| {
+        let mut git = std::process::Command::new("git");
+        git.arg("-C").arg(&flake).args(["-c", "user.name=x", "-c", "user.email=x@x.invalid"]);
+        run(git.args(words));
+    };
+    git(&["init", "-q"]);
+    let foreign = |reference: &str| {
+        lab.ok(&["pool", "update", "ci/small", "--flake", reference]);
+        run(std::process::Command::new("chown").args(["-R", "nobody"]).arg(&flake));
+        let (status, words) = build();
+        assert_eq!(status, Some(1), "{words}");
+        let owner = format!("{} is a git repository of nobody", flake.display());
+        for said in ["error[flake_foreign]", &owner, "root (uid 0)", "safe.directory", "path:"] {
+            assert!(words.contains(said), "{said} is not said: {words}");
+        }
+        assert!(!words.contains("--no-index"), "{words}");
+        run(std::process::Command::new("chown").args(["-R", "root"]).arg(&flake));
+    };
+    // Of one without a commit Nix asks other things than of one that has some.
+    let path = flake.display().to_string();
+    git(&["add", "-A"]);
+    foreign(&path);
+    git(&["commit", "-q", "-m", "x"]);
+    foreign(&path);
+    foreign(&format!("git+file://{path}"));
     let (status, words) = build();
-    assert_eq!(status, Some(1), "{words}");
-    let owner = format!("{} is a git repository of nobody", flake.display());
-    for said in ["error[flake_foreign]", &owner, "root (uid 0)", "safe.directory", "path:"] {
-        assert!(words.contains(said), "{said} is not said: {words}");
-    }
+    assert_eq!(status, Some(0), "our own is built: {words}");
     lab.ok(&["pool", "destroy", "ci/small"]);
 }
