@@ -1,5 +1,6 @@
 //! Running a program for the host.
 
+use super::oom::OomKills;
 use super::program::{Group, Input, exit_of, kill_group, resize, spawn};
 use super::{guest_error, reply};
 use crate::frame::{self, Frame};
@@ -24,6 +25,7 @@ pub async fn run(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
     request: ExecRequest,
 ) -> Result<()> {
+    let kills = OomKills::now();
     let mut program = spawn(&request)?;
     let mut group = Group(program.child.id());
     reply(stream, &()).await?;
@@ -69,7 +71,11 @@ pub async fn run(
     }
     drop(output);
     group.ended();
-    frame::write(&mut to_host, &Frame::Exit(exit_of(status))).await
+    let exit = exit_of(status);
+    if let Some(words) = kills.words(exit) {
+        frame::write(&mut to_host, &Frame::Stderr(words)).await?;
+    }
+    frame::write(&mut to_host, &Frame::Exit(exit)).await
 }
 
 enum Heard {

@@ -5,6 +5,7 @@
 //! kept until the host says that it has it ([`super::spool`]), and so is how the program ended.
 
 use super::exec;
+use super::oom::OomKills;
 use super::program::{self, Group, Input, Program};
 use super::spool::{Source, Spool};
 use crate::frame::{self, Frame};
@@ -170,6 +171,7 @@ impl Kept {
         said: mpsc::UnboundedReceiver<Frame>,
         alone: Option<Duration>,
     ) {
+        let kills = OomKills::now();
         let mut group = Group(program.child.id());
         let (over, ended) = watch::channel(false);
         let mut forwards = tokio::task::JoinSet::new();
@@ -207,6 +209,10 @@ impl Kept {
         // A wait that fails tells nothing: 255 is what a shell says then.
         let unknown = Exit { code: None, signal: None };
         let exit = status.ok().and_then(std::result::Result::ok).map_or(unknown, program::exit_of);
+        if let Some(words) = kills.words(exit) {
+            // Where there is no room for a line, the end is told without it.
+            let _ = locked(&self.spool).push(Source::Err, words, Path::new(DISK));
+        }
         static ENDS: AtomicU64 = AtomicU64::new(1);
         self.ended.store(ENDS.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         locked(&self.spool).exit = Some(exit);

@@ -6,6 +6,7 @@ mod exec;
 mod files;
 mod kept;
 mod net;
+mod oom;
 mod program;
 mod protect;
 mod spool;

@@ -74,6 +74,10 @@ fn a_guest_under_heavy_load_is_not_taken_for_dead() {
         run(&lab, &["run", "ci/small", "--timeout", "300", "--", "sh", "-c", hog]);
     assert_eq!(status, Some(0), "{words}");
     assert!(words.contains("survived, within 1000"), "{words}");
+    // Its own words are "Killed" at most.
+    let (status, words) = run(&lab, &["run", "ci/small", "--", "tail", "/dev/zero"]);
+    assert_eq!(status, Some(137), "{words}");
+    assert!(words.contains("mvm: the machine was out of memory"), "{words}");
     // As many processes as there can be, all of them busy, for several times the timeout. The kernel
     // chooses among them when memory is short, and not the command that the job waits for.
     let bomb = "bomb() { bomb | bomb & }; (echo 1000 > /proc/self/oom_score_adj; bomb) & \

@@ -1,0 +1,49 @@
+//! Programs that the guest's kernel has ended for want of memory (proc(5), `oom_kill` of vmstat).
+
+use crate::protocol::Exit;
+
+/// How many it had ended when a program was started.
+pub struct OomKills(u64);
+
+impl OomKills {
+    /// As it is now.
+    pub fn now() -> OomKills {
+        OomKills(counted(&std::fs::read_to_string("/proc/vmstat").unwrap_or_default()))
+    }
+
+    /// A line for the user of a program that failed, where the kernel has ended programs meanwhile: it
+    /// says nothing itself to whoever cannot read its log.
+    pub fn words(&self, exit: Exit) -> Option<Vec<u8>> {
+        let ended = OomKills::now().0.saturating_sub(self.0);
+        words(exit, ended).map(String::into_bytes)
+    }
+}
+
+fn words(exit: Exit, ended: u64) -> Option<String> {
+    let failed = exit.code != Some(0);
+    let what = if ended == 1 { "a program" } else { "programs" };
+    (failed && ended > 0)
+        .then(|| format!("mvm: the machine was out of memory, and its kernel ended {what}\n"))
+}
+
+fn counted(vmstat: &str) -> u64 {
+    let line = vmstat.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_failed_hears_of_others_that_were_ended() {
+        let exit = |code, signal| Exit { code, signal };
+        assert_eq!(words(exit(Some(1), None), 0), None);
+        assert_eq!(words(exit(Some(0), None), 2), None);
+        assert!(words(exit(None, Some(9)), 1).is_some_and(|w| w.ends_with("a program\n")));
+        // A shell says so of its child.
+        assert!(words(exit(Some(137), None), 2).is_some_and(|w| w.ends_with("programs\n")));
+        assert_eq!(counted("pgfault 7\noom_kill 3\noom_kill_x 9\n"), 3);
+        assert_eq!(counted(""), 0);
+    }
+}
