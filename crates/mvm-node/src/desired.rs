@@ -4,24 +4,29 @@
 //! was applied once is done when nothing is left to do; one from a file that the agent watches
 //! stays in force.
 
+use crate::audit::Auditor;
+use crate::catalog::Catalog;
 use crate::clock::wall_of;
+use crate::host::Host;
 use crate::locks::locked;
-use crate::node::Node;
+use crate::pool_builder::PoolBuilder;
+use crate::pool_removal::PoolRemoval;
 use crate::problem::io;
-use crate::records::InForce;
 use crate::records::World;
+use crate::records::{InForce, Records};
+use crate::tenants::Tenants;
+use crate::wake::Wake;
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_api::types::{BuildPool, CreatePool, CreateTenant, DesiredStatus, UpdatePool};
 use mvm_model::desired::{DesiredState, Step, diff};
 use mvm_model::plan::Failures;
-use mvm_model::{Counts, Name, PoolRef};
+use mvm_model::{Name, PoolRef};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as Lock};
 use std::time::Duration;
-use tokio::sync::Notify;
 
 /// How often file and node are looked at when nothing happens.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -37,10 +42,23 @@ pub struct DesiredFile {
     pub override_inputs: BTreeMap<String, String>,
 }
 
+/// The document in force, and its bringing about.
+pub(crate) struct Desired {
+    records: Arc<Records>,
+    tenants: Arc<Tenants>,
+    catalog: Arc<Catalog>,
+    builder: Arc<PoolBuilder>,
+    removal: Arc<PoolRemoval>,
+    host: Arc<Host>,
+    auditor: Arc<Auditor>,
+    convergence: Convergence,
+}
+
 /// What is remembered of the bringing about, in memory only.
 #[derive(Default)]
-pub struct Convergence {
-    pub(crate) kick: Notify,
+struct Convergence {
+    /// Wakes the loop that brings it about.
+    kick: Wake,
     progress: Lock<Progress>,
 }
 
@@ -52,33 +70,19 @@ struct Progress {
     last_failure: Option<Problem>,
 }
 
-impl Convergence {
-    fn progress<T>(&self, look: impl FnOnce(&mut Progress) -> T) -> T {
-        look(&mut locked(&self.progress))
-    }
-}
-
-#[cfg(test)]
-impl Convergence {
-    /// Does not wait for the next attempt after a failure.
-    pub(crate) fn hurry(&self) {
-        self.progress(|p| p.failures = Failures::default());
-    }
-}
-
 /// Keeps the document in force until the task is ended.
-pub async fn run(node: Arc<Node>, file: Option<DesiredFile>) {
+pub async fn run(desired: Arc<Desired>, file: Option<DesiredFile>) {
     let mut seen = None;
     if let Some(file) = &file {
-        node.desired.progress(|p| p.file = Some(file.path.display().to_string()));
+        desired.progress(|p| p.file = Some(file.path.display().to_string()));
     }
     loop {
         if let Some(file) = &file {
-            look_at(&node, file, &mut seen).await;
+            look_at(&desired, file, &mut seen).await;
         }
-        pass(&node).await;
+        pass(&desired).await;
         tokio::select! {
-            () = node.desired.kick.notified() => {}
+            () = desired.convergence.kick.notified() => {}
             () = tokio::time::sleep(PERIOD) => {}
         }
     }
@@ -88,7 +92,7 @@ pub async fn run(node: Arc<Node>, file: Option<DesiredFile>) {
 type Version = Option<(u64, i64, i64, u64)>;
 
 /// Puts a new version of the file in force. A faulty one is told, and the one before stays.
-async fn look_at(node: &Arc<Node>, file: &DesiredFile, seen: &mut Option<Version>) {
+async fn look_at(desired: &Arc<Desired>, file: &DesiredFile, seen: &mut Option<Version>) {
     let meta = std::fs::metadata(&file.path).ok();
     let version = meta.map(|m| (m.ino(), m.mtime(), m.mtime_nsec(), m.len()));
     if *seen == Some(version) {
@@ -97,13 +101,13 @@ async fn look_at(node: &Arc<Node>, file: &DesiredFile, seen: &mut Option<Version
     *seen = Some(version);
     let outcome = async {
         let document = read(file)?;
-        node.apply_desired(document, file.prune, true).await
+        desired.apply(document, file.prune, true).await
     };
     let refused = outcome.await.err().map(|problem| problem.to_string());
     if let Some(why) = &refused {
         tracing::error!(file = %file.path.display(), "the desired state is not taken: {why}");
     }
-    node.desired.progress(|p| p.refused = refused);
+    desired.progress(|p| p.refused = refused);
 }
 
 fn read(file: &DesiredFile) -> Result<DesiredState> {
@@ -114,39 +118,39 @@ fn read(file: &DesiredFile) -> Result<DesiredState> {
 }
 
 /// One pass over what is to be done; what failed is tried again later and later.
-async fn pass(node: &Arc<Node>) {
-    let Some(in_force) = node.records.read(|world| world.desired.clone()) else { return };
-    if now() < node.desired.progress(|p| p.failures.retry_at()) {
+async fn pass(desired: &Arc<Desired>) {
+    let Some(in_force) = desired.records.read(|world| world.desired.clone()) else { return };
+    if now() < desired.progress(|p| p.failures.retry_at()) {
         return;
     }
-    if let Err(problem) = carry_out_all(node, &in_force).await {
+    if let Err(problem) = carry_out_all(desired, &in_force).await {
         tracing::warn!("desired state: {problem}");
-        node.desired.progress(|p| {
+        desired.progress(|p| {
             p.failures = Failures { count: p.failures.count + 1, last: now() };
             p.last_failure = Some(problem);
         });
         return;
     }
-    node.desired.progress(|p| (p.failures, p.last_failure) = (Failures::default(), None));
-    if let Err(problem) = node.conclude_desired(&in_force).await {
+    desired.progress(|p| (p.failures, p.last_failure) = (Failures::default(), None));
+    if let Err(problem) = desired.conclude(&in_force).await {
         tracing::error!("desired state: {problem}");
     }
 }
 
 /// Carries out every step that can be. One that fails does not keep other tenants' and pools' from
 /// being done; the last failure is given.
-async fn carry_out_all(node: &Arc<Node>, in_force: &InForce) -> Result<()> {
+async fn carry_out_all(desired: &Arc<Desired>, in_force: &InForce) -> Result<()> {
     let mut outcome = Ok(());
     // The tenants and pools whose later steps build on one that has failed.
     let mut failed: BTreeSet<(Name, Option<PoolRef>)> = BTreeSet::new();
-    for step in node.steps_of(in_force).await? {
+    for step in desired.steps_of(in_force).await? {
         let (whole, own) =
             ((step.tenant().clone(), None), (step.tenant().clone(), step.pool().cloned()));
         if failed.contains(&whole) || failed.contains(&own) {
             continue;
         }
         tracing::info!("desired state: {step}");
-        if let Err(problem) = node.carry_out(&in_force.document, &step).await {
+        if let Err(problem) = desired.carry_out(&in_force.document, &step).await {
             let detail = format!("cannot {step}: {}", problem.detail);
             outcome = Err(Problem { detail, ..problem });
             failed.insert(own);
@@ -169,33 +173,46 @@ fn verb(step: &Step) -> &'static str {
     }
 }
 
-impl Node {
+impl Desired {
+    /// Brings documents about for these records.
+    pub(crate) fn new(
+        records: Arc<Records>,
+        tenants: Arc<Tenants>,
+        catalog: Arc<Catalog>,
+        builder: Arc<PoolBuilder>,
+        removal: Arc<PoolRemoval>,
+        host: Arc<Host>,
+        auditor: Arc<Auditor>,
+    ) -> Desired {
+        let convergence = Convergence::default();
+        Desired { records, tenants, catalog, builder, removal, host, auditor, convergence }
+    }
+
+    fn progress<T>(&self, look: impl FnOnce(&mut Progress) -> T) -> T {
+        look(&mut locked(&self.convergence.progress))
+    }
+
+    /// Has the loop look at once.
+    pub(crate) fn kick(&self) {
+        self.convergence.kick.notify();
+    }
+
+    /// Does not wait for the next attempt after a failure.
+    #[cfg(test)]
+    pub(crate) fn hurry(&self) {
+        self.progress(|p| p.failures = Failures::default());
+    }
+
     /// What the node holds, as a document.
-    pub(crate) async fn desired_now(&self) -> Result<DesiredState> {
-        let node_id = self.node_id()?;
+    pub(crate) async fn now(&self) -> Result<DesiredState> {
+        let node_id = self.host.node_id()?;
         let tell = |world: &World| DesiredState::of(node_id, world.tenants.values(), &world.pools);
         Ok(self.records.read(tell))
     }
 
-    /// The name in documents: the one that was given, else the host's, as far as it is one.
-    pub(crate) fn node_id(&self) -> Result<Name> {
-        let host = || {
-            let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
-            name.split('.').next().and_then(|name| name.parse().ok())
-        };
-        match self.parts.node_id.clone().or_else(host) {
-            Some(name) => Ok(name),
-            None => Ok("node".parse()?),
-        }
-    }
-
     /// What is to be done for a document. Errors: it is another node's, or this node cannot hold it.
-    pub(crate) async fn desired_steps(
-        &self,
-        document: &DesiredState,
-        prune: bool,
-    ) -> Result<Vec<Step>> {
-        if let Some(ours) = self.parts.node_id.as_ref().filter(|ours| **ours != document.node_id) {
+    pub(crate) async fn steps(&self, document: &DesiredState, prune: bool) -> Result<Vec<Step>> {
+        if let Some(ours) = self.host.given_name().filter(|ours| **ours != document.node_id) {
             let message = format!("the document is for node {}, this is {ours}", document.node_id);
             return Err(Problem {
                 path: "$.node_id".into(),
@@ -207,7 +224,7 @@ impl Node {
 
     /// What is still to be done for the document in force.
     async fn steps_of(&self, in_force: &InForce) -> Result<Vec<Step>> {
-        let mut steps = self.desired_steps(&in_force.document, in_force.prune).await?;
+        let mut steps = self.steps(&in_force.document, in_force.prune).await?;
         if let Some(owned) = &in_force.fleet {
             steps.retain(|step| owned.takes(step));
         }
@@ -216,7 +233,7 @@ impl Node {
 
     /// Puts a fleet's document in force, for as long as there is no other.
     pub(crate) async fn apply_of_fleet(&self, document: DesiredState, digest: &str) -> Result<()> {
-        if let Some(file) = self.desired.progress(|p| p.file.clone()) {
+        if let Some(file) = self.progress(|p| p.file.clone()) {
             let message = format!("this node keeps what {file} says");
             return Err(
                 Problem::new(409, "conflict", message).hint("start its agent without --desired")
@@ -224,8 +241,8 @@ impl Node {
         }
         // Refused here and not later: the coordinator is told why.
         document.settled()?;
-        self.admit_shapes(&document)?;
-        self.desired_steps(&document, true).await?;
+        self.host.admit_shapes(&document)?;
+        self.steps(&document, true).await?;
         self.records
             .change(|world, changes| {
                 let mut owned =
@@ -245,41 +262,41 @@ impl Node {
                 Ok(())
             })
             .await?;
-        self.desired.progress(|p| (p.failures, p.last_failure) = (Failures::default(), None));
-        self.desired.kick.notify_one();
+        self.progress(|p| (p.failures, p.last_failure) = (Failures::default(), None));
+        self.kick();
         Ok(())
     }
 
     /// Puts a document in force, and gives what is to be done for it.
-    pub(crate) async fn apply_desired(
+    pub(crate) async fn apply(
         &self,
         document: DesiredState,
         prune: bool,
         hold: bool,
     ) -> Result<Vec<Step>> {
         document.settled()?;
-        self.admit_shapes(&document)?;
+        self.host.admit_shapes(&document)?;
         document.admit_machines()?;
-        let steps = self.desired_steps(&document, prune).await?;
+        let steps = self.steps(&document, prune).await?;
         self.records
             .change(|_, changes| {
                 changes.put_desired(InForce { document, prune, hold, fleet: None });
                 Ok(())
             })
             .await?;
-        self.desired.progress(|p| (p.failures, p.last_failure) = (Failures::default(), None));
-        self.desired.kick.notify_one();
+        self.progress(|p| (p.failures, p.last_failure) = (Failures::default(), None));
+        self.kick();
         Ok(steps)
     }
 
     /// How far it is.
-    pub(crate) async fn desired_status(&self) -> DesiredStatus {
+    pub(crate) async fn status(&self) -> DesiredStatus {
         let in_force = self.records.read(|world| world.desired.clone());
         let pending = match &in_force {
             Some(it) => self.steps_of(it).await.unwrap_or_default(),
             None => Vec::new(),
         };
-        let progress = self.desired.progress(|p| p.clone());
+        let progress = self.progress(|p| p.clone());
         DesiredStatus {
             file: progress.file,
             refused: progress.refused,
@@ -292,7 +309,7 @@ impl Node {
     }
 
     /// One that was applied once is in force until nothing is left to do.
-    async fn conclude_desired(&self, in_force: &InForce) -> Result<()> {
+    async fn conclude(&self, in_force: &InForce) -> Result<()> {
         if in_force.hold {
             return Ok(());
         }
@@ -309,7 +326,7 @@ impl Node {
             .await
     }
 
-    async fn carry_out(self: &Arc<Self>, document: &DesiredState, step: &Step) -> Result<()> {
+    async fn carry_out(&self, document: &DesiredState, step: &Step) -> Result<()> {
         let (verb, tenant) = (verb(step), step.tenant());
         let target = step.pool().map_or_else(|| tenant.to_string(), ToString::to_string);
         // It holds every step's work: on the heap, as it would be several times on the stack.
@@ -321,11 +338,11 @@ impl Node {
         }
     }
 
-    async fn take_step(self: &Arc<Self>, document: &DesiredState, step: &Step) -> Result<()> {
+    async fn take_step(&self, document: &DesiredState, step: &Step) -> Result<()> {
         match step {
-            Step::DestroyPool { pool } => match self.drain_pool(pool).await? {
+            Step::DestroyPool { pool } => match self.removal.drain(pool).await? {
                 true => {
-                    let (tenant, work) = (Some(&pool.tenant), self.destroy_pool(pool));
+                    let (tenant, work) = (Some(&pool.tenant), self.removal.destroy_pool(pool));
                     self.auditor.as_agent(verb(step), tenant, pool, None, work).await
                 }
                 false => Ok(()),
@@ -336,16 +353,16 @@ impl Node {
                 if held {
                     return Ok(());
                 }
-                let work = self.destroy_tenant(tenant);
+                let work = self.tenants.destroy(tenant);
                 self.auditor.as_agent(verb(step), Some(tenant), tenant, None, work).await
             }
             Step::CreateTenant { tenant } => {
                 let Some(wanted) = document.tenant(tenant) else { return Ok(()) };
                 let (network, quotas) = (wanted.network.clone(), wanted.quotas);
-                self.create_tenant(CreateTenant { name: tenant.clone(), network, quotas }).await
+                self.tenants.create(CreateTenant { name: tenant.clone(), network, quotas }).await
             }
             Step::UpdateTenant { tenant, quotas } => {
-                self.update_tenant(tenant, (*quotas).into()).await
+                self.tenants.update(tenant, (*quotas).into()).await
             }
             Step::CreatePool { pool } => {
                 let Some(wanted) = document.pool(pool) else { return Ok(()) };
@@ -362,7 +379,7 @@ impl Node {
                     override_inputs: wanted.override_inputs.clone(),
                     kernel: None,
                 };
-                self.create_pool(&pool.tenant, body).await
+                self.catalog.create(&pool.tenant, body).await
             }
             Step::UpdatePool { pool, .. } => {
                 let Some(wanted) = document.pool(pool) else { return Ok(()) };
@@ -381,13 +398,13 @@ impl Node {
                     runtime_policy: wanted.runtime_policy.into(),
                     egress: Some(wanted.egress.clone()),
                 };
-                self.update_pool(pool, patch).await
+                self.catalog.update(pool, patch).await
             }
             Step::Build { pool } => {
                 let wanted = document.pool(pool);
                 let pinned = wanted.and_then(|w| Some((w.revision.as_ref()?, &w.revision_from)));
                 if let Some((digest, source)) = pinned {
-                    return self.use_image(pool, digest, source.as_ref()).await;
+                    return self.builder.use_image(pool, digest, source.as_ref()).await;
                 }
                 let (progress, mut reports) = tokio::sync::mpsc::unbounded_channel();
                 tokio::spawn(async move {
@@ -395,27 +412,9 @@ impl Node {
                         tracing::debug!(?report, "build");
                     }
                 });
-                self.build_pool(pool, BuildPool::default(), &progress).await.map(drop)
+                self.builder.build(pool, BuildPool::default(), &progress).await.map(drop)
             }
-            Step::Scale { pool, counts } => self.scale_pool(pool, (*counts).into()).await,
+            Step::Scale { pool, counts } => self.catalog.scale(pool, (*counts).into()).await,
         }
-    }
-
-    /// Keeps nothing ready in the pool any more. Gives whether its last lease has ended.
-    async fn drain_pool(self: &Arc<Self>, pool: &PoolRef) -> Result<bool> {
-        let leased = self
-            .records
-            .change(|world, changes| {
-                let mut record = world.pool(pool)?.clone();
-                if record.desired.is_some_and(|counts| counts != Counts::default()) {
-                    record.desired = Some(Counts::default());
-                    changes.put_pool(record);
-                }
-                let busy = world.jobs_of(pool).any(|job| !job.state.has_ended());
-                Ok(busy || world.of_pool(pool).any(|instance| instance.lease.is_some()))
-            })
-            .await?;
-        self.wake.notify();
-        Ok(!leased)
     }
 }

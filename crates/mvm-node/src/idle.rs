@@ -1,39 +1,55 @@
 //! Measures what the sleep policy decides by: how busy instances and the host are.
 
+use crate::instances::Slots;
+use crate::links::Links;
 use crate::locks::locked;
-use crate::node::Node;
 use crate::now;
+use crate::records::Records;
 use mvm_model::policy::{Idle, Sample};
 use mvm_model::{Instance, InstanceId, Millis, State};
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex as Lock};
 use std::time::Duration;
 
 /// How often an instance is measured.
 const EVERY: Duration = Duration::from_secs(5);
 
-impl Node {
+/// Since when instances have been idle, as far as this agent has seen.
+pub(crate) struct IdleTimes {
+    records: Arc<Records>,
+    slots: Arc<Slots>,
+    links: Arc<Links>,
+    samples: Lock<HashMap<InstanceId, Idle>>,
+}
+
+impl IdleTimes {
+    /// Of these instances; nothing is known of them yet.
+    pub(crate) fn new(records: Arc<Records>, slots: Arc<Slots>, links: Arc<Links>) -> IdleTimes {
+        IdleTimes { records, slots, links, samples: Lock::default() }
+    }
+
     /// Since when a running instance has been idle, as far as this agent has seen.
-    pub(crate) fn idle_since(&self, id: InstanceId) -> Option<Millis> {
-        locked(&self.idle).get(&id).map(|idle| idle.since)
+    pub(crate) fn since(&self, id: InstanceId) -> Option<Millis> {
+        locked(&self.samples).get(&id).map(|idle| idle.since)
     }
 
     /// Measures the running instances that nobody holds, and forgets the others.
-    pub(crate) async fn measure(self: &Arc<Self>) {
+    pub(crate) async fn measure(&self) {
         let free: Vec<Instance> = self.records.read(|world| {
             let free =
                 |i: &&Instance| i.state == State::Running && i.lease.is_none() && !i.is_busy();
             world.instances.values().filter(free).cloned().collect()
         });
-        locked(&self.idle).retain(|id, _| free.iter().any(|instance| instance.id == *id));
+        locked(&self.samples).retain(|id, _| free.iter().any(|instance| instance.id == *id));
         for instance in free {
-            let last = locked(&self.idle).get(&instance.id).copied();
+            let last = locked(&self.samples).get(&instance.id).copied();
             let due = last.is_none_or(|idle| now() >= idle.last.at + EVERY.as_millis() as u64);
             if !due {
                 continue;
             }
             if let Some(sample) = self.sample(&instance).await {
                 let idle = last.map_or_else(|| Idle::begin(sample), |idle| idle.after(sample));
-                locked(&self.idle).insert(instance.id, idle);
+                locked(&self.samples).insert(instance.id, idle);
             }
         }
     }

@@ -19,7 +19,7 @@ impl Node {
         if only.is_none() {
             self.records.events().register(&mut registry);
             self.audit.register(&mut registry);
-            self.fronts.metrics.register(&mut registry);
+            self.exposes.register(&mut registry);
             self.parts.stages.register(&mut registry);
             self.passes.register(&mut registry);
             self.halted.register(&mut registry);
@@ -37,7 +37,7 @@ impl Node {
         registry.register("paused", what, paused);
         registry.register("jobs", "Jobs by state", self.records.read(jobs));
         if only.is_none() {
-            let lacks = self.lacks();
+            let lacks = self.host.lacks();
             let lacks = self.records.read(|world| lacks.with(world).gauge(world));
             registry.register("shortfall", "What the host lacks of what pools want", lacks);
         }

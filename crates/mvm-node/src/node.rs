@@ -1,40 +1,49 @@
 //! The node: its parts, and the one door through which its records change.
 
 use crate::audit::{Audit, Auditor};
-use crate::builds::Builds;
 use crate::caches::Caches;
-use crate::desired::Convergence;
-use crate::expose::Fronts;
-use crate::fleet::{Fleet, Offer};
+use crate::catalog::Catalog;
+use crate::desired::Desired;
+use crate::expose::Exposes;
+use crate::fleet::Fleet;
+use crate::fleet_status::FleetStatus;
 use crate::health::Health;
 use crate::holders::LeaseHolders;
+use crate::host::{Host, Offer};
+use crate::idle::IdleTimes;
+use crate::images::Images;
+use crate::instance_views::InstanceViews;
 use crate::instances::{
     Disks, Guests, Halted, Instances, Lingering, LinkKeeper, MachineWatch, Machines, Recovery,
     Slots, Transitions, free_mib,
 };
-use crate::jobs::Jobs;
+use crate::jobs::{Dispatcher, Jobs};
+use crate::leases::Leases;
 use crate::links::Links;
+use crate::passes::Passes;
+use crate::pool_builder::PoolBuilder;
+use crate::pool_removal::PoolRemoval;
+use crate::pool_views::PoolViews;
 use crate::pressure::HostPressure;
-use crate::reconcile::Passes;
 use crate::records::Records;
+use crate::spares::Spares;
 use crate::stages::Stages;
 use crate::state_dir::StateDir;
 use crate::template_maker::TemplateMaker;
 use crate::templates::Templates;
-use crate::transfer::Pace;
+use crate::tenants::Tenants;
+use crate::transfer::{Pace, Transfer};
 use crate::wake::Wake;
 use crate::{Result, now};
 use mvm_api::tls::Keeper;
 use mvm_hypervisor::Hypervisor;
 use mvm_image::ImageStore;
-use mvm_model::policy::Idle;
-use mvm_model::{InstanceId, Millis, Name};
+use mvm_model::{Millis, Name};
 use mvm_network::Network;
 use mvm_store::Store;
-use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex as Lock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -82,8 +91,12 @@ pub struct Node {
     pub(crate) wake: Wake,
     /// Ends the agent.
     pub stop: Notify,
-    /// What the document in force comes to.
-    pub(crate) desired: Convergence,
+    pub(crate) tenants: Arc<Tenants>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) builder: Arc<PoolBuilder>,
+    pub(crate) removal: Arc<PoolRemoval>,
+    pub(crate) desired: Arc<Desired>,
+    pub(crate) host: Arc<Host>,
     pub(crate) records: Arc<Records>,
     pub(crate) auditor: Arc<Auditor>,
     pub(crate) slots: Arc<Slots>,
@@ -101,17 +114,20 @@ pub struct Node {
     pub(crate) instances: Arc<Instances>,
     pub(crate) guests: Arc<Guests>,
     pub(crate) fleet: Fleet,
+    pub(crate) fleet_status: FleetStatus,
     pub(crate) passes: Passes,
     pub(crate) audit: Arc<Audit>,
-    pub(crate) jobs: Jobs,
-    pub(crate) builds: Builds,
-    /// Holds back images that leave.
-    pub(crate) pace: Pace,
-    pub(crate) idle: Lock<HashMap<InstanceId, Idle>>,
-    /// Pools behind ports.
-    pub(crate) fronts: Fronts,
+    pub(crate) jobs: Arc<Jobs>,
+    pub(crate) dispatcher: Arc<Dispatcher>,
+    pub(crate) transfer: Arc<Transfer>,
+    pub(crate) idle: Arc<IdleTimes>,
+    pub(crate) pool_views: PoolViews,
+    pub(crate) instance_views: InstanceViews,
+    pub(crate) exposes: Arc<Exposes>,
     /// What is known of leases beside their records.
-    pub(crate) leases: Arc<LeaseHolders>,
+    pub(crate) holders: Arc<LeaseHolders>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) spares: Arc<Spares>,
 }
 
 impl Node {
@@ -185,6 +201,121 @@ impl Node {
             auditor.clone(),
             wake.clone(),
         ));
+        let holders = LeaseHolders::new();
+        let leases = Arc::new(Leases::new(
+            records.clone(),
+            instances.clone(),
+            caches.clone(),
+            slots.clone(),
+            holders.clone(),
+            auditor.clone(),
+            wake.clone(),
+        ));
+        let spares =
+            Spares::new(records.clone(), slots.clone(), instances.clone(), auditor.clone());
+        let spares = Arc::new(spares);
+        let jobs = Jobs::new(records.clone(), parts.root.clone(), parts.disk_reserve_mib);
+        let jobs = Arc::new(jobs);
+        let dispatcher = Dispatcher::new(
+            jobs.clone(),
+            records.clone(),
+            instances.clone(),
+            leases.clone(),
+            caches.clone(),
+            auditor.clone(),
+            wake.clone(),
+        );
+        let exposes = Arc::new(Exposes::new(
+            records.clone(),
+            instances.clone(),
+            leases.clone(),
+            spares.clone(),
+            auditor.clone(),
+            wake.clone(),
+        ));
+        let idle = Arc::new(IdleTimes::new(records.clone(), slots.clone(), links.clone()));
+        let pace = Pace::new(parts.image_rate);
+        let transfer = Transfer::new(parts.images.clone(), parts.keeper.clone(), pace);
+        let transfer = Arc::new(transfer);
+        let driver = parts.hypervisor.description();
+        let host = Arc::new(Host::new(
+            parts.node_id.clone(),
+            parts.offer.clone(),
+            driver,
+            parts.accelerator_reason.clone(),
+            parts.root.path(),
+        ));
+        let images = Arc::new(Images::new(parts.images.clone()));
+        let tenants =
+            Tenants::new(records.clone(), links.clone(), parts.root.clone(), wake.clone());
+        let tenants = Arc::new(tenants);
+        let catalog = Arc::new(Catalog::new(
+            records.clone(),
+            links.clone(),
+            images.clone(),
+            caches.clone(),
+            health.clone(),
+            host.clone(),
+            wake.clone(),
+        ));
+        let builder = Arc::new(PoolBuilder::new(
+            records.clone(),
+            images.clone(),
+            transfer.clone(),
+            template_maker.clone(),
+            health.clone(),
+            wake.clone(),
+        ));
+        let removal = Arc::new(PoolRemoval::new(
+            records.clone(),
+            exposes.clone(),
+            jobs.clone(),
+            instances.clone(),
+            caches.clone(),
+            wake.clone(),
+        ));
+        let desired = Arc::new(Desired::new(
+            records.clone(),
+            tenants.clone(),
+            catalog.clone(),
+            builder.clone(),
+            removal.clone(),
+            host.clone(),
+            auditor.clone(),
+        ));
+        let fleet = Fleet::new(
+            records.clone(),
+            instances.clone(),
+            leases.clone(),
+            holders.clone(),
+            desired.clone(),
+        );
+        let pool_views = PoolViews::new(
+            records.clone(),
+            links.clone(),
+            images.clone(),
+            builder.clone(),
+            templates.clone(),
+            health.clone(),
+        );
+        let instance_views = InstanceViews {
+            records: records.clone(),
+            slots: slots.clone(),
+            links: links.clone(),
+            halted: halted.clone(),
+            idle: idle.clone(),
+            holders: holders.clone(),
+            state_dir: parts.root.clone(),
+            simulated,
+        };
+        let fleet_status = FleetStatus::new(
+            records.clone(),
+            desired.clone(),
+            images,
+            host.clone(),
+            templates.clone(),
+            health.clone(),
+        );
         let guests = Guests::new(records.clone(), slots.clone(), transitions.clone(), wake.clone());
         let link_keeper = LinkKeeper::new(
             links.clone(),
@@ -212,18 +343,28 @@ impl Node {
             guests: Arc::new(guests),
             passes: Passes::default(),
             audit,
-            jobs: Jobs::default(),
-            builds: Builds::default(),
-            pace: Pace::new(parts.image_rate),
+            jobs,
+            dispatcher: Arc::new(dispatcher),
+            transfer,
             parts,
             started_at: now(),
             wake,
             stop: Notify::new(),
-            desired: Convergence::default(),
-            fleet: Fleet::default(),
-            idle: Lock::default(),
-            fronts: Fronts::default(),
-            leases: LeaseHolders::new(),
+            tenants,
+            catalog,
+            builder,
+            removal,
+            desired,
+            host,
+            fleet,
+            fleet_status,
+            idle,
+            pool_views,
+            instance_views,
+            exposes,
+            holders,
+            leases,
+            spares,
         }))
     }
 }

@@ -65,3 +65,9 @@ impl<T, E: IntoProblem> OrProblem<T> for Result<T, E> {
         self.map_err(IntoProblem::problem)
     }
 }
+
+/// `what` exists, and is not what was asked for.
+pub fn exists(what: String, verb: &str) -> Problem {
+    Problem::new(409, "exists", format!("{what} exists already, and differs"))
+        .hint(format!("change it with `{verb}`, or destroy it first"))
+}

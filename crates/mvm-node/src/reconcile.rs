@@ -9,9 +9,6 @@ use mvm_model::action::Action;
 use mvm_model::plan::plan;
 use mvm_model::policy;
 use mvm_model::{InstanceId, Mover, PoolRef, State};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,34 +16,14 @@ use std::time::Duration;
 /// How often the loop looks even when nothing happened.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// What the metrics say of the loop.
-#[derive(Debug, Default)]
-pub(crate) struct Passes {
-    made: Counter,
-    pressed: Gauge,
-    pub(crate) sockets_restored: Counter,
-}
-
-impl Passes {
-    /// Registers them.
-    pub(crate) fn register(&self, registry: &mut Registry) {
-        let what = "Passes of the reconcile loop since the agent started";
-        registry.register("reconcile_passes", what, self.made.clone());
-        let what = "Whether memory is short: warm instances are put to sleep, none is brought up";
-        registry.register("memory_pressed", what, self.pressed.clone());
-        let what = "Times that the agent's socket was removed by somebody, and made anew";
-        registry.register("sockets_restored", what, self.sockets_restored.clone());
-    }
-}
-
 /// Runs until the task is ended.
 pub async fn run(node: Arc<Node>) {
     let in_flight = Arc::new(AtomicUsize::new(0));
     loop {
         node.recovery.settle_again().await;
-        node.expire_leases().await;
+        node.leases.expire().await;
         node.link_keeper.keep().await;
-        node.measure().await;
+        node.idle.measure().await;
         let freed = node.lingering.end_overstayed().await;
         tick(&node, &in_flight, freed).await;
         trim_consoles(&node.parts.root);
@@ -80,7 +57,7 @@ async fn tick(node: &Arc<Node>, in_flight: &Arc<AtomicUsize>, freed: bool) {
             let instances: Vec<_> = world.of_pool(&reference).collect();
             let mut actions = plan(pool, &instances, failures, slots, now());
             if actions.is_empty() {
-                let idle = |id| node.idle_since(id);
+                let idle = |id| node.idle.since(id);
                 actions = policy::act(pool, instances, idle, now());
             }
             actions
@@ -102,12 +79,12 @@ async fn relieve(node: &Arc<Node>) {
     let longest = node.records.read(|world| policy::relieve(world.instances.values()));
     let Some(id) = longest else { return };
     tracing::warn!(instance = %id, "the host is short of memory: putting it to sleep");
-    if let Ok(Some((id, to))) = claim_for(node, id, State::Sleeping).await {
+    if let Ok(Some((id, to))) = node.spares.claim(id, State::Sleeping).await {
         let outcome = node
             .auditor
             .as_agent_on("instance.sleep", id, node.instances.bring(id, to, &Mover::Agent))
             .await;
-        clear_goal(node, id).await;
+        node.spares.clear_goal(id).await;
         if let Err(problem) = outcome {
             tracing::warn!(instance = %id, "cannot put to sleep: {problem}");
         }
@@ -124,12 +101,12 @@ async fn begin(node: &Arc<Node>, pool: &PoolRef, action: Action, in_flight: &Arc
             .await
             .map(|i| Some((i.id, to, "instance.create"))),
         Action::Move { id, to } => {
-            claim_for(node, id, to).await.map(|free| free.map(|(id, to)| (id, to, verb(to))))
+            node.spares.claim(id, to).await.map(|free| free.map(|(id, to)| (id, to, verb(to))))
         }
         Action::Destroy { id } => {
             let node = node.clone();
             tokio::spawn(async move {
-                if let Err(problem) = destroy_idle(&node, id).await {
+                if let Err(problem) = node.spares.destroy(id).await {
                     tracing::warn!(instance = %id, "cannot destroy: {problem}");
                 }
             });
@@ -162,28 +139,13 @@ fn verb(to: State) -> &'static str {
     }
 }
 
-/// Sets the goal of an instance that is still idle.
-async fn claim_for(node: &Node, id: InstanceId, to: State) -> Result<Option<(InstanceId, State)>> {
-    node.records
-        .change(|world, changes| {
-            let mut instance = world.by_id(id)?.clone();
-            if instance.lease.is_some() || instance.is_busy() {
-                return Ok(None);
-            }
-            instance.goal = Some(to);
-            changes.put_instance(instance);
-            Ok(Some((id, to)))
-        })
-        .await
-}
-
 async fn work(node: &Arc<Node>, pool: &PoolRef, id: InstanceId, to: State) -> Result<()> {
     let outcome = async {
         node.template_maker.ensure(id).await?;
         node.instances.bring(id, to, &Mover::Agent).await
     };
     let outcome = outcome.await;
-    let gone = clear_goal(node, id).await;
+    let gone = node.spares.clear_goal(id).await;
     match &outcome {
         Ok(_) => node.health.succeeded(pool),
         // Destroyed by somebody while it was being brought up: nothing failed.
@@ -193,36 +155,6 @@ async fn work(node: &Arc<Node>, pool: &PoolRef, id: InstanceId, to: State) -> Re
         Err(problem) => node.health.failed(pool, problem),
     }
     outcome.map(drop)
-}
-
-/// The reconciler has done what it wanted of an instance, or failed. Says whether that is gone.
-async fn clear_goal(node: &Node, id: InstanceId) -> bool {
-    let cleared = node.records.update(id, |instance| instance.goal = None).await;
-    let gone = node.records.read(|world| world.by_id(id).is_err());
-    if cleared.is_err() && !gone {
-        node.slots.need_check(id);
-    }
-    gone
-}
-
-/// Destroys an instance unless somebody has leased it since the plan was made.
-pub(crate) async fn destroy_idle(node: &Arc<Node>, id: InstanceId) -> Result<()> {
-    match claim_for(node, id, State::Destroyed).await? {
-        Some((id, to)) => {
-            let outcome = node
-                .auditor
-                .as_agent_on(verb(to), id, node.instances.destroy(id, &Mover::Agent))
-                .await;
-            match outcome {
-                Err(problem) if problem.code == "leased" => {
-                    clear_goal(node, id).await;
-                    Ok(())
-                }
-                outcome => outcome,
-            }
-        }
-        None => Ok(()),
-    }
 }
 
 /// A spare that failed serves nobody: its reason is kept with the pool, and it is replaced.
@@ -239,7 +171,7 @@ async fn discard_failed(node: &Arc<Node>, pool: &PoolRef) {
         if node.health.of(pool).last_failure.is_none() {
             node.health.failed(pool, &Problem::new(500, "instance_failed", reason));
         }
-        if let Err(problem) = destroy_idle(node, id).await {
+        if let Err(problem) = node.spares.destroy(id).await {
             tracing::warn!(instance = %id, "cannot destroy: {problem}");
         }
     }

@@ -18,7 +18,7 @@ pub async fn run(node: &Arc<Node>) -> Result<()> {
     remove_stray_dirs(node, &instances)?;
     node.templates.sweep()?;
     node.caches.sweep().await?;
-    node.recover_jobs().await?;
+    node.dispatcher.recover().await?;
     end_orphaned_leases(node).await;
     Ok(())
 }
@@ -71,6 +71,6 @@ async fn end_orphaned_leases(node: &Arc<Node>) {
     });
     for id in orphans {
         let node = node.clone();
-        tokio::spawn(async move { node.end_lease(id).await });
+        tokio::spawn(async move { node.leases.end(id).await });
     }
 }

@@ -1,7 +1,7 @@
 //! The agent's process: from a state directory to a served socket.
 
 use crate::desired::{self, DesiredFile};
-use crate::fleet::Offer;
+use crate::host::Offer;
 use crate::instances::watch_guests;
 use crate::node::{Node, Parts};
 use crate::pressure::HOST_PRESSURE;
@@ -136,14 +136,14 @@ async fn run(root: StateDir, options: ServeOptions) -> Result<()> {
     })
     .await?;
     recovery::run(&node).await?;
-    node.tell_shortfalls().await;
-    node.open_fronts().await?;
+    node.host.tell_shortfalls(&node.records);
+    node.exposes.open_all().await?;
     tokio::spawn(reconcile::run(node.clone()));
     tokio::spawn(node.link_keeper.clone().run());
     tokio::spawn(dns::run(node.clone()));
-    tokio::spawn(jobs::dispatch(node.clone()));
+    tokio::spawn(jobs::dispatch(node.dispatcher.clone()));
     tokio::spawn(watch_guests(node.guests.clone()));
-    tokio::spawn(desired::run(node.clone(), options.desired));
+    tokio::spawn(desired::run(node.desired.clone(), options.desired));
     let listener = socket::listen(&path)?;
     tracing::info!(socket = %path.display(), "serving");
     if let Some(keeper) = keeper {

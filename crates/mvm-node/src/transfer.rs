@@ -2,13 +2,12 @@
 
 use crate::Result;
 use crate::blocking::blocking;
-use crate::node::Node;
 use crate::problem::{IntoProblem, OrProblem, io};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use mvm_api::tls::Expect;
+use mvm_api::tls::{Expect, Keeper};
 use mvm_api::types::{FetchImage, FetchedImage};
 use mvm_api::{Client, ClientError, Problem, paths};
-use mvm_image::{Incoming, Part, Progress};
+use mvm_image::{ImageStore, Incoming, Part, Progress};
 use std::io::Write;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -46,10 +45,22 @@ impl Pace {
 
 const UNITS_A_MIB: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 
-impl Node {
+/// Brings images here from other nodes.
+pub(crate) struct Transfer {
+    images: ImageStore,
+    keeper: Option<Arc<Keeper>>,
+    pub pace: Pace,
+}
+
+impl Transfer {
+    /// Keeps what comes in these images; asks as this keeper.
+    pub(crate) fn new(images: ImageStore, keeper: Option<Arc<Keeper>>, pace: Pace) -> Transfer {
+        Transfer { images, keeper, pace }
+    }
+
     /// Receives an image from the first of `sources` that gives it. One that is here already is
     /// not asked for.
-    pub(crate) async fn fetch_image(
+    pub(crate) async fn fetch(
         &self,
         wanted: FetchImage,
         report: &UnboundedSender<Progress>,
@@ -79,7 +90,7 @@ impl Node {
 
     /// A client of another node.
     fn peer(&self, address: &str) -> Result<Client> {
-        let Some(keeper) = &self.parts.keeper else {
+        let Some(keeper) = &self.keeper else {
             let detail = "this node has no identity: it asks no other machine for images";
             return Err(Problem::new(409, "identity_missing", detail)
                 .hint("have it join (mvm node join), and serve with --listen"));
@@ -88,7 +99,7 @@ impl Node {
     }
 
     fn have(&self, wanted: &FetchImage, began: Instant) -> Result<Option<FetchedImage>> {
-        match self.parts.images.get(&wanted.digest) {
+        match self.images.get(&wanted.digest) {
             Ok(image) => Ok(Some(fetched(&image, 0, began))),
             Err(error) if error.code() == "revision_missing" => Ok(None),
             Err(error) => Err(error.problem()),
@@ -109,7 +120,7 @@ impl Node {
             .download(&path, |bytes| manifest.extend_from_slice(bytes))
             .await
             .map_err(ClientError::into_problem)?;
-        let (images, wanted) = (self.parts.images.clone(), wanted.clone());
+        let (images, wanted) = (self.images.clone(), wanted.clone());
         let receive = move || {
             images.receive(&manifest, &wanted.digest, wanted.content.as_deref()).or_problem()
         };

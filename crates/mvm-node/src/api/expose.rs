@@ -11,7 +11,7 @@ pub async fn list(
     ConnectInfo(peer): Caller,
     Asked { page, .. }: Asked,
 ) -> Listing<ExposeView> {
-    let mut views = node.exposes().await;
+    let mut views = node.exposes.list().await;
     views.retain(|view| peer.sees(&view.tenant_id));
     Ok(page.of(views))
 }
@@ -22,7 +22,7 @@ pub async fn expose(
     Body(body): Body<ExposePool>,
 ) -> Answer<ExposeView> {
     let pool = reference(at)?;
-    Ok(Json(detached(async move { node.expose(&pool, body).await }).await?))
+    Ok(Json(detached(async move { node.exposes.expose(&pool, body).await }).await?))
 }
 
 pub async fn unexpose(
@@ -31,6 +31,6 @@ pub async fn unexpose(
     Body(body): Body<UnexposePool>,
 ) -> Answer<Done> {
     let pool = reference(at)?;
-    detached(async move { node.unexpose(&pool, body.listen).await }).await?;
+    detached(async move { node.exposes.unexpose(&pool, body.listen).await }).await?;
     Ok(done())
 }

@@ -35,7 +35,7 @@ pub fn routes() -> Routes<Arc<Node>> {
 }
 
 async fn status(State(node): Shared) -> Answer<NodeStatus> {
-    Ok(Json(node.fleet_status().await?))
+    Ok(Json(node.fleet_status.tell().await?))
 }
 
 /// What is told: `status` when it has changed, `beat` where it has not.
@@ -55,7 +55,7 @@ async fn watch(
             tokio::time::sleep(GATHER).await;
             told.seen.mark_unchanged();
         }
-        let status = told.node.fleet_status().await.ok()?;
+        let status = told.node.fleet_status.tell().await.ok()?;
         let text = serde_json::to_string(&status).ok()?;
         let event = match text == told.last {
             true => Event::default().event("beat").data("{}"),
@@ -68,21 +68,21 @@ async fn watch(
 }
 
 async fn document(State(node): Shared, Body(body): Body<NodeDocument>) -> Answer<Done> {
-    node.take_document(body).await?;
+    node.fleet.take_document(body).await?;
     Ok(done())
 }
 
 async fn leader(State(node): Shared, Body(leader): Body<Leader>) -> Answer<Vec<HeldClaim>> {
-    Ok(Json(node.fleet_led(&leader).await?))
+    Ok(Json(node.fleet.led(&leader).await?))
 }
 
 async fn leave(State(node): Shared) -> Answer<Done> {
-    node.leave_fleet().await?;
+    node.fleet.leave().await?;
     Ok(done())
 }
 
 async fn renew(State(node): Shared, Body(claims): Body<RenewClaims>) -> Answer<Vec<String>> {
-    Ok(Json(node.fleet_renew(&claims).await?))
+    Ok(Json(node.fleet.renew(&claims).await?))
 }
 
 async fn claim(
@@ -90,7 +90,7 @@ async fn claim(
     Path(id): Path<String>,
     Body(body): Body<NodeClaim>,
 ) -> Answer<Claim> {
-    Ok(Json(detached(async move { node.fleet_claim(&id, body).await }).await?))
+    Ok(Json(detached(async move { node.fleet.claim(&id, body).await }).await?))
 }
 
 async fn release(
@@ -98,6 +98,6 @@ async fn release(
     Path(id): Path<String>,
     Body(leader): Body<Leader>,
 ) -> Answer<Done> {
-    detached(async move { node.fleet_release(&id, &leader).await }).await?;
+    detached(async move { node.fleet.release(&id, &leader).await }).await?;
     Ok(done())
 }

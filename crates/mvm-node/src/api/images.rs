@@ -164,7 +164,7 @@ pub async fn fetch(
     State(node): Shared,
     Body(body): Body<FetchImage>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    progress(move |report| async move { node.fetch_image(body, &report).await })
+    progress(move |report| async move { node.transfer.fetch(body, &report).await })
 }
 
 /// What another node has to know of an image to receive it.
@@ -193,7 +193,7 @@ pub async fn part(
     let stream = futures::stream::try_unfold((file, node), |(mut file, node)| async move {
         let mut buffer = vec![0; PIECE];
         let count = file.read(&mut buffer).await?;
-        node.pace.pass(count).await;
+        node.transfer.pace.pass(count).await;
         buffer.truncate(count);
         Ok::<_, std::io::Error>((count > 0).then_some((buffer, (file, node))))
     });

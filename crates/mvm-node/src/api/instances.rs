@@ -60,13 +60,13 @@ async fn show_all(node: &Node, page: List<InstanceRef>) -> List<InstanceView> {
     let mut items = Vec::with_capacity(page.items.len());
     for reference in page.items {
         // One that was destroyed since is simply not there.
-        items.extend(node.show(&reference).await.ok());
+        items.extend(node.instance_views.show(&reference).await.ok());
     }
     List { items, next: page.next }
 }
 
 pub async fn show(State(node): Shared, Path(at): InInstance) -> Answer<InstanceView> {
-    Ok(Json(node.show(&reference(at)?).await?))
+    Ok(Json(node.instance_views.show(&reference(at)?).await?))
 }
 
 pub async fn create(
@@ -80,13 +80,13 @@ pub async fn create(
         let instance = match body.start {
             true => {
                 let wish = manual(peer.holder(), None);
-                let instance = node.create_leased(&pool, &wish).await?;
-                node.take(&instance.reference(), &wish).await?;
+                let instance = node.leases.create_leased(&pool, &wish).await?;
+                node.leases.take(&instance.reference(), &wish).await?;
                 instance
             }
             false => node.transitions.create(&pool, None).await?,
         };
-        node.show(&instance.reference()).await
+        node.instance_views.show(&instance.reference()).await
     })
     .await?;
     Ok(Json(view))
@@ -149,7 +149,7 @@ pub async fn sleep(
     let mut answer = put(node.clone(), reference.clone(), to, peer.holder()).await?;
     if options.linger == Some(false) {
         node.lingering.end(reference.id).await;
-        answer.0.instance = node.show(&reference).await?;
+        answer.0.instance = node.instance_views.show(&reference).await?;
     }
     Ok(answer)
 }
@@ -180,7 +180,7 @@ async fn hold(
     }
     let moved = detached(async move {
         let began = Instant::now();
-        let from = node.take(&reference, &wish).await?;
+        let from = node.leases.take(&reference, &wish).await?;
         moved(&node, &reference, from, began).await
     })
     .await?;
@@ -215,11 +215,11 @@ async fn moved(
     began: Instant,
 ) -> crate::Result<Moved> {
     let took_ms = began.elapsed().as_secs_f64() * 1000.0;
-    Ok(Moved { instance: node.show(reference).await?, from, took_ms })
+    Ok(Moved { instance: node.instance_views.show(reference).await?, from, took_ms })
 }
 
 pub async fn stats(State(node): Shared, Path(at): InInstance) -> Answer<InstanceStats> {
-    Ok(Json(node.stats(&reference(at)?).await?))
+    Ok(Json(node.instance_views.stats(&reference(at)?).await?))
 }
 
 pub async fn ssh(

@@ -38,7 +38,7 @@ pub async fn create(
     Body(body): Body<SubmitJob>,
 ) -> Answer<JobView> {
     let pool = pool_reference(at)?;
-    Ok(Json(detached(async move { node.create_job(&pool, body, peer.holder()).await }).await?))
+    Ok(Json(detached(async move { node.jobs.create(&pool, body, peer.holder()).await }).await?))
 }
 
 pub async fn list(
@@ -46,7 +46,7 @@ pub async fn list(
     ConnectInfo(peer): Caller,
     Asked { page, filter }: Asked<JobFilter>,
 ) -> Listing<JobView> {
-    let mut jobs = node.job_views(&filter).await;
+    let mut jobs = node.jobs.views(&filter).await;
     jobs.retain(|job| peer.sees(&job.tenant_id));
     let page = page.of(jobs);
     Ok(List { items: page.items.into_iter().map(Shown::shown).collect(), next: page.next })
@@ -57,8 +57,8 @@ pub async fn show(
     ConnectInfo(peer): Caller,
     Path(id): OfJob,
 ) -> Answer<JobView> {
-    let id = node.job_for(&peer, &id).await?;
-    Ok(Json(node.job_view(id).await?))
+    let id = node.jobs.seen_by(&peer, &id).await?;
+    Ok(Json(node.jobs.view(id).await?))
 }
 
 /// The body is a tar archive whose entries are below the guest's root.
@@ -68,8 +68,8 @@ pub async fn inputs(
     Path(id): OfJob,
     request: Request,
 ) -> Answer<Done> {
-    let id = node.job_for(&peer, &id).await?;
-    node.take_inputs(id, request.into_body().into_data_stream()).await?;
+    let id = node.jobs.seen_by(&peer, &id).await?;
+    node.jobs.take_inputs(id, request.into_body().into_data_stream()).await?;
     Ok(done())
 }
 
@@ -78,10 +78,10 @@ pub async fn submit(
     ConnectInfo(peer): Caller,
     Path(id): OfJob,
 ) -> Answer<JobView> {
-    let id = node.job_for(&peer, &id).await?;
+    let id = node.jobs.seen_by(&peer, &id).await?;
     detached(async move {
-        node.queue_job(id, false).await?;
-        Ok(Json(node.job_view(id).await?))
+        node.jobs.queue(id, false).await?;
+        Ok(Json(node.jobs.view(id).await?))
     })
     .await
     .map_err(Refusal)
@@ -92,8 +92,8 @@ pub async fn cancel(
     ConnectInfo(peer): Caller,
     Path(id): OfJob,
 ) -> Answer<JobView> {
-    let id = node.job_for(&peer, &id).await?;
-    let job = node.cancel_job(id, "canceled").await?;
+    let id = node.jobs.seen_by(&peer, &id).await?;
+    let job = node.jobs.cancel(id, "canceled").await?;
     Ok(Json(JobView::from(&job).shown()))
 }
 
@@ -104,12 +104,12 @@ pub async fn wait(
     Path(id): OfJob,
     Query(options): Query<WaitOptions>,
 ) -> Answer<JobView> {
-    let id = node.job_for(&peer, &id).await?;
+    let id = node.jobs.seen_by(&peer, &id).await?;
     let longest = Duration::from_secs(options.timeout_s.unwrap_or(MAX_WAIT_S).min(MAX_WAIT_S));
-    if let Ok(ended) = tokio::time::timeout(longest, node.ended_job(id)).await {
+    if let Ok(ended) = tokio::time::timeout(longest, node.jobs.ended(id)).await {
         ended?;
     }
-    Ok(Json(node.job_view(id).await?))
+    Ok(Json(node.jobs.view(id).await?))
 }
 
 /// The frames of the log as they lie there; with `follow`, until the job has ended.
@@ -119,8 +119,8 @@ pub async fn log(
     Path(id): OfJob,
     Query(options): Query<LogOptions>,
 ) -> Result<HttpBody, Refusal> {
-    let id = node.job_for(&peer, &id).await?;
-    let follow = Follow::new(node, id, options.follow, options.from);
+    let id = node.jobs.seen_by(&peer, &id).await?;
+    let follow = Follow::new(node.jobs.clone(), id, options.follow, options.from);
     let stream = futures::stream::try_unfold(follow, |mut follow| async {
         Ok::<_, std::io::Error>(follow.next().await?.map(|bytes| (bytes, follow)))
     });
@@ -133,7 +133,7 @@ pub async fn artifact(
     ConnectInfo(peer): Caller,
     Path((id, index)): Path<(String, usize)>,
 ) -> Result<HttpBody, Refusal> {
-    let id = node.job_for(&peer, &id).await?;
+    let id = node.jobs.seen_by(&peer, &id).await?;
     let job = node.records.read(|world| world.job(id).cloned())?;
     let known = job.artifacts.get(index).filter(|artifact| artifact.bytes.is_some());
     if known.is_none() {
@@ -141,7 +141,7 @@ pub async fn artifact(
         let hint = format!("see what it left: mvm job info {id}");
         return Err(Refusal(crate::problem::not_found(what, &hint)));
     }
-    let path = node.artifact_of(id, index);
+    let path = node.jobs.files.artifact(id, index);
     let file = tokio::fs::File::open(&path).await;
     let file = file.map_err(|e| io(format!("read {}", path.display()), e))?;
     let stream = futures::stream::try_unfold(file, |mut file| async {
@@ -163,9 +163,9 @@ pub async fn attach(
     Query(options): Query<AttachOptions>,
     mut request: Request,
 ) -> Result<Response, Refusal> {
-    let id = node.job_for(&peer, &id).await?;
+    let id = node.jobs.seen_by(&peer, &id).await?;
     let (response, upgrade) = streams::switch(&mut request)?;
-    let attached = node.attach_job(id, options.from).await?;
+    let attached = node.jobs.attach(id, options.from).await?;
     // A client that is here is seen to go. A coordinator may go without its client.
     let grace = match peer {
         Peer::Forwarded { .. } => FORWARDED,
@@ -196,7 +196,7 @@ async fn follow(
         Err(_) => Err(()),
     };
     if outcome.is_err() {
-        node.client_gone(id, attached, grace).await;
+        node.jobs.client_gone(id, attached, grace).await;
     }
 }
 
@@ -210,7 +210,7 @@ async fn send(
     if let Some(mut missed) = attached.missed.take() {
         tokio::io::copy(&mut missed, &mut to).await.map_err(drop)?;
     }
-    let ended = node.ended_job(id);
+    let ended = node.jobs.ended(id);
     tokio::pin!(ended);
     let job = loop {
         if attached.is_replaced() {
@@ -239,7 +239,7 @@ async fn send(
 async fn hear(node: Arc<Node>, id: JobId, mut from: impl AsyncRead + Unpin) {
     while let Ok(Some(said)) = frame::read(&mut from).await {
         if let Frame::Signal(signal) = said
-            && node.signal_job(id, signal).await.is_err()
+            && node.jobs.signal(id, signal).await.is_err()
         {
             return;
         }

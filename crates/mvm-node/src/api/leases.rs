@@ -11,7 +11,7 @@ pub async fn list(
     ConnectInfo(peer): Caller,
     Asked { page, filter }: Asked<LeaseFilter>,
 ) -> Listing<LeaseView> {
-    let mut leases = node.leases().await;
+    let mut leases = node.leases.list().await;
     leases.retain(|view| {
         let tenant = &view.instance.pool.tenant;
         peer.sees(tenant) && filter.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
@@ -25,8 +25,8 @@ pub async fn extend(
     Path(id): Path<String>,
     Body(body): Body<ExtendLease>,
 ) -> Answer<LeaseView> {
-    node.lease_for(&peer, &id).await?;
-    Ok(Json(node.extend_lease(&id, body.lease_s).await?))
+    node.leases.lease_for(&peer, &id).await?;
+    Ok(Json(node.leases.extend(&id, body.lease_s).await?))
 }
 
 pub async fn release(
@@ -34,7 +34,7 @@ pub async fn release(
     ConnectInfo(peer): Caller,
     Path(id): Path<String>,
 ) -> Answer<Done> {
-    node.lease_for(&peer, &id).await?;
-    detached(async move { node.release_lease(&id).await }).await?;
+    node.leases.lease_for(&peer, &id).await?;
+    detached(async move { node.leases.release(&id).await }).await?;
     Ok(done())
 }

@@ -141,8 +141,8 @@ fn routes() -> Routes<Arc<Node>> {
 }
 
 async fn agent(State(node): Shared) -> Json<AgentInfo> {
-    let driver = node.parts.hypervisor.description();
-    let lacks = node.lacks();
+    let driver = node.host.driver().clone();
+    let lacks = node.host.lacks();
     Json(AgentInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -151,14 +151,14 @@ async fn agent(State(node): Shared) -> Json<AgentInfo> {
         hypervisor: driver.name,
         hypervisor_version: driver.version,
         accelerator: driver.accelerator,
-        accelerator_reason: node.parts.accelerator_reason.clone(),
+        accelerator_reason: node.host.accelerator_reason().to_owned(),
         simulated: driver.simulated,
         netns: node.parts.netns.clone(),
         started_at: wall_of(node.started_at),
         instances: node.records.read(|world| world.instances.len()),
-        capacity: node.capacity(),
+        capacity: node.host.capacity(),
         shortfalls: node.records.read(|world| lacks.with(world)).all(),
-        desired: node.desired_status().await,
+        desired: node.desired.status().await,
     })
 }
 

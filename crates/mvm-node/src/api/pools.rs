@@ -30,11 +30,11 @@ pub async fn list(
     ConnectInfo(peer): Caller,
     Asked { page, .. }: Asked,
 ) -> Listing<PoolView> {
-    let lacks = node.lacks();
+    let lacks = node.host.lacks();
     let views = node.records.read(|world| {
         let lacks = lacks.with(world);
         let seen = world.pools.values().filter(|pool| peer.sees(&pool.reference.tenant));
-        page.of(seen.map(|pool| node.pool_view(world, pool, &lacks)))
+        page.of(seen.map(|pool| node.pool_views.pool(world, pool, &lacks)))
     });
     Ok(views)
 }
@@ -45,22 +45,24 @@ pub async fn list_of_tenant(
     Asked { page, .. }: Asked,
 ) -> Listing<PoolView> {
     let tenant: Name = tenant.parse()?;
-    let lacks = node.lacks();
+    let lacks = node.host.lacks();
     let views = node.records.read(|world| {
         world.tenant(&tenant)?;
         let lacks = lacks.with(world);
         let pools = world.pools.values().filter(|pool| pool.reference.tenant == tenant);
-        Ok::<_, mvm_api::Problem>(page.of(pools.map(|pool| node.pool_view(world, pool, &lacks))))
+        Ok::<_, mvm_api::Problem>(
+            page.of(pools.map(|pool| node.pool_views.pool(world, pool, &lacks))),
+        )
     })?;
     Ok(views)
 }
 
 pub async fn show(State(node): Shared, Path(at): InPool) -> Answer<PoolView> {
     let pool = reference(at)?;
-    let lacks = node.lacks();
+    let lacks = node.host.lacks();
     let view = node.records.read(|world| {
         let lacks = lacks.with(world);
-        world.pool(&pool).map(|pool| node.pool_view(world, pool, &lacks))
+        world.pool(&pool).map(|pool| node.pool_views.pool(world, pool, &lacks))
     });
     Ok(Json(view?))
 }
@@ -71,7 +73,7 @@ pub async fn create(
     Body(body): Body<CreatePool>,
 ) -> Answer<PoolView> {
     let at = (tenant.clone(), body.name.to_string());
-    node.create_pool(&tenant.parse()?, body).await?;
+    node.catalog.create(&tenant.parse()?, body).await?;
     show(State(node), Path(at)).await
 }
 
@@ -80,7 +82,7 @@ pub async fn update(
     Path(at): InPool,
     Body(patch): Body<UpdatePool>,
 ) -> Answer<PoolView> {
-    node.update_pool(&reference(at.clone())?, patch).await?;
+    node.catalog.update(&reference(at.clone())?, patch).await?;
     show(State(node), Path(at)).await
 }
 
@@ -89,13 +91,13 @@ pub async fn scale(
     Path(at): InPool,
     Body(body): Body<ScalePool>,
 ) -> Answer<PoolView> {
-    node.scale_pool(&reference(at.clone())?, body).await?;
+    node.catalog.scale(&reference(at.clone())?, body).await?;
     show(State(node), Path(at)).await
 }
 
 pub async fn destroy(State(node): Shared, Path(at): InPool) -> Answer<Done> {
     let pool = reference(at)?;
-    detached(async move { node.destroy_pool(&pool).await }).await?;
+    detached(async move { node.removal.destroy_pool(&pool).await }).await?;
     Ok(done())
 }
 
@@ -104,7 +106,7 @@ pub async fn revisions(
     Path(at): InPool,
     Asked { page, .. }: Asked,
 ) -> Listing<RevisionView> {
-    Ok(page.of(node.revisions(&reference(at)?).await?))
+    Ok(page.of(node.pool_views.revisions(&reference(at)?)?))
 }
 
 pub async fn rollback(
@@ -112,7 +114,7 @@ pub async fn rollback(
     Path(at): InPool,
     Body(body): Body<Rollback>,
 ) -> Answer<RevisionEntry> {
-    Ok(Json(node.rollback_pool(&reference(at)?, body.to).await?))
+    Ok(Json(node.catalog.rollback(&reference(at)?, body.to).await?))
 }
 
 pub async fn build(
@@ -122,11 +124,11 @@ pub async fn build(
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refusal> {
     let pool = reference(at)?;
     node.records.read(|world| world.pool(&pool).map(|_| ()))?;
-    Ok(progress(move |progress| async move { node.build_pool(&pool, body, &progress).await }))
+    Ok(progress(move |progress| async move { node.builder.build(&pool, body, &progress).await }))
 }
 
 pub async fn cancel_build(State(node): Shared, Path(at): InPool) -> Answer<Done> {
-    node.cancel_build(&reference(at)?).await?;
+    node.builder.cancel(&reference(at)?).await?;
     Ok(done())
 }
 

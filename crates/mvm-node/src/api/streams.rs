@@ -98,7 +98,7 @@ async fn awake(
             Ok(())
         }
         InstanceState::Running | InstanceState::Warm | InstanceState::Sleeping => {
-            node.take(reference, wish).await.map(|_| ())
+            node.leases.take(reference, wish).await.map(|_| ())
         }
         state => Err(Problem::new(409, "wrong_state", format!("{reference} is {state}"))
             .hint(format!("start it: mvm instance start {reference}"))),
@@ -124,7 +124,7 @@ pub async fn claim(
     let (tell, outcome) = tokio::sync::oneshot::channel();
     // A task of its own: a client that goes away at any moment gives back what it got.
     let claimer = node.clone();
-    let claiming = audit::carried(async move { claimer.claim(&pool, &wish).await });
+    let claiming = audit::carried(async move { claimer.leases.claim(&pool, &wish).await });
     tokio::spawn(async move {
         let began = Instant::now();
         let (instance, from) = match claiming.await {
@@ -132,23 +132,23 @@ pub async fn claim(
             Err(problem) => return drop(tell.send(Err(problem))),
         };
         let (id, reference) = (instance.id, instance.reference());
-        let _held = instance.lease.as_ref().map(|lease| node.leases.hold(&lease.id));
+        let _held = instance.lease.as_ref().map(|lease| node.holders.hold(&lease.id));
         let opened = async {
             let slot = node.slots.of(id);
             let channel = slot.gate.lock().await.channel().await?;
             node.caches.open(id, &channel).await
         };
         if let Err(problem) = opened.await {
-            node.end_lease(id).await;
+            node.leases.end(id).await;
             return drop(tell.send(Err(problem)));
         }
         let took_ms = began.elapsed().as_secs_f64() * 1000.0;
         let way_up = instance.way_up.filter(|_| from != InstanceState::Running);
         if let (Ok(()), Some(lease)) = (tell.send(Ok(())), instance.lease) {
-            let lease = node.leases.shown(&lease);
+            let lease = node.holders.shown(&lease);
             hold(upgrade, Claim { reference, from, way_up, took_ms, lease }).await;
         }
-        node.end_lease(id).await;
+        node.leases.end(id).await;
     });
     outcome.await.map_err(|_| Problem::internal("the claim ended without a result"))??;
     Ok(response)

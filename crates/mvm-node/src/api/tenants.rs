@@ -14,7 +14,7 @@ pub async fn list(
 ) -> Listing<TenantView> {
     let views = node.records.read(|world| {
         let seen = world.tenants.values().filter(|tenant| peer.sees(&tenant.name));
-        page.of(seen.map(|tenant| node.tenant_view(world, tenant)))
+        page.of(seen.map(|tenant| node.pool_views.tenant(world, tenant)))
     });
     Ok(views)
 }
@@ -22,15 +22,15 @@ pub async fn list(
 pub async fn show(State(node): Shared, Path(name): Path<String>) -> Answer<TenantView> {
     let name: Name = name.parse()?;
     let view =
-        node.records.read(|world| world.tenant(&name).map(|t| node.tenant_view(world, t)))?;
+        node.records.read(|world| world.tenant(&name).map(|t| node.pool_views.tenant(world, t)))?;
     Ok(Json(view))
 }
 
 pub async fn create(State(node): Shared, Body(body): Body<CreateTenant>) -> Answer<TenantView> {
     let name = body.name.clone();
     let maker = node.clone();
-    detached(async move { maker.create_tenant(body).await }).await?;
-    let view = node.records.read(|w| w.tenants.get(&name).map(|t| node.tenant_view(w, t)));
+    detached(async move { maker.tenants.create(body).await }).await?;
+    let view = node.records.read(|w| w.tenants.get(&name).map(|t| node.pool_views.tenant(w, t)));
     Ok(Json(view.ok_or_else(|| not_found(format!("tenant {name} any more"), ""))?))
 }
 
@@ -40,12 +40,12 @@ pub async fn update(
     Body(patch): Body<QuotaPatch>,
 ) -> Answer<TenantView> {
     let parsed: Name = name.parse()?;
-    node.update_tenant(&parsed, patch).await?;
+    node.tenants.update(&parsed, patch).await?;
     show(State(node), Path(name)).await
 }
 
 pub async fn destroy(State(node): Shared, Path(name): Path<String>) -> Answer<Done> {
     let name: Name = name.parse()?;
-    detached(async move { node.destroy_tenant(&name).await }).await?;
+    detached(async move { node.tenants.destroy(&name).await }).await?;
     Ok(done())
 }

@@ -165,8 +165,8 @@ impl Host {
             let node = self.open(machines.clone(), records.clone()).await.expect("a node");
             recovery::run(&node).await.expect("recovery");
             tokio::spawn(reconcile::run(node.clone()));
-            tokio::spawn(desired::run(node.clone(), None));
-            tokio::spawn(jobs::dispatch(node.clone()));
+            tokio::spawn(desired::run(node.desired.clone(), None));
+            tokio::spawn(jobs::dispatch(node.dispatcher.clone()));
             tokio::spawn(watch_guests(node.guests.clone()));
             work(node).await
         };

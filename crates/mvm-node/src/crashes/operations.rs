@@ -2,8 +2,8 @@
 
 use super::host::IMAGES;
 use super::runs::{MARK, write};
-use crate::claims::leased;
 use crate::lease_request::LeaseRequest;
+use crate::leases::leased;
 use crate::node::Node;
 use crate::{Result, now};
 use futures::future::{FutureExt, LocalBoxFuture};
@@ -206,10 +206,10 @@ async fn abandoned_claim(node: &Arc<Node>) -> Result<()> {
     let id = "l-0123456789abcdef";
     let leader = Leader { fleet_id: name("f"), epoch: 1 };
     let (pool, holder) = (runners(), "uid:0".to_owned());
-    node.fleet_claim(id, NodeClaim { leader, pool, holder, lease_s: None }).await?;
+    node.fleet.claim(id, NodeClaim { leader, pool, holder, lease_s: None }).await?;
     let mut changes = node.records.subscribe();
     crate::clock::advance(HOLD_MS);
-    node.expire_leases().await;
+    node.leases.expire().await;
     while node.records.read(|world| leased(world, id).is_ok()) {
         let _ = changes.changed().await;
     }
@@ -270,7 +270,7 @@ fn claims() -> Vec<Operation> {
         act: step(|node| async move {
             let instance = only(&node).await?;
             let reference = instance.reference();
-            node.take(&reference, &wish(Purpose::Manual)).await?;
+            node.leases.take(&reference, &wish(Purpose::Manual)).await?;
             let by = Mover::Holder("uid:0".to_owned());
             node.instances.bring(instance.id, State::Sleeping, &by).await?;
             assert!(only(&node).await?.lease.is_none());
@@ -313,9 +313,9 @@ fn pools() -> Vec<Operation> {
             scale(&node, counts(0, 1, 1)).await
         }),
         act: step(|node| async move { build(&node, &runners(), IMAGES[1]).await }),
-        again: Some(step(
-            |node| async move { node.rollback_pool(&runners(), Some(1)).await.map(drop) },
-        )),
+        again: Some(step(|node| async move {
+            node.catalog.rollback(&runners(), Some(1)).await.map(drop)
+        })),
         may_go: |_| true,
         makes: 0,
         marked: false,
@@ -326,8 +326,8 @@ fn pools() -> Vec<Operation> {
             pool(&node, Recycle::Reset, None).await?;
             scale(&node, counts(1, 1, 1)).await
         }),
-        act: step(|node| async move { node.destroy_pool(&runners()).await }),
-        again: Some(step(|node| async move { gone(node.destroy_pool(&runners()).await) })),
+        act: step(|node| async move { node.removal.destroy_pool(&runners()).await }),
+        again: Some(step(|node| async move { gone(node.removal.destroy_pool(&runners()).await) })),
         may_go: |_| true,
         makes: 0,
         marked: false,
@@ -353,8 +353,8 @@ fn documents() -> Vec<Operation> {
                 tenant(&node, "ci", 20).await?;
                 tenant(&node, "other", 21).await
             }),
-            act: step(|node| async move { node.destroy_tenant(&name("ci")).await }),
-            again: Some(step(|node| async move { gone(node.destroy_tenant(&name("ci")).await) })),
+            act: step(|node| async move { node.tenants.destroy(&name("ci")).await }),
+            again: Some(step(|node| async move { gone(node.tenants.destroy(&name("ci")).await) })),
             may_go: |_| false,
             makes: 0,
             marked: false,
@@ -368,7 +368,7 @@ fn documents() -> Vec<Operation> {
                 let old: PoolRef = "old/pool".parse()?;
                 pool_in(&node, &old, Recycle::Reset, None).await?;
                 let counts = ScalePool { warm: Some(1), ..ScalePool::default() };
-                node.scale_pool(&old, counts).await
+                node.catalog.scale(&old, counts).await
             }),
             act: step(|node| async move { apply(&node).await }),
             again: Some(step(|node| async move { apply(&node).await })),
@@ -403,7 +403,7 @@ fn network(net: u16) -> TenantNetwork {
 
 pub async fn tenant(node: &Arc<Node>, tenant: &str, net: u16) -> Result<()> {
     let (name, quotas) = (name(tenant), Quotas::default());
-    node.create_tenant(CreateTenant { name, network: network(net), quotas }).await
+    node.tenants.create(CreateTenant { name, network: network(net), quotas }).await
 }
 
 /// Tenant `ci` with pool `runners`, built.
@@ -441,7 +441,7 @@ pub async fn pool_in_with(
         override_inputs: Default::default(),
         kernel: None,
     };
-    node.create_pool(&reference.tenant, wanted).await?;
+    node.catalog.create(&reference.tenant, wanted).await?;
     build(node, reference, IMAGES[0]).await
 }
 
@@ -449,7 +449,7 @@ pub async fn pool_in_with(
 pub async fn linger_no_more(node: &Arc<Node>) -> Result<()> {
     let runtime_policy = PolicyPatch { linger_s: Some(0), ..PolicyPatch::default() };
     let patch = UpdatePool { runtime_policy, ..UpdatePool::default() };
-    node.update_pool(&runners(), patch).await
+    node.catalog.update(&runners(), patch).await
 }
 
 /// What `pool build` records once the image is there.
@@ -465,7 +465,7 @@ pub async fn build(node: &Arc<Node>, reference: &PoolRef, digest: &str) -> Resul
 }
 
 pub async fn scale(node: &Arc<Node>, counts: Counts) -> Result<()> {
-    node.scale_pool(&runners(), counts.into()).await
+    node.catalog.scale(&runners(), counts.into()).await
 }
 
 /// An instance in this state, with a mark in its memory where it has one.
@@ -511,10 +511,10 @@ pub fn wish(purpose: Purpose) -> LeaseRequest {
 
 /// Takes an instance, works in it, and gives it back.
 pub async fn claim(node: &Arc<Node>) -> Result<()> {
-    let (instance, _) = node.claim(&runners(), &wish(Purpose::Run)).await?;
+    let (instance, _) = node.leases.claim(&runners(), &wish(Purpose::Run)).await?;
     let id: InstanceId = instance.id;
     write(node, id, "/work/result", "done").await?;
-    node.end_lease(id).await;
+    node.leases.end(id).await;
     Ok(())
 }
 
@@ -550,5 +550,5 @@ async fn apply(node: &Arc<Node>) -> Result<()> {
     };
     let tenants = vec![tenant("ci", 20, pools), tenant("new", 22, Vec::new())];
     let document = DesiredState { schema_version: SCHEMA_VERSION, node_id: name("node"), tenants };
-    node.apply_desired(document, true, false).await.map(drop)
+    node.desired.apply(document, true, false).await.map(drop)
 }

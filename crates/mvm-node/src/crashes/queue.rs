@@ -33,8 +33,8 @@ pub fn all() -> Vec<Operation> {
         of("a job with inputs and an artifact", Recycle::Reset, warm, with_files),
         of("a job that is canceled", Recycle::Reset, warm, canceled),
         of("a job that is never submitted", Recycle::Reset, warm, |node| async move {
-            let made = node.create_job(&runners(), wanted(plain(), true), holder()).await?;
-            node.cancel_job(made.job_id, "a test says so").await.map(drop)
+            let made = node.jobs.create(&runners(), wanted(plain(), true), holder()).await?;
+            node.jobs.cancel(made.job_id, "a test says so").await.map(drop)
         }),
         commit(),
     ]
@@ -81,10 +81,10 @@ async fn submit(node: Arc<Node>, spec: JobSpec, count: usize) -> Result<()> {
     let mut ids = Vec::new();
     for _ in 0..count {
         let wanted = wanted(spec.clone(), false);
-        ids.push(node.create_job(&runners(), wanted, holder()).await?.job_id);
+        ids.push(node.jobs.create(&runners(), wanted, holder()).await?.job_id);
     }
     for id in ids {
-        node.ended_job(id).await?;
+        node.jobs.ended(id).await?;
     }
     Ok(())
 }
@@ -92,21 +92,21 @@ async fn submit(node: Arc<Node>, spec: JobSpec, count: usize) -> Result<()> {
 async fn with_files(node: Arc<Node>) -> Result<()> {
     let spec = spec(&format!("cat input; echo {RAN}"));
     let spec = JobSpec { artifacts: vec!["input".to_owned()], ..spec };
-    let id = node.create_job(&runners(), wanted(spec, true), holder()).await?.job_id;
+    let id = node.jobs.create(&runners(), wanted(spec, true), holder()).await?.job_id;
     let body = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(inputs()))]);
-    node.take_inputs(id, body).await?;
-    node.queue_job(id, false).await?;
-    node.ended_job(id).await.map(drop)
+    node.jobs.take_inputs(id, body).await?;
+    node.jobs.queue(id, false).await?;
+    node.jobs.ended(id).await.map(drop)
 }
 
 async fn canceled(node: Arc<Node>) -> Result<()> {
     let spec = spec(&format!("echo {RAN}; sleep 1"));
-    let id = node.create_job(&runners(), wanted(spec, false), holder()).await?.job_id;
+    let id = node.jobs.create(&runners(), wanted(spec, false), holder()).await?.job_id;
     while node.records.read(|world| world.job(id).map(|job| job.state))? < JobState::Running {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    node.cancel_job(id, "a test says so").await?;
-    node.ended_job(id).await.map(drop)
+    node.jobs.cancel(id, "a test says so").await?;
+    node.jobs.ended(id).await.map(drop)
 }
 
 fn plain() -> JobSpec {
@@ -155,7 +155,7 @@ pub async fn unrest(node: &Node, world: &World) -> Option<String> {
     if job.state == JobState::Preparing {
         // Whoever submitted it is gone.
         crate::clock::advance(PREPARING_MS);
-        if let Err(problem) = node.tidy_jobs().await {
+        if let Err(problem) = node.jobs.tidy().await {
             return Some(problem.to_string());
         }
     }
@@ -179,7 +179,7 @@ pub fn faults(node: &Node, world: &World) -> Vec<String> {
 fn of_job(node: &Node, job: &Job) -> Option<String> {
     let begun = job.attempts.iter().filter(|attempt| attempt.began_at.is_some()).count();
     let ran = runs(node, job.id);
-    let have = super::checks::names(&node.job_dir(job.id));
+    let have = super::checks::names(&node.jobs.files.dir(job.id));
     let left = have.iter().find(|name| {
         name.ends_with(".new") || ["inputs.tar", "values.json"].contains(&name.as_str())
     });
@@ -198,6 +198,6 @@ fn of_job(node: &Node, job: &Job) -> Option<String> {
 
 /// How often the command has run, as its log tells.
 fn runs(node: &Node, id: JobId) -> usize {
-    let log = std::fs::read(node.log_of(id)).unwrap_or_default();
+    let log = std::fs::read(node.jobs.files.log(id)).unwrap_or_default();
     log.windows(RAN.len()).filter(|window| *window == RAN.as_bytes()).count()
 }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 /// How the next instance comes up.
 async fn next_way(node: &Arc<Node>) -> Option<WayUp> {
-    let (instance, _) = node.claim(&runners(), &wish(Purpose::Run)).await.expect("a claim");
-    node.end_lease(instance.id).await;
+    let (instance, _) = node.leases.claim(&runners(), &wish(Purpose::Run)).await.expect("a claim");
+    node.leases.end(instance.id).await;
     instance.way_up
 }
 

@@ -81,7 +81,7 @@ pub async fn settle(node: &Arc<Node>) -> Outcome<()> {
             return Err(format!("it does not come to rest: {why}"));
         }
         node.wake.notify();
-        node.desired.kick.notify_one();
+        node.desired.kick();
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     node.templates.collect().await;
@@ -117,7 +117,7 @@ async fn unrest(node: &Arc<Node>) -> Option<String> {
         node.desired.hurry();
         return Some(format!(
             "a document: {:?}",
-            node.desired_steps(&in_force.document, in_force.prune).await
+            node.desired.steps(&in_force.document, in_force.prune).await
         ));
     }
     for pool in world.pools.values() {
@@ -130,7 +130,7 @@ async fn unrest(node: &Arc<Node>) -> Option<String> {
             return Some(format!("the template of {} is to be made anew", pool.reference));
         }
         let mut actions = plan(pool, &instances, failures, 100, crate::now());
-        actions.extend(policy::act(pool, instances, |id| node.idle_since(id), crate::now()));
+        actions.extend(policy::act(pool, instances, |id| node.idle.since(id), crate::now()));
         if !actions.is_empty() {
             return Some(format!("{actions:?}"));
         }

@@ -57,7 +57,7 @@ fn nobody_gets_a_machine_whose_walls_are_gone() {
             assert_eq!(tables(), 2, "a machine runs without walls");
         }
         nft(FLUSH);
-        let (claimed, _) = node.claim(&runners(), &wish(Purpose::Run)).await?;
+        let (claimed, _) = node.leases.claim(&runners(), &wish(Purpose::Run)).await?;
         assert_eq!(tables(), 2, "a claim got a machine without walls");
         assert_eq!(claimed.state, State::Running);
         Ok(())

@@ -1,10 +1,10 @@
 //! One front: a listener, and the connections that it has taken.
 
-use super::Metrics;
+use super::Exposes;
+use super::metrics::Metrics;
 use crate::deadlines::DIAL;
 use crate::instances::Session;
 use crate::locks::locked;
-use crate::node::Node;
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_guest::channel::Stream;
@@ -74,16 +74,16 @@ impl Front {
     }
 
     /// Serves until it is closed; without a listener, one is bound as soon as that can be done.
-    pub async fn run(self: Arc<Self>, node: Arc<Node>, listener: Option<TcpListener>) {
+    pub async fn run(self: Arc<Self>, exposes: Arc<Exposes>, listener: Option<TcpListener>) {
         let mut closed = self.closed.subscribe();
         tokio::select! {
             _ = closed.wait_for(|closed| *closed) => {}
-            () = self.serve(node, listener) => {}
+            () = self.serve(exposes, listener) => {}
         }
         tracing::info!(listen = %self.listen, pool = %self.pool, "front closed");
     }
 
-    async fn serve(self: &Arc<Self>, node: Arc<Node>, listener: Option<TcpListener>) {
+    async fn serve(self: &Arc<Self>, exposes: Arc<Exposes>, listener: Option<TcpListener>) {
         let listener = match listener {
             Some(listener) => listener,
             None => self.bind_in_the_end().await,
@@ -96,7 +96,7 @@ impl Front {
             tokio::select! {
                 taken = listener.accept() => match taken {
                     Ok((client, _)) => {
-                        connections.spawn(self.clone().carry(node.clone(), client));
+                        connections.spawn(self.clone().carry(exposes.clone(), client));
                     }
                     Err(error) => {
                         tracing::warn!(listen = %self.listen, "cannot take a connection: {error}");
@@ -104,7 +104,7 @@ impl Front {
                     }
                 },
                 Some(_) = connections.join_next() => {}
-                _ = period.tick() => node.tend(self).await,
+                _ = period.tick() => exposes.tend(self).await,
             }
         }
     }
@@ -128,12 +128,12 @@ impl Front {
     }
 
     /// Takes one connection from its beginning to its end.
-    async fn carry(self: Arc<Self>, node: Arc<Node>, mut client: TcpStream) {
+    async fn carry(self: Arc<Self>, exposes: Arc<Exposes>, mut client: TcpStream) {
         let began = Instant::now();
         let _ = client.set_nodelay(true);
         end_by_reset(&client, true);
         let patience = Duration::from_secs(locked(&self.limits).wake_timeout_s);
-        let reached = match tokio::time::timeout(patience, self.reach(&node)).await {
+        let reached = match tokio::time::timeout(patience, self.reach(&exposes)).await {
             Ok(reached) => reached,
             Err(_) => Err(Problem::new(
                 504,
@@ -156,15 +156,15 @@ impl Front {
     }
 
     /// A stream to the guest's port, through an instance that is awake for it.
-    async fn reach(self: &Arc<Self>, node: &Arc<Node>) -> Result<(Seat, Session, Stream)> {
+    async fn reach(self: &Arc<Self>, exposes: &Arc<Exposes>) -> Result<(Seat, Session, Stream)> {
         loop {
-            let seat = self.seat(node).await?;
-            if !node.is_held(seat.id, self.listen).await {
+            let seat = self.seat(exposes).await?;
+            if !exposes.is_held(seat.id, self.listen).await {
                 // Taken away by somebody in the meantime.
                 locked(&self.decisions).lose(seat.id);
                 continue;
             }
-            let slot = node.slots.of(seat.id);
+            let slot = exposes.slot(seat.id);
             let session = slot.session();
             let channel = slot.gate.lock().await.channel().await?;
             let stream = slot.waits.guest(DIAL, channel.dial(self.to)).await?;
@@ -173,7 +173,7 @@ impl Front {
     }
 
     /// Waits for a place at an instance, and sees that one is woken if need be.
-    async fn seat(self: &Arc<Self>, node: &Arc<Node>) -> Result<Seat> {
+    async fn seat(self: &Arc<Self>, exposes: &Arc<Exposes>) -> Result<Seat> {
         let waiting = Waiting::begin(self)?;
         let begun = locked(&self.hopeless).0;
         loop {
@@ -187,7 +187,7 @@ impl Front {
                     return Ok(waiting.seated(id));
                 }
                 while decisions.wake(&limits, now()) {
-                    tokio::spawn(self.clone().wake(node.clone()));
+                    tokio::spawn(self.clone().wake(exposes.clone()));
                 }
                 decisions.retry_at().saturating_sub(now())
             };
@@ -209,8 +209,8 @@ impl Front {
     }
 
     /// In a task of its own: what it begins is brought to an end whatever becomes of those who wait.
-    async fn wake(self: Arc<Self>, node: Arc<Node>) {
-        let woken = node.wake_for(&self.pool, self.listen).await;
+    async fn wake(self: Arc<Self>, exposes: Arc<Exposes>) {
+        let woken = exposes.wake_for(&self.pool, self.listen).await;
         self.metrics.woken(&self.pool, woken.is_ok());
         match woken {
             Ok(id) => locked(&self.decisions).woken(id, now()),

@@ -6,17 +6,18 @@
 mod front;
 mod metrics;
 
-pub use metrics::Metrics;
+use metrics::Metrics;
 
-use crate::audit;
-use crate::claims::may_run;
+use crate::audit::{self, Auditor};
 use crate::clock::wall;
-use crate::instances::{draw_ids, new_instance};
+use crate::instances::{Instances, Slot, draw_ids, new_instance};
 use crate::lease_request::LeaseRequest;
+use crate::leases::{Leases, extend, may_run};
 use crate::locks::locked;
-use crate::node::Node;
 use crate::problem::not_found;
-use crate::records::World;
+use crate::records::{Records, Transaction, World};
+use crate::spares::Spares;
+use crate::wake::Wake;
 use crate::{Result, now};
 use front::Front;
 use mvm_api::Problem;
@@ -24,6 +25,7 @@ use mvm_api::expose::{ExposePool, ExposeView, ServingView};
 use mvm_model::expose::Expose;
 use mvm_model::lease::Purpose;
 use mvm_model::{Instance, InstanceId, InstanceRef, Mover, PoolRef, Recycle, State};
+use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -35,13 +37,6 @@ use tokio::net::TcpListener;
 const LEASE_S: u64 = 60;
 /// How many instances a wake tries before it gives up.
 const TRIES: usize = 3;
-
-/// The fronts that are open, by where they listen.
-#[derive(Default)]
-pub struct Fronts {
-    open: Lock<BTreeMap<SocketAddr, Arc<Front>>>,
-    pub metrics: Metrics,
-}
 
 /// Listens; the error says why not.
 async fn bind(listen: SocketAddr) -> Result<TcpListener> {
@@ -57,7 +52,43 @@ async fn bind(listen: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-impl Node {
+/// The pools behind ports.
+pub(crate) struct Exposes {
+    records: Arc<Records>,
+    instances: Arc<Instances>,
+    leases: Arc<Leases>,
+    spares: Arc<Spares>,
+    auditor: Arc<Auditor>,
+    wake: Wake,
+    /// The fronts that are open, by where they listen.
+    open: Lock<BTreeMap<SocketAddr, Arc<Front>>>,
+    metrics: Metrics,
+}
+
+impl Exposes {
+    /// No front is open yet.
+    pub(crate) fn new(
+        records: Arc<Records>,
+        instances: Arc<Instances>,
+        leases: Arc<Leases>,
+        spares: Arc<Spares>,
+        auditor: Arc<Auditor>,
+        wake: Wake,
+    ) -> Exposes {
+        let (open, metrics) = (Lock::default(), Metrics::default());
+        Exposes { records, instances, leases, spares, auditor, wake, open, metrics }
+    }
+
+    /// The slot of an instance that serves.
+    fn slot(&self, id: InstanceId) -> Arc<Slot> {
+        self.instances.slot(id)
+    }
+
+    /// Registers what is counted.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
+    }
+
     /// Puts a pool behind a port, or changes the limits of the front that is there.
     pub async fn expose(
         self: &Arc<Self>,
@@ -115,20 +146,20 @@ impl Node {
     }
 
     fn set_limits(&self, record: &Expose) {
-        if let Some(front) = locked(&self.fronts.open).get(&record.listen) {
+        if let Some(front) = locked(&self.open).get(&record.listen) {
             *locked(&front.limits) = record.limits;
         }
     }
 
     fn open_front(self: &Arc<Self>, record: &Expose, listener: Option<TcpListener>) -> Arc<Front> {
-        let front = Front::new(record, self.fronts.metrics.clone());
-        locked(&self.fronts.open).insert(record.listen, front.clone());
+        let front = Front::new(record, self.metrics.clone());
+        locked(&self.open).insert(record.listen, front.clone());
         tokio::spawn(front.clone().run(self.clone(), listener));
         front
     }
 
     /// At start: opens the fronts again, with the instances that still serve them.
-    pub(crate) async fn open_fronts(self: &Arc<Self>) -> Result<()> {
+    pub(crate) async fn open_all(self: &Arc<Self>) -> Result<()> {
         let records: Vec<Expose> =
             self.records.read(|world| world.exposes.values().cloned().collect());
         for record in records {
@@ -138,8 +169,8 @@ impl Node {
                     locked(&front.decisions).adopt(id, now());
                     self.extend_held(&[id]).await?;
                 } else {
-                    let node = self.clone();
-                    tokio::spawn(async move { node.end_lease(id).await });
+                    let exposes = self.clone();
+                    tokio::spawn(async move { exposes.leases.end(id).await });
                 }
             }
         }
@@ -177,12 +208,12 @@ impl Node {
             return Err(not_found(what, "see them with `mvm pool expose --list`"));
         }
         for record in records {
-            let front = locked(&self.fronts.open).remove(&record.listen);
+            let front = locked(&self.open).remove(&record.listen);
             if let Some(front) = front {
                 front.close().await;
             }
             for (id, _) in self.held_by(&record).await {
-                Box::pin(self.end_lease(id)).await;
+                Box::pin(self.leases.end(id)).await;
             }
             if recycle == Recycle::Reset {
                 let used = |i: &Instance| record.instances.contains(&i.id) && !i.is_clean();
@@ -190,7 +221,7 @@ impl Node {
                     .records
                     .read(|world| world.of_pool(pool).filter(|i| used(i)).map(|i| i.id).collect());
                 for id in kept {
-                    Box::pin(crate::reconcile::destroy_idle(self, id)).await?;
+                    Box::pin(self.spares.destroy(id)).await?;
                 }
             }
             // Last: cut off before, the front is open again after a restart, and nothing is lost.
@@ -205,7 +236,7 @@ impl Node {
     }
 
     /// All fronts.
-    pub(crate) async fn exposes(&self) -> Vec<ExposeView> {
+    pub(crate) async fn list(&self) -> Vec<ExposeView> {
         self.records.read(|world| {
             world.exposes.values().map(|record| self.view_of(world, record)).collect()
         })
@@ -220,7 +251,7 @@ impl Node {
     }
 
     fn view_of(&self, world: &World, record: &Expose) -> ExposeView {
-        let front = locked(&self.fronts.open).get(&record.listen).cloned();
+        let front = locked(&self.open).get(&record.listen).cloned();
         let decisions = front.as_ref().map(|f| locked(&f.decisions).clone()).unwrap_or_default();
         let serving: Vec<ServingView> = decisions
             .servers()
@@ -257,7 +288,7 @@ impl Node {
                     Err(problem) => {
                         tracing::warn!(instance = %instance.reference(), "wake failed: {problem}");
                         let lease = instance.lease.map(|lease| lease.id).unwrap_or_default();
-                        self.end_lease_of(instance.id, &lease).await;
+                        self.leases.end_of(instance.id, &lease).await;
                         last = Some(problem);
                     }
                 }
@@ -297,9 +328,9 @@ impl Node {
     /// taken away. What it begins goes on beside.
     pub(crate) async fn tend(self: &Arc<Self>, front: &Arc<Front>) {
         for id in front.over() {
-            let (node, front) = (self.clone(), front.clone());
+            let (exposes, front) = (self.clone(), front.clone());
             tokio::spawn(async move {
-                node.end_lease(id).await;
+                exposes.leases.end(id).await;
                 front.ended(id);
             });
         }
@@ -322,13 +353,13 @@ impl Node {
         for id in lost {
             front.lose(id);
         }
-        let node = self.clone();
+        let exposes = self.clone();
         let kept = tokio::spawn(async move {
-            if let Err(problem) = node.extend_held(&due).await {
+            if let Err(problem) = exposes.extend_held(&due).await {
                 tracing::warn!("cannot extend leases: {problem}");
             }
             for id in outdated.into_iter().flatten() {
-                if let Err(problem) = crate::reconcile::destroy_idle(&node, id).await {
+                if let Err(problem) = exposes.spares.destroy(id).await {
                     tracing::warn!(instance = %id, "cannot destroy: {problem}");
                 }
             }
@@ -342,7 +373,7 @@ impl Node {
             .change(|world, changes| {
                 for instance in due.iter().filter_map(|id| world.instances.get(id)) {
                     let mut instance = instance.clone();
-                    crate::claims::extend(&mut instance, expires_at);
+                    extend(&mut instance, expires_at);
                     changes.put_instance(instance);
                 }
                 Ok(())
@@ -357,12 +388,7 @@ fn is_held_by(instance: &Instance, listen: SocketAddr) -> bool {
 }
 
 /// Writes down that the instance serves the front, and forgets those that are gone.
-fn remember(
-    world: &World,
-    changes: &mut crate::records::Transaction,
-    record: &Expose,
-    instance: InstanceId,
-) {
+fn remember(world: &World, changes: &mut Transaction, record: &Expose, instance: InstanceId) {
     let mut record = record.clone();
     record.instances.retain(|id| world.instances.contains_key(id));
     record.instances.insert(instance);

@@ -26,19 +26,19 @@ fn renewed(epoch: u64) -> RenewClaims {
 
 /// The lease with this id, if it is there.
 async fn lease(node: &Node, id: &str) -> Option<Lease> {
-    node.records.read(|world| crate::claims::leased(world, id).ok()?.lease.clone())
+    node.records.read(|world| crate::leases::leased(world, id).ok()?.lease.clone())
 }
 
 /// Whether the lease goes on after a look at all of them.
 async fn goes_on(node: &Arc<Node>, id: &str) -> bool {
-    node.expire_leases().await;
-    lease(node, id).await.is_some_and(|lease| !node.leases.is_due(&lease))
+    node.leases.expire().await;
+    lease(node, id).await.is_some_and(|lease| !node.holders.is_due(&lease))
 }
 
 /// Waits until the lease is gone.
 async fn gone(node: &Arc<Node>, id: &str) {
     let mut changes = node.records.subscribe();
-    node.expire_leases().await;
+    node.leases.expire().await;
     while lease(node, id).await.is_some() {
         changes.changed().await.expect("a node");
     }
@@ -64,23 +64,23 @@ fn on_host(work: impl AsyncFnOnce(Arc<Node>)) -> Host {
 #[test]
 fn a_claim_lives_as_long_as_its_leader_says_so() {
     let host = on_host(async |node| {
-        node.fleet_claim(CLAIM, claim(1)).await.expect("a claim");
+        node.fleet.claim(CLAIM, claim(1)).await.expect("a claim");
         for _ in 0..20 {
             advance(RENEW_MS * 2);
-            let gone = node.fleet_renew(&renewed(1)).await.expect("renewed");
+            let gone = node.fleet.renew(&renewed(1)).await.expect("renewed");
             assert!(gone.is_empty() && goes_on(&node, CLAIM).await);
         }
         // Another leader comes, to whom its client has not come yet.
         advance(HOLD_MS - 1000);
-        let held = node.fleet_led(&leader(2)).await.expect("led");
+        let held = node.fleet.led(&leader(2)).await.expect("led");
         assert_eq!(held[0].id, CLAIM);
-        node.fleet_renew(&renewed(1)).await.expect_err("it leads no more");
+        node.fleet.renew(&renewed(1)).await.expect_err("it leads no more");
         advance(HOLD_MS - 1000);
         assert!(goes_on(&node, CLAIM).await);
         // Nobody answers for it any more.
         advance(1000);
         gone(&node, CLAIM).await;
-        let told = node.fleet_renew(&renewed(2)).await.expect("told");
+        let told = node.fleet.renew(&renewed(2)).await.expect("told");
         assert_eq!(told, [CLAIM], "whoever renews it is told that it is gone");
     });
     host.disconnect();
@@ -89,10 +89,10 @@ fn a_claim_lives_as_long_as_its_leader_says_so() {
 #[test]
 fn a_claim_that_is_ended_while_it_is_brought_up_leaves_nothing() {
     let host = on_host(async |node| {
-        node.fleet_led(&leader(1)).await.expect("led");
+        node.fleet.led(&leader(1)).await.expect("led");
         let leader = leader(1);
         let (claimed, ended) =
-            tokio::join!(node.fleet_claim(CLAIM, claim(1)), node.fleet_release(CLAIM, &leader),);
+            tokio::join!(node.fleet.claim(CLAIM, claim(1)), node.fleet.release(CLAIM, &leader),);
         claimed.expect("it was asked for first");
         ended.expect("it has ended");
         assert!(lease(&node, CLAIM).await.is_none(), "whoever was told so may claim elsewhere");
@@ -103,7 +103,7 @@ fn a_claim_that_is_ended_while_it_is_brought_up_leaves_nothing() {
 #[test]
 fn an_open_session_holds_a_claim_without_any_leader() {
     let host = on_host(async |node| {
-        let claimed = node.fleet_claim(CLAIM, claim(1)).await.expect("a claim");
+        let claimed = node.fleet.claim(CLAIM, claim(1)).await.expect("a claim");
         let session = node.slots.of(claimed.reference.id).session();
         for _ in 0..50 {
             advance(HOLD_MS - 1000);
@@ -120,7 +120,7 @@ fn an_open_session_holds_a_claim_without_any_leader() {
 fn a_claim_ends_at_its_longest_time_whoever_holds_it() {
     let host = on_host(async |node| {
         let wanted = NodeClaim { lease_s: Some(100), ..claim(1) };
-        let claimed = node.fleet_claim(CLAIM, wanted).await.expect("a claim");
+        let claimed = node.fleet.claim(CLAIM, wanted).await.expect("a claim");
         let _session = node.slots.of(claimed.reference.id).session();
         advance(99_000);
         assert!(goes_on(&node, CLAIM).await);
@@ -135,9 +135,9 @@ fn the_connection_of_a_claim_on_a_node_holds_it() {
     let host = on_host(async |node| {
         let (holder, purpose) = ("uid:0".to_owned(), Purpose::Run);
         let wish = crate::lease_request::LeaseRequest { holder, purpose, lease_s: None };
-        let (instance, _) = node.claim(&runners(), &wish).await.expect("a claim");
+        let (instance, _) = node.leases.claim(&runners(), &wish).await.expect("a claim");
         let id = instance.lease.expect("a lease").id;
-        let connection = node.leases.hold(&id);
+        let connection = node.holders.hold(&id);
         advance(100 * HOLD_MS);
         assert!(goes_on(&node, &id).await);
         drop(connection);
@@ -150,18 +150,18 @@ fn the_connection_of_a_claim_on_a_node_holds_it() {
 #[test]
 fn an_agent_that_is_replaced_costs_a_claim_nothing() {
     let host = on_host(async |node| {
-        node.fleet_claim(CLAIM, claim(1)).await.expect("a claim");
+        node.fleet.claim(CLAIM, claim(1)).await.expect("a claim");
         // Longer than a claim is held without a sign, as it goes by until the next agent is there.
         advance(HOLD_MS - 1000);
-        node.fleet_renew(&renewed(1)).await.expect("renewed");
+        node.fleet.renew(&renewed(1)).await.expect("renewed");
         advance(10 * HOLD_MS);
     });
     host.agent(async |node| {
         assert!(goes_on(&node, CLAIM).await, "its leader has the time to come");
         advance(HOLD_MS - 1000);
-        node.fleet_led(&leader(1)).await.expect("led");
+        node.fleet.led(&leader(1)).await.expect("led");
         advance(RENEW_MS);
-        node.fleet_renew(&renewed(1)).await.expect("renewed");
+        node.fleet.renew(&renewed(1)).await.expect("renewed");
         assert!(goes_on(&node, CLAIM).await);
         advance(HOLD_MS);
         gone(&node, CLAIM).await;

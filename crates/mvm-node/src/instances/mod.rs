@@ -31,7 +31,7 @@ pub(crate) use liveness::{Guests, run as watch_guests};
 pub(crate) use machines::{Machines, host_key_alias};
 pub(crate) use recovery::Recovery;
 pub(crate) use seize::DESTROYED;
-pub(crate) use slot::Session;
+pub(crate) use slot::{Session, Slot};
 pub(crate) use slots::Slots;
 pub(crate) use transitions::{Transitions, draw_ids, new_instance};
 pub(crate) use watch::MachineWatch;

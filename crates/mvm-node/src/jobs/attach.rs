@@ -1,15 +1,14 @@
 //! Clients that follow a job: it is queued for one, gives it its output, and ends with it.
 
+use super::queue::Jobs;
 use crate::Result;
 use crate::locks::locked;
-use crate::node::Node;
-use crate::problem::io;
 use mvm_api::Problem;
 use mvm_guest::frame::Frame;
 use mvm_model::{JobId, JobState};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncSeekExt, Take};
+use tokio::io::Take;
 use tokio::sync::{mpsc, watch};
 
 /// How many pieces of output a client may be behind before the command waits for it.
@@ -40,11 +39,11 @@ impl Attached {
     }
 }
 
-impl Node {
+impl Jobs {
     /// Attaches a client to a job: queues one that waits for that, and goes on with one that was
     /// attached before, behind the first `from` bytes of its log.
-    pub(crate) async fn attach_job(&self, id: JobId, from: u64) -> Result<Attached> {
-        let desk = self.jobs.desk(id);
+    pub(crate) async fn attach(&self, id: JobId, from: u64) -> Result<Attached> {
+        let desk = self.desk(id);
         let job = self.records.read(|world| world.job(id).cloned())?;
         let fresh = job.state == JobState::Preparing;
         if !fresh && !job.attached {
@@ -61,27 +60,14 @@ impl Node {
                 number = *clients;
             });
             *locked(&desk.client) = Some(client);
-            self.log_from(id, from).await?
+            self.files.log_from(id, from).await?
         };
         let clients = desk.clients.subscribe();
-        if fresh && let Err(problem) = self.queue_job(id, true).await {
+        if fresh && let Err(problem) = self.queue(id, true).await {
             *locked(&desk.client) = None;
             return Err(problem);
         }
         Ok(Attached { missed, output, clients, number })
-    }
-
-    /// What the log holds behind `from` now.
-    async fn log_from(&self, id: JobId, from: u64) -> Result<Option<Take<tokio::fs::File>>> {
-        let path = self.log_of(id);
-        let Ok(mut file) = tokio::fs::File::open(&path).await else { return Ok(None) };
-        let read = async {
-            let length = file.metadata().await?.len();
-            file.seek(std::io::SeekFrom::Start(from.min(length))).await?;
-            Ok(length.saturating_sub(from))
-        };
-        let left = read.await.map_err(|e| io(format!("read {}", path.display()), e))?;
-        Ok(Some(file.take(left)))
     }
 
     /// A client has gone. Its job ends with it, unless the agent ends, or another client has come in
@@ -102,10 +88,10 @@ impl Node {
     }
 
     pub(super) async fn end_with_client(&self, id: JobId, why: &str) {
-        if self.jobs.is_stopping() {
+        if self.is_stopping() {
             return;
         }
-        if let Err(problem) = self.cancel_job(id, why).await {
+        if let Err(problem) = self.cancel(id, why).await {
             tracing::warn!(job = %id, "cannot cancel it: {problem}");
         }
     }

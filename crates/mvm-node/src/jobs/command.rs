@@ -1,11 +1,11 @@
 //! A job's command in its guest: started once, followed to its end, and taken up again where the
 //! channel broke or the agent was replaced.
 
+use super::desk::{Desk, Word};
+use super::dispatcher::Dispatcher;
 use super::limit::until;
 use super::log::Log;
-use super::run::{Runner, WORK};
-use super::{Desk, Word};
-use crate::node::Node;
+use super::runner::{Runner, WORK};
 use mvm_api::Problem;
 use mvm_archive::Notes;
 use mvm_guest::channel::Channel;
@@ -217,10 +217,10 @@ impl Runner {
     pub(super) async fn find_guest(
         &mut self,
     ) -> std::result::Result<std::result::Result<Channel, String>, Outcome> {
-        let (node, id) = (self.node.clone(), self.instance.id);
+        let (dispatcher, id) = (self.dispatcher.clone(), self.instance.id);
         let until = Instant::now() + PATIENCE;
         loop {
-            match self.hold_on("its guest was looked for", connect(&node, id)).await? {
+            match self.hold_on("its guest was looked for", connect(&dispatcher, id)).await? {
                 Ok(found) => return Ok(Ok(found)),
                 Err(Gone::Machine(why)) => return Ok(Err(why)),
                 Err(Gone::Silent(problem)) if Instant::now() > until => {
@@ -297,7 +297,7 @@ impl Runner {
 
     pub(super) fn lost(&self, why: &str) -> Outcome {
         // Its end is the reason, not what broke by it.
-        let slot = self.node.slots.of(self.instance.id);
+        let slot = self.dispatcher.instances.slot(self.instance.id);
         let given_up = slot.why_ended().map(|ended| ended.detail).or_else(|| slot.given_up());
         let why = given_up.as_deref().unwrap_or(why);
         let reason = format!("its machine {} went away: {why}", self.instance.reference());
@@ -339,12 +339,12 @@ enum Gone {
     Silent(Problem),
 }
 
-async fn connect(node: &Node, id: InstanceId) -> std::result::Result<Channel, Gone> {
-    let slot = node.slots.of(id);
+async fn connect(dispatcher: &Dispatcher, id: InstanceId) -> std::result::Result<Channel, Gone> {
+    let slot = dispatcher.instances.slot(id);
     let mut live = slot.gate.lock().await;
     let Some(machine) = live.machine.clone() else {
         // Whoever has seen its end has written down why.
-        let why = node.records.read(|world| world.instances.get(&id)?.reason.clone());
+        let why = dispatcher.records.read(|world| world.instances.get(&id)?.reason.clone());
         return Err(Gone::Machine(why.unwrap_or_else(|| "it does not run any more".to_owned())));
     };
     tokio::select! {

@@ -1,19 +1,14 @@
 //! Which job gets an instance next.
 
+use super::dispatcher::Dispatcher;
+use super::placing::{heads, is_queued, passes, place};
 use super::run::run;
-use crate::instances::{draw_ids, new_instance};
+use crate::instances::draw_ids;
 use crate::lease_request::LeaseRequest;
-use crate::node::Node;
-use crate::records::World;
 use crate::{Result, now};
-use mvm_api::Problem;
-use mvm_model::admission::admit_state;
-use mvm_model::cache;
-use mvm_model::choose::choose;
-use mvm_model::job::{self, JobState, Outcome};
+use mvm_model::Job;
+use mvm_model::job::{JobState, Outcome};
 use mvm_model::lease::Purpose;
-use mvm_model::{Instance, Job, Name, State, Usage};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,12 +18,12 @@ const PERIOD: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs until the task is ended: gives instances to jobs whenever anything has changed.
-pub(crate) async fn dispatch(node: Arc<Node>) {
+pub(crate) async fn dispatch(dispatcher: Arc<Dispatcher>) {
     let mut tidy = tokio::time::interval(PERIOD);
-    let mut changed = node.records.subscribe();
+    let mut changed = dispatcher.records.subscribe();
     loop {
         let failed = loop {
-            match assign(&node).await {
+            match assign(&dispatcher).await {
                 Ok(true) => {}
                 Ok(false) => break false,
                 Err(problem) => {
@@ -41,7 +36,7 @@ pub(crate) async fn dispatch(node: Arc<Node>) {
             _ = changed.changed() => {}
             () = tokio::time::sleep(RETRY), if failed => {}
             _ = tidy.tick() => {
-                if let Err(problem) = node.tidy_jobs().await {
+                if let Err(problem) = dispatcher.jobs.tidy().await {
                     tracing::warn!("cannot tidy the jobs up: {problem}");
                 }
             }
@@ -50,12 +45,12 @@ pub(crate) async fn dispatch(node: Arc<Node>) {
 }
 
 /// Gives one job an instance, or finds that it never gets one; whether there was such a job.
-async fn assign(node: &Arc<Node>) -> Result<bool> {
-    if !node.records.read(|world| world.jobs.values().any(is_queued)) {
+async fn assign(dispatcher: &Arc<Dispatcher>) -> Result<bool> {
+    if !dispatcher.records.read(|world| world.jobs.values().any(is_queued)) {
         return Ok(false);
     }
     let drawn = draw_ids()?;
-    let assigned = node
+    let assigned = dispatcher
         .records
         .change(|world, changes| {
             for job in heads(world) {
@@ -82,69 +77,18 @@ async fn assign(node: &Arc<Node>) -> Result<bool> {
         })
         .await?;
     let Some((id, instance)) = assigned else { return Ok(false) };
-    let desk = node.jobs.desk(id);
+    let desk = dispatcher.jobs.desk(id);
     if instance.is_none() {
-        node.forget_values(id).await;
+        dispatcher.jobs.files.forget_values(id).await;
     }
     if let Some(instance) = instance {
         // Before anybody can see that it starts.
         let words = desk.listen();
-        node.wake.notify();
-        tokio::spawn(run(node.clone(), id, instance, words, false));
+        dispatcher.wake.notify();
+        tokio::spawn(run(dispatcher.clone(), id, instance, words, false));
     }
     desk.bump();
     Ok(true)
-}
-
-fn is_queued(job: &Job) -> bool {
-    job.state == JobState::Queued
-}
-
-/// The first of each pool's queue, in the order of all of them together.
-fn heads(world: &World) -> Vec<&Job> {
-    let mut queued: Vec<&Job> = world.jobs.values().filter(|job| is_queued(job)).collect();
-    queued.sort_by_key(|job| job::order(job));
-    let mut seen = BTreeSet::new();
-    queued.retain(|job| seen.insert(&job.pool));
-    queued
-}
-
-/// Whether it will be otherwise once something else has ended.
-pub(super) fn passes(problem: &Problem) -> bool {
-    matches!(&*problem.code, "quota_exceeded" | "subnet_full")
-}
-
-/// What keeps the first of a queue from getting an instance now.
-pub(super) fn obstacle(world: &World, job: &Job) -> Option<Problem> {
-    // An instance that is only thought of needs no random id.
-    let drawn: Vec<u32> = (0..=world.instances.len() as u32).collect();
-    place(world, job, &drawn).err()
-}
-
-/// The instance that a job gets: the readiest there is, or a new one, if it may run.
-fn place(world: &World, job: &Job, drawn: &[u32]) -> Result<Instance> {
-    let pool = world.pool(&job.pool)?;
-    let tenant = world.tenant(&job.pool.tenant)?;
-    let revision = pool.current_revision().map_or("", |revision| &revision.digest);
-    let fit = world.of_pool(&job.pool).filter(|i| cache::same(&i.caches, &pool.caches));
-    let spare = choose(pool.recycle, revision, fit).cloned();
-    let instance = match spare {
-        Some(instance) => instance,
-        None => new_instance(world, &job.pool, drawn)?,
-    };
-    let usage = usage_ahead(world, &tenant.name);
-    admit_state(&tenant.name, &tenant.quotas, &usage, &instance, State::Running)?;
-    Ok(instance)
-}
-
-/// What the tenant uses when all machines that jobs have been given run.
-fn usage_ahead(world: &World, tenant: &Name) -> Usage {
-    let starting = world.jobs.values().filter(|job| job.state == JobState::Starting);
-    let machines = starting.filter(|job| job.pool.tenant == *tenant).filter_map(|job| {
-        let attempt = job.attempts.last()?;
-        world.instances.get(&attempt.instance.id)
-    });
-    machines.fold(world.usage(tenant), |usage, machine| usage.after(machine, State::Running))
 }
 
 /// The lease that a job takes: it lasts as long as the job.

@@ -1,10 +1,10 @@
 //! What a job leaves: its artifacts, and the caches that it commits.
 
+use super::dispatcher::Dispatcher;
 use super::intake::Arrival;
 use super::limit::{Cut, Limit};
-use super::run::WORK;
+use super::runner::WORK;
 use crate::Result;
-use crate::node::Node;
 use crate::problem::{IntoProblem, io};
 use crate::state_dir::remove_file;
 use mvm_api::Problem;
@@ -22,7 +22,7 @@ const MAX_ARTIFACT: u64 = 16 << 30;
 
 /// Takes from a guest what a job leaves in it.
 pub(super) struct Harvest<'a> {
-    pub node: &'a Node,
+    pub dispatcher: &'a Dispatcher,
     pub instance: InstanceId,
     pub channel: &'a Channel,
     pub limit: &'a mut Limit,
@@ -74,18 +74,18 @@ impl Harvest<'_> {
         index: usize,
         outcome: &mut Outcome,
     ) -> Result<Option<u64>> {
-        let to = self.node.artifact_of(id, index);
+        let to = self.dispatcher.jobs.files.artifact(id, index);
         remove_file(&to)?;
         let early = to.with_extension("new");
         let source = match path.starts_with('/') {
             true => path.to_owned(),
             false => format!("{WORK}/{path}"),
         };
-        let (node, channel) = (self.node, self.channel);
+        let (dispatcher, channel) = (self.dispatcher, self.channel);
         let fetch = async {
             let failed = |e| io(format!("write {}", early.display()), e);
             let file = tokio::fs::File::create(&early).await.map_err(failed)?;
-            let arrival = node.arrival(id).await?;
+            let arrival = dispatcher.jobs.arrival(id).await?;
             let mut file = Bounded { file, room: MAX_ARTIFACT, arrival, denied: None };
             let notes = match channel.get(&source, &mut file).await {
                 Err(error) => return Err(file.denied.take().unwrap_or_else(|| error.problem())),
@@ -114,15 +114,16 @@ impl Harvest<'_> {
 
     async fn caches(&mut self, job: &Job, outcome: &mut Outcome) {
         for name in &job.spec.cache_commit {
-            let (node, channel) = (self.node, self.channel);
+            let (dispatcher, channel) = (self.dispatcher, self.channel);
             // Only this needs the guest: what follows is whole or not at all.
-            let released = self.limit.hold(node.caches.release(self.instance, name, channel)).await;
+            let released =
+                self.limit.hold(dispatcher.caches.release(self.instance, name, channel)).await;
             let committed = match released {
                 Err(cut) => {
                     return self.cut_off(cut, &format!("cache {name} was unmounted"), outcome);
                 }
                 Ok(Err(problem)) => Err(problem),
-                Ok(Ok(())) => node.caches.commit(self.instance, name).await,
+                Ok(Ok(())) => dispatcher.caches.commit(self.instance, name).await,
             };
             if let Err(problem) = committed {
                 tracing::warn!(job = %job.id, "cannot commit cache {name}: {problem}");

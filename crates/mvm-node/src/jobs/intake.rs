@@ -2,12 +2,10 @@
 
 use crate::Result;
 use crate::locks::locked;
-use crate::node::Node;
 use crate::problem::io;
-use crate::records::World;
 use mvm_api::Problem;
+use mvm_model::Name;
 use mvm_model::intake::{self, Account, Denied, Room};
-use mvm_model::{JobId, Name};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as Lock};
@@ -48,13 +46,13 @@ fn room(path: &Path) -> Result<Room> {
 
 /// One copy that is arriving. What it has brought counts as arriving until it is dropped.
 pub(crate) struct Arrival {
-    intake: Arc<Intake>,
-    account: Account,
-    reserve_mib: Option<u64>,
-    disk: PathBuf,
-    bytes: u64,
+    pub(super) intake: Arc<Intake>,
+    pub(super) account: Account,
+    pub(super) reserve_mib: Option<u64>,
+    pub(super) disk: PathBuf,
+    pub(super) bytes: u64,
     /// So many are allowed.
-    allowed: u64,
+    pub(super) allowed: u64,
 }
 
 impl Arrival {
@@ -105,34 +103,5 @@ impl Drop for Arrival {
                 arriving.remove(&self.account.tenant);
             }
         }
-    }
-}
-
-impl Node {
-    /// Begins to take in bytes of a job.
-    pub(crate) async fn arrival(&self, id: JobId) -> Result<Arrival> {
-        let (mut account, others) = self.records.read(|world: &World| {
-            let tenant = world.job(id)?.pool.tenant.clone();
-            let used = world.usage(&tenant).disk_mib << 20;
-            let quotas = world.tenant(&tenant)?.quotas;
-            let live = |job: &&mvm_model::Job| {
-                job.pool.tenant == tenant && job.id != id && !job.state.has_ended()
-            };
-            let others: Vec<JobId> = world.jobs.values().filter(live).map(|job| job.id).collect();
-            Ok::<_, Problem>((Account { tenant, quotas, used }, others))
-        })?;
-        // Inputs that wait are in no record.
-        for other in others {
-            let waits = tokio::fs::metadata(self.inputs_of(other)).await;
-            account.used = account.used.saturating_add(waits.map_or(0, |file| file.len()));
-        }
-        Ok(Arrival {
-            intake: self.jobs.intake.clone(),
-            account,
-            reserve_mib: self.parts.disk_reserve_mib,
-            disk: self.parts.root.path().to_owned(),
-            bytes: 0,
-            allowed: 0,
-        })
     }
 }

@@ -1,6 +1,6 @@
 //! What bounds a job: its deadline, and whoever wants it to end. Both are heard in every phase.
 
-use super::Word;
+use super::desk::Word;
 use mvm_model::job::{JobState, Outcome};
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -1,5 +1,6 @@
 //! A job's log: frames of standard output and standard error as they came, in one file.
 
+use super::queue::Jobs;
 use crate::Result;
 use crate::problem::io;
 use mvm_guest::frame::{self, Frame};
@@ -130,7 +131,7 @@ async fn whole(file: &mut File) -> std::io::Result<u64> {
 
 /// A reader of a log, who may wait for more of it until its job has ended.
 pub(crate) struct Follow {
-    node: Arc<crate::Node>,
+    jobs: Arc<Jobs>,
     id: JobId,
     follow: bool,
     from: u64,
@@ -140,9 +141,9 @@ pub(crate) struct Follow {
 
 impl Follow {
     /// From so many bytes behind the log's beginning.
-    pub(crate) fn new(node: Arc<crate::Node>, id: JobId, follow: bool, from: u64) -> Follow {
-        let changed = node.jobs.desk(id).changed.subscribe();
-        Follow { node, id, follow, from, changed, file: None }
+    pub(crate) fn new(jobs: Arc<Jobs>, id: JobId, follow: bool, from: u64) -> Follow {
+        let changed = jobs.desk(id).changed.subscribe();
+        Follow { jobs, id, follow, from, changed, file: None }
     }
 
     /// The next bytes; nothing at the end. What cannot be read is an error: a reader must not take it
@@ -172,7 +173,7 @@ impl Follow {
 
     /// The log, if anything was ever printed.
     async fn open(&self) -> std::io::Result<Option<File>> {
-        let mut file = match File::open(self.node.log_of(self.id)).await {
+        let mut file = match File::open(self.jobs.files.log(self.id)).await {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
@@ -181,7 +182,7 @@ impl Follow {
     }
 
     async fn is_over(&self) -> bool {
-        self.node.records.read(|w| w.jobs.get(&self.id).is_none_or(|job| job.state.has_ended()))
+        self.jobs.records.read(|w| w.jobs.get(&self.id).is_none_or(|job| job.state.has_ended()))
     }
 }
 

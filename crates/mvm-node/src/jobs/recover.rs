@@ -1,9 +1,9 @@
 //! Jobs when an agent starts: what its guest keeps is taken up again, the rest is queued or lost.
 
-use super::Word;
 use super::attach::AWAY;
+use super::desk::Word;
+use super::dispatcher::Dispatcher;
 use super::run::run;
-use crate::node::Node;
 use crate::records::World;
 use crate::state_dir::{remove_dir, remove_file};
 use crate::{Result, now};
@@ -13,10 +13,10 @@ use mvm_model::{Instance, Job, JobId, JobState, State};
 use std::path::Path;
 use std::sync::Arc;
 
-impl Node {
+impl Dispatcher {
     /// At start, when machines are as their records say: what the last agent was doing for jobs, and
     /// files that belong to none.
-    pub(crate) async fn recover_jobs(self: &Arc<Self>) -> Result<()> {
+    pub(crate) async fn recover(self: &Arc<Self>) -> Result<()> {
         self.part_values().await?;
         self.records
             .change(|world, changes| {
@@ -30,7 +30,7 @@ impl Node {
                 Ok(())
             })
             .await?;
-        self.clear_job_files().await?;
+        self.clear_files().await?;
         let live = |job: &&Job| !job.state.has_ended();
         let jobs: Vec<Job> =
             self.records.read(|world| world.jobs.values().filter(live).cloned().collect());
@@ -42,6 +42,31 @@ impl Node {
                 tokio::spawn(await_client(self.clone(), job.id));
             }
         }
+        Ok(())
+    }
+
+    /// Takes values out of records of earlier versions, and out of whatever the database keeps of
+    /// records that were changed.
+    async fn part_values(&self) -> Result<()> {
+        let has = |job: &&Job| !job.values_apart && job.spec.env.values().any(|v| !v.is_empty());
+        let old: Vec<Job> =
+            self.records.read(|world| world.jobs.values().filter(has).cloned().collect());
+        if old.is_empty() {
+            return Ok(());
+        }
+        for job in old.iter().filter(|job| !job.state.has_ended()) {
+            self.jobs.files.keep_values(job.id, job.spec.env.clone()).await?;
+        }
+        self.records
+            .change(|_, changes| {
+                for mut job in old {
+                    job.part_values();
+                    changes.put_job(job);
+                }
+                Ok(())
+            })
+            .await?;
+        self.records.store().scrub().await?;
         Ok(())
     }
 
@@ -58,8 +83,9 @@ impl Node {
         tokio::spawn(run(self.clone(), job.id, instance, words, true));
     }
 
-    async fn clear_job_files(&self) -> Result<()> {
-        let Ok(entries) = std::fs::read_dir(self.parts.root.jobs()) else { return Ok(()) };
+    /// Removes the files that belong to no job.
+    async fn clear_files(&self) -> Result<()> {
+        let Ok(entries) = std::fs::read_dir(self.jobs.files.all()) else { return Ok(()) };
         for entry in entries.flatten() {
             let id = entry.file_name().to_str().and_then(|name| name.parse::<JobId>().ok());
             let Some(id) = id else { continue };
@@ -69,8 +95,8 @@ impl Node {
                     continue;
                 }
                 Some(state) if state.has_ended() => {
-                    self.forget_values(id).await;
-                    remove_file(&self.inputs_of(id))?;
+                    self.jobs.files.forget_values(id).await;
+                    remove_file(&self.jobs.files.inputs(id))?;
                 }
                 Some(_) => {}
             }
@@ -89,10 +115,10 @@ fn found(world: &World, job: &Job) -> Found {
 }
 
 /// The client of the last agent may come to this one; a job whose client does not ends.
-async fn await_client(node: Arc<Node>, id: JobId) {
-    let mut clients = node.jobs.desk(id).clients.subscribe();
+async fn await_client(dispatcher: Arc<Dispatcher>, id: JobId) {
+    let mut clients = dispatcher.jobs.desk(id).clients.subscribe();
     if tokio::time::timeout(AWAY, clients.wait_for(|clients| *clients > 0)).await.is_err() {
-        node.end_with_client(id, "the client that followed it did not come back").await;
+        dispatcher.jobs.end_with_client(id, "the client that followed it did not come back").await;
     }
 }
 

@@ -1,12 +1,14 @@
 //! One run of one job in its instance.
 
 use super::command::Printer;
+use super::desk::Word;
+use super::dispatcher::Dispatcher;
 use super::harvest::Harvest;
 use super::intake::Arrival;
 use super::limit::Limit;
 use super::log::{self, Log};
-use super::{Desk, Word, dispatch};
-use crate::node::Node;
+use super::placing::passes;
+use super::runner::Runner;
 use crate::problem::OrProblem;
 use crate::state_dir::remove_file;
 use crate::{Result, now};
@@ -21,23 +23,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-/// Where a job works in its guest.
-pub(super) const WORK: &str = "/work";
 /// When it is tried again to record what became of a job, where the disk was full.
 const AGAIN: Duration = Duration::from_secs(1);
-
-/// What runs a job.
-pub(super) struct Runner {
-    pub node: Arc<Node>,
-    pub desk: Arc<Desk>,
-    pub id: JobId,
-    pub instance: Instance,
-    pub limit: Limit,
-    /// The guest did not do in time what it was to, or was interrupted: nobody is to have it again.
-    pub cut: bool,
-    /// Its command was begun by an agent before this one.
-    pub again: bool,
-}
 
 /// Why a run came to nothing before its command began.
 enum Unbegun {
@@ -64,19 +51,20 @@ impl From<Problem> for Unbegun {
 /// Runs a job that has got `instance` to its end, records how it came out, and gives the instance
 /// back. With `again`, an agent before this one has begun its command.
 pub(super) async fn run(
-    node: Arc<Node>,
+    dispatcher: Arc<Dispatcher>,
     id: JobId,
     instance: Instance,
     words: UnboundedReceiver<Word>,
     again: bool,
 ) {
-    let desk = node.jobs.desk(id);
+    let desk = dispatcher.jobs.desk(id);
     let lease = instance.lease.as_ref().map(|lease| lease.id.clone()).unwrap_or_default();
     let machine = instance.id;
-    let act = node.auditor.begin_job(id, &instance).await;
-    let timeout_s = node.records.read(|w| w.jobs.get(&id).and_then(|job| job.spec.timeout_s));
+    let act = dispatcher.auditor.begin_job(id, &instance).await;
+    let timeout_s = dispatcher.records.read(|w| w.jobs.get(&id).and_then(|job| job.spec.timeout_s));
     let limit = Limit::new(words, timeout_s);
-    let runner = Runner { node: node.clone(), desk, id, instance, limit, cut: false, again };
+    let runner =
+        Runner { dispatcher: dispatcher.clone(), desk, id, instance, limit, cut: false, again };
     // In a task of its own: whatever happens in it, the job has an end.
     let ended = tokio::spawn(runner.run()).await;
     let (cut, ended) =
@@ -85,12 +73,12 @@ pub(super) async fn run(
     let recorded = match ended {
         Ok(Some(job)) => Ok(job),
         Ok(None) => {
-            let back = node.untake(machine, &lease).await;
+            let back = dispatcher.leases.untake(machine, &lease).await;
             let back_in_line = |job: &mut Job| match job.cancel_requested {
                 true => job.end(Outcome::because(JobState::Canceled, "canceled"), now()),
                 false => job.give_back(),
             };
-            let waits = node.record_job(id, back_in_line).await;
+            let waits = dispatcher.jobs.record(id, back_in_line).await;
             waits.and_then(|job| back.map(|()| job))
         }
         Err(problem) => {
@@ -101,7 +89,7 @@ pub(super) async fn run(
             };
             // On a full disk no end can be recorded: it is as soon as there is room.
             loop {
-                match node.record_job(id, failed).await {
+                match dispatcher.jobs.record(id, failed).await {
                     Err(full) if full.code == "no_space" => tokio::time::sleep(AGAIN).await,
                     outcome => break outcome,
                 }
@@ -118,7 +106,7 @@ pub(super) async fn run(
     }
     match recorded {
         Ok(job) if job.state.has_ended() => {
-            if let Err(problem) = remove_file(&node.inputs_of(id)) {
+            if let Err(problem) = remove_file(&dispatcher.jobs.files.inputs(id)) {
                 tracing::warn!(job = %id, "{problem}");
             }
         }
@@ -127,8 +115,8 @@ pub(super) async fn run(
     }
     match (untouched, cut) {
         (true, _) => {}
-        (false, true) => node.discard(machine, &lease).await,
-        (false, false) => node.end_lease_of(machine, &lease).await,
+        (false, true) => dispatcher.leases.discard(machine, &lease).await,
+        (false, false) => dispatcher.leases.end_of(machine, &lease).await,
     }
 }
 
@@ -153,7 +141,7 @@ impl Runner {
     }
 
     async fn begin(&mut self) -> Result<Option<Job>> {
-        let (node, id) = (self.node.clone(), self.id);
+        let (dispatcher, id) = (self.dispatcher.clone(), self.id);
         match self.prepare().await {
             Ok(ready) => self.carry_out(ready).await.map(Some),
             Err(Unbegun::NoRoom) => Ok(None),
@@ -164,59 +152,35 @@ impl Runner {
                     true => job.end(Outcome::because(JobState::Canceled, "canceled"), now()),
                     false => job.start_failed(problem.to_string(), now()),
                 };
-                node.record_job(id, failed).await.map(Some)
+                dispatcher.jobs.record(id, failed).await.map(Some)
             }
             Err(Unbegun::Over(outcome)) => {
-                node.record_job(id, |job| job.end(outcome, now())).await.map(Some)
+                dispatcher.jobs.record(id, |job| job.end(outcome, now())).await.map(Some)
             }
         }
     }
 
-    /// Does something that needs the guest, as long as the job may go on.
-    pub(super) async fn hold<T>(
-        &mut self,
-        doing: &str,
-        work: impl Future<Output = T>,
-    ) -> std::result::Result<T, Outcome> {
-        self.limit.hold(work).await.map_err(|cut| {
-            self.cut = true;
-            self.limit.outcome(cut, doing)
-        })
-    }
-
-    /// The same while a command that runs already is taken up.
-    pub(super) async fn hold_on<T>(
-        &mut self,
-        doing: &str,
-        work: impl Future<Output = T>,
-    ) -> std::result::Result<T, Outcome> {
-        self.limit.hold_on(work).await.map_err(|cut| {
-            self.cut = true;
-            self.limit.outcome(cut, doing)
-        })
-    }
-
     /// Brings the machine up and sends the inputs.
     async fn prepare(&mut self) -> std::result::Result<Ready, Unbegun> {
-        let (node, machine) = (self.node.clone(), self.instance.id);
+        let (dispatcher, machine) = (self.dispatcher.clone(), self.instance.id);
         let began = Instant::now();
         // In a task of its own: a transition that has begun is not left half done.
-        let (bringer, by) = (node.clone(), Mover::of(&self.instance));
+        let (bringer, by) = (dispatcher.clone(), Mover::of(&self.instance));
         let brought =
             tokio::spawn(
                 async move { bringer.instances.bring(machine, State::Running, &by).await },
             );
         let brought = self.hold("its machine was brought up", brought).await?;
         match brought.unwrap_or_else(|error| Err(Problem::internal(error.to_string()))) {
-            Err(problem) if dispatch::passes(&problem) => return Err(Unbegun::NoRoom),
+            Err(problem) if passes(&problem) => return Err(Unbegun::NoRoom),
             outcome => outcome?,
         };
-        let slot = node.slots.of(machine);
+        let slot = dispatcher.instances.slot(machine);
         let connect = async { slot.gate.lock().await.channel().await };
         let channel = self.hold("its machine was brought up", connect).await??;
         self.limit.begin(Duration::ZERO);
         let hello = self.hold("its guest was greeted", channel.hello()).await?.or_problem()?;
-        let mounted = node.caches.open(machine, &channel);
+        let mounted = dispatcher.caches.open(machine, &channel);
         self.hold("its caches were mounted", mounted).await??;
         let claim = began.elapsed();
         let began = Instant::now();
@@ -225,7 +189,7 @@ impl Runner {
     }
 
     async fn send_inputs(&mut self, channel: &Channel) -> std::result::Result<Notes, Unbegun> {
-        let path = self.node.inputs_of(self.id);
+        let path = self.dispatcher.jobs.files.inputs(self.id);
         let Ok(file) = tokio::fs::File::open(&path).await else { return Ok(Notes::default()) };
         match self.hold("its inputs were unpacked", channel.put("/", file)).await? {
             Err(mvm_guest::Error::Guest { message, .. }) => {
@@ -239,15 +203,15 @@ impl Runner {
     /// Begins the command, follows it to its end, and records how it came out.
     async fn carry_out(&mut self, ready: Ready) -> Result<Job> {
         let Ready { channel, hello, claim, inputs, notes } = ready;
-        let log = Log::open(&self.node.log_of(self.id)).await?;
+        let log = Log::open(&self.dispatcher.jobs.files.log(self.id)).await?;
         let canceled =
             |job: &mut Job| job.end(Outcome::because(JobState::Canceled, "canceled"), now());
         let first = |job: &Job| first_words(job).into_iter().chain(notes.lines());
         let begun = log.length();
         let machine = self.instance.id;
-        let way_up = self.node.records.read(|world| world.instances.get(&machine)?.way_up);
-        let job = self.node.records.read(|world| world.job(self.id).cloned())?;
-        let values = self.node.values_of(&job).await?;
+        let way_up = self.dispatcher.records.read(|world| world.instances.get(&machine)?.way_up);
+        let job = self.dispatcher.records.read(|world| world.job(self.id).cloned())?;
+        let values = self.dispatcher.jobs.files.values_of(&job).await?;
         let mut job = self
             .record(|job| {
                 if job.cancel_requested {
@@ -268,7 +232,7 @@ impl Runner {
         if job.state != JobState::Running {
             return Ok(job);
         }
-        let mut printer = Printer::new(log, self.desk.clone(), 0, self.node.jobs.stopping());
+        let mut printer = Printer::new(log, self.desk.clone(), 0, self.dispatcher.jobs.stopping());
         for words in first(&job) {
             printer.say(&words).await;
         }
@@ -278,17 +242,18 @@ impl Runner {
 
     /// Takes a command up again that an agent before this one has begun, or was about to.
     async fn take_up(&mut self) -> Result<Job> {
-        let mut job = self.node.records.read(|world| world.job(self.id).cloned())?;
+        let mut job = self.dispatcher.records.read(|world| world.job(self.id).cloned())?;
         let attempt = job.attempts.last();
         let began_at = attempt.and_then(|attempt| attempt.began_at).unwrap_or_else(now);
         let inputs = Duration::from_micros(attempt.map_or(0, |attempt| attempt.inputs_us));
         self.limit.go_on(Duration::from_millis(now().saturating_sub(began_at)) + inputs);
-        let log = Log::open(&self.node.log_of(self.id)).await?;
+        let log = Log::open(&self.dispatcher.jobs.files.log(self.id)).await?;
         let from = job.kept.as_ref().map_or(0, |kept| kept.log_from);
         let said = log.length() >= from;
         let offset = if said { log.output_since(from).await? } else { 0 };
         let length = log.length();
-        let mut printer = Printer::new(log, self.desk.clone(), offset, self.node.jobs.stopping());
+        let mut printer =
+            Printer::new(log, self.desk.clone(), offset, self.dispatcher.jobs.stopping());
         if !said {
             // The last agent was killed before it had said what this run begins with.
             let words = first_words(&job);
@@ -303,7 +268,7 @@ impl Runner {
                 printer.say(&words).await;
             }
         }
-        job.spec.env = self.node.values_of(&job).await?;
+        job.spec.env = self.dispatcher.jobs.files.values_of(&job).await?;
         let outcome = match self.find_guest().await {
             Ok(Ok(channel)) => return self.follow(channel, job, printer).await,
             Ok(Err(gone)) => self.lost(&gone),
@@ -320,7 +285,7 @@ impl Runner {
         job: Job,
         mut printer: Printer,
     ) -> Result<Job> {
-        let slot = self.node.slots.of(self.instance.id);
+        let slot = self.dispatcher.instances.slot(self.instance.id);
         let _session = slot.session();
         let mut outcome = self.command(&mut channel, &job, &mut printer).await;
         let began_at = job.attempts.last().and_then(|attempt| attempt.began_at);
@@ -347,7 +312,7 @@ impl Runner {
         &self,
         change: impl FnOnce(&mut Job) -> std::result::Result<(), Fault>,
     ) -> Result<Job> {
-        self.node.record_job(self.id, change).await
+        self.dispatcher.jobs.record(self.id, change).await
     }
 
     /// Takes what the job leaves from its guest. What has come counts as arriving until it is dropped.
@@ -364,9 +329,10 @@ impl Runner {
         if self.limit.canceled || outcome.state == JobState::TimedOut {
             self.limit.last_moment();
         }
-        let (node, limit, instance) = (&*self.node, &mut self.limit, self.instance.id);
+        let (dispatcher, limit, instance) = (&*self.dispatcher, &mut self.limit, self.instance.id);
         let (notes, arrived) = (Notes::default(), Vec::new());
-        let mut harvest = Harvest { node, instance, channel, limit, cut: false, notes, arrived };
+        let mut harvest =
+            Harvest { dispatcher, instance, channel, limit, cut: false, notes, arrived };
         let artifacts = harvest.take(job, outcome).await;
         self.cut |= harvest.cut;
         printer.tell(&harvest.notes).await;

@@ -43,10 +43,10 @@ async fn submit(node: &Arc<Node>, timeout_s: Option<u64>) -> crate::Result<JobId
         ..JobSpec::default()
     };
     let wanted = SubmitJob { spec, hold: true };
-    let id = node.create_job(&runners(), wanted, "uid:0".to_owned()).await?.job_id;
+    let id = node.jobs.create(&runners(), wanted, "uid:0".to_owned()).await?.job_id;
     let body = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(inputs()))]);
-    node.take_inputs(id, body).await?;
-    node.queue_job(id, false).await?;
+    node.jobs.take_inputs(id, body).await?;
+    node.jobs.queue(id, false).await?;
     Ok(id)
 }
 
@@ -59,9 +59,9 @@ fn ended(at: At, how: How, timeout_s: Option<u64>, cancel: bool) -> Job {
         let id = submit(&node, timeout_s).await?;
         if cancel {
             let _ = asked.subscribe().wait_for(|asked| *asked).await;
-            node.cancel_job(id, "canceled").await?;
+            node.jobs.cancel(id, "canceled").await?;
         }
-        let job = node.ended_job(id).await?;
+        let job = node.jobs.ended(id).await?;
         // A machine whose guest was cut off is nobody's any more, whatever the pool's rule.
         let machine = job.attempts[0].instance.id;
         let mut changes = node.records.subscribe();
@@ -124,8 +124,8 @@ fn a_job_whose_machine_does_not_come_up_is_canceled_at_once() {
         while !(host.machines().calls().iter().any(is_coming_up) && started().await) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        node.cancel_job(id, "canceled").await?;
-        node.ended_job(id).await
+        node.jobs.cancel(id, "canceled").await?;
+        node.jobs.ended(id).await
     });
     host.disconnect();
     let job = job.expect("nobody kills this agent").expect("a job");
@@ -154,7 +154,7 @@ fn values_in_records_of_earlier_versions_are_taken_out_of_them() {
         tenant(&node, "ci", 20).await?;
         pool_in_with(&node, &runners(), Recycle::Keep, None, Vec::new()).await?;
         for job in &old {
-            std::fs::create_dir_all(node.job_dir(job.id)).expect("directory");
+            std::fs::create_dir_all(node.jobs.files.dir(job.id)).expect("directory");
         }
         node.records
             .change(|_, changes| {
@@ -170,13 +170,13 @@ fn values_in_records_of_earlier_versions_are_taken_out_of_them() {
             assert_eq!(job.spec.env, [("TOKEN".to_owned(), String::new())].into());
         }
         let job = node.records.read(|world| world.job(waits.id).cloned()).expect("a job");
-        assert_eq!(node.values_of(&job).await.expect("values"), waits.spec.env);
-        let file = |id| node.job_dir(id).join("values.json");
+        assert_eq!(node.jobs.files.values_of(&job).await.expect("values"), waits.spec.env);
+        let file = |id| node.jobs.files.dir(id).join("values.json");
         assert!(file(waits.id).exists() && !file(over.id).exists());
-        node.cancel_job(waits.id, "a test says so").await.expect("canceled");
+        node.jobs.cancel(waits.id, "a test says so").await.expect("canceled");
         assert!(!file(waits.id).exists());
         // What cannot be read is not guessed.
-        assert_eq!(node.values_of(&job).await.unwrap_err().code, "record_damaged");
+        assert_eq!(node.jobs.files.values_of(&job).await.unwrap_err().code, "record_damaged");
     })
     .expect("nobody kills this agent");
     host.disconnect();
@@ -188,7 +188,7 @@ fn a_guest_that_does_what_it_is_to_is_not_cut_off() {
     let host = Host::new();
     let job = host.agent(async |node| {
         let id = submit(&node, Some(60)).await?;
-        node.ended_job(id).await
+        node.jobs.ended(id).await
     });
     host.disconnect();
     let job = job.expect("nobody kills this agent").expect("a job");
@@ -214,16 +214,16 @@ async fn given(node: &Arc<Node>, pool: &PoolRef, artifact: &str) -> crate::Resul
     let artifacts = vec![artifact.to_owned()];
     let spec = JobSpec { argv, artifacts, ..JobSpec::default() };
     let wanted = SubmitJob { spec, hold: true };
-    let id = node.create_job(pool, wanted, "uid:0".to_owned()).await?.job_id;
+    let id = node.jobs.create(pool, wanted, "uid:0".to_owned()).await?.job_id;
     let body = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(inputs()))]);
-    node.take_inputs(id, body).await?;
+    node.jobs.take_inputs(id, body).await?;
     Ok(id)
 }
 
 /// The same, queued.
 async fn leave(node: &Arc<Node>, pool: &PoolRef, artifact: &str) -> crate::Result<JobId> {
     let id = given(node, pool, artifact).await?;
-    node.queue_job(id, false).await?;
+    node.jobs.queue(id, false).await?;
     Ok(id)
 }
 
@@ -246,10 +246,10 @@ fn an_artifact_without_end_takes_no_room_from_another_tenants_job() {
         let greedy = leave(&node, &runners(), ENDLESS).await?;
         let _ = asked.subscribe().wait_for(|asked| *asked).await;
         let modest = leave(&node, &lab, "input").await?;
-        let jobs = (node.ended_job(greedy).await?, node.ended_job(modest).await?);
+        let jobs = (node.jobs.ended(greedy).await?, node.jobs.ended(modest).await?);
         // What was refused is gone, and its tenant can go on.
         let again = leave(&node, &runners(), "input").await?;
-        let again = node.ended_job(again).await?;
+        let again = node.jobs.ended(again).await?;
         Ok::<_, mvm_api::Problem>((jobs, again, least.load(Ordering::SeqCst), reserve))
     });
     host.disconnect();
@@ -282,13 +282,13 @@ fn artifacts_count_against_the_disk_quota_of_their_tenant() {
         scale(&node, counts(1, 0, 0)).await?;
         let before = node.records.read(|world| world.usage(&runners().tenant).disk_mib);
         let kept = leave(&node, &runners(), "input").await?;
-        let kept = node.ended_job(kept).await?;
+        let kept = node.jobs.ended(kept).await?;
         let after = node.records.read(|world| world.usage(&runners().tenant).disk_mib);
         let endless = given(&node, &runners(), ENDLESS).await?;
         let none = QuotaPatch { max_disk_gib: Some(0), ..QuotaPatch::default() };
-        node.update_tenant(&runners().tenant, none).await?;
-        node.queue_job(endless, false).await?;
-        Ok::<_, mvm_api::Problem>((before, kept, after, node.ended_job(endless).await?))
+        node.tenants.update(&runners().tenant, none).await?;
+        node.jobs.queue(endless, false).await?;
+        Ok::<_, mvm_api::Problem>((before, kept, after, node.jobs.ended(endless).await?))
     });
     host.disconnect();
     let (before, kept, after, endless) = ended.expect("nobody kills this agent").expect("jobs");

@@ -1,6 +1,6 @@
 //! The files of a simulated guest, which it holds in its memory.
 
-use super::kept::Program;
+use super::program::Program;
 use super::refusal;
 use mvm_archive::{Entry, Kind, Notes, Reader, Time, Writer};
 use mvm_guest::channel::Stream;

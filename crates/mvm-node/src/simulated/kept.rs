@@ -3,6 +3,7 @@
 
 use super::exec::not_found;
 use super::files::{self, Memory, absolute};
+use super::program::Program;
 use super::script::{self, Command, Does};
 use super::{Inside, refusal};
 use mvm_guest::Result;
@@ -10,24 +11,8 @@ use mvm_guest::channel::Stream;
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::protocol::{ExecRequest, Exit, Keep, Kept};
 use mvm_guest::serve::reply;
-use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio::io::AsyncRead;
-
-/// A program, and how far it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Program {
-    argv: Vec<String>,
-    cwd: String,
-    /// How many of its commands are done.
-    done: usize,
-    status: i32,
-    /// When the sleep ends that it is in, in ms of uptime.
-    until_ms: Option<u64>,
-    /// All that it has printed, and whether to standard error.
-    printed: Vec<(bool, String)>,
-    exit: Option<Exit>,
-}
 
 /// What a program does next.
 enum Next {

@@ -9,6 +9,7 @@ mod files;
 #[cfg(test)]
 pub mod hostile;
 mod kept;
+mod program;
 mod script;
 mod silence;
 

@@ -27,8 +27,8 @@ async fn what_cannot_be_read_is_not_the_end_of_a_log() {
     let instance = "i-00000000".parse().expect("an id");
     // A folder opens as a file does, and gives an error when it is read.
     let unreadable = [
-        (node.log_of(id), "/v1/jobs/j-00000001/log".to_owned()),
-        (node.log_of(id), "/v1/jobs/j-00000001/log?follow=true".to_owned()),
+        (node.jobs.files.log(id), "/v1/jobs/j-00000001/log".to_owned()),
+        (node.jobs.files.log(id), "/v1/jobs/j-00000001/log?follow=true".to_owned()),
         (
             node.parts.root.files(instance).console(),
             "/v1/tenants/ci/pools/runners/instances/i-00000000/logs".to_owned(),

@@ -229,8 +229,8 @@ async fn prepare(node: &Arc<Node>, app: &Router) -> crate::Result<Stage> {
     // A job that was made, and canceled before it began.
     let (spec, hold) = (json!({ "argv": ["true"] }), true);
     let wanted = serde_json::from_value(json!({ "spec": spec, "hold": hold })).expect("a job");
-    let job = node.create_job(&runners(), wanted, "uid:0".to_owned()).await?;
-    node.cancel_job(job.job_id, "canceled").await?;
+    let job = node.jobs.create(&runners(), wanted, "uid:0".to_owned()).await?;
+    node.jobs.cancel(job.job_id, "canceled").await?;
     stage.ended_job = job.job_id.to_string();
     let leader = json!({ "fleet_id": "main", "epoch": 7 });
     let obeyed =
@@ -244,7 +244,7 @@ async fn prepare(node: &Arc<Node>, app: &Router) -> crate::Result<Stage> {
         max_queued_jobs: 0,
         ..Quotas::default()
     };
-    node.update_tenant(&runners().tenant, quotas.into()).await?;
+    node.tenants.update(&runners().tenant, quotas.into()).await?;
     let lab = CreateTenant {
         name: "lab".parse()?,
         network: TenantNetwork {
@@ -254,7 +254,7 @@ async fn prepare(node: &Arc<Node>, app: &Router) -> crate::Result<Stage> {
         },
         quotas: Quotas::default(),
     };
-    node.create_tenant(lab).await?;
+    node.tenants.create(lab).await?;
     Ok(stage)
 }
 

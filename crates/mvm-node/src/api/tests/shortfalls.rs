@@ -23,7 +23,7 @@ async fn pools_that_keep_more_up_than_the_host_has_say_so() {
         assert!(!lacks(path).await.contains(&memory), "{path}");
     }
     // Either pool fits; both together do not.
-    let host = node.capacity().mem_mib;
+    let host = node.host.capacity().mem_mib;
     node.records
         .change(|world, changes| {
             for tenant in ["ci", "lab"] {

@@ -77,7 +77,7 @@ fn a_machine_without_space_says_so_and_goes_on_when_there_is_room_also_under_the
         let event = told(node, machine.id, 0, words).await;
         assert_eq!((event.from, event.to), (Some(State::Running), State::Running));
         assert_eq!(event.cause, "hypervisor");
-        let view = node.show(&machine.reference()).await?;
+        let view = node.instance_views.show(&machine.reference()).await?;
         assert_eq!(view.paused.map(|paused| paused.cause), Some(Cause::NoSpace));
         let metrics = node.metrics(None).await?;
         let labels = r#"{tenant="ci",pool="runners",cause="no_space"}"#;
@@ -98,7 +98,7 @@ fn a_machine_without_space_says_so_and_goes_on_when_there_is_room_also_under_the
         free.store(64, Ordering::SeqCst);
         told(node, machine.id, 0, GOES_ON).await;
         assert_eq!(sim.is_running(&marker), Some(true));
-        assert!(node.show(&machine.reference()).await?.paused.is_none());
+        assert!(node.instance_views.show(&machine.reference()).await?.paused.is_none());
         Ok(())
     });
     host.disconnect();
@@ -116,7 +116,7 @@ fn a_machine_that_was_put_aside_is_not_one_that_is_paused() {
         node.instances.bring(machine.id, State::Warm, &Mover::Agent).await?;
         sim.set_obstacle(&marker, full());
         free.store(64, Ordering::SeqCst);
-        assert!(node.show(&machine.reference()).await?.paused.is_none());
+        assert!(node.instance_views.show(&machine.reference()).await?.paused.is_none());
         assert_eq!(sim.is_running(&marker), Some(false));
         sim.set_obstacle(&marker, None);
         node.instances.bring(machine.id, State::Running, &Mover::Agent).await?;
@@ -136,7 +136,7 @@ fn a_job_whose_machine_finds_no_space_for_too_long_ends_with_that() {
         scale(node, counts(0, 0, 0)).await?;
         let argv = ["sleep", "3600"].map(str::to_owned).to_vec();
         let wanted = SubmitJob { spec: JobSpec { argv, ..JobSpec::default() }, hold: false };
-        let job = node.create_job(&runners(), wanted, "uid:0".to_owned()).await?.job_id;
+        let job = node.jobs.create(&runners(), wanted, "uid:0".to_owned()).await?.job_id;
         let mut changes = node.records.subscribe();
         let machine = loop {
             let job = node.records.read(|world| world.job(job).cloned())?;
@@ -146,7 +146,7 @@ fn a_job_whose_machine_finds_no_space_for_too_long_ends_with_that() {
             changes.changed().await.expect("a node");
         };
         sim.set_obstacle(&node.parts.root.marker(machine), full());
-        let ended = node.ended_job(job).await?;
+        let ended = node.jobs.ended(job).await?;
         let reason = ended.reason.unwrap_or_default();
         assert_eq!(ended.state, JobState::Lost, "{reason}");
         assert!(reason.contains("no_space: it was paused for 0 s: no space on"), "{reason}");
@@ -206,7 +206,7 @@ fn a_machine_that_finds_no_space_on_its_way_up_keeps_its_memory() {
             let refused = node.instances.bring(machine.id, State::Running, &Mover::Agent).await;
             haste::make(1);
             assert_eq!(refused.expect_err("it does not answer").code, "no_space");
-            let view = node.show(&machine.reference()).await?;
+            let view = node.instance_views.show(&machine.reference()).await?;
             assert_eq!((view.state, view.paused.is_some()), (State::Running, true));
             sim.set_obstacle(&marker, None);
             free.store(64, Ordering::SeqCst);

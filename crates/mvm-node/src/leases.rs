@@ -1,12 +1,14 @@
 //! Leases: taking, extending and ending the right to use an instance.
 
-use crate::audit;
-use crate::holders::job_on;
+use crate::audit::{self, Auditor};
+use crate::caches::Caches;
+use crate::holders::{LeaseHolders, job_on};
+use crate::instances::{Instances, Slots};
 use crate::instances::{draw_ids, new_instance};
 use crate::lease_request::{LeaseRequest, checked};
-use crate::node::Node;
-use crate::records::World;
+use crate::records::{Records, World};
 use crate::templates::is_mould;
+use crate::wake::Wake;
 use crate::{Result, now};
 use mvm_api::types::{HeldBy, LeaseView};
 use mvm_api::{Peer, Problem};
@@ -22,20 +24,40 @@ use std::sync::Arc;
 const CLAIM_TRIES: usize = 3;
 /// How long a lease outlives its deadline and the last session, in ms.
 const SESSION_GRACE_MS: u64 = 10_000;
-impl Node {
+/// The leases on instances.
+pub(crate) struct Leases {
+    records: Arc<Records>,
+    instances: Arc<Instances>,
+    caches: Arc<Caches>,
+    slots: Arc<Slots>,
+    holders: Arc<LeaseHolders>,
+    auditor: Arc<Auditor>,
+    wake: Wake,
+}
+
+impl Leases {
+    /// The leases of these records, whose holders are these.
+    pub(crate) fn new(
+        records: Arc<Records>,
+        instances: Arc<Instances>,
+        caches: Arc<Caches>,
+        slots: Arc<Slots>,
+        holders: Arc<LeaseHolders>,
+        auditor: Arc<Auditor>,
+        wake: Wake,
+    ) -> Leases {
+        Leases { records, instances, caches, slots, holders, auditor, wake }
+    }
+
     /// Takes an instance of the pool for a job and brings it to `running`: the readiest there is,
     /// or a new one. Gives the instance with its lease, and the state that it was in.
-    pub async fn claim(
-        self: &Arc<Self>,
-        pool: &PoolRef,
-        wish: &LeaseRequest,
-    ) -> Result<(Instance, State)> {
+    pub async fn claim(&self, pool: &PoolRef, wish: &LeaseRequest) -> Result<(Instance, State)> {
         self.claim_as(pool, wish, None).await
     }
 
     /// The same, under a lease of this id.
     pub(crate) async fn claim_as(
-        self: &Arc<Self>,
+        &self,
         pool: &PoolRef,
         wish: &LeaseRequest,
         id: Option<&str>,
@@ -47,7 +69,7 @@ impl Node {
             let mut lease = wish.lease()?;
             lease.id = id.map_or(lease.id, str::to_owned);
             // Who asks waits until it is up, however long that takes.
-            let _held = self.leases.hold(&lease.id);
+            let _held = self.holders.hold(&lease.id);
             let instance = self.reserve(pool, &lease).await?;
             self.wake.notify();
             let by = Mover::Lease(lease.id.clone());
@@ -113,11 +135,7 @@ impl Node {
     /// Takes a manual lease on one instance, or extends the one that the same holder has, if the
     /// instance may run; brings it to `running`. Gives the state that it was in. Where it comes to
     /// nothing and the instance is as before, so is its lease.
-    pub async fn take(
-        self: &Arc<Self>,
-        reference: &InstanceRef,
-        wish: &LeaseRequest,
-    ) -> Result<State> {
+    pub async fn take(&self, reference: &InstanceRef, wish: &LeaseRequest) -> Result<State> {
         let mut tries = CLAIM_TRIES;
         loop {
             tries -= 1;
@@ -178,9 +196,9 @@ impl Node {
     }
 
     /// All leases.
-    pub(crate) async fn leases(&self) -> Vec<LeaseView> {
+    pub(crate) async fn list(&self) -> Vec<LeaseView> {
         self.records.read(|world| {
-            let view = |i| self.leases.view(i, self.holder_of(world, i));
+            let view = |i| self.holders.view(i, self.holder_of(world, i));
             world.instances.values().filter_map(view).collect()
         })
     }
@@ -192,13 +210,13 @@ impl Node {
     }
 
     /// Gives a lease another length, from now on; a job's ends then at the latest.
-    pub(crate) async fn extend_lease(&self, id: &str, seconds: u64) -> Result<LeaseView> {
+    pub(crate) async fn extend(&self, id: &str, seconds: u64) -> Result<LeaseView> {
         checked(seconds)?;
         self.records
             .change(|world, changes| {
                 let mut instance = leased(world, id)?.clone();
                 extend(&mut instance, now() + seconds * 1000);
-                let view = self.leases.view(&instance, self.holder_of(world, &instance));
+                let view = self.holders.view(&instance, self.holder_of(world, &instance));
                 changes.put_instance(instance);
                 view.ok_or_else(|| no_lease(id))
             })
@@ -213,22 +231,22 @@ impl Node {
     }
 
     /// Ends a lease now, a job's too: the instance is recycled by the pool's rule.
-    pub(crate) async fn release_lease(self: &Arc<Self>, id: &str) -> Result<()> {
+    pub(crate) async fn release(&self, id: &str) -> Result<()> {
         let instance = self.records.read(|world| leased(world, id).map(|instance| instance.id))?;
-        self.end_lease(instance).await;
+        self.end(instance).await;
         Ok(())
     }
 
     /// Ends this lease, unless it has ended already and the instance may be another's.
-    pub(crate) async fn end_lease_of(self: &Arc<Self>, id: InstanceId, lease: &str) {
+    pub(crate) async fn end_of(&self, id: InstanceId, lease: &str) {
         if self.records.read(|world| held_by(world, id, lease).is_some()) {
-            self.end_lease(id).await;
+            self.end(id).await;
         }
     }
 
     /// Ends this lease with its instance, whatever the pool's rule: the guest did not do in time what
     /// it was to, and is not asked for anything any more.
-    pub(crate) async fn discard(self: &Arc<Self>, id: InstanceId, lease: &str) {
+    pub(crate) async fn discard(&self, id: InstanceId, lease: &str) {
         let work = async { self.instances.destroy(id, &Mover::Lease(lease.to_owned())).await };
         let held = async || self.records.read(|world| held_by(world, id, lease).is_some());
         if held().await
@@ -236,7 +254,7 @@ impl Node {
             && held().await
         {
             tracing::error!(instance = %id, "cannot destroy: {problem}");
-            self.leases.not_ended(lease.to_owned());
+            self.holders.not_ended(lease.to_owned());
         }
         self.wake.notify();
     }
@@ -255,14 +273,14 @@ impl Node {
     }
 
     /// What could not be brought up is given back as it was, if it is as it was and is of use.
-    async fn untake_or_end(self: &Arc<Self>, before: &Instance, lease: &str) {
+    async fn untake_or_end(&self, before: &Instance, lease: &str) {
         let same = |world: &World| {
             let now = world.instances.get(&before.id);
             now.is_some_and(|now| now.state == before.state && now.state != State::Created)
         };
         let given_back = self.records.read(same) && self.untake(before.id, lease).await.is_ok();
         if !given_back {
-            self.end_lease_of(before.id, lease).await;
+            self.end_of(before.id, lease).await;
         }
     }
 
@@ -280,7 +298,7 @@ impl Node {
 
     /// Ends a lease and recycles the instance by its pool's rule. In a pool that was never scaled a
     /// person's instance only loses its lease: that pool is left alone.
-    pub async fn end_lease(self: &Arc<Self>, id: InstanceId) {
+    pub async fn end(&self, id: InstanceId) {
         let rule = self.records.read(|world| {
             let instance = world.by_id(id).ok()?;
             let lease = instance.lease.clone()?;
@@ -308,13 +326,13 @@ impl Node {
             && !ended
         {
             tracing::error!(instance = %id, "cannot recycle: {problem}");
-            self.leases.not_ended(lease);
+            self.holders.not_ended(lease);
         }
         self.wake.notify();
     }
 
     async fn recycle(
-        self: &Arc<Self>,
+        &self,
         id: InstanceId,
         rule: Recycle,
         state: State,
@@ -339,16 +357,16 @@ impl Node {
 
     /// Ends the leases whose deadline has passed or whose holder has gone. A person's that has an open
     /// session is extended instead.
-    pub(crate) async fn expire_leases(self: &Arc<Self>) {
+    pub(crate) async fn expire(self: &Arc<Self>) {
         let due: Vec<(InstanceId, Lease)> = self.records.read(|world| {
-            self.leases.retain(|id| leased(world, id).is_ok());
+            self.holders.retain(|id| leased(world, id).is_ok());
             let leased = world.instances.values().filter_map(|i| Some((i, i.lease.as_ref()?)));
             for (instance, lease) in leased.clone() {
                 if self.holder_of(world, instance).is_some() {
-                    self.leases.renew(&lease.id);
+                    self.holders.renew(&lease.id);
                 }
             }
-            let due = leased.filter(|(_, lease)| self.leases.is_due(lease));
+            let due = leased.filter(|(_, lease)| self.holders.is_due(lease));
             due.map(|(instance, lease)| (instance.id, lease.clone())).collect()
         });
         for (id, lease) in due {
@@ -359,10 +377,10 @@ impl Node {
                 }
                 continue;
             }
-            if let Some(ending) = self.leases.begin_end(&lease.id) {
-                let node = self.clone();
+            if let Some(ending) = self.holders.begin_end(&lease.id) {
+                let leases = self.clone();
                 tokio::spawn(async move {
-                    node.end_lease_of(id, &lease.id).await;
+                    leases.end_of(id, &lease.id).await;
                     drop(ending);
                 });
             }

@@ -1,69 +1,36 @@
-//! Records as the API shows them.
+//! Instances as the API shows them.
 
 use crate::Result;
 use crate::clock::Shown;
 use crate::deadlines::STATS;
-use crate::instances::disk_use_kib;
-use crate::node::Node;
+use crate::holders::LeaseHolders;
+use crate::idle::IdleTimes;
+use crate::instances::{Halted, Slots, disk_use_kib};
+use crate::links::Links;
 use crate::problem::OrProblem;
-use crate::records::World;
-use crate::shortfalls::Lacks;
-use mvm_api::types::{InstanceStats, InstanceView, PoolView, RevisionView, TenantView};
+use crate::records::Records;
+use crate::state_dir::StateDir;
+use mvm_api::types::{InstanceStats, InstanceView};
 use mvm_hypervisor::Machine;
-use mvm_model::plan::ready;
 use mvm_model::policy::{self, Next};
-use mvm_model::{Instance, InstanceRef, Millis, Pool, PoolRef, State, Tenant};
+use mvm_model::{Instance, InstanceRef, Millis, State};
 use std::sync::Arc;
 
-impl Node {
-    /// A tenant with what it uses.
-    pub(crate) fn tenant_view(&self, world: &World, tenant: &Tenant) -> TenantView {
-        TenantView {
-            tenant_id: tenant.name.clone(),
-            network: tenant.network.clone(),
-            gateway: tenant.network.gateway(),
-            bridge: self.links.bridge_name(tenant),
-            quotas: tenant.quotas,
-            usage: world.usage(&tenant.name),
-            created_at: tenant.created_at,
-        }
-    }
+/// Shows instances.
+pub(crate) struct InstanceViews {
+    pub(crate) records: Arc<Records>,
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) links: Arc<Links>,
+    pub(crate) halted: Arc<Halted>,
+    pub(crate) idle: Arc<IdleTimes>,
+    pub(crate) holders: Arc<LeaseHolders>,
+    pub(crate) state_dir: StateDir,
+    /// Whether machines are simulated.
+    pub(crate) simulated: bool,
+}
 
-    /// A pool with what it holds.
-    pub(crate) fn pool_view(&self, world: &World, pool: &Pool, lacks: &Lacks) -> PoolView {
-        let of_pool = || world.of_pool(&pool.reference);
-        let leased = of_pool().filter(|i| i.lease.is_some()).count() as u32;
-        let is_failed = |i: &&Instance| i.lease.is_none() && i.state == State::Failed;
-        let failed = of_pool().filter(is_failed).count() as u32;
-        PoolView {
-            tenant_id: pool.reference.tenant.clone(),
-            pool_id: pool.reference.pool.clone(),
-            flake_ref: pool.flake_ref.clone(),
-            profile: pool.profile.clone(),
-            override_inputs: pool.override_inputs.clone(),
-            instance_resources: pool.resources,
-            caches: pool.caches.clone(),
-            desired_counts: pool.desired,
-            building_since: self.builds.since(&pool.reference),
-            ready_counts: ready(pool, of_pool()),
-            leased,
-            failed,
-            instances: of_pool().count() as u32,
-            recycle: pool.recycle,
-            prewarm: pool.prewarm.clone(),
-            runtime_policy: pool.runtime_policy,
-            egress: pool.egress.clone(),
-            template_ready: self.templates.of_pool(pool).is_some(),
-            template_renewal: self.templates.renewal_of(pool),
-            revision: pool.current_revision().cloned(),
-            stale: pool.stale,
-            last_failure: self.health.of(&pool.reference).last_failure,
-            shortfalls: lacks.of(pool),
-            created_at: pool.created_at,
-        }
-    }
-
-    fn instance_view(
+impl InstanceViews {
+    fn view(
         &self,
         instance: &Instance,
         pid: Option<u32>,
@@ -83,11 +50,11 @@ impl Node {
             mac: instance.mac.clone(),
             instance_resources: instance.resources,
             revision: instance.revision.clone(),
-            lease: instance.lease.as_ref().map(|lease| self.leases.shown(lease)),
+            lease: instance.lease.as_ref().map(|lease| self.holders.shown(lease)),
             leases_served: instance.leases_served,
             way_up: instance.way_up,
             pid,
-            simulated: self.parts.hypervisor.description().simulated,
+            simulated: self.simulated,
             node_id: None,
             created_at: instance.created_at,
             state_since: instance.state_since,
@@ -100,7 +67,7 @@ impl Node {
     pub(crate) async fn show(&self, reference: &InstanceRef) -> Result<InstanceView> {
         let (instance, until, next) = self.records.read(|world| {
             let instance = world.instance(reference)?;
-            let (pool, idle) = (world.pool(&instance.pool)?, self.idle_since(instance.id));
+            let (pool, idle) = (world.pool(&instance.pool)?, self.idle.since(instance.id));
             let next = policy::next(pool, instance, idle);
             let until = policy::lingers_until(&pool.runtime_policy, instance);
             Ok::<_, mvm_api::Problem>((instance.clone(), until, next))
@@ -111,23 +78,7 @@ impl Node {
             Ok(live) => (live.process().map(|machine| machine.process().pid), live.lingers()),
             Err(_) => (None, false),
         };
-        Ok(self.instance_view(&instance, pid, lingers.then_some(until), next).shown())
-    }
-
-    /// All builds of a pool.
-    pub(crate) async fn revisions(&self, pool: &PoolRef) -> Result<Vec<RevisionView>> {
-        let images = &self.parts.images;
-        self.records.read(|world| {
-            let record = world.pool(pool)?;
-            let view = |entry: &mvm_model::pool::RevisionEntry| RevisionView {
-                current: record.current == Some(entry.number),
-                present: images.get(&entry.digest).is_ok(),
-                instances: world.of_pool(pool).filter(|i| i.revision == entry.digest).count()
-                    as u32,
-                entry: entry.clone(),
-            };
-            Ok(record.revisions.iter().map(view).collect())
-        })
+        Ok(self.view(&instance, pid, lingers.then_some(until), next).shown())
     }
 
     /// What an instance uses, as the host and its guest count it.
@@ -140,7 +91,7 @@ impl Node {
             proportional_kib: 0,
             net_sent_bytes: 0,
             net_received_bytes: 0,
-            disk_kib: disk_use_kib(&self.parts.root.files(instance.id).dir),
+            disk_kib: disk_use_kib(&self.state_dir.files(instance.id).dir),
             guest: None,
         };
         // The tap counts from the host's side: what it receives, the guest has sent.

@@ -1,31 +1,88 @@
-//! The values of jobs' variables: in a file beside the record until the job has ended, then overwritten.
+//! The files of jobs: inputs, logs, artifacts, and the values of their variables. These are in a file beside the record until the job has ended, then overwritten.
 //!
 //! A record is copied about (the database's log, its free pages, backups of it); what is secret is in one
 //! file only. It is durable before the record, so that no job runs with other values than it was given.
 
 use crate::Result;
 use crate::blocking::blocking;
-use crate::node::Node;
 use crate::problem::io;
-use crate::state_dir::write_atomically;
+use crate::state_dir::{StateDir, write_atomically};
 use mvm_api::Problem;
 use mvm_model::{Job, JobId};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use tokio::io::{AsyncReadExt, AsyncSeekExt, Take};
 
 /// Names and values.
 type Values = BTreeMap<String, String>;
 
-impl Node {
-    fn values_file(&self, id: JobId) -> PathBuf {
-        self.job_dir(id).join("values.json")
+/// The files of jobs.
+pub(crate) struct JobFiles {
+    state_dir: StateDir,
+}
+
+impl JobFiles {
+    /// In this state directory.
+    pub(super) fn new(state_dir: StateDir) -> JobFiles {
+        JobFiles { state_dir }
     }
 
-    /// Keeps a job's values until [`Node::forget_values`]. Its directory is there.
+    /// The directories of all jobs.
+    pub(super) fn all(&self) -> PathBuf {
+        self.state_dir.jobs()
+    }
+
+    /// The disk that they are on.
+    pub(super) fn disk(&self) -> &Path {
+        self.state_dir.path()
+    }
+
+    /// The directory of a job.
+    pub(crate) fn dir(&self, id: JobId) -> PathBuf {
+        self.state_dir.jobs().join(id.to_string())
+    }
+
+    /// The archive of its inputs.
+    pub(crate) fn inputs(&self, id: JobId) -> PathBuf {
+        self.dir(id).join("inputs.tar")
+    }
+
+    /// Its log.
+    pub(crate) fn log(&self, id: JobId) -> PathBuf {
+        self.dir(id).join("log")
+    }
+
+    /// Where the archive of one of a job's artifacts lies.
+    pub(crate) fn artifact(&self, id: JobId, index: usize) -> PathBuf {
+        self.dir(id).join(format!("artifact-{index}.tar"))
+    }
+
+    /// What the log holds behind `from` now.
+    pub(super) async fn log_from(
+        &self,
+        id: JobId,
+        from: u64,
+    ) -> Result<Option<Take<tokio::fs::File>>> {
+        let path = self.log(id);
+        let Ok(mut file) = tokio::fs::File::open(&path).await else { return Ok(None) };
+        let read = async {
+            let length = file.metadata().await?.len();
+            file.seek(std::io::SeekFrom::Start(from.min(length))).await?;
+            Ok(length.saturating_sub(from))
+        };
+        let left = read.await.map_err(|e| io(format!("read {}", path.display()), e))?;
+        Ok(Some(file.take(left)))
+    }
+
+    fn values(&self, id: JobId) -> PathBuf {
+        self.dir(id).join("values.json")
+    }
+
+    /// Keeps a job's values until [`JobFiles::forget_values`]. Its directory is there.
     pub(super) async fn keep_values(&self, id: JobId, values: Values) -> Result<()> {
-        let file = self.values_file(id);
+        let file = self.values(id);
         blocking(move || keep(&file, &values)).await
     }
 
@@ -34,41 +91,16 @@ impl Node {
         if !job.values_apart {
             return Ok(job.spec.env.clone());
         }
-        let file = self.values_file(job.id);
+        let file = self.values(job.id);
         blocking(move || read(&file)).await
     }
 
     /// Overwrites and removes a job's values, if there are any.
     pub(super) async fn forget_values(&self, id: JobId) {
-        let file = self.values_file(id);
+        let file = self.values(id);
         if let Err(problem) = blocking(move || forget(&file)).await {
             tracing::error!(job = %id, "its variables' values are still there: {problem}");
         }
-    }
-
-    /// Takes values out of records of earlier versions, and out of whatever the database keeps of
-    /// records that were changed.
-    pub(super) async fn part_values(&self) -> Result<()> {
-        let has = |job: &&Job| !job.values_apart && job.spec.env.values().any(|v| !v.is_empty());
-        let old: Vec<Job> =
-            self.records.read(|world| world.jobs.values().filter(has).cloned().collect());
-        if old.is_empty() {
-            return Ok(());
-        }
-        for job in old.iter().filter(|job| !job.state.has_ended()) {
-            self.keep_values(job.id, job.spec.env.clone()).await?;
-        }
-        self.records
-            .change(|_, changes| {
-                for mut job in old {
-                    job.part_values();
-                    changes.put_job(job);
-                }
-                Ok(())
-            })
-            .await?;
-        self.parts.store.scrub().await?;
-        Ok(())
     }
 }
 

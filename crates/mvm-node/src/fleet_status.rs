@@ -1,0 +1,99 @@
+//! What a node tells its coordinators of itself.
+
+use crate::Result;
+use crate::desired::Desired;
+use crate::health::Health;
+use crate::host::Host;
+use crate::images::Images;
+use crate::records::{Records, World};
+use crate::templates::Templates;
+use mvm_model::fleet::{NodeStatus, PoolStatus};
+use mvm_model::plan::ready;
+use mvm_model::{Pool, PoolRef, State};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Tells of the node.
+pub(crate) struct FleetStatus {
+    records: Arc<Records>,
+    desired: Arc<Desired>,
+    images: Arc<Images>,
+    host: Arc<Host>,
+    templates: Arc<Templates>,
+    health: Arc<Health>,
+}
+
+impl FleetStatus {
+    /// Tells of these.
+    pub(crate) fn new(
+        records: Arc<Records>,
+        desired: Arc<Desired>,
+        images: Arc<Images>,
+        host: Arc<Host>,
+        templates: Arc<Templates>,
+        health: Arc<Health>,
+    ) -> FleetStatus {
+        FleetStatus { records, desired, images, host, templates, health }
+    }
+
+    /// What the node says of itself.
+    pub(crate) async fn tell(&self) -> Result<NodeStatus> {
+        let desired = self.desired.status().await;
+        let images = self.images.on_disk()?;
+        let (pools, document) = self.records.read(|world| {
+            let mut jobs: BTreeMap<&PoolRef, (u32, u32)> = BTreeMap::new();
+            for job in world.jobs.values() {
+                let (all, open) = jobs.entry(&job.pool).or_default();
+                (*all, *open) = (*all + 1, *open + u32::from(!job.state.has_ended()));
+            }
+            let pools = world.pools.values();
+            let told = |pool: &Pool| {
+                let status = self.pool_status(world, pool, &images);
+                let (jobs, open_jobs) = jobs.get(&pool.reference).copied().unwrap_or_default();
+                (pool.reference.clone(), PoolStatus { jobs, open_jobs, ..status })
+            };
+            let digest =
+                world.desired.as_ref().and_then(|d| Some(d.fleet.as_ref()?.digest.clone()));
+            (pools.map(told).collect(), digest)
+        });
+        Ok(NodeStatus {
+            node_id: self.host.node_id()?,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            capacity: self.host.capacity(),
+            labels: self.host.labels().clone(),
+            cpu_model: self.host.cpu_model().to_owned(),
+            simulated: self.host.driver().simulated,
+            images: images.keys().cloned().collect(),
+            pools,
+            document,
+            pending: u32::try_from(desired.pending.len()).unwrap_or(u32::MAX),
+            failure: desired.last_failure,
+            failure_code: desired.last_failure_code,
+            newest_event: self.records.newest_event(),
+        })
+    }
+
+    fn pool_status(
+        &self,
+        world: &World,
+        pool: &Pool,
+        images: &BTreeMap<String, String>,
+    ) -> PoolStatus {
+        let revision = pool.current_revision().map(|revision| revision.digest.clone());
+        let mut status = PoolStatus {
+            ready: ready(pool, world.of_pool(&pool.reference)),
+            template: self.templates.of_pool(pool).is_some(),
+            content: (revision.as_ref().and_then(|digest| images.get(digest).cloned()))
+                .filter(|content| !content.is_empty()),
+            revision,
+            failure: self.health.of(&pool.reference).last_failure,
+            ..PoolStatus::default()
+        };
+        for instance in world.of_pool(&pool.reference) {
+            status.instances += 1;
+            status.leased += u32::from(instance.lease.is_some());
+            status.failed += u32::from(instance.lease.is_none() && instance.state == State::Failed);
+        }
+        status
+    }
+}

@@ -1,0 +1,38 @@
+//! Takes note of bytes that arrive for a job.
+
+use super::intake::Arrival;
+use super::queue::Jobs;
+use crate::Result;
+use crate::records::World;
+use mvm_api::Problem;
+use mvm_model::JobId;
+use mvm_model::intake::Account;
+
+impl Jobs {
+    /// Begins to take in bytes of a job.
+    pub(crate) async fn arrival(&self, id: JobId) -> Result<Arrival> {
+        let (mut account, others) = self.records.read(|world: &World| {
+            let tenant = world.job(id)?.pool.tenant.clone();
+            let used = world.usage(&tenant).disk_mib << 20;
+            let quotas = world.tenant(&tenant)?.quotas;
+            let live = |job: &&mvm_model::Job| {
+                job.pool.tenant == tenant && job.id != id && !job.state.has_ended()
+            };
+            let others: Vec<JobId> = world.jobs.values().filter(live).map(|job| job.id).collect();
+            Ok::<_, Problem>((Account { tenant, quotas, used }, others))
+        })?;
+        // Inputs that wait are in no record.
+        for other in others {
+            let waits = tokio::fs::metadata(self.files.inputs(other)).await;
+            account.used = account.used.saturating_add(waits.map_or(0, |file| file.len()));
+        }
+        Ok(Arrival {
+            intake: self.intake.clone(),
+            account,
+            reserve_mib: self.reserve_mib,
+            disk: self.files.disk().to_owned(),
+            bytes: 0,
+            allowed: 0,
+        })
+    }
+}

@@ -1,0 +1,382 @@
+//! The records of jobs: made, queued, canceled, waited for, shown, and forgotten.
+
+use super::desk::{Desk, Word};
+use super::files::JobFiles;
+use super::intake::Intake;
+use super::placing::obstacle;
+use crate::clock::Shown;
+use crate::locks::locked;
+use crate::problem::io;
+use crate::records::{Records, World, no_job};
+use crate::state_dir::{StateDir, make_dir, remove_dir, remove_file};
+use crate::{Result, now};
+use futures::{Stream, StreamExt};
+use mvm_api::jobs::{JobFilter, JobView, SubmitJob};
+use mvm_api::{Peer, Problem};
+use mvm_model::job::{self, JobState, Outcome};
+use mvm_model::{Fault, Job, JobId, PoolRef};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex as Lock};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
+
+/// The most that the inputs of a job may have, in bytes.
+const MAX_INPUTS: u64 = 16 << 30;
+
+/// The jobs of the node.
+pub(crate) struct Jobs {
+    pub(super) records: Arc<Records>,
+    pub(crate) files: JobFiles,
+    /// How much of the disk no files of tenants may take, in MiB; a part of it where absent.
+    pub(super) reserve_mib: Option<u64>,
+    desks: Lock<HashMap<JobId, Arc<Desk>>>,
+    /// The agent ends: nothing that breaks now is recorded.
+    stopping: watch::Sender<bool>,
+    /// What is arriving for jobs.
+    pub intake: Arc<Intake>,
+}
+
+impl Jobs {
+    /// The jobs of these records, whose files are in this state directory.
+    pub(crate) fn new(
+        records: Arc<Records>,
+        state_dir: StateDir,
+        reserve_mib: Option<u64>,
+    ) -> Jobs {
+        let (files, desks, intake) = (JobFiles::new(state_dir), Lock::default(), Arc::default());
+        Jobs { records, files, reserve_mib, desks, stopping: watch::Sender::default(), intake }
+    }
+
+    /// The agent is about to end. What breaks from now on, since its parts are taken down, says
+    /// nothing of jobs: the next agent takes them up again.
+    pub(crate) fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Tells when the agent ends.
+    pub(super) fn stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
+    }
+
+    /// A job's desk.
+    pub(crate) fn desk(&self, id: JobId) -> Arc<Desk> {
+        locked(&self.desks).entry(id).or_default().clone()
+    }
+
+    pub(super) fn forget(&self, id: JobId) {
+        if let Some(desk) = locked(&self.desks).remove(&id) {
+            desk.bump();
+        }
+    }
+
+    /// Changes a job's record and tells those who listen. Gives the record as it is then.
+    pub(super) async fn update(
+        &self,
+        id: JobId,
+        change: impl FnOnce(&mut Job) -> std::result::Result<(), Fault>,
+    ) -> Result<Job> {
+        let job = self
+            .records
+            .change(|world, changes| {
+                let mut job = world.job(id)?.clone();
+                change(&mut job)?;
+                changes.put_job(job.clone());
+                Ok(job)
+            })
+            .await?;
+        if job.state.has_ended() {
+            self.files.forget_values(id).await;
+        }
+        self.desk(id).bump();
+        Ok(job)
+    }
+
+    /// Records what became of a run, unless the agent ends: then it is the next one's to find out.
+    pub(super) async fn record(
+        &self,
+        id: JobId,
+        change: impl FnOnce(&mut Job) -> std::result::Result<(), Fault>,
+    ) -> Result<Job> {
+        if self.is_stopping() {
+            return std::future::pending().await;
+        }
+        self.update(id, change).await
+    }
+
+    /// Records a job of the pool, and queues it unless it is to wait for its inputs.
+    pub(crate) async fn create(
+        &self,
+        pool: &PoolRef,
+        wanted: SubmitJob,
+        holder: String,
+    ) -> Result<JobView> {
+        wanted.spec.validate()?;
+        let id = JobId::from_number(u32::from_le_bytes(crate::random::random_bytes::<4>()?));
+        crate::audit::note_job(id);
+        make_dir(&self.files.dir(id), 0o700)?;
+        let SubmitJob { spec, hold } = wanted;
+        let mut job = Job::new(id, pool.clone(), spec, holder, now());
+        let values = job.part_values();
+        let kept = match job.values_apart {
+            true => self.files.keep_values(id, values).await,
+            false => Ok(()),
+        };
+        let recorded = self
+            .records
+            .change(|world, changes| {
+                kept?;
+                let record = world.pool(pool)?;
+                if record.current_revision().is_none() {
+                    return Err(crate::records::not_built(pool));
+                }
+                if world.jobs.contains_key(&id) {
+                    return Err(Problem::internal("no free job id was drawn"));
+                }
+                let has = |name: &mvm_model::Name| {
+                    record.caches.iter().any(|disk| disk.cache.name == *name)
+                };
+                if let Some(name) = job.spec.cache_commit.iter().find(|name| !has(name)) {
+                    return Err(crate::caches::no_cache(pool, name));
+                }
+                let limit = world.tenant(&pool.tenant)?.quotas.max_queued_jobs;
+                job::admit(pool, limit, world.jobs_of(pool))?;
+                let mut job = job;
+                if !hold {
+                    job.queue(next_number(world), now())?;
+                }
+                changes.put_job(job.clone());
+                Ok(job)
+            })
+            .await;
+        // The directory of a job that was refused goes at once; what a killed agent left, at start.
+        let job = match recorded {
+            Ok(job) => job,
+            Err(problem) => {
+                remove_dir(&self.files.dir(id))?;
+                return Err(problem);
+            }
+        };
+        Ok(JobView::from(&job).shown())
+    }
+
+    /// Takes a job's inputs in: a tar archive whose entries are below the guest's root.
+    pub(crate) async fn take_inputs<E: std::fmt::Display>(
+        &self,
+        id: JobId,
+        mut body: impl Stream<Item = std::result::Result<axum::body::Bytes, E>> + Unpin,
+    ) -> Result<()> {
+        self.records.read(|world| preparing(world, id))?;
+        let mut arrival = self.arrival(id).await?;
+        // A name of its own: a client whose connection broke sends all anew while the agent may still
+        // hold on to the first upload.
+        let early = format!("inputs.{}.new", crate::random::hex_digits(4)?);
+        let (path, early) = (self.files.inputs(id), self.files.dir(id).join(early));
+        let failed = |e| io(format!("write {}", early.display()), e);
+        let take = async {
+            let mut file = tokio::fs::File::create(&early).await.map_err(failed)?;
+            let mut taken = 0;
+            while let Some(piece) = body.next().await {
+                let piece = piece.map_err(|cause| {
+                    Problem::new(400, "inputs_incomplete", format!("the inputs broke off: {cause}"))
+                })?;
+                taken += piece.len() as u64;
+                if taken > MAX_INPUTS {
+                    let what = format!("the inputs have over {} GiB", MAX_INPUTS >> 30);
+                    return Err(Problem::new(413, "invalid_value", what));
+                }
+                arrival.room_for(piece.len() as u64)?;
+                file.write_all(&piece).await.map_err(failed)?;
+                arrival.count(piece.len() as u64);
+            }
+            file.flush().await.map_err(failed)?;
+            // Not under the hands of one that was queued meanwhile.
+            self.records.read(|world| preparing(world, id))
+        };
+        if let Err(problem) = take.await {
+            remove_file(&early)?;
+            return Err(problem);
+        }
+        tokio::fs::rename(&early, &path).await.map_err(failed)
+    }
+
+    /// Queues a job that has its inputs.
+    pub(crate) async fn queue(&self, id: JobId, attached: bool) -> Result<Job> {
+        let inputs = self.files.inputs(id);
+        // One that is attached is gone with its client after a power cut; others are not.
+        if !attached && let Ok(file) = tokio::fs::File::open(&inputs).await {
+            file.sync_all().await.map_err(|e| io(format!("write {}", inputs.display()), e))?;
+        }
+        let job = self
+            .records
+            .change(|world, changes| {
+                let mut job = world.job(id)?.clone();
+                job.queue(next_number(world), now())?;
+                job.attached = attached;
+                changes.put_job(job.clone());
+                Ok(job)
+            })
+            .await?;
+        self.desk(id).bump();
+        Ok(job)
+    }
+
+    /// Ends a job: one that waits at once, one that runs with a signal and a moment for it to end.
+    pub(crate) async fn cancel(&self, id: JobId, why: &str) -> Result<Job> {
+        let job = self
+            .update(id, |job| match job.state {
+                JobState::Preparing | JobState::Queued => {
+                    job.end(Outcome::because(JobState::Canceled, why), now())
+                }
+                state if state.has_ended() => Ok(()),
+                _ => {
+                    job.cancel_requested = true;
+                    Ok(())
+                }
+            })
+            .await?;
+        self.desk(id).tell(Word::Cancel);
+        if job.state.has_ended() {
+            remove_file(&self.files.inputs(id))?;
+        }
+        Ok(job)
+    }
+
+    /// Gives a job when it has ended, or as it is when it is forgotten meanwhile.
+    pub(crate) async fn ended(&self, id: JobId) -> Result<Job> {
+        self.records.read(|world| world.job(id).map(drop))?;
+        let mut changed = self.desk(id).changed.subscribe();
+        loop {
+            changed.borrow_and_update();
+            let job = self.records.read(|world| world.job(id).cloned())?;
+            if job.state.has_ended() {
+                return Ok(job);
+            }
+            if changed.changed().await.is_err() {
+                return Err(Problem::internal("a job's desk was cleared away"));
+            }
+        }
+    }
+
+    /// A signal for the command; a job that does not run yet is ended by it.
+    pub(crate) async fn signal(&self, id: JobId, signal: i32) -> Result<()> {
+        let runs =
+            self.records.read(|world| world.job(id).map(|job| job.state == JobState::Running));
+        if runs? {
+            self.desk(id).tell(Word::Signal(signal));
+            return Ok(());
+        }
+        self.cancel(id, "interrupted").await.map(drop)
+    }
+
+    /// The job that a caller names. One of another tenant's is not there for it.
+    pub(crate) async fn seen_by(&self, peer: &Peer, id: &str) -> Result<JobId> {
+        let id: JobId = id.parse()?;
+        let seen =
+            self.records.read(|world| world.job(id).map(|job| peer.sees(&job.pool.tenant)))?;
+        if seen { Ok(id) } else { Err(no_job(id)) }
+    }
+
+    /// A job as the API shows it.
+    pub(crate) async fn view(&self, id: JobId) -> Result<JobView> {
+        self.records.read(|world| world.job(id).map(|job| view_of(world, job).shown()))
+    }
+
+    /// The jobs that a filter takes, oldest first. Their times are of the timeline: a list's cursor
+    /// is made of them.
+    pub(crate) async fn views(&self, filter: &JobFilter) -> Vec<JobView> {
+        let takes = |job: &&Job| {
+            filter.tenant.as_ref().is_none_or(|tenant| job.pool.tenant == *tenant)
+                && filter.pool.as_ref().is_none_or(|pool| job.pool == *pool)
+                && filter.state.is_none_or(|state| job.state == state)
+        };
+        self.records.read(|world| {
+            let mut jobs: Vec<&Job> = world.jobs.values().filter(takes).collect();
+            jobs.sort_by_key(|job| (job.created_at, job.number));
+            let mut views: Vec<JobView> = jobs.into_iter().map(JobView::from).collect();
+            let mut places = HashMap::new();
+            for pool in world.pools.keys() {
+                let queue = job::queue(world.jobs_of(pool));
+                places.extend(queue.iter().enumerate().map(|(index, job)| (job.id, index + 1)));
+            }
+            views.iter_mut().for_each(|view| view.position = places.get(&view.job_id).copied());
+            views
+        })
+    }
+
+    /// Forgets the jobs that have been over for long enough, and ends those whose inputs never came.
+    pub(crate) async fn tidy(&self) -> Result<()> {
+        let (old, stuck) = self.records.read(|world| {
+            let pools = world.pools.keys();
+            let old = pools.flat_map(|pool| job::forgotten(world.jobs_of(pool), now()));
+            (old.collect::<Vec<_>>(), job::abandoned(world.jobs.values(), now()))
+        });
+        for id in stuck {
+            self.cancel(id, "its inputs never came").await?;
+        }
+        self.forget_all(&old).await
+    }
+
+    /// Removes records first: files without one are removed at the next start.
+    async fn forget_all(&self, ids: &[JobId]) -> Result<()> {
+        self.records
+            .change(|_, changes| {
+                ids.iter().for_each(|id| changes.remove_job(*id));
+                Ok(())
+            })
+            .await?;
+        self.clear_away(ids)
+    }
+
+    /// Removes what is left of jobs whose records are gone.
+    pub(crate) fn clear_away(&self, ids: &[JobId]) -> Result<()> {
+        ids.iter().try_for_each(|id| {
+            self.forget(*id);
+            remove_dir(&self.files.dir(*id))
+        })
+    }
+
+    /// Before a pool is destroyed: its jobs are ended.
+    pub(crate) async fn cancel_of(&self, pool: &PoolRef) -> Result<()> {
+        let live = |world: &World| -> Vec<JobId> {
+            let jobs = world.jobs_of(pool).filter(|job| !job.state.has_ended());
+            jobs.map(|job| job.id).collect()
+        };
+        let ids = self.records.read(live);
+        for id in &ids {
+            self.cancel(*id, "its pool was destroyed").await?;
+        }
+        for id in ids {
+            self.ended(id).await?;
+        }
+        Ok(())
+    }
+}
+
+fn preparing(world: &World, id: JobId) -> Result<()> {
+    match world.job(id)?.state {
+        JobState::Preparing => Ok(()),
+        state => Err(Problem::new(409, "wrong_state", format!("job {id} is {state}"))
+            .hint("inputs are given before a job is queued: submit another")),
+    }
+}
+
+/// One more than any job of the node has.
+fn next_number(world: &World) -> u64 {
+    world.jobs.values().map(|job| job.number).max().unwrap_or(0) + 1
+}
+
+fn view_of(world: &World, job: &Job) -> JobView {
+    let mut view = JobView::from(job);
+    if job.state == JobState::Queued {
+        let queue = job::queue(world.jobs_of(&job.pool));
+        view.position = queue.iter().position(|other| other.id == job.id).map(|index| index + 1);
+    }
+    if view.position == Some(1) {
+        view.waits_for = obstacle(world, job).map(|problem| problem.detail);
+    }
+    view
+}

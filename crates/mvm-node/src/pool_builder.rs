@@ -1,0 +1,141 @@
+//! Builds the images of pools, and makes one current that is there.
+
+use crate::Result;
+use crate::builds::Builds;
+use crate::clock::wall;
+use crate::health::Health;
+use crate::images::Images;
+use crate::problem::{OrProblem, not_found};
+use crate::records::Records;
+use crate::template_maker::TemplateMaker;
+use crate::transfer::Transfer;
+use crate::wake::Wake;
+use mvm_api::Problem;
+use mvm_api::types::{BuildPool, BuildResult, FetchImage};
+use mvm_image::{BuildRequest, Progress};
+use mvm_model::PoolRef;
+use mvm_model::desired::ImageSource;
+use mvm_model::pool::RevisionEntry;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+/// Builds pools.
+pub(crate) struct PoolBuilder {
+    records: Arc<Records>,
+    images: Arc<Images>,
+    transfer: Arc<Transfer>,
+    template_maker: Arc<TemplateMaker>,
+    health: Arc<Health>,
+    wake: Wake,
+    /// Builds that are under way.
+    pub builds: Builds,
+}
+
+impl PoolBuilder {
+    /// Builds the pools of these records.
+    pub(crate) fn new(
+        records: Arc<Records>,
+        images: Arc<Images>,
+        transfer: Arc<Transfer>,
+        template_maker: Arc<TemplateMaker>,
+        health: Arc<Health>,
+        wake: Wake,
+    ) -> PoolBuilder {
+        let builds = Builds::default();
+        PoolBuilder { records, images, transfer, template_maker, health, wake, builds }
+    }
+
+    /// Builds the pool's image and makes it current.
+    pub async fn build(
+        &self,
+        reference: &PoolRef,
+        wanted: BuildPool,
+        progress: &UnboundedSender<Progress>,
+    ) -> Result<BuildResult> {
+        let pool = self.records.read(|world| world.pool(reference).cloned())?;
+        let overrides = match wanted.override_inputs.is_empty() {
+            true => pool.override_inputs,
+            false => wanted.override_inputs,
+        };
+        let began = std::time::Instant::now();
+        let request = BuildRequest {
+            flake: pool.flake_ref,
+            profile: pool.profile,
+            override_inputs: overrides.clone(),
+            kernel: pool.kernel,
+        };
+        let building = self.builds.begin(reference, wall());
+        // Dropped, it ends the programs that it runs and leaves nothing behind.
+        let image = tokio::select! {
+            built = self.images.store().build(&request, progress) => built.or_problem()?,
+            () = building.canceled() => {
+                return Err(Problem::new(409, "interrupted", "somebody has canceled the build")
+                    .hint(format!("build it again: mvm pool build {reference}")));
+            }
+        };
+        let revision = self.make_current(reference, &image.digest, Some(overrides)).await?;
+        let detail = "boots once, is cloned from then on".to_owned();
+        let _ = progress.send(Progress::Stage { name: "template", detail });
+        // The image is built whatever comes of it: the reconciler tries again.
+        let template = self.template_maker.ensure_of(reference).await;
+        self.wake.notify();
+        let took_ms = began.elapsed().as_millis() as u64;
+        let template_failure = template.err().map(|problem| problem.to_string());
+        Ok(BuildResult { revision, size_bytes: image.size_bytes, took_ms, template_failure })
+    }
+
+    /// Ends the builds of a pool's image that are under way.
+    pub async fn cancel(&self, reference: &PoolRef) -> Result<()> {
+        self.records.read(|world| world.pool(reference).map(drop))?;
+        match self.builds.cancel(reference) {
+            true => Ok(()),
+            false => {
+                let hint = format!("see what it is at: mvm pool info {reference}");
+                Err(not_found(format!("build of pool {reference} under way"), &hint))
+            }
+        }
+    }
+
+    /// Makes an image current that another node has built; it is received from there if it is not
+    /// here yet.
+    pub(crate) async fn use_image(
+        &self,
+        reference: &PoolRef,
+        digest: &str,
+        source: Option<&ImageSource>,
+    ) -> Result<()> {
+        if let Some(ImageSource { content, nodes }) = source {
+            let (digest, content) = (digest.to_owned(), Some(content.clone()));
+            let wanted = FetchImage { digest, content, sources: nodes.clone() };
+            // Nobody watches.
+            self.transfer.fetch(wanted, &unbounded_channel().0).await?;
+        }
+        let image = self.images.store().get(digest).or_problem()?;
+        self.make_current(reference, &image.digest, None).await?;
+        self.wake.notify();
+        Ok(())
+    }
+
+    /// Records what a pool was built to, and from which inputs.
+    async fn make_current(
+        &self,
+        reference: &PoolRef,
+        digest: &str,
+        overrides: Option<BTreeMap<String, String>>,
+    ) -> Result<RevisionEntry> {
+        self.images.look();
+        let entry = self
+            .records
+            .change(|world, changes| {
+                let mut pool = world.pool(reference)?.clone();
+                pool.override_inputs = overrides.unwrap_or(pool.override_inputs);
+                let entry = pool.record_build(digest, wall());
+                changes.put_pool(pool);
+                Ok(entry)
+            })
+            .await?;
+        self.health.succeeded(reference);
+        Ok(entry)
+    }
+}

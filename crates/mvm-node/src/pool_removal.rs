@@ -1,0 +1,116 @@
+//! Destroys pools with all that they have: fronts, jobs, instances, caches.
+
+use crate::Result;
+use crate::caches::Caches;
+use crate::expose::Exposes;
+use crate::instances::Instances;
+use crate::jobs::Jobs;
+use crate::records::Records;
+use crate::wake::Wake;
+use mvm_api::Problem;
+use mvm_model::{Counts, Mover, PoolRef, State};
+use std::sync::Arc;
+
+/// Destroys pools.
+pub(crate) struct PoolRemoval {
+    records: Arc<Records>,
+    exposes: Arc<Exposes>,
+    jobs: Arc<Jobs>,
+    instances: Arc<Instances>,
+    caches: Arc<Caches>,
+    wake: Wake,
+}
+
+impl PoolRemoval {
+    /// Destroys the pools of these records.
+    pub(crate) fn new(
+        records: Arc<Records>,
+        exposes: Arc<Exposes>,
+        jobs: Arc<Jobs>,
+        instances: Arc<Instances>,
+        caches: Arc<Caches>,
+        wake: Wake,
+    ) -> PoolRemoval {
+        PoolRemoval { records, exposes, jobs, instances, caches, wake }
+    }
+
+    /// Destroys a pool with all its instances.
+    pub async fn destroy_pool(&self, reference: &PoolRef) -> Result<()> {
+        // On the heap, as all that is large and rare: the futures of callers hold it otherwise.
+        Box::pin(self.exposes.unexpose(reference, None)).await?;
+        // First nothing new is made, then what there is goes, then the record.
+        self.records
+            .change(|world, changes| {
+                let mut pool = world.pool(reference)?.clone();
+                pool.desired = None;
+                changes.put_pool(pool);
+                Ok(())
+            })
+            .await?;
+        self.jobs.cancel_of(reference).await?;
+        loop {
+            let ids: Vec<_> =
+                self.records.read(|world| world.of_pool(reference).map(|i| i.id).collect());
+            if ids.is_empty() {
+                break;
+            }
+            for id in ids {
+                self.instances.bring(id, State::Destroyed, &Mover::Force).await.or_else(
+                    |problem| match problem.code == "not_found" {
+                        true => Ok(State::Destroyed),
+                        false => Err(problem),
+                    },
+                )?;
+            }
+        }
+        let jobs = self
+            .records
+            .change(|world, changes| {
+                if world.of_pool(reference).next().is_some() {
+                    return Err(Problem::new(
+                        409,
+                        "in_use",
+                        format!("pool {reference} got a new instance while it was being destroyed"),
+                    )
+                    .hint("try again"));
+                }
+                let live = |job: &&mvm_model::Job| !job.state.has_ended();
+                if let Some(job) = world.jobs_of(reference).find(live) {
+                    let what =
+                        format!("pool {reference} got job {} while it was destroyed", job.id);
+                    return Err(Problem::new(409, "in_use", what).hint("try again"));
+                }
+                if let Some(front) = world.exposes.values().find(|e| e.pool == *reference) {
+                    let at = front.listen;
+                    let what =
+                        format!("pool {reference} got a front on {at} while it was destroyed");
+                    return Err(Problem::new(409, "in_use", what).hint("try again"));
+                }
+                let jobs: Vec<_> = world.jobs_of(reference).map(|job| job.id).collect();
+                jobs.iter().for_each(|id| changes.remove_job(*id));
+                changes.remove_pool(reference.clone());
+                Ok(jobs)
+            })
+            .await?;
+        self.jobs.clear_away(&jobs)?;
+        self.caches.sweep().await
+    }
+
+    /// Keeps nothing ready in the pool any more. Gives whether its last lease has ended.
+    pub(crate) async fn drain(&self, pool: &PoolRef) -> Result<bool> {
+        let leased = self
+            .records
+            .change(|world, changes| {
+                let mut record = world.pool(pool)?.clone();
+                if record.desired.is_some_and(|counts| counts != Counts::default()) {
+                    record.desired = Some(Counts::default());
+                    changes.put_pool(record);
+                }
+                let busy = world.jobs_of(pool).any(|job| !job.state.has_ended());
+                Ok(busy || world.of_pool(pool).any(|instance| instance.lease.is_some()))
+            })
+            .await?;
+        self.wake.notify();
+        Ok(!leased)
+    }
+}

@@ -1,0 +1,101 @@
+//! Tenants and pools as the API shows them.
+
+use crate::Result;
+use crate::health::Health;
+use crate::host::Lacks;
+use crate::images::Images;
+use crate::links::Links;
+use crate::pool_builder::PoolBuilder;
+use crate::records::{Records, World};
+use crate::templates::Templates;
+use mvm_api::types::{PoolView, RevisionView, TenantView};
+use mvm_model::plan::ready;
+use mvm_model::{Instance, Pool, PoolRef, State, Tenant};
+use std::sync::Arc;
+
+/// Shows tenants and pools.
+pub(crate) struct PoolViews {
+    records: Arc<Records>,
+    links: Arc<Links>,
+    images: Arc<Images>,
+    builder: Arc<PoolBuilder>,
+    templates: Arc<Templates>,
+    health: Arc<Health>,
+}
+
+impl PoolViews {
+    /// Shows those of these records.
+    pub(crate) fn new(
+        records: Arc<Records>,
+        links: Arc<Links>,
+        images: Arc<Images>,
+        builder: Arc<PoolBuilder>,
+        templates: Arc<Templates>,
+        health: Arc<Health>,
+    ) -> PoolViews {
+        PoolViews { records, links, images, builder, templates, health }
+    }
+
+    /// A tenant with what it uses.
+    pub(crate) fn tenant(&self, world: &World, tenant: &Tenant) -> TenantView {
+        TenantView {
+            tenant_id: tenant.name.clone(),
+            network: tenant.network.clone(),
+            gateway: tenant.network.gateway(),
+            bridge: self.links.bridge_name(tenant),
+            quotas: tenant.quotas,
+            usage: world.usage(&tenant.name),
+            created_at: tenant.created_at,
+        }
+    }
+
+    /// A pool with what it holds.
+    pub(crate) fn pool(&self, world: &World, pool: &Pool, lacks: &Lacks) -> PoolView {
+        let of_pool = || world.of_pool(&pool.reference);
+        let leased = of_pool().filter(|i| i.lease.is_some()).count() as u32;
+        let is_failed = |i: &&Instance| i.lease.is_none() && i.state == State::Failed;
+        let failed = of_pool().filter(is_failed).count() as u32;
+        PoolView {
+            tenant_id: pool.reference.tenant.clone(),
+            pool_id: pool.reference.pool.clone(),
+            flake_ref: pool.flake_ref.clone(),
+            profile: pool.profile.clone(),
+            override_inputs: pool.override_inputs.clone(),
+            instance_resources: pool.resources,
+            caches: pool.caches.clone(),
+            desired_counts: pool.desired,
+            building_since: self.builder.builds.since(&pool.reference),
+            ready_counts: ready(pool, of_pool()),
+            leased,
+            failed,
+            instances: of_pool().count() as u32,
+            recycle: pool.recycle,
+            prewarm: pool.prewarm.clone(),
+            runtime_policy: pool.runtime_policy,
+            egress: pool.egress.clone(),
+            template_ready: self.templates.of_pool(pool).is_some(),
+            template_renewal: self.templates.renewal_of(pool),
+            revision: pool.current_revision().cloned(),
+            stale: pool.stale,
+            last_failure: self.health.of(&pool.reference).last_failure,
+            shortfalls: lacks.of(pool),
+            created_at: pool.created_at,
+        }
+    }
+
+    /// All builds of a pool.
+    pub(crate) fn revisions(&self, pool: &PoolRef) -> Result<Vec<RevisionView>> {
+        let images = self.images.store();
+        self.records.read(|world| {
+            let record = world.pool(pool)?;
+            let view = |entry: &mvm_model::pool::RevisionEntry| RevisionView {
+                current: record.current == Some(entry.number),
+                present: images.get(&entry.digest).is_ok(),
+                instances: world.of_pool(pool).filter(|i| i.revision == entry.digest).count()
+                    as u32,
+                entry: entry.clone(),
+            };
+            Ok(record.revisions.iter().map(view).collect())
+        })
+    }
+}

@@ -1,0 +1,77 @@
+//! Instances that nobody holds: marked by whoever is about to do something with them unasked.
+
+use crate::Result;
+use crate::audit::Auditor;
+use crate::instances::{Instances, Slots};
+use crate::records::Records;
+use mvm_model::{InstanceId, Mover, State};
+use std::sync::Arc;
+
+/// What is done with idle instances.
+pub(crate) struct Spares {
+    records: Arc<Records>,
+    slots: Arc<Slots>,
+    instances: Arc<Instances>,
+    auditor: Arc<Auditor>,
+}
+
+impl Spares {
+    /// The idle ones of these instances.
+    pub(crate) fn new(
+        records: Arc<Records>,
+        slots: Arc<Slots>,
+        instances: Arc<Instances>,
+        auditor: Arc<Auditor>,
+    ) -> Spares {
+        Spares { records, slots, instances, auditor }
+    }
+
+    /// Sets the goal of an instance that is still idle.
+    pub(crate) async fn claim(
+        &self,
+        id: InstanceId,
+        to: State,
+    ) -> Result<Option<(InstanceId, State)>> {
+        self.records
+            .change(|world, changes| {
+                let mut instance = world.by_id(id)?.clone();
+                if instance.lease.is_some() || instance.is_busy() {
+                    return Ok(None);
+                }
+                instance.goal = Some(to);
+                changes.put_instance(instance);
+                Ok(Some((id, to)))
+            })
+            .await
+    }
+
+    /// The reconciler has done what it wanted of an instance, or failed. Says whether that is gone.
+    pub(crate) async fn clear_goal(&self, id: InstanceId) -> bool {
+        let cleared = self.records.update(id, |instance| instance.goal = None).await;
+        let gone = self.records.read(|world| world.by_id(id).is_err());
+        if cleared.is_err() && !gone {
+            self.slots.need_check(id);
+        }
+        gone
+    }
+
+    /// Destroys an instance unless somebody has leased it since the plan was made.
+    pub(crate) async fn destroy(&self, id: InstanceId) -> Result<()> {
+        match self.claim(id, State::Destroyed).await? {
+            Some((id, _)) => {
+                let outcome = self
+                    .auditor
+                    .as_agent_on("instance.destroy", id, self.instances.destroy(id, &Mover::Agent))
+                    .await;
+                match outcome {
+                    Err(problem) if problem.code == "leased" => {
+                        self.clear_goal(id).await;
+                        Ok(())
+                    }
+                    outcome => outcome,
+                }
+            }
+            None => Ok(()),
+        }
+    }
+}
