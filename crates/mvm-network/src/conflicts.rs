@@ -34,6 +34,13 @@ struct Link {
     other: Option<(String, Option<PathBuf>)>,
 }
 
+/// What the host uses, as it was at one look.
+pub(crate) struct Used {
+    addresses: Vec<Route>,
+    routes: Vec<Route>,
+    links: BTreeMap<u32, Link>,
+}
+
 impl Network {
     /// What of the host `subnet` overlaps with: an address, a route, the default gateway, or one of these
     /// DNS servers. What is ours does not count.
@@ -42,17 +49,35 @@ impl Network {
         subnet: Ipv4Net,
         resolvers: &[Ipv4Addr],
     ) -> Result<Option<Conflict>> {
-        let (links, prefix) = (self.netlink.links().await?, self.marks.prefix());
-        let links = links.iter().map(|link| {
-            let name = name_of(link).unwrap_or_default();
-            let ours = name.starts_with(&prefix);
-            let other = alias_of(link).and_then(|alias| root_of(&alias)).filter(|_| !ours);
-            (link.header.index, Link { name, ours, other })
-        });
-        let links: BTreeMap<u32, Link> = links.collect();
-        let addresses = surroundings::addresses(&self.netlink).await?;
-        let routes = surroundings::routes(&self.netlink).await?;
-        Ok(overlap(subnet, &addresses, &routes, resolvers, &links))
+        Ok(used(self).await?.by(subnet, resolvers))
+    }
+}
+
+/// What the host uses now.
+pub(crate) async fn used(network: &Network) -> Result<Used> {
+    let (links, prefix) = (network.netlink.links().await?, network.marks.prefix());
+    let links = links.iter().map(|link| {
+        let name = name_of(link).unwrap_or_default();
+        let ours = name.starts_with(&prefix);
+        let other = alias_of(link).and_then(|alias| root_of(&alias)).filter(|_| !ours);
+        (link.header.index, Link { name, ours, other })
+    });
+    let links: BTreeMap<u32, Link> = links.collect();
+    let addresses = surroundings::addresses(&network.netlink).await?;
+    let routes = surroundings::routes(&network.netlink).await?;
+    Ok(Used { addresses, routes, links })
+}
+
+impl Used {
+    /// What of it the subnet overlaps with.
+    pub(crate) fn by(&self, subnet: Ipv4Net, resolvers: &[Ipv4Addr]) -> Option<Conflict> {
+        overlap(subnet, &self.addresses, &self.routes, resolvers, &self.links)
+    }
+
+    /// The names of the links that the ways to the internet go over.
+    pub(crate) fn uplinks(&self) -> impl Iterator<Item = &str> {
+        let ways = self.routes.iter().filter(|route| is_internet(route));
+        ways.filter_map(|route| Some(self.links.get(&route.link?)?.name.as_str()))
     }
 }
 

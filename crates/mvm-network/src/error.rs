@@ -25,6 +25,15 @@ pub enum Error {
         /// Those that exist.
         known: String,
     },
+    /// What no network namespace can be called.
+    #[error(
+        "{name:?} is not the name of a network namespace: name one of those that `ip netns list` shows, \
+         without a path"
+    )]
+    NetnsName {
+        /// What was said.
+        name: String,
+    },
     /// A link has the name and is not ours.
     #[error("a network link {name} exists that is not ours; remove or rename it")]
     NameTaken {
@@ -48,7 +57,7 @@ impl Error {
             Error::NftMissing => "nft_missing",
             Error::NftRefused(_) => "nft_refused",
             Error::NotPermitted { .. } => "not_permitted",
-            Error::NetnsNotFound { .. } => "netns_not_found",
+            Error::NetnsNotFound { .. } | Error::NetnsName { .. } => "netns_not_found",
             Error::NameTaken { .. } => "name_taken",
             Error::Kernel { .. } => "network_failed",
         }

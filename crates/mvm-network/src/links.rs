@@ -1,18 +1,23 @@
 //! Bridges and taps.
 
 use crate::marks::{LinkKind, Marks};
-use crate::netlink::{Netlink, alias_of, name_of};
+use crate::netlink::{Netlink, alias_of, controller_of, name_of};
 use crate::nftables::Watch;
 use crate::rules::Ruleset;
 use crate::surroundings::{self, network_of};
 use crate::walls::{Applied, Walls};
-use crate::{Error, Result, tap};
+use crate::{Error, Result, sizes, tap};
 use ipnet::Ipv4Net;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkFlags, LinkMessage,
+};
 use rtnetlink::{LinkBridge, LinkUnspec};
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A tenant's bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +66,10 @@ pub struct Network {
     pub(crate) marks: Marks,
     pub(crate) netlink: Netlink,
     pub(crate) walls: Walls,
+    /// The MTUs that taps were given.
+    pub(crate) sizes: Mutex<BTreeMap<String, u32>>,
+    /// What of the host overlaps with a subnet, as it was told last.
+    pub(crate) overlaps: Mutex<Vec<String>>,
 }
 
 impl Network {
@@ -68,12 +77,14 @@ impl Network {
     /// hexadecimal digits).
     pub async fn open(owner: &str) -> Result<Network> {
         let (netlink, walls) = (Netlink::open()?, Walls::open(owner)?);
-        Ok(Network { marks: Marks::new(owner), netlink, walls })
+        let (sizes, overlaps) = (Mutex::default(), Mutex::default());
+        Ok(Network { marks: Marks::new(owner), netlink, walls, sizes, overlaps })
     }
 
-    /// Has links say which state directory they are for, so that others can tell.
+    /// Has links say which state directory they are for, so that others can tell, and keeps there what rules
+    /// are in force, so that the next agent can.
     pub fn of_root(self, root: &Path) -> Network {
-        Network { marks: self.marks.of_root(root), ..self }
+        Network { marks: self.marks.of_root(root), walls: self.walls.of_root(root), ..self }
     }
 
     /// The name of a tenant's bridge.
@@ -113,10 +124,10 @@ impl Network {
                     .map_err(|e| Error::netlink(&what, &e))?;
                 let link = self.netlink.expect(name).await?;
                 self.set_mark(link.header.index, LinkKind::Bridge).await?;
-                no_ipv6(name);
                 link
             }
         };
+        no_ipv6(name)?;
         let index = link.header.index;
         self.ensure_address(index, bridge.gateway).await?;
         let up = LinkUnspec::new_with_index(index).up().build();
@@ -127,7 +138,9 @@ impl Network {
             .execute()
             .await
             .map_err(|e| Error::netlink(&what, &e))?;
-        forward()
+        forward()?;
+        // It was made with what new links have on this host (net.ipv4.conf.default).
+        forward_from(name)
     }
 
     async fn ensure_address(&self, index: u32, wanted: Ipv4Net) -> Result<()> {
@@ -172,12 +185,13 @@ impl Network {
         let Some(link) = self.netlink.find(name).await? else { return Ok(false) };
         let link = self.ours(link, LinkKind::Tap)?;
         let joined = link.attributes.contains(&LinkAttribute::Controller(bridge));
-        if joined && link.header.flags.contains(LinkFlags::Up) {
+        let marked = alias_of(&link).is_some();
+        if joined && marked && link.header.flags.contains(LinkFlags::Up) && !has_ipv6(&link) {
             return Ok(true);
         }
         let index = link.header.index;
         self.set_mark(index, LinkKind::Tap).await?;
-        no_ipv6(name);
+        no_ipv6(name)?;
         let up = LinkUnspec::new_with_index(index).controller(bridge).up().build();
         let set = self.netlink.handle.link().set(up).execute().await;
         set.map(|()| true).map_err(|e| Error::netlink(&what, &e))
@@ -190,6 +204,7 @@ impl Network {
 
     /// Removes a tap of ours; one that is not there is no error.
     pub async fn remove_tap(&self, name: &str) -> Result<()> {
+        locked(&self.sizes).remove(name);
         self.remove(name, LinkKind::Tap).await
     }
 
@@ -198,7 +213,11 @@ impl Network {
         let link = self.ours(link, kind)?;
         let what = format!("remove the link {name}");
         let removed = self.netlink.handle.link().del(link.header.index).execute().await;
-        removed.map_err(|e| Error::netlink(what, &e))
+        removed.map_err(|e| Error::netlink(what, &e))?;
+        match controller_of(&link) {
+            Some(bridge) => sizes::fit(&self.netlink, bridge).await,
+            None => Ok(()),
+        }
     }
 
     /// All links that carry our mark.
@@ -214,7 +233,9 @@ impl Network {
     /// were still in force.
     pub async fn apply(&self, rules: &Ruleset) -> Result<Applied> {
         let around = surroundings::look(&self.netlink, &self.marks).await?;
-        self.walls.apply(rules, &around).await
+        let machines =
+            self.walls.knows_nothing() && has_machines(&self.netlink, &self.marks).await?;
+        self.walls.apply(rules, &around, machines).await
     }
 
     /// Whether rules were put in force, and still are. Takes microseconds where nobody has changed
@@ -263,22 +284,81 @@ impl Network {
     }
 }
 
-/// Guests have no IPv6 yet; without it a bridge answers to nothing that the rules do not name.
-/// A host without IPv6 has no such file.
-fn no_ipv6(name: &str) {
-    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+/// Whether a process has a tap of ours open.
+async fn has_machines(netlink: &Netlink, marks: &Marks) -> Result<bool> {
+    let used = |link: &LinkMessage| {
+        marks.is_ours(link, LinkKind::Tap) && link.header.flags.contains(LinkFlags::LowerUp)
+    };
+    Ok(netlink.links().await?.iter().any(used))
 }
 
-const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+/// Guests have no IPv6 yet; without it a bridge answers to nothing that the rules do not name.
+fn no_ipv6(name: &str) -> Result<()> {
+    set(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1")
+}
+
+const FORWARDING: &str = "net/ipv4/ip_forward";
 
 /// Packets of guests are routed to the outside and back.
 pub(crate) fn forward() -> Result<()> {
-    std::fs::write(FORWARDING, "1").map_err(|e| Error::io("enable IPv4 forwarding", &e))
+    set(FORWARDING, "1")
+}
+
+/// The same for what comes in by this link.
+pub(crate) fn forward_from(name: &str) -> Result<()> {
+    set(&format!("net/ipv4/conf/{name}/forwarding"), "1")
 }
 
 /// Whether they are, in this network namespace.
 pub(crate) fn forwards() -> Result<bool> {
-    let text = std::fs::read_to_string(FORWARDING);
-    let text = text.map_err(|e| Error::io(format!("read {FORWARDING}"), &e))?;
+    let path = format!("{SETTINGS}/{FORWARDING}");
+    let text = std::fs::read_to_string(&path);
+    let text = text.map_err(|e| Error::io(format!("read {path}"), &e))?;
     Ok(text.trim() != "0")
+}
+
+const SETTINGS: &str = "/proc/sys";
+
+/// Where it is not so already. A host without IPv6 has none of its settings.
+fn set(name: &str, value: &str) -> Result<()> {
+    let path = format!("{SETTINGS}/{name}");
+    if std::fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
+        return Ok(());
+    }
+    match std::fs::write(&path, value) {
+        Err(e) if e.kind() == ErrorKind::NotFound && name.starts_with("net/ipv6/") => Ok(()),
+        outcome => outcome.map_err(|e| Error::io(format!("set {path} to {value}"), &e)),
+    }
+}
+
+/// Whether the kernel gives the link IPv6; not where it says nothing of it.
+pub(crate) fn has_ipv6(link: &LinkMessage) -> bool {
+    families(link).any(|family| match family {
+        AfSpecUnspec::Inet6(all) => all.iter().any(
+            |about| matches!(about, AfSpecInet6::DevConf(settings) if settings.disable_ipv6 == 0),
+        ),
+        _ => false,
+    })
+}
+
+/// Whether the kernel passes on what comes in by the link; yes where it says nothing of it.
+pub(crate) fn is_forwarding(link: &LinkMessage) -> bool {
+    !families(link).any(|family| match family {
+        AfSpecUnspec::Inet(all) => all.iter().any(
+            |about| matches!(about, AfSpecInet::DevConf(settings) if settings.forwarding == 0),
+        ),
+        _ => false,
+    })
+}
+
+fn families(link: &LinkMessage) -> impl Iterator<Item = &AfSpecUnspec> {
+    let all = link.attributes.iter().filter_map(|attribute| match attribute {
+        LinkAttribute::AfSpecUnspec(all) => Some(all),
+        _ => None,
+    });
+    all.flatten()
+}
+
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -108,3 +108,19 @@ pub(crate) fn alias_of(link: &LinkMessage) -> Option<String> {
         _ => None,
     })
 }
+
+/// The bridge that the link is a port of.
+pub(crate) fn controller_of(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Controller(index) => Some(*index),
+        _ => None,
+    })
+}
+
+/// The largest packet that the link takes.
+pub(crate) fn mtu_of(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    })
+}

@@ -10,8 +10,10 @@ const DIR: &str = "/run/netns";
 /// exists: setns(2) moves only the calling one.
 pub fn enter_netns(name: &str) -> Result<()> {
     let valid = !name.is_empty() && !name.contains('/') && name != "." && name != "..";
-    let file = if valid { File::open(format!("{DIR}/{name}")).ok() } else { None };
-    let Some(file) = file else {
+    if !valid {
+        return Err(Error::NetnsName { name: name.to_owned() });
+    }
+    let Ok(file) = File::open(format!("{DIR}/{name}")) else {
         let mut known: Vec<String> = std::fs::read_dir(DIR)
             .into_iter()
             .flatten()

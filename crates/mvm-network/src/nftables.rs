@@ -5,7 +5,6 @@ use rtnetlink::MulticastGroup;
 use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, Socket, SocketAddr, TokioSocket};
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hasher};
 use std::io::{Error as IoError, ErrorKind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,8 +22,14 @@ const NAME: u16 = 2;
 const CHAIN_NAME: u16 = 3;
 const ELEMENTS: u16 = 3;
 const GENERATION_ID: u16 = 1;
+const TABLE_OWNER: u16 = 7;
 /// The bits of an attribute's type that are not its number.
 const FLAGS: u16 = 0xC000;
+/// The families that tables of ours are in.
+const FAMILIES: [(u8, &str); 2] =
+    [(libc::NFPROTO_BRIDGE as u8, "bridge"), (libc::NFPROTO_INET as u8, "inet")];
+/// How the kernel's names of sets begin that have none.
+const NAMELESS: &str = "__";
 /// A message's header (netlink(7)), and nfnetlink's own behind it.
 const HEADER: usize = 16;
 const BODY: usize = HEADER + 4;
@@ -91,9 +96,7 @@ impl Nftables {
     pub(crate) fn tables(&self, prefix: &str) -> Result<Vec<(&'static str, String)>> {
         let socket = self.locked();
         let mut tables = Vec::new();
-        for (family, word) in
-            [(libc::NFPROTO_BRIDGE as u8, "bridge"), (libc::NFPROTO_INET as u8, "inet")]
-        {
+        for (family, word) in FAMILIES {
             let answers = ask(&socket, GET_TABLE, family, true, &[]).map_err(failed)?;
             let names = answers.iter().filter_map(|answer| text(answer, TABLE));
             tables.extend(names.filter(|name| name.starts_with(prefix)).map(|name| (word, name)));
@@ -101,12 +104,27 @@ impl Nftables {
         Ok(tables)
     }
 
+    /// Who holds a table of this name for itself (nft(8), the flag `owner`): the table, and the netlink port
+    /// of the process.
+    pub(crate) fn holder(&self, table: &str) -> Result<Option<(String, u32)>> {
+        let socket = self.locked();
+        for (family, word) in FAMILIES {
+            let answers = ask(&socket, GET_TABLE, family, false, &[(TABLE, table)]);
+            for answer in absent_is_empty(answers).map_err(failed)? {
+                let owner = attributes(&answer).find(|(kind, _)| *kind == TABLE_OWNER);
+                let port = owner.and_then(|(_, value)| value.try_into().ok());
+                if let Some(port) = port {
+                    return Ok(Some((format!("{word} {table}"), u32::from_be_bytes(port))));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     fn parts_once(&self, table: &str) -> std::io::Result<Parts> {
         let socket = self.locked();
         let mut parts = Parts::new();
-        for (family, word) in
-            [(libc::NFPROTO_BRIDGE as u8, "bridge"), (libc::NFPROTO_INET as u8, "inet")]
-        {
+        for (family, word) in FAMILIES {
             let ask = |what, dump, more: &[(u16, &str)]| {
                 let mut named = vec![(TABLE, table)];
                 named.extend(more);
@@ -123,17 +141,23 @@ impl Nftables {
             for answer in ask(GET_CHAIN, true, &[])?.iter().filter(|answer| ours(answer)) {
                 add("chain", &text(answer, CHAIN_NAME).unwrap_or_default(), sum(answer));
             }
-            for answer in ask(GET_RULE, true, &[])?.iter().filter(|answer| ours(answer)) {
+            let rules = ask(GET_RULE, true, &[])?;
+            for answer in rules.iter().filter(|answer| ours(answer)) {
                 add("chain", &text(answer, NAME).unwrap_or_default(), sum(answer));
             }
             for set in ask(GET_SET, true, &[])?.iter().filter(|answer| ours(answer)) {
                 let name = text(set, NAME).unwrap_or_default();
-                add("set", &name, sum(set));
+                // The kernel's name for one without a name says nothing: it is a part of its rule's chain.
+                let (part, whole) = match name.starts_with(NAMELESS) {
+                    true => ("chain", chain_with(&rules, &name).unwrap_or_default()),
+                    false => ("set", name.clone()),
+                };
+                add(part, &whole, sum(set));
                 for answer in ask(GET_ELEMENTS, true, &[(NAME, &name)])? {
                     let elements = attributes(&answer).filter(|(kind, _)| *kind == ELEMENTS);
                     // They come in whatever order.
                     for element in elements.flat_map(|(_, list)| inner(list)) {
-                        add("set", &name, hash(element.1));
+                        add(part, &whole, hash(element.1));
                     }
                 }
             }
@@ -292,10 +316,17 @@ fn sum(message: &[u8]) -> u64 {
     hash(message.get(BODY..).unwrap_or_default())
 }
 
+/// FNV-1a: an agent of another make reads what this one has kept.
 fn hash(bytes: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(bytes);
-    hasher.finish()
+    let step = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+/// The chain of the rule that looks into this set.
+fn chain_with(rules: &[Vec<u8>], set: &str) -> Option<String> {
+    let named = [set.as_bytes(), &[0]].concat();
+    let has = |rule: &&Vec<u8>| rule.windows(named.len()).any(|part| part == named);
+    text(rules.iter().find(has)?, NAME)
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! How large a packet may be on its way to the internet.
 
-use crate::netlink::name_of;
+use crate::links::locked;
+use crate::netlink::{controller_of, mtu_of};
 use crate::surroundings::{is_internet, route_of};
-use crate::{Error, Network, Result};
-use rtnetlink::LinkUnspec;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use crate::{Network, Result, sizes};
+use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteMetric};
 use std::collections::BTreeMap;
 
@@ -30,21 +30,15 @@ impl Network {
     /// Has a tap take packets of this size. Its bridge takes what the least of its ports does.
     pub async fn set_mtu(&self, name: &str, mtu: u32) -> Result<()> {
         let link = self.netlink.expect(name).await?;
-        if mtu_of(&link) == Some(mtu) {
-            return Ok(());
+        locked(&self.sizes).insert(name.to_owned(), mtu);
+        if mtu_of(&link) != Some(mtu) {
+            sizes::resize(&self.netlink, &link, mtu).await?;
         }
-        let sized = LinkUnspec::new_with_index(link.header.index).mtu(mtu).build();
-        let what = format!("set the MTU of {}", name_of(&link).unwrap_or_default());
-        let set = self.netlink.handle.link().set(sized).execute().await;
-        set.map_err(|e| Error::netlink(what, &e))
+        match controller_of(&link) {
+            Some(bridge) => sizes::fit(&self.netlink, bridge).await,
+            None => Ok(()),
+        }
     }
-}
-
-fn mtu_of(link: &LinkMessage) -> Option<u32> {
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Mtu(mtu) => Some(*mtu),
-        _ => None,
-    })
 }
 
 /// What the route itself says.

@@ -1,12 +1,14 @@
 //! What the kernel has, against what it should have.
 
-use crate::links::{forward, forwards};
-use crate::netlink::{alias_of, name_of};
+use crate::conflicts::{self, Conflict};
+use crate::links::{forward, forward_from, forwards, has_ipv6, is_forwarding, locked};
+use crate::netlink::{alias_of, controller_of, mtu_of, name_of};
 use crate::rules::Ruleset;
+use crate::sizes::{self, ports_mtu};
 use crate::surroundings::{self, network_of};
 use crate::{Bridge, Network, Result, Tap};
 use ipnet::Ipv4Net;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
+use rtnetlink::packet_route::link::{LinkFlags, LinkMessage};
 use std::collections::BTreeMap;
 
 /// What there should be.
@@ -38,7 +40,7 @@ pub struct Difference {
 pub enum Differs {
     /// A link that is missing, down, elsewhere or too many.
     Link,
-    /// A bridge's addresses.
+    /// A bridge's addresses, and who else has its subnet.
     Address,
     /// Whether the kernel passes packets on.
     Forwarding,
@@ -62,13 +64,22 @@ struct Found {
     up: bool,
     port_of: Option<String>,
     addresses: Vec<Ipv4Net>,
+    /// Whether its alias is our mark.
+    marked: bool,
+    /// Whether what comes in by it is passed on.
+    forwards: bool,
+    ipv6: bool,
+    mtu: Option<u32>,
+    /// What it should be, where that is known.
+    wanted_mtu: Option<u32>,
 }
 
 impl Network {
     /// Everything that the kernel has otherwise than it should be. Changes nothing.
     pub async fn differences(&self, wanted: &Wanted) -> Result<Vec<Difference>> {
-        let mut all = compare(wanted, &found(self).await?);
-        all.extend(forwarding(wanted)?);
+        let mut all = compare(wanted, &found(self, wanted).await?);
+        all.extend(forwarding(self, wanted).await?);
+        all.extend(overlaps(self, wanted).await?);
         let table = self.walls.table();
         let rules =
             |detail: String| Difference { kind: Differs::Rules, what: table.clone(), detail };
@@ -87,71 +98,170 @@ impl Network {
     }
 
     /// Puts back bridges, their addresses, taps' places and the forwarding of packets. What belongs to
-    /// nobody is left alone.
+    /// nobody is left alone, and what of the host overlaps with a subnet: that is told.
     pub async fn mend(&self, wanted: &Wanted) -> Result<Mended> {
-        let found = found(self).await?;
-        let mut differences = compare(wanted, &found);
-        differences.extend(forwarding(wanted)?);
+        let found = found(self, wanted).await?;
+        // Before bridges are mended, which turns it on.
+        let forwarding = forwarding(self, wanted).await?;
         let mut of: BTreeMap<String, Vec<Difference>> = BTreeMap::new();
-        for difference in differences {
+        for difference in compare(wanted, &found) {
             of.entry(difference.what.clone()).or_default().push(difference);
         }
         let mut done = Mended::default();
         for bridge in &wanted.bridges {
-            if let Some(differences) = of.remove(&bridge.name) {
-                self.ensure_bridge(bridge).await?;
-                done.mended.extend(differences);
-            }
+            let Some(differences) = of.remove(&bridge.name) else { continue };
+            done.take(differences, mend_bridge(self, bridge).await);
         }
         for tap in &wanted.taps {
             let Some(differences) = of.remove(&tap.name) else { continue };
-            if found.contains_key(&tap.name) && self.rejoin(tap).await? {
-                done.mended.extend(differences);
-            } else {
-                done.lost.push(tap.name.clone());
+            match mend_tap(self, tap, &found).await {
+                Ok(false) => done.lost.push(tap.name.clone()),
+                outcome => done.take(differences, outcome.map(drop)),
             }
         }
-        if let Some(differences) = of.remove(SETTING) {
-            forward()?;
-            done.mended.extend(differences);
+        for difference in forwarding {
+            let forwarded = match difference.what.as_str() {
+                SETTING => forward(),
+                setting => forward_from(link_of(setting)),
+            };
+            done.take(vec![difference], forwarded);
         }
+        tell_overlaps(self, wanted).await?;
         Ok(done)
     }
 }
 
-/// The links that are ours by mark or name.
-async fn found(network: &Network) -> Result<BTreeMap<String, Found>> {
+async fn mend_bridge(network: &Network, bridge: &Bridge) -> Result<()> {
+    network.ensure_bridge(bridge).await?;
+    sizes::fit(&network.netlink, network.netlink.expect(&bridge.name).await?.header.index).await
+}
+
+/// False where it is gone.
+async fn mend_tap(network: &Network, tap: &Tap, found: &BTreeMap<String, Found>) -> Result<bool> {
+    let Some(link) = found.get(&tap.name) else { return Ok(false) };
+    if !network.rejoin(tap).await? {
+        return Ok(false);
+    }
+    if let Some(mtu) = link.wanted_mtu {
+        network.set_mtu(&tap.name, mtu).await?;
+    }
+    Ok(true)
+}
+
+/// The links that are ours by mark or name. Of a tap that an agent before this one has made, the MTU
+/// that it has at the first look counts as the one that it was given.
+async fn found(network: &Network, wanted: &Wanted) -> Result<BTreeMap<String, Found>> {
     let (links, addresses) = (network.netlink.links().await?, network.netlink.addresses().await?);
     let names: BTreeMap<u32, String> =
         links.iter().filter_map(|link| Some((link.header.index, name_of(link)?))).collect();
     let mark = format!("mvm:{}:", network.marks.owner);
     let prefix = network.marks.prefix();
+    let mut sizes = locked(&network.sizes);
+    sizes.retain(|name, _| wanted.spare.contains(name) || is_tap(wanted, name));
     let found = links.iter().filter_map(|link| {
         let name = name_of(link)?;
-        let ours = alias_of(link).is_some_and(|alias| alias.starts_with(&mark));
-        if !ours && !name.starts_with(&prefix) {
+        let alias = alias_of(link).unwrap_or_default();
+        if !alias.starts_with(&mark) && !name.starts_with(&prefix) {
             return None;
         }
-        let port_of = link.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::Controller(index) => names.get(index).cloned(),
-            _ => None,
-        });
-        let own = addresses.iter().filter(|message| message.header.index == link.header.index);
-        let addresses = own.filter_map(network_of).collect();
-        let up = link.header.flags.contains(LinkFlags::Up);
-        Some((name, Found { up, port_of, addresses }))
+        let (index, mtu) = (link.header.index, mtu_of(link));
+        let wanted_mtu = match is_tap(wanted, &name) {
+            true => mtu.map(|mtu| *sizes.entry(name.clone()).or_insert(mtu)),
+            false => ports_mtu(&links, index),
+        };
+        let own = addresses.iter().filter(|message| message.header.index == index);
+        let found = Found {
+            up: link.header.flags.contains(LinkFlags::Up),
+            port_of: controller_of(link).and_then(|bridge| names.get(&bridge).cloned()),
+            addresses: own.filter_map(network_of).collect(),
+            marked: network.marks.kind(&alias).is_some(),
+            forwards: is_forwarding(link),
+            ipv6: has_ipv6(link),
+            mtu,
+            wanted_mtu,
+        };
+        Some((name, found))
     });
     Ok(found.collect())
 }
 
+/// Whether packets are passed on at all, and those that come back from the internet.
+async fn forwarding(network: &Network, wanted: &Wanted) -> Result<Vec<Difference>> {
+    let mut all = Vec::new();
+    if wanted.bridges.is_empty() {
+        return Ok(all);
+    }
+    let mut tell = |what: String, detail: &str| {
+        let detail = detail.to_owned();
+        all.push(Difference { kind: Differs::Forwarding, what, detail });
+    };
+    if !forwards()? {
+        tell(SETTING.to_owned(), "it is 0: no guest reaches the outside");
+    }
+    let used = conflicts::used(network).await?;
+    let links = network.netlink.links().await?;
+    let off = |link: &&LinkMessage| !is_forwarding(link);
+    for name in links.iter().filter(off).filter_map(name_of) {
+        if used.uplinks().any(|uplink| uplink == name) {
+            tell(setting_of(&name), "it is 0: no answer from outside reaches a guest");
+        }
+    }
+    Ok(all)
+}
+
+/// What of the host has come to overlap with a tenant's subnet.
+async fn overlaps(network: &Network, wanted: &Wanted) -> Result<Vec<Difference>> {
+    let used = conflicts::used(network).await?;
+    let of = |bridge: &Bridge| {
+        let what = match used.by(bridge.gateway.trunc(), &[])? {
+            Conflict::Host(what) | Conflict::Root { what, .. } => what,
+        };
+        let detail = format!(
+            "its subnet {} overlaps with {what}: packets to its guests may go there; take that away, \
+             or give the tenant another subnet",
+            bridge.gateway.trunc()
+        );
+        Some(Difference { kind: Differs::Address, what: bridge.name.clone(), detail })
+    };
+    Ok(wanted.bridges.iter().filter_map(of).collect())
+}
+
+/// Each once, for as long as it lasts: there is nothing to put back.
+async fn tell_overlaps(network: &Network, wanted: &Wanted) -> Result<()> {
+    let now = overlaps(network, wanted).await?;
+    let now: Vec<String> = now.into_iter().map(|d| format!("{}: {}", d.what, d.detail)).collect();
+    let mut told = locked(&network.overlaps);
+    now.iter().filter(|line| !told.contains(line)).for_each(|line| tracing::error!("{line}"));
+    *told = now;
+    Ok(())
+}
+
+impl Mended {
+    /// One that cannot be mended is no reason to leave the others as they are.
+    fn take(&mut self, differences: Vec<Difference>, outcome: Result<()>) {
+        match outcome {
+            Ok(()) => self.mended.extend(differences),
+            Err(error) => tracing::error!(code = error.code(), "a link stays as it is: {error}"),
+        }
+    }
+}
+
+fn is_tap(wanted: &Wanted, name: &str) -> bool {
+    wanted.taps.iter().any(|tap| tap.name == name)
+}
+
+fn setting_of(link: &str) -> String {
+    format!("net.ipv4.conf.{link}.forwarding")
+}
+
+fn link_of(setting: &str) -> &str {
+    let link =
+        setting.strip_prefix("net.ipv4.conf.").and_then(|rest| rest.strip_suffix(".forwarding"));
+    link.unwrap_or(setting)
+}
+
 /// What the forwarding of packets is called.
 const SETTING: &str = "net.ipv4.ip_forward";
-
-fn forwarding(wanted: &Wanted) -> Result<Option<Difference>> {
-    let off = !wanted.bridges.is_empty() && !forwards()?;
-    let (kind, detail) = (Differs::Forwarding, "it is 0: no guest reaches the outside".to_owned());
-    Ok(off.then(|| Difference { kind, what: SETTING.to_owned(), detail }))
-}
 
 fn compare(wanted: &Wanted, found: &BTreeMap<String, Found>) -> Vec<Difference> {
     let mut all = Vec::new();
@@ -172,6 +282,11 @@ fn compare(wanted: &Wanted, found: &BTreeMap<String, Found>) -> Vec<Difference> 
         for other in link.addresses.iter().filter(|address| **address != bridge.gateway) {
             tell(Differs::Address, &bridge.name, format!("it has {other} as well"));
         }
+        if !link.forwards {
+            let detail = format!("{} is 0: no guest reaches the outside", setting_of(&bridge.name));
+            tell(Differs::Link, &bridge.name, detail);
+        }
+        link.marks_and_sizes().for_each(|detail| tell(Differs::Link, &bridge.name, detail));
     }
     for tap in &wanted.taps {
         match found.get(&tap.name) {
@@ -180,18 +295,35 @@ fn compare(wanted: &Wanted, found: &BTreeMap<String, Found>) -> Vec<Difference> 
                 tell(Differs::Link, &tap.name, format!("it is no port of {}", tap.bridge));
             }
             Some(link) if !link.up => tell(Differs::Link, &tap.name, "it is down".to_owned()),
-            Some(_) => {}
+            Some(link) => {
+                link.marks_and_sizes().for_each(|detail| tell(Differs::Link, &tap.name, detail));
+            }
         }
     }
     let known = |name: &String| {
         wanted.bridges.iter().any(|bridge| bridge.name == *name)
-            || wanted.taps.iter().any(|tap| tap.name == *name)
+            || is_tap(wanted, name)
             || wanted.spare.contains(name)
     };
     for name in found.keys().filter(|name| !known(name)) {
         tell(Differs::Link, name, "it belongs to nothing that mvm knows".to_owned());
     }
     all
+}
+
+impl Found {
+    /// What differs of what every link has.
+    fn marks_and_sizes(&self) -> impl Iterator<Item = String> {
+        let unmarked = (!self.marked).then(|| "its alias is not mvm's mark".to_owned());
+        let ipv6 = self.ipv6.then(|| "it has IPv6 (its disable_ipv6 is 0)".to_owned());
+        let size = match (self.mtu, self.wanted_mtu) {
+            (Some(is), Some(wanted)) if is != wanted => {
+                Some(format!("its MTU is {is} and not {wanted}"))
+            }
+            _ => None,
+        };
+        [unmarked, ipv6, size].into_iter().flatten()
+    }
 }
 
 #[cfg(test)]
@@ -213,10 +345,20 @@ mod tests {
             up,
             port_of: port_of.map(str::to_owned),
             addresses: addresses.iter().map(|text| net(text)).collect(),
+            marked: true,
+            forwards: true,
+            ..Found::default()
         };
+        let closed = Found {
+            marked: false,
+            forwards: false,
+            ipv6: true,
+            ..link(true, None, &["10.1.0.1/24"])
+        };
+        let small = Found { mtu: Some(900), wanted_mtu: Some(1500), ..link(true, Some("b1"), &[]) };
         let wanted = Wanted {
-            bridges: vec![bridge("b1"), bridge("b2"), bridge("b3")],
-            taps: vec![tap("t1"), tap("t2"), tap("t3"), tap("t4")],
+            bridges: vec![bridge("b1"), bridge("b2"), bridge("b3"), bridge("b4")],
+            taps: vec![tap("t1"), tap("t2"), tap("t3"), tap("t4"), tap("t6")],
             spare: vec!["t5".to_owned()],
             rules: Ruleset::default(),
         };
@@ -227,6 +369,8 @@ mod tests {
             ("t2", link(true, Some("b2"), &[])),
             ("t3", link(false, Some("b1"), &[])),
             ("t5", link(true, None, &[])),
+            ("b4", closed),
+            ("t6", small),
             ("t9", link(true, None, &[])),
         ];
         let found = found.into_iter().map(|(name, found)| (name.to_owned(), found)).collect();
@@ -237,9 +381,13 @@ mod tests {
             "b2 it has not 10.1.0.1/24",
             "b2 it has 10.1.0.1/16 as well",
             "b3 it is not there",
+            "b4 net.ipv4.conf.b4.forwarding is 0: no guest reaches the outside",
+            "b4 its alias is not mvm's mark",
+            "b4 it has IPv6 (its disable_ipv6 is 0)",
             "t2 it is no port of b1",
             "t3 it is down",
             "t4 it is not there",
+            "t6 its MTU is 900 and not 1500",
             "t9 it belongs to nothing that mvm knows",
         ];
         assert_eq!(told, said);

@@ -1,15 +1,21 @@
 //! The firewall's rules: put in force, and whether they still are.
 
+use crate::memory::Memory;
 use crate::nftables::{Nftables, Parts};
 use crate::rules::{Ruleset, Surroundings};
 use crate::{Error, Result, nft, render};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How often rules are put in force anew where somebody changes nftables at the same moment.
 const TRIES: usize = 3;
 
+const PUT: &str = "put the firewall rules in force";
+const GONE: &str = "all tables are gone";
+
 /// What was put in force, and what the kernel had of it then.
 struct Standing {
+    /// Empty where an agent before this one did it.
     text: String,
     generation: u32,
     parts: Parts,
@@ -31,22 +37,41 @@ pub enum Applied {
 pub(crate) struct Walls {
     owner: String,
     nftables: Nftables,
-    /// What was put in force last.
+    /// What was put in force last, by this agent or the one before.
     standing: Mutex<Option<Standing>>,
+    memory: Option<Memory>,
 }
 
 impl Walls {
     /// Those of this owner, of which nothing is known to be in force.
     pub(crate) fn open(owner: &str) -> Result<Walls> {
         let (owner, nftables) = (owner.to_owned(), Nftables::open()?);
-        Ok(Walls { owner, nftables, standing: Mutex::default() })
+        Ok(Walls { owner, nftables, standing: Mutex::default(), memory: None })
+    }
+
+    /// The same, with what the agent before has kept in the state directory.
+    pub(crate) fn of_root(self, root: &Path) -> Walls {
+        let memory = Memory::at(root);
+        // No change has the number 0: what is there is compared at the first look.
+        let before = |parts| Standing { text: String::new(), generation: 0, parts };
+        let standing = Mutex::new(memory.read().map(before));
+        Walls { standing, memory: Some(memory), ..self }
     }
 
     /// Puts the rules in force, in place of those of before; all at once. Looks whether those of before
-    /// were still in force.
-    pub(crate) async fn apply(&self, rules: &Ruleset, around: &Surroundings) -> Result<Applied> {
+    /// were still in force; where nothing is known of them, `machines` says that there must have been some.
+    pub(crate) async fn apply(
+        &self,
+        rules: &Ruleset,
+        around: &Surroundings,
+        machines: bool,
+    ) -> Result<Applied> {
         let text = render::render(&self.owner, rules, around);
-        let lost = self.lost()?;
+        let lost = match self.knows_nothing() && machines {
+            true if self.nftables.parts(&self.table())?.1.is_empty() => vec![GONE.to_owned()],
+            true => Vec::new(),
+            false => self.lost()?,
+        };
         if lost.is_empty() && self.are(rules, around) == Some(true) {
             return Ok(Applied::Already);
         }
@@ -60,6 +85,11 @@ impl Walls {
         self.standing().as_ref().map(|standing| standing.text == text)
     }
 
+    /// Whether neither this agent nor one before it is known to have put rules in force, and one may have.
+    pub(crate) fn knows_nothing(&self) -> bool {
+        self.memory.is_some() && self.standing().is_none()
+    }
+
     /// Whether rules were put in force, and still are.
     pub(crate) fn stand(&self) -> Result<bool> {
         Ok(self.lost()?.is_empty() && self.standing().is_some())
@@ -68,7 +98,8 @@ impl Walls {
     /// Removes the tables.
     pub(crate) async fn remove(&self) -> Result<()> {
         *self.standing() = None;
-        nft::run_nft(&render::removal(&self.owner)).await
+        self.memory.iter().for_each(Memory::forget);
+        nft::run_nft(&render::removal(&self.owner)).await.map_err(|error| self.held(error))
     }
 
     /// The name of the tables.
@@ -93,6 +124,16 @@ impl Walls {
     }
 
     async fn put(&self, text: String) -> Result<()> {
+        self.memory.iter().for_each(Memory::forget);
+        let put = self.try_put(text).await.map_err(|error| self.held(error));
+        // What was refused has left the old ones in force.
+        if let (Some(memory), Some(standing)) = (&self.memory, self.standing().as_ref()) {
+            memory.keep(&standing.parts);
+        }
+        put
+    }
+
+    async fn try_put(&self, text: String) -> Result<()> {
         for tries in 1.. {
             let before = self.nftables.generation()?;
             nft::run_nft(&text).await?;
@@ -101,10 +142,7 @@ impl Walls {
             let ours = generation == before.wrapping_add(1).max(1);
             if parts.is_empty() && tries >= TRIES {
                 let cause = "they are gone at once: somebody else clears nftables".to_owned();
-                return Err(Error::Kernel {
-                    what: "put the firewall rules in force".to_owned(),
-                    cause,
-                });
+                return Err(Error::Kernel { what: PUT.to_owned(), cause });
             }
             if !parts.is_empty() && (ours || tries >= TRIES) {
                 *self.standing() = Some(Standing { text, generation, parts });
@@ -114,18 +152,43 @@ impl Walls {
         Ok(())
     }
 
+    /// nft calls it not permitted as well where another process has a table of this name to itself.
+    fn held(&self, error: Error) -> Error {
+        let Error::NotPermitted { .. } = error else { return error };
+        match self.nftables.holder(&self.table()) {
+            Ok(Some((table, port))) => Error::Kernel {
+                what: PUT.to_owned(),
+                cause: format!(
+                    "another process holds the table {table} for itself (nft's owner flag, netlink port \
+                     {port}, which most often is its pid): end that process"
+                ),
+            },
+            _ => error,
+        }
+    }
+
     fn standing(&self) -> MutexGuard<'_, Option<Standing>> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The names of the parts that are gone, were added or are others.
+/// The names of the parts that are gone, were added or are others. A table that is gone stands for all in it.
 fn differences(wanted: &Parts, found: &Parts) -> Vec<String> {
     let gone = |name: &&String| !found.contains_key(*name);
     if wanted.keys().all(|name| gone(&name)) {
-        return vec!["all tables are gone".to_owned()];
+        return vec![GONE.to_owned()];
     }
-    let missing = wanted.keys().filter(gone).map(|name| format!("{name} is gone"));
+    let whole = |family: &str| {
+        let tables = wanted.keys().filter(gone);
+        tables
+            .filter_map(|name| name.strip_prefix("table "))
+            .any(|n| n.split(' ').next() == Some(family))
+    };
+    let told = |name: &&String| {
+        let mut words = name.split(' ');
+        words.next() == Some("table") || !words.next().is_some_and(whole)
+    };
+    let missing = wanted.keys().filter(gone).filter(told).map(|name| format!("{name} is gone"));
     let changed = wanted.iter().filter(|(name, sum)| found.get(*name).is_some_and(|f| f != *sum));
     let changed = changed.map(|(name, _)| format!("{name} was changed"));
     let added = found.keys().filter(|name| !wanted.contains_key(*name));
@@ -142,11 +205,15 @@ mod tests {
         let parts = |all: &[(&str, u64)]| {
             all.iter().map(|(name, sum)| ((*name).to_owned(), *sum)).collect::<Parts>()
         };
-        let wanted = parts(&[("chain a", 1), ("chain b", 2), ("set c", 3)]);
+        let wanted = parts(&[("chain x a", 1), ("chain x b", 2), ("set x c", 3)]);
         assert_eq!(differences(&wanted, &wanted), [""; 0]);
         assert_eq!(differences(&wanted, &Parts::new()), ["all tables are gone"]);
-        let found = parts(&[("chain a", 1), ("chain b", 9), ("set d", 3)]);
-        let said = ["set c is gone", "chain b was changed", "set d was added"];
+        let found = parts(&[("chain x a", 1), ("chain x b", 9), ("set x d", 3)]);
+        let said = ["set x c is gone", "chain x b was changed", "set x d was added"];
         assert_eq!(differences(&wanted, &found), said);
+        let wanted =
+            parts(&[("chain x a", 1), ("chain y b", 2), ("table x t", 3), ("table y t", 4)]);
+        let found = parts(&[("chain y b", 2), ("table y t", 4)]);
+        assert_eq!(differences(&wanted, &found), ["table x t is gone"]);
     }
 }

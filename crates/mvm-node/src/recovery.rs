@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// Brings records and reality together. Afterwards every instance is in the state that its record
 /// says, and there is no process, link or directory of ours that has no record.
 pub async fn run(node: &Arc<Node>) -> Result<()> {
-    node.links.restore().await?;
+    node.links.restore(node.recovery.has_machines()?).await?;
     restore_tenant_dirs(node).await?;
     let instances = node.recovery.recover().await?;
     remove_stray_dirs(node, &instances)?;

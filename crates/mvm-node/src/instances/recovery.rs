@@ -45,6 +45,11 @@ impl Recovery {
         Recovery { records, slots, transitions, machines, auditor, wake }
     }
 
+    /// Whether machines run that an agent before this one has started.
+    pub(crate) fn has_machines(&self) -> Result<bool> {
+        Ok(!self.machines.processes()?.is_empty())
+    }
+
     /// At start: finishes or undoes what the last agent left, and takes over what is ours. Gives the
     /// instances that there were.
     pub(crate) async fn recover(&self) -> Result<Vec<Instance>> {

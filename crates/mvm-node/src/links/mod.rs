@@ -175,8 +175,9 @@ impl Links {
     }
 
     /// At start: every tenant has its bridge and the rules are in force; links of ours that
-    /// belong to nobody are removed.
-    pub async fn restore(&self) -> Result<()> {
+    /// belong to nobody are removed. Where machines have run without an agent (`machines`), it is told what of
+    /// their links was taken away meanwhile; after a start of the host there is nobody to tell it of.
+    pub async fn restore(&self, machines: bool) -> Result<()> {
         let _turn = self.turn.lock().await;
         let (tenants, expected) = self.records.read(|world| {
             let tenants: Vec<Tenant> = world.tenants.values().cloned().collect();
@@ -198,6 +199,12 @@ impl Links {
         }
         if tenants.is_empty() {
             return Ok(());
+        }
+        // First, so that no packet passes a link that is back without them.
+        self.apply_rules().await?;
+        if machines {
+            // Those whose taps are gone are for the first pass, when they are known.
+            self.keep_links().await?;
         }
         for tenant in &tenants {
             self.connect_tenant(tenant).await?;

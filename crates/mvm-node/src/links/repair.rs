@@ -31,7 +31,7 @@ impl Links {
 
     /// Puts back what is not as it should be; the caller holds the turn. Gives the instances whose machines
     /// have lost their tap.
-    async fn keep_links(&self) -> Result<Vec<InstanceId>> {
+    pub(crate) async fn keep_links(&self) -> Result<Vec<InstanceId>> {
         let wanted = self.records.read(|world| self.wanted(world));
         let done = self.network.mend(&wanted).await.or_problem()?;
         if !done.mended.is_empty() {

@@ -76,3 +76,27 @@ fn a_resolver_that_comes_later_is_seen() {
     lab.ok(&["agent", "stop"]);
     agent.wait().expect("agent");
 }
+
+#[test]
+fn walls_and_links_that_went_while_no_agent_ran_are_told() {
+    let lab = Lab::simulated("unwatched");
+    lab.tenant_and_pool("a", "44");
+    lab.start("a/small");
+    let bridge = lab.links().into_iter().find(|link| link.ends_with("-b44")).expect("a bridge");
+    lab.kill_agent();
+    assert!(lab.ok(&["metrics"]).contains("mvm_walls_restored_total 0"), "nothing was gone");
+    lab.kill_agent();
+    let within = |words: &str| {
+        run(Command::new("ip").args(["netns", "exec", &lab.netns]).args(words.split(' ')));
+    };
+    within("nft flush ruleset");
+    within(&format!("ip link set {bridge} down"));
+    let metrics = lab.ok(&["metrics"]);
+    assert!(metrics.contains("mvm_walls_restored_total 1"), "{metrics}");
+    assert!(metrics.contains("mvm_links_restored_total{kind=\"link\"} 1"), "{metrics}");
+    let events = lab.ok(&["events"]);
+    for said in ["all tables are gone", "it is down"] {
+        assert_eq!(events.matches(said).count(), 1, "{said}: {events}");
+    }
+    assert!(lab.json(&["net", "verify"])["differences"].as_array().expect("list").is_empty());
+}
