@@ -12,6 +12,14 @@ use std::str::FromStr;
 /// The most destinations of one pool.
 pub const MAX_ALLOWED: usize = 256;
 
+/// No machine's addresses: this host, loopback, multicast, reserved and broadcast (RFC 6890).
+const NOBODY: [Ipv4Net; 4] = [
+    Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 8),
+    Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8),
+    Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4),
+    Ipv4Net::new_assert(Ipv4Addr::new(240, 0, 0, 0), 4),
+];
+
 /// What of the outside a pool's guests may reach. Other tenants never count as outside, and IPv6 is
 /// closed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -97,9 +105,34 @@ impl Egress {
             wrong(what, "egress.allow".to_owned(), "at most 256; wider networks need fewer")?;
         }
         for (index, destination) in self.allow.iter().enumerate() {
+            if NOBODY.iter().any(|nobody| nobody.contains(&destination.cidr)) {
+                let what = format!(
+                    "{destination} is not allowed: loopback, multicast, broadcast and reserved addresses are \
+                     nobody's outside, and closed whatever a pool says"
+                );
+                wrong(what, format!("egress.allow[{index}]"), "leave it out")?;
+            }
             if self.allow[..index].contains(destination) {
                 let what = format!("{destination} stands twice");
                 return Err(Fault::new(Code::Duplicate, what).at(format!("egress.allow[{index}]")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses what lies in the subnet of another tenant: nothing opens it. Whose it is is not said.
+    pub fn admit(&self, others: impl Iterator<Item = Ipv4Net> + Clone) -> Result<(), Fault> {
+        for (index, destination) in self.allow.iter().enumerate() {
+            if others.clone().any(|subnet| subnet.contains(&destination.cidr)) {
+                let what = format!(
+                    "{destination} is not allowed: it lies in another tenant's subnet, and tenants never reach \
+                     each other"
+                );
+                return Err(Fault::new(Code::InvalidValue, what)
+                    .at(format!("egress.allow[{index}]"))
+                    .hint(
+                        "leave it out; what tenants share has an address outside of their subnets",
+                    ));
             }
         }
         Ok(())

@@ -52,8 +52,14 @@ proptest! {
             EgressMode::None => allow.is_empty() && !allow_lan,
             EgressMode::Allow => !allow.is_empty(),
         };
+        // This host, loopback; multicast and what is reserved.
+        let nobodys = |d: &Destination| match (d.cidr.addr().octets()[0], d.cidr.prefix_len()) {
+            (0 | 127, 8..) => true,
+            (first, length) => first >= 224 && length >= 4,
+        };
+        let nobody = allow.iter().any(nobodys);
         let egress = Egress { mode, allow, allow_lan };
-        prop_assert_eq!(egress.validate().is_ok(), fits && !twice);
+        prop_assert_eq!(egress.validate().is_ok(), fits && !twice && !nobody);
         let json = serde_json::to_string(&egress).unwrap();
         prop_assert_eq!(serde_json::from_str::<Egress>(&json).unwrap(), egress);
     }
@@ -102,4 +108,29 @@ fn a_setting_is_strict_about_its_fields() {
     });
     let many = Egress { mode: EgressMode::Allow, allow: many.collect(), allow_lan: false };
     assert_eq!(many.validate().expect_err("too many").path, "egress.allow");
+}
+
+#[test]
+fn what_nothing_opens_is_refused_by_name() {
+    let of = |allow: &str| Egress {
+        mode: EgressMode::Allow,
+        allow: vec!["9.9.9.9".parse().unwrap(), allow.parse().unwrap()],
+        allow_lan: false,
+    };
+    for nobody in ["224.0.0.251:5353/udp", "255.255.255.255", "127.0.0.0/8", "240.0.0.0/4"] {
+        let fault = of(nobody).validate().unwrap_err();
+        assert_eq!((fault.code, fault.path.as_str()), (Code::InvalidValue, "egress.allow[1]"));
+        assert!(fault.to_string().contains("multicast"), "{fault}");
+    }
+    // The widest means what of it is outside; metadata services open where they are named.
+    for outside in ["0.0.0.0/0", "128.0.0.0/1", "169.254.169.254:80/tcp"] {
+        of(outside).validate().unwrap();
+    }
+    let others = ["10.1.0.0/24".parse().unwrap(), "10.2.0.0/24".parse().unwrap()];
+    for allow in ["10.2.0.0/24", "10.1.0.7:22/tcp"] {
+        let fault = of(allow).admit(others.into_iter()).unwrap_err();
+        assert_eq!((fault.code, fault.path.as_str()), (Code::InvalidValue, "egress.allow[1]"));
+        assert!(fault.to_string().contains("another tenant"), "{fault}");
+    }
+    of("10.0.0.0/8").admit(others.into_iter()).unwrap();
 }

@@ -10,6 +10,7 @@ use crate::links::Links;
 use crate::problem::{IntoProblem, OrProblem, exists};
 use crate::records::{Records, World, not_built};
 use crate::wake::Wake;
+use ipnet::Ipv4Net;
 use mvm_api::types::{CreatePool, ScalePool, UpdatePool};
 use mvm_model::admission::{admit_counts, admit_machine, admit_pool};
 use mvm_model::cache::disk_mib;
@@ -61,6 +62,7 @@ impl Catalog {
         self.records
             .change(|world, changes| {
                 let owner = world.tenant(tenant)?;
+                wanted.egress.admit(subnets_but(world, tenant))?;
                 let pool = Pool {
                     reference: reference.clone(),
                     flake_ref: wanted.flake_ref,
@@ -131,8 +133,12 @@ impl Catalog {
                 }
                 pool.runtime_policy = patch.runtime_policy.apply(pool.runtime_policy);
                 pool.runtime_policy.validate()?;
-                pool.egress = patch.egress.unwrap_or(pool.egress);
-                pool.egress.validate()?;
+                // What an earlier agent has let pass keeps nobody from changing something else.
+                if let Some(egress) = patch.egress {
+                    egress.validate()?;
+                    egress.admit(subnets_but(world, &reference.tenant))?;
+                    pool.egress = egress;
+                }
                 let shape = &mut pool.resources;
                 shape.vcpus = patch.vcpus.unwrap_or(shape.vcpus);
                 shape.mem_mib = patch.mem_mib.unwrap_or(shape.mem_mib);
@@ -221,4 +227,13 @@ impl Catalog {
 fn has_part_of_quotas(world: &World, tenant: &Name) -> bool {
     let fleet = world.desired.as_ref().and_then(|in_force| in_force.fleet.as_ref());
     fleet.is_some_and(|fleet| fleet.tenants.contains(tenant))
+}
+
+/// The subnets of all tenants but this one.
+fn subnets_but<'a>(
+    world: &'a World,
+    tenant: &'a Name,
+) -> impl Iterator<Item = Ipv4Net> + Clone + 'a {
+    let others = world.tenants.values().filter(move |other| other.name != *tenant);
+    others.map(|other| other.network.ipv4_subnet)
 }

@@ -30,6 +30,9 @@ pub struct Left {
     pub things: Vec<(&'static str, String)>,
     /// Processes of its machines.
     pub processes: Vec<ProcessIdentity>,
+    /// Agents that have its lock open, of a directory that is not there any more: what is left is theirs until
+    /// they end.
+    pub agents: Vec<u32>,
 }
 
 /// What is seen of a process beside its number.
@@ -45,6 +48,7 @@ struct Sight {
 /// An agent, by the lock that it has open.
 #[derive(Clone, Debug)]
 struct Agent {
+    pid: u32,
     /// Where the lock is or was, and what it was started for.
     roots: Vec<PathBuf>,
     /// Its id, as far as it can be read.
@@ -72,28 +76,55 @@ pub async fn left(own: &Path) -> Result<Vec<Left>> {
         let sights = sights.remove(&owner).unwrap_or_default();
         let mut roots = of.roots;
         roots.extend(sights.iter().filter_map(|sight| sight.root.clone()));
-        let held = |agent: &Agent| match &agent.id {
-            Some(id) => id.starts_with(&owner),
-            // Of one that was started for nothing that is known here anything may be.
-            None => {
-                let known = agent.roots.len() > 1 && !agent.apart;
-                !known || agent.roots.iter().any(|root| roots.contains(root))
-            }
-        };
+        // Of one that was started for nothing that is known here anything may be.
+        let held =
+            |agent: &Agent| agent.has(&owner, |root| roots.contains(root)) || !agent.is_known();
         let signs = Signs {
             named: !roots.is_empty(),
             directory: roots.iter().any(|root| may_be(root, &owner)) || has_id(own, &owner),
             alive: sights.iter().any(|sight| sight.alive) || agents.iter().any(held),
             unseen: of.in_use > sights.len(),
         };
+        let deleted = |agent: &&Agent| {
+            agent.has(&owner, |root| roots.contains(root)) && !agent.is_there(&owner)
+        };
+        let of_it = agents.iter().filter(|_| !signs.directory).filter(deleted);
+        let of_it = of_it.map(|agent| agent.pid).collect();
         let kind = |kind| if kind == LinkKind::Tap { "tap" } else { "bridge" };
         let links = of.links.into_iter().map(|link| (kind(link.kind), link.name));
         let things = links.chain(of.tables.into_iter().map(|table| ("table", table))).collect();
         let processes = sights.into_iter().map(|sight| sight.process);
         let processes = processes.filter(|process| place.has(process.pid)).collect();
-        all.push(Left { owner, roots, verdict: verdict(signs), things, processes });
+        all.push(Left { owner, roots, verdict: verdict(signs), things, processes, agents: of_it });
     }
     Ok(all)
+}
+
+/// The agent that has the lock of a state directory open that is gone.
+pub(crate) fn agent_of(root: &Path, owner: &str) -> Option<u32> {
+    let agents = agents().ok()?;
+    let of_it = |agent: &&Agent| agent.has(owner, |other| other == root) && !agent.is_there(owner);
+    agents.iter().find(of_it).map(|agent| agent.pid)
+}
+
+impl Agent {
+    /// Whether it is the owner's, whose roots are these.
+    fn has(&self, owner: &str, is_root: impl Fn(&PathBuf) -> bool) -> bool {
+        match &self.id {
+            Some(id) => id.starts_with(owner),
+            None => self.is_known() && self.roots.iter().any(is_root),
+        }
+    }
+
+    /// Whether it can be said which state directory is its.
+    fn is_known(&self) -> bool {
+        self.id.is_some() || (self.roots.len() > 1 && !self.apart)
+    }
+
+    /// Whether its state directory is still somewhere.
+    fn is_there(&self, owner: &str) -> bool {
+        self.id.is_some() || self.roots.iter().any(|root| may_be(root, owner))
+    }
 }
 
 /// Moves the calling thread into a network namespace.
@@ -195,7 +226,7 @@ fn agents() -> Result<Vec<Agent>> {
             // As the process itself sees it.
             let seen = PathBuf::from(format!("/proc/{pid}/root{root}"));
             let roots = std::iter::once(PathBuf::from(root)).chain(named(pid)).collect();
-            agents.push(Agent { roots, id: id_of(&seen), apart: is_apart(pid) });
+            agents.push(Agent { pid, roots, id: id_of(&seen), apart: is_apart(pid) });
         }
     }
     Ok(agents)

@@ -5,6 +5,7 @@ use crate::clock::wall;
 use crate::links::Links;
 use crate::problem::{OrProblem, exists};
 use crate::records::Records;
+use crate::remains;
 use crate::state_dir::{StateDir, is_root, remove_dir};
 use crate::wake::Wake;
 use ipnet::Ipv4Net;
@@ -118,12 +119,21 @@ fn subnet_taken(subnet: Ipv4Net, conflict: Conflict) -> Problem {
         Conflict::Host(what) => (what, "choose a subnet that this host does not use".to_owned()),
         Conflict::Root { what, root: Some(root), owner } => {
             let at = root.display();
-            match is_root(&root, &owner) {
-                true => (
+            match (is_root(&root, &owner), remains::agent_of(&root, &owner)) {
+                (true, _) => (
                     format!("{what}, which another mvm root on this host holds: {at}"),
                     format!("choose another subnet, or look there: mvm --root {at} tenant list"),
                 ),
-                false => (
+                (false, Some(pid)) => (
+                    format!(
+                        "{what}, of a state directory that is gone: {at}; its agent lives (pid {pid})"
+                    ),
+                    format!(
+                        "agent pid {pid} has its lock open: end it first (kill {pid}), then see what is left: \
+                         mvm net clean"
+                    ),
+                ),
+                (false, None) => (
                     format!("{what}, an orphan: its state directory {at} is gone"),
                     "see what else is left of it, and remove it: mvm net clean".to_owned(),
                 ),

@@ -28,7 +28,8 @@ struct Item {
     owner: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     root: Option<String>,
-    /// `orphan`: nobody's. `unknown`: nothing says whose; it is left alone.
+    /// `orphan`: nobody's. `unknown`: nothing says whose; it is left alone. `lives`: the state directory is
+    /// gone, and its agent is not.
     verdict: &'static str,
     removed: bool,
 }
@@ -83,11 +84,27 @@ async fn clean(root: &Path, yes: bool) -> Result<Vec<Item>, Problem> {
             }
         }
     }
-    let items = all.into_iter().filter(|left| left.verdict != Verdict::Lives).flat_map(|left| {
-        let removed = removed.contains(&left.owner);
-        items_of(left, removed)
+    let items = all.into_iter().flat_map(|left| match left.verdict {
+        Verdict::Lives => agents_of(&left),
+        _ => {
+            let removed = removed.contains(&left.owner);
+            items_of(left, removed)
+        }
     });
     Ok(items.collect())
+}
+
+/// Of what lives nothing is shown, but for who is to be ended where its state directory is gone.
+fn agents_of(left: &Left) -> Vec<Item> {
+    let item = |pid: &u32| Item {
+        kind: "agent",
+        name: format!("agent pid {pid} has its lock open: end it first"),
+        owner: left.owner.clone(),
+        root: left.roots.first().map(|root| root.display().to_string()),
+        verdict: "lives",
+        removed: false,
+    };
+    left.agents.iter().map(item).collect()
 }
 
 fn items_of(left: Left, removed: bool) -> Vec<Item> {

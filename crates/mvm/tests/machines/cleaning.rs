@@ -53,7 +53,13 @@ fn orphans_are_removed_and_nothing_of_a_root_that_lives() {
     gone.ok(&["tenant", "list"]);
     let again = Mortal(gone.json(&["agent", "status"])["pid"].as_u64().expect("pid"));
     run(Command::new("rm").arg("-rf").arg(&gone.root));
-    lists_nothing("its agent lives");
+    let (ours, _) = of_gone(&["net", "clean", "--yes"]);
+    let told = format!("agent pid {} has its lock open: end it first", again.0);
+    assert!(ours.len() == 1 && ours[0]["name"] == told.as_str(), "{ours:?}");
+    assert!(ours[0]["verdict"] == "lives" && !is_gone(process.0), "{ours:?}");
+    let words = ["tenant", "create", "c", "--net-id", "45", "--subnet", "10.77.42.0/24"];
+    let said = lives.refused(&words, "subnet_taken");
+    assert!(said.contains(&told), "{said}");
     run(Command::new("kill").args(["-9", &again.0.to_string()]));
     wait_for("the agent to end", || is_gone(again.0));
     drop(again);
