@@ -159,6 +159,6 @@ fn texts() -> std::io::Result<()> {
     for name in ["desired-state.json", "fleet.json"] {
         seed("documents", name, &std::fs::read(examples.join(name))?)?;
     }
-    let problem = Problem::new(409, "leased", "it is leased").hint("end the lease");
+    let problem = Problem::new(mvm_model::Code::Leased, "it is leased").hint("end the lease");
     seed("problem", "leased", &serde_json::to_vec(&problem)?)
 }

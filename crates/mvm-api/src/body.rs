@@ -4,6 +4,7 @@ use crate::Problem;
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Request};
+use mvm_model::Code;
 
 /// A JSON body whose faults are problem documents.
 pub struct Body<T>(pub T);
@@ -15,9 +16,9 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Body<T> 
         match Json::<T>::from_request(request, state).await {
             Ok(Json(value)) => Ok(Body(value)),
             Err(rejection @ JsonRejection::MissingJsonContentType(_)) => {
-                Err(Problem::new(415, "not_json", rejection.body_text()))
+                Err(Problem::new(Code::NotJson, rejection.body_text()))
             }
-            Err(rejection) => Err(Problem::new(400, "invalid_document", rejection.body_text())),
+            Err(rejection) => Err(Problem::new(Code::InvalidDocument, rejection.body_text())),
         }
     }
 }

@@ -11,6 +11,7 @@ use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::SendRequest;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use mvm_model::Code;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
@@ -65,13 +66,13 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// The code of this error's problem document.
-    pub fn code(&self) -> &str {
+    /// The code of this error's problem document; none where only a later version knows it.
+    pub fn code(&self) -> Option<Code> {
         match self {
-            ClientError::Unreachable { .. } => "agent_unreachable",
-            ClientError::Broken { .. } => "connection_broken",
-            ClientError::Silent { .. } => "agent_silent",
-            ClientError::Problem(problem) => &problem.code,
+            ClientError::Unreachable { .. } => Some(Code::AgentUnreachable),
+            ClientError::Broken { .. } => Some(Code::ConnectionBroken),
+            ClientError::Silent { .. } => Some(Code::AgentSilent),
+            ClientError::Problem(problem) => problem.code.known(),
         }
     }
 
@@ -87,14 +88,14 @@ impl ClientError {
                          mvm agent serve --listen ADDRESS:PORT"
                     }
                 };
-                Problem::new(503, "agent_unreachable", self.to_string()).hint(hint)
+                Problem::new(Code::AgentUnreachable, self.to_string()).hint(hint)
             }
-            ClientError::Silent { .. } => Problem::new(504, "agent_silent", self.to_string()).hint(
+            ClientError::Silent { .. } => Problem::new(Code::AgentSilent, self.to_string()).hint(
                 "its process was stopped or hangs, or its host does: see its state with ps(1), and end it \
                  with kill(1) if need be; what was asked may still be carried out, see then \
                  `mvm job list` and `mvm instance list`",
             ),
-            ClientError::Broken { .. } => Problem::new(502, "connection_broken", self.to_string())
+            ClientError::Broken { .. } => Problem::new(Code::ConnectionBroken, self.to_string())
                 .hint("the agent's log says more: see `mvm agent status` for its root"),
         }
     }
@@ -215,7 +216,8 @@ impl Target {
         let status = response.status();
         let bytes = self.collect(response, doing).await?;
         let problem = serde_json::from_slice(&bytes).unwrap_or_else(|_| {
-            Problem::new(status.as_u16(), "unexpected", String::from_utf8_lossy(&bytes))
+            let problem = Problem::new(Code::Unexpected, String::from_utf8_lossy(&bytes));
+            Problem { status: status.as_u16(), ..problem }
         });
         Ok(ClientError::Problem(Box::new(problem)))
     }

@@ -1,6 +1,7 @@
 //! Files that are whole or not there.
 
 use crate::Problem;
+use mvm_model::Code;
 use std::fs;
 use std::io::{Error, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -9,10 +10,10 @@ use std::path::Path;
 /// An I/O error while `doing` something to something.
 pub fn io(doing: impl std::fmt::Display, cause: Error) -> Problem {
     if cause.kind() == ErrorKind::StorageFull {
-        return Problem::new(507, "no_space", format!("cannot {doing}: no space left on the disk"))
+        return Problem::new(Code::NoSpace, format!("cannot {doing}: no space left on the disk"))
             .hint("free some space: mvm image gc, or destroy instances that are not needed");
     }
-    Problem::new(500, "io", format!("cannot {doing}: {cause}"))
+    Problem::new(Code::Io, format!("cannot {doing}: {cause}"))
 }
 
 /// Makes a directory and its parents, with this mode where it is new.

@@ -2,7 +2,7 @@
 //! and its users.
 
 use mvm_model::fleet::{Duty, FleetState, NodeStatus, Unplaced};
-use mvm_model::{Counts, DesiredState, InstanceRef, Millis, Name, PoolRef};
+use mvm_model::{AnyCode, Counts, DesiredState, InstanceRef, Millis, Name, PoolRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -147,7 +147,7 @@ pub struct FleetPoolView {
     pub last_failure: Option<String>,
     /// The code of that failure, where the node's document is the one in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_failure_code: Option<String>,
+    pub last_failure_code: Option<AnyCode>,
 }
 
 /// `POST /v1/nodes`: a node that belongs to the fleet. Repeated with another address: it has moved.

@@ -26,6 +26,7 @@ pub mod problem;
 pub mod query;
 pub mod routes;
 pub mod service;
+pub mod status;
 pub mod tls;
 pub mod types;
 

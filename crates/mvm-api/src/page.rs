@@ -20,7 +20,7 @@ use axum::http::{HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-use mvm_model::InstanceRef;
+use mvm_model::{Code, InstanceRef};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -83,7 +83,7 @@ impl FromStr for Key {
 }
 
 fn invalid(detail: impl Into<String>) -> Problem {
-    Problem::new(400, "invalid_value", detail)
+    Problem::new(Code::InvalidValue, detail)
 }
 
 /// What can be listed.

@@ -5,7 +5,7 @@ use crate::identity::certificate::Revoked;
 use crate::identity::{Facts, Identity, Role, Serial};
 use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::serve::IncomingStream;
-use mvm_model::{Millis, Name};
+use mvm_model::{Code, Millis, Name};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
@@ -90,15 +90,15 @@ impl Peer {
     /// Whether its certificate still counts at `now`: a connection may outlive it.
     pub fn standing(&self, now: Millis) -> Result<(), Problem> {
         let Peer::Certificate { facts, revocations } = self else { return Ok(()) };
-        let refused = |code: &str, how: &str| {
+        let refused = |code: Code, how: &str| {
             let detail = format!("the certificate of {} {how}", facts.identity.holder());
-            Err(Problem::new(401, code, detail).hint("connect anew, with one that is good"))
+            Err(Problem::new(code, detail).hint("connect anew, with one that is good"))
         };
         if now >= facts.validity.not_after {
-            return refused("certificate_expired", "has run out");
+            return refused(Code::CertificateExpired, "has run out");
         }
         match revocations.holds(&facts.serial) {
-            true => refused("certificate_revoked", "was revoked"),
+            true => refused(Code::CertificateRevoked, "was revoked"),
             false => Ok(()),
         }
     }

@@ -3,7 +3,7 @@
 
 use crate::Problem;
 use axum::http::HeaderMap;
-use mvm_model::Name;
+use mvm_model::{Code, Name};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -64,7 +64,7 @@ impl Position {
 }
 
 fn invalid(detail: &str) -> Problem {
-    Problem::new(400, "invalid_value", detail)
+    Problem::new(Code::InvalidValue, detail)
 }
 
 impl fmt::Display for Position {
@@ -163,7 +163,7 @@ mod tests {
                     let again = position.to_string().parse::<Position>();
                     prop_assert_eq!(again.expect("a position"), position);
                 }
-                Err(problem) => prop_assert_eq!(&*problem.code, "invalid_value"),
+                Err(problem) => prop_assert_eq!(problem.code, Code::InvalidValue),
             }
         }
     }

@@ -7,6 +7,7 @@
 
 use crate::Problem;
 use crate::files::{io, make_dir};
+use mvm_model::Code;
 use rustix::fs::{Mode, OFlags};
 use std::fs::{self, Metadata, Permissions};
 use std::io::ErrorKind;
@@ -58,7 +59,7 @@ pub fn own_dir(path: &Path) -> Result<(), Problem> {
             "{} is open to others (mode {mode:04o}), and holds files that are not mvm's",
             path.display()
         );
-        return Err(Problem::new(400, "root_open", detail).hint(format!(
+        return Err(Problem::new(Code::RootOpen, detail).hint(format!(
             "name a directory of its own with --root; or, if all that is in it may be closed to \
              others: chmod 0700 {}",
             path.display()

@@ -1,9 +1,10 @@
 //! Problem documents (RFC 9457) with a stable `code`.
 
+use crate::status;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use mvm_model::{Code, Fault};
+use mvm_model::{AnyCode, Code, Fault};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +17,7 @@ pub struct Problem {
     /// HTTP status.
     pub status: u16,
     /// Short and stable: scripts may depend on it.
-    pub code: String,
+    pub code: AnyCode,
     /// What was tried, on what, and why it failed.
     pub detail: String,
     /// What to do next, or empty.
@@ -31,11 +32,12 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with this status, code and detail.
-    pub fn new(status: u16, code: &str, detail: impl Into<String>) -> Self {
+    /// A problem with this code, its status, and this detail.
+    pub fn new(code: impl Into<AnyCode>, detail: impl Into<String>) -> Self {
+        let code = code.into();
         Problem {
-            status,
-            code: code.to_owned(),
+            status: status::of_any(&code),
+            code,
             detail: detail.into(),
             hint: String::new(),
             path: String::new(),
@@ -51,33 +53,20 @@ impl Problem {
 
     /// Something that should not happen; the log of the agent says more.
     pub fn internal(detail: impl Into<String>) -> Self {
-        Problem::new(500, "internal", detail)
+        Problem::new(Code::Internal, detail)
     }
 }
 
 impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
-        let status = match fault.code {
-            Code::NotFound => 404,
-            Code::Conflict | Code::Duplicate | Code::WrongState | Code::InUse => 409,
-            Code::Leased | Code::LeaseEnded => 409,
-            Code::QuotaExceeded | Code::SubnetFull => 403,
-            Code::QueueFull => 429,
-            _ => 400,
-        };
-        let problem = Problem::new(status, fault.code.as_str(), fault.message);
+        let problem = Problem::new(fault.code, fault.message);
         Problem { path: fault.path, ..problem.hint(fault.hint) }
     }
 }
 
 impl From<mvm_store::Error> for Problem {
     fn from(error: mvm_store::Error) -> Self {
-        let status = match error.code() {
-            "store_conflict" | "store_locked" => 409,
-            "no_space" => 507,
-            _ => 500,
-        };
-        Problem::new(status, error.code(), error.to_string())
+        Problem::new(error.code(), error.to_string())
     }
 }
 

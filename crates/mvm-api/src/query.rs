@@ -4,7 +4,7 @@ use crate::Problem;
 use crate::position::Position;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use mvm_model::Name;
+use mvm_model::{Code, Name};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequestParts<S> for Que
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         match axum::extract::Query::from_request_parts(parts, state).await {
             Ok(axum::extract::Query(value)) => Ok(Query(value)),
-            Err(rejection) => Err(Problem::new(400, "invalid_value", rejection.body_text())),
+            Err(rejection) => Err(Problem::new(Code::InvalidValue, rejection.body_text())),
         }
     }
 }

@@ -17,7 +17,9 @@ use mvm_model::fleet::{
 };
 use mvm_model::lease::Purpose;
 use mvm_model::network::TenantNetwork;
-use mvm_model::{Counts, InstanceId, InstanceRef, Lease, Name, PoolRef, Quotas, Resources, State};
+use mvm_model::{
+    Code, Counts, InstanceId, InstanceRef, Lease, Name, PoolRef, Quotas, Resources, State,
+};
 use mvm_store::testing::EtcdCluster;
 use mvm_store::{EtcdStore, SqliteStore, Store};
 use std::collections::BTreeMap;
@@ -331,9 +333,8 @@ impl Simulated {
 
 struct Port(Arc<Simulated>);
 
-#[expect(clippy::result_large_err, reason = "the error is the port's")]
 fn unreached<T>() -> Result<T, Refused> {
-    Err(Refused::Unreached(Problem::new(503, "node_unreachable", "it is dead")))
+    Err(Refused::Unreached(Problem::new(Code::NodeUnreachable, "it is dead")))
 }
 
 #[async_trait]

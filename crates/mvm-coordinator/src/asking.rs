@@ -13,8 +13,8 @@ use crate::state::ClusterState;
 use mvm_api::Problem;
 use mvm_api::fleet::NodeClaim;
 use mvm_api::types::Claim;
-use mvm_model::Name;
 use mvm_model::fleet::{Asking, Heard, Step};
+use mvm_model::{Code, Name};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
@@ -59,7 +59,7 @@ pub(crate) async fn ask(
         };
         let heard = heard(&refused);
         let problem = refused.problem();
-        if problem.code == "stale_leader" {
+        if problem.code == Code::StaleLeader {
             break;
         }
         let step = asking.heard(heard, fleet.reaches(node), fleet.has_lost(node), now());
@@ -94,7 +94,7 @@ async fn while_held<T>(
     node: &Name,
     answer: impl Future<Output = Result<T, Refused>>,
 ) -> Result<Result<T, Refused>, Unserved> {
-    let silent = |why: &str| Ok(Err(Refused::Unknown(Problem::new(504, "timeout", why))));
+    let silent = |why: &str| Ok(Err(Refused::Unknown(Problem::new(Code::Timeout, why))));
     tokio::select! {
         answer = timeout(TRY, answer) => match answer {
             Ok(answer) => Ok(answer),
@@ -120,7 +120,7 @@ pub(crate) fn told(unserved: Unserved, node: &Name) -> Problem {
         Unserved::Succeeded => succeeded(),
         Unserved::Elsewhere(problem) | Unserved::Lost(problem) => {
             let detail = format!("node {node} was lost while it served: {problem}");
-            Problem::new(503, "claim_lost", detail).hint("claim again")
+            Problem::new(Code::ClaimLost, detail).hint("claim again")
         }
     }
 }

@@ -11,7 +11,7 @@ use mvm_api::Problem;
 use mvm_api::fleet::{FleetPlan, FleetPoolView, FleetStatus, RegisterNode};
 use mvm_api::types::Claim;
 use mvm_model::fleet::{Duty, FleetState, Placement, place};
-use mvm_model::{Counts, Name, PoolRef};
+use mvm_model::{Code, Counts, Name, PoolRef};
 use mvm_store::Expect;
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ impl ClusterState {
             let message = format!("the document is for fleet {theirs}, this is {ours}");
             return Err(Problem {
                 path: "$.fleet_id".into(),
-                ..Problem::new(409, "conflict", message)
+                ..Problem::new(Code::Conflict, message)
             });
         }
         check_networks(self, &document)?;
@@ -147,7 +147,7 @@ fn check_networks(fleet: &ClusterState, document: &FleetState) -> Result<()> {
             );
             return Err(Problem {
                 path: format!("$.tenants[{index}].network"),
-                ..Problem::new(409, "conflict", message)
+                ..Problem::new(Code::Conflict, message)
             }
             .hint("give the tenant its present network, or take it out of the document first"));
         }

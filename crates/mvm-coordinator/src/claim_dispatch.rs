@@ -15,8 +15,8 @@ use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_api::fleet::HeldClaim;
 use mvm_api::types::Claim;
-use mvm_model::Name;
 use mvm_model::fleet::{Asking, Outcome, Room, room};
+use mvm_model::{Code, Name};
 use mvm_store::Expect;
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,7 +135,7 @@ pub(crate) async fn serve(
     }
     fleet.claims.conclude(&order.id);
     let detail = format!("{TRIES} nodes could not serve a claim of pool {}", order.pool);
-    Err(Problem::new(503, "no_machine", detail).hint("see `mvm fleet status`"))
+    Err(Problem::new(Code::NoMachine, detail).hint("see `mvm fleet status`"))
 }
 
 /// A client comes back for what it was given before, or may have been. Where it goes away again the
@@ -150,7 +150,7 @@ async fn reattach(
     if (&record.pool, &record.holder) != (&order.pool, &order.holder) {
         fleet.claims.put_back(&order.id, record);
         let detail = "this idempotency key is of another claim";
-        return Err(Problem::new(409, "conflict", detail));
+        return Err(Problem::new(Code::Conflict, detail));
     }
     let asking = Asking::anew(order.again, now());
     let outcome = tokio::select! {
@@ -227,7 +227,7 @@ pub(crate) async fn release(fleet: Arc<ClusterState>, lead: Arc<Lead>, id: Strin
         let outcome = match fleet.node_client(&node) {
             _ if !known => Ok(()),
             Ok(port) => timeout(END, port.end(&id, &lead.leader)).await.unwrap_or_else(|_| {
-                Err(Refused::Unknown(Problem::new(504, "timeout", "no answer in time")))
+                Err(Refused::Unknown(Problem::new(Code::Timeout, "no answer in time")))
             }),
             Err(refused) => Err(refused),
         };
@@ -243,14 +243,14 @@ pub(crate) async fn release(fleet: Arc<ClusterState>, lead: Arc<Lead>, id: Strin
 fn waited(order: &ClaimOrder, patience: Duration) -> Problem {
     let seconds = patience.as_secs();
     let detail = format!("no node had a machine of pool {} within {seconds} s", order.pool);
-    Problem::new(503, "no_machine", detail).hint("see `mvm fleet status`")
+    Problem::new(Code::NoMachine, detail).hint("see `mvm fleet status`")
 }
 
 fn parted() -> Problem {
-    Problem::new(499, "connection_broken", "the client has gone")
+    Problem::new(Code::ConnectionBroken, "the client has gone")
 }
 
 fn over() -> Problem {
-    Problem::new(410, "claim_ended", "no earlier leader has served this claim, or it has ended")
+    Problem::new(Code::ClaimEnded, "no earlier leader has served this claim, or it has ended")
         .hint("claim anew")
 }

@@ -10,7 +10,7 @@ use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_api::fleet::HeldClaim;
 use mvm_model::fleet::{Claims, Grant, Limits, Outcome, Refusal, Room};
-use mvm_model::{Name, PoolRef};
+use mvm_model::{Code, Name, PoolRef};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -254,12 +254,10 @@ fn refused(refusal: Refusal, pool: &PoolRef) -> Problem {
                 _ => format!("tenant {}", pool.tenant),
             };
             let detail = format!("as many claims of {whose} wait as may");
-            Problem::new(429, "queue_full", detail).hint("try again later")
+            Problem::new(Code::QueueFull, detail).hint("try again later")
         }
         // Requests for one claim are served one at a time: what is known is being given back.
-        Refusal::Known => {
-            Problem::new(503, "claim_lost", "the machine of this claim is given back")
-                .hint("claim again, with another idempotency key")
-        }
+        Refusal::Known => Problem::new(Code::ClaimLost, "the machine of this claim is given back")
+            .hint("claim again, with another idempotency key"),
     }
 }

@@ -1,10 +1,11 @@
 //! What goes wrong in more than one part of the coordinator.
 
 use mvm_api::Problem;
+use mvm_model::Code;
 
 /// Another coordinator leads: nothing was done.
 pub(crate) fn succeeded() -> Problem {
-    Problem::new(503, "leader_changed", "this coordinator does not lead any more").hint("try again")
+    Problem::new(Code::LeaderChanged, "this coordinator does not lead any more").hint("try again")
 }
 
 /// The store's error as a problem. A leader's write that its fence has refused means that another
@@ -15,13 +16,13 @@ pub(crate) fn stored(error: mvm_store::Error) -> Problem {
     {
         return succeeded();
     }
-    let status = if error.code() == "store_conflict" { 409 } else { 503 };
-    Problem::new(status, error.code(), error.to_string())
+    error.into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::stored;
+    use mvm_model::Code;
     use mvm_store::{Error, Expect};
 
     #[test]
@@ -31,7 +32,7 @@ mod tests {
             expected: Expect::Revision(321),
             found: 0,
         };
-        assert_eq!(stored(lost("elections/leader")).code, "leader_changed");
-        assert_eq!(stored(lost("nodes/n1")).code, "store_conflict");
+        assert_eq!(stored(lost("elections/leader")).code, Code::LeaderChanged);
+        assert_eq!(stored(lost("nodes/n1")).code, Code::StoreConflict);
     }
 }

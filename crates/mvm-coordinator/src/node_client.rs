@@ -7,8 +7,8 @@ use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RenewClaims};
 use mvm_api::tls::{Expect, Keeper};
 use mvm_api::types::Claim;
 use mvm_api::{Client, ClientError, Problem, paths};
-use mvm_model::Name;
 use mvm_model::fleet::NodeStatus;
+use mvm_model::{Code, Name};
 use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
@@ -98,7 +98,7 @@ impl Network {
             (None, Some(keeper)) => Ok(Client::tls(address, keeper.clone(), expect)),
             (None, None) => {
                 let detail = format!("{address} is on the network, and we have no identity");
-                Err(Problem::new(400, "identity_missing", detail)
+                Err(Problem::new(Code::IdentityMissing, detail)
                     .hint("start the coordinator with --identity, or name the node as unix:PATH"))
             }
         }

@@ -12,7 +12,7 @@ use mvm_model::fleet::{
     FleetState, Holder, Node, NodeStatus, Offers, Placement, Share, builders, hold_back,
     name_images, node_document, place,
 };
-use mvm_model::{Millis, Name};
+use mvm_model::{Code, Millis, Name};
 use mvm_store::{Expect, Write};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -104,7 +104,7 @@ async fn note_changes(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<Opt
         };
         match change_node(&*fleet.store, &name, Some(lead.fence()), change).await {
             // It was removed meanwhile.
-            Err(problem) if problem.code == "not_found" => Ok(()),
+            Err(problem) if problem.code == Code::NotFound => Ok(()),
             Err(problem) => Err(problem),
             Ok(()) => {
                 if let Some(known) = fleet.view().nodes.get_mut(&name) {

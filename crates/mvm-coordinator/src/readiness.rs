@@ -3,6 +3,7 @@
 
 use crate::records::{ALIVE, DOCUMENT, NODES, SHARES};
 use mvm_api::Problem;
+use mvm_model::Code;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -41,7 +42,7 @@ impl Readiness {
             Err(_) => {
                 let detail =
                     "this coordinator has just been started, and has not read the store yet";
-                Err(Problem::new(503, "not_ready", detail).hint("try again in some seconds"))
+                Err(Problem::new(Code::NotReady, detail).hint("try again in some seconds"))
             }
         }
     }

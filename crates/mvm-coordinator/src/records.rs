@@ -3,7 +3,7 @@
 use crate::{Result, stored};
 use mvm_api::Problem;
 use mvm_model::fleet::{Capacity, Duty, FleetState, Labels, Node, NodeStatus};
-use mvm_model::{Millis, Name, PoolRef};
+use mvm_model::{Code, Millis, Name, PoolRef};
 use mvm_store::{Expect, Store, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -134,7 +134,7 @@ pub fn put(key: String, value: &impl Serialize, expect: Expect) -> Write {
 pub fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> {
     serde_json::from_slice(value).map_err(|cause| {
         let detail = format!("the record {key} cannot be read: {cause}");
-        Problem::new(500, "record_damaged", detail)
+        Problem::new(Code::RecordDamaged, detail)
     })
 }
 
@@ -149,7 +149,7 @@ pub async fn change_node(
     loop {
         let key = format!("{NODES}{node}");
         let Some(found) = store.get(&key).await.map_err(stored)? else {
-            return Err(Problem::new(404, "not_found", format!("there is no node {node}"))
+            return Err(Problem::new(Code::NotFound, format!("there is no node {node}"))
                 .hint("see the nodes with `mvm fleet nodes`"));
         };
         let mut record: NodeRecord = read(&key, &found.value)?;

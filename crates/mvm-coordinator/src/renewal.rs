@@ -40,7 +40,7 @@ async fn tell(fleet: Arc<ClusterState>, lead: Arc<Lead>, node: Name, claims: BTr
         Ok(Ok(gone)) => tracing::info!(%node, ?gone, "the node holds these claims no more"),
         Ok(Err(refused)) => {
             let problem = refused.problem();
-            tracing::warn!(%node, code = problem.code, "cannot renew claims: {problem}");
+            tracing::warn!(%node, code = %problem.code, "cannot renew claims: {problem}");
         }
         Err(_) => tracing::warn!(%node, "cannot renew claims: the node does not answer"),
     }

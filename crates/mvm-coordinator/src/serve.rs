@@ -7,8 +7,8 @@ use mvm_api::files::io;
 use mvm_api::identity::{Identity, IdentityDir, Signer, keep};
 use mvm_api::tls::{Keeper, TlsListener};
 use mvm_api::{Peer, Problem, private, service};
-use mvm_model::Name;
 use mvm_model::fleet::Limits;
+use mvm_model::{Code, Name};
 use mvm_store::{EtcdOptions, EtcdStore, SqliteStore, Store};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -83,7 +83,7 @@ async fn run(mut options: ServeOptions) -> Result<()> {
         (_, true) => None,
         (Some(keeper), false) => Some(TlsListener::bind(&options.listen, keeper.clone()).await?),
         (None, false) => {
-            return Err(Problem::new(400, "identity_missing", "to listen needs an identity")
+            return Err(Problem::new(Code::IdentityMissing, "to listen needs an identity")
                 .hint("name its directory with --identity"));
         }
     };
@@ -197,7 +197,7 @@ fn own_name(keeper: &Keeper) -> Result<Name> {
         Identity::Coordinator(name) => Ok(name),
         other => {
             let detail = format!("{} is no coordinator", other.holder());
-            Err(Problem::new(400, "wrong_identity", detail)
+            Err(Problem::new(Code::WrongIdentity, detail)
                 .hint("issue one: mvm ca issue --role coordinator --name NAME --out DIR"))
         }
     }
@@ -211,7 +211,7 @@ fn address(options: &ServeOptions, bound: &[SocketAddr]) -> Result<String> {
         (None, Some(address)) => Ok(address.to_string()),
         (None, None) if matches!(options.store, StoreOptions::Etcd(_)) && !bound.is_empty() => {
             let detail = "other coordinators do not reach it at a wildcard address";
-            Err(Problem::new(400, "invalid_value", detail)
+            Err(Problem::new(Code::InvalidValue, detail)
                 .hint("say where they do: --advertise HOST:PORT"))
         }
         (None, None) => Ok(format!("unix:{}", socket(&options.root).display())),

@@ -12,7 +12,7 @@ use crate::view::View;
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_model::fleet::{FleetState, Limits};
-use mvm_model::{Millis, Name, PoolRef};
+use mvm_model::{Code, Millis, Name, PoolRef};
 use mvm_store::Store;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -142,7 +142,7 @@ impl ClusterState {
         let reached = view.nodes.get(node).filter(|known| known.reached);
         reached.map(|known| known.client.clone()).ok_or_else(|| {
             let detail = format!("node {node} is out of reach");
-            Refused::Unreached(Problem::new(503, "node_unreachable", detail))
+            Refused::Unreached(Problem::new(Code::NodeUnreachable, detail))
         })
     }
 
@@ -195,7 +195,7 @@ impl ClusterState {
         let view = self.view();
         let document = view.document.as_ref().map(|record| record.document.clone());
         document.ok_or_else(|| {
-            Problem::new(404, "not_found", "this fleet has no document yet")
+            Problem::new(Code::NotFound, "this fleet has no document yet")
                 .hint("apply one: mvm fleet apply FILE")
         })
     }
@@ -206,7 +206,7 @@ impl ClusterState {
         if self.view().document.as_ref().is_some_and(known) {
             return Ok(());
         }
-        Err(Problem::new(404, "not_found", format!("there is no pool {pool}"))
+        Err(Problem::new(Code::NotFound, format!("there is no pool {pool}"))
             .hint("see the pools with `mvm pool list`"))
     }
 }

@@ -6,6 +6,7 @@
 
 use crate::Result;
 use mvm_api::Problem;
+use mvm_model::Code;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -44,7 +45,7 @@ impl Turns {
     pub async fn take(&self, id: &str) -> Result<Turn> {
         let under_way = |_| {
             let detail = format!("an earlier request for the claim {id} is still served");
-            Problem::new(409, "claim_under_way", detail).hint("try again in some seconds")
+            Problem::new(Code::ClaimUnderWay, detail).hint("try again in some seconds")
         };
         timeout(GIVEN_UP, self.wait_for(id)).await.map_err(under_way)
     }

@@ -181,6 +181,7 @@ mod tests {
     use crate::state::ClusterState;
     use crate::state::tests::lonely;
     use futures::StreamExt;
+    use mvm_model::Code;
 
     fn put(id: &str, expect: Expect) -> Write {
         Write::Put { key: key(id), value: b"{}".to_vec(), expect }
@@ -231,7 +232,7 @@ mod tests {
             writer.put(put("there", Expect::Absent)),
             writer.put(put("new", Expect::Absent)),
         );
-        assert_eq!(clash.expect_err("a conflict").code, "store_conflict");
+        assert_eq!(clash.expect_err("a conflict").code, Code::StoreConflict);
         fits.expect("the other is written");
         gone(&fleet, "ended").await;
         assert_eq!(written(&fleet).await, [key("new"), key("there")]);
@@ -245,7 +246,7 @@ mod tests {
         }
         writer.delete(key("ended"));
         let clash = writer.put(put("there", Expect::Absent)).await;
-        assert_eq!(clash.expect_err("a conflict").code, "store_conflict");
+        assert_eq!(clash.expect_err("a conflict").code, Code::StoreConflict);
         gone(&fleet, "ended").await;
         assert_eq!(written(&fleet).await, [key("there")]);
     }

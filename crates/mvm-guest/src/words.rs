@@ -11,7 +11,7 @@ const LONGEST: usize = 2000;
 
 /// The codes that an answer may have: the guest's own, and what an agent says last of a session whose
 /// machine it has ended.
-const CODES: [&str; 23] = [
+pub const CODES: [&str; 23] = [
     "archive_io",
     "busy",
     "command_not_executable",

@@ -1,5 +1,6 @@
 //! What can go wrong, by name.
 
+use mvm_model::Code;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -153,24 +154,24 @@ pub enum Error {
 
 impl Error {
     /// A stable name for programs, in snake case.
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> Code {
         match self {
-            Self::QemuNotFound => "qemu_not_found",
-            Self::QemuUnusable { .. } => "qemu_unusable",
-            Self::InvalidSpec { .. } => "invalid_spec",
-            Self::SpawnFailed { .. } => "spawn_failed",
-            Self::DiedAtBoot { .. } => "died_at_boot",
-            Self::QmpTimeout { .. } => "qmp_timeout",
-            Self::QmpFailed { .. } => "qmp_failed",
-            Self::SnapshotFailed { .. } => "snapshot_failed",
-            Self::NoSpace { .. } => "no_space",
-            Self::NotPaused { .. } => "not_paused",
-            Self::RestoreFailed { .. } => "restore_failed",
-            Self::NotOurs { .. } => "not_ours",
-            Self::AlreadyRunning { .. } => "already_running",
-            Self::Gone { .. } => "gone",
-            Self::Io { .. } => "io",
-            Self::Injected { .. } => "injected",
+            Self::QemuNotFound => Code::QemuNotFound,
+            Self::QemuUnusable { .. } => Code::QemuUnusable,
+            Self::InvalidSpec { .. } => Code::InvalidSpec,
+            Self::SpawnFailed { .. } => Code::SpawnFailed,
+            Self::DiedAtBoot { .. } => Code::DiedAtBoot,
+            Self::QmpTimeout { .. } => Code::QmpTimeout,
+            Self::QmpFailed { .. } => Code::QmpFailed,
+            Self::SnapshotFailed { .. } => Code::SnapshotFailed,
+            Self::NoSpace { .. } => Code::NoSpace,
+            Self::NotPaused { .. } => Code::NotPaused,
+            Self::RestoreFailed { .. } => Code::RestoreFailed,
+            Self::NotOurs { .. } => Code::NotOurs,
+            Self::AlreadyRunning { .. } => Code::AlreadyRunning,
+            Self::Gone { .. } => Code::Gone,
+            Self::Io { .. } => Code::Io,
+            Self::Injected { .. } => Code::Injected,
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod support;
 
+use mvm_model::Code;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -41,8 +42,8 @@ async fn boots_confined_pauses_resumes_and_leaves_nothing() {
     machine.kill().await.unwrap();
     machine.kill().await.unwrap();
     machine.exited().await;
-    assert_eq!(machine.pause().await.unwrap_err().code(), "gone");
-    assert_eq!(machine.stats().await.unwrap_err().code(), "gone");
+    assert_eq!(machine.pause().await.unwrap_err().code(), Code::Gone);
+    assert_eq!(machine.stats().await.unwrap_err().code(), Code::Gone);
     assert!(lab.processes().await.is_empty());
     assert!(!std::fs::exists(format!("/proc/{}", machine.process().pid)).unwrap(), "no zombie");
     let mut left: Vec<_> =
@@ -84,7 +85,7 @@ async fn a_snapshot_goes_on_counting_in_a_new_process() {
         let machine = driver.boot(&spec, &unrecorded).await.unwrap();
         counts_beyond(&spec, 3).await;
         let error = machine.snapshot(&snapshot, None).await.unwrap_err();
-        assert_eq!(error.code(), "not_paused");
+        assert_eq!(error.code(), Code::NotPaused);
         machine.pause().await.unwrap();
         machine.snapshot(&snapshot, None).await.unwrap();
         machine.kill().await.unwrap();
@@ -175,7 +176,7 @@ async fn two_clones_of_one_template_live_at_once() {
     bytes[last] ^= 1;
     std::fs::write(&first, bytes).unwrap();
     let refused = driver.restore(&clone, &first, RestoreMemory::Own, &unrecorded).await;
-    assert_eq!(refused.err().unwrap().code(), "restore_failed");
+    assert_eq!(refused.err().unwrap().code(), Code::RestoreFailed);
     assert!(lab.processes().await.is_empty());
 }
 
@@ -206,7 +207,7 @@ async fn a_clone_leaves_its_memory_in_a_file_of_its_own() {
         let asleep = lab.dir.join("asleep");
         let own = |file: &str| OwnMemory { file: lab.dir.join(file), template: template.clone() };
         let error = machine.snapshot(&asleep, Some(&own("tmpfs/own"))).await.unwrap_err();
-        assert_eq!(error.code(), "no_space");
+        assert_eq!(error.code(), Code::NoSpace);
         assert!(!asleep.exists() && !full.join("own").exists(), "nothing is left");
         let strange = OwnMemory { template: lab.dir.join("no such"), ..own("strange") };
         machine.snapshot(&asleep, Some(&strange)).await.unwrap();

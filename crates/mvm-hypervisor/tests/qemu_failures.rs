@@ -2,6 +2,7 @@
 
 mod support;
 
+use mvm_model::Code;
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -32,10 +33,10 @@ async fn a_machine_is_adopted_by_who_comes_later_and_by_nobody_else() {
     // Neither with another start, nor with another marker, nor another process altogether.
     let later = ProcessIdentity { start_time: process.start_time + 1, ..process.clone() };
     assert!(driver.adopt(&spec, &later).await.unwrap().is_none());
-    assert_eq!(driver.kill_stray(&later).await.unwrap_err().code(), "not_ours");
+    assert_eq!(driver.kill_stray(&later).await.unwrap_err().code(), Code::NotOurs);
     let other = ProcessIdentity { marker: "mvm:hvtest-other".into(), ..process.clone() };
     assert!(driver.adopt(&spec, &other).await.unwrap().is_none());
-    assert_eq!(driver.kill_stray(&other).await.unwrap_err().code(), "not_ours");
+    assert_eq!(driver.kill_stray(&other).await.unwrap_err().code(), Code::NotOurs);
     let mut foreign = std::process::Command::new("sleep").arg("60").spawn().unwrap();
     let start_time = procfs::process::Process::new(foreign.id() as i32).unwrap().stat().unwrap();
     let identity = ProcessIdentity {
@@ -44,7 +45,7 @@ async fn a_machine_is_adopted_by_who_comes_later_and_by_nobody_else() {
         marker: spec.marker.clone(),
     };
     assert!(driver.adopt(&spec, &identity).await.unwrap().is_none());
-    assert_eq!(driver.kill_stray(&identity).await.unwrap_err().code(), "not_ours");
+    assert_eq!(driver.kill_stray(&identity).await.unwrap_err().code(), Code::NotOurs);
     assert!(foreign.try_wait().unwrap().is_none(), "it is left alone");
     foreign.kill().unwrap();
     foreign.wait().unwrap();
@@ -102,12 +103,12 @@ async fn a_full_disk_leaves_the_machine_paused_and_able_to_go_on() {
     let full = lab.tmpfs(256 << 10);
     for _ in 0..2 {
         let error = machine.snapshot(&full.join("snapshot"), None).await.unwrap_err();
-        assert_eq!(error.code(), "no_space", "{error}");
+        assert_eq!(error.code(), Code::NoSpace, "{error}");
         assert_eq!(std::fs::read_dir(&full).unwrap().count(), 0, "no half of it is left");
         assert!(machine.stats().await.unwrap().paused);
     }
     let nowhere = machine.snapshot(Path::new("/nonexistent/snapshot"), None).await.unwrap_err();
-    assert_eq!(nowhere.code(), "snapshot_failed", "{nowhere}");
+    assert_eq!(nowhere.code(), Code::SnapshotFailed, "{nowhere}");
     machine.resume().await.unwrap();
     counts_beyond(&spec, count(&spec).unwrap()).await;
     machine.pause().await.unwrap();
@@ -142,7 +143,7 @@ async fn a_bad_kernel_is_told_with_what_was_said() {
     let machine = driver.boot(&spec, &unrecorded).await.unwrap();
     let exit = tokio::time::timeout(Duration::from_secs(60), machine.exited()).await.unwrap();
     assert!(!exit.clean && exit.reason.contains("Kernel panic"), "{exit:?}");
-    assert_eq!(machine.resume().await.unwrap_err().code(), "gone");
+    assert_eq!(machine.resume().await.unwrap_err().code(), Code::Gone);
     machine.kill().await.unwrap();
     assert!(lab.processes().await.is_empty());
 }
@@ -282,7 +283,7 @@ async fn a_process_that_is_stopped_holds_nobody_up() {
     let calls = async { tokio::join!(machine.pause(), looks) };
     let calls = tokio::time::timeout(Duration::from_secs(60), calls).await;
     let (paused, looks) = calls.expect("no call hangs");
-    assert_eq!(paused.unwrap_err().code(), "qmp_timeout");
+    assert_eq!(paused.unwrap_err().code(), Code::QmpTimeout);
     assert!(looks.iter().all(Result::is_ok), "{looks:?}");
     machine.kill().await.unwrap();
     assert!(lab.processes().await.is_empty());

@@ -1,5 +1,6 @@
 //! The simulated driver keeps the trait's promises, also when told to break.
 
+use mvm_model::Code;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,20 +64,20 @@ async fn it_keeps_the_contract_across_a_restart_of_its_holder() {
     let machine = sim.boot(&spec, &unrecorded).await.unwrap();
     let process = machine.process();
     let second = sim.boot(&spec, &unrecorded).await;
-    assert_eq!(second.err().unwrap().code(), "already_running");
+    assert_eq!(second.err().unwrap().code(), Code::AlreadyRunning);
     let mut stream = tokio::net::UnixStream::connect(machine.channel()).await.unwrap();
     stream.write_all(b"x").await.unwrap();
     let mut byte = [0];
     stream.read_exact(&mut byte).await.unwrap();
     let snapshot = dir.path().join("snapshot");
-    assert_eq!(machine.snapshot(&snapshot, None).await.unwrap_err().code(), "not_paused");
+    assert_eq!(machine.snapshot(&snapshot, None).await.unwrap_err().code(), Code::NotPaused);
 
     drop(machine);
     let later = sim.clone();
     assert_eq!(later.find("mvm:sim:").unwrap().as_slice(), std::slice::from_ref(&process));
     let other = ProcessIdentity { start_time: process.start_time + 1, ..process.clone() };
     assert!(later.adopt(&spec, &other).await.unwrap().is_none());
-    assert_eq!(later.kill_stray(&other).await.unwrap_err().code(), "not_ours");
+    assert_eq!(later.kill_stray(&other).await.unwrap_err().code(), Code::NotOurs);
     let machine = later.adopt(&spec, &process).await.unwrap().unwrap();
     tokio::time::sleep(Duration::from_secs(10)).await;
     machine.pause().await.unwrap();
@@ -87,7 +88,7 @@ async fn it_keeps_the_contract_across_a_restart_of_its_holder() {
     machine.kill().await.unwrap();
     machine.kill().await.unwrap();
     assert!(machine.exited().await.clean && later.find("mvm:").unwrap().is_empty());
-    assert_eq!(machine.pause().await.unwrap_err().code(), "gone");
+    assert_eq!(machine.pause().await.unwrap_err().code(), Code::Gone);
     assert!(!spec.dir.join("channel.sock").exists());
 
     let machine = later.restore(&spec, &snapshot, RestoreMemory::Own, &unrecorded).await.unwrap();
@@ -125,7 +126,7 @@ async fn every_fault_at_every_call_leaves_it_consistent() {
                 SimHypervisor::new(Latencies::NONE, FaultPlan::none().at(number, effect), None);
             let outcome = script(&sim, &spec, &dir.path().join("s")).await;
             match effect {
-                Effect::Fail => assert_eq!(outcome.unwrap_err().code(), "injected"),
+                Effect::Fail => assert_eq!(outcome.unwrap_err().code(), Code::Injected),
                 Effect::Delay(_) => outcome.unwrap(),
                 // Dying while being killed is no failure.
                 Effect::Die | Effect::Halt(_) => drop(outcome),
@@ -186,7 +187,7 @@ async fn faults_can_be_laid_on_one_kind_of_call() {
     let sim = SimHypervisor::new(Latencies::NONE, plan, None);
     let machine = sim.boot(&spec(dir.path(), "a"), &unrecorded).await.unwrap();
     machine.pause().await.unwrap();
-    assert_eq!(machine.pause().await.unwrap_err().code(), "injected");
+    assert_eq!(machine.pause().await.unwrap_err().code(), Code::Injected);
     machine.pause().await.unwrap();
     assert!(machine.stats().await.is_err() && machine.stats().await.is_err());
 }

@@ -115,6 +115,7 @@ fn copy_by_hand(mut source: &File, mut target: &File, at: u64, end: u64) -> std:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mvm_model::Code;
     use std::os::unix::fs::FileExt;
 
     #[test]
@@ -144,7 +145,7 @@ mod tests {
         let (from, to) = (dir.path().join("a"), dir.path().join("b"));
         std::fs::write(&from, "new").unwrap();
         std::fs::write(&to, "old").unwrap();
-        assert_eq!(clone_file(&from, &to).unwrap_err().code(), "io");
+        assert_eq!(clone_file(&from, &to).unwrap_err().code(), Code::Io);
         assert_eq!(std::fs::read(&to).unwrap(), b"old");
     }
 

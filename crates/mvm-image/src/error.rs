@@ -1,5 +1,6 @@
 //! What can go wrong, in words that name the thing, the cause and the next step.
 
+use mvm_model::Code;
 use std::path::{Path, PathBuf};
 
 /// This crate's result.
@@ -264,34 +265,34 @@ pub enum Error {
 
 impl Error {
     /// A stable word for programs, such as `nix_missing`.
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> Code {
         match self {
-            Self::NixMissing { .. } => "nix_missing",
-            Self::ToolMissing { .. } => "tool_missing",
-            Self::FlakeMissing { .. } => "flake_missing",
-            Self::FlakeForeign { .. } => "flake_foreign",
-            Self::ProfileMissing { .. } => "profile_missing",
-            Self::FlakeBuildFailed { .. } => "flake_build_failed",
-            Self::FlakeEvaluationFailed { .. } => "flake_evaluation_failed",
-            Self::SandboxUnavailable { .. } => "sandbox_unavailable",
-            Self::SandboxRefused { .. } => "sandbox_refused",
-            Self::KernelExists { .. } => "exists",
-            Self::Invalid { .. } => "invalid",
-            Self::NoSpace { .. } => "no_space",
-            Self::NotAKernel { .. } => "not_a_kernel",
-            Self::KernelCompression { .. } => "kernel_compression",
-            Self::KernelUnfit { .. } => "kernel_unfit",
-            Self::KernelMissing { .. } => "kernel_missing",
-            Self::Ambiguous { .. } => "ambiguous",
-            Self::RevisionMissing { .. } => "revision_missing",
-            Self::Damaged { .. } => "image_damaged",
-            Self::FetchFailed { .. } => "kernel_fetch_failed",
-            Self::ToolFailed { .. } => "tool_failed",
-            Self::Io { .. } => "io",
-            Self::ImageRefused { .. } => "image_refused",
-            Self::ImageCorrupt { .. } => "image_corrupt",
-            Self::Busy { .. } => "busy",
-            Self::Interrupted(_) => "interrupted",
+            Self::NixMissing { .. } => Code::NixMissing,
+            Self::ToolMissing { .. } => Code::ToolMissing,
+            Self::FlakeMissing { .. } => Code::FlakeMissing,
+            Self::FlakeForeign { .. } => Code::FlakeForeign,
+            Self::ProfileMissing { .. } => Code::ProfileMissing,
+            Self::FlakeBuildFailed { .. } => Code::FlakeBuildFailed,
+            Self::FlakeEvaluationFailed { .. } => Code::FlakeEvaluationFailed,
+            Self::SandboxUnavailable { .. } => Code::SandboxUnavailable,
+            Self::SandboxRefused { .. } => Code::SandboxRefused,
+            Self::KernelExists { .. } => Code::Exists,
+            Self::Invalid { .. } => Code::Invalid,
+            Self::NoSpace { .. } => Code::NoSpace,
+            Self::NotAKernel { .. } => Code::NotAKernel,
+            Self::KernelCompression { .. } => Code::KernelCompression,
+            Self::KernelUnfit { .. } => Code::KernelUnfit,
+            Self::KernelMissing { .. } => Code::KernelMissing,
+            Self::Ambiguous { .. } => Code::Ambiguous,
+            Self::RevisionMissing { .. } => Code::RevisionMissing,
+            Self::Damaged { .. } => Code::ImageDamaged,
+            Self::FetchFailed { .. } => Code::KernelFetchFailed,
+            Self::ToolFailed { .. } => Code::ToolFailed,
+            Self::Io { .. } => Code::Io,
+            Self::ImageRefused { .. } => Code::ImageRefused,
+            Self::ImageCorrupt { .. } => Code::ImageCorrupt,
+            Self::Busy { .. } => Code::Busy,
+            Self::Interrupted(_) => Code::Interrupted,
         }
     }
 

@@ -403,6 +403,7 @@ fn own_words(stderr: &[String], status: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mvm_model::Code;
     use proptest::prelude::*;
 
     #[test]
@@ -419,7 +420,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().canonicalize().unwrap();
         let written = path.to_str().unwrap();
-        assert_eq!(reference(written).unwrap_err().code(), "flake_missing");
+        assert_eq!(reference(written).unwrap_err().code(), Code::FlakeMissing);
         std::fs::write(path.join("flake.nix"), "{ }").unwrap();
         assert_eq!(reference(written).unwrap(), format!("path:{written}"));
         std::fs::create_dir(path.join(".git")).unwrap();

@@ -216,6 +216,7 @@ fn plain(line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mvm_model::Code;
     use std::time::{Duration, Instant};
 
     #[test]
@@ -228,7 +229,7 @@ mod tests {
     async fn a_program_that_is_not_there_is_named_with_its_package() {
         let tool = Tool::new(Path::new("/nonexistent/mkfs.erofs"), "erofs-utils");
         let error = tool.output().await.unwrap_err();
-        assert_eq!(error.code(), "tool_missing");
+        assert_eq!(error.code(), Code::ToolMissing);
         assert!(error.to_string().contains("apt-get install erofs-utils"), "{error}");
     }
 

@@ -2,6 +2,7 @@
 
 mod common;
 
+use mvm_model::Code;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -41,7 +42,7 @@ async fn a_profile_becomes_an_image_and_the_second_build_finds_it() {
     assert_eq!(again, revision);
     assert_eq!(names(&root.path().join("images")), [revision.digest.as_str()]);
     assert_eq!(store.get(revision.short()).unwrap(), revision);
-    assert_eq!(store.get("0123456789ab").unwrap_err().code(), "revision_missing");
+    assert_eq!(store.get("0123456789ab").unwrap_err().code(), Code::RevisionMissing);
 
     // Another guest binary is another image, of the same tree.
     let other = relaxed(ImageStore::open(root.path(), GuestBinary::new(b"another")));
@@ -63,7 +64,7 @@ async fn a_profile_becomes_an_image_and_the_second_build_finds_it() {
     store.kernel_remove(&kernel.name).unwrap();
     assert!(revision.kernel.is_file(), "a revision keeps its own kernel");
     let error = store.build(&request, &quiet()).await.unwrap_err();
-    assert_eq!(error.code(), "kernel_missing");
+    assert_eq!(error.code(), Code::KernelMissing);
     assert!(error.to_string().contains("mvm kernel fetch"));
 }
 
@@ -124,7 +125,7 @@ async fn an_absent_nix_is_said_first() {
     let tools = Tools { nix: "/nonexistent/nix".into(), ..Tools::default() };
     let (store, root) = store_with(tools);
     let error = store.build(&request("/nonexistent", "x"), &quiet()).await.unwrap_err();
-    assert_eq!(error.code(), "nix_missing");
+    assert_eq!(error.code(), Code::NixMissing);
     assert!(error.to_string().contains("apt-get install nix-bin"), "{error}");
     assert!(names(&root.path().join("images")).is_empty());
 }
@@ -136,7 +137,7 @@ async fn an_absent_flake_is_named() {
     let empty = flakes.path().to_str().unwrap();
     for (flake, why) in [("/nonexistent/ci-flake", "No such file"), (empty, "no flake.nix")] {
         let error = store.build(&request(flake, "x"), &quiet()).await.unwrap_err();
-        assert_eq!(error.code(), "flake_missing");
+        assert_eq!(error.code(), Code::FlakeMissing);
         assert!(error.to_string().contains(flake) && error.to_string().contains(why), "{error}");
     }
 }
@@ -148,11 +149,11 @@ async fn odd_names_never_reach_nix() {
     let flake = flake(flakes.path(), SMALL);
     for profile in ["", "-v", "a#b", "a b", "a\nb", "$(id)", "a;b"] {
         let error = store.build(&request(&flake, profile), &quiet()).await.unwrap_err();
-        assert_eq!(error.code(), "invalid", "{profile:?}");
+        assert_eq!(error.code(), Code::Invalid, "{profile:?}");
     }
     let mut request = request(&flake, "small");
     request.override_inputs.insert("--eval".to_owned(), "github:a/b".to_owned());
-    assert_eq!(store.build(&request, &quiet()).await.unwrap_err().code(), "invalid");
+    assert_eq!(store.build(&request, &quiet()).await.unwrap_err().code(), Code::Invalid);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,7 +162,7 @@ async fn an_absent_profile_lists_those_that_exist() {
     let flakes = tempfile::tempdir().unwrap();
     let flake = flake(flakes.path(), &format!("{SMALL} other = pkgs.bash;"));
     let error = store.build(&request(&flake, "smal"), &quiet()).await.unwrap_err();
-    assert_eq!(error.code(), "profile_missing", "{error}");
+    assert_eq!(error.code(), Code::ProfileMissing, "{error}");
     assert!(error.to_string().contains("`smal`; it has: other, small"), "{error}");
     assert!(names(&root.path().join("images")).is_empty());
 }
@@ -172,7 +173,7 @@ async fn an_evaluation_error_comes_in_nixs_own_words() {
     let flakes = tempfile::tempdir().unwrap();
     let flake = flake(flakes.path(), "broken = pkgs.buildEnv { name = nosuchvariable; };");
     let error = store.build(&request(&flake, "broken"), &quiet()).await.unwrap_err();
-    assert_eq!(error.code(), "flake_evaluation_failed");
+    assert_eq!(error.code(), Code::FlakeEvaluationFailed);
     let text = error.to_string();
     assert!(text.contains("error: undefined variable 'nosuchvariable'"), "{text}");
     assert!(text.lines().count() < 45);
@@ -203,7 +204,7 @@ async fn what_nix_cannot_evaluate_is_told_from_what_it_cannot_build() {
     let flake = flake(flakes.path(), &outputs.collect::<String>());
     for (n, text) in wrong.iter().enumerate() {
         let error = store.build(&request(&flake, &format!("w{n}")), &quiet()).await.unwrap_err();
-        assert_eq!(error.code(), "flake_evaluation_failed", "{text}: {error}");
+        assert_eq!(error.code(), Code::FlakeEvaluationFailed, "{text}: {error}");
     }
 }
 
@@ -217,7 +218,7 @@ async fn a_failing_builder_shows_its_log() {
     let flake = flake(flakes.path(), outputs);
     let (tx, mut rx) = mpsc::unbounded_channel();
     let error = store.build(&request(&flake, "bad"), &tx).await.unwrap_err();
-    assert_eq!(error.code(), "flake_build_failed");
+    assert_eq!(error.code(), Code::FlakeBuildFailed);
     assert!(error.to_string().contains("the compiler is on fire"), "{error}");
     let mut seen = false;
     while let Ok(progress) = rx.try_recv() {

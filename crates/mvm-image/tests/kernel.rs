@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use mvm_image::{KernelImport, Platform};
+use mvm_model::Code;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_distributions_kernel_is_fetched_with_its_modules_in_order() {
@@ -37,7 +38,7 @@ async fn the_distributions_kernel_is_fetched_with_its_modules_in_order() {
 
     // Without its modules it cannot mount a root, and that is said at import.
     let error = store.kernel_import(&kernel.path, KernelImport::default()).await.unwrap_err();
-    assert_eq!(error.code(), "kernel_unfit");
+    assert_eq!(error.code(), Code::KernelUnfit);
     assert!(error.to_string().contains("erofs"), "{error}");
 
     // From the bare vmlinux and modules it is the same kernel again.
@@ -46,7 +47,7 @@ async fn the_distributions_kernel_is_fetched_with_its_modules_in_order() {
     assert_eq!(store.kernel_import(&kernel.path, opts).await.unwrap().digest, kernel.digest);
 
     assert_eq!(store.kernel(&kernel.digest[..8]).unwrap().digest, kernel.digest);
-    assert_eq!(store.kernel("nosuch").unwrap_err().code(), "kernel_missing");
+    assert_eq!(store.kernel("nosuch").unwrap_err().code(), Code::KernelMissing);
     store.kernel_remove(&kernel.name).unwrap();
     assert!(store.default_kernel().unwrap().is_none());
     assert!(common::names(&root.path().join("kernels")).is_empty());
@@ -68,12 +69,12 @@ async fn what_is_no_kernel_is_refused_by_name() {
         (std::path::Path::new("/etc/passwd"), "text"),
     ] {
         let error = store.kernel_import(file, KernelImport::default()).await.unwrap_err();
-        assert_eq!(error.code(), "not_a_kernel", "{error}");
+        assert_eq!(error.code(), Code::NotAKernel, "{error}");
         assert!(error.to_string().contains(word), "{error}");
         assert!(error.to_string().contains(file.to_str().unwrap()));
     }
     let absent = dir.path().join("absent");
     let error = store.kernel_import(&absent, KernelImport::default()).await.unwrap_err();
-    assert_eq!(error.code(), "io");
+    assert_eq!(error.code(), Code::Io);
     assert!(common::names(&root.path().join("kernels")).is_empty());
 }

@@ -2,6 +2,7 @@
 
 mod common;
 
+use mvm_model::Code;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
@@ -46,7 +47,7 @@ async fn a_full_disk_is_named_and_nothing_is_left() {
     let store = relaxed(ImageStore::open(small.path(), guest()));
     store.kernel_import(&kernel.path, opts.clone()).await.unwrap();
     let error = store.build(&request, &quiet()).await.unwrap_err();
-    assert_eq!(error.code(), "no_space", "{error}");
+    assert_eq!(error.code(), Code::NoSpace, "{error}");
     assert!(error.to_string().contains("MiB are free"), "{error}");
     assert!(names(&small.path().join("images")).is_empty());
 
@@ -54,7 +55,7 @@ async fn a_full_disk_is_named_and_nothing_is_left() {
     let tiny = Small::new(20);
     let store = relaxed(ImageStore::open(tiny.path(), guest()));
     let error = store.kernel_import(&kernel.path, opts).await.unwrap_err();
-    assert_eq!(error.code(), "no_space", "{error}");
+    assert_eq!(error.code(), Code::NoSpace, "{error}");
     assert!(names(&tiny.path().join("kernels")).is_empty());
 }
 
@@ -80,12 +81,15 @@ async fn disks_are_sparse_whole_file_systems() {
             assert!(features, "{kind}");
         }
     }
-    assert_eq!(store.scratch_disk(1, &root.path().join("x")).await.unwrap_err().code(), "invalid");
+    assert_eq!(
+        store.scratch_disk(1, &root.path().join("x")).await.unwrap_err().code(),
+        Code::Invalid
+    );
     assert_eq!(names(&root.path().join("disks")), ["data-2048", "scratch-journal-4096"]);
 
     let small = Small::new(1);
     let to = small.path().join("disk");
     let error = store.scratch_disk(4096, &to).await.unwrap_err();
-    assert_eq!(error.code(), "no_space", "{error}");
+    assert_eq!(error.code(), Code::NoSpace, "{error}");
     assert!(!to.exists());
 }

@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use mvm_image::{ImageStore, Revision};
+use mvm_model::Code;
 use proptest::prelude::*;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -37,7 +38,7 @@ async fn an_image_arrives_whole_though_it_was_cut_off_and_tampered_with() {
 
     // Cut off in the middle of every part: what is there stays.
     let incoming = receive().unwrap();
-    assert_eq!(receive().unwrap_err().code(), "busy");
+    assert_eq!(receive().unwrap_err().code(), Code::Busy);
     for (part, there) in incoming.missing() {
         assert_eq!(there, 0);
         carry(&revision, &part.name, &incoming.partial(&part.name), 0, part.size / 2);
@@ -60,7 +61,7 @@ async fn an_image_arrives_whole_though_it_was_cut_off_and_tampered_with() {
         let sealed = incoming.seal(&part);
         assert_eq!(sealed.is_err(), part.name == "initrd");
         if let Err(error) = sealed {
-            assert_eq!(error.code(), "image_corrupt");
+            assert_eq!(error.code(), Code::ImageCorrupt);
         }
     }
     assert_eq!(incoming.missing().len(), 1);
@@ -86,7 +87,7 @@ async fn an_image_arrives_whole_though_it_was_cut_off_and_tampered_with() {
         [("0".repeat(64), None), (revision.digest.clone(), Some("0".repeat(64)))]
     {
         let refused = other.receive(&manifest, &digest, content.as_deref()).unwrap_err();
-        assert_eq!(refused.code(), "image_refused");
+        assert_eq!(refused.code(), Code::ImageRefused);
     }
     assert!(names(&other_root.path().join("images")).is_empty());
 }
@@ -108,7 +109,7 @@ proptest! {
         });
         for manifest in [text.clone().into_bytes(), forged.to_string().into_bytes()] {
             let refused = store.receive(&manifest, &digest, None).unwrap_err();
-            prop_assert_eq!(refused.code(), "image_refused");
+            prop_assert_eq!(refused.code(), Code::ImageRefused);
         }
         prop_assert!(names(&root.path().join("images")).is_empty());
     }

@@ -1,7 +1,8 @@
 //! Quotas, and the one place where they are checked.
 
 use crate::cache::{self, CacheDisk};
-use crate::error::{Code, Fault};
+use crate::code::Code;
+use crate::error::Fault;
 use crate::instance::Instance;
 use crate::name::Name;
 use crate::pool::Pool;

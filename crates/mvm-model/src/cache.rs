@@ -2,7 +2,8 @@
 //! becomes the pool's if the job succeeds and says so.
 
 use crate::Millis;
-use crate::error::{Code, Fault};
+use crate::code::Code;
+use crate::error::Fault;
 use crate::name::Name;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -15,8 +15,9 @@ pub use source::{is_path, needs_a_person, rebase, settled};
 
 use crate::admission::Quotas;
 use crate::cache::Cache;
+use crate::code::Code;
 use crate::egress::Egress;
-use crate::error::{Code, Fault};
+use crate::error::Fault;
 use crate::name::Name;
 use crate::network::TenantNetwork;
 use crate::pool::{Counts, Recycle};

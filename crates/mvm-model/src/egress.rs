@@ -1,6 +1,7 @@
 //! What of the outside a pool's guests may reach.
 
-use crate::error::{Code, Fault};
+use crate::code::Code;
+use crate::error::Fault;
 use crate::text::string_conversions;
 use ipnet::Ipv4Net;
 use schemars::JsonSchema;

@@ -1,59 +1,8 @@
 //! Faults: what is wrong, where, and what to do about it.
 
+use crate::code::Code;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-
-/// A stable, machine-readable code; scripts may depend on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-#[allow(missing_docs)]
-pub enum Code {
-    InvalidName,
-    InvalidReference,
-    InvalidNetwork,
-    InvalidValue,
-    InvalidDocument,
-    UnsupportedVersion,
-    Duplicate,
-    Conflict,
-    SubnetTooSmall,
-    SubnetFull,
-    QuotaExceeded,
-    WrongState,
-    NotFound,
-    InUse,
-    Leased,
-    LeaseEnded,
-    QueueFull,
-    ExceedsHost,
-}
-
-impl Code {
-    /// The code as it stands in problem documents and JSON output.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Code::InvalidName => "invalid_name",
-            Code::InvalidReference => "invalid_reference",
-            Code::InvalidNetwork => "invalid_network",
-            Code::InvalidValue => "invalid_value",
-            Code::InvalidDocument => "invalid_document",
-            Code::UnsupportedVersion => "unsupported_version",
-            Code::Duplicate => "duplicate",
-            Code::Conflict => "conflict",
-            Code::SubnetTooSmall => "subnet_too_small",
-            Code::SubnetFull => "subnet_full",
-            Code::QuotaExceeded => "quota_exceeded",
-            Code::WrongState => "wrong_state",
-            Code::NotFound => "not_found",
-            Code::InUse => "in_use",
-            Code::Leased => "leased",
-            Code::LeaseEnded => "lease_ended",
-            Code::QueueFull => "queue_full",
-            Code::ExceedsHost => "exceeds_host",
-        }
-    }
-}
 
 /// Something the model refuses: a stable code, the place of the fault, and words for a person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

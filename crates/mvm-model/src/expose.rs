@@ -8,7 +8,8 @@
 
 use crate::Millis;
 use crate::choose::choose;
-use crate::error::{Code, Fault};
+use crate::code::Code;
+use crate::error::Fault;
 use crate::id::InstanceId;
 use crate::instance::Instance;
 use crate::name::PoolRef;

@@ -1,7 +1,8 @@
 //! A host's room: which machines cannot be there at all, and what pools lack on it although they
 //! work.
 
-use crate::error::{Code, Fault};
+use crate::code::Code;
+use crate::error::Fault;
 use crate::fleet::Capacity;
 use crate::pool::Counts;
 use crate::resources::Resources;

@@ -1,6 +1,7 @@
 //! The ids of instances and jobs: a letter and eight hexadecimal digits, unique on a node.
 
-use crate::error::{Code, Fault};
+use crate::code::Code;
+use crate::error::Fault;
 use crate::text::string_conversions;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

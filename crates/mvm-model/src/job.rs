@@ -1,7 +1,8 @@
 //! Jobs: a command in an instance of its own, queued, run at most once unless it may be retried.
 
 use crate::Millis;
-use crate::error::{Code, Fault};
+use crate::code::Code;
+use crate::error::Fault;
 use crate::id::JobId;
 use crate::name::{InstanceRef, Name, PoolRef};
 use crate::state::State;

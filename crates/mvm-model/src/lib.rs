@@ -9,10 +9,12 @@
 
 pub mod action;
 pub mod admission;
+pub mod any_code;
 pub mod audit;
 pub mod cache;
 pub mod certificate;
 pub mod choose;
+pub mod code;
 pub mod desired;
 pub mod egress;
 pub mod error;
@@ -47,10 +49,12 @@ pub mod variable;
 pub mod way_up;
 
 pub use admission::{Quotas, Usage};
+pub use any_code::AnyCode;
 pub use cache::{Cache, CacheDisk};
+pub use code::Code;
 pub use desired::DesiredState;
 pub use egress::{Egress, EgressMode};
-pub use error::{Code, Fault};
+pub use error::Fault;
 pub use fleet::FleetState;
 pub use id::{InstanceId, JobId};
 pub use instance::Instance;

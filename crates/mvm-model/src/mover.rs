@@ -1,6 +1,7 @@
 //! On whose behalf an instance is moved, and what its lease says to that.
 
-use crate::error::{Code, Fault};
+use crate::code::Code;
+use crate::error::Fault;
 use crate::instance::Instance;
 use crate::lease::{Lease, Purpose};
 use crate::state::State;

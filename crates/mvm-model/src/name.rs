@@ -1,6 +1,7 @@
 //! Names and references: `tenant`, `tenant/pool`, `tenant/pool/i-xxxxxxxx`.
 
-use crate::error::{Code, Fault};
+use crate::code::Code;
+use crate::error::Fault;
 use crate::id::InstanceId;
 use crate::text::string_conversions;
 use schemars::JsonSchema;

@@ -1,6 +1,7 @@
 //! A tenant's network: net id, subnet, and which address an instance gets.
 
-use crate::error::{Code, Fault};
+use crate::code::Code;
+use crate::error::Fault;
 use ipnet::Ipv4Net;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -2,8 +2,9 @@
 
 use crate::Millis;
 use crate::cache::{self, CacheDisk};
+use crate::code::Code;
 use crate::egress::Egress;
-use crate::error::{Code, Fault};
+use crate::error::Fault;
 use crate::instance::Instance;
 use crate::name::PoolRef;
 use crate::resources::Resources;

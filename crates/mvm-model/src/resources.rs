@@ -1,6 +1,7 @@
 //! The shape of an instance.
 
-use crate::error::{Code, Fault};
+use crate::code::Code;
+use crate::error::Fault;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

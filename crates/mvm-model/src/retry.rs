@@ -4,6 +4,7 @@
 //! the coordinator that it goes through dies. Neither is an error of the request. What decides is
 //! whether the request can have been carried out, and whether carrying it out twice does harm.
 
+use crate::code::Code;
 use std::time::Duration;
 
 /// What an error says about the request that it answers.
@@ -28,29 +29,29 @@ pub enum Next {
 
 /// The errors after which the request was not carried out: nobody leads, nobody answers, or the node
 /// that is meant is out of reach.
-const NOT_DONE: [&str; 7] = [
-    "no_leader",
-    "leader_changed",
-    "agent_unreachable",
-    "coordinator_unreachable",
-    "node_unreachable",
-    "not_ready",
-    "store_unreachable",
+const NOT_DONE: [Code; 7] = [
+    Code::NoLeader,
+    Code::LeaderChanged,
+    Code::AgentUnreachable,
+    Code::CoordinatorUnreachable,
+    Code::NodeUnreachable,
+    Code::NotReady,
+    Code::StoreUnreachable,
 ];
 
 /// The errors that leave open what became of the request. The last two are about an earlier try of
 /// the same request, which is known by its key.
-const UNKNOWN: [&str; 6] = [
-    "connection_broken",
-    "agent_silent",
-    "store_unknown",
-    "session_lost",
-    "claim_under_way",
-    "idempotency_key_in_use",
+const UNKNOWN: [Code; 6] = [
+    Code::ConnectionBroken,
+    Code::AgentSilent,
+    Code::StoreUnknown,
+    Code::SessionLost,
+    Code::ClaimUnderWay,
+    Code::IdempotencyKeyInUse,
 ];
 
 /// Returns what the error with this code says about the request.
-pub fn fate(code: &str) -> Fate {
+pub fn fate(code: Code) -> Fate {
     if NOT_DONE.contains(&code) {
         Fate::NotDone
     } else if UNKNOWN.contains(&code) {
@@ -60,11 +61,12 @@ pub fn fate(code: &str) -> Fate {
     }
 }
 
-/// Returns whether a request that failed with this code is asked again. `repeatable` says that the
-/// request does no harm when it is carried out twice: it reads, it has an idempotency key, or it
-/// sets what is set already. `elapsed` is the time since its first failure.
-pub fn retry(code: &str, repeatable: bool, elapsed: Duration, patience: Duration) -> Next {
-    let may = match fate(code) {
+/// Returns whether a request that failed with this code is asked again: not with one that this
+/// version does not know (`None`). `repeatable` says that the request does no harm when it is carried
+/// out twice: it reads, it has an idempotency key, or it sets what is set already. `elapsed` is the
+/// time since its first failure.
+pub fn retry(code: Option<Code>, repeatable: bool, elapsed: Duration, patience: Duration) -> Next {
+    let may = match code.map_or(Fate::Final, fate) {
         Fate::NotDone => true,
         Fate::Unknown => repeatable,
         Fate::Final => false,

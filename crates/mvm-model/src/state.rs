@@ -1,7 +1,8 @@
 //! The states of an instance and the one table of transitions between them.
 
 use crate::Millis;
-use crate::error::{Code, Fault};
+use crate::code::Code;
+use crate::error::Fault;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -3,8 +3,8 @@
 
 mod support;
 
+use mvm_model::Code;
 use mvm_model::admission::{admit_counts, admit_instance, admit_machine, admit_pool, admit_state};
-use mvm_model::error::Code;
 use mvm_model::state::Intent;
 use mvm_model::{Counts, Fault, Instance, Name, Pool, Quotas, Resources, State, Usage};
 use proptest::prelude::*;

@@ -1,8 +1,8 @@
 //! The desired-state document: the specification's is taken, faulty ones are refused with the path
 //! of the fault, and the schema that is shipped is the types'.
 
+use mvm_model::Code;
 use mvm_model::desired::DesiredState;
-use mvm_model::error::Code;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -2,8 +2,8 @@
 
 mod support;
 
+use mvm_model::Code;
 use mvm_model::egress::{Destination, Egress, EgressMode, MAX_ALLOWED, Protocol};
-use mvm_model::error::Code;
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
 

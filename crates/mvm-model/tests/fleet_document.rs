@@ -1,7 +1,7 @@
 //! The fleet's document: the example is taken, faulty ones are refused with the path of the fault,
 //! and the schema that is shipped is the types'.
 
-use mvm_model::error::Code;
+use mvm_model::Code;
 use mvm_model::{DesiredState, FleetState};
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -2,7 +2,7 @@
 
 mod support;
 
-use mvm_model::error::Code;
+use mvm_model::Code;
 use mvm_model::lease::{Lease, Purpose};
 use mvm_model::mover::may_take;
 use mvm_model::{Mover, State};

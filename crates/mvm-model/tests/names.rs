@@ -2,7 +2,7 @@
 
 mod support;
 
-use mvm_model::error::Code;
+use mvm_model::Code;
 use mvm_model::{InstanceId, InstanceRef, Name, PoolRef};
 use proptest::prelude::*;
 use serde::Serialize;

@@ -3,7 +3,7 @@
 mod support;
 
 use ipnet::Ipv4Net;
-use mvm_model::error::Code;
+use mvm_model::Code;
 use mvm_model::network::{MAX_NET_ID, TenantNetwork, mac_of};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,7 +3,7 @@
 
 mod support;
 
-use mvm_model::error::Code;
+use mvm_model::Code;
 use mvm_model::recovery::Snapshot::{Absent, Resuming, Whole};
 use mvm_model::recovery::{Snapshot, Verdict, recover};
 use mvm_model::state::State::{self, *};

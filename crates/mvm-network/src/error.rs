@@ -1,5 +1,7 @@
 //! What can go wrong with links and rules.
 
+use mvm_model::Code;
+
 /// Why a link or rule could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -52,14 +54,14 @@ pub enum Error {
 
 impl Error {
     /// A stable code.
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> Code {
         match self {
-            Error::NftMissing => "nft_missing",
-            Error::NftRefused(_) => "nft_refused",
-            Error::NotPermitted { .. } => "not_permitted",
-            Error::NetnsNotFound { .. } | Error::NetnsName { .. } => "netns_not_found",
-            Error::NameTaken { .. } => "name_taken",
-            Error::Kernel { .. } => "network_failed",
+            Error::NftMissing => Code::NftMissing,
+            Error::NftRefused(_) => Code::NftRefused,
+            Error::NotPermitted { .. } => Code::NotPermitted,
+            Error::NetnsNotFound { .. } | Error::NetnsName { .. } => Code::NetnsNotFound,
+            Error::NameTaken { .. } => Code::NameTaken,
+            Error::Kernel { .. } => Code::NetworkFailed,
         }
     }
 

@@ -241,7 +241,7 @@ impl Mended {
     fn take(&mut self, differences: Vec<Difference>, outcome: Result<()>) {
         match outcome {
             Ok(()) => self.mended.extend(differences),
-            Err(error) => tracing::error!(code = error.code(), "a link stays as it is: {error}"),
+            Err(error) => tracing::error!(code = %error.code(), "a link stays as it is: {error}"),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What somebody changes of rules and links behind our back: seen, told, and put back. In network namespaces
 //! that the tests make; needs root, ip(8) and nft(8).
 
+use mvm_model::Code;
 use mvm_network::{
     Applied, Bridge, Egress, Network, Ruleset, Tap, TapRules, TenantRules, Wanted, enter_netns,
 };
@@ -207,7 +208,7 @@ fn a_table_that_another_process_holds_is_told_so() {
 fn a_path_is_no_namespaces_name_and_is_told_so() {
     for name in ["../x", "", ".", "a/b"] {
         let error = enter_netns(name).expect_err("refused");
-        assert_eq!(error.code(), "netns_not_found");
+        assert_eq!(error.code(), Code::NetnsNotFound);
         let said = error.to_string();
         assert!(said.contains("is not the name of") && !said.contains("netns add"), "{said}");
     }

@@ -1,6 +1,7 @@
 //! Real packets through bridges and rules: guests are network namespaces at the other ends of links
 //! that are named as taps are. Needs root, ip(8) and nft(8).
 
+use mvm_model::Code;
 use mvm_network::{
     AllowRule, Bridge, Egress, Mode, Network, Proto, Ruleset, TapRules, TenantRules, enter_netns,
 };
@@ -253,7 +254,7 @@ fn packets_go_where_they_may_and_nowhere_else() {
     let refused = lab.within("host", move || {
         block_on(async { Network::open(OWNER).await.expect("open").apply(&bad).await })
     });
-    assert_eq!(refused.expect_err("refused").code(), "nft_refused");
+    assert_eq!(refused.expect_err("refused").code(), Code::NftRefused);
     assert_eq!(lab.call("one", &outside(7000)), from("192.0.2.1"));
 
     let tables = lab.within("host", || {

@@ -4,6 +4,7 @@ use mvm_api::fleet::RegisterNode;
 use mvm_api::identity::Identity;
 use mvm_api::tls::{Expect, Keeper};
 use mvm_api::{Client, ClientError, paths};
+use mvm_model::Code;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +33,8 @@ async fn tell(keeper: &Arc<Keeper>, body: &RegisterNode) -> bool {
         match client.post::<serde_json::Value>(paths::NODES, body).await {
             Ok(_) => return true,
             // It signs, and leads no fleet.
-            Err(ClientError::Problem(problem)) if problem.code == "no_such_route" => {}
+            Err(ClientError::Problem(problem))
+                if problem.code.is_one_of(&[Code::NoSuchRoute, Code::MethodNotAllowed]) => {}
             Err(error) => tracing::debug!("{address} does not take where we are: {error}"),
         }
     }

@@ -16,7 +16,7 @@ use mvm_api::Problem;
 use mvm_guest::channel::Channel;
 use mvm_image::ImageStore;
 use mvm_model::lease::Purpose;
-use mvm_model::{CacheDisk, Instance, InstanceId, Name, PoolRef, State};
+use mvm_model::{CacheDisk, Code, Instance, InstanceId, Name, PoolRef, State};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -199,7 +199,7 @@ impl Caches {
         let mut disk = self.pool_cache(&instance.pool, name).await?;
         if disk.cache.size_mib != cache.size_mib {
             let what = format!("cache {name} of pool {} has another size now", instance.pool);
-            return Err(Problem::new(409, "conflict", what));
+            return Err(Problem::new(Code::Conflict, what));
         }
         disk.generation += 1;
         disk.committed_at = Some(wall());

@@ -4,6 +4,7 @@
 //! for QEMU's monitor have their own in the driver (`mvm-hypervisor/src/qemu`).
 
 use mvm_api::Problem;
+use mvm_model::Code;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -71,7 +72,7 @@ impl Deadline {
     pub fn silent(self) -> Problem {
         let (what, seconds) = (self.what, self.seconds);
         let detail = format!("the guest does not answer: {what} within {seconds} s");
-        Problem::new(504, "guest_silent", detail)
+        Problem::new(Code::GuestSilent, detail)
     }
 }
 

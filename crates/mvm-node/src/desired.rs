@@ -21,7 +21,7 @@ use mvm_api::Problem;
 use mvm_api::types::{BuildPool, CreatePool, CreateTenant, DesiredStatus, UpdatePool};
 use mvm_model::desired::{DesiredState, Step, diff};
 use mvm_model::plan::Failures;
-use mvm_model::{Name, PoolRef};
+use mvm_model::{Code, Name, PoolRef};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -216,7 +216,7 @@ impl Desired {
             let message = format!("the document is for node {}, this is {ours}", document.node_id);
             return Err(Problem {
                 path: "$.node_id".into(),
-                ..Problem::new(409, "conflict", message)
+                ..Problem::new(Code::Conflict, message)
             });
         }
         Ok(self.records.read(|world| diff(document, &world.tenants, &world.pools, prune))?)
@@ -236,7 +236,7 @@ impl Desired {
         if let Some(file) = self.progress(|p| p.file.clone()) {
             let message = format!("this node keeps what {file} says");
             return Err(
-                Problem::new(409, "conflict", message).hint("start its agent without --desired")
+                Problem::new(Code::Conflict, message).hint("start its agent without --desired")
             );
         }
         // Refused here and not later: the coordinator is told why.

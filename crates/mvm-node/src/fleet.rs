@@ -13,7 +13,7 @@ use mvm_api::Problem;
 use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RenewClaims};
 use mvm_api::types::Claim;
 use mvm_model::lease::Purpose;
-use mvm_model::{Lease, Mover, State};
+use mvm_model::{Code, Lease, Mover, State};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as Lock};
 use tokio::sync::Mutex;
@@ -64,12 +64,12 @@ impl Fleet {
             Some(known) if known.fleet_id != leader.fleet_id => {
                 let (ours, theirs) = (&known.fleet_id, &leader.fleet_id);
                 let detail = format!("this node belongs to fleet {ours}, not to {theirs}");
-                Err(Problem::new(409, "other_fleet", detail)
+                Err(Problem::new(Code::OtherFleet, detail)
                     .hint("give it a state directory of its own"))
             }
             Some(known) if known.epoch > leader.epoch => {
                 let detail = format!("leader {} is succeeded by {}", leader.epoch, known.epoch);
-                Err(Problem::new(409, "stale_leader", detail))
+                Err(Problem::new(Code::StaleLeader, detail))
             }
             Some(known) => Ok(known.epoch == leader.epoch),
             None => Ok(false),
@@ -131,7 +131,7 @@ impl Fleet {
                 self.leases.claim_as(&body.pool, &wish, Some(id)).await?
             }
         };
-        let gone = || Problem::new(409, "lease_ended", format!("the lease {id} has ended"));
+        let gone = || Problem::new(Code::LeaseEnded, format!("the lease {id} has ended"));
         let reference = instance.reference();
         let lease = instance.lease.filter(|lease| lease.id == id).ok_or_else(gone)?;
         let took_ms = began.elapsed().as_secs_f64() * 1000.0;
@@ -174,7 +174,7 @@ impl Fleet {
         match self.records.read(|world| leased(world, id).is_ok()) {
             false => Ok(()),
             // The coordinator asks again.
-            true => Err(Problem::new(409, "in_use", format!("the lease {id} could not be ended"))
+            true => Err(Problem::new(Code::InUse, format!("the lease {id} could not be ended"))
                 .hint("the agent's log says why; it is tried again")),
         }
     }
@@ -199,6 +199,6 @@ fn check_id(id: &str) -> Result<()> {
         return Ok(());
     }
     let shown: String = id.chars().take(80).collect();
-    Err(Problem::new(400, "invalid_value", format!("{shown:?} is no id of a fleet's claim"))
+    Err(Problem::new(Code::InvalidValue, format!("{shown:?} is no id of a fleet's claim"))
         .hint("it is l- and 16 hexadecimal digits"))
 }

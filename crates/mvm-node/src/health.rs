@@ -34,7 +34,7 @@ impl Health {
 
     /// Bringing up an instance of the pool failed.
     pub fn failed(&self, pool: &PoolRef, why: &Problem) {
-        tracing::warn!(pool = %pool, code = why.code, "{why}");
+        tracing::warn!(pool = %pool, code = %why.code, "{why}");
         let mut health = locked(&self.0);
         let entry = health.entry(pool.clone()).or_default();
         entry.failures.count += 1;

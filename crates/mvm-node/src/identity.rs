@@ -5,7 +5,7 @@ use crate::problem::io;
 use crate::random::hex_digits;
 use crate::state_dir::{Files, StateDir, make_dir, write_atomically};
 use mvm_api::Problem;
-use mvm_model::{InstanceId, Name};
+use mvm_model::{Code, InstanceId, Name};
 use ssh_key::{Algorithm, LineEnding, PrivateKey};
 use std::fs;
 use std::path::Path;
@@ -53,8 +53,7 @@ fn load_or_make(path: &Path, comment: &str) -> Result<PrivateKey> {
     match fs::read(path) {
         Ok(bytes) => PrivateKey::from_openssh(bytes).map_err(|cause| {
             Problem::new(
-                500,
-                "key_damaged",
+                Code::KeyDamaged,
                 format!("{} is no OpenSSH private key: {cause}", path.display()),
             )
             .hint("move the file away; a new key is made at the next start of the instance")

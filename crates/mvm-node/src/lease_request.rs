@@ -3,8 +3,8 @@
 use crate::random::hex_digits;
 use crate::{Result, now};
 use mvm_api::Problem;
-use mvm_model::Lease;
 use mvm_model::lease::{DEFAULT_LEASE_S, Purpose};
+use mvm_model::{Code, Lease};
 
 /// The longest lease, in seconds: a week.
 const MAX_LEASE_S: u64 = 7 * 24 * 3600;
@@ -44,6 +44,6 @@ pub(crate) fn checked(seconds: u64) -> Result<()> {
     if (1..=MAX_LEASE_S).contains(&seconds) {
         return Ok(());
     }
-    Err(Problem::new(400, "invalid_value", format!("a lease of {seconds} s"))
+    Err(Problem::new(Code::InvalidValue, format!("a lease of {seconds} s"))
         .hint(format!("allowed are 1 to {MAX_LEASE_S} s")))
 }

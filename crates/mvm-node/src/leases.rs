@@ -17,7 +17,9 @@ use mvm_model::cache;
 use mvm_model::choose::choose;
 use mvm_model::lease::Purpose;
 use mvm_model::mover::may_take;
-use mvm_model::{Instance, InstanceId, InstanceRef, Lease, Millis, Mover, PoolRef, Recycle, State};
+use mvm_model::{
+    Code, Instance, InstanceId, InstanceRef, Lease, Millis, Mover, PoolRef, Recycle, State,
+};
 use std::sync::Arc;
 
 /// How many instances a claim tries before it gives up.
@@ -144,7 +146,7 @@ impl Leases {
             let outcome = self.instances.bring(reference.id, State::Running, &by).await;
             let Err(problem) = outcome else { return outcome };
             // Its holder put it aside, or it was released, while this waited: it is taken anew.
-            if problem.code != "lease_ended" || tries == 0 {
+            if problem.code != Code::LeaseEnded || tries == 0 {
                 self.restore_lease(&before).await?;
                 return Err(problem);
             }

@@ -13,9 +13,9 @@ use crate::wake::Wake;
 use mvm_api::Problem;
 use mvm_api::types::{BuildPool, BuildResult, FetchImage};
 use mvm_image::{BuildRequest, Progress};
-use mvm_model::PoolRef;
 use mvm_model::desired::ImageSource;
 use mvm_model::pool::RevisionEntry;
+use mvm_model::{Code, PoolRef};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -70,7 +70,7 @@ impl PoolBuilder {
         let image = tokio::select! {
             built = self.images.store().build(&request, progress) => built.or_problem()?,
             () = building.canceled() => {
-                return Err(Problem::new(409, "interrupted", "somebody has canceled the build")
+                return Err(Problem::new(Code::Interrupted, "somebody has canceled the build")
                     .hint(format!("build it again: mvm pool build {reference}")));
             }
         };

@@ -8,7 +8,7 @@ use crate::jobs::Jobs;
 use crate::records::Records;
 use crate::wake::Wake;
 use mvm_api::Problem;
-use mvm_model::{Counts, Mover, PoolRef, State};
+use mvm_model::{Code, Counts, Mover, PoolRef, State};
 use std::sync::Arc;
 
 /// Destroys pools.
@@ -56,7 +56,7 @@ impl PoolRemoval {
             }
             for id in ids {
                 self.instances.bring(id, State::Destroyed, &Mover::Force).await.or_else(
-                    |problem| match problem.code == "not_found" {
+                    |problem| match problem.code == Code::NotFound {
                         true => Ok(State::Destroyed),
                         false => Err(problem),
                     },
@@ -68,8 +68,7 @@ impl PoolRemoval {
             .change(|world, changes| {
                 if world.of_pool(reference).next().is_some() {
                     return Err(Problem::new(
-                        409,
-                        "in_use",
+                        Code::InUse,
                         format!("pool {reference} got a new instance while it was being destroyed"),
                     )
                     .hint("try again"));
@@ -78,13 +77,13 @@ impl PoolRemoval {
                 if let Some(job) = world.jobs_of(reference).find(live) {
                     let what =
                         format!("pool {reference} got job {} while it was destroyed", job.id);
-                    return Err(Problem::new(409, "in_use", what).hint("try again"));
+                    return Err(Problem::new(Code::InUse, what).hint("try again"));
                 }
                 if let Some(front) = world.exposes.values().find(|e| e.pool == *reference) {
                     let at = front.listen;
                     let what =
                         format!("pool {reference} got a front on {at} while it was destroyed");
-                    return Err(Problem::new(409, "in_use", what).hint("try again"));
+                    return Err(Problem::new(Code::InUse, what).hint("try again"));
                 }
                 let jobs: Vec<_> = world.jobs_of(reference).map(|job| job.id).collect();
                 jobs.iter().for_each(|id| changes.remove_job(*id));

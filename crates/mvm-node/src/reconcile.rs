@@ -1,6 +1,5 @@
 //! The reconcile loop: asks the model for a plan and carries it out, a few steps at a time.
 
-use crate::instances::DESTROYED;
 use crate::node::Node;
 use crate::state_dir::StateDir;
 use crate::{Result, now};
@@ -8,7 +7,7 @@ use mvm_api::Problem;
 use mvm_model::action::Action;
 use mvm_model::plan::plan;
 use mvm_model::policy;
-use mvm_model::{InstanceId, Mover, PoolRef, State};
+use mvm_model::{Code, InstanceId, Mover, PoolRef, State};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -149,9 +148,9 @@ async fn work(node: &Arc<Node>, pool: &PoolRef, id: InstanceId, to: State) -> Re
     match &outcome {
         Ok(_) => node.health.succeeded(pool),
         // Destroyed by somebody while it was being brought up: nothing failed.
-        Err(problem) if gone || problem.code == DESTROYED => {}
+        Err(problem) if gone || problem.code == Code::Destroyed => {}
         // Taken by somebody since the plan was made: it is theirs.
-        Err(problem) if problem.code == "leased" => {}
+        Err(problem) if problem.code == Code::Leased => {}
         Err(problem) => node.health.failed(pool, problem),
     }
     outcome.map(drop)
@@ -169,7 +168,7 @@ async fn discard_failed(node: &Arc<Node>, pool: &PoolRef) {
     });
     for (id, reason) in failed {
         if node.health.of(pool).last_failure.is_none() {
-            node.health.failed(pool, &Problem::new(500, "instance_failed", reason));
+            node.health.failed(pool, &Problem::new(Code::InstanceFailed, reason));
         }
         if let Err(problem) = node.spares.destroy(id).await {
             tracing::warn!(instance = %id, "cannot destroy: {problem}");

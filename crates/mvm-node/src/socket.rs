@@ -3,6 +3,7 @@
 use crate::node::Node;
 use crate::{Result, api};
 use mvm_api::Problem;
+use mvm_model::Code;
 use std::fs::Permissions;
 use std::io::{Error, ErrorKind};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -32,7 +33,7 @@ pub(crate) fn listen(socket: &Path) -> Result<UnixListener> {
         Ok(listener)
     };
     bind().map_err(|e| {
-        Problem::new(500, "socket", format!("cannot listen on {}: {e}", socket.display()))
+        Problem::new(Code::Socket, format!("cannot listen on {}: {e}", socket.display()))
     })
 }
 

@@ -4,7 +4,7 @@ use crate::Result;
 use crate::audit::Auditor;
 use crate::instances::{Instances, Slots};
 use crate::records::Records;
-use mvm_model::{InstanceId, Mover, State};
+use mvm_model::{Code, InstanceId, Mover, State};
 use std::sync::Arc;
 
 /// What is done with idle instances.
@@ -64,7 +64,7 @@ impl Spares {
                     .as_agent_on("instance.destroy", id, self.instances.destroy(id, &Mover::Agent))
                     .await;
                 match outcome {
-                    Err(problem) if problem.code == "leased" => {
+                    Err(problem) if problem.code == Code::Leased => {
                         self.clear_goal(id).await;
                         Ok(())
                     }

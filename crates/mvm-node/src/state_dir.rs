@@ -5,7 +5,7 @@ use crate::problem::io;
 pub use mvm_api::files::{make_dir, write_atomically};
 use mvm_api::identity::IdentityDir;
 use mvm_api::{Problem, private};
-use mvm_model::{InstanceId, Name, PoolRef};
+use mvm_model::{Code, InstanceId, Name, PoolRef};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,8 +28,7 @@ impl StateDir {
         let path = path.canonicalize().map_err(|e| io(format!("open {}", path.display()), e))?;
         if path.as_os_str().len() > LONGEST_ROOT {
             return Err(Problem::new(
-                400,
-                "root_too_long",
+                Code::RootTooLong,
                 format!(
                     "the state directory {} has {} characters; a Unix socket's path allows {LONGEST_ROOT}",
                     path.display(),
@@ -43,8 +42,7 @@ impl StateDir {
             Ok(id) if id.len() == 16 && id.bytes().all(|b| b.is_ascii_hexdigit()) => id,
             Ok(_) => {
                 return Err(Problem::new(
-                    500,
-                    "root_damaged",
+                    Code::RootDamaged,
                     format!("{} does not hold sixteen hexadecimal digits", file.display()),
                 ));
             }

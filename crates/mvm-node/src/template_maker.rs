@@ -16,7 +16,7 @@ use crate::wake::Wake;
 use mvm_api::Problem;
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::lease::Purpose;
-use mvm_model::{Instance, InstanceId, Mover, Pool, PoolRef, State};
+use mvm_model::{Code, Instance, InstanceId, Mover, Pool, PoolRef, State};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex as Lock};
 use tokio::sync::Mutex;
@@ -69,7 +69,7 @@ impl TemplateMaker {
         });
         let Some(pool) = pool else { return Ok(()) };
         match self.ensure_of(&pool).await {
-            Err(problem) if matches!(&*problem.code, "quota_exceeded" | "subnet_full") => {
+            Err(problem) if problem.code.is_one_of(&[Code::QuotaExceeded, Code::SubnetFull]) => {
                 tracing::info!(%pool, "no template: {problem}");
                 Ok(())
             }
@@ -142,7 +142,7 @@ impl TemplateMaker {
         };
         let failed = |why: String| {
             let what = format!("the command that prewarms pool {} {why}", instance.pool);
-            Problem::new(422, "prewarm_failed", what)
+            Problem::new(Code::PrewarmFailed, what)
                 .hint("change it: mvm pool update --prewarm COMMAND")
         };
         let Ok(ended) = tokio::time::timeout(PREWARM.limit(), run).await else {

@@ -11,7 +11,7 @@ use crate::wake::Wake;
 use ipnet::Ipv4Net;
 use mvm_api::Problem;
 use mvm_api::types::{CreateTenant, QuotaPatch};
-use mvm_model::{Name, Tenant};
+use mvm_model::{Code, Name, Tenant};
 use mvm_network::Conflict;
 use std::sync::Arc;
 
@@ -101,7 +101,7 @@ impl Tenants {
                     .collect();
                 if !pools.is_empty() {
                     let message = format!("tenant {name} still has pools: {}", pools.join(", "));
-                    return Err(Problem::new(409, "in_use", message)
+                    return Err(Problem::new(Code::InUse, message)
                         .hint("destroy them first: mvm pool destroy"));
                 }
                 changes.remove_tenant(name.clone());
@@ -144,5 +144,5 @@ fn subnet_taken(subnet: Ipv4Net, conflict: Conflict) -> Problem {
             "choose another subnet; a newer mvm agent there would say where it is".to_owned(),
         ),
     };
-    Problem::new(409, "subnet_taken", format!("{subnet} overlaps with {what}")).hint(hint)
+    Problem::new(Code::SubnetTaken, format!("{subnet} overlaps with {what}")).hint(hint)
 }

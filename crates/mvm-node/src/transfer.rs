@@ -8,6 +8,7 @@ use mvm_api::tls::{Expect, Keeper};
 use mvm_api::types::{FetchImage, FetchedImage};
 use mvm_api::{Client, ClientError, Problem, paths};
 use mvm_image::{ImageStore, Incoming, Part, Progress};
+use mvm_model::Code;
 use std::io::Write;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -83,7 +84,7 @@ impl Transfer {
             }
         }
         Err(last.unwrap_or_else(|| {
-            Problem::new(400, "invalid_value", "no source is named")
+            Problem::new(Code::InvalidValue, "no source is named")
                 .hint("name nodes that have the image, as HOST:PORT")
         }))
     }
@@ -92,7 +93,7 @@ impl Transfer {
     fn peer(&self, address: &str) -> Result<Client> {
         let Some(keeper) = &self.keeper else {
             let detail = "this node has no identity: it asks no other machine for images";
-            return Err(Problem::new(409, "identity_missing", detail)
+            return Err(Problem::new(Code::IdentityMissing, detail)
                 .hint("have it join (mvm node join), and serve with --listen"));
         };
         Ok(Client::tls(address, keeper.clone(), Expect::Node(None)))
@@ -101,7 +102,7 @@ impl Transfer {
     fn have(&self, wanted: &FetchImage, began: Instant) -> Result<Option<FetchedImage>> {
         match self.images.get(&wanted.digest) {
             Ok(image) => Ok(Some(fetched(&image, 0, began))),
-            Err(error) if error.code() == "revision_missing" => Ok(None),
+            Err(error) if error.code() == Code::RevisionMissing => Ok(None),
             Err(error) => Err(error.problem()),
         }
     }

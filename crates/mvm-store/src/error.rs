@@ -1,6 +1,7 @@
 //! Why a store refused or failed.
 
 use crate::{Expect, SessionId};
+use mvm_model::Code;
 
 /// What a store gives.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -96,19 +97,19 @@ pub enum Error {
 
 impl Error {
     /// A stable code.
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> Code {
         match self {
-            Error::Conflict { .. } => "store_conflict",
-            Error::SessionEnded(_) => "session_ended",
-            Error::Compacted { .. } => "store_compacted",
-            Error::Locked { .. } => "store_locked",
-            Error::TooNew { .. } => "store_too_new",
-            Error::Damaged { .. } => "store_damaged",
-            Error::NoSpace { .. } => "no_space",
-            Error::Unreachable { .. } => "store_unreachable",
-            Error::Unknown { .. } => "store_unknown",
-            Error::TooLarge { .. } => "store_too_large",
-            Error::Engine { .. } => "store_failed",
+            Error::Conflict { .. } => Code::StoreConflict,
+            Error::SessionEnded(_) => Code::SessionEnded,
+            Error::Compacted { .. } => Code::StoreCompacted,
+            Error::Locked { .. } => Code::StoreLocked,
+            Error::TooNew { .. } => Code::StoreTooNew,
+            Error::Damaged { .. } => Code::StoreDamaged,
+            Error::NoSpace { .. } => Code::NoSpace,
+            Error::Unreachable { .. } => Code::StoreUnreachable,
+            Error::Unknown { .. } => Code::StoreUnknown,
+            Error::TooLarge { .. } => Code::StoreTooLarge,
+            Error::Engine { .. } => Code::StoreFailed,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The store against a model, across reopening, and against bad files.
 
+use mvm_model::Code;
 use mvm_store::{Error, Expect, SqliteStore, Store, Write};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -84,7 +85,7 @@ fn a_second_opener_is_told_who_holds_it() {
     let path = dir.path().join("node.db");
     let _store = SqliteStore::open(&path).expect("open");
     let error = SqliteStore::open(&path).err().expect("locked");
-    assert_eq!(error.code(), "store_locked");
+    assert_eq!(error.code(), Code::StoreLocked);
     assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
 }
 
@@ -110,13 +111,13 @@ fn bad_files_are_refused_and_left_alone() {
     let dir = tempfile::tempdir().expect("dir");
     let garbage = dir.path().join("garbage.db");
     std::fs::write(&garbage, vec![b'x'; 8192]).expect("write");
-    assert_eq!(SqliteStore::open(&garbage).err().expect("damaged").code(), "store_damaged");
+    assert_eq!(SqliteStore::open(&garbage).err().expect("damaged").code(), Code::StoreDamaged);
     assert_eq!(std::fs::read(&garbage).expect("read"), vec![b'x'; 8192]);
     let newer = dir.path().join("newer.db");
     rusqlite::Connection::open(&newer)
         .and_then(|c| c.pragma_update(None, "user_version", 9))
         .expect("make");
-    assert_eq!(SqliteStore::open(&newer).err().expect("newer").code(), "store_too_new");
+    assert_eq!(SqliteStore::open(&newer).err().expect("newer").code(), Code::StoreTooNew);
 }
 
 #[test]

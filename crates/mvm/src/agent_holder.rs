@@ -2,6 +2,7 @@
 //! and that has the lock's file open.
 
 use mvm_api::Problem;
+use mvm_model::Code;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::time::Timespec;
@@ -48,7 +49,7 @@ impl Holder {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => {
                 let what = format!("cannot end the agent, process {}: {error}", self.pid);
-                Err(Problem::new(403, "not_permitted", what).hint("run mvm as root (sudo mvm …)"))
+                Err(Problem::new(Code::NotPermitted, what).hint("run mvm as root (sudo mvm …)"))
             }
         }
     }

@@ -4,6 +4,7 @@ use crate::agent_holder;
 use crate::output;
 use mvm_api::types::AgentInfo;
 use mvm_api::{Client, Problem, paths, private};
+use mvm_model::Code;
 use std::fs::OpenOptions;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
@@ -31,7 +32,7 @@ pub fn default_root() -> PathBuf {
 }
 
 fn failed(what: &str, cause: impl std::fmt::Display) -> Problem {
-    Problem::new(503, "agent_not_started", format!("cannot start the agent: {what}: {cause}"))
+    Problem::new(Code::AgentNotStarted, format!("cannot start the agent: {what}: {cause}"))
 }
 
 /// A client of the agent of `root`; starts one if none answers.
@@ -75,8 +76,8 @@ pub async fn info(client: &Client) -> Result<AgentInfo, Problem> {
 }
 
 fn start(root: &Path, socket: &Path) -> Result<(), Problem> {
-    private::own_dir(root).map_err(|problem| match problem.code.as_str() {
-        "io" => failed(&root.display().to_string(), problem.detail),
+    private::own_dir(root).map_err(|problem| match problem.code.known() {
+        Some(Code::Io) => failed(&root.display().to_string(), problem.detail),
         _ => problem,
     })?;
     // Two commands at once start one agent: the second waits here and finds the first one's.

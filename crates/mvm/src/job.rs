@@ -9,7 +9,7 @@ use mvm_archive::{Packer, Rules, Trust, name_of};
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::protocol::Reply;
 use mvm_model::job::JobSpec;
-use mvm_model::{JobId, JobState, PoolRef};
+use mvm_model::{AnyCode, Code, JobId, JobState, PoolRef};
 use std::io::{BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -35,12 +35,12 @@ impl Input {
     pub fn parse(text: &str) -> Result<Input, Problem> {
         let (path, folder) = split(text, WORK);
         if !Path::new(path).exists() {
-            return Err(Problem::new(400, "local_file", format!("there is no input {path}")));
+            return Err(Problem::new(Code::LocalFile, format!("there is no input {path}")));
         }
         let folder = Path::new(WORK).join(folder);
         if folder.components().any(|part| part == std::path::Component::ParentDir) {
             let what = format!("the folder {} has .. in it", folder.display());
-            return Err(Problem::new(400, "invalid_value", what).hint("name it without"));
+            return Err(Problem::new(Code::InvalidValue, what).hint("name it without"));
         }
         Ok(Input { path: path.to_owned(), folder })
     }
@@ -81,8 +81,8 @@ pub async fn submit(
                 Ok(()) => break,
                 Err(problem) => {
                     // What the node says of an upload that a coordinator on its way has broken off.
-                    let code = match problem.code.as_str() {
-                        "inputs_incomplete" => "connection_broken",
+                    let code = match problem.code.known() {
+                        Some(Code::InputsIncomplete) => Some(Code::ConnectionBroken),
                         code => code,
                     };
                     if !waiting.after(code, &problem, true).await {
@@ -110,14 +110,14 @@ async fn queue(client: &Client, id: JobId) -> Result<JobView, Problem> {
     let mut waiting = client.waiting();
     loop {
         let problem = match verb(client, id, "submit").await {
-            Err(problem) if problem.code == "connection_broken" => problem,
+            Err(problem) if problem.code == Code::ConnectionBroken => problem,
             outcome => return outcome,
         };
         let view: JobView = client.get(&jobs::job(id)).await.map_err(|e| e.into_problem())?;
         if view.state != JobState::Preparing {
             return Ok(view);
         }
-        if !waiting.after(&problem.code, &problem, true).await {
+        if !waiting.after(problem.code.known(), &problem, true).await {
             return Err(problem);
         }
     }
@@ -165,10 +165,12 @@ async fn upload(client: &Client, id: JobId, inputs: Vec<Input>) -> Result<(), Pr
     drop(progress);
     match (packed, sent) {
         // A refusal of the agent's breaks the packing off: it is the cause.
-        (_, Err(mvm_api::ClientError::Problem(problem))) if problem.code != "inputs_incomplete" => {
+        (_, Err(mvm_api::ClientError::Problem(problem)))
+            if problem.code != Code::InputsIncomplete =>
+        {
             Err(*problem)
         }
-        (Err(cause), _) => Err(Problem::new(400, "local_file", cause)),
+        (Err(cause), _) => Err(Problem::new(Code::LocalFile, cause)),
         (Ok(notes), sent) => {
             sent.map_err(|e| e.into_problem())?;
             session::tell(&notes);
@@ -230,16 +232,16 @@ pub async fn attach(client: &Client, id: JobId) -> Result<(JobView, u8), Problem
     match reply {
         Reply::Ok(job) => {
             let job = serde_json::from_value(job)
-                .map_err(|e| Problem::new(502, "connection_broken", e.to_string()))?;
+                .map_err(|e| Problem::new(Code::ConnectionBroken, e.to_string()))?;
             Ok((job, last.load(Ordering::Relaxed)))
         }
-        Reply::Error { code, message } => Err(Problem::new(500, &code, message)),
+        Reply::Error { code, message } => Err(Problem::new(AnyCode::of(&code), message)),
     }
 }
 
 fn broken(id: JobId, why: &dyn std::fmt::Display) -> Problem {
     let what = format!("the connection to job {id} broke: {why}");
-    Problem::new(502, "connection_broken", what)
+    Problem::new(Code::ConnectionBroken, what)
 }
 
 /// A task that does not outlive this.
@@ -254,8 +256,8 @@ impl Drop for AbortOnDrop {
 /// Rests before a broken connection is made again; gives the problem where it is not.
 async fn await_again(waiting: &mut Waiting, problem: Problem) -> Result<(), Problem> {
     // What the client itself has waited for in vain is not waited for once more.
-    let broke = problem.code == "connection_broken";
-    match broke && waiting.after(&problem.code, &problem.detail, true).await {
+    let broke = problem.code == Code::ConnectionBroken;
+    match broke && waiting.after(problem.code.known(), &problem.detail, true).await {
         true => Ok(()),
         false => Err(problem),
     }
@@ -318,9 +320,9 @@ pub async fn log(client: &Client, id: JobId, follow: bool) -> Result<(), Problem
         if played > before {
             waiting.went_on();
         }
-        if ["agent_unreachable", "agent_silent"].contains(&problem.code.as_str()) {
+        if problem.code.is_one_of(&[Code::AgentUnreachable, Code::AgentSilent]) {
             // A transfer is begun anew by us alone.
-            let again = waiting.after(&problem.code, &problem.detail, true).await;
+            let again = waiting.after(problem.code.known(), &problem.detail, true).await;
             if again { continue } else { return Err(problem) }
         }
         await_again(&mut waiting, problem).await?;
@@ -383,7 +385,7 @@ pub fn check_target(target: &Path) -> Result<(), Problem> {
     let checked = absolute.and_then(|path| there(&path).map_or(Ok(()), |there| writable(&there)));
     checked.map_err(|e| {
         let what = format!("cannot write below {}: {e}", target.display());
-        Problem::new(400, "local_file", what).hint("name another folder, such as --out PATH:FOLDER")
+        Problem::new(Code::LocalFile, what).hint("name another folder, such as --out PATH:FOLDER")
     })
 }
 
@@ -397,7 +399,7 @@ pub async fn fetch(
 ) -> Result<(), Problem> {
     let local = |e: std::io::Error| {
         session::refused(&e).unwrap_or_else(|| {
-            Problem::new(400, "local_file", format!("cannot write below {}: {e}", target.display()))
+            Problem::new(Code::LocalFile, format!("cannot write below {}: {e}", target.display()))
         })
     };
     std::fs::create_dir_all(target).map_err(local)?;

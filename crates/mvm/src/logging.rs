@@ -10,6 +10,7 @@ pub use file::LogFile;
 
 use limit::Limit;
 use mvm_api::Problem;
+use mvm_model::Code;
 use mvm_node::Stages;
 use std::io::{self, Write};
 use std::path::Path;
@@ -35,7 +36,7 @@ pub fn begin(json: bool, file: Option<&Path>) -> Result<Stages, Problem> {
             let opened = LogFile::open(path, file::MOST, file::take_standard_error);
             Sink::new(opened.map_err(|e| {
                 let what = format!("cannot open the log {}: {e}", path.display());
-                Problem::new(500, "io", what).hint("name another with --log-file")
+                Problem::new(Code::Io, what).hint("name another with --log-file")
             })?)
         }
     };

@@ -4,6 +4,7 @@ use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use mvm_api::Problem;
 use mvm_archive::plain;
+use mvm_model::Code;
 use serde::Serialize;
 use std::cell::RefCell;
 use std::io::Write;
@@ -172,22 +173,20 @@ pub fn note(line: impl std::fmt::Display) {
     let _ = writeln!(anstream::stderr(), "{}", clean(&line.to_string()));
 }
 
-/// The code of a problem with the command line itself.
-pub const USAGE: &str = "usage";
-/// The code of our own output that could not be written, and of its reader who has gone.
-const OUTPUT: [&str; 2] = ["output_failed", "output_closed"];
-
 /// What came of writing our own output, as a problem that ends the command.
 pub fn written(outcome: std::io::Result<()>) -> Result<(), Problem> {
     outcome.map_err(|cause| {
-        let closed = usize::from(cause.kind() == std::io::ErrorKind::BrokenPipe);
-        Problem::new(500, OUTPUT[closed], format!("cannot write the output: {cause}"))
+        let code = match cause.kind() {
+            std::io::ErrorKind::BrokenPipe => Code::OutputClosed,
+            _ => Code::OutputFailed,
+        };
+        Problem::new(code, format!("cannot write the output: {cause}"))
     })
 }
 
 /// Whether it is a problem of our own output.
 pub fn is_of_output(problem: &Problem) -> bool {
-    OUTPUT.contains(&problem.code.as_str())
+    problem.code.is_one_of(&[Code::OutputFailed, Code::OutputClosed])
 }
 
 /// Turns an outcome into an exit status, and says what the problem is. A closed pipe gives what a shell
@@ -195,12 +194,12 @@ pub fn is_of_output(problem: &Problem) -> bool {
 pub fn finish(outcome: Outcome, format: Format) -> ExitCode {
     match outcome {
         Ok(status) => ExitCode::from(status),
-        Err(problem) if problem.code == OUTPUT[1] => ExitCode::from(141),
+        Err(problem) if problem.code == Code::OutputClosed => ExitCode::from(141),
         Err(problem) => {
             complain(&problem, format);
-            ExitCode::from(match problem.code.as_str() {
-                USAGE => 2,
-                code if code == OUTPUT[0] => 125,
+            ExitCode::from(match problem.code.known() {
+                Some(Code::Usage) => 2,
+                Some(Code::OutputFailed) => 125,
                 _ => 1,
             })
         }
@@ -260,7 +259,7 @@ pub fn complain(problem: &Problem, format: Format) {
         return;
     }
     let red = anstyle::AnsiColor::Red.on_default().bold();
-    let (code, what) = (plain(&problem.code, 100), clean(&problem.to_string()));
+    let (code, what) = (plain(problem.code.as_str(), 100), clean(&problem.to_string()));
     let _ = writeln!(to, "{red}error[{code}]{red:#}: {what}");
     if problem.status >= 500 && !problem.request_id.is_empty() {
         let _ = writeln!(to, "  request {}: the agent's log says more", problem.request_id);
@@ -295,7 +294,7 @@ pub fn usage(error: &clap::Error, format: Format) -> ExitCode {
             }
             _ => text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: "),
         };
-        complain(&Problem::new(400, USAGE, first).hint(advice), format);
+        complain(&Problem::new(Code::Usage, first).hint(advice), format);
     }
     ExitCode::from(2)
 }

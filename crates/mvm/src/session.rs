@@ -13,7 +13,7 @@ use mvm_guest::frame::{self, Frame};
 use mvm_guest::patience::{COPY, Patient, answer};
 use mvm_guest::protocol::{ExecRequest, Request, Tty};
 use mvm_guest::transfer;
-use mvm_model::{InstanceRef, State};
+use mvm_model::{AnyCode, Code, InstanceRef, State};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
@@ -39,10 +39,10 @@ pub async fn open(
 pub fn guest_problem(error: mvm_guest::Error) -> Problem {
     match error {
         // The agent's word, not the guest's: its machine was ended under the session.
-        mvm_guest::Error::Guest { code, message } if code == "guest_silent" => {
-            Problem::new(504, &code, message)
+        mvm_guest::Error::Guest { code, message } if code == Code::GuestSilent.as_str() => {
+            Problem::new(Code::GuestSilent, message)
         }
-        error => Problem::new(502, error.code(), error.to_string()),
+        error => Problem::new(AnyCode::of(error.code()), error.to_string()),
     }
 }
 
@@ -97,7 +97,10 @@ pub async fn copied(
             Err(problem) => problem,
             done => return done,
         };
-        let code = if program::is_broken(&problem) { "session_lost" } else { &problem.code };
+        let code = match program::is_broken(&problem) {
+            true => Some(Code::SessionLost),
+            false => problem.code.known(),
+        };
         if !waiting.after(code, &problem, true).await {
             return Err(problem);
         }
@@ -170,7 +173,7 @@ pub async fn put(
     target: &str,
 ) -> Result<(), Problem> {
     let source = source.canonicalize().map_err(|e| {
-        Problem::new(400, "local_file", format!("cannot read {}: {e}", source.display()))
+        Problem::new(Code::LocalFile, format!("cannot read {}: {e}", source.display()))
     })?;
     let mut stream = Patient::new(open(client, instance, None).await?, COPY);
     let progress = Progress::of(&source.display().to_string());
@@ -196,7 +199,7 @@ pub async fn get(
 ) -> Result<(), Problem> {
     let folder = target.to_owned();
     std::fs::create_dir_all(&folder).map_err(|e| {
-        Problem::new(400, "local_file", format!("cannot write below {}: {e}", target.display()))
+        Problem::new(Code::LocalFile, format!("cannot write below {}: {e}", target.display()))
     })?;
     let mut stream = Patient::new(open(client, instance, None).await?, COPY);
     let trust = Trust::Stranger(rules);
@@ -227,14 +230,14 @@ pub fn refused(error: &std::io::Error) -> Option<Problem> {
         Refusal::Link(_) => "leave such links out with --links skip",
     };
     let what = format!("the guest's files are not taken further: {refusal}");
-    Some(Problem::new(400, refusal.code(), what).hint(hint))
+    Some(Problem::new(AnyCode::of(refusal.code()), what).hint(hint))
 }
 
 /// What failed on this side is this side's; the packer's words name the file.
 fn copy_problem(error: mvm_guest::Error) -> Problem {
     match error {
         mvm_guest::Error::Archive { doing, cause } => refused(&cause).unwrap_or_else(|| {
-            Problem::new(400, "local_file", format!("cannot {doing} the files here: {cause}"))
+            Problem::new(Code::LocalFile, format!("cannot {doing} the files here: {cause}"))
         }),
         other => guest_problem(other),
     }
@@ -271,7 +274,7 @@ pub async fn proxy(
     // Raw bytes have no room for a reason: where the machine was ended, its record has it.
     let view = client.get::<InstanceView>(&paths::instance(instance)).await.ok();
     match view.filter(|view| view.state == State::Failed).and_then(|view| view.reason) {
-        Some(reason) => Err(Problem::new(502, "session_lost", format!("{instance}: {reason}"))),
+        Some(reason) => Err(Problem::new(Code::SessionLost, format!("{instance}: {reason}"))),
         None => Ok(0),
     }
 }

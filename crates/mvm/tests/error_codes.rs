@@ -1,55 +1,88 @@
-//! The page on errors against the codes that the sources name.
+//! The page on errors against the table of all codes, and the codes against the sources.
 
-use std::collections::BTreeSet;
+use mvm_api::status::status;
+use mvm_model::Code;
 use std::path::{Path, PathBuf};
 
-/// Where a code stands after these words.
-const BEFORE: [&str; 2] = ["Problem::new(", "Fault::new("];
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("workspace")
+}
 
-#[test]
-fn every_error_code_is_documented() {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("workspace");
-    let page = std::fs::read_to_string(workspace.join("docs/errors.md")).expect("docs/errors.md");
-    let documented: BTreeSet<&str> = page
-        .lines()
-        .filter(|line| line.starts_with("| `"))
-        .flat_map(|line| line.split('|').nth(1).unwrap_or_default().split('`'))
-        .filter(|word| is_code(word))
-        .collect();
-    let mut named = BTreeSet::new();
-    for file in sources(&workspace.join("crates")) {
-        let text = std::fs::read_to_string(&file).expect("source");
-        named.extend(problems(&text));
-        if file.ends_with("src/error.rs") {
-            named.extend(table(&text));
+/// What the page says before its tables.
+const INTRODUCTION: &str = "\
+# Errors
+
+An error names what was tried, on what, why it failed and the next step. On a terminal:
+`error[code]: …`; with `--output json` and over the API: a problem document (RFC 9457) with `status`,
+`code`, `detail`, `request_id` (of the API), and where they help `hint` and `path` (the JSON path of the
+fault). A code keeps its meaning and has one status everywhere; new ones may come.
+";
+
+/// The page, as the table of codes has it.
+fn page() -> String {
+    let mut page = INTRODUCTION.to_owned();
+    for (topic, codes) in Code::BY_TOPIC {
+        page.push_str(&format!("\n## {topic}\n\n"));
+        page.push_str(
+            "| code | status | what it means | what to do |\n| --- | --- | --- | --- |\n",
+        );
+        for code in *codes {
+            let [meaning, advice] = [code.meaning(), code.advice()].map(|s| s.replace('|', "\\|"));
+            page.push_str(&format!("| `{code}` | {} | {meaning} | {advice} |\n", status(*code)));
         }
     }
-    assert!(named.contains("quota_exceeded") && named.contains("wrong_state"), "{named:?}");
-    let missing: Vec<_> = named.iter().filter(|code| !documented.contains(code.as_str())).collect();
-    assert!(missing.is_empty(), "docs/errors.md does not say what these mean: {missing:?}");
+    page
 }
 
-/// `Problem::new(409, "wrong_state", …)`
-fn problems(text: &str) -> Vec<String> {
-    let calls = BEFORE.iter().flat_map(|before| text.split(before).skip(1));
-    let literal = |call: &str| {
-        let mut arguments = call.splitn(3, ',');
-        let first = arguments.next()?.trim();
-        let second = arguments.next()?.trim();
-        let quoted = if first.parse::<u16>().is_ok() { second } else { first };
-        Some(quoted.strip_prefix('"')?.strip_suffix('"')?.to_owned())
+#[test]
+fn the_page_on_errors_is_made_of_the_codes() {
+    let path = workspace().join("docs/errors.md");
+    let made = page();
+    if std::env::var_os("MVM_WRITE_ERRORS").is_some() {
+        std::fs::write(&path, &made).expect("written");
+    }
+    let shipped = std::fs::read_to_string(path).expect("docs/errors.md");
+    let how = "write it again: MVM_WRITE_ERRORS=1 cargo test --test error_codes";
+    assert!(made == shipped, "{how}");
+}
+
+#[test]
+fn each_code_has_a_meaning_an_advice_and_a_status_of_an_error() {
+    for code in Code::all() {
+        for text in [code.meaning(), code.advice()] {
+            assert!(text.len() > 6 && text.ends_with('.'), "{code}: {text:?} is no sentence");
+        }
+        assert!((400..600).contains(&status(code)), "{code}: {}", status(code));
+    }
+}
+
+#[test]
+fn each_code_is_given_by_somebody() {
+    let mut sources = sources(&workspace().join("crates"));
+    sources.retain(|file| {
+        !["mvm-model/src/code.rs", "src/status.rs"].iter().any(|t| file.ends_with(t))
+    });
+    let text: String =
+        sources.iter().map(|file| std::fs::read_to_string(file).expect("source")).collect();
+    // A guest spells its codes: it knows no more of the model than that.
+    let given = |code: &Code| {
+        let variant = format!("Code::{code:?}");
+        let mut named = text
+            .split(&variant)
+            .skip(1)
+            .filter(|rest| !rest.starts_with(|c: char| c.is_alphanumeric()));
+        named.next().is_some() || text.contains(&format!("\"{code}\""))
     };
-    calls.filter_map(literal).filter(|code| is_code(code)).collect()
+    let dead: Vec<_> = Code::all().filter(|code| !given(code)).collect();
+    assert!(dead.is_empty(), "nobody gives these codes: {dead:?}");
 }
 
-/// `Error::NoSpace { .. } => "no_space",`
-fn table(text: &str) -> Vec<String> {
-    let arms = text.lines().filter_map(|line| line.split_once("=> \"")?.1.strip_suffix("\","));
-    arms.filter(|code| is_code(code)).map(str::to_owned).collect()
-}
-
-fn is_code(word: &str) -> bool {
-    !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+#[test]
+fn what_a_guest_may_say_is_in_the_table() {
+    let unknown: Vec<_> =
+        mvm_guest::words::CODES.iter().filter(|text| Code::of(text).is_none()).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    assert_eq!(Code::of(mvm_guest::words::UNKNOWN), Some(Code::GuestError));
 }
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

@@ -4,6 +4,7 @@ use super::{Client, ClientError};
 use crate::routes::{IDEMPOTENCY_KEY, ROUTES};
 use hyper::header::HeaderValue;
 use hyper::{Method, Request};
+use mvm_model::Code;
 use mvm_model::retry::{Next, pause, retry};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,8 +66,8 @@ impl Patience {
     }
 
     /// Who is to answer is gone, as far as a client can see: `elapsed` is the time since it noticed.
-    pub(super) fn gone(&self, code: &str, elapsed: Duration) {
-        if code == "agent_unreachable" && elapsed >= UNTOLD {
+    pub(super) fn gone(&self, code: Option<Code>, elapsed: Duration) {
+        if code == Some(Code::AgentUnreachable) && elapsed >= UNTOLD {
             (self.revive)();
         }
     }
@@ -90,7 +91,7 @@ impl Waiting {
     /// whether there is to be one.
     pub fn after(
         &mut self,
-        code: &str,
+        code: Option<Code>,
         why: &dyn fmt::Display,
         repeatable: bool,
     ) -> impl Future<Output = bool> + Send + use<> {
@@ -104,10 +105,15 @@ impl Waiting {
     }
 
     /// How long to rest before the next try, if there is to be one.
-    fn next(&mut self, code: &str, why: &dyn fmt::Display, repeatable: bool) -> Option<Duration> {
+    fn next(
+        &mut self,
+        code: Option<Code>,
+        why: &dyn fmt::Display,
+        repeatable: bool,
+    ) -> Option<Duration> {
         let began = *self.began.get_or_insert_with(Instant::now);
         let (elapsed, limit) = (began.elapsed(), self.patience.limit);
-        let silent = self.alone && code == "agent_silent";
+        let silent = self.alone && code == Some(Code::AgentSilent);
         if silent || retry(code, repeatable, elapsed, limit) == Next::Fail {
             return None;
         }
@@ -243,11 +249,14 @@ mod tests {
     #[tokio::test]
     async fn who_waits_gives_up_in_the_end() {
         let (client, _) = told_client(Duration::from_millis(50));
-        assert!(!client.waiting().after("quota_exceeded", &"too many", true).await, "an answer");
+        assert!(
+            !client.waiting().after(Some(Code::QuotaExceeded), &"too many", true).await,
+            "an answer"
+        );
         let mut waiting = client.waiting();
-        assert!(waiting.after("no_leader", &"nobody leads", false).await);
+        assert!(waiting.after(Some(Code::NoLeader), &"nobody leads", false).await);
         begun(&mut waiting, 60);
-        assert!(!waiting.after("no_leader", &"nobody leads", false).await);
+        assert!(!waiting.after(Some(Code::NoLeader), &"nobody leads", false).await);
     }
 
     #[tokio::test]
@@ -257,7 +266,7 @@ mod tests {
             let mut waiting = client.waiting();
             begun(&mut waiting, 10_000);
             for _ in 0..3 {
-                assert!(waiting.after("no_leader", &"nobody leads", false).await);
+                assert!(waiting.after(Some(Code::NoLeader), &"nobody leads", false).await);
             }
         }
         let told = told.lock().expect("lines");
@@ -268,9 +277,9 @@ mod tests {
     #[tokio::test]
     async fn silence_is_waited_for_again_only_where_another_may_answer() {
         let (client, _) = told_client(Duration::from_secs(60));
-        assert!(!client.waiting().after("agent_silent", &"silence", true).await);
+        assert!(!client.waiting().after(Some(Code::AgentSilent), &"silence", true).await);
         let several = client.or(Client::new("/elsewhere"));
-        assert!(several.waiting().after("agent_silent", &"silence", true).await);
+        assert!(several.waiting().after(Some(Code::AgentSilent), &"silence", true).await);
     }
 
     #[tokio::test]
@@ -280,12 +289,12 @@ mod tests {
         let patience = Patience::new(Duration::from_secs(60), |_| {});
         let patience = patience.reviving(move || *counted.lock().expect("count") += 1);
         let mut waiting = Client::new("/nowhere").patient(patience).waiting();
-        assert!(waiting.after("agent_unreachable", &"nobody", true).await);
+        assert!(waiting.after(Some(Code::AgentUnreachable), &"nobody", true).await);
         assert_eq!(*count.lock().expect("count"), 0, "it may be on its way");
         begun(&mut waiting, 2500);
-        assert!(waiting.after("no_leader", &"nobody leads", true).await);
+        assert!(waiting.after(Some(Code::NoLeader), &"nobody leads", true).await);
         assert_eq!(*count.lock().expect("count"), 0, "somebody answers");
-        assert!(waiting.after("agent_unreachable", &"nobody", true).await);
+        assert!(waiting.after(Some(Code::AgentUnreachable), &"nobody", true).await);
         assert_eq!(*count.lock().expect("count"), 1);
     }
 }

@@ -63,6 +63,7 @@ impl Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mvm_model::Code;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixListener;
 
@@ -79,7 +80,7 @@ mod tests {
         let (_listener, target) = target(&dir);
         let never = std::future::pending::<()>();
         let error = target.while_there(never, SHORT, SHORT).await.expect_err("silence");
-        assert_eq!(error.code(), "agent_silent");
+        assert_eq!(error.code(), Some(Code::AgentSilent));
         let problem = error.into_problem();
         assert!(problem.detail.contains("has not answered"), "{problem:?}");
     }

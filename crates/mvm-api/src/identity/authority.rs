@@ -4,7 +4,7 @@ use super::certificate::{Facts, Serial, validity_of};
 use super::{Identity, Result, SERVER_NAME};
 use crate::Problem;
 use crate::files::{io, make_dir, read_if_there, write_atomically};
-use mvm_model::Millis;
+use mvm_model::{Code, Millis};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams,
     CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -67,7 +67,7 @@ impl Authority {
         let (certificate, key) = files(dir);
         if certificate.exists() {
             let detail = format!("there is an authority in {} already", dir.display());
-            return Err(Problem::new(409, "exists", detail).hint(
+            return Err(Problem::new(Code::Exists, detail).hint(
                 "name another --dir; nothing that this one signed would be accepted by a new one",
             ));
         }
@@ -86,14 +86,14 @@ impl Authority {
         let (certificate, key) = files(dir);
         let absent = || {
             let detail = format!("there is no authority in {}", dir.display());
-            Problem::new(404, "ca_missing", detail)
+            Problem::new(Code::CaMissing, detail)
                 .hint("make one with `mvm ca init`, or name its directory with --dir")
         };
         let pem = read_if_there(&certificate)?.ok_or_else(absent)?;
         let key = read_if_there(&key)?.ok_or_else(absent)?;
         let damaged = |cause: &dyn std::fmt::Display| {
             let detail = format!("the authority in {} cannot be read: {cause}", dir.display());
-            Problem::new(500, "identity_damaged", detail).hint("restore its files from a backup")
+            Problem::new(Code::IdentityDamaged, detail).hint("restore its files from a backup")
         };
         let pem = String::from_utf8(pem).map_err(|e| damaged(&e))?;
         let key = String::from_utf8(key).map_err(|e| damaged(&e))?;
@@ -124,7 +124,7 @@ impl Authority {
         // X.509 knows seconds only: less than three leave no time to renew.
         if lifetime < 3 * SECOND {
             let detail = format!("a certificate cannot be good for {lifetime} ms only");
-            return Err(Problem::new(400, "invalid_value", detail).hint("allowed are 3 s and more"));
+            return Err(Problem::new(Code::InvalidValue, detail).hint("allowed are 3 s and more"));
         }
         let not_after = now.saturating_add(lifetime).min(self.not_after) - SECOND;
         let not_before = now.saturating_sub(SKEW.min(lifetime / 10));
@@ -227,7 +227,7 @@ pub fn request_key(request: &str) -> Result<String> {
 
 fn parsed_request(request: &str) -> Result<CertificateSigningRequestParams> {
     CertificateSigningRequestParams::from_pem(request).map_err(|cause| {
-        Problem::new(400, "invalid_document", format!("no signing request: {cause}"))
+        Problem::new(Code::InvalidDocument, format!("no signing request: {cause}"))
     })
 }
 
@@ -243,7 +243,7 @@ fn new_serial() -> Result<SerialNumber> {
 fn time(at: Millis) -> Result<OffsetDateTime> {
     let seconds = i64::try_from(at / SECOND).unwrap_or(i64::MAX);
     OffsetDateTime::from_unix_timestamp(seconds)
-        .map_err(|e| Problem::new(400, "invalid_value", format!("a time that cannot be: {e}")))
+        .map_err(|e| Problem::new(Code::InvalidValue, format!("a time that cannot be: {e}")))
 }
 
 fn signing(cause: rcgen::Error) -> Problem {

@@ -2,7 +2,7 @@
 
 use super::{Identity, Result};
 use crate::Problem;
-use mvm_model::Millis;
+use mvm_model::{Code, Millis};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -146,9 +146,9 @@ impl Revoked {
 }
 
 fn unreadable(cause: impl fmt::Display) -> Problem {
-    Problem::new(400, "certificate_unreadable", format!("cannot read the certificate: {cause}"))
+    Problem::new(Code::CertificateUnreadable, format!("cannot read the certificate: {cause}"))
 }
 
 fn invalid_list(cause: impl fmt::Display) -> Problem {
-    Problem::new(400, "crl_invalid", format!("cannot take the revocation list: {cause}"))
+    Problem::new(Code::CrlInvalid, format!("cannot take the revocation list: {cause}"))
 }

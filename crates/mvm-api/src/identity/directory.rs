@@ -7,7 +7,7 @@ use super::certificate::{Facts, Revoked};
 use super::{Result, authority, rotate};
 use crate::Problem;
 use crate::files::{io, make_dir, read_if_there, write_atomically};
-use mvm_model::Millis;
+use mvm_model::{Code, Millis};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
@@ -112,7 +112,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
 }
 
 fn damaged(cause: impl std::fmt::Display) -> Problem {
-    Problem::new(500, "identity_damaged", format!("the identity cannot be read: {cause}"))
+    Problem::new(Code::IdentityDamaged, format!("the identity cannot be read: {cause}"))
         .hint("get a new one: `mvm node join` for a node, `mvm ca issue` for all others")
 }
 
@@ -140,7 +140,7 @@ impl IdentityDir {
     pub fn load(&self) -> Result<Credential> {
         let missing = || {
             let detail = format!("there is no identity in {}", self.path.display());
-            Problem::new(401, "identity_missing", detail).hint(
+            Problem::new(Code::IdentityMissing, detail).hint(
                 "a node gets one by `mvm node join`, all others by `mvm ca issue --out DIR`; \
                  --identity DIR (or MVM_IDENTITY) says where it is",
             )

@@ -6,7 +6,7 @@ use super::wire::{RevocationList, Signed, SigningRequest};
 use super::{Credential, IdentityDir, JoinToken, Result, authority, now, rotate, standing};
 use crate::tls::{Expect, Keeper};
 use crate::{Client, ClientError, Problem, paths};
-use mvm_model::{Millis, Name};
+use mvm_model::{Code, Millis, Name};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +16,6 @@ const PERIOD_MS: (Millis, Millis) = (1_000, 30_000);
 
 /// How often it is told that a certificate has run out or soon will, in ms.
 const TELL_MS: Millis = 3_600_000;
-
-/// What a coordinator says that does not sign.
-const NOT_A_SIGNER: &str = "not_a_signer";
 
 /// Who signs.
 #[derive(Clone)]
@@ -55,7 +52,7 @@ pub async fn keep(keeper: Arc<Keeper>, source: Source) {
         };
         match &outcome {
             Err(problem) if !failing => {
-                tracing::warn!(code = problem.code, "cannot reach the signer: {problem}");
+                tracing::warn!(code = %problem.code, "cannot reach the signer: {problem}");
             }
             Ok(()) if failing => tracing::info!("the signer is reached again"),
             _ => {}
@@ -145,7 +142,7 @@ pub async fn first_of<T, F: Future<Output = Asked<T>>>(
         match call(signer).await {
             // Whoever is out of reach may be the one that signs.
             Err(error @ ClientError::Unreachable { .. }) => told = Some(error),
-            Err(ClientError::Problem(problem)) if problem.code == NOT_A_SIGNER => {
+            Err(ClientError::Problem(problem)) if problem.code == Code::NotASigner => {
                 told = told.or(Some(ClientError::Problem(problem)));
             }
             other => return other.map_err(ClientError::into_problem),
@@ -153,7 +150,7 @@ pub async fn first_of<T, F: Future<Output = Asked<T>>>(
     }
     Err(told.map_or_else(
         || {
-            Problem::new(409, "no_signer", "the identity names no signer")
+            Problem::new(Code::NoSigner, "the identity names no signer")
                 .hint("name one: --address with `mvm ca issue` or `mvm node invite`")
         },
         ClientError::into_problem,
@@ -162,6 +159,6 @@ pub async fn first_of<T, F: Future<Output = Asked<T>>>(
 
 /// The answer of a coordinator that has not the authority's key (RFC 9110, 15.5.20).
 pub fn not_a_signer(name: &Name) -> Problem {
-    Problem::new(421, NOT_A_SIGNER, format!("coordinator {name} does not sign"))
+    Problem::new(Code::NotASigner, format!("coordinator {name} does not sign"))
         .hint("ask the one that was started with --ca, or name it in a list: HOST:PORT,HOST:PORT")
 }

@@ -16,7 +16,7 @@ use crate::tls::{Keeper, TlsListener};
 use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use axum::routing::{get, post};
-use mvm_model::Millis;
+use mvm_model::{Code, Millis};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -86,7 +86,7 @@ async fn own_identity(signer: &Signer, dir: IdentityDir) -> Result<Arc<Keeper>> 
 fn shown(peer: &Peer) -> Result<&Facts> {
     match peer {
         Peer::Certificate { facts, .. } => Ok(facts),
-        _ => Err(Problem::new(403, "forbidden", "this is for those who show a certificate")),
+        _ => Err(Problem::new(Code::Forbidden, "this is for those who show a certificate")),
     }
 }
 

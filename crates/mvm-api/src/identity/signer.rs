@@ -11,7 +11,7 @@ use super::wire::{CertificateView, IdentityView, Invitation, Invite, Signed};
 use super::{Identity, JoinToken, Result, Role, Seal, authority};
 use crate::Problem;
 use crate::routes::{Once, Server};
-use mvm_model::Millis;
+use mvm_model::{Code, Millis};
 use mvm_store::{Expect, Record, SqliteStore, Store, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -108,7 +108,7 @@ impl Signer {
     pub async fn join(&self, token: &Facts, request: &str, now: Millis) -> Result<Signed> {
         let Identity::Joiner(name) = &token.identity else {
             let detail = format!("{} has no join token", token.identity.holder());
-            return Err(Problem::new(403, "forbidden", detail));
+            return Err(Problem::new(Code::Forbidden, detail));
         };
         let node = Identity::Node(name.clone());
         let issued = self.authority.answer(&node, request, self.lifetime, now)?;
@@ -122,7 +122,7 @@ impl Signer {
                     return self.signed(used.0.certificate, now).await;
                 }
                 let detail = format!("the token for node {name} was used already");
-                return Err(Problem::new(409, "token_used", detail).hint(format!(
+                return Err(Problem::new(Code::TokenUsed, detail).hint(format!(
                     "if that was not you, remove the node (mvm node remove {name}); then ask for \
                      a new token: mvm node invite {name}"
                 )));
@@ -159,7 +159,7 @@ impl Signer {
             if view.certificates.iter().find(shown).is_some_and(|one| one.revoked_at.is_some()) {
                 let holder = present.identity.holder();
                 let detail = format!("the certificate of {holder} was revoked");
-                return Err(Problem::new(401, "certificate_revoked", detail));
+                return Err(Problem::new(Code::CertificateRevoked, detail));
             }
             add(&mut view, &issued.facts, now);
             if self.commit(vec![put(identity_key(&present.identity), &view, expect)]).await? {
@@ -204,7 +204,7 @@ impl Signer {
             }
             if !known {
                 let detail = format!("{} has no certificates", identity.holder());
-                return Err(Problem::new(404, "not_found", detail)
+                return Err(Problem::new(Code::NotFound, detail)
                     .hint("see who has some with `mvm node list` or `mvm ca list`"));
             }
             if new.is_empty() {
@@ -290,7 +290,7 @@ impl Signer {
             return Ok(());
         }
         let name = view.identity.name();
-        Err(Problem::new(409, "exists", format!("there is a node {name} already"))
+        Err(Problem::new(Code::Exists, format!("there is a node {name} already"))
             .hint(format!("choose another name, or remove it first: mvm node remove {name}")))
     }
 
@@ -347,12 +347,12 @@ pub fn invitation(
     let Invite { name, ttl_s, addresses } = invite;
     if !(3..=LONGEST_TOKEN_S).contains(ttl_s) {
         let detail = format!("a join token cannot be good for {ttl_s} s");
-        return Err(Problem::new(400, "invalid_value", detail)
+        return Err(Problem::new(Code::InvalidValue, detail)
             .hint(format!("allowed are 3 to {LONGEST_TOKEN_S} s")));
     }
     if addresses.is_empty() {
         let detail = "a join token names the address at which the node finds the signer";
-        return Err(Problem::new(400, "invalid_value", detail).hint("give --address HOST:4433"));
+        return Err(Problem::new(Code::InvalidValue, detail).hint("give --address HOST:4433"));
     }
     let key = authority::new_key()?;
     let issued = authority.issue(&Identity::Joiner(name.clone()), &key, ttl_s * 1000, now)?;
@@ -390,10 +390,10 @@ fn put(key: String, value: &impl Serialize, expect: Expect) -> Write {
 fn read<T: DeserializeOwned>(record: &Record) -> Result<T> {
     serde_json::from_slice(&record.value).map_err(|cause| {
         let detail = format!("the record {} cannot be read: {cause}", record.key);
-        Problem::new(500, "record_damaged", detail)
+        Problem::new(Code::RecordDamaged, detail)
     })
 }
 
 fn contended() -> Problem {
-    Problem::new(409, "store_conflict", "others keep changing the same records").hint("try again")
+    Problem::new(Code::StoreConflict, "others keep changing the same records").hint("try again")
 }

@@ -8,7 +8,7 @@ use super::{Identity, Result, Role};
 use crate::Problem;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use mvm_model::{Millis, Name};
+use mvm_model::{Code, Millis, Name};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -58,8 +58,7 @@ impl JoinToken {
         let name = name.clone();
         if now >= credential.facts.validity.not_after {
             return Err(Problem::new(
-                400,
-                "token_expired",
+                Code::TokenExpired,
                 format!("the token for {name} has run out"),
             )
             .hint(format!("ask for a new one: mvm node invite {name}")));
@@ -107,7 +106,7 @@ impl FromStr for JoinToken {
 
 /// The words of the fault, never of the token.
 fn invalid(cause: impl fmt::Display) -> Problem {
-    Problem::new(400, "token_invalid", format!("this is no join token: {cause}"))
+    Problem::new(Code::TokenInvalid, format!("this is no join token: {cause}"))
         .hint("`mvm node invite` prints one: give it as it stands, whole")
 }
 
@@ -134,7 +133,7 @@ mod tests {
             let _ = text.parse::<JoinToken>();
             let _ = format!("{PREFIX}{text}").parse::<JoinToken>();
             let coded = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(json));
-            prop_assert_eq!(coded.parse::<JoinToken>().unwrap_err().code, "token_invalid");
+            prop_assert_eq!(coded.parse::<JoinToken>().unwrap_err().code, Code::TokenInvalid);
         }
 
         /// A token that was cut, or has a character more, is refused.
@@ -143,7 +142,7 @@ mod tests {
             let token = JoinToken::new(vec!["a:1".into()], "b".into(), "c".into(), "d".into());
             let text = token.to_string();
             let cut = &text[..at.index(text.len())];
-            prop_assert_eq!(cut.parse::<JoinToken>().unwrap_err().code, "token_invalid");
+            prop_assert_eq!(cut.parse::<JoinToken>().unwrap_err().code, Code::TokenInvalid);
             let longer = format!("{text}A");
             prop_assert!(longer.parse::<JoinToken>().is_err());
         }

@@ -1,6 +1,7 @@
 //! The parser of cursors, and pages of a list that changes while it is read.
 
 use super::*;
+use mvm_model::Code;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -55,7 +56,7 @@ proptest! {
     fn any_query_is_a_page_or_an_invalid_value(query in "[ -~]{0,60}") {
         let Ok(uri) = format!("/v1/things?{query}").parse::<Uri>() else { return Ok(()) };
         if let Err(problem) = Page::of_uri(&uri) {
-            prop_assert_eq!((problem.status, &*problem.code), (400, "invalid_value"));
+            prop_assert_eq!((problem.status, problem.code), (400, Code::InvalidValue.into()));
         }
     }
 
@@ -100,10 +101,10 @@ proptest! {
 fn a_limit_is_a_number_of_items() {
     for bad in ["0", "10001", "-1", "+1", "1.5", "", "x", "99999999999999999999"] {
         let problem = page(&format!("?limit={bad}")).expect_err(bad);
-        assert_eq!(problem.code, "invalid_value");
+        assert_eq!(problem.code, Code::InvalidValue);
     }
     for bad in ["?after=", "?after=a", "?after=%41", "?after=_w", "?limit=1&limit=2"] {
-        assert_eq!(page(bad).expect_err(bad).code, "invalid_value");
+        assert_eq!(page(bad).expect_err(bad).code, Code::InvalidValue);
     }
     assert!(page(&format!("?after={}", "A".repeat(LONGEST + 4))).is_err());
     assert_eq!(page("?limit=10000").expect("a page").limit(), MOST);

@@ -10,7 +10,7 @@ use axum::extract::{MatchedPath, RawPathParams, Request};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::{RequestExt, Router};
-use mvm_model::Name;
+use mvm_model::{Code, Name};
 
 /// In a coordinator's request: the identity for which it asks.
 pub const ON_BEHALF_OF: &str = "mvm-on-behalf-of";
@@ -33,7 +33,7 @@ async fn pass(server: Server, mut request: Request, next: Next) -> Response {
             next.run(request).await
         }
         Err(problem) => {
-            tracing::info!(who = peer.holder(), code = problem.code, "refused: {problem}");
+            tracing::info!(who = peer.holder(), code = %problem.code, "refused: {problem}");
             problem.into_response()
         }
     }
@@ -48,7 +48,7 @@ async fn admit(server: Server, peer: &Peer, request: &mut Request) -> Result<Pee
     let method = request.method().as_str().to_owned();
     let Some(route) = find(server, &method, path.as_str()) else {
         let detail = format!("the API has no {method} {}", request.uri().path());
-        return Err(Problem::new(405, "no_such_route", detail));
+        return Err(Problem::new(Code::MethodNotAllowed, detail));
     };
     let tenant = match route.scope {
         Scope::Tenant => Some(tenant_of(request).await?),
@@ -64,7 +64,7 @@ fn on_behalf(peer: &Peer, request: &Request) -> Result<Peer, Problem> {
     let Some(header) = request.headers().get(ON_BEHALF_OF) else { return Ok(peer.clone()) };
     let Some(Identity::Coordinator(by)) = peer.identity() else {
         let detail = format!("{} may ask for nobody else", peer.holder());
-        return Err(Problem::new(403, "forbidden", detail));
+        return Err(Problem::new(Code::Forbidden, detail));
     };
     let text = header.to_str().unwrap_or_default();
     Ok(Peer::Forwarded { identity: text.parse()?, by: by.clone() })
@@ -72,8 +72,7 @@ fn on_behalf(peer: &Peer, request: &Request) -> Result<Peer, Problem> {
 
 async fn tenant_of(request: &mut Request) -> Result<Name, Problem> {
     let parameters = request.extract_parts::<RawPathParams>().await;
-    let parameters =
-        parameters.map_err(|e| Problem::new(400, "invalid_reference", e.to_string()))?;
+    let parameters = parameters.map_err(|e| Problem::new(Code::InvalidReference, e.to_string()))?;
     let tenant = parameters.iter().find(|(name, _)| *name == "tenant").map(|(_, value)| value);
     Ok(tenant.unwrap_or_default().parse()?)
 }
@@ -84,13 +83,13 @@ fn allowed(route: &Route, peer: &Peer, tenant: Option<&Name>) -> Result<(), Prob
     if !peer.role().is_some_and(|role| route.allows(role)) {
         let roles: Vec<&str> = route.roles.iter().map(|role| role.as_str()).collect();
         let detail = format!("{} may not call {}", peer.holder(), what());
-        return Err(Problem::new(403, "forbidden", detail)
+        return Err(Problem::new(Code::Forbidden, detail)
             .hint(format!("that is for: {}", roles.join(", "))));
     }
     match tenant {
         Some(tenant) if !peer.sees(tenant) => {
             let detail = format!("{} may not touch what is of tenant {tenant}", peer.holder());
-            Err(Problem::new(403, "forbidden", detail)
+            Err(Problem::new(Code::Forbidden, detail)
                 .hint("a tenant operator is confined to the tenant that its certificate names"))
         }
         _ => Ok(()),

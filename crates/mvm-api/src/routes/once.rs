@@ -12,7 +12,7 @@ use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use mvm_model::Millis;
+use mvm_model::{Code, Millis};
 use mvm_store::{Expect, Store, Write};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -87,7 +87,7 @@ impl Once {
         let record = format!("{PREFIX}{}", key_of(&request)?);
         let (parts, body) = request.into_parts();
         let body = axum::body::to_bytes(body, LONGEST_BODY).await;
-        let body = body.map_err(|e| Problem::new(413, "invalid_value", e.to_string()))?;
+        let body = body.map_err(|e| Problem::new(Code::TooLarge, e.to_string()))?;
         let (digest, agent) = (hex(&body), self.started_at);
         let begun = Kept { digest: digest.clone(), at: mvm_clock::now(), agent, answer: None };
         if let Some(answer) = self.begin(&record, &begun).await? {
@@ -120,7 +120,7 @@ impl Once {
             Err(error) => return Err(error.into()),
         }
         let in_use = || {
-            Problem::new(409, "idempotency_key_in_use", "a request with this key is under way")
+            Problem::new(Code::IdempotencyKeyInUse, "a request with this key is under way")
                 .hint("ask again when it has ended: its answer is given again")
         };
         let Some(stands) = self.store.get(record).await? else { return Err(in_use()) };
@@ -128,7 +128,7 @@ impl Once {
             .map_err(|e| Problem::internal(format!("{record} cannot be read: {e}")))?;
         if known.digest != begun.digest {
             let detail = "this key stands for a request with another body";
-            let problem = Problem::new(422, "idempotency_key_reused", detail);
+            let problem = Problem::new(Code::IdempotencyKeyReused, detail);
             return Err(problem.hint("draw a new key for every new request"));
         }
         match known.answer {
@@ -144,7 +144,7 @@ impl Once {
             None => {
                 let detail =
                     "the server ended while it served this key: it may have been made or not";
-                let problem = Problem::new(409, "idempotency_outcome_unknown", detail);
+                let problem = Problem::new(Code::IdempotencyOutcomeUnknown, detail);
                 Err(problem.hint("look whether it is there, and use a new key where it is not"))
             }
         }
@@ -187,7 +187,7 @@ fn key_in(headers: &HeaderMap) -> Result<String, Problem> {
     let key = headers.get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok()).unwrap_or_default();
     if key.is_empty() || key.len() > LONGEST_KEY {
         let detail = format!("an Idempotency-Key has 1 to {LONGEST_KEY} visible characters");
-        return Err(Problem::new(400, "invalid_value", detail));
+        return Err(Problem::new(Code::InvalidValue, detail));
     }
     Ok(key.to_owned())
 }

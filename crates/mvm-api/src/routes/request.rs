@@ -6,6 +6,7 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use mvm_model::Code;
 use tracing::Instrument;
 
 /// The header that names it.
@@ -38,7 +39,7 @@ pub async fn layer(mut request: Request, next: Next) -> Response {
     }
     if let Some(mut problem) = response.extensions_mut().remove::<Problem>() {
         if problem.status >= 500 {
-            tracing::error!(parent: &span, code = problem.code, "{problem}");
+            tracing::error!(parent: &span, code = %problem.code, "{problem}");
         }
         problem.request_id = id.into();
         let (_, body) = problem.into_response().into_parts();
@@ -75,12 +76,17 @@ async fn explained(response: Response) -> Response {
     let allow = response.headers().get(header::ALLOW).cloned();
     let words = axum::body::to_bytes(response.into_body(), LONGEST_WORDS).await.unwrap_or_default();
     let (code, detail) = match status {
-        StatusCode::METHOD_NOT_ALLOWED => ("no_such_route", "this path does not take that method"),
-        _ => ("invalid_value", "the request cannot be read"),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            (Code::MethodNotAllowed, "this path does not take that method")
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => (Code::TooLarge, "the body is too long"),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => (Code::NotJson, "the body is not JSON"),
+        _ if status.is_server_error() => (Code::Internal, "the request cannot be served"),
+        _ => (Code::InvalidValue, "the request cannot be read"),
     };
     let words = String::from_utf8_lossy(&words);
     let detail = if words.is_empty() { detail.to_owned() } else { words.into_owned() };
-    let mut response = Problem::new(status.as_u16(), code, detail).into_response();
+    let mut response = Problem::new(code, detail).into_response();
     response.headers_mut().extend(allow.map(|allow| (header::ALLOW, allow)));
     response
 }
@@ -92,11 +98,12 @@ mod tests {
     use axum::middleware::from_fn;
     use axum::routing::get;
     use axum::{Extension, Router};
+    use mvm_model::Code;
     use tower::ServiceExt;
 
     async fn ask(method: &str, path: &str, id: Option<&str>) -> (Response, Option<Problem>) {
         let told = |Extension(RequestId(id)): Extension<RequestId>| async move { id };
-        let refuses = || async { Problem::new(409, "conflict", "no") };
+        let refuses = || async { Problem::new(Code::Conflict, "no") };
         let app = Router::new().route("/told", get(told)).route("/refuses", get(refuses));
         let mut request = Request::builder().method(method).uri(path);
         if let Some(id) = id {

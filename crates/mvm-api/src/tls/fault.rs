@@ -1,6 +1,7 @@
 //! What TLS says when it fails, in words that tell whose certificate is meant.
 
 use crate::Problem;
+use mvm_model::Code;
 use rustls::{AlertDescription, CertificateError, Error};
 
 /// The fault of TLS among the causes of an error, as a problem; none where the cause is another.
@@ -24,16 +25,16 @@ fn problem(at: &str, fault: &Error) -> Problem {
     match fault {
         Error::AlertReceived(alert) => {
             let why = refusal(*alert);
-            Problem::new(401, "certificate_refused", format!("{at} does not let us in: {why}"))
+            Problem::new(Code::CertificateRefused, format!("{at} does not let us in: {why}"))
                 .hint("get a certificate of the same authority that is good: see docs/identity.md")
         }
         Error::InvalidCertificate(cause) => {
             let why = distrust(cause);
-            Problem::new(502, "peer_untrusted", format!("{at} is not trusted: {why}"))
+            Problem::new(Code::PeerUntrusted, format!("{at} is not trusted: {why}"))
                 .hint("check the address, and that both sides are of the same authority")
         }
         fault => {
-            Problem::new(502, "tls_failed", format!("{at} does not speak TLS as we do: {fault}"))
+            Problem::new(Code::TlsFailed, format!("{at} does not speak TLS as we do: {fault}"))
                 .hint("check the address: the agent serves TLS 1.3 at what --listen says")
         }
     }

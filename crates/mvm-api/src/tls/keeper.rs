@@ -6,6 +6,7 @@ use crate::identity::certificate::Revoked;
 use crate::identity::directory::Signers;
 use crate::identity::{Credential, IdentityDir, Result};
 use crate::peer::Revocations;
+use mvm_model::Code;
 use rustls::pki_types::CertificateRevocationListDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -70,7 +71,7 @@ impl Keeper {
         let state = self.state();
         state.server.clone().ok_or_else(|| {
             let holder = state.credential.facts.identity.holder();
-            Problem::new(400, "wrong_identity", format!("{holder} is not one that serves"))
+            Problem::new(Code::WrongIdentity, format!("{holder} is not one that serves"))
                 .hint("a node joins with `mvm node join`; for a coordinator: mvm ca issue --role coordinator")
         })
     }
@@ -91,7 +92,7 @@ impl Keeper {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut now = self.credential();
         let der = CertificateRevocationListDer::from_pem_slice(list.as_bytes()).map_err(|e| {
-            Problem::new(400, "crl_invalid", format!("this is no revocation list: {e}"))
+            Problem::new(Code::CrlInvalid, format!("this is no revocation list: {e}"))
         })?;
         let revoked = Revoked::read(&der, &now.roots)?;
         if now.list.is_some() && revoked.number <= now.revoked.number {
@@ -178,5 +179,5 @@ fn server(credential: &Credential) -> Result<ServerConfig> {
 }
 
 pub(super) fn unusable(cause: impl std::fmt::Display) -> Problem {
-    Problem::new(500, "identity_damaged", format!("the identity cannot be used: {cause}"))
+    Problem::new(Code::IdentityDamaged, format!("the identity cannot be used: {cause}"))
 }

@@ -9,6 +9,7 @@ use crate::identity::{Facts, Result};
 use crate::peer::Peer;
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
+use mvm_model::Code;
 use std::collections::HashMap;
 use std::io::{Error, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
@@ -55,7 +56,7 @@ impl TlsListener {
         let (mut tasks, mut bound) = (JoinSet::new(), Vec::new());
         for address in addresses {
             let failed = |e| {
-                Problem::new(500, "socket", format!("cannot listen on {address}: {e}"))
+                Problem::new(Code::Socket, format!("cannot listen on {address}: {e}"))
                     .hint("choose an address of this machine and a port that is free")
             };
             let listener = TcpListener::bind(address).await.map_err(failed)?;

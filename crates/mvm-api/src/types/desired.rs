@@ -1,7 +1,7 @@
 //! Of the desired state.
 
-use mvm_model::Millis;
 use mvm_model::desired::{DesiredState, Step};
+use mvm_model::{AnyCode, Millis};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +43,7 @@ pub struct DesiredStatus {
     pub last_failure: Option<String>,
     /// The code of that failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_failure_code: Option<String>,
+    pub last_failure_code: Option<AnyCode>,
     /// When it is tried again.
     pub retry_at: Option<Millis>,
 }

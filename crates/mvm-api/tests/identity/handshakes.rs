@@ -5,6 +5,7 @@ use mvm_api::Client;
 use mvm_api::Peer;
 use mvm_api::identity::{Authority, keep, now};
 use mvm_api::tls::{Expect, Keeper, TlsListener};
+use mvm_model::Code;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -44,13 +45,13 @@ async fn wrong_certificates_are_refused_before_a_request_is_read() {
         (early, "does not let us in"),
     ] {
         let problem = refused(lab.client(&address, credential).get::<String>("/who").await);
-        assert_eq!(problem.code, "certificate_refused", "{problem}");
+        assert_eq!(problem.code, Code::CertificateRefused, "{problem}");
         assert!(problem.detail.contains(words), "{problem}");
     }
     // One that does not trust the server never shows its own.
     let stranger = lab.client(&address, foreign.credential("operator/alice", HOUR));
     let problem = refused(stranger.get::<String>("/who").await);
-    assert_eq!(problem.code, "peer_untrusted", "{problem}");
+    assert_eq!(problem.code, Code::PeerUntrusted, "{problem}");
 }
 
 #[tokio::test]
@@ -65,13 +66,13 @@ async fn a_server_is_known_by_its_identity_whatever_its_address() {
     assert!(ask(Expect::Node(None)).await.is_ok());
     assert!(ask(Expect::Node(n1())).await.is_ok());
     let other = refused(ask(Expect::Node(Some("n2".parse().expect("name")))).await);
-    assert_eq!(other.code, "peer_untrusted");
+    assert_eq!(other.code, Code::PeerUntrusted);
     assert!(other.detail.contains("node:n1 answers where the node n2 should"), "{other}");
-    assert_eq!(refused(ask(Expect::Coordinator).await).code, "peer_untrusted");
+    assert_eq!(refused(ask(Expect::Coordinator).await).code, Code::PeerUntrusted);
     // An operator's certificate serves nobody.
     let loopback = ["127.0.0.1:0".parse().expect("address")];
     let listener = TlsListener::bind(&loopback, lab.keeper("operator/alice")).await;
-    assert_eq!(listener.err().expect("refused").code, "wrong_identity");
+    assert_eq!(listener.err().expect("refused").code, Code::WrongIdentity);
 }
 
 #[tokio::test]
@@ -108,7 +109,7 @@ async fn revoked_ones_are_cut_off_and_stay_out() {
     let kept = refused(mallory.get::<String>("/who").await);
     let anew = refused(lab.client(&address, credential).get::<String>("/who").await);
     for problem in [kept, anew] {
-        assert_eq!(problem.code, "certificate_refused", "{problem}");
+        assert_eq!(problem.code, Code::CertificateRefused, "{problem}");
         assert!(problem.detail.contains("our certificate was revoked"), "{problem}");
     }
     alice.get::<String>("/who").await.expect("others go on");
@@ -117,8 +118,8 @@ async fn revoked_ones_are_cut_off_and_stay_out() {
     assert!(!server.revoke(&older).expect("taken"));
     assert!(!server.revoke(&list.crl).expect("taken"));
     let elsewhere = Lab::new().signer.authority().list(99, &[], now()).expect("list");
-    assert_eq!(server.revoke(&elsewhere).expect_err("refused").code, "crl_invalid");
-    assert_eq!(server.revoke("rubbish").expect_err("refused").code, "crl_invalid");
+    assert_eq!(server.revoke(&elsewhere).expect_err("refused").code, Code::CrlInvalid);
+    assert_eq!(server.revoke("rubbish").expect_err("refused").code, Code::CrlInvalid);
     alice.post::<serde_json::Value>("/v1/ca/revoke", &body).await.expect("again");
 }
 
@@ -139,7 +140,7 @@ async fn a_server_that_is_revoked_is_not_trusted_any_more() {
     let list = lab.signer.authority().list(7, &[revoked], now()).expect("list");
     assert!(alice.revoke(&list).expect("taken"));
     let problem = refused(client.get::<String>("/who").await);
-    assert_eq!(problem.code, "peer_untrusted", "{problem}");
+    assert_eq!(problem.code, Code::PeerUntrusted, "{problem}");
     assert!(problem.detail.contains("revoked"), "{problem}");
 }
 
@@ -246,7 +247,7 @@ async fn a_server_is_renewed_while_connections_stand() {
 async fn an_authority_is_made_once() {
     let lab = Lab::new();
     let again = Authority::create(lab.dir.path(), now()).err().expect("refused");
-    assert_eq!(again.code, "exists");
+    assert_eq!(again.code, Code::Exists);
     let mode = |name: &str| {
         use std::os::unix::fs::PermissionsExt;
         std::fs::metadata(lab.dir.path().join(name)).expect(name).permissions().mode() & 0o777

@@ -9,6 +9,7 @@ use axum::{Json, Router};
 use mvm_api::client::Event;
 use mvm_api::tls::TlsListener;
 use mvm_api::{Client, ClientError};
+use mvm_model::Code;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -118,12 +119,12 @@ async fn who_is_not_there_is_named() {
     let lab = Lab::new();
     let (one, other) = (nobody().await, nobody().await);
     let problem = refused(client(&lab, &[&one, &other]).get::<String>("/name").await);
-    assert_eq!(problem.code, "agent_unreachable");
+    assert_eq!(problem.code, Code::AgentUnreachable);
     assert!(problem.detail.contains(&one) && problem.detail.contains(&other), "{problem}");
     // One that is there and is another's says more than silence.
     let strange = named(&Lab::new(), "c9").await;
     let problem = refused(client(&lab, &[&one, &strange.address]).get::<String>("/name").await);
-    assert_eq!(problem.code, "peer_untrusted", "{problem}");
+    assert_eq!(problem.code, Code::PeerUntrusted, "{problem}");
     assert_eq!(strange.asked(), 0);
     let good = named(&lab, "c1").await;
     assert_eq!(name(&client(&lab, &[&strange.address, &good.address])).await, "c1");
@@ -135,7 +136,7 @@ async fn what_may_have_been_done_is_said_again_only_where_that_is_safe() {
     let (broken, good) = (breaking(&lab, "c1", b"").await, named(&lab, "c2").await);
     let both = || client(&lab, &[&broken.address, &good.address]);
     let problem = refused(both().post::<String>("/name", &()).await);
-    assert_eq!(problem.code, "connection_broken", "{problem}");
+    assert_eq!(problem.code, Code::ConnectionBroken, "{problem}");
     assert_eq!((broken.asked(), good.asked()), (1, 0));
     assert_eq!(name(&both()).await, "c2");
     assert_eq!((broken.asked(), good.asked()), (2, 1));
@@ -152,7 +153,7 @@ async fn who_is_not_let_in_does_not_ask_everybody() {
     let past = mvm_api::identity::now() - 3 * HOUR;
     let old = |address: &str| lab.client(address, lab.credential_at("operator/alice", HOUR, past));
     let problem = refused(old(&c1.address).or(old(&c2.address)).get::<String>("/name").await);
-    assert_eq!(problem.code, "certificate_refused", "{problem}");
+    assert_eq!(problem.code, Code::CertificateRefused, "{problem}");
     assert!(problem.detail.contains(&c1.address), "{problem}");
 }
 

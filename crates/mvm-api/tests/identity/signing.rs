@@ -10,6 +10,7 @@ use mvm_api::identity::{
     signer,
 };
 use mvm_api::tls::Keeper;
+use mvm_model::{AnyCode, Code};
 use mvm_store::SqliteStore;
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ fn request() -> String {
     authority::request(&authority::new_key().expect("key")).expect("request")
 }
 
-fn code<T>(outcome: Result<T, Problem>) -> String {
+fn code<T>(outcome: Result<T, Problem>) -> AnyCode {
     outcome.err().expect("refused").code
 }
 
@@ -50,15 +51,15 @@ async fn a_token_makes_one_node() {
     // The answer may be lost: who asks again with the same key gets the same.
     let again = lab.signer.join(&token, &ours, now()).await.expect("the same");
     assert_eq!(first.certificate, again.certificate);
-    assert_eq!(code(lab.signer.join(&token, &request(), now()).await), "token_used");
+    assert_eq!(code(lab.signer.join(&token, &request(), now()).await), Code::TokenUsed);
     // Nor does another token make a node that is there.
-    assert_eq!(code(lab.signer.invite(&invite("n1", 60), now()).await), "exists");
+    assert_eq!(code(lab.signer.invite(&invite("n1", 60), now()).await), Code::Exists);
     let offline = signer::invitation(lab.signer.authority(), &invite("n1", 60), now());
     let second = offline.expect("a token").1;
-    assert_eq!(code(lab.signer.join(&second, &request(), now()).await), "exists");
-    assert_eq!(code(lab.signer.join(&token, "rubbish", now()).await), "invalid_document");
+    assert_eq!(code(lab.signer.join(&second, &request(), now()).await), Code::Exists);
+    assert_eq!(code(lab.signer.join(&token, "rubbish", now()).await), Code::InvalidDocument);
     let nobody = Facts { identity: id("operator/alice"), ..token };
-    assert_eq!(code(lab.signer.join(&nobody, &request(), now()).await), "forbidden");
+    assert_eq!(code(lab.signer.join(&nobody, &request(), now()).await), Code::Forbidden);
 }
 
 /// Two signers on one store, many callers with one token: one of them becomes the node.
@@ -79,7 +80,7 @@ async fn of_many_at_once_one_becomes_the_node() {
     for caller in callers {
         match caller.await.expect("ends") {
             Ok(_) => joined += 1,
-            Err(problem) => assert_eq!(problem.code, "token_used"),
+            Err(problem) => assert_eq!(problem.code, Code::TokenUsed),
         }
     }
     assert_eq!(joined, 1);
@@ -105,7 +106,7 @@ async fn who_was_removed_may_be_invited_again_and_its_old_certificates_stay_revo
     }
     assert_eq!(
         code(lab.signer.renew(&facts(&node), &request(), now()).await),
-        "certificate_revoked"
+        Code::CertificateRevoked
     );
     let again = token(&lab, "n1").await;
     let node = lab.signer.join(&again, &request(), now()).await.expect("joined anew");
@@ -113,7 +114,7 @@ async fn who_was_removed_may_be_invited_again_and_its_old_certificates_stay_revo
     // Once more is no fault, and what nobody has ever heard of is one.
     let same = lab.signer.crl(now()).await.expect("list");
     assert_eq!(list, same);
-    assert_eq!(code(lab.signer.revoke(&id("node/n9"), now()).await), "not_found");
+    assert_eq!(code(lab.signer.revoke(&id("node/n9"), now()).await), Code::NotFound);
 }
 
 /// Renewals and a removal at the same time: no certificate that is good is left over.
@@ -166,12 +167,12 @@ async fn lifetimes_are_kept() {
     let years = 3650 * 24;
     assert!(long(&issue("operator/alice", 10 * years * HOUR)) <= years);
     let short = signer.authority().issue(&id("node/n1"), &key, 2999, now());
-    assert_eq!(code(short), "invalid_value");
+    assert_eq!(code(short), Code::InvalidValue);
     for ttl_s in [0, 2, 8 * 24 * 3600] {
-        assert_eq!(code(signer.invite(&invite("n2", ttl_s), now()).await), "invalid_value");
+        assert_eq!(code(signer.invite(&invite("n2", ttl_s), now()).await), Code::InvalidValue);
     }
     let nowhere = Invite { addresses: Vec::new(), ..invite("n2", 60) };
-    assert_eq!(code(signer.invite(&nowhere, now()).await), "invalid_value");
+    assert_eq!(code(signer.invite(&nowhere, now()).await), Code::InvalidValue);
 }
 
 #[tokio::test]
@@ -191,7 +192,7 @@ async fn a_machine_joins_over_the_network_and_is_renewed_by_itself() {
     assert_eq!(credential.roots, server.credential().roots);
     assert!(credential.list.is_some());
     let other = IdentityDir::new(place.path().join("other"));
-    assert_eq!(code(keep::join(&token, &other).await), "token_used");
+    assert_eq!(code(keep::join(&token, &other).await), Code::TokenUsed);
     assert!(!other.exists());
 
     let keeper = Keeper::open(dir.clone()).expect("keeper");
@@ -219,18 +220,18 @@ async fn tokens_that_are_old_foreign_or_no_tokens_are_refused() {
     let place = tempfile::tempdir().expect("directory");
     let dir = IdentityDir::new(place.path().join("identity"));
     let old = make(&lab, now() - HOUR);
-    assert_eq!(code(keep::join(&old, &dir).await), "token_expired");
+    assert_eq!(code(keep::join(&old, &dir).await), Code::TokenExpired);
     // It trusts another authority than the server's, and the server another than its own.
     let mut other = make(&foreign, now());
-    assert_eq!(code(keep::join(&other, &dir).await), "peer_untrusted");
+    assert_eq!(code(keep::join(&other, &dir).await), Code::PeerUntrusted);
     other.ca = lab.signer.authority().certificate().to_owned();
-    assert_eq!(code(keep::join(&other, &dir).await), "certificate_refused");
+    assert_eq!(code(keep::join(&other, &dir).await), Code::CertificateRefused);
     // The server's clock counts, whatever the joiner's says.
     let (credential, _) = make(&lab, now() - HOUR).credential(now() - HOUR).expect("good then");
     let client = lab.client(&address, credential);
     let body = serde_json::json!({ "request": request() });
     let outcome = client.post::<Signed>("/v1/ca/join", &body).await;
-    assert_eq!(crate::support::refused(outcome).code, "certificate_refused");
+    assert_eq!(crate::support::refused(outcome).code, Code::CertificateRefused);
     // An operator's certificate makes no token.
     let key = authority::new_key().expect("key");
     let ca = lab.signer.authority();
@@ -241,7 +242,7 @@ async fn tokens_that_are_old_foreign_or_no_tokens_are_refused() {
         issued.pem,
         key.serialize_pem(),
     );
-    assert_eq!(code(disguised.credential(now())), "token_invalid");
+    assert_eq!(code(disguised.credential(now())), Code::TokenInvalid);
     assert!(!dir.exists());
 }
 
@@ -250,7 +251,7 @@ async fn an_identity_that_does_not_fit_together_is_refused() {
     let lab = Lab::new();
     let place = tempfile::tempdir().expect("directory");
     let dir = IdentityDir::new(place.path());
-    assert_eq!(code(dir.load()), "identity_missing");
+    assert_eq!(code(dir.load()), Code::IdentityMissing);
     let (key, other) = (authority::new_key().expect("key"), authority::new_key().expect("key"));
     let ca: &Authority = lab.signer.authority();
     let issued = ca.issue(&id("node/n1"), &key, HOUR, now()).expect("issued");
@@ -260,10 +261,10 @@ async fn an_identity_that_does_not_fit_together_is_refused() {
         dir.load()
     };
     assert!(store(&key, ca.certificate(), None).is_ok());
-    assert_eq!(code(store(&other, ca.certificate(), None)), "identity_damaged");
-    assert_eq!(code(store(&key, "", None)), "identity_damaged");
+    assert_eq!(code(store(&other, ca.certificate(), None)), Code::IdentityDamaged);
+    assert_eq!(code(store(&key, "", None)), Code::IdentityDamaged);
     let foreign = Lab::new().signer.authority().list(3, &[], now()).expect("list");
-    assert_eq!(code(store(&key, ca.certificate(), Some(&foreign))), "crl_invalid");
+    assert_eq!(code(store(&key, ca.certificate(), Some(&foreign))), Code::CrlInvalid);
     let mode = |name: &str| {
         use std::os::unix::fs::PermissionsExt;
         std::fs::metadata(dir.path().join(name)).expect(name).permissions().mode() & 0o777
@@ -277,5 +278,5 @@ async fn an_identity_that_does_not_fit_together_is_refused() {
     assert!(!ca.certificate().contains(&itself.to_string()));
     let both = format!("{}\n{}", ca.certificate(), key.serialize_pem());
     let outcome = Credential::read(both.as_bytes(), b"", None, Default::default());
-    assert_eq!(code(outcome), "certificate_unreadable");
+    assert_eq!(code(outcome), Code::CertificateUnreadable);
 }

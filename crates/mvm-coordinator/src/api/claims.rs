@@ -16,7 +16,7 @@ use mvm_api::client::UPGRADE;
 use mvm_api::routes::IDEMPOTENCY_KEY;
 use mvm_api::types::{Claim, ClaimRequest};
 use mvm_api::{Caller, Problem};
-use mvm_model::{Name, PoolRef};
+use mvm_model::{Code, Name, PoolRef};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -35,7 +35,7 @@ pub async fn claim(
     let named = request.headers().get(header::UPGRADE).is_some_and(|name| name == UPGRADE);
     if !named {
         let detail = format!("this route needs Upgrade: {UPGRADE}");
-        return Err(Problem::new(426, "upgrade_required", detail));
+        return Err(Problem::new(Code::UpgradeRequired, detail));
     }
     let upgrade = hyper::upgrade::on(&mut request);
     let holder = peer.holder();

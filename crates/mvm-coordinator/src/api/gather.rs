@@ -9,7 +9,7 @@ use futures::StreamExt;
 use mvm_api::page::{Key, List, Page, cursor_of};
 use mvm_api::query::{InstanceFilter, LeaseFilter};
 use mvm_api::{Caller, ClientError, Peer, Problem, paths};
-use mvm_model::{InstanceRef, Name, PoolRef};
+use mvm_model::{Code, InstanceRef, Name, PoolRef};
 use serde_json::Value;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -112,7 +112,7 @@ pub async fn gather(
         let answer = match way_to(fleet, node).map(|way| way.client) {
             Ok(client) => match timeout(ANSWER, client.page(&asked)).await {
                 Ok(answer) => answer.map_err(ClientError::into_problem),
-                Err(_) => Err(Problem::new(504, "timeout", "no answer in time")),
+                Err(_) => Err(Problem::new(Code::Timeout, "no answer in time")),
             },
             Err(problem) => Err(problem),
         };

@@ -11,7 +11,7 @@ use axum::response::Response;
 use mvm_api::jobs::JobFilter;
 use mvm_api::routes::{IDEMPOTENCY_KEY, key_of};
 use mvm_api::{Caller, Problem, jobs};
-use mvm_model::{JobId, Name, PoolRef};
+use mvm_model::{Code, JobId, Name, PoolRef};
 use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub async fn create(
         let least = || least_leased(&fleet, &pool);
         fleet.claims.soonest(&pool).or_else(least).ok_or_else(|| {
             let detail = format!("no node in reach has pool {pool}");
-            Problem::new(503, "node_unreachable", detail).hint("see `mvm fleet status`")
+            Problem::new(Code::NodeUnreachable, detail).hint("see `mvm fleet status`")
         })
     };
     if !request.headers().contains_key(IDEMPOTENCY_KEY) {
@@ -47,7 +47,7 @@ pub async fn create(
             Ok(response)
         }
         // It was asked for the first time, and nothing came there: the next time another may get it.
-        Err(problem) if first && problem.code == "node_unreachable" => {
+        Err(problem) if first && problem.code == Code::NodeUnreachable => {
             placed::free(&*fleet.store, &key).await?;
             Err(problem)
         }
@@ -115,13 +115,13 @@ async fn find(fleet: &Arc<ClusterState>, id: JobId) -> Result<Name> {
         [node] => Ok(node.clone()),
         [] if unreached => {
             let detail = format!("no node in reach has job {id}, and not all are in reach");
-            Err(Problem::new(503, "node_unreachable", detail).hint("see `mvm fleet nodes`"))
+            Err(Problem::new(Code::NodeUnreachable, detail).hint("see `mvm fleet nodes`"))
         }
-        [] => Err(Problem::new(404, "not_found", format!("no node in reach has job {id}"))
+        [] => Err(Problem::new(Code::NotFound, format!("no node in reach has job {id}"))
             .hint("see the jobs with `mvm job list`")),
         [one, other, ..] => {
             let detail = format!("job {id} is on node {one} and on node {other}");
-            Err(Problem::new(409, "ambiguous", detail).hint("ask one of them: --node HOST:PORT"))
+            Err(Problem::new(Code::Ambiguous, detail).hint("ask one of them: --node HOST:PORT"))
         }
     }
 }

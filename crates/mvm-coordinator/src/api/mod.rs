@@ -22,6 +22,7 @@ use mvm_api::page::{List, Listing as Asked};
 use mvm_api::routes::{Once, Routes, Server, guard};
 use mvm_api::tls::Keeper;
 use mvm_api::{Problem, openapi, paths};
+use mvm_model::Code;
 use std::sync::Arc;
 
 /// What every handler gets.
@@ -113,7 +114,7 @@ async fn unknown(State(fleet): Shared, uri: axum::http::Uri) -> Problem {
     if uri.path().starts_with("/v1/ca/") {
         return keep::not_a_signer(&fleet.options.name);
     }
-    Problem::new(404, "no_such_route", format!("the coordinator has no {}", uri.path()))
+    Problem::new(Code::NoSuchRoute, format!("the coordinator has no {}", uri.path()))
 }
 
 /// Has a request wait until the coordinator knows what it is asked about.
@@ -182,7 +183,8 @@ mod tests {
             walked.push((route.operation, problem.code));
         }
         // There is no such pool: it would be asked of a node.
-        let told = [("job.create", "not_found"), ("node.create", "idempotency_outcome_unknown")];
-        assert_eq!(walked, told.map(|(operation, code)| (operation, code.to_owned())));
+        let told =
+            [("job.create", Code::NotFound), ("node.create", Code::IdempotencyOutcomeUnknown)];
+        assert_eq!(walked, told.map(|(operation, code)| (operation, code.into())));
     }
 }

@@ -14,7 +14,7 @@ use mvm_api::fleet::{NodeView, RegisterNode, SetDuty};
 use mvm_api::identity::Identity;
 use mvm_api::{Peer, Problem};
 use mvm_model::fleet::Duty;
-use mvm_model::{Counts, Name};
+use mvm_model::{Code, Counts, Name};
 use mvm_store::{Expect, Write};
 
 pub async fn list(State(fleet): Shared, Asked { page, .. }: Asked) -> Listing<NodeView> {
@@ -30,7 +30,7 @@ pub async fn show(State(fleet): Shared, Path(node): Path<String>) -> Answer<Node
 }
 
 fn unknown(node: &Name) -> Problem {
-    Problem::new(404, "not_found", format!("there is no node {node}"))
+    Problem::new(Code::NotFound, format!("there is no node {node}"))
         .hint("see the nodes with `mvm fleet nodes`")
 }
 
@@ -65,7 +65,7 @@ pub async fn register(
         && *name != body.node_id
     {
         let detail = format!("node {name} may not speak for node {}", body.node_id);
-        return Err(Problem::new(403, "forbidden", detail));
+        return Err(Problem::new(Code::Forbidden, detail));
     }
     check_address(&peer, &body.address)?;
     // Without an identity no node on the network is ever reached: it would never show up.
@@ -94,7 +94,7 @@ pub async fn register(
 
 fn check_address(peer: &Peer, address: &str) -> Result<(), Problem> {
     let fault = |detail: &str| {
-        Err(Problem::new(400, "invalid_value", format!("{address:?} {detail}"))
+        Err(Problem::new(Code::InvalidValue, format!("{address:?} {detail}"))
             .hint("write HOST:PORT, or unix:PATH for a node on the coordinator's machine"))
     };
     match address.strip_prefix("unix:") {
@@ -157,10 +157,10 @@ mod tests {
             register(State(fleet.clone()), peer, body).await.map(drop).expect_err("no leader")
         };
         let problem = add("10.0.1.5:4433").await;
-        assert_eq!(problem.code, "identity_missing");
+        assert_eq!(problem.code, Code::IdentityMissing);
         assert!(problem.hint.contains("--identity"));
         assert!(fleet.store.list(NODES).await.expect("a list").is_empty());
         // One on its own machine it can reach.
-        assert_eq!(add("unix:/run/mvm/agent.sock").await.code, "leader_changed");
+        assert_eq!(add("unix:/run/mvm/agent.sock").await.code, Code::LeaderChanged);
     }
 }

@@ -8,7 +8,7 @@ use mvm_api::types::{PoolView, TenantView};
 use mvm_api::{Caller, Problem};
 use mvm_model::fleet::{FleetPool, FleetTenant, PoolStatus};
 use mvm_model::pool::RevisionEntry;
-use mvm_model::{Cache, CacheDisk};
+use mvm_model::{Cache, CacheDisk, Code};
 use mvm_model::{Counts, Name, PoolRef, Usage};
 
 pub async fn tenants(
@@ -34,7 +34,7 @@ pub async fn tenant(State(fleet): Shared, Path(name): Path<String>) -> Answer<Te
 }
 
 fn no_tenant(name: &Name) -> Problem {
-    Problem::new(404, "not_found", format!("there is no tenant {name}"))
+    Problem::new(Code::NotFound, format!("there is no tenant {name}"))
         .hint("see the tenants with `mvm tenant list`")
 }
 

@@ -15,7 +15,7 @@ use mvm_api::page::Page;
 use mvm_api::query::StatusOptions;
 use mvm_api::{Client, ClientError, Peer, Problem, paths};
 use mvm_model::fleet::Duty;
-use mvm_model::{InstanceRef, Name, PoolRef};
+use mvm_model::{Code, InstanceRef, Name, PoolRef};
 use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ fn asks_for_leader(request: &Request) -> bool {
 
 async fn pass_to_leader(fleet: &Arc<ClusterState>, mut request: Request) -> Result<Response> {
     let none = || {
-        Problem::new(503, "no_leader", "no coordinator leads at the moment")
+        Problem::new(Code::NoLeader, "no coordinator leads at the moment")
             .hint("try again in some seconds; see `mvm coordinator status`")
     };
     let leader = fleet.leadership.leader().filter(|leader| leader.name != fleet.options.name);
@@ -94,7 +94,7 @@ pub async fn relay(fleet: &ClusterState, way: &Way, mut request: Request) -> Res
     let (mut parts, body) = request.into_parts();
     let bytes = axum::body::to_bytes(body, LONGEST)
         .await
-        .map_err(|e| Problem::new(413, "invalid_value", format!("the body is too long: {e}")))?;
+        .map_err(|e| Problem::new(Code::TooLarge, format!("the body is too long: {e}")))?;
     parts.headers.remove(header::TRANSFER_ENCODING);
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.extensions.clear();
@@ -245,16 +245,14 @@ async fn find(fleet: &Arc<ClusterState>, instance: &InstanceRef) -> Result<Name>
     match &holders[..] {
         [node] => Ok(node.clone()),
         [] if unreached => Err(Problem::new(
-            503,
-            "node_unreachable",
+            Code::NodeUnreachable,
             format!("instance {instance} is on no node in reach"),
         )
         .hint("see `mvm fleet nodes`")),
-        [] => Err(Problem::new(404, "not_found", format!("there is no instance {instance}"))
+        [] => Err(Problem::new(Code::NotFound, format!("there is no instance {instance}"))
             .hint("see the instances with `mvm instance list`")),
         [one, other, ..] => Err(Problem::new(
-            409,
-            "ambiguous",
+            Code::Ambiguous,
             format!("instance {instance} is on node {one} and on node {other}"),
         )
         .hint("ask one of them: mvm coordinator … --node HOST:PORT")),
@@ -270,7 +268,7 @@ pub async fn pass_lease(
     let all = gather(&fleet, |_| true, &Page::whole(), |_| paths::LEASES.to_owned()).await;
     let node = all.items.iter().find(|lease| lease["id"] == id.as_str());
     let node = node.and_then(|lease| lease["node_id"].as_str()).ok_or_else(|| {
-        Problem::new(404, "not_found", format!("there is no lease {id}"))
+        Problem::new(Code::NotFound, format!("there is no lease {id}"))
             .hint("see the leases with `mvm lease list`")
     })?;
     relay(&fleet, &way_to(&fleet, &node.parse()?)?, request).await
@@ -319,7 +317,7 @@ mod tests {
         fleet.leadership.set_leader(leader("c3", "/nowhere"));
         let outcome = tokio::time::timeout(Duration::from_secs(10), passing).await;
         let problem = outcome.expect("in time").expect("a task").expect_err("no answer");
-        assert_eq!(problem.code, "connection_broken");
+        assert_eq!(problem.code, Code::ConnectionBroken);
         assert!(problem.detail.contains("c2"), "{problem}");
     }
 }

@@ -3,7 +3,7 @@
 use crate::records::Candidate;
 use crate::{ClusterState, Refused, Result};
 use mvm_api::{Client, ClientError, Problem};
-use mvm_model::Name;
+use mvm_model::{Code, Name};
 
 /// So many nodes are asked at once.
 pub const AT_ONCE: usize = 64;
@@ -50,11 +50,11 @@ impl Way {
         match (error, &self.whom) {
             (ClientError::Problem(problem), _) => *problem,
             (ClientError::Unreachable { cause, .. }, Whom::Leader(_)) => {
-                Problem::new(503, "no_leader", format!("{whom} does not answer: {cause}"))
+                Problem::new(Code::NoLeader, format!("{whom} does not answer: {cause}"))
                     .hint("another one leads in some seconds: try again")
             }
             (ClientError::Unreachable { cause, .. }, Whom::Node(_)) => {
-                Problem::new(503, "node_unreachable", format!("{whom} does not answer: {cause}"))
+                Problem::new(Code::NodeUnreachable, format!("{whom} does not answer: {cause}"))
                     .hint("see `mvm fleet nodes`")
             }
             (error @ ClientError::Silent { .. }, _) => {
@@ -63,7 +63,7 @@ impl Way {
             }
             (ClientError::Broken { doing, cause }, _) => {
                 let detail = format!("the connection to {whom} broke while {doing}: {cause}");
-                Problem::new(502, "connection_broken", detail)
+                Problem::new(Code::ConnectionBroken, detail)
                     .hint("it may have been done: look before you ask again")
             }
         }
@@ -73,6 +73,6 @@ impl Way {
 /// The way to a node that is in reach.
 pub fn way_to(fleet: &ClusterState, node: &Name) -> Result<Way> {
     let port = fleet.node_client(node).map_err(Refused::problem)?;
-    let none = || Problem::new(501, "no_such_route", format!("node {node} is simulated"));
+    let none = || Problem::new(Code::NoSuchRoute, format!("node {node} is simulated"));
     Ok(Way { client: port.http().ok_or_else(none)?, whom: Whom::Node(node.clone()) })
 }

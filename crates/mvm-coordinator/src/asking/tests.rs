@@ -12,7 +12,7 @@ use futures::stream::BoxStream;
 use mvm_api::Client;
 use mvm_api::fleet::{HeldClaim, Leader, NodeDocument, RenewClaims};
 use mvm_model::fleet::{Capacity, Room, Stand};
-use mvm_model::{Counts, InstanceRef, State};
+use mvm_model::{Code, Counts, InstanceRef, State};
 use mvm_store::Expect;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -63,7 +63,8 @@ impl NodeClient for Scripted {
     async fn claim(&self, id: &str, _: &NodeClaim) -> Result<Claim, Refused> {
         self.asked.lock().expect("a list").push("claim");
         let answer = self.answers.lock().expect("a list").pop_front();
-        let problem = |status| Problem::new(status, "as_written", "as it is written");
+        let problem =
+            |status| Problem { status, ..Problem::new(Code::Timeout, "as it is written") };
         match answer.expect("an answer") {
             Answer::Served => Ok(claim(id)),
             Answer::Refused => Err(Refused::No(problem(409))),
@@ -225,7 +226,7 @@ async fn a_claim_that_is_given_back_tells_its_client_to_claim_anew() {
         orphan.node,
     ));
     let served = claim_dispatch::serve(&fleet, &lead, &order(false), std::future::pending()).await;
-    assert_eq!(served.expect_err("it is being given back").code, "claim_lost");
+    assert_eq!(served.expect_err("it is being given back").code, Code::ClaimLost);
     assert!(fleet.store.list(CLAIMS).await.expect("a list").is_empty(), "nothing is written");
 }
 
@@ -248,7 +249,7 @@ async fn a_claim_whose_record_may_be_written_already_is_served_when_it_is_asked_
     let serve = async || {
         soon(claim_dispatch::serve(&fleet, &lead, &order(false), std::future::pending())).await
     };
-    assert_eq!(serve().await.expect_err("it is there").code, "store_conflict");
+    assert_eq!(serve().await.expect_err("it is there").code, Code::StoreConflict);
     serve().await.expect("the same claim");
     assert_eq!(port.asked(), ["claim"]);
 }

@@ -77,6 +77,7 @@ fn parse_release(text: &str) -> Option<Release> {
 
 #[cfg(test)]
 mod tests {
+    use mvm_model::Code;
     use proptest::prelude::*;
 
     use super::*;
@@ -97,7 +98,7 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_is_no_qemu_is_named() {
         let error = release(Path::new("/bin/true")).await.unwrap_err();
-        assert_eq!(error.code(), "qemu_unusable");
+        assert_eq!(error.code(), Code::QemuUnusable);
         assert!(error.to_string().contains("/bin/true"), "{error}");
         let error = release(Path::new("/nonexistent/qemu")).await.unwrap_err();
         assert!(error.to_string().contains("apt-get install qemu-system-x86"), "{error}");

@@ -247,6 +247,7 @@ fn marker_in(cmdline: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use mvm_model::Code;
     use proptest::prelude::*;
 
     use super::*;
@@ -279,7 +280,7 @@ mod tests {
             marker: "mvm:test:nobody".into(),
         };
         assert!(Process::open(&identity).unwrap().is_none());
-        assert_eq!(kill_stray(&identity).await.unwrap_err().code(), "not_ours");
+        assert_eq!(kill_stray(&identity).await.unwrap_err().code(), Code::NotOurs);
         let gone = ProcessIdentity { pid: 0x3fff_fff0, ..identity };
         assert!(Process::open(&gone).unwrap().is_none());
         kill_stray(&gone).await.unwrap();

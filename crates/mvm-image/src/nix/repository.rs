@@ -60,6 +60,7 @@ fn name_of(uid: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mvm_model::Code;
 
     #[test]
     fn repositories_of_this_machine() {
@@ -77,7 +78,7 @@ mod tests {
         let git = said("fatal: detected dubious ownership in repository at '/other'");
         assert!(git.is_some_and(|e| e.to_string().starts_with("/other is a git repository of")));
         let nix = said("error: repository path '/flake' is not owned by current user");
-        assert!(nix.is_some_and(|e| e.code() == "flake_foreign"));
+        assert!(nix.is_some_and(|e| e.code() == Code::FlakeForeign));
         assert!(said("fatal: not a git repository").is_none());
     }
 }

@@ -2,7 +2,8 @@
 
 use super::{DesiredPool, DesiredTenant};
 use crate::admission::Quotas;
-use crate::error::{Code, Fault};
+use crate::code::Code;
+use crate::error::Fault;
 use crate::name::Name;
 use std::collections::BTreeMap;
 

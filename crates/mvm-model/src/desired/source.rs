@@ -4,7 +4,8 @@
 //! place, so that it is put in by whoever reads the document. A bare name is such a path as well, and
 //! not one of Nix's registry, which is somewhere on the internet: that is `flake:NAME`.
 
-use crate::error::{Code, Fault};
+use crate::code::Code;
+use crate::error::Fault;
 use std::collections::BTreeMap;
 
 /// The scheme of a URL and what follows; nothing where it is a path.
@@ -64,20 +65,20 @@ pub(crate) fn settled_all<'a>(
 }
 
 /// Whether trying again leads nowhere: somebody has to change the document, the flake or the machine first.
-pub fn needs_a_person(code: &str) -> bool {
-    const LASTING: [&str; 12] = [
-        "flake_evaluation_failed",
-        "flake_missing",
-        "invalid",
-        "invalid_value",
-        "kernel_compression",
-        "kernel_missing",
-        "kernel_unfit",
-        "nix_missing",
-        "not_a_kernel",
-        "profile_missing",
-        "quota_exceeded",
-        "tool_missing",
-    ];
-    LASTING.contains(&code)
+pub fn needs_a_person(code: Code) -> bool {
+    matches!(
+        code,
+        Code::FlakeEvaluationFailed
+            | Code::FlakeMissing
+            | Code::Invalid
+            | Code::InvalidValue
+            | Code::KernelCompression
+            | Code::KernelMissing
+            | Code::KernelUnfit
+            | Code::NixMissing
+            | Code::NotAKernel
+            | Code::ProfileMissing
+            | Code::QuotaExceeded
+            | Code::ToolMissing
+    )
 }

@@ -3,9 +3,10 @@
 use super::rules::Rules;
 use crate::admission::Quotas;
 use crate::cache::Cache;
+use crate::code::Code;
 use crate::desired::{self, DesiredPool, DesiredTenant, check};
 use crate::egress::Egress;
-use crate::error::{Code, Fault};
+use crate::error::Fault;
 use crate::name::{Name, PoolRef};
 use crate::network::TenantNetwork;
 use crate::pool::{Counts, Recycle};

@@ -2,6 +2,7 @@
 
 use super::rules::{Labels, NODE, Selector};
 use crate::Millis;
+use crate::any_code::AnyCode;
 use crate::name::{Name, PoolRef};
 use crate::pool::Counts;
 use schemars::JsonSchema;
@@ -87,7 +88,7 @@ pub struct NodeStatus {
     pub failure: Option<String>,
     /// The code of that failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failure_code: Option<String>,
+    pub failure_code: Option<AnyCode>,
     /// The number of its last event.
     #[serde(default)]
     pub newest_event: u64,

@@ -19,7 +19,7 @@ use mvm_api::query::{Follow, Query};
 use mvm_api::routes::{RequestId, Server, find};
 use mvm_api::{Peer, Problem};
 use mvm_model::audit::{Entry, OK, bounded};
-use mvm_model::{Instance, Name};
+use mvm_model::{Code, Instance, Name};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,7 +45,7 @@ pub async fn prune(
 ) -> Answer<PruneResult> {
     if body.before > wall() {
         let detail = "records of the future cannot be pruned: `before` is later than now";
-        return Err(Problem::new(422, "invalid_value", detail)
+        return Err(Problem::new(Code::InvalidValue, detail)
             .hint("give a moment that is past, in ms since the Unix epoch")
             .into());
     }
@@ -193,7 +193,7 @@ fn owned((name, value): (&str, &str)) -> (String, String) {
 fn outcome(response: &Response) -> String {
     let status = response.status();
     match response.extensions().get::<Problem>() {
-        Some(problem) => problem.code.clone(),
+        Some(problem) => problem.code.to_string(),
         None if status.is_client_error() || status.is_server_error() => {
             format!("http_{}", status.as_u16())
         }

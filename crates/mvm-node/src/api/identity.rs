@@ -4,12 +4,13 @@ use super::{Answer, Body, Done, Shared, done};
 use axum::extract::State;
 use mvm_api::Problem;
 use mvm_api::types::RevocationList;
+use mvm_model::Code;
 
 /// Takes a newer list; an older one changes nothing.
 pub async fn revoke(State(node): Shared, Body(body): Body<RevocationList>) -> Answer<Done> {
     let Some(keeper) = &node.parts.keeper else {
         let detail = "this node has no identity: it serves no other machine";
-        return Err(Problem::new(409, "identity_missing", detail).into());
+        return Err(Problem::new(Code::IdentityMissing, detail).into());
     };
     if keeper.revoke(&body.crl)? {
         tracing::info!(

@@ -17,7 +17,7 @@ use mvm_api::Problem;
 use mvm_api::query::{PartRange, Query};
 use mvm_api::types::{FetchImage, Gc, GcResult, ImageView, ImportKernel, KernelView};
 use mvm_image::{KernelImport, KernelInfo, Platform};
-use mvm_model::Pool;
+use mvm_model::{Code, Pool};
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io::SeekFrom;
@@ -37,14 +37,16 @@ pub async fn kernel_import(
     let file = PathBuf::from(body.file);
     if let Err(error) = std::fs::File::open(&file) {
         let detail = format!("cannot read {:?}: {error}", file.display().to_string());
-        return Err(Problem::new(400, "invalid_value", detail)
+        return Err(Problem::new(Code::InvalidValue, detail)
             .hint("name a file of the node, by its absolute path")
             .into());
     }
     let import = async move {
         let imported = node.parts.images.kernel_import(&file, options).await.or_problem();
-        imported.map_err(|problem| match problem.code.as_str() {
-            "exists" => problem.hint("give it another (--name), or `mvm kernel remove` that one"),
+        imported.map_err(|problem| match problem.code.known() {
+            Some(Code::Exists) => {
+                problem.hint("give it another (--name), or `mvm kernel remove` that one")
+            }
             _ => problem,
         })
     };
@@ -69,7 +71,7 @@ pub async fn kernel_remove(State(node): Shared, Path(kernel): Path<String>) -> A
             if let Some(pool) = pools.find(needs) {
                 let what =
                     format!("kernel {} is what pool {} is built with", kernel.name, pool.reference);
-                return Err(Problem::new(409, "in_use", what)
+                return Err(Problem::new(Code::InUse, what)
                     .hint("destroy the pool first, or import the kernel that takes its place"));
             }
             images.kernel_remove(&kernel.digest).or_problem()

@@ -15,7 +15,7 @@ use mvm_api::types::{
     CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved, SshAccess, SshFiles,
 };
 use mvm_model::lease::Purpose;
-use mvm_model::{Fault, InstanceRef, Mover, State as InstanceState};
+use mvm_model::{Code, Fault, InstanceRef, Mover, State as InstanceState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -174,7 +174,7 @@ async fn hold(
     if !from.contains(&state) {
         let other = if verb == "start" { "wake" } else { "start" };
         return Err(Refusal(
-            Problem::new(409, "wrong_state", format!("cannot {verb} {reference}: it is {state}"))
+            Problem::new(Code::WrongState, format!("cannot {verb} {reference}: it is {state}"))
                 .hint(format!("use `mvm instance {other} {reference}`")),
         ));
     }
@@ -233,7 +233,7 @@ pub async fn ssh(
     let files = root.files(instance.id);
     if !files.known_hosts().exists() {
         return Err(Refusal(
-            Problem::new(409, "wrong_state", format!("{reference} has never been started"))
+            Problem::new(Code::WrongState, format!("{reference} has never been started"))
                 .hint(format!("start it: mvm instance start {reference}")),
         ));
     }

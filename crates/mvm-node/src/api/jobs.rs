@@ -230,7 +230,9 @@ async fn send(
     }
     let reply = match job {
         Ok(job) => Reply::Ok(serde_json::to_value(JobView::from(&job).shown()).unwrap_or_default()),
-        Err(Problem { code, detail, .. }) => Reply::Error { code, message: detail },
+        Err(Problem { code, detail, .. }) => {
+            Reply::Error { code: code.to_string(), message: detail }
+        }
     };
     frame::write(&mut to, &Frame::Reply(reply)).await.map_err(drop)
 }

@@ -31,6 +31,7 @@ use mvm_api::routes::{Once, Routes, Server, guard};
 use mvm_api::tls::TlsListener;
 use mvm_api::types::{AgentInfo, Done};
 use mvm_api::{Caller, Peer, Problem, openapi};
+use mvm_model::Code;
 use std::sync::Arc;
 use tokio::net::UnixListener;
 use tracing::Instrument;
@@ -187,7 +188,7 @@ async fn describe() -> Response {
 }
 
 async fn unknown(uri: axum::http::Uri) -> Refusal {
-    Refusal(Problem::new(404, "no_such_route", format!("the API has no {}", uri.path())))
+    Refusal(Problem::new(Code::NoSuchRoute, format!("the API has no {}", uri.path())))
 }
 
 /// A problem as an HTTP answer.

@@ -18,7 +18,7 @@ use mvm_api::query::{Query, StreamOptions};
 use mvm_api::types::{Claim, ClaimRequest};
 use mvm_model::audit::Entry;
 use mvm_model::lease::Purpose;
-use mvm_model::{InstanceRef, State as InstanceState};
+use mvm_model::{Code, InstanceRef, State as InstanceState};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,8 +28,7 @@ pub fn switch(request: &mut Request) -> Result<(Response, hyper::upgrade::OnUpgr
     let named = request.headers().get(header::UPGRADE).is_some_and(|name| name == UPGRADE);
     if !named {
         return Err(Refusal(Problem::new(
-            426,
-            "upgrade_required",
+            Code::UpgradeRequired,
             format!("this route needs Upgrade: {UPGRADE}"),
         )));
     }
@@ -100,7 +99,7 @@ async fn awake(
         InstanceState::Running | InstanceState::Warm | InstanceState::Sleeping => {
             node.leases.take(reference, wish).await.map(|_| ())
         }
-        state => Err(Problem::new(409, "wrong_state", format!("{reference} is {state}"))
+        state => Err(Problem::new(Code::WrongState, format!("{reference} is {state}"))
             .hint(format!("start it: mvm instance start {reference}"))),
     }
 }
@@ -118,7 +117,7 @@ pub async fn claim(
     let Body(body) = Body::<ClaimRequest>::from_request(request, &()).await?;
     if body.again {
         let detail = "a node's own claims end with their connection";
-        return Err(Problem::new(410, "claim_ended", detail).hint("claim anew").into());
+        return Err(Problem::new(Code::ClaimEnded, detail).hint("claim anew").into());
     }
     let wish = LeaseRequest { holder: peer.holder(), purpose: Purpose::Run, lease_s: body.lease_s };
     let (tell, outcome) = tokio::sync::oneshot::channel();

@@ -38,7 +38,10 @@ impl<G, W: Fn() -> Option<Problem>> LastWord<G, W> {
         }
         let Some(why) = (self.why)() else { return Vec::new() };
         self.said = true;
-        frame::bytes(&Frame::Reply(Reply::Error { code: why.code, message: why.detail }))
+        frame::bytes(&Frame::Reply(Reply::Error {
+            code: why.code.to_string(),
+            message: why.detail,
+        }))
     }
 
     fn follow(&mut self, mut bytes: &[u8]) {
@@ -110,6 +113,7 @@ impl<G: AsyncWrite + Unpin, W: Unpin> AsyncWrite for LastWord<G, W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mvm_model::Code;
     use tokio::io::AsyncReadExt;
 
     async fn through(bytes: &[u8], why: Option<Problem>) -> Vec<u8> {
@@ -125,14 +129,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_session_that_is_cut_between_two_frames_ends_with_the_reason() {
-        let why = Problem::new(504, "guest_silent", "the guest does not answer");
+        let why = Problem::new(Code::GuestSilent, "the guest does not answer");
         let said = frame::bytes(&Frame::Stdout(b"hello".to_vec()));
         assert_eq!(through(&said, None).await, said);
         let came = through(&said, Some(why.clone())).await;
         let last = came.strip_prefix(&said[..]).expect("all that the guest said");
         let last = frame::read(&mut &last[..]).await.expect("memory");
         let (code, message) = (why.code.clone(), why.detail.clone());
-        assert_eq!(last, Some(Frame::Reply(Reply::Error { code, message })));
+        assert_eq!(last, Some(Frame::Reply(Reply::Error { code: code.to_string(), message })));
         // Nothing can be said in the midst of a frame.
         for cut in [1, 5, said.len() - 1] {
             assert_eq!(through(&said[..cut], Some(why.clone())).await, &said[..cut]);

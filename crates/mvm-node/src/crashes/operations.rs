@@ -14,7 +14,7 @@ use mvm_model::desired::{DesiredPool, DesiredState, DesiredTenant, SCHEMA_VERSIO
 use mvm_model::lease::{HOLD_MS, Purpose};
 use mvm_model::network::TenantNetwork;
 use mvm_model::{
-    Counts, Instance, InstanceId, Mover, Name, PoolRef, Quotas, Recycle, Resources, State,
+    Code, Counts, Instance, InstanceId, Mover, Name, PoolRef, Quotas, Recycle, Resources, State,
 };
 use std::sync::Arc;
 
@@ -502,7 +502,7 @@ async fn bring(node: &Arc<Node>, to: State) -> Result<()> {
 }
 
 fn gone(outcome: Result<()>) -> Result<()> {
-    outcome.or_else(|problem| if problem.code == "not_found" { Ok(()) } else { Err(problem) })
+    outcome.or_else(|problem| if problem.code == Code::NotFound { Ok(()) } else { Err(problem) })
 }
 
 pub fn wish(purpose: Purpose) -> LeaseRequest {

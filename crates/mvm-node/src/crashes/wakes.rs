@@ -10,7 +10,7 @@ use super::runs::{MARK, Outcome, read, settle};
 use crate::Result;
 use crate::node::Node;
 use mvm_hypervisor::sim::{Call, Effect, FaultPlan, Moment};
-use mvm_model::{Mover, Recycle, State};
+use mvm_model::{Code, Mover, Recycle, State};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -201,7 +201,7 @@ fn what_cannot_be_resumed_sleeps_on() {
             host.machines().set_faults(FaultPlan::none().always(Call::Resume, Effect::Fail));
             let problem =
                 node.instances.bring(id, State::Running, &Mover::Agent).await.expect_err("no");
-            assert_eq!(problem.code, "injected");
+            assert_eq!(problem.code, Code::Injected);
             host.arm(None);
             settle(&node).await.expect("rest");
             assert_eq!(only(&node).await.expect("an instance").state, State::Sleeping);

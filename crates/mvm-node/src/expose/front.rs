@@ -9,7 +9,7 @@ use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_guest::channel::Stream;
 use mvm_model::expose::{Expose, Front as Decisions, Limits};
-use mvm_model::{InstanceId, PoolRef};
+use mvm_model::{Code, InstanceId, PoolRef};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex as Lock};
 use std::time::{Duration, Instant};
@@ -136,8 +136,7 @@ impl Front {
         let reached = match tokio::time::timeout(patience, self.reach(&exposes)).await {
             Ok(reached) => reached,
             Err(_) => Err(Problem::new(
-                504,
-                "wake_timeout",
+                Code::WakeTimeout,
                 format!("no instance within {} s", patience.as_secs()),
             )),
         };
@@ -252,7 +251,7 @@ impl Waiting<'_> {
         if locked(&front.decisions).arrive() {
             return Ok(Waiting(Some(front)));
         }
-        Err(Problem::new(503, "busy", "too many connections wait already"))
+        Err(Problem::new(Code::Busy, "too many connections wait already"))
     }
 
     fn seated(mut self, id: InstanceId) -> Seat {

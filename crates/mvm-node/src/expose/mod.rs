@@ -24,7 +24,7 @@ use mvm_api::Problem;
 use mvm_api::expose::{ExposePool, ExposeView, ServingView};
 use mvm_model::expose::Expose;
 use mvm_model::lease::Purpose;
-use mvm_model::{Instance, InstanceId, InstanceRef, Mover, PoolRef, Recycle, State};
+use mvm_model::{Code, Instance, InstanceId, InstanceRef, Mover, PoolRef, Recycle, State};
 use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -43,11 +43,11 @@ async fn bind(listen: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(listen).await.map_err(|cause| {
         let detail = format!("cannot listen on {listen}: {cause}");
         match cause.kind() {
-            ErrorKind::AddrInUse => Problem::new(409, "port_in_use", detail)
+            ErrorKind::AddrInUse => Problem::new(Code::PortInUse, detail)
                 .hint("choose another port, or end what listens there: see `ss -ltnp`"),
-            ErrorKind::AddrNotAvailable => Problem::new(422, "listen_failed", detail)
+            ErrorKind::AddrNotAvailable => Problem::new(Code::ListenFailed, detail)
                 .hint("name an address of this machine, in the agent's network namespace"),
-            _ => Problem::new(500, "listen_failed", detail),
+            _ => Problem::new(Code::ListenFailed, detail),
         }
     })
 }
@@ -97,7 +97,7 @@ impl Exposes {
     ) -> Result<ExposeView> {
         wanted.limits.validate()?;
         if wanted.to == 0 {
-            return Err(Problem::new(400, "invalid_value", "port 0 of the guest")
+            return Err(Problem::new(Code::InvalidValue, "port 0 of the guest")
                 .hint("name the port that the guest's server listens on, 1 to 65535"));
         }
         self.records.read(|world| world.pool(pool).map(drop))?;
@@ -109,7 +109,7 @@ impl Exposes {
             Some(known) => {
                 let detail =
                     format!("{} is a front of {} (port {})", known.listen, known.pool, known.to);
-                return Err(Problem::new(409, "in_use", detail)
+                return Err(Problem::new(Code::InUse, detail)
                     .hint(format!("remove it: mvm pool unexpose {}", known.pool)));
             }
             None => {

@@ -8,7 +8,7 @@ use crate::state_dir::{Files, StateDir, remove_file};
 use crate::templates::{Template, is_mould};
 use mvm_api::Problem;
 use mvm_image::{ImageStore, Revision};
-use mvm_model::Instance;
+use mvm_model::{Code, Instance};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
@@ -63,8 +63,7 @@ impl Disks {
             _ => format!(", {memory_mib} of them for its memory"),
         };
         Err(Problem::new(
-            507,
-            "no_space",
+            Code::NoSpace,
             format!(
                 "{} has {free_mib} MiB left; the machine is started only with {wanted_mib} MiB or \
                  more{memory}",

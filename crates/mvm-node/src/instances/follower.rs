@@ -10,7 +10,7 @@ use mvm_api::Problem;
 use mvm_hypervisor::{Condition, Halt, Machine};
 use mvm_model::halt::{CALM, Cause, Facts, Paused, Step, step};
 use mvm_model::lease::Purpose;
-use mvm_model::{InstanceId, State};
+use mvm_model::{Code, InstanceId, State};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -244,7 +244,7 @@ impl Follower {
         let (watch, id) = (&self.watch, self.id);
         let slot = watch.slots.of(id);
         // Whoever waits for this guest waits in vain.
-        let interrupt = slot.waits.interrupt(Problem::new(500, "machine_died", &reason));
+        let interrupt = slot.waits.interrupt(Problem::new(Code::MachineDied, &reason));
         let mut live = slot.gate.lock().await;
         drop(interrupt);
         let ours = live.machine.as_ref().is_some_and(|now| Arc::ptr_eq(now, &self.machine));

@@ -13,7 +13,7 @@ use crate::records::World;
 use mvm_api::Problem;
 use mvm_hypervisor::{Condition, Halt, Machine, ProcessIdentity};
 use mvm_model::halt::Paused;
-use mvm_model::{InstanceId, Name};
+use mvm_model::{Code, InstanceId, Name};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -88,5 +88,5 @@ pub(crate) fn held_back(machine: &Arc<dyn Machine>) -> Option<Problem> {
     let condition = machine.condition().borrow().clone();
     let Condition::Halted(halt @ Halt::NoSpace { .. }) = condition else { return None };
     let what = format!("the machine is paused: {halt}; it goes on by itself when there is room");
-    Some(Problem::new(507, "no_space", what).hint("free some space on the host's disk"))
+    Some(Problem::new(Code::NoSpace, what).hint("free some space on the host's disk"))
 }

@@ -87,9 +87,10 @@ impl Drop for Interrupt {
 mod tests {
     use super::*;
     use crate::deadlines::{STATS, haste};
+    use mvm_model::AnyCode;
 
     fn why(code: &str) -> Problem {
-        Problem::new(409, code, code)
+        Problem::new(AnyCode::of(code), code)
     }
 
     async fn wait(waits: &Waits) -> Result<()> {

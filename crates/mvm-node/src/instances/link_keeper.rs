@@ -6,7 +6,7 @@ use crate::links::Links;
 use crate::records::Records;
 use crate::wake::Wake;
 use mvm_api::Problem;
-use mvm_model::InstanceId;
+use mvm_model::{Code, InstanceId};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
@@ -87,7 +87,7 @@ impl LinkKeeper {
             self.links.tap_name(&instance)
         );
         let hint = format!("start it again: mvm instance start {}", instance.reference());
-        let why = Problem::new(500, "network_lost", what).hint(hint);
+        let why = Problem::new(Code::NetworkLost, what).hint(hint);
         self.taps_lost.inc();
         slot.note_end(why.clone());
         // What comes back is the reason itself.

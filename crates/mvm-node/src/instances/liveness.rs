@@ -16,7 +16,7 @@ use mvm_api::Problem;
 use mvm_guest::pulse::Pulse;
 use mvm_hypervisor::{Condition, Machine};
 use mvm_model::liveness::{Liveness, Next};
-use mvm_model::{InstanceId, Millis, PoolRef, State};
+use mvm_model::{Code, InstanceId, Millis, PoolRef, State};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
@@ -204,7 +204,7 @@ async fn give_up(guests: &Arc<Guests>, instance: Running) -> Result<()> {
     let Running { id, pool, timeout_s } = instance;
     let slot = guests.slots.of(id);
     let what = format!("the guest does not answer: it has said nothing for {timeout_s} s");
-    let why = Problem::new(504, "guest_silent", what);
+    let why = Problem::new(Code::GuestSilent, what);
     let interrupt = slot.waits.interrupt(why.clone());
     let mut live = slot.gate.lock().await;
     let Some(machine) = live.machine.clone() else { return Ok(()) };

@@ -30,7 +30,6 @@ pub(crate) use link_keeper::LinkKeeper;
 pub(crate) use liveness::{Guests, run as watch_guests};
 pub(crate) use machines::{Machines, host_key_alias};
 pub(crate) use recovery::Recovery;
-pub(crate) use seize::DESTROYED;
 pub(crate) use slot::{Session, Slot};
 pub(crate) use slots::Slots;
 pub(crate) use transitions::{Transitions, draw_ids, new_instance};

@@ -16,7 +16,7 @@ use crate::wake::Wake;
 use mvm_api::Problem;
 use mvm_hypervisor::{Machine, ProcessIdentity};
 use mvm_model::recovery::{Verdict, recover};
-use mvm_model::{Instance, InstanceId, Mover, State};
+use mvm_model::{Code, Instance, InstanceId, Mover, State};
 use std::sync::Arc;
 
 /// Why a machine failed that was to be adopted.
@@ -153,8 +153,7 @@ impl Recovery {
                         (None, Some(process)) => self.adopt(instance, process).await?,
                         (None, None) => None,
                     };
-                    let machine =
-                        adopted.ok_or_else(|| Problem::new(500, "machine_died", ENDED))?;
+                    let machine = adopted.ok_or_else(|| Problem::new(Code::MachineDied, ENDED))?;
                     discard_memory(instance, &files)?;
                     self.take_over(instance, machine, state, live).await
                 };

@@ -5,11 +5,8 @@ use super::lifecycle::Instances;
 use super::slot::{Live, Slot};
 use crate::deadlines::SEIZE;
 use mvm_api::Problem;
-use mvm_model::{InstanceId, Mover};
+use mvm_model::{Code, InstanceId, Mover};
 use tokio::sync::MutexGuard;
-
-/// The code of what was cut short because its instance is to be destroyed.
-pub(crate) const DESTROYED: &str = "destroyed";
 
 impl Instances {
     /// The gate of an instance that is to be destroyed on behalf of `by`. Waits for its guest end at
@@ -28,7 +25,7 @@ impl Instances {
                 // Nobody changes the records meanwhile: no lease can come in between.
                 let may = *by != Mover::Agent && by.check(world.instances.get(&id)?).is_ok();
                 let what = format!("instance {id} is being destroyed");
-                may.then(|| slot.waits.interrupt(Problem::new(409, DESTROYED, what)))
+                may.then(|| slot.waits.interrupt(Problem::new(Code::Destroyed, what)))
             })
             .await;
         if interrupt.is_none() {

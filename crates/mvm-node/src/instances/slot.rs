@@ -10,6 +10,7 @@ use mvm_api::Problem;
 use mvm_guest::channel::Channel;
 use mvm_guest::protocol::Adopt;
 use mvm_hypervisor::{Exit, Machine};
+use mvm_model::Code;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as Lock};
 use tokio::sync::Mutex;
@@ -41,7 +42,7 @@ impl Live {
     /// The machine, of an instance that is to have one.
     pub(crate) fn machine(&self) -> Result<Arc<dyn Machine>> {
         self.machine.clone().ok_or_else(|| {
-            Problem::new(409, "wrong_state", "the instance has no machine any more")
+            Problem::new(Code::WrongState, "the instance has no machine any more")
                 .hint("see why: mvm instance info")
         })
     }
@@ -52,7 +53,7 @@ impl Live {
             return Ok(channel.clone());
         }
         let machine = self.machine.as_ref().ok_or_else(|| {
-            Problem::new(409, "wrong_state", "the instance has no running machine")
+            Problem::new(Code::WrongState, "the instance has no running machine")
                 .hint("start it with `mvm instance start` or `mvm instance wake`")
         })?;
         let (socket, window) = (machine.channel(), machine.window());
@@ -163,7 +164,7 @@ pub(super) fn died(exit: &Exit) -> Problem {
         "the machine ended by itself: {}\nlast lines of its console:\n{console}",
         exit.reason
     );
-    Problem::new(500, "machine_died", words)
+    Problem::new(Code::MachineDied, words)
 }
 
 /// The time that a guest is told.

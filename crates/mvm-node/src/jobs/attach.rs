@@ -5,7 +5,7 @@ use crate::Result;
 use crate::locks::locked;
 use mvm_api::Problem;
 use mvm_guest::frame::Frame;
-use mvm_model::{JobId, JobState};
+use mvm_model::{Code, JobId, JobState};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Take;
@@ -48,7 +48,7 @@ impl Jobs {
         let fresh = job.state == JobState::Preparing;
         if !fresh && !job.attached {
             let what = format!("job {id} is {} and attached to no client", job.state);
-            return Err(Problem::new(409, "wrong_state", what)
+            return Err(Problem::new(Code::WrongState, what)
                 .hint(format!("follow it with `mvm job logs -f {id}`")));
         }
         let (client, output) = mpsc::channel(BEHIND);

@@ -13,7 +13,7 @@ use mvm_guest::exec::{ExecInput, ExecOutput, ExecStream, Output};
 use mvm_guest::frame::Frame;
 use mvm_guest::protocol::{ExecRequest, Keep};
 use mvm_model::job::{JobState, Outcome};
-use mvm_model::{InstanceId, Job};
+use mvm_model::{Code, InstanceId, Job};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -203,9 +203,9 @@ impl Runner {
     }
 
     fn not_started(&self, code: &str, message: String, taken_up: bool) -> Outcome {
-        let exit_status = match code {
-            "command_not_found" => Some(127),
-            "command_not_executable" => Some(126),
+        let exit_status = match Code::of(code) {
+            Some(Code::CommandNotFound) => Some(127),
+            Some(Code::CommandNotExecutable) => Some(126),
             // The program was there before.
             _ if taken_up => return self.lost(&message),
             _ => None,

@@ -8,7 +8,7 @@ use crate::blocking::blocking;
 use crate::problem::io;
 use crate::state_dir::{StateDir, write_atomically};
 use mvm_api::Problem;
-use mvm_model::{Job, JobId};
+use mvm_model::{Code, Job, JobId};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -116,7 +116,7 @@ fn read(file: &Path) -> Result<Values> {
     let damaged = |cause: &dyn std::fmt::Display| {
         let detail =
             format!("the values of its variables cannot be read: {}: {cause}", file.display());
-        Problem::new(500, "record_damaged", detail).hint("submit it again")
+        Problem::new(Code::RecordDamaged, detail).hint("submit it again")
     };
     let bytes = std::fs::read(file).map_err(|e| damaged(&e))?;
     serde_json::from_slice(&bytes).map_err(|e| damaged(&e))

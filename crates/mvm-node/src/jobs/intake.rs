@@ -4,8 +4,8 @@ use crate::Result;
 use crate::locks::locked;
 use crate::problem::io;
 use mvm_api::Problem;
-use mvm_model::Name;
 use mvm_model::intake::{self, Account, Denied, Room};
+use mvm_model::{Code, Name};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as Lock};
@@ -90,7 +90,7 @@ fn no_room(disk: &Path, arriving: u64, room: Room, reserve: u64) -> Problem {
          this tenant may not take more than they leave to others",
         disk.display()
     );
-    Problem::new(507, "no_space", what)
+    Problem::new(Code::NoSpace, what)
         .hint("free some space: mvm image gc, or destroy instances that are not needed")
 }
 

@@ -8,7 +8,7 @@ use mvm_model::admission::admit_state;
 use mvm_model::cache;
 use mvm_model::choose::choose;
 use mvm_model::job::{self, JobState};
-use mvm_model::{Instance, Job, Name, State, Usage};
+use mvm_model::{Code, Instance, Job, Name, State, Usage};
 use std::collections::BTreeSet;
 
 /// Whether the job waits for an instance.
@@ -27,7 +27,7 @@ pub(super) fn heads(world: &World) -> Vec<&Job> {
 
 /// Whether it will be otherwise once something else has ended.
 pub(super) fn passes(problem: &Problem) -> bool {
-    matches!(&*problem.code, "quota_exceeded" | "subnet_full")
+    problem.code.is_one_of(&[Code::QuotaExceeded, Code::SubnetFull])
 }
 
 /// What keeps the first of a queue from getting an instance now.

@@ -14,7 +14,7 @@ use futures::{Stream, StreamExt};
 use mvm_api::jobs::{JobFilter, JobView, SubmitJob};
 use mvm_api::{Peer, Problem};
 use mvm_model::job::{self, JobState, Outcome};
-use mvm_model::{Fault, Job, JobId, PoolRef};
+use mvm_model::{Code, Fault, Job, JobId, PoolRef};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as Lock};
 use tokio::io::AsyncWriteExt;
@@ -181,12 +181,12 @@ impl Jobs {
             let mut taken = 0;
             while let Some(piece) = body.next().await {
                 let piece = piece.map_err(|cause| {
-                    Problem::new(400, "inputs_incomplete", format!("the inputs broke off: {cause}"))
+                    Problem::new(Code::InputsIncomplete, format!("the inputs broke off: {cause}"))
                 })?;
                 taken += piece.len() as u64;
                 if taken > MAX_INPUTS {
                     let what = format!("the inputs have over {} GiB", MAX_INPUTS >> 30);
-                    return Err(Problem::new(413, "invalid_value", what));
+                    return Err(Problem::new(Code::TooLarge, what));
                 }
                 arrival.room_for(piece.len() as u64)?;
                 file.write_all(&piece).await.map_err(failed)?;
@@ -359,7 +359,7 @@ impl Jobs {
 fn preparing(world: &World, id: JobId) -> Result<()> {
     match world.job(id)?.state {
         JobState::Preparing => Ok(()),
-        state => Err(Problem::new(409, "wrong_state", format!("job {id} is {state}"))
+        state => Err(Problem::new(Code::WrongState, format!("job {id} is {state}"))
             .hint("inputs are given before a job is queued: submit another")),
     }
 }

@@ -18,7 +18,7 @@ use mvm_guest::channel::Channel;
 use mvm_guest::protocol::Hello;
 use mvm_model::audit::OK;
 use mvm_model::job::{Artifact, JobState, KeptRun, Outcome};
-use mvm_model::{Fault, Instance, Job, JobId, Mover, State};
+use mvm_model::{Code, Fault, Instance, Job, JobId, Mover, State};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -90,7 +90,7 @@ pub(super) async fn run(
             // On a full disk no end can be recorded: it is as soon as there is room.
             loop {
                 match dispatcher.jobs.record(id, failed).await {
-                    Err(full) if full.code == "no_space" => tokio::time::sleep(AGAIN).await,
+                    Err(full) if full.code == Code::NoSpace => tokio::time::sleep(AGAIN).await,
                     outcome => break outcome,
                 }
             }
@@ -100,7 +100,7 @@ pub(super) async fn run(
         let outcome = match &recorded {
             Ok(job) if job.state == JobState::Succeeded => OK.to_owned(),
             Ok(job) => job.state.to_string(),
-            Err(problem) => problem.code.clone(),
+            Err(problem) => problem.code.to_string(),
         };
         act.end(&outcome).await;
     }

@@ -12,7 +12,7 @@ use mvm_hypervisor::sim::{Call, Effect, FaultPlan};
 use mvm_model::cache::Cache;
 use mvm_model::intake::Room;
 use mvm_model::job::JobSpec;
-use mvm_model::{Job, JobId, JobState, PoolRef, Recycle};
+use mvm_model::{Code, Job, JobId, JobState, PoolRef, Recycle};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -176,7 +176,7 @@ fn values_in_records_of_earlier_versions_are_taken_out_of_them() {
         node.jobs.cancel(waits.id, "a test says so").await.expect("canceled");
         assert!(!file(waits.id).exists());
         // What cannot be read is not guessed.
-        assert_eq!(node.jobs.files.values_of(&job).await.unwrap_err().code, "record_damaged");
+        assert_eq!(node.jobs.files.values_of(&job).await.unwrap_err().code, Code::RecordDamaged);
     })
     .expect("nobody kills this agent");
     host.disconnect();

@@ -21,10 +21,10 @@ impl Links {
         }
         // First, so that no packet passes a link that is back without them.
         if let Err(problem) = self.apply_rules().await {
-            tracing::error!(code = problem.code, "the firewall rules are not in force: {problem}");
+            tracing::error!(code = %problem.code, "the firewall rules are not in force: {problem}");
         }
         self.keep_links().await.unwrap_or_else(|problem| {
-            tracing::error!(code = problem.code, "links are not as they should be: {problem}");
+            tracing::error!(code = %problem.code, "links are not as they should be: {problem}");
             Vec::new()
         })
     }

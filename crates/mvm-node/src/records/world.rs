@@ -7,7 +7,7 @@ use mvm_api::Problem;
 use mvm_api::fleet::Leader;
 use mvm_model::expose::Expose;
 use mvm_model::{
-    Instance, InstanceId, InstanceRef, Job, JobId, Name, Pool, PoolRef, Tenant, Usage,
+    Code, Instance, InstanceId, InstanceRef, Job, JobId, Name, Pool, PoolRef, Tenant, Usage,
 };
 use mvm_store::Store;
 use serde::de::DeserializeOwned;
@@ -137,7 +137,7 @@ pub(crate) fn no_job(id: JobId) -> Problem {
 
 /// The pool has no image to run.
 pub(crate) fn not_built(pool: &PoolRef) -> Problem {
-    Problem::new(409, "not_built", format!("pool {pool} has no image yet"))
+    Problem::new(Code::NotBuilt, format!("pool {pool} has no image yet"))
         .hint(format!("build it: mvm pool build {pool}"))
 }
 
@@ -148,8 +148,7 @@ async fn read<T: DeserializeOwned>(store: &dyn Store, prefix: &str) -> Result<Ve
         .map(|record| {
             serde_json::from_slice(&record.value).map_err(|cause| {
                 Problem::new(
-                    500,
-                    "record_damaged",
+                    Code::RecordDamaged,
                     format!("the record {} cannot be read: {cause}", record.key),
                 )
             })

@@ -12,24 +12,24 @@ use crate::locks::locked;
 use crate::problem::io;
 use crate::state_dir::{remove_dir, remove_file, write_atomically};
 use mvm_model::template::{CloneEnd, Renewal};
-use mvm_model::{Pool, PoolRef};
+use mvm_model::{Code, Pool, PoolRef};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What the end of a clone's way up says of its template.
 fn end_of(outcome: &Result<()>) -> CloneEnd {
-    match outcome.as_ref().map_err(|problem| &*problem.code) {
+    match outcome.as_ref().map_err(|problem| problem.code.known()) {
         Ok(()) => CloneEnd::Answered,
-        Err("restore_failed") => CloneEnd::Unusable,
-        Err(
-            "guest_unreachable"
-            | "guest_silent"
-            | "guest_channel_broken"
-            | "machine_died"
-            | "gone"
-            | "qmp_failed"
-            | "qmp_timeout",
-        ) => CloneEnd::Silent,
+        Err(Some(Code::RestoreFailed)) => CloneEnd::Unusable,
+        Err(Some(
+            Code::GuestUnreachable
+            | Code::GuestSilent
+            | Code::GuestChannelBroken
+            | Code::MachineDied
+            | Code::Gone
+            | Code::QmpFailed
+            | Code::QmpTimeout,
+        )) => CloneEnd::Silent,
         Err(_) => CloneEnd::Unrelated,
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::support::{SOON, keys, put, soon, text};
 use futures::StreamExt;
+use mvm_model::Code;
 use mvm_store::testing::{Authority, EtcdCluster};
 use mvm_store::{EtcdOptions, EtcdStore, EtcdTls, Expect, Session, Store};
 use std::collections::BTreeSet;
@@ -89,7 +90,7 @@ async fn without_a_majority_it_says_so_and_recovers() {
         cluster.kill(member);
     }
     let error = soon(store.get("a")).await.expect_err("nobody is there");
-    assert_eq!(error.code(), "store_unreachable");
+    assert_eq!(error.code(), Code::StoreUnreachable);
     let error = soon(store.commit(vec![put("a", "2", Expect::Any)])).await.expect_err("nobody");
     assert!(error.is_transient(), "{error}");
     for member in 0..3 {
@@ -139,10 +140,10 @@ async fn fleets_share_a_cluster() {
 async fn what_is_too_large_is_refused_whole() {
     let (store, _cluster) = crate::support::etcd().await;
     let many = (0..200).map(|n| put(&format!("k/{n}"), "", Expect::Any)).collect();
-    assert_eq!(store.commit(many).await.expect_err("too many").code(), "store_too_large");
+    assert_eq!(store.commit(many).await.expect_err("too many").code(), Code::StoreTooLarge);
     let large = "x".repeat(2 << 20);
     let error = store.commit(vec![put("k/large", &large, Expect::Any)]).await.expect_err("large");
-    assert_eq!(error.code(), "store_too_large");
+    assert_eq!(error.code(), Code::StoreTooLarge);
     assert!(keys(&*store, "").await.is_empty());
     store.commit(vec![put("k/1", "", Expect::Any)]).await.expect("goes on");
 }

@@ -1,6 +1,7 @@
 //! Transactions, conditions and lists.
 
 use crate::support::{check, delete, keys, on_both_engines, put, soon, text};
+use mvm_model::Code;
 use mvm_store::{Error, Expect, Range, Store};
 use std::sync::Arc;
 
@@ -52,7 +53,7 @@ async fn a_conflict_writes_nothing(store: Arc<dyn Store>) {
         put("taken", "2", Expect::Absent),
         put("three", "3", Expect::Any),
     ];
-    assert_eq!(store.commit(writes).await.expect_err("conflict").code(), "store_conflict");
+    assert_eq!(store.commit(writes).await.expect_err("conflict").code(), Code::StoreConflict);
     assert_eq!(keys(&*store, "").await, ["taken"]);
     assert_eq!(text(&*store, "taken").await.as_deref(), Some("x"));
 }

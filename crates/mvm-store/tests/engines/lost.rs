@@ -2,6 +2,7 @@
 
 use crate::support::{SOON, keys, put, soon};
 use futures::StreamExt;
+use mvm_model::Code;
 use mvm_store::testing::{EtcdCluster, Loses, Proxy};
 use mvm_store::{Error, EtcdOptions, EtcdStore, Expect, Store, Write};
 use std::collections::BTreeMap;
@@ -116,7 +117,7 @@ async fn what_cannot_be_found_out_is_said() {
     store.commit(vec![put("warm", "", Expect::Any)]).await.expect("a marker is there");
     proxy.set(Loses::Answers);
     let error = soon(store.commit(vec![put("a", "1", Expect::Any)])).await.expect_err("no answer");
-    assert_eq!(error.code(), "store_unknown");
+    assert_eq!(error.code(), Code::StoreUnknown);
     proxy.set(Loses::Nothing);
     arrives(&direct, "a").await;
     soon(async { while store.commit(vec![put("b", "1", Expect::Any)]).await.is_err() {} }).await;

@@ -2,6 +2,7 @@
 
 use crate::support::{on_both_engines, put, soon, text};
 use futures::StreamExt;
+use mvm_model::Code;
 use mvm_store::{Expect, Session, SessionId, Store, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,9 +43,9 @@ async fn records_vanish_with_their_session(store: Arc<dyn Store>) {
     removed(&*store, "nodes/a").await;
     assert_eq!(text(&*store, "stays").await.as_deref(), Some("1"));
     let late = store.keep_session(session).await.expect_err("too late");
-    assert_eq!(late.code(), "session_ended");
+    assert_eq!(late.code(), Code::SessionEnded);
     let writes = vec![put("other", "1", Expect::Any), hold("nodes/a", session)];
-    assert_eq!(store.commit(writes).await.expect_err("too late").code(), "session_ended");
+    assert_eq!(store.commit(writes).await.expect_err("too late").code(), Code::SessionEnded);
     assert_eq!(text(&*store, "other").await, None);
     store.end_session(session).await.expect("ending twice is no error");
 }

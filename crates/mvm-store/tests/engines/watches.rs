@@ -2,6 +2,7 @@
 
 use crate::support::{delete, keys, on_both_engines, put, soon};
 use futures::StreamExt;
+use mvm_model::Code;
 use mvm_store::testing::EtcdCluster;
 use mvm_store::{Expect, Followed, Store, Watch, follow};
 use std::collections::BTreeMap;
@@ -138,7 +139,7 @@ async fn a_slow_reader_of_sqlite_is_told_that_changes_are_gone() {
         store.commit(vec![put(&format!("{n}"), &value, Expect::Any)]).await.expect("commit");
     }
     let error = watch.next().await.expect("told").expect_err("gone");
-    assert_eq!(error.code(), "store_compacted");
+    assert_eq!(error.code(), Code::StoreCompacted);
     assert!(watch.next().await.is_none());
     match followed.next().await {
         Some(Ok(Followed::All { records, .. })) => assert_eq!(records.len(), 20),
@@ -157,6 +158,6 @@ async fn a_watch_of_etcd_from_before_a_compaction_is_told_so() {
     cluster.compact(store.revision().await.expect("revision")).await;
     let mut watch = store.watch("a", first).await.expect("watch");
     let error = soon(watch.next()).await.expect("told").expect_err("gone");
-    assert_eq!(error.code(), "store_compacted");
+    assert_eq!(error.code(), Code::StoreCompacted);
     assert!(watch.next().await.is_none());
 }

@@ -11,9 +11,9 @@ use crate::output::{self, Format, Outcome};
 use clap::{Args, Subcommand, ValueEnum};
 use mvm_api::types::Done;
 use mvm_api::{Problem, paths};
-use mvm_model::Name;
 use mvm_model::desired::DesiredState;
 use mvm_model::halt::NO_SPACE_TIMEOUT_S;
+use mvm_model::{Code, Name};
 use mvm_node::{Driver, Sandbox, ServeOptions};
 use rustix::process::Signal;
 use std::net::SocketAddr;
@@ -223,8 +223,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Status => {
             let Some(client) = agent_process::running(&context.root) else {
                 return Err(Problem::new(
-                    503,
-                    "agent_unreachable",
+                    Code::AgentUnreachable,
                     format!("no agent serves {root}"),
                 )
                 .hint("any command that needs one starts it; or run `mvm agent serve`"));
@@ -247,7 +246,7 @@ async fn stop(context: &Context) -> Outcome {
     let asked = client.post::<Done>(paths::AGENT_STOP, &());
     let asked = tokio::time::timeout(ANSWER, asked).await;
     let refusal = asked.ok().map(|asked| asked.map_err(refused).err());
-    let broken = |problem: &Problem| problem.code == "connection_broken";
+    let broken = |problem: &Problem| problem.code == Code::ConnectionBroken;
     let heard = matches!(&refusal, Some(refusal) if refusal.as_ref().is_none_or(broken));
     let holder = match holder {
         // Where its process is not to be seen its word has to do.
@@ -271,7 +270,7 @@ fn ended(context: &Context) -> Outcome {
 fn silent(root: &impl std::fmt::Display) -> Problem {
     let what =
         format!("the agent of {root} does not answer, and its process is not to be seen here");
-    Problem::new(504, "agent_silent", what).hint("end its process where it runs")
+    Problem::new(Code::AgentSilent, what).hint("end its process where it runs")
 }
 
 /// Ends an agent that does not answer, by its process. Whatever it was at, the next one finds it in its
@@ -288,7 +287,7 @@ async fn end(context: &Context, holder: Holder) -> Outcome {
     holder.send(Signal::KILL)?;
     match holder.ended_within(ENDING).await {
         Ok(()) => ended(context),
-        Err(_) => Err(Problem::new(504, "agent_silent", format!("process {pid} cannot be killed"))
+        Err(_) => Err(Problem::new(Code::AgentSilent, format!("process {pid} cannot be killed"))
             .hint("it waits for the host itself: see the kernel's log")),
     }
 }

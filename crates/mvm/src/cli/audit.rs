@@ -6,6 +6,7 @@ use crate::output::{self, Flow, Format, Outcome};
 use clap::{Args, Subcommand};
 use mvm_api::audit::{AuditLogView, PruneAudit, PruneResult};
 use mvm_api::{Client, Problem, paths};
+use mvm_model::Code;
 use mvm_model::audit::{Expected, Flaw, NODE_LOG, Sealed, Verdict, Verifier};
 use serde::Serialize;
 use std::io::Read;
@@ -138,7 +139,7 @@ async fn list(
     let read = client.download(&path, take);
     match flow.of(async { read.await.map_err(refused) }).await {
         // Nothing has been done yet.
-        Err(problem) if problem.code == "not_found" && is_known(&client, log).await? => {}
+        Err(problem) if problem.code == Code::NotFound && is_known(&client, log).await? => {}
         other => other?,
     }
     if !follow {
@@ -196,7 +197,7 @@ fn row(sealed: &Sealed) -> Vec<String> {
 async fn verify(context: &Context, verify: Verify) -> Outcome {
     let Verify { log, file, head, after } = verify;
     if (head.is_some() || after.is_some()) && log.is_none() && file.is_none() {
-        return Err(Problem::new(400, output::USAGE, "a digest is of one log")
+        return Err(Problem::new(Code::Usage, "a digest is of one log")
             .hint("name a tenant, or --file FILE"));
     }
     let expected = Expected { log: None, after, head };
@@ -262,7 +263,7 @@ fn report(format: Format, outcomes: Vec<(String, Result<Verdict, Flaw>)>) -> Out
 }
 
 fn not_whole(log: &str, flaw: &Flaw) -> Problem {
-    Problem::new(409, "audit_broken", format!("the audit log {log} is not whole: {flaw}")).hint(
+    Problem::new(Code::AuditBroken, format!("the audit log {log} is not whole: {flaw}")).hint(
         "compare it with a copy that was kept elsewhere: everything before that record is sound",
     )
 }
@@ -273,7 +274,7 @@ fn read_file(
     mut each: impl FnMut(&[u8]) -> Result<(), Flaw>,
 ) -> Result<Result<(), Flaw>, Problem> {
     let failed = |cause: std::io::Error| {
-        Problem::new(400, "local_file", format!("cannot read {}: {cause}", path.display()))
+        Problem::new(Code::LocalFile, format!("cannot read {}: {cause}", path.display()))
             .hint("name a file that you may read")
     };
     let mut file = std::fs::File::open(path).map_err(failed)?;

@@ -7,7 +7,7 @@ use clap::Args;
 use hdrhistogram::Histogram;
 use mvm_api::types::{CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved};
 use mvm_api::{Client, Problem, paths};
-use mvm_model::{InstanceRef, PoolRef};
+use mvm_model::{Code, InstanceRef, PoolRef};
 use serde::Serialize;
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -230,7 +230,7 @@ async fn go(client: &Client, instance: &InstanceRef, verb: &str) -> Result<(), P
 
 /// Starts this program with `arguments`; gives the ms until its first byte of output.
 fn first_byte(context: &Context, arguments: &[&str]) -> Result<f64, Problem> {
-    let failed = |what: String| Problem::new(500, "bench_failed", format!("{arguments:?}: {what}"));
+    let failed = |what: String| Problem::new(Code::BenchFailed, format!("{arguments:?}: {what}"));
     let program = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
     let began = Instant::now();
     let mut child = Command::new(program)

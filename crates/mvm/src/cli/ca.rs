@@ -12,7 +12,7 @@ use mvm_api::identity::{
 };
 use mvm_api::types::{IdentityView, Invitation, Invite, RevocationList, Revoke};
 use mvm_api::{Client, Problem, paths, private};
-use mvm_model::Name;
+use mvm_model::{Code, Name};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -123,7 +123,7 @@ impl Who {
             (IssuedRole::TenantOperator, Some(tenant)) => {
                 Ok(Identity::TenantOperator { tenant: tenant.clone(), name })
             }
-            _ => Err(Problem::new(400, output::USAGE, "only a tenant operator is of a tenant")
+            _ => Err(Problem::new(Code::Usage, "only a tenant operator is of a tenant")
                 .hint("leave --tenant out, or say --role tenant-operator")),
         }
     }
@@ -171,8 +171,8 @@ impl Office {
     fn open(&self) -> Result<Desk, Problem> {
         let Some(list) = &self.coordinator else {
             let signer = Signer::embedded(&self.place.path()).map_err(|problem| {
-                match problem.code.as_str() {
-                    "store_locked" => {
+                match problem.code.known() {
+                    Some(Code::StoreLocked) => {
                         problem.hint("it is being served: name it with --coordinator")
                     }
                     _ => problem,

@@ -4,6 +4,7 @@ use super::Context;
 use crate::output::{self, Outcome};
 use clap::Args;
 use mvm_api::Problem;
+use mvm_model::Code;
 use mvm_node::remains::{self, Left, Verdict};
 use serde::Serialize;
 use std::io::{BufRead, IsTerminal, Write};
@@ -60,7 +61,7 @@ pub fn run(context: &Context, asked: Clean) -> Outcome {
         let left = items.iter().any(|item| item.verdict == "orphan" && !item.removed);
         if left && !asked.yes && !std::io::stdin().is_terminal() {
             let what = "nothing was removed: there is no terminal to ask at";
-            return Err(Problem::new(409, "not_confirmed", what)
+            return Err(Problem::new(Code::NotConfirmed, what)
                 .hint("remove what is an orphan here: mvm net clean --yes"));
         }
         Ok(0)

@@ -5,10 +5,10 @@ use super::instance::{self, Command as OnInstance, Exec, ExecOptions};
 use super::remote::Remote;
 use super::values::Of;
 use super::{Cli, Context, LeaseLength};
-use crate::output::{self, Outcome};
+use crate::output::Outcome;
 use clap::{Args, Subcommand};
 use mvm_api::Problem;
-use mvm_model::{InstanceId, InstanceRef, Name, PoolRef};
+use mvm_model::{Code, InstanceId, InstanceRef, Name, PoolRef};
 
 /// Other machines.
 #[derive(Debug, Subcommand)]
@@ -232,7 +232,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Some(node) => Some((node, remote)),
         None if context.coordinator.is_some() => None,
         None => {
-            return Err(Problem::new(400, output::USAGE, "nobody is named to ask")
+            return Err(Problem::new(Code::Usage, "nobody is named to ask")
                 .hint("name a node with --node HOST:PORT, or a coordinator with --coordinator"));
         }
     };

@@ -7,8 +7,8 @@ use crate::output::{self, Outcome};
 use clap::Args;
 use mvm_api::types::{ApplyDesired, DesiredPlan, DesiredStatus, PoolView};
 use mvm_api::{Client, Problem, paths};
-use mvm_model::Fault;
 use mvm_model::desired::{DesiredState, needs_a_person};
+use mvm_model::{AnyCode, Code, Fault};
 use mvm_node::DesiredFile;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -47,7 +47,7 @@ pub fn file(path: &Path, how: &How) -> Result<DesiredFile, Problem> {
 }
 
 fn unreadable(path: &Path, cause: &std::io::Error) -> Problem {
-    Problem::new(400, "local_file", format!("cannot read {}: {cause}", path.display()))
+    Problem::new(Code::LocalFile, format!("cannot read {}: {cause}", path.display()))
 }
 
 /// Reads a document; its paths start where it is.
@@ -105,7 +105,7 @@ async fn converge(
     let mut told = Told::default();
     loop {
         let status: DesiredStatus = client.get(paths::DESIRED_STATUS).await.map_err(refused)?;
-        given_up(status.last_failure.as_deref(), status.last_failure_code.as_deref())?;
+        given_up(status.last_failure.as_deref(), status.last_failure_code.as_ref())?;
         told.tell(status.last_failure.as_deref());
         let missing = match status.pending.first() {
             Some(step) => Some(step.to_string()),
@@ -116,7 +116,7 @@ async fn converge(
             let why = status.last_failure.map(|why| format!(" ({why})")).unwrap_or_default();
             let seconds = deadline.as_secs();
             let detail = format!("after {seconds} s there is still to do: {missing}{why}");
-            return Err(Problem::new(504, "not_converged", detail)
+            return Err(Problem::new(Code::NotConverged, detail)
                 .hint("the agent goes on with it; see `mvm agent status`"));
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -139,10 +139,10 @@ impl Told {
 }
 
 /// Refuses to wait for what only a person can mend.
-pub fn given_up(why: Option<&str>, code: Option<&str>) -> Result<(), Problem> {
+pub fn given_up(why: Option<&str>, code: Option<&AnyCode>) -> Result<(), Problem> {
     match (why, code) {
-        (Some(why), Some(code)) if needs_a_person(code) => {
-            Err(Problem::new(409, "needs_mending", why).hint(
+        (Some(why), Some(code)) if code.known().is_some_and(needs_a_person) => {
+            Err(Problem::new(Code::NeedsMending, why).hint(
                 "mend the flake or the document and apply it again; trying again does not help",
             ))
         }

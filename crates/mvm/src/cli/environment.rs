@@ -3,8 +3,8 @@
 
 use clap::Args;
 use mvm_api::Problem;
+use mvm_model::Code;
 use mvm_model::Fault;
-use mvm_model::error::Code;
 use mvm_model::variable::{HINT, is_variable};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -78,7 +78,7 @@ impl Variables {
             (_, true) => "--interactive gives the standard input to the command",
             (_, false) => "--env-file - stands there more than once",
         };
-        Err(Problem::new(400, "invalid_value", what)
+        Err(Problem::new(Code::InvalidValue, what)
             .hint("write the variables to a file of yours alone, and name that with --env-file"))
     }
 }
@@ -93,7 +93,7 @@ fn valued(
         return Ok((name, value));
     }
     let refused = |what: String| {
-        Problem::new(400, "invalid_value", what).hint(format!("set it here, or write {name}=VALUE"))
+        Problem::new(Code::InvalidValue, what).hint(format!("set it here, or write {name}=VALUE"))
     };
     match here(&name).map(OsString::into_string) {
         Some(Ok(value)) => Ok((name, value)),
@@ -115,11 +115,11 @@ fn text_of(path: &Path) -> Result<String, Problem> {
         from.take(LARGEST + 1).read_to_string(&mut text).map(|_| text)
     };
     let text = read().map_err(|e| {
-        Problem::new(400, "local_file", format!("cannot read variables from {}: {e}", shown(path)))
+        Problem::new(Code::LocalFile, format!("cannot read variables from {}: {e}", shown(path)))
     })?;
     if text.len() as u64 > LARGEST {
         let what = format!("the variables in {} are more than {} KiB", shown(path), LARGEST >> 10);
-        return Err(Problem::new(400, "invalid_value", what)
+        return Err(Problem::new(Code::InvalidValue, what)
             .hint("give a command large values in a file: --in FILE"));
     }
     Ok(text)
@@ -143,7 +143,7 @@ fn lines(path: &Path, text: &str) -> Result<Vec<Variable>, Problem> {
             let line = if line.contains('=') { line } else { line.trim_end() };
             line.parse::<Variable>().map_err(|fault| {
                 let detail = format!("{}, line {number}: {}", shown(path), fault.message);
-                Problem::new(400, "invalid_value", detail).hint(HINT)
+                Problem::new(Code::InvalidValue, detail).hint(HINT)
             })
         })
         .collect()

@@ -2,6 +2,7 @@
 
 use super::values::Pair;
 use mvm_api::Problem;
+use mvm_model::Code;
 use mvm_model::desired::is_path;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,15 +23,14 @@ pub fn absolute_flake(reference: &str) -> Result<String, Problem> {
         None => ("", reference),
     };
     let found = Path::new(path).canonicalize().map_err(|cause| {
-        Problem::new(422, "flake_missing", format!("there is no flake {path}: {cause}")).hint(
+        Problem::new(Code::FlakeMissing, format!("there is no flake {path}: {cause}")).hint(
             "name a folder that holds a flake.nix, or a flake reference such as github:owner/repo; one of \
              Nix's registry is flake:NAME",
         )
     })?;
     if !found.join("flake.nix").is_file() {
         return Err(Problem::new(
-            422,
-            "flake_missing",
+            Code::FlakeMissing,
             format!("{} holds no flake.nix", found.display()),
         ));
     }

@@ -10,7 +10,7 @@ use mvm_api::fleet::{
 };
 use mvm_api::{Client, Problem, paths};
 use mvm_model::fleet::{Duty, FleetState};
-use mvm_model::{Counts, Name};
+use mvm_model::{Code, Counts, Name};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -271,7 +271,7 @@ async fn converged(
         for pool in status.pools.iter().filter(|_| ours) {
             let known = |other: &FleetPoolView| other.last_failure == pool.last_failure;
             if !old.iter().any(known) {
-                given_up(pool.last_failure.as_deref(), pool.last_failure_code.as_deref())?;
+                given_up(pool.last_failure.as_deref(), pool.last_failure_code.as_ref())?;
             }
             told.tell(pool.last_failure.as_deref());
         }
@@ -287,7 +287,7 @@ async fn converged(
                 (None, None) => "nodes still change: see `mvm fleet nodes`".to_owned(),
             };
             let detail = format!("after {} s: {what}", deadline.as_secs());
-            return Err(Problem::new(504, "not_converged", detail)
+            return Err(Problem::new(Code::NotConverged, detail)
                 .hint("the fleet goes on with it; see `mvm fleet status`"));
         }
         tokio::time::sleep(AGAIN).await;
@@ -314,7 +314,7 @@ async fn emptied(client: &Client, node: &Name, deadline: Duration) -> Result<(),
                 deadline.as_secs(),
                 view.leased
             );
-            return Err(Problem::new(504, "not_converged", detail)
+            return Err(Problem::new(Code::NotConverged, detail)
                 .hint("its leases end by themselves; see them with `mvm lease list`"));
         }
         tokio::time::sleep(AGAIN).await;

@@ -6,6 +6,7 @@ use crate::output::{self, Outcome};
 use clap::Subcommand;
 use mvm_api::types::{FetchImage, FetchedImage, Gc, GcResult, ImageView, ImportKernel, KernelView};
 use mvm_api::{Problem, paths};
+use mvm_model::Code;
 use std::path::{Path, PathBuf};
 
 /// Kernels.
@@ -70,7 +71,7 @@ pub enum ImageCommand {
 
 fn absolute(path: &Path) -> Result<String, Problem> {
     let found = path.canonicalize().map_err(|cause| {
-        Problem::new(400, "local_file", format!("cannot read {}: {cause}", path.display()))
+        Problem::new(Code::LocalFile, format!("cannot read {}: {cause}", path.display()))
     })?;
     Ok(found.display().to_string())
 }

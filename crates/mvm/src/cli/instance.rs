@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use mvm_api::types::{CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved};
 use mvm_api::{Client, Problem, paths};
 use mvm_guest::protocol::ExecRequest;
-use mvm_model::{InstanceRef, PoolRef};
+use mvm_model::{Code, InstanceRef, PoolRef};
 use std::io::IsTerminal;
 use std::path::Path;
 
@@ -338,17 +338,13 @@ async fn copy(context: &Context, from: &Place, to: &Place, copying: Copying) -> 
         }
         (Place::Local(path), Place::Guest(instance, folder)) => {
             if let Err(cause) = std::fs::metadata(path) {
-                return Err(Problem::new(
-                    400,
-                    "local_file",
-                    format!("cannot read {path}: {cause}"),
-                ));
+                return Err(Problem::new(Code::LocalFile, format!("cannot read {path}: {cause}")));
             }
             session::put(&context.client()?, instance, Path::new(path), folder).await?;
         }
         _ => {
             let detail = "of the two places one must be in an instance, and the other not";
-            return Err(Problem::new(400, output::USAGE, detail)
+            return Err(Problem::new(Code::Usage, detail)
                 .hint("write the one in the instance as tenant/pool/i-0123abcd:/path"));
         }
     }

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use mvm_api::Problem;
 use mvm_api::jobs::{self, JobView};
 use mvm_model::job::JobSpec;
-use mvm_model::{JobId, JobState, Name, PoolRef};
+use mvm_model::{Code, JobId, JobState, Name, PoolRef};
 use std::path::Path;
 
 /// Jobs.
@@ -205,7 +205,7 @@ async fn wait(context: &Context, job: JobId, timeout: Option<u64>) -> Outcome {
     let view: JobView = context.patient()?.get(&path).await.map_err(refused)?;
     let Some(status) = view.shell_status else {
         let what = format!("job {job} is {} after {} s", view.state, timeout.unwrap_or_default());
-        return Err(Problem::new(504, "not_ended", what)
+        return Err(Problem::new(Code::NotEnded, what)
             .hint(format!("see what it waits for: mvm job info {job}")));
     };
     let why = view.reason.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
@@ -224,7 +224,7 @@ async fn artifacts(context: &Context, job: JobId, folder: &str, copying: Copying
     }
     if lines.is_empty() {
         let what = format!("job {job} is {} and has left no artifacts", view.state);
-        return Err(Problem::new(404, "not_found", what)
+        return Err(Problem::new(Code::NotFound, what)
             .hint("name them when it is submitted: mvm job submit --artifact PATH"));
     }
     output::say_lines(context.format, &view.artifacts, &lines)

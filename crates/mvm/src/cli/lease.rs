@@ -6,6 +6,7 @@ use crate::output::{self, Outcome};
 use clap::Subcommand;
 use mvm_api::types::{ExtendLease, LeaseView};
 use mvm_api::{Client, Problem, paths};
+use mvm_model::Code;
 
 /// Leases.
 #[derive(Debug, Subcommand)]
@@ -72,7 +73,7 @@ async fn id_of(client: &Client, wanted: &str) -> Result<String, Problem> {
     let leases: Vec<LeaseView> = client.list(paths::LEASES).await.map_err(refused)?;
     let fits = |view: &&LeaseView| view.lease.id == wanted || view.instance.to_string() == wanted;
     leases.iter().find(fits).map(|view| view.lease.id.clone()).ok_or_else(|| {
-        Problem::new(404, "not_found", format!("there is no lease {wanted:?}"))
+        Problem::new(Code::NotFound, format!("there is no lease {wanted:?}"))
             .hint("see the leases with `mvm lease list`")
     })
 }

@@ -38,6 +38,7 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use mvm_api::client::Patience;
 use mvm_api::{Client, ClientError, Problem, paths};
+use mvm_model::Code;
 use std::path::PathBuf;
 use values::{Address, Coordinators, Of, Wait};
 
@@ -259,7 +260,7 @@ impl Context {
                     return Ok(Client::new(socket).patient(self.patience.clone()));
                 }
                 let detail = format!("no coordinator serves {}", self.root.display());
-                Err(Problem::new(503, "coordinator_unreachable", detail).hint(
+                Err(Problem::new(Code::CoordinatorUnreachable, detail).hint(
                     "name one with --coordinator HOST:PORT, or start one: mvm coordinator serve",
                 ))
             }
@@ -342,7 +343,7 @@ fn man(dir: Option<PathBuf>) -> Outcome {
     };
     let failed = |cause: std::io::Error| {
         let detail = format!("cannot write manual pages to {}: {cause}", dir.display());
-        Problem::new(400, "local_file", detail).hint("name a directory that you may write to")
+        Problem::new(Code::LocalFile, detail).hint("name a directory that you may write to")
     };
     std::fs::create_dir_all(&dir).map_err(failed)?;
     clap_mangen::generate_to(Cli::command(), &dir).map_err(failed)?;
@@ -366,8 +367,12 @@ pub async fn explain_empty(client: &Client, of: Option<&Of>) -> Result<(), Probl
 
 /// Whether it is because one leader of the fleet has ended and the next has not begun.
 pub fn is_between_leaders(problem: &Problem) -> bool {
-    let codes = ["leader_changed", "no_leader", "agent_unreachable", "connection_broken"];
-    codes.contains(&problem.code.as_str())
+    problem.code.is_one_of(&[
+        Code::LeaderChanged,
+        Code::NoLeader,
+        Code::AgentUnreachable,
+        Code::ConnectionBroken,
+    ])
 }
 
 /// How many seconds a lease lasts.

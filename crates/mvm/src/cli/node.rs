@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use mvm_api::identity::{Identity, JoinToken, Role, keep};
 use mvm_api::types::Invite;
 use mvm_api::{Problem, paths, private};
-use mvm_model::Name;
+use mvm_model::{Code, Name};
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -74,7 +74,7 @@ pub struct Join {
 impl Join {
     fn token(&self) -> Result<JoinToken, Problem> {
         let failed = |what: String, cause: std::io::Error| {
-            Problem::new(400, "local_file", format!("cannot read the token from {what}: {cause}"))
+            Problem::new(Code::LocalFile, format!("cannot read the token from {what}: {cause}"))
         };
         let text = match (&self.token_file, self.token.as_deref()) {
             (Some(file), _) => std::fs::read_to_string(file)
@@ -110,7 +110,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             if dir.exists() {
                 let facts = dir.load()?.facts;
                 let detail = format!("this machine is {} already", facts.identity.holder());
-                return Err(Problem::new(409, "exists", detail)
+                return Err(Problem::new(Code::Exists, detail)
                     .hint(format!("to join anew, remove {} first", dir.path().display())));
             }
             if context.ours.named().is_none() {

@@ -16,7 +16,7 @@ use mvm_model::egress::Destination;
 use mvm_model::pool::RevisionEntry;
 use mvm_model::resources::DEFAULT_SCRATCH_MIB;
 use mvm_model::runtime_policy::RuntimePolicy;
-use mvm_model::{Cache, Egress, EgressMode, Name, PoolRef, Resources};
+use mvm_model::{Cache, Code, Egress, EgressMode, Name, PoolRef, Resources};
 use std::time::{Duration, Instant};
 
 /// Pools.
@@ -521,8 +521,9 @@ async fn converge(
                 ready.sleeping,
                 patience.as_secs()
             );
-            return Err(Problem::new(504, "not_converged", detail)
-                .hint(format!("see: mvm pool info {pool}")));
+            return Err(
+                Problem::new(Code::NotConverged, detail).hint(format!("see: mvm pool info {pool}"))
+            );
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }

@@ -4,6 +4,7 @@ use super::refused;
 use crate::output::{self, Format};
 use mvm_api::types::ProgressEvent;
 use mvm_api::{Client, Problem};
+use mvm_model::Code;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -52,6 +53,6 @@ pub async fn with_progress<T: serde::de::DeserializeOwned>(
         spinner.finish_and_clear();
     }
     outcome.unwrap_or_else(|| {
-        Err(Problem::new(502, "connection_broken", "the agent ended before it was done"))
+        Err(Problem::new(Code::ConnectionBroken, "the agent ended before it was done"))
     })
 }

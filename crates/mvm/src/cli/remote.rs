@@ -5,7 +5,7 @@ use clap::Args;
 use mvm_api::identity::{IdentityDir, now};
 use mvm_api::tls::{Expect, Keeper};
 use mvm_api::{Client, Problem};
-use mvm_model::Name;
+use mvm_model::{Code, Name};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ impl OurIdentity {
                 facts.identity.holder(),
                 dir.path().display()
             );
-            return Err(Problem::new(401, "certificate_expired", detail)
+            return Err(Problem::new(Code::CertificateExpired, detail)
                 .hint("get a new one: `mvm ca issue`, or `mvm node join` for a node"));
         }
         Ok(keeper)

@@ -12,7 +12,7 @@ use clap::Args;
 use mvm_api::jobs::JobView;
 use mvm_api::{Client, Problem};
 use mvm_guest::protocol::ExecRequest;
-use mvm_model::{InstanceRef, JobState, PoolRef, State, WayUp};
+use mvm_model::{Code, InstanceRef, JobState, PoolRef, State, WayUp};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -193,9 +193,9 @@ fn status_of(view: &JobView, signal: u8, run: &Run) -> Outcome {
             }
             Ok(view.shell_status.unwrap_or(125))
         }
-        JobState::Lost => Err(Problem::new(500, "job_lost", why)
+        JobState::Lost => Err(Problem::new(Code::JobLost, why)
             .hint("it is not run again by itself; submit it with --retries if it may be")),
-        _ => Err(Problem::new(500, "job_failed", why)
+        _ => Err(Problem::new(Code::JobFailed, why)
             .hint(format!("see more of it: mvm job info {}", view.job_id))),
     }
 }
@@ -282,7 +282,7 @@ async fn work(
         match session::copied(client, get).await {
             Ok(()) => {}
             // A command that failed may not have come so far as to make it.
-            Err(problem) if status != 0 && problem.code == "not_found" => {
+            Err(problem) if status != 0 && problem.code == Code::NotFound => {
                 output::note(format_args!("mvm: no {path} to copy back"));
             }
             Err(problem) => return Err(problem),

@@ -6,7 +6,7 @@ use crate::output::Outcome;
 use mvm_api::files::{io, write_atomically};
 use mvm_api::types::{SshAccess, SshFiles};
 use mvm_api::{Problem, paths};
-use mvm_model::InstanceRef;
+use mvm_model::{Code, InstanceRef};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Command;
 use tempfile::TempDir;
@@ -122,6 +122,6 @@ fn ssh(access: &SshAccess, proxy: String, command: &[String]) -> Command {
 }
 
 fn missing(cause: std::io::Error) -> Problem {
-    Problem::new(500, "ssh_missing", format!("cannot run ssh: {cause}"))
+    Problem::new(Code::SshMissing, format!("cannot run ssh: {cause}"))
         .hint("install it, on Debian with `apt-get install openssh-client`; `mvm instance exec` needs none")
 }

@@ -10,7 +10,7 @@ use mvm_api::client::{Patience, Waiting};
 use mvm_api::{Client, Problem};
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::protocol::{ExecRequest, Hello, Keep, Kept, Reply, Request};
-use mvm_model::InstanceRef;
+use mvm_model::{Code, InstanceRef};
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::io::{AsyncWrite, ReadHalf, WriteHalf};
@@ -121,9 +121,9 @@ impl Session<'_> {
                 Ok(connection) => return Ok(Begun::Runs(connection)),
                 Err(problem) => problem,
             };
-            let status = match problem.code.as_str() {
-                "command_not_found" => Some(127),
-                "command_not_executable" => Some(126),
+            let status = match problem.code.known() {
+                Some(Code::CommandNotFound) => Some(127),
+                Some(Code::CommandNotExecutable) => Some(126),
                 _ => None,
             };
             if let Some(status) = status {
@@ -157,7 +157,7 @@ impl Session<'_> {
 
     /// Rests before the next try; whether there is to be one.
     async fn wait(&mut self, problem: &Problem, repeatable: bool) -> bool {
-        let code = if is_broken(problem) { "session_lost" } else { &problem.code };
+        let code = if is_broken(problem) { Some(Code::SessionLost) } else { problem.code.known() };
         self.waiting.after(code, problem, repeatable).await
     }
 
@@ -204,13 +204,13 @@ impl Session<'_> {
             "the program was started, and what became of it is not known: mvm instance info {}",
             self.instance
         );
-        Problem::new(502, "session_lost", detail).hint(hint)
+        Problem::new(Code::SessionLost, detail).hint(hint)
     }
 
     /// Attaches to the program again, after its connection broke as `why` says. Gives why it could not,
     /// and nothing where no time was left to try.
     async fn again(&mut self, why: &str) -> Result<Connection, Option<Problem>> {
-        if !self.wait(&Problem::new(502, "session_lost", why), true).await {
+        if !self.wait(&Problem::new(Code::SessionLost, why), true).await {
             return Err(None);
         }
         loop {
@@ -244,8 +244,12 @@ impl Session<'_> {
 
 /// Whether the way to the program broke, and not the program.
 pub fn is_broken(problem: &Problem) -> bool {
-    let codes = ["guest_channel_broken", "guest_unreachable", "connection_broken", "session_lost"];
-    codes.contains(&problem.code.as_str())
+    problem.code.is_one_of(&[
+        Code::GuestChannelBroken,
+        Code::GuestUnreachable,
+        Code::ConnectionBroken,
+        Code::SessionLost,
+    ])
 }
 
 /// What has come over a connection.

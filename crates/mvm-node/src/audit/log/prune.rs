@@ -10,8 +10,8 @@ use crate::locks::locked;
 use crate::problem::io;
 use mvm_api::Problem;
 use mvm_api::audit::PrunedView;
-use mvm_model::Millis;
 use mvm_model::audit::{Entry, Expected, OK, Pruned, Pruning, Verifier, read};
+use mvm_model::{Code, Millis};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -99,7 +99,7 @@ impl Logs {
         let same = std::fs::metadata(&cut.path).is_ok_and(|found| found.ino() == cut.inode);
         if !same {
             let detail = format!("the audit log {log} was put aside meanwhile");
-            return Err(Problem::new(409, "conflict", detail).hint("see `mvm audit verify`"));
+            return Err(Problem::new(Code::Conflict, detail).hint("see `mvm audit verify`"));
         }
         at("its record is written")?;
         let pruned = Some(cut.pruned.clone());
@@ -139,7 +139,7 @@ impl Logs {
 
 fn unsound(log: &str, flaw: &impl std::fmt::Display) -> Problem {
     let detail = format!("the audit log {log} is not whole, and is left as it is: {flaw}");
-    Problem::new(409, "audit_broken", detail)
+    Problem::new(Code::AuditBroken, detail)
         .hint("keep it elsewhere (`mvm audit export`) and compare it with an earlier copy")
 }
 
@@ -322,12 +322,12 @@ mod tests {
         let text = std::fs::read_to_string(&path).expect("log").replacen("uid:0", "uid:1", 1);
         std::fs::write(&path, &text).expect("edit");
         let refused = logs.prune("ci", 3, &entry(""), all).expect_err("evidence");
-        assert_eq!(refused.code, "audit_broken");
+        assert_eq!(refused.code, Code::AuditBroken);
         assert_eq!(files_in(&dir.path().join("audit/ci")).len(), 3);
         // As is one whose beginning somebody has removed.
         std::fs::write(&path, text.replacen("uid:1", "uid:0", 1)).expect("undo");
         std::fs::remove_file(dir.path().join("audit/ci/000000000001.log")).expect("remove");
-        assert_eq!(logs.prune("ci", 9, &entry(""), all).expect_err("cut").code, "audit_broken");
+        assert_eq!(logs.prune("ci", 9, &entry(""), all).expect_err("cut").code, Code::AuditBroken);
     }
 
     #[test]

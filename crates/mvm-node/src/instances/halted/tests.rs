@@ -14,7 +14,7 @@ use mvm_model::event::{Event, GOES_ON};
 use mvm_model::halt::Cause;
 use mvm_model::job::JobSpec;
 use mvm_model::mover::Mover;
-use mvm_model::{Instance, InstanceId, JobState, Recycle, State};
+use mvm_model::{Code, Instance, InstanceId, JobState, Recycle, State};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -205,7 +205,7 @@ fn a_machine_that_finds_no_space_on_its_way_up_keeps_its_memory() {
             haste::make(50);
             let refused = node.instances.bring(machine.id, State::Running, &Mover::Agent).await;
             haste::make(1);
-            assert_eq!(refused.expect_err("it does not answer").code, "no_space");
+            assert_eq!(refused.expect_err("it does not answer").code, Code::NoSpace);
             let view = node.instance_views.show(&machine.reference()).await?;
             assert_eq!((view.state, view.paused.is_some()), (State::Running, true));
             sim.set_obstacle(&marker, None);

@@ -5,7 +5,7 @@ use futures::FutureExt;
 use mvm_api::client::{Patience, Stream};
 use mvm_api::types::{Claim, ClaimRequest};
 use mvm_api::{Client, Problem, paths};
-use mvm_model::PoolRef;
+use mvm_model::{Code, PoolRef};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 
@@ -48,10 +48,10 @@ impl Held {
                 Err(problem) => problem,
             };
             // The node that served it was lost with the machine: that claim is over, and another is made.
-            let code = match problem.code.as_str() {
-                "claim_lost" => {
+            let code = match problem.code.known() {
+                Some(Code::ClaimLost) => {
                     key = draw_key()?;
-                    "no_leader"
+                    Some(Code::NoLeader)
                 }
                 code => code,
             };
@@ -106,7 +106,7 @@ impl Held {
                 }
                 // The node had ended it: another machine is of no use, and is given back at once.
                 Ok(_) => return false,
-                Err(problem) if problem.code == "claim_ended" => return false,
+                Err(problem) if problem.code == Code::ClaimEnded => return false,
                 Err(_) if Instant::now() < until => tokio::time::sleep(AGAIN).await,
                 Err(_) => return false,
             }
@@ -120,7 +120,7 @@ async fn ask(
     request: &ClaimRequest,
     key: &str,
 ) -> Result<(Claim, Lines<BufReader<Stream>>), Problem> {
-    let broken = |why: String| Problem::new(502, "connection_broken", why);
+    let broken = |why: String| Problem::new(Code::ConnectionBroken, why);
     let stream = client.upgrade_keyed(path, request, key).await.map_err(crate::cli::refused)?;
     let mut lines = BufReader::new(stream).lines();
     let line = lines.next_line().await.ok().flatten();
