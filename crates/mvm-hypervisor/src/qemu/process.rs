@@ -40,7 +40,7 @@ impl std::fmt::Display for Ending {
             Self::OutOfMemory => f.write_str(
                 "killed by signal 9 (SIGKILL): the kernel's OOM killer, for want of memory on the host or in its cgroup",
             ),
-            Self::Unknown => f.write_str("ended"),
+            Self::Unknown => f.write_str("ended; how is unknown, since an earlier agent started it"),
         }
     }
 }
