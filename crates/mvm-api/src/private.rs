@@ -59,11 +59,15 @@ pub fn own_dir(path: &Path) -> Result<(), Problem> {
             "{} is open to others (mode {mode:04o}), and holds files that are not mvm's",
             path.display()
         );
-        return Err(Problem::new(Code::RootOpen, detail).hint(format!(
-            "name a directory of its own with --root; or, if all that is in it may be closed to \
-             others: chmod 0700 {}",
+        // Nobody closes what all others need: `/etc`, or `/tmp`.
+        let for_all = mode & 0o1000 != 0 || path.components().count() <= 2;
+        let or_close = format!(
+            "; or, if all that is in it may be closed to others: chmod 0700 {}",
             path.display()
-        )));
+        );
+        let or_close = if for_all { "" } else { &or_close };
+        let hint = format!("name a directory of its own with --root{or_close}");
+        return Err(Problem::new(Code::RootOpen, detail).hint(hint));
     }
     fs::set_permissions(path, Permissions::from_mode(0o700))
         .map_err(|e| io(format!("close {} to others", path.display()), e))?;
@@ -233,6 +237,7 @@ mod tests {
         fs::write(root.join("somebody's"), "").unwrap();
         let refused = own_dir(&root).unwrap_err();
         assert_eq!((refused.code.as_str(), mode(&root)), ("root_open", 0o1777));
+        assert!(!refused.hint.contains("chmod"), "{}", refused.hint);
         // Ours, from an earlier version.
         fs::write(root.join("root-id"), "").unwrap();
         set(&root, 0o755);

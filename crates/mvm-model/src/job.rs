@@ -77,13 +77,19 @@ impl JobSpec {
             let what = format!("command and environment have {size} bytes");
             return Err(wrong("argv", what).hint(format!("allowed are {MAX_COMMAND}: use a file")));
         }
-        let words = self.argv.iter().chain(env.clone().flat_map(|(name, value)| [name, value]));
-        if words.chain(&self.artifacts).any(|word| word.contains('\0')) {
+        if self.argv.iter().any(|word| word.contains('\0')) {
             return Err(wrong("argv", "a word has a zero byte in it".to_owned()));
+        }
+        if self.artifacts.iter().any(|path| path.contains('\0')) {
+            return Err(wrong("artifacts", "a path has a zero byte in it".to_owned()));
         }
         if let Some((name, _)) = env.clone().find(|(name, _)| !is_variable(name)) {
             let shown: String = name.chars().take(80).collect();
             return Err(wrong("env", format!("{shown:?} is no name of a variable")).hint(HINT));
+        }
+        if let Some((name, _)) = env.clone().find(|(_, value)| value.contains('\0')) {
+            let what = format!("the value of variable {name} has a zero byte in it");
+            return Err(wrong("env", what).hint("give the command such bytes in a file"));
         }
         let range = |field: &str, value: i128, min: i128, max: i128, unit: &str| {
             let fault = || wrong(field, format!("{field} is {value}{unit}"));

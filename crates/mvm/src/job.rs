@@ -370,7 +370,7 @@ async fn log_from(
     Ok(sent.map_err(|e| e.into_problem()).and(cut))
 }
 
-/// Refuses a folder that cannot be made or written to, before a job is run for what is to be in it.
+/// Refuses a folder that cannot be made or written to, before anything is done for what is to be in it.
 /// Errors: `local_file`.
 pub fn check_target(target: &Path) -> Result<(), Problem> {
     let absolute = std::path::absolute(target);
@@ -385,7 +385,8 @@ pub fn check_target(target: &Path) -> Result<(), Problem> {
     let checked = absolute.and_then(|path| there(&path).map_or(Ok(()), |there| writable(&there)));
     checked.map_err(|e| {
         let what = format!("cannot write below {}: {e}", target.display());
-        Problem::new(Code::LocalFile, what).hint("name another folder, such as --out PATH:FOLDER")
+        Problem::new(Code::LocalFile, what)
+            .hint("name a folder that you may write to, or one that can be made")
     })
 }
 

@@ -18,13 +18,10 @@ use mvm_guest::channel::Channel;
 use mvm_guest::protocol::Hello;
 use mvm_model::audit::OK;
 use mvm_model::job::{Artifact, JobState, KeptRun, Outcome};
-use mvm_model::{Code, Fault, Instance, Job, JobId, Mover, State};
+use mvm_model::{Fault, Instance, Job, JobId, Mover, State};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
-
-/// When it is tried again to record what became of a job, where the disk was full.
-const AGAIN: Duration = Duration::from_secs(1);
 
 /// Why a run came to nothing before its command began.
 enum Unbegun {
@@ -78,7 +75,7 @@ pub(super) async fn run(
                 true => job.end(Outcome::because(JobState::Canceled, "canceled"), now()),
                 false => job.give_back(),
             };
-            let waits = dispatcher.jobs.record(id, back_in_line).await;
+            let waits = dispatcher.jobs.record_end(id, back_in_line).await;
             waits.and_then(|job| back.map(|()| job))
         }
         Err(problem) => {
@@ -87,13 +84,7 @@ pub(super) async fn run(
                 let state = if began { JobState::Lost } else { JobState::Failed };
                 job.end(Outcome::because(state, problem.to_string()), now())
             };
-            // On a full disk no end can be recorded: it is as soon as there is room.
-            loop {
-                match dispatcher.jobs.record(id, failed).await {
-                    Err(full) if full.code == Code::NoSpace => tokio::time::sleep(AGAIN).await,
-                    outcome => break outcome,
-                }
-            }
+            dispatcher.jobs.record_end(id, failed).await
         }
     };
     if let Some(act) = act {
@@ -152,10 +143,10 @@ impl Runner {
                     true => job.end(Outcome::because(JobState::Canceled, "canceled"), now()),
                     false => job.start_failed(problem.to_string(), now()),
                 };
-                dispatcher.jobs.record(id, failed).await.map(Some)
+                dispatcher.jobs.record_end(id, failed).await.map(Some)
             }
             Err(Unbegun::Over(outcome)) => {
-                dispatcher.jobs.record(id, |job| job.end(outcome, now())).await.map(Some)
+                self.record_end(|job| job.end(outcome.clone(), now())).await.map(Some)
             }
         }
     }
@@ -274,7 +265,7 @@ impl Runner {
             Ok(Err(gone)) => self.lost(&gone),
             Err(outcome) => outcome,
         };
-        self.record(|job| job.end(outcome, now())).await
+        self.record_end(|job| job.end(outcome.clone(), now())).await
     }
 
     /// Follows the command to its end, takes what it leaves, and records how it came out. The job's
@@ -293,11 +284,12 @@ impl Runner {
         let (artifacts, _arrived) = self.harvest(&channel, &job, &mut outcome, &mut printer).await;
         printer.cut().into_iter().for_each(|cut| outcome.add_reason(cut));
         let ended = self
-            .record(|job| {
+            .record_end(|job| {
                 if let Some(attempt) = job.attempts.last_mut() {
                     attempt.command_us = took_ms * 1000;
                 }
-                job.artifacts = artifacts;
+                job.artifacts = artifacts.clone();
+                let mut outcome = outcome.clone();
                 if job.cancel_requested && outcome.state == JobState::Lost {
                     outcome.state = JobState::Canceled;
                 }
@@ -313,6 +305,13 @@ impl Runner {
         change: impl FnOnce(&mut Job) -> std::result::Result<(), Fault>,
     ) -> Result<Job> {
         self.dispatcher.jobs.record(self.id, change).await
+    }
+
+    async fn record_end(
+        &self,
+        change: impl Fn(&mut Job) -> std::result::Result<(), Fault>,
+    ) -> Result<Job> {
+        self.dispatcher.jobs.record_end(self.id, change).await
     }
 
     /// Takes what the job leaves from its guest. What has come counts as arriving until it is dropped.

@@ -1,6 +1,6 @@
 //! What a guest can do to its job: nothing beyond the job's time.
 
-use crate::crashes::host::{Host, own_network};
+use crate::crashes::host::{Blow, Host, Strike, own_network};
 use crate::crashes::operations::{counts, pool_in_with, runners, scale, tenant};
 use crate::crashes::queue::inputs;
 use crate::node::Node;
@@ -108,6 +108,32 @@ fn a_job_that_is_canceled_ends_whatever_its_guest_does() {
         let doing = if (at, how) == (At::Run, How::Stalls) { "command was started" } else { doing };
         assert!(reason.contains("canceled") && reason.contains(doing), "{at:?}: {reason}");
     });
+}
+
+/// Whichever record of it finds the disk full: a command that has run has not been lost.
+#[test]
+fn the_end_of_a_job_is_recorded_as_soon_as_there_is_room() {
+    own_network();
+    let mut struck = 0;
+    for number in 1.. {
+        let host = Host::new();
+        let job = host.agent(async |node| {
+            let id = submit(&node, Some(60)).await?;
+            host.arm(Some(Strike::Write(number, Blow::Fail)));
+            node.jobs.ended(id).await
+        });
+        let writes = host.course().writes;
+        host.disconnect();
+        let job = job.expect("nobody kills this agent").expect("a job");
+        let began = job.attempts.last().is_some_and(|attempt| attempt.began_at.is_some());
+        let state = if began { JobState::Succeeded } else { JobState::Failed };
+        assert_eq!(job.state, state, "write {number}: {job:?}");
+        struck += usize::from(began);
+        if writes < number {
+            break;
+        }
+    }
+    assert!(struck > 2, "records of its end were among those that failed");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::copying::Copying;
 use super::environment::Variables;
 use super::values::{Of, Place};
 use super::{Context, LeaseLength, explain_empty, refused, ssh};
+use crate::job;
 use crate::output::{self, Flow, Outcome};
 use crate::session::{self, Run};
 use clap::{Args, Subcommand};
@@ -334,6 +335,7 @@ async fn copy(context: &Context, from: &Place, to: &Place, copying: Copying) -> 
     match (from, to) {
         (Place::Guest(instance, path), Place::Local(folder)) => {
             let (client, folder) = (context.client()?, Path::new(folder));
+            job::check_target(folder)?;
             session::get(&client, instance, path, folder, copying.rules()).await?;
         }
         (Place::Local(path), Place::Guest(instance, folder)) => {
