@@ -142,7 +142,8 @@ async fn a_bad_kernel_is_told_with_what_was_said() {
     spec.kernel.initrd = None;
     let machine = driver.boot(&spec, &unrecorded).await.unwrap();
     let exit = tokio::time::timeout(Duration::from_secs(60), machine.exited()).await.unwrap();
-    assert!(!exit.clean && exit.reason.contains("Kernel panic"), "{exit:?}");
+    assert!(!exit.clean && exit.reason.contains("kernel panicked"), "{exit:?}");
+    assert!(exit.console.starts_with("Kernel panic"), "{exit:?}");
     assert_eq!(machine.resume().await.unwrap_err().code(), Code::Gone);
     machine.kill().await.unwrap();
     assert!(lab.processes().await.is_empty());
