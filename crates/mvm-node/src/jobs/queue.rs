@@ -17,12 +17,9 @@ use mvm_model::job::{self, JobState, Outcome};
 use mvm_model::{Code, Fault, Job, JobId, PoolRef};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as Lock};
-use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 
-/// When it is tried again to record how a job ended, where the disk was full.
-const AGAIN: Duration = Duration::from_secs(1);
 /// The most that the inputs of a job may have, in bytes.
 const MAX_INPUTS: u64 = 16 << 30;
 
@@ -108,27 +105,6 @@ impl Jobs {
             return std::future::pending().await;
         }
         self.update(id, change).await
-    }
-
-    /// Records how a run ended. On a full disk no end can be recorded: it is as soon as there is room.
-    pub(super) async fn record_end(
-        &self,
-        id: JobId,
-        change: impl Fn(&mut Job) -> std::result::Result<(), Fault>,
-    ) -> Result<Job> {
-        let mut told = false;
-        loop {
-            match self.record(id, &change).await {
-                Err(full) if full.code == Code::NoSpace => {
-                    if !told {
-                        tracing::warn!(job = %id, "its end waits to be recorded: {full}");
-                        told = true;
-                    }
-                    tokio::time::sleep(AGAIN).await;
-                }
-                outcome => return outcome,
-            }
-        }
     }
 
     /// Records a job of the pool, and queues it unless it is to wait for its inputs.

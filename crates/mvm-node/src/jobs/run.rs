@@ -8,6 +8,7 @@ use super::intake::Arrival;
 use super::limit::Limit;
 use super::log::{self, Log};
 use super::placing::passes;
+use super::queue::Jobs;
 use super::runner::Runner;
 use crate::problem::OrProblem;
 use crate::state_dir::remove_file;
@@ -18,10 +19,13 @@ use mvm_guest::channel::Channel;
 use mvm_guest::protocol::Hello;
 use mvm_model::audit::OK;
 use mvm_model::job::{Artifact, JobState, KeptRun, Outcome};
-use mvm_model::{Fault, Instance, Job, JobId, Mover, State};
+use mvm_model::{Code, Fault, Instance, Job, JobId, Mover, State};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
+
+/// When it is tried again to record how a job ended, where the disk was full.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Why a run came to nothing before its command began.
 enum Unbegun {
@@ -75,7 +79,7 @@ pub(super) async fn run(
                 true => job.end(Outcome::because(JobState::Canceled, "canceled"), now()),
                 false => job.give_back(),
             };
-            let waits = dispatcher.jobs.record_end(id, back_in_line).await;
+            let waits = record_end(&dispatcher.jobs, id, back_in_line).await;
             waits.and_then(|job| back.map(|()| job))
         }
         Err(problem) => {
@@ -84,7 +88,7 @@ pub(super) async fn run(
                 let state = if began { JobState::Lost } else { JobState::Failed };
                 job.end(Outcome::because(state, problem.to_string()), now())
             };
-            dispatcher.jobs.record_end(id, failed).await
+            record_end(&dispatcher.jobs, id, failed).await
         }
     };
     if let Some(act) = act {
@@ -108,6 +112,27 @@ pub(super) async fn run(
         (true, _) => {}
         (false, true) => dispatcher.leases.discard(machine, &lease).await,
         (false, false) => dispatcher.leases.end_of(machine, &lease).await,
+    }
+}
+
+/// Records how a run ended. On a full disk no end can be recorded: it is as soon as there is room.
+async fn record_end(
+    jobs: &Jobs,
+    id: JobId,
+    change: impl Fn(&mut Job) -> std::result::Result<(), Fault>,
+) -> Result<Job> {
+    let mut told = false;
+    loop {
+        match jobs.record(id, &change).await {
+            Err(full) if full.code == Code::NoSpace => {
+                if !told {
+                    tracing::warn!(job = %id, "its end waits to be recorded: {full}");
+                    told = true;
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+            outcome => return outcome,
+        }
     }
 }
 
@@ -143,7 +168,7 @@ impl Runner {
                     true => job.end(Outcome::because(JobState::Canceled, "canceled"), now()),
                     false => job.start_failed(problem.to_string(), now()),
                 };
-                dispatcher.jobs.record_end(id, failed).await.map(Some)
+                record_end(&dispatcher.jobs, id, failed).await.map(Some)
             }
             Err(Unbegun::Over(outcome)) => {
                 self.record_end(|job| job.end(outcome.clone(), now())).await.map(Some)
@@ -311,7 +336,7 @@ impl Runner {
         &self,
         change: impl Fn(&mut Job) -> std::result::Result<(), Fault>,
     ) -> Result<Job> {
-        self.dispatcher.jobs.record_end(self.id, change).await
+        record_end(&self.dispatcher.jobs, self.id, change).await
     }
 
     /// Takes what the job leaves from its guest. What has come counts as arriving until it is dropped.
