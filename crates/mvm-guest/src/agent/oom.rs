@@ -14,16 +14,21 @@ impl OomKills {
     /// A line for the user of a program that failed, where the kernel has ended programs meanwhile: it
     /// says nothing itself to whoever cannot read its log.
     pub fn words(&self, exit: Exit) -> Option<Vec<u8>> {
-        let ended = OomKills::now().0.saturating_sub(self.0);
-        words(exit, ended).map(String::into_bytes)
+        words(exit, || OomKills::now().0.saturating_sub(self.0)).map(String::into_bytes)
     }
 }
 
-fn words(exit: Exit, ended: u64) -> Option<String> {
-    let failed = exit.code != Some(0);
-    let what = if ended == 1 { "a program" } else { "programs" };
-    (failed && ended > 0)
-        .then(|| format!("mvm: the machine was out of memory, and its kernel ended {what}\n"))
+/// `ended` counts what the kernel has ended meanwhile: asked of a program that failed alone.
+fn words(exit: Exit, ended: impl FnOnce() -> u64) -> Option<String> {
+    if exit.code == Some(0) {
+        return None;
+    }
+    let what = match ended() {
+        0 => return None,
+        1 => "a program",
+        _ => "programs",
+    };
+    Some(format!("mvm: the machine was out of memory, and its kernel ended {what}\n"))
 }
 
 fn counted(vmstat: &str) -> u64 {
@@ -38,11 +43,11 @@ mod tests {
     #[test]
     fn a_program_that_failed_hears_of_others_that_were_ended() {
         let exit = |code, signal| Exit { code, signal };
-        assert_eq!(words(exit(Some(1), None), 0), None);
-        assert_eq!(words(exit(Some(0), None), 2), None);
-        assert!(words(exit(None, Some(9)), 1).is_some_and(|w| w.ends_with("a program\n")));
+        assert_eq!(words(exit(Some(1), None), || 0), None);
+        assert_eq!(words(exit(Some(0), None), || 2), None);
+        assert!(words(exit(None, Some(9)), || 1).is_some_and(|w| w.ends_with("a program\n")));
         // A shell says so of its child.
-        assert!(words(exit(Some(137), None), 2).is_some_and(|w| w.ends_with("programs\n")));
+        assert!(words(exit(Some(137), None), || 2).is_some_and(|w| w.ends_with("programs\n")));
         assert_eq!(counted("pgfault 7\noom_kill 3\noom_kill_x 9\n"), 3);
         assert_eq!(counted(""), 0);
     }
