@@ -41,7 +41,9 @@ fn every_example_of_the_documentation_works() {
     let folder = repository().join("docs");
     let files = std::fs::read_dir(&folder).expect("docs");
     let mut pages: Vec<String> = files
-        .map(|file| file.expect("page").path().file_stem().expect("name").display().to_string())
+        .map(|file| file.expect("page").path())
+        .filter(|path| path.is_file())
+        .map(|path| path.file_stem().expect("name").display().to_string())
         .collect();
     pages.sort();
     let mut known = [PAGES, &PROSE[..]].concat();
@@ -57,6 +59,28 @@ fn every_example_of_the_documentation_works() {
         assert!(blocks(&page, "```sh").is_empty(), "an example that nothing runs");
     }
     assert_eq!(shelf.lab.machines(), 0, "the last page tears down");
+}
+
+#[test]
+fn every_decision_is_listed_and_says_what_would_change_it() {
+    let folder = repository().join("docs/decisions");
+    let index = std::fs::read_to_string(folder.join("README.md")).expect("the list of decisions");
+    let files = std::fs::read_dir(&folder).expect("decisions");
+    let mut pages: Vec<_> = files.map(|file| file.expect("page").file_name()).collect();
+    pages.sort();
+    let pages: Vec<_> = pages.iter().filter_map(|page| page.to_str()).collect();
+    assert_eq!(pages.last(), Some(&"README.md"));
+    for (number, page) in pages[..pages.len() - 1].iter().enumerate() {
+        assert!(page.starts_with(&format!("{:04}-", number + 1)), "{page} is out of order");
+        let text = std::fs::read_to_string(folder.join(page)).expect("page");
+        let (title, body) = text.split_once("\n\n").expect("a title");
+        let (name, title) = title[2..].split_once(". ").expect("a number");
+        assert!(index.contains(&format!("[{name}]({page}) {title}\n")), "{page} is not listed");
+        let date = body.split_once('\n').expect("a date").0;
+        assert!(date.len() == 10 && date.starts_with("20"), "{page} has no date");
+        let change = body.split_once("## What would change our mind\n\n").expect("a way back").1;
+        assert!(change.len() > 20, "{page} does not say what would change our mind");
+    }
 }
 
 #[test]
