@@ -15,7 +15,7 @@ use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_api::fleet::HeldClaim;
 use mvm_api::types::Claim;
-use mvm_model::fleet::{Asking, Outcome, Room, room};
+use mvm_model::fleet::{Asking, NodeOffer, Outcome, node_offer};
 use mvm_model::{Code, Name};
 use mvm_store::Expect;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ const PARTED: Duration = Duration::from_secs(10);
 
 /// What the node offers has changed.
 pub(crate) fn refresh(fleet: &ClusterState, node: &Name) {
-    if let Some(room) = room_of(fleet, node) {
+    if let Some(room) = offer_of(fleet, node) {
         fleet.claims.offer(node, room);
     }
 }
@@ -54,7 +54,7 @@ pub(crate) fn resolve(fleet: &Arc<ClusterState>, node: &Name, held: &[HeldClaim]
 }
 
 /// What the node offers, if it may be asked.
-fn room_of(fleet: &ClusterState, node: &Name) -> Option<Room> {
+fn offer_of(fleet: &ClusterState, node: &Name) -> Option<NodeOffer> {
     if !fleet.leads() {
         return None;
     }
@@ -63,8 +63,8 @@ fn room_of(fleet: &ClusterState, node: &Name) -> Option<Room> {
     let (status, share) = (known.status.as_ref(), view.placement.nodes.get(node)?);
     let seen = known.record.node(status)?;
     // It is reached by us, whatever the record says.
-    let seen = mvm_model::fleet::Node { lost_since: None, ..seen };
-    Some(room(&view.shapes, &seen, share))
+    let seen = mvm_model::fleet::FleetNode { lost_since: None, ..seen };
+    Some(node_offer(&view.shapes, &seen, share))
 }
 
 /// Serves a claim, as this leadership: gives the machine and the node that it is on. `gone` ends when

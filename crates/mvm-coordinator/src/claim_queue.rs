@@ -9,7 +9,7 @@ use crate::writer::Writer;
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_api::fleet::HeldClaim;
-use mvm_model::fleet::{Claims, Grant, Limits, Outcome, Refusal, Room};
+use mvm_model::fleet::{Claims, Grant, Limits, NodeOffer, Outcome, Refusal};
 use mvm_model::{Code, Name, PoolRef};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -99,7 +99,7 @@ impl ClaimQueue {
     }
 
     /// The node offers this.
-    pub fn offer(&self, node: &Name, room: Room) {
+    pub fn offer(&self, node: &Name, room: NodeOffer) {
         let mut inner = self.inner();
         inner.claims.set_node(node, room);
         inner.pump();

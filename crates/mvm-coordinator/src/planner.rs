@@ -9,7 +9,7 @@ use crate::{Result, now, stored, wall};
 use futures::{StreamExt, TryStreamExt};
 use mvm_api::fleet::NodeChange;
 use mvm_model::fleet::{
-    FleetState, Holder, Node, NodeStatus, Offers, Placement, Share, builders, hold_back,
+    FleetNode, FleetState, Holder, NodeStatus, Offers, Placement, Share, builders, hold_back,
     name_images, node_document, place,
 };
 use mvm_model::{Code, Millis, Name};
@@ -70,7 +70,7 @@ async fn pass(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<Duration> {
 }
 
 /// All nodes as placement sees them.
-pub(crate) fn nodes(view: &View) -> BTreeMap<Name, Node> {
+pub(crate) fn nodes(view: &View) -> BTreeMap<Name, FleetNode> {
     let seen = |(name, known): (&Name, &KnownNode)| {
         Some((name.clone(), known.node(view.leader.wanted.get(name))?))
     };

@@ -2,7 +2,7 @@
 
 use crate::{Result, stored};
 use mvm_api::Problem;
-use mvm_model::fleet::{Capacity, Duty, FleetState, Labels, Node, NodeStatus};
+use mvm_model::fleet::{Capacity, Duty, FleetNode, FleetState, Labels, NodeStatus};
 use mvm_model::{Code, Millis, Name, PoolRef};
 use mvm_store::{Expect, Store, Write};
 use serde::de::DeserializeOwned;
@@ -68,7 +68,7 @@ impl NodeFacts {
 
 impl NodeRecord {
     /// As placement sees it; `None` for one that was never reached.
-    pub fn node(&self, status: Option<&Arc<NodeStatus>>) -> Option<Node> {
+    pub fn node(&self, status: Option<&Arc<NodeStatus>>) -> Option<FleetNode> {
         let status = match (status, &self.known) {
             (Some(status), _) => status.clone(),
             (None, Some(known)) => Arc::new(NodeStatus {
@@ -88,7 +88,7 @@ impl NodeRecord {
             }),
             (None, None) => return None,
         };
-        Some(Node { status, duty: self.duty, lost_since: self.lost_since, settled: false })
+        Some(FleetNode { status, duty: self.duty, lost_since: self.lost_since, settled: false })
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::node_client::NodeClient;
 use crate::now;
 use crate::records::{DocumentRecord, NodeRecord, digest};
-use mvm_model::fleet::{Node, NodeStatus, Placement, PoolStatus, Shapes, kept_news, shapes};
+use mvm_model::fleet::{FleetNode, NodeStatus, Placement, PoolStatus, Shapes, kept_news, shapes};
 use mvm_model::{DesiredState, Millis, Name, PoolRef};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -129,10 +129,10 @@ impl KnownNode {
 
     /// As placement sees it; `wanted` is what it was told last. `None` for one that was never
     /// reached.
-    pub fn node(&self, wanted: Option<&Wanted>) -> Option<Node> {
+    pub fn node(&self, wanted: Option<&Wanted>) -> Option<FleetNode> {
         let settled = self.reached && self.has_done(wanted);
         let lost_since = self.missed_since;
-        Some(Node { settled, lost_since, ..self.record.node(self.status.as_ref())? })
+        Some(FleetNode { settled, lost_since, ..self.record.node(self.status.as_ref())? })
     }
 }
 

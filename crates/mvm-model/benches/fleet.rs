@@ -2,8 +2,8 @@
 
 use divan::Bencher;
 use mvm_model::fleet::{
-    Capacity, Claims, Duty, FleetState, Limits, Node, NodeStatus, Outcome, Placement, Room, Spread,
-    Stand, node_document, place,
+    Capacity, Claims, Duty, FleetNode, FleetState, Limits, NodeOffer, NodeStatus, Outcome,
+    Placement, PoolOffer, Spread, node_document, place,
 };
 use mvm_model::{Counts, Name, PoolRef, Resources};
 use std::collections::BTreeMap;
@@ -46,7 +46,7 @@ fn document() -> FleetState {
     document
 }
 
-fn nodes() -> BTreeMap<Name, Node> {
+fn nodes() -> BTreeMap<Name, FleetNode> {
     let node = |index| {
         let node_id: Name = format!("n{index:04}").parse().expect("a name");
         let status = NodeStatus {
@@ -66,7 +66,7 @@ fn nodes() -> BTreeMap<Name, Node> {
         };
         (
             node_id,
-            Node { status: status.into(), duty: Duty::Open, lost_since: None, settled: false },
+            FleetNode { status: status.into(), duty: Duty::Open, lost_since: None, settled: false },
         )
     };
     (0..NODES).map(node).collect()
@@ -109,13 +109,13 @@ fn a_thousand_claims(bencher: Bencher) {
     let mut claims = Claims::new(Limits { per_node: 16, per_tenant: 1000, total: 10_000 });
     let shape = Resources::default();
     let ready = Counts { running: 0, warm: 3, sleeping: 7 };
-    let stand = Stand { ready, shape, template: true, built: true, leases: 100 };
+    let stand = PoolOffer { ready, shape, template: true, built: true, leases: 100 };
     let pools: Vec<PoolRef> =
         (0..TENANTS).map(|t| format!("t{t}/a").parse().expect("a pool")).collect();
     let capacity = Capacity { vcpus: 64, mem_mib: 65_536, disk_gib: 1000 };
     for node in nodes().keys() {
         let pools = pools.iter().map(|pool| (pool.clone(), stand)).collect();
-        let room = Room { open: true, capacity, free: capacity, leased: 0, pools };
+        let room = NodeOffer { open: true, capacity, free: capacity, leased: 0, pools };
         claims.set_node(node, room);
     }
     bencher.with_inputs(|| claims.clone()).bench_values(|mut claims| {

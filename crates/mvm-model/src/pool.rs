@@ -9,6 +9,7 @@ use crate::instance::Instance;
 use crate::name::PoolRef;
 use crate::resources::Resources;
 use crate::runtime_policy::RuntimePolicy;
+use crate::state::Temperature;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -32,6 +33,24 @@ impl Counts {
     /// All three together.
     pub fn total(&self) -> u64 {
         u64::from(self.running) + u64::from(self.warm) + u64::from(self.sleeping)
+    }
+
+    /// Returns how many have this temperature.
+    pub fn of(&self, temperature: Temperature) -> u32 {
+        match temperature {
+            Temperature::Running => self.running,
+            Temperature::Warm => self.warm,
+            Temperature::Sleeping => self.sleeping,
+        }
+    }
+
+    /// Returns how many have this temperature, to be changed.
+    pub fn of_mut(&mut self, temperature: Temperature) -> &mut u32 {
+        match temperature {
+            Temperature::Running => &mut self.running,
+            Temperature::Warm => &mut self.warm,
+            Temperature::Sleeping => &mut self.sleeping,
+        }
     }
 
     /// Both together, temperature by temperature.

@@ -127,6 +127,10 @@ pub enum Temperature {
 }
 
 impl Temperature {
+    /// All of them, hottest first.
+    pub const ALL: [Temperature; 3] =
+        [Temperature::Running, Temperature::Warm, Temperature::Sleeping];
+
     /// The state of an instance of this temperature.
     pub fn state(self) -> State {
         match self {

@@ -3,7 +3,9 @@
 
 mod support;
 
-use mvm_model::fleet::{Capacity, Claims, Grant, Limits, Outcome, Refusal, Room, Source, Stand};
+use mvm_model::fleet::{
+    Capacity, Claims, Grant, Limits, NodeOffer, Outcome, PoolOffer, Refusal, Source,
+};
 use mvm_model::{Counts, Millis, Name, PoolRef, Resources};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -19,15 +21,15 @@ fn shape() -> Resources {
     Resources { vcpus: 1, mem_mib: 512, ..Resources::default() }
 }
 
-fn stand(warm: u32, sleeping: u32, template: bool, leases: u32) -> Stand {
+fn stand(warm: u32, sleeping: u32, template: bool, leases: u32) -> PoolOffer {
     let ready = Counts { running: 0, warm, sleeping };
-    Stand { ready, shape: shape(), template, built: template, leases }
+    PoolOffer { ready, shape: shape(), template, built: template, leases }
 }
 
-fn room(pools: &[(&str, Stand)]) -> Room {
+fn room(pools: &[(&str, PoolOffer)]) -> NodeOffer {
     let capacity = Capacity { vcpus: 64, mem_mib: 65536, disk_gib: 100 };
     let pools = pools.iter().map(|(pool, stand)| (pool.parse().unwrap(), *stand)).collect();
-    Room { open: true, capacity, free: capacity, leased: 0, pools }
+    NodeOffer { open: true, capacity, free: capacity, leased: 0, pools }
 }
 
 fn grants(claims: &mut Claims) -> Vec<Grant> {
@@ -184,13 +186,13 @@ impl World {
     fn tell(&mut self, index: u8) {
         let node = node(index);
         let mine = self.real.iter().filter(|((at, _), _)| *at == node);
-        let pools: BTreeMap<PoolRef, Stand> = mine
+        let pools: BTreeMap<PoolRef, PoolOffer> = mine
             .map(|((_, pool), real)| {
                 let leases = LEASES.saturating_sub(real.leased);
                 (pool.clone(), stand(real.warm, real.sleeping, true, leases))
             })
             .collect();
-        let room = Room { pools, ..room(&[]) };
+        let room = NodeOffer { pools, ..room(&[]) };
         self.claims.set_node(&node, room);
     }
 
@@ -360,9 +362,9 @@ proptest! {
     #[test]
     fn no_tenant_is_put_behind_anothers_burst(burst in 1usize..60, held in 0usize..30) {
         let mut claims = Claims::new(Limits { per_node: 1000, per_tenant: 1000, total: 10_000 });
-        let pools: Vec<(String, Stand)> =
+        let pools: Vec<(String, PoolOffer)> =
             (0..4).map(|t| (format!("t{t}/a"), stand(500, 0, true, 500))).collect();
-        let pools: Vec<(&str, Stand)> = pools.iter().map(|(p, s)| (p.as_str(), *s)).collect();
+        let pools: Vec<(&str, PoolOffer)> = pools.iter().map(|(p, s)| (p.as_str(), *s)).collect();
         claims.set_node(&name("n1"), room(&pools));
         let pool = |t: usize| format!("t{t}/a").parse::<PoolRef>().unwrap();
         for id in 0..held {

@@ -5,8 +5,8 @@ mod support;
 
 use mvm_model::admission::Quotas;
 use mvm_model::fleet::{
-    Capacity, Duty, FleetPool, FleetState, FleetTenant, Node, NodeStatus, Placement, PoolStatus,
-    Preference, Rules, Share, Spread, node_document, place,
+    Capacity, Duty, FleetNode, FleetPool, FleetState, FleetTenant, NodeStatus, Placement,
+    PoolStatus, Preference, Rules, Share, Spread, node_document, place,
 };
 use mvm_model::{Counts, Millis, Name, PoolRef, Resources};
 use proptest::prelude::*;
@@ -80,7 +80,7 @@ fn fleet(tenants: Vec<FleetTenant>) -> FleetState {
     state
 }
 
-fn node(index: usize, zone: Option<&str>, vcpus: u64, mem_mib: u64) -> (Name, Node) {
+fn node(index: usize, zone: Option<&str>, vcpus: u64, mem_mib: u64) -> (Name, FleetNode) {
     let node_id = name(&format!("n{index:03}"));
     let labels = zone.map(|zone| ("zone".to_owned(), zone.to_owned())).into_iter().collect();
     let status = NodeStatus {
@@ -98,7 +98,10 @@ fn node(index: usize, zone: Option<&str>, vcpus: u64, mem_mib: u64) -> (Name, No
         failure_code: None,
         newest_event: 0,
     };
-    (node_id, Node { status: status.into(), duty: Duty::Open, lost_since: None, settled: false })
+    (
+        node_id,
+        FleetNode { status: status.into(), duty: Duty::Open, lost_since: None, settled: false },
+    )
 }
 
 /// What a placement has of a pool.
@@ -127,9 +130,9 @@ fn packs_spreads_and_prefers() {
     let one = |rules: Rules| {
         fleet(vec![tenant(1, vec![pool(0, shape(1, 1024), counts(0, 4, 2), rules)])])
     };
-    let mut nodes: BTreeMap<Name, Node> =
+    let mut nodes: BTreeMap<Name, FleetNode> =
         (0..4).map(|i| node(i, Some(if i < 2 { "a" } else { "b" }), 16, 65536)).collect();
-    let on = |document: &FleetState, nodes: &BTreeMap<Name, Node>| {
+    let on = |document: &FleetState, nodes: &BTreeMap<Name, FleetNode>| {
         let placement = place(document, nodes, &Placement::default(), 0);
         assert!(placement.unplaced.is_empty(), "{:?}", placement.unplaced);
         let spots = placed(&placement, &reference);
@@ -162,7 +165,7 @@ fn packs_spreads_and_prefers() {
 fn headroom_stays_free_and_what_does_not_fit_is_told() {
     let rules = Rules { headroom_percent: 50, ..rules() };
     let document = fleet(vec![tenant(1, vec![pool(0, shape(2, 1024), counts(0, 7, 1), rules)])]);
-    let mut nodes: BTreeMap<Name, Node> = (0..2).map(|i| node(i, None, 8, 65536)).collect();
+    let mut nodes: BTreeMap<Name, FleetNode> = (0..2).map(|i| node(i, None, 8, 65536)).collect();
     nodes.get_mut(&name("n001")).unwrap().duty = Duty::Cordoned;
     let placement = place(&document, &nodes, &Placement::default(), 0);
     let told = placement.unplaced[0].to_string();
@@ -177,7 +180,7 @@ fn a_dead_node_is_made_up_for_after_the_grace_time_and_comes_back_to_what_the_sp
     let spread = Some(Spread { key: "node".into(), max_skew: 1 });
     let rules = Rules { spread, ..rules() };
     let document = fleet(vec![tenant(1, vec![pool(0, shape(1, 512), counts(0, 6, 6), rules)])]);
-    let mut nodes: BTreeMap<Name, Node> = (0..3).map(|i| node(i, None, 32, 65536)).collect();
+    let mut nodes: BTreeMap<Name, FleetNode> = (0..3).map(|i| node(i, None, 32, 65536)).collect();
     let first = place(&document, &nodes, &Placement::default(), 0);
     let dead = name("n001");
     nodes.get_mut(&dead).unwrap().lost_since = Some(1000);
@@ -204,7 +207,7 @@ fn a_dead_node_is_made_up_for_after_the_grace_time_and_comes_back_to_what_the_sp
 fn a_drained_node_keeps_its_pools_for_as_long_as_it_has_jobs_of_them() {
     let document = fleet(vec![tenant(1, vec![pool(0, shape(1, 512), counts(0, 2, 2), rules())])]);
     let reference: PoolRef = "t1/p0".parse().unwrap();
-    let mut nodes: BTreeMap<Name, Node> = (0..2).map(|i| node(i, None, 32, 65536)).collect();
+    let mut nodes: BTreeMap<Name, FleetNode> = (0..2).map(|i| node(i, None, 32, 65536)).collect();
     let first = place(&document, &nodes, &Placement::default(), 0);
     let drained = first.nodes.keys().next().unwrap().clone();
     let told = |placement: &Placement| node_document(&document, placement, &drained);
@@ -321,7 +324,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 
 struct World {
     document: FleetState,
-    nodes: BTreeMap<Name, Node>,
+    nodes: BTreeMap<Name, FleetNode>,
     placement: Placement,
     now: Millis,
     made: usize,
@@ -332,7 +335,7 @@ impl World {
         let names: Vec<Name> = self.nodes.keys().cloned().collect();
         let pools: Vec<PoolRef> = self.document.pools().map(|(t, p)| t.reference(p)).collect();
         let now = self.now;
-        let mut with = |index: &Index, change: &dyn Fn(&mut Node)| {
+        let mut with = |index: &Index, change: &dyn Fn(&mut FleetNode)| {
             if let Some(name) = (!names.is_empty()).then(|| index.get(&names)) {
                 change(self.nodes.get_mut(name).unwrap());
             }
@@ -404,7 +407,7 @@ impl World {
         Ok(())
     }
 
-    fn given_up(&self, node: &Node) -> bool {
+    fn given_up(&self, node: &FleetNode) -> bool {
         node.lost_since.is_some_and(|since| self.now >= since + GRACE_S * 1000)
     }
 

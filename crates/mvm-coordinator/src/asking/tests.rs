@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use mvm_api::Client;
 use mvm_api::fleet::{HeldClaim, Leader, NodeDocument, RenewClaims};
-use mvm_model::fleet::{Capacity, Room, Stand};
+use mvm_model::fleet::{Capacity, NodeOffer, PoolOffer};
 use mvm_model::{Code, Counts, InstanceRef, State};
 use mvm_store::Expect;
 use std::collections::{BTreeMap, VecDeque};
@@ -240,12 +240,12 @@ async fn a_claim_whose_record_may_be_written_already_is_served_when_it_is_asked_
     fleet.claims.begin(Writer::start(fleet.store.clone(), lead.clone()), BTreeMap::new());
     fleet.set_lead(Some(lead.clone()));
     let ready = Counts { warm: 1, ..Counts::default() };
-    let stand = Stand { ready, leases: 1, built: true, ..Stand::default() };
+    let stand = PoolOffer { ready, leases: 1, built: true, ..PoolOffer::default() };
     let (capacity, pools) = (
         Capacity { vcpus: 4, ..Capacity::default() },
         BTreeMap::from([(order(false).pool, stand)]),
     );
-    fleet.claims.offer(&node(), Room { open: true, capacity, pools, ..Room::default() });
+    fleet.claims.offer(&node(), NodeOffer { open: true, capacity, pools, ..NodeOffer::default() });
     let serve = async || {
         soon(claim_dispatch::serve(&fleet, &lead, &order(false), std::future::pending())).await
     };

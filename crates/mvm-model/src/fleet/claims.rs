@@ -28,7 +28,7 @@ pub struct Limits {
 
 /// What a node offers to claims.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Room {
+pub struct NodeOffer {
     /// Whether it may be asked at all: in reach, and not draining.
     pub open: bool,
     /// All that it offers to instances.
@@ -38,12 +38,12 @@ pub struct Room {
     /// Its leased instances.
     pub leased: u64,
     /// Its pools.
-    pub pools: BTreeMap<PoolRef, Stand>,
+    pub pools: BTreeMap<PoolRef, PoolOffer>,
 }
 
 /// How one pool stands on a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stand {
+pub struct PoolOffer {
     /// Unleased instances by temperature.
     pub ready: Counts,
     /// The shape of new ones.
@@ -123,7 +123,7 @@ struct Claim {
 
 #[derive(Clone, Debug, Default)]
 struct Slot {
-    stand: Stand,
+    stand: PoolOffer,
     /// Sent there, and not answered yet.
     flying: u32,
     /// It has refused, and not told of itself since.
@@ -223,7 +223,7 @@ impl Claims {
     }
 
     /// Takes what a node has told of itself, or what has become known of it.
-    pub fn set_node(&mut self, name: &Name, room: Room) {
+    pub fn set_node(&mut self, name: &Name, room: NodeOffer) {
         let index = self.index(name);
         let node = &mut self.nodes[index].1;
         let gone: Vec<PoolRef> =
@@ -235,7 +235,7 @@ impl Claims {
             if let Some(state) = self.pools.get_mut(&pool) {
                 // What flies there is still to be answered.
                 match state.slots.get_mut(&index) {
-                    Some(slot) if slot.flying > 0 => slot.stand = Stand::default(),
+                    Some(slot) if slot.flying > 0 => slot.stand = PoolOffer::default(),
                     _ => drop(state.slots.remove(&index)),
                 }
             }
@@ -536,7 +536,7 @@ fn share(tenant: &TenantState) -> u128 {
 }
 
 /// What is left of a pool on a node that has served a claim, until the node tells it itself.
-fn taken(stand: &mut Stand, source: Source) {
+fn taken(stand: &mut PoolOffer, source: Source) {
     let ready = &mut stand.ready;
     let from = match source {
         Source::Hot if ready.running > 0 => &mut ready.running,

@@ -109,7 +109,7 @@ pub enum Duty {
 
 /// A node with all that placement looks at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
+pub struct FleetNode {
     /// What it said last; shared, since it is looked at far more often than it changes.
     pub status: Arc<NodeStatus>,
     /// What it is there for.
@@ -120,7 +120,7 @@ pub struct Node {
     pub settled: bool,
 }
 
-impl Node {
+impl FleetNode {
     /// The value of a label.
     pub fn label(&self, key: &str) -> Option<&str> {
         match key {

@@ -4,15 +4,16 @@
 //! little better, because somebody works, or because a node came back. What is missing goes to the
 //! liked nodes, then to those that have the image, then to the fullest that still has room.
 
-use super::kept::keep_records;
-use super::node::Node;
+use super::node::FleetNode;
 use super::placement::{Placement, Unplaced};
-use super::share::share_out;
-use super::site::{Board, Item, TEMPERATURES, Why, field, value};
+use super::placement_board::{Board, Item, Why};
+use super::quota_split::split_quotas;
+use super::retained_pools::keep_records;
 use super::{FleetPool, FleetState};
 use crate::Millis;
 use crate::name::{Name, PoolRef};
 use crate::pool::Counts;
+use crate::state::Temperature;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +24,7 @@ pub(super) type Spots = BTreeMap<usize, Counts>;
 /// has to moves. Deterministic.
 pub fn place(
     document: &FleetState,
-    nodes: &BTreeMap<Name, Node>,
+    nodes: &BTreeMap<Name, FleetNode>,
     previous: &Placement,
     now: Millis,
 ) -> Placement {
@@ -66,7 +67,7 @@ pub fn place(
             share.pools.insert(reference.clone(), *counts);
         }
     }
-    share_out(document, &mut placement);
+    split_quotas(document, &mut placement);
     keep_records(document, nodes, previous, &mut placement);
     placement
 }
@@ -100,11 +101,11 @@ fn keep(board: &mut Board<'_>, item: Item<'_>, spots: &mut Spots) {
     }
     trim(board, item.pool, spots);
     for (at, counts) in spots {
-        for heat in TEMPERATURES {
-            let kept = field(counts, heat);
+        for temperature in Temperature::ALL {
+            let kept = counts.of_mut(temperature);
             if *kept > 0 {
-                *kept = (*kept).min(board.room(*at, item, heat, true).unwrap_or(0));
-                board.put(*at, item, heat, *kept);
+                *kept = (*kept).min(board.room(*at, item, temperature, true).unwrap_or(0));
+                board.put(*at, item, temperature, *kept);
             }
         }
     }
@@ -112,9 +113,9 @@ fn keep(board: &mut Board<'_>, item: Item<'_>, spots: &mut Spots) {
 
 /// The counts, at most so many together; the coldest go first.
 fn cut(mut counts: Counts, most: u32) -> Counts {
-    for heat in TEMPERATURES.into_iter().rev() {
+    for temperature in Temperature::ALL.into_iter().rev() {
         let above = counts.total().saturating_sub(most.into());
-        let count = field(&mut counts, heat);
+        let count = counts.of_mut(temperature);
         *count -= u32::try_from(above).unwrap_or(u32::MAX).min(*count);
     }
     counts
@@ -127,24 +128,24 @@ fn trim(board: &Board<'_>, pool: &FleetPool, spots: &mut Spots) {
         let spread = pool.placement.spread.as_ref()?;
         board.sites[at].node.label(&spread.key)
     };
-    for heat in TEMPERATURES {
-        let have: u64 = spots.values().map(|counts| u64::from(value(*counts, heat))).sum();
-        let mut surplus = have.saturating_sub(value(pool.desired_counts, heat).into());
+    for temperature in Temperature::ALL {
+        let have: u64 = spots.values().map(|counts| u64::from(counts.of(temperature))).sum();
+        let mut surplus = have.saturating_sub(pool.desired_counts.of(temperature).into());
         if surplus == 0 {
             continue;
         }
         let mut order: Vec<usize> =
-            spots.iter().filter(|(_, c)| value(**c, heat) > 0).map(|(at, _)| *at).collect();
+            spots.iter().filter(|(_, c)| c.of(temperature) > 0).map(|(at, _)| *at).collect();
         order.sort_by_key(|at| {
             let site = &board.sites[*at];
             (site.closed.is_none(), site.liking(pool), spots[at].total(), Reverse(site.name))
         });
         let mut zones: BTreeMap<Option<&str>, u64> = BTreeMap::new();
         for (at, counts) in spots.iter() {
-            *zones.entry(zone_of(*at)).or_default() += u64::from(value(*counts, heat));
+            *zones.entry(zone_of(*at)).or_default() += u64::from(counts.of(temperature));
         }
         while surplus > 0 {
-            let has = |at: &&usize| value(spots[*at], heat) > 0;
+            let has = |at: &&usize| spots[*at].of(temperature) > 0;
             let Some(at) =
                 (order.iter().filter(has)).min_by_key(|at| Reverse(zones[&zone_of(**at)]))
             else {
@@ -152,7 +153,7 @@ fn trim(board: &Board<'_>, pool: &FleetPool, spots: &mut Spots) {
             };
             let at = *at;
             let Some(counts) = spots.get_mut(&at) else { break };
-            let count = field(counts, heat);
+            let count = counts.of_mut(temperature);
             let less = match pool.placement.spread {
                 Some(_) => 1,
                 None => surplus.min((*count).into()),
@@ -177,8 +178,8 @@ struct Zone {
 
 impl Zone {
     /// How many of this temperature it has, and of all.
-    fn key(&self, heat: usize) -> (u64, u64) {
-        (value(self.counts, heat).into(), self.counts.total())
+    fn key(&self, temperature: Temperature) -> (u64, u64) {
+        (self.counts.of(temperature).into(), self.counts.total())
     }
 }
 
@@ -245,8 +246,8 @@ impl<'a> Filling<'a> {
     /// Moves what a spread that has become uneven needs moved, and no more; whether it was any.
     fn level(&mut self, board: &mut Board<'_>, spots: &mut Spots) -> bool {
         let mut moved = false;
-        for heat in TEMPERATURES {
-            while self.skew < u64::MAX && self.level_one(board, spots, heat) {
+        for temperature in Temperature::ALL {
+            while self.skew < u64::MAX && self.level_one(board, spots, temperature) {
                 moved = true;
             }
         }
@@ -254,52 +255,62 @@ impl<'a> Filling<'a> {
     }
 
     /// Moves one instance of this temperature, if that is needed and can be.
-    fn level_one(&mut self, board: &mut Board<'_>, spots: &mut Spots, heat: usize) -> bool {
-        let most = (0..self.zones.len()).max_by_key(|z| (self.zones[*z].key(heat), Reverse(*z)));
-        let least = (0..self.zones.len()).min_by_key(|z| (self.zones[*z].key(heat), *z));
+    fn level_one(
+        &mut self,
+        board: &mut Board<'_>,
+        spots: &mut Spots,
+        temperature: Temperature,
+    ) -> bool {
+        let most =
+            (0..self.zones.len()).max_by_key(|z| (self.zones[*z].key(temperature), Reverse(*z)));
+        let least = (0..self.zones.len()).min_by_key(|z| (self.zones[*z].key(temperature), *z));
         let (Some(most), Some(least)) = (most, least) else { return false };
-        if self.zones[most].key(heat).0 - self.zones[least].key(heat).0 <= self.skew {
+        if self.zones[most].key(temperature).0 - self.zones[least].key(temperature).0 <= self.skew {
             return false;
         }
         // The least liked that has one.
-        let has = |at: &&usize| spots.get(at).is_some_and(|counts| value(*counts, heat) > 0);
+        let has = |at: &&usize| spots.get(at).is_some_and(|counts| counts.of(temperature) > 0);
         let from = self.zones[most].sites.iter().rev().find(has).copied();
-        let fits = |at: &&usize| self.room(board, spots, **at, heat).is_ok();
+        let fits = |at: &&usize| self.room(board, spots, **at, temperature).is_ok();
         let to = self.zones[least].sites.iter().find(fits).copied();
         let (Some(from), Some(to)) = (from, to) else { return false };
-        board.take(from, self.item, heat, 1);
-        *field(spots.entry(from).or_default(), heat) -= 1;
-        self.put(board, spots, to, heat, 1);
-        *field(&mut self.zones[most].counts, heat) -= 1;
-        *field(&mut self.zones[least].counts, heat) += 1;
+        board.take(from, self.item, temperature, 1);
+        *spots.entry(from).or_default().of_mut(temperature) -= 1;
+        self.put(board, spots, to, temperature, 1);
+        *self.zones[most].counts.of_mut(temperature) -= 1;
+        *self.zones[least].counts.of_mut(temperature) += 1;
         true
     }
 
     /// Places what is missing; gives what could not be.
     fn fill(&mut self, board: &mut Board<'_>, spots: &mut Spots) -> Counts {
         let mut missing = Counts::default();
-        for heat in TEMPERATURES {
-            let have: u64 = spots.values().map(|counts| u64::from(value(*counts, heat))).sum();
-            let want: u64 = value(self.item.pool.desired_counts, heat).into();
-            let left = self.fill_heat(board, spots, heat, want.saturating_sub(have));
-            *field(&mut missing, heat) = u32::try_from(left).unwrap_or(u32::MAX);
+        for temperature in Temperature::ALL {
+            let have: u64 = spots.values().map(|counts| u64::from(counts.of(temperature))).sum();
+            let want: u64 = self.item.pool.desired_counts.of(temperature).into();
+            let left = self.fill_temperature(board, spots, temperature, want.saturating_sub(have));
+            *missing.of_mut(temperature) = u32::try_from(left).unwrap_or(u32::MAX);
         }
         missing
     }
 
-    fn fill_heat(
+    fn fill_temperature(
         &mut self,
         board: &mut Board<'_>,
         spots: &mut Spots,
-        heat: usize,
+        temperature: Temperature,
         mut need: u64,
     ) -> u64 {
         if need == 0 {
             return 0;
         }
         self.zones.iter_mut().for_each(|zone| zone.next = 0);
-        let mut open: BTreeSet<((u64, u64), usize)> =
-            self.zones.iter().enumerate().map(|(index, zone)| (zone.key(heat), index)).collect();
+        let mut open: BTreeSet<((u64, u64), usize)> = self
+            .zones
+            .iter()
+            .enumerate()
+            .map(|(index, zone)| (zone.key(temperature), index))
+            .collect();
         // The fewest of those that are full: others must not get too far ahead of them.
         let mut floor = u64::MAX;
         while need > 0 {
@@ -311,18 +322,18 @@ impl<'a> Filling<'a> {
                 floor = floor.min(count);
                 continue;
             };
-            match self.room(board, spots, at, heat) {
+            match self.room(board, spots, at, temperature) {
                 Err(_) => self.zones[index].next += 1,
                 Ok(room) => {
                     // Level by level where they are to be level, else as many as there is room for.
                     let most = if self.skew == u64::MAX { need } else { 1 };
                     let put = u32::try_from(most).unwrap_or(u32::MAX).min(room);
-                    self.put(board, spots, at, heat, put);
-                    *field(&mut self.zones[index].counts, heat) += put;
+                    self.put(board, spots, at, temperature, put);
+                    *self.zones[index].counts.of_mut(temperature) += put;
                     need -= u64::from(put);
                 }
             }
-            open.insert((self.zones[index].key(heat), index));
+            open.insert((self.zones[index].key(temperature), index));
         }
         need
     }
@@ -330,10 +341,11 @@ impl<'a> Filling<'a> {
     /// Says for every node why it takes no more of what is missing.
     fn explain(self, board: &Board<'_>, spots: &Spots, missing: Counts) -> BTreeMap<Why, u32> {
         let mut reasons = self.unfit.clone();
-        let heat = TEMPERATURES.into_iter().find(|heat| value(missing, *heat) > 0);
-        let Some(heat) = heat else { return reasons };
+        let temperature =
+            Temperature::ALL.into_iter().find(|temperature| missing.of(*temperature) > 0);
+        let Some(temperature) = temperature else { return reasons };
         for at in self.zones.iter().flat_map(|zone| &zone.sites) {
-            let room = self.room(board, spots, *at, heat);
+            let room = self.room(board, spots, *at, temperature);
             *reasons.entry(room.err().unwrap_or(Why::Skew)).or_default() += 1;
         }
         reasons
@@ -366,19 +378,32 @@ impl<'a> Filling<'a> {
         }
     }
 
-    fn room(&self, board: &Board<'_>, spots: &Spots, at: usize, heat: usize) -> Result<u32, Why> {
+    fn room(
+        &self,
+        board: &Board<'_>,
+        spots: &Spots,
+        at: usize,
+        temperature: Temperature,
+    ) -> Result<u32, Why> {
         let here = spots.get(&at).map_or(0, Counts::total);
         let most = self.item.pool.placement.max_per_node.map_or(u64::MAX, u64::from);
         let left = u32::try_from(most.saturating_sub(here)).unwrap_or(u32::MAX);
         if left == 0 {
             return Err(Why::PerNode);
         }
-        Ok(board.room(at, self.item, heat, false)?.min(left))
+        Ok(board.room(at, self.item, temperature, false)?.min(left))
     }
 
-    fn put(&self, board: &mut Board<'_>, spots: &mut Spots, at: usize, heat: usize, count: u32) {
-        board.put(at, self.item, heat, count);
-        *field(spots.entry(at).or_default(), heat) += count;
+    fn put(
+        &self,
+        board: &mut Board<'_>,
+        spots: &mut Spots,
+        at: usize,
+        temperature: Temperature,
+        count: u32,
+    ) {
+        board.put(at, self.item, temperature, count);
+        *spots.entry(at).or_default().of_mut(temperature) += count;
     }
 }
 

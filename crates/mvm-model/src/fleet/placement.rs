@@ -1,6 +1,6 @@
 //! Which node is to hold what, as it is decided and written down.
 
-use super::site::Why;
+use super::placement_board::Why;
 use crate::admission::Quotas;
 use crate::name::{Name, PoolRef};
 use crate::pool::Counts;

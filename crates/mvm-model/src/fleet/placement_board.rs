@@ -1,11 +1,11 @@
 //! Nodes while they are being filled: what is on them, and what still fits.
 
-use super::node::{Duty, Node};
+use super::node::{Duty, FleetNode};
 use super::{FleetPool, FleetState};
 use crate::Millis;
 use crate::name::Name;
-use crate::pool::Counts;
 use crate::resources::Resources;
+use crate::state::Temperature;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -62,23 +62,6 @@ impl fmt::Display for Why {
     }
 }
 
-/// `running`, `warm`, `sleeping`: the fields of [`Counts`], hottest first.
-pub(super) const TEMPERATURES: [usize; 3] = [0, 1, 2];
-
-/// One field of the counts.
-pub(super) fn field(counts: &mut Counts, temperature: usize) -> &mut u32 {
-    match temperature {
-        0 => &mut counts.running,
-        1 => &mut counts.warm,
-        _ => &mut counts.sleeping,
-    }
-}
-
-/// One field of the counts.
-pub(super) fn value(mut counts: Counts, temperature: usize) -> u32 {
-    *field(&mut counts, temperature)
-}
-
 /// What instances take of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Load {
@@ -89,8 +72,8 @@ pub(super) struct Load {
 
 impl Load {
     /// What one instance takes: vCPUs and memory only where it has a process.
-    fn of(shape: &Resources, temperature: usize) -> Load {
-        let hot = u64::from(temperature < 2);
+    fn of(shape: &Resources, temperature: Temperature) -> Load {
+        let hot = u64::from(temperature != Temperature::Sleeping);
         Load {
             vcpus: hot * u64::from(shape.vcpus),
             mem_mib: hot * shape.mem_mib,
@@ -121,7 +104,7 @@ struct Held {
 /// A node while it is being filled.
 pub(super) struct Site<'a> {
     pub name: &'a Name,
-    pub node: &'a Node,
+    pub node: &'a FleetNode,
     /// Whether what it has stays there.
     pub keeps: bool,
     /// Why it gets nothing new, if so.
@@ -150,7 +133,11 @@ pub(super) struct Board<'a> {
 }
 
 impl<'a> Board<'a> {
-    pub fn new(document: &FleetState, nodes: &'a BTreeMap<Name, Node>, now: Millis) -> Board<'a> {
+    pub fn new(
+        document: &FleetState,
+        nodes: &'a BTreeMap<Name, FleetNode>,
+        now: Millis,
+    ) -> Board<'a> {
         let grace = document.node_grace_s * 1000;
         let sites = nodes.iter().map(|(name, node)| Site::new(document, name, node, grace, now));
         let tenants = document.tenants.iter();
@@ -163,11 +150,17 @@ impl<'a> Board<'a> {
 
     /// How many instances more fit; if none, why. What stays where it is may use the headroom and
     /// the place of leases: nothing moves because somebody works.
-    pub fn room(&self, at: usize, item: Item<'_>, heat: usize, stays: bool) -> Result<u32, Why> {
+    pub fn room(
+        &self,
+        at: usize,
+        item: Item<'_>,
+        temperature: Temperature,
+        stays: bool,
+    ) -> Result<u32, Why> {
         let site = &self.sites[at];
         let percent =
             if stays { 100 } else { 100 - u64::from(item.pool.placement.headroom_percent) };
-        let unit = Load::of(&item.pool.footprint(), heat);
+        let unit = Load::of(&item.pool.footprint(), temperature);
         let left = |capacity: u64, placed: u64, leased: u64| {
             let usable = (capacity * percent / 100).saturating_sub(placed);
             if stays { usable } else { usable.saturating_sub(leased) }
@@ -195,9 +188,9 @@ impl<'a> Board<'a> {
     }
 
     /// Puts so many there.
-    pub fn put(&mut self, at: usize, item: Item<'_>, heat: usize, count: u32) {
+    pub fn put(&mut self, at: usize, item: Item<'_>, temperature: Temperature, count: u32) {
         self.change(at, item, |placed, held| {
-            let unit = Load::of(&item.pool.footprint(), heat);
+            let unit = Load::of(&item.pool.footprint(), temperature);
             placed.add(unit, count.into());
             held.instances += u64::from(count);
             held.disk_mib += unit.disk_mib * u64::from(count);
@@ -205,9 +198,9 @@ impl<'a> Board<'a> {
     }
 
     /// Takes so many away.
-    pub fn take(&mut self, at: usize, item: Item<'_>, heat: usize, count: u32) {
+    pub fn take(&mut self, at: usize, item: Item<'_>, temperature: Temperature, count: u32) {
         self.change(at, item, |placed, held| {
-            let unit = Load::of(&item.pool.footprint(), heat);
+            let unit = Load::of(&item.pool.footprint(), temperature);
             placed.remove(unit, count.into());
             held.instances = held.instances.saturating_sub(count.into());
             held.disk_mib = held.disk_mib.saturating_sub(unit.disk_mib * u64::from(count));
@@ -225,7 +218,13 @@ impl<'a> Board<'a> {
 }
 
 impl<'a> Site<'a> {
-    fn new(document: &FleetState, name: &'a Name, node: &'a Node, grace: u64, now: Millis) -> Self {
+    fn new(
+        document: &FleetState,
+        name: &'a Name,
+        node: &'a FleetNode,
+        grace: u64,
+        now: Millis,
+    ) -> Self {
         let given_up = node.lost_since.is_some_and(|since| now >= since.saturating_add(grace));
         let draining = node.duty == Duty::Draining;
         let closed = match (node.lost_since, node.duty) {
@@ -237,7 +236,7 @@ impl<'a> Site<'a> {
         let mut leased = Load::default();
         for (pool, status) in &node.status.pools {
             if let Some(pool) = document.pool(pool).filter(|_| status.leased > 0) {
-                leased.add(Load::of(&pool.footprint(), 0), status.leased.into());
+                leased.add(Load::of(&pool.footprint(), Temperature::Running), status.leased.into());
             }
         }
         let capacity = node.status.capacity;

@@ -39,7 +39,7 @@ pub fn node_document(document: &FleetState, placement: &Placement, node: &Name) 
 }
 
 /// Gives every node its part of the quotas.
-pub(super) fn share_out(document: &FleetState, placement: &mut Placement) {
+pub(super) fn split_quotas(document: &FleetState, placement: &mut Placement) {
     for tenant in &document.tenants {
         let parts = parts(tenant, placement);
         for (node, quotas) in parts {

@@ -1,7 +1,7 @@
 //! What a node offers to claims.
 
-use super::claims::{Room, Stand};
-use super::node::{Capacity, Duty, Node};
+use super::claims::{NodeOffer, PoolOffer};
+use super::node::{Capacity, Duty, FleetNode};
 use super::placement::Share;
 use super::{FleetPool, FleetState, FleetTenant, PoolStatus};
 use crate::name::{Name, PoolRef};
@@ -20,19 +20,19 @@ pub fn shapes(document: &FleetState) -> Shapes {
 pub type Shapes = BTreeMap<PoolRef, Resources>;
 
 /// What the node offers to claims of the pools that it is to hold. `share` is what it was told.
-pub fn room(shapes: &Shapes, node: &Node, share: &Share) -> Room {
+pub fn node_offer(shapes: &Shapes, node: &FleetNode, share: &Share) -> NodeOffer {
     let open = node.duty != Duty::Draining && node.lost_since.is_none();
     let capacity = node.status.capacity;
-    let mut room = Room { open, capacity, free: capacity, ..Room::default() };
+    let mut offer = NodeOffer { open, capacity, free: capacity, ..NodeOffer::default() };
     // By tenant: running instances, leased or not.
     let mut running: BTreeMap<&Name, u64> = BTreeMap::new();
     for (reference, status) in &node.status.pools {
         let hot = hot(status);
-        room.leased += u64::from(status.leased);
+        offer.leased += u64::from(status.leased);
         *running.entry(&reference.tenant).or_default() +=
             u64::from(status.ready.running) + u64::from(status.leased);
         if let Some(shape) = shapes.get(reference) {
-            take(&mut room.free, hot * u64::from(shape.vcpus), hot * shape.mem_mib);
+            take(&mut offer.free, hot * u64::from(shape.vcpus), hot * shape.mem_mib);
         }
     }
     for reference in share.pools.keys() {
@@ -43,16 +43,16 @@ pub fn room(shapes: &Shapes, node: &Node, share: &Share) -> Room {
         // A running spare that is leased runs already.
         let spares = u64::from(status.ready.running);
         let leases = most.saturating_sub(in_use) + spares.min(most);
-        let stand = Stand {
+        let pool_offer = PoolOffer {
             ready: status.ready,
             shape: *shape,
             template: status.template,
             built: status.revision.is_some(),
             leases: u32::try_from(leases).unwrap_or(u32::MAX),
         };
-        room.pools.insert(reference.clone(), stand);
+        offer.pools.insert(reference.clone(), pool_offer);
     }
-    room
+    offer
 }
 
 /// Instances that have a process.

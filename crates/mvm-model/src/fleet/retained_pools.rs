@@ -1,9 +1,9 @@
 //! Pools that a node holds no more and keeps for its jobs: a job, its log and its artifacts are on the
 //! node that it was given to, and stay there for as long as jobs are kept.
 
-use super::node::Node;
+use super::node::FleetNode;
 use super::placement::{Placement, Share};
-use super::share::for_leases;
+use super::quota_split::for_leases;
 use super::{FleetState, FleetTenant};
 use crate::admission::Quotas;
 use crate::name::{Name, PoolRef};
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 /// it has no job of it.
 pub(super) fn keep_records(
     document: &FleetState,
-    nodes: &BTreeMap<Name, Node>,
+    nodes: &BTreeMap<Name, FleetNode>,
     previous: &Placement,
     placement: &mut Placement,
 ) {
@@ -45,36 +45,36 @@ pub(super) fn keep_records(
 
 /// What a node says of the pools that it keeps, as far as it is looked at here: whether there is a job,
 /// and whether something is done.
-pub fn kept_news(node: &Node, share: &Share) -> Vec<(bool, bool)> {
+pub fn kept_news(node: &FleetNode, share: &Share) -> Vec<(bool, bool)> {
     share.kept.keys().map(|pool| (has_jobs(node, pool), works(node, pool))).collect()
 }
 
 /// Whether the node has been told to keep the pool, and has said since that there is no reason to; or
 /// was not told of it yet.
-fn is_over(node: &Node, before: &Share, pool: &PoolRef) -> bool {
+fn is_over(node: &FleetNode, before: &Share, pool: &PoolRef) -> bool {
     let told = before.kept.contains_key(pool) || !node.status.pools.contains_key(pool);
     node.settled && told && !has_jobs(node, pool)
 }
 
-fn has_jobs(node: &Node, pool: &PoolRef) -> bool {
+fn has_jobs(node: &FleetNode, pool: &PoolRef) -> bool {
     node.status.pools.get(pool).is_some_and(|status| status.jobs > 0)
 }
 
 /// The image that the node has of the pool.
-fn revision(node: &Node, before: &Share, pool: &PoolRef) -> Option<String> {
+fn revision(node: &FleetNode, before: &Share, pool: &PoolRef) -> Option<String> {
     let told = node.status.pools.get(pool).and_then(|status| status.revision.clone());
     told.or_else(|| before.kept.get(pool).cloned().flatten())
 }
 
 /// Whether something of the pool runs on the node, or waits to.
-fn works(node: &Node, pool: &PoolRef) -> bool {
+fn works(node: &FleetNode, pool: &PoolRef) -> bool {
     let status = node.status.pools.get(pool);
     status.is_some_and(|status| status.instances > 0 || status.open_jobs > 0)
 }
 
 /// What is being done comes to its end under the quotas that it was begun under; then nothing more
 /// is. What is given to the node by hand later is done one by one.
-fn quotas(tenant: &FleetTenant, node: &Node, before: &Share, works: bool) -> Quotas {
+fn quotas(tenant: &FleetTenant, node: &FleetNode, before: &Share, works: bool) -> Quotas {
     let id = &tenant.tenant_id;
     let told = node.settled && before.kept.keys().any(|pool| pool.tenant == *id);
     match before.quotas.get(id) {
