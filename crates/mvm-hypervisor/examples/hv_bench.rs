@@ -1,4 +1,4 @@
-//! What each call of the QEMU driver costs: `MVM_TEST_KERNEL=vmlinux cargo run --release
+//! Measures what each call of the QEMU driver costs: `MVM_TEST_KERNEL=vmlinux cargo run --release
 //! -p mvm-hypervisor --example hv_bench -- [MiB]`. Prints the median and the worst in ms.
 
 #[path = "../tests/support/mod.rs"]

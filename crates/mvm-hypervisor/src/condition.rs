@@ -1,37 +1,37 @@
-//! Whether a machine does what it was told.
+//! Whether a machine runs as its caller asked, or was halted by its hypervisor.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Whether a machine does what it was told, see [`crate::Machine::condition`].
+/// Whether a machine runs as its caller asked, see [`crate::Machine::condition`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
-    /// It runs, or was paused by its caller.
+    /// The machine runs, or was paused by its caller.
     #[default]
     Fine,
-    /// It should run, and the hypervisor has stopped its vCPUs. Memory and disks are whole;
-    /// [`crate::Machine::retry`] tries again what could not be done.
+    /// The machine should run, but the hypervisor has stopped its vCPUs. Memory and disks are
+    /// whole; [`crate::Machine::retry`] repeats the operation that failed.
     Halted(Halt),
 }
 
 /// Why a hypervisor has stopped a machine's vCPUs by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Halt {
-    /// A write found no room where the file of this disk ([`crate::Disk::id`]) is.
+    /// A write found no space on the file system of this disk's file ([`crate::Disk::id`]).
     NoSpace {
-        /// Where it is known.
+        /// The disk's id; `None` if the hypervisor does not say which.
         disk: Option<String>,
     },
     /// The file of this disk could not be read or written.
     IoError {
-        /// Where it is known.
+        /// The disk's id; `None` if the hypervisor does not say which.
         disk: Option<String>,
     },
-    /// The guest's kernel panicked, and said so by its own device.
+    /// The guest's kernel panicked and reported it through the panic device.
     Panicked,
-    /// Anything else, in the hypervisor's own word: `internal-error`, `watchdog`, `paused` (by
-    /// somebody who is not its caller).
+    /// Any other reason, in the hypervisor's own word: `internal-error`, `watchdog`, `paused` (by
+    /// somebody other than its caller).
     Other(String),
 }
 

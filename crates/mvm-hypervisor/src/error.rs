@@ -1,29 +1,29 @@
-//! What can go wrong, by name.
+//! The errors of this crate, each with a stable code.
 
 use mvm_model::Code;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Result of this crate.
+/// The result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Every failure names the machine or file it is about, the cause and, where
-/// there is one, the next step. [`Error::code`] is stable for programs.
+/// A failed call. Every failure names the machine or file concerned, the cause and, where there is
+/// one, the next step. [`Error::code`] is stable for programs.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No QEMU on this machine.
+    /// `PATH` has no QEMU.
     #[error(
         "qemu-system-x86_64 is not in PATH: install it, on Debian with \
          `apt-get install qemu-system-x86`"
     )]
     QemuNotFound,
-    /// The program exists and does not say a version we can read, or one too old.
+    /// The program exists, but does not report a readable version, or its version is too old.
     #[error("{}: {reason}; QEMU 7.2 or newer is needed", program.display())]
     QemuUnusable {
-        /// The program asked.
+        /// The program that was asked for its version.
         program: PathBuf,
-        /// What it answered.
+        /// What its answer was, or why there was none.
         reason: String,
     },
     /// The specification itself cannot be run.
@@ -41,7 +41,7 @@ pub enum Error {
         id: String,
         /// What was being prepared or executed.
         what: String,
-        /// The system's answer.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// The process ended before the machine ran.
@@ -56,34 +56,34 @@ pub enum Error {
         /// Last lines of `console.log`.
         console: String,
     },
-    /// The process lives and did not answer in time.
+    /// The process lives but did not answer in time.
     #[error("machine {id}: no answer to `{command}` within {} ms", after.as_millis())]
     QmpTimeout {
         /// [`crate::VmSpec::id`]
         id: String,
         /// The QMP command, or `connect`.
         command: String,
-        /// How long it was waited for.
+        /// The deadline that passed.
         after: Duration,
     },
-    /// The process refused a command, or spoke no QMP.
+    /// The process refused a command, or did not speak QMP.
     #[error("machine {id}: `{command}` failed: {reason}")]
     QmpFailed {
         /// [`crate::VmSpec::id`]
         id: String,
         /// The QMP command.
         command: String,
-        /// QEMU's own words.
+        /// QEMU's own error message.
         reason: String,
     },
-    /// The device state could not be written; the machine is as it was.
+    /// The device state could not be written; the machine is unchanged.
     #[error("machine {id}: snapshot to {} failed, the machine is paused as before: {reason}", to.display())]
     SnapshotFailed {
         /// [`crate::VmSpec::id`]
         id: String,
-        /// The file asked for.
+        /// The file that should have been written.
         to: PathBuf,
-        /// The cause.
+        /// The cause, for people.
         reason: String,
     },
     /// A file system is full (or over quota).
@@ -94,7 +94,7 @@ pub enum Error {
         /// The file that did not fit.
         path: PathBuf,
     },
-    /// Only a paused machine can be snapshotted.
+    /// A snapshot was asked of a machine that runs; only a paused one can be snapshotted.
     #[error("machine {id} is running; pause it before it is snapshotted")]
     NotPaused {
         /// [`crate::VmSpec::id`]
@@ -107,13 +107,13 @@ pub enum Error {
         id: String,
         /// The device state file.
         snapshot: PathBuf,
-        /// QEMU's own words, or ours.
+        /// QEMU's own error message, or the driver's.
         reason: String,
     },
-    /// A live process has that pid, and it is not the one that was recorded.
+    /// A live process has the recorded pid but is not the recorded process.
     #[error("process {pid} is not {marker}: it is left alone")]
     NotOurs {
-        /// The pid.
+        /// The pid that was recorded.
         pid: u32,
         /// The marker that was expected.
         marker: String,
@@ -134,12 +134,12 @@ pub enum Error {
         /// [`crate::Exit::reason`]
         reason: String,
     },
-    /// A system call failed where none should.
+    /// A system call failed that normally does not.
     #[error("{what}: {source}")]
     Io {
-        /// What was being done, on which file.
+        /// What was being done, and to which file.
         what: String,
-        /// The system's answer.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// A fault that a [`crate::sim::FaultPlan`] asked for.
@@ -153,7 +153,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// A stable name for programs, in snake case.
+    /// Returns the stable code of the failure, for programs.
     pub fn code(&self) -> Code {
         match self {
             Self::QemuNotFound => Code::QemuNotFound,
@@ -175,7 +175,7 @@ impl Error {
         }
     }
 
-    /// Wraps an I/O error with what was being done.
+    /// Wraps an I/O error with a text that says what was being done.
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }

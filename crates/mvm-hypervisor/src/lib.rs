@@ -1,14 +1,13 @@
 //! The hypervisor trait and its drivers.
 //!
-//! What lives here: [`Hypervisor`] and [`Machine`], the small interface over one
-//! virtual machine monitor (boot, restore, adopt, pause, resume, snapshot, kill,
-//! stats), the driver [`qemu`], and the simulated driver [`sim`].
+//! What lives here: [`Hypervisor`] and [`Machine`], the small interface over one virtual machine
+//! monitor (boot, restore, adopt, pause, resume, snapshot, kill, stats), the driver [`qemu`], and
+//! the simulated driver [`sim`].
 //!
-//! What never may: tenants, pools, leases, images, networks' rules, or any
-//! record of state. A [`VmSpec`] says all that a driver may know, a
-//! [`ProcessIdentity`] is all that its caller must remember of a machine.
-//! Drivers decide nothing about *when*; they only carry out, and tell precisely
-//! what failed ([`Error::code`]).
+//! What never may: tenants, pools, leases, images, network rules, or any record of state. A
+//! [`VmSpec`] holds everything that a driver may know; a [`ProcessIdentity`] is everything that its
+//! caller must remember of a machine. Drivers never decide *when* to act: they carry out calls and
+//! report precisely what failed ([`Error::code`]).
 
 mod condition;
 mod error;

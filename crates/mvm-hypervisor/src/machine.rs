@@ -18,13 +18,12 @@ pub type OnStarted<'a> = &'a (dyn Fn(&ProcessIdentity) + Send + Sync);
 
 /// A virtual machine monitor: makes machines, and finds those made before.
 ///
-/// If `boot` or `restore` fails, or its future is dropped before it is done, the
-/// process it had started is killed: no machine exists that nobody holds.
-/// After they returned, machines outlive both the driver and the caller's
-/// process; dropping a [`Machine`] leaves it running.
+/// If `boot` or `restore` fails, or its future is dropped before it is done, the process that it
+/// started is killed, so no machine is left without a holder. Once they have returned, machines
+/// outlive both the driver and the caller's process; dropping a [`Machine`] leaves it running.
 #[async_trait]
 pub trait Hypervisor: Send + Sync + 'static {
-    /// Who the driver is, and what it runs guests on.
+    /// Returns the driver's name and version, and what it runs guests on.
     fn description(&self) -> Description;
 
     /// Starts a machine from its kernel; returns when the guest is running (not
@@ -33,11 +32,10 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// `qmp_timeout`.
     async fn boot(&self, spec: &VmSpec, started: OnStarted<'_>) -> Result<Arc<dyn Machine>>;
 
-    /// Brings a machine back from the device state in `snapshot` and the memory
-    /// in [`VmSpec::memory`], and leaves it **paused**. Disks' paths and the tap
-    /// may be others than at the time of the snapshot; number and order of
-    /// devices, vCPUs and memory must be the same. Errors as `boot`, and
-    /// `restore_failed`.
+    /// Brings a machine back from the device state in `snapshot` and the memory in
+    /// [`VmSpec::memory`], and leaves it **paused**. The paths of the disks and the tap may differ
+    /// from those at the time of the snapshot; the number and order of devices, the vCPUs and the
+    /// memory must be the same. Errors: those of `boot`, and `restore_failed`.
     async fn restore(
         &self,
         spec: &VmSpec,
@@ -46,23 +44,23 @@ pub trait Hypervisor: Send + Sync + 'static {
         started: OnStarted<'_>,
     ) -> Result<Arc<dyn Machine>>;
 
-    /// Takes over a machine that an earlier process of the caller's started.
-    /// `None` if that process is gone, its pid was reused, or the marker is not
-    /// ours. A process that is ours and does not answer is an error
-    /// (`qmp_timeout`): then [`Hypervisor::kill_stray`] ends it.
+    /// Takes over a machine that an earlier process of the caller started. Returns `None` if that
+    /// process is gone, its pid was reused, or its marker is not [`VmSpec::marker`]. If the process
+    /// is the right one but does not answer, the error is `qmp_timeout`; end it with
+    /// [`Hypervisor::kill_stray`].
     async fn adopt(
         &self,
         spec: &VmSpec,
         process: &ProcessIdentity,
     ) -> Result<Option<Arc<dyn Machine>>>;
 
-    /// Kills a process whose machine cannot or shall not be adopted, and waits
-    /// for its end. Only if pid, start time and marker all match; `not_ours` if
-    /// the pid lives and they don't; success if it is gone already.
+    /// Kills a process whose machine cannot or shall not be adopted, and waits for its end. Kills
+    /// only if pid, start time and marker all match. Errors: `not_ours` if another process has the
+    /// pid. A process that is already gone counts as success.
     async fn kill_stray(&self, process: &ProcessIdentity) -> Result<()>;
 
-    /// All live processes of this driver whose marker starts with
-    /// `marker_prefix`: recovery finds machines whose record was never written.
+    /// Returns all live processes of this driver whose marker starts with `marker_prefix`: recovery
+    /// finds machines whose record was never written.
     fn find(&self, marker_prefix: &str) -> Result<Vec<ProcessIdentity>>;
 }
 
@@ -70,21 +68,22 @@ pub trait Hypervisor: Send + Sync + 'static {
 /// the driver puts them in order.
 #[async_trait]
 pub trait Machine: Send + Sync {
-    /// The process behind it.
+    /// Returns the identity of the process that runs the machine.
     fn process(&self) -> ProcessIdentity;
 
-    /// Unix stream socket of the guest channel, to be connected to by one client
-    /// at a time. Bytes pass unchanged to the guest's virtio port `mvm.agent.0`.
+    /// Returns the path of the guest channel's Unix stream socket, for one client at a time. Bytes
+    /// pass unchanged to the guest's virtio port `mvm.agent.0`.
     fn channel(&self) -> PathBuf;
 
-    /// The file behind its window ([`crate::VmSpec::window`]), if it has one.
+    /// Returns the file behind the machine's window ([`crate::VmSpec::window`]); `None` if it has
+    /// none.
     fn window(&self) -> Option<PathBuf> {
         None
     }
 
-    /// Whether it does what it was told, followed from its start or its adoption on: a hypervisor
-    /// stops the vCPUs by itself where a disk is full or broken, or where the guest has crashed. The
-    /// channel closes with the machine.
+    /// Follows whether the machine does what its caller last asked (run or pause), from its start
+    /// or adoption on: a hypervisor stops the vCPUs by itself when a disk is full or broken, or
+    /// when the guest has crashed. The watch channel closes with the machine.
     fn condition(&self) -> watch::Receiver<Condition>;
 
     /// Stops the vCPUs. Idempotent; one round trip.
@@ -93,27 +92,26 @@ pub trait Machine: Send + Sync {
     /// Lets the vCPUs run. Idempotent; one round trip.
     async fn resume(&self) -> Result<()>;
 
-    /// Lets a halted machine do again what it could not do: where that fails once more,
-    /// [`Machine::condition`] tells. Nothing happens to one that its caller has paused, whoever comes
-    /// first. Idempotent; one round trip.
+    /// Lets a halted machine try again what it could not do; if that fails once more,
+    /// [`Machine::condition`] says so. Does nothing to a machine that its caller has paused, even
+    /// if the two calls race. Idempotent; one round trip.
     async fn retry(&self) -> Result<()>;
 
-    /// Writes the device state of a **paused** machine to the file `to`: either
-    /// all of it, durable, under that name, or nothing; and makes its memory file
-    /// durable. A clone has none: it leaves its memory in `own`, or, without that or where the driver
-    /// cannot, in `to`. The machine stays paused. After an error (`no_space`, `snapshot_failed`,
-    /// `not_paused`) it is as it was and can be resumed. After success either kill it, and restore it
-    /// later, or resume it, and then the snapshot is void (memory has moved on).
+    /// Writes the device state of a **paused** machine to the file `to`: either all of it, durable,
+    /// under that name, or nothing; and makes its memory file durable. A clone has no memory file:
+    /// its memory goes to `own`, or into `to` if `own` is `None` or the driver cannot separate it.
+    /// The machine stays paused. After an error (`no_space`, `snapshot_failed`, `not_paused`) it is
+    /// unchanged and can be resumed. After success, either kill it and restore it later, or resume
+    /// it, which makes the snapshot void (memory has moved on).
     async fn snapshot(&self, to: &Path, own: Option<&OwnMemory>) -> Result<()>;
 
-    /// Ends the process at once, without asking the guest, flushing what the
-    /// guest has written to its disks; waits for its end and removes its sockets.
-    /// Idempotent.
+    /// Ends the process at once without asking the guest, flushes what the guest has written to its
+    /// disks, waits for the end and removes the sockets. Idempotent.
     async fn kill(&self) -> Result<()>;
 
-    /// What the host sees of it. `gone` if it has ended.
+    /// Returns what the host measures of the machine. Error: `gone` if it has ended.
     async fn stats(&self) -> Result<MachineStats>;
 
-    /// Resolves when the process is gone, at once if it is already.
+    /// Resolves when the process is gone; at once if it is gone already.
     async fn exited(&self) -> Exit;
 }

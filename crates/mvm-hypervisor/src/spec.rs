@@ -4,49 +4,50 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Everything a driver is told about one machine. All paths are absolute.
+/// Everything that a driver knows about one machine. All paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmSpec {
     /// Short name for logs, e.g. `i-1a2b3c4d`.
     pub id: String,
-    /// Text that ends up in the process's argument vector and that adoption
-    /// demands, `mvm:<root-id>:<instance>`. Letters, digits and `:._-/` only.
+    /// Text in the process's argument vector by which adoption recognises it:
+    /// `mvm:<root-id>:<instance>`. Letters, digits and `:._-/` only.
     pub marker: String,
-    /// Private existing directory for sockets, `console.log` and `qemu.log`.
-    /// With [`VmSpec::confine`] it becomes the process's root directory. Keep it
-    /// under 80 bytes: Unix socket paths end at 107 (unix(7)).
+    /// Private existing directory for sockets, `console.log` and `qemu.log`. With
+    /// [`VmSpec::confine`] it becomes the process's root directory. Its path has at most 94 bytes,
+    /// since Unix socket paths end at 107 (unix(7)).
     pub dir: PathBuf,
-    /// Virtual CPUs, 1 or more.
+    /// Number of virtual CPUs, 1 to 255.
     pub vcpus: u32,
-    /// Guest memory in MiB.
+    /// Guest memory in MiB, at least 16.
     pub mem_mib: u64,
-    /// What to boot.
+    /// The kernel to boot.
     pub kernel: Kernel,
-    /// The file that backs guest memory; `boot` creates it, sparse, and empties
-    /// it if it exists.
+    /// The file that backs guest memory. `boot` replaces it with an empty, sparse one.
     pub memory: PathBuf,
-    /// Reserve the file's blocks before the machine runs on it, so that a disk that fills up cannot
-    /// end the machine. A clone maps its template's file privately and needs none.
+    /// Whether to reserve the file's blocks before the machine runs on it, so that a disk that
+    /// fills up cannot end the machine. A clone maps its template's file privately and needs no
+    /// reservation.
     #[serde(default)]
     pub reserve_memory: bool,
     /// Block devices in the order in which the guest should see them.
     pub disks: Vec<Disk>,
     /// The network card, if any.
     pub nic: Option<Nic>,
-    /// A disk behind all other devices whose errors are the guest's to know, with the serial
-    /// `window`: an existing raw file. A machine is restored with it if it was booted with it.
+    /// A disk behind all other devices, with the serial `window`, whose errors are reported to the
+    /// guest: an existing raw file. A machine must be restored with a window if, and only if, it
+    /// was booted with one.
     #[serde(default)]
     pub window: Option<PathBuf>,
-    /// Drop privileges to this user; `None` leaves the process as the caller is.
+    /// The user that the process drops its privileges to; `None` keeps the caller's.
     pub confine: Option<Confine>,
 }
 
-/// A kernel and how it wants its devices.
+/// A kernel, and the bus on which it expects its devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kernel {
     /// bzImage, or an uncompressed vmlinux with a PVH note (boots twice as fast).
     pub image: PathBuf,
-    /// Initial RAM disk.
+    /// Initial RAM disk; `None` if the kernel needs none.
     pub initrd: Option<PathBuf>,
     /// Appended to the driver's own kernel arguments (console and so on).
     pub append: String,
@@ -68,12 +69,12 @@ pub enum Platform {
 /// One block device, a raw file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
-    /// The virtio serial by which the guest finds it: `root`, `scratch`, `data`.
-    /// At most 20 bytes of `a-z0-9-`.
+    /// The virtio serial by which the guest finds the disk: `root`, `scratch`, `data`. 1 to 20
+    /// bytes of `a-z0-9-`.
     pub id: String,
-    /// Raw image file.
+    /// Path of the raw image file, which must exist.
     pub path: PathBuf,
-    /// The guest cannot write to it.
+    /// Whether the guest may only read the disk.
     pub read_only: bool,
 }
 
@@ -82,12 +83,12 @@ pub struct Disk {
 pub struct Nic {
     /// Name of the tap interface in the caller's network namespace.
     pub tap: String,
-    /// `aa:bb:cc:dd:ee:ff`. A restored machine keeps the one it was booted with
-    /// until the guest sets another.
+    /// The MAC address as `aa:bb:cc:dd:ee:ff`. A restored machine keeps the address that it was
+    /// booted with until the guest sets another.
     pub mac: String,
 }
 
-/// Whom a machine's process runs as, chrooted into [`VmSpec::dir`].
+/// The user that a machine's process runs as, with [`VmSpec::dir`] as its root directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confine {
     /// User id, not 0.
@@ -96,8 +97,8 @@ pub struct Confine {
     pub gid: u32,
 }
 
-/// What names one process for good: a pid alone is reused, a pid with its start
-/// time is not, and the marker says that it is ours. The caller's durable record.
+/// What identifies one process for good: a pid alone is reused, a pid with its start time is not,
+/// and the marker proves that the process is the caller's. The caller records it durably.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProcessIdentity {
     /// Process id.
@@ -123,29 +124,31 @@ pub enum RestoreMemory {
     Clone,
 }
 
-/// What a clone needs to have memory of its own when it is snapshotted.
+/// What a clone needs to get a memory file of its own when it is snapshotted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnMemory {
-    /// The file that is made of its memory, durable before the snapshot; [`VmSpec::memory`] from then on.
+    /// The file to write its memory to, durable before the snapshot is; [`VmSpec::memory`] from
+    /// then on.
     pub file: PathBuf,
-    /// The snapshot that it was restored from.
+    /// The template's snapshot, from which the clone was restored.
     pub template: PathBuf,
 }
 
-/// Who the driver is.
+/// Which driver this is, and what it runs guests on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
-    /// `qemu`, `firecracker`, `sim`.
+    /// The driver's name: `qemu` or `sim`.
     pub name: String,
-    /// Version of the program behind it, as exactly as it can be said: what was made by another is not its own.
+    /// Version of the program behind the driver, as exactly as it is known: a template made by
+    /// another build is not used.
     pub version: String,
-    /// `kvm`, `tcg`, or `none`.
+    /// What executes the guest's instructions: `kvm`, `tcg`, or `none`.
     pub accelerator: String,
-    /// No real machine is behind it.
+    /// Whether the driver only simulates machines.
     pub simulated: bool,
 }
 
-/// What the host sees of a machine.
+/// What the host measures of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct MachineStats {
     /// CPU time of the whole process, user and system, in ms.
@@ -155,18 +158,18 @@ pub struct MachineStats {
     /// Resident memory in KiB, shared pages divided among those that map them
     /// (Pss in `/proc/PID/smaps_rollup`).
     pub proportional_kib: u64,
-    /// The vCPUs are paused, as the monitor says; `false` where it does not answer.
+    /// Whether the vCPUs are paused, as the monitor reports; `false` if it does not answer.
     pub paused: bool,
 }
 
 /// How a machine ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// For people: `exit status 1`, `killed by signal 9`, with the last lines of `qemu.log` on lines
-    /// of their own where it was no orderly end.
+    /// The cause, for people: `exit status 1`, `killed by signal 9`, followed by the last lines of
+    /// `qemu.log` on lines of their own unless the end was orderly.
     pub reason: String,
-    /// The last lines of the guest's console, or its kernel's panic; empty where it printed nothing.
+    /// The last lines of the guest's console, or its kernel's panic; empty if it printed nothing.
     pub console: String,
-    /// The guest ended it: the process left with status 0.
+    /// Whether the guest shut itself down: the process left with status 0.
     pub clean: bool,
 }

@@ -52,7 +52,8 @@ async fn boots_confined_pauses_resumes_and_leaves_nothing() {
     assert_eq!(left, ["console.log", "machine.lock", "qemu.log"]);
 }
 
-/// Its own user, no capabilities, no new privileges, a filter, its directory as root.
+/// Checks that a process has its own user, no capabilities, no new privileges, a system call
+/// filter, and its directory as root.
 fn is_confined(pid: u32) {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let field = |name: &str| {
@@ -90,7 +91,7 @@ async fn a_snapshot_goes_on_counting_in_a_new_process() {
         machine.snapshot(&snapshot, None).await.unwrap();
         machine.kill().await.unwrap();
         let mut last = count(&spec).unwrap();
-        // Twice, the second time from the snapshot of what had been restored.
+        // Twice: the second time from the snapshot of the restored machine.
         for _ in 0..2 {
             let machine =
                 driver.restore(&spec, &snapshot, RestoreMemory::Own, &unrecorded).await.unwrap();
@@ -117,7 +118,7 @@ async fn a_machine_can_go_on_after_its_snapshot_and_be_snapshotted_again() {
     for _ in 0..3 {
         machine.pause().await.unwrap();
         machine.snapshot(&snapshot, None).await.unwrap();
-        // Once more, without having run in between.
+        // A second snapshot, without having run in between.
         machine.snapshot(&snapshot, None).await.unwrap();
         assert!(machine.stats().await.unwrap().paused);
         machine.resume().await.unwrap();
@@ -151,7 +152,7 @@ async fn two_clones_of_one_template_live_at_once() {
     for (clone, _) in &clones {
         counts_beyond(clone, from + 3).await;
     }
-    // One sleeps and wakes with memory of its own, twice; the other goes on beside it.
+    // One clone sleeps and wakes with memory of its own, twice, while the other goes on beside it.
     let (mut clone, machine) = clones.remove(0);
     let mut machine = machine;
     clone.memory = lab.dir.join("own");
@@ -169,7 +170,7 @@ async fn two_clones_of_one_template_live_at_once() {
         machine.kill().await.unwrap();
     }
     assert!(std::fs::read(&spec.memory).unwrap() == template, "clones write nothing to it");
-    // Damage deep in the memory is found at its end, and nothing runs.
+    // Damage deep in the memory is found at its end, and the machine does not run.
     let first = lab.dir.join("first");
     let mut bytes = std::fs::read(&first).unwrap();
     let last = bytes.len() - 1000;
@@ -202,7 +203,8 @@ async fn a_clone_leaves_its_memory_in_a_file_of_its_own() {
         machine.resume().await.unwrap();
         counts_beyond(&clone, count(&spec).unwrap() + 3).await;
         machine.pause().await.unwrap();
-        // There is no room for it, or nothing to put it together from: it goes on as it was.
+        // First without space for the memory, then without the template's state: each time the
+        // machine goes on as it was.
         let full = lab.tmpfs(64 << 10);
         let asleep = lab.dir.join("asleep");
         let own = |file: &str| OwnMemory { file: lab.dir.join(file), template: template.clone() };
@@ -214,14 +216,14 @@ async fn a_clone_leaves_its_memory_in_a_file_of_its_own() {
         assert!(!strange.file.exists() && std::fs::metadata(&asleep).unwrap().len() > 1 << 20);
         machine.resume().await.unwrap();
         let last = counts_beyond(&clone, count(&clone).unwrap()).await;
-        // By another agent, which knows of it what the process says.
+        // Adopted by another agent, which knows only what the process itself shows.
         let process = machine.process();
         drop(machine);
         let machine = driver.adopt(&clone, &process).await.unwrap().expect("it is ours");
         machine.pause().await.unwrap();
         machine.snapshot(&asleep, Some(&own("own"))).await.unwrap();
         assert!(std::fs::metadata(&asleep).unwrap().len() < 1 << 20, "no memory is in it");
-        // Nor does it change anything that there is a snapshot: it may run on, and have another.
+        // A snapshot changes nothing for the machine: it may run on, and be snapshotted again.
         machine.resume().await.unwrap();
         counts_beyond(&clone, last + 3).await;
         machine.pause().await.unwrap();
@@ -276,7 +278,7 @@ async fn a_machine_wakes_with_other_disks_and_another_tap() {
             counts_beyond(spec, count(spec).unwrap_or(0)).await;
             machine.kill().await.unwrap();
         }
-        // One disk fewer is another machine.
+        // With one disk fewer, the snapshot does not fit.
         clone.disks.pop();
         let refused = driver.restore(&clone, &snapshot, RestoreMemory::Clone, &unrecorded).await;
         assert!(refused.err().unwrap().to_string().contains("disks"));

@@ -1,4 +1,4 @@
-//! The QEMU driver when things go wrong, and when its own process is another one.
+//! The QEMU driver when calls fail, and when another process has the recorded pid.
 
 mod support;
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 use mvm_hypervisor::{Confine, Hypervisor, Machine, ProcessIdentity, RestoreMemory, VmSpec};
 use support::{Lab, count, counts_beyond, driver, unrecorded};
 
-/// A paused machine that has counted a little.
+/// A paused machine whose guest has counted a little.
 async fn paused(spec: &VmSpec) -> std::sync::Arc<dyn Machine> {
     let machine = driver().await.boot(spec, &unrecorded).await.unwrap();
     counts_beyond(spec, 2).await;
@@ -30,7 +30,7 @@ async fn a_machine_is_adopted_by_who_comes_later_and_by_nobody_else() {
     let found = driver.find(&spec.marker).unwrap();
     assert_eq!(found.as_slice(), std::slice::from_ref(&process));
 
-    // Neither with another start, nor with another marker, nor another process altogether.
+    // Another start time, another marker, or another process altogether: none is adopted.
     let later = ProcessIdentity { start_time: process.start_time + 1, ..process.clone() };
     assert!(driver.adopt(&spec, &later).await.unwrap().is_none());
     assert_eq!(driver.kill_stray(&later).await.unwrap_err().code(), Code::NotOurs);
@@ -99,7 +99,8 @@ async fn a_full_disk_leaves_the_machine_paused_and_able_to_go_on() {
     let mut lab = Lab::new();
     let spec = lab.spec("a");
     let machine = paused(&spec).await;
-    // Too small for what is set aside; then, beside a file that goes away, for the state.
+    // First too small for the reserved space; then, once another file is gone, too small for the
+    // state.
     let full = lab.tmpfs(256 << 10);
     for _ in 0..2 {
         let error = machine.snapshot(&full.join("snapshot"), None).await.unwrap_err();
@@ -126,7 +127,7 @@ async fn a_bad_kernel_is_told_with_what_was_said() {
     let error = refused(&driver.boot(&spec, &unrecorded).await);
     assert!(error.starts_with("invalid_spec") && error.contains("no Linux kernel"), "{error}");
 
-    // Begins like a kernel, and QEMU itself finds out.
+    // The file begins like a kernel, so only QEMU itself finds the fault.
     let mut spec = lab.spec("cut");
     let whole = std::fs::read(support::kernel()).unwrap();
     spec.kernel.image = lab.dir.join("cut.kernel");
@@ -137,7 +138,8 @@ async fn a_bad_kernel_is_told_with_what_was_said() {
     assert!(error.starts_with("died_at_boot") && error.contains("exit status 1"), "{error}");
     assert!(error.contains("--- qemu.log") && !error.contains("earlier words"), "{error}");
 
-    // Boots, and finds no root: a machine that has ended says so, with the kernel's last words.
+    // The kernel boots and finds no root: an ended machine reports so, with the kernel's last
+    // words.
     let mut spec = lab.spec("rootless");
     spec.kernel.initrd = None;
     let machine = driver.boot(&spec, &unrecorded).await.unwrap();
@@ -177,7 +179,7 @@ async fn a_bad_snapshot_is_told_and_leaves_no_process() {
     std::fs::remove_file(&snapshot).unwrap();
     assert!(restore(&spec).await.contains("No such file"));
 
-    // A state whose sum is right and that QEMU does not know: its own words.
+    // A state with the right checksum that QEMU cannot load: the error has QEMU's own words.
     let state = b"this is no device state".repeat(100);
     write_with_header(&snapshot, &whole, &state);
     let error = restore(&spec).await;
@@ -196,7 +198,7 @@ async fn a_bad_snapshot_is_told_and_leaves_no_process() {
     restored.unwrap().kill().await.unwrap();
 }
 
-/// The header of `whole`, made to fit another state.
+/// Writes the header of `whole`, changed to fit another state.
 fn write_with_header(path: &Path, whole: &[u8], state: &[u8]) {
     use sha2::Digest;
     let end = whole.iter().position(|byte| *byte == b'\n').unwrap();
@@ -241,7 +243,8 @@ async fn a_boot_that_is_given_up_leaves_nothing() {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        // One that made it in time has lived to be dropped, and lives on: by design.
+        // A boot that finished in time returned a machine before it was dropped, so that machine
+        // lives on by design.
         for process in lab.processes().await {
             assert!(after >= 20, "given up after {after} ms");
             driver.kill_stray(&process).await.unwrap();
@@ -276,10 +279,10 @@ async fn a_process_that_is_stopped_holds_nobody_up() {
     counts_beyond(&spec, 0).await;
     let pid = rustix::process::Pid::from_raw(machine.process().pid as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
-    // What the kernel counts is there all the same.
+    // What the kernel counts is still reported.
     let stats = machine.stats().await.unwrap();
     assert!(stats.resident_kib > 0 && !stats.paused, "{stats:?}");
-    // While one call waits, others are not behind it for ever.
+    // While one call waits for its deadline, others do not wait behind it for ever.
     let looks = futures::future::join_all((0..8).map(|_| machine.stats()));
     let calls = async { tokio::join!(machine.pause(), looks) };
     let calls = tokio::time::timeout(Duration::from_secs(60), calls).await;

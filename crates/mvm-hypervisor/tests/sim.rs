@@ -1,4 +1,4 @@
-//! The simulated driver keeps the trait's promises, also when told to break.
+//! The simulated driver keeps the trait's promises, also with injected faults.
 
 use mvm_model::Code;
 use std::path::Path;
@@ -128,7 +128,7 @@ async fn every_fault_at_every_call_leaves_it_consistent() {
             match effect {
                 Effect::Fail => assert_eq!(outcome.unwrap_err().code(), Code::Injected),
                 Effect::Delay(_) => outcome.unwrap(),
-                // Dying while being killed is no failure.
+                // A machine that dies while it is killed is no failure.
                 Effect::Die | Effect::Halt(_) => drop(outcome),
             }
             let left = sim.find("mvm:").unwrap();
@@ -245,7 +245,7 @@ async fn an_obstacle_halts_what_runs_until_it_is_gone_and_the_machine_is_resumed
     sim.set_obstacle(&spec.marker, Some(full.clone()));
     assert_eq!(*condition.borrow_and_update(), Condition::Halted(full.clone()));
     assert_eq!(sim.is_running(&spec.marker), Some(false));
-    // Paused by its caller it is not halted; another caller finds it as it is.
+    // A machine paused by its caller is not halted; another caller finds it as it is.
     machine.pause().await.unwrap();
     assert_eq!(*condition.borrow_and_update(), Condition::Fine);
     machine.resume().await.unwrap();

@@ -1,4 +1,4 @@
-//! The argument vector, as a pure function of the specification.
+//! QEMU's argument vector, as a pure function of the specification.
 //!
 //! JSON forms are used wherever QEMU has them, so that no path needs quoting.
 
@@ -15,19 +15,19 @@ use crate::{Confine, Kernel, Platform, RestoreMemory, VmSpec};
 /// Name of the virtio port that the guest agent serves.
 pub(super) const GUEST_PORT: &str = "mvm.agent.0";
 
-/// How the machine comes to life.
+/// Whether a machine boots from its kernel or is restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
     Boot,
     Restore(RestoreMemory),
 }
 
-/// Everything beside the specification that the vector depends on.
+/// Everything besides the specification that the argument vector depends on.
 #[derive(Debug)]
 pub(super) struct Setting<'a> {
     pub(super) accelerator: Accelerator,
     pub(super) version: Version,
-    /// Machine type, see [`machine_type`].
+    /// The machine type, see [`machine_type`].
     pub(super) machine: &'a str,
     /// Listening socket for QMP, inherited.
     pub(super) qmp: RawFd,
@@ -35,8 +35,8 @@ pub(super) struct Setting<'a> {
     pub(super) channel: RawFd,
 }
 
-/// The machine type, with its version where the platform has versions: a machine
-/// that sleeps across an upgrade of QEMU must wake on the hardware it knew.
+/// Returns the machine type, with its version where the platform has versions: a machine that
+/// sleeps across an upgrade of QEMU must wake on the hardware that it was booted on.
 pub(super) fn machine_type(platform: Platform, version: Version) -> String {
     match platform {
         Platform::Pci => format!("pc-i440fx-{version}"),
@@ -44,7 +44,7 @@ pub(super) fn machine_type(platform: Platform, version: Version) -> String {
     }
 }
 
-/// The CPU model. Under TCG, a small one: features cost time in the kernel's set-up
+/// Returns the CPU model. Under TCG it is a small one: features cost time in the kernel's set-up
 /// code, and these are what x86-64-v2 user space needs.
 pub(super) fn cpu_model(accelerator: Accelerator) -> &'static str {
     match accelerator {
@@ -53,7 +53,7 @@ pub(super) fn cpu_model(accelerator: Accelerator) -> &'static str {
     }
 }
 
-/// The whole vector, program name excluded.
+/// Returns the whole argument vector, without the program's name.
 pub(super) fn arguments(spec: &VmSpec, start: Start, setting: &Setting<'_>) -> Vec<OsString> {
     let mut args = Args(Vec::new());
     args.flags(&["-nodefaults", "-no-user-config", "-no-reboot"]);
@@ -91,16 +91,17 @@ fn machine_option(platform: Platform, machine: &str) -> String {
         Platform::Pci => format!(
             "{machine},memory-backend=ram,usb=off,vmport=off,hpet=off,graphics=off,dump-guest-core=off"
         ),
-        // Without acpi and with a pit: there is no other timer to calibrate from under TCG.
+        // ACPI is off and a PIT is on: under TCG the kernel has no other timer to calibrate from.
         Platform::Mmio => format!(
             "{machine},memory-backend=ram,acpi=off,pic=on,pit=on,rtc=on,isa-serial=on,dump-guest-core=off"
         ),
     }
 }
 
-/// Where QEMU can, a clone's process has its template's file open for reading alone: whoever breaks out of a
-/// guest cannot write to what all others are made of. Before 8.2 `readonly` gave the guest memory that it
-/// could not write to either, and a file that is mapped privately was opened for writing all the same.
+/// From this version on, a clone's process opens its template's file read-only, so that a guest
+/// that breaks out cannot write to what all other clones are made of. Before 8.2 `readonly` made
+/// the guest's memory itself read-only, and a privately mapped file was opened for writing all the
+/// same.
 const READ_ONLY_TEMPLATES: Version = Version { major: 8, minor: 2 };
 
 fn memory_object(spec: &VmSpec, start: Start, version: Version) -> String {
@@ -119,9 +120,9 @@ fn memory_object(spec: &VmSpec, start: Start, version: Version) -> String {
     object.to_string()
 }
 
-/// The driver's kernel arguments, before the caller's.
+/// Returns the kernel's arguments: the driver's own, then the caller's.
 pub(super) fn kernel_arguments(accelerator: Accelerator, append: &str) -> String {
-    // `reboot=t` ends QEMU by a triple fault: with acpi off, nothing else does.
+    // `reboot=t` ends QEMU by a triple fault: with ACPI off, nothing else does.
     let mut line = String::from(
         "console=ttyS0 quiet loglevel=1 panic=-1 reboot=t random.trust_cpu=on cryptomgr.notests",
     );
@@ -136,7 +137,7 @@ pub(super) fn kernel_arguments(accelerator: Accelerator, append: &str) -> String
     line
 }
 
-/// Commas end a value in QEMU's option syntax; doubled, they are themselves.
+/// Doubles the commas of a path: in QEMU's option syntax a single comma ends a value.
 fn comma_doubled(path: &Path) -> OsString {
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
     let mut bytes = Vec::new();
@@ -168,8 +169,8 @@ impl Args {
             sandbox.push_str(",elevateprivileges=deny");
             return self.pair("-sandbox", sandbox);
         };
-        // The filter is in force before QEMU drops to the user, so it cannot deny
-        // setuid; no_new_privs and an empty capability set do that afterwards.
+        // The filter is in force before QEMU drops to the user, so it cannot deny setuid;
+        // no_new_privs and an empty capability set take care of that afterwards.
         self.pair("-sandbox", sandbox);
         let user = format!("{uid}:{gid}");
         let root = comma_doubled(dir);
@@ -198,7 +199,7 @@ impl Args {
         self.pair("-chardev", format!("socket,id=agent,fd={},server=on,wait=off", setting.channel));
     }
 
-    /// The order is part of every snapshot: never change it.
+    /// Appends the devices. Their order is part of every snapshot: never change it.
     fn devices(&mut self, spec: &VmSpec) {
         let bus = match spec.kernel.platform {
             Platform::Pci => "pci",
@@ -210,7 +211,8 @@ impl Args {
         let device = |kind: &str| format!("virtio-{kind}-{bus}");
         let mut serial = json!({ "driver": device("serial"), "id": "serial", "max_ports": 2 });
         if spec.kernel.platform == Platform::Pci {
-            // One vector each instead of one a queue: nothing here is that fast.
+            // One vector per device instead of one per queue: nothing here is fast enough to need
+            // more.
             serial["vectors"] = json!(2);
         }
         self.pair("-device", serial.to_string());
@@ -228,8 +230,8 @@ impl Args {
             let block = json!({ "driver": "raw", "node-name": node, "read-only": disk.read_only,
                 "discard": "unmap", "file": file });
             self.pair("-blockdev", block.to_string());
-            // Where the host's disk is full or broken the machine stops instead of seeing errors: the
-            // fault is the host's, and is told and mended there.
+            // If the host's disk is full or broken, the machine stops instead of seeing errors: the
+            // fault is the host's, and is reported and mended there.
             let front = json!({ "driver": device("blk"), "id": format!("blk-{}", disk.id),
                 "drive": node, "serial": disk.id, "werror": "stop", "rerror": "stop" });
             self.pair("-device", front.to_string());
@@ -247,7 +249,7 @@ impl Args {
         }
         if let Some(path) = &spec.window {
             let file = json!({ "driver": "file", "filename": path });
-            // What is in it is worth nothing once it was read: it is never flushed.
+            // The window's content is worthless once it has been read, so it is never flushed.
             let block = json!({ "driver": "raw", "node-name": "window", "file": file,
                 "cache": { "direct": false, "no-flush": true } });
             self.pair("-blockdev", block.to_string());
@@ -362,7 +364,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Snapshots of machines without one know the devices before it by their places.
+    /// Snapshots of machines without a window know the devices before it by their positions.
     #[test]
     fn a_window_comes_behind_all_other_devices() {
         let without = words(&sample(true), Start::Boot, 7, 2);

@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use crate::{Error, Result};
 
-/// The program's name.
+/// Name of the QEMU program in `PATH`.
 const NAME: &str = "qemu-system-x86_64";
-/// The oldest version that the command lines of this driver are known to suit.
+/// The oldest version that the driver's command lines are known to work with.
 const OLDEST: Version = Version { major: 7, minor: 2 };
 
-/// QEMU's version as far as command lines depend on it: the rest of it is in the [`Release`].
+/// The part of QEMU's version that command lines depend on; [`Release`] holds the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
-    /// First number.
+    /// The number before the dot.
     pub major: u32,
-    /// Second number.
+    /// The number after the dot.
     pub minor: u32,
 }
 
@@ -25,16 +25,17 @@ impl std::fmt::Display for Version {
     }
 }
 
-/// A build of QEMU: what was made with another one is not taken for its own.
+/// A build of QEMU. What another build made is not reused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Release {
     pub(super) version: Version,
-    /// All that it says of its version, with the distribution's: `7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)`.
+    /// The version as QEMU prints it, including the distribution's: `7.2.22 (Debian
+    /// 1:7.2+dfsg-7+deb12u18)`.
     pub(super) words: String,
 }
 
-/// The first `qemu-system-x86_64` in `PATH`. Error: `qemu_not_found`, which names
-/// the package to install.
+/// Returns the first `qemu-system-x86_64` in `PATH`. Error: `qemu_not_found`, which names the
+/// package to install.
 pub fn find_binary() -> Result<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -47,7 +48,7 @@ pub fn find_binary() -> Result<PathBuf> {
         .ok_or(Error::QemuNotFound)
 }
 
-/// Asks the program for its version. Errors: `qemu_not_found`, `qemu_unusable`.
+/// Asks the program for its version, within 20 s. Errors: `qemu_not_found`, `qemu_unusable`.
 pub(super) async fn release(program: &Path) -> Result<Release> {
     let unusable = |reason: String| Error::QemuUnusable { program: program.to_owned(), reason };
     let asked = tokio::process::Command::new(program).arg("--version").kill_on_drop(true).output();
@@ -65,7 +66,7 @@ pub(super) async fn release(program: &Path) -> Result<Release> {
     }
 }
 
-/// `QEMU emulator version 7.2.22 (Debian …)` → 7.2, and what stands behind `version`
+/// Reads `QEMU emulator version 7.2.22 (Debian …)`: version 7.2, and the words after `version`.
 fn parse_release(text: &str) -> Option<Release> {
     let after = text.split_once("version ")?.1;
     let words = after.lines().next()?.trim().chars().filter(|c| !c.is_control()).take(200);

@@ -31,7 +31,7 @@ const START: Duration = Duration::from_secs(30);
 const ADOPT: Duration = Duration::from_secs(10);
 /// How long the device state may take to load; about 5 ms on an idle host.
 const LOAD: Duration = Duration::from_secs(30);
-/// How long it may take with the memory in it.
+/// How long a state with the memory in it may take to load.
 const LOAD_MEMORY: Duration = Duration::from_secs(600);
 
 /// The driver of one QEMU program with one accelerator.
@@ -44,14 +44,14 @@ pub struct QemuDriver {
 }
 
 impl QemuDriver {
-    /// The first `qemu-system-x86_64` in `PATH`. Error: `qemu_not_found`, which names
-    /// the package to install.
+    /// Returns the first `qemu-system-x86_64` in `PATH`. Error: `qemu_not_found`, which names the
+    /// package to install.
     pub fn find_binary() -> Result<PathBuf> {
         binary::find_binary()
     }
 
-    /// A driver of this program with this accelerator, `kvm` or `tcg` (what
-    /// [`super::probe`] found). Errors: `qemu_not_found`, `qemu_unusable`.
+    /// Makes a driver of this program with this accelerator, `kvm` or `tcg` (what [`super::probe`]
+    /// found). Errors: `qemu_not_found`, `qemu_unusable`.
     pub async fn new(program: PathBuf, accelerator: String) -> Result<QemuDriver> {
         let binary::Release { version, words: release } = binary::release(&program).await?;
         let accelerator = if accelerator == "kvm" { Accelerator::Kvm } else { Accelerator::Tcg };
@@ -78,7 +78,7 @@ impl QemuDriver {
             let reserved = memory::reserve(spec).instrument(span).await;
             reserved.inspect_err(|_| place::clear(&spec.dir))?;
         }
-        // Closed with its scope: the span's time is the stage's.
+        // The span closes with its scope, so that its duration is that of the spawn stage.
         let (process, newborn) = tracing::info_span!("spawn", id = %spec.id).in_scope(|| {
             let setting = Setting {
                 accelerator: self.accelerator,
@@ -92,7 +92,7 @@ impl QemuDriver {
             spawn(&self.program, self.accelerator, arguments, &place, state, spec)
         })?;
         started(&process.identity);
-        // Only the process holds them from here on, so that its end is seen as theirs.
+        // Only the process holds these descriptors from here on, so that they close when it ends.
         drop((place, state));
         let span = tracing::info_span!("qmp_ready", id = %spec.id);
         let socket = place::qmp_socket(&spec.dir);
@@ -103,7 +103,8 @@ impl QemuDriver {
         };
         match qmp {
             Ok(qmp) => Ok((process, qmp, newborn)),
-            // A connection breaks when the process is ending: its end says more.
+            // A connection also breaks because the process is ending, and its exit status says
+            // more.
             Err(Error::QmpFailed { .. }) => Err(died(spec, &process).await),
             Err(error) => Err(error),
         }
@@ -114,7 +115,7 @@ impl QemuDriver {
         qmp.incoming(fd).await?;
         let load = if memory == Memory::File { LOAD } else { LOAD_MEMORY };
         let ends = Instant::now() + load;
-        // Polled, since the event that tells the end is not known to all versions.
+        // The status is polled, since not all versions have the event that announces the end.
         while qmp.status().await? == RunState::inmigrate {
             if Instant::now() >= ends {
                 let (status, error) = qmp.migration().await?;
@@ -128,7 +129,7 @@ impl QemuDriver {
     }
 }
 
-/// Why a process ended before its machine ran.
+/// Says why a process ended before its machine ran, with the last lines of its logs.
 async fn died(spec: &VmSpec, process: &Process) -> Error {
     let status = match tokio::time::timeout(Duration::from_secs(2), process.ended()).await {
         Ok(ending) => ending.to_string(),
@@ -183,12 +184,12 @@ impl Hypervisor for QemuDriver {
             Memory::File => check_memory(spec).map_err(failed)?,
             Memory::State => memory::create(spec)?,
         }
-        // A socket rather than the file itself, which newer versions of QEMU want by another name,
-        // and which has a header.
+        // A socket pair rather than the file itself: newer versions of QEMU name a file
+        // differently, and the file begins with a header.
         let (near, far) = UnixStream::pair().map_err(|e| failed(e.to_string()))?;
         let far = OwnedFd::from(far);
         let fd = far.as_raw_fd();
-        // Ends with the process: then nobody takes what it writes.
+        // The feeding thread ends with the process, which is the only reader of the socket.
         let feeding = tokio::task::spawn_blocking(move || stored.feed(near));
         let start = Start::Restore(mapped);
         let (process, qmp, newborn) =
@@ -227,7 +228,8 @@ impl Hypervisor for QemuDriver {
             qmp = Qmp::connect(&spec.id, &socket, ADOPT) => qmp?,
             _ = process.ended() => return Ok(None),
         };
-        // As it was started, which may have been by another version.
+        // The machine type is read from the argument vector: another version may have started the
+        // process.
         let machine =
             asked.machine.unwrap_or_else(|| machine_type(spec.kernel.platform, self.version));
         let hardware = Hardware::of(spec, &machine, self.accelerator);
@@ -247,8 +249,8 @@ impl Hypervisor for QemuDriver {
     }
 }
 
-/// Reserves the memory of a machine that another version may have started without: it runs already,
-/// and is not held up.
+/// Reserves, in the background, the memory of a machine that an earlier version of the agent may
+/// have started without a reservation: it runs already and must not be held up.
 fn reserve_behind(spec: &VmSpec) {
     let spec = spec.clone();
     tokio::spawn(async move {
@@ -258,7 +260,7 @@ fn reserve_behind(spec: &VmSpec) {
     });
 }
 
-/// The memory file of a machine that is restored: there, and of its size.
+/// Checks that the memory file of a machine to be restored exists and has the right size.
 fn check_memory(spec: &VmSpec) -> Result<(), String> {
     let memory = &spec.memory;
     let length = std::fs::metadata(memory)

@@ -1,4 +1,4 @@
-//! What QEMU says unasked: its events, and what they come to.
+//! QEMU's events, and what the driver concludes from them.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,22 +8,22 @@ use tokio::sync::Notify;
 
 use crate::Halt;
 
-/// What one machine's monitor has said unasked.
+/// What one machine's monitor has reported in events.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
-    /// Something may have changed whether the vCPUs run, or events may have been missed.
+    /// Notified when the vCPUs may have stopped or started, or when events may have been missed.
     pub(super) changed: Notify,
     shutdown: Mutex<Option<ShutdownCause>>,
 }
 
 impl Heard {
-    /// Takes note of an event.
+    /// Records an event.
     pub(super) fn note(&self, event: &Event) {
         match event {
             Event::SHUTDOWN { data, .. } => {
                 *self.shutdown.lock().unwrap_or_else(PoisonError::into_inner) = Some(data.reason);
             }
-            // What the machine is now is asked: an event tells what it was.
+            // An event says what the machine was, so the follower asks what it is now.
             Event::STOP { .. }
             | Event::RESUME { .. }
             | Event::BLOCK_IO_ERROR { .. }
@@ -36,21 +36,21 @@ impl Heard {
         }
     }
 
-    /// Who ended the machine, if it said so before it ended.
+    /// Returns who ended the machine; `None` if QEMU did not say before it ended.
     pub(super) fn shutdown(&self) -> Option<ShutdownCause> {
         *self.shutdown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether the guest itself has ended its machine.
+/// Returns whether the guest itself ended its machine.
 pub(super) fn by_the_guest(cause: ShutdownCause) -> bool {
     matches!(cause, ShutdownCause::guest_reset | ShutdownCause::guest_shutdown)
 }
 
-/// Why a machine ended, for people.
+/// Returns why a machine ended, for people.
 pub(super) fn words(cause: ShutdownCause) -> &'static str {
     match cause {
-        // Without ACPI a guest ends its machine by a reset, so that both look alike.
+        // Without ACPI a guest shuts down by a reset, so shutdown and reboot look alike.
         ShutdownCause::guest_reset => {
             "the guest shut down or rebooted (a reboot ends its machine: start it again)"
         }
@@ -62,8 +62,8 @@ pub(super) fn words(cause: ShutdownCause) -> &'static str {
     }
 }
 
-/// Which disk has stopped the machine, of the answer to `query-block`: one that fails is named
-/// before one that is full.
+/// Returns which disk stopped the machine, from the answer to `query-block`: one that fails takes
+/// precedence over one that is full.
 pub(super) fn culprit(blocks: &Value) -> Halt {
     let all = blocks.as_array().map(Vec::as_slice).unwrap_or_default();
     let with = |status: &str| all.iter().find(|block| block["io-status"] == status);
@@ -74,8 +74,8 @@ pub(super) fn culprit(blocks: &Value) -> Halt {
     }
 }
 
-/// The disk behind a device, which we have named `blk-DISK`; versions of QEMU differ in how they
-/// give its path.
+/// Returns the id of the disk behind a device, which [`super::arguments`] names `blk-DISK`;
+/// versions of QEMU differ in how they report its path.
 fn disk_of(block: &Value) -> Option<String> {
     let path = block["qdev"].as_str()?;
     path.split('/').find_map(|part| part.strip_prefix("blk-")).map(str::to_owned)

@@ -1,4 +1,4 @@
-//! Log files that a machine appends to: kept small, and quoted in errors.
+//! Log files that a machine appends to: trimming them, and quoting them in errors.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -7,13 +7,13 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
-/// Keeps about the last `max_bytes` of the log at `path`, from a line's start,
-/// and gives back whether it cut anything. Nothing happens while the file is
-/// shorter than `max_bytes` plus a quarter, so that a caller may call it often.
+/// Keeps about the last `max_bytes` of the log at `path`, from the start of a line, and returns
+/// whether it cut anything. Does nothing while the file is shorter than `max_bytes` plus a quarter,
+/// so that a caller may call it often.
 ///
-/// The writer must have opened the file with `O_APPEND` (drivers do): it then
-/// goes on at the new end. What it writes in the instant between the reading and
-/// the cutting is lost. A file that does not exist is fine. Errors: `io`.
+/// The writer must have opened the file with `O_APPEND` (drivers do): it then goes on at the new
+/// end. What it writes between the reading and the cutting is lost. A missing file is no error.
+/// Errors: `io`.
 pub fn trim_log(path: &Path, max_bytes: u64) -> Result<bool> {
     let mut options = OpenOptions::new();
     options.read(true).append(true).custom_flags(libc::O_NOFOLLOW);
@@ -39,8 +39,8 @@ fn trim(file: &mut File, max_bytes: u64) -> std::io::Result<bool> {
     Ok(true)
 }
 
-/// The last `lines` lines of the file, at most 8 KiB, without control characters
-/// (a guest's console may hold anything); empty if there is no such file.
+/// Returns the last `lines` lines of the file, at most 8 KiB, without control characters (a guest's
+/// console may hold anything); empty if the file does not exist.
 pub(super) fn last_lines(path: &Path, lines: usize) -> String {
     const AT_MOST: u64 = 8 * 1024;
     let mut bytes = Vec::new();

@@ -21,23 +21,23 @@ use crate::{
     Result, VmSpec,
 };
 
-/// How long the device state may take to be sent; about 5 ms on an idle host.
+/// How long QEMU may take to send the device state; about 5 ms on an idle host.
 const SEND: Duration = Duration::from_secs(60);
-/// How long the monitor may take to say whether the vCPUs run, before only the kernel is asked.
+/// How long `stats` waits for the monitor; after that, only the kernel's numbers are returned.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a process may take to end after it was asked to.
+/// How long a process may take to quit before it is killed.
 const QUIT: Duration = Duration::from_secs(3);
 
-/// How long after its monitor could not be asked it is asked again.
+/// How long the follower waits after a failed query before it asks the monitor again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// A machine.
+/// One live QEMU process, as its holder sees it. Dropping it stops the follower, not the machine.
 pub(super) struct QemuMachine(
     Arc<Inner>,
     #[expect(dead_code, reason = "it is there to be dropped")] Follower,
 );
 
-/// What follows a machine's condition, until nobody holds it any more.
+/// The task that follows a machine's condition; aborted when dropped.
 struct Follower(JoinHandle<()>);
 
 impl Drop for Follower {
@@ -52,21 +52,21 @@ struct Inner {
     qmp: Qmp,
     hardware: Hardware,
     memory: RestoreMemory,
-    /// Held by what changes whether the vCPUs run, and by a snapshot from its check to its end.
+    /// Held by every change of whether the vCPUs run, and by a snapshot from its check to its end.
     turn: Mutex<Told>,
     condition: watch::Sender<Condition>,
 }
 
-/// What a machine was last told to do.
+/// What the caller last asked of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Told {
-    /// By an earlier process of ours.
+    /// Unknown: an earlier process of the caller started the machine.
     Unknown,
-    /// To run.
+    /// To run, by a boot or a resume.
     Run,
-    /// To pause.
+    /// To pause, by a restore or a pause.
     Pause,
-    /// To pause, and there is a snapshot of it: it may be ended.
+    /// To pause, and a snapshot of it exists: it may be ended.
     Sleep,
 }
 
@@ -91,7 +91,7 @@ impl QemuMachine {
     }
 }
 
-/// Keeps a machine's condition true, from its events, until its process ends.
+/// Keeps a machine's condition up to date, woken by its events, until its process ends.
 async fn follow(machine: Arc<Inner>) {
     let heard = Arc::clone(machine.qmp.heard());
     let ended = machine.process.clone();
@@ -124,7 +124,7 @@ async fn follow(machine: Arc<Inner>) {
 }
 
 impl Inner {
-    /// Whether it does what it was told.
+    /// Asks the monitor whether the machine does what its caller last asked.
     async fn look(&self) -> Result<Condition> {
         let told = self.turn.lock().await;
         if matches!(*told, Told::Pause | Told::Sleep) {
@@ -133,7 +133,8 @@ impl Inner {
         let halt = match self.qmp.status().await? {
             RunState::io_error => self.qmp.culprit().await?,
             RunState::guest_panicked => Halt::Panicked,
-            // What an earlier process of ours has paused, its successor will be told of.
+            // An earlier process of the caller may have paused the machine; the present one has not
+            // said anything yet.
             RunState::paused if *told == Told::Unknown => return Ok(Condition::Fine),
             state @ (RunState::paused
             | RunState::internal_error
@@ -144,7 +145,8 @@ impl Inner {
         Ok(Condition::Halted(halt))
     }
 
-    /// What an error of the monitor really is: a process that ends breaks its connection first.
+    /// Replaces a monitor error with `gone` if the process is ending: its connection breaks before
+    /// it is reaped.
     async fn explain(&self, error: Error) -> Error {
         if !matches!(error, Error::QmpFailed { .. }) && !self.process.has_ended() {
             return error;
@@ -159,7 +161,7 @@ impl Inner {
         Error::SnapshotFailed { id: self.spec.id.clone(), to: to.to_owned(), reason: reason.into() }
     }
 
-    /// A full disk is told apart.
+    /// Tells a full disk apart from other write errors.
     fn not_written(&self, to: &Path, error: &std::io::Error) -> Error {
         if place::is_no_space(error) {
             return Error::NoSpace { id: self.spec.id.clone(), path: to.to_owned() };
@@ -187,7 +189,7 @@ impl Inner {
         Ok(())
     }
 
-    /// A machine that sleeps needs no more of its memory file than has something in it.
+    /// Gives back the blocks of a sleeping machine's memory file that hold nothing.
     async fn trim_memory(&self) {
         let asleep = self.turn.try_lock().is_ok_and(|told| *told == Told::Sleep);
         if !asleep || self.memory == RestoreMemory::Clone || !self.spec.reserve_memory {
@@ -201,8 +203,8 @@ impl Inner {
         }
     }
 
-    /// Writes a clone's snapshot, and its memory to a file: QEMU would send all that the guest could
-    /// have, page by page.
+    /// Writes a clone's snapshot, and its memory to a file of its own: QEMU would send all of the
+    /// guest's memory, page by page.
     async fn leave_memory(&self, to: &Path, own: OwnMemory) -> Result<()> {
         let mut draft = Draft::begin(to).map_err(|e| self.not_written(to, &e))?;
         let (mut devices, seen) =
@@ -227,13 +229,14 @@ impl Inner {
         written.map_err(|e| self.not_written(to, &e))
     }
 
-    /// Has QEMU send its state, and its memory where that is in no file of its own.
+    /// Makes QEMU send its state, including the memory of a machine that has no memory file of its
+    /// own.
     async fn send_state(&self, to: &Path, status: RunState) -> Result<()> {
         let draft = Draft::begin(to).map_err(|e| self.not_written(to, &e))?;
         if status == RunState::postmigrate {
             self.leave_postmigrate(to).await?;
         }
-        // A clone's memory is mapped privately: what it has written is nowhere but in it.
+        // A clone maps its memory privately: what the guest has written exists only in the process.
         let own = self.memory == RestoreMemory::Own;
         if !own {
             self.read_ahead().await;
@@ -248,13 +251,13 @@ impl Inner {
         written.map_err(|e| self.not_written(to, &e))
     }
 
-    /// Brings the memory file into the page cache: QEMU looks at every page of it, and would
-    /// fault each hole in on its own.
+    /// Reads the memory file into the page cache: QEMU looks at every page of it, and would
+    /// otherwise fault each hole in on its own.
     async fn read_ahead(&self) {
         let path = self.spec.memory.clone();
         let read = move || {
             let mut file = std::fs::File::open(path)?;
-            // In large pieces: there are none to be had from std::io::copy.
+            // The buffer is large because std::io::copy reads in small pieces.
             let mut buffer = vec![0; 4 << 20];
             while std::io::Read::read(&mut file, &mut buffer)? > 0 {}
             Ok::<_, std::io::Error>(())
@@ -265,8 +268,9 @@ impl Inner {
         }
     }
 
-    /// QEMU sends its state once for each time it was stopped. A machine that has not run
-    /// since its last snapshot runs for a moment, before which that snapshot is void.
+    /// Leaves the state `postmigrate`: QEMU sends its state only once each time it is stopped. A
+    /// machine that has not run since its last snapshot therefore runs for a moment, and that
+    /// snapshot, now void, is removed first.
     async fn leave_postmigrate(&self, to: &Path) -> Result<()> {
         place::remove(to).map_err(|e| self.not_written(to, &e))?;
         self.qmp.cont().await?;
@@ -280,14 +284,15 @@ impl Inner {
         let with_memory = self.memory == RestoreMemory::Clone;
         let within = match with_memory {
             false => SEND,
-            // At 20 MiB a second, a slow disk's.
+            // Allows for 20 MiB/s, the speed of a slow disk.
             true => SEND + Duration::from_secs(self.spec.mem_mib / 20),
         };
         let receive = async {
             let (stream, _) = socket.listener.accept().await?;
             let stream = stream.into_std()?;
             stream.set_nonblocking(false)?;
-            // Silence for as long ends the reading where the deadline below cannot.
+            // The deadline below cannot end a blocking read, so a read timeout of the same length
+            // does.
             stream.set_read_timeout(Some(SEND))?;
             let fill = move || {
                 match with_memory {
@@ -304,13 +309,14 @@ impl Inner {
             Err(_) => Err(self.failed(to, format!("not sent within {} s", within.as_secs()))),
         };
         if received.is_err() {
-            // The first error is the one of interest; nothing to cancel is none.
+            // The first error is the one to report; if there is nothing to cancel, that is no
+            // error.
             let _ = self.qmp.cancel_migration().await;
         }
         received
     }
 
-    /// Waits until QEMU agrees that everything was sent.
+    /// Waits until QEMU confirms that everything was sent.
     async fn sent(&self, to: &Path) -> Result<()> {
         let ends = Instant::now() + SEND;
         loop {
@@ -329,7 +335,7 @@ impl Inner {
     }
 }
 
-/// CPU time and memory from /proc (proc(5)); `None` if the process is gone.
+/// Reads CPU time and memory use from /proc (proc(5)); `None` if the process is gone.
 fn usage(pid: u32) -> Option<MachineStats> {
     let process = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?;
     let stat = process.stat().ok()?;
@@ -371,7 +377,7 @@ impl Machine for QemuMachine {
                 if *told != Told::Sleep {
                     *told = Told::Pause;
                 }
-                // One that was halted already says nothing.
+                // A machine that had already halted emits no event when it is paused.
                 inner.qmp.heard().changed.notify_one();
                 Ok(())
             }
@@ -383,7 +389,7 @@ impl Machine for QemuMachine {
         let inner = &self.0;
         let span = tracing::info_span!("resume", id = %inner.spec.id);
         let mut told = inner.turn.lock().await;
-        // Before it does: a resume that is cut off may have happened.
+        // Recorded before the command: a resume that is cut off may have taken effect.
         *told = Told::Run;
         match inner.qmp.cont().instrument(span).await {
             Ok(()) => Ok(()),
@@ -406,7 +412,7 @@ impl Machine for QemuMachine {
     async fn snapshot(&self, to: &Path, own: Option<&OwnMemory>) -> Result<()> {
         let span = tracing::info_span!("snapshot", id = %self.0.spec.id);
         let (inner, path, own) = (Arc::clone(&self.0), to.to_owned(), own.cloned());
-        // A task of its own: a caller that gives up half-way leaves nothing half-done.
+        // A task of its own, so that a caller that gives up half-way leaves nothing half done.
         let work = tokio::spawn(async move { inner.snapshot(&path, own).await }.instrument(span));
         match work.await {
             Ok(Err(error)) => Err(self.0.explain(error).await),
@@ -417,7 +423,8 @@ impl Machine for QemuMachine {
 
     async fn kill(&self) -> Result<()> {
         let inner = &self.0;
-        // Asked politely it completes what its disks were told to write.
+        // QEMU completes pending disk writes when it quits by itself, so it is asked before it is
+        // killed.
         let politely = async {
             inner.qmp.quit().await?;
             Ok::<_, Error>(inner.process.ended().await)
@@ -442,7 +449,7 @@ impl Machine for QemuMachine {
 
     async fn stats(&self) -> Result<MachineStats> {
         let inner = &self.0;
-        // What the kernel counts does not depend on a monitor that hangs.
+        // What the kernel counts must not depend on a monitor that hangs.
         let status = match tokio::time::timeout(LOOK, inner.qmp.status()).await {
             Ok(Ok(status)) => Some(status),
             Err(_) | Ok(Err(Error::QmpTimeout { .. })) => None,
@@ -462,8 +469,8 @@ impl Machine for QemuMachine {
     async fn exited(&self) -> Exit {
         let ending = self.0.process.ended().await;
         let (log, mut console) = (self.last_lines(QEMU_LOG, 3), self.last_lines(CONSOLE_LOG, 40));
-        // A guest that panics leaves by the same door as one that is shut down. Its panic
-        // is the start of what matters, otherwise the end is.
+        // A guest that panics ends QEMU in the same way as one that is shut down. A panic matters
+        // from its first line on; otherwise the last lines matter.
         let panic = console.find("Kernel panic");
         let panicked = panic.is_some();
         let from = panic.or_else(|| console.rmatch_indices('\n').nth(14).map(|(at, _)| at + 1));
@@ -477,7 +484,7 @@ impl Machine for QemuMachine {
             Some(cause) if orderly => heard::words(cause).to_owned(),
             _ => ending.to_string(),
         };
-        // What QEMU says at an orderly end is nothing but that.
+        // After an orderly end, QEMU's log holds nothing worth quoting.
         if !clean && !log.is_empty() {
             reason.push_str(&format!("\n--- {QEMU_LOG}\n{log}"));
         }

@@ -1,10 +1,10 @@
-//! The memory file of a machine: made sparse, reserved while a machine runs on it, sparse in its
-//! sleep.
+//! The memory file of a machine: created sparse, reserved while a machine runs on it, sparse again
+//! while it sleeps.
 //!
-//! A machine maps its file shared. A page that the guest writes to first needs a block then, and
-//! where the disk has none left the kernel ends the process (SIGBUS), and the guest's memory is
-//! lost. So the blocks of the whole file are allocated, unwritten, before the machine runs
-//! (fallocate(2)), and what was not used of them is given back when the machine sleeps.
+//! A machine maps its file shared. The first write to a page needs a block; if the disk has none
+//! left, the kernel ends the process (SIGBUS) and the guest's memory is lost. So the blocks of the
+//! whole file are allocated, unwritten, before the machine runs (fallocate(2)), and those still
+//! unused are given back when the machine sleeps.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -16,22 +16,22 @@ use rustix::io::Errno;
 use super::place;
 use crate::{Result, VmSpec};
 
-/// A hole that is shorter stays allocated when a file is trimmed: each takes the file system's
+/// Shorter holes, in bytes, stay allocated when a file is trimmed: each one costs the file system's
 /// journal some time.
 const SHORTEST_HOLE: u64 = 64 << 10;
 
 /// Creates the memory file anew, sparse.
 pub(super) fn create(spec: &VmSpec) -> Result<()> {
-    // An old one is not emptied but replaced: whoever still maps it must not see a
-    // file that shrinks (SIGBUS).
+    // An old file is replaced rather than emptied: a process that still maps it must not see it
+    // shrink (SIGBUS).
     place::remove(&spec.memory)
         .and_then(|()| place::own_file().create_new(true).open(&spec.memory))
         .and_then(|file| file.set_len(spec.mem_mib << 20))
         .map_err(|e| place::spawn_failed(spec.id.clone(), &spec.memory, e))
 }
 
-/// Allocates every block of the memory file, before anybody maps it. After `no_space` the file is
-/// sparse, as it was.
+/// Allocates every block of the memory file, before any process maps it. After `no_space` the file
+/// is sparse, as it was.
 pub(super) async fn reserve(spec: &VmSpec) -> Result<()> {
     in_file(spec, |file| {
         with_its_time(file, |file| reserve_file(file).inspect_err(|_| drop(trim_file(file))))
@@ -39,8 +39,8 @@ pub(super) async fn reserve(spec: &VmSpec) -> Result<()> {
     .await
 }
 
-/// Allocates every block of the memory file of a machine that runs on it already, where some are
-/// not. The guest's writes have set its time meanwhile: it is left as it is then.
+/// Allocates the missing blocks of the memory file of a machine that already runs on it. The file's
+/// modification time is not restored, since the guest's writes change it meanwhile.
 pub(super) async fn reserve_running(spec: &VmSpec) -> Result<()> {
     in_file(spec, |file| {
         let meta = file.metadata()?;
@@ -56,8 +56,8 @@ async fn in_file(spec: &VmSpec, work: fn(&File) -> io::Result<()>) -> Result<()>
     done.flatten().map_err(|e| place::spawn_failed(spec.id.clone(), &spec.memory, e))
 }
 
-/// Does something to a file that nobody maps and that leaves its bytes as they are: the time of its
-/// last change stays, since that says whether the guest has run.
+/// Runs `work`, which must not change the bytes of a file that no process maps, and then restores
+/// the file's modification time, since that says when the guest last ran.
 fn with_its_time(file: &File, work: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
     let before = file.metadata()?.modified()?;
     let done = work(file);
@@ -65,13 +65,13 @@ fn with_its_time(file: &File, work: impl FnOnce(&File) -> io::Result<()>) -> io:
     done
 }
 
-/// Gives back what a sleeping machine's file has reserved and not used. Nothing happens where a
-/// process holds the machine's directory, or may still map the file.
+/// Gives back the blocks that a sleeping machine's file has reserved but not used. Does nothing if
+/// a process holds the machine's directory, or may still map the file.
 pub(super) fn trim(spec: &VmSpec) -> io::Result<()> {
     let Some(_lock) = place::lock_if_free(spec)? else { return Ok(()) };
     match OpenOptions::new().read(true).write(true).open(&spec.memory) {
         Ok(file) => with_its_time(&file, trim_file),
-        // It has become a template's, or is gone.
+        // The file was moved away to become a template's, or is gone.
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(e),
     }
@@ -79,8 +79,8 @@ pub(super) fn trim(spec: &VmSpec) -> io::Result<()> {
 
 fn reserve_file(file: &File) -> io::Result<()> {
     let length = file.metadata()?.len();
-    // Blocks that are shared with a template's file (XFS) are allocated too; no other file system
-    // knows the flag.
+    // Blocks shared with a template's file (XFS) must be allocated too; other file systems do not
+    // know the flag.
     for flags in [FallocateFlags::UNSHARE_RANGE, FallocateFlags::empty()] {
         let reserved = loop {
             match fallocate(file, flags, 0, length) {
@@ -101,8 +101,9 @@ fn reserve_file(file: &File) -> io::Result<()> {
 /// Frees the blocks that hold nothing.
 fn trim_file(file: &File) -> io::Result<()> {
     let length = file.metadata()?.len();
-    // What is reserved and was never written to counts as a hole, unless it is in the page cache,
-    // where the guest may have read it. What was written to is on disk first, and never does.
+    // A reserved block that was never written counts as a hole, unless it is in the page cache,
+    // where the guest may have read it. Written pages are synced first, so that they never count as
+    // holes.
     file.sync_data()?;
     let mut at = 0;
     while at < length {

@@ -1,10 +1,10 @@
-//! The QEMU driver: one `qemu-system-x86_64` process a machine, QMP over a Unix socket.
+//! The QEMU driver: one `qemu-system-x86_64` process per machine, QMP over a Unix socket.
 //!
-//! Memory is a file that the guest's RAM maps, so that a snapshot is the device
-//! state alone (`x-ignore-shared`). Sockets are bound by us and handed over, so
-//! that they can be connected to at once and outlive our own process. The process
-//! drops its privileges and its view of the file system after it has opened
-//! everything (`-runas`, `-chroot`), and its system calls are filtered (`-sandbox`).
+//! Memory is a file that the guest's RAM maps, so that a snapshot is the device state alone
+//! (`x-ignore-shared`). The driver binds the sockets and hands them over, so that they can be
+//! connected to at once and outlive the driver's own process. The QEMU process drops its privileges
+//! and its view of the file system after it has opened everything (`-runas`, `-chroot`), and its
+//! system calls are filtered (`-sandbox`).
 
 mod arguments;
 mod binary;
@@ -32,12 +32,12 @@ pub use logs::trim_log;
 pub use probe::{Probe, probe};
 pub use process::{find, kill_stray};
 
-/// What `console.log` and `qemu.log` are to be cut back to with [`trim_log`], in bytes.
+/// The size in bytes to which [`trim_log`] should cut `console.log` and `qemu.log`.
 pub const CONSOLE_MAX_BYTES: u64 = 1 << 20;
 
 /// The guest's serial console, in [`crate::VmSpec::dir`]; emptied at boot, then appended to.
 const CONSOLE_LOG: &str = "console.log";
-/// What QEMU itself says, in [`crate::VmSpec::dir`]; emptied at every start.
+/// QEMU's own output, in [`crate::VmSpec::dir`]; emptied at every start.
 const QEMU_LOG: &str = "qemu.log";
 
 /// What executes the guest's instructions.

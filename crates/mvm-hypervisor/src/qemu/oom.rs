@@ -1,11 +1,11 @@
-//! Whether the kernel's OOM killer has ended a process: its cgroup counts what was.
+//! Whether the kernel's OOM killer has ended a process, from the counts of its cgroup.
 
 use std::path::{Path, PathBuf};
 
-/// Where cgroups are.
+/// Where cgroups are mounted.
 const MOUNT: &str = "/sys/fs/cgroup";
 
-/// The count of a cgroup, as it was when a process in it was taken hold of.
+/// The OOM kills of a cgroup, counted from when a process in it was opened.
 #[derive(Debug)]
 pub(super) struct OomKills {
     file: PathBuf,
@@ -13,7 +13,8 @@ pub(super) struct OomKills {
 }
 
 impl OomKills {
-    /// Of the cgroup of this process; none where the kernel counts none, or elsewhere.
+    /// Opens the count of the process's cgroup; `None` if the kernel keeps none, or cgroups are
+    /// mounted elsewhere.
     pub(super) fn of(pid: u32) -> Option<OomKills> {
         let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
         files(Path::new(MOUNT), &cgroups)
@@ -21,14 +22,14 @@ impl OomKills {
             .find_map(|file| Some(OomKills { before: count(&file)?, file }))
     }
 
-    /// Whether it has ended a process of the cgroup since. Also what the whole host's lack of memory ends is
-    /// counted.
+    /// Returns whether the OOM killer has ended any process of the cgroup since. Kills for the
+    /// whole host's lack of memory are counted, too.
     pub(super) fn any(&self) -> bool {
         count(&self.file).is_some_and(|now| now > self.before)
     }
 }
 
-/// The files that count, with cgroups of version 2 and of version 1.
+/// Returns the files that may hold the count, for cgroups of version 2 and of version 1.
 fn files(mount: &Path, cgroups: &str) -> Vec<PathBuf> {
     let file = |line: &str| {
         let (_, rest) = line.split_once(':')?;
@@ -117,7 +118,7 @@ mod tests {
                 false => process.kill_now(),
             }
             let ending = process.ended().await;
-            // It was waited for already.
+            // The process was reaped already; this only closes the handle.
             let _ = child.wait();
             let words = ending.to_string();
             if eats {

@@ -1,4 +1,4 @@
-//! A machine's directory: its sockets, its lock, its memory file; and who may touch them.
+//! A machine's directory: its sockets, its lock, its memory file, and who may touch them.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read};
@@ -25,21 +25,21 @@ pub(super) fn channel_socket(dir: &Path) -> PathBuf {
     dir.join(CHANNEL_SOCKET)
 }
 
-/// What a new process inherits beside its logs.
+/// What a new process inherits besides its logs.
 #[derive(Debug)]
 pub(super) struct Place {
     /// Listening socket for QMP.
     pub(super) qmp: UnixListener,
     /// Listening socket for the guest channel.
     pub(super) channel: UnixListener,
-    /// Locked for as long as any process holds it: the machine's own life.
+    /// Locked for as long as any process holds it: it shows whether the machine lives.
     pub(super) lock: File,
     /// `qemu.log`, empty.
     pub(super) log: File,
 }
 
-/// Makes the directory ready for a new process. `already_running` if one lives in it.
-/// A `fresh` machine has a fresh console; one that is restored goes on with its own.
+/// Makes the directory ready for a new process. Error: `already_running` if one lives in it. A
+/// `fresh` machine has its console emptied; a restored one goes on with its own.
 pub(super) fn prepare(spec: &VmSpec, fresh: bool) -> Result<Place> {
     let failed = |path: &Path| {
         let (id, path) = (spec.id.clone(), path.to_owned());
@@ -55,8 +55,8 @@ pub(super) fn prepare(spec: &VmSpec, fresh: bool) -> Result<Place> {
         Err(e) => return Err(failed(&lock_path)(e.into())),
     }
     if let Some(confine) = spec.confine {
-        // Its root directory: to be entered, never to be listed or written to, so that nothing that
-        // we open in it can be swapped under our hands.
+        // The process may enter its root directory, but neither list nor write to it, so that it
+        // cannot swap anything that the driver opens there.
         chown(&spec.dir, Some(0), Some(confine.gid))
             .and_then(|()| std::fs::set_permissions(&spec.dir, Permissions::from_mode(0o710)))
             .map_err(failed(&spec.dir))?;
@@ -76,7 +76,8 @@ pub(super) fn prepare(spec: &VmSpec, fresh: bool) -> Result<Place> {
     Ok(Place { qmp, channel, lock, log })
 }
 
-/// The lock of a machine's directory, unless a process holds it.
+/// Takes the lock of a machine's directory; `None` if a process holds it, or no machine ever ran
+/// there.
 pub(super) fn lock_if_free(spec: &VmSpec) -> io::Result<Option<File>> {
     let lock = match own_file().create(false).open(spec.dir.join(LOCK)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -89,7 +90,8 @@ pub(super) fn lock_if_free(spec: &VmSpec) -> io::Result<Option<File>> {
     }
 }
 
-/// A socket on which the machine, which sees it as the second path, delivers its state.
+/// Makes a socket to which the machine delivers its state; the second value is the socket's path as
+/// the machine sees it.
 pub(super) fn state_listener(spec: &VmSpec) -> io::Result<(StateSocket, PathBuf)> {
     let path = spec.dir.join(STATE_SOCKET);
     remove(&path)?;
@@ -107,7 +109,7 @@ pub(super) fn state_listener(spec: &VmSpec) -> io::Result<(StateSocket, PathBuf)
     Ok((StateSocket { listener, path }, seen))
 }
 
-/// Removed when dropped.
+/// The listening socket for a machine's state; its file is removed when dropped.
 #[derive(Debug)]
 pub(super) struct StateSocket {
     pub(super) listener: tokio::net::UnixListener,
@@ -120,7 +122,8 @@ impl Drop for StateSocket {
     }
 }
 
-/// An empty file that the machine, which sees it as the second path, can write to.
+/// Makes an empty file that the machine can write to; the second value is its path as the machine
+/// sees it.
 pub(super) fn devices_file(spec: &VmSpec) -> io::Result<(DevicesFile, PathBuf)> {
     let path = spec.dir.join(DEVICES);
     remove(&path)?;
@@ -136,7 +139,7 @@ pub(super) fn devices_file(spec: &VmSpec) -> io::Result<(DevicesFile, PathBuf)> 
     Ok((made, seen))
 }
 
-/// Removed when dropped.
+/// The file for a machine's device state; removed when dropped.
 #[derive(Debug)]
 pub(super) struct DevicesFile {
     file: File,
@@ -144,7 +147,7 @@ pub(super) struct DevicesFile {
 }
 
 impl DevicesFile {
-    /// What has been written.
+    /// Reads everything that the machine has written.
     pub(super) fn read(&mut self) -> io::Result<Vec<u8>> {
         let mut state = Vec::new();
         self.file.read_to_end(&mut state).map(|_| state)
@@ -157,8 +160,8 @@ impl Drop for DevicesFile {
     }
 }
 
-/// Removes what an ended machine left. The lock stays: a file that is locked by name
-/// must not be replaced under somebody who waits for it.
+/// Removes the files of an ended machine, except the lock: a file that is locked by name must not
+/// be replaced while somebody waits for it.
 pub(super) fn clear(dir: &Path) {
     for name in [QMP_SOCKET, CHANNEL_SOCKET, STATE_SOCKET, DEVICES] {
         if let Err(error) = remove(&dir.join(name)) {
@@ -167,7 +170,7 @@ pub(super) fn clear(dir: &Path) {
     }
 }
 
-/// Removes a file; fine if there is none.
+/// Removes a file; a missing one is no error.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -175,7 +178,8 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// `no_space` is told apart from every other cause.
+/// Returns whether the file system is full or the quota is used up, which is reported as
+/// `no_space`.
 pub(super) fn is_no_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
@@ -187,7 +191,8 @@ pub(super) fn spawn_failed(id: String, path: &Path, source: io::Error) -> Error 
     Error::SpawnFailed { id, what: path.display().to_string(), source }
 }
 
-/// Readable and writable by us alone, appended to, created where it is missing, never a link.
+/// Options for a file that only the agent's user can read and write: for appending, created if
+/// missing, never a link.
 pub(super) fn own_file() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);

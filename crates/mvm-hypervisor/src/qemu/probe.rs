@@ -1,9 +1,9 @@
-//! KVM or software CPU: found out by running a guest's kernel.
+//! Decides between KVM and the software CPU by running a guest's kernel.
 //!
-//! A /dev/kvm that opens, and even one that runs a few instructions, may still be
-//! unable to run a kernel (a host that is itself a software-virtualised guest). What
-//! counts is a kernel that comes through its whole start: it has found its timers,
-//! its CPU and its devices, and stops, as it must, for want of a root file system.
+//! A /dev/kvm that opens, and even one that runs a few instructions, may still be unable to run a
+//! kernel (on a host that is itself a software-virtualised guest). The test is a kernel that gets
+//! through its whole start: it finds its timers, its CPU and its devices, and then panics, as it
+//! must, for want of a root file system.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -15,17 +15,18 @@ use tokio::io::AsyncReadExt;
 
 use super::{Accelerator, arguments, binary};
 
-/// How long a kernel may take to come through. With hardware it takes about a second.
+/// How long a kernel may take to get through its start; with hardware, about a second.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// More of a console than any kernel needs to tell that it came through.
+/// The largest console output to read, in bytes; a kernel that gets through its start writes far
+/// less.
 const LONGEST_CONSOLE: usize = 1 << 20;
 
-/// The verdict.
+/// Which accelerator runs guests on this host, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
     /// `kvm` or `tcg`.
     pub accelerator: String,
-    /// Why, for people.
+    /// The reason, for people.
     pub reason: String,
 }
 
@@ -36,11 +37,10 @@ struct Cached {
     probe: Probe,
 }
 
-/// Finds out which accelerator runs guests here with this QEMU program: from
-/// /dev/kvm, the loaded modules and the CPU's flags, and if these do not rule KVM
-/// out, by booting `kernel` under it (at most 10 s). That verdict is kept in the file
-/// `cache` until the host is booted again or QEMU changes. Without a kernel the
-/// answer is `tcg`, and nothing is kept.
+/// Finds out which accelerator runs guests here with this QEMU program: from /dev/kvm, the loaded
+/// modules and the CPU's flags, and if these do not rule KVM out, by booting `kernel` under it (at
+/// most 10 s). That verdict is kept in the file `cache` until the host is rebooted or QEMU changes.
+/// Without a kernel the answer is `tcg`, and nothing is kept.
 pub async fn probe(qemu: &Path, kernel: Option<&Path>, cache: &Path) -> Probe {
     let tcg = |reason: String| Probe { accelerator: "tcg".to_owned(), reason };
     if let Some(reason) = without_kvm() {
@@ -74,14 +74,14 @@ pub async fn probe(qemu: &Path, kernel: Option<&Path>, cache: &Path) -> Probe {
     probe
 }
 
-/// The verdict in the cache, if it is of this boot of the host and this QEMU.
+/// Returns the cached verdict if it was made in this boot of the host and with this QEMU.
 fn kept(cache: &Path, boot_id: &str, version: &str) -> Option<Probe> {
     let cached: Cached = serde_json::from_slice(&std::fs::read(cache).ok()?).ok()?;
     let fits = cached.boot_id == boot_id && cached.qemu == version && !boot_id.is_empty();
     fits.then_some(cached.probe)
 }
 
-/// Reasons that need no guest.
+/// Returns a reason against KVM that can be found without a guest; `None` if there is none.
 fn without_kvm() -> Option<String> {
     if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         return Some(format!("/dev/kvm cannot be opened: {error}"));
@@ -102,7 +102,7 @@ fn without_kvm() -> Option<String> {
     None
 }
 
-/// Boots the kernel with nothing else, until it panics for want of a root.
+/// Boots the kernel with nothing else, until it panics for want of a root file system.
 async fn comes_through(
     qemu: &Path,
     kernel: &Path,
@@ -148,7 +148,7 @@ async fn comes_through(
     outcome
 }
 
-/// Reads the console until the kernel has come through.
+/// Reads the console until it holds a verdict, QEMU ends, or the output is too long.
 async fn listen(
     console: &mut tokio::process::ChildStdout,
     said: &mut Vec<u8>,
@@ -167,8 +167,8 @@ async fn listen(
     }
 }
 
-/// What a console says of the kernel's way, once its panic is there as a whole line: the serial
-/// port delivers it in pieces.
+/// Returns the verdict that a console holds; `None` until the panic is there as a whole line, since
+/// the serial port delivers it in pieces.
 fn verdict_of(said: &[u8]) -> Option<Result<(), String>> {
     let text = String::from_utf8_lossy(said);
     let panic = &text[text.find("Kernel panic")?..];
@@ -203,7 +203,7 @@ mod tests {
     async fn a_kernel_that_comes_through_is_told_from_one_that_does_not() {
         let qemu = binary::find_binary().unwrap();
         let minute = Duration::from_secs(60);
-        // The same boot with the software CPU, which can: the measure is right.
+        // The same boot works with the software CPU, so the test itself is sound.
         comes_through(&qemu, &kernel(), Accelerator::Tcg, minute).await.unwrap();
         let short = Duration::from_millis(100);
         let slow = comes_through(&qemu, &kernel(), Accelerator::Tcg, short).await.unwrap_err();

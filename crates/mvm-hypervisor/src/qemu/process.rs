@@ -1,6 +1,6 @@
-//! Processes as the kernel knows them: who they are, when they end, and how to
-//! end them without ever hitting another one. A pidfd (pidfd_open(2)) pins the
-//! process; start time and marker say that it is the right one.
+//! Processes as the kernel knows them: which they are, when they end, and how to end one without
+//! ever hitting another. A pidfd (pidfd_open(2)) pins the process; start time and marker prove that
+//! it is the right one.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use tokio::sync::watch;
 use super::oom::OomKills;
 use crate::{Error, ProcessIdentity, Result};
 
-/// How a process ended, as far as can be known: only a parent learns the status.
+/// How a process ended, as far as it can be known: only its parent learns the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
     Status(i32),
     Signal(i32),
-    /// By the kernel, for want of memory.
+    /// Killed by the kernel for want of memory.
     OutOfMemory,
     Unknown,
 }
@@ -29,7 +29,7 @@ impl std::fmt::Display for Ending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Status(status) => write!(f, "exit status {status}"),
-            // The memory file is mapped: a page that finds no block is a bus error.
+            // The memory file is mapped: a page that gets no block raises a bus error.
             Self::Signal(7) => {
                 f.write_str("killed by signal 7, SIGBUS: no space left for its memory file?")
             }
@@ -45,7 +45,7 @@ impl std::fmt::Display for Ending {
     }
 }
 
-/// The name of a signal that ends processes, in brackets; nothing where it has none that is known.
+/// Returns the name of a signal that ends processes, in brackets; empty if it is not listed here.
 fn name_of(signal: i32) -> &'static str {
     match signal {
         libc::SIGHUP => " (SIGHUP)",
@@ -65,7 +65,7 @@ fn name_of(signal: i32) -> &'static str {
     }
 }
 
-/// A live (or ended) process that is surely the one it is said to be.
+/// A live or ended process that is known to be the one that its identity names.
 #[derive(Debug, Clone)]
 pub(super) struct Process {
     pub(super) identity: ProcessIdentity,
@@ -74,20 +74,19 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Takes hold of the process that `identity` names; `None` if it is gone,
-    /// or another has its pid. Needs a Tokio runtime, where a task waits for the
-    /// end, and reaps if the process is a child.
+    /// Opens the process that `identity` names; `None` if it is gone or another has its pid. Needs
+    /// a Tokio runtime: a task waits for the end, and reaps the process if it is a child.
     pub(super) fn open(identity: &ProcessIdentity) -> Result<Option<Self>> {
         let Some(pidfd) = open_pidfd(identity.pid)? else { return Ok(None) };
-        // In this order: what is read now is the pinned process or, if that ended
-        // in between, one with another start time.
+        // The pidfd is opened first: what is read now belongs to the pinned process or, if that
+        // ended in between, to one with another start time.
         if identify(identity.pid).as_ref() != Some(identity) {
             return Ok(None);
         }
         Self::watch(identity.clone(), pidfd).map(Some)
     }
 
-    /// The same for a child that was just spawned and has not been waited for.
+    /// Like [`Process::open`], for a child that was just spawned and has not been waited for.
     pub(super) fn of_child(pid: u32, marker: &str) -> Result<Self> {
         let gone = || Error::io(format!("process {pid}"))(std::io::ErrorKind::NotFound.into());
         let pidfd = open_pidfd(pid)?.ok_or_else(gone)?;
@@ -108,7 +107,7 @@ impl Process {
             // A pidfd becomes readable, for good, when its process ends.
             let _ = readable.readable().await;
             let ending = match reap(readable.get_ref().as_fd()) {
-                // Of a process that is not our child no more is known than what its cgroup says.
+                // For a process that is not a child, its cgroup is the only source.
                 Ending::Signal(9) | Ending::Unknown
                     if oom_kills.as_ref().is_some_and(OomKills::any) =>
                 {
@@ -125,7 +124,7 @@ impl Process {
         self.ending.borrow().is_some()
     }
 
-    /// Waits for the end.
+    /// Waits until the process has ended.
     pub(super) async fn ended(&self) -> Ending {
         let mut ending = self.ending.clone();
         match ending.wait_for(Option::is_some).await {
@@ -134,12 +133,12 @@ impl Process {
         }
     }
 
-    /// Sends SIGKILL; nothing happens if it has ended.
+    /// Sends SIGKILL; does nothing if the process has ended.
     pub(super) fn kill_now(&self) {
         let _ = pidfd_send_signal(&*self.pidfd, Signal::KILL);
     }
 
-    /// Sends SIGKILL and waits for the end.
+    /// Sends SIGKILL and waits for the end, at most 30 s. Error: `io` if the process does not end.
     pub(super) async fn kill(&self) -> Result<Ending> {
         self.kill_now();
         // Only a process stuck in the kernel outlives SIGKILL.
@@ -150,7 +149,8 @@ impl Process {
     }
 }
 
-/// Kills what `identity` names, and waits, see [`crate::Hypervisor::kill_stray`].
+/// Kills the process that `identity` names and waits for its end, see
+/// [`crate::Hypervisor::kill_stray`].
 pub async fn kill_stray(identity: &ProcessIdentity) -> Result<()> {
     match Process::open(identity)? {
         Some(process) => process.kill().await.map(drop),
@@ -161,7 +161,7 @@ pub async fn kill_stray(identity: &ProcessIdentity) -> Result<()> {
     }
 }
 
-/// All processes that carry a marker with this prefix.
+/// Returns all processes whose marker starts with this prefix.
 pub fn find(marker_prefix: &str) -> Result<Vec<ProcessIdentity>> {
     let entries = std::fs::read_dir("/proc").map_err(Error::io("cannot list /proc"))?;
     Ok(entries
@@ -188,7 +188,7 @@ fn reap(pidfd: std::os::fd::BorrowedFd<'_>) -> Ending {
             (None, Some(signal)) => Ending::Signal(signal),
             (None, None) => Ending::Unknown,
         },
-        // Not our child, or somebody was quicker.
+        // The process is not a child, or was reaped elsewhere first.
         _ => Ending::Unknown,
     }
 }
@@ -209,16 +209,16 @@ fn is_zombie(pid: u32) -> bool {
     stat.and_then(|process| process.stat().ok()).is_none_or(|stat| stat.state == 'Z')
 }
 
-/// What an adopted process was asked to be, of what its argument vector says.
+/// How an adopted process was started, read from its argument vector.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Asked {
-    /// Machine type.
+    /// The machine type; `None` if the vector has none.
     pub(super) machine: Option<String>,
-    /// Its memory is mapped privately.
+    /// Whether its memory is mapped privately, as a clone's is.
     pub(super) private: bool,
 }
 
-/// Reads the argument vector of a process; `None` if it is gone.
+/// Reads the argument vector of a process; `None` if the process is gone.
 pub(super) fn asked_of(pid: u32) -> Option<Asked> {
     std::fs::read(format!("/proc/{pid}/cmdline")).ok().as_deref().map(asked_in)
 }
@@ -230,14 +230,14 @@ fn asked_in(cmdline: &[u8]) -> Asked {
         words.get(at + 1).and_then(|value| std::str::from_utf8(value).ok())
     };
     let machine = value(b"-machine").and_then(|value| value.split(',').next());
-    // Our own JSON, see `arguments::memory_object`: the first object is the memory.
+    // The driver's own JSON, see `arguments::memory_object`: the first object is the memory.
     let memory = value(b"-object").and_then(|v| serde_json::from_str::<serde_json::Value>(v).ok());
     let share = memory.as_ref().and_then(|memory| memory.get("share")?.as_bool());
     Asked { machine: machine.map(str::to_owned), private: share == Some(false) }
 }
 
-/// The marker in a NUL-separated argument vector: the word after `-name`,
-/// without its `guest=`.
+/// Returns the marker in a NUL-separated argument vector: the word after `-name`, without its
+/// `guest=`.
 fn marker_in(cmdline: &[u8]) -> Option<String> {
     let mut words = cmdline.split(|b| *b == 0);
     words.find(|word| *word == b"-name")?;

@@ -1,5 +1,5 @@
-//! QMP (QEMU's docs/interop/qmp-spec): few commands, each with a deadline, over a
-//! connection that is made anew when it breaks.
+//! QMP (QEMU's docs/interop/qmp-spec): few commands, each with a deadline, over a connection that
+//! is reopened when it breaks.
 
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use crate::{Error, Halt, Result};
 
 /// How long a command may take. On an idle host all answer within a millisecond.
 const COMMAND: Duration = Duration::from_secs(10);
-/// How long a monitor that served before may take to greet again.
+/// How long a monitor that has answered before may take to greet again.
 const RECONNECT: Duration = Duration::from_secs(5);
 
 /// The monitor of one machine. Commands run one at a time.
@@ -38,7 +38,8 @@ pub(super) struct Qmp {
 
 struct Connection {
     service: QapiService<QmpStreamTokio<WriteHalf<UnixStream>>>,
-    /// Reads answers and events for as long as the connection lives, also while nobody asks.
+    /// The task that reads answers and events for as long as the connection lives, also between
+    /// commands.
     reader: JoinHandle<()>,
 }
 
@@ -66,12 +67,12 @@ impl Connection {
                         tracing::trace!(?event, "QMP event");
                         heard.note(&event);
                     }
-                    // An answer that nobody waits for any more, for one; a broken stream
-                    // ends the loop by itself.
+                    // For example an answer that came after its deadline; a broken stream ends the
+                    // loop by itself.
                     Err(error) => tracing::debug!(%error, "QMP message dropped"),
                 }
             }
-            // Until there is another connection, events are missed.
+            // Events are missed until the next connection.
             heard.changed.notify_one();
         });
         Ok(Self { service, reader })
@@ -96,7 +97,7 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// What it has said unasked.
+    /// Returns what the monitor has reported in events.
     pub(super) fn heard(&self) -> &Arc<Heard> {
         &self.heard
     }
@@ -110,8 +111,8 @@ impl Qmp {
         }
     }
 
-    /// Carries a command out. Its turn counts: whoever comes behind commands of a monitor that hangs
-    /// does not wait for each of their deadlines.
+    /// Carries a command out. The wait for its turn counts towards the deadline: with a hanging
+    /// monitor, a command would otherwise wait for the deadlines of all commands before it.
     async fn execute<C: QmpCommand>(&self, command: &C, repeat: Repeat) -> Result<C::Ok> {
         let within = COMMAND + RECONNECT;
         let done = tokio::time::timeout(within, self.carry_out(command, repeat)).await;
@@ -122,13 +123,14 @@ impl Qmp {
         let mut slot = self.connection.lock().await;
         let mut fresh = slot.is_none();
         loop {
-            // Taken out for the time of the command: if this future is dropped half-way, the
-            // connection goes with it, and the next command finds a clean one.
+            // The connection is taken out of the slot for the duration of the command: if this
+            // future is dropped half-way, the connection goes with it, and the next command opens a
+            // clean one.
             let connection = match slot.take() {
                 Some(connection) => connection,
                 None => {
                     let connection = self.open(RECONNECT).await?;
-                    // What happened in between was heard by nobody.
+                    // Events between the two connections were missed.
                     self.heard.changed.notify_one();
                     connection
                 }
@@ -169,29 +171,29 @@ impl Qmp {
         self.execute(&cont {}, Repeat::Yes).await.map(drop)
     }
 
-    /// Ends the process; it may be gone before it answers.
+    /// Tells QEMU to quit; the process may be gone before it answers.
     pub(super) async fn quit(&self) -> Result<()> {
         self.execute(&quit {}, Repeat::No).await.map(drop)
     }
 
-    /// What the machine does.
+    /// Asks whether the machine runs, is paused, or was halted.
     pub(super) async fn status(&self) -> Result<RunState> {
         self.execute(&query_status {}, Repeat::Yes).await.map(|info| info.status)
     }
 
-    /// Which disk has stopped the machine.
+    /// Asks which disk stopped the machine.
     pub(super) async fn culprit(&self) -> Result<Halt> {
         Ok(heard::culprit(&self.execute(&QueryBlock {}, Repeat::Yes).await?))
     }
 
-    /// Whether memory that is mapped shared stays out of the state that is sent or loaded.
+    /// Sets whether memory that is mapped shared is left out of the state that is sent or loaded.
     pub(super) async fn ignore_shared(&self, state: bool) -> Result<()> {
         let capability = MigrationCapability::x_ignore_shared;
         let capabilities = vec![MigrationCapabilityStatus { capability, state }];
         self.execute(&migrate_set_capabilities { capabilities }, Repeat::Yes).await.map(drop)
     }
 
-    /// Lets memory be sent as fast as it is taken; QEMU holds it to 1 Gbit/s otherwise.
+    /// Lifts QEMU's limit of 1 Gbit/s on sending memory.
     pub(super) async fn send_at_full_speed(&self) -> Result<()> {
         let fast = MigrateSetParameters { max_bandwidth: 1 << 40 };
         self.execute(&fast, Repeat::Yes).await.map(drop)
@@ -202,8 +204,8 @@ impl Qmp {
         self.execute(&MigrateIncoming { uri: format!("fd:{fd}") }, Repeat::No).await.map(drop)
     }
 
-    /// Writes the state of the devices, without memory, to a file that is there, by its path as the
-    /// process sees it. The disks stay the machine's own.
+    /// Writes the state of the devices, without memory, to an existing file, named by its path as
+    /// the process sees it. The disks stay attached to the machine.
     pub(super) async fn save_devices(&self, to: &Path) -> Result<()> {
         let save = SaveDevices { filename: to.display().to_string(), live: false };
         self.execute(&save, Repeat::Yes).await.map(drop)
@@ -215,21 +217,21 @@ impl Qmp {
         self.execute(&Migrate { uri }, Repeat::No).await.map(drop)
     }
 
-    /// How far the sending is: QEMU's word for it, and its error.
+    /// Asks how far the sending is; returns QEMU's status and its error, empty if there is none.
     pub(super) async fn migration(&self) -> Result<(String, String)> {
         let value = self.execute(&QueryMigrate {}, Repeat::Yes).await?;
         let field = |name| value.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
         Ok((field("status"), field("error-desc")))
     }
 
-    /// Gives up sending.
+    /// Cancels the sending of the state.
     pub(super) async fn cancel_migration(&self) -> Result<()> {
         self.execute(&CancelMigration {}, Repeat::Yes).await.map(drop)
     }
 }
 
-/// Commands whose arguments or answers differ between versions of QEMU, reduced to what
-/// all of them have.
+/// Defines a command whose arguments or answers differ between versions of QEMU, with the part that
+/// all of them share.
 macro_rules! command {
     ($name:ident { $($field:ident: $type:ty),* }, $word:literal) => {
         #[derive(Debug, Serialize)]

@@ -1,13 +1,13 @@
-//! The snapshot file: a line that says what machine it is of, then QEMU's device state.
+//! The snapshot file: a header line that describes the machine, then QEMU's device state.
 //!
 //! ```text
 //! mvm-snapshot {"version":1,"machine":"pc-i440fx-7.2",…,"length":405806,"sha256":"…"}   \n
 //! …device state, with the memory of a machine that has no memory file of its own…
 //! ```
 //!
-//! QEMU itself notices some faults of a state and crashes late on others; the header
-//! tells a truncated, damaged or unsuitable one before a process is started. With memory
-//! it may have gigabytes: then the checksum is made while it is read, and judged at its end.
+//! QEMU itself notices some faults of a state and crashes late on others; the header reveals a
+//! truncated, damaged or unsuitable one before a process is started. A state with memory may have
+//! gigabytes: its checksum is computed while QEMU reads it, and compared at the end.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -24,18 +24,19 @@ use super::stream::{copy_without_zero_pages, with_memory_part};
 use crate::VmSpec;
 
 const MAGIC: &str = "mvm-snapshot ";
-/// The header's length with its newline. It is written last, when the state is known.
+/// The header's length in bytes with its newline. The header is written last, when the state is
+/// known.
 const HEADER: usize = 4096;
-/// A state without memory is under 1 MiB; one of this size holds what it should not.
+/// The largest accepted state without memory, in bytes; one normally has under 1 MiB.
 const LONGEST_STATE: u64 = 256 << 20;
-/// Set aside before a state is asked for, so that a full disk is noticed before anything
-/// has happened to the machine.
+/// Bytes reserved before a state is requested, so that a full disk is noticed before the machine is
+/// touched.
 const SET_ASIDE: u64 = 1 << 20;
 
-/// The virtual hardware: what must be the same when the state is loaded again.
+/// The virtual hardware, which must be the same when the state is loaded again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Hardware {
-    /// Machine type with its version.
+    /// The machine type, with its version where it has one.
     pub(super) machine: String,
     cpu: String,
     accelerator: String,
@@ -61,7 +62,7 @@ impl Hardware {
         }
     }
 
-    /// What differs, for people; `None` if the state fits.
+    /// Describes the first difference, for people; `None` if the state fits.
     fn misfit(&self, wanted: &Self) -> Option<String> {
         let kind = |h: &Self| h.machine.split('-').next().unwrap_or_default().to_owned();
         let parts = [
@@ -85,38 +86,38 @@ pub(super) struct Header {
     version: u32,
     #[serde(flatten)]
     hardware: Hardware,
-    /// Whether the guest's memory is in the state; otherwise it is in its own file.
+    /// Whether the guest's memory is in the state; otherwise it is in a file of its own.
     #[serde(default)]
     with_memory: bool,
     length: u64,
     sha256: String,
 }
 
-/// Where the guest's memory is.
+/// Where a snapshot keeps the guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Memory {
-    /// In a file of the machine's own, or of the template's, beside the snapshot.
+    /// In a file of the machine's own, or of the template's, next to the snapshot.
     File,
     /// In the state.
     State,
 }
 
-/// A snapshot that fits, ready to be fed to QEMU.
+/// A snapshot that fits the machine, ready to be fed to QEMU.
 pub(super) struct Stored {
-    /// What it is of; the version of the machine type may not be the newest.
+    /// The hardware that it was taken on; its machine type may have an older version.
     pub(super) hardware: Hardware,
     state: State,
 }
 
 enum State {
-    /// The device state, whole and right.
+    /// The device state, whole and with the right checksum.
     Checked(Vec<u8>),
-    /// The rest of this file, device state and memory, which should have this checksum.
+    /// The rest of this file, device state and memory, and the checksum that it should have.
     Unchecked(BufReader<File>, String),
 }
 
 impl Stored {
-    /// Where the guest's memory is.
+    /// Returns where the guest's memory is.
     pub(super) fn memory(&self) -> Memory {
         match self.state {
             State::Checked(_) => Memory::File,
@@ -124,8 +125,8 @@ impl Stored {
         }
     }
 
-    /// The state of a machine like this one, which has written only that of its devices; `None` if
-    /// they are not alike.
+    /// Returns the state of another machine with the same hardware, from its `devices` alone;
+    /// `None` if the hardware differs or the form is unknown.
     pub(super) fn with_devices(&self, hardware: &Hardware, devices: &[u8]) -> Option<Vec<u8>> {
         match &self.state {
             State::Checked(state) if self.hardware == *hardware => with_memory_part(state, devices),
@@ -133,8 +134,8 @@ impl Stored {
         }
     }
 
-    /// Writes the state to `to` and closes it; false if it turns out damaged. That nobody takes
-    /// it is told by whoever should.
+    /// Writes the state to `to` and closes it; returns false if the state is damaged. A reader that
+    /// closes early counts as undamaged: whoever waits for that reader reports it.
     pub(super) fn feed(self, mut to: impl Write) -> bool {
         let (mut file, sha256) = match self.state {
             State::Checked(state) => {
@@ -160,8 +161,8 @@ impl Stored {
     }
 }
 
-/// Opens a snapshot for a machine like `wanted`, whose version of the machine type may
-/// differ. The error is for people.
+/// Opens a snapshot for a machine like `wanted`; only the version of the machine type may differ.
+/// The error is for people.
 pub(super) fn open(path: &Path, wanted: &Hardware) -> Result<Stored, String> {
     let file = File::open(path).map_err(|e| e.to_string())?;
     let whole = file.metadata().map_err(|e| e.to_string())?.len();
@@ -198,7 +199,7 @@ pub(super) fn parse(line: &[u8]) -> Result<Header, String> {
     }
 }
 
-/// A snapshot in the making, beside the file that it will be; removed when dropped.
+/// An unfinished snapshot, in a file next to its final path; removed when dropped.
 #[derive(Debug)]
 pub(super) struct Draft {
     file: File,
@@ -209,7 +210,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// Begins, and sets space aside.
+    /// Creates the file and reserves space.
     pub(super) fn begin(to: &Path) -> io::Result<Self> {
         let mut name = to.file_name().unwrap_or_default().to_owned();
         name.push(".part");
@@ -220,13 +221,13 @@ impl Draft {
         let draft = Self { file, path, to: to.to_owned(), length: 0, digest: Sha256::new() };
         let flags = rustix::fs::FallocateFlags::empty();
         match rustix::fs::fallocate(&draft.file, flags, 0, SET_ASIDE) {
-            // Not every file system can; then the writing tells.
+            // Not every file system can reserve; without it, writing reports a full disk.
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(draft),
             Err(e) => Err(e.into()),
         }
     }
 
-    /// Takes a state without memory from `from` until it ends.
+    /// Appends a state without memory, read from `from` until its end.
     pub(super) fn fill(&mut self, from: impl Read) -> io::Result<()> {
         io::copy(&mut from.take(LONGEST_STATE + 1), &mut Appending(self))?;
         match self.length > LONGEST_STATE {
@@ -235,7 +236,7 @@ impl Draft {
         }
     }
 
-    /// Takes a state with memory from `from` until it ends.
+    /// Appends a state with memory, read from `from` until its end.
     pub(super) fn fill_with_memory(&mut self, from: impl Read) -> io::Result<()> {
         let mut to = io::BufWriter::with_capacity(1 << 20, Appending(self));
         let from = BufReader::with_capacity(1 << 20, from);
@@ -243,7 +244,8 @@ impl Draft {
         to.flush()
     }
 
-    /// Makes it durable under its name, together with the memory file that belongs to it, if any.
+    /// Writes the header and makes the snapshot durable under its name, after the memory file that
+    /// belongs to it, if any.
     pub(super) fn finish(mut self, hardware: &Hardware, memory: Option<&Path>) -> io::Result<()> {
         let header = Header {
             version: 1,
@@ -262,7 +264,7 @@ impl Draft {
         self.file.write_all_at(&head, 0)?;
         self.file.set_len(HEADER as u64 + self.length)?;
         self.file.sync_all()?;
-        // First the memory that the state belongs to, then the name that says it is there.
+        // The memory must be durable before the name says that the snapshot exists.
         if let Some(memory) = memory {
             File::open(memory)?.sync_data()?;
         }
@@ -271,7 +273,7 @@ impl Draft {
     }
 }
 
-/// The end of a draft's state.
+/// Writes to the end of a draft's state.
 struct Appending<'a>(&'a mut Draft);
 
 impl Write for Appending<'_> {
@@ -290,7 +292,7 @@ impl Write for Appending<'_> {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // After `finish` there is nothing under that name.
+        // After `finish` the file has its final name, and nothing is left to remove.
         let _ = place::remove(&self.path);
     }
 }
@@ -321,7 +323,7 @@ mod tests {
         draft.finish(hardware, memory).unwrap();
     }
 
-    /// What QEMU would be fed, if the snapshot fits and is whole.
+    /// Returns what QEMU would be fed, if the snapshot fits and is whole.
     fn read(path: &Path, wanted: &Hardware) -> Result<(Hardware, Vec<u8>), String> {
         let stored = open(path, wanted)?;
         let (hardware, mut state) = (stored.hardware.clone(), Vec::new());
@@ -362,7 +364,7 @@ mod tests {
             let mut damaged = whole.clone();
             damaged[at] ^= change;
             std::fs::write(&path, &damaged).unwrap();
-            // In the header's version of the machine type, a change is another's to notice.
+            // A change of the machine type's version in the header is not noticed here but by QEMU.
             if let Ok((_, read_state)) = read(&path, &hardware) {
                 prop_assert_eq!(read_state, state);
             }

@@ -1,4 +1,4 @@
-//! Starting a process that outlives us, inherits what it is given and nothing else.
+//! Starts a process that outlives the agent and inherits only what it is given.
 
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -11,7 +11,7 @@ use super::place::{self, Place};
 use super::process::Process;
 use crate::{Error, Result, VmSpec};
 
-/// A process that is killed when this is dropped before [`Newborn::grown`].
+/// A new process that is killed when this is dropped before [`Newborn::grown`].
 #[derive(Debug)]
 pub(super) struct Newborn<'a> {
     process: Option<Process>,
@@ -19,7 +19,7 @@ pub(super) struct Newborn<'a> {
 }
 
 impl Newborn<'_> {
-    /// The process may live on without us.
+    /// Keeps the process alive from now on.
     pub(super) fn grown(mut self) {
         self.process = None;
     }
@@ -34,8 +34,8 @@ impl Drop for Newborn<'_> {
     }
 }
 
-/// Runs `program` in a session of its own with `arguments`, the place's descriptors and
-/// `state`; its output goes to the place's log.
+/// Runs `program` in a session of its own with `arguments`, the place's descriptors and `state`;
+/// its output goes to the place's log.
 pub(super) fn spawn<'a>(
     program: &Path,
     accelerator: Accelerator,
@@ -55,7 +55,7 @@ pub(super) fn spawn<'a>(
     let mut command = Command::new(program);
     command
         .args(arguments)
-        // Our environment may hold secrets, and QEMU needs nothing of it.
+        // The agent's environment may hold secrets, and QEMU needs nothing of it.
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .current_dir("/")
@@ -66,20 +66,23 @@ pub(super) fn spawn<'a>(
     // fork(2) and execve(2); the descriptors are open until `spawn` returns.
     unsafe { command.pre_exec(move || secede(&inherited, accelerator)) };
     let child = command.spawn().map_err(failed)?;
-    // Not waited for through `child`: the watch on its pidfd does that.
+    // The child is not waited for through `child`: the watch on its pidfd does that.
     let process = Process::of_child(child.id(), &spec.marker)?;
     Ok((process.clone(), Newborn { process: Some(process), spec }))
 }
 
-/// What the new process does to itself before it becomes QEMU.
+/// Prepares the new process between fork(2) and execve(2): session, privileges, limits,
+/// descriptors.
 fn secede(inherited: &[RawFd], accelerator: Accelerator) -> std::io::Result<()> {
-    // No terminal's or service manager's signal to our group reaches it.
+    // In a session of its own, it gets no signal that a terminal or service manager sends to the
+    // agent's group.
     rustix::process::setsid()?;
     rustix::thread::set_no_new_privs(true)?;
-    // Guest memory has no business in core dumps.
+    // Guest memory must not end up in core dumps.
     let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
     rustix::process::setrlimit(rustix::process::Resource::Core, none)?;
-    // TCG asks for huge pages for the code that it translates, most of which a clone never fills.
+    // TCG requests huge pages for the code that it translates, and a clone never fills most of
+    // them.
     if accelerator == Accelerator::Tcg {
         rustix::thread::disable_transparent_huge_pages(true)?;
     }
@@ -92,7 +95,8 @@ fn secede(inherited: &[RawFd], accelerator: Accelerator) -> std::io::Result<()> 
     Ok(())
 }
 
-/// close_range(2): also what somebody who started us forgot to mark.
+/// Marks all descriptors from `first` on as close-on-exec (close_range(2)), including those that
+/// the agent's parent forgot to mark.
 fn close_on_exec_from(first: libc::c_uint) -> std::io::Result<()> {
     let flags = libc::CLOSE_RANGE_CLOEXEC as libc::c_int;
     // SAFETY: sets a flag on descriptors of this process, which is about to execute another

@@ -1,8 +1,8 @@
 //! QEMU's migration stream (docs/devel/migration.rst), as far as memory is concerned.
 //!
-//! Of a machine whose memory is in the stream, every page is: most are zero, and each of those
-//! costs the reader a look at a page of a file that is new and reads as zero anyway. They are left
-//! out. Whatever is not known here is passed on as it is, with all that follows.
+//! A stream that holds a machine's memory holds every page. Most pages are zero, and each of those
+//! makes the reader look at a page of a new file, which reads as zero anyway; so zero pages are
+//! left out. Anything unknown is passed on unchanged, with all that follows it.
 
 use std::io::{self, Read, Write};
 
@@ -13,26 +13,27 @@ const END: u8 = 3;
 const FULL: u8 = 4;
 const SUBSECTION: u8 = 5;
 const CONFIGURATION: u8 = 7;
-/// Ends the sections; what is behind it describes them, for people.
+/// The end of the sections; a description of them for people follows.
 const END_OF_STATE: u8 = 0;
 const DESCRIPTION: u8 = 6;
 const CAPABILITIES: &[u8] = b"configuration/capabilities";
-/// Memory that is mapped shared is not in the stream, and each block's list entry has its address.
+/// With this capability, memory that is mapped shared is not in the stream, and each block's list
+/// entry holds its address.
 const IGNORE_SHARED: &[u8] = b"x-ignore-shared";
 const FOOTER: u8 = 0x7e;
-/// The flags stand in the low bits of a page's address.
+/// The low bits of a page's address, which hold flags.
 const FLAGS: u64 = 0xfff;
 const ZERO: u64 = 0x02;
 const MEM_SIZE: u64 = 0x04;
 const PAGE: u64 = 0x08;
 const END_OF_SECTION: u64 = 0x10;
-/// The page is of the same block as the one before.
+/// The page belongs to the same block as the one before.
 const SAME_BLOCK: u64 = 0x20;
 const PAGE_SIZE: usize = 4096;
 
-/// Why the rest is passed on as it is.
+/// Why the rest of the stream is passed on unchanged.
 enum Stop {
-    /// All memory has been seen, or something that is not known here.
+    /// All memory has been seen, or something unknown follows.
     Rest,
     Broken(io::Error),
 }
@@ -55,16 +56,16 @@ pub(super) fn copy_without_zero_pages(mut from: impl Read, mut to: impl Write) -
     io::copy(&mut from, &mut to).map(drop)
 }
 
-/// The state of a machine whose memory is in a file, put together of two: what `of`, the state of such
-/// a machine with the same hardware, says of memory, and `devices`, which is without it. `None` if
-/// either is of a form that is not known here.
+/// Puts together the state of a machine whose memory is in a file: the memory part comes from `of`,
+/// the state of such a machine with the same hardware, and the rest from `devices`, which holds no
+/// memory. `None` if either has an unknown form.
 pub(super) fn with_memory_part(of: &[u8], devices: &[u8]) -> Option<Vec<u8>> {
     let sections = devices.strip_prefix(MAGIC)?;
     let (mut rest, mut whole) = (of, Vec::new());
     let mut copy = Copy::new(&mut rest, &mut whole);
     copy.memory().ok()?;
     copy.pass().ok()?;
-    // A block that is left out of the one is in a file in the other.
+    // What one state leaves out as shared must be in a file in the other state, too.
     let fits = copy.shared
         && rest.first() == Some(&FULL)
         && sections.first() == Some(&FULL)
@@ -77,15 +78,15 @@ pub(super) fn with_memory_part(of: &[u8], devices: &[u8]) -> Option<Vec<u8>> {
 struct Copy<'a, R, W> {
     from: &'a mut R,
     to: &'a mut W,
-    /// What has been read and not yet been passed on.
+    /// Bytes that were read but not yet passed on.
     held: Vec<u8>,
-    /// The name of the block whose zero pages are left out.
+    /// Name of the block whose zero pages are left out.
     largest: Vec<u8>,
-    /// Whether blocks that are mapped shared are in the list only, with their address.
+    /// Whether shared blocks appear only in the list, with their address.
     shared: bool,
 }
 
-/// The block of the last page, over all sections.
+/// The block of the last page read and of the last page passed on, across all sections.
 #[derive(Default)]
 struct Last {
     read: Option<Vec<u8>>,
@@ -138,7 +139,8 @@ impl<'a, R: Read, W: Write> Copy<'a, R, W> {
         }
     }
 
-    /// What the state was sent with; any other part of the configuration is not known here.
+    /// Reads the capabilities that the state was sent with; any other part of the configuration is
+    /// unknown here.
     fn capabilities(&mut self) -> Step<()> {
         if self.name()? != CAPABILITIES {
             return Err(Stop::Rest);
@@ -150,7 +152,7 @@ impl<'a, R: Read, W: Write> Copy<'a, R, W> {
         Ok(())
     }
 
-    /// The list of blocks, with their lengths.
+    /// Reads the list of blocks with their lengths, and remembers the largest.
     fn blocks(&mut self) -> Step<()> {
         let total = self.number(8)?;
         if total & FLAGS != MEM_SIZE {
@@ -190,7 +192,8 @@ impl<'a, R: Read, W: Write> Copy<'a, R, W> {
                 ZERO => 1,
                 PAGE => PAGE_SIZE,
                 _ => {
-                    // What follows is not understood, but its block has to be right.
+                    // The page's content is unknown, but its header must still name the right
+                    // block.
                     self.page(head, block, same, &[])?;
                     return Err(Stop::Rest);
                 }
@@ -208,8 +211,8 @@ impl<'a, R: Read, W: Write> Copy<'a, R, W> {
         }
     }
 
-    /// Passes a page on in place of what is held; its block is named unless the last one that was
-    /// passed on was of it.
+    /// Passes a page on in place of the held bytes; names its block unless the last page passed on
+    /// belongs to the same one.
     fn page(&mut self, head: u64, block: &[u8], same: bool, body: &[u8]) -> io::Result<()> {
         let flag = if same { SAME_BLOCK } else { 0 };
         self.held.clear();
@@ -238,12 +241,12 @@ impl<'a, R: Read, W: Write> Copy<'a, R, W> {
         Ok(self.take(1)?[0])
     }
 
-    /// A big-endian number of so many bytes.
+    /// Reads a big-endian number of `bytes` bytes.
     fn number(&mut self, bytes: usize) -> Step<u64> {
         Ok(self.take(bytes)?.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
     }
 
-    /// The next bytes; what could be read of them is held in any case.
+    /// Reads the next `count` bytes; whatever could be read stays in `held`, also on failure.
     fn take(&mut self, count: usize) -> Step<&[u8]> {
         let begin = self.held.len();
         self.from.by_ref().take(count as u64).read_to_end(&mut self.held)?;
@@ -321,7 +324,7 @@ mod tests {
         proptest::collection::vec(proptest::collection::vec(page, 0..12), 1..4)
     }
 
-    /// As `stream`, of a machine whose `ram` is in a file.
+    /// Like `stream`, for a machine whose `ram` is in a file.
     fn shared_stream(pages: &[Vec<Page>]) -> Vec<u8> {
         let whole = stream(pages);
         let at = whole.windows(4).position(|window| window == [b'c', START, 0, 0]).unwrap() + 1;
@@ -331,7 +334,7 @@ mod tests {
         out.extend(CAPABILITIES);
         out.extend([0, 0, 0, 1, 0, 0, 0, 1, IGNORE_SHARED.len() as u8]);
         out.extend(IGNORE_SHARED);
-        // The blocks, each with its address.
+        // The list of blocks, each with its address.
         let list = at + 5 + 4 + 8 + 8;
         out.extend(&whole[at..list]);
         let mut from = list;
@@ -350,7 +353,7 @@ mod tests {
             parts in parts(), old in proptest::collection::vec(any::<u8>(), 0..50),
             new in proptest::collection::vec(any::<u8>(), 0..50), cut in any::<proptest::sample::Index>(),
         ) {
-            // Pages of the block that is in a file are in no such state.
+            // A state of this kind has no pages of the block that is in a file.
             let parts: Vec<Vec<Page>> = parts
                 .iter().map(|part| part.iter().filter(|(rom, ..)| *rom).copied().collect()).collect();
             let memory = shared_stream(&parts);
@@ -360,7 +363,7 @@ mod tests {
             let expected =
                 [&memory, &devices[MAGIC.len()..], &[DESCRIPTION, 0, 0, 0, 2][..], b"{}"].concat();
             prop_assert_eq!(whole, expected);
-            // Nothing is made of a part, nor of a state that has memory in it.
+            // A truncated state, or one that holds memory, is refused.
             prop_assert!(with_memory_part(&of[..cut.index(memory.len() + 1)], &devices).is_none());
             prop_assert!(with_memory_part(&of, &devices[..devices.len() - 1 - cut.index(new.len() + 1)])
                 .is_none_or(|_| new.contains(&END_OF_STATE)));
@@ -385,7 +388,8 @@ mod tests {
             prop_assert_eq!(copied(&bytes), bytes.clone());
             let unknown = [MAGIC, &[9], &bytes].concat();
             prop_assert_eq!(copied(&unknown), unknown.clone());
-            // Cut off, it is a beginning of what the whole one gives, or a name more.
+            // A truncated stream gives a prefix of what the whole one gives, perhaps with one more
+            // name.
             let whole = stream(&parts);
             let _ = copied(&whole[..cut.index(whole.len())]);
         }

@@ -1,9 +1,10 @@
-//! The memory of a clone, left in a file of its own.
+//! Writes the memory of a clone to a file of its own.
 //!
-//! A clone maps its template's file privately: what it has written is anonymous memory of its
-//! process, and all else is the file's. The kernel says which is which (pagemap: Linux'
-//! Documentation/admin-guide/mm/pagemap.rst), so that its own file is a copy of the template's with
-//! these pages over it. That costs what is there, not what the guest could have.
+//! A clone maps its template's file privately: the pages that it has written are anonymous memory
+//! of its process, and all others are the file's. The kernel says which is which (pagemap: Linux'
+//! Documentation/admin-guide/mm/pagemap.rst), so the clone's file is a copy of the template's with
+//! these pages written over it. The cost depends on what the guest has written, not on how much
+//! memory it may have.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -15,25 +16,25 @@ use rustix::io::Errno;
 use super::place;
 
 const PAGE: u64 = 4096;
-/// So much is read and written at once.
+/// The largest number of bytes to copy at once.
 const PIECE: usize = 1 << 20;
-/// Bits of an entry of pagemap.
+/// The page is in memory (bit 63 of a pagemap entry).
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
-/// A page of a file, or shared.
+/// The page belongs to a file, or is shared.
 const OF_FILE: u64 = 1 << 61;
 
-/// Part of a process' address space that maps part of a file.
+/// A part of a process's address space that maps part of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Mapping {
     begin: u64,
     end: u64,
-    /// Where in the file it begins.
+    /// Offset in the file at which the mapping begins, in bytes.
     offset: u64,
 }
 
-/// Makes the file `own`: the memory of the stopped process `pid`, which maps `template` privately.
-/// Nothing is left of it after an error; it is not synced.
+/// Writes the memory of the stopped process `pid`, which maps `template` privately, to the new file
+/// `own`. After an error the file does not exist; after success it is not synced yet.
 pub(super) fn copy_memory(pid: u32, template: &Path, own: &Path) -> io::Result<()> {
     place::remove(own)?;
     let written = write_memory(pid, template, own);
@@ -66,15 +67,15 @@ fn proc_file(pid: u32, name: &str) -> io::Result<File> {
     File::open(format!("/proc/{pid}/{name}"))
 }
 
-/// Where the process maps this file privately. proc(5)
+/// Returns where the process maps this file privately, from /proc/PID/maps (proc(5)).
 fn mappings(pid: u32, file: &Path, inode: u64) -> io::Result<Vec<Mapping>> {
     let (path, mut text) = (file.canonicalize()?, String::new());
     proc_file(pid, "maps")?.read_to_string(&mut text)?;
     Ok(text.lines().filter_map(|line| mapping(line, &path, inode)).collect())
 }
 
-/// A line of /proc/PID/maps, if it is of this file. Its device is not compared: btrfs has one there
-/// and another for stat(2).
+/// Reads a line of /proc/PID/maps; `None` if it maps another file. The device is not compared:
+/// btrfs reports one there and another in stat(2).
 fn mapping(line: &str, path: &Path, inode: u64) -> Option<Mapping> {
     let mut words = line.split_ascii_whitespace();
     let (range, permissions, offset) = (words.next()?, words.next()?, words.next()?);
@@ -87,7 +88,7 @@ fn mapping(line: &str, path: &Path, inode: u64) -> Option<Mapping> {
     (same && found.begin < found.end).then_some(found)
 }
 
-/// Copies a file, its holes left out: as a whole where the file system can share its blocks.
+/// Copies a file without its holes; as a whole if the file system can share its blocks.
 fn copy_sparse(from: &File, to: &File, length: u64) -> io::Result<()> {
     if rustix::fs::ioctl_ficlone(to, from).is_ok() {
         return Ok(());
@@ -105,14 +106,14 @@ fn copy_sparse(from: &File, to: &File, length: u64) -> io::Result<()> {
         source.seek(io::SeekFrom::Start(at))?;
         let mut target = to;
         target.seek(io::SeekFrom::Start(at))?;
-        // copy_file_range(2), where both are on one file system.
+        // On one file system this becomes copy_file_range(2).
         io::copy(&mut source.take(end - at), &mut target)?;
         at = end;
     }
     Ok(())
 }
 
-/// Writes the pages that the process has made its own over the copy of the template's.
+/// Writes the process's own pages over the copy of the template's.
 fn copy_own_pages(memory: &File, pages: &File, mapping: Mapping, to: &File) -> io::Result<()> {
     let mut pages = io::BufReader::with_capacity(PIECE, pages);
     pages.seek(SeekFrom::Start(mapping.begin / PAGE * 8))?;
@@ -146,7 +147,7 @@ fn copy_run(
     to.write_all_at(piece, run.start - mapping.begin + mapping.offset)
 }
 
-/// Whether a page is the process' own: not the file's, in memory or swapped out.
+/// Returns whether a page is the process's own: anonymous, in memory or swapped out.
 fn is_own(entry: u64) -> bool {
     entry & SWAPPED != 0 || entry & PRESENT != 0 && entry & OF_FILE == 0
 }
@@ -176,7 +177,8 @@ mod tests {
             let _ = mapping(&line, Path::new("/memory"), inode);
         }
 
-        /// This process stands for QEMU: what it writes to its private mapping is in the copy.
+        /// The test's own process stands in for QEMU: what it writes to its private mapping is in
+        /// the copy.
         #[test]
         fn the_copy_is_what_the_process_sees(
             data in proptest::collection::btree_map(0u64..600, 1u8.., 0..20),
@@ -199,7 +201,7 @@ mod tests {
             let allocated = std::fs::metadata(&own).unwrap().blocks() * 512 / PAGE;
             let most = (data.len() + writes.len()) as u64;
             prop_assert!(allocated <= most + 1, "{allocated} pages of {most}");
-            // Of a file that nobody maps there is nothing to be had, and nothing is left.
+            // A file that nobody maps gives an error, and no copy is left.
             std::fs::rename(&template, dir.path().join("gone")).unwrap();
             std::fs::write(&template, b"another").unwrap();
             prop_assert!(copy_memory(std::process::id(), &template, &own).is_err());

@@ -1,4 +1,4 @@
-//! What a specification must be before a process is started for it.
+//! Checks a specification before a process is started for it.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::{Disk, Error, Nic, Result, VmSpec};
 
-/// Longest path of a Unix socket (unix(7)), less the longest of our names and a slash.
+/// Longest path of a Unix socket (unix(7)), less the longest socket name and a slash.
 const LONGEST_DIR: usize = 107 - "/channel.sock".len();
 
 /// Checks everything but the kernel's content. Error: `invalid_spec`.
@@ -15,8 +15,8 @@ pub(super) fn validate(spec: &VmSpec) -> Result<()> {
     check(spec).map_err(|reason| Error::InvalidSpec { id: spec.id.clone(), reason })
 }
 
-/// Checks that the tap is there: as root, QEMU would silently make one that nobody
-/// connected to anything. Error: `invalid_spec`.
+/// Checks that the tap exists: as root, QEMU would silently make one that is connected to nothing.
+/// Error: `invalid_spec`.
 pub(super) fn validate_tap(spec: &VmSpec) -> Result<()> {
     let Some(nic) = &spec.nic else { return Ok(()) };
     let found =
@@ -28,8 +28,8 @@ pub(super) fn validate_tap(spec: &VmSpec) -> Result<()> {
     })
 }
 
-/// Checks that the kernel is one that QEMU can start. Error: `invalid_spec`. Without
-/// this, QEMU runs whatever is in the file as a boot sector, silently and for ever.
+/// Checks that QEMU can start the kernel. Error: `invalid_spec`. Without this check, QEMU runs any
+/// file as a boot sector, silently and for ever.
 pub(super) fn validate_kernel(spec: &VmSpec) -> Result<()> {
     let path = &spec.kernel.image;
     let invalid = |why: String| Error::InvalidSpec {
@@ -46,7 +46,8 @@ pub(super) fn validate_kernel(spec: &VmSpec) -> Result<()> {
     Err(invalid("no Linux kernel for x86: neither an ELF image (vmlinux) nor a bzImage".into()))
 }
 
-/// ELF64 for x86-64, or the Linux/x86 boot protocol's magic at 0x202.
+/// Returns whether a file begins as an ELF64 image for x86-64, or has the Linux/x86 boot protocol's
+/// magic at 0x202.
 fn is_kernel(head: &[u8]) -> bool {
     let elf = head.starts_with(b"\x7fELF\x02\x01") && head.get(18..20) == Some(&[62, 0]);
     elf || head.get(0x202..0x206) == Some(b"HdrS")
@@ -109,7 +110,7 @@ fn disks(disks: &[Disk]) -> Result<(), String> {
     for disk in disks {
         let id = &disk.id;
         let plain = id.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
-        // 20 bytes are all that the virtio block device has for a serial.
+        // The virtio block device has 20 bytes for a serial.
         if id.is_empty() || id.len() > 20 || !plain {
             return Err(format!("disk {id:?}: 1 to 20 of a-z 0-9 -"));
         }
@@ -126,7 +127,7 @@ fn disks(disks: &[Disk]) -> Result<(), String> {
 
 fn nic(nic: &Nic) -> Result<(), String> {
     let plain = nic.tap.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    // 15 bytes is the kernel's limit (IFNAMSIZ).
+    // The kernel's limit is 15 bytes (IFNAMSIZ).
     if nic.tap.is_empty() || nic.tap.len() > 15 || !plain {
         return Err(format!("tap {:?}: 1 to 15 of letters, digits and -_.", nic.tap));
     }

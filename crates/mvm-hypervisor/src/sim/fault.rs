@@ -1,9 +1,9 @@
-//! Which calls go wrong, and how.
+//! The faults that a simulation injects, and at which calls.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A call that a fault can happen at.
+/// A call that a fault can be injected at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Call {
     /// [`crate::Hypervisor::boot`]
@@ -45,30 +45,30 @@ impl Call {
 /// What happens at a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// It fails with `injected` and changes nothing.
+    /// The call fails with `injected` and changes nothing.
     Fail,
-    /// It takes this much longer.
+    /// The call takes this much longer.
     Delay(Duration),
-    /// The machine's process ends during it.
+    /// The machine's process ends during the call.
     Die,
-    /// Its caller is killed: it never returns, and neither does any later call of the same
-    /// holder, as [`super::SimHypervisor::halt`] says.
+    /// The caller is killed: the call never returns, nor does any later call of the same holder, as
+    /// after [`super::SimHypervisor::halt`].
     Halt(Moment),
 }
 
-/// When in a call.
+/// The moment of a call at which its caller is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
-    /// Nothing of it is done.
+    /// Nothing of the call is done.
     Before,
-    /// Half of it is done: a machine has a process and does not run yet, a snapshot is half
-    /// written. Calls without a half are whole by then.
+    /// Half of the call is done: a machine has a process but does not run yet, a snapshot is half
+    /// written. Calls that have no half are complete by then.
     During,
-    /// All of it is done.
+    /// All of the call is done.
     After,
 }
 
-/// Faults by the number of the call, counted from 1: of all calls, or of those of a kind.
+/// Faults by the number of the call, counted from 1: over all calls, or over those of one kind.
 #[derive(Debug, Clone, Default)]
 pub struct FaultPlan {
     any: BTreeMap<u64, Effect>,
@@ -77,7 +77,7 @@ pub struct FaultPlan {
 }
 
 impl FaultPlan {
-    /// Nothing goes wrong.
+    /// Makes a plan without faults.
     pub fn none() -> Self {
         Self::default()
     }

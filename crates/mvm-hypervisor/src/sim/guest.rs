@@ -1,4 +1,4 @@
-//! The side of a simulated machine that its guest is on.
+//! The guest's side of a simulated machine.
 
 use std::sync::{Arc, Weak};
 
@@ -7,8 +7,8 @@ use tokio::sync::watch;
 
 use super::life::Life;
 
-/// What a simulated guest answers on its channel. Called once a connection, on a task of
-/// its own, which ends with the machine.
+/// What a simulated guest answers on its channel. It is called once per connection, on a task of
+/// its own that ends with the machine.
 #[async_trait::async_trait]
 pub trait Guest: Send + Sync + std::fmt::Debug {
     /// Serves one connection until it is closed.
@@ -20,24 +20,24 @@ pub trait Guest: Send + Sync + std::fmt::Debug {
 pub struct GuestChannel {
     /// The machine's marker.
     pub marker: String,
-    /// Whether the vCPUs run: a guest that is true to life answers only while they do.
+    /// Whether the vCPUs run: a realistic guest answers only while they do.
     pub running: watch::Receiver<bool>,
-    /// The guest's end.
+    /// The guest's end of the connection.
     pub stream: UnixStream,
     /// The machine itself.
     pub machine: GuestMachine,
 }
 
-/// What a machine's guest may have done by the host.
+/// What a guest can make its simulated host do.
 pub(super) trait GuestHost: Send + Sync + std::fmt::Debug {
-    /// Writes a machine down as it is now.
+    /// Saves the machine's present state.
     fn keep(&self, life: &Life);
 
-    /// Ends a machine; nothing happens if it has ended.
+    /// Ends a machine; does nothing if it has ended.
     fn end(&self, life: &Life, reason: &str);
 }
 
-/// What a guest has of the machine that it runs on.
+/// The guest's handle on the machine that it runs on.
 #[derive(Clone, Debug)]
 pub struct GuestMachine {
     pub(super) host: Weak<dyn GuestHost>,
@@ -45,9 +45,9 @@ pub struct GuestMachine {
 }
 
 impl GuestMachine {
-    /// Looks at what the guest holds in memory, and changes it: bytes that only the guest
-    /// understands, empty when it was booted. They live as long as the machine, through its
-    /// sleeps, and its clones begin with them. `change` says whether it has changed anything.
+    /// Reads and changes what the guest holds in memory: bytes that only the guest understands,
+    /// empty after a boot. They live as long as the machine, survive its sleeps, and are copied to
+    /// its clones. `change` returns whether it has changed anything.
     pub fn with_memory<T>(&self, change: impl FnOnce(&mut Vec<u8>) -> (T, bool)) -> T {
         let (value, changed) = change(&mut self.life.memory_bytes());
         if changed {
@@ -56,17 +56,17 @@ impl GuestMachine {
         value
     }
 
-    /// A number that no other machine of this world has, before or after it.
+    /// Returns a number that no other machine of this world ever has.
     pub fn number(&self) -> u64 {
         self.life.identity.start_time
     }
 
-    /// For how long its vCPUs have run, in ms.
+    /// Returns for how long the vCPUs have run, in ms.
     pub fn uptime_ms(&self) -> u64 {
         self.life.guest_ms()
     }
 
-    /// Its memory in MiB.
+    /// Returns the machine's memory in MiB.
     pub fn mem_mib(&self) -> u64 {
         self.life.spec.mem_mib
     }

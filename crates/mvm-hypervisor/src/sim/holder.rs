@@ -1,4 +1,4 @@
-//! Whoever calls the driver, an agent, and its sudden end.
+//! The caller of the driver (an agent), and its sudden end.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use super::fault::{Call, Effect, Moment};
 use super::world::World;
 use crate::Result;
 
-/// One holder of the world. Once it is halted it is as a process that was killed: none of its
-/// calls returns any more, and none has an effect.
+/// One holder of the world. Once halted, it behaves as a killed process: none of its calls returns,
+/// and none has an effect.
 #[derive(Debug, Clone)]
 pub(super) struct Holder {
     pub(super) world: Arc<World>,
@@ -30,12 +30,12 @@ impl Holder {
     }
 
     pub(super) async fn halted(&self) {
-        // The sender lives as long as this holder.
+        // The sender lives as long as this holder, so waiting cannot fail.
         let _ = self.halted.subscribe().wait_for(|halted| *halted).await;
     }
 
-    /// Begins a call: counts it, and lets its fault happen, but for [`Effect::Die`] and halts
-    /// later than its beginning, which are the caller's to carry out.
+    /// Begins a call: counts it and injects its fault. [`Effect::Die`] and later halts are left to
+    /// the caller.
     pub(super) async fn begin(&self, call: Call, id: &str) -> Result<Option<Effect>> {
         if self.is_halted() {
             std::future::pending::<()>().await;
@@ -45,7 +45,7 @@ impl Holder {
         Ok(effect)
     }
 
-    /// Halts here if the call's fault says so.
+    /// Halts here if the call's fault asks for it.
     pub(super) async fn reach(&self, effect: Option<Effect>, moment: Moment) {
         if effect == Some(Effect::Halt(moment)) {
             self.halt();

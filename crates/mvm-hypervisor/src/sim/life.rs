@@ -16,7 +16,7 @@ pub(super) struct Life {
     pub(super) memory: RestoreMemory,
     ended: watch::Sender<Option<String>>,
     condition: watch::Sender<Condition>,
-    /// What halts it whenever it is to run.
+    /// Why the machine halts whenever it should run; `None` if it runs freely.
     obstacle: Mutex<Option<Halt>>,
     vcpus: Vcpus,
     bytes: Mutex<Vec<u8>>,
@@ -43,7 +43,7 @@ impl GuestClock {
 }
 
 impl Life {
-    /// A machine that is paused; its vCPUs have run for `before_ms`.
+    /// Makes a paused machine whose vCPUs have run for `before_ms`.
     pub(super) fn new(
         identity: ProcessIdentity,
         spec: &VmSpec,
@@ -85,7 +85,7 @@ impl Life {
         locked(&self.vcpus.clock).ms()
     }
 
-    /// What its guest holds in memory.
+    /// Locks what the guest holds in memory.
     pub(super) fn memory_bytes(&self) -> MutexGuard<'_, Vec<u8>> {
         locked(&self.bytes)
     }
@@ -94,7 +94,7 @@ impl Life {
         self.ended.subscribe()
     }
 
-    /// Says why it has ended.
+    /// Records why the machine has ended.
     pub(super) fn end(&self, reason: &str) {
         self.ended.send_replace(Some(reason.to_owned()));
     }
@@ -107,7 +107,7 @@ impl Life {
         *locked(&self.obstacle) = obstacle;
     }
 
-    /// Tells it to run, or to pause: an obstacle lets it run no further than to the next halt.
+    /// Makes the machine run or pause; with an obstacle it halts instead of running.
     pub(super) fn tell(&self, run: bool) {
         let halt = locked(&self.obstacle).clone().filter(|_| run);
         self.set_running(run && halt.is_none());
@@ -123,7 +123,7 @@ impl Life {
         self.spec.dir.join("channel.sock")
     }
 
-    /// `gone` if it has ended.
+    /// Returns `gone` if the machine has ended.
     pub(super) fn alive(&self) -> Result<()> {
         match &*self.ended.borrow() {
             None => Ok(()),
@@ -132,7 +132,8 @@ impl Life {
     }
 }
 
-/// A lock whose holder panicked: what it guards is whole, since each holder makes one change.
+/// Locks a mutex even if an earlier holder panicked: what it guards is whole, since each holder
+/// makes one change.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -21,7 +21,7 @@ use crate::{
 pub(super) struct SimMachine {
     holder: Holder,
     life: Arc<Life>,
-    /// One change at a time, as the trait promises.
+    /// Makes changes run one at a time, as the trait promises.
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -34,7 +34,7 @@ impl SimMachine {
         &self.holder.world
     }
 
-    /// Counts the call, lets its fault happen and its time pass.
+    /// Counts the call, injects its fault and lets its time pass.
     async fn pass(&self, call: Call, latency: Duration) -> Result<Option<Effect>> {
         self.life.alive()?;
         let effect = self.holder.begin(call, &self.life.spec.id).await?;
@@ -46,7 +46,7 @@ impl SimMachine {
         Ok(effect)
     }
 
-    /// The end of a call that has no half.
+    /// Ends a call that has no half.
     async fn done(&self, effect: Option<Effect>) {
         self.holder.reach(effect, Moment::During).await;
         self.holder.reach(effect, Moment::After).await;
@@ -134,7 +134,7 @@ impl Machine for SimMachine {
         self.done(effect).await;
         let all = self.life.spec.mem_mib * 1024;
         Ok(MachineStats {
-            // A guest that idles.
+            // The numbers are those of an idle guest.
             cpu_time_ms: self.life.guest_ms() / 20,
             resident_kib: all / 4,
             proportional_kib: match self.life.memory {

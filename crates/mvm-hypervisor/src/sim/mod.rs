@@ -1,10 +1,10 @@
-//! A simulated hypervisor: the trait's contract without processes, for tests of what
-//! stands above it and for simulations of many nodes. Never a default; all that it
-//! makes is marked as simulated.
+//! A simulated hypervisor: the trait's contract without processes, for tests of the crates above
+//! and for simulations of many nodes. It is never a default, and all that it makes is marked as
+//! simulated.
 //!
-//! Machines live in a [`SimHypervisor`]'s world, which its clones share: keep one clone,
-//! drop everything else, and a "restarted agent" finds and adopts what ran before. Time
-//! passes by Tokio's clock, so that tests may pause it. Faults come from a [`FaultPlan`].
+//! Machines live in a [`SimHypervisor`]'s world, which its clones share: keep one clone, drop
+//! everything else, and a "restarted agent" finds and adopts what ran before. Time passes by
+//! Tokio's clock, so that tests may pause it. Faults come from a [`FaultPlan`].
 
 mod fault;
 mod guest;
@@ -37,22 +37,22 @@ use world::World;
 /// How long each call takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Latencies {
-    /// `boot`, until the guest runs.
+    /// Time of `boot`, until the guest runs.
     pub boot: Duration,
-    /// `restore`.
+    /// Time of `restore`.
     pub restore: Duration,
-    /// `adopt`.
+    /// Time of `adopt`.
     pub adopt: Duration,
-    /// `pause` and `resume`.
+    /// Time of each `pause` and `resume`.
     pub pause: Duration,
-    /// `snapshot`.
+    /// Time of `snapshot`.
     pub snapshot: Duration,
-    /// `kill`.
+    /// Time of `kill`.
     pub kill: Duration,
 }
 
 impl Default for Latencies {
-    /// What the QEMU driver takes on a small host with the software CPU.
+    /// Returns what the QEMU driver takes on a small host with the software CPU.
     fn default() -> Self {
         let ms = Duration::from_millis;
         Self {
@@ -85,15 +85,15 @@ pub struct SimHypervisor {
 }
 
 impl SimHypervisor {
-    /// An empty world. `guest`, if given, serves every connection to a machine's channel;
-    /// without one, connections are accepted and nothing answers. They are served by the
-    /// Tokio runtime that this is called in.
+    /// Makes an empty world. `guest`, if given, serves every connection to a machine's channel;
+    /// without one, connections are accepted and nothing answers. Connections are served by the
+    /// Tokio runtime in which this is called.
     pub fn new(latencies: Latencies, faults: FaultPlan, guest: Option<Arc<dyn Guest>>) -> Self {
         Self { holder: Holder::new(Arc::new(World::new(latencies, faults, guest, None))) }
     }
 
-    /// A world that outlives this process, as real machines do: they are written down in
-    /// the directory `kept`, and those found there live on.
+    /// Opens a world that outlives this process, as real machines do: its machines are saved in the
+    /// directory `kept`, and those found there live on. Error: that of reading the directory.
     pub fn open(latencies: Latencies, guest: Arc<dyn Guest>, kept: &Path) -> std::io::Result<Self> {
         let (faults, kept) = (FaultPlan::none(), Some(kept.to_owned()));
         let world = Arc::new(World::new(latencies, faults, Some(guest), kept));
@@ -105,44 +105,44 @@ impl SimHypervisor {
         &self.holder.world
     }
 
-    /// From now on this holder, its clones and its machines are as a process that was killed:
-    /// no call returns any more, and none has an effect. The machines go on.
+    /// Makes this holder, its clones and its machines behave as a killed process from now on: no
+    /// call returns, and none has an effect. The machines go on.
     pub fn halt(&self) {
         self.holder.halt();
     }
 
-    /// Resolves once it is halted, by [`SimHypervisor::halt`] or by [`Effect::Halt`].
+    /// Resolves once this holder is halted, by [`SimHypervisor::halt`] or by [`Effect::Halt`].
     pub async fn halted(&self) {
         self.holder.halted().await;
     }
 
-    /// A holder for whoever comes next, of the same world.
+    /// Returns a new holder of the same world, as a restarted agent would be.
     #[must_use]
     pub fn successor(&self) -> Self {
         Self { holder: Holder::new(Arc::clone(self.world())) }
     }
 
-    /// Replaces the faults; the counts of calls begin anew.
+    /// Replaces the faults, and starts the counts of calls anew.
     pub fn set_faults(&self, faults: FaultPlan) {
         self.world().set_faults(faults);
     }
 
-    /// The calls since the faults were last set, in their order: what a test that injects a
-    /// fault at every single one goes through. Nothing is noted before they are first set.
+    /// Returns the calls since the faults were last set, in order: a test that injects a fault at
+    /// every single call goes through this list. Empty before faults are first set.
     pub fn calls(&self) -> Vec<Call> {
         self.world().calls()
     }
 
-    /// Ends a machine's process from outside, as a host's out-of-memory killer would.
-    /// Nothing happens if there is none with that marker.
+    /// Ends a machine's process from outside, as a host's OOM killer would. Does nothing if no
+    /// machine has that marker.
     pub fn crash(&self, marker: &str) {
         if let Some(life) = self.world().by_marker(marker) {
             self.world().end(&life, "killed by signal 9");
         }
     }
 
-    /// From now on this halts the machine whenever it runs, as a full disk does; `None`: nothing
-    /// does any more, and a machine that is halted goes on when it is resumed.
+    /// Sets what halts the machine whenever it runs, as a full disk does; with `None`, nothing does
+    /// any more, and a halted machine goes on when it is resumed.
     pub fn set_obstacle(&self, marker: &str, obstacle: Option<Halt>) {
         let Some(life) = self.world().by_marker(marker) else { return };
         let halts = obstacle.is_some() && life.is_running();
@@ -152,13 +152,13 @@ impl SimHypervisor {
         }
     }
 
-    /// Whether the machine's vCPUs run; `None` if there is none with that marker.
+    /// Returns whether the machine's vCPUs run; `None` if no machine has that marker.
     pub fn is_running(&self, marker: &str) -> Option<bool> {
         self.world().by_marker(marker).map(|life| life.is_running())
     }
 
-    /// For how long the machine's vCPUs have run, over all its sleeps, in ms: what a
-    /// program that counts in the guest would have counted.
+    /// Returns for how long the machine's vCPUs have run, over all its sleeps, in ms: what a
+    /// program that counts in the guest would have counted. `None` if no machine has that marker.
     pub fn guest_ms(&self, marker: &str) -> Option<u64> {
         self.world().by_marker(marker).map(|life| life.guest_ms())
     }
@@ -196,7 +196,7 @@ impl SimHypervisor {
     }
 }
 
-/// Ends the machine if nobody gets to hold it.
+/// Ends the machine when dropped, unless its caller got to hold it.
 struct Newborn<'a> {
     holder: &'a Holder,
     life: Option<Arc<Life>>,
@@ -210,7 +210,7 @@ impl Newborn<'_> {
 
 impl Drop for Newborn<'_> {
     fn drop(&mut self) {
-        // A process that was killed ends nothing any more.
+        // A killed process can no longer end anything.
         if let Some(life) = self.life.as_ref().filter(|_| !self.holder.is_halted()) {
             self.holder.world.end(life, "killed by signal 9");
         }

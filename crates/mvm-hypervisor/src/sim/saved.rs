@@ -1,6 +1,6 @@
-//! What is written of simulated machines: snapshots, and the machines that live.
+//! The files of simulated machines: snapshots, and the machines that live.
 //!
-//! Both are a line of JSON, and behind it the guest's memory as it is.
+//! Each file is a line of JSON, followed by the guest's memory as it is.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,14 +18,14 @@ pub(super) struct Saved {
     vcpus: u32,
     mem_mib: u64,
     pub(super) guest_ms: u64,
-    /// It was a clone, and has no memory file of its own.
+    /// Whether it is of a clone that has no memory file of its own.
     with_memory: bool,
     #[serde(skip)]
     pub(super) memory: Vec<u8>,
 }
 
 impl Saved {
-    /// Of a clone that has left its memory in a file: `unshared`.
+    /// Makes the snapshot of a machine; `unshared` says that a clone has left its memory in a file.
     pub(super) fn of(life: &Life, unshared: bool) -> Self {
         Self {
             simulated: true,
@@ -54,7 +54,7 @@ impl Saved {
     }
 }
 
-/// A machine that lives, for a world that outlives its process.
+/// A live machine, for a world that outlives its process.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Kept {
     pub(super) identity: ProcessIdentity,
@@ -81,12 +81,12 @@ impl Kept {
     }
 }
 
-/// The name of a file that is half written.
+/// Returns the path under which a file is written before it is complete.
 pub(super) fn part_of(path: &Path) -> PathBuf {
     path.with_extension("part")
 }
 
-/// Written beside, then moved into its place.
+/// Writes a file under another name, then renames it.
 fn write(to: &Path, head: &impl Serialize, memory: &[u8]) -> io::Result<()> {
     let part = part_of(to);
     let mut bytes = serde_json::to_vec(head).map_err(io::Error::other)?;

@@ -17,10 +17,10 @@ use super::life::{Life, locked};
 use super::saved::{Kept, Saved};
 use crate::{Error, ProcessIdentity, RestoreMemory, Result, VmSpec};
 
-/// Pids begin above the highest that Linux gives (2^22): none is ever a real process's.
+/// Pids begin above the highest that Linux gives (2^22), so that none is ever a real process's.
 const FIRST_PID: u32 = 1 << 30;
 
-/// See [`super`].
+/// The state that all holders share, see [`super`].
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) latencies: Latencies,
@@ -28,9 +28,10 @@ pub(super) struct World {
     faults: Mutex<Faults>,
     machines: Mutex<BTreeMap<u32, Arc<Life>>>,
     next: AtomicU64,
-    /// What serves the guests' channels: whoever calls may be on another one, and its end.
+    /// The runtime that serves the guests' channels: a caller may be on another one, which may end
+    /// first.
     runtime: Handle,
-    /// Where the machines are written down, if they are to outlive this process.
+    /// The directory in which the machines are saved; `None` if they end with this process.
     kept: Option<PathBuf>,
 }
 
@@ -39,7 +40,7 @@ struct Faults {
     plan: FaultPlan,
     all: u64,
     kinds: BTreeMap<Call, u64>,
-    /// Noted once somebody has set faults: a simulation without end would fill the memory.
+    /// The calls, noted only once faults were set: an endless simulation would fill the memory.
     calls: Option<Vec<Call>>,
 }
 
@@ -51,7 +52,8 @@ impl World {
         kept: Option<PathBuf>,
     ) -> Self {
         let faults = Mutex::new(Faults { plan, ..Faults::default() });
-        // A pid with its start time names one process for good, also over the ends of this one.
+        // Start times must differ from those before a restart, since a pid with its start time
+        // names one process for good.
         #[allow(clippy::disallowed_methods)]
         let began = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let began = began.map_or(0, |since| since.as_millis() as u64);
@@ -60,7 +62,8 @@ impl World {
         Self { latencies, guest, faults, machines, next, runtime: Handle::current(), kept }
     }
 
-    /// Takes up the machines that were written down; one whose directory is gone is none.
+    /// Loads the saved machines, and removes files that are incomplete or whose machine's directory
+    /// is gone.
     pub(super) fn resume(self: &Arc<Self>) -> std::io::Result<()> {
         let Some(dir) = &self.kept else { return Ok(()) };
         std::fs::create_dir_all(dir)?;
@@ -68,7 +71,7 @@ impl World {
             let path = entry?.path();
             let found = match Kept::read(&path) {
                 Ok(found) if found.0.spec.dir.is_dir() => found,
-                // Half written, or of a machine that nobody can have any more.
+                // The file is half written, or its machine's directory is gone.
                 _ => {
                     std::fs::remove_file(&path)?;
                     continue;
@@ -100,7 +103,7 @@ impl World {
         locked(&self.faults).calls.clone().unwrap_or_default()
     }
 
-    /// Counts a call; lets it fail or take longer. Every other fault is the caller's to carry out.
+    /// Counts a call; lets it fail or take longer. Every other fault is left to the caller.
     pub(super) async fn step(&self, call: Call, id: &str) -> Result<Option<Effect>> {
         let effect = {
             let mut faults = locked(&self.faults);
@@ -123,7 +126,7 @@ impl World {
         }
     }
 
-    /// Makes a machine, paused, with its memory file and its channel.
+    /// Makes a paused machine with its memory file and its channel.
     pub(super) fn spawn(
         self: &Arc<Self>,
         spec: &VmSpec,
@@ -199,7 +202,7 @@ impl World {
 }
 
 impl GuestHost for World {
-    /// Writes a machine down as it is now.
+    /// Saves the machine's present state.
     fn keep(&self, life: &Life) {
         let Some(dir) = &self.kept else { return };
         let machines = locked(&self.machines);
@@ -210,7 +213,7 @@ impl GuestHost for World {
         }
     }
 
-    /// Ends a machine; nothing happens if it has ended.
+    /// Ends a machine; does nothing if it has ended.
     fn end(&self, life: &Life, reason: &str) {
         let mut machines = locked(&self.machines);
         if machines.remove(&life.identity.pid).is_none() {
@@ -225,7 +228,8 @@ impl GuestHost for World {
     }
 }
 
-/// A machine's files, as a hypervisor makes them. A clone maps its template's memory, and has none.
+/// Makes a machine's files as a hypervisor would. A clone maps its template's memory and has no
+/// file.
 fn prepare(spec: &VmSpec, memory: RestoreMemory) -> std::io::Result<()> {
     match memory {
         RestoreMemory::Own => make_memory(&spec.memory, spec)?,
@@ -234,14 +238,15 @@ fn prepare(spec: &VmSpec, memory: RestoreMemory) -> std::io::Result<()> {
     writeln!(own_file(&spec.dir.join("console.log"))?, "a simulated machine started")
 }
 
-/// The memory file of a machine, if it has none yet.
+/// Creates the memory file of a machine if it is missing or has another size.
 pub(super) fn make_memory(path: &Path, spec: &VmSpec) -> std::io::Result<()> {
     let (file, bytes) = (own_file(path)?, spec.mem_mib << 20);
-    // One that is there has been written to when its guest ran, and not now.
+    // An existing file keeps its time, which says when the guest last ran.
     if file.metadata()?.len() == bytes { Ok(()) } else { file.set_len(bytes) }
 }
 
-/// A guest that runs writes to its memory: the file's time says so, by the file system's clock.
+/// Sets the memory file's time to now, by the file system's clock, as a running guest's writes
+/// would.
 fn touch(memory: &Path) {
     use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
     let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };

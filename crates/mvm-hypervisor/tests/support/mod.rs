@@ -1,5 +1,5 @@
-//! A place of its own for every test: a directory, a marker, a guest that counts;
-//! and nothing is left of it, whatever happens.
+//! A private place for every test (a directory, a marker, a guest that counts), of which nothing is
+//! left afterwards, whatever happens.
 
 #![allow(dead_code, reason = "not every test needs everything")]
 
@@ -17,7 +17,7 @@ pub const USER: u32 = 54_321;
 /// Records nothing.
 pub fn unrecorded(_: &ProcessIdentity) {}
 
-/// One test's place.
+/// One test's directory, marker prefix and devices; removed when dropped.
 pub struct Lab {
     pub dir: PathBuf,
     prefix: String,
@@ -34,7 +34,7 @@ impl Lab {
         Lab { dir, prefix: format!("mvm:hvtest-{name}:"), mounts: Vec::new(), taps: Vec::new() }
     }
 
-    /// A machine of 128 MiB with the counting guest.
+    /// Returns the specification of a machine of 128 MiB with the counting guest.
     pub fn spec(&self, name: &str) -> VmSpec {
         let dir = self.dir.join(name);
         std::fs::create_dir_all(&dir).expect("a directory for the machine");
@@ -59,12 +59,12 @@ impl Lab {
         }
     }
 
-    /// The processes of this place.
+    /// Returns the live processes of this place.
     pub async fn processes(&self) -> Vec<ProcessIdentity> {
         driver().await.find(&self.prefix).expect("list processes")
     }
 
-    /// A tmpfs of this size.
+    /// Mounts a tmpfs of this size in bytes.
     pub fn tmpfs(&mut self, bytes: u64) -> PathBuf {
         let path = self.dir.join("tmpfs");
         std::fs::create_dir_all(&path).expect("a mount point");
@@ -81,7 +81,7 @@ impl Lab {
         path
     }
 
-    /// A tap that nothing is connected to.
+    /// Makes a tap that is connected to nothing.
     pub fn tap(&mut self) -> String {
         let name = format!("mhv{}t{}", std::process::id() % 1_000_000, self.taps.len());
         self.taps.push(name.clone());
@@ -89,7 +89,7 @@ impl Lab {
         name
     }
 
-    /// A raw disk of 1 MiB.
+    /// Makes a raw disk of 1 MiB.
     pub fn disk(&self, id: &str, read_only: bool) -> Disk {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -140,13 +140,13 @@ fn pids_with(marker: &str) -> Vec<i32> {
     .collect()
 }
 
-/// A driver with the software CPU, which every host has.
+/// Returns a driver with the software CPU, which every host has.
 pub async fn driver() -> QemuDriver {
     let program = QemuDriver::find_binary().expect("QEMU");
     QemuDriver::new(program, "tcg".to_owned()).await.expect("a usable QEMU")
 }
 
-/// The kernel that the tests boot.
+/// Returns the path of the kernel that the tests boot.
 pub fn kernel() -> PathBuf {
     let path = std::env::var_os("MVM_TEST_KERNEL").unwrap_or_else(|| {
         panic!(
@@ -158,7 +158,7 @@ pub fn kernel() -> PathBuf {
     PathBuf::from(path)
 }
 
-/// The guest's program, compiled once.
+/// Returns the guest's program, which is compiled once.
 fn guest() -> &'static [u8] {
     static GUEST: OnceLock<Vec<u8>> = OnceLock::new();
     GUEST.get_or_init(|| {
@@ -175,7 +175,8 @@ fn guest() -> &'static [u8] {
     })
 }
 
-/// A cpio archive ("newc", initramfs buffer format) with /dev/console's place and one program.
+/// Makes a cpio archive ("newc", initramfs buffer format) with a place for /dev/console and one
+/// program.
 fn archive(name: &str, content: &[u8]) -> Vec<u8> {
     let mut all = Vec::new();
     for (inode, (name, mode, content)) in
@@ -193,7 +194,7 @@ fn archive(name: &str, content: &[u8]) -> Vec<u8> {
     all
 }
 
-/// The last whole count that the guest has printed.
+/// Returns the last whole count that the guest has printed; `None` if there is none yet.
 pub fn count(spec: &VmSpec) -> Option<u64> {
     let text = std::fs::read(spec.dir.join("console.log")).unwrap_or_default();
     let text = String::from_utf8_lossy(&text).into_owned();
