@@ -1,4 +1,4 @@
-//! Whether a subnet is free on this host.
+//! Finds out whether a subnet is free on this host.
 
 use crate::marks::root_of;
 use crate::netlink::{alias_of, name_of};
@@ -12,29 +12,31 @@ use std::path::PathBuf;
 /// Why a subnet is not free.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Conflict {
-    /// The host uses it: this of it, with the interface's name.
+    /// The host uses part of the subnet; the text names that part and the interface.
     Host(String),
     /// A tenant of another state directory has it.
     Root {
-        /// Its network, and the bridge's name: `10.1.0.1/24 of mva771-b20`.
+        /// The tenant's network and the name of its bridge: `10.1.0.1/24 of mva771-b20`.
         what: String,
-        /// The state directory, as the bridge says; absent where an older agent has made it.
+        /// The state directory, as the bridge's alias says; `None` if an older agent made the
+        /// bridge.
         root: Option<PathBuf>,
         /// The four hexadecimal digits that the state directory's id begins with.
         owner: String,
     },
 }
 
-/// A link's name, and whose it is.
+/// A link's name, and its owner.
 #[derive(Clone, Debug, Default)]
 struct Link {
     name: String,
     ours: bool,
-    /// Of another owner's: its digits, and its state directory.
+    /// The digits and the state directory of another owner; `None` if the link is the host's or
+    /// ours.
     other: Option<(String, Option<PathBuf>)>,
 }
 
-/// What the host uses, as it was at one look.
+/// A snapshot of the addresses, routes and links that the host uses.
 pub(crate) struct Used {
     addresses: Vec<Route>,
     routes: Vec<Route>,
@@ -42,8 +44,9 @@ pub(crate) struct Used {
 }
 
 impl Network {
-    /// What of the host `subnet` overlaps with: an address, a route, the default gateway, or one of these
-    /// DNS servers. What is ours does not count.
+    /// Returns what overlaps with `subnet` on the host: an address, a route, the default gateway,
+    /// or one of the DNS servers `resolvers`. Links of this owner do not count. `None` if the
+    /// subnet is free.
     pub async fn conflicts(
         &self,
         subnet: Ipv4Net,
@@ -53,7 +56,7 @@ impl Network {
     }
 }
 
-/// What the host uses now.
+/// Asks the kernel what the host uses now.
 pub(crate) async fn used(network: &Network) -> Result<Used> {
     let (links, prefix) = (network.netlink.links().await?, network.marks.prefix());
     let links = links.iter().map(|link| {
@@ -69,12 +72,12 @@ pub(crate) async fn used(network: &Network) -> Result<Used> {
 }
 
 impl Used {
-    /// What of it the subnet overlaps with.
+    /// Returns what the subnet overlaps with; `None` if it is free.
     pub(crate) fn by(&self, subnet: Ipv4Net, resolvers: &[Ipv4Addr]) -> Option<Conflict> {
         overlap(subnet, &self.addresses, &self.routes, resolvers, &self.links)
     }
 
-    /// The names of the links that the ways to the internet go over.
+    /// Returns the names of the links that lead to the internet.
     pub(crate) fn uplinks(&self) -> impl Iterator<Item = &str> {
         let ways = self.routes.iter().filter(|route| is_internet(route));
         ways.filter_map(|route| Some(self.links.get(&route.link?)?.name.as_str()))

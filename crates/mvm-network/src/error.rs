@@ -1,4 +1,4 @@
-//! What can go wrong with links and rules.
+//! The errors of this crate, each with a stable code.
 
 use mvm_model::Code;
 
@@ -11,38 +11,38 @@ pub enum Error {
     /// `nft` refused the rules; the old ones are in force.
     #[error("nft refused the firewall rules; the old ones stay in force: {0}")]
     NftRefused(String),
-    /// The caller may not change the network.
+    /// The caller lacks the right to change the network.
     #[error("{what}: not permitted; the agent needs CAP_NET_ADMIN (run it as root)")]
     NotPermitted {
         /// What was being done.
         what: String,
     },
-    /// No such network namespace.
+    /// The network namespace does not exist.
     #[error(
         "there is no network namespace {name}; make it with `ip netns add {name}` (there are: {known})"
     )]
     NetnsNotFound {
-        /// The name.
+        /// The name that was given.
         name: String,
-        /// Those that exist.
+        /// The namespaces that exist, for people.
         known: String,
     },
-    /// What no network namespace can be called.
+    /// The text cannot be the name of a network namespace.
     #[error(
         "{name:?} is not the name of a network namespace: name one of those that `ip netns list` shows, \
          without a path"
     )]
     NetnsName {
-        /// What was said.
+        /// The text that was given.
         name: String,
     },
-    /// A link has the name and is not ours.
+    /// A link has the name but does not carry this owner's mark.
     #[error("a network link {name} exists that is not ours; remove or rename it")]
     NameTaken {
         /// The name.
         name: String,
     },
-    /// Anything else that the kernel says.
+    /// Any other error of the kernel.
     #[error("{what}: {cause}")]
     Kernel {
         /// What was being done.
@@ -53,7 +53,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// A stable code.
+    /// Returns the stable code of the failure.
     pub fn code(&self) -> Code {
         match self {
             Error::NftMissing => Code::NftMissing,
@@ -65,7 +65,7 @@ impl Error {
         }
     }
 
-    /// An I/O error while doing `what`.
+    /// Wraps an I/O error that occurred while doing `what`.
     pub(crate) fn io(what: impl Into<String>, cause: &std::io::Error) -> Error {
         let what = what.into();
         match cause.kind() {
@@ -74,7 +74,7 @@ impl Error {
         }
     }
 
-    /// An answer of rtnetlink while doing `what`.
+    /// Wraps an rtnetlink error that occurred while doing `what`.
     pub(crate) fn netlink(what: impl Into<String>, cause: &rtnetlink::Error) -> Error {
         match cause {
             rtnetlink::Error::NetlinkError(message) => Self::io(what, &message.to_io()),

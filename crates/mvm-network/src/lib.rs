@@ -1,9 +1,9 @@
-//! A tenant's bridge, an instance's tap, and the firewall, in the process' network namespace.
+//! A tenant's bridge, an instance's tap, and the firewall, in the process's network namespace.
 //!
-//! Lives here: names, bridges, taps, addresses (rtnetlink(7)) and the rules that keep tenants apart
-//! and guests honest (nft(8), in tables of our own).
+//! What lives here: names, bridges, taps, addresses (rtnetlink(7)) and the rules that keep tenants
+//! apart and guests honest (nft(8), in tables of mvm's own).
 //!
-//! Never here: who may talk to whom. That comes in as a [`Ruleset`].
+//! What never may: the decision who may talk to whom. It comes in as a [`Ruleset`].
 
 mod conflicts;
 mod error;
@@ -35,5 +35,5 @@ pub use rules::{AllowRule, Egress, Mode, Proto, Ruleset, Surroundings, TapRules,
 pub use verify::{Difference, Differs, Mended, Wanted};
 pub use walls::Applied;
 
-/// What this crate gives.
+/// The result of every fallible call of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

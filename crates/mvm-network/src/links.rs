@@ -22,16 +22,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// A tenant's bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bridge {
-    /// Its name, at most 15 characters.
+    /// The link's name, at most 15 characters.
     pub name: String,
-    /// Its address: the gateway's, with the length of the subnet's prefix.
+    /// The gateway's address, with the prefix length of the subnet.
     pub gateway: Ipv4Net,
 }
 
 /// An instance's tap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tap {
-    /// Its name, at most 15 characters.
+    /// The link's name, at most 15 characters.
     pub name: String,
     /// The bridge that it is a port of.
     pub bridge: String,
@@ -39,25 +39,25 @@ pub struct Tap {
     pub mac: String,
     /// The guest's address.
     pub address: Ipv4Addr,
-    /// The user that may open it.
+    /// The user that may open the tap; `None` leaves it to root.
     pub owner_uid: Option<u32>,
 }
 
-/// A link that carries our mark.
+/// A link that carries this owner's mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedLink {
-    /// Its name.
+    /// The link's name.
     pub name: String,
-    /// What it is.
+    /// Whether it is a bridge or a tap.
     pub kind: LinkKind,
 }
 
 /// Bytes through a link since it was made, from the host's side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Received: what the guest has sent.
+    /// Bytes received, which the guest has sent.
     pub rx_bytes: u64,
-    /// Sent: what the guest has received.
+    /// Bytes sent, which the guest has received.
     pub tx_bytes: u64,
 }
 
@@ -66,9 +66,9 @@ pub struct Network {
     pub(crate) marks: Marks,
     pub(crate) netlink: Netlink,
     pub(crate) walls: Walls,
-    /// The MTUs that taps were given.
+    /// The MTU set for each tap, by its name.
     pub(crate) sizes: Mutex<BTreeMap<String, u32>>,
-    /// What of the host overlaps with a subnet, as it was told last.
+    /// The overlaps between the host and subnets that were logged last.
     pub(crate) overlaps: Mutex<Vec<String>>,
 }
 
@@ -81,37 +81,39 @@ impl Network {
         Ok(Network { marks: Marks::new(owner), netlink, walls, sizes, overlaps })
     }
 
-    /// Has links say which state directory they are for, so that others can tell, and keeps there what rules
-    /// are in force, so that the next agent can.
+    /// Makes links name the state directory that they belong to, so that other agents can tell, and
+    /// keeps there which rules are in force, so that the next agent knows.
     pub fn of_root(self, root: &Path) -> Network {
         Network { marks: self.marks.of_root(root), walls: self.walls.of_root(root), ..self }
     }
 
-    /// The name of a tenant's bridge.
+    /// Returns the name of a tenant's bridge.
     pub fn bridge_name(owner: &str, net_id: u16) -> String {
         format!("mv{owner}-b{net_id}")
     }
 
-    /// The name of an instance's tap; `instance` is eight hexadecimal digits.
+    /// Returns the name of an instance's tap; `instance` is eight hexadecimal digits.
     pub fn tap_name(owner: &str, instance: &str) -> String {
         format!("mv{owner}-{instance}")
     }
 
-    /// Makes the bridge, or corrects the one that is there.
+    /// Makes the bridge, or corrects the existing one. Errors: `name_taken`, `not_permitted`,
+    /// `network_failed`.
     pub async fn ensure_bridge(&self, bridge: &Bridge) -> Result<()> {
         let name = &bridge.name;
         let what = format!("make the bridge {name}");
         let link = match self.netlink.find(name).await? {
             Some(link) => {
                 let link = self.ours(link, LinkKind::Bridge)?;
-                // An older agent's says not whose it is, and a state directory may have been moved.
+                // An older agent's mark does not name the state directory, and a state directory
+                // may have moved.
                 if alias_of(&link) != Some(self.marks.full(LinkKind::Bridge)) {
                     self.set_mark(link.header.index, LinkKind::Bridge).await?;
                 }
                 link
             }
             None => {
-                // A MAC address of its own: otherwise the bridge takes that of a port, and
+                // The bridge gets a MAC address of its own: otherwise it takes that of a port, and
                 // changes it as ports come and go.
                 let [a, b, c, d] = bridge.gateway.addr().octets();
                 let message = LinkBridge::new(name).address(vec![0x02, 0xfe, a, b, c, d]).build();
@@ -139,7 +141,7 @@ impl Network {
             .await
             .map_err(|e| Error::netlink(&what, &e))?;
         forward()?;
-        // It was made with what new links have on this host (net.ipv4.conf.default).
+        // The bridge was made with this host's setting for new links (net.ipv4.conf.default).
         forward_from(name)
     }
 
@@ -161,12 +163,12 @@ impl Network {
         self.netlink.handle.address().add(index, address, length).execute().await.map_err(failed)
     }
 
-    /// Removes a bridge of ours; one that is not there is no error.
+    /// Removes a bridge of this owner; a missing one is no error.
     pub async fn remove_bridge(&self, name: &str) -> Result<()> {
         self.remove(name, LinkKind::Bridge).await
     }
 
-    /// Makes the tap a port of its bridge; idempotent.
+    /// Makes the tap, and makes it a port of its bridge. Idempotent.
     pub async fn ensure_tap(&self, wanted: &Tap) -> Result<()> {
         let name = &wanted.name;
         let what = format!("make the tap {name}");
@@ -177,7 +179,7 @@ impl Network {
         self.rejoin(wanted).await.map(drop)
     }
 
-    /// Makes a tap that is there a port of its bridge; false where it is not there.
+    /// Makes an existing tap a port of its bridge; returns false if the tap does not exist.
     pub(crate) async fn rejoin(&self, wanted: &Tap) -> Result<bool> {
         let name = &wanted.name;
         let what = format!("make the tap {name} a port of {}", wanted.bridge);
@@ -197,12 +199,12 @@ impl Network {
         set.map(|()| true).map_err(|e| Error::netlink(&what, &e))
     }
 
-    /// Whether a link of this name is there.
+    /// Returns whether a link of this name exists.
     pub async fn has(&self, name: &str) -> Result<bool> {
         Ok(self.netlink.find(name).await?.is_some())
     }
 
-    /// Removes a tap of ours; one that is not there is no error.
+    /// Removes a tap of this owner; a missing one is no error.
     pub async fn remove_tap(&self, name: &str) -> Result<()> {
         locked(&self.sizes).remove(name);
         self.remove(name, LinkKind::Tap).await
@@ -220,7 +222,7 @@ impl Network {
         }
     }
 
-    /// All links that carry our mark.
+    /// Returns all links that carry this owner's mark.
     pub async fn list(&self) -> Result<Vec<OwnedLink>> {
         let owned = |link: &LinkMessage| {
             let kind = self.marks.kind(&alias_of(link)?)?;
@@ -229,8 +231,8 @@ impl Network {
         Ok(self.netlink.links().await?.iter().filter_map(owned).collect())
     }
 
-    /// Puts the rules in force, in place of those of before; all at once. Looks whether those of before
-    /// were still in force.
+    /// Puts the rules in force in place of the former ones, all at once, and reports whether the
+    /// former ones were still in force.
     pub async fn apply(&self, rules: &Ruleset) -> Result<Applied> {
         let around = surroundings::look(&self.netlink, &self.marks).await?;
         let machines =
@@ -238,18 +240,18 @@ impl Network {
         self.walls.apply(rules, &around, machines).await
     }
 
-    /// Whether rules were put in force, and still are. Takes microseconds where nobody has changed
-    /// nftables meanwhile.
+    /// Returns whether rules were put in force and still are. Takes microseconds as long as nobody
+    /// has changed nftables.
     pub fn stands(&self) -> Result<bool> {
         self.walls.stand()
     }
 
-    /// Hears of changes of nftables and links.
+    /// Opens a watch of changes to nftables and links.
     pub fn watch(&self) -> Result<Watch> {
         Watch::open()
     }
 
-    /// Bytes through a link.
+    /// Returns the bytes through a link; zero if the kernel does not count them.
     pub async fn counters(&self, name: &str) -> Result<Counters> {
         let link = self.netlink.expect(name).await?;
         let counters = link.attributes.iter().find_map(|attribute| match attribute {
@@ -269,7 +271,7 @@ impl Network {
         self.walls.remove().await
     }
 
-    /// The link, if it is ours. Errors: `name_taken`.
+    /// Returns the link if it carries this owner's mark. Error: `name_taken`.
     fn ours(&self, link: LinkMessage, kind: LinkKind) -> Result<LinkMessage> {
         if self.marks.is_ours(&link, kind) {
             return Ok(link);
@@ -284,7 +286,7 @@ impl Network {
     }
 }
 
-/// Whether a process has a tap of ours open.
+/// Returns whether a process has one of this owner's taps open.
 async fn has_machines(netlink: &Netlink, marks: &Marks) -> Result<bool> {
     let used = |link: &LinkMessage| {
         marks.is_ours(link, LinkKind::Tap) && link.header.flags.contains(LinkFlags::LowerUp)
@@ -292,14 +294,15 @@ async fn has_machines(netlink: &Netlink, marks: &Marks) -> Result<bool> {
     Ok(netlink.links().await?.iter().any(used))
 }
 
-/// Guests have no IPv6 yet; without it a bridge answers to nothing that the rules do not name.
+/// Turns IPv6 off: guests have none yet, and without it a bridge answers nothing that the rules do
+/// not name.
 fn no_ipv6(name: &str) -> Result<()> {
     set(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1")
 }
 
 const FORWARDING: &str = "net/ipv4/ip_forward";
 
-/// Packets of guests are routed to the outside and back.
+/// Lets the kernel route packets of guests to the outside and back.
 pub(crate) fn forward() -> Result<()> {
     set(FORWARDING, "1")
 }
@@ -309,7 +312,7 @@ pub(crate) fn forward_from(name: &str) -> Result<()> {
     set(&format!("net/ipv4/conf/{name}/forwarding"), "1")
 }
 
-/// Whether they are, in this network namespace.
+/// Returns whether the kernel forwards packets in this network namespace.
 pub(crate) fn forwards() -> Result<bool> {
     let path = format!("{SETTINGS}/{FORWARDING}");
     let text = std::fs::read_to_string(&path);
@@ -319,7 +322,8 @@ pub(crate) fn forwards() -> Result<bool> {
 
 const SETTINGS: &str = "/proc/sys";
 
-/// Where it is not so already. A host without IPv6 has none of its settings.
+/// Sets a kernel parameter unless it has this value already. A host without IPv6 has none of its
+/// parameters, which is no error.
 fn set(name: &str, value: &str) -> Result<()> {
     let path = format!("{SETTINGS}/{name}");
     if std::fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
@@ -331,7 +335,7 @@ fn set(name: &str, value: &str) -> Result<()> {
     }
 }
 
-/// Whether the kernel gives the link IPv6; not where it says nothing of it.
+/// Returns whether IPv6 is on for the link; false if the kernel does not say.
 pub(crate) fn has_ipv6(link: &LinkMessage) -> bool {
     families(link).any(|family| match family {
         AfSpecUnspec::Inet6(all) => all.iter().any(
@@ -341,7 +345,7 @@ pub(crate) fn has_ipv6(link: &LinkMessage) -> bool {
     })
 }
 
-/// Whether the kernel passes on what comes in by the link; yes where it says nothing of it.
+/// Returns whether the kernel forwards what comes in by the link; true if the kernel does not say.
 pub(crate) fn is_forwarding(link: &LinkMessage) -> bool {
     !families(link).any(|family| match family {
         AfSpecUnspec::Inet(all) => all.iter().any(

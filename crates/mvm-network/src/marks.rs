@@ -1,13 +1,13 @@
-//! Names and marks of links: by them an owner knows its own.
+//! Names and marks of links, by which an owner recognises its own.
 
 use crate::netlink::{alias_of, name_of};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use std::path::{Path, PathBuf};
 
-/// The longest alias of a link (IFALIASZ of linux/if.h, without the zero).
+/// The longest alias of a link in bytes (IFALIASZ of linux/if.h, without the zero).
 const LONGEST_ALIAS: usize = 255;
 
-/// What a link of ours is.
+/// The kind of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkKind {
     /// A tenant's bridge.
@@ -29,27 +29,27 @@ impl LinkKind {
 pub(crate) struct Marks {
     /// The owner's id: four hexadecimal digits.
     pub(crate) owner: String,
-    /// The state directory that the links are for, as they say.
+    /// The state directory to name in the marks; `None` leaves it out.
     root: Option<PathBuf>,
 }
 
 impl Marks {
-    /// Those of this owner.
+    /// Makes the marks of this owner, without a state directory.
     pub(crate) fn new(owner: &str) -> Marks {
         Marks { owner: owner.to_owned(), root: None }
     }
 
-    /// The same, with the state directory.
+    /// Adds the state directory to the marks.
     pub(crate) fn of_root(self, root: &Path) -> Marks {
         Marks { root: Some(root.to_owned()), ..self }
     }
 
-    /// How the name of each link of this owner begins.
+    /// Returns the prefix of the name of every link of this owner.
     pub(crate) fn prefix(&self) -> String {
         format!("mv{}-", self.owner)
     }
 
-    /// The mark, with the state directory behind it as far as there is room for it.
+    /// Returns the mark, followed by the state directory if both fit into an alias.
     pub(crate) fn full(&self, kind: LinkKind) -> String {
         let mark = self.bare(kind);
         let full = self.root.as_ref().map(|root| format!("{mark}:{}", root.display()));
@@ -60,19 +60,20 @@ impl Marks {
         format!("mvm:{}:{}", self.owner, kind.word())
     }
 
-    /// Whether an alias is our mark, with a state directory behind it or without.
+    /// Returns whether an alias is this owner's mark, with or without a state directory.
     fn is(&self, alias: &str, kind: LinkKind) -> bool {
         let rest = alias.strip_prefix(&self.bare(kind));
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
     }
 
-    /// What a link is whose alias is our mark.
+    /// Returns the kind of the link that has this alias; `None` if the alias is not this owner's
+    /// mark.
     pub(crate) fn kind(&self, alias: &str) -> Option<LinkKind> {
         [LinkKind::Bridge, LinkKind::Tap].into_iter().find(|kind| self.is(alias, *kind))
     }
 
-    /// Whether a link carries our mark; one without any mark is ours too when only we can have made
-    /// it: an agent was killed between making and marking.
+    /// Returns whether a link is this owner's: it carries the mark, or it has no alias but a name
+    /// of this owner's, since an agent may have been killed between making and marking it.
     pub(crate) fn is_ours(&self, link: &LinkMessage, kind: LinkKind) -> bool {
         let named = name_of(link).is_some_and(|name| name.starts_with(&self.prefix()));
         match alias_of(link) {
@@ -82,7 +83,8 @@ impl Marks {
     }
 }
 
-/// The owner and the state directory that a mark names; nothing where it is no mark of this make.
+/// Returns the owner and the state directory that a mark names; `None` if the alias is not a mark
+/// of mvm.
 pub(crate) fn root_of(alias: &str) -> Option<(String, Option<PathBuf>)> {
     let mut parts = alias.strip_prefix("mvm:")?.splitn(3, ':');
     let (owner, _kind) = (parts.next()?, parts.next()?);

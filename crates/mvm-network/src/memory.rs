@@ -1,5 +1,5 @@
-//! What was put in force last, kept in the state directory for the agent that comes after: so it can tell
-//! rules that went while none ran from rules that never were.
+//! The rules that were put in force last, kept in the state directory for the next agent, which can
+//! thus tell rules that vanished while no agent ran from rules that never existed.
 
 use crate::nftables::Parts;
 use std::fs;
@@ -10,32 +10,35 @@ use std::path::{Path, PathBuf};
 const FILE: &str = "walls";
 const VERSION: &str = "1";
 
-/// The file of one state directory.
+/// The file in one state directory.
 pub(crate) struct Memory {
     file: PathBuf,
-    /// The boot and the network namespace that it speaks of: nothing outlives the one or leaves the other.
+    /// The boot and the network namespace that the file is about: rules neither outlive the one nor
+    /// leave the other.
     place: String,
 }
 
 impl Memory {
-    /// That of this state directory, on this boot and in this network namespace.
+    /// Opens the file of this state directory, for this boot and this network namespace.
     pub(crate) fn at(root: &Path) -> Memory {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let netns = fs::metadata("/proc/thread-self/ns/net").map_or(0, |meta| meta.ino());
         Memory { file: root.join(FILE), place: format!("{VERSION} {} {netns}", boot.trim()) }
     }
 
-    /// The parts that were in force; nothing where none are known to have been.
+    /// Returns the parts that were in force; `None` if none are known to have been.
     pub(crate) fn read(&self) -> Option<Parts> {
         parse(&fs::read_to_string(&self.file).ok()?, &self.place)
     }
 
-    /// Before rules are changed: an agent that is killed meanwhile leaves nothing that is not true.
+    /// Removes the file before rules are changed, so that an agent that is killed meanwhile leaves
+    /// nothing untrue.
     pub(crate) fn forget(&self) {
         let _ = fs::remove_file(&self.file);
     }
 
-    /// After. It need not outlive a fall of the host, so no disk is waited for.
+    /// Writes the file after rules were changed. It need not survive a crash of the host, so it is
+    /// not synced.
     pub(crate) fn keep(&self, parts: &Parts) {
         if let Err(error) = self.write(parts) {
             let file = self.file.display();

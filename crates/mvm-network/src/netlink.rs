@@ -1,4 +1,4 @@
-//! What the kernel tells of links, addresses and routes (rtnetlink(7)).
+//! Lists of links, addresses and routes from the kernel (rtnetlink(7)).
 
 use crate::{Error, Result};
 use futures::{TryStream, TryStreamExt};
@@ -9,17 +9,18 @@ use rtnetlink::{Handle, RouteMessageBuilder};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// How often a list is asked for again where something was changed while the kernel told it.
+/// How often a list is requested again because something changed while the kernel sent it.
 const TRIES: usize = 50;
 
-/// A connection to the kernel, in the network namespace that the process is in.
+/// A connection to the kernel, in the process's network namespace.
 pub(crate) struct Netlink {
-    /// For changes; lists are asked for below.
+    /// For changes; the methods below request lists.
     pub(crate) handle: Handle,
 }
 
 impl Netlink {
-    /// Opens a socket; what it receives is read by a task. Errors: `not_permitted`, `network_failed`.
+    /// Opens a socket and starts the task that reads from it. Errors: `not_permitted`,
+    /// `network_failed`.
     pub(crate) fn open() -> Result<Netlink> {
         let (connection, handle, _) =
             rtnetlink::new_connection().map_err(|e| Error::io("open a netlink socket", &e))?;
@@ -27,23 +28,23 @@ impl Netlink {
         Ok(Netlink { handle })
     }
 
-    /// All links.
+    /// Returns all links.
     pub(crate) async fn links(&self) -> Result<Vec<LinkMessage>> {
         whole("links", || self.handle.link().get().execute()).await
     }
 
-    /// The addresses of all links.
+    /// Returns the addresses of all links.
     pub(crate) async fn addresses(&self) -> Result<Vec<AddressMessage>> {
         whole("addresses", || self.handle.address().get().execute()).await
     }
 
-    /// The IPv4 routes of all tables.
+    /// Returns the IPv4 routes of all tables.
     pub(crate) async fn routes(&self) -> Result<Vec<RouteMessage>> {
         let wanted = RouteMessageBuilder::<Ipv4Addr>::new().build();
         whole("routes", || self.handle.route().get(wanted.clone()).execute()).await
     }
 
-    /// The link of this name, if there is one.
+    /// Returns the link of this name; `None` if it does not exist.
     pub(crate) async fn find(&self, name: &str) -> Result<Option<LinkMessage>> {
         let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
         match links.try_next().await {
@@ -57,7 +58,7 @@ impl Netlink {
         }
     }
 
-    /// The link of this name, which must be there. Errors: `network_failed`.
+    /// Returns the link of this name, which must exist. Error: `network_failed`.
     pub(crate) async fn expect(&self, name: &str) -> Result<LinkMessage> {
         self.find(name).await?.ok_or_else(|| Error::Kernel {
             what: format!("look for the link {name}"),
@@ -65,13 +66,14 @@ impl Netlink {
         })
     }
 
-    /// The link with this index; nothing where it is gone.
+    /// Returns the link with this index; `None` if it is gone.
     pub(crate) async fn by_index(&self, index: u32) -> Option<LinkMessage> {
         self.handle.link().get().match_index(index).execute().try_next().await.ok().flatten()
     }
 }
 
-/// A whole list. The kernel calls one busy (`NLM_F_DUMP_INTR`) that was changed while it was told.
+/// Returns a whole list; asks again if the kernel marks it as changed while it was sent
+/// (`NLM_F_DUMP_INTR`).
 async fn whole<S>(of: &str, ask: impl Fn() -> S) -> Result<Vec<S::Ok>>
 where
     S: TryStream<Error = rtnetlink::Error>,
@@ -93,7 +95,7 @@ fn is_busy(error: &rtnetlink::Error) -> bool {
     message.to_io().raw_os_error() == Some(libc::EBUSY)
 }
 
-/// A link's name.
+/// Returns a link's name.
 pub(crate) fn name_of(link: &LinkMessage) -> Option<String> {
     link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => Some(name.clone()),
@@ -101,7 +103,7 @@ pub(crate) fn name_of(link: &LinkMessage) -> Option<String> {
     })
 }
 
-/// What a link is marked with (`ip link set … alias`).
+/// Returns a link's alias (`ip link set … alias`).
 pub(crate) fn alias_of(link: &LinkMessage) -> Option<String> {
     link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfAlias(alias) => Some(alias.clone()),
@@ -109,7 +111,7 @@ pub(crate) fn alias_of(link: &LinkMessage) -> Option<String> {
     })
 }
 
-/// The bridge that the link is a port of.
+/// Returns the index of the bridge that the link is a port of; `None` if it is no port.
 pub(crate) fn controller_of(link: &LinkMessage) -> Option<u32> {
     link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Controller(index) => Some(*index),
@@ -117,7 +119,7 @@ pub(crate) fn controller_of(link: &LinkMessage) -> Option<u32> {
     })
 }
 
-/// The largest packet that the link takes.
+/// Returns the link's MTU in bytes.
 pub(crate) fn mtu_of(link: &LinkMessage) -> Option<u32> {
     link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Mtu(mtu) => Some(*mtu),

@@ -6,8 +6,8 @@ use std::os::fd::AsFd;
 
 const DIR: &str = "/run/netns";
 
-/// Moves this process into the network namespace `name`. To be called before any other thread
-/// exists: setns(2) moves only the calling one.
+/// Moves this process into the network namespace `name`. It must be called before any other thread
+/// exists: setns(2) moves only the calling one. Errors: `netns_not_found`, `not_permitted`.
 pub fn enter_netns(name: &str) -> Result<()> {
     let valid = !name.is_empty() && !name.contains('/') && name != "." && name != "..";
     if !valid {

@@ -1,10 +1,11 @@
-//! nft(8), which takes all of a text or nothing.
+//! Runs nft(8), which applies all of a text or nothing.
 
 use crate::{Error, Result};
 use std::process::Stdio;
 use tokio::io::AsyncWriteExt;
 
-/// Runs `nft -f -` with `text`: all of it takes effect, or nothing.
+/// Runs `nft -f -` with `text`: either all of it takes effect, or nothing. Errors: `nft_missing`,
+/// `nft_refused`, `not_permitted`.
 pub(crate) async fn run_nft(text: &str) -> Result<()> {
     nft(&["-f", "-"], text).await
 }
@@ -22,7 +23,7 @@ pub(crate) async fn nft(arguments: &[&str], text: &str) -> Result<()> {
         .spawn()
         .map_err(failed)?;
     if let Some(mut stdin) = child.stdin.take() {
-        // One that ends before it has read all says why on its standard error.
+        // If nft ends before it has read everything, its standard error says why.
         let _ = stdin.write_all(text.as_bytes()).await;
     }
     let output = child.wait_with_output().await.map_err(failed)?;

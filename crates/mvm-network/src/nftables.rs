@@ -1,4 +1,5 @@
-//! What nftables holds, asked of the kernel itself (netlink(7)): nft(8) would be a process at each look.
+//! Asks the kernel itself what nftables holds (netlink(7)): nft(8) would be a process for each
+//! look.
 
 use crate::{Error, Result};
 use rtnetlink::MulticastGroup;
@@ -9,49 +10,50 @@ use std::io::{Error as IoError, ErrorKind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Of linux/netfilter/nf_tables.h.
+/// Message types of linux/netfilter/nf_tables.h.
 const GET_TABLE: u8 = 1;
 const GET_CHAIN: u8 = 4;
 const GET_RULE: u8 = 7;
 const GET_SET: u8 = 10;
 const GET_ELEMENTS: u8 = 13;
 const GET_GENERATION: u8 = 16;
-/// Attributes: the table's name is the first of all objects, the second is the object's own.
+/// Attribute numbers: in every object the first is the table's name, the second the object's own.
 const TABLE: u16 = 1;
 const NAME: u16 = 2;
 const CHAIN_NAME: u16 = 3;
 const ELEMENTS: u16 = 3;
 const GENERATION_ID: u16 = 1;
 const TABLE_OWNER: u16 = 7;
-/// The bits of an attribute's type that are not its number.
+/// The bits of an attribute's type that do not belong to its number.
 const FLAGS: u16 = 0xC000;
-/// The families that tables of ours are in.
+/// The families that have tables of mvm.
 const FAMILIES: [(u8, &str); 2] =
     [(libc::NFPROTO_BRIDGE as u8, "bridge"), (libc::NFPROTO_INET as u8, "inet")];
-/// How the kernel's names of sets begin that have none.
+/// Prefix of the names that the kernel gives to unnamed sets.
 const NAMELESS: &str = "__";
-/// A message's header (netlink(7)), and nfnetlink's own behind it.
+/// Bytes of a message's header (netlink(7)); nfnetlink's own header follows it.
 const HEADER: usize = 16;
 const BODY: usize = HEADER + 4;
-/// How often a look is begun anew where somebody changes the rules meanwhile.
+/// How often the parts are read again because somebody changes the rules meanwhile.
 const TRIES: usize = 8;
-/// How long it must be quiet until a change of rules is told.
+/// How long no further change of rules may come until a change is reported.
 const QUIET: Duration = Duration::from_millis(5);
-/// The same of links: a machine that starts makes many.
+/// The same for changes of links: a machine that starts makes many.
 const QUIET_LINKS: Duration = Duration::from_millis(50);
-/// How long quiet is waited for.
+/// How long a change is held back at most while further ones come.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What the tables of an owner are: their parts by name, each with a sum over what is in it. Equal where
-/// nothing was changed since.
+/// The parts of an owner's tables by name, each with a hash of its content. Two values are equal if
+/// nothing was changed in between.
 pub(crate) type Parts = BTreeMap<String, u64>;
 
-/// A socket to nftables.
+/// A netlink socket for questions to nftables.
 pub(crate) struct Nftables {
     socket: Mutex<Socket>,
 }
 
-/// Hears of every change of nftables, links, addresses, routes and forwarding in this network namespace.
+/// Reports every change of nftables, links, addresses, routes and forwarding in this network
+/// namespace.
 pub struct Watch {
     rules: TokioSocket,
     links: TokioSocket,
@@ -65,8 +67,8 @@ impl Nftables {
         Ok(Nftables { socket: Mutex::new(socket) })
     }
 
-    /// The number of the last change of nftables, whoever made it. Takes microseconds: the kernel answers
-    /// within the call.
+    /// Returns the number of the last change of nftables, by any process. Takes microseconds: the
+    /// kernel answers within the call.
     pub(crate) fn generation(&self) -> Result<u32> {
         let asked = || {
             let socket = self.locked();
@@ -79,8 +81,8 @@ impl Nftables {
         asked().map_err(failed)
     }
 
-    /// The parts of the table of this name in the families of bridges and of inet, as they are at one
-    /// generation; none where the tables are not there.
+    /// Returns the parts of the tables of this name in the bridge and inet families, all read at
+    /// one generation, and that generation; no parts if the tables do not exist.
     pub(crate) fn parts(&self, table: &str) -> Result<(u32, Parts)> {
         for _ in 0..TRIES {
             let before = self.generation()?;
@@ -92,7 +94,7 @@ impl Nftables {
         Err(failed(IoError::other("the rules change all the time")))
     }
 
-    /// The tables whose names begin so, each with its family.
+    /// Returns the tables whose names begin with `prefix`, each with its family.
     pub(crate) fn tables(&self, prefix: &str) -> Result<Vec<(&'static str, String)>> {
         let socket = self.locked();
         let mut tables = Vec::new();
@@ -104,8 +106,8 @@ impl Nftables {
         Ok(tables)
     }
 
-    /// Who holds a table of this name for itself (nft(8), the flag `owner`): the table, and the netlink port
-    /// of the process.
+    /// Returns the table of this name that a process holds for itself (nft(8), the flag `owner`),
+    /// and the process's netlink port; `None` if no process does.
     pub(crate) fn holder(&self, table: &str) -> Result<Option<(String, u32)>> {
         let socket = self.locked();
         for (family, word) in FAMILIES {
@@ -147,7 +149,8 @@ impl Nftables {
             }
             for set in ask(GET_SET, true, &[])?.iter().filter(|answer| ours(answer)) {
                 let name = text(set, NAME).unwrap_or_default();
-                // The kernel's name for one without a name says nothing: it is a part of its rule's chain.
+                // The kernel's name for an unnamed set is arbitrary, so the set counts as part of
+                // its rule's chain.
                 let (part, whole) = match name.starts_with(NAMELESS) {
                     true => ("chain", chain_with(&rules, &name).unwrap_or_default()),
                     false => ("set", name.clone()),
@@ -155,7 +158,7 @@ impl Nftables {
                 add(part, &whole, sum(set));
                 for answer in ask(GET_ELEMENTS, true, &[(NAME, &name)])? {
                     let elements = attributes(&answer).filter(|(kind, _)| *kind == ELEMENTS);
-                    // They come in whatever order.
+                    // The kernel lists elements in any order, so their hashes are added up.
                     for element in elements.flat_map(|(_, list)| inner(list)) {
                         add(part, &whole, hash(element.1));
                     }
@@ -187,7 +190,8 @@ impl Watch {
         listening().map_err(|e: IoError| Error::io("listen to nftables and links", &e))
     }
 
-    /// Waits until somebody has changed something, and for a moment of quiet. Fails where a socket does.
+    /// Waits until something has changed, and then until changes pause for a moment. Error:
+    /// `network_failed` if a socket fails.
     pub async fn changed(&mut self) -> Result<()> {
         let quiet = self.heard().await?;
         let settled = async {
@@ -199,14 +203,15 @@ impl Watch {
         tokio::time::timeout(PATIENCE, settled).await.unwrap_or(Ok(()))
     }
 
-    /// Gives how long it must be quiet from then on.
+    /// Waits for one change; returns how long no further one may come.
     async fn heard(&mut self) -> Result<Duration> {
         let (heard, quiet) = tokio::select! {
             heard = self.rules.recv_from_full() => (heard, QUIET),
             heard = self.links.recv_from_full() => (heard, QUIET_LINKS),
         };
         match heard {
-            // More was said than there was room for: that something has changed is all that counts.
+            // More was reported than the buffer holds; all that matters is that something has
+            // changed.
             Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => Ok(quiet),
             heard => heard.map(|_| quiet).map_err(|e| Error::io("listen to the network", &e)),
         }
@@ -231,7 +236,7 @@ fn absent_is_empty(answers: std::io::Result<Vec<Vec<u8>>>) -> std::io::Result<Ve
     }
 }
 
-/// One request, and the messages of its answer.
+/// Sends one request and returns the messages of its answer.
 fn ask(
     socket: &Socket,
     what: u8,
@@ -290,12 +295,12 @@ fn word(bytes: &[u8], at: usize) -> u32 {
     found.map_or(0, u32::from_ne_bytes)
 }
 
-/// An object's attributes, by number.
+/// Iterates over an object's attributes with their numbers.
 fn attributes(message: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     inner(message.get(BODY..).unwrap_or_default())
 }
 
-/// The attributes in a list of such.
+/// Iterates over the attributes in a list of attributes.
 fn inner(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes([*rest.first()?, *rest.get(1)?]));
@@ -311,18 +316,20 @@ fn text(message: &[u8], kind: u16) -> Option<String> {
     Some(String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned())
 }
 
-/// Of all that an object is; the headers before it say when and to whom it was told.
+/// Hashes everything that an object is; the headers before it only say when and to whom it was
+/// sent.
 fn sum(message: &[u8]) -> u64 {
     hash(message.get(BODY..).unwrap_or_default())
 }
 
-/// FNV-1a: an agent of another make reads what this one has kept.
+/// FNV-1a, whose result is the same in every build: another version of the agent reads what this
+/// one has kept.
 fn hash(bytes: &[u8]) -> u64 {
     let step = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
-/// The chain of the rule that looks into this set.
+/// Returns the chain of the rule that looks into this set.
 fn chain_with(rules: &[Vec<u8>], set: &str) -> Option<String> {
     let named = [set.as_bytes(), &[0]].concat();
     let has = |rule: &&Vec<u8>| rule.windows(named.len()).any(|part| part == named);
@@ -335,7 +342,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// The kernel is trusted, and a length that lies is no reason to die all the same.
+        /// The kernel is trusted, but a wrong length must not cause a panic all the same.
         #[test]
         fn any_bytes_are_read_to_an_end(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let read = attributes(&bytes).take(1000).count();

@@ -1,4 +1,4 @@
-//! What owners of our make have in this network namespace, whoever they are.
+//! Finds what agents of all owners have left in this network namespace.
 
 use crate::marks::root_of;
 use crate::netlink::{Netlink, alias_of, name_of};
@@ -8,21 +8,21 @@ use rtnetlink::packet_route::link::LinkFlags;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-/// What one owner has.
+/// The links and tables of one owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remains {
-    /// The state directories that its links are for, as they say.
+    /// The state directories that its links name.
     pub roots: BTreeSet<PathBuf>,
-    /// Its links.
+    /// The links that carry its mark.
     pub links: Vec<OwnedLink>,
-    /// How many of its taps a process has open.
+    /// How many of its taps are open in a process.
     pub in_use: usize,
-    /// Its tables of nftables, each with its family.
+    /// Its nftables tables, each with its family.
     pub tables: Vec<String>,
 }
 
 impl Remains {
-    /// What there is, by the owners' four hexadecimal digits.
+    /// Returns what each owner has, by the owner's four hexadecimal digits.
     pub async fn all() -> Result<BTreeMap<String, Remains>> {
         let links = Netlink::open()?.links().await?;
         let mut all: BTreeMap<String, Remains> = BTreeMap::new();

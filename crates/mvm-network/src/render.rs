@@ -1,17 +1,19 @@
-//! From a ruleset to nft's own language (nft(8)), applied in one transaction.
+//! Turns a ruleset into nft's own language (nft(8)), applied in one transaction.
 
 use crate::rules::{AllowRule, Egress, Mode, Proto, Ruleset, Surroundings, TenantRules};
 use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// Where clouds answer machines with credentials: the link-local network, and the addresses of Alibaba's and
-/// Azure's services. Closed unless named.
+/// Where clouds answer their machines with credentials: the link-local network, and the addresses
+/// of Alibaba's and Azure's services. Closed unless a rule names them.
 const METADATA: [&str; 3] = ["169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32"];
-/// No machine's addresses: this host, loopback, multicast, reserved and broadcast (RFC 6890).
+/// Addresses that no machine has: this host, loopback, multicast, reserved and broadcast (RFC
+/// 6890).
 const NOBODY: &str = "0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4, 240.0.0.0/4";
 
-/// The text that removes the owner's tables. Each is made first, so that removing never fails.
+/// Returns the text that removes the owner's tables. Each table is made first, so that removing it
+/// never fails.
 pub(crate) fn removal(owner: &str) -> String {
     format!(
         "table bridge mvm_{owner}\ndelete table bridge mvm_{owner}\n\
@@ -19,7 +21,7 @@ pub(crate) fn removal(owner: &str) -> String {
     )
 }
 
-/// The text that puts `rules` in force in place of whatever the owner's tables hold.
+/// Returns the text that puts `rules` in force in place of whatever the owner's tables hold.
 pub(crate) fn render(owner: &str, rules: &Ruleset, around: &Surroundings) -> String {
     let mut text = removal(owner);
     bridge_table(&mut text, owner, rules);
@@ -27,8 +29,8 @@ pub(crate) fn render(owner: &str, rules: &Ruleset, around: &Surroundings) -> Str
     text
 }
 
-/// Between ports of a bridge: every frame from a guest carries its own addresses, every frame to a
-/// guest is for it. Nothing but IPv4 and ARP passes.
+/// Appends the table for frames between the ports of a bridge: every frame from a guest carries the
+/// guest's own addresses, and every frame to a guest is for that guest. Only IPv4 and ARP pass.
 fn bridge_table(text: &mut String, owner: &str, rules: &Ruleset) {
     let guests = || rules.tenants.iter().flat_map(|tenant| &tenant.taps);
     let who = guests().map(|g| format!("\"{}\" . {} . {}", g.tap, g.mac, g.address));
@@ -62,8 +64,8 @@ fn bridge_table(text: &mut String, owner: &str, rules: &Ruleset) {
     );
 }
 
-/// Between bridges, the host and the outside. What is refused is told so at once, but for what a machine
-/// outside sends, and for what is sent to many.
+/// Appends the table for packets between bridges, the host and the outside. A refused packet is
+/// answered at once, unless it comes from a machine outside or is sent to many.
 fn inet_table(text: &mut String, owner: &str, rules: &Ruleset, around: &Surroundings) {
     let policies = Policies::of(rules, around);
     let _ = write!(
@@ -132,7 +134,7 @@ fn sets(rules: &Ruleset, around: &Surroundings) -> String {
         })
     });
     let subnets = tenants.iter().map(|t| t.subnet.to_string());
-    // Where br_netfilter is loaded, frames between siblings come by here as well.
+    // With br_netfilter loaded, frames between siblings pass this chain, too.
     let within = tenants.iter().map(|t| format!("\"{0}\" . \"{0}\"", t.bridge));
     let askers = tenants.iter().filter(|_| rules.forwarder).flat_map(askers);
     let resolvers = rules.resolvers.iter().map(|address| address.to_string());
@@ -150,7 +152,7 @@ fn sets(rules: &Ruleset, around: &Surroundings) -> String {
     .concat()
 }
 
-/// Which of the tenant's guests may ask the gateway for names, and by which protocol.
+/// Returns which of the tenant's guests may ask the gateway for names, and by which protocol.
 fn askers(tenant: &TenantRules) -> impl Iterator<Item = String> {
     let names = |egress: &Egress, proto: Proto| {
         let here = |rule: &AllowRule| {
@@ -169,10 +171,10 @@ fn askers(tenant: &TenantRules) -> impl Iterator<Item = String> {
     may.map(|(guest, proto)| format!("{} . {}", guest.address, proto.name()))
 }
 
-/// The different egress settings of all guests, each with a number.
+/// The distinct egress settings of all guests, each with a number.
 struct Policies<'a> {
     numbers: BTreeMap<&'a Egress, usize>,
-    /// What opens only where a rule lies in it.
+    /// Networks that are open only where a rule lies within them.
     closed: Vec<Ipv4Net>,
 }
 
@@ -187,7 +189,7 @@ impl<'a> Policies<'a> {
         Policies { numbers, closed: metadata.chain(around.lan.iter().copied()).collect() }
     }
 
-    /// Which guest has which.
+    /// Returns the maps from each guest to the chains of its setting.
     fn maps(&self, rules: &Ruleset) -> String {
         let map = |name: &str, chain: &str| {
             let guests = rules.tenants.iter().flat_map(|tenant| &tenant.taps);
@@ -230,7 +232,7 @@ impl<'a> Policies<'a> {
     }
 }
 
-/// What the lines do not decide is refused.
+/// Appends a chain that refuses whatever its lines do not decide.
 fn chain(text: &mut String, name: &str, lines: Vec<String>) {
     let _ = writeln!(text, "  chain {name} {{");
     for line in lines {

@@ -1,57 +1,59 @@
-//! What is allowed: a ruleset, as the caller says it.
+//! What the firewall allows: a ruleset, as the caller specifies it.
 
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 
-/// Everything that is allowed.
+/// Everything that the firewall allows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
-    /// By tenant.
+    /// What each tenant's guests may do.
     pub tenants: Vec<TenantRules>,
-    /// The DNS servers that guests are told of: with [`Mode::Open`] their port 53 is open wherever they
-    /// are.
+    /// The DNS servers that guests are configured with: in [`Mode::Open`] their port 53 is open
+    /// wherever they are.
     pub resolvers: Vec<Ipv4Addr>,
-    /// Whether gateways answer to DNS: with [`Mode::Open`] all guests, else those that name the gateway.
+    /// Whether gateways answer DNS: in [`Mode::Open`] to all guests, otherwise to those with a rule
+    /// for the gateway.
     pub forwarder: bool,
 }
 
 /// What one tenant's guests may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TenantRules {
-    /// The tenant's bridge.
+    /// Name of the tenant's bridge.
     pub bridge: String,
-    /// Its subnet.
+    /// The tenant's subnet.
     pub subnet: Ipv4Net,
     /// The gateway: the host's address on the bridge.
     pub gateway: Ipv4Addr,
     /// Ports of the gateway that guests may reach.
     pub host_ports: Vec<(Proto, u16)>,
-    /// The guests.
+    /// The rules of each guest.
     pub taps: Vec<TapRules>,
 }
 
-/// What one guest is and may do.
+/// A guest's addresses, and what it may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TapRules {
-    /// Its tap.
+    /// Name of the guest's tap.
     pub tap: String,
-    /// Its MAC address.
+    /// The guest's MAC address, as `aa:bb:cc:dd:ee:ff`.
     pub mac: String,
-    /// Its address.
+    /// The guest's IPv4 address.
     pub address: Ipv4Addr,
-    /// What of the outside it may reach.
+    /// What the guest may reach outside its tenant.
     pub egress: Egress,
 }
 
-/// What of the outside a guest may reach. Other tenants never count as outside.
+/// What a guest may reach outside its tenant. Other tenants never count as outside.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Egress {
     /// How much is open.
     pub mode: Mode,
-    /// What is open beside: with [`Mode::Open`] and [`Mode::Allow`]. A closed network opens where a rule's
-    /// network lies in it, and not where it is the wider one; an address of the host where it is named alone.
+    /// What else is open in [`Mode::Open`] and [`Mode::Allow`]. A closed network opens where a
+    /// rule's network lies within it, but not for a wider one; an address of the host opens if a
+    /// rule names it alone.
     pub allow: Vec<AllowRule>,
-    /// Whether the networks of the host's own links are open as the outside is.
+    /// Whether the networks of the host's own links are treated as the outside.
     pub lan: bool,
 }
 
@@ -70,11 +72,11 @@ pub enum Mode {
 /// One permission.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AllowRule {
-    /// Where to.
+    /// The network that may be reached.
     pub cidr: Ipv4Net,
-    /// To which port; everything where absent.
+    /// The port that may be reached; `None` means every port and protocol.
     pub port: Option<u16>,
-    /// By which protocol; by TCP and UDP where absent. Of no account without a port.
+    /// The protocol; `None` means TCP and UDP. Ignored without a port.
     pub proto: Option<Proto>,
 }
 
@@ -96,11 +98,11 @@ impl Proto {
     }
 }
 
-/// What is around us in the network namespace, and closed to guests.
+/// Networks in the network namespace that are closed to guests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Surroundings {
-    /// Networks of the host's links, and those that are routed otherwise than the internet is.
+    /// Networks of the host's links, and those routed otherwise than the internet.
     pub lan: Vec<Ipv4Net>,
-    /// Subnets of tenants of other owners.
+    /// Subnets of other owners' tenants.
     pub foreign: Vec<Ipv4Net>,
 }

@@ -1,4 +1,4 @@
-//! What is around us in the network namespace: addresses and routes (rtnetlink(7)).
+//! Addresses and routes in the network namespace (rtnetlink(7)).
 
 use crate::Result;
 use crate::marks::Marks;
@@ -12,39 +12,40 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Routes of no more bits stand for the internet: VPNs halve it, to come before the default route.
+/// Routes with a prefix of at most this many bits count as the internet: VPNs split it in two, to
+/// take precedence over the default route.
 const INTERNET: u8 = 1;
 
 /// A network that the host reaches over one of its links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
-    /// Where to.
+    /// The network that the route leads to.
     pub(crate) to: Ipv4Net,
-    /// Over which link.
+    /// Index of the link that the route goes over.
     pub(crate) link: Option<u32>,
-    /// By which router; absent where the network is the link's own.
+    /// The router; `None` if the network is the link's own.
     pub(crate) gateway: Option<Ipv4Addr>,
 }
 
-/// Whose a link is.
+/// The owner of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whose {
-    /// The host's.
+    /// The host.
     Host,
-    /// Ours.
+    /// The owner whose marks are asked for.
     Ours,
-    /// Another owner's of the same make.
+    /// Another owner, with links of mvm.
     Foreign,
 }
 
-/// Looks at addresses and routes.
+/// Reads addresses and routes, and sorts them by the owners of their links.
 pub(crate) async fn look(netlink: &Netlink, marks: &Marks) -> Result<Surroundings> {
     let mut found = addresses(netlink).await?;
     found.extend(routes(netlink).await?);
     let mut links = BTreeMap::new();
     for index in found.iter().filter_map(|route| route.link) {
         if let Entry::Vacant(entry) = links.entry(index) {
-            // One that went meanwhile has no networks.
+            // A link that vanished meanwhile has no networks.
             let link = netlink.by_index(index).await;
             entry.insert(link.and_then(|link| whose(&link, marks)));
         }
@@ -52,12 +53,14 @@ pub(crate) async fn look(netlink: &Netlink, marks: &Marks) -> Result<Surrounding
     Ok(sort(&found, |link| links.get(&link).copied().flatten()))
 }
 
-/// Which networks are closed to guests: `whose` gives nothing for a link that is gone, or loopback.
+/// Returns which networks are closed to guests. `whose` returns `None` for loopback and for a link
+/// that is gone.
 pub(crate) fn sort(routes: &[Route], whose: impl Fn(u32) -> Option<Whose>) -> Surroundings {
     let uplinks: Vec<&Route> = routes.iter().filter(|route| is_internet(route)).collect();
     let mut around = Surroundings::default();
     for route in routes.iter().filter(|route| !is_internet(route)) {
-        // The internet's own way: what goes there goes nowhere else than the rest.
+        // This network is reached over the same router as the internet, so it counts as the
+        // internet.
         let by_gateway = |up: &&&Route| up.gateway == route.gateway && up.link == route.link;
         if route.gateway.is_some() && uplinks.iter().any(|up| by_gateway(&up)) {
             continue;
@@ -75,7 +78,7 @@ pub(crate) fn sort(routes: &[Route], whose: impl Fn(u32) -> Option<Whose>) -> Su
     around
 }
 
-/// Whether it stands for the internet.
+/// Returns whether the route leads to the internet.
 pub(crate) fn is_internet(route: &Route) -> bool {
     route.to.prefix_len() <= INTERNET
 }
@@ -91,7 +94,7 @@ fn whose(link: &LinkMessage, marks: &Marks) -> Option<Whose> {
     }
 }
 
-/// The networks that the host has addresses in.
+/// Returns the networks that the host has addresses in.
 pub(crate) async fn addresses(netlink: &Netlink) -> Result<Vec<Route>> {
     let network = |message: &AddressMessage| {
         let to = network_of(message)?.trunc();
@@ -100,7 +103,7 @@ pub(crate) async fn addresses(netlink: &Netlink) -> Result<Vec<Route>> {
     Ok(netlink.addresses().await?.iter().filter_map(network).collect())
 }
 
-/// An IPv4 address, with the length of its network's prefix.
+/// Returns an IPv4 address with the prefix length of its network; `None` for another family.
 pub(crate) fn network_of(message: &AddressMessage) -> Option<Ipv4Net> {
     message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Address(IpAddr::V4(address)) => {
@@ -110,13 +113,13 @@ pub(crate) fn network_of(message: &AddressMessage) -> Option<Ipv4Net> {
     })
 }
 
-/// The networks that the host has routes to, in whatever table.
+/// Returns the networks that the host has routes to, in any table.
 pub(crate) async fn routes(netlink: &Netlink) -> Result<Vec<Route>> {
     let remote = |message: &&RouteMessage| message.header.kind == RouteType::Unicast;
     Ok(netlink.routes().await?.iter().filter(remote).filter_map(route_of).collect())
 }
 
-/// The network that a route leads to; nothing where it is no IPv4 route.
+/// Returns the network that a route leads to; `None` if it is not an IPv4 route.
 pub(crate) fn route_of(message: &RouteMessage) -> Option<Route> {
     let mut route = Route { to: Ipv4Net::default(), link: None, gateway: None };
     for attribute in &message.attributes {

@@ -1,4 +1,4 @@
-//! Persistent taps (Documentation/networking/tuntap.rst of Linux).
+//! Makes persistent taps (Documentation/networking/tuntap.rst of Linux).
 
 use std::fs::OpenOptions;
 use std::io::{Error, Result};
@@ -8,8 +8,8 @@ const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const TUNSETPERSIST: libc::c_ulong = 0x4004_54cb;
 const TUNSETOWNER: libc::c_ulong = 0x4004_54cc;
 
-/// Makes the tap `name`, or opens the one that is there, and lets `owner` use it. It outlives this
-/// process and every hypervisor.
+/// Makes the tap `name`, or opens the existing one, and lets the user `owner` use it. The tap
+/// outlives this process and every hypervisor.
 pub fn persist(name: &str, owner: Option<u32>) -> Result<()> {
     let device = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
     // SAFETY: an ifreq of zeros is valid: an empty name and no flags.

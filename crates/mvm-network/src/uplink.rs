@@ -1,4 +1,4 @@
-//! How large a packet may be on its way to the internet.
+//! The MTU of the way to the internet.
 
 use crate::links::locked;
 use crate::netlink::{controller_of, mtu_of};
@@ -8,13 +8,14 @@ use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteMetric};
 use std::collections::BTreeMap;
 
-/// Where there is no way to the internet: Ethernet's own.
+/// Ethernet's MTU, used if there is no way to the internet.
 const ETHERNET: u32 = 1500;
-/// What every host takes (RFC 791), and the most that IPv4 can say.
+/// The range of MTUs, from what every host accepts (RFC 791) to the largest that IPv4 can express.
 const BOUNDS: std::ops::RangeInclusive<u32> = 576..=65_535;
 
 impl Network {
-    /// The MTU of the way to the internet: the route's own or its link's; of several ways the least.
+    /// Returns the MTU of the way to the internet in bytes: that of the route or else of its link;
+    /// of several ways, the smallest.
     pub async fn uplink_mtu(&self) -> Result<u32> {
         let of_link = |link: &LinkMessage| Some((link.header.index, mtu_of(link)?));
         let links: BTreeMap<u32, u32> =
@@ -27,7 +28,7 @@ impl Network {
         Ok(ways.min().unwrap_or(ETHERNET).clamp(*BOUNDS.start(), *BOUNDS.end()))
     }
 
-    /// Has a tap take packets of this size. Its bridge takes what the least of its ports does.
+    /// Sets the MTU of a tap, and adapts its bridge's to the smallest of its ports'.
     pub async fn set_mtu(&self, name: &str, mtu: u32) -> Result<()> {
         let link = self.netlink.expect(name).await?;
         locked(&self.sizes).insert(name.to_owned(), mtu);
@@ -41,7 +42,7 @@ impl Network {
     }
 }
 
-/// What the route itself says.
+/// Returns the MTU that the route itself has; `None` if it has none.
 fn metric(route: &RouteMessage) -> Option<u32> {
     let metrics = route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Metrics(metrics) => Some(metrics),

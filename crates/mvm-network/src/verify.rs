@@ -1,4 +1,4 @@
-//! What the kernel has, against what it should have.
+//! Compares what the kernel has with what it should have, and repairs links.
 
 use crate::conflicts::{self, Conflict};
 use crate::links::{forward, forward_from, forwards, has_ipv6, is_forwarding, locked};
@@ -11,38 +11,39 @@ use ipnet::Ipv4Net;
 use rtnetlink::packet_route::link::{LinkFlags, LinkMessage};
 use std::collections::BTreeMap;
 
-/// What there should be.
+/// The links and rules that there should be.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
     /// The tenants' bridges.
     pub bridges: Vec<Bridge>,
-    /// The taps of machines that live.
+    /// The taps of live machines.
     pub taps: Vec<Tap>,
-    /// Taps that may be there or not: of machines that do not live, or that something is done with.
+    /// Taps that may or may not exist: those of machines that do not live, or that are being
+    /// changed.
     pub spare: Vec<String>,
     /// The firewall's rules.
     pub rules: Ruleset,
 }
 
-/// Something that is not as it should be.
+/// One thing that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// What kind of thing.
+    /// The kind of thing that differs.
     pub kind: Differs,
-    /// Its name: a link's, or a part's of the firewall's tables.
+    /// Its name: that of a link, or of a part of the firewall's tables.
     pub what: String,
-    /// How it differs.
+    /// How it differs, for people.
     pub detail: String,
 }
 
-/// What differs.
+/// The kind of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Differs {
-    /// A link that is missing, down, elsewhere or too many.
+    /// A link that is missing, down, attached elsewhere, or superfluous.
     Link,
-    /// A bridge's addresses, and who else has its subnet.
+    /// A bridge's addresses, or an overlap of its subnet with another.
     Address,
-    /// Whether the kernel passes packets on.
+    /// Whether the kernel forwards packets.
     Forwarding,
     /// The firewall's rules.
     Rules,
@@ -51,10 +52,10 @@ pub enum Differs {
 /// What was done about links that were not as they should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mended {
-    /// What was, and is as it should be.
+    /// Differences that were repaired.
     pub mended: Vec<Difference>,
-    /// Taps of machines that live, which are gone: their hypervisor holds what is no link any more, and a
-    /// new one of the same name is none of theirs.
+    /// Names of vanished taps of live machines: the hypervisor still holds the old link, and a new
+    /// one of the same name would not reach it.
     pub lost: Vec<String>,
 }
 
@@ -64,18 +65,18 @@ struct Found {
     up: bool,
     port_of: Option<String>,
     addresses: Vec<Ipv4Net>,
-    /// Whether its alias is our mark.
+    /// Whether its alias is this owner's mark.
     marked: bool,
-    /// Whether what comes in by it is passed on.
+    /// Whether the kernel forwards what comes in by it.
     forwards: bool,
     ipv6: bool,
     mtu: Option<u32>,
-    /// What it should be, where that is known.
+    /// The MTU that it should have; `None` if that is unknown.
     wanted_mtu: Option<u32>,
 }
 
 impl Network {
-    /// Everything that the kernel has otherwise than it should be. Changes nothing.
+    /// Returns everything that the kernel has otherwise than it should be. Changes nothing.
     pub async fn differences(&self, wanted: &Wanted) -> Result<Vec<Difference>> {
         let mut all = compare(wanted, &found(self, wanted).await?);
         all.extend(forwarding(self, wanted).await?);
@@ -97,11 +98,11 @@ impl Network {
         Ok(all)
     }
 
-    /// Puts back bridges, their addresses, taps' places and the forwarding of packets. What belongs to
-    /// nobody is left alone, and what of the host overlaps with a subnet: that is told.
+    /// Repairs bridges, their addresses, the ports of taps, and forwarding. Leaves alone what
+    /// belongs to nothing known, and only logs what overlaps with a subnet.
     pub async fn mend(&self, wanted: &Wanted) -> Result<Mended> {
         let found = found(self, wanted).await?;
-        // Before bridges are mended, which turns it on.
+        // Forwarding is compared before bridges are repaired, since that turns it on.
         let forwarding = forwarding(self, wanted).await?;
         let mut of: BTreeMap<String, Vec<Difference>> = BTreeMap::new();
         for difference in compare(wanted, &found) {
@@ -136,7 +137,7 @@ async fn mend_bridge(network: &Network, bridge: &Bridge) -> Result<()> {
     sizes::fit(&network.netlink, network.netlink.expect(&bridge.name).await?.header.index).await
 }
 
-/// False where it is gone.
+/// Repairs a tap; returns false if it is gone.
 async fn mend_tap(network: &Network, tap: &Tap, found: &BTreeMap<String, Found>) -> Result<bool> {
     let Some(link) = found.get(&tap.name) else { return Ok(false) };
     if !network.rejoin(tap).await? {
@@ -148,8 +149,8 @@ async fn mend_tap(network: &Network, tap: &Tap, found: &BTreeMap<String, Found>)
     Ok(true)
 }
 
-/// The links that are ours by mark or name. Of a tap that an agent before this one has made, the MTU
-/// that it has at the first look counts as the one that it was given.
+/// Returns the links that are this owner's by mark or name. For a tap that an earlier agent made,
+/// the MTU at the first look counts as the one that was set.
 async fn found(network: &Network, wanted: &Wanted) -> Result<BTreeMap<String, Found>> {
     let (links, addresses) = (network.netlink.links().await?, network.netlink.addresses().await?);
     let names: BTreeMap<u32, String> =
@@ -185,7 +186,7 @@ async fn found(network: &Network, wanted: &Wanted) -> Result<BTreeMap<String, Fo
     Ok(found.collect())
 }
 
-/// Whether packets are passed on at all, and those that come back from the internet.
+/// Returns whether the kernel forwards packets at all, and those that come back from the internet.
 async fn forwarding(network: &Network, wanted: &Wanted) -> Result<Vec<Difference>> {
     let mut all = Vec::new();
     if wanted.bridges.is_empty() {
@@ -209,7 +210,7 @@ async fn forwarding(network: &Network, wanted: &Wanted) -> Result<Vec<Difference
     Ok(all)
 }
 
-/// What of the host has come to overlap with a tenant's subnet.
+/// Returns which tenants' subnets now overlap with something of the host.
 async fn overlaps(network: &Network, wanted: &Wanted) -> Result<Vec<Difference>> {
     let used = conflicts::used(network).await?;
     let of = |bridge: &Bridge| {
@@ -226,7 +227,7 @@ async fn overlaps(network: &Network, wanted: &Wanted) -> Result<Vec<Difference>>
     Ok(wanted.bridges.iter().filter_map(of).collect())
 }
 
-/// Each once, for as long as it lasts: there is nothing to put back.
+/// Logs each overlap once for as long as it lasts: there is nothing that could be repaired.
 async fn tell_overlaps(network: &Network, wanted: &Wanted) -> Result<()> {
     let now = overlaps(network, wanted).await?;
     let now: Vec<String> = now.into_iter().map(|d| format!("{}: {}", d.what, d.detail)).collect();
@@ -237,7 +238,8 @@ async fn tell_overlaps(network: &Network, wanted: &Wanted) -> Result<()> {
 }
 
 impl Mended {
-    /// One that cannot be mended is no reason to leave the others as they are.
+    /// Records the outcome of a repair. A failed one is only logged, so that the others are still
+    /// done.
     fn take(&mut self, differences: Vec<Difference>, outcome: Result<()>) {
         match outcome {
             Ok(()) => self.mended.extend(differences),
@@ -260,7 +262,7 @@ fn link_of(setting: &str) -> &str {
     link.unwrap_or(setting)
 }
 
-/// What the forwarding of packets is called.
+/// The kernel parameter for forwarding, as sysctl(8) names it.
 const SETTING: &str = "net.ipv4.ip_forward";
 
 fn compare(wanted: &Wanted, found: &BTreeMap<String, Found>) -> Vec<Difference> {
@@ -312,7 +314,7 @@ fn compare(wanted: &Wanted, found: &BTreeMap<String, Found>) -> Vec<Difference> 
 }
 
 impl Found {
-    /// What differs of what every link has.
+    /// Returns the differences that any link may have: mark, IPv6, MTU.
     fn marks_and_sizes(&self) -> impl Iterator<Item = String> {
         let unmarked = (!self.marked).then(|| "its alias is not mvm's mark".to_owned());
         let ipv6 = self.ipv6.then(|| "it has IPv6 (its disable_ipv6 is 0)".to_owned());

@@ -1,4 +1,4 @@
-//! The firewall's rules: put in force, and whether they still are.
+//! The firewall's rules: putting them in force, and checking whether they still are.
 
 use crate::memory::Memory;
 use crate::nftables::{Nftables, Parts};
@@ -7,29 +7,29 @@ use crate::{Error, Result, nft, render};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// How often rules are put in force anew where somebody changes nftables at the same moment.
+/// How often rules are put in force again because somebody changes nftables at the same moment.
 const TRIES: usize = 3;
 
 const PUT: &str = "put the firewall rules in force";
 const GONE: &str = "all tables are gone";
 
-/// What was put in force, and what the kernel had of it then.
+/// What was put in force, and what the kernel held then.
 struct Standing {
-    /// Empty where an agent before this one did it.
+    /// The rules as text; empty if an earlier agent put them in force.
     text: String,
     generation: u32,
     parts: Parts,
 }
 
-/// What it took to have the rules in force.
+/// What `apply` had to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// Nothing: they were.
+    /// Nothing: the rules were in force already.
     Already,
-    /// They are others than before.
+    /// The rules differ from the former ones.
     Changed,
-    /// Those that were in force before were gone, or somebody had changed them: these parts of the tables.
-    /// All is in force again.
+    /// Parts of the former rules had vanished or been changed by somebody else; the list describes
+    /// them. All rules are in force again.
     Restored(Vec<String>),
 }
 
@@ -37,29 +37,30 @@ pub enum Applied {
 pub(crate) struct Walls {
     owner: String,
     nftables: Nftables,
-    /// What was put in force last, by this agent or the one before.
+    /// What was put in force last, by this agent or the one before; `None` if nothing is known.
     standing: Mutex<Option<Standing>>,
     memory: Option<Memory>,
 }
 
 impl Walls {
-    /// Those of this owner, of which nothing is known to be in force.
+    /// Opens the tables of this owner, of which nothing is known to be in force.
     pub(crate) fn open(owner: &str) -> Result<Walls> {
         let (owner, nftables) = (owner.to_owned(), Nftables::open()?);
         Ok(Walls { owner, nftables, standing: Mutex::default(), memory: None })
     }
 
-    /// The same, with what the agent before has kept in the state directory.
+    /// Adds what the agent before has kept in the state directory.
     pub(crate) fn of_root(self, root: &Path) -> Walls {
         let memory = Memory::at(root);
-        // No change has the number 0: what is there is compared at the first look.
+        // No change has the number 0, so the first look compares what is there.
         let before = |parts| Standing { text: String::new(), generation: 0, parts };
         let standing = Mutex::new(memory.read().map(before));
         Walls { standing, memory: Some(memory), ..self }
     }
 
-    /// Puts the rules in force, in place of those of before; all at once. Looks whether those of before
-    /// were still in force; where nothing is known of them, `machines` says that there must have been some.
+    /// Puts the rules in force in place of the former ones, all at once, and checks whether the
+    /// former ones were still in force. If nothing is known of them, `machines` says whether there
+    /// must have been some.
     pub(crate) async fn apply(
         &self,
         rules: &Ruleset,
@@ -79,35 +80,35 @@ impl Walls {
         Ok(if lost.is_empty() { Applied::Changed } else { Applied::Restored(lost) })
     }
 
-    /// Whether these are the rules that were put in force; nothing where none were.
+    /// Returns whether these are the rules that were put in force; `None` if none were.
     pub(crate) fn are(&self, rules: &Ruleset, around: &Surroundings) -> Option<bool> {
         let text = render::render(&self.owner, rules, around);
         self.standing().as_ref().map(|standing| standing.text == text)
     }
 
-    /// Whether neither this agent nor one before it is known to have put rules in force, and one may have.
+    /// Returns whether an earlier agent may have put rules in force without leaving a record of it.
     pub(crate) fn knows_nothing(&self) -> bool {
         self.memory.is_some() && self.standing().is_none()
     }
 
-    /// Whether rules were put in force, and still are.
+    /// Returns whether rules were put in force and still are.
     pub(crate) fn stand(&self) -> Result<bool> {
         Ok(self.lost()?.is_empty() && self.standing().is_some())
     }
 
-    /// Removes the tables.
+    /// Removes the tables, and the record of them.
     pub(crate) async fn remove(&self) -> Result<()> {
         *self.standing() = None;
         self.memory.iter().for_each(Memory::forget);
         nft::run_nft(&render::removal(&self.owner)).await.map_err(|error| self.held(error))
     }
 
-    /// The name of the tables.
+    /// Returns the name of the tables.
     pub(crate) fn table(&self) -> String {
         format!("mvm_{}", self.owner)
     }
 
-    /// The parts of the tables that are not as they were put in force.
+    /// Returns the parts of the tables that are not as they were put in force.
     pub(crate) fn lost(&self) -> Result<Vec<String>> {
         let mut standing = self.standing();
         let Some(standing) = standing.as_mut() else { return Ok(Vec::new()) };
@@ -117,7 +118,7 @@ impl Walls {
         let (generation, parts) = self.nftables.parts(&self.table())?;
         let lost = differences(&standing.parts, &parts);
         if lost.is_empty() {
-            // Somebody has changed what is not ours.
+            // Somebody has changed only other tables.
             standing.generation = generation;
         }
         Ok(lost)
@@ -126,7 +127,7 @@ impl Walls {
     async fn put(&self, text: String) -> Result<()> {
         self.memory.iter().for_each(Memory::forget);
         let put = self.try_put(text).await.map_err(|error| self.held(error));
-        // What was refused has left the old ones in force.
+        // If nft refused the rules, the old ones are still in force and are recorded again.
         if let (Some(memory), Some(standing)) = (&self.memory, self.standing().as_ref()) {
             memory.keep(&standing.parts);
         }
@@ -138,7 +139,8 @@ impl Walls {
             let before = self.nftables.generation()?;
             nft::run_nft(&text).await?;
             let (generation, parts) = self.nftables.parts(&self.table())?;
-            // One change more, and it was ours: what is there is what was meant. The number has no zero.
+            // Exactly one change happened, which was ours, so the kernel holds what was meant.
+            // Generations skip zero.
             let ours = generation == before.wrapping_add(1).max(1);
             if parts.is_empty() && tries >= TRIES {
                 let cause = "they are gone at once: somebody else clears nftables".to_owned();
@@ -152,7 +154,8 @@ impl Walls {
         Ok(())
     }
 
-    /// nft calls it not permitted as well where another process has a table of this name to itself.
+    /// Explains nft's "not permitted", which it also reports when another process holds a table of
+    /// this name for itself.
     fn held(&self, error: Error) -> Error {
         let Error::NotPermitted { .. } = error else { return error };
         match self.nftables.holder(&self.table()) {
@@ -172,7 +175,8 @@ impl Walls {
     }
 }
 
-/// The names of the parts that are gone, were added or are others. A table that is gone stands for all in it.
+/// Describes the parts that are gone, added or changed. If a table is gone, its parts are not
+/// listed.
 fn differences(wanted: &Parts, found: &Parts) -> Vec<String> {
     let gone = |name: &&String| !found.contains_key(*name);
     if wanted.keys().all(|name| gone(&name)) {

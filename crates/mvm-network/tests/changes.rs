@@ -1,5 +1,5 @@
-//! What somebody changes of rules and links behind our back: seen, told, and put back. In network namespaces
-//! that the tests make; needs root, ip(8) and nft(8).
+//! Changes to rules and links by somebody else are seen, reported and repaired. In network
+//! namespaces that the tests make; needs root, ip(8) and nft(8).
 
 use mvm_model::Code;
 use mvm_network::{
@@ -34,7 +34,7 @@ fn set(name: &str, value: &str) {
     std::fs::write(format!("/proc/sys/net/{name}"), value).expect(name);
 }
 
-/// Makes a namespace, and runs it in a thread that is in it.
+/// Makes a namespace, and runs `work` in a thread inside it.
 fn in_a_lab<F: Future<Output = ()>>(name: &str, work: impl FnOnce(PathBuf) -> F + Send + 'static) {
     let netns = format!("mvm-test-{name}-{}", std::process::id());
     let root = std::env::temp_dir().join(&netns);
@@ -99,16 +99,16 @@ fn rules_that_went_while_no_agent_ran_are_told_by_the_next() {
         run("nft flush ruleset");
         assert_eq!(restored(&root).await, "all tables are gone");
         assert_eq!(restored(&root).await, changed);
-        // By its name, and no set without one by the kernel's.
+        // The part is named after its table, not by the kernel's name for an unnamed set.
         run(&format!("nft flush chain inet mvm_{OWNER} refuse"));
         assert_eq!(restored(&root).await, "chain inet refuse was changed");
         run(&format!("nft delete table bridge mvm_{OWNER}"));
         assert_eq!(restored(&root).await, format!("table bridge mvm_{OWNER} is gone"));
 
-        // Records and host may have changed as well: that is none of it.
+        // Records and host may have changed as well, which does not count as a loss.
         run("ip addr add 192.0.3.1/24 dev wan");
         assert_eq!(restored(&root).await, changed);
-        // Who knows nothing of what was in force tells nothing where nothing runs.
+        // An agent with no record reports nothing if no machine runs.
         std::fs::remove_file(root.join("walls")).expect("removed");
         run("nft flush ruleset");
         assert_eq!(restored(&root).await, changed);
@@ -122,7 +122,7 @@ fn rules_that_went_while_no_agent_ran_are_told_by_the_next() {
 fn what_somebody_changes_of_links_is_named_and_put_back() {
     in_a_lab("links", async |root| {
         let network = agent(&root).await;
-        // What new links have on this host.
+        // The host's setting for new links.
         set("ipv4/ip_forward", "1");
         set("ipv4/conf/default/forwarding", "0");
         network.ensure_bridge(&bridge(1)).await.expect("bridge");
@@ -152,7 +152,7 @@ fn what_somebody_changes_of_links_is_named_and_put_back() {
             wound();
             let told = seen().await;
             assert!(told.contains(said), "{said}: {told}");
-            // A bridge that somebody has sized by hand follows its ports one pass later.
+            // A bridge whose MTU somebody set by hand follows its ports one pass later.
             let mut mended = network.mend(&wanted).await.expect("mend").mended;
             mended.extend(network.mend(&wanted).await.expect("mend").mended);
             let put_back = mended.iter().any(|d| format!("{} {}", d.what, d.detail).contains(said));
@@ -160,7 +160,7 @@ fn what_somebody_changes_of_links_is_named_and_put_back() {
             assert_eq!(seen().await, "", "{said}");
         }
 
-        // A way that the host gets later is told, and is not ours to take away.
+        // A route that the host gets later is reported, but not removed.
         run("ip route add 10.82.1.128/25 via 192.0.2.9");
         let told = seen().await;
         assert!(told.contains("overlaps with the route to 10.82.1.128/25 over wan"), "{told}");

@@ -1,5 +1,5 @@
 //! Real packets through bridges and rules: guests are network namespaces at the other ends of links
-//! that are named as taps are. Needs root, ip(8) and nft(8).
+//! named like taps. Needs root, ip(8) and nft(8).
 
 use mvm_model::Code;
 use mvm_network::{
@@ -13,14 +13,15 @@ use std::time::Duration;
 const OWNER: &str = "ab12";
 /// Beyond the router at the other end of the host's uplink.
 const OUTSIDE: &str = "198.51.100.2";
-/// The router itself, a machine on another link of the host, and one that is routed to over that.
+/// The router itself, a machine on another link of the host, and one that is reached over that
+/// link.
 const UPLINK: &str = "192.0.2.2";
 const LAN: &str = "192.168.50.2";
 const BEYOND_LAN: &str = "172.30.0.2";
 const METADATA: &str = "169.254.169.254";
 
-/// Namespaces: `host`, where mvm is, guests, `lan`, and `out`, the internet; both know no way back to the
-/// guests.
+/// Namespaces: `host`, where mvm runs, guests, `lan`, and `out`, the internet; the last two have no
+/// route back to the guests.
 struct Lab {
     prefix: String,
     names: Vec<String>,
@@ -41,7 +42,7 @@ fn ip(words: &str) {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
-    /// Connected; what the other side sees as our address.
+    /// The connection succeeded; holds our address as the other side sees it.
     From(String),
     Refused,
     Silence,
@@ -86,7 +87,7 @@ impl Lab {
         self.names.push(name);
     }
 
-    /// A guest behind a link that is a port of the tenant's bridge.
+    /// Makes a guest behind a link that is a port of the tenant's bridge.
     fn guest(&mut self, name: &str, tenant: u16, number: u8) -> TapRules {
         self.netns(name);
         let (host, guest) = (self.name("host"), self.name(name));
@@ -104,7 +105,7 @@ impl Lab {
         TapRules { tap, mac, address, egress: Egress::default() }
     }
 
-    /// Runs it in a thread of the namespace.
+    /// Runs `work` in a thread inside the namespace.
     fn within<T: Send + 'static>(
         &self,
         name: &str,
@@ -118,7 +119,7 @@ impl Lab {
         thread.join().expect("thread")
     }
 
-    /// Answers on a port with the address that the caller comes from, for ever.
+    /// Answers every connection to a port with the caller's address, for ever.
     fn listen(&self, name: &str, address: &str) {
         let listener = {
             let address = address.to_owned();
@@ -158,7 +159,8 @@ fn tenant(number: u16, taps: &[&TapRules]) -> TenantRules {
     }
 }
 
-/// Applies the rules from inside the host's namespace; twice, since that changes nothing.
+/// Applies the rules from inside the host's namespace; twice, since the second time must change
+/// nothing.
 fn apply(lab: &Lab, rules: Ruleset) {
     lab.within("host", move || {
         block_on(async move {
@@ -210,21 +212,21 @@ fn packets_go_where_they_may_and_nowhere_else() {
     let open = rules(vec![tenant(1, &[&one, &two]), tenant(2, &[&other])]);
     apply(&lab, open.clone());
 
-    // Its sibling; not another tenant's guest, in neither direction.
+    // A guest reaches its sibling but not another tenant's guest, in either direction.
     assert_eq!(lab.call("one", "10.81.1.3:7000"), from("10.81.1.2"));
     assert_eq!(lab.call("one", "10.81.2.2:7000"), Answer::Refused);
     assert_eq!(lab.call("other", "10.81.1.2:7000"), Answer::Refused);
-    // Of the host what is named, on its own gateway.
+    // On its own gateway, a guest reaches only the ports that are named.
     assert_eq!(lab.call("one", "10.81.1.1:7022"), from("10.81.1.2"));
     for port in ["10.81.1.1:7023", "10.81.2.1:7022", "192.0.2.1:7022", "192.0.2.1:7023"] {
         assert_eq!(lab.call("one", port), Answer::Refused, "{port}");
     }
-    // The outside, by NAT; nobody of it comes in.
+    // A guest reaches the outside by NAT; nobody outside reaches a guest.
     assert_eq!(lab.call("one", &outside(7000)), from("192.0.2.1"));
     ip(&format!("-n {} route add 10.81.0.0/16 via 192.0.2.1", lab.name("out")));
     assert_eq!(lab.call("out", "10.81.1.2:7000"), Answer::Silence);
 
-    // Nobody speaks with an address or a MAC that is not its own.
+    // Nobody gets through with an address or a MAC that is not its own.
     let guest = lab.name("two");
     let is = |address: &str| {
         ip(&format!("-n {guest} addr flush dev eth0"));
@@ -244,7 +246,7 @@ fn packets_go_where_they_may_and_nowhere_else() {
 
     egress(&lab, &one, &two, &other);
 
-    // One that is no guest any more is not heard.
+    // A machine that is no longer a guest gets no answer.
     apply(&lab, rules(vec![tenant(1, &[&one]), tenant(2, &[&other])]));
     assert_eq!(lab.call("two", "10.81.1.2:7000"), Answer::Silence);
     // Refused rules change nothing.
@@ -264,7 +266,7 @@ fn packets_go_where_they_may_and_nowhere_else() {
     assert!(!String::from_utf8_lossy(&tables).contains("mvm_"), "nothing is left");
 }
 
-/// What of the outside is open in each mode, and what is closed in all.
+/// Checks what of the outside is open in each mode, and what is closed in all.
 fn egress(lab: &Lab, one: &TapRules, two: &TapRules, other: &TapRules) {
     let rule =
         |cidr: &str, port, proto| AllowRule { cidr: cidr.parse().expect("cidr"), port, proto };
@@ -281,7 +283,7 @@ fn egress(lab: &Lab, one: &TapRules, two: &TapRules, other: &TapRules) {
         let answer = lab.call(from, &format!("{to}:{port}"));
         match answer {
             Answer::From(_) => true,
-            // Told at once: a program need not wait until it gives up.
+            // The refusal comes at once: a program need not wait for a timeout.
             Answer::Refused => false,
             Answer::Silence => panic!("{from} waits for {to}:{port} in vain"),
         }
@@ -292,14 +294,16 @@ fn egress(lab: &Lab, one: &TapRules, two: &TapRules, other: &TapRules) {
     };
     lab.listen("host", "0.0.0.0:7000");
 
-    // Open is the internet; closed are metadata, the host, its links' networks and what lies behind them.
+    // The internet is open; metadata, the host, its links' networks and what lies behind them are
+    // closed.
     put(one, two, other, &[]);
     assert_eq!(reach("one"), [OUTSIDE]);
-    // The resolvers that guests are told of answer DNS, wherever they are, and nothing else.
+    // The resolvers that guests are configured with answer DNS wherever they are, and nothing else.
     put(one, two, other, &[LAN, METADATA]);
     assert!(open("one", LAN, 53) && open("one", METADATA, 53));
     assert_eq!(reach("one"), [OUTSIDE]);
-    // Named alone, or as a part; a wider network opens nothing that is closed.
+    // A closed address opens if it is named alone or as part of a network; a wider network opens
+    // nothing that is closed.
     let metadata = rule("169.254.169.254/32", Some(7000), None);
     let part = rule("192.168.50.0/25", Some(7001), Some(Proto::Tcp));
     let all = rule("0.0.0.0/0", None, None);
@@ -315,7 +319,7 @@ fn egress(lab: &Lab, one: &TapRules, two: &TapRules, other: &TapRules) {
     assert_eq!(reach("two"), [OUTSIDE, UPLINK, LAN, BEYOND_LAN, "192.168.50.1"]);
     assert_eq!(reach("other"), [""; 0]);
     assert!(open("one", "10.81.1.3", 7000), "siblings are no outside");
-    // Only what is named, by its port and protocol.
+    // Only what is named is open, by its port and protocol.
     let outside = |port, proto| rule("198.51.100.0/24", port, proto);
     put(
         &with(one, Mode::Allow, false, &[outside(Some(7000), Some(Proto::Udp)), all]),
@@ -328,7 +332,7 @@ fn egress(lab: &Lab, one: &TapRules, two: &TapRules, other: &TapRules) {
     assert!(open("two", OUTSIDE, 7001) && open("two", LAN, 7001) && !open("two", LAN, 53));
     assert_eq!(reach("other"), [LAN]);
 
-    // A change holds for what is connected already.
+    // A change also applies to open connections.
     put(one, two, other, &[]);
     let (mut ours, mut theirs) = held(lab, "one");
     exchange(&mut ours, &mut theirs).expect("it is open");
@@ -337,7 +341,7 @@ fn egress(lab: &Lab, one: &TapRules, two: &TapRules, other: &TapRules) {
     put(one, two, other, &[]);
 }
 
-/// A connection of a guest to the outside, both ends.
+/// Opens a connection from a guest to the outside; returns both ends.
 fn held(lab: &Lab, guest: &str) -> (TcpStream, TcpStream) {
     let listener = lab.within("out", || TcpListener::bind("0.0.0.0:7002").expect("bind"));
     let ours = lab.within(guest, || TcpStream::connect((OUTSIDE, 7002)).expect("connect"));
