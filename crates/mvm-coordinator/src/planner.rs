@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use mvm_api::fleet::NodeChange;
 use mvm_model::fleet::{
     FleetNode, FleetState, Holder, NodeStatus, Offers, Placement, Share, builders, hold_back,
-    name_images, node_document, place,
+    lost_since, name_images, node_document, place,
 };
 use mvm_model::{Code, Millis, Name};
 use mvm_store::{Expect, Write};
@@ -87,18 +87,18 @@ async fn note_changes(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<Opt
         let view = fleet.view();
         let change = |(name, known): (&Name, &KnownNode)| {
             let alive = known.reached || view.alive.get(name).is_some_and(|by| !by.is_empty());
-            let lost = known.record.lost_since.is_some();
+            let before = known.record.lost_since;
             let offer = known.status.as_deref().map(NodeFacts::of);
-            let news = alive == lost && (alive || settled);
+            let news = lost_since(before, alive, settled, wall()) != before;
             let differs = offer.is_some() && offer != known.record.known;
-            (news || differs).then(|| (name.clone(), alive || !settled && !lost, offer))
+            (news || differs).then(|| (name.clone(), alive, offer))
         };
         view.nodes.iter().filter_map(change).collect()
     };
     let write = |(name, alive, offer): (Name, bool, Option<NodeFacts>)| async move {
         let change = |record: &mut NodeRecord| {
             let before = record.clone();
-            record.lost_since = (!alive).then(|| record.lost_since.unwrap_or_else(wall));
+            record.lost_since = lost_since(record.lost_since, alive, settled, wall());
             record.known = offer.clone().or(record.known.take());
             *record != before
         };

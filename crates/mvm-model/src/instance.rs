@@ -116,4 +116,10 @@ impl Instance {
     pub fn is_clean(&self) -> bool {
         self.leases_served == 0 && self.lease.is_none()
     }
+
+    /// Returns whether the reconciler is bringing it somewhere, and it is a clone that nobody has ever used: its
+    /// memory is worth no snapshot, because the template is the same.
+    pub fn is_untouched_clone(&self) -> bool {
+        self.goal.is_some() && self.template.is_some() && self.is_clean()
+    }
 }

@@ -540,25 +540,6 @@ impl Job {
     }
 }
 
-/// How long a job has waited that comes before one which is queued now with a priority that is higher by 1.
-pub const PRIORITY_STEP_MS: Millis = 60_000;
-
-/// The order of a queue: each step of priority counts as much as a minute of waiting, so that a job waits for a
-/// bounded time behind those that keep coming with higher priorities. All age alike, so that the order of two
-/// does not depend on when one looks. Of two that are equal the older is first.
-pub fn order(job: &Job) -> impl Ord + use<> {
-    let queued_at = i128::from(job.queued_at.unwrap_or(job.created_at));
-    let ahead = i128::from(job.spec.priority) * i128::from(PRIORITY_STEP_MS);
-    (queued_at - ahead, job.number)
-}
-
-/// The queued ones of `jobs` in the order in which they get instances.
-pub fn queue<'a>(jobs: impl IntoIterator<Item = &'a Job>) -> Vec<&'a Job> {
-    let mut queued: Vec<&Job> = jobs.into_iter().filter(|job| job.state == Queued).collect();
-    queued.sort_by_key(|job| order(job));
-    queued
-}
-
 /// May `pool`, whose jobs these are, get one more that waits? `limit` is the tenant's quota.
 pub fn admit<'a>(
     pool: &PoolRef,

@@ -5,9 +5,9 @@ mod support;
 use mvm_model::job::{
     Found,
     JobState::{self, *},
-    KEPT, KEPT_MS, KeptRun, Outcome, PRIORITY_STEP_MS, START_TRIES, TRANSITIONS, abandoned, admit,
-    forgotten, order, queue,
+    KEPT, KEPT_MS, KeptRun, Outcome, START_TRIES, TRANSITIONS, abandoned, admit, forgotten,
 };
+use mvm_model::job_queue::{PRIORITY_STEP_MS, heads, order, queue};
 use mvm_model::{Code, Job, JobId, JobSpec, PoolRef, State};
 use proptest::prelude::*;
 
@@ -329,4 +329,29 @@ fn a_job_whose_inputs_never_come_is_given_up_after_a_day() {
     assert!(abandoned([&waiting], day - 1).is_empty());
     assert_eq!(abandoned([&waiting], day), [waiting.id]);
     assert!(abandoned([&at(Queued), &at(Running), &at(Lost)], day * 9).is_empty());
+}
+
+proptest! {
+    #[test]
+    fn the_first_of_each_pool_s_queue_are_in_the_order_of_all_of_them(
+        made in prop::collection::vec((0usize..3, 0u64..1000, -3i8..3, any::<bool>()), 0..20),
+    ) {
+        let jobs: Vec<Job> = made.iter().enumerate().map(|(number, (pool, at, priority, waits))| {
+            let mut job = job(number as u32);
+            job.pool = format!("ci/pool-{pool}").parse().expect("a pool");
+            (job.number, job.queued_at) = (number as u64, Some(*at));
+            job.spec.priority = *priority;
+            job.state = if *waits { Queued } else { Starting };
+            job
+        }).collect();
+        let all = queue(&jobs);
+        let first = |pool: &PoolRef| all.iter().find(|job| job.pool == *pool).map(|job| job.id);
+        let chosen = heads(&jobs);
+        for job in &chosen {
+            prop_assert_eq!(first(&job.pool), Some(job.id));
+        }
+        let pools: std::collections::BTreeSet<_> = all.iter().map(|job| &job.pool).collect();
+        prop_assert_eq!(chosen.len(), pools.len());
+        prop_assert!(chosen.windows(2).all(|two| order(two[0]) <= order(two[1])));
+    }
 }

@@ -1,6 +1,10 @@
 //! A job's lease lives as long as its holder, and no longer.
 
+mod support;
+
 use mvm_model::lease::{HOLD_MS, Holders, Lease, Purpose, RENEW_MS};
+use mvm_model::recycling::{Ending, ending};
+use mvm_model::{Counts, Recycle, State};
 use proptest::prelude::*;
 
 const ID: &str = "l-00000001";
@@ -119,4 +123,36 @@ fn what_is_held_is_not_forgotten() {
     assert!(holders.is_held("held"), "two held it");
     holders.let_go("held", 8);
     assert_eq!(holders.seen("held", 9), 8);
+}
+
+#[test]
+fn what_becomes_of_an_instance_follows_its_lease_its_pool_and_its_state() {
+    use Ending::{Destroy, Free, Sleep};
+    let ended = |purpose, rule: Option<Recycle>, scaled: bool, state| {
+        let mut instance = support::instance(1, state);
+        instance.lease = Some(support::lease(purpose));
+        let mut pool = support::pool();
+        pool.recycle = rule.unwrap_or_default();
+        pool.desired = scaled.then(Counts::default);
+        ending(&instance, rule.is_some().then_some(&pool))
+    };
+    let rules = [(Recycle::Reset, Destroy), (Recycle::Sleep, Sleep), (Recycle::Keep, Free)];
+    for (rule, usual) in rules {
+        for state in State::ALL {
+            let useless = matches!(state, State::Failed | State::Created);
+            let of_job = if useless { Destroy } else { usual };
+            let of_expose = if useless { Destroy } else { Sleep };
+            assert_eq!(ended(Purpose::Run, Some(rule), false, state), Some(of_job));
+            assert_eq!(ended(Purpose::Manual, Some(rule), true, state), Some(of_job));
+            assert_eq!(ended(Purpose::Manual, Some(rule), false, state), Some(Free));
+            assert_eq!(ended(Purpose::Expose, Some(rule), true, state), Some(of_expose));
+            assert_eq!(ended(Purpose::Template, Some(rule), true, state), Some(Destroy));
+        }
+    }
+    assert_eq!(
+        ended(Purpose::Run, None, true, State::Running),
+        Some(Destroy),
+        "a pool that is gone"
+    );
+    assert_eq!(ending(&support::instance(1, State::Running), None), None, "nobody's");
 }

@@ -6,6 +6,7 @@ mod support;
 use mvm_model::Code;
 use mvm_model::recovery::Snapshot::{Absent, Resuming, Whole};
 use mvm_model::recovery::{Snapshot, Verdict, recover};
+use mvm_model::route::{Facts, Step, route};
 use mvm_model::state::State::{self, *};
 use mvm_model::state::{Intent, TRANSITIONS};
 use mvm_model::{Instance, Temperature};
@@ -46,6 +47,41 @@ fn only_documented_transitions_are_allowed_and_each_question_has_an_answer() {
         }
     }
     assert_eq!(DOCUMENTED.len(), EVERY.len());
+}
+
+#[test]
+fn every_way_is_a_chain_of_allowed_transitions_and_there_is_one_wherever_one_is_needed() {
+    for (from, to) in EVERY.iter().flat_map(|from| EVERY.map(|to| (*from, to))) {
+        for (dormant, template) in [(false, false), (false, true), (true, false), (true, true)] {
+            let way = route(from, to, Facts { dormant, template });
+            let through_running = to != Stopped && from.allows(Running) && Running.allows(to);
+            let lives = from != Destroyed && to.temperature().is_some() || to == Stopped;
+            let possible = from == to || from.allows(to) || through_running;
+            assert_eq!(
+                way.is_ok(),
+                from != Destroyed && (from == to || lives && possible),
+                "{from} -> {to}"
+            );
+            let Ok(steps) = way else { continue };
+            let reached = steps.iter().fold(from, |at, step| {
+                let stays = matches!(step, Step::Stay(_));
+                assert!(
+                    stays && at == step.reaches() || at.allows(step.reaches()),
+                    "{at}: {step:?}"
+                );
+                assert!(
+                    !matches!(step, Step::Wake(_)) || !dormant,
+                    "a dormant sleeper has no snapshot"
+                );
+                assert!(
+                    *step != Step::Park || template,
+                    "a sleeper without memory needs a template"
+                );
+                step.reaches()
+            });
+            assert_eq!(reached, to, "{from} -> {to}: {steps:?}");
+        }
+    }
 }
 
 /// The hint names what is possible, all of it but failure, and nothing else.

@@ -7,7 +7,6 @@ use crate::instances::{Instances, Slots};
 use crate::instances::{draw_ids, new_instance};
 use crate::lease_request::{LeaseRequest, checked};
 use crate::records::{Records, World};
-use crate::templates::is_mould;
 use crate::wake::Wake;
 use crate::{Result, now};
 use mvm_api::types::{HeldBy, LeaseView};
@@ -17,9 +16,8 @@ use mvm_model::cache;
 use mvm_model::choose::choose;
 use mvm_model::lease::Purpose;
 use mvm_model::mover::may_take;
-use mvm_model::{
-    Code, Instance, InstanceId, InstanceRef, Lease, Millis, Mover, PoolRef, Recycle, State,
-};
+use mvm_model::recycling::{Ending, ending};
+use mvm_model::{Code, Instance, InstanceId, InstanceRef, Lease, Millis, Mover, PoolRef, State};
 use std::sync::Arc;
 
 /// How many instances a claim tries before it gives up.
@@ -301,26 +299,16 @@ impl Leases {
     /// Ends a lease and recycles the instance by its pool's rule. In a pool that was never scaled a
     /// person's instance only loses its lease: that pool is left alone.
     pub async fn end(&self, id: InstanceId) {
-        let rule = self.records.read(|world| {
+        let due = self.records.read(|world| {
             let instance = world.by_id(id).ok()?;
-            let lease = instance.lease.clone()?;
-            let pool = world.pools.get(&instance.pool).filter(|_| !is_mould(instance));
-            let rule = match pool {
-                Some(pool) if lease.purpose == Purpose::Manual && pool.desired.is_none() => {
-                    return Some((Recycle::Keep, State::Running, lease.id));
-                }
-                // For the next connection, whatever becomes of jobs' instances.
-                Some(_) if lease.purpose == Purpose::Expose => Recycle::Sleep,
-                Some(pool) => pool.recycle,
-                None => Recycle::Reset,
-            };
-            Some((rule, instance.state, lease.id))
+            let becomes = ending(instance, world.pools.get(&instance.pool))?;
+            Some((becomes, instance.lease.clone()?.id))
         });
-        let Some((mut recycle, state, lease)) = rule else { return };
-        if recycle != Recycle::Reset && !self.caches.close(id).await {
-            recycle = Recycle::Reset;
+        let Some((mut becomes, lease)) = due else { return };
+        if becomes != Ending::Destroy && !self.caches.close(id).await {
+            becomes = Ending::Destroy;
         }
-        let work = self.recycle(id, recycle, state, &lease);
+        let work = self.recycle(id, becomes, &lease);
         let recycled = self.auditor.as_agent_on("lease.end", id, work).await;
         let ended = self.records.read(|world| held_by(world, id, &lease).is_none());
         if let Err(problem) = recycled
@@ -333,27 +321,18 @@ impl Leases {
         self.wake.notify();
     }
 
-    async fn recycle(
-        &self,
-        id: InstanceId,
-        rule: Recycle,
-        state: State,
-        lease: &str,
-    ) -> Result<()> {
+    async fn recycle(&self, id: InstanceId, becomes: Ending, lease: &str) -> Result<()> {
         let by = Mover::Lease(lease.to_owned());
-        match (rule, state) {
-            // What has failed, or was never brought up, is worth nothing to the next job.
-            (Recycle::Reset, _) | (_, State::Failed | State::Created) => {
-                self.instances.destroy(id, &by).await
-            }
-            (Recycle::Sleep, _) => match self.instances.bring(id, State::Sleeping, &by).await {
+        match becomes {
+            Ending::Destroy => self.instances.destroy(id, &by).await,
+            Ending::Sleep => match self.instances.bring(id, State::Sleeping, &by).await {
                 Ok(_) => self.unlease(id, lease).await,
                 Err(problem) => {
                     tracing::warn!(instance = %id, "cannot put to sleep: {problem}");
                     self.instances.destroy(id, &by).await
                 }
             },
-            (Recycle::Keep, _) => self.unlease(id, lease).await,
+            Ending::Free => self.unlease(id, lease).await,
         }
     }
 

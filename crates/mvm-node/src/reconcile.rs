@@ -5,9 +5,8 @@ use crate::state_dir::StateDir;
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_model::action::Action;
-use mvm_model::plan::plan;
-use mvm_model::policy;
 use mvm_model::{Code, InstanceId, Mover, PoolRef, State};
+use mvm_model::{policy, reconcile};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -54,12 +53,8 @@ async fn tick(node: &Arc<Node>, in_flight: &Arc<AtomicUsize>, freed: bool) {
         let actions = node.records.read(|world| {
             let Some(pool) = world.pools.get(&reference) else { return Vec::new() };
             let instances: Vec<_> = world.of_pool(&reference).collect();
-            let mut actions = plan(pool, &instances, failures, slots, now());
-            if actions.is_empty() {
-                let idle = |id| node.idle.since(id);
-                actions = policy::act(pool, instances, idle, now());
-            }
-            actions
+            let idle_since = |id| node.idle.since(id);
+            reconcile::next(pool, &instances, failures, slots, idle_since, now())
         });
         for action in actions {
             begin(node, &reference, action, in_flight).await;
@@ -159,12 +154,9 @@ async fn work(node: &Arc<Node>, pool: &PoolRef, id: InstanceId, to: State) -> Re
 /// A spare that failed serves nobody: its reason is kept with the pool, and it is replaced.
 async fn discard_failed(node: &Arc<Node>, pool: &PoolRef) {
     let failed: Vec<(InstanceId, String)> = node.records.read(|world| {
-        let scaled = world.pools.get(pool).is_some_and(|pool| pool.desired.is_some());
-        world
-            .of_pool(pool)
-            .filter(|i| scaled && i.state == State::Failed && i.is_clean() && !i.is_busy())
-            .map(|i| (i.id, i.reason.clone().unwrap_or_default()))
-            .collect()
+        let Some(record) = world.pools.get(pool) else { return Vec::new() };
+        let failed = reconcile::failed_spares(record, world.of_pool(pool));
+        failed.iter().map(|i| (i.id, i.reason.clone().unwrap_or_default())).collect()
     });
     for (id, reason) in failed {
         if node.health.of(pool).last_failure.is_none() {

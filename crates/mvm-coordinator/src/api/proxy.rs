@@ -136,12 +136,12 @@ fn framed(mut response: Response) -> Response {
 /// Of the nodes in reach that serve a pool, the one with the fewest leases.
 pub fn least_leased(fleet: &ClusterState, pool: &PoolRef) -> Option<Name> {
     let view = fleet.view();
-    let leased = |(name, known): (&Name, &KnownNode)| {
+    let serving = view.nodes.iter().filter_map(|(name, known)| {
         let held = known.status.as_ref()?.pools.get(pool)?;
-        let serves = known.reached && known.record.duty != Duty::Draining;
-        (serves && view.holds(name, pool)).then(|| (held.leased, name.clone()))
-    };
-    view.nodes.iter().filter_map(leased).min().map(|(_, name)| name)
+        let serves = known.reached && known.record.duty != Duty::Draining && view.holds(name, pool);
+        serves.then_some((name, held.leased))
+    });
+    mvm_model::fleet::least_leased(serving).cloned()
 }
 
 /// A request about one instance, passed on to the node that holds it.

@@ -14,6 +14,7 @@ mod place;
 mod placement;
 mod placement_board;
 mod quota_split;
+mod reach;
 mod retained_pools;
 mod rules;
 
@@ -27,5 +28,6 @@ pub use place::place;
 pub use placement::{Placement, Share, Unplaced};
 pub use placement_board::Why;
 pub use quota_split::node_document;
+pub use reach::{least_leased, lost_since};
 pub use retained_pools::kept_news;
 pub use rules::{Labels, Preference, Rules, Selector, Spread, check_label};

@@ -20,8 +20,8 @@ use crate::records::Records;
 use crate::stages::operation;
 use crate::state_dir::{Files, remove_file};
 use crate::templates::{Template, Templates};
-use mvm_api::Problem;
 use mvm_hypervisor::OwnMemory;
+use mvm_model::route::{Facts, Step, route};
 use mvm_model::{Instance, InstanceId, Mover, State, WayUp};
 use std::sync::Arc;
 
@@ -84,22 +84,25 @@ impl Instances {
             return Err(why);
         }
         self.recovery.settle_now(id, &mut live).await?;
-        let outcome = self.carry(&mut live, id, to, by).await;
+        let outcome = self.perform(&mut live, id, to, by).await;
         self.recovery.note_failure(id, &outcome);
         // What it failed with then is what the interrupt has made of it.
         outcome.map_err(|problem| slot.waits.interrupted().unwrap_or(problem))
     }
 
-    async fn carry(&self, live: &mut Live, id: InstanceId, to: State, by: &Mover) -> Result<State> {
+    async fn perform(
+        &self,
+        live: &mut Live,
+        id: InstanceId,
+        to: State,
+        by: &Mover,
+    ) -> Result<State> {
         let began = std::time::Instant::now();
         let (from, dormant) =
             self.records.read(|world| world.by_id(id).map(|i| (i.state, i.dormant)))?;
-        if from != to {
-            from.check(to).or_else(|fault| match from.allows(State::Running) {
-                true => State::Running.check(to),
-                false => Err(fault),
-            })?;
-        }
+        let template = matches!((from, to), (State::Created, State::Sleeping))
+            && self.templates.for_instance(id)?.is_some();
+        let way = route(from, to, Facts { dormant, template })?;
         let rises = |from, to| {
             matches!((from, to), (State::Warm | State::Sleeping, State::Running | State::Warm))
         };
@@ -110,51 +113,30 @@ impl Instances {
         if matches!(to, State::Running | State::Warm) {
             self.machines.links().behind_walls().await?;
         }
-        match (from, to) {
-            (from, to) if from == to => self.transitions.stay(id, to, by).await?,
-            (State::Warm, State::Running) => {
-                operation("resume", id, self.resume(live, id, by)).await?;
-            }
-            (State::Running, State::Warm) => {
-                operation("pause", id, self.pause(live, id, by)).await?;
-            }
-            (State::Running | State::Warm, State::Sleeping) => {
-                operation("sleep", id, self.sleep(live, id, by)).await?;
-            }
-            (State::Sleeping, State::Running | State::Warm) if dormant => {
-                operation("clone", id, self.rise(live, id, to, by)).await?;
-            }
-            (State::Sleeping, State::Running | State::Warm) => {
-                operation("wake", id, self.wake(live, id, to, by)).await?;
-            }
-            (State::Running | State::Warm | State::Sleeping, State::Stopped) => {
-                operation("stop", id, self.shut_down(live, id, by)).await?;
-            }
-            (State::Created | State::Stopped | State::Failed, State::Running) => {
-                self.power_on(live, id, by).await?;
-            }
-            (State::Created | State::Stopped | State::Failed, State::Warm) => {
-                self.power_on(live, id, by).await?;
-                self.pause(live, id, by).await?;
-            }
-            (State::Created, State::Sleeping) if self.templates.for_instance(id)?.is_some() => {
-                self.lie_down(id, by).await?;
-            }
-            (State::Created | State::Stopped | State::Failed, State::Sleeping) => {
-                self.power_on(live, id, by).await?;
-                self.sleep(live, id, by).await?;
-            }
-            (from, to) => {
-                return Err(from.check(to).err().map_or_else(
-                    || Problem::internal(format!("no way from {from} to {to}")),
-                    Problem::from,
-                ));
-            }
+        for step in way {
+            self.take(step, live, id, by).await?;
         }
         if from != to {
             self.records.events().moved(from, to, began.elapsed());
         }
         Ok(from)
+    }
+
+    /// Carries out one step of a way.
+    async fn take(&self, step: Step, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
+        match step {
+            Step::Stay(state) => self.transitions.stay(id, state, by).await,
+            Step::Resume => operation("resume", id, self.resume(live, id, by)).await,
+            Step::Pause => operation("pause", id, self.pause(live, id, by)).await,
+            Step::Sleep => operation("sleep", id, self.sleep(live, id, by)).await,
+            Step::Clone(to) => {
+                operation("clone", id, self.clone_from_template(live, id, to, by)).await
+            }
+            Step::Wake(to) => operation("wake", id, self.wake(live, id, to, by)).await,
+            Step::Stop => operation("stop", id, self.stop(live, id, by)).await,
+            Step::Boot => self.boot(live, id, by).await,
+            Step::Park => self.park_as_clone(id, by).await,
+        }
     }
 
     /// Destroys an instance on behalf of `by`: process, tap, disks, record. Idempotent, and waits
@@ -173,7 +155,7 @@ impl Instances {
 
     /// A clone of the pool's template where the instance has nothing of its own yet and there is
     /// one, else a cold boot.
-    async fn power_on(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
+    async fn boot(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
         let template = self.templates.for_instance(id)?;
         let kind = if template.is_some() { "clone" } else { "boot" };
         let set_going = async {
@@ -212,12 +194,18 @@ impl Instances {
     }
 
     /// A new instance becomes a sleeper: it is the template until somebody wakes it.
-    async fn lie_down(&self, id: InstanceId, by: &Mover) -> Result<()> {
+    async fn park_as_clone(&self, id: InstanceId, by: &Mover) -> Result<()> {
         self.transitions.pass(id, State::Sleeping, by, |instance| instance.dormant = true).await
     }
 
     /// A sleeper that has never run, to running or warm. If it fails, it sleeps on.
-    async fn rise(&self, live: &mut Live, id: InstanceId, to: State, by: &Mover) -> Result<()> {
+    async fn clone_from_template(
+        &self,
+        live: &mut Live,
+        id: InstanceId,
+        to: State,
+        by: &Mover,
+    ) -> Result<()> {
         let template = self.templates.for_instance(id)?;
         let outcome = async {
             self.set_going(live, id, to, template, by).await?;
@@ -272,7 +260,7 @@ impl Instances {
     /// Running or warm to sleeping. On an error, a full disk above all, the machine is as it was.
     async fn sleep(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
         let machine = live.machine()?;
-        let spare = self.records.read(|world| world.by_id(id).map(is_untouched_clone))?;
+        let spare = self.records.read(|world| world.by_id(id).map(Instance::is_untouched_clone))?;
         if spare {
             // What nobody has used is worth no snapshot: it is the template again.
             self.transitions
@@ -308,7 +296,7 @@ impl Instances {
     }
 
     /// Any live state to stopped: the guest shuts down by itself, so that its disks are whole.
-    async fn shut_down(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
+    async fn stop(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
         let (state, dormant) =
             self.records.read(|world| world.by_id(id).map(|i| (i.state, i.dormant)))?;
         match state {
@@ -334,9 +322,4 @@ impl Instances {
         remove_file(&self.machines.files(id).memory())?;
         self.transitions.arrive(id, State::Stopped, by).await
     }
-}
-
-/// Whether the reconciler puts to sleep a clone that nobody has ever used.
-fn is_untouched_clone(instance: &Instance) -> bool {
-    instance.goal.is_some() && instance.template.is_some() && instance.is_clean()
 }

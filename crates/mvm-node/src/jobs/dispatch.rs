@@ -1,13 +1,14 @@
 //! Which job gets an instance next.
 
 use super::dispatcher::Dispatcher;
-use super::placing::{heads, is_queued, passes, place};
+use super::placing::{is_queued, passes, place};
 use super::run::run;
 use crate::instances::draw_ids;
 use crate::lease_request::LeaseRequest;
 use crate::{Result, now};
 use mvm_model::Job;
 use mvm_model::job::{JobState, Outcome};
+use mvm_model::job_queue::heads;
 use mvm_model::lease::Purpose;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +54,7 @@ async fn assign(dispatcher: &Arc<Dispatcher>) -> Result<bool> {
     let assigned = dispatcher
         .records
         .change(|world, changes| {
-            for job in heads(world) {
+            for job in heads(world.jobs.values()) {
                 let mut job = job.clone();
                 match place(world, &job, &drawn) {
                     Ok(mut instance) => {

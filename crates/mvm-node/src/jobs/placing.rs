@@ -7,27 +7,18 @@ use mvm_api::Problem;
 use mvm_model::admission::admit_state;
 use mvm_model::cache;
 use mvm_model::choose::choose;
-use mvm_model::job::{self, JobState};
-use mvm_model::{Code, Instance, Job, Name, State, Usage};
-use std::collections::BTreeSet;
+use mvm_model::job::JobState;
+use mvm_model::job_queue;
+use mvm_model::{Instance, Job, State};
 
 /// Whether the job waits for an instance.
 pub(super) fn is_queued(job: &Job) -> bool {
     job.state == JobState::Queued
 }
 
-/// The first of each pool's queue, in the order of all of them together.
-pub(super) fn heads(world: &World) -> Vec<&Job> {
-    let mut queued: Vec<&Job> = world.jobs.values().filter(|job| is_queued(job)).collect();
-    queued.sort_by_key(|job| job::order(job));
-    let mut seen = BTreeSet::new();
-    queued.retain(|job| seen.insert(&job.pool));
-    queued
-}
-
 /// Whether it will be otherwise once something else has ended.
 pub(super) fn passes(problem: &Problem) -> bool {
-    problem.code.is_one_of(&[Code::QuotaExceeded, Code::SubnetFull])
+    problem.code.known().is_some_and(job_queue::waits_for)
 }
 
 /// What keeps the first of a queue from getting an instance now.
@@ -48,17 +39,8 @@ pub(super) fn place(world: &World, job: &Job, drawn: &[u32]) -> Result<Instance>
         Some(instance) => instance,
         None => new_instance(world, &job.pool, drawn)?,
     };
-    let usage = usage_ahead(world, &tenant.name);
+    let (usage, jobs) = (world.usage(&tenant.name), world.jobs.values());
+    let usage = job_queue::usage_ahead(usage, &tenant.name, jobs, |id| world.instances.get(&id));
     admit_state(&tenant.name, &tenant.quotas, &usage, &instance, State::Running)?;
     Ok(instance)
-}
-
-/// What the tenant uses when all machines that jobs have been given run.
-fn usage_ahead(world: &World, tenant: &Name) -> Usage {
-    let starting = world.jobs.values().filter(|job| job.state == JobState::Starting);
-    let machines = starting.filter(|job| job.pool.tenant == *tenant).filter_map(|job| {
-        let attempt = job.attempts.last()?;
-        world.instances.get(&attempt.instance.id)
-    });
-    machines.fold(world.usage(tenant), |usage, machine| usage.after(machine, State::Running))
 }

@@ -14,6 +14,7 @@ use futures::{Stream, StreamExt};
 use mvm_api::jobs::{JobFilter, JobView, SubmitJob};
 use mvm_api::{Peer, Problem};
 use mvm_model::job::{self, JobState, Outcome};
+use mvm_model::job_queue;
 use mvm_model::{Code, Fault, Job, JobId, PoolRef};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as Lock};
@@ -299,7 +300,7 @@ impl Jobs {
             let mut views: Vec<JobView> = jobs.into_iter().map(JobView::from).collect();
             let mut places = HashMap::new();
             for pool in world.pools.keys() {
-                let queue = job::queue(world.jobs_of(pool));
+                let queue = job_queue::queue(world.jobs_of(pool));
                 places.extend(queue.iter().enumerate().map(|(index, job)| (job.id, index + 1)));
             }
             views.iter_mut().for_each(|view| view.position = places.get(&view.job_id).copied());
@@ -372,7 +373,7 @@ fn next_number(world: &World) -> u64 {
 fn view_of(world: &World, job: &Job) -> JobView {
     let mut view = JobView::from(job);
     if job.state == JobState::Queued {
-        let queue = job::queue(world.jobs_of(&job.pool));
+        let queue = job_queue::queue(world.jobs_of(&job.pool));
         view.position = queue.iter().position(|other| other.id == job.id).map(|index| index + 1);
     }
     if view.position == Some(1) {
