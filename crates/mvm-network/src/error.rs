@@ -47,7 +47,7 @@ pub enum Error {
     Kernel {
         /// What was being done.
         what: String,
-        /// What the kernel said.
+        /// The kernel's error.
         cause: String,
     },
 }

@@ -307,7 +307,7 @@ pub(crate) fn forward() -> Result<()> {
     set(FORWARDING, "1")
 }
 
-/// The same for what comes in by this link.
+/// Lets the kernel forward what comes in by this link.
 pub(crate) fn forward_from(name: &str) -> Result<()> {
     set(&format!("net/ipv4/conf/{name}/forwarding"), "1")
 }

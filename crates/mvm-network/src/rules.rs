@@ -60,12 +60,12 @@ pub struct Egress {
 /// How much of the outside is open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
-    /// Everything that is not closed.
+    /// Everything that is not closed by default.
     #[default]
     Open,
     /// Nothing.
     None,
-    /// What is named.
+    /// Only what [`Egress::allow`] names.
     Allow,
 }
 
