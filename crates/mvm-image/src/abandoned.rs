@@ -1,8 +1,8 @@
-//! Programs that a killed process of ours left running.
+//! Ends programs that a killed agent left running.
 //!
-//! Each program that works for a work directory has a word for that directory in its environment,
-//! from its first moment on: no record has to be written in time, and none can be of a process that
-//! got the same number later.
+//! Every program that works for a work directory carries that directory's mark in its environment
+//! from its first moment on. So no record has to be written in time, and none can point to a later
+//! process that got the same number.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -10,31 +10,33 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-/// The variable that says for which work directory a program works.
+/// The environment variable that says for which work directory a program works.
 pub(crate) const MARK: &str = "MVM_WORKS_FOR";
-/// So long a program may take to end by itself, and to take along what it has started.
+/// How long a program may take to end by itself, together with what it has started.
 const ASKED: Duration = Duration::from_secs(3);
-/// So long the kernel may take to end one.
+/// How long the kernel may take to end a killed program.
 const KILLED: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// A process of this moment, by what no later one has.
+/// A process that runs now, identified by what no later process shares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Process {
     pid: i32,
     parent: i32,
-    /// When it began, in the kernel's ticks since boot.
+    /// Start of the process, in clock ticks since boot.
     begun: u64,
 }
 
-/// The word for a work directory, the same by whatever path it is reached.
+/// Returns the mark of a work directory, which does not depend on the path used; `None` if the
+/// directory does not exist.
 pub(crate) fn mark_of(dir: &Path) -> Option<String> {
     let meta = std::fs::metadata(dir).ok()?;
     Some(format!("{}:{}:{}", meta.dev(), meta.ino(), dir.file_name()?.to_string_lossy()))
 }
 
-/// Ends the programs that work for a directory, and what they have started: they are asked to, then
-/// killed. Blocks for as long as that takes, some seconds at most. The directory must be nobody's.
+/// Ends the programs that work for a directory, and what they have started: first with SIGTERM,
+/// then with SIGKILL. Blocks until they have ended, five seconds at most. No live agent may be
+/// using the directory.
 pub(crate) fn end(dir: &Path) {
     let Some(mark) = mark_of(dir) else { return };
     let entry = format!("{MARK}={mark}");
@@ -57,7 +59,8 @@ pub(crate) fn end(dir: &Path) {
     }
 }
 
-/// Those that have the entry in their environment, those of `known` that live, and their children.
+/// Returns the processes with this entry in their environment, those of `known` that still live,
+/// and their children.
 fn family(known: &[Process], entry: &str) -> Vec<Process> {
     let (mut found, mut others): (Vec<_>, Vec<_>) = all().into_iter().partition(|process| {
         has(process, entry)
@@ -79,13 +82,14 @@ fn has(process: &Process, entry: &str) -> bool {
     environ.split(|byte| *byte == 0).any(|variable| variable == entry.as_bytes())
 }
 
-/// The processes of this moment that have not ended.
+/// Returns all processes that have not ended.
 fn all() -> Vec<Process> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| look_at(entry.file_name().to_str()?.parse().ok()?)).collect()
 }
 
-/// Out of /proc/PID/stat, proc_pid_stat(5): after the name, which may have anything in it.
+/// Reads a process from /proc/PID/stat (proc_pid_stat(5)); the fields follow the name, which may
+/// contain anything.
 fn look_at(pid: i32) -> Option<Process> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let stat = String::from_utf8_lossy(&stat);
@@ -97,7 +101,7 @@ fn look_at(pid: i32) -> Option<Process> {
     Some(Process { pid, parent: parent.parse().ok()?, begun: begun.parse().ok()? })
 }
 
-/// To that process, and to no other that has its number meanwhile.
+/// Sends a signal to that process, and never to a later one with the same number.
 fn signal(process: &Process, signal: Signal) {
     let Some(pid) = Pid::from_raw(process.pid) else { return };
     let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return };
@@ -131,7 +135,8 @@ mod tests {
         let (dir, other) = (root.path().join(".tmp-a"), root.path().join(".tmp-b"));
         std::fs::create_dir(&dir).expect("directory");
         std::fs::create_dir(&other).expect("directory");
-        // Asked, it goes and leaves a child behind that has another environment and hears nothing.
+        // The program obeys SIGTERM and leaves a child behind that has another environment and
+        // ignores the signal.
         let child = "trap '' TERM; echo $$ > child.new; mv child.new child; \
                      while :; do sleep 0.05; done";
         let script = format!("env -i PATH=\"$PATH\" setsid sh -c \"{child}\" & wait");

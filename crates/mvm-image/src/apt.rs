@@ -1,4 +1,5 @@
-//! The distribution's cloud kernel: downloaded and unpacked, never installed.
+//! Fetches the distribution's cloud kernel: downloads and unpacks the package, but never installs
+//! it.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ use crate::workdir::WorkDir;
 /// The package that always depends on the newest cloud kernel.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 
-/// Fetches, unpacks, imports, and makes it the default.
+/// Fetches, unpacks and imports the kernel, and makes it the default.
 pub(crate) async fn fetch(
     store: &ImageStore,
     progress: &UnboundedSender<Progress>,
@@ -51,7 +52,8 @@ pub(crate) async fn fetch(
     let opts = KernelImport { initrd_modules: modules, name: None };
     let origin = archive.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let info = match kernel::import(store, &file, opts.clone(), &origin).await {
-        // The same version in a newer package (a rebuild): name it after the package.
+        // The store has this version already, from an older package (this one is a rebuild), so the
+        // kernel is named after the package.
         Err(Error::Invalid { .. }) => {
             let name = origin.split('_').nth(1).unwrap_or("newer").replace("%3a", "-");
             let opts = KernelImport { name: Some(format!("{version}-{name}")), ..opts };
@@ -68,18 +70,18 @@ fn stage(progress: &UnboundedSender<Progress>, name: &'static str, detail: Strin
 }
 
 fn apt_get(store: &ImageStore) -> Tool {
-    // Our directories are not the _apt user's to write.
+    // The _apt user may not write to the store's directories.
     Tool::new(&store.tools.apt_get, "apt").args(["-q", "-y", "-o", "APT::Sandbox::User=root"])
 }
 
-/// The kernel package of the moment; `None` if apt knows none.
+/// Returns the package of the newest cloud kernel; `None` if apt knows none.
 async fn resolve(store: &ImageStore) -> Result<Option<String>> {
     let query = Tool::new(&store.tools.apt_cache, "apt").args(["depends", META_PACKAGE]);
     let ended = query.run(|_| {}).await?;
     Ok(parse_depends(&String::from_utf8_lossy(&ended.stdout)))
 }
 
-/// Out of apt-cache(8)'s `  Depends: linux-image-6.1.0-41-cloud-amd64`.
+/// Reads apt-cache(8)'s `  Depends: linux-image-6.1.0-41-cloud-amd64`.
 fn parse_depends(text: &str) -> Option<String> {
     let depends = text.lines().filter_map(|l| l.trim().strip_prefix("Depends:"));
     let name = depends.map(|d| d.split_whitespace().next().unwrap_or_default());

@@ -1,4 +1,4 @@
-//! From a request to a revision: `images/DIGEST/{root.erofs, vmlinux, initrd, manifest.json}`.
+//! Builds a revision from a request: `images/DIGEST/{root.erofs, vmlinux, initrd, manifest.json}`.
 
 use std::path::{Path, PathBuf};
 
@@ -16,22 +16,22 @@ use crate::types::{BuildRequest, KernelImport, KernelInfo, Progress, Revision, h
 use crate::workdir::WorkDir;
 use crate::{folder, initrd, kernel, stage};
 
-/// Goes into every digest: raise it when the same inputs would give another image.
+/// A part of every digest: raise it whenever the same inputs would give another image.
 const BUILDER_VERSION: u32 = 1;
-/// The package that a flake may have beside the profile.
+/// The package of a flake that may hold a kernel, besides the profile.
 const KERNEL_PACKAGE: &str = "kernel";
-/// Nix's links to what it has built, in the work directory.
+/// Names of Nix's links to its results, in the work directory.
 const RESULT: &str = "result";
 const KERNEL_RESULT: &str = "result-kernel";
 
-/// What an image is made of, all of it at hand.
+/// Everything that an image is made of.
 struct Ingredients {
     profile: PathBuf,
     closure: Vec<String>,
     kernel: KernelInfo,
 }
 
-/// Builds, or finds, the revision that `req` asks for.
+/// Builds the revision that `req` asks for, or finds it built already.
 pub(crate) async fn build(
     store: &ImageStore,
     req: &BuildRequest,
@@ -39,7 +39,7 @@ pub(crate) async fn build(
 ) -> Result<Revision> {
     stage_note(progress, "check", format!("{}#{}", req.flake, req.profile));
     let mut flake = Flake::check(store, req)?;
-    // Kept until Nix has read it.
+    // The copy must exist until Nix has read it.
     let source = WorkDir::new_in(&store.images_dir())?;
     flake.works_for(&source);
     flake.check_repositories().await?;
@@ -49,7 +49,7 @@ pub(crate) async fn build(
         stage_note(progress, "flake", copied.to_string());
         flake.is_copied_to(source.path());
     }
-    // Asked for early: minutes of building must not end in "no such kernel".
+    // The kernel is looked up early: a build must not fail with "no such kernel" after minutes.
     let named = req.kernel.as_deref().map(|k| kernel::find(store, k)).transpose()?;
     let of_flake = match named.is_none() && kernel::default(store)?.is_none() {
         true => Some(kernel_of_flake(&flake, req, progress).await?),
@@ -57,7 +57,7 @@ pub(crate) async fn build(
     };
     let work = WorkDir::new_in(&store.images_dir())?;
     stage_note(progress, "nix", format!("nix build {}#{}", req.flake, req.profile));
-    // The evaluation that looks for a kernel goes alongside the build.
+    // The evaluation that looks for a kernel runs alongside the build.
     let wants_kernel = named.is_none() && of_flake.is_none() && req.profile != KERNEL_PACKAGE;
     let look = async { if wants_kernel { flake.packages().await } else { Ok(Vec::new()) } };
     let (built, packages) = tokio::join!(flake.build(&req.profile, &work, RESULT, progress), look);
@@ -80,7 +80,8 @@ pub(crate) async fn build(
     }
     let ingredients = Ingredients { profile, closure, kernel };
     let digest = digest(store, &ingredients);
-    // One image at a time: two of the same would be made twice, and two others share the disk.
+    // One image is assembled at a time: two equal ones would do the work twice, and two different
+    // ones share the disk.
     let _turn = store.assembling.lock().await;
     if let Some(revision) = load(&store.images_dir().join(&digest))? {
         stage_note(progress, "cached", revision.short().to_owned());
@@ -89,7 +90,8 @@ pub(crate) async fn build(
     assemble(store, req, ingredients, &digest, work, progress).await
 }
 
-/// The init that the image brings along, and that no guest runs. A multi-call binary's has nothing to start.
+/// Returns the init that the image contains and no guest runs; `None` if there is none, or if it is
+/// a multi-call binary, which starts nothing by itself.
 fn own_init(profile: &Path) -> Option<PathBuf> {
     let multi_call = |path: &Path| {
         let real = path.canonicalize().ok();
@@ -99,7 +101,7 @@ fn own_init(profile: &Path) -> Option<PathBuf> {
     paths.find(|path| path.exists() && !multi_call(path))
 }
 
-/// What the flake has, where it must have a kernel because the store has none.
+/// Returns the flake's packages; used when the flake must have a kernel because the store has none.
 async fn kernel_of_flake(
     flake: &Flake,
     req: &BuildRequest,
@@ -118,7 +120,8 @@ async fn kernel_of_flake(
     if packages.iter().any(|package| package == KERNEL_PACKAGE) {
         return Ok(packages);
     }
-    // Where both are missing, the user hears of the profile first: a slip of the pen, most often.
+    // If profile and kernel are both missing, the error names the profile: most often it is a
+    // typing mistake.
     let first = req.profile.split('.').next().unwrap_or_default();
     if !packages.is_empty() && !packages.iter().any(|package| package == first) {
         let (flake, profile) = (req.flake.clone(), req.profile.clone());
@@ -144,7 +147,7 @@ fn digest(store: &ImageStore, from: &Ingredients) -> String {
     hex(&hash.finalize())
 }
 
-/// Builds the flake's `kernel` package and takes it into the store, once a store path.
+/// Builds the flake's `kernel` package and imports it into the store, once per store path.
 async fn flake_kernel(
     store: &ImageStore,
     flake: &Flake,
@@ -176,7 +179,7 @@ fn kernel_file(out: &Path) -> Result<PathBuf> {
     })
 }
 
-/// Makes the image's files in `work` and renames them into place.
+/// Makes the image's files in `work` and renames the directory into place.
 async fn assemble(
     store: &ImageStore,
     req: &BuildRequest,
@@ -189,7 +192,7 @@ async fn assemble(
     stage_note(progress, "stage", format!("{} store paths", from.closure.len()));
     let images = store.images_dir();
     let (profile, closure, root) = (from.profile.clone(), from.closure.clone(), tree.clone());
-    // Were this future dropped, the thread would still be writing there.
+    // If this future is dropped, the thread still writes to the directory, so it holds it as well.
     let writes_to = work.clone();
     blocking(move || {
         check_room(&images, &closure)?;
@@ -224,7 +227,7 @@ async fn assemble(
     .await
 }
 
-/// Refuses early what cannot fit: the image holds about the bytes of the closure.
+/// Refuses early what cannot fit: an image needs about as many bytes as its closure.
 fn check_room(images: &Path, closure: &[String]) -> Result<()> {
     let needed = stage::closure_bytes(closure) + (64 << 20);
     match free_bytes(images) {
@@ -254,7 +257,8 @@ fn describe(store: &ImageStore, req: &BuildRequest, from: &Ingredients, digest: 
     }
 }
 
-/// The kernel, shared with the store by a hard link: removing it there harms no revision.
+/// Puts the kernel into the image, sharing the store's file by a hard link: if the kernel is
+/// removed from the store, the revision keeps it.
 fn put_kernel(kernel: &KernelInfo, dir: &Path) -> Result<()> {
     let to = dir.join("vmlinux");
     if std::fs::hard_link(&kernel.path, &to).is_ok() {
@@ -263,11 +267,11 @@ fn put_kernel(kernel: &KernelInfo, dir: &Path) -> Result<()> {
     clone_file(&kernel.path, &to)
 }
 
-/// mkfs.erofs(1), uncompressed: decompressing costs a guest, most of all an emulated one, more
-/// than the disk costs the host, where one image serves a whole pool out of the page cache.
+/// Runs mkfs.erofs(1) without compression: decompressing costs a guest, above all an emulated one,
+/// more than the disk costs the host, where one image in the page cache serves a whole pool.
 async fn make_erofs(store: &ImageStore, digest: &str, work: &WorkDir, tree: &Path) -> Result<()> {
     let to = &work.path().join("root.erofs");
-    // The same tree gives the same file: no times, no owners, no attributes, no random UUID.
+    // The same tree must give the same file: no times, owners, attributes or random UUID.
     let part = |range| digest.get(range).unwrap_or("0");
     let uuid = [part(0..8), part(8..12), part(12..16), part(16..20), part(20..32)].join("-");
     let ended = Tool::new(&store.tools.mkfs_erofs, "erofs-utils")

@@ -1,4 +1,4 @@
-//! Copies of large sparse files.
+//! Copies large sparse files.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
@@ -10,10 +10,10 @@ use rustix::io::Errno;
 
 use crate::error::{At, Error, Result};
 
-/// Copies the regular file `from` to `to`, which must not exist: by reflink where the file system
-/// can (FICLONE, ioctl_ficlonerange(2)), else the data only (lseek(2) SEEK_DATA and SEEK_HOLE,
-/// copy_file_range(2)), leaving holes holes. Mode bits are kept. On failure `to` is removed.
-/// Blocks: call it from a thread that may.
+/// Copies the regular file `from` to `to`, which must not exist: by reflink if the file system can
+/// (FICLONE, ioctl_ficlonerange(2)), otherwise only the data (lseek(2) SEEK_DATA and SEEK_HOLE,
+/// copy_file_range(2)), so that holes stay holes. Mode bits are kept. On failure `to` is removed.
+/// Errors: `no_space`, `io`. Blocks: call it from a thread that may block.
 pub fn clone_file(from: &Path, to: &Path) -> Result<()> {
     let source = File::open(from).at("open", from)?;
     let meta = source.metadata().at("look at", from)?;
@@ -36,8 +36,9 @@ pub fn clone_file(from: &Path, to: &Path) -> Result<()> {
     })
 }
 
-/// Gives the regular file `to` the content of `from`, in place: whoever has it open sees that. Both
-/// are of one size. On failure its content is undefined. Blocks, as [`clone_file`].
+/// Gives the regular file `to` the content of `from`, in place, so that processes that have it open
+/// see the change. Both must have the same size. On failure its content is undefined. Errors:
+/// `no_space`, `io`. Blocks, like [`clone_file`].
 pub fn refill_file(from: &Path, to: &Path) -> Result<()> {
     let source = File::open(from).at("open", from)?;
     let meta = source.metadata().at("look at", from)?;
@@ -49,7 +50,7 @@ pub fn refill_file(from: &Path, to: &Path) -> Result<()> {
     })
 }
 
-/// Bytes that a file occupies on disk.
+/// Returns the bytes that a file occupies on disk.
 pub(crate) fn occupied(meta: &std::fs::Metadata) -> u64 {
     std::os::unix::fs::MetadataExt::blocks(meta) * 512
 }
@@ -78,7 +79,7 @@ fn fill(source: &File, target: &File, len: u64) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Copies the bytes from offset `start` up to `end` to the same place.
+/// Copies the bytes from offset `start` up to `end` to the same offset.
 fn copy_range(source: &File, target: &File, start: u64, end: u64) -> std::io::Result<()> {
     let (mut from_at, mut to_at) = (start, start);
     while from_at < end {

@@ -1,4 +1,4 @@
-//! Blank ext4 disks: formatted once a size, then copied.
+//! Makes blank ext4 disks: each size is formatted once, then copied.
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -10,21 +10,23 @@ use crate::layout::ImageStore;
 use crate::run::{Tool, tail};
 use crate::workdir::WorkDir;
 
-/// ext4 with a journal wants a few MiB; below this mke2fs makes something that holds nothing.
+/// The smallest size in MiB: ext4 with a journal needs a few, and below this mke2fs makes a file
+/// system without room for data.
 const MIN_MIB: u64 = 8;
 
 /// What a disk is for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Purpose {
-    /// Thrown away with the instance. Nothing ever replays its journal, but ext4 without one gives no inode
-    /// that was freed a moment ago, and looks at each of them for every file that is made: a tree of
-    /// thousands that takes the place of another took five times as long.
+    /// For a disk that is deleted with its instance. Nothing ever replays its journal, but without
+    /// one ext4 does not reuse an inode freed a moment ago, and checks every such inode for each
+    /// new file: replacing one tree of thousands of files by another took five times as long.
     Scratch,
-    /// Outlives a crash of the machine: journalled.
+    /// For a disk that must survive a crash of the machine.
     Data,
 }
 
-/// Puts a fresh disk at `to`.
+/// Makes a fresh disk of `mib` MiB at `to`. Errors: `invalid`, `no_space`, `tool_missing`,
+/// `tool_failed`, `io`.
 pub(crate) async fn make(store: &ImageStore, purpose: Purpose, mib: u64, to: &Path) -> Result<()> {
     if !(MIN_MIB..=64 << 20).contains(&mib) {
         let why = format!("give {MIN_MIB} MiB to 64 TiB");
@@ -35,7 +37,7 @@ pub(crate) async fn make(store: &ImageStore, purpose: Purpose, mib: u64, to: &Pa
     blocking(move || clone_file(&template, &to)).await
 }
 
-/// The formatted file of this size, made if it is not there.
+/// Returns the formatted file of this size, which is made if it is missing.
 async fn template(store: &ImageStore, purpose: Purpose, mib: u64) -> Result<PathBuf> {
     let disks = store.disks_dir();
     let kind = match purpose {
@@ -49,13 +51,13 @@ async fn template(store: &ImageStore, purpose: Purpose, mib: u64) -> Result<Path
     }
     let work = WorkDir::new_in(&disks)?;
     let fresh = work.path().join("ext4");
-    // Every disk is a copy of it, mode included.
+    // Every disk is a copy of this file, including its mode.
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
     let made = options.open(&fresh).and_then(|f| f.set_len(mib << 20));
     made.at("create", &fresh)?;
-    // Lazy initialisation leaves inode tables and journal as holes, and their zeroing to nobody:
-    // a sparse file reads as zero already.
+    // Lazy initialisation leaves inode tables and journal as holes, and nobody has to zero them: a
+    // sparse file reads as zero already.
     let lazy = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0";
     let format = Tool::new(&store.tools.mke2fs, "e2fsprogs")
         .args(["-q", "-F", "-t", "ext4", "-m", "0", "-O", "has_journal", "-E", lazy])

@@ -1,5 +1,5 @@
-//! As much of ELF64 little-endian as kernels and modules need (elf(5)). Reads outside bytes: every
-//! access is checked, nothing panics.
+//! Reads as much of ELF64 little-endian as kernels and modules need (elf(5)). The bytes come from
+//! outside: every access is checked, and nothing panics.
 
 /// A view of an ELF64 little-endian file for x86-64.
 pub(crate) struct Elf<'a> {
@@ -31,18 +31,18 @@ fn u64_at(bytes: &[u8], at: u64) -> Option<u64> {
 }
 
 impl<'a> Elf<'a> {
-    /// `None` if it is not ELF64, little-endian, for x86-64.
+    /// Returns a view of the file; `None` unless it is ELF64, little-endian, for x86-64.
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let right = bytes.starts_with(b"\x7fELF\x02\x01") && u16_at(bytes, 18)? == X86_64;
         right.then_some(Self { bytes })
     }
 
-    /// `e_type`: 1 relocatable, 2 executable, 3 shared.
+    /// Returns `e_type`: 1 relocatable, 2 executable, 3 shared; 0 if the header is cut off.
     pub fn kind(&self) -> u16 {
         u16_at(self.bytes, 16).unwrap_or(0)
     }
 
-    /// The contents of the section with this name.
+    /// Returns the contents of the section with this name; `None` if there is none.
     pub fn section(&self, name: &str) -> Option<&'a [u8]> {
         let table = u64_at(self.bytes, 40)?;
         let size = u64::from(u16_at(self.bytes, 58)?);
@@ -62,12 +62,13 @@ impl<'a> Elf<'a> {
         slice(self.bytes, u64_at(header, 24)?, u64_at(header, 32)?)
     }
 
-    /// Whether a note gives a PVH entry point.
+    /// Returns whether a note names a PVH entry point.
     pub fn has_pvh_entry(&self) -> bool {
         self.note_segments().any(|notes| notes_have(notes, b"Xen\0", PVH_ENTRY))
     }
 
-    /// Whether a program interpreter or dynamic section is asked for: a user program, then.
+    /// Returns whether the file asks for a program interpreter or has a dynamic section, as only
+    /// user programs do.
     pub fn is_user_program(&self) -> bool {
         self.program_headers().any(|h| matches!(u32_at(h, 0), Some(2 | 3)))
     }

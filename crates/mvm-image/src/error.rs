@@ -1,51 +1,51 @@
-//! What can go wrong, in words that name the thing, the cause and the next step.
+//! The errors of this crate, in messages that name the thing, the cause and the next step.
 
 use mvm_model::Code;
 use std::path::{Path, PathBuf};
 
-/// This crate's result.
+/// The result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Every way in which this crate fails. [`Error::code`] is stable and for programs.
+/// A failed call of this crate. [`Error::code`] is stable and for programs.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No `nix` program.
+    /// The `nix` program was not found.
     #[error(
         "Nix is not installed ({tried:?} was not found): install it with `apt-get install nix-bin`, \
          or as https://nixos.org/download describes"
     )]
     NixMissing {
-        /// The program that was looked for.
+        /// The program that was looked for, by name or path.
         tried: PathBuf,
     },
-    /// Another program that is needed is not there.
+    /// Another program that is needed was not found.
     #[error("{tool} is not installed: install it with `apt-get install {package}`")]
     ToolMissing {
-        /// The program.
+        /// The program's name.
         tool: String,
-        /// The Debian package that has it.
+        /// The Debian package that contains the program.
         package: &'static str,
     },
-    /// The flake is a path at which there is no flake.
+    /// The flake is a path without a flake.
     #[error("there is no flake at {}: {why}; name a directory that has a flake.nix", path.display())]
     FlakeMissing {
-        /// The path that was looked at.
+        /// The path that the request names.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the path.
         why: String,
     },
-    /// The flake's repository is another user's, and git does not read it for us.
+    /// The flake's repository belongs to another user, so git refuses to read it.
     #[error(
         "{} is a git repository of {owner}, which git refuses to read for {us}; name the flake as path:{}, or allow it: git config --system --add safe.directory {}",
         path.display(), path.display(), path.display()
     )]
     FlakeForeign {
-        /// The repository.
+        /// Directory of the repository.
         path: PathBuf,
-        /// Whose it is.
+        /// The user that owns the repository.
         owner: String,
-        /// Who we are.
+        /// The user that this process runs as.
         us: String,
     },
     /// The flake has no such package.
@@ -54,34 +54,34 @@ pub enum Error {
         if available.is_empty() { "none".to_owned() } else { available.join(", ") }
     )]
     ProfileMissing {
-        /// The flake.
+        /// The flake, as the user wrote it.
         flake: String,
-        /// The attribute asked for.
+        /// The attribute that was requested.
         profile: String,
-        /// The attributes of `packages.x86_64-linux` that there are.
+        /// The attributes of `packages.x86_64-linux` that exist.
         available: Vec<String>,
     },
-    /// Nix could not build it, or fetch what it needs.
+    /// Nix could not build the package, or fetch what it needs.
     #[error("nix could not build {flake}#{profile}:\n{output}")]
     FlakeBuildFailed {
-        /// The flake.
+        /// The flake, as the user wrote it.
         flake: String,
-        /// The attribute.
+        /// The attribute that was built.
         profile: String,
-        /// Nix's own words: what it called the error first, then the lines before it.
+        /// Nix's own output: the lines from its `error:` on, then those before.
         output: String,
     },
-    /// Nix cannot make sense of the flake.
+    /// Nix cannot evaluate the flake.
     #[error("nix cannot make sense of {flake}#{profile}:\n{output}")]
     FlakeEvaluationFailed {
-        /// The flake.
+        /// The flake, as the user wrote it.
         flake: String,
-        /// The attribute.
+        /// The attribute that was evaluated.
         profile: String,
-        /// Nix's own words: what it called the error first, then the lines before it.
+        /// Nix's own output: the lines from its `error:` on, then those before.
         output: String,
     },
-    /// Nix cannot make the sandbox that builders are to be in.
+    /// Nix cannot set up the sandbox that builders must run in.
     #[error(
         "nix cannot build {flake}#{profile} in a sandbox here, and nothing is built outside of one: \
          allow namespaces (sysctl user.max_user_namespaces and user.max_mnt_namespaces over 0, \
@@ -89,41 +89,41 @@ pub enum Error {
          node:\n{output}"
     )]
     SandboxUnavailable {
-        /// The flake.
+        /// The flake, as the user wrote it.
         flake: String,
-        /// The attribute.
+        /// The attribute that was built.
         profile: String,
-        /// Nix's own words.
+        /// Nix's own output.
         output: String,
     },
-    /// A derivation wants to be built outside of the sandbox.
+    /// A derivation asks to be built outside of the sandbox.
     #[error(
         "{flake}#{profile} wants to be built outside of the sandbox (__noChroot), which this node \
          does not allow: where all its flakes are trusted, start the agent with \
          `--nix-sandbox relaxed`:\n{output}"
     )]
     SandboxRefused {
-        /// The flake.
+        /// The flake, as the user wrote it.
         flake: String,
-        /// The attribute.
+        /// The attribute that was built.
         profile: String,
-        /// Nix's own words.
+        /// Nix's own output.
         output: String,
     },
-    /// Another kernel has the name.
+    /// Another kernel has the name already.
     #[error("kernel {digest} is called {name:?} already, and is another one")]
     KernelExists {
-        /// The name.
+        /// The name that is taken.
         name: String,
         /// The kernel that has it.
         digest: String,
     },
-    /// The request itself makes no sense.
+    /// The request itself cannot be carried out.
     #[error("{what} is not valid: {why}")]
     Invalid {
-        /// The thing asked for.
+        /// The part of the request that is wrong.
         what: String,
-        /// Why it cannot be, and what would do.
+        /// Why it is wrong, and what would be right.
         why: String,
     },
     /// The disk is full, or would be.
@@ -135,44 +135,44 @@ pub enum Error {
     NoSpace {
         /// What was being written.
         what: String,
-        /// Where.
+        /// Path whose file system is full.
         path: PathBuf,
-        /// How much was needed, as far as known (bytes).
+        /// Bytes that were needed, as far as known.
         needed_bytes: u64,
-        /// How much was free (bytes).
+        /// Bytes that were free.
         free_bytes: u64,
     },
-    /// The file is no kernel.
+    /// The file is not a kernel.
     #[error(
         "{} is not a kernel: {looks_like}; give an x86-64 bzImage (vmlinuz) or an uncompressed \
          ELF vmlinux",
         path.display()
     )]
     NotAKernel {
-        /// The file.
+        /// The file that was given.
         path: PathBuf,
-        /// What it is instead.
+        /// What the file looks like instead, for people.
         looks_like: String,
     },
-    /// A kernel, compressed in a way that cannot be undone here.
+    /// The file is a kernel whose compression cannot be undone here.
     #[error("{}: the kernel inside is compressed with {compression}, which {why}", path.display())]
     KernelCompression {
-        /// The file.
+        /// The file that was given.
         path: PathBuf,
-        /// The method's name.
+        /// Name of the compression method.
         compression: String,
-        /// What stands in the way, and what to do.
+        /// What prevents unpacking, and what to do.
         why: String,
     },
-    /// A kernel that cannot boot an image as it was given.
+    /// The kernel cannot boot an image in the form in which it was given.
     #[error("kernel {name} cannot boot an image: {why}")]
     KernelUnfit {
-        /// Its name or version.
+        /// The kernel's name or version.
         name: String,
-        /// What it lacks, and what to do.
+        /// What the kernel lacks, and what to do.
         why: String,
     },
-    /// No kernel by that name, or none at all.
+    /// The store has no kernel by that name, or none at all.
     #[error(
         "{}: get one with `mvm kernel fetch`, or bring one with `mvm kernel import FILE`",
         match wanted {
@@ -181,49 +181,49 @@ pub enum Error {
         }
     )]
     KernelMissing {
-        /// What was asked for; `None`: the default.
+        /// The name or digest that was asked for; `None` means the default kernel.
         wanted: Option<String>,
     },
-    /// A digest prefix or name that fits more than one thing.
+    /// A name or digest prefix matches several things.
     #[error("`{wanted}` fits {count} {kind}s; give more digits")]
     Ambiguous {
-        /// What was asked for.
+        /// The text that was asked for.
         wanted: String,
-        /// How many fit.
+        /// The number of matches.
         count: usize,
         /// `revision` or `kernel`.
         kind: &'static str,
     },
-    /// No such revision.
+    /// The store has no such revision.
     #[error("there is no image revision `{digest}`: build it with `mvm pool build`")]
     RevisionMissing {
-        /// What was asked for.
+        /// The digest or prefix that was asked for.
         digest: String,
     },
-    /// A revision or kernel in the store is not whole.
+    /// A revision or kernel in the store is incomplete or unreadable.
     #[error("{} is damaged: {why}; remove that directory and build or fetch it again", path.display())]
     Damaged {
-        /// The directory or file.
+        /// The damaged directory or file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with it.
         why: String,
     },
     /// The distribution's kernel could not be fetched.
     #[error("could not fetch the distribution's cloud kernel ({step}): {why}")]
     FetchFailed {
-        /// What was being done.
+        /// The step that failed.
         step: String,
-        /// The tool's own words.
+        /// The tool's own output.
         why: String,
     },
-    /// A program ended badly.
+    /// A program failed.
     #[error("{tool} failed ({status}): {output}")]
     ToolFailed {
-        /// The program.
+        /// The program's name.
         tool: String,
-        /// How it ended.
+        /// Its exit status, for people.
         status: String,
-        /// The end of its output.
+        /// The last lines of its output.
         output: String,
     },
     /// An operating system call failed.
@@ -231,40 +231,40 @@ pub enum Error {
     Io {
         /// What was tried, as a verb.
         action: &'static str,
-        /// On what.
+        /// The file or directory concerned.
         path: PathBuf,
-        /// Why it failed.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// What another node offers is not the image that is wanted.
+    /// Another node offers something other than the wanted image.
     #[error("image {digest} is not taken from that node: {why}")]
     ImageRefused {
-        /// What was wanted.
+        /// The digest of the wanted image.
         digest: String,
         /// What is wrong with the offer.
         why: String,
     },
-    /// A file of an image came with other bytes than its digest says.
+    /// A file of an image arrived with other bytes than its digest says.
     #[error("{part} of image {digest} did not arrive as it was sent; it is thrown away, try again")]
     ImageCorrupt {
-        /// The image.
+        /// The image's digest.
         digest: String,
-        /// The file.
+        /// The file's name.
         part: String,
     },
-    /// Somebody is at it already.
+    /// Another task is receiving the same image.
     #[error("image {digest} is on its way here already; wait for that")]
     Busy {
-        /// The image.
+        /// The image's digest.
         digest: String,
     },
-    /// The work was given up because its task was cancelled or panicked.
+    /// The work ended early because its task was cancelled or panicked.
     #[error("the build was interrupted: {0}")]
     Interrupted(String),
 }
 
 impl Error {
-    /// A stable word for programs, such as `nix_missing`.
+    /// Returns the stable code of the failure, such as `nix_missing`.
     pub fn code(&self) -> Code {
         match self {
             Self::NixMissing { .. } => Code::NixMissing,
@@ -296,7 +296,7 @@ impl Error {
         }
     }
 
-    /// An I/O error with what was tried on what; a full disk becomes [`Error::NoSpace`].
+    /// Makes an I/O error that says what was tried on what; a full disk becomes [`Error::NoSpace`].
     pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
         if matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) {
             return Self::no_space(action, path, 0);
@@ -304,25 +304,25 @@ impl Error {
         Self::Io { action, path: path.to_owned(), source }
     }
 
-    /// [`Error::NoSpace`] for writing `what` at `path`, with the free space looked up.
+    /// Makes [`Error::NoSpace`] for writing `what` at `path`, with the free bytes looked up.
     pub(crate) fn no_space(what: &str, path: &Path, needed_bytes: u64) -> Self {
         let free_bytes = free_bytes(path).unwrap_or(0);
-        // When a write failed for want of room, at least one byte more than is free was needed.
+        // A write that failed for want of space needed at least one byte more than is free.
         let needed_bytes = needed_bytes.max(free_bytes + 1);
         Self::NoSpace { what: what.to_owned(), path: path.to_owned(), needed_bytes, free_bytes }
     }
 }
 
-/// Bytes free at `path`, or at its nearest ancestor that exists (statvfs(3)).
+/// Returns the bytes free at `path`, or at its nearest ancestor that exists (statvfs(3)).
 pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     let there = path.ancestors().find(|p| p.exists())?;
     let st = rustix::fs::statvfs(there).ok()?;
     Some(st.f_bavail.saturating_mul(st.f_frsize))
 }
 
-/// Shorthand: `result.at("read", path)?`.
+/// Adds context to an I/O result: `result.at("read", path)?`.
 pub(crate) trait At<T> {
-    /// Names what was tried, and on what.
+    /// Names what was tried, and on which path.
     fn at(self, action: &'static str, path: &Path) -> Result<T>;
 }
 

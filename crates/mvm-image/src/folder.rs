@@ -1,5 +1,5 @@
-//! A flake that is a plain folder: Nix copies all of such a folder into its store, for everybody to
-//! read. So it is given a copy of our own that lacks what is not to be there.
+//! Copies a flake that is a plain folder. Nix would copy all of such a folder into its store, for
+//! everybody to read; so it gets a copy that leaves out secrets and what `.gitignore` names.
 
 use crate::error::{At, Result};
 use ignore::WalkBuilder;
@@ -12,12 +12,12 @@ mod secret;
 
 use secret::{Verdict, judge};
 
-/// What git keeps for itself.
+/// Git's own directory.
 const GIT: &str = ".git";
-/// So many names are told of each kind.
+/// How many names of each kind a message lists.
 const TOLD: usize = 20;
 
-/// What was copied.
+/// What was copied, and what was found meanwhile.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Copied {
     bytes: u64,
@@ -25,11 +25,11 @@ pub(crate) struct Copied {
     found: Found,
 }
 
-/// What was found that hold secrets, by paths in the folder.
+/// The files that hold or may hold secrets, by their paths inside the folder.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Found {
     left_out: Vec<String>,
-    /// Copied, since the flake may need them.
+    /// Files that were copied since the flake may need them.
     doubtful: Vec<String>,
 }
 
@@ -61,9 +61,9 @@ fn told(names: &[String]) -> String {
     }
 }
 
-/// Copies the folder `from` into the empty folder `to`: files, their right to be run, and symbolic
-/// links as they are; not what a `.gitignore` in it names, what git keeps, secrets, sockets and
-/// devices.
+/// Copies the folder `from` into the empty folder `to`: files, their executable bit, and symbolic
+/// links as they are. Leaves out what a `.gitignore` in it names, git's own directory, secrets,
+/// sockets and devices.
 pub(crate) fn copy(from: &Path, to: &Path) -> Result<Copied> {
     let found: Arc<Mutex<Found>> = Arc::default();
     let (noted, root) = (found.clone(), from.to_owned());

@@ -1,4 +1,4 @@
-//! Files as this crate reads and writes them: manifests, and work that blocks.
+//! Reads and writes manifests, and runs work that blocks.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 
-/// Runs `work` on a thread that may block. Errors: its own, or `interrupted` if it panics.
+/// Runs `work` on a thread that may block. Errors: those of `work`, or `interrupted` if it panics.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -17,7 +17,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     done.map_err(|e| Error::Interrupted(e.to_string()))?
 }
 
-/// A manifest's bytes.
+/// Returns a manifest's bytes.
 pub(crate) fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec_pretty(value).unwrap_or_default()
 }

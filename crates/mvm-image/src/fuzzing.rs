@@ -1,9 +1,9 @@
-//! What reads foreign bytes here, for the fuzzer.
+//! Entry points for the fuzzer: everything in this crate that reads foreign bytes.
 
 use crate::kernel_image::{self, Compression, Contents};
 use crate::{modules, transfer};
 
-/// A kernel's file, packed or not, and a module's. Says whether it is a kernel's.
+/// Reads a kernel's file, packed or not, and a module's. Returns whether the bytes are a kernel's.
 pub fn kernel(bytes: &[u8]) -> bool {
     let contents = kernel_image::identify(bytes);
     if let Contents::Compressed(compression, payload) = &contents {
@@ -19,8 +19,8 @@ pub fn kernel(bytes: &[u8]) -> bool {
     !matches!(contents, Contents::Other(_))
 }
 
-/// What a node says of an image: nothing but the image that was asked for is taken. Says whether it
-/// was.
+/// Reads another node's manifest of an image, which is accepted only for the image that was asked
+/// for. Returns whether it was accepted.
 pub fn manifest(bytes: &[u8]) -> bool {
     let digest = "ab".repeat(32);
     let Ok(revision) = transfer::checked(bytes, &digest, None) else { return false };

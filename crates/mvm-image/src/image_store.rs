@@ -1,4 +1,4 @@
-//! The image store: what it offers, over the modules that do it.
+//! The image store's public methods, carried out by the modules below.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,8 +16,9 @@ impl ImageStore {
     /// Builds the flake's profile into a revision, or finds it built already.
     ///
     /// Errors: `nix_missing`, `flake_missing`, `profile_missing`, `flake_build_failed`,
-    /// `sandbox_unavailable`, `sandbox_refused`, `kernel_missing`, `no_space`, `invalid`, `tool_missing`. Dropping the future ends the
-    /// programs it runs and leaves nothing behind.
+    /// `sandbox_unavailable`, `sandbox_refused`, `kernel_missing`, `no_space`, `invalid`,
+    /// `tool_missing`. Dropping the future ends the programs that it runs and leaves nothing
+    /// behind.
     pub async fn build(
         &self,
         req: &BuildRequest,
@@ -26,27 +27,28 @@ impl ImageStore {
         build::build(self, req, progress).await
     }
 
-    /// The revision with this digest, or a prefix of it (four digits or more) that only one has.
-    /// Errors: `revision_missing`, `ambiguous`, `image_damaged`.
+    /// Returns the revision with this digest, or with a prefix of it (four digits or more) that
+    /// only one has. Errors: `revision_missing`, `ambiguous`, `image_damaged`.
     pub fn get(&self, digest: &str) -> Result<Revision> {
         revision::find(self, digest)
     }
 
-    /// All whole revisions, newest first.
+    /// Returns all complete revisions, newest first.
     pub fn list(&self) -> Result<Vec<Revision>> {
         revision::list(self)
     }
 
-    /// What another node has to know of an image to receive it. Blocks: of an image that was built
-    /// before its files were digested, they are now. Errors: as [`ImageStore::get`].
+    /// Returns what another node must know of an image to receive it. Blocks, since files of an
+    /// image that was built before parts had digests are hashed now. Errors: those of
+    /// [`ImageStore::get`].
     pub fn manifest(&self, digest: &str) -> Result<Vec<u8>> {
         transfer::manifest(self, digest)
     }
 
-    /// Begins to receive the image `digest`, or goes on with it. `manifest` is what the sending
-    /// node says of it, which must agree with `digest`, and with `content` where that is known.
-    /// Blocks. Errors: `image_refused` (the manifest is not that image's), `busy` (somebody
-    /// receives it already), `no_space`, `io`.
+    /// Begins to receive the image `digest`, or resumes it. `manifest` comes from the sending node
+    /// and must agree with `digest`, and with `content` if that is known. Blocks. Errors:
+    /// `image_refused` (the manifest does not describe that image), `busy` (another task receives
+    /// it already), `no_space`, `io`.
     pub fn receive(
         &self,
         manifest: &[u8],
@@ -56,9 +58,9 @@ impl ImageStore {
         transfer::receive(self, manifest, digest, content)
     }
 
-    /// Removes revisions whose full digests are not `in_use`, and leftovers of interrupted
-    /// builds; with `dry_run`, only says which. Gives what was (would be) removed, with the bytes
-    /// of disk. The caller must see to it that no build whose result it wants is under way.
+    /// Removes revisions whose full digests are not `in_use`, and leftovers of interrupted builds.
+    /// Returns what was removed, or with `dry_run` would be, with its bytes on disk. The caller
+    /// must make sure that no build whose result it wants is under way.
     pub fn remove_unused(&self, in_use: &BTreeSet<String>, dry_run: bool) -> Result<Vec<Removed>> {
         let mut removed = Vec::new();
         for dir in self.dirs() {
@@ -75,16 +77,17 @@ impl ImageStore {
         Ok(removed)
     }
 
-    /// Removes what builds have left among the roots of Nix's garbage collector; with `dry_run`, only counts.
+    /// Removes stale links that builds left among the roots of Nix's garbage collector, and returns
+    /// their number; with `dry_run`, only counts them.
     pub fn remove_stale_roots(&self, dry_run: bool) -> u64 {
         nix::roots::remove_stale(&self.images_dir(), dry_run)
     }
 
-    /// Takes a vmlinux or bzImage into the store, with the modules it needs to mount its root. The
-    /// same kernel twice is one. The first kernel becomes the default.
+    /// Imports a vmlinux or bzImage into the store, with the modules it needs to mount its root.
+    /// Importing the same kernel twice keeps one. The first kernel becomes the default.
     ///
     /// Errors: `not_a_kernel`, `kernel_compression`, `kernel_unfit` (lacks what a guest needs, and
-    /// no modules were named), `invalid` (the name is taken), `no_space`.
+    /// no modules were named), `invalid`, `exists` (another kernel has the name), `no_space`.
     pub async fn kernel_import(&self, file: &Path, opts: KernelImport) -> Result<KernelInfo> {
         kernel::import(self, file, opts, &file.display().to_string()).await
     }
@@ -92,7 +95,7 @@ impl ImageStore {
     /// Downloads the distribution's cloud kernel, unpacks and imports it with its virtio and file
     /// system modules, and makes it the default. Nothing is installed on the host.
     ///
-    /// Errors: `tool_missing`, `kernel_fetch_failed` (with apt's words), `no_space`.
+    /// Errors: `tool_missing`, `kernel_fetch_failed` (with apt's output), `no_space`.
     pub async fn kernel_fetch(
         &self,
         progress: &mpsc::UnboundedSender<Progress>,
@@ -100,18 +103,18 @@ impl ImageStore {
         apt::fetch(self, progress).await
     }
 
-    /// All kernels, by name.
+    /// Returns all kernels, sorted by name.
     pub fn kernels(&self) -> Result<Vec<KernelInfo>> {
         kernel::list(self)
     }
 
-    /// The kernel with this name, digest, or prefix of a digest (four digits or more).
+    /// Returns the kernel with this name, digest, or prefix of a digest (four digits or more).
     /// Errors: `kernel_missing`, `ambiguous`.
     pub fn kernel(&self, name_or_digest: &str) -> Result<KernelInfo> {
         kernel::find(self, name_or_digest)
     }
 
-    /// The kernel of builds that name none; `None` if the store has no kernel.
+    /// Returns the kernel for builds that name none; `None` if the store has no kernel.
     pub fn default_kernel(&self) -> Result<Option<KernelInfo>> {
         kernel::default(self)
     }
@@ -123,20 +126,22 @@ impl ImageStore {
         Ok(KernelInfo { default: true, ..kernel })
     }
 
-    /// Removes a kernel; revisions keep their own copy, so none is harmed. If it was the default,
-    /// the first of the others by name becomes it. Errors: `kernel_missing`, `ambiguous`.
+    /// Removes a kernel; revisions keep their own link, so none is harmed. If it was the default,
+    /// the first remaining kernel by name becomes the default. Errors: `kernel_missing`,
+    /// `ambiguous`.
     pub fn kernel_remove(&self, name_or_digest: &str) -> Result<KernelInfo> {
         kernel::remove(self, name_or_digest)
     }
 
-    /// Puts a fresh ext4 disk, `mib` MiB, sparse, at `to` (must not exist).
-    /// Formatted once a size, then cloned. Errors: `invalid`, `no_space`, `tool_missing`, `io`.
+    /// Makes a fresh sparse ext4 disk of `mib` MiB at `to`, which must not exist. Each size is
+    /// formatted once, then cloned. Errors: `invalid`, `no_space`, `tool_missing`, `io`.
     pub async fn scratch_disk(&self, mib: u64, to: &Path) -> Result<()> {
         disk::make(self, Purpose::Scratch, mib, to).await
     }
 
-    /// Puts a fresh journalled ext4 disk, `mib` MiB, sparse, at `to` (must not exist).
-    /// Formatted once a size, then cloned. Errors: as [`ImageStore::scratch_disk`].
+    /// Makes a fresh sparse ext4 disk of `mib` MiB at `to`, which must not exist, for data that
+    /// survives a crash. Each size is formatted once, then cloned. Errors: those of
+    /// [`ImageStore::scratch_disk`].
     pub async fn data_disk(&self, mib: u64, to: &Path) -> Result<()> {
         disk::make(self, Purpose::Data, mib, to).await
     }

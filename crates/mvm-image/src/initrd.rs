@@ -1,7 +1,8 @@
-//! The initrd: an uncompressed newc archive (kernel: Documentation/driver-api/early-userspace/
-//! buffer-format.rst), since unpacking it is on the way of every cold boot.
+//! Writes the initrd: an uncompressed newc archive (kernel:
+//! Documentation/driver-api/early-userspace/buffer-format.rst), since every cold boot waits until
+//! it is unpacked.
 //!
-//! It holds `/init`, the kernel's modules, and `/etc/mvm/modules`: one path a line, relative to
+//! It holds `/init`, the kernel's modules, and `/etc/mvm/modules`: one path per line, relative to
 //! the archive's root, in the order in which to load them.
 
 use std::collections::BTreeSet;
@@ -15,7 +16,8 @@ const PROGRAM: u32 = 0o100_755;
 const FILE: u32 = 0o100_644;
 const CONSOLE: u32 = 0o020_600;
 
-/// Writes the archive to `to`. `modules` are (path inside, file to take it from), in load order.
+/// Writes the archive to `to`. `modules` are pairs of the path in the archive and the file to read,
+/// in load order.
 pub(crate) fn write(to: &Path, init: &[u8], modules: &[(String, PathBuf)]) -> Result<()> {
     let file = std::fs::File::create_new(to).at("create", to)?;
     let mut archive = Archive { out: Some(BufWriter::new(file)), ino: 0, at: to };

@@ -16,15 +16,15 @@ use crate::workdir::{self, WorkDir};
 
 const MANIFEST: &str = "kernel.json";
 
-/// A kernel on its way into the store.
+/// A kernel that was read but is not in the store yet.
 struct Incoming {
     vmlinux: Vec<u8>,
     facts: Facts,
-    /// Path inside the initrd, and bytes, in load order.
+    /// Path in the initrd and bytes of each module, in load order.
     modules: Vec<(String, Vec<u8>)>,
 }
 
-/// Imports `file`; `origin` tells where it comes from (a Nix store path, a package).
+/// Imports `file`; `origin` says where it comes from (a Nix store path, a package).
 pub(crate) async fn import(
     store: &ImageStore,
     file: &Path,
@@ -88,7 +88,8 @@ async fn read(file: &Path, modules: Option<&Path>) -> Result<Incoming> {
     Ok(Incoming { vmlinux, facts, modules })
 }
 
-/// The modules of a kernel in an unpacked package (`boot/vmlinuz-V`, `lib/modules/V`).
+/// Returns the modules directory of a kernel in an unpacked package (`boot/vmlinuz-V`,
+/// `lib/modules/V`); `None` if there is none.
 fn modules_beside(file: &Path, version: &str) -> Option<PathBuf> {
     let beside = file.parent()?.parent().map(|p| p.join("lib/modules").join(version));
     beside.filter(|dir| dir.is_dir())
@@ -101,7 +102,7 @@ async fn unpack(file: &Path, compression: Compression, payload: &[u8]) -> Result
         why: why.to_owned(),
     };
     let damaged = |name: &str| refuse(name, "cannot be unpacked: the file is damaged");
-    // Past the compressed stream are four bytes with the unpacked size.
+    // The compressed stream is followed by four bytes with the unpacked size.
     let stream = &payload[..payload.len().saturating_sub(4)];
     match compression {
         Compression::Gzip => kernel_image::gunzip(payload).ok_or_else(|| damaged("gzip")),
@@ -125,7 +126,7 @@ async fn filter(program: &str, package: &'static str, bytes: &[u8]) -> Result<Ve
     Tool::new(Path::new(program), package).arg("-dc").stdin(bytes.to_vec()).output().await
 }
 
-/// The modules under `dir`, uncompressed, in load order, with their places in the initrd.
+/// Returns the modules under `dir`, uncompressed and in load order, with their paths in the initrd.
 async fn needed_modules(
     dir: &Path,
     version: &str,
@@ -166,7 +167,7 @@ fn place(dir: &Path, version: &str, module: LoadedModule) -> (String, Vec<u8>) {
     (format!("lib/modules/{version}/{inside}"), module.bytes)
 }
 
-/// Writes a kernel into the store, unless it is there. The first becomes the default.
+/// Writes a kernel into the store unless it is there already. The first kernel becomes the default.
 fn keep(store: &ImageStore, incoming: &Incoming, name: &str, origin: &str) -> Result<KernelInfo> {
     let digest = digest(incoming);
     let kernels = store.kernels_dir();
@@ -232,7 +233,7 @@ fn load(dir: &Path) -> Result<Option<KernelInfo>> {
     Ok(manifest.map(|info| KernelInfo { path: dir.join("vmlinux"), dir: dir.to_owned(), ..info }))
 }
 
-/// All kernels, by name.
+/// Returns all kernels, sorted by name.
 pub(crate) fn list(store: &ImageStore) -> Result<Vec<KernelInfo>> {
     let default = default_digest(store)?;
     let dir = store.kernels_dir();
@@ -251,7 +252,8 @@ pub(crate) fn list(store: &ImageStore) -> Result<Vec<KernelInfo>> {
     Ok(all)
 }
 
-/// The kernel by name, digest, or a prefix of at least four digits that only one has.
+/// Returns the kernel with this name or digest, or with a prefix of at least four digits that no
+/// other has.
 pub(crate) fn find(store: &ImageStore, wanted: &str) -> Result<KernelInfo> {
     let mut all = list(store)?;
     if let Some(i) = all.iter().position(|k| k.name == wanted || k.digest == wanted) {
@@ -265,7 +267,7 @@ pub(crate) fn find(store: &ImageStore, wanted: &str) -> Result<KernelInfo> {
     }
 }
 
-/// The kernel of builds that name none; `None` if the store has no kernel.
+/// Returns the kernel for builds that name none; `None` if the store has no kernel.
 pub(crate) fn default(store: &ImageStore) -> Result<Option<KernelInfo>> {
     Ok(list(store)?.into_iter().find(|kernel| kernel.default))
 }

@@ -1,4 +1,5 @@
-//! What a kernel file is, and the uncompressed kernel in it. Reads outside bytes: nothing panics.
+//! Recognises kernel files, and unpacks the kernel in them. The bytes come from outside: nothing
+//! panics.
 //!
 //! Sources: the kernel's Documentation/arch/x86/boot.rst (bzImage header), lib/decompress_unlz4.c
 //! (the "legacy" LZ4 stream), kernel/configs.c (IKCONFIG).
@@ -8,19 +9,19 @@ use std::io::Read;
 use crate::elf::{Elf, slice, u16_at, u32_at};
 use crate::types::Platform;
 
-/// No kernel unpacks to more than this.
+/// The largest unpacked kernel that is accepted, in bytes.
 const MAX_KERNEL: usize = 1 << 30;
-/// Block size of the legacy LZ4 stream.
+/// Block size of the legacy LZ4 stream, in bytes.
 const LZ4_BLOCK: usize = 8 << 20;
 
-/// What a file turned out to be.
+/// What kind of file some bytes are.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Contents<'a> {
     /// The file itself is an uncompressed ELF kernel.
     Vmlinux,
     /// A bzImage with this payload.
     Compressed(Compression, &'a [u8]),
-    /// No kernel; how it looks to a person.
+    /// Not a kernel; the text says what it looks like, for people.
     Other(String),
 }
 
@@ -60,7 +61,7 @@ pub(crate) fn identify(bytes: &[u8]) -> Contents<'_> {
     }
 }
 
-/// The facts of an uncompressed ELF kernel; `None` if it is none.
+/// Returns the facts of an uncompressed ELF kernel; `None` if the bytes are not one.
 pub(crate) fn facts(vmlinux: &[u8]) -> Option<Facts> {
     let elf = Elf::parse(vmlinux)?;
     if !matches!(elf.kind(), 2 | 3) || elf.is_user_program() {
@@ -79,7 +80,7 @@ pub(crate) fn facts(vmlinux: &[u8]) -> Option<Facts> {
     Some(Facts { version, platform, pvh: elf.has_pvh_entry() })
 }
 
-/// Whether virtio-mmio devices on the kernel's command line are known to it, built in.
+/// Returns whether the kernel has built-in support for virtio-mmio devices on its command line.
 fn announces_mmio(vmlinux: &[u8]) -> bool {
     if let Some(config) = ikconfig(vmlinux) {
         let set = |name: &str| config.lines().any(|l| l.trim_end() == format!("{name}=y"));
@@ -89,7 +90,7 @@ fn announces_mmio(vmlinux: &[u8]) -> bool {
     contains(vmlinux, b"Registering device virtio-mmio")
 }
 
-/// The kernel's own configuration, where it carries one (CONFIG_IKCONFIG).
+/// Returns the kernel's own configuration; `None` if it contains none (CONFIG_IKCONFIG).
 fn ikconfig(vmlinux: &[u8]) -> Option<String> {
     let at = find_all(vmlinux, b"IKCFG_ST").next()? + 8;
     let mut text = String::new();
@@ -98,8 +99,8 @@ fn ikconfig(vmlinux: &[u8]) -> Option<String> {
     Some(text)
 }
 
-/// What a kernel says, in messages or names, only if the feature is built in; tried on kernels
-/// that have it as a module, whose module then has the words.
+/// Messages or names that a kernel contains only if the feature is built in. Tried on kernels that
+/// have each feature as a module: then only the module contains the words.
 const BUILT_IN_WORDS: [(&str, &[u8]); 5] = [
     ("virtio_blk", b"virtio_blk\0"),
     ("virtio_console", b"virtio_console\0"),
@@ -108,13 +109,13 @@ const BUILT_IN_WORDS: [(&str, &[u8]); 5] = [
     ("overlay", b"overlayfs: "),
 ];
 
-/// Those features that every image needs of its kernel and that this one has not built in.
+/// Returns the features that every image needs of its kernel and that this one has not built in.
 pub(crate) fn not_built_in(vmlinux: &[u8]) -> Vec<&'static str> {
     let lacks = |words: &[u8]| !contains(vmlinux, words);
     BUILT_IN_WORDS.into_iter().filter(|(_, words)| lacks(words)).map(|(name, _)| name).collect()
 }
 
-/// The compressed kernel inside a bzImage (boot.rst: payload_offset, payload_length).
+/// Returns the compressed kernel inside a bzImage (boot.rst: payload_offset, payload_length).
 fn payload(bytes: &[u8]) -> Option<&[u8]> {
     if u16_at(bytes, 0x1fe)? != 0xaa55 || slice(bytes, 0x202, 4)? != b"HdrS" {
         return None;
@@ -145,7 +146,7 @@ fn compression(payload: &[u8]) -> Compression {
     found.map_or(Compression::Unknown, |(_, compression)| *compression)
 }
 
-/// gunzip; `None` if damaged or larger than any kernel.
+/// Unpacks a gzip stream; `None` if it is damaged or larger than any kernel.
 pub(crate) fn gunzip(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     let limit = MAX_KERNEL as u64 + 1;
@@ -153,13 +154,14 @@ pub(crate) fn gunzip(bytes: &[u8]) -> Option<Vec<u8>> {
     (out.len() <= MAX_KERNEL).then_some(out)
 }
 
-/// Unpacks the legacy LZ4 stream: blocks, each after its compressed size, of up to 8 MiB.
+/// Unpacks the legacy LZ4 stream: blocks of up to 8 MiB, each preceded by its compressed size.
+/// `None` if it is damaged or larger than any kernel.
 pub(crate) fn unlz4(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut rest = bytes.strip_prefix(b"\x02\x21\x4c\x18")?;
     let mut out = Vec::new();
     let mut block = vec![0; LZ4_BLOCK];
-    // Four bytes are left at the end: the unpacked size, which mkpiggy and the kernel's own
-    // decompressor want there.
+    // Four bytes remain at the end: the unpacked size, which mkpiggy appends for the kernel's own
+    // decompressor.
     while rest.len() > 4 {
         let size = usize::try_from(u32_at(rest, 0)?).ok()?;
         let packed = rest.get(4..4usize.checked_add(size)?)?;
@@ -228,7 +230,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A bzImage header around a payload.
+    /// Puts a bzImage header around a payload.
     fn bzimage(payload: &[u8]) -> Vec<u8> {
         let mut image = vec![0; 1024];
         image[0x1f1] = 1;

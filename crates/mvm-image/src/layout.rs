@@ -1,4 +1,4 @@
-//! Where the store keeps what, and what its makers share: the bottom of the store.
+//! The store's directories, and what all its parts share: the bottom of the store.
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -16,18 +16,18 @@ pub struct ImageStore {
     pub(crate) guest: GuestBinary,
     pub(crate) tools: Tools,
     pub(crate) sandbox: Sandbox,
-    /// Held while an image is put together.
+    /// Held while an image is assembled.
     pub(crate) assembling: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl ImageStore {
     /// Opens the store under `root` (made if absent: `images/`, `kernels/`, `disks/`) and removes
-    /// what interrupted builds left. Fails only on I/O.
+    /// what interrupted builds left. Error: `io`.
     pub fn open(root: &Path, guest: GuestBinary) -> Result<Self> {
         Self::open_with(root, guest, Tools::default())
     }
 
-    /// [`ImageStore::open`] with other programs than those in `PATH`.
+    /// Like [`ImageStore::open`], with other programs than those in `PATH`.
     pub fn open_with(root: &Path, guest: GuestBinary, tools: Tools) -> Result<Self> {
         let root = std::path::absolute(root).at("resolve", root)?;
         let (sandbox, assembling) = (Sandbox::default(), Arc::default());
@@ -42,7 +42,7 @@ impl ImageStore {
         Ok(store)
     }
 
-    /// The same store, whose builds may do so much.
+    /// Sets what builders may do in this store's builds.
     pub fn with_sandbox(self, sandbox: Sandbox) -> Self {
         Self { sandbox, ..self }
     }
@@ -59,12 +59,12 @@ impl ImageStore {
         self.root.join("disks")
     }
 
-    /// Where Nix is shown the users of builders; empty but for Nix.
+    /// The directory in which Nix is shown the builders' users; empty for everybody but Nix.
     pub(crate) fn build_users_dir(&self) -> PathBuf {
         self.root.join("build-users")
     }
 
-    /// The directories that hold work which may be interrupted.
+    /// The directories that hold work that may be interrupted.
     pub(crate) fn dirs(&self) -> [PathBuf; 3] {
         [self.images_dir(), self.kernels_dir(), self.disks_dir()]
     }

@@ -1,16 +1,16 @@
 //! From a flake to an immutable image: revisions, kernels, disk templates, garbage collection.
 //!
-//! Lives here: running `nix build`, staging a closure into a root file system, `mkfs.erofs`, the
-//! initrd that carries the guest binary and the kernel's modules, reading and importing kernels,
-//! blank ext4 disks, and the store that keeps all of them by content under one state root, and takes
-//! in images that other nodes have built.
+//! What lives here: running `nix build`, staging a closure into a root file system, `mkfs.erofs`,
+//! the initrd that carries the guest binary and the kernel's modules, reading and importing
+//! kernels, blank ext4 disks, and the store that keeps all of them by content under one state root
+//! and receives images that other nodes have built.
 //!
-//! Never here: instances, pools, tenants, hypervisors; which revision a pool runs, and which
-//! revisions are in use, is said by the caller. The guest binary comes in as bytes.
+//! What never may: instances, pools, tenants, hypervisors. The caller decides which revision a pool
+//! runs, and which revisions are in use. The guest binary comes in as bytes.
 //!
-//! Everything in the store is written aside and renamed into place when it is whole, so that a
-//! process killed at any moment leaves nothing but `.tmp-*` directories and the programs that worked
-//! for them, which the next [`ImageStore::open`] ends and removes.
+//! Everything in the store is written aside and renamed into place when it is complete. A process
+//! killed at any moment leaves nothing but `.tmp-*` directories and the programs that worked for
+//! them, which the next [`ImageStore::open`] ends and removes.
 
 mod abandoned;
 mod apt;

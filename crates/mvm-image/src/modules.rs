@@ -1,8 +1,8 @@
-//! Which modules a kernel needs to bring up its root file system, and in which order.
+//! Finds out which modules a kernel needs to bring up its root file system, and in which order.
 //!
 //! Dependencies are read from the modules themselves (the `.modinfo` section: `depends`,
-//! `softdep`), not from `modules.dep`: that file is made by depmod at installation, and a kernel
-//! package that is only unpacked has none.
+//! `softdep`), not from `modules.dep`: depmod makes that file at installation, and a kernel package
+//! that is only unpacked has none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use crate::elf::Elf;
 use crate::error::{At, Error, Result};
 
-/// What an image may want of a kernel, in the order in which to load it. What is built in, or not
-/// there, is passed over.
+/// The modules that an image may need, in the order in which to load them. Those built in or
+/// missing are skipped.
 const WANTED: [&str; 11] = [
     "virtio_pci",
     "virtio_mmio",
@@ -32,11 +32,11 @@ pub(crate) struct Tree {
     builtin: BTreeSet<String>,
 }
 
-/// What a module says of itself.
+/// What a module's `.modinfo` section says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct ModInfo {
     pub depends: Vec<String>,
-    /// To be loaded before, if there.
+    /// Modules to load before this one, if they exist.
     pub soft_before: Vec<String>,
 }
 
@@ -58,7 +58,7 @@ impl Tree {
         for entry in std::fs::read_dir(dir).at("list", dir)? {
             let entry = entry.at("list", dir)?;
             let path = entry.path();
-            // Not through links: `build` and `source` lead out of the tree.
+            // Symbolic links are not followed: `build` and `source` lead out of the tree.
             if entry.file_type().at("look at", &path)?.is_dir() {
                 self.walk(&path)?;
             } else if let Some(name) = path.to_str().and_then(module_name) {
@@ -68,13 +68,13 @@ impl Tree {
         Ok(())
     }
 
-    /// Whether a feature is a module of this tree or built into its kernel.
+    /// Returns whether a feature is a module of this tree or built into its kernel.
     pub fn offers(&self, name: &str) -> bool {
         self.files.contains_key(name) || self.builtin.contains(name)
     }
 
-    /// The modules that an image wants, dependencies first, each by name with its file.
-    /// `read` gives a module's uncompressed bytes.
+    /// Returns the modules that an image needs, dependencies first. `read` returns a module's
+    /// uncompressed bytes.
     pub fn load_order(
         &self,
         read: &mut dyn FnMut(&Path) -> Result<Vec<u8>>,
@@ -102,7 +102,7 @@ struct Order<'a> {
 
 impl Order<'_> {
     fn visit(&mut self, name: &str) -> Result<()> {
-        // crc32c's software implementation has a name of its own, and is asked for by alias.
+        // crc32c's software implementation has a name of its own and is requested by alias.
         let generic = format!("{name}_generic");
         let name = if self.tree.files.contains_key(name) { name } else { generic.as_str() };
         let Some(file) = self.tree.files.get(name) else { return Ok(()) };
@@ -119,7 +119,8 @@ impl Order<'_> {
     }
 }
 
-/// `…/virtio-rng.ko.xz` to `virtio_rng`: the kernel takes `-` and `_` in module names for one.
+/// Turns `…/virtio-rng.ko.xz` into `virtio_rng`: the kernel treats `-` and `_` in module names as
+/// equal.
 fn module_name(path: &str) -> Option<String> {
     let file = path.rsplit('/').next()?;
     let stem = [".ko", ".ko.xz", ".ko.zst", ".ko.gz"].iter().find_map(|e| file.strip_suffix(e))?;
@@ -137,7 +138,7 @@ pub(crate) fn modinfo(module: &[u8]) -> ModInfo {
         if let Some(list) = entry.strip_prefix("depends=") {
             info.depends.extend(names(list, |c| c == ','));
         } else if let Some(text) = entry.strip_prefix("softdep=") {
-            // `pre: a b post: c`
+            // The form is `pre: a b post: c`.
             let before = text.split("post:").next().unwrap_or_default();
             if let Some((_, list)) = before.split_once("pre:") {
                 info.soft_before.extend(names(list, char::is_whitespace));
@@ -152,7 +153,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// An ELF64 relocatable file whose only interesting section is `.modinfo`.
+    /// Makes an ELF64 relocatable file whose only relevant section is `.modinfo`.
     pub(crate) fn module(modinfo: &[u8]) -> Vec<u8> {
         let names = b"\0.modinfo\0.shstrtab\0";
         let (info_at, names_at) = (64, 64 + modinfo.len());

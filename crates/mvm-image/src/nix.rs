@@ -1,4 +1,5 @@
-//! Running Nix: the request made sure of, the build, the closure, and Nix's own words on failure.
+//! Runs Nix: checks the request, builds, lists the closure, and explains failures in Nix's own
+//! words.
 
 use std::path::{Path, PathBuf};
 
@@ -16,31 +17,32 @@ pub(crate) mod roots;
 
 use program::{Nix, Users};
 
-/// Lines of Nix's output in an error.
+/// How many lines of Nix's output an error shows.
 const SHOWN_LINES: usize = 40;
-/// Where Nix on Linux says a flake's packages for these guests are.
+/// The attribute of a flake that has its packages for Linux guests.
 const PACKAGES: &str = "packages.x86_64-linux";
-/// A flake directory with this file in it says that whatever it is used for builds without a
-/// network: no substituter is asked then.
+/// A flake directory that contains this file builds without a network: if all overrides have it, no
+/// substituter is asked.
 const OFFLINE_MARK: &str = "offline";
 
-/// A request that has been checked, in the form that Nix takes.
+/// A request that has been checked, in the form that Nix expects.
 #[derive(Clone, Debug)]
 pub(crate) struct Flake {
     nix: Nix,
-    /// What the user wrote, for messages.
+    /// The flake as the user wrote it, for messages.
     written: String,
     reference: String,
-    /// Our copy of the folder that it is.
+    /// The store's copy of the folder; `None` if the flake is not a folder.
     copy: Option<PathBuf>,
     overrides: Vec<(String, String)>,
     offline: bool,
-    /// What Nix works for, while it is under way.
+    /// The work directory that Nix works for; `None` before one is set.
     work: Option<WorkDir>,
 }
 
 impl Flake {
-    /// Checks that Nix is there, then that the flake is, then the names.
+    /// Checks that Nix exists, then that the flake does, then the names. Errors: `nix_missing`,
+    /// `invalid`, `flake_missing`.
     pub fn check(store: &ImageStore, req: &BuildRequest) -> Result<Self> {
         let program = store.tools.nix.clone();
         if !is_program(&program) {
@@ -64,7 +66,8 @@ impl Flake {
         Ok(Self { nix, written, reference, copy, overrides, offline, work })
     }
 
-    /// Checks that git reads the repositories that it names. Errors: `flake_foreign`.
+    /// Checks that git agrees to read the repositories that the request names. Error:
+    /// `flake_foreign`.
     pub async fn check_repositories(&self) -> Result<()> {
         repository::check(&self.reference).await?;
         for (_, reference) in &self.overrides {
@@ -73,13 +76,14 @@ impl Flake {
         Ok(())
     }
 
-    /// This work directory stays while Nix is under way, and Nix no longer than its process does.
+    /// Sets the work directory that Nix works for: it stays while Nix runs, and Nix ends when its
+    /// owner is killed.
     pub fn works_for(&mut self, work: &WorkDir) {
         self.work = Some(work.clone());
     }
 
-    /// `nix build` of one package: its store path. `link` in `work` becomes a garbage collector's
-    /// root, so that the path stays until the caller is done with it.
+    /// Runs `nix build` for one package and returns its store path. `link` in `work` becomes a
+    /// garbage collector's root, so that the path stays until the caller is done with it.
     pub async fn build(
         &self,
         attribute: &str,
@@ -103,7 +107,8 @@ impl Flake {
         std::fs::read_link(&link).at("read the result of nix at", &link)
     }
 
-    /// The names of the flake's packages for guests. Errors: it has no such set, or Nix makes no sense of it.
+    /// Returns the names of the flake's packages for guests. Errors: the flake has no such set, or
+    /// Nix cannot evaluate it.
     pub async fn packages_or_why(&self) -> Result<Vec<String>> {
         let ended = self.nix_is_there(self.attributes().run(|_| {}).await)?;
         match ended.status.success() {
@@ -112,7 +117,7 @@ impl Flake {
         }
     }
 
-    /// The same; none where it has no such set.
+    /// Like [`Flake::packages_or_why`], but a flake without such a set has no packages.
     pub async fn packages(&self) -> Result<Vec<String>> {
         let ended = self.nix_is_there(self.attributes().run(|_| {}).await)?;
         Ok(serde_json::from_slice(&ended.stdout).unwrap_or_default())
@@ -124,19 +129,20 @@ impl Flake {
             .arg(format!("{}#{PACKAGES}", self.reference))
     }
 
-    /// The folder that Nix would copy into its store as it is, where it is one.
+    /// Returns the folder that Nix would copy into its store as it is; `None` if the flake is not a
+    /// plain folder.
     pub fn folder(&self) -> Option<PathBuf> {
         self.reference.starts_with("path:").then(|| local_path(&self.reference)).flatten()
     }
 
-    /// Has Nix take this copy of the folder.
+    /// Makes Nix use this copy of the folder.
     pub fn is_copied_to(&mut self, copy: &Path) {
         let query = self.reference.split_once('?').map(|(_, q)| format!("?{q}"));
         self.reference = format!("path:{}{}", copy.display(), query.unwrap_or_default());
         self.copy = Some(copy.to_owned());
     }
 
-    /// What Nix says, of the folder that the user named instead of our copy.
+    /// Replaces the copy's path in Nix's output by the folder that the user named.
     fn in_users_words(&self, line: &str) -> String {
         match &self.copy {
             Some(copy) => {
@@ -148,7 +154,7 @@ impl Flake {
         }
     }
 
-    /// All store paths that `path` needs at run time, itself among them, sorted.
+    /// Returns all store paths that `path` needs at run time, including itself, sorted.
     pub async fn closure(&self, path: &Path) -> Result<Vec<String>> {
         let stdout = self.tool().args(["path-info", "-r"]).arg(path).output().await?;
         let text = String::from_utf8_lossy(&stdout);
@@ -171,7 +177,7 @@ impl Flake {
     }
 
     fn command(&self, verb: &str) -> Tool {
-        // Of the user's folder nothing is changed, not even its lock file.
+        // Nothing in the user's folder is changed, not even its lock file.
         let mut tool = self.tool().args([verb, "--no-write-lock-file"]);
         if self.offline {
             tool = tool.arg("--offline");
@@ -189,7 +195,7 @@ impl Flake {
         })
     }
 
-    /// Makes an error out of a failed build.
+    /// Turns a failed build into an error.
     async fn explain(&self, attribute: &str, ended: &Ended) -> Error {
         let has = |words: &str| ended.stderr.iter().any(|l| l.contains(words));
         if has("No space left on device") {
@@ -245,14 +251,14 @@ fn check_attribute(name: &str) -> Result<()> {
     Err(Error::Invalid { what: format!("profile `{name}`"), why })
 }
 
-/// The directory that a reference names, if it names one.
+/// Returns the directory that a reference names; `None` if it names something else.
 fn local_path(reference: &str) -> Option<PathBuf> {
     let path = reference.strip_prefix("path:").unwrap_or(reference);
     let path = path.split('?').next().unwrap_or(path);
     path.starts_with('/').then(|| PathBuf::from(path))
 }
 
-/// The user's flake as Nix shall take it.
+/// Turns the user's flake into the reference that Nix gets.
 fn reference(flake: &str) -> Result<String> {
     let invalid = |why: &str| Error::Invalid { what: format!("flake `{flake}`"), why: why.into() };
     if flake.is_empty() || flake.starts_with('-') || flake.chars().any(char::is_control) {
@@ -268,9 +274,9 @@ fn reference(flake: &str) -> Result<String> {
         return Ok(flake.to_owned()); // github:…, git+https:…, a name of the registry
     };
     let dir = flake_dir(&path)?;
-    // A flake that is a whole repository is Nix's to read by git, so that what git ignores (build
-    // directories) is not copied. Any other directory is taken as it is: asking git about it
-    // would fail for one that is not yet committed.
+    // A flake that is a whole repository is read by git, so that ignored build directories are not
+    // copied. Any other directory is used as it is: git would fail for one that is not committed
+    // yet.
     if flake.starts_with("path:") || !dir.join(".git").exists() {
         let query = flake.split_once('?').map(|(_, q)| format!("?{q}")).unwrap_or_default();
         return Ok(format!("path:{}{query}", dir.display()));
@@ -278,8 +284,8 @@ fn reference(flake: &str) -> Result<String> {
     Ok(flake.to_owned())
 }
 
-/// A replacement for an input. Nix wants paths absolute; a relative one is taken from our own
-/// working directory.
+/// Turns a replacement for an input into a reference. Nix wants paths absolute; a relative one is
+/// resolved against this process's working directory.
 fn override_reference(target: &str) -> Result<String> {
     let relative = target.strip_prefix("path:").unwrap_or(target);
     let is_path = target.starts_with("path:") || target.starts_with(['/', '.']);
@@ -300,7 +306,7 @@ fn override_reference(target: &str) -> Result<String> {
     Ok(format!("path:{}{query}", dir.display()))
 }
 
-/// The real path of a directory that has a flake.nix.
+/// Returns the real path of a directory that has a flake.nix.
 fn flake_dir(path: &Path) -> Result<PathBuf> {
     let missing = |why: String| Error::FlakeMissing { path: path.to_owned(), why };
     let dir = std::fs::canonicalize(path).map_err(|e| missing(e.to_string()))?;
@@ -313,8 +319,8 @@ fn flake_dir(path: &Path) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Whether Nix could not make sense of the flake, which it will not the next time either. What it could not
-/// fetch meanwhile it says in the same breath.
+/// Returns whether Nix could not evaluate the flake, which would fail again the next time. Errors
+/// of fetching may stand in the same output, and count as temporary.
 fn is_evaluation(stderr: &[String]) -> bool {
     const SENSE: [&str; 21] = [
         "syntax error",
@@ -337,7 +343,7 @@ fn is_evaluation(stderr: &[String]) -> bool {
         "is not a derivation",
         "contains illegal character",
         "refusing to evaluate",
-        // "is forbidden in pure eval mode", "is not allowed in pure evaluation mode"
+        // Matches "is forbidden in pure eval mode" and "is not allowed in pure evaluation mode".
         "in pure eval",
     ];
     const ELSEWHERE: [&str; 9] = [
@@ -352,7 +358,7 @@ fn is_evaluation(stderr: &[String]) -> bool {
         "error: program '",
     ];
     let has = |all: &[&str]| stderr.iter().any(|line| all.iter().any(|words| line.contains(words)));
-    // A place in a flake's text is said of errors in it alone; of a file that is not there, its path.
+    // Only errors in a flake's text have a position in it; for a missing file, Nix names its path.
     let place = |line: &String| {
         let place = line.trim().strip_prefix("at /nix/store/").and_then(|l| l.strip_suffix(':'));
         place.is_some_and(|place| place.rsplit(':').take(2).all(|n| n.parse::<u32>().is_ok()))
@@ -361,8 +367,8 @@ fn is_evaluation(stderr: &[String]) -> bool {
     (has(&SENSE) || stderr.iter().any(place)) && !has(&ELSEWHERE)
 }
 
-/// Whether the sandbox could not be made, by Nix or before it ([`Users`]). Before a builder has begun
-/// nothing of it can say so.
+/// Returns whether the sandbox could not be set up, by Nix or before it ([`Users`]). A builder that
+/// has not begun cannot say so itself.
 fn is_without_sandbox(stderr: &[String]) -> bool {
     const WORDS: [&str; 5] = [
         "unable to start build process",
@@ -375,14 +381,15 @@ fn is_without_sandbox(stderr: &[String]) -> bool {
         || stderr.iter().any(|line| line.starts_with("mount: "))
 }
 
-/// What Nix said, in at most [`SHOWN_LINES`] lines: from its `error:` on, then what came before.
+/// Returns what Nix wrote, in at most [`SHOWN_LINES`] lines: from its `error:` on, then what came
+/// before.
 fn own_words(stderr: &[String], status: &str) -> String {
     let lines: Vec<&str> = stderr.iter().map(|l| l.trim_end()).filter(|l| !l.is_empty()).collect();
     let start = lines.iter().position(|l| l.trim_start().starts_with("error:"));
     let (before, error) = lines.split_at(start.unwrap_or(0));
     let mut shown: Vec<&str> = error.to_vec();
     if shown.len() > SHOWN_LINES {
-        // The cause is at the head or, with a trace, at the tail.
+        // The cause stands at the head or, with a trace, at the tail.
         let tail = shown.split_off(shown.len() - SHOWN_LINES / 2);
         shown.truncate(SHOWN_LINES / 2);
         shown.push("…");

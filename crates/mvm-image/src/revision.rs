@@ -11,10 +11,10 @@ use crate::fs::read_manifest;
 use crate::layout::ImageStore;
 use crate::types::{PARTS, Part, Revision, hex};
 
-/// The file that describes a revision; its directory is whole when it is there.
+/// The file that describes a revision; a directory that contains it is complete.
 pub(crate) const MANIFEST: &str = "manifest.json";
 
-/// The revision in `dir`; `None` if there is no whole one.
+/// Returns the revision in `dir`; `None` if it is missing or incomplete.
 pub(crate) fn load(dir: &Path) -> Result<Option<Revision>> {
     let manifest: Option<Revision> = read_manifest(&dir.join(MANIFEST))?;
     Ok(manifest.map(|revision| Revision {
@@ -26,13 +26,13 @@ pub(crate) fn load(dir: &Path) -> Result<Option<Revision>> {
     }))
 }
 
-/// The revision that was just put into `dir`. Errors: `image_damaged`.
+/// Returns the revision that was just put into `dir`. Error: `image_damaged`.
 pub(crate) fn load_whole(dir: &Path) -> Result<Revision> {
     let missing = || Error::Damaged { path: dir.to_owned(), why: "no manifest".to_owned() };
     load(dir)?.ok_or_else(missing)
 }
 
-/// All whole revisions, newest first.
+/// Returns all complete revisions, newest first.
 pub(crate) fn list(store: &ImageStore) -> Result<Vec<Revision>> {
     let dir = store.images_dir();
     let mut all = Vec::new();
@@ -46,8 +46,8 @@ pub(crate) fn list(store: &ImageStore) -> Result<Vec<Revision>> {
     Ok(all)
 }
 
-/// The revision with this digest, or with a prefix of it (at least four digits) that no other has.
-/// Errors: `revision_missing`, `ambiguous`, `image_damaged`.
+/// Returns the revision with this digest, or with a prefix of it (at least four digits) that no
+/// other has. Errors: `revision_missing`, `ambiguous`, `image_damaged`.
 pub(crate) fn find(store: &ImageStore, digest: &str) -> Result<Revision> {
     let missing = || Error::RevisionMissing { digest: digest.to_owned() };
     if digest.len() < 4 || !digest.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -66,7 +66,7 @@ pub(crate) fn find(store: &ImageStore, digest: &str) -> Result<Revision> {
     }
 }
 
-/// Lengths and digests of an image's files.
+/// Returns the lengths and digests of an image's files.
 pub(crate) fn parts_of(dir: &Path) -> Result<Vec<Part>> {
     let part = |name: &&str| {
         let path = dir.join(name);
@@ -76,7 +76,7 @@ pub(crate) fn parts_of(dir: &Path) -> Result<Vec<Part>> {
     PARTS.iter().map(part).collect()
 }
 
-/// SHA-256 in hex of a file's bytes.
+/// Returns the SHA-256 of a file's bytes, in hex.
 pub(crate) fn digest_of(path: &Path) -> Result<String> {
     let mut file = File::open(path).at("open", path)?;
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);

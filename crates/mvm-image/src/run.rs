@@ -1,4 +1,5 @@
-//! Running other programs: argument vectors only, output line by line, ended with their task.
+//! Runs other programs: with argument vectors only, reading their output line by line, and ending
+//! them with their task.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -13,10 +14,10 @@ use crate::abandoned::{MARK, mark_of};
 use crate::error::{Error, Result};
 use crate::workdir::WorkDir;
 
-/// Lines of a tool's standard error that are kept for error messages.
+/// How many lines of a tool's standard error are kept for error messages.
 const KEPT_LINES: usize = 400;
 
-/// A program to run.
+/// A program to run, with its arguments and environment.
 pub(crate) struct Tool {
     program: PathBuf,
     package: &'static str,
@@ -27,7 +28,7 @@ pub(crate) struct Tool {
     writes_to: Option<WorkDir>,
 }
 
-/// How it went.
+/// How a program ended, and what it wrote.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub status: ExitStatus,
@@ -37,7 +38,8 @@ pub(crate) struct Ended {
 }
 
 impl Tool {
-    /// `program` as a name for `PATH` or a path; `package` is the Debian package that has it.
+    /// Makes a tool of `program`, a name to find in `PATH` or a path; `package` is the Debian
+    /// package that contains it.
     pub fn new(program: &Path, package: &'static str) -> Self {
         let (args, envs, stdin) = Default::default();
         let (dir, writes_to) = (None, None);
@@ -64,14 +66,15 @@ impl Tool {
         self
     }
 
-    /// Bytes for its standard input, which is empty otherwise.
+    /// Sets the bytes for its standard input, which is empty otherwise.
     pub fn stdin(mut self, bytes: Vec<u8>) -> Self {
         self.stdin = bytes;
         self
     }
 
-    /// The work directory that it writes to, which stays until the program has ended. Where this
-    /// process is killed meanwhile, who sweeps the directory ends the program ([`crate::abandoned`]).
+    /// Sets the work directory that the program writes to, which stays until the program has ended.
+    /// If this process is killed meanwhile, the next sweep of the directory ends the program
+    /// ([`crate::abandoned`]).
     pub fn writes_to(mut self, work: &WorkDir) -> Self {
         self.writes_to = Some(work.clone());
         self
@@ -81,8 +84,8 @@ impl Tool {
         self.program.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// Runs it, giving each line of its standard error to `on_line`. When the future is dropped,
-    /// the program gets SIGTERM, so that it can take its own children along.
+    /// Runs the program and passes each line of its standard error to `on_line`. If the future is
+    /// dropped, the program gets SIGTERM, so that it can end its own children.
     pub async fn run(mut self, mut on_line: impl FnMut(&str)) -> Result<Ended> {
         let mut command = Command::new(&self.program);
         command.args(&self.args).env("LC_ALL", "C.UTF-8");
@@ -102,7 +105,7 @@ impl Tool {
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let feed = async {
             if let Some(mut pipe) = stdin {
-                // A program that does not read its input says why by its status.
+                // A program that does not read its input shows the reason in its status.
                 let _ = pipe.write_all(&self.stdin).await;
             }
         };
@@ -119,7 +122,8 @@ impl Tool {
         Ok(Ended { status: status.map_err(io)?, stdout: stdout.map_err(io)?, stderr })
     }
 
-    /// Runs it and gives its standard output; a bad end is [`Error::ToolFailed`].
+    /// Runs the program and returns its standard output. Error: [`Error::ToolFailed`] if its status
+    /// is not 0.
     pub async fn output(self) -> Result<Vec<u8>> {
         let name = self.name();
         let ended = self.run(|_| {}).await?;
@@ -140,8 +144,8 @@ impl Tool {
     }
 }
 
-/// A program under way. When nobody waits for it any more it is asked to end, and what it writes
-/// to is held until it has.
+/// A running program. When dropped, it is asked to end, and the directory that it writes to is held
+/// until it has.
 struct Running {
     child: Option<Child>,
     writes_to: Option<WorkDir>,
@@ -151,7 +155,7 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
-        // None once it has been waited for: its pid may be another's by now.
+        // There is no pid once the program has been waited for: another process may have it by now.
         let pid = child.id().and_then(|id| i32::try_from(id).ok());
         let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) else { return };
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
@@ -163,7 +167,7 @@ impl Drop for Running {
     }
 }
 
-/// The last `n` lines as one text.
+/// Returns the last `n` lines as one text.
 pub(crate) fn tail(lines: &[String], n: usize) -> String {
     lines[lines.len().saturating_sub(n)..].join("\n")
 }
@@ -189,7 +193,7 @@ async fn lines(
     kept.into()
 }
 
-/// A line without its end, terminal escapes (ECMA-48 CSI) and other control characters.
+/// Returns a line without its end, terminal escapes (ECMA-48 CSI) and other control characters.
 fn plain(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut chars = line.trim_end().chars();
@@ -197,7 +201,7 @@ fn plain(line: &str) -> String {
         match c {
             '\x1b' => {
                 if chars.next() == Some('[') {
-                    // Parameters, then one final byte in @..~.
+                    // An escape has parameters, then one final byte in @..~.
                     for c in chars.by_ref() {
                         if ('@'..='~').contains(&c) {
                             break;
@@ -240,7 +244,7 @@ mod tests {
         assert_eq!(out.unwrap(), input);
     }
 
-    /// Nix makes the directory of its result anew if it is not there, also after SIGTERM.
+    /// Nix recreates the directory of its result if it is missing, even after SIGTERM.
     #[tokio::test]
     async fn what_a_program_writes_to_stays_until_it_has_ended() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,7 +1,7 @@
-//! The tree that becomes the root file system: the closure under `/nix/store`, and the profile's
-//! folders where programs look for them.
+//! Makes the tree that becomes the root file system: the closure under `/nix/store`, and the
+//! profile's folders where programs look for them.
 //!
-//! Binaries out of nixpkgs look into `/nix/store`, those of Debian into `/usr` and `/lib64`: the
+//! Binaries built by nixpkgs look into `/nix/store`, those of Debian into `/usr` and `/lib64`: the
 //! links serve both. `/etc` and `/var` are real directories, since guests write there.
 
 use std::fs::{Permissions, create_dir, create_dir_all, set_permissions};
@@ -14,9 +14,9 @@ use crate::error::{At, Error, Result};
 /// Profile folders that are linked into `/`.
 const LINKED: [&str; 9] =
     ["bin", "sbin", "lib", "lib32", "lib64", "libexec", "opt", "share", "usr"];
-/// Where a profile without a `usr` of its own is seen from `/usr`.
+/// Folders that appear in `/usr` if the profile has no `usr` of its own.
 const UNDER_USR: [&str; 6] = ["bin", "sbin", "lib", "libexec", "include", "share"];
-/// Directories that every guest has, with their modes: places to mount on, and to write to.
+/// Directories that every guest has, with their modes: to mount on, and to write to.
 const DIRECTORIES: [(&str, u32); 20] = [
     ("", 0o755),
     ("nix", 0o755),
@@ -39,7 +39,7 @@ const DIRECTORIES: [(&str, u32); 20] = [
     ("var/spool", 0o755),
     ("var/tmp", 0o1777),
 ];
-/// Files that a mere package environment lacks; the profile's own win.
+/// Files that a mere package environment lacks; a profile's own take precedence.
 const FILES: [(&str, u32, &str); 7] = [
     (
         "etc/passwd",
@@ -53,7 +53,7 @@ const FILES: [(&str, u32, &str); 7] = [
         0o644,
         "root:x:0:\ntty:x:5:\ndisk:x:6:\nkvm:x:36:\nsshd:x:74:\nnogroup:x:65534:\n",
     ),
-    // No password fits `*`, and unlike `!` it does not lock the account for public keys.
+    // No password matches `*`, and unlike `!` it does not lock the account for public keys.
     ("etc/shadow", 0o600, "root:*:1::::::\nsshd:*:1::::::\nnobody:*:1::::::\n"),
     ("etc/nsswitch.conf", 0o644, "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n"),
     ("etc/hosts", 0o644, "127.0.0.1 localhost\n::1 localhost\n"),
@@ -67,7 +67,7 @@ const FILES: [(&str, u32, &str); 7] = [
     ),
 ];
 
-/// Bytes that a closure occupies on disk.
+/// Returns the bytes that a closure occupies on disk.
 pub(crate) fn closure_bytes(closure: &[String]) -> u64 {
     fn walk(path: &Path) -> u64 {
         let Ok(meta) = std::fs::symlink_metadata(path) else { return 0 };
@@ -80,7 +80,7 @@ pub(crate) fn closure_bytes(closure: &[String]) -> u64 {
     closure.iter().map(|p| walk(Path::new(p))).sum()
 }
 
-/// Makes the tree at `root` (which must not exist) for `profile`, one of the closure's paths.
+/// Makes the tree at `root`, which must not exist, for `profile`, one of the closure's paths.
 pub(crate) fn stage(root: &Path, profile: &Path, closure: &[String]) -> Result<()> {
     if !profile.is_dir() {
         let why = "it builds to a single file, and an image needs a directory with bin, etc, …";
@@ -93,7 +93,7 @@ pub(crate) fn stage(root: &Path, profile: &Path, closure: &[String]) -> Result<(
         mirror(Path::new(path), &root.join(name))?;
     }
     for (name, _) in DIRECTORIES {
-        // /etc and /var are about to come from the profile, with these as an addition.
+        // If the profile has /etc or /var, they come from it; the directories here are added.
         let (from, to) = (profile.join(name), root.join(name));
         match matches!(name, "etc" | "var") && from.is_dir() {
             true => mirror(&from.canonicalize().at("resolve", &from)?, &to)?,
@@ -134,10 +134,10 @@ fn link_folders(root: &Path, profile: &Path) -> Result<()> {
         }
         return Ok(());
     }
-    // nixpkgs' packages have no usr, but scripts everywhere say /usr/bin/env.
+    // Packages of nixpkgs have no usr, but scripts everywhere use /usr/bin/env.
     let usr = root.join("usr");
     create_dir(&usr).at("create", &usr)?;
-    // Whatever the umask is: it is a guest's to read.
+    // Guests must be able to read it, whatever the umask is.
     set_permissions(&usr, Permissions::from_mode(0o755)).at("set the mode of", &usr)?;
     for name in UNDER_USR.into_iter().filter(|n| has(n)) {
         link(profile.join(name), &usr.join(name))?;
@@ -152,8 +152,8 @@ fn link(target: impl AsRef<Path>, at: &Path) -> Result<()> {
     symlink(target, at).at("link", at)
 }
 
-/// Rebuilds `from` at `to`: directories made, symbolic links copied, files hard-linked, or copied
-/// where that cannot be.
+/// Rebuilds `from` at `to`: makes directories, copies symbolic links, and hard-links files, or
+/// copies those that cannot be linked.
 fn mirror(from: &Path, to: &Path) -> Result<()> {
     let meta = std::fs::symlink_metadata(from).at("look at", from)?;
     if meta.is_symlink() {

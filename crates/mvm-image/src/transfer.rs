@@ -1,9 +1,9 @@
-//! Images that travel: from the store of one node to that of another.
+//! Moves images from the store of one node to that of another.
 //!
-//! An image is asked for by its digest, which names what went in, and by its *content*, the digest
-//! of what came out: whoever knows the content trusts no node that sends the bytes. What has
-//! arrived stays in `images/.incoming-DIGEST` until it is whole, so that a transfer goes on where
-//! it was cut off, from another node if need be.
+//! An image is requested by its digest, which covers what went in, and by its *content*, the digest
+//! of what came out: who knows the content need not trust the node that sends the bytes. What has
+//! arrived stays in `images/.incoming-DIGEST` until it is complete, so that an interrupted transfer
+//! can be resumed, even from another node.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,14 +17,14 @@ use crate::revision::{self, MANIFEST, digest_of, parts_of};
 use crate::types::{PARTS, Part, Revision};
 use crate::workdir::{self, INCOMING};
 
-/// What ends the name of a part that is not whole yet.
+/// Ending of the name of an incomplete part.
 const PARTIAL: &str = ".partial";
-/// The largest part that is taken, in bytes: 1 TiB.
+/// The largest part that is accepted, in bytes: 1 TiB.
 const MAX_PART: u64 = 1 << 40;
-/// Room that is left beside what a transfer needs, in bytes.
+/// Free bytes that must remain besides what a transfer needs.
 const SPARE: u64 = 64 << 20;
 
-/// An image on its way in. While it is held nobody else receives the same one.
+/// An image that is being received. While it is held, no other task receives the same one.
 #[derive(Debug)]
 pub struct Incoming {
     images: PathBuf,
@@ -63,7 +63,7 @@ pub(crate) fn receive(
     Ok(incoming)
 }
 
-/// The image that a manifest describes, if it is the wanted one.
+/// Returns the image that a manifest describes, if it is the wanted one. Error: `image_refused`.
 pub(crate) fn checked(manifest: &[u8], digest: &str, content: Option<&str>) -> Result<Revision> {
     let refused = |why: String| Error::ImageRefused { digest: digest.to_owned(), why };
     let mut revision: Revision = serde_json::from_slice(manifest)
@@ -91,12 +91,12 @@ pub(crate) fn checked(manifest: &[u8], digest: &str, content: Option<&str>) -> R
 }
 
 impl Incoming {
-    /// The image's digest.
+    /// Returns the image's digest.
     pub fn digest(&self) -> &str {
         &self.revision.digest
     }
 
-    /// What is still to come: each part, and how many bytes of it are there.
+    /// Returns each part that is still missing, and how many of its bytes have arrived.
     pub fn missing(&self) -> Vec<(Part, u64)> {
         let wanted = self.revision.parts.iter().filter(|part| !self.dir.join(&part.name).exists());
         let there =
@@ -104,13 +104,13 @@ impl Incoming {
         wanted.map(|part| (part.clone(), there(part))).collect()
     }
 
-    /// Where the bytes of a part are to be appended.
+    /// Returns the path of the file to which a part's bytes are appended.
     pub fn partial(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}{PARTIAL}"))
     }
 
-    /// A part is whole: checks its digest. If that is wrong the part is thrown away. Blocks.
-    /// Errors: `image_corrupt`, `io`.
+    /// Checks the digest of a part that has arrived completely; a part with a wrong one is deleted.
+    /// Blocks. Errors: `image_corrupt`, `io`.
     pub fn seal(&self, part: &Part) -> Result<()> {
         let path = self.partial(&part.name);
         let size = std::fs::metadata(&path).at("look at", &path)?.len();
@@ -122,7 +122,8 @@ impl Incoming {
         Err(Error::ImageCorrupt { digest, part: part.name.clone() })
     }
 
-    /// All parts are there: the image is in the store from now on. Blocks.
+    /// Puts the image into the store once all parts have arrived. Blocks. Errors: `image_damaged`
+    /// if one is missing, `io`.
     pub fn finish(self) -> Result<Revision> {
         if let Some((part, there)) = self.missing().first() {
             let why = format!("{there} of {} bytes of {} are there", part.size, part.name);
@@ -137,7 +138,7 @@ impl Incoming {
         revision::load_whole(&to)
     }
 
-    /// What an earlier transfer left is of use only if it was of the same content.
+    /// Deletes what an earlier transfer left if it was of another content.
     fn forget_what_differs(&self) -> Result<()> {
         let content = self.revision.content();
         if std::fs::read_to_string(self.note()).is_ok_and(|known| known == content) {
@@ -150,7 +151,7 @@ impl Incoming {
         write(&self.note(), content.as_bytes())
     }
 
-    /// Says of which content the parts are that are there.
+    /// Returns the path of the file that says to which content the present parts belong.
     fn note(&self) -> PathBuf {
         self.dir.join("content")
     }

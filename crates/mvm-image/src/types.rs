@@ -1,4 +1,4 @@
-//! What goes into the store and what comes out of it.
+//! The types that go into the store and come out of it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// The files that make an image, beside its manifest.
+/// The files that make up an image, besides its manifest.
 pub(crate) const PARTS: [&str; 3] = ["initrd", "root.erofs", "vmlinux"];
 
-/// The SHA-256, in hex, of a kernel and the modules kept with it.
+/// SHA-256, in hex, of a kernel and the modules kept with it.
 pub type KernelDigest = String;
 
 /// The static binary that is PID 1 in every guest, and its SHA-256 in hex.
@@ -22,7 +22,7 @@ pub struct GuestBinary {
 }
 
 impl GuestBinary {
-    /// Takes the bytes of the guest binary and hashes them.
+    /// Hashes the bytes of the guest binary.
     pub fn new(bytes: &'static [u8]) -> Self {
         Self { bytes, sha256: hex(&Sha256::digest(bytes)) }
     }
@@ -37,26 +37,26 @@ impl std::fmt::Debug for GuestBinary {
 /// What to build an image from.
 #[derive(Clone, Debug, Default)]
 pub struct BuildRequest {
-    /// The flake as the user wrote it; a path must be absolute already (the agent's working
-    /// directory is not the user's).
+    /// The flake as the user wrote it; a path must be absolute already, since the agent's working
+    /// directory is not the user's.
     pub flake: String,
     /// Attribute of the flake's packages, such as `ci-runner`.
     pub profile: String,
-    /// Flake inputs to replace: name to flake reference, as `nix --override-input` takes them.
+    /// Flake inputs to replace: name to flake reference, as for `nix --override-input`.
     pub override_inputs: BTreeMap<String, String>,
-    /// A kernel of this store by digest, digest prefix or name. `None`: the flake's own `kernel`
-    /// package if it has one, else the store's default kernel.
+    /// A kernel of this store by digest, digest prefix or name. `None` means the flake's own
+    /// `kernel` package if it has one, otherwise the store's default kernel.
     pub kernel: Option<KernelDigest>,
 }
 
 /// What a flake's builders may do on this node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sandbox {
-    /// Every one is in Nix's sandbox, whatever the flake says.
+    /// Every builder runs in Nix's sandbox, whatever the flake says.
     #[default]
     Strict,
-    /// Those that say `__noChroot` are not: they read what every user of the machine may, and reach
-    /// its network.
+    /// Builders with `__noChroot` run outside: they can read what every user of the machine can,
+    /// and reach its network.
     Relaxed,
 }
 
@@ -75,7 +75,7 @@ pub enum Platform {
 pub struct Revision {
     /// SHA-256 in hex of what went in: closure, guest binary, kernel, builder version.
     pub digest: String,
-    /// The directory that holds all of it.
+    /// The directory that holds all of the image's files.
     #[serde(skip)]
     pub dir: PathBuf,
     /// The read-only root file system, `root.erofs`.
@@ -87,19 +87,19 @@ pub struct Revision {
     /// The uncompressed newc archive with `/init`, modules and `/etc/mvm/modules`.
     #[serde(skip)]
     pub initrd: PathBuf,
-    /// How devices have to be presented to this kernel.
+    /// How devices must be presented to this kernel.
     pub platform: Platform,
-    /// The kernel's digest in the store, and its version string.
+    /// The kernel's digest in the store.
     pub kernel_digest: KernelDigest,
-    /// Such as `6.1.0-41-cloud-amd64`.
+    /// The kernel's version, such as `6.1.0-41-cloud-amd64`.
     pub kernel_version: String,
-    /// When it was built, milliseconds since the Unix epoch.
+    /// When the image was built, in milliseconds since the Unix epoch.
     pub built_at: u64,
-    /// Bytes that `root`, `kernel` and `initrd` occupy together (apparent sizes).
+    /// Sum of the apparent sizes of `root`, `kernel` and `initrd`, in bytes.
     pub size_bytes: u64,
-    /// The flake it was built from, as the user wrote it.
+    /// The flake that it was built from, as the user wrote it.
     pub flake: String,
-    /// The profile it was built from.
+    /// The profile that it was built from.
     pub profile: String,
     /// SHA-256 of the guest binary inside.
     pub guest_sha256: String,
@@ -107,19 +107,19 @@ pub struct Revision {
     pub out_path: String,
     /// All store paths inside, sorted.
     pub closure: Vec<String>,
-    /// Lengths and digests of its files, by name.
+    /// Lengths and digests of the image's files, by name; empty in manifests of older versions.
     #[serde(default)]
     pub parts: Vec<Part>,
 }
 
 impl Revision {
-    /// The first 12 hex digits of the digest: what people see and type.
+    /// Returns the first 12 hex digits of the digest: what people see and type.
     pub fn short(&self) -> &str {
         self.digest.get(..12).unwrap_or(&self.digest)
     }
 
-    /// SHA-256 in hex over names, lengths and digests of its parts: what the image *is*, where the
-    /// digest says what it was made of. Empty where its files were never digested.
+    /// Returns the SHA-256, in hex, over the names, lengths and digests of its parts: what the
+    /// image *is*, while the digest says what it was made of. Empty if its files were never hashed.
     pub fn content(&self) -> String {
         if self.parts.is_empty() {
             return String::new();
@@ -131,7 +131,7 @@ impl Revision {
         hex(&hash.finalize())
     }
 
-    /// The file of a part, if it has one of that name.
+    /// Returns the path of the part with this name; `None` if an image has no such part.
     pub fn part_file(&self, name: &str) -> Option<PathBuf> {
         PARTS.contains(&name).then(|| self.dir.join(name))
     }
@@ -142,9 +142,9 @@ impl Revision {
 pub struct Part {
     /// `initrd`, `root.erofs` or `vmlinux`.
     pub name: String,
-    /// Its length in bytes.
+    /// Length in bytes.
     pub size: u64,
-    /// SHA-256 of its bytes, 64 hexadecimal digits.
+    /// SHA-256 of the bytes, 64 hexadecimal digits.
     pub sha256: String,
 }
 
@@ -153,19 +153,19 @@ pub struct Part {
 pub struct KernelInfo {
     /// SHA-256 in hex over the kernel and its modules.
     pub digest: KernelDigest,
-    /// The name it was imported under; unique in the store.
+    /// The name that it was imported under; unique in the store.
     pub name: String,
-    /// Version string out of the image, such as `6.1.0-41-cloud-amd64`.
+    /// Version found in the image, such as `6.1.0-41-cloud-amd64`.
     pub version: String,
-    /// How devices have to be presented to it.
+    /// How devices must be presented to it.
     pub platform: Platform,
     /// Whether the ELF file has a PVH entry note (QEMU's `-kernel` wants it for a vmlinux).
     pub pvh: bool,
-    /// Modules that the initrd will load, in this order, relative to the initrd's root.
+    /// Modules that the initrd loads, in this order, relative to the initrd's root.
     pub modules: Vec<String>,
     /// Bytes of the kernel and its modules together.
     pub size_bytes: u64,
-    /// When it was imported, milliseconds since the Unix epoch.
+    /// When it was imported, in milliseconds since the Unix epoch.
     pub imported_at: u64,
     /// Where it came from: a file, a package, a Nix store path.
     pub origin: String,
@@ -183,10 +183,11 @@ pub struct KernelInfo {
 /// How to import a kernel file.
 #[derive(Clone, Debug, Default)]
 pub struct KernelImport {
-    /// A `lib/modules/VERSION` directory (with `modules.dep`) to take virtio, erofs, overlay,
-    /// vsock and packet modules from. `None`: the kernel has what it needs built in.
+    /// A `lib/modules/VERSION` directory to take virtio, erofs, overlay, vsock and packet modules
+    /// from. `None` means that the kernel has what it needs built in, or that the directory lies
+    /// next to the file as in an unpacked package.
     pub initrd_modules: Option<PathBuf>,
-    /// What to call it; `None`: its version string.
+    /// Name in the store; `None` means the version string.
     pub name: Option<String>,
 }
 
@@ -195,11 +196,11 @@ pub struct KernelImport {
 pub struct Removed {
     /// The revision's digest, or the name of a leftover temporary directory.
     pub digest: String,
-    /// Bytes on disk that it gave back.
+    /// Bytes on disk that became free.
     pub bytes: u64,
 }
 
-/// What a build or a fetch is doing, for a person to watch.
+/// A step of a build or a fetch, for people to watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// A new stage began.
@@ -207,14 +208,14 @@ pub enum Progress {
         /// A fixed word: `check`, `nix`, `closure`, `kernel`, `stage`, `erofs`, `initrd`,
         /// `publish`, `cached`, `resolve`, `download`, `unpack`, `import`, `receive`.
         name: &'static str,
-        /// What it works on, for people.
+        /// What the stage works on, for people.
         detail: String,
     },
     /// One line of a tool's own output (Nix, apt).
     Line(String),
 }
 
-/// The programs this crate runs; each a name to be found in `PATH`, or a path.
+/// The programs that this crate runs; each is a name to find in `PATH`, or a path.
 #[derive(Clone, Debug)]
 pub struct Tools {
     /// `nix` 2.8 or later.
@@ -225,14 +226,14 @@ pub struct Tools {
     pub mke2fs: PathBuf,
     /// `apt-get`, for [`crate::ImageStore::kernel_fetch`] only.
     pub apt_get: PathBuf,
-    /// `apt-cache`, likewise.
+    /// `apt-cache`, for the same method only.
     pub apt_cache: PathBuf,
-    /// `dpkg-deb`, likewise.
+    /// `dpkg-deb`, for the same method only.
     pub dpkg_deb: PathBuf,
 }
 
 impl Default for Tools {
-    /// Names looked up in `PATH`; `MVM_NIX` in the environment names another `nix`.
+    /// Returns names to find in `PATH`; `MVM_NIX` in the environment names another `nix`.
     fn default() -> Self {
         Self {
             nix: std::env::var_os("MVM_NIX").map_or_else(|| "nix".into(), PathBuf::from),
@@ -245,12 +246,12 @@ impl Default for Tools {
     }
 }
 
-/// Lower-case hex of some bytes.
+/// Returns some bytes in lower-case hex.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Milliseconds since the Unix epoch, now.
+/// Returns the present time in milliseconds since the Unix epoch.
 #[allow(clippy::disallowed_methods)] // It is shown, and nothing is decided by it.
 pub(crate) fn now_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

@@ -1,8 +1,9 @@
-//! Directories that are written aside and renamed into place when whole.
+//! Directories that are written aside and renamed into place when complete.
 //!
 //! A work directory is named `.tmp-*` and locked (flock(2)) by the process that fills it. The lock
-//! goes with the process however it ends, so one that can be locked is a leftover. Inside the
-//! process everything that writes there has the [`WorkDir`]: it goes with the last of them.
+//! ends with the process, however it ends, so a directory that can be locked is a leftover. Inside
+//! the process, everything that writes there holds the [`WorkDir`], which is removed with its last
+//! holder.
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
@@ -19,10 +20,10 @@ use crate::error::{At, Error, Result};
 use crate::types::Removed;
 
 const PREFIX: &str = ".tmp-";
-/// How the name of a directory that a transfer fills begins.
+/// Prefix of the name of a directory that a transfer fills.
 pub(crate) const INCOMING: &str = ".incoming-";
 
-/// A locked work directory; unless published, it is removed when the last one lets go of it.
+/// A locked work directory; unless published, it is removed with its last holder.
 #[derive(Clone, Debug)]
 pub(crate) struct WorkDir(Arc<Locked>);
 
@@ -34,15 +35,15 @@ struct Locked {
 }
 
 impl WorkDir {
-    /// Makes one in `parent`.
+    /// Makes a work directory in `parent` and locks it.
     pub fn new_in(parent: &Path) -> Result<Self> {
         for _ in 0..100 {
             let ours = std::fs::Permissions::from_mode(0o700);
             let made = tempfile::Builder::new().prefix(PREFIX).permissions(ours).tempdir_in(parent);
             let path = made.at("make a work directory in", parent)?.keep();
             let lock = File::open(&path).at("open", &path);
-            // Between making and locking, another process's sweep may have taken it for a
-            // leftover: then make another.
+            // Between making and locking, another process's sweep may have removed it as a
+            // leftover; then another one is made.
             let Ok(lock) = lock else { continue };
             if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() && path.is_dir() {
                 let published = AtomicBool::new(false);
@@ -57,8 +58,8 @@ impl WorkDir {
         &self.0.path
     }
 
-    /// Makes it durable and renames it to `to`. `Ok(false)`: somebody else's was there first, and
-    /// ours is gone.
+    /// Makes the directory durable and renames it to `to`. `Ok(false)` means that `to` exists
+    /// already; the directory is then removed.
     pub fn publish(self, to: &Path) -> Result<bool> {
         let published = publish(self.path(), to)?;
         self.0.published.store(published, Ordering::Relaxed);
@@ -66,7 +67,7 @@ impl WorkDir {
     }
 }
 
-/// Makes a directory durable and renames it to `to`; `Ok(false)` where something is there already.
+/// Makes a directory durable and renames it to `to`; `Ok(false)` if `to` exists already.
 pub(crate) fn publish(dir: &Path, to: &Path) -> Result<bool> {
     sync_tree(dir)?;
     match std::fs::rename(dir, to) {
@@ -90,8 +91,8 @@ impl Drop for Locked {
         let busy = |e: &std::io::Error| e.kind() == std::io::ErrorKind::DirectoryNotEmpty;
         let path = std::mem::take(&mut self.path);
         match std::fs::remove_dir_all(&path) {
-            // What a program has started itself may still put files into it while it ends. Whoever
-            // drops this may be a task of an executor: another thread waits for that.
+            // A program's children may still put files into it while they end. This may be dropped
+            // by a task of an executor, so another thread waits for that.
             Err(e) if busy(&e) => {
                 std::thread::spawn(move || {
                     let again = || {
@@ -107,7 +108,7 @@ impl Drop for Locked {
     }
 }
 
-/// A work directory that could not be removed is swept when the store is opened again.
+/// Logs a work directory that could not be removed; it is swept when the store is opened again.
 fn tell_if_left(path: &Path, removed: std::io::Result<()>) {
     if let Err(error) = removed
         && error.kind() != std::io::ErrorKind::NotFound
@@ -116,7 +117,7 @@ fn tell_if_left(path: &Path, removed: std::io::Result<()>) {
     }
 }
 
-/// fsync(2) of a file or directory.
+/// Syncs a file or directory (fsync(2)).
 pub(crate) fn sync(path: &Path) -> Result<()> {
     File::open(path).and_then(|f| f.sync_all()).at("make durable", path)
 }
@@ -134,18 +135,18 @@ fn sync_tree(dir: &Path) -> Result<()> {
     sync(dir)
 }
 
-/// How long a transfer that was cut off may be gone on with.
+/// How long an interrupted transfer can be resumed.
 const RESUMABLE: Duration = Duration::from_secs(24 * 3600);
 
-/// Whether a directory is nobody's any more, unless somebody holds it: of a build at once, of a
-/// transfer when it has not been gone on with for long.
+/// Returns whether an unlocked directory is a leftover: a build's at once, a transfer's when it has
+/// not been resumed for long.
 fn is_leftover(name: &str, path: &Path) -> bool {
     let age = || std::fs::metadata(path).ok()?.modified().ok()?.elapsed().ok();
     name.starts_with(PREFIX)
         || name.starts_with(INCOMING) && age().is_some_and(|age| age > RESUMABLE)
 }
 
-/// Removes, or with `dry_run` only lists, the leftovers in `parent` that nobody holds. Programs that still
+/// Removes, or with `dry_run` only lists, the unlocked leftovers in `parent`. Programs that still
 /// work for one are ended first.
 pub(crate) fn sweep(parent: &Path, dry_run: bool) -> Result<Vec<Removed>> {
     let mut removed = Vec::new();
@@ -170,7 +171,7 @@ pub(crate) fn sweep(parent: &Path, dry_run: bool) -> Result<Vec<Removed>> {
     Ok(removed)
 }
 
-/// Moves a whole directory aside, so that it is gone at once, then removes it.
+/// Moves a whole directory aside, so that it disappears at once, then removes it.
 pub(crate) fn remove(dir: &Path) -> Result<()> {
     let parent = dir.parent().unwrap_or(dir);
     let aside = WorkDir::new_in(parent)?;
@@ -187,8 +188,8 @@ fn remove_any(path: &Path) -> Result<()> {
     gone.at("remove", path)
 }
 
-/// Bytes that a directory's files occupy on disk, or would give back: hard links to files that
-/// live elsewhere too count nothing.
+/// Returns the bytes that a directory's files occupy on disk and would give back: files with hard
+/// links elsewhere count as zero.
 pub(crate) fn disk_usage(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let Ok(meta) = std::fs::symlink_metadata(path) else { return 0 };

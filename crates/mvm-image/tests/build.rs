@@ -1,4 +1,4 @@
-//! Real builds with the real Nix: of packages out of Debian's archive, offline.
+//! Real builds with the real Nix: of packages from Debian's archive, offline.
 
 mod common;
 
@@ -44,13 +44,13 @@ async fn a_profile_becomes_an_image_and_the_second_build_finds_it() {
     assert_eq!(store.get(revision.short()).unwrap(), revision);
     assert_eq!(store.get("0123456789ab").unwrap_err().code(), Code::RevisionMissing);
 
-    // Another guest binary is another image, of the same tree.
+    // Another guest binary gives another image, of the same tree.
     let other = relaxed(ImageStore::open(root.path(), GuestBinary::new(b"another")));
     let changed = other.build(&request, &quiet()).await.unwrap();
     assert_ne!(changed.digest, revision.digest);
     assert_eq!(store.list().unwrap().len(), 2);
 
-    // Garbage collection keeps what is in use, and leftovers go.
+    // Garbage collection keeps what is in use, and removes leftovers.
     std::fs::create_dir(root.path().join("images/.tmp-killed")).unwrap();
     let in_use: BTreeSet<String> = [revision.digest.clone()].into();
     let would = store.remove_unused(&in_use, true).unwrap();
@@ -87,7 +87,7 @@ async fn what_a_killed_process_left_goes_at_the_next_start() {
 async fn concurrent_builds_of_the_same_give_one_image() {
     let (store, root) = store();
     debian_kernel(&store).await;
-    // Two stores on one root, as two processes would be: no lock in memory is shared.
+    // Two stores on one root stand in for two processes: they share no lock in memory.
     let other = relaxed(ImageStore::open(root.path(), guest()));
     let flakes = tempfile::tempdir().unwrap();
     let request = request(&flake(flakes.path(), SMALL), "small");
@@ -109,7 +109,7 @@ async fn a_build_that_is_dropped_leaves_nothing() {
         if tokio::time::timeout(Duration::from_millis(ms), build).await.is_ok() {
             break;
         }
-        // The thread that was staging, if any, ends soon and takes its directory along.
+        // A thread that was staging, if any, ends soon and removes its directory.
         let deadline = Instant::now() + Duration::from_secs(30);
         while names(&root.path().join("images")).iter().any(|n| n.starts_with(".tmp-")) {
             assert!(Instant::now() < deadline, "{:?}", names(&root.path().join("images")));
@@ -180,7 +180,7 @@ async fn an_evaluation_error_comes_in_nixs_own_words() {
     assert!(names(&root.path().join("images")).is_empty());
 }
 
-/// What will not go the next time either is not tried again, whatever Nix calls it.
+/// A build that would fail again the next time is not retried, whatever Nix calls the error.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nix_cannot_evaluate_is_told_from_what_it_cannot_build() {
     let (store, _root) = store();

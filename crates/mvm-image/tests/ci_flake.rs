@@ -13,7 +13,7 @@ fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
-/// All of debian-pkgs: `MVM_TEST_DEBIAN_PKGS` or `target/test-cache/debian-pkgs`.
+/// Directory with all of debian-pkgs: `MVM_TEST_DEBIAN_PKGS` or `target/test-cache/debian-pkgs`.
 fn all_debian_pkgs() -> std::path::PathBuf {
     if let Some(dir) = std::env::var_os("MVM_TEST_DEBIAN_PKGS") {
         return dir.into();
@@ -26,8 +26,8 @@ fn all_debian_pkgs() -> std::path::PathBuf {
     dir.canonicalize().unwrap()
 }
 
-/// The image, mounted read-only with an overlay on a tmpfs, as a guest sees it. Needs root and
-/// erofs and overlay in the host's kernel; taken down on drop.
+/// The image, mounted read-only with an overlay on a tmpfs, as a guest sees it; unmounted when
+/// dropped. Needs root, and erofs and overlay in the host's kernel.
 struct Mounted(tempfile::TempDir);
 
 impl Mounted {
@@ -54,7 +54,7 @@ impl Mounted {
         mounted
     }
 
-    /// Runs a script in it and gives what it printed.
+    /// Runs a script in the image and returns what it printed.
     fn sh(&self, script: &str) -> String {
         let root = self.0.path().join("root");
         let mut chroot = Command::new("chroot");

@@ -1,4 +1,4 @@
-//! Kernels: the distribution's fetched and imported, and files that are none refused.
+//! Kernels: the distribution's is fetched and imported, and files that are not kernels are refused.
 
 mod common;
 
@@ -32,16 +32,16 @@ async fn the_distributions_kernel_is_fetched_with_its_modules_in_order() {
             std::fs::read(kernel.dir.join("modules").join(module)).unwrap().starts_with(b"\x7fELF")
         );
     }
-    // Once more is the same one, and nothing is left over.
+    // Fetching again gives the same kernel, and nothing is left over.
     assert_eq!(fetched_kernel(&store).await.digest, kernel.digest);
     assert_eq!(common::names(&root.path().join("kernels")), ["default", kernel.digest.as_str()]);
 
-    // Without its modules it cannot mount a root, and that is said at import.
+    // Without its modules the kernel cannot mount a root, and the import says so.
     let error = store.kernel_import(&kernel.path, KernelImport::default()).await.unwrap_err();
     assert_eq!(error.code(), Code::KernelUnfit);
     assert!(error.to_string().contains("erofs"), "{error}");
 
-    // From the bare vmlinux and modules it is the same kernel again.
+    // Importing the bare vmlinux with its modules gives the same kernel.
     let modules = kernel.dir.join("modules/lib/modules").join(&kernel.version);
     let opts = KernelImport { initrd_modules: Some(modules), name: Some("mine".to_owned()) };
     assert_eq!(store.kernel_import(&kernel.path, opts).await.unwrap().digest, kernel.digest);

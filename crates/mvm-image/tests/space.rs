@@ -1,4 +1,4 @@
-//! Disks, and what happens when there is no room for them.
+//! Disks, and what happens when there is no space for them.
 
 mod common;
 
@@ -42,7 +42,7 @@ async fn a_full_disk_is_named_and_nothing_is_left() {
     let flakes = tempfile::tempdir().unwrap();
     let request = request(&flake(flakes.path(), SMALL), "small");
 
-    // Room for the kernel, not for the image: refused before it is begun.
+    // There is space for the kernel but not for the image: the build is refused at its start.
     let small = Small::new(80);
     let store = relaxed(ImageStore::open(small.path(), guest()));
     store.kernel_import(&kernel.path, opts.clone()).await.unwrap();
@@ -51,7 +51,7 @@ async fn a_full_disk_is_named_and_nothing_is_left() {
     assert!(error.to_string().contains("MiB are free"), "{error}");
     assert!(names(&small.path().join("images")).is_empty());
 
-    // Not even for the kernel: the write itself fails.
+    // There is not even space for the kernel: the write itself fails.
     let tiny = Small::new(20);
     let store = relaxed(ImageStore::open(tiny.path(), guest()));
     let error = store.kernel_import(&kernel.path, opts).await.unwrap_err();

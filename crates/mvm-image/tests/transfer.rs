@@ -1,4 +1,4 @@
-//! Images that travel from one store to another, cut off, tampered with and gone on with.
+//! Images are moved from one store to another; transfers are cut off, tampered with and resumed.
 
 mod common;
 
@@ -18,7 +18,7 @@ async fn built() -> (ImageStore, tempfile::TempDir, Revision) {
     (store, root, revision)
 }
 
-/// Appends up to `most` bytes of what is missing of a part.
+/// Appends up to `most` bytes of what a part still lacks.
 fn carry(from: &Revision, part: &str, to: &Path, offset: u64, most: u64) {
     let mut source = std::fs::File::open(from.part_file(part).unwrap()).unwrap();
     source.seek(SeekFrom::Start(offset)).unwrap();
@@ -36,7 +36,7 @@ async fn an_image_arrives_whole_though_it_was_cut_off_and_tampered_with() {
     let (manifest, content) = (from.manifest(&revision.digest).unwrap(), revision.content());
     let receive = || to.receive(&manifest, &revision.digest, Some(&content));
 
-    // Cut off in the middle of every part: what is there stays.
+    // Every part is cut off in the middle: what has arrived stays.
     let incoming = receive().unwrap();
     assert_eq!(receive().unwrap_err().code(), Code::Busy);
     for (part, there) in incoming.missing() {
@@ -52,7 +52,7 @@ async fn an_image_arrives_whole_though_it_was_cut_off_and_tampered_with() {
         assert_eq!(there, part.size / 2);
         carry(&revision, &part.name, &incoming.partial(&part.name), there, part.size);
     }
-    // One byte of one part is another: that part is thrown away, the others are kept.
+    // With one byte changed, a part is thrown away, and the others are kept.
     let path = incoming.partial("initrd");
     let mut file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.seek(SeekFrom::Start(100)).unwrap();
@@ -81,7 +81,7 @@ async fn an_image_arrives_whole_though_it_was_cut_off_and_tampered_with() {
     assert_eq!(names(&to_root.path().join("images")), [revision.digest.as_str()]);
     assert_eq!(to.get(&revision.digest).unwrap().parts, revision.parts);
 
-    // What says that it is another image is not taken, and leaves nothing.
+    // A manifest of another image is refused, and leaves nothing behind.
     let (other, other_root) = store();
     for (digest, content) in
         [("0".repeat(64), None), (revision.digest.clone(), Some("0".repeat(64)))]
@@ -95,8 +95,8 @@ async fn an_image_arrives_whole_though_it_was_cut_off_and_tampered_with() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// A manifest comes from another machine: whatever it says, nothing is written outside, and
-    /// what is not the wanted image is refused.
+    /// A manifest comes from another machine: whatever it says, nothing is written outside the
+    /// directory, and any other image is refused.
     #[test]
     fn a_manifest_of_any_text_is_refused(text in "\\PC{0,200}", name in "(\\.\\./)?[a-z.]{1,12}", size in any::<u64>()) {
         let (store, root) = store();

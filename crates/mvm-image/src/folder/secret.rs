@@ -1,5 +1,5 @@
-//! Which files of a folder hold secrets: by their names where these leave no doubt, by what is in
-//! them where a source file or a public key may have the same name.
+//! Decides which files of a folder hold secrets: by name if the name leaves no doubt, by content if
+//! a source file or a public key may have the same name.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,7 +8,7 @@ use std::path::Path;
 /// Folders that tools keep secrets in.
 const FOLDERS: [&str; 7] =
     [".aws", ".azure", ".gcloud", ".gnupg", ".kube", ".password-store", ".ssh"];
-/// Files of a known place, where the name alone says nothing.
+/// Files in known places, whose bare name says nothing.
 const PLACES: [&str; 4] = [
     ".docker/config.json",
     ".config/gh/hosts.yml",
@@ -41,26 +41,27 @@ const NAMES: [&str; 24] = [
     "secring.gpg",
     "vault_pass",
 ];
-/// Keys and certificates in one file, and stores of keys.
+/// Endings of files with keys and certificates together, and of key stores.
 const ENDINGS: [&str; 7] = [".jks", ".kdbx", ".keystore", ".p12", ".pfx", ".pkcs12", ".ppk"];
-/// `.env.example` and the like are there to be read.
+/// Endings such as in `.env.example`, which mark files without secrets.
 const EXAMPLES: [&str; 6] = ["default", "defaults", "dist", "example", "sample", "template"];
-/// Files of data, as opposed to those of a program that deals with credentials.
+/// Endings of data files, as opposed to source files of a program that handles credentials.
 const DATA: [&str; 11] =
     ["", "conf", "csv", "db", "ini", "json", "properties", "toml", "txt", "xml", "yaml"];
-/// So much of a file is looked at. A key is at the head of its file; what a service account has is short.
+/// How many bytes of a file are searched. A key stands at the head of its file, and a service
+/// account's file is short.
 const HEAD: u64 = 64 << 10;
 
-/// What is known of a file or folder.
+/// Whether a file or folder holds a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Plain,
-    /// It may hold one, or may be what the flake needs.
+    /// The file may hold a secret, or may be what the flake needs.
     Doubtful,
     Secret,
 }
 
-/// Judges what is at `path`, which is `inside` of the folder.
+/// Judges the file or folder at `path`, whose path inside the folder is `inside`.
 pub(super) fn judge(path: &Path, inside: &Path, kind: std::fs::FileType) -> Verdict {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     let secret = |yes: bool| if yes { Verdict::Secret } else { Verdict::Plain };
@@ -70,7 +71,7 @@ pub(super) fn judge(path: &Path, inside: &Path, kind: std::fs::FileType) -> Verd
     if kind.is_dir() {
         return secret(FOLDERS.contains(&name.as_str()));
     }
-    // Of a symbolic link Nix copies where it leads, and nothing of what is there.
+    // Nix copies a symbolic link itself, not what it points to.
     if by_name(&name) || kind.is_file() && by_content(path, &name) {
         return Verdict::Secret;
     }
@@ -96,7 +97,7 @@ fn by_name(name: &str) -> bool {
         || of_data(|stem| stem.starts_with("client_secret"))
 }
 
-/// A name before and after its last dot; what is hidden has no ending for that.
+/// Splits a name at its last dot. A hidden file's leading dot does not count.
 fn stem_and_ending(name: &str) -> Option<(&str, &str)> {
     match name.rsplit_once('.') {
         Some(("", _)) | None => Some((name, "")),
@@ -115,7 +116,7 @@ fn by_content(path: &Path, name: &str) -> bool {
         return false; // copying it says why
     }
     let has = |words: &str| memchr::memmem::find(&head, words.as_bytes()).is_some();
-    // Whatever it is called. A key in the midst of a source file is a test's.
+    // The file's name does not matter here. A key in the middle of a source file belongs to a test.
     let text = head.trim_ascii_start();
     let first = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let begins_as_key = first.starts_with(b"-----BEGIN ")
@@ -130,7 +131,7 @@ fn by_content(path: &Path, name: &str) -> bool {
     }
     match Path::new(name).extension().and_then(|ending| ending.to_str()) {
         Some("pem" | "crt" | "cer" | "asc" | "json") => has("PRIVATE KEY-----"),
-        // A bare key has no words at all, such as WireGuard's.
+        // A bare key, such as WireGuard's, has no header at all.
         Some("key") => has("PRIVATE KEY") || !has("-----BEGIN "),
         _ => false,
     }

@@ -1,4 +1,4 @@
-//! How Nix is run: with which settings, and as whom its builders.
+//! How Nix is run: with which settings, and with which users for its builders.
 
 use std::path::{Path, PathBuf};
 
@@ -7,16 +7,17 @@ use crate::layout::ImageStore;
 use crate::run::Tool;
 use crate::types::Sandbox;
 
-/// The users that builders run as, and their group, which no tenant's machines have. They are on no list of
-/// the machine's: Nix finds them in files that it alone sees.
+/// The group of the builders' users, whose ids follow it; no tenant's machines use them. They are
+/// on no list of the host: Nix finds them in files that only it sees.
 const FIRST_ID: u32 = 478_000;
-/// So many builders at once.
+/// How many builders may run at once.
 const USERS: u32 = 16;
 const GROUP: &str = "mvmbuild";
-/// The group of an installation of Nix for several users.
+/// Prefix of the group's line in a multi-user installation of Nix.
 const USUAL_GROUP: &str = "nixbld:";
-/// Runs a program that sees /etc/passwd and /etc/group with our users in them: $1 is a directory to have
-/// them in, $2 and $3 are the lines. A tmpfs in a mount namespace goes with the program.
+/// Runs a program that sees /etc/passwd and /etc/group with the builders' users in them: $1 is a
+/// directory to mount them in, $2 and $3 are the lines. The tmpfs and its mount namespace end with
+/// the program.
 const WITH_USERS: &str = r#"set -e
 mount -t tmpfs -o mode=0755,size=4m mvm-build "$1"
 cat /etc/passwd - > "$1/passwd" <<END
@@ -39,17 +40,18 @@ pub(super) struct Nix {
     pub users: Users,
 }
 
-/// Whom builders run as.
+/// The users that builders run as.
 #[derive(Clone, Debug)]
 pub(super) enum Users {
-    /// As Nix's own settings say, or as whoever runs it where that is not root.
+    /// Those of Nix's own settings, or the present user if that is not root.
     Own,
-    /// Ours; the directory is where Nix is shown them.
+    /// mvm's own; the path is the directory in which Nix is shown them.
     Ours(PathBuf),
 }
 
 impl Users {
-    /// Debian's nix-bin comes without users for builders. Without any they would be root.
+    /// Chooses the users. Debian's nix-bin comes without users for builders, which without any
+    /// would run as root.
     pub fn of(store: &ImageStore) -> Result<Users> {
         let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
         if !rustix::process::geteuid().is_root() || has_usual(&groups) {
@@ -61,12 +63,12 @@ impl Users {
     }
 }
 
-/// Whether there is the usual group, and somebody in it.
+/// Returns whether the usual group exists and has members.
 fn has_usual(groups: &str) -> bool {
     groups.lines().any(|line| line.starts_with(USUAL_GROUP) && !line.ends_with(':'))
 }
 
-/// Lines for passwd(5) and group(5).
+/// Returns the lines for passwd(5) and group(5).
 fn lines() -> (String, String) {
     let names: Vec<String> = (1..=USERS).map(|number| format!("{GROUP}{number}")).collect();
     let user = |(name, id): (&String, u32)| {
@@ -77,7 +79,7 @@ fn lines() -> (String, String) {
 }
 
 impl Nix {
-    /// The program, to which arguments are added.
+    /// Returns the program, ready for its arguments.
     pub fn tool(&self) -> Tool {
         let tool = match &self.users {
             Users::Own => Tool::new(&self.program, "nix-bin"),
@@ -102,7 +104,7 @@ impl Nix {
         tool.env("NIX_CONFIG", self.config())
     }
 
-    /// Nix's settings for our runs, added to those of the environment.
+    /// Returns Nix's settings for these runs, added to those of the environment.
     fn config(&self) -> String {
         let mut lines = vec![std::env::var("NIX_CONFIG").unwrap_or_default()];
         lines.push("extra-experimental-features = nix-command flakes".to_owned());
@@ -113,7 +115,8 @@ impl Nix {
             Sandbox::Strict => "true",
             Sandbox::Relaxed => "relaxed",
         };
-        // Where no sandbox can be made, that is an error; and a flake changes none of these.
+        // If no sandbox can be set up, the build must fail; and a flake must change none of these
+        // settings.
         lines.push(format!("sandbox = {sandbox}\nsandbox-fallback = false"));
         lines.push("accept-flake-config = false\nwarn-dirty = false".to_owned());
         lines.retain(|line| !line.is_empty());

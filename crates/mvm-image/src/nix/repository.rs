@@ -1,16 +1,16 @@
-//! A flake that is a git repository: whether git reads it for us.
+//! Checks that git agrees to read a flake that is a git repository.
 
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::run::Tool;
 
-/// What git says of a repository that is another user's, and newer versions of Nix.
+/// What git and newer versions of Nix print about a repository that belongs to another user.
 const FOREIGN: [&str; 2] = ["dubious ownership in repository", "is not owned by current user"];
 
-/// Asks git whether it reads the repository that a reference names, before Nix does: where git says
-/// no, Nix 2.8 has it compare two folders instead, and shows how that is done. What else may be wrong
-/// with it is Nix's to say.
+/// Asks git whether it reads the repository that a reference names, before Nix does: if git
+/// refuses, Nix 2.8 makes it compare two folders instead and prints that command's help. Other
+/// errors are left for Nix to report.
 pub(super) async fn check(reference: &str) -> Result<()> {
     let Some(dir) = local(reference) else { return Ok(()) };
     let ask =
@@ -22,7 +22,7 @@ pub(super) async fn check(reference: &str) -> Result<()> {
     }
 }
 
-/// The directory of a repository on this machine.
+/// Returns the directory of a repository on this machine; `None` if the reference is remote.
 fn local(reference: &str) -> Option<PathBuf> {
     let path = match reference.strip_prefix("git+file:") {
         Some(path) => path.strip_prefix("//").unwrap_or(path),
@@ -32,8 +32,8 @@ fn local(reference: &str) -> Option<PathBuf> {
     path.starts_with('/').then(|| PathBuf::from(path))
 }
 
-/// The error, where these lines say that a repository is another user's: the one that they name, or
-/// else `dir`.
+/// Returns an error if these lines say that a repository belongs to another user: the one that they
+/// name, or else `dir`.
 pub(super) fn foreign(lines: &[String], dir: &Path) -> Option<Error> {
     let line = lines.iter().find(|line| FOREIGN.iter().any(|words| line.contains(words)))?;
     let named = line.split('\'').nth(1).filter(|path| path.starts_with('/')).map(PathBuf::from);

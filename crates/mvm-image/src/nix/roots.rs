@@ -1,12 +1,13 @@
-//! What builds leave among the roots of Nix's garbage collector: links to links that are gone.
+//! Removes what builds leave among the roots of Nix's garbage collector: links to links that are
+//! gone.
 
 use std::path::Path;
 
-/// Where Nix keeps the links to what must stay.
+/// Where Nix keeps its links to what must stay.
 const ROOTS: &str = "/nix/var/nix/gcroots/auto";
 
-/// Removes the roots that builds in this directory have left, and that lead nowhere; with `dry_run`, only
-/// counts them. One whose build is under way leads to its result.
+/// Removes the roots of builds in this directory that lead nowhere, and returns their number; with
+/// `dry_run`, only counts them. The root of a running build leads to its result and stays.
 pub(crate) fn remove_stale(images: &Path, dry_run: bool) -> u64 {
     stale_in(Path::new(ROOTS), images, dry_run)
 }
@@ -17,7 +18,7 @@ fn stale_in(roots: &Path, images: &Path, dry_run: bool) -> u64 {
         let target = std::fs::read_link(link).ok().filter(|target| target.starts_with(images));
         target.is_some_and(|target| target.symlink_metadata().is_err())
     });
-    // Nix may be at it as well.
+    // Nix may remove the same link at the same time.
     ours.filter(|link| dry_run || std::fs::remove_file(link).is_ok()).count() as u64
 }
 

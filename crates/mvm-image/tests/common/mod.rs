@@ -11,7 +11,7 @@ use mvm_image::{
 };
 use tokio::sync::mpsc;
 
-/// Stands for the guest binary: the store takes it as bytes and does not run it.
+/// A stand-in for the guest binary: the store takes it as bytes and does not run it.
 pub const GUEST: &[u8] = b"\x7fELF not run in these tests";
 
 pub fn guest() -> GuestBinary {
@@ -22,7 +22,7 @@ fn cache() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/test-cache")
 }
 
-/// A directory made by `nix/debian-pkgs/fetch`: `MVM_TEST_DEBIAN_PKGS`, or fetched.
+/// Returns a directory made by `nix/debian-pkgs/fetch`: `MVM_TEST_DEBIAN_PKGS`, or one fetched now.
 pub fn debian_pkgs() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
@@ -37,13 +37,13 @@ pub fn debian_pkgs() -> &'static Path {
     })
 }
 
-/// A store under a fresh directory, and the directory, which goes when dropped.
+/// Returns a store in a fresh directory, and that directory, which is removed when dropped.
 pub fn store() -> (ImageStore, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     (relaxed(ImageStore::open(dir.path(), guest())), dir)
 }
 
-/// Debian's packages are unpacked outside of Nix's sandbox, by the host's tools.
+/// Allows builds outside of Nix's sandbox: Debian's packages are unpacked by the host's tools.
 pub fn relaxed(store: mvm_image::Result<ImageStore>) -> ImageStore {
     store.unwrap().with_sandbox(Sandbox::Relaxed)
 }
@@ -53,12 +53,12 @@ pub fn store_with(tools: Tools) -> (ImageStore, tempfile::TempDir) {
     (relaxed(ImageStore::open_with(dir.path(), guest(), tools)), dir)
 }
 
-/// The distribution's kernel, by the store's own way.
+/// Fetches the distribution's kernel through the store.
 pub async fn fetched_kernel(store: &ImageStore) -> KernelInfo {
     store.kernel_fetch(&quiet()).await.unwrap()
 }
 
-/// The distribution's kernel, fetched once for all tests, into `target/test-cache`.
+/// Returns the distribution's kernel, fetched once for all tests into `target/test-cache`.
 pub async fn debian_kernel(store: &ImageStore) -> KernelInfo {
     static FETCHED: tokio::sync::OnceCell<KernelInfo> = tokio::sync::OnceCell::const_new();
     let fetch = || async {
@@ -72,18 +72,18 @@ pub async fn debian_kernel(store: &ImageStore) -> KernelInfo {
     store.kernel_import(&kernel.path, modules_of(kernel)).await.unwrap()
 }
 
-/// Import options that take the modules of a kernel in some store.
+/// Returns import options that take the modules of a kernel in some store.
 pub fn modules_of(kernel: &KernelInfo) -> KernelImport {
     let modules = kernel.dir.join("modules/lib/modules").join(&kernel.version);
     KernelImport { initrd_modules: Some(modules), name: None }
 }
 
-/// A sender that nobody listens to.
+/// Returns a sender without a receiver.
 pub fn quiet() -> mpsc::UnboundedSender<Progress> {
     mpsc::unbounded_channel().0
 }
 
-/// Writes a flake with these outputs' text, after `pkgs` has been bound.
+/// Writes a flake with these outputs, in which `pkgs` is bound.
 pub fn flake(dir: &Path, outputs: &str) -> String {
     let text = format!(
         "{{ inputs.nixpkgs.url = \"github:NixOS/nixpkgs/nixos-24.05\";\n\
@@ -98,7 +98,7 @@ pub fn flake(dir: &Path, outputs: &str) -> String {
 pub const SMALL: &str =
     "small = pkgs.buildEnv { name = \"small\"; paths = with pkgs; [ bash coreutils ]; };";
 
-/// A request for `profile` of a flake, with nixpkgs overridden.
+/// Returns a request for `profile` of a flake, with nixpkgs overridden.
 pub fn request(flake: &str, profile: &str) -> BuildRequest {
     let nixpkgs = format!("path:{}", debian_pkgs().display());
     BuildRequest {
@@ -109,7 +109,7 @@ pub fn request(flake: &str, profile: &str) -> BuildRequest {
     }
 }
 
-/// Names in a directory, sorted.
+/// Returns the names in a directory, sorted.
 pub fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name());
     let mut names: Vec<_> = entries.map(|n| n.into_string().unwrap()).collect();
