@@ -39,7 +39,7 @@ pub enum Error {
     /// A link has the name but does not carry this owner's mark.
     #[error("a network link {name} exists that is not ours; remove or rename it")]
     NameTaken {
-        /// The name.
+        /// The link's name.
         name: String,
     },
     /// Any other error of the kernel.

@@ -1,9 +1,9 @@
-//! One leader at a time: who holds the election's record leads, and the record vanishes with the
-//! leader's session.
+//! Elects one leader at a time: the process whose session holds the election's record leads, and
+//! the record vanishes with that session.
 //!
 //! A leader's own clock tells it in time that its session may have ended, but a process can be held
 //! up between that check and a write. So a leader's writes carry [`Leadership::fence`]: the store
-//! refuses them once the record is another's.
+//! refuses them once another process holds the record.
 
 use crate::{Error, Expect, Followed, Result, Session, Store, Write, follow};
 use futures::StreamExt;
@@ -13,27 +13,27 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Between two tries while the store does not answer.
+/// Pause between two tries while the store does not answer.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// An election: the store, and the key of the record that the leader holds.
+/// An election: the store, and the key of the leader's record.
 #[derive(Clone)]
 pub struct Election {
     store: Arc<dyn Store>,
     key: String,
 }
 
-/// Who leads.
+/// The leader of an election, as observers see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leader {
-    /// What the leader said of itself.
+    /// The value that the leader passed to [`Election::campaign`].
     pub candidate: Vec<u8>,
-    /// Since this revision of the store: higher than that of every leader before.
+    /// The store's revision at which it became leader: higher than that of every leader before.
     pub since: u64,
 }
 
-/// The proof of leading. Dropped, the leader's session is kept no longer; [`Leadership::resign`]
-/// makes place at once.
+/// The proof of leading. When dropped, the leader's session is no longer kept alive;
+/// [`Leadership::resign`] ends the leadership at once.
 pub struct Leadership {
     session: Arc<Session>,
     key: String,
@@ -43,14 +43,13 @@ pub struct Leadership {
 }
 
 impl Election {
-    /// The election of that name: its record is `elections/NAME`.
+    /// Makes the election of that name, whose record is `elections/NAME`.
     pub fn new(store: Arc<dyn Store>, name: &str) -> Election {
         Election { store, key: format!("elections/{name}") }
     }
 
-    /// Waits until the place is free, and takes it; a store that cannot be reached is waited for.
-    /// `candidate` is what observers are told; `ttl` is how long the place stays taken after this
-    /// process has died.
+    /// Waits until there is no leader and becomes it; also waits while the store cannot be reached.
+    /// Observers see `candidate`; after this process has died, its leadership lasts for `ttl`.
     pub async fn campaign(&self, candidate: &[u8], ttl: Duration) -> Result<Leadership> {
         loop {
             match self.attempt(candidate, ttl).await {
@@ -65,7 +64,7 @@ impl Election {
         }
     }
 
-    /// Waits until the place is free; none if another was faster.
+    /// Waits until there is no leader; returns `None` if another process was faster.
     async fn attempt(&self, candidate: &[u8], ttl: Duration) -> Result<Option<Leadership>> {
         if let Some(record) = self.store.get(&self.key).await? {
             gone(&*self.store, &self.key, record.revision).await?;
@@ -80,7 +79,7 @@ impl Election {
         }
     }
 
-    /// Who leads, now and at every change; none: the place is free.
+    /// Reports the leader, now and at every change; `None` means that there is none.
     pub fn observe(&self) -> BoxStream<'static, Result<Option<Leader>>> {
         let key = self.key.clone();
         let leaders = follow(self.store.clone(), &self.key).filter_map(move |followed| {
@@ -90,7 +89,7 @@ impl Election {
         Box::pin(leaders)
     }
 
-    /// The revision of the record if it is ours now.
+    /// Tries to write the record; returns its revision, or `None` if another process holds it.
     async fn take(&self, candidate: &[u8], session: &Session) -> Result<Option<u64>> {
         let write = Write::Hold {
             key: self.key.clone(),
@@ -113,7 +112,7 @@ impl Election {
             async move {
                 tokio::select! {
                     () = session.ended() => {}
-                    // A watch that fails tells nothing: the session does.
+                    // A watch that fails proves nothing, so only the session's end counts.
                     Ok(()) = gone(&*store, &key, since) => {}
                 }
                 said.send_replace(false);
@@ -124,29 +123,30 @@ impl Election {
 }
 
 impl Leadership {
-    /// Since this revision of the store: higher than that of every leader before.
+    /// Returns the store's revision at which the leadership began: higher than that of every leader
+    /// before.
     pub fn since(&self) -> u64 {
         self.since
     }
 
-    /// Whether it is not known to be lost.
+    /// Returns whether the leadership is not known to be lost.
     pub fn is_held(&self) -> bool {
         *self.held.borrow() && self.session.is_live()
     }
 
-    /// Waits until it is lost, or can have been lost because the store was not reached in time.
+    /// Waits until the leadership is lost, or may be because the store was not reached in time.
     pub async fn lost(&self) {
         let mut held = self.held.clone();
         let _ = held.wait_for(|held| !held).await;
     }
 
-    /// Belongs into every transaction of a leader: makes it fail with a conflict once this
-    /// leadership is lost.
+    /// Returns the write that every transaction of a leader must contain: it makes the transaction
+    /// fail with a conflict once this leadership is lost.
     pub fn fence(&self) -> Write {
         Write::Check { key: self.key.clone(), expect: Expect::Revision(self.since) }
     }
 
-    /// Makes place for another at once: soon after, this one is lost.
+    /// Ends the leadership at once, for another process to take over.
     pub async fn resign(&self) -> Result<()> {
         self.session.store().end_session(self.session.id()).await
     }
@@ -158,7 +158,7 @@ impl Drop for Leadership {
     }
 }
 
-/// Returns when the record at `key` is not any more as it was written at `revision`.
+/// Returns once the record at `key` is no longer as it was written at `revision`.
 async fn gone(store: &dyn Store, key: &str, revision: u64) -> Result<()> {
     loop {
         let mut watch = store.watch(key, revision).await?;
@@ -176,7 +176,8 @@ async fn gone(store: &dyn Store, key: &str, revision: u64) -> Result<()> {
     }
 }
 
-/// What that says of the record at `key`; none: nothing.
+/// Returns what an item says about the record at `key`: `Some(None)` if it is gone, `None` if the
+/// item is about other records.
 fn leader(key: &str, followed: Followed) -> Option<Option<Leader>> {
     match followed {
         Followed::All { records, .. } => {

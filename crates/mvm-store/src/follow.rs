@@ -1,4 +1,4 @@
-//! A list and its watch as one stream: no change is missed, none is needed twice.
+//! A list and its watch as one stream: no change is missed, and none is reported twice.
 
 use crate::{Change, Error, Range, Record, Result, Store, Watch};
 use futures::StreamExt;
@@ -6,26 +6,27 @@ use futures::stream::BoxStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two tries while the store does not answer.
+/// Pause between two tries while the store does not answer.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What a follower of records is told.
+/// One item for a follower of records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Followed {
-    /// All records, first of all, and again where changes were missed: what is not among them is gone.
+    /// All records: the first item, and again after changes were missed. A record that is not among
+    /// them is gone.
     All {
-        /// In the order of their keys.
+        /// The records in the order of their keys.
         records: Vec<Record>,
-        /// As of this revision.
+        /// The revision that the list is of.
         revision: u64,
     },
     /// The changes of one transaction.
     Changed(Vec<Change>),
 }
 
-/// All records whose key begins with `prefix`, then every change of them. A store that cannot be
-/// reached is waited for; it ends when the store is closed, or with an error that asking again does
-/// not mend.
+/// Reports all records whose key begins with `prefix`, then every change of them. Waits while the
+/// store cannot be reached. The stream ends when the store is closed, or with an error that trying
+/// again does not mend.
 pub fn follow(store: Arc<dyn Store>, prefix: &str) -> BoxStream<'static, Result<Followed>> {
     let follower = Follower { store, prefix: prefix.to_owned(), watch: None, failed: false };
     Box::pin(futures::stream::unfold(follower, |mut follower| async move {

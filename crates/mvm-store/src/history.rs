@@ -1,30 +1,31 @@
-//! The last changes of the embedded engine, for those who watch it.
+//! The last changes of the embedded engine, for its watches.
 
 use crate::{Change, Error, Watch};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
-/// So much is kept, as [`size`] counts it; a watch that lags behind further lists anew.
+/// How many bytes are kept, as [`size`] counts them; a watch that lags further behind must list
+/// again.
 const KEPT: usize = 8 << 20;
 
 /// The changes since the store was opened, as far as they are kept.
 pub struct History {
     kept: Arc<Mutex<Kept>>,
-    /// The revision of the last one.
+    /// The revision of the last change.
     tip: watch::Sender<u64>,
 }
 
 struct Kept {
     /// All changes after this revision are here.
     floor: u64,
-    /// By rising revision; never empty ones.
+    /// In order of revision; never empty ones.
     transactions: VecDeque<Vec<Change>>,
     size: usize,
 }
 
 impl History {
-    /// Begins after `revision`.
+    /// Makes an empty history that begins after `revision`.
     pub fn new(revision: u64) -> History {
         let kept = Kept { floor: revision, transactions: VecDeque::new(), size: 0 };
         History { kept: Arc::new(Mutex::new(kept)), tip: watch::Sender::new(revision) }
@@ -45,7 +46,7 @@ impl History {
         self.tip.send_replace(revision);
     }
 
-    /// The changes of keys that begin with `prefix` after the revision `after`.
+    /// Watches the changes of keys that begin with `prefix` after the revision `after`.
     pub fn watch(&self, prefix: &str, after: u64) -> Watch {
         let reader = Reader {
             kept: self.kept.clone(),

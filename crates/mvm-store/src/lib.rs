@@ -1,11 +1,12 @@
 //! Versioned records with compare-and-set, transactions, watches, sessions and elections.
 //!
-//! Lives here: the trait [`Store`] (revisions of the whole store, transactions with conditions,
-//! lists by prefix, watches from a revision, records that vanish with their session), its embedded
-//! engine on SQLite, [`SqliteStore`], its engine for fleets on etcd, [`EtcdStore`], and what is built on the trait alone: a session that is kept
-//! alive ([`Session`]), a leader ([`Election`]), a list that stays true ([`follow`]).
+//! What lives here: the trait [`Store`] (revisions of the whole store, transactions with
+//! conditions, lists by prefix, watches from a revision, records that vanish with their session),
+//! its embedded engine on SQLite, [`SqliteStore`], its engine for fleets on etcd, [`EtcdStore`],
+//! and what is built on the trait alone: a session that is kept alive ([`Session`]), a leader
+//! ([`Election`]), a list that stays current ([`follow`]).
 //!
-//! Never here: what the records mean.
+//! What never may: the meaning of the records.
 
 mod election;
 mod error;
@@ -29,20 +30,20 @@ use futures::stream::BoxStream;
 use std::fmt;
 use std::time::Duration;
 
-/// One record.
+/// One record of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Its key, such as `pools/ci/runners`.
+    /// The key, such as `pools/ci/runners`.
     pub key: String,
-    /// Its value: JSON text, as far as mvm writes it.
+    /// The value; mvm writes JSON text.
     pub value: Vec<u8>,
     /// The store-wide revision of its last change.
     pub revision: u64,
-    /// The session that it vanishes with; none: it stays.
+    /// The session that it vanishes with; `None` means that it stays.
     pub session: Option<SessionId>,
 }
 
-/// Names a session of a store; never used twice.
+/// Identifies a session of a store; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
@@ -52,14 +53,14 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// What must hold for a write to happen.
+/// What must hold for a write to take effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
-    /// Nothing.
+    /// Anything may be there.
     Any,
-    /// There is no such record.
+    /// The record must not exist.
     Absent,
-    /// The record's last change has this revision.
+    /// The record's last change must have this revision.
     Revision(u64),
 }
 
@@ -68,42 +69,42 @@ pub enum Expect {
 pub enum Write {
     /// Makes or replaces a record, which stays until it is deleted.
     Put {
-        /// Its key.
+        /// The record's key.
         key: String,
-        /// Its value.
+        /// The new value.
         value: Vec<u8>,
-        /// The condition.
+        /// The condition on the record.
         expect: Expect,
     },
     /// Makes or replaces a record that vanishes when its session ends.
     Hold {
-        /// Its key.
+        /// The record's key.
         key: String,
-        /// Its value.
+        /// The new value.
         value: Vec<u8>,
-        /// The condition.
+        /// The condition on the record.
         expect: Expect,
-        /// The session.
+        /// The session that holds the record.
         session: SessionId,
     },
-    /// Removes a record; one that is not there is no error unless `expect` says so.
+    /// Removes a record; a missing one is no error unless `expect` forbids it.
     Delete {
-        /// Its key.
+        /// The record's key.
         key: String,
-        /// The condition.
+        /// The condition on the record.
         expect: Expect,
     },
-    /// Writes nothing: the other writes happen only if this holds.
+    /// Writes nothing: the other writes take effect only if this condition holds.
     Check {
         /// The record's key.
         key: String,
-        /// The condition.
+        /// The condition on the record.
         expect: Expect,
     },
 }
 
 impl Write {
-    /// The record that it speaks of, and what must hold for it.
+    /// Returns the record's key, and what must hold for it.
     pub fn condition(&self) -> (&str, Expect) {
         match self {
             Write::Put { key, expect, .. }
@@ -113,7 +114,7 @@ impl Write {
         }
     }
 
-    /// The writes that count: the last one of every key, and no checks.
+    /// Returns the writes that take effect: the last one for every key, and no checks.
     fn effects(writes: &[Write]) -> Vec<&Write> {
         let mut seen = std::collections::BTreeSet::new();
         let last = writes
@@ -130,9 +131,9 @@ impl Write {
 /// A change that a watch reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The key.
+    /// The key of the changed record.
     pub key: String,
-    /// The new value; `None` where the record was removed.
+    /// The new value; `None` if the record was removed.
     pub value: Option<Vec<u8>>,
     /// The revision of the change.
     pub revision: u64,
@@ -141,76 +142,81 @@ pub struct Change {
 /// Records as they were at one revision of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listing {
-    /// In the order of their keys.
+    /// The records in the order of their keys.
     pub records: Vec<Record>,
-    /// The revision: a watch that begins after it misses nothing.
+    /// The store's revision: a watch that begins after it misses nothing.
     pub revision: u64,
-    /// Where to go on ([`Range::from`]) if there are more than were asked for.
+    /// Where to continue ([`Range::from`]); `None` if this was the last page.
     pub next: Option<String>,
 }
 
-/// Which records are asked for.
+/// Which records to list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Range {
-    /// What their keys begin with.
+    /// Prefix of the keys.
     pub prefix: String,
-    /// The first key; empty: from the first with the prefix.
+    /// The first key; empty means the first one with the prefix.
     pub from: String,
-    /// At most so many; none: all.
+    /// The largest number of records; `None` means all.
     pub limit: Option<usize>,
 }
 
 impl Range {
-    /// All whose key begins with `prefix`.
+    /// Returns the range of all records whose key begins with `prefix`.
     pub fn all(prefix: &str) -> Range {
         Range { prefix: prefix.to_owned(), ..Range::default() }
     }
 
-    /// The lowest key that belongs to it.
+    /// Returns the lowest key that belongs to the range.
     fn start(&self) -> &str {
         self.prefix.as_str().max(&self.from)
     }
 }
 
-/// The changes of each transaction, together and in the order of their revisions. It ends with an
-/// error, [`Error::Compacted`] where the reader was too slow, or when the store is closed.
+/// The changes of each transaction, together and in the order of their revisions. The stream ends
+/// when the store is closed, or with an error, which is [`Error::Compacted`] if the reader was too
+/// slow.
 pub type Watch = BoxStream<'static, Result<Vec<Change>>>;
 
-/// Durable records. Every `commit` that changes something has its own revision, higher than all
-/// before.
+/// Durable records. Every `commit` that changes something gets a revision of its own, higher than
+/// all before.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// One record.
+    /// Returns the record with this key; `None` if there is none.
     async fn get(&self, key: &str) -> Result<Option<Record>>;
-    /// The records of a range, all as of one revision. Pages of one list that are asked for one
-    /// after another may be of different revisions: a watch from the first one's makes up for that.
+    /// Returns the records of a range, all as of one revision. Later pages of the same list may be
+    /// of later revisions: a watch from the first page's revision makes up for that.
     async fn range(&self, range: Range) -> Result<Listing>;
-    /// All records whose key begins with `prefix`, in the order of their keys.
+    /// Returns all records whose key begins with `prefix`, in the order of their keys.
     async fn list(&self, prefix: &str) -> Result<Vec<Record>> {
         Ok(self.range(Range::all(prefix)).await?.records)
     }
-    /// Those of them whose key is `from` or comes after it.
+    /// Returns the records whose key begins with `prefix` and is not before `from`, in the order of
+    /// their keys.
     async fn list_from(&self, prefix: &str, from: &str) -> Result<Vec<Record>> {
         let range = Range { from: from.to_owned(), ..Range::all(prefix) };
         Ok(self.range(range).await?.records)
     }
-    /// The last of all whose key begins with `prefix`.
+    /// Returns the last record whose key begins with `prefix`; `None` if there is none.
     async fn last(&self, prefix: &str) -> Result<Option<Record>>;
-    /// The store's revision now.
+    /// Returns the store's present revision.
     async fn revision(&self) -> Result<u64>;
-    /// All writes or none. The conditions must hold before the first write; of several writes of one
-    /// key the last counts. Gives the revision: a new one if anything changed.
+    /// Carries out all writes or none. The conditions must hold before the first write; of several
+    /// writes to one key the last counts. Returns the revision: a new one if anything changed.
+    /// Errors: `store_conflict`, `session_ended`, `no_space`, `store_unreachable`, `store_unknown`,
+    /// `store_too_large`, `store_failed`.
     async fn commit(&self, writes: Vec<Write>) -> Result<u64>;
-    /// Every change of keys that begin with `prefix` after the revision `after`.
+    /// Watches every change of keys that begin with `prefix` after the revision `after`.
     async fn watch(&self, prefix: &str, after: u64) -> Result<Watch>;
-    /// A new session, which ends `ttl` after it was last kept alive. [`Session`] does the keeping.
+    /// Opens a session, which ends `ttl` after it was last kept alive. [`Session`] keeps it alive.
     async fn open_session(&self, ttl: Duration) -> Result<SessionId>;
-    /// Lets the session live for its `ttl` from now on.
+    /// Lets the session live for its `ttl` from now on. Error: `session_ended`.
     async fn keep_session(&self, session: SessionId) -> Result<()>;
-    /// Ends the session and removes its records; one that has ended is no error.
+    /// Ends the session and removes its records; a session that has ended is no error.
     async fn end_session(&self, session: SessionId) -> Result<()>;
-    /// Has the file of an embedded store hold nothing but what its records say: what they have said
-    /// is not in it any more. Takes as long as writing all of it. In a cluster nothing happens.
+    /// Rewrites the file of an embedded store, so that it holds nothing but the present records:
+    /// former values are gone from the disk. Takes as long as writing all of it. Does nothing in a
+    /// cluster.
     async fn scrub(&self) -> Result<()> {
         Ok(())
     }

@@ -7,8 +7,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-/// A session of this process. Dropped, it is not kept any longer, and ends after its time to live:
-/// as if the process had died. [`Session::close`] ends it at once.
+/// A session of this process. When dropped, it is no longer kept alive and ends after its time to
+/// live, as if the process had died. [`Session::close`] ends it at once.
 pub struct Session {
     store: Arc<dyn Store>,
     id: SessionId,
@@ -17,7 +17,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Opens one that ends `ttl` (whole seconds, at least 1) after this process has died.
+    /// Opens a session that ends `ttl` (whole seconds, at least 1) after this process has died.
     pub async fn open(store: Arc<dyn Store>, ttl: Duration) -> Result<Session> {
         let begun = Instant::now();
         let id = store.open_session(ttl).await?;
@@ -32,29 +32,29 @@ impl Session {
         Ok(Session { store, id, live, keeper })
     }
 
-    /// Its id, for [`crate::Write::Hold`].
+    /// Returns the session's id, for [`crate::Write::Hold`].
     pub fn id(&self) -> SessionId {
         self.id
     }
 
-    /// The store that it is a session of.
+    /// Returns the store that the session belongs to.
     pub(crate) fn store(&self) -> &dyn Store {
         &*self.store
     }
 
-    /// Whether it is sure to live.
+    /// Returns whether the session certainly lives.
     pub fn is_live(&self) -> bool {
         *self.live.borrow()
     }
 
-    /// Waits until it has ended, or can have ended because the store was not reached in time: this
-    /// is known here before others can see its records vanish.
+    /// Waits until the session has ended, or may have because the store was not reached in time.
+    /// This process knows so before others can see the session's records vanish.
     pub async fn ended(&self) {
         let mut live = self.live.clone();
         let _ = live.wait_for(|live| !live).await;
     }
 
-    /// Ends it now, and removes its records.
+    /// Ends the session now and removes its records.
     pub async fn close(self) -> Result<()> {
         self.keeper.abort();
         self.store.end_session(self.id).await
@@ -67,7 +67,7 @@ impl Drop for Session {
     }
 }
 
-/// Returns when the session has ended, or may have.
+/// Keeps the session alive; returns once it has ended, or may have.
 async fn keep(store: &dyn Store, id: SessionId, ttl: Duration, begun: Instant) {
     let mut ends = begun + ttl;
     let (beat, retry) = (ttl / 3, ttl / 10);
@@ -81,7 +81,8 @@ async fn keep(store: &dyn Store, id: SessionId, ttl: Duration, begun: Instant) {
         let answer = tokio::time::timeout_at(ends, store.keep_session(id)).await;
         pause = match answer {
             Ok(Ok(())) => {
-                // It lives that long from when the store was asked, at least.
+                // The time to live counts from when the store received the request, which was
+                // later.
                 ends = asked + ttl;
                 beat
             }

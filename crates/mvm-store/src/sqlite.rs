@@ -1,8 +1,8 @@
 //! The embedded engine: one SQLite file in WAL mode, owned by one thread.
 //!
 //! `synchronous=NORMAL`: a killed process loses nothing; a power cut may lose the last commits but
-//! never damages the file. The machines that the records speak of are gone after a power cut too,
-//! and recovery compares the records with what is really there.
+//! never damages the file. That is enough: a power cut also ends the machines that the records
+//! describe, and recovery compares the records with the machines that exist.
 
 use crate::history::History;
 use crate::{
@@ -22,10 +22,10 @@ use tokio::sync::oneshot;
 /// The newest schema that this code reads and writes.
 const SCHEMA: u32 = 2;
 
-/// How long it takes until a session that could not be ended is tried again.
+/// How long until the end of a session is tried again after it failed.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long the lock of a process that has ended is waited for: what it was just starting when it was
-/// killed has the lock (flock(2)) until its execve(2).
+/// How long to wait for the lock of a process that has ended: a child that it was just starting
+/// holds the lock (flock(2)) until its execve(2).
 const INHERITED: Duration = Duration::from_secs(5);
 
 type Job = Box<dyn FnOnce(&mut Engine) + Send>;
@@ -40,18 +40,21 @@ struct Engine {
     connection: Connection,
     path: String,
     history: History,
-    /// How long each session lives, and until when. The ends are not in the file: opened again, the
-    /// store lets every session live for its whole time, since nobody could keep it meanwhile.
+    /// How long each session lives, and when it ends. The ends are not in the file: when the store
+    /// is opened again, every session gets its whole time, since nobody could keep it alive
+    /// meanwhile.
     sessions: BTreeMap<SessionId, (Duration, Instant)>,
     _lock: Option<File>,
 }
 
 impl SqliteStore {
-    /// Opens or makes the file at `path` and locks it (`path` with `.lock` behind) against others.
+    /// Opens or makes the file at `path` and locks it against other processes, by a file with the
+    /// extension `.lock`. Errors: `store_locked`, `store_too_new`, `store_damaged`, `store_failed`.
     pub fn open(path: &Path) -> Result<SqliteStore> {
         let lock = lock(&path.with_extension("lock"))?;
         let shown = path.display().to_string();
-        // Made here, since SQLite would let others read it, and -wal and -shm are as it is.
+        // The file is made here, since SQLite would let others read it; -wal and -shm take over its
+        // mode.
         own_file()
             .open(path)
             .map_err(|e| Error::Engine { path: shown.clone(), cause: e.to_string() })?;
@@ -59,7 +62,7 @@ impl SqliteStore {
         Self::start(connection, shown, Some(lock))
     }
 
-    /// A store in memory only.
+    /// Makes a store in memory only.
     pub fn in_memory() -> Result<SqliteStore> {
         let path = "memory".to_owned();
         let connection = Connection::open_in_memory().map_err(|e| engine_error(&path, e))?;
@@ -142,7 +145,7 @@ impl Store for SqliteStore {
 }
 
 impl Engine {
-    /// Does what is asked, and ends sessions in time, until nobody can ask any more.
+    /// Runs jobs, and ends sessions in time, until the last sender of jobs is dropped.
     fn serve(&mut self, work: &Receiver<Job>) {
         loop {
             let now = Instant::now();
@@ -183,7 +186,7 @@ impl Engine {
     fn range(&self, range: &Range) -> Result<Listing> {
         let query = "SELECT key, value, revision, session FROM records \
                      WHERE key >= ?1 AND key < ?2 ORDER BY key LIMIT ?3";
-        // One more than asked for tells whether there are more; -1: no limit.
+        // One record more than requested tells whether there are more; -1 means no limit.
         let limit = range.limit.map_or(-1, |limit| limit.saturating_add(1) as i64);
         let mut records: Vec<Record> = self
             .connection
@@ -242,7 +245,7 @@ impl Engine {
     }
 
     fn scrub(&mut self) -> Result<()> {
-        // Pages are written anew, to the log first, and from there over the old ones.
+        // Pages are written to the log first, and from there over the old ones.
         let all = "VACUUM; PRAGMA wal_checkpoint(TRUNCATE);";
         self.connection.execute_batch(all).map_err(|e| engine_error(&self.path, e))
     }
@@ -297,7 +300,7 @@ fn sessions(connection: &Connection) -> rusqlite::Result<BTreeMap<SessionId, (Du
     rows.collect()
 }
 
-/// What the write changes; nothing if there is nothing to remove.
+/// Carries a write out and returns the change; `None` if there was nothing to remove.
 fn apply(
     transaction: &Transaction<'_>,
     write: &Write,
@@ -327,12 +330,12 @@ fn finish(transaction: Transaction<'_>, revision: u64) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// Keys are text without U+10FFFF: it ends the range of all that begin with the prefix.
+/// Returns the end of the range of keys that begin with the prefix: keys are text without U+10FFFF.
 fn end_of(prefix: &str) -> String {
     format!("{prefix}\u{10FFFF}")
 }
 
-/// Either a conflict, or an error of SQLite still to be named.
+/// Why a condition was not met: a conflict, or an error of SQLite that lacks the path.
 enum Refused {
     Conflict(Error),
     Engine(rusqlite::Error),
@@ -401,7 +404,7 @@ fn migrate(connection: &Connection, path: &str) -> Result<()> {
     connection.execute_batch(&steps.concat()).map_err(failed)
 }
 
-/// Readable and writable by us alone where it is new.
+/// Options for a file that only the agent's user can read and write if it is new.
 fn own_file() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).read(true).write(true).mode(0o600);
@@ -433,7 +436,7 @@ fn lock(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Whether a process has ended (proc_pid_stat(5): it is not there, or a zombie).
+/// Returns whether a process is gone or a zombie (proc_pid_stat(5)); false for an empty text.
 fn has_ended(pid: &str) -> bool {
     if pid.is_empty() {
         return false;

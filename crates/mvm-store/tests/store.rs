@@ -1,4 +1,4 @@
-//! The store against a model, across reopening, and against bad files.
+//! The store against a model, across reopening, and with damaged files.
 
 use mvm_model::Code;
 use mvm_store::{Error, Expect, SqliteStore, Store, Write};
@@ -9,7 +9,7 @@ fn block<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().expect("runtime").block_on(work)
 }
 
-/// Opens again once the thread of a dropped store has let go of the lock.
+/// Opens the store again once the thread of a dropped one has released the lock.
 fn reopen(path: &std::path::Path) -> SqliteStore {
     for _ in 0..200 {
         match SqliteStore::open(path) {
@@ -48,7 +48,7 @@ proptest! {
                     continue;
                 }
             };
-            // A second write that always fits must not survive a conflict of the first.
+            // A second write, which always fits, must not survive a conflict of the first.
             let other = put("other", &[value], Expect::Any);
             match block(store.commit(vec![other, write.clone()])) {
                 Ok(revision) => {
@@ -95,7 +95,7 @@ fn the_lock_of_a_process_that_has_ended_is_waited_for() {
     let path = dir.path().join("node.db");
     let mut ended = std::process::Command::new("true").spawn().expect("true");
     ended.wait().expect("wait");
-    // As a killed process' child that is not another program yet holds it.
+    // Held as by a killed process's child that has not executed another program yet.
     let file = std::fs::File::create(path.with_extension("lock")).expect("create");
     file.lock().expect("lock");
     std::fs::write(path.with_extension("lock"), ended.id().to_string()).expect("write");
@@ -147,7 +147,7 @@ fn a_file_of_the_first_schema_is_taken_over() {
     }
 }
 
-/// Records that are rewritten and removed in all sizes: what they have said is in no file.
+/// Records are rewritten and removed in all sizes: no file contains their former values.
 #[test]
 fn what_was_changed_is_not_in_the_file_once_it_is_scrubbed() {
     use std::os::unix::fs::PermissionsExt;
@@ -177,7 +177,8 @@ fn what_was_changed_is_not_in_the_file_once_it_is_scrubbed() {
     assert_eq!(block(store.list("jobs/")).expect("list").len(), 200);
 }
 
-/// The child of the next test: commits until it is killed, and says each number it committed.
+/// The child of the next test: commits until it is killed, and prints each number that it
+/// committed.
 #[test]
 #[ignore = "the child process of a_killed_writer_loses_nothing"]
 fn child_that_commits() {

@@ -1,4 +1,4 @@
-//! The members of the cluster: which one is asked, and what its failures mean.
+//! The members of the cluster: which one gets a request, and what its failures mean.
 
 use super::EtcdOptions;
 use crate::{Error, Result};
@@ -9,25 +9,25 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tonic::Code;
 
-/// Often enough to notice a dead member while watching; etcd hangs up on those that ask more often
-/// than every five seconds.
+/// Interval of pings: often enough to notice a dead member while watching, but not more often than
+/// every five seconds, since etcd then hangs up.
 const PING: Duration = Duration::from_secs(6);
 
-/// One connection a member; requests go to one of them until it fails, then to the next.
+/// One connection per member; requests go to one member until it fails, then to the next.
 pub struct Cluster {
     pub options: EtcdOptions,
     clients: Vec<Mutex<Option<Client>>>,
     current: AtomicUsize,
 }
 
-/// Why there is no answer.
+/// Why a request got no result.
 #[derive(Debug)]
 pub enum Failure {
-    /// The answer is no: nothing was done, and asking again gives the same.
+    /// The member refused: nothing was done, and asking again gives the same.
     Refused(Error),
     /// Nothing was done; another member, or this one later, may do it.
     Unsent(String),
-    /// Whether it was done, or will be yet, is not known.
+    /// It is unknown whether the request was carried out, or still will be.
     Lost(String),
 }
 
@@ -37,12 +37,13 @@ impl Cluster {
         Cluster { options, clients, current: AtomicUsize::new(0) }
     }
 
-    /// The member to ask.
+    /// Returns the number of the member that requests go to now.
     pub fn member(&self) -> usize {
         self.current.load(Ordering::Relaxed)
     }
 
-    /// Asks that member once. A failure other than a refusal makes the next request go elsewhere.
+    /// Sends a request to that member once. Any failure but a refusal makes the next request go to
+    /// another member.
     pub async fn attempt<T, F>(
         &self,
         member: usize,
@@ -69,7 +70,8 @@ impl Cluster {
         Err(failure)
     }
 
-    /// Asks until there is an answer, or patience ends: only for what may be done more than once.
+    /// Sends a request until there is an answer, or patience ends; only for requests that may be
+    /// repeated.
     pub async fn ask<T, F>(&self, call: impl Fn(Client) -> F) -> Result<T>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
@@ -84,7 +86,7 @@ impl Cluster {
             })
     }
 
-    /// When to try again.
+    /// Returns the delays between tries.
     pub fn backoff(&self) -> ExponentialBuilder {
         ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(20))
@@ -98,13 +100,13 @@ impl Cluster {
         Error::Unreachable { path: self.name(), cause }
     }
 
-    /// What errors call it.
+    /// Returns the cluster's name in errors.
     pub fn name(&self) -> String {
         self.options.endpoints.join(",")
     }
 
-    /// A connection to that member, made when it is first used. The certificate's files are read
-    /// anew for each: renewed ones need no restart.
+    /// Returns a connection to that member, opened when first used. The certificate's files are
+    /// read for each new connection, so that renewed ones need no restart.
     async fn client(&self, member: usize) -> Result<Client, Failure> {
         let kept = || self.clients[member].lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = kept().clone() {
@@ -137,14 +139,14 @@ impl Cluster {
         Ok(options.with_tls(TlsOptions::new().ca_certificate(authority).identity(identity)))
     }
 
-    /// Closes the connection once those who use it are done, and goes on with the next member.
+    /// Closes the connection once nobody uses it, and lets requests go to the next member.
     pub fn abandon(&self, member: usize) {
         *self.clients[member].lock().unwrap_or_else(PoisonError::into_inner) = None;
         let next = (member + 1) % self.clients.len();
         let _ = self.current.compare_exchange(member, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// What an error of the client means for the request.
+    /// Returns what an error of the client means for the request.
     pub fn judge(&self, error: etcd_client::Error) -> Failure {
         let path = self.name();
         let status = match error {
@@ -189,7 +191,7 @@ fn too_large(cause: String) -> Failure {
     Failure::Refused(Error::TooLarge { cause })
 }
 
-/// A request that never left is told from one whose answer did not come.
+/// Tells a request that was never sent from one whose answer was lost.
 fn lost(error: &(dyn std::error::Error + 'static)) -> Failure {
     let mut said = error.to_string();
     let mut refused = false;

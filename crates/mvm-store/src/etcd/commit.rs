@@ -1,10 +1,10 @@
-//! Transactions that happen once, also where answers are lost.
+//! Transactions that take effect exactly once, even if answers are lost.
 //!
-//! Every transaction also writes a marker: a small record outside of the others, used by one
-//! transaction at a time, under the condition that it is as the one before left it. If the answer
+//! Every transaction also writes a marker: a small record apart from the others, used by one
+//! transaction at a time, on condition that it is as the transaction before left it. If the answer
 //! is lost, a second transaction asks whether the marker was written, and writes it itself if not:
-//! then the first one can never happen any more, however long it was on its way, and may be sent
-//! again. All in one: a commit costs one write of the cluster, as it would without.
+//! then the first one can never take effect any more, however long it was on its way, and may be
+//! sent again. A commit still costs one write of the cluster, as it would without a marker.
 
 use super::cluster::{Cluster, Failure};
 use super::{Keys, kv, revision_of};
@@ -18,22 +18,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Markers vanish so long after their lease was granted, and are used for half of that: nobody has
-/// to tidy up behind a process that died.
+/// Markers vanish this long after their lease was granted, and are used for half of that, so nobody
+/// has to tidy up after a process that died.
 const LEASE: Duration = Duration::from_secs(24 * 3600);
 
 pub struct Commits {
     cluster: Arc<Cluster>,
     keys: Keys,
-    /// What the markers' keys begin with.
+    /// Prefix of the markers' keys.
     prefix: String,
     free: Mutex<Vec<Marker>>,
     era: tokio::sync::Mutex<Option<Era>>,
-    /// Makes markers' keys and values differ.
+    /// Makes the markers' keys and values unique.
     count: AtomicU64,
 }
 
-/// A lease with its markers. Its id is never given twice, so that no other process has their keys.
+/// A lease with its markers. Its id is never given twice, so that no other process uses the same
+/// keys.
 #[derive(Clone, Copy)]
 struct Era {
     lease: i64,
@@ -42,7 +43,7 @@ struct Era {
 
 struct Marker {
     key: String,
-    /// Its last change; 0: not written yet.
+    /// Revision of its last change; 0 if it was not written yet.
     revision: i64,
     era: Era,
 }
@@ -66,7 +67,7 @@ impl Commits {
                         self.release(marker);
                         return outcome;
                     }
-                    // Somebody removed the marker. Nothing was written.
+                    // Somebody removed the marker, so nothing was written.
                     None => {
                         marker = self.marker().await?;
                         continue;
@@ -100,7 +101,7 @@ impl Commits {
         }
     }
 
-    /// A marker that nobody uses now.
+    /// Returns a marker that no transaction uses now.
     async fn marker(&self) -> Result<Marker> {
         let fresh = |era: &Era| era.begun.elapsed() < LEASE / 2;
         let free = || self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -123,7 +124,8 @@ impl Commits {
         Ok(Marker { key, revision: 0, era })
     }
 
-    /// Only a marker whose revision is known is used again: one whose commit was given up is not.
+    /// Makes a marker available again. Only one whose revision is known may be reused, so a commit
+    /// with unknown outcome drops its marker.
     fn release(&self, marker: Marker) {
         self.free.lock().unwrap_or_else(PoisonError::into_inner).push(marker);
     }
@@ -163,7 +165,7 @@ impl Commits {
         }
     }
 
-    /// What the answer says; none: the marker is not as it was left.
+    /// Reads the answer; `None` means that the marker is not as it was left.
     fn outcome(
         &self,
         answer: &TxnResponse,
@@ -191,8 +193,8 @@ impl Commits {
         })
     }
 
-    /// The revision of the transaction that wrote this value into the marker; none: it did not
-    /// happen, and never will.
+    /// Returns the revision of the transaction that wrote this value into the marker; `None` means
+    /// that it did not take effect and never will. Error: `store_unknown`.
     async fn settle(&self, marker: &mut Marker, value: &str, cause: &str) -> Result<Option<u64>> {
         let ask = || {
             let key = marker.key.as_bytes();
@@ -223,7 +225,7 @@ impl Commits {
     }
 }
 
-/// A lease that ends `ttl` after it was last kept alive.
+/// Grants a lease that ends `ttl`, rounded up to seconds, after it was last kept alive.
 pub async fn grant(cluster: &Cluster, ttl: Duration) -> Result<i64> {
     let seconds = ttl.as_millis().div_ceil(1000).max(1) as i64;
     let granted =
@@ -231,7 +233,8 @@ pub async fn grant(cluster: &Cluster, ttl: Duration) -> Result<i64> {
     Ok(granted.await?.id())
 }
 
-/// The keys that conditions speak of, with the revision they must be at; 0: must not be there.
+/// Returns the keys that conditions are about, with the revision that each must have; 0 means that
+/// the key must not exist.
 fn conditions_of(writes: &[Write]) -> impl Iterator<Item = (&str, i64)> {
     writes.iter().filter_map(|write| match write.condition() {
         (_, Expect::Any) => None,
@@ -249,7 +252,7 @@ fn put_marker(marker: &Marker, value: &str) -> TxnOp {
     TxnOp::put(marker.key.as_bytes(), value, Some(options))
 }
 
-/// A lease that is not there is the session's.
+/// If a lease is missing, it is the session's.
 fn refused(error: Error, writes: &[Write]) -> Error {
     let session = writes.iter().find_map(|write| match write {
         Write::Hold { session, .. } => Some(*session),

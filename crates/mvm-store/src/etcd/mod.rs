@@ -13,24 +13,25 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// So many records are asked for at once where all are.
+/// How many records are requested at once when a whole list is read.
 const PAGE: usize = 2000;
 
-/// How often a list is begun anew because what it was of was compacted meanwhile.
+/// How often a list is started again because its revision was compacted meanwhile.
 const RELISTS: u32 = 3;
 
-/// Where the cluster is, and how it is spoken to.
+/// How to reach the cluster.
 #[derive(Clone, Debug)]
 pub struct EtcdOptions {
-    /// The members: `https://HOST:PORT` each.
+    /// The members, each as `https://HOST:PORT`.
     pub endpoints: Vec<String>,
-    /// What all keys begin with, such as `mvm/FLEET`: nothing outside is read or written.
+    /// Prefix of all keys, such as `mvm/FLEET`: nothing outside it is read or written.
     pub prefix: String,
-    /// Who the members must be, and who we are; none: in clear, for tests on loopback only.
+    /// Which certificates to trust and to present; `None` means unencrypted, for tests on loopback
+    /// only.
     pub tls: Option<EtcdTls>,
-    /// How long one member is waited for.
+    /// How long one member may take to answer.
     pub request_timeout: Duration,
-    /// How long in all until an error says that the cluster cannot be reached.
+    /// How long all tries together may take until the cluster counts as unreachable.
     pub patience: Duration,
 }
 
@@ -39,14 +40,14 @@ pub struct EtcdOptions {
 pub struct EtcdTls {
     /// The authority that signed the members' certificates.
     pub authority: PathBuf,
-    /// Our certificate.
+    /// The certificate to present.
     pub certificate: PathBuf,
-    /// Its key.
+    /// The key of that certificate.
     pub key: PathBuf,
 }
 
 impl EtcdOptions {
-    /// With the usual times: 3 s a request, 15 s in all.
+    /// Makes options with the usual times: 3 s per request, 15 s in all.
     pub fn new(endpoints: Vec<String>, prefix: &str, tls: Option<EtcdTls>) -> EtcdOptions {
         EtcdOptions {
             endpoints,
@@ -66,7 +67,7 @@ pub struct EtcdStore {
 }
 
 impl EtcdStore {
-    /// Connects, and sees that the cluster answers.
+    /// Connects, and checks that the cluster answers. Errors: `store_unreachable`, `store_failed`.
     pub async fn connect(options: EtcdOptions) -> Result<EtcdStore> {
         if options.endpoints.is_empty() {
             let cause = "no member is named: give at least one as https://HOST:PORT".to_owned();
@@ -90,7 +91,7 @@ impl EtcdStore {
             .await
     }
 
-    /// At most `limit` records from `start` on, as of `revision`; 0: as of now.
+    /// Returns at most `limit` records from `start` on, as of `revision`; 0 means as of now.
     async fn some(
         &self,
         range: &Range,
@@ -104,7 +105,7 @@ impl EtcdStore {
             .with_revision(revision as i64);
         let found = self.read(self.keys.of(start), options).await?;
         let records: Vec<Record> = found.kvs().iter().map(|kv| self.keys.record(kv)).collect();
-        // The next key that there can be.
+        // The smallest key that can follow.
         let next = records.last().filter(|_| found.more()).map(|last| format!("{}\0", last.key));
         let revision = if revision == 0 { revision_of(found.header()) } else { revision };
         Ok(Listing { records, revision, next })
@@ -164,7 +165,7 @@ impl Store for EtcdStore {
     }
 
     async fn open_session(&self, ttl: Duration) -> Result<SessionId> {
-        // One whose answer was lost is kept by nobody, and ends.
+        // If the answer is lost, nobody keeps the session alive, and it ends.
         Ok(SessionId(commit::grant(&self.cluster, ttl).await? as u64))
     }
 
@@ -200,7 +201,7 @@ impl Store for EtcdStore {
     }
 }
 
-/// Between a record's key and its key in etcd.
+/// Translates between a record's key and its key in etcd.
 #[derive(Clone)]
 struct Keys {
     records: String,
@@ -226,7 +227,7 @@ impl Keys {
     }
 }
 
-/// The first key behind all that begin with `prefix`, which is text and so has no byte 255.
+/// Returns the first key after all that begin with `prefix`, which is text and so has no byte 255.
 fn end_of(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     if let Some(last) = end.last_mut() {
@@ -235,7 +236,7 @@ fn end_of(prefix: &[u8]) -> Vec<u8> {
     end
 }
 
-/// Lists can be larger than what the client takes unless told.
+/// Returns a client without a limit on answers: lists can exceed the default one.
 fn kv(client: &Client) -> KvClient {
     client.kv_client().max_decoding_message_size(usize::MAX)
 }

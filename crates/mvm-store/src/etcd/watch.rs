@@ -1,4 +1,4 @@
-//! A watch that goes on at another member where one fails, after the last change that it gave.
+//! A watch that continues at another member when one fails, after the last change that it reported.
 
 use super::cluster::{Cluster, Failure};
 use super::{Keys, end_of, revision_of};
@@ -8,22 +8,22 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two tries while no member answers.
+/// Pause between two tries while no member answers.
 const PAUSE: Duration = Duration::from_millis(200);
 
 struct Watcher {
     cluster: Arc<Cluster>,
     keys: Keys,
     prefix: String,
-    /// Everything up to this revision was given, or is in `ready`.
+    /// Everything up to this revision was reported, or is in `ready`.
     after: u64,
-    /// With the member that it is from.
+    /// The open stream, and the number of the member that it comes from.
     stream: Option<(usize, WatchStream)>,
     ready: VecDeque<Vec<Change>>,
     failed: bool,
 }
 
-/// Every change of keys that begin with `prefix` after the revision `after`.
+/// Watches every change of keys that begin with `prefix` after the revision `after`.
 pub fn watch(cluster: Arc<Cluster>, keys: Keys, prefix: &str, after: u64) -> Watch {
     let prefix = prefix.to_owned();
     let watcher = Watcher {
@@ -70,7 +70,7 @@ impl Watcher {
         }
     }
 
-    /// A watch at the first member that takes it.
+    /// Opens a watch at the first member that accepts it.
     async fn open(&self) -> Result<(usize, WatchStream)> {
         loop {
             let member = self.cluster.member();
@@ -90,7 +90,7 @@ impl Watcher {
         }
     }
 
-    /// Waits before the next try, if there is to be one.
+    /// Waits before the next try; returns the error of a refusal.
     async fn pause(&self, failure: Failure) -> Result<()> {
         match failure {
             Failure::Refused(error) => Err(error),
@@ -110,7 +110,7 @@ impl Watcher {
     }
 
     fn take(&mut self, response: &WatchResponse) {
-        // A report of progress: there was nothing for us up to there.
+        // A progress report says that there were no changes of these keys up to its revision.
         if response.events().is_empty() && !response.created() {
             self.after = self.after.max(revision_of(response.header()));
         }
@@ -120,7 +120,7 @@ impl Watcher {
             let value = (event.event_type() == EventType::Put).then(|| kv.value().to_vec());
             let change = Change { key: self.keys.back(kv.key()), value, revision };
             match self.ready.back_mut() {
-                // A transaction's changes come together, and have its revision.
+                // The changes of one transaction come together and share its revision.
                 Some(changes) if self.after == revision => changes.push(change),
                 _ => self.ready.push_back(vec![change]),
             }

@@ -14,7 +14,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A new one; its certificate is `ca.pem` in `dir`.
+    /// Makes an authority whose certificate is `ca.pem` in `dir`.
     pub fn new(dir: &Path) -> Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "test");
@@ -26,12 +26,13 @@ impl Authority {
         Authority { issuer, dir: dir.to_owned() }
     }
 
-    /// Where its own certificate is.
+    /// Returns the path of its own certificate.
     pub fn path(&self) -> PathBuf {
         self.dir.join("ca.pem")
     }
 
-    /// A certificate for both sides of a connection, and its key: `NAME.pem` and `NAME.key`.
+    /// Signs a certificate for both sides of a connection, and writes it and its key to `NAME.pem`
+    /// and `NAME.key`.
     pub fn sign(&self, name: &str, addresses: &[IpAddr]) -> (PathBuf, PathBuf) {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);

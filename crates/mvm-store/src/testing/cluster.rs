@@ -1,4 +1,4 @@
-//! etcd itself, with TLS, on loopback or wherever a test has addresses.
+//! Runs etcd itself, with TLS, on loopback or wherever a test has addresses.
 
 use super::Authority;
 use crate::{EtcdOptions, EtcdStore, EtcdTls};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// How long a cluster may take until it answers, on a busy machine.
+/// How long a cluster may take until it answers on a busy machine.
 const START: Duration = Duration::from_secs(60);
 
 /// Where a member runs.
@@ -18,11 +18,11 @@ const START: Duration = Duration::from_secs(60);
 pub struct Place {
     /// The address that it listens on.
     pub address: IpAddr,
-    /// Its port for clients; the next one is for members. 0: both are chosen.
+    /// The port for clients; the next one is for members. 0 means that both are chosen.
     pub port: u16,
-    /// What is put before `etcd` on its command line, such as `ip netns exec NAME`.
+    /// Words to put before `etcd` on the command line, such as `ip netns exec NAME`.
     pub wrapper: Vec<String>,
-    /// The size of a disk of its own for its data, in MiB; needs root.
+    /// Size in MiB of a disk for its data alone, which needs root; `None` means no disk of its own.
     pub disk_mib: Option<u32>,
 }
 
@@ -38,24 +38,24 @@ struct Member {
     command: Vec<String>,
     url: String,
     log: PathBuf,
-    /// Where a disk of its own is mounted.
+    /// Where its own disk is mounted; `None` if it has none.
     disk: Option<PathBuf>,
     child: Option<Child>,
 }
 
 impl EtcdCluster {
-    /// So many members on loopback.
+    /// Starts this many members on loopback.
     pub fn start(members: usize) -> EtcdCluster {
         let (address, wrapper) = (Ipv4Addr::LOCALHOST.into(), Vec::new());
         let place = Place { address, port: 0, wrapper, disk_mib: None };
         EtcdCluster::start_at(&vec![place; members])
     }
 
-    /// One member at each place.
+    /// Starts one member at each place.
     pub fn start_at(places: &[Place]) -> EtcdCluster {
         let dir = tempfile::Builder::new().prefix("mvm-etcd-").tempdir().expect("directory");
         let authority = Authority::new(dir.path());
-        // All are bound at once, so that none is chosen twice.
+        // All ports are bound at once, so that none is chosen twice.
         let bound: Vec<_> = places.iter().map(|place| [listener(place), listener(place)]).collect();
         let ports: Vec<[u16; 2]> = places.iter().zip(&bound).map(|(p, b)| ports(p, b)).collect();
         drop(bound);
@@ -79,27 +79,27 @@ impl EtcdCluster {
         cluster
     }
 
-    /// The directory: certificates, data and logs.
+    /// Returns the directory with certificates, data and logs.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Who signs for this cluster.
+    /// Returns the authority that signs for this cluster.
     pub fn authority(&self) -> &Authority {
         &self.authority
     }
 
-    /// The members' addresses for clients: `https://ADDRESS:PORT`.
+    /// Returns the members' addresses for clients: `https://ADDRESS:PORT`.
     pub fn endpoints(&self) -> Vec<String> {
         self.members.iter().map(|member| member.url.clone()).collect()
     }
 
-    /// How a client with a certificate of its own speaks to the cluster, below `prefix`.
+    /// Returns options for a client with a certificate of its own and keys below `prefix`.
     pub fn options(&self, prefix: &str) -> EtcdOptions {
         EtcdOptions::new(self.endpoints(), prefix, Some(self.tls.clone()))
     }
 
-    /// A store below `prefix`, once the cluster answers.
+    /// Returns a store below `prefix`, once the cluster answers.
     pub async fn store(&self, prefix: &str) -> EtcdStore {
         let options = EtcdOptions { patience: START, ..self.options(prefix) };
         match EtcdStore::connect(options.clone()).await {
@@ -108,7 +108,7 @@ impl EtcdCluster {
         }
     }
 
-    /// Forgets what was before `revision`: a watch from there is told so.
+    /// Discards the history before `revision`: a watch from there fails.
     pub async fn compact(&self, revision: u64) {
         let read = |path: &Path| std::fs::read(path).expect("certificate");
         let identity = Identity::from_pem(read(&self.tls.certificate), read(&self.tls.key));
@@ -119,12 +119,12 @@ impl EtcdCluster {
         client.kv_client().compact(revision as i64, None).await.expect("compaction");
     }
 
-    /// Kills a member, at once.
+    /// Kills a member at once.
     pub fn kill(&mut self, number: usize) {
         self.members[number].kill();
     }
 
-    /// Starts a member that was killed, with the data that it had.
+    /// Starts a killed member with the data that it had.
     pub fn restart(&mut self, number: usize) {
         let member = &mut self.members[number];
         let log =
@@ -141,7 +141,7 @@ impl EtcdCluster {
         member.child = Some(child);
     }
 
-    /// Stops a member's process without ending it: it answers nobody, and hangs up on nobody.
+    /// Stops a member's process without ending it: it answers nobody, and closes no connection.
     pub fn freeze(&self, number: usize) {
         self.members[number].signal(Signal::STOP);
     }
@@ -162,13 +162,13 @@ impl EtcdCluster {
         }
     }
 
-    /// Makes room on it again.
+    /// Makes space on the disk again.
     pub fn empty(&self, number: usize) {
         let disk = self.members[number].disk.as_ref().expect("a disk of its own");
         std::fs::remove_file(disk.join("filling")).expect("file");
     }
 
-    /// The last words of every member.
+    /// Returns the last log lines of every member.
     fn logs(&self) -> String {
         let tail = |member: &Member| {
             let log = std::fs::read_to_string(&member.log).unwrap_or_default();
@@ -204,7 +204,7 @@ impl Member {
     }
 }
 
-/// A file system in memory: it is full when it is full.
+/// Mounts a file system in memory, which is really full when it is full.
 fn mount(at: &Path, mib: u32) {
     std::fs::create_dir_all(at).expect("directory");
     let mounted = Command::new("mount")

@@ -1,5 +1,5 @@
-//! For tests, of this crate and others: a real etcd cluster in a temporary directory, and a proxy
-//! that loses what goes through it.
+//! Support for tests of this crate and others: a real etcd cluster in a temporary directory, and a
+//! proxy that loses what goes through it.
 
 mod authority;
 mod cluster;

@@ -7,20 +7,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// What happens to bytes that come to the proxy.
+/// What happens to bytes that reach the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loses {
     /// They are passed on.
     Nothing,
-    /// What the server says never arrives; the client's requests do.
+    /// The server's answers never arrive; the client's requests do.
     Answers,
-    /// What the client says waits until this is over.
+    /// The client's requests wait until this mode ends.
     Time,
-    /// Open connections are cut, new ones too.
+    /// Open connections are cut, and new ones, too.
     Connections,
 }
 
-/// How much later comes what the client said behind a held request: it may take it back.
+/// How long the rest of a client's bytes lags behind a held request, which the client may cancel in
+/// that time.
 const LINGER: Duration = Duration::from_millis(500);
 
 /// The proxy; it ends with all its connections when it is dropped.
@@ -50,12 +51,12 @@ impl Proxy {
         Proxy { address, mode, task }
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What it loses from now on.
+    /// Sets what is lost from now on.
     pub fn set(&self, mode: Loses) {
         self.mode.send_replace(mode);
     }
@@ -73,7 +74,7 @@ async fn carry(client: TcpStream, server: TcpStream, mode: watch::Receiver<Loses
     let mut cut = mode.clone();
     tokio::select! {
         _ = cut.wait_for(|mode| *mode == Loses::Connections) => {}
-        // The requests that waited arrive also if the client has hung up meanwhile.
+        // Held requests arrive even if the client has hung up meanwhile.
         () = pass(from_client, to_server, mode.clone(), Loses::Time) => {}
         () = pass(from_server, to_client, mode, Loses::Answers) => {}
     }

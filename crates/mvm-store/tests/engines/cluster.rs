@@ -1,4 +1,4 @@
-//! What a cluster goes through: members that die, hang and come back; strangers; limits.
+//! What a cluster must survive: members that die, hang and come back; strangers; limits.
 
 use crate::support::{SOON, keys, put, soon, text};
 use futures::StreamExt;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-/// Writes `k/0`, `k/1` and so on, each once, until it is told to stop; gives how many.
+/// Writes `k/0`, `k/1` and so on, each once, until `stop` is set; counts them in `done`.
 async fn write_all_the_time(store: Arc<dyn Store>, stop: Arc<AtomicBool>, done: Arc<AtomicU32>) {
     while !stop.load(Ordering::Relaxed) {
         let key = format!("k/{}", done.load(Ordering::Relaxed));
@@ -29,8 +29,8 @@ async fn at_least(done: &AtomicU32, more: u32) {
     .await;
 }
 
-/// Each of three members in turn dies, comes back, hangs and goes on: no write fails or is made
-/// twice, a watch that was begun before sees each once, and a session lives on.
+/// Each of three members in turn dies, comes back, hangs and goes on: no write fails or takes
+/// effect twice, a watch that began before sees each once, and a session lives on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_member_of_three_may_die_or_hang() {
     let mut cluster = EtcdCluster::start(3);

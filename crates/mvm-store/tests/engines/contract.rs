@@ -59,7 +59,7 @@ async fn a_conflict_writes_nothing(store: Arc<dyn Store>) {
 }
 
 async fn the_last_write_of_a_key_counts(store: Arc<dyn Store>) {
-    // Both conditions speak of what was there before.
+    // Both conditions are about the state before the transaction.
     let writes = vec![put("a", "1", Expect::Absent), put("a", "2", Expect::Absent)];
     store.commit(writes).await.expect("absent before");
     assert_eq!(text(&*store, "a").await.as_deref(), Some("2"));
@@ -100,7 +100,7 @@ async fn a_counter_loses_no_increment(store: Arc<dyn Store>) {
 }
 
 async fn pages_give_everything_once(store: Arc<dyn Store>) {
-    // More than the etcd engine asks for at once.
+    // More records than the etcd engine requests at once.
     const ALL: usize = 4321;
     let key = |n: usize| format!("instances/{n:06}");
     for chunk in (0..ALL).collect::<Vec<_>>().chunks(100) {

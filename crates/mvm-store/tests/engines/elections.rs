@@ -1,4 +1,4 @@
-//! At most one leader, and a deposed one's writes fail.
+//! There is at most one leader, and a deposed one's writes fail.
 
 use crate::support::{on_both_engines, put, soon, text};
 use futures::StreamExt;
@@ -52,7 +52,7 @@ async fn a_dead_leader_is_followed(store: Arc<dyn Store>) {
         let election = election.clone();
         async move { election.campaign(b"second", TTL).await }
     });
-    // As if its process had died: nothing keeps its session.
+    // As if its process had died: nothing keeps the session alive.
     drop(first);
     let second = soon(waiting).await.expect("task").expect("campaign");
     assert_eq!(soon(observed.next()).await.expect("told").expect("told"), None);
@@ -65,7 +65,8 @@ async fn a_deposed_leader_is_fenced(store: Arc<dyn Store>) {
     let first = election.campaign(b"first", TTL).await.expect("campaign");
     let record = store.get("elections/leader").await.expect("get").expect("there");
     store.commit(vec![first.fence(), put("x", "first", Expect::Any)]).await.expect("leads");
-    // Its session ends behind its back: an operator, or a store that it could not reach.
+    // The session ends behind its holder's back, as by an operator, or when the store cannot be
+    // reached.
     store.end_session(record.session.expect("held")).await.expect("end");
     let second = soon(election.campaign(b"second", TTL)).await.expect("campaign");
     assert!(second.since() > first.since());

@@ -1,4 +1,5 @@
-//! Requests and answers that are lost on the way: a commit happens once, or not, and says which.
+//! Requests and answers are lost on the way: a commit takes effect once or not at all, and says
+//! which.
 
 use crate::support::{SOON, keys, put, soon};
 use futures::StreamExt;
@@ -14,7 +15,7 @@ fn address(endpoint: &str) -> SocketAddr {
     endpoint.trim_start_matches("https://").parse().expect("address")
 }
 
-/// A store that speaks to the member through the proxy first, and then to those of `others`.
+/// Returns a store that first talks to the member through the proxy, and then to those of `others`.
 async fn through(
     cluster: &EtcdCluster,
     proxy: &Proxy,
@@ -30,7 +31,7 @@ async fn through(
     Arc::new(EtcdStore::connect(options).await.expect("connect"))
 }
 
-/// Waits until the record is there, as seen past the proxy.
+/// Waits until the record exists, as seen past the proxy; returns its revision.
 async fn arrives(store: &dyn Store, key: &str) -> u64 {
     soon(async {
         loop {
@@ -43,7 +44,7 @@ async fn arrives(store: &dyn Store, key: &str) -> u64 {
     .await
 }
 
-/// How often each key below `prefix` was put.
+/// Counts how often each key below `prefix` was put.
 async fn puts(store: &dyn Store, prefix: &str, end: &str) -> BTreeMap<String, u32> {
     store.commit(vec![put(end, "", Expect::Any)]).await.expect("end");
     let mut watch = store.watch("", 0).await.expect("watch");
@@ -99,7 +100,7 @@ async fn a_late_request_does_nothing() {
         let revision = soon(store.commit(vec![put(&key, "1", Expect::Any)])).await.expect("commit");
         direct.commit(vec![put(&key, "2", Expect::Revision(revision))]).await.expect("another");
         proxy.set(Loses::Nothing);
-        // Time for what waited to do its harm.
+        // Time for the held request to do its harm.
         tokio::time::sleep(Duration::from_millis(300)).await;
         let record = direct.get(&key).await.expect("get").expect("there");
         assert_eq!(record.value, b"2", "the late request overwrote what came after it");
@@ -123,7 +124,7 @@ async fn what_cannot_be_found_out_is_said() {
     soon(async { while store.commit(vec![put("b", "1", Expect::Any)]).await.is_err() {} }).await;
 }
 
-/// Many writers while connections are cut, answers lost and requests held at random.
+/// Many writers run while connections are cut, answers lost and requests held at random.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_is_true_under_random_losses() {
     const WRITERS: u32 = 4;

@@ -1,4 +1,4 @@
-//! What every engine must do, on SQLite and on a real etcd; and what only a cluster can do.
+//! What every engine must do, on SQLite and on a real etcd, and what only a cluster can do.
 
 mod cluster;
 mod contract;

@@ -1,4 +1,4 @@
-//! Any history of transactions against a map.
+//! Compares any history of transactions with a map.
 
 use crate::support::{check, delete, put};
 use mvm_store::{Error, Expect, Range, Store, Write};
@@ -16,7 +16,7 @@ enum Wanted {
 
 #[derive(Clone, Debug)]
 struct Step {
-    /// 0: put, 1: delete, 2: check; then the key and the condition.
+    /// Each write: 0 put, 1 delete, 2 check; then the key and the condition.
     writes: Vec<(u8, u8, Wanted)>,
     value: u8,
 }
@@ -34,7 +34,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 type Model = BTreeMap<String, (String, u64)>;
 
-/// The write, and whether its condition holds.
+/// Returns the write, and whether its condition holds.
 fn write(model: &Model, (kind, key, wanted): (u8, u8, Wanted), value: u8) -> (Write, bool) {
     let key = format!("{}/{key}", if key < 3 { "a" } else { "b" });
     let found = model.get(&key).map(|(_, revision)| *revision);
@@ -127,7 +127,7 @@ fn etcd_behaves_like_a_map() {
     let (_first, _cluster) = runtime.block_on(crate::support::etcd());
     run(20, |steps| {
         runtime.block_on(async {
-            // Below a prefix of its own: also, no history sees another's records.
+            // Each history gets a prefix of its own, so that none sees another's records.
             let (store, _cluster) = crate::support::etcd().await;
             behaves_like_a_map(&*store, steps).await
         })

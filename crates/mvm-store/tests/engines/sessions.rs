@@ -7,7 +7,7 @@ use mvm_store::{Expect, Session, SessionId, Store, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Short, but as long as etcd's shortest.
+/// Short, but no shorter than etcd allows.
 const TTL: Duration = Duration::from_secs(2);
 
 on_both_engines!(
@@ -66,7 +66,7 @@ async fn a_closed_session_ends_at_once(store: Arc<dyn Store>) {
     store.commit(vec![hold("nodes/a", id), hold("nodes/b", id)]).await.expect("hold");
     session.close().await.expect("close");
     assert!(store.list("nodes/").await.expect("list").is_empty());
-    // One that is ended by another is told so.
+    // A session that another process ends is reported as ended.
     let session = Session::open(store.clone(), TTL).await.expect("open");
     store.end_session(session.id()).await.expect("end");
     soon(session.ended()).await;

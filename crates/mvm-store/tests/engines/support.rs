@@ -35,11 +35,11 @@ pub fn sqlite() -> (Arc<dyn Store>, tempfile::TempDir) {
     (Arc::new(SqliteStore::open(&dir.path().join("fleet.db")).expect("open")), dir)
 }
 
-/// Keeps the cluster that tests share, and lends it to none: what one does to a whole cluster, such
-/// as a compaction, all others would see.
+/// Keeps alive the cluster that tests share, without giving access to it: what one test does to a
+/// whole cluster, such as a compaction, all others would see.
 pub struct Shared(Arc<EtcdCluster>);
 
-/// A store of its own in a cluster that the tests running at the same time share.
+/// Returns a store with a prefix of its own in a cluster that tests running at the same time share.
 pub async fn etcd() -> (Arc<dyn Store>, Shared) {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let prefix = format!("test/{}", NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -58,7 +58,7 @@ fn shared_cluster() -> Arc<EtcdCluster> {
     cluster
 }
 
-/// The answer, which must come in time.
+/// Returns the answer, which must come in time.
 pub async fn soon<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(SOON, work).await.expect("it takes too long")
 }

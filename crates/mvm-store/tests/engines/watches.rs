@@ -1,4 +1,4 @@
-//! Watches: whole transactions, no gap, and what is told when changes are gone.
+//! Watches report whole transactions without gaps, and say so when changes are gone.
 
 use crate::support::{delete, keys, on_both_engines, put, soon};
 use futures::StreamExt;
@@ -57,7 +57,7 @@ async fn a_watch_begins_in_the_past(store: Arc<dyn Store>) {
     assert_eq!(next(&mut all).await, [said("a/1", Some("1"))]);
 }
 
-/// Writers write all the time; every list with its watch must come to the same end.
+/// Writers write all the time; every list with its watch must reach the same final state.
 async fn list_and_watch_have_no_gap(store: Arc<dyn Store>) {
     let mut writers = tokio::task::JoinSet::new();
     for writer in 0..3 {
@@ -127,7 +127,7 @@ async fn a_follower_is_told_everything(store: Arc<dyn Store>) {
     assert_eq!(keys(&*store, "f/").await.len(), 2);
 }
 
-/// The embedded engine keeps a few megabytes of changes: who is behind them must list anew.
+/// The embedded engine keeps a few megabytes of changes: a watch further behind must list again.
 #[tokio::test]
 async fn a_slow_reader_of_sqlite_is_told_that_changes_are_gone() {
     let (store, _dir) = crate::support::sqlite();
