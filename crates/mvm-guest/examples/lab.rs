@@ -1,5 +1,5 @@
 //! Drives a real guest under QEMU (TCG) through everything that the channel has to survive, and
-//! says how long things took. A failed step ends it with a panic; the machine ends with it.
+//! prints how long each step took. A failed step ends it with a panic; the machine ends with it.
 //!
 //! `lab VMLINUX INITRD ROOT.erofs WORKDIR`: the initrd holds the guest binary as `/init`; the root
 //! has a shell, coreutils and sshd. WORKDIR is made, and may be removed afterwards.
@@ -105,7 +105,7 @@ impl Machine {
     }
 }
 
-/// As much of QMP as this needs.
+/// The part of QMP that this program needs.
 struct Qmp(BufReader<UnixStream>);
 
 impl Qmp {
@@ -276,7 +276,7 @@ async fn programs(channel: &Channel) -> Outcome {
     flow(channel).await
 }
 
-/// Nothing that ends stays a zombie, whoever its parent was.
+/// No ended process stays a zombie, whoever its parent was.
 async fn orphans(channel: &Channel) -> Outcome {
     run(channel, "for i in 1 2 3 4 5; do (sleep 0.1 & sleep 0.2 &) ; done; sleep 0.6").await?;
     let zombies = run(channel, "cat /proc/[0-9]*/stat | grep -c ') Z ' || true").await?;
@@ -354,7 +354,7 @@ async fn identity(channel: &Channel, dir: &Path) -> Outcome {
     Ok(())
 }
 
-/// A real OpenSSH client, through the channel, by way of a port of our own loopback.
+/// A real OpenSSH client connects through the channel, by way of a port of the host's loopback.
 async fn ssh(channel: &Channel, dir: &Path) -> Outcome {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let port = listener.local_addr()?.port().to_string();
@@ -382,10 +382,11 @@ async fn ssh(channel: &Channel, dir: &Path) -> Outcome {
     Ok(())
 }
 
-/// The agent dies: the host learns of it, and PID 1 starts another.
+/// The agent dies: the host notices, and PID 1 starts another.
 async fn crashed(machine: &Machine, channel: Channel) -> Outcome<Channel> {
     let start = Instant::now();
-    // Held on to: letting go of it would end the shell before it has done it.
+    // The program is kept in a variable: dropping it would end the shell before it has killed the
+    // agent.
     let _program = channel.exec(sh("kill -9 $PPID")).await;
     while !channel.is_closed() {
         assert!(start.elapsed() < Duration::from_secs(10), "nobody told the host");
@@ -418,7 +419,7 @@ async fn copies(channel: &Channel, dir: &Path) -> Outcome {
     run(channel, "rm /data/full").await.map(drop)
 }
 
-/// What the host that is killed does: it moves bytes both ways without end.
+/// Acts as the host that is killed: moves bytes both ways without end.
 async fn flood(socket: &Path) -> Outcome {
     let channel = Channel::connect(socket, None, DEADLINE).await?;
     let request = ExecRequest { stdin: true, ..sh("exec cat") };
@@ -492,7 +493,7 @@ async fn sleep(files: &Files, machine: Machine, channel: Channel) -> Outcome<(Ma
     for round in 0..8 {
         let count: u64 =
             run(&channel, "cat /run/count").await.unwrap_or_default().parse().unwrap_or(0);
-        // Every other time the host is connected, and talking, when the snapshot is made.
+        // Every other time, the host is connected and sending when the snapshot is made.
         let talking = if round % 2 == 0 {
             Some(channel.exec(sh("exec cat /dev/zero")).await?)
         } else {

@@ -21,10 +21,10 @@ use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompat
 /// One stream of the channel.
 pub type Stream = Compat<yamux::Stream>;
 
-/// How long a silent guest is waited for before it is called anew: at first, and at most.
+/// How long to wait for a silent guest before connecting anew: at first, and at most.
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// How long a guest that does not know pings may take to answer something else.
+/// How long a guest without support for pings may take to answer another request.
 const ASKED: Duration = Duration::from_secs(60);
 
 type Opened = oneshot::Sender<Result<yamux::Stream>>;
@@ -38,11 +38,12 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Connects to the machine's socket and waits until the guest's agent answers.
+    /// Connects to the machine's socket and waits until the guest's agent answers. Errors:
+    /// `guest_unreachable`, `guest_silent`, `guest_channel_broken`.
     ///
-    /// A guest that stays silent is called over a new connection now and then: QEMU may hold the
-    /// guest's words back for ever where the last host went away while they were on their way (it
-    /// throttles the port and only a hang-up ends that).
+    /// While the guest stays silent, the connection is renewed now and then: if the last host went
+    /// away while the guest's bytes were on their way, QEMU may hold them back for ever (it
+    /// throttles the port until that connection ends).
     ///
     /// `window` is the file behind the machine's window, if it has one.
     pub async fn connect(
@@ -65,7 +66,7 @@ impl Channel {
         }
     }
 
-    /// The same over any byte stream.
+    /// Like [`Channel::connect`], over an open byte stream and without a window.
     pub async fn from_stream(
         stream: impl AsyncRead + AsyncWrite + Send + 'static,
         deadline: Duration,
@@ -73,7 +74,8 @@ impl Channel {
         Self::with_window(stream, None, deadline).await
     }
 
-    /// The same with the host's end of a window, of whose other end the guest may know.
+    /// Like [`Channel::from_stream`], with the host's end of a window; it is used if the guest
+    /// knows the other end.
     pub async fn with_window(
         stream: impl AsyncRead + AsyncWrite + Send + 'static,
         window: Option<Arc<Window>>,
@@ -90,7 +92,7 @@ impl Channel {
             yamux::Connection::new(session.compat(), crate::link::streams(), yamux::Mode::Client);
         tokio::spawn(async move {
             let closed = async {
-                // With all clones gone, `drive` sees it too.
+                // When all clones are gone, `drive` ends by itself.
                 if closed.wait_for(|closed| *closed).await.is_err() {
                     std::future::pending::<()>().await;
                 }
@@ -103,12 +105,12 @@ impl Channel {
         Channel { opens, close, pulse }
     }
 
-    /// The guest's signs of life.
+    /// Returns the guest's signs of life.
     pub fn pulse(&self) -> &Arc<Pulse> {
         &self.pulse
     }
 
-    /// Asks the guest for a sign of life. One that is too old to know pings is asked who it is.
+    /// Asks the guest for a sign of life: by a ping, or by a hello if it is too old for pings.
     pub fn ask(&self) {
         if self.pulse.answers_pings() {
             return self.pulse.ping();
@@ -122,18 +124,18 @@ impl Channel {
         }
     }
 
-    /// Whether the channel has broken or was closed. A guest that is paused is not noticed.
+    /// Returns whether the channel has broken or was closed. It stays open while a guest is paused.
     pub fn is_closed(&self) -> bool {
         self.opens.is_closed()
     }
 
-    /// Ends the session and all its streams, and waits until the socket is let go of.
+    /// Ends the session and all its streams, and waits until the socket is closed.
     pub async fn close(&self) {
         self.close.send_replace(true);
         self.opens.closed().await;
     }
 
-    /// A fresh stream: its first frame is to be a request.
+    /// Opens a stream, whose first frame must be a request. Error: `guest_channel_broken`.
     pub async fn open_raw(&self) -> Result<Stream> {
         let gone = || Error::Broken("it is closed".to_owned());
         let (opened, stream) = oneshot::channel();
@@ -146,7 +148,7 @@ impl Channel {
         frame::ask(&mut stream, request).await
     }
 
-    /// Who answers.
+    /// Asks the agent for its version and identity.
     pub async fn hello(&self) -> Result<Hello> {
         let mut hello: Hello = self.call(Request::Hello).await?;
         for words in [&mut hello.version, &mut hello.boot_id].into_iter().chain(&mut hello.life) {
@@ -155,28 +157,28 @@ impl Channel {
         Ok(hello)
     }
 
-    /// Makes the guest itself.
+    /// Gives the guest its own identity. Idempotent.
     pub async fn adopt(&self, identity: &Adopt) -> Result<()> {
         self.call(Request::Adopt(Box::new(identity.clone()))).await
     }
 
-    /// Runs a program.
+    /// Starts a program.
     pub async fn exec(&self, request: ExecRequest) -> Result<ExecStream> {
         ExecStream::begin(self.open_raw().await?, request).await
     }
 
-    /// Unpacks a tar archive below a folder of the guest. Gives what could not be kept.
+    /// Unpacks a tar archive below a folder of the guest. Returns what could not be preserved.
     pub async fn put(&self, path: &str, archive: impl AsyncRead + Unpin) -> Result<Notes> {
         transfer::put(&mut Patient::new(self.open_raw().await?, COPY), path, archive).await
     }
 
-    /// Writes a file or folder of the guest to `archive`, as a tar archive whose entries begin
-    /// with the last component of `path`. Gives what could not be kept.
+    /// Writes a file or folder of the guest to `archive`, as a tar archive whose entries begin with
+    /// the last component of `path`. Returns what could not be preserved.
     pub async fn get(&self, path: &str, archive: impl AsyncWrite + Unpin) -> Result<Notes> {
         transfer::get(&mut Patient::new(self.open_raw().await?, COPY), path, archive).await
     }
 
-    /// A connection to a TCP port of the guest's loopback. A port that refuses is tried again for
+    /// Connects to a TCP port of the guest's loopback. A refused connection is tried again for
     /// about 5 s, since its server may be starting.
     pub async fn dial(&self, port: u16) -> Result<Stream> {
         let mut stream = self.open_raw().await?;
@@ -184,12 +186,12 @@ impl Channel {
         Ok(stream)
     }
 
-    /// What the guest uses.
+    /// Asks what the guest uses.
     pub async fn stats(&self) -> Result<Stats> {
         self.call(Request::Stats).await
     }
 
-    /// Writes everything to the guest's disks.
+    /// Makes the guest write everything to its disks.
     pub async fn sync(&self) -> Result<()> {
         self.call(Request::Sync).await
     }
@@ -199,12 +201,12 @@ impl Channel {
         self.call(Request::Mount { serial: serial.to_owned(), path: path.to_owned() }).await
     }
 
-    /// Writes a mounted disk and lets go of it.
+    /// Unmounts a disk of the guest, once everything is written.
     pub async fn unmount(&self, path: &str) -> Result<()> {
         self.call(Request::Unmount { path: path.to_owned() }).await
     }
 
-    /// Ends the guest; answered before it begins.
+    /// Asks the guest to shut down; it answers before it begins.
     pub async fn shutdown(&self) -> Result<()> {
         self.call(Request::Shutdown).await
     }
@@ -222,7 +224,7 @@ async fn connect_by(socket: &Path, ends: tokio::time::Instant) -> Result<UnixStr
     }
 }
 
-/// Turns a byte stream into the two ends that the link wants.
+/// Turns a byte stream into the pair of channels that the link needs.
 pub fn wire(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Wire {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let (to_link, incoming) = mpsc::channel::<Vec<u8>>(8);
@@ -230,7 +232,7 @@ pub fn wire(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Wire {
     tokio::spawn(async move {
         let mut buffer = vec![0; 64 * 1024];
         loop {
-            // Ends as well when nobody listens any more, so that the socket is closed.
+            // This also ends when nobody receives any more, so that the socket is closed.
             let count = tokio::select! {
                 read = reader.read(&mut buffer) => read.unwrap_or(0),
                 () = to_link.closed() => 0,
@@ -251,7 +253,7 @@ pub fn wire(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Wire {
     Wire { incoming, outgoing }
 }
 
-/// Opens streams as they are asked for and keeps the connection moving until it ends.
+/// Opens streams on request and drives the connection until it ends.
 async fn drive(
     mut connection: yamux::Connection<Compat<DuplexStream>>,
     mut requests: mpsc::Receiver<Opened>,
@@ -262,9 +264,9 @@ async fn drive(
             if waiting.is_none() {
                 match requests.poll_recv(cx) {
                     Poll::Ready(Some(opened)) => waiting = Some(opened),
-                    // Nobody has the channel any more. Dropped as it is, the connection ends the
-                    // streams that are still open; closed in yamux' good order, it leaves those
-                    // who read from them waiting for ever.
+                    // Nobody has the channel any more. Dropping the connection ends the open
+                    // streams; closing it by yamux's protocol would leave their readers waiting for
+                    // ever.
                     Poll::Ready(None) => return Poll::Ready(()),
                     Poll::Pending => {}
                 }
@@ -280,7 +282,7 @@ async fn drive(
                 }
             }
             match connection.poll_next_inbound(cx) {
-                // Guests open no streams: one that does is not listened to.
+                // Guests may not open streams: such a stream is dropped.
                 Poll::Ready(Some(Ok(_))) => continue,
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => return Poll::Pending,

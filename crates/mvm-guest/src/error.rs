@@ -1,20 +1,20 @@
-//! What can go wrong between a node and a guest.
+//! The errors of calls to a guest, each with a stable code.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why a call to a guest failed.
+/// A failed call to a guest.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The channel's socket could not be opened.
     #[error("cannot open the guest channel {}: {cause}", socket.display())]
     Unreachable {
-        /// The socket.
+        /// Path of the socket.
         socket: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         cause: std::io::Error,
     },
-    /// Nobody answered on the channel.
+    /// No agent answered on the channel in time.
     #[error("the guest's agent did not answer within {} s", .0.as_secs())]
     Silent(Duration),
     /// The channel broke.
@@ -25,26 +25,26 @@ pub enum Error {
     Archive {
         /// `read`, `write`, `pack` or `unpack`.
         doing: &'static str,
-        /// What the system said.
+        /// The operating system's error.
         cause: std::io::Error,
     },
-    /// The guest's agent refused or failed.
+    /// The guest's agent refused the call or failed.
     #[error("in the guest: {message}")]
     Guest {
         /// A stable code: `not_found`, `no_space` …
         code: String,
-        /// What it said.
+        /// The agent's message, for people.
         message: String,
     },
 }
 
-/// The other side stood still.
+/// No byte came from the other side within a limit.
 #[derive(Debug, thiserror::Error)]
 #[error("no byte went either way for {} s", .0.as_secs())]
 pub(crate) struct Stalled(pub Duration);
 
 impl Error {
-    /// A stable code.
+    /// Returns the stable code of the failure.
     pub fn code(&self) -> &str {
         match self {
             Error::Unreachable { .. } => "guest_unreachable",

@@ -1,46 +1,45 @@
 //! The host's end of a program that runs in a guest, over any byte stream: a stream of a
-//! [`crate::channel::Channel`], or the connection of the CLI to an agent that only copies bytes.
+//! [`crate::channel::Channel`], or the CLI's connection to an agent that only copies bytes.
 
 use crate::frame::{self, Frame};
 use crate::protocol::{ExecRequest, Exit, Kept, Request};
 use crate::{Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 
-/// What a program says.
+/// One item from a running program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Bytes of its standard output, or of its terminal.
+    /// Bytes of standard output, or of the terminal.
     Stdout(Vec<u8>),
-    /// Bytes of its standard error.
+    /// Bytes of standard error.
     Stderr(Vec<u8>),
-    /// So many bytes of its standard input were taken: said of kept programs.
+    /// The number of bytes of standard input that were taken so far; for kept programs only.
     Taken(u64),
-    /// It has ended; nothing follows.
+    /// How the program ended; nothing follows.
     Exit(Exit),
 }
 
-/// A program that runs. Dropping both halves ends it: SIGHUP and SIGTERM to its process group, and
-/// SIGKILL half a second later. One that is kept goes on.
+/// A running program. Dropping both halves ends it: SIGHUP and SIGTERM to its process group, and
+/// SIGKILL half a second later. A kept program continues.
 #[derive(Debug)]
 pub struct ExecStream {
-    /// What it says.
+    /// The program's output.
     pub output: ExecOutput,
-    /// What it is told.
+    /// Frames for the program.
     pub input: ExecInput,
-    /// Where its output begins, if the guest keeps it.
+    /// Where the output begins if the guest keeps it; `None` otherwise.
     pub kept: Option<Kept>,
 }
 
-/// What a program says.
+/// The receiving half of a running program.
 pub struct ExecOutput(Box<dyn AsyncRead + Unpin + Send>);
 
-/// What a program is told.
+/// The sending half of a running program.
 pub struct ExecInput(Box<dyn AsyncWrite + Unpin + Send>);
 
 impl ExecStream {
-    /// Sends the request and waits until the program has been started. A program that is not there
-    /// gives the code `command_not_found` (a shell says 127), one that cannot be run
-    /// `command_not_executable` (126).
+    /// Sends the request and waits until the program has been started. Errors: `command_not_found`
+    /// (a shell would report 127), `command_not_executable` (126), and others of the guest.
     pub async fn begin<S>(mut stream: S, request: ExecRequest) -> Result<ExecStream>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -51,7 +50,7 @@ impl ExecStream {
         Ok(ExecStream { output, input, kept })
     }
 
-    /// Collects everything until the program has ended: standard output, standard error, exit.
+    /// Collects standard output, standard error and the exit. The output is not bounded.
     pub async fn finish(&mut self) -> Result<(Vec<u8>, Vec<u8>, Exit)> {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         loop {
@@ -66,8 +65,8 @@ impl ExecStream {
 }
 
 impl ExecOutput {
-    /// The next piece. Not cancel-safe: give it a task of its own. A channel that breaks before the
-    /// exit is an error.
+    /// Returns the next item. Not cancel-safe: give it a task of its own. It is an error if the
+    /// channel breaks before the exit.
     pub async fn next(&mut self) -> Result<Output> {
         match frame::read(&mut self.0).await? {
             Some(Frame::Stdout(bytes)) => Ok(Output::Stdout(bytes)),
@@ -84,7 +83,7 @@ impl ExecOutput {
 }
 
 impl ExecInput {
-    /// Bytes for the standard input. Waits while the program does not read.
+    /// Sends bytes for the standard input. Waits while the program does not read.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
         for piece in bytes.chunks(frame::MAX_PAYLOAD) {
             frame::write(&mut self.0, &Frame::Stdin(piece.to_vec())).await?;
@@ -92,17 +91,17 @@ impl ExecInput {
         Ok(())
     }
 
-    /// The end of the standard input.
+    /// Ends the standard input.
     pub async fn close(&mut self) -> Result<()> {
         frame::write(&mut self.0, &Frame::StdinClosed).await
     }
 
-    /// The terminal has this size now.
+    /// Sets the size of the terminal.
     pub async fn resize(&mut self, rows: u16, cols: u16) -> Result<()> {
         frame::write(&mut self.0, &Frame::Resize { rows, cols }).await
     }
 
-    /// Of a kept program's output all before `offset` is safe: the guest forgets it.
+    /// Acknowledges a kept program's output before `offset`, which the guest then forgets.
     pub async fn acknowledge(&mut self, offset: u64) -> Result<()> {
         frame::write(&mut self.0, &Frame::Ack(offset)).await
     }

@@ -1,7 +1,7 @@
 //! Frames of a stream: one byte kind, four bytes length (big endian), payload.
 //!
-//! The same on the guest's channel and on the connection between the CLI and the agent, which only
-//! copies bytes.
+//! The guest's channel and the connection between the CLI and the agent use the same frames; the
+//! agent only copies bytes.
 
 use crate::protocol::{Exit, Reply, Request};
 use crate::words::said;
@@ -9,10 +9,10 @@ use crate::{Error, Result};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// The longest payload.
+/// The longest payload, in bytes.
 pub const MAX_PAYLOAD: usize = 1 << 20;
 
-/// The length of a frame's head.
+/// The length of a frame's head, in bytes.
 pub(crate) const HEAD: usize = 5;
 /// The kind of a piece of an archive.
 const DATA: u8 = 17;
@@ -20,22 +20,22 @@ const DATA: u8 = 17;
 /// One frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// What is asked.
+    /// A request from the host.
     Request(Request),
-    /// What comes back.
+    /// The answer to a request.
     Reply(Reply),
     /// Bytes for the program's standard input.
     Stdin(Vec<u8>),
-    /// No more of them.
+    /// The end of the standard input.
     StdinClosed,
-    /// The terminal has this size now.
+    /// The new size of the terminal.
     Resize {
         /// Lines.
         rows: u16,
         /// Columns.
         cols: u16,
     },
-    /// Send this signal to the program's process group.
+    /// A signal, by number, for the program's process group.
     Signal(i32),
     /// Bytes of the program's standard output (or terminal).
     Stdout(Vec<u8>),
@@ -45,15 +45,15 @@ pub enum Frame {
     Exit(Exit),
     /// A piece of an archive.
     Data(Vec<u8>),
-    /// The archive is whole. To a kept program: end.
+    /// The end of an archive. For a kept program, the order to end.
     End,
-    /// So many bytes are safe where they were sent: a kept program's output, or its input.
+    /// The number of bytes that the receiver has safe: of a kept program's output, or of its input.
     Ack(u64),
 }
 
 impl Frame {
     fn encode(&self) -> (u8, Vec<u8>) {
-        // Plain structs of strings and numbers: their serialisation cannot fail.
+        // These are plain structs of strings and numbers, whose serialisation cannot fail.
         fn json(value: &impl serde::Serialize) -> Vec<u8> {
             serde_json::to_vec(value).unwrap_or_default()
         }
@@ -73,7 +73,8 @@ impl Frame {
         }
     }
 
-    /// How long a piece of output is as a frame, in bytes; of any other frame, its head.
+    /// Returns the length of a piece of output as a frame, in bytes; for any other frame, the
+    /// length of its head.
     pub fn length(&self) -> u64 {
         match self {
             Frame::Ack(_) => 5 + 8,
@@ -81,7 +82,7 @@ impl Frame {
         }
     }
 
-    /// The bytes of a piece of a program's output; none of any other frame.
+    /// Returns the bytes of a piece of a program's output; empty for any other frame.
     pub fn output(&self) -> &[u8] {
         match self {
             Frame::Stdout(bytes) | Frame::Stderr(bytes) => bytes,
@@ -89,7 +90,7 @@ impl Frame {
         }
     }
 
-    /// What kind it is, for messages: the contents may be long, or secret.
+    /// Returns the kind of the frame, for messages: the contents may be long, or secret.
     pub fn kind(&self) -> &'static str {
         match self {
             Frame::Request(_) => "a request",
@@ -143,7 +144,7 @@ fn malformed(what: &str) -> Error {
     Error::Broken(format!("the other side sent {what}"))
 }
 
-/// A frame as it goes over the stream.
+/// Encodes a frame for the stream.
 pub fn bytes(frame: &Frame) -> Vec<u8> {
     let (kind, payload) = frame.encode();
     let mut bytes = Vec::with_capacity(5 + payload.len());
@@ -153,7 +154,7 @@ pub fn bytes(frame: &Frame) -> Vec<u8> {
     bytes
 }
 
-/// Makes a frame of a piece of an archive that has [`HEAD`] bytes of room before it.
+/// Writes the head of a frame into the [`HEAD`] bytes before a piece of an archive.
 pub(crate) fn complete(piece: &mut [u8]) {
     let length = (piece.len() - HEAD) as u32;
     piece[0] = DATA;
@@ -167,7 +168,8 @@ pub async fn write(to: &mut (impl AsyncWrite + Unpin), frame: &Frame) -> Result<
     Ok(())
 }
 
-/// Reads one frame; `None` at the end of the stream, which is an error within a frame. Not cancel-safe: give it a task of its own.
+/// Reads one frame; `None` at the end of the stream. An end within a frame is an error. Not
+/// cancel-safe: give it a task of its own.
 pub async fn read(from: &mut (impl AsyncRead + Unpin)) -> Result<Option<Frame>> {
     let mut head = [0u8; 5];
     let begun = from.read(&mut head).await?;
@@ -198,7 +200,7 @@ pub async fn ask<T: DeserializeOwned>(
     reply(stream).await
 }
 
-/// Reads a reply.
+/// Reads a reply. Errors: the guest's, or `guest_channel_broken` for any other frame.
 pub async fn reply<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> Result<T> {
     match read(from).await? {
         Some(Frame::Reply(Reply::Ok(value))) => {

@@ -1,10 +1,11 @@
 //! The guest protocol, and the agent that answers it.
 //!
-//! Lives here: what goes over the channel between a node and a guest ([`protocol`], [`frame`]),
-//! the link that survives a host that comes and goes ([`link`]), the host's end of it
-//! ([`channel`], and over any byte stream [`exec`] and [`transfer`]), and the guest's agent ([`agent`]) that `mvm-guest`, PID 1 of every guest, runs.
+//! What lives here: what goes over the channel between a node and a guest ([`protocol`],
+//! [`frame`]), the link that survives a host that comes and goes ([`link`]), the host's end of it
+//! ([`channel`], and over any byte stream [`exec`] and [`transfer`]), and the guest's agent
+//! ([`agent`]) that `mvm-guest`, PID 1 of every guest, runs.
 //!
-//! Never here: anything of the host but the client's end of the channel.
+//! What never may: anything of the host but the client's end of the channel.
 
 pub mod agent;
 pub mod channel;
@@ -24,11 +25,11 @@ pub mod words;
 
 pub use error::Error;
 
-/// What this crate gives.
+/// The result of every fallible call of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Where files of `/etc` are that each machine has of its own.
+/// Folder for those files of `/etc` that differ between machines.
 pub const RUN_ETC: &str = "/run/mvm/etc";
 
-/// The name of the virtio-serial port of the channel.
+/// The name of the channel's virtio-serial port.
 pub const PORT: &str = "mvm.agent.0";

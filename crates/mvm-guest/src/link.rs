@@ -1,13 +1,13 @@
-//! The link below the streams: packets that survive a host which comes and goes.
+//! The link below the streams: packets that survive a host that comes and goes.
 //!
 //! A virtio-serial port is one endless byte stream. The host's end may be killed in the middle of a
 //! packet, and a machine restored from a snapshot believes in a session that is long over. So every
-//! packet names its session, drawn by the host: `magic(4) kind(1) session(8) length(2) payload`.
-//! The host repeats HELLO until the guest says WELCOME; a HELLO with a new session ends the old
-//! one; bytes that are no packet are passed over. Bytes of a session that a side does not have are
-//! answered with BYE, so that nobody waits for an agent or a node that was restarted. A PING is answered
-//! with a PONG by guests that say in their WELCOME that they know it. Where HELLO and WELCOME both speak of a
-//! window ([`crate::window`]), a PIECE stands for bytes in it, and a TAKEN says that they were read.
+//! packet names its session, chosen by the host: `magic(4) kind(1) session(8) length(2) payload`.
+//! The host repeats HELLO until the guest answers WELCOME; a HELLO with a new session ends the old
+//! one; bytes that are not a packet are skipped. Bytes of an unknown session are answered with BYE,
+//! so that nobody waits for a restarted agent or node. A guest whose WELCOME announces it answers a
+//! PING with a PONG. If HELLO and WELCOME both announce a window ([`crate::window`]), a PIECE
+//! stands for bytes in it, and a TAKEN says that they were read.
 
 pub use crate::packet::{Decoder, Kind, MAX_PACKET, Packet, Wire};
 
@@ -22,24 +22,25 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::DuplexStream;
 
-/// How long the host waits for a WELCOME before it says HELLO again: at first, and at most.
+/// How long the host waits for a WELCOME before it repeats HELLO: at first, and at most.
 const REPEAT: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(50));
-/// Of so many HELLOs the second has a packet's worth of padding before it: that completes a packet
-/// that a predecessor was killed in. Not each, since they pile up while a guest boots.
+/// Of this many HELLOs, the second is preceded by a packet's worth of padding, which completes a
+/// packet that an earlier host was killed in. Not every HELLO is padded, since they pile up while a
+/// guest boots.
 const PAD_EVERY: u32 = 4;
 
-/// The most that a session may leave unread: all windows together, and control frames.
+/// The most bytes that a session may leave unread: all windows together, and control frames.
 const MAX_QUEUE: usize = MAX_WINDOWS + (1 << 20);
 const MAX_WINDOWS: usize = MAX_STREAMS * 256 * 1024;
 /// How many requests may be under way at once.
 const MAX_STREAMS: usize = 128;
-/// The longest frame of a stream: of a small machine's memory, and of the time of the other streams, it takes
-/// little, and a copy takes few of them.
+/// The longest frame of a stream, in bytes: short enough not to burden a small machine's memory or
+/// delay other streams, long enough that a copy needs few of them.
 const MAX_FRAME: usize = 64 * 1024;
-/// What a side says in its HELLO or WELCOME that can use a window.
+/// Announces, in a HELLO or WELCOME, that its sender can use a window.
 const HAS_WINDOW: u8 = 2;
 
-/// How a session is cut into streams, on both sides: yamux, with windows that are bounded.
+/// Returns how a session is cut into streams on both sides: by yamux, with bounded windows.
 pub fn streams() -> yamux::Config {
     let mut config = yamux::Config::default();
     config.set_max_num_streams(MAX_STREAMS);
@@ -48,15 +49,16 @@ pub fn streams() -> yamux::Config {
     config
 }
 
-/// A session's id that no other session is likely to have.
+/// Returns a session id that no other session is likely to have.
 fn draw_session() -> u64 {
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u32(std::process::id());
     hasher.finish().max(ANY + 1)
 }
 
-/// The host's end: begins a session, then moves bytes until either side closes. Gives the session's
-/// bytes as a stream, and the guest's signs of life. Any WELCOME counts only with our own session.
+/// Runs the host's end: begins a session, then moves bytes until either side closes. Returns the
+/// session's bytes as a stream, and the guest's signs of life. A WELCOME for another session is
+/// ignored. Errors: `guest_silent`, `guest_channel_broken`.
 pub async fn begin(
     mut wire: Wire,
     window: Option<Arc<Window>>,
@@ -74,7 +76,7 @@ pub async fn begin(
             return Err(Error::Silent(deadline));
         }
         let words = if said % PAD_EVERY == 1 { padded(&hello) } else { hello.clone() };
-        // A full pipe means that the guest does not read yet: what is in it will do.
+        // A full pipe means that the guest does not read yet; the HELLOs in it suffice.
         let _ = wire.outgoing.try_send(words);
         said += 1;
         let pause = (REPEAT.0 * said).min(REPEAT.1).min(ends.saturating_duration_since(now()));
@@ -105,12 +107,12 @@ pub async fn begin(
     Ok((near, pulse))
 }
 
-/// The two ends of a session's bytes, with room for the pieces of a window.
+/// Returns the two ends of a session's bytes; with a window, their buffer holds two of its pieces.
 fn pipe(window: bool) -> (DuplexStream, DuplexStream) {
     tokio::io::duplex(if window { 2 * SLOT } else { 4 * MAX_PACKET })
 }
 
-/// Gives what the guest says in its WELCOME.
+/// Waits for the guest's WELCOME and returns its payload.
 async fn welcomed(wire: &mut Wire, decoder: &mut Decoder, session: u64) -> Result<Vec<u8>> {
     loop {
         while let Some(packet) = decoder.next_packet() {
@@ -125,7 +127,7 @@ async fn welcomed(wire: &mut Wire, decoder: &mut Decoder, session: u64) -> Resul
     }
 }
 
-/// The guest's end: calls `each` with the bytes of every session that a host begins.
+/// Runs the guest's end: calls `each` with the bytes of every session that a host begins.
 pub async fn accept(
     mut wire: Wire,
     window: Option<Arc<Window>>,
@@ -165,13 +167,13 @@ pub async fn accept(
     }
 }
 
-/// Waits for a HELLO, and tells hosts that believe in another session that they are wrong.
+/// Waits for a HELLO, and answers packets of other sessions with BYE.
 async fn between_sessions(wire: &mut Wire, decoder: &mut Decoder) -> Option<Packet> {
     loop {
         while let Some(packet) = decoder.next_packet() {
             match packet.kind {
                 Kind::Hello => return Some(packet),
-                // What cannot be sent at once will be asked for again.
+                // If the answer cannot be sent now, the host will ask again.
                 Kind::Data | Kind::Piece | Kind::Ping => {
                     let bye = Packet::bare(Kind::Bye, packet.session).encode();
                     let _ = wire.outgoing.try_send(bye);

@@ -1,18 +1,18 @@
-//! Packets: what goes over the wire between a host and a guest, and how they are found in it.
+//! Packets: the units on the wire between a host and a guest, and how to find them in it.
 
 use tokio::sync::mpsc::{Receiver, Sender};
 
 const MAGIC: [u8; 4] = [0xf5, b'm', b'v', b'm'];
 const HEADER: usize = 15;
-/// The longest payload of a packet.
+/// The longest payload of a packet, in bytes.
 pub const MAX_PACKET: usize = 16 * 1024;
 
-/// What a packet is.
+/// The kind of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The host begins a session.
     Hello = 1,
-    /// The guest has begun it.
+    /// The guest has begun the session.
     Welcome = 2,
     /// Bytes of the session.
     Data = 3,
@@ -20,37 +20,37 @@ pub enum Kind {
     Bye = 4,
     /// The host asks for a sign of life.
     Ping = 5,
-    /// The guest gives it.
+    /// The guest's sign of life.
     Pong = 6,
-    /// Bytes of the session that are in the window.
+    /// Bytes of the session are in a slot of the window.
     Piece = 7,
-    /// They were read: their slot is free.
+    /// Those bytes were read: the slot is free.
     Taken = 8,
 }
 
-/// One packet.
+/// One packet of the link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// What it is.
+    /// The kind of the packet.
     pub kind: Kind,
-    /// Its session.
+    /// The session that it belongs to.
     pub session: u64,
-    /// Its bytes.
+    /// The bytes of its payload.
     pub payload: Vec<u8>,
 }
 
 impl Packet {
-    /// A packet without payload.
+    /// Makes a packet without payload.
     pub fn bare(kind: Kind, session: u64) -> Self {
         Packet { kind, session, payload: Vec::new() }
     }
 
-    /// As it goes over the wire. The payload has at most [`MAX_PACKET`] bytes.
+    /// Encodes the packet for the wire. The payload may have at most [`MAX_PACKET`] bytes.
     pub fn encode(&self) -> Vec<u8> {
         encode(self.kind, self.session, &self.payload)
     }
 
-    /// Bytes of a session as they go over the wire, at most [`MAX_PACKET`].
+    /// Encodes bytes of a session, at most [`MAX_PACKET`], for the wire.
     pub(crate) fn data(session: u64, bytes: &[u8]) -> Vec<u8> {
         encode(Kind::Data, session, bytes)
     }
@@ -74,20 +74,20 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Takes bytes in.
+    /// Appends bytes from the wire.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.read);
         self.read = 0;
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Forgets a packet begun: the byte stream starts anew.
+    /// Drops an incomplete packet, because the byte stream starts anew.
     pub fn clear(&mut self) {
         self.buffer.clear();
         self.read = 0;
     }
 
-    /// The next whole packet.
+    /// Returns the next complete packet; `None` if there is none yet.
     pub fn next_packet(&mut self) -> Option<Packet> {
         loop {
             let rest = &self.buffer[self.read..];
@@ -127,26 +127,27 @@ impl Decoder {
     }
 }
 
-/// A guest that has just begun says BYE to this: to whatever session its predecessor had.
+/// A session id that stands for all sessions: an agent that has just begun sends BYE for it,
+/// whatever session its predecessor had.
 pub(crate) const ANY: u64 = 0;
 
-/// The raw byte stream: what comes in and what goes out.
+/// The raw byte stream, as a pair of channels.
 #[derive(Debug)]
 pub struct Wire {
-    /// Bytes from the other side. An empty piece says that it hung up, though it may come back.
+    /// Bytes from the other side. An empty piece means that it hung up, though it may come back.
     pub incoming: Receiver<Vec<u8>>,
     /// Bytes to the other side.
     pub outgoing: Sender<Vec<u8>>,
 }
 
-/// A packet behind as much padding as a packet can be long.
+/// Puts as many bytes of padding before a packet as a packet can be long.
 pub(crate) fn padded(packet: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; MAX_PACKET + HEADER];
     bytes.extend_from_slice(packet);
     bytes
 }
 
-/// Feeds the decoder; says whether the other side is there.
+/// Feeds the decoder; returns whether the other side is connected.
 pub(crate) fn take_in(decoder: &mut Decoder, bytes: &[u8]) -> bool {
     if bytes.is_empty() {
         decoder.clear();
@@ -193,7 +194,7 @@ mod tests {
             while decoder.next_packet().is_some() {}
             let mut words = vec![0; MAX_PACKET + HEADER];
             words.extend(Packet::bare(Kind::Hello, 5).encode());
-            // Twice, as a host that gets no answer does.
+            // Twice, as a host repeats a HELLO that gets no answer.
             decoder.feed(&words);
             decoder.feed(&words);
             let found: Vec<_> = std::iter::from_fn(|| decoder.next_packet()).collect();

@@ -1,4 +1,4 @@
-//! A stream whose other side may rest for so long and no longer.
+//! A stream that fails if its other side rests for too long.
 
 use crate::Result;
 use crate::error::{Error, Stalled};
@@ -9,35 +9,35 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// How long a copy may stand still before it is given up: no byte goes either way.
+/// How long a copy may stand still, with no byte in either direction, before it fails.
 pub const COPY: Duration = Duration::from_secs(60);
-/// How long a guest may take from the request for a program, or for a connection to a port, to its answer.
+/// How long a guest may take to answer a request for a program or for a connection to a port.
 pub const ANSWER: Duration = Duration::from_secs(60);
 
-/// Waits for a guest's answer, for [`ANSWER`] at most.
+/// Waits for a guest's answer, for [`ANSWER`] at most. Error: `guest_silent`.
 pub async fn answer<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(ANSWER, work).await.unwrap_or(Err(Error::Silent(ANSWER)))
 }
 
-/// A stream that fails once it has been waited for so long. While nobody waits for it, no time passes.
+/// A stream that fails once a read or write has waited too long. No time passes while nobody waits.
 #[derive(Debug)]
 pub struct Patient<S> {
     stream: S,
     limit: Duration,
-    /// Runs while somebody waits; the last two tell who does.
+    /// Runs while somebody waits; the next two fields say who does.
     timer: Pin<Box<Sleep>>,
     reads: bool,
     writes: bool,
 }
 
 impl<S> Patient<S> {
-    /// The stream, which may stand still for `limit`.
+    /// Wraps a stream that may stand still for `limit`.
     pub fn new(stream: S, limit: Duration) -> Patient<S> {
         let timer = Box::pin(tokio::time::sleep(limit));
         Patient { stream, limit, timer, reads: false, writes: false }
     }
 
-    /// What is made of the stream's answer to one who waits.
+    /// Returns the stream's answer, or an error if the wait has lasted too long.
     fn judge<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -48,7 +48,7 @@ impl<S> Patient<S> {
         let mine = if reads { &mut self.reads } else { &mut self.writes };
         *mine = outcome.is_pending();
         if outcome.is_ready() || !waited {
-            // Progress on one way is a sign of life for whoever waits on the other.
+            // Progress in one direction is a sign of life for a wait in the other.
             self.timer.as_mut().reset(Instant::now() + self.limit);
         }
         if outcome.is_pending() && self.timer.as_mut().poll(cx).is_ready() {
@@ -99,7 +99,7 @@ mod tests {
     async fn a_stream_that_stands_still_fails_and_one_that_moves_does_not() {
         let (near, mut far) = tokio::io::duplex(8);
         let mut near = Patient::new(near, Duration::from_millis(300));
-        // In all it takes longer than it may stand still.
+        // All together, this takes longer than a single wait may.
         let slowly = tokio::spawn(async move {
             for _ in 0..8 {
                 tokio::time::sleep(Duration::from_millis(50)).await;

@@ -1,4 +1,4 @@
-//! The virtio-serial port of the channel.
+//! Opens the virtio-serial port of the channel.
 
 use mvm_guest::link::Wire;
 use rustix::event::epoll;
@@ -10,16 +10,16 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// How long a host has to be away for its session to end. A host's bytes and the news of its coming
-/// take different queues (virtio 1.2, 5.3.6): for a while it may be heard and count as away.
+/// How long a host must be away for its session to end. Its bytes and the news of its connecting
+/// take different queues (virtio 1.2, 5.3.6): for a while a host may send and still count as away.
 const HANG_UP: Duration = Duration::from_millis(250);
-/// How often to look for a host that the kernel did not tell of: for safety only.
+/// How often to look for a host whose connecting the kernel did not report: only for safety.
 const CHECK: Duration = Duration::from_secs(2);
-/// How long to rest after an error that should not be.
+/// Pause after an unexpected error.
 const REST: Duration = Duration::from_millis(50);
 
-/// Opens the port. A thread each way: writing blocks while no host is connected, and reading ends
-/// at once, with a hang-up that stays: an asynchronous reader would be woken by it for ever.
+/// Opens the port with one thread per direction: writing blocks while no host is connected, and
+/// reading then returns at once, with a hang-up that would wake an asynchronous reader for ever.
 pub fn open() -> Result<Wire> {
     let path = find()?;
     let port = OpenOptions::new().read(true).write(true).open(&path)?;
@@ -53,7 +53,7 @@ fn find() -> Result<PathBuf> {
 fn read(mut port: File, to: &mpsc::Sender<Vec<u8>>) {
     let changes = changes(&port);
     let mut buffer = vec![0; 32 * 1024];
-    // Since when nobody has been there, and whether the agent was told.
+    // Since when no host has been connected, and whether the agent knows.
     let mut away: Option<(Instant, bool)> = None;
     loop {
         match port.read(&mut buffer) {
@@ -79,7 +79,8 @@ fn read(mut port: File, to: &mpsc::Sender<Vec<u8>>) {
     }
 }
 
-/// Edge-triggered: tells of the host's coming, once, instead of its being away, always.
+/// Watches the port edge-triggered: reports a host's connecting once, instead of its absence all
+/// the time.
 fn changes(port: &File) -> Result<OwnedFd> {
     let changes = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let edges = epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ET;

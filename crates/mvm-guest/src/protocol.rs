@@ -7,79 +7,81 @@ use std::collections::BTreeMap;
 /// The version of this protocol. 2: programs can be kept ([`Keep`]).
 pub const VERSION: u32 = 2;
 
-/// What a node asks of a guest.
+/// A node's request to a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Request {
-    /// Who are you? Reply: [`Hello`].
+    /// Asks for the agent's version and identity. Reply: [`Hello`].
     Hello,
-    /// Be this machine. Reply: nothing.
+    /// Gives the guest its own identity. Reply: nothing.
     Adopt(Box<Adopt>),
-    /// Run a program. Reply: nothing, or [`Kept`] where it is kept; then frames both ways until `Exit`.
+    /// Runs a program. Reply: nothing, or [`Kept`] if it is kept; then frames both ways until
+    /// `Exit`.
     Exec(ExecRequest),
-    /// Unpack the tar archive that follows as `Data` frames up to `End`. A second reply follows.
+    /// Unpacks the tar archive that follows as `Data` frames up to `End`. A second reply follows.
     Put {
-        /// A folder; made if it is not there.
+        /// The folder to unpack into; made if it is missing.
         path: String,
-        /// Whether the second reply is to be [`mvm_archive::Notes`], and not nothing. Guests of older
-        /// versions do not know of it.
+        /// Whether the second reply shall be [`mvm_archive::Notes`] instead of nothing. Guests of
+        /// older versions do not know of it.
         #[serde(default)]
         notes: bool,
     },
-    /// Send a file or folder as a tar archive: `Data` frames up to `End`, or a reply with an error.
+    /// Sends a file or folder as a tar archive: `Data` frames up to `End`, or a reply with an
+    /// error.
     Get {
-        /// An absolute path.
+        /// The absolute path of the file or folder.
         path: String,
-        /// Whether a reply with [`mvm_archive::Notes`] is to come before `End`. Guests of older
+        /// Whether a reply with [`mvm_archive::Notes`] shall come before `End`. Guests of older
         /// versions send none.
         #[serde(default)]
         notes: bool,
     },
-    /// What do you use? Reply: [`Stats`].
+    /// Asks what the guest uses. Reply: [`Stats`].
     Stats,
-    /// Connect to a TCP port of the guest's loopback. Reply: nothing; then raw bytes both ways.
+    /// Connects to a TCP port of the guest's loopback. Reply: nothing; then raw bytes both ways.
     Connect {
-        /// The port.
+        /// The TCP port.
         port: u16,
     },
-    /// Mount the ext4 disk with this virtio serial. Reply: nothing. Repeating it changes nothing.
+    /// Mounts the ext4 disk with this virtio serial. Reply: nothing. Idempotent.
     Mount {
-        /// The disk.
+        /// The disk's virtio serial.
         serial: String,
-        /// A folder; made if it is not there.
+        /// The folder to mount at; made if it is missing.
         path: String,
     },
-    /// Write to the disk that is mounted there all that is to be, and let go of it. Reply: nothing,
+    /// Writes everything to the disk that is mounted at a folder, and unmounts it. Reply: nothing,
     /// or the code `busy` while a program has files of it open.
     Unmount {
-        /// The folder.
+        /// The folder where the disk is mounted.
         path: String,
     },
-    /// Write everything to the disks (sync(2)). Reply: nothing.
+    /// Writes everything to the disks (sync(2)). Reply: nothing.
     Sync,
-    /// End all programs and the machine. Reply: nothing, before it begins.
+    /// Ends all programs and the machine. Reply: nothing, before it begins.
     Shutdown,
 }
 
-/// The reply: a value, or why not.
+/// The answer to a request: a value, or an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// Done; what comes back.
+    /// The request was carried out; holds the value.
     Ok(serde_json::Value),
-    /// Not done.
+    /// The request failed.
     Error {
         /// A stable code.
         code: String,
-        /// Words for a person.
+        /// A message for people.
         message: String,
     },
 }
 
-/// Who answers.
+/// The agent's version and identity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// [`VERSION`].
+    /// The agent's [`VERSION`].
     pub protocol: u32,
     /// Version of the guest binary.
     pub version: String,
@@ -87,46 +89,46 @@ pub struct Hello {
     pub boot_id: String,
     /// Time since boot in ms.
     pub uptime_ms: u64,
-    /// Drawn when the guest's agent began: another one knows nothing of its programs. Absent where
-    /// none are kept.
+    /// Chosen when the guest's agent began: an agent with another one knows nothing of its
+    /// programs. Absent if the agent keeps no programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub life: Option<String>,
 }
 
-/// What makes a guest itself; what is absent stays as it is.
+/// What makes a clone a machine of its own; what is absent stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Adopt {
-    /// Wall clock, nanoseconds since the Unix epoch.
+    /// Wall clock, in nanoseconds since the Unix epoch.
     pub wall_clock_ns: Option<u64>,
-    /// Host name.
+    /// The host name.
     pub hostname: Option<String>,
     /// machine-id(5): 32 hexadecimal digits.
     pub machine_id: Option<String>,
     /// Fresh random bytes for the kernel's generator (random(4), RNDADDENTROPY).
     pub entropy: Option<Vec<u8>>,
-    /// The network.
+    /// The configuration of the network card.
     pub network: Option<GuestNetwork>,
-    /// SSH.
+    /// The SSH server's keys and port.
     pub ssh: Option<SshIdentity>,
 }
 
 /// The network interface's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestNetwork {
-    /// `10.240.20.2/24`.
+    /// Address of the network card with its prefix length: `10.240.20.2/24`.
     pub address: String,
-    /// The default route.
+    /// Address of the default router.
     pub gateway: String,
-    /// Name servers.
+    /// Addresses of the name servers.
     pub dns: Vec<String>,
     /// Domains that short names are looked up in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub search: Vec<String>,
-    /// The largest packet; the card's own where absent.
+    /// The MTU in bytes; the card's own if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
-    /// The MAC address to have, where it may differ from the card's.
+    /// The MAC address to set; the card's own if absent.
     pub mac: Option<String>,
 }
 
@@ -137,11 +139,11 @@ pub struct SshIdentity {
     pub host_key: String,
     /// Keys that may log in as root, in authorized_keys format.
     pub authorized_keys: Vec<String>,
-    /// TCP port.
+    /// TCP port to listen on.
     pub port: u16,
 }
 
-/// The host key is a secret: it never gets into a log.
+/// Shows the port only: the host key is a secret and must never get into a log.
 impl std::fmt::Debug for SshIdentity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SshIdentity").field("port", &self.port).finish_non_exhaustive()
@@ -154,38 +156,39 @@ impl std::fmt::Debug for SshIdentity {
 pub struct ExecRequest {
     /// Program and arguments; the program is looked up in the guest's PATH.
     pub argv: Vec<String>,
-    /// Added to the default environment.
+    /// Variables added to the default environment.
     pub env: BTreeMap<String, String>,
-    /// Working directory; root's home where absent. Made if it is not there.
+    /// Working directory, made if it is missing; the user's home if absent.
     pub cwd: Option<String>,
-    /// User to run as; root where absent.
+    /// User to run as; root if absent.
     pub user: Option<String>,
-    /// A terminal, where one is wanted.
+    /// The terminal to run on; absent means pipes.
     pub tty: Option<Tty>,
     /// Whether `Stdin` frames will come; otherwise the standard input is empty.
     pub stdin: bool,
-    /// It outlives its stream. A guest of protocol 1 passes this over, and replies nothing.
+    /// Makes the program outlive its stream. A guest of protocol 1 ignores this and replies
+    /// nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep: Option<Keep>,
 }
 
-/// A program that outlives the stream that it was started over: its output is kept until the host
+/// A program that outlives the stream over which it was started: its output is kept until the host
 /// acknowledges it (`Ack`), and how it ended is remembered. A request with the same key attaches to
 /// it, so that nothing runs twice. `End` from the host ends it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Keep {
-    /// Names the program in its guest; 1 to 128 bytes, drawn by whoever starts it.
+    /// Names the program in its guest; 1 to 128 bytes, chosen by whoever starts it.
     pub key: String,
-    /// The `life` that [`Hello`] told: an agent of another one refuses with `guest_restarted`, since
+    /// The `life` from [`Hello`]: an agent with another one refuses with `guest_restarted`, since
     /// the program may have run before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub life: Option<String>,
-    /// How much of its output is there already: bytes of standard output and standard error together.
+    /// How many bytes of output the host has already: standard output and standard error together.
     pub offset: u64,
-    /// Only attach: `not_found` where there is no such program.
+    /// Whether only to attach: the error is `not_found` if the program does not exist.
     pub attach: bool,
-    /// It is ended when nobody has been attached for so many seconds.
+    /// After how many seconds without an attached host the program is ended; never if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unattended_s: Option<u64>,
 }
@@ -194,34 +197,36 @@ pub struct Keep {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Kept {
-    /// Where the output that follows begins: at `offset`, or later where that was acknowledged.
+    /// Offset of the output that follows: `offset`, or a later one if more was acknowledged.
     pub from: u64,
-    /// Bytes of standard input that the program was given so far: what follows them is to be sent.
+    /// How many bytes of standard input the program was given so far; the host sends those after
+    /// them.
     pub input: u64,
 }
 
-/// A terminal.
+/// A terminal for a program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tty {
-    /// Lines.
+    /// Number of lines.
     pub rows: u16,
-    /// Columns.
+    /// Number of columns.
     pub cols: u16,
-    /// `TERM`.
+    /// Value of `TERM`.
     pub term: String,
 }
 
-/// How a program ended: exactly one of the two.
+/// How a program ended: exactly one of the two is present, or none if it is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// Its exit status.
+    /// The exit status.
     pub code: Option<i32>,
-    /// The signal that killed it.
+    /// The number of the signal that ended the program.
     pub signal: Option<i32>,
 }
 
 impl Exit {
-    /// As a shell says it: the status, or 128 and the signal.
+    /// Returns the status as a shell reports it: the exit status, or 128 plus the signal; 255 if
+    /// unknown.
     pub fn shell_status(self) -> i32 {
         self.code.or(self.signal.map(|signal| 128 + signal)).unwrap_or(255)
     }
@@ -230,9 +235,9 @@ impl Exit {
 /// What a guest uses.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stats {
-    /// Memory in KiB.
+    /// Total memory in KiB.
     pub mem_total_kib: u64,
-    /// Of it available to new programs (proc(5), MemAvailable).
+    /// Memory available to new programs in KiB (proc(5), MemAvailable).
     pub mem_available_kib: u64,
     /// Load averages over 1, 5 and 15 minutes.
     pub load: [f64; 3],
@@ -242,12 +247,12 @@ pub struct Stats {
     pub cpu_idle_ticks: u64,
     /// CPU time, in clock ticks, all vCPUs together.
     pub cpu_total_ticks: u64,
-    /// Size and use of the writable root in KiB.
+    /// Size and used part of the writable root in KiB.
     pub root_kib: (u64, u64),
-    /// Size and use of `/data` in KiB.
+    /// Size and used part of `/data` in KiB; absent if it is not mounted.
     pub data_kib: Option<(u64, u64)>,
-    /// Processes, threads counted too (proc(5), loadavg).
+    /// Number of processes, threads counted too (proc(5), loadavg).
     pub processes: u64,
-    /// Programs running under exec.
+    /// Number of programs started by the host that run.
     pub execs: u64,
 }

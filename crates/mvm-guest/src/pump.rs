@@ -1,4 +1,5 @@
-//! Moves the bytes of a session between its streams and the wire: packets, and pieces in the window.
+//! Moves the bytes of a session between its streams and the wire: packets, and pieces in the
+//! window.
 
 use crate::packet::{ANY, Decoder, Kind, MAX_PACKET, Packet, Wire, padded, take_in};
 use crate::pulse::Pulse;
@@ -9,23 +10,23 @@ use std::pin::Pin;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc::{Receiver, Sender};
 
-/// A session, and what is beside its bytes.
+/// A session, and what the pump needs besides its bytes.
 pub(crate) struct Session<'a> {
     pub(crate) id: u64,
-    /// The window, where both sides have it.
+    /// The window, if both sides have it.
     pub(crate) window: Option<Turn>,
-    /// The guest's answer to a HELLO that is repeated; of hosts, none.
+    /// The guest's answer to a repeated HELLO; empty on the host.
     pub(crate) welcome: Vec<u8>,
     pub(crate) pulse: Option<&'a Pulse>,
-    /// The most that it may leave unread.
+    /// The most bytes that the session may leave unread.
     pub(crate) max_queue: usize,
 }
 
 /// Why a session ended.
 pub(crate) enum Ended {
-    /// Its stream was closed on this side.
+    /// The stream was closed on this side, or the other side broke the protocol.
     Closed,
-    /// The host has begun another.
+    /// The host has begun another session with this HELLO.
     NewSession(Packet),
     /// The byte stream is gone.
     WireGone,
@@ -74,7 +75,7 @@ async fn send(
                     return Ended::Closed;
                 };
                 if !written {
-                    // The rest of the session does without.
+                    // The rest of the session does without the window.
                     window = None;
                 }
                 (piece, written.then_some(Announced { slot, length }))
@@ -95,13 +96,13 @@ async fn send(
     }
 }
 
-/// What has been read, and what there is besides without waiting.
+/// Returns the bytes read so far, and those that can be read without waiting.
 fn gather(turn: &Turn, begun: &[u8], from: &mut (impl AsyncRead + Unpin)) -> Piece {
     let mut piece = turn.window().piece();
     piece.rest()[..begun.len()].copy_from_slice(begun);
     piece.grow(begun.len());
     while !piece.rest().is_empty() {
-        // An end is found again by the next read.
+        // The next read finds an end again.
         match from.read(piece.rest()).now_or_never() {
             Some(Ok(count @ 1..)) => piece.grow(count),
             _ => break,
@@ -129,10 +130,10 @@ async fn receive(
 ) -> Ended {
     let mut inbox =
         Inbox { session, outgoing, queue: Queue::default(), repeated: 0, reading: None };
-    // Slots that have been read, and that the other side is still to hear of.
+    // Slots that have been read but not yet reported to the other side.
     let mut taken = VecDeque::with_capacity(SLOTS);
     loop {
-        // What follows a piece waits for it.
+        // Packets after a piece wait for it, so that bytes stay in order.
         while inbox.reading.is_none()
             && let Some(packet) = decoder.next_packet()
         {
@@ -178,14 +179,14 @@ async fn receive(
 
 type Reading = Pin<Box<dyn Future<Output = Option<Piece>> + Send>>;
 
-/// Takes packets.
+/// Processes incoming packets.
 struct Inbox<'a> {
     session: &'a Session<'a>,
     outgoing: &'a Sender<Vec<u8>>,
     queue: Queue,
-    /// How often the HELLO came again.
+    /// How often the HELLO was repeated.
     repeated: u32,
-    /// The piece that is being read from this slot.
+    /// The piece that is being read, and its slot.
     reading: Option<(usize, Reading)>,
 }
 
@@ -208,13 +209,13 @@ impl Inbox<'_> {
                     return Some(Ended::Closed);
                 }
             }
-            // Before whatever the streams have to say. Where there is no room, bytes are on their
-            // way, which do as well.
+            // The answer comes before anything that the streams send. If there is no space for it,
+            // bytes are on their way, which serve as well.
             Kind::Ping if ours => _ = self.outgoing.try_send(bare(Kind::Pong)),
             Kind::Data | Kind::Piece | Kind::Ping => _ = self.outgoing.try_send(bare(Kind::Bye)),
             Kind::Hello if !ours => return Some(Ended::NewSession(packet)),
             Kind::Hello => {
-                // It was repeated before our WELCOME came through. Now and then with padding,
+                // The HELLO was repeated before our WELCOME arrived. Every eighth answer is padded,
                 // in case the host began to listen inside what looks like a packet.
                 self.repeated += 1;
                 let often = self.repeated.is_multiple_of(8);
@@ -229,8 +230,8 @@ impl Inbox<'_> {
 }
 
 /// Bytes that the session has not taken yet. The wire is read all the same: a HELLO may be next,
-/// and two sides that each wait for the other to read would wait for ever. It stays short, since
-/// the streams above have windows ([`crate::link::streams`]).
+/// and two sides that each wait for the other to read would wait for ever. The queue stays short,
+/// since the streams above have windows ([`crate::link::streams`]).
 #[derive(Default)]
 struct Queue {
     pieces: VecDeque<Piece>,
@@ -240,7 +241,8 @@ struct Queue {
 }
 
 impl Queue {
-    /// Small pieces are put together: a hostile side must not make us hold millions.
+    /// Appends bytes. Small ones are joined: a hostile side must not make us hold millions of
+    /// pieces.
     fn push(&mut self, bytes: Vec<u8>) {
         self.bytes += bytes.len();
         match self.pieces.back_mut() {

@@ -1,5 +1,5 @@
 //! The guest's end of the channel: sessions, their streams, and the request at the head of each.
-//! Guests that are none, in simulations, are served by it, too.
+//! Simulated guests use it, too.
 
 use crate::channel::Stream;
 use crate::frame::{self, Frame};
@@ -12,9 +12,9 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio_util::compat::{FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 
-/// Answers requests.
+/// Something that answers requests.
 pub trait Answer: Send + Sync + 'static {
-    /// Answers one, on its stream, which is closed afterwards. An error that is given back goes to
+    /// Answers one request on its stream, which is closed afterwards. A returned error is sent to
     /// the host.
     fn answer(
         &self,
@@ -23,7 +23,7 @@ pub trait Answer: Send + Sync + 'static {
     ) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// Answers on the wire until it is gone; one session after the other.
+/// Answers on the wire until it is gone, one session after the other.
 pub async fn serve(answers: Arc<impl Answer>, wire: Wire, window: Option<Arc<Window>>) {
     accept(wire, window, |session| {
         tokio::spawn(serve_session(answers.clone(), session));
@@ -31,7 +31,7 @@ pub async fn serve(answers: Arc<impl Answer>, wire: Wire, window: Option<Arc<Win
     .await;
 }
 
-/// The same over any byte stream.
+/// Like [`serve`], over any byte stream.
 pub async fn serve_stream(
     answers: Arc<impl Answer>,
     stream: impl AsyncRead + AsyncWrite + Send + 'static,

@@ -1,4 +1,5 @@
-//! Copying files in and out as archives, over any byte stream: the host's end, and what both ends share.
+//! Copies files in and out as archives, over any byte stream: the host's end, and what both ends
+//! share.
 
 use crate::frame::{self, Frame};
 use crate::protocol::{Reply, Request};
@@ -8,13 +9,14 @@ use std::io::{self, Read, Write};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-/// The size of a piece of an archive: few frames, and few changes between threads.
+/// The size of a piece of an archive in bytes: large, for few frames and few switches between
+/// threads.
 const PIECE: usize = 256 * 1024;
-/// So many pieces may wait between the thread that packs or unpacks and the stream.
+/// How many pieces may wait between the thread that packs or unpacks and the stream.
 const WAITING: usize = 2;
 
-/// Unpacks `archive` below the folder `path` of the guest, which is made if it is not there. Gives what
-/// the guest could not keep of it.
+/// Unpacks `archive` below the folder `path` of the guest, which is made if it is missing. Returns
+/// what the guest could not preserve.
 pub async fn put(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     path: &str,
@@ -32,22 +34,22 @@ pub async fn put(
     }
 }
 
-/// Sends a piece of an archive, behind the room of a frame's head.
+/// Sends a piece of an archive, which follows space for a frame's head.
 async fn write_piece(stream: &mut (impl AsyncWrite + Unpin), piece: &mut [u8]) -> io::Result<()> {
     frame::complete(piece);
     stream.write_all(piece).await?;
     stream.flush().await
 }
 
-/// Like [`put`], with the archive that `pack` writes, on a thread of its own. Gives what neither side could
-/// keep.
+/// Like [`put`], with the archive that `pack` writes on a thread of its own. Returns what either
+/// side could not preserve.
 pub async fn put_packed(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     path: &str,
     pack: impl FnOnce(&mut dyn Write) -> io::Result<Notes> + Send + 'static,
 ) -> Result<Notes> {
     begin_put(stream, path).await?;
-    // Without its end the guest does not take what there is for the whole.
+    // If packing fails, no end is sent, so the guest does not take the archive for complete.
     let packed = send(stream, pack).await?;
     let mut notes = packed.map_err(|cause| here("pack", cause))?;
     notes.append(end_put(stream).await?);
@@ -60,12 +62,13 @@ async fn begin_put(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), path: &st
 
 async fn end_put(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<Notes> {
     frame::write(stream, &Frame::End).await?;
-    // A guest of an older version says nothing.
+    // A guest of an older version replies nothing.
     Ok(frame::reply::<Option<Notes>>(stream).await?.unwrap_or_default())
 }
 
-/// Writes the file or folder `path` of the guest to `archive`, whose entries begin with the last component
-/// of `path`. Gives what the guest could not keep. On an error what was written is incomplete.
+/// Writes the file or folder `path` of the guest to `archive`, whose entries begin with the last
+/// component of `path`. Returns what the guest could not preserve. After an error, the archive is
+/// incomplete.
 pub async fn get(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     path: &str,
@@ -80,8 +83,8 @@ pub async fn get(
     Ok(notes)
 }
 
-/// Like [`get`], with the archive read by `unpack`, on a thread of its own. Gives what neither side could
-/// keep.
+/// Like [`get`], with the archive read by `unpack` on a thread of its own. Returns what either side
+/// could not preserve.
 pub async fn get_unpacked(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     path: &str,
@@ -99,13 +102,13 @@ pub async fn get_unpacked(
     Ok(notes)
 }
 
-/// The next piece of an archive that is sent to us; `None` at its end.
+/// Returns the next piece of an incoming archive; `None` at its end.
 async fn next(stream: &mut (impl AsyncRead + Unpin), notes: &mut Notes) -> Result<Option<Vec<u8>>> {
     loop {
         match frame::read(stream).await? {
             Some(Frame::Data(bytes)) => return Ok(Some(bytes)),
             Some(Frame::End) => return Ok(None),
-            // Notes that are none are no reason to lose the files.
+            // Unreadable notes are no reason to lose the files.
             Some(Frame::Reply(Reply::Ok(value))) => {
                 *notes = serde_json::from_value(value).unwrap_or_default();
             }
@@ -118,7 +121,8 @@ async fn next(stream: &mut (impl AsyncRead + Unpin), notes: &mut Notes) -> Resul
     }
 }
 
-/// Runs a packer on a thread of its own and sends what it writes, without an end. Gives what came of it.
+/// Runs a packer on a thread of its own and sends what it writes, without an end. Returns the
+/// packer's result.
 pub(crate) async fn send(
     stream: &mut (impl AsyncWrite + Unpin),
     pack: impl FnOnce(&mut dyn Write) -> io::Result<Notes> + Send + 'static,
@@ -136,7 +140,8 @@ pub(crate) async fn send(
     packing.await.map_err(|e| Error::Broken(e.to_string()))
 }
 
-/// Cuts what is written into pieces, each behind the room of a frame's head, and sends them on.
+/// Cuts what is written into pieces, each with space for a frame's head before it, and sends them
+/// on.
 struct Pieces {
     to: mpsc::Sender<Vec<u8>>,
     piece: Vec<u8>,
@@ -170,7 +175,7 @@ impl Write for Pieces {
     }
 }
 
-/// An unpacker on a thread of its own.
+/// An unpacker that runs on a thread of its own.
 pub(crate) struct Unpacking {
     to: mpsc::Sender<Vec<u8>>,
     task: tokio::task::JoinHandle<io::Result<Notes>>,
@@ -185,19 +190,19 @@ impl Unpacking {
         Unpacking { to, task: tokio::task::spawn_blocking(move || unpack(&mut arriving)) }
     }
 
-    /// Gives it bytes; false once it has failed and takes no more.
+    /// Passes bytes on; returns false once the unpacker has failed and takes no more.
     pub(crate) async fn take(&mut self, bytes: Vec<u8>) -> bool {
         self.to.send(bytes).await.is_ok()
     }
 
-    /// Waits for it, with what it has got for the whole archive.
+    /// Ends the archive and waits for the unpacker's result.
     pub(crate) async fn end(self) -> Result<io::Result<Notes>> {
         drop(self.to);
         self.task.await.map_err(|e| Error::Broken(e.to_string()))
     }
 }
 
-/// The pieces of an archive, as they come.
+/// The pieces of an incoming archive, as a reader.
 struct Arriving {
     from: mpsc::Receiver<Vec<u8>>,
     piece: Vec<u8>,

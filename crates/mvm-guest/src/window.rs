@@ -1,11 +1,13 @@
-//! The window: a small disk of the machine's, over which host and guest hand each other large pieces.
+//! The window: a small disk of the machine, over which host and guest hand each other large pieces.
 //!
-//! A virtio-serial port moves a page at a time and interrupts the guest for each. A piece of the window is one
-//! request of a disk: the sender writes it into a slot that is free, announces it over the port, in its
-//! place among all other bytes, and has the slot back when the other side has read it. Each way has slots of
-//! its own. What does not come through the window goes through the port: it only makes copies faster.
+//! A virtio-serial port moves a page at a time and interrupts the guest for each. A piece of the
+//! window is one request of a disk: the sender writes it into a free slot, announces it over the
+//! port in order with all other bytes, and may reuse the slot once the other side has read it. Each
+//! direction has slots of its own. What does not go through the window goes through the port: the
+//! window only makes copies faster.
 //!
-//! The host reads what the guest has written, and believes none of it: slots and lengths are bounded here.
+//! The host reads what the guest has written, and trusts none of it: slots and lengths are checked
+//! here.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Error, Result};
@@ -17,21 +19,21 @@ use tokio::sync::Notify;
 
 /// The virtio serial of the disk.
 pub const SERIAL: &str = "window";
-/// How many pieces may be on their way, in each direction.
+/// How many pieces may be under way in each direction.
 pub const SLOTS: usize = 4;
 /// The longest piece, in bytes.
 pub const SLOT: usize = 256 * 1024;
 /// The size of the disk, in bytes.
 pub const SIZE: u64 = (2 * SLOTS * SLOT) as u64;
-/// What is shorter goes through the port.
+/// Shorter pieces, in bytes, go through the port.
 pub(crate) const WORTHWHILE: usize = 32 * 1024;
-/// A guest goes around its page cache, in which there would be what the slot held before: so its requests
-/// are of whole blocks, in memory and on the disk (open(2), O_DIRECT).
+/// The unit of requests, in bytes: a guest bypasses its page cache, which could hold a slot's
+/// former content, and so must access whole blocks, in memory and on the disk (open(2), O_DIRECT).
 const BLOCK: usize = 4096;
-/// So many buffers are kept for the next pieces.
+/// How many buffers are kept for further pieces.
 const SPARE: usize = 2 * SLOTS;
 
-/// Which end of it this is.
+/// Which end of the window this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Host,
@@ -39,7 +41,7 @@ enum End {
 }
 
 impl End {
-    /// Where a slot begins that this end writes, or reads.
+    /// Returns where a slot begins that this end writes, or reads.
     fn offset(self, slot: usize, writes: bool) -> u64 {
         let to_guest = (self == End::Host) == writes;
         let first = if to_guest { 0 } else { SLOTS };
@@ -53,19 +55,21 @@ pub struct Window {
     end: End,
     path: PathBuf,
     file: Mutex<Option<Arc<File>>>,
-    /// The latest turn that has written: a write that an earlier one has left behind must not come after it.
+    /// The latest turn that has written: a write that an earlier turn left behind must not follow
+    /// it.
     writing: Mutex<u64>,
     turns: AtomicU64,
     spare: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Window {
-    /// The host's end: the file behind the disk. It is opened when there is something to move.
+    /// Makes the host's end of the window on the file behind the disk, which is opened when first
+    /// used.
     pub fn of_host(path: &Path) -> Arc<Window> {
         Window::new(End::Host, path, None)
     }
 
-    /// The guest's end: the disk.
+    /// Opens the guest's end of the window: the disk.
     pub fn of_guest(device: &Path) -> Result<Arc<Window>> {
         let file = open(End::Guest, device)?;
         Ok(Window::new(End::Guest, device, Some(file)))
@@ -83,20 +87,20 @@ impl Window {
         })
     }
 
-    /// Begins to use it for a session.
+    /// Begins to use the window for a session.
     pub(crate) fn turn(self: &Arc<Window>) -> Turn {
         let number = self.turns.fetch_add(1, Ordering::Relaxed);
         Turn { window: self.clone(), number, busy: AtomicU32::new(0), freed: Notify::new() }
     }
 
-    /// An empty piece.
+    /// Returns an empty piece.
     pub(crate) fn piece(&self) -> Piece {
         let room = locked(&self.spare).pop().unwrap_or_else(|| vec![0; SLOT + BLOCK]);
         let start = room.as_ptr().align_offset(BLOCK).min(BLOCK);
         Piece { room, start, end: start }
     }
 
-    /// Takes a piece's buffer back.
+    /// Keeps a piece's buffer for reuse.
     pub(crate) fn recycle(&self, piece: Piece) {
         let mut spare = locked(&self.spare);
         if spare.len() < SPARE && piece.room.len() == SLOT + BLOCK {
@@ -121,7 +125,7 @@ impl Window {
             return Err(Error::other("a later session has begun"));
         }
         if self.end == End::Host && *latest == 0 {
-            // Another channel to the same machine may have a write under way still.
+            // Another channel to the same machine may still be writing.
             rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
         }
         *latest = turn;
@@ -143,12 +147,12 @@ fn open(end: End, path: &Path) -> Result<File> {
     OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)
 }
 
-/// A session's use of the window.
+/// One session's use of the window.
 #[derive(Debug)]
 pub(crate) struct Turn {
     window: Arc<Window>,
     number: u64,
-    /// The slots that the other side has not read yet.
+    /// Bits of the slots that the other side has not read yet.
     busy: AtomicU32,
     freed: Notify,
 }
@@ -158,7 +162,7 @@ impl Turn {
         &self.window
     }
 
-    /// Waits for a slot that is free, and takes it.
+    /// Waits for a free slot and takes it.
     pub(crate) async fn slot(&self) -> usize {
         loop {
             let slot = self.busy.load(Ordering::Relaxed).trailing_ones() as usize;
@@ -170,7 +174,7 @@ impl Turn {
         }
     }
 
-    /// The other side has read a slot. False if there is none such.
+    /// Frees a slot that the other side has read; returns false if that slot was not in use.
     pub(crate) fn free(&self, payload: &[u8]) -> bool {
         let &[slot] = payload else { return false };
         let known = usize::from(slot) < SLOTS;
@@ -179,7 +183,7 @@ impl Turn {
         had
     }
 
-    /// Puts a piece into a slot. Gives it back, and whether that went well.
+    /// Writes a piece into a slot. Returns the piece, and whether writing succeeded.
     pub(crate) async fn write(&self, slot: usize, mut piece: Piece) -> Option<(Piece, bool)> {
         let (window, number) = (self.window.clone(), self.number);
         let writing = move || {
@@ -189,7 +193,8 @@ impl Turn {
         tokio::task::spawn_blocking(writing).await.ok()
     }
 
-    /// Reads what was announced. It does not borrow the turn: it may be waited for beside other things.
+    /// Reads an announced piece. The future does not borrow the turn, so it can be awaited besides
+    /// other things.
     pub(crate) fn read(
         &self,
         announced: Announced,
@@ -202,7 +207,7 @@ impl Turn {
     }
 }
 
-/// A piece in a slot, as it is announced.
+/// Slot and length of a piece, as announced over the port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Announced {
     pub(crate) slot: usize,
@@ -216,7 +221,7 @@ impl Announced {
         payload
     }
 
-    /// What the other side says; nothing if there is no such slot, or if a slot has no room for so much.
+    /// Decodes an announcement; `None` if the slot does not exist or is smaller than the length.
     pub(crate) fn decode(payload: &[u8]) -> Option<Announced> {
         let &[slot, a, b, c, d] = payload else { return None };
         let (slot, length) = (usize::from(slot), u32::from_be_bytes([a, b, c, d]) as usize);
@@ -224,7 +229,7 @@ impl Announced {
     }
 }
 
-/// Bytes on their way, in a buffer that a disk can read and write at once if it came from a window.
+/// Bytes under way; if the buffer came from a window, a disk can read and write it directly.
 #[derive(Debug)]
 pub(crate) struct Piece {
     room: Vec<u8>,
@@ -233,41 +238,41 @@ pub(crate) struct Piece {
 }
 
 impl Piece {
-    /// Bytes in a buffer of their own.
+    /// Makes a piece of bytes in a buffer of their own.
     pub(crate) fn of(room: Vec<u8>) -> Piece {
         let end = room.len();
         Piece { room, start: 0, end }
     }
 
-    /// What is in it.
+    /// Returns the bytes of the piece.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.room[self.start..self.end]
     }
 
-    /// Where more may be put; then [`Piece::grow`].
+    /// Returns the free part of the buffer; call [`Piece::grow`] after filling it.
     pub(crate) fn rest(&mut self) -> &mut [u8] {
         let most = self.room.len().saturating_sub(BLOCK) + self.start;
         &mut self.room[self.end..most]
     }
 
-    /// So many bytes were put behind those that were there.
+    /// Adds the first `count` bytes of the free part to the piece.
     pub(crate) fn grow(&mut self, count: usize) {
         self.end += count;
     }
 
-    /// Leaves out so many bytes at the beginning.
+    /// Drops the first `count` bytes.
     pub(crate) fn advance(&mut self, count: usize) {
         self.start += count;
     }
 
-    /// Appends to bytes in a buffer of their own.
+    /// Appends to a piece whose bytes are in a buffer of their own.
     pub(crate) fn append(&mut self, bytes: &[u8]) {
         self.room.extend_from_slice(bytes);
         self.end = self.room.len();
     }
 
-    /// All of it, in whole blocks: what follows the last byte is whatever the buffer held, which the other
-    /// side has seen before or sent itself.
+    /// Returns the piece in whole blocks. The bytes after its end are whatever the buffer held,
+    /// which the other side has seen before or sent itself.
     fn blocks(&mut self) -> &mut [u8] {
         let length = (self.end - self.start).next_multiple_of(BLOCK);
         &mut self.room[self.start..self.start + length]
@@ -301,7 +306,7 @@ mod tests {
         }
     }
 
-    /// Each end writes where the other reads, and no slot touches another.
+    /// Each end writes where the other reads, and no slot overlaps another.
     #[test]
     fn the_slots_of_both_directions_are_apart() {
         let mut offsets: Vec<u64> = (0..SLOTS)
@@ -316,7 +321,7 @@ mod tests {
         assert!(apart.eq(offsets));
     }
 
-    /// A write that a session has left behind does not come after those of the next one.
+    /// A write that an earlier session left behind does not follow those of the next one.
     #[test]
     fn an_earlier_session_does_not_write_after_a_later_one() {
         let dir = tempfile::tempdir().expect("directory");

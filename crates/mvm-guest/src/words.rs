@@ -1,16 +1,17 @@
-//! Words of a guest, which are data: whoever has the machine may make it say anything.
+//! Sanitises the words of a guest, which are data: whoever controls the machine may make it say
+//! anything.
 
 use crate::Error;
 use mvm_archive::plain;
 
-/// The code of a guest's error whose own code is not known.
+/// The code for a guest's error whose own code is unknown.
 pub const UNKNOWN: &str = "guest_error";
 
 /// The longest message of a guest that is passed on, in characters.
 const LONGEST: usize = 2000;
 
-/// The codes that an answer may have: the guest's own, and what an agent says last of a session whose
-/// machine it has ended.
+/// The codes that an answer may have: the guest's own, and those with which an agent ends a session
+/// whose machine it has ended.
 pub const CODES: [&str; 23] = [
     "archive_io",
     "busy",
@@ -37,8 +38,8 @@ pub const CODES: [&str; 23] = [
     "taken_over",
 ];
 
-/// What a guest answers with, as an error: a code of a fixed list, and words on one line that move no
-/// cursor and have an end.
+/// Turns a guest's answer into an error: with a code from a fixed list, and a message of bounded
+/// length on one line that cannot move the cursor.
 pub fn said(code: &str, message: &str) -> Error {
     let known = CODES.iter().find(|known| **known == code).copied();
     Error::Guest { code: known.unwrap_or(UNKNOWN).to_owned(), message: plain(message, LONGEST) }

@@ -210,7 +210,7 @@ async fn ports_of_the_guest_are_reached() {
     assert_eq!(&words, b"hello");
 }
 
-/// A child that holds the pipe, silent or not, does not keep the exit back, and nothing that the
+/// A child that holds the pipe, silent or not, does not delay the exit, and nothing that the
 /// program itself wrote is lost.
 #[tokio::test]
 async fn children_that_stay_do_not_hold_the_exit_back() {
@@ -253,7 +253,7 @@ async fn a_stuck_session_is_replaced() {
     channel.hello().await.expect("hello");
 }
 
-/// An agent that was started anew knows no sessions: the host learns of it.
+/// A restarted agent knows no sessions, and the host notices.
 #[tokio::test]
 async fn a_session_that_the_agent_forgot_is_closed() {
     let (host, mut between) = tokio::io::duplex(1 << 16);
@@ -289,7 +289,7 @@ async fn typed_copies_go_both_ways_and_say_what_is_wrong() {
     channel.get(&path("f"), &mut archive).await.expect("get");
     channel.put(&path("out"), &archive[..]).await.expect("put");
     assert_eq!(std::fs::read(dir.path().join("out/f")).expect("f"), vec![5; 200_000]);
-    // Cut off in the middle of the file.
+    // The archive is cut off in the middle of the file.
     let error = channel.put(&path("cut"), &archive[..100_000]).await.expect_err("cut");
     assert!(matches!(error, mvm_guest::Error::Guest { .. }), "{error:?}");
     let error = channel.get(&path("none"), &mut archive).await.expect_err("none");
@@ -298,7 +298,7 @@ async fn typed_copies_go_both_ways_and_say_what_is_wrong() {
     assert!(channel.is_closed() && channel.hello().await.is_err());
 }
 
-/// What could not be copied as it was is told by the side that saw it, and goes the whole way.
+/// What could not be copied unchanged is noted by the side that saw it, and reaches the caller.
 #[tokio::test]
 async fn what_a_guest_leaves_out_is_told_to_its_host() {
     let dir = tempfile::tempdir().expect("dir");
@@ -314,7 +314,7 @@ async fn what_a_guest_leaves_out_is_told_to_its_host() {
     let notes = channel.put(&dir.path().join("out").display().to_string(), &archive[..]).await;
     assert!(notes.expect("put").is_empty());
     assert!(dir.path().join("out/tree/f").exists());
-    // Both ways at once, as the command line does it.
+    // Both directions at once, as the command line does it.
     let (source, target) = (tree.clone(), dir.path().join("in").display().to_string());
     let pack = move |to: &mut dyn std::io::Write| {
         let mut packer = mvm_archive::Packer::new(to);
@@ -325,14 +325,14 @@ async fn what_a_guest_leaves_out_is_told_to_its_host() {
     let notes = mvm_guest::transfer::put_packed(&mut stream, &target, pack).await.expect("put");
     assert_eq!(notes.lines(), [said]);
     assert_eq!(std::fs::read(dir.path().join("in/t/f")).expect("f"), b"there");
-    // A packer that fails leaves no half for the whole, and is what is told.
+    // If a packer fails, its error is reported, and the guest does not take a half for the whole.
     let pack = |_: &mut dyn std::io::Write| Err(std::io::Error::other("no disk"));
     let mut stream = channel.open_raw().await.expect("stream");
     let error = mvm_guest::transfer::put_packed(&mut stream, &target, pack).await.expect_err("it");
     assert!(error.to_string().contains("no disk"), "{error}");
 }
 
-/// Guests may be older than their host: they do not know of notes, and say nothing where these go.
+/// Guests may be older than their host: they do not know of notes, and send nothing in their place.
 #[tokio::test]
 async fn a_guest_of_an_older_version_sends_no_notes() {
     struct Old;
@@ -356,7 +356,7 @@ async fn a_guest_of_an_older_version_sends_no_notes() {
     let mut archive = Vec::new();
     assert!(channel.get("/f", &mut archive).await.expect("get").is_empty());
     assert_eq!(archive, b"bytes");
-    // What a host of an older version asks, in its words.
+    // A request as a host of an older version sends it.
     let asked: Request = serde_json::from_str(r#"{"op":"put","path":"/"}"#).expect("request");
     assert_eq!(asked, Request::Put { path: "/".to_owned(), notes: false });
 }

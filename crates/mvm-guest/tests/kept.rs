@@ -1,4 +1,4 @@
-//! Programs that outlive the stream that they were started over.
+//! Programs that outlive the stream over which they were started.
 
 use mvm_guest::agent::{Agent, Powers};
 use mvm_guest::channel::Channel;
@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A session of its own with the agent: when it ends, so do its streams.
+/// Begins a session with the agent: when it ends, so do its streams.
 async fn session(agent: &Arc<Agent>) -> Channel {
     let (host, guest) = UnixStream::pair().expect("pair");
     tokio::spawn(agent.clone().serve_stream(guest));
@@ -27,7 +27,7 @@ fn kept(key: &str, offset: u64, script: &str) -> ExecRequest {
     }
 }
 
-/// Takes a piece in, and says so if it is to.
+/// Receives a piece, and acknowledges it if `say` is set.
 async fn next(program: &mut ExecStream, seen: &mut Vec<u8>, say: bool) -> Option<Exit> {
     match program.output.next().await.expect("output") {
         Output::Stdout(bytes) | Output::Stderr(bytes) => seen.extend(bytes),
@@ -71,7 +71,7 @@ async fn output_is_whole_however_often_its_host_is_killed() {
         assert_eq!(program.kept.expect("it is kept").from, seen.len() as u64);
         for n in 0..5 {
             pieces += 1;
-            // It is killed before it has said that it has the last.
+            // The host is killed before it has acknowledged the last piece.
             if let Some(exit) = next(&mut program, &mut seen, n < 4).await {
                 break 'killed exit;
             }
@@ -83,14 +83,15 @@ async fn output_is_whole_however_often_its_host_is_killed() {
     assert_eq!(exit.code, Some(3));
     assert!(pieces > 10, "it was killed now and then");
     assert_eq!(std::fs::read_to_string(&runs).expect("runs"), "run\n");
-    // Told again, and to whoever asks: how it ended is remembered.
+    // How the program ended is remembered, and reported again to any host that asks.
     let channel = session(&agent).await;
     let mut program =
         channel.exec(kept("j-1", seen.len() as u64, "exit 9")).await.expect("attached");
     assert_eq!(to_the_end(&mut program, &mut seen).await.code, Some(3));
 }
 
-/// More than fits into memory goes to the disk while nobody is there; the program does not wait.
+/// Output that exceeds the memory goes to the disk while no host is attached; the program does not
+/// wait.
 #[tokio::test]
 async fn a_program_goes_on_while_nobody_is_attached() {
     let agent = Agent::new(Powers::Tame);
@@ -124,7 +125,7 @@ async fn an_end_is_an_end_and_nothing_is_started_in_its_place() {
     let mut program = channel.exec(kept("k", 0, "echo up; exec sleep 600")).await.expect("up");
     let mut seen = Vec::new();
     next(&mut program, &mut seen, false).await;
-    // Another host takes its place, and the first one is told so.
+    // Another host takes its place, and the first one gets an error.
     let other = session(&agent).await;
     let mut taken = other.exec(kept("k", 0, "")).await.expect("attached");
     let error = program.output.next().await.expect_err("somebody else has it");
@@ -160,7 +161,7 @@ async fn what_cannot_be_taken_up_is_refused() {
         let error = channel.exec(request).await.expect_err("refused");
         assert_eq!(error.code(), code);
     }
-    // One that has printed less than somebody claims to have was started by that, as others are.
+    // A program that has printed less than the offset claims is started all the same.
     let mut program = channel.exec(known).await.expect("started");
     assert_eq!(to_the_end(&mut program, &mut Vec::new()).await.code, Some(0));
 }
@@ -181,7 +182,7 @@ async fn a_session_that_nobody_comes_back_to_is_ended() {
     is_there(&gone).await;
 }
 
-/// Input goes on where the program was given it last.
+/// Input continues where the program was last given it.
 #[tokio::test]
 async fn input_goes_on_where_it_was_cut() {
     let agent = Agent::new(Powers::Tame);

@@ -1,4 +1,5 @@
-//! Signs of life: of a guest that is busy, of one that is too old for pings, and of one that is gone.
+//! Signs of life of a guest that is busy, of one that is too old for pings, and of one that is
+//! gone.
 
 use mvm_guest::agent::{Agent, Powers};
 use mvm_guest::channel::Channel;
@@ -11,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 const DEADLINE: Duration = Duration::from_secs(5);
-/// A test that hangs says where.
+/// Limit after which a hanging test fails.
 const HANGS: Duration = Duration::from_secs(60);
 
 /// Asks, and waits until something comes.
@@ -25,7 +26,7 @@ async fn hear(channel: &Channel, since: Instant) {
     tokio::time::timeout(HANGS, heard).await.expect("a sign of life");
 }
 
-/// Lets the guest's words through, and changes them as an older guest would not have said them.
+/// Passes the guest's bytes on, changed to those of an older guest.
 async fn as_old(mut host: UnixStream, mut guest: UnixStream) {
     let (mut from_host, mut from_guest) = (Decoder::default(), Decoder::default());
     let (mut of_host, mut of_guest) = ([0; 4096], [0; 4096]);

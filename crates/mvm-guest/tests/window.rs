@@ -1,4 +1,4 @@
-//! Large pieces through the window: both ends over one file, and a host whose guest lies.
+//! Large pieces go through the window: both ends over one file, and a host whose guest lies.
 
 use mvm_guest::agent::{Agent, Powers};
 use mvm_guest::channel::{Channel, wire};
@@ -12,10 +12,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 const DEADLINE: Duration = Duration::from_secs(5);
-/// A test that hangs says where.
+/// Limit after which a hanging test fails.
 const HANGS: Duration = Duration::from_secs(60);
 
-/// A directory on a disk: a guest goes around the page cache, which not every file system in memory can.
+/// Makes a directory on a disk: a guest bypasses the page cache, which not every file system in
+/// memory supports.
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("directory")
 }
@@ -26,7 +27,8 @@ fn window_in(dir: &Path) -> PathBuf {
     path
 }
 
-/// Passes packets on as `change` wants them: the second argument says whether they come from the guest.
+/// Passes packets on as changed by `change`, whose second argument says whether they come from the
+/// guest.
 async fn relay(
     mut host: UnixStream,
     mut guest: UnixStream,
@@ -54,7 +56,7 @@ async fn relay(
     }
 }
 
-/// A channel whose packets go through `change`, over two ends of a window.
+/// Connects a channel whose packets go through `change`, over two ends of a window.
 async fn channel(
     of_host: Option<&Path>,
     of_guest: Option<&Path>,
@@ -68,7 +70,7 @@ async fn channel(
     Channel::with_window(host, of_host.map(Window::of_host), DEADLINE).await.expect("session")
 }
 
-/// Bytes that are nowhere the same, so that a slot that is read too early or too late is seen.
+/// Returns bytes that never repeat, so that a slot that is read too early or too late is noticed.
 fn bytes(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
@@ -80,7 +82,7 @@ fn bytes(length: usize, seed: u64) -> Vec<u8> {
     (0..length).map(|_| next()).collect()
 }
 
-/// Copies a file of so many bytes in and out again, and compares.
+/// Copies a file of `length` bytes in and out again, and compares.
 async fn there_and_back(channel: &Channel, dir: &Path, length: usize, seed: u64) {
     let (name, content) = (format!("f{seed}"), bytes(length, seed));
     let source = dir.join(format!("from-{seed}"));
@@ -121,7 +123,7 @@ async fn copies_go_through_the_window_in_both_directions() {
     for way in pieces.iter() {
         assert!(way.load(Ordering::Relaxed) > 20, "{pieces:?}");
     }
-    // Two at once share it.
+    // Two copies at once share the window.
     tokio::join!(
         there_and_back(&channel, dir.path(), (9 << 20) + 1, 101),
         there_and_back(&channel, dir.path(), (9 << 20) + 2, 102),
@@ -150,7 +152,7 @@ async fn a_window_that_cannot_be_written_is_done_without() {
     let dir = folder();
     let path = window_in(dir.path());
     let held = std::fs::File::open(&path).expect("window");
-    // As where an earlier channel to the machine is still about to write.
+    // As if an earlier channel to the machine were still about to write.
     held.lock().expect("lock");
     let from_guest_only = |packet: Packet, from_guest| {
         assert!(packet.kind != Kind::Piece || from_guest);
@@ -160,7 +162,7 @@ async fn a_window_that_cannot_be_written_is_done_without() {
     there_and_back(&channel, dir.path(), 3 << 20, 1).await;
 }
 
-/// A guest's word on the window is bounded: a lie ends the session, and nothing else.
+/// What a guest says about the window is checked: a lie ends the session, and nothing else.
 #[tokio::test]
 async fn a_guest_that_lies_of_its_window_loses_its_session() {
     let dir = folder();
@@ -176,7 +178,7 @@ async fn a_guest_that_lies_of_its_window_loses_its_session() {
     ];
     for (kind, payload) in lies {
         let path = window_in(dir.path());
-        // What the guest sends first behind its greeting is the lie.
+        // The first packet of the guest after its greeting is the lie.
         let lie = move |packet: Packet, from_guest| match packet.kind {
             Kind::Data if from_guest => Packet { kind, payload: payload.to_vec(), ..packet },
             _ => packet,
@@ -194,7 +196,7 @@ async fn a_guest_that_lies_of_its_window_loses_its_session() {
     }
 }
 
-/// A guest that announces what its window does not have: the file was cut short under the host.
+/// A guest announces what its window does not contain: the file was truncated under the host.
 #[tokio::test]
 async fn a_piece_that_is_not_there_ends_the_session() {
     let dir = folder();

@@ -1,4 +1,4 @@
-//! Becoming one machine among clones: clock, name, entropy, address, keys.
+//! Makes a clone a machine of its own: clock, name, entropy, address, keys.
 
 use super::{guest_error, ssh};
 use crate::protocol::{Adopt, GuestNetwork};
@@ -7,17 +7,17 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-/// The id of this boot, as programs read it.
+/// The kernel's id of this boot, as programs read it.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// What lies over it.
+/// The file mounted over it.
 const OWN_BOOT_ID: &str = "/run/mvm/boot-id";
 
-/// Brings the loopback up, which nobody else does, and which servers of the guest bind to.
+/// Brings the loopback interface up, to which servers in the guest bind; nobody else does so.
 pub fn loopback() -> std::io::Result<()> {
     sys::Interfaces::open()?.up("lo")
 }
 
-/// Takes on what is given. Repeating it changes nothing.
+/// Takes on the parts of the identity that are given. Idempotent.
 pub async fn adopt(identity: Adopt, server: &ssh::Server) -> Result<()> {
     if let Some(nanoseconds) = identity.wall_clock_ns {
         set_clock(nanoseconds)?;
@@ -47,17 +47,18 @@ pub async fn adopt(identity: Adopt, server: &ssh::Server) -> Result<()> {
     Ok(())
 }
 
-/// Lays a boot id of its own over the kernel's, which is the template's in every clone. Before the machine id, so
-/// that who is interrupted in between does it again.
+/// Mounts a boot id of the machine's own over the kernel's, which every clone shares with its
+/// template. This comes before the machine id is written, so that an interrupted call does it
+/// again.
 fn set_boot_id() -> Result<()> {
     let failed = |e| guest_error("set the boot id", &e);
     let set = || {
-        // The kernel's generator has got this machine's entropy by now.
+        // The kernel's generator has this machine's entropy by now.
         let id = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
         if let Some(dir) = Path::new(OWN_BOOT_ID).parent() {
             fs::create_dir_all(dir)?;
         }
-        // Written in place: where it lies over the kernel's already, a template has done it.
+        // The file is written in place: in a template it may be mounted over the kernel's already.
         fs::write(OWN_BOOT_ID, &id)?;
         if fs::read_to_string(BOOT_ID)? != id {
             rustix::mount::mount_bind(OWN_BOOT_ID, BOOT_ID)?;
@@ -87,7 +88,7 @@ fn write(path: &str, text: &str) -> Result<()> {
     if fs::read_to_string(path).is_ok_and(|now| now == text) {
         return Ok(());
     }
-    // What the image links into its read-only store is replaced, not written through.
+    // A link into the image's read-only store is replaced, not written through.
     if !fs::read_link(path).is_ok_and(|target| target.starts_with(RUN_ETC)) {
         let _ = fs::remove_file(path);
     }
@@ -131,7 +132,7 @@ fn set_network(network: &GuestNetwork) -> Result<()> {
     write("/etc/resolv.conf", &lines)
 }
 
-/// The first network card that is no loopback.
+/// Returns the first network card by name, other than the loopback; `None` if there is none.
 fn card() -> Option<String> {
     let mut names: Vec<String> = fs::read_dir("/sys/class/net")
         .ok()?
@@ -191,7 +192,7 @@ mod sys {
     pub struct Interfaces(OwnedFd);
 
     impl Interfaces {
-        /// Opens one.
+        /// Opens the socket.
         pub fn open() -> Result<Self> {
             use rustix::net::{AddressFamily, SocketType, socket};
             Ok(Interfaces(socket(AddressFamily::INET, SocketType::DGRAM, None)?))
@@ -207,7 +208,7 @@ mod sys {
             self.ask(libc::SIOCSIFFLAGS, &mut request)
         }
 
-        /// Gives an interface its MAC address, where that is not what it has.
+        /// Gives an interface this MAC address, unless it has it already.
         pub fn set_mac(&self, name: &str, mac: [u8; 6]) -> Result<()> {
             let mut request = named(name)?;
             self.ask(libc::SIOCGIFHWADDR, &mut request)?;
@@ -231,7 +232,7 @@ mod sys {
             self.ask(libc::SIOCSIFNETMASK, &mut request)
         }
 
-        /// Sets the default route; one that is there already is no error.
+        /// Sets the default route; an existing one is no error.
         pub fn set_default_route(&self, gateway: Ipv4Addr) -> Result<()> {
             // SAFETY: a route of zeros is valid: no flags, no addresses.
             let mut route: libc::rtentry = unsafe { std::mem::zeroed() };

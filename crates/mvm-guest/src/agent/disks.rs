@@ -1,4 +1,4 @@
-//! Disks that come and go while the machine runs.
+//! Mounts and unmounts disks while the machine runs.
 
 use super::guest_error;
 use crate::Result;
@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The block device whose virtio serial is `serial`, waited for so long.
+/// Returns the block device whose virtio serial is `serial`, waiting for it at most for `patience`.
 pub fn disk(serial: &str, patience: Duration) -> std::io::Result<PathBuf> {
     let deadline = Instant::now() + patience;
     loop {
@@ -30,24 +30,24 @@ pub fn disk(serial: &str, patience: Duration) -> std::io::Result<PathBuf> {
     }
 }
 
-/// Mounts the disk at a folder, which is made if it is not there.
+/// Mounts the disk at a folder, which is made if it is missing.
 pub(super) fn mount(serial: &str, path: &str) -> Result<()> {
     let failed = |e: &std::io::Error| guest_error(&format!("mount the disk {serial} at {path}"), e);
     let device = disk(serial, Duration::ZERO).map_err(|e| failed(&e))?;
     if is_mounted(&device, path) {
         return Ok(());
     }
-    // The host may have changed what is on it since the kernel read of it.
+    // The host may have changed the disk since the kernel last read it.
     forget(&device).map_err(|e| failed(&e))?;
     fs::create_dir_all(path).map_err(|e| failed(&e))?;
     rustix::mount::mount(&device, path, "ext4", MountFlags::NOATIME, c"")
         .map_err(|e| failed(&e.into()))
 }
 
-/// Lets go of what is mounted at a folder, when all is written.
+/// Unmounts what is mounted at a folder, once everything is written.
 pub(super) fn unmount(path: &str) -> Result<()> {
     match rustix::mount::unmount(path, UnmountFlags::NOFOLLOW) {
-        // Nothing is mounted there, or there is no such place.
+        // Nothing is mounted there, or the folder does not exist.
         Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
         Err(cause) => Err(guest_error(&format!("unmount {path}"), &cause.into())),
     }
@@ -61,10 +61,10 @@ fn is_mounted(device: &Path, path: &str) -> bool {
     })
 }
 
-/// Drops what the kernel remembers of a device.
+/// Drops what the kernel has cached of a device.
 fn forget(device: &Path) -> std::io::Result<()> {
     use std::os::fd::AsRawFd;
-    /// linux/fs.h
+    /// Defined in linux/fs.h.
     const BLKFLSBUF: libc::c_ulong = 0x1261;
     let device = File::open(device)?;
     // SAFETY: BLKFLSBUF takes no argument, and the descriptor is open for the whole call.

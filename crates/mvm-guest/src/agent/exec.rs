@@ -1,4 +1,4 @@
-//! Running a program for the host.
+//! Runs a program for the host.
 
 use super::oom::OomKills;
 use super::program::{Group, Input, exit_of, kill_group, resize, spawn};
@@ -11,16 +11,18 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 
-/// How long output is still awaited after the program's end: a child of it may hold the pipe.
+/// How long the program must be silent after its end until its output counts as complete: a child
+/// of it may hold the pipe.
 const DRAIN: Duration = Duration::from_millis(100);
-/// How much, and how often it is awaited: a child may write without end. The largest pipe
-/// (pipe(7)) holds as much, so that nothing of the program's own is lost.
+/// How many bytes are read after the end at most, and how many pauses are waited for: a child may
+/// write without end. The largest pipe (pipe(7)) holds as much, so nothing of the program's own is
+/// lost.
 const LAST_BYTES: usize = 1 << 20;
 const LAST_WAITS: u32 = 10;
 const BUFFER: usize = 32 * 1024;
 
-/// Runs the program and speaks frames until it has ended. When the host goes away, so do the
-/// program and all in its process group.
+/// Runs the program and exchanges frames until it has ended. If the host goes away, the program and
+/// its process group are ended.
 pub async fn run(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
     request: ExecRequest,
@@ -83,7 +85,7 @@ enum Heard {
     NoMoreInput,
 }
 
-/// Carries out what the host says while the program runs.
+/// Carries out the host's frames while the program runs.
 async fn listen(
     from_host: &mut (impl AsyncRead + Unpin),
     mut input: Option<Input>,
@@ -99,19 +101,19 @@ async fn listen(
     }
 }
 
-/// Does what the host tells a program.
+/// Carries out one frame of the host for a program.
 pub async fn obey(word: Frame, input: &mut Option<Input>, terminal: Option<&OwnedFd>, pid: u32) {
     match word {
         Frame::Stdin(bytes) => {
             let Some(to) = input else { return };
-            // A program that has closed its input is no fault of the host's.
+            // A program that has closed its input is not the host's fault.
             if to.write_all(&bytes).await.is_err() || to.flush().await.is_err() {
                 *input = None;
             }
         }
         Frame::StdinClosed => match (&mut *input, terminal) {
             (Some(to), Some(_)) => {
-                // End of transmission, as a terminal says it.
+                // The end-of-transmission character is a terminal's end of input.
                 let _ = to.write_all(&[4]).await;
                 let _ = to.flush().await;
             }
@@ -127,7 +129,8 @@ pub async fn obey(word: Frame, input: &mut Option<Input>, terminal: Option<&Owne
     }
 }
 
-/// Gives what comes to `to` until its end, or until that takes no more; once the program has ended, until nothing has come for a while.
+/// Passes what comes from `from` to `to` until either ends; after the program's end, until nothing
+/// has come for a while.
 pub async fn forward<F: Future<Output = bool> + Send>(
     mut from: Box<dyn AsyncRead + Unpin + Send>,
     mut ended: watch::Receiver<bool>,
@@ -144,7 +147,7 @@ pub async fn forward<F: Future<Output = bool> + Send>(
         };
         let count = tokio::select! {
             biased;
-            // A terminal whose last program has ended gives an error instead of an end.
+            // A terminal whose last program has ended returns an error instead of an end.
             read = from.read(&mut buffer) => read.unwrap_or(0),
             () = silence => 0,
         };

@@ -1,4 +1,4 @@
-//! Files in and out, as archives.
+//! Copies files in and out, as archives.
 
 use super::{guest_error, refuse, reply};
 use crate::frame::{self, Frame};
@@ -8,8 +8,8 @@ use mvm_archive::{Packer, Trust, name_of};
 use std::path::PathBuf;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// Unpacks the archive that follows below `path`. With `notes`, the second reply says what could not be
-/// kept.
+/// Unpacks the archive that follows below `path`. With `notes`, the second reply lists what could
+/// not be preserved.
 pub async fn put(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     path: String,
@@ -23,7 +23,7 @@ pub async fn put(
     let mut whole = false;
     loop {
         match frame::read(stream).await? {
-            // After an error of the unpacker the rest is read and dropped.
+            // After an error of the unpacker, the rest is read and dropped.
             Some(Frame::Data(bytes)) => _ = unpacking.take(bytes).await,
             Some(Frame::End) => {
                 whole = true;
@@ -40,8 +40,8 @@ pub async fn put(
     }
 }
 
-/// Sends `path` as an archive whose entries begin with its last component. With `notes`, a reply before
-/// the end says what could not be kept.
+/// Sends `path` as an archive whose entries begin with its last component. With `notes`, a reply
+/// before the end lists what could not be preserved.
 pub async fn get(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     path: String,

@@ -1,8 +1,8 @@
-//! Programs that outlive the stream that they were started over.
+//! Programs that outlive the stream over which they were started.
 //!
-//! Each has a key, drawn by whoever starts it. A request with a key that is there already attaches
-//! to its program instead of starting another, so that a request may be repeated safely. Output is
-//! kept until the host says that it has it ([`super::spool`]), and so is how the program ended.
+//! Each has a key, chosen by whoever starts it. A request with an existing key attaches to its
+//! program instead of starting another, so that a request may be repeated safely. Output is kept
+//! until the host acknowledges it ([`super::spool`]), and so is how the program ended.
 
 use super::exec;
 use super::oom::OomKills;
@@ -20,40 +20,40 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
-/// How many programs that have ended are remembered.
+/// How many ended programs are remembered.
 const ENDED: usize = 64;
-/// How many programs may be kept at once.
+/// How many programs may be kept at once, running or ended.
 const MOST: usize = 256;
-/// The longest key.
+/// The longest key, in bytes.
 const KEY: usize = 128;
-/// Where output goes that has no room in memory.
+/// Folder for output that does not fit into memory.
 const DISK: &str = "/var/tmp";
 
-/// All that are kept.
+/// All kept programs of this agent.
 #[derive(Debug, Default)]
 pub struct Registry {
-    /// Of this agent's life: one that comes after it knows nothing of these programs.
+    /// Identifies this run of the agent: a later agent knows nothing of these programs.
     life: String,
     programs: Mutex<HashMap<String, Arc<Kept>>>,
-    /// How many run.
+    /// The number of programs that run.
     running: Arc<AtomicU64>,
 }
 
-/// A program that is kept.
+/// A kept program.
 #[derive(Debug)]
 struct Kept {
-    /// In the order of their ends; 0 for one that runs.
+    /// Position in the order of ends; 0 while the program runs.
     ended: AtomicU64,
     spool: Mutex<Spool>,
-    /// Something of the spool has changed.
+    /// Notified when something in the spool, or the count of taken input, has changed.
     changed: watch::Sender<()>,
-    /// Counts the hosts that have attached: one that comes takes the place of the one before.
+    /// Counts the hosts that have attached: a later one replaces the one before.
     turn: watch::Sender<u64>,
-    /// What the program is told.
+    /// The host's frames for the program.
     words: mpsc::UnboundedSender<Frame>,
-    /// Bytes of standard input that were taken.
+    /// Bytes of standard input that the program was given.
     input: AtomicU64,
-    /// Ends it.
+    /// Ends the program when set to true.
     end: watch::Sender<bool>,
 }
 
@@ -66,23 +66,25 @@ fn refusal(code: &str, message: String) -> Error {
 }
 
 impl Registry {
-    /// None yet.
+    /// Makes an empty registry with a new life.
     pub fn new() -> Registry {
         let drawn = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
         Registry { life: drawn.trim().to_owned(), ..Registry::default() }
     }
 
-    /// By which a host knows that no other agent has taken this one's place.
+    /// Returns the id by which a host notices that another agent has replaced this one; `None` if
+    /// the kernel gave none.
     pub fn life(&self) -> Option<String> {
         Some(self.life.clone()).filter(|life| !life.is_empty())
     }
 
-    /// How many run.
+    /// Returns the number of programs that run.
     pub fn running(&self) -> u64 {
         self.running.load(Ordering::Relaxed)
     }
 
-    /// Starts the program, or attaches to the one that is there, until it has ended or the host goes.
+    /// Starts the program, or attaches to the existing one, until it has ended or the host goes
+    /// away. Errors: `invalid_value`, `guest_restarted`, `not_found`, `busy`, `taken_over`.
     pub async fn run(
         &self,
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
@@ -108,7 +110,8 @@ impl Registry {
             let what = "the guest was started anew: the program is gone".to_owned();
             return Err(refusal("guest_restarted", what));
         }
-        // Held while it is started: two requests with one key start one program.
+        // The lock is held while the program is started, so that two requests with one key start
+        // one program.
         let mut programs = locked(&self.programs);
         if let Some(kept) = programs.get(&keep.key) {
             return Ok(kept.clone());
@@ -121,7 +124,7 @@ impl Registry {
             return Err(refusal("busy", format!("{MOST} programs are kept already")));
         }
         let program = program::spawn(request)?;
-        // The host bounds what it sends ahead of what was taken.
+        // The channel needs no bound: the host limits what it sends beyond what was taken.
         let (words, said) = mpsc::unbounded_channel();
         let kept = Arc::new(Kept {
             ended: AtomicU64::new(0),
@@ -145,7 +148,8 @@ impl Registry {
     }
 }
 
-/// Forgets those that ended first, where there are too many. What runs is never forgotten.
+/// Forgets the programs that ended first if there are too many. A running program is never
+/// forgotten.
 fn forget_oldest(programs: &mut HashMap<String, Arc<Kept>>) {
     let mut ended: Vec<(u64, String)> = programs
         .iter()
@@ -206,11 +210,11 @@ impl Kept {
         let _ = over.send(true);
         while forwards.join_next().await.is_some() {}
         listen.abort();
-        // A wait that fails tells nothing: 255 is what a shell says then.
+        // If the wait fails, the status is unknown, for which a shell reports 255.
         let unknown = Exit { code: None, signal: None };
         let exit = status.ok().and_then(std::result::Result::ok).map_or(unknown, program::exit_of);
         if let Some(words) = kills.words(exit) {
-            // Where there is no room for a line, the end is told without it.
+            // If the spool has no space for the line, the end is reported without it.
             let _ = locked(&self.spool).push(Source::Err, words, Path::new(DISK));
         }
         static ENDS: AtomicU64 = AtomicU64::new(1);
@@ -219,7 +223,7 @@ impl Kept {
         self.bump();
     }
 
-    /// Takes in output, when there is room for it.
+    /// Stores output, waiting until there is space for it.
     async fn take(&self, source: Source, mut bytes: Vec<u8>) -> bool {
         let mut changed = self.changed.subscribe();
         loop {
@@ -236,7 +240,7 @@ impl Kept {
         }
     }
 
-    /// Carries out what the hosts say while the program runs.
+    /// Carries out the hosts' frames while the program runs.
     async fn listen(
         self: Arc<Self>,
         mut said: mpsc::UnboundedReceiver<Frame>,
@@ -254,12 +258,12 @@ impl Kept {
         }
     }
 
-    /// Resolves when nobody has been attached for so long.
+    /// Resolves once no host has been attached for `alone`; never if that is `None`.
     async fn unattended(&self, alone: Option<Duration>) {
         let Some(alone) = alone else { return std::future::pending().await };
         let mut changed = self.changed.subscribe();
         let mut attached = async move |wanted: bool| {
-            // It changes as long as the program is there.
+            // The sender lives as long as the program, so waiting cannot fail.
             while (locked(&self.spool).attached > 0) != wanted {
                 let _ = changed.changed().await;
             }
@@ -291,7 +295,7 @@ impl Attached {
         Attached { kept: kept.clone(), turn: own }
     }
 
-    /// Sends what the program prints from `from` on, and how it ended; does what the host says.
+    /// Sends the program's output from `from` on, and how it ended; carries out the host's frames.
     async fn serve(
         &self,
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
@@ -301,7 +305,7 @@ impl Attached {
         let mut turn = self.kept.turn.subscribe();
         let talk = async {
             self.talk(&mut to_host, from).await?;
-            // The host still has to say that it has all.
+            // The host must still acknowledge the rest.
             std::future::pending::<Result<()>>().await
         };
         tokio::select! {
@@ -347,7 +351,7 @@ impl Attached {
                     self.kept.bump();
                 }
                 Some(Frame::End) => drop(self.kept.end.send_replace(true)),
-                // A program that has ended is told nothing any more.
+                // Frames for a program that has ended are dropped.
                 Some(word) => drop(self.kept.words.send(word)),
             }
         }

@@ -1,4 +1,4 @@
-//! The guest's agent: answers the requests of the channel.
+//! The guest's agent, which answers the requests that come over the channel.
 
 mod adopt;
 pub mod disks;
@@ -27,30 +27,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
-/// Where programs are looked for.
+/// The default `PATH` of programs.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What the agent may do to the machine that it runs on. Tests run it where it may do nothing.
+/// What the agent may do to the machine that it runs on. In tests it may change nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Powers {
-    /// PID 1's child in a guest of its own.
+    /// The agent is a child of PID 1 in a guest of its own.
     Guest,
-    /// A process among others: it refuses to change the machine.
+    /// The agent is a process among others and refuses to change the machine.
     Tame,
 }
 
-/// The agent.
+/// The guest's agent.
 pub struct Agent {
     powers: Powers,
     execs: AtomicU64,
     kept: kept::Registry,
     ssh: ssh::Server,
-    /// Notified when the node asks for the end of the machine.
+    /// Notified when the node asks for the machine's shutdown.
     pub shutdown: Notify,
 }
 
 impl Agent {
-    /// An agent with these powers.
+    /// Makes an agent with these powers.
     pub fn new(powers: Powers) -> Arc<Agent> {
         if powers == Powers::Guest
             && let Err(error) = adopt::loopback()
@@ -66,8 +66,8 @@ impl Agent {
         })
     }
 
-    /// Answers on the wire until it is gone; one session after the other. Large pieces go through the
-    /// window, if there is one.
+    /// Answers on the wire until it is gone, one session after the other. Large pieces go through
+    /// the window, if there is one.
     pub async fn serve(self: Arc<Self>, wire: Wire, window: Option<Arc<Window>>) {
         if self.powers == Powers::Guest {
             self.ssh.resume().await;
@@ -75,7 +75,7 @@ impl Agent {
         serve::serve(self, wire, window).await;
     }
 
-    /// The same over any byte stream.
+    /// Like [`Agent::serve`], over any byte stream.
     pub async fn serve_stream(
         self: Arc<Self>,
         stream: impl AsyncRead + AsyncWrite + Send + 'static,
@@ -142,7 +142,7 @@ impl Agent {
         }
     }
 
-    /// Changes the machine, where that is allowed; it may wait for a disk.
+    /// Changes the machine if that is allowed, on a thread that may wait for a disk.
     async fn in_guest(&self, change: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
         match self.powers {
             Powers::Guest => {
@@ -173,7 +173,7 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// An I/O error in the guest, with a code that the host can act on.
+/// Makes an I/O error in the guest, with a code that the host can act on.
 fn guest_error(doing: &str, cause: &std::io::Error) -> Error {
     let code = match cause.kind() {
         std::io::ErrorKind::NotFound => "not_found",

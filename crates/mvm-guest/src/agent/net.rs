@@ -8,11 +8,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-/// A server that is just starting is waited for: so many times, with this pause.
+/// How often a refused connection is tried again, and the pause between: the server may be
+/// starting.
 const TRIES: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// Connects and copies bytes both ways.
+/// Connects to the port and copies bytes both ways.
 pub async fn connect(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), port: u16) -> Result<()> {
     let mut tries = 0;
     let mut server = loop {

@@ -1,24 +1,26 @@
-//! Programs that the guest's kernel has ended for want of memory (proc(5), `oom_kill` of vmstat).
+//! Notices programs that the guest's kernel has ended for want of memory (proc(5), `oom_kill` of
+//! vmstat).
 
 use crate::protocol::Exit;
 
-/// How many it had ended when a program was started.
+/// How many programs the kernel had ended when a program was started.
 pub struct OomKills(u64);
 
 impl OomKills {
-    /// As it is now.
+    /// Reads the present count.
     pub fn now() -> OomKills {
         OomKills(counted(&std::fs::read_to_string("/proc/vmstat").unwrap_or_default()))
     }
 
-    /// A line for the user of a program that failed, where the kernel has ended programs meanwhile: it
-    /// says nothing itself to whoever cannot read its log.
+    /// Returns a line for the user of a failed program if the kernel has ended programs meanwhile:
+    /// a user who cannot read the kernel's log would not learn of it otherwise.
     pub fn words(&self, exit: Exit) -> Option<Vec<u8>> {
         words(exit, || OomKills::now().0.saturating_sub(self.0)).map(String::into_bytes)
     }
 }
 
-/// `ended` counts what the kernel has ended meanwhile: asked of a program that failed alone.
+/// Returns the line. `ended` counts the programs that the kernel has ended meanwhile; it is called
+/// only for a program that failed.
 fn words(exit: Exit, ended: impl FnOnce() -> u64) -> Option<String> {
     if exit.code == Some(0) {
         return None;
@@ -46,7 +48,7 @@ mod tests {
         assert_eq!(words(exit(Some(1), None), || 0), None);
         assert_eq!(words(exit(Some(0), None), || 2), None);
         assert!(words(exit(None, Some(9)), || 1).is_some_and(|w| w.ends_with("a program\n")));
-        // A shell says so of its child.
+        // A shell reports its child's end in this way.
         assert!(words(exit(Some(137), None), || 2).is_some_and(|w| w.ends_with("programs\n")));
         assert_eq!(counted("pgfault 7\noom_kill 3\noom_kill_x 9\n"), 3);
         assert_eq!(counted(""), 0);

@@ -1,4 +1,4 @@
-//! Starting programs, and their process groups.
+//! Starts programs, and signals their process groups.
 
 use super::protect::Ordinary;
 use super::spool::Source;
@@ -12,14 +12,14 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// Between the hang-up and the end by force.
+/// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_millis(500);
 
 pub type Input = Box<dyn AsyncWrite + Unpin + Send>;
 
 pub type Output = (Box<dyn AsyncRead + Unpin + Send>, Source);
 
-/// A program that was started.
+/// A running program, with its input and outputs.
 pub struct Program {
     pub child: std::process::Child,
     pub input: Option<Input>,
@@ -27,7 +27,8 @@ pub struct Program {
     pub terminal: Option<OwnedFd>,
 }
 
-/// Starts a program.
+/// Starts a program. Errors: `invalid_value`, `not_found` (no such user), `command_not_found`,
+/// `command_not_executable`, `guest_io`.
 pub fn spawn(request: &ExecRequest) -> Result<Program> {
     let Some((name, arguments)) = request.argv.split_first() else {
         return Err(Error::Guest {
@@ -64,8 +65,8 @@ pub fn spawn(request: &ExecRequest) -> Result<Program> {
     })
 }
 
-/// Looks a program up as execvp(3) does: with its path known, it can be started without fork(2).
-/// One that is not there is left for the system to refuse.
+/// Looks a program up as execvp(3) does: with its path known, it can be started without fork(2). A
+/// program that is not found keeps its name, for the system to refuse.
 fn find(name: &str, path: &str) -> std::path::PathBuf {
     let runs = |file: &std::path::PathBuf| {
         use std::os::unix::fs::PermissionsExt;
@@ -82,7 +83,7 @@ fn spawn_on_pipes(command: &mut Command, stdin: bool) -> std::io::Result<Program
     command.stdin(if stdin { Stdio::piped() } else { Stdio::null() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     // A group of its own, but no session: that would need fork(2), which under emulation costs as
-    // much as all the rest. The agent has no terminal that the program could take hold of.
+    // much as all the rest. The agent has no terminal that the program could take over.
     command.process_group(0);
     let mut child = command.spawn()?;
     let mut outputs: Vec<Output> = Vec::new();
@@ -119,7 +120,7 @@ fn spawn_on_terminal(command: &mut Command, tty: &Tty) -> std::io::Result<Progra
         });
     }
     let child = command.spawn()?;
-    // The command holds copies of the terminal's inner end until it is given others.
+    // The command holds copies of the terminal's inner end until it gets other descriptors.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let input = Terminal::new(host.try_clone()?)?;
     let output = Terminal::new(host.try_clone()?)?;
@@ -137,7 +138,7 @@ pub fn resize(terminal: &OwnedFd, rows: u16, cols: u16) {
     let _ = rustix::termios::tcsetwinsize(terminal, size);
 }
 
-/// Looks a user up in passwd(5) and runs the command as it.
+/// Looks a user up in passwd(5) and makes the command run as that user.
 fn as_user(command: &mut Command, user: Option<&str>) -> Result<()> {
     let Some(user) = user.filter(|user| *user != "root") else { return Ok(()) };
     let unknown = || Error::Guest {
@@ -161,11 +162,12 @@ fn passwd(user: &str) -> Option<Vec<String>> {
     Some(line.split(':').map(str::to_owned).collect())
 }
 
-/// A program's process group, which does not outlive the request.
+/// A program's process group, which is ended when this is dropped.
 pub struct Group(pub u32);
 
 impl Group {
-    /// The program has ended by itself; what it left in the background may go on.
+    /// Lets the group live on: the program has ended by itself, and what it left in the background
+    /// may continue.
     pub fn ended(&mut self) {
         self.0 = 0;
     }
@@ -195,7 +197,7 @@ pub fn kill_group(pid: u32, signal: i32) {
     }
 }
 
-/// How a program ended.
+/// Translates how a program ended.
 pub fn exit_of(status: ExitStatus) -> Exit {
     Exit { code: status.code(), signal: status.signal() }
 }

@@ -1,5 +1,6 @@
-//! The agent goes on where the programs of a guest take all of it: it is scheduled before them, and the
-//! kernel does not choose it when memory is short. What it starts is as any other program.
+//! Keeps the agent alive when a guest's programs take all CPU time or memory: it is scheduled
+//! before them, and the kernel's OOM killer does not choose it. The programs that it starts have no
+//! such privilege.
 
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
@@ -7,19 +8,19 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// What is said to the kernel about a process.
+/// How the kernel treats a process.
 #[derive(Clone, Copy)]
 struct Standing {
-    /// setpriority(2)
+    /// The nice value, see setpriority(2).
     nice: i32,
-    /// proc(5), oom_score_adj
+    /// The text for oom_score_adj, see proc(5).
     oom: &'static [u8],
 }
 
 const AGENT: Standing = Standing { nice: -20, oom: b"-1000" };
 const PROGRAM: Standing = Standing { nice: 0, oom: b"0" };
 
-/// The file of the agent's own oom_score_adj, once it is protected; held while a program is started.
+/// The agent's own oom_score_adj file, once it is protected; locked while a program is started.
 static PROTECTED: OnceLock<Mutex<File>> = OnceLock::new();
 
 /// Protects the calling process. Threads that it starts from now on are scheduled as it is.
@@ -33,7 +34,7 @@ pub fn protect() {
     let _ = PROTECTED.set(Mutex::new(file));
 }
 
-/// While it is there, what this thread starts is a program like any other.
+/// While this exists, programs that this thread starts have no privilege.
 pub(super) struct Ordinary(Option<MutexGuard<'static, File>>);
 
 impl Ordinary {
@@ -55,7 +56,7 @@ impl Drop for Ordinary {
 }
 
 fn set(oom: &File, standing: Standing) {
-    // Of this thread alone, on Linux.
+    // On Linux, this changes the calling thread alone.
     let _ = rustix::process::setpriority_process(None, standing.nice);
     let _ = oom.write_at(standing.oom, 0);
 }

@@ -1,7 +1,7 @@
-//! The output of a kept program: as much as the host has not said yet that it has.
+//! The output of a kept program that the host has not acknowledged yet.
 //!
-//! What comes first lies in memory; what was ever sent is there until it is acknowledged. While no
-//! host is attached, what does not fit any more goes to a file on the guest's own disk. Both are
+//! The oldest output is in memory; what was ever sent stays there until it is acknowledged. While
+//! no host is attached, output that no longer fits goes to a file on the guest's own disk. Both are
 //! bounded: a program that prints more waits, as it would for a pipe that nobody reads.
 
 use crate::frame::Frame;
@@ -12,20 +12,20 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-/// How much lies in memory, in bytes.
+/// How many bytes may be in memory.
 const MEMORY: usize = 1 << 20;
-/// How much lies in the file at most, in bytes; less where the disk has less room.
+/// How many bytes may be in the file; fewer if the disk has less space.
 const DISK: u64 = 256 << 20;
-/// The part of the room on the disk that the file may take: 1/4.
+/// The file may take 1/4 of the free space on the disk.
 const SHARE: u64 = 4;
-/// What each piece costs besides its bytes.
+/// Bytes that each piece costs besides its content.
 const COST: usize = 64;
-/// The longest piece.
+/// The longest piece, in bytes.
 const PIECE: usize = 32 * 1024;
-/// Which stream a piece in the file is of, and its length.
+/// Bytes before a piece in the file: its stream, and its length.
 const HEAD: usize = 5;
 
-/// Where output comes from.
+/// The stream that output comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Standard output, or the terminal.
@@ -35,7 +35,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// A piece of it, as a frame.
+    /// Returns a piece of this stream as a frame.
     pub fn frame(self, bytes: Vec<u8>) -> Frame {
         match self {
             Source::Out => Frame::Stdout(bytes),
@@ -50,23 +50,23 @@ struct Piece {
     bytes: Vec<u8>,
 }
 
-/// The output of one program that is kept.
+/// The kept output of one program.
 #[derive(Debug, Default)]
 pub struct Spool {
-    /// The offset of the first byte in memory: all before it was acknowledged.
+    /// The offset of the first byte in memory: everything before was acknowledged.
     base: u64,
     memory: VecDeque<Piece>,
     held: usize,
     disk: Option<Overflow>,
-    /// How many hosts are attached.
+    /// The number of attached hosts.
     pub attached: usize,
-    /// How the program ended; all its output has come by then.
+    /// How the program ended, set after all of its output; `None` while it runs.
     pub exit: Option<Exit>,
 }
 
 impl Spool {
-    /// Takes in a piece. Gives it back while there is no room for it: it is to be tried again when
-    /// something has changed. `dir` is where a file may be made.
+    /// Stores a piece. Returns the piece while there is no space for it, to be tried again when
+    /// something has changed. `dir` is the folder for the file.
     pub fn push(&mut self, source: Source, bytes: Vec<u8>, dir: &Path) -> Result<(), Vec<u8>> {
         let behind = self.disk.as_ref().is_some_and(|disk| !disk.is_empty());
         if !behind && self.held < MEMORY {
@@ -77,7 +77,7 @@ impl Spool {
             return Err(bytes);
         }
         if self.disk.is_none() {
-            // A disk that takes no file is as one that is full.
+            // A disk on which no file can be made counts as full.
             self.disk = Overflow::new(dir).ok();
         }
         let appended = self.disk.as_mut().map(|disk| disk.append(source, &bytes));
@@ -97,18 +97,18 @@ impl Spool {
         }
     }
 
-    /// The offset behind all that can be sent now.
+    /// The offset after everything that can be sent now.
     fn end(&self) -> u64 {
         self.base + (self.held - COST * self.memory.len()) as u64
     }
 
-    /// Where a host goes on that has so much: there, or where what is left begins. Nothing where it
-    /// cannot have so much.
+    /// Returns where a host that has everything before `offset` continues: there, or where the kept
+    /// output begins. `None` if the program has not printed that much.
     pub fn place(&self, offset: u64) -> Option<u64> {
         (offset <= self.end()).then(|| offset.max(self.base))
     }
 
-    /// The host has all before `offset`.
+    /// Forgets everything before `offset`, which the host has.
     pub fn acknowledge(&mut self, offset: u64) {
         while let Some(first) = self.memory.front_mut() {
             let length = first.bytes.len() as u64;
@@ -130,7 +130,7 @@ impl Spool {
         }
     }
 
-    /// The piece at `offset`, or what follows of it there.
+    /// Returns the piece at `offset`, or the rest of it from there; `None` if nothing is there yet.
     pub fn at(&self, offset: u64) -> Option<Frame> {
         let mut begins = self.base;
         for piece in &self.memory {
@@ -144,13 +144,13 @@ impl Spool {
         None
     }
 
-    /// Whether nothing is left to be sent to a host that has all before `offset`.
+    /// Returns whether a host that has everything before `offset` has everything.
     pub fn is_at_end(&self, offset: u64) -> bool {
         offset >= self.end() && self.disk.as_ref().is_none_or(Overflow::is_empty)
     }
 }
 
-/// A queue of pieces in a file that has no name.
+/// A queue of pieces in an unlinked file.
 #[derive(Debug)]
 struct Overflow {
     file: File,
@@ -201,7 +201,7 @@ impl Overflow {
         self.file.read_exact_at(&mut bytes, self.read + HEAD as u64).ok()?;
         self.read += (HEAD + length) as u64;
         if self.is_empty() {
-            // The room is the guest's again. Where that fails the file is as long as it was.
+            // Gives the space back to the guest. If that fails, the file keeps its length.
             let _ = self.file.set_len(0);
             (self.read, self.written) = (0, 0);
         }
@@ -214,13 +214,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What happens to a spool.
+    /// A step in the life of a spool.
     #[derive(Clone, Debug)]
     enum Step {
         Print(bool, usize),
-        /// The host reads on, and has so much of it safe.
+        /// The host reads on, and acknowledges this many bytes of it.
         Read(usize, u64),
-        /// It is killed: what it had read and not acknowledged is sent again.
+        /// The host is killed: what it had read but not acknowledged is sent again.
         Killed,
         Attach(bool),
     }
@@ -238,7 +238,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// However it is read, acknowledged and read again: what arrives is what was printed.
+        /// However the output is read, acknowledged and read again, what arrives is what was
+        /// printed.
         #[test]
         fn nothing_is_lost_and_nothing_comes_twice(steps in steps()) {
             let dir = tempfile::tempdir().expect("directory");

@@ -1,4 +1,4 @@
-//! The image's own SSH server, where it has one.
+//! Serves SSH with the image's own server, if it has one.
 
 use super::protect::Ordinary;
 use super::{PATH, guest_error};
@@ -17,17 +17,18 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-/// The pause before a port that another program holds is tried again.
+/// Pause before a port that another program holds is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Connections at once; more wait. One that does not log in is ended by sshd after two minutes.
+/// How many connections may be open at once; more wait. sshd itself ends one that does not log in
+/// after two minutes.
 const CONNECTIONS: usize = 128;
-/// Above this size in bytes the log begins anew.
+/// The log is emptied when it exceeds this size, in bytes.
 const LOG_BYTES: u64 = 256 << 10;
 const DIR: &str = "/run/mvm/ssh";
 
-/// Listens for SSH, and starts the image's server for each connection, as inetd(8) does: a clone that
-/// nobody logs in to pays for none. A start under emulation costs more than all else that a clone
-/// does, in time and in memory.
+/// Listens for SSH and starts the image's server for each connection, as inetd(8) does: a clone
+/// that nobody logs in to pays nothing for it. Under emulation, starting sshd takes more time and
+/// memory than everything else that a clone does.
 #[derive(Default)]
 pub struct Server {
     listening: tokio::sync::Mutex<Option<Listening>>,
@@ -39,7 +40,7 @@ struct Listening {
 }
 
 impl Server {
-    /// Listens again where an agent before this one did, and ended.
+    /// Listens again if an earlier agent did before it ended.
     pub async fn resume(&self) {
         let kept = fs::read(Path::new(DIR).join("identity")).unwrap_or_default();
         if let Ok(identity) = serde_json::from_slice(&kept)
@@ -49,7 +50,7 @@ impl Server {
         }
     }
 
-    /// Takes the identity on: keys count from the next connection on. Sessions that are open stay.
+    /// Takes on the identity: keys apply from the next connection on. Open sessions stay.
     pub async fn start(&self, identity: &SshIdentity) -> Result<()> {
         fs::create_dir_all(DIR).map_err(|e| guest_error(&format!("make {DIR}"), &e))?;
         write("host_key", &identity.host_key)?;
@@ -67,14 +68,15 @@ impl Server {
             old.task.abort();
             let _ = old.task.await;
         }
-        // At once, so that whoever connects when the guest is ready is not refused.
+        // The port is bound at once, so that nobody who connects when the guest is ready is
+        // refused.
         let listener = listen(port).await;
         *listening = Some(Listening { port, task: tokio::spawn(serve(sshd, port, listener)) });
         Ok(())
     }
 }
 
-/// Both families where the guest has both.
+/// Listens on IPv6 and IPv4 if the guest has both.
 async fn listen(port: u16) -> std::io::Result<TcpListener> {
     match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
         Ok(listener) => Ok(listener),
@@ -96,7 +98,7 @@ async fn serve(sshd: PathBuf, port: u16, mut listener: std::io::Result<TcpListen
                 continue;
             }
         };
-        // Out of descriptors, say: its end is waited for.
+        // For example, descriptors have run out; they become free again.
         let Ok((stream, permit)) = accepted else {
             tokio::time::sleep(PAUSE).await;
             continue;
@@ -113,7 +115,7 @@ async fn serve(sshd: PathBuf, port: u16, mut listener: std::io::Result<TcpListen
     }
 }
 
-/// One server for one connection. It outlives the agent.
+/// Starts a server for one connection. It outlives the agent.
 fn session(sshd: &Path, stream: TcpStream) -> std::io::Result<tokio::process::Child> {
     let stream = stream.into_std()?;
     stream.set_nonblocking(false)?;
@@ -131,7 +133,7 @@ fn session(sshd: &Path, stream: TcpStream) -> std::io::Result<tokio::process::Ch
         .spawn()
 }
 
-/// The log of all servers.
+/// Opens the log that all servers share.
 fn log() -> std::io::Result<fs::File> {
     let mut options = fs::OpenOptions::new();
     let log = options.append(true).create(true).mode(0o600).open("/run/mvm/ssh/log")?;
@@ -141,7 +143,7 @@ fn log() -> std::io::Result<fs::File> {
     Ok(log)
 }
 
-/// Only root may read any of it, from the first byte on; a reader never sees half a file.
+/// Writes a file that only root can ever read; a reader never sees half of it.
 fn write(name: &str, text: &str) -> Result<()> {
     let path = Path::new(DIR).join(name);
     let new = path.with_extension("new");
@@ -156,7 +158,7 @@ fn write(name: &str, text: &str) -> Result<()> {
         .map_err(|e| guest_error(&format!("write {}", path.display()), &e))
 }
 
-/// sshd_config(5)
+/// Returns the server's configuration, see sshd_config(5).
 fn config(port: u16) -> String {
     format!(
         "Port {port}\nHostKey {DIR}/host_key\nAuthorizedKeysFile {DIR}/authorized_keys\n\
@@ -166,7 +168,8 @@ fn config(port: u16) -> String {
     )
 }
 
-/// sshd must be started by its absolute path (sshd(8)).
+/// Returns the absolute path of sshd, by which it must be started (sshd(8)); `None` if the image
+/// has none.
 fn find() -> Option<PathBuf> {
     PATH.split(':')
         .map(|dir| Path::new(dir).join("sshd"))

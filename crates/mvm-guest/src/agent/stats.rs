@@ -1,9 +1,9 @@
-//! What the guest uses, from proc(5) and statvfs(3).
+//! Reads what the guest uses, from proc(5) and statvfs(3).
 
 use crate::protocol::Stats;
 use std::fs::read_to_string;
 
-/// Reads everything.
+/// Reads all numbers; those that cannot be read are 0. `execs` is passed through.
 pub fn read(execs: u64) -> Stats {
     let meminfo = read_to_string("/proc/meminfo").unwrap_or_default();
     let field = |name: &str| {
@@ -37,7 +37,7 @@ pub fn read(execs: u64) -> Stats {
     }
 }
 
-/// Time since boot in ms.
+/// Returns the time since boot in ms.
 pub fn uptime_ms() -> u64 {
     let text = read_to_string("/proc/uptime").unwrap_or_default();
     let seconds: f64 = text.split_whitespace().next().and_then(|w| w.parse().ok()).unwrap_or(0.0);

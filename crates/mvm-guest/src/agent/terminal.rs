@@ -8,11 +8,11 @@ use std::task::{Context, Poll, ready};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// One direction of it: readers and writers take a copy of the descriptor each.
+/// One direction of a terminal: the reader and the writer each have a copy of the descriptor.
 pub struct Terminal(AsyncFd<OwnedFd>);
 
 impl Terminal {
-    /// Takes the descriptor, which does not block from here on, nor do its copies.
+    /// Takes over the descriptor and makes it, and all its copies, non-blocking.
     pub fn new(fd: OwnedFd) -> Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         // SAFETY: an OwnedFd keeps naming the same open descriptor for as long as it lives.
@@ -34,7 +34,7 @@ impl AsyncRead for Terminal {
                     buffer.advance(count);
                     return Poll::Ready(Ok(()));
                 }
-                // How a terminal says that its last program has ended.
+                // A terminal reports in this way that its last program has ended.
                 Ok(Err(e)) if e.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
                     return Poll::Ready(Ok(()));
                 }

@@ -1,14 +1,14 @@
-//! What a mere package environment lacks to be a system; nothing that is there is touched.
+//! Adds what a mere package environment lacks to be a system; existing files stay as they are.
 
 use mvm_guest::RUN_ETC;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-/// What the node says of each machine anew.
+/// Files of `/etc` that the node sets anew for each machine.
 const IDENTITY: [&str; 4] = ["hostname", "hosts", "machine-id", "resolv.conf"];
 
-/// Fills in files, folders and links.
+/// Adds the missing files, folders and links.
 pub fn fill_in() {
     for dir in [
         "/etc",
@@ -46,7 +46,7 @@ pub fn fill_in() {
         ),
     );
     accounts("/etc/group", "root:x:0:\ntty:x:5:\nsshd:x:74:\nnogroup:x:65534:\nnobody:x:65534:\n");
-    // A locked password (`!`) would keep key logins out as well; `*` is one that nothing matches.
+    // A locked password (`!`) would prevent key logins, too; no password matches `*`.
     accounts("/etc/shadow", "root:*:1::::::\nsshd:*:1::::::\nnobody:*:1::::::\n");
     let _ = fs::set_permissions("/etc/shadow", fs::Permissions::from_mode(0o600));
     file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n");
@@ -61,8 +61,8 @@ pub fn fill_in() {
     }
 }
 
-/// Adds the lines of those names that a file of accounts (passwd(5), group(5), shadow(5)) does not
-/// have. What the image brings stays as it is.
+/// Adds to a file of accounts (passwd(5), group(5), shadow(5)) those of `lines` whose names it
+/// lacks. The image's own lines stay as they are.
 fn accounts(path: &str, lines: &str) {
     let name = |line: &str| line.split(':').next().unwrap_or_default().to_owned();
     let mut text = fs::read_to_string(path).unwrap_or_default();
@@ -80,8 +80,8 @@ fn accounts(path: &str, lines: &str) {
     let _ = fs::write(path, text);
 }
 
-/// Has a file of `/etc` in `/run`, since every clone writes it: on the overlay that takes a file
-/// system's whole machinery, which an emulator has to translate first.
+/// Moves a file of `/etc` to `/run`, since every clone writes it: on the overlay, that runs a file
+/// system's whole code, which an emulator has to translate first.
 fn keep_in_memory(name: &str) {
     let (path, kept) = (Path::new("/etc").join(name), Path::new(RUN_ETC).join(name));
     let text = fs::read(&path).unwrap_or_default();
@@ -97,7 +97,7 @@ fn file(path: &str, text: &str) {
     }
 }
 
-/// Links `path` to the first of `targets` that exists, if there is nothing at `path`.
+/// Links `path` to the first of `targets` that exists, unless `path` exists.
 fn link(path: &str, targets: &[&str]) {
     if fs::metadata(path).is_ok() {
         return;

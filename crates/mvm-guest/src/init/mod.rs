@@ -1,4 +1,4 @@
-//! PID 1.
+//! PID 1 of a guest: sets the machine up, runs the agent and ends the machine.
 
 mod fill;
 mod mounts;
@@ -10,14 +10,14 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// The agent's exit status when the machine is to end.
+/// The agent's exit status that makes PID 1 shut the machine down.
 pub const SHUTDOWN: i32 = 40;
-/// How long programs may take to end on SIGTERM.
+/// How long programs may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Never returns: when PID 1 ends, the kernel panics.
+/// Runs PID 1. Never returns: when PID 1 ends, the kernel panics.
 pub fn run() -> ! {
-    // Programs of an image expect a file mode mask that lets others read.
+    // Programs of an image expect a umask that lets others read.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     if let Err(error) = mounts::assemble() {
         say(&format!("cannot assemble the root file system: {error}"));
@@ -40,18 +40,19 @@ pub fn run() -> ! {
     }
 }
 
-/// Says something on the console.
+/// Writes a line to the console.
 pub fn say(what: &str) {
     eprintln!("mvm-guest: {what}");
 }
 
 fn spawn_agent() -> std::io::Result<Pid> {
-    // The file that this process was started from is not to be found by any path any more.
+    // The file that this process was started from has no path any more.
     let child = Command::new("/proc/self/exe").arg0("mvm-guest").arg("agent").spawn()?;
     Ok(Pid::from_child(&child))
 }
 
-/// Reaps every child until the agent has ended; gives its exit status.
+/// Reaps every child until the agent has ended; returns its exit status, or `None` if a signal
+/// ended it.
 fn reap_until(agent: Pid) -> Option<i32> {
     loop {
         match rustix::process::wait(WaitOptions::empty()) {
@@ -62,11 +63,11 @@ fn reap_until(agent: Pid) -> Option<i32> {
     }
 }
 
-/// Ends all programs, writes everything to the disks, and ends the machine. A restart is asked for:
-/// without ACPI it is the only end that the hypervisor sees, and it does not restart.
+/// Ends all programs, writes everything to the disks, and ends the machine by a restart: without
+/// ACPI that is the only end that the hypervisor sees, and it does not restart.
 fn end() -> ! {
     broadcast(libc::SIGTERM);
-    // Interactive shells do not listen to SIGTERM.
+    // Interactive shells ignore SIGTERM.
     broadcast(libc::SIGHUP);
     broadcast(libc::SIGCONT);
     let deadline = Instant::now() + GRACE;
@@ -86,7 +87,7 @@ fn end() -> ! {
     }
 }
 
-/// kill(2) with pid -1: all processes but this one.
+/// Sends a signal to all processes but this one (kill(2) with pid -1).
 fn broadcast(signal: i32) {
     // SAFETY: kill(2) takes two numbers and touches no memory.
     unsafe {

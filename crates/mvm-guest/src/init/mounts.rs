@@ -1,5 +1,5 @@
-//! From the initial RAM file system to the machine's own root: a read-only image below, a writable
-//! disk above, an overlay of both.
+//! Mounts the machine's own root over the initial RAM file system: a read-only image below, a
+//! writable disk above, an overlay of both.
 
 use super::say;
 use mvm_guest::agent::disks::disk;
@@ -12,7 +12,7 @@ use std::time::Duration;
 /// How long the disks may take to appear.
 const DISKS: Duration = Duration::from_secs(10);
 
-/// Mounts everything and makes the overlay this process' root.
+/// Mounts everything and makes the overlay this process's root.
 pub fn assemble() -> Result<()> {
     virtual_file_systems(Path::new("/"))?;
     open_console();
@@ -40,19 +40,20 @@ pub fn assemble() -> Result<()> {
     Ok(())
 }
 
-/// Lets go of what can be written, as far as possible.
+/// Unmounts what can be written, as far as possible.
 pub fn release() {
     let _ = unmount("/data", UnmountFlags::empty());
     let _ = rustix::mount::mount_remount("/", MountFlags::RDONLY, c"");
-    // The scratch disk lies below the overlay, under no path of this root: the kernel can reach it
-    // (SysRq u, admin-guide/sysrq), in its own time.
+    // The scratch disk lies below the overlay, under no path of this root: only the kernel can
+    // reach it (SysRq u, admin-guide/sysrq), asynchronously.
     if fs::write("/proc/sysrq-trigger", "u").is_ok() {
         std::thread::sleep(Duration::from_millis(50));
     }
     rustix::fs::sync();
 }
 
-/// An initrd may lack the console's node, and then the kernel starts init without descriptors.
+/// Opens the console: an initrd may lack its node, and then the kernel starts init without
+/// descriptors.
 fn open_console() {
     let Ok(console) = fs::OpenOptions::new().read(true).write(true).open("/dev/console") else {
         return;
@@ -71,8 +72,8 @@ fn attach(source: &Path, target: &str, kind: &str, flags: MountFlags) -> Result<
         .map_err(|e| named(&format!("mount {} ({kind}) at {target}", source.display()), e.into()))
 }
 
-/// The scratch disk's journal is for speed alone: nothing is written in an order for its sake, and seldom.
-/// A disk of an older host has none, and refuses to be told of it.
+/// Mounts the scratch disk. Its journal only serves speed, so data need not be ordered, and commits
+/// are rare. A disk made by an older host has no journal and refuses these options.
 fn attach_scratch(scratch: &Path) -> Result<()> {
     let options = c"data=writeback,commit=60";
     match mount(scratch, "/scratch", "ext4", MountFlags::NOATIME, options) {
@@ -81,7 +82,7 @@ fn attach_scratch(scratch: &Path) -> Result<()> {
     }
 }
 
-/// What every Linux program expects to find.
+/// Mounts the virtual file systems that every Linux program expects.
 fn virtual_file_systems(root: &Path) -> Result<()> {
     let safe = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     let wanted = [
@@ -141,7 +142,7 @@ fn enter(new: &Path) -> Result<()> {
     for (name, target) in links {
         let _ = std::os::unix::fs::symlink(target, Path::new("/dev").join(name));
     }
-    // Mounts made in containers inside the guest stay there unless they say otherwise.
+    // With shared propagation, containers inside the guest see later mounts.
     let _ = mount_change(
         "/",
         rustix::mount::MountPropagationFlags::SHARED | rustix::mount::MountPropagationFlags::REC,

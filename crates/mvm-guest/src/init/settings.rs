@@ -1,18 +1,18 @@
-//! What the kernel is told when a guest starts.
+//! Kernel settings that are made when a guest starts.
 
 use std::fs;
 use std::path::Path;
 
-/// Each file, and what is written to it, in this order.
+/// Each file and the value to write to it, in order.
 ///
-/// Multi-generational LRU (admin-guide/mm/multigen_lru): what was in use within the last second stays
-/// in memory, and where that cannot be, the kernel ends a program for want of memory. Without it a
-/// program that takes all memory makes the kernel throw out and read again the pages of every other
-/// program, the image being on a disk, for minutes in which nothing in the guest answers.
+/// Multi-generational LRU (admin-guide/mm/multigen_lru): pages used within the last second stay in
+/// memory, and if that is impossible, the kernel ends a program for want of memory. Without this, a
+/// program that takes all memory makes the kernel evict and reread the pages of every other program
+/// from the image's disk, and for minutes nothing in the guest answers.
 const SETTINGS: [(&str, &str); 2] =
     [("/sys/kernel/mm/lru_gen/enabled", "y"), ("/sys/kernel/mm/lru_gen/min_ttl_ms", "1000")];
 
-/// Tells the kernel all of it; one without such a setting goes on as it is.
+/// Makes all settings; those that the kernel does not have are skipped.
 pub fn apply() {
     for (file, value) in SETTINGS {
         if Path::new(file).exists()
