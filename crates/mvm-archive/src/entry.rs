@@ -1,42 +1,43 @@
-//! What an archive consists of.
+//! The entries of an archive.
 
 /// One file, folder or link of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its path in the archive, as bytes: components with `/` between them.
+    /// Path in the archive, as bytes: components with `/` between them.
     pub name: Vec<u8>,
-    /// What it is.
+    /// Whether it is a file, a folder or a link, and what only that kind has.
     pub kind: Kind,
     /// Permissions: the lower twelve bits of `st_mode` (inode(7)).
     pub mode: u32,
-    /// When it was last written.
+    /// Time of the last write.
     pub modified: Time,
     /// Extended attributes (xattr(7)).
     pub xattrs: Vec<Xattr>,
 }
 
-/// What an entry is.
+/// The kind of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A regular file.
     File {
-        /// Its length in bytes, holes counted.
+        /// Length in bytes, including holes.
         size: u64,
-        /// Where it has data, in order; the rest are holes. The archive holds the bytes of these.
+        /// The parts that have data, in order; the rest are holes. The archive holds the bytes of
+        /// these parts.
         data: Vec<Extent>,
     },
     /// A folder.
     Folder,
     /// A symbolic link to this target, byte for byte.
     Symlink(Vec<u8>),
-    /// Another name of the file that an earlier entry has this name for.
+    /// Another name of the file that an earlier entry has under this name.
     HardLink(Vec<u8>),
-    /// What cannot be copied, in words: `a FIFO`, `a device`.
+    /// Something that cannot be copied, in words: `a FIFO`, `a device`.
     Other(&'static str),
 }
 
 impl Kind {
-    /// A file without holes.
+    /// Returns the kind of a file without holes.
     pub fn file(size: u64) -> Kind {
         let whole = Extent { offset: 0, length: size };
         Kind::File { size, data: if size == 0 { Vec::new() } else { vec![whole] } }
@@ -46,9 +47,9 @@ impl Kind {
 /// A part of a file that has data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Where it begins, in bytes.
+    /// Offset in the file at which it begins, in bytes.
     pub offset: u64,
-    /// How long it is, in bytes.
+    /// Length in bytes.
     pub length: u64,
 }
 
@@ -64,8 +65,8 @@ pub struct Time {
 /// An extended attribute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Xattr {
-    /// `user.mime_type` and the like.
+    /// The attribute's name, such as `user.mime_type`.
     pub name: Vec<u8>,
-    /// Its value.
+    /// The attribute's value.
     pub value: Vec<u8>,
 }

@@ -1,23 +1,23 @@
-//! What a person should know of a copy that has succeeded.
+//! Notes about a successful copy that people should know of.
 
 use serde::{Deserialize, Serialize};
 
-/// How many notes are kept as they are; the rest is counted.
+/// How many notes are kept; the rest are only counted.
 const MOST: usize = 20;
 /// The longest note that is shown, in characters.
 const LONGEST: usize = 600;
 
-/// What could not be copied as it was: files left out, cut or filled up.
+/// What could not be copied unchanged: files left out, cut or padded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Notes {
     said: Vec<String>,
-    /// How many more there were.
+    /// The number of notes that were not kept.
     more: u64,
 }
 
 impl Notes {
-    /// Adds one.
+    /// Adds a note.
     pub fn add(&mut self, note: String) {
         match self.said.len() < MOST {
             true => self.said.push(note),
@@ -25,19 +25,19 @@ impl Notes {
         }
     }
 
-    /// Adds those of another copy.
+    /// Adds the notes of another copy.
     pub fn append(&mut self, other: Notes) {
         other.said.into_iter().for_each(|note| self.add(note));
         self.more += other.more;
     }
 
-    /// Whether everything was copied as it was.
+    /// Returns whether everything was copied unchanged.
     pub fn is_empty(&self) -> bool {
         self.said.is_empty() && self.more == 0
     }
 
-    /// A line for each. They may come from a guest: what could move a terminal's cursor is escaped, and
-    /// there are not too many of them.
+    /// Returns a line for each note. Notes may come from a guest, so whatever could move a
+    /// terminal's cursor is escaped, and the number of lines is bounded.
     pub fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> =
             self.said.iter().take(MOST).map(|note| plain(note, LONGEST)).collect();
@@ -49,8 +49,8 @@ impl Notes {
     }
 }
 
-/// Somebody else's words on one line of at most so many characters: what could move a terminal's cursor,
-/// begin a line, or turn the direction of text is escaped.
+/// Returns somebody else's words on one line of at most `longest` characters of theirs: whatever
+/// could move a terminal's cursor, begin a line, or change the direction of text is escaped.
 pub fn plain(words: &str, longest: usize) -> String {
     let mut line = String::new();
     for c in words.chars().take(longest) {
@@ -68,7 +68,7 @@ pub fn plain(words: &str, longest: usize) -> String {
     line
 }
 
-/// A path for a person, on one line.
+/// Returns a path for people, on one line.
 pub(crate) fn shown(path: &[u8]) -> String {
     plain(&String::from_utf8_lossy(path), LONGEST)
 }
@@ -86,7 +86,7 @@ mod tests {
         assert_eq!(lines.len(), MOST + 1);
         assert!(lines.iter().all(|line| line.len() < 700 && !line.contains(['\n', '\u{1b}'])));
         assert_eq!(lines.last().map(String::as_str), Some("and 30 more like these"));
-        // One who counts differently is shown in the same bounds.
+        // Notes with other counts are shown within the same bounds.
         let hostile = Notes { said: vec!["x".into(); 1000], more: u64::MAX };
         assert_eq!(hostile.lines().len(), MOST + 1);
     }

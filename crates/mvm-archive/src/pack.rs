@@ -1,7 +1,7 @@
-//! Packs files and folders, while they may change.
+//! Packs files and folders that may change meanwhile.
 //!
-//! What an entry announces is taken from the file after it was opened, and exactly that is sent. A
-//! folder is read through its descriptor, so that one that is moved or replaced meanwhile cannot lead
+//! What an entry announces is read from the file after it was opened, and exactly that is sent. A
+//! folder is read through its descriptor, so that moving or replacing it meanwhile cannot lead
 //! elsewhere.
 
 use crate::notes::shown;
@@ -19,7 +19,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// How often a name is looked at anew that is of another kind each time.
+/// How often a name is tried again whose kind changes each time.
 const TRIES: usize = 5;
 const PIECE: usize = 256 * 1024;
 
@@ -37,7 +37,7 @@ pub struct Packer<W> {
     to: Writer<Tallied<W>>,
     tally: Arc<Tally>,
     notes: Notes,
-    /// Files that have several names: the one that was archived, by device and inode.
+    /// Files with several names: the name that was archived first, by device and inode.
     links: HashMap<(u64, u64), Vec<u8>>,
     piece: Vec<u8>,
     attributes: Vec<u8>,
@@ -48,17 +48,17 @@ pub struct Packer<W> {
 /// A folder that is being packed.
 struct Level {
     folder: OwnedFd,
-    /// What is in it, the last first.
+    /// The names in the folder, the last first.
     names: Vec<(CString, FileType)>,
-    /// Length of its own name in the archive.
+    /// Length of the folder's own name in the archive.
     length: usize,
 }
 
-/// Where something is: in the archive, and on the disk for a person.
+/// The name of something in the archive, and its path on the disk for people.
 struct Place<'a> {
     name: Vec<u8>,
     source: &'a Path,
-    /// How much of `name` stands for `source`.
+    /// The length of the part of `name` that stands for `source`.
     top: usize,
 }
 
@@ -73,12 +73,12 @@ impl Place<'_> {
 }
 
 impl<W: Write> Packer<W> {
-    /// An archive that goes to `to`, in pieces that may be small.
+    /// Makes a packer whose archive goes to `to`, in pieces that may be small.
     pub fn new(to: W) -> Self {
         Self::counted(to, Arc::default())
     }
 
-    /// The same, and counts what it packs.
+    /// Like [`Packer::new`], and counts what it packs in `tally`.
     pub fn counted(to: W, tally: Arc<Tally>) -> Self {
         Packer {
             to: Writer::new(Tallied { stream: to, tally: tally.clone() }),
@@ -92,9 +92,10 @@ impl<W: Write> Packer<W> {
         }
     }
 
-    /// Adds a file, or a folder with all that is in it, under this name. A symbolic link is itself added.
-    /// What vanishes meanwhile is left out, and what is in a folder and cannot be archived, with a note.
-    /// Errors: `source` is not there or is a device, socket or FIFO, or something cannot be read.
+    /// Adds a file, or a folder with everything in it, under this name. A symbolic link is added as
+    /// a link. What vanishes meanwhile is left out; so is anything in a folder that cannot be
+    /// archived, with a note. Errors: `source` does not exist or is a device, socket or FIFO, or
+    /// something cannot be read.
     pub fn add(&mut self, source: &Path, name: &[u8]) -> io::Result<()> {
         let mut place = Place { name: name.to_vec(), source, top: name.len() };
         let path = CString::new(source.as_os_str().as_bytes()).map_err(|e| place.failed(e))?;
@@ -120,7 +121,7 @@ impl<W: Write> Packer<W> {
         Ok(())
     }
 
-    /// Ends the archive. Gives what could not be kept.
+    /// Ends the archive. Returns what could not be preserved.
     pub fn finish(self) -> io::Result<(W, Notes)> {
         Ok((self.to.finish()?.stream, self.notes))
     }
@@ -132,7 +133,8 @@ impl<W: Write> Packer<W> {
         }
     }
 
-    /// Adds what has this name in the folder `at`; gives a folder for what is in it to be added.
+    /// Adds what has this name in the folder `at`; returns a folder whose contents must then be
+    /// added.
     fn one(
         &mut self,
         at: BorrowedFd<'_>,
@@ -143,7 +145,8 @@ impl<W: Write> Packer<W> {
         self.tally.entry();
         #[cfg(test)]
         self.step(Step::Listed);
-        // What would be left out is looked at first: it may be something else by now.
+        // A name of a kind that would be left out is looked at first: it may be something else by
+        // now.
         let mut kind = match listed {
             FileType::RegularFile | FileType::Directory | FileType::Symlink => listed,
             _ => FileType::Unknown,
@@ -166,7 +169,7 @@ impl<W: Write> Packer<W> {
             match done {
                 Ok(Done::Added) => return Ok(None),
                 Ok(Done::Folder(level)) => return Ok(Some(level)),
-                // It is of another kind than it was a moment ago.
+                // The name is of another kind than a moment ago.
                 Ok(Done::Changed)
                 | Err(Fault::Errno(
                     Errno::LOOP | Errno::NXIO | Errno::NOTDIR | Errno::ISDIR | Errno::INVAL,
@@ -186,7 +189,7 @@ impl<W: Write> Packer<W> {
     }
 
     fn file(&mut self, at: BorrowedFd<'_>, file: &CStr, place: &Place<'_>) -> Result<Done, Fault> {
-        // Were it a FIFO by now, opening it must not wait.
+        // If the name is a FIFO by now, opening it must not block.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let opened = openat(at, file, flags | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
         let stat = fstat(&opened)?;
@@ -235,8 +238,8 @@ impl<W: Write> Packer<W> {
         Ok(Done::Added)
     }
 
-    /// Sends a part of a file of so many bytes. Gives how many bytes of it were not there, and are zeros, and
-    /// what was seen of the file's end: of a small file one read tells it.
+    /// Sends a part of a file of `size` bytes. Returns how many of its bytes were missing, and
+    /// became zeros, and what was seen of the file's end: for a small file, one read shows it.
     fn extent(
         &mut self,
         file: BorrowedFd<'_>,
@@ -291,7 +294,7 @@ impl<W: Write> Packer<W> {
                 names.push((name.to_owned(), found.file_type()));
             }
         }
-        // The same folder gives the same archive; the last is taken first.
+        // Sorted, the same folder gives the same archive; names are popped from the end.
         names.sort_unstable_by(|(one, _), (other, _)| other.cmp(one));
         Ok(Done::Folder(Level { folder, names, length: place.name.len() }))
     }
@@ -310,7 +313,7 @@ impl<W: Write> Packer<W> {
         Ok(Done::Added)
     }
 
-    /// A file's extended attributes. Those that cannot be read are no reason to fail.
+    /// Reads a file's extended attributes. If that fails, the file is copied without them.
     fn attributes(&mut self, file: BorrowedFd<'_>, place: &Place<'_>) -> Vec<crate::Xattr> {
         xattr::read(file, &mut self.attributes).unwrap_or_else(|error| {
             let path = place.shown();
@@ -324,20 +327,21 @@ impl<W: Write> Packer<W> {
 #[derive(Clone, Copy)]
 enum End {
     Unknown,
-    /// It is where the entry says.
+    /// The file ends where the entry says.
     Here,
-    /// There is more by now.
+    /// The file is longer by now.
     Beyond,
 }
 
-/// What became of one try.
+/// The outcome of one try.
 enum Done {
     Added,
     Folder(Level),
     Changed,
 }
 
-/// Why it failed: where it may have vanished, or be of another kind, the error of the call.
+/// Why a try failed. An error of the system may mean that the name has vanished or changed its
+/// kind.
 enum Fault {
     Errno(Errno),
     Io(io::Error),

@@ -3,7 +3,7 @@
 use crate::Time;
 use std::io;
 
-/// Appends a record. The value may hold any bytes, newlines too: the length counts.
+/// Appends a record. The value may hold any bytes, including newlines: the length delimits it.
 pub fn put(to: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     let rest = key.len() + value.len() + 3;
     // The length counts its own digits.
@@ -18,7 +18,8 @@ pub fn put(to: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     to.push(b'\n');
 }
 
-/// The records of a header. They are cut by their lengths, so that no value can pass for a record.
+/// Returns the records of a header. They are cut by their lengths, so that no value can pass for a
+/// record.
 pub fn records(mut bytes: &[u8]) -> io::Result<Vec<(&[u8], &[u8])>> {
     let mut found = Vec::new();
     while !bytes.is_empty() {
@@ -45,7 +46,7 @@ fn record(bytes: &[u8]) -> Option<(Record<'_>, &[u8])> {
     Some(((&body[..equals], &body[equals + 1..]), rest))
 }
 
-/// A time as a decimal number of seconds.
+/// Formats a time as a decimal number of seconds.
 pub fn show_time(time: Time) -> String {
     let (seconds, nanos) = (time.seconds, time.nanos);
     if seconds < 0 && nanos > 0 {
@@ -58,7 +59,8 @@ pub fn show_time(time: Time) -> String {
     }
 }
 
-/// Reads such a number; digits past the nanoseconds are dropped.
+/// Reads a decimal number of seconds; digits past the nanoseconds are dropped. `None` if it is
+/// malformed.
 pub fn parse_time(text: &[u8]) -> Option<Time> {
     let text = std::str::from_utf8(text).ok()?;
     let (minus, digits) = match text.strip_prefix('-') {

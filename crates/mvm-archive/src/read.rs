@@ -5,16 +5,18 @@ use crate::{Entry, Extent, Kind, Time, Xattr, pax};
 use std::io::{self, Read};
 use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
-/// Reads an archive, entry by entry. It may be anything: what is no archive is an error.
+/// Reads an archive, entry by entry. The bytes may be anything: whatever is not an archive is an
+/// error.
 pub struct Reader<R> {
     from: R,
-    /// Bytes of the last entry that were not read yet, and how many follow them to fill their block.
+    /// Bytes of the last entry that were not read yet, and how many bytes after them fill their
+    /// block.
     left: u64,
     padding: u64,
     begun: bool,
 }
 
-/// What headers beside an entry's own say of it.
+/// What headers before an entry's own say of it.
 #[derive(Default)]
 struct Beside {
     name: Option<Vec<u8>>,
@@ -25,12 +27,12 @@ struct Beside {
 }
 
 impl<R: Read> Reader<R> {
-    /// An archive that comes from `from`, which had better be buffered.
+    /// Makes a reader of the archive that comes from `from`, which should be buffered.
     pub fn new(from: R) -> Self {
         Reader { from, left: 0, padding: 0, begun: false }
     }
 
-    /// The next entry; `None` at the end. What was not read of the last one is passed over.
+    /// Returns the next entry; `None` at the end. The unread rest of the last one is skipped.
     pub fn entry(&mut self) -> io::Result<Option<Entry>> {
         let mut beside = Beside::default();
         loop {
@@ -49,14 +51,14 @@ impl<R: Read> Reader<R> {
                     let bytes = self.beside(header)?;
                     beside.read(&bytes)?;
                 }
-                // Of the whole archive: nothing that is of use here.
+                // A global header holds nothing that is needed here.
                 EntryType::XGlobalHeader => drop(self.beside(header)?),
                 _ => return self.begin(header, beside).map(Some),
             }
         }
     }
 
-    /// Reads bytes of the entry; none are left at 0. A file's holes are not among them.
+    /// Reads bytes of the entry; returns 0 when none are left. A file's holes are not among them.
     pub fn data(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         if most == 0 {
@@ -70,7 +72,7 @@ impl<R: Read> Reader<R> {
         Ok(count)
     }
 
-    /// Reads what may follow the archive's end, and gives the reader back.
+    /// Reads what may follow the archive's end, and returns the source.
     pub fn finish(mut self) -> io::Result<R> {
         io::copy(&mut self.from, &mut io::sink())?;
         Ok(self.from)
@@ -135,7 +137,7 @@ impl<R: Read> Reader<R> {
             end = extent.offset.checked_add(extent.length).ok_or_else(|| broken("a size"))?;
         }
         data.retain(|extent| extent.length > 0);
-        // In order and without overflow, so the sum is no more than the end.
+        // The parts are in order and do not overflow, so the sum is at most the end.
         let sum: u64 = data.iter().map(|extent| extent.length).sum();
         if end > size || sum != stored {
             return Err(broken("a sparse file whose parts are not its size"));
@@ -143,7 +145,7 @@ impl<R: Read> Reader<R> {
         Ok(Kind::File { size, data })
     }
 
-    /// Passes over the rest of the last entry.
+    /// Skips the rest of the last entry.
     fn pass(&mut self) -> io::Result<()> {
         let rest = self.left.checked_add(self.padding).ok_or_else(|| broken("a size"))?;
         if rest > 0 && io::copy(&mut (&mut self.from).take(rest), &mut io::sink())? < rest {
@@ -153,8 +155,8 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
-    /// Reads a header's block; false at the end of the archive, which is a block of zeros. What has no
-    /// byte at all is an archive of nothing.
+    /// Reads a header's block; returns false at the end of the archive, which is a block of zeros.
+    /// A source without any byte is an empty archive.
     fn block(&mut self, block: &mut [u8; BLOCK]) -> io::Result<bool> {
         let first = loop {
             match self.from.read(block) {
@@ -170,7 +172,7 @@ impl<R: Read> Reader<R> {
         Ok(first > 0 && block.iter().any(|byte| *byte != 0))
     }
 
-    /// Reads what a header says beside itself.
+    /// Reads the content of a header that precedes an entry's own.
     fn beside(&mut self, header: &Header) -> io::Result<Vec<u8>> {
         let size = header.entry_size().map_err(|_| broken("a size"))?;
         if size > MOST_BESIDE {
@@ -225,7 +227,7 @@ fn take_extents(to: &mut Vec<Extent>, from: &[GnuSparseHeader]) -> io::Result<()
 
 fn check_sum(header: &Header) -> io::Result<()> {
     let bytes = header.as_bytes();
-    // The sum's own field counts as blanks.
+    // The checksum's own field counts as blanks.
     let around = bytes[..148].iter().chain(&bytes[156..]);
     let sum = around.map(|byte| u32::from(*byte)).sum::<u32>() + 8 * u32::from(b' ');
     match header.cksum() {

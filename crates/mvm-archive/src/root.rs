@@ -1,4 +1,4 @@
-//! The folder that an archive is unpacked to: names are followed from it, and never out of it.
+//! The folder that an archive is unpacked to: names are resolved from it, and never lead out of it.
 
 use crate::failed;
 use crate::notes::shown;
@@ -11,20 +11,21 @@ use std::path::{Path, PathBuf};
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// A folder, and those below it that lead to the last name that was asked for.
+/// A folder, and the folders below it that lead to the last resolved name.
 pub struct Root {
     folder: OwnedFd,
     path: PathBuf,
-    /// Whether no link is followed, not even one that was there before.
+    /// Whether no link is followed, not even one that existed before.
     strict: bool,
-    /// Symbolic links that the archive has made, by device and inode: no name leads through them.
+    /// Symbolic links that the archive has made, by device and inode: no name may lead through
+    /// them.
     links: HashSet<(u64, u64)>,
     open: Vec<(Vec<u8>, OwnedFd)>,
 }
 
 impl Root {
-    /// The folder `path`. With `strict`, no name leads through any symbolic link below it: one that is
-    /// there may be what an earlier archive has left.
+    /// Opens the folder `path`. With `strict`, no name leads through any symbolic link below it: an
+    /// existing one may come from an earlier archive.
     pub fn open(path: &Path, strict: bool) -> io::Result<Root> {
         let shown = path.display().to_string();
         let folder = openat(rustix::fs::CWD, path, FOLDER, Mode::empty());
@@ -33,7 +34,7 @@ impl Root {
         Ok(Root { folder, path, strict, links: HashSet::new(), open: Vec::new() })
     }
 
-    /// The folder with this name; with `make`, it and those on the way are made where they are missing.
+    /// Returns the folder with this name; with `make`, missing folders on the way are made.
     pub fn folder(&mut self, parts: &[&[u8]], make: bool) -> io::Result<BorrowedFd<'_>> {
         let known = self.open.iter().zip(parts).take_while(|(open, part)| open.0 == **part).count();
         self.open.truncate(known);
@@ -47,7 +48,7 @@ impl Root {
         Ok(self.open.last().map_or(self.folder.as_fd(), |(_, folder)| folder.as_fd()))
     }
 
-    /// Remembers a symbolic link of the archive's.
+    /// Remembers a symbolic link that the archive has made.
     pub fn made_link(&mut self, link: (u64, u64)) {
         self.links.insert(link);
     }
@@ -67,7 +68,7 @@ impl Root {
         }
     }
 
-    /// Follows a symbolic link that was there before, as long as it stays in the root.
+    /// Follows a symbolic link that existed before, provided that it stays inside the root.
     fn through_link(&self, at: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
         let stat = statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
@@ -91,7 +92,7 @@ impl Root {
     }
 }
 
-/// Where an open folder is.
+/// Returns the path of an open folder.
 fn whereabouts(folder: BorrowedFd<'_>) -> io::Result<PathBuf> {
     use std::os::unix::ffi::OsStringExt;
     let link = format!("/proc/self/fd/{}", folder.as_raw_fd());

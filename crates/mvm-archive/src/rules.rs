@@ -1,22 +1,22 @@
-//! What a host takes from a guest that it does not trust, as decisions alone.
+//! What a host accepts from a guest that it does not trust, as pure decisions.
 
 use crate::notes::shown;
 use std::fmt;
 use std::io;
 
-/// How far whoever packed the archive is trusted.
+/// How far the packer of an archive is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// A guest takes from its host what it sends.
+    /// For a guest, which accepts what its host sends.
     Full,
-    /// A host takes from a guest files and no rights: no setuid, setgid and sticky bits, no right to
-    /// write for the group and others, no capabilities and access lists, and no more than these rules
-    /// allow.
+    /// For a host, which accepts files from a guest but no rights: no setuid, setgid or sticky
+    /// bits, no write permission for the group and others, no capabilities or access lists, and no
+    /// more than these rules allow.
     Stranger(Rules),
 }
 
 impl Trust {
-    /// The rules that the archive has to keep to.
+    /// Returns the rules that the archive must keep to; `None` if it is trusted.
     pub(crate) fn rules(&self) -> Option<&Rules> {
         match self {
             Trust::Full => None,
@@ -25,54 +25,55 @@ impl Trust {
     }
 }
 
-/// What a stranger's archive may have.
+/// What a stranger's archive may contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// What becomes of its links.
+    /// What happens to its links.
     pub links: Links,
-    /// The most files, folders and links.
+    /// The largest number of files, folders and links.
     pub most_entries: u64,
-    /// The most that names, attributes and contents take together, in bytes; holes are not counted.
+    /// The largest total of names, attributes and contents, in bytes; holes do not count.
     pub most_bytes: u64,
 }
 
 impl Default for Rules {
-    /// A million entries and 64 GiB; links that lead out are left out.
+    /// Allows a million entries and 64 GiB, and leaves out links that lead out.
     fn default() -> Self {
         Rules { links: Links::Skip, most_entries: 1_000_000, most_bytes: 64 << 30 }
     }
 }
 
-/// What becomes of links that lead out of the folder that is copied to.
+/// What happens to links that lead out of the target folder of a copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Links {
-    /// Symbolic links are made as they are, wherever they lead. Hard links that lead out are left out.
+    /// Symbolic links are made unchanged, wherever they lead. Hard links that lead out are left
+    /// out.
     Keep,
-    /// They are left out, and named in the notes.
+    /// Such links are left out and listed in the notes.
     #[default]
     Skip,
-    /// The first ends the copy with [`Refusal::Link`].
+    /// The first such link ends the copy with [`Refusal::Link`].
     Refuse,
 }
 
-/// Why a stranger's archive was not taken further.
+/// Why the rest of a stranger's archive was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// More than [`Rules::most_entries`], which were so many.
+    /// It has more entries than [`Rules::most_entries`], which is this number.
     TooMany(u64),
-    /// More than [`Rules::most_bytes`], which were so many.
+    /// It has more bytes than [`Rules::most_bytes`], which is this number.
     TooLarge(u64),
-    /// This link leads out, and [`Links::Refuse`] was asked for.
+    /// A link leads out, and the rule is [`Links::Refuse`]; holds a description of the link.
     Link(String),
 }
 
 impl Refusal {
-    /// The refusal that an error of [`crate::unpack`] stands for.
+    /// Returns the refusal behind an error of [`crate::unpack`]; `None` for any other error.
     pub fn of(error: &io::Error) -> Option<&Refusal> {
         error.get_ref()?.downcast_ref()
     }
 
-    /// Its stable code.
+    /// Returns the stable code of the refusal.
     pub fn code(&self) -> &'static str {
         match self {
             Refusal::TooMany(_) | Refusal::TooLarge(_) => "copy_too_large",
@@ -99,7 +100,7 @@ impl From<Refusal> for io::Error {
     }
 }
 
-/// What was taken so far.
+/// What was accepted so far.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
     entries: u64,
@@ -107,7 +108,7 @@ pub(crate) struct Taken {
 }
 
 impl Taken {
-    /// Counts one entry with so many bytes, before it is made.
+    /// Counts one entry of `bytes` bytes, before it is made.
     pub(crate) fn count(&mut self, rules: &Rules, bytes: u64) -> Result<(), Refusal> {
         self.entries += 1;
         self.bytes = self.bytes.saturating_add(bytes);
@@ -121,10 +122,12 @@ impl Taken {
     }
 }
 
-/// Whether a symbolic link that lies `depth` folders below the target of a copy may lead out of it.
+/// Returns whether a symbolic link that lies `depth` folders below the target of a copy may lead
+/// out of it.
 ///
-/// The folders that it lies in are no links, so that each `..` at its target's beginning leads one up.
-/// One that follows a name may lead anywhere, since that name may be, or become, a link itself.
+/// The folders that it lies in are not links, so each `..` at the beginning of its target leads one
+/// level up. A `..` after a name may lead anywhere, since that name may be, or become, a link
+/// itself.
 pub(crate) fn leads_out(target: &[u8], depth: usize) -> bool {
     if target.starts_with(b"/") {
         return true;
@@ -135,7 +138,7 @@ pub(crate) fn leads_out(target: &[u8], depth: usize) -> bool {
     up > depth || parts[up..].contains(&&b".."[..])
 }
 
-/// In words: the link `name` leads out, to `target`.
+/// Returns a message: the link `name` leads out, to `target`.
 pub(crate) fn out_of_the_folder(kind: &str, name: &[u8], target: &[u8]) -> String {
     let (name, target) = (shown(name), shown(target));
     format!("the {kind} {name} leads out of the folder that is copied to: to {target}")

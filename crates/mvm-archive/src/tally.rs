@@ -1,10 +1,10 @@
-//! How far a copy is.
+//! Counts how far a copy has progressed.
 
 use std::io::{Read, Result, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts what goes through an archive, for whoever shows it meanwhile.
+/// Counts what goes through an archive, for a display of progress.
 #[derive(Debug, Default)]
 pub struct Tally {
     bytes: AtomicU64,
@@ -12,12 +12,12 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Bytes of the archive so far.
+    /// Returns the bytes of the archive so far.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Files, folders and links so far.
+    /// Returns the number of files, folders and links so far.
     pub fn entries(&self) -> u64 {
         self.entries.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Folders that go into an archive and come out of it.
+//! Tests of folders that go into an archive and come out of it.
 
 mod change;
 mod hostile;
@@ -14,7 +14,7 @@ fn pack(source: &Path) -> (Vec<u8>, Notes) {
     packer.finish().expect("finish")
 }
 
-/// Every entry of an archive with its bytes.
+/// Returns every entry of an archive with its bytes.
 fn entries(archive: &[u8]) -> Vec<(Entry, Vec<u8>)> {
     let mut reader = Reader::new(archive);
     let mut found = Vec::new();
@@ -33,7 +33,7 @@ fn entries(archive: &[u8]) -> Vec<(Entry, Vec<u8>)> {
     found
 }
 
-/// What the tar crate, which others use, finds in it: names and lengths.
+/// Returns what the tar crate, which others use, finds in the archive: names and lengths.
 fn others(archive: &[u8]) -> Vec<(Vec<u8>, u64)> {
     let mut archive = tar::Archive::new(archive);
     let all = archive.entries().expect("entries").map(|entry| {

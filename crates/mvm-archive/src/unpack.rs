@@ -1,4 +1,4 @@
-//! Unpacks an archive below a folder, whatever it says.
+//! Unpacks an archive below a folder, whatever the archive says.
 
 use crate::notes::shown;
 use crate::root::Root;
@@ -18,24 +18,25 @@ use std::path::Path;
 use std::sync::Arc;
 
 const PIECE: usize = 256 * 1024;
-/// Setuid and setgid: who runs the file is its owner, or in its group. And sticky, which is of folders
-/// that others may write to.
+/// Setuid and setgid, which run a file as its owner or group, and sticky, which is for folders that
+/// others may write to.
 const SPECIAL: u32 = 0o7000;
-/// Who may read, write and run it.
+/// The permissions to read, write and run.
 const PERMISSIONS: u32 = 0o777;
-/// Who is not the owner may write.
+/// Write permission for anybody but the owner.
 const WRITE_OF_OTHERS: u32 = 0o022;
-/// The most that names of folders may take that are kept for the end of a stranger's archive, in bytes.
+/// The most bytes that names of a stranger's folders may take until the end, when their times are
+/// set.
 const MOST_KEPT: u64 = 256 << 20;
 
-/// Unpacks what comes from `from` below the folder `target`, which is there. Files that are in the way
-/// are replaced; folders stay. Gives what could not be kept. On an error, what was unpacked so far stays.
-/// Errors of the rules for a stranger's archive are [`Refusal`]s.
+/// Unpacks what comes from `from` below the folder `target`, which must exist. Files in the way are
+/// replaced; folders stay. Returns what could not be preserved. After an error, what was unpacked
+/// so far stays. If a stranger's archive breaks the rules, the error is a [`Refusal`].
 pub fn unpack(from: impl Read, target: &Path, trust: Trust) -> io::Result<Notes> {
     unpack_counted(from, target, trust, Arc::default())
 }
 
-/// The same, and counts what it unpacks.
+/// Like [`unpack`], and counts what it unpacks in `tally`.
 pub fn unpack_counted(
     from: impl Read,
     target: &Path,
@@ -62,7 +63,7 @@ pub fn unpack_counted(
             None => io::Error::new(cause.kind(), format!("{}: {cause}", shown(&name))),
         })?;
     }
-    // Two blocks of zeros end an archive; it may be padded further.
+    // Two blocks of zeros end an archive, and padding may follow.
     reader.finish()?;
     unpacker.finish_folders()?;
     Ok(unpacker.notes)
@@ -71,11 +72,13 @@ pub fn unpack_counted(
 struct Unpacker {
     root: Root,
     notes: Notes,
-    /// Folders get their times and permissions at the end: unpacking into them needs and changes these.
+    /// Folders whose times and permissions are set at the end, since unpacking into them needs and
+    /// changes these.
     folders: Vec<Entry>,
-    /// What their names take, in bytes.
+    /// Total length of their names, in bytes.
     kept: u64,
-    /// Files that a stranger's archive has made, by device and inode: it may link to these.
+    /// Files that a stranger's archive has made, by device and inode: only these may be the target
+    /// of its hard links.
     made: HashSet<(u64, u64)>,
     taken: Taken,
     trust: Trust,
@@ -89,7 +92,7 @@ impl Unpacker {
         }
         let parts = parts(&entry.name)?;
         let Some((last, above)) = parts.split_last() else {
-            // The target itself.
+            // The entry is the target itself.
             return Ok(());
         };
         match &entry.kind {
@@ -118,7 +121,8 @@ impl Unpacker {
         }
     }
 
-    /// Keeps a folder for the end. A stranger's attributes are set at once: they might be gigabytes.
+    /// Keeps a folder for the end. A stranger's attributes are set at once: they might take
+    /// gigabytes.
     fn keep(&mut self, mut entry: Entry) -> io::Result<()> {
         if self.trust != Trust::Full {
             let folder = self.root.folder(&parts(&entry.name)?, false)?.try_clone_to_owned()?;
@@ -133,7 +137,7 @@ impl Unpacker {
         Ok(())
     }
 
-    /// A link that leads out: it is left out, or ends the copy.
+    /// Leaves out a link that leads out, or ends the copy.
     fn leave_out(&mut self, what: String) -> io::Result<()> {
         match self.trust.rules().map(|rules| rules.links) {
             Some(Links::Refuse) => Err(Refusal::Link(what).into()),
@@ -144,7 +148,7 @@ impl Unpacker {
         }
     }
 
-    /// Whether this is a file that the archive itself has made.
+    /// Returns whether the name is a file that the archive itself has made.
     fn made_here(&mut self, first: &[u8]) -> bool {
         let Ok(parts) = parts(first) else { return false };
         let Some((last, above)) = parts.split_last() else { return false };
@@ -162,7 +166,7 @@ impl Unpacker {
         bytes: &mut Reader<impl Read>,
     ) -> io::Result<()> {
         let mode = self.allowed(entry);
-        // What an access list is to keep from others is not theirs before it is there.
+        // With an access list to come, the file must not be open to others before the list is set.
         let first = if entry.xattrs.is_empty() { mode & PERMISSIONS } else { 0o600 };
         let file = create(self.root.folder(above, true)?, name, first)?;
         let stat = fstat(&file)?;
@@ -176,8 +180,8 @@ impl Unpacker {
             ftruncate(&file, size)?;
         }
         self.attributes(file.as_fd(), entry, &entry.xattrs);
-        // It has them already, unless they are uncommon: a call less for each file is felt. An access list
-        // has changed them, and writing has taken setuid away.
+        // Usually the file has its mode already: one call less per file is noticeable. But setting
+        // an access list has changed the mode, and writing has removed setuid.
         if stat.st_mode & 0o7777 != mode || !entry.xattrs.is_empty() || mode & SPECIAL != 0 {
             fchmod(&file, Mode::from_raw_mode(mode))?;
         }
@@ -234,7 +238,7 @@ impl Unpacker {
         }
         let link = || linkat(&from, *last, at, name, AtFlags::empty());
         match replace(at, name, link) {
-            // File systems that cannot: another copy has to do.
+            // The file system cannot link, so the file is copied.
             Err(Errno::PERM | Errno::XDEV | Errno::MLINK | Errno::NOTSUP) => {
                 copy(&from, last, at, name)
             }
@@ -243,7 +247,7 @@ impl Unpacker {
         }
     }
 
-    /// Sets extended attributes. Those that this machine does not take are no reason to fail.
+    /// Sets extended attributes. Those that this machine refuses are only noted.
     fn attributes(&mut self, file: BorrowedFd<'_>, entry: &Entry, all: &[Xattr]) {
         for one in all {
             let (path, key) = (shown(&entry.name), shown(&one.name));
@@ -255,8 +259,8 @@ impl Unpacker {
         }
     }
 
-    /// The permissions that a file or folder gets. That others may write to it is taken away silently,
-    /// as a umask does.
+    /// Returns the permissions that a file or folder gets. Write permission for others is removed
+    /// silently, as by a umask.
     fn allowed(&mut self, entry: &Entry) -> u32 {
         if self.trust == Trust::Full {
             return entry.mode;
@@ -272,7 +276,7 @@ impl Unpacker {
     }
 
     fn finish_folders(&mut self) -> io::Result<()> {
-        // Those within others first: they were named later.
+        // Folders inside others come first: they were named later.
         while let Some(entry) = self.folders.pop() {
             let what = shown(&entry.name);
             let folder = self.root.folder(&parts(&entry.name)?, false);
@@ -288,7 +292,7 @@ impl Unpacker {
     }
 }
 
-/// What an entry counts for: its names, attributes and data, in bytes.
+/// Returns what an entry counts for: its names, attributes and data, in bytes.
 fn weight(entry: &Entry) -> u64 {
     let data = match &entry.kind {
         Kind::File { data, .. } => {
@@ -301,7 +305,7 @@ fn weight(entry: &Entry) -> u64 {
     data.saturating_add((entry.name.len() + beside) as u64)
 }
 
-/// The components of a name. `..` is never one.
+/// Returns the components of a name. A name with `..` is an error.
 fn parts(name: &[u8]) -> io::Result<Vec<&[u8]>> {
     let parts = name.split(|byte| *byte == b'/');
     let parts: Vec<&[u8]> = parts.filter(|part| !part.is_empty() && *part != b".").collect();
@@ -316,13 +320,14 @@ fn named(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// A new file. One that is there already is not written to, which its other names would see: it goes.
+/// Makes a new file. An existing one is removed rather than written to, since its other names would
+/// see that.
 fn create(at: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(replace(at, name, || openat(at, name, flags, Mode::from_raw_mode(mode)))?)
 }
 
-/// Makes something, in place of a file or link that is in the way.
+/// Makes something, replacing a file or link that is in the way.
 fn replace<T>(
     at: BorrowedFd<'_>,
     name: &[u8],

@@ -10,18 +10,18 @@ static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 /// Writes an archive, entry by entry.
 pub struct Writer<W> {
     to: W,
-    /// Bytes of the last entry that are still to come, and how many zeros follow them.
+    /// Bytes of the last entry that are still to be written, and how many zeros follow them.
     left: u64,
     padding: u64,
 }
 
 impl<W: Write> Writer<W> {
-    /// An archive that goes to `to`, in pieces that may be small.
+    /// Makes a writer of an archive that goes to `to`, in pieces that may be small.
     pub fn new(to: W) -> Self {
         Writer { to, left: 0, padding: 0 }
     }
 
-    /// Begins an entry. If it is a file with data, exactly so many bytes are to follow.
+    /// Begins an entry. For a file with data, exactly as many bytes must follow.
     pub fn entry(&mut self, entry: &Entry) -> io::Result<()> {
         if self.left > 0 {
             return Err(io::Error::other("the last entry is not whole"));
@@ -66,7 +66,7 @@ impl<W: Write> Writer<W> {
             }
         };
         header.set_entry_type(kind);
-        // Behind a name that is cut there is a header with all of it.
+        // A name that the header cuts off is preceded by a header with all of it.
         self.long(EntryType::GNULongName, &name, header.as_old().name.len())?;
         self.long(EntryType::GNULongLink, target, header.as_old().linkname.len())?;
         fill(&mut header.as_old_mut().name, &name);
@@ -76,7 +76,7 @@ impl<W: Write> Writer<W> {
         self.more_extents(&extents)
     }
 
-    /// Writes bytes of the entry that was begun.
+    /// Writes bytes of the present entry.
     pub fn data(&mut self, bytes: &[u8]) -> io::Result<()> {
         let left = self.left.checked_sub(bytes.len() as u64);
         self.left = left.ok_or_else(|| io::Error::other("more bytes than the entry has"))?;
@@ -88,7 +88,7 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// Fills the rest of the entry that was begun, as far as `length` bytes, with zeros.
+    /// Fills `length` bytes of the present entry with zeros.
     pub fn zeros(&mut self, mut length: u64) -> io::Result<()> {
         while length > 0 {
             let piece = length.min(ZEROS.len() as u64);
@@ -113,7 +113,7 @@ impl<W: Write> Writer<W> {
         self.to.write_all(header.as_bytes())
     }
 
-    /// An entry that says more of the next one.
+    /// Writes a header that says more about the next entry.
     fn beside(&mut self, kind: EntryType, name: &[u8], bytes: &[u8]) -> io::Result<()> {
         let mut header = Header::new_gnu();
         fill(&mut header.as_old_mut().name, name);
@@ -166,7 +166,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// A name's field; one that is too long is cut.
+/// Fills a name's field; a longer name is cut off.
 fn fill(field: &mut [u8], bytes: &[u8]) {
     let count = field.len().min(bytes.len());
     field[..count].copy_from_slice(&bytes[..count]);
@@ -183,8 +183,8 @@ fn set_extents(header: &mut Header, size: u64, extents: &[Extent]) {
     }
 }
 
-/// The extents as the format has them: in order, each but the last of whole blocks, and where the file
-/// ends with a hole, an empty one there.
+/// Returns the extents in the form that the format needs: in order, each but the last in whole
+/// blocks, and with an empty one at the end of a file that ends with a hole.
 fn up_to_the_end(size: u64, data: &[Extent]) -> io::Result<Vec<Extent>> {
     let (mut extents, mut end) = (data.to_vec(), 0);
     for (index, extent) in data.iter().enumerate() {

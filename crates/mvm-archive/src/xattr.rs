@@ -1,4 +1,4 @@
-//! Extended attributes (xattr(7)) that belong to a file and not to its machine.
+//! Extended attributes (xattr(7)) that belong to a file rather than to its machine.
 
 use crate::Xattr;
 use crate::format::MOST_BESIDE;
@@ -6,33 +6,33 @@ use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr};
 use rustix::io::Errno;
 use std::os::fd::BorrowedFd;
 
-/// The longest list of names and the longest value that Linux has, in bytes.
+/// The longest list of names and the longest value on Linux, in bytes.
 const LONGEST: usize = 64 * 1024;
 
-/// Capabilities of a program: who holds them may do what root may.
+/// A program's capabilities, which can give it what root may do.
 const CAPABILITY: &[u8] = b"security.capability";
 
-/// Access lists (acl(5)): who else may read and write.
+/// Prefix of access lists (acl(5)), which say who else may read and write.
 const ACCESS_LIST: &[u8] = b"system.posix_acl_";
 
-/// Whether it goes along. Labels of the machine's security module, and what a file system keeps for
-/// itself (`trusted.`), do not.
+/// Returns whether an attribute is copied. Labels of the machine's security module, and what a file
+/// system keeps for itself (`trusted.`), are not.
 fn goes_along(name: &[u8]) -> bool {
     name.starts_with(b"user.") || name.starts_with(ACCESS_LIST) || name == CAPABILITY
 }
 
-/// Whether it gives rights that a stranger's file must not have.
+/// Returns whether an attribute gives rights that a stranger's file must not have.
 pub fn is_privilege(name: &[u8]) -> bool {
     name == CAPABILITY || name.starts_with(ACCESS_LIST)
 }
 
-/// Reads them. Errors: they are too many for an archive.
+/// Reads the attributes to copy. Error: `TOOBIG` if they are too many for an archive.
 pub fn read(file: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> Result<Vec<Xattr>, Errno> {
     buffer.resize(LONGEST, 0);
     let names = match flistxattr(file, &mut buffer[..]) {
         Ok(0) => return Ok(Vec::new()),
         Ok(count) => buffer[..count].to_vec(),
-        // A file system that has none.
+        // The file system has no extended attributes.
         Err(Errno::NOTSUP) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
@@ -41,7 +41,7 @@ pub fn read(file: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> Result<Vec<Xattr>, Er
     for name in names.split(|byte| *byte == 0).filter(|name| goes_along(name)) {
         let value = match fgetxattr(file, name, &mut buffer[..]) {
             Ok(count) => buffer[..count].to_vec(),
-            // Taken away meanwhile.
+            // The attribute was removed meanwhile.
             Err(Errno::NODATA) => continue,
             Err(error) => return Err(error),
         };
@@ -51,7 +51,7 @@ pub fn read(file: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> Result<Vec<Xattr>, Er
     Ok(found)
 }
 
-/// Sets one.
+/// Sets an attribute.
 pub fn set(file: BorrowedFd<'_>, xattr: &Xattr) -> Result<(), Errno> {
     fsetxattr(file, &xattr.name[..], &xattr.value, XattrFlags::empty())
 }

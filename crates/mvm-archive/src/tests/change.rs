@@ -1,4 +1,4 @@
-//! A folder that changes while it is packed: the archive has whole entries only.
+//! A folder changes while it is packed: the archive has only complete entries.
 
 use super::{entries, length, others, unpacked};
 use crate::pack::Step;
@@ -22,7 +22,8 @@ fn pack_with(
     packer.finish()
 }
 
-/// The archive parses to whole entries, for the tar crate as well, and can be unpacked.
+/// Checks that the archive consists of complete entries, for the tar crate as well, and can be
+/// unpacked.
 fn check(archive: &[u8]) {
     let found = entries(archive);
     for (entry, bytes) in &found {
@@ -95,7 +96,7 @@ fn a_file_that_shrinks_is_filled_with_zeros() {
 
 #[test]
 fn what_vanishes_is_no_error() {
-    // The folder is found before the file in it.
+    // The folder is opened before the file in it.
     let (dir, log) = tree();
     std::fs::write(dir.path().join("a"), b"first").expect("file");
     let mut steps = 0;
@@ -112,7 +113,7 @@ fn what_vanishes_is_no_error() {
     assert_eq!(names, [&b"tree"[..], b"tree/a"]);
 }
 
-/// A name becomes something else between the listing and the look at it.
+/// A name becomes something else between the listing and the next look at it.
 #[test]
 fn what_becomes_something_else_is_taken_as_what_it_is() {
     let kinds: [fn(&Path); 4] = [
@@ -175,7 +176,7 @@ fn changes() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// Makes a change. What cannot be done, as others do not let it, is left.
+/// Makes a change. One that other changes prevent is skipped.
 fn apply(dir: &Path, change: &Change) {
     const NAMES: [&str; 6] = ["a", "b", "c/a", "c/b", "c/c/a", "d"];
     let path = |name: &usize| dir.join(NAMES[*name]);
@@ -214,7 +215,7 @@ proptest! {
     }
 }
 
-/// The same from another thread, as fast as it can.
+/// Like the test before, from another thread as fast as it can.
 #[test]
 fn a_folder_in_uproar_gives_whole_entries() {
     use proptest::strategy::ValueTree;
@@ -239,7 +240,7 @@ fn a_folder_in_uproar_gives_whole_entries() {
                 added.and_then(|()| packer.finish())
             })
             .collect();
-        // Before the checks, so that one that fails ends the thread, too.
+        // Set before the checks, so that a failed check ends the thread, too.
         stop.store(true, Ordering::Relaxed);
         packed.into_iter().for_each(|archive| check(&archive.expect("pack").0));
     });

@@ -1,4 +1,4 @@
-//! Archives that want to do harm.
+//! Archives that try to do harm.
 
 use super::{pack, unpacked};
 use crate::{Entry, Kind, Links, Reader, Refusal, Rules, Time, Trust, Writer, unpack};
@@ -29,12 +29,12 @@ fn ruled(links: Links) -> Trust {
     Trust::Stranger(Rules { links, ..Rules::default() })
 }
 
-/// Unpacks into `dir/out`, as [`harmless_by`] does, by the rules that hold unless told otherwise.
+/// Unpacks into `dir/out`, as [`harmless_by`] does, by the default rules.
 fn harmless(dir: &Path, archive: &[u8]) -> std::io::Result<crate::Notes> {
     harmless_by(ruled(Links::Skip), dir, archive)
 }
 
-/// Unpacks into `dir/out`, beside `dir/kept`, and checks that nothing else was made or changed.
+/// Unpacks into `dir/out`, next to `dir/kept`, and checks that nothing else was made or changed.
 fn harmless_by(trust: Trust, dir: &Path, archive: &[u8]) -> std::io::Result<crate::Notes> {
     std::fs::create_dir_all(dir.join("out")).expect("target");
     std::fs::write(dir.join("kept"), b"kept").expect("file");
@@ -54,7 +54,7 @@ fn no_name_leads_out_of_the_target() {
         let error = harmless(dir.path(), &archive(&[(name, file(1), b"x")])).expect_err(name);
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidData, "{name}");
     }
-    // An absolute name is one below the target.
+    // An absolute name is taken as one below the target.
     harmless(dir.path(), &archive(&[("//abs/./evil", file(1), b"x")])).expect("below");
     assert!(dir.path().join("out/abs/evil").exists());
 }
@@ -76,7 +76,7 @@ fn nothing_goes_through_a_link_that_the_archive_made() {
             let dir = tempfile::tempdir().expect("dir");
             let _ = harmless_by(ruled(links), dir.path(), &archive(&steps));
         }
-        // Nor by another name, nor as a folder of that name.
+        // Neither another name nor a folder of that name leads through the link.
         for last in [("link", Kind::Folder, &b""[..]), ("link/new", Kind::Folder, &b""[..])] {
             let steps = archive(&[steps[1].clone(), last]);
             harmless_by(ruled(Links::Keep), dir.path(), &steps).expect_err(target);
@@ -92,7 +92,7 @@ fn a_link_that_was_there_is_followed_only_within_the_target() {
     symlink("real", out.join("inner")).expect("link");
     symlink("..", out.join("outer")).expect("link");
     let [inner, outer] = ["inner/f", "outer/kept"].map(|name| archive(&[(name, file(1), b"x")]));
-    // A host follows none of a guest's, also none of an earlier copy's.
+    // A host follows no link of a guest, not even one from an earlier copy.
     for archive in [&inner, &outer] {
         let error = harmless(dir.path(), archive).expect_err("a link");
         assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
@@ -135,14 +135,15 @@ fn a_hard_link_leads_nowhere_else() {
         let error = harmless_by(ruled(Links::Refuse), dir.path(), &all).expect_err(first);
         assert_eq!(Refusal::of(&error).map(Refusal::code), Some("link_refused"), "{first}");
     }
-    // Nor to a file that was there: its owner would write to the guest's name, or the other way.
+    // Nor may a hard link lead to a file that existed before: its owner would write to the guest's
+    // name, or the guest to the file.
     let dir = tempfile::tempdir().expect("dir");
     std::fs::create_dir_all(dir.path().join("out")).expect("out");
     std::fs::write(dir.path().join("out/mine"), b"mine").expect("file");
     let all = archive(&[("h", Kind::HardLink(b"mine".to_vec()), b"")]);
     assert!(!harmless(dir.path(), &all).expect("the rest").is_empty());
     assert!(!dir.path().join("out/h").exists());
-    // One to a file of the archive itself is made.
+    // A hard link to a file of the archive itself is made.
     let all = [("a", file(1), &b"x"[..]), ("b", Kind::HardLink(b"a".to_vec()), b"")];
     assert!(harmless(dir.path(), &archive(&all)).expect("both").is_empty());
     assert!(dir.path().join("out/b").exists());
@@ -174,7 +175,7 @@ fn symbolic_links_are_kept_skipped_or_refused() {
     }
 }
 
-/// What the first copy leaves must not carry the second one elsewhere.
+/// What the first copy leaves must not lead the second one elsewhere.
 #[test]
 fn a_second_copy_never_writes_through_a_link_of_the_first() {
     for how in [Links::Keep, Links::Skip] {
@@ -220,7 +221,7 @@ fn half_an_archive_is_never_taken_for_a_whole_one() {
     std::fs::write(tree.join("a"), [1; 700]).expect("file");
     std::fs::write(tree.join("n".repeat(200)), [2; 10]).expect("file");
     let (archive, _) = pack(&tree);
-    // The second of the two blocks at the end is there for the form.
+    // The second of the two blocks at the end is a formality.
     for cut in 1..archive.len() - 1023 {
         let out = tempfile::tempdir().expect("dir");
         unpacked(&archive[..cut], out.path()).expect_err("cut");

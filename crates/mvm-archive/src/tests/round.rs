@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-/// What is to be seen of a file: everything but where it is.
+/// Everything that can be seen of a file, except its path.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     mode: u32,
@@ -51,7 +51,7 @@ fn at(path: &Path, seconds: i64, nanos: i64) {
     rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).expect("times");
 }
 
-/// A folder with every kind of thing that is kept.
+/// Makes a folder with everything that is preserved.
 fn all_kinds(tree: &Path) {
     let file = |name: &OsStr, bytes: &[u8]| {
         std::fs::write(tree.join(name), bytes).expect("file");
@@ -98,14 +98,15 @@ fn everything_comes_out_as_it_went_in() {
     assert_eq!(notes, Notes::default());
     assert_eq!(unpacked(&archive, &dir.path().join("out")).expect("unpack"), Notes::default());
     assert_eq!(look(&dir.path().join("out/tree")), look(&tree));
-    // A second time, over what is there.
+    // A second time, over the existing files.
     unpacked(&archive, &dir.path().join("out")).expect("again");
     assert_eq!(look(&dir.path().join("out/tree")), look(&tree));
     // The same folder gives the same archive.
     assert!(pack(&dir.path().join("out/tree")).0 == archive);
 }
 
-/// Guests may be older than their host, and the other way round: both used to use the tar crate alone.
+/// Guests may be older than their host, and the other way round: both used to use only the tar
+/// crate.
 #[test]
 fn archives_of_the_tar_crate_are_understood_and_it_understands_ours() {
     let dir = tempfile::tempdir().expect("dir");
@@ -129,7 +130,7 @@ fn archives_of_the_tar_crate_are_understood_and_it_understands_ours() {
     let archive = builder.into_inner().expect("archive");
     unpacked(&archive, &dir.path().join("out")).expect("unpack");
     let (mut ours, mut theirs) = (look(&tree), look(&dir.path().join("out/tree")));
-    // What their archives cannot hold.
+    // The older archives cannot hold these.
     for seen in ours.values_mut().chain(theirs.values_mut()) {
         (seen.modified.1, seen.links, seen.mark, seen.target) = (0, 0, None, None);
     }
@@ -139,7 +140,7 @@ fn archives_of_the_tar_crate_are_understood_and_it_understands_ours() {
     assert_eq!(ours, theirs);
 }
 
-/// A file with data in every other block of 64 KiB, and a hole at its end.
+/// Makes a file with data in every other block of 64 KiB, and a hole at its end.
 fn holes(path: &Path, count: u64) {
     let file = std::fs::File::create(path).expect("file");
     for index in 0..count {
@@ -184,7 +185,7 @@ fn what_cannot_be_copied_is_left_out_with_a_word() {
     let pipe = format!("{} was left out: it is a FIFO", tree.join("pipe").display());
     let socket = format!("{} was left out: it is a socket", tree.join("socket").display());
     assert_eq!(notes.lines(), [pipe, socket]);
-    // So is one that comes from elsewhere.
+    // A sparse archive that another program has made is unpacked, too.
     let mut builder = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Fifo);
@@ -210,7 +211,8 @@ fn what_is_not_there_or_cannot_be_read_is_an_error_with_its_name() {
     assert!(error.to_string().starts_with("f: "), "{error}");
 }
 
-/// A guest's file must not give its rights to whoever runs it on the host, nor let others write to it.
+/// A guest's file must not give its rights to a user who runs it on the host, nor let others write
+/// to it.
 #[test]
 fn a_strangers_file_gives_no_rights() {
     let dir = tempfile::tempdir().expect("dir");
