@@ -1,11 +1,11 @@
-//! Time that passes evenly, whatever becomes of the wall clock.
+//! Time that passes evenly, whatever happens to the wall clock.
 //!
-//! Lives here: the process' one timeline ([`now`]), which follows CLOCK_BOOTTIME and goes on where
-//! the process before it was ([`install`]), and the way from it to wall-clock times for people
-//! ([`wall_of`]).
+//! What lives here: the process's one timeline ([`now`]), which follows CLOCK_BOOTTIME and
+//! continues where the process before it was ([`install`]), and its conversion to wall-clock times
+//! for people ([`wall_of`]).
 //!
-//! Never here: what anything waits for, and when it is due (mvm-model takes times as arguments).
-//! Certificates and the audit log are about the wall clock: they ask [`wall`].
+//! What never may: what anything waits for, and when it is due (mvm-model takes times as
+//! arguments). Certificates and the audit log use the wall clock: they call [`wall`].
 
 use mvm_model::Millis;
 use mvm_model::timeline::{Anchor, Moment};
@@ -17,12 +17,14 @@ use std::sync::{LazyLock, PoisonError, RwLock};
 use std::time::Duration;
 use std::{fs, io};
 
-/// How often a moment is written down, so that a host that is booted again goes on after it.
+/// How often the present moment is written to the file, so that the timeline continues after it
+/// when the host is booted again.
 const NOTE: Duration = Duration::from_secs(300);
-/// The wall clock counts as stepped from here on, in ms: less is between two looks at two clocks.
+/// From this difference on, in ms, the wall clock counts as stepped; less arises between reading
+/// two clocks.
 const STEP: u64 = 1000;
 
-/// The process' timeline. Without [`install`] it begins with the wall clock at the first look.
+/// The process's timeline. Without [`install`] it begins with the wall clock when first used.
 static CLOCK: LazyLock<RwLock<Clock>> =
     LazyLock::new(|| RwLock::new(Clock::new(Anchor::first(moment()), None)));
 static BOOT_ID: LazyLock<String> = LazyLock::new(|| {
@@ -30,34 +32,35 @@ static BOOT_ID: LazyLock<String> = LazyLock::new(|| {
     id.trim().to_owned()
 });
 
-/// The time on this process' timeline, in ms. It never goes back, and passes as time does, suspended
-/// time included. Its values read like the wall clock's, for as long as nobody steps that.
+/// Returns the time on this process's timeline, in ms. It never goes back, and passes as time does,
+/// including suspended time. Its values equal the wall clock's for as long as nobody steps that.
 pub fn now() -> Millis {
     let clock = CLOCK.read().unwrap_or_else(PoisonError::into_inner);
     clock.anchor.time_of(&moment())
 }
 
-/// The wall clock: milliseconds since the Unix epoch.
+/// Returns the wall clock, in milliseconds since the Unix epoch.
 pub fn wall() -> Millis {
     since_epoch().as_millis() as Millis
 }
 
-/// The wall clock to the nanosecond: what a guest's is set to.
+/// Returns the wall clock to the nanosecond, to which a guest's is set; zero before the Unix epoch.
 #[allow(clippy::disallowed_methods)]
 pub fn since_epoch() -> Duration {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.unwrap_or_default()
 }
 
-/// When, by the wall clock as it stands now, a time of the timeline was or will be. Two calls give
-/// the same unless the wall clock was stepped in between.
+/// Returns when, by the present wall clock, a time of the timeline was or will be, in ms. Two calls
+/// return the same unless the wall clock was stepped in between.
 pub fn wall_of(time: Millis) -> Millis {
     let clock = CLOCK.read().unwrap_or_else(PoisonError::into_inner);
     time.saturating_add_signed(clock.offset(&moment()))
 }
 
-/// Goes on with the timeline that `file` tells of, and writes it down there from now on. To be called
-/// before anything asks for the time, by whoever alone may write to the file.
+/// Continues the timeline that `file` holds, and writes it there from now on. It must be called
+/// before anything asks for the time, and only by the process that alone may write to the file.
+/// Errors: those of reading and writing the file.
 pub fn install(file: &Path) -> io::Result<()> {
     let clock = Clock::open(file, moment())?;
     *CLOCK.write().unwrap_or_else(PoisonError::into_inner) = clock;
@@ -70,7 +73,7 @@ pub fn install(file: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes down the present moment, if the timeline is kept in a file.
+/// Writes the present moment to the file, if the timeline has one.
 pub fn note() {
     let mut clock = CLOCK.write().unwrap_or_else(PoisonError::into_inner);
     if let Err(error) = clock.note(moment()) {
@@ -79,8 +82,8 @@ pub fn note() {
 }
 
 fn moment() -> Moment {
-    // Not by way of the C library: what puts itself between that and a process (faketime) may change
-    // the wall clock, which is what is to be tried, and not the time that passes.
+    // The C library is bypassed: a library that intercepts it (faketime) may change the wall clock,
+    // which is what tests do, but not the time that passes.
     let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let since_boot = since.tv_sec as u64 * 1000 + since.tv_nsec as u64 / 1_000_000;
     Moment { boot_id: BOOT_ID.clone(), since_boot, wall: wall() }
@@ -89,7 +92,7 @@ fn moment() -> Moment {
 struct Clock {
     anchor: Anchor,
     file: Option<PathBuf>,
-    /// How far the wall clock is ahead of the timeline, as of the last step of the former.
+    /// How far the wall clock is ahead of the timeline, in ms, as of its last step.
     ahead: AtomicI64,
 }
 
@@ -168,7 +171,7 @@ mod tests {
         let second = Clock::open(&file, at("a", 350, 4_600_250)).expect("opened");
         assert_eq!(second.anchor.time, 1_000_250);
         assert_eq!(second.anchor.time_of(&at("a", 400, 0)), 1_000_300);
-        // Booted again after 10 s, by the same wrong clock.
+        // The host was booted again after 10 s, with the same wrong clock.
         let third = Clock::open(&file, at("b", 5, 4_610_250)).expect("opened");
         assert_eq!(third.anchor.time, 1_010_250);
         let mode = fs::metadata(&file).expect("a file").permissions().mode();
