@@ -1,4 +1,4 @@
-//! What the planner and the policy want done.
+//! The steps that the planner and the policy decide on.
 
 use crate::id::InstanceId;
 use crate::state::State;
@@ -8,21 +8,21 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "action")]
 pub enum Action {
-    /// Make a new instance and bring it to `to`.
+    /// Make a new instance and bring it to the state `to`.
     Create {
         /// `running`, `warm` or `sleeping`.
         to: State,
     },
     /// Bring an instance to another state.
     Move {
-        /// Which one.
+        /// The instance to move.
         id: InstanceId,
-        /// Where to.
+        /// The state to bring it to.
         to: State,
     },
     /// Destroy a surplus, outdated or used-up instance.
     Destroy {
-        /// Which one.
+        /// The instance to destroy.
         id: InstanceId,
     },
 }

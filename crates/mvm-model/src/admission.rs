@@ -34,7 +34,7 @@ pub struct Quotas {
 }
 
 impl Default for Quotas {
-    /// The specification's numbers.
+    /// Returns the specification's numbers.
     fn default() -> Self {
         Quotas {
             max_vcpus: 64,
@@ -104,7 +104,7 @@ impl Usage {
         }
     }
 
-    /// The usage after `instance` has gone from where it heads to `to`.
+    /// Returns the usage after `instance` has gone from where it heads to `to`.
     pub fn after(mut self, instance: &Instance, to: State) -> Usage {
         self.remove(instance.heading(), &instance.resources);
         self.add(to, &instance.resources);
@@ -147,7 +147,8 @@ pub(crate) fn exceeded(
     ))
 }
 
-/// May an instance of `tenant` go to state `to`? `usage` is the tenant's before that.
+/// Checks whether an instance of `tenant` may go to state `to`. `usage` is the tenant's before
+/// that. Error: `quota_exceeded`.
 pub fn admit_state(
     tenant: &Name,
     quotas: &Quotas,
@@ -162,7 +163,8 @@ pub fn admit_state(
     within(tenant, "max_warm", quotas.max_warm, usage.warm, after.warm, "")
 }
 
-/// May `pool` get one more instance? `in_pool` counts the pool's instances before that.
+/// Checks whether `pool` may get one more instance. `in_pool` counts the pool's instances before
+/// that. Error: `quota_exceeded`.
 pub fn admit_instance(
     tenant: &Name,
     quotas: &Quotas,
@@ -172,7 +174,7 @@ pub fn admit_instance(
 ) -> Result<(), Fault> {
     let per_pool = quotas.max_instances_per_pool;
     within(tenant, "max_instances_per_pool", per_pool, in_pool, in_pool + 1, "")?;
-    // Compared in MiB: in GiB, growth within the last one would not be seen.
+    // Compared in MiB: in GiB, growth within the last one would go unnoticed.
     let (limit, asked) = (quotas.max_disk_gib, pool.disk_mib());
     if usage.disk_mib.saturating_add(asked) <= limit.saturating_mul(1024) {
         return Ok(());
@@ -181,13 +183,14 @@ pub fn admit_instance(
     Err(exceeded(tenant, "max_disk_gib", limit, in_use, asked, " GiB"))
 }
 
-/// May the tenant get one more pool?
+/// Checks whether the tenant may get one more pool. Error: `quota_exceeded`.
 pub fn admit_pool(tenant: &Name, quotas: &Quotas, usage: &Usage) -> Result<(), Fault> {
     within(tenant, "max_pools", quotas.max_pools, usage.pools, usage.pools + 1, "")
 }
 
-/// May one machine of this shape ever run within the quotas? `caches_mib` is the size of its cache disks.
-/// Refuses a pool whose jobs would wait for ever.
+/// Checks whether one machine of this shape can ever run within the quotas, so that no pool is made
+/// whose jobs would wait for ever. `caches_mib` is the size of its cache disks. Error:
+/// `quota_exceeded`.
 pub fn admit_machine(
     tenant: &Name,
     quotas: &Quotas,
@@ -231,8 +234,9 @@ pub fn admit_machine(
     Ok(())
 }
 
-/// May the pool be scaled to `counts`, as far as the quotas alone can tell? Refuses what could
-/// never be reached, so that `pool scale` fails at once and not by silence.
+/// Checks whether the pool may be scaled to `counts`, as far as the quotas alone can tell. Refuses
+/// what could never be reached, so that `pool scale` fails at once instead of waiting in silence.
+/// Error: `quota_exceeded`.
 pub fn admit_counts(
     tenant: &Name,
     quotas: &Quotas,

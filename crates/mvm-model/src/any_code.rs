@@ -1,4 +1,4 @@
-//! A code as somebody else said it, who may be of a later version.
+//! An error code from another process, which may run a later version.
 
 use crate::code::Code;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -19,12 +19,12 @@ enum Spelling {
 }
 
 impl AnyCode {
-    /// The code that is spelled so.
+    /// Returns the code with this spelling.
     pub fn of(text: &str) -> AnyCode {
         AnyCode(Code::of(text).map_or_else(|| Spelling::Other(text.into()), Spelling::Known))
     }
 
-    /// The code, if this version knows it.
+    /// Returns the code; `None` if this version does not know it.
     pub fn known(&self) -> Option<Code> {
         match self.0 {
             Spelling::Known(code) => Some(code),
@@ -32,12 +32,12 @@ impl AnyCode {
         }
     }
 
-    /// Whether it is one of these.
+    /// Returns whether the code is one of these.
     pub fn is_one_of(&self, codes: &[Code]) -> bool {
         self.known().is_some_and(|code| codes.contains(&code))
     }
 
-    /// The code as it stands in problem documents and JSON output.
+    /// Returns the code as it appears in problem documents and JSON output.
     pub fn as_str(&self) -> &str {
         match &self.0 {
             Spelling::Known(code) => code.as_str(),

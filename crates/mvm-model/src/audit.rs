@@ -1,105 +1,107 @@
-//! The audit log: who did what, when, and what came of it, as a chain in which every change shows.
+//! The audit log: who did what, when, and with which outcome, as a chain in which every change
+//! shows.
 //!
-//! A log is a text with a line a record: `DIGEST BODY`. BODY is the record in JSON and names the
-//! digest of the line before; DIGEST is the SHA-256 of BODY, in hexadecimal digits. So a line that was
-//! edited does not fit its digest, one that was removed, added or moved breaks the chain, and only
-//! lines cut off at the end leave no trace in the log: they are found by whoever has kept a digest
-//! elsewhere. A record is durable with its newline: what comes after the last one was never
-//! acknowledged to anybody.
+//! A log is a text with one record per line: `DIGEST BODY`. BODY is the record in JSON and names
+//! the digest of the line before; DIGEST is the SHA-256 of BODY, in hexadecimal digits. So an
+//! edited line does not match its digest, and a line that was removed, added or moved breaks the
+//! chain. Only lines cut off at the end leave no trace in the log: whoever has kept a digest
+//! elsewhere can find that. A record is durable with its newline: whatever follows the last newline
+//! was never acknowledged to anybody.
 //!
-//! The beginning of a log may be pruned. A record that is written before says up to which record, and what
-//! that one's digest was ([`Pruned`]): it is chained to what is before it like any other, and a log that does
-//! not begin with record 1 is whole only where one of its records tells of exactly the beginning that is missing.
+//! The beginning of a log may be pruned. A record written before that says up to which record, and
+//! what that record's digest was ([`Pruned`]). It is chained to the records before it like any
+//! other, and a log that does not begin with record 1 is valid only if one of its records announces
+//! exactly the missing beginning.
 
 use crate::Millis;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// The log of what concerns no tenant. No name begins with `_`.
+/// The name of the log for acts that concern no tenant. No tenant's name begins with `_`.
 pub const NODE_LOG: &str = "_node";
-/// Who did what nobody asked for by a call: recycling, replacing, ending leases.
+/// The actor of acts that no call asked for: recycling, replacing, ending leases.
 pub const AGENT: &str = "agent";
-/// The outcome of what was done.
+/// The outcome of a successful act.
 pub const OK: &str = "ok";
-/// No line is longer, in bytes.
+/// The longest line, in bytes.
 const LONGEST_LINE: usize = 64 << 10;
-/// No text from outside is longer in a record, in characters.
+/// The longest text from outside in a record, in characters.
 const LONGEST_TEXT: usize = 200;
-/// Digits of a digest.
+/// The number of hexadecimal digits of a digest.
 const DIGITS: usize = 64;
 
-/// What a record says of one act.
+/// What a record says about one act.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Who: `uid:0`, an identity, or [`AGENT`].
+    /// Who acted: `uid:0`, an identity, or [`AGENT`].
     pub actor: String,
-    /// What: `instance.wake`, `session.exec`.
+    /// What was done: `instance.wake`, `session.exec`.
     pub verb: String,
-    /// To what: `ci/runners/i-0123abcd`.
+    /// What it was done to: `ci/runners/i-0123abcd`.
     pub target: String,
-    /// What came of it: [`OK`] or the problem's code; absent where it only begins.
+    /// The outcome: [`OK`] or the problem's code; absent if the act only begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
-    /// The number of the record that tells of its beginning.
+    /// The number of the record of the act's beginning; absent if this record is alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub of: Option<u64>,
-    /// Under which lease.
+    /// The lease under which it was done; absent if there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<String>,
-    /// For which job.
+    /// The job for which it was done; absent if there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
-    /// Which program was run; never its arguments.
+    /// The program that was run, never its arguments; absent if none was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<String>,
-    /// The id of the request that asked for it.
+    /// The id of the request that asked for it; absent if none did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
-    /// Which records were removed from the log's beginning.
+    /// Which records are removed from the log's beginning; absent in all other records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pruned: Option<Pruned>,
 }
 
-/// The beginning of a log that was removed, as the record tells that was written before.
+/// The removed beginning of a log, as a record written before its removal announces it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pruned {
-    /// How many records.
+    /// The number of removed records.
     pub count: u64,
-    /// The number of the last of them.
+    /// The number of the last removed record.
     pub last: u64,
-    /// The digest of the last of them.
+    /// The digest of the last removed record.
     pub head: String,
-    /// When the last of them was written.
+    /// When the last removed record was written.
     pub at: Millis,
 }
 
 /// One record of a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// One more than that of the record before it; the first is 1.
+    /// One more than the number of the record before; the first is 1.
     pub number: u64,
-    /// When.
+    /// When it was written.
     pub at: Millis,
     /// The tenant, or [`NODE_LOG`].
     pub log: String,
-    /// What it says.
+    /// What happened.
     #[serde(flatten)]
     pub entry: Entry,
-    /// The digest of the record before it; empty in the first.
+    /// The digest of the record before; empty in the first.
     pub previous: String,
 }
 
 /// A record with its digest, as a line holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sealed {
-    /// SHA-256 of the record's text.
+    /// SHA-256 of the record's text, 64 hexadecimal digits.
     pub digest: String,
-    /// The record.
+    /// The record that the line holds.
     #[serde(flatten)]
     pub record: Record,
 }
 
-/// Where a log ends: what the next record is chained to.
+/// The end of a log, to which the next record is chained.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
     log: String,
@@ -108,22 +110,22 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// The chain of an empty log.
+    /// Returns the chain of an empty log.
     pub fn new(log: &str) -> Chain {
         Chain { log: log.to_owned(), last: 0, head: String::new() }
     }
 
-    /// The number of the last record; 0 where there is none.
+    /// Returns the number of the last record; 0 if there is none.
     pub fn last(&self) -> u64 {
         self.last
     }
 
-    /// The digest of the last record; empty where there is none.
+    /// Returns the digest of the last record; empty if there is none.
     pub fn head(&self) -> &str {
         &self.head
     }
 
-    /// The line of the next record, with its newline, and the chain after it.
+    /// Returns the line of the next record, with its newline, and the chain after it.
     pub fn line(&self, entry: Entry, at: Millis) -> (String, Chain) {
         let record = Record {
             number: self.last + 1,
@@ -132,7 +134,7 @@ impl Chain {
             entry,
             previous: self.head.clone(),
         };
-        // A plain struct of strings and numbers: its serialisation cannot fail.
+        // A plain struct of strings and numbers, whose serialisation cannot fail.
         let body = serde_json::to_string(&record).unwrap_or_default();
         let head = digest(body.as_bytes());
         let next = Chain { log: record.log, last: record.number, head };
@@ -140,7 +142,7 @@ impl Chain {
     }
 }
 
-/// Text from outside as a record holds it: cut to a length that no line outgrows.
+/// Cuts text from outside so that no line exceeds its limit.
 pub fn bounded(text: &str) -> String {
     text.chars().take(LONGEST_TEXT).collect()
 }
@@ -149,14 +151,14 @@ fn digest(body: &[u8]) -> String {
     Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Why a line is no record.
+/// Why a line is not a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unsound {
     Unreadable,
     Edited,
 }
 
-/// Reads one line, without its newline, whatever it is chained to.
+/// Reads one line, without its newline, whatever it is chained to; `None` if it is not a record.
 pub fn read(line: &[u8]) -> Option<Sealed> {
     unseal(line).ok()
 }
@@ -172,21 +174,21 @@ fn unseal(line: &[u8]) -> Result<Sealed, Unsound> {
     Ok(Sealed { digest, record })
 }
 
-/// The first thing that is wrong with a log.
+/// The first fault of a log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Flaw {
-    /// A line is no record at all.
+    /// A line is not a record.
     #[error("line {line} is no record")]
     Unreadable {
-        /// Counted from 1.
+        /// The line's number, counted from 1.
         line: u64,
     },
-    /// A line does not fit its digest.
+    /// A line does not match its digest.
     #[error("line {line}, record {number}, does not fit its digest: it was edited")]
     Edited {
-        /// Counted from 1.
+        /// The line's number, counted from 1.
         line: u64,
-        /// What its number should be.
+        /// The number that its record should have.
         number: u64,
     },
     /// A record is not the next one.
@@ -194,86 +196,89 @@ pub enum Flaw {
         "line {line} holds record {number} where record {expected} belongs: records were removed, added or moved"
     )]
     OutOfOrder {
-        /// Counted from 1.
+        /// The line's number, counted from 1.
         line: u64,
-        /// Its number.
+        /// The number of its record.
         number: u64,
-        /// The number that belongs there.
+        /// The number of the record that belongs there.
         expected: u64,
     },
-    /// A record is the next one of another log, or of another past.
+    /// A record has the right number but continues another past, or another log.
     #[error(
         "line {line}, record {number}, is not chained to the record before it: what is before it was replaced"
     )]
     Unchained {
-        /// Counted from 1.
+        /// The line's number, counted from 1.
         line: u64,
-        /// Its number.
+        /// The number of its record.
         number: u64,
     },
     /// A record belongs to another log.
     #[error("line {line}, record {number}, is of the log of {found}, not of {log}")]
     Foreign {
-        /// Counted from 1.
+        /// The line's number, counted from 1.
         line: u64,
-        /// Its number.
+        /// The number of its record.
         number: u64,
-        /// The log that it says it is of.
+        /// The log that the record names.
         found: String,
         /// The log that is verified.
         log: String,
     },
-    /// The digest that was kept elsewhere is that of a record before the log's first, and perhaps not even that.
+    /// The expected digest is not in the log: it may belong to a pruned record, or to one that was
+    /// cut off at the end.
     #[error(
         "no record has the digest {head}: it may be one of those up to {pruned} that were pruned, or records were cut off at the end"
     )]
     PrunedOrCutOff {
-        /// The number of the last record that was pruned.
+        /// The number of the last pruned record.
         pruned: u64,
-        /// The digest that was looked for.
+        /// The digest that was expected.
         head: String,
     },
-    /// The digest that was kept elsewhere is not in the log.
+    /// The expected digest is not in the log.
     #[error(
         "no record up to the last, {last}, has the digest {head}: records were cut off at the end"
     )]
     CutOff {
         /// The number of the last record.
         last: u64,
-        /// The digest that was looked for.
+        /// The digest that was expected.
         head: String,
     },
 }
 
-/// What a log that is whole comes to.
+/// The result of verifying a valid log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// The number of its first record; 0 where it has none.
+    /// The number of its first record; 0 if it has none.
     pub first: u64,
-    /// The number of its last record; 0 where it has none.
+    /// The number of its last record; 0 if it has none.
     pub last: u64,
-    /// The digest of its last record: kept elsewhere, it shows later whether any up to here are
-    /// missing.
+    /// The digest of its last record: kept elsewhere, it later shows whether any record up to here
+    /// is missing.
     pub head: String,
     /// Bytes of a last record that was being written when the machine stopped. It was never
-    /// acknowledged, and the agent mends it.
+    /// acknowledged, and the agent removes it.
     pub torn_bytes: u64,
-    /// What was removed from its beginning, as a record of it tells.
+    /// The beginning that was removed, as one of the log's records announces; absent if nothing
+    /// was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pruned: Option<Pruned>,
-    /// Who removed it.
+    /// The actor who removed it; absent if nothing was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pruned_by: Option<String>,
 }
 
-/// What a log is to be verified against.
+/// What a log must satisfy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expected {
-    /// Whose log it is; that of its first record where absent.
+    /// The log's name; that of its first record if absent.
     pub log: Option<String>,
-    /// The digest of the record before its first, where it is not the beginning.
+    /// The digest of the record before its first, for a part of a log; absent for a log from its
+    /// beginning.
     pub after: Option<String>,
-    /// A digest that must be in it.
+    /// A digest that it must contain; absent if none is known.
     pub head: Option<String>,
 }
 
@@ -281,21 +286,22 @@ pub struct Expected {
 #[derive(Debug)]
 pub struct Verifier {
     expected: Expected,
-    /// What has come of a line that has not ended.
+    /// The part of a line that has not ended yet.
     partial: Vec<u8>,
     lines: u64,
     first: u64,
     chain: Option<Chain>,
-    /// Whether the digest that is looked for was seen.
+    /// Whether the expected digest was seen.
     seen: bool,
-    /// The record before the first: its number and digest, where a record must tell that it was pruned.
+    /// Number and digest of the record before the first, if some record must announce that it was
+    /// pruned.
     missing: Option<(u64, String)>,
-    /// The record that does.
+    /// The announcement of the missing beginning, and its actor.
     anchor: Option<(Pruned, String)>,
 }
 
 impl Verifier {
-    /// One that has read nothing yet.
+    /// Makes a verifier that has read nothing yet.
     pub fn new(expected: Expected) -> Verifier {
         let seen = expected.head.is_none();
         let (missing, anchor) = (None, None);
@@ -311,7 +317,7 @@ impl Verifier {
         }
     }
 
-    /// Reads on; gives the records that are whole now to `each`.
+    /// Reads on, and passes the complete records to `each`. Error: the first fault.
     pub fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(Sealed)) -> Result<(), Flaw> {
         let mut pieces = bytes.split(|byte| *byte == b'\n').peekable();
         while let Some(piece) = pieces.next() {
@@ -327,7 +333,7 @@ impl Verifier {
         Ok(())
     }
 
-    /// Nothing comes any more: what it was.
+    /// Ends the log and returns the result, or the first fault.
     pub fn end(self) -> Result<Verdict, Flaw> {
         if self.missing.is_some() && self.anchor.is_none() {
             return Err(Flaw::OutOfOrder { line: 1, number: self.first, expected: 1 });
@@ -378,8 +384,8 @@ impl Verifier {
         Ok(sealed)
     }
 
-    /// What the first record must be chained to: nothing, unless its past is known to lie elsewhere, or was
-    /// pruned, which a record still to come must tell.
+    /// Returns what the first record must be chained to: nothing, unless its past is kept elsewhere
+    /// or was pruned, which a later record must then announce.
     fn beginning(&mut self, number: u64, log: &str, previous: &str) -> Chain {
         let log = self.expected.log.clone().unwrap_or_else(|| log.to_owned());
         let last = number.saturating_sub(1);
@@ -393,7 +399,7 @@ impl Verifier {
         }
     }
 
-    /// Notes the record that tells of the beginning that is missing.
+    /// Remembers a record that announces the missing beginning.
     fn note_anchor(&mut self, entry: &Entry) {
         let (Some((last, head)), Some(pruned)) = (&self.missing, &entry.pruned) else { return };
         if (pruned.last, &pruned.head) == (*last, head) {
@@ -403,7 +409,7 @@ impl Verifier {
     }
 }
 
-/// Looks for the records at the beginning of a log that are older than a moment.
+/// Finds the records at the beginning of a log that are older than a given time.
 #[derive(Debug)]
 pub struct Pruning {
     before: Millis,
@@ -412,13 +418,13 @@ pub struct Pruning {
 }
 
 impl Pruning {
-    /// Of records that were written before this.
+    /// Looks for records written before `before`.
     pub fn new(before: Millis) -> Pruning {
         Pruning { before, found: None, ended: false }
     }
 
-    /// The next record: whether it goes. The first that is young enough keeps all after it, whatever the
-    /// clock said then.
+    /// Returns whether the next record is removed. The first one that is young enough keeps all
+    /// after it, whatever the clock said then.
     pub fn takes(&mut self, sealed: &Sealed) -> bool {
         let Record { number, at, .. } = sealed.record;
         self.ended |= at >= self.before;
@@ -429,30 +435,30 @@ impl Pruning {
         !self.ended
     }
 
-    /// Whether a record was met that stays.
+    /// Returns whether a record was met that stays.
     pub fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// What goes; nothing where the first record stays already.
+    /// Returns the records to remove; `None` if the first record stays.
     pub fn found(self) -> Option<Pruned> {
         self.found
     }
 }
 
-/// How a log that an agent opens ends.
+/// How a log ends that an agent opens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ending {
-    /// What the next record is chained to: the last line that is a record.
+    /// The last line that is a record, to which the next record is chained.
     pub chain: Chain,
-    /// Bytes up to the last newline: what is after them was never acknowledged, and is cut off.
+    /// Bytes up to the last newline: what follows was never acknowledged, and is cut off.
     pub whole_bytes: u64,
-    /// Whether the last whole line is a record. If not, somebody has tampered with the log; it is
-    /// left as it is, and every verification will find it.
+    /// Whether the last complete line is a record. If not, somebody has tampered with the log; it
+    /// stays as it is, and every verification will find the fault.
     pub sound: bool,
 }
 
-/// How the text of a log ends, whose chain is `chain` before it.
+/// Returns how the text of a log ends; `chain` is the chain before the text.
 pub fn ending(text: &[u8], chain: Chain) -> Ending {
     let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     let lines = text[..whole].split_inclusive(|byte| *byte == b'\n').rev();

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
-/// The most caches of a pool: as many more disks as any machine has room for.
+/// The most caches of a pool: as many more disks as any machine has slots for.
 pub const MAX_CACHES: usize = 2;
-/// Where a guest keeps what is its own.
+/// Paths that the guest itself needs.
 const TAKEN: [&str; 7] = ["/", "/proc", "/sys", "/dev", "/run", "/nix", "/data"];
 
 /// One cache of a pool.
@@ -48,7 +48,8 @@ impl FromStr for Cache {
     }
 }
 
-/// Checks a pool's caches: places, sizes, names and places that stand twice.
+/// Checks a pool's caches: their number, paths and sizes, and that no name or path occurs twice.
+/// Error: `invalid_value`.
 pub fn validate(caches: &[Cache]) -> Result<(), Fault> {
     let wrong = |what: String, hint: &str| {
         Err(Fault::new(Code::InvalidValue, what).at("caches").hint(hint))
@@ -107,7 +108,8 @@ pub struct CacheDisk {
     pub committed_at: Option<Millis>,
 }
 
-/// A pool's caches when they are to be `wanted`: those that it has already keep what is in them.
+/// Returns a pool's caches after a change to `wanted`: those that it has already keep their
+/// content. Errors: `invalid_value`, `conflict` if a size would change.
 pub fn change(known: &[CacheDisk], wanted: Vec<Cache>) -> Result<Vec<CacheDisk>, Fault> {
     validate(&wanted)?;
     let disk = |cache: Cache| match known.iter().find(|disk| disk.cache.name == cache.name) {
@@ -124,19 +126,19 @@ pub fn change(known: &[CacheDisk], wanted: Vec<Cache>) -> Result<Vec<CacheDisk>,
 }
 
 impl CacheDisk {
-    /// Whether both have one content. A number alone does not say it: a cache that was removed and
-    /// made anew counts from the beginning.
+    /// Returns whether both disks have the same content. A number alone does not show it: a cache
+    /// that was removed and made again counts from the beginning.
     pub fn has_content_of(&self, other: &CacheDisk) -> bool {
         (self.generation, self.committed_at) == (other.generation, other.committed_at)
     }
 }
 
-/// Whether machines with these disks are of one make.
+/// Returns whether machines with these disks have the same shape.
 pub fn same(one: &[CacheDisk], other: &[CacheDisk]) -> bool {
     one.iter().map(|disk| &disk.cache).eq(other.iter().map(|disk| &disk.cache))
 }
 
-/// What the disks may come to use, in MiB.
+/// Returns what the disks may come to use, in MiB.
 pub fn disk_mib(disks: &[CacheDisk]) -> u64 {
     disks.iter().map(|disk| disk.cache.size_mib).sum()
 }

@@ -1,20 +1,20 @@
-//! How a certificate stands: pure, with the time as an argument.
+//! The state of a certificate, decided with the time as an argument.
 
 use crate::Millis;
 
-/// How long a certificate is good still.
+/// Whether a certificate is still valid, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Good.
+    /// Valid for long enough.
     Good,
-    /// It runs out soon, in so many ms: what should have renewed it has failed for a while.
+    /// It expires soon, in this many ms: its renewal has been failing for a while.
     EndsSoon(Millis),
-    /// It has run out, so many ms ago.
+    /// It expired this many ms ago.
     RunOut(Millis),
 }
 
-/// How a certificate that is good from `not_before` to `not_after` stands. Those that renew themselves do so when
-/// a third of their time is left: in the last sixth something keeps them from it.
+/// Returns the state of a certificate that is valid from `not_before` to `not_after`. Certificates
+/// are renewed when a third of their time is left, so in the last sixth something prevents it.
 pub fn standing(not_before: Millis, not_after: Millis, now: Millis) -> Standing {
     let (lifetime, left) = (not_after.saturating_sub(not_before), not_after.saturating_sub(now));
     match left {
@@ -24,7 +24,7 @@ pub fn standing(not_before: Millis, not_after: Millis, now: Millis) -> Standing 
     }
 }
 
-/// A length of time in the largest unit that says it: `3 days`, `50 minutes`.
+/// Formats a length of time in the largest unit that fits: `3 days`, `50 minutes`.
 pub fn roughly(ms: Millis) -> String {
     let seconds = ms / 1000;
     let units = [(86_400, "days"), (3_600, "hours"), (60, "minutes")];

@@ -1,15 +1,16 @@
-//! Which instance a claim gets.
+//! Chooses the instance for a claim.
 
 use crate::Millis;
 use crate::instance::Instance;
 use crate::pool::Recycle;
 use crate::state::State;
 
-/// The instance of a pool that a new claim should get, best first: running, then warm, then
-/// sleeping, then stopped or created ones. Leased, failed and moving instances are never chosen. In
-/// a pool that recycles by `reset`, an instance that somebody has used is never chosen; in one that
-/// recycles by `sleep`, a used one is preferred for the caches in its memory. Of sleepers the last
-/// to fall asleep comes first: its process may still be there, and its memory in the host's.
+/// Returns the instance of a pool that a new claim should get, the readiest first: running, then
+/// warm, then sleeping, then stopped or created; `None` if there is none. Leased, failed and moving
+/// instances are never chosen. In a pool that recycles by `reset`, an instance that has been used
+/// is never chosen; in one that recycles by `sleep`, a used one is preferred for the caches in its
+/// memory. Of sleeping instances the last to fall asleep comes first: its process may still exist,
+/// and its memory may be in the host's.
 pub fn choose<'a>(
     recycle: Recycle,
     revision: &str,
@@ -34,7 +35,7 @@ pub fn choose<'a>(
 
 fn readiness(state: State) -> Option<u8> {
     match state {
-        // A running spare is ready at once; a warm one as good as; both before any disk is read.
+        // A running spare is ready at once and a warm one almost, both before any disk is read.
         State::Running => Some(0),
         State::Warm => Some(1),
         State::Sleeping => Some(2),

@@ -1,10 +1,10 @@
-//! The codes of errors: one table of them all, with what each means and what to do about it.
+//! The error codes: one table of them all, with the meaning of each and what to do about it.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow;
 use std::fmt;
 
-/// Makes the enum, its spelling and what is said of each code, from one table: under the headings of
+/// Makes the enum, the spellings and the texts of all codes from one table: under the headings of
 /// docs/errors.md, what a code means, its variant, its spelling, and what to do next.
 macro_rules! codes {
     ($($heading:literal {
@@ -20,14 +20,14 @@ macro_rules! codes {
             /// All codes, under the headings of docs/errors.md.
             pub const BY_TOPIC: &[(&str, &[Code])] = &[$(($heading, &[$(Code::$name),+])),+];
 
-            /// The code as it stands in problem documents and JSON output.
+            /// Returns the code as it appears in problem documents and JSON output.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $($(Code::$name => $text,)+)+
                 }
             }
 
-            /// The code that is spelled so; none of this version otherwise.
+            /// Returns the code with this spelling; `None` if this version knows none.
             pub fn of(text: &str) -> Option<Code> {
                 match text {
                     $($($text => Some(Code::$name),)+)+
@@ -35,14 +35,14 @@ macro_rules! codes {
                 }
             }
 
-            /// What it means, and what brings it about: Markdown, in sentences.
+            /// Returns what the code means and what causes it: Markdown, in sentences.
             pub fn meaning(self) -> &'static str {
                 match self {
                     $($(Code::$name => concat!($($meaning),+).trim_ascii_start(),)+)+
                 }
             }
 
-            /// What to do next: Markdown, in sentences.
+            /// Returns what to do next: Markdown, in sentences.
             pub fn advice(self) -> &'static str {
                 match self {
                     $($(Code::$name => $advice,)+)+
@@ -450,7 +450,7 @@ codes! {
 }
 
 impl Code {
-    /// All codes.
+    /// Returns all codes.
     pub fn all() -> impl Iterator<Item = Code> {
         Code::BY_TOPIC.iter().flat_map(|(_, codes)| codes.iter().copied())
     }

@@ -1,8 +1,8 @@
 //! The desired-state document, `schema_version` 1: what a node should hold.
 //!
-//! A document is taken whole or not at all: [`DesiredState::parse`] refuses it at its first fault,
-//! with the JSON path of that fault. The JSON Schema that users check theirs with is made from
-//! these types and lies in `schema/desired-state.v1.json`.
+//! A document is accepted whole or not at all: [`DesiredState::parse`] refuses it at its first
+//! fault and returns the fault's JSON path. The JSON Schema with which users check their documents
+//! is generated from these types, in `schema/desired-state.v1.json`.
 
 pub(crate) mod check;
 mod diff;
@@ -119,27 +119,28 @@ pub struct ImageSource {
 }
 
 impl DesiredState {
-    /// Reads and checks a document. The fault that refuses it names the JSON path.
+    /// Reads and checks a document. A fault names its JSON path.
     pub fn parse(text: &[u8]) -> Result<Self, Fault> {
         let state: DesiredState = read(text)?;
         state.validate()?;
         Ok(state)
     }
 
-    /// Checks what types cannot say: ranges, names that stand twice, networks that overlap,
-    /// counts above quotas or above what the subnet holds.
+    /// Checks what types cannot express: ranges, duplicate names, overlapping networks, counts
+    /// above quotas or above what the subnet holds.
     pub fn validate(&self) -> Result<(), Fault> {
         check::version(self.schema_version)?;
         check::tenants(&self.tenants, check::Scope::Node)
     }
 
-    /// Refuses pools of which the quotas admit not one machine. Not part of [`Self::validate`]: the document that a
-    /// fleet gives a node has the node's part of the quotas, which may be less than a machine takes.
+    /// Refuses pools of which the quotas admit not a single machine. This is not part of
+    /// [`Self::validate`]: the document that a fleet gives a node has the node's part of the
+    /// quotas, which may be less than a machine needs.
     pub fn admit_machines(&self) -> Result<(), Fault> {
         check::admit_machines(&self.tenants)
     }
 
-    /// The JSON Schema of the document.
+    /// Returns the JSON Schema of the document.
     pub fn json_schema() -> serde_json::Value {
         let mut schema = schemars::schema_for!(DesiredState);
         schema.insert("title".into(), "The desired state of an mvm node".into());
@@ -147,7 +148,7 @@ impl DesiredState {
     }
 }
 
-/// Reads a document of this version from text; the fault that refuses it names the JSON path.
+/// Reads a document of this version from text; a fault names its JSON path.
 pub(crate) fn read<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, Fault> {
     let value: serde_json::Value = serde_json::from_slice(text)
         .map_err(|e| Fault::new(Code::InvalidDocument, format!("this is not JSON: {e}")))?;
@@ -158,7 +159,7 @@ pub(crate) fn read<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, Fau
             .at("$.schema_version")
             .hint(format!("this mvm reads version {SCHEMA_VERSION}")));
     }
-    // From the text again: only there are fields that stand twice still to be seen.
+    // Read from the text again: only there can duplicate fields be noticed.
     let mut reader = serde_json::Deserializer::from_slice(text);
     serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = path_of(error.path());
@@ -170,7 +171,7 @@ pub(crate) fn read<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, Fau
     })
 }
 
-/// `tenants[0].quotas` as `$.tenants[0].quotas`.
+/// Formats `tenants[0].quotas` as `$.tenants[0].quotas`.
 fn path_of(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
     path.iter().fold("$".to_owned(), |whole, segment| match segment {

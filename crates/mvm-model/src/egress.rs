@@ -1,4 +1,4 @@
-//! What of the outside a pool's guests may reach.
+//! What a pool's guests may reach outside.
 
 use crate::code::Code;
 use crate::error::Fault;
@@ -13,7 +13,8 @@ use std::str::FromStr;
 /// The most destinations of one pool.
 pub const MAX_ALLOWED: usize = 256;
 
-/// No machine's addresses: this host, loopback, multicast, reserved and broadcast (RFC 6890).
+/// Addresses that no machine has: this host, loopback, multicast, reserved and broadcast (RFC
+/// 6890).
 const NOBODY: [Ipv4Net; 4] = [
     Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 8),
     Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8),
@@ -77,7 +78,8 @@ pub enum Protocol {
 string_conversions!(Destination);
 
 impl Egress {
-    /// Checks that the parts fit together; the JSON path of the fault is relative to what has it as `egress`.
+    /// Checks that the parts fit together; the fault's JSON path is relative to the object that has
+    /// this as `egress`.
     pub fn validate(&self) -> Result<(), Fault> {
         let wrong = |what: String, at: String, hint: &str| {
             Err(Fault::new(Code::InvalidValue, what).at(at).hint(hint))
@@ -121,7 +123,8 @@ impl Egress {
         Ok(())
     }
 
-    /// Refuses what lies in the subnet of another tenant: nothing opens it. Whose it is is not said.
+    /// Refuses a destination in the subnet of another tenant, which nothing opens. The fault does
+    /// not say which tenant it is.
     pub fn admit(&self, others: impl Iterator<Item = Ipv4Net> + Clone) -> Result<(), Fault> {
         for (index, destination) in self.allow.iter().enumerate() {
             if others.clone().any(|subnet| subnet.contains(&destination.cidr)) {
@@ -179,7 +182,7 @@ impl FromStr for Destination {
     }
 }
 
-/// An address alone is the network of itself.
+/// Reads a network; an address alone is a network of one.
 fn network_of(text: &str) -> Option<Ipv4Net> {
     match text.contains('/') {
         true => text.parse().ok(),
@@ -200,7 +203,7 @@ impl fmt::Display for Destination {
 }
 
 impl Protocol {
-    /// `tcp` or `udp`.
+    /// Returns `tcp` or `udp`.
     pub fn name(self) -> &'static str {
         match self {
             Protocol::Tcp => "tcp",

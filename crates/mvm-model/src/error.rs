@@ -4,12 +4,13 @@ use crate::code::Code;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Something the model refuses: a stable code, the place of the fault, and words for a person.
+/// Something that the model refuses: a stable code, the place of the fault, and a message for
+/// people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
-    /// What kind of fault it is.
+    /// The kind of fault.
     pub code: Code,
-    /// Where it stands: a JSON path such as `$.tenants[0].quotas.max_warm`, or empty.
+    /// The place of the fault: a JSON path such as `$.tenants[0].quotas.max_warm`, or empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
     /// What is wrong, with the offending value.
@@ -20,18 +21,18 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault without a place and without a hint.
+    /// Makes a fault without a place and without a hint.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Fault { code, path: String::new(), message: message.into(), hint: String::new() }
     }
 
-    /// The same fault at the JSON path `path`.
+    /// Returns the fault at the JSON path `path`.
     pub fn at(mut self, path: impl Into<String>) -> Self {
         self.path = path.into();
         self
     }
 
-    /// The same fault with the next step to take.
+    /// Returns the fault with the next step to take.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
         self

@@ -1,5 +1,5 @@
-//! What has happened to instances: one event a transition, one each time a hypervisor pauses a
-//! machine by itself or that goes on, and one when the firewall's rules about it or its links were gone.
+//! Events of instances: one for each transition, one each time a hypervisor pauses a machine by
+//! itself or resumes it, and one when a machine's firewall rules or links had vanished.
 
 use crate::Millis;
 use crate::halt::Paused;
@@ -40,10 +40,10 @@ pub struct Event {
     pub reason: Option<String>,
 }
 
-/// What an event says of a machine that is not paused any more.
+/// The reason in the event of a machine that is no longer paused.
 pub const GOES_ON: &str = "goes on";
 
-/// The event of a record's change, if it is one.
+/// Returns the event of a record's change; `None` if the change is none.
 pub fn of_change(
     before: Option<&Instance>,
     after: Option<&Instance>,
@@ -62,14 +62,14 @@ pub fn of_change(
         instance: known.reference(),
         from,
         to,
-        // What was wanted when it began: the end of a transition forgets its goal.
+        // The cause is read from the record before: the end of a transition clears the goal.
         cause: cause(before.unwrap_or(known)),
         took_ms: intent.map(|intent| now.saturating_sub(intent.since)),
         reason: after.and_then(|a| a.reason.clone()),
     })
 }
 
-/// The event of a hypervisor's own pause, or of its end.
+/// Returns the event of a hypervisor's own pause, or of its end; `None` if nothing changed.
 fn of_pause(before: &Instance, after: &Instance, id: u64, now: Millis) -> Option<Event> {
     let cause = |paused: &Option<Paused>| paused.as_ref().map(|paused| paused.cause);
     if cause(&before.paused) == cause(&after.paused) {
@@ -88,10 +88,10 @@ fn of_pause(before: &Instance, after: &Instance, id: u64, now: Millis) -> Option
     })
 }
 
-/// The event of a live machine whose firewall rules were not in force; `lost` says what of them.
+/// Returns the event of a live machine whose firewall rules were not in force; `lost` says which.
 pub fn of_walls(instance: &Instance, lost: &str, now: Millis) -> Event {
     Event {
-        // Numbered when it is written.
+        // The event gets its number when it is written.
         id: 0,
         at: now,
         instance: instance.reference(),
@@ -103,7 +103,8 @@ pub fn of_walls(instance: &Instance, lost: &str, now: Millis) -> Event {
     }
 }
 
-/// The event of a live machine whose links were not as they should be; `what` says which and how.
+/// Returns the event of a live machine whose links were not as they should be; `what` says which
+/// and how.
 pub fn of_links(instance: &Instance, what: &str, now: Millis) -> Event {
     let reason = format!("its network was not as it should be ({what}), and is again");
     Event { cause: "network".to_owned(), reason: Some(reason), ..of_walls(instance, "", now) }

@@ -1,10 +1,10 @@
-//! Pools behind a TCP port: an instance is woken when a connection comes, and sleeps when nobody is
-//! connected any more.
+//! Pools behind a TCP port: an instance is woken when a connection comes, and sleeps once nobody is
+//! connected.
 //!
-//! The rule: a connection goes to the instance that has the most and still has room, so that the
-//! others empty. Where none has room, it waits; one instance is woken for as many waiting
-//! connections as it can serve, so that a burst wakes no more than it needs. An instance that nobody
-//! has been connected to for a while ends: it is put to sleep, whatever the pool's recycle rule.
+//! The rule: a connection goes to the instance with the most connections that still has a free one,
+//! so that the others empty. If none has, the connection waits; one instance is woken for as many
+//! waiting connections as it can serve, so that a burst wakes no more than needed. An instance
+//! without connections for a while is put to sleep, whatever the pool's recycle rule.
 
 use crate::Millis;
 use crate::choose::choose;
@@ -24,9 +24,9 @@ use std::net::SocketAddr;
 pub const MAX_CONNECTIONS: u32 = 100;
 /// The most connections of one front that may wait for an instance.
 pub const MAX_WAITING: u32 = 256;
-/// The longest times, in seconds.
+/// The longest times that can be chosen, in seconds.
 const MAX_SECONDS: u64 = 24 * 3600;
-/// Between a wake that failed and the next try, in ms.
+/// Pause between a failed wake and the next try, in ms.
 const RETRY_MS: u64 = 1000;
 
 /// What can be chosen of a front.
@@ -44,14 +44,15 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 32 connections an instance, asleep after a minute, a minute to wake.
+    /// Allows 32 connections per instance, which sleeps after a minute without one and has a minute
+    /// to wake.
     fn default() -> Self {
         Limits { max_connections: 32, max_instances: 0, idle_s: 60, wake_timeout_s: 60 }
     }
 }
 
 impl Limits {
-    /// Checks every field's range; the path of the fault is the field's name.
+    /// Checks every field's range; the fault's path is the field's name.
     pub fn validate(&self) -> Result<(), Fault> {
         let range = |field: &str, value: u64, max: u64| {
             if (1..=max).contains(&value) {
@@ -87,13 +88,13 @@ pub struct Expose {
 }
 
 impl Expose {
-    /// As leases name their holder.
+    /// Returns the front's name as the holder of leases.
     pub fn holder(&self) -> String {
         format!("expose:{}", self.listen)
     }
 
-    /// The instance to wake: one that has served before and has its memory still, else the readiest
-    /// that a job would get; none: a new one is to be made.
+    /// Returns the instance to wake: one that has served before and still has its memory, otherwise
+    /// the readiest that a job would get; `None` means that a new one must be made.
     pub fn choose<'a>(
         &self,
         pool: &Pool,
@@ -105,8 +106,8 @@ impl Expose {
         choose(Recycle::Sleep, revision, own).or_else(|| choose(pool.recycle, revision, others))
     }
 
-    /// What is of no use to it any more: instances of its own that are of an old revision and that
-    /// the planner leaves alone, as it does with used ones where the pool recycles by `reset`.
+    /// Returns the front's own instances that are of no use any more: those of an old revision that
+    /// the planner leaves alone, as it does with used ones if the pool recycles by `reset`.
     pub fn outdated<'a>(
         &self,
         pool: &Pool,
@@ -144,19 +145,20 @@ pub struct Front {
 }
 
 impl Front {
-    /// A connection has come. Whether it may wait for an instance.
+    /// Admits a new connection; returns whether it may wait for an instance.
     pub fn arrive(&mut self) -> bool {
         let admitted = self.waiting < MAX_WAITING;
         self.waiting += u32::from(admitted);
         admitted
     }
 
-    /// A waiting connection has given up.
+    /// Removes a waiting connection that has given up.
     pub fn leave(&mut self) {
         self.waiting = self.waiting.saturating_sub(1);
     }
 
-    /// The instance for one of the waiting connections, which it then has; none: all are full.
+    /// Assigns one of the waiting connections to an instance and returns it; `None` if all are
+    /// full.
     pub fn assign(&mut self, limits: &Limits) -> Option<InstanceId> {
         let has_room = |server: &Server| server.connections < limits.max_connections;
         let fullest = self
@@ -170,9 +172,9 @@ impl Front {
         Some(*id)
     }
 
-    /// Whether one more instance is to be woken now; if so, it counts as being woken until
-    /// [`Front::woken`] or [`Front::failed`]. What is just being put to sleep is waited for: it is
-    /// the one to wake.
+    /// Returns whether one more instance should be woken now; if so, it counts as being woken until
+    /// [`Front::woken`] or [`Front::failed`]. An instance that is just being put to sleep is waited
+    /// for, since it is the one to wake.
     pub fn wake(&mut self, limits: &Limits, now: Millis) -> bool {
         let expected = u64::from(self.waking) * u64::from(limits.max_connections);
         let room: u64 = self
@@ -188,32 +190,32 @@ impl Front {
         wake
     }
 
-    /// An instance was woken: it serves.
+    /// Lets an instance serve that was woken.
     pub fn woken(&mut self, id: InstanceId, now: Millis) {
         self.waking = self.waking.saturating_sub(1);
         self.retry_at = 0;
         self.adopt(id, now);
     }
 
-    /// An instance serves that a front before this one has woken.
+    /// Lets an instance serve that an earlier front has woken.
     pub fn adopt(&mut self, id: InstanceId, now: Millis) {
         self.servers.entry(id).or_insert(Server { connections: 0, idle_since: now });
     }
 
-    /// No instance could be woken. Whether those who wait may go on waiting: for room at another
-    /// one, or for one that is being woken.
+    /// Records that no instance could be woken. Returns whether waiting connections may go on
+    /// waiting, because another instance serves or is being woken.
     pub fn failed(&mut self, now: Millis) -> bool {
         self.waking = self.waking.saturating_sub(1);
         self.retry_at = now + RETRY_MS;
         self.waking > 0 || !self.servers.is_empty()
     }
 
-    /// When a wake is tried again after one that failed; 0: at once.
+    /// Returns when the next wake may be tried after a failed one; 0 means at once.
     pub fn retry_at(&self) -> Millis {
         self.retry_at
     }
 
-    /// A connection to that instance has ended.
+    /// Ends a connection to that instance.
     pub fn close(&mut self, id: InstanceId, now: Millis) {
         if let Some(server) = self.servers.get_mut(&id) {
             server.connections = server.connections.saturating_sub(1);
@@ -221,15 +223,15 @@ impl Front {
         }
     }
 
-    /// The instance does not serve any more: it is gone, or another's. A connection that was
-    /// assigned to it is closed by whoever has it.
+    /// Removes an instance that no longer serves: it is gone, or somebody else's. Its connections
+    /// are closed by their owners.
     pub fn lose(&mut self, id: InstanceId) {
         self.servers.remove(&id);
         self.ending.remove(&id);
     }
 
-    /// The instances that nobody has been connected to for long enough. They take no more
-    /// connections, and are being ended until [`Front::ended`].
+    /// Returns the instances without connections for long enough. They get no more connections, and
+    /// count as ending until [`Front::ended`].
     pub fn end(&mut self, limits: &Limits, now: Millis) -> Vec<InstanceId> {
         let idle = |server: &Server| {
             server.connections == 0 && now >= server.idle_since + limits.idle_s * 1000
@@ -243,27 +245,27 @@ impl Front {
         over
     }
 
-    /// An instance has been put to sleep.
+    /// Records that an instance has been put to sleep.
     pub fn ended(&mut self, id: InstanceId) {
         self.ending.remove(&id);
     }
 
-    /// The instances that serve, and their connections.
+    /// Returns the instances that serve, and their connections.
     pub fn servers(&self) -> impl Iterator<Item = (InstanceId, u32)> {
         self.servers.iter().map(|(id, server)| (*id, server.connections))
     }
 
-    /// Whether nothing is being woken or put to sleep.
+    /// Returns whether nothing is being woken or put to sleep.
     pub fn is_settled(&self) -> bool {
         self.waking == 0 && self.ending.is_empty()
     }
 
-    /// Connections that wait for an instance.
+    /// Returns the number of connections that wait for an instance.
     pub fn waiting(&self) -> u32 {
         self.waiting
     }
 
-    /// Instances that are being woken.
+    /// Returns the number of instances that are being woken.
     pub fn waking(&self) -> u32 {
         self.waking
     }

@@ -1,19 +1,19 @@
-//! Machines that their hypervisor has stopped by itself, and what is done about it.
+//! Machines that their hypervisor has stopped by itself, and what is done about them.
 
 use crate::Millis;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// How long a job waits where its machine is paused for want of space, unless the agent is told
-/// otherwise, in seconds.
+/// How long a job waits while its machine is paused for want of space, in seconds, unless the agent
+/// is configured otherwise.
 pub const NO_SPACE_TIMEOUT_S: u64 = 600;
-/// So much room there must be before a machine that found none goes on, in MiB: as much as before
-/// one is started.
+/// How much space must be free before a machine that found none is resumed, in MiB: as much as
+/// before one is started.
 pub const ROOM_MIB: u64 = 64;
-/// How often a machine whose disk fails tries again before it is given up.
+/// How often a machine whose disk fails is tried again before it is given up.
 pub const IO_TRIES: u32 = 5;
-/// A machine that has run for so long since it was let go on is well again.
+/// How long a machine must run after it was resumed to count as well again.
 pub const CALM: Duration = Duration::from_secs(10);
 /// The longest pause between two tries.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -33,7 +33,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// Its name in metrics.
+    /// Returns the cause's name in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Cause::NoSpace => "no_space",
@@ -83,7 +83,7 @@ pub enum Step {
     Fail,
 }
 
-/// What is to be done.
+/// Returns what to do with the machine now.
 pub fn step(facts: &Facts) -> Step {
     let due = facts.since_try >= pause_before(facts.tries);
     match facts.cause {
@@ -96,7 +96,7 @@ pub fn step(facts: &Facts) -> Step {
     }
 }
 
-/// Longer from try to try: 0, 1, 2, 4 … 30 s.
+/// Returns the pause before a try, which grows: 0, 1, 2, 4 … 30 s.
 fn pause_before(tries: u32) -> Duration {
     let doubled = tries.checked_sub(1).map_or(0, |n| 1 << n.min(5));
     Duration::from_secs(doubled).min(LONGEST)

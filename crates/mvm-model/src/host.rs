@@ -1,5 +1,5 @@
-//! A host's room: which machines cannot be there at all, and what pools lack on it although they
-//! work.
+//! A host's capacity: which machines cannot run there at all, and what pools lack there although
+//! they work.
 
 use crate::code::Code;
 use crate::error::Fault;
@@ -37,7 +37,7 @@ pub enum Lack {
 }
 
 impl Lack {
-    /// Its name in JSON and in metrics.
+    /// Returns the name in JSON and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Lack::Kvm => "kvm",
@@ -49,8 +49,9 @@ impl Lack {
     }
 }
 
-/// Refuses a shape of which not one machine can run on a host with this capacity. Only memory keeps
-/// one from running: more vCPUs than processors are slow, and disks grow as they are written to.
+/// Refuses a shape of which not a single machine can run on a host with this capacity. Only memory
+/// prevents that: more vCPUs than processors are slow, and disks grow as they are written to.
+/// Error: `exceeds_host`.
 pub fn admit_shape(shape: &Resources, host: &Capacity) -> Result<(), Fault> {
     if shape.mem_mib <= host.mem_mib {
         return Ok(());
@@ -63,7 +64,7 @@ pub fn admit_shape(shape: &Resources, host: &Capacity) -> Result<(), Fault> {
     Err(Fault::new(Code::ExceedsHost, message).at("mem_mib").hint(hint))
 }
 
-/// What one machine of this shape lacks on a host with this capacity.
+/// Returns what one machine of this shape lacks on a host with this capacity.
 pub fn lacks_of_shape(shape: &Resources, host: &Capacity) -> Vec<Shortfall> {
     let mut lacks = Vec::new();
     if u64::from(shape.vcpus) > host.vcpus {
@@ -73,7 +74,7 @@ pub fn lacks_of_shape(shape: &Resources, host: &Capacity) -> Vec<Shortfall> {
         );
         lacks.push(Shortfall { code: Lack::Vcpus, detail });
     }
-    // Whole GiB, rounded down: a disk of less than one says nothing.
+    // Capacity is in whole GiB, rounded down: a disk of less than one is not judged.
     if host.disk_gib > 0 && shape.disk_mib() / 1024 > host.disk_gib {
         let detail = format!(
             "a machine may come to use {} GiB of disk, and the host's file system has {} GiB",
@@ -85,7 +86,8 @@ pub fn lacks_of_shape(shape: &Resources, host: &Capacity) -> Vec<Shortfall> {
     lacks
 }
 
-/// Whether the machines that pools are to keep running and warm need more memory than the host has.
+/// Returns a shortfall if the machines that pools keep running and warm need more memory than the
+/// host has.
 pub fn lacks_memory<'a>(
     pools: impl IntoIterator<Item = (&'a Resources, &'a Counts)>,
     host: &Capacity,

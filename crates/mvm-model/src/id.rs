@@ -19,7 +19,7 @@ macro_rules! ids {
         pub struct $name(u32);
 
         impl $name {
-            /// The id with this number; the caller brings the randomness.
+            /// Returns the id with this number; the caller chooses a random one.
             pub fn from_number(number: u32) -> Self {
                 $name(number)
             }
@@ -59,7 +59,7 @@ ids! {
 }
 
 impl InstanceId {
-    /// The eight digits without `i-`, as they stand in the name of the tap.
+    /// Returns the eight digits without `i-`, as in the name of the tap.
     pub fn digits(self) -> String {
         format!("{:08x}", self.0)
     }

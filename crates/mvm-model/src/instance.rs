@@ -1,4 +1,4 @@
-//! One microVM.
+//! The record of an instance: one microVM.
 
 use crate::Millis;
 use crate::cache::{self, CacheDisk};
@@ -15,31 +15,33 @@ use std::net::Ipv4Addr;
 /// The durable record of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
-    /// Its id.
+    /// The instance's id, unique on the node.
     pub id: InstanceId,
-    /// The pool it belongs to.
+    /// The pool that it belongs to.
     pub pool: PoolRef,
-    /// The last state it was known to reach.
+    /// The last state that it is known to have reached.
     pub state: State,
-    /// A transition under way, if any.
+    /// The transition under way, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<Intent>,
-    /// The temperature the reconciler is bringing it to, perhaps in several transitions.
+    /// The temperature to which the reconciler is bringing it, perhaps in several transitions;
+    /// absent if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub goal: Option<State>,
-    /// Why it is `failed`, in words a person can act on; or why its guest ended by itself.
+    /// Why it is `failed`, in words that people can act on, or why its guest ended by itself;
+    /// absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// It should run, and its hypervisor has paused it by itself.
+    /// Why its hypervisor has paused it by itself although it should run; absent if it has not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Paused>,
-    /// The template that it is a clone of, while its memory is mapped from there.
+    /// The template that it is a clone of, while its memory is mapped from there; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
-    /// Asleep without ever having run: what it wakes from is the template.
+    /// Whether it sleeps without ever having run: it wakes from the template.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dormant: bool,
-    /// How it came to run the last time; absent where it never has.
+    /// How it came to run the last time; absent if it never has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub way_up: Option<WayUp>,
     /// Digest of the image revision that it boots from.
@@ -57,41 +59,42 @@ pub struct Instance {
     pub created_at: Millis,
     /// When it reached its state.
     pub state_since: Millis,
-    /// The lease on it, if somebody uses it.
+    /// The lease on it; absent if nobody uses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
-    /// How many leases it has served: 0 is an instance that nobody has ever used.
+    /// How many leases it has served: 0 means that nobody has ever used it.
     #[serde(default)]
     pub leases_served: u32,
 }
 
 impl Instance {
-    /// Its full reference.
+    /// Returns the instance's full reference.
     pub fn reference(&self) -> InstanceRef {
         InstanceRef { pool: self.pool.clone(), id: self.id }
     }
 
-    /// The state that it is in or on its way to: what quotas and plans count.
+    /// Returns the state that it is in or on its way to: what quotas and plans count.
     pub fn heading(&self) -> State {
         self.intent.map_or(self.state, |intent| intent.to)
     }
 
-    /// What the reconciler counts it as: where it will be when all that is under way is done.
+    /// Returns the state that the reconciler counts: where the instance will be when everything
+    /// under way is done.
     pub fn counts_as(&self) -> State {
         self.goal.unwrap_or_else(|| self.heading())
     }
 
-    /// Whether something is under way with it, so that nothing else may be begun.
+    /// Returns whether something is under way with the instance, so that nothing else may begin.
     pub fn is_busy(&self) -> bool {
         self.intent.is_some() || self.goal.is_some()
     }
 
-    /// Whether it has nothing of its own yet, neither memory nor disks.
+    /// Returns whether the instance has nothing of its own yet, neither memory nor disks.
     pub fn is_blank(&self) -> bool {
         self.state == State::Created || self.dormant
     }
 
-    /// It has come to be in `state`, and what it had to know on the way there is forgotten.
+    /// Records that the instance has reached `state`, and clears what was only needed on the way.
     pub fn reach(&mut self, state: State, now: Millis) {
         self.state = state;
         self.state_since = now;
@@ -100,19 +103,19 @@ impl Instance {
         self.paused = None;
         match state {
             State::Running | State::Warm => self.dormant = false,
-            // Its memory is its own from now on.
+            // From now on its memory is in a file of its own.
             State::Sleeping if !self.dormant => self.template = None,
             State::Sleeping => {}
             _ => (self.dormant, self.template) = (false, None),
         }
     }
 
-    /// What it may come to use on disk at most, in MiB.
+    /// Returns what the instance may come to use on disk at most, in MiB.
     pub fn disk_mib(&self) -> u64 {
         self.resources.disk_mib() + cache::disk_mib(&self.caches)
     }
 
-    /// Whether nobody has ever held it.
+    /// Returns whether nobody has ever held the instance.
     pub fn is_clean(&self) -> bool {
         self.leases_served == 0 && self.lease.is_none()
     }

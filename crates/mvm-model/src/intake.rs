@@ -1,7 +1,7 @@
-//! Bytes that come in for a tenant and are kept: what its jobs leave, and what they are given.
+//! Bytes that arrive for a tenant and are kept: the artifacts and inputs of its jobs.
 //!
-//! They are watched while they arrive. They count against the tenant's disk quota, never take the
-//! host's reserve, and never more of the rest than they leave to others.
+//! They are checked while they arrive. They count against the tenant's disk quota, never use the
+//! host's reserve, and never use more of the rest than they leave to others.
 
 use crate::admission::{Quotas, exceeded};
 use crate::error::Fault;
@@ -11,44 +11,46 @@ use crate::name::Name;
 
 const MIB: u64 = 1 << 20;
 
-/// What a host's disk has, in bytes.
+/// The space on a host's disk, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// All of it.
+    /// The size of the disk.
     pub total: u64,
-    /// What is free, for others than root.
+    /// The space that is free for users other than root.
     pub free: u64,
 }
 
-/// What a tenant has and may have.
+/// What a tenant uses and may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
-    /// Whose it is.
+    /// The tenant's name.
     pub tenant: Name,
-    /// What it may use.
+    /// The tenant's quotas.
     pub quotas: Quotas,
-    /// The disk that it uses by the records and is not arriving, in bytes.
+    /// The disk space that it uses according to the records, in bytes, without what is arriving.
     pub used: u64,
 }
 
-/// Why bytes are not taken in.
+/// Why bytes are not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denied {
     /// The tenant's disk quota does not allow them.
     Quota(Fault),
-    /// The host's disk is as full as it may be, or they would leave less to others than they take.
+    /// The host's disk is as full as it may be, or the bytes would take more than they leave to
+    /// others.
     NoRoom,
 }
 
-/// How much of a disk nobody's files may take where the operator has named nothing, in bytes: a
-/// twentieth, at least twice of what a machine needs to go on, and at most 4 GiB.
+/// Returns the part of a disk that files may not use unless the operator names another, in bytes: a
+/// twentieth, at least twice what a machine needs to go on, and at most 4 GiB.
 pub fn reserve(total: u64) -> u64 {
     (total / 20).clamp(2 * ROOM_MIB * MIB, 4096 * MIB)
 }
 
-/// May a tenant have so many bytes `arriving`, all of its copies under way together? They are written
-/// as they come: the more there are, the less is free. Each tenant may take half of what is free beyond
-/// the reserve, so that there is always as much for others, however many never end.
+/// Checks whether a tenant may have `arriving` bytes, for all of its copies under way together.
+/// They are written as they arrive: the more there are, the less is free. Each tenant may take half
+/// of what is free beyond the reserve, so that as much is always left for others, however long the
+/// copies go on.
 pub fn admit(account: &Account, arriving: u64, room: Room, reserve: u64) -> Result<(), Denied> {
     let limit = account.quotas.max_disk_gib;
     if account.used.saturating_add(arriving) > limit.saturating_mul(1024 * MIB) {
@@ -63,7 +65,7 @@ pub fn admit(account: &Account, arriving: u64, room: Room, reserve: u64) -> Resu
     Ok(())
 }
 
-/// What is kept of what a job has left, in bytes.
+/// Returns the size of the artifacts that are kept of a job, in bytes.
 pub fn kept(job: &Job) -> u64 {
     job.artifacts.iter().filter_map(|artifact| artifact.bytes).sum()
 }
@@ -97,7 +99,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever takes what it can, for ever, leaves as much to whoever comes next.
+        /// A tenant that takes what it can, for ever, leaves as much to the next one.
         #[test]
         fn one_tenant_without_end_leaves_room_to_others(
             free in 0u64..1 << 40, reserve in 0u64..1 << 33, step in 1u64..1 << 36,

@@ -1,4 +1,4 @@
-//! What a document must fulfil beyond its types.
+//! The checks of a document beyond its types.
 
 use super::{DesiredPool, DesiredTenant};
 use crate::admission::Quotas;
@@ -7,7 +7,7 @@ use crate::error::Fault;
 use crate::name::Name;
 use std::collections::BTreeMap;
 
-/// What a document speaks for.
+/// How many nodes a document is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// One node: a tenant's instances share its subnet.
@@ -97,7 +97,7 @@ fn pools(tenant: &DesiredTenant, path: &str, scope: Scope) -> Result<(), Fault> 
     Ok(())
 }
 
-/// Refuses pools of which the quotas of their tenants admit not one machine.
+/// Refuses pools of which their tenant's quotas admit not a single machine.
 pub(crate) fn admit_machines(tenants: &[DesiredTenant]) -> Result<(), Fault> {
     for (t, tenant) in tenants.iter().enumerate() {
         for (p, pool) in tenant.pools.iter().enumerate() {
@@ -110,7 +110,7 @@ pub(crate) fn admit_machines(tenants: &[DesiredTenant]) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What the pools up to one ask for together.
+/// What the pools up to one of them require together.
 #[derive(Default)]
 struct Sum {
     running: u64,
@@ -134,7 +134,7 @@ impl Sum {
         self.instances += counts.total();
     }
 
-    /// Whether the quotas hold what is asked with `pool` as the last one.
+    /// Checks whether the quotas suffice for all pools up to `pool`.
     fn admit(
         &self,
         quotas: &Quotas,
@@ -170,8 +170,8 @@ fn above(quota: &str, limit: u64, asked: u64, tenant: &Name) -> Fault {
     Fault::new(Code::QuotaExceeded, message).hint("ask for less, or raise the quota")
 }
 
-/// Refuses a flake, or an attribute of it, that Nix would not take as one; `path` is the JSON path
-/// of what has them.
+/// Refuses a flake, or an attribute, that Nix would not accept as one; `path` is the JSON path of
+/// the object that has them.
 pub fn source(flake_ref: &str, profile: &str, path: &str) -> Result<(), Fault> {
     text(flake_ref, 4096, "flake_ref", path)?;
     text(profile, 255, "profile", path)
@@ -190,7 +190,7 @@ fn text(value: &str, longest: usize, field: &str, path: &str) -> Result<(), Faul
     Err(Fault::new(Code::InvalidValue, format!("{field} {fault}")).at(format!("{path}.{field}")))
 }
 
-/// Refuses a name that stands twice, at its second place.
+/// Refuses a duplicate name; the fault is at its second place.
 fn unique<'a>(names: impl Iterator<Item = &'a Name>, list: &str, field: &str) -> Result<(), Fault> {
     let mut seen = BTreeMap::new();
     for (index, name) in names.enumerate() {

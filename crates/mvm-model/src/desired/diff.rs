@@ -1,4 +1,4 @@
-//! What is to be done so that a node holds what a document says.
+//! The steps from what a node holds to what a document says.
 
 use super::source::{rebase, settled_all};
 use super::{DesiredPool, DesiredState, DesiredTenant};
@@ -68,7 +68,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// The pool that it is about.
+    /// Returns the pool that the step is about; `None` if it is about a tenant.
     pub fn pool(&self) -> Option<&PoolRef> {
         match self {
             Step::DestroyPool { pool }
@@ -80,7 +80,7 @@ impl Step {
         }
     }
 
-    /// The tenant that it is about.
+    /// Returns the tenant that the step is about, directly or by its pool.
     pub fn tenant(&self) -> &Name {
         match self {
             Step::DestroyTenant { tenant }
@@ -116,9 +116,9 @@ impl fmt::Display for Step {
     }
 }
 
-/// The steps from what a node holds to `document`, in an order in which each can be done; with
-/// `prune`, also those that remove what the document does not name. None where there is nothing to
-/// do. A document that this node cannot hold is refused, with the JSON path of the fault.
+/// Returns the steps from what a node holds to `document`, in an order in which each can be done;
+/// with `prune`, also those that remove what the document does not name. Empty if there is nothing
+/// to do. A document that this node cannot hold is refused, with the JSON path of the fault.
 pub fn diff(
     document: &DesiredState,
     tenants: &BTreeMap<Name, Tenant>,
@@ -171,7 +171,7 @@ fn tenant(
 ) -> Result<(), Fault> {
     let name = wanted.tenant_id.clone();
     let Some(known) = tenants.get(&name) else {
-        // Also one that is to be removed: it goes when its last lease has ended, and not before.
+        // A tenant that will be removed counts, too: it exists until its last lease has ended.
         let unnamed = tenants.values().filter(|other| document.tenant(&other.name).is_none());
         for other in unnamed {
             if let Some(fault) = wanted.network.conflicts_with(&other.network) {
@@ -199,7 +199,7 @@ fn tenant(
     Ok(())
 }
 
-/// Pools that the document does not name stay, and count.
+/// Checks the quota of pools, including those that the document does not name and that stay.
 fn room_for_pools(
     wanted: &DesiredTenant,
     pools: &BTreeMap<PoolRef, Pool>,
@@ -245,13 +245,13 @@ fn pool(wanted: &DesiredPool, known: Option<&Pool>, reference: PoolRef, steps: &
     if build {
         steps.push(Step::Build { pool: reference.clone() });
     }
-    // A pool that was never scaled keeps nothing ready, as one that is scaled to nothing.
+    // A pool that was never scaled keeps nothing ready, like one that is scaled to zero.
     if counts.unwrap_or_default() != wanted.desired_counts {
         steps.push(Step::Scale { pool: reference, counts: wanted.desired_counts });
     }
 }
 
-/// The fields in which a pool differs from the document, but for its counts.
+/// Returns the fields in which a pool differs from the document, except its counts.
 fn changes(wanted: &DesiredPool, known: &Pool) -> Vec<&'static str> {
     let differs = [
         ("flake_ref", wanted.flake_ref != known.flake_ref),
@@ -268,14 +268,14 @@ fn changes(wanted: &DesiredPool, known: &Pool) -> Vec<&'static str> {
 }
 
 impl DesiredPool {
-    /// Its full reference, as a pool of this tenant.
+    /// Returns the full reference of the pool in this tenant.
     pub fn reference(&self, tenant: &Name) -> PoolRef {
         PoolRef { tenant: tenant.clone(), pool: self.pool_id.clone() }
     }
 }
 
 impl DesiredState {
-    /// What a node holds, as a document that changes nothing when it is applied there.
+    /// Returns what a node holds as a document that changes nothing when it is applied there.
     pub fn of<'a>(
         node_id: Name,
         tenants: impl IntoIterator<Item = &'a Tenant>,
@@ -283,7 +283,7 @@ impl DesiredState {
     ) -> DesiredState {
         let tenants = tenants.into_iter().map(|tenant| DesiredTenant {
             tenant_id: tenant.name.clone(),
-            // One that was made before it had to be said.
+            // The tenant may have been made before this field existed.
             network: TenantNetwork {
                 allow_public_subnet: tenant.network.is_public(),
                 ..tenant.network.clone()
@@ -313,26 +313,26 @@ impl DesiredState {
         DesiredState { schema_version: super::SCHEMA_VERSION, node_id, tenants }
     }
 
-    /// All pools.
+    /// Returns the references of all pools.
     pub fn references(&self) -> impl Iterator<Item = PoolRef> {
         self.tenants
             .iter()
             .flat_map(|tenant| tenant.pools.iter().map(|pool| pool.reference(&tenant.tenant_id)))
     }
 
-    /// The tenant's part.
+    /// Returns the tenant with this name; `None` if the document lacks it.
     pub fn tenant(&self, name: &Name) -> Option<&DesiredTenant> {
         self.tenants.iter().find(|tenant| tenant.tenant_id == *name)
     }
 
-    /// The pool's part.
+    /// Returns the pool with this reference; `None` if the document lacks it.
     pub fn pool(&self, reference: &PoolRef) -> Option<&DesiredPool> {
         let tenant = self.tenant(&reference.tenant)?;
         tenant.pools.iter().find(|pool| pool.pool_id == reference.pool)
     }
 
-    /// Reads and checks a document that lies in `folder`, and has `inputs` replaced in every flake,
-    /// beside its own.
+    /// Reads and checks a document that lies in `folder`; `inputs` are replaced in every flake in
+    /// addition to its own.
     pub fn parse_in(
         text: &[u8],
         folder: &str,
@@ -346,7 +346,7 @@ impl DesiredState {
         Ok(document)
     }
 
-    /// Makes relative paths of flakes, which start at the document, start at `folder`.
+    /// Resolves relative paths of flakes, which start at the document, against `folder`.
     pub fn rebase(&mut self, folder: &str) {
         for pool in self.tenants.iter_mut().flat_map(|tenant| &mut tenant.pools) {
             rebase(&mut pool.flake_ref, folder);
@@ -354,7 +354,7 @@ impl DesiredState {
         }
     }
 
-    /// Refuses a document with a flake that starts nowhere: whoever read it was to say where.
+    /// Refuses a document with a relative flake reference: its reader should have resolved it.
     pub fn settled(&self) -> Result<(), Fault> {
         let places = self.tenants.iter().enumerate().flat_map(|(tenant, t)| {
             t.pools

@@ -1,14 +1,14 @@
-//! References of flakes: what a pool's image is built from.
+//! Flake references: what a pool's image is built from.
 //!
-//! Whoever writes a document may leave out where a path starts: at the document. Nobody else knows that
-//! place, so that it is put in by whoever reads the document. A bare name is such a path as well, and
-//! not one of Nix's registry, which is somewhere on the internet: that is `flake:NAME`.
+//! In a document, a path may be relative to the document. Only the reader of the document knows its
+//! folder, and resolves such paths. A bare name is also such a path, and not one of Nix's registry,
+//! which is somewhere on the internet: that is `flake:NAME`.
 
 use crate::code::Code;
 use crate::error::Fault;
 use std::collections::BTreeMap;
 
-/// The scheme of a URL and what follows; nothing where it is a path.
+/// Returns the scheme of a URL and what follows; `None` if the reference is a path.
 fn url(reference: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = reference.split_once(':')?;
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -16,7 +16,8 @@ fn url(reference: &str) -> Option<(&str, &str)> {
     is_scheme.then_some((scheme, rest))
 }
 
-/// The path that a reference begins with nowhere, and what stands before it.
+/// Returns the relative path of a reference, and what precedes it; `None` if the reference is not
+/// relative.
 fn relative(reference: &str) -> Option<(&str, &str)> {
     let (before, path) = match url(reference) {
         Some(("path", path)) => ("path:", path),
@@ -26,12 +27,12 @@ fn relative(reference: &str) -> Option<(&str, &str)> {
     (!path.starts_with('/')).then_some((before, path))
 }
 
-/// Whether it is a path, and no URL that Nix looks up elsewhere.
+/// Returns whether a reference is a path rather than a URL that Nix looks up elsewhere.
 pub fn is_path(reference: &str) -> bool {
     matches!(url(reference), None | Some(("path", _)))
 }
 
-/// Makes a reference that starts at the document start at `folder`.
+/// Resolves a relative reference against `folder`.
 pub fn rebase(reference: &mut String, folder: &str) {
     if let Some((before, path)) = relative(reference) {
         let path = path.strip_prefix("./").unwrap_or(path);
@@ -39,7 +40,7 @@ pub fn rebase(reference: &mut String, folder: &str) {
     }
 }
 
-/// Refuses a reference that starts nowhere; `path` is the JSON path of the field.
+/// Refuses a relative reference; `path` is the JSON path of the field.
 pub fn settled(reference: &str, path: &str) -> Result<(), Fault> {
     if relative(reference).is_none() {
         return Ok(());
@@ -50,7 +51,7 @@ pub fn settled(reference: &str, path: &str) -> Result<(), Fault> {
     Err(Fault::new(Code::InvalidValue, message).hint(hint).at(path.to_owned()))
 }
 
-/// Refuses the first flake that starts nowhere; each comes with its places in the document.
+/// Refuses the first relative flake reference; each comes with its position in the document.
 pub(crate) fn settled_all<'a>(
     pools: impl Iterator<Item = (usize, usize, &'a String, &'a BTreeMap<String, String>)>,
 ) -> Result<(), Fault> {
@@ -64,7 +65,8 @@ pub(crate) fn settled_all<'a>(
     Ok(())
 }
 
-/// Whether trying again leads nowhere: somebody has to change the document, the flake or the machine first.
+/// Returns whether trying again is useless: somebody must change the document, the flake or the
+/// machine first.
 pub fn needs_a_person(code: Code) -> bool {
     matches!(
         code,

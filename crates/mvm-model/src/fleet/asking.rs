@@ -1,77 +1,78 @@
 //! What a leader does with a node's answer to a claim, or with its silence.
 //!
-//! A claim has one id, and a node gives the same id the same machine: asking again does no harm. What
-//! must not happen is that a claim goes to another node while the first one may still bring up a
-//! machine for it, and that it waits for a node of which nothing comes any more.
+//! A claim has one id, and a node gives the same id the same machine, so asking again does no harm.
+//! A claim must never go to another node while the first one may still bring up a machine for it,
+//! and must never wait for a node that does not answer any more.
 
 use crate::Millis;
 
-/// How long a node may be out of the leader's reach in the middle of a claim, in ms. A node that its
-/// other coordinators do not reach either is given up at once.
+/// How long a node may be out of the leader's reach in the middle of a claim, in ms. A node that
+/// the other coordinators cannot reach either is given up at once.
 pub const AWAY_MS: Millis = 15_000;
-/// How long it may be away where the claim's client uses the machine already, in ms: its agent may be
-/// started anew, and the machine goes on meanwhile.
+/// The same limit if the claim's client already uses the machine, in ms: the node's agent may be
+/// restarting while the machine goes on.
 pub const USED_AWAY_MS: Millis = 60_000;
 /// How long a node may take to bring up a machine, in ms.
 pub const BRING_MS: Millis = 120_000;
 
-/// What came of one request to a node.
+/// The outcome of one request to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
-    /// The node refused it: this request did nothing.
+    /// The node refused the request, which had no effect.
     Refused,
-    /// The node tried, and says that it failed: something may be left of it there.
+    /// The node tried and failed: something may be left of it there.
     Failed,
-    /// The request did not come to the node.
+    /// The request did not reach the node.
     Unreached,
-    /// No answer came: the request may have been carried out, or may still be.
+    /// No answer came: the request may or may not have been carried out, or may still be.
     Nothing,
 }
 
 /// What the leader does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// The node has nothing of the claim: another one may serve it.
+    /// The node has nothing of the claim: another node may serve it.
     Elsewhere,
-    /// The node ends what it may have of the claim; then another one may serve it.
+    /// The node must end what it may have of the claim; then another node may serve it.
     EndFirst,
-    /// The same node is asked again, under the same id.
+    /// The same node is asked again with the same id.
     Again,
     /// The claim is lost: nobody knows what the node has of it.
     GiveUp,
 }
 
-/// A claim that one node is asked for.
+/// A claim that one node is being asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Asking {
     began: Millis,
     /// Whether the node may have something of the claim.
     asked: bool,
-    /// Whether its client uses the machine already.
+    /// Whether the claim's client already uses the machine.
     used: bool,
-    /// Since when the node is out of reach.
+    /// Since when the node has been out of reach; `None` while it is in reach.
     away_since: Option<Millis>,
 }
 
 impl Asking {
-    /// Begins to ask.
+    /// Begins to ask a node for a new claim.
     pub fn new(now: Millis) -> Asking {
         Asking { began: now, asked: false, used: false, away_since: None }
     }
 
-    /// Begins to ask a node that was asked for this claim before, by an earlier leader or for a request
-    /// whose connection broke. `used` says that the client uses the machine that it got there.
+    /// Begins to ask a node that was asked for this claim before, by an earlier leader or for a
+    /// request whose connection broke. `used` says whether the client already uses the machine that
+    /// it got there.
     pub fn anew(used: bool, now: Millis) -> Asking {
         Asking { asked: true, used, ..Asking::new(now) }
     }
 
-    /// What to do after a request. `reached` says whether the leader's link to the node holds, `lost`
-    /// whether no coordinator reaches the node.
+    /// Returns what to do after a request. `reached` says whether the leader's link to the node is
+    /// up, `lost` whether no coordinator reaches the node.
     pub fn heard(&mut self, heard: Heard, reached: bool, lost: bool, now: Millis) -> Step {
         match heard {
             Heard::Refused if !self.asked => return Step::Elsewhere,
             Heard::Unreached if !self.asked => return Step::Elsewhere,
-            // What it refuses now may be the second of two requests.
+            // An earlier request with the same id may have succeeded.
             Heard::Refused => self.away_since = None,
             Heard::Failed => (self.asked, self.away_since) = (true, None),
             Heard::Nothing if reached => (self.asked, self.away_since) = (true, None),

@@ -1,11 +1,11 @@
 //! Claims on the fleet's instances: who is served next, and by which node.
 //!
-//! A state machine without clocks and wires. Waiting claims are served by tenant: the one with the
-//! fewest claims in use for its weight comes first (max-min), then the one that was served longest
-//! ago; inside a pool they are served in the order in which they came. A claim goes to the node
-//! that has it ready soonest: running or warm before sleeping before a clone before a boot, then
-//! to the least loaded. What was sent to a node counts at once, so that a burst spreads over nodes
-//! before any of them has told of it.
+//! A state machine without clocks and I/O. Waiting claims are served by tenant: the one with the
+//! fewest claims in use relative to its weight comes first (max-min), then the one that was served
+//! longest ago; inside a pool they are served in order of arrival. A claim goes to the node that
+//! can serve it soonest: from a running or warm instance, then a sleeping one, then a clone, then a
+//! boot; of equal nodes the least loaded. A claim that was sent to a node counts at once, so that a
+//! burst spreads over nodes before any of them has reported it.
 
 use super::node::Capacity;
 use crate::Millis;
@@ -15,93 +15,93 @@ use crate::resources::Resources;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// How much may be under way and wait.
+/// Limits on claims under way and waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Claims that one node brings up at once.
+    /// How many claims one node brings up at once.
     pub per_node: u32,
-    /// Claims of one tenant that wait.
+    /// How many claims of one tenant may wait.
     pub per_tenant: usize,
-    /// Claims that wait.
+    /// How many claims may wait in all.
     pub total: usize,
 }
 
 /// What a node offers to claims.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeOffer {
-    /// Whether it may be asked at all: in reach, and not draining.
+    /// Whether the node may be asked: it is in reach and not draining.
     pub open: bool,
-    /// All that it offers to instances.
+    /// Everything that the node offers to instances.
     pub capacity: Capacity,
-    /// What is free of that, for instances that have no process yet.
+    /// What of its capacity is free for instances that have no process yet.
     pub free: Capacity,
-    /// Its leased instances.
+    /// The number of its leased instances.
     pub leased: u64,
-    /// Its pools.
+    /// What it offers of each pool.
     pub pools: BTreeMap<PoolRef, PoolOffer>,
 }
 
-/// How one pool stands on a node.
+/// What a node offers of one pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolOffer {
     /// Unleased instances by temperature.
     pub ready: Counts,
     /// The shape of new ones.
     pub shape: Resources,
-    /// Whether new ones are clones.
+    /// Whether new instances are clones.
     pub template: bool,
-    /// Whether new ones can be made at all.
+    /// Whether new instances can be made at all.
     pub built: bool,
-    /// How many leases more the node's part of the quotas allows.
+    /// How many more leases the node's part of the quotas allows.
     pub leases: u32,
 }
 
-/// From what a claim is served, the soonest first.
+/// What a claim is served from, the soonest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
-    /// Running or warm.
+    /// A running or warm instance.
     Hot,
-    /// Sleeping.
+    /// A sleeping instance.
     Sleeping,
-    /// A clone of the template.
+    /// A new clone of the template.
     Clone,
-    /// A boot.
+    /// A new instance that boots.
     Boot,
 }
 
-/// A claim is to be sent to this node.
+/// An order to send a claim to a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// The claim.
+    /// The claim's id.
     pub claim: String,
-    /// Of which pool.
+    /// The pool that it is of.
     pub pool: PoolRef,
-    /// To which node.
+    /// The node to send it to.
     pub node: Name,
-    /// What it should get there.
+    /// What the node should serve it from.
     pub source: Source,
 }
 
-/// What a node made of a claim.
+/// The result of a claim on its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It has an instance.
+    /// The node has given it an instance.
     Served,
-    /// The node has none to give: the claim waits again, in its old place.
+    /// The node has no instance to give: the claim waits again, in its old place.
     Refused,
-    /// It has failed for good.
+    /// The claim has failed for good.
     Failed,
 }
 
-/// Why a claim may not wait.
+/// Why a claim is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// As many of the tenant wait as may.
+    /// As many claims of the tenant wait as may.
     TenantFull,
-    /// As many wait as may.
+    /// As many claims wait as may.
     Full,
-    /// The claim is known.
+    /// A claim with this id exists.
     Known,
 }
 
@@ -115,7 +115,7 @@ enum Stage {
 #[derive(Clone, Debug)]
 struct Claim {
     pool: PoolRef,
-    /// In which order they came.
+    /// Its position in the order of arrival.
     turn: u64,
     deadline: Millis,
     stage: Stage,
@@ -124,9 +124,9 @@ struct Claim {
 #[derive(Clone, Debug, Default)]
 struct Slot {
     stand: PoolOffer,
-    /// Sent there, and not answered yet.
+    /// Claims that were sent there and not answered yet.
     flying: u32,
-    /// It has refused, and not told of itself since.
+    /// Whether it has refused a claim and not reported since.
     full: bool,
 }
 
@@ -142,11 +142,11 @@ struct NodeState {
 
 #[derive(Clone, Debug, Default)]
 struct PoolState {
-    /// By node.
+    /// What each node offers of the pool.
     slots: BTreeMap<usize, Slot>,
-    /// In the order in which they came.
+    /// The waiting claims in order of arrival.
     waiting: BTreeMap<u64, String>,
-    /// No node has anything for it, as of the last event of each.
+    /// Whether no node had anything for the pool when it was last tried.
     blocked: bool,
 }
 
@@ -155,12 +155,12 @@ struct TenantState {
     weight: u32,
     in_use: u64,
     waiting: usize,
-    /// When it was served last, in grants.
+    /// Number of the grant that served it last.
     served: u64,
     pools: BTreeSet<PoolRef>,
 }
 
-/// All claims, waiting, under way and held.
+/// All claims: waiting, under way and held.
 #[derive(Clone, Debug)]
 pub struct Claims {
     limits: Limits,
@@ -176,7 +176,7 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// None yet.
+    /// Makes an empty set of claims.
     pub fn new(limits: Limits) -> Claims {
         Claims {
             limits,
@@ -192,17 +192,17 @@ impl Claims {
         }
     }
 
-    /// How many wait.
+    /// Returns how many claims wait.
     pub fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// How many of a tenant wait, and how many it uses.
+    /// Returns how many claims of a tenant wait, and how many it uses.
     pub fn of_tenant(&self, tenant: &Name) -> (usize, u64) {
         self.tenants.get(tenant).map_or((0, 0), |t| (t.waiting, t.in_use))
     }
 
-    /// The node that a claim was sent to or is held on.
+    /// Returns the node that a claim was sent to or is held on; `None` while it waits.
     pub fn node_of(&self, claim: &str) -> Option<&Name> {
         match self.claims.get(claim)?.stage {
             Stage::Waiting => None,
@@ -210,19 +210,19 @@ impl Claims {
         }
     }
 
-    /// Which of these claims, which a node says that it holds, are of nobody: not one of those that were
-    /// sent to this node or taken over for it.
+    /// Returns which of the claims that a node reports as held belong to nobody: those that were
+    /// neither sent to this node nor adopted for it.
     pub fn strays<'a>(&self, node: &Name, held: impl IntoIterator<Item = &'a str>) -> Vec<String> {
         let strays = held.into_iter().filter(|id| self.node_of(id) != Some(node));
         strays.map(str::to_owned).collect()
     }
 
-    /// Gives a tenant its weight; it is 1 until then.
+    /// Sets a tenant's weight, which is 1 until then.
     pub fn set_weight(&mut self, tenant: &Name, weight: u32) {
         self.tenant(tenant).weight = weight.max(1);
     }
 
-    /// Takes what a node has told of itself, or what has become known of it.
+    /// Records what a node has reported, or what has become known about it.
     pub fn set_node(&mut self, name: &Name, room: NodeOffer) {
         let index = self.index(name);
         let node = &mut self.nodes[index].1;
@@ -233,7 +233,7 @@ impl Claims {
         node.pools = room.pools.keys().cloned().collect();
         for pool in gone {
             if let Some(state) = self.pools.get_mut(&pool) {
-                // What flies there is still to be answered.
+                // Claims that were sent there must still be answered.
                 match state.slots.get_mut(&index) {
                     Some(slot) if slot.flying > 0 => slot.stand = PoolOffer::default(),
                     _ => drop(state.slots.remove(&index)),
@@ -247,13 +247,13 @@ impl Claims {
         self.freed(index);
     }
 
-    /// A node is not to be asked any more: out of reach, draining or gone.
+    /// Stops sending claims to a node that is out of reach, draining or gone.
     pub fn close_node(&mut self, name: &Name) {
         let index = self.index(name);
         self.nodes[index].1.open = false;
     }
 
-    /// A claim that is to be served before `deadline`.
+    /// Adds a claim that must be served before `deadline`.
     pub fn submit(&mut self, id: &str, pool: &PoolRef, deadline: Millis) -> Result<(), Refusal> {
         if self.claims.contains_key(id) {
             return Err(Refusal::Known);
@@ -271,7 +271,7 @@ impl Claims {
         Ok(())
     }
 
-    /// A claim that an earlier leader has sent to a node, or that the node says to hold.
+    /// Adds a claim that an earlier leader sent to a node, or that the node reports as held.
     pub fn adopt(&mut self, id: &str, pool: &PoolRef, node: &Name, deadline: Millis) {
         if self.claims.contains_key(id) {
             return;
@@ -284,7 +284,8 @@ impl Claims {
         self.tenant(&pool.tenant).in_use += 1;
     }
 
-    /// The claim that is to be served next, and where; `None` where nothing can be served now.
+    /// Grants the claim that is served next and returns it with its node; `None` if nothing can be
+    /// served now.
     pub fn next_grant(&mut self) -> Option<Grant> {
         let mut order: Vec<(u128, u64, &Name)> = (self.tenants.iter())
             .filter(|(_, tenant)| tenant.waiting > 0)
@@ -295,7 +296,7 @@ impl Claims {
         order.iter().find_map(|tenant| self.next_of(tenant))
     }
 
-    /// The node that would serve a claim of the pool soonest, if any could.
+    /// Returns the node that would serve a claim of the pool soonest; `None` if none can.
     pub fn soonest(&self, pool: &PoolRef) -> Option<&Name> {
         self.route(pool).map(|(index, _)| &self.nodes[index].0)
     }
@@ -327,7 +328,8 @@ impl Claims {
         able.min().map(|(source, _, index)| (index, source))
     }
 
-    /// What the node could serve one more claim of the pool from, and how loaded it is.
+    /// Returns what the node could serve one more claim of the pool from, and its load; `None` if
+    /// it cannot.
     fn able(&self, index: usize, slot: &Slot) -> Option<(Source, u64)> {
         let node = &self.nodes[index].1;
         let stand = &slot.stand;
@@ -379,7 +381,7 @@ impl Claims {
         Some(Grant { claim: id, pool, node: self.nodes[node].0.clone(), source })
     }
 
-    /// A node has answered.
+    /// Records a node's answer to a claim.
     pub fn settle(&mut self, id: &str, outcome: Outcome) {
         let Some(claim) = self.claims.get_mut(id) else { return };
         let Stage::Granted { node, source } = claim.stage else { return };
@@ -413,7 +415,7 @@ impl Claims {
         self.freed(node);
     }
 
-    /// A held claim has ended.
+    /// Ends a held claim.
     pub fn end(&mut self, id: &str) {
         let Some(claim) = self.claims.get(id) else { return };
         let Stage::Held { node } = claim.stage else { return };
@@ -427,8 +429,8 @@ impl Claims {
         self.freed(node);
     }
 
-    /// Nobody waits for the claim any more. Whether it was still waiting: one that was sent to a
-    /// node is settled and ended by its answer.
+    /// Removes a claim that nobody waits for any more; returns whether it was still waiting. A
+    /// claim that was sent to a node is settled and ended by the node's answer.
     pub fn cancel(&mut self, id: &str) -> bool {
         let waits = self.claims.get(id).is_some_and(|claim| matches!(claim.stage, Stage::Waiting));
         if waits {
@@ -438,7 +440,7 @@ impl Claims {
         waits
     }
 
-    /// Takes out the claims that have waited too long.
+    /// Removes the claims whose deadline has passed and returns their ids.
     pub fn expire(&mut self, now: Millis) -> Vec<String> {
         let mut expired = Vec::new();
         while let Some((deadline, id)) = self.deadlines.first().cloned() {
@@ -452,7 +454,7 @@ impl Claims {
         expired
     }
 
-    /// When the next of them has waited too long.
+    /// Returns when the next deadline passes; `None` if no claim waits.
     pub fn next_deadline(&self) -> Option<Millis> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
@@ -481,7 +483,7 @@ impl Claims {
         }
     }
 
-    /// A claim that was in use is not any more.
+    /// Removes a claim that was in use.
     fn forget(&mut self, id: &str) {
         if let Some(claim) = self.claims.remove(id) {
             let tenant = self.tenant(&claim.pool.tenant);
@@ -489,7 +491,7 @@ impl Claims {
         }
     }
 
-    /// Something may have become free on a node: pools that waited for it are looked at again.
+    /// Tries pools again that waited for something on a node that may be free now.
     fn freed(&mut self, index: usize) {
         let mut free = Vec::new();
         for pool in &self.nodes[index].1.pools {
@@ -530,12 +532,13 @@ impl Claims {
     }
 }
 
-/// What a tenant uses for its weight.
+/// Returns what a tenant uses relative to its weight.
 fn share(tenant: &TenantState) -> u128 {
     u128::from(tenant.in_use) * 1_000_000 / u128::from(tenant.weight)
 }
 
-/// What is left of a pool on a node that has served a claim, until the node tells it itself.
+/// Updates what a node offers of a pool after it has served a claim, until the node reports it
+/// itself.
 fn taken(stand: &mut PoolOffer, source: Source) {
     let ready = &mut stand.ready;
     let from = match source {

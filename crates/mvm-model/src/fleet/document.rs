@@ -114,14 +114,14 @@ pub struct FleetPool {
 }
 
 impl FleetPool {
-    /// What an instance takes of a node, the disks of its caches among it.
+    /// Returns what an instance takes of a node, including the disks of its caches.
     pub fn footprint(&self) -> Resources {
         let caches: u64 = self.caches.iter().map(|cache| cache.size_mib).sum();
         let shape = self.instance_resources;
         Resources { scratch_disk_mib: shape.scratch_disk_mib + caches, ..shape }
     }
 
-    /// What a node's document says of it, where the node is to hold `counts` of it.
+    /// Returns the pool's part of a node's document, for a node that shall hold `counts` of it.
     pub fn on_node(&self, counts: Counts) -> DesiredPool {
         DesiredPool {
             pool_id: self.pool_id.clone(),
@@ -142,28 +142,28 @@ impl FleetPool {
 }
 
 impl FleetTenant {
-    /// What a node's document says of it, with these quotas and pools.
+    /// Returns the tenant's part of a node's document, with these quotas and pools.
     pub fn on_node(&self, quotas: Quotas, pools: Vec<DesiredPool>) -> DesiredTenant {
         let (tenant_id, network) = (self.tenant_id.clone(), self.network.clone());
         DesiredTenant { tenant_id, network, quotas, pools }
     }
 
-    /// The full reference of one of its pools.
+    /// Returns the full reference of one of its pools.
     pub fn reference(&self, pool: &FleetPool) -> PoolRef {
         PoolRef { tenant: self.tenant_id.clone(), pool: pool.pool_id.clone() }
     }
 }
 
 impl FleetState {
-    /// Reads and checks a document. The fault that refuses it names the JSON path.
+    /// Reads and checks a document. A fault names its JSON path.
     pub fn parse(text: &[u8]) -> Result<Self, Fault> {
         let state: FleetState = desired::read(text)?;
         state.validate()?;
         Ok(state)
     }
 
-    /// Reads and checks a document that lies in `folder`, and has `inputs` replaced in every flake,
-    /// beside its own.
+    /// Reads and checks a document that lies in `folder`; `inputs` are replaced in every flake in
+    /// addition to its own.
     pub fn parse_in(
         text: &[u8],
         folder: &str,
@@ -178,7 +178,7 @@ impl FleetState {
         Ok(document)
     }
 
-    /// Refuses a document with a flake that starts nowhere: whoever read it was to say where.
+    /// Refuses a document with a relative flake reference: its reader should have resolved it.
     pub fn settled(&self) -> Result<(), Fault> {
         let places = self.tenants.iter().enumerate().flat_map(|(tenant, t)| {
             t.pools
@@ -189,7 +189,8 @@ impl FleetState {
         desired::settled_all(places)
     }
 
-    /// Checks what types cannot say: what a node's document must fulfil, and the rules.
+    /// Checks what types cannot express: everything that a node's document must satisfy, and the
+    /// placement rules.
     pub fn validate(&self) -> Result<(), Fault> {
         check::version(self.schema_version)?;
         if !(1..=86_400).contains(&self.node_grace_s) {
@@ -212,30 +213,31 @@ impl FleetState {
         Ok(())
     }
 
-    /// Refuses pools of which the quotas admit not one machine: for whoever puts a document in force.
+    /// Refuses pools of which the quotas admit not a single machine; called when a document is put
+    /// in force.
     pub fn admit_machines(&self) -> Result<(), Fault> {
         let totals: Vec<DesiredTenant> = self.tenants.iter().map(total).collect();
         check::admit_machines(&totals)
     }
 
-    /// The JSON Schema of the document.
+    /// Returns the JSON Schema of the document.
     pub fn json_schema() -> serde_json::Value {
         let mut schema = schemars::schema_for!(FleetState);
         schema.insert("title".into(), "The desired state of an mvm fleet".into());
         schema.to_value()
     }
 
-    /// All pools with their tenants, in the document's order.
+    /// Returns all pools with their tenants, in the document's order.
     pub fn pools(&self) -> impl Iterator<Item = (&FleetTenant, &FleetPool)> {
         self.tenants.iter().flat_map(|tenant| tenant.pools.iter().map(move |pool| (tenant, pool)))
     }
 
-    /// The tenant's part.
+    /// Returns the tenant with this name; `None` if the document lacks it.
     pub fn tenant(&self, name: &Name) -> Option<&FleetTenant> {
         self.tenants.iter().find(|tenant| tenant.tenant_id == *name)
     }
 
-    /// The pool's part.
+    /// Returns the pool with this reference; `None` if the document lacks it.
     pub fn pool(&self, reference: &PoolRef) -> Option<&FleetPool> {
         let tenant = self.tenant(&reference.tenant)?;
         tenant.pools.iter().find(|pool| pool.pool_id == reference.pool)

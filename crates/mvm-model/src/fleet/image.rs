@@ -1,32 +1,32 @@
-//! Which node builds a pool's image, and which gets it from which: what one has built, the others
-//! receive.
+//! Decides which node builds a pool's image, and which nodes receive it from which others: what one
+//! has built, the others receive.
 
 use super::node::NodeStatus;
 use crate::desired::{DesiredState, ImageSource};
 use crate::name::{Name, PoolRef};
 use std::collections::BTreeMap;
 
-/// How many nodes are named as sources of one image.
+/// How many nodes a document names as sources of one image.
 const SOURCES: usize = 3;
 
-/// A node in reach that is to hold pools.
+/// A node in reach that shall hold pools.
 #[derive(Clone, Copy, Debug)]
 pub struct Holder<'a> {
-    /// What it said last.
+    /// The status that it last reported.
     pub status: &'a NodeStatus,
-    /// What it is to hold.
+    /// The document that it shall hold.
     pub document: &'a DesiredState,
-    /// What it was told last.
+    /// The document that it was last sent; `None` if it was sent none.
     pub told: Option<&'a DesiredState>,
-    /// Whether it has done all of that.
+    /// Whether it has done everything in that document.
     pub done: bool,
-    /// Where others may receive images from it, if they may: `HOST:PORT`.
+    /// Address for other nodes to receive images from, as `HOST:PORT`; `None` if it serves none.
     pub address: Option<&'a str>,
 }
 
 impl<'a> Holder<'a> {
-    /// As one that gives its image of the pool, if that is the one of now, and not one that it merely
-    /// keeps.
+    /// Returns the node as a giver of its image of the pool, if that image is current and not
+    /// merely kept.
     fn gives(&self, pool: &PoolRef) -> Option<Giver<'a>> {
         let own = self.document.pool(pool);
         let told = self.told.filter(|_| self.done)?;
@@ -36,12 +36,13 @@ impl<'a> Holder<'a> {
     }
 }
 
-/// Who builds the images that nobody gives yet: one node for each pool, the others wait for it. Where
-/// it fails, or will not give it, all build it.
+/// Returns who builds the images that no node gives yet: one node for each pool, while the others
+/// wait for it. If that node fails, or does not serve images, all nodes build it, and the pool is
+/// not listed.
 pub fn builders<'a>(holders: &[Holder<'a>]) -> BTreeMap<PoolRef, &'a Name> {
     let mut of_pools: BTreeMap<PoolRef, Vec<&Holder<'a>>> = BTreeMap::new();
     for holder in holders {
-        // What is named by its digest, or merely kept, is not built.
+        // An image that is named by its digest, or merely kept, is not built.
         let built =
             |pool: &PoolRef| holder.document.pool(pool).is_some_and(|p| p.revision.is_none());
         for pool in holder.document.references().filter(built) {
@@ -65,7 +66,7 @@ pub fn builders<'a>(holders: &[Holder<'a>]) -> BTreeMap<PoolRef, &'a Name> {
         let first = holders.iter().min_by_key(|holder| {
             let (name, pools) = (&holder.status.node_id, &holder.status.pools);
             let load = loads.get(name).copied().unwrap_or(0);
-            // Whoever was chosen stays it.
+            // A node that was chosen before stays chosen.
             let told = holder.told.is_some_and(|told| told.pool(&pool).is_some());
             (!has(holder), !pools.contains_key(&pool), !told, load, name)
         });
@@ -77,8 +78,8 @@ pub fn builders<'a>(holders: &[Holder<'a>]) -> BTreeMap<PoolRef, &'a Name> {
     builders
 }
 
-/// Takes the pools out of a node's document whose images another node builds, as long as it has not
-/// begun with them itself; gives whether there were any.
+/// Removes the pools from a node's document whose images another node builds, unless the node has
+/// begun with them itself; returns whether there were any.
 pub fn hold_back(
     document: &mut DesiredState,
     status: &NodeStatus,
@@ -102,9 +103,9 @@ pub fn hold_back(
     any
 }
 
-/// Has a node receive what others have built: for every pool that it has no image of, its document
-/// names that of the others, if they give one. Once it has it the document names none any more, so
-/// that a flake that changes is built anew.
+/// Makes a node receive what others have built: for every pool of which it has no image, its
+/// document names that of the others, if they give one. Once the node has an image the document
+/// names none any more, so that a changed flake is built again.
 pub fn name_images(document: &mut DesiredState, status: Option<&NodeStatus>, offers: &Offers<'_>) {
     let node = document.node_id.clone();
     for tenant in &mut document.tenants {
@@ -126,7 +127,7 @@ pub fn name_images(document: &mut DesiredState, status: Option<&NodeStatus>, off
     }
 }
 
-/// The images that nodes give, by pool: gathered once, since every node is told of them.
+/// The images that nodes give, by pool; gathered once for the documents of all nodes.
 #[derive(Debug, Default)]
 pub struct Offers<'a>(BTreeMap<&'a PoolRef, BTreeMap<Image<'a>, Vec<Giver<'a>>>>);
 
@@ -137,12 +138,12 @@ type Image<'a> = (&'a str, &'a str);
 struct Giver<'a> {
     node: &'a Name,
     address: &'a str,
-    /// The revision that its document names.
+    /// The revision that the giver's document names.
     named: Option<&'a str>,
 }
 
 impl<'a> Offers<'a> {
-    /// Of these nodes.
+    /// Gathers what these nodes give.
     pub fn of(holders: &[Holder<'a>]) -> Offers<'a> {
         let mut offers = Offers::default();
         for holder in holders {
@@ -158,8 +159,8 @@ impl<'a> Offers<'a> {
         offers
     }
 
-    /// The image of a pool that most other nodes give, and who they are; `wanted` is the revision
-    /// that this node's document names.
+    /// Returns the image of a pool that most other nodes give, and these nodes; `wanted` is the
+    /// revision that this node's document names.
     fn best(
         &self,
         pool: &PoolRef,
@@ -178,7 +179,7 @@ impl<'a> Offers<'a> {
             })
             .filter(|(_, addresses)| !addresses.is_empty());
         let ((digest, content), mut sources) = offers.max_by_key(|(_, sources)| sources.len())?;
-        // Not all of a fleet from one: each node begins elsewhere.
+        // Each node begins with another source, so that not a whole fleet uses the same one.
         let start = node.as_str().bytes().map(usize::from).sum::<usize>() % sources.len();
         sources.rotate_left(start);
         sources.truncate(SOURCES);

@@ -1,8 +1,8 @@
 //! The fleet: one document for many nodes, how it is split over them, and which node a claim gets.
 //!
-//! A fleet's document ([`FleetState`]) speaks of totals and of rules, never of single nodes.
-//! [`place`] splits the totals, [`node_document`] is what one node is told, and [`Claims`] decides
-//! who is served next and where.
+//! A fleet's document ([`FleetState`]) holds totals and rules, never single nodes. [`place`] splits
+//! the totals, [`node_document`] is what one node is told, and [`Claims`] decides who is served
+//! next and where.
 
 mod asking;
 mod claims;

@@ -121,7 +121,7 @@ pub struct FleetNode {
 }
 
 impl FleetNode {
-    /// The value of a label.
+    /// Returns the value of a label; `None` if the node lacks it.
     pub fn label(&self, key: &str) -> Option<&str> {
         match key {
             NODE => Some(self.status.node_id.as_str()),
@@ -129,7 +129,7 @@ impl FleetNode {
         }
     }
 
-    /// Whether its labels fit.
+    /// Returns whether the node's labels match.
     pub fn fits(&self, selector: &Selector) -> bool {
         selector.iter().all(|(key, values)| {
             self.label(key).is_some_and(|own| values.is_empty() || values.iter().any(|v| v == own))

@@ -1,4 +1,4 @@
-//! What a node offers to claims.
+//! Computes what a node offers to claims.
 
 use super::claims::{NodeOffer, PoolOffer};
 use super::node::{Capacity, Duty, FleetNode};
@@ -8,7 +8,7 @@ use crate::name::{Name, PoolRef};
 use crate::resources::Resources;
 use std::collections::BTreeMap;
 
-/// The shapes of a document's pools.
+/// Returns the shapes of a document's pools.
 pub fn shapes(document: &FleetState) -> Shapes {
     let shape = |(tenant, pool): (&FleetTenant, &FleetPool)| {
         (tenant.reference(pool), pool.instance_resources)
@@ -19,12 +19,13 @@ pub fn shapes(document: &FleetState) -> Shapes {
 /// The shapes of all pools.
 pub type Shapes = BTreeMap<PoolRef, Resources>;
 
-/// What the node offers to claims of the pools that it is to hold. `share` is what it was told.
+/// Returns what the node offers to claims of the pools that it shall hold. `share` is the part that
+/// was sent to it.
 pub fn node_offer(shapes: &Shapes, node: &FleetNode, share: &Share) -> NodeOffer {
     let open = node.duty != Duty::Draining && node.lost_since.is_none();
     let capacity = node.status.capacity;
     let mut offer = NodeOffer { open, capacity, free: capacity, ..NodeOffer::default() };
-    // By tenant: running instances, leased or not.
+    // Running instances of each tenant, leased or not.
     let mut running: BTreeMap<&Name, u64> = BTreeMap::new();
     for (reference, status) in &node.status.pools {
         let hot = hot(status);
@@ -40,7 +41,7 @@ pub fn node_offer(shapes: &Shapes, node: &FleetNode, share: &Share) -> NodeOffer
         let (Some(shape), Some(status)) = (shapes.get(reference), status) else { continue };
         let most = share.quotas.get(&reference.tenant).map_or(0, |quotas| quotas.max_running);
         let in_use = running.get(&reference.tenant).copied().unwrap_or(0);
-        // A running spare that is leased runs already.
+        // A running spare already counts as running before it is leased.
         let spares = u64::from(status.ready.running);
         let leases = most.saturating_sub(in_use) + spares.min(most);
         let pool_offer = PoolOffer {
@@ -55,7 +56,7 @@ pub fn node_offer(shapes: &Shapes, node: &FleetNode, share: &Share) -> NodeOffer
     offer
 }
 
-/// Instances that have a process.
+/// Returns the number of instances that have a process.
 fn hot(status: &PoolStatus) -> u64 {
     u64::from(status.ready.running) + u64::from(status.ready.warm) + u64::from(status.leased)
 }

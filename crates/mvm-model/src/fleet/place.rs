@@ -1,8 +1,9 @@
-//! How a fleet's totals are split over its nodes.
+//! Splits a fleet's totals over its nodes.
 //!
-//! What is placed stays where it is, as long as it may: nothing moves because a node would be a
-//! little better, because somebody works, or because a node came back. What is missing goes to the
-//! liked nodes, then to those that have the image, then to the fullest that still has room.
+//! Whatever is placed stays where it is as long as it may: nothing moves because another node would
+//! be a little better, because some instances are in use, or because a node came back. Missing
+//! instances go to preferred nodes, then to those that have the image, then to the fullest that
+//! still has space.
 
 use super::node::FleetNode;
 use super::placement::{Placement, Unplaced};
@@ -20,8 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The counts of one pool by the index of the site.
 pub(super) type Spots = BTreeMap<usize, Counts>;
 
-/// Splits the document's totals over the nodes. `previous` is what was decided before: only what
-/// has to moves. Deterministic.
+/// Splits the document's totals over the nodes. `previous` is the last decision: only what must
+/// move moves. Deterministic.
 pub fn place(
     document: &FleetState,
     nodes: &BTreeMap<Name, FleetNode>,
@@ -34,14 +35,14 @@ pub fn place(
         .collect();
     let references: Vec<PoolRef> = document.pools().map(|(t, pool)| t.reference(pool)).collect();
     let mut spots = before(&board, &references, previous);
-    // What is there comes first, of all pools: nothing new drives it out.
+    // Existing instances of all pools come first: nothing new may displace them.
     for (item, spots) in items.iter().zip(&mut spots) {
         keep(&mut board, *item, spots);
     }
     let mut fillings: Vec<Filling<'_>> = (items.iter().zip(&references).zip(&spots))
         .map(|((item, reference), spots)| Filling::new(&board, *item, reference, spots))
         .collect();
-    // What one moves away may be the place that another needs.
+    // Moving one pool's instance away may free the place that another pool needs.
     while (fillings.iter_mut().zip(&mut spots))
         .fold(false, |moved, (filling, spots)| filling.level(&mut board, spots) || moved)
     {}
@@ -54,7 +55,7 @@ pub fn place(
             short.push((index, missing, filling));
         }
     }
-    // Told of the nodes as they are when all is placed.
+    // The reasons are computed once everything is placed.
     let explain = |(index, counts, filling): (usize, Counts, Filling<'_>)| {
         let why = filling.explain(&board, &spots[index], counts);
         Unplaced { pool: references[index].clone(), counts, why }
@@ -72,7 +73,7 @@ pub fn place(
     placement
 }
 
-/// What was decided before, by pool and site.
+/// Returns the previous decision by pool and site.
 fn before(board: &Board<'_>, references: &[PoolRef], previous: &Placement) -> Vec<Spots> {
     let index: BTreeMap<&PoolRef, usize> =
         references.iter().enumerate().map(|(i, r)| (r, i)).collect();
@@ -88,7 +89,7 @@ fn before(board: &Board<'_>, references: &[PoolRef], previous: &Placement) -> Ve
     spots
 }
 
-/// Keeps what may stay, up to what is wanted.
+/// Keeps what may stay, up to the wanted counts.
 fn keep(board: &mut Board<'_>, item: Item<'_>, spots: &mut Spots) {
     let rules = &item.pool.placement;
     spots.retain(|at, _| {
@@ -111,7 +112,7 @@ fn keep(board: &mut Board<'_>, item: Item<'_>, spots: &mut Spots) {
     }
 }
 
-/// The counts, at most so many together; the coldest go first.
+/// Cuts the counts to at most `most` together; the coldest go first.
 fn cut(mut counts: Counts, most: u32) -> Counts {
     for temperature in Temperature::ALL.into_iter().rev() {
         let above = counts.total().saturating_sub(most.into());
@@ -121,8 +122,8 @@ fn cut(mut counts: Counts, most: u32) -> Counts {
     counts
 }
 
-/// Takes away what is more than wanted: from the largest part of the spread, and there from closed
-/// nodes, those that are liked less, and those with few.
+/// Removes the surplus: from the largest part of the spread, and there from closed nodes first,
+/// then from less preferred ones and those with few.
 fn trim(board: &Board<'_>, pool: &FleetPool, spots: &mut Spots) {
     let zone_of = |at: usize| -> Option<&str> {
         let spread = pool.placement.spread.as_ref()?;
@@ -165,19 +166,19 @@ fn trim(board: &Board<'_>, pool: &FleetPool, spots: &mut Spots) {
     }
 }
 
-/// One part of the spread; without a spread there is one.
+/// One part of the spread; without a spread there is only one.
 #[derive(Default)]
 struct Zone {
-    /// What the pool has there.
+    /// The pool's counts there.
     counts: Counts,
-    /// Its nodes that take something new, the best first.
+    /// Its nodes that accept new instances, the best first.
     sites: Vec<usize>,
-    /// The first of them that still has room.
+    /// Index of the first of them that still has space.
     next: usize,
 }
 
 impl Zone {
-    /// How many of this temperature it has, and of all.
+    /// Returns how many instances of this temperature it has, and how many in all.
     fn key(&self, temperature: Temperature) -> (u64, u64) {
         (self.counts.of(temperature).into(), self.counts.total())
     }
@@ -190,7 +191,7 @@ struct Filling<'a> {
     skew: u64,
     /// The nodes that have the image.
     local: BTreeSet<usize>,
-    /// How many nodes are out of the question, and why.
+    /// How many nodes are excluded, and why.
     unfit: BTreeMap<Why, u32>,
 }
 
@@ -214,7 +215,7 @@ impl<'a> Filling<'a> {
             }
         }
         for (at, counts) in spots {
-            // Where all nodes are closed nothing can be made level.
+            // If all nodes are closed, nothing can be levelled.
             if let Some(zone) = zones.get_mut(zone_of(*at).unwrap_or_default()) {
                 zone.counts = zone.counts.plus(*counts);
             }
@@ -231,7 +232,7 @@ impl<'a> Filling<'a> {
         filling
     }
 
-    /// Puts the nodes of each zone in order, the best first.
+    /// Sorts the nodes of each zone, the best first.
     fn sort(&mut self, board: &Board<'_>) {
         let (pool, local) = (self.item.pool, &self.local);
         for zone in &mut self.zones {
@@ -243,7 +244,7 @@ impl<'a> Filling<'a> {
         }
     }
 
-    /// Moves what a spread that has become uneven needs moved, and no more; whether it was any.
+    /// Moves what an uneven spread requires, and no more; returns whether anything moved.
     fn level(&mut self, board: &mut Board<'_>, spots: &mut Spots) -> bool {
         let mut moved = false;
         for temperature in Temperature::ALL {
@@ -254,7 +255,7 @@ impl<'a> Filling<'a> {
         moved
     }
 
-    /// Moves one instance of this temperature, if that is needed and can be.
+    /// Moves one instance of this temperature if that is necessary and possible.
     fn level_one(
         &mut self,
         board: &mut Board<'_>,
@@ -268,7 +269,7 @@ impl<'a> Filling<'a> {
         if self.zones[most].key(temperature).0 - self.zones[least].key(temperature).0 <= self.skew {
             return false;
         }
-        // The least liked that has one.
+        // The least preferred node that has one.
         let has = |at: &&usize| spots.get(at).is_some_and(|counts| counts.of(temperature) > 0);
         let from = self.zones[most].sites.iter().rev().find(has).copied();
         let fits = |at: &&usize| self.room(board, spots, **at, temperature).is_ok();
@@ -282,7 +283,7 @@ impl<'a> Filling<'a> {
         true
     }
 
-    /// Places what is missing; gives what could not be.
+    /// Places what is missing; returns what could not be placed.
     fn fill(&mut self, board: &mut Board<'_>, spots: &mut Spots) -> Counts {
         let mut missing = Counts::default();
         for temperature in Temperature::ALL {
@@ -311,7 +312,7 @@ impl<'a> Filling<'a> {
             .enumerate()
             .map(|(index, zone)| (zone.key(temperature), index))
             .collect();
-        // The fewest of those that are full: others must not get too far ahead of them.
+        // The fewest instances among the full zones: others must not get too far ahead of them.
         let mut floor = u64::MAX;
         while need > 0 {
             let Some(((count, _), index)) = open.pop_first() else { break };
@@ -325,7 +326,7 @@ impl<'a> Filling<'a> {
             match self.room(board, spots, at, temperature) {
                 Err(_) => self.zones[index].next += 1,
                 Ok(room) => {
-                    // Level by level where they are to be level, else as many as there is room for.
+                    // A spread is filled level by level; without one, a node gets as many as fit.
                     let most = if self.skew == u64::MAX { need } else { 1 };
                     let put = u32::try_from(most).unwrap_or(u32::MAX).min(room);
                     self.put(board, spots, at, temperature, put);
@@ -338,7 +339,7 @@ impl<'a> Filling<'a> {
         need
     }
 
-    /// Says for every node why it takes no more of what is missing.
+    /// Returns why each node accepts no more of what is missing.
     fn explain(self, board: &Board<'_>, spots: &Spots, missing: Counts) -> BTreeMap<Why, u32> {
         let mut reasons = self.unfit.clone();
         let temperature =
@@ -351,7 +352,7 @@ impl<'a> Filling<'a> {
         reasons
     }
 
-    /// Has the pool on as many nodes as it is to be on, and on no more without need.
+    /// Puts the pool on as many nodes as it must be on, and on no more.
     fn seed(&self, board: &Board<'_>, spots: &mut Spots) {
         let least = self.item.pool.placement.min_nodes as usize;
         let held = spots.values().filter(|counts| counts.total() > 0).count();
@@ -365,7 +366,7 @@ impl<'a> Filling<'a> {
         for zone in &self.zones {
             all.extend(zone.sites.iter().copied().enumerate());
         }
-        // The best of each part of the spread, then the second ones.
+        // The best node of each part of the spread comes first, then the second ones.
         all.sort();
         for (_, at) in all {
             if idle == 0 {
@@ -407,7 +408,7 @@ impl<'a> Filling<'a> {
     }
 }
 
-/// Digests of the pool's image, as far as any node knows.
+/// Returns the digests of the pool's image on all nodes.
 fn images<'a>(board: &Board<'a>, pool: &PoolRef) -> BTreeSet<&'a str> {
     let known = board.sites.iter().filter_map(|site| site.node.status.pools.get(pool));
     known.filter_map(|status| status.revision.as_deref()).collect()

@@ -71,7 +71,7 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// What one instance takes: vCPUs and memory only where it has a process.
+    /// Returns what one instance takes: vCPUs and memory only if it has a process.
     fn of(shape: &Resources, temperature: Temperature) -> Load {
         let hot = u64::from(temperature != Temperature::Sleeping);
         Load {
@@ -148,8 +148,8 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// How many instances more fit; if none, why. What stays where it is may use the headroom and
-    /// the place of leases: nothing moves because somebody works.
+    /// Returns how many more instances fit; if none, why. What stays where it is may use the
+    /// headroom and the space of leases: nothing moves because some instances are in use.
     pub fn room(
         &self,
         at: usize,
@@ -187,7 +187,7 @@ impl<'a> Board<'a> {
         if room == 0 { Err(why) } else { Ok(u32::try_from(room).unwrap_or(u32::MAX)) }
     }
 
-    /// Puts so many there.
+    /// Puts `count` instances on the node.
     pub fn put(&mut self, at: usize, item: Item<'_>, temperature: Temperature, count: u32) {
         self.change(at, item, |placed, held| {
             let unit = Load::of(&item.pool.footprint(), temperature);
@@ -197,7 +197,7 @@ impl<'a> Board<'a> {
         });
     }
 
-    /// Takes so many away.
+    /// Takes `count` instances away from the node.
     pub fn take(&mut self, at: usize, item: Item<'_>, temperature: Temperature, count: u32) {
         self.change(at, item, |placed, held| {
             let unit = Load::of(&item.pool.footprint(), temperature);
@@ -258,7 +258,7 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// How full it is, in thousandths of what it has least of.
+    /// Returns how full the node is, in thousandths of its scarcest resource.
     pub fn fullness(&self) -> u64 {
         let share =
             |placed: u64, leased: u64, capacity: u64| (placed + leased) * 1000 / capacity.max(1);
@@ -268,7 +268,7 @@ impl<'a> Site<'a> {
             .max(share(placed.disk_mib, leased.disk_mib, capacity.disk_mib))
     }
 
-    /// How much the pool likes it.
+    /// Returns the sum of the weights of the pool's preferences that match the node.
     pub fn liking(&self, pool: &FleetPool) -> u32 {
         let liked = pool.placement.prefer.iter().filter(|like| self.node.fits(&like.labels));
         liked.map(|like| like.weight).sum()

@@ -1,8 +1,8 @@
-//! What one node is told: its part of the counts and of the quotas.
+//! Computes one node's document: its part of the counts and of the quotas.
 //!
-//! The parts of a quota add up to the quota and never to more. Each node gets what its counts need;
-//! what is left is for leases, and is given out in whole instances of the tenant's largest shape,
-//! by how many spares a node holds.
+//! The parts of a quota add up to the quota and never exceed it. Each node gets what its counts
+//! need; the rest is for leases, and is distributed in whole instances of the tenant's largest
+//! shape, in proportion to the spares that a node holds.
 
 use super::placement::Placement;
 use super::{FleetPool, FleetState, FleetTenant};
@@ -14,7 +14,8 @@ use crate::resources::Resources;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-/// The document of one node: what the placement says that it is to hold or to keep, and nothing else.
+/// Returns the document of one node: what the placement says that it shall hold or keep, and
+/// nothing else.
 pub fn node_document(document: &FleetState, placement: &Placement, node: &Name) -> DesiredState {
     let mut state =
         DesiredState { schema_version: SCHEMA_VERSION, node_id: node.clone(), tenants: Vec::new() };
@@ -27,7 +28,7 @@ pub fn node_document(document: &FleetState, placement: &Placement, node: &Name) 
             }
             let revision = share.kept.get(&reference)?.clone();
             let kept = pool.on_node(Counts::default());
-            // Nothing is built for what is not to be used.
+            // Nothing is built for a pool that is only kept.
             Some(DesiredPool { revision: revision.or(kept.revision), ..kept })
         };
         let pools: Vec<_> = tenant.pools.iter().filter_map(pool).collect();
@@ -50,7 +51,7 @@ pub(super) fn split_quotas(document: &FleetState, placement: &mut Placement) {
     }
 }
 
-/// One node's part while it is being reckoned.
+/// One node's part while it is being computed.
 #[derive(Clone, Copy, Default)]
 struct Part {
     needs: Sum,
@@ -74,7 +75,8 @@ impl Sum {
         [&mut self.vcpus, &mut self.mem_mib, &mut self.running, &mut self.warm, &mut self.disk_gib]
     }
 
-    /// As a node's part of the tenant's quotas, with so many instances of one pool.
+    /// Returns a node's part of the tenant's quotas, with at most `max_instances_per_pool`
+    /// instances of one pool.
     fn quotas(self, tenant: &FleetTenant, max_instances_per_pool: u64) -> Quotas {
         Quotas {
             max_vcpus: self.vcpus,
@@ -113,7 +115,7 @@ fn parts(tenant: &FleetTenant, placement: &Placement) -> BTreeMap<Name, Quotas> 
         }
     }
     let weights: Vec<u64> = parts.values().map(|part| part.spares.max(1)).collect();
-    // Whole leases first, so that no node has a part that is of no use to it.
+    // Whole leases are distributed first, so that no node gets a part that it cannot use.
     let largest = largest(tenant);
     let leases = [
         left.running,
@@ -144,14 +146,15 @@ fn parts(tenant: &FleetTenant, placement: &Placement) -> BTreeMap<Name, Quotas> 
     parts.into_iter().map(whole).collect()
 }
 
-/// Quotas for a node that has nothing of a tenant but jobs: `leases` of them may still run at a time.
+/// Returns the quotas of a node that has nothing of a tenant but jobs: `leases` of them may still
+/// run at a time.
 pub(super) fn for_leases(tenant: &FleetTenant, leases: u64) -> Quotas {
     let mut sum = Sum { running: 1, ..largest(tenant) };
     sum.fields().into_iter().for_each(|field| *field *= leases);
     sum.quotas(tenant, leases)
 }
 
-/// What the counts of one node need; `None` where the tenant has no pool there.
+/// Returns what the counts of one node need; `None` if the tenant has no pool there.
 fn part(held: impl Iterator<Item = (Resources, Counts)>) -> Option<Part> {
     let (mut part, mut disk_mib, mut any) = (Part::default(), 0, false);
     for (shape, counts) in held {
@@ -169,7 +172,7 @@ fn part(held: impl Iterator<Item = (Resources, Counts)>) -> Option<Part> {
     any.then_some(part)
 }
 
-/// What one lease takes at most.
+/// Returns the most that one lease takes.
 fn largest(tenant: &FleetTenant) -> Sum {
     let mut largest = Sum::default();
     for shape in tenant.pools.iter().map(FleetPool::footprint) {
@@ -180,8 +183,8 @@ fn largest(tenant: &FleetTenant) -> Sum {
     largest
 }
 
-/// Each node's part of `max_instances_per_pool`: of each pool the parts add up to the quota, and a
-/// node with several pools has the largest of its parts.
+/// Returns each node's part of `max_instances_per_pool`: for each pool the parts add up to the
+/// quota, and a node with several pools gets the largest of its parts.
 fn per_pool(tenant: &FleetTenant, placement: &Placement) -> BTreeMap<Name, u64> {
     let mut most: BTreeMap<Name, u64> = BTreeMap::new();
     for pool in &tenant.pools {
@@ -200,7 +203,7 @@ fn per_pool(tenant: &FleetTenant, placement: &Placement) -> BTreeMap<Name, u64> 
     most
 }
 
-/// Splits a number by weights, to the last one: the largest remainders get one more.
+/// Splits a number by weights without a rest: the largest remainders get one more.
 fn split(number: u64, weights: &[u64]) -> Vec<u64> {
     let sum: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
     if sum == 0 {

@@ -1,5 +1,5 @@
-//! Pools that a node holds no more and keeps for its jobs: a job, its log and its artifacts are on the
-//! node that it was given to, and stay there for as long as jobs are kept.
+//! Pools that a node no longer holds but keeps for its jobs: a job, its log and its artifacts are
+//! on the node that it was given to, and stay there for as long as jobs are kept.
 
 use super::node::FleetNode;
 use super::placement::{Placement, Share};
@@ -9,8 +9,8 @@ use crate::admission::Quotas;
 use crate::name::{Name, PoolRef};
 use std::collections::BTreeMap;
 
-/// Has every node keep what it had before and holds no more, with no instances, until it says that
-/// it has no job of it.
+/// Makes every node keep the pools that it had before and no longer holds, without instances, until
+/// it reports that it has no job of them.
 pub(super) fn keep_records(
     document: &FleetState,
     nodes: &BTreeMap<Name, FleetNode>,
@@ -43,14 +43,14 @@ pub(super) fn keep_records(
     }
 }
 
-/// What a node says of the pools that it keeps, as far as it is looked at here: whether there is a job,
-/// and whether something is done.
+/// Returns, for each pool that a node keeps, the two facts that matter here: whether it has a job,
+/// and whether anything of it runs or waits.
 pub fn kept_news(node: &FleetNode, share: &Share) -> Vec<(bool, bool)> {
     share.kept.keys().map(|pool| (has_jobs(node, pool), works(node, pool))).collect()
 }
 
-/// Whether the node has been told to keep the pool, and has said since that there is no reason to; or
-/// was not told of it yet.
+/// Returns whether the node was sent a document that keeps the pool and has since reported no
+/// reason to keep it, or was not sent the pool yet.
 fn is_over(node: &FleetNode, before: &Share, pool: &PoolRef) -> bool {
     let told = before.kept.contains_key(pool) || !node.status.pools.contains_key(pool);
     node.settled && told && !has_jobs(node, pool)
@@ -60,20 +60,21 @@ fn has_jobs(node: &FleetNode, pool: &PoolRef) -> bool {
     node.status.pools.get(pool).is_some_and(|status| status.jobs > 0)
 }
 
-/// The image that the node has of the pool.
+/// Returns the image that the node has of the pool.
 fn revision(node: &FleetNode, before: &Share, pool: &PoolRef) -> Option<String> {
     let told = node.status.pools.get(pool).and_then(|status| status.revision.clone());
     told.or_else(|| before.kept.get(pool).cloned().flatten())
 }
 
-/// Whether something of the pool runs on the node, or waits to.
+/// Returns whether something of the pool runs on the node, or waits to run.
 fn works(node: &FleetNode, pool: &PoolRef) -> bool {
     let status = node.status.pools.get(pool);
     status.is_some_and(|status| status.instances > 0 || status.open_jobs > 0)
 }
 
-/// What is being done comes to its end under the quotas that it was begun under; then nothing more
-/// is. What is given to the node by hand later is done one by one.
+/// Returns the quotas of a tenant whose pools are only kept: whatever runs may finish under the
+/// quotas with which it began; after that nothing more may run. Jobs that are given to the node by
+/// hand later run one at a time.
 fn quotas(tenant: &FleetTenant, node: &FleetNode, before: &Share, works: bool) -> Quotas {
     let id = &tenant.tenant_id;
     let told = node.settled && before.kept.keys().any(|pool| pool.tenant == *id);

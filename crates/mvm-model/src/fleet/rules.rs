@@ -44,7 +44,7 @@ pub struct Rules {
 }
 
 impl Default for Rules {
-    /// Anywhere, packed tightly.
+    /// Allows any node, packed tightly.
     fn default() -> Self {
         Rules {
             require: Selector::new(),
@@ -95,7 +95,7 @@ pub struct Spread {
 }
 
 impl Rules {
-    /// Checks what types cannot say; the path of the fault is relative to the rules.
+    /// Checks what types cannot express; the fault's path is relative to the rules.
     pub fn validate(&self) -> Result<(), Fault> {
         let refuse =
             |message: String, at: String| Err(Fault::new(Code::InvalidValue, message).at(at));
