@@ -31,6 +31,7 @@ mod refusals;
 mod secrets;
 mod service;
 mod sessions;
+mod shown;
 mod simulated;
 mod takeover;
 mod templates;

@@ -2,6 +2,8 @@
 //! directory that does not exist and must not come to exist, or that cannot be made at all, so that
 //! a command line that is in order ends with `agent_not_started`.
 
+mod shown;
+
 use serde_json::Value;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
