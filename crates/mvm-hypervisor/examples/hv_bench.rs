@@ -4,9 +4,8 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::time::Instant;
-
 use mvm_hypervisor::{Hypervisor, RestoreMemory};
+use std::time::Instant;
 use support::{Lab, counts_beyond, driver, unrecorded};
 
 const ROUNDS: usize = 15;

@@ -1,8 +1,7 @@
 //! Whether a machine runs as its caller asked, or was halted by its hypervisor.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Whether a machine runs as its caller asked, see [`crate::Machine::condition`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,15 +1,13 @@
 //! The two traits that every driver implements.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use async_trait::async_trait;
-use tokio::sync::watch;
-
 use crate::{
     Condition, Description, Exit, MachineStats, OwnMemory, ProcessIdentity, RestoreMemory, Result,
     VmSpec,
 };
+use async_trait::async_trait;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Called once, as soon as a machine's process exists and before anything else
 /// happens to it, so that the caller can record it durably. It may block for the

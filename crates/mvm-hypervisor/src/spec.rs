@@ -1,8 +1,7 @@
 //! The plain types that cross the trait: what to run, and what is known of it.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// Everything that a driver knows about one machine. All paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

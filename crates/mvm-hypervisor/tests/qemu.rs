@@ -2,11 +2,10 @@
 
 mod support;
 
+use mvm_hypervisor::{Hypervisor, Nic, OwnMemory, Platform, ProcessIdentity, RestoreMemory};
 use mvm_model::Code;
 use std::sync::Mutex;
 use std::time::Duration;
-
-use mvm_hypervisor::{Hypervisor, Nic, OwnMemory, Platform, ProcessIdentity, RestoreMemory};
 use support::{Lab, count, counts_beyond, driver, unrecorded};
 
 const SECOND: Duration = Duration::from_secs(1);

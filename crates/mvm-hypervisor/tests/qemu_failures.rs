@@ -2,12 +2,11 @@
 
 mod support;
 
+use mvm_hypervisor::{Confine, Hypervisor, Machine, ProcessIdentity, RestoreMemory, VmSpec};
 use mvm_model::Code;
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
-
-use mvm_hypervisor::{Confine, Hypervisor, Machine, ProcessIdentity, RestoreMemory, VmSpec};
 use support::{Lab, count, counts_beyond, driver, unrecorded};
 
 /// A paused machine whose guest has counted a little.

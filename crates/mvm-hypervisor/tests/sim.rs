@@ -1,16 +1,15 @@
 //! The simulated driver keeps the trait's promises, also with injected faults.
 
-use mvm_model::Code;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
-
 use mvm_hypervisor::sim::{
     Call, Effect, FaultPlan, Guest, GuestChannel, Latencies, Moment, SimHypervisor,
 };
 use mvm_hypervisor::{
     Condition, Disk, Halt, Hypervisor, Kernel, Platform, ProcessIdentity, RestoreMemory, VmSpec,
 };
+use mvm_model::Code;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn spec(dir: &Path, name: &str) -> VmSpec {

@@ -4,11 +4,10 @@
 //! from its first moment on. So no record has to be written in time, and none can point to a later
 //! process that got the same number.
 
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// The environment variable that says for which work directory a program works.
 pub(crate) const MARK: &str = "MVM_WORKS_FOR";

@@ -1,16 +1,14 @@
 //! Fetches the distribution's cloud kernel: downloads and unpacks the package, but never installs
 //! it.
 
-use std::path::{Path, PathBuf};
-
-use tokio::sync::mpsc::UnboundedSender;
-
 use crate::error::{At, Error, Result};
 use crate::kernel;
 use crate::layout::ImageStore;
 use crate::run::{Tool, tail};
 use crate::types::{KernelImport, KernelInfo, Progress};
 use crate::workdir::WorkDir;
+use std::path::{Path, PathBuf};
+use tokio::sync::mpsc::UnboundedSender;
 
 /// The package that always depends on the newest cloud kernel.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";

@@ -1,10 +1,5 @@
 //! Builds a revision from a request: `images/DIGEST/{root.erofs, vmlinux, initrd, manifest.json}`.
 
-use std::path::{Path, PathBuf};
-
-use sha2::{Digest, Sha256};
-use tokio::sync::mpsc::UnboundedSender;
-
 use crate::clone::clone_file;
 use crate::error::{At, Error, Result, free_bytes};
 use crate::fs::{blocking, json, write};
@@ -15,6 +10,9 @@ use crate::run::{Tool, tail};
 use crate::types::{BuildRequest, KernelImport, KernelInfo, Progress, Revision, hex, now_ms};
 use crate::workdir::WorkDir;
 use crate::{folder, initrd, kernel, stage};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use tokio::sync::mpsc::UnboundedSender;
 
 /// A part of every digest: raise it whenever the same inputs would give another image.
 const BUILDER_VERSION: u32 = 1;

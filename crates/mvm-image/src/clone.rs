@@ -1,14 +1,12 @@
 //! Copies large sparse files.
 
+use crate::error::{At, Error, Result};
+use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
+use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-
-use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
-use rustix::io::Errno;
-
-use crate::error::{At, Error, Result};
 
 /// Copies the regular file `from` to `to`, which must not exist: by reflink if the file system can
 /// (FICLONE, ioctl_ficlonerange(2)), otherwise only the data (lseek(2) SEEK_DATA and SEEK_HOLE,

@@ -1,14 +1,13 @@
 //! Makes blank ext4 disks: each size is formatted once, then copied.
 
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-
 use crate::clone::clone_file;
 use crate::error::{At, Error, Result};
 use crate::fs::blocking;
 use crate::layout::ImageStore;
 use crate::run::{Tool, tail};
 use crate::workdir::WorkDir;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 /// The smallest size in MiB: ext4 with a journal needs a few, and below this mke2fs makes a file
 /// system without room for data.

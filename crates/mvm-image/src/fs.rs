@@ -1,13 +1,11 @@
 //! Reads and writes manifests, and runs work that blocks.
 
+use crate::error::{Error, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
-
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use crate::error::{Error, Result};
 
 /// Runs `work` on a thread that may block. Errors: those of `work`, or `interrupted` if it panics.
 pub(crate) async fn blocking<T: Send + 'static>(

@@ -1,16 +1,14 @@
 //! The image store's public methods, carried out by the modules below.
 
-use std::collections::BTreeSet;
-use std::path::Path;
-
-use tokio::sync::mpsc;
-
 use crate::disk::Purpose;
 use crate::error::Result;
 use crate::layout::ImageStore;
 use crate::transfer::Incoming;
 use crate::types::{BuildRequest, KernelImport, KernelInfo, Progress, Removed, Revision};
 use crate::{apt, build, disk, kernel, nix, revision, transfer, workdir};
+use std::collections::BTreeSet;
+use std::path::Path;
+use tokio::sync::mpsc;
 
 impl ImageStore {
     /// Builds the flake's profile into a revision, or finds it built already.

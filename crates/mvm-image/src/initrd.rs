@@ -5,11 +5,10 @@
 //! It holds `/init`, the kernel's modules, and `/etc/mvm/modules`: one path per line, relative to
 //! the archive's root, in the order in which to load them.
 
+use crate::error::{At, Error, Result};
 use std::collections::BTreeSet;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-
-use crate::error::{At, Error, Result};
 
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;

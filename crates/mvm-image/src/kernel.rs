@@ -1,10 +1,5 @@
 //! Kernels in the store: `kernels/DIGEST/{vmlinux, modules/…, kernel.json}`, and `kernels/default`.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-
-use sha2::{Digest, Sha256};
-
 use crate::error::{At, Error, Result};
 use crate::fs::{blocking, json, read_manifest, write};
 use crate::kernel_image::{self, Compression, Contents, Facts};
@@ -13,6 +8,9 @@ use crate::modules::{LoadedModule, Tree};
 use crate::run::Tool;
 use crate::types::{KernelImport, KernelInfo, hex, now_ms};
 use crate::workdir::{self, WorkDir};
+use sha2::{Digest, Sha256};
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 const MANIFEST: &str = "kernel.json";
 

@@ -4,10 +4,9 @@
 //! Sources: the kernel's Documentation/arch/x86/boot.rst (bzImage header), lib/decompress_unlz4.c
 //! (the "legacy" LZ4 stream), kernel/configs.c (IKCONFIG).
 
-use std::io::Read;
-
 use crate::elf::{Elf, slice, u16_at, u32_at};
 use crate::types::Platform;
+use std::io::Read;
 
 /// The largest unpacked kernel that is accepted, in bytes.
 const MAX_KERNEL: usize = 1 << 30;

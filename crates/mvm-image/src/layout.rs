@@ -1,12 +1,11 @@
 //! The store's directories, and what all its parts share: the bottom of the store.
 
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
 use crate::error::{At, Result};
 use crate::types::{GuestBinary, Sandbox, Tools};
 use crate::workdir;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Images, kernels and disk templates under one state root. Cheap to clone; several processes may
 /// have the same root open.

@@ -4,11 +4,10 @@
 //! `softdep`), not from `modules.dep`: depmod makes that file at installation, and a kernel package
 //! that is only unpacked has none.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-
 use crate::elf::Elf;
 use crate::error::{At, Error, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 /// The modules that an image may need, in the order in which to load them. Those built in or
 /// missing are skipped.

@@ -1,15 +1,13 @@
 //! Runs Nix: checks the request, builds, lists the closure, and explains failures in Nix's own
 //! words.
 
-use std::path::{Path, PathBuf};
-
-use tokio::sync::mpsc::UnboundedSender;
-
 use crate::error::{At, Error, Result};
 use crate::layout::ImageStore;
 use crate::run::{Ended, Tool};
 use crate::types::{BuildRequest, Progress};
 use crate::workdir::WorkDir;
+use std::path::{Path, PathBuf};
+use tokio::sync::mpsc::UnboundedSender;
 
 mod program;
 mod repository;

@@ -1,15 +1,13 @@
 //! Revisions in the store: `images/DIGEST/{root.erofs, vmlinux, initrd, manifest.json}`.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
-
-use sha2::{Digest, Sha256};
-
 use crate::error::{At, Error, Result};
 use crate::fs::read_manifest;
 use crate::layout::ImageStore;
 use crate::types::{PARTS, Part, Revision, hex};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 
 /// The file that describes a revision; a directory that contains it is complete.
 pub(crate) const MANIFEST: &str = "manifest.json";

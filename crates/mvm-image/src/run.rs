@@ -1,18 +1,16 @@
 //! Runs other programs: with argument vectors only, reading their output line by line, and ending
 //! them with their task.
 
+use crate::abandoned::{MARK, mark_of};
+use crate::error::{Error, Result};
+use crate::workdir::WorkDir;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
-
-use crate::abandoned::{MARK, mark_of};
-use crate::error::{Error, Result};
-use crate::workdir::WorkDir;
 
 /// How many lines of a tool's standard error are kept for error messages.
 const KEPT_LINES: usize = 400;

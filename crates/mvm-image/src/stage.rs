@@ -4,12 +4,11 @@
 //! Binaries built by nixpkgs look into `/nix/store`, those of Debian into `/usr` and `/lib64`: the
 //! links serve both. `/etc` and `/var` are real directories, since guests write there.
 
+use crate::clone::clone_file;
+use crate::error::{At, Error, Result};
 use std::fs::{Permissions, create_dir, create_dir_all, set_permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
-
-use crate::clone::clone_file;
-use crate::error::{At, Error, Result};
 
 /// Profile folders that are linked into `/`.
 const LINKED: [&str; 9] =

@@ -5,17 +5,15 @@
 //! arrived stays in `images/.incoming-DIGEST` until it is complete, so that an interrupted transfer
 //! can be resumed, even from another node.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-
-use rustix::fs::{FlockOperation, flock};
-
 use crate::error::{At, Error, Result, free_bytes};
 use crate::fs::{json, write};
 use crate::layout::ImageStore;
 use crate::revision::{self, MANIFEST, digest_of, parts_of};
 use crate::types::{PARTS, Part, Revision};
 use crate::workdir::{self, INCOMING};
+use rustix::fs::{FlockOperation, flock};
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 /// Ending of the name of an incomplete part.
 const PARTIAL: &str = ".partial";

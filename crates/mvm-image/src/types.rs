@@ -1,10 +1,9 @@
 //! The types that go into the store and come out of it.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// The files that make up an image, besides its manifest.
 pub(crate) const PARTS: [&str; 3] = ["initrd", "root.erofs", "vmlinux"];

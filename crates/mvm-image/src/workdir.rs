@@ -5,19 +5,17 @@
 //! the process, everything that writes there holds the [`WorkDir`], which is removed with its last
 //! holder.
 
+use crate::abandoned;
+use crate::clone::occupied;
+use crate::error::{At, Error, Result};
+use crate::types::Removed;
+use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-use rustix::fs::{FlockOperation, flock};
-
-use crate::abandoned;
-use crate::clone::occupied;
-use crate::error::{At, Error, Result};
-use crate::types::Removed;
 
 const PREFIX: &str = ".tmp-";
 /// Prefix of the name of a directory that a transfer fills.

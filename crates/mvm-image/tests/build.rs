@@ -2,13 +2,12 @@
 
 mod common;
 
+use common::*;
+use mvm_image::{GuestBinary, ImageStore, Progress, Tools};
 use mvm_model::Code;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-use common::*;
-use mvm_image::{GuestBinary, ImageStore, Progress, Tools};
 use tokio::sync::mpsc;
 
 #[tokio::test(flavor = "multi_thread")]

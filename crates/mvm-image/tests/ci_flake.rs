@@ -2,12 +2,11 @@
 
 mod common;
 
+use common::*;
+use mvm_image::Revision;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
-
-use common::*;
-use mvm_image::Revision;
 
 fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))

@@ -2,13 +2,12 @@
 
 mod common;
 
+use common::*;
+use mvm_image::ImageStore;
 use mvm_model::Code;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
-
-use common::*;
-use mvm_image::ImageStore;
 
 /// A small tmpfs of the test's own, unmounted on drop. Needs root.
 struct Small(tempfile::TempDir);

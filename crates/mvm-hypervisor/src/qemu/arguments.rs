@@ -2,15 +2,13 @@
 //!
 //! JSON forms are used wherever QEMU has them, so that no path needs quoting.
 
-use std::ffi::OsString;
-use std::os::fd::RawFd;
-use std::path::Path;
-
-use serde_json::json;
-
 use super::Accelerator;
 use super::binary::Version;
 use crate::{Confine, Kernel, Platform, RestoreMemory, VmSpec};
+use serde_json::json;
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::path::Path;
 
 /// Name of the virtio port that the guest agent serves.
 pub(super) const GUEST_PORT: &str = "mvm.agent.0";

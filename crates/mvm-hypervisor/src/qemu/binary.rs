@@ -1,9 +1,8 @@
 //! The QEMU program: where it is and which version.
 
+use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-use crate::{Error, Result};
 
 /// Name of the QEMU program in `PATH`.
 const NAME: &str = "qemu-system-x86_64";
@@ -78,10 +77,9 @@ fn parse_release(text: &str) -> Option<Release> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use mvm_model::Code;
     use proptest::prelude::*;
-
-    use super::*;
 
     #[test]
     fn versions_are_read() {

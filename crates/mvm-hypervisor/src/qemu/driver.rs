@@ -1,16 +1,5 @@
 //! Starting, restoring and adopting machines.
 
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
-
-use async_trait::async_trait;
-use qapi::qmp::RunState;
-use tokio::time::Instant;
-use tracing::Instrument;
-
 use super::arguments::{Setting, Start, arguments, machine_type};
 use super::binary::{self, Version};
 use super::machine::{QemuMachine, Told};
@@ -24,6 +13,15 @@ use crate::{
     Description, Error, Hypervisor, Machine, OnStarted, ProcessIdentity, RestoreMemory, Result,
     VmSpec,
 };
+use async_trait::async_trait;
+use qapi::qmp::RunState;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::Instrument;
 
 /// How long a new process may take until its monitor greets; under 60 ms on an idle host.
 const START: Duration = Duration::from_secs(30);

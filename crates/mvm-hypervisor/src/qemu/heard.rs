@@ -1,12 +1,10 @@
 //! QEMU's events, and what the driver concludes from them.
 
-use std::sync::{Mutex, PoisonError};
-
+use crate::Halt;
 use qapi::qmp::{Event, ShutdownCause};
 use serde_json::Value;
+use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
-
-use crate::Halt;
 
 /// What one machine's monitor has reported in events.
 #[derive(Debug, Default)]
@@ -83,10 +81,9 @@ fn disk_of(block: &Value) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use proptest::prelude::*;
     use serde_json::json;
-
-    use super::*;
 
     fn block(disk: &str, status: &str) -> Value {
         let qdev = format!("/machine/peripheral/blk-{disk}/virtio-backend");

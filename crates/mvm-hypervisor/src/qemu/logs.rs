@@ -1,11 +1,10 @@
 //! Log files that a machine appends to: trimming them, and quoting them in errors.
 
+use crate::{Error, Result};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-
-use crate::{Error, Result};
 
 /// Keeps about the last `max_bytes` of the log at `path`, from the start of a line, and returns
 /// whether it cut anything. Does nothing while the file is shorter than `max_bytes` plus a quarter,
@@ -69,9 +68,8 @@ fn printable_tail(bytes: &[u8], lines: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn the_tail_stays_and_the_writer_goes_on() {

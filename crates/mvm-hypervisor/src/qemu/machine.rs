@@ -1,15 +1,5 @@
 //! One live QEMU process.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use async_trait::async_trait;
-use qapi::qmp::RunState;
-use tokio::sync::{Mutex, watch};
-use tokio::task::JoinHandle;
-use tracing::Instrument;
-
 use super::heard;
 use super::process::{Ending, Process};
 use super::qmp::Qmp;
@@ -20,6 +10,14 @@ use crate::{
     Condition, Error, Exit, Halt, Machine, MachineStats, OwnMemory, ProcessIdentity, RestoreMemory,
     Result, VmSpec,
 };
+use async_trait::async_trait;
+use qapi::qmp::RunState;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+use tracing::Instrument;
 
 /// How long QEMU may take to send the device state; about 5 ms on an idle host.
 const SEND: Duration = Duration::from_secs(60);

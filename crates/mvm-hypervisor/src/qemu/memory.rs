@@ -6,15 +6,13 @@
 //! whole file are allocated, unwritten, before the machine runs (fallocate(2)), and those still
 //! unused are given back when the machine sleeps.
 
+use super::place;
+use crate::{Result, VmSpec};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
-use rustix::io::Errno;
-
-use super::place;
-use crate::{Result, VmSpec};
 
 /// Shorter holes, in bytes, stay allocated when a file is trimmed: each one costs the file system's
 /// journal some time.
@@ -129,11 +127,10 @@ fn trim_file(file: &File) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt;
-    use std::path::Path;
-
     use super::*;
     use crate::qemu::arguments::tests::sample;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
 
     const MIB: u64 = 1 << 20;
 

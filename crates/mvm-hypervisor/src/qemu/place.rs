@@ -1,15 +1,13 @@
 //! A machine's directory: its sockets, its lock, its memory file, and who may touch them.
 
+use super::{CONSOLE_LOG, QEMU_LOG};
+use crate::{Error, Result, VmSpec};
+use rustix::fs::{FlockOperation, flock};
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-
-use rustix::fs::{FlockOperation, flock};
-
-use super::{CONSOLE_LOG, QEMU_LOG};
-use crate::{Error, Result, VmSpec};
 
 const QMP_SOCKET: &str = "qmp.sock";
 const CHANNEL_SOCKET: &str = "channel.sock";

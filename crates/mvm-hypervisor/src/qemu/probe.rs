@@ -5,15 +5,13 @@
 //! through its whole start: it finds its timers, its CPU and its devices, and then panics, as it
 //! must, for want of a root file system.
 
+use super::{Accelerator, arguments, binary};
+use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
-
-use super::{Accelerator, arguments, binary};
 
 /// How long a kernel may take to get through its start; with hardware, about a second.
 const DEADLINE: Duration = Duration::from_secs(10);

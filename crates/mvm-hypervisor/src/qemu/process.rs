@@ -2,18 +2,16 @@
 //! ever hitting another. A pidfd (pidfd_open(2)) pins the process; start time and marker prove that
 //! it is the right one.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::time::Duration;
-
+use super::oom::OomKills;
+use crate::{Error, ProcessIdentity, Result};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
-
-use super::oom::OomKills;
-use crate::{Error, ProcessIdentity, Result};
 
 /// How a process ended, as far as it can be known: only its parent learns the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -247,10 +245,9 @@ fn marker_in(cmdline: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use mvm_model::Code;
     use proptest::prelude::*;
-
-    use super::*;
 
     #[test]
     fn markers_are_read_from_argument_vectors() {

@@ -1,11 +1,8 @@
 //! QMP (QEMU's docs/interop/qmp-spec): few commands, each with a deadline, over a connection that
 //! is reopened when it breaks.
 
-use std::os::fd::RawFd;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
-
+use super::heard::{self, Heard};
+use crate::{Error, Halt, Result};
 use futures::StreamExt;
 use qapi::ExecuteError;
 use qapi::futures::{QapiService, QmpStreamTokio};
@@ -14,13 +11,14 @@ use qapi::qmp::{
     migrate_set_capabilities, query_status, quit, stop,
 };
 use serde::Serialize;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::WriteHalf;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
-
-use super::heard::{self, Heard};
-use crate::{Error, Halt, Result};
 
 /// How long a command may take. On an idle host all answer within a millisecond.
 const COMMAND: Duration = Duration::from_secs(10);

@@ -9,19 +9,17 @@
 //! truncated, damaged or unsuitable one before a process is started. A state with memory may have
 //! gigabytes: its checksum is computed while QEMU reads it, and compared at the end.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-
 use super::Accelerator;
 use super::arguments::cpu_model;
 use super::place;
 use super::stream::{copy_without_zero_pages, with_memory_part};
 use crate::VmSpec;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 const MAGIC: &str = "mvm-snapshot ";
 /// The header's length in bytes with its newline. The header is written last, when the state is
@@ -303,10 +301,9 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::qemu::arguments::tests::sample;
+    use proptest::prelude::*;
 
     fn written(state: &[u8]) -> (tempfile::TempDir, PathBuf, Hardware) {
         let dir = tempfile::tempdir().unwrap();

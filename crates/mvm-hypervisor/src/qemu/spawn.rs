@@ -1,15 +1,14 @@
 //! Starts a process that outlives the agent and inherits only what it is given.
 
+use super::Accelerator;
+use super::place::{self, Place};
+use super::process::Process;
+use crate::{Error, Result, VmSpec};
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-
-use super::Accelerator;
-use super::place::{self, Place};
-use super::process::Process;
-use crate::{Error, Result, VmSpec};
 
 /// A new process that is killed when this is dropped before [`Newborn::grown`].
 #[derive(Debug)]

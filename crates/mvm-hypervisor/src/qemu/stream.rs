@@ -263,9 +263,8 @@ impl<'a, R: Read, W: Write> Copy<'a, R, W> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
+    use proptest::prelude::*;
 
     /// A page: which of the two blocks, its number, its content (0 is a zero page).
     type Page = (bool, u8, u8);

@@ -6,14 +6,12 @@
 //! these pages written over it. The cost depends on what the guest has written, not on how much
 //! memory it may have.
 
+use super::place;
+use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-
-use rustix::io::Errno;
-
-use super::place;
 
 const PAGE: u64 = 4096;
 /// The largest number of bytes to copy at once.
@@ -154,9 +152,8 @@ fn is_own(entry: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn only_private_mappings_of_the_file_count() {

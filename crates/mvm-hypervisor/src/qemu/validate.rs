@@ -1,11 +1,10 @@
 //! Checks a specification before a process is started for it.
 
+use crate::{Disk, Error, Nic, Result, VmSpec};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-
-use crate::{Disk, Error, Nic, Result, VmSpec};
 
 /// Longest path of a Unix socket (unix(7)), less the longest socket name and a slash.
 const LONGEST_DIR: usize = 107 - "/channel.sock".len();
@@ -141,10 +140,9 @@ fn nic(nic: &Nic) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::qemu::arguments::tests::sample;
+    use proptest::prelude::*;
 
     #[test]
     fn each_fault_is_named() {

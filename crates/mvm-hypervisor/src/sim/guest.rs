@@ -1,11 +1,9 @@
 //! The guest's side of a simulated machine.
 
+use super::life::Life;
 use std::sync::{Arc, Weak};
-
 use tokio::net::UnixStream;
 use tokio::sync::watch;
-
-use super::life::Life;
 
 /// What a simulated guest answers on its channel. It is called once per connection, on a task of
 /// its own that ends with the machine.

@@ -1,12 +1,10 @@
 //! The caller of the driver (an agent), and its sudden end.
 
-use std::sync::Arc;
-
-use tokio::sync::watch;
-
 use super::fault::{Call, Effect, Moment};
 use super::world::World;
 use crate::Result;
+use std::sync::Arc;
+use tokio::sync::watch;
 
 /// One holder of the world. Once halted, it behaves as a killed process: none of its calls returns,
 /// and none has an effect.

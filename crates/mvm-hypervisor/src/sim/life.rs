@@ -1,12 +1,10 @@
 //! One simulated machine from its start to its end.
 
+use crate::{Condition, Error, Halt, ProcessIdentity, RestoreMemory, Result, VmSpec};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use tokio::sync::watch;
 use tokio::time::Instant;
-
-use crate::{Condition, Error, Halt, ProcessIdentity, RestoreMemory, Result, VmSpec};
 
 /// One machine from its start to its end.
 #[derive(Debug)]

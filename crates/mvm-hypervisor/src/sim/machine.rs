@@ -1,12 +1,5 @@
 //! A simulated machine.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
-
-use async_trait::async_trait;
-use tokio::sync::watch;
-
 use super::fault::{Call, Effect, Moment};
 use super::guest::GuestHost;
 use super::holder::Holder;
@@ -17,6 +10,11 @@ use crate::{
     Condition, Error, Exit, Machine, MachineStats, OwnMemory, ProcessIdentity, RestoreMemory,
     Result,
 };
+use async_trait::async_trait;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
 
 pub(super) struct SimMachine {
     holder: Holder,

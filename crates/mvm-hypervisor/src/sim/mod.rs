@@ -14,11 +14,10 @@ mod machine;
 mod saved;
 mod world;
 
+use async_trait::async_trait;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-
-use async_trait::async_trait;
 
 pub use fault::{Call, Effect, FaultPlan, Moment};
 pub use guest::{Guest, GuestChannel, GuestMachine};

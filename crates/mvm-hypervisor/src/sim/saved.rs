@@ -2,14 +2,12 @@
 //!
 //! Each file is a line of JSON, followed by the guest's memory as it is.
 
-use std::io;
-use std::path::{Path, PathBuf};
-
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-
 use super::life::Life;
 use crate::{ProcessIdentity, RestoreMemory, VmSpec};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// A simulated snapshot.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,21 +1,19 @@
 //! What a simulated host holds: its machines, their channels, and the counts of calls.
 
-use std::collections::BTreeMap;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
-
-use tokio::net::UnixListener;
-use tokio::runtime::Handle;
-
 use super::Latencies;
 use super::fault::{Call, Effect, FaultPlan};
 use super::guest::{Guest, GuestChannel, GuestHost, GuestMachine};
 use super::life::{Life, locked};
 use super::saved::{Kept, Saved};
 use crate::{Error, ProcessIdentity, RestoreMemory, Result, VmSpec};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use tokio::net::UnixListener;
+use tokio::runtime::Handle;
 
 /// Pids begin above the highest that Linux gives (2^22), so that none is ever a real process's.
 const FIRST_PID: u32 = 1 << 30;

@@ -3,13 +3,12 @@
 
 #![allow(dead_code, reason = "not every test needs everything")]
 
+use mvm_hypervisor::qemu::QemuDriver;
+use mvm_hypervisor::{Confine, Disk, Hypervisor, Kernel, Platform, ProcessIdentity, VmSpec};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-
-use mvm_hypervisor::qemu::QemuDriver;
-use mvm_hypervisor::{Confine, Disk, Hypervisor, Kernel, Platform, ProcessIdentity, VmSpec};
 
 /// The user that confined machines run as in tests; it needs no entry in passwd.
 pub const USER: u32 = 54_321;

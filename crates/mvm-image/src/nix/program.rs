@@ -1,11 +1,10 @@
 //! How Nix is run: with which settings, and with which users for its builders.
 
-use std::path::{Path, PathBuf};
-
 use crate::error::{At, Result};
 use crate::layout::ImageStore;
 use crate::run::Tool;
 use crate::types::Sandbox;
+use std::path::{Path, PathBuf};
 
 /// The group of the builders' users, whose ids follow it; no tenant's machines use them. They are
 /// on no list of the host: Nix finds them in files that only it sees.

@@ -1,9 +1,8 @@
 //! Checks that git agrees to read a flake that is a git repository.
 
-use std::path::{Path, PathBuf};
-
 use crate::error::{Error, Result};
 use crate::run::Tool;
+use std::path::{Path, PathBuf};
 
 /// What git and newer versions of Nix print about a repository that belongs to another user.
 const FOREIGN: [&str; 2] = ["dubious ownership in repository", "is not owned by current user"];

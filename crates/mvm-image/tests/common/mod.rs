@@ -1,14 +1,13 @@
 //! What the tests share: a store of their own, and the flake of Debian's packages, fetched once.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+use mvm_image::{
+    BuildRequest, GuestBinary, ImageStore, KernelImport, KernelInfo, Progress, Sandbox, Tools,
+};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-
-use mvm_image::{
-    BuildRequest, GuestBinary, ImageStore, KernelImport, KernelInfo, Progress, Sandbox, Tools,
-};
 use tokio::sync::mpsc;
 
 /// A stand-in for the guest binary: the store takes it as bytes and does not run it.

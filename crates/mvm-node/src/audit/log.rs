@@ -7,6 +7,7 @@ mod prune;
 
 use crate::Result;
 use crate::clock::wall;
+use crate::locks::locked;
 use crate::problem::io;
 use crate::state_dir::make_dir;
 use mvm_api::Problem;
@@ -18,8 +19,6 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex as Lock, PoisonError};
 use tokio::sync::watch;
-
-use crate::locks::locked;
 
 /// A file that has grown to this size in bytes is followed by another.
 const FILE_BYTES: u64 = 16 << 20;

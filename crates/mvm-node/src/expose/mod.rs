@@ -6,8 +6,6 @@
 mod front;
 mod metrics;
 
-use metrics::Metrics;
-
 use crate::audit::{self, Auditor};
 use crate::clock::wall;
 use crate::instances::{Instances, Slot, draw_ids, new_instance};
@@ -20,6 +18,7 @@ use crate::spares::Spares;
 use crate::wake::Wake;
 use crate::{Result, now};
 use front::Front;
+use metrics::Metrics;
 use mvm_api::Problem;
 use mvm_api::expose::{ExposePool, ExposeView, ServingView};
 use mvm_model::expose::Expose;

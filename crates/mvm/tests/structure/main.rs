@@ -4,6 +4,7 @@
 //! `use` or by a path that begins with `crate`, `self` or `super`. Names that a module hands on
 //! (`pub use`) count as those of the module that defines them.
 
+mod blocks;
 mod exceptions;
 mod imports;
 mod sizes;
@@ -66,6 +67,26 @@ fn crates_use_lower_floors_only() {
         }
     }
     assert!(seen > 20, "the manifests are read wrongly: {seen} dependencies");
+}
+
+#[test]
+fn imports_stand_in_one_block() {
+    let mut folders = vec![crates(), crates().join("../fuzz")];
+    let (mut read, mut faults) = (0, Vec::new());
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).expect("folder").flatten().map(|e| e.path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                read += 1;
+                let text = std::fs::read_to_string(&path).expect("a file");
+                let lines = blocks::parted(&text).into_iter();
+                faults.extend(lines.map(|line| format!("{}:{line}", path.display())));
+            }
+        }
+    }
+    assert!(read > 300, "the tree is read wrongly: {read} files");
+    assert!(faults.is_empty(), "remove the blank line before:\n{}", faults.join("\n"));
 }
 
 #[test]
