@@ -2,7 +2,6 @@
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
-nextest := "INSTA_UPDATE=${INSTA_UPDATE:-no} scripts/tools cargo nextest run --workspace --locked"
 machines := "binary(machines) | binary(qemu) | binary(qemu_failures)"
 fleets := "binary(fleet) | binary(chaos)"
 crashes := "package(mvm-node) & test(/^crashes::/)"
@@ -20,23 +19,23 @@ check:
 
 # Tests that need no root and take no minute; words of `cargo nextest run` choose among them
 unit *words:
-    {{ nextest }} -E 'not ({{ machines }} | {{ fleets }} | {{ crashes }} | {{ slow }})' {{ words }}
+    scripts/tests -E 'not ({{ machines }} | {{ fleets }} | {{ crashes }} | {{ slow }})' {{ words }}
 
 # Real machines, as root
 vm *words: build
-    source scripts/fixtures; fixtures; {{ nextest }} -E '{{ machines }}' {{ words }}
+    source scripts/fixtures; fixtures; scripts/tests -E '{{ machines }}' {{ words }}
 
 # Fleets of processes in network namespaces, as root
 fleet *words: build
-    source scripts/fixtures; fixtures; {{ nextest }} -E '{{ fleets }}' {{ words }}
+    source scripts/fixtures; fixtures; scripts/tests -E '{{ fleets }}' {{ words }}
 
 # The agent is killed at every point of every operation; MVM_CRASH=NAME chooses one operation
 crash *words:
-    {{ nextest }} -E '{{ crashes }}' {{ words }}
+    scripts/tests -E '{{ crashes }}' {{ words }}
 
 # Every reader of foreign bytes is given what comes of its corpus by chance
 fuzz seconds="20" *words:
-    MVM_FUZZ_SECONDS={{ seconds }} {{ nextest }} -E "package(mvm-fuzz)" {{ words }}
+    MVM_FUZZ_SECONDS={{ seconds }} scripts/tests -E "package(mvm-fuzz)" {{ words }}
 
 # The documentation of the code, and its examples
 docs:
