@@ -4,7 +4,7 @@
 //! A log is a text with one record per line: `DIGEST BODY`. BODY is the record in JSON and names
 //! the digest of the line before; DIGEST is the SHA-256 of BODY, in hexadecimal digits. So an
 //! edited line does not match its digest, and a line that was removed, added or moved breaks the
-//! chain. Only lines cut off at the end leave no trace in the log: whoever has kept a digest
+//! chain. Only lines cut off at the end leave no trace in the log: someone who has kept a digest
 //! elsewhere can find that. A record is durable with its newline: whatever follows the last newline
 //! was never acknowledged to anybody.
 //!

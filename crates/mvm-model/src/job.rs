@@ -18,15 +18,15 @@ use std::str::FromStr;
 pub const MAX_TIMEOUT_S: u64 = 7 * 24 * 3600;
 /// How many instances are tried before a job that never began is given up.
 pub const START_TRIES: u32 = 3;
-/// How many ended jobs of a pool are kept, with their logs and artifacts.
+/// How many ended jobs of a pool are kept, with their logs and artifacts, at most.
 pub const KEPT: usize = 500;
-/// How long they are kept, in ms: a week.
+/// How long an ended job is kept, in ms: a week.
 pub const KEPT_MS: Millis = 7 * 24 * 3_600_000;
 /// How long a job may wait for its inputs, in ms: a day.
 pub const PREPARING_MS: Millis = 24 * 3_600_000;
-/// The most that a command and its environment may come to, in bytes.
+/// The largest size of a command and its environment together, in bytes.
 const MAX_COMMAND: usize = 512 * 1024;
-/// The most artifacts of one job.
+/// The largest number of artifacts of one job.
 const MAX_ARTIFACTS: usize = 64;
 
 /// What is to be run, and how.
@@ -139,8 +139,8 @@ pub enum JobState {
 
 use JobState::*;
 
-/// Every allowed transition. What has ended stays so; only a job that may be retried goes back from
-/// `running` into the queue, and from `starting` one that never began.
+/// /// Every allowed transition. A job that has ended stays so. Two lead back into the queue: from
+/// `running` for a job that may be retried, and from `starting` for one whose command never began.
 pub const TRANSITIONS: &[(JobState, JobState)] = &[
     (Preparing, Queued),
     (Preparing, Canceled),
@@ -161,16 +161,16 @@ pub const TRANSITIONS: &[(JobState, JobState)] = &[
 ];
 
 impl JobState {
-    /// All of them.
+    /// /// All states, in the order of a job's life.
     pub const ALL: [JobState; 9] =
         [Preparing, Queued, Starting, Running, Succeeded, Failed, TimedOut, Canceled, Lost];
 
-    /// Whether a job in this state may go to `to`.
+    /// Returns whether a job in this state may go to `to`.
     pub fn allows(self, to: JobState) -> bool {
         TRANSITIONS.contains(&(self, to))
     }
 
-    /// Whether nothing will happen to it any more.
+    /// Returns whether a job in this state is over: no transition leads out of it.
     pub fn has_ended(self) -> bool {
         matches!(self, Succeeded | Failed | TimedOut | Canceled | Lost)
     }
@@ -217,12 +217,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Without a status of the command's.
+    /// Returns an outcome that has a reason and no exit status.
     pub fn because(state: JobState, reason: impl Into<String>) -> Outcome {
         Outcome { state, exit_status: None, reason: Some(reason.into()) }
     }
 
-    /// One more thing to be said of it, besides what is known already.
+    /// Adds a reason to those that are known already.
     pub fn add_reason(&mut self, why: String) {
         self.reason = Some(match self.reason.take() {
             Some(known) => format!("{known}; {why}"),
@@ -355,7 +355,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// A job that waits for its inputs.
+    /// Returns a job that waits for its inputs.
     pub fn new(id: JobId, pool: PoolRef, spec: JobSpec, holder: String, now: Millis) -> Job {
         Job {
             id,
@@ -379,8 +379,8 @@ impl Job {
         }
     }
 
-    /// Leaves the names of its variables in the record; gives them with their values, which are to be
-    /// kept beside it.
+    /// /// Clears the values of the job's variables in the record, which keeps their names, and
+    /// returns names and values: the caller stores these beside the record.
     pub fn part_values(&mut self) -> BTreeMap<String, String> {
         let values = self.spec.env.clone();
         self.spec.env.values_mut().for_each(String::clear);
@@ -396,7 +396,8 @@ impl Job {
         Ok(())
     }
 
-    /// [`Job::go`], from one state only: several lead into the queue, each for a reason of its own.
+    /// /// Does as [`Job::go`], from one state only: several lead into the queue, each for a reason
+    /// of its own.
     fn go_from(&mut self, from: JobState, to: JobState) -> Result<(), Fault> {
         if self.state == from { self.go(to) } else { Err(self.cannot_become(to)) }
     }
@@ -407,7 +408,8 @@ impl Job {
             .hint(format!("see what became of it: mvm job info {}", self.id))
     }
 
-    /// Queues it behind all that were queued before.
+    /// Queues the job behind all that were queued before; `number` is its place in the order of
+    /// submission.
     pub fn queue(&mut self, number: u64, now: Millis) -> Result<(), Fault> {
         self.go_from(Preparing, Queued)?;
         self.number = number;
@@ -415,7 +417,7 @@ impl Job {
         Ok(())
     }
 
-    /// It gets an instance.
+    /// Gives the job an instance that was in state `from`, and begins an attempt.
     pub fn assign(&mut self, instance: InstanceRef, from: State, now: Millis) -> Result<(), Fault> {
         self.go(Starting)?;
         self.attempts.push(Attempt {
@@ -435,7 +437,8 @@ impl Job {
         Ok(())
     }
 
-    /// Its command is about to begin: from now on it may have run. `kept`: in a guest that keeps it.
+    /// /// Notes that the command is about to begin: from now on it may have run. `kept` is present
+    /// where the guest keeps the command for the next agent.
     pub fn begin(&mut self, kept: Option<KeptRun>, now: Millis) -> Result<(), Fault> {
         self.go(Running)?;
         self.kept = kept;
@@ -445,14 +448,16 @@ impl Job {
         Ok(())
     }
 
-    /// Its instance is given back before the command has begun; it keeps its place in the queue.
+    /// /// Takes the instance away before the command has begun; the job keeps its place in the
+    /// queue.
     pub fn give_back(&mut self) -> Result<(), Fault> {
         self.go_from(Starting, Queued)?;
         self.attempts.pop();
         Ok(())
     }
 
-    /// Its instance could not be brought up: it gets another, a few times.
+    /// /// Notes that the instance could not be brought up. The job gets another one,
+    /// [`START_TRIES`] in all, and then fails.
     pub fn start_failed(&mut self, reason: String, now: Millis) -> Result<(), Fault> {
         if self.state != Starting {
             return Err(self.cannot_become(Queued));
@@ -464,7 +469,8 @@ impl Job {
         }
     }
 
-    /// It has come out so. Where it may be run again, it goes back to its place in the queue.
+    /// /// Notes how the attempt came out. A job that may be retried goes back to its place in the
+    /// queue; any other one has ended.
     pub fn end(&mut self, outcome: Outcome, now: Millis) -> Result<(), Fault> {
         let may_again = match self.state {
             Running => matches!(outcome.state, Failed | TimedOut | Lost),
@@ -493,9 +499,9 @@ impl Job {
         Ok(())
     }
 
-    /// What an agent that starts makes of it; gives whether that is a change. A command that its
-    /// guest keeps goes on where its `machine` still runs. Any other that may have run is run again
-    /// only if the job may be retried.
+    /// /// Decides what an agent that starts makes of the job, and returns whether this changed it.
+    /// A command that its guest keeps goes on where its `machine` still runs. Any other that may
+    /// have run is run again only if the job may be retried.
     pub fn recover(&mut self, machine: Found, now: Millis) -> Result<bool, Fault> {
         match (self.state, machine) {
             (Preparing | Queued | Starting, _) if self.cancel_requested => {
@@ -520,14 +526,14 @@ impl Job {
         Ok(true)
     }
 
-    /// The instance that its command runs in.
+    /// Returns the instance that the command runs in; `None` unless the job is `running`.
     pub fn runs_in(&self) -> Option<crate::InstanceId> {
         let attempt = self.attempts.last().filter(|_| self.state == Running)?;
         Some(attempt.instance.id)
     }
 
-    /// The status that a command which stands for the job ends with: the command's own; 124 after
-    /// the timeout, 130 if it was canceled, 125 where mvm could not do its part.
+    /// /// Returns the exit status of a client's command that stands for the job: that of the job's
+    /// command; 124 after the timeout, 130 if it was canceled, 125 where mvm could not do its part.
     pub fn shell_status(&self) -> u8 {
         let own = self.exit_status.and_then(|status| u8::try_from(status).ok());
         match self.state {
@@ -540,7 +546,8 @@ impl Job {
     }
 }
 
-/// May `pool`, whose jobs these are, get one more that waits? `limit` is the tenant's quota.
+/// /// Checks whether `pool`, whose jobs these are, may have one more that waits. `limit` is the
+/// tenant's quota. Errors: `queue_full`.
 pub fn admit<'a>(
     pool: &PoolRef,
     limit: u64,
@@ -560,8 +567,8 @@ pub fn admit<'a>(
     )))
 }
 
-/// Those of one pool's jobs that are forgotten, with their logs and artifacts: ended ones that are
-/// too old or too many.
+/// /// Returns those of one pool's jobs that are removed, with their logs and artifacts: ended ones
+/// that are older than [`KEPT_MS`] or beyond the newest [`KEPT`].
 pub fn forgotten<'a>(jobs: impl IntoIterator<Item = &'a Job>, now: Millis) -> Vec<JobId> {
     let mut ended: Vec<&Job> = jobs.into_iter().filter(|job| job.state.has_ended()).collect();
     ended.sort_by_key(|job| (std::cmp::Reverse(job.ended_at), job.id));
@@ -570,7 +577,7 @@ pub fn forgotten<'a>(jobs: impl IntoIterator<Item = &'a Job>, now: Millis) -> Ve
     over.filter(|(index, job)| *index >= KEPT || too_old(job)).map(|(_, job)| job.id).collect()
 }
 
-/// Those whose inputs never came.
+/// Returns the jobs whose inputs did not come within [`PREPARING_MS`].
 pub fn abandoned<'a>(jobs: impl IntoIterator<Item = &'a Job>, now: Millis) -> Vec<JobId> {
     let stuck = |job: &&Job| job.state == Preparing && now >= job.created_at + PREPARING_MS;
     jobs.into_iter().filter(stuck).map(|job| job.id).collect()

@@ -10,7 +10,8 @@ use crate::name::Name;
 use crate::state::State;
 use std::collections::BTreeSet;
 
-/// How long a job has waited that comes before one which is queued now with a priority that is higher by 1.
+/// How much longer than another job, in ms, one must have waited to come level with it if its
+/// priority is lower by 1.
 pub const PRIORITY_STEP_MS: Millis = 60_000;
 
 /// Returns the key by which a queue is ordered, smallest first.

@@ -1,8 +1,8 @@
-//! The right to use one instance for a while.
+//! //! Leases: the right to use one instance for a while.
 //!
-//! A person's lease has a deadline. A job's lives as long as its holder: whoever uses the machine (a
-//! job, an open session, the connection of a claim) shows itself again and again, and a lease whose
-//! holder has not been seen for [`HOLD_MS`] is over.
+//! A person's lease has a deadline. A job's lives as long as its holder: what uses the machine (a
+//! job, an open session, the connection of a claim) shows itself every [`RENEW_MS`], and a lease
+//! whose holder has not been seen for [`HOLD_MS`] is over.
 
 use crate::Millis;
 use schemars::JsonSchema;
@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fmt;
 
-/// How long a lease outlives the last sign of its holder, in ms: a leader that is followed by
-/// another, or an agent that is replaced, costs less.
+/// /// How long a lease outlives the last sign of its holder, in ms. A change of leaders, or the
+/// replacement of an agent, takes less.
 pub const HOLD_MS: Millis = 30_000;
 /// How often a holder on another machine shows itself, in ms.
 pub const RENEW_MS: Millis = 10_000;
@@ -60,18 +60,20 @@ pub struct Lease {
     pub longest_until: Option<Millis>,
 }
 
-/// How long a lease lasts that was taken without saying: one hour, in seconds.
+/// The length of a lease that was taken without naming one, in seconds: one hour.
 pub const DEFAULT_LEASE_S: u64 = 3600;
 
 impl Purpose {
-    /// Whether a lease for this lives as long as its holder, and not until a deadline.
+    /// /// Returns whether a lease for this purpose lives as long as its holder, instead of until a
+    /// deadline.
     pub fn lives_with_holder(self) -> bool {
         self == Purpose::Run
     }
 }
 
 impl Lease {
-    /// When it ends, where its holder was seen last at `seen`, if it shows itself no more.
+    /// /// Returns when the lease ends, if its holder was last seen at `seen` and shows itself no
+    /// more.
     pub fn ends_at(&self, seen: Millis) -> Millis {
         if !self.purpose.lives_with_holder() {
             return self.expires_at;
@@ -80,14 +82,15 @@ impl Lease {
         held_until.min(self.longest_until.unwrap_or(Millis::MAX))
     }
 
-    /// Whether its deadline has passed at `now`.
+    /// Returns whether the lease's deadline has passed at `now`.
     pub fn expired(&self, now: Millis) -> bool {
         now >= self.expires_at
     }
 }
 
-/// When the holders of leases were seen last, by the leases' ids. In memory only: a server that starts
-/// takes all holders for seen at that moment, so that its restart costs none of them its lease.
+/// When the holders of leases were seen last, by the leases' ids. In memory only: a server that
+/// starts counts all holders as seen at that moment, so that its restart costs none of them its
+/// lease.
 #[derive(Clone, Debug)]
 pub struct Holders {
     started: Millis,
@@ -96,41 +99,41 @@ pub struct Holders {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Sign {
-    /// So many hold it here and now.
+    /// How many hold the lease here and now.
     open: usize,
     seen: Millis,
 }
 
 impl Holders {
-    /// Of a server that has started at `now`.
+    /// Returns what a server knows that has started at `now`: no holders.
     pub fn begin(now: Millis) -> Holders {
         Holders { started: now, signs: HashMap::new() }
     }
 
-    /// Somebody holds the lease from now on, until [`Holders::let_go`].
+    /// Notes that somebody holds the lease from now on, until [`Holders::let_go`].
     pub fn hold(&mut self, lease: &str) {
         self.signs.entry(lease.to_owned()).or_default().open += 1;
     }
 
-    /// One of those that hold the lease does so no more.
+    /// Notes that one of the lease's holders has let it go.
     pub fn let_go(&mut self, lease: &str, now: Millis) {
         if let Some(sign) = self.signs.get_mut(lease) {
             *sign = Sign { open: sign.open.saturating_sub(1), seen: now };
         }
     }
 
-    /// The holder of the lease has shown itself.
+    /// Notes that the holder of the lease has shown itself.
     pub fn renew(&mut self, lease: &str, now: Millis) {
         let sign = self.signs.entry(lease.to_owned()).or_default();
         sign.seen = sign.seen.max(now);
     }
 
-    /// Whether somebody holds the lease here and now.
+    /// Returns whether somebody holds the lease here and now.
     pub fn is_held(&self, lease: &str) -> bool {
         self.signs.get(lease).is_some_and(|sign| sign.open > 0)
     }
 
-    /// When a holder of the lease was seen last.
+    /// Returns when a holder of the lease was seen last; `now` while one holds it here.
     pub fn seen(&self, lease: &str, now: Millis) -> Millis {
         match self.signs.get(lease) {
             Some(sign) if sign.open > 0 => now,

@@ -1,45 +1,46 @@
-//! When a guest that says nothing is taken for dead.
+//! //! When a guest that says nothing is taken for dead.
 //!
-//! Whoever watches it looks now and then. A guest that has said nothing for a while is asked, again and
-//! again; one that has said nothing since it was first asked, for the whole of its pool's
-//! `guest_timeout_s`, is dead. Times are in ms of a clock that never goes back.
+//! A watcher looks at the guest now and then. A guest that has said nothing for a while is asked
+//! for a sign of life, again and again; one that has said nothing for the whole of its pool's
+//! `guest_timeout_s` since it was first asked is dead. Times are in ms of a clock that never goes
+//! back.
 
 use crate::Millis;
 
-/// The longest between two looks for what was asked before the first to count after the second: a
-/// watcher that was held up has not heard what was said meanwhile.
+/// /// The longest pause between two looks, in ms. After a longer one, earlier questions do not
+/// count: a watcher that was held up has not heard what was said meanwhile.
 pub const HELD_UP_MS: Millis = 5000;
-/// The shortest pause before a guest that is silent is asked, and asked again.
+/// The shortest pause before a silent guest is asked, and asked again, in ms.
 const SHORTEST_MS: Millis = 500;
 
 /// What is to be done about a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Nothing.
+    /// Nothing is done before the next look.
     Wait,
-    /// It is to be asked for a sign of life.
+    /// The guest is asked for a sign of life.
     Ask,
-    /// It is dead: it has said nothing for so many ms after it was asked.
+    /// The guest is dead: it has said nothing for this many ms since it was first asked.
     Dead(Millis),
 }
 
-/// What is remembered of one guest.
+/// What a watcher remembers of one guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Liveness {
-    /// When it was last looked at.
+    /// When the guest was last looked at.
     looked: Millis,
-    /// When it was asked first, and last, since it said something.
+    /// When the guest was first and last asked since it said something; `None` where it was not.
     asked: Option<(Millis, Millis)>,
 }
 
 impl Liveness {
-    /// Begins to watch.
+    /// Begins to watch a guest.
     pub fn begin(now: Millis) -> Liveness {
         Liveness { looked: now, asked: None }
     }
 
-    /// Looks at a guest of a pool with this timeout in seconds (0: it may be silent for ever) that
-    /// was last heard of at `heard`.
+    /// /// Looks at a guest that was last heard from at `heard`, and returns what to do.
+    /// `timeout_s` is its pool's, in seconds; with 0 the guest may be silent for ever.
     pub fn look(&mut self, timeout_s: u64, heard: Millis, now: Millis) -> Next {
         let held_up = now.saturating_sub(self.looked) > HELD_UP_MS;
         self.looked = now;
@@ -67,7 +68,8 @@ impl Liveness {
         }
     }
 
-    /// Whether a guest that was last heard of at `heard` has said nothing since it was asked.
+    /// Returns whether a guest that was last heard from at `heard` has said nothing since it was
+    /// asked.
     pub fn is_silent_since(&self, heard: Millis) -> bool {
         self.asked.is_some_and(|(first, _)| heard < first)
     }

@@ -11,17 +11,17 @@ use crate::state::State;
 pub enum Mover {
     /// The reconciler and the policy: they leave alone what anybody holds.
     Agent,
-    /// Whoever has the lease with this id, and the agent that ends it.
+    /// The holder of the lease with this id, and the agent that ends it.
     Lease(String),
     /// The person or program of this name: moves what nobody holds, and what it holds itself by a
     /// manual lease.
     Holder(String),
-    /// Whoever destroys an instance or its pool: no lease stands in the way.
+    /// The destroyer of an instance or its pool: no lease stands in the way.
     Force,
 }
 
 impl Mover {
-    /// Whoever has the instance's lease; the agent, where nobody has it.
+    /// Returns the mover that the instance's lease stands for; the agent, where it has no lease.
     pub fn of(instance: &Instance) -> Mover {
         instance.lease.as_ref().map_or(Mover::Agent, |lease| Mover::Lease(lease.id.clone()))
     }
@@ -38,8 +38,8 @@ impl Mover {
         }
     }
 
-    /// Returns whether the mover gives up the instance's lease by bringing it to `to`: whoever puts
-    /// a machine aside needs it no more. A start or wake keeps the lease.
+    /// Returns whether the mover gives up the instance's lease by bringing it to `to`: a holder
+    /// that puts a machine aside needs it no more. A start or wake keeps the lease.
     pub fn gives_up(&self, instance: &Instance, to: State) -> bool {
         to != State::Running && instance.lease.as_ref().is_some_and(|lease| self.holds(lease))
     }
@@ -50,7 +50,7 @@ impl Mover {
     }
 }
 
-/// Checks whether this holder may take the instance: nobody else has it.
+/// Checks whether this holder may take the instance. Errors: `leased`, where another one has it.
 pub fn may_take(instance: &Instance, holder: &str) -> Result<(), Fault> {
     match &instance.lease {
         Some(lease) if lease.holder != holder => Err(leased(instance, lease)),

@@ -20,8 +20,8 @@ const SPECIAL: &[(&str, &str)] = &[
     ("240.0.0.0/4", "reserved"),
 ];
 
-/// Networks that are nobody's on the internet: private (RFC 1918), shared (RFC 6598), for benchmarks (RFC
-/// 2544) and for documentation (RFC 5737).
+/// Networks that belong to nobody on the internet: private (RFC 1918), shared (RFC 6598), for
+/// benchmarks (RFC 2544) and for documentation (RFC 5737).
 const PRIVATE: [&str; 8] = [
     "10.0.0.0/8",
     "172.16.0.0/12",
@@ -95,30 +95,31 @@ impl TenantNetwork {
         Ok(())
     }
 
-    /// Whether it is, or has a part of, the internet.
+    /// Returns whether the subnet is, or has a part of, the internet.
     pub fn is_public(&self) -> bool {
         let inside =
             |text: &&str| text.parse().is_ok_and(|net: Ipv4Net| net.contains(&self.ipv4_subnet));
         !PRIVATE.iter().any(inside)
     }
 
-    /// Whether both are one network, whatever was allowed when it was made.
+    /// Returns whether both have the same net id and subnet, whatever was allowed when they were
+    /// made.
     pub fn is_same(&self, other: &TenantNetwork) -> bool {
         (self.tenant_net_id, self.ipv4_subnet) == (other.tenant_net_id, other.ipv4_subnet)
     }
 
-    /// The gateway: the first host address, `.1` of a /24.
+    /// Returns the gateway: the first host address, `.1` of a /24.
     pub fn gateway(&self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.ipv4_subnet.network()) + 1)
     }
 
-    /// How many instances can have an address: all hosts but the gateway.
+    /// Returns how many instances can have an address: all host addresses but the gateway's.
     pub fn capacity(&self) -> u32 {
         let addresses = 1u64 << (32 - self.ipv4_subnet.prefix_len());
         u32::try_from(addresses.saturating_sub(3)).expect("2^32 - 3 at most")
     }
 
-    /// The lowest address not in `taken`.
+    /// Returns the lowest address that is not in `taken`. Errors: `subnet_full`.
     pub fn allocate(&self, taken: &BTreeSet<Ipv4Addr>) -> Result<Ipv4Addr, Fault> {
         let first = u32::from(self.gateway()) + 1;
         (first..first + self.capacity())
@@ -133,7 +134,8 @@ impl TenantNetwork {
             })
     }
 
-    /// Whether both could not live on one node: same net id or overlapping subnets.
+    /// Returns why both networks cannot be on one node, if so: they have the same net id, or their
+    /// subnets overlap.
     pub fn conflicts_with(&self, other: &TenantNetwork) -> Option<Fault> {
         if self.tenant_net_id == other.tenant_net_id {
             return Some(
@@ -147,8 +149,8 @@ impl TenantNetwork {
     }
 }
 
-/// The MAC address of the machine that has `address`: locally administered, and distinct for
-/// distinct addresses of one bridge.
+/// Returns the MAC address of the machine that has `address`: locally administered, and distinct
+/// for distinct addresses of one bridge.
 pub fn mac_of(net_id: u16, address: Ipv4Addr) -> String {
     let [_, b, c, d] = address.octets();
     let [hi, lo] = net_id.to_be_bytes();

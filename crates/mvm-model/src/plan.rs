@@ -17,7 +17,8 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// When the next attempt may be made: 1 s, 2 s, 4 s … up to 5 minutes after the last failure.
+    /// Returns when the next attempt may be made; 0 is at once. After the last failure it is 1 s, 2
+    /// s, 4 s … up to 5 minutes.
     pub fn retry_at(&self) -> Millis {
         if self.count == 0 {
             return 0;
@@ -26,7 +27,8 @@ impl Failures {
     }
 }
 
-/// What `pool` needs next: at most `slots` steps that build up, and any number that tear down.
+/// Returns what `pool` needs next: at most `slots` steps that build up, and any number that tear
+/// down.
 ///
 /// Leased instances are neither counted nor touched, nor are those with a transition under way
 /// touched (they count for where they head). A pool that was never scaled gets an empty plan.
@@ -54,7 +56,7 @@ pub fn plan(
         (State::Warm, desired.warm as usize),
         (State::Sleeping, desired.sleeping as usize),
     ];
-    // First what is too much, of all three, so that it serves where there is too little.
+    // // What is too much of all three comes first, so that it serves where there is too little.
     for (state, count) in wanted {
         have.trim(state, count);
     }
@@ -70,8 +72,8 @@ pub fn plan(
     actions
 }
 
-/// What stands ready in `pool`, by the rule of [`plan`]: once it has been carried out, these are
-/// the desired counts. Used machines that somebody has put aside are not among them.
+/// Returns what stands ready in `pool`, by the rule of [`plan`]: once a plan has been carried out,
+/// these are the desired counts. Used machines that somebody has put aside are not among them.
 pub fn ready<'a>(pool: &Pool, instances: impl IntoIterator<Item = &'a Instance>) -> Counts {
     let mut counts = Counts::default();
     let Some(revision) = pool.current_revision() else { return counts };
@@ -103,7 +105,8 @@ fn role(pool: &Pool, revision: &str, instance: &Instance) -> Role {
     let outdated = instance.revision != revision || !pool.shapes(instance);
     let used_once = pool.recycle == Recycle::Reset && !instance.is_clean();
     if instance.is_busy() {
-        // On its way it is left alone, and counted only if it will count when it is there.
+        // // An instance on its way is left alone, and counted only if it will count when it
+        // arrives.
         let lasting = !used_once && !outdated;
         return if lasting { Role::Spare } else { Role::Ignored };
     }
@@ -112,7 +115,7 @@ fn role(pool: &Pool, revision: &str, instance: &Instance) -> Role {
         // Somebody put a used machine aside (`instance sleep`, `warm`, `stop`), or never got it to
         // boot: it is theirs.
         _ if used_once => Role::Ignored,
-        // Raw material of an old revision or shape is left to whoever made it.
+        // Raw material of an old revision or shape is left to its maker.
         State::Created | State::Stopped if outdated => Role::Ignored,
         _ if outdated => Role::Spent,
         _ => Role::Spare,
@@ -170,7 +173,8 @@ impl<'a> Ready<'a> {
         for _ in self.shelf(state).len()..count {
             match self.take_for(state) {
                 Some(id) => build.push(Action::Move { id, to: state }),
-                // Each of those that are still missing would be a new one: later.
+                // // Every instance that is still missing would be a new one: a later plan makes
+                // it.
                 None if build.len() >= slots => return,
                 None => build.push(Action::Create { to: state }),
             }
@@ -180,7 +184,7 @@ impl<'a> Ready<'a> {
     fn take_for(&mut self, state: State) -> Option<InstanceId> {
         let idle = |i: &&Instance| !i.is_busy() && can_become(i.state, state);
         let mut none = Vec::new();
-        // A sleeper that is wanted where it is serves a hotter temperature first.
+        // // A hotter temperature takes sleepers, too, even those that are wanted asleep.
         let sleepers = if state == State::Sleeping { &mut none } else { &mut self.sleeping };
         for shelf in [&mut self.surplus, sleepers, &mut self.material] {
             if let Some(index) = shelf.iter().position(idle) {
@@ -191,8 +195,8 @@ impl<'a> Ready<'a> {
     }
 }
 
-/// Whether the reconciler can bring an instance from one state to the other, through `running`
-/// where there is no direct transition.
+/// Returns whether the reconciler can bring an instance from one state to the other, through
+/// `running` where there is no direct transition.
 fn can_become(from: State, to: State) -> bool {
     from.allows(to) || (from.allows(State::Running) && State::Running.allows(to))
 }

@@ -1,8 +1,8 @@
 //! The sleep policy: what becomes of instances that nobody uses.
 //!
 //! Counts say what stands ready, and the planner keeps them; the policy cools what no count asks
-//! for, that is, instances of pools that were never scaled. In those that were it replaces what has
-//! grown old; and under memory pressure it puts warm ones to sleep, whatever their pool.
+//! for, that is, instances of pools that were never scaled. In pools that were scaled it replaces
+//! instances that have grown old; and under memory pressure it puts warm ones of any pool to sleep.
 
 use crate::Millis;
 use crate::action::Action;
@@ -54,12 +54,13 @@ pub struct Idle {
 }
 
 impl Idle {
-    /// Begins to watch.
+    /// Begins to watch an instance with its first sample.
     pub fn begin(sample: Sample) -> Idle {
         Idle { since: sample.at, last: sample }
     }
 
-    /// With one more sample.
+    /// /// Returns the idleness after one more sample. Above either limit, or with an open session,
+    /// the instance is busy, and idle anew from this sample on.
     pub fn after(self, sample: Sample) -> Idle {
         let elapsed = sample.at.saturating_sub(self.last.at).max(1);
         let cpu = sample.cpu_ms.saturating_sub(self.last.cpu_ms) * 100 / elapsed;
@@ -69,8 +70,9 @@ impl Idle {
     }
 }
 
-/// What the policy of `pool` will do next with one instance, which has been idle since `idle_since`
-/// if it is running. Leased instances, and those with something under way, are left alone.
+/// Returns what the policy of `pool` will do next with one instance, which has been idle since
+/// `idle_since` if it is running. Leased instances, and those with something under way, are left
+/// alone.
 pub fn next(pool: &Pool, instance: &Instance, idle_since: Option<Millis>) -> Option<Next> {
     if instance.lease.is_some() || instance.is_busy() {
         return None;
@@ -110,8 +112,8 @@ fn too_old(pool: &Pool, instance: &Instance) -> Option<Next> {
     (policy.max_age_s > 0).then(|| Next { to, at, why: format!("{} s old", policy.max_age_s) })
 }
 
-/// What the policy does now with the instances of a pool. Of those that are to be replaced one at a
-/// time, when nothing else is under way in the pool: it never falls to nothing.
+/// /// Returns what the policy does now with the instances of a pool. Those that are to be replaced
+/// go one at a time, when nothing else is under way in the pool, so that it never falls to nothing.
 pub fn act<'a>(
     pool: &Pool,
     instances: impl IntoIterator<Item = &'a Instance>,
@@ -147,7 +149,7 @@ pub struct Pressure {
 }
 
 impl Pressure {
-    /// Reads the file's text; what cannot be read is no pressure.
+    /// /// Reads the text of the file. A line that is missing or malformed counts as no pressure.
     pub fn parse(text: &str) -> Pressure {
         let of = |kind: &str| -> Option<f64> {
             let line = text.lines().find(|line| line.split(' ').next() == Some(kind))?;
@@ -158,7 +160,7 @@ impl Pressure {
         Pressure { some: of("some").unwrap_or(0.0), full: of("full").unwrap_or(0.0) }
     }
 
-    /// Whether memory is to be given back before the kernel begins to kill.
+    /// Returns whether memory is to be given back before the kernel begins to kill.
     pub fn is_high(self) -> bool {
         self.some >= 10.0 || self.full >= 5.0
     }
@@ -167,14 +169,14 @@ impl Pressure {
 /// How many processes of sleeping instances a node keeps at most: each takes about 30 MiB.
 pub const LINGERING_MOST: usize = 32;
 
-/// Until when the process of an instance that sleeps is kept, by the policy of its pool.
+/// Returns until when the process of a sleeping instance is kept, by the policy of its pool.
 pub fn lingers_until(policy: &RuntimePolicy, instance: &Instance) -> Millis {
     instance.state_since + policy.linger_s * 1000
 }
 
-/// Which sleeping instances whose process is still there lose it now. Each comes with the time until
-/// which it may linger. Those whose time is over, all where memory is short, and the longest asleep
-/// where there are more than [`LINGERING_MOST`].
+/// /// Returns the sleeping instances whose process ends now. Each candidate comes with the time
+/// until which it may linger. Chosen are those whose time is over, all where memory is short, and
+/// the longest asleep where there are more than [`LINGERING_MOST`].
 pub fn overstayed<'a>(
     lingering: impl IntoIterator<Item = (&'a Instance, Millis)>,
     pressed: bool,
@@ -194,7 +196,8 @@ pub fn overstayed<'a>(
     gone
 }
 
-/// Under memory pressure: the unleased warm instance that has been so for the longest time.
+/// /// Returns the unleased warm instance that has been warm for the longest time, to be put to
+/// sleep under memory pressure.
 pub fn relieve<'a>(instances: impl IntoIterator<Item = &'a Instance>) -> Option<InstanceId> {
     instances
         .into_iter()

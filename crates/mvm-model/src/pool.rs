@@ -30,7 +30,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// All three together.
+    /// Returns the sum of all three.
     pub fn total(&self) -> u64 {
         u64::from(self.running) + u64::from(self.warm) + u64::from(self.sleeping)
     }
@@ -53,7 +53,7 @@ impl Counts {
         }
     }
 
-    /// Both together, temperature by temperature.
+    /// Returns the sums of both, temperature by temperature.
     pub fn plus(self, other: Counts) -> Counts {
         Counts {
             running: self.running + other.running,
@@ -136,23 +136,24 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// What one instance may come to use on disk at most, in MiB.
+    /// Returns the most that one instance can use on disk, in MiB: its memory file, its disks and
+    /// its caches.
     pub fn disk_mib(&self) -> u64 {
         self.resources.disk_mib() + cache::disk_mib(&self.caches)
     }
 
-    /// Whether an instance has the shape of new ones.
+    /// Returns whether an instance has the shape of new ones.
     pub fn shapes(&self, instance: &Instance) -> bool {
         instance.resources == self.resources && cache::same(&instance.caches, &self.caches)
     }
 
-    /// The revision that new instances boot from.
+    /// Returns the revision that new instances boot from; `None` before the first build.
     pub fn current_revision(&self) -> Option<&RevisionEntry> {
         self.revisions.iter().find(|revision| Some(revision.number) == self.current)
     }
 
-    /// Records a build of `digest` and makes it current. A digest that is known already keeps its
-    /// number.
+    /// /// Records a build of `digest`, makes it current and returns it. A digest that is known
+    /// already keeps its number.
     pub fn record_build(&mut self, digest: &str, now: Millis) -> RevisionEntry {
         let known = self.revisions.iter().find(|revision| revision.digest == digest).cloned();
         let entry = known.unwrap_or_else(|| {
@@ -167,7 +168,8 @@ impl Pool {
         entry
     }
 
-    /// Makes revision `to` current, or the one before the current where none is named.
+    /// /// Makes revision `to` current, or where none is named the one before the current, and
+    /// returns it. Errors: `not_found`.
     pub fn rollback(&mut self, to: Option<u32>) -> Result<RevisionEntry, Fault> {
         let wanted = match to {
             Some(number) => self.revisions.iter().find(|revision| revision.number == number),

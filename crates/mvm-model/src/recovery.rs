@@ -6,7 +6,7 @@ use crate::state::State;
 /// What there is of a sleeping machine to wake it from: on disk, or its template if it is dormant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Snapshot {
-    /// Nothing.
+    /// There is nothing to wake it from.
     Absent,
     /// The snapshot is the machine; a process has changed nothing.
     Whole,
@@ -18,7 +18,7 @@ pub enum Snapshot {
 }
 
 impl Snapshot {
-    /// Whether the machine can be woken from it.
+    /// Returns whether the machine can be woken from it.
     fn is_good(self) -> bool {
         matches!(self, Snapshot::Whole | Snapshot::Resuming { stale: false })
     }
@@ -29,18 +29,18 @@ impl Snapshot {
 pub enum Verdict {
     /// Its process lives and is right: take it over and bring the vCPUs to this state.
     Adopt(State),
-    /// End its process if there is one; its state is then this.
+    /// End its process if there is one; the instance is then in this state.
     Settle(State),
     /// Finish destroying it.
     Destroy,
-    /// It is lost, for this reason.
+    /// Mark it as failed, for this reason.
     Fail(String),
 }
 
-/// Decides from the record, whether its hypervisor `process` lives, and what there is to wake it
-/// from. A whole snapshot is renamed before a woken machine runs, so where it is there, it is the
-/// machine and the process has changed nothing. While the machine is being resumed its process is the
-/// machine, and the snapshot is, where the process has died without its guest having run.
+/// /// Decides by the record, by whether its hypervisor `process` lives, and by the `snapshot`. A
+/// whole snapshot is renamed before a woken machine runs, so where it is there, it is the machine,
+/// and the process has changed nothing. While a machine is being resumed its process is the
+/// machine; where that has died before its guest ran, the snapshot is.
 pub fn recover(instance: &Instance, process: bool, snapshot: Snapshot) -> Verdict {
     let Some(intent) = instance.intent else {
         return settled(instance, process, snapshot);
@@ -64,7 +64,7 @@ pub fn recover(instance: &Instance, process: bool, snapshot: Snapshot) -> Verdic
         // A pause or resume that was cut off is undone: its process holds the machine.
         (from, _) if from.has_process() && process => Verdict::Adopt(from),
         (from, to) if from.has_process() => lost(&format!("on its way from {from} to {to}")),
-        // Likewise, with disks that are kept.
+        // // A start from kept disks that was cut off is undone, too.
         (from, _) => Verdict::Settle(from),
     }
 }

@@ -1,30 +1,32 @@
-//! Whether what is left of a state directory's network is nobody's any more.
+//! //! Whether the network that is left of a state directory still belongs to anybody.
 
 /// What is known of a state directory, by its links, tables and processes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Signs {
-    /// Something says where it was.
+    /// Something says where the directory was.
     pub named: bool,
-    /// There is a directory that may be it: with its id, or with none that can be read.
+    /// There is a directory that may be the one: it has its id, or none that can be read.
     pub directory: bool,
-    /// A process has its lock, or files in it that are not deleted, or sees other files than we do.
+    /// A process holds the directory's lock, or files in it that are not deleted, or sees other
+    /// files than we do.
     pub alive: bool,
-    /// Somebody who is not to be seen from here uses one of its taps.
+    /// A process that cannot be seen from here uses one of its taps.
     pub unseen: bool,
 }
 
-/// What that comes to.
+/// What the signs come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It lives, or may.
+    /// The directory is in use, or may be.
     Lives,
-    /// It is gone for good: what is left is nobody's.
+    /// The directory is gone for good: what is left belongs to nobody.
     Orphan,
-    /// Nothing lives that is to be seen, but nothing says where it was either.
+    /// No use of the directory can be seen, but nothing says where it was either.
     Unknown,
 }
 
-/// A path that is missing says little by itself: it may be there for others.
+/// /// Judges the signs. A missing path says little by itself: the directory may be there for other
+/// processes.
 pub fn verdict(signs: Signs) -> Verdict {
     match signs {
         Signs { directory, alive, unseen, .. } if directory || alive || unseen => Verdict::Lives,

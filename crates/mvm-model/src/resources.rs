@@ -25,8 +25,8 @@ pub struct Resources {
     pub scratch_disk_mib: u64,
 }
 
-/// Size of the scratch disk where nobody says otherwise, in MiB: with it, the specification's 16
-/// running, 4 warm and 8 sleeping instances fit into its 200 GiB.
+/// The default size of the scratch disk, in MiB: with it, the specification's 16 running, 4 warm
+/// and 8 sleeping instances fit into its 200 GiB.
 pub const DEFAULT_SCRATCH_MIB: u64 = 1024;
 
 fn default_scratch() -> u64 {
@@ -34,7 +34,7 @@ fn default_scratch() -> u64 {
 }
 
 impl Default for Resources {
-    /// 2 vCPUs, 2048 MiB, no data disk.
+    /// Returns 2 vCPUs, 2048 MiB of memory and no data disk.
     fn default() -> Self {
         Resources {
             vcpus: 2,
@@ -64,7 +64,7 @@ impl Resources {
         range("scratch_disk_mib", self.scratch_disk_mib, 64, 1 << 24, " MiB")
     }
 
-    /// What one instance may come to use on disk at most, in MiB: memory file and both disks.
+    /// Returns the most that one instance can use on disk, in MiB: memory file and both disks.
     pub fn disk_mib(&self) -> u64 {
         self.mem_mib + self.data_disk_mib + self.scratch_disk_mib
     }

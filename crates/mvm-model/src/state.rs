@@ -54,7 +54,7 @@ impl State {
     /// All states an instance record can be in.
     pub const ALL: [State; 6] = [Created, Running, Warm, Sleeping, Stopped, Failed];
 
-    /// Whether an instance in this state may go to `to`.
+    /// Returns whether an instance in this state may go to `to`.
     pub fn allows(self, to: State) -> bool {
         match to {
             Destroyed => self != Destroyed,
@@ -63,7 +63,7 @@ impl State {
         }
     }
 
-    /// Checks the transition; the fault names both states and what is possible instead.
+    /// Checks the transition; the fault names both states, and its hint what is possible instead.
     pub fn check(self, to: State) -> Result<(), Fault> {
         if self.allows(to) {
             return Ok(());
@@ -82,12 +82,12 @@ impl State {
         Err(fault.hint(format!("from {self} it can become {}", possible.join(", "))))
     }
 
-    /// Whether a hypervisor process belongs to this state.
+    /// Returns whether a hypervisor process belongs to this state.
     pub fn has_process(self) -> bool {
         matches!(self, Running | Warm)
     }
 
-    /// The temperature, where the state has one.
+    /// Returns the temperature; `None` where the state has none.
     pub fn temperature(self) -> Option<Temperature> {
         match self {
             Running => Some(Temperature::Running),
@@ -131,7 +131,7 @@ impl Temperature {
     pub const ALL: [Temperature; 3] =
         [Temperature::Running, Temperature::Warm, Temperature::Sleeping];
 
-    /// The state of an instance of this temperature.
+    /// Returns the state of an instance of this temperature.
     pub fn state(self) -> State {
         match self {
             Temperature::Running => State::Running,

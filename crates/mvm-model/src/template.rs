@@ -4,7 +4,7 @@ use crate::Millis;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// So many clones in a row that never answered, and the template is given up.
+/// /// A template is given up after this many clones in a row whose guests never answered.
 pub const MOST_SILENT: u32 = 2;
 
 /// What became of a clone.
@@ -29,7 +29,7 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// Takes a clone of the template that was made at `made_at` into account. Gives the standing
+    /// Takes a clone of the template that was made at `made_at` into account. Returns the standing
     /// after it, and whether the template is to be given up.
     pub fn after(self, made_at: Millis, end: CloneEnd) -> (Standing, bool) {
         let before = if made_at == self.made_at { self.silent } else { 0 };

@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 /// The durable record of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tenant {
-    /// Its name.
+    /// The tenant's name.
     pub name: Name,
-    /// Its bridge and subnet.
+    /// The net id of its bridge, and its subnet.
     pub network: TenantNetwork,
-    /// What it may use.
+    /// The most that its pools may use together.
     pub quotas: Quotas,
-    /// When it was made.
+    /// When the tenant was created.
     pub created_at: Millis,
 }

@@ -1,6 +1,6 @@
-//! What can be written as text, and read back.
+//! //! Types that are written as text, and read back.
 
-/// String conversions that serde and `Display` need, the same for every name-like type.
+/// Implements the string conversions that serde needs, the same for every name-like type.
 macro_rules! string_conversions {
     ($($type:ty),*) => {$(
         impl TryFrom<String> for $type {

@@ -19,24 +19,25 @@ pub struct Moment {
     pub wall: Millis,
 }
 
-/// A moment, and what it is called on the timeline.
+/// A moment, and its time on the timeline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anchor {
     /// The moment.
     #[serde(flatten)]
     pub moment: Moment,
-    /// Its time.
+    /// The moment's time on the timeline.
     pub time: Millis,
 }
 
 impl Anchor {
-    /// Begins a timeline: its first moment is called as the wall clock calls it.
+    /// /// Begins a timeline, whose first moment has the wall clock's time.
     pub fn first(moment: Moment) -> Anchor {
         let time = moment.wall;
         Anchor { moment, time }
     }
 
-    /// The time of a moment that is not before the anchor. Never before the anchor's own time.
+    /// Returns the time of a moment that is not before the anchor; it is never before the anchor's
+    /// time.
     pub fn time_of(&self, moment: &Moment) -> Millis {
         let Moment { boot_id, since_boot, wall } = &self.moment;
         let same_boot = !boot_id.is_empty() && *boot_id == moment.boot_id;
@@ -48,7 +49,7 @@ impl Anchor {
         self.time.saturating_add(elapsed)
     }
 
-    /// The same timeline, anchored at a later moment.
+    /// Returns the same timeline, anchored at a later moment.
     pub fn moved_to(&self, moment: Moment) -> Anchor {
         Anchor { time: self.time_of(&moment), moment }
     }

@@ -124,7 +124,7 @@ impl World {
         }
     }
 
-    /// Carries a step out where it is admitted; gives the refusal where not.
+    /// Carries a step out if it is admitted; the error is the refusal.
     fn take(&mut self, step: &Step) -> Result<(), Fault> {
         let (quotas, usage, name) = (self.quotas, self.usage(), tenant());
         match step {
@@ -218,7 +218,7 @@ fn refusal_is_true(fault: &Fault, world: &World) -> Result<(), TestCaseError> {
         "max_running" => used.running,
         "max_warm" => used.warm,
         "max_pools" => used.pools,
-        // Of the pool that was asked for, which need not be the fullest.
+        // The refusal counts the pool that was asked for, which need not be the fullest.
         "max_instances_per_pool" => in_use.min(used.fullest_pool),
         _ => used.disk_mib.div_ceil(1024),
     };
@@ -285,8 +285,8 @@ proptest! {
         }
     }
 
-    /// A refusal is never for nothing: with the one named quota unlimited, it goes on to another
-    /// quota or is admitted; without limits everything is admitted.
+    /// Every refusal names a true cause: with that quota unlimited, the step is refused by another
+    /// quota or admitted; without limits everything is admitted.
     #[test]
     fn nothing_is_refused_without_a_quota(steps in steps(false)) {
         let none = u64::MAX;
@@ -350,7 +350,7 @@ proptest! {
         }
     }
 
-    /// Any numbers at all: an answer, no overflow.
+    /// Any numbers at all get an answer, and nothing overflows.
     #[test]
     fn the_largest_counts_have_an_answer(running: u32, warm: u32, sleeping: u32, limit: u64) {
         let resources = Resources { vcpus: 255, mem_mib: 1 << 20, data_disk_mib: 1 << 24, scratch_disk_mib: 1 << 24 };

@@ -114,7 +114,7 @@ fn a_log_whose_beginning_was_pruned_is_whole_only_with_the_record_that_tells_of_
     let pruned = Pruned { count: 3, last: 3, head: head(&lines[2]), at: 2 };
     assert_eq!((verdict.first, verdict.last, verdict.pruned), (4, 6, Some(pruned)));
     assert_eq!(verdict.pruned_by.as_deref(), Some("uid:0"));
-    // One record more or fewer than it tells of, or it is gone, or changed.
+    // The anchor tells of one record more or fewer than there are, or it is gone, or changed.
     let late = Err(Flaw::OutOfOrder { line: 1, number: 5, expected: 1 });
     assert_eq!(whole(lines[4..].concat().as_bytes()), late);
     assert!(whole(lines[2..].concat().as_bytes()).is_err());

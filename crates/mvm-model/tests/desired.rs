@@ -203,8 +203,8 @@ fn the_schema_takes_what_the_parser_takes_and_refuses_unknown_fields() {
 }
 
 proptest! {
-    /// Whatever bytes come, and whatever is cut out of or changed in a good document: an answer,
-    /// and what is taken is taken again after it was written.
+    /// Whatever bytes come, and whatever is cut out of or changed in a good document: there is an
+    /// answer, and a document that is taken is taken again after it was written.
     #[test]
     fn any_bytes_get_an_answer(
         cut in 0..EXAMPLE.len(),

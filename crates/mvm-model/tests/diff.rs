@@ -135,7 +135,7 @@ fn update(mut pool: Pool, document: &DesiredState) -> Pool {
     pool
 }
 
-/// A node that was brought to a document.
+/// Returns a node after it was brought to a document.
 fn brought_to(mut held: Held, document: &DesiredState, prune: bool) -> Held {
     let steps = diff(document, &held.0, &held.1, prune).unwrap();
     for step in &steps {
@@ -159,7 +159,7 @@ proptest! {
         prop_assert_eq!(diff(&second, &held.0, &held.1, true).unwrap(), vec![]);
         // Exactly the document: what the node holds says the same.
         let told = DesiredState::of(second.node_id.clone(), held.0.values(), &held.1);
-        // But for images: a document that is told names none.
+        // Images are the exception: a document made from what is held names none.
         let mut unpinned = second.clone();
         for pool in unpinned.tenants.iter_mut().flat_map(|tenant| &mut tenant.pools) {
             pool.revision = None;

@@ -182,7 +182,7 @@ impl World {
         world
     }
 
-    /// The node tells what is there.
+    /// The node reports what is there.
     fn tell(&mut self, index: u8) {
         let node = node(index);
         let mine = self.real.iter().filter(|((at, _), _)| *at == node);
@@ -250,7 +250,7 @@ impl World {
         self.no_stray_is_somebodys()
     }
 
-    /// What is under way and held is never taken for nobody's, and what has ended is.
+    /// A claim that is under way or held is never taken for a stray, and one that has ended is.
     fn no_stray_is_somebodys(&self) -> Result<(), TestCaseError> {
         for index in 0..4u8 {
             let node = node(index);

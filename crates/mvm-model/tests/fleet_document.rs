@@ -124,7 +124,7 @@ fn a_pool_has_the_fields_of_a_nodes_pool_and_its_placement() {
         properties.as_object().unwrap().keys().cloned().collect()
     };
     let mut node = fields(DesiredState::json_schema(), "DesiredPool");
-    // Who gives an image to whom is the coordinator's to say.
+    // The coordinator alone decides which node gives an image to which.
     node.retain(|field| field != "revision_from");
     node.push("placement".into());
     node.sort();
@@ -156,8 +156,8 @@ fn the_schema_takes_what_the_parser_takes_and_refuses_unknown_fields() {
 }
 
 proptest! {
-    /// Whatever bytes come, and whatever is cut out of or changed in a good document: an answer,
-    /// and what is taken is taken again after it was written.
+    /// Whatever bytes come, and whatever is cut out of or changed in a good document: there is an
+    /// answer, and a document that is taken is taken again after it was written.
     #[test]
     fn any_bytes_get_an_answer(
         cut in 0..EXAMPLE.len(),

@@ -50,7 +50,7 @@ fn status(node: &str, image: Option<(u8, Option<u8>)>) -> NodeStatus {
     }
 }
 
-/// A node that gives what it was told to hold.
+/// A node that gives the images of its document.
 fn giver<'a>(address: &'a str, status: &'a NodeStatus, document: &'a DesiredState) -> Holder<'a> {
     Holder { status, document, told: Some(document), done: true, address: Some(address) }
 }
@@ -129,7 +129,7 @@ struct Site {
 }
 
 impl Site {
-    /// It is to hold the document's pool, and others that only some hold.
+    /// A node that is to hold the document's pool, and others that only some nodes hold.
     fn new(index: usize, more: &[bool], will_give: bool) -> Site {
         let name = name(&format!("n{index}"));
         let mut plain = document(name.as_str(), None);
@@ -145,7 +145,7 @@ impl Site {
         Site { name, plain, told, status, will_give }
     }
 
-    /// Does what it was told.
+    /// Carries out its document.
     fn work(&mut self) {
         for pool in self.told.references() {
             let held = self.status.pools.entry(pool).or_default();
@@ -168,7 +168,7 @@ impl Site {
     }
 }
 
-/// Tells all nodes what they are to hold now; gives how many pools are built anew.
+/// Sends every node its new document; returns how many pools are built anew.
 fn tell(sites: &mut [Site]) -> usize {
     let before = sites.to_vec();
     let holders: Vec<Holder<'_>> = before.iter().map(Site::holds).collect();

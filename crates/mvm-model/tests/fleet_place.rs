@@ -211,7 +211,8 @@ fn a_drained_node_keeps_its_pools_for_as_long_as_it_has_jobs_of_them() {
     let first = place(&document, &nodes, &Placement::default(), 0);
     let drained = first.nodes.keys().next().unwrap().clone();
     let told = |placement: &Placement| node_document(&document, placement, &drained);
-    // The node says so many jobs, so many of them open, and whether that is after it was told.
+    // // The node reports this many jobs, this many of them open, before or after it got its
+    // document.
     let mut next = |before: &Placement, jobs: u32, open_jobs: u32, settled: bool| {
         let node = nodes.get_mut(&drained).unwrap();
         (node.duty, node.settled) = (Duty::Draining, settled);
@@ -251,9 +252,9 @@ enum Event {
     Add(Option<&'static str>, u64),
     Lease(Index, Index, u32),
     Scale(Index, Counts),
-    /// It has so many jobs of a pool, and so many instances.
+    /// A node comes to have these numbers of jobs and instances of a pool.
     Work(Index, Index, u32, u32),
-    /// It says that it has done what it was told.
+    /// A node reports that it has carried out its document.
     Settle(Index),
     Wait(Millis),
 }
@@ -384,8 +385,7 @@ impl World {
         }
     }
 
-    /// Places anew. What nodes say of what they were told before says nothing of what they are told
-    /// now.
+    /// Places anew. What nodes have reported of earlier documents says nothing of the new ones.
     fn place(&mut self) -> Placement {
         let before = self.placement.clone();
         self.placement = place(&self.document, &self.nodes, &before, self.now);
@@ -393,7 +393,7 @@ impl World {
         before
     }
 
-    /// Where there is a job of a pool the pool is, with the rest of what the node was told.
+    /// A pool stays on a node while it has jobs there, besides the rest of the node's document.
     fn check_kept(&self, before: &Placement) -> Result<(), TestCaseError> {
         for (name, share) in &before.nodes {
             let Some(node) = self.nodes.get(name) else { continue };
@@ -432,7 +432,7 @@ impl World {
             }
             let capacity = node.status.capacity;
             prop_assert!(vcpus <= capacity.vcpus && mem <= capacity.mem_mib, "{name} is too full");
-            // What a node is told, it takes.
+            // Every node takes its document.
             let document = node_document(&self.document, &self.placement, name);
             if let Err(fault) = document.validate() {
                 return Err(TestCaseError::fail(format!("{name}: {fault}")));
@@ -461,7 +461,7 @@ impl World {
 
     fn check_quotas(&self) -> Result<(), TestCaseError> {
         for tenant in &self.document.tenants {
-            // What a node merely keeps is besides: it comes to its end there.
+            // A pool that a node merely keeps is extra: it comes to its end there.
             let id = &tenant.tenant_id;
             let holds = |share: &&Share| share.pools.keys().any(|pool| pool.tenant == *id);
             let parts =
@@ -559,7 +559,7 @@ proptest! {
         prop_assert!(left.is_empty(), "{:?}", left);
     }
 
-    /// Quotas that are just enough are split so that every node can hold what it is told.
+    /// Quotas that are just enough are split so that every node can hold its document.
     #[test]
     fn tight_quotas_are_enough(document in any_fleet()) {
         let mut document = document;

@@ -168,8 +168,9 @@ proptest! {
         }
     }
 
-    /// A queue is taken from the front: by priority where jobs came within a minute, then in the order of
-    /// submission, whatever else there is; and nobody is overtaken by whoever came too late for its priority.
+    /// A queue is taken from the front: by priority where jobs came within a minute, then in the
+    /// order of submission, whatever else there is; and no job is overtaken by one that came too
+    /// late for its priority.
     #[test]
     fn the_queue_is_in_order(
         jobs in prop::collection::vec((-100i8..=100, 0usize..9), 0..60), apart in 0u64..200_000,
@@ -196,7 +197,7 @@ proptest! {
         }
     }
 
-    /// As many wait as may, and not one more.
+    /// As many jobs wait as the quota allows, and not one more.
     #[test]
     fn the_queue_has_a_bound(states in prop::collection::vec(0usize..9, 0..40), limit in 0u64..20) {
         let jobs: Vec<Job> = states.into_iter().map(|state| at(JobState::ALL[state])).collect();
@@ -211,7 +212,7 @@ proptest! {
         }
     }
 
-    /// What is forgotten has ended and is old, or older than as many as are kept.
+    /// A job that is removed has ended, and is too old or not among the newest that are kept.
     #[test]
     fn the_newest_ended_jobs_are_kept(
         ages in prop::collection::vec((0u64..KEPT_MS * 2, 0usize..9), 0..40), more in 0usize..2,
@@ -290,7 +291,8 @@ fn a_restart_loses_only_what_nobody_keeps() {
         job.recover(found, 9).expect("recover");
         job
     };
-    // What its guest keeps goes on, whoever follows it, and also where it is to end.
+    // A command that its guest keeps goes on, whether or not a client follows it, and also where it
+    // is to end.
     let mut goes_on = running(1, Some(kept()));
     assert_eq!(after(goes_on.clone(), Found::Runs), goes_on);
     (goes_on.attached, goes_on.cancel_requested) = (true, true);

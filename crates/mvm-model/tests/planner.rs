@@ -325,7 +325,8 @@ impl World {
         Ok(())
     }
 
-    /// Nothing fails any more: the plan is carried out until it is empty. Gives the steps it took.
+    /// Nothing fails any more: the plan is carried out until it is empty. Returns how many steps it
+    /// took.
     fn settle(&mut self, slots: usize) -> Result<usize, TestCaseError> {
         let mut steps = 0;
         for _ in 0..300 {

@@ -8,13 +8,13 @@ const HOUR: u64 = 3_600_000;
 /// What happens to a host between two looks at its clocks.
 #[derive(Clone, Debug)]
 enum Event {
-    /// So much time passes.
+    /// Time passes, in ms.
     Passes(u64),
-    /// The wall clock is stepped by so much.
+    /// The wall clock is stepped, by this many ms.
     Steps(i64),
     /// The process starts again and reads its anchor.
     Restarts,
-    /// The host is booted again, which takes so long.
+    /// The host is booted again, which takes this many ms.
     Reboots(u64),
 }
 

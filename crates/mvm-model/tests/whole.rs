@@ -249,7 +249,7 @@ impl Node {
         Err(TestCaseError::fail("something has no end"))
     }
 
-    /// One look of the reconcile loop at all pools. Gives how much it has begun.
+    /// One look of the reconcile loop at all pools. Returns how much it has begun.
     fn tick(&mut self, slots: usize, pressed: bool) -> Checked<usize> {
         let before = self.begun;
         if pressed && let Some(id) = policy::relieve(self.instances.values()) {
@@ -418,7 +418,7 @@ impl Node {
         Ok(())
     }
 
-    /// No commands come any more, and nothing fails: it comes to rest in so many looks.
+    /// No commands come any more, and nothing fails: the node comes to rest within this many looks.
     fn rest(&mut self, looks: usize) -> Checked {
         for _ in 0..looks {
             self.finish()?;

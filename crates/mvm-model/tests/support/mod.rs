@@ -2,8 +2,8 @@
 
 use proptest::test_runner::{Config, RngSeed};
 
-/// So many cases, the same ones at every run; `PROPTEST_RNG_SEED` goes looking elsewhere, and
-/// `PROPTEST_CASES` for longer.
+/// /// As many cases as `usual`, the same ones at every run; `PROPTEST_RNG_SEED` goes looking
+/// elsewhere, and `PROPTEST_CASES` for longer.
 #[allow(dead_code, reason = "not every test needs all of these")]
 pub fn cases(usual: u32) -> Config {
     let set = |name: &str| std::env::var_os(name).is_some();
