@@ -3,11 +3,11 @@
 //! `cargo run -p mvm-fuzz --example seeds`; inputs that once broke something are kept beside them.
 
 use mvm_api::Problem;
-use mvm_api::identity::JoinToken;
 use mvm_archive::Packer;
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::link::{Kind, Packet};
 use mvm_guest::protocol::Request;
+use mvm_identity::JoinToken;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::Path;

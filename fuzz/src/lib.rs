@@ -4,12 +4,12 @@
 //! same, and an archive touches nothing outside of its folder.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
-use mvm_api::identity::JoinToken;
 use mvm_api::page::{Page, cursor_of, next_of};
 use mvm_api::position::Position;
 use mvm_archive::{Links, Rules, Trust};
 use mvm_guest::frame;
 use mvm_guest::link::Decoder;
+use mvm_identity::JoinToken;
 use mvm_model::{DesiredState, FleetState};
 use std::path::Path;
 

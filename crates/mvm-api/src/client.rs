@@ -1,11 +1,10 @@
-//! The client: HTTP/1.1 over a Unix socket, or over mutual TLS.
+//! The client: HTTP/1.1 over a Unix socket, or over connections that it is handed the way to.
 
 use crate::identity::{Identity, SERVER_NAME};
 use crate::page::{List, next_of};
 use crate::problem::Problem;
 use crate::routes::{IDEMPOTENCY_KEY, ON_BEHALF_OF};
-use crate::tls::{self, Expect, Keeper, fault_of};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Either, Full};
 pub use hyper::body::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::SendRequest;
@@ -16,9 +15,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::UnixStream;
 
+mod connect;
 mod events;
 mod keyed;
 mod patience;
@@ -26,6 +24,8 @@ mod several;
 mod silent;
 mod upload;
 
+use connect::Target;
+pub use connect::{Connect, Duplex};
 pub use events::Event;
 pub use patience::{Patience, Waiting};
 use several::Targets;
@@ -104,7 +104,10 @@ impl ClientError {
 /// An upgraded connection: bytes both ways.
 pub type Stream = TokioIo<hyper::upgrade::Upgraded>;
 
-/// Speaks to one server, over its Unix socket or over TLS; or to whichever of several answers.
+/// The body of an answer that is passed on: read whole, or as it comes.
+pub type Relayed = Either<Full<Bytes>, Incoming>;
+
+/// Speaks to one server, over its Unix socket or by a [`Connect`]; or to whichever of several answers.
 /// Connections are kept for the next call; clones share them.
 #[derive(Clone)]
 pub struct Client {
@@ -114,12 +117,6 @@ pub struct Client {
     behalf: Option<Identity>,
     /// How long a request that may go well later is sent again.
     patience: Patience,
-}
-
-/// Where the server is.
-enum Target {
-    Unix(PathBuf),
-    Tls { address: String, keeper: Arc<Keeper>, expect: Expect },
 }
 
 /// A connection that nobody uses now.
@@ -145,103 +142,16 @@ impl std::fmt::Debug for Client {
     }
 }
 
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Target::Unix(socket) => socket.display().fmt(f),
-            Target::Tls { address, .. } => f.write_str(address),
-        }
-    }
-}
-
-impl Target {
-    fn generation(&self) -> u64 {
-        match self {
-            Target::Unix(_) => 0,
-            Target::Tls { keeper, .. } => keeper.generation(),
-        }
-    }
-
-    /// An error of the connection: what TLS says of certificates is a problem of its own.
-    fn fault(&self, doing: &str, cause: &(dyn std::error::Error + 'static)) -> ClientError {
-        match fault_of(&self.to_string(), cause) {
-            Some(problem) => ClientError::Problem(Box::new(problem)),
-            None => broken(doing, deepest(cause)),
-        }
-    }
-
-    async fn connect<B>(&self, doing: &str) -> Result<Sender<B>, ClientError>
-    where
-        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
-    {
-        let unreachable = |cause: std::io::Error| match fault_of(&self.to_string(), &cause) {
-            Some(problem) => ClientError::Problem(Box::new(problem)),
-            None => ClientError::Unreachable { at: self.to_string(), cause },
-        };
-        match self {
-            Target::Unix(socket) => {
-                let stream = UnixStream::connect(socket).await.map_err(unreachable)?;
-                self.speak(doing, stream).await
-            }
-            Target::Tls { address, keeper, expect } => {
-                let stream = tls::connect(address, keeper, expect).await.map_err(unreachable)?;
-                self.speak(doing, stream).await
-            }
-        }
-    }
-
-    async fn speak<B>(
-        &self,
-        doing: &str,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    ) -> Result<Sender<B>, ClientError>
-    where
-        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
-    {
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|cause| self.fault(doing, &cause))?;
-        tokio::spawn(async move {
-            let _ = connection.with_upgrades().await;
-        });
-        Ok(sender)
-    }
-
-    /// What an answer that is no success says.
-    async fn refusal(
-        &self,
-        response: Response<Incoming>,
-        doing: &str,
-    ) -> Result<ClientError, ClientError> {
-        let status = response.status();
-        let bytes = self.collect(response, doing).await?;
-        let problem = serde_json::from_slice(&bytes).unwrap_or_else(|_| {
-            let problem = Problem::new(Code::Unexpected, String::from_utf8_lossy(&bytes));
-            Problem { status: status.as_u16(), ..problem }
-        });
-        Ok(ClientError::Problem(Box::new(problem)))
-    }
-
-    async fn collect(
-        &self,
-        response: Response<Incoming>,
-        doing: &str,
-    ) -> Result<Bytes, ClientError> {
-        let body = response.into_body().collect().await;
-        Ok(body.map_err(|cause| self.fault(doing, &cause))?.to_bytes())
-    }
-}
-
 impl Client {
     /// A client of the agent that listens on `socket`. Connects with the first call.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Client::of(Target::Unix(socket.into()))
     }
 
-    /// A client of the server at `address` (`HOST:PORT`), which must be whom we expect, with the
-    /// identity that `keeper` keeps. Connects with the first call.
-    pub fn tls(address: impl Into<String>, keeper: Arc<Keeper>, expect: Expect) -> Self {
-        Client::of(Target::Tls { address: address.into(), keeper, expect })
+    /// A client of the server at `address` (`HOST:PORT`), to which `way` makes the connections.
+    /// Connects with the first call.
+    pub fn over(address: impl Into<String>, way: Arc<dyn Connect>) -> Self {
+        Client::of(Target::Other { address: address.into(), way })
     }
 
     fn of(target: Target) -> Self {
@@ -442,28 +352,31 @@ impl Client {
     pub async fn relay(
         &self,
         mut request: Request<Bytes>,
-    ) -> Result<Response<axum::body::Body>, ClientError> {
+    ) -> Result<Response<Relayed>, ClientError> {
         let doing = self.sign(&mut request)?;
         let (response, sender) = self.exchange(&doing, request.map(Full::new)).await?;
         let whole = response.body().size_hint().exact().is_some_and(|size| size <= WHOLE);
         if !whole || response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(response.map(axum::body::Body::new));
+            return Ok(response.map(Either::Right));
         }
         let (parts, body) = response.into_parts();
         let body = body.collect().await.map_err(|cause| sender.target.fault(&doing, &cause))?;
         self.keep(sender);
-        Ok(Response::from_parts(parts, body.to_bytes().into()))
+        Ok(Response::from_parts(parts, Either::Left(Full::new(body.to_bytes()))))
     }
 
     /// The same where the body goes on as it comes, too: over a connection of its own.
-    pub async fn relay_stream(
+    pub async fn relay_stream<B>(
         &self,
-        mut request: Request<axum::body::Body>,
-    ) -> Result<Response<axum::body::Body>, ClientError> {
+        mut request: Request<B>,
+    ) -> Result<Response<Incoming>, ClientError>
+    where
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+    {
         let doing = self.sign(&mut request)?;
         let (mut sender, target) = self.targets.connect(&doing).await?;
         let response = sender.send_request(request).await;
-        Ok(response.map_err(|cause| target.fault(&doing, &cause))?.map(axum::body::Body::new))
+        response.map_err(|cause| target.fault(&doing, &cause))
     }
 
     /// Has a request that is passed on say for whom it asks, and nobody else; gives what it does.

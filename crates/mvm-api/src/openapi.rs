@@ -5,8 +5,6 @@ use crate::identity::Role;
 use crate::page::{LONGEST, MOST};
 use crate::problem::{self, Problem};
 use crate::routes::{Gives, ROUTES, Route, Server, Takes};
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
 use mvm_model::{InstanceId, JobId, Name};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -19,12 +17,6 @@ const SHARED: &str = "/components/schemas";
 
 /// What the servers serve, each by itself.
 const EVERY: [Server; 3] = [Server::Agent, Server::Coordinator, Server::Signer];
-
-/// The description as this server serves it, to go out.
-pub fn answer(server: Server) -> Response {
-    let text = describe(Some(server)).to_string();
-    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
-}
 
 /// The description of what this server serves; of all that any server does where none is given.
 pub fn describe(server: Option<Server>) -> Value {

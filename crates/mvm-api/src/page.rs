@@ -13,16 +13,10 @@ use crate::types::{
     EventView, IdentityView, ImageView, InstanceView, KernelView, LeaseView, PoolView,
     RevisionView, TenantView,
 };
-use axum::Json;
-use axum::extract::{FromRequestParts, Query};
-use axum::http::request::Parts;
-use axum::http::{HeaderValue, Uri, header};
-use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use http::Uri;
 use mvm_model::{Code, InstanceRef};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
@@ -92,20 +86,6 @@ pub trait Listed {
     fn key(&self) -> Key;
 }
 
-/// What a list is asked for after the `?`: which items, and which part of them.
-#[derive(Clone, Debug)]
-pub struct Listing<F = All> {
-    /// Which items.
-    pub filter: F,
-    /// Which part of them.
-    pub page: Page,
-}
-
-/// No filter: all items.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct All {}
-
 /// A part of a list.
 #[derive(Clone, Debug)]
 pub struct Page {
@@ -116,19 +96,6 @@ pub struct Page {
     given: Option<usize>,
     after: Option<Key>,
     limit: usize,
-}
-
-impl<S: Send + Sync, F: DeserializeOwned> FromRequestParts<S> for Listing<F> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let page = Page::of_uri(&parts.uri)?;
-        let rest = format!("/?{}", page.rest).parse::<Uri>().map_err(|e| invalid(e.to_string()))?;
-        match Query::try_from_uri(&rest) {
-            Ok(Query(filter)) => Ok(Listing { filter, page }),
-            Err(rejection) => Err(invalid(rejection.body_text())),
-        }
-    }
 }
 
 impl Page {
@@ -214,16 +181,6 @@ pub struct List<T> {
     pub items: Vec<T>,
     /// The next page's path.
     pub next: Option<String>,
-}
-
-impl<T: Serialize> IntoResponse for List<T> {
-    fn into_response(self) -> Response {
-        let mut response = Json(self.items).into_response();
-        let link = self.next.map(|next| format!("<{next}>; rel=\"next\""));
-        let link = link.and_then(|link| HeaderValue::from_str(&link).ok());
-        response.headers_mut().extend(link.map(|link| (header::LINK, link)));
-        response
-    }
 }
 
 /// The target of the link to the next page in a `Link` header.

@@ -2,7 +2,7 @@
 //! every node's, `node-1:42,node-2:7`, since each node counts its own.
 
 use crate::Problem;
-use axum::http::HeaderMap;
+use http::HeaderMap;
 use mvm_model::{Code, Name};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};

@@ -1,9 +1,6 @@
 //! Problem documents (RFC 9457) with a stable `code`.
 
 use crate::status;
-use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
 use mvm_model::{AnyCode, Code, Fault};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -64,12 +61,6 @@ impl From<Fault> for Problem {
     }
 }
 
-impl From<mvm_store::Error> for Problem {
-    fn from(error: mvm_store::Error) -> Self {
-        Problem::new(error.code(), error.to_string())
-    }
-}
-
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if !self.path.is_empty() {
@@ -80,15 +71,3 @@ impl std::fmt::Display for Problem {
 }
 
 impl std::error::Error for Problem {}
-
-/// The problem itself stays with the response, for what stands between it and the client.
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, Json(&self)).into_response();
-        response.extensions_mut().insert(self);
-        let media_type = HeaderValue::from_static(MEDIA_TYPE);
-        response.headers_mut().insert(header::CONTENT_TYPE, media_type);
-        response
-    }
-}

@@ -1,26 +1,9 @@
 //! What stands after the `?` of a path.
 
-use crate::Problem;
 use crate::position::Position;
-use axum::extract::FromRequestParts;
-use axum::http::request::Parts;
-use mvm_model::{Code, Name};
+use mvm_model::Name;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-/// Query parameters whose faults are problem documents.
-pub struct Query<T>(pub T);
-
-impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequestParts<S> for Query<T> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        match axum::extract::Query::from_request_parts(parts, state).await {
-            Ok(axum::extract::Query(value)) => Ok(Query(value)),
-            Err(rejection) => Err(Problem::new(Code::InvalidValue, rejection.body_text())),
-        }
-    }
-}
 
 /// `GET /v1/instances`: which of them.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]

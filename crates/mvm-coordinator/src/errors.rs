@@ -16,7 +16,7 @@ pub(crate) fn stored(error: mvm_store::Error) -> Problem {
     {
         return succeeded();
     }
-    error.into()
+    mvm_server::stored(error)
 }
 
 #[cfg(test)]

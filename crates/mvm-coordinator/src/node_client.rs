@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RenewClaims};
-use mvm_api::tls::{Expect, Keeper};
 use mvm_api::types::Claim;
 use mvm_api::{Client, ClientError, Problem, paths};
+use mvm_identity::tls::{Expect, Keeper};
 use mvm_model::fleet::NodeStatus;
 use mvm_model::{Code, Name};
 use std::sync::Arc;
@@ -95,7 +95,7 @@ impl Network {
     pub fn client(&self, address: &str, expect: Expect) -> Result<Client, Problem> {
         match (address.strip_prefix("unix:"), &self.keeper) {
             (Some(path), _) => Ok(Client::new(path)),
-            (None, Some(keeper)) => Ok(Client::tls(address, keeper.clone(), expect)),
+            (None, Some(keeper)) => Ok(mvm_identity::client(address, keeper.clone(), expect)),
             (None, None) => {
                 let detail = format!("{address} is on the network, and we have no identity");
                 Err(Problem::new(Code::IdentityMissing, detail)

@@ -3,11 +3,11 @@
 
 use crate::state::ClusterState;
 use futures::StreamExt;
-use mvm_api::identity::signer::{LIST, list_of};
-use mvm_api::tls::Keeper;
 use mvm_api::types::RevocationList;
 use mvm_api::{Client, paths};
+use mvm_identity::tls::Keeper;
 use mvm_model::Name;
+use mvm_server::signer::{LIST, list_of};
 use mvm_store::{Followed, follow};
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,12 +3,14 @@
 use crate::node_client::Network;
 use crate::state::{ClusterState, Options};
 use crate::{Result, api, revocations, stored};
-use mvm_api::files::io;
-use mvm_api::identity::{Identity, IdentityDir, Signer, keep};
-use mvm_api::tls::{Keeper, TlsListener};
-use mvm_api::{Peer, Problem, private, service};
+use mvm_api::Problem;
+use mvm_api::identity::Identity;
+use mvm_identity::IdentityDir;
+use mvm_identity::files::io;
+use mvm_identity::tls::Keeper;
 use mvm_model::fleet::Limits;
 use mvm_model::{Code, Name};
+use mvm_server::{Peer, Signer, TlsListener, private, renewal, service};
 use mvm_store::{EtcdOptions, EtcdStore, SqliteStore, Store};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -104,8 +106,8 @@ async fn run(mut options: ServeOptions) -> Result<()> {
         Arc::new(Network { keeper: keeper.clone() }),
     );
     if let Some(keeper) = &keeper {
-        let source = signer.clone().map_or(keep::Source::Remote, keep::Source::Local);
-        tokio::spawn(keep::keep(keeper.clone(), source));
+        let source = signer.clone().map_or(renewal::Source::Remote, renewal::Source::Local);
+        tokio::spawn(renewal::keep(keeper.clone(), source));
         tokio::spawn(revocations::run(fleet.clone(), keeper.clone()));
     }
     let app = api::router(fleet.clone(), signer.zip(keeper))?;

@@ -2,8 +2,8 @@
 
 use mvm_api::fleet::RegisterNode;
 use mvm_api::identity::Identity;
-use mvm_api::tls::{Expect, Keeper};
-use mvm_api::{Client, ClientError, paths};
+use mvm_api::{ClientError, paths};
+use mvm_identity::tls::{Expect, Keeper};
 use mvm_model::Code;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub async fn run(keeper: Arc<Keeper>, address: String) {
 /// Whether somebody took it.
 async fn tell(keeper: &Arc<Keeper>, body: &RegisterNode) -> bool {
     for address in keeper.credential().signers.addresses {
-        let client = Client::tls(address.clone(), keeper.clone(), Expect::Coordinator);
+        let client = mvm_identity::client(address.clone(), keeper.clone(), Expect::Coordinator);
         match client.post::<serde_json::Value>(paths::NODES, body).await {
             Ok(_) => return true,
             // It signs, and leads no fleet.

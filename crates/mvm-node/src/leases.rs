@@ -9,8 +9,8 @@ use crate::lease_request::{LeaseRequest, checked};
 use crate::records::{Records, World};
 use crate::wake::Wake;
 use crate::{Result, now};
+use mvm_api::Problem;
 use mvm_api::types::{HeldBy, LeaseView};
-use mvm_api::{Peer, Problem};
 use mvm_model::admission::admit_state;
 use mvm_model::cache;
 use mvm_model::choose::choose;
@@ -18,6 +18,7 @@ use mvm_model::lease::Purpose;
 use mvm_model::mover::may_take;
 use mvm_model::recycling::{Ending, ending};
 use mvm_model::{Code, Instance, InstanceId, InstanceRef, Lease, Millis, Mover, PoolRef, State};
+use mvm_server::Peer;
 use std::sync::Arc;
 
 /// How many instances a claim tries before it gives up.

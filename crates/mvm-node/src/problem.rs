@@ -1,7 +1,7 @@
 //! Errors of the crates below, as problem documents.
 
 use mvm_api::Problem;
-pub use mvm_api::files::io;
+pub use mvm_identity::files::io;
 use mvm_model::{AnyCode, Code};
 
 /// Says an error of a lower crate as a problem document.
@@ -19,18 +19,12 @@ macro_rules! coded {
         }
     )*};
 }
-coded!(mvm_hypervisor::Error, mvm_image::Error, mvm_network::Error);
+coded!(mvm_hypervisor::Error, mvm_image::Error, mvm_network::Error, mvm_store::Error);
 
 /// A guest may be of a later version.
 impl IntoProblem for mvm_guest::Error {
     fn problem(self) -> Problem {
         Problem::new(AnyCode::of(self.code()), self.to_string())
-    }
-}
-
-impl IntoProblem for mvm_store::Error {
-    fn problem(self) -> Problem {
-        self.into()
     }
 }
 

@@ -10,15 +10,15 @@ use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
 use crate::state_dir::StateDir;
 use crate::{Result, announce, api, dns, jobs, reconcile, recovery, socket};
-use mvm_api::identity::{IdentityDir, keep};
-use mvm_api::tls::{Keeper, TlsListener};
-use mvm_api::{private, service};
 use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::qemu::QemuDriver;
 use mvm_hypervisor::sim::{Latencies, SimHypervisor};
+use mvm_identity::IdentityDir;
+use mvm_identity::tls::Keeper;
 use mvm_image::{GuestBinary, ImageStore, Sandbox};
 use mvm_model::Name;
 use mvm_network::Network;
+use mvm_server::{TlsListener, private, renewal, service};
 use mvm_store::SqliteStore;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -155,7 +155,7 @@ async fn run(root: StateDir, options: ServeOptions) -> Result<()> {
         if let Some(address) = options.advertise.or(first) {
             tokio::spawn(announce::run(keeper.clone(), address));
         }
-        tokio::spawn(keep::keep(keeper, keep::Source::Remote));
+        tokio::spawn(renewal::keep(keeper, renewal::Source::Remote));
     }
     service::ready(&format!("serving {}", path.display()));
     let alive = node.clone();

@@ -2,10 +2,11 @@
 
 use crate::Result;
 use crate::problem::io;
-pub use mvm_api::files::{make_dir, write_atomically};
-use mvm_api::identity::IdentityDir;
-use mvm_api::{Problem, private};
+use mvm_api::Problem;
+use mvm_identity::IdentityDir;
+pub use mvm_identity::files::{make_dir, write_atomically};
 use mvm_model::{Code, InstanceId, Name, PoolRef};
+use mvm_server::private;
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -4,9 +4,9 @@ use crate::Result;
 use crate::blocking::blocking;
 use crate::problem::{IntoProblem, OrProblem, io};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use mvm_api::tls::{Expect, Keeper};
 use mvm_api::types::{FetchImage, FetchedImage};
 use mvm_api::{Client, ClientError, Problem, paths};
+use mvm_identity::tls::{Expect, Keeper};
 use mvm_image::{ImageStore, Incoming, Part, Progress};
 use mvm_model::Code;
 use std::io::Write;
@@ -96,7 +96,7 @@ impl Transfer {
             return Err(Problem::new(Code::IdentityMissing, detail)
                 .hint("have it join (mvm node join), and serve with --listen"));
         };
-        Ok(Client::tls(address, keeper.clone(), Expect::Node(None)))
+        Ok(mvm_identity::client(address, keeper.clone(), Expect::Node(None)))
     }
 
     fn have(&self, wanted: &FetchImage, began: Instant) -> Result<Option<FetchedImage>> {

@@ -5,10 +5,10 @@
 //! machine that is woken is simulated. Needs root, and the variables that `./test` sets.
 
 use hdrhistogram::Histogram;
-use mvm_api::identity::IdentityDir;
-use mvm_api::tls::{Expect, Keeper};
 use mvm_api::types::{MoveInstance, Moved};
 use mvm_api::{Client, paths};
+use mvm_identity::IdentityDir;
+use mvm_identity::tls::{Expect, Keeper};
 use mvm_model::InstanceRef;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -53,7 +53,7 @@ fn measure() {
         let identity = IdentityDir::new(dir.path().join("alice"));
         let keeper = Keeper::open(identity).expect("identity");
         let local = Client::new(dir.path().join("node/agent.sock"));
-        let fleet = Client::tls(COORDINATOR, keeper, Expect::Coordinator);
+        let fleet = mvm_identity::client(COORDINATOR, keeper, Expect::Coordinator);
         // In turn, so that whatever else the machine does is shared.
         let (mut at_agent, mut through) = (times(), times());
         wake(&fleet, &instance, &mut times()).await;

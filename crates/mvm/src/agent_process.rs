@@ -3,8 +3,9 @@
 use crate::agent_holder;
 use crate::output;
 use mvm_api::types::AgentInfo;
-use mvm_api::{Client, Problem, paths, private};
+use mvm_api::{Client, Problem, paths};
 use mvm_model::Code;
+use mvm_server::private;
 use std::fs::OpenOptions;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;

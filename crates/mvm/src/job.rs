@@ -3,8 +3,8 @@
 use crate::progress::Progress;
 use crate::session;
 use mvm_api::client::{Bytes, Waiting};
-use mvm_api::jobs::{self, JobView, SubmitJob};
-use mvm_api::{Client, Problem, paths};
+use mvm_api::jobs::{JobView, SubmitJob};
+use mvm_api::{Client, Problem, jobs, paths};
 use mvm_archive::{Packer, Rules, Trust, name_of};
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::protocol::Reply;

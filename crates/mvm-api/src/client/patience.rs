@@ -176,7 +176,8 @@ impl Client {
         if !self.patience.limit.is_zero() && route.is_some_and(|route| route.once) {
             let mut drawn = [0; 16];
             if getrandom::fill(&mut drawn).is_ok()
-                && let Ok(key) = HeaderValue::from_str(&crate::routes::hex(&drawn))
+                && let Ok(key) =
+                    HeaderValue::from_str(&format!("{:032x}", u128::from_be_bytes(drawn)))
             {
                 request.headers_mut().insert(IDEMPOTENCY_KEY, key);
                 return true;

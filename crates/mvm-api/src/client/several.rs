@@ -1,6 +1,7 @@
 //! One client of several servers: whichever of them answers.
 
-use super::{Bytes, Client, ClientError, Idle, Sender, Target};
+use super::connect::Target;
+use super::{Bytes, Client, ClientError, Idle, Sender};
 use crate::routes::IDEMPOTENCY_KEY;
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};

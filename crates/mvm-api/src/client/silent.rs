@@ -1,7 +1,8 @@
 //! A server that takes its time over a request is asked whether it is there at all: one that was
 //! stopped, or hangs, takes connections for as long as its kernel does, and answers none.
 
-use super::{Bytes, Client, ClientError, Target};
+use super::connect::Target;
+use super::{Bytes, Client, ClientError};
 use http_body_util::Empty;
 use hyper::Request;
 use std::time::Duration;

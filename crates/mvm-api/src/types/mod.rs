@@ -3,15 +3,16 @@
 
 mod desired;
 mod events;
+mod identity;
 mod images;
 mod instances;
 mod network;
 mod pools;
 mod tenants;
 
-pub use crate::identity::wire::*;
 pub use desired::*;
 pub use events::*;
+pub use identity::*;
 pub use images::*;
 pub use instances::*;
 pub use network::*;

@@ -3,10 +3,10 @@
 use super::{Answer, Shared};
 use axum::Json;
 use axum::extract::State;
-use mvm_api::body::Body;
 use mvm_api::fleet::{ApplyFleet, CoordinatorInfo, FleetPlan, FleetStatus};
-use mvm_api::query::{Query, StatusOptions};
+use mvm_api::query::StatusOptions;
 use mvm_model::fleet::FleetState;
+use mvm_server::extract::{Body, Query};
 
 pub async fn coordinator(State(fleet): Shared) -> Json<CoordinatorInfo> {
     Json(CoordinatorInfo {

@@ -17,12 +17,14 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
-use mvm_api::identity::{Signer, keep, service};
-use mvm_api::page::{List, Listing as Asked};
-use mvm_api::routes::{Once, Routes, Server, guard};
-use mvm_api::tls::Keeper;
-use mvm_api::{Problem, openapi, paths};
+use mvm_api::page::List;
+use mvm_api::routes::Server;
+use mvm_api::{Problem, paths};
+use mvm_identity::enrolment;
+use mvm_identity::tls::Keeper;
 use mvm_model::Code;
+use mvm_server::extract::Listing as Asked;
+use mvm_server::{Idempotency, Routes, Signer, guard, openapi, signer};
 use std::sync::Arc;
 
 /// What every handler gets.
@@ -85,9 +87,9 @@ fn passed() -> Routes<Arc<ClusterState>> {
 }
 
 /// Where what is made here is remembered.
-fn once(fleet: &ClusterState) -> Once {
+fn once(fleet: &ClusterState) -> Idempotency {
     let (store, started_at) = (fleet.store.clone(), fleet.life.started_at);
-    Once { store, server: Server::Coordinator, started_at, seal: None }
+    Idempotency { store, server: Server::Coordinator, started_at, seal: None }
 }
 
 /// The router, behind the table of routes.
@@ -99,7 +101,7 @@ pub fn router(
     // What is passed on is remembered where it is made.
     all = all.merge(passed());
     if let Some((signer, keeper)) = signer {
-        all = all.merge(service::routes(signer, keeper)?);
+        all = all.merge(signer::routes(signer, keeper)?);
     }
     let router = all.into_router().route_layer(from_fn_with_state(fleet.clone(), proxy::to_leader));
     let router = router.route_layer(from_fn_with_state(fleet.clone(), when_ready));
@@ -112,7 +114,7 @@ async fn describe() -> Response {
 
 async fn unknown(State(fleet): Shared, uri: axum::http::Uri) -> Problem {
     if uri.path().starts_with("/v1/ca/") {
-        return keep::not_a_signer(&fleet.options.name);
+        return enrolment::not_a_signer(&fleet.options.name);
     }
     Problem::new(Code::NoSuchRoute, format!("the coordinator has no {}", uri.path()))
 }
@@ -137,8 +139,8 @@ mod tests {
     use super::*;
     use axum::body::Body;
     use axum::extract::ConnectInfo;
-    use mvm_api::Peer;
-    use mvm_api::routes::{IDEMPOTENCY_KEY, Route, hex};
+    use mvm_api::routes::{IDEMPOTENCY_KEY, Route};
+    use mvm_server::{Peer, hex};
     use tower::ServiceExt;
 
     #[tokio::test]

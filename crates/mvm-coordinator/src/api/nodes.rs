@@ -9,12 +9,13 @@ use crate::stored;
 use crate::view::{KnownNode, View};
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
-use mvm_api::body::Body;
+use mvm_api::Problem;
 use mvm_api::fleet::{NodeView, RegisterNode, SetDuty};
 use mvm_api::identity::Identity;
-use mvm_api::{Peer, Problem};
 use mvm_model::fleet::Duty;
 use mvm_model::{Code, Counts, Name};
+use mvm_server::Peer;
+use mvm_server::extract::Body;
 use mvm_store::{Expect, Write};
 
 pub async fn list(State(fleet): Shared, Asked { page, .. }: Asked) -> Listing<NodeView> {
@@ -58,7 +59,7 @@ fn node_view(view: &View, name: &Name, known: &KnownNode) -> NodeView {
 /// A node registers itself, or an operator does.
 pub async fn register(
     State(fleet): Shared,
-    ConnectInfo(peer): mvm_api::Caller,
+    ConnectInfo(peer): mvm_server::Caller,
     Body(body): Body<RegisterNode>,
 ) -> Answer<NodeView> {
     if let Some(Identity::Node(name)) = peer.identity()

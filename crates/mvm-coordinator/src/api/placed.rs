@@ -1,5 +1,5 @@
 //! On which node a key's job is made: written down before the node is asked. The node itself sees to
-//! it that the key stands for one job (`mvm_api::routes::Once`).
+//! it that the key stands for one job (`mvm_server::Idempotency`).
 
 use crate::records::put;
 use crate::{Result, now, records, stored};

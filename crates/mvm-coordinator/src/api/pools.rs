@@ -4,12 +4,13 @@ use super::{Answer, Asked, Listing, Shared};
 use crate::view::View;
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
+use mvm_api::Problem;
 use mvm_api::types::{PoolView, TenantView};
-use mvm_api::{Caller, Problem};
 use mvm_model::fleet::{FleetPool, FleetTenant, PoolStatus};
 use mvm_model::pool::RevisionEntry;
 use mvm_model::{Cache, CacheDisk, Code};
 use mvm_model::{Counts, Name, PoolRef, Usage};
+use mvm_server::Caller;
 
 pub async fn tenants(
     State(fleet): Shared,

@@ -5,6 +5,7 @@ use super::gather::gather;
 use super::ways::{AT_ONCE, Way, Whom, way_to};
 use crate::view::KnownNode;
 use crate::{ClusterState, Result};
+use axum::body::Body;
 use axum::extract::{ConnectInfo, MatchedPath, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
@@ -13,9 +14,10 @@ use futures::StreamExt;
 use hyper_util::rt::TokioIo;
 use mvm_api::page::Page;
 use mvm_api::query::StatusOptions;
-use mvm_api::{Client, ClientError, Peer, Problem, paths};
+use mvm_api::{Client, ClientError, Problem, paths};
 use mvm_model::fleet::Duty;
 use mvm_model::{Code, InstanceRef, Name, PoolRef};
+use mvm_server::Peer;
 use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
@@ -99,7 +101,8 @@ pub async fn relay(fleet: &ClusterState, way: &Way, mut request: Request) -> Res
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.extensions.clear();
     let request = axum::http::Request::from_parts(parts, bytes);
-    let mut response = client.relay(request).await.map_err(|error| way.fault(error))?;
+    let response = client.relay(request).await.map_err(|error| way.fault(error))?;
+    let mut response = response.map(Body::new);
     if let (StatusCode::SWITCHING_PROTOCOLS, Some(ours)) = (response.status(), ours) {
         let theirs = hyper::upgrade::on(&mut response);
         let (under_way, over) = (fleet.life.shutdown.wait_for_this(), way.over(fleet));
@@ -123,7 +126,7 @@ pub async fn relay_stream(way: &Way, mut request: Request) -> Result<Response> {
     let client = on_behalf(&way.client, &request);
     request.extensions_mut().clear();
     let response = client.relay_stream(request).await;
-    Ok(framed(response.map_err(|error| way.fault(error))?))
+    Ok(framed(response.map_err(|error| way.fault(error))?.map(Body::new)))
 }
 
 /// The answer, which this server frames by itself.

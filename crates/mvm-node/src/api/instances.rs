@@ -10,12 +10,13 @@ use axum::body::Body as HttpBody;
 use axum::extract::{ConnectInfo, Path, State};
 use mvm_api::Problem;
 use mvm_api::page::List;
-use mvm_api::query::{Follow, InstanceFilter, Query, SleepOptions};
+use mvm_api::query::{Follow, InstanceFilter, SleepOptions};
 use mvm_api::types::{
     CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved, SshAccess, SshFiles,
 };
 use mvm_model::lease::Purpose;
 use mvm_model::{Code, Fault, InstanceRef, Mover, State as InstanceState};
+use mvm_server::extract::Query;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};

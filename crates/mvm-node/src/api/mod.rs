@@ -25,13 +25,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use http_body_util::BodyExt;
-use mvm_api::body::Body;
-use mvm_api::page::{List, Listing as Asked};
-use mvm_api::routes::{Once, Routes, Server, guard};
-use mvm_api::tls::TlsListener;
+use mvm_api::Problem;
+use mvm_api::page::List;
+use mvm_api::routes::Server;
 use mvm_api::types::{AgentInfo, Done};
-use mvm_api::{Caller, Peer, Problem, openapi};
 use mvm_model::Code;
+use mvm_server::extract::{Body, Listing as Asked};
+use mvm_server::{Caller, Idempotency, Peer, Routes, TlsListener, guard, openapi};
 use std::sync::Arc;
 use tokio::net::UnixListener;
 use tracing::Instrument;
@@ -60,7 +60,7 @@ fn app(node: Arc<Node>) -> Router {
 
 fn router(node: Arc<Node>) -> Router {
     routes()
-        .once(Once {
+        .once(Idempotency {
             store: node.records.store().clone(),
             server: Server::Agent,
             started_at: node.started_at,

@@ -4,6 +4,7 @@ use super::attach::AWAY;
 use super::desk::Word;
 use super::dispatcher::Dispatcher;
 use super::run::run;
+use crate::problem::OrProblem;
 use crate::records::World;
 use crate::state_dir::{remove_dir, remove_file};
 use crate::{Result, now};
@@ -66,7 +67,7 @@ impl Dispatcher {
                 Ok(())
             })
             .await?;
-        self.records.store().scrub().await?;
+        self.records.store().scrub().await.or_problem()?;
         Ok(())
     }
 

@@ -5,14 +5,14 @@ use super::remote::{self, OurIdentity, config_dir};
 use super::values::{Address, Coordinators, Lifetime};
 use crate::output::{self, Outcome};
 use clap::{Args, Subcommand, ValueEnum};
-use mvm_api::identity::authority::{NODE_LIFETIME, OPERATOR_LIFETIME};
-use mvm_api::identity::directory::Signers;
-use mvm_api::identity::{
-    Authority, Identity, IdentityDir, Signer, authority, journal, keep, now, service, signer,
-};
+use mvm_api::identity::Identity;
 use mvm_api::types::{IdentityView, Invitation, Invite, RevocationList, Revoke};
-use mvm_api::{Client, Problem, paths, private};
+use mvm_api::{Client, Problem, paths};
+use mvm_identity::authority::{NODE_LIFETIME, OPERATOR_LIFETIME};
+use mvm_identity::directory::Signers;
+use mvm_identity::{Authority, IdentityDir, authority, enrolment, journal, now};
 use mvm_model::{Code, Name};
+use mvm_server::{Signer, private, renewal, signer};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -192,7 +192,7 @@ impl Office {
             let all = remote::coordinators(list, &self.ours)?;
             let invite = &invite;
             let post = |client: Client| async move { client.post(paths::CA_INVITES, invite).await };
-            return keep::first_of(all, post).await;
+            return enrolment::first_of(all, post).await;
         }
         let dir = self.place.path();
         let (invitation, facts) = signer::invitation(&Authority::open(&dir)?, &invite, now())?;
@@ -205,7 +205,7 @@ impl Office {
         match self.open()? {
             Desk::There(all) => {
                 let list = |client: Client| async move { client.list(paths::CA_IDENTITIES).await };
-                keep::first_of(all, list).await
+                enrolment::first_of(all, list).await
             }
             Desk::Here(signer) => signer.identities(now()).await,
         }
@@ -218,7 +218,7 @@ impl Office {
                 let revoke = &Revoke { identity };
                 let post =
                     |client: Client| async move { client.post(paths::CA_REVOKE, revoke).await };
-                let list: RevocationList = keep::first_of(all, post).await?;
+                let list: RevocationList = enrolment::first_of(all, post).await?;
                 // At the coordinator's socket on this machine nobody needs an identity.
                 if let Ok(ours) = self.ours.keeper() {
                     ours.revoke(&list.crl)?;
@@ -248,7 +248,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Serve { place, listen, node_lifetime } => {
             crate::logging::begin(false, None)?;
             let lifetime = node_lifetime.map_or(NODE_LIFETIME, |lifetime| lifetime.millis());
-            service::serve(&place.path(), &listen, lifetime).await.map(|()| 0)
+            signer::serve(&place.path(), &listen, lifetime).await.map(|()| 0)
         }
         Command::List { office } => list(context, &office.identities().await?),
         Command::Revoke { office, who } => {
@@ -263,7 +263,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 let addresses = all.map(ToString::to_string).collect();
                 keeper.ask_at(Signers { addresses })?;
             }
-            keep::renew(&keeper, &keep::Source::Remote).await?;
+            renewal::renew(&keeper, &renewal::Source::Remote).await?;
             let facts = keeper.credential().facts;
             let until = output::time(facts.validity.not_after);
             let line = format!("{} is good until {until}", facts.identity.holder());

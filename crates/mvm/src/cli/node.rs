@@ -5,10 +5,12 @@ use super::values::{Address, Lifetime};
 use super::{Context, refused};
 use crate::output::{self, Outcome};
 use clap::{Args, Subcommand};
-use mvm_api::identity::{Identity, JoinToken, Role, keep};
+use mvm_api::identity::{Identity, Role};
 use mvm_api::types::Invite;
-use mvm_api::{Problem, paths, private};
+use mvm_api::{Problem, paths};
+use mvm_identity::{JoinToken, enrolment};
 use mvm_model::{Code, Name};
+use mvm_server::private;
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -116,7 +118,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             if context.ours.named().is_none() {
                 private::own_dir(&context.root)?;
             }
-            let name = keep::join(&token, &dir).await?;
+            let name = enrolment::join(&token, &dir).await?;
             // The agent looks for it where it is by itself only in its root.
             let place = match context.ours.named() {
                 Some(dir) => format!(" --identity {}", dir.path().display()),

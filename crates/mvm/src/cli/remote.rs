@@ -2,9 +2,9 @@
 
 use super::values::{Address, Coordinators};
 use clap::Args;
-use mvm_api::identity::{IdentityDir, now};
-use mvm_api::tls::{Expect, Keeper};
 use mvm_api::{Client, Problem};
+use mvm_identity::tls::{Expect, Keeper};
+use mvm_identity::{IdentityDir, now};
 use mvm_model::{Code, Name};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ pub fn coordinators(list: &Coordinators, ours: &OurIdentity) -> Result<Vec<Clien
 }
 
 fn tls(address: String, keeper: &Arc<Keeper>) -> Client {
-    Client::tls(address, keeper.clone(), Expect::Coordinator)
+    mvm_identity::client(address, keeper.clone(), Expect::Coordinator)
 }
 
 /// A node that is called directly; the coordinator is asked where none is named.
@@ -95,7 +95,7 @@ impl Remote {
     /// A client of its agent.
     pub fn client(&self, node: &Address) -> Result<Client, Problem> {
         let expect = Expect::Node(self.node_name.clone());
-        Ok(Client::tls(node.to_string(), self.ours.keeper()?, expect))
+        Ok(mvm_identity::client(node.to_string(), self.ours.keeper()?, expect))
     }
 
     /// The words that lead another `mvm` there.

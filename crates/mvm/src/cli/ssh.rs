@@ -3,9 +3,9 @@
 
 use super::{Context, refused};
 use crate::output::Outcome;
-use mvm_api::files::{io, write_atomically};
 use mvm_api::types::{SshAccess, SshFiles};
 use mvm_api::{Problem, paths};
+use mvm_identity::files::{io, write_atomically};
 use mvm_model::{Code, InstanceRef};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Command;

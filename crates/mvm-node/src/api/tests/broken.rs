@@ -4,7 +4,7 @@ use super::{app, node};
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use http_body_util::BodyExt;
-use mvm_api::Peer;
+use mvm_server::Peer;
 use serde_json::json;
 use tower::ServiceExt;
 

@@ -5,9 +5,9 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use http_body_util::BodyExt;
-use mvm_api::Peer;
 use mvm_api::page::next_of;
 use mvm_api::routes::{Gives, ROUTES, Server};
+use mvm_server::Peer;
 use serde_json::Value;
 use tower::ServiceExt;
 

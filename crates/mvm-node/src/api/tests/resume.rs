@@ -3,11 +3,11 @@
 use super::{Node, app, ask, node};
 use crate::api::serve_tls;
 use mvm_api::client::Event;
-use mvm_api::identity::directory::Signers;
-use mvm_api::identity::{Authority, Credential, authority, now};
-use mvm_api::tls::{Expect, Keeper, TlsListener};
-use mvm_api::{Client, Peer};
+use mvm_identity::directory::Signers;
+use mvm_identity::tls::{Expect, Keeper};
+use mvm_identity::{Authority, Credential, authority, now};
 use mvm_model::{InstanceId, State};
+use mvm_server::{Peer, TlsListener};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -80,7 +80,7 @@ async fn a_stream_that_is_cut_again_and_again_tells_everything_once() {
     tokio::spawn(serve_tls(listener, node.clone()));
     let cuts = Arc::new(AtomicUsize::new(0));
     let address = cutting(address, 11_000, cuts.clone()).await;
-    let client = Client::tls(address.to_string(), alice, Expect::Node(None));
+    let client = mvm_identity::client(address.to_string(), alice, Expect::Node(None));
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel::<Event>();
     let following = tokio::spawn(async move {
         let each = |event| drop(tell.send(event));

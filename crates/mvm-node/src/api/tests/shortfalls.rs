@@ -1,8 +1,8 @@
 //! What the host lacks of what pools want, as users see it.
 
 use super::{app, ask, node};
-use mvm_api::Peer;
 use mvm_model::{Counts, Name};
+use mvm_server::Peer;
 use serde_json::Value;
 
 #[tokio::test]

@@ -2,9 +2,9 @@
 
 use super::host::{Host, droppers, file_system, open_files, sysctl, unit, without_kvm};
 use super::{Check, Status, existing};
-use mvm_api::identity::now;
-use mvm_api::tls::Keeper;
 use mvm_api::types::AgentInfo;
+use mvm_identity::now;
+use mvm_identity::tls::Keeper;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 

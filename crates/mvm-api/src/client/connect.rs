@@ -1,0 +1,137 @@
+//! Where a server is, and the way there.
+
+use super::{Bytes, ClientError, Sender, broken, deepest};
+use crate::problem::Problem;
+use async_trait::async_trait;
+use http_body_util::BodyExt;
+use hyper::Response;
+use hyper::body::{Body, Incoming};
+use hyper_util::rt::TokioIo;
+use mvm_model::Code;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
+
+/// Bytes both ways.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
+
+/// A way to a server that is no Unix socket, such as TLS.
+#[async_trait]
+pub trait Connect: Send + Sync {
+    /// A new connection.
+    async fn connect(&self) -> std::io::Result<Box<dyn Duplex>>;
+
+    /// Of what is shown there: a connection of an earlier generation is not used again.
+    fn generation(&self) -> u64;
+
+    /// An error of a connection in the way's own words; none where it is the system's or HTTP's.
+    fn fault(&self, error: &(dyn std::error::Error + 'static)) -> Option<Problem>;
+}
+
+/// Where the server is.
+pub(super) enum Target {
+    Unix(PathBuf),
+    Other { address: String, way: Arc<dyn Connect> },
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Target::Unix(socket) => socket.display().fmt(f),
+            Target::Other { address, .. } => f.write_str(address),
+        }
+    }
+}
+
+impl Target {
+    /// What the way there makes of an error; none where that is the system's or HTTP's.
+    fn told(&self, cause: &(dyn std::error::Error + 'static)) -> Option<Problem> {
+        match self {
+            Target::Unix(_) => None,
+            Target::Other { way, .. } => way.fault(cause),
+        }
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        match self {
+            Target::Unix(_) => 0,
+            Target::Other { way, .. } => way.generation(),
+        }
+    }
+
+    /// An error of the connection: what TLS says of certificates is a problem of its own.
+    pub(super) fn fault(
+        &self,
+        doing: &str,
+        cause: &(dyn std::error::Error + 'static),
+    ) -> ClientError {
+        match self.told(cause) {
+            Some(problem) => ClientError::Problem(Box::new(problem)),
+            None => broken(doing, deepest(cause)),
+        }
+    }
+
+    pub(super) async fn connect<B>(&self, doing: &str) -> Result<Sender<B>, ClientError>
+    where
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+    {
+        let unreachable = |cause: std::io::Error| match self.told(&cause) {
+            Some(problem) => ClientError::Problem(Box::new(problem)),
+            None => ClientError::Unreachable { at: self.to_string(), cause },
+        };
+        match self {
+            Target::Unix(socket) => {
+                let stream = UnixStream::connect(socket).await.map_err(unreachable)?;
+                self.speak(doing, stream).await
+            }
+            Target::Other { way, .. } => {
+                let stream = way.connect().await.map_err(unreachable)?;
+                self.speak(doing, stream).await
+            }
+        }
+    }
+
+    async fn speak<B>(
+        &self,
+        doing: &str,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<Sender<B>, ClientError>
+    where
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+    {
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|cause| self.fault(doing, &cause))?;
+        tokio::spawn(async move {
+            let _ = connection.with_upgrades().await;
+        });
+        Ok(sender)
+    }
+
+    /// What an answer that is no success says.
+    pub(super) async fn refusal(
+        &self,
+        response: Response<Incoming>,
+        doing: &str,
+    ) -> Result<ClientError, ClientError> {
+        let status = response.status();
+        let bytes = self.collect(response, doing).await?;
+        let problem = serde_json::from_slice(&bytes).unwrap_or_else(|_| {
+            let problem = Problem::new(Code::Unexpected, String::from_utf8_lossy(&bytes));
+            Problem { status: status.as_u16(), ..problem }
+        });
+        Ok(ClientError::Problem(Box::new(problem)))
+    }
+
+    pub(super) async fn collect(
+        &self,
+        response: Response<Incoming>,
+        doing: &str,
+    ) -> Result<Bytes, ClientError> {
+        let body = response.into_body().collect().await;
+        Ok(body.map_err(|cause| self.fault(doing, &cause))?.to_bytes())
+    }
+}

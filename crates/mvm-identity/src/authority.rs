@@ -1,0 +1,252 @@
+//! The certificate authority: a key, and what is signed with it.
+
+use crate::Result;
+use crate::certificate::{self, validity_of};
+use crate::files::{io, make_dir, read_if_there, write_atomically};
+use mvm_api::Problem;
+use mvm_api::identity::{Facts, Identity, SERVER_NAME, Serial};
+use mvm_model::{Code, Millis};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams,
+    CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData,
+    RevokedCertParams, SanType, SerialNumber,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use std::path::Path;
+use time::OffsetDateTime;
+
+/// A second, a day and a year in ms.
+const SECOND: Millis = 1000;
+const DAY: Millis = 24 * 3600 * SECOND;
+const YEAR: Millis = 365 * DAY;
+/// How long an authority is good.
+const AUTHORITY_LIFETIME: Millis = 10 * YEAR;
+/// How far clocks may differ: certificates are good from so long before they were made, but at most
+/// from a tenth of their lifetime before.
+const SKEW: Millis = 300 * SECOND;
+/// What a revocation list says of its successor. Nobody refuses an old one: nodes go on serving
+/// when no signer is in reach.
+const NEXT_LIST: Millis = 30 * DAY;
+
+/// How long a node's or coordinator's certificate is good unless said otherwise, in ms.
+pub const NODE_LIFETIME: Millis = 30 * DAY;
+/// How long a person's is, in ms.
+pub const OPERATOR_LIFETIME: Millis = YEAR;
+
+/// A certificate that was issued.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    /// In PEM.
+    pub pem: String,
+    /// What it says.
+    pub facts: Facts,
+}
+
+/// A certificate that is not to be accepted any more.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Revocation {
+    /// Which.
+    pub serial: Serial,
+    /// Since when.
+    pub at: Millis,
+    /// When it would have run out; the list need not name it after that.
+    pub not_after: Millis,
+}
+
+/// A certificate authority with its key.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+    not_after: Millis,
+}
+
+impl Authority {
+    /// Makes an authority in the directory `dir`, which has none yet.
+    pub fn create(dir: &Path, now: Millis) -> Result<Authority> {
+        let (certificate, key) = files(dir);
+        if certificate.exists() {
+            let detail = format!("there is an authority in {} already", dir.display());
+            return Err(Problem::new(Code::Exists, detail).hint(
+                "name another --dir; nothing that this one signed would be accepted by a new one",
+            ));
+        }
+        make_dir(dir, 0o700)?;
+        let pair = new_key()?;
+        let params = params_of_authority(now)?;
+        let made = params.self_signed(&pair).map_err(signing)?;
+        // The certificate says that the authority is there: it comes last.
+        write_atomically(&key, pair.serialize_pem().as_bytes(), 0o600)?;
+        write_atomically(&certificate, made.pem().as_bytes(), 0o600)?;
+        Authority::open(dir)
+    }
+
+    /// Opens the authority in the directory `dir`.
+    pub fn open(dir: &Path) -> Result<Authority> {
+        let (certificate, key) = files(dir);
+        let absent = || {
+            let detail = format!("there is no authority in {}", dir.display());
+            Problem::new(Code::CaMissing, detail)
+                .hint("make one with `mvm ca init`, or name its directory with --dir")
+        };
+        let pem = read_if_there(&certificate)?.ok_or_else(absent)?;
+        let key = read_if_there(&key)?.ok_or_else(absent)?;
+        let damaged = |cause: &dyn std::fmt::Display| {
+            let detail = format!("the authority in {} cannot be read: {cause}", dir.display());
+            Problem::new(Code::IdentityDamaged, detail).hint("restore its files from a backup")
+        };
+        let pem = String::from_utf8(pem).map_err(|e| damaged(&e))?;
+        let key = String::from_utf8(key).map_err(|e| damaged(&e))?;
+        let key = KeyPair::from_pem(&key).map_err(|e| damaged(&e))?;
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| damaged(&e))?;
+        let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|e| damaged(&e))?;
+        Ok(Authority { issuer, pem, not_after: validity_of(&der)?.not_after })
+    }
+
+    /// Its key, from which others are made.
+    pub(crate) fn secret(&self) -> Vec<u8> {
+        self.issuer.key().serialize_der()
+    }
+
+    /// Its certificate, in PEM.
+    pub fn certificate(&self) -> &str {
+        &self.pem
+    }
+
+    /// Issues a certificate for `identity` and the public key, good for `lifetime` ms from `now`.
+    pub fn issue(
+        &self,
+        identity: &Identity,
+        key: &impl PublicKeyData,
+        lifetime: Millis,
+        now: Millis,
+    ) -> Result<Issued> {
+        // X.509 knows seconds only: less than three leave no time to renew.
+        if lifetime < 3 * SECOND {
+            let detail = format!("a certificate cannot be good for {lifetime} ms only");
+            return Err(Problem::new(Code::InvalidValue, detail).hint("allowed are 3 s and more"));
+        }
+        let not_after = now.saturating_add(lifetime).min(self.not_after) - SECOND;
+        let not_before = now.saturating_sub(SKEW.min(lifetime / 10));
+        let mut params = CertificateParams::default();
+        params.not_before = time(not_before)?;
+        params.not_after = time(not_after)?;
+        params.serial_number = Some(new_serial()?);
+        params.distinguished_name = named(&identity.holder());
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let text = |text: &str| text.try_into().map_err(signing);
+        params.subject_alt_names = vec![SanType::URI(text(&identity.to_string())?)];
+        if identity.role().serves() {
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+            params.subject_alt_names.push(SanType::DnsName(text(SERVER_NAME)?));
+        }
+        let made = params.signed_by(key, &self.issuer).map_err(signing)?;
+        Ok(Issued { pem: made.pem(), facts: certificate::read(made.der())? })
+    }
+
+    /// As [`Authority::issue`], for the key of a signing request. Of the request nothing else counts:
+    /// its signature shows that whoever sent it has the key.
+    pub fn answer(
+        &self,
+        identity: &Identity,
+        request: &str,
+        lifetime: Millis,
+        now: Millis,
+    ) -> Result<Issued> {
+        self.issue(identity, &parsed_request(request)?.public_key, lifetime, now)
+    }
+
+    /// A list of what is revoked, in PEM. `number` is higher than that of every list before.
+    pub fn list(&self, number: u64, revoked: &[Revocation], now: Millis) -> Result<String> {
+        let entry = |one: &Revocation| {
+            Ok(RevokedCertParams {
+                serial_number: SerialNumber::from(one.serial.bytes()),
+                revocation_time: time(one.at)?,
+                reason_code: None,
+                invalidity_date: None,
+            })
+        };
+        let params = CertificateRevocationListParams {
+            this_update: time(now)?,
+            next_update: time(now.saturating_add(NEXT_LIST))?,
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect::<Result<_>>()?,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).and_then(|list| list.pem()).map_err(signing)
+    }
+}
+
+/// Certificate and key of an authority.
+fn files(dir: &Path) -> (std::path::PathBuf, std::path::PathBuf) {
+    (dir.join("ca.pem"), dir.join("ca-key.pem"))
+}
+
+fn params_of_authority(now: Millis) -> Result<CertificateParams> {
+    let mut params = CertificateParams::default();
+    params.not_before = time(now.saturating_sub(SKEW))?;
+    params.not_after = time(now.saturating_add(AUTHORITY_LIFETIME))?;
+    let serial = new_serial()?;
+    // Two authorities are told apart by their names, too.
+    let mark = Serial::of(&serial.to_bytes()[..4]);
+    params.serial_number = Some(serial);
+    params.distinguished_name = named(&format!("mvm authority {mark}"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
+}
+
+fn named(name: &str) -> DistinguishedName {
+    let mut named = DistinguishedName::new();
+    named.push(DnType::CommonName, name);
+    named
+}
+
+/// A new key: ECDSA on P-256.
+pub fn new_key() -> Result<KeyPair> {
+    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(signing)
+}
+
+/// A signing request for the key, in PEM: the authority takes from it the key alone.
+pub fn request(key: &KeyPair) -> Result<String> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = named("mvm");
+    params.serialize_request(key).and_then(|request| request.pem()).map_err(signing)
+}
+
+/// The public key of a signing request whose signature is right, in hexadecimal digits of its
+/// digest.
+pub fn request_key(request: &str) -> Result<String> {
+    use sha2::Digest;
+    let key = parsed_request(request)?.public_key;
+    Ok(format!("{:x}", sha2::Sha256::digest(key.der_bytes())))
+}
+
+fn parsed_request(request: &str) -> Result<CertificateSigningRequestParams> {
+    CertificateSigningRequestParams::from_pem(request).map_err(|cause| {
+        Problem::new(Code::InvalidDocument, format!("no signing request: {cause}"))
+    })
+}
+
+/// Sixteen random bytes that make a positive number of that length.
+fn new_serial() -> Result<SerialNumber> {
+    let mut bytes = [0; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| io("draw a serial number", e.into()))?;
+    bytes[0] = bytes[0] & 0x3f | 0x40;
+    Ok(SerialNumber::from_slice(&bytes))
+}
+
+fn time(at: Millis) -> Result<OffsetDateTime> {
+    let seconds = i64::try_from(at / SECOND).unwrap_or(i64::MAX);
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .map_err(|e| Problem::new(Code::InvalidValue, format!("a time that cannot be: {e}")))
+}
+
+fn signing(cause: rcgen::Error) -> Problem {
+    Problem::internal(format!("cannot sign: {cause}"))
+}

@@ -1,0 +1,49 @@
+//! Files that are whole or not there.
+
+use mvm_api::Problem;
+use mvm_model::Code;
+use std::fs;
+use std::io::{Error, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+
+/// An I/O error while `doing` something to something.
+pub fn io(doing: impl std::fmt::Display, cause: Error) -> Problem {
+    if cause.kind() == ErrorKind::StorageFull {
+        return Problem::new(Code::NoSpace, format!("cannot {doing}: no space left on the disk"))
+            .hint("free some space: mvm image gc, or destroy instances that are not needed");
+    }
+    Problem::new(Code::Io, format!("cannot {doing}: {cause}"))
+}
+
+/// Makes a directory and its parents, with this mode where it is new.
+pub fn make_dir(path: &Path, mode: u32) -> Result<(), Problem> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(|e| io(format!("make the directory {}", path.display()), e))
+}
+
+/// Writes a whole file so that a crash leaves the old one or the new one.
+pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Problem> {
+    let write = || -> std::io::Result<()> {
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        file.write_all(bytes)?;
+        file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().map_err(|e| io(format!("write {}", path.display()), e))
+}
+
+/// The file's bytes; nothing where there is no such file.
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, Problem> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(e) => Err(io(format!("read {}", path.display()), e)),
+    }
+}

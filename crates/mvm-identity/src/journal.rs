@@ -1,0 +1,36 @@
+//! What an authority has issued without a store (`mvm ca issue`): a line a certificate, in a file
+//! beside its key. A signer reads it besides its records, so that all of it can be revoked.
+
+use crate::Result;
+use crate::files::{io, read_if_there};
+use mvm_api::Problem;
+use mvm_api::identity::Facts;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+fn file(dir: &Path) -> PathBuf {
+    dir.join("issued.jsonl")
+}
+
+/// Remembers a certificate that the authority in `dir` is about to hand out.
+pub fn append(dir: &Path, facts: &Facts) -> Result<()> {
+    let path = file(dir);
+    let mut line = serde_json::to_vec(facts).map_err(|e| Problem::internal(e.to_string()))?;
+    line.push(b'\n');
+    let write = || -> std::io::Result<()> {
+        // One write(2) with O_APPEND: two at once do not mix.
+        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+        file.write_all(&line)?;
+        file.sync_all()
+    };
+    write().map_err(|e| io(format!("write {}", path.display()), e))
+}
+
+/// What the authority in `dir` has issued so. A last line that a crash cut off was never handed out.
+pub fn read(dir: &Path) -> Result<Vec<Facts>> {
+    let bytes = read_if_there(&file(dir))?.unwrap_or_default();
+    let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).collect())
+}

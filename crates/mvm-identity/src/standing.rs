@@ -1,0 +1,111 @@
+//! Certificates that have run out or soon will, in words that say what mends it.
+
+use crate::Credential;
+use crate::certificate::validity_of;
+use mvm_api::identity::{Facts, Identity, Validity};
+use mvm_model::Millis;
+use mvm_model::certificate::{Standing, roughly, standing};
+
+/// What a person should know of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// Whether it has run out already.
+    pub run_out: bool,
+    /// Whose it is, and since or until when it is good.
+    pub detail: String,
+    /// The command that mends it.
+    pub remedy: String,
+}
+
+/// What is wrong with an identity's certificates at `now`: its own, and those of the authorities that it trusts.
+pub fn warnings(credential: &Credential, now: Millis) -> Vec<Warning> {
+    let own = warning("the certificate of", &credential.facts, now);
+    let authority = |der| {
+        let who = "the certificate of an authority that this identity trusts";
+        let remedy =
+            "make another authority (mvm ca init --dir DIR), and have everybody join it anew";
+        told(who.to_owned(), validity_of(der).ok()?, now, remedy.to_owned())
+    };
+    own.into_iter().chain(credential.roots.iter().filter_map(authority)).collect()
+}
+
+fn warning(what: &str, facts: &Facts, now: Millis) -> Option<Warning> {
+    let name = facts.identity.name();
+    let remedy = match &facts.identity {
+        Identity::Node(_) | Identity::Joiner(_) => format!(
+            "let it join again: mvm node invite {name} --coordinator HOST:PORT | ssh {name} mvm node join -"
+        ),
+        Identity::Coordinator(_) => {
+            format!(
+                "issue another where the authority is: mvm ca issue --role coordinator --name {name} --out DIR"
+            )
+        }
+        Identity::Operator(_) => {
+            format!(
+                "issue another where the authority is: mvm ca issue --role operator --name {name} --out DIR"
+            )
+        }
+        Identity::TenantOperator { tenant, .. } => format!(
+            "issue another where the authority is: mvm ca issue --role tenant-operator --tenant {tenant} --name {name} --out DIR"
+        ),
+    };
+    told(format!("{what} {}", facts.identity.holder()), facts.validity, now, remedy)
+}
+
+fn told(who: String, validity: Validity, now: Millis, remedy: String) -> Option<Warning> {
+    let (run_out, when) = match standing(validity.not_before, validity.not_after, now) {
+        Standing::Good => return None,
+        Standing::EndsSoon(left) => (false, format!("runs out in {}", roughly(left))),
+        Standing::RunOut(ago) => (true, format!("has run out {} ago", roughly(ago))),
+    };
+    Some(Warning { run_out, detail: format!("{who} {when}"), remedy })
+}
+
+/// Says in the log what is wrong.
+pub fn tell(credential: &Credential, now: Millis) {
+    for Warning { run_out, detail, remedy } in warnings(credential, now) {
+        match run_out {
+            true => tracing::error!("{detail}; {remedy}"),
+            false => tracing::warn!("{detail}, and was not renewed yet; {remedy}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::{Authority, new_key};
+
+    const DAY: Millis = 86_400_000;
+
+    #[test]
+    fn who_runs_out_is_told_with_the_command_that_mends_it() {
+        let dir = tempfile::tempdir().expect("directory");
+        let begin = 1_700_000_000_000;
+        let authority = Authority::create(&dir.path().join("ca"), begin).expect("authority");
+        let credential = |identity: &str| {
+            let key = new_key().expect("key");
+            let identity: Identity = identity.parse().expect("identity");
+            let issued = authority.issue(&identity, &key, 30 * DAY, begin).expect("issued");
+            let both = format!("{}\n{}", issued.pem, key.serialize_pem());
+            let roots = authority.certificate().as_bytes();
+            Credential::read(both.as_bytes(), roots, None, Default::default()).expect("credential")
+        };
+        for (identity, command) in [
+            ("spiffe://mvm/node/n1", "mvm node invite n1"),
+            ("spiffe://mvm/coordinator/c1", "mvm ca issue --role coordinator --name c1"),
+            ("spiffe://mvm/tenant-operator/ci/bob", "--tenant ci --name bob"),
+        ] {
+            let credential = credential(identity);
+            assert_eq!(warnings(&credential, begin + 20 * DAY), []);
+            let [soon] = &warnings(&credential, begin + 28 * DAY)[..] else { panic!("one") };
+            assert!(!soon.run_out && soon.detail.ends_with("runs out in 2 days"), "{soon:?}");
+            let [late] = &warnings(&credential, begin + 40 * DAY)[..] else { panic!("one") };
+            assert!(late.run_out && late.detail.contains("has run out 10 days ago"), "{late:?}");
+            assert!(soon.remedy.contains(command) && late.remedy == soon.remedy, "{soon:?}");
+        }
+        // Ten years later the authority has run out too.
+        let all = warnings(&credential("spiffe://mvm/node/n1"), begin + 4000 * DAY);
+        assert!(all.len() == 2 && all[1].remedy.contains("mvm ca init"), "{all:?}");
+    }
+}

@@ -1,0 +1,155 @@
+//! Connecting: the server is known by the identity in its certificate, not by the name or address
+//! that it was reached at.
+
+use super::connection::Connection;
+use super::keeper::{Keeper, roots, unusable};
+use super::socket::prepare;
+use crate::{Credential, Result, certificate};
+use mvm_api::identity::{Identity, SERVER_NAME};
+use mvm_model::Name;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, SignatureScheme,
+};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// How long a connection may take to be made, the handshake included.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Who must answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// This node; any, where none is named.
+    Node(Option<Name>),
+    /// Any coordinator: the signer is one as well.
+    Coordinator,
+}
+
+impl Expect {
+    fn accepts(&self, identity: &Identity) -> bool {
+        match (self, identity) {
+            (Expect::Node(None), Identity::Node(_)) => true,
+            (Expect::Node(Some(wanted)), Identity::Node(name)) => wanted == name,
+            (Expect::Coordinator, Identity::Coordinator(_)) => true,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Expect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Expect::Node(None) => f.write_str("a node"),
+            Expect::Node(Some(name)) => write!(f, "the node {name}"),
+            Expect::Coordinator => f.write_str("a coordinator"),
+        }
+    }
+}
+
+/// Connects to `address` (`HOST:PORT`) and shows our identity. Both sides have checked each other's
+/// chain, time and revocation when this gives the stream, except that a server which refuses us says
+/// so only when the stream is first read (TLS 1.3).
+pub async fn connect(
+    address: &str,
+    keeper: &Keeper,
+    expect: &Expect,
+) -> std::io::Result<Connection<TlsStream<TcpStream>>> {
+    let config = config(&keeper.credential(), expect).map_err(std::io::Error::other)?;
+    let name = ServerName::try_from(SERVER_NAME).map_err(std::io::Error::other)?;
+    let connecting = async {
+        let stream = TcpStream::connect(address).await?;
+        prepare(&stream)?;
+        let stream = TlsConnector::from(config).connect(name, stream).await?;
+        let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let first = certificates.first().ok_or(std::io::ErrorKind::InvalidData)?;
+        let facts = certificate::read(first).map_err(std::io::Error::other)?;
+        Ok(Connection::new(stream, facts, keeper.revocations()))
+    };
+    let late = |_| std::io::Error::new(std::io::ErrorKind::TimedOut, "it does not answer");
+    tokio::time::timeout(DEADLINE, connecting).await.map_err(late)?
+}
+
+/// How a connection is made with this identity.
+fn config(credential: &Credential, expect: &Expect) -> Result<Arc<ClientConfig>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let chain = WebPkiServerVerifier::builder_with_provider(roots(credential)?, provider.clone())
+        .with_crls(credential.list.clone())
+        .build()
+        .map_err(unusable)?;
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(unusable)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Verifier { chain, expect: expect.clone() }))
+        .with_client_auth_cert(credential.chain.clone(), credential.key.clone_key())
+        .map_err(unusable)?;
+    config.resumption = rustls::client::Resumption::disabled();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Chain, time, usage and revocation as webpki checks them, and then the identity.
+#[derive(Debug)]
+struct Verifier {
+    chain: Arc<WebPkiServerVerifier>,
+    expect: Expect,
+}
+
+/// Somebody else answers.
+#[derive(Debug, thiserror::Error)]
+#[error("{found} answers where {wanted} should")]
+struct Unexpected {
+    found: String,
+    wanted: String,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, Error> {
+        let chain = &self.chain;
+        // First: the error of a foreign or old certificate says more than that of another name.
+        chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        let other = |cause| Error::InvalidCertificate(CertificateError::Other(OtherError(cause)));
+        let facts = certificate::read(end_entity).map_err(|problem| other(Arc::new(problem)))?;
+        if self.expect.accepts(&facts.identity) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let (found, wanted) = (facts.identity.holder(), self.expect.to_string());
+        Err(other(Arc::new(Unexpected { found, wanted })))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}

@@ -1,0 +1,80 @@
+//! What TLS says when it fails, in words that tell whose certificate is meant.
+
+use mvm_api::Problem;
+use mvm_model::Code;
+use rustls::{AlertDescription, CertificateError, Error};
+
+/// The fault of TLS among the causes of an error, as a problem; none where the cause is another.
+pub(super) fn fault_of(at: &str, error: &(dyn std::error::Error + 'static)) -> Option<Problem> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(fault) = error.downcast_ref::<Error>() {
+            return Some(problem(at, fault));
+        }
+        // An I/O error gives the source of what is inside, not that itself.
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        next = match inner {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+fn problem(at: &str, fault: &Error) -> Problem {
+    match fault {
+        Error::AlertReceived(alert) => {
+            let why = refusal(*alert);
+            Problem::new(Code::CertificateRefused, format!("{at} does not let us in: {why}"))
+                .hint("get a certificate of the same authority that is good: see docs/identity.md")
+        }
+        Error::InvalidCertificate(cause) => {
+            let why = distrust(cause);
+            Problem::new(Code::PeerUntrusted, format!("{at} is not trusted: {why}"))
+                .hint("check the address, and that both sides are of the same authority")
+        }
+        fault => {
+            Problem::new(Code::TlsFailed, format!("{at} does not speak TLS as we do: {fault}"))
+                .hint("check the address: the agent serves TLS 1.3 at what --listen says")
+        }
+    }
+}
+
+/// Why the other side refuses us.
+fn refusal(alert: AlertDescription) -> String {
+    match alert {
+        AlertDescription::CertificateExpired => "our certificate has run out".to_owned(),
+        AlertDescription::CertificateRevoked => "our certificate was revoked".to_owned(),
+        AlertDescription::UnknownCA => "another authority signed our certificate".to_owned(),
+        AlertDescription::CertificateRequired => "it wants a certificate".to_owned(),
+        AlertDescription::DecryptError | AlertDescription::BadCertificate => {
+            format!("our certificate is not in order ({alert:?})")
+        }
+        AlertDescription::ProtocolVersion => "it speaks another version of TLS".to_owned(),
+        alert => format!("{alert:?}"),
+    }
+}
+
+/// Why we do not trust the other side.
+fn distrust(cause: &CertificateError) -> String {
+    match cause {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "its certificate has run out".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "its certificate is not good yet; compare the clocks".to_owned()
+        }
+        CertificateError::Revoked => "its certificate was revoked".to_owned(),
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "another authority signed its certificate".to_owned()
+        }
+        CertificateError::NotValidForName
+        | CertificateError::NotValidForNameContext { .. }
+        | CertificateError::InvalidPurpose
+        | CertificateError::InvalidPurposeContext { .. } => {
+            "its certificate is not for one that serves".to_owned()
+        }
+        CertificateError::Other(other) => other.0.to_string(),
+        cause => cause.to_string(),
+    }
+}

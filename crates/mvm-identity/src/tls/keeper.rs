@@ -1,0 +1,183 @@
+//! The identity of this process while it runs: replaced as a whole when it is renewed, or when more
+//! is revoked. Connections that stand go on with what they were made with.
+
+use crate::certificate::Revoked;
+use crate::directory::Signers;
+use crate::revocations::Revocations;
+use crate::{Credential, IdentityDir, Result};
+use mvm_api::Problem;
+use mvm_model::Code;
+use rustls::pki_types::CertificateRevocationListDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// Keeps the identity in force. Cheap to share behind an `Arc`.
+pub struct Keeper {
+    dir: Option<IdentityDir>,
+    state: RwLock<Arc<State>>,
+    /// Held by whoever makes the next state of the present one.
+    changing: Mutex<()>,
+    revocations: Arc<Revocations>,
+}
+
+struct State {
+    credential: Credential,
+    /// Counts up with every change.
+    generation: u64,
+    server: Option<Arc<ServerConfig>>,
+}
+
+impl Keeper {
+    /// Keeps the identity of a directory, and writes there what changes.
+    pub fn open(dir: IdentityDir) -> Result<Arc<Keeper>> {
+        let credential = dir.load()?;
+        Keeper::new(Some(dir), credential)
+    }
+
+    /// Keeps an identity in memory only.
+    pub fn in_memory(credential: Credential) -> Result<Arc<Keeper>> {
+        Keeper::new(None, credential)
+    }
+
+    fn new(dir: Option<IdentityDir>, credential: Credential) -> Result<Arc<Keeper>> {
+        let revocations = Arc::new(Revocations::new(credential.revoked.clone()));
+        let state = RwLock::new(Arc::new(State::new(credential, 0)?));
+        Ok(Arc::new(Keeper { dir, state, changing: Mutex::new(()), revocations }))
+    }
+
+    fn state(&self) -> Arc<State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The identity as it is now.
+    pub fn credential(&self) -> Credential {
+        self.state().credential.clone()
+    }
+
+    /// How often it has changed: a connection of an earlier generation shows an earlier identity.
+    pub fn generation(&self) -> u64 {
+        self.state().generation
+    }
+
+    /// What is revoked.
+    pub fn revocations(&self) -> Arc<Revocations> {
+        self.revocations.clone()
+    }
+
+    /// How the next connection is accepted. Errors: `wrong_identity` where it is of one that only calls.
+    pub fn server(&self) -> Result<Arc<ServerConfig>> {
+        let state = self.state();
+        state.server.clone().ok_or_else(|| {
+            let holder = state.credential.facts.identity.holder();
+            Problem::new(Code::WrongIdentity, format!("{holder} is not one that serves"))
+                .hint("a node joins with `mvm node join`; for a coordinator: mvm ca issue --role coordinator")
+        })
+    }
+
+    /// Puts a renewed certificate and its key (PEM) in force, durably first.
+    pub fn renew(&self, certificate: &str, key: &str) -> Result<()> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let renewed = self.credential().renewed(certificate, key)?;
+        if let Some(dir) = &self.dir {
+            dir.renew(certificate, key)?;
+        }
+        self.replace(renewed)
+    }
+
+    /// Puts a list of what is revoked (PEM) in force, durably first. Gives whether it is newer than
+    /// the one in force: an older one changes nothing.
+    pub fn revoke(&self, list: &str) -> Result<bool> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = self.credential();
+        let der = CertificateRevocationListDer::from_pem_slice(list.as_bytes()).map_err(|e| {
+            Problem::new(Code::CrlInvalid, format!("this is no revocation list: {e}"))
+        })?;
+        let revoked = Revoked::read(&der, &now.roots)?;
+        if now.list.is_some() && revoked.number <= now.revoked.number {
+            return Ok(false);
+        }
+        if let Some(dir) = &self.dir {
+            dir.store_list(list)?;
+        }
+        (now.list, now.revoked) = (Some(der), revoked.clone());
+        self.replace(now)?;
+        self.revocations.replace(revoked);
+        Ok(true)
+    }
+
+    /// Has it renewed by these signers from now on.
+    pub fn ask_at(&self, signers: Signers) -> Result<()> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(dir) = &self.dir {
+            dir.store_signers(&signers)?;
+        }
+        self.replace(Credential { signers, ..self.credential() })
+    }
+
+    /// Takes over what somebody else has written into the directory.
+    pub fn reload(&self) -> Result<()> {
+        let Some(dir) = &self.dir else { return Ok(()) };
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (now, there) = (self.credential(), dir.load()?);
+        let other = there.facts.serial != now.facts.serial || there.roots != now.roots;
+        let more = there.revoked.number > now.revoked.number;
+        if more {
+            self.revocations.replace(there.revoked.clone());
+        }
+        match other || more {
+            // What is revoked stays so, whatever was put there.
+            true if more => self.replace(there),
+            true => self.replace(Credential { list: now.list, revoked: now.revoked, ..there }),
+            false => Ok(()),
+        }
+    }
+
+    fn replace(&self, credential: Credential) -> Result<()> {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        *state = Arc::new(State::new(credential, state.generation + 1)?);
+        Ok(())
+    }
+}
+
+impl State {
+    fn new(credential: Credential, generation: u64) -> Result<State> {
+        let serves = credential.facts.identity.role().serves();
+        let server = serves.then(|| server(&credential)).transpose()?.map(Arc::new);
+        Ok(State { credential, generation, server })
+    }
+}
+
+/// The authorities that are trusted, for the verifiers.
+pub(super) fn roots(credential: &Credential) -> Result<Arc<RootCertStore>> {
+    let mut roots = RootCertStore::empty();
+    for root in &credential.roots {
+        roots.add(root.clone()).map_err(unusable)?;
+    }
+    Ok(Arc::new(roots))
+}
+
+fn server(credential: &Credential) -> Result<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(roots(credential)?, provider.clone())
+            .with_crls(credential.list.clone())
+            .build()
+            .map_err(unusable)?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(unusable)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(credential.chain.clone(), credential.key.clone_key())
+        .map_err(unusable)?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+pub(super) fn unusable(cause: impl std::fmt::Display) -> Problem {
+    Problem::new(Code::IdentityDamaged, format!("the identity cannot be used: {cause}"))
+}

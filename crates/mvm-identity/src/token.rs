@@ -1,0 +1,151 @@
+//! The join token: all that a machine needs to become a node, in one string.
+//!
+//! It carries a certificate of its own, good for a short while and for joining only, and the
+//! authority to trust: so joining is mutual TLS like everything else.
+
+use crate::Result;
+use crate::directory::{Credential, Signers};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use mvm_api::Problem;
+use mvm_api::identity::{Identity, Role};
+use mvm_model::{Code, Millis, Name};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// What every token begins with, so that people and scanners for secrets know one.
+const PREFIX: &str = "mvm-join-";
+/// The form of what follows.
+const VERSION: u32 = 1;
+/// No token is longer, in bytes.
+const LONGEST: usize = 16 * 1024;
+
+/// A join token. Whoever has it may become the node that it names: it is a secret.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinToken {
+    version: u32,
+    /// Where the signer is reached: `HOST:PORT`.
+    pub addresses: Vec<String>,
+    /// The authority to trust, in PEM.
+    pub ca: String,
+    /// The joiner's certificate, in PEM.
+    pub certificate: String,
+    /// Its key, in PEM.
+    pub key: String,
+}
+
+impl JoinToken {
+    /// A token of these parts.
+    pub fn new(addresses: Vec<String>, ca: String, certificate: String, key: String) -> JoinToken {
+        JoinToken { version: VERSION, addresses, ca, certificate, key }
+    }
+
+    /// The identity in it, to join with, and the name of the node that it makes. Refused where it
+    /// has run out at `now`.
+    pub fn credential(&self, now: Millis) -> Result<(Credential, Name)> {
+        let both = format!("{}\n{}", self.certificate, self.key);
+        let signers = Signers { addresses: self.addresses.clone() };
+        let credential = Credential::read(both.as_bytes(), self.ca.as_bytes(), None, signers)
+            .map_err(|problem| invalid(problem.detail))?;
+        let Identity::Joiner(name) = &credential.facts.identity else {
+            let role = credential.facts.identity.role();
+            return Err(invalid(format!(
+                "its certificate is for a {role}, not a {}",
+                Role::Joiner
+            )));
+        };
+        let name = name.clone();
+        if now >= credential.facts.validity.not_after {
+            return Err(Problem::new(
+                Code::TokenExpired,
+                format!("the token for {name} has run out"),
+            )
+            .hint(format!("ask for a new one: mvm node invite {name}")));
+        }
+        Ok((credential, name))
+    }
+}
+
+impl fmt::Display for JoinToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A plain struct of strings: its serialisation cannot fail.
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        write!(f, "{PREFIX}{}", URL_SAFE_NO_PAD.encode(json))
+    }
+}
+
+impl fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinToken").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl FromStr for JoinToken {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let text = text.trim();
+        if text.len() > LONGEST {
+            return Err(invalid("it is too long"));
+        }
+        let coded = text
+            .strip_prefix(PREFIX)
+            .ok_or_else(|| invalid(format!("it does not begin with {PREFIX}")))?;
+        let json = URL_SAFE_NO_PAD.decode(coded).map_err(invalid)?;
+        let token: JoinToken = serde_json::from_slice(&json).map_err(invalid)?;
+        if token.version != VERSION {
+            return Err(invalid(format!("its version is {}, not {VERSION}", token.version)));
+        }
+        if token.addresses.is_empty() {
+            return Err(invalid("it names no address"));
+        }
+        Ok(token)
+    }
+}
+
+/// The words of the fault, never of the token.
+fn invalid(cause: impl fmt::Display) -> Problem {
+    Problem::new(Code::TokenInvalid, format!("this is no join token: {cause}"))
+        .hint("`mvm node invite` prints one: give it as it stands, whole")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_token_survives_being_written(
+            addresses in prop::collection::vec(".{0,30}", 1..4),
+            ca in ".{0,200}", certificate in ".{0,200}", key in ".{0,200}",
+        ) {
+            let token = JoinToken::new(addresses, ca, certificate, key.clone());
+            let text = token.to_string();
+            prop_assert_eq!(format!("  {text}\n").parse::<JoinToken>().unwrap(), token.clone());
+            let shown = format!("{token:?}");
+            prop_assert!(key.len() < 8 || !shown.contains(&key));
+        }
+
+        #[test]
+        fn no_bytes_bring_the_reader_down(text in ".{0,200}", json in ".{0,100}") {
+            let _ = text.parse::<JoinToken>();
+            let _ = format!("{PREFIX}{text}").parse::<JoinToken>();
+            let coded = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(json));
+            prop_assert_eq!(coded.parse::<JoinToken>().unwrap_err().code, Code::TokenInvalid);
+        }
+
+        /// A token that was cut, or has a character more, is refused.
+        #[test]
+        fn a_torn_token_is_refused(at in any::<prop::sample::Index>()) {
+            let token = JoinToken::new(vec!["a:1".into()], "b".into(), "c".into(), "d".into());
+            let text = token.to_string();
+            let cut = &text[..at.index(text.len())];
+            prop_assert_eq!(cut.parse::<JoinToken>().unwrap_err().code, Code::TokenInvalid);
+            let longer = format!("{text}A");
+            prop_assert!(longer.parse::<JoinToken>().is_err());
+        }
+    }
+}

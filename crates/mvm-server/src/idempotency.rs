@@ -1,0 +1,202 @@
+//! Creates that happen once however often they are asked for: `Idempotency-Key`.
+//!
+//! What was made is kept for a day, by caller, route and key. A record that says "begun" is durable
+//! before anything is made; a refusal made nothing, so it frees its key.
+
+use crate::peer::Peer;
+use crate::router::Routes;
+use crate::stored;
+use axum::body::{Body as HttpBody, Bytes};
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use mvm_api::Problem;
+use mvm_api::routes::{IDEMPOTENCY_KEY, Server, find};
+use mvm_identity::Seal;
+use mvm_model::{Code, Millis};
+use mvm_store::{Expect, Store, Write};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+
+/// Says of an answer that it was given before.
+const REPLAYED: &str = "idempotency-replayed";
+/// Where the records are.
+const PREFIX: &str = "idempotency/";
+/// How long an outcome is kept, in ms.
+const KEPT: Millis = 24 * 3600 * 1000;
+/// How many are kept.
+const MOST: usize = 512;
+/// The longest body, in bytes.
+const LONGEST_BODY: usize = 2 << 20;
+/// The longest key, in characters.
+const LONGEST_KEY: usize = 255;
+
+/// What is known of a key.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    /// Of the request's body.
+    digest: String,
+    /// When it was begun, on the server's timeline.
+    at: Millis,
+    /// When the server that began it was started: tells servers apart.
+    agent: Millis,
+    /// What was answered; none: it was begun.
+    answer: Option<String>,
+}
+
+/// Where what was made is remembered, and by whom.
+#[derive(Clone)]
+pub struct Idempotency {
+    /// Where the records are.
+    pub store: Arc<dyn Store>,
+    /// Whose routes they are about.
+    pub server: Server,
+    /// When this server was started.
+    pub started_at: Millis,
+    /// Answers that are secrets are sealed with it.
+    pub seal: Option<Arc<Seal>>,
+}
+
+impl<S: Clone + Send + Sync + 'static> Routes<S> {
+    /// Has those of these routes that make something once honour the header.
+    pub fn once(self, once: Idempotency) -> Routes<S> {
+        let router = self.router.layer(from_fn_with_state(once, layer));
+        Routes { router, paths: self.paths }
+    }
+}
+
+/// Stands before the handlers.
+async fn layer(
+    State(once): State<Idempotency>,
+    matched: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let path = matched.as_ref().map_or("", MatchedPath::as_str);
+    let route = find(once.server, request.method().as_str(), path).filter(|route| route.once);
+    let (Some(_), true) = (route, request.headers().contains_key(IDEMPOTENCY_KEY)) else {
+        return next.run(request).await;
+    };
+    once.run(request, next).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+impl Idempotency {
+    async fn run(&self, request: Request, next: Next) -> Result<Response, Problem> {
+        let record = format!("{PREFIX}{}", key_of(&request)?);
+        let (parts, body) = request.into_parts();
+        let body = axum::body::to_bytes(body, LONGEST_BODY).await;
+        let body = body.map_err(|e| Problem::new(Code::TooLarge, e.to_string()))?;
+        let (digest, agent) = (hex(&body), self.started_at);
+        let begun = Kept { digest: digest.clone(), at: mvm_clock::now(), agent, answer: None };
+        if let Some(answer) = self.begin(&record, &begun).await? {
+            return Ok(answer);
+        }
+        let response = next.run(Request::from_parts(parts, HttpBody::from(body))).await;
+        if response.status() != StatusCode::OK {
+            let freed = Write::Delete { key: record, expect: Expect::Any };
+            self.store.commit(vec![freed]).await.map_err(stored)?;
+            return Ok(response);
+        }
+        let (parts, body) = response.into_parts();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await;
+        let bytes = bytes.map_err(|e| Problem::internal(e.to_string()))?;
+        let answer = match &self.seal {
+            Some(seal) => seal.close(&record, &bytes)?,
+            None => String::from_utf8_lossy(&bytes).into_owned(),
+        };
+        let answer = Some(answer);
+        self.put(record, &Kept { answer, ..begun }, Expect::Any).await.map_err(stored)?;
+        Ok(Response::from_parts(parts, bytes.into()))
+    }
+
+    /// Writes down that it begins; where it was begun before, gives the answer that it had.
+    async fn begin(&self, record: &str, begun: &Kept) -> Result<Option<Response>, Problem> {
+        self.forget(begun.at).await?;
+        match self.put(record.to_owned(), begun, Expect::Absent).await {
+            Ok(()) => return Ok(None),
+            Err(mvm_store::Error::Conflict { .. }) => {}
+            Err(error) => return Err(stored(error)),
+        }
+        let in_use = || {
+            Problem::new(Code::IdempotencyKeyInUse, "a request with this key is under way")
+                .hint("ask again when it has ended: its answer is given again")
+        };
+        let Some(stands) = self.store.get(record).await.map_err(stored)? else {
+            return Err(in_use());
+        };
+        let known: Kept = serde_json::from_slice(&stands.value)
+            .map_err(|e| Problem::internal(format!("{record} cannot be read: {e}")))?;
+        if known.digest != begun.digest {
+            let detail = "this key stands for a request with another body";
+            let problem = Problem::new(Code::IdempotencyKeyReused, detail);
+            return Err(problem.hint("draw a new key for every new request"));
+        }
+        match known.answer {
+            Some(answer) => {
+                let answer = match &self.seal {
+                    Some(seal) => seal.open(record, &answer)?,
+                    None => answer.into_bytes(),
+                };
+                let said = [(header::CONTENT_TYPE, "application/json"), (REPLAYED_NAME, "true")];
+                Ok(Some((said, Bytes::from(answer)).into_response()))
+            }
+            None if known.agent == begun.agent => Err(in_use()),
+            None => {
+                let detail =
+                    "the server ended while it served this key: it may have been made or not";
+                let problem = Problem::new(Code::IdempotencyOutcomeUnknown, detail);
+                Err(problem.hint("look whether it is there, and use a new key where it is not"))
+            }
+        }
+    }
+
+    async fn put(&self, key: String, kept: &Kept, expect: Expect) -> mvm_store::Result<()> {
+        let value = serde_json::to_vec(kept).unwrap_or_default();
+        self.store.commit(vec![Write::Put { key, value, expect }]).await.map(drop)
+    }
+
+    /// Removes what is older than a day, and the oldest of too many.
+    async fn forget(&self, now: Millis) -> Result<(), Problem> {
+        let listed = self.store.list(PREFIX).await.map_err(stored)?;
+        let at = |value: &[u8]| serde_json::from_slice::<Kept>(value).map_or(0, |kept| kept.at);
+        let mut known: Vec<(Millis, String)> =
+            listed.into_iter().map(|record| (at(&record.value), record.key)).collect();
+        known.sort();
+        let too_many = known.len().saturating_sub(MOST - 1);
+        let gone = known.into_iter().enumerate();
+        let gone = gone.filter(|(index, (at, _))| *index < too_many || at + KEPT < now);
+        let deletes: Vec<Write> =
+            gone.map(|(_, (_, key))| Write::Delete { key, expect: Expect::Any }).collect();
+        if !deletes.is_empty() {
+            self.store.commit(deletes).await.map_err(stored)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a request's key is known by: the same caller's same key on the same path. Errors:
+/// `invalid_value`.
+pub fn key_of(request: &Request) -> Result<String, Problem> {
+    let key = key_in(request.headers())?;
+    let peer = request.extensions().get::<ConnectInfo<Peer>>();
+    let holder = peer.map(|ConnectInfo(peer)| peer.holder()).unwrap_or_default();
+    Ok(hex([holder.as_str(), request.uri().path(), &key].join("\0").as_bytes()))
+}
+
+fn key_in(headers: &HeaderMap) -> Result<String, Problem> {
+    let key = headers.get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok()).unwrap_or_default();
+    if key.is_empty() || key.len() > LONGEST_KEY {
+        let detail = format!("an Idempotency-Key has 1 to {LONGEST_KEY} visible characters");
+        return Err(Problem::new(Code::InvalidValue, detail));
+    }
+    Ok(key.to_owned())
+}
+
+const REPLAYED_NAME: header::HeaderName = header::HeaderName::from_static(REPLAYED);
+
+/// SHA-256 in hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,261 @@
+//! Directories that are ours alone: nobody else reads, writes or enters what is in them.
+//!
+//! A server's state directory holds guests' memory and disks, and what jobs were given. It is mode
+//! 0700 whoever makes it first, what is made in it has no bits for group and others
+//! ([`narrow_umask`]), and what an earlier version or somebody's umask left wider is closed
+//! ([`close`]).
+
+use mvm_api::Problem;
+use mvm_identity::files::{io, make_dir};
+use mvm_model::Code;
+use rustix::fs::{Mode, OFlags};
+use std::fs::{self, Metadata, Permissions};
+use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Work in progress, which whoever makes it has closed and removes: it may be hard links to files that
+/// are others' to read (Nix's store).
+const WORK: &str = ".tmp-";
+/// What says that a directory is a state directory of ours, one suffices.
+const MARKS: [&str; 5] = ["root-id", "node.db", "fleet.db", "clock.json", "coordinator.sock"];
+/// What a new file system has by itself.
+const BY_ITSELF: &str = "lost+found";
+
+/// A path that others than its owner may read, write or enter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// The path.
+    pub path: PathBuf,
+    /// Its mode, permission bits alone.
+    pub mode: u32,
+}
+
+/// From now on this process, and whatever it starts, makes files that are its user's alone.
+pub fn narrow_umask() {
+    rustix::process::umask(Mode::from_raw_mode(0o077));
+}
+
+/// Makes the state directory `path`, or takes it as it is, mode 0700 either way. One that is open to
+/// others and is not known to be ours is refused, as it may well be anything: `/srv`, or `/tmp`.
+pub fn own_dir(path: &Path) -> Result<(), Problem> {
+    let failed = |e| io(format!("look at {}", path.display()), e);
+    // What is there instead of a directory is named by the attempt to make one.
+    let Some(meta) = fs::metadata(path).ok().filter(Metadata::is_dir) else {
+        return make_dir(path, 0o700);
+    };
+    let mode = meta.mode() & 0o7777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    let mut others = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        others.push(entry.map_err(failed)?.file_name());
+    }
+    let ours = others.iter().any(|name| MARKS.iter().any(|mark| name == mark));
+    if !ours && others.iter().any(|name| name != BY_ITSELF) {
+        let detail = format!(
+            "{} is open to others (mode {mode:04o}), and holds files that are not mvm's",
+            path.display()
+        );
+        // Nobody closes what all others need: `/etc`, or `/tmp`.
+        let for_all = mode & 0o1000 != 0 || path.components().count() <= 2;
+        let or_close = format!(
+            "; or, if all that is in it may be closed to others: chmod 0700 {}",
+            path.display()
+        );
+        let or_close = if for_all { "" } else { &or_close };
+        let hint = format!("name a directory of its own with --root{or_close}");
+        return Err(Problem::new(Code::RootOpen, detail).hint(hint));
+    }
+    fs::set_permissions(path, Permissions::from_mode(0o700))
+        .map_err(|e| io(format!("close {} to others", path.display()), e))?;
+    tracing::warn!(path = %path.display(), mode = format!("{mode:04o}"),
+        "the state directory was open to others; it is closed now");
+    Ok(())
+}
+
+/// What in the state directory `root` is open to others, itself included.
+pub fn open_to_others(root: &Path) -> std::io::Result<Vec<Open>> {
+    let mut found = Vec::new();
+    walk(root, &mut |path, meta, _| {
+        found.push(Open { path: path.to_owned(), mode: meta.mode() & 0o7777 });
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Closes to others what in the state directory `root` is open to them; the log says so. Gives what it
+/// was. Blocks.
+pub fn close(root: &Path) -> Result<Vec<Open>, Problem> {
+    let mut closed = Vec::new();
+    let walked = walk(root, &mut |path, meta, narrowed| {
+        narrow(path, meta, narrowed)?;
+        closed.push(Open { path: path.to_owned(), mode: meta.mode() & 0o7777 });
+        Ok(())
+    });
+    walked.map_err(|e| io(format!("close {} to others", root.display()), e))?;
+    if let Some(first) = closed.first() {
+        tracing::warn!(
+            paths = closed.len(),
+            first = %first.path.display(),
+            mode = format!("{:04o}", first.mode),
+            "the state directory was open to others; it is closed now"
+        );
+    }
+    Ok(closed)
+}
+
+/// The mode that a file with this one is to have. Others get nothing, and the group only the way
+/// through a directory that is there for it: a confined machine's, whose group is `for_group`.
+fn narrowed(mode: u32, is_dir: bool, for_group: bool) -> u32 {
+    let kept = if is_dir && for_group { 0o7710 } else { 0o7700 };
+    mode & kept
+}
+
+type Found<'a> = dyn FnMut(&Path, &Metadata, u32) -> std::io::Result<()> + 'a;
+
+/// Calls `found` for all that is too wide, what is above before what is in it, so that nobody can
+/// change any more what is looked at next.
+fn walk(path: &Path, found: &mut Found<'_>) -> std::io::Result<()> {
+    let meta = match fs::symlink_metadata(path) {
+        // Other work goes on meanwhile.
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        meta => meta?,
+    };
+    let kind = meta.file_type();
+    if kind.is_symlink() {
+        return Ok(());
+    }
+    let for_group = meta.gid() != rustix::process::getegid().as_raw();
+    let mode = meta.mode() & 0o7777;
+    let narrowed = narrowed(mode, kind.is_dir(), for_group);
+    if narrowed != mode {
+        found(path, &meta, narrowed)?;
+    }
+    if !kind.is_dir() {
+        return Ok(());
+    }
+    let entries = match fs::read_dir(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with(WORK) {
+            walk(&entry.path(), found)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives it the mode, if it still is what was looked at; no link is followed.
+fn narrow(path: &Path, meta: &Metadata, mode: u32) -> std::io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        file => file?,
+    };
+    let seen = rustix::fs::fstat(&file)?;
+    if (seen.st_dev, seen.st_ino) != (meta.dev(), meta.ino()) {
+        return Ok(());
+    }
+    // chmod(2) of a descriptor that is open by path only goes by its name in /proc.
+    fs::set_permissions(format!("/proc/self/fd/{}", file.as_raw_fd()), Permissions::from_mode(mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::os::unix::fs::symlink;
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().mode() & 0o7777
+    }
+
+    fn set(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn what_is_open_is_found_and_closed_and_links_lead_nowhere() {
+        let (place, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (root, foreign) = (place.path().join("root"), outside.path().join("file"));
+        fs::create_dir_all(root.join("instances/i-1/vm")).unwrap();
+        fs::create_dir_all(root.join("images/.tmp-1")).unwrap();
+        fs::write(&foreign, "").unwrap();
+        set(&foreign, 0o644);
+        set(outside.path(), 0o755);
+        fs::hard_link(&foreign, root.join("images/.tmp-1/linked")).unwrap();
+        symlink(&foreign, root.join("link")).unwrap();
+        symlink(outside.path(), root.join("folder")).unwrap();
+        for (name, wide) in
+            [("node.db", 0o666), ("node.db-wal", 0o644), ("instances/i-1/memory", 0o604)]
+        {
+            fs::write(root.join(name), "secret").unwrap();
+            set(&root.join(name), wide);
+        }
+        let _socket = std::os::unix::net::UnixListener::bind(root.join("agent.sock")).unwrap();
+        set(&root.join("agent.sock"), 0o777);
+        for name in ["", "instances", "instances/i-1"] {
+            set(&root.join(name), 0o777);
+        }
+        // A confined machine's: its group goes through it.
+        let vm = root.join("instances/i-1/vm");
+        set(&vm, 0o750);
+        let confined = rustix::process::geteuid().is_root();
+        if confined {
+            std::os::unix::fs::chown(&vm, None, Some(4711)).unwrap();
+        }
+        let found = open_to_others(&root).unwrap();
+        assert!(found.contains(&Open { path: root.join("node.db"), mode: 0o666 }), "{found:?}");
+        assert_eq!(close(&root).unwrap(), found);
+        assert_eq!(open_to_others(&root).unwrap(), []);
+        for name in ["", "instances", "instances/i-1", "agent.sock"] {
+            assert_eq!(mode(&root.join(name)), 0o700, "{name}");
+        }
+        assert_eq!(mode(&root.join("node.db")), 0o600);
+        assert_eq!(mode(&vm), if confined { 0o710 } else { 0o700 });
+        assert_eq!((mode(&foreign), mode(outside.path())), (0o644, 0o755));
+    }
+
+    #[test]
+    fn a_state_directory_is_closed_and_what_may_be_anything_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("above/root");
+        own_dir(&root).unwrap();
+        assert_eq!(mode(&root), 0o700);
+        // Made by somebody else, still empty, or a file system of its own.
+        set(&root, 0o777);
+        fs::create_dir(root.join("lost+found")).unwrap();
+        own_dir(&root).unwrap();
+        assert_eq!(mode(&root), 0o700);
+        // Something else altogether.
+        set(&root, 0o1777);
+        fs::write(root.join("somebody's"), "").unwrap();
+        let refused = own_dir(&root).unwrap_err();
+        assert_eq!((refused.code.as_str(), mode(&root)), ("root_open", 0o1777));
+        assert!(!refused.hint.contains("chmod"), "{}", refused.hint);
+        // Ours, from an earlier version.
+        fs::write(root.join("root-id"), "").unwrap();
+        set(&root, 0o755);
+        own_dir(&root).unwrap();
+        assert_eq!(mode(&root), 0o700);
+        assert!(own_dir(&root.join("root-id")).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_else_reads_or_writes_and_nothing_is_widened(
+            mode in 0u32..=0o7777, is_dir: bool, for_group: bool
+        ) {
+            let to = narrowed(mode, is_dir, for_group);
+            prop_assert_eq!(to & 0o067, 0);
+            prop_assert_eq!(to & !mode, 0);
+            prop_assert_eq!(to & 0o7700, mode & 0o7700);
+            prop_assert_eq!(narrowed(to, is_dir, for_group), to);
+        }
+    }
+}

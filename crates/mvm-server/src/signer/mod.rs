@@ -1,0 +1,404 @@
+//! The signer: what an authority has issued, to whom, and what of it is revoked. Runs where the
+//! authority's key is, in a coordinator or in `mvm ca serve`.
+//!
+//! Everything is decided on what the store says and written with conditions, so that of several
+//! signers on one store, each of which may be killed at any time, no two make a node of one token.
+
+mod routes;
+
+pub use routes::{routes, serve};
+
+use crate::idempotency::Idempotency;
+use crate::stored;
+use mvm_api::Problem;
+use mvm_api::identity::{Facts, Identity, Role};
+use mvm_api::routes::Server;
+use mvm_api::types::{CertificateView, IdentityView, Invitation, Invite, Signed};
+use mvm_identity::authority::{Authority, Issued, NODE_LIFETIME, Revocation, request_key};
+use mvm_identity::{JoinToken, Result, Seal, authority, journal};
+use mvm_model::{Code, Millis};
+use mvm_store::{Expect, Record, SqliteStore, Store, Write};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where records lie in the store.
+const IDENTITIES: &str = "ca/identities/";
+const TOKENS: &str = "ca/tokens/";
+/// The list of what is revoked.
+pub const LIST: &str = "ca/list";
+/// How often a change is tried that others come in between of.
+const TRIES: usize = 16;
+/// The longest that a join token may be good, in seconds: a week.
+const LONGEST_TOKEN_S: u64 = 7 * 24 * 3600;
+
+/// An authority and its records.
+pub struct Signer {
+    authority: Authority,
+    dir: PathBuf,
+    store: Arc<dyn Store>,
+    /// How long a node's or coordinator's certificate is good, in ms.
+    lifetime: Millis,
+}
+
+/// A token that has been used.
+#[derive(Debug, Serialize, Deserialize)]
+struct Used {
+    /// The public key that the certificate was made for.
+    key: String,
+    /// The node's certificate, for one who asks again because the answer was lost.
+    certificate: String,
+    /// When the token runs out, and this record is of no use any more.
+    not_after: Millis,
+}
+
+/// The list of what is revoked.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct List {
+    number: u64,
+    revoked: Vec<Revocation>,
+    crl: String,
+}
+
+impl Signer {
+    /// The authority in the directory `dir`, with its records in `store`.
+    pub fn open(dir: &Path, store: Arc<dyn Store>) -> Result<Signer> {
+        let authority = Authority::open(dir)?;
+        Ok(Signer { authority, dir: dir.to_owned(), store, lifetime: NODE_LIFETIME })
+    }
+
+    /// The authority in the directory `dir`, with its records in a file beside it that no other
+    /// process may have open.
+    pub fn embedded(dir: &Path) -> Result<Signer> {
+        // First: a directory without an authority gets no file.
+        Authority::open(dir)?;
+        Signer::open(dir, Arc::new(SqliteStore::open(&dir.join("ca.db")).map_err(stored)?))
+    }
+
+    /// The same, with another lifetime of nodes' and coordinators' certificates, in ms.
+    pub fn lifetime(mut self, lifetime: Millis) -> Signer {
+        self.lifetime = lifetime;
+        self
+    }
+
+    /// The authority.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// Where its creates are remembered; `started_at` is when its server was started.
+    pub fn once(&self, started_at: Millis) -> Result<Idempotency> {
+        let seal = Some(Arc::new(Seal::of(&self.authority)?));
+        Ok(Idempotency { store: self.store.clone(), server: Server::Signer, started_at, seal })
+    }
+
+    /// A certificate with whom to trust.
+    async fn signed(&self, certificate: String, now: Millis) -> Result<Signed> {
+        let ca = self.authority.certificate().to_owned();
+        Ok(Signed { certificate, ca, crl: self.crl(now).await? })
+    }
+
+    /// Makes a join token for a node that is not there.
+    pub async fn invite(&self, invite: &Invite, now: Millis) -> Result<Invitation> {
+        let node = Identity::Node(invite.name.clone());
+        self.absent(&self.view(&node).await?.0, now)?;
+        let (invitation, facts) = invitation(&self.authority, invite, now)?;
+        self.record(&facts, now).await?;
+        Ok(invitation)
+    }
+
+    /// Makes the holder of a join token the node that it names, once. Whoever asks again with the
+    /// same key gets the same certificate.
+    pub async fn join(&self, token: &Facts, request: &str, now: Millis) -> Result<Signed> {
+        let Identity::Joiner(name) = &token.identity else {
+            let detail = format!("{} has no join token", token.identity.holder());
+            return Err(Problem::new(Code::Forbidden, detail));
+        };
+        let node = Identity::Node(name.clone());
+        let issued = self.authority.answer(&node, request, self.lifetime, now)?;
+        let key = request_key(request)?;
+        let place = format!("{TOKENS}{}", token.serial);
+        for _ in 0..TRIES {
+            // Before the token: where this token made the node in between, that is what is told.
+            let (mut view, revision) = self.view(&node).await?;
+            if let Some(used) = self.get::<Used>(&place).await? {
+                if used.0.key == key {
+                    return self.signed(used.0.certificate, now).await;
+                }
+                let detail = format!("the token for node {name} was used already");
+                return Err(Problem::new(Code::TokenUsed, detail).hint(format!(
+                    "if that was not you, remove the node (mvm node remove {name}); then ask for \
+                     a new token: mvm node invite {name}"
+                )));
+            }
+            self.absent(&view, now)?;
+            add(&mut view, &issued.facts, now);
+            let used = Used {
+                key: key.clone(),
+                certificate: issued.pem.clone(),
+                not_after: token.validity.not_after,
+            };
+            let mut writes = self.stale_tokens(now).await?;
+            writes.push(put(place.clone(), &used, Expect::Absent));
+            writes.push(put(identity_key(&node), &view, revision));
+            if self.commit(writes).await? {
+                return self.signed(issued.pem, now).await;
+            }
+        }
+        Err(contended())
+    }
+
+    /// Signs anew for an identity whose certificate is good.
+    pub async fn renew(&self, present: &Facts, request: &str, now: Millis) -> Result<Signed> {
+        let lifetime = match present.identity.role() {
+            Role::Node | Role::Coordinator => self.lifetime,
+            _ => present.validity.not_after - present.validity.not_before,
+        };
+        let issued = self.authority.answer(&present.identity, request, lifetime, now)?;
+        for _ in 0..TRIES {
+            let (mut view, expect) = self.view(&present.identity).await?;
+            let shown = |one: &&CertificateView| one.facts.serial == present.serial;
+            // Another signer may have revoked it just now. That marks this record, too: a
+            // certificate is never renewed past its revocation.
+            if view.certificates.iter().find(shown).is_some_and(|one| one.revoked_at.is_some()) {
+                let holder = present.identity.holder();
+                let detail = format!("the certificate of {holder} was revoked");
+                return Err(Problem::new(Code::CertificateRevoked, detail));
+            }
+            add(&mut view, &issued.facts, now);
+            if self.commit(vec![put(identity_key(&present.identity), &view, expect)]).await? {
+                return self.signed(issued.pem, now).await;
+            }
+        }
+        Err(contended())
+    }
+
+    /// Issues a certificate for a key that is here, and records it.
+    pub async fn issue(
+        &self,
+        identity: &Identity,
+        key: &rcgen::KeyPair,
+        now: Millis,
+    ) -> Result<Issued> {
+        let issued = self.authority.issue(identity, key, self.lifetime, now)?;
+        self.record(&issued.facts, now).await?;
+        Ok(issued)
+    }
+
+    /// Revokes all certificates of an identity, of a node also those in tokens that would make it.
+    /// Gives the new list.
+    pub async fn revoke(&self, identity: &Identity, now: Millis) -> Result<String> {
+        let mut identities = vec![identity.clone()];
+        if let Identity::Node(name) = identity {
+            identities.push(Identity::Joiner(name.clone()));
+        }
+        for _ in 0..TRIES {
+            let (mut list, revision) = self.list(now).await?;
+            let (mut writes, mut known, mut new) = (Vec::new(), false, Vec::new());
+            for identity in &identities {
+                let (mut view, revision) = self.view(identity).await?;
+                known |= !view.certificates.is_empty();
+                for one in view.certificates.iter_mut().filter(|one| live(one, now)) {
+                    one.revoked_at = Some(now);
+                    let (serial, not_after) =
+                        (one.facts.serial.clone(), one.facts.validity.not_after);
+                    new.push(Revocation { serial, at: now, not_after });
+                }
+                writes.push(put(identity_key(identity), &view, revision));
+            }
+            if !known {
+                let detail = format!("{} has no certificates", identity.holder());
+                return Err(Problem::new(Code::NotFound, detail)
+                    .hint("see who has some with `mvm node list` or `mvm ca list`"));
+            }
+            if new.is_empty() {
+                return Ok(list.crl);
+            }
+            list.number += 1;
+            list.revoked.retain(|one| one.not_after > now);
+            list.revoked.extend(new);
+            list.crl = self.authority.list(list.number, &list.revoked, now)?;
+            writes.push(put(LIST.to_owned(), &list, revision));
+            if self.commit(writes).await? {
+                return Ok(list.crl);
+            }
+        }
+        Err(contended())
+    }
+
+    /// The list of what is revoked, in PEM.
+    pub async fn crl(&self, now: Millis) -> Result<String> {
+        for _ in 0..TRIES {
+            let (list, revision) = self.list(now).await?;
+            if revision != Expect::Absent {
+                return Ok(list.crl);
+            }
+            self.commit(vec![put(LIST.to_owned(), &list, revision)]).await?;
+        }
+        Err(contended())
+    }
+
+    /// The list as it is; the first one, which is empty, where there is none yet.
+    async fn list(&self, now: Millis) -> Result<(List, Expect)> {
+        if let Some((list, revision)) = self.get(LIST).await? {
+            return Ok((list, Expect::Revision(revision)));
+        }
+        let crl = self.authority.list(1, &[], now)?;
+        Ok((List { number: 1, revoked: Vec::new(), crl }, Expect::Absent))
+    }
+
+    /// Who has certificates that have not run out.
+    pub async fn identities(&self, now: Millis) -> Result<Vec<IdentityView>> {
+        let mut views = Vec::new();
+        for record in self.store.list(IDENTITIES).await.map_err(stored)? {
+            views.push(read::<IdentityView>(&record)?);
+        }
+        for facts in journal::read(&self.dir)? {
+            match views.iter_mut().find(|view| view.identity == facts.identity) {
+                Some(view) => add_known(view, facts),
+                None => views.push(IdentityView {
+                    identity: facts.identity.clone(),
+                    certificates: vec![CertificateView { facts, revoked_at: None }],
+                }),
+            }
+        }
+        for view in &mut views {
+            view.certificates.retain(|one| one.facts.validity.not_after > now);
+        }
+        views.retain(|view| !view.certificates.is_empty());
+        views.sort_by(|a, b| a.identity.cmp(&b.identity));
+        Ok(views)
+    }
+
+    /// What is known of one identity, what was issued without a store included, and the condition
+    /// under which that is replaced.
+    async fn view(&self, identity: &Identity) -> Result<(IdentityView, Expect)> {
+        let (mut view, expect) = match self.get(&identity_key(identity)).await? {
+            Some((view, revision)) => (view, Expect::Revision(revision)),
+            None => {
+                let view = IdentityView { identity: identity.clone(), certificates: Vec::new() };
+                (view, Expect::Absent)
+            }
+        };
+        for facts in journal::read(&self.dir)? {
+            if facts.identity == *identity {
+                add_known(&mut view, facts);
+            }
+        }
+        Ok((view, expect))
+    }
+
+    /// Refuses where the identity has a certificate that is good.
+    fn absent(&self, view: &IdentityView, now: Millis) -> Result<()> {
+        if !view.certificates.iter().any(|one| live(one, now)) {
+            return Ok(());
+        }
+        let name = view.identity.name();
+        Err(Problem::new(Code::Exists, format!("there is a node {name} already"))
+            .hint(format!("choose another name, or remove it first: mvm node remove {name}")))
+    }
+
+    /// Remembers that a certificate was issued.
+    async fn record(&self, facts: &Facts, now: Millis) -> Result<()> {
+        for _ in 0..TRIES {
+            let (mut view, expect) = self.view(&facts.identity).await?;
+            add(&mut view, facts, now);
+            if self.commit(vec![put(identity_key(&facts.identity), &view, expect)]).await? {
+                return Ok(());
+            }
+        }
+        Err(contended())
+    }
+
+    /// Removes the records of tokens that have run out.
+    async fn stale_tokens(&self, now: Millis) -> Result<Vec<Write>> {
+        let mut writes = Vec::new();
+        for record in self.store.list(TOKENS).await.map_err(stored)? {
+            if read::<Used>(&record)?.not_after <= now {
+                writes.push(Write::Delete { key: record.key, expect: Expect::Any });
+            }
+        }
+        Ok(writes)
+    }
+
+    async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<(T, u64)>> {
+        let record = self.store.get(key).await.map_err(stored)?;
+        record.map(|record| Ok((read(&record)?, record.revision))).transpose()
+    }
+
+    /// Whether the writes happened: not, where somebody else was faster.
+    async fn commit(&self, writes: Vec<Write>) -> Result<bool> {
+        match self.store.commit(writes).await {
+            Ok(_) => Ok(true),
+            Err(mvm_store::Error::Conflict { .. }) => Ok(false),
+            Err(error) => Err(stored(error)),
+        }
+    }
+}
+
+/// The list of what is revoked, in PEM, of its record.
+pub fn list_of(record: &[u8]) -> Result<String> {
+    let list = serde_json::from_slice::<List>(record);
+    Ok(list.map_err(|e| Problem::internal(format!("the record {LIST} cannot be read: {e}")))?.crl)
+}
+
+/// A join token made with the authority alone, and what its certificate says.
+pub fn invitation(
+    authority: &Authority,
+    invite: &Invite,
+    now: Millis,
+) -> Result<(Invitation, Facts)> {
+    let Invite { name, ttl_s, addresses } = invite;
+    if !(3..=LONGEST_TOKEN_S).contains(ttl_s) {
+        let detail = format!("a join token cannot be good for {ttl_s} s");
+        return Err(Problem::new(Code::InvalidValue, detail)
+            .hint(format!("allowed are 3 to {LONGEST_TOKEN_S} s")));
+    }
+    if addresses.is_empty() {
+        let detail = "a join token names the address at which the node finds the signer";
+        return Err(Problem::new(Code::InvalidValue, detail).hint("give --address HOST:4433"));
+    }
+    let key = authority::new_key()?;
+    let issued = authority.issue(&Identity::Joiner(name.clone()), &key, ttl_s * 1000, now)?;
+    let ca = authority.certificate().to_owned();
+    let token = JoinToken::new(addresses.clone(), ca, issued.pem, key.serialize_pem());
+    let expires_at = issued.facts.validity.not_after;
+    Ok((Invitation { name: name.clone(), token: token.to_string(), expires_at }, issued.facts))
+}
+
+fn live(one: &CertificateView, now: Millis) -> bool {
+    one.revoked_at.is_none() && one.facts.validity.not_after > now
+}
+
+/// One certificate more; those that have run out are forgotten.
+fn add(view: &mut IdentityView, facts: &Facts, now: Millis) {
+    view.certificates.retain(|one| one.facts.validity.not_after > now);
+    add_known(view, facts.clone());
+}
+
+fn add_known(view: &mut IdentityView, facts: Facts) {
+    if !view.certificates.iter().any(|one| one.facts.serial == facts.serial) {
+        view.certificates.push(CertificateView { facts, revoked_at: None });
+    }
+}
+
+fn identity_key(identity: &Identity) -> String {
+    format!("{IDENTITIES}{}", identity.key())
+}
+
+fn put(key: String, value: &impl Serialize, expect: Expect) -> Write {
+    // Plain structs of strings and numbers: their serialisation cannot fail.
+    Write::Put { key, value: serde_json::to_vec(value).unwrap_or_default(), expect }
+}
+
+fn read<T: DeserializeOwned>(record: &Record) -> Result<T> {
+    serde_json::from_slice(&record.value).map_err(|cause| {
+        let detail = format!("the record {} cannot be read: {cause}", record.key);
+        Problem::new(Code::RecordDamaged, detail)
+    })
+}
+
+fn contended() -> Problem {
+    Problem::new(Code::StoreConflict, "others keep changing the same records").hint("try again")
+}

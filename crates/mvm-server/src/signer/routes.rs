@@ -1,0 +1,149 @@
+//! The signer's routes: mounted by whoever has the authority's key.
+
+use super::Signer;
+use crate::extract::{All, Body, Listing};
+use crate::guard::guard;
+use crate::listener::TlsListener;
+use crate::peer::{Caller, Peer};
+use crate::renewal;
+use crate::router::Routes;
+use axum::Json;
+use axum::extract::{ConnectInfo, State};
+use axum::routing::{get, post};
+use mvm_api::Problem;
+use mvm_api::identity::{Facts, Identity};
+use mvm_api::page::List;
+use mvm_api::routes::Server;
+use mvm_api::types::{
+    IdentityView, Invitation, Invite, RevocationList, Revoke, Signed, SigningRequest,
+};
+use mvm_identity::directory::{IdentityDir, Signers};
+use mvm_identity::files::io;
+use mvm_identity::tls::Keeper;
+use mvm_identity::{Result, authority, now};
+use mvm_model::{Code, Millis};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What the handlers get.
+#[derive(Clone)]
+struct Service {
+    signer: Arc<Signer>,
+    keeper: Arc<Keeper>,
+}
+
+type Shared = State<Service>;
+
+/// The signer's routes. `keeper` is of the server that mounts them: what is revoked here counts
+/// there at once.
+pub fn routes<T>(signer: Arc<Signer>, keeper: Arc<Keeper>) -> Result<Routes<T>> {
+    let once = signer.once(now())?;
+    let routes = Routes::new()
+        .route("/v1/ca/join", post(join))
+        .route("/v1/ca/renew", post(renew))
+        .route("/v1/ca/crl", get(crl))
+        .route("/v1/ca/invites", post(invite))
+        .route("/v1/ca/identities", get(identities))
+        .route("/v1/ca/revoke", post(revoke))
+        .once(once);
+    Ok(routes.with_state(Service { signer, keeper }))
+}
+
+/// Serves the authority in the directory `dir` at these addresses until SIGTERM or SIGINT; the
+/// certificates of nodes that it makes are good for `lifetime` ms.
+pub async fn serve(dir: &Path, listen: &[SocketAddr], lifetime: Millis) -> Result<()> {
+    let signer = Arc::new(Signer::embedded(dir)?.lifetime(lifetime));
+    let keeper = own_identity(&signer, IdentityDir::new(dir.join("server"))).await?;
+    let listener = TlsListener::bind(listen, keeper.clone()).await?;
+    tracing::info!(addresses = ?listener.addresses(), "serving");
+    tokio::spawn(renewal::keep(keeper.clone(), renewal::Source::Local(signer.clone())));
+    let app = guard(routes(signer, keeper)?.into_router(), Server::Signer);
+    let served = axum::serve(listener, app.into_make_service_with_connect_info::<Peer>());
+    let watch = |kind| signal(kind).map_err(|e| io("watch signals", e));
+    let (mut term, mut int) = (watch(SignalKind::terminate())?, watch(SignalKind::interrupt())?);
+    tokio::select! {
+        outcome = served => outcome.map_err(|e| io("serve", e)),
+        _ = term.recv() => Ok(()),
+        _ = int.recv() => Ok(()),
+    }
+}
+
+/// The identity of the signer itself, which it issues to itself where it has none that is good.
+async fn own_identity(signer: &Signer, dir: IdentityDir) -> Result<Arc<Keeper>> {
+    let good = |keeper: &Arc<Keeper>| {
+        let credential = keeper.credential();
+        now() < credential.facts.validity.not_after && !credential.due(now())
+    };
+    if let Some(keeper) = Keeper::open(dir.clone()).ok().filter(good) {
+        return Ok(keeper);
+    }
+    let identity = Identity::Coordinator("ca".parse()?);
+    let key = authority::new_key()?;
+    let issued = signer.issue(&identity, &key, now()).await?;
+    let (roots, list) = (signer.authority().certificate(), signer.crl(now()).await?);
+    dir.store(&issued.pem, &key.serialize_pem(), roots, Some(&list), &Signers::default())?;
+    Keeper::open(dir)
+}
+
+/// What the certificate says that the caller has shown itself.
+fn shown(peer: &Peer) -> Result<&Facts> {
+    match peer {
+        Peer::Certificate { facts, .. } => Ok(facts),
+        _ => Err(Problem::new(Code::Forbidden, "this is for those who show a certificate")),
+    }
+}
+
+async fn join(
+    State(service): Shared,
+    ConnectInfo(peer): Caller,
+    Body(body): Body<SigningRequest>,
+) -> Result<Json<Signed>> {
+    let token = shown(&peer)?;
+    let signed = service.signer.join(token, &body.request, now()).await?;
+    tracing::info!(node = %token.identity.name(), "joined");
+    Ok(Json(signed))
+}
+
+async fn renew(
+    State(service): Shared,
+    ConnectInfo(peer): Caller,
+    Body(body): Body<SigningRequest>,
+) -> Result<Json<Signed>> {
+    let signed = service.signer.renew(shown(&peer)?, &body.request, now()).await?;
+    tracing::info!(who = peer.holder(), "renewed");
+    Ok(Json(signed))
+}
+
+async fn crl(State(service): Shared) -> Result<Json<RevocationList>> {
+    Ok(Json(RevocationList { crl: service.signer.crl(now()).await? }))
+}
+
+async fn invite(
+    State(service): Shared,
+    ConnectInfo(peer): Caller,
+    Body(body): Body<Invite>,
+) -> Result<Json<Invitation>> {
+    let invitation = service.signer.invite(&body, now()).await?;
+    tracing::info!(who = peer.holder(), node = %body.name, "invited");
+    Ok(Json(invitation))
+}
+
+async fn identities(
+    State(service): Shared,
+    Listing { page, filter: All {} }: Listing,
+) -> Result<List<IdentityView>> {
+    Ok(page.of(service.signer.identities(now()).await?))
+}
+
+async fn revoke(
+    State(service): Shared,
+    ConnectInfo(peer): Caller,
+    Body(body): Body<Revoke>,
+) -> Result<Json<RevocationList>> {
+    let crl = service.signer.revoke(&body.identity, now()).await?;
+    service.keeper.revoke(&crl)?;
+    tracing::info!(who = peer.holder(), identity = %body.identity, "revoked");
+    Ok(Json(RevocationList { crl }))
+}

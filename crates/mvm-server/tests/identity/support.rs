@@ -1,0 +1,89 @@
+//! An authority of a test's own, and servers and clients with certificates of it.
+
+use axum::extract::ConnectInfo;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use mvm_api::identity::Identity;
+use mvm_api::routes::Server;
+use mvm_api::{Client, ClientError, Problem};
+use mvm_identity::directory::Signers;
+use mvm_identity::tls::{Expect, Keeper};
+use mvm_identity::{Authority, Credential, authority, now};
+use mvm_server::signer::Signer;
+use mvm_server::{Peer, TlsListener, guard, signer};
+use mvm_store::SqliteStore;
+use std::sync::Arc;
+use tempfile::TempDir;
+
+pub const HOUR: u64 = 3_600_000;
+
+pub fn id(text: &str) -> Identity {
+    format!("spiffe://mvm/{text}").parse().expect("an identity")
+}
+
+/// An authority in a directory that goes with it.
+pub struct Lab {
+    pub dir: TempDir,
+    pub signer: Arc<Signer>,
+}
+
+impl Lab {
+    pub fn new() -> Lab {
+        let dir = tempfile::tempdir().expect("directory");
+        Authority::create(dir.path(), now()).expect("an authority");
+        let signer = Lab::signer_on(&dir, Arc::new(SqliteStore::in_memory().expect("store")));
+        Lab { dir, signer }
+    }
+
+    pub fn signer_on(dir: &TempDir, store: Arc<SqliteStore>) -> Arc<Signer> {
+        Arc::new(Signer::open(dir.path(), store).expect("a signer"))
+    }
+
+    /// A credential for this identity, good for `lifetime` ms.
+    pub fn credential(&self, identity: &str, lifetime: u64) -> Credential {
+        self.credential_at(identity, lifetime, now())
+    }
+
+    pub fn credential_at(&self, identity: &str, lifetime: u64, now: u64) -> Credential {
+        let key = authority::new_key().expect("key");
+        let authority = self.signer.authority();
+        let issued = authority.issue(&id(identity), &key, lifetime, now).expect("issued");
+        let both = format!("{}\n{}", issued.pem, key.serialize_pem());
+        let roots = authority.certificate().as_bytes();
+        Credential::read(both.as_bytes(), roots, None, Signers::default()).expect("a credential")
+    }
+
+    pub fn keeper(&self, identity: &str) -> Arc<Keeper> {
+        Keeper::in_memory(self.credential(identity, HOUR)).expect("a keeper")
+    }
+
+    /// A signer that serves, besides `/v1/agent` for everybody who gets in. Gives its address.
+    pub async fn serve(&self, keeper: &Arc<Keeper>) -> String {
+        let loopback = ["127.0.0.1:0".parse().expect("address")];
+        let listener = TlsListener::bind(&loopback, keeper.clone()).await.expect("listens");
+        let address = listener.addresses()[0].to_string();
+        let signer = signer::routes(self.signer.clone(), keeper.clone()).expect("routes");
+        let app = guard(signer.into_router(), Server::Signer).merge(open_routes());
+        let app = app.into_make_service_with_connect_info::<Peer>();
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        address
+    }
+
+    pub fn client(&self, address: &str, credential: Credential) -> Client {
+        let keeper = Keeper::in_memory(credential).expect("a keeper");
+        mvm_identity::client(address, keeper, Expect::Coordinator)
+    }
+}
+
+/// Routes behind no table: what the handshake alone lets through.
+fn open_routes() -> Router {
+    async fn who(ConnectInfo(peer): ConnectInfo<Peer>) -> Json<String> {
+        Json(peer.holder())
+    }
+    Router::new().route("/who", get(who)).route("/echo", post(|body: Json<String>| async { body }))
+}
+
+/// The problem that a call must end with.
+pub fn refused<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> Problem {
+    outcome.expect_err("refused").into_problem()
+}
