@@ -35,7 +35,7 @@ const INSTANCES: u32 = 1000;
 const WAKE: Duration = Duration::from_millis(2);
 /// How long the coordinator counts as there after it has died.
 const TTL: Duration = Duration::from_secs(10);
-/// How long claims are made.
+/// For how long claims are made.
 const CLAIMING: Duration = Duration::from_secs(10);
 /// Claimers of each tenant.
 const CLAIMERS: usize = 20;
@@ -122,7 +122,7 @@ async fn replace(fleet: &Arc<ClusterState>, nodes: &Simulation, count: usize) {
     until("they are back", || fleet.status().nodes_lost == 0 && fleet.status().converged).await;
 }
 
-/// One claim, and how long it took from `began`, in µs. Given back at once.
+/// Makes one claim and gives it back at once; returns how long it took from `began`, in µs.
 async fn one(fleet: &Arc<ClusterState>, serial: &AtomicU64, tenant: usize, began: Instant) -> u64 {
     let pool: PoolRef = format!("t{tenant}/a").parse().expect("a pool");
     let id = format!("l-{:016x}", serial.fetch_add(1, Ordering::Relaxed));
@@ -293,7 +293,7 @@ impl Connector for Simulation {
     }
 }
 
-/// A node that has what it is told at once.
+/// A node that has done all of its document at once.
 struct Simulated {
     status: watch::Sender<NodeStatus>,
     claims: Mutex<BTreeMap<String, InstanceRef>>,

@@ -1,8 +1,8 @@
-//! Asking one node for a claim, until what it has of it is known.
+//! Asking one node for a claim, until it is known what the node has of it.
 //!
-//! What an answer means is decided in `mvm_model::fleet::Asking`. A request is not waited for longer
-//! than the link to its node holds: a connection that is half open tells nothing, and the same id is
-//! the same claim when it is asked for again.
+//! What an answer means is decided in `mvm_model::fleet::Asking`. A request is given up when the
+//! link to its node breaks: a half-open connection says nothing, and asking again with the same id
+//! asks for the same claim.
 
 use crate::claim_queue::ClaimOrder;
 use crate::errors::succeeded;
@@ -18,23 +18,23 @@ use mvm_model::{Code, Name};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
-/// How long one request is waited for before the node is asked again.
+/// How long one request may take before the node is asked again.
 const TRY: Duration = Duration::from_secs(15);
-/// How long is waited before a node is asked again.
+/// How long to wait before a node is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// Why a node does not serve a claim.
 #[derive(Debug)]
 pub(crate) enum Unserved {
-    /// It has nothing of the claim: another one may serve it.
+    /// The node has nothing of the claim: another one may serve it.
     Elsewhere(Problem),
-    /// It may have something of it: it is to end it when it can be asked.
+    /// The node may have something of the claim, and is asked to end it when it is in reach again.
     Lost(Problem),
-    /// Another coordinator leads: the claim is its to go on with.
+    /// Another coordinator leads, and goes on with the claim.
     Succeeded,
 }
 
-/// Asks the node until its answer is known: the same id is the same claim there.
+/// Asks the node until its answer is known; asking again with the same id asks for the same claim.
 pub(crate) async fn ask(
     fleet: &ClusterState,
     lead: &Lead,
@@ -76,7 +76,7 @@ pub(crate) async fn ask(
     Err(Unserved::Succeeded)
 }
 
-/// Has the node end what it has of the claim; whether it says that there is nothing any more.
+/// Asks the node to end what it has of the claim; returns whether it says that nothing is left.
 async fn has_ended(
     fleet: &ClusterState,
     lead: &Lead,
@@ -87,7 +87,8 @@ async fn has_ended(
     Ok(while_held(fleet, lead, node, port.end(&order.id, &lead.leader)).await?.is_ok())
 }
 
-/// The answer to one request to the node; waited for while we lead and our link to the node holds.
+/// Returns the answer to one request to the node, for which it waits while we lead and our link to
+/// the node holds.
 async fn while_held<T>(
     fleet: &ClusterState,
     lead: &Lead,
@@ -114,7 +115,8 @@ fn heard(refused: &Refused) -> Heard {
     }
 }
 
-/// Another coordinator leads, or the node is lost with the machine: what the client of a claim is told.
+/// Returns the problem for the client of a claim: another coordinator leads, or the node is lost
+/// with the machine.
 pub(crate) fn told(unserved: Unserved, node: &Name) -> Problem {
     match unserved {
         Unserved::Succeeded => succeeded(),

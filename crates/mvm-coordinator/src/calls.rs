@@ -1,4 +1,4 @@
-//! What a coordinator does when it is asked, whoever asks.
+//! The operations of a coordinator, for its API and for benchmarks.
 
 use crate::claim_dispatch;
 use crate::claim_queue::ClaimOrder;
@@ -16,8 +16,8 @@ use mvm_store::Expect;
 use std::sync::Arc;
 
 impl ClusterState {
-    /// Puts a document in force, and gives what it comes to; with `dry_run` only the latter. The
-    /// leader only.
+    /// Puts a document in force and returns the changes that follow; with `dry_run` it only does
+    /// the latter. Only the leader may be asked.
     pub async fn apply(&self, document: FleetState, dry_run: bool) -> Result<FleetPlan> {
         document.validate()?;
         document.settled()?;
@@ -51,7 +51,7 @@ impl ClusterState {
         Ok(FleetPlan { document: digest, changes, unplaced: after.unplaced, dry_run })
     }
 
-    /// How far the fleet is, as far as this coordinator knows.
+    /// Returns how far the fleet has come, as far as this coordinator knows.
     pub fn status(&self) -> FleetStatus {
         let view = self.view();
         let alive =
@@ -79,7 +79,7 @@ impl ClusterState {
         }
     }
 
-    /// Makes a node the fleet's, or remembers its new address. The leader only.
+    /// Adds a node to the fleet, or records its new address. Only the leader may be asked.
     pub async fn register(&self, node: &RegisterNode) -> Result<()> {
         let key = format!("{NODES}{}", node.node_id);
         let fresh = NodeRecord {
@@ -107,8 +107,8 @@ impl ClusterState {
         }
     }
 
-    /// An instance for a claim, and the node that it is on. `id` is `l-` and 16 hexadecimal digits:
-    /// the same one is the same claim. The leader only.
+    /// Claims an instance, and returns it with the node that it is on. `id` is `l-` and 16
+    /// hexadecimal digits; the same id is the same claim. Only the leader may be asked.
     pub async fn claim(
         self: &Arc<Self>,
         id: &str,
@@ -128,13 +128,13 @@ impl ClusterState {
         }
     }
 
-    /// How many transactions the claims of this leadership have taken.
+    /// Returns how many transactions the claims of this leadership have taken.
     pub fn claim_commits(&self) -> u64 {
         self.claims.commits()
     }
 }
 
-/// A tenant's network is not changed while its nodes have it.
+/// Refuses a document that changes a tenant's network, which its nodes have.
 fn check_networks(fleet: &ClusterState, document: &FleetState) -> Result<()> {
     let view = fleet.view();
     let Some(before) = &view.document else { return Ok(()) };
@@ -155,7 +155,7 @@ fn check_networks(fleet: &ClusterState, document: &FleetState) -> Result<()> {
     Ok(())
 }
 
-/// What the nodes in reach have of a pool.
+/// Returns what the nodes in reach have of a pool.
 fn pool_view(view: &View, pool: PoolRef, desired_counts: Counts) -> FleetPoolView {
     let mut shown = FleetPoolView {
         pool,
@@ -177,7 +177,7 @@ fn pool_view(view: &View, pool: PoolRef, desired_counts: Counts) -> FleetPoolVie
             continue;
         }
         shown.last_failure = failure.map(|why| format!("node {name}: {why}"));
-        // What failed of another document says nothing of this one.
+        // A failure of another document says nothing about this one.
         let ours = up_to_date(view, name, status.document.as_ref());
         if ours && failure == status.failure.as_ref() {
             shown.last_failure_code = status.failure_code.clone();
@@ -186,7 +186,7 @@ fn pool_view(view: &View, pool: PoolRef, desired_counts: Counts) -> FleetPoolVie
     shown
 }
 
-/// Whether a node that holds the document of this digest holds the one that it is to.
+/// Returns whether a node that holds the document of this digest holds the one that it is to hold.
 pub(crate) fn up_to_date(view: &View, name: &Name, digest: Option<&String>) -> bool {
     if let Some(wanted) = view.leader.wanted.get(name) {
         return Some(&wanted.digest) == digest;

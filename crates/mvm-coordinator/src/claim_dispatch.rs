@@ -1,8 +1,8 @@
 //! Claims: each is decided by the model, written down once, and served by one node.
 //!
-//! A claim's record is durable before the node is asked, and its id is the id of the lease there. So
-//! whoever leads next finds the record and asks the node: it has the lease, or it never will, since
-//! a node that knows the new leader takes no word of the old one.
+//! A claim's record is durable before the node is asked, and its id is the id of the lease there.
+//! So the next leader finds the record and asks the node, which has the lease or never will: a node
+//! that knows the new leader takes no word of the old one.
 
 use crate::asking::{self, Unserved, ask};
 use crate::claim_queue::ClaimOrder;
@@ -22,24 +22,25 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-/// How many nodes a claim tries that say no.
+/// How many nodes may refuse a claim before it is given up.
 const TRIES: u32 = 5;
 /// How long a node has to end a claim before it is asked again.
 const END: Duration = Duration::from_secs(30);
-/// How long a claim stays whose client went with the leader before, in case that it comes back.
+/// How long a claim is kept whose client went with the leader before, in case it comes back.
 const ORPHANED: Duration = Duration::from_secs(30);
-/// How long a claim stays whose connection broke: its client is dead, or asks for it again through
-/// another coordinator.
+/// How long a claim is kept whose connection broke: its client is dead, or asks for it again
+/// through another coordinator.
 const PARTED: Duration = Duration::from_secs(10);
 
-/// What the node offers has changed.
+/// Tells the queue what the node offers now.
 pub(crate) fn refresh(fleet: &ClusterState, node: &Name) {
     if let Some(room) = offer_of(fleet, node) {
         fleet.claims.offer(node, room);
     }
 }
 
-/// The node has told which claims it holds: those of which nothing is known here belong to nobody.
+/// Takes the node's list of claims that it holds. Those that are unknown here belong to nobody, and
+/// are ended.
 pub(crate) fn resolve(fleet: &Arc<ClusterState>, node: &Name, held: &[HeldClaim]) {
     let (there, strays) = fleet.claims.resolve(node, held);
     if let Some(lead) = fleet.lead() {
@@ -53,7 +54,7 @@ pub(crate) fn resolve(fleet: &Arc<ClusterState>, node: &Name, held: &[HeldClaim]
     refresh(fleet, node);
 }
 
-/// What the node offers, if it may be asked.
+/// Returns what the node offers; `None` where it may not be asked.
 fn offer_of(fleet: &ClusterState, node: &Name) -> Option<NodeOffer> {
     if !fleet.leads() {
         return None;
@@ -62,14 +63,14 @@ fn offer_of(fleet: &ClusterState, node: &Name) -> Option<NodeOffer> {
     let known = view.nodes.get(node).filter(|known| known.reached && known.resolved)?;
     let (status, share) = (known.status.as_ref(), view.placement.nodes.get(node)?);
     let seen = known.record.node(status)?;
-    // It is reached by us, whatever the record says.
+    // This coordinator reaches it, whatever the record says.
     let seen = mvm_model::fleet::FleetNode { lost_since: None, ..seen };
     Some(node_offer(&view.shapes, &seen, share))
 }
 
-/// Serves a claim, as this leadership: gives the machine and the node that it is on. `gone` ends when
-/// nobody waits for it any more. It is to be run to its end: dropped in between it would leave its
-/// claim behind.
+/// Serves a claim for this leadership, and returns the machine with its node. `gone` ends when
+/// nobody waits for the claim any more. The future must run to its end: dropped in between it would
+/// leave its claim behind.
 pub(crate) async fn serve(
     fleet: &Arc<ClusterState>,
     lead: &Arc<Lead>,
@@ -108,7 +109,8 @@ pub(crate) async fn serve(
         let write = put(format!("{CLAIMS}{}", order.id), &record, expect);
         if let Err(problem) = writer.put(write).await {
             fleet.claims.settle(&order.id, Outcome::Failed);
-            // It may have been written: the claim can be asked for again.
+            // The record may have been written: it is removed, and the claim can be asked for
+            // again.
             fleet.claims.conclude(&order.id);
             return Err(problem);
         }
@@ -129,7 +131,7 @@ pub(crate) async fn serve(
             }
         }
     }
-    // It waits again: not any more.
+    // The last refusal has put the claim into the queue again.
     if !fleet.claims.cancel(&order.id) {
         fleet.claims.settle(&order.id, Outcome::Failed);
     }
@@ -138,8 +140,8 @@ pub(crate) async fn serve(
     Err(Problem::new(Code::NoMachine, detail).hint("see `mvm fleet status`"))
 }
 
-/// A client comes back for what it was given before, or may have been. Where it goes away again the
-/// claim waits for its next request.
+/// Serves a client that comes back for what it was given before, or may have been. Where it goes
+/// away again the claim waits for its next request.
 async fn reattach(
     fleet: &Arc<ClusterState>,
     lead: &Arc<Lead>,
@@ -170,7 +172,7 @@ async fn reattach(
     }
 }
 
-/// Ends an orphan that nobody comes back for while this leadership lasts.
+/// Ends an orphan that no client comes back for, while this leadership lasts.
 async fn reap(fleet: Arc<ClusterState>, lead: Arc<Lead>, id: String) {
     tokio::time::sleep(ORPHANED).await;
     if !fleet.leads_as(&lead) {
@@ -206,8 +208,8 @@ pub(crate) fn part(fleet: Arc<ClusterState>, lead: Arc<Lead>, order: &ClaimOrder
     });
 }
 
-/// Has the node end a claim that is nobody's. It has no record; where this fails the node ends it by
-/// itself.
+/// Asks the node to end a claim that is nobody's. There is no record of it: where this fails the
+/// node ends it by itself.
 async fn end_stray(fleet: Arc<ClusterState>, lead: Arc<Lead>, id: String, node: Name) {
     tracing::warn!(claim = id, %node, "the node holds a claim of nobody's: it is ended");
     let Ok(port) = fleet.node_client(&node) else { return };
@@ -218,8 +220,8 @@ async fn end_stray(fleet: Arc<ClusterState>, lead: Arc<Lead>, id: String, node: 
     }
 }
 
-/// Has the node end the claim, however long that takes; another leadership goes on with it from the
-/// record, unless its client comes back.
+/// Asks the node to end the claim, for as long as that takes; another leadership goes on with it
+/// from the record, unless its client comes back.
 pub(crate) async fn release(fleet: Arc<ClusterState>, lead: Arc<Lead>, id: String, node: Name) {
     let mut pause = Duration::from_millis(100);
     while fleet.leads_as(&lead) {

@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// Somebody wants a machine.
+/// A client's request for a machine.
 #[derive(Clone, Debug)]
 pub(crate) struct ClaimOrder {
     /// The claim's id: the same one is the same claim.
@@ -24,7 +24,7 @@ pub(crate) struct ClaimOrder {
     pub pool: PoolRef,
     pub holder: String,
     pub lease_s: Option<u64>,
-    /// Only if an earlier leader has served it.
+    /// Whether the claim is wanted only if an earlier leader has served it.
     pub again: bool,
 }
 
@@ -32,9 +32,9 @@ pub(crate) struct ClaimOrder {
 pub(crate) struct ClaimQueue {
     inner: Mutex<Inner>,
     limits: Limits,
-    /// Whose turn it is to serve a claim.
+    /// Which request has its turn to serve a claim.
     pub turns: Turns,
-    /// Whose client is there.
+    /// The claims whose client is connected.
     pub held: HeldClaims,
 }
 
@@ -42,12 +42,12 @@ struct Inner {
     claims: Claims,
     writer: Option<Writer>,
     waiters: HashMap<String, oneshot::Sender<Grant>>,
-    /// Served by an earlier leader or over a connection that broke, and nobody has asked for them
-    /// since.
+    /// Claims that an earlier leader served or whose connection broke, and that nobody has asked
+    /// for since.
     orphans: BTreeMap<String, ClaimRecord>,
     /// How often a claim's connection has broken, over all claims.
     partings: u64,
-    /// Of claims whose connection broke, which parting was the last.
+    /// The number of the last parting of each claim whose connection broke.
     parted: BTreeMap<String, u64>,
 }
 
@@ -61,52 +61,53 @@ impl ClaimQueue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to lead, with what an earlier leader has written down.
+    /// Begins to lead, with the claims that earlier leaders have recorded.
     pub fn begin(&self, writer: Writer, records: BTreeMap<String, ClaimRecord>) {
         let mut inner = self.inner();
         *inner = Inner::new(self.limits, Some(writer));
         for (id, record) in &records {
-            // Until its node says otherwise.
+            // Each counts as held until its node says otherwise.
             inner.claims.adopt(id, &record.pool, &record.node, 0);
         }
         inner.orphans = records;
     }
 
-    /// Leads no more: all that wait are told so, as their channels close.
+    /// Leads no more: the requests that wait notice, as their channels close.
     pub fn finish(&self) {
         *self.inner() = Inner::new(self.limits, None);
     }
 
-    /// The node that would serve a claim of the pool soonest, if any could.
+    /// Returns the node that would serve a claim of the pool soonest; `None` if none could.
     pub fn soonest(&self, pool: &PoolRef) -> Option<Name> {
         self.inner().claims.soonest(pool).cloned()
     }
 
-    /// How many wait.
+    /// Returns how many claims wait.
     pub fn waiting(&self) -> usize {
         self.inner().claims.waiting()
     }
 
-    /// Transactions for claims so far, of this leadership.
+    /// Returns how many transactions the claims of this leadership have taken so far.
     pub fn commits(&self) -> u64 {
         self.inner().writer.as_ref().map_or(0, Writer::commits)
     }
 
-    /// Gives the tenants their weights.
+    /// Sets the weights of these tenants.
     pub fn weigh<'a>(&self, weights: impl IntoIterator<Item = (&'a Name, u32)>) {
         let mut inner = self.inner();
         weights.into_iter().for_each(|(tenant, weight)| inner.claims.set_weight(tenant, weight));
     }
 
-    /// The node offers this.
+    /// Sets what the node offers, and serves what fits now.
     pub fn offer(&self, node: &Name, room: NodeOffer) {
         let mut inner = self.inner();
         inner.claims.set_node(node, room);
         inner.pump();
     }
 
-    /// The node has told which claims it holds: what it does not hold has ended, or never came there.
-    /// Gives those whose client may come back for them, and those of which nothing is known here.
+    /// Takes the list of claims that the node holds: those that it does not hold have ended, or
+    /// never came there. Returns those whose client may come back for them, and those that are
+    /// unknown here.
     pub fn resolve(&self, node: &Name, held: &[HeldClaim]) -> (Vec<String>, Vec<String>) {
         let held: BTreeSet<&str> = held.iter().map(|claim| claim.id.as_str()).collect();
         let mut inner = self.inner();
@@ -121,12 +122,12 @@ impl ClaimQueue {
         (there, strays)
     }
 
-    /// The node is not to be asked any more.
+    /// Sends no more claims to the node.
     pub fn close(&self, node: &Name) {
         self.inner().claims.close_node(node);
     }
 
-    /// Has the claim wait for its turn.
+    /// Queues the claim. Errors: `queue_full`, `claim_lost` or `leader_changed`.
     pub fn queue(
         &self,
         id: &str,
@@ -145,7 +146,7 @@ impl ClaimQueue {
         Ok(told)
     }
 
-    /// The node has said no: the claim waits again, in its old place.
+    /// Queues the claim again in its old place, after its node has refused it.
     pub fn again(&self, id: &str) -> oneshot::Receiver<Grant> {
         let (tell, told) = oneshot::channel();
         let mut inner = self.inner();
@@ -161,21 +162,22 @@ impl ClaimQueue {
         inner.pump();
     }
 
-    /// Nobody waits any more; whether it had not been sent anywhere.
+    /// Takes a claim out of the queue for which nobody waits any more; returns whether it was still
+    /// there, and so was sent nowhere.
     pub fn cancel(&self, id: &str) -> bool {
         let mut inner = self.inner();
         inner.waiters.remove(id);
         inner.claims.cancel(id)
     }
 
-    /// It has ended: its record goes some time.
+    /// Ends the claim; its record is removed a moment later.
     pub fn conclude(&self, id: &str) {
         let mut inner = self.inner();
         inner.conclude(id);
         inner.pump();
     }
 
-    /// Takes what an earlier leader has served.
+    /// Takes the claim's orphan, if there is one.
     pub fn orphan(&self, id: &str) -> Result<Option<ClaimRecord>> {
         let mut inner = self.inner();
         if inner.writer.is_none() {
@@ -185,7 +187,7 @@ impl ClaimQueue {
         Ok(inner.orphans.remove(id))
     }
 
-    /// Puts an orphan back that was taken for nothing.
+    /// Puts back an orphan that was taken in vain.
     pub fn put_back(&self, id: &str, record: ClaimRecord) {
         self.inner().orphans.insert(id.to_owned(), record);
     }
@@ -195,7 +197,7 @@ impl ClaimQueue {
         self.inner().orphans.remove(id)
     }
 
-    /// Keeps a claim whose connection broke. Gives the number of the parting.
+    /// Keeps a claim whose connection broke. Returns the number of the parting.
     pub fn part(&self, id: &str, record: ClaimRecord) -> u64 {
         let mut inner = self.inner();
         inner.partings += 1;
@@ -226,11 +228,11 @@ impl Inner {
         Inner { claims: Claims::new(limits), writer, waiters, orphans, partings: 0, parted }
     }
 
-    /// Sends out all that can be served now.
+    /// Sends out all claims that can be served now.
     fn pump(&mut self) {
         while let Some(grant) = self.claims.next_grant() {
             let id = grant.claim.clone();
-            // Its task has gone: nothing was written, nothing was asked.
+            // Where the claim's task has gone, nothing was written and no node was asked.
             let sent = self.waiters.remove(&id).is_some_and(|tell| tell.send(grant).is_ok());
             if !sent {
                 self.claims.settle(&id, Outcome::Failed);

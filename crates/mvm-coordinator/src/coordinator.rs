@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long the links to the nodes may take before anything is answered; a node may be dead.
+/// How long answers wait for the links to the nodes, of which one may be dead.
 const LINKS: Duration = Duration::from_secs(2);
 
 /// Follows the store, holds the links to the nodes, and leads when it is this coordinator's turn.
@@ -23,7 +23,7 @@ pub async fn run(state: &Arc<ClusterState>) {
     );
 }
 
-/// Has the coordinator answer as soon as the store is read and the nodes are reached.
+/// Lets the coordinator answer as soon as the store is read and the nodes are reached.
 async fn become_ready(state: &ClusterState) {
     if state.life.readiness.all_read().await {
         let _ = timeout(LINKS, all_reached(state)).await;

@@ -3,13 +3,13 @@
 use mvm_api::Problem;
 use mvm_model::Code;
 
-/// Another coordinator leads: nothing was done.
+/// Returns the problem of a request that came to a former leader: nothing was done.
 pub(crate) fn succeeded() -> Problem {
     Problem::new(Code::LeaderChanged, "this coordinator does not lead any more").hint("try again")
 }
 
-/// The store's error as a problem. A leader's write that its fence has refused means that another
-/// coordinator leads; nothing was written.
+/// Returns the store's error as a problem. A leader's write that its fence has refused means that
+/// another coordinator leads; nothing was written.
 pub(crate) fn stored(error: mvm_store::Error) -> Problem {
     if let mvm_store::Error::Conflict { key, .. } = &error
         && key.starts_with("elections/")

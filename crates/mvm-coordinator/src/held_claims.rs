@@ -1,4 +1,4 @@
-//! The claims whose client is there.
+//! The claims whose client is connected.
 
 use mvm_model::Name;
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Clone, Default)]
 pub(crate) struct HeldClaims(Arc<Mutex<BTreeMap<Name, BTreeSet<String>>>>);
 
-/// A claim's client is there until this is dropped.
+/// The connection of a claim's client, until this is dropped.
 pub(crate) struct Held {
     claims: HeldClaims,
     node: Name,
@@ -25,7 +25,7 @@ impl HeldClaims {
         self.map().iter().map(|(node, ids)| (node.clone(), ids.clone())).collect()
     }
 
-    /// The claim's client is there, and its machine is on this node.
+    /// Notes that the claim's client is connected, and that its machine is on this node.
     pub fn hold(&self, node: &Name, id: &str) -> Held {
         self.map().entry(node.clone()).or_default().insert(id.to_owned());
         Held { claims: self.clone(), node: node.clone(), id: id.to_owned() }

@@ -1,4 +1,5 @@
-//! Leading: one coordinator at a time places, tells the nodes, and serves claims.
+//! Leading: one coordinator at a time places instances, sends the nodes their documents, and serves
+//! claims.
 
 use crate::errors::succeeded;
 use crate::leadership::Lead;
@@ -13,9 +14,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long is waited before a store that failed is asked again.
+/// How long to wait before a store that failed is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long a store that is told of the end may take to answer.
+/// How long the store may take to answer a resignation.
 const ANSWER: Duration = Duration::from_secs(2);
 
 /// Leads whenever it is this coordinator's turn, until it is to end.
@@ -82,7 +83,8 @@ async fn lead(fleet: &Arc<ClusterState>, leadership: Leadership) -> Result<()> {
     outcome
 }
 
-/// Another is to lead at once; where the store does not answer, it does when the session has ended.
+/// Resigns, so that another coordinator leads at once; where the store does not answer, one leads
+/// when the session has ended.
 async fn resign(lead: &Lead) {
     match tokio::time::timeout(ANSWER, lead.resign()).await {
         Ok(Ok(())) => tracing::info!("has resigned"),

@@ -9,41 +9,41 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// How long a leader that was succeeded has to answer what it was asked before.
+/// How long a former leader has to answer what it was asked before.
 const SUCCEEDED: Duration = Duration::from_secs(3);
 
 /// The leadership of this coordinator.
 pub(crate) struct Lead {
     leadership: mvm_store::Leadership,
-    /// What nodes are told.
+    /// The leader as nodes know it: fleet and epoch.
     pub leader: Leader,
-    /// Since when.
+    /// When the leadership began.
     pub since: Instant,
 }
 
 impl Lead {
-    /// The leadership over the fleet of this name, which begins now.
+    /// Returns the leadership over the fleet of this name, which begins now.
     pub fn new(leadership: mvm_store::Leadership, fleet_id: Name) -> Lead {
         let leader = Leader { fleet_id, epoch: leadership.since() };
         Lead { leadership, leader, since: Instant::now() }
     }
 
-    /// Belongs into every write of the leader.
+    /// Returns the condition that belongs into every write of the leader.
     pub fn fence(&self) -> Write {
         self.leadership.fence()
     }
 
-    /// Waits until it is lost.
+    /// Waits until the leadership is lost.
     pub async fn lost(&self) {
         self.leadership.lost().await;
     }
 
-    /// Makes place for another at once.
+    /// Gives the leadership up, so that another coordinator leads at once.
     pub async fn resign(&self) -> Result<()> {
         self.leadership.resign().await.map_err(stored)
     }
 
-    /// Whether it is not known to be lost.
+    /// Returns whether the leadership is not known to be lost.
     pub fn is_held(&self) -> bool {
         self.leadership.is_held()
     }
@@ -64,7 +64,7 @@ impl Default for Leadership {
 }
 
 impl Leadership {
-    /// Our own leadership, if we lead.
+    /// Returns our own leadership while we lead.
     pub fn ours(&self) -> Option<Arc<Lead>> {
         self.ours.borrow().clone().filter(|lead| lead.is_held())
     }

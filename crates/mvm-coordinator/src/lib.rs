@@ -1,12 +1,13 @@
 //! The coordinator: one front door for many nodes. Several coordinators share one store; one of them
 //! leads, all of them serve.
 //!
-//! From the top: `serve` (listeners and signals), `coordinator` (its tasks), the handlers (`api`) and
-//! what they call (`calls`); the tasks: the leader's (`leader`, `planner`, `renewal`), the registry of
-//! nodes and the link to each (`registry`, `link`), claims sent to nodes (`claim_dispatch`, `asking`),
-//! what other coordinators are told (`presence`), what is revoked (`revocations`). Below them is the
-//! state that they share (`state`) and its parts: `view`, `claim_queue`, `leadership`, `reachability`,
-//! `readiness`, `places`, `shutdown`. Nothing below the tasks starts one or knows them.
+//! From the top: `serve` (listeners and signals), `coordinator` (its tasks), the handlers (`api`)
+//! and what they call (`calls`); the tasks: the leader's (`leader`, `planner`, `renewal`), the
+//! registry of nodes and the link to each (`registry`, `link`), claims sent to nodes
+//! (`claim_dispatch`, `asking`), which nodes are in reach (`presence`), which certificates are
+//! revoked (`revocations`). Below them is the state that they share (`state`) and its parts:
+//! `view`, `claim_queue`, `leadership`, `reachability`, `readiness`, `places`, `shutdown`. Nothing
+//! below the tasks starts or knows one.
 //!
 //! Never here: hypervisors, taps, decisions (mvm-model).
 
@@ -44,11 +45,11 @@ pub use serve::{ServeOptions, StoreOptions, serve};
 pub use state::{ClusterState, Options};
 
 pub(crate) use errors::stored;
-/// The time on this coordinator's own timeline, in ms: only differences mean something, and nothing to
-/// other coordinators.
+/// The time on this coordinator's own timeline, in ms: only differences mean something, and only
+/// here.
 pub(crate) use mvm_clock::now;
 /// The wall clock, for what people read.
 pub(crate) use mvm_clock::wall;
 
-/// What the coordinator's own functions give: the error is what the API will answer.
+/// The result of the coordinator's own functions; the error is what the API answers.
 pub type Result<T> = std::result::Result<T, mvm_api::Problem>;

@@ -1,8 +1,9 @@
-//! The link to one node: what it tells is heard, and while we lead it is told what it is to hold.
+//! The link to one node: it hears what the node reports and, while we lead, sends the node its
+//! document.
 //!
-//! Every coordinator holds a link to every node, so that whoever comes to lead knows all nodes
-//! already. The connection goes from the coordinator to the node: a node is alive if it can be
-//! reached, which is what counts for those who want something of it.
+//! Every coordinator holds a link to every node, so that the next leader already knows all nodes.
+//! The connection goes from the coordinator to the node: a node is alive if it can be reached,
+//! which is what counts for those who want something of it.
 
 use crate::claim_dispatch;
 use crate::leadership::Lead;
@@ -21,14 +22,14 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// After so long without a word a node is out of reach: three beats.
+/// A node is out of reach after this long without a word: three beats.
 const SILENCE: Duration = Duration::from_secs(6);
 /// How long a node has for one answer.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How long is waited before a node is tried again, at first and at most.
+/// How long to wait before a node is tried again, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
-/// Holds the link for ever.
+/// Keeps the link up; never returns.
 pub(crate) async fn run(
     fleet: Arc<ClusterState>,
     node: Name,
@@ -52,14 +53,14 @@ struct Link {
     fleet: Arc<ClusterState>,
     node: Name,
     client: Arc<dyn NodeClient>,
-    /// Of sending the document.
+    /// How often sending the document has failed in a row.
     failures: Failures,
     /// The digest of the document that was sent last.
     tried: String,
 }
 
 impl Link {
-    /// Listens until the node falls silent; whether it has said anything.
+    /// Listens until the node falls silent; returns whether it has said anything.
     async fn listen(&mut self, kick: &Notify) -> bool {
         let mut stream = self.client.watch();
         let mut ends = Instant::now() + SILENCE;
@@ -87,7 +88,7 @@ impl Link {
         }
     }
 
-    /// When the document is to be sent again.
+    /// Returns when the document is to be sent again; `None` where no attempt is behind us.
     fn retry(&self) -> Option<Instant> {
         let at = self.failures.retry_at();
         let wait = Duration::from_millis(at.saturating_sub(now()).max(1));
@@ -124,7 +125,7 @@ impl Link {
         }
     }
 
-    /// The node is out of reach.
+    /// Notes that the node is out of reach.
     fn lost(&self) {
         if let Some(known) = self.fleet.view().nodes.get_mut(&self.node) {
             if known.reached {
@@ -136,7 +137,7 @@ impl Link {
         self.fleet.claims.close(&self.node);
     }
 
-    /// The leader's part.
+    /// Does the leader's part: asks the node for its claims, once, and sends it its document.
     async fn work(&mut self) {
         let Some(lead) = self.fleet.lead() else { return };
         let resolved = {
@@ -160,7 +161,7 @@ impl Link {
         }
     }
 
-    /// What is to be sent now, if anything.
+    /// Returns the document that is to be sent now, if any.
     fn due(&mut self) -> Option<Wanted> {
         let view = self.fleet.view();
         let known = view.nodes.get(&self.node)?;
@@ -186,7 +187,8 @@ impl Link {
             Ok(outcome) => outcome.map_err(Refused::problem).map_err(|p| p.to_string()),
             Err(_) => Err("the node does not answer in time".to_owned()),
         };
-        // What it holds now is told by its status; until that comes it is not sent again at once.
+        // The node's status says what it holds now; until that comes the document is not sent again
+        // at once.
         self.failures = Failures { count: self.failures.count + 1, last: now() };
         match outcome {
             Ok(()) => self.told(None),

@@ -12,30 +12,30 @@ use mvm_model::{Code, Name};
 use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-/// What a node tells while it is watched.
+/// What a node reports while it is watched.
 #[derive(Clone, Debug)]
 pub enum Told {
-    /// It has changed.
+    /// The node's status has changed.
     Status(Box<NodeStatus>),
-    /// It is there, and nothing has changed.
+    /// The node is there, and nothing has changed.
     Beat,
 }
 
 /// Why a node did not do something.
 #[derive(Debug)]
 pub enum Refused {
-    /// It has said no: nothing was done.
+    /// The node has refused: nothing was done.
     No(Problem),
-    /// It could not be asked: nothing was done.
+    /// The node could not be asked: nothing was done.
     Unreached(Problem),
-    /// It has tried, and says that it failed: something may be left of it there.
+    /// The node has tried and failed: something may be left there.
     Failed(Problem),
     /// Nobody knows whether it was done.
     Unknown(Problem),
 }
 
 impl Refused {
-    /// Why.
+    /// Returns the problem that explains the refusal.
     pub fn problem(self) -> Problem {
         match self {
             Refused::No(problem)
@@ -60,38 +60,40 @@ impl From<ClientError> for Refused {
 /// One node, as a coordinator speaks to it.
 #[async_trait]
 pub trait NodeClient: Send + Sync + 'static {
-    /// What it tells, until the connection breaks.
+    /// Returns what the node reports, until the connection breaks.
     fn watch(&self) -> BoxStream<'static, Told>;
-    /// Gives it the fleet's document.
+    /// Sends the node its document.
     async fn document(&self, document: &NodeDocument) -> Result<(), Refused>;
-    /// Gives it the leader's word; gives the claims that it holds.
+    /// Tells the node who leads; returns the claims that it holds.
     async fn leader(&self, leader: &Leader) -> Result<Vec<HeldClaim>, Refused>;
-    /// Has it serve a claim.
+    /// Asks the node to serve a claim; the same id is the same claim.
     async fn claim(&self, id: &str, claim: &NodeClaim) -> Result<Claim, Refused>;
-    /// Tells it of which claims the clients are there; gives those that it does not hold.
+    /// Tells the node which claims have their client connected; returns those that it does not
+    /// hold.
     async fn renew(&self, claims: &RenewClaims) -> Result<Vec<String>, Refused>;
-    /// Has it end a claim.
+    /// Asks the node to end a claim.
     async fn end(&self, id: &str, leader: &Leader) -> Result<(), Refused>;
-    /// Its agent, for requests that are passed through; none where it is simulated.
+    /// Returns a client of the node's agent, for requests that are passed on; `None` where the node
+    /// is simulated.
     fn http(&self) -> Option<Client>;
 }
 
-/// Makes the way to a node.
+/// Makes clients of nodes and coordinators.
 pub trait Connector: Send + Sync + 'static {
-    /// The way to this node at this address.
+    /// Returns a client of this node at this address.
     fn node(&self, node: &Name, address: &str) -> Result<Arc<dyn NodeClient>, Problem>;
-    /// A client of the coordinator at this address.
+    /// Returns a client of the coordinator at this address.
     fn coordinator(&self, address: &str) -> Result<Client, Problem>;
 }
 
-/// Nodes at `HOST:PORT`, with this identity, and at `unix:PATH` on this machine.
+/// Reaches servers at `HOST:PORT` with this identity, and at `unix:PATH` on this machine.
 pub struct Network {
-    /// Who we are; without it nodes on this machine only are reached.
+    /// Our identity; without one only servers on this machine are reached.
     pub keeper: Option<Arc<Keeper>>,
 }
 
 impl Network {
-    /// A client of the server at an address.
+    /// Returns a client of the server at an address. Errors: `identity_missing`.
     pub fn client(&self, address: &str, expect: Expect) -> Result<Client, Problem> {
         match (address.strip_prefix("unix:"), &self.keeper) {
             (Some(path), _) => Ok(Client::new(path)),
@@ -124,7 +126,7 @@ struct HttpClient {
 impl NodeClient for HttpClient {
     fn watch(&self) -> BoxStream<'static, Told> {
         let (client, (tell, told)) = (self.client.clone(), unbounded_channel());
-        // Ends with the stream: nobody listens any more.
+        // The task ends with the stream, when nobody listens any more.
         let listening = tokio::spawn(async move {
             let gone = tell.clone();
             tokio::select! {

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(crate) struct Places(Mutex<HashMap<String, Name>>);
 
 impl Places {
-    /// So many are remembered; then all are looked for again.
+    /// How many are remembered; then all are forgotten, and looked for again.
     const MOST: usize = 200_000;
 
     fn map(&self) -> MutexGuard<'_, HashMap<String, Name>> {

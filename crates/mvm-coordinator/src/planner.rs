@@ -1,4 +1,4 @@
-//! The leader's decisions carried out: who is lost, what goes where, and what each node is told.
+//! The leader's decisions carried out: who is lost, what goes where, and what each node is sent.
 
 use crate::claim_dispatch;
 use crate::leadership::Lead;
@@ -20,11 +20,11 @@ use std::time::Duration;
 
 /// How long changes are gathered before they are looked at.
 const GATHER: Duration = Duration::from_millis(100);
-/// How often the placement is looked at when nothing happens, and when something is on no node.
+/// How often the placement is made anew when nothing happens, and while something is on no node.
 const PERIOD: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(5));
 /// How much longer than the time to live a new leader waits before it says that a node is lost.
 const SETTLE: Duration = Duration::from_secs(2);
-/// So many shares are written at once, and so many records of nodes.
+/// How many shares one transaction writes.
 const BATCH: usize = 100;
 
 /// Decides and carries out for as long as we lead.
@@ -38,7 +38,7 @@ pub(crate) async fn run(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<(
     }
 }
 
-/// One look at everything; gives when to look again at the latest.
+/// Looks at everything once; returns after how long to look again at the latest.
 async fn pass(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<Duration> {
     let settled = note_changes(fleet, lead).await?;
     let (document, digest, nodes, previous) = {
@@ -69,7 +69,7 @@ async fn pass(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<Duration> {
     Ok([Some(period), due.map(until), settled].into_iter().flatten().min().unwrap_or(period))
 }
 
-/// All nodes as placement sees them.
+/// Returns all nodes as placement sees them.
 pub(crate) fn nodes(view: &View) -> BTreeMap<Name, FleetNode> {
     let seen = |(name, known): (&Name, &KnownNode)| {
         Some((name.clone(), known.node(view.leader.wanted.get(name))?))
@@ -77,10 +77,10 @@ pub(crate) fn nodes(view: &View) -> BTreeMap<Name, FleetNode> {
     view.nodes.iter().filter_map(seen).collect()
 }
 
-/// Writes down which nodes are lost and which are back, and what they offer. Gives how long it is
-/// until it can be told that one is lost, if that is still to come.
+/// Writes down which nodes are lost and which are back, and what they offer. Returns how long it is
+/// until this leader can say that a node is lost; `None` where it already can.
 async fn note_changes(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<Option<Duration>> {
-    // The links have had no time yet: who is not heard of may still be there.
+    // The links have had little time yet: a node that was not heard from may still be there.
     let unsettled = (fleet.options.ttl + SETTLE).saturating_sub(lead.since.elapsed());
     let settled = unsettled.is_zero();
     let changes: Vec<(Name, bool, Option<NodeFacts>)> = {
@@ -123,7 +123,7 @@ async fn note_changes(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<Opt
     Ok((!settled).then_some(unsettled))
 }
 
-/// Makes the placement durable; gives the nodes whose share has changed.
+/// Makes the placement durable; returns the nodes whose share has changed.
 async fn write_shares(
     fleet: &Arc<ClusterState>,
     lead: &Lead,
@@ -147,7 +147,7 @@ async fn write_shares(
     Ok(changed.into_iter().cloned().collect())
 }
 
-/// What each node is to be sent from now on.
+/// Sets what each node is to be sent from now on.
 fn tell(
     fleet: &Arc<ClusterState>,
     document: &FleetState,
@@ -188,7 +188,7 @@ struct Seen {
     reached: bool,
     address: String,
     status: Option<Arc<NodeStatus>>,
-    /// What it was told last.
+    /// The document that was last decided for it.
     told: Option<Wanted>,
 }
 
@@ -198,7 +198,8 @@ impl Seen {
         Seen { reached, address: known.record.address.clone(), status, told: told.cloned() }
     }
 
-    /// As one that is to hold this: what another machine does not reach gives nothing.
+    /// Returns the node as one that is to hold this. A node that other machines cannot reach gives
+    /// no images.
     fn holds<'a>(&'a self, wanted: &'a Wanted) -> Option<Holder<'a>> {
         let status = self.status.as_deref().filter(|_| self.reached)?;
         let done = self.told.as_ref().is_some_and(|told| told.is_done(status));
@@ -208,8 +209,8 @@ impl Seen {
     }
 }
 
-/// The same documents, where of nodes that have no image one builds it and the others receive it; and
-/// whether some wait for that.
+/// Returns the same documents, where of nodes that have no image one builds it and the others
+/// receive it, and whether some wait for that.
 fn with_images(
     seen: &BTreeMap<Name, Seen>,
     wanted: &BTreeMap<Name, Wanted>,
@@ -232,7 +233,7 @@ fn with_images(
     (wanted.iter().map(named).collect(), waits)
 }
 
-/// The documents of these nodes; one that is to hold nothing gets an empty one.
+/// Returns the documents of these nodes; a node that is to hold nothing gets an empty one.
 pub(crate) fn wanted<'a>(
     document: &FleetState,
     placement: &Placement,
@@ -246,7 +247,7 @@ pub(crate) fn wanted<'a>(
     nodes.map(one).collect()
 }
 
-/// What of two placements differs.
+/// Returns the differences of two placements.
 pub(crate) fn changes(
     before: &BTreeMap<Name, Share>,
     after: &BTreeMap<Name, Share>,

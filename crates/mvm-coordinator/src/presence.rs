@@ -1,8 +1,8 @@
 //! Telling the other coordinators which nodes are in reach: records that vanish with this one.
 //!
-//! A node is alive as long as any coordinator reaches it. Written is only what changes, however many
-//! nodes beat however often; and all of it hangs on one session, so that a coordinator that dies
-//! takes its word with it.
+//! A node is alive as long as any coordinator reaches it. Only changes are written, however many
+//! nodes beat however often. All records hang on one session, so that those of a coordinator that
+//! dies vanish with it.
 
 use crate::records::ALIVE;
 use crate::state::ClusterState;
@@ -12,12 +12,12 @@ use mvm_store::{Expect, Session, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a store that is told of the end may take to answer.
+/// How long the store may take to answer when this coordinator ends.
 const ANSWER: Duration = Duration::from_secs(2);
-/// How long is waited before a store that failed is asked again.
+/// How long to wait before a store that failed is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Tells until this coordinator is to end; then its word goes at once.
+/// Tells until this coordinator is to end; then its records go at once.
 pub(crate) async fn run(fleet: &Arc<ClusterState>) {
     loop {
         let session = match Session::open(fleet.store.clone(), fleet.options.ttl).await {

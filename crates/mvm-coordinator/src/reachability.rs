@@ -1,14 +1,14 @@
-//! Which nodes this coordinator reaches, and what of that the store does not say yet.
+//! Which nodes this coordinator reaches, and which changes of that the store does not have yet.
 
 use mvm_model::Name;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
 
-/// So many are written at once.
+/// How many changes are written at once.
 const BATCH: usize = 100;
 
-/// What is to be told.
+/// The nodes that this coordinator reaches, and the changes that are still to be written.
 #[derive(Default)]
 pub(crate) struct Reachability {
     book: Mutex<Book>,
@@ -18,12 +18,12 @@ pub(crate) struct Reachability {
 #[derive(Default)]
 struct Book {
     reached: BTreeSet<Name>,
-    /// What the store does not say yet.
+    /// Changes that the store does not have yet.
     pending: BTreeMap<Name, bool>,
 }
 
 impl Reachability {
-    /// This coordinator reaches the node, or does not.
+    /// Notes whether this coordinator reaches the node.
     pub fn set(&self, node: &Name, reached: bool) {
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = match reached {
@@ -36,12 +36,12 @@ impl Reachability {
         }
     }
 
-    /// Waits until something is to be told.
+    /// Waits until there is a change to write.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// Everything is to be told again.
+    /// Has everything written again, for a new session of the store.
     pub fn all_again(&self) {
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
         book.pending = book.reached.iter().map(|node| (node.clone(), true)).collect();
@@ -57,7 +57,7 @@ impl Reachability {
         taken
     }
 
-    /// These are still to be told, unless something newer is.
+    /// Puts back changes that were not written, but for those that a newer change has replaced.
     pub fn put_back(&self, taken: Vec<(Name, bool)>) {
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
         for (node, reached) in taken {

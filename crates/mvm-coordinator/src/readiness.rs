@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 /// What is read of the store before anything is answered.
 pub(crate) const READ: [&str; 4] = [ALIVE, DOCUMENT, NODES, SHARES];
-/// How long a request waits.
+/// How long a request waits until the store is read.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How far a coordinator is with reading.
@@ -27,14 +27,14 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    /// All records below this prefix are known.
+    /// Notes that all records below this prefix are known.
     pub fn has_read(&self, prefix: &str) {
         if let Some(prefix) = READ.into_iter().find(|one| *one == prefix) {
             self.read.send_if_modified(|read| read.insert(prefix));
         }
     }
 
-    /// Waits until all that is answered from is known. Errors: `not_ready`.
+    /// Waits until everything that answers need is known. Errors: `not_ready`.
     pub async fn wait(&self) -> Result<(), Problem> {
         let mut done = self.done.subscribe();
         match timeout(PATIENCE, done.wait_for(|done| *done)).await {
@@ -47,12 +47,12 @@ impl Readiness {
         }
     }
 
-    /// Waits until all records are known; `false` where that cannot be any more.
+    /// Waits until all records are known; `false` where that can no longer happen.
     pub async fn all_read(&self) -> bool {
         self.read.subscribe().wait_for(|read| read.len() == READ.len()).await.is_ok()
     }
 
-    /// Has the coordinator answer from now on.
+    /// Lets the coordinator answer from now on.
     pub fn finish(&self) {
         self.done.send_replace(true);
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
-/// The document.
+/// The key of the document in force.
 pub const DOCUMENT: &str = "fleet/document";
 /// Nodes, by name.
 pub const NODES: &str = "nodes/";
@@ -26,11 +26,11 @@ pub const ELECTION: &str = "leader";
 /// A node that belongs to the fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
-    /// Its name.
+    /// The node's name.
     pub node_id: Name,
     /// Where its agent serves: `HOST:PORT`, or `unix:PATH`.
     pub address: String,
-    /// What it is there for.
+    /// Whether it may get instances, and keeps those that it has.
     #[serde(default)]
     pub duty: Duty,
     /// Since when no coordinator reaches it, by the wall clock of the leader that wrote it: for people
@@ -42,10 +42,10 @@ pub struct NodeRecord {
     pub known: Option<NodeFacts>,
 }
 
-/// What of a node changes seldom.
+/// The facts of a node that seldom change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeFacts {
-    /// What it offers.
+    /// What it offers: vCPUs, memory and disk.
     pub capacity: Capacity,
     /// Its labels.
     #[serde(default)]
@@ -56,7 +56,7 @@ pub struct NodeFacts {
 }
 
 impl NodeFacts {
-    /// That of a status.
+    /// Returns the facts in a status.
     pub fn of(status: &NodeStatus) -> NodeFacts {
         NodeFacts {
             capacity: status.capacity,
@@ -67,7 +67,7 @@ impl NodeFacts {
 }
 
 impl NodeRecord {
-    /// As placement sees it; `None` for one that was never reached.
+    /// Returns the node as placement sees it; `None` for one that was never reached.
     pub fn node(&self, status: Option<&Arc<NodeStatus>>) -> Option<FleetNode> {
         let status = match (status, &self.known) {
             (Some(status), _) => status.clone(),
@@ -104,13 +104,13 @@ pub struct DocumentRecord {
 /// A claim that has been sent to a node: written once before that, and removed when it has ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClaimRecord {
-    /// Of which pool.
+    /// The pool that the claim is of.
     pub pool: PoolRef,
-    /// To which node.
+    /// The node that the claim was sent to.
     pub node: Name,
-    /// For whom.
+    /// The client that claims, as in the lease.
     pub holder: String,
-    /// Longest length of its lease in seconds.
+    /// The longest length of its lease, in seconds; absent where the client named none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_s: Option<u64>,
 }
@@ -118,19 +118,19 @@ pub struct ClaimRecord {
 /// What a candidate says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Candidate {
-    /// Its name.
+    /// The coordinator's name.
     pub name: Name,
-    /// Where others reach it.
+    /// Where others reach it: `HOST:PORT`, or `unix:PATH`.
     pub address: String,
 }
 
-/// A write of a record.
+/// Returns the write of a record.
 pub fn put(key: String, value: &impl Serialize, expect: Expect) -> Write {
     // Records are plain structs of strings and numbers: their serialisation cannot fail.
     Write::Put { key, value: serde_json::to_vec(value).unwrap_or_default(), expect }
 }
 
-/// Reads the value of a record.
+/// Reads the value of a record. Errors: `record_damaged`.
 pub fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> {
     serde_json::from_slice(value).map_err(|cause| {
         let detail = format!("the record {key} cannot be read: {cause}");
@@ -138,8 +138,8 @@ pub fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> {
     })
 }
 
-/// Changes a node's record, however many others do so at the same time. `change` gives whether there
-/// is something to write.
+/// Changes a node's record, however many others do so at the same time. `change` returns whether
+/// there is something to write. Errors: `not_found`, or those of the store.
 pub async fn change_node(
     store: &dyn Store,
     node: &Name,
@@ -165,7 +165,7 @@ pub async fn change_node(
     }
 }
 
-/// The first half of the SHA-256 of a document, in hexadecimal digits.
+/// Returns the first half of the SHA-256 of a document, in hexadecimal digits.
 pub(crate) fn digest(document: &impl Serialize) -> String {
     let text = serde_json::to_vec(document).unwrap_or_default();
     Sha256::digest(text)[..16].iter().map(|byte| format!("{byte:02x}")).collect()

@@ -1,5 +1,4 @@
-//! Following the store: what it says is known a moment later, by watches and never by asking again
-//! and again.
+//! Follows the store: its changes are known a moment later, by watches and never by polling.
 
 use crate::records::{ALIVE, Candidate, DOCUMENT, ELECTION, NODES, NodeRecord, SHARES, read};
 use crate::state::ClusterState;
@@ -14,11 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// How long is waited before a store that failed is asked again.
+/// How long to wait before a store that failed is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Calls `each` with every record and every change: key without the prefix, and value or `None`.
-/// `gone` gets the keys that are left where all were listed anew.
+/// `gone` gets the keys of all records whenever these were listed anew.
 async fn records(
     fleet: &Arc<ClusterState>,
     prefix: &str,
@@ -50,7 +49,7 @@ async fn records(
     }
 }
 
-/// The nodes: a link to each.
+/// Follows the nodes, and keeps a link to each.
 pub async fn follow_nodes(fleet: &Arc<ClusterState>) {
     let each = |key: &str, value: Option<&[u8]>| {
         match value {
@@ -106,7 +105,7 @@ fn forget(fleet: &Arc<ClusterState>, node: &Name) {
     fleet.claims.close(node);
 }
 
-/// Which nodes are alive, as any coordinator says.
+/// Follows which coordinators reach which nodes.
 pub async fn follow_alive(fleet: &Arc<ClusterState>) {
     let each = |key: &str, value: Option<&[u8]>| {
         if let Some((node, coordinator)) = key.split_once('/') {
@@ -125,7 +124,7 @@ pub async fn follow_alive(fleet: &Arc<ClusterState>) {
     records(fleet, ALIVE, each, gone).await;
 }
 
-/// The document in force.
+/// Follows the document in force.
 pub async fn follow_document(fleet: &Arc<ClusterState>) {
     let each = |key: &str, value: Option<&[u8]>| {
         let document = value.map(|value| read(key, value)).transpose()?;
@@ -140,10 +139,10 @@ fn shares(view: &mut View) -> &mut BTreeMap<Name, Share> {
     &mut Arc::make_mut(&mut view.placement).nodes
 }
 
-/// What each node is to hold.
+/// Follows what each node is to hold.
 pub async fn follow_shares(fleet: &Arc<ClusterState>) {
     let each = |key: &str, value: Option<&[u8]>| {
-        // The leader knows it from itself, and before the store tells it.
+        // The leader knows its own decisions before the store reports them.
         if fleet.leads() {
             return Ok(());
         }
@@ -160,7 +159,7 @@ pub async fn follow_shares(fleet: &Arc<ClusterState>) {
     records(fleet, SHARES, each, gone).await;
 }
 
-/// Who leads.
+/// Follows who leads.
 pub async fn follow_leader(fleet: &Arc<ClusterState>) {
     loop {
         let mut leaders = Election::new(fleet.store.clone(), ELECTION).observe();

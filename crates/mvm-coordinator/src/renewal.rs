@@ -1,8 +1,8 @@
-//! Claims whose client is there: their nodes are told so again and again.
+//! Renews the claims whose client is connected, at their nodes, again and again.
 //!
-//! A node ends a claim of which it has not heard for a while (`mvm_model::lease::HOLD_MS`), whatever
-//! became of whoever was to end it. So a machine whose holder is gone costs seconds, also where the
-//! leader went with the client and no other one comes.
+//! A node ends a claim that was not renewed for a while (`mvm_model::lease::HOLD_MS`), whatever
+//! became of the leader that was to end it. So a machine whose holder is gone is free after
+//! seconds, even where the leader went with the client and no other one comes.
 
 use crate::leadership::Lead;
 use crate::state::ClusterState;
@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-/// How often nodes are told.
+/// How often claims are renewed.
 const RENEW: Duration = Duration::from_millis(RENEW_MS);
 
-/// Tells the nodes for as long as this leadership lasts.
+/// Renews claims for as long as this leadership lasts.
 pub(crate) async fn run(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) {
     let mut turn = interval(RENEW);
     turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -31,7 +31,7 @@ pub(crate) async fn run(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) {
 }
 
 async fn tell(fleet: Arc<ClusterState>, lead: Arc<Lead>, node: Name, claims: BTreeSet<String>) {
-    // Out of reach: its claims are ended here when it is lost, and there by itself.
+    // The claims of a node out of reach are ended here when it is lost, and by the node itself.
     let Ok(port) = fleet.node_client(&node) else { return };
     let claims = claims.into_iter().collect();
     let renewed = RenewClaims { leader: lead.leader.clone(), claims };

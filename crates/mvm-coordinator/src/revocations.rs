@@ -1,5 +1,5 @@
-//! What is revoked: every coordinator takes the list when its store has it, and the leader hands it to
-//! all nodes in reach. Whoever is missed fetches it by itself.
+//! Revoked certificates: every coordinator takes the list when its store has it, and the leader
+//! sends it to all nodes in reach. A node that was missed fetches it by itself.
 
 use crate::state::ClusterState;
 use futures::StreamExt;
@@ -12,13 +12,13 @@ use mvm_store::{Followed, follow};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// So many nodes are told at once, and so long each has to answer.
+/// How many nodes get the list at once, and how long each has to answer.
 const AT_ONCE: usize = 64;
 const ANSWER: Duration = Duration::from_secs(5);
-/// How long is waited before a store that failed is asked again.
+/// How long to wait before a store that failed is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Takes and tells for ever.
+/// Takes every new list and sends it on; never returns.
 pub(crate) async fn run(fleet: Arc<ClusterState>, keeper: Arc<Keeper>) {
     loop {
         let mut followed = follow(fleet.store.clone(), LIST);

@@ -35,17 +35,17 @@ pub enum StoreOptions {
 pub struct ServeOptions {
     /// The directory of the socket, and of the state where that is embedded.
     pub root: PathBuf,
-    /// The fleet.
+    /// The fleet's name.
     pub fleet_id: Name,
-    /// Its own name; that of its identity where none is given.
+    /// The coordinator's name; its identity's where none is given.
     pub name: Option<Name>,
-    /// Where to serve, over mutual TLS; none: on the Unix socket only.
+    /// Where to serve over mutual TLS; where empty, only the Unix socket is served.
     pub listen: Vec<SocketAddr>,
-    /// Where others reach it; the first address where none is given.
+    /// Where others reach it; where absent, the first address that is no wildcard.
     pub advertise: Option<String>,
     /// Where the fleet's state is.
     pub store: StoreOptions,
-    /// Who it is.
+    /// Its identity; without one it serves and reaches servers on this machine only.
     pub identity: Option<IdentityDir>,
     /// The authority's directory, if it is to sign.
     pub ca: Option<PathBuf>,
@@ -122,7 +122,7 @@ async fn run(mut options: ServeOptions) -> Result<()> {
     let unix = listen(&socket).map_err(|e| io(format!("listen on {}", socket.display()), e))?;
     tracing::info!(socket = %socket.display(), "serving");
     service::ready(&format!("serving {}", socket.display()));
-    // That this is told at all says that tasks are still run.
+    // A sign of life that is sent at all shows that tasks are still run.
     tokio::spawn(service::live(|| std::future::ready(())));
     let app = servers.app.clone().into_make_service_with_connect_info::<Peer>();
     let serving = axum::serve(unix, app).with_graceful_shutdown(servers.ending());
@@ -130,7 +130,7 @@ async fn run(mut options: ServeOptions) -> Result<()> {
     servers.until_ended(&socket).await
 }
 
-/// What serves.
+/// The servers of a coordinator, and the tasks that they run in.
 struct Servers {
     fleet: Arc<ClusterState>,
     app: axum::Router,
@@ -144,7 +144,8 @@ impl Servers {
         async move { fleet.life.shutdown.begun().await }
     }
 
-    /// Works and serves until it is told to end, and what is under way has ended or has had its time.
+    /// Works and serves until a signal asks it to end, and what is under way has ended or has had
+    /// its time.
     async fn until_ended(mut self, socket: &Path) -> Result<()> {
         let fleet = self.fleet.clone();
         let work = tokio::spawn(async move { crate::run(&fleet).await });
@@ -193,7 +194,7 @@ async fn open_store(options: &ServeOptions) -> Result<(Arc<dyn Store>, &'static 
     })
 }
 
-/// The name of the coordinator that the identity is of.
+/// Returns the name of the coordinator that the identity is of. Errors: `wrong_identity`.
 fn own_name(keeper: &Keeper) -> Result<Name> {
     match keeper.credential().facts.identity {
         Identity::Coordinator(name) => Ok(name),
@@ -205,7 +206,8 @@ fn own_name(keeper: &Keeper) -> Result<Name> {
     }
 }
 
-/// Where others reach it.
+/// Returns where others reach the coordinator. Errors: `invalid_value`, where only wildcards are
+/// known.
 fn address(options: &ServeOptions, bound: &[SocketAddr]) -> Result<String> {
     let reachable = bound.iter().find(|address| !address.ip().is_unspecified());
     match (&options.advertise, reachable) {
@@ -224,8 +226,9 @@ fn socket(root: &Path) -> PathBuf {
     root.join("coordinator.sock")
 }
 
-/// Binds the socket under another name first, so that nobody finds it with a wider mode. One that is
-/// there was left by a coordinator that was killed: the store's lock, or the election, says who is.
+/// Binds the socket under another name first, so that nobody finds it with a wider mode. A socket
+/// that is there was left by a coordinator that was killed: the store's lock, or the election, says
+/// which one lives.
 fn listen(socket: &Path) -> std::io::Result<UnixListener> {
     let early = socket.with_extension("new");
     let _ = std::fs::remove_file(&early);

@@ -3,7 +3,7 @@
 
 use tokio::sync::watch;
 
-/// Whether it is to end, and what it still waits for.
+/// Whether the coordinator is to end, and how much it still waits for.
 pub(crate) struct Shutdown {
     begun: watch::Sender<bool>,
     under_way: watch::Sender<usize>,
@@ -19,7 +19,7 @@ impl Default for Shutdown {
 }
 
 impl Shutdown {
-    /// It is to end.
+    /// Begins the shutdown.
     pub fn begin(&self) {
         self.begun.send_replace(true);
     }
@@ -28,13 +28,13 @@ impl Shutdown {
         *self.begun.borrow()
     }
 
-    /// Waits until it is to end.
+    /// Waits until the shutdown has begun.
     pub async fn begun(&self) {
         let mut begun = self.begun.subscribe();
         let _ = begun.wait_for(|begun| *begun).await;
     }
 
-    /// The end waits for this one, too.
+    /// Makes the shutdown wait until the result is dropped.
     pub fn wait_for_this(&self) -> UnderWay {
         self.under_way.send_modify(|count| *count += 1);
         UnderWay(self.under_way.clone())

@@ -18,21 +18,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
 
-/// How long a node is waited for whose link is being made again: links are tried again within it.
+/// How long to wait for a node whose link is being made again: links are tried again within that
+/// time.
 const COMES: Duration = Duration::from_secs(3);
-/// How often it is looked whether a node is still in reach.
+/// How often it is checked whether a node is still in reach.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// What a coordinator is told at its start.
+/// The options of a coordinator.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The fleet.
+    /// The fleet's name.
     pub fleet_id: Name,
-    /// Its own name, unique among the fleet's coordinators.
+    /// The coordinator's name, unique in the fleet.
     pub name: Name,
     /// Where others reach it.
     pub address: String,
-    /// `sqlite` or `etcd`.
+    /// The kind of the store: `sqlite` or `etcd`.
     pub store: &'static str,
     /// How long it counts as there after it has died.
     pub ttl: Duration,
@@ -40,11 +41,12 @@ pub struct Options {
     pub patience: Duration,
     /// How many nodes are sent documents at once.
     pub pushes: usize,
-    /// How much may wait and be under way.
+    /// How many claims may wait and be under way.
     pub limits: Limits,
 }
 
-/// What the parts of a coordinator share: what it was told, what it knows, and whom it can ask.
+/// The state that the parts of a coordinator share: its options, what it knows, and whom it can
+/// ask.
 pub struct ClusterState {
     pub(crate) options: Options,
     pub(crate) store: Arc<dyn Store>,
@@ -66,9 +68,9 @@ pub(crate) struct Life {
 /// What is known of the nodes.
 pub(crate) struct Nodes {
     view: Mutex<View>,
-    /// Changes whenever a node tells something.
+    /// Changes whenever a node reports something.
     pub news: watch::Sender<()>,
-    /// What of it other coordinators are told.
+    /// What other coordinators learn of it.
     pub reachability: Reachability,
     pub places: Places,
 }
@@ -103,23 +105,23 @@ impl ClusterState {
         })
     }
 
-    /// Looks at what is known, and changes it.
+    /// Returns what is known, locked to look at and to change.
     pub(crate) fn view(&self) -> MutexGuard<'_, View> {
         // Whole values only are put there: a holder that panicked leaves nothing half done.
         self.nodes.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Our leadership, if we lead.
+    /// Returns our leadership while we lead.
     pub(crate) fn lead(&self) -> Option<Arc<Lead>> {
         self.leadership.ours()
     }
 
-    /// Whether we lead, and have led since this leadership began.
+    /// Returns whether we lead, and have led since this leadership began.
     pub(crate) fn leads_as(&self, lead: &Arc<Lead>) -> bool {
         self.lead().is_some_and(|ours| Arc::ptr_eq(&ours, lead))
     }
 
-    /// Begins or ends to lead.
+    /// Begins to lead; with `None` the leadership ends.
     pub(crate) fn set_lead(&self, lead: Option<Arc<Lead>>) {
         self.leadership.set_ours(lead);
         for known in self.view().nodes.values_mut() {
@@ -128,12 +130,12 @@ impl ClusterState {
         }
     }
 
-    /// Whether this coordinator leads.
+    /// Returns whether this coordinator leads.
     pub fn leads(&self) -> bool {
         self.lead().is_some()
     }
 
-    /// The way to a node that is in reach.
+    /// Returns the client of a node that is in reach; any other is [`Refused::Unreached`].
     pub(crate) fn node_client(
         &self,
         node: &Name,
@@ -146,19 +148,20 @@ impl ClusterState {
         })
     }
 
-    /// Whether this coordinator's link to the node holds.
+    /// Returns whether this coordinator's link to the node holds.
     pub(crate) fn reaches(&self, node: &Name) -> bool {
         self.view().nodes.get(node).is_some_and(|known| known.reached)
     }
 
-    /// Whether no coordinator reaches the node.
+    /// Returns whether no coordinator reaches the node; so it is with an unknown one.
     pub(crate) fn has_lost(&self, node: &Name) -> bool {
         let view = self.view();
         let known = view.nodes.get(node);
         known.is_none_or(|known| !known.reached && known.record.lost_since.is_some())
     }
 
-    /// Waits until this coordinator does not reach the node: connections may take longer to break.
+    /// Waits until this coordinator does not reach the node; its connections may take longer to
+    /// break.
     pub(crate) async fn unreached(&self, node: &Name) {
         while self.reaches(node) {
             tokio::time::sleep(LOOK).await;
@@ -183,14 +186,14 @@ impl ClusterState {
         let _ = tokio::time::timeout(COMES, come).await;
     }
 
-    /// The nodes that this coordinator reaches.
+    /// Returns the nodes that this coordinator reaches.
     pub(crate) fn reached(&self) -> Vec<Name> {
         let view = self.view();
         let reached = view.nodes.iter().filter(|(_, known)| known.reached);
         reached.map(|(name, _)| name.clone()).collect()
     }
 
-    /// The document in force.
+    /// Returns the document in force. Errors: `not_found`.
     pub(crate) fn document(&self) -> Result<FleetState> {
         let view = self.view();
         let document = view.document.as_ref().map(|record| record.document.clone());

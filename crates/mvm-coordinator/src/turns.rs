@@ -1,8 +1,9 @@
 //! One task at a time serves a claim.
 //!
 //! A client whose connection breaks asks for its claim again by the same key, while the leader may
-//! still serve the first request: the connection goes through a coordinator that was stopped, or the
-//! network has not told yet. The later request takes the place of the earlier one.
+//! still serve the first request: the connection goes through a coordinator that was stopped, or
+//! the network has not reported the break yet. The later request takes the place of the earlier
+//! one.
 
 use crate::Result;
 use mvm_api::Problem;
@@ -31,7 +32,7 @@ pub(crate) struct Turn {
     id: String,
     turns: Turns,
     displaced: watch::Receiver<bool>,
-    /// Dropped after the place is free: tells whoever waits for it.
+    /// Dropped after the place is free: wakes the requests that wait for it.
     _over: watch::Sender<()>,
 }
 
@@ -40,8 +41,8 @@ impl Turns {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the place of whoever serves the claim. Errors: `claim_under_way`, where the earlier
-    /// request does not give up its place in time.
+    /// Takes the place of the request that serves the claim. Errors: `claim_under_way`, where the
+    /// earlier request does not give up its place in time.
     pub async fn take(&self, id: &str) -> Result<Turn> {
         let under_way = |_| {
             let detail = format!("an earlier request for the claim {id} is still served");
@@ -63,7 +64,7 @@ impl Turns {
                 place.displace.send_replace(true);
                 place.over.clone()
             };
-            // Nothing is sent: it ends with the sender.
+            // Nothing is ever sent: the wait ends when the sender is dropped.
             while over.changed().await.is_ok() {}
         }
     }
@@ -78,7 +79,7 @@ impl Turn {
         }
     }
 
-    /// Whether a later request wants the place.
+    /// Returns whether a later request wants the place.
     pub fn is_displaced(&self) -> bool {
         *self.displaced.borrow()
     }

@@ -17,11 +17,11 @@ pub(crate) struct View {
     /// Which coordinators reach a node.
     pub alive: BTreeMap<Name, BTreeSet<String>>,
     pub document: Option<DocumentRecord>,
-    /// Its digest.
+    /// The document's digest.
     pub digest: Option<String>,
-    /// Of the document's pools.
+    /// The shapes of the document's pools.
     pub shapes: Shapes,
-    /// Shared with whoever is placing.
+    /// Shared with the task that places.
     pub placement: Arc<Placement>,
     /// What the leader has decided; empty while this coordinator does not lead.
     pub leader: LeaderState,
@@ -32,33 +32,33 @@ pub(crate) struct View {
 pub(crate) struct LeaderState {
     /// What each node is to be sent.
     pub wanted: BTreeMap<Name, Wanted>,
-    /// The digest of the document that this is of.
+    /// The digest of the fleet's document that `wanted` was made from.
     pub told: Option<String>,
-    /// Whether some nodes are told of pools only when others have built their images.
+    /// Whether some nodes get pools only when others have built their images.
     pub waits_for_images: bool,
 }
 
 impl View {
-    /// Another document is in force, or none.
+    /// Puts another document in force, or none.
     pub fn set_document(&mut self, document: Option<DocumentRecord>) {
         self.shapes = document.as_ref().map(|record| shapes(&record.document)).unwrap_or_default();
         self.digest = document.as_ref().map(|record| digest(&record.document));
         self.document = document;
     }
 
-    /// Of the leader: whether every node in reach has done all of the document in force.
+    /// Returns, on the leader, whether every node in reach has done all of the document in force.
     pub fn is_done(&self) -> bool {
         let mut reached = self.nodes.iter().filter(|(_, known)| known.reached);
         self.leader.told == self.digest
             && reached.all(|(name, known)| known.has_done(self.leader.wanted.get(name)))
     }
 
-    /// Whether a node is to hold a pool, and does not merely keep it for its jobs.
+    /// Returns whether a node is to hold a pool, and does not merely keep it for its jobs.
     pub fn holds(&self, node: &Name, pool: &PoolRef) -> bool {
         self.placement.nodes.get(node).is_some_and(|share| share.pools.contains_key(pool))
     }
 
-    /// What a node says that a placement or other nodes wait for.
+    /// Returns what a node says that a placement or other nodes wait for.
     pub fn news(&self, node: &Name) -> News {
         let share = self.placement.nodes.get(node).filter(|share| !share.kept.is_empty());
         let known =
@@ -79,16 +79,16 @@ impl View {
     }
 }
 
-/// What a node says that is looked at at once.
+/// The part of a node's status whose change is looked at at once.
 #[derive(Default, PartialEq, Eq)]
 pub(crate) struct News {
-    /// Whether it has done what it was told last.
+    /// Whether it has done all of its last document.
     settled: bool,
-    /// Of the pools that it keeps for their jobs.
+    /// The state of each pool that it keeps for its jobs (`kept_news`).
     kept: Vec<(bool, bool)>,
     /// Whether a step has failed.
     failed: bool,
-    /// Of each pool its image, and whether it has failed.
+    /// The image of each pool, and whether the pool has failed.
     images: Vec<(PoolRef, Option<String>, bool)>,
 }
 
@@ -96,39 +96,39 @@ pub(crate) struct News {
 pub(crate) struct KnownNode {
     pub record: NodeRecord,
     pub client: Arc<dyn NodeClient>,
-    /// What it said last.
+    /// The last status that it reported.
     pub status: Option<Arc<NodeStatus>>,
     /// Whether this coordinator reaches it.
     pub reached: bool,
-    /// When this coordinator has lost it, if it has.
+    /// When this coordinator lost it, if it has.
     pub lost_at: Option<Instant>,
     /// Since when this coordinator knows that no coordinator reaches it, on its own timeline. The
     /// clocks of coordinators may differ: none counts by a time that another has written.
     pub missed_since: Option<Millis>,
-    /// Whether it has told this leader which claims it holds.
+    /// Whether it has reported to this leader which claims it holds.
     pub resolved: bool,
-    /// Why it did not take its document.
+    /// Why it did not take its document; `None` where it took it.
     pub refused: Option<String>,
-    /// Something is to be done for it.
+    /// Wakes its link when something is to be done.
     pub kick: Arc<Notify>,
     /// Ends its link.
     pub link: tokio::task::AbortHandle,
 }
 
 impl KnownNode {
-    /// The record was changed, here or by another coordinator.
+    /// Takes a record that was changed, here or by another coordinator.
     pub fn changed(&mut self, record: NodeRecord) {
         let missed = record.lost_since.map(|_| self.missed_since.unwrap_or_else(now));
         (self.record, self.missed_since) = (record, missed);
     }
 
-    /// Whether it has said that it has done all of this.
+    /// Returns whether it has reported that it has done all of `wanted`.
     pub fn has_done(&self, wanted: Option<&Wanted>) -> bool {
         self.status.as_deref().is_some_and(|status| wanted.is_some_and(|w| w.is_done(status)))
     }
 
-    /// As placement sees it; `wanted` is what it was told last. `None` for one that was never
-    /// reached.
+    /// Returns the node as placement sees it; `wanted` is its last document. `None` for one that
+    /// was never reached.
     pub fn node(&self, wanted: Option<&Wanted>) -> Option<FleetNode> {
         let settled = self.reached && self.has_done(wanted);
         let lost_since = self.missed_since;
@@ -136,7 +136,7 @@ impl KnownNode {
     }
 }
 
-/// What a node is to be sent.
+/// The document that a node is to be sent.
 #[derive(Clone)]
 pub(crate) struct Wanted {
     pub digest: String,
@@ -144,7 +144,7 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// Whether a node that says this has done all of it.
+    /// Returns whether a node with this status has done all of the document.
     pub fn is_done(&self, status: &NodeStatus) -> bool {
         status.document.as_ref() == Some(&self.digest) && status.pending == 0
     }

@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// So many writes are one transaction at most; etcd takes 128.
+/// How many writes one transaction has at most; etcd takes 128.
 const BATCH: usize = 100;
-/// How long a claim that has ended stays written down.
+/// How long the record of a claim that has ended stays.
 const SWEEP: Duration = Duration::from_secs(1);
 
 enum Order {
     Put(Write, oneshot::Sender<Result<()>>),
-    /// Nobody waits for it.
+    /// A key to remove; nobody waits for it.
     Delete(String),
 }
 
@@ -41,19 +41,19 @@ impl Writer {
         Writer { orders, commits }
     }
 
-    /// Writes it; returns when it is durable.
+    /// Writes a record; returns when it is durable.
     pub async fn put(&self, write: Write) -> Result<()> {
         let (done, outcome) = oneshot::channel();
         let _ = self.orders.send(Order::Put(write, done));
         outcome.await.unwrap_or_else(|_| Err(succeeded()))
     }
 
-    /// Removes it some time.
+    /// Removes a record a moment later.
     pub fn delete(&self, key: String) {
         let _ = self.orders.send(Order::Delete(key));
     }
 
-    /// Transactions so far.
+    /// Returns the number of transactions so far.
     pub fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
     }
@@ -118,8 +118,8 @@ impl Task {
 
     async fn write(&mut self, puts: Vec<Put>) {
         let (writes, done): (Vec<Write>, Vec<_>) = puts.into_iter().unzip();
-        // Claims that have ended go along where there is room. A transaction says of each key one
-        // thing: what is put here and has ended since is deleted later.
+        // Claims that have ended go along where there is room. A transaction names each key once: a
+        // claim that is put here and has ended since is deleted later.
         let put: BTreeSet<&str> = writes.iter().map(|write| write.condition().0).collect();
         let ended = self.ended.iter().filter(|key| !put.contains(key.as_str()));
         let ended: Vec<String> = ended.take(BATCH.saturating_sub(put.len())).cloned().collect();
@@ -157,7 +157,7 @@ impl Task {
         }
     }
 
-    /// These are durably gone.
+    /// Forgets keys whose records are durably gone.
     fn removed(&mut self, keys: Vec<String>) {
         let keys: BTreeSet<String> = keys.into_iter().collect();
         self.ended.retain(|key| !keys.contains(key));

@@ -139,7 +139,7 @@ pub enum JobState {
 
 use JobState::*;
 
-/// /// Every allowed transition. A job that has ended stays so. Two lead back into the queue: from
+/// Every allowed transition. A job that has ended stays so. Two lead back into the queue: from
 /// `running` for a job that may be retried, and from `starting` for one whose command never began.
 pub const TRANSITIONS: &[(JobState, JobState)] = &[
     (Preparing, Queued),
@@ -161,7 +161,7 @@ pub const TRANSITIONS: &[(JobState, JobState)] = &[
 ];
 
 impl JobState {
-    /// /// All states, in the order of a job's life.
+    /// All states, in the order of a job's life.
     pub const ALL: [JobState; 9] =
         [Preparing, Queued, Starting, Running, Succeeded, Failed, TimedOut, Canceled, Lost];
 
@@ -379,8 +379,8 @@ impl Job {
         }
     }
 
-    /// /// Clears the values of the job's variables in the record, which keeps their names, and
-    /// returns names and values: the caller stores these beside the record.
+    /// Clears the values of the job's variables in the record, which keeps their names, and returns
+    /// names and values: the caller stores these beside the record.
     pub fn part_values(&mut self) -> BTreeMap<String, String> {
         let values = self.spec.env.clone();
         self.spec.env.values_mut().for_each(String::clear);
@@ -396,8 +396,8 @@ impl Job {
         Ok(())
     }
 
-    /// /// Does as [`Job::go`], from one state only: several lead into the queue, each for a reason
-    /// of its own.
+    /// Does as [`Job::go`], from one state only: several lead into the queue, each for a reason of
+    /// its own.
     fn go_from(&mut self, from: JobState, to: JobState) -> Result<(), Fault> {
         if self.state == from { self.go(to) } else { Err(self.cannot_become(to)) }
     }
@@ -437,7 +437,7 @@ impl Job {
         Ok(())
     }
 
-    /// /// Notes that the command is about to begin: from now on it may have run. `kept` is present
+    /// Notes that the command is about to begin: from now on it may have run. `kept` is present
     /// where the guest keeps the command for the next agent.
     pub fn begin(&mut self, kept: Option<KeptRun>, now: Millis) -> Result<(), Fault> {
         self.go(Running)?;
@@ -448,16 +448,15 @@ impl Job {
         Ok(())
     }
 
-    /// /// Takes the instance away before the command has begun; the job keeps its place in the
-    /// queue.
+    /// Takes the instance away before the command has begun; the job keeps its place in the queue.
     pub fn give_back(&mut self) -> Result<(), Fault> {
         self.go_from(Starting, Queued)?;
         self.attempts.pop();
         Ok(())
     }
 
-    /// /// Notes that the instance could not be brought up. The job gets another one,
-    /// [`START_TRIES`] in all, and then fails.
+    /// Notes that the instance could not be brought up. The job gets another one, [`START_TRIES`]
+    /// in all, and then fails.
     pub fn start_failed(&mut self, reason: String, now: Millis) -> Result<(), Fault> {
         if self.state != Starting {
             return Err(self.cannot_become(Queued));
@@ -469,7 +468,7 @@ impl Job {
         }
     }
 
-    /// /// Notes how the attempt came out. A job that may be retried goes back to its place in the
+    /// Notes how the attempt came out. A job that may be retried goes back to its place in the
     /// queue; any other one has ended.
     pub fn end(&mut self, outcome: Outcome, now: Millis) -> Result<(), Fault> {
         let may_again = match self.state {
@@ -499,9 +498,9 @@ impl Job {
         Ok(())
     }
 
-    /// /// Decides what an agent that starts makes of the job, and returns whether this changed it.
-    /// A command that its guest keeps goes on where its `machine` still runs. Any other that may
-    /// have run is run again only if the job may be retried.
+    /// Decides what an agent that starts makes of the job, and returns whether this changed it. A
+    /// command that its guest keeps goes on where its `machine` still runs. Any other that may have
+    /// run is run again only if the job may be retried.
     pub fn recover(&mut self, machine: Found, now: Millis) -> Result<bool, Fault> {
         match (self.state, machine) {
             (Preparing | Queued | Starting, _) if self.cancel_requested => {
@@ -532,7 +531,7 @@ impl Job {
         Some(attempt.instance.id)
     }
 
-    /// /// Returns the exit status of a client's command that stands for the job: that of the job's
+    /// Returns the exit status of a client's command that stands for the job: that of the job's
     /// command; 124 after the timeout, 130 if it was canceled, 125 where mvm could not do its part.
     pub fn shell_status(&self) -> u8 {
         let own = self.exit_status.and_then(|status| u8::try_from(status).ok());
@@ -546,7 +545,7 @@ impl Job {
     }
 }
 
-/// /// Checks whether `pool`, whose jobs these are, may have one more that waits. `limit` is the
+/// Checks whether `pool`, whose jobs these are, may have one more that waits. `limit` is the
 /// tenant's quota. Errors: `queue_full`.
 pub fn admit<'a>(
     pool: &PoolRef,
@@ -567,7 +566,7 @@ pub fn admit<'a>(
     )))
 }
 
-/// /// Returns those of one pool's jobs that are removed, with their logs and artifacts: ended ones
+/// Returns those of one pool's jobs that are removed, with their logs and artifacts: ended ones
 /// that are older than [`KEPT_MS`] or beyond the newest [`KEPT`].
 pub fn forgotten<'a>(jobs: impl IntoIterator<Item = &'a Job>, now: Millis) -> Vec<JobId> {
     let mut ended: Vec<&Job> = jobs.into_iter().filter(|job| job.state.has_ended()).collect();

@@ -1,4 +1,4 @@
-//! //! Leases: the right to use one instance for a while.
+//! Leases: the right to use one instance for a while.
 //!
 //! A person's lease has a deadline. A job's lives as long as its holder: what uses the machine (a
 //! job, an open session, the connection of a claim) shows itself every [`RENEW_MS`], and a lease
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fmt;
 
-/// /// How long a lease outlives the last sign of its holder, in ms. A change of leaders, or the
+/// How long a lease outlives the last sign of its holder, in ms. A change of leaders, or the
 /// replacement of an agent, takes less.
 pub const HOLD_MS: Millis = 30_000;
 /// How often a holder on another machine shows itself, in ms.
@@ -64,7 +64,7 @@ pub struct Lease {
 pub const DEFAULT_LEASE_S: u64 = 3600;
 
 impl Purpose {
-    /// /// Returns whether a lease for this purpose lives as long as its holder, instead of until a
+    /// Returns whether a lease for this purpose lives as long as its holder, instead of until a
     /// deadline.
     pub fn lives_with_holder(self) -> bool {
         self == Purpose::Run
@@ -72,8 +72,7 @@ impl Purpose {
 }
 
 impl Lease {
-    /// /// Returns when the lease ends, if its holder was last seen at `seen` and shows itself no
-    /// more.
+    /// Returns when the lease ends, if its holder was last seen at `seen` and shows itself no more.
     pub fn ends_at(&self, seen: Millis) -> Millis {
         if !self.purpose.lives_with_holder() {
             return self.expires_at;

@@ -1,4 +1,4 @@
-//! //! When a guest that says nothing is taken for dead.
+//! When a guest that says nothing is taken for dead.
 //!
 //! A watcher looks at the guest now and then. A guest that has said nothing for a while is asked
 //! for a sign of life, again and again; one that has said nothing for the whole of its pool's
@@ -7,8 +7,8 @@
 
 use crate::Millis;
 
-/// /// The longest pause between two looks, in ms. After a longer one, earlier questions do not
-/// count: a watcher that was held up has not heard what was said meanwhile.
+/// The longest pause between two looks, in ms. After a longer one, earlier questions do not count:
+/// a watcher that was held up has not heard what was said meanwhile.
 pub const HELD_UP_MS: Millis = 5000;
 /// The shortest pause before a silent guest is asked, and asked again, in ms.
 const SHORTEST_MS: Millis = 500;
@@ -39,8 +39,8 @@ impl Liveness {
         Liveness { looked: now, asked: None }
     }
 
-    /// /// Looks at a guest that was last heard from at `heard`, and returns what to do.
-    /// `timeout_s` is its pool's, in seconds; with 0 the guest may be silent for ever.
+    /// Looks at a guest that was last heard from at `heard`, and returns what to do. `timeout_s` is
+    /// its pool's, in seconds; with 0 the guest may be silent for ever.
     pub fn look(&mut self, timeout_s: u64, heard: Millis, now: Millis) -> Next {
         let held_up = now.saturating_sub(self.looked) > HELD_UP_MS;
         self.looked = now;

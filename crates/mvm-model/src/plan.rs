@@ -56,7 +56,7 @@ pub fn plan(
         (State::Warm, desired.warm as usize),
         (State::Sleeping, desired.sleeping as usize),
     ];
-    // // What is too much of all three comes first, so that it serves where there is too little.
+    // What is too much of all three comes first, so that it serves where there is too little.
     for (state, count) in wanted {
         have.trim(state, count);
     }
@@ -105,8 +105,7 @@ fn role(pool: &Pool, revision: &str, instance: &Instance) -> Role {
     let outdated = instance.revision != revision || !pool.shapes(instance);
     let used_once = pool.recycle == Recycle::Reset && !instance.is_clean();
     if instance.is_busy() {
-        // // An instance on its way is left alone, and counted only if it will count when it
-        // arrives.
+        // An instance on its way is left alone, and counted only if it will count when it arrives.
         let lasting = !used_once && !outdated;
         return if lasting { Role::Spare } else { Role::Ignored };
     }
@@ -173,8 +172,7 @@ impl<'a> Ready<'a> {
         for _ in self.shelf(state).len()..count {
             match self.take_for(state) {
                 Some(id) => build.push(Action::Move { id, to: state }),
-                // // Every instance that is still missing would be a new one: a later plan makes
-                // it.
+                // Every instance that is still missing would be a new one: a later plan makes it.
                 None if build.len() >= slots => return,
                 None => build.push(Action::Create { to: state }),
             }
@@ -184,7 +182,7 @@ impl<'a> Ready<'a> {
     fn take_for(&mut self, state: State) -> Option<InstanceId> {
         let idle = |i: &&Instance| !i.is_busy() && can_become(i.state, state);
         let mut none = Vec::new();
-        // // A hotter temperature takes sleepers, too, even those that are wanted asleep.
+        // A hotter temperature takes sleepers, too, even those that are wanted asleep.
         let sleepers = if state == State::Sleeping { &mut none } else { &mut self.sleeping };
         for shelf in [&mut self.surplus, sleepers, &mut self.material] {
             if let Some(index) = shelf.iter().position(idle) {

@@ -59,8 +59,8 @@ impl Idle {
         Idle { since: sample.at, last: sample }
     }
 
-    /// /// Returns the idleness after one more sample. Above either limit, or with an open session,
-    /// the instance is busy, and idle anew from this sample on.
+    /// Returns the idleness after one more sample. Above either limit, or with an open session, the
+    /// instance is busy, and idle anew from this sample on.
     pub fn after(self, sample: Sample) -> Idle {
         let elapsed = sample.at.saturating_sub(self.last.at).max(1);
         let cpu = sample.cpu_ms.saturating_sub(self.last.cpu_ms) * 100 / elapsed;
@@ -112,8 +112,8 @@ fn too_old(pool: &Pool, instance: &Instance) -> Option<Next> {
     (policy.max_age_s > 0).then(|| Next { to, at, why: format!("{} s old", policy.max_age_s) })
 }
 
-/// /// Returns what the policy does now with the instances of a pool. Those that are to be replaced
-/// go one at a time, when nothing else is under way in the pool, so that it never falls to nothing.
+/// Returns what the policy does now with the instances of a pool. Those that are to be replaced go
+/// one at a time, when nothing else is under way in the pool, so that it never falls to nothing.
 pub fn act<'a>(
     pool: &Pool,
     instances: impl IntoIterator<Item = &'a Instance>,
@@ -149,7 +149,7 @@ pub struct Pressure {
 }
 
 impl Pressure {
-    /// /// Reads the text of the file. A line that is missing or malformed counts as no pressure.
+    /// Reads the text of the file. A line that is missing or malformed counts as no pressure.
     pub fn parse(text: &str) -> Pressure {
         let of = |kind: &str| -> Option<f64> {
             let line = text.lines().find(|line| line.split(' ').next() == Some(kind))?;
@@ -174,9 +174,9 @@ pub fn lingers_until(policy: &RuntimePolicy, instance: &Instance) -> Millis {
     instance.state_since + policy.linger_s * 1000
 }
 
-/// /// Returns the sleeping instances whose process ends now. Each candidate comes with the time
-/// until which it may linger. Chosen are those whose time is over, all where memory is short, and
-/// the longest asleep where there are more than [`LINGERING_MOST`].
+/// Returns the sleeping instances whose process ends now. Each candidate comes with the time until
+/// which it may linger. Chosen are those whose time is over, all where memory is short, and the
+/// longest asleep where there are more than [`LINGERING_MOST`].
 pub fn overstayed<'a>(
     lingering: impl IntoIterator<Item = (&'a Instance, Millis)>,
     pressed: bool,
@@ -196,8 +196,8 @@ pub fn overstayed<'a>(
     gone
 }
 
-/// /// Returns the unleased warm instance that has been warm for the longest time, to be put to
-/// sleep under memory pressure.
+/// Returns the unleased warm instance that has been warm for the longest time, to be put to sleep
+/// under memory pressure.
 pub fn relieve<'a>(instances: impl IntoIterator<Item = &'a Instance>) -> Option<InstanceId> {
     instances
         .into_iter()

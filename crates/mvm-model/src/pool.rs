@@ -152,8 +152,8 @@ impl Pool {
         self.revisions.iter().find(|revision| Some(revision.number) == self.current)
     }
 
-    /// /// Records a build of `digest`, makes it current and returns it. A digest that is known
-    /// already keeps its number.
+    /// Records a build of `digest`, makes it current and returns it. A digest that is known already
+    /// keeps its number.
     pub fn record_build(&mut self, digest: &str, now: Millis) -> RevisionEntry {
         let known = self.revisions.iter().find(|revision| revision.digest == digest).cloned();
         let entry = known.unwrap_or_else(|| {
@@ -168,8 +168,8 @@ impl Pool {
         entry
     }
 
-    /// /// Makes revision `to` current, or where none is named the one before the current, and
-    /// returns it. Errors: `not_found`.
+    /// Makes revision `to` current, or where none is named the one before the current, and returns
+    /// it. Errors: `not_found`.
     pub fn rollback(&mut self, to: Option<u32>) -> Result<RevisionEntry, Fault> {
         let wanted = match to {
             Some(number) => self.revisions.iter().find(|revision| revision.number == number),

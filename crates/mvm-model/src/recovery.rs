@@ -37,10 +37,10 @@ pub enum Verdict {
     Fail(String),
 }
 
-/// /// Decides by the record, by whether its hypervisor `process` lives, and by the `snapshot`. A
-/// whole snapshot is renamed before a woken machine runs, so where it is there, it is the machine,
-/// and the process has changed nothing. While a machine is being resumed its process is the
-/// machine; where that has died before its guest ran, the snapshot is.
+/// Decides by the record, by whether its hypervisor `process` lives, and by the `snapshot`. A whole
+/// snapshot is renamed before a woken machine runs, so where it is there, it is the machine, and
+/// the process has changed nothing. While a machine is being resumed its process is the machine;
+/// where that has died before its guest ran, the snapshot is.
 pub fn recover(instance: &Instance, process: bool, snapshot: Snapshot) -> Verdict {
     let Some(intent) = instance.intent else {
         return settled(instance, process, snapshot);
@@ -64,7 +64,7 @@ pub fn recover(instance: &Instance, process: bool, snapshot: Snapshot) -> Verdic
         // A pause or resume that was cut off is undone: its process holds the machine.
         (from, _) if from.has_process() && process => Verdict::Adopt(from),
         (from, to) if from.has_process() => lost(&format!("on its way from {from} to {to}")),
-        // // A start from kept disks that was cut off is undone, too.
+        // A start from kept disks that was cut off is undone, too.
         (from, _) => Verdict::Settle(from),
     }
 }

@@ -1,4 +1,4 @@
-//! //! Whether the network that is left of a state directory still belongs to anybody.
+//! Whether the network that is left of a state directory still belongs to anybody.
 
 /// What is known of a state directory, by its links, tables and processes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum Verdict {
     Unknown,
 }
 
-/// /// Judges the signs. A missing path says little by itself: the directory may be there for other
+/// Judges the signs. A missing path says little by itself: the directory may be there for other
 /// processes.
 pub fn verdict(signs: Signs) -> Verdict {
     match signs {

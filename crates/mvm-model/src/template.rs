@@ -4,7 +4,7 @@ use crate::Millis;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// /// A template is given up after this many clones in a row whose guests never answered.
+/// A template is given up after this many clones in a row whose guests never answered.
 pub const MOST_SILENT: u32 = 2;
 
 /// What became of a clone.

@@ -1,4 +1,4 @@
-//! //! Types that are written as text, and read back.
+//! Types that are written as text, and read back.
 
 /// Implements the string conversions that serde needs, the same for every name-like type.
 macro_rules! string_conversions {

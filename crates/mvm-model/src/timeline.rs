@@ -30,7 +30,7 @@ pub struct Anchor {
 }
 
 impl Anchor {
-    /// /// Begins a timeline, whose first moment has the wall clock's time.
+    /// Begins a timeline, whose first moment has the wall clock's time.
     pub fn first(moment: Moment) -> Anchor {
         let time = moment.wall;
         Anchor { moment, time }

@@ -1,6 +1,6 @@
 //! Names of variables in an environment.
 
-/// /// The hint of an error about a name that is not valid.
+/// The hint of an error about a name that is not valid.
 pub const HINT: &str = "a name has letters of ASCII, digits and _, and begins with no digit";
 
 /// Returns whether a variable of an environment may have this name: `[A-Za-z_][A-Za-z0-9_]*`.

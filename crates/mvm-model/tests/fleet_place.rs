@@ -211,8 +211,7 @@ fn a_drained_node_keeps_its_pools_for_as_long_as_it_has_jobs_of_them() {
     let first = place(&document, &nodes, &Placement::default(), 0);
     let drained = first.nodes.keys().next().unwrap().clone();
     let told = |placement: &Placement| node_document(&document, placement, &drained);
-    // // The node reports this many jobs, this many of them open, before or after it got its
-    // document.
+    // The node reports this many jobs, this many of them open, before or after it got its document.
     let mut next = |before: &Placement, jobs: u32, open_jobs: u32, settled: bool| {
         let node = nodes.get_mut(&drained).unwrap();
         (node.duty, node.settled) = (Duty::Draining, settled);

@@ -4,8 +4,8 @@
 use mvm_model::liveness::{HELD_UP_MS, Liveness, Next};
 use proptest::prelude::*;
 
-/// /// Watches a guest from 0 on, with these pauses between the looks. It answers each question
-/// after the next number of ms, or never where there is none. Returns when it was taken for dead.
+/// Watches a guest from 0 on, with these pauses between the looks. It answers each question after
+/// the next number of ms, or never where there is none. Returns when it was taken for dead.
 fn watch(timeout_s: u64, pauses: &[u64], answers: &mut dyn FnMut() -> Option<u64>) -> Option<u64> {
     let (mut liveness, mut now) = (Liveness::begin(0), 0);
     let (mut heard, mut coming) = (0, Vec::new());

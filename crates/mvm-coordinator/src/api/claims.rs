@@ -23,8 +23,8 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
-/// Claims an instance for a job, on whatever node. As on a node, the first line sent is the claim,
-/// and the lease ends when the client closes the connection.
+/// Claims an instance for a job on any node. As on a node, the first line that is sent is the
+/// claim, and the lease ends when the client closes the connection.
 pub async fn claim(
     State(fleet): Shared,
     ConnectInfo(peer): Caller,
@@ -45,7 +45,8 @@ pub async fn claim(
     let order = ClaimOrder { id, pool, holder, lease_s: body.lease_s, again: body.again };
     let lead = fleet.lead().ok_or_else(succeeded)?;
     let (tell, told) = oneshot::channel();
-    // A task of its own: a client that goes away at any moment gives back what it got.
+    // A task of its own serves the claim, so that the machine is given back if the client goes away
+    // at any moment.
     tokio::spawn(serve(fleet, lead, order, upgrade, tell));
     told.await.map_err(|_| Problem::internal("the claim ended without a result"))??;
     Response::builder()
@@ -105,7 +106,8 @@ async fn serve(
     }
 }
 
-/// `l-` and 16 digits: the same ones for the same holder's same key, else drawn.
+/// Returns the claim's id, `l-` and 16 hexadecimal digits: derived from the holder and its
+/// idempotency key if there is one, else random.
 fn claim_id(headers: &HeaderMap, holder: &str) -> Result<String, Problem> {
     let digits = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
     if let Some(key) = headers.get(IDEMPOTENCY_KEY) {
@@ -120,7 +122,7 @@ fn claim_id(headers: &HeaderMap, holder: &str) -> Result<String, Problem> {
     Ok(format!("l-{}", digits(&drawn)))
 }
 
-/// Says what was claimed and waits until the client goes.
+/// Sends the client its claim, and waits until the connection ends.
 async fn hold(upgrade: hyper::upgrade::OnUpgrade, claim: &Claim, node: &Name) -> End {
     let Ok(upgraded) = upgrade.await else { return End::Parted };
     let mut client = TokioIo::new(upgraded);
@@ -129,8 +131,8 @@ async fn hold(upgrade: hyper::upgrade::OnUpgrade, claim: &Claim, node: &Name) ->
     if sent.is_err() || client.flush().await.is_err() {
         return End::Parted;
     }
-    // Nothing is expected: the read ends when the client does. Over TLS an end in order is told from a
-    // connection that broke; a coordinator on the way passes on which of them it was.
+    // Nothing is expected: the read ends when the client does. Over TLS an orderly end can be told
+    // from a connection that broke; a coordinator on the way passes on which of them it was.
     match client.read(&mut [0u8; 64]).await {
         Ok(_) => End::Ordered,
         Err(_) => End::Parted,

@@ -1,8 +1,8 @@
-//! What happens on all nodes: each node's events in their order, told as they come.
+//! Events of all nodes: each node's in their order, sent as they come.
 //!
-//! A node's status says which event is its last, so that a node is asked where there is something to
-//! hear, and only then. How far a reader is stands in the id of every event, node by node: any
-//! coordinator goes on after it, and nothing of a reader is kept here.
+//! A node's status names its newest event, so a node is asked only when it has something new. The
+//! id of every event says how far its reader is, node by node: any coordinator goes on after it,
+//! and none keeps anything of a reader.
 
 use super::gather::{asks_for_others, confined, gather, of_node, part};
 use super::ways::{AT_ONCE, way_to};
@@ -29,12 +29,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// So many events of one node are read at once.
+/// How many events of one node are read at once.
 const BATCH: usize = 500;
-/// How long is waited before nodes that did not answer are asked again.
+/// How long to wait before nodes that did not answer are asked again.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// What is kept, node by node.
+/// Lists the events that the nodes have kept, node by node.
 pub async fn list(
     State(fleet): Shared,
     ConnectInfo(peer): Caller,
@@ -54,7 +54,7 @@ fn path(since: u64, tenant: Option<&Name>) -> String {
     format!("{}?since={since}{tenant}", paths::EVENTS)
 }
 
-/// Server-sent events: what is kept after `since` or `Last-Event-ID`, then each new one.
+/// Streams server-sent events: those kept after `since` or `Last-Event-ID`, then each new one.
 pub async fn stream(
     State(fleet): Shared,
     ConnectInfo(peer): Caller,
@@ -75,7 +75,7 @@ pub async fn stream(
     let stream = futures::stream::unfold(follow, |mut follow| async {
         Some((Ok(follow.next().await), follow))
     });
-    // Its reader goes on at another coordinator.
+    // The reader goes on at another coordinator.
     let stream = stream.take_until(async move { ending.life.shutdown.begun().await });
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
 }
@@ -84,13 +84,13 @@ struct Follow {
     fleet: Arc<ClusterState>,
     news: watch::Receiver<()>,
     tenant: Option<Name>,
-    /// There is nothing for whoever asks.
+    /// The reader asks for another tenant's events: it gets none.
     silent: bool,
-    /// The last event of each node that was looked at.
+    /// The last event of each node that was read.
     seen: BTreeMap<Name, u64>,
-    /// The last one of each that was told.
+    /// The last event of each node that was sent.
     told: BTreeMap<Name, u64>,
-    /// What is to be told: an event, or a gap before it.
+    /// What is to be sent: an event, or a gap before it.
     queue: VecDeque<(Name, Item)>,
 }
 
@@ -99,7 +99,7 @@ enum Item {
     Gap(EventGap),
 }
 
-/// What a node has told: from after which event to which, and those in between that are wanted.
+/// What a node answered: the wanted events after `after` and up to `newest`.
 struct Heard {
     node: Name,
     after: u64,
@@ -124,19 +124,20 @@ impl Follow {
                     }
                 };
             }
-            // What comes after this is told anew.
+            // News from here on wake the reader again.
             self.news.mark_unchanged();
             match self.hear().await {
                 Some(true) => {}
                 Some(false) => tokio::time::sleep(AGAIN).await,
                 None if self.news.changed().await.is_ok() => {}
-                // The coordinator ends.
+                // The coordinator is ending.
                 None => std::future::pending().await,
             }
         }
     }
 
-    /// The nodes in reach whose last event is not the last that was looked at, with both.
+    /// Returns the nodes in reach whose newest event is not the last that was read, with the
+    /// numbers of the last one read and the newest.
     fn behind(&self) -> Vec<(Name, u64, u64)> {
         let view = self.fleet.view();
         let reached = view.nodes.iter().filter(|(_, known)| known.reached);
@@ -148,7 +149,8 @@ impl Follow {
         behind.collect()
     }
 
-    /// Asks the nodes that have something to tell; whether any has told something. None: no node has.
+    /// Asks the nodes that have something new, and returns whether any had; `None` where there was
+    /// no node to ask.
     async fn hear(&mut self) -> Option<bool> {
         let behind = self.behind();
         if behind.is_empty() {
@@ -166,9 +168,11 @@ impl Follow {
             let (mut seen, mut at) = (*after, 0);
             for event in events {
                 let id = event["id"].as_u64().unwrap_or_default();
-                // As they happened, as far as clocks agree; those of one node keep their order.
+                // Events are sorted by time, as far as clocks agree; those of one node keep their
+                // order.
                 at = event["at"].as_u64().unwrap_or_default().max(at);
-                // Of one tenant only, others' events are no gap.
+                // Where only one tenant's events are wanted, the missing ones are others': they are
+                // no gap.
                 if self.tenant.is_none() && seen > 0 && id > seen + 1 {
                     let gap = EventGap { after: seen, before: id, node_id: Some(node.clone()) };
                     told.push((at, node.clone(), Item::Gap(gap)));
@@ -187,8 +191,8 @@ impl Follow {
     }
 }
 
-/// Asks a node for its events after `seen`, up to the one that its status has told of. None: it has
-/// nothing to tell.
+/// Asks a node for its events after `seen`, up to the newest that its status named. Returns `None`
+/// where it has nothing new.
 async fn heard(
     fleet: &ClusterState,
     tenant: Option<&Name>,
@@ -199,13 +203,13 @@ async fn heard(
     let client = way_to(fleet, &node)?.client;
     let (mut after, mut newest) = (seen, newest);
     if newest < seen {
-        // The status may be older than the reader: another coordinator may have told more.
+        // The status may be older than the reader: another coordinator may have sent more.
         let status: NodeStatus =
             client.get(paths::NODE_STATUS).await.map_err(ClientError::into_problem)?;
         if status.newest_event >= seen {
             return Ok(None);
         }
-        // An event that was never told is of an earlier life of this node.
+        // The node has begun to count anew: the reader's position is of an earlier life of it.
         (after, newest) = (0, status.newest_event);
     }
     let asked = part(path(after, tenant), Some(BATCH), None);

@@ -1,4 +1,4 @@
-//! The fleet's document and how far it is.
+//! The fleet's document, and how far the fleet has come with it.
 
 use super::{Answer, Shared};
 use axum::Json;
@@ -29,7 +29,8 @@ pub async fn apply(State(fleet): Shared, Body(body): Body<ApplyFleet>) -> Answer
     Ok(Json(fleet.apply(body.document, body.dry_run).await?))
 }
 
-/// Of the leader where that is asked for: see [`super::proxy::to_leader`].
+/// Returns the fleet's status, the leader's if the request asks for that: see
+/// [`super::proxy::to_leader`].
 pub async fn status(State(fleet): Shared, Query(_): Query<StatusOptions>) -> Answer<FleetStatus> {
     Ok(Json(fleet.status()))
 }

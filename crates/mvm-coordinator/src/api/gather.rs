@@ -1,4 +1,4 @@
-//! Lists of what is on the nodes, each thing with its node: node by node, each in its own order.
+//! Lists over all nodes: node by node, each in its own order, every item with its node's name.
 
 use super::ways::{AT_ONCE, way_to};
 use super::{Asked, Listing, Shared};
@@ -20,7 +20,7 @@ use tokio::time::timeout;
 /// How long a node has for its part of a list.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// All instances.
+/// Lists all instances that the caller may see, each with its node.
 pub async fn instances(
     State(fleet): Shared,
     ConnectInfo(peer): Caller,
@@ -33,7 +33,7 @@ pub async fn instances(
     Ok(all)
 }
 
-/// Those of a pool.
+/// Lists the instances of one pool, each with its node.
 pub async fn of_pool(
     State(fleet): Shared,
     Path((tenant, pool)): Path<(String, String)>,
@@ -47,7 +47,7 @@ pub async fn of_pool(
     Ok(gather(&fleet, has, &page, |_| paths::pool_part(&pool, "instances")).await)
 }
 
-/// All leases.
+/// Lists all leases that the caller may see, each with its node.
 pub async fn leases(
     State(fleet): Shared,
     ConnectInfo(peer): Caller,
@@ -61,22 +61,23 @@ pub async fn leases(
     Ok(all)
 }
 
-/// The tenant whose things are asked for: a tenant operator's own, whichever it names.
+/// Returns the tenant to ask the nodes for: a tenant operator's own, whichever it names.
 pub fn confined(peer: &Peer, wanted: Option<Name>) -> Option<Name> {
     peer.tenant().cloned().or(wanted)
 }
 
-/// Whether a tenant operator asks for what is another tenant's: there is nothing of it for them.
+/// Returns whether a tenant operator asks for another tenant's things, of which it gets none.
 pub fn asks_for_others(peer: &Peer, wanted: Option<&Name>) -> bool {
     wanted.is_some_and(|wanted| !peer.sees(wanted))
 }
 
-/// Whether a thing of this tenant is for whoever asks; one of nobody's is for nobody.
+/// Returns whether the caller wants and may see an item of this tenant; one without a tenant is
+/// shown to nobody.
 pub fn is_for(peer: &Peer, wanted: Option<&Name>, tenant: Option<Name>) -> bool {
     tenant.is_some_and(|tenant| peer.sees(&tenant) && wanted.is_none_or(|wanted| *wanted == tenant))
 }
 
-/// What a field's text says.
+/// Reads a field's text; `None` where it is not a string, or is malformed.
 pub fn parsed<T: FromStr>(field: &Value) -> Option<T> {
     field.as_str()?.parse().ok()
 }
@@ -85,15 +86,15 @@ fn of_tenant(path: &str, tenant: Option<Name>) -> String {
     tenant.map_or_else(|| path.to_owned(), |tenant| format!("{path}?tenant={tenant}"))
 }
 
-/// A page of what all of these nodes answer to a `GET` of the path that is theirs. A node that does
-/// not answer is left out, as one out of reach is.
+/// Returns a page of what these nodes answer to a `GET` of their `path`. A node that does not
+/// answer in time is left out, like one out of reach.
 pub async fn gather(
     fleet: &Arc<ClusterState>,
     takes: impl Fn(&KnownNode) -> bool,
     page: &Page,
     path: impl Fn(&Name) -> String,
 ) -> List<Value> {
-    // Within which node it begins, or after which.
+    // The node in which the page begins, or after which.
     let begin = page.after().map(|after| {
         let (node, within) = after.split();
         (node.to_owned(), within.map(str::to_owned))
@@ -134,7 +135,7 @@ pub async fn gather(
         while !answer.items.is_empty() {
             let room = page.limit().saturating_sub(items.len());
             if room == 0 {
-                // There is more, of this node or only beginning with it.
+                // The page is full, and this node has more.
                 return List { items, next: last.map(|last| page.next(&last)) };
             }
             if answer.items.len() > room {
@@ -155,7 +156,7 @@ pub async fn gather(
     List { items, next: None }
 }
 
-/// The path of a part of a node's list.
+/// Returns the path of a part of a node's list.
 pub fn part(mut path: String, limit: Option<usize>, after: Option<&str>) -> String {
     let asked = limit.map(|limit| format!("limit={limit}"));
     for one in asked.into_iter().chain(after.map(|after| format!("after={after}"))) {
@@ -165,7 +166,7 @@ pub fn part(mut path: String, limit: Option<usize>, after: Option<&str>) -> Stri
     path
 }
 
-/// A thing with its node.
+/// Returns an item with its node's name in `node_id`.
 pub fn of_node(mut item: Value, node: &Name) -> Value {
     if let Some(fields) = item.as_object_mut() {
         fields.insert("node_id".to_owned(), node.to_string().into());

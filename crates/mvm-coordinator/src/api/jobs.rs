@@ -17,8 +17,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
 
-/// Makes a job on one node: it waits in that node's queue. With a key it is made there and nowhere
-/// else, however often it is asked for.
+/// Makes a job on one node, in whose queue it waits. With an idempotency key it is made on that
+/// node only, however often it is asked for.
 pub async fn create(
     State(fleet): Shared,
     Path((tenant, pool)): Path<(String, String)>,
@@ -47,7 +47,8 @@ pub async fn create(
             placed::answered(&*fleet.store, &key, response.status()).await?;
             Ok(response)
         }
-        // It was asked for the first time, and nothing came there: the next time another may get it.
+        // This was the key's first request and it did not reach the node: the next one may go to
+        // another.
         Err(problem) if first && problem.code == Code::NodeUnreachable => {
             placed::free(&*fleet.store, &key).await?;
             Err(problem)
@@ -59,7 +60,7 @@ pub async fn create(
     }
 }
 
-/// All jobs, each with its node.
+/// Lists all jobs that the caller may see, each with its node.
 pub async fn list(
     State(fleet): Shared,
     ConnectInfo(peer): Caller,
@@ -77,13 +78,13 @@ pub async fn list(
     Ok(all)
 }
 
-/// What stands in the path of a job.
+/// The parameters in the path of a job.
 #[derive(Debug, Deserialize)]
 pub struct InPath {
     id: String,
 }
 
-/// A request about one job, passed on to the node that has it.
+/// Passes a request about one job on to the node that has it.
 pub async fn pass(
     State(fleet): Shared,
     Path(at): Path<InPath>,
@@ -93,7 +94,7 @@ pub async fn pass(
     pass_to(&fleet, &node, at.id, request).await
 }
 
-/// A job's inputs, however long.
+/// Passes a job's inputs on, of any length.
 pub async fn inputs(
     State(fleet): Shared,
     Path(at): Path<InPath>,
@@ -103,7 +104,7 @@ pub async fn inputs(
     relay_stream(&way_to(&fleet, &node)?, request).await
 }
 
-/// The node that has a job: all are asked where none is known to.
+/// Returns the node that has a job. Where its place is not known, all nodes in reach are asked.
 async fn find(fleet: &Arc<ClusterState>, id: JobId) -> Result<Name> {
     if let Some(node) = fleet.nodes.places.of(&id.to_string()) {
         return Ok(node);

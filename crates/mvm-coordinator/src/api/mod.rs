@@ -27,14 +27,14 @@ use mvm_server::extract::Listing as Asked;
 use mvm_server::{Idempotency, Routes, Signer, guard, openapi, signer};
 use std::sync::Arc;
 
-/// What every handler gets.
+/// The state, as every handler takes it.
 type Shared = State<Arc<ClusterState>>;
-/// What every handler gives.
+/// The result of most handlers.
 type Answer<T> = Result<Json<T>, Problem>;
-/// What the handlers of lists give: a page.
+/// The result of the handlers of lists: a page.
 type Listing<T> = Result<List<T>, Problem>;
 
-/// The routes but for the signer's.
+/// Returns the routes but for the signer's.
 fn routes() -> Routes<Arc<ClusterState>> {
     let tenant = "/v1/tenants/{tenant}";
     let pool = "/v1/tenants/{tenant}/pools/{pool}";
@@ -81,24 +81,24 @@ fn routes() -> Routes<Arc<ClusterState>> {
         .route("/v1/leases/{id}/extend", post(proxy::pass_lease))
 }
 
-/// Those whose creates happen once by other means.
+/// Returns the routes whose creates happen once by other means.
 fn passed() -> Routes<Arc<ClusterState>> {
     Routes::new().route("/v1/tenants/{tenant}/pools/{pool}/jobs", post(jobs::create))
 }
 
-/// Where what is made here is remembered.
+/// Returns the memory of what was made here, by idempotency key.
 fn once(fleet: &ClusterState) -> Idempotency {
     let (store, started_at) = (fleet.store.clone(), fleet.life.started_at);
     Idempotency { store, server: Server::Coordinator, started_at, seal: None }
 }
 
-/// The router, behind the table of routes.
+/// Returns the router of the whole API.
 pub fn router(
     fleet: Arc<ClusterState>,
     signer: Option<(Arc<Signer>, Arc<Keeper>)>,
 ) -> crate::Result<Router> {
     let mut all = routes().once(once(&fleet));
-    // What is passed on is remembered where it is made.
+    // A create that is passed on is remembered where it is made.
     all = all.merge(passed());
     if let Some((signer, keeper)) = signer {
         all = all.merge(signer::routes(signer, keeper)?);
@@ -119,14 +119,14 @@ async fn unknown(State(fleet): Shared, uri: axum::http::Uri) -> Problem {
     Problem::new(Code::NoSuchRoute, format!("the coordinator has no {}", uri.path()))
 }
 
-/// Has a request wait until the coordinator knows what it is asked about.
+/// Makes a request wait until the coordinator knows what it is asked about.
 async fn when_ready(
     State(fleet): State<Arc<ClusterState>>,
     request: Request,
     next: Next,
 ) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    // What the coordinator says of itself, and what the authority does.
+    // The coordinator's word about itself, and the authority, need no records.
     let own = matches!(route, paths::COORDINATOR | "/openapi.json") || route.starts_with("/v1/ca/");
     match if own { Ok(()) } else { fleet.life.readiness.wait().await } {
         Ok(()) => next.run(request).await,
@@ -157,8 +157,8 @@ mod tests {
         assert_eq!(differences, [""; 0]);
     }
 
-    /// Whatever makes something here looks at the key before it looks at anything else; but for what
-    /// is passed on to a node, which does.
+    /// Every route that makes something here looks at the idempotency key first, but for those that
+    /// are passed on to a node, which does so.
     #[tokio::test]
     async fn every_create_of_the_table_honours_its_key() {
         let fleet = crate::state::tests::lonely().await;

@@ -56,7 +56,7 @@ fn node_view(view: &View, name: &Name, known: &KnownNode) -> NodeView {
     }
 }
 
-/// A node registers itself, or an operator does.
+/// Registers a node, for itself or for an operator.
 pub async fn register(
     State(fleet): Shared,
     ConnectInfo(peer): mvm_server::Caller,
@@ -69,10 +69,11 @@ pub async fn register(
         return Err(Problem::new(Code::Forbidden, detail));
     }
     check_address(&peer, &body.address)?;
-    // Without an identity no node on the network is ever reached: it would never show up.
+    // A coordinator without an identity reaches no node on the network: this one would never show
+    // up.
     fleet.connector.node(&body.node_id, &body.address)?;
     fleet.register(&body).await?;
-    // The store tells it in a moment; until then it is as it was said.
+    // The store reports the node in a moment; until then the request says how it is.
     {
         let view = fleet.view();
         if let Some(known) = view.nodes.get(&body.node_id) {
@@ -132,7 +133,7 @@ pub async fn set_duty(
         before != body.duty
     };
     change_node(&*fleet.store, &name, Some(fence), change).await?;
-    // Known here before the store tells it: no claim goes there any more.
+    // The change is known here before the store reports it, so that no claim goes there any more.
     if let Some(known) = fleet.view().nodes.get_mut(&name) {
         known.record.duty = body.duty;
     }

@@ -1,5 +1,5 @@
-//! On which node a key's job is made: written down before the node is asked. The node itself sees to
-//! it that the key stands for one job (`mvm_server::Idempotency`).
+//! Records of which node makes a key's job, written before the node is asked. The node itself makes
+//! sure that the key stands for one job (`mvm_server::Idempotency`).
 
 use crate::records::put;
 use crate::{Result, now, records, stored};
@@ -8,12 +8,12 @@ use mvm_model::{Millis, Name};
 use mvm_store::{Error, Expect, Store, Write};
 use serde::{Deserialize, Serialize};
 
-/// Where the records are.
+/// The prefix of the records' keys in the store.
 const PREFIX: &str = "placed/";
 /// For how long a key's node is remembered, in ms: nodes remember keys for a day, and coordinators whose
 /// clocks differ may differ by another.
 const KEPT: Millis = 48 * 3600 * 1000;
-/// One key in so many pays for the removal of those that nodes have forgotten.
+/// One key in this many pays for the removal of those that nodes have forgotten.
 const SWEEP: u8 = 64;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,7 +23,8 @@ struct Placed {
     at: Millis,
 }
 
-/// The node of a key: the one that it had before, else the chosen one; and whether it is chosen now.
+/// Returns the node of a key, and whether it was chosen just now: the recorded one, else what
+/// `choose` returns, which is recorded.
 pub async fn node(
     store: &dyn Store,
     key: &str,
@@ -49,9 +50,10 @@ pub async fn node(
     }
 }
 
-/// The node has answered: where it has refused it made nothing, and the next time another may.
+/// Notes the node's answer. A node that has refused made nothing: the next request may go to
+/// another.
 pub async fn answered(store: &dyn Store, key: &str, status: StatusCode) -> Result<()> {
-    // With these it says that it knows the key.
+    // With these two the node says that it knows the key.
     let known = matches!(status, StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY);
     if status.is_client_error() && !known {
         free(store, key).await?;
@@ -59,7 +61,7 @@ pub async fn answered(store: &dyn Store, key: &str, status: StatusCode) -> Resul
     Ok(())
 }
 
-/// The key's node has made nothing: the next time another may.
+/// Forgets the key's node, which has made nothing: the next request may go to another.
 pub async fn free(store: &dyn Store, key: &str) -> Result<()> {
     let freed = Write::Delete { key: format!("{PREFIX}{key}"), expect: Expect::Any };
     store.commit(vec![freed]).await.map(drop).map_err(stored)

@@ -1,4 +1,4 @@
-//! Tenants and pools, all nodes together.
+//! Tenants and pools, over all nodes.
 
 use super::{Answer, Asked, Listing, Shared};
 use crate::view::View;
@@ -76,7 +76,7 @@ fn pools(view: &View, takes: impl Fn(&Name) -> bool) -> Vec<PoolView> {
     pools.map(|(tenant, pool)| pool_view(view, tenant, pool, record.applied_at)).collect()
 }
 
-/// What every node in reach says of the pool.
+/// Returns what every node in reach says of the pool.
 fn held<'a>(view: &'a View, pool: &'a PoolRef) -> impl Iterator<Item = (&'a Name, &'a PoolStatus)> {
     let reached = view.nodes.iter().filter(|(_, known)| known.reached);
     reached.filter_map(move |(name, known)| Some((name, known.status.as_ref()?.pools.get(pool)?)))

@@ -24,9 +24,9 @@ use std::sync::Arc;
 
 /// The longest body that is passed on, in bytes.
 const LONGEST: usize = 8 << 20;
-/// How long a node has to say whether it has something: one that was cut off is not waited for.
+/// How long a node has to say whether it has something; one that was cut off never answers.
 const SEARCH: std::time::Duration = std::time::Duration::from_secs(3);
-/// What only the leader does: method and route.
+/// The methods and routes that only the leader serves.
 const LEADERS: [(&str, &str); 6] = [
     ("PUT", "/v1/fleet"),
     ("POST", "/v1/nodes"),
@@ -35,7 +35,7 @@ const LEADERS: [(&str, &str); 6] = [
     ("POST", "/v1/tenants/{tenant}/pools/{pool}/claims"),
     ("POST", "/v1/tenants/{tenant}/pools/{pool}/jobs"),
 ];
-/// Says that a coordinator has passed it on already: it is not passed on again.
+/// The header of a request that a coordinator has passed on: it is not passed on again.
 const PASSED_ON: &str = "mvm-passed-on";
 
 /// Passes on to the leader what only the leader does.
@@ -78,7 +78,7 @@ async fn pass_to_leader(fleet: &Arc<ClusterState>, mut request: Request) -> Resu
     }
 }
 
-/// For whoever sent it here.
+/// Returns the client, acting for the identity that sent the request.
 fn on_behalf(client: &Client, request: &Request) -> Client {
     let peer = request.extensions().get::<ConnectInfo<Peer>>();
     match peer.and_then(|peer| peer.0.identity()) {
@@ -87,8 +87,8 @@ fn on_behalf(client: &Client, request: &Request) -> Client {
     }
 }
 
-/// Sends the request there, for whoever sent it here, and gives the answer as it comes. An upgraded
-/// connection is passed on both ways, and this coordinator does not end before it, if it need not.
+/// Passes the request on in its sender's name, and returns the answer as it comes. An upgraded
+/// connection is copied both ways, and a coordinator that is asked to end waits for it.
 pub async fn relay(fleet: &ClusterState, way: &Way, mut request: Request) -> Result<Response> {
     let client = on_behalf(&way.client, &request);
     let upgrades = request.headers().contains_key(header::UPGRADE);
@@ -110,7 +110,7 @@ pub async fn relay(fleet: &ClusterState, way: &Way, mut request: Request) -> Res
             let _under_way = under_way;
             let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) else { return };
             let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
-            // A side that broke leaves the other one without an end in order, too.
+            // Where one side broke, the other one does not end in order either.
             tokio::select! {
                 _ = tokio::io::copy_bidirectional(&mut ours, &mut theirs) => {}
                 () = over => {}
@@ -121,7 +121,7 @@ pub async fn relay(fleet: &ClusterState, way: &Way, mut request: Request) -> Res
     Ok(framed(response))
 }
 
-/// The same for a body of any length.
+/// Does as [`relay`], for a body of any length.
 pub async fn relay_stream(way: &Way, mut request: Request) -> Result<Response> {
     let client = on_behalf(&way.client, &request);
     request.extensions_mut().clear();
@@ -129,14 +129,14 @@ pub async fn relay_stream(way: &Way, mut request: Request) -> Result<Response> {
     Ok(framed(response.map_err(|error| way.fault(error))?.map(Body::new)))
 }
 
-/// The answer, which this server frames by itself.
+/// Returns the answer without the headers of its framing, which this server makes by itself.
 fn framed(mut response: Response) -> Response {
     response.headers_mut().remove(header::CONNECTION);
     response.headers_mut().remove(header::TRANSFER_ENCODING);
     response
 }
 
-/// Of the nodes in reach that serve a pool, the one with the fewest leases.
+/// Returns, of the nodes in reach that serve a pool, the one with the fewest leases.
 pub fn least_leased(fleet: &ClusterState, pool: &PoolRef) -> Option<Name> {
     let view = fleet.view();
     let serving = view.nodes.iter().filter_map(|(name, known)| {
@@ -147,7 +147,7 @@ pub fn least_leased(fleet: &ClusterState, pool: &PoolRef) -> Option<Name> {
     mvm_model::fleet::least_leased(serving).cloned()
 }
 
-/// A request about one instance, passed on to the node that holds it.
+/// Passes a request about one instance on to the node that holds it.
 pub async fn pass(
     State(fleet): Shared,
     Path(at): Path<InPath>,
@@ -162,7 +162,7 @@ pub async fn pass(
     pass_to(&fleet, &node, key, request).await
 }
 
-/// Passes it on, and remembers where to.
+/// Passes a request on to the node, and remembers under `key` that it went there.
 pub async fn pass_to(
     fleet: &ClusterState,
     node: &Name,
@@ -178,13 +178,13 @@ pub async fn pass_to(
         Ok(response) if response.status() != StatusCode::NOT_FOUND => {
             fleet.nodes.places.note(key, node)
         }
-        // Next time it is looked for: it may have been another's, of an earlier life.
+        // The next request looks for it anew: the node may have lost it, or have begun a new life.
         _ => fleet.nodes.places.forget(&key),
     }
     outcome
 }
 
-/// What stands in the path of an instance.
+/// The parameters in the path of an instance.
 #[derive(Debug, Deserialize)]
 pub struct InPath {
     tenant: String,
@@ -199,7 +199,7 @@ impl InPath {
     }
 }
 
-/// Which of these nodes have what is at this path, and whether all of them have said so.
+/// Returns which of these nodes have what is at this path, and whether all of them have answered.
 pub async fn search(fleet: &Arc<ClusterState>, nodes: Vec<Name>, path: &str) -> (Vec<Name>, bool) {
     let ask = |node: Name| async move {
         let found = has(fleet, &node, path).await;
@@ -214,7 +214,7 @@ pub async fn search(fleet: &Arc<ClusterState>, nodes: Vec<Name>, path: &str) -> 
     (holders, all)
 }
 
-/// Whether a node has what is at this path; `None` where it does not say so in time.
+/// Returns whether a node has what is at this path; `None` where it does not say so in time.
 async fn has(fleet: &ClusterState, node: &Name, path: &str) -> Option<bool> {
     let client = way_to(fleet, node).ok()?.client;
     match tokio::time::timeout(SEARCH, client.get::<Value>(path)).await {
@@ -224,11 +224,11 @@ async fn has(fleet: &ClusterState, node: &Name, path: &str) -> Option<bool> {
     }
 }
 
-/// The node that holds an instance: it is asked for where its pool is.
+/// Returns the node that holds an instance; all nodes that have its pool are asked.
 async fn find(fleet: &Arc<ClusterState>, instance: &InstanceRef) -> Result<Name> {
     let with: Vec<Name> = {
         let view = fleet.view();
-        // What one that was never heard of has is not known.
+        // A node that was never heard from may have anything.
         let has = |known: &KnownNode| {
             known.status.as_ref().is_none_or(|s| s.pools.contains_key(&instance.pool))
         };
@@ -262,7 +262,7 @@ async fn find(fleet: &Arc<ClusterState>, instance: &InstanceRef) -> Result<Name>
     }
 }
 
-/// A request about one lease, passed on to the node that has it.
+/// Passes a request about one lease on to the node that has it.
 pub async fn pass_lease(
     State(fleet): Shared,
     Path(id): Path<String>,

@@ -5,7 +5,7 @@ use crate::{ClusterState, Refused, Result};
 use mvm_api::{Client, ClientError, Problem};
 use mvm_model::{Code, Name};
 
-/// So many nodes are asked at once.
+/// How many nodes are asked at once.
 pub const AT_ONCE: usize = 64;
 
 /// Whom a request is passed on to.
@@ -16,7 +16,7 @@ pub enum Whom {
     Node(Name),
 }
 
-/// The way of a request that is passed on.
+/// The server that a request is passed on to, and the client that reaches it.
 pub struct Way {
     /// What speaks to the server there.
     pub client: Client,
@@ -25,8 +25,8 @@ pub struct Way {
 }
 
 impl Way {
-    /// Waits until what is passed on this way can come to nothing any more: what only the leader does
-    /// goes on at the next one.
+    /// Waits until nothing can come of what is passed on this way: another coordinator leads, and
+    /// goes on with what only the leader does. With a node that never happens.
     pub fn over(&self, fleet: &ClusterState) -> impl Future<Output = ()> + Send + use<> {
         let succession = match &self.whom {
             Whom::Leader(leader) => Some(fleet.leadership.succession(&leader.name)),
@@ -40,8 +40,8 @@ impl Way {
         }
     }
 
-    /// Why the server there gave no answer. Who asks knows this coordinator only, so that it is told
-    /// which server that is, and whether the request came there.
+    /// Explains why the server gave no answer. The caller knows this coordinator only, so the
+    /// problem names the server, and says whether the request may have come there.
     pub fn fault(&self, error: ClientError) -> Problem {
         let whom = match &self.whom {
             Whom::Leader(leader) => format!("coordinator {}, which led,", leader.name),
@@ -70,7 +70,8 @@ impl Way {
     }
 }
 
-/// The way to a node that is in reach.
+/// Returns the way to a node that is in reach. Errors: `node_unreachable`, and `no_such_route` for
+/// a simulated node.
 pub fn way_to(fleet: &ClusterState, node: &Name) -> Result<Way> {
     let port = fleet.node_client(node).map_err(Refused::problem)?;
     let none = || Problem::new(Code::NoSuchRoute, format!("node {node} is simulated"));

@@ -1,4 +1,4 @@
-//! A leader and one node whose answers are written down beforehand.
+//! A leader and one node whose answers are scripted.
 
 use super::*;
 use crate::claim_dispatch;
@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 
 const CLAIM: &str = "l-0123456789abcdef";
 
-/// What the node says to a claim.
+/// What the node answers to a claim.
 #[derive(Clone, Copy, Debug)]
 enum Answer {
     Served,
@@ -217,7 +217,7 @@ async fn a_claim_that_is_given_back_tells_its_client_to_claim_anew() {
     let written = Writer::start(fleet.store.clone(), lead.clone());
     fleet.claims.begin(written, BTreeMap::from([(CLAIM.to_owned(), record())]));
     fleet.set_lead(Some(lead.clone()));
-    // Nobody has come back for it in time, and its node cannot be told.
+    // Nobody has come back for it in time, and its node cannot be asked to end it.
     let orphan = fleet.claims.orphan(CLAIM).expect("we lead").expect("an orphan");
     tokio::spawn(claim_dispatch::release(
         fleet.clone(),

@@ -2,7 +2,7 @@
 
 use proptest::test_runner::{Config, RngSeed};
 
-/// /// As many cases as `usual`, the same ones at every run; `PROPTEST_RNG_SEED` goes looking
+/// As many cases as `usual`, the same ones at every run; `PROPTEST_RNG_SEED` goes looking
 /// elsewhere, and `PROPTEST_CASES` for longer.
 #[allow(dead_code, reason = "not every test needs all of these")]
 pub fn cases(usual: u32) -> Config {
