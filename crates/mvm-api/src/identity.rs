@@ -160,7 +160,7 @@ impl FromStr for Identity {
 
 fn malformed(text: &str) -> Fault {
     let shown: String = text.chars().take(200).collect();
-    Fault::new(Code::InvalidReference, format!("{shown:?} is no identity of mvm's"))
+    Fault::new(Code::InvalidReference, format!("{shown:?} is not a valid mvm identity"))
         .hint("write it as spiffe://mvm/ROLE/NAME, such as spiffe://mvm/operator/alice")
 }
 

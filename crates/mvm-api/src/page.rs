@@ -71,7 +71,8 @@ impl FromStr for Key {
         let bytes = Some(text).filter(|text| (1..=LONGEST).contains(&text.len()));
         let bytes = bytes.and_then(|text| BASE64.decode(text).ok());
         bytes.and_then(|bytes| String::from_utf8(bytes).ok()).map(Key).ok_or_else(|| {
-            invalid("`after` is no cursor").hint("take it from the Link of the page before")
+            invalid("`after` is not a valid cursor")
+                .hint("take it from the Link of the page before")
         })
     }
 }
@@ -170,7 +171,7 @@ impl Page {
 fn limit(text: &str) -> Result<usize, Problem> {
     let number = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok());
     number.flatten().filter(|limit| (1..=MOST).contains(limit)).ok_or_else(|| {
-        invalid("`limit` is no number of items").hint(format!("allowed are 1 to {MOST}"))
+        invalid("`limit` is not a valid number of items").hint(format!("allowed are 1 to {MOST}"))
     })
 }
 

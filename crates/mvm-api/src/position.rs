@@ -39,7 +39,7 @@ impl Position {
         match header.to_str() {
             Ok("") => Ok(None),
             Ok(text) => text.parse().map(Some),
-            Err(_) => Err(invalid("Last-Event-ID is no text")),
+            Err(_) => Err(invalid("Last-Event-ID is not text")),
         }
     }
 
@@ -85,7 +85,7 @@ impl FromStr for Position {
 
     fn from_str(text: &str) -> Result<Position, Problem> {
         let bad = || {
-            invalid("that is no position in events")
+            invalid("not a valid position in events")
                 .hint("it is the number of an event, or of a fleet node-1:42,node-2:7")
         };
         let number = |text: &str| {

@@ -199,7 +199,7 @@ fn own_name(keeper: &Keeper) -> Result<Name> {
     match keeper.credential().facts.identity {
         Identity::Coordinator(name) => Ok(name),
         other => {
-            let detail = format!("{} is no coordinator", other.holder());
+            let detail = format!("{} is not a coordinator", other.holder());
             Err(Problem::new(Code::WrongIdentity, detail)
                 .hint("issue one: mvm ca issue --role coordinator --name NAME --out DIR"))
         }

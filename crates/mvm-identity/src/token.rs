@@ -107,7 +107,7 @@ impl FromStr for JoinToken {
 
 /// The words of the fault, never of the token.
 fn invalid(cause: impl fmt::Display) -> Problem {
-    Problem::new(Code::TokenInvalid, format!("this is no join token: {cause}"))
+    Problem::new(Code::TokenInvalid, format!("not a valid join token: {cause}"))
         .hint("`mvm node invite` prints one: give it as it stands, whole")
 }
 

@@ -17,7 +17,7 @@ pub fn clone_file(from: &Path, to: &Path) -> Result<()> {
     let meta = source.metadata().at("look at", from)?;
     if !meta.is_file() {
         let why = std::io::Error::from(std::io::ErrorKind::InvalidInput);
-        return Err(Error::io("copy (it is no regular file)", from, why));
+        return Err(Error::io("copy (it is not a regular file)", from, why));
     }
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);

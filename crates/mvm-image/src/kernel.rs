@@ -49,7 +49,8 @@ fn check_name(name: &str) -> Result<()> {
 async fn read(file: &Path, modules: Option<&Path>) -> Result<Incoming> {
     let meta = tokio::fs::metadata(file).await.at("read", file)?;
     if !meta.is_file() {
-        let looks_like = if meta.is_dir() { "it is a directory" } else { "it is no regular file" };
+        let looks_like =
+            if meta.is_dir() { "it is a directory" } else { "it is not a regular file" };
         return Err(Error::NotAKernel { path: file.into(), looks_like: looks_like.to_owned() });
     }
     let bytes = tokio::fs::read(file).await.at("read", file)?;
@@ -62,7 +63,7 @@ async fn read(file: &Path, modules: Option<&Path>) -> Result<Incoming> {
     };
     let facts = kernel_image::facts(&vmlinux).ok_or_else(|| Error::NotAKernel {
         path: file.into(),
-        looks_like: "what is packed in it is no x86-64 Linux kernel".to_owned(),
+        looks_like: "what is packed in it is not an x86-64 Linux kernel".to_owned(),
     })?;
     let lacking = kernel_image::not_built_in(&vmlinux);
     let dir = match modules {
@@ -152,8 +153,10 @@ async fn read_module(file: &Path) -> Result<Vec<u8>> {
     match file.extension().and_then(|e| e.to_str()) {
         Some("xz") => filter("xz", "xz-utils", &bytes).await,
         Some("zst") => filter("zstd", "zstd", &bytes).await,
-        Some("gz") => kernel_image::gunzip(&bytes)
-            .ok_or_else(|| Error::Damaged { path: file.into(), why: "it is no gzip file".into() }),
+        Some("gz") => kernel_image::gunzip(&bytes).ok_or_else(|| Error::Damaged {
+            path: file.into(),
+            why: "it is not a gzip file".into(),
+        }),
         _ => Ok(bytes),
     }
 }

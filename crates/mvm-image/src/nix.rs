@@ -53,7 +53,7 @@ impl Flake {
         for (input, target) in &req.override_inputs {
             let plain = |c: char| c.is_ascii_alphanumeric() || "_-/".contains(c);
             if input.is_empty() || input.starts_with('-') || !input.chars().all(plain) {
-                let why = "it is no name of a flake input".to_owned();
+                let why = "it is not a valid name of a flake input".to_owned();
                 return Err(Error::Invalid { what: format!("override input `{input}`"), why });
             }
             overrides.push((input.clone(), override_reference(target)?));
@@ -160,7 +160,7 @@ impl Flake {
         paths.sort_unstable();
         paths.dedup();
         if let Some(odd) = paths.iter().find(|p| !is_store_path(p)) {
-            let why = "nix path-info named it, but it is no path in /nix/store".to_owned();
+            let why = "nix path-info named it, but it is not a path in /nix/store".to_owned();
             return Err(Error::Invalid { what: format!("store path `{odd}`"), why });
         }
         Ok(paths)
@@ -245,7 +245,7 @@ fn check_attribute(name: &str) -> Result<()> {
     if !name.is_empty() && !name.starts_with('-') && name.chars().all(plain) {
         return Ok(());
     }
-    let why = "it is no attribute path; give one such as `ci-runner`".to_owned();
+    let why = "it is not a valid attribute path; give one such as `ci-runner`".to_owned();
     Err(Error::Invalid { what: format!("profile `{name}`"), why })
 }
 
@@ -260,7 +260,7 @@ fn local_path(reference: &str) -> Option<PathBuf> {
 fn reference(flake: &str) -> Result<String> {
     let invalid = |why: &str| Error::Invalid { what: format!("flake `{flake}`"), why: why.into() };
     if flake.is_empty() || flake.starts_with('-') || flake.chars().any(char::is_control) {
-        return Err(invalid("it is no flake reference"));
+        return Err(invalid("it is not a valid flake reference"));
     }
     if flake.contains('#') {
         return Err(invalid("name the attribute as the profile, not after a `#`"));
@@ -291,7 +291,7 @@ fn override_reference(target: &str) -> Result<String> {
         return match target.is_empty() || target.starts_with('-') {
             true => Err(Error::Invalid {
                 what: format!("override `{target}`"),
-                why: "it is no flake reference".to_owned(),
+                why: "it is not a valid flake reference".to_owned(),
             }),
             false => Ok(target.to_owned()),
         };

@@ -71,7 +71,7 @@ pub(crate) fn checked(manifest: &[u8], digest: &str, content: Option<&str>) -> R
     }
     let is_digest = |text: &str| text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
     if !is_digest(digest) {
-        return Err(refused("that is no digest".to_owned()));
+        return Err(refused("not a valid digest".to_owned()));
     }
     let names: Vec<&str> = revision.parts.iter().map(|part| part.name.as_str()).collect();
     if names != PARTS {

@@ -178,7 +178,7 @@ fn unseal(line: &[u8]) -> Result<Sealed, Unsound> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Flaw {
     /// A line is not a record.
-    #[error("line {line} is no record")]
+    #[error("line {line} is not a valid record")]
     Unreadable {
         /// The line's number, counted from 1.
         line: u64,

@@ -36,7 +36,7 @@ impl FromStr for Cache {
     fn from_str(text: &str) -> Result<Self, Fault> {
         let form = || {
             let shown: String = text.chars().take(80).collect();
-            Fault::new(Code::InvalidValue, format!("{shown:?} is no cache"))
+            Fault::new(Code::InvalidValue, format!("{shown:?} is not a valid cache"))
                 .hint("write it as NAME:PATH:SIZE, the size in MiB: ccache:/root/.ccache:2048")
         };
         let (rest, size) = text.rsplit_once(':').ok_or_else(form)?;

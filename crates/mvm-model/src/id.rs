@@ -37,7 +37,7 @@ macro_rules! ids {
             fn from_str(text: &str) -> Result<Self, Fault> {
                 number(text, concat!($letter, "-")).map($name).ok_or_else(|| {
                     let shown: String = text.chars().take(80).collect();
-                    let message = format!(concat!("{:?} is no ", $what, " id"), shown);
+                    let message = format!(concat!("{:?} is not a valid ", $what, " id"), shown);
                     let hint = concat!(
                         "an id is ", $letter, "- and eight hexadecimal digits, such as ", $letter,
                         "-0123abcd"

@@ -85,7 +85,7 @@ impl JobSpec {
         }
         if let Some((name, _)) = env.clone().find(|(name, _)| !is_variable(name)) {
             let shown: String = name.chars().take(80).collect();
-            return Err(wrong("env", format!("{shown:?} is no name of a variable")).hint(HINT));
+            return Err(wrong("env", format!("{shown:?} is not a valid variable name")).hint(HINT));
         }
         if let Some((name, _)) = env.clone().find(|(_, value)| value.contains('\0')) {
             let what = format!("the value of variable {name} has a zero byte in it");
@@ -199,7 +199,7 @@ impl FromStr for JobState {
         Self::ALL.into_iter().find(|state| state.to_string() == text).ok_or_else(|| {
             let shown: String = text.chars().take(80).collect();
             let all = Self::ALL.map(|state| state.to_string()).join(", ");
-            Fault::new(Code::InvalidValue, format!("{shown:?} is no state of a job"))
+            Fault::new(Code::InvalidValue, format!("{shown:?} is not a valid job state"))
                 .hint(format!("the states are {all}"))
         })
     }

@@ -294,7 +294,7 @@ fn compare(wanted: &Wanted, found: &BTreeMap<String, Found>) -> Vec<Difference> 
         match found.get(&tap.name) {
             None => tell(Differs::Link, &tap.name, "it is not there".to_owned()),
             Some(link) if link.port_of.as_ref() != Some(&tap.bridge) => {
-                tell(Differs::Link, &tap.name, format!("it is no port of {}", tap.bridge));
+                tell(Differs::Link, &tap.name, format!("it is not a port of {}", tap.bridge));
             }
             Some(link) if !link.up => tell(Differs::Link, &tap.name, "it is down".to_owned()),
             Some(link) => {
@@ -386,7 +386,7 @@ mod tests {
             "b4 net.ipv4.conf.b4.forwarding is 0: no guest reaches the outside",
             "b4 its alias is not mvm's mark",
             "b4 it has IPv6 (its disable_ipv6 is 0)",
-            "t2 it is no port of b1",
+            "t2 it is not a port of b1",
             "t3 it is down",
             "t4 it is not there",
             "t6 its MTU is 900 and not 1500",

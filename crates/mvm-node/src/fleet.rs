@@ -199,6 +199,6 @@ fn check_id(id: &str) -> Result<()> {
         return Ok(());
     }
     let shown: String = id.chars().take(80).collect();
-    Err(Problem::new(Code::InvalidValue, format!("{shown:?} is no id of a fleet's claim"))
+    Err(Problem::new(Code::InvalidValue, format!("{shown:?} is not a valid claim id"))
         .hint("it is l- and 16 hexadecimal digits"))
 }

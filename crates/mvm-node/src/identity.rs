@@ -54,7 +54,7 @@ fn load_or_make(path: &Path, comment: &str) -> Result<PrivateKey> {
         Ok(bytes) => PrivateKey::from_openssh(bytes).map_err(|cause| {
             Problem::new(
                 Code::KeyDamaged,
-                format!("{} is no OpenSSH private key: {cause}", path.display()),
+                format!("{} is not an OpenSSH private key: {cause}", path.display()),
             )
             .hint("move the file away; a new key is made at the next start of the instance")
         }),

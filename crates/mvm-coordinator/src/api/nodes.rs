@@ -103,10 +103,10 @@ fn check_address(peer: &Peer, address: &str) -> Result<(), Problem> {
         // A socket is a file of this machine: not for those who come over the network.
         Some(_) if !peer.is_local() => fault("names a file of the coordinator's machine"),
         Some(path) if path.starts_with('/') => Ok(()),
-        Some(_) => fault("is no absolute path"),
+        Some(_) => fault("is not an absolute path"),
         None => match address.rsplit_once(':') {
             Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(()),
-            _ => fault("is no address"),
+            _ => fault("is not a valid address"),
         },
     }
 }

@@ -98,7 +98,10 @@ fn write(path: &str, text: &str) -> Result<()> {
 fn set_network(network: &GuestNetwork) -> Result<()> {
     let invalid = || Error::Guest {
         code: "invalid_network".to_owned(),
-        message: format!("{} via {} is no IPv4 configuration", network.address, network.gateway),
+        message: format!(
+            "{} via {} is not a valid IPv4 configuration",
+            network.address, network.gateway
+        ),
     };
     let (address, length) = network.address.split_once('/').ok_or_else(invalid)?;
     let address: Ipv4Addr = address.parse().map_err(|_| invalid())?;

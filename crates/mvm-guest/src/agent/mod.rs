@@ -155,7 +155,7 @@ impl Agent {
 }
 
 fn not_here() -> Error {
-    Error::Guest { code: "not_allowed".to_owned(), message: "this is no guest".to_owned() }
+    Error::Guest { code: "not_allowed".to_owned(), message: "this is not a guest".to_owned() }
 }
 
 struct Counted<'a>(&'a AtomicU64);

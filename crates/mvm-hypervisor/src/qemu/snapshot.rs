@@ -188,7 +188,7 @@ pub(super) fn open(path: &Path, wanted: &Hardware) -> Result<Stored, String> {
 }
 
 pub(super) fn parse(line: &[u8]) -> Result<Header, String> {
-    let json = line.strip_prefix(MAGIC.as_bytes()).ok_or("it is no snapshot of mvm's")?;
+    let json = line.strip_prefix(MAGIC.as_bytes()).ok_or("it is not an mvm snapshot")?;
     let header: Header =
         serde_json::from_slice(json).map_err(|e| format!("its header is damaged: {e}"))?;
     match header.version {

@@ -92,7 +92,7 @@ impl Keeper {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut now = self.credential();
         let der = CertificateRevocationListDer::from_pem_slice(list.as_bytes()).map_err(|e| {
-            Problem::new(Code::CrlInvalid, format!("this is no revocation list: {e}"))
+            Problem::new(Code::CrlInvalid, format!("not a valid revocation list: {e}"))
         })?;
         let revoked = Revoked::read(&der, &now.roots)?;
         if now.list.is_some() && revoked.number <= now.revoked.number {

@@ -53,7 +53,7 @@ fn pools(tenant: &DesiredTenant, path: &str, scope: Scope) -> Result<(), Fault> 
         let path = format!("{path}.pools[{index}]");
         source(&pool.flake_ref, &pool.profile, &path)?;
         if pool.revision.as_deref().is_some_and(|digest| !is_digest(digest)) {
-            return Err(Fault::new(Code::InvalidValue, "revision is no image's digest")
+            return Err(Fault::new(Code::InvalidValue, "revision is not the digest of an image")
                 .at(format!("{path}.revision"))
                 .hint("a digest is 64 hexadecimal digits, as `mvm image list -o json` shows"));
         }

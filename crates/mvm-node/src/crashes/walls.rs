@@ -118,7 +118,7 @@ fn links_that_somebody_takes_away_are_back_within_seconds_or_told() {
             ("net.ipv4.ip_forward: it is 0", &off),
             ("it has not 10.", &|| drop(run("ip", &format!("addr flush dev {name}")))),
             ("it is down", &|| drop(run("ip", &format!("link set {name} down")))),
-            ("it is no port of", &|| drop(run("ip", &format!("link set {tap} nomaster")))),
+            ("it is not a port of", &|| drop(run("ip", &format!("link set {tap} nomaster")))),
             ("it is not there", &|| drop(run("ip", &format!("link del {name}")))),
         ];
         for (said, wound) in wounds {

@@ -78,7 +78,7 @@ pub enum Command {
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,
-        /// Wait until it is there, at most so many seconds
+        /// Wait until it is there, for at most this many seconds
         #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1800")]
         wait: Option<u64>,
     },

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// The audit log.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Lists who did what to a tenant, when, and what came of it
+    /// Lists who did what to a tenant, when, and the outcome
     #[command(
         after_help = "Examples:\n  mvm audit list ci\n  mvm audit list ci -f -o json\n  mvm audit list --file ci.log\n\nWithout a tenant: what concerned none, such as images and kernels. `begun` without an outcome\nafter it: under way, or cut off by the end of the agent."
     )]

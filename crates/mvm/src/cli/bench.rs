@@ -27,7 +27,7 @@ pub struct Bench {
     /// The pool, built
     #[arg(long, value_name = "TENANT/POOL")]
     pool: PoolRef,
-    /// How often each way is gone; the boots a fifth of it
+    /// How many times each path is measured; boots a fifth as often
     #[arg(short, long, default_value_t = 20)]
     number: u32,
     /// Show where the time of each way goes, as the agent counts it

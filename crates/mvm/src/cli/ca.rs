@@ -150,7 +150,7 @@ pub struct Issue {
 /// Who signs: somebody at an address, or the authority on this machine.
 #[derive(Clone, Debug, Args)]
 pub struct Office {
-    /// The coordinator (or whoever else serves signing), or several of them, the first of which signs
+    /// The coordinator (or another server that signs), or several of them, the first of which signs
     /// that can; without it, the authority on this machine
     #[arg(long, env = "MVM_COORDINATOR", value_name = "HOST:PORT,…")]
     coordinator: Option<Coordinators>,

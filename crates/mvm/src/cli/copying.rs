@@ -9,10 +9,10 @@ pub struct Copying {
     /// What becomes of a guest's links that lead out of the folder that is copied to
     #[arg(long, value_enum, value_name = "HOW", default_value = "skip")]
     links: Links,
-    /// Take at most so many files, folders and links from a guest
+    /// Take at most this many files, folders and links from a guest
     #[arg(long, value_name = "COUNT", default_value_t = Rules::default().most_entries)]
     max_files: u64,
-    /// Take at most so many GiB from a guest
+    /// Take at most this many GiB from a guest
     #[arg(long, value_name = "GIB", default_value_t = Rules::default().most_bytes >> 30)]
     max_size: u64,
 }

@@ -44,7 +44,7 @@ impl FromStr for Variable {
         };
         if !is_variable(name) {
             let shown: String = name.chars().take(80).collect();
-            let what = format!("{shown:?} is no name of a variable");
+            let what = format!("{shown:?} is not a valid variable name");
             return Err(Fault::new(Code::InvalidValue, what).hint(HINT));
         }
         Ok(Variable { name: name.to_owned(), value })
@@ -97,7 +97,7 @@ fn valued(
     };
     match here(&name).map(OsString::into_string) {
         Some(Ok(value)) => Ok((name, value)),
-        Some(Err(_)) => Err(refused(format!("the value of variable {name} is no UTF-8"))),
+        Some(Err(_)) => Err(refused(format!("the value of variable {name} is not valid UTF-8"))),
         None => Err(refused(format!("variable {name} is not set here"))),
     }
 }

@@ -33,7 +33,7 @@ pub enum Command {
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,
-        /// Wait until it is there, at most so many seconds
+        /// Wait until it is there, for at most this many seconds
         #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1800")]
         wait: Option<u64>,
     },
@@ -71,7 +71,7 @@ pub enum Command {
     Drain {
         /// Its name
         node: Name,
-        /// Wait until it is empty, at most so many seconds
+        /// Wait until it is empty, for at most this many seconds
         #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "86400")]
         wait: Option<u64>,
     },
@@ -133,7 +133,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Remove { node } => {
             let done: serde_json::Value =
                 client.delete(&paths::node(&node)).await.map_err(refused)?;
-            output::say(context.format, &done, &format!("{node} is no node of the fleet any more"))
+            output::say(context.format, &done, &format!("{node} is no longer a node of the fleet"))
         }
         Command::Drain { node, wait } => {
             let view = set_duty(&client, &node, Duty::Draining).await?;

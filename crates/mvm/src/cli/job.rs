@@ -68,7 +68,7 @@ or mvm failed, or has not ended within --timeout.")]
     Wait {
         /// The job
         job: JobId,
-        /// At most so many seconds
+        /// At most this many seconds
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u64>,
     },
@@ -110,7 +110,7 @@ pub struct Submit {
 pub struct Options {
     #[command(flatten)]
     pub variables: Variables,
-    /// End the job so many seconds after its machine is up: inputs, command and artifacts together
+    /// End the job this many seconds after its machine is up: inputs, command and artifacts together
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
     /// Longest length of the lease on the machine, in seconds [default: an hour over the timeout;
@@ -121,7 +121,7 @@ pub struct Options {
     #[arg(long, default_value_t = 0, allow_hyphen_values = true,
           value_parser = clap::value_parser!(i8).range(-100..=100))]
     priority: i8,
-    /// Run it again, at most so many times (0 to 10), if it fails, times out or is lost
+    /// Run it again, at most this many times (0 to 10), if it fails, times out or is lost
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=10))]
     retries: u8,
     /// If it succeeds, its copy of this cache becomes the pool's

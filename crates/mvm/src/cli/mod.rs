@@ -181,7 +181,7 @@ pub enum Command {
     Bench(bench::Bench),
     /// Shows what has happened to instances
     Events(events::Events),
-    /// The audit log: who did what, when, and what came of it
+    /// The audit log: who did what, when, and the outcome
     #[command(subcommand, after_help = "Examples:\n  mvm audit list ci\n  mvm audit verify")]
     Audit(audit::Command),
     /// Prints the agent's metrics in the OpenMetrics text format, as at /metrics

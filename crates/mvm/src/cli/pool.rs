@@ -113,7 +113,7 @@ pub enum Command {
         /// Snapshot on disk
         #[arg(long)]
         sleeping: Option<u32>,
-        /// Wait until they are there, at most so many seconds
+        /// Wait until they are there, for at most this many seconds
         #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "600")]
         wait: Option<u64>,
     },
@@ -176,7 +176,7 @@ pub struct Shape {
     /// What becomes of an instance after a job
     #[arg(long, value_enum, default_value = "reset")]
     recycle: Recycle,
-    /// A disk at PATH, of so many MiB, whose content jobs hand on to later jobs
+    /// A disk of this many MiB at PATH, whose content jobs pass on to later jobs
     #[arg(long, value_name = "NAME:PATH:SIZE")]
     cache: Vec<Cache>,
     /// What the template's guest runs, by sh -c, before it is snapshotted: to heat caches
@@ -194,28 +194,28 @@ pub struct Shape {
 /// What becomes of instances that nobody uses. Times are in seconds; 0 is never.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Policy {
-    /// Pool without counts: an instance idle for so many seconds is made warm [default: 300]
+    /// Pool without counts: an instance idle for this many seconds is made warm [default: 300]
     #[arg(long, value_name = "SECONDS")]
     warm_after: Option<u64>,
-    /// Pool without counts: one warm for so many seconds is put to sleep [default: 900]
+    /// Pool without counts: an instance warm for this many seconds is put to sleep [default: 900]
     #[arg(long, value_name = "SECONDS")]
     sleep_after: Option<u64>,
-    /// An instance runs for at least so many seconds before it is made warm [default: 10]
+    /// An instance runs for at least this many seconds before it is made warm [default: 10]
     #[arg(long, value_name = "SECONDS")]
     min_running: Option<u64>,
-    /// An instance is warm for at least so many seconds before it sleeps [default: 10]
+    /// An instance is warm for at least this many seconds before it sleeps [default: 10]
     #[arg(long, value_name = "SECONDS")]
     min_warm: Option<u64>,
-    /// Pool with counts: replace instances older than so many seconds [default: 0, never]
+    /// Pool with counts: replace instances older than this many seconds [default: 0, never]
     #[arg(long, value_name = "SECONDS")]
     max_age: Option<u64>,
-    /// Pool with counts: replace instances after so many leases [default: 0, never]
+    /// Pool with counts: replace instances after this many leases [default: 0, never]
     #[arg(long, value_name = "LEASES")]
     max_jobs: Option<u32>,
-    /// The process of an instance put to sleep is kept for so many seconds, for a quick wake [default: 300]
+    /// The process of an instance put to sleep is kept for this many seconds, for a quick wake [default: 300]
     #[arg(long, value_name = "SECONDS")]
     linger: Option<u64>,
-    /// A running guest that gives no sign of life for so many seconds is dead: its machine is ended,
+    /// A running guest that fails its liveness probe for this many seconds is dead: its machine is ended,
     /// its job lost [default: 30]
     #[arg(long, value_name = "SECONDS")]
     guest_timeout: Option<u64>,

@@ -74,7 +74,7 @@ impl FromStr for Address {
         let bracketed = host.starts_with('[') && host.ends_with(']');
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
         if port == 0 || host.is_empty() || !bracketed && !host.chars().all(fits) {
-            let detail = format!("{text:?} is no address");
+            let detail = format!("{text:?} is not a valid address");
             return Err(Fault::new(Code::InvalidValue, detail)
                 .hint("write it as HOST:PORT, such as 10.0.1.5:4433"));
         }
@@ -153,7 +153,7 @@ impl FromStr for Lifetime {
         let number = digits.parse::<u64>().ok().filter(|number| *number < 1 << 32);
         let seconds = number.zip(unit).map(|(number, unit)| number * unit);
         seconds.filter(|seconds| *seconds > 0).map(Lifetime).ok_or_else(|| {
-            Fault::new(Code::InvalidValue, format!("{text:?} is no length of time"))
+            Fault::new(Code::InvalidValue, format!("{text:?} is not a valid duration"))
                 .hint("write it as 90s, 15m, 1h, 30d or 1y")
         })
     }

@@ -328,12 +328,18 @@ fn wrong_usage_names_its_fault_and_what_would_be_right() {
     let cases: [(&[&str], &[&str]); 14] = [
         (&["pool", "info", "Ci/runners"], &["\"Ci\"", "other than a-z", "hint: use 1 to 63"]),
         (&["pool", "info", "ci"], &["\"ci\" does not name a pool", "such as ci/runners"]),
-        (&["instance", "info", "ci/runners/.."], &["\"..\" is no instance id", "i-0123abcd"]),
+        (
+            &["instance", "info", "ci/runners/.."],
+            &["\"..\" is not a valid instance id", "i-0123abcd"],
+        ),
         (&["instance", "info", "ci/runners"], &["does not name an instance", "tenant/pool/id"]),
         (&["instance", "list", "a/b/c"], &["does not name a pool"]),
         (&["instance", "cp", "a", "b"], &["error[usage]", "tenant/pool/i-0123abcd:/path"]),
-        (&["run", "ci/runners", "-e", "1X=a", "--", "a"], &["'1X=a'", "is no name of a variable"]),
-        (&["run", "ci/runners", "-e", "=X", "--", "a"], &["\"\" is no name of a variable"]),
+        (
+            &["run", "ci/runners", "-e", "1X=a", "--", "a"],
+            &["'1X=a'", "is not a valid variable name"],
+        ),
+        (&["run", "ci/runners", "-e", "=X", "--", "a"], &["\"\" is not a valid variable name"]),
         (&["pool", "build", "ci/runners", "--override-input", "x"], &["there is no '='"]),
         (&["run", "ci/runners"], &["required", "COMMAND"]),
         (&["tenant", "create", "ci", "--net-id", "20"], &["--subnet"]),
