@@ -208,8 +208,8 @@ pub(crate) fn part(fleet: Arc<ClusterState>, lead: Arc<Lead>, order: &ClaimOrder
     });
 }
 
-/// Asks the node to end a claim that is nobody's. There is no record of it: where this fails the
-/// node ends it by itself.
+/// Asks the node to end a claim that belongs to nobody. There is no record of it: where this fails
+/// the node ends it by itself.
 async fn end_stray(fleet: Arc<ClusterState>, lead: Arc<Lead>, id: String, node: Name) {
     tracing::warn!(claim = id, %node, "the node holds a claim of nobody's: it is ended");
     let Ok(port) = fleet.node_client(&node) else { return };

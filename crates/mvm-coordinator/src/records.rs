@@ -50,7 +50,7 @@ pub struct NodeFacts {
     /// Its labels.
     #[serde(default)]
     pub labels: Labels,
-    /// Its CPU.
+    /// The model of its CPU.
     #[serde(default)]
     pub cpu_model: String,
 }

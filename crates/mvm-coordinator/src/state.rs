@@ -84,7 +84,7 @@ pub(crate) struct Placing {
 }
 
 impl ClusterState {
-    /// The state of a coordinator that does nothing yet: see [`run`](crate::run).
+    /// Returns the state of a coordinator that does nothing yet: see [`run`](crate::run).
     pub fn new(
         options: Options,
         store: Arc<dyn Store>,
@@ -230,12 +230,12 @@ pub(crate) mod tests {
         }
     }
 
-    /// A coordinator without nodes that does nothing.
+    /// Returns a coordinator without nodes that does nothing.
     pub async fn lonely() -> Arc<ClusterState> {
         lonely_with(Arc::new(Nowhere)).await
     }
 
-    /// The same, with this way to its nodes.
+    /// Returns a coordinator that does nothing and reaches nodes by this connector.
     pub async fn lonely_with(connector: Arc<dyn Connector>) -> Arc<ClusterState> {
         let store = mvm_store::SqliteStore::in_memory();
         let options = Options {

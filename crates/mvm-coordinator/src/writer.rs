@@ -103,8 +103,8 @@ impl Task {
         }
     }
 
-    /// A put takes the place of a delete of its key that is still to come, so that the delete does
-    /// not remove what is written now.
+    /// Makes a put take the place of a delete of its key that is still to come, so that the delete
+    /// does not remove what is written now.
     fn replacing(&mut self, write: Write) -> Write {
         let ended = self.ended.len();
         self.ended.retain(|key| key != write.condition().0);

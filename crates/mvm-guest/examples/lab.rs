@@ -276,7 +276,7 @@ async fn programs(channel: &Channel) -> Outcome {
     flow(channel).await
 }
 
-/// No ended process stays a zombie, whoever its parent was.
+/// No ended process stays a zombie, whichever process its parent was.
 async fn orphans(channel: &Channel) -> Outcome {
     run(channel, "for i in 1 2 3 4 5; do (sleep 0.1 & sleep 0.2 &) ; done; sleep 0.6").await?;
     let zombies = run(channel, "cat /proc/[0-9]*/stat | grep -c ') Z ' || true").await?;

@@ -178,7 +178,7 @@ pub struct ExecRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Keep {
-    /// Names the program in its guest; 1 to 128 bytes, chosen by whoever starts it.
+    /// Names the program in its guest; 1 to 128 bytes, chosen by the host.
     pub key: String,
     /// The `life` from [`Hello`]: an agent with another one refuses with `guest_restarted`, since
     /// the program may have run before.

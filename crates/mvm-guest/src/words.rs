@@ -1,4 +1,4 @@
-//! Sanitises the words of a guest, which are data: whoever controls the machine may make it say
+//! Sanitises the words of a guest, which are data: someone who controls the machine may make it say
 //! anything.
 
 use crate::Error;

@@ -55,7 +55,7 @@ pub struct Instance {
     pub address: Ipv4Addr,
     /// The MAC address of its network interface.
     pub mac: String,
-    /// When it was made.
+    /// When the instance was made.
     pub created_at: Millis,
     /// When it reached its state.
     pub state_since: Millis,

@@ -269,7 +269,7 @@ pub struct Attempt {
     pub command_us: u64,
 }
 
-/// What is to be known of a command to take it up again: its guest keeps it.
+/// What is needed to attach again to a command that its guest keeps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptRun {
     /// The life of the guest's agent: another one knows nothing of the command.
@@ -294,16 +294,16 @@ pub struct Artifact {
 /// What an agent that starts finds of a job's machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// It runs, and is leased for jobs still.
+    /// The machine runs, and is still leased for jobs.
     Runs,
-    /// It does not.
+    /// The machine does not run, or is not leased for jobs any more.
     Gone,
 }
 
 /// The durable record of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// Its id.
+    /// The job's id.
     pub id: JobId,
     /// The pool whose instances it runs in.
     pub pool: PoolRef,
@@ -313,14 +313,14 @@ pub struct Job {
     pub state: JobState,
     /// Who submitted it.
     pub holder: String,
-    /// The values of its variables are kept beside the record, until it has ended; in the record
-    /// there are the names alone.
+    /// Whether the values of its variables are kept beside the record until it has ended; the
+    /// record then has the names alone.
     #[serde(default)]
     pub values_apart: bool,
-    /// A client follows it, and it ends with that client.
+    /// Whether a client follows the job, which then ends with that client.
     #[serde(default)]
     pub attached: bool,
-    /// Somebody wants it to end.
+    /// Whether somebody has asked for its end.
     #[serde(default)]
     pub cancel_requested: bool,
     /// Its place in the order of submission on this node; 0 before it is queued.
@@ -343,13 +343,13 @@ pub struct Job {
     /// The command's status, as a shell says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_status: Option<i32>,
-    /// Why it came out so, where the status does not say it.
+    /// The reason for its outcome, where the status does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What it left.
+    /// The files and folders that it left.
     #[serde(default)]
     pub artifacts: Vec<Artifact>,
-    /// Its command runs in a guest that keeps it for the next agent.
+    /// Present while the command runs in a guest that keeps it for the next agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<KeptRun>,
 }

@@ -31,7 +31,7 @@ const IDLE_CPU_PERCENT: u64 = 8;
 /// Traffic below this rate is idle: what neighbours ask each other, in bytes a second.
 const IDLE_NET_RATE: u64 = 1024;
 
-/// What was measured of an instance at one time.
+/// What was measured of an instance at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// When.
@@ -47,7 +47,7 @@ pub struct Sample {
 /// For how long an instance has been idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Idle {
-    /// Since when.
+    /// Since when it has been idle: the time of its last busy sample, or of its first.
     pub since: Millis,
     /// The last sample.
     pub last: Sample,

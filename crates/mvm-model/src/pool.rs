@@ -131,7 +131,7 @@ pub struct Pool {
     /// The number of the revision in use.
     #[serde(default)]
     pub current: Option<u32>,
-    /// When it was made.
+    /// When the pool was made.
     pub created_at: Millis,
 }
 

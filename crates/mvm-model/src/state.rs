@@ -148,6 +148,6 @@ pub struct Intent {
     pub from: State,
     /// The state it is to reach.
     pub to: State,
-    /// When it began.
+    /// When the transition began.
     pub since: Millis,
 }

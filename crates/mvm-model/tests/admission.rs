@@ -159,7 +159,8 @@ impl World {
                 if let Some(intent) = instance.intent.take() {
                     instance.state = match how {
                         0 => State::Failed,
-                        // Undone: only where that asks for no more than what is reserved.
+                        // The transition is undone, but only where that needs no more than what is
+                        // reserved.
                         1 if !intent.from.has_process() => intent.from,
                         _ => intent.to,
                     };

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
-/// The rule, told in other words than the parser's: every character in its place.
+/// The rule, stated in another way than the parser's: every character in its place.
 fn is_name(text: &str) -> bool {
     let characters: Vec<char> = text.chars().collect();
     let plain = |c: &char| c.is_ascii_lowercase() || c.is_ascii_digit();

@@ -164,7 +164,8 @@ proptest! {
         let (over, kept): (Vec<_>, Vec<_>) =
             given().filter(|(i, _)| !i.is_busy()).partition(|(i, _)| gone.contains(&i.id));
         prop_assert!(kept.len() <= LINGERING_MOST && kept.iter().all(|(_, until)| *until > now && !pressed));
-        // Who goes before its time does so for want of room, and those who stay fell asleep later.
+        // One that goes before its time does so for lack of room, and those that stay fell asleep
+        // later.
         for (early, until) in over.iter().filter(|(_, until)| *until > now && !pressed) {
             prop_assert!(kept.len() == LINGERING_MOST, "{early:?} could have stayed until {until}");
             prop_assert!(kept.iter().all(|(stays, _)| stays.state_since >= early.state_since));

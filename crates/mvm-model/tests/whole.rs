@@ -165,7 +165,7 @@ impl Node {
         self.pools.iter().position(|pool| pool.reference == *of).expect("its pool")
     }
 
-    /// As the node makes one: quotas, then an address that nobody has.
+    /// Creates an instance as the node does: quotas first, then an address that nobody has.
     fn create(&mut self, pool: usize, goal: Option<State>) -> Option<InstanceId> {
         let record = &self.pools[pool];
         let in_pool = self.of(pool).len() as u64;

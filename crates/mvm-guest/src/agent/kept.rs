@@ -1,8 +1,8 @@
 //! Programs that outlive the stream over which they were started.
 //!
-//! Each has a key, chosen by whoever starts it. A request with an existing key attaches to its
-//! program instead of starting another, so that a request may be repeated safely. Output is kept
-//! until the host acknowledges it ([`super::spool`]), and so is how the program ended.
+//! Each has a key, which the host chooses. A request with an existing key attaches to its program
+//! instead of starting another, so that a request may be repeated safely. Output is kept until the
+//! host acknowledges it ([`super::spool`]), and so is how the program ended.
 
 use super::exec;
 use super::oom::OomKills;

@@ -133,7 +133,7 @@ impl Stored {
     }
 
     /// Writes the state to `to` and closes it; returns false if the state is damaged. A reader that
-    /// closes early counts as undamaged: whoever waits for that reader reports it.
+    /// closes early counts as undamaged: the caller that waits for that reader reports it.
     pub(super) fn feed(self, mut to: impl Write) -> bool {
         let (mut file, sha256) = match self.state {
             State::Checked(state) => {

@@ -110,13 +110,13 @@ pub enum Duty {
 /// A node with all that placement looks at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FleetNode {
-    /// What it said last; shared, since it is looked at far more often than it changes.
+    /// Its last status; shared, since it is read far more often than it changes.
     pub status: Arc<NodeStatus>,
-    /// What it is there for.
+    /// Whether it may get instances, and keeps those that it has.
     pub duty: Duty,
     /// Since when it is out of reach, if it is.
     pub lost_since: Option<Millis>,
-    /// Whether its status is of a time when it had done all that it was told last.
+    /// Whether it sent its status after it had done all of its last document.
     pub settled: bool,
 }
 
