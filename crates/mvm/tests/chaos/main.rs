@@ -7,6 +7,8 @@
 mod blame;
 mod check;
 mod clients;
+#[path = "../machines/guard.rs"]
+mod guard;
 #[path = "../fleet/lab.rs"]
 mod lab;
 mod plan;

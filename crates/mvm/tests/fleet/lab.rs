@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "not every test needs all of these")]
 
+use crate::guard::Guard;
 use mvm_store::testing::{EtcdCluster, Place};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -85,6 +86,7 @@ pub struct Lab {
     pub ttl: &'static str,
     /// How many instances of tenant `ci` run at most.
     pub max_running: u32,
+    _guard: Guard,
 }
 
 impl Lab {
@@ -99,6 +101,7 @@ impl Lab {
         let root = std::env::temp_dir().join(&name);
         std::fs::create_dir_all(root.join("flake")).expect("directory");
         std::fs::write(root.join("flake/flake.nix"), FLAKE).expect("flake");
+        let guard = Guard::new(&root, &name);
         let (processes, machines, kinds) = Default::default();
         let (front, binary) = ("c1".to_owned(), env!("CARGO_BIN_EXE_mvm").into());
         let (etcd, clocks, ttl, max_running) = (None, false, "3s", 60);
@@ -114,6 +117,7 @@ impl Lab {
             clocks,
             ttl,
             max_running,
+            _guard: guard,
         };
         // The switch between all machines is one itself.
         lab.machine("hub");

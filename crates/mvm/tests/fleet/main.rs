@@ -7,6 +7,8 @@ mod clients;
 mod election;
 mod events;
 mod failures;
+#[path = "../machines/guard.rs"]
+mod guard;
 mod images;
 mod lab;
 mod life;

@@ -1,5 +1,6 @@
 //! A state directory and a network namespace of a test's own, and an agent in them.
 
+use crate::guard::Guard;
 use serde_json::Value;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -23,6 +24,7 @@ pub struct Lab {
     pub netns: String,
     /// As `mvm agent serve --hypervisor` takes it.
     hypervisor: &'static str,
+    _guard: Guard,
 }
 
 impl Lab {
@@ -34,7 +36,8 @@ impl Lab {
         let netns = format!("mvm-test-{name}-{}", std::process::id());
         let root = std::env::temp_dir().join(&netns);
         std::fs::create_dir_all(&root).expect("directory");
-        let lab = Lab { root, netns, hypervisor: "qemu" };
+        let guard = Guard::new(&root, &netns);
+        let lab = Lab { root, netns, hypervisor: "qemu", _guard: guard };
         prepare(&lab.root);
         std::fs::set_permissions(&lab.root, Permissions::from_mode(0o700)).expect("mode");
         std::fs::create_dir_all(lab.root.join("flake")).expect("directory");
