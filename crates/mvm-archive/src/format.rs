@@ -4,6 +4,12 @@
 pub const BLOCK: usize = 512;
 /// The most bytes that headers before an entry's own may have each (long names, PAX records).
 pub const MOST_BESIDE: u64 = 4 << 20;
+/// The most headers that may belong to one entry, its own included. An archive has three before an entry at most: a
+/// long name, a long target and PAX records. Without a bound a stranger's copy would never end.
+pub const MOST_HEADERS: usize = 16;
+/// The most bytes that may follow the end of an archive: padding to the record size of tar(1), which `--blocking-factor`
+/// sets.
+pub const MOST_AFTER: u64 = 16 << 20;
 /// How many extents a header holds, and how many each continuation block does.
 pub const EXTENTS: (usize, usize) = (4, 21);
 /// The most extents of one file. A file with more holes is archived with some of them as zeros.

@@ -21,14 +21,14 @@ impl Notes {
     pub fn add(&mut self, note: String) {
         match self.said.len() < MOST {
             true => self.said.push(note),
-            false => self.more += 1,
+            false => self.more = self.more.saturating_add(1),
         }
     }
 
     /// Adds the notes of another copy.
     pub fn append(&mut self, other: Notes) {
         other.said.into_iter().for_each(|note| self.add(note));
-        self.more += other.more;
+        self.more = self.more.saturating_add(other.more);
     }
 
     /// Returns whether everything was copied unchanged.
@@ -89,5 +89,7 @@ mod tests {
         // Notes with other counts are shown within the same bounds.
         let hostile = Notes { said: vec!["x".into(); 1000], more: u64::MAX };
         assert_eq!(hostile.lines().len(), MOST + 1);
+        notes.append(hostile);
+        assert_eq!(notes.lines().len(), MOST + 1);
     }
 }

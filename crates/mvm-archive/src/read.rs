@@ -1,6 +1,6 @@
 //! Reads the format: what [`crate::Writer`] writes, and other archives of GNU tar and of pax(1).
 
-use crate::format::{BLOCK, MOST_BESIDE, MOST_EXTENTS, XATTR, padding};
+use crate::format::{BLOCK, MOST_AFTER, MOST_BESIDE, MOST_EXTENTS, MOST_HEADERS, XATTR, padding};
 use crate::{Entry, Extent, Kind, Time, Xattr, pax};
 use std::io::{self, Read};
 use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
@@ -35,6 +35,7 @@ impl<R: Read> Reader<R> {
     /// Returns the next entry; `None` at the end. The unread rest of the last one is skipped.
     pub fn entry(&mut self) -> io::Result<Option<Entry>> {
         let mut beside = Beside::default();
+        let mut headers = 0;
         loop {
             self.pass()?;
             let mut block = [0; BLOCK];
@@ -43,10 +44,18 @@ impl<R: Read> Reader<R> {
             }
             let header = Header::from_byte_slice(&block);
             check_sum(header)?;
+            headers += 1;
+            if headers > MOST_HEADERS {
+                return Err(broken("too many headers before an entry"));
+            }
             let kind = header.entry_type();
             match kind {
                 EntryType::GNULongName => beside.name = Some(self.text(header)?),
                 EntryType::GNULongLink => beside.target = Some(self.text(header)?),
+                // Each may have attributes that are kept, so a second one would double the bound.
+                EntryType::XHeader if !beside.xattrs.is_empty() => {
+                    return Err(broken("two headers with attributes before an entry"));
+                }
                 EntryType::XHeader => {
                     let bytes = self.beside(header)?;
                     beside.read(&bytes)?;
@@ -72,9 +81,18 @@ impl<R: Read> Reader<R> {
         Ok(count)
     }
 
+    /// Returns how many bytes of the entry were not read yet, whatever kind it is.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
+
     /// Reads what may follow the archive's end, and returns the source.
     pub fn finish(mut self) -> io::Result<R> {
-        io::copy(&mut self.from, &mut io::sink())?;
+        // One byte more than is allowed tells a source that goes on from one that ends there.
+        let rest = io::copy(&mut (&mut self.from).take(MOST_AFTER + 1), &mut io::sink())?;
+        if rest > MOST_AFTER {
+            return Err(broken("bytes after its end"));
+        }
         Ok(self.from)
     }
 

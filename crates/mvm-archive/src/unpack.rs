@@ -25,6 +25,8 @@ const SPECIAL: u32 = 0o7000;
 const PERMISSIONS: u32 = 0o777;
 /// Write permission for anybody but the owner.
 const WRITE_OF_OTHERS: u32 = 0o022;
+/// The most folders that a name may lead through: each one is an open file.
+const MOST_FOLDERS: usize = 256;
 /// The most bytes that names of a stranger's folders may take until the end, when their times are
 /// set.
 const MOST_KEPT: u64 = 256 << 20;
@@ -88,7 +90,7 @@ struct Unpacker {
 impl Unpacker {
     fn one(&mut self, entry: Entry, bytes: &mut Reader<impl Read>) -> io::Result<()> {
         if let Some(rules) = self.trust.rules() {
-            self.taken.count(rules, weight(&entry))?;
+            self.taken.count(rules, weight(&entry, bytes.left()))?;
         }
         let parts = parts(&entry.name)?;
         let Some((last, above)) = parts.split_last() else {
@@ -292,23 +294,24 @@ impl Unpacker {
     }
 }
 
-/// Returns what an entry counts for: its names, attributes and data, in bytes.
-fn weight(entry: &Entry) -> u64 {
-    let data = match &entry.kind {
-        Kind::File { data, .. } => {
-            data.iter().fold(0, |sum: u64, extent| sum.saturating_add(extent.length))
-        }
-        Kind::Symlink(target) | Kind::HardLink(target) => target.len() as u64,
-        Kind::Folder | Kind::Other(_) => 0,
+/// Returns what an entry counts for: its names, attributes and the `data` bytes that follow its header. These count for
+/// every kind of entry, since they have to be read even where they are of no use.
+fn weight(entry: &Entry, data: u64) -> u64 {
+    let target = match &entry.kind {
+        Kind::Symlink(target) | Kind::HardLink(target) => target.len(),
+        Kind::File { .. } | Kind::Folder | Kind::Other(_) => 0,
     };
     let beside: usize = entry.xattrs.iter().map(|one| one.name.len() + one.value.len()).sum();
-    data.saturating_add((entry.name.len() + beside) as u64)
+    data.saturating_add((entry.name.len() + target + beside) as u64)
 }
 
 /// Returns the components of a name. A name with `..` is an error.
 fn parts(name: &[u8]) -> io::Result<Vec<&[u8]>> {
     let parts = name.split(|byte| *byte == b'/');
     let parts: Vec<&[u8]> = parts.filter(|part| !part.is_empty() && *part != b".").collect();
+    if parts.len() > MOST_FOLDERS {
+        return Err(named(&format!("more than {MOST_FOLDERS} folders")));
+    }
     match parts.iter().any(|part| *part == b".." || part.contains(&0)) {
         true => Err(named("..")),
         false => Ok(parts),

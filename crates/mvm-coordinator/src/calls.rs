@@ -170,7 +170,7 @@ fn pool_view(view: &View, pool: PoolRef, desired_counts: Counts) -> FleetPoolVie
         let Some(status) = &known.status else { continue };
         let Some(held) = status.pools.get(&shown.pool) else { continue };
         shown.ready_counts = shown.ready_counts.plus(held.ready);
-        shown.leased += held.leased;
+        shown.leased = shown.leased.saturating_add(held.leased);
         shown.nodes += usize::from(view.holds(name, &shown.pool));
         let failure = held.failure.as_ref().or(status.failure.as_ref());
         if shown.last_failure.is_some() {

@@ -192,9 +192,14 @@ impl ClaimQueue {
         self.inner().orphans.insert(id.to_owned(), record);
     }
 
-    /// Takes an orphan that nobody has come back for.
+    /// Takes an orphan of an earlier leadership that nobody has come back for. One whose client was here since then,
+    /// and has gone again, is left to [`ClaimQueue::take_parted`]: its time begins with the parting.
     pub fn take_orphan(&self, id: &str) -> Option<ClaimRecord> {
-        self.inner().orphans.remove(id)
+        let mut inner = self.inner();
+        if inner.parted.contains_key(id) {
+            return None;
+        }
+        inner.orphans.remove(id)
     }
 
     /// Keeps a claim whose connection broke. Returns the number of the parting.
@@ -261,5 +266,29 @@ fn refused(refusal: Refusal, pool: &PoolRef) -> Problem {
         // Requests for one claim are served one at a time: what is known is being given back.
         Refusal::Known => Problem::new(Code::ClaimLost, "the machine of this claim is given back")
             .hint("claim again, with another idempotency key"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_that_was_parted_from_is_left_to_its_own_time() {
+        let queue = ClaimQueue::new(Limits { per_node: 1, per_tenant: 1, total: 1 });
+        let record = || ClaimRecord {
+            pool: "ci/runners".parse().expect("a pool"),
+            node: "node-1".parse().expect("a node"),
+            holder: "uid:0".to_owned(),
+            lease_s: None,
+        };
+        queue.put_back("left", record());
+        assert!(queue.take_orphan("left").is_some(), "an earlier leader's");
+        let first = queue.part("c", record());
+        let second = queue.part("c", record());
+        assert!(queue.take_orphan("c").is_none(), "its client was here since");
+        assert!(queue.take_parted("c", first).is_none(), "and came back once");
+        assert!(queue.take_parted("c", second).is_some());
+        assert!(queue.take_orphan("c").is_none());
     }
 }

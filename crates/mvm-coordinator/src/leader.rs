@@ -8,9 +8,13 @@ use crate::state::ClusterState;
 use crate::view::LeaderState;
 use crate::writer::Writer;
 use crate::{Result, planner, renewal, stored};
-use mvm_model::fleet::Placement;
-use mvm_store::{Election, Leadership};
+use mvm_model::Name;
+use mvm_model::fleet::{Placement, Share};
+use mvm_store::{Election, Leadership, Record};
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,18 +56,8 @@ async fn lead(fleet: &Arc<ClusterState>, leadership: Leadership) -> Result<()> {
     let _under_way = fleet.life.shutdown.wait_for_this();
     let lead = Arc::new(Lead::new(leadership, fleet.options.fleet_id.clone()));
     // What earlier leaders have decided.
-    let shares = fleet.store.list(SHARES).await.map_err(stored)?;
-    let shares = shares.iter().map(|record| {
-        let node = record.key.strip_prefix(SHARES).unwrap_or_default().parse()?;
-        Ok((node, read(&record.key, &record.value)?))
-    });
-    let shares = shares.collect::<Result<BTreeMap<_, _>>>()?;
-    let claims = fleet.store.list(CLAIMS).await.map_err(stored)?;
-    let claims = claims.iter().map(|record| {
-        let id = record.key.strip_prefix(CLAIMS).unwrap_or_default().to_owned();
-        Ok((id, read::<ClaimRecord>(&record.key, &record.value)?))
-    });
-    let claims = claims.collect::<Result<BTreeMap<_, _>>>()?;
+    let shares: BTreeMap<Name, Share> = readable(fleet, SHARES).await?;
+    let claims: BTreeMap<String, ClaimRecord> = readable(fleet, CLAIMS).await?;
     tracing::info!(epoch = lead.leader.epoch, claims = claims.len(), "leads");
     fleet.view().placement = Arc::new(Placement { nodes: shares, unplaced: Vec::new() });
     fleet.claims.begin(Writer::start(fleet.store.clone(), lead.clone()), claims);
@@ -83,6 +77,29 @@ async fn lead(fleet: &Arc<ClusterState>, leadership: Leadership) -> Result<()> {
     outcome
 }
 
+/// Reads all records below a prefix. One that cannot be read is passed over with an error in the log: no fleet is to be
+/// without a leader because of it. The node of such a share is placed anew, and the machine of such a claim is ended
+/// as one that belongs to nobody.
+async fn readable<K, V>(fleet: &ClusterState, prefix: &str) -> Result<BTreeMap<K, V>>
+where
+    K: FromStr<Err: Display> + Ord,
+    V: DeserializeOwned,
+{
+    let records = fleet.store.list(prefix).await.map_err(stored)?;
+    let one = |record: &Record| {
+        let key = record.key.strip_prefix(prefix).unwrap_or_default();
+        let key = key.parse().map_err(|fault: K::Err| fault.to_string())?;
+        let value = read(&record.key, &record.value).map_err(|problem| problem.to_string())?;
+        Ok::<_, String>((key, value))
+    };
+    let pass = |record: &Record, why: String| {
+        tracing::error!(key = record.key, "a record cannot be read and is passed over: {why}");
+    };
+    let read =
+        records.iter().filter_map(|record| one(record).map_err(|why| pass(record, why)).ok());
+    Ok(read.collect())
+}
+
 /// Resigns, so that another coordinator leads at once; where the store does not answer, one leads
 /// when the session has ended.
 async fn resign(lead: &Lead) {
@@ -96,7 +113,28 @@ async fn resign(lead: &Lead) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::records::put;
     use crate::state::tests::lonely;
+    use mvm_store::Expect;
+
+    #[tokio::test]
+    async fn a_record_that_cannot_be_read_keeps_nobody_from_leading() {
+        let fleet = lonely().await;
+        for key in ["node-1", "Not a name"] {
+            let share = put(format!("{SHARES}{key}"), &"not a share", Expect::Any);
+            let claim = put(format!("{CLAIMS}{key}"), &"not a claim", Expect::Any);
+            fleet.store.commit(vec![share, claim]).await.expect("written");
+        }
+        let working = tokio::spawn({
+            let fleet = fleet.clone();
+            async move { crate::run(&fleet).await }
+        });
+        while !fleet.leads() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(fleet.view().placement.nodes.is_empty());
+        working.abort();
+    }
 
     #[tokio::test]
     async fn who_is_asked_to_end_leaves_no_leader_behind() {

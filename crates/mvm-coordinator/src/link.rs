@@ -68,10 +68,14 @@ impl Link {
         loop {
             let retry = self.retry();
             tokio::select! {
+                // What the node has said while it was being worked for counts before the silence.
+                biased;
                 told = stream.next() => match told {
                     Some(told) => {
+                        if !self.hear(told) {
+                            return false;
+                        }
                         (heard, ends) = (true, Instant::now() + SILENCE);
-                        self.hear(told);
                     }
                     None => return heard,
                 },
@@ -95,18 +99,18 @@ impl Link {
         (at > 0).then(|| Instant::now() + wait)
     }
 
-    fn hear(&self, told: Told) {
+    /// Notes what the node reports; returns whether it is the node that belongs here.
+    fn hear(&self, told: Told) -> bool {
         let mut view = self.fleet.view();
         let news = view.news(&self.node);
-        let Some(known) = view.nodes.get_mut(&self.node) else { return };
+        let Some(known) = view.nodes.get_mut(&self.node) else { return false };
         let mut replan = !known.reached;
         known.reached = true;
         if let Told::Status(status) = told {
             if status.node_id != self.node {
                 tracing::error!(node = %self.node, "another node answers: {}", status.node_id);
                 known.refused = Some(format!("node {} answers there", status.node_id));
-                known.reached = false;
-                return;
+                return false;
             }
             let before = known.status.replace(Arc::new(*status));
             let now = known.status.as_ref();
@@ -123,6 +127,7 @@ impl Link {
             self.fleet.nodes.reachability.set(&self.node, true);
             self.fleet.placing.replan.notify_one();
         }
+        true
     }
 
     /// Notes that the node is out of reach.

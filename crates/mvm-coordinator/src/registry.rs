@@ -75,9 +75,12 @@ fn known(fleet: &Arc<ClusterState>, record: NodeRecord) -> Result<()> {
             known.kick.notify_one();
             return Ok(());
         }
+    }
+    // Before the old link goes: an address that is of no use leaves everything as it was.
+    let client = fleet.connector.node(&record.node_id, &record.address)?;
+    if let Some(known) = view.nodes.get(&record.node_id) {
         known.link.abort();
     }
-    let client = fleet.connector.node(&record.node_id, &record.address)?;
     let kick = Arc::new(Notify::new());
     let node = record.node_id.clone();
     let link = tokio::spawn(link::run(fleet.clone(), node.clone(), client.clone(), kick.clone()));
@@ -120,7 +123,12 @@ pub async fn follow_alive(fleet: &Arc<ClusterState>) {
         fleet.placing.replan.notify_one();
         Ok(())
     };
-    let gone = |_: &BTreeSet<String>| fleet.view().alive.clear();
+    // What the new list has too stays meanwhile: a node is not lost because the store is read anew.
+    let gone = |here: &BTreeSet<String>| {
+        for (node, by) in &mut fleet.view().alive {
+            by.retain(|coordinator| here.contains(&format!("{node}/{coordinator}")));
+        }
+    };
     records(fleet, ALIVE, each, gone).await;
 }
 

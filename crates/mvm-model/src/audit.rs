@@ -128,7 +128,7 @@ impl Chain {
     /// Returns the line of the next record, with its newline, and the chain after it.
     pub fn line(&self, entry: Entry, at: Millis) -> (String, Chain) {
         let record = Record {
-            number: self.last + 1,
+            number: self.last.saturating_add(1),
             at,
             log: self.log.clone(),
             entry,
@@ -355,9 +355,10 @@ impl Verifier {
         let at = self.lines;
         let sealed = unseal(line).map_err(|unsound| match unsound {
             Unsound::Unreadable => Flaw::Unreadable { line: at },
-            Unsound::Edited => {
-                Flaw::Edited { line: at, number: self.chain.as_ref().map_or(at, |c| c.last + 1) }
-            }
+            Unsound::Edited => Flaw::Edited {
+                line: at,
+                number: self.chain.as_ref().map_or(at, |c| c.last.saturating_add(1)),
+            },
         })?;
         let Record { number, log, previous, .. } = &sealed.record;
         let chain = match self.chain.take() {

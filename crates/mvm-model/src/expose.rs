@@ -234,7 +234,8 @@ impl Front {
     /// count as ending until [`Front::ended`].
     pub fn end(&mut self, limits: &Limits, now: Millis) -> Vec<InstanceId> {
         let idle = |server: &Server| {
-            server.connections == 0 && now >= server.idle_since + limits.idle_s * 1000
+            server.connections == 0
+                && now >= server.idle_since.saturating_add(limits.idle_s.saturating_mul(1000))
         };
         let over: Vec<InstanceId> =
             self.servers.iter().filter(|(_, s)| idle(s)).map(|(id, _)| *id).collect();

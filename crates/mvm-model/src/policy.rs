@@ -64,7 +64,8 @@ impl Idle {
     pub fn after(self, sample: Sample) -> Idle {
         let elapsed = sample.at.saturating_sub(self.last.at).max(1);
         let cpu = sample.cpu_ms.saturating_sub(self.last.cpu_ms) * 100 / elapsed;
-        let rate = sample.net_bytes.saturating_sub(self.last.net_bytes) * 1000 / elapsed;
+        let rate =
+            sample.net_bytes.saturating_sub(self.last.net_bytes).saturating_mul(1000) / elapsed;
         let busy = sample.sessions > 0 || cpu >= IDLE_CPU_PERCENT || rate >= IDLE_NET_RATE;
         Idle { since: if busy { sample.at } else { self.since }, last: sample }
     }
@@ -95,7 +96,7 @@ fn cooler(pool: &Pool, instance: &Instance, idle_since: Option<Millis>) -> Optio
     if after == 0 {
         return None;
     }
-    let at = (since + after * 1000).max(instance.state_since + least * 1000);
+    let at = later(since, after).max(later(instance.state_since, least));
     let what = if to == State::Warm { "idle" } else { "warm" };
     Some(Next { to, at, why: format!("{what} for {after} s") })
 }
@@ -108,7 +109,7 @@ fn too_old(pool: &Pool, instance: &Instance) -> Option<Next> {
         let why = format!("it has served {} leases", instance.leases_served);
         return Some(Next { to, at: instance.state_since, why });
     }
-    let at = instance.created_at + policy.max_age_s * 1000;
+    let at = later(instance.created_at, policy.max_age_s);
     (policy.max_age_s > 0).then(|| Next { to, at, why: format!("{} s old", policy.max_age_s) })
 }
 
@@ -171,7 +172,7 @@ pub const LINGERING_MOST: usize = 32;
 
 /// Returns until when the process of a sleeping instance is kept, by the policy of its pool.
 pub fn lingers_until(policy: &RuntimePolicy, instance: &Instance) -> Millis {
-    instance.state_since + policy.linger_s * 1000
+    later(instance.state_since, policy.linger_s)
 }
 
 /// Returns the sleeping instances whose process ends now. Each candidate comes with the time until
@@ -204,4 +205,9 @@ pub fn relieve<'a>(instances: impl IntoIterator<Item = &'a Instance>) -> Option<
         .filter(|i| i.state == State::Warm && i.lease.is_none() && !i.is_busy())
         .min_by_key(|i| (i.state_since, i.id))
         .map(|i| i.id)
+}
+
+/// Returns the time that is `seconds` after `from`; a policy may name any number of seconds.
+fn later(from: Millis, seconds: u64) -> Millis {
+    from.saturating_add(seconds.saturating_mul(1000))
 }

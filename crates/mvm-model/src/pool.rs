@@ -56,9 +56,9 @@ impl Counts {
     /// Returns the sums of both, temperature by temperature.
     pub fn plus(self, other: Counts) -> Counts {
         Counts {
-            running: self.running + other.running,
-            warm: self.warm + other.warm,
-            sleeping: self.sleeping + other.sleeping,
+            running: self.running.saturating_add(other.running),
+            warm: self.warm.saturating_add(other.warm),
+            sleeping: self.sleeping.saturating_add(other.sleeping),
         }
     }
 }

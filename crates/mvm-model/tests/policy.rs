@@ -172,3 +172,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_policy_may_name_any_number_of_seconds() {
+    let mut pool = support::pool();
+    pool.runtime_policy = RuntimePolicy {
+        warm_after_s: u64::MAX,
+        sleep_after_s: u64::MAX,
+        min_running_s: u64::MAX,
+        min_warm_s: u64::MAX,
+        max_age_s: u64::MAX,
+        linger_s: u64::MAX,
+        ..RuntimePolicy::default()
+    };
+    for state in State::ALL {
+        let instance = support::instance(1, state);
+        let idle = |_| Some(1);
+        assert_eq!(act(&pool, [&instance], idle, u64::MAX - 1), [], "{state}");
+    }
+}

@@ -265,3 +265,78 @@ proptest! {
         }
     }
 }
+
+/// Bytes that never end.
+struct Endless(std::iter::Cycle<std::vec::IntoIter<u8>>);
+
+impl Endless {
+    fn of(bytes: Vec<u8>) -> Endless {
+        Endless(bytes.into_iter().cycle())
+    }
+}
+
+impl std::io::Read for Endless {
+    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+        to.iter_mut().zip(&mut self.0).for_each(|(to, byte)| *to = byte);
+        Ok(to.len())
+    }
+}
+
+fn header(kind: tar::EntryType, size: u64) -> Vec<u8> {
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_path("x").expect("a name");
+    header.set_mode(0o644);
+    header.set_size(size);
+    header.set_cksum();
+    header.as_bytes().to_vec()
+}
+
+#[test]
+fn a_copy_from_a_source_that_never_ends_ends() {
+    let records = |key: &str| {
+        let mut bytes = header(tar::EntryType::XHeader, 512);
+        let record = format!("512 {key}={}\n", "v".repeat(512 - 6 - key.len()));
+        bytes.extend(record.as_bytes());
+        bytes
+    };
+    let ends = [
+        ("headers of nothing", header(tar::EntryType::XGlobalHeader, 0)),
+        ("long names of nothing", header(tar::EntryType::GNULongName, 0)),
+        ("attributes", records("SCHILY.xattr.user.a")),
+        ("unknown records", records("comment")),
+    ];
+    for (what, bytes) in ends {
+        let dir = tempfile::tempdir().expect("dir");
+        let error = unpack(Endless::of(bytes), dir.path(), ruled(Links::Skip)).expect_err(what);
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData, "{what}: {error}");
+    }
+    // Nor is one read for ever that has ended and goes on.
+    let whole = std::io::Cursor::new(archive(&[("file", file(1), b"x")]));
+    let dir = tempfile::tempdir().expect("dir");
+    let on = std::io::Read::chain(whole, Endless::of(vec![0]));
+    let error = unpack(on, dir.path(), ruled(Links::Skip)).expect_err("the end");
+    assert!(error.to_string().contains("bytes after its end"), "{error}");
+}
+
+#[test]
+fn what_follows_the_header_of_any_entry_counts() {
+    let rules = Rules { most_bytes: 1000, ..Rules::default() };
+    for kind in [tar::EntryType::Fifo, tar::EntryType::Directory, tar::EntryType::Symlink] {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut bytes = header(kind, 2048);
+        bytes.extend([0; 2048 + 1024]);
+        let error = unpack(&bytes[..], dir.path(), Trust::Stranger(rules)).expect_err("too large");
+        assert_eq!(Refusal::of(&error), Some(&Refusal::TooLarge(1000)), "{kind:?}: {error}");
+    }
+}
+
+#[test]
+fn a_name_leads_through_a_bounded_number_of_folders() {
+    let dir = tempfile::tempdir().expect("dir");
+    let deep = "d/".repeat(5000) + "file";
+    let error = harmless(dir.path(), &archive(&[(&deep, file(1), b"x")])).expect_err("too deep");
+    assert!(error.to_string().contains("more than 256 folders"), "{error}");
+    let deep = "d/".repeat(200) + "file";
+    harmless(dir.path(), &archive(&[(&deep, file(1), b"x")])).expect("deep");
+}

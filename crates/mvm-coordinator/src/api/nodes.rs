@@ -39,7 +39,7 @@ fn node_view(view: &View, name: &Name, known: &KnownNode) -> NodeView {
     let (mut ready_counts, mut leased) = (Counts::default(), 0);
     for status in known.status.iter().flat_map(|status| status.pools.values()) {
         ready_counts = ready_counts.plus(status.ready);
-        leased += status.leased;
+        leased = u32::saturating_add(leased, status.leased);
     }
     let digest = known.status.as_ref().and_then(|status| status.document.as_ref());
     NodeView {

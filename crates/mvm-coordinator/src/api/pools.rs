@@ -85,7 +85,9 @@ fn held<'a>(view: &'a View, pool: &'a PoolRef) -> impl Iterator<Item = (&'a Name
 fn pool_view(view: &View, tenant: &FleetTenant, pool: &FleetPool, at: u64) -> PoolView {
     let reference = tenant.reference(pool);
     let held: Vec<(&Name, &PoolStatus)> = held(view, &reference).collect();
-    let sum = |of: fn(&PoolStatus) -> u32| held.iter().map(|(_, status)| of(status)).sum();
+    let sum = |of: fn(&PoolStatus) -> u32| {
+        held.iter().map(|(_, status)| of(status)).fold(0, u32::saturating_add)
+    };
     let ready = held.iter().map(|(_, status)| status.ready);
     let failure = |(name, status): &(&Name, &PoolStatus)| {
         status.failure.as_ref().map(|why| format!("node {name}: {why}"))

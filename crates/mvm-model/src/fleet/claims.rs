@@ -355,7 +355,8 @@ impl Claims {
         } else {
             return None;
         };
-        let load = (node.leased + u64::from(node.flying)) * 1000 / node.capacity.vcpus.max(1);
+        let load = node.leased.saturating_add(node.flying.into()).saturating_mul(1000)
+            / node.capacity.vcpus.max(1);
         Some((source, load))
     }
 
@@ -391,7 +392,7 @@ impl Claims {
         }
         let state = &mut self.nodes[node].1;
         state.flying = state.flying.saturating_sub(1);
-        state.leased += u64::from(outcome == Outcome::Served);
+        state.leased = state.leased.saturating_add((outcome == Outcome::Served).into());
         if let Some(slot) = self.pools.get_mut(&pool).and_then(|p| p.slots.get_mut(&node)) {
             slot.flying = slot.flying.saturating_sub(1);
             match outcome {
@@ -424,7 +425,7 @@ impl Claims {
         let state = &mut self.nodes[node].1;
         state.leased = state.leased.saturating_sub(1);
         if let Some(slot) = self.pools.get_mut(&pool).and_then(|p| p.slots.get_mut(&node)) {
-            slot.stand.leases += 1;
+            slot.stand.leases = slot.stand.leases.saturating_add(1);
         }
         self.freed(node);
     }

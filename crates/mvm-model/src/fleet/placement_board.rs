@@ -82,15 +82,15 @@ impl Load {
     }
 
     fn add(&mut self, other: Load, times: u64) {
-        self.vcpus += other.vcpus * times;
-        self.mem_mib += other.mem_mib * times;
-        self.disk_mib += other.disk_mib * times;
+        self.vcpus = self.vcpus.saturating_add(other.vcpus.saturating_mul(times));
+        self.mem_mib = self.mem_mib.saturating_add(other.mem_mib.saturating_mul(times));
+        self.disk_mib = self.disk_mib.saturating_add(other.disk_mib.saturating_mul(times));
     }
 
     fn remove(&mut self, other: Load, times: u64) {
-        self.vcpus = self.vcpus.saturating_sub(other.vcpus * times);
-        self.mem_mib = self.mem_mib.saturating_sub(other.mem_mib * times);
-        self.disk_mib = self.disk_mib.saturating_sub(other.disk_mib * times);
+        self.vcpus = self.vcpus.saturating_sub(other.vcpus.saturating_mul(times));
+        self.mem_mib = self.mem_mib.saturating_sub(other.mem_mib.saturating_mul(times));
+        self.disk_mib = self.disk_mib.saturating_sub(other.disk_mib.saturating_mul(times));
     }
 }
 
@@ -138,7 +138,7 @@ impl<'a> Board<'a> {
         nodes: &'a BTreeMap<Name, FleetNode>,
         now: Millis,
     ) -> Board<'a> {
-        let grace = document.node_grace_s * 1000;
+        let grace = document.node_grace_s.saturating_mul(1000);
         let sites = nodes.iter().map(|(name, node)| Site::new(document, name, node, grace, now));
         let tenants = document.tenants.iter();
         Board {
@@ -162,7 +162,7 @@ impl<'a> Board<'a> {
             if stays { 100 } else { 100 - u64::from(item.pool.placement.headroom_percent) };
         let unit = Load::of(&item.pool.footprint(), temperature);
         let left = |capacity: u64, placed: u64, leased: u64| {
-            let usable = (capacity * percent / 100).saturating_sub(placed);
+            let usable = (capacity.saturating_mul(percent) / 100).saturating_sub(placed);
             if stays { usable } else { usable.saturating_sub(leased) }
         };
         let fits = |left: u64, unit: u64| left.checked_div(unit).unwrap_or(u64::MAX);
@@ -260,8 +260,9 @@ impl<'a> Site<'a> {
 
     /// Returns how full the node is, in thousandths of its scarcest resource.
     pub fn fullness(&self) -> u64 {
-        let share =
-            |placed: u64, leased: u64, capacity: u64| (placed + leased) * 1000 / capacity.max(1);
+        let share = |placed: u64, leased: u64, capacity: u64| {
+            placed.saturating_add(leased).saturating_mul(1000) / capacity.max(1)
+        };
         let (placed, leased, capacity) = (self.placed, self.leased, self.capacity);
         share(placed.vcpus, leased.vcpus, capacity.vcpus)
             .max(share(placed.mem_mib, leased.mem_mib, capacity.mem_mib))
