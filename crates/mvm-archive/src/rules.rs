@@ -1,6 +1,7 @@
 //! What a host accepts from a guest that it does not trust, as pure decisions.
 
 use crate::notes::shown;
+use mvm_code::Code;
 use std::fmt;
 use std::io;
 
@@ -74,10 +75,10 @@ impl Refusal {
     }
 
     /// Returns the stable code of the refusal.
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> Code {
         match self {
-            Refusal::TooMany(_) | Refusal::TooLarge(_) => "copy_too_large",
-            Refusal::Link(_) => "link_refused",
+            Refusal::TooMany(_) | Refusal::TooLarge(_) => Code::CopyTooLarge,
+            Refusal::Link(_) => Code::LinkRefused,
         }
     }
 }
@@ -168,6 +169,6 @@ mod tests {
         assert_eq!(taken.count(&rules, 0), Err(Refusal::TooMany(2)));
         assert_eq!(Taken::default().count(&rules, u64::MAX), Err(Refusal::TooLarge(10)));
         let error = io::Error::from(Refusal::TooMany(2));
-        assert_eq!(Refusal::of(&error).map(Refusal::code), Some("copy_too_large"));
+        assert_eq!(Refusal::of(&error).map(Refusal::code), Some(Code::CopyTooLarge));
     }
 }

@@ -4,6 +4,7 @@
 //! `lab VMLINUX INITRD ROOT.erofs WORKDIR`: the initrd holds the guest binary as `/init`; the root
 //! has a shell, coreutils and sshd. WORKDIR is made, and may be removed afterwards.
 
+use mvm_code::Code;
 use mvm_guest::channel::Channel;
 use mvm_guest::exec::{ExecStream, Output};
 use mvm_guest::protocol::{Adopt, ExecRequest, Exit, GuestNetwork, SshIdentity, Tty};
@@ -253,8 +254,8 @@ async fn programs(channel: &Channel) -> Outcome {
     let (_, _, exit) = channel.exec(sh("kill -9 $$")).await?.finish().await?;
     assert_eq!(exit, Exit { code: None, signal: Some(9) });
     let missing = ExecRequest { argv: vec!["no-such".to_owned()], ..sh("") };
-    let code = channel.exec(missing).await.expect_err("it is not there").code().to_owned();
-    assert_eq!(code, "command_not_found");
+    let code = channel.exec(missing).await.expect_err("it is not there").code();
+    assert_eq!(code, Code::CommandNotFound);
     let tty = Some(Tty { rows: 33, cols: 99, term: "xterm".to_owned() });
     let request = ExecRequest { tty, ..sh("stty size; tty; read x; stty size") };
     let mut terminal = channel.exec(request).await?;
@@ -412,10 +413,10 @@ async fn copies(channel: &Channel, dir: &Path) -> Outcome {
     let script = "cd /data/in/d && sha256sum f && stat -c '%a %Y' f && readlink l";
     assert_eq!(run(channel, script).await?, format!("{sum}\n751 1000000000\nf"));
     let error = channel.get("/nowhere", tokio::io::sink()).await.expect_err("nowhere");
-    assert_eq!(error.code(), "not_found");
+    assert_eq!(error.code(), Code::NotFound);
     run(channel, "head -c 100000000 /dev/zero > /data/full || true").await?;
     let error = channel.put("/data/more", tokio::fs::File::open(&archive).await?).await;
-    assert_eq!(error.expect_err("it is full").code(), "no_space");
+    assert_eq!(error.expect_err("it is full").code(), Code::NoSpace);
     run(channel, "rm /data/full").await.map(drop)
 }
 

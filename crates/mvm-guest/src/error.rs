@@ -1,5 +1,6 @@
 //! The errors of calls to a guest, each with a stable code.
 
+use mvm_code::Code;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,8 +32,8 @@ pub enum Error {
     /// The guest's agent refused the call or failed.
     #[error("in the guest: {message}")]
     Guest {
-        /// A stable code: `not_found`, `no_space` …
-        code: String,
+        /// What kind of fault it is.
+        code: Code,
         /// The agent's message, for people.
         message: String,
     },
@@ -45,13 +46,13 @@ pub(crate) struct Stalled(pub Duration);
 
 impl Error {
     /// Returns the stable code of the failure.
-    pub fn code(&self) -> &str {
+    pub fn code(&self) -> Code {
         match self {
-            Error::Unreachable { .. } => "guest_unreachable",
-            Error::Silent(_) => "guest_silent",
-            Error::Broken(_) => "guest_channel_broken",
-            Error::Archive { .. } => "archive_io",
-            Error::Guest { code, .. } => code,
+            Error::Unreachable { .. } => Code::GuestUnreachable,
+            Error::Silent(_) => Code::GuestSilent,
+            Error::Broken(_) => Code::GuestChannelBroken,
+            Error::Archive { .. } => Code::ArchiveIo,
+            Error::Guest { code, .. } => *code,
         }
     }
 }

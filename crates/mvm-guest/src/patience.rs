@@ -112,7 +112,7 @@ mod tests {
         let error = near.read_u8().await.expect_err("it stands still");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         let error = near.write_all(&[0; 100]).await.expect_err("nobody reads");
-        assert_eq!(Error::from(error).code(), "guest_silent");
+        assert_eq!(Error::from(error).code(), mvm_code::Code::GuestSilent);
         drop(far);
     }
 }

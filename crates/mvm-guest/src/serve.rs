@@ -77,7 +77,7 @@ pub async fn refuse(to: &mut (impl AsyncWrite + Unpin), error: &Error) -> Result
         Error::Guest { message, .. } => message.clone(),
         other => other.to_string(),
     };
-    frame::write(to, &Frame::Reply(Reply::Error { code: error.code().to_owned(), message })).await
+    frame::write(to, &Frame::Reply(Reply::Error { code: error.code().to_string(), message })).await
 }
 
 /// Sends an empty reply, or the error.

@@ -3,46 +3,47 @@
 
 use crate::Error;
 use mvm_archive::plain;
+use mvm_code::Code;
 
 /// The code for a guest's error whose own code is unknown.
-pub const UNKNOWN: &str = "guest_error";
+pub const UNKNOWN: Code = Code::GuestError;
 
 /// The longest message of a guest that is passed on, in characters.
 const LONGEST: usize = 2000;
 
 /// The codes that an answer may have: the guest's own, and those with which an agent ends a session
 /// whose machine it has ended.
-pub const CODES: [&str; 23] = [
-    "archive_io",
-    "busy",
-    "command_not_executable",
-    "command_not_found",
-    "connection_refused",
-    "destroyed",
-    "guest_channel_broken",
-    "guest_io",
-    "guest_restarted",
-    "guest_silent",
-    "guest_unreachable",
-    "instance_failed",
-    "invalid_network",
-    "invalid_value",
-    "lease_ended",
-    "machine_died",
-    "no_network_card",
-    "no_space",
-    "not_allowed",
-    "not_found",
-    "permission_denied",
-    "session_lost",
-    "taken_over",
+pub const CODES: [Code; 23] = [
+    Code::ArchiveIo,
+    Code::Busy,
+    Code::CommandNotExecutable,
+    Code::CommandNotFound,
+    Code::ConnectionRefused,
+    Code::Destroyed,
+    Code::GuestChannelBroken,
+    Code::GuestIo,
+    Code::GuestRestarted,
+    Code::GuestSilent,
+    Code::GuestUnreachable,
+    Code::InstanceFailed,
+    Code::InvalidNetwork,
+    Code::InvalidValue,
+    Code::LeaseEnded,
+    Code::MachineDied,
+    Code::NoNetworkCard,
+    Code::NoSpace,
+    Code::NotAllowed,
+    Code::NotFound,
+    Code::PermissionDenied,
+    Code::SessionLost,
+    Code::TakenOver,
 ];
 
 /// Turns a guest's answer into an error: with a code from a fixed list, and a message of bounded
 /// length on one line that cannot move the cursor.
 pub fn said(code: &str, message: &str) -> Error {
-    let known = CODES.iter().find(|known| **known == code).copied();
-    Error::Guest { code: known.unwrap_or(UNKNOWN).to_owned(), message: plain(message, LONGEST) }
+    let known = Code::of(code).filter(|known| CODES.contains(known));
+    Error::Guest { code: known.unwrap_or(UNKNOWN), message: plain(message, LONGEST) }
 }
 
 #[cfg(test)]
@@ -54,7 +55,7 @@ mod tests {
         let Error::Guest { code, message } = said("not_found", "read /a: not there") else {
             panic!("another error");
         };
-        assert_eq!((&*code, &*message), ("not_found", "read /a: not there"));
+        assert_eq!((code, &*message), (Code::NotFound, "read /a: not there"));
         for forged in ["quota_exceeded", "", "no_space\r\nerror[x]", &"x".repeat(1 << 20)] {
             let words = format!("a\r\nb\u{1b}[2J\u{9b}1m\u{202e}{}", "x".repeat(1 << 20));
             let Error::Guest { code, message } = said(forged, &words) else {

@@ -1,5 +1,6 @@
 //! The real agent, over a socket pair in this process.
 
+use mvm_code::Code;
 use mvm_guest::agent::{Agent, Powers};
 use mvm_guest::channel::{Channel, Stream};
 use mvm_guest::frame::{self, Frame};
@@ -109,7 +110,7 @@ async fn what_cannot_be_run_is_said() {
     let mut stream = channel.open_raw().await.expect("stream");
     let request = ExecRequest { argv: vec!["/no/such/program".to_owned()], ..sh("") };
     let error = frame::ask::<()>(&mut stream, Request::Exec(request)).await.expect_err("refused");
-    assert_eq!(error.code(), "command_not_found");
+    assert_eq!(error.code(), Code::CommandNotFound);
 }
 
 #[tokio::test]
@@ -161,7 +162,7 @@ async fn files_go_in_and_come_out() {
     assert_eq!(std::fs::read_link(target.join("tree/link")).expect("link").to_str(), Some("a"));
     let mut stream = channel.open_raw().await.expect("stream");
     let get = Request::Get { path: "/no/such/file".to_owned(), notes: false };
-    assert_eq!(frame::ask::<()>(&mut stream, get).await.expect_err("none").code(), "not_found");
+    assert_eq!(frame::ask::<()>(&mut stream, get).await.expect_err("none").code(), Code::NotFound);
 }
 
 /// A host is killed in the middle of a packet; the next one is served all the same.
@@ -293,7 +294,7 @@ async fn typed_copies_go_both_ways_and_say_what_is_wrong() {
     let error = channel.put(&path("cut"), &archive[..100_000]).await.expect_err("cut");
     assert!(matches!(error, mvm_guest::Error::Guest { .. }), "{error:?}");
     let error = channel.get(&path("none"), &mut archive).await.expect_err("none");
-    assert_eq!(error.code(), "not_found");
+    assert_eq!(error.code(), Code::NotFound);
     channel.close().await;
     assert!(channel.is_closed() && channel.hello().await.is_err());
 }

@@ -1,5 +1,6 @@
 //! Programs that outlive the stream over which they were started.
 
+use mvm_code::Code;
 use mvm_guest::agent::{Agent, Powers};
 use mvm_guest::channel::Channel;
 use mvm_guest::exec::{ExecStream, Output};
@@ -129,7 +130,7 @@ async fn an_end_is_an_end_and_nothing_is_started_in_its_place() {
     let other = session(&agent).await;
     let mut taken = other.exec(kept("k", 0, "")).await.expect("attached");
     let error = program.output.next().await.expect_err("somebody else has it");
-    assert_eq!(error.code(), "taken_over");
+    assert_eq!(error.code(), Code::TakenOver);
     taken.input.end().await.expect("told");
     let mut seen = Vec::new();
     let exit = to_the_end(&mut taken, &mut seen).await;
@@ -153,10 +154,10 @@ async fn what_cannot_be_taken_up_is_refused() {
     let elsewhere = with(&|keep| keep.life = Some("another".to_owned()));
     let known = with(&|keep| keep.life.clone_from(&hello.life));
     for (request, code) in [
-        (elsewhere, "guest_restarted"),
-        (with(&|keep| keep.attach = true), "not_found"),
-        (with(&|keep| keep.offset = 1), "invalid_value"),
-        (with(&|keep| keep.key.clear()), "invalid_value"),
+        (elsewhere, Code::GuestRestarted),
+        (with(&|keep| keep.attach = true), Code::NotFound),
+        (with(&|keep| keep.offset = 1), Code::InvalidValue),
+        (with(&|keep| keep.key.clear()), Code::InvalidValue),
     ] {
         let error = channel.exec(request).await.expect_err("refused");
         assert_eq!(error.code(), code);

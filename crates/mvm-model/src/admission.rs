@@ -1,13 +1,13 @@
 //! Quotas, and the one place where they are checked.
 
 use crate::cache::{self, CacheDisk};
-use crate::code::Code;
 use crate::error::Fault;
 use crate::instance::Instance;
 use crate::name::Name;
 use crate::pool::Pool;
 use crate::resources::Resources;
 use crate::state::State;
+use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,6 @@
 //! An error code from another process, which may run a later version.
 
-use crate::code::Code;
+use mvm_code::Code;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow;

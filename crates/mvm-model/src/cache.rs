@@ -2,9 +2,9 @@
 //! becomes the pool's if the job succeeds and says so.
 
 use crate::Millis;
-use crate::code::Code;
 use crate::error::Fault;
 use crate::name::Name;
+use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;

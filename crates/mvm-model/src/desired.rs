@@ -15,7 +15,6 @@ pub use source::{is_path, needs_a_person, rebase, settled};
 
 use crate::admission::Quotas;
 use crate::cache::Cache;
-use crate::code::Code;
 use crate::egress::Egress;
 use crate::error::Fault;
 use crate::name::Name;
@@ -23,6 +22,7 @@ use crate::network::TenantNetwork;
 use crate::pool::{Counts, Recycle};
 use crate::resources::Resources;
 use crate::runtime_policy::RuntimePolicy;
+use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

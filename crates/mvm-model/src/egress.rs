@@ -1,9 +1,9 @@
 //! What a pool's guests may reach outside.
 
-use crate::code::Code;
 use crate::error::Fault;
 use crate::text::string_conversions;
 use ipnet::Ipv4Net;
+use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -1,6 +1,6 @@
 //! Faults: what is wrong, where, and what to do about it.
 
-use crate::code::Code;
+use mvm_code::Code;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

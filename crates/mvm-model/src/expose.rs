@@ -8,12 +8,12 @@
 
 use crate::Millis;
 use crate::choose::choose;
-use crate::code::Code;
 use crate::error::Fault;
 use crate::id::InstanceId;
 use crate::instance::Instance;
 use crate::name::PoolRef;
 use crate::pool::{Pool, Recycle};
+use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,11 +1,11 @@
 //! A host's capacity: which machines cannot run there at all, and what pools lack there although
 //! they work.
 
-use crate::code::Code;
 use crate::error::Fault;
 use crate::fleet::Capacity;
 use crate::pool::Counts;
 use crate::resources::Resources;
+use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -1,8 +1,8 @@
 //! The ids of instances and jobs: a letter and eight hexadecimal digits, unique on a node.
 
-use crate::code::Code;
 use crate::error::Fault;
 use crate::text::string_conversions;
+use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -1,13 +1,13 @@
 //! Jobs: a command in an instance of its own, queued, run at most once unless it may be retried.
 
 use crate::Millis;
-use crate::code::Code;
 use crate::error::Fault;
 use crate::id::JobId;
 use crate::name::{InstanceRef, Name, PoolRef};
 use crate::state::State;
 use crate::variable::{HINT, is_variable};
 use crate::way_up::WayUp;
+use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

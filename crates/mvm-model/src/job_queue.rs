@@ -2,12 +2,12 @@
 
 use crate::Millis;
 use crate::admission::Usage;
-use crate::code::Code;
 use crate::id::InstanceId;
 use crate::instance::Instance;
 use crate::job::{Job, JobState};
 use crate::name::Name;
 use crate::state::State;
+use mvm_code::Code;
 use std::collections::BTreeSet;
 
 /// How much longer than another job, in ms, one must have waited to come level with it if its

@@ -1,10 +1,10 @@
 //! On whose behalf an instance is moved, and what its lease says to that.
 
-use crate::code::Code;
 use crate::error::Fault;
 use crate::instance::Instance;
 use crate::lease::{Lease, Purpose};
 use crate::state::State;
+use mvm_code::Code;
 
 /// On whose behalf an instance is moved from one state to another.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! Names and references: `tenant`, `tenant/pool`, `tenant/pool/i-xxxxxxxx`.
 
-use crate::code::Code;
 use crate::error::Fault;
 use crate::id::InstanceId;
 use crate::text::string_conversions;
+use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;

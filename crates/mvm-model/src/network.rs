@@ -1,8 +1,8 @@
 //! A tenant's network: net id, subnet, and which address an instance gets.
 
-use crate::code::Code;
 use crate::error::Fault;
 use ipnet::Ipv4Net;
+use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;

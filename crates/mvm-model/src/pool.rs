@@ -2,7 +2,6 @@
 
 use crate::Millis;
 use crate::cache::{self, CacheDisk};
-use crate::code::Code;
 use crate::egress::Egress;
 use crate::error::Fault;
 use crate::instance::Instance;
@@ -10,6 +9,7 @@ use crate::name::PoolRef;
 use crate::resources::Resources;
 use crate::runtime_policy::RuntimePolicy;
 use crate::state::Temperature;
+use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

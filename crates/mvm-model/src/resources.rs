@@ -1,7 +1,7 @@
 //! The shape of an instance.
 
-use crate::code::Code;
 use crate::error::Fault;
+use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -4,7 +4,7 @@
 //! the coordinator that it goes through dies. Neither is an error of the request. What decides is
 //! whether the request can have been carried out, and whether carrying it out twice does harm.
 
-use crate::code::Code;
+use mvm_code::Code;
 use std::time::Duration;
 
 /// What an error says about the request that it answers.

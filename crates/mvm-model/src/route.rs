@@ -1,8 +1,8 @@
 //! The way of an instance from one state to another, as steps of which each is a transition.
 
-use crate::code::Code;
 use crate::error::Fault;
 use crate::state::State;
+use mvm_code::Code;
 
 /// One step of a way. Each is carried out by one operation of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! What a pool says about the life of its instances; what follows from it is decided in
 //! [`policy`](crate::policy).
 
-use crate::code::Code;
 use crate::error::Fault;
+use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

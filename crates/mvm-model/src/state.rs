@@ -1,8 +1,8 @@
 //! The states of an instance and the one table of transitions between them.
 
 use crate::Millis;
-use crate::code::Code;
 use crate::error::Fault;
+use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -2,7 +2,7 @@
 
 use mvm_api::Problem;
 pub use mvm_identity::files::io;
-use mvm_model::{AnyCode, Code};
+use mvm_model::Code;
 
 /// Says an error of a lower crate as a problem document.
 pub trait IntoProblem {
@@ -19,14 +19,13 @@ macro_rules! coded {
         }
     )*};
 }
-coded!(mvm_hypervisor::Error, mvm_image::Error, mvm_network::Error, mvm_store::Error);
-
-/// A guest may be of a later version.
-impl IntoProblem for mvm_guest::Error {
-    fn problem(self) -> Problem {
-        Problem::new(AnyCode::of(self.code()), self.to_string())
-    }
-}
+coded!(
+    mvm_guest::Error,
+    mvm_hypervisor::Error,
+    mvm_image::Error,
+    mvm_network::Error,
+    mvm_store::Error
+);
 
 /// `what` is not known.
 pub fn not_found(what: impl std::fmt::Display, hint: &str) -> Problem {

@@ -13,7 +13,7 @@ use mvm_guest::frame::{self, Frame};
 use mvm_guest::patience::{COPY, Patient, answer};
 use mvm_guest::protocol::{ExecRequest, Request, Tty};
 use mvm_guest::transfer;
-use mvm_model::{AnyCode, Code, InstanceRef, State};
+use mvm_model::{Code, InstanceRef, State};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
@@ -39,10 +39,10 @@ pub async fn open(
 pub fn guest_problem(error: mvm_guest::Error) -> Problem {
     match error {
         // The agent's word, not the guest's: its machine was ended under the session.
-        mvm_guest::Error::Guest { code, message } if code == Code::GuestSilent.as_str() => {
+        mvm_guest::Error::Guest { code: Code::GuestSilent, message } => {
             Problem::new(Code::GuestSilent, message)
         }
-        error => Problem::new(AnyCode::of(error.code()), error.to_string()),
+        error => Problem::new(error.code(), error.to_string()),
     }
 }
 
@@ -230,7 +230,7 @@ pub fn refused(error: &std::io::Error) -> Option<Problem> {
         Refusal::Link(_) => "leave such links out with --links skip",
     };
     let what = format!("the guest's files are not taken further: {refusal}");
-    Some(Problem::new(AnyCode::of(refusal.code()), what).hint(hint))
+    Some(Problem::new(refusal.code(), what).hint(hint))
 }
 
 /// What failed on this side is this side's; the packer's words name the file.

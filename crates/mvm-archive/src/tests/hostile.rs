@@ -2,6 +2,7 @@
 
 use super::{pack, unpacked};
 use crate::{Entry, Kind, Links, Reader, Refusal, Rules, Time, Trust, Writer, unpack};
+use mvm_code::Code;
 use proptest::prelude::*;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -133,7 +134,7 @@ fn a_hard_link_leads_nowhere_else() {
             assert!(!dir.path().join("out/h").exists(), "{first}");
         }
         let error = harmless_by(ruled(Links::Refuse), dir.path(), &all).expect_err(first);
-        assert_eq!(Refusal::of(&error).map(Refusal::code), Some("link_refused"), "{first}");
+        assert_eq!(Refusal::of(&error).map(Refusal::code), Some(Code::LinkRefused), "{first}");
     }
     // Nor may a hard link lead to a file that existed before: its owner would write to the guest's
     // name, or the guest to the file.
@@ -167,7 +168,7 @@ fn symbolic_links_are_kept_skipped_or_refused() {
                     assert!(notes.lines()[0].contains(&said), "{:?}", notes.lines());
                 }
                 (false, Links::Refuse, Err(error)) => {
-                    assert_eq!(Refusal::of(&error).map(Refusal::code), Some("link_refused"));
+                    assert_eq!(Refusal::of(&error).map(Refusal::code), Some(Code::LinkRefused));
                 }
                 (_, _, outcome) => panic!("{name} {how:?}: {outcome:?}"),
             }
@@ -208,7 +209,7 @@ fn a_stranger_sends_no_more_than_the_rules_allow() {
     let more = archive(&[&files[..], &[("d", file(1000), &[1; 1000])]].concat());
     for rules in [few, small] {
         let error = harmless_by(Trust::Stranger(rules), dir.path(), &more).expect_err("too much");
-        assert_eq!(Refusal::of(&error).map(Refusal::code), Some("copy_too_large"), "{error}");
+        assert_eq!(Refusal::of(&error).map(Refusal::code), Some(Code::CopyTooLarge), "{error}");
     }
     harmless_by(Trust::Full, dir.path(), &more).expect("a guest takes all");
 }

@@ -3,6 +3,7 @@
 use super::{guest_error, ssh};
 use crate::protocol::{Adopt, GuestNetwork};
 use crate::{Error, RUN_ETC, Result};
+use mvm_code::Code;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -97,7 +98,7 @@ fn write(path: &str, text: &str) -> Result<()> {
 
 fn set_network(network: &GuestNetwork) -> Result<()> {
     let invalid = || Error::Guest {
-        code: "invalid_network".to_owned(),
+        code: Code::InvalidNetwork,
         message: format!(
             "{} via {} is not a valid IPv4 configuration",
             network.address, network.gateway
@@ -109,7 +110,7 @@ fn set_network(network: &GuestNetwork) -> Result<()> {
     let gateway: Ipv4Addr = network.gateway.parse().map_err(|_| invalid())?;
     let mask = Ipv4Addr::from(u32::MAX.checked_shl(32 - length).unwrap_or(0));
     let card = card().ok_or_else(|| Error::Guest {
-        code: "no_network_card".to_owned(),
+        code: Code::NoNetworkCard,
         message: "the guest has no network card".to_owned(),
     })?;
     let failed = |e: std::io::Error| guest_error(&format!("configure {card}"), &e);

@@ -12,6 +12,7 @@ use crate::frame::{self, Frame};
 use crate::protocol::{ExecRequest, Exit, Keep, Kept as Reply};
 use crate::serve::reply;
 use crate::{Error, Result};
+use mvm_code::Code;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,8 +62,8 @@ fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn refusal(code: &str, message: String) -> Error {
-    Error::Guest { code: code.to_owned(), message }
+fn refusal(code: Code, message: String) -> Error {
+    Error::Guest { code, message }
 }
 
 impl Registry {
@@ -96,7 +97,7 @@ impl Registry {
         let place = locked(&kept.spool).place(keep.offset);
         let Some(from) = place else {
             let what = format!("the program {} has not printed {} bytes", keep.key, keep.offset);
-            return Err(refusal("invalid_value", what));
+            return Err(refusal(Code::InvalidValue, what));
         };
         reply(stream, &Reply { from, input: kept.input.load(Ordering::Relaxed) }).await?;
         attached.serve(stream, from).await
@@ -104,11 +105,11 @@ impl Registry {
 
     fn find(&self, request: &ExecRequest, keep: &Keep) -> Result<Arc<Kept>> {
         if keep.key.is_empty() || keep.key.len() > KEY {
-            return Err(refusal("invalid_value", format!("a key of {} bytes", keep.key.len())));
+            return Err(refusal(Code::InvalidValue, format!("a key of {} bytes", keep.key.len())));
         }
         if keep.life.as_ref().is_some_and(|life| *life != self.life) {
             let what = "the guest was started anew: the program is gone".to_owned();
-            return Err(refusal("guest_restarted", what));
+            return Err(refusal(Code::GuestRestarted, what));
         }
         // The lock is held while the program is started, so that two requests with one key start
         // one program.
@@ -117,11 +118,11 @@ impl Registry {
             return Ok(kept.clone());
         }
         if keep.attach {
-            return Err(refusal("not_found", format!("there is no program {}", keep.key)));
+            return Err(refusal(Code::NotFound, format!("there is no program {}", keep.key)));
         }
         forget_oldest(&mut programs);
         if programs.len() >= MOST {
-            return Err(refusal("busy", format!("{MOST} programs are kept already")));
+            return Err(refusal(Code::Busy, format!("{MOST} programs are kept already")));
         }
         let program = program::spawn(request)?;
         // The channel needs no bound: the host limits what it sends beyond what was taken.
@@ -312,7 +313,7 @@ impl Attached {
             heard = self.hear(&mut from_host) => heard,
             talked = talk => talked,
             _ = turn.wait_for(|turn| *turn != self.turn) => {
-                Err(refusal("taken_over", "somebody else has attached to the program".to_owned()))
+                Err(refusal(Code::TakenOver, "somebody else has attached to the program".to_owned()))
             }
         }
     }

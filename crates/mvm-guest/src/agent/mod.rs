@@ -22,6 +22,7 @@ use crate::protocol::{Hello, Request, VERSION};
 use crate::serve::{self, Answer, refuse, reply};
 use crate::window::Window;
 use crate::{Error, Result};
+use mvm_code::Code;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -155,7 +156,7 @@ impl Agent {
 }
 
 fn not_here() -> Error {
-    Error::Guest { code: "not_allowed".to_owned(), message: "this is not a guest".to_owned() }
+    Error::Guest { code: Code::NotAllowed, message: "this is not a guest".to_owned() }
 }
 
 struct Counted<'a>(&'a AtomicU64);
@@ -176,12 +177,12 @@ impl Drop for Counted<'_> {
 /// Makes an I/O error in the guest, with a code that the host can act on.
 fn guest_error(doing: &str, cause: &std::io::Error) -> Error {
     let code = match cause.kind() {
-        std::io::ErrorKind::NotFound => "not_found",
-        std::io::ErrorKind::PermissionDenied => "permission_denied",
-        std::io::ErrorKind::StorageFull => "no_space",
-        std::io::ErrorKind::ResourceBusy => "busy",
-        std::io::ErrorKind::ConnectionRefused => "connection_refused",
-        _ => "guest_io",
+        std::io::ErrorKind::NotFound => Code::NotFound,
+        std::io::ErrorKind::PermissionDenied => Code::PermissionDenied,
+        std::io::ErrorKind::StorageFull => Code::NoSpace,
+        std::io::ErrorKind::ResourceBusy => Code::Busy,
+        std::io::ErrorKind::ConnectionRefused => Code::ConnectionRefused,
+        _ => Code::GuestIo,
     };
-    Error::Guest { code: code.to_owned(), message: format!("{doing}: {cause}") }
+    Error::Guest { code, message: format!("{doing}: {cause}") }
 }

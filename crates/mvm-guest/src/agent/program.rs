@@ -6,6 +6,7 @@ use super::terminal::Terminal;
 use super::{PATH, guest_error};
 use crate::protocol::{ExecRequest, Exit, Tty};
 use crate::{Error, Result};
+use mvm_code::Code;
 use rustix::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
@@ -32,7 +33,7 @@ pub struct Program {
 pub fn spawn(request: &ExecRequest) -> Result<Program> {
     let Some((name, arguments)) = request.argv.split_first() else {
         return Err(Error::Guest {
-            code: "invalid_value".to_owned(),
+            code: Code::InvalidValue,
             message: "no program to run".to_owned(),
         });
     };
@@ -57,11 +58,11 @@ pub fn spawn(request: &ExecRequest) -> Result<Program> {
     };
     spawned.map_err(|cause| {
         let code = match cause.kind() {
-            std::io::ErrorKind::NotFound => "command_not_found",
-            std::io::ErrorKind::PermissionDenied => "command_not_executable",
-            _ => "guest_io",
+            std::io::ErrorKind::NotFound => Code::CommandNotFound,
+            std::io::ErrorKind::PermissionDenied => Code::CommandNotExecutable,
+            _ => Code::GuestIo,
         };
-        Error::Guest { code: code.to_owned(), message: format!("run {name}: {cause}") }
+        Error::Guest { code, message: format!("run {name}: {cause}") }
     })
 }
 
@@ -141,10 +142,8 @@ pub fn resize(terminal: &OwnedFd, rows: u16, cols: u16) {
 /// Looks a user up in passwd(5) and makes the command run as that user.
 fn as_user(command: &mut Command, user: Option<&str>) -> Result<()> {
     let Some(user) = user.filter(|user| *user != "root") else { return Ok(()) };
-    let unknown = || Error::Guest {
-        code: "not_found".to_owned(),
-        message: format!("the guest has no user {user}"),
-    };
+    let unknown =
+        || Error::Guest { code: Code::NotFound, message: format!("the guest has no user {user}") };
     let fields = passwd(user).ok_or_else(unknown)?;
     let number = |index: usize| fields.get(index).and_then(|f| f.parse().ok()).ok_or_else(unknown);
     command.gid(number(3)?).uid(number(2)?);

@@ -2,9 +2,9 @@
 
 use super::{DesiredPool, DesiredTenant};
 use crate::admission::Quotas;
-use crate::code::Code;
 use crate::error::Fault;
 use crate::name::Name;
+use mvm_code::Code;
 use std::collections::BTreeMap;
 
 /// How many nodes a document is for.

@@ -4,8 +4,8 @@
 //! folder, and resolves such paths. A bare name is also such a path, and not one of Nix's registry,
 //! which is somewhere on the internet: that is `flake:NAME`.
 
-use crate::code::Code;
 use crate::error::Fault;
+use mvm_code::Code;
 use std::collections::BTreeMap;
 
 /// Returns the scheme of a URL and what follows; `None` if the reference is a path.

@@ -3,7 +3,6 @@
 use super::rules::Rules;
 use crate::admission::Quotas;
 use crate::cache::Cache;
-use crate::code::Code;
 use crate::desired::{self, DesiredPool, DesiredTenant, check};
 use crate::egress::Egress;
 use crate::error::Fault;
@@ -12,6 +11,7 @@ use crate::network::TenantNetwork;
 use crate::pool::{Counts, Recycle};
 use crate::resources::Resources;
 use crate::runtime_policy::RuntimePolicy;
+use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! Where instances of a pool may and should be: labels of nodes, and rules about them.
 
-use crate::code::Code;
 use crate::error::Fault;
+use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -170,7 +170,7 @@ impl Runner {
             let why = match started {
                 Err(outcome) => return outcome,
                 Ok(Err(mvm_guest::Error::Guest { code, message })) => {
-                    return self.not_started(&code, message, taken_up);
+                    return self.not_started(code, message, taken_up);
                 }
                 Ok(Err(error)) => error.to_string(),
                 Ok(Ok(program)) => {
@@ -202,10 +202,10 @@ impl Runner {
         }
     }
 
-    fn not_started(&self, code: &str, message: String, taken_up: bool) -> Outcome {
-        let exit_status = match Code::of(code) {
-            Some(Code::CommandNotFound) => Some(127),
-            Some(Code::CommandNotExecutable) => Some(126),
+    fn not_started(&self, code: Code, message: String, taken_up: bool) -> Outcome {
+        let exit_status = match code {
+            Code::CommandNotFound => Some(127),
+            Code::CommandNotExecutable => Some(126),
             // The program was there before.
             _ if taken_up => return self.lost(&message),
             _ => None,

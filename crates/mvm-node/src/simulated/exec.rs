@@ -8,6 +8,7 @@ use mvm_guest::frame::{self, Frame};
 use mvm_guest::protocol::{ExecRequest, Exit};
 use mvm_guest::serve::reply;
 use mvm_guest::{Error, Result};
+use mvm_model::Code;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
@@ -33,7 +34,7 @@ pub async fn run(inside: &Inside, stream: &mut Stream, request: ExecRequest) -> 
 
 /// There is no such program.
 pub fn not_found(name: &str) -> Error {
-    refusal("command_not_found", format!("run {name}: a simulated guest has no such program"))
+    refusal(Code::CommandNotFound, format!("run {name}: a simulated guest has no such program"))
 }
 
 /// Hands on the input. Gives the signal that ends the program; `None` once the host is gone.

@@ -8,6 +8,7 @@ use mvm_guest::frame::{self, Frame};
 use mvm_guest::serve::reply;
 use mvm_guest::{Error, Result};
 use mvm_hypervisor::sim::GuestMachine;
+use mvm_model::Code;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -154,7 +155,7 @@ pub fn change_all<T>(machine: &GuestMachine, change: impl FnOnce(&mut Memory) ->
         let value = change(&mut after);
         if after.files.bytes() > MOST_BYTES {
             let message = format!("a simulated guest holds {MOST_BYTES} bytes of files at most");
-            return (Err(refusal("no_space", message)), false);
+            return (Err(refusal(Code::NoSpace, message)), false);
         }
         let changed = after != before;
         if changed {
@@ -184,7 +185,7 @@ pub async fn put(
         }
     }
     let unpacked = change(machine, |files| files.unpack(path, &archive))?;
-    unpacked.map_err(|cause| refusal("guest_io", format!("unpack to {path}: {cause}")))?;
+    unpacked.map_err(|cause| refusal(Code::GuestIo, format!("unpack to {path}: {cause}")))?;
     match notes {
         true => reply(stream, &Notes::default()).await,
         false => reply(stream, &()).await,
@@ -199,8 +200,9 @@ pub async fn get(
     notes: bool,
 ) -> Result<()> {
     let packed = look(machine).pack(path);
-    let packed = packed.map_err(|cause| refusal("guest_io", format!("read {path}: {cause}")))?;
-    let archive = packed.ok_or_else(|| refusal("not_found", format!("read {path}: not there")))?;
+    let packed = packed.map_err(|cause| refusal(Code::GuestIo, format!("read {path}: {cause}")))?;
+    let archive =
+        packed.ok_or_else(|| refusal(Code::NotFound, format!("read {path}: not there")))?;
     reply(stream, &()).await?;
     for piece in archive.chunks(PIECE) {
         frame::write(stream, &Frame::Data(piece.to_vec())).await?;

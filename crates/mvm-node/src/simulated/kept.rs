@@ -11,6 +11,7 @@ use mvm_guest::channel::Stream;
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::protocol::{ExecRequest, Exit, Keep, Kept};
 use mvm_guest::serve::reply;
+use mvm_model::Code;
 use std::time::Duration;
 use tokio::io::AsyncRead;
 
@@ -38,13 +39,13 @@ pub async fn run(
     let key = keep.key.clone();
     let found = files::change_all(&inside.machine, |memory| {
         if keep.life.is_some_and(|life| life != memory.life) {
-            return Err(refusal("guest_restarted", "the guest was started anew".to_owned()));
+            return Err(refusal(Code::GuestRestarted, "the guest was started anew".to_owned()));
         }
         if let Some(program) = memory.programs.get(&key) {
             return Ok(program.clone());
         }
         if keep.attach {
-            return Err(refusal("not_found", format!("there is no program {key}")));
+            return Err(refusal(Code::NotFound, format!("there is no program {key}")));
         }
         checked?;
         memory.programs.insert(key.clone(), new.clone());

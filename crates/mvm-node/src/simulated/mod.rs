@@ -20,6 +20,7 @@ use mvm_guest::protocol::{Adopt, Hello, Request, Stats, VERSION};
 use mvm_guest::serve::{Answer, reply, serve_stream};
 use mvm_guest::{Error, Result};
 use mvm_hypervisor::sim::{Guest, GuestChannel, GuestMachine};
+use mvm_model::Code;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, watch};
@@ -184,7 +185,7 @@ impl Inside {
 async fn connect(stream: &mut Stream, port: u16) -> Result<()> {
     if port != ECHO_PORT {
         let message = format!("connect to port {port}: a simulated guest serves {ECHO_PORT} only");
-        return Err(refusal("connection_refused", message));
+        return Err(refusal(Code::ConnectionRefused, message));
     }
     reply(stream, &()).await?;
     let (mut from, mut to) = tokio::io::split(stream);
@@ -192,6 +193,6 @@ async fn connect(stream: &mut Stream, port: u16) -> Result<()> {
     Ok(())
 }
 
-fn refusal(code: &str, message: String) -> Error {
-    Error::Guest { code: code.to_owned(), message }
+fn refusal(code: Code, message: String) -> Error {
+    Error::Guest { code, message }
 }
