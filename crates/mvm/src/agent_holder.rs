@@ -1,7 +1,7 @@
 //! Which process holds a state directory, whether it answers or not: the one whose number the lock says,
 //! and that has the lock's file open.
 
-use mvm_api::Problem;
+use crate::error::CliError;
 use mvm_model::Code;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -44,12 +44,12 @@ impl Holder {
     }
 
     /// Sends it a signal; that it has ended is no error.
-    pub fn send(&self, signal: Signal) -> Result<(), Problem> {
+    pub fn send(&self, signal: Signal) -> Result<(), CliError> {
         match pidfd_send_signal(&self.process, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => {
                 let what = format!("cannot end the agent, process {}: {error}", self.pid);
-                Err(Problem::new(Code::NotPermitted, what).hint("run mvm as root (sudo mvm …)"))
+                Err(CliError::new(Code::NotPermitted, what).hint("run mvm as root (sudo mvm …)"))
             }
         }
     }

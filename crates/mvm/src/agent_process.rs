@@ -1,9 +1,10 @@
 //! Finding the agent, and starting one where none runs.
 
 use crate::agent_holder;
+use crate::error::CliError;
 use crate::output;
 use mvm_api::types::AgentInfo;
-use mvm_api::{Client, Problem, paths};
+use mvm_api::{Client, paths};
 use mvm_model::Code;
 use mvm_server::private;
 use std::fs::OpenOptions;
@@ -32,12 +33,12 @@ pub fn default_root() -> PathBuf {
     state.unwrap_or_else(home).join("mvm")
 }
 
-fn failed(what: &str, cause: impl std::fmt::Display) -> Problem {
-    Problem::new(Code::AgentNotStarted, format!("cannot start the agent: {what}: {cause}"))
+fn failed(what: &str, cause: impl std::fmt::Display) -> CliError {
+    CliError::new(Code::AgentNotStarted, format!("cannot start the agent: {what}: {cause}"))
 }
 
 /// A client of the agent of `root`; starts one if none answers.
-pub fn client(root: &Path) -> Result<Client, Problem> {
+pub fn client(root: &Path) -> Result<Client, CliError> {
     let socket = root.join("agent.sock");
     if UnixStream::connect(&socket).is_err() {
         start(root, &socket)?;
@@ -72,14 +73,14 @@ pub fn revive(root: &Path) {
 }
 
 /// What the agent says of itself.
-pub async fn info(client: &Client) -> Result<AgentInfo, Problem> {
-    client.get(paths::AGENT).await.map_err(mvm_api::ClientError::into_problem)
+pub async fn info(client: &Client) -> Result<AgentInfo, CliError> {
+    client.get(paths::AGENT).await.map_err(CliError::from)
 }
 
-fn start(root: &Path, socket: &Path) -> Result<(), Problem> {
+fn start(root: &Path, socket: &Path) -> Result<(), CliError> {
     private::own_dir(root).map_err(|problem| match problem.code.known() {
         Some(Code::Io) => failed(&root.display().to_string(), problem.detail),
-        _ => problem,
+        _ => problem.into(),
     })?;
     // Two commands at once start one agent: the second waits here and finds the first one's.
     let lock = ours().truncate(false).write(true).open(root.join("start.lock"));
@@ -116,7 +117,7 @@ fn start(root: &Path, socket: &Path) -> Result<(), Problem> {
 }
 
 /// Why the lock in the state directory cannot be opened: most often the directory is another user's.
-fn not_opened(root: &Path, cause: std::io::Error) -> Problem {
+fn not_opened(root: &Path, cause: std::io::Error) -> CliError {
     let denied = cause.kind() == std::io::ErrorKind::PermissionDenied;
     let problem = failed(&format!("open its lock in {}", root.display()), cause);
     if !denied {
@@ -134,7 +135,7 @@ fn not_opened(root: &Path, cause: std::io::Error) -> Problem {
 
 /// Waits for an agent that holds the state directory already: one that starts, or whose socket somebody
 /// has removed, has it within seconds. False: there is none.
-fn await_other(root: &Path, socket: &Path) -> Result<bool, Problem> {
+fn await_other(root: &Path, socket: &Path) -> Result<bool, CliError> {
     let deadline = Instant::now() + START;
     while let Some(holder) = agent_holder::of(root) {
         if UnixStream::connect(socket).is_ok() {

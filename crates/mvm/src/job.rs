@@ -1,5 +1,6 @@
 //! A client's side of jobs: inputs in, output as it comes, artifacts back.
 
+use crate::error::CliError;
 use crate::progress::Progress;
 use crate::session;
 use mvm_api::client::{Bytes, Waiting};
@@ -32,15 +33,15 @@ pub struct Input {
 
 impl Input {
     /// Reads `PATH[:FOLDER]`. Errors: there is no such path, or the folder leads out of the guest.
-    pub fn parse(text: &str) -> Result<Input, Problem> {
+    pub fn parse(text: &str) -> Result<Input, CliError> {
         let (path, folder) = split(text, WORK);
         if !Path::new(path).exists() {
-            return Err(Problem::new(Code::LocalFile, format!("there is no input {path}")));
+            return Err(CliError::file(format!("there is no input {path}")));
         }
         let folder = Path::new(WORK).join(folder);
         if folder.components().any(|part| part == std::path::Component::ParentDir) {
             let what = format!("the folder {} has .. in it", folder.display());
-            return Err(Problem::new(Code::InvalidValue, what).hint("name it without"));
+            return Err(CliError::new(Code::InvalidValue, what).hint("name it without"));
         }
         Ok(Input { path: path.to_owned(), folder })
     }
@@ -66,10 +67,10 @@ pub async fn submit(
     spec: JobSpec,
     inputs: Vec<Input>,
     hold: bool,
-) -> Result<JobView, Problem> {
+) -> Result<JobView, CliError> {
     let path = paths::pool_part(pool, "jobs");
     let body = SubmitJob { spec, hold: hold || !inputs.is_empty() };
-    let made: JobView = client.post(&path, &body).await.map_err(|e| e.into_problem())?;
+    let made: JobView = client.post(&path, &body).await?;
     if inputs.is_empty() {
         return Ok(made);
     }
@@ -81,7 +82,7 @@ pub async fn submit(
                 Ok(()) => break,
                 Err(problem) => {
                     // What the node says of an upload that a coordinator on its way has broken off.
-                    let code = match problem.code.known() {
+                    let code = match problem.code() {
                         Some(Code::InputsIncomplete) => Some(Code::ConnectionBroken),
                         code => code,
                     };
@@ -106,26 +107,26 @@ pub async fn submit(
 
 /// Queues a job that has its inputs. Where the answer is lost, the job itself tells whether it is
 /// queued.
-async fn queue(client: &Client, id: JobId) -> Result<JobView, Problem> {
+async fn queue(client: &Client, id: JobId) -> Result<JobView, CliError> {
     let mut waiting = client.waiting();
     loop {
         let problem = match verb(client, id, "submit").await {
-            Err(problem) if problem.code == Code::ConnectionBroken => problem,
+            Err(problem) if problem.code() == Some(Code::ConnectionBroken) => problem,
             outcome => return outcome,
         };
-        let view: JobView = client.get(&jobs::job(id)).await.map_err(|e| e.into_problem())?;
+        let view: JobView = client.get(&jobs::job(id)).await?;
         if view.state != JobState::Preparing {
             return Ok(view);
         }
-        if !waiting.after(problem.code.known(), &problem, true).await {
+        if !waiting.after(problem.code(), &problem, true).await {
             return Err(problem);
         }
     }
 }
 
 /// `POST` of one of a job's verbs.
-pub async fn verb(client: &Client, id: JobId, verb: &str) -> Result<JobView, Problem> {
-    client.post(&jobs::job_part(id, verb), &()).await.map_err(|e| e.into_problem())
+pub async fn verb(client: &Client, id: JobId, verb: &str) -> Result<JobView, CliError> {
+    client.post(&jobs::job_part(id, verb), &()).await.map_err(CliError::from)
 }
 
 /// Where an archive goes: piece by piece to the agent.
@@ -142,7 +143,7 @@ impl Write for Pieces {
     }
 }
 
-async fn upload(client: &Client, id: JobId, inputs: Vec<Input>) -> Result<(), Problem> {
+async fn upload(client: &Client, id: JobId, inputs: Vec<Input>) -> Result<(), CliError> {
     let (pieces, body) = mpsc::channel(8);
     let what: Vec<&str> = inputs.iter().map(|input| &*input.path).collect();
     let progress = Progress::of(&what.join(" "));
@@ -161,18 +162,18 @@ async fn upload(client: &Client, id: JobId, inputs: Vec<Input>) -> Result<(), Pr
     });
     let sent: Result<serde_json::Value, _> =
         client.upload(&jobs::job_part(id, "inputs"), body).await;
-    let packed = packing.await.map_err(|e| Problem::internal(e.to_string()))?;
+    let packed = packing.await.map_err(|e| CliError::internal(e.to_string()))?;
     drop(progress);
     match (packed, sent) {
         // A refusal of the agent's breaks the packing off: it is the cause.
-        (_, Err(mvm_api::ClientError::Problem(problem)))
-            if problem.code != Code::InputsIncomplete =>
+        (_, Err(error @ mvm_api::ClientError::Problem(_)))
+            if error.code() != Some(Code::InputsIncomplete) =>
         {
-            Err(*problem)
+            Err(error.into())
         }
-        (Err(cause), _) => Err(Problem::new(Code::LocalFile, cause)),
+        (Err(cause), _) => Err(CliError::file(cause)),
         (Ok(notes), sent) => {
-            sent.map_err(|e| e.into_problem())?;
+            sent?;
             session::tell(&notes);
             Ok(())
         }
@@ -182,7 +183,7 @@ async fn upload(client: &Client, id: JobId, inputs: Vec<Input>) -> Result<(), Pr
 /// Queues a job and follows it to its end, with our standard output, standard error and signals.
 /// It ends with us; where its agent is replaced it goes on, and so do we. Gives the job, and the last
 /// signal that was passed on.
-pub async fn attach(client: &Client, id: JobId) -> Result<(JobView, u8), Problem> {
+pub async fn attach(client: &Client, id: JobId) -> Result<(JobView, u8), CliError> {
     let (frames, mut signals) = mpsc::channel(8);
     let last = Arc::new(AtomicU8::new(0));
     let passing = AbortOnDrop(tokio::spawn(pass_signals(frames, last.clone())));
@@ -193,7 +194,7 @@ pub async fn attach(client: &Client, id: JobId) -> Result<(JobView, u8), Problem
             Ok(stream) => stream,
             // Attached twice, it is taken up again.
             Err(error) => {
-                await_again(&mut waiting, error.into_problem()).await?;
+                await_again(&mut waiting, error.into()).await?;
                 continue;
             }
         };
@@ -220,7 +221,7 @@ pub async fn attach(client: &Client, id: JobId) -> Result<(JobView, u8), Problem
             },
             Err(silent) => {
                 let again = waiting.after(silent.code(), &silent, true).await;
-                if again { continue } else { return Err(silent.into_problem()) }
+                if again { continue } else { return Err(silent.into()) }
             }
         };
         if played > before {
@@ -232,16 +233,16 @@ pub async fn attach(client: &Client, id: JobId) -> Result<(JobView, u8), Problem
     match reply {
         Reply::Ok(job) => {
             let job = serde_json::from_value(job)
-                .map_err(|e| Problem::new(Code::ConnectionBroken, e.to_string()))?;
+                .map_err(|e| CliError::new(Code::ConnectionBroken, e.to_string()))?;
             Ok((job, last.load(Ordering::Relaxed)))
         }
-        Reply::Error { code, message } => Err(Problem::new(AnyCode::of(&code), message)),
+        Reply::Error { code, message } => Err(Problem::new(AnyCode::of(&code), message).into()),
     }
 }
 
-fn broken(id: JobId, why: &dyn std::fmt::Display) -> Problem {
+fn broken(id: JobId, why: &dyn std::fmt::Display) -> CliError {
     let what = format!("the connection to job {id} broke: {why}");
-    Problem::new(Code::ConnectionBroken, what)
+    CliError::new(Code::ConnectionBroken, what)
 }
 
 /// A task that does not outlive this.
@@ -254,10 +255,10 @@ impl Drop for AbortOnDrop {
 }
 
 /// Rests before a broken connection is made again; gives the problem where it is not.
-async fn await_again(waiting: &mut Waiting, problem: Problem) -> Result<(), Problem> {
+async fn await_again(waiting: &mut Waiting, problem: CliError) -> Result<(), CliError> {
     // What the client itself has waited for in vain is not waited for once more.
-    let broke = problem.code == Code::ConnectionBroken;
-    match broke && waiting.after(problem.code.known(), &problem.detail, true).await {
+    let broke = problem.code() == Some(Code::ConnectionBroken);
+    match broke && waiting.after(problem.code(), &problem.detail(), true).await {
         true => Ok(()),
         false => Err(problem),
     }
@@ -293,7 +294,7 @@ enum Played {
 }
 
 /// Writes output where it belongs, until its end or a reply. Counts what it has come to, in bytes.
-async fn play(mut from: impl AsyncRead + Unpin, played: &mut u64) -> Result<Played, Problem> {
+async fn play(mut from: impl AsyncRead + Unpin, played: &mut u64) -> Result<Played, CliError> {
     loop {
         match frame::read(&mut from).await {
             Ok(Some(Frame::Reply(reply))) => return Ok(Played::Reply(reply)),
@@ -308,7 +309,7 @@ async fn play(mut from: impl AsyncRead + Unpin, played: &mut u64) -> Result<Play
 }
 
 /// Shows a job's log; with `follow`, until the job has ended.
-pub async fn log(client: &Client, id: JobId, follow: bool) -> Result<(), Problem> {
+pub async fn log(client: &Client, id: JobId, follow: bool) -> Result<(), CliError> {
     let (mut waiting, mut played) = (client.waiting(), 0);
     loop {
         let before = played;
@@ -320,9 +321,9 @@ pub async fn log(client: &Client, id: JobId, follow: bool) -> Result<(), Problem
         if played > before {
             waiting.went_on();
         }
-        if problem.code.is_one_of(&[Code::AgentUnreachable, Code::AgentSilent]) {
+        if problem.is_one_of(&[Code::AgentUnreachable, Code::AgentSilent]) {
             // A transfer is begun anew by us alone.
-            let again = waiting.after(problem.code.known(), &problem.detail, true).await;
+            let again = waiting.after(problem.code(), &problem.detail(), true).await;
             if again { continue } else { return Err(problem) }
         }
         await_again(&mut waiting, problem).await?;
@@ -335,7 +336,7 @@ async fn log_from(
     id: JobId,
     follow: bool,
     played: &mut u64,
-) -> Result<Result<(), Problem>, Problem> {
+) -> Result<Result<(), CliError>, CliError> {
     let path = format!("{}?follow={follow}&from={played}", jobs::job_part(id, "log"));
     let (pieces, mut queue) = mpsc::unbounded_channel::<Vec<u8>>();
     let (mut to, from) = tokio::io::duplex(1 << 16);
@@ -367,12 +368,12 @@ async fn log_from(
         Played::Cut(why) => Err(broken(id, &why)),
         Played::Reply(_) | Played::Whole => Ok(()),
     };
-    Ok(sent.map_err(|e| e.into_problem()).and(cut))
+    Ok(sent.map_err(CliError::from).and(cut))
 }
 
 /// Refuses a folder that cannot be made or written to, before anything is done for what is to be in it.
 /// Errors: `local_file`.
-pub fn check_target(target: &Path) -> Result<(), Problem> {
+pub fn check_target(target: &Path) -> Result<(), CliError> {
     let absolute = std::path::absolute(target);
     let there = |path: &Path| path.ancestors().find(|path| path.exists()).map(Path::to_owned);
     let writable = |path: &Path| {
@@ -385,8 +386,7 @@ pub fn check_target(target: &Path) -> Result<(), Problem> {
     let checked = absolute.and_then(|path| there(&path).map_or(Ok(()), |there| writable(&there)));
     checked.map_err(|e| {
         let what = format!("cannot write below {}: {e}", target.display());
-        Problem::new(Code::LocalFile, what)
-            .hint("name a folder that you may write to, or one that can be made")
+        CliError::file(what).hint("name a folder that you may write to, or one that can be made")
     })
 }
 
@@ -397,10 +397,10 @@ pub async fn fetch(
     index: usize,
     target: &Path,
     rules: Rules,
-) -> Result<(), Problem> {
+) -> Result<(), CliError> {
     let local = |e: std::io::Error| {
         session::refused(&e).unwrap_or_else(|| {
-            Problem::new(Code::LocalFile, format!("cannot write below {}: {e}", target.display()))
+            CliError::file(format!("cannot write below {}: {e}", target.display()))
         })
     };
     std::fs::create_dir_all(target).map_err(local)?;
@@ -429,8 +429,8 @@ pub async fn fetch(
         },
     };
     drop(progress);
-    let unpacked = unpacked.map_err(|e| Problem::internal(e.to_string()))?;
-    sent.map_err(|e| e.into_problem())?;
+    let unpacked = unpacked.map_err(|e| CliError::internal(e.to_string()))?;
+    sent?;
     session::tell(&unpacked.map_err(local)?);
     Ok(())
 }

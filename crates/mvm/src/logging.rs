@@ -8,8 +8,8 @@ mod limit;
 
 pub use file::LogFile;
 
+use crate::error::CliError;
 use limit::Limit;
-use mvm_api::Problem;
 use mvm_model::Code;
 use mvm_node::Stages;
 use std::io::{self, Write};
@@ -27,7 +27,7 @@ const LEVELS: &str = "info,yamux=off";
 
 /// Has this process log to standard error, or to `file`, as JSON lines if so asked, and observe stages.
 /// Errors: the file cannot be opened.
-pub fn begin(json: bool, file: Option<&Path>) -> Result<Stages, Problem> {
+pub fn begin(json: bool, file: Option<&Path>) -> Result<Stages, CliError> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MVM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LEVELS));
     let to = match file {
@@ -36,7 +36,7 @@ pub fn begin(json: bool, file: Option<&Path>) -> Result<Stages, Problem> {
             let opened = LogFile::open(path, file::MOST, file::take_standard_error);
             Sink::new(opened.map_err(|e| {
                 let what = format!("cannot open the log {}: {e}", path.display());
-                Problem::new(Code::Io, what).hint("name another with --log-file")
+                CliError::new(Code::Io, what).hint("name another with --log-file")
             })?)
         }
     };

@@ -9,6 +9,7 @@
 mod agent_holder;
 mod agent_process;
 mod cli;
+mod error;
 mod job;
 mod logging;
 mod output;
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
             output::finish(outcome, format)
         }
         Err(error) => {
-            let problem = mvm_api::Problem::internal(format!("cannot start: {error}"));
+            let problem = error::CliError::internal(format!("cannot start: {error}"));
             output::finish(Err(problem), format)
         }
     }

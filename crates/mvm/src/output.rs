@@ -1,8 +1,8 @@
 //! Rendering: tables for people, JSON and YAML for programs, errors for both.
 
+use crate::error::CliError;
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
-use mvm_api::Problem;
 use mvm_archive::plain;
 use mvm_model::Code;
 use serde::Serialize;
@@ -24,7 +24,7 @@ pub enum Format {
 }
 
 /// What a command comes to: its exit status, or a problem.
-pub type Outcome = Result<u8, Problem>;
+pub type Outcome = Result<u8, CliError>;
 
 /// Shows `value`, as a table of `rows` below `head` for people.
 pub fn show(
@@ -145,14 +145,14 @@ pub fn ascii(json: &str) -> String {
     text
 }
 
-fn structured(format: Format, value: &impl Serialize) -> Result<String, Problem> {
+fn structured(format: Format, value: &impl Serialize) -> Result<String, CliError> {
     let text = match format {
         Format::Json => serde_json::to_string_pretty(value)
             .map(|text| ascii(&text) + "\n")
             .map_err(|e| e.to_string()),
         _ => serde_yaml_ng::to_string(value).map_err(|e| e.to_string()),
     };
-    text.map_err(Problem::internal)
+    text.map_err(CliError::internal)
 }
 
 /// Prints on standard output.
@@ -174,19 +174,19 @@ pub fn note(line: impl std::fmt::Display) {
 }
 
 /// What came of writing our own output, as a problem that ends the command.
-pub fn written(outcome: std::io::Result<()>) -> Result<(), Problem> {
+pub fn written(outcome: std::io::Result<()>) -> Result<(), CliError> {
     outcome.map_err(|cause| {
         let code = match cause.kind() {
             std::io::ErrorKind::BrokenPipe => Code::OutputClosed,
             _ => Code::OutputFailed,
         };
-        Problem::new(code, format!("cannot write the output: {cause}"))
+        CliError::new(code, format!("cannot write the output: {cause}"))
     })
 }
 
 /// Whether it is a problem of our own output.
-pub fn is_of_output(problem: &Problem) -> bool {
-    problem.code.is_one_of(&[Code::OutputFailed, Code::OutputClosed])
+pub fn is_of_output(problem: &CliError) -> bool {
+    problem.is_one_of(&[Code::OutputFailed, Code::OutputClosed])
 }
 
 /// Turns an outcome into an exit status, and says what the problem is. A closed pipe gives what a shell
@@ -194,14 +194,15 @@ pub fn is_of_output(problem: &Problem) -> bool {
 pub fn finish(outcome: Outcome, format: Format) -> ExitCode {
     match outcome {
         Ok(status) => ExitCode::from(status),
-        Err(problem) if problem.code == Code::OutputClosed => ExitCode::from(141),
+        Err(problem) if problem.code() == Some(Code::OutputClosed) => ExitCode::from(141),
         Err(problem) => {
-            complain(&problem, format);
-            ExitCode::from(match problem.code.known() {
+            let status = match problem.code() {
                 Some(Code::Usage) => 2,
                 Some(Code::OutputFailed) => 125,
                 _ => 1,
-            })
+            };
+            complain(problem, format);
+            ExitCode::from(status)
         }
     }
 }
@@ -209,7 +210,7 @@ pub fn finish(outcome: Outcome, format: Format) -> ExitCode {
 /// Output that is printed as it comes. What it comes from is ended by the first piece that cannot be.
 #[derive(Default)]
 pub struct Flow {
-    failed: RefCell<Option<Problem>>,
+    failed: RefCell<Option<CliError>>,
     ended: Notify,
 }
 
@@ -236,18 +237,19 @@ impl Flow {
     /// Waits for what the pieces come from, or for one that cannot be printed.
     pub async fn of<T>(
         &self,
-        source: impl Future<Output = Result<T, Problem>>,
-    ) -> Result<T, Problem> {
+        source: impl Future<Output = Result<T, CliError>>,
+    ) -> Result<T, CliError> {
         let outcome = tokio::select! {
             outcome = source => outcome,
-            () = self.ended.notified() => Err(Problem::internal("its output has failed")),
+            () = self.ended.notified() => Err(CliError::internal("its output has failed")),
         };
         self.failed.borrow_mut().take().map_or(outcome, Err)
     }
 }
 
 /// Says a problem on standard error: for programs as the problem document.
-pub fn complain(problem: &Problem, format: Format) {
+pub fn complain(error: CliError, format: Format) {
+    let problem = &error.into_document();
     let mut to = anstream::stderr();
     let text = match format {
         Format::Table => None,
@@ -294,7 +296,7 @@ pub fn usage(error: &clap::Error, format: Format) -> ExitCode {
             }
             _ => text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: "),
         };
-        complain(&Problem::new(Code::Usage, first).hint(advice), format);
+        complain(CliError::new(Code::Usage, first).hint(advice), format);
     }
     ExitCode::from(2)
 }

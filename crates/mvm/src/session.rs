@@ -4,10 +4,11 @@ mod program;
 
 pub use program::exec;
 
+use crate::error::CliError;
 use crate::output;
 use crate::progress::Progress;
 use mvm_api::types::InstanceView;
-use mvm_api::{Client, ClientError, Problem, paths};
+use mvm_api::{Client, paths};
 use mvm_archive::{Notes, Packer, Refusal, Rules, Trust, name_of};
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::patience::{COPY, Patient, answer};
@@ -27,22 +28,22 @@ pub async fn open(
     client: &Client,
     instance: &InstanceRef,
     lease_s: Option<u64>,
-) -> Result<Stream, Problem> {
+) -> Result<Stream, CliError> {
     let mut path = paths::instance_part(instance, "stream");
     if let Some(seconds) = lease_s {
         path.push_str(&format!("?lease_s={seconds}"));
     }
-    client.upgrade(&path, &()).await.map_err(ClientError::into_problem)
+    client.upgrade(&path, &()).await.map_err(CliError::from)
 }
 
 /// An error of the guest as a problem.
-pub fn guest_problem(error: mvm_guest::Error) -> Problem {
+pub fn guest_problem(error: mvm_guest::Error) -> CliError {
     match error {
         // The agent's word, not the guest's: its machine was ended under the session.
         mvm_guest::Error::Guest { code: Code::GuestSilent, message } => {
-            Problem::new(Code::GuestSilent, message)
+            CliError::new(Code::GuestSilent, message)
         }
-        error => Problem::new(error.code(), error.to_string()),
+        error => CliError::new(error.code(), error.to_string()),
     }
 }
 
@@ -61,7 +62,7 @@ pub struct Run {
 
 /// Writes a piece of a program's output where it belongs. One that cannot be written ends the session, and
 /// with it the program, as it would end here.
-pub async fn print(piece: &Frame) -> Result<(), Problem> {
+pub async fn print(piece: &Frame) -> Result<(), CliError> {
     output::written(match piece {
         Frame::Stdout(bytes) => write(tokio::io::stdout(), bytes).await,
         Frame::Stderr(bytes) => write(tokio::io::stderr(), bytes).await,
@@ -89,8 +90,8 @@ async fn read_input(to: tokio::sync::mpsc::Sender<Vec<u8>>) {
 /// is copied a second time takes the place of what the first left.
 pub async fn copied(
     client: &Client,
-    mut copy: impl AsyncFnMut() -> Result<(), Problem>,
-) -> Result<(), Problem> {
+    mut copy: impl AsyncFnMut() -> Result<(), CliError>,
+) -> Result<(), CliError> {
     let mut waiting = client.waiting();
     loop {
         let problem = match copy().await {
@@ -99,7 +100,7 @@ pub async fn copied(
         };
         let code = match program::is_broken(&problem) {
             true => Some(Code::SessionLost),
-            false => problem.code.known(),
+            false => problem.code(),
         };
         if !waiting.after(code, &problem, true).await {
             return Err(problem);
@@ -171,10 +172,10 @@ pub async fn put(
     instance: &InstanceRef,
     source: &Path,
     target: &str,
-) -> Result<(), Problem> {
-    let source = source.canonicalize().map_err(|e| {
-        Problem::new(Code::LocalFile, format!("cannot read {}: {e}", source.display()))
-    })?;
+) -> Result<(), CliError> {
+    let source = source
+        .canonicalize()
+        .map_err(|e| CliError::file(format!("cannot read {}: {e}", source.display())))?;
     let mut stream = Patient::new(open(client, instance, None).await?, COPY);
     let progress = Progress::of(&source.display().to_string());
     let tally = progress.tally.clone();
@@ -196,11 +197,10 @@ pub async fn get(
     source: &str,
     target: &Path,
     rules: Rules,
-) -> Result<(), Problem> {
+) -> Result<(), CliError> {
     let folder = target.to_owned();
-    std::fs::create_dir_all(&folder).map_err(|e| {
-        Problem::new(Code::LocalFile, format!("cannot write below {}: {e}", target.display()))
-    })?;
+    std::fs::create_dir_all(&folder)
+        .map_err(|e| CliError::file(format!("cannot write below {}: {e}", target.display())))?;
     let mut stream = Patient::new(open(client, instance, None).await?, COPY);
     let trust = Trust::Stranger(rules);
     let progress = Progress::of(source);
@@ -222,7 +222,7 @@ pub fn tell(notes: &Notes) {
 }
 
 /// What a guest's archive was refused for, if that is why unpacking it has ended.
-pub fn refused(error: &std::io::Error) -> Option<Problem> {
+pub fn refused(error: &std::io::Error) -> Option<CliError> {
     let refusal = Refusal::of(error)?;
     let hint = match refusal {
         Refusal::TooMany(_) => "what was copied so far stays; take more with --max-files",
@@ -230,15 +230,14 @@ pub fn refused(error: &std::io::Error) -> Option<Problem> {
         Refusal::Link(_) => "leave such links out with --links skip",
     };
     let what = format!("the guest's files are not taken further: {refusal}");
-    Some(Problem::new(refusal.code(), what).hint(hint))
+    Some(CliError::new(refusal.code(), what).hint(hint))
 }
 
 /// What failed on this side is this side's; the packer's words name the file.
-fn copy_problem(error: mvm_guest::Error) -> Problem {
+fn copy_problem(error: mvm_guest::Error) -> CliError {
     match error {
-        mvm_guest::Error::Archive { doing, cause } => refused(&cause).unwrap_or_else(|| {
-            Problem::new(Code::LocalFile, format!("cannot {doing} the files here: {cause}"))
-        }),
+        mvm_guest::Error::Archive { doing, cause } => refused(&cause)
+            .unwrap_or_else(|| CliError::file(format!("cannot {doing} the files here: {cause}"))),
         other => guest_problem(other),
     }
 }
@@ -249,7 +248,7 @@ pub async fn proxy(
     instance: &InstanceRef,
     port: u16,
     lease_s: Option<u64>,
-) -> Result<u8, Problem> {
+) -> Result<u8, CliError> {
     let mut stream = open(client, instance, lease_s).await?;
     answer(frame::ask::<()>(&mut stream, Request::Connect { port }))
         .await
@@ -274,14 +273,14 @@ pub async fn proxy(
     // Raw bytes have no room for a reason: where the machine was ended, its record has it.
     let view = client.get::<InstanceView>(&paths::instance(instance)).await.ok();
     match view.filter(|view| view.state == State::Failed).and_then(|view| view.reason) {
-        Some(reason) => Err(Problem::new(Code::SessionLost, format!("{instance}: {reason}"))),
+        Some(reason) => Err(CliError::new(Code::SessionLost, format!("{instance}: {reason}"))),
         None => Ok(0),
     }
 }
 
 /// Draws a key that no other claim or program has.
-pub fn draw_key() -> Result<String, Problem> {
+pub fn draw_key() -> Result<String, CliError> {
     let mut drawn = [0; 16];
-    getrandom::fill(&mut drawn).map_err(|e| Problem::internal(e.to_string()))?;
+    getrandom::fill(&mut drawn).map_err(|e| CliError::internal(e.to_string()))?;
     Ok(drawn.iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -3,14 +3,15 @@
 use super::desired::{self, How};
 use super::offer::OfferArgs;
 use super::values::Address;
-use super::{Cli, Context, refused};
+use super::{Cli, Context};
 use crate::agent_holder::{self, Holder};
 use crate::agent_process;
+use crate::error::CliError;
 use crate::logging;
 use crate::output::{self, Format, Outcome};
 use clap::{Args, Subcommand, ValueEnum};
+use mvm_api::paths;
 use mvm_api::types::Done;
-use mvm_api::{Problem, paths};
 use mvm_model::desired::DesiredState;
 use mvm_model::halt::NO_SPACE_TIMEOUT_S;
 use mvm_model::{Code, Name};
@@ -156,7 +157,7 @@ impl From<NixSandbox> for Sandbox {
 }
 
 /// `mvm agent serve` is no client: it is carried out before there is a runtime.
-pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
+pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), CliError>> {
     let super::Command::Agent(Command::Serve {
         hypervisor,
         netns,
@@ -181,7 +182,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         Ok(stages) => stages,
         Err(problem) => return Some(Err(problem)),
     };
-    Some(mvm_node::serve(ServeOptions {
+    let options = ServeOptions {
         root: super::root(cli),
         driver: (*hypervisor).into(),
         netns: netns.clone().filter(|name| !name.is_empty()),
@@ -200,20 +201,20 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
         no_space_timeout: Duration::from_secs(host.no_space_timeout),
         disk_reserve_mib: host.disk_reserve,
         log_json: host.log_json,
-    }))
+    };
+    Some(mvm_node::serve(options).map_err(CliError::from))
 }
 
 /// Carries it out.
 pub async fn run(context: &Context, command: Command) -> Outcome {
     let root = context.root.display();
     match command {
-        Command::Serve { .. } => Err(Problem::internal("the agent is served elsewhere")),
+        Command::Serve { .. } => Err(CliError::internal("the agent is served elsewhere")),
         Command::Reconcile { desired, how, dry_run, wait } => {
             desired::reconcile(context, &desired, &how, dry_run, wait).await
         }
         Command::Desired => {
-            let document: DesiredState =
-                context.agent()?.get(paths::DESIRED).await.map_err(refused)?;
+            let document: DesiredState = context.agent()?.get(paths::DESIRED).await?;
             let format = match context.format {
                 Format::Table => Format::Json,
                 format => format,
@@ -222,7 +223,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         }
         Command::Status => {
             let Some(client) = agent_process::running(&context.root) else {
-                return Err(Problem::new(
+                return Err(CliError::new(
                     Code::AgentUnreachable,
                     format!("no agent serves {root}"),
                 )
@@ -245,8 +246,8 @@ async fn stop(context: &Context) -> Outcome {
     };
     let asked = client.post::<Done>(paths::AGENT_STOP, &());
     let asked = tokio::time::timeout(ANSWER, asked).await;
-    let refusal = asked.ok().map(|asked| asked.map_err(refused).err());
-    let broken = |problem: &Problem| problem.code == Code::ConnectionBroken;
+    let refusal = asked.ok().map(|asked| asked.map_err(CliError::from).err());
+    let broken = |problem: &CliError| problem.code() == Some(Code::ConnectionBroken);
     let heard = matches!(&refusal, Some(refusal) if refusal.as_ref().is_none_or(broken));
     let holder = match holder {
         // Where its process is not to be seen its word has to do.
@@ -267,10 +268,10 @@ fn ended(context: &Context) -> Outcome {
     output::say(context.format, &Done {}, &line)
 }
 
-fn silent(root: &impl std::fmt::Display) -> Problem {
+fn silent(root: &impl std::fmt::Display) -> CliError {
     let what =
         format!("the agent of {root} does not answer, and its process is not to be seen here");
-    Problem::new(Code::AgentSilent, what).hint("end its process where it runs")
+    CliError::new(Code::AgentSilent, what).hint("end its process where it runs")
 }
 
 /// Ends an agent that does not answer, by its process. Whatever it was at, the next one finds it in its
@@ -287,7 +288,7 @@ async fn end(context: &Context, holder: Holder) -> Outcome {
     holder.send(Signal::KILL)?;
     match holder.ended_within(ENDING).await {
         Ok(()) => ended(context),
-        Err(_) => Err(Problem::new(Code::AgentSilent, format!("process {pid} cannot be killed"))
+        Err(_) => Err(CliError::new(Code::AgentSilent, format!("process {pid} cannot be killed"))
             .hint("it waits for the host itself: see the kernel's log")),
     }
 }

@@ -1,11 +1,12 @@
 //! `mvm audit`
 
+use super::Context;
 use super::values::Moment;
-use super::{Context, refused};
+use crate::error::CliError;
 use crate::output::{self, Flow, Format, Outcome};
 use clap::{Args, Subcommand};
 use mvm_api::audit::{AuditLogView, PruneAudit, PruneResult};
-use mvm_api::{Client, Problem, paths};
+use mvm_api::{Client, paths};
 use mvm_model::Code;
 use mvm_model::audit::{Expected, Flaw, NODE_LOG, Sealed, Verdict, Verifier};
 use serde::Serialize;
@@ -91,14 +92,14 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             let path = paths::audit(log.as_deref().unwrap_or(NODE_LOG), false);
             let (client, flow) = (context.client()?, Flow::default());
             let shown = client.download(&path, |piece| flow.print(piece));
-            flow.of(async { shown.await.map_err(refused) }).await.map(|()| 0)
+            flow.of(async { shown.await.map_err(CliError::from) }).await.map(|()| 0)
         }
     }
 }
 
 async fn prune(context: &Context, before: Moment, log: Option<String>) -> Outcome {
     let asked = PruneAudit { before: before.millis(), log };
-    let done: PruneResult = context.client()?.post(paths::AUDIT, &asked).await.map_err(refused)?;
+    let done: PruneResult = context.client()?.post(paths::AUDIT, &asked).await?;
     let cells = done.logs.iter().map(|log| {
         let last = log.last.map(|last| last.to_string()).unwrap_or_default();
         let head = log.head.clone().unwrap_or_default();
@@ -137,9 +138,10 @@ async fn list(
     };
     let path = paths::audit(log, follow);
     let read = client.download(&path, take);
-    match flow.of(async { read.await.map_err(refused) }).await {
+    match flow.of(async { read.await.map_err(CliError::from) }).await {
         // Nothing has been done yet.
-        Err(problem) if problem.code == Code::NotFound && is_known(&client, log).await? => {}
+        Err(problem)
+            if problem.code() == Some(Code::NotFound) && is_known(&client, log).await? => {}
         other => other?,
     }
     if !follow {
@@ -150,12 +152,11 @@ async fn list(
 }
 
 /// Whether a log without a record is one to come.
-async fn is_known(client: &Client, log: &str) -> Result<bool, Problem> {
+async fn is_known(client: &Client, log: &str) -> Result<bool, CliError> {
     if log == NODE_LOG {
         return Ok(true);
     }
-    let tenants: Vec<mvm_api::types::TenantView> =
-        client.list(paths::TENANTS).await.map_err(refused)?;
+    let tenants: Vec<mvm_api::types::TenantView> = client.list(paths::TENANTS).await?;
     Ok(tenants.iter().any(|tenant| tenant.tenant_id.as_str() == log))
 }
 
@@ -197,7 +198,7 @@ fn row(sealed: &Sealed) -> Vec<String> {
 async fn verify(context: &Context, verify: Verify) -> Outcome {
     let Verify { log, file, head, after } = verify;
     if (head.is_some() || after.is_some()) && log.is_none() && file.is_none() {
-        return Err(Problem::new(Code::Usage, "a digest is of one log")
+        return Err(CliError::new(Code::Usage, "a digest is of one log")
             .hint("name a tenant, or --file FILE"));
     }
     let expected = Expected { log: None, after, head };
@@ -211,7 +212,7 @@ async fn verify(context: &Context, verify: Verify) -> Outcome {
     let logs = match log {
         Some(log) => vec![log],
         None => {
-            let logs: Vec<AuditLogView> = client.list(paths::AUDIT).await.map_err(refused)?;
+            let logs: Vec<AuditLogView> = client.list(paths::AUDIT).await?;
             logs.into_iter().map(|view| view.log).collect()
         }
     };
@@ -226,7 +227,7 @@ async fn verify(context: &Context, verify: Verify) -> Outcome {
                 fed = reading.feed(piece, drop);
             }
         };
-        client.download(&paths::audit(&log, false), take).await.map_err(refused)?;
+        client.download(&paths::audit(&log, false), take).await?;
         let outcome = fed.and_then(|()| reading.end());
         rows.push((log, outcome));
     }
@@ -262,8 +263,8 @@ fn report(format: Format, outcomes: Vec<(String, Result<Verdict, Flaw>)>) -> Out
     problem.map_or(Ok(0), Err)
 }
 
-fn not_whole(log: &str, flaw: &Flaw) -> Problem {
-    Problem::new(Code::AuditBroken, format!("the audit log {log} is not whole: {flaw}")).hint(
+fn not_whole(log: &str, flaw: &Flaw) -> CliError {
+    CliError::new(Code::AuditBroken, format!("the audit log {log} is not whole: {flaw}")).hint(
         "compare it with a copy that was kept elsewhere: everything before that record is sound",
     )
 }
@@ -272,9 +273,9 @@ fn not_whole(log: &str, flaw: &Flaw) -> Problem {
 fn read_file(
     path: &Path,
     mut each: impl FnMut(&[u8]) -> Result<(), Flaw>,
-) -> Result<Result<(), Flaw>, Problem> {
+) -> Result<Result<(), Flaw>, CliError> {
     let failed = |cause: std::io::Error| {
-        Problem::new(Code::LocalFile, format!("cannot read {}: {cause}", path.display()))
+        CliError::file(format!("cannot read {}: {cause}", path.display()))
             .hint("name a file that you may read")
     };
     let mut file = std::fs::File::open(path).map_err(failed)?;

@@ -1,12 +1,13 @@
 //! `mvm bench`
 
+use super::Context;
 use super::stages::{Stage, Times};
-use super::{Context, refused};
+use crate::error::CliError;
 use crate::output::{self, Outcome};
 use clap::Args;
 use hdrhistogram::Histogram;
 use mvm_api::types::{CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved};
-use mvm_api::{Client, Problem, paths};
+use mvm_api::{Client, paths};
 use mvm_model::{Code, InstanceRef, PoolRef};
 use serde::Serialize;
 use std::io::Read;
@@ -60,12 +61,11 @@ struct Report {
 pub async fn run(context: &Context, bench: Bench) -> Outcome {
     let client = context.client()?;
     let path = paths::pool_part(&bench.pool, "instances");
-    let made: InstanceView =
-        client.post(&path, &CreateInstance { start: true }).await.map_err(refused)?;
+    let made: InstanceView = client.post(&path, &CreateInstance { start: true }).await?;
     let outcome = measure(context, &client, &bench, &made).await;
     let gone: Result<serde_json::Value, _> = client.delete(&paths::instance(&made.reference)).await;
     let report = outcome?;
-    gone.map_err(refused)?;
+    gone?;
     let mut rows: Vec<Vec<String>> = report.rows.iter().map(row).collect();
     rows.push(vec![
         "host memory of a warm instance".to_owned(),
@@ -96,7 +96,7 @@ async fn measure(
     client: &Client,
     bench: &Bench,
     made: &InstanceView,
-) -> Result<Report, Problem> {
+) -> Result<Report, CliError> {
     let instance = made.reference.to_string();
     let exec = ["instance", "exec", &instance, "--", "echo", "up"];
     let few = bench.number.div_ceil(5);
@@ -112,8 +112,7 @@ async fn measure(
     }
     told.add("wake from warm", &mut samples).await?;
     go(client, &made.reference, "warm").await?;
-    let stats: InstanceStats =
-        client.get(&paths::instance_part(&made.reference, "stats")).await.map_err(refused)?;
+    let stats: InstanceStats = client.get(&paths::instance_part(&made.reference, "stats")).await?;
     // The first sleep gives a clone memory of its own, which is not what is measured.
     go(client, &made.reference, "sleep").await?;
     first_byte(context, &exec)?;
@@ -162,13 +161,13 @@ struct Told<'a> {
 }
 
 impl<'a> Told<'a> {
-    async fn begin(client: &'a Client) -> Result<Told<'a>, Problem> {
+    async fn begin(client: &'a Client) -> Result<Told<'a>, CliError> {
         let before = Times::now(client).await?;
         Ok(Told { client, rows: Vec::new(), stages: Vec::new(), before })
     }
 
     /// A way was gone: takes its samples, and what the agent counted meanwhile.
-    async fn add(&mut self, path: &'static str, samples: &mut Vec<f64>) -> Result<(), Problem> {
+    async fn add(&mut self, path: &'static str, samples: &mut Vec<f64>) -> Result<(), CliError> {
         self.rows.push(summary(path, samples)?);
         samples.clear();
         let now = Times::now(self.client).await?;
@@ -180,19 +179,17 @@ impl<'a> Told<'a> {
 
 /// How many instances a minute are made, up to the answer of their guests, and destroyed, by as many
 /// clients at once as there are CPUs.
-async fn clone_rate(client: &Client, bench: &Bench) -> Result<f64, Problem> {
+async fn clone_rate(client: &Client, bench: &Bench) -> Result<f64, CliError> {
     let clients = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let each = bench.number.div_ceil(clients as u32);
     let path = paths::pool_part(&bench.pool, "instances");
     let began = Instant::now();
     let one = || async {
         for _ in 0..each {
-            let made: InstanceView =
-                client.post(&path, &CreateInstance { start: true }).await.map_err(refused)?;
-            let _: serde_json::Value =
-                client.delete(&paths::instance(&made.reference)).await.map_err(refused)?;
+            let made: InstanceView = client.post(&path, &CreateInstance { start: true }).await?;
+            let _: serde_json::Value = client.delete(&paths::instance(&made.reference)).await?;
         }
-        Ok::<_, Problem>(())
+        Ok::<_, CliError>(())
     };
     futures::future::try_join_all((0..clients).map(|_| one())).await?;
     Ok(f64::from(each) * clients as f64 * 60.0 / began.elapsed().as_secs_f64())
@@ -204,33 +201,32 @@ async fn clones(
     client: &Client,
     bench: &Bench,
     count: u32,
-) -> Result<Vec<f64>, Problem> {
+) -> Result<Vec<f64>, CliError> {
     let path = paths::pool_part(&bench.pool, "instances");
     let mut samples = Vec::new();
     for _ in 0..count {
         let began = Instant::now();
-        let made: InstanceView =
-            client.post(&path, &CreateInstance { start: true }).await.map_err(refused)?;
+        let made: InstanceView = client.post(&path, &CreateInstance { start: true }).await?;
         let instance = made.reference.to_string();
         let first = first_byte(context, &["instance", "exec", &instance, "--", "echo", "up"]);
         samples.push(began.elapsed().as_secs_f64() * 1000.0);
         let gone: Result<serde_json::Value, _> =
             client.delete(&paths::instance(&made.reference)).await;
         first?;
-        gone.map_err(refused)?;
+        gone?;
     }
     Ok(samples)
 }
 
-async fn go(client: &Client, instance: &InstanceRef, verb: &str) -> Result<(), Problem> {
+async fn go(client: &Client, instance: &InstanceRef, verb: &str) -> Result<(), CliError> {
     let path = paths::instance_part(instance, verb);
-    let _: Moved = client.post(&path, &MoveInstance::default()).await.map_err(refused)?;
+    let _: Moved = client.post(&path, &MoveInstance::default()).await?;
     Ok(())
 }
 
 /// Starts this program with `arguments`; gives the ms until its first byte of output.
-fn first_byte(context: &Context, arguments: &[&str]) -> Result<f64, Problem> {
-    let failed = |what: String| Problem::new(Code::BenchFailed, format!("{arguments:?}: {what}"));
+fn first_byte(context: &Context, arguments: &[&str]) -> Result<f64, CliError> {
+    let failed = |what: String| CliError::new(Code::BenchFailed, format!("{arguments:?}: {what}"));
     let program = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
     let began = Instant::now();
     let mut child = Command::new(program)
@@ -251,8 +247,8 @@ fn first_byte(context: &Context, arguments: &[&str]) -> Result<f64, Problem> {
     }
 }
 
-fn summary(path: &'static str, samples: &[f64]) -> Result<Row, Problem> {
-    let failed = |e: &dyn std::fmt::Display| Problem::internal(e.to_string());
+fn summary(path: &'static str, samples: &[f64]) -> Result<Row, CliError> {
+    let failed = |e: &dyn std::fmt::Display| CliError::internal(e.to_string());
     // Microseconds, up to ten minutes, to three digits.
     let mut histogram = Histogram::<u64>::new_with_max(600_000_000, 3).map_err(|e| failed(&e))?;
     for sample in samples {

@@ -3,11 +3,12 @@
 use super::Context;
 use super::remote::{self, OurIdentity, config_dir};
 use super::values::{Address, Coordinators, Lifetime};
+use crate::error::CliError;
 use crate::output::{self, Outcome};
 use clap::{Args, Subcommand, ValueEnum};
 use mvm_api::identity::Identity;
 use mvm_api::types::{IdentityView, Invitation, Invite, RevocationList, Revoke};
-use mvm_api::{Client, Problem, paths};
+use mvm_api::{Client, paths};
 use mvm_identity::authority::{NODE_LIFETIME, OPERATOR_LIFETIME};
 use mvm_identity::directory::Signers;
 use mvm_identity::{Authority, IdentityDir, authority, enrolment, journal, now};
@@ -115,7 +116,7 @@ pub struct Who {
 }
 
 impl Who {
-    fn identity(&self) -> Result<Identity, Problem> {
+    fn identity(&self) -> Result<Identity, CliError> {
         let name = self.name.clone();
         match (self.role, &self.tenant) {
             (IssuedRole::Operator, None) => Ok(Identity::Operator(name)),
@@ -123,7 +124,7 @@ impl Who {
             (IssuedRole::TenantOperator, Some(tenant)) => {
                 Ok(Identity::TenantOperator { tenant: tenant.clone(), name })
             }
-            _ => Err(Problem::new(Code::Usage, "only a tenant operator is of a tenant")
+            _ => Err(CliError::new(Code::Usage, "only a tenant operator is of a tenant")
                 .hint("leave --tenant out, or say --role tenant-operator")),
         }
     }
@@ -168,7 +169,7 @@ enum Desk {
 }
 
 impl Office {
-    fn open(&self) -> Result<Desk, Problem> {
+    fn open(&self) -> Result<Desk, CliError> {
         let Some(list) = &self.coordinator else {
             let signer = Signer::embedded(&self.place.path()).map_err(|problem| {
                 match problem.code.known() {
@@ -184,7 +185,7 @@ impl Office {
     }
 
     /// A join token. Needs the authority's key, no records.
-    pub async fn invite(&self, mut invite: Invite) -> Result<Invitation, Problem> {
+    pub async fn invite(&self, mut invite: Invite) -> Result<Invitation, CliError> {
         if let Some(list) = &self.coordinator {
             if invite.addresses.is_empty() {
                 invite.addresses = list.addresses().iter().map(ToString::to_string).collect();
@@ -192,7 +193,7 @@ impl Office {
             let all = remote::coordinators(list, &self.ours)?;
             let invite = &invite;
             let post = |client: Client| async move { client.post(paths::CA_INVITES, invite).await };
-            return enrolment::first_of(all, post).await;
+            return Ok(enrolment::first_of(all, post).await?);
         }
         let dir = self.place.path();
         let (invitation, facts) = signer::invitation(&Authority::open(&dir)?, &invite, now())?;
@@ -201,18 +202,18 @@ impl Office {
     }
 
     /// Who has certificates.
-    pub async fn identities(&self) -> Result<Vec<IdentityView>, Problem> {
+    pub async fn identities(&self) -> Result<Vec<IdentityView>, CliError> {
         match self.open()? {
             Desk::There(all) => {
                 let list = |client: Client| async move { client.list(paths::CA_IDENTITIES).await };
-                enrolment::first_of(all, list).await
+                Ok(enrolment::first_of(all, list).await?)
             }
-            Desk::Here(signer) => signer.identities(now()).await,
+            Desk::Here(signer) => Ok(signer.identities(now()).await?),
         }
     }
 
     /// Revokes somebody's certificates; what is revoked counts for us at once.
-    pub async fn revoke(&self, identity: Identity) -> Result<RevocationList, Problem> {
+    pub async fn revoke(&self, identity: Identity) -> Result<RevocationList, CliError> {
         match self.open()? {
             Desk::There(all) => {
                 let revoke = &Revoke { identity };
@@ -248,7 +249,8 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Serve { place, listen, node_lifetime } => {
             crate::logging::begin(false, None)?;
             let lifetime = node_lifetime.map_or(NODE_LIFETIME, |lifetime| lifetime.millis());
-            signer::serve(&place.path(), &listen, lifetime).await.map(|()| 0)
+            signer::serve(&place.path(), &listen, lifetime).await?;
+            Ok(0)
         }
         Command::List { office } => list(context, &office.identities().await?),
         Command::Revoke { office, who } => {

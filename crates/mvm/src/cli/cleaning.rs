@@ -1,9 +1,9 @@
 //! `mvm net clean`
 
 use super::Context;
+use crate::error::CliError;
 use crate::output::{self, Outcome};
 use clap::Args;
-use mvm_api::Problem;
 use mvm_model::Code;
 use mvm_node::remains::{self, Left, Verdict};
 use serde::Serialize;
@@ -43,7 +43,7 @@ pub fn run(context: &Context, asked: Clean) -> Outcome {
             remains::enter(&name)?;
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|e| Problem::internal(e.to_string()))?;
+        let runtime = runtime.map_err(|e| CliError::internal(e.to_string()))?;
         let items = runtime.block_on(clean(&root, asked.yes))?;
         if items.is_empty() {
             return output::say(
@@ -61,16 +61,16 @@ pub fn run(context: &Context, asked: Clean) -> Outcome {
         let left = items.iter().any(|item| item.verdict == "orphan" && !item.removed);
         if left && !asked.yes && !std::io::stdin().is_terminal() {
             let what = "nothing was removed: there is no terminal to ask at";
-            return Err(Problem::new(Code::NotConfirmed, what)
+            return Err(CliError::new(Code::NotConfirmed, what)
                 .hint("remove what is an orphan here: mvm net clean --yes"));
         }
         Ok(0)
     };
     let thread = std::thread::spawn(work);
-    thread.join().unwrap_or_else(|_| Err(Problem::internal("the thread that cleans has died")))
+    thread.join().unwrap_or_else(|_| Err(CliError::internal("the thread that cleans has died")))
 }
 
-async fn clean(root: &Path, yes: bool) -> Result<Vec<Item>, Problem> {
+async fn clean(root: &Path, yes: bool) -> Result<Vec<Item>, CliError> {
     let all = remains::left(root).await?;
     let orphans: Vec<&Left> = all.iter().filter(|left| left.verdict == Verdict::Orphan).collect();
     let agreed = yes || (!orphans.is_empty() && agrees(&orphans));

@@ -5,9 +5,9 @@ use super::instance::{self, Command as OnInstance, Exec, ExecOptions};
 use super::remote::Remote;
 use super::values::Of;
 use super::{Cli, Context, LeaseLength};
+use crate::error::CliError;
 use crate::output::Outcome;
 use clap::{Args, Subcommand};
-use mvm_api::Problem;
 use mvm_model::{Code, InstanceId, InstanceRef, Name, PoolRef};
 
 /// Other machines.
@@ -163,7 +163,7 @@ impl Target {
 
 /// Carries it out: as the same command on an instance here, there.
 /// `mvm coordinator serve` is no client: it is carried out before there is a runtime.
-pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), Problem>> {
+pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), CliError>> {
     match &cli.command {
         super::Command::Coordinator(Command::Serve(serve)) => {
             Some(coordinator_serve::serve(cli, serve))
@@ -178,7 +178,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Warm,
     };
     let (remote, command) = match command {
-        Serve(_) => return Err(Problem::internal("the coordinator is served elsewhere")),
+        Serve(_) => return Err(CliError::internal("the coordinator is served elsewhere")),
         Status => return coordinator_serve::status(context).await,
         Wake { target, length } => {
             let instance = target.reference();
@@ -232,7 +232,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Some(node) => Some((node, remote)),
         None if context.coordinator.is_some() => None,
         None => {
-            return Err(Problem::new(Code::Usage, "nobody is named to ask")
+            return Err(CliError::new(Code::Usage, "nobody is named to ask")
                 .hint("name a node with --node HOST:PORT, or a coordinator with --coordinator"));
         }
     };

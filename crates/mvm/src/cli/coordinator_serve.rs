@@ -2,12 +2,13 @@
 
 use super::remote::OurIdentity;
 use super::values::{Address, Lifetime};
-use super::{Cli, Context, refused};
+use super::{Cli, Context};
+use crate::error::CliError;
 use crate::output::{self, Outcome};
 use clap::Args;
 use mvm_api::client::Patience;
 use mvm_api::fleet::CoordinatorInfo;
-use mvm_api::{Problem, paths};
+use mvm_api::paths;
 use mvm_coordinator::{ServeOptions, StoreOptions};
 use mvm_model::Name;
 use mvm_store::{EtcdOptions, EtcdTls};
@@ -59,12 +60,13 @@ pub struct Serve {
 }
 
 /// Serves until it is told to end.
-pub fn serve(cli: &Cli, serve: &Serve) -> Result<(), Problem> {
+pub fn serve(cli: &Cli, serve: &Serve) -> Result<(), CliError> {
     crate::logging::begin(serve.log_json, None)?;
     // One that serves this machine alone needs none.
     let named = cli.identity.is_some() || !serve.listen.is_empty();
     let ours = OurIdentity { identity: cli.identity.clone(), is_named: cli.identity_named };
-    mvm_coordinator::serve(options(&super::root(cli), named.then_some(&ours), serve))
+    let options = options(&super::root(cli), named.then_some(&ours), serve);
+    mvm_coordinator::serve(options).map_err(CliError::from)
 }
 
 fn options(root: &Path, ours: Option<&OurIdentity>, serve: &Serve) -> ServeOptions {
@@ -102,6 +104,6 @@ fn options(root: &Path, ours: Option<&OurIdentity>, serve: &Serve) -> ServeOptio
 pub async fn status(context: &Context) -> Outcome {
     // Who asks how it is wants to hear at once that it is not there.
     let client = context.coordinator()?.patient(Patience::none());
-    let info: CoordinatorInfo = client.get(paths::COORDINATOR).await.map_err(refused)?;
+    let info: CoordinatorInfo = client.get(paths::COORDINATOR).await?;
     output::describe(context.format, &info)
 }

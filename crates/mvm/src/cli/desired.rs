@@ -1,12 +1,13 @@
 //! Documents of desired state: read here, brought about by the agent.
 
+use super::Context;
 use super::flake::absolute_inputs;
 use super::values::Pair;
-use super::{Context, refused};
+use crate::error::CliError;
 use crate::output::{self, Outcome};
 use clap::Args;
 use mvm_api::types::{ApplyDesired, DesiredPlan, DesiredStatus, PoolView};
-use mvm_api::{Client, Problem, paths};
+use mvm_api::{Client, paths};
 use mvm_model::desired::{DesiredState, needs_a_person};
 use mvm_model::{AnyCode, Code, Fault};
 use mvm_node::DesiredFile;
@@ -34,20 +35,20 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    fn override_inputs(&self) -> Result<BTreeMap<String, String>, Problem> {
+    fn override_inputs(&self) -> Result<BTreeMap<String, String>, CliError> {
         absolute_inputs(&self.override_input)
     }
 }
 
 /// A document that the agent watches.
-pub fn file(path: &Path, how: &How) -> Result<DesiredFile, Problem> {
+pub fn file(path: &Path, how: &How) -> Result<DesiredFile, CliError> {
     let absolute = std::path::absolute(path);
     let path = absolute.map_err(|cause| unreadable(path, &cause))?;
     Ok(DesiredFile { path, prune: how.prune, override_inputs: how.inputs.override_inputs()? })
 }
 
-fn unreadable(path: &Path, cause: &std::io::Error) -> Problem {
-    Problem::new(Code::LocalFile, format!("cannot read {}: {cause}", path.display()))
+fn unreadable(path: &Path, cause: &std::io::Error) -> CliError {
+    CliError::file(format!("cannot read {}: {cause}", path.display()))
 }
 
 /// Reads a document; its paths start where it is.
@@ -55,7 +56,7 @@ pub fn read_document<T>(
     path: &Path,
     inputs: &Inputs,
     parse: impl FnOnce(&[u8], &str, &BTreeMap<String, String>) -> Result<T, Fault>,
-) -> Result<T, Problem> {
+) -> Result<T, CliError> {
     let failed = |cause| unreadable(path, &cause);
     let (text, folder) = if path == Path::new("-") {
         let mut text = Vec::new();
@@ -83,7 +84,7 @@ pub async fn reconcile(
         dry_run,
     };
     let client = context.agent()?;
-    let plan: DesiredPlan = client.put(paths::DESIRED, &body).await.map_err(refused)?;
+    let plan: DesiredPlan = client.put(paths::DESIRED, &body).await?;
     let seconds = wait.filter(|_| !body.dry_run);
     if let Some(seconds) = seconds {
         converge(&client, &body.document, Duration::from_secs(seconds)).await?;
@@ -100,11 +101,11 @@ async fn converge(
     client: &Client,
     document: &DesiredState,
     deadline: Duration,
-) -> Result<(), Problem> {
+) -> Result<(), CliError> {
     let ends = Instant::now() + deadline;
     let mut told = Told::default();
     loop {
-        let status: DesiredStatus = client.get(paths::DESIRED_STATUS).await.map_err(refused)?;
+        let status: DesiredStatus = client.get(paths::DESIRED_STATUS).await?;
         given_up(status.last_failure.as_deref(), status.last_failure_code.as_ref())?;
         told.tell(status.last_failure.as_deref());
         let missing = match status.pending.first() {
@@ -116,7 +117,7 @@ async fn converge(
             let why = status.last_failure.map(|why| format!(" ({why})")).unwrap_or_default();
             let seconds = deadline.as_secs();
             let detail = format!("after {seconds} s there is still to do: {missing}{why}");
-            return Err(Problem::new(Code::NotConverged, detail)
+            return Err(CliError::new(Code::NotConverged, detail)
                 .hint("the agent goes on with it; see `mvm agent status`"));
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -139,10 +140,10 @@ impl Told {
 }
 
 /// Refuses to wait for what only a person can mend.
-pub fn given_up(why: Option<&str>, code: Option<&AnyCode>) -> Result<(), Problem> {
+pub fn given_up(why: Option<&str>, code: Option<&AnyCode>) -> Result<(), CliError> {
     match (why, code) {
         (Some(why), Some(code)) if code.known().is_some_and(needs_a_person) => {
-            Err(Problem::new(Code::NeedsMending, why).hint(
+            Err(CliError::new(Code::NeedsMending, why).hint(
                 "mend the flake or the document and apply it again; trying again does not help",
             ))
         }
@@ -151,11 +152,11 @@ pub fn given_up(why: Option<&str>, code: Option<&AnyCode>) -> Result<(), Problem
 }
 
 /// The first pool that does not hold its counts yet, and why.
-async fn unfilled(client: &Client, document: &DesiredState) -> Result<Option<String>, Problem> {
+async fn unfilled(client: &Client, document: &DesiredState) -> Result<Option<String>, CliError> {
     for tenant in &document.tenants {
         for wanted in &tenant.pools {
             let pool = wanted.reference(&tenant.tenant_id);
-            let view: PoolView = client.get(&paths::pool(&pool)).await.map_err(refused)?;
+            let view: PoolView = client.get(&paths::pool(&pool)).await?;
             if view.ready_counts != wanted.desired_counts {
                 let why = view.last_failure.unwrap_or_else(|| "it is under way".to_owned());
                 return Ok(Some(format!("fill pool {pool}: {why}")));

@@ -1,8 +1,8 @@
 //! `-e` and `--env-file`: a command's variables. Their values need not stand among our own arguments,
 //! which everybody on this machine can read.
 
+use crate::error::CliError;
 use clap::Args;
-use mvm_api::Problem;
 use mvm_model::Code;
 use mvm_model::Fault;
 use mvm_model::variable::{HINT, is_variable};
@@ -54,7 +54,7 @@ impl FromStr for Variable {
 impl Variables {
     /// The variables, of which the last word of a name counts. Errors: `local_file`,
     /// `invalid_value`.
-    pub fn read(&self) -> Result<Environment, Problem> {
+    pub fn read(&self) -> Result<Environment, CliError> {
         self.leave_input(false)?;
         let here = |name: &str| std::env::var_os(name);
         let mut all = Environment::new();
@@ -71,14 +71,14 @@ impl Variables {
     }
 
     /// Refuses to read the standard input where the command is to have it.
-    pub fn leave_input(&self, is_taken: bool) -> Result<(), Problem> {
+    pub fn leave_input(&self, is_taken: bool) -> Result<(), CliError> {
         let reads = self.env_file.iter().filter(|path| path.as_os_str() == "-").count();
         let what = match (reads, is_taken) {
             (0, _) | (1, false) => return Ok(()),
             (_, true) => "--interactive gives the standard input to the command",
             (_, false) => "--env-file - stands there more than once",
         };
-        Err(Problem::new(Code::InvalidValue, what)
+        Err(CliError::new(Code::InvalidValue, what)
             .hint("write the variables to a file of yours alone, and name that with --env-file"))
     }
 }
@@ -87,13 +87,13 @@ impl Variables {
 fn valued(
     variable: Variable,
     here: impl Fn(&str) -> Option<OsString>,
-) -> Result<(String, String), Problem> {
+) -> Result<(String, String), CliError> {
     let Variable { name, value } = variable;
     if let Some(value) = value {
         return Ok((name, value));
     }
     let refused = |what: String| {
-        Problem::new(Code::InvalidValue, what).hint(format!("set it here, or write {name}=VALUE"))
+        CliError::new(Code::InvalidValue, what).hint(format!("set it here, or write {name}=VALUE"))
     };
     match here(&name).map(OsString::into_string) {
         Some(Ok(value)) => Ok((name, value)),
@@ -105,7 +105,7 @@ fn valued(
 /// The largest file of variables that is read, in bytes: more is never passed to a program.
 const LARGEST: u64 = 1 << 20;
 
-fn text_of(path: &Path) -> Result<String, Problem> {
+fn text_of(path: &Path) -> Result<String, CliError> {
     let read = || {
         let mut text = String::new();
         let from: &mut dyn Read = match path.as_os_str() == "-" {
@@ -114,12 +114,11 @@ fn text_of(path: &Path) -> Result<String, Problem> {
         };
         from.take(LARGEST + 1).read_to_string(&mut text).map(|_| text)
     };
-    let text = read().map_err(|e| {
-        Problem::new(Code::LocalFile, format!("cannot read variables from {}: {e}", shown(path)))
-    })?;
+    let text = read()
+        .map_err(|e| CliError::file(format!("cannot read variables from {}: {e}", shown(path))))?;
     if text.len() as u64 > LARGEST {
         let what = format!("the variables in {} are more than {} KiB", shown(path), LARGEST >> 10);
-        return Err(Problem::new(Code::InvalidValue, what)
+        return Err(CliError::new(Code::InvalidValue, what)
             .hint("give a command large values in a file: --in FILE"));
     }
     Ok(text)
@@ -133,7 +132,7 @@ fn shown(path: &Path) -> String {
 }
 
 /// The variables that a file names. Values are taken as they stand, quotes and spaces included.
-fn lines(path: &Path, text: &str) -> Result<Vec<Variable>, Problem> {
+fn lines(path: &Path, text: &str) -> Result<Vec<Variable>, CliError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let numbered = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim_start()));
     numbered
@@ -143,7 +142,7 @@ fn lines(path: &Path, text: &str) -> Result<Vec<Variable>, Problem> {
             let line = if line.contains('=') { line } else { line.trim_end() };
             line.parse::<Variable>().map_err(|fault| {
                 let detail = format!("{}, line {number}: {}", shown(path), fault.message);
-                Problem::new(Code::InvalidValue, detail).hint(HINT)
+                CliError::new(Code::InvalidValue, detail).hint(HINT)
             })
         })
         .collect()
@@ -153,7 +152,7 @@ fn lines(path: &Path, text: &str) -> Result<Vec<Variable>, Problem> {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Vec<(String, Option<String>)>, Problem> {
+    fn read(text: &str) -> Result<Vec<(String, Option<String>)>, CliError> {
         let all = lines(Path::new("file"), text)?;
         Ok(all.into_iter().map(|variable| (variable.name, variable.value)).collect())
     }
@@ -177,7 +176,7 @@ mod tests {
         assert_eq!(of("SET").unwrap(), ("SET".into(), "it".into()));
         assert_eq!(of("SET=other").unwrap(), ("SET".into(), "other".into()));
         let refused = of("MISSING").unwrap_err();
-        assert!(refused.detail.contains("MISSING is not set"), "{refused}");
+        assert!(refused.to_string().contains("MISSING is not set"), "{refused}");
     }
 
     #[test]
@@ -192,6 +191,8 @@ mod tests {
         ];
         assert_eq!(read(text).unwrap(), expected);
         let refused = read("A=1\nexport B=2\n").unwrap_err();
-        assert!(refused.detail.contains("file, line 2") && !refused.detail.contains("=2"));
+        assert!(
+            refused.to_string().contains("file, line 2") && !refused.to_string().contains("=2")
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! `mvm events`, `mvm metrics`
 
-use super::{Context, refused};
+use super::Context;
+use crate::error::CliError;
 use crate::output::{self, Flow, Format, Outcome};
 use clap::Args;
 use mvm_api::client::Event;
@@ -48,10 +49,10 @@ pub async fn run(context: &Context, events: Events) -> Outcome {
         };
         let flow = Flow::default();
         let shown = client.resume(&path, |sent| show(context.format, &sent, &flow), lost);
-        return flow.of(async { shown.await.map_err(refused) }).await.map(|()| 0);
+        return flow.of(async { shown.await.map_err(CliError::from) }).await.map(|()| 0);
     }
     let path = format!("{}?{query}", paths::EVENTS);
-    let mut events: Vec<EventView> = client.list(&path).await.map_err(refused)?;
+    let mut events: Vec<EventView> = client.list(&path).await?;
     // A fleet's come node by node.
     if events.iter().any(|view| view.node_id.is_some()) {
         events.sort_by_key(|view| view.event.at);
@@ -97,6 +98,6 @@ fn row(EventView { event, node_id }: &EventView) -> Vec<String> {
 pub async fn metrics(context: &Context) -> Outcome {
     let mut text = Vec::new();
     let take = |piece: &[u8]| text.extend_from_slice(piece);
-    context.client()?.download(paths::METRICS, take).await.map_err(refused)?;
+    context.client()?.download(paths::METRICS, take).await?;
     output::print(&text)
 }

@@ -1,6 +1,6 @@
 //! `mvm pool expose` and `mvm pool unexpose`
 
-use super::{Context, refused};
+use super::Context;
 use crate::output::{self, Outcome};
 use clap::Args;
 use mvm_api::expose::{ExposePool, ExposeView, UnexposePool};
@@ -64,14 +64,13 @@ pub async fn expose(context: &Context, asked: Expose) -> Outcome {
     };
     let path = paths::pool_part(pool, "expose");
     let body = ExposePool { listen, to, limits };
-    let view: ExposeView = context.client()?.post(&path, &body).await.map_err(refused)?;
+    let view: ExposeView = context.client()?.post(&path, &body).await?;
     let line = format!("pool {pool} (port {to}) is behind {}", view.listen);
     output::say(context.format, &view, &line)
 }
 
 async fn list(context: &Context, pool: Option<&PoolRef>) -> Outcome {
-    let mut views: Vec<ExposeView> =
-        context.client()?.list(paths::EXPOSES).await.map_err(refused)?;
+    let mut views: Vec<ExposeView> = context.client()?.list(paths::EXPOSES).await?;
     let is_of = |view: &ExposeView, pool: &PoolRef| {
         view.tenant_id == pool.tenant && view.pool_id == pool.pool
     };
@@ -95,7 +94,7 @@ async fn list(context: &Context, pool: Option<&PoolRef>) -> Outcome {
 pub async fn unexpose(context: &Context, asked: Unexpose) -> Outcome {
     let path = paths::pool_part(&asked.pool, "unexpose");
     let body = UnexposePool { listen: asked.listen };
-    let done: serde_json::Value = context.client()?.post(&path, &body).await.map_err(refused)?;
+    let done: serde_json::Value = context.client()?.post(&path, &body).await?;
     let what = asked.listen.map_or_else(String::new, |listen| format!(" on {listen}"));
     output::say(
         context.format,

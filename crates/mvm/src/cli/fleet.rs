@@ -2,13 +2,14 @@
 
 use super::desired::{Inputs, Told, given_up, read_document};
 use super::values::{Address, Of};
-use super::{Context, instance, is_between_leaders, refused};
+use super::{Context, instance, is_between_leaders};
+use crate::error::CliError;
 use crate::output::{self, Format, Outcome};
 use clap::Subcommand;
 use mvm_api::fleet::{
     ApplyFleet, FleetPlan, FleetPoolView, FleetStatus, NodeView, RegisterNode, SetDuty,
 };
-use mvm_api::{Client, Problem, paths};
+use mvm_api::{Client, paths};
 use mvm_model::fleet::{Duty, FleetState};
 use mvm_model::{Code, Counts, Name};
 use std::path::PathBuf;
@@ -106,33 +107,32 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             apply(context, &client, document, dry_run, wait).await
         }
         Command::Show => {
-            let document: FleetState = client.get(paths::FLEET).await.map_err(refused)?;
+            let document: FleetState = client.get(paths::FLEET).await?;
             let format =
                 if context.format == Format::Table { Format::Json } else { context.format };
             output::describe(format, &document)
         }
         Command::Status => {
-            let status: FleetStatus = client.get(paths::FLEET_STATUS).await.map_err(refused)?;
+            let status: FleetStatus = client.get(paths::FLEET_STATUS).await?;
             show_status(context, &status)
         }
         Command::Nodes { node: Some(node) } => {
-            let node: NodeView = client.get(&paths::node(&node)).await.map_err(refused)?;
+            let node: NodeView = client.get(&paths::node(&node)).await?;
             output::describe(context.format, &node)
         }
         Command::Nodes { node: None } => {
-            let nodes: Vec<NodeView> = client.list(paths::NODES).await.map_err(refused)?;
+            let nodes: Vec<NodeView> = client.list(paths::NODES).await?;
             let head =
                 ["NODE", "ADDRESS", "STATE", "RUNNING", "WARM", "SLEEPING", "LEASED", "DOCUMENT"];
             output::show(context.format, &nodes, &head, nodes.iter().map(row))
         }
         Command::Add { node, address } => {
             let body = RegisterNode { node_id: node, address: address.to_string() };
-            let node: NodeView = client.post(paths::NODES, &body).await.map_err(refused)?;
+            let node: NodeView = client.post(paths::NODES, &body).await?;
             output::say(context.format, &node, &format!("{} is a node of the fleet", node.node_id))
         }
         Command::Remove { node } => {
-            let done: serde_json::Value =
-                client.delete(&paths::node(&node)).await.map_err(refused)?;
+            let done: serde_json::Value = client.delete(&paths::node(&node)).await?;
             output::say(context.format, &done, &format!("{node} is no longer a node of the fleet"))
         }
         Command::Drain { node, wait } => {
@@ -154,8 +154,8 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
     }
 }
 
-async fn set_duty(client: &Client, node: &Name, duty: Duty) -> Result<NodeView, Problem> {
-    client.post(&paths::node_duty(node), &SetDuty { duty }).await.map_err(refused)
+async fn set_duty(client: &Client, node: &Name, duty: Duty) -> Result<NodeView, CliError> {
+    client.post(&paths::node_duty(node), &SetDuty { duty }).await.map_err(CliError::from)
 }
 
 fn row(node: &NodeView) -> Vec<String> {
@@ -218,7 +218,7 @@ async fn apply(
 ) -> Outcome {
     let body = ApplyFleet { document, dry_run };
     let before: Option<FleetStatus> = client.get(paths::FLEET_STATUS_OF_LEADER).await.ok();
-    let plan: FleetPlan = client.put(paths::FLEET, &body).await.map_err(refused)?;
+    let plan: FleetPlan = client.put(paths::FLEET, &body).await?;
     if let Some(seconds) = wait.filter(|_| !dry_run) {
         // Of the same document as before, what has failed already may have been mended since.
         let old = before.filter(|status| status.document.as_ref() == Some(&plan.document));
@@ -252,11 +252,11 @@ async fn converged(
     document: &str,
     old: &[FleetPoolView],
     deadline: Duration,
-) -> Result<(), Problem> {
+) -> Result<(), CliError> {
     let ends = Instant::now() + deadline;
     let mut told = Told::default();
     loop {
-        let asked = client.get(paths::FLEET_STATUS_OF_LEADER).await.map_err(refused);
+        let asked = client.get(paths::FLEET_STATUS_OF_LEADER).await.map_err(CliError::from);
         let status: FleetStatus = match asked {
             Err(problem) if is_between_leaders(&problem) && Instant::now() < ends => {
                 tokio::time::sleep(AGAIN).await;
@@ -287,7 +287,7 @@ async fn converged(
                 (None, None) => "nodes still change: see `mvm fleet nodes`".to_owned(),
             };
             let detail = format!("after {} s: {what}", deadline.as_secs());
-            return Err(Problem::new(Code::NotConverged, detail)
+            return Err(CliError::new(Code::NotConverged, detail)
                 .hint("the fleet goes on with it; see `mvm fleet status`"));
         }
         tokio::time::sleep(AGAIN).await;
@@ -295,10 +295,10 @@ async fn converged(
 }
 
 /// Waits until the node holds nothing.
-async fn emptied(client: &Client, node: &Name, deadline: Duration) -> Result<(), Problem> {
+async fn emptied(client: &Client, node: &Name, deadline: Duration) -> Result<(), CliError> {
     let ends = Instant::now() + deadline;
     loop {
-        let view: NodeView = client.get(&paths::node(node)).await.map_err(refused)?;
+        let view: NodeView = client.get(&paths::node(node)).await?;
         let pools = view.status.iter().flat_map(|status| status.pools.values());
         let pending = view.status.as_ref().map_or(0, |status| status.pending);
         let (instances, jobs) = pools.fold((0, 0), |(instances, jobs), pool| {
@@ -314,7 +314,7 @@ async fn emptied(client: &Client, node: &Name, deadline: Duration) -> Result<(),
                 deadline.as_secs(),
                 view.leased
             );
-            return Err(Problem::new(Code::NotConverged, detail)
+            return Err(CliError::new(Code::NotConverged, detail)
                 .hint("its leases end by themselves; see them with `mvm lease list`"));
         }
         tokio::time::sleep(AGAIN).await;

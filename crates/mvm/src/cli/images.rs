@@ -1,12 +1,12 @@
 //! `mvm kernel` and `mvm image`
 
+use super::Context;
 use super::progress::with_progress;
-use super::{Context, refused};
+use crate::error::CliError;
 use crate::output::{self, Outcome};
 use clap::Subcommand;
+use mvm_api::paths;
 use mvm_api::types::{FetchImage, FetchedImage, Gc, GcResult, ImageView, ImportKernel, KernelView};
-use mvm_api::{Problem, paths};
-use mvm_model::Code;
 use std::path::{Path, PathBuf};
 
 /// Kernels.
@@ -69,10 +69,10 @@ pub enum ImageCommand {
     },
 }
 
-fn absolute(path: &Path) -> Result<String, Problem> {
-    let found = path.canonicalize().map_err(|cause| {
-        Problem::new(Code::LocalFile, format!("cannot read {}: {cause}", path.display()))
-    })?;
+fn absolute(path: &Path) -> Result<String, CliError> {
+    let found = path
+        .canonicalize()
+        .map_err(|cause| CliError::file(format!("cannot read {}: {cause}", path.display())))?;
     Ok(found.display().to_string())
 }
 
@@ -82,20 +82,20 @@ pub async fn kernel(context: &Context, command: KernelCommand) -> Outcome {
         KernelCommand::Import { file, modules, name } => {
             let modules = modules.as_deref().map(absolute).transpose()?;
             let body = ImportKernel { file: absolute(&file)?, modules, name };
-            context.agent()?.post(paths::KERNEL_IMPORT, &body).await.map_err(refused)?
+            context.agent()?.post(paths::KERNEL_IMPORT, &body).await?
         }
         KernelCommand::Fetch => {
             with_progress(&context.agent()?, context.format, paths::KERNEL_FETCH, &()).await?
         }
         KernelCommand::Remove { kernel } => {
             let client = context.agent()?;
-            let gone: KernelView = client.delete(&paths::kernel(&kernel)).await.map_err(refused)?;
+            let gone: KernelView = client.delete(&paths::kernel(&kernel)).await?;
             let line = format!("kernel {} ({}) is removed", gone.name, gone.version);
             return output::say(context.format, &gone, &line);
         }
         KernelCommand::List => {
             let client = context.agent()?;
-            let kernels: Vec<KernelView> = client.list(paths::KERNELS).await.map_err(refused)?;
+            let kernels: Vec<KernelView> = client.list(paths::KERNELS).await?;
             let rows = kernels.iter().map(|kernel| {
                 let mark = if kernel.default { "*" } else { "" };
                 vec![
@@ -119,7 +119,7 @@ pub async fn image(context: &Context, command: ImageCommand) -> Outcome {
     let client = context.agent()?;
     match command {
         ImageCommand::List => {
-            let images: Vec<ImageView> = client.list(paths::IMAGES).await.map_err(refused)?;
+            let images: Vec<ImageView> = client.list(paths::IMAGES).await?;
             let rows = images.iter().map(|image| {
                 let pools: Vec<String> = image.pools.iter().map(ToString::to_string).collect();
                 vec![
@@ -145,8 +145,7 @@ pub async fn image(context: &Context, command: ImageCommand) -> Outcome {
             output::say(context.format, &done, &line)
         }
         ImageCommand::Gc { dry_run } => {
-            let result: GcResult =
-                client.post(paths::IMAGES_GC, &Gc { dry_run }).await.map_err(refused)?;
+            let result: GcResult = client.post(paths::IMAGES_GC, &Gc { dry_run }).await?;
             let verb = if dry_run { "would remove" } else { "removed" };
             let line = format!(
                 "{verb} {} images, {}, and {} roots of the Nix store; left: {} images, {}\n\

@@ -3,13 +3,14 @@
 use super::copying::Copying;
 use super::environment::Variables;
 use super::values::{Of, Place};
-use super::{Context, LeaseLength, explain_empty, refused, ssh};
+use super::{Context, LeaseLength, explain_empty, ssh};
+use crate::error::CliError;
 use crate::job;
 use crate::output::{self, Flow, Outcome};
 use crate::session::{self, Run};
 use clap::{Args, Subcommand};
 use mvm_api::types::{CreateInstance, InstanceStats, InstanceView, MoveInstance, Moved};
-use mvm_api::{Client, Problem, paths};
+use mvm_api::{Client, paths};
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::{Code, InstanceRef, PoolRef};
 use std::io::IsTerminal;
@@ -194,13 +195,12 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Create { pool, start } => {
             let path = paths::pool_part(&pool, "instances");
             let view: InstanceView =
-                context.client()?.post(&path, &CreateInstance { start }).await.map_err(refused)?;
+                context.client()?.post(&path, &CreateInstance { start }).await?;
             output::say(format, &view, &view.reference.to_string())
         }
         Command::List { of } => list(context, &context.client()?, of).await,
         Command::Info { instance } => {
-            let view: InstanceView =
-                context.client()?.get(&paths::instance(&instance)).await.map_err(refused)?;
+            let view: InstanceView = context.client()?.get(&paths::instance(&instance)).await?;
             output::describe(format, &view)
         }
         Command::Start { instance, length } => {
@@ -227,18 +227,17 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 true => flow.print_raw(bytes),
                 false => flow.print(cleaner.clean(bytes).as_bytes()),
             });
-            flow.of(async { shown.await.map_err(refused) }).await.map(|()| 0)
+            flow.of(async { shown.await.map_err(CliError::from) }).await.map(|()| 0)
         }
         Command::Stats { instance } => {
             let path = paths::instance_part(&instance, "stats");
-            let stats: InstanceStats = context.client()?.get(&path).await.map_err(refused)?;
+            let stats: InstanceStats = context.client()?.get(&path).await?;
             output::describe(format, &stats)
         }
         Command::Destroy { instances } => {
             let client = context.client()?;
             for instance in &instances {
-                let _: serde_json::Value =
-                    client.delete(&paths::instance(instance)).await.map_err(refused)?;
+                let _: serde_json::Value = client.delete(&paths::instance(instance)).await?;
             }
             let names: Vec<String> = instances.iter().map(ToString::to_string).collect();
             output::say(format, &names, &format!("{} is gone", names.join(", ")))
@@ -272,7 +271,7 @@ pub fn own_failure(outcome: Outcome, context: &Context) -> Outcome {
         if output::is_of_output(&problem) {
             return Err(problem);
         }
-        output::complain(&problem, context.format);
+        output::complain(problem, context.format);
         Ok(125)
     })
 }
@@ -284,7 +283,7 @@ pub async fn list(context: &Context, client: &Client, of: Option<Of>) -> Outcome
         Some(Of::Pool(pool)) => paths::pool_part(pool, "instances"),
         Some(Of::Tenant(tenant)) => format!("{}?tenant={tenant}", paths::INSTANCES),
     };
-    let views: Vec<InstanceView> = client.list(&path).await.map_err(refused)?;
+    let views: Vec<InstanceView> = client.list(&path).await?;
     if views.is_empty() {
         explain_empty(client, of.as_ref()).await?;
     }
@@ -325,8 +324,7 @@ async fn moved(
     lease_s: Option<u64>,
 ) -> Outcome {
     let path = paths::instance_part(instance, verb);
-    let moved: Moved =
-        context.client()?.post(&path, &MoveInstance { lease_s }).await.map_err(refused)?;
+    let moved: Moved = context.client()?.post(&path, &MoveInstance { lease_s }).await?;
     let line = format!("{instance} is {} ({:.1} ms)", moved.instance.state, moved.took_ms);
     output::say(context.format, &moved, &line)
 }
@@ -340,13 +338,13 @@ async fn copy(context: &Context, from: &Place, to: &Place, copying: Copying) -> 
         }
         (Place::Local(path), Place::Guest(instance, folder)) => {
             if let Err(cause) = std::fs::metadata(path) {
-                return Err(Problem::new(Code::LocalFile, format!("cannot read {path}: {cause}")));
+                return Err(CliError::file(format!("cannot read {path}: {cause}")));
             }
             session::put(&context.client()?, instance, Path::new(path), folder).await?;
         }
         _ => {
             let detail = "of the two places one must be in an instance, and the other not";
-            return Err(Problem::new(Code::Usage, detail)
+            return Err(CliError::new(Code::Usage, detail)
                 .hint("write the one in the instance as tenant/pool/i-0123abcd:/path"));
         }
     }

@@ -3,12 +3,13 @@
 use super::copying::Copying;
 use super::environment::{Environment, Variables};
 use super::values::Of;
-use super::{Context, explain_empty, refused};
+use super::{Context, explain_empty};
+use crate::error::CliError;
 use crate::job::{self, Input};
 use crate::output::{self, Outcome};
 use clap::{Args, Subcommand};
+use mvm_api::jobs;
 use mvm_api::jobs::JobView;
-use mvm_api::{Problem, jobs};
 use mvm_model::job::JobSpec;
 use mvm_model::{Code, JobId, JobState, Name, PoolRef};
 use std::path::Path;
@@ -136,7 +137,7 @@ impl Options {
     }
 
     /// The variables, read now.
-    pub fn environment(&self) -> Result<Environment, Problem> {
+    pub fn environment(&self) -> Result<Environment, CliError> {
         self.variables.read()
     }
 
@@ -170,7 +171,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         }
         Command::List { of, state } => list(context, of, state).await,
         Command::Info { job } => {
-            let view: JobView = context.client()?.get(&jobs::job(job)).await.map_err(refused)?;
+            let view: JobView = context.client()?.get(&jobs::job(job)).await?;
             output::describe(format, &view)
         }
         Command::Logs { job, follow } => {
@@ -202,10 +203,10 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
 async fn wait(context: &Context, job: JobId, timeout: Option<u64>) -> Outcome {
     let query = timeout.map(|seconds| format!("?timeout_s={seconds}")).unwrap_or_default();
     let path = jobs::job_part(job, "wait") + &query;
-    let view: JobView = context.patient()?.get(&path).await.map_err(refused)?;
+    let view: JobView = context.patient()?.get(&path).await?;
     let Some(status) = view.shell_status else {
         let what = format!("job {job} is {} after {} s", view.state, timeout.unwrap_or_default());
-        return Err(Problem::new(Code::NotEnded, what)
+        return Err(CliError::new(Code::NotEnded, what)
             .hint(format!("see what it waits for: mvm job info {job}")));
     };
     let why = view.reason.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
@@ -215,7 +216,7 @@ async fn wait(context: &Context, job: JobId, timeout: Option<u64>) -> Outcome {
 
 async fn artifacts(context: &Context, job: JobId, folder: &str, copying: Copying) -> Outcome {
     let client = context.patient()?;
-    let view: JobView = client.get(&jobs::job(job)).await.map_err(refused)?;
+    let view: JobView = client.get(&jobs::job(job)).await?;
     let there = view.artifacts.iter().enumerate().filter(|(_, artifact)| artifact.bytes.is_some());
     let mut lines = Vec::new();
     for (index, artifact) in there {
@@ -224,7 +225,7 @@ async fn artifacts(context: &Context, job: JobId, folder: &str, copying: Copying
     }
     if lines.is_empty() {
         let what = format!("job {job} is {} and has left no artifacts", view.state);
-        return Err(Problem::new(Code::NotFound, what)
+        return Err(CliError::new(Code::NotFound, what)
             .hint("name them when it is submitted: mvm job submit --artifact PATH"));
     }
     output::say_lines(context.format, &view.artifacts, &lines)
@@ -240,7 +241,7 @@ async fn list(context: &Context, of: Option<Of>, state: Option<JobState>) -> Out
     query.extend(state.map(|state| format!("state={state}")));
     let path = format!("{}?{}", jobs::JOBS, query.join("&"));
     let client = context.client()?;
-    let views: Vec<JobView> = client.list(&path).await.map_err(refused)?;
+    let views: Vec<JobView> = client.list(&path).await?;
     if views.is_empty() {
         explain_empty(&client, of.as_ref()).await?;
     }

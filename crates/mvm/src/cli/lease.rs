@@ -1,11 +1,12 @@
 //! `mvm lease`
 
 use super::values::Of;
-use super::{Context, explain_empty, refused};
+use super::{Context, explain_empty};
+use crate::error::CliError;
 use crate::output::{self, Outcome};
 use clap::Subcommand;
 use mvm_api::types::{ExtendLease, LeaseView};
-use mvm_api::{Client, Problem, paths};
+use mvm_api::{Client, paths};
 use mvm_model::Code;
 
 /// Leases.
@@ -41,7 +42,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
     let client = context.client()?;
     match command {
         Command::List { of } => {
-            let mut leases: Vec<LeaseView> = client.list(paths::LEASES).await.map_err(refused)?;
+            let mut leases: Vec<LeaseView> = client.list(paths::LEASES).await?;
             leases.retain(|view| match &of {
                 None => true,
                 Some(Of::Tenant(tenant)) => view.instance.pool.tenant == *tenant,
@@ -55,25 +56,25 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Extend { lease, seconds } => {
             let path = format!("{}/{}/extend", paths::LEASES, id_of(&client, &lease).await?);
             let body = ExtendLease { lease_s: seconds };
-            let view: LeaseView = client.post(&path, &body).await.map_err(refused)?;
+            let view: LeaseView = client.post(&path, &body).await?;
             let line = format!("lease {} on {} ends in {seconds} s", view.lease.id, view.instance);
             output::say(context.format, &view, &line)
         }
         Command::Release { lease } => {
             let id = id_of(&client, &lease).await?;
             let path = format!("{}/{id}", paths::LEASES);
-            let done: serde_json::Value = client.delete(&path).await.map_err(refused)?;
+            let done: serde_json::Value = client.delete(&path).await?;
             output::say(context.format, &done, &format!("lease {id} has ended"))
         }
     }
 }
 
 /// The lease of this name, or on this instance.
-async fn id_of(client: &Client, wanted: &str) -> Result<String, Problem> {
-    let leases: Vec<LeaseView> = client.list(paths::LEASES).await.map_err(refused)?;
+async fn id_of(client: &Client, wanted: &str) -> Result<String, CliError> {
+    let leases: Vec<LeaseView> = client.list(paths::LEASES).await?;
     let fits = |view: &&LeaseView| view.lease.id == wanted || view.instance.to_string() == wanted;
     leases.iter().find(fits).map(|view| view.lease.id.clone()).ok_or_else(|| {
-        Problem::new(Code::NotFound, format!("there is no lease {wanted:?}"))
+        CliError::new(Code::NotFound, format!("there is no lease {wanted:?}"))
             .hint("see the leases with `mvm lease list`")
     })
 }

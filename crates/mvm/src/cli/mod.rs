@@ -33,11 +33,12 @@ mod tenant;
 mod values;
 
 use crate::agent_process;
+use crate::error::CliError;
 use crate::output::{self, Format, Outcome};
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use mvm_api::client::Patience;
-use mvm_api::{Client, ClientError, Problem, paths};
+use mvm_api::{Client, paths};
 use mvm_model::Code;
 use std::path::PathBuf;
 use values::{Address, Coordinators, Of, Wait};
@@ -220,7 +221,7 @@ pub struct Context {
 
 impl Context {
     /// A client of whoever is to do it: a node or a coordinator that is named, else the agent here.
-    pub fn client(&self) -> Result<Client, Problem> {
+    pub fn client(&self) -> Result<Client, CliError> {
         match (&self.remote, &self.coordinator) {
             (Some((node, remote)), _) => remote.client(node),
             (None, Some(_)) => self.coordinator(),
@@ -229,13 +230,13 @@ impl Context {
     }
 
     /// A client of this machine's agent; starts the agent if none runs.
-    pub fn agent(&self) -> Result<Client, Problem> {
+    pub fn agent(&self) -> Result<Client, CliError> {
         agent_process::client(&self.root)
     }
 
     /// The same, who also waits for an agent that is being replaced; one on this machine that was killed
     /// is started again.
-    pub fn patient(&self) -> Result<Client, Problem> {
+    pub fn patient(&self) -> Result<Client, CliError> {
         let patience = self.patience.clone();
         let patience = match (&self.remote, &self.coordinator) {
             (None, None) => {
@@ -248,7 +249,7 @@ impl Context {
     }
 
     /// A client of the coordinator: of the one that is named, else of the one on this machine.
-    pub fn coordinator(&self) -> Result<Client, Problem> {
+    pub fn coordinator(&self) -> Result<Client, CliError> {
         match &self.coordinator {
             Some(list) => {
                 let client = remote::coordinator(list, &self.ours)?;
@@ -260,7 +261,7 @@ impl Context {
                     return Ok(Client::new(socket).patient(self.patience.clone()));
                 }
                 let detail = format!("no coordinator serves {}", self.root.display());
-                Err(Problem::new(Code::CoordinatorUnreachable, detail).hint(
+                Err(CliError::new(Code::CoordinatorUnreachable, detail).hint(
                     "name one with --coordinator HOST:PORT, or start one: mvm coordinator serve",
                 ))
             }
@@ -338,36 +339,31 @@ fn man(dir: Option<PathBuf>) -> Outcome {
     let Some(dir) = dir else {
         let mut text = Vec::new();
         let page = clap_mangen::Man::new(Cli::command());
-        page.render(&mut text).map_err(|e| Problem::internal(e.to_string()))?;
+        page.render(&mut text).map_err(|e| CliError::internal(e.to_string()))?;
         return output::print(&text);
     };
     let failed = |cause: std::io::Error| {
         let detail = format!("cannot write manual pages to {}: {cause}", dir.display());
-        Problem::new(Code::LocalFile, detail).hint("name a directory that you may write to")
+        CliError::file(detail).hint("name a directory that you may write to")
     };
     std::fs::create_dir_all(&dir).map_err(failed)?;
     clap_mangen::generate_to(Cli::command(), &dir).map_err(failed)?;
     Ok(0)
 }
 
-/// An error of the client as a problem.
-pub fn refused(error: ClientError) -> Problem {
-    error.into_problem()
-}
-
 /// A list that is empty since there is no such tenant or pool is an error.
-pub async fn explain_empty(client: &Client, of: Option<&Of>) -> Result<(), Problem> {
+pub async fn explain_empty(client: &Client, of: Option<&Of>) -> Result<(), CliError> {
     let path = match of {
         None => return Ok(()),
         Some(Of::Tenant(tenant)) => paths::tenant(tenant),
         Some(Of::Pool(pool)) => paths::pool(pool),
     };
-    client.get::<serde_json::Value>(&path).await.map(drop).map_err(refused)
+    client.get::<serde_json::Value>(&path).await.map(drop).map_err(CliError::from)
 }
 
 /// Whether it is because one leader of the fleet has ended and the next has not begun.
-pub fn is_between_leaders(problem: &Problem) -> bool {
-    problem.code.is_one_of(&[
+pub fn is_between_leaders(problem: &CliError) -> bool {
+    problem.is_one_of(&[
         Code::LeaderChanged,
         Code::NoLeader,
         Code::AgentUnreachable,

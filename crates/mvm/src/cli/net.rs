@@ -1,7 +1,7 @@
 //! `mvm net`
 
+use super::Context;
 use super::cleaning::{self, Clean};
-use super::{Context, refused};
 use crate::output::{self, Format, Outcome};
 use clap::Subcommand;
 use mvm_api::paths;
@@ -31,7 +31,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
 }
 
 async fn verify(context: &Context) -> Outcome {
-    let report: NetworkReport = context.client()?.get(paths::NETWORK).await.map_err(refused)?;
+    let report: NetworkReport = context.client()?.get(paths::NETWORK).await?;
     if report.differences.is_empty() && context.format == Format::Table {
         let (bridges, taps) = (report.bridges, report.taps);
         let line = format!("{bridges} bridges, {taps} taps and the rules are as they should be");

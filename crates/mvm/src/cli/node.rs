@@ -1,13 +1,14 @@
 //! `mvm node`: the machines of a fleet.
 
+use super::Context;
 use super::ca::{self, Office};
 use super::values::{Address, Lifetime};
-use super::{Context, refused};
+use crate::error::CliError;
 use crate::output::{self, Outcome};
 use clap::{Args, Subcommand};
 use mvm_api::identity::{Identity, Role};
+use mvm_api::paths;
 use mvm_api::types::Invite;
-use mvm_api::{Problem, paths};
 use mvm_identity::{JoinToken, enrolment};
 use mvm_model::{Code, Name};
 use mvm_server::private;
@@ -74,9 +75,9 @@ pub struct Join {
 }
 
 impl Join {
-    fn token(&self) -> Result<JoinToken, Problem> {
+    fn token(&self) -> Result<JoinToken, CliError> {
         let failed = |what: String, cause: std::io::Error| {
-            Problem::new(Code::LocalFile, format!("cannot read the token from {what}: {cause}"))
+            CliError::file(format!("cannot read the token from {what}: {cause}"))
         };
         let text = match (&self.token_file, self.token.as_deref()) {
             (Some(file), _) => std::fs::read_to_string(file)
@@ -92,7 +93,7 @@ impl Join {
             }
             (None, Some(token)) => token.to_owned(),
         };
-        text.parse()
+        Ok(text.parse()?)
     }
 }
 
@@ -112,7 +113,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             if dir.exists() {
                 let facts = dir.load()?.facts;
                 let detail = format!("this machine is {} already", facts.identity.holder());
-                return Err(Problem::new(Code::Exists, detail)
+                return Err(CliError::new(Code::Exists, detail)
                     .hint(format!("to join anew, remove {} first", dir.path().display())));
             }
             if context.ours.named().is_none() {
@@ -135,8 +136,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             ca::list(context, &views)
         }
         Command::Leave => {
-            let done: serde_json::Value =
-                context.agent()?.delete(paths::NODE_LEADER).await.map_err(refused)?;
+            let done: serde_json::Value = context.agent()?.delete(paths::NODE_LEADER).await?;
             output::say(context.format, &done, "this machine is of no fleet any more")
         }
         Command::Remove { name, office } => {

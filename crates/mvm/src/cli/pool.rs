@@ -4,14 +4,15 @@ use super::desired::Told;
 use super::flake::{absolute_flake, absolute_inputs};
 use super::progress::with_progress;
 use super::values::Pair;
-use super::{Context, expose, refused};
+use super::{Context, expose};
+use crate::error::CliError;
 use crate::output::{self, Format, Outcome};
 use clap::{Args, Subcommand, ValueEnum};
 use mvm_api::types::{
     BuildPool, BuildResult, CreatePool, PolicyPatch, PoolView, RevisionView, Rollback, ScalePool,
     UpdatePool,
 };
-use mvm_api::{Client, Problem, paths};
+use mvm_api::{Client, paths};
 use mvm_model::egress::Destination;
 use mvm_model::pool::RevisionEntry;
 use mvm_model::resources::DEFAULT_SCRATCH_MIB;
@@ -307,12 +308,11 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Create { pool, shape } => create(context, &pool, shape).await,
         Command::List { tenant } => {
             let path = tenant.map_or_else(|| paths::POOLS.to_owned(), |t| paths::pools(&t));
-            let views: Vec<PoolView> = context.client()?.list(&path).await.map_err(refused)?;
+            let views: Vec<PoolView> = context.client()?.list(&path).await?;
             list(format, &views)
         }
         Command::Info { pool } => {
-            let view: PoolView =
-                context.client()?.get(&paths::pool(&pool)).await.map_err(refused)?;
+            let view: PoolView = context.client()?.get(&paths::pool(&pool)).await?;
             output::describe(format, &view)
         }
         Command::Update {
@@ -343,14 +343,12 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 egress: egress.setting(),
                 prewarm,
             };
-            let view: PoolView =
-                context.client()?.patch(&paths::pool(&pool), &body).await.map_err(refused)?;
+            let view: PoolView = context.client()?.patch(&paths::pool(&pool), &body).await?;
             output::describe(format, &view)
         }
         Command::Build { pool, cancel: true, .. } => {
             let path = paths::pool_part(&pool, "build");
-            let done: mvm_api::types::Done =
-                context.client()?.delete(&path).await.map_err(refused)?;
+            let done: mvm_api::types::Done = context.client()?.delete(&path).await?;
             output::say(context.format, &done, &format!("the build of pool {pool} ends"))
         }
         Command::Build { pool, override_input, .. } => build(context, &pool, &override_input).await,
@@ -360,22 +358,20 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Revisions { pool } => revisions(context, &pool).await,
         Command::Rollback { pool, to } => {
             let path = paths::pool_part(&pool, "rollback");
-            let entry: RevisionEntry =
-                context.client()?.post(&path, &Rollback { to }).await.map_err(refused)?;
+            let entry: RevisionEntry = context.client()?.post(&path, &Rollback { to }).await?;
             output::say(format, &entry, &format!("pool {pool} is at revision {}", entry.number))
         }
         Command::Expose(asked) => expose::expose(context, asked).await,
         Command::Unexpose(asked) => expose::unexpose(context, asked).await,
         Command::Destroy { pool } => {
-            let done: serde_json::Value =
-                context.client()?.delete(&paths::pool(&pool)).await.map_err(refused)?;
+            let done: serde_json::Value = context.client()?.delete(&paths::pool(&pool)).await?;
             output::say(format, &done, &format!("pool {pool} is gone"))
         }
     }
 }
 
 /// What `--cache` asks for, if it was given.
-fn caches(given: &[String]) -> Result<Option<Vec<Cache>>, Problem> {
+fn caches(given: &[String]) -> Result<Option<Vec<Cache>>, CliError> {
     let named = given.iter().filter(|text| !text.is_empty());
     let caches = named.map(|text| text.parse()).collect::<Result<Vec<Cache>, _>>()?;
     Ok((!given.is_empty()).then_some(caches))
@@ -401,7 +397,7 @@ async fn create(context: &Context, pool: &PoolRef, shape: Shape) -> Outcome {
         kernel: shape.kernel,
     };
     let path = paths::pools(&pool.tenant);
-    let view: PoolView = context.client()?.post(&path, &body).await.map_err(refused)?;
+    let view: PoolView = context.client()?.post(&path, &body).await?;
     let line = format!("pool {pool} is there; build it with: mvm pool build {pool}");
     output::say(context.format, &view, &line)
 }
@@ -409,7 +405,7 @@ async fn create(context: &Context, pool: &PoolRef, shape: Shape) -> Outcome {
 async fn scale(context: &Context, pool: &PoolRef, body: ScalePool, wait: Option<u64>) -> Outcome {
     let client = context.client()?;
     let path = paths::pool_part(pool, "scale");
-    let mut view: PoolView = client.post(&path, &body).await.map_err(refused)?;
+    let mut view: PoolView = client.post(&path, &body).await?;
     if let Some(seconds) = wait {
         view = converge(&client, pool, Duration::from_secs(seconds)).await?;
     }
@@ -426,7 +422,7 @@ async fn scale(context: &Context, pool: &PoolRef, body: ScalePool, wait: Option<
 
 async fn revisions(context: &Context, pool: &PoolRef) -> Outcome {
     let path = paths::pool_part(pool, "revisions");
-    let views: Vec<RevisionView> = context.client()?.list(&path).await.map_err(refused)?;
+    let views: Vec<RevisionView> = context.client()?.list(&path).await?;
     let rows = views.iter().map(|view| {
         let mark = if view.current { "*" } else { "" };
         let state = if view.present { "present" } else { "collected" };
@@ -502,11 +498,11 @@ async fn converge(
     client: &Client,
     pool: &PoolRef,
     patience: Duration,
-) -> Result<PoolView, Problem> {
+) -> Result<PoolView, CliError> {
     let deadline = Instant::now() + patience;
     let mut told = Told::default();
     loop {
-        let view: PoolView = client.get(&paths::pool(pool)).await.map_err(refused)?;
+        let view: PoolView = client.get(&paths::pool(pool)).await?;
         if Some(view.ready_counts) == view.desired_counts {
             return Ok(view);
         }
@@ -521,9 +517,8 @@ async fn converge(
                 ready.sleeping,
                 patience.as_secs()
             );
-            return Err(
-                Problem::new(Code::NotConverged, detail).hint(format!("see: mvm pool info {pool}"))
-            );
+            return Err(CliError::new(Code::NotConverged, detail)
+                .hint(format!("see: mvm pool info {pool}")));
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }

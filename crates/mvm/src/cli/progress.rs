@@ -1,6 +1,6 @@
 //! What takes a while, and says how far it is.
 
-use super::refused;
+use crate::error::CliError;
 use crate::output::{self, Format};
 use mvm_api::types::ProgressEvent;
 use mvm_api::{Client, Problem};
@@ -14,7 +14,7 @@ pub async fn with_progress<T: serde::de::DeserializeOwned>(
     format: Format,
     path: &str,
     body: &impl serde::Serialize,
-) -> Result<T, Problem> {
+) -> Result<T, CliError> {
     // Programs get the result or one problem document, and nothing else.
     let for_people = format == Format::Table;
     let spinner = (for_people && std::io::stderr().is_terminal()).then(|| {
@@ -38,21 +38,22 @@ pub async fn with_progress<T: serde::de::DeserializeOwned>(
             "result" => {
                 outcome = Some(
                     serde_json::from_str::<T>(&event.data)
-                        .map_err(|e| Problem::internal(e.to_string())),
+                        .map_err(|e| CliError::internal(e.to_string())),
                 )
             }
             "problem" => {
                 let problem = serde_json::from_str::<Problem>(&event.data);
-                outcome = Some(Err(problem.unwrap_or_else(|e| Problem::internal(e.to_string()))));
+                outcome = Some(Err(
+                    problem.map_or_else(|e| CliError::internal(e.to_string()), CliError::from)
+                ));
             }
             _ => {}
         })
-        .await
-        .map_err(refused)?;
+        .await?;
     if let Some(spinner) = spinner {
         spinner.finish_and_clear();
     }
     outcome.unwrap_or_else(|| {
-        Err(Problem::new(Code::ConnectionBroken, "the agent ended before it was done"))
+        Err(CliError::new(Code::ConnectionBroken, "the agent ended before it was done"))
     })
 }

@@ -1,8 +1,9 @@
 //! Other machines: where they are, and who we are to them.
 
 use super::values::{Address, Coordinators};
+use crate::error::CliError;
 use clap::Args;
-use mvm_api::{Client, Problem};
+use mvm_api::Client;
 use mvm_identity::tls::{Expect, Keeper};
 use mvm_identity::{IdentityDir, now};
 use mvm_model::{Code, Name};
@@ -34,7 +35,7 @@ impl OurIdentity {
     }
 
     /// The identity; one that has run out is of no use to anybody.
-    pub fn keeper(&self) -> Result<Arc<Keeper>, Problem> {
+    pub fn keeper(&self) -> Result<Arc<Keeper>, CliError> {
         let keeper = Keeper::open(self.dir())?;
         let facts = keeper.credential().facts;
         if now() >= facts.validity.not_after {
@@ -44,7 +45,7 @@ impl OurIdentity {
                 facts.identity.holder(),
                 dir.path().display()
             );
-            return Err(Problem::new(Code::CertificateExpired, detail)
+            return Err(CliError::new(Code::CertificateExpired, detail)
                 .hint("get a new one: `mvm ca issue`, or `mvm node join` for a node"));
         }
         Ok(keeper)
@@ -52,13 +53,13 @@ impl OurIdentity {
 }
 
 /// A client of whichever of these coordinators answers.
-pub fn coordinator(list: &Coordinators, ours: &OurIdentity) -> Result<Client, Problem> {
+pub fn coordinator(list: &Coordinators, ours: &OurIdentity) -> Result<Client, CliError> {
     let all = coordinators(list, ours)?.into_iter().reduce(Client::or);
-    all.ok_or_else(|| Problem::internal("a list of no coordinators"))
+    all.ok_or_else(|| CliError::internal("a list of no coordinators"))
 }
 
 /// A client of each.
-pub fn coordinators(list: &Coordinators, ours: &OurIdentity) -> Result<Vec<Client>, Problem> {
+pub fn coordinators(list: &Coordinators, ours: &OurIdentity) -> Result<Vec<Client>, CliError> {
     let mut keeper = None;
     let client = |address: &Address| {
         let address = address.to_string();
@@ -93,7 +94,7 @@ pub struct Remote {
 
 impl Remote {
     /// A client of its agent.
-    pub fn client(&self, node: &Address) -> Result<Client, Problem> {
+    pub fn client(&self, node: &Address) -> Result<Client, CliError> {
         let expect = Expect::Node(self.node_name.clone());
         Ok(mvm_identity::client(node.to_string(), self.ours.keeper()?, expect))
     }

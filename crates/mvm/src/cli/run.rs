@@ -5,12 +5,13 @@ use super::copying::Copying;
 use super::environment::Environment;
 use super::instance::own_failure;
 use super::job::Options;
+use crate::error::CliError;
 use crate::job::{self, Input, WORK, split};
 use crate::output::{self, Outcome};
 use crate::session;
 use clap::Args;
+use mvm_api::Client;
 use mvm_api::jobs::JobView;
-use mvm_api::{Client, Problem};
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::{Code, InstanceRef, JobState, PoolRef, State, WayUp};
 use std::path::Path;
@@ -193,9 +194,9 @@ fn status_of(view: &JobView, signal: u8, run: &Run) -> Outcome {
             }
             Ok(view.shell_status.unwrap_or(125))
         }
-        JobState::Lost => Err(Problem::new(Code::JobLost, why)
+        JobState::Lost => Err(CliError::new(Code::JobLost, why)
             .hint("it is not run again by itself; submit it with --retries if it may be")),
-        _ => Err(Problem::new(Code::JobFailed, why)
+        _ => Err(CliError::new(Code::JobFailed, why)
             .hint(format!("see more of it: mvm job info {}", view.job_id))),
     }
 }
@@ -234,7 +235,7 @@ async fn claim_and_run(
         // Until the command runs nobody else listens to these; then it gets them as well.
         status = interrupted() => Ok(status),
         () = held.keep(client), if of_fleet => {
-            Err(Problem::internal("a claim was kept to its end"))
+            Err(CliError::internal("a claim was kept to its end"))
         }
     };
     if of_fleet {
@@ -282,7 +283,7 @@ async fn work(
         match session::copied(client, get).await {
             Ok(()) => {}
             // A command that failed may not have come so far as to make it.
-            Err(problem) if status != 0 && problem.code == Code::NotFound => {
+            Err(problem) if status != 0 && problem.code() == Some(Code::NotFound) => {
                 output::note(format_args!("mvm: no {path} to copy back"));
             }
             Err(problem) => return Err(problem),

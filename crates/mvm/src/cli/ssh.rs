@@ -1,10 +1,11 @@
 //! `mvm instance ssh`: OpenSSH, with the tenant's key and the instance's host key pinned, through
 //! the guest channel.
 
-use super::{Context, refused};
+use super::Context;
+use crate::error::CliError;
 use crate::output::Outcome;
+use mvm_api::paths;
 use mvm_api::types::{SshAccess, SshFiles};
-use mvm_api::{Problem, paths};
 use mvm_identity::files::{io, write_atomically};
 use mvm_model::{Code, InstanceRef};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -19,8 +20,7 @@ pub async fn run(
     lease_s: Option<u64>,
     command: &[String],
 ) -> Outcome {
-    let access: SshAccess =
-        context.client()?.get(&paths::instance_part(instance, "ssh")).await.map_err(refused)?;
+    let access: SshAccess = context.client()?.get(&paths::instance_part(instance, "ssh")).await?;
     let proxy = proxy(context, instance, lease_s)?;
     let Some(files) = &access.files else {
         // Becomes ssh(1).
@@ -31,7 +31,7 @@ pub async fn run(
 }
 
 /// What the key and the pin are in while ssh runs: gone with what this gives.
-fn written(files: &SshFiles, access: &SshAccess) -> Result<(TempDir, SshAccess), Problem> {
+fn written(files: &SshFiles, access: &SshAccess) -> Result<(TempDir, SshAccess), CliError> {
     let folder = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, Into::into);
     let folder = tempfile::Builder::new()
         .prefix("mvm-ssh-")
@@ -72,8 +72,8 @@ fn proxy(
     context: &Context,
     instance: &InstanceRef,
     lease_s: Option<u64>,
-) -> Result<String, Problem> {
-    let program = std::env::current_exe().map_err(|e| Problem::internal(e.to_string()))?;
+) -> Result<String, CliError> {
+    let program = std::env::current_exe().map_err(|e| CliError::internal(e.to_string()))?;
     let mut words = vec![program.to_string_lossy().into_owned()];
     let mut add = |more: &[&str]| words.extend(more.iter().map(|word| (*word).to_owned()));
     match &context.remote {
@@ -121,7 +121,7 @@ fn ssh(access: &SshAccess, proxy: String, command: &[String]) -> Command {
     ssh
 }
 
-fn missing(cause: std::io::Error) -> Problem {
-    Problem::new(Code::SshMissing, format!("cannot run ssh: {cause}"))
+fn missing(cause: std::io::Error) -> CliError {
+    CliError::new(Code::SshMissing, format!("cannot run ssh: {cause}"))
         .hint("install it, on Debian with `apt-get install openssh-client`; `mvm instance exec` needs none")
 }

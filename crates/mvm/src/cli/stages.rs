@@ -1,7 +1,7 @@
 //! Where the time of operations went, read from the agent's metrics.
 
-use super::refused;
-use mvm_api::{Client, Problem, paths};
+use crate::error::CliError;
+use mvm_api::{Client, paths};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -26,10 +26,10 @@ pub struct Stage {
 
 impl Times {
     /// As the agent counts them now.
-    pub async fn now(client: &Client) -> Result<Times, Problem> {
+    pub async fn now(client: &Client) -> Result<Times, CliError> {
         let mut text = Vec::new();
         let take = |piece: &[u8]| text.extend_from_slice(piece);
-        client.download(paths::METRICS, take).await.map_err(refused)?;
+        client.download(paths::METRICS, take).await?;
         Ok(Times::parse(&String::from_utf8_lossy(&text)))
     }
 

@@ -1,6 +1,6 @@
 //! `mvm tenant`
 
-use super::{Context, refused};
+use super::Context;
 use crate::output::{self, Outcome};
 use clap::{Args, Subcommand};
 use mvm_api::paths;
@@ -108,13 +108,13 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 TenantNetwork { tenant_net_id: net_id, ipv4_subnet: subnet, allow_public_subnet };
             let quotas = quotas.patch().apply(Quotas::default());
             let body = CreateTenant { name, network, quotas };
-            let view: TenantView = client.post(paths::TENANTS, &body).await.map_err(refused)?;
+            let view: TenantView = client.post(paths::TENANTS, &body).await?;
             let line =
                 format!("tenant {} is there: {subnet}, gateway {}", view.tenant_id, view.gateway);
             output::say(context.format, &view, &line)
         }
         Command::List => {
-            let views: Vec<TenantView> = client.list(paths::TENANTS).await.map_err(refused)?;
+            let views: Vec<TenantView> = client.list(paths::TENANTS).await?;
             let rows = views.iter().map(|view| {
                 let (usage, quotas) = (&view.usage, &view.quotas);
                 vec![
@@ -145,17 +145,15 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             output::show(context.format, &views, &head, rows)
         }
         Command::Info { name } => {
-            let view: TenantView = client.get(&paths::tenant(&name)).await.map_err(refused)?;
+            let view: TenantView = client.get(&paths::tenant(&name)).await?;
             output::describe(context.format, &view)
         }
         Command::Update { name, quotas } => {
-            let view: TenantView =
-                client.patch(&paths::tenant(&name), &quotas.patch()).await.map_err(refused)?;
+            let view: TenantView = client.patch(&paths::tenant(&name), &quotas.patch()).await?;
             output::describe(context.format, &view)
         }
         Command::Destroy { name } => {
-            let done: serde_json::Value =
-                client.delete(&paths::tenant(&name)).await.map_err(refused)?;
+            let done: serde_json::Value = client.delete(&paths::tenant(&name)).await?;
             output::say(context.format, &done, &format!("tenant {name} is gone"))
         }
     }

@@ -5,9 +5,10 @@
 //! written out; of the standard input, the guest tells how much it has taken.
 
 use super::{Raw, Run, Stream, answer, guest_problem, open, pass_signals, print, read_input};
+use crate::error::CliError;
 use crate::output;
+use mvm_api::Client;
 use mvm_api::client::{Patience, Waiting};
-use mvm_api::{Client, Problem};
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::protocol::{ExecRequest, Hello, Keep, Kept, Reply, Request};
 use mvm_model::{Code, InstanceRef};
@@ -27,7 +28,7 @@ const AHEAD: usize = 1 << 20;
 const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// Runs a program in the guest, with our standard streams; gives its exit status as a shell would.
-pub async fn exec(client: &Client, instance: &InstanceRef, run: Run) -> Result<u8, Problem> {
+pub async fn exec(client: &Client, instance: &InstanceRef, run: Run) -> Result<u8, CliError> {
     let mut request = run.request.clone();
     request.stdin = run.interactive;
     request.keep = keep(client.patience())?;
@@ -66,7 +67,7 @@ pub async fn exec(client: &Client, instance: &InstanceRef, run: Run) -> Result<u
 }
 
 /// How the guest is to keep the program: not at all for a client that would not come back.
-fn keep(patience: &Patience) -> Result<Option<Keep>, Problem> {
+fn keep(patience: &Patience) -> Result<Option<Keep>, CliError> {
     if patience.limit().is_zero() {
         return Ok(None);
     }
@@ -115,19 +116,19 @@ enum End {
 impl Session<'_> {
     /// Starts the program. A request that is cut off is sent again where the guest keeps programs: by its
     /// key the program is started once.
-    async fn begin(&mut self) -> Result<Begun, Problem> {
+    async fn begin(&mut self) -> Result<Begun, CliError> {
         loop {
             let problem = match self.ask().await {
                 Ok(connection) => return Ok(Begun::Runs(connection)),
                 Err(problem) => problem,
             };
-            let status = match problem.code.known() {
+            let status = match problem.code() {
                 Some(Code::CommandNotFound) => Some(127),
                 Some(Code::CommandNotExecutable) => Some(126),
                 _ => None,
             };
             if let Some(status) = status {
-                output::note(format_args!("mvm: {}", problem.detail));
+                output::note(format_args!("mvm: {}", problem.detail()));
                 return Ok(Begun::Never(status));
             }
             let safe = self.request.keep.is_some() && (!is_broken(&problem) || self.keeps().await);
@@ -145,7 +146,7 @@ impl Session<'_> {
                 let mut stream = open(&self.client, self.instance, self.lease_s).await?;
                 let hello = answer(frame::ask::<Hello>(&mut stream, Request::Hello)).await;
                 let hello = hello.map_err(guest_problem)?;
-                Ok::<bool, Problem>(hello.life.is_some())
+                Ok::<bool, CliError>(hello.life.is_some())
             };
             match hello.await {
                 Ok(keeps) => return keeps,
@@ -156,20 +157,20 @@ impl Session<'_> {
     }
 
     /// Rests before the next try; whether there is to be one.
-    async fn wait(&mut self, problem: &Problem, repeatable: bool) -> bool {
-        let code = if is_broken(problem) { Some(Code::SessionLost) } else { problem.code.known() };
+    async fn wait(&mut self, problem: &CliError, repeatable: bool) -> bool {
+        let code = if is_broken(problem) { Some(Code::SessionLost) } else { problem.code() };
         self.waiting.after(code, problem, repeatable).await
     }
 
     /// Asks the guest for the program, as it is.
-    async fn ask(&mut self) -> Result<Connection, Problem> {
+    async fn ask(&mut self) -> Result<Connection, CliError> {
         let mut request = self.request.clone();
         if let Some(keep) = &mut request.keep {
             (keep.offset, keep.attach) = (self.printed, self.attached);
         }
         let mut stream = open(&self.client, self.instance, self.lease_s).await?;
         let kept = answer(frame::ask::<Option<Kept>>(&mut stream, Request::Exec(request)));
-        let kept = self.client.while_there(kept).await.map_err(|e| e.into_problem())?;
+        let kept = self.client.while_there(kept).await?;
         let kept = kept.map_err(guest_problem)?;
         self.attached = true;
         self.waiting.went_on();
@@ -177,7 +178,7 @@ impl Session<'_> {
     }
 
     /// Follows the program to its end, over this connection and those after it.
-    async fn follow(&mut self, mut connection: Connection) -> Result<u8, Problem> {
+    async fn follow(&mut self, mut connection: Connection) -> Result<u8, CliError> {
         loop {
             let kept = connection.kept.is_some();
             let why = match self.talk(connection).await? {
@@ -199,18 +200,18 @@ impl Session<'_> {
         }
     }
 
-    fn lost(&self, detail: &str) -> Problem {
+    fn lost(&self, detail: &str) -> CliError {
         let hint = format!(
             "the program was started, and what became of it is not known: mvm instance info {}",
             self.instance
         );
-        Problem::new(Code::SessionLost, detail).hint(hint)
+        CliError::new(Code::SessionLost, detail).hint(hint)
     }
 
     /// Attaches to the program again, after its connection broke as `why` says. Gives why it could not,
     /// and nothing where no time was left to try.
-    async fn again(&mut self, why: &str) -> Result<Connection, Option<Problem>> {
-        if !self.wait(&Problem::new(Code::SessionLost, why), true).await {
+    async fn again(&mut self, why: &str) -> Result<Connection, Option<CliError>> {
+        if !self.wait(&CliError::new(Code::SessionLost, why), true).await {
             return Err(None);
         }
         loop {
@@ -223,7 +224,7 @@ impl Session<'_> {
     }
 
     /// Speaks with the program until it has ended or the connection breaks.
-    async fn talk(&mut self, connection: Connection) -> Result<End, Problem> {
+    async fn talk(&mut self, connection: Connection) -> Result<End, CliError> {
         let Connection { stream, kept } = connection;
         let (from, mut to) = tokio::io::split(stream);
         let (heard, hearing) = watch::channel(Heard::new(self.printed, kept));
@@ -243,8 +244,8 @@ impl Session<'_> {
 }
 
 /// Whether the way to the program broke, and not the program.
-pub fn is_broken(problem: &Problem) -> bool {
-    problem.code.is_one_of(&[
+pub fn is_broken(problem: &CliError) -> bool {
+    problem.is_one_of(&[
         Code::GuestChannelBroken,
         Code::GuestUnreachable,
         Code::ConnectionBroken,
@@ -272,7 +273,7 @@ async fn receive(
     mut from: ReadHalf<Stream>,
     printed: &mut u64,
     heard: &watch::Sender<Heard>,
-) -> Result<End, Problem> {
+) -> Result<End, CliError> {
     loop {
         match frame::read(&mut from).await {
             Ok(Some(Frame::Exit(exit))) => {

@@ -1,10 +1,11 @@
 //! A claim that is held for as long as a command runs.
 
+use crate::error::CliError;
 use crate::session::draw_key;
 use futures::FutureExt;
 use mvm_api::client::{Patience, Stream};
 use mvm_api::types::{Claim, ClaimRequest};
-use mvm_api::{Client, Problem, paths};
+use mvm_api::{Client, paths};
 use mvm_model::{Code, PoolRef};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -36,7 +37,7 @@ impl Held {
         client: &Client,
         pool: &PoolRef,
         lease_s: Option<u64>,
-    ) -> Result<Held, Problem> {
+    ) -> Result<Held, CliError> {
         let mut key = draw_key()?;
         let (path, request) =
             (paths::pool_part(pool, "claims"), ClaimRequest { lease_s, again: false });
@@ -48,7 +49,7 @@ impl Held {
                 Err(problem) => problem,
             };
             // The node that served it was lost with the machine: that claim is over, and another is made.
-            let code = match problem.code.known() {
+            let code = match problem.code() {
                 Some(Code::ClaimLost) => {
                     key = draw_key()?;
                     Some(Code::NoLeader)
@@ -106,7 +107,7 @@ impl Held {
                 }
                 // The node had ended it: another machine is of no use, and is given back at once.
                 Ok(_) => return false,
-                Err(problem) if problem.code == Code::ClaimEnded => return false,
+                Err(problem) if problem.code() == Some(Code::ClaimEnded) => return false,
                 Err(_) if Instant::now() < until => tokio::time::sleep(AGAIN).await,
                 Err(_) => return false,
             }
@@ -119,9 +120,9 @@ async fn ask(
     path: &str,
     request: &ClaimRequest,
     key: &str,
-) -> Result<(Claim, Lines<BufReader<Stream>>), Problem> {
-    let broken = |why: String| Problem::new(Code::ConnectionBroken, why);
-    let stream = client.upgrade_keyed(path, request, key).await.map_err(crate::cli::refused)?;
+) -> Result<(Claim, Lines<BufReader<Stream>>), CliError> {
+    let broken = |why: String| CliError::new(Code::ConnectionBroken, why);
+    let stream = client.upgrade_keyed(path, request, key).await?;
     let mut lines = BufReader::new(stream).lines();
     let line = lines.next_line().await.ok().flatten();
     let line =
