@@ -24,7 +24,7 @@ pub fn describe(server: Option<Server>) -> Value {
         SchemaSettings::draft2020_12().with(|settings| settings.definitions_path = SHARED.into());
     let mut generator = settings.into_generator();
     let mut paths: Map<String, Value> = Map::new();
-    let served = |route: &&Route| server.is_none_or(|server| route.servers.contains(&server));
+    let served = |route: &&Route| server.is_none_or(|server| route.is_of(server));
     for route in ROUTES.iter().filter(served) {
         let shown = operation(route, &mut generator);
         let methods = paths.entry(route.path).or_insert_with(|| json!({}));
@@ -103,12 +103,12 @@ fn reference<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
 
 fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     let (noun, _) = route.operation.split_once('.').unwrap_or_default();
-    let roles: Vec<&str> = route.roles.iter().copied().map(Role::as_str).collect();
-    let served = EVERY.iter().filter(|server| route.servers.contains(server));
+    let roles: Vec<&str> = route.access.roles.iter().copied().map(Role::as_str).collect();
+    let served = EVERY.iter().filter(|server| route.is_of(**server));
     let servers: Vec<String> = served.map(|server| format!("{server:?}").to_lowercase()).collect();
     let mut parameters = in_path(route, generator);
     parameters.extend(in_query(route, generator));
-    if matches!(route.gives, Gives::List(_)) {
+    if matches!(route.shape.gives, Gives::List(_)) {
         parameters
             .extend(PAGE.map(|name| json!({ "$ref": format!("#/components/parameters/{name}") })));
     }
@@ -133,7 +133,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
 }
 
 fn body(route: &Route, generator: &mut SchemaGenerator) -> Option<Value> {
-    let content = match route.takes {
+    let content = match route.shape.takes {
         Takes::Nothing => return None,
         Takes::Json(schema) => json!({ "application/json": { "schema": schema(generator) } }),
         Takes::Octets => json!({ "application/x-tar": {} }),
@@ -142,7 +142,7 @@ fn body(route: &Route, generator: &mut SchemaGenerator) -> Option<Value> {
 }
 
 fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
-    let (status, description, content) = match route.gives {
+    let (status, description, content) = match route.shape.gives {
         Gives::Json(schema) => {
             ("200", "Done", json!({ "application/json": { "schema": schema(generator) } }))
         }
@@ -178,7 +178,7 @@ fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
     if !content.is_null() {
         fine["content"] = content;
     }
-    if matches!(route.gives, Gives::List(_)) {
+    if matches!(route.shape.gives, Gives::List(_)) {
         fine["headers"] = json!({ "Link": { "$ref": "#/components/headers/Link" } });
     }
     json!({ status: fine, "default": { "$ref": "#/components/responses/Problem" } })
@@ -204,7 +204,7 @@ fn in_path(route: &Route, generator: &mut SchemaGenerator) -> Vec<Value> {
 }
 
 fn in_query(route: &Route, generator: &mut SchemaGenerator) -> Vec<Value> {
-    let Some(query) = route.query else { return Vec::new() };
+    let Some(query) = route.shape.query else { return Vec::new() };
     let schema = query(generator).to_value();
     let fields = schema["properties"].as_object().cloned().unwrap_or_default();
     let shown = fields.into_iter().map(|(name, mut schema)| {
@@ -283,11 +283,11 @@ mod tests {
             let in_path = in_path.filter(|p| p["in"] == "path").count();
             // Nothing else gives an array: a list has pages.
             let array = &shown["responses"]["200"]["content"]["application/json"]["schema"];
-            let list = matches!(route.gives, Gives::List(_));
+            let list = matches!(route.shape.gives, Gives::List(_));
             assert!(route.method != "GET" || list == (array["type"] == "array"), "{}", route.path);
             assert_eq!(list, shown["responses"]["200"]["headers"]["Link"].is_object());
             assert_eq!(in_path, route.path.matches('{').count(), "{}", route.path);
-            let known = route.query.map_or(0, |_| 1);
+            let known = route.shape.query.map_or(0, |_| 1);
             let asked = shown["parameters"].as_array().into_iter().flatten();
             assert!(asked.filter(|p| p["in"] == "query").count() >= known, "{}", route.path);
         }

@@ -130,7 +130,7 @@ impl NodeClient for HttpClient {
         let listening = tokio::spawn(async move {
             let gone = tell.clone();
             tokio::select! {
-                outcome = client.follow(paths::NODE_WATCH, |event| hear(&tell, &event)) => {
+                outcome = client.streams().follow(paths::NODE_WATCH, |event| hear(&tell, &event)) => {
                     if let Err(error) = outcome {
                         tracing::debug!("a node's stream broke: {error}");
                     }

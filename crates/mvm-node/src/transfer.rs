@@ -118,6 +118,7 @@ impl Transfer {
         let mut manifest = Vec::new();
         let path = paths::image_manifest(&wanted.digest);
         client
+            .streams()
             .download(&path, |bytes| manifest.extend_from_slice(bytes))
             .await
             .map_err(ClientError::into_problem)?;
@@ -156,6 +157,7 @@ async fn carry(
     let most = part.size.saturating_sub(there);
     let from = paths::image_part(digest, &part.name, there);
     let outcome = client
+        .streams()
         .download(&from, |bytes| {
             came += bytes.len() as u64;
             meter.is_at(there + came);

@@ -49,7 +49,7 @@ async fn admit(server: Server, peer: &Peer, request: &mut Request) -> Result<Pee
         let detail = format!("the API has no {method} {}", request.uri().path());
         return Err(Problem::new(Code::MethodNotAllowed, detail));
     };
-    let tenant = match route.scope {
+    let tenant = match route.access.scope {
         Scope::Tenant => Some(tenant_of(request).await?),
         Scope::All | Scope::Narrowed => None,
     };
@@ -80,7 +80,7 @@ async fn tenant_of(request: &mut Request) -> Result<Name, Problem> {
 fn allowed(route: &Route, peer: &Peer, tenant: Option<&Name>) -> Result<(), Problem> {
     let what = || format!("{} {}", route.method, route.path);
     if !peer.role().is_some_and(|role| route.allows(role)) {
-        let roles: Vec<&str> = route.roles.iter().map(|role| role.as_str()).collect();
+        let roles: Vec<&str> = route.access.roles.iter().map(|role| role.as_str()).collect();
         let detail = format!("{} may not call {}", peer.holder(), what());
         return Err(Problem::new(Code::Forbidden, detail)
             .hint(format!("that is for: {}", roles.join(", "))));

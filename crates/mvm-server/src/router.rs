@@ -64,7 +64,7 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
             let methods = allowed.unwrap_or_default().split(',').filter(|method| *method != "HEAD");
             served.extend(methods.map(|method| format!("{method} {path}")));
         }
-        let listed = ROUTES.iter().filter(|route| route.servers.contains(&server));
+        let listed = ROUTES.iter().filter(|route| route.is_of(server));
         let listed: BTreeSet<String> =
             listed.map(|route| format!("{} {}", route.method, route.path)).collect();
         let missing = served.difference(&listed).map(|route| {

@@ -161,7 +161,7 @@ async fn upload(client: &Client, id: JobId, inputs: Vec<Input>) -> Result<(), Cl
         archive.finish().map(|(_, notes)| notes).map_err(|e| e.to_string())
     });
     let sent: Result<serde_json::Value, _> =
-        client.upload(&jobs::job_part(id, "inputs"), body).await;
+        client.streams().upload(&jobs::job_part(id, "inputs"), body).await;
     let packed = packing.await.map_err(|e| CliError::internal(e.to_string()))?;
     drop(progress);
     match (packed, sent) {
@@ -190,7 +190,7 @@ pub async fn attach(client: &Client, id: JobId) -> Result<(JobView, u8), CliErro
     let (mut waiting, mut played) = (client.waiting(), 0);
     let reply = loop {
         let path = format!("{}?from={played}", jobs::job_part(id, "attach"));
-        let stream = match client.upgrade(&path, &()).await {
+        let stream = match client.streams().upgrade(&path, &()).await {
             Ok(stream) => stream,
             // Attached twice, it is taken up again.
             Err(error) => {
@@ -348,7 +348,8 @@ async fn log_from(
         }
     });
     let download = async {
-        let sent = client.download_on(&path, |piece| drop(pieces.send(piece.to_vec()))).await;
+        let sent =
+            client.streams().download_on(&path, |piece| drop(pieces.send(piece.to_vec()))).await;
         drop(pieces);
         sent
     };
@@ -414,7 +415,8 @@ pub async fn fetch(
     });
     let path = jobs::job_part(id, &format!("artifacts/{index}"));
     let download = async {
-        let sent = client.download(&path, |piece| drop(pieces.send(piece.to_vec()))).await;
+        let sent =
+            client.streams().download(&path, |piece| drop(pieces.send(piece.to_vec()))).await;
         // The unpacker hears of the end by this alone.
         drop(pieces);
         sent

@@ -33,7 +33,7 @@ pub async fn open(
     if let Some(seconds) = lease_s {
         path.push_str(&format!("?lease_s={seconds}"));
     }
-    client.upgrade(&path, &()).await.map_err(CliError::from)
+    client.streams().upgrade(&path, &()).await.map_err(CliError::from)
 }
 
 /// An error of the guest as a problem.

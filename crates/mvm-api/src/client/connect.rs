@@ -1,11 +1,12 @@
 //! Where a server is, and the way there.
 
-use super::{Bytes, ClientError, Sender, broken, deepest};
+use super::error::{ClientError, broken, deepest};
 use crate::problem::Problem;
 use async_trait::async_trait;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use hyper::Response;
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use mvm_model::Code;
 use std::path::PathBuf;
@@ -30,6 +31,9 @@ pub trait Connect: Send + Sync {
     /// An error of a connection in the way's own words; none where it is the system's or HTTP's.
     fn fault(&self, error: &(dyn std::error::Error + 'static)) -> Option<Problem>;
 }
+
+/// Sends requests over one connection.
+pub(super) type Sender<B = Full<Bytes>> = SendRequest<B>;
 
 /// Where the server is.
 pub(super) enum Target {

@@ -1,8 +1,11 @@
 //! Server-sent events, and streams of them that are taken up again.
 
-use super::{Bytes, Client, ClientError, broken, is_success};
+use super::error::{ClientError, broken};
+use super::line::is_success;
+use super::streams::{AGAIN, Streams};
 use crate::position::LAST_EVENT_ID;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
 use hyper::{Method, Request};
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -10,10 +13,6 @@ use tokio::time::timeout;
 
 /// After so long without a word the server is gone: it sends something every 15 s.
 const SILENCE: Duration = Duration::from_secs(45);
-/// How long is waited before a stream is taken up again, at first and at most.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// How often a download is taken up again without a byte that is new.
-const TRIES: u32 = 5;
 
 /// One event of a server-sent event stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,21 +25,21 @@ pub struct Event {
     pub id: String,
 }
 
-impl Client {
+impl Streams<'_> {
     /// `POST path`, then calls `each` with every server-sent event until the stream ends.
     pub async fn events(
-        &self,
+        self,
         path: &str,
         body: &impl Serialize,
         each: impl FnMut(Event),
     ) -> Result<(), ClientError> {
-        let request = self.request(Method::POST, path, body, false);
+        let request = self.line.request(Method::POST, path, body, false);
         self.stream(&format!("POST {path}"), request, each).await
     }
 
     /// `GET path`, then calls `each` with every server-sent event until the stream ends.
-    pub async fn follow(&self, path: &str, each: impl FnMut(Event)) -> Result<(), ClientError> {
-        let request = self.request(Method::GET, path, &(), false);
+    pub async fn follow(self, path: &str, each: impl FnMut(Event)) -> Result<(), ClientError> {
+        let request = self.line.request(Method::GET, path, &(), false);
         self.stream(&format!("GET {path}"), request, each).await
     }
 
@@ -48,7 +47,7 @@ impl Client {
     /// and another goes on after the last event. Ends where the server cannot be reached at first, for
     /// longer than the client's patience, or where it refuses.
     pub async fn resume(
-        &self,
+        self,
         path: &str,
         mut each: impl FnMut(Event),
         mut lost: impl FnMut(&ClientError),
@@ -58,7 +57,7 @@ impl Client {
         let mut broke = None;
         let mut waiting = self.waiting();
         loop {
-            let mut request = self.request(Method::GET, path, &(), false);
+            let mut request = self.line.request(Method::GET, path, &(), false);
             if let (Ok(request), false) = (&mut request, last.is_empty()) {
                 let id = last.parse().map_err(|cause| broken(&doing, cause))?;
                 request.headers_mut().insert(LAST_EVENT_ID, id);
@@ -89,48 +88,8 @@ impl Client {
         }
     }
 
-    /// `GET path` of what only grows and is told from its beginning: calls `each` with every piece of
-    /// it once. Where the connection breaks, another one goes on after the last byte; a client with
-    /// patience waits for somebody who has it.
-    pub async fn download_on(
-        &self,
-        path: &str,
-        mut each: impl FnMut(&[u8]),
-    ) -> Result<(), ClientError> {
-        let (mut had, mut pause, mut tries) = (0_usize, AGAIN.0, TRIES);
-        let mut waiting = self.waiting();
-        loop {
-            let (mut at, before) = (0, had);
-            let take = |piece: &[u8]| {
-                let known = had.saturating_sub(at).min(piece.len());
-                at += piece.len();
-                if known < piece.len() {
-                    had = at;
-                    each(&piece[known..]);
-                }
-            };
-            let Err(error) = self.download(path, take).await else { return Ok(()) };
-            if had > before {
-                (pause, tries) = (AGAIN.0, TRIES);
-                waiting.went_on();
-            }
-            if waiting.after(error.code(), &error, true).await {
-                continue;
-            }
-            match error {
-                ClientError::Problem(_) => return Err(error),
-                ClientError::Unreachable { .. } if had == 0 => return Err(error),
-                error if tries == 0 => return Err(error),
-                _ if had == before => tries -= 1,
-                _ => {}
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(AGAIN.1);
-        }
-    }
-
     async fn stream(
-        &self,
+        self,
         doing: &str,
         request: Result<Request<Full<Bytes>>, String>,
         mut each: impl FnMut(Event),
@@ -138,7 +97,7 @@ impl Client {
         let request = request.map_err(|cause| broken(doing, cause))?;
         let late = |_| broken(doing, "the server has fallen silent");
         let (response, sender) =
-            timeout(SILENCE, self.exchange(doing, request)).await.map_err(late)??;
+            timeout(SILENCE, self.line.exchange(doing, request)).await.map_err(late)??;
         if !is_success(response.status()) {
             return Err(sender.target.refusal(response, doing).await?);
         }

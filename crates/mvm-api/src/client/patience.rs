@@ -1,6 +1,6 @@
 //! A client that waits: for the next leader, or for a coordinator that answers.
 
-use super::{Client, ClientError};
+use super::error::ClientError;
 use crate::routes::{IDEMPOTENCY_KEY, ROUTES};
 use hyper::header::HeaderValue;
 use hyper::{Method, Request};
@@ -53,6 +53,12 @@ impl Patience {
     /// How long it asks again.
     pub fn limit(&self) -> Duration {
         self.limit
+    }
+
+    /// The waiting of one request; it begins with the first failure. `alone`: there is no other server to
+    /// ask, so that silence is not waited for once more.
+    pub(super) fn waiting(&self, alone: bool) -> Waiting {
+        Waiting { patience: self.clone(), began: None, count: 0, told: false, alone }
     }
 
     /// Tells why a client waits, unless that was told within this patience already.
@@ -144,48 +150,27 @@ impl Waiting {
     }
 }
 
-impl Client {
-    /// The same client, which asks again where nobody leads or nobody answers. Requests that make
-    /// something get an idempotency key, so that they make it once.
-    pub fn patient(self, patience: Patience) -> Client {
-        Client { patience, ..self }
+/// Gives a request that makes something a key, where a client of this patience may have to ask again. Returns
+/// whether the request may be carried out twice.
+pub(super) fn make_repeatable<B>(request: &mut Request<B>, patience: &Patience) -> bool {
+    let (method, path) = (request.method(), request.uri().path());
+    if method.is_safe() || request.headers().contains_key(IDEMPOTENCY_KEY) {
+        return true;
     }
-
-    /// How long it asks again.
-    pub fn patience(&self) -> &Patience {
-        &self.patience
-    }
-
-    /// The waiting of one request; it begins with the first failure.
-    pub fn waiting(&self) -> Waiting {
-        let (patience, alone) = (self.patience.clone(), self.targets.is_one());
-        Waiting { patience, began: None, count: 0, told: false, alone }
-    }
-
-    /// Gives a request that makes something a key, where the client may have to ask again. Returns
-    /// whether the request may be carried out twice.
-    pub(super) fn make_repeatable<B>(&self, request: &mut Request<B>) -> bool {
-        let (method, path) = (request.method(), request.uri().path());
-        if method.is_safe() || request.headers().contains_key(IDEMPOTENCY_KEY) {
+    let fits =
+        |route: &&crate::routes::Route| route.method == method.as_str() && is_of(route.path, path);
+    let route = ROUTES.iter().find(fits);
+    if !patience.limit.is_zero() && route.is_some_and(|route| route.once) {
+        let mut drawn = [0; 16];
+        if getrandom::fill(&mut drawn).is_ok()
+            && let Ok(key) = HeaderValue::from_str(&format!("{:032x}", u128::from_be_bytes(drawn)))
+        {
+            request.headers_mut().insert(IDEMPOTENCY_KEY, key);
             return true;
         }
-        let fits = |route: &&crate::routes::Route| {
-            route.method == method.as_str() && is_of(route.path, path)
-        };
-        let route = ROUTES.iter().find(fits);
-        if !self.patience.limit.is_zero() && route.is_some_and(|route| route.once) {
-            let mut drawn = [0; 16];
-            if getrandom::fill(&mut drawn).is_ok()
-                && let Ok(key) =
-                    HeaderValue::from_str(&format!("{:032x}", u128::from_be_bytes(drawn)))
-            {
-                request.headers_mut().insert(IDEMPOTENCY_KEY, key);
-                return true;
-            }
-        }
-        let named = route.is_some_and(|route| REPEATABLE.contains(&route.operation));
-        *request.method() == Method::PUT || named
     }
+    let named = route.is_some_and(|route| REPEATABLE.contains(&route.operation));
+    *request.method() == Method::PUT || named
 }
 
 /// Whether a path is one of a route's: `{…}` stands for any one part.
@@ -203,6 +188,7 @@ fn is_of(route: &str, path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Client;
     use std::sync::Mutex;
 
     fn request(method: &str, path: &str) -> Request<()> {
@@ -218,7 +204,7 @@ mod tests {
         let patient = client(60);
         let repeatable = |method: &str, path: &str| {
             let mut request = request(method, path);
-            let may = patient.make_repeatable(&mut request);
+            let may = make_repeatable(&mut request, patient.patience());
             (may, request.headers().contains_key(IDEMPOTENCY_KEY))
         };
         assert_eq!(repeatable("POST", "/v1/tenants/ci/pools/runners/jobs"), (true, true));
@@ -229,7 +215,7 @@ mod tests {
         assert_eq!(repeatable("DELETE", "/v1/nodes/n1"), (false, false));
         assert_eq!(repeatable("POST", "/v1/jobs/j-00000001/submit"), (false, false));
         let mut request = request("POST", "/v1/nodes");
-        assert!(!client(0).make_repeatable(&mut request), "it asks once");
+        assert!(!make_repeatable(&mut request, client(0).patience()), "it asks once");
         assert!(!request.headers().contains_key(IDEMPOTENCY_KEY));
     }
 

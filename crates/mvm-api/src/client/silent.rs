@@ -2,9 +2,10 @@
 //! stopped, or hangs, takes connections for as long as its kernel does, and answers none.
 
 use super::connect::Target;
-use super::{Bytes, Client, ClientError};
+use super::error::ClientError;
 use http_body_util::Empty;
 use hyper::Request;
+use hyper::body::Bytes;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
@@ -13,16 +14,8 @@ const REST: Duration = Duration::from_secs(10);
 /// How long its answer to that may take: it needs no lock and no disk.
 const ANSWER: Duration = Duration::from_secs(30);
 
-impl Client {
-    /// Waits for what comes of the server that has answered last, for as long as it is there.
-    /// Errors: [`ClientError::Silent`].
-    pub async fn while_there<T>(&self, work: impl Future<Output = T>) -> Result<T, ClientError> {
-        self.targets.last().while_there(work, REST, ANSWER).await
-    }
-}
-
 impl Target {
-    /// Waits for the answer to a request.
+    /// Waits for what comes of this server, for as long as it is there: the answer to a request.
     pub(super) async fn answers<T>(&self, work: impl Future<Output = T>) -> Result<T, ClientError> {
         self.while_there(work, REST, ANSWER).await
     }

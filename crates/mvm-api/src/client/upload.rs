@@ -1,7 +1,9 @@
 //! Bodies that are sent while they come to be.
 
-use super::{Bytes, Client, ClientError, broken, is_success};
-use hyper::body::{Body, Frame};
+use super::error::{ClientError, broken};
+use super::line::is_success;
+use super::streams::Streams;
+use hyper::body::{Body, Bytes, Frame};
 use hyper::{Method, header};
 use serde::de::DeserializeOwned;
 use std::pin::Pin;
@@ -23,19 +25,19 @@ impl Body for Pieces {
     }
 }
 
-impl Client {
+impl Streams<'_> {
     /// `PUT path` with the bytes that come in as its body, until `pieces` is closed; over a
     /// connection of its own.
     pub async fn upload<T: DeserializeOwned>(
-        &self,
+        self,
         path: &str,
         pieces: mpsc::Receiver<std::io::Result<Bytes>>,
     ) -> Result<T, ClientError> {
         let doing = format!("PUT {path}");
-        let request = self.begin(Method::PUT, path);
+        let request = self.line.begin(Method::PUT, path);
         let request = request.header(header::CONTENT_TYPE, "application/x-tar");
         let request = request.body(Pieces(pieces)).map_err(|cause| broken(&doing, cause))?;
-        let (mut sender, target) = self.targets.connect(&doing).await?;
+        let (mut sender, target) = self.line.targets.connect(&doing).await?;
         let response = sender.send_request(request).await;
         let response = response.map_err(|cause| target.fault(&doing, &cause))?;
         if !is_success(response.status()) {

@@ -6,7 +6,7 @@
 mod shape;
 mod table;
 
-pub use shape::{Gives, Maker, Sent, Takes};
+pub use shape::{Gives, Maker, Sent, Shape, Takes};
 pub use table::ROUTES;
 
 use crate::identity::Role;
@@ -38,6 +38,17 @@ pub enum Scope {
     Narrowed,
 }
 
+/// Who may call a route, and where.
+#[derive(Clone, Copy, Debug)]
+pub struct Access {
+    /// Who may call it. Operators may call everything but `join`.
+    pub roles: &'static [Role],
+    /// What a tenant operator sees of it.
+    pub scope: Scope,
+    /// Who serves it.
+    pub servers: &'static [Server],
+}
+
 /// One route.
 #[derive(Clone, Copy, Debug)]
 pub struct Route {
@@ -49,18 +60,10 @@ pub struct Route {
     pub operation: &'static str,
     /// What it does, in a line.
     pub summary: &'static str,
-    /// Who may call it. Operators may call everything but `join`.
-    pub roles: &'static [Role],
-    /// What a tenant operator sees of it.
-    pub scope: Scope,
-    /// Who serves it.
-    pub servers: &'static [Server],
-    /// The body of its requests.
-    pub takes: Takes,
-    /// The parameters after the `?`, an object's fields.
-    pub query: Option<Maker>,
-    /// What it answers where all is well.
-    pub gives: Gives,
+    /// Who may call it, and where.
+    pub access: Access,
+    /// What goes in and what comes out.
+    pub shape: Shape,
     /// Whether the same `Idempotency-Key` makes the same thing.
     pub once: bool,
     /// Whether it is repeated all the time and writes nothing down, whatever its method: the audit log
@@ -69,9 +72,14 @@ pub struct Route {
 }
 
 impl Route {
+    /// Whether this server serves it.
+    pub fn is_of(&self, server: Server) -> bool {
+        self.access.servers.contains(&server)
+    }
+
     /// Whether this role may call it.
     pub fn allows(&self, role: Role) -> bool {
-        self.roles.contains(&role)
+        self.access.roles.contains(&role)
     }
 }
 
@@ -80,5 +88,5 @@ pub fn find(server: Server, method: &str, path: &str) -> Option<&'static Route> 
     // HEAD is GET without the body.
     let method = if method == "HEAD" { "GET" } else { method };
     let fits = |route: &&Route| route.method == method && route.path == path;
-    ROUTES.iter().find(|route| fits(route) && route.servers.contains(&server))
+    ROUTES.iter().find(|route| fits(route) && route.is_of(server))
 }

@@ -42,6 +42,17 @@ pub enum Gives {
     Document,
 }
 
+/// What goes into a route, and what comes out of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// The body of its requests.
+    pub takes: Takes,
+    /// The parameters after the `?`, an object's fields.
+    pub query: Option<Maker>,
+    /// What it answers where all is well.
+    pub gives: Gives,
+}
+
 /// A reference to the type's schema.
 pub fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
@@ -54,23 +65,23 @@ fn whole<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
 
 impl Route {
     pub(super) const fn takes<T: JsonSchema>(self) -> Route {
-        Route { takes: Takes::Json(schema_of::<T>), ..self }
+        Route { shape: Shape { takes: Takes::Json(schema_of::<T>), ..self.shape }, ..self }
     }
 
     pub(super) const fn takes_octets(self) -> Route {
-        Route { takes: Takes::Octets, ..self }
+        Route { shape: Shape { takes: Takes::Octets, ..self.shape }, ..self }
     }
 
     pub(super) const fn query<T: JsonSchema>(self) -> Route {
-        Route { query: Some(whole::<T>), ..self }
+        Route { shape: Shape { query: Some(whole::<T>), ..self.shape }, ..self }
     }
 
     pub(super) const fn gives<T: JsonSchema>(self) -> Route {
-        Route { gives: Gives::Json(schema_of::<T>), ..self }
+        Route { shape: Shape { gives: Gives::Json(schema_of::<T>), ..self.shape }, ..self }
     }
 
     pub(super) const fn lists<T: JsonSchema + Listed>(self) -> Route {
-        Route { gives: Gives::List(schema_of::<Vec<T>>), ..self }
+        Route { shape: Shape { gives: Gives::List(schema_of::<Vec<T>>), ..self.shape }, ..self }
     }
 
     pub(super) const fn routine(self) -> Route {
@@ -82,7 +93,7 @@ impl Route {
     }
 
     pub(super) const fn streams(self, events: &'static [Sent]) -> Route {
-        Route { gives: Gives::Events(events), ..self }
+        Route { shape: Shape { gives: Gives::Events(events), ..self.shape }, ..self }
     }
 
     /// What takes long: its progress, and then its result, or why there is none.
@@ -99,18 +110,18 @@ impl Route {
     }
 
     pub(super) const fn upgrades(self) -> Route {
-        Route { gives: Gives::Upgrade, ..self }
+        Route { shape: Shape { gives: Gives::Upgrade, ..self.shape }, ..self }
     }
 
     pub(super) const fn octets(self) -> Route {
-        Route { gives: Gives::Octets, ..self }
+        Route { shape: Shape { gives: Gives::Octets, ..self.shape }, ..self }
     }
 
     pub(super) const fn metrics(self) -> Route {
-        Route { gives: Gives::Metrics, ..self }
+        Route { shape: Shape { gives: Gives::Metrics, ..self.shape }, ..self }
     }
 
     pub(super) const fn document(self) -> Route {
-        Route { gives: Gives::Document, ..self }
+        Route { shape: Shape { gives: Gives::Document, ..self.shape }, ..self }
     }
 }

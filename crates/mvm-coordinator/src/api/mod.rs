@@ -146,8 +146,7 @@ mod tests {
     #[tokio::test]
     async fn every_route_is_in_the_table() {
         let fleet = crate::state::tests::lonely().await;
-        let signers =
-            mvm_api::routes::ROUTES.iter().filter(|r| r.servers.contains(&Server::Signer));
+        let signers = mvm_api::routes::ROUTES.iter().filter(|r| r.is_of(Server::Signer));
         let signers: Vec<String> =
             signers.map(|route| format!("{} {} ", route.method, route.path)).collect();
         let mut differences =
@@ -164,8 +163,8 @@ mod tests {
         let fleet = crate::state::tests::lonely().await;
         let app = routes().once(once(&fleet)).merge(passed()).into_router();
         let app = guard(app.with_state(fleet.clone()), Server::Coordinator);
-        let signers = |r: &Route| r.servers.contains(&Server::Signer);
-        let ours = |r: &&Route| r.once && r.servers.contains(&Server::Coordinator) && !signers(r);
+        let signers = |r: &Route| r.is_of(Server::Signer);
+        let ours = |r: &&Route| r.once && r.is_of(Server::Coordinator) && !signers(r);
         let mut walked = Vec::new();
         for route in mvm_api::routes::ROUTES.iter().filter(ours) {
             let path = route.path.replace("{tenant}", "ci").replace("{pool}", "runners");

@@ -101,7 +101,7 @@ pub async fn relay(fleet: &ClusterState, way: &Way, mut request: Request) -> Res
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.extensions.clear();
     let request = axum::http::Request::from_parts(parts, bytes);
-    let response = client.relay(request).await.map_err(|error| way.fault(error))?;
+    let response = client.streams().relay(request).await.map_err(|error| way.fault(error))?;
     let mut response = response.map(Body::new);
     if let (StatusCode::SWITCHING_PROTOCOLS, Some(ours)) = (response.status(), ours) {
         let theirs = hyper::upgrade::on(&mut response);
@@ -125,7 +125,7 @@ pub async fn relay(fleet: &ClusterState, way: &Way, mut request: Request) -> Res
 pub async fn relay_stream(way: &Way, mut request: Request) -> Result<Response> {
     let client = on_behalf(&way.client, &request);
     request.extensions_mut().clear();
-    let response = client.relay_stream(request).await;
+    let response = client.streams().relay_stream(request).await;
     Ok(framed(response.map_err(|error| way.fault(error))?.map(Body::new)))
 }
 

@@ -264,7 +264,7 @@ async fn every_create_of_the_table_honours_its_key() {
     let (_dir, node) = node().await;
     let app = app(node.clone());
     let body = r#"{"lease_s": 60}"#;
-    let routes = ROUTES.iter().filter(|r| r.once && r.servers.contains(&Server::Agent));
+    let routes = ROUTES.iter().filter(|r| r.once && r.is_of(Server::Agent));
     let mut walked = 0;
     for route in routes {
         let path = route.path.replace("{tenant}", "ci").replace("{pool}", "runners");

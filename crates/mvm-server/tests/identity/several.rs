@@ -141,7 +141,7 @@ async fn what_may_have_been_done_is_said_again_only_where_that_is_safe() {
     assert_eq!(name(&both()).await, "c2");
     assert_eq!((broken.asked(), good.asked()), (2, 1));
     // The other one does not know the protocol: it has been asked, though.
-    let outcome = both().upgrade_keyed("/name", &(), "key").await;
+    let outcome = both().streams().upgrade_keyed("/name", &(), "key").await;
     assert!(matches!(outcome, Err(ClientError::Broken { .. })), "no stream");
     assert_eq!((broken.asked(), good.asked()), (3, 2));
 }
@@ -182,7 +182,7 @@ async fn followers_go_on_at_another() {
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let following = tokio::spawn(async move {
         let each = |event: Event| drop(tell.send(event.data));
-        client.resume("/events", each, |_| {}).await
+        client.streams().resume("/events", each, |_| {}).await
     });
     assert_eq!(told.recv().await.as_deref(), Some("seven"));
     // It is broken again at the same one, which is still there, until that ends.
@@ -208,7 +208,7 @@ async fn a_download_goes_on_after_the_last_byte() {
     let (first, second) = (breaking(&lab, "c1", part).await, breaking(&lab, "c2", whole).await);
     let client = client(&lab, &[&first.address, &second.address]);
     let mut had = Vec::new();
-    let download = client.download_on("/log", |piece| {
+    let download = client.streams().download_on("/log", |piece| {
         had.extend_from_slice(piece);
         first.ending.notify_one();
     });

@@ -18,7 +18,7 @@ use tower::ServiceExt;
 /// A router with every route of the table that this server serves; each says who asks.
 fn everything(server: Server) -> Router {
     let mut routes = Routes::new();
-    for route in ROUTES.iter().filter(|route| route.servers.contains(&server)) {
+    for route in ROUTES.iter().filter(|route| route.is_of(server)) {
         let method = route.method.parse::<axum::http::Method>().expect("a method");
         let filter = MethodFilter::try_from(method).expect("a method");
         let who = |ConnectInfo(peer): ConnectInfo<Peer>| async move { peer.holder() };
@@ -67,7 +67,7 @@ async fn every_route_is_open_to_the_roles_that_the_table_names_and_to_no_other()
     let mut walked = 0;
     for server in SERVERS {
         let router = everything(server);
-        for route in ROUTES.iter().filter(|route| route.servers.contains(&server)) {
+        for route in ROUTES.iter().filter(|route| route.is_of(server)) {
             for role in Role::ALL {
                 let peer = holder_of(one_of(role));
                 let (status, body) = answer(&router, request(route, "ci", &peer)).await;
@@ -89,9 +89,9 @@ async fn every_route_is_open_to_the_roles_that_the_table_names_and_to_no_other()
 async fn a_tenant_operator_is_let_in_to_its_own_tenant_only() {
     let router = everything(Server::Agent);
     let peer = holder_of(one_of(Role::TenantOperator));
-    for route in ROUTES.iter().filter(|route| route.servers.contains(&Server::Agent)) {
+    for route in ROUTES.iter().filter(|route| route.is_of(Server::Agent)) {
         // Wherever a tenant stands in the path, the guard looks at it.
-        let scoped = route.scope == Scope::Tenant;
+        let scoped = route.access.scope == Scope::Tenant;
         assert!(!route.path.contains("{tenant}") || scoped || !route.allows(Role::TenantOperator));
         assert!(!scoped || route.path.contains("{tenant}"), "{}", route.path);
         for other in ["lab", "ci%20", "c%69x", "CI", "ci%2f..", "%ff"] {
@@ -206,7 +206,7 @@ fn whatever_makes_something_does_so_once() {
         let makes = route.method == "POST";
         assert_eq!(makes, route.once || listed, "{}: say `once`, or why not", route.operation);
         assert!(!(route.once && listed), "{} does honour the key", route.operation);
-        let json = matches!(route.gives, mvm_api::routes::Gives::Json(_));
+        let json = matches!(route.shape.gives, mvm_api::routes::Gives::Json(_));
         assert!(!route.once || json, "{}: what is kept is JSON", route.operation);
     }
     for (operation, _) in NO_KEY {
@@ -256,7 +256,7 @@ fn the_table_is_in_order() {
         let name = format!("{} {}", route.method, route.path);
         assert!(seen.insert(name.clone()), "{name} stands twice");
         assert!(!route.summary.is_empty() && !route.summary.ends_with('.'), "{name}");
-        assert!(!route.roles.is_empty() && !route.servers.is_empty(), "{name}");
+        assert!(!route.access.roles.is_empty() && !route.access.servers.is_empty(), "{name}");
         let joins = route.path == "/v1/ca/join";
         // The API's description says nothing that is not in its source.
         let joiners = joins || route.path == "/openapi.json";

@@ -91,7 +91,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
         Command::Export { log } => {
             let path = paths::audit(log.as_deref().unwrap_or(NODE_LOG), false);
             let (client, flow) = (context.client()?, Flow::default());
-            let shown = client.download(&path, |piece| flow.print(piece));
+            let shown = client.streams().download(&path, |piece| flow.print(piece));
             flow.of(async { shown.await.map_err(CliError::from) }).await.map(|()| 0)
         }
     }
@@ -137,7 +137,7 @@ async fn list(
         }
     };
     let path = paths::audit(log, follow);
-    let read = client.download(&path, take);
+    let read = client.streams().download(&path, take);
     match flow.of(async { read.await.map_err(CliError::from) }).await {
         // Nothing has been done yet.
         Err(problem)
@@ -227,7 +227,7 @@ async fn verify(context: &Context, verify: Verify) -> Outcome {
                 fed = reading.feed(piece, drop);
             }
         };
-        client.download(&paths::audit(&log, false), take).await?;
+        client.streams().download(&paths::audit(&log, false), take).await?;
         let outcome = fed.and_then(|()| reading.end());
         rows.push((log, outcome));
     }

@@ -48,7 +48,7 @@ pub async fn run(context: &Context, events: Events) -> Outcome {
             }
         };
         let flow = Flow::default();
-        let shown = client.resume(&path, |sent| show(context.format, &sent, &flow), lost);
+        let shown = client.streams().resume(&path, |sent| show(context.format, &sent, &flow), lost);
         return flow.of(async { shown.await.map_err(CliError::from) }).await.map(|()| 0);
     }
     let path = format!("{}?{query}", paths::EVENTS);
@@ -98,6 +98,6 @@ fn row(EventView { event, node_id }: &EventView) -> Vec<String> {
 pub async fn metrics(context: &Context) -> Outcome {
     let mut text = Vec::new();
     let take = |piece: &[u8]| text.extend_from_slice(piece);
-    context.client()?.download(paths::METRICS, take).await?;
+    context.client()?.streams().download(paths::METRICS, take).await?;
     output::print(&text)
 }

@@ -223,7 +223,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             let (client, flow) = (context.client()?, Flow::default());
             let raw = raw || !std::io::stdout().is_terminal();
             let mut cleaner = output::Cleaner::default();
-            let shown = client.download(&path, |bytes| match raw {
+            let shown = client.streams().download(&path, |bytes| match raw {
                 true => flow.print_raw(bytes),
                 false => flow.print(cleaner.clean(bytes).as_bytes()),
             });

@@ -24,6 +24,7 @@ pub async fn with_progress<T: serde::de::DeserializeOwned>(
     });
     let mut outcome = None;
     client
+        .streams()
         .events(path, body, |event| match event.name.as_str() {
             "progress" => {
                 let step = serde_json::from_str::<ProgressEvent>(&event.data);

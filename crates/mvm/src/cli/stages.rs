@@ -29,7 +29,7 @@ impl Times {
     pub async fn now(client: &Client) -> Result<Times, CliError> {
         let mut text = Vec::new();
         let take = |piece: &[u8]| text.extend_from_slice(piece);
-        client.download(paths::METRICS, take).await?;
+        client.streams().download(paths::METRICS, take).await?;
         Ok(Times::parse(&String::from_utf8_lossy(&text)))
     }
 

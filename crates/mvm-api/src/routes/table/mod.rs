@@ -6,8 +6,8 @@ mod jobs;
 mod node;
 mod tenants;
 
-use super::shape::{Gives, Takes};
-use super::{Route, Scope, Server};
+use super::shape::{Gives, Shape, Takes};
+use super::{Access, Route, Scope, Server};
 use crate::identity::Role;
 
 const AGENT: &[Server] = &[Server::Agent];
@@ -34,23 +34,14 @@ const fn on(
     summary: &'static str,
     roles: &'static [Role],
 ) -> Route {
-    let (takes, gives) = (Takes::Nothing, Gives::Octets);
-    let scope = Scope::All;
-    let (query, once, routine) = (None, false, false);
-    Route {
-        method,
-        path,
-        operation,
-        summary,
-        roles,
-        scope,
-        servers,
-        takes,
-        query,
-        gives,
-        once,
-        routine,
-    }
+    let shape = Shape { takes: Takes::Nothing, query: None, gives: Gives::Octets };
+    let access = Access { roles, scope: Scope::All, servers };
+    Route { method, path, operation, summary, access, shape, once: false, routine: false }
+}
+
+/// The same, where a tenant operator sees this much of it.
+const fn within(scope: Scope, route: Route) -> Route {
+    Route { access: Access { scope, ..route.access }, ..route }
 }
 
 /// One about what the path's `{tenant}` owns.
@@ -61,7 +52,7 @@ const fn tenant(
     operation: &'static str,
     summary: &'static str,
 ) -> Route {
-    Route { scope: Scope::Tenant, ..on(servers, method, path, operation, summary, TENANT) }
+    within(Scope::Tenant, on(servers, method, path, operation, summary, TENANT))
 }
 
 /// One where the handler narrows down what a tenant operator sees.
@@ -72,7 +63,7 @@ const fn narrowed(
     operation: &'static str,
     summary: &'static str,
 ) -> Route {
-    Route { scope: Scope::Narrowed, ..on(servers, method, path, operation, summary, TENANT) }
+    within(Scope::Narrowed, on(servers, method, path, operation, summary, TENANT))
 }
 
 /// All routes.

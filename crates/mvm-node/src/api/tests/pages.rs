@@ -14,7 +14,7 @@ use tower::ServiceExt;
 /// The paths of all lists, about what the seeded node has.
 fn lists() -> Vec<String> {
     let listed = |route: &&mvm_api::routes::Route| {
-        matches!(route.gives, Gives::List(_)) && route.servers.contains(&Server::Agent)
+        matches!(route.shape.gives, Gives::List(_)) && route.is_of(Server::Agent)
     };
     let paths = ROUTES.iter().filter(listed).map(|route| route.path);
     paths.map(|path| path.replace("{tenant}", "ci").replace("{pool}", "runners")).collect()

@@ -105,8 +105,7 @@ async fn send(app: &Router, refused: &Refused) -> (String, u16, String) {
 }
 
 fn route(operation: &str) -> &'static Route {
-    let found =
-        ROUTES.iter().find(|r| r.operation == operation && r.servers.contains(&Server::Agent));
+    let found = ROUTES.iter().find(|r| r.operation == operation && r.is_of(Server::Agent));
     found.unwrap_or_else(|| panic!("no route {operation}"))
 }
 
@@ -453,7 +452,7 @@ fn of_the_node() -> Vec<Refused> {
 
 /// Every route again, for somebody whose role or tenant does not allow it.
 fn of_strangers() -> Vec<Refused> {
-    let agents = ROUTES.iter().filter(|r| changes(r) && r.scope != Scope::Narrowed);
+    let agents = ROUTES.iter().filter(|r| changes(r) && r.access.scope != Scope::Narrowed);
     agents
         .map(|route| {
             let at = route.path.matches('{').map(|_| "lab").collect::<Vec<_>>();
@@ -463,7 +462,7 @@ fn of_strangers() -> Vec<Refused> {
 }
 
 fn changes(route: &Route) -> bool {
-    route.method != "GET" && route.servers.contains(&Server::Agent)
+    route.method != "GET" && route.is_of(Server::Agent)
 }
 
 /// Refused to strangers only: whoever may call them is refused nothing.

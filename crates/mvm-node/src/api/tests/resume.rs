@@ -84,7 +84,7 @@ async fn a_stream_that_is_cut_again_and_again_tells_everything_once() {
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel::<Event>();
     let following = tokio::spawn(async move {
         let each = |event| drop(tell.send(event));
-        client.resume("/v1/events/stream", each, |_| {}).await
+        client.streams().resume("/v1/events/stream", each, |_| {}).await
     });
     // Some are the past when it begins, and some come while it is cut.
     happen(&node, 120).await;

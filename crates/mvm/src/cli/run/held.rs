@@ -122,7 +122,7 @@ async fn ask(
     key: &str,
 ) -> Result<(Claim, Lines<BufReader<Stream>>), CliError> {
     let broken = |why: String| CliError::new(Code::ConnectionBroken, why);
-    let stream = client.upgrade_keyed(path, request, key).await?;
+    let stream = client.streams().upgrade_keyed(path, request, key).await?;
     let mut lines = BufReader::new(stream).lines();
     let line = lines.next_line().await.ok().flatten();
     let line =

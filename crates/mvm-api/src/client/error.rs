@@ -1,0 +1,105 @@
+//! Why a call did not succeed.
+
+use crate::problem::Problem;
+use mvm_model::Code;
+
+/// Why a call did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers.
+    #[error("nobody answers at {at}: {cause}")]
+    Unreachable {
+        /// The socket, or `HOST:PORT`.
+        at: String,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// The connection broke or spoke something else.
+    #[error("the connection to the agent broke while {doing}: {cause}")]
+    Broken {
+        /// Method and path.
+        doing: String,
+        /// The cause.
+        cause: String,
+    },
+    /// Somebody takes connections and answers none.
+    #[error("{at} has not answered for {} s, not even whether it is there", waited.as_secs())]
+    Silent {
+        /// The socket, or `HOST:PORT`.
+        at: String,
+        /// For how long.
+        waited: std::time::Duration,
+    },
+    /// The agent refused or failed.
+    #[error("{0}")]
+    Problem(Box<Problem>),
+}
+
+impl ClientError {
+    /// The code of this error's problem document; none where only a later version knows it.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            ClientError::Unreachable { .. } => Some(Code::AgentUnreachable),
+            ClientError::Broken { .. } => Some(Code::ConnectionBroken),
+            ClientError::Silent { .. } => Some(Code::AgentSilent),
+            ClientError::Problem(problem) => problem.code.known(),
+        }
+    }
+
+    /// This error as a problem document.
+    pub fn into_problem(self) -> Problem {
+        match self {
+            ClientError::Problem(problem) => *problem,
+            ClientError::Unreachable { ref at, .. } => {
+                let hint = match at.starts_with('/') {
+                    true => "see `mvm agent status`, or start it with `mvm agent serve`",
+                    false => {
+                        "check the address, and that an agent or a coordinator serves there: \
+                         mvm agent serve --listen ADDRESS:PORT"
+                    }
+                };
+                Problem::new(Code::AgentUnreachable, self.to_string()).hint(hint)
+            }
+            ClientError::Silent { .. } => Problem::new(Code::AgentSilent, self.to_string()).hint(
+                "its process was stopped or hangs, or its host does: see its state with ps(1), and end it \
+                 with kill(1) if need be; what was asked may still be carried out, see then \
+                 `mvm job list` and `mvm instance list`",
+            ),
+            ClientError::Broken { .. } => Problem::new(Code::ConnectionBroken, self.to_string())
+                .hint("the agent's log says more: see `mvm agent status` for its root"),
+        }
+    }
+}
+
+/// The last of an error's causes: hyper's own words say little.
+pub(super) fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    match deepest.downcast_ref::<std::io::Error>() {
+        // Of an end without TLS' own good-bye, rustls tells at length, with a reference.
+        Some(end) if end.kind() == std::io::ErrorKind::UnexpectedEof => {
+            "the connection was cut".to_owned()
+        }
+        _ => deepest.to_string(),
+    }
+}
+
+/// The connection broke while `doing` something.
+pub(super) fn broken(doing: &str, cause: impl ToString) -> ClientError {
+    ClientError::Broken { doing: doing.to_owned(), cause: cause.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::deepest;
+    use std::io::{Error, ErrorKind};
+
+    #[test]
+    fn a_connection_that_ends_without_good_bye_is_told_in_few_words() {
+        let end = Error::new(ErrorKind::UnexpectedEof, "peer closed connection without …");
+        assert_eq!(deepest(&end), "the connection was cut");
+        assert_eq!(deepest(&Error::other("a fault")), "a fault");
+    }
+}
