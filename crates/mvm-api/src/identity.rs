@@ -1,7 +1,7 @@
 //! Who calls: a role and a name, written as a SPIFFE id in a certificate's one URI SAN; and what else a
 //! certificate says, as the API shows it.
 
-use mvm_model::{Code, Fault, Millis, Name};
+use mvm_model::{Code, Fault, Millis, Name, hex};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -188,7 +188,7 @@ impl Serial {
     /// From the number's bytes, highest first.
     pub fn of(bytes: &[u8]) -> Serial {
         let first = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len());
-        Serial(bytes[first..].iter().map(|byte| format!("{byte:02x}")).collect())
+        Serial(hex::digits(&bytes[first..]))
     }
 
     /// The number's bytes, highest first.

@@ -168,7 +168,7 @@ pub async fn change_node(
 /// Returns the first half of the SHA-256 of a document, in hexadecimal digits.
 pub(crate) fn digest(document: &impl Serialize) -> String {
     let text = serde_json::to_vec(document).unwrap_or_default();
-    Sha256::digest(text)[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    mvm_model::hex::digits(&Sha256::digest(text)[..16])
 }
 
 #[cfg(test)]

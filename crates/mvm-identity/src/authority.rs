@@ -5,7 +5,7 @@ use crate::certificate::{self, validity_of};
 use crate::files::{io, make_dir, read_if_there, write_atomically};
 use mvm_api::Problem;
 use mvm_api::identity::{Facts, Identity, SERVER_NAME, Serial};
-use mvm_model::{Code, Millis};
+use mvm_model::{Code, Millis, hex};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams,
     CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -221,9 +221,7 @@ pub fn request(key: &KeyPair) -> Result<String> {
 /// The public key of a signing request whose signature is right, in hexadecimal digits of its
 /// digest.
 pub fn request_key(request: &str) -> Result<String> {
-    use sha2::Digest;
-    let key = parsed_request(request)?.public_key;
-    Ok(format!("{:x}", sha2::Sha256::digest(key.der_bytes())))
+    Ok(hex::sha256(parsed_request(request)?.public_key.der_bytes()))
 }
 
 fn parsed_request(request: &str) -> Result<CertificateSigningRequestParams> {

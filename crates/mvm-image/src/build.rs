@@ -7,7 +7,7 @@ use crate::layout::ImageStore;
 use crate::nix::Flake;
 use crate::revision::{MANIFEST, load, load_whole, parts_of};
 use crate::run::{Tool, tail};
-use crate::types::{BuildRequest, KernelImport, KernelInfo, Progress, Revision, hex, now_ms};
+use crate::types::{BuildRequest, KernelImport, KernelInfo, Progress, Revision, now_ms};
 use crate::workdir::WorkDir;
 use crate::{folder, initrd, kernel, stage};
 use sha2::{Digest, Sha256};
@@ -142,7 +142,7 @@ fn digest(store: &ImageStore, from: &Ingredients) -> String {
     for path in &from.closure {
         hash.update(format!("path {path}\n"));
     }
-    hex(&hash.finalize())
+    mvm_model::hex::digits(hash.finalize())
 }
 
 /// Builds the flake's `kernel` package and imports it into the store, once per store path.

@@ -6,7 +6,7 @@ use crate::kernel_image::{self, Compression, Contents, Facts};
 use crate::layout::ImageStore;
 use crate::modules::{LoadedModule, Tree};
 use crate::run::Tool;
-use crate::types::{KernelImport, KernelInfo, hex, now_ms};
+use crate::types::{KernelImport, KernelInfo, now_ms};
 use crate::workdir::{self, WorkDir};
 use sha2::{Digest, Sha256};
 use std::io::Write;
@@ -226,7 +226,7 @@ fn digest(incoming: &Incoming) -> String {
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     }
-    hex(&hash.finalize())
+    mvm_model::hex::digits(hash.finalize())
 }
 
 fn load(dir: &Path) -> Result<Option<KernelInfo>> {

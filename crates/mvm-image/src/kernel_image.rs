@@ -212,7 +212,9 @@ fn looks_like(bytes: &[u8]) -> String {
     let text = head.iter().all(|b| b.is_ascii_graphic() || b.is_ascii_whitespace());
     match text {
         true => "it looks like text".to_owned(),
-        false => format!("its first bytes are {}", crate::types::hex(&bytes[..bytes.len().min(8)])),
+        false => {
+            format!("its first bytes are {}", mvm_model::hex::digits(&bytes[..bytes.len().min(8)]))
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::error::{At, Error, Result};
 use crate::fs::read_manifest;
 use crate::layout::ImageStore;
-use crate::types::{PARTS, Part, Revision, hex};
+use crate::types::{PARTS, Part, Revision};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Read;
@@ -80,7 +80,7 @@ pub(crate) fn digest_of(path: &Path) -> Result<String> {
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
     loop {
         match file.read(&mut buffer).at("read", path)? {
-            0 => return Ok(hex(&hash.finalize())),
+            0 => return Ok(mvm_model::hex::digits(hash.finalize())),
             count => hash.update(&buffer[..count]),
         }
     }

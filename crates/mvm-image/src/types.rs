@@ -23,7 +23,7 @@ pub struct GuestBinary {
 impl GuestBinary {
     /// Hashes the bytes of the guest binary.
     pub fn new(bytes: &'static [u8]) -> Self {
-        Self { bytes, sha256: hex(&Sha256::digest(bytes)) }
+        Self { bytes, sha256: mvm_model::hex::sha256(bytes) }
     }
 }
 
@@ -127,7 +127,7 @@ impl Revision {
         for part in &self.parts {
             hash.update(format!("{} {} {}\n", part.name, part.size, part.sha256));
         }
-        hex(&hash.finalize())
+        mvm_model::hex::digits(hash.finalize())
     }
 
     /// Returns the path of the part with this name; `None` if an image has no such part.
@@ -243,11 +243,6 @@ impl Default for Tools {
             dpkg_deb: "dpkg-deb".into(),
         }
     }
-}
-
-/// Returns some bytes in lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Returns the present time in milliseconds since the Unix epoch.

@@ -14,8 +14,8 @@
 //! exactly the missing beginning.
 
 use crate::Millis;
+use crate::hex;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 /// The name of the log for acts that concern no tenant. No tenant's name begins with `_`.
 pub const NODE_LOG: &str = "_node";
@@ -136,7 +136,7 @@ impl Chain {
         };
         // A plain struct of strings and numbers, whose serialisation cannot fail.
         let body = serde_json::to_string(&record).unwrap_or_default();
-        let head = digest(body.as_bytes());
+        let head = hex::sha256(&body);
         let next = Chain { log: record.log, last: record.number, head };
         (format!("{} {body}\n", next.head), next)
     }
@@ -145,10 +145,6 @@ impl Chain {
 /// Cuts text from outside so that no line exceeds its limit.
 pub fn bounded(text: &str) -> String {
     text.chars().take(LONGEST_TEXT).collect()
-}
-
-fn digest(body: &[u8]) -> String {
-    Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Why a line is not a record.
@@ -166,7 +162,7 @@ pub fn read(line: &[u8]) -> Option<Sealed> {
 fn unseal(line: &[u8]) -> Result<Sealed, Unsound> {
     let (seal, rest) = line.split_at_checked(DIGITS).ok_or(Unsound::Unreadable)?;
     let body = rest.strip_prefix(b" ").ok_or(Unsound::Unreadable)?;
-    let digest = digest(body);
+    let digest = hex::sha256(body);
     if digest.as_bytes() != seal {
         return Err(Unsound::Edited);
     }

@@ -21,6 +21,7 @@ pub mod event;
 pub mod expose;
 pub mod fleet;
 pub mod halt;
+pub mod hex;
 pub mod host;
 pub mod id;
 pub mod instance;

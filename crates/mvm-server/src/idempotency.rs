@@ -14,10 +14,9 @@ use axum::response::{IntoResponse, Response};
 use mvm_api::Problem;
 use mvm_api::routes::{IDEMPOTENCY_KEY, Server, find};
 use mvm_identity::Seal;
-use mvm_model::{Code, Millis};
+use mvm_model::{Code, Millis, hex};
 use mvm_store::{Expect, Store, Write};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// Says of an answer that it was given before.
@@ -88,7 +87,7 @@ impl Idempotency {
         let (parts, body) = request.into_parts();
         let body = axum::body::to_bytes(body, LONGEST_BODY).await;
         let body = body.map_err(|e| Problem::new(Code::TooLarge, e.to_string()))?;
-        let (digest, agent) = (hex(&body), self.started_at);
+        let (digest, agent) = (hex::sha256(&body), self.started_at);
         let begun = Kept { digest: digest.clone(), at: mvm_clock::now(), agent, answer: None };
         if let Some(answer) = self.begin(&record, &begun).await? {
             return Ok(answer);
@@ -182,7 +181,7 @@ pub fn key_of(request: &Request) -> Result<String, Problem> {
     let key = key_in(request.headers())?;
     let peer = request.extensions().get::<ConnectInfo<Peer>>();
     let holder = peer.map(|ConnectInfo(peer)| peer.holder()).unwrap_or_default();
-    Ok(hex([holder.as_str(), request.uri().path(), &key].join("\0").as_bytes()))
+    Ok(hex::sha256([holder.as_str(), request.uri().path(), &key].join("\0")))
 }
 
 fn key_in(headers: &HeaderMap) -> Result<String, Problem> {
@@ -195,8 +194,3 @@ fn key_in(headers: &HeaderMap) -> Result<String, Problem> {
 }
 
 const REPLAYED_NAME: header::HeaderName = header::HeaderName::from_static(REPLAYED);
-
-/// SHA-256 in hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}

@@ -26,7 +26,7 @@ pub mod signer;
 mod stored;
 
 pub use guard::guard;
-pub use idempotency::{Idempotency, hex, key_of};
+pub use idempotency::{Idempotency, key_of};
 pub use listener::TlsListener;
 pub use peer::{Caller, Peer};
 pub use request::{REQUEST_ID, RequestId};

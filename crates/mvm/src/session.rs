@@ -282,5 +282,5 @@ pub async fn proxy(
 pub fn draw_key() -> Result<String, CliError> {
     let mut drawn = [0; 16];
     getrandom::fill(&mut drawn).map_err(|e| CliError::internal(e.to_string()))?;
-    Ok(drawn.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(mvm_model::hex::digits(drawn))
 }

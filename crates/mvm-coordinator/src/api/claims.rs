@@ -109,17 +109,16 @@ async fn serve(
 /// Returns the claim's id, `l-` and 16 hexadecimal digits: derived from the holder and its
 /// idempotency key if there is one, else random.
 fn claim_id(headers: &HeaderMap, holder: &str) -> Result<String, Problem> {
-    let digits = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
     if let Some(key) = headers.get(IDEMPOTENCY_KEY) {
         let mut digest = Sha256::new();
         digest.update(holder.as_bytes());
         digest.update([0]);
         digest.update(key.as_bytes());
-        return Ok(format!("l-{}", digits(&digest.finalize()[..8])));
+        return Ok(format!("l-{}", mvm_model::hex::digits(&digest.finalize()[..8])));
     }
     let mut drawn = [0; 8];
     getrandom::fill(&mut drawn).map_err(|e| Problem::internal(e.to_string()))?;
-    Ok(format!("l-{}", digits(&drawn)))
+    Ok(format!("l-{}", mvm_model::hex::digits(drawn)))
 }
 
 /// Sends the client its claim, and waits until the connection ends.

@@ -140,7 +140,8 @@ mod tests {
     use axum::body::Body;
     use axum::extract::ConnectInfo;
     use mvm_api::routes::{IDEMPOTENCY_KEY, Route};
-    use mvm_server::{Peer, hex};
+    use mvm_model::hex;
+    use mvm_server::Peer;
     use tower::ServiceExt;
 
     #[tokio::test]
@@ -168,8 +169,9 @@ mod tests {
         let mut walked = Vec::new();
         for route in mvm_api::routes::ROUTES.iter().filter(ours) {
             let path = route.path.replace("{tenant}", "ci").replace("{pool}", "runners");
-            let kept = serde_json::json!({ "digest": hex(b"{}"), "at": crate::now(), "agent": 1 });
-            let key = hex(["uid:0", &path, "k1"].join("\0").as_bytes());
+            let kept =
+                serde_json::json!({ "digest": hex::sha256(b"{}"), "at": crate::now(), "agent": 1 });
+            let key = hex::sha256(["uid:0", &path, "k1"].join("\0").as_bytes());
             let key = format!("idempotency/{key}");
             let kept = crate::records::put(key, &kept, mvm_store::Expect::Any);
             fleet.store.commit(vec![kept]).await.expect("written");

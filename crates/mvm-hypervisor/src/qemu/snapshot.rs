@@ -146,7 +146,7 @@ impl Stored {
         let mut buffer = vec![0; 1 << 20];
         loop {
             match file.read(&mut buffer) {
-                Ok(0) => return hex(&digest.finalize()) == sha256,
+                Ok(0) => return mvm_model::hex::digits(digest.finalize()) == sha256,
                 Ok(n) => {
                     digest.update(&buffer[..n]);
                     if to.write_all(&buffer[..n]).is_err() {
@@ -181,7 +181,7 @@ pub(super) fn open(path: &Path, wanted: &Hardware) -> Result<Stored, String> {
     }
     let mut state = Vec::new();
     file.take(LONGEST_STATE).read_to_end(&mut state).map_err(|e| e.to_string())?;
-    if hex(&Sha256::digest(&state)) != sha256 {
+    if mvm_model::hex::sha256(&state) != sha256 {
         return Err("it is damaged: its checksum does not match".into());
     }
     Ok(Stored { hardware, state: State::Checked(state) })
@@ -250,7 +250,7 @@ impl Draft {
             hardware: hardware.clone(),
             with_memory: memory.is_none(),
             length: self.length,
-            sha256: hex(&std::mem::take(&mut self.digest).finalize()),
+            sha256: mvm_model::hex::digits(std::mem::take(&mut self.digest).finalize()),
         };
         let mut head = MAGIC.as_bytes().to_vec();
         serde_json::to_writer(&mut head, &header).map_err(io::Error::other)?;
@@ -293,10 +293,6 @@ impl Drop for Draft {
         // After `finish` the file has its final name, and nothing is left to remove.
         let _ = place::remove(&self.path);
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -18,9 +18,10 @@ use http_body_util::BodyExt;
 use mvm_api::routes::{ROUTES, Server};
 use mvm_hypervisor::sim::{Latencies, SimHypervisor};
 use mvm_image::{GuestBinary, ImageStore};
+use mvm_model::hex;
 use mvm_model::{Instance, Pool, Tenant};
 use mvm_network::Network;
-use mvm_server::{Peer, hex};
+use mvm_server::Peer;
 use mvm_store::SqliteStore;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -268,8 +269,9 @@ async fn every_create_of_the_table_honours_its_key() {
     let mut walked = 0;
     for route in routes {
         let path = route.path.replace("{tenant}", "ci").replace("{pool}", "runners");
-        let kept = json!({ "digest": hex(body.as_bytes()), "at": crate::now(), "agent": 1 });
-        let key = hex(["uid:0", &path, "k1"].join("\0").as_bytes());
+        let kept =
+            json!({ "digest": hex::sha256(body.as_bytes()), "at": crate::now(), "agent": 1 });
+        let key = hex::sha256(["uid:0", &path, "k1"].join("\0").as_bytes());
         let write = mvm_store::Write::Put {
             key: format!("idempotency/{key}"),
             value: serde_json::to_vec(&kept).expect("JSON"),
@@ -295,9 +297,12 @@ async fn a_create_with_a_key_happens_once() {
     let (_dir, node) = node().await;
     let app = app(node.clone());
     let kept = |key: &str, agent: u64, answer: Option<&str>| mvm_store::Write::Put {
-        key: format!("idempotency/{}", hex(["uid:0", "/v1/tenants", key].join("\0").as_bytes())),
+        key: format!(
+            "idempotency/{}",
+            hex::sha256(["uid:0", "/v1/tenants", key].join("\0").as_bytes())
+        ),
         value: serde_json::to_vec(&json!({
-            "digest": hex(tenant_body("new").as_bytes()),
+            "digest": hex::sha256(tenant_body("new").as_bytes()),
             "at": crate::now(), "agent": agent, "answer": answer,
         }))
         .expect("JSON"),

@@ -256,17 +256,20 @@ fn closed(root: &Path) -> Check {
     }
 }
 
+/// How much of the file system there is free: in GiB, and in percent of the whole.
+fn free_room(at: &Path) -> rustix::io::Result<(u64, u64)> {
+    let stat = rustix::fs::statvfs(at)?;
+    Ok(((stat.f_bavail * stat.f_frsize) >> 30, stat.f_bavail * 100 / stat.f_blocks.max(1)))
+}
+
 fn free_space(root: &Path) -> Check {
-    match rustix::fs::statvfs(existing(root)) {
-        Ok(stat) => {
-            let gib = (stat.f_bavail * stat.f_frsize) >> 30;
-            check(
-                "disk space",
-                gib >= 4,
-                format!("{gib} GiB free for {}", root.display()),
-                "4 GiB or more: mvm image gc, or another --root",
-            )
-        }
+    match free_room(existing(root)) {
+        Ok((gib, _)) => check(
+            "disk space",
+            gib >= 4,
+            format!("{gib} GiB free for {}", root.display()),
+            "4 GiB or more: mvm image gc, or another --root",
+        ),
         Err(error) => check("disk space", false, error.to_string(), "choose another --root"),
     }
 }

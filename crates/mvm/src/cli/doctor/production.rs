@@ -1,7 +1,7 @@
 //! What matters on a machine that others rely on: `mvm doctor --production`.
 
 use super::host::{Host, droppers, file_system, open_files, sysctl, unit, without_kvm};
-use super::{Check, Status, existing};
+use super::{Check, Status, existing, free_room};
 use mvm_api::types::AgentInfo;
 use mvm_identity::now;
 use mvm_identity::tls::Keeper;
@@ -158,13 +158,7 @@ fn storage(host: &Host, root: &Path) -> Check {
     let lasting = !["tmpfs", "ramfs", "overlay", "nfs", "nfs4", "cifs", "fuse"]
         .iter()
         .any(|bad| kind == *bad || kind.starts_with("fuse."));
-    let (free, share) = match rustix::fs::statvfs(at) {
-        Ok(stat) => {
-            let gib = (stat.f_bavail * stat.f_frsize) >> 30;
-            (gib, stat.f_bavail * 100 / stat.f_blocks.max(1))
-        }
-        Err(_) => (0, 0),
-    };
+    let (free, share) = free_room(at).unwrap_or_default();
     must(
         "storage",
         lasting && free >= LEAST_GIB && share >= 10,
