@@ -9,11 +9,12 @@
 
 use mvm_model::Millis;
 use mvm_model::timeline::{Anchor, Moment};
+use parking_lot::RwLock;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{LazyLock, PoisonError, RwLock};
 use std::time::Duration;
 use std::{fs, io};
 
@@ -35,7 +36,7 @@ static BOOT_ID: LazyLock<String> = LazyLock::new(|| {
 /// Returns the time on this process's timeline, in ms. It never goes back, and passes as time does,
 /// including suspended time. Its values equal the wall clock's for as long as nobody steps that.
 pub fn now() -> Millis {
-    let clock = CLOCK.read().unwrap_or_else(PoisonError::into_inner);
+    let clock = CLOCK.read();
     clock.anchor.time_of(&moment())
 }
 
@@ -54,7 +55,7 @@ pub fn since_epoch() -> Duration {
 /// Returns when, by the present wall clock, a time of the timeline was or will be, in ms. Two calls
 /// return the same unless the wall clock was stepped in between.
 pub fn wall_of(time: Millis) -> Millis {
-    let clock = CLOCK.read().unwrap_or_else(PoisonError::into_inner);
+    let clock = CLOCK.read();
     time.saturating_add_signed(clock.offset(&moment()))
 }
 
@@ -63,7 +64,7 @@ pub fn wall_of(time: Millis) -> Millis {
 /// Errors: those of reading and writing the file.
 pub fn install(file: &Path) -> io::Result<()> {
     let clock = Clock::open(file, moment())?;
-    *CLOCK.write().unwrap_or_else(PoisonError::into_inner) = clock;
+    *CLOCK.write() = clock;
     std::thread::Builder::new().name("clock".to_owned()).spawn(|| {
         loop {
             std::thread::sleep(NOTE);
@@ -75,7 +76,7 @@ pub fn install(file: &Path) -> io::Result<()> {
 
 /// Writes the present moment to the file, if the timeline has one.
 pub fn note() {
-    let mut clock = CLOCK.write().unwrap_or_else(PoisonError::into_inner);
+    let mut clock = CLOCK.write();
     if let Err(error) = clock.note(moment()) {
         tracing::warn!(%error, "cannot write the clock's file");
     }

@@ -11,8 +11,8 @@ use mvm_api::Problem;
 use mvm_api::fleet::HeldClaim;
 use mvm_model::fleet::{Claims, Grant, Limits, NodeOffer, Outcome, Refusal};
 use mvm_model::{Code, Name, PoolRef};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -58,7 +58,7 @@ impl ClaimQueue {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// Begins to lead, with the claims that earlier leaders have recorded.

@@ -1,8 +1,9 @@
 //! The claims whose client is connected.
 
 use mvm_model::Name;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// The claims whose client's connection is open, by their node.
 #[derive(Clone, Default)]
@@ -17,7 +18,7 @@ pub(crate) struct Held {
 
 impl HeldClaims {
     fn map(&self) -> MutexGuard<'_, BTreeMap<Name, BTreeSet<String>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Returns which claims are held, by their node.

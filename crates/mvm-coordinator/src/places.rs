@@ -1,8 +1,8 @@
 //! Where instances and jobs were found last.
 
 use mvm_model::Name;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The node of each instance and job that was looked for, by its reference.
 #[derive(Default)]
@@ -13,7 +13,7 @@ impl Places {
     const MOST: usize = 200_000;
 
     fn map(&self) -> MutexGuard<'_, HashMap<String, Name>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     pub fn of(&self, what: &str) -> Option<Name> {

@@ -1,8 +1,8 @@
 //! Which nodes this coordinator reaches, and which changes of that the store does not have yet.
 
 use mvm_model::Name;
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
 
 /// How many changes are written at once.
@@ -25,7 +25,7 @@ struct Book {
 impl Reachability {
     /// Notes whether this coordinator reaches the node.
     pub fn set(&self, node: &Name, reached: bool) {
-        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut book = self.book.lock();
         let changed = match reached {
             true => book.reached.insert(node.clone()),
             false => book.reached.remove(node),
@@ -43,12 +43,12 @@ impl Reachability {
 
     /// Has everything written again, for a new session of the store.
     pub fn all_again(&self) {
-        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut book = self.book.lock();
         book.pending = book.reached.iter().map(|node| (node.clone(), true)).collect();
     }
 
     pub fn take(&self) -> Vec<(Name, bool)> {
-        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut book = self.book.lock();
         let mut taken = Vec::new();
         while taken.len() < BATCH {
             let Some(one) = book.pending.pop_first() else { break };
@@ -59,7 +59,7 @@ impl Reachability {
 
     /// Puts back changes that were not written, but for those that a newer change has replaced.
     pub fn put_back(&self, taken: Vec<(Name, bool)>) {
-        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut book = self.book.lock();
         for (node, reached) in taken {
             book.pending.entry(node).or_insert(reached);
         }

@@ -14,7 +14,8 @@ use mvm_api::Problem;
 use mvm_model::fleet::{FleetState, Limits};
 use mvm_model::{Code, Millis, Name, PoolRef};
 use mvm_store::Store;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
 
@@ -108,7 +109,7 @@ impl ClusterState {
     /// Returns what is known, locked to look at and to change.
     pub(crate) fn view(&self) -> MutexGuard<'_, View> {
         // Whole values only are put there: a holder that panicked leaves nothing half done.
-        self.nodes.view.lock().unwrap_or_else(PoisonError::into_inner)
+        self.nodes.view.lock()
     }
 
     /// Returns our leadership while we lead.

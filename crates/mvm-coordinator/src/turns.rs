@@ -8,8 +8,9 @@
 use crate::Result;
 use mvm_api::Problem;
 use mvm_model::Code;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -38,7 +39,7 @@ pub(crate) struct Turn {
 
 impl Turns {
     fn map(&self) -> MutexGuard<'_, HashMap<String, Place>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Takes the place of the request that serves the claim. Errors: `claim_under_way`, where the

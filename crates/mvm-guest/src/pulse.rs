@@ -5,8 +5,8 @@
 //! as fast as it can has no space for a pong.
 
 use crate::packet::{Kind, Packet};
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use tokio::sync::mpsc::{Sender, WeakSender};
 use tokio::time::Instant;
 
@@ -39,12 +39,12 @@ impl Pulse {
 
     /// Records that something has come from the guest.
     pub(crate) fn beat(&self) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.heard.lock() = Instant::now();
     }
 
     /// Returns when something last came from the guest.
     pub fn heard(&self) -> Instant {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.heard.lock()
     }
 
     /// Returns whether the guest's agent answers pings; older ones do not.

@@ -2,7 +2,8 @@
 
 use crate::certificate::Revoked;
 use mvm_api::identity::Serial;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use parking_lot::{Mutex, RwLock};
+use std::sync::{Arc, Weak};
 use tokio_util::sync::CancellationToken;
 
 /// What is revoked, as of now, and the connections that end when their certificate is.
@@ -28,30 +29,30 @@ impl Revocations {
 
     /// Whether this certificate is revoked.
     pub fn holds(&self, serial: &Serial) -> bool {
-        self.revoked.read().unwrap_or_else(PoisonError::into_inner).serials.contains(serial)
+        self.revoked.read().serials.contains(serial)
     }
 
     /// The number of the list in force.
     pub fn number(&self) -> u64 {
-        self.revoked.read().unwrap_or_else(PoisonError::into_inner).number
+        self.revoked.read().number
     }
 
     /// Puts a newer list in force and cuts the connections whose certificate it revokes.
     pub(crate) fn replace(&self, revoked: Revoked) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock();
         for one in open.iter().filter_map(Weak::upgrade) {
             if revoked.serials.contains(&one.serial) {
                 one.cut.cancel();
             }
         }
         open.retain(|one| one.strong_count() > 0);
-        *self.revoked.write().unwrap_or_else(PoisonError::into_inner) = revoked;
+        *self.revoked.write() = revoked;
     }
 
     /// Remembers a connection for as long as what this gives lives.
     pub(crate) fn opened(&self, serial: Serial) -> Arc<Open> {
         let one = Arc::new(Open { serial, cut: CancellationToken::new() });
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock();
         // Those that have ended are swept out when there is no more room: it costs nothing on
         // the average, however many there are.
         if open.len() == open.capacity() {

@@ -3,10 +3,11 @@
 
 use crate::error::{At, Result};
 use ignore::WalkBuilder;
+use parking_lot::Mutex;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 mod secret;
 
@@ -75,7 +76,7 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<Copied> {
             let inside = entry.path().strip_prefix(&root).unwrap_or(entry.path());
             let kind = entry.file_type().filter(|_| entry.depth() > 0);
             let name = || format!("{}{}", inside.display(), if is_dir(kind) { "/" } else { "" });
-            let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut noted = noted.lock();
             match kind.map_or(Verdict::Plain, |kind| judge(entry.path(), inside, kind)) {
                 Verdict::Secret => {
                     noted.left_out.push(name());
@@ -106,7 +107,7 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<Copied> {
             fs::set_permissions(&target, Permissions::from_mode(mode)).at("change", &target)?;
         }
     }
-    copied.found = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
+    copied.found = std::mem::take(&mut *found.lock());
     copied.found.left_out.sort_unstable();
     copied.found.doubtful.sort_unstable();
     Ok(copied)

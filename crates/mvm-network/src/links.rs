@@ -8,6 +8,7 @@ use crate::surroundings::{self, network_of};
 use crate::walls::{Applied, Walls};
 use crate::{Error, Result, sizes, tap};
 use ipnet::Ipv4Net;
+use parking_lot::{Mutex, MutexGuard};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkFlags, LinkMessage,
@@ -17,7 +18,6 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A tenant's bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -364,5 +364,5 @@ fn families(link: &LinkMessage) -> impl Iterator<Item = &AfSpecUnspec> {
 }
 
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }

@@ -2,12 +2,12 @@
 //! look.
 
 use crate::{Error, Result};
+use parking_lot::{Mutex, MutexGuard};
 use rtnetlink::MulticastGroup;
 use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, Socket, SocketAddr, TokioSocket};
 use std::collections::BTreeMap;
 use std::io::{Error as IoError, ErrorKind};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Message types of linux/netfilter/nf_tables.h.
@@ -169,7 +169,7 @@ impl Nftables {
     }
 
     fn locked(&self) -> MutexGuard<'_, Socket> {
-        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+        self.socket.lock()
     }
 }
 

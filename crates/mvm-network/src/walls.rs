@@ -4,8 +4,8 @@ use crate::memory::Memory;
 use crate::nftables::{Nftables, Parts};
 use crate::rules::{Ruleset, Surroundings};
 use crate::{Error, Result, nft, render};
+use parking_lot::{Mutex, MutexGuard};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How often rules are put in force again because somebody changes nftables at the same moment.
 const TRIES: usize = 3;
@@ -171,7 +171,7 @@ impl Walls {
     }
 
     fn standing(&self) -> MutexGuard<'_, Option<Standing>> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.standing.lock()
     }
 }
 

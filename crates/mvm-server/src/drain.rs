@@ -6,8 +6,9 @@ use axum::extract::Request;
 use axum::http::header;
 use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
+use parking_lot::Mutex;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -36,8 +37,8 @@ impl Left {
         let _ = tokio::time::timeout(SOON, read).await;
     }
 
-    fn body(&self) -> std::sync::MutexGuard<'_, Body> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn body(&self) -> parking_lot::MutexGuard<'_, Body> {
+        self.0.lock()
     }
 }
 

@@ -8,10 +8,11 @@ use mvm_api::Problem;
 use mvm_identity::tls::{Connection, Keeper, prepare};
 use mvm_identity::{Result, certificate};
 use mvm_model::Code;
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io::{Error, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -108,7 +109,7 @@ impl Gate {
 
     /// A place for a handshake with `from`; none where too many from there are under way.
     fn enter(self: &Arc<Self>, from: IpAddr, permit: OwnedSemaphorePermit) -> Option<Place> {
-        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut each = self.each.lock();
         let count = each.entry(from).or_default();
         if *count >= HANDSHAKES_EACH {
             return None;
@@ -120,7 +121,7 @@ impl Gate {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut each = self.gate.each.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut each = self.gate.each.lock();
         if let Some(count) = each.get_mut(&self.from) {
             *count -= 1;
             if *count == 0 {

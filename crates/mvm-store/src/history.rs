@@ -1,8 +1,9 @@
 //! The last changes of the embedded engine, for its watches.
 
 use crate::{Change, Error, Watch};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// How many bytes are kept, as [`size`] counts them; a watch that lags further behind must list
@@ -107,7 +108,7 @@ impl Reader {
 }
 
 fn locked(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
-    kept.lock().unwrap_or_else(PoisonError::into_inner)
+    kept.lock()
 }
 
 fn revision_of(changes: &[Change]) -> u64 {

@@ -12,9 +12,10 @@ use crate::error::CliError;
 use limit::Limit;
 use mvm_model::Code;
 use mvm_node::Stages;
+use parking_lot::Mutex;
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::FilterExt;
 use tracing_subscriber::fmt::MakeWriter;
@@ -69,12 +70,12 @@ impl Write for Sink {
         let words = String::from_utf8_lossy(event.strip_suffix(b"\n").unwrap_or(event));
         let mut line = mvm_archive::plain(&words, usize::MAX);
         line.push('\n');
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes())?;
+        self.0.lock().write_all(line.as_bytes())?;
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).flush()
+        self.0.lock().flush()
     }
 }
 
@@ -97,13 +98,13 @@ mod tests {
 
     impl Memory {
         fn text(&self) -> String {
-            String::from_utf8(self.0.lock().expect("memory").clone()).expect("text")
+            String::from_utf8(self.0.lock().clone()).expect("text")
         }
     }
 
     impl Write for Memory {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("memory").extend_from_slice(bytes);
+            self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
         }
 

@@ -8,8 +8,9 @@ use crate::routes::{IDEMPOTENCY_KEY, ON_BEHALF_OF};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode, header};
+use parking_lot::Mutex;
 use serde::Serialize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// The protocol named in `Upgrade:` for raw streams.
 pub const UPGRADE: &str = "mvm-stream";
@@ -60,7 +61,7 @@ impl Line {
 
     /// Keeps a connection for the next call.
     pub fn keep(&self, sender: Idle) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle.lock();
         if idle.len() < KEPT {
             idle.push(sender);
         }
@@ -68,7 +69,7 @@ impl Line {
 
     /// A kept connection to this server that can be used.
     fn kept(&self, target: &Arc<Target>) -> Option<Idle> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle.lock();
         idle.retain(|one| !one.sender.is_closed() && one.generation == one.target.generation());
         let at = idle.iter().rposition(|one| Arc::ptr_eq(&one.target, target))?;
         Some(idle.remove(at))

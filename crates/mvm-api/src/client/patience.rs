@@ -6,8 +6,9 @@ use hyper::header::HeaderValue;
 use hyper::{Method, Request};
 use mvm_model::Code;
 use mvm_model::retry::{Next, pause, retry};
+use parking_lot::Mutex;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A wait that is shorter than this one is not told of.
@@ -63,7 +64,7 @@ impl Patience {
 
     /// Tells why a client waits, unless that was told within this patience already.
     fn tell(&self, why: &str, left: Duration) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told.lock();
         if told.as_ref().is_some_and(|(last, at)| last == why && at.elapsed() < self.limit) {
             return;
         }
@@ -189,7 +190,7 @@ fn is_of(route: &str, path: &str) -> bool {
 mod tests {
     use super::*;
     use crate::Client;
-    use std::sync::Mutex;
+    use parking_lot::Mutex;
 
     fn request(method: &str, path: &str) -> Request<()> {
         Request::builder().method(method).uri(path).body(()).expect("a request")
@@ -224,7 +225,7 @@ mod tests {
     fn told_client(limit: Duration) -> (Client, Told) {
         let told = Told::default();
         let into = told.clone();
-        let tell = move |line: &str| into.lock().expect("lines").push(line.to_owned());
+        let tell = move |line: &str| into.lock().push(line.to_owned());
         (Client::new("/nowhere").patient(Patience::new(limit, tell)), told)
     }
 
@@ -256,7 +257,7 @@ mod tests {
                 assert!(waiting.after(Some(Code::NoLeader), &"nobody leads", false).await);
             }
         }
-        let told = told.lock().expect("lines");
+        let told = told.lock();
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].starts_with("nobody leads; trying again for "), "{told:?}");
     }
@@ -274,14 +275,14 @@ mod tests {
         let count = Arc::new(Mutex::new(0));
         let counted = count.clone();
         let patience = Patience::new(Duration::from_secs(60), |_| {});
-        let patience = patience.reviving(move || *counted.lock().expect("count") += 1);
+        let patience = patience.reviving(move || *counted.lock() += 1);
         let mut waiting = Client::new("/nowhere").patient(patience).waiting();
         assert!(waiting.after(Some(Code::AgentUnreachable), &"nobody", true).await);
-        assert_eq!(*count.lock().expect("count"), 0, "it may be on its way");
+        assert_eq!(*count.lock(), 0, "it may be on its way");
         begun(&mut waiting, 2500);
         assert!(waiting.after(Some(Code::NoLeader), &"nobody leads", true).await);
-        assert_eq!(*count.lock().expect("count"), 0, "somebody answers");
+        assert_eq!(*count.lock(), 0, "somebody answers");
         assert!(waiting.after(Some(Code::AgentUnreachable), &"nobody", true).await);
-        assert_eq!(*count.lock().expect("count"), 1);
+        assert_eq!(*count.lock(), 1);
     }
 }

@@ -14,8 +14,9 @@ use mvm_api::fleet::{HeldClaim, Leader, NodeDocument, RenewClaims};
 use mvm_model::fleet::{Capacity, NodeOffer, PoolOffer};
 use mvm_model::{Code, Counts, InstanceRef, State};
 use mvm_store::Expect;
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 const CLAIM: &str = "l-0123456789abcdef";
 
@@ -42,7 +43,7 @@ impl Scripted {
     }
 
     fn asked(&self) -> Vec<&'static str> {
-        self.asked.lock().expect("a list").clone()
+        self.asked.lock().clone()
     }
 }
 
@@ -61,8 +62,8 @@ impl NodeClient for Scripted {
     }
 
     async fn claim(&self, id: &str, _: &NodeClaim) -> Result<Claim, Refused> {
-        self.asked.lock().expect("a list").push("claim");
-        let answer = self.answers.lock().expect("a list").pop_front();
+        self.asked.lock().push("claim");
+        let answer = self.answers.lock().pop_front();
         let problem =
             |status| Problem { status, ..Problem::new(Code::Timeout, "as it is written") };
         match answer.expect("an answer") {
@@ -79,7 +80,7 @@ impl NodeClient for Scripted {
     }
 
     async fn end(&self, _: &str, _: &Leader) -> Result<(), Refused> {
-        self.asked.lock().expect("a list").push("end");
+        self.asked.lock().push("end");
         Ok(())
     }
 

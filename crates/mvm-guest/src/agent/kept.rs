@@ -13,10 +13,11 @@ use crate::protocol::{ExecRequest, Exit, Keep, Kept as Reply};
 use crate::serve::reply;
 use crate::{Error, Result};
 use mvm_code::Code;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
@@ -59,7 +60,7 @@ struct Kept {
 }
 
 fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
-    lock.lock().unwrap_or_else(PoisonError::into_inner)
+    lock.lock()
 }
 
 fn refusal(code: Code, message: String) -> Error {

@@ -2,11 +2,12 @@
 //! before them, and the kernel's OOM killer does not choose it. The programs that it starts have no
 //! such privilege.
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 /// How the kernel treats a process.
 #[derive(Clone, Copy)]
@@ -39,7 +40,7 @@ pub(super) struct Ordinary(Option<MutexGuard<'static, File>>);
 
 impl Ordinary {
     pub(super) fn begin() -> Ordinary {
-        let file = PROTECTED.get().map(|file| file.lock().unwrap_or_else(PoisonError::into_inner));
+        let file = PROTECTED.get().map(|file| file.lock());
         if let Some(file) = &file {
             set(file, PROGRAM);
         }

@@ -1,9 +1,9 @@
 //! QEMU's events, and what the driver concludes from them.
 
 use crate::Halt;
+use parking_lot::Mutex;
 use qapi::qmp::{Event, ShutdownCause};
 use serde_json::Value;
-use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
 
 /// What one machine's monitor has reported in events.
@@ -19,7 +19,7 @@ impl Heard {
     pub(super) fn note(&self, event: &Event) {
         match event {
             Event::SHUTDOWN { data, .. } => {
-                *self.shutdown.lock().unwrap_or_else(PoisonError::into_inner) = Some(data.reason);
+                *self.shutdown.lock() = Some(data.reason);
             }
             // An event says what the machine was, so the follower asks what it is now.
             Event::STOP { .. }
@@ -36,7 +36,7 @@ impl Heard {
 
     /// Returns who ended the machine; `None` if QEMU did not say before it ended.
     pub(super) fn shutdown(&self) -> Option<ShutdownCause> {
-        *self.shutdown.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.shutdown.lock()
     }
 }
 

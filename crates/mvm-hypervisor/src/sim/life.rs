@@ -1,8 +1,8 @@
 //! One simulated machine from its start to its end.
 
 use crate::{Condition, Error, Halt, ProcessIdentity, RestoreMemory, Result, VmSpec};
+use parking_lot::{Mutex, MutexGuard};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -133,5 +133,5 @@ impl Life {
 /// Locks a mutex even if an earlier holder panicked: what it guards is whole, since each holder
 /// makes one change.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }

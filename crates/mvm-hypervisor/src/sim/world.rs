@@ -6,12 +6,13 @@ use super::guest::{Guest, GuestChannel, GuestHost, GuestMachine};
 use super::life::{Life, locked};
 use super::saved::{Kept, Saved};
 use crate::{Error, ProcessIdentity, RestoreMemory, Result, VmSpec};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use tokio::net::UnixListener;
 use tokio::runtime::Handle;
 

@@ -7,11 +7,12 @@ use crate::revocations::Revocations;
 use crate::{Credential, IdentityDir, Result};
 use mvm_api::Problem;
 use mvm_model::Code;
+use parking_lot::{Mutex, RwLock};
 use rustls::pki_types::CertificateRevocationListDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 
 /// Keeps the identity in force. Cheap to share behind an `Arc`.
 pub struct Keeper {
@@ -48,7 +49,7 @@ impl Keeper {
     }
 
     fn state(&self) -> Arc<State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.read().clone()
     }
 
     /// The identity as it is now.
@@ -78,7 +79,7 @@ impl Keeper {
 
     /// Puts a renewed certificate and its key (PEM) in force, durably first.
     pub fn renew(&self, certificate: &str, key: &str) -> Result<()> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.changing.lock();
         let renewed = self.credential().renewed(certificate, key)?;
         if let Some(dir) = &self.dir {
             dir.renew(certificate, key)?;
@@ -89,7 +90,7 @@ impl Keeper {
     /// Puts a list of what is revoked (PEM) in force, durably first. Gives whether it is newer than
     /// the one in force: an older one changes nothing.
     pub fn revoke(&self, list: &str) -> Result<bool> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.changing.lock();
         let mut now = self.credential();
         let der = CertificateRevocationListDer::from_pem_slice(list.as_bytes()).map_err(|e| {
             Problem::new(Code::CrlInvalid, format!("not a valid revocation list: {e}"))
@@ -109,7 +110,7 @@ impl Keeper {
 
     /// Has it renewed by these signers from now on.
     pub fn ask_at(&self, signers: Signers) -> Result<()> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.changing.lock();
         if let Some(dir) = &self.dir {
             dir.store_signers(&signers)?;
         }
@@ -119,7 +120,7 @@ impl Keeper {
     /// Takes over what somebody else has written into the directory.
     pub fn reload(&self) -> Result<()> {
         let Some(dir) = &self.dir else { return Ok(()) };
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.changing.lock();
         let (now, there) = (self.credential(), dir.load()?);
         let other = there.facts.serial != now.facts.serial || there.roots != now.roots;
         let more = there.revoked.number > now.revoked.number;
@@ -135,7 +136,7 @@ impl Keeper {
     }
 
     fn replace(&self, credential: Credential) -> Result<()> {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write();
         *state = Arc::new(State::new(credential, state.generation + 1)?);
         Ok(())
     }

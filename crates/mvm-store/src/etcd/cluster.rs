@@ -4,8 +4,8 @@ use super::EtcdOptions;
 use crate::{Error, Result};
 use backon::{ExponentialBuilder, Retryable};
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tonic::Code;
 
@@ -108,7 +108,7 @@ impl Cluster {
     /// Returns a connection to that member, opened when first used. The certificate's files are
     /// read for each new connection, so that renewed ones need no restart.
     async fn client(&self, member: usize) -> Result<Client, Failure> {
-        let kept = || self.clients[member].lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = || self.clients[member].lock();
         if let Some(client) = kept().clone() {
             return Ok(client);
         }
@@ -141,7 +141,7 @@ impl Cluster {
 
     /// Closes the connection once nobody uses it, and lets requests go to the next member.
     pub fn abandon(&self, member: usize) {
-        *self.clients[member].lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.clients[member].lock() = None;
         let next = (member + 1) % self.clients.len();
         let _ = self.current.compare_exchange(member, next, Ordering::Relaxed, Ordering::Relaxed);
     }

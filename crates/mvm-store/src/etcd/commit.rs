@@ -13,8 +13,9 @@ use backon::Retryable;
 use etcd_client::{
     Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
 };
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -104,7 +105,7 @@ impl Commits {
     /// Returns a marker that no transaction uses now.
     async fn marker(&self) -> Result<Marker> {
         let fresh = |era: &Era| era.begun.elapsed() < LEASE / 2;
-        let free = || self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let free = || self.free.lock().pop();
         while let Some(marker) = free() {
             if fresh(&marker.era) {
                 return Ok(marker);
@@ -127,7 +128,7 @@ impl Commits {
     /// Makes a marker available again. Only one whose revision is known may be reused, so a commit
     /// with unknown outcome drops its marker.
     fn release(&self, marker: Marker) {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(marker);
+        self.free.lock().push(marker);
     }
 
     async fn send(&self, transaction: Txn) -> Result<TxnResponse, Failure> {
