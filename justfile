@@ -5,8 +5,10 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 machines := "binary(machines) | binary(qemu) | binary(qemu_failures)"
 fleets := "binary(fleet) | binary(chaos)"
 crashes := "package(mvm-node) & test(/^crashes::/)"
-# What takes a minute alone, or root: a network, etcd, the host's Nix store.
-slow := "package(mvm-network) | package(mvm-image) & kind(test) | binary(engines)"
+# What needs root otherwise: mounts, network namespaces, files of other users, the host's Nix store.
+rooted := "package(mvm-network) | package(mvm-image) & kind(test) | binary(window) | binary(pulse) | binary(production) | test(/oom::tests::/) | package(mvm-archive) & test(/round::/) | package(mvm-node) & test(/^(holders|jobs|instances::halted|api::tests::refusals)::/)"
+# What takes long for a first look.
+long := "package(mvm-fuzz) | binary(engines) | binary(whole) | binary(admission)"
 
 [private]
 default:
@@ -17,9 +19,9 @@ check:
     scripts/check
     cargo clippy --workspace --all-targets --locked -- -D warnings
 
-# Tests that need no root and take no minute; words of `cargo nextest run` choose among them
+# Tests that need neither root nor minutes; arguments of `cargo nextest run` select among them
 unit *words:
-    scripts/tests -E 'not ({{ machines }} | {{ fleets }} | {{ crashes }} | {{ slow }})' {{ words }}
+    scripts/tests -E 'not ({{ machines }} | {{ fleets }} | {{ crashes }} | {{ rooted }} | {{ long }})' {{ words }}
 
 # Real machines, as root
 vm *words: build
@@ -39,7 +41,7 @@ fuzz seconds="20" *words:
 
 # The documentation of the code, and its examples
 docs:
-    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --locked --no-deps --document-private-items
+    cargo doc --workspace --locked --no-deps --document-private-items
     cargo test --workspace --locked --doc
 
 [private]
