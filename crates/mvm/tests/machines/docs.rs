@@ -42,7 +42,7 @@ fn every_example_of_the_documentation_works() {
     let files = std::fs::read_dir(&folder).expect("docs");
     let mut pages: Vec<String> = files
         .map(|file| file.expect("page").path())
-        .filter(|path| path.is_file())
+        .filter(|path| path.extension().is_some_and(|end| end == "md"))
         .map(|path| path.file_stem().expect("name").display().to_string())
         .collect();
     pages.sort();
