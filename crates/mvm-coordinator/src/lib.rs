@@ -41,7 +41,7 @@ mod writer;
 
 pub use coordinator::run;
 pub use node_client::{Connector, Network, NodeClient, Refused, Told};
-pub use serve::{ServeOptions, StoreOptions, serve};
+pub use serve::{ApiOptions, ServeOptions, StoreOptions, serve};
 pub use state::{ClusterState, Options};
 
 pub(crate) use errors::stored;

@@ -39,20 +39,27 @@ pub struct ServeOptions {
     pub fleet_id: Name,
     /// The coordinator's name; its identity's where none is given.
     pub name: Option<Name>,
-    /// Where to serve over mutual TLS; where empty, only the Unix socket is served.
-    pub listen: Vec<SocketAddr>,
-    /// Where others reach it; where absent, the first address that is no wildcard.
-    pub advertise: Option<String>,
+    /// Where to serve besides the Unix socket.
+    pub api: ApiOptions,
     /// Where the fleet's state is.
     pub store: StoreOptions,
-    /// Its identity; without one it serves and reaches servers on this machine only.
-    pub identity: Option<IdentityDir>,
     /// The authority's directory, if it is to sign.
     pub ca: Option<PathBuf>,
     /// How long it counts as there after it has died.
     pub ttl: Duration,
     /// How long a claim waits for a machine.
     pub patience: Duration,
+}
+
+/// Where a coordinator serves.
+#[derive(Clone, Debug)]
+pub struct ApiOptions {
+    /// Where to serve over mutual TLS; where empty, only the Unix socket is served.
+    pub listen: Vec<SocketAddr>,
+    /// Where others reach it; where absent, the first address that is no wildcard.
+    pub advertise: Option<String>,
+    /// Its identity; without one it serves and reaches servers on this machine only.
+    pub identity: Option<IdentityDir>,
 }
 
 /// How long what is under way may still take when the coordinator is to end.
@@ -77,13 +84,15 @@ async fn run(mut options: ServeOptions) -> Result<()> {
     private::close(&options.root)?;
     let clock = options.root.join("clock.json");
     mvm_clock::install(&clock).map_err(|e| io(format!("open {}", clock.display()), e))?;
-    let keeper = options.identity.take().map(Keeper::open).transpose()?;
+    let keeper = options.api.identity.take().map(Keeper::open).transpose()?;
     let own = keeper.as_deref().map(own_name).transpose()?;
     let signer = options.ca.as_deref().map(|dir| Signer::open(dir, store.clone())).transpose()?;
     let signer = signer.map(Arc::new);
-    let listener = match (&keeper, options.listen.is_empty()) {
+    let listener = match (&keeper, options.api.listen.is_empty()) {
         (_, true) => None,
-        (Some(keeper), false) => Some(TlsListener::bind(&options.listen, keeper.clone()).await?),
+        (Some(keeper), false) => {
+            Some(TlsListener::bind(&options.api.listen, keeper.clone()).await?)
+        }
         (None, false) => {
             return Err(Problem::new(Code::IdentityMissing, "to listen needs an identity")
                 .hint("name its directory with --identity"));
@@ -210,7 +219,7 @@ fn own_name(keeper: &Keeper) -> Result<Name> {
 /// known.
 fn address(options: &ServeOptions, bound: &[SocketAddr]) -> Result<String> {
     let reachable = bound.iter().find(|address| !address.ip().is_unspecified());
-    match (&options.advertise, reachable) {
+    match (&options.api.advertise, reachable) {
         (Some(address), _) => Ok(address.clone()),
         (None, Some(address)) => Ok(address.to_string()),
         (None, None) if matches!(options.store, StoreOptions::Etcd(_)) && !bound.is_empty() => {

@@ -9,8 +9,8 @@
 use crate::Result;
 use crate::locks::locked;
 use crate::names::Names;
-use crate::node::Node;
 use crate::problem::io;
+use crate::records::{Records, World};
 use ipnet::Ipv4Net;
 use std::collections::HashMap;
 use std::io::{Error, ErrorKind};
@@ -43,7 +43,7 @@ const OPEN: Duration = Duration::from_secs(30);
 type Servers = Arc<Lock<Vec<SocketAddr>>>;
 
 /// Serves until the task is ended.
-pub(crate) async fn run(node: Arc<Node>) {
+pub(crate) async fn run(records: Arc<Records>) {
     let servers = Servers::default();
     let mut tasks = JoinSet::new();
     let mut serving: HashMap<(Ipv4Addr, Ipv4Net), Vec<AbortHandle>> = HashMap::new();
@@ -53,11 +53,11 @@ pub(crate) async fn run(node: Arc<Node>) {
         let wanted: Vec<(Ipv4Addr, Ipv4Net)> = match names.needs_forwarder() {
             false => Vec::new(),
             true => {
-                let tenants = |world: &crate::records::World| {
+                let tenants = |world: &World| {
                     let all = world.tenants.values();
                     all.map(|t| (t.network.gateway(), t.network.ipv4_subnet)).collect()
                 };
-                node.records.read(tenants)
+                records.read(tenants)
             }
         };
         *locked(&servers) = names.servers.iter().map(|ip| SocketAddr::new(*ip, PORT)).collect();

@@ -6,7 +6,7 @@ use crate::desired::Desired;
 use crate::holders::{LeaseHolders, is_claim};
 use crate::instances::Instances;
 use crate::lease_request::LeaseRequest;
-use crate::leases::{Leases, leased};
+use crate::leases::{Leases, Readiest, leased};
 use crate::locks::locked;
 use crate::records::{Records, World};
 use mvm_api::Problem;
@@ -128,7 +128,7 @@ impl Fleet {
             None => {
                 let (holder, lease_s) = (body.holder.clone(), body.lease_s);
                 let wish = LeaseRequest { holder, purpose: Purpose::Run, lease_s };
-                self.leases.claim_as(&body.pool, &wish, Some(id)).await?
+                self.leases.acquire(&body.pool, &wish, &Readiest, Some(id)).await?
             }
         };
         let gone = || Problem::new(Code::LeaseEnded, format!("the lease {id} has ended"));

@@ -6,6 +6,7 @@
 //! Never here: ioctls, QMP, nft syntax, SQL (the crates below), decisions (mvm-model) or
 //! rendering (mvm).
 
+mod agent;
 mod announce;
 mod api;
 mod audit;
@@ -38,9 +39,9 @@ mod links;
 mod locks;
 mod metrics;
 mod names;
-mod node;
 mod passes;
 mod pool_builder;
+mod pool_filler;
 mod pool_removal;
 mod pool_views;
 mod pressure;
@@ -60,14 +61,14 @@ mod template_maker;
 mod templates;
 mod tenants;
 mod transfer;
+mod upkeep;
 mod wake;
 
 pub use desired::DesiredFile;
 pub use host::{Offer, found_capacity};
 pub use mvm_image::Sandbox;
 pub use names::servers;
-pub use node::Node;
-pub use serve::{Driver, ServeOptions, serve};
+pub use serve::{ApiOptions, Driver, NodeOptions, ServeOptions, serve};
 pub use stages::Stages;
 pub use state_dir::identity_dir;
 

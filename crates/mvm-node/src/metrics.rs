@@ -2,32 +2,48 @@
 
 use crate::Result;
 use crate::clock::wall_of;
+use crate::host::Host;
+use crate::instances::Halted;
 use crate::labels::{Labels, of_pool};
-use crate::node::Node;
-use crate::records::World;
-use mvm_model::{Instance, Name};
+use crate::records::{Records, World};
+use mvm_identity::IdentityDir;
+use mvm_model::{Instance, Millis, Name};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use std::sync::Arc;
 
-impl Node {
+/// Registers what a service counts.
+pub(crate) type Source = Box<dyn Fn(&mut Registry) + Send + Sync>;
+
+/// The figures of a service.
+pub(crate) fn source<T: Send + Sync + 'static>(
+    of: &Arc<T>,
+    register: fn(&T, &mut Registry),
+) -> Source {
+    let of = of.clone();
+    Box::new(move |registry| register(&of, registry))
+}
+
+/// What is told of the node in figures.
+pub(crate) struct Metrics {
+    pub(crate) records: Arc<Records>,
+    /// Those of the whole node.
+    pub(crate) sources: Vec<Source>,
+    pub(crate) halted: Arc<Halted>,
+    pub(crate) host: Arc<Host>,
+    pub(crate) identity: IdentityDir,
+    pub(crate) started_at: Millis,
+}
+
+impl Metrics {
     /// Metrics in the OpenMetrics text format; of one tenant only those that are told apart by
     /// tenant and speak of the present.
-    pub(crate) async fn metrics(&self, only: Option<&Name>) -> Result<String> {
+    pub(crate) fn tell(&self, only: Option<&Name>) -> Result<String> {
         let mut registry = Registry::with_prefix("mvm");
         if only.is_none() {
-            self.records.events().register(&mut registry);
-            self.audit.register(&mut registry);
-            self.exposes.register(&mut registry);
-            self.parts.stages.register(&mut registry);
-            self.passes.register(&mut registry);
-            self.halted.register(&mut registry);
-            self.guests.register(&mut registry);
-            self.templates.register(&mut registry);
-            self.lingering.register(&mut registry);
-            self.links.repairs.register(&mut registry);
-            self.link_keeper.register(&mut registry);
+            self.sources.iter().for_each(|register| register(&mut registry));
         }
         let (instances, leases) = self.records.read(|world| gauges(world, only));
         registry.register("instances", "Instances by state", instances);
@@ -44,10 +60,9 @@ impl Node {
         let started: Gauge = Gauge::default();
         started.set(i64::try_from(wall_of(self.started_at) / 1000).unwrap_or_default());
         registry.register("agent_start_time_seconds", "When the agent started", started);
-        let identity = self.parts.root.identity();
         if only.is_none()
-            && identity.exists()
-            && let Ok(credential) = identity.load()
+            && self.identity.exists()
+            && let Ok(credential) = self.identity.load()
         {
             let ends: Gauge = Gauge::default();
             let at = credential.facts.validity.not_after / 1000;

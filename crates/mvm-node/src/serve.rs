@@ -1,15 +1,15 @@
 //! The agent's process: from a state directory to a served socket.
 
+use crate::agent::{Agent, AgentParts, AgentSettings};
 use crate::desired::{self, DesiredFile};
 use crate::host::Offer;
 use crate::instances::watch_guests;
-use crate::node::{Node, Parts};
 use crate::pressure::HOST_PRESSURE;
 use crate::problem::{OrProblem, io};
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
 use crate::state_dir::StateDir;
-use crate::{Result, announce, api, dns, jobs, reconcile, recovery, socket};
+use crate::{Result, announce, api, dns, jobs, socket};
 use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::qemu::QemuDriver;
 use mvm_hypervisor::sim::{Latencies, SimHypervisor};
@@ -22,9 +22,10 @@ use mvm_server::{TlsListener, private, renewal, service};
 use mvm_store::SqliteStore;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Which driver makes the machines.
@@ -44,37 +45,49 @@ pub struct ServeOptions {
     pub root: PathBuf,
     /// Which driver makes the machines.
     pub driver: Driver,
-    /// The network namespace (ip-netns(8)) to put everything into, VMs included.
-    pub netns: Option<String>,
-    /// Addresses to serve the API at over TLS, besides the Unix socket.
+    /// The static guest binary.
+    pub guest: &'static [u8],
+    /// What flakes' builders may do.
+    pub sandbox: Sandbox,
+    /// Where the API is served.
+    pub api: ApiOptions,
+    /// The document of desired state to keep in force.
+    pub desired: Option<DesiredFile>,
+    /// Where the time goes, as the process' tracing subscriber observes it.
+    pub stages: Stages,
+    /// What the node is, and what it takes of its host.
+    pub node: NodeOptions,
+}
+
+/// Where the API is served, besides the Unix socket.
+#[derive(Clone, Debug, Default)]
+pub struct ApiOptions {
+    /// Addresses to serve the API at over TLS.
     pub listen: Vec<SocketAddr>,
     /// Where the identity is that it shows there, if not in the state directory.
     pub identity: Option<PathBuf>,
     /// Where a fleet's coordinators reach it; the first address that it listens on where nothing is
     /// said, unless that is a wildcard.
     pub advertise: Option<String>,
+}
+
+/// What a node is, and what it takes of its host.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// The network namespace (ip-netns(8)) to put everything into, VMs included.
+    pub netns: Option<String>,
     /// The name of this node in desired-state documents; that of its identity where it has one.
     pub node_id: Option<Name>,
     /// What it says of itself to a fleet.
     pub offer: Offer,
-    /// The document of desired state to keep in force.
-    pub desired: Option<DesiredFile>,
-    /// The static guest binary.
-    pub guest: &'static [u8],
-    /// What flakes' builders may do.
-    pub sandbox: Sandbox,
     /// What says how much waits for memory, instead of the host's own account.
     pub pressure: Option<PathBuf>,
-    /// Where the time goes, as the process' tracing subscriber observes it.
-    pub stages: Stages,
     /// How fast images may leave for other nodes, in MiB a second; unlimited where absent.
     pub image_rate: Option<NonZeroU32>,
     /// How long a job waits whose machine is paused for want of space on the host.
     pub no_space_timeout: Duration,
     /// How much of the disk no artifacts and inputs may take, in MiB; a part of it where absent.
     pub disk_reserve_mib: Option<u64>,
-    /// Log as JSON lines.
-    pub log_json: bool,
 }
 
 /// Serves until SIGTERM, SIGINT or `POST /v1/agent/stop`. No VM is touched by the end.
@@ -82,7 +95,7 @@ pub fn serve(options: ServeOptions) -> Result<()> {
     private::narrow_umask();
     let root = StateDir::open(&options.root)?;
     // Before any thread exists: setns(2) moves only the calling one.
-    if let Some(netns) = &options.netns {
+    if let Some(netns) = &options.node.netns {
         mvm_network::enter_netns(netns).or_problem()?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -95,6 +108,35 @@ pub fn serve(options: ServeOptions) -> Result<()> {
 }
 
 async fn run(root: StateDir, options: ServeOptions) -> Result<()> {
+    let path = root.socket();
+    let (api, desired) = (options.api.clone(), options.desired.clone());
+    let agent = open(root, options).await?;
+    agent.steering.startup.run().await?;
+    agent.supplies.host.tell_shortfalls(&agent.base.records);
+    agent.work.exposes.open_all().await?;
+    begin(&agent, desired);
+    let listener = socket::listen(&path)?;
+    tracing::info!(socket = %path.display(), "serving");
+    serve_tls(&agent, api).await?;
+    service::ready(&format!("serving {}", path.display()));
+    let records = agent.base.records.clone();
+    tokio::spawn(service::live(move || {
+        let records = records.clone();
+        async move { records.alone(|_| ()).await }
+    }));
+    let outcome = until_end(&agent, &path, listener).await;
+    agent.work.jobs.stop();
+    service::stopping();
+    tracing::info!("ending; machines go on");
+    agent.lifecycle.lingering.end_all().await;
+    let _ = std::fs::remove_file(&path);
+    // The answer to the call that ended us is written, and perhaps not yet sent.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    outcome
+}
+
+/// Opens what the agent is made of.
+async fn open(root: StateDir, options: ServeOptions) -> Result<Arc<Agent>> {
     let store = SqliteStore::open(&root.path().join("node.db")).or_problem()?;
     // The store's lock says that nobody else writes there.
     let clock = root.path().join("clock.json");
@@ -107,79 +149,74 @@ async fn run(root: StateDir, options: ServeOptions) -> Result<()> {
         Driver::Qemu => qemu(&root, &images).await?,
         Driver::Sim => simulation(&root)?,
     };
-    let keeper = match options.listen.is_empty() {
+    let keeper = match options.api.listen.is_empty() {
         true => None,
-        false => Some(Keeper::open(match &options.identity {
+        false => Some(Keeper::open(match &options.api.identity {
             Some(dir) => IdentityDir::new(dir.clone()),
             None => root.identity(),
         })?),
     };
     let own = keeper.as_ref().map(|keeper| keeper.credential().facts.identity.name().clone());
     let network = Network::open(root.short_id()).await.or_problem()?.of_root(root.path());
-    let path = root.socket();
-    let node = Node::open(Parts {
-        root,
-        node_id: options.node_id.or(own),
-        netns: options.netns,
+    let node = options.node;
+    Agent::open(AgentParts {
+        state_dir: root,
         store: Arc::new(store),
         hypervisor: driver,
-        accelerator_reason,
-        keeper: keeper.clone(),
-        pressure: options.pressure.unwrap_or_else(|| PathBuf::from(HOST_PRESSURE)),
-        stages: options.stages,
         network: Arc::new(network),
         images,
-        offer: options.offer,
-        image_rate: options.image_rate,
-        no_space_timeout: options.no_space_timeout,
-        disk_reserve_mib: options.disk_reserve_mib,
+        keeper,
+        stages: options.stages,
+        settings: AgentSettings {
+            node_id: node.node_id.or(own),
+            netns: node.netns,
+            accelerator_reason,
+            offer: node.offer,
+            pressure: node.pressure.unwrap_or_else(|| PathBuf::from(HOST_PRESSURE)),
+            image_rate: node.image_rate,
+            no_space_timeout: node.no_space_timeout,
+            disk_reserve_mib: node.disk_reserve_mib,
+        },
     })
-    .await?;
-    recovery::run(&node).await?;
-    node.host.tell_shortfalls(&node.records);
-    node.exposes.open_all().await?;
-    tokio::spawn(reconcile::run(node.clone()));
-    tokio::spawn(node.link_keeper.clone().run());
-    tokio::spawn(dns::run(node.clone()));
-    tokio::spawn(jobs::dispatch(node.dispatcher.clone()));
-    tokio::spawn(watch_guests(node.guests.clone()));
-    tokio::spawn(desired::run(node.desired.clone(), options.desired));
-    let listener = socket::listen(&path)?;
-    tracing::info!(socket = %path.display(), "serving");
-    if let Some(keeper) = keeper {
-        let listener = TlsListener::bind(&options.listen, keeper.clone()).await?;
-        let addresses = listener.addresses().to_vec();
-        tracing::info!(?addresses, "serving over TLS");
-        tokio::spawn(api::serve_tls(listener, node.clone()));
-        let first = listener_address(&addresses);
-        if let Some(address) = options.advertise.or(first) {
-            tokio::spawn(announce::run(keeper.clone(), address));
-        }
-        tokio::spawn(renewal::keep(keeper, renewal::Source::Remote));
+    .await
+}
+
+/// Begins what the agent does by itself.
+fn begin(agent: &Agent, document: Option<DesiredFile>) {
+    tokio::spawn(agent.steering.reconciler.clone().run());
+    tokio::spawn(agent.lifecycle.link_keeper.clone().run());
+    tokio::spawn(dns::run(agent.base.records.clone()));
+    tokio::spawn(jobs::dispatch(agent.work.dispatcher.clone()));
+    tokio::spawn(watch_guests(agent.lifecycle.guests.clone()));
+    tokio::spawn(desired::run(agent.steering.desired.clone(), document));
+}
+
+/// Serves other machines, where the agent has an identity to show them.
+async fn serve_tls(agent: &Arc<Agent>, options: ApiOptions) -> Result<()> {
+    let Some(keeper) = agent.process.keeper.clone() else { return Ok(()) };
+    let listener = TlsListener::bind(&options.listen, keeper.clone()).await?;
+    let addresses = listener.addresses().to_vec();
+    tracing::info!(?addresses, "serving over TLS");
+    tokio::spawn(api::serve_tls(listener, api::app(agent.clone())));
+    if let Some(address) = options.advertise.or_else(|| listener_address(&addresses)) {
+        tokio::spawn(announce::run(keeper.clone(), address));
     }
-    service::ready(&format!("serving {}", path.display()));
-    let alive = node.clone();
-    tokio::spawn(service::live(move || {
-        let node = alive.clone();
-        async move { node.records.alone(|_| ()).await }
-    }));
-    let served = socket::serve(&path, listener, node.clone());
+    tokio::spawn(renewal::keep(keeper, renewal::Source::Remote));
+    Ok(())
+}
+
+/// Serves the socket until somebody ends the agent.
+async fn until_end(agent: &Arc<Agent>, path: &Path, listener: UnixListener) -> Result<()> {
+    let restored = &agent.process.passes.sockets_restored;
+    let served = socket::serve(path, listener, api::app(agent.clone()), restored);
     let mut term = signal(SignalKind::terminate()).map_err(|e| io("watch signals", e))?;
     let mut int = signal(SignalKind::interrupt()).map_err(|e| io("watch signals", e))?;
-    let outcome = tokio::select! {
+    tokio::select! {
         outcome = served => outcome.map_err(|e| io(format!("serve {}", path.display()), e)),
         _ = term.recv() => Ok(()),
         _ = int.recv() => Ok(()),
-        () = node.stop.notified() => Ok(()),
-    };
-    node.jobs.stop();
-    service::stopping();
-    tracing::info!("ending; machines go on");
-    node.lingering.end_all().await;
-    let _ = std::fs::remove_file(&path);
-    // The answer to the call that ended us is written, and perhaps not yet sent.
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    outcome
+        () = agent.process.stop.notified() => Ok(()),
+    }
 }
 
 /// The first address that others can reach.

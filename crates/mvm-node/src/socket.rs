@@ -1,15 +1,15 @@
 //! The agent's socket: made, and made anew where somebody has removed its file.
 
-use crate::node::Node;
 use crate::{Result, api};
+use axum::Router;
 use mvm_api::Problem;
 use mvm_model::Code;
+use prometheus_client::metrics::counter::Counter;
 use std::fs::Permissions;
 use std::io::{Error, ErrorKind};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
 
@@ -37,15 +37,17 @@ pub(crate) fn listen(socket: &Path) -> Result<UnixListener> {
     })
 }
 
-/// Serves the API there for ever. Connections that are open when the file goes stay.
+/// Serves `app` there for ever. Connections that are open when the file goes stay; `restored` counts how
+/// often it went.
 pub(crate) async fn serve(
     socket: &Path,
     listener: UnixListener,
-    node: Arc<Node>,
+    app: Router,
+    restored: &Counter,
 ) -> std::io::Result<()> {
     let mut file = identity(socket);
     let mut told = false;
-    let mut serving = tokio::spawn(api::serve(listener, node.clone()));
+    let mut serving = tokio::spawn(api::serve(listener, app.clone()));
     loop {
         tokio::select! {
             ended = &mut serving => return ended.unwrap_or_else(|e| Err(Error::other(e))),
@@ -58,9 +60,9 @@ pub(crate) async fn serve(
         match listen(socket) {
             Ok(listener) => {
                 tracing::error!(socket = %socket.display(), "somebody has removed it; it is there again");
-                node.passes.sockets_restored.inc();
+                restored.inc();
                 serving.abort();
-                serving = tokio::spawn(api::serve(listener, node.clone()));
+                serving = tokio::spawn(api::serve(listener, app.clone()));
                 (file, told) = (identity(socket), false);
             }
             Err(problem) if !told => {

@@ -65,11 +65,6 @@ impl StateDir {
         &self.path
     }
 
-    /// Sixteen hexadecimal digits: whose processes are ours.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
     /// Four hexadecimal digits in the names of links and tables.
     pub fn short_id(&self) -> &str {
         &self.id[..4]

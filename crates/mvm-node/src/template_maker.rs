@@ -160,8 +160,17 @@ impl TemplateMaker {
         }
     }
 
+    /// Has the templates made anew that were given up, if some may be made now, and removes those that
+    /// nothing needs.
+    pub(crate) async fn keep(self: &Arc<Self>, may_make: bool) {
+        if may_make {
+            self.renew();
+        }
+        self.templates.collect().await;
+    }
+
     /// Begins to make the templates anew that were given up, in every pool.
-    pub(crate) async fn renew(self: &Arc<Self>) {
+    fn renew(self: &Arc<Self>) {
         let pools: Vec<PoolRef> = self.records.read(|world| {
             let lacks = |pool: &&Pool| {
                 self.templates

@@ -1,7 +1,7 @@
 //! The audit logs, and the layer that writes every call to them that changes something.
 
-use super::{Answer, Asked, Body, Caller, Listing, Refusal, Shared, detached};
-use crate::Node;
+use super::handler::{Answer, Asked, Body, Caller, Listing, Refusal, Shared, detached};
+use crate::agent::Agent;
 use crate::audit::{Act, note_target, within};
 use crate::blocking::blocking;
 use crate::clock::wall;
@@ -29,18 +29,18 @@ use tokio::io::AsyncReadExt;
 use tracing::Instrument;
 
 pub async fn list(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Asked { page, .. }: Asked,
 ) -> Listing<AuditLogView> {
-    let mut logs = node.audit.list();
+    let mut logs = agent.base.audit.list();
     logs.retain(|view| may_read(&peer, &view.log));
     Ok(page.of(logs))
 }
 
 /// Removes the beginnings of logs.
 pub async fn prune(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     request: Option<Extension<RequestId>>,
     Body(body): Body<PruneAudit>,
@@ -51,7 +51,7 @@ pub async fn prune(
             .hint("give a moment that is past, in ms since the Unix epoch")
             .into());
     }
-    let known: Vec<String> = node.audit.list().into_iter().map(|view| view.log).collect();
+    let known: Vec<String> = agent.base.audit.list().into_iter().map(|view| view.log).collect();
     let logs = match body.log {
         None => known,
         Some(log) if known.contains(&log) => vec![log],
@@ -60,7 +60,7 @@ pub async fn prune(
     note_target(logs.join(" ").chars().take(200).collect::<String>());
     let request = request.map(|Extension(RequestId(id))| id);
     let entry = Entry { actor: peer.holder(), request, ..Entry::default() };
-    let prune = move || node.audit.prune(&logs, body.before, &entry);
+    let prune = move || agent.base.audit.prune(&logs, body.before, &entry);
     let logs = detached(blocking(prune)).await?;
     Ok(Json(PruneResult { logs }))
 }
@@ -77,20 +77,20 @@ fn may_read(peer: &Peer, log: &str) -> bool {
 /// A log as it is, all its files one after the other; with `follow`, what is added until the client
 /// goes away.
 pub async fn show(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path(log): Path<String>,
     Query(options): Query<Follow>,
 ) -> Result<HttpBody, Refusal> {
-    let files = node.audit.files(&log);
-    let live = files.is_empty() && options.follow && is_log_to_come(&node, &log).await;
+    let files = agent.base.audit.files(&log);
+    let live = files.is_empty() && options.follow && is_log_to_come(&agent, &log).await;
     if files.is_empty() && !live || !may_read(&peer, &log) {
         return Err(no_log(&log).into());
     }
-    let opened = node.audit.open_files(&log).map_err(|e| io(format!("read {log}"), e))?;
+    let opened = agent.base.audit.open_files(&log).map_err(|e| io(format!("read {log}"), e))?;
     let read = opened.iter().map(|(path, _)| path.clone()).collect();
     let waiting = opened.into_iter().map(|(_, file)| tokio::fs::File::from_std(file)).collect();
-    let reader = Reader { node, log, read, waiting, file: None, follow: options.follow };
+    let reader = Reader { agent, log, read, waiting, file: None, follow: options.follow };
     let stream = futures::stream::try_unfold(reader, |mut reader| async {
         Ok::<_, std::io::Error>(reader.next().await?.map(|piece| (piece, reader)))
     });
@@ -98,14 +98,14 @@ pub async fn show(
 }
 
 /// The log of a tenant that nothing has been done to yet.
-async fn is_log_to_come(node: &Node, log: &str) -> bool {
+async fn is_log_to_come(agent: &Agent, log: &str) -> bool {
     let tenant: Option<Name> = log.parse().ok();
-    log == mvm_model::audit::NODE_LOG || node.auditor.known(tenant.as_ref()).await.is_some()
+    log == mvm_model::audit::NODE_LOG || agent.base.auditor.known(tenant.as_ref()).await.is_some()
 }
 
 /// Reads the files of a log one after the other.
 struct Reader {
-    node: std::sync::Arc<Node>,
+    agent: std::sync::Arc<Agent>,
     log: String,
     /// The files that were opened.
     read: Vec<PathBuf>,
@@ -133,7 +133,7 @@ impl Reader {
                 continue;
             }
             // The next file is there only when nothing more comes to this one.
-            let files = self.node.audit.files(&self.log);
+            let files = self.agent.base.audit.files(&self.log);
             let new = files.into_iter().find(|file| !self.read.contains(file));
             match new {
                 Some(path) => {
@@ -150,7 +150,7 @@ impl Reader {
 /// Writes a call that changes something to the log before it is handled and its outcome after, and
 /// handles it to its end even when the client goes away.
 pub async fn layer(
-    State(node): Shared,
+    State(agent): Shared,
     method: Method,
     matched: Option<MatchedPath>,
     params: Result<RawPathParams, RawPathParamsRejection>,
@@ -169,12 +169,15 @@ pub async fn layer(
     let request_id = request.extensions().get::<RequestId>();
     let asked = request_id.map(|RequestId(id)| id.clone());
     let params: Vec<(String, String)> = params.iter().flatten().map(owned).collect();
-    let (tenant, entry) = describe(&node, &method, matched.as_str(), &params).await;
-    let act =
-        match Act::begin(&node.audit, tenant.as_ref(), Entry { actor, request: asked, ..entry }) {
-            Ok(act) => act,
-            Err(problem) => return Refusal(problem).into_response(),
-        };
+    let (tenant, entry) = describe(&agent, &method, matched.as_str(), &params).await;
+    let act = match Act::begin(
+        &agent.base.audit,
+        tenant.as_ref(),
+        Entry { actor, request: asked, ..entry },
+    ) {
+        Ok(act) => act,
+        Err(problem) => return Refusal(problem).into_response(),
+    };
     let handle = async move {
         let response = within(act.clone(), next.run(request)).await;
         if !act.is_deferred() {
@@ -205,7 +208,7 @@ fn outcome(response: &Response) -> String {
 
 /// What a call is about, and whose log tells of it.
 async fn describe(
-    node: &Node,
+    agent: &Agent,
     method: &Method,
     path: &str,
     params: &[(String, String)],
@@ -220,9 +223,11 @@ async fn describe(
     let id = value("id");
     let of_lease = |i: &&Instance| i.lease.as_ref().is_some_and(|l| Some(l.id.as_str()) == id);
     let lease = match noun {
-        "lease" => node.records.read(|world| world.instances.values().find(of_lease).cloned()),
+        "lease" => {
+            agent.base.records.read(|world| world.instances.values().find(of_lease).cloned())
+        }
         "instance" => match id.and_then(|id| id.parse().ok()) {
-            Some(id) => node.records.read(|world| world.instances.get(&id).cloned()),
+            Some(id) => agent.base.records.read(|world| world.instances.get(&id).cloned()),
             None => None,
         },
         _ => None,
@@ -231,7 +236,7 @@ async fn describe(
         entry.job = id.map(bounded);
         if let Some(id) = id.and_then(|id| id.parse().ok()) {
             let of_job = |world: &World| world.jobs.get(&id).map(|job| job.pool.tenant.clone());
-            tenant = node.records.read(of_job).or(tenant);
+            tenant = agent.base.records.read(of_job).or(tenant);
         }
     }
     if let Some(instance) = lease {
@@ -241,5 +246,5 @@ async fn describe(
             tenant = Some(instance.pool.tenant);
         }
     }
-    (node.auditor.known(tenant.as_ref()).await, entry)
+    (agent.base.auditor.known(tenant.as_ref()).await, entry)
 }

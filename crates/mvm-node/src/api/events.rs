@@ -1,6 +1,7 @@
 //! Events and metrics.
 
-use super::{Asked, Caller, Listing, Refusal, Shared};
+use super::handler::{Asked, Caller, Listing, Refusal, Shared};
+use crate::agent::Agent;
 use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, header};
 use axum::response::sse::{Event as Sent, KeepAlive};
@@ -37,12 +38,12 @@ impl Wanted {
 }
 
 pub async fn list(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Asked { page, filter }: Asked<EventFilter>,
 ) -> Listing<EventView> {
     let wanted = Wanted { since: filter.since.of_node()?, tenant: filter.tenant, peer };
-    let mut events = node.records.events_after(wanted.since).await?;
+    let mut events = agent.base.records.events_after(wanted.since).await?;
     events.retain(|event| wanted.takes(event));
     Ok(page.of(events.into_iter().map(EventView::from)))
 }
@@ -50,7 +51,7 @@ pub async fn list(
 /// Server-sent events: those that are kept after `since` or `Last-Event-ID`, then each new one. What
 /// is not kept any more is told as a gap.
 pub async fn stream(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Query(filter): Query<EventFilter>,
     headers: HeaderMap,
@@ -58,8 +59,8 @@ pub async fn stream(
     let since = Position::of_headers(&headers)?.unwrap_or(filter.since).of_node()?;
     let wanted = Wanted { since, tenant: filter.tenant, peer };
     // Before the past is read, so that nothing falls between the two.
-    let live = node.records.follow_events();
-    let mut follow = Follow { live, past: VecDeque::new(), seen: since, node, wanted };
+    let live = agent.base.records.follow_events();
+    let mut follow = Follow { live, past: VecDeque::new(), seen: since, agent, wanted };
     follow.read().await?;
     let stream = futures::stream::unfold(follow, |mut follow| async {
         Some((Ok(follow.next().await?), follow))
@@ -72,7 +73,7 @@ fn sent(name: &str, data: &impl Serialize) -> Sent {
 }
 
 struct Follow {
-    node: Arc<crate::Node>,
+    agent: Arc<Agent>,
     past: VecDeque<Event>,
     live: Receiver<Event>,
     /// The last event that was looked at.
@@ -84,10 +85,10 @@ impl Follow {
     /// Reads what is kept. An event that was never told is of an earlier life of this node: all that
     /// is kept comes after it.
     async fn read(&mut self) -> crate::Result<()> {
-        if self.seen > self.node.records.newest_event() {
+        if self.seen > self.agent.base.records.newest_event() {
             (self.seen, self.wanted.since) = (0, 0);
         }
-        self.past = self.node.records.events_after(self.seen).await?.into();
+        self.past = self.agent.base.records.events_after(self.seen).await?.into();
         Ok(())
     }
 
@@ -122,7 +123,7 @@ impl Follow {
     }
 }
 
-pub async fn metrics(State(node): Shared, ConnectInfo(peer): Caller) -> Result<Response, Refusal> {
+pub async fn metrics(State(agent): Shared, ConnectInfo(peer): Caller) -> Result<Response, Refusal> {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], node.metrics(peer.tenant()).await?).into_response())
+    Ok(([(header::CONTENT_TYPE, kind)], agent.views.metrics.tell(peer.tenant())?).into_response())
 }

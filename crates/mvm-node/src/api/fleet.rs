@@ -1,7 +1,7 @@
 //! What a node's coordinators ask of it.
 
-use super::{Answer, Body, Done, Refusal, Shared, detached, done};
-use crate::Node;
+use super::handler::{Answer, Body, Done, Refusal, Shared, detached, done};
+use crate::agent::Agent;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Sse;
@@ -23,7 +23,7 @@ const BEAT: Duration = Duration::from_secs(2);
 const GATHER: Duration = Duration::from_millis(20);
 
 /// The routes.
-pub fn routes() -> Routes<Arc<Node>> {
+pub fn routes() -> Routes<Arc<Agent>> {
     Routes::new()
         .route("/v1/node/status", get(status))
         .route("/v1/node/watch", get(watch))
@@ -34,28 +34,28 @@ pub fn routes() -> Routes<Arc<Node>> {
         .route("/v1/node/claims/{id}/end", put(release))
 }
 
-async fn status(State(node): Shared) -> Answer<NodeStatus> {
-    Ok(Json(node.fleet_status.tell().await?))
+async fn status(State(agent): Shared) -> Answer<NodeStatus> {
+    Ok(Json(agent.steering.fleet_status.tell().await?))
 }
 
 /// What is told: `status` when it has changed, `beat` where it has not.
 struct Told {
-    node: Arc<Node>,
+    agent: Arc<Agent>,
     seen: watch::Receiver<u64>,
     last: String,
 }
 
 async fn watch(
-    State(node): Shared,
+    State(agent): Shared,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refusal> {
-    let told = Told { seen: node.records.subscribe(), node, last: String::new() };
+    let told = Told { seen: agent.base.records.subscribe(), agent, last: String::new() };
     let stream = futures::stream::unfold(told, |mut told| async {
         if !told.last.is_empty() {
             let _ = tokio::time::timeout(BEAT, told.seen.changed()).await;
             tokio::time::sleep(GATHER).await;
             told.seen.mark_unchanged();
         }
-        let status = told.node.fleet_status.tell().await.ok()?;
+        let status = told.agent.steering.fleet_status.tell().await.ok()?;
         let text = serde_json::to_string(&status).ok()?;
         let event = match text == told.last {
             true => Event::default().event("beat").data("{}"),
@@ -67,37 +67,37 @@ async fn watch(
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
 }
 
-async fn document(State(node): Shared, Body(body): Body<NodeDocument>) -> Answer<Done> {
-    node.fleet.take_document(body).await?;
+async fn document(State(agent): Shared, Body(body): Body<NodeDocument>) -> Answer<Done> {
+    agent.steering.fleet.take_document(body).await?;
     Ok(done())
 }
 
-async fn leader(State(node): Shared, Body(leader): Body<Leader>) -> Answer<Vec<HeldClaim>> {
-    Ok(Json(node.fleet.led(&leader).await?))
+async fn leader(State(agent): Shared, Body(leader): Body<Leader>) -> Answer<Vec<HeldClaim>> {
+    Ok(Json(agent.steering.fleet.led(&leader).await?))
 }
 
-async fn leave(State(node): Shared) -> Answer<Done> {
-    node.fleet.leave().await?;
+async fn leave(State(agent): Shared) -> Answer<Done> {
+    agent.steering.fleet.leave().await?;
     Ok(done())
 }
 
-async fn renew(State(node): Shared, Body(claims): Body<RenewClaims>) -> Answer<Vec<String>> {
-    Ok(Json(node.fleet.renew(&claims).await?))
+async fn renew(State(agent): Shared, Body(claims): Body<RenewClaims>) -> Answer<Vec<String>> {
+    Ok(Json(agent.steering.fleet.renew(&claims).await?))
 }
 
 async fn claim(
-    State(node): Shared,
+    State(agent): Shared,
     Path(id): Path<String>,
     Body(body): Body<NodeClaim>,
 ) -> Answer<Claim> {
-    Ok(Json(detached(async move { node.fleet.claim(&id, body).await }).await?))
+    Ok(Json(detached(async move { agent.steering.fleet.claim(&id, body).await }).await?))
 }
 
 async fn release(
-    State(node): Shared,
+    State(agent): Shared,
     Path(id): Path<String>,
     Body(leader): Body<Leader>,
 ) -> Answer<Done> {
-    detached(async move { node.fleet.release(&id, &leader).await }).await?;
+    detached(async move { agent.steering.fleet.release(&id, &leader).await }).await?;
     Ok(done())
 }

@@ -1,14 +1,14 @@
 //! What is revoked.
 
-use super::{Answer, Body, Done, Shared, done};
+use super::handler::{Answer, Body, Done, Shared, done};
 use axum::extract::State;
 use mvm_api::Problem;
 use mvm_api::types::RevocationList;
 use mvm_model::Code;
 
 /// Takes a newer list; an older one changes nothing.
-pub async fn revoke(State(node): Shared, Body(body): Body<RevocationList>) -> Answer<Done> {
-    let Some(keeper) = &node.parts.keeper else {
+pub async fn revoke(State(agent): Shared, Body(body): Body<RevocationList>) -> Answer<Done> {
+    let Some(keeper) = &agent.process.keeper else {
         let detail = "this node has no identity: it serves no other machine";
         return Err(Problem::new(Code::IdentityMissing, detail).into());
     };

@@ -1,8 +1,8 @@
 //! Images and kernels.
 
+use super::handler::{Answer, Asked, Body, Listing, Refusal, Shared, detached};
 use super::pools::progress;
-use super::{Answer, Asked, Body, Listing, Refusal, Shared, detached};
-use crate::Node;
+use crate::agent::Agent;
 use crate::blocking::blocking;
 use crate::problem::{OrProblem, io, not_found};
 use crate::transfer::PIECE;
@@ -25,13 +25,13 @@ use std::io::SeekFrom;
 use std::path::PathBuf;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
-pub async fn kernels(State(node): Shared, Asked { page, .. }: Asked) -> Listing<KernelView> {
-    let kernels = node.parts.images.kernels().or_problem()?;
+pub async fn kernels(State(agent): Shared, Asked { page, .. }: Asked) -> Listing<KernelView> {
+    let kernels = agent.supplies.image_store.kernels().or_problem()?;
     Ok(page.of(kernels.iter().map(kernel_view)))
 }
 
 pub async fn kernel_import(
-    State(node): Shared,
+    State(agent): Shared,
     Body(body): Body<ImportKernel>,
 ) -> Answer<KernelView> {
     let options = KernelImport { initrd_modules: body.modules.map(PathBuf::from), name: body.name };
@@ -43,7 +43,7 @@ pub async fn kernel_import(
             .into());
     }
     let import = async move {
-        let imported = node.parts.images.kernel_import(&file, options).await.or_problem();
+        let imported = agent.supplies.image_store.kernel_import(&file, options).await.or_problem();
         imported.map_err(|problem| match problem.code.known() {
             Some(Code::Exists) => {
                 problem.hint("give it another (--name), or `mvm kernel remove` that one")
@@ -56,12 +56,13 @@ pub async fn kernel_import(
 }
 
 /// Removes a kernel. Images have a copy of theirs: only who names it for builds to come keeps it.
-pub async fn kernel_remove(State(node): Shared, Path(kernel): Path<String>) -> Answer<KernelView> {
-    let images = node.parts.images.clone();
+pub async fn kernel_remove(State(agent): Shared, Path(kernel): Path<String>) -> Answer<KernelView> {
+    let images = agent.supplies.image_store.clone();
     let kernel = images.kernel(&kernel).or_problem()?;
     let last = images.kernels().or_problem()?.len() == 1;
     // Whoever makes a pool waits for the records meanwhile.
-    let removed = node
+    let removed = agent
+        .base
         .records
         .change(|world, _| {
             let mut pools = world.pools.values();
@@ -82,10 +83,10 @@ pub async fn kernel_remove(State(node): Shared, Path(kernel): Path<String>) -> A
 }
 
 pub async fn kernel_fetch(
-    State(node): Shared,
+    State(agent): Shared,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     progress(move |report| async move {
-        let kernel = node.parts.images.kernel_fetch(&report).await.or_problem()?;
+        let kernel = agent.supplies.image_store.kernel_fetch(&report).await.or_problem()?;
         Ok(kernel_view(&kernel))
     })
 }
@@ -105,9 +106,9 @@ fn kernel_view(kernel: &KernelInfo) -> KernelView {
     }
 }
 
-pub async fn list(State(node): Shared, Asked { page, .. }: Asked) -> Listing<ImageView> {
-    let images = node.parts.images.list().or_problem()?;
-    let views = node.records.read(|world| {
+pub async fn list(State(agent): Shared, Asked { page, .. }: Asked) -> Listing<ImageView> {
+    let images = agent.supplies.image_store.list().or_problem()?;
+    let views = agent.base.records.read(|world| {
         let view = |image: &mvm_image::Revision| ImageView {
             pools: world
                 .pools
@@ -128,12 +129,12 @@ pub async fn list(State(node): Shared, Asked { page, .. }: Asked) -> Listing<Ima
 }
 
 /// Images that are no pool's current or previous revision and that no instance boots from.
-pub async fn gc(State(node): Shared, Body(body): Body<Gc>) -> Result<Json<GcResult>, Refusal> {
-    let in_use = in_use(&node).await;
-    let removed = node.parts.images.remove_unused(&in_use, body.dry_run).or_problem()?;
-    let store_roots = node.parts.images.remove_stale_roots(body.dry_run);
+pub async fn gc(State(agent): Shared, Body(body): Body<Gc>) -> Result<Json<GcResult>, Refusal> {
+    let in_use = in_use(&agent).await;
+    let removed = agent.supplies.image_store.remove_unused(&in_use, body.dry_run).or_problem()?;
+    let store_roots = agent.supplies.image_store.remove_stale_roots(body.dry_run);
     let gone: BTreeSet<&str> = removed.iter().map(|r| r.digest.as_str()).collect();
-    let mut left = node.parts.images.list().or_problem()?;
+    let mut left = agent.supplies.image_store.list().or_problem()?;
     left.retain(|image| !gone.contains(image.digest.as_str()));
     Ok(Json(GcResult {
         store_roots,
@@ -145,9 +146,11 @@ pub async fn gc(State(node): Shared, Body(body): Body<Gc>) -> Result<Json<GcResu
     }))
 }
 
-async fn in_use(node: &Node) -> BTreeSet<String> {
+async fn in_use(agent: &Agent) -> BTreeSet<String> {
     // What a change that is under way needs is not removed under it.
-    node.records
+    agent
+        .base
+        .records
         .alone(|world| {
             let mut digests: BTreeSet<String> =
                 world.instances.values().map(|instance| instance.revision.clone()).collect();
@@ -164,41 +167,41 @@ async fn in_use(node: &Node) -> BTreeSet<String> {
 
 /// Receives an image from a node that has it.
 pub async fn fetch(
-    State(node): Shared,
+    State(agent): Shared,
     Body(body): Body<FetchImage>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    progress(move |report| async move { node.transfer.fetch(body, &report).await })
+    progress(move |report| async move { agent.supplies.transfer.fetch(body, &report).await })
 }
 
 /// What another node has to know of an image to receive it.
 pub async fn manifest(
-    State(node): Shared,
+    State(agent): Shared,
     Path(digest): Path<String>,
 ) -> Result<Response, Refusal> {
-    let images = node.parts.images.clone();
+    let images = agent.supplies.image_store.clone();
     let manifest = blocking(move || images.manifest(&digest).or_problem()).await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], manifest).into_response())
 }
 
 /// The bytes of a part from an offset on, no faster than the node lets images travel.
 pub async fn part(
-    State(node): Shared,
+    State(agent): Shared,
     Path((digest, part)): Path<(String, String)>,
     Query(from): Query<PartRange>,
 ) -> Result<HttpBody, Refusal> {
-    let image = node.parts.images.get(&digest).or_problem()?;
+    let image = agent.supplies.image_store.get(&digest).or_problem()?;
     let path = image.part_file(&part).ok_or_else(|| {
         not_found(format!("part {part:?} of image {digest}"), "see its manifest for its parts")
     })?;
     let reading = |e| io(format!("read {}", path.display()), e);
     let mut file = tokio::fs::File::open(&path).await.map_err(reading)?;
     file.seek(SeekFrom::Start(from.offset)).await.map_err(reading)?;
-    let stream = futures::stream::try_unfold((file, node), |(mut file, node)| async move {
+    let stream = futures::stream::try_unfold((file, agent), |(mut file, agent)| async move {
         let mut buffer = vec![0; PIECE];
         let count = file.read(&mut buffer).await?;
-        node.transfer.pace.pass(count).await;
+        agent.supplies.transfer.pace.pass(count).await;
         buffer.truncate(count);
-        Ok::<_, std::io::Error>((count > 0).then_some((buffer, (file, node))))
+        Ok::<_, std::io::Error>((count > 0).then_some((buffer, (file, agent))))
     });
     Ok(HttpBody::from_stream(stream))
 }

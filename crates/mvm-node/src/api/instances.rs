@@ -1,8 +1,8 @@
 //! Instances.
 
+use super::handler::{Answer, Asked, Body, Caller, Done, Listing, Refusal, Shared, detached, done};
 use super::pools::reference as pool_reference;
-use super::{Answer, Asked, Body, Caller, Done, Listing, Refusal, Shared, detached, done};
-use crate::Node;
+use crate::agent::Agent;
 use crate::lease_request::LeaseRequest;
 use crate::problem::io;
 use axum::Json;
@@ -30,48 +30,48 @@ pub fn reference((tenant, pool, id): (String, String, String)) -> Result<Instanc
 }
 
 pub async fn list(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Asked { page, filter }: Asked<InstanceFilter>,
 ) -> Listing<InstanceView> {
-    let references = node.records.read(|world| {
+    let references = agent.base.records.read(|world| {
         let wanted = |i: &&mvm_model::Instance| {
             let tenant = &i.pool.tenant;
             peer.sees(tenant) && filter.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
         };
         page.of(world.instances.values().filter(wanted).map(|i| i.reference()))
     });
-    Ok(show_all(&node, references).await)
+    Ok(show_all(&agent, references).await)
 }
 
 pub async fn list_of_pool(
-    State(node): Shared,
+    State(agent): Shared,
     Path(at): Path<(String, String)>,
     Asked { page, .. }: Asked,
 ) -> Listing<InstanceView> {
     let pool = pool_reference(at)?;
-    let references = node.records.read(|world| {
+    let references = agent.base.records.read(|world| {
         world.pool(&pool)?;
         Ok::<_, Problem>(page.of(world.of_pool(&pool).map(|i| i.reference())))
     })?;
-    Ok(show_all(&node, references).await)
+    Ok(show_all(&agent, references).await)
 }
 
-async fn show_all(node: &Node, page: List<InstanceRef>) -> List<InstanceView> {
+async fn show_all(agent: &Agent, page: List<InstanceRef>) -> List<InstanceView> {
     let mut items = Vec::with_capacity(page.items.len());
     for reference in page.items {
         // One that was destroyed since is simply not there.
-        items.extend(node.instance_views.show(&reference).await.ok());
+        items.extend(agent.views.instances.show(&reference).await.ok());
     }
     List { items, next: page.next }
 }
 
-pub async fn show(State(node): Shared, Path(at): InInstance) -> Answer<InstanceView> {
-    Ok(Json(node.instance_views.show(&reference(at)?).await?))
+pub async fn show(State(agent): Shared, Path(at): InInstance) -> Answer<InstanceView> {
+    Ok(Json(agent.views.instances.show(&reference(at)?).await?))
 }
 
 pub async fn create(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path(at): Path<(String, String)>,
     Body(body): Body<CreateInstance>,
@@ -81,23 +81,23 @@ pub async fn create(
         let instance = match body.start {
             true => {
                 let wish = manual(peer.holder(), None);
-                let instance = node.leases.create_leased(&pool, &wish).await?;
-                node.leases.take(&instance.reference(), &wish).await?;
+                let instance = agent.work.leases.create_leased(&pool, &wish).await?;
+                agent.work.leases.take(&instance.reference(), &wish).await?;
                 instance
             }
-            false => node.transitions.create(&pool, None).await?,
+            false => agent.lifecycle.transitions.create(&pool, None).await?,
         };
-        node.instance_views.show(&instance.reference()).await
+        agent.views.instances.show(&instance.reference()).await
     })
     .await?;
     Ok(Json(view))
 }
 
-pub async fn destroy(State(node): Shared, Path(at): InInstance) -> Answer<Done> {
+pub async fn destroy(State(agent): Shared, Path(at): InInstance) -> Answer<Done> {
     let reference = reference(at)?;
     detached(async move {
-        node.records.read(|world| world.instance(&reference).map(|_| ()))?;
-        node.instances.destroy(reference.id, &Mover::Force).await
+        agent.base.records.read(|world| world.instance(&reference).map(|_| ()))?;
+        agent.lifecycle.instances.destroy(reference.id, &Mover::Force).await
     })
     .await?;
     Ok(done())
@@ -109,69 +109,69 @@ fn manual(holder: String, lease_s: Option<u64>) -> LeaseRequest {
 
 /// `start`: from created, stopped or failed.
 pub async fn start(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path(at): InInstance,
     Body(body): Body<MoveInstance>,
 ) -> Answer<Moved> {
     use InstanceState::{Created, Failed, Running, Stopped};
     let wish = manual(peer.holder(), body.lease_s);
-    hold(node, reference(at)?, wish, &[Created, Stopped, Failed, Running], "start").await
+    hold(agent, reference(at)?, wish, &[Created, Stopped, Failed, Running], "start").await
 }
 
 /// `wake`: from warm or sleeping.
 pub async fn wake(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path(at): InInstance,
     Body(body): Body<MoveInstance>,
 ) -> Answer<Moved> {
     use InstanceState::{Running, Sleeping, Warm};
     let wish = manual(peer.holder(), body.lease_s);
-    hold(node, reference(at)?, wish, &[Warm, Sleeping, Running], "wake").await
+    hold(agent, reference(at)?, wish, &[Warm, Sleeping, Running], "wake").await
 }
 
 pub async fn warm(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path(at): InInstance,
 ) -> Answer<Moved> {
-    put(node, reference(at)?, InstanceState::Warm, peer.holder()).await
+    put(agent, reference(at)?, InstanceState::Warm, peer.holder()).await
 }
 
 pub async fn sleep(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path(at): InInstance,
     Query(options): Query<SleepOptions>,
 ) -> Answer<Moved> {
     let reference = reference(at)?;
     let to = InstanceState::Sleeping;
-    let mut answer = put(node.clone(), reference.clone(), to, peer.holder()).await?;
+    let mut answer = put(agent.clone(), reference.clone(), to, peer.holder()).await?;
     if options.linger == Some(false) {
-        node.lingering.end(reference.id).await;
-        answer.0.instance = node.instance_views.show(&reference).await?;
+        agent.lifecycle.lingering.end(reference.id).await;
+        answer.0.instance = agent.views.instances.show(&reference).await?;
     }
     Ok(answer)
 }
 
 pub async fn stop(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path(at): InInstance,
 ) -> Answer<Moved> {
-    put(node, reference(at)?, InstanceState::Stopped, peer.holder()).await
+    put(agent, reference(at)?, InstanceState::Stopped, peer.holder()).await
 }
 
 /// Takes a lease and brings the instance to `running`.
 async fn hold(
-    node: Arc<Node>,
+    agent: Arc<Agent>,
     reference: InstanceRef,
     wish: LeaseRequest,
     from: &[InstanceState],
     verb: &str,
 ) -> Answer<Moved> {
-    let state = node.records.read(|world| world.instance(&reference).map(|i| i.state))?;
+    let state = agent.base.records.read(|world| world.instance(&reference).map(|i| i.state))?;
     if !from.contains(&state) {
         let other = if verb == "start" { "wake" } else { "start" };
         return Err(Refusal(
@@ -181,8 +181,8 @@ async fn hold(
     }
     let moved = detached(async move {
         let began = Instant::now();
-        let from = node.leases.take(&reference, &wish).await?;
-        moved(&node, &reference, from, began).await
+        let from = agent.work.leases.take(&reference, &wish).await?;
+        moved(&agent, &reference, from, began).await
     })
     .await?;
     Ok(Json(moved))
@@ -191,46 +191,47 @@ async fn hold(
 /// Brings the instance to a colder state, and gives up the holder's manual lease with that. What
 /// another holds, a job say, is left alone.
 async fn put(
-    node: Arc<Node>,
+    agent: Arc<Agent>,
     reference: InstanceRef,
     to: InstanceState,
     holder: String,
 ) -> Answer<Moved> {
     let moved = detached(async move {
-        let state = node.records.read(|world| world.instance(&reference).map(|i| i.state))?;
+        let state = agent.base.records.read(|world| world.instance(&reference).map(|i| i.state))?;
         if state != to {
             state.check(to)?;
         }
         let began = Instant::now();
-        let from = node.instances.bring(reference.id, to, &Mover::Holder(holder)).await?;
-        moved(&node, &reference, from, began).await
+        let from =
+            agent.lifecycle.instances.bring(reference.id, to, &Mover::Holder(holder)).await?;
+        moved(&agent, &reference, from, began).await
     })
     .await?;
     Ok(Json(moved))
 }
 
 async fn moved(
-    node: &Arc<Node>,
+    agent: &Arc<Agent>,
     reference: &InstanceRef,
     from: InstanceState,
     began: Instant,
 ) -> crate::Result<Moved> {
     let took_ms = began.elapsed().as_secs_f64() * 1000.0;
-    Ok(Moved { instance: node.instance_views.show(reference).await?, from, took_ms })
+    Ok(Moved { instance: agent.views.instances.show(reference).await?, from, took_ms })
 }
 
-pub async fn stats(State(node): Shared, Path(at): InInstance) -> Answer<InstanceStats> {
-    Ok(Json(node.instance_views.stats(&reference(at)?).await?))
+pub async fn stats(State(agent): Shared, Path(at): InInstance) -> Answer<InstanceStats> {
+    Ok(Json(agent.views.instances.stats(&reference(at)?).await?))
 }
 
 pub async fn ssh(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path(at): InInstance,
 ) -> Answer<SshAccess> {
     let reference = reference(at)?;
-    let instance = node.records.read(|world| world.instance(&reference).cloned())?;
-    let root = &node.parts.root;
+    let instance = agent.base.records.read(|world| world.instance(&reference).cloned())?;
+    let root = &agent.base.state_dir;
     let files = root.files(instance.id);
     if !files.known_hosts().exists() {
         return Err(Refusal(
@@ -260,13 +261,13 @@ fn text(path: &std::path::Path) -> crate::Result<String> {
 
 /// The console log; with `follow`, what is added until the client goes away.
 pub async fn logs(
-    State(node): Shared,
+    State(agent): Shared,
     Path(at): InInstance,
     Query(options): Query<Follow>,
 ) -> Result<HttpBody, Refusal> {
     let reference = reference(at)?;
-    node.records.read(|world| world.instance(&reference).map(|_| ()))?;
-    let path = node.parts.root.files(reference.id).console();
+    agent.base.records.read(|world| world.instance(&reference).map(|_| ()))?;
+    let path = agent.base.state_dir.files(reference.id).console();
     let file = match tokio::fs::File::open(&path).await {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(HttpBody::empty()),

@@ -1,8 +1,9 @@
 //! Jobs.
 
+use super::handler::{Answer, Asked, Body, Caller, Done, Listing, Refusal, Shared, detached, done};
 use super::pools::reference as pool_reference;
-use super::{Answer, Asked, Body, Caller, Done, Listing, Refusal, Shared, detached, done, streams};
-use crate::Node;
+use super::streams;
+use crate::agent::Agent;
 use crate::clock::Shown;
 use crate::jobs::{Attached, Follow};
 use crate::problem::io;
@@ -34,95 +35,97 @@ const FORWARDED: Duration = Duration::from_secs(30);
 type OfJob = Path<String>;
 
 pub async fn create(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path(at): Path<(String, String)>,
     Body(body): Body<SubmitJob>,
 ) -> Answer<JobView> {
     let pool = pool_reference(at)?;
-    Ok(Json(detached(async move { node.jobs.create(&pool, body, peer.holder()).await }).await?))
+    Ok(Json(
+        detached(async move { agent.work.jobs.create(&pool, body, peer.holder()).await }).await?,
+    ))
 }
 
 pub async fn list(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Asked { page, filter }: Asked<JobFilter>,
 ) -> Listing<JobView> {
-    let mut jobs = node.jobs.views(&filter).await;
+    let mut jobs = agent.work.jobs.views(&filter).await;
     jobs.retain(|job| peer.sees(&job.tenant_id));
     let page = page.of(jobs);
     Ok(List { items: page.items.into_iter().map(Shown::shown).collect(), next: page.next })
 }
 
 pub async fn show(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path(id): OfJob,
 ) -> Answer<JobView> {
-    let id = node.jobs.seen_by(&peer, &id).await?;
-    Ok(Json(node.jobs.view(id).await?))
+    let id = agent.work.jobs.seen_by(&peer, &id).await?;
+    Ok(Json(agent.work.jobs.view(id).await?))
 }
 
 /// The body is a tar archive whose entries are below the guest's root.
 pub async fn inputs(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path(id): OfJob,
     request: Request,
 ) -> Answer<Done> {
-    let id = node.jobs.seen_by(&peer, &id).await?;
-    node.jobs.take_inputs(id, request.into_body().into_data_stream()).await?;
+    let id = agent.work.jobs.seen_by(&peer, &id).await?;
+    agent.work.jobs.take_inputs(id, request.into_body().into_data_stream()).await?;
     Ok(done())
 }
 
 pub async fn submit(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path(id): OfJob,
 ) -> Answer<JobView> {
-    let id = node.jobs.seen_by(&peer, &id).await?;
+    let id = agent.work.jobs.seen_by(&peer, &id).await?;
     detached(async move {
-        node.jobs.queue(id, false).await?;
-        Ok(Json(node.jobs.view(id).await?))
+        agent.work.jobs.queue(id, false).await?;
+        Ok(Json(agent.work.jobs.view(id).await?))
     })
     .await
     .map_err(Refusal)
 }
 
 pub async fn cancel(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path(id): OfJob,
 ) -> Answer<JobView> {
-    let id = node.jobs.seen_by(&peer, &id).await?;
-    let job = node.jobs.cancel(id, "canceled").await?;
+    let id = agent.work.jobs.seen_by(&peer, &id).await?;
+    let job = agent.work.jobs.cancel(id, "canceled").await?;
     Ok(Json(JobView::from(&job).shown()))
 }
 
 /// The job, when it has ended or the time is up.
 pub async fn wait(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path(id): OfJob,
     Query(options): Query<WaitOptions>,
 ) -> Answer<JobView> {
-    let id = node.jobs.seen_by(&peer, &id).await?;
+    let id = agent.work.jobs.seen_by(&peer, &id).await?;
     let longest = Duration::from_secs(options.timeout_s.unwrap_or(MAX_WAIT_S).min(MAX_WAIT_S));
-    if let Ok(ended) = tokio::time::timeout(longest, node.jobs.ended(id)).await {
+    if let Ok(ended) = tokio::time::timeout(longest, agent.work.jobs.ended(id)).await {
         ended?;
     }
-    Ok(Json(node.jobs.view(id).await?))
+    Ok(Json(agent.work.jobs.view(id).await?))
 }
 
 /// The frames of the log as they lie there; with `follow`, until the job has ended.
 pub async fn log(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path(id): OfJob,
     Query(options): Query<LogOptions>,
 ) -> Result<HttpBody, Refusal> {
-    let id = node.jobs.seen_by(&peer, &id).await?;
-    let follow = Follow::new(node.jobs.clone(), id, options.follow, options.from);
+    let id = agent.work.jobs.seen_by(&peer, &id).await?;
+    let follow = Follow::new(agent.work.jobs.clone(), id, options.follow, options.from);
     let stream = futures::stream::try_unfold(follow, |mut follow| async {
         Ok::<_, std::io::Error>(follow.next().await?.map(|bytes| (bytes, follow)))
     });
@@ -131,19 +134,19 @@ pub async fn log(
 
 /// The tar archive of one artifact.
 pub async fn artifact(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path((id, index)): Path<(String, usize)>,
 ) -> Result<HttpBody, Refusal> {
-    let id = node.jobs.seen_by(&peer, &id).await?;
-    let job = node.records.read(|world| world.job(id).cloned())?;
+    let id = agent.work.jobs.seen_by(&peer, &id).await?;
+    let job = agent.base.records.read(|world| world.job(id).cloned())?;
     let known = job.artifacts.get(index).filter(|artifact| artifact.bytes.is_some());
     if known.is_none() {
         let what = format!("artifact {index} of job {id}");
         let hint = format!("see what it left: mvm job info {id}");
         return Err(Refusal(crate::problem::not_found(what, &hint)));
     }
-    let path = node.jobs.files.artifact(id, index);
+    let path = agent.work.jobs.files.artifact(id, index);
     let file = tokio::fs::File::open(&path).await;
     let file = file.map_err(|e| io(format!("read {}", path.display()), e))?;
     let stream = futures::stream::try_unfold(file, |mut file| async {
@@ -159,26 +162,26 @@ pub async fn artifact(
 /// its end a reply with the job. The client may send signals; when it goes away, the job is ended. A
 /// job that was attached before goes on behind the first `from` bytes of its log.
 pub async fn attach(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path(id): OfJob,
     Query(options): Query<AttachOptions>,
     mut request: Request,
 ) -> Result<Response, Refusal> {
-    let id = node.jobs.seen_by(&peer, &id).await?;
+    let id = agent.work.jobs.seen_by(&peer, &id).await?;
     let (response, upgrade) = streams::switch(&mut request)?;
-    let attached = node.jobs.attach(id, options.from).await?;
+    let attached = agent.work.jobs.attach(id, options.from).await?;
     // A client that is here is seen to go. A coordinator may go without its client.
     let grace = match peer {
         Peer::Forwarded { .. } => FORWARDED,
         _ => Duration::ZERO,
     };
-    tokio::spawn(follow(node, id, upgrade, attached, grace));
+    tokio::spawn(follow(agent, id, upgrade, attached, grace));
     Ok(response)
 }
 
 async fn follow(
-    node: Arc<Node>,
+    agent: Arc<Agent>,
     id: JobId,
     upgrade: OnUpgrade,
     mut attached: Attached,
@@ -187,9 +190,9 @@ async fn follow(
     let outcome = match upgrade.await {
         Ok(upgraded) => {
             let (from, to) = tokio::io::split(TokioIo::new(upgraded));
-            let mut hearing = tokio::spawn(hear(node.clone(), id, from));
+            let mut hearing = tokio::spawn(hear(agent.clone(), id, from));
             let outcome = tokio::select! {
-                sent = send(&node, id, to, &mut attached) => sent,
+                sent = send(&agent, id, to, &mut attached) => sent,
                 _ = &mut hearing => Err(()),
             };
             hearing.abort();
@@ -198,13 +201,13 @@ async fn follow(
         Err(_) => Err(()),
     };
     if outcome.is_err() {
-        node.jobs.client_gone(id, attached, grace).await;
+        agent.work.jobs.client_gone(id, attached, grace).await;
     }
 }
 
 /// Sends the output, and the job when it has ended.
 async fn send(
-    node: &Node,
+    agent: &Agent,
     id: JobId,
     mut to: impl AsyncWrite + Unpin,
     attached: &mut Attached,
@@ -212,7 +215,7 @@ async fn send(
     if let Some(mut missed) = attached.missed.take() {
         tokio::io::copy(&mut missed, &mut to).await.map_err(drop)?;
     }
-    let ended = node.jobs.ended(id);
+    let ended = agent.work.jobs.ended(id);
     tokio::pin!(ended);
     let job = loop {
         if attached.is_replaced() {
@@ -240,10 +243,10 @@ async fn send(
 }
 
 /// Passes on what the client says, until it goes.
-async fn hear(node: Arc<Node>, id: JobId, mut from: impl AsyncRead + Unpin) {
+async fn hear(agent: Arc<Agent>, id: JobId, mut from: impl AsyncRead + Unpin) {
     while let Ok(Some(said)) = frame::read(&mut from).await {
         if let Frame::Signal(signal) = said
-            && node.jobs.signal(id, signal).await.is_err()
+            && agent.work.jobs.signal(id, signal).await.is_err()
         {
             return;
         }

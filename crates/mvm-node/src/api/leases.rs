@@ -1,17 +1,17 @@
 //! Leases.
 
-use super::{Answer, Asked, Body, Caller, Done, Listing, Shared, detached, done};
+use super::handler::{Answer, Asked, Body, Caller, Done, Listing, Shared, detached, done};
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
 use mvm_api::query::LeaseFilter;
 use mvm_api::types::{ExtendLease, LeaseView};
 
 pub async fn list(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Asked { page, filter }: Asked<LeaseFilter>,
 ) -> Listing<LeaseView> {
-    let mut leases = node.leases.list().await;
+    let mut leases = agent.work.leases.list().await;
     leases.retain(|view| {
         let tenant = &view.instance.pool.tenant;
         peer.sees(tenant) && filter.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
@@ -20,21 +20,21 @@ pub async fn list(
 }
 
 pub async fn extend(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path(id): Path<String>,
     Body(body): Body<ExtendLease>,
 ) -> Answer<LeaseView> {
-    node.leases.lease_for(&peer, &id).await?;
-    Ok(Json(node.leases.extend(&id, body.lease_s).await?))
+    agent.work.leases.lease_for(&peer, &id).await?;
+    Ok(Json(agent.work.leases.extend(&id, body.lease_s).await?))
 }
 
 pub async fn release(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path(id): Path<String>,
 ) -> Answer<Done> {
-    node.leases.lease_for(&peer, &id).await?;
-    detached(async move { node.leases.release(&id).await }).await?;
+    agent.work.leases.lease_for(&peer, &id).await?;
+    detached(async move { agent.work.leases.release(&id).await }).await?;
     Ok(done())
 }

@@ -5,6 +5,7 @@ mod desired;
 mod events;
 mod expose;
 mod fleet;
+mod handler;
 mod identity;
 mod images;
 mod instances;
@@ -17,62 +18,53 @@ mod tenants;
 #[cfg(test)]
 mod tests;
 
-use crate::Node;
+use crate::agent::Agent;
 use crate::clock::wall_of;
 use axum::extract::State;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
+use handler::{Refusal, Shared, done};
 use http_body_util::BodyExt;
 use mvm_api::Problem;
-use mvm_api::page::List;
 use mvm_api::routes::Server;
-use mvm_api::types::{AgentInfo, Done};
+use mvm_api::types::AgentInfo;
 use mvm_model::Code;
-use mvm_server::extract::{Body, Listing as Asked};
-use mvm_server::{Caller, Idempotency, Peer, Routes, TlsListener, guard, openapi};
+use mvm_server::{Idempotency, Peer, Routes, TlsListener, guard, openapi};
 use std::sync::Arc;
 use tokio::net::UnixListener;
-use tracing::Instrument;
-
-/// What every handler gets.
-type Shared = State<Arc<Node>>;
-/// What every handler gives.
-type Answer<T> = Result<Json<T>, Refusal>;
-/// What the handlers of lists give: a page.
-type Listing<T> = Result<List<T>, Refusal>;
 
 /// Serves the API on `listener` for ever.
-pub async fn serve(listener: UnixListener, node: Arc<Node>) -> std::io::Result<()> {
-    axum::serve(listener, app(node).into_make_service_with_connect_info::<Peer>()).await
+pub async fn serve(listener: UnixListener, app: Router) -> std::io::Result<()> {
+    axum::serve(listener, app.into_make_service_with_connect_info::<Peer>()).await
 }
 
 /// Serves the API to the holders of certificates for ever.
-pub async fn serve_tls(listener: TlsListener, node: Arc<Node>) -> std::io::Result<()> {
-    axum::serve(listener, app(node).into_make_service_with_connect_info::<Peer>()).await
+pub async fn serve_tls(listener: TlsListener, app: Router) -> std::io::Result<()> {
+    axum::serve(listener, app.into_make_service_with_connect_info::<Peer>()).await
 }
 
 /// The routes, each for those whom the table of routes allows it.
-fn app(node: Arc<Node>) -> Router {
-    guard(router(node), Server::Agent)
+pub fn app(agent: Arc<Agent>) -> Router {
+    guard(router(agent), Server::Agent)
 }
 
-fn router(node: Arc<Node>) -> Router {
+fn router(agent: Arc<Agent>) -> Router {
     routes()
         .once(Idempotency {
-            store: node.records.store().clone(),
+            store: agent.base.records.store().clone(),
             server: Server::Agent,
-            started_at: node.started_at,
+            started_at: agent.process.started_at,
             seal: None,
         })
         .into_router()
-        .layer(from_fn_with_state(node.clone(), audit::layer))
+        .layer(from_fn_with_state(agent.clone(), audit::layer))
         .fallback(unknown)
-        .with_state(node)
+        .with_state(agent)
 }
 
-fn routes() -> Routes<Arc<Node>> {
+fn routes() -> Routes<Arc<Agent>> {
     let pool = "/v1/tenants/{tenant}/pools/{pool}";
     let instance = "/v1/tenants/{tenant}/pools/{pool}/instances/{id}";
     Routes::new()
@@ -141,30 +133,30 @@ fn routes() -> Routes<Arc<Node>> {
         .route("/v1/images/{digest}/parts/{part}", get(images::part))
 }
 
-async fn agent(State(node): Shared) -> Json<AgentInfo> {
-    let driver = node.host.driver().clone();
-    let lacks = node.host.lacks();
+async fn agent(State(agent): Shared) -> Json<AgentInfo> {
+    let driver = agent.supplies.host.driver().clone();
+    let lacks = agent.supplies.host.lacks();
     Json(AgentInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        root: node.parts.root.path().display().to_string(),
-        root_id: node.parts.root.short_id().to_owned(),
+        root: agent.base.state_dir.path().display().to_string(),
+        root_id: agent.base.state_dir.short_id().to_owned(),
         hypervisor: driver.name,
         hypervisor_version: driver.version,
         accelerator: driver.accelerator,
-        accelerator_reason: node.host.accelerator_reason().to_owned(),
+        accelerator_reason: agent.supplies.host.accelerator_reason().to_owned(),
         simulated: driver.simulated,
-        netns: node.parts.netns.clone(),
-        started_at: wall_of(node.started_at),
-        instances: node.records.read(|world| world.instances.len()),
-        capacity: node.host.capacity(),
-        shortfalls: node.records.read(|world| lacks.with(world)).all(),
-        desired: node.desired.status().await,
+        netns: agent.process.netns.clone(),
+        started_at: wall_of(agent.process.started_at),
+        instances: agent.base.records.read(|world| world.instances.len()),
+        capacity: agent.supplies.host.capacity(),
+        shortfalls: agent.base.records.read(|world| lacks.with(world)).all(),
+        desired: agent.steering.desired.status().await,
     })
 }
 
-async fn stop(State(node): Shared) -> Response {
-    let asked = StopOnDrop(node);
+async fn stop(State(agent): Shared) -> Response {
+    let asked = StopOnDrop(agent);
     // The answer's body goes when it has been written: not before is the agent to end.
     done().into_response().map(|body| {
         axum::body::Body::new(body.map_frame(move |frame| {
@@ -175,11 +167,11 @@ async fn stop(State(node): Shared) -> Response {
 }
 
 /// Ends the agent when it is dropped.
-struct StopOnDrop(Arc<Node>);
+struct StopOnDrop(Arc<Agent>);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.stop.notify_one();
+        self.0.process.stop.notify_one();
     }
 }
 
@@ -189,34 +181,4 @@ async fn describe() -> Response {
 
 async fn unknown(uri: axum::http::Uri) -> Refusal {
     Refusal(Problem::new(Code::NoSuchRoute, format!("the API has no {}", uri.path())))
-}
-
-/// A problem as an HTTP answer.
-pub struct Refusal(pub Problem);
-
-impl<E: Into<Problem>> From<E> for Refusal {
-    fn from(error: E) -> Self {
-        Refusal(error.into())
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        self.0.into_response()
-    }
-}
-
-/// Runs an operation to its end even when the client goes away in the middle.
-pub async fn detached<T: Send + 'static>(
-    work: impl Future<Output = crate::Result<T>> + Send + 'static,
-) -> crate::Result<T> {
-    match tokio::spawn(crate::audit::carried(work).in_current_span()).await {
-        Ok(outcome) => outcome,
-        Err(error) => Err(Problem::internal(format!("the operation did not end well: {error}"))),
-    }
-}
-
-/// Done.
-pub fn done() -> Json<Done> {
-    Json(Done {})
 }

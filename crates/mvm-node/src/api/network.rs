@@ -1,10 +1,10 @@
 //! The node's network.
 
-use super::{Answer, Shared};
+use super::handler::{Answer, Shared};
 use axum::Json;
 use axum::extract::State;
 use mvm_api::types::NetworkReport;
 
-pub async fn verify(State(node): Shared) -> Answer<NetworkReport> {
-    Ok(Json(node.links.verify().await?))
+pub async fn verify(State(agent): Shared) -> Answer<NetworkReport> {
+    Ok(Json(agent.supplies.links.verify().await?))
 }

@@ -1,6 +1,6 @@
 //! Pools.
 
-use super::{Answer, Asked, Body, Caller, Done, Listing, Refusal, Shared, detached, done};
+use super::handler::{Answer, Asked, Body, Caller, Done, Listing, Refusal, Shared, detached, done};
 use crate::audit;
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
@@ -26,109 +26,111 @@ pub fn reference((tenant, pool): (String, String)) -> Result<PoolRef, Fault> {
 pub type InPool = Path<(String, String)>;
 
 pub async fn list(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Asked { page, .. }: Asked,
 ) -> Listing<PoolView> {
-    let lacks = node.host.lacks();
-    let views = node.records.read(|world| {
+    let lacks = agent.supplies.host.lacks();
+    let views = agent.base.records.read(|world| {
         let lacks = lacks.with(world);
         let seen = world.pools.values().filter(|pool| peer.sees(&pool.reference.tenant));
-        page.of(seen.map(|pool| node.pool_views.pool(world, pool, &lacks)))
+        page.of(seen.map(|pool| agent.views.pools.pool(world, pool, &lacks)))
     });
     Ok(views)
 }
 
 pub async fn list_of_tenant(
-    State(node): Shared,
+    State(agent): Shared,
     Path(tenant): Path<String>,
     Asked { page, .. }: Asked,
 ) -> Listing<PoolView> {
     let tenant: Name = tenant.parse()?;
-    let lacks = node.host.lacks();
-    let views = node.records.read(|world| {
+    let lacks = agent.supplies.host.lacks();
+    let views = agent.base.records.read(|world| {
         world.tenant(&tenant)?;
         let lacks = lacks.with(world);
         let pools = world.pools.values().filter(|pool| pool.reference.tenant == tenant);
         Ok::<_, mvm_api::Problem>(
-            page.of(pools.map(|pool| node.pool_views.pool(world, pool, &lacks))),
+            page.of(pools.map(|pool| agent.views.pools.pool(world, pool, &lacks))),
         )
     })?;
     Ok(views)
 }
 
-pub async fn show(State(node): Shared, Path(at): InPool) -> Answer<PoolView> {
+pub async fn show(State(agent): Shared, Path(at): InPool) -> Answer<PoolView> {
     let pool = reference(at)?;
-    let lacks = node.host.lacks();
-    let view = node.records.read(|world| {
+    let lacks = agent.supplies.host.lacks();
+    let view = agent.base.records.read(|world| {
         let lacks = lacks.with(world);
-        world.pool(&pool).map(|pool| node.pool_views.pool(world, pool, &lacks))
+        world.pool(&pool).map(|pool| agent.views.pools.pool(world, pool, &lacks))
     });
     Ok(Json(view?))
 }
 
 pub async fn create(
-    State(node): Shared,
+    State(agent): Shared,
     Path(tenant): Path<String>,
     Body(body): Body<CreatePool>,
 ) -> Answer<PoolView> {
     let at = (tenant.clone(), body.name.to_string());
-    node.catalog.create(&tenant.parse()?, body).await?;
-    show(State(node), Path(at)).await
+    agent.pools.catalog.create(&tenant.parse()?, body).await?;
+    show(State(agent), Path(at)).await
 }
 
 pub async fn update(
-    State(node): Shared,
+    State(agent): Shared,
     Path(at): InPool,
     Body(patch): Body<UpdatePool>,
 ) -> Answer<PoolView> {
-    node.catalog.update(&reference(at.clone())?, patch).await?;
-    show(State(node), Path(at)).await
+    agent.pools.catalog.update(&reference(at.clone())?, patch).await?;
+    show(State(agent), Path(at)).await
 }
 
 pub async fn scale(
-    State(node): Shared,
+    State(agent): Shared,
     Path(at): InPool,
     Body(body): Body<ScalePool>,
 ) -> Answer<PoolView> {
-    node.catalog.scale(&reference(at.clone())?, body).await?;
-    show(State(node), Path(at)).await
+    agent.pools.catalog.scale(&reference(at.clone())?, body).await?;
+    show(State(agent), Path(at)).await
 }
 
-pub async fn destroy(State(node): Shared, Path(at): InPool) -> Answer<Done> {
+pub async fn destroy(State(agent): Shared, Path(at): InPool) -> Answer<Done> {
     let pool = reference(at)?;
-    detached(async move { node.removal.destroy_pool(&pool).await }).await?;
+    detached(async move { agent.pools.removal.destroy_pool(&pool).await }).await?;
     Ok(done())
 }
 
 pub async fn revisions(
-    State(node): Shared,
+    State(agent): Shared,
     Path(at): InPool,
     Asked { page, .. }: Asked,
 ) -> Listing<RevisionView> {
-    Ok(page.of(node.pool_views.revisions(&reference(at)?)?))
+    Ok(page.of(agent.views.pools.revisions(&reference(at)?)?))
 }
 
 pub async fn rollback(
-    State(node): Shared,
+    State(agent): Shared,
     Path(at): InPool,
     Body(body): Body<Rollback>,
 ) -> Answer<RevisionEntry> {
-    Ok(Json(node.catalog.rollback(&reference(at)?, body.to).await?))
+    Ok(Json(agent.pools.catalog.rollback(&reference(at)?, body.to).await?))
 }
 
 pub async fn build(
-    State(node): Shared,
+    State(agent): Shared,
     Path(at): InPool,
     Body(body): Body<BuildPool>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refusal> {
     let pool = reference(at)?;
-    node.records.read(|world| world.pool(&pool).map(|_| ()))?;
-    Ok(progress(move |progress| async move { node.builder.build(&pool, body, &progress).await }))
+    agent.base.records.read(|world| world.pool(&pool).map(|_| ()))?;
+    Ok(progress(
+        move |progress| async move { agent.pools.builder.build(&pool, body, &progress).await },
+    ))
 }
 
-pub async fn cancel_build(State(node): Shared, Path(at): InPool) -> Answer<Done> {
-    node.builder.cancel(&reference(at)?).await?;
+pub async fn cancel_build(State(agent): Shared, Path(at): InPool) -> Answer<Done> {
+    agent.pools.builder.cancel(&reference(at)?).await?;
     Ok(done())
 }
 

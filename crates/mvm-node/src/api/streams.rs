@@ -1,9 +1,9 @@
 //! Upgraded connections: raw streams to a guest, and claims that live as long as they do.
 
+use super::handler::{Body, Caller, Refusal, Shared, detached};
 use super::instances::{InInstance, reference};
 use super::pools::reference as pool_reference;
-use super::{Body, Caller, Refusal, Shared, detached};
-use crate::Node;
+use crate::agent::Agent;
 use crate::audit::{self, session};
 use crate::deadlines::STREAM;
 use crate::lease_request::LeaseRequest;
@@ -45,7 +45,7 @@ pub fn switch(request: &mut Request) -> Result<(Response, hyper::upgrade::OnUpgr
 
 /// A fresh stream to the guest's agent, woken if need be. The client speaks the guest protocol.
 pub async fn guest(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path(at): InInstance,
     Query(options): Query<StreamOptions>,
@@ -56,12 +56,12 @@ pub async fn guest(
     let (response, upgrade) = switch(&mut request)?;
     let wish =
         LeaseRequest { holder: peer.holder(), purpose: Purpose::Manual, lease_s: options.lease_s };
-    let opener = node.clone();
+    let opener = agent.clone();
     let wanted = reference.clone();
-    let slot = node.slots.of(reference.id);
+    let slot = agent.base.slots.of(reference.id);
     let (mut stream, session) = detached(async move {
         awake(&opener, &wanted, &wish).await?;
-        let slot = opener.slots.of(wanted.id);
+        let slot = opener.base.slots.of(wanted.id);
         let session = slot.session();
         let channel = slot.gate.lock().await.channel().await?;
         let stream = slot.waits.guest(STREAM, channel.open_raw()).await?;
@@ -72,25 +72,25 @@ pub async fn guest(
         let _session = session;
         let Ok(upgraded) = upgrade.await else { return };
         let (target, tenant) = (reference.to_string(), &reference.pool.tenant);
-        let lease = node.records.read(|world| {
+        let lease = agent.base.records.read(|world| {
             let instance = world.instances.get(&reference.id)?;
             Some(instance.lease.as_ref()?.id.clone())
         });
         let entry = Entry { actor, target, lease, ..Entry::default() };
         let mut client = TokioIo::new(upgraded);
         let why = || slot.why_ended();
-        session::pass(&node.audit, tenant, entry, &mut client, &mut stream, why).await;
+        session::pass(&agent.base.audit, tenant, entry, &mut client, &mut stream, why).await;
     });
     Ok(response)
 }
 
 /// Brings an instance that was ever started to `running`, under a lease of the caller's.
 async fn awake(
-    node: &Arc<Node>,
+    agent: &Arc<Agent>,
     reference: &InstanceRef,
     wish: &LeaseRequest,
 ) -> crate::Result<()> {
-    let instance = node.records.read(|world| world.instance(reference).cloned())?;
+    let instance = agent.base.records.read(|world| world.instance(reference).cloned())?;
     match instance.state {
         InstanceState::Running
             if instance.intent.is_none() && instance.lease.is_some() && wish.lease_s.is_none() =>
@@ -98,7 +98,7 @@ async fn awake(
             Ok(())
         }
         InstanceState::Running | InstanceState::Warm | InstanceState::Sleeping => {
-            node.leases.take(reference, wish).await.map(|_| ())
+            agent.work.leases.take(reference, wish).await.map(|_| ())
         }
         state => Err(Problem::new(Code::WrongState, format!("{reference} is {state}"))
             .hint(format!("start it: mvm instance start {reference}"))),
@@ -108,7 +108,7 @@ async fn awake(
 /// Claims an instance for a job. The first line sent is the claim or a problem; the lease ends
 /// when the client closes the connection.
 pub async fn claim(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Path(at): Path<(String, String)>,
     mut request: Request,
@@ -123,8 +123,8 @@ pub async fn claim(
     let wish = LeaseRequest { holder: peer.holder(), purpose: Purpose::Run, lease_s: body.lease_s };
     let (tell, outcome) = tokio::sync::oneshot::channel();
     // A task of its own: a client that goes away at any moment gives back what it got.
-    let claimer = node.clone();
-    let claiming = audit::carried(async move { claimer.leases.claim(&pool, &wish).await });
+    let claimer = agent.clone();
+    let claiming = audit::carried(async move { claimer.work.leases.claim(&pool, &wish).await });
     tokio::spawn(async move {
         let began = Instant::now();
         let (instance, from) = match claiming.await {
@@ -132,23 +132,23 @@ pub async fn claim(
             Err(problem) => return drop(tell.send(Err(problem))),
         };
         let (id, reference) = (instance.id, instance.reference());
-        let _held = instance.lease.as_ref().map(|lease| node.holders.hold(&lease.id));
+        let _held = instance.lease.as_ref().map(|lease| agent.work.holders.hold(&lease.id));
         let opened = async {
-            let slot = node.slots.of(id);
+            let slot = agent.base.slots.of(id);
             let channel = slot.gate.lock().await.channel().await?;
-            node.caches.open(id, &channel).await
+            agent.supplies.caches.open(id, &channel).await
         };
         if let Err(problem) = opened.await {
-            node.leases.end(id).await;
+            agent.work.leases.end(id).await;
             return drop(tell.send(Err(problem)));
         }
         let took_ms = began.elapsed().as_secs_f64() * 1000.0;
         let way_up = instance.way_up.filter(|_| from != InstanceState::Running);
         if let (Ok(()), Some(lease)) = (tell.send(Ok(())), instance.lease) {
-            let lease = node.holders.shown(&lease);
+            let lease = agent.work.holders.shown(&lease);
             hold(upgrade, Claim { reference, from, way_up, took_ms, lease }).await;
         }
-        node.leases.end(id).await;
+        agent.work.leases.end(id).await;
     });
     outcome.await.map_err(|_| Problem::internal("the claim ended without a result"))??;
     Ok(response)

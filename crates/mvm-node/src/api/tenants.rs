@@ -1,6 +1,6 @@
 //! Tenants.
 
-use super::{Answer, Asked, Body, Caller, Done, Listing, Shared, detached, done};
+use super::handler::{Answer, Asked, Body, Caller, Done, Listing, Shared, detached, done};
 use crate::problem::not_found;
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
@@ -8,44 +8,47 @@ use mvm_api::types::{CreateTenant, QuotaPatch, TenantView};
 use mvm_model::Name;
 
 pub async fn list(
-    State(node): Shared,
+    State(agent): Shared,
     ConnectInfo(peer): Caller,
     Asked { page, .. }: Asked,
 ) -> Listing<TenantView> {
-    let views = node.records.read(|world| {
+    let views = agent.base.records.read(|world| {
         let seen = world.tenants.values().filter(|tenant| peer.sees(&tenant.name));
-        page.of(seen.map(|tenant| node.pool_views.tenant(world, tenant)))
+        page.of(seen.map(|tenant| agent.views.pools.tenant(world, tenant)))
     });
     Ok(views)
 }
 
-pub async fn show(State(node): Shared, Path(name): Path<String>) -> Answer<TenantView> {
+pub async fn show(State(agent): Shared, Path(name): Path<String>) -> Answer<TenantView> {
     let name: Name = name.parse()?;
-    let view =
-        node.records.read(|world| world.tenant(&name).map(|t| node.pool_views.tenant(world, t)))?;
+    let view = agent
+        .base
+        .records
+        .read(|world| world.tenant(&name).map(|t| agent.views.pools.tenant(world, t)))?;
     Ok(Json(view))
 }
 
-pub async fn create(State(node): Shared, Body(body): Body<CreateTenant>) -> Answer<TenantView> {
+pub async fn create(State(agent): Shared, Body(body): Body<CreateTenant>) -> Answer<TenantView> {
     let name = body.name.clone();
-    let maker = node.clone();
-    detached(async move { maker.tenants.create(body).await }).await?;
-    let view = node.records.read(|w| w.tenants.get(&name).map(|t| node.pool_views.tenant(w, t)));
+    let maker = agent.clone();
+    detached(async move { maker.pools.tenants.create(body).await }).await?;
+    let view =
+        agent.base.records.read(|w| w.tenants.get(&name).map(|t| agent.views.pools.tenant(w, t)));
     Ok(Json(view.ok_or_else(|| not_found(format!("tenant {name} any more"), ""))?))
 }
 
 pub async fn update(
-    State(node): Shared,
+    State(agent): Shared,
     Path(name): Path<String>,
     Body(patch): Body<QuotaPatch>,
 ) -> Answer<TenantView> {
     let parsed: Name = name.parse()?;
-    node.tenants.update(&parsed, patch).await?;
-    show(State(node), Path(name)).await
+    agent.pools.tenants.update(&parsed, patch).await?;
+    show(State(agent), Path(name)).await
 }
 
-pub async fn destroy(State(node): Shared, Path(name): Path<String>) -> Answer<Done> {
+pub async fn destroy(State(agent): Shared, Path(name): Path<String>) -> Answer<Done> {
     let name: Name = name.parse()?;
-    detached(async move { node.tenants.destroy(&name).await }).await?;
+    detached(async move { agent.pools.tenants.destroy(&name).await }).await?;
     Ok(done())
 }

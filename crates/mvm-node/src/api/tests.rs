@@ -7,7 +7,7 @@ mod resume;
 mod shortfalls;
 
 use super::{app, routes, stop};
-use crate::node::{Node, Parts};
+use crate::agent::{Agent, AgentParts, AgentSettings};
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
 use crate::state_dir::StateDir;
@@ -30,7 +30,7 @@ use tower::ServiceExt;
 
 /// A node that nothing is behind, with the records of two tenants: `ci` and `lab` have a pool and a
 /// leased instance each.
-async fn node() -> (TempDir, Arc<Node>) {
+async fn agent() -> (TempDir, Arc<Agent>) {
     let dir = tempfile::tempdir().expect("directory");
     let root = StateDir::open(dir.path()).expect("root");
     let images = ImageStore::open(root.path(), GuestBinary::new(b"")).expect("images");
@@ -38,32 +38,25 @@ async fn node() -> (TempDir, Arc<Node>) {
     let sim = SimHypervisor::open(Latencies::NONE, Arc::new(SimulatedGuest::default()), &kept)
         .expect("sim");
     let network = Network::open(root.short_id()).await.expect("netlink");
-    let node = Node::open(Parts {
-        root,
-        node_id: None,
-        netns: None,
+    let agent = Agent::open(AgentParts {
+        state_dir: root,
         store: Arc::new(SqliteStore::in_memory().expect("store")),
         hypervisor: Arc::new(sim),
-        accelerator_reason: String::new(),
-        keeper: None,
-        image_rate: None,
-        disk_reserve_mib: None,
-        no_space_timeout: std::time::Duration::from_secs(600),
-        offer: Default::default(),
-        stages: Stages::default(),
-        pressure: dir.path().join("pressure"),
         network: Arc::new(network),
         images,
+        keeper: None,
+        stages: Stages::default(),
+        settings: AgentSettings::of_tests(None, dir.path().join("pressure")),
     })
     .await
-    .expect("node");
+    .expect("agent");
     for (number, tenant) in ["ci", "lab"].iter().enumerate() {
-        seed(&node, tenant, number as u32).await;
+        seed(&agent, tenant, number as u32).await;
     }
-    (dir, node)
+    (dir, agent)
 }
 
-async fn seed(node: &Node, tenant: &str, number: u32) {
+async fn seed(agent: &Agent, tenant: &str, number: u32) {
     let resources = json!({ "vcpus": 1, "mem_mib": 128, "data_disk_mib": 0 });
     let record = json!({
         "name": tenant, "created_at": 1,
@@ -87,7 +80,7 @@ async fn seed(node: &Node, tenant: &str, number: u32) {
         },
     });
     let instance: Instance = serde_json::from_value(record).expect("an instance");
-    let done = node.records.change(|_, changes| {
+    let done = agent.base.records.change(|_, changes| {
         changes.put_tenant(tenant_record);
         changes.put_pool(pool);
         changes.put_instance(instance);
@@ -122,15 +115,15 @@ async fn ask(app: &Router, method: &str, path: &str, peer: &Peer) -> (u16, Strin
 
 #[tokio::test]
 async fn the_router_and_the_table_have_the_same_routes() {
-    let (_dir, node) = node().await;
-    let differences = routes().differences(Server::Agent, node).await;
+    let (_dir, agent) = agent().await;
+    let differences = routes().differences(Server::Agent, agent).await;
     assert!(differences.is_empty(), "\n{}", differences.join("\n"));
 }
 
 #[tokio::test]
 async fn a_tenant_operator_sees_what_is_of_its_own_tenant() {
-    let (_dir, node) = node().await;
-    let app = app(node);
+    let (_dir, agent) = agent().await;
+    let app = app(agent);
     let root = Peer::Unix { uid: Some(0) };
     for path in [
         "/v1/tenants",
@@ -158,8 +151,8 @@ async fn a_tenant_operator_sees_what_is_of_its_own_tenant() {
 
 #[tokio::test]
 async fn a_tenant_operator_touches_what_is_of_its_own_tenant() {
-    let (_dir, node) = node().await;
-    let app = app(node);
+    let (_dir, agent) = agent().await;
+    let app = app(agent);
     for (method, path) in [
         ("DELETE", "/v1/leases/l-00000001"),
         ("POST", "/v1/leases/l-00000001/extend"),
@@ -188,8 +181,8 @@ async fn a_tenant_operator_touches_what_is_of_its_own_tenant() {
 
 #[tokio::test]
 async fn a_request_s_id_is_in_the_answer_the_problem_and_the_audit_log() {
-    let (_dir, node) = node().await;
-    let app = app(node.clone());
+    let (_dir, agent) = agent().await;
+    let app = app(agent.clone());
     let request = Request::builder().method("POST").uri("/v1/tenants/ci/pools/none/scale");
     let request = request.header("x-request-id", "build-7");
     let request = request.header("content-type", "application/json");
@@ -203,7 +196,7 @@ async fn a_request_s_id_is_in_the_answer_the_problem_and_the_audit_log() {
         (&problem["code"], &problem["request_id"]),
         (&json!("not_found"), &json!("build-7"))
     );
-    let logs = node.audit.files("ci");
+    let logs = agent.base.audit.files("ci");
     let text = std::fs::read_to_string(&logs[0]).expect("the log of ci");
     let told = text.lines().filter(|line| line.contains(r#""request":"build-7""#));
     assert!(told.clone().count() > 0, "{text}");
@@ -212,8 +205,8 @@ async fn a_request_s_id_is_in_the_answer_the_problem_and_the_audit_log() {
 
 #[tokio::test]
 async fn what_the_router_refuses_by_itself_is_a_problem_document() {
-    let (_dir, node) = node().await;
-    let app = app(node);
+    let (_dir, agent) = agent().await;
+    let app = app(agent);
     let root = Peer::Unix { uid: Some(0) };
     for (method, path, status) in [
         ("PUT", "/v1/tenants", 405),
@@ -232,8 +225,8 @@ async fn what_the_router_refuses_by_itself_is_a_problem_document() {
 
 #[tokio::test]
 async fn the_agent_describes_what_it_serves() {
-    let (_dir, node) = node().await;
-    let (status, body) = ask(&app(node), "GET", "/openapi.json", &bob()).await;
+    let (_dir, agent) = agent().await;
+    let (status, body) = ask(&app(agent), "GET", "/openapi.json", &bob()).await;
     let shown: Value = serde_json::from_str(&body).expect("JSON");
     assert_eq!((status, &shown["openapi"]), (200, &json!("3.1.0")));
     assert!(shown["paths"]["/v1/agent"]["get"].is_object());
@@ -262,8 +255,8 @@ fn tenant_body(name: &str) -> String {
 /// Whatever makes something looks at the key before it looks at anything else.
 #[tokio::test]
 async fn every_create_of_the_table_honours_its_key() {
-    let (_dir, node) = node().await;
-    let app = app(node.clone());
+    let (_dir, agent) = agent().await;
+    let app = app(agent.clone());
     let body = r#"{"lease_s": 60}"#;
     let routes = ROUTES.iter().filter(|r| r.once && r.is_of(Server::Agent));
     let mut walked = 0;
@@ -277,7 +270,7 @@ async fn every_create_of_the_table_honours_its_key() {
             value: serde_json::to_vec(&kept).expect("JSON"),
             expect: mvm_store::Expect::Any,
         };
-        node.records.store().commit(vec![write]).await.expect("written");
+        agent.base.records.store().commit(vec![write]).await.expect("written");
         let request = Request::builder().method(route.method).uri(&path);
         let request = request.header("content-type", "application/json");
         let request = request.header("idempotency-key", "k1").body(Body::from(body));
@@ -294,8 +287,8 @@ async fn every_create_of_the_table_honours_its_key() {
 
 #[tokio::test]
 async fn a_create_with_a_key_happens_once() {
-    let (_dir, node) = node().await;
-    let app = app(node.clone());
+    let (_dir, agent) = agent().await;
+    let app = app(agent.clone());
     let kept = |key: &str, agent: u64, answer: Option<&str>| mvm_store::Write::Put {
         key: format!(
             "idempotency/{}",
@@ -311,9 +304,9 @@ async fn a_create_with_a_key_happens_once() {
     let writes = vec![
         kept("made", 1, Some(r#"{"tenant_id":"new"}"#)),
         kept("dead", 1, None),
-        kept("busy", node.started_at, None),
+        kept("busy", agent.process.started_at, None),
     ];
-    node.records.store().commit(writes).await.expect("written");
+    agent.base.records.store().commit(writes).await.expect("written");
     for (name, key, status, code) in [
         ("new", "dead", 409, "idempotency_outcome_unknown"),
         ("new", "busy", 409, "idempotency_key_in_use"),
@@ -330,16 +323,16 @@ async fn a_create_with_a_key_happens_once() {
         let (status, body) = make(&app, name, "free").await;
         assert!(status == 409 && !body["code"].to_string().contains("idempotency"), "{body}");
     }
-    assert_eq!(node.records.store().list("idempotency/").await.expect("listed").len(), 3);
+    assert_eq!(agent.base.records.store().list("idempotency/").await.expect("listed").len(), 3);
 }
 
 /// Whoever asked it to end gets an answer first, however long the log of who did it takes.
 #[tokio::test]
 async fn the_agent_ends_when_its_answer_is_written() {
-    let (_dir, node) = node().await;
-    let stopping = node.stop.notified();
+    let (_dir, agent) = agent().await;
+    let stopping = agent.process.stop.notified();
     tokio::pin!(stopping);
-    let response = stop(State(node.clone())).await;
+    let response = stop(State(agent.clone())).await;
     assert!(futures::poll!(stopping.as_mut()).is_pending(), "nobody has the answer yet");
     let body = response.into_body().collect().await.expect("a body").to_bytes();
     assert_eq!(&body[..], b"{}");

@@ -26,6 +26,8 @@ const FILE_BYTES: u64 = 16 << 20;
 const SET_ASIDE: u64 = 256 << 10;
 /// Divides the name of a tenant that is gone from the time of its end. In no tenant's name.
 const GONE: char = '@';
+/// The extension of what is to take the place of a file.
+const REST: &str = "rest";
 
 /// All audit logs of the node.
 pub struct Logs {
@@ -173,7 +175,7 @@ fn files_in(dir: &Path) -> Vec<PathBuf> {
 fn remove_rests(dir: &Path) -> Result<()> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
     let paths = entries.flatten().map(|entry| entry.path());
-    let mut rests = paths.filter(|path| path.extension().is_some_and(|e| e == prune::REST));
+    let mut rests = paths.filter(|path| path.extension().is_some_and(|e| e == REST));
     rests.try_for_each(|path| crate::state_dir::remove_file(&path))
 }
 

@@ -2,7 +2,7 @@
 
 use super::host::Host;
 use super::queue;
-use crate::node::Node;
+use crate::agent::Agent;
 use crate::records::World;
 use futures::FutureExt;
 use mvm_hypervisor::Hypervisor;
@@ -19,14 +19,15 @@ const LOOKS: u32 = 50;
 ///
 /// A machine may end while it is looked, by a call of the background's: what changes meanwhile is
 /// looked at again.
-pub async fn faults(node: &Arc<Node>, host: &Host) -> Vec<String> {
+pub async fn faults(agent: &Arc<Agent>, host: &Host) -> Vec<String> {
     for _ in 0..LOOKS {
-        let world = node.records.read(World::clone);
-        let faults = faults_of(node, world.clone(), host).await;
-        let moves = node
+        let world = agent.base.records.read(World::clone);
+        let faults = faults_of(agent, world.clone(), host).await;
+        let moves = agent
+            .base
             .records
             .read(|now| (&now.instances, &now.pools) != (&world.instances, &world.pools));
-        let moves = moves || world.instances.values().any(|i| has_died(node, i));
+        let moves = moves || world.instances.values().any(|i| has_died(agent, i));
         if faults.is_empty() || !moves {
             return faults;
         }
@@ -36,28 +37,28 @@ pub async fn faults(node: &Arc<Node>, host: &Host) -> Vec<String> {
 }
 
 /// Whether the process of an instance's machine has ended, and nobody has begun to record that.
-pub fn has_died(node: &Node, instance: &Instance) -> bool {
-    let slot = node.slots.of(instance.id);
+pub fn has_died(agent: &Agent, instance: &Instance) -> bool {
+    let slot = agent.base.slots.of(instance.id);
     let up = matches!(instance.state, State::Running | State::Warm);
     up && slot.gate.try_lock().is_ok_and(|live| {
         live.machine.as_ref().is_none_or(|machine| machine.exited().now_or_never().is_some())
     })
 }
 
-async fn faults_of(node: &Arc<Node>, world: World, host: &Host) -> Vec<String> {
+async fn faults_of(agent: &Arc<Agent>, world: World, host: &Host) -> Vec<String> {
     let mut faults = Vec::new();
-    records(node, &world, &mut faults).await;
-    machines(node, &world, host, &mut faults).await;
-    links(node, &world, &mut faults).await;
-    files(node, &world, &mut faults);
-    events(node, &world, &mut faults).await;
-    faults.extend(queue::faults(node, &world));
+    records(agent, &world, &mut faults).await;
+    machines(agent, &world, host, &mut faults).await;
+    links(agent, &world, &mut faults).await;
+    files(agent, &world, &mut faults);
+    events(agent, &world, &mut faults).await;
+    faults.extend(queue::faults(agent, &world));
     faults
 }
 
 /// In memory as on disk, whole, and within the quotas.
-async fn records(node: &Node, world: &World, faults: &mut Vec<String>) {
-    let kept = World::load(node.records.store().as_ref()).await.expect("records");
+async fn records(agent: &Agent, world: &World, faults: &mut Vec<String>) {
+    let kept = World::load(agent.base.records.store().as_ref()).await.expect("records");
     if kept.instances != world.instances || kept.pools != world.pools {
         faults.push("the records in memory are not those on disk".to_owned());
     }
@@ -93,8 +94,8 @@ async fn records(node: &Node, world: &World, faults: &mut Vec<String>) {
 }
 
 /// Every record of a live machine has one, in that state and in its slot, and there is no other.
-async fn machines(node: &Node, world: &World, host: &Host, faults: &mut Vec<String>) {
-    let root = &node.parts.root;
+async fn machines(agent: &Agent, world: &World, host: &Host, faults: &mut Vec<String>) {
+    let root = &agent.base.state_dir;
     let sim = host.machines();
     let mut found: BTreeMap<String, usize> = BTreeMap::new();
     for process in sim.find(&root.marker_prefix()).expect("machines") {
@@ -102,9 +103,9 @@ async fn machines(node: &Node, world: &World, host: &Host, faults: &mut Vec<Stri
     }
     for instance in world.instances.values() {
         let marker = root.marker(instance.id);
-        let slot = node.slots.of(instance.id);
+        let slot = agent.base.slots.of(instance.id);
         let live = slot.gate.lock().await;
-        if live.lingers() && !node.lingering.watches(instance.id) {
+        if live.lingers() && !agent.lifecycle.lingering.watches(instance.id) {
             faults.push(format!("{}: its process lingers for ever", instance.id));
         }
         let lingers = live.lingers() && instance.state == State::Sleeping;
@@ -127,16 +128,16 @@ async fn machines(node: &Node, world: &World, host: &Host, faults: &mut Vec<Stri
 }
 
 /// A bridge for every tenant, a tap for every live machine, and none for what is not recorded.
-async fn links(node: &Node, world: &World, faults: &mut Vec<String>) {
-    let links = node.links.network().list().await.expect("links");
+async fn links(agent: &Agent, world: &World, faults: &mut Vec<String>) {
+    let links = agent.supplies.links.network().list().await.expect("links");
     let mut names: BTreeSet<String> = links.into_iter().map(|link| link.name).collect();
     for tenant in world.tenants.values() {
-        if !names.remove(&node.links.bridge_name(tenant)) {
+        if !names.remove(&agent.supplies.links.bridge_name(tenant)) {
             faults.push(format!("tenant {} has no bridge", tenant.name));
         }
     }
     for instance in world.instances.values() {
-        let has = names.remove(&node.links.tap_name(instance));
+        let has = names.remove(&agent.supplies.links.tap_name(instance));
         if !has && instance.state.has_process() {
             faults.push(format!("{} is {} without a tap", instance.id, instance.state));
         }
@@ -151,8 +152,8 @@ pub fn names(dir: &Path) -> BTreeSet<String> {
 }
 
 /// Directories, disks, memory, snapshots and templates: those that the records speak of.
-fn files(node: &Node, world: &World, faults: &mut Vec<String>) {
-    let root = &node.parts.root;
+fn files(agent: &Agent, world: &World, faults: &mut Vec<String>) {
+    let root = &agent.base.state_dir;
     let mut dirs = names(&root.instances());
     for instance in world.instances.values() {
         let known = dirs.remove(&instance.id.to_string());
@@ -173,7 +174,7 @@ fn files(node: &Node, world: &World, faults: &mut Vec<String>) {
             faults.push(format!("tenant {tenant} has {have:?}"));
         }
     }
-    templates(node, world, faults);
+    templates(agent, world, faults);
 }
 
 fn files_of(instance: &Instance, known: bool, have: &BTreeSet<String>) -> Option<&'static str> {
@@ -205,8 +206,8 @@ fn files_of(instance: &Instance, known: bool, have: &BTreeSet<String>) -> Option
 }
 
 /// Whole ones only: those that pools and clones need.
-fn templates(node: &Node, world: &World, faults: &mut Vec<String>) {
-    let dir = node.parts.root.templates();
+fn templates(agent: &Agent, world: &World, faults: &mut Vec<String>) {
+    let dir = agent.base.state_dir.templates();
     let have = names(&dir);
     for name in &have {
         let mut files = names(&dir.join(name));
@@ -221,7 +222,7 @@ fn templates(node: &Node, world: &World, faults: &mut Vec<String>) {
     if !needed.is_subset(&have) {
         faults.push(format!("templates {have:?}, needed {needed:?}"));
     }
-    let of_pools = world.pools.values().filter_map(|pool| node.templates.of_pool(pool));
+    let of_pools = world.pools.values().filter_map(|pool| agent.supplies.templates.of_pool(pool));
     let known: BTreeSet<String> = of_pools.map(|template| template.key).chain(needed).collect();
     let dormant = world.instances.values().any(|i| i.dormant);
     if !dormant && !have.is_subset(&known) {
@@ -230,8 +231,8 @@ fn templates(node: &Node, world: &World, faults: &mut Vec<String>) {
 }
 
 /// Numbered without a gap, and each instance's tell one story, which ends where its record is.
-async fn events(node: &Node, world: &World, faults: &mut Vec<String>) {
-    let events: Vec<Event> = node.records.events_after(0).await.expect("events");
+async fn events(agent: &Agent, world: &World, faults: &mut Vec<String>) {
+    let events: Vec<Event> = agent.base.records.events_after(0).await.expect("events");
     let mut states: BTreeMap<String, State> = BTreeMap::new();
     for (event, id) in events.iter().zip(1..) {
         let instance = event.instance.to_string();

@@ -1,12 +1,12 @@
 //! A host whose agent can be killed: what stays is its disk, its records, its machines and links.
 
+use crate::agent::{Agent, AgentParts, AgentSettings};
 use crate::instances::watch_guests;
-use crate::node::{Node, Parts};
 use crate::problem::OrProblem;
 use crate::simulated::SimulatedGuest;
 use crate::stages::Stages;
 use crate::state_dir::StateDir;
-use crate::{Result, desired, jobs, reconcile, recovery};
+use crate::{Result, desired, jobs};
 use async_trait::async_trait;
 use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::sim::{Call, Effect, FaultPlan, Guest, Latencies, Moment, SimHypervisor};
@@ -152,7 +152,7 @@ impl Host {
 
     /// The life of one agent: it starts, recovers, serves, and is killed when `work` is done or the
     /// trap springs, whichever is first. `None` if the trap was first.
-    pub fn agent<T>(&self, work: impl AsyncFnOnce(Arc<Node>) -> T) -> Option<T> {
+    pub fn agent<T>(&self, work: impl AsyncFnOnce(Arc<Agent>) -> T) -> Option<T> {
         let machines = self.machines.borrow().successor();
         *self.machines.borrow_mut() = machines.clone();
         let alive = watch::Sender::new(true);
@@ -162,13 +162,13 @@ impl Host {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime");
         let life = async {
-            let node = self.open(machines.clone(), records.clone()).await.expect("a node");
-            recovery::run(&node).await.expect("recovery");
-            tokio::spawn(reconcile::run(node.clone()));
-            tokio::spawn(desired::run(node.desired.clone(), None));
-            tokio::spawn(jobs::dispatch(node.dispatcher.clone()));
-            tokio::spawn(watch_guests(node.guests.clone()));
-            work(node).await
+            let agent = self.open(machines.clone(), records.clone()).await.expect("a node");
+            agent.steering.startup.run().await.expect("recovery");
+            tokio::spawn(agent.steering.reconciler.clone().run());
+            tokio::spawn(desired::run(agent.steering.desired.clone(), None));
+            tokio::spawn(jobs::dispatch(agent.work.dispatcher.clone()));
+            tokio::spawn(watch_guests(agent.lifecycle.guests.clone()));
+            work(agent).await
         };
         let outcome = runtime.block_on(async {
             tokio::select! {
@@ -204,26 +204,20 @@ impl Host {
         cleared.expect("links to be removed");
     }
 
-    async fn open(&self, machines: SimHypervisor, records: Arc<Ledger>) -> Result<Arc<Node>> {
+    async fn open(&self, machines: SimHypervisor, records: Arc<Ledger>) -> Result<Arc<Agent>> {
         let root = StateDir::open(self.dir.path())?;
         let images = ImageStore::open(root.path(), GuestBinary::new(b"")).or_problem()?;
         let network = Network::open(root.short_id()).await.or_problem()?;
-        Node::open(Parts {
-            node_id: Some("node".parse()?),
-            netns: None,
+        let pressure = self.dir.path().join("pressure");
+        Agent::open(AgentParts {
+            state_dir: root,
             store: records,
             hypervisor: Arc::new(machines),
-            accelerator_reason: String::new(),
-            keeper: None,
-            image_rate: None,
-            disk_reserve_mib: None,
-            no_space_timeout: Duration::from_secs(600),
-            offer: Default::default(),
-            stages: Stages::default(),
-            pressure: self.dir.path().join("pressure"),
             network: Arc::new(network),
             images,
-            root,
+            keeper: None,
+            stages: Stages::default(),
+            settings: AgentSettings::of_tests(Some("node".parse()?), pressure),
         })
         .await
     }

@@ -13,6 +13,7 @@ pub mod checks;
 pub mod host;
 pub mod operations;
 pub mod queue;
+mod records;
 mod renewals;
 pub mod runs;
 mod silence;

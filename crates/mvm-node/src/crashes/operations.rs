@@ -2,9 +2,9 @@
 
 use super::host::IMAGES;
 use super::runs::{MARK, write};
+use crate::agent::Agent;
 use crate::lease_request::LeaseRequest;
 use crate::leases::leased;
-use crate::node::Node;
 use crate::{Result, now};
 use futures::future::{FutureExt, LocalBoxFuture};
 use mvm_api::fleet::{Leader, NodeClaim};
@@ -19,7 +19,7 @@ use mvm_model::{
 use std::sync::Arc;
 
 /// Part of an operation.
-pub type Step = Box<dyn Fn(Arc<Node>) -> LocalBoxFuture<'static, Result<()>>>;
+pub type Step = Box<dyn Fn(Arc<Agent>) -> LocalBoxFuture<'static, Result<()>>>;
 
 /// One operation.
 pub struct Operation {
@@ -40,9 +40,9 @@ pub struct Operation {
 }
 
 pub fn step<F: Future<Output = Result<()>> + 'static>(
-    work: impl Fn(Arc<Node>) -> F + 'static,
+    work: impl Fn(Arc<Agent>) -> F + 'static,
 ) -> Step {
-    Box::new(move |node| work(node).boxed_local())
+    Box::new(move |agent| work(agent).boxed_local())
 }
 
 /// All of them.
@@ -95,12 +95,12 @@ fn transitions() -> Vec<Operation> {
     all.extend(ways.map(|(from, to)| transition(from, to, false)));
     all.push(Operation {
         name: "the end of lingering".to_owned(),
-        prepare: step(move |node| async move {
-            pool(&node, Recycle::Reset, None).await?;
-            instance(&node, Sleeping).await
+        prepare: step(move |agent| async move {
+            pool(&agent, Recycle::Reset, None).await?;
+            instance(&agent, Sleeping).await
         }),
-        act: step(|node| async move { linger_no_more(&node).await }),
-        again: Some(step(|node| async move { bring(&node, Running).await })),
+        act: step(|agent| async move { linger_no_more(&agent).await }),
+        again: Some(step(|agent| async move { bring(&agent, Running).await })),
         ..transition(Sleeping, Sleeping, true)
     });
     all
@@ -110,15 +110,15 @@ fn transition(from: State, to: State, lingers: bool) -> Operation {
     use State::{Created, Destroyed, Failed, Stopped};
     Operation {
         name: format!("{from} to {to}{}", if lingers { "" } else { ", lingering never" }),
-        prepare: step(move |node| async move {
-            pool(&node, Recycle::Reset, None).await?;
+        prepare: step(move |agent| async move {
+            pool(&agent, Recycle::Reset, None).await?;
             if !lingers {
-                linger_no_more(&node).await?;
+                linger_no_more(&agent).await?;
             }
-            instance(&node, from).await
+            instance(&agent, from).await
         }),
-        act: step(move |node| async move { bring(&node, to).await }),
-        again: Some(step(move |node| async move { bring(&node, to).await })),
+        act: step(move |agent| async move { bring(&agent, to).await }),
+        again: Some(step(move |agent| async move { bring(&agent, to).await })),
         may_go: if to == Destroyed { |_| true } else { |_| false },
         makes: 0,
         marked: to != Stopped && !matches!(from, Created | Stopped | Failed),
@@ -131,12 +131,12 @@ fn clones() -> Vec<Operation> {
     let mut all = vec![
         Operation {
             name: "create".to_owned(),
-            prepare: step(|node| async move { pool(&node, Recycle::Reset, None).await }),
-            act: step(
-                |node| async move { node.transitions.create(&runners(), None).await.map(drop) },
-            ),
-            again: Some(step(|node| async move {
-                node.transitions.create(&runners(), None).await.map(drop)
+            prepare: step(|agent| async move { pool(&agent, Recycle::Reset, None).await }),
+            act: step(|agent| async move {
+                agent.lifecycle.transitions.create(&runners(), None).await.map(drop)
+            }),
+            again: Some(step(|agent| async move {
+                agent.lifecycle.transitions.create(&runners(), None).await.map(drop)
             })),
             may_go: |_| false,
             makes: 1,
@@ -144,11 +144,13 @@ fn clones() -> Vec<Operation> {
         },
         Operation {
             name: "make a template".to_owned(),
-            prepare: step(|node| async move { pool(&node, Recycle::Reset, Some("true")).await }),
-            act: step(|node| async move { node.template_maker.ensure_of(&runners()).await }),
-            again: Some(step(
-                |node| async move { node.template_maker.ensure_of(&runners()).await },
-            )),
+            prepare: step(|agent| async move { pool(&agent, Recycle::Reset, Some("true")).await }),
+            act: step(
+                |agent| async move { agent.pools.template_maker.ensure_of(&runners()).await },
+            ),
+            again: Some(step(|agent| async move {
+                agent.pools.template_maker.ensure_of(&runners()).await
+            })),
             may_go: |_| false,
             makes: 0,
             marked: false,
@@ -167,33 +169,33 @@ fn clones() -> Vec<Operation> {
     ];
     all.extend(ways.into_iter().map(|(name, before, to)| Operation {
         name: name.to_owned(),
-        prepare: step(move |node| async move {
-            pool(&node, Recycle::Reset, None).await?;
-            node.template_maker.ensure_of(&runners()).await?;
-            let made = node.transitions.create(&runners(), None).await?;
+        prepare: step(move |agent| async move {
+            pool(&agent, Recycle::Reset, None).await?;
+            agent.pools.template_maker.ensure_of(&runners()).await?;
+            let made = agent.lifecycle.transitions.create(&runners(), None).await?;
             for state in before {
-                node.instances.bring(made.id, *state, &Mover::Agent).await?;
+                agent.lifecycle.instances.bring(made.id, *state, &Mover::Agent).await?;
                 if *state == Running {
-                    write(&node, made.id, MARK, "mine").await?;
+                    write(&agent, made.id, MARK, "mine").await?;
                 }
             }
             Ok(())
         }),
-        act: step(move |node| async move { bring(&node, to).await }),
-        again: Some(step(move |node| async move { bring(&node, to).await })),
+        act: step(move |agent| async move { bring(&agent, to).await }),
+        again: Some(step(move |agent| async move { bring(&agent, to).await })),
         may_go: |_| false,
         makes: 0,
         marked: before.contains(&Running),
     }));
     all.push(Operation {
         name: "destroy a clone".to_owned(),
-        prepare: step(|node| async move {
-            pool(&node, Recycle::Reset, None).await?;
-            node.template_maker.ensure_of(&runners()).await?;
-            instance(&node, Running).await
+        prepare: step(|agent| async move {
+            pool(&agent, Recycle::Reset, None).await?;
+            agent.pools.template_maker.ensure_of(&runners()).await?;
+            instance(&agent, Running).await
         }),
-        act: step(|node| async move { bring(&node, State::Destroyed).await }),
-        again: Some(step(|node| async move { bring(&node, State::Destroyed).await })),
+        act: step(|agent| async move { bring(&agent, State::Destroyed).await }),
+        again: Some(step(|agent| async move { bring(&agent, State::Destroyed).await })),
         may_go: |i| i.state != Created,
         makes: 0,
         marked: false,
@@ -202,15 +204,15 @@ fn clones() -> Vec<Operation> {
 }
 
 /// A claim of a fleet that nobody renews, until it has ended by itself.
-async fn abandoned_claim(node: &Arc<Node>) -> Result<()> {
+async fn abandoned_claim(agent: &Arc<Agent>) -> Result<()> {
     let id = "l-0123456789abcdef";
     let leader = Leader { fleet_id: name("f"), epoch: 1 };
     let (pool, holder) = (runners(), "uid:0".to_owned());
-    node.fleet.claim(id, NodeClaim { leader, pool, holder, lease_s: None }).await?;
-    let mut changes = node.records.subscribe();
+    agent.steering.fleet.claim(id, NodeClaim { leader, pool, holder, lease_s: None }).await?;
+    let mut changes = agent.base.records.subscribe();
     crate::clock::advance(HOLD_MS);
-    node.leases.expire().await;
-    while node.records.read(|world| leased(world, id).is_ok()) {
+    agent.work.leases.expire().await;
+    while agent.base.records.read(|world| leased(world, id).is_ok()) {
         let _ = changes.changed().await;
     }
     Ok(())
@@ -223,12 +225,12 @@ fn claims() -> Vec<Operation> {
     let rules = [Recycle::Reset, Recycle::Sleep, Recycle::Keep];
     let of = |rule: Recycle, (from, counts): (&'static str, Counts)| Operation {
         name: format!("claim from {from}, {rule:?}"),
-        prepare: step(move |node| async move {
-            pool(&node, rule, None).await?;
-            scale(&node, counts).await
+        prepare: step(move |agent| async move {
+            pool(&agent, rule, None).await?;
+            scale(&agent, counts).await
         }),
-        act: step(|node| async move { claim(&node).await }),
-        again: Some(step(|node| async move { claim(&node).await })),
+        act: step(|agent| async move { claim(&agent).await }),
+        again: Some(step(|agent| async move { claim(&agent).await })),
         may_go: |_| true,
         makes: 0,
         marked: false,
@@ -237,46 +239,46 @@ fn claims() -> Vec<Operation> {
         rules.into_iter().flat_map(|rule| spares.map(|spare| of(rule, spare))).collect();
     all.push(Operation {
         name: "claim from a damaged template".to_owned(),
-        prepare: step(|node| async move {
-            pool(&node, Recycle::Reset, None).await?;
-            node.template_maker.ensure_of(&runners()).await?;
-            damage_template(&node).await;
+        prepare: step(|agent| async move {
+            pool(&agent, Recycle::Reset, None).await?;
+            agent.pools.template_maker.ensure_of(&runners()).await?;
+            damage_template(&agent).await;
             Ok(())
         }),
-        act: step(|node| async move { claim(&node).await }),
-        again: Some(step(|node| async move { claim(&node).await })),
+        act: step(|agent| async move { claim(&agent).await }),
+        again: Some(step(|agent| async move { claim(&agent).await })),
         may_go: |_| true,
         makes: 0,
         marked: false,
     });
     all.push(Operation {
         name: "a fleet's claim whose holder goes".to_owned(),
-        prepare: step(|node| async move {
-            pool(&node, Recycle::Reset, None).await?;
-            scale(&node, counts(0, 1, 0)).await
+        prepare: step(|agent| async move {
+            pool(&agent, Recycle::Reset, None).await?;
+            scale(&agent, counts(0, 1, 0)).await
         }),
-        act: step(|node| async move { abandoned_claim(&node).await }),
-        again: Some(step(|node| async move { abandoned_claim(&node).await })),
+        act: step(|agent| async move { abandoned_claim(&agent).await }),
+        again: Some(step(|agent| async move { abandoned_claim(&agent).await })),
         may_go: |_| true,
         makes: 0,
         marked: false,
     });
     all.push(Operation {
         name: "wake and put aside".to_owned(),
-        prepare: step(|node| async move {
-            pool(&node, Recycle::Sleep, None).await?;
-            instance(&node, State::Sleeping).await
+        prepare: step(|agent| async move {
+            pool(&agent, Recycle::Sleep, None).await?;
+            instance(&agent, State::Sleeping).await
         }),
-        act: step(|node| async move {
-            let instance = only(&node).await?;
+        act: step(|agent| async move {
+            let instance = only(&agent).await?;
             let reference = instance.reference();
-            node.leases.take(&reference, &wish(Purpose::Manual)).await?;
+            agent.work.leases.take(&reference, &wish(Purpose::Manual)).await?;
             let by = Mover::Holder("uid:0".to_owned());
-            node.instances.bring(instance.id, State::Sleeping, &by).await?;
-            assert!(only(&node).await?.lease.is_none());
+            agent.lifecycle.instances.bring(instance.id, State::Sleeping, &by).await?;
+            assert!(only(&agent).await?.lease.is_none());
             Ok(())
         }),
-        again: Some(step(|node| async move { bring(&node, State::Running).await })),
+        again: Some(step(|agent| async move { bring(&agent, State::Running).await })),
         may_go: |_| false,
         makes: 0,
         marked: true,
@@ -294,13 +296,13 @@ fn pools() -> Vec<Operation> {
     ];
     let of = |(name, from, to): (&str, Counts, Counts)| Operation {
         name: name.to_owned(),
-        prepare: step(move |node| async move {
-            pool(&node, Recycle::Reset, None).await?;
-            node.template_maker.ensure_of(&runners()).await?;
-            scale(&node, from).await
+        prepare: step(move |agent| async move {
+            pool(&agent, Recycle::Reset, None).await?;
+            agent.pools.template_maker.ensure_of(&runners()).await?;
+            scale(&agent, from).await
         }),
-        act: step(move |node| async move { scale(&node, to).await }),
-        again: Some(step(move |node| async move { scale(&node, to).await })),
+        act: step(move |agent| async move { scale(&agent, to).await }),
+        again: Some(step(move |agent| async move { scale(&agent, to).await })),
         may_go: |_| true,
         makes: 0,
         marked: false,
@@ -308,13 +310,13 @@ fn pools() -> Vec<Operation> {
     let mut all: Vec<Operation> = ways.into_iter().map(of).collect();
     all.push(Operation {
         name: "a new revision".to_owned(),
-        prepare: step(|node| async move {
-            pool(&node, Recycle::Reset, None).await?;
-            scale(&node, counts(0, 1, 1)).await
+        prepare: step(|agent| async move {
+            pool(&agent, Recycle::Reset, None).await?;
+            scale(&agent, counts(0, 1, 1)).await
         }),
-        act: step(|node| async move { build(&node, &runners(), IMAGES[1]).await }),
-        again: Some(step(|node| async move {
-            node.catalog.rollback(&runners(), Some(1)).await.map(drop)
+        act: step(|agent| async move { build(&agent, &runners(), IMAGES[1]).await }),
+        again: Some(step(|agent| async move {
+            agent.pools.catalog.rollback(&runners(), Some(1)).await.map(drop)
         })),
         may_go: |_| true,
         makes: 0,
@@ -322,12 +324,14 @@ fn pools() -> Vec<Operation> {
     });
     all.push(Operation {
         name: "destroy a pool".to_owned(),
-        prepare: step(|node| async move {
-            pool(&node, Recycle::Reset, None).await?;
-            scale(&node, counts(1, 1, 1)).await
+        prepare: step(|agent| async move {
+            pool(&agent, Recycle::Reset, None).await?;
+            scale(&agent, counts(1, 1, 1)).await
         }),
-        act: step(|node| async move { node.removal.destroy_pool(&runners()).await }),
-        again: Some(step(|node| async move { gone(node.removal.destroy_pool(&runners()).await) })),
+        act: step(|agent| async move { agent.pools.removal.destroy_pool(&runners()).await }),
+        again: Some(step(|agent| async move {
+            gone(agent.pools.removal.destroy_pool(&runners()).await)
+        })),
         may_go: |_| true,
         makes: 0,
         marked: false,
@@ -341,37 +345,39 @@ fn documents() -> Vec<Operation> {
         Operation {
             name: "create a tenant".to_owned(),
             prepare: step(|_| async { Ok(()) }),
-            act: step(|node| async move { tenant(&node, "ci", 20).await }),
-            again: Some(step(|node| async move { tenant(&node, "ci", 20).await })),
+            act: step(|agent| async move { tenant(&agent, "ci", 20).await }),
+            again: Some(step(|agent| async move { tenant(&agent, "ci", 20).await })),
             may_go: |_| false,
             makes: 0,
             marked: false,
         },
         Operation {
             name: "destroy a tenant".to_owned(),
-            prepare: step(|node| async move {
-                tenant(&node, "ci", 20).await?;
-                tenant(&node, "other", 21).await
+            prepare: step(|agent| async move {
+                tenant(&agent, "ci", 20).await?;
+                tenant(&agent, "other", 21).await
             }),
-            act: step(|node| async move { node.tenants.destroy(&name("ci")).await }),
-            again: Some(step(|node| async move { gone(node.tenants.destroy(&name("ci")).await) })),
+            act: step(|agent| async move { agent.pools.tenants.destroy(&name("ci")).await }),
+            again: Some(step(|agent| async move {
+                gone(agent.pools.tenants.destroy(&name("ci")).await)
+            })),
             may_go: |_| false,
             makes: 0,
             marked: false,
         },
         Operation {
             name: "reconcile to a document, with prune".to_owned(),
-            prepare: step(|node| async move {
-                pool(&node, Recycle::Reset, None).await?;
-                scale(&node, counts(0, 1, 0)).await?;
-                tenant(&node, "old", 21).await?;
+            prepare: step(|agent| async move {
+                pool(&agent, Recycle::Reset, None).await?;
+                scale(&agent, counts(0, 1, 0)).await?;
+                tenant(&agent, "old", 21).await?;
                 let old: PoolRef = "old/pool".parse()?;
-                pool_in(&node, &old, Recycle::Reset, None).await?;
+                pool_in(&agent, &old, Recycle::Reset, None).await?;
                 let counts = ScalePool { warm: Some(1), ..ScalePool::default() };
-                node.catalog.scale(&old, counts).await
+                agent.pools.catalog.scale(&old, counts).await
             }),
-            act: step(|node| async move { apply(&node).await }),
-            again: Some(step(|node| async move { apply(&node).await })),
+            act: step(|agent| async move { apply(&agent).await }),
+            again: Some(step(|agent| async move { apply(&agent).await })),
             may_go: |_| true,
             makes: 0,
             marked: false,
@@ -401,28 +407,28 @@ fn network(net: u16) -> TenantNetwork {
     TenantNetwork { tenant_net_id: net, ipv4_subnet: subnet, allow_public_subnet: false }
 }
 
-pub async fn tenant(node: &Arc<Node>, tenant: &str, net: u16) -> Result<()> {
+pub async fn tenant(agent: &Arc<Agent>, tenant: &str, net: u16) -> Result<()> {
     let (name, quotas) = (name(tenant), Quotas::default());
-    node.tenants.create(CreateTenant { name, network: network(net), quotas }).await
+    agent.pools.tenants.create(CreateTenant { name, network: network(net), quotas }).await
 }
 
 /// Tenant `ci` with pool `runners`, built.
-pub async fn pool(node: &Arc<Node>, recycle: Recycle, prewarm: Option<&str>) -> Result<()> {
-    tenant(node, "ci", 20).await?;
-    pool_in(node, &runners(), recycle, prewarm).await
+pub async fn pool(agent: &Arc<Agent>, recycle: Recycle, prewarm: Option<&str>) -> Result<()> {
+    tenant(agent, "ci", 20).await?;
+    pool_in(agent, &runners(), recycle, prewarm).await
 }
 
 pub async fn pool_in(
-    node: &Arc<Node>,
+    agent: &Arc<Agent>,
     reference: &PoolRef,
     recycle: Recycle,
     prewarm: Option<&str>,
 ) -> Result<()> {
-    pool_in_with(node, reference, recycle, prewarm, Vec::new()).await
+    pool_in_with(agent, reference, recycle, prewarm, Vec::new()).await
 }
 
 pub async fn pool_in_with(
-    node: &Arc<Node>,
+    agent: &Arc<Agent>,
     reference: &PoolRef,
     recycle: Recycle,
     prewarm: Option<&str>,
@@ -441,20 +447,22 @@ pub async fn pool_in_with(
         override_inputs: Default::default(),
         kernel: None,
     };
-    node.catalog.create(&reference.tenant, wanted).await?;
-    build(node, reference, IMAGES[0]).await
+    agent.pools.catalog.create(&reference.tenant, wanted).await?;
+    build(agent, reference, IMAGES[0]).await
 }
 
 /// From now on a process ends when its machine sleeps.
-pub async fn linger_no_more(node: &Arc<Node>) -> Result<()> {
+pub async fn linger_no_more(agent: &Arc<Agent>) -> Result<()> {
     let runtime_policy = PolicyPatch { linger_s: Some(0), ..PolicyPatch::default() };
     let patch = UpdatePool { runtime_policy, ..UpdatePool::default() };
-    node.catalog.update(&runners(), patch).await
+    agent.pools.catalog.update(&runners(), patch).await
 }
 
 /// What `pool build` records once the image is there.
-pub async fn build(node: &Arc<Node>, reference: &PoolRef, digest: &str) -> Result<()> {
-    node.records
+pub async fn build(agent: &Arc<Agent>, reference: &PoolRef, digest: &str) -> Result<()> {
+    agent
+        .base
+        .records
         .change(|world, changes| {
             let mut pool = world.pool(reference)?.clone();
             pool.record_build(digest, now());
@@ -464,39 +472,39 @@ pub async fn build(node: &Arc<Node>, reference: &PoolRef, digest: &str) -> Resul
         .await
 }
 
-pub async fn scale(node: &Arc<Node>, counts: Counts) -> Result<()> {
-    node.catalog.scale(&runners(), counts.into()).await
+pub async fn scale(agent: &Arc<Agent>, counts: Counts) -> Result<()> {
+    agent.pools.catalog.scale(&runners(), counts.into()).await
 }
 
 /// An instance in this state, with a mark in its memory where it has one.
-pub async fn instance(node: &Arc<Node>, state: State) -> Result<()> {
-    let made = node.transitions.create(&runners(), None).await?;
+pub async fn instance(agent: &Arc<Agent>, state: State) -> Result<()> {
+    let made = agent.lifecycle.transitions.create(&runners(), None).await?;
     if state == State::Created {
         return Ok(());
     }
-    node.instances.bring(made.id, State::Running, &Mover::Agent).await?;
-    write(node, made.id, MARK, "mine").await?;
+    agent.lifecycle.instances.bring(made.id, State::Running, &Mover::Agent).await?;
+    write(agent, made.id, MARK, "mine").await?;
     if state == State::Failed {
-        let slot = node.slots.of(made.id);
+        let slot = agent.base.slots.of(made.id);
         slot.gate.lock().await.kill().await?;
-        return node.transitions.set_failed(made.id, "a test says so").await;
+        return agent.lifecycle.transitions.set_failed(made.id, "a test says so").await;
     }
-    node.instances.bring(made.id, state, &Mover::Agent).await.map(drop)
+    agent.lifecycle.instances.bring(made.id, state, &Mover::Agent).await.map(drop)
 }
 
-pub async fn only(node: &Arc<Node>) -> Result<Instance> {
-    let found = node.records.read(|world| world.instances.values().next().cloned());
+pub async fn only(agent: &Arc<Agent>) -> Result<Instance> {
+    let found = agent.base.records.read(|world| world.instances.values().next().cloned());
     found.ok_or_else(|| crate::problem::not_found("instance", "none is left"))
 }
 
 /// Brings the only instance there is to a state; one that is gone stays so.
-async fn bring(node: &Arc<Node>, to: State) -> Result<()> {
-    let Ok(instance) = only(node).await else { return Ok(()) };
+async fn bring(agent: &Arc<Agent>, to: State) -> Result<()> {
+    let Ok(instance) = only(agent).await else { return Ok(()) };
     if instance.state == State::Failed && !matches!(to, State::Destroyed | State::Running) {
-        node.instances.bring(instance.id, State::Running, &Mover::Force).await?;
+        agent.lifecycle.instances.bring(instance.id, State::Running, &Mover::Force).await?;
     }
-    node.instances.bring(instance.id, to, &Mover::Force).await?;
-    let now = node.records.read(|world| world.instances.get(&instance.id).map(|i| i.state));
+    agent.lifecycle.instances.bring(instance.id, to, &Mover::Force).await?;
+    let now = agent.base.records.read(|world| world.instances.get(&instance.id).map(|i| i.state));
     assert_eq!(now.unwrap_or(State::Destroyed), to);
     Ok(())
 }
@@ -510,23 +518,23 @@ pub fn wish(purpose: Purpose) -> LeaseRequest {
 }
 
 /// Takes an instance, works in it, and gives it back.
-pub async fn claim(node: &Arc<Node>) -> Result<()> {
-    let (instance, _) = node.leases.claim(&runners(), &wish(Purpose::Run)).await?;
+pub async fn claim(agent: &Arc<Agent>) -> Result<()> {
+    let (instance, _) = agent.work.leases.claim(&runners(), &wish(Purpose::Run)).await?;
     let id: InstanceId = instance.id;
-    write(node, id, "/work/result", "done").await?;
-    node.leases.end(id).await;
+    write(agent, id, "/work/result", "done").await?;
+    agent.work.leases.end(id).await;
     Ok(())
 }
 
 /// Cuts the snapshot of the pool's template off.
-pub async fn damage_template(node: &Arc<Node>) {
-    let pool = node.records.read(|world| world.pools[&runners()].clone());
-    let template = node.templates.of_pool(&pool).expect("a template");
+pub async fn damage_template(agent: &Arc<Agent>) {
+    let pool = agent.base.records.read(|world| world.pools[&runners()].clone());
+    let template = agent.supplies.templates.of_pool(&pool).expect("a template");
     std::fs::write(template.files.snapshot(), "").expect("written");
 }
 
 /// A document that changes a pool, adds a tenant and leaves another out.
-async fn apply(node: &Arc<Node>) -> Result<()> {
+async fn apply(agent: &Arc<Agent>) -> Result<()> {
     let pools = vec![DesiredPool {
         caches: Vec::new(),
         pool_id: name("runners"),
@@ -550,5 +558,5 @@ async fn apply(node: &Arc<Node>) -> Result<()> {
     };
     let tenants = vec![tenant("ci", 20, pools), tenant("new", 22, Vec::new())];
     let document = DesiredState { schema_version: SCHEMA_VERSION, node_id: name("node"), tenants };
-    node.desired.apply(document, true, false).await.map(drop)
+    agent.steering.desired.apply(document, true, false).await.map(drop)
 }

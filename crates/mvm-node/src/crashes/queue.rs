@@ -2,7 +2,7 @@
 
 use super::operations::{Operation, counts, pool, pool_in_with, runners, scale, step, tenant};
 use crate::Result;
-use crate::node::Node;
+use crate::agent::Agent;
 use crate::records::World;
 use axum::body::Bytes;
 use mvm_api::jobs::SubmitJob;
@@ -24,17 +24,17 @@ const SECRET: &str = "a secret of the job's";
 pub fn all() -> Vec<Operation> {
     let (warm, none) = (counts(0, 1, 0), counts(0, 0, 0));
     vec![
-        of("queued job, from warm", Recycle::Keep, warm, |node| submit(node, plain(), 1)),
-        of("queued job, from nothing", Recycle::Reset, none, |node| submit(node, plain(), 1)),
-        of("two queued jobs", Recycle::Sleep, warm, |node| submit(node, plain(), 2)),
-        of("a job that is tried again", Recycle::Reset, warm, |node| {
-            submit(node, JobSpec { retries: 1, ..spec(&format!("echo {RAN}; exit 3")) }, 1)
+        of("queued job, from warm", Recycle::Keep, warm, |agent| submit(agent, plain(), 1)),
+        of("queued job, from nothing", Recycle::Reset, none, |agent| submit(agent, plain(), 1)),
+        of("two queued jobs", Recycle::Sleep, warm, |agent| submit(agent, plain(), 2)),
+        of("a job that is tried again", Recycle::Reset, warm, |agent| {
+            submit(agent, JobSpec { retries: 1, ..spec(&format!("echo {RAN}; exit 3")) }, 1)
         }),
         of("a job with inputs and an artifact", Recycle::Reset, warm, with_files),
         of("a job that is canceled", Recycle::Reset, warm, canceled),
-        of("a job that is never submitted", Recycle::Reset, warm, |node| async move {
-            let made = node.jobs.create(&runners(), wanted(plain(), true), holder()).await?;
-            node.jobs.cancel(made.job_id, "a test says so").await.map(drop)
+        of("a job that is never submitted", Recycle::Reset, warm, |agent| async move {
+            let made = agent.work.jobs.create(&runners(), wanted(plain(), true), holder()).await?;
+            agent.work.jobs.cancel(made.job_id, "a test says so").await.map(drop)
         }),
         commit(),
     ]
@@ -44,13 +44,13 @@ fn of<F: Future<Output = Result<()>> + 'static>(
     name: &str,
     rule: Recycle,
     spares: Counts,
-    work: impl Fn(Arc<Node>) -> F + Copy + 'static,
+    work: impl Fn(Arc<Agent>) -> F + Copy + 'static,
 ) -> Operation {
     Operation {
         name: name.to_owned(),
-        prepare: step(move |node| async move {
-            pool(&node, rule, None).await?;
-            scale(&node, spares).await
+        prepare: step(move |agent| async move {
+            pool(&agent, rule, None).await?;
+            scale(&agent, spares).await
         }),
         act: step(work),
         again: Some(step(work)),
@@ -62,51 +62,51 @@ fn of<F: Future<Output = Result<()>> + 'static>(
 
 /// A job whose cache becomes its pool's.
 fn commit() -> Operation {
-    let work = |node| {
+    let work = |agent| {
         let cache_commit = vec!["build".parse().expect("a name")];
-        submit(node, JobSpec { cache_commit, ..plain() }, 1)
+        submit(agent, JobSpec { cache_commit, ..plain() }, 1)
     };
-    let prepare = |node: Arc<Node>| async move {
-        tenant(&node, "ci", 20).await?;
+    let prepare = |agent: Arc<Agent>| async move {
+        tenant(&agent, "ci", 20).await?;
         let cache = Cache { name: "build".parse()?, path: "/cache".to_owned(), size_mib: 16 };
-        pool_in_with(&node, &runners(), Recycle::Reset, None, vec![cache]).await?;
-        scale(&node, counts(0, 1, 0)).await
+        pool_in_with(&agent, &runners(), Recycle::Reset, None, vec![cache]).await?;
+        scale(&agent, counts(0, 1, 0)).await
     };
     let like = of("a job that commits a cache", Recycle::Reset, counts(0, 0, 0), work);
     Operation { prepare: step(prepare), ..like }
 }
 
 /// Submits so many jobs and waits for their ends.
-async fn submit(node: Arc<Node>, spec: JobSpec, count: usize) -> Result<()> {
+async fn submit(agent: Arc<Agent>, spec: JobSpec, count: usize) -> Result<()> {
     let mut ids = Vec::new();
     for _ in 0..count {
         let wanted = wanted(spec.clone(), false);
-        ids.push(node.jobs.create(&runners(), wanted, holder()).await?.job_id);
+        ids.push(agent.work.jobs.create(&runners(), wanted, holder()).await?.job_id);
     }
     for id in ids {
-        node.jobs.ended(id).await?;
+        agent.work.jobs.ended(id).await?;
     }
     Ok(())
 }
 
-async fn with_files(node: Arc<Node>) -> Result<()> {
+async fn with_files(agent: Arc<Agent>) -> Result<()> {
     let spec = spec(&format!("cat input; echo {RAN}"));
     let spec = JobSpec { artifacts: vec!["input".to_owned()], ..spec };
-    let id = node.jobs.create(&runners(), wanted(spec, true), holder()).await?.job_id;
+    let id = agent.work.jobs.create(&runners(), wanted(spec, true), holder()).await?.job_id;
     let body = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(inputs()))]);
-    node.jobs.take_inputs(id, body).await?;
-    node.jobs.queue(id, false).await?;
-    node.jobs.ended(id).await.map(drop)
+    agent.work.jobs.take_inputs(id, body).await?;
+    agent.work.jobs.queue(id, false).await?;
+    agent.work.jobs.ended(id).await.map(drop)
 }
 
-async fn canceled(node: Arc<Node>) -> Result<()> {
+async fn canceled(agent: Arc<Agent>) -> Result<()> {
     let spec = spec(&format!("echo {RAN}; sleep 1"));
-    let id = node.jobs.create(&runners(), wanted(spec, false), holder()).await?.job_id;
-    while node.records.read(|world| world.job(id).map(|job| job.state))? < JobState::Running {
+    let id = agent.work.jobs.create(&runners(), wanted(spec, false), holder()).await?.job_id;
+    while agent.base.records.read(|world| world.job(id).map(|job| job.state))? < JobState::Running {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    node.jobs.cancel(id, "a test says so").await?;
-    node.jobs.ended(id).await.map(drop)
+    agent.work.jobs.cancel(id, "a test says so").await?;
+    agent.work.jobs.ended(id).await.map(drop)
 }
 
 fn plain() -> JobSpec {
@@ -150,36 +150,36 @@ pub fn inputs() -> Vec<u8> {
 }
 
 /// A job that is not over, if there is one. Waits that only time ends are cut short.
-pub async fn unrest(node: &Node, world: &World) -> Option<String> {
+pub async fn unrest(agent: &Agent, world: &World) -> Option<String> {
     let job = world.jobs.values().find(|job| !job.state.has_ended())?;
     if job.state == JobState::Preparing {
         // Whoever submitted it is gone.
         crate::clock::advance(PREPARING_MS);
-        if let Err(problem) = node.jobs.tidy().await {
+        if let Err(problem) = agent.work.jobs.tidy().await {
             return Some(problem.to_string());
         }
     }
-    node.records.touch();
+    agent.base.records.touch();
     Some(format!("{job:?}"))
 }
 
 /// Each job has ended, was run once an attempt at most, and has its files and no others.
-pub fn faults(node: &Node, world: &World) -> Vec<String> {
+pub fn faults(agent: &Agent, world: &World) -> Vec<String> {
     let mut faults = Vec::new();
     let mut known: BTreeSet<String> = BTreeSet::new();
     for job in world.jobs.values() {
         known.insert(job.id.to_string());
-        faults.extend(of_job(node, job).into_iter().map(|fault| format!("{fault}: {job:?}")));
+        faults.extend(of_job(agent, job).into_iter().map(|fault| format!("{fault}: {job:?}")));
     }
-    let dirs = super::checks::names(&node.parts.root.jobs());
+    let dirs = super::checks::names(&agent.base.state_dir.jobs());
     faults.extend(dirs.difference(&known).map(|name| format!("directory of job {name}")));
     faults
 }
 
-fn of_job(node: &Node, job: &Job) -> Option<String> {
+fn of_job(agent: &Agent, job: &Job) -> Option<String> {
     let begun = job.attempts.iter().filter(|attempt| attempt.began_at.is_some()).count();
-    let ran = runs(node, job.id);
-    let have = super::checks::names(&node.jobs.files.dir(job.id));
+    let ran = runs(agent, job.id);
+    let have = super::checks::names(&agent.work.jobs.files.dir(job.id));
     let left = have.iter().find(|name| {
         name.ends_with(".new") || ["inputs.tar", "values.json"].contains(&name.as_str())
     });
@@ -197,7 +197,7 @@ fn of_job(node: &Node, job: &Job) -> Option<String> {
 }
 
 /// How often the command has run, as its log tells.
-fn runs(node: &Node, id: JobId) -> usize {
-    let log = std::fs::read(node.jobs.files.log(id)).unwrap_or_default();
+fn runs(agent: &Agent, id: JobId) -> usize {
+    let log = std::fs::read(agent.work.jobs.files.log(id)).unwrap_or_default();
     log.windows(RAN.len()).filter(|window| *window == RAN.as_bytes()).count()
 }

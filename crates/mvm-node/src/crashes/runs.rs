@@ -5,7 +5,7 @@ use super::host::{Course, Host, Strike};
 use super::operations::Operation;
 use super::queue;
 use crate::Result;
-use crate::node::Node;
+use crate::agent::Agent;
 use crate::records::World;
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::lease::Purpose;
@@ -38,31 +38,33 @@ fn on(host: &Host, operation: &Operation, strikes: [Option<Strike>; 2]) -> Outco
     // Outside of the agents' lives, which may end at any moment.
     let mut outcome: Option<Result<()>> = None;
     let mut courses = [Course::default(), Course::default()];
-    let checked = host.agent(async |node| {
-        (operation.prepare)(node.clone()).await.map_err(|problem| format!("prepare: {problem}"))?;
-        settle(&node).await?;
-        before = Some(node.records.read(World::clone));
+    let checked = host.agent(async |agent| {
+        (operation.prepare)(agent.clone())
+            .await
+            .map_err(|problem| format!("prepare: {problem}"))?;
+        settle(&agent).await?;
+        before = Some(agent.base.records.read(World::clone));
         host.arm(strikes[0]);
-        outcome = Some((operation.act)(node.clone()).await);
-        settle(&node).await?;
+        outcome = Some((operation.act)(agent.clone()).await);
+        settle(&agent).await?;
         courses[0] = host.course();
         host.arm(None);
-        let after = Aftermath { operation, strikes, node: &node, host };
+        let after = Aftermath { operation, strikes, agent: &agent, host };
         after.check(before.as_ref(), outcome.as_ref()).await
     });
     checked.unwrap_or(Ok(()))?;
     // One that was killed has a successor; one that was not ends at rest, and so has it.
     host.arm(strikes[1]);
-    let checked = host.agent(async |node| {
-        settle(&node).await?;
+    let checked = host.agent(async |agent| {
+        settle(&agent).await?;
         courses[1] = host.course();
         Ok::<_, String>(())
     });
     checked.unwrap_or(Ok(()))?;
     host.arm(None);
-    let last = host.agent(async |node| {
-        settle(&node).await?;
-        let after = Aftermath { operation, strikes, node: &node, host };
+    let last = host.agent(async |agent| {
+        settle(&agent).await?;
+        let after = Aftermath { operation, strikes, agent: &agent, host };
         after.check(before.as_ref(), outcome.as_ref()).await?;
         after.again().await
     });
@@ -71,38 +73,38 @@ fn on(host: &Host, operation: &Operation, strikes: [Option<Strike>; 2]) -> Outco
 }
 
 /// Waits until nothing is under way and nothing is left to do.
-pub async fn settle(node: &Arc<Node>) -> Outcome<()> {
+pub async fn settle(agent: &Arc<Agent>) -> Outcome<()> {
     let began = Instant::now();
     let mut calm = 0;
     while calm < 3 {
-        let busy = unrest(node).await;
+        let busy = unrest(agent).await;
         calm = if busy.is_none() { calm + 1 } else { 0 };
         if let Some(why) = busy.filter(|_| began.elapsed() > PATIENCE) {
             return Err(format!("it does not come to rest: {why}"));
         }
-        node.wake.notify();
-        node.desired.kick();
+        agent.base.wake.notify();
+        agent.steering.desired.kick();
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    node.templates.collect().await;
+    agent.supplies.templates.collect().await;
     Ok(())
 }
 
 /// What is under way or left to do. Waits for back-off are cut short.
-async fn unrest(node: &Arc<Node>) -> Option<String> {
-    let world = node.records.read(World::clone);
+async fn unrest(agent: &Arc<Agent>) -> Option<String> {
+    let world = agent.base.records.read(World::clone);
     if let Some(instance) = world.instances.values().find(|i| i.is_busy()) {
         return Some(format!("{instance:?}"));
     }
     if let Some(instance) =
-        world.instances.values().find(|instance| checks::has_died(node, instance))
+        world.instances.values().find(|instance| checks::has_died(agent, instance))
     {
         return Some(format!("its machine has ended, which is not recorded yet: {instance:?}"));
     }
-    if let Some(why) = queue::unrest(node, &world).await {
+    if let Some(why) = queue::unrest(agent, &world).await {
         return Some(why);
     }
-    let overstayed = node.lingering.overstayed().await;
+    let overstayed = agent.lifecycle.lingering.overstayed().await;
     if !overstayed.is_empty() {
         return Some(format!("their processes are to end: {overstayed:?}"));
     }
@@ -114,23 +116,23 @@ async fn unrest(node: &Arc<Node>) -> Option<String> {
         return Some(format!("{instance:?}"));
     }
     if let Some(in_force) = &world.desired {
-        node.desired.hurry();
+        agent.steering.desired.hurry();
         return Some(format!(
             "a document: {:?}",
-            node.desired.steps(&in_force.document, in_force.prune).await
+            agent.steering.desired.steps(&in_force.document, in_force.prune).await
         ));
     }
     for pool in world.pools.values() {
         let instances: Vec<_> = world.of_pool(&pool.reference).collect();
-        let failures = node.health.of(&pool.reference).failures;
+        let failures = agent.pools.health.of(&pool.reference).failures;
         if crate::now() < failures.retry_at() {
             crate::clock::advance(failures.retry_at() - crate::now());
         }
-        if node.templates.renewal_of(pool).is_some_and(|renewal| !renewal.done) {
+        if agent.supplies.templates.renewal_of(pool).is_some_and(|renewal| !renewal.done) {
             return Some(format!("the template of {} is to be made anew", pool.reference));
         }
         let mut actions = plan(pool, &instances, failures, 100, crate::now());
-        actions.extend(policy::act(pool, instances, |id| node.idle.since(id), crate::now()));
+        actions.extend(policy::act(pool, instances, |id| agent.work.idle.since(id), crate::now()));
         if !actions.is_empty() {
             return Some(format!("{actions:?}"));
         }
@@ -141,14 +143,14 @@ async fn unrest(node: &Arc<Node>) -> Option<String> {
 struct Aftermath<'a> {
     operation: &'a Operation,
     strikes: [Option<Strike>; 2],
-    node: &'a Arc<Node>,
+    agent: &'a Arc<Agent>,
     host: &'a Host,
 }
 
 impl Aftermath<'_> {
     async fn check(&self, before: Option<&World>, outcome: Option<&Result<()>>) -> Outcome<()> {
-        let mut faults = checks::faults(self.node, self.host).await;
-        let after = self.node.records.read(World::clone);
+        let mut faults = checks::faults(self.agent, self.host).await;
+        let after = self.agent.base.records.read(World::clone);
         if let (None, Some(Err(problem))) = (self.strikes[0], outcome) {
             faults.push(format!("it failed by itself: {problem}"));
         }
@@ -198,7 +200,7 @@ impl Aftermath<'_> {
     async fn guests(&self, world: &World) -> Vec<String> {
         let mut faults = Vec::new();
         for instance in world.instances.values().filter(|i| i.state == State::Running) {
-            match read(self.node, instance.id, MARK).await {
+            match read(self.agent, instance.id, MARK).await {
                 Err(problem) => faults.push(format!("{} does not answer: {problem}", instance.id)),
                 Ok(text) if self.operation.marked && text != "mine\n" => {
                     let stopped = self.operation.name.contains("stop") || instance.reason.is_some();
@@ -215,9 +217,9 @@ impl Aftermath<'_> {
     /// Whoever wanted the operation asks again.
     async fn again(&self) -> Outcome<()> {
         let Some(again) = &self.operation.again else { return Ok(()) };
-        again(self.node.clone()).await.map_err(|problem| format!("again: {problem}"))?;
-        settle(self.node).await?;
-        let faults = checks::faults(self.node, self.host).await;
+        again(self.agent.clone()).await.map_err(|problem| format!("again: {problem}"))?;
+        settle(self.agent).await?;
+        let faults = checks::faults(self.agent, self.host).await;
         match faults.is_empty() {
             true => Ok(()),
             false => Err(format!("again: {}", faults.join("\n    "))),
@@ -226,17 +228,17 @@ impl Aftermath<'_> {
 }
 
 /// Writes a file into a guest.
-pub async fn write(node: &Arc<Node>, id: InstanceId, path: &str, text: &str) -> Result<()> {
-    shell(node, id, &format!("echo {text} > {path}")).await.map(drop)
+pub async fn write(agent: &Arc<Agent>, id: InstanceId, path: &str, text: &str) -> Result<()> {
+    shell(agent, id, &format!("echo {text} > {path}")).await.map(drop)
 }
 
 /// Reads a file of a guest; empty where there is none.
-pub async fn read(node: &Arc<Node>, id: InstanceId, path: &str) -> Result<String> {
-    shell(node, id, &format!("cat {path}")).await
+pub async fn read(agent: &Arc<Agent>, id: InstanceId, path: &str) -> Result<String> {
+    shell(agent, id, &format!("cat {path}")).await
 }
 
-async fn shell(node: &Arc<Node>, id: InstanceId, script: &str) -> Result<String> {
-    let slot = node.slots.of(id);
+async fn shell(agent: &Arc<Agent>, id: InstanceId, script: &str) -> Result<String> {
+    let slot = agent.base.slots.of(id);
     let channel = slot.gate.lock().await.channel().await?;
     let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
     let request = ExecRequest { argv, ..ExecRequest::default() };

@@ -9,8 +9,8 @@ use super::host::Host;
 use super::operations::{self, Operation};
 use super::runs::{Outcome, settle};
 use super::{WORKERS, checks, host};
+use crate::agent::Agent;
 use crate::deadlines::haste;
-use crate::node::Node;
 use crate::simulated::{Silence, SimulatedGuest};
 use futures::FutureExt;
 use mvm_model::{InstanceId, Mover};
@@ -95,15 +95,17 @@ fn run(
     operation: &Operation,
     point: Option<(u64, By)>,
 ) -> Outcome<u64> {
-    let lived = host.agent(async |node| {
-        (operation.prepare)(node.clone()).await.map_err(|problem| format!("prepare: {problem}"))?;
-        settle(&node).await?;
+    let lived = host.agent(async |agent| {
+        (operation.prepare)(agent.clone())
+            .await
+            .map_err(|problem| format!("prepare: {problem}"))?;
+        settle(&agent).await?;
         silence.arm(point.map(|(trip, _)| trip));
         if point.is_some_and(|(_, by)| by == By::Deadline) {
             // A job waits for a silent guest as long as its pool says: the watcher has to be there.
             haste::make(if operation.name.contains("job") { HASTE_OF_JOBS } else { HASTE });
         }
-        let act = (operation.act)(node.clone());
+        let act = (operation.act)(agent.clone());
         // Whatever comes of it: it comes.
         let act = async { tokio::time::timeout(HANGS, act).await.map(drop) };
         match point {
@@ -112,7 +114,7 @@ fn run(
                 let act = async { act.await.inspect(|()| ended.notify_one()) };
                 let destroy = async {
                     tokio::select! {
-                        () = silence.struck() => destroy_all(&node).await,
+                        () = silence.struck() => destroy_all(&agent).await,
                         () = ended.notified() => Ok(()),
                     }
                 };
@@ -129,23 +131,26 @@ fn run(
         let destroys = point.is_some_and(|(_, by)| by == By::Destroy);
         if destroys && silence.struck().now_or_never().is_some() {
             // Of a machine that was made when the operation was over already.
-            destroy_all(&node).await?;
+            destroy_all(&agent).await?;
         }
-        settle(&node).await?;
-        sound(&node, host).await?;
-        destroy_all(&node).await?;
-        settle(&node).await?;
-        sound(&node, host).await?;
+        settle(&agent).await?;
+        sound(&agent, host).await?;
+        destroy_all(&agent).await?;
+        settle(&agent).await?;
+        sound(&agent, host).await?;
         Ok(trips)
     });
     lived.unwrap_or_else(|| Err("the agent was killed".to_owned()))
 }
 
 /// Destroys every instance there is, each in time.
-async fn destroy_all(node: &Arc<Node>) -> Outcome<()> {
-    let ids: Vec<InstanceId> = node.records.read(|world| world.instances.keys().copied().collect());
+async fn destroy_all(agent: &Arc<Agent>) -> Outcome<()> {
+    let ids: Vec<InstanceId> =
+        agent.base.records.read(|world| world.instances.keys().copied().collect());
     for id in ids {
-        match tokio::time::timeout(HANGS, node.instances.destroy(id, &Mover::Force)).await {
+        match tokio::time::timeout(HANGS, agent.lifecycle.instances.destroy(id, &Mover::Force))
+            .await
+        {
             Err(_) => return Err(format!("the end of {id} hangs")),
             Ok(Err(problem)) => return Err(format!("cannot destroy {id}: {problem}")),
             Ok(Ok(())) => {}
@@ -154,7 +159,7 @@ async fn destroy_all(node: &Arc<Node>) -> Outcome<()> {
     Ok(())
 }
 
-async fn sound(node: &Arc<Node>, host: &Host) -> Outcome<()> {
-    let faults = checks::faults(node, host).await;
+async fn sound(agent: &Arc<Agent>, host: &Host) -> Outcome<()> {
+    let faults = checks::faults(agent, host).await;
     if faults.is_empty() { Ok(()) } else { Err(faults.join("\n    ")) }
 }

@@ -8,7 +8,7 @@ use super::host::{Blow, Course, Host, Strike, own_network};
 use super::operations::{instance, linger_no_more, only, pool, runners};
 use super::runs::{MARK, Outcome, read, settle};
 use crate::Result;
-use crate::node::Node;
+use crate::agent::Agent;
 use mvm_hypervisor::sim::{Call, Effect, FaultPlan, Moment};
 use mvm_model::{Code, Mover, Recycle, State};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,18 +47,23 @@ fn ways() -> Vec<Way> {
         .collect()
 }
 
-async fn prepare(node: &Arc<Node>, way: Way) -> Result<()> {
-    pool(node, Recycle::Keep, None).await?;
+async fn prepare(agent: &Arc<Agent>, way: Way) -> Result<()> {
+    pool(agent, Recycle::Keep, None).await?;
     match way.from {
         From::Process => {}
-        From::Disk => linger_no_more(node).await?,
+        From::Disk => linger_no_more(agent).await?,
         From::Template => {
-            node.template_maker.ensure_of(&runners()).await?;
-            let made = node.transitions.create(&runners(), None).await?;
-            return node.instances.bring(made.id, State::Sleeping, &Mover::Agent).await.map(drop);
+            agent.pools.template_maker.ensure_of(&runners()).await?;
+            let made = agent.lifecycle.transitions.create(&runners(), None).await?;
+            return agent
+                .lifecycle
+                .instances
+                .bring(made.id, State::Sleeping, &Mover::Agent)
+                .await
+                .map(drop);
         }
     }
-    instance(node, State::Sleeping).await
+    instance(agent, State::Sleeping).await
 }
 
 /// Goes one way up with this harm. Gives the points that there were.
@@ -72,17 +77,17 @@ fn go(way: Way, harm: Option<Harm>) -> Outcome<Course> {
 fn on(host: &Host, way: Way, harm: Option<Harm>) -> Outcome<Course> {
     host.arm(None);
     let mut course = Course::default();
-    let lived = host.agent(async |node| {
-        prepare(&node, way).await.map_err(|problem| format!("prepare: {problem}"))?;
-        settle(&node).await?;
-        let id = only(&node).await.map_err(|problem| problem.to_string())?.id;
+    let lived = host.agent(async |agent| {
+        prepare(&agent, way).await.map_err(|problem| format!("prepare: {problem}"))?;
+        settle(&agent).await?;
+        let id = only(&agent).await.map_err(|problem| problem.to_string())?.id;
         host.arm(harm.map(|harm| harm.strike));
-        let woken = node.instances.bring(id, way.to, &Mover::Agent).await;
+        let woken = agent.lifecycle.instances.bring(id, way.to, &Mover::Agent).await;
         course = host.course();
         if harm.is_none() {
             woken.map_err(|problem| format!("it fails by itself: {problem}"))?;
         }
-        settle(&node).await
+        settle(&agent).await
     });
     let ran = harm.is_some_and(|harm| guest_ran(host, harm));
     lived.unwrap_or(Ok(()))?;
@@ -90,17 +95,17 @@ fn on(host: &Host, way: Way, harm: Option<Harm>) -> Outcome<Course> {
     if harm.is_some_and(|harm| harm.whole_host) {
         host.crash_machines();
     }
-    let judged = host.agent(async |node| {
-        settle(&node).await?;
-        let mut faults = checks::faults(&node, host).await;
-        let found = only(&node).await.map_err(|problem| problem.to_string())?;
+    let judged = host.agent(async |agent| {
+        settle(&agent).await?;
+        let mut faults = checks::faults(&agent, host).await;
+        let found = only(&agent).await.map_err(|problem| problem.to_string())?;
         match (found.state, ran) {
             (State::Failed, false) => faults.push(format!("lost: {:?}", found.reason)),
             (State::Sleeping, true) if way.from != From::Template => {
                 faults.push("asleep again, though its guest has run since".to_owned());
             }
             (State::Failed, true) => {}
-            _ => faults.extend(wakes(&node, way).await),
+            _ => faults.extend(wakes(&agent, way).await),
         }
         if faults.is_empty() { Ok(()) } else { Err(faults.join("\n    ")) }
     });
@@ -121,12 +126,12 @@ fn guest_ran(host: &Host, harm: Harm) -> bool {
 }
 
 /// Brings it up, and looks whether it has its memory.
-async fn wakes(node: &Arc<Node>, way: Way) -> Option<String> {
-    let id = only(node).await.ok()?.id;
-    if let Err(problem) = node.instances.bring(id, State::Running, &Mover::Agent).await {
+async fn wakes(agent: &Arc<Agent>, way: Way) -> Option<String> {
+    let id = only(agent).await.ok()?.id;
+    if let Err(problem) = agent.lifecycle.instances.bring(id, State::Running, &Mover::Agent).await {
         return Some(format!("it does not wake: {problem}"));
     }
-    match read(node, id, MARK).await {
+    match read(agent, id, MARK).await {
         Ok(text) if text == "mine\n" || way.from == From::Template => None,
         Ok(text) => Some(format!("its memory holds {text:?}")),
         Err(problem) => Some(format!("it does not answer: {problem}")),
@@ -193,22 +198,30 @@ fn on_workers(tries: &[Try]) -> Vec<(Try, Outcome<Course>)> {
 fn what_cannot_be_resumed_sleeps_on() {
     own_network();
     let host = Host::new();
-    let done = host.agent(async |node| {
+    let done = host.agent(async |agent| {
         let way = Way { from: From::Process, to: State::Running };
-        prepare(&node, way).await.expect("prepared");
-        let id = only(&node).await.expect("an instance").id;
+        prepare(&agent, way).await.expect("prepared");
+        let id = only(&agent).await.expect("an instance").id;
         for _ in 0..2 {
             host.machines().set_faults(FaultPlan::none().always(Call::Resume, Effect::Fail));
-            let problem =
-                node.instances.bring(id, State::Running, &Mover::Agent).await.expect_err("no");
+            let problem = agent
+                .lifecycle
+                .instances
+                .bring(id, State::Running, &Mover::Agent)
+                .await
+                .expect_err("no");
             assert_eq!(problem.code, Code::Injected);
             host.arm(None);
-            settle(&node).await.expect("rest");
-            assert_eq!(only(&node).await.expect("an instance").state, State::Sleeping);
-            assert_eq!(checks::faults(&node, &host).await, Vec::<String>::new());
+            settle(&agent).await.expect("rest");
+            assert_eq!(only(&agent).await.expect("an instance").state, State::Sleeping);
+            assert_eq!(checks::faults(&agent, &host).await, Vec::<String>::new());
         }
-        assert_eq!(node.lingering.unresumed.get(), 1, "the second time there was no process left");
-        wakes(&node, way).await
+        assert_eq!(
+            agent.lifecycle.lingering.unresumed.get(),
+            1,
+            "the second time there was no process left"
+        );
+        wakes(&agent, way).await
     });
     host.disconnect();
     assert_eq!(done.expect("an agent"), None);

@@ -4,7 +4,7 @@
 use super::host::{Host, own_network};
 use super::operations::{instance, pool, runners, wish};
 use crate::Result;
-use crate::node::Node;
+use crate::agent::Agent;
 use crate::records::World;
 use mvm_model::lease::Purpose;
 use mvm_model::{Mover, Recycle, State};
@@ -32,12 +32,12 @@ fn tables() -> usize {
 }
 
 /// In a network of its own, with an agent whose pool is built.
-fn on_a_node(work: impl AsyncFnOnce(Arc<Node>) -> Result<()>) {
+fn on_a_node(work: impl AsyncFnOnce(Arc<Agent>) -> Result<()>) {
     own_network();
     let host = Host::new();
-    let outcome = host.agent(async |node| {
-        pool(&node, Recycle::Reset, None).await?;
-        work(node).await
+    let outcome = host.agent(async |agent| {
+        pool(&agent, Recycle::Reset, None).await?;
+        work(agent).await
     });
     host.disconnect();
     outcome.expect("the agent lives").expect("all goes well");
@@ -45,19 +45,19 @@ fn on_a_node(work: impl AsyncFnOnce(Arc<Node>) -> Result<()>) {
 
 #[test]
 fn nobody_gets_a_machine_whose_walls_are_gone() {
-    on_a_node(async |node| {
+    on_a_node(async |agent| {
         for state in [State::Running, State::Warm, State::Sleeping] {
-            instance(&node, state).await?;
+            instance(&agent, state).await?;
         }
         let mut made: Vec<_> =
-            node.records.read(|world| world.instances.values().map(|i| i.id).collect());
+            agent.base.records.read(|world| world.instances.values().map(|i| i.id).collect());
         while let Some(id) = made.pop() {
             nft(FLUSH);
-            node.instances.bring(id, State::Running, &Mover::Agent).await?;
+            agent.lifecycle.instances.bring(id, State::Running, &Mover::Agent).await?;
             assert_eq!(tables(), 2, "a machine runs without walls");
         }
         nft(FLUSH);
-        let (claimed, _) = node.leases.claim(&runners(), &wish(Purpose::Run)).await?;
+        let (claimed, _) = agent.work.leases.claim(&runners(), &wish(Purpose::Run)).await?;
         assert_eq!(tables(), 2, "a claim got a machine without walls");
         assert_eq!(claimed.state, State::Running);
         Ok(())
@@ -66,22 +66,26 @@ fn nobody_gets_a_machine_whose_walls_are_gone() {
 
 #[test]
 fn walls_that_somebody_tears_down_are_back_within_seconds() {
-    on_a_node(async |node| {
-        instance(&node, State::Running).await?;
-        instance(&node, State::Sleeping).await?;
-        let watch = tokio::spawn(node.link_keeper.clone().run());
-        let chain = format!("flush chain inet mvm_{} out_of_tenant", node.parts.root.short_id());
+    on_a_node(async |agent| {
+        instance(&agent, State::Running).await?;
+        instance(&agent, State::Sleeping).await?;
+        let watch = tokio::spawn(agent.lifecycle.link_keeper.clone().run());
+        let chain =
+            format!("flush chain inet mvm_{} out_of_tenant", agent.base.state_dir.short_id());
         let wounds =
             [(FLUSH, "all tables are gone"), (&chain, "chain inet out_of_tenant was changed")];
         for (wound, said) in wounds {
-            let (since, times) = (node.records.newest_event(), node.links.repairs.rules.get());
+            let (since, times) =
+                (agent.base.records.newest_event(), agent.supplies.links.repairs.rules.get());
             nft(wound);
             let began = Instant::now();
-            while node.links.repairs.rules.get() == times || node.records.newest_event() == since {
+            while agent.supplies.links.repairs.rules.get() == times
+                || agent.base.records.newest_event() == since
+            {
                 assert!(began.elapsed() < Duration::from_secs(5), "{wound}: nobody mends it");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            let told = node.records.events_after(since).await?;
+            let told = agent.base.records.events_after(since).await?;
             // Of the machine that runs, and of no other.
             assert_eq!(told.len(), 1, "{told:?}");
             assert_eq!((told[0].cause.as_str(), told[0].to), ("firewall", State::Running));
@@ -90,11 +94,11 @@ fn walls_that_somebody_tears_down_are_back_within_seconds() {
             assert_eq!(tables(), 2);
         }
         // What is somebody else's is no matter of ours.
-        let times = node.links.repairs.rules.get();
+        let times = agent.supplies.links.repairs.rules.get();
         nft("add table ip another");
-        node.links.behind_walls().await?;
-        node.link_keeper.keep().await;
-        assert_eq!(node.links.repairs.rules.get(), times);
+        agent.supplies.links.behind_walls().await?;
+        agent.lifecycle.link_keeper.keep().await;
+        assert_eq!(agent.supplies.links.repairs.rules.get(), times);
         watch.abort();
         Ok(())
     });
@@ -102,16 +106,16 @@ fn walls_that_somebody_tears_down_are_back_within_seconds() {
 
 #[test]
 fn links_that_somebody_takes_away_are_back_within_seconds_or_told() {
-    on_a_node(async |node| {
+    on_a_node(async |agent| {
         for state in [State::Running, State::Warm, State::Sleeping] {
-            instance(&node, state).await?;
+            instance(&agent, state).await?;
         }
-        let (bridge, taps) = node.records.read(|world| {
-            let wanted = node.links.wanted(world);
+        let (bridge, taps) = agent.base.records.read(|world| {
+            let wanted = agent.supplies.links.wanted(world);
             (wanted.bridges[0].clone(), wanted.taps)
         });
         assert_eq!(taps.len(), 2);
-        let watch = tokio::spawn(node.link_keeper.clone().run());
+        let watch = tokio::spawn(agent.lifecycle.link_keeper.clone().run());
         let (name, tap) = (&bridge.name, &taps[0].name);
         let off = || std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("a setting");
         let wounds: [(&str, &dyn Fn()); 5] = [
@@ -122,11 +126,11 @@ fn links_that_somebody_takes_away_are_back_within_seconds_or_told() {
             ("it is not there", &|| drop(run("ip", &format!("link del {name}")))),
         ];
         for (said, wound) in wounds {
-            let since = node.records.newest_event();
+            let since = agent.base.records.newest_event();
             wound();
             let began = Instant::now();
             let heard = async || -> Result<String> {
-                let told = node.records.events_after(since).await?;
+                let told = agent.base.records.events_after(since).await?;
                 let told = told.into_iter().filter(|event| event.cause == "network");
                 let told: Vec<String> = told.filter_map(|event| event.reason).collect();
                 Ok(told.join(" "))
@@ -135,7 +139,7 @@ fn links_that_somebody_takes_away_are_back_within_seconds_or_told() {
                 assert!(began.elapsed() < Duration::from_secs(5), "{said}: nobody mends it");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            while !node.links.verify().await?.differences.is_empty() {
+            while !agent.supplies.links.verify().await?.differences.is_empty() {
                 assert!(began.elapsed() < Duration::from_secs(5), "{said}: it is not mended");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -144,16 +148,16 @@ fn links_that_somebody_takes_away_are_back_within_seconds_or_told() {
         for tap in taps {
             let named = |world: &World| {
                 let mut all = world.instances.values();
-                all.find(|i| node.links.tap_name(i) == tap.name)
+                all.find(|i| agent.supplies.links.tap_name(i) == tap.name)
                     .map(|i| i.id)
                     .expect("its instance")
             };
-            let id = node.records.read(named);
+            let id = agent.base.records.read(named);
             run("ip", &format!("link del {}", tap.name));
             let began = Instant::now();
             loop {
                 assert!(began.elapsed() < Duration::from_secs(5), "nobody tells it");
-                let now = node.records.read(|world| world.by_id(id).cloned())?;
+                let now = agent.base.records.read(|world| world.by_id(id).cloned())?;
                 if now.state == State::Failed {
                     let reason = now.reason.unwrap_or_default();
                     assert!(reason.contains("was deleted under it"), "{reason}");
@@ -162,7 +166,7 @@ fn links_that_somebody_takes_away_are_back_within_seconds_or_told() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
-        assert_eq!(node.link_keeper.taps_lost.get(), 2);
+        assert_eq!(agent.lifecycle.link_keeper.taps_lost.get(), 2);
         watch.abort();
         Ok(())
     });

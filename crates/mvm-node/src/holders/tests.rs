@@ -1,9 +1,9 @@
 //! Leases of jobs and claims with holders that stay, go, and come back.
 
+use crate::agent::Agent;
 use crate::clock::advance;
 use crate::crashes::host::{Host, own_network};
 use crate::crashes::operations::{counts, pool, runners, scale};
-use crate::node::Node;
 use mvm_api::fleet::{Leader, NodeClaim, RenewClaims};
 use mvm_model::lease::{HOLD_MS, Purpose, RENEW_MS};
 use mvm_model::{Lease, Recycle};
@@ -25,37 +25,37 @@ fn renewed(epoch: u64) -> RenewClaims {
 }
 
 /// The lease with this id, if it is there.
-async fn lease(node: &Node, id: &str) -> Option<Lease> {
-    node.records.read(|world| crate::leases::leased(world, id).ok()?.lease.clone())
+async fn lease(agent: &Agent, id: &str) -> Option<Lease> {
+    agent.base.records.read(|world| crate::leases::leased(world, id).ok()?.lease.clone())
 }
 
 /// Whether the lease goes on after a look at all of them.
-async fn goes_on(node: &Arc<Node>, id: &str) -> bool {
-    node.leases.expire().await;
-    lease(node, id).await.is_some_and(|lease| !node.holders.is_due(&lease))
+async fn goes_on(agent: &Arc<Agent>, id: &str) -> bool {
+    agent.work.leases.expire().await;
+    lease(agent, id).await.is_some_and(|lease| !agent.work.holders.is_due(&lease))
 }
 
 /// Waits until the lease is gone.
-async fn gone(node: &Arc<Node>, id: &str) {
-    let mut changes = node.records.subscribe();
-    node.leases.expire().await;
-    while lease(node, id).await.is_some() {
+async fn gone(agent: &Arc<Agent>, id: &str) {
+    let mut changes = agent.base.records.subscribe();
+    agent.work.leases.expire().await;
+    while lease(agent, id).await.is_some() {
         changes.changed().await.expect("a node");
     }
 }
 
-async fn prepare(node: &Arc<Node>) {
-    pool(node, Recycle::Reset, None).await.expect("a pool");
-    scale(node, counts(0, 0, 0)).await.expect("scaled");
+async fn prepare(agent: &Arc<Agent>) {
+    pool(agent, Recycle::Reset, None).await.expect("a pool");
+    scale(agent, counts(0, 0, 0)).await.expect("scaled");
 }
 
 /// On a host of its own.
-fn on_host(work: impl AsyncFnOnce(Arc<Node>)) -> Host {
+fn on_host(work: impl AsyncFnOnce(Arc<Agent>)) -> Host {
     own_network();
     let host = Host::new();
-    host.agent(async |node| {
-        prepare(&node).await;
-        work(node).await;
+    host.agent(async |agent| {
+        prepare(&agent).await;
+        work(agent).await;
     })
     .expect("nobody kills this agent");
     host
@@ -63,24 +63,24 @@ fn on_host(work: impl AsyncFnOnce(Arc<Node>)) -> Host {
 
 #[test]
 fn a_claim_lives_as_long_as_its_leader_says_so() {
-    let host = on_host(async |node| {
-        node.fleet.claim(CLAIM, claim(1)).await.expect("a claim");
+    let host = on_host(async |agent| {
+        agent.steering.fleet.claim(CLAIM, claim(1)).await.expect("a claim");
         for _ in 0..20 {
             advance(RENEW_MS * 2);
-            let gone = node.fleet.renew(&renewed(1)).await.expect("renewed");
-            assert!(gone.is_empty() && goes_on(&node, CLAIM).await);
+            let gone = agent.steering.fleet.renew(&renewed(1)).await.expect("renewed");
+            assert!(gone.is_empty() && goes_on(&agent, CLAIM).await);
         }
         // Another leader comes, to whom its client has not come yet.
         advance(HOLD_MS - 1000);
-        let held = node.fleet.led(&leader(2)).await.expect("led");
+        let held = agent.steering.fleet.led(&leader(2)).await.expect("led");
         assert_eq!(held[0].id, CLAIM);
-        node.fleet.renew(&renewed(1)).await.expect_err("it leads no more");
+        agent.steering.fleet.renew(&renewed(1)).await.expect_err("it leads no more");
         advance(HOLD_MS - 1000);
-        assert!(goes_on(&node, CLAIM).await);
+        assert!(goes_on(&agent, CLAIM).await);
         // Nobody answers for it any more.
         advance(1000);
-        gone(&node, CLAIM).await;
-        let told = node.fleet.renew(&renewed(2)).await.expect("told");
+        gone(&agent, CLAIM).await;
+        let told = agent.steering.fleet.renew(&renewed(2)).await.expect("told");
         assert_eq!(told, [CLAIM], "whoever renews it is told that it is gone");
     });
     host.disconnect();
@@ -88,83 +88,85 @@ fn a_claim_lives_as_long_as_its_leader_says_so() {
 
 #[test]
 fn a_claim_that_is_ended_while_it_is_brought_up_leaves_nothing() {
-    let host = on_host(async |node| {
-        node.fleet.led(&leader(1)).await.expect("led");
+    let host = on_host(async |agent| {
+        agent.steering.fleet.led(&leader(1)).await.expect("led");
         let leader = leader(1);
-        let (claimed, ended) =
-            tokio::join!(node.fleet.claim(CLAIM, claim(1)), node.fleet.release(CLAIM, &leader),);
+        let (claimed, ended) = tokio::join!(
+            agent.steering.fleet.claim(CLAIM, claim(1)),
+            agent.steering.fleet.release(CLAIM, &leader),
+        );
         claimed.expect("it was asked for first");
         ended.expect("it has ended");
-        assert!(lease(&node, CLAIM).await.is_none(), "whoever was told so may claim elsewhere");
+        assert!(lease(&agent, CLAIM).await.is_none(), "whoever was told so may claim elsewhere");
     });
     host.disconnect();
 }
 
 #[test]
 fn an_open_session_holds_a_claim_without_any_leader() {
-    let host = on_host(async |node| {
-        let claimed = node.fleet.claim(CLAIM, claim(1)).await.expect("a claim");
-        let session = node.slots.of(claimed.reference.id).session();
+    let host = on_host(async |agent| {
+        let claimed = agent.steering.fleet.claim(CLAIM, claim(1)).await.expect("a claim");
+        let session = agent.base.slots.of(claimed.reference.id).session();
         for _ in 0..50 {
             advance(HOLD_MS - 1000);
-            assert!(goes_on(&node, CLAIM).await);
+            assert!(goes_on(&agent, CLAIM).await);
         }
         drop(session);
         advance(HOLD_MS);
-        gone(&node, CLAIM).await;
+        gone(&agent, CLAIM).await;
     });
     host.disconnect();
 }
 
 #[test]
 fn a_claim_ends_at_its_longest_time_whoever_holds_it() {
-    let host = on_host(async |node| {
+    let host = on_host(async |agent| {
         let wanted = NodeClaim { lease_s: Some(100), ..claim(1) };
-        let claimed = node.fleet.claim(CLAIM, wanted).await.expect("a claim");
-        let _session = node.slots.of(claimed.reference.id).session();
+        let claimed = agent.steering.fleet.claim(CLAIM, wanted).await.expect("a claim");
+        let _session = agent.base.slots.of(claimed.reference.id).session();
         advance(99_000);
-        assert!(goes_on(&node, CLAIM).await);
+        assert!(goes_on(&agent, CLAIM).await);
         advance(1000);
-        gone(&node, CLAIM).await;
+        gone(&agent, CLAIM).await;
     });
     host.disconnect();
 }
 
 #[test]
 fn the_connection_of_a_claim_on_a_node_holds_it() {
-    let host = on_host(async |node| {
+    let host = on_host(async |agent| {
         let (holder, purpose) = ("uid:0".to_owned(), Purpose::Run);
         let wish = crate::lease_request::LeaseRequest { holder, purpose, lease_s: None };
-        let (instance, _) = node.leases.claim(&runners(), &wish).await.expect("a claim");
+        let (instance, _) = agent.work.leases.claim(&runners(), &wish).await.expect("a claim");
         let id = instance.lease.expect("a lease").id;
-        let connection = node.holders.hold(&id);
+        let connection = agent.work.holders.hold(&id);
         advance(100 * HOLD_MS);
-        assert!(goes_on(&node, &id).await);
+        assert!(goes_on(&agent, &id).await);
         drop(connection);
         advance(HOLD_MS);
-        gone(&node, &id).await;
+        gone(&agent, &id).await;
     });
     host.disconnect();
 }
 
 #[test]
 fn an_agent_that_is_replaced_costs_a_claim_nothing() {
-    let host = on_host(async |node| {
-        node.fleet.claim(CLAIM, claim(1)).await.expect("a claim");
+    let host = on_host(async |agent| {
+        agent.steering.fleet.claim(CLAIM, claim(1)).await.expect("a claim");
         // Longer than a claim is held without a sign, as it goes by until the next agent is there.
         advance(HOLD_MS - 1000);
-        node.fleet.renew(&renewed(1)).await.expect("renewed");
+        agent.steering.fleet.renew(&renewed(1)).await.expect("renewed");
         advance(10 * HOLD_MS);
     });
-    host.agent(async |node| {
-        assert!(goes_on(&node, CLAIM).await, "its leader has the time to come");
+    host.agent(async |agent| {
+        assert!(goes_on(&agent, CLAIM).await, "its leader has the time to come");
         advance(HOLD_MS - 1000);
-        node.fleet.led(&leader(1)).await.expect("led");
+        agent.steering.fleet.led(&leader(1)).await.expect("led");
         advance(RENEW_MS);
-        node.fleet.renew(&renewed(1)).await.expect("renewed");
-        assert!(goes_on(&node, CLAIM).await);
+        agent.steering.fleet.renew(&renewed(1)).await.expect("renewed");
+        assert!(goes_on(&agent, CLAIM).await);
         advance(HOLD_MS);
-        gone(&node, CLAIM).await;
+        gone(&agent, CLAIM).await;
     })
     .expect("nobody kills this agent");
     host.disconnect();

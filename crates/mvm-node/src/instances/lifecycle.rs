@@ -5,7 +5,6 @@
 //! warm machine, which are idempotent: there the record is written once (before the resume, after
 //! the pause), and recovery repeats the call.
 
-use super::halted::held_back;
 use super::lingering::Lingering;
 use super::machines::Machines;
 use super::recovery::Recovery;
@@ -33,7 +32,7 @@ pub(crate) struct Instances {
     pub(super) machines: Arc<Machines>,
     templates: Arc<Templates>,
     pub(super) lingering: Arc<Lingering>,
-    recovery: Arc<Recovery>,
+    pub(super) recovery: Arc<Recovery>,
 }
 
 impl Instances {
@@ -228,18 +227,7 @@ impl Instances {
     async fn resume(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
         let machine = live.machine()?;
         self.transitions.pass(id, State::Running, by, |i| i.way_up = Some(WayUp::Warm)).await?;
-        let outcome = async {
-            machine.resume().await.or_problem()?;
-            live.greet().await
-        };
-        match outcome.await {
-            Ok(()) => Ok(()),
-            Err(problem) => match held_back(&machine) {
-                // It runs, as its record says, when there is room.
-                Some(held) => Err(held),
-                None => self.transitions.give_up(live, id, problem).await,
-            },
-        }
+        self.let_run(live, id, &machine).await
     }
 
     /// Running to warm.

@@ -20,6 +20,7 @@ mod slots;
 mod snapshot;
 mod transitions;
 mod wake;
+mod warm;
 mod watch;
 
 pub(crate) use disks::{Disks, disk_use_kib, free_mib};
@@ -33,4 +34,5 @@ pub(crate) use recovery::Recovery;
 pub(crate) use slot::{Session, Slot};
 pub(crate) use slots::Slots;
 pub(crate) use transitions::{Transitions, draw_ids, new_instance};
+pub(crate) use warm::HeldWarm;
 pub(crate) use watch::MachineWatch;

@@ -93,7 +93,7 @@ impl Live {
 /// What the agent holds in memory for one instance.
 pub struct Slot {
     /// Held for the whole of a transition.
-    pub gate: Mutex<Live>,
+    pub gate: Arc<Mutex<Live>>,
     /// What ends the waits of whoever holds the gate; the same as [`Live`] has.
     pub(crate) waits: Arc<Waits>,
     sessions: AtomicUsize,
@@ -108,7 +108,8 @@ impl Default for Slot {
         let live = Live::default();
         let waits = live.waits.clone();
         let (end, given_up) = (Lock::default(), Lock::default());
-        Slot { gate: Mutex::new(live), waits, sessions: AtomicUsize::new(0), end, given_up }
+        let gate = Arc::new(Mutex::new(live));
+        Slot { gate, waits, sessions: AtomicUsize::new(0), end, given_up }
     }
 }
 

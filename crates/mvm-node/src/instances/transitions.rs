@@ -206,7 +206,7 @@ impl Transitions {
     }
 }
 
-fn reached(instance: &mut Instance, to: State) {
+pub(super) fn reached(instance: &mut Instance, to: State) {
     tracing::info!(instance = %instance.reference(), from = %instance.state, %to, "moved");
     instance.reach(to, now());
 }

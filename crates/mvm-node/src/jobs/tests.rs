@@ -1,9 +1,9 @@
 //! What a guest can do to its job: nothing beyond the job's time.
 
+use crate::agent::Agent;
 use crate::crashes::host::{Blow, Host, Strike, own_network};
 use crate::crashes::operations::{counts, pool_in_with, runners, scale, tenant};
 use crate::crashes::queue::inputs;
-use crate::node::Node;
 use crate::simulated::hostile::{At, ENDLESS, Hostile, How};
 use axum::body::Bytes;
 use mvm_api::jobs::SubmitJob;
@@ -29,11 +29,11 @@ const PHASES: [(At, &str); 6] = [
 ];
 
 /// A job that goes through all phases, in a pool that keeps its machines.
-async fn submit(node: &Arc<Node>, timeout_s: Option<u64>) -> crate::Result<JobId> {
-    tenant(node, "ci", 20).await?;
+async fn submit(agent: &Arc<Agent>, timeout_s: Option<u64>) -> crate::Result<JobId> {
+    tenant(agent, "ci", 20).await?;
     let cache = Cache { name: "build".parse()?, path: "/cache".to_owned(), size_mib: 16 };
-    pool_in_with(node, &runners(), Recycle::Keep, None, vec![cache]).await?;
-    scale(node, counts(0, 0, 0)).await?;
+    pool_in_with(agent, &runners(), Recycle::Keep, None, vec![cache]).await?;
+    scale(agent, counts(0, 0, 0)).await?;
     let argv = ["sh", "-c", "echo it ran"].map(str::to_owned).to_vec();
     let spec = JobSpec {
         argv,
@@ -43,10 +43,10 @@ async fn submit(node: &Arc<Node>, timeout_s: Option<u64>) -> crate::Result<JobId
         ..JobSpec::default()
     };
     let wanted = SubmitJob { spec, hold: true };
-    let id = node.jobs.create(&runners(), wanted, "uid:0".to_owned()).await?.job_id;
+    let id = agent.work.jobs.create(&runners(), wanted, "uid:0".to_owned()).await?.job_id;
     let body = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(inputs()))]);
-    node.jobs.take_inputs(id, body).await?;
-    node.jobs.queue(id, false).await?;
+    agent.work.jobs.take_inputs(id, body).await?;
+    agent.work.jobs.queue(id, false).await?;
     Ok(id)
 }
 
@@ -55,17 +55,17 @@ fn ended(at: At, how: How, timeout_s: Option<u64>, cancel: bool) -> Job {
     own_network();
     let asked = watch::Sender::new(false);
     let host = Host::with(Arc::new(Hostile { at, how, asked: asked.clone() }));
-    let job = host.agent(async |node| {
-        let id = submit(&node, timeout_s).await?;
+    let job = host.agent(async |agent| {
+        let id = submit(&agent, timeout_s).await?;
         if cancel {
             let _ = asked.subscribe().wait_for(|asked| *asked).await;
-            node.jobs.cancel(id, "canceled").await?;
+            agent.work.jobs.cancel(id, "canceled").await?;
         }
-        let job = node.jobs.ended(id).await?;
+        let job = agent.work.jobs.ended(id).await?;
         // A machine whose guest was cut off is nobody's any more, whatever the pool's rule.
         let machine = job.attempts[0].instance.id;
-        let mut changes = node.records.subscribe();
-        while at != At::Run && node.records.read(|w| w.instances.contains_key(&machine)) {
+        let mut changes = agent.base.records.subscribe();
+        while at != At::Run && agent.base.records.read(|w| w.instances.contains_key(&machine)) {
             changes.changed().await.expect("a node");
         }
         Ok::<_, mvm_api::Problem>(job)
@@ -117,10 +117,10 @@ fn the_end_of_a_job_is_recorded_as_soon_as_there_is_room() {
     let mut struck = 0;
     for number in 1.. {
         let host = Host::new();
-        let job = host.agent(async |node| {
-            let id = submit(&node, Some(60)).await?;
+        let job = host.agent(async |agent| {
+            let id = submit(&agent, Some(60)).await?;
             host.arm(Some(Strike::Write(number, Blow::Fail)));
-            node.jobs.ended(id).await
+            agent.work.jobs.ended(id).await
         });
         let writes = host.course().writes;
         host.disconnect();
@@ -140,18 +140,18 @@ fn the_end_of_a_job_is_recorded_as_soon_as_there_is_room() {
 fn a_job_whose_machine_does_not_come_up_is_canceled_at_once() {
     own_network();
     let host = Host::new();
-    let job = host.agent(async |node| {
+    let job = host.agent(async |agent| {
         let never = Effect::Delay(Duration::from_secs(24 * 3600));
         let plan = FaultPlan::none().always(Call::Boot, never).always(Call::Restore, never);
         host.machines().set_faults(plan);
-        let id = submit(&node, None).await?;
+        let id = submit(&agent, None).await?;
         let is_coming_up = |call: &Call| matches!(call, Call::Boot | Call::Restore);
-        let started = async || node.records.read(|w| w.jobs[&id].state == JobState::Starting);
+        let started = async || agent.base.records.read(|w| w.jobs[&id].state == JobState::Starting);
         while !(host.machines().calls().iter().any(is_coming_up) && started().await) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        node.jobs.cancel(id, "canceled").await?;
-        node.jobs.ended(id).await
+        agent.work.jobs.cancel(id, "canceled").await?;
+        agent.work.jobs.ended(id).await
     });
     host.disconnect();
     let job = job.expect("nobody kills this agent").expect("a job");
@@ -176,13 +176,15 @@ fn values_in_records_of_earlier_versions_are_taken_out_of_them() {
     let host = Host::new();
     let (waits, over) = (old_job(1, JobState::Preparing), old_job(2, JobState::Failed));
     let old = [waits.clone(), over.clone()];
-    let made = host.agent(async |node| {
-        tenant(&node, "ci", 20).await?;
-        pool_in_with(&node, &runners(), Recycle::Keep, None, Vec::new()).await?;
+    let made = host.agent(async |agent| {
+        tenant(&agent, "ci", 20).await?;
+        pool_in_with(&agent, &runners(), Recycle::Keep, None, Vec::new()).await?;
         for job in &old {
-            std::fs::create_dir_all(node.jobs.files.dir(job.id)).expect("directory");
+            std::fs::create_dir_all(agent.work.jobs.files.dir(job.id)).expect("directory");
         }
-        node.records
+        agent
+            .base
+            .records
             .change(|_, changes| {
                 old.iter().for_each(|job| changes.put_job(job.clone()));
                 Ok(())
@@ -190,19 +192,22 @@ fn values_in_records_of_earlier_versions_are_taken_out_of_them() {
             .await
     });
     made.expect("nobody kills this agent").expect("records");
-    host.agent(async |node| {
+    host.agent(async |agent| {
         for id in [waits.id, over.id] {
-            let job = node.records.read(|world| world.job(id).cloned()).expect("a job");
+            let job = agent.base.records.read(|world| world.job(id).cloned()).expect("a job");
             assert_eq!(job.spec.env, [("TOKEN".to_owned(), String::new())].into());
         }
-        let job = node.records.read(|world| world.job(waits.id).cloned()).expect("a job");
-        assert_eq!(node.jobs.files.values_of(&job).await.expect("values"), waits.spec.env);
-        let file = |id| node.jobs.files.dir(id).join("values.json");
+        let job = agent.base.records.read(|world| world.job(waits.id).cloned()).expect("a job");
+        assert_eq!(agent.work.jobs.files.values_of(&job).await.expect("values"), waits.spec.env);
+        let file = |id| agent.work.jobs.files.dir(id).join("values.json");
         assert!(file(waits.id).exists() && !file(over.id).exists());
-        node.jobs.cancel(waits.id, "a test says so").await.expect("canceled");
+        agent.work.jobs.cancel(waits.id, "a test says so").await.expect("canceled");
         assert!(!file(waits.id).exists());
         // What cannot be read is not guessed.
-        assert_eq!(node.jobs.files.values_of(&job).await.unwrap_err().code, Code::RecordDamaged);
+        assert_eq!(
+            agent.work.jobs.files.values_of(&job).await.unwrap_err().code,
+            Code::RecordDamaged
+        );
     })
     .expect("nobody kills this agent");
     host.disconnect();
@@ -212,9 +217,9 @@ fn values_in_records_of_earlier_versions_are_taken_out_of_them() {
 fn a_guest_that_does_what_it_is_to_is_not_cut_off() {
     own_network();
     let host = Host::new();
-    let job = host.agent(async |node| {
-        let id = submit(&node, Some(60)).await?;
-        node.jobs.ended(id).await
+    let job = host.agent(async |agent| {
+        let id = submit(&agent, Some(60)).await?;
+        agent.work.jobs.ended(id).await
     });
     host.disconnect();
     let job = job.expect("nobody kills this agent").expect("a job");
@@ -223,10 +228,10 @@ fn a_guest_that_does_what_it_is_to_is_not_cut_off() {
 }
 
 /// A host's disk of which the jobs' files alone take room: what is free, and the least that ever was.
-fn small_disk(node: &Node, free: u64) -> Arc<AtomicU64> {
-    let (jobs, least) = (node.parts.root.jobs(), Arc::new(AtomicU64::new(free)));
+fn small_disk(agent: &Agent, free: u64) -> Arc<AtomicU64> {
+    let (jobs, least) = (agent.base.state_dir.jobs(), Arc::new(AtomicU64::new(free)));
     let seen = least.clone();
-    node.jobs.intake.look_by(move |_| {
+    agent.work.jobs.intake.look_by(move |_| {
         let free = free.saturating_sub(crate::instances::disk_use_kib(&jobs) << 10);
         seen.fetch_min(free, Ordering::SeqCst);
         Ok(Room { total: 1 << 30, free })
@@ -235,21 +240,21 @@ fn small_disk(node: &Node, free: u64) -> Arc<AtomicU64> {
 }
 
 /// A job of `pool` with its inputs, which leaves this artifact.
-async fn given(node: &Arc<Node>, pool: &PoolRef, artifact: &str) -> crate::Result<JobId> {
+async fn given(agent: &Arc<Agent>, pool: &PoolRef, artifact: &str) -> crate::Result<JobId> {
     let argv = ["sh", "-c", "echo it ran"].map(str::to_owned).to_vec();
     let artifacts = vec![artifact.to_owned()];
     let spec = JobSpec { argv, artifacts, ..JobSpec::default() };
     let wanted = SubmitJob { spec, hold: true };
-    let id = node.jobs.create(pool, wanted, "uid:0".to_owned()).await?.job_id;
+    let id = agent.work.jobs.create(pool, wanted, "uid:0".to_owned()).await?.job_id;
     let body = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(inputs()))]);
-    node.jobs.take_inputs(id, body).await?;
+    agent.work.jobs.take_inputs(id, body).await?;
     Ok(id)
 }
 
 /// The same, queued.
-async fn leave(node: &Arc<Node>, pool: &PoolRef, artifact: &str) -> crate::Result<JobId> {
-    let id = given(node, pool, artifact).await?;
-    node.jobs.queue(id, false).await?;
+async fn leave(agent: &Arc<Agent>, pool: &PoolRef, artifact: &str) -> crate::Result<JobId> {
+    let id = given(agent, pool, artifact).await?;
+    agent.work.jobs.queue(id, false).await?;
     Ok(id)
 }
 
@@ -260,22 +265,22 @@ fn an_artifact_without_end_takes_no_room_from_another_tenants_job() {
     let asked = watch::Sender::new(false);
     let hostile = Hostile { at: At::Get, how: How::Floods, asked: asked.clone() };
     let host = Host::with(Arc::new(hostile));
-    let ended = host.agent(async |node| {
+    let ended = host.agent(async |agent| {
         let lab: PoolRef = "lab/runners".parse()?;
         for (pool, net) in [(&runners(), 20), (&lab, 21)] {
-            tenant(&node, pool.tenant.as_str(), net).await?;
-            pool_in_with(&node, pool, Recycle::Keep, None, Vec::new()).await?;
+            tenant(&agent, pool.tenant.as_str(), net).await?;
+            pool_in_with(&agent, pool, Recycle::Keep, None, Vec::new()).await?;
         }
-        scale(&node, counts(0, 0, 0)).await?;
+        scale(&agent, counts(0, 0, 0)).await?;
         let reserve = mvm_model::intake::reserve(1 << 30);
-        let least = small_disk(&node, reserve + 40 * MIB);
-        let greedy = leave(&node, &runners(), ENDLESS).await?;
+        let least = small_disk(&agent, reserve + 40 * MIB);
+        let greedy = leave(&agent, &runners(), ENDLESS).await?;
         let _ = asked.subscribe().wait_for(|asked| *asked).await;
-        let modest = leave(&node, &lab, "input").await?;
-        let jobs = (node.jobs.ended(greedy).await?, node.jobs.ended(modest).await?);
+        let modest = leave(&agent, &lab, "input").await?;
+        let jobs = (agent.work.jobs.ended(greedy).await?, agent.work.jobs.ended(modest).await?);
         // What was refused is gone, and its tenant can go on.
-        let again = leave(&node, &runners(), "input").await?;
-        let again = node.jobs.ended(again).await?;
+        let again = leave(&agent, &runners(), "input").await?;
+        let again = agent.work.jobs.ended(again).await?;
         Ok::<_, mvm_api::Problem>((jobs, again, least.load(Ordering::SeqCst), reserve))
     });
     host.disconnect();
@@ -301,20 +306,20 @@ fn artifacts_count_against_the_disk_quota_of_their_tenant() {
     own_network();
     let asked = watch::Sender::new(false);
     let host = Host::with(Arc::new(Hostile { at: At::Get, how: How::Floods, asked }));
-    let ended = host.agent(async |node| {
-        tenant(&node, "ci", 20).await?;
-        pool_in_with(&node, &runners(), Recycle::Keep, None, Vec::new()).await?;
+    let ended = host.agent(async |agent| {
+        tenant(&agent, "ci", 20).await?;
+        pool_in_with(&agent, &runners(), Recycle::Keep, None, Vec::new()).await?;
         // One is always kept: without room for a new machine, the second job has to find one.
-        scale(&node, counts(1, 0, 0)).await?;
-        let before = node.records.read(|world| world.usage(&runners().tenant).disk_mib);
-        let kept = leave(&node, &runners(), "input").await?;
-        let kept = node.jobs.ended(kept).await?;
-        let after = node.records.read(|world| world.usage(&runners().tenant).disk_mib);
-        let endless = given(&node, &runners(), ENDLESS).await?;
+        scale(&agent, counts(1, 0, 0)).await?;
+        let before = agent.base.records.read(|world| world.usage(&runners().tenant).disk_mib);
+        let kept = leave(&agent, &runners(), "input").await?;
+        let kept = agent.work.jobs.ended(kept).await?;
+        let after = agent.base.records.read(|world| world.usage(&runners().tenant).disk_mib);
+        let endless = given(&agent, &runners(), ENDLESS).await?;
         let none = QuotaPatch { max_disk_gib: Some(0), ..QuotaPatch::default() };
-        node.tenants.update(&runners().tenant, none).await?;
-        node.jobs.queue(endless, false).await?;
-        Ok::<_, mvm_api::Problem>((before, kept, after, node.jobs.ended(endless).await?))
+        agent.pools.tenants.update(&runners().tenant, none).await?;
+        agent.work.jobs.queue(endless, false).await?;
+        Ok::<_, mvm_api::Problem>((before, kept, after, agent.work.jobs.ended(endless).await?))
     });
     host.disconnect();
     let (before, kept, after, endless) = ended.expect("nobody kills this agent").expect("jobs");

@@ -3,7 +3,7 @@
 //!
 //! Locks are taken in this order, so that no two tasks wait for each other: the turn of a pool's template
 //! or of a fleet's claim, then an instance's gate (`slot.rs`), then the turn of links or of caches, then
-//! the turn of the records. The locks that `locked` takes (slots, holders, samples) are held for a few
+//! the turn of the records; below that a gate is tried at most, and never waited for. The locks that `locked` takes (slots, holders, samples) are held for a few
 //! instructions, and nothing else is locked below them. Whoever changes the records holds their turn across
 //! the commit to disk; whoever reads them takes the snapshot of the last commit, and no lock.
 

@@ -1,8 +1,8 @@
 //! Runs what [`super::script`] knows, as the guest's agent runs programs.
 
 use super::files::{self, absolute};
+use super::inside::{Inside, refusal};
 use super::script::{self, Command, Does};
-use super::{Inside, refusal};
 use mvm_guest::channel::Stream;
 use mvm_guest::frame::{self, Frame};
 use mvm_guest::protocol::{ExecRequest, Exit};

@@ -1,7 +1,7 @@
 //! The files of a simulated guest, which it holds in its memory.
 
+use super::inside::refusal;
 use super::program::Program;
-use super::refusal;
 use mvm_archive::{Entry, Kind, Notes, Reader, Time, Writer};
 use mvm_guest::channel::Stream;
 use mvm_guest::frame::{self, Frame};

@@ -1,6 +1,7 @@
 //! Guests that do not do what they are to, for tests.
 
-use super::{Inside, Silence, pass_through};
+use super::inside::Inside;
+use super::{Silence, pass_through};
 use mvm_guest::Result;
 use mvm_guest::channel::Stream;
 use mvm_guest::frame::{self, Frame};

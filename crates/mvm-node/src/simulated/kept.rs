@@ -3,9 +3,9 @@
 
 use super::exec::not_found;
 use super::files::{self, Memory, absolute};
+use super::inside::{Inside, refusal};
 use super::program::Program;
 use super::script::{self, Command, Does};
-use super::{Inside, refusal};
 use mvm_guest::Result;
 use mvm_guest::channel::Stream;
 use mvm_guest::frame::{self, Frame};

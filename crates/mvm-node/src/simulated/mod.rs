@@ -8,6 +8,7 @@ mod exec;
 mod files;
 #[cfg(test)]
 pub mod hostile;
+mod inside;
 mod kept;
 mod program;
 mod script;
@@ -15,11 +16,12 @@ mod silence;
 
 pub use silence::Silence;
 
+use inside::{Inside, refusal};
+use mvm_guest::Result;
 use mvm_guest::channel::Stream;
 use mvm_guest::protocol::{Adopt, Hello, Request, Stats, VERSION};
 use mvm_guest::serve::{Answer, reply, serve_stream};
-use mvm_guest::{Error, Result};
-use mvm_hypervisor::sim::{Guest, GuestChannel, GuestMachine};
+use mvm_hypervisor::sim::{Guest, GuestChannel};
 use mvm_model::Code;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -83,16 +85,6 @@ async fn pass(
             return;
         }
     }
-}
-
-/// The inside of one machine.
-#[derive(Debug)]
-struct Inside {
-    running: watch::Receiver<bool>,
-    machine: GuestMachine,
-    silence: Silence,
-    /// Kept programs were told something.
-    told: Notify,
 }
 
 impl Answer for Inside {
@@ -191,8 +183,4 @@ async fn connect(stream: &mut Stream, port: u16) -> Result<()> {
     let (mut from, mut to) = tokio::io::split(stream);
     tokio::io::copy(&mut from, &mut to).await?;
     Ok(())
-}
-
-fn refusal(code: Code, message: String) -> Error {
-    Error::Guest { code, message }
 }

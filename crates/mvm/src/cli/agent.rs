@@ -15,7 +15,7 @@ use mvm_api::types::Done;
 use mvm_model::desired::DesiredState;
 use mvm_model::halt::NO_SPACE_TIMEOUT_S;
 use mvm_model::{Code, Name};
-use mvm_node::{Driver, Sandbox, ServeOptions};
+use mvm_node::{ApiOptions, Driver, NodeOptions, Sandbox, ServeOptions};
 use rustix::process::Signal;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -185,22 +185,25 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), CliError>> {
     let options = ServeOptions {
         root: super::root(cli),
         driver: (*hypervisor).into(),
-        netns: netns.clone().filter(|name| !name.is_empty()),
-        listen: listen.clone(),
-        identity: (cli.identity.clone().filter(|_| cli.identity_named))
-            .map(|dir| std::path::absolute(&dir).unwrap_or(dir)),
-        advertise: advertise.as_ref().map(ToString::to_string),
-        node_id: node_id.clone(),
-        offer: offer.into(),
-        desired,
         guest: crate::GUEST,
         sandbox: (*nix_sandbox).into(),
-        pressure: host.pressure.clone(),
+        api: ApiOptions {
+            listen: listen.clone(),
+            identity: (cli.identity.clone().filter(|_| cli.identity_named))
+                .map(|dir| std::path::absolute(&dir).unwrap_or(dir)),
+            advertise: advertise.as_ref().map(ToString::to_string),
+        },
+        desired,
         stages,
-        image_rate: *image_rate,
-        no_space_timeout: Duration::from_secs(host.no_space_timeout),
-        disk_reserve_mib: host.disk_reserve,
-        log_json: host.log_json,
+        node: NodeOptions {
+            netns: netns.clone().filter(|name| !name.is_empty()),
+            node_id: node_id.clone(),
+            offer: offer.into(),
+            pressure: host.pressure.clone(),
+            image_rate: *image_rate,
+            no_space_timeout: Duration::from_secs(host.no_space_timeout),
+            disk_reserve_mib: host.disk_reserve,
+        },
     };
     Some(mvm_node::serve(options).map_err(CliError::from))
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use mvm_api::client::Patience;
 use mvm_api::fleet::CoordinatorInfo;
 use mvm_api::paths;
-use mvm_coordinator::{ServeOptions, StoreOptions};
+use mvm_coordinator::{ApiOptions, ServeOptions, StoreOptions};
 use mvm_model::Name;
 use mvm_store::{EtcdOptions, EtcdTls};
 use std::net::SocketAddr;
@@ -90,10 +90,12 @@ fn options(root: &Path, ours: Option<&OurIdentity>, serve: &Serve) -> ServeOptio
         root: root.to_owned(),
         fleet_id: serve.fleet.clone(),
         name: serve.name.clone(),
-        listen: serve.listen.clone(),
-        advertise: serve.advertise.as_ref().map(ToString::to_string),
+        api: ApiOptions {
+            listen: serve.listen.clone(),
+            advertise: serve.advertise.as_ref().map(ToString::to_string),
+            identity: ours.map(OurIdentity::dir),
+        },
         store,
-        identity: ours.map(OurIdentity::dir),
         ca: serve.ca.as_ref().map(absolute),
         ttl: Duration::from_millis(serve.ttl.millis()),
         patience: Duration::from_millis(serve.claim_patience.millis()),

@@ -112,12 +112,17 @@ fn read_module(file: &Path, dir: &Path, path: String, into: &mut BTreeMap<String
     let parsed = syn::parse_file(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
     let parts: Vec<String> =
         path.split("::").filter(|p| !p.is_empty()).map(str::to_owned).collect();
-    let mut found = Found { here: parts, exports: Vec::new(), named: Vec::new() };
+    let child = |item: &Item| match item {
+        Item::Mod(ItemMod { ident, attrs, content: None, .. }) if !is_test(attrs) => {
+            Some(ident.to_string())
+        }
+        _ => None,
+    };
+    let children = parsed.items.iter().filter_map(child).collect();
+    let (exports, named, bare) = Default::default();
+    let mut found = Found { here: parts, children, exports, named, bare };
     for item in &parsed.items {
-        if let Item::Mod(ItemMod { ident, attrs, content: None, .. }) = item
-            && !is_test(attrs)
-        {
-            let name = ident.to_string();
+        if let Some(name) = child(item) {
             let (flat, folder) = (dir.join(format!("{name}.rs")), dir.join(&name));
             let file = if flat.exists() { flat } else { folder.join("mod.rs") };
             let below = if path.is_empty() { name } else { format!("{path}::{name}") };
@@ -125,7 +130,8 @@ fn read_module(file: &Path, dir: &Path, path: String, into: &mut BTreeMap<String
         }
         found.visit_item(item);
     }
-    let Found { exports, named, .. } = found;
+    let named = found.named();
+    let Found { exports, .. } = found;
     into.insert(path, Module { items: parsed.items, exports, named });
 }
 
@@ -133,11 +139,30 @@ fn read_module(file: &Path, dir: &Path, path: String, into: &mut BTreeMap<String
 struct Found {
     /// The module's own path.
     here: Vec<String>,
+    /// The modules in files below it.
+    children: BTreeSet<String>,
     exports: Vec<(String, Vec<String>)>,
     named: Vec<Vec<String>>,
+    /// Paths that begin with a name of the file's own.
+    bare: Vec<Vec<String>>,
 }
 
 impl Found {
+    /// All that is named: what the file hands on counts only where it uses that itself.
+    fn named(&mut self) -> Vec<Vec<String>> {
+        let used = self.bare.iter().filter_map(|path| {
+            let (_, to) = self.exports.iter().find(|(name, _)| *name == path[0])?;
+            Some([to, &path[1..]].concat())
+        });
+        let used: Vec<Vec<String>> = used.collect();
+        self.named.extend(used);
+        std::mem::take(&mut self.named)
+    }
+
+    fn is_child(&self, path: &[String]) -> bool {
+        path.first().is_some_and(|first| self.children.contains(first))
+    }
+
     /// A path from the crate's root; nothing where it leads elsewhere.
     fn resolve(&self, path: &[String], is_use: bool) -> Option<Vec<String>> {
         let mut base = self.here.clone();
@@ -156,6 +181,8 @@ impl Found {
             }
             // A child of this module, as `use` and re-exports name it: if it is none, it is nobody's.
             _ if is_use => {}
+            // `front::bind()`; a single name is no path into a module.
+            _ if path.len() > 1 && self.is_child(path) => {}
             _ => return None,
         }
         base.extend(rest.iter().cloned());
@@ -187,10 +214,11 @@ impl<'a> Visit<'a> for Found {
             let first = path.first().map(String::as_str);
             let local = matches!(first, Some("crate" | "self" | "super"));
             let Some(full) = self.resolve(&path, true) else { continue };
+            let local = local || self.is_child(&path);
             match (hands_on, local) {
                 (true, _) => self.exports.push((name, full)),
                 (false, true) => self.named.push(full),
-                // A crate, or a child of this module: the latter is found by its path.
+                // Another crate.
                 (false, false) => {}
             }
         }
@@ -198,13 +226,17 @@ impl<'a> Visit<'a> for Found {
 
     fn visit_path(&mut self, path: &'a SynPath) {
         let parts: Vec<String> = path.segments.iter().map(|part| part.ident.to_string()).collect();
-        if let Some(full) = self.resolve(&parts, false) {
-            self.named.push(full);
+        match self.resolve(&parts, false) {
+            Some(full) => self.named.push(full),
+            None => self.bare.push(parts),
         }
         visit::visit_path(self, path);
     }
 
     fn visit_attribute(&mut self, _: &'a Attribute) {}
+
+    /// `pub(super)` says who may see an item, and imports nothing.
+    fn visit_visibility(&mut self, _: &'a Visibility) {}
 }
 
 fn flatten(tree: &UseTree, before: &mut Vec<String>, into: &mut Vec<(String, Vec<String>)>) {

@@ -1,8 +1,9 @@
 //! The structure of the code: what imports what, and how large its parts are.
 //!
 //! A module imports another one if its code, tests aside, names something that is defined there, by
-//! `use` or by a path that begins with `crate`, `self` or `super`. Names that a module hands on
-//! (`pub use`) count as those of the module that defines them.
+//! `use` or by a path that begins with `crate`, `self`, `super` or a module below it. Names that a module
+//! hands on (`pub use`) count as those of the module that defines them; it imports them where it uses
+//! them itself.
 
 mod blocks;
 mod exceptions;

@@ -1,6 +1,6 @@
 //! Bodies whose end says that they are whole.
 
-use super::{app, node};
+use super::{agent, app};
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use http_body_util::BodyExt;
@@ -12,14 +12,14 @@ use tower::ServiceExt;
 /// off. A reader of one that ended quietly had less than the whole, and took it for that.
 #[tokio::test]
 async fn what_cannot_be_read_is_not_the_end_of_a_log() {
-    let (dir, node) = node().await;
+    let (dir, agent) = agent().await;
     let job = json!({
         "id": "j-00000001", "pool": "ci/runners", "holder": "uid:0", "state": "running",
         "spec": { "argv": ["true"] }, "created_at": 1, "queued_at": 1,
     });
     let job: mvm_model::Job = serde_json::from_value(job).expect("a job");
     let id = job.id;
-    let put = node.records.change(|_, changes| {
+    let put = agent.base.records.change(|_, changes| {
         changes.put_job(job);
         Ok(())
     });
@@ -27,17 +27,17 @@ async fn what_cannot_be_read_is_not_the_end_of_a_log() {
     let instance = "i-00000000".parse().expect("an id");
     // A folder opens as a file does, and gives an error when it is read.
     let unreadable = [
-        (node.jobs.files.log(id), "/v1/jobs/j-00000001/log".to_owned()),
-        (node.jobs.files.log(id), "/v1/jobs/j-00000001/log?follow=true".to_owned()),
+        (agent.work.jobs.files.log(id), "/v1/jobs/j-00000001/log".to_owned()),
+        (agent.work.jobs.files.log(id), "/v1/jobs/j-00000001/log?follow=true".to_owned()),
         (
-            node.parts.root.files(instance).console(),
+            agent.base.state_dir.files(instance).console(),
             "/v1/tenants/ci/pools/runners/instances/i-00000000/logs".to_owned(),
         ),
     ];
     for (path, _) in &unreadable {
         std::fs::create_dir_all(path).expect("a folder");
     }
-    let app = app(node);
+    let app = app(agent);
     for (_, path) in unreadable {
         let mut request = Request::builder().uri(&path).body(Body::empty()).expect("a request");
         request.extensions_mut().insert(ConnectInfo(Peer::Unix { uid: Some(0) }));

@@ -1,6 +1,6 @@
 //! Every list of the table in pages.
 
-use super::{app, ask, node};
+use super::{agent, app, ask};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
@@ -34,9 +34,9 @@ async fn page(app: &Router, path: &str) -> (Vec<Value>, Option<String>) {
 
 #[tokio::test]
 async fn every_list_has_pages() {
-    let (_dir, node) = node().await;
+    let (_dir, agent) = agent().await;
     // Two logs, of which none is there before something is done.
-    let app = app(node.clone());
+    let app = app(agent.clone());
     let root = Peer::Unix { uid: Some(0) };
     for tenant in ["ci", "lab"] {
         ask(&app, "POST", &format!("/v1/tenants/{tenant}/pools/none/scale"), &root).await;

@@ -1,12 +1,12 @@
 //! A request that is refused changes nothing: for every route that changes something, refusals of
 //! every kind, and records, machines, links, files, events and guests before and after.
 
+use crate::agent::Agent;
 use crate::api::app;
 use crate::crashes::checks;
 use crate::crashes::host::{Host, IMAGES, own_network};
 use crate::crashes::operations::{build, pool, pool_in, runners};
 use crate::crashes::runs::{MARK, read, settle, write};
-use crate::node::Node;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
@@ -122,34 +122,34 @@ struct Everything {
     sessions: BTreeMap<InstanceId, usize>,
 }
 
-async fn everything(node: &Arc<Node>, host: &Host) -> Everything {
-    let records = node.records.store().list("").await.expect("records").into_iter();
+async fn everything(agent: &Arc<Agent>, host: &Host) -> Everything {
+    let records = agent.base.records.store().list("").await.expect("records").into_iter();
     let records = records.map(|r| (r.key, String::from_utf8_lossy(&r.value).into_owned()));
-    let (sim, root) = (host.machines(), &node.parts.root);
+    let (sim, root) = (host.machines(), &agent.base.state_dir);
     let mut machines: BTreeMap<String, Vec<(u32, Option<bool>)>> = BTreeMap::new();
     for process in sim.find(&root.marker_prefix()).expect("machines") {
         let runs = sim.is_running(&process.marker);
         machines.entry(process.marker).or_default().push((process.pid, runs));
     }
-    let links = node.links.network().list().await.expect("links");
+    let links = agent.supplies.links.network().list().await.expect("links");
     let mut files = BTreeMap::new();
     walk(root.path(), &mut files);
-    let running: Vec<InstanceId> = node.records.read(|world| {
+    let running: Vec<InstanceId> = agent.base.records.read(|world| {
         let running = world.instances.values().filter(|i| i.state == State::Running);
         running.map(|i| i.id).collect()
     });
     let (mut guests, mut sessions) = (BTreeMap::new(), BTreeMap::new());
     for id in running {
-        let said = read(node, id, MARK).await.map_err(|problem| problem.to_string());
+        let said = read(agent, id, MARK).await.map_err(|problem| problem.to_string());
         guests.insert(id, said);
-        sessions.insert(id, node.slots.of(id).sessions());
+        sessions.insert(id, agent.base.slots.of(id).sessions());
     }
     Everything {
         records: records.collect(),
         machines,
         links: links.into_iter().map(|link| link.name).collect(),
         files,
-        newest_event: node.records.newest_event(),
+        newest_event: agent.base.records.newest_event(),
         guests,
         sessions,
     }
@@ -182,26 +182,28 @@ fn lease(number: u32, holder: &str, purpose: Purpose) -> Lease {
 
 /// An instance of `ci/runners` in this state, under this lease.
 async fn instance(
-    node: &Arc<Node>,
+    agent: &Arc<Agent>,
     state: State,
     lease: Option<Lease>,
 ) -> crate::Result<InstanceId> {
-    let made = node.transitions.create(&runners(), None).await?;
+    let made = agent.lifecycle.transitions.create(&runners(), None).await?;
     if state != State::Created {
-        node.instances.bring(made.id, State::Running, &Mover::Agent).await?;
-        write(node, made.id, MARK, "mine").await?;
-        node.instances.bring(made.id, state, &Mover::Agent).await?;
+        agent.lifecycle.instances.bring(made.id, State::Running, &Mover::Agent).await?;
+        write(agent, made.id, MARK, "mine").await?;
+        agent.lifecycle.instances.bring(made.id, state, &Mover::Agent).await?;
     }
-    node.records.update(made.id, |instance| instance.lease = lease).await?;
+    agent.base.records.update(made.id, |instance| instance.lease = lease).await?;
     Ok(made.id)
 }
 
-async fn prepare(node: &Arc<Node>, app: &Router) -> crate::Result<Stage> {
+async fn prepare(agent: &Arc<Agent>, app: &Router) -> crate::Result<Stage> {
     use Purpose::{Expose, Manual, Run, Template};
-    pool(node, Recycle::Reset, None).await?;
+    pool(agent, Recycle::Reset, None).await?;
     let bare = "ci/bare".parse()?;
-    pool_in(node, &bare, Recycle::Reset, None).await?;
-    node.records
+    pool_in(agent, &bare, Recycle::Reset, None).await?;
+    agent
+        .base
+        .records
         .change(|world, changes| {
             let mut pool = world.pool(&bare)?.clone();
             (pool.revisions, pool.current) = (Vec::new(), None);
@@ -209,41 +211,42 @@ async fn prepare(node: &Arc<Node>, app: &Router) -> crate::Result<Stage> {
             Ok(())
         })
         .await?;
-    build(node, &runners(), IMAGES[0]).await?;
+    build(agent, &runners(), IMAGES[0]).await?;
     let alice = "operator:alice";
     let mut stage = Stage {
-        created: instance(node, State::Created, None).await?,
-        warm: instance(node, State::Warm, None).await?,
-        sleeping: instance(node, State::Sleeping, None).await?,
-        stopped: instance(node, State::Stopped, None).await?,
-        job: instance(node, State::Running, Some(lease(1, "uid:0 j-00000001", Run))).await?,
-        front: instance(node, State::Running, Some(lease(2, "expose:127.0.0.1:1", Expose))).await?,
-        template: instance(node, State::Running, Some(lease(3, "template", Template))).await?,
-        manual: instance(node, State::Running, Some(lease(4, alice, Manual))).await?,
-        own: instance(node, State::Running, Some(lease(5, "uid:0", Manual))).await?,
-        sleeping_manual: instance(node, State::Sleeping, Some(lease(6, alice, Manual))).await?,
-        warm_manual: instance(node, State::Warm, Some(lease(7, alice, Manual))).await?,
+        created: instance(agent, State::Created, None).await?,
+        warm: instance(agent, State::Warm, None).await?,
+        sleeping: instance(agent, State::Sleeping, None).await?,
+        stopped: instance(agent, State::Stopped, None).await?,
+        job: instance(agent, State::Running, Some(lease(1, "uid:0 j-00000001", Run))).await?,
+        front: instance(agent, State::Running, Some(lease(2, "expose:127.0.0.1:1", Expose)))
+            .await?,
+        template: instance(agent, State::Running, Some(lease(3, "template", Template))).await?,
+        manual: instance(agent, State::Running, Some(lease(4, alice, Manual))).await?,
+        own: instance(agent, State::Running, Some(lease(5, "uid:0", Manual))).await?,
+        sleeping_manual: instance(agent, State::Sleeping, Some(lease(6, alice, Manual))).await?,
+        warm_manual: instance(agent, State::Warm, Some(lease(7, alice, Manual))).await?,
         ended_job: String::new(),
     };
     // A job that was made, and canceled before it began.
     let (spec, hold) = (json!({ "argv": ["true"] }), true);
     let wanted = serde_json::from_value(json!({ "spec": spec, "hold": hold })).expect("a job");
-    let job = node.jobs.create(&runners(), wanted, "uid:0".to_owned()).await?;
-    node.jobs.cancel(job.job_id, "canceled").await?;
+    let job = agent.work.jobs.create(&runners(), wanted, "uid:0".to_owned()).await?;
+    agent.work.jobs.cancel(job.job_id, "canceled").await?;
     stage.ended_job = job.job_id.to_string();
     let leader = json!({ "fleet_id": "main", "epoch": 7 });
     let obeyed =
         Refused { operation: "node.leader", who: Who::Root, at: vec![], body: leader, code: "" };
     assert_eq!(send(app, &obeyed).await.1, 200);
     // Nothing more may run, be warm, be made or wait.
-    let usage = node.records.read(|world| world.usage(&runners().tenant));
+    let usage = agent.base.records.read(|world| world.usage(&runners().tenant));
     let quotas = Quotas {
         max_running: usage.running,
         max_instances_per_pool: usage.instances,
         max_queued_jobs: 0,
         ..Quotas::default()
     };
-    node.tenants.update(&runners().tenant, quotas.into()).await?;
+    agent.pools.tenants.update(&runners().tenant, quotas.into()).await?;
     let lab = CreateTenant {
         name: "lab".parse()?,
         network: TenantNetwork {
@@ -253,7 +256,7 @@ async fn prepare(node: &Arc<Node>, app: &Router) -> crate::Result<Stage> {
         },
         quotas: Quotas::default(),
     };
-    node.tenants.create(lab).await?;
+    agent.pools.tenants.create(lab).await?;
     Ok(stage)
 }
 
@@ -398,7 +401,7 @@ fn of_tenants_and_pools() -> Vec<Refused> {
 fn of_the_node() -> Vec<Refused> {
     use Who::Root;
     let leader = |fleet: &str, epoch: u64| json!({ "fleet_id": fleet, "epoch": epoch });
-    let document = |node: &str| json!({ "schema_version": 1, "node_id": node, "tenants": [] });
+    let document = |agent: &str| json!({ "schema_version": 1, "node_id": agent, "tenants": [] });
     let told = |leader| json!({ "leader": leader, "digest": "d", "document": document("node") });
     let claim = |leader, pool: &str| json!({ "leader": leader, "pool": pool, "holder": "uid:0" });
     // More memory than any host that this is tried on.
@@ -473,11 +476,11 @@ const NEVER: [&str; 6] =
 fn what_is_refused_changes_nothing() {
     own_network();
     let host = Host::new();
-    let walked = host.agent(async |node| {
-        let app = app(node.clone());
-        let stage = prepare(&node, &app).await.expect("prepared");
+    let walked = host.agent(async |agent| {
+        let app = app(agent.clone());
+        let stage = prepare(&agent, &app).await.expect("prepared");
         let (mut faults, mut covered) = (Vec::new(), BTreeSet::new());
-        let mut before = everything(&node, &host).await;
+        let mut before = everything(&agent, &host).await;
         for case in refusals(&stage) {
             let (what, status, body) = send(&app, &case).await;
             let problem: Value = serde_json::from_str(&body).unwrap_or_default();
@@ -487,8 +490,8 @@ fn what_is_refused_changes_nothing() {
             if case.code == "leased" && !problem["detail"].to_string().contains("l-0000000") {
                 faults.push(format!("{what} says not which lease: {body}"));
             }
-            node.wake.notify();
-            let after = everything(&node, &host).await;
+            agent.base.wake.notify();
+            let after = everything(&agent, &host).await;
             if after != before {
                 faults
                     .push(format!("{what} was refused, and changed\n{before:#?}\nto\n{after:#?}"));
@@ -515,14 +518,14 @@ fn what_is_refused_changes_nothing() {
 fn a_holder_puts_its_own_machine_aside_and_its_lease_with_it() {
     own_network();
     let host = Host::new();
-    let done = host.agent(async |node| {
-        let app = app(node.clone());
-        pool(&node, Recycle::Keep, None).await.expect("a pool");
+    let done = host.agent(async |agent| {
+        let app = app(agent.clone());
+        pool(&agent, Recycle::Keep, None).await.expect("a pool");
         let own = lease(1, "operator:alice", Purpose::Manual);
-        let id = instance(&node, State::Running, Some(own)).await.expect("an instance");
+        let id = instance(&agent, State::Running, Some(own)).await.expect("an instance");
         let lease_of = async || {
             let of = |w: &crate::records::World| w.instances[&id].lease.clone().map(|l| l.holder);
-            node.records.read(of)
+            agent.base.records.read(of)
         };
         let ids = id.to_string();
         let at = ["ci", "runners", &*ids];
@@ -542,8 +545,8 @@ fn a_holder_puts_its_own_machine_aside_and_its_lease_with_it() {
         let (what, status, body) =
             send(&app, &refused("instance.destroy", Who::Root, &at, json!({}), "")).await;
         assert_eq!(status, 200, "{what}: {body}");
-        settle(&node).await.expect("rest");
-        checks::faults(&node, &host).await
+        settle(&agent).await.expect("rest");
+        checks::faults(&agent, &host).await
     });
     host.disconnect();
     assert_eq!(done.expect("an agent"), Vec::<String>::new());

@@ -1,6 +1,6 @@
 //! Streams of events over TLS whose connection breaks in the middle.
 
-use super::{Node, app, ask, node};
+use super::{Agent, agent, app, ask};
 use crate::api::serve_tls;
 use mvm_api::client::Event;
 use mvm_identity::directory::Signers;
@@ -56,10 +56,10 @@ async fn cutting(to: SocketAddr, bytes: u64, cuts: Arc<AtomicUsize>) -> SocketAd
 }
 
 /// Has an instance go from state to state, one event each.
-async fn happen(node: &Node, times: usize) {
+async fn happen(agent: &Agent, times: usize) {
     let id: InstanceId = "i-00000000".parse().expect("an id");
     for _ in 0..times {
-        let done = node.records.change(|world, changes| {
+        let done = agent.base.records.change(|world, changes| {
             let mut instance = world.instances[&id].clone();
             instance.state =
                 if instance.state == State::Running { State::Warm } else { State::Running };
@@ -72,12 +72,12 @@ async fn happen(node: &Node, times: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_is_cut_again_and_again_tells_everything_once() {
-    let (_dir, node) = node().await;
+    let (_dir, agent) = agent().await;
     let [ours, alice] = keepers(["node/n1", "operator/alice"]);
     let loopback = ["127.0.0.1:0".parse().expect("an address")];
     let listener = TlsListener::bind(&loopback, ours).await.expect("listens");
     let address = listener.addresses()[0];
-    tokio::spawn(serve_tls(listener, node.clone()));
+    tokio::spawn(serve_tls(listener, app(agent.clone())));
     let cuts = Arc::new(AtomicUsize::new(0));
     let address = cutting(address, 11_000, cuts.clone()).await;
     let client = mvm_identity::client(address.to_string(), alice, Expect::Node(None));
@@ -87,10 +87,10 @@ async fn a_stream_that_is_cut_again_and_again_tells_everything_once() {
         client.streams().resume("/v1/events/stream", each, |_| {}).await
     });
     // Some are the past when it begins, and some come while it is cut.
-    happen(&node, 120).await;
+    happen(&agent, 120).await;
     let mut seen = Vec::new();
     let last = 2 + 120 + 180;
-    let happening = tokio::spawn(async move { happen(&node, 180).await });
+    let happening = tokio::spawn(async move { happen(&agent, 180).await });
     while seen.last() != Some(&last) {
         let event = tokio::time::timeout(std::time::Duration::from_secs(120), told.recv()).await;
         let event = event.expect("an event in time").expect("an event");
@@ -105,15 +105,15 @@ async fn a_stream_that_is_cut_again_and_again_tells_everything_once() {
 
 #[tokio::test]
 async fn a_position_that_is_not_known_any_more_is_told_as_a_gap_or_begun_anew() {
-    let (_dir, node) = node().await;
-    happen(&node, 10).await;
+    let (_dir, agent) = agent().await;
+    happen(&agent, 10).await;
     // As after ten thousand more.
     let gone = (1..=6).map(|id| mvm_store::Write::Delete {
         key: crate::records::event_key(id),
         expect: mvm_store::Expect::Any,
     });
-    node.records.store().commit(gone.collect()).await.expect("written");
-    let app = app(node);
+    agent.base.records.store().commit(gone.collect()).await.expect("written");
+    let app = app(agent);
     let root = Peer::Unix { uid: Some(0) };
     let stream = |since: &str| {
         let path = format!("/v1/events/stream?since={since}");

@@ -1,14 +1,14 @@
 //! What the host lacks of what pools want, as users see it.
 
-use super::{app, ask, node};
+use super::{agent, app, ask};
 use mvm_model::{Counts, Name};
 use mvm_server::Peer;
 use serde_json::Value;
 
 #[tokio::test]
 async fn pools_that_keep_more_up_than_the_host_has_say_so() {
-    let (_dir, node) = node().await;
-    let app = app(node.clone());
+    let (_dir, agent) = agent().await;
+    let app = app(agent.clone());
     let root = Peer::Unix { uid: Some(0) };
     let lacks = async |path: &str| -> Vec<String> {
         let (status, text) = ask(&app, "GET", path, &root).await;
@@ -23,8 +23,10 @@ async fn pools_that_keep_more_up_than_the_host_has_say_so() {
         assert!(!lacks(path).await.contains(&memory), "{path}");
     }
     // Either pool fits; both together do not.
-    let host = node.host.capacity().mem_mib;
-    node.records
+    let host = agent.supplies.host.capacity().mem_mib;
+    agent
+        .base
+        .records
         .change(|world, changes| {
             for tenant in ["ci", "lab"] {
                 let tenant: Name = tenant.parse().expect("a name");

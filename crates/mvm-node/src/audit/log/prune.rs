@@ -4,7 +4,7 @@
 //! removed, or replaced in one step by what of it stays. An agent that is killed anywhere leaves a log that
 //! begins where one of its records says so, or whose beginning is still there. The next pruning goes on.
 
-use super::{GONE, Logs, files_in, open_log};
+use super::{GONE, Logs, REST, files_in, open_log};
 use crate::Result;
 use crate::locks::locked;
 use crate::problem::io;
@@ -16,9 +16,6 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-
-/// The extension of what is to take the place of a file.
-pub(super) const REST: &str = "rest";
 
 /// What of a file's beginning goes.
 struct Cut {

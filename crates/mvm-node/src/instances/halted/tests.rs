@@ -2,11 +2,11 @@
 
 use super::Room;
 use crate::Result;
+use crate::agent::Agent;
 use crate::crashes::host::{Host, own_network};
 use crate::crashes::operations::{counts, pool, runners, scale};
 use crate::crashes::runs::{read, write};
 use crate::deadlines::haste;
-use crate::node::Node;
 use mvm_api::jobs::SubmitJob;
 use mvm_hypervisor::Halt;
 use mvm_hypervisor::sim::SimHypervisor;
@@ -33,27 +33,27 @@ fn disk(mib: u64) -> (Arc<AtomicU64>, Room) {
 }
 
 /// Runs one agent on the host.
-fn agent<T>(host: &Host, work: impl AsyncFnOnce(&Arc<Node>, &SimHypervisor) -> Result<T>) -> T {
-    let done = host.agent(async |node| work(&node, &host.machines()).await);
+fn agent<T>(host: &Host, work: impl AsyncFnOnce(&Arc<Agent>, &SimHypervisor) -> Result<T>) -> T {
+    let done = host.agent(async |agent| work(&agent, &host.machines()).await);
     done.expect("nobody kills this agent").expect("all is well")
 }
 
-async fn running(node: &Arc<Node>) -> Result<Instance> {
-    pool(node, Recycle::Reset, None).await?;
-    let instance = node.transitions.create(&runners(), None).await?;
-    node.instances.bring(instance.id, State::Running, &Mover::Agent).await?;
+async fn running(agent: &Arc<Agent>) -> Result<Instance> {
+    pool(agent, Recycle::Reset, None).await?;
+    let instance = agent.lifecycle.transitions.create(&runners(), None).await?;
+    agent.lifecycle.instances.bring(instance.id, State::Running, &Mover::Agent).await?;
     Ok(instance)
 }
 
 /// The first event of this instance with such words; those before `since` are old.
-async fn told(node: &Node, id: InstanceId, since: u64, words: &str) -> Event {
-    let mut coming = node.records.follow_events();
+async fn told(agent: &Agent, id: InstanceId, since: u64, words: &str) -> Event {
+    let mut coming = agent.base.records.follow_events();
     let fits = |e: &Event| {
         e.id > since
             && e.instance.id == id
             && e.reason.as_ref().is_some_and(|reason| reason.contains(words))
     };
-    let kept = node.records.events_after(since).await.expect("events");
+    let kept = agent.base.records.events_after(since).await.expect("events");
     if let Some(event) = kept.into_iter().find(fits) {
         return event;
     }
@@ -70,35 +70,35 @@ fn a_machine_without_space_says_so_and_goes_on_when_there_is_room_also_under_the
     own_network();
     let host = Host::new();
     let words = "paused: no space on the host for disk scratch";
-    let machine = agent(&host, async |node, sim| {
-        node.halted.set_terms(HOUR, disk(0).1);
-        let machine = running(node).await?;
-        sim.set_obstacle(&node.parts.root.marker(machine.id), full());
-        let event = told(node, machine.id, 0, words).await;
+    let machine = agent(&host, async |agent, sim| {
+        agent.lifecycle.halted.set_terms(HOUR, disk(0).1);
+        let machine = running(agent).await?;
+        sim.set_obstacle(&agent.base.state_dir.marker(machine.id), full());
+        let event = told(agent, machine.id, 0, words).await;
         assert_eq!((event.from, event.to), (Some(State::Running), State::Running));
         assert_eq!(event.cause, "hypervisor");
-        let view = node.instance_views.show(&machine.reference()).await?;
+        let view = agent.views.instances.show(&machine.reference()).await?;
         assert_eq!(view.paused.map(|paused| paused.cause), Some(Cause::NoSpace));
-        let metrics = node.metrics(None).await?;
+        let metrics = agent.views.metrics.tell(None)?;
         let labels = r#"{tenant="ci",pool="runners",cause="no_space"}"#;
         for line in [format!("mvm_paused{labels} 1"), format!("mvm_pauses_total{labels} 1")] {
             assert!(metrics.contains(&line), "{line}: {metrics}");
         }
         Ok(machine)
     });
-    agent(&host, async |node, sim| {
+    agent(&host, async |agent, sim| {
         let (free, room) = disk(0);
-        node.halted.set_terms(HOUR, room);
-        let marker = node.parts.root.marker(machine.id);
+        agent.lifecycle.halted.set_terms(HOUR, room);
+        let marker = agent.base.state_dir.marker(machine.id);
         assert_eq!(sim.is_running(&marker), Some(false));
         // The new agent has not taken it for one that runs.
         let gone_on = |event: &Event| event.reason.as_deref() == Some(GOES_ON);
-        assert!(!node.records.events_after(0).await?.iter().any(gone_on));
+        assert!(!agent.base.records.events_after(0).await?.iter().any(gone_on));
         sim.set_obstacle(&marker, None);
         free.store(64, Ordering::SeqCst);
-        told(node, machine.id, 0, GOES_ON).await;
+        told(agent, machine.id, 0, GOES_ON).await;
         assert_eq!(sim.is_running(&marker), Some(true));
-        assert!(node.instance_views.show(&machine.reference()).await?.paused.is_none());
+        assert!(agent.views.instances.show(&machine.reference()).await?.paused.is_none());
         Ok(())
     });
     host.disconnect();
@@ -108,18 +108,18 @@ fn a_machine_without_space_says_so_and_goes_on_when_there_is_room_also_under_the
 fn a_machine_that_was_put_aside_is_not_one_that_is_paused() {
     own_network();
     let host = Host::new();
-    agent(&host, async |node, sim| {
+    agent(&host, async |agent, sim| {
         let (free, room) = disk(0);
-        node.halted.set_terms(HOUR, room);
-        let machine = running(node).await?;
-        let marker = node.parts.root.marker(machine.id);
-        node.instances.bring(machine.id, State::Warm, &Mover::Agent).await?;
+        agent.lifecycle.halted.set_terms(HOUR, room);
+        let machine = running(agent).await?;
+        let marker = agent.base.state_dir.marker(machine.id);
+        agent.lifecycle.instances.bring(machine.id, State::Warm, &Mover::Agent).await?;
         sim.set_obstacle(&marker, full());
         free.store(64, Ordering::SeqCst);
-        assert!(node.instance_views.show(&machine.reference()).await?.paused.is_none());
+        assert!(agent.views.instances.show(&machine.reference()).await?.paused.is_none());
         assert_eq!(sim.is_running(&marker), Some(false));
         sim.set_obstacle(&marker, None);
-        node.instances.bring(machine.id, State::Running, &Mover::Agent).await?;
+        agent.lifecycle.instances.bring(machine.id, State::Running, &Mover::Agent).await?;
         assert_eq!(sim.is_running(&marker), Some(true));
         Ok(())
     });
@@ -130,27 +130,27 @@ fn a_machine_that_was_put_aside_is_not_one_that_is_paused() {
 fn a_job_whose_machine_finds_no_space_for_too_long_ends_with_that() {
     own_network();
     let host = Host::new();
-    agent(&host, async |node, sim| {
-        node.halted.set_terms(Duration::ZERO, disk(0).1);
-        pool(node, Recycle::Reset, None).await?;
-        scale(node, counts(0, 0, 0)).await?;
+    agent(&host, async |agent, sim| {
+        agent.lifecycle.halted.set_terms(Duration::ZERO, disk(0).1);
+        pool(agent, Recycle::Reset, None).await?;
+        scale(agent, counts(0, 0, 0)).await?;
         let argv = ["sleep", "3600"].map(str::to_owned).to_vec();
         let wanted = SubmitJob { spec: JobSpec { argv, ..JobSpec::default() }, hold: false };
-        let job = node.jobs.create(&runners(), wanted, "uid:0".to_owned()).await?.job_id;
-        let mut changes = node.records.subscribe();
+        let job = agent.work.jobs.create(&runners(), wanted, "uid:0".to_owned()).await?.job_id;
+        let mut changes = agent.base.records.subscribe();
         let machine = loop {
-            let job = node.records.read(|world| world.job(job).cloned())?;
+            let job = agent.base.records.read(|world| world.job(job).cloned())?;
             if job.state == JobState::Running {
                 break job.attempts[0].instance.id;
             }
             changes.changed().await.expect("a node");
         };
-        sim.set_obstacle(&node.parts.root.marker(machine), full());
-        let ended = node.jobs.ended(job).await?;
+        sim.set_obstacle(&agent.base.state_dir.marker(machine), full());
+        let ended = agent.work.jobs.ended(job).await?;
         let reason = ended.reason.unwrap_or_default();
         assert_eq!(ended.state, JobState::Lost, "{reason}");
         assert!(reason.contains("no_space: it was paused for 0 s: no space on"), "{reason}");
-        while node.records.read(|world| world.instances.contains_key(&machine)) {
+        while agent.base.records.read(|world| world.instances.contains_key(&machine)) {
             changes.changed().await.expect("a node");
         }
         Ok(())
@@ -162,7 +162,7 @@ fn a_job_whose_machine_finds_no_space_for_too_long_ends_with_that() {
 fn a_broken_disk_and_a_crashed_guest_fail_their_machine_with_the_reason() {
     own_network();
     let host = Host::new();
-    agent(&host, async |node, sim| {
+    agent(&host, async |agent, sim| {
         for (halt, words) in [
             (
                 Halt::IoError { disk: Some("data".into()) },
@@ -174,11 +174,11 @@ fn a_broken_disk_and_a_crashed_guest_fail_their_machine_with_the_reason() {
                 "the hypervisor stopped it: internal-error; last",
             ),
         ] {
-            let machine = running(node).await?;
-            let marker = node.parts.root.marker(machine.id);
+            let machine = running(agent).await?;
+            let marker = agent.base.state_dir.marker(machine.id);
             sim.set_obstacle(&marker, Some(halt));
-            while told(node, machine.id, 0, words).await.to != State::Failed {}
-            node.instances.destroy(machine.id, &Mover::Agent).await?;
+            while told(agent, machine.id, 0, words).await.to != State::Failed {}
+            agent.lifecycle.instances.destroy(machine.id, &Mover::Agent).await?;
             assert_eq!(sim.is_running(&marker), None);
         }
         Ok(())
@@ -190,28 +190,29 @@ fn a_broken_disk_and_a_crashed_guest_fail_their_machine_with_the_reason() {
 fn a_machine_that_finds_no_space_on_its_way_up_keeps_its_memory() {
     own_network();
     let host = Host::new();
-    agent(&host, async |node, sim| {
+    agent(&host, async |agent, sim| {
         let (free, room) = disk(0);
-        node.halted.set_terms(HOUR, room);
-        let machine = running(node).await?;
-        let marker = node.parts.root.marker(machine.id);
-        write(node, machine.id, "/run/note", "mine").await?;
+        agent.lifecycle.halted.set_terms(HOUR, room);
+        let machine = running(agent).await?;
+        let marker = agent.base.state_dir.marker(machine.id);
+        write(agent, machine.id, "/run/note", "mine").await?;
         // Asleep, its process lingers, and is the one that finds no space.
         for from in [State::Warm, State::Sleeping] {
-            node.instances.bring(machine.id, from, &Mover::Agent).await?;
+            agent.lifecycle.instances.bring(machine.id, from, &Mover::Agent).await?;
             sim.set_obstacle(&marker, full());
             free.store(0, Ordering::SeqCst);
-            let since = node.records.newest_event();
+            let since = agent.base.records.newest_event();
             haste::make(50);
-            let refused = node.instances.bring(machine.id, State::Running, &Mover::Agent).await;
+            let refused =
+                agent.lifecycle.instances.bring(machine.id, State::Running, &Mover::Agent).await;
             haste::make(1);
             assert_eq!(refused.expect_err("it does not answer").code, Code::NoSpace);
-            let view = node.instance_views.show(&machine.reference()).await?;
+            let view = agent.views.instances.show(&machine.reference()).await?;
             assert_eq!((view.state, view.paused.is_some()), (State::Running, true));
             sim.set_obstacle(&marker, None);
             free.store(64, Ordering::SeqCst);
-            told(node, machine.id, since, GOES_ON).await;
-            assert_eq!(read(node, machine.id, "/run/note").await?.trim(), "mine");
+            told(agent, machine.id, since, GOES_ON).await;
+            assert_eq!(read(agent, machine.id, "/run/note").await?.trim(), "mine");
         }
         Ok(())
     });

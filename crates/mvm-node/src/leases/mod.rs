@@ -1,10 +1,13 @@
 //! Leases: taking, extending and ending the right to use an instance.
 
+mod acquire;
+
+pub(crate) use acquire::{Choice, Readiest};
+
 use crate::audit::{self, Auditor};
 use crate::caches::Caches;
 use crate::holders::{LeaseHolders, job_on};
-use crate::instances::{Instances, Slots};
-use crate::instances::{draw_ids, new_instance};
+use crate::instances::{Instances, Slots, draw_ids, new_instance};
 use crate::lease_request::{LeaseRequest, checked};
 use crate::records::{Records, World};
 use crate::wake::Wake;
@@ -12,17 +15,12 @@ use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_api::types::{HeldBy, LeaseView};
 use mvm_model::admission::admit_state;
-use mvm_model::cache;
-use mvm_model::choose::choose;
 use mvm_model::lease::Purpose;
-use mvm_model::mover::may_take;
 use mvm_model::recycling::{Ending, ending};
-use mvm_model::{Code, Instance, InstanceId, InstanceRef, Lease, Millis, Mover, PoolRef, State};
+use mvm_model::{Instance, InstanceId, Lease, Millis, Mover, PoolRef, State};
 use mvm_server::Peer;
 use std::sync::Arc;
 
-/// How many instances a claim tries before it gives up.
-const CLAIM_TRIES: usize = 3;
 /// How long a lease outlives its deadline and the last session, in ms.
 const SESSION_GRACE_MS: u64 = 10_000;
 /// The leases on instances.
@@ -50,70 +48,6 @@ impl Leases {
         Leases { records, instances, caches, slots, holders, auditor, wake }
     }
 
-    /// Takes an instance of the pool for a job and brings it to `running`: the readiest there is,
-    /// or a new one. Gives the instance with its lease, and the state that it was in.
-    pub async fn claim(&self, pool: &PoolRef, wish: &LeaseRequest) -> Result<(Instance, State)> {
-        self.claim_as(pool, wish, None).await
-    }
-
-    /// The same, under a lease of this id.
-    pub(crate) async fn claim_as(
-        &self,
-        pool: &PoolRef,
-        wish: &LeaseRequest,
-        id: Option<&str>,
-    ) -> Result<(Instance, State)> {
-        // What there is no room to end is not begun.
-        self.instances.check_space()?;
-        let mut last = None;
-        for _ in 0..CLAIM_TRIES {
-            let mut lease = wish.lease()?;
-            lease.id = id.map_or(lease.id, str::to_owned);
-            // Who asks waits until it is up, however long that takes.
-            let _held = self.holders.hold(&lease.id);
-            let instance = self.reserve(pool, &lease).await?;
-            self.wake.notify();
-            let by = Mover::Lease(lease.id.clone());
-            let outcome = async {
-                let from = self.instances.bring(instance.id, State::Running, &by).await?;
-                let now = self.records.read(|world| leased(world, &lease.id).cloned())?;
-                Ok((now, from))
-            };
-            match outcome.await {
-                Ok(claimed) => return Ok(claimed),
-                Err(problem) => {
-                    tracing::warn!(instance = %instance.reference(), "claim failed: {problem}");
-                    self.untake_or_end(&instance, &lease.id).await;
-                    last = Some(problem);
-                }
-            }
-        }
-        Err(last.unwrap_or_else(|| Problem::internal("a claim ended without a result")))
-    }
-
-    /// Chooses and leases in one step, so that no two claims get one instance; makes one where there
-    /// is none. Where the quotas do not let it run, nothing is taken and nothing made.
-    async fn reserve(&self, pool: &PoolRef, lease: &Lease) -> Result<Instance> {
-        let drawn = draw_ids()?;
-        self.records
-            .change(|world, changes| {
-                let record = world.pool(pool)?;
-                let revision = record.current_revision().map_or("", |revision| &revision.digest);
-                let fit = world.of_pool(pool).filter(|i| cache::same(&i.caches, &record.caches));
-                let mut instance = match choose(record.recycle, revision, fit) {
-                    Some(found) => found.clone(),
-                    None => new_instance(world, pool, &drawn)?,
-                };
-                may_run(world, &instance)?;
-                instance.lease = Some(lease.clone());
-                instance.leases_served += 1;
-                changes.put_instance(instance.clone());
-                audit::note_lease(&instance);
-                Ok(instance)
-            })
-            .await
-    }
-
     /// Makes an instance that whoever wishes it holds from the beginning, if it may run.
     pub(crate) async fn create_leased(
         &self,
@@ -129,69 +63,6 @@ impl Leases {
                 changes.put_instance(instance.clone());
                 audit::note_lease(&instance);
                 Ok(instance)
-            })
-            .await
-    }
-
-    /// Takes a manual lease on one instance, or extends the one that the same holder has, if the
-    /// instance may run; brings it to `running`. Gives the state that it was in. Where it comes to
-    /// nothing and the instance is as before, so is its lease.
-    pub async fn take(&self, reference: &InstanceRef, wish: &LeaseRequest) -> Result<State> {
-        let mut tries = CLAIM_TRIES;
-        loop {
-            tries -= 1;
-            let (before, lease) = self.lease(reference, &wish.lease()?).await?;
-            let by = Mover::Lease(lease);
-            let outcome = self.instances.bring(reference.id, State::Running, &by).await;
-            let Err(problem) = outcome else { return outcome };
-            // Its holder put it aside, or it was released, while this waited: it is taken anew.
-            if problem.code != Code::LeaseEnded || tries == 0 {
-                self.restore_lease(&before).await?;
-                return Err(problem);
-            }
-        }
-    }
-
-    /// Gives the record as it was before, and the id of the lease.
-    async fn lease(&self, reference: &InstanceRef, wanted: &Lease) -> Result<(Instance, String)> {
-        self.records
-            .change(|world, changes| {
-                let before = world.instance(reference)?;
-                may_take(before, &wanted.holder)?;
-                if before.state != State::Running {
-                    before.state.check(State::Running)?;
-                    may_run(world, before)?;
-                }
-                let mut instance = before.clone();
-                let lease = match &mut instance.lease {
-                    Some(lease) => {
-                        lease.expires_at = lease.expires_at.max(wanted.expires_at);
-                        lease.id.clone()
-                    }
-                    None => {
-                        instance.lease = Some(wanted.clone());
-                        instance.leases_served += 1;
-                        wanted.id.clone()
-                    }
-                };
-                changes.put_instance(instance.clone());
-                audit::note_lease(&instance);
-                Ok((before.clone(), lease))
-            })
-            .await
-    }
-
-    /// An instance that could not be brought up, and has not run meanwhile, is leased as before.
-    async fn restore_lease(&self, before: &Instance) -> Result<()> {
-        self.records
-            .change(|world, changes| {
-                let Some(now) = world.instances.get(&before.id) else { return Ok(()) };
-                let ours = before.lease.is_some() || now.lease.is_some();
-                if ours && now.state == before.state && now.state_since == before.state_since {
-                    let (lease, leases_served) = (before.lease.clone(), before.leases_served);
-                    changes.put_instance(Instance { lease, leases_served, ..now.clone() });
-                }
-                Ok(())
             })
             .await
     }
@@ -271,18 +142,6 @@ impl Leases {
                 Ok(())
             })
             .await
-    }
-
-    /// What could not be brought up is given back as it was, if it is as it was and is of use.
-    async fn untake_or_end(&self, before: &Instance, lease: &str) {
-        let same = |world: &World| {
-            let now = world.instances.get(&before.id);
-            now.is_some_and(|now| now.state == before.state && now.state != State::Created)
-        };
-        let given_back = self.records.read(same) && self.untake(before.id, lease).await.is_ok();
-        if !given_back {
-            self.end_of(before.id, lease).await;
-        }
     }
 
     /// Takes the lease of this id off its instance; one that is not there has ended.

@@ -1,0 +1,68 @@
+//! What every service rests on: the process, the records, and who is told of what is done.
+
+use super::parts::AgentParts;
+use crate::audit::{Audit, Auditor};
+use crate::instances::Slots;
+use crate::passes::Passes;
+use crate::records::Records;
+use crate::stages::Stages;
+use crate::state_dir::StateDir;
+use crate::wake::Wake;
+use crate::{Result, now};
+use mvm_identity::tls::Keeper;
+use mvm_model::Millis;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// The process of an agent.
+pub(crate) struct Process {
+    /// When it started.
+    pub started_at: Millis,
+    /// Ends it.
+    pub stop: Notify,
+    /// The network namespace that it is in, if one was named.
+    pub netns: Option<String>,
+    /// The node's identity, where the API is served to other machines.
+    pub keeper: Option<Arc<Keeper>>,
+    pub stages: Arc<Stages>,
+    pub passes: Arc<Passes>,
+}
+
+impl Process {
+    /// It starts now.
+    pub fn new(parts: &AgentParts) -> Process {
+        Process {
+            started_at: now(),
+            stop: Notify::new(),
+            netns: parts.settings.netns.clone(),
+            keeper: parts.keeper.clone(),
+            stages: Arc::new(parts.stages.clone()),
+            passes: Arc::default(),
+        }
+    }
+}
+
+/// The records, and what there is beside them of each instance.
+pub(crate) struct Base {
+    pub state_dir: StateDir,
+    pub records: Arc<Records>,
+    pub slots: Arc<Slots>,
+    pub audit: Arc<Audit>,
+    pub auditor: Arc<Auditor>,
+    /// Wakes the reconcile loop.
+    pub wake: Wake,
+}
+
+impl Base {
+    /// Reads the records. Logs of tenants that are gone are put aside.
+    pub async fn open(parts: &AgentParts) -> Result<Base> {
+        let records = Arc::new(Records::open(parts.store.clone()).await?);
+        let audit = Arc::new(Audit::open(parts.state_dir.audit())?);
+        records.read(|world| {
+            audit.put_aside_all_but(|log| world.tenants.keys().any(|name| name.as_str() == log))
+        })?;
+        let auditor = Arc::new(Auditor::new(audit.clone(), records.clone()));
+        let (slots, wake) = (Arc::default(), Wake::default());
+        Ok(Base { state_dir: parts.state_dir.clone(), records, slots, audit, auditor, wake })
+    }
+}

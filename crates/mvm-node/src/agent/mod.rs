@@ -1,0 +1,53 @@
+//! The agent of one node: puts its services together, and owns no logic.
+//!
+//! The services stand in groups, each constructed from the groups before it. A service is handed what
+//! it uses, never the agent: that only the handlers of the API hold, and whoever serves them.
+
+mod base;
+mod lifecycle;
+mod parts;
+mod pools;
+mod steering;
+mod supplies;
+mod views;
+mod work;
+
+pub(crate) use parts::{AgentParts, AgentSettings};
+
+use crate::Result;
+use base::{Base, Process};
+use lifecycle::Lifecycle;
+use pools::Pools;
+use std::sync::Arc;
+use steering::Steering;
+use supplies::Supplies;
+use views::Views;
+use work::Work;
+
+/// The agent of one node.
+pub(crate) struct Agent {
+    pub process: Process,
+    pub base: Base,
+    pub supplies: Supplies,
+    pub lifecycle: Lifecycle,
+    pub work: Work,
+    pub pools: Pools,
+    pub steering: Steering,
+    pub views: Views,
+}
+
+impl Agent {
+    /// Reads the records; touches no machine.
+    pub async fn open(parts: AgentParts) -> Result<Arc<Agent>> {
+        let base = Base::open(&parts).await?;
+        let process = Process::new(&parts);
+        let supplies = Supplies::new(&parts, &base);
+        let lifecycle = Lifecycle::new(&parts, &base, &supplies);
+        let work = Work::new(&parts.settings, &base, &supplies, &lifecycle);
+        let pools = Pools::new(&base, &supplies, &lifecycle, &work);
+        let steering =
+            Steering::new(&parts.settings, &process, &base, &supplies, &lifecycle, &work, &pools);
+        let views = Views::new(&process, &base, &supplies, &lifecycle, &work, &pools);
+        Ok(Arc::new(Agent { process, base, supplies, lifecycle, work, pools, steering, views }))
+    }
+}

@@ -1,0 +1,61 @@
+//! What machines are made from: the host, images, caches, templates and links.
+
+use super::base::Base;
+use super::parts::AgentParts;
+use crate::caches::Caches;
+use crate::host::Host;
+use crate::images::Images;
+use crate::links::Links;
+use crate::templates::Templates;
+use crate::transfer::{Pace, Transfer};
+use mvm_image::ImageStore;
+use std::sync::Arc;
+
+/// What machines are made from.
+pub(crate) struct Supplies {
+    pub host: Arc<Host>,
+    pub image_store: ImageStore,
+    pub images: Arc<Images>,
+    pub transfer: Arc<Transfer>,
+    pub links: Arc<Links>,
+    pub caches: Arc<Caches>,
+    pub templates: Arc<Templates>,
+}
+
+impl Supplies {
+    /// What these parts have.
+    pub fn new(parts: &AgentParts, base: &Base) -> Supplies {
+        let AgentParts { state_dir, hypervisor, network, images, settings, .. } = parts;
+        let records = &base.records;
+        let short_id = state_dir.short_id();
+        Supplies {
+            host: Arc::new(Host::new(
+                settings.node_id.clone(),
+                settings.offer.clone(),
+                hypervisor.description(),
+                settings.accelerator_reason.clone(),
+                state_dir.path(),
+            )),
+            image_store: images.clone(),
+            images: Arc::new(Images::new(images.clone())),
+            transfer: Arc::new(Transfer::new(
+                images.clone(),
+                parts.keeper.clone(),
+                Pace::new(settings.image_rate),
+            )),
+            links: Arc::new(Links::new(network.clone(), records.clone(), short_id)),
+            caches: Arc::new(Caches::new(
+                records.clone(),
+                images.clone(),
+                state_dir.clone(),
+                base.slots.clone(),
+            )),
+            templates: Arc::new(Templates::new(
+                state_dir.clone(),
+                hypervisor.clone(),
+                records.clone(),
+                base.wake.clone(),
+            )),
+        }
+    }
+}

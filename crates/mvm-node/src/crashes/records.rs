@@ -1,0 +1,64 @@
+//! How many durable records it takes to get a machine: each waits for the disk.
+
+use super::checks;
+use super::host::{Host, own_network};
+use super::operations::{instance, only, pool, runners, wish};
+use super::runs::settle;
+use crate::agent::Agent;
+use mvm_model::lease::Purpose;
+use mvm_model::{InstanceId, Mover, Recycle, State, WayUp};
+use std::sync::Arc;
+
+/// The lease ended and the instance warm again.
+async fn give_back(agent: &Arc<Agent>, id: InstanceId) {
+    agent.work.leases.end(id).await;
+    agent.lifecycle.instances.bring(id, State::Warm, &Mover::Agent).await.expect("warm");
+    settle(agent).await.expect("rest");
+}
+
+#[test]
+fn a_warm_instance_is_leased_and_runs_by_one_record() {
+    own_network();
+    let host = Host::new();
+    let faults = host.agent(async |agent| {
+        pool(&agent, Recycle::Keep, None).await.expect("a pool");
+        instance(&agent, State::Warm).await.expect("an instance");
+        let id = only(&agent).await.expect("an instance").id;
+        settle(&agent).await.expect("rest");
+        let leases = &agent.work.leases;
+
+        host.arm(None);
+        let (claimed, from) = leases.claim(&runners(), &wish(Purpose::Run)).await.expect("a claim");
+        assert_eq!((from, host.course().writes), (State::Warm, 1), "a claim");
+        assert_eq!((claimed.state, claimed.way_up), (State::Running, Some(WayUp::Warm)));
+        let reference = claimed.reference();
+        assert!(claimed.lease.is_some_and(|lease| lease.purpose == Purpose::Run));
+        give_back(&agent, id).await;
+
+        host.arm(None);
+        let from = leases.take(&reference, &wish(Purpose::Manual)).await.expect("a wake");
+        assert_eq!((from, host.course().writes), (State::Warm, 1), "a wake");
+        give_back(&agent, id).await;
+
+        // Somebody is at it: the lease is recorded at once, and what is done with the machine in its turn.
+        let slot = agent.base.slots.of(id);
+        let gate = slot.gate.lock().await;
+        host.arm(None);
+        let claiming = tokio::spawn({
+            let leases = leases.clone();
+            async move { leases.claim(&runners(), &wish(Purpose::Run)).await }
+        });
+        let leased = || agent.base.records.read(|world| world.instances[&id].lease.is_some());
+        while !leased() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((only(&agent).await.expect("it").state, host.course().writes), (State::Warm, 1));
+        drop(gate);
+        let (claimed, from) = claiming.await.expect("a task").expect("a claim");
+        assert_eq!((from, claimed.state, host.course().writes), (State::Warm, State::Running, 2));
+        give_back(&agent, id).await;
+        checks::faults(&agent, &host).await
+    });
+    host.disconnect();
+    assert_eq!(faults.expect("an agent"), Vec::<String>::new());
+}

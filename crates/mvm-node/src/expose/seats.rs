@@ -1,0 +1,168 @@
+//! Who waits at a front, who is connected through it, and to which instance.
+
+use crate::locks::locked;
+use crate::{Result, now};
+use mvm_api::Problem;
+use mvm_model::expose::{Front as Decisions, Limits};
+use mvm_model::{Code, InstanceId};
+use std::sync::{Arc, Mutex as Lock};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// The places at the instances that serve a front.
+pub(super) struct Seats {
+    limits: Lock<Limits>,
+    decisions: Lock<Decisions>,
+    /// Something happened that those who wait must look at.
+    changed: Notify,
+    /// Counts the wakes after which nobody could go on waiting, with the last one's problem.
+    hopeless: Lock<(u64, Option<Problem>)>,
+}
+
+impl Seats {
+    /// Nobody is there yet.
+    pub fn new(limits: Limits) -> Arc<Seats> {
+        let (decisions, hopeless) = (Lock::default(), Lock::default());
+        let limits = Lock::new(limits);
+        Arc::new(Seats { limits, decisions, changed: Notify::new(), hopeless })
+    }
+
+    pub fn limits(&self) -> Limits {
+        *locked(&self.limits)
+    }
+
+    pub fn set_limits(&self, limits: Limits) {
+        *locked(&self.limits) = limits;
+    }
+
+    /// Who is there now.
+    pub fn decisions(&self) -> Decisions {
+        locked(&self.decisions).clone()
+    }
+
+    /// Returns when no instance is being woken or ended.
+    pub async fn settled(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if locked(&self.decisions).is_settled() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits for a place at an instance; calls `wake` for each instance that is to be woken.
+    pub async fn seat(self: &Arc<Self>, wake: impl Fn()) -> Result<Seat> {
+        let waiting = Waiting::begin(self)?;
+        let begun = locked(&self.hopeless).0;
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let retry_at = {
+                let limits = self.limits();
+                let mut decisions = locked(&self.decisions);
+                if let Some(id) = decisions.assign(&limits) {
+                    return Ok(waiting.seated(id));
+                }
+                while decisions.wake(&limits, now()) {
+                    wake();
+                }
+                decisions.retry_at().saturating_sub(now())
+            };
+            let (failures, problem) = locked(&self.hopeless).clone();
+            if let Some(problem) = problem.filter(|_| failures != begun) {
+                return Err(problem);
+            }
+            let retry = async {
+                match retry_at {
+                    0 => std::future::pending().await,
+                    wait => tokio::time::sleep(Duration::from_millis(wait)).await,
+                }
+            };
+            tokio::select! {
+                () = changed => {}
+                () = retry => {}
+            }
+        }
+    }
+
+    /// An instance was woken, or could not be.
+    pub fn woken(&self, woken: Result<InstanceId>) {
+        match woken {
+            Ok(id) => locked(&self.decisions).woken(id, now()),
+            Err(problem) => {
+                if !locked(&self.decisions).failed(now()) {
+                    let mut hopeless = locked(&self.hopeless);
+                    *hopeless = (hopeless.0 + 1, Some(problem));
+                }
+            }
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// An instance serves from an earlier agent's time on.
+    pub fn adopt(&self, id: InstanceId) {
+        locked(&self.decisions).adopt(id, now());
+    }
+
+    /// The instances that nobody has been connected to for long enough: they are to be ended.
+    pub fn over(&self) -> Vec<InstanceId> {
+        locked(&self.decisions).end(&self.limits(), now())
+    }
+
+    /// An instance was ended.
+    pub fn ended(&self, id: InstanceId) {
+        locked(&self.decisions).ended(id);
+        self.changed.notify_waiters();
+    }
+
+    /// An instance is not the front's any more.
+    pub fn lose(&self, id: InstanceId) {
+        locked(&self.decisions).lose(id);
+        self.changed.notify_waiters();
+    }
+}
+
+/// A connection that waits for an instance, until it is dropped or seated.
+struct Waiting<'a>(Option<&'a Arc<Seats>>);
+
+impl Waiting<'_> {
+    fn begin(seats: &Arc<Seats>) -> Result<Waiting<'_>> {
+        if locked(&seats.decisions).arrive() {
+            return Ok(Waiting(Some(seats)));
+        }
+        Err(Problem::new(Code::Busy, "too many connections wait already"))
+    }
+
+    fn seated(mut self, id: InstanceId) -> Seat {
+        // Counted at the instance from now on.
+        let seats = self.0.take().cloned();
+        Seat { seats, id }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(seats) = self.0 {
+            locked(&seats.decisions).leave();
+        }
+    }
+}
+
+/// A connection's place at an instance, until it is dropped.
+pub(super) struct Seat {
+    seats: Option<Arc<Seats>>,
+    pub id: InstanceId,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Some(seats) = &self.seats {
+            locked(&seats.decisions).close(self.id, now());
+            seats.changed.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The instances behind fronts: woken under a lease for as long as they serve.
+
+use crate::audit::Auditor;
+use crate::instances::{Instances, Slot};
+use crate::lease_request::LeaseRequest;
+use crate::leases::{Choice, Leases, extend};
+use crate::problem::not_found;
+use crate::records::{Records, Transaction, World};
+use crate::spares::Spares;
+use crate::{Result, now};
+use mvm_model::expose::Expose;
+use mvm_model::lease::Purpose;
+use mvm_model::{Instance, InstanceId, PoolRef, State};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// How long an instance is leased for at a time while it serves, in seconds: so long after the end
+/// of an agent that does not come back it is put to sleep by the next one.
+const LEASE_S: u64 = 60;
+
+/// The instances that serve.
+pub(super) struct Servers {
+    records: Arc<Records>,
+    instances: Arc<Instances>,
+    leases: Arc<Leases>,
+    spares: Arc<Spares>,
+    auditor: Arc<Auditor>,
+}
+
+/// What a front has to do about the instances that serve it.
+pub(super) struct Due {
+    /// Those that are not the front's any more.
+    pub lost: Vec<InstanceId>,
+    /// Those whose leases are to be extended.
+    leases: Vec<InstanceId>,
+    /// Those that are of no use to it any more.
+    outdated: Vec<InstanceId>,
+}
+
+impl Servers {
+    /// Among these instances.
+    pub fn new(
+        records: Arc<Records>,
+        instances: Arc<Instances>,
+        leases: Arc<Leases>,
+        spares: Arc<Spares>,
+        auditor: Arc<Auditor>,
+    ) -> Servers {
+        Servers { records, instances, leases, spares, auditor }
+    }
+
+    /// The slot of an instance that serves.
+    pub fn slot(&self, id: InstanceId) -> Arc<Slot> {
+        self.instances.slot(id)
+    }
+
+    /// The instances that are leased for a front, and their states.
+    pub fn held_by(&self, record: &Expose) -> Vec<(InstanceId, State)> {
+        self.records.read(|world| {
+            let held = world.of_pool(&record.pool).filter(|i| is_held_by(i, record.listen));
+            held.map(|instance| (instance.id, instance.state)).collect()
+        })
+    }
+
+    /// Whether the instance is leased for this front and runs.
+    pub fn is_held(&self, id: InstanceId, listen: SocketAddr) -> bool {
+        let held = |i: &Instance| is_held_by(i, listen) && i.state == State::Running;
+        self.records.read(|world| world.instances.get(&id).is_some_and(held))
+    }
+
+    /// Brings an instance to `running` for a front, and leases it.
+    pub async fn wake_for(&self, pool: &PoolRef, listen: SocketAddr) -> Result<InstanceId> {
+        let holder = format!("expose:{listen}");
+        let wish = LeaseRequest { holder, purpose: Purpose::Expose, lease_s: Some(LEASE_S) };
+        let woken = async {
+            let (woken, _) = self.leases.acquire(pool, &wish, &NextServer(listen), None).await?;
+            Ok(woken.id)
+        };
+        self.auditor.as_agent("expose.wake", Some(&pool.tenant), pool, None, woken).await
+    }
+
+    /// Ends the lease of an instance that serves no more.
+    pub async fn end(&self, id: InstanceId) {
+        self.leases.end(id).await;
+    }
+
+    /// Destroys an instance that nobody holds.
+    pub async fn destroy(&self, id: InstanceId) -> Result<()> {
+        self.spares.destroy(id).await
+    }
+
+    /// What is to be done about the instances that serve this front.
+    pub fn due(&self, pool: &PoolRef, listen: SocketAddr, serving: &[InstanceId]) -> Due {
+        let half = now() + LEASE_S * 1000 / 2;
+        self.records.read(|world| {
+            let (mut lost, mut leases) = (Vec::new(), Vec::new());
+            for id in serving {
+                match world.instances.get(id).filter(|i| is_held_by(i, listen)) {
+                    None => lost.push(*id),
+                    Some(i) if i.lease.as_ref().is_some_and(|l| l.expired(half)) => {
+                        leases.push(*id);
+                    }
+                    Some(_) => {}
+                }
+            }
+            let outdated = || {
+                let record = world.exposes.get(&listen)?;
+                Some(record.outdated(world.pools.get(pool)?, world.of_pool(pool)))
+            };
+            Due { lost, leases, outdated: outdated().unwrap_or_default() }
+        })
+    }
+
+    /// Does it.
+    pub async fn keep(&self, due: Due) {
+        if let Err(problem) = self.extend_held(&due.leases).await {
+            tracing::warn!("cannot extend leases: {problem}");
+        }
+        for id in due.outdated {
+            if let Err(problem) = self.destroy(id).await {
+                tracing::warn!(instance = %id, "cannot destroy: {problem}");
+            }
+        }
+    }
+
+    /// Extends the leases of these instances, from now on.
+    pub async fn extend_held(&self, due: &[InstanceId]) -> Result<()> {
+        let expires_at = now() + LEASE_S * 1000;
+        self.records
+            .change(|world, changes| {
+                for instance in due.iter().filter_map(|id| world.instances.get(id)) {
+                    let mut instance = instance.clone();
+                    extend(&mut instance, expires_at);
+                    changes.put_instance(instance);
+                }
+                Ok(())
+            })
+            .await
+    }
+}
+
+/// The instance that is to serve next at the front that listens there.
+struct NextServer(SocketAddr);
+
+impl NextServer {
+    fn record<'a>(&self, world: &'a World) -> Result<&'a Expose> {
+        world.exposes.get(&self.0).ok_or_else(|| {
+            not_found(format!("front on {} any more", self.0), "see `mvm pool expose --list`")
+        })
+    }
+}
+
+impl Choice for NextServer {
+    fn choose<'a>(&self, world: &'a World, pool: &'a PoolRef) -> Result<Option<&'a Instance>> {
+        Ok(self.record(world)?.choose(world.pool(pool)?, world.of_pool(pool)))
+    }
+
+    /// The instance serves the front: that is remembered with it, and those that are gone are forgotten.
+    fn note(&self, world: &World, changes: &mut Transaction, taken: &Instance) {
+        let Ok(known) = self.record(world) else { return };
+        let mut record = known.clone();
+        record.instances.retain(|id| world.instances.contains_key(id));
+        record.instances.insert(taken.id);
+        if *known != record {
+            changes.put_expose(record);
+        }
+    }
+}
+
+fn is_held_by(instance: &Instance, listen: SocketAddr) -> bool {
+    let holder = format!("expose:{listen}");
+    instance.lease.as_ref().is_some_and(|l| l.purpose == Purpose::Expose && l.holder == holder)
+}

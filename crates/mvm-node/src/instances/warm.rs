@@ -1,0 +1,89 @@
+//! A warm instance that is taken and set going by one record.
+//!
+//! Its gate is tried, never waited for, while the records are changed: whoever gets it writes that the
+//! instance is leased and that it runs, and resumes it after the commit. A crash in between leaves a record
+//! that says `running` and a machine that is paused: recovery resumes it, as after any other resume.
+
+use super::halted::held_back;
+use super::lifecycle::Instances;
+use super::slot::{Live, Slot};
+use super::transitions::reached;
+use crate::Result;
+use crate::problem::OrProblem;
+use crate::stages::operation;
+use mvm_hypervisor::Machine;
+use mvm_model::{Instance, InstanceId, State, WayUp};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::OwnedMutexGuard;
+
+/// A warm instance whose gate is held.
+pub(crate) struct HeldWarm {
+    id: InstanceId,
+    began: Instant,
+    slot: Arc<Slot>,
+    live: OwnedMutexGuard<Live>,
+    machine: Arc<dyn Machine>,
+}
+
+impl HeldWarm {
+    /// Notes in the record that the instance runs.
+    pub(crate) fn note(&self, instance: &mut Instance) {
+        instance.way_up = Some(WayUp::Warm);
+        reached(instance, State::Running);
+    }
+
+    /// Resumes the instance, whose record says already that it runs.
+    pub(crate) async fn resume(self, instances: &Instances) -> Result<()> {
+        let HeldWarm { id, began, slot, mut live, machine } = self;
+        let outcome = operation("resume", id, instances.let_run(&mut live, id, &machine)).await;
+        instances.recovery.note_failure(id, &outcome);
+        if outcome.is_ok() {
+            instances.records.events().moved(State::Warm, State::Running, began.elapsed());
+        }
+        outcome.map_err(|problem| slot.waits.interrupted().unwrap_or(problem))
+    }
+}
+
+impl Instances {
+    /// Whether what is warm may be resumed now: there is room to go on, and the firewall stands.
+    pub(crate) async fn may_resume(&self) -> bool {
+        self.machines.check_space().is_ok() && self.machines.links().behind_walls().await.is_ok()
+    }
+
+    /// Holds an instance that is warm and that nobody is at, so that it can be resumed as soon as its record
+    /// says that it runs. Nothing where somebody is, or where its record is to be compared with its machine
+    /// first: then it is [brought up](Instances::bring) as any other one.
+    pub(crate) fn hold_warm(&self, instance: &Instance) -> Option<HeldWarm> {
+        let (id, began) = (instance.id, Instant::now());
+        if instance.state != State::Warm || instance.intent.is_some() {
+            return None;
+        }
+        let slot = self.slots.of(id);
+        let live = slot.gate.clone().try_lock_owned().ok()?;
+        let machine = live.machine.clone()?;
+        let is_whole = slot.waits.interrupted().is_none() && !self.slots.needs_check(id);
+        is_whole.then_some(HeldWarm { id, began, slot, live, machine })
+    }
+
+    /// After the record: one hypervisor call, and one guest round trip.
+    pub(super) async fn let_run(
+        &self,
+        live: &mut Live,
+        id: InstanceId,
+        machine: &Arc<dyn Machine>,
+    ) -> Result<()> {
+        let outcome = async {
+            machine.resume().await.or_problem()?;
+            live.greet().await
+        };
+        match outcome.await {
+            Ok(()) => Ok(()),
+            Err(problem) => match held_back(machine) {
+                // It runs, as its record says, when there is room.
+                Some(held) => Err(held),
+                None => self.transitions.give_up(live, id, problem).await,
+            },
+        }
+    }
+}

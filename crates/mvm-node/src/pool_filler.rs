@@ -1,0 +1,159 @@
+//! Carries out what the model plans for a pool: marks an instance in the records, then works beside
+//! whoever asked for it.
+
+use crate::Result;
+use crate::audit::Auditor;
+use crate::health::Health;
+use crate::instances::Instances;
+use crate::records::Records;
+use crate::spares::Spares;
+use crate::template_maker::TemplateMaker;
+use crate::wake::Wake;
+use mvm_api::Problem;
+use mvm_model::action::Action;
+use mvm_model::plan::Failures;
+use mvm_model::{Code, InstanceId, Mover, PoolRef, State};
+use mvm_model::{policy, reconcile};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Fills pools with instances, and empties them.
+pub(crate) struct PoolFiller {
+    records: Arc<Records>,
+    instances: Arc<Instances>,
+    spares: Arc<Spares>,
+    template_maker: Arc<TemplateMaker>,
+    health: Arc<Health>,
+    auditor: Arc<Auditor>,
+    wake: Wake,
+    /// How many instances are being brought somewhere.
+    in_flight: AtomicUsize,
+}
+
+impl PoolFiller {
+    /// With these instances; nothing is under way yet.
+    pub(crate) fn new(
+        records: Arc<Records>,
+        instances: Arc<Instances>,
+        spares: Arc<Spares>,
+        template_maker: Arc<TemplateMaker>,
+        health: Arc<Health>,
+        auditor: Arc<Auditor>,
+        wake: Wake,
+    ) -> PoolFiller {
+        let in_flight = AtomicUsize::new(0);
+        PoolFiller { records, instances, spares, template_maker, health, auditor, wake, in_flight }
+    }
+
+    /// How many more machines may be brought up now: booting is bound by the CPU.
+    pub(crate) fn free_slots(&self) -> usize {
+        let most = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        most.saturating_sub(self.in_flight.load(Ordering::SeqCst))
+    }
+
+    /// The pool's failures, for the back-off.
+    pub(crate) fn failures(&self, pool: &PoolRef) -> Failures {
+        self.health.of(pool).failures
+    }
+
+    /// Puts the longest idle warm instance to sleep, before the kernel begins to kill.
+    pub(crate) async fn relieve_memory(&self) {
+        let longest = self.records.read(|world| policy::relieve(world.instances.values()));
+        let Some(id) = longest else { return };
+        tracing::warn!(instance = %id, "the host is short of memory: putting it to sleep");
+        if let Ok(Some((id, to))) = self.spares.claim(id, State::Sleeping).await {
+            let outcome = self
+                .auditor
+                .as_agent_on("instance.sleep", id, self.instances.bring(id, to, &Mover::Agent))
+                .await;
+            self.spares.clear_goal(id).await;
+            if let Err(problem) = outcome {
+                tracing::warn!(instance = %id, "cannot put to sleep: {problem}");
+            }
+        }
+    }
+
+    /// Marks the instance in the records, then lets the work go on beside the loop.
+    pub(crate) async fn begin(self: &Arc<Self>, pool: &PoolRef, action: Action) {
+        tracing::debug!(%pool, ?action, "reconcile");
+        let marked = match action {
+            Action::Create { to } => self
+                .instances
+                .transitions()
+                .create(pool, Some(to))
+                .await
+                .map(|i| Some((i.id, to, "instance.create"))),
+            Action::Move { id, to } => {
+                self.spares.claim(id, to).await.map(|free| free.map(|(id, to)| (id, to, verb(to))))
+            }
+            Action::Destroy { id } => {
+                let spares = self.spares.clone();
+                tokio::spawn(async move {
+                    if let Err(problem) = spares.destroy(id).await {
+                        tracing::warn!(instance = %id, "cannot destroy: {problem}");
+                    }
+                });
+                return;
+            }
+        };
+        match marked {
+            Ok(None) => {}
+            Ok(Some((id, to, verb))) => {
+                self.in_flight.fetch_add(1, Ordering::SeqCst);
+                let (filler, pool) = (self.clone(), pool.clone());
+                tokio::spawn(async move {
+                    filler.auditor.as_agent_on(verb, id, filler.work(&pool, id, to)).await.ok();
+                    filler.in_flight.fetch_sub(1, Ordering::SeqCst);
+                    filler.wake.notify();
+                });
+            }
+            Err(problem) => self.health.failed(pool, &problem),
+        }
+    }
+
+    async fn work(&self, pool: &PoolRef, id: InstanceId, to: State) -> Result<()> {
+        let outcome = async {
+            self.template_maker.ensure(id).await?;
+            self.instances.bring(id, to, &Mover::Agent).await
+        };
+        let outcome = outcome.await;
+        let gone = self.spares.clear_goal(id).await;
+        match &outcome {
+            Ok(_) => self.health.succeeded(pool),
+            // Destroyed by somebody while it was being brought up: nothing failed.
+            Err(problem) if gone || problem.code == Code::Destroyed => {}
+            // Taken by somebody since the plan was made: it is theirs.
+            Err(problem) if problem.code == Code::Leased => {}
+            Err(problem) => self.health.failed(pool, problem),
+        }
+        outcome.map(drop)
+    }
+
+    /// A spare that failed serves nobody: its reason is kept with the pool, and it is replaced.
+    pub(crate) async fn discard_failed(&self, pool: &PoolRef) {
+        let failed: Vec<(InstanceId, String)> = self.records.read(|world| {
+            let Some(record) = world.pools.get(pool) else { return Vec::new() };
+            let failed = reconcile::failed_spares(record, world.of_pool(pool));
+            failed.iter().map(|i| (i.id, i.reason.clone().unwrap_or_default())).collect()
+        });
+        for (id, reason) in failed {
+            if self.health.of(pool).last_failure.is_none() {
+                self.health.failed(pool, &Problem::new(Code::InstanceFailed, reason));
+            }
+            if let Err(problem) = self.spares.destroy(id).await {
+                tracing::warn!(instance = %id, "cannot destroy: {problem}");
+            }
+        }
+    }
+}
+
+/// What the log calls the bringing of an instance to a state.
+fn verb(to: State) -> &'static str {
+    match to {
+        State::Warm => "instance.warm",
+        State::Sleeping => "instance.sleep",
+        State::Stopped => "instance.stop",
+        State::Destroyed => "instance.destroy",
+        State::Created | State::Running | State::Failed => "instance.wake",
+    }
+}

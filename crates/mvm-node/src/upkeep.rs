@@ -1,0 +1,56 @@
+//! What every pass of the reconcile loop does, whatever the pools want.
+
+use crate::idle::IdleTimes;
+use crate::instances::{Lingering, LinkKeeper, Recovery};
+use crate::leases::Leases;
+use crate::state_dir::StateDir;
+use std::sync::Arc;
+
+/// Keeps instances, leases, links and logs in order.
+pub(crate) struct Upkeep {
+    recovery: Arc<Recovery>,
+    leases: Arc<Leases>,
+    link_keeper: Arc<LinkKeeper>,
+    idle: Arc<IdleTimes>,
+    lingering: Arc<Lingering>,
+    state_dir: StateDir,
+}
+
+impl Upkeep {
+    /// Of what these services keep.
+    pub(crate) fn new(
+        recovery: Arc<Recovery>,
+        leases: Arc<Leases>,
+        link_keeper: Arc<LinkKeeper>,
+        idle: Arc<IdleTimes>,
+        lingering: Arc<Lingering>,
+        state_dir: StateDir,
+    ) -> Upkeep {
+        Upkeep { recovery, leases, link_keeper, idle, lingering, state_dir }
+    }
+
+    /// Before the pools are looked at. Says whether memory was given back to the host.
+    pub(crate) async fn begin_pass(&self) -> bool {
+        self.recovery.settle_again().await;
+        self.leases.expire().await;
+        self.link_keeper.keep().await;
+        self.idle.measure().await;
+        self.lingering.end_overstayed().await
+    }
+
+    /// Keeps every console log below its bound, whatever a guest prints.
+    pub(crate) fn trim_consoles(&self) {
+        let Ok(entries) = std::fs::read_dir(self.state_dir.instances()) else { return };
+        for entry in entries.flatten() {
+            for log in ["vm/console.log", "vm/qemu.log"] {
+                let path = entry.path().join(log);
+                let limit = mvm_hypervisor::CONSOLE_MAX_BYTES;
+                if std::fs::metadata(&path).is_ok_and(|meta| meta.len() > limit)
+                    && let Err(error) = mvm_hypervisor::trim_log(&path, limit)
+                {
+                    tracing::warn!("cannot trim {}: {error}", path.display());
+                }
+            }
+        }
+    }
+}
