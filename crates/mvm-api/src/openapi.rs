@@ -4,7 +4,7 @@
 use crate::identity::Role;
 use crate::page::{LONGEST, MOST};
 use crate::problem::{self, Problem};
-use crate::routes::{Gives, ROUTES, Route, Server, Takes};
+use crate::routes::{ROUTES, RequestBody, ResponseBody, Route, Server};
 use mvm_model::{InstanceId, JobId, Name};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -108,7 +108,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     let servers: Vec<String> = served.map(|server| format!("{server:?}").to_lowercase()).collect();
     let mut parameters = in_path(route, generator);
     parameters.extend(in_query(route, generator));
-    if matches!(route.shape.gives, Gives::List(_)) {
+    if matches!(route.shape.gives, ResponseBody::List(_)) {
         parameters
             .extend(PAGE.map(|name| json!({ "$ref": format!("#/components/parameters/{name}") })));
     }
@@ -134,24 +134,24 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
 
 fn body(route: &Route, generator: &mut SchemaGenerator) -> Option<Value> {
     let content = match route.shape.takes {
-        Takes::Nothing => return None,
-        Takes::Json(schema) => json!({ "application/json": { "schema": schema(generator) } }),
-        Takes::Octets => json!({ "application/x-tar": {} }),
+        RequestBody::Nothing => return None,
+        RequestBody::Json(schema) => json!({ "application/json": { "schema": schema(generator) } }),
+        RequestBody::Octets => json!({ "application/x-tar": {} }),
     };
     Some(json!({ "required": true, "content": content }))
 }
 
 fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
     let (status, description, content) = match route.shape.gives {
-        Gives::Json(schema) => {
+        ResponseBody::Json(schema) => {
             ("200", "Done", json!({ "application/json": { "schema": schema(generator) } }))
         }
-        Gives::List(schema) => (
+        ResponseBody::List(schema) => (
             "200",
             "A page of the list",
             json!({ "application/json": { "schema": schema(generator) } }),
         ),
-        Gives::Events(events) => {
+        ResponseBody::Events(events) => {
             let each = events
                 .iter()
                 .map(|(name, schema)| ((*name).to_owned(), schema(generator).to_value()));
@@ -163,12 +163,14 @@ fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
                 json!({ "text/event-stream": events }),
             )
         }
-        Gives::Upgrade => ("101", "A stream of bytes both ways: Upgrade: mvm-stream", Value::Null),
-        Gives::Octets => ("200", "Bytes", json!({ "application/octet-stream": {} })),
-        Gives::Metrics => {
+        ResponseBody::Upgrade => {
+            ("101", "A stream of bytes both ways: Upgrade: mvm-stream", Value::Null)
+        }
+        ResponseBody::Octets => ("200", "Bytes", json!({ "application/octet-stream": {} })),
+        ResponseBody::Metrics => {
             ("200", "Metrics", json!({ METRICS: { "schema": { "type": "string" } } }))
         }
-        Gives::Document => {
+        ResponseBody::Document => {
             let schema =
                 json!({ "schema": { "type": "object", "required": ["openapi", "paths"] } });
             ("200", "This document", json!({ "application/json": schema }))
@@ -178,7 +180,7 @@ fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
     if !content.is_null() {
         fine["content"] = content;
     }
-    if matches!(route.shape.gives, Gives::List(_)) {
+    if matches!(route.shape.gives, ResponseBody::List(_)) {
         fine["headers"] = json!({ "Link": { "$ref": "#/components/headers/Link" } });
     }
     json!({ status: fine, "default": { "$ref": "#/components/responses/Problem" } })
@@ -283,7 +285,7 @@ mod tests {
             let in_path = in_path.filter(|p| p["in"] == "path").count();
             // Nothing else gives an array: a list has pages.
             let array = &shown["responses"]["200"]["content"]["application/json"]["schema"];
-            let list = matches!(route.shape.gives, Gives::List(_));
+            let list = matches!(route.shape.gives, ResponseBody::List(_));
             assert!(route.method != "GET" || list == (array["type"] == "array"), "{}", route.path);
             assert_eq!(list, shown["responses"]["200"]["headers"]["Link"].is_object());
             assert_eq!(in_path, route.path.matches('{').count(), "{}", route.path);

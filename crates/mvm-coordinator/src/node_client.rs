@@ -6,7 +6,7 @@ use futures::stream::BoxStream;
 use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RenewClaims};
 use mvm_api::types::Claim;
 use mvm_api::{Client, ClientError, Problem, paths};
-use mvm_identity::tls::{Expect, Keeper};
+use mvm_identity::tls::{Credentials, Expect};
 use mvm_model::fleet::NodeStatus;
 use mvm_model::{Code, Name};
 use std::sync::Arc;
@@ -89,15 +89,17 @@ pub trait Connector: Send + Sync + 'static {
 /// Reaches servers at `HOST:PORT` with this identity, and at `unix:PATH` on this machine.
 pub struct Network {
     /// Our identity; without one only servers on this machine are reached.
-    pub keeper: Option<Arc<Keeper>>,
+    pub credentials: Option<Arc<Credentials>>,
 }
 
 impl Network {
     /// Returns a client of the server at an address. Errors: `identity_missing`.
     pub fn client(&self, address: &str, expect: Expect) -> Result<Client, Problem> {
-        match (address.strip_prefix("unix:"), &self.keeper) {
+        match (address.strip_prefix("unix:"), &self.credentials) {
             (Some(path), _) => Ok(Client::new(path)),
-            (None, Some(keeper)) => Ok(mvm_identity::client(address, keeper.clone(), expect)),
+            (None, Some(credentials)) => {
+                Ok(mvm_identity::client(address, credentials.clone(), expect))
+            }
             (None, None) => {
                 let detail = format!("{address} is on the network, and we have no identity");
                 Err(Problem::new(Code::IdentityMissing, detail)

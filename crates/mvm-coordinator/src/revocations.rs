@@ -5,7 +5,7 @@ use crate::state::ClusterState;
 use futures::StreamExt;
 use mvm_api::types::RevocationList;
 use mvm_api::{Client, paths};
-use mvm_identity::tls::Keeper;
+use mvm_identity::tls::Credentials;
 use mvm_model::Name;
 use mvm_server::signer::{LIST, list_of};
 use mvm_store::{Followed, follow};
@@ -19,7 +19,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Takes every new list and sends it on; never returns.
-pub(crate) async fn run(fleet: Arc<ClusterState>, keeper: Arc<Keeper>) {
+pub(crate) async fn run(fleet: Arc<ClusterState>, credentials: Arc<Credentials>) {
     loop {
         let mut followed = follow(fleet.store.clone(), LIST);
         while let Some(item) = followed.next().await {
@@ -34,7 +34,7 @@ pub(crate) async fn run(fleet: Arc<ClusterState>, keeper: Arc<Keeper>) {
                 }
             };
             match newest {
-                Some(Ok(crl)) => take(&fleet, &keeper, crl).await,
+                Some(Ok(crl)) => take(&fleet, &credentials, crl).await,
                 Some(Err(problem)) => tracing::error!("{problem}"),
                 None => {}
             }
@@ -43,8 +43,8 @@ pub(crate) async fn run(fleet: Arc<ClusterState>, keeper: Arc<Keeper>) {
     }
 }
 
-async fn take(fleet: &Arc<ClusterState>, keeper: &Keeper, crl: String) {
-    if let Err(problem) = keeper.revoke(&crl) {
+async fn take(fleet: &Arc<ClusterState>, credentials: &Credentials, crl: String) {
+    if let Err(problem) = credentials.revoke(&crl) {
         return tracing::error!("a list of revoked certificates is not taken: {problem}");
     }
     if !fleet.leads() {

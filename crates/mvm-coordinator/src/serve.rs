@@ -7,7 +7,7 @@ use mvm_api::Problem;
 use mvm_api::identity::Identity;
 use mvm_identity::IdentityDir;
 use mvm_identity::files::io;
-use mvm_identity::tls::Keeper;
+use mvm_identity::tls::Credentials;
 use mvm_model::fleet::Limits;
 use mvm_model::{Code, Name};
 use mvm_server::{Peer, Signer, TlsListener, private, renewal, service};
@@ -84,14 +84,14 @@ async fn run(mut options: ServeOptions) -> Result<()> {
     private::close(&options.root)?;
     let clock = options.root.join("clock.json");
     mvm_clock::install(&clock).map_err(|e| io(format!("open {}", clock.display()), e))?;
-    let keeper = options.api.identity.take().map(Keeper::open).transpose()?;
-    let own = keeper.as_deref().map(own_name).transpose()?;
+    let credentials = options.api.identity.take().map(Credentials::open).transpose()?;
+    let own = credentials.as_deref().map(own_name).transpose()?;
     let signer = options.ca.as_deref().map(|dir| Signer::open(dir, store.clone())).transpose()?;
     let signer = signer.map(Arc::new);
-    let listener = match (&keeper, options.api.listen.is_empty()) {
+    let listener = match (&credentials, options.api.listen.is_empty()) {
         (_, true) => None,
-        (Some(keeper), false) => {
-            Some(TlsListener::bind(&options.api.listen, keeper.clone()).await?)
+        (Some(credentials), false) => {
+            Some(TlsListener::bind(&options.api.listen, credentials.clone()).await?)
         }
         (None, false) => {
             return Err(Problem::new(Code::IdentityMissing, "to listen needs an identity")
@@ -112,14 +112,14 @@ async fn run(mut options: ServeOptions) -> Result<()> {
             limits: Limits { per_node: 16, per_tenant: 1000, total: 20_000 },
         },
         store,
-        Arc::new(Network { keeper: keeper.clone() }),
+        Arc::new(Network { credentials: credentials.clone() }),
     );
-    if let Some(keeper) = &keeper {
+    if let Some(credentials) = &credentials {
         let source = signer.clone().map_or(renewal::Source::Remote, renewal::Source::Local);
-        tokio::spawn(renewal::keep(keeper.clone(), source));
-        tokio::spawn(revocations::run(fleet.clone(), keeper.clone()));
+        tokio::spawn(renewal::keep(credentials.clone(), source));
+        tokio::spawn(revocations::run(fleet.clone(), credentials.clone()));
     }
-    let app = api::router(fleet.clone(), signer.zip(keeper))?;
+    let app = api::router(fleet.clone(), signer.zip(credentials))?;
     let mut servers = Servers { fleet, app, tasks: JoinSet::new() };
     if let Some(listener) = listener {
         tracing::info!(addresses = ?listener.addresses(), "serving over TLS");
@@ -204,8 +204,8 @@ async fn open_store(options: &ServeOptions) -> Result<(Arc<dyn Store>, &'static 
 }
 
 /// Returns the name of the coordinator that the identity is of. Errors: `wrong_identity`.
-fn own_name(keeper: &Keeper) -> Result<Name> {
-    match keeper.credential().facts.identity {
+fn own_name(credentials: &Credentials) -> Result<Name> {
+    match credentials.credential().facts.identity {
         Identity::Coordinator(name) => Ok(name),
         other => {
             let detail = format!("{} is not a coordinator", other.holder());

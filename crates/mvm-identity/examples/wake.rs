@@ -6,7 +6,7 @@
 use mvm_api::types::{MoveInstance, Moved};
 use mvm_api::{Client, Problem, paths};
 use mvm_identity::IdentityDir;
-use mvm_identity::tls::{Expect, Keeper};
+use mvm_identity::tls::{Credentials, Expect};
 use mvm_model::InstanceRef;
 use std::time::Instant;
 
@@ -18,8 +18,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let runs: usize = rest.first().map_or(Ok(500), |text| text.parse())?;
     let instance: InstanceRef = instance.parse()?;
-    let keeper = Keeper::open(IdentityDir::new(identity))?;
-    let tls = || mvm_identity::client(address.as_str(), keeper.clone(), Expect::Node(None));
+    let credentials = Credentials::open(IdentityDir::new(identity))?;
+    let tls = || mvm_identity::client(address.as_str(), credentials.clone(), Expect::Node(None));
     let (unix_kept, tls_kept) = (Client::new(socket), tls());
     let mut samples: [Vec<f64>; 4] = Default::default();
     for _ in 0..runs {

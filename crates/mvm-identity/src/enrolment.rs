@@ -1,7 +1,7 @@
 //! Asking a signer: for the certificate of a machine that joins, or for what only it knows.
 
 use crate::directory::{Credential, IdentityDir};
-use crate::tls::{Expect, Keeper, client};
+use crate::tls::{Credentials, Expect, client};
 use crate::{JoinToken, Result, authority, now};
 use mvm_api::types::{Signed, SigningRequest};
 use mvm_api::{Client, ClientError, Problem, paths};
@@ -12,11 +12,11 @@ use std::sync::Arc;
 pub async fn join(token: &JoinToken, dir: &IdentityDir) -> Result<Name> {
     let (credential, name) = token.credential(now())?;
     let signers = credential.signers.clone();
-    let keeper = Keeper::in_memory(credential)?;
+    let credentials = Credentials::in_memory(credential)?;
     // Written first: the same request is made again after an answer that was lost.
     let key = dir.pending_key()?;
     let request = SigningRequest { request: authority::request(&key)? };
-    let signed: Signed = ask(&keeper, paths::CA_JOIN, &request).await?;
+    let signed: Signed = ask(&credentials, paths::CA_JOIN, &request).await?;
     let key = key.serialize_pem();
     let both = format!("{}\n{key}", signed.certificate);
     // The authority is the one that the token pins, not the one of the answer.
@@ -31,9 +31,13 @@ pub async fn join(token: &JoinToken, dir: &IdentityDir) -> Result<Name> {
     Ok(name)
 }
 
-/// What a signer answers to a request of the identity that `keeper` keeps.
-pub async fn ask(keeper: &Arc<Keeper>, path: &str, body: &SigningRequest) -> Result<Signed> {
-    first(keeper, |client| async move { client.post(path, body).await }).await
+/// What a signer answers to a request of the identity that `credentials` keeps.
+pub async fn ask(
+    credentials: &Arc<Credentials>,
+    path: &str,
+    body: &SigningRequest,
+) -> Result<Signed> {
+    first(credentials, |client| async move { client.post(path, body).await }).await
 }
 
 /// What a signer has answered.
@@ -41,11 +45,11 @@ type Asked<T> = std::result::Result<T, ClientError>;
 
 /// What the first of the signers that the identity names says, of those that answer and sign.
 pub async fn first<T, F: Future<Output = Asked<T>>>(
-    keeper: &Arc<Keeper>,
+    credentials: &Arc<Credentials>,
     call: impl Fn(Client) -> F,
 ) -> Result<T> {
-    let addresses = keeper.credential().signers.addresses;
-    let signer = |address| client(address, keeper.clone(), Expect::Coordinator);
+    let addresses = credentials.credential().signers.addresses;
+    let signer = |address| client(address, credentials.clone(), Expect::Coordinator);
     first_of(addresses.into_iter().map(signer), call).await
 }
 

@@ -5,7 +5,7 @@
 //! of joining included: the join token carries a short-lived one.
 //!
 //! Lives here: the authority and what it signs ([`authority`], [`journal`], [`Seal`]), reading certificates
-//! and revocation lists ([`certificate`]), identities on disk and in force ([`directory`], [`tls::Keeper`]),
+//! and revocation lists ([`certificate`]), identities on disk and in force ([`directory`], [`tls::Credentials`]),
 //! join tokens and joining ([`token`], [`enrolment`]), what is revoked as of now ([`revocations`]), and TLS
 //! as the API's client takes it ([`client`]).
 //!

@@ -3,7 +3,7 @@
 use mvm_api::fleet::RegisterNode;
 use mvm_api::identity::Identity;
 use mvm_api::{ClientError, paths};
-use mvm_identity::tls::{Expect, Keeper};
+use mvm_identity::tls::{Credentials, Expect};
 use mvm_model::Code;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use std::time::Duration;
 const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
 
 /// Tells it for ever to whom the identity names, in case that a coordinator has forgotten.
-pub async fn run(keeper: Arc<Keeper>, address: String) {
-    let Identity::Node(node_id) = keeper.credential().facts.identity else { return };
+pub async fn run(credentials: Arc<Credentials>, address: String) {
+    let Identity::Node(node_id) = credentials.credential().facts.identity else { return };
     let body = RegisterNode { node_id, address };
     let mut told = false;
     loop {
-        let taken = tell(&keeper, &body).await;
+        let taken = tell(&credentials, &body).await;
         if taken && !told {
             tracing::info!(address = body.address, "the fleet knows where this node is");
         }
@@ -27,9 +27,10 @@ pub async fn run(keeper: Arc<Keeper>, address: String) {
 }
 
 /// Whether somebody took it.
-async fn tell(keeper: &Arc<Keeper>, body: &RegisterNode) -> bool {
-    for address in keeper.credential().signers.addresses {
-        let client = mvm_identity::client(address.clone(), keeper.clone(), Expect::Coordinator);
+async fn tell(credentials: &Arc<Credentials>, body: &RegisterNode) -> bool {
+    for address in credentials.credential().signers.addresses {
+        let client =
+            mvm_identity::client(address.clone(), credentials.clone(), Expect::Coordinator);
         match client.post::<serde_json::Value>(paths::NODES, body).await {
             Ok(_) => return true,
             // It signs, and leads no fleet.

@@ -8,7 +8,7 @@ use crate::host::Host;
 use crate::images::Images;
 use crate::links::Links;
 use crate::problem::{IntoProblem, OrProblem, exists};
-use crate::records::{Records, World, not_built};
+use crate::records::{RecordSet, Records, not_built};
 use crate::wake::Wake;
 use ipnet::Ipv4Net;
 use mvm_api::types::{CreatePool, ScalePool, UpdatePool};
@@ -224,14 +224,14 @@ impl Catalog {
 }
 
 /// Whether the tenant is a fleet's: its quotas here are this node's part, which may be less than a machine takes.
-fn has_part_of_quotas(world: &World, tenant: &Name) -> bool {
+fn has_part_of_quotas(world: &RecordSet, tenant: &Name) -> bool {
     let fleet = world.desired.as_ref().and_then(|in_force| in_force.fleet.as_ref());
     fleet.is_some_and(|fleet| fleet.tenants.contains(tenant))
 }
 
 /// The subnets of all tenants but this one.
 fn subnets_but<'a>(
-    world: &'a World,
+    world: &'a RecordSet,
     tenant: &'a Name,
 ) -> impl Iterator<Item = Ipv4Net> + Clone + 'a {
     let others = world.tenants.values().filter(move |other| other.name != *tenant);

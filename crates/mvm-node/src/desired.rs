@@ -12,7 +12,7 @@ use crate::locks::locked;
 use crate::pool_builder::PoolBuilder;
 use crate::pool_removal::PoolRemoval;
 use crate::problem::io;
-use crate::records::World;
+use crate::records::RecordSet;
 use crate::records::{InForce, Records};
 use crate::tenants::Tenants;
 use crate::wake::Wake;
@@ -78,7 +78,7 @@ pub async fn run(desired: Arc<Desired>, file: Option<DesiredFile>) {
     }
     loop {
         if let Some(file) = &file {
-            look_at(&desired, file, &mut seen).await;
+            observe(&desired, file, &mut seen).await;
         }
         pass(&desired).await;
         tokio::select! {
@@ -92,7 +92,7 @@ pub async fn run(desired: Arc<Desired>, file: Option<DesiredFile>) {
 type Version = Option<(u64, i64, i64, u64)>;
 
 /// Puts a new version of the file in force. A faulty one is told, and the one before stays.
-async fn look_at(desired: &Arc<Desired>, file: &DesiredFile, seen: &mut Option<Version>) {
+async fn observe(desired: &Arc<Desired>, file: &DesiredFile, seen: &mut Option<Version>) {
     let meta = std::fs::metadata(&file.path).ok();
     let version = meta.map(|m| (m.ino(), m.mtime(), m.mtime_nsec(), m.len()));
     if *seen == Some(version) {
@@ -206,7 +206,8 @@ impl Desired {
     /// What the node holds, as a document.
     pub(crate) async fn now(&self) -> Result<DesiredState> {
         let node_id = self.host.node_id()?;
-        let tell = |world: &World| DesiredState::of(node_id, world.tenants.values(), &world.pools);
+        let tell =
+            |world: &RecordSet| DesiredState::of(node_id, world.tenants.values(), &world.pools);
         Ok(self.records.read(tell))
     }
 

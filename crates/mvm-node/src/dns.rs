@@ -10,7 +10,7 @@ use crate::Result;
 use crate::locks::locked;
 use crate::names::Names;
 use crate::problem::io;
-use crate::records::{Records, World};
+use crate::records::{RecordSet, Records};
 use ipnet::Ipv4Net;
 use std::collections::HashMap;
 use std::io::{Error, ErrorKind};
@@ -53,7 +53,7 @@ pub(crate) async fn run(records: Arc<Records>) {
         let wanted: Vec<(Ipv4Addr, Ipv4Net)> = match names.needs_forwarder() {
             false => Vec::new(),
             true => {
-                let tenants = |world: &World| {
+                let tenants = |world: &RecordSet| {
                     let all = world.tenants.values();
                     all.map(|t| (t.network.gateway(), t.network.ipv4_subnet)).collect()
                 };

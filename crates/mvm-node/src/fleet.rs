@@ -8,7 +8,7 @@ use crate::instances::Instances;
 use crate::lease_request::LeaseRequest;
 use crate::leases::{Leases, Readiest, leased};
 use crate::locks::locked;
-use crate::records::{Records, World};
+use crate::records::{RecordSet, Records};
 use mvm_api::Problem;
 use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RenewClaims};
 use mvm_api::types::Claim;
@@ -142,7 +142,7 @@ impl Fleet {
     /// The leader says that the holders of these claims are there. Gives those that have no lease here.
     pub(crate) async fn renew(&self, claims: &RenewClaims) -> Result<Vec<String>> {
         self.obey(&claims.leader).await?;
-        let gone = |world: &World| {
+        let gone = |world: &RecordSet| {
             let gone = claims.claims.iter().filter(|id| leased(world, id).is_err());
             gone.cloned().collect::<Vec<_>>()
         };

@@ -5,7 +5,7 @@ use crate::desired::Desired;
 use crate::health::Health;
 use crate::host::Host;
 use crate::images::Images;
-use crate::records::{Records, World};
+use crate::records::{RecordSet, Records};
 use crate::templates::Templates;
 use mvm_model::fleet::{NodeStatus, PoolStatus};
 use mvm_model::plan::ready;
@@ -75,7 +75,7 @@ impl FleetStatus {
 
     fn pool_status(
         &self,
-        world: &World,
+        world: &RecordSet,
         pool: &Pool,
         images: &BTreeMap<String, String>,
     ) -> PoolStatus {

@@ -4,7 +4,7 @@
 use crate::Result;
 use crate::labels::Labels;
 use crate::names::servers;
-use crate::records::{Records, World};
+use crate::records::{RecordSet, Records};
 use mvm_hypervisor::Description;
 use mvm_model::desired::DesiredState;
 use mvm_model::fleet::{self, Capacity};
@@ -185,7 +185,7 @@ pub(crate) struct Lacks {
 
 impl Lacks {
     /// The same, and what the pools lack together.
-    pub(crate) fn with(mut self, world: &World) -> Lacks {
+    pub(crate) fn with(mut self, world: &RecordSet) -> Lacks {
         let pools = world.pools.values();
         let kept = pools.filter_map(|pool| Some((&pool.resources, pool.desired.as_ref()?)));
         self.found.extend(lacks_memory(kept, &self.host));
@@ -205,7 +205,7 @@ impl Lacks {
     }
 
     /// 1 for each kind that is lacking, for the node or for any pool.
-    pub(crate) fn gauge(&self, world: &World) -> Family<Labels, Gauge> {
+    pub(crate) fn gauge(&self, world: &RecordSet) -> Family<Labels, Gauge> {
         let gauge: Family<Labels, Gauge> = Family::default();
         let of_pools = world.pools.values().flat_map(|p| lacks_of_shape(&p.resources, &self.host));
         for lack in self.found.iter().cloned().chain(of_pools) {

@@ -5,7 +5,7 @@ use crate::clock::wall_of;
 use crate::host::Host;
 use crate::instances::Halted;
 use crate::labels::{Labels, of_pool};
-use crate::records::{Records, World};
+use crate::records::{RecordSet, Records};
 use mvm_identity::IdentityDir;
 use mvm_model::{Instance, Millis, Name};
 use prometheus_client::encoding::text::encode;
@@ -77,7 +77,10 @@ impl Metrics {
     }
 }
 
-fn gauges(world: &World, only: Option<&Name>) -> (Family<Labels, Gauge>, Family<Labels, Gauge>) {
+fn gauges(
+    world: &RecordSet,
+    only: Option<&Name>,
+) -> (Family<Labels, Gauge>, Family<Labels, Gauge>) {
     let instances: Family<Labels, Gauge> = Family::default();
     let leases: Family<Labels, Gauge> = Family::default();
     let seen = |i: &&Instance| only.is_none_or(|tenant| i.pool.tenant == *tenant);
@@ -94,7 +97,7 @@ fn gauges(world: &World, only: Option<&Name>) -> (Family<Labels, Gauge>, Family<
     (instances, leases)
 }
 
-fn jobs(world: &World) -> Family<Labels, Gauge> {
+fn jobs(world: &RecordSet) -> Family<Labels, Gauge> {
     let jobs: Family<Labels, Gauge> = Family::default();
     for job in world.jobs.values() {
         let mut labels = of_pool(&job.pool);

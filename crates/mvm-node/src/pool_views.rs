@@ -6,7 +6,7 @@ use crate::host::Lacks;
 use crate::images::Images;
 use crate::links::Links;
 use crate::pool_builder::PoolBuilder;
-use crate::records::{Records, World};
+use crate::records::{RecordSet, Records};
 use crate::templates::Templates;
 use mvm_api::types::{PoolView, RevisionView, TenantView};
 use mvm_model::plan::ready;
@@ -37,7 +37,7 @@ impl PoolViews {
     }
 
     /// A tenant with what it uses.
-    pub(crate) fn tenant(&self, world: &World, tenant: &Tenant) -> TenantView {
+    pub(crate) fn tenant(&self, world: &RecordSet, tenant: &Tenant) -> TenantView {
         TenantView {
             tenant_id: tenant.name.clone(),
             network: tenant.network.clone(),
@@ -50,7 +50,7 @@ impl PoolViews {
     }
 
     /// A pool with what it holds.
-    pub(crate) fn pool(&self, world: &World, pool: &Pool, lacks: &Lacks) -> PoolView {
+    pub(crate) fn pool(&self, world: &RecordSet, pool: &Pool, lacks: &Lacks) -> PoolView {
         let of_pool = || world.of_pool(&pool.reference);
         let leased = of_pool().filter(|i| i.lease.is_some()).count() as u32;
         let is_failed = |i: &&Instance| i.lease.is_none() && i.state == State::Failed;

@@ -14,7 +14,7 @@ use mvm_hypervisor::Hypervisor;
 use mvm_hypervisor::qemu::QemuDriver;
 use mvm_hypervisor::sim::{Latencies, SimHypervisor};
 use mvm_identity::IdentityDir;
-use mvm_identity::tls::Keeper;
+use mvm_identity::tls::Credentials;
 use mvm_image::{GuestBinary, ImageStore, Sandbox};
 use mvm_model::Name;
 use mvm_network::Network;
@@ -149,14 +149,16 @@ async fn open(root: StateDir, options: ServeOptions) -> Result<Arc<Agent>> {
         Driver::Qemu => qemu(&root, &images).await?,
         Driver::Sim => simulation(&root)?,
     };
-    let keeper = match options.api.listen.is_empty() {
+    let credentials = match options.api.listen.is_empty() {
         true => None,
-        false => Some(Keeper::open(match &options.api.identity {
+        false => Some(Credentials::open(match &options.api.identity {
             Some(dir) => IdentityDir::new(dir.clone()),
             None => root.identity(),
         })?),
     };
-    let own = keeper.as_ref().map(|keeper| keeper.credential().facts.identity.name().clone());
+    let own = credentials
+        .as_ref()
+        .map(|credentials| credentials.credential().facts.identity.name().clone());
     let network = Network::open(root.short_id()).await.or_problem()?.of_root(root.path());
     let node = options.node;
     Agent::open(AgentParts {
@@ -165,7 +167,7 @@ async fn open(root: StateDir, options: ServeOptions) -> Result<Arc<Agent>> {
         hypervisor: driver,
         network: Arc::new(network),
         images,
-        keeper,
+        credentials,
         stages: options.stages,
         settings: AgentSettings {
             node_id: node.node_id.or(own),
@@ -193,15 +195,15 @@ fn begin(agent: &Agent, document: Option<DesiredFile>) {
 
 /// Serves other machines, where the agent has an identity to show them.
 async fn serve_tls(agent: &Arc<Agent>, options: ApiOptions) -> Result<()> {
-    let Some(keeper) = agent.process.keeper.clone() else { return Ok(()) };
-    let listener = TlsListener::bind(&options.listen, keeper.clone()).await?;
+    let Some(credentials) = agent.process.credentials.clone() else { return Ok(()) };
+    let listener = TlsListener::bind(&options.listen, credentials.clone()).await?;
     let addresses = listener.addresses().to_vec();
     tracing::info!(?addresses, "serving over TLS");
     tokio::spawn(api::serve_tls(listener, api::app(agent.clone())));
     if let Some(address) = options.advertise.or_else(|| listener_address(&addresses)) {
-        tokio::spawn(announce::run(keeper.clone(), address));
+        tokio::spawn(announce::run(credentials.clone(), address));
     }
-    tokio::spawn(renewal::keep(keeper, renewal::Source::Remote));
+    tokio::spawn(renewal::keep(credentials, renewal::Source::Remote));
     Ok(())
 }
 

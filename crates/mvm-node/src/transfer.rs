@@ -6,7 +6,7 @@ use crate::problem::{IntoProblem, OrProblem, io};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use mvm_api::types::{FetchImage, FetchedImage};
 use mvm_api::{Client, ClientError, Problem, paths};
-use mvm_identity::tls::{Expect, Keeper};
+use mvm_identity::tls::{Credentials, Expect};
 use mvm_image::{ImageStore, Incoming, Part, Progress};
 use mvm_model::Code;
 use std::io::Write;
@@ -49,14 +49,18 @@ const UNITS_A_MIB: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 /// Brings images here from other nodes.
 pub(crate) struct Transfer {
     images: ImageStore,
-    keeper: Option<Arc<Keeper>>,
+    credentials: Option<Arc<Credentials>>,
     pub pace: Pace,
 }
 
 impl Transfer {
-    /// Keeps what comes in these images; asks as this keeper.
-    pub(crate) fn new(images: ImageStore, keeper: Option<Arc<Keeper>>, pace: Pace) -> Transfer {
-        Transfer { images, keeper, pace }
+    /// Keeps what comes in these images; asks as this credentials.
+    pub(crate) fn new(
+        images: ImageStore,
+        credentials: Option<Arc<Credentials>>,
+        pace: Pace,
+    ) -> Transfer {
+        Transfer { images, credentials, pace }
     }
 
     /// Receives an image from the first of `sources` that gives it. One that is here already is
@@ -91,12 +95,12 @@ impl Transfer {
 
     /// A client of another node.
     fn peer(&self, address: &str) -> Result<Client> {
-        let Some(keeper) = &self.keeper else {
+        let Some(credentials) = &self.credentials else {
             let detail = "this node has no identity: it asks no other machine for images";
             return Err(Problem::new(Code::IdentityMissing, detail)
                 .hint("have it join (mvm node join), and serve with --listen"));
         };
-        Ok(mvm_identity::client(address, keeper.clone(), Expect::Node(None)))
+        Ok(mvm_identity::client(address, credentials.clone(), Expect::Node(None)))
     }
 
     fn have(&self, wanted: &FetchImage, began: Instant) -> Result<Option<FetchedImage>> {

@@ -31,7 +31,7 @@ impl Upkeep {
 
     /// Before the pools are looked at. Says whether memory was given back to the host.
     pub(crate) async fn begin_pass(&self) -> bool {
-        self.recovery.settle_again().await;
+        self.recovery.check_marked().await;
         self.leases.expire().await;
         self.link_keeper.keep().await;
         self.idle.measure().await;

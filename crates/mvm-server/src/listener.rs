@@ -5,7 +5,7 @@ use crate::peer::Peer;
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
 use mvm_api::Problem;
-use mvm_identity::tls::{Connection, Keeper, prepare};
+use mvm_identity::tls::{Connection, Credentials, prepare};
 use mvm_identity::{Result, certificate};
 use mvm_model::Code;
 use parking_lot::Mutex;
@@ -47,10 +47,13 @@ impl Connected<IncomingStream<'_, TlsListener>> for Peer {
 }
 
 impl TlsListener {
-    /// Listens on all of the addresses with the identity that `keeper` keeps at the time of each
+    /// Listens on all of the addresses with the identity that `credentials` keeps at the time of each
     /// connection.
-    pub async fn bind(addresses: &[SocketAddr], keeper: Arc<Keeper>) -> Result<TlsListener> {
-        keeper.server()?;
+    pub async fn bind(
+        addresses: &[SocketAddr],
+        credentials: Arc<Credentials>,
+    ) -> Result<TlsListener> {
+        credentials.server()?;
         let (sender, accepted) = mpsc::channel(64);
         let gate = Arc::new(Gate::new());
         let (mut tasks, mut bound) = (JoinSet::new(), Vec::new());
@@ -61,7 +64,7 @@ impl TlsListener {
             };
             let listener = TcpListener::bind(address).await.map_err(failed)?;
             bound.push(listener.local_addr().map_err(failed)?);
-            tasks.spawn(accept_all(listener, keeper.clone(), gate.clone(), sender.clone()));
+            tasks.spawn(accept_all(listener, credentials.clone(), gate.clone(), sender.clone()));
         }
         Ok(TlsListener { accepted, addresses: bound, _tasks: tasks })
     }
@@ -133,7 +136,7 @@ impl Drop for Place {
 
 async fn accept_all(
     listener: TcpListener,
-    keeper: Arc<Keeper>,
+    credentials: Arc<Credentials>,
     gate: Arc<Gate>,
     to: mpsc::Sender<Accepted>,
 ) {
@@ -152,9 +155,9 @@ async fn accept_all(
             tracing::warn!(%from, "too many handshakes at once: refused");
             continue;
         };
-        let (keeper, to) = (keeper.clone(), to.clone());
+        let (credentials, to) = (credentials.clone(), to.clone());
         tokio::spawn(async move {
-            let shaken = tokio::time::timeout(HANDSHAKE, handshake(stream, &keeper)).await;
+            let shaken = tokio::time::timeout(HANDSHAKE, handshake(stream, &credentials)).await;
             let shaken = shaken.unwrap_or_else(|_| Err("it took too long".to_owned()));
             drop(place);
             match shaken {
@@ -167,11 +170,11 @@ async fn accept_all(
 
 async fn handshake(
     stream: TcpStream,
-    keeper: &Keeper,
+    credentials: &Credentials,
 ) -> std::result::Result<Connection<TlsStream<TcpStream>>, String> {
     let said = |e: &dyn std::fmt::Display| e.to_string();
     prepare(&stream).map_err(|e| said(&e))?;
-    let config = keeper.server().map_err(|e| said(&e))?;
+    let config = credentials.server().map_err(|e| said(&e))?;
     let stream = match TlsAcceptor::from(config).accept(stream).into_fallible().await {
         Ok(stream) => stream,
         Err((error, stream)) => {
@@ -182,7 +185,7 @@ async fn handshake(
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let first = certificates.first().ok_or("it showed no certificate")?;
     let facts = certificate::read(first).map_err(|e| said(&e))?;
-    Ok(Connection::new(stream, facts, keeper.revocations()))
+    Ok(Connection::new(stream, facts, credentials.revocations()))
 }
 
 /// Closing a socket with bytes unread resets it, and the alert that says why would be lost.

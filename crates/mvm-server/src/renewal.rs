@@ -5,7 +5,7 @@ use crate::signer::Signer;
 use mvm_api::types::{RevocationList, SigningRequest};
 use mvm_api::{Client, paths};
 use mvm_identity::enrolment::{ask, first};
-use mvm_identity::tls::Keeper;
+use mvm_identity::tls::Credentials;
 use mvm_identity::{Result, authority, now, rotate, standing};
 use mvm_model::Millis;
 use std::sync::Arc;
@@ -30,26 +30,26 @@ pub enum Source {
 /// Renews the identity when it is due and fetches what is revoked, for ever. Failures are logged and
 /// tried again: what is in force stays in force. What has run out all the same, or soon will, is told at once
 /// and every hour.
-pub async fn keep(keeper: Arc<Keeper>, source: Source) {
+pub async fn keep(credentials: Arc<Credentials>, source: Source) {
     let (mut renew_at, mut tell_at) = (0, 0);
     let mut failing = false;
     loop {
-        if let Err(problem) = keeper.reload() {
+        if let Err(problem) = credentials.reload() {
             tracing::warn!("cannot read the identity again: {problem}");
         }
         if mvm_clock::now() >= tell_at {
-            standing::tell(&keeper.credential(), now());
+            standing::tell(&credentials.credential(), now());
             tell_at = mvm_clock::now() + TELL_MS;
         }
-        let facts = keeper.credential().facts;
+        let facts = credentials.credential().facts;
         let period = facts.validity.not_after.saturating_sub(facts.validity.not_before) / 10;
         let outcome = match rotate::due(facts.validity, now()) && mvm_clock::now() >= renew_at {
             true => {
                 let wait = rotate::retry_at(facts.validity, now()).saturating_sub(now());
                 renew_at = mvm_clock::now() + wait;
-                renew(&keeper, &source).await
+                renew(&credentials, &source).await
             }
-            false => refresh(&keeper, &source).await,
+            false => refresh(&credentials, &source).await,
         };
         match &outcome {
             Err(problem) if !failing => {
@@ -64,31 +64,31 @@ pub async fn keep(keeper: Arc<Keeper>, source: Source) {
 }
 
 /// Gets a new certificate for a new key, and puts it in force.
-pub async fn renew(keeper: &Arc<Keeper>, source: &Source) -> Result<()> {
+pub async fn renew(credentials: &Arc<Credentials>, source: &Source) -> Result<()> {
     let key = authority::new_key()?;
     let request = authority::request(&key)?;
-    let present = keeper.credential();
+    let present = credentials.credential();
     let signed = match source {
         Source::Local(signer) => signer.renew(&present.facts, &request, now()).await?,
-        Source::Remote => ask(keeper, paths::CA_RENEW, &SigningRequest { request }).await?,
+        Source::Remote => ask(credentials, paths::CA_RENEW, &SigningRequest { request }).await?,
     };
-    keeper.renew(&signed.certificate, &key.serialize_pem())?;
-    keeper.revoke(&signed.crl)?;
-    tracing::info!(serial = %keeper.credential().facts.serial, "renewed the certificate");
+    credentials.renew(&signed.certificate, &key.serialize_pem())?;
+    credentials.revoke(&signed.crl)?;
+    tracing::info!(serial = %credentials.credential().facts.serial, "renewed the certificate");
     Ok(())
 }
 
 /// Fetches what is revoked, and puts it in force.
-pub async fn refresh(keeper: &Arc<Keeper>, source: &Source) -> Result<()> {
+pub async fn refresh(credentials: &Arc<Credentials>, source: &Source) -> Result<()> {
     let crl = match source {
         Source::Local(signer) => signer.crl(now()).await?,
         Source::Remote => {
             let get = |client: Client| async move { client.get(paths::CA_CRL).await };
-            first::<RevocationList, _>(keeper, get).await?.crl
+            first::<RevocationList, _>(credentials, get).await?.crl
         }
     };
-    if keeper.revoke(&crl)? {
-        let number = keeper.revocations().number();
+    if credentials.revoke(&crl)? {
+        let number = credentials.revocations().number();
         tracing::info!(number, "took a list of revoked certificates");
     }
     Ok(())

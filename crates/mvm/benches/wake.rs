@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use mvm_api::types::{MoveInstance, Moved};
 use mvm_api::{Client, paths};
 use mvm_identity::IdentityDir;
-use mvm_identity::tls::{Expect, Keeper};
+use mvm_identity::tls::{Credentials, Expect};
 use mvm_model::InstanceRef;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -51,9 +51,9 @@ fn measure() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.expect("runtime").block_on(async {
         let identity = IdentityDir::new(dir.path().join("alice"));
-        let keeper = Keeper::open(identity).expect("identity");
+        let credentials = Credentials::open(identity).expect("identity");
         let local = Client::new(dir.path().join("node/agent.sock"));
-        let fleet = mvm_identity::client(COORDINATOR, keeper, Expect::Coordinator);
+        let fleet = mvm_identity::client(COORDINATOR, credentials, Expect::Coordinator);
         // In turn, so that whatever else the machine does is shared.
         let (mut at_agent, mut through) = (times(), times());
         wake(&fleet, &instance, &mut times()).await;

@@ -6,7 +6,7 @@
 mod shape;
 mod table;
 
-pub use shape::{Gives, Maker, Sent, Shape, Takes};
+pub use shape::{RequestBody, ResponseBody, SchemaOf, Sent, Shape};
 pub use table::ROUTES;
 
 use crate::identity::Role;

@@ -7,29 +7,29 @@ use crate::types::ProgressEvent;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 /// Makes a type's schema.
-pub type Maker = fn(&mut SchemaGenerator) -> Schema;
+pub type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
 /// A server-sent event: its name, and the type of its data.
-pub type Sent = (&'static str, Maker);
+pub type Sent = (&'static str, SchemaOf);
 
 /// The body of a request.
 #[derive(Clone, Copy, Debug)]
-pub enum Takes {
+pub enum RequestBody {
     /// None, or one that nobody looks at.
     Nothing,
     /// A JSON document of this type.
-    Json(Maker),
+    Json(SchemaOf),
     /// A tar archive.
     Octets,
 }
 
 /// What a route answers where all is well.
 #[derive(Clone, Copy, Debug)]
-pub enum Gives {
+pub enum ResponseBody {
     /// A JSON document of this type.
-    Json(Maker),
+    Json(SchemaOf),
     /// A page of a list of this type ([`crate::page`]).
-    List(Maker),
+    List(SchemaOf),
     /// Server-sent events of these names and types.
     Events(&'static [Sent]),
     /// The connection becomes a stream of bytes both ways.
@@ -46,11 +46,11 @@ pub enum Gives {
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// The body of its requests.
-    pub takes: Takes,
+    pub takes: RequestBody,
     /// The parameters after the `?`, an object's fields.
-    pub query: Option<Maker>,
+    pub query: Option<SchemaOf>,
     /// What it answers where all is well.
-    pub gives: Gives,
+    pub gives: ResponseBody,
 }
 
 /// A reference to the type's schema.
@@ -65,11 +65,11 @@ fn whole<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
 
 impl Route {
     pub(super) const fn takes<T: JsonSchema>(self) -> Route {
-        Route { shape: Shape { takes: Takes::Json(schema_of::<T>), ..self.shape }, ..self }
+        Route { shape: Shape { takes: RequestBody::Json(schema_of::<T>), ..self.shape }, ..self }
     }
 
     pub(super) const fn takes_octets(self) -> Route {
-        Route { shape: Shape { takes: Takes::Octets, ..self.shape }, ..self }
+        Route { shape: Shape { takes: RequestBody::Octets, ..self.shape }, ..self }
     }
 
     pub(super) const fn query<T: JsonSchema>(self) -> Route {
@@ -77,11 +77,14 @@ impl Route {
     }
 
     pub(super) const fn gives<T: JsonSchema>(self) -> Route {
-        Route { shape: Shape { gives: Gives::Json(schema_of::<T>), ..self.shape }, ..self }
+        Route { shape: Shape { gives: ResponseBody::Json(schema_of::<T>), ..self.shape }, ..self }
     }
 
     pub(super) const fn lists<T: JsonSchema + Listed>(self) -> Route {
-        Route { shape: Shape { gives: Gives::List(schema_of::<Vec<T>>), ..self.shape }, ..self }
+        Route {
+            shape: Shape { gives: ResponseBody::List(schema_of::<Vec<T>>), ..self.shape },
+            ..self
+        }
     }
 
     pub(super) const fn routine(self) -> Route {
@@ -93,7 +96,7 @@ impl Route {
     }
 
     pub(super) const fn streams(self, events: &'static [Sent]) -> Route {
-        Route { shape: Shape { gives: Gives::Events(events), ..self.shape }, ..self }
+        Route { shape: Shape { gives: ResponseBody::Events(events), ..self.shape }, ..self }
     }
 
     /// What takes long: its progress, and then its result, or why there is none.
@@ -101,7 +104,7 @@ impl Route {
         self.streams(
             const {
                 &[
-                    ("progress", schema_of::<ProgressEvent> as Maker),
+                    ("progress", schema_of::<ProgressEvent> as SchemaOf),
                     ("result", schema_of::<T>),
                     ("problem", schema_of::<Problem>),
                 ]
@@ -110,18 +113,18 @@ impl Route {
     }
 
     pub(super) const fn upgrades(self) -> Route {
-        Route { shape: Shape { gives: Gives::Upgrade, ..self.shape }, ..self }
+        Route { shape: Shape { gives: ResponseBody::Upgrade, ..self.shape }, ..self }
     }
 
     pub(super) const fn octets(self) -> Route {
-        Route { shape: Shape { gives: Gives::Octets, ..self.shape }, ..self }
+        Route { shape: Shape { gives: ResponseBody::Octets, ..self.shape }, ..self }
     }
 
     pub(super) const fn metrics(self) -> Route {
-        Route { shape: Shape { gives: Gives::Metrics, ..self.shape }, ..self }
+        Route { shape: Shape { gives: ResponseBody::Metrics, ..self.shape }, ..self }
     }
 
     pub(super) const fn document(self) -> Route {
-        Route { shape: Shape { gives: Gives::Document, ..self.shape }, ..self }
+        Route { shape: Shape { gives: ResponseBody::Document, ..self.shape }, ..self }
     }
 }

@@ -21,7 +21,7 @@ use mvm_api::page::List;
 use mvm_api::routes::Server;
 use mvm_api::{Problem, paths};
 use mvm_identity::enrolment;
-use mvm_identity::tls::Keeper;
+use mvm_identity::tls::Credentials;
 use mvm_model::Code;
 use mvm_server::extract::Listing as Asked;
 use mvm_server::{Idempotency, Routes, Signer, guard, openapi, signer};
@@ -95,13 +95,13 @@ fn once(fleet: &ClusterState) -> Idempotency {
 /// Returns the router of the whole API.
 pub fn router(
     fleet: Arc<ClusterState>,
-    signer: Option<(Arc<Signer>, Arc<Keeper>)>,
+    signer: Option<(Arc<Signer>, Arc<Credentials>)>,
 ) -> crate::Result<Router> {
     let mut all = routes().once(once(&fleet));
     // A create that is passed on is remembered where it is made.
     all = all.merge(passed());
-    if let Some((signer, keeper)) = signer {
-        all = all.merge(signer::routes(signer, keeper)?);
+    if let Some((signer, credentials)) = signer {
+        all = all.merge(signer::routes(signer, credentials)?);
     }
     let router = all.into_router().route_layer(from_fn_with_state(fleet.clone(), proxy::to_leader));
     let router = router.route_layer(from_fn_with_state(fleet.clone(), when_ready));

@@ -2,7 +2,7 @@
 //! that it was reached at.
 
 use super::connection::Connection;
-use super::keeper::{Keeper, roots, unusable};
+use super::credentials::{Credentials, roots, unusable};
 use super::socket::prepare;
 use crate::{Credential, Result, certificate};
 use mvm_api::identity::{Identity, SERVER_NAME};
@@ -58,10 +58,10 @@ impl fmt::Display for Expect {
 /// so only when the stream is first read (TLS 1.3).
 pub async fn connect(
     address: &str,
-    keeper: &Keeper,
+    credentials: &Credentials,
     expect: &Expect,
 ) -> std::io::Result<Connection<TlsStream<TcpStream>>> {
-    let config = config(&keeper.credential(), expect).map_err(std::io::Error::other)?;
+    let config = config(&credentials.credential(), expect).map_err(std::io::Error::other)?;
     let name = ServerName::try_from(SERVER_NAME).map_err(std::io::Error::other)?;
     let connecting = async {
         let stream = TcpStream::connect(address).await?;
@@ -70,7 +70,7 @@ pub async fn connect(
         let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let first = certificates.first().ok_or(std::io::ErrorKind::InvalidData)?;
         let facts = certificate::read(first).map_err(std::io::Error::other)?;
-        Ok(Connection::new(stream, facts, keeper.revocations()))
+        Ok(Connection::new(stream, facts, credentials.revocations()))
     };
     let late = |_| std::io::Error::new(std::io::ErrorKind::TimedOut, "it does not answer");
     tokio::time::timeout(DEADLINE, connecting).await.map_err(late)?

@@ -6,12 +6,12 @@
 mod client;
 mod connect;
 mod connection;
+mod credentials;
 mod fault;
-mod keeper;
 mod socket;
 
 pub use client::client;
 pub use connect::{Expect, connect};
 pub use connection::Connection;
-pub use keeper::Keeper;
+pub use credentials::Credentials;
 pub use socket::prepare;

@@ -9,7 +9,7 @@ use crate::stages::Stages;
 use crate::state_dir::StateDir;
 use crate::wake::Wake;
 use crate::{Result, now};
-use mvm_identity::tls::Keeper;
+use mvm_identity::tls::Credentials;
 use mvm_model::Millis;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -23,7 +23,7 @@ pub(crate) struct Process {
     /// The network namespace that it is in, if one was named.
     pub netns: Option<String>,
     /// The node's identity, where the API is served to other machines.
-    pub keeper: Option<Arc<Keeper>>,
+    pub credentials: Option<Arc<Credentials>>,
     pub stages: Arc<Stages>,
     pub passes: Arc<Passes>,
 }
@@ -35,7 +35,7 @@ impl Process {
             started_at: now(),
             stop: Notify::new(),
             netns: parts.settings.netns.clone(),
-            keeper: parts.keeper.clone(),
+            credentials: parts.credentials.clone(),
             stages: Arc::new(parts.stages.clone()),
             passes: Arc::default(),
         }

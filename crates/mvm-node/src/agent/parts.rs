@@ -4,7 +4,7 @@ use crate::host::Offer;
 use crate::stages::Stages;
 use crate::state_dir::StateDir;
 use mvm_hypervisor::Hypervisor;
-use mvm_identity::tls::Keeper;
+use mvm_identity::tls::Credentials;
 use mvm_image::ImageStore;
 use mvm_model::Name;
 use mvm_network::Network;
@@ -27,7 +27,7 @@ pub(crate) struct AgentParts {
     /// Images and kernels.
     pub images: ImageStore,
     /// The node's identity, where the API is served to other machines.
-    pub keeper: Option<Arc<Keeper>>,
+    pub credentials: Option<Arc<Credentials>>,
     /// Where the time goes.
     pub stages: Stages,
     pub settings: AgentSettings,

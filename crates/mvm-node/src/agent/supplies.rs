@@ -40,7 +40,7 @@ impl Supplies {
             images: Arc::new(Images::new(images.clone())),
             transfer: Arc::new(Transfer::new(
                 images.clone(),
-                parts.keeper.clone(),
+                parts.credentials.clone(),
                 Pace::new(settings.image_rate),
             )),
             links: Arc::new(Links::new(network.clone(), records.clone(), short_id)),

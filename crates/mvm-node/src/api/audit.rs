@@ -6,7 +6,7 @@ use crate::audit::{Act, note_target, within};
 use crate::blocking::blocking;
 use crate::clock::wall;
 use crate::problem::{io, not_found};
-use crate::records::World;
+use crate::records::RecordSet;
 use axum::body::Body as HttpBody;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{ConnectInfo, MatchedPath, Path, RawPathParams, Request, State};
@@ -235,7 +235,7 @@ async fn describe(
     if noun == "job" {
         entry.job = id.map(bounded);
         if let Some(id) = id.and_then(|id| id.parse().ok()) {
-            let of_job = |world: &World| world.jobs.get(&id).map(|job| job.pool.tenant.clone());
+            let of_job = |world: &RecordSet| world.jobs.get(&id).map(|job| job.pool.tenant.clone());
             tenant = agent.base.records.read(of_job).or(tenant);
         }
     }

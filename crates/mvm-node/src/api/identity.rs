@@ -8,13 +8,13 @@ use mvm_model::Code;
 
 /// Takes a newer list; an older one changes nothing.
 pub async fn revoke(State(agent): Shared, Body(body): Body<RevocationList>) -> Answer<Done> {
-    let Some(keeper) = &agent.process.keeper else {
+    let Some(credentials) = &agent.process.credentials else {
         let detail = "this node has no identity: it serves no other machine";
         return Err(Problem::new(Code::IdentityMissing, detail).into());
     };
-    if keeper.revoke(&body.crl)? {
+    if credentials.revoke(&body.crl)? {
         tracing::info!(
-            number = keeper.revocations().number(),
+            number = credentials.revocations().number(),
             "took a list of revoked certificates"
         );
     }

@@ -3,7 +3,7 @@
 use super::host::Host;
 use super::queue;
 use crate::agent::Agent;
-use crate::records::World;
+use crate::records::RecordSet;
 use futures::FutureExt;
 use mvm_hypervisor::Hypervisor;
 use mvm_model::event::Event;
@@ -21,7 +21,7 @@ const LOOKS: u32 = 50;
 /// looked at again.
 pub async fn faults(agent: &Arc<Agent>, host: &Host) -> Vec<String> {
     for _ in 0..LOOKS {
-        let world = agent.base.records.read(World::clone);
+        let world = agent.base.records.read(RecordSet::clone);
         let faults = faults_of(agent, world.clone(), host).await;
         let moves = agent
             .base
@@ -45,7 +45,7 @@ pub fn has_died(agent: &Agent, instance: &Instance) -> bool {
     })
 }
 
-async fn faults_of(agent: &Arc<Agent>, world: World, host: &Host) -> Vec<String> {
+async fn faults_of(agent: &Arc<Agent>, world: RecordSet, host: &Host) -> Vec<String> {
     let mut faults = Vec::new();
     records(agent, &world, &mut faults).await;
     machines(agent, &world, host, &mut faults).await;
@@ -57,8 +57,8 @@ async fn faults_of(agent: &Arc<Agent>, world: World, host: &Host) -> Vec<String>
 }
 
 /// In memory as on disk, whole, and within the quotas.
-async fn records(agent: &Agent, world: &World, faults: &mut Vec<String>) {
-    let kept = World::load(agent.base.records.store().as_ref()).await.expect("records");
+async fn records(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
+    let kept = RecordSet::load(agent.base.records.store().as_ref()).await.expect("records");
     if kept.instances != world.instances || kept.pools != world.pools {
         faults.push("the records in memory are not those on disk".to_owned());
     }
@@ -94,7 +94,7 @@ async fn records(agent: &Agent, world: &World, faults: &mut Vec<String>) {
 }
 
 /// Every record of a live machine has one, in that state and in its slot, and there is no other.
-async fn machines(agent: &Agent, world: &World, host: &Host, faults: &mut Vec<String>) {
+async fn machines(agent: &Agent, world: &RecordSet, host: &Host, faults: &mut Vec<String>) {
     let root = &agent.base.state_dir;
     let sim = host.machines();
     let mut found: BTreeMap<String, usize> = BTreeMap::new();
@@ -128,7 +128,7 @@ async fn machines(agent: &Agent, world: &World, host: &Host, faults: &mut Vec<St
 }
 
 /// A bridge for every tenant, a tap for every live machine, and none for what is not recorded.
-async fn links(agent: &Agent, world: &World, faults: &mut Vec<String>) {
+async fn links(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
     let links = agent.supplies.links.network().list().await.expect("links");
     let mut names: BTreeSet<String> = links.into_iter().map(|link| link.name).collect();
     for tenant in world.tenants.values() {
@@ -152,7 +152,7 @@ pub fn names(dir: &Path) -> BTreeSet<String> {
 }
 
 /// Directories, disks, memory, snapshots and templates: those that the records speak of.
-fn files(agent: &Agent, world: &World, faults: &mut Vec<String>) {
+fn files(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
     let root = &agent.base.state_dir;
     let mut dirs = names(&root.instances());
     for instance in world.instances.values() {
@@ -206,7 +206,7 @@ fn files_of(instance: &Instance, known: bool, have: &BTreeSet<String>) -> Option
 }
 
 /// Whole ones only: those that pools and clones need.
-fn templates(agent: &Agent, world: &World, faults: &mut Vec<String>) {
+fn templates(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
     let dir = agent.base.state_dir.templates();
     let have = names(&dir);
     for name in &have {
@@ -231,7 +231,7 @@ fn templates(agent: &Agent, world: &World, faults: &mut Vec<String>) {
 }
 
 /// Numbered without a gap, and each instance's tell one story, which ends where its record is.
-async fn events(agent: &Agent, world: &World, faults: &mut Vec<String>) {
+async fn events(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
     let events: Vec<Event> = agent.base.records.events_after(0).await.expect("events");
     let mut states: BTreeMap<String, State> = BTreeMap::new();
     for (event, id) in events.iter().zip(1..) {

@@ -215,7 +215,7 @@ impl Host {
             hypervisor: Arc::new(machines),
             network: Arc::new(network),
             images,
-            keeper: None,
+            credentials: None,
             stages: Stages::default(),
             settings: AgentSettings::of_tests(Some("node".parse()?), pressure),
         })

@@ -3,7 +3,7 @@
 use super::operations::{Operation, counts, pool, pool_in_with, runners, scale, step, tenant};
 use crate::Result;
 use crate::agent::Agent;
-use crate::records::World;
+use crate::records::RecordSet;
 use axum::body::Bytes;
 use mvm_api::jobs::SubmitJob;
 use mvm_archive::{Entry, Kind, Time, Writer};
@@ -150,7 +150,7 @@ pub fn inputs() -> Vec<u8> {
 }
 
 /// A job that is not over, if there is one. Waits that only time ends are cut short.
-pub async fn unrest(agent: &Agent, world: &World) -> Option<String> {
+pub async fn unrest(agent: &Agent, world: &RecordSet) -> Option<String> {
     let job = world.jobs.values().find(|job| !job.state.has_ended())?;
     if job.state == JobState::Preparing {
         // Whoever submitted it is gone.
@@ -164,7 +164,7 @@ pub async fn unrest(agent: &Agent, world: &World) -> Option<String> {
 }
 
 /// Each job has ended, was run once an attempt at most, and has its files and no others.
-pub fn faults(agent: &Agent, world: &World) -> Vec<String> {
+pub fn faults(agent: &Agent, world: &RecordSet) -> Vec<String> {
     let mut faults = Vec::new();
     let mut known: BTreeSet<String> = BTreeSet::new();
     for job in world.jobs.values() {

@@ -6,7 +6,7 @@ use super::operations::Operation;
 use super::queue;
 use crate::Result;
 use crate::agent::Agent;
-use crate::records::World;
+use crate::records::RecordSet;
 use mvm_guest::protocol::ExecRequest;
 use mvm_model::lease::Purpose;
 use mvm_model::plan::plan;
@@ -43,7 +43,7 @@ fn on(host: &Host, operation: &Operation, strikes: [Option<Strike>; 2]) -> Outco
             .await
             .map_err(|problem| format!("prepare: {problem}"))?;
         settle(&agent).await?;
-        before = Some(agent.base.records.read(World::clone));
+        before = Some(agent.base.records.read(RecordSet::clone));
         host.arm(strikes[0]);
         outcome = Some((operation.act)(agent.clone()).await);
         settle(&agent).await?;
@@ -92,7 +92,7 @@ pub async fn settle(agent: &Arc<Agent>) -> Outcome<()> {
 
 /// What is under way or left to do. Waits for back-off are cut short.
 async fn unrest(agent: &Arc<Agent>) -> Option<String> {
-    let world = agent.base.records.read(World::clone);
+    let world = agent.base.records.read(RecordSet::clone);
     if let Some(instance) = world.instances.values().find(|i| i.is_busy()) {
         return Some(format!("{instance:?}"));
     }
@@ -148,9 +148,9 @@ struct Aftermath<'a> {
 }
 
 impl Aftermath<'_> {
-    async fn check(&self, before: Option<&World>, outcome: Option<&Result<()>>) -> Outcome<()> {
+    async fn check(&self, before: Option<&RecordSet>, outcome: Option<&Result<()>>) -> Outcome<()> {
         let mut faults = checks::faults(self.agent, self.host).await;
-        let after = self.agent.base.records.read(World::clone);
+        let after = self.agent.base.records.read(RecordSet::clone);
         if let (None, Some(Err(problem))) = (self.strikes[0], outcome) {
             faults.push(format!("it failed by itself: {problem}"));
         }
@@ -167,7 +167,7 @@ impl Aftermath<'_> {
     }
 
     /// What the operation is not about is as before, and what it is about is lost by no kill.
-    fn kept(&self, before: &World, after: &World, faults: &mut Vec<String>) {
+    fn kept(&self, before: &RecordSet, after: &RecordSet, faults: &mut Vec<String>) {
         let gentle = self.strikes.iter().flatten().all(|strike| strike.kills());
         for instance in before.instances.values() {
             let may_go = (self.operation.may_go)(instance);
@@ -197,7 +197,7 @@ impl Aftermath<'_> {
     }
 
     /// Every guest that runs answers, and has its memory.
-    async fn guests(&self, world: &World) -> Vec<String> {
+    async fn guests(&self, world: &RecordSet) -> Vec<String> {
         let mut faults = Vec::new();
         for instance in world.instances.values().filter(|i| i.state == State::Running) {
             match read(self.agent, instance.id, MARK).await {

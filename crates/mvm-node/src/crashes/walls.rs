@@ -5,7 +5,7 @@ use super::host::{Host, own_network};
 use super::operations::{instance, pool, runners, wish};
 use crate::Result;
 use crate::agent::Agent;
-use crate::records::World;
+use crate::records::RecordSet;
 use mvm_model::lease::Purpose;
 use mvm_model::{Mover, Recycle, State};
 use std::process::Command;
@@ -146,7 +146,7 @@ fn links_that_somebody_takes_away_are_back_within_seconds_or_told() {
         }
         // A tap that is gone is gone: no other one is its machine's.
         for tap in taps {
-            let named = |world: &World| {
+            let named = |world: &RecordSet| {
                 let mut all = world.instances.values();
                 all.find(|i| agent.supplies.links.tap_name(i) == tap.name)
                     .map(|i| i.id)

@@ -16,7 +16,7 @@ use crate::instances::Instances;
 use crate::leases::Leases;
 use crate::locks::locked;
 use crate::problem::not_found;
-use crate::records::{Records, World};
+use crate::records::{RecordSet, Records};
 use crate::spares::Spares;
 use front::{Front, bind};
 use metrics::Metrics;
@@ -198,7 +198,7 @@ impl Exposes {
         })
     }
 
-    fn view_of(&self, world: &World, record: &Expose) -> ExposeView {
+    fn view_of(&self, world: &RecordSet, record: &Expose) -> ExposeView {
         let front = locked(&self.open).get(&record.listen).cloned();
         let decisions = front.as_ref().map(|front| front.seats.decisions()).unwrap_or_default();
         let serving: Vec<ServingView> = decisions

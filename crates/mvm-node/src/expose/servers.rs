@@ -5,7 +5,7 @@ use crate::instances::{Instances, Slot};
 use crate::lease_request::LeaseRequest;
 use crate::leases::{Choice, Leases, extend};
 use crate::problem::not_found;
-use crate::records::{Records, Transaction, World};
+use crate::records::{RecordSet, Records, Transaction};
 use crate::spares::Spares;
 use crate::{Result, now};
 use mvm_model::expose::Expose;
@@ -143,7 +143,7 @@ impl Servers {
 struct NextServer(SocketAddr);
 
 impl NextServer {
-    fn record<'a>(&self, world: &'a World) -> Result<&'a Expose> {
+    fn record<'a>(&self, world: &'a RecordSet) -> Result<&'a Expose> {
         world.exposes.get(&self.0).ok_or_else(|| {
             not_found(format!("front on {} any more", self.0), "see `mvm pool expose --list`")
         })
@@ -151,12 +151,12 @@ impl NextServer {
 }
 
 impl Choice for NextServer {
-    fn choose<'a>(&self, world: &'a World, pool: &'a PoolRef) -> Result<Option<&'a Instance>> {
+    fn choose<'a>(&self, world: &'a RecordSet, pool: &'a PoolRef) -> Result<Option<&'a Instance>> {
         Ok(self.record(world)?.choose(world.pool(pool)?, world.of_pool(pool)))
     }
 
     /// The instance serves the front: that is remembered with it, and those that are gone are forgotten.
-    fn note(&self, world: &World, changes: &mut Transaction, taken: &Instance) {
+    fn note(&self, world: &RecordSet, changes: &mut Transaction, taken: &Instance) {
         let Ok(known) = self.record(world) else { return };
         let mut record = known.clone();
         record.instances.retain(|id| world.instances.contains_key(id));

@@ -5,7 +5,7 @@ use crate::blocking::blocking;
 use crate::caches::Caches;
 use crate::problem::{OrProblem, io};
 use crate::state_dir::{Files, StateDir, remove_file};
-use crate::templates::{Template, is_mould};
+use crate::templates::{Template, is_template_builder};
 use mvm_api::Problem;
 use mvm_image::{ImageStore, Revision};
 use mvm_model::{Code, Instance};
@@ -77,7 +77,7 @@ impl Disks {
     /// clone maps its template's, a template in the making is worth no reserve, and a simulated
     /// machine writes nothing.
     pub(crate) fn memory_to_reserve(&self, instance: &Instance) -> u64 {
-        if instance.template.is_some() || is_mould(instance) || self.simulated {
+        if instance.template.is_some() || is_template_builder(instance) || self.simulated {
             return 0;
         }
         let has = std::fs::metadata(self.state_dir.files(instance.id).memory());

@@ -5,7 +5,7 @@ use crate::Result;
 use crate::labels::of_pool;
 use crate::locks::locked;
 use crate::now;
-use crate::records::World;
+use crate::records::RecordSet;
 use mvm_api::Problem;
 use mvm_hypervisor::{Condition, Halt, Machine};
 use mvm_model::halt::{CALM, Cause, Facts, Paused, Step, step};
@@ -174,7 +174,8 @@ impl Follower {
             self.count(&trial.paused).await;
         }
         locked(&self.watch.halted.shown).insert(self.id, trial.paused.clone());
-        let job = |w: &World| w.instances.get(&self.id)?.lease.as_ref().map(|lease| lease.purpose);
+        let job =
+            |w: &RecordSet| w.instances.get(&self.id)?.lease.as_ref().map(|lease| lease.purpose);
         let job = self.watch.records.read(job) == Some(Purpose::Run);
         let (limit, free_mib) = self.watch.halted.terms();
         let facts = Facts {
@@ -191,7 +192,7 @@ impl Follower {
 
     async fn count(&self, paused: &Paused) {
         tracing::warn!(instance = %self.id, "its hypervisor has paused it: {}", paused.reason);
-        let pool = |w: &World| w.instances.get(&self.id).map(|instance| instance.pool.clone());
+        let pool = |w: &RecordSet| w.instances.get(&self.id).map(|instance| instance.pool.clone());
         if let Some(pool) = self.watch.records.read(pool) {
             let mut labels = of_pool(&pool);
             labels.push(("cause", paused.cause.as_str().to_owned()));
@@ -204,12 +205,12 @@ impl Follower {
     async fn record(&self, paused: Option<Paused>) -> Result<bool> {
         let id = self.id;
         let cause = paused.as_ref().map(|paused| paused.cause);
-        let same = move |w: &World| {
+        let same = move |w: &RecordSet| {
             let instance = w.instances.get(&id);
             let live = instance.filter(|instance| instance.state.has_process());
             live.is_none_or(|i| i.paused.as_ref().map(|paused| paused.cause) == cause)
         };
-        let runs = move |w: &World| w.instances.get(&id).is_some_and(|i| i.state.has_process());
+        let runs = move |w: &RecordSet| w.instances.get(&id).is_some_and(|i| i.state.has_process());
         if !self.watch.records.read(runs) {
             return Ok(false);
         }

@@ -82,7 +82,7 @@ impl Instances {
         if let Some(why) = slot.waits.interrupted() {
             return Err(why);
         }
-        self.recovery.settle_now(id, &mut live).await?;
+        self.recovery.check_if_marked(id, &mut live).await?;
         let outcome = self.perform(&mut live, id, to, by).await;
         self.recovery.note_failure(id, &outcome);
         // What it failed with then is what the interrupt has made of it.
@@ -157,14 +157,14 @@ impl Instances {
     async fn boot(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
         let template = self.templates.for_instance(id)?;
         let kind = if template.is_some() { "clone" } else { "boot" };
-        let set_going = async {
-            let outcome = self.set_going(live, id, State::Running, template, by).await;
+        let bring_up = async {
+            let outcome = self.bring_up(live, id, State::Running, template, by).await;
             self.transitions.conclude(id, State::Running, outcome).await
         };
-        operation(kind, id, set_going).await
+        operation(kind, id, bring_up).await
     }
 
-    async fn set_going(
+    async fn bring_up(
         &self,
         live: &mut Live,
         id: InstanceId,
@@ -207,7 +207,7 @@ impl Instances {
     ) -> Result<()> {
         let template = self.templates.for_instance(id)?;
         let outcome = async {
-            self.set_going(live, id, to, template, by).await?;
+            self.bring_up(live, id, to, template, by).await?;
             if to == State::Warm {
                 live.machine()?.pause().await.or_problem()?;
             }

@@ -12,7 +12,7 @@ use crate::now;
 use crate::pressure::HostPressure;
 use crate::problem::OrProblem;
 use crate::records::Records;
-use crate::templates::is_mould;
+use crate::templates::is_template_builder;
 use futures::FutureExt;
 use mvm_hypervisor::Machine;
 use mvm_model::policy::{lingers_until, overstayed};
@@ -56,7 +56,9 @@ impl Lingering {
         let policy =
             self.records.read(|world| world.pool(&instance.pool).map(|pool| pool.runtime_policy));
         // A clone's memory is its own alone, and would be held in full; a template's is taken at once.
-        let cheap = instance.template.is_none() && !is_mould(instance) && !self.pressure.is_high();
+        let cheap = instance.template.is_none()
+            && !is_template_builder(instance)
+            && !self.pressure.is_high();
         if !cheap || policy?.linger_s == 0 {
             return live.kill().await;
         }

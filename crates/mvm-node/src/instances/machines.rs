@@ -14,7 +14,7 @@ use crate::problem::{IntoProblem, OrProblem};
 use crate::random::random_bytes;
 use crate::stages::stage;
 use crate::state_dir::{Files, StateDir, make_dir, remove_file, write_atomically};
-use crate::templates::{Template, Templates, is_mould};
+use crate::templates::{Template, Templates, is_template_builder};
 use crate::{Result, identity};
 use mvm_api::Problem;
 use mvm_guest::channel::Channel;
@@ -136,7 +136,7 @@ impl Machines {
                 Some(key) => self.templates.files(key).memory(),
                 None => files.memory(),
             },
-            reserve_memory: !is_mould(instance),
+            reserve_memory: !is_template_builder(instance),
             disks,
             nic: Some(Nic { tap: self.links.tap_name(instance), mac: instance.mac.clone() }),
             window,
@@ -335,7 +335,7 @@ fn whole_identity(
         mac: Some(instance.mac.clone()),
     });
     let entropy = Some(random_bytes::<64>()?.to_vec());
-    if is_mould(instance) {
+    if is_template_builder(instance) {
         // Its clones get names and keys of their own; it needs none.
         return Ok(Adopt { entropy, network, ..Adopt::default() });
     }

@@ -74,19 +74,19 @@ impl Recovery {
 
     /// Looks at the instances whose last operation has failed: a disk that was full for a moment, or a
     /// process that would not end, may have kept it from its end.
-    pub(crate) async fn settle_again(&self) {
+    pub(crate) async fn check_marked(&self) {
         for id in self.slots.to_check() {
             let slot = self.slots.of(id);
             // Where somebody is at it, its turn comes.
             let Ok(mut live) = slot.gate.try_lock() else { continue };
-            if let Err(problem) = self.settle_now(id, &mut live).await {
+            if let Err(problem) = self.check_if_marked(id, &mut live).await {
                 tracing::warn!(instance = %id, "cannot settle: {problem}");
             }
         }
     }
 
     /// Brings record and reality of one instance together, if its last operation has failed.
-    pub(super) async fn settle_now(&self, id: InstanceId, live: &mut Live) -> Result<()> {
+    pub(super) async fn check_if_marked(&self, id: InstanceId, live: &mut Live) -> Result<()> {
         if !self.slots.needs_check(id) {
             return Ok(());
         }

@@ -4,7 +4,7 @@ use super::slot::Live;
 use super::slots::Slots;
 use crate::audit::note_target;
 use crate::random::random_bytes;
-use crate::records::{Records, World, not_built};
+use crate::records::{RecordSet, Records, not_built};
 use crate::{Result, now};
 use mvm_api::Problem;
 use mvm_model::admission::{admit_instance, admit_state};
@@ -220,7 +220,7 @@ fn put_aside(instance: &mut Instance, to: State, by: &Mover) {
 
 /// Checks lease, table and quotas for one transition; gives the record as it is.
 pub(super) fn admit<'a>(
-    world: &'a World,
+    world: &'a RecordSet,
     id: InstanceId,
     to: State,
     by: &Mover,
@@ -240,7 +240,11 @@ pub(crate) fn draw_ids() -> Result<Vec<u32>> {
 }
 
 /// A new instance of the pool, if quotas and subnet have room for it.
-pub(crate) fn new_instance(world: &World, reference: &PoolRef, drawn: &[u32]) -> Result<Instance> {
+pub(crate) fn new_instance(
+    world: &RecordSet,
+    reference: &PoolRef,
+    drawn: &[u32],
+) -> Result<Instance> {
     let pool = world.pool(reference)?;
     let tenant = world.tenant(&reference.tenant)?;
     let revision = pool.current_revision().ok_or_else(|| not_built(reference))?;

@@ -3,7 +3,7 @@
 use super::intake::Arrival;
 use super::queue::Jobs;
 use crate::Result;
-use crate::records::World;
+use crate::records::RecordSet;
 use mvm_api::Problem;
 use mvm_model::JobId;
 use mvm_model::intake::Account;
@@ -11,7 +11,7 @@ use mvm_model::intake::Account;
 impl Jobs {
     /// Begins to take in bytes of a job.
     pub(crate) async fn arrival(&self, id: JobId) -> Result<Arrival> {
-        let (mut account, others) = self.records.read(|world: &World| {
+        let (mut account, others) = self.records.read(|world: &RecordSet| {
             let tenant = world.job(id)?.pool.tenant.clone();
             let used = world.usage(&tenant).disk_mib << 20;
             let quotas = world.tenant(&tenant)?.quotas;

@@ -43,7 +43,7 @@ impl Jobs {
     /// Attaches a client to a job: queues one that waits for that, and goes on with one that was
     /// attached before, behind the first `from` bytes of its log.
     pub(crate) async fn attach(&self, id: JobId, from: u64) -> Result<Attached> {
-        let desk = self.desk(id);
+        let channel = self.channel_of(id);
         let job = self.records.read(|world| world.job(id).cloned())?;
         let fresh = job.state == JobState::Preparing;
         if !fresh && !job.attached {
@@ -54,17 +54,17 @@ impl Jobs {
         let (client, output) = mpsc::channel(BEHIND);
         let mut number = 0;
         let missed = {
-            let _turn = desk.turn.lock().await;
-            desk.clients.send_modify(|clients| {
+            let _turn = channel.turn.lock().await;
+            channel.clients.send_modify(|clients| {
                 *clients += 1;
                 number = *clients;
             });
-            *locked(&desk.client) = Some(client);
+            *locked(&channel.client) = Some(client);
             self.files.log_from(id, from).await?
         };
-        let clients = desk.clients.subscribe();
+        let clients = channel.clients.subscribe();
         if fresh && let Err(problem) = self.queue(id, true).await {
-            *locked(&desk.client) = None;
+            *locked(&channel.client) = None;
             return Err(problem);
         }
         Ok(Attached { missed, output, clients, number })

@@ -1,8 +1,8 @@
 //! A job's command in its guest: started once, followed to its end, and taken up again where the
 //! channel broke or the agent was replaced.
 
-use super::desk::{Desk, Word};
 use super::dispatcher::Dispatcher;
+use super::job_channel::{JobChannel, JobSignal};
 use super::limit::until;
 use super::log::Log;
 use super::runner::{Runner, WORK};
@@ -34,7 +34,7 @@ pub(super) struct Printer {
     log: Option<Log>,
     /// Why not all of it is in the log.
     cut: Option<String>,
-    desk: Arc<Desk>,
+    channel: Arc<JobChannel>,
     /// How much of this run's output was passed on, in bytes.
     offset: u64,
     /// The same, for the guest to forget it.
@@ -47,12 +47,12 @@ impl Printer {
     /// Goes on behind `offset` bytes of the program's output.
     pub(super) fn new(
         log: Log,
-        desk: Arc<Desk>,
+        channel: Arc<JobChannel>,
         offset: u64,
         stopping: watch::Receiver<bool>,
     ) -> Printer {
         let safe = watch::Sender::new(offset);
-        Printer { log: Some(log), cut: None, desk, offset, safe, stopping }
+        Printer { log: Some(log), cut: None, channel, offset, safe, stopping }
     }
 
     /// Does not come back once the agent ends: the runtime that goes down refuses writes, and what
@@ -84,7 +84,7 @@ impl Printer {
         self.unless_stopping().await;
         let client = {
             // A client that comes now reads from the log what is there, and gets the rest.
-            let _turn = self.desk.turn.lock().await;
+            let _turn = self.channel.turn.lock().await;
             if let Some(to) = &mut self.log
                 && let Err(problem) = to.write(&piece).await
             {
@@ -94,9 +94,9 @@ impl Printer {
                 self.cut = Some(format!("its log is cut short: {}", problem.detail));
                 self.log = None;
             }
-            self.desk.client()
+            self.channel.client()
         };
-        self.desk.bump();
+        self.channel.bump();
         if let Some(client) = client {
             // One that has gone is taken off by whoever serves it.
             let _ = client.send(piece).await;
@@ -281,8 +281,8 @@ impl Runner {
                 }
                 word = self.limit.word() => {
                     let signal = match word {
-                        Word::Signal(signal) => signal,
-                        Word::Cancel => {
+                        JobSignal::Signal(signal) => signal,
+                        JobSignal::Cancel => {
                             ending.get_or_insert(tokio::time::Instant::now() + GRACE);
                             TERM
                         }

@@ -78,17 +78,17 @@ async fn assign(dispatcher: &Arc<Dispatcher>) -> Result<bool> {
         })
         .await?;
     let Some((id, instance)) = assigned else { return Ok(false) };
-    let desk = dispatcher.jobs.desk(id);
+    let channel = dispatcher.jobs.channel_of(id);
     if instance.is_none() {
         dispatcher.jobs.files.forget_values(id).await;
     }
     if let Some(instance) = instance {
         // Before anybody can see that it starts.
-        let words = desk.listen();
+        let words = channel.listen();
         dispatcher.wake.notify();
         tokio::spawn(run(dispatcher.clone(), id, instance, words, false));
     }
-    desk.bump();
+    channel.bump();
     Ok(true)
 }
 

@@ -1,6 +1,6 @@
 //! What bounds a job: its deadline, and whoever wants it to end. Both are heard in every phase.
 
-use super::desk::Word;
+use super::job_channel::JobSignal;
 use mvm_model::job::{JobState, Outcome};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -33,18 +33,18 @@ pub(super) async fn until(then: Option<Instant>) {
 
 /// The deadline of a job, and what it is told.
 pub(super) struct Limit {
-    words: UnboundedReceiver<Word>,
+    words: UnboundedReceiver<JobSignal>,
     timeout_s: Option<u64>,
     ends: Option<Instant>,
     /// Whether it was told to end.
     pub(super) canceled: bool,
     /// Heard before there was a command that could be told.
-    heard: VecDeque<Word>,
+    heard: VecDeque<JobSignal>,
 }
 
 impl Limit {
     /// No deadline yet: a machine that is brought up does not count.
-    pub(super) fn new(words: UnboundedReceiver<Word>, timeout_s: Option<u64>) -> Limit {
+    pub(super) fn new(words: UnboundedReceiver<JobSignal>, timeout_s: Option<u64>) -> Limit {
         Limit { words, timeout_s, ends: None, canceled: false, heard: VecDeque::new() }
     }
 
@@ -71,11 +71,11 @@ impl Limit {
     }
 
     /// The next word; waits for ever where none will come.
-    pub(super) async fn word(&mut self) -> Word {
+    pub(super) async fn word(&mut self) -> JobSignal {
         let heard = self.heard.pop_front();
         let heard = if heard.is_some() { heard } else { self.words.recv().await };
         let Some(word) = heard else { return std::future::pending().await };
-        self.canceled |= word == Word::Cancel;
+        self.canceled |= word == JobSignal::Cancel;
         word
     }
 
@@ -103,7 +103,7 @@ impl Limit {
                 () = &mut passed => return Err(Cut::TimedOut),
                 () = until(ends) => return Err(Cut::Canceled),
                 Some(word) = self.words.recv() => {
-                    if word == Word::Cancel {
+                    if word == JobSignal::Cancel {
                         self.canceled = true;
                         ends.get_or_insert(Instant::now() + LAST);
                     }

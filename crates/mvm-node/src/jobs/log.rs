@@ -142,7 +142,7 @@ pub(crate) struct Follow {
 impl Follow {
     /// From so many bytes behind the log's beginning.
     pub(crate) fn new(jobs: Arc<Jobs>, id: JobId, follow: bool, from: u64) -> Follow {
-        let changed = jobs.desk(id).changed.subscribe();
+        let changed = jobs.channel_of(id).changed.subscribe();
         Follow { jobs, id, follow, from, changed, file: None }
     }
 

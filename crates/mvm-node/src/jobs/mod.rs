@@ -2,17 +2,17 @@
 //!
 //! A job's record says how far it may have come: `running` is durable before its command begins, so
 //! that no agent begins it a second time by mistake. What lies in memory only (who listens, whom
-//! to tell of a signal) is one [`Desk`](desk::Desk) a job.
+//! to tell of a signal) is one [`JobChannel`](job_channel::JobChannel) a job.
 
 mod arrival;
 mod attach;
 mod command;
-mod desk;
 mod dispatch;
 mod dispatcher;
 mod files;
 mod harvest;
 mod intake;
+mod job_channel;
 mod limit;
 mod log;
 mod placing;

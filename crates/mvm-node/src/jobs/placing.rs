@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::instances::new_instance;
-use crate::records::World;
+use crate::records::RecordSet;
 use mvm_api::Problem;
 use mvm_model::admission::admit_state;
 use mvm_model::cache;
@@ -22,14 +22,14 @@ pub(super) fn passes(problem: &Problem) -> bool {
 }
 
 /// What keeps the first of a queue from getting an instance now.
-pub(super) fn obstacle(world: &World, job: &Job) -> Option<Problem> {
+pub(super) fn obstacle(world: &RecordSet, job: &Job) -> Option<Problem> {
     // An instance that is only thought of needs no random id.
     let drawn: Vec<u32> = (0..=world.instances.len() as u32).collect();
     place(world, job, &drawn).err()
 }
 
 /// The instance that a job gets: the readiest there is, or a new one, if it may run.
-pub(super) fn place(world: &World, job: &Job, drawn: &[u32]) -> Result<Instance> {
+pub(super) fn place(world: &RecordSet, job: &Job, drawn: &[u32]) -> Result<Instance> {
     let pool = world.pool(&job.pool)?;
     let tenant = world.tenant(&job.pool.tenant)?;
     let revision = pool.current_revision().map_or("", |revision| &revision.digest);

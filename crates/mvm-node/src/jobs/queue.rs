@@ -1,13 +1,13 @@
 //! The records of jobs: made, queued, canceled, waited for, shown, and forgotten.
 
-use super::desk::{Desk, Word};
 use super::files::JobFiles;
 use super::intake::Intake;
+use super::job_channel::{JobChannel, JobSignal};
 use super::placing::obstacle;
 use crate::clock::Shown;
 use crate::locks::locked;
 use crate::problem::io;
-use crate::records::{Records, World, no_job};
+use crate::records::{RecordSet, Records, no_job};
 use crate::state_dir::{StateDir, make_dir, remove_dir, remove_file};
 use crate::{Result, now};
 use futures::{Stream, StreamExt};
@@ -31,7 +31,7 @@ pub(crate) struct Jobs {
     pub(crate) files: JobFiles,
     /// How much of the disk no files of tenants may take, in MiB; a part of it where absent.
     pub(super) reserve_mib: Option<u64>,
-    desks: Lock<HashMap<JobId, Arc<Desk>>>,
+    channels: Lock<HashMap<JobId, Arc<JobChannel>>>,
     /// The agent ends: nothing that breaks now is recorded.
     stopping: watch::Sender<bool>,
     /// What is arriving for jobs.
@@ -45,8 +45,8 @@ impl Jobs {
         state_dir: StateDir,
         reserve_mib: Option<u64>,
     ) -> Jobs {
-        let (files, desks, intake) = (JobFiles::new(state_dir), Lock::default(), Arc::default());
-        Jobs { records, files, reserve_mib, desks, stopping: watch::Sender::default(), intake }
+        let (files, channels, intake) = (JobFiles::new(state_dir), Lock::default(), Arc::default());
+        Jobs { records, files, reserve_mib, channels, stopping: watch::Sender::default(), intake }
     }
 
     /// The agent is about to end. What breaks from now on, since its parts are taken down, says
@@ -64,14 +64,14 @@ impl Jobs {
         self.stopping.subscribe()
     }
 
-    /// A job's desk.
-    pub(crate) fn desk(&self, id: JobId) -> Arc<Desk> {
-        locked(&self.desks).entry(id).or_default().clone()
+    /// A job's channel.
+    pub(crate) fn channel_of(&self, id: JobId) -> Arc<JobChannel> {
+        locked(&self.channels).entry(id).or_default().clone()
     }
 
     pub(super) fn forget(&self, id: JobId) {
-        if let Some(desk) = locked(&self.desks).remove(&id) {
-            desk.bump();
+        if let Some(channel) = locked(&self.channels).remove(&id) {
+            channel.bump();
         }
     }
 
@@ -93,7 +93,7 @@ impl Jobs {
         if job.state.has_ended() {
             self.files.forget_values(id).await;
         }
-        self.desk(id).bump();
+        self.channel_of(id).bump();
         Ok(job)
     }
 
@@ -222,7 +222,7 @@ impl Jobs {
                 Ok(job)
             })
             .await?;
-        self.desk(id).bump();
+        self.channel_of(id).bump();
         Ok(job)
     }
 
@@ -240,7 +240,7 @@ impl Jobs {
                 }
             })
             .await?;
-        self.desk(id).tell(Word::Cancel);
+        self.channel_of(id).send(JobSignal::Cancel);
         if job.state.has_ended() {
             remove_file(&self.files.inputs(id))?;
         }
@@ -250,7 +250,7 @@ impl Jobs {
     /// Gives a job when it has ended, or as it is when it is forgotten meanwhile.
     pub(crate) async fn ended(&self, id: JobId) -> Result<Job> {
         self.records.read(|world| world.job(id).map(drop))?;
-        let mut changed = self.desk(id).changed.subscribe();
+        let mut changed = self.channel_of(id).changed.subscribe();
         loop {
             changed.borrow_and_update();
             let job = self.records.read(|world| world.job(id).cloned())?;
@@ -258,7 +258,7 @@ impl Jobs {
                 return Ok(job);
             }
             if changed.changed().await.is_err() {
-                return Err(Problem::internal("a job's desk was cleared away"));
+                return Err(Problem::internal("a job's channel was cleared away"));
             }
         }
     }
@@ -268,7 +268,7 @@ impl Jobs {
         let runs =
             self.records.read(|world| world.job(id).map(|job| job.state == JobState::Running));
         if runs? {
-            self.desk(id).tell(Word::Signal(signal));
+            self.channel_of(id).send(JobSignal::Signal(signal));
             return Ok(());
         }
         self.cancel(id, "interrupted").await.map(drop)
@@ -343,7 +343,7 @@ impl Jobs {
 
     /// Before a pool is destroyed: its jobs are ended.
     pub(crate) async fn cancel_of(&self, pool: &PoolRef) -> Result<()> {
-        let live = |world: &World| -> Vec<JobId> {
+        let live = |world: &RecordSet| -> Vec<JobId> {
             let jobs = world.jobs_of(pool).filter(|job| !job.state.has_ended());
             jobs.map(|job| job.id).collect()
         };
@@ -358,7 +358,7 @@ impl Jobs {
     }
 }
 
-fn preparing(world: &World, id: JobId) -> Result<()> {
+fn preparing(world: &RecordSet, id: JobId) -> Result<()> {
     match world.job(id)?.state {
         JobState::Preparing => Ok(()),
         state => Err(Problem::new(Code::WrongState, format!("job {id} is {state}"))
@@ -367,11 +367,11 @@ fn preparing(world: &World, id: JobId) -> Result<()> {
 }
 
 /// One more than any job of the node has.
-fn next_number(world: &World) -> u64 {
+fn next_number(world: &RecordSet) -> u64 {
     world.jobs.values().map(|job| job.number).max().unwrap_or(0) + 1
 }
 
-fn view_of(world: &World, job: &Job) -> JobView {
+fn view_of(world: &RecordSet, job: &Job) -> JobView {
     let mut view = JobView::from(job);
     if job.state == JobState::Queued {
         let queue = job_queue::queue(world.jobs_of(&job.pool));

@@ -1,11 +1,11 @@
 //! Jobs when an agent starts: what its guest keeps is taken up again, the rest is queued or lost.
 
 use super::attach::AWAY;
-use super::desk::Word;
 use super::dispatcher::Dispatcher;
+use super::job_channel::JobSignal;
 use super::run::run;
 use crate::problem::OrProblem;
-use crate::records::World;
+use crate::records::RecordSet;
 use crate::state_dir::{remove_dir, remove_file};
 use crate::{Result, now};
 use mvm_model::job::Found;
@@ -76,10 +76,10 @@ impl Dispatcher {
         let Some(id) = job.runs_in() else { return };
         let Ok(instance) = self.records.read(|world| world.by_id(id).cloned()) else { return };
         tracing::info!(job = %job.id, instance = %instance.reference(), "taken up again");
-        let desk = self.jobs.desk(job.id);
-        let words = desk.listen();
+        let channel = self.jobs.channel_of(job.id);
+        let words = channel.listen();
         if job.cancel_requested {
-            desk.tell(Word::Cancel);
+            channel.send(JobSignal::Cancel);
         }
         tokio::spawn(run(self.clone(), job.id, instance, words, true));
     }
@@ -108,7 +108,7 @@ impl Dispatcher {
 }
 
 /// What there is of the machine that a job's command runs in.
-fn found(world: &World, job: &Job) -> Found {
+fn found(world: &RecordSet, job: &Job) -> Found {
     let leased = |i: &Instance| i.lease.as_ref().is_some_and(|l| l.purpose == Purpose::Run);
     let runs = |i: &&Instance| i.state == State::Running && leased(i);
     let machine = job.runs_in().and_then(|id| world.instances.get(&id)).filter(runs);
@@ -117,7 +117,7 @@ fn found(world: &World, job: &Job) -> Found {
 
 /// The client of the last agent may come to this one; a job whose client does not ends.
 async fn await_client(dispatcher: Arc<Dispatcher>, id: JobId) {
-    let mut clients = dispatcher.jobs.desk(id).clients.subscribe();
+    let mut clients = dispatcher.jobs.channel_of(id).clients.subscribe();
     if tokio::time::timeout(AWAY, clients.wait_for(|clients| *clients > 0)).await.is_err() {
         dispatcher.jobs.end_with_client(id, "the client that followed it did not come back").await;
     }

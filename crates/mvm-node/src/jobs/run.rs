@@ -1,10 +1,10 @@
 //! One run of one job in its instance.
 
 use super::command::Printer;
-use super::desk::Word;
 use super::dispatcher::Dispatcher;
 use super::harvest::Harvest;
 use super::intake::Arrival;
+use super::job_channel::JobSignal;
 use super::limit::Limit;
 use super::log::{self, Log};
 use super::placing::passes;
@@ -55,17 +55,17 @@ pub(super) async fn run(
     dispatcher: Arc<Dispatcher>,
     id: JobId,
     instance: Instance,
-    words: UnboundedReceiver<Word>,
+    words: UnboundedReceiver<JobSignal>,
     again: bool,
 ) {
-    let desk = dispatcher.jobs.desk(id);
+    let channel = dispatcher.jobs.channel_of(id);
     let lease = instance.lease.as_ref().map(|lease| lease.id.clone()).unwrap_or_default();
     let machine = instance.id;
     let act = dispatcher.auditor.begin_job(id, &instance).await;
     let timeout_s = dispatcher.records.read(|w| w.jobs.get(&id).and_then(|job| job.spec.timeout_s));
     let limit = Limit::new(words, timeout_s);
     let runner =
-        Runner { dispatcher: dispatcher.clone(), desk, id, instance, limit, cut: false, again };
+        Runner { dispatcher: dispatcher.clone(), channel, id, instance, limit, cut: false, again };
     // In a task of its own: whatever happens in it, the job has an end.
     let ended = tokio::spawn(runner.run()).await;
     let (cut, ended) =
@@ -74,7 +74,7 @@ pub(super) async fn run(
     let recorded = match ended {
         Ok(Some(job)) => Ok(job),
         Ok(None) => {
-            let back = dispatcher.leases.untake(machine, &lease).await;
+            let back = dispatcher.leases.cancel_lease(machine, &lease).await;
             let back_in_line = |job: &mut Job| match job.cancel_requested {
                 true => job.end(Outcome::because(JobState::Canceled, "canceled"), now()),
                 false => job.give_back(),
@@ -248,7 +248,8 @@ impl Runner {
         if job.state != JobState::Running {
             return Ok(job);
         }
-        let mut printer = Printer::new(log, self.desk.clone(), 0, self.dispatcher.jobs.stopping());
+        let mut printer =
+            Printer::new(log, self.channel.clone(), 0, self.dispatcher.jobs.stopping());
         for words in first(&job) {
             printer.say(&words).await;
         }
@@ -269,7 +270,7 @@ impl Runner {
         let offset = if said { log.output_since(from).await? } else { 0 };
         let length = log.length();
         let mut printer =
-            Printer::new(log, self.desk.clone(), offset, self.dispatcher.jobs.stopping());
+            Printer::new(log, self.channel.clone(), offset, self.dispatcher.jobs.stopping());
         if !said {
             // The last agent was killed before it had said what this run begins with.
             let words = first_words(&job);

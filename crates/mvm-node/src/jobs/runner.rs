@@ -1,7 +1,7 @@
 //! What one run of a job works with.
 
-use super::desk::Desk;
 use super::dispatcher::Dispatcher;
+use super::job_channel::JobChannel;
 use super::limit::Limit;
 use mvm_model::job::Outcome;
 use mvm_model::{Instance, JobId};
@@ -12,7 +12,7 @@ pub(super) const WORK: &str = "/work";
 /// What runs a job.
 pub(super) struct Runner {
     pub dispatcher: Arc<Dispatcher>,
-    pub desk: Arc<Desk>,
+    pub channel: Arc<JobChannel>,
     pub id: JobId,
     pub instance: Instance,
     pub limit: Limit,

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::audit;
 use crate::instances::{HeldWarm, draw_ids, new_instance};
 use crate::lease_request::LeaseRequest;
-use crate::records::{Transaction, World};
+use crate::records::{RecordSet, Transaction};
 use mvm_api::Problem;
 use mvm_model::cache;
 use mvm_model::choose::choose;
@@ -19,17 +19,17 @@ const TRIES: usize = 3;
 /// Which instance of a pool somebody wants.
 pub(crate) trait Choice: Sync {
     /// The instance to take; none: a new one is to be made.
-    fn choose<'a>(&self, world: &'a World, pool: &'a PoolRef) -> Result<Option<&'a Instance>>;
+    fn choose<'a>(&self, world: &'a RecordSet, pool: &'a PoolRef) -> Result<Option<&'a Instance>>;
 
     /// What else is written when this instance is taken.
-    fn note(&self, _world: &World, _changes: &mut Transaction, _taken: &Instance) {}
+    fn note(&self, _world: &RecordSet, _changes: &mut Transaction, _taken: &Instance) {}
 }
 
 /// The readiest that fits.
 pub(crate) struct Readiest;
 
 impl Choice for Readiest {
-    fn choose<'a>(&self, world: &'a World, pool: &'a PoolRef) -> Result<Option<&'a Instance>> {
+    fn choose<'a>(&self, world: &'a RecordSet, pool: &'a PoolRef) -> Result<Option<&'a Instance>> {
         let record = world.pool(pool)?;
         let revision = record.current_revision().map_or("", |revision| &revision.digest);
         let fit = world.of_pool(pool).filter(|i| cache::same(&i.caches, &record.caches));
@@ -64,7 +64,7 @@ impl Leases {
             let (instance, warm) = self.reserve(pool, &lease, choice).await?;
             self.wake.notify();
             let outcome = async {
-                let from = self.set_going(instance.id, warm, &lease.id).await?;
+                let from = self.bring_up(instance.id, warm, &lease.id).await?;
                 let now = self.records.read(|world| leased(world, &lease.id).cloned())?;
                 Ok((now, from))
             };
@@ -82,12 +82,7 @@ impl Leases {
 
     /// Brings a leased instance to `running`; one that is held warm is so by its record. Gives the state
     /// that it was in.
-    async fn set_going(
-        &self,
-        id: InstanceId,
-        warm: Option<HeldWarm>,
-        lease: &str,
-    ) -> Result<State> {
+    async fn bring_up(&self, id: InstanceId, warm: Option<HeldWarm>, lease: &str) -> Result<State> {
         match warm {
             Some(warm) => warm.resume(&self.instances).await.map(|()| State::Warm),
             None => {
@@ -107,7 +102,7 @@ impl Leases {
         choice: &impl Choice,
     ) -> Result<(Instance, Option<HeldWarm>)> {
         let drawn = draw_ids()?;
-        let is_warm = |world: &World| {
+        let is_warm = |world: &RecordSet| {
             let chosen = choice.choose(world, pool).ok().flatten();
             chosen.is_some_and(|instance| instance.state == State::Warm)
         };
@@ -138,7 +133,7 @@ impl Leases {
         loop {
             tries -= 1;
             let (before, lease, warm) = self.lease(reference, &wish.lease()?).await?;
-            let outcome = self.set_going(reference.id, warm, &lease).await;
+            let outcome = self.bring_up(reference.id, warm, &lease).await;
             let Err(problem) = outcome else { return outcome };
             // Its holder put it aside, or it was released, while this waited: it is taken anew.
             if problem.code != Code::LeaseEnded || tries == 0 {
@@ -155,7 +150,7 @@ impl Leases {
         reference: &InstanceRef,
         wanted: &Lease,
     ) -> Result<(Instance, String, Option<HeldWarm>)> {
-        let is_warm = |world: &World| {
+        let is_warm = |world: &RecordSet| {
             world.instance(reference).is_ok_and(|instance| instance.state == State::Warm)
         };
         let at_once = self.records.read(is_warm) && self.instances.may_resume().await;
@@ -204,11 +199,12 @@ impl Leases {
 
     /// What could not be brought up is given back as it was, if it is as it was and is of use.
     async fn untake_or_end(&self, before: &Instance, lease: &str) {
-        let same = |world: &World| {
+        let same = |world: &RecordSet| {
             let now = held_by(world, before.id, lease);
             now.is_some_and(|now| now.state == before.state && now.state != State::Created)
         };
-        let given_back = self.records.read(same) && self.untake(before.id, lease).await.is_ok();
+        let given_back =
+            self.records.read(same) && self.cancel_lease(before.id, lease).await.is_ok();
         if !given_back {
             self.end_of(before.id, lease).await;
         }

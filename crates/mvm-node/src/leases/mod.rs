@@ -9,7 +9,7 @@ use crate::caches::Caches;
 use crate::holders::{LeaseHolders, job_on};
 use crate::instances::{Instances, Slots, draw_ids, new_instance};
 use crate::lease_request::{LeaseRequest, checked};
-use crate::records::{Records, World};
+use crate::records::{RecordSet, Records};
 use crate::wake::Wake;
 use crate::{Result, now};
 use mvm_api::Problem;
@@ -76,7 +76,7 @@ impl Leases {
     }
 
     /// Who holds the lease of an instance beside the connection of its claim.
-    fn holder_of(&self, world: &World, instance: &Instance) -> Option<HeldBy> {
+    fn holder_of(&self, world: &RecordSet, instance: &Instance) -> Option<HeldBy> {
         let job = job_on(world.jobs.values(), instance).map(|job| HeldBy::Job(job.id));
         job.or_else(|| (self.slots.of(instance.id).sessions() > 0).then_some(HeldBy::Session))
     }
@@ -132,7 +132,7 @@ impl Leases {
     }
 
     /// Gives an instance back as it was taken under this lease: nothing was done with it.
-    pub(crate) async fn untake(&self, id: InstanceId, lease: &str) -> Result<()> {
+    pub(crate) async fn cancel_lease(&self, id: InstanceId, lease: &str) -> Result<()> {
         self.records
             .change(|world, changes| {
                 let Some(mut instance) = held_by(world, id, lease).cloned() else { return Ok(()) };
@@ -234,19 +234,19 @@ fn no_lease(id: &str) -> Problem {
 }
 
 /// The instance with this lease.
-pub(crate) fn leased<'a>(world: &'a World, id: &str) -> Result<&'a Instance> {
+pub(crate) fn leased<'a>(world: &'a RecordSet, id: &str) -> Result<&'a Instance> {
     let has = |i: &&Instance| i.lease.as_ref().is_some_and(|lease| lease.id == id);
     world.instances.values().find(has).ok_or_else(|| no_lease(id))
 }
 
 /// The instance, if it still has this lease.
-fn held_by<'a>(world: &'a World, id: InstanceId, lease: &str) -> Option<&'a Instance> {
+fn held_by<'a>(world: &'a RecordSet, id: InstanceId, lease: &str) -> Option<&'a Instance> {
     let instance = world.instances.get(&id)?;
     instance.lease.as_ref().is_some_and(|held| held.id == lease).then_some(instance)
 }
 
 /// Checks whether the quotas let the instance run.
-pub(crate) fn may_run(world: &World, instance: &Instance) -> Result<()> {
+pub(crate) fn may_run(world: &RecordSet, instance: &Instance) -> Result<()> {
     let tenant = world.tenant(&instance.pool.tenant)?;
     let usage = world.usage(&tenant.name);
     Ok(admit_state(&tenant.name, &tenant.quotas, &usage, instance, State::Running)?)

@@ -8,7 +8,7 @@ pub(crate) use repairs::Repairs;
 use crate::Result;
 use crate::names::Names;
 use crate::problem::OrProblem;
-use crate::records::{Records, World};
+use crate::records::{RecordSet, Records};
 use ipnet::Ipv4Net;
 use mvm_model::egress::Protocol;
 use mvm_model::{EgressMode, Instance, Pool, Tenant};
@@ -150,7 +150,7 @@ impl Links {
         }
     }
 
-    pub(crate) fn rules(&self, world: &World) -> Ruleset {
+    pub(crate) fn rules(&self, world: &RecordSet) -> Ruleset {
         let tenants = world
             .tenants
             .values()

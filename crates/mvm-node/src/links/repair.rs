@@ -5,7 +5,7 @@ use super::Links;
 use crate::Result;
 use crate::clock::wall;
 use crate::problem::OrProblem;
-use crate::records::World;
+use crate::records::RecordSet;
 use mvm_api::types::{DifferenceKind, NetworkDifference, NetworkReport};
 use mvm_model::event::{of_links, of_walls};
 use mvm_model::{InstanceId, State};
@@ -40,7 +40,7 @@ impl Links {
         if done.lost.is_empty() {
             return Ok(Vec::new());
         }
-        let lost = |world: &World| {
+        let lost = |world: &RecordSet| {
             let live = world.instances.values();
             live.filter(|i| done.lost.contains(&self.tap_name(i))).map(|i| i.id).collect()
         };
@@ -113,7 +113,7 @@ impl Links {
         })
     }
 
-    pub(crate) fn wanted(&self, world: &World) -> Wanted {
+    pub(crate) fn wanted(&self, world: &RecordSet) -> Wanted {
         let mut wanted = Wanted { rules: self.rules(world), ..Wanted::default() };
         for tenant in world.tenants.values() {
             wanted.bridges.push(self.bridge_of(tenant));

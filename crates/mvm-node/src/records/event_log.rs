@@ -1,6 +1,6 @@
 //! The log of transitions: each event is durable with the change that it tells of.
 
-use super::world::World;
+use super::record_set::RecordSet;
 use crate::Result;
 use crate::clock::wall_of;
 use crate::labels::{Labels, of_pool};
@@ -95,7 +95,7 @@ impl EventLog {
 
 /// The events of changes of instances, numbered from `first`.
 pub(crate) fn of_changes(
-    world: &World,
+    world: &RecordSet,
     instances: &[(InstanceId, Option<Instance>)],
     first: u64,
     now: Millis,

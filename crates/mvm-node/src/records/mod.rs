@@ -9,15 +9,15 @@
 
 mod event_log;
 mod in_force;
+mod record_set;
 mod transaction;
-mod world;
 
 pub(crate) use event_log::EventLog;
 #[cfg(test)]
 pub(crate) use event_log::key as event_key;
 pub(crate) use in_force::InForce;
+pub(crate) use record_set::{RecordSet, no_job, not_built};
 pub(crate) use transaction::Transaction;
-pub(crate) use world::{World, no_job, not_built};
 
 use crate::Result;
 use crate::problem::OrProblem;
@@ -33,7 +33,7 @@ pub(crate) struct Records {
     store: Arc<dyn Store>,
     events: EventLog,
     /// As of the last commit. Held for as long as an `Arc` is cloned, or a change is made in memory.
-    world: RwLock<Arc<World>>,
+    world: RwLock<Arc<RecordSet>>,
     /// Held by whoever changes them, from the decision to the end of its commit.
     turn: Mutex<()>,
     /// Goes up with every commit.
@@ -43,7 +43,7 @@ pub(crate) struct Records {
 impl Records {
     /// Reads all records from the store.
     pub async fn open(store: Arc<dyn Store>) -> Result<Records> {
-        let world = World::load(store.as_ref()).await?;
+        let world = RecordSet::load(store.as_ref()).await?;
         let events = EventLog::open(store.as_ref()).await?;
         let world = RwLock::new(Arc::new(world));
         Ok(Records {
@@ -56,13 +56,13 @@ impl Records {
     }
 
     /// Looks at the records as of the last commit.
-    pub fn read<T>(&self, look: impl FnOnce(&World) -> T) -> T {
+    pub fn read<T>(&self, look: impl FnOnce(&RecordSet) -> T) -> T {
         look(&self.snapshot())
     }
 
     /// Looks at the records while nobody changes them: a commit that is under way is waited for, and none
     /// begins before `look` has returned. For those who do something that a change must not overtake.
-    pub async fn alone<T>(&self, look: impl FnOnce(&World) -> T) -> T {
+    pub async fn alone<T>(&self, look: impl FnOnce(&RecordSet) -> T) -> T {
         let _turn = self.turn.lock().await;
         look(&self.snapshot())
     }
@@ -71,7 +71,7 @@ impl Records {
     /// change; that is durable before anybody sees it, and nobody can come in between.
     pub async fn change<T>(
         &self,
-        decide: impl FnOnce(&World, &mut Transaction) -> Result<T>,
+        decide: impl FnOnce(&RecordSet, &mut Transaction) -> Result<T>,
     ) -> Result<T> {
         let changed = async {
             let _turn = self.turn.lock().await;
@@ -139,20 +139,20 @@ impl Records {
         self.events.follow()
     }
 
-    fn snapshot(&self) -> Arc<World> {
+    fn snapshot(&self) -> Arc<RecordSet> {
         self.world.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Changes the records in memory; the caller holds the turn. They are copied only where somebody
     /// reads them just now.
-    fn publish(&self, change: impl FnOnce(&mut World)) {
+    fn publish(&self, change: impl FnOnce(&mut RecordSet)) {
         let mut current = self.world.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(world) = Arc::get_mut(&mut current) {
             return change(world);
         }
         let shared = current.clone();
         drop(current);
-        let mut next = World::clone(&shared);
+        let mut next = RecordSet::clone(&shared);
         change(&mut next);
         *self.world.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
     }
@@ -177,7 +177,7 @@ mod tests {
         done.await.expect("a change");
     }
 
-    fn epoch(world: &World) -> Option<u64> {
+    fn epoch(world: &RecordSet) -> Option<u64> {
         world.leader.as_ref().map(|leader| leader.epoch)
     }
 

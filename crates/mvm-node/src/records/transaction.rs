@@ -2,7 +2,7 @@
 
 use super::event_log::{EventLog, key, of_changes};
 use super::in_force::InForce;
-use super::world::{DESIRED, LEADER, World};
+use super::record_set::{DESIRED, LEADER, RecordSet};
 use mvm_api::fleet::Leader;
 use mvm_model::event::{self, Event};
 use mvm_model::expose::Expose;
@@ -12,7 +12,7 @@ use serde::Serialize;
 use std::net::SocketAddr;
 
 /// One change of the records in memory, once it is durable.
-type Change = Box<dyn FnOnce(&mut World) + Send>;
+type Change = Box<dyn FnOnce(&mut RecordSet) + Send>;
 
 /// Changes that belong together: all of them become durable, or none.
 #[derive(Default)]
@@ -139,7 +139,7 @@ impl Transaction {
 
     /// The writes that make the changes durable, together with the events that tell of them, and what is
     /// to be done in memory once they are.
-    pub(super) fn seal(mut self, world: &World, log: &EventLog) -> (Vec<Write>, Sealed) {
+    pub(super) fn seal(mut self, world: &RecordSet, log: &EventLog) -> (Vec<Write>, Sealed) {
         let mut events = of_changes(world, &self.instances, log.next_id(), crate::now());
         for event in std::mem::take(&mut self.told) {
             let id = log.next_id() + events.len() as u64;
@@ -175,7 +175,7 @@ pub(super) struct Sealed {
 
 impl Sealed {
     /// Changes the records in memory. Called once, when the writes are durable.
-    pub fn apply(&mut self, world: &mut World) {
+    pub fn apply(&mut self, world: &mut RecordSet) {
         for change in self.apply.drain(..) {
             change(world);
         }

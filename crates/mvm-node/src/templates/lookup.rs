@@ -58,7 +58,7 @@ struct Origin<'a> {
 }
 
 /// Whether the instance is booted to become a template.
-pub(crate) fn is_mould(instance: &Instance) -> bool {
+pub(crate) fn is_template_builder(instance: &Instance) -> bool {
     instance.lease.as_ref().is_some_and(|lease| lease.purpose == Purpose::Template)
 }
 
@@ -139,7 +139,7 @@ impl Templates {
     pub(crate) fn for_instance(&self, id: InstanceId) -> Result<Option<Template>> {
         self.records.read(|world| {
             let instance = world.by_id(id)?;
-            if !instance.is_blank() || is_mould(instance) {
+            if !instance.is_blank() || is_template_builder(instance) {
                 return Ok(None);
             }
             let pool = world.pool(&instance.pool)?;

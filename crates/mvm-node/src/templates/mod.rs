@@ -5,6 +5,6 @@ mod lookup;
 mod renewal;
 mod standing;
 
-pub(crate) use lookup::{Template, Templates, is_mould, publish};
+pub(crate) use lookup::{Template, Templates, is_template_builder, publish};
 #[cfg(test)]
 pub(crate) use standing::RENEWED;

@@ -19,7 +19,7 @@ use mvm_api::types::{
 };
 use mvm_identity::directory::{IdentityDir, Signers};
 use mvm_identity::files::io;
-use mvm_identity::tls::Keeper;
+use mvm_identity::tls::Credentials;
 use mvm_identity::{Result, authority, now};
 use mvm_model::{Code, Millis};
 use std::net::SocketAddr;
@@ -31,14 +31,14 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Clone)]
 struct Service {
     signer: Arc<Signer>,
-    keeper: Arc<Keeper>,
+    credentials: Arc<Credentials>,
 }
 
 type Shared = State<Service>;
 
-/// The signer's routes. `keeper` is of the server that mounts them: what is revoked here counts
+/// The signer's routes. `credentials` is of the server that mounts them: what is revoked here counts
 /// there at once.
-pub fn routes<T>(signer: Arc<Signer>, keeper: Arc<Keeper>) -> Result<Routes<T>> {
+pub fn routes<T>(signer: Arc<Signer>, credentials: Arc<Credentials>) -> Result<Routes<T>> {
     let once = signer.once(now())?;
     let routes = Routes::new()
         .route("/v1/ca/join", post(join))
@@ -48,18 +48,18 @@ pub fn routes<T>(signer: Arc<Signer>, keeper: Arc<Keeper>) -> Result<Routes<T>> 
         .route("/v1/ca/identities", get(identities))
         .route("/v1/ca/revoke", post(revoke))
         .once(once);
-    Ok(routes.with_state(Service { signer, keeper }))
+    Ok(routes.with_state(Service { signer, credentials }))
 }
 
 /// Serves the authority in the directory `dir` at these addresses until SIGTERM or SIGINT; the
 /// certificates of nodes that it makes are good for `lifetime` ms.
 pub async fn serve(dir: &Path, listen: &[SocketAddr], lifetime: Millis) -> Result<()> {
     let signer = Arc::new(Signer::embedded(dir)?.lifetime(lifetime));
-    let keeper = own_identity(&signer, IdentityDir::new(dir.join("server"))).await?;
-    let listener = TlsListener::bind(listen, keeper.clone()).await?;
+    let credentials = own_identity(&signer, IdentityDir::new(dir.join("server"))).await?;
+    let listener = TlsListener::bind(listen, credentials.clone()).await?;
     tracing::info!(addresses = ?listener.addresses(), "serving");
-    tokio::spawn(renewal::keep(keeper.clone(), renewal::Source::Local(signer.clone())));
-    let app = guard(routes(signer, keeper)?.into_router(), Server::Signer);
+    tokio::spawn(renewal::keep(credentials.clone(), renewal::Source::Local(signer.clone())));
+    let app = guard(routes(signer, credentials)?.into_router(), Server::Signer);
     let served = axum::serve(listener, app.into_make_service_with_connect_info::<Peer>());
     let watch = |kind| signal(kind).map_err(|e| io("watch signals", e));
     let (mut term, mut int) = (watch(SignalKind::terminate())?, watch(SignalKind::interrupt())?);
@@ -71,20 +71,20 @@ pub async fn serve(dir: &Path, listen: &[SocketAddr], lifetime: Millis) -> Resul
 }
 
 /// The identity of the signer itself, which it issues to itself where it has none that is good.
-async fn own_identity(signer: &Signer, dir: IdentityDir) -> Result<Arc<Keeper>> {
-    let good = |keeper: &Arc<Keeper>| {
-        let credential = keeper.credential();
+async fn own_identity(signer: &Signer, dir: IdentityDir) -> Result<Arc<Credentials>> {
+    let good = |credentials: &Arc<Credentials>| {
+        let credential = credentials.credential();
         now() < credential.facts.validity.not_after && !credential.due(now())
     };
-    if let Some(keeper) = Keeper::open(dir.clone()).ok().filter(good) {
-        return Ok(keeper);
+    if let Some(credentials) = Credentials::open(dir.clone()).ok().filter(good) {
+        return Ok(credentials);
     }
     let identity = Identity::Coordinator("ca".parse()?);
     let key = authority::new_key()?;
     let issued = signer.issue(&identity, &key, now()).await?;
     let (roots, list) = (signer.authority().certificate(), signer.crl(now()).await?);
     dir.store(&issued.pem, &key.serialize_pem(), roots, Some(&list), &Signers::default())?;
-    Keeper::open(dir)
+    Credentials::open(dir)
 }
 
 /// What the certificate says that the caller has shown itself.
@@ -143,7 +143,7 @@ async fn revoke(
     Body(body): Body<Revoke>,
 ) -> Result<Json<RevocationList>> {
     let crl = service.signer.revoke(&body.identity, now()).await?;
-    service.keeper.revoke(&crl)?;
+    service.credentials.revoke(&crl)?;
     tracing::info!(who = peer.holder(), identity = %body.identity, "revoked");
     Ok(Json(RevocationList { crl }))
 }

@@ -1,7 +1,7 @@
 //! Mutual TLS on loopback: who gets in, who does not, and what that costs the others.
 
 use crate::support::{HOUR, Lab, id, refused};
-use mvm_identity::tls::{Expect, Keeper};
+use mvm_identity::tls::{Credentials, Expect};
 use mvm_identity::{Authority, now};
 use mvm_model::Code;
 use mvm_server::{TlsListener, renewal};
@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 #[tokio::test]
 async fn whoever_has_a_good_certificate_gets_in_and_is_known() {
     let lab = Lab::new();
-    let address = lab.serve(&lab.keeper("coordinator/c1")).await;
+    let address = lab.serve(&lab.credentials("coordinator/c1")).await;
     for (identity, holder) in [
         ("operator/alice", "operator:alice"),
         ("tenant-operator/ci/bob", "tenant-operator:ci/bob"),
@@ -29,7 +29,7 @@ async fn whoever_has_a_good_certificate_gets_in_and_is_known() {
 #[tokio::test]
 async fn wrong_certificates_are_refused_before_a_request_is_read() {
     let (lab, foreign) = (Lab::new(), Lab::new());
-    let server = lab.keeper("coordinator/c1");
+    let server = lab.credentials("coordinator/c1");
     let address = lab.serve(&server).await;
     let trusting = |mut credential: mvm_identity::Credential| {
         credential.roots = server.credential().roots;
@@ -56,10 +56,10 @@ async fn wrong_certificates_are_refused_before_a_request_is_read() {
 #[tokio::test]
 async fn a_server_is_known_by_its_identity_whatever_its_address() {
     let lab = Lab::new();
-    let address = lab.serve(&lab.keeper("node/n1")).await;
+    let address = lab.serve(&lab.credentials("node/n1")).await;
     let ask = async |expect: Expect| {
-        let keeper = lab.keeper("operator/alice");
-        mvm_identity::client(&address, keeper, expect).get::<String>("/who").await
+        let credentials = lab.credentials("operator/alice");
+        mvm_identity::client(&address, credentials, expect).get::<String>("/who").await
     };
     let n1 = || Some("n1".parse().expect("name"));
     assert!(ask(Expect::Node(None)).await.is_ok());
@@ -70,14 +70,14 @@ async fn a_server_is_known_by_its_identity_whatever_its_address() {
     assert_eq!(refused(ask(Expect::Coordinator).await).code, Code::PeerUntrusted);
     // An operator's certificate serves nobody.
     let loopback = ["127.0.0.1:0".parse().expect("address")];
-    let listener = TlsListener::bind(&loopback, lab.keeper("operator/alice")).await;
+    let listener = TlsListener::bind(&loopback, lab.credentials("operator/alice")).await;
     assert_eq!(listener.err().expect("refused").code, Code::WrongIdentity);
 }
 
 #[tokio::test]
 async fn revoked_ones_are_cut_off_and_stay_out() {
     let lab = Lab::new();
-    let server = lab.keeper("coordinator/c1");
+    let server = lab.credentials("coordinator/c1");
     let address = lab.serve(&server).await;
     let key = mvm_identity::authority::new_key().expect("key");
     let issued = lab.signer.issue(&id("operator/mallory"), &key, now()).await.expect("issued");
@@ -89,8 +89,8 @@ async fn revoked_ones_are_cut_off_and_stay_out() {
     let mallory = lab.client(&address, credential.clone());
     mallory.get::<String>("/who").await.expect("good so far");
     // A raw connection that stands open.
-    let keeper = Keeper::in_memory(credential.clone()).expect("keeper");
-    let mut open = mvm_identity::tls::connect(&address, &keeper, &Expect::Coordinator)
+    let credentials = Credentials::in_memory(credential.clone()).expect("credentials");
+    let mut open = mvm_identity::tls::connect(&address, &credentials, &Expect::Coordinator)
         .await
         .expect("connects");
     open.write_all(b"GET /who HTTP/1.1\r\nhost: mvm\r\n\r\n").await.expect("writes");
@@ -122,9 +122,9 @@ async fn revoked_ones_are_cut_off_and_stay_out() {
 #[tokio::test]
 async fn a_server_that_is_revoked_is_not_trusted_any_more() {
     let lab = Lab::new();
-    let server = lab.keeper("node/n1");
+    let server = lab.credentials("node/n1");
     let address = lab.serve(&server).await;
-    let alice = lab.keeper("operator/alice");
+    let alice = lab.credentials("operator/alice");
     let client = mvm_identity::client(&address, alice.clone(), Expect::Node(None));
     client.get::<String>("/who").await.expect("good so far");
     let facts = server.credential().facts;
@@ -143,7 +143,7 @@ async fn a_server_that_is_revoked_is_not_trusted_any_more() {
 #[tokio::test]
 async fn who_shows_no_certificate_or_speaks_something_else_is_refused() {
     let lab = Lab::new();
-    let server = lab.keeper("coordinator/c1");
+    let server = lab.credentials("coordinator/c1");
     let address = lab.serve(&server).await;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
@@ -198,7 +198,7 @@ fn hello_of_tls_1_2() -> Vec<u8> {
 #[tokio::test]
 async fn who_is_slow_holds_up_nobody() {
     let lab = Lab::new();
-    let address = lab.serve(&lab.keeper("coordinator/c1")).await;
+    let address = lab.serve(&lab.credentials("coordinator/c1")).await;
     let mut slow = Vec::new();
     for _ in 0..40 {
         let mut stream = TcpStream::connect(&address).await.expect("connects");
@@ -219,9 +219,9 @@ async fn who_is_slow_holds_up_nobody() {
 #[tokio::test]
 async fn a_server_is_renewed_while_connections_stand() {
     let lab = Lab::new();
-    let server = lab.keeper("coordinator/c1");
+    let server = lab.credentials("coordinator/c1");
     let address = lab.serve(&server).await;
-    let alice = lab.keeper("operator/alice");
+    let alice = lab.credentials("operator/alice");
     let mut open =
         mvm_identity::tls::connect(&address, &alice, &Expect::Coordinator).await.expect("connects");
     let before = server.credential().facts;

@@ -39,8 +39,8 @@ impl Server {
 
 async fn listen(lab: &Lab, name: &str) -> TlsListener {
     let loopback = ["127.0.0.1:0".parse().expect("address")];
-    let keeper = lab.keeper(&format!("coordinator/{name}"));
-    TlsListener::bind(&loopback, keeper).await.expect("listens")
+    let credentials = lab.credentials(&format!("coordinator/{name}"));
+    TlsListener::bind(&loopback, credentials).await.expect("listens")
 }
 
 /// One that says its name, whatever it is asked.

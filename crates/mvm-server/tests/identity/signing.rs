@@ -5,7 +5,7 @@ use crate::support::{HOUR, Lab, id};
 use mvm_api::Problem;
 use mvm_api::identity::{Facts, Identity};
 use mvm_api::types::{Invite, Signed};
-use mvm_identity::tls::Keeper;
+use mvm_identity::tls::Credentials;
 use mvm_identity::{
     Authority, Credential, IdentityDir, JoinToken, authority, certificate, enrolment, journal, now,
 };
@@ -99,9 +99,9 @@ async fn who_was_removed_may_be_invited_again_and_its_old_certificates_stay_revo
     let unused = unused.expect("a token").1;
     journal::append(lab.dir.path(), &unused).expect("noted");
     let list = lab.signer.revoke(&id("node/n1"), now()).await.expect("removed");
-    let keeper = lab.keeper("operator/alice");
-    keeper.revoke(&list).expect("taken");
-    let revoked = keeper.revocations();
+    let credentials = lab.credentials("operator/alice");
+    credentials.revoke(&list).expect("taken");
+    let revoked = credentials.revocations();
     for facts in [&facts(&node), &first, &unused] {
         assert!(revoked.holds(&facts.serial), "{facts:?}");
     }
@@ -137,10 +137,10 @@ async fn a_renewal_does_not_outlive_a_removal() {
         for renewal in renewals {
             issued.extend(renewal.await.expect("ends").ok().map(|signed| facts(&signed)));
         }
-        let keeper = lab.keeper("operator/alice");
-        keeper.revoke(&lab.signer.crl(now()).await.expect("list")).expect("taken");
+        let credentials = lab.credentials("operator/alice");
+        credentials.revoke(&lab.signer.crl(now()).await.expect("list")).expect("taken");
         for facts in issued {
-            assert!(keeper.revocations().holds(&facts.serial), "renewed past its removal");
+            assert!(credentials.revocations().holds(&facts.serial), "renewed past its removal");
         }
     }
 }
@@ -179,7 +179,7 @@ async fn lifetimes_are_kept() {
 #[tokio::test]
 async fn a_machine_joins_over_the_network_and_is_renewed_by_itself() {
     let lab = Lab::new();
-    let server = lab.keeper("coordinator/c1");
+    let server = lab.credentials("coordinator/c1");
     let address = lab.serve(&server).await;
     let wanted = Invite { addresses: vec!["127.0.0.1:1".into(), address], ..invite("n1", 3600) };
     let invitation = lab.signer.invite(&wanted, now()).await.expect("invited");
@@ -196,23 +196,23 @@ async fn a_machine_joins_over_the_network_and_is_renewed_by_itself() {
     assert_eq!(code(enrolment::join(&token, &other).await), Code::TokenUsed);
     assert!(!other.exists());
 
-    let keeper = Keeper::open(dir.clone()).expect("keeper");
-    renewal::renew(&keeper, &renewal::Source::Remote).await.expect("renewed");
+    let credentials = Credentials::open(dir.clone()).expect("credentials");
+    renewal::renew(&credentials, &renewal::Source::Remote).await.expect("renewed");
     let renewed = dir.load().expect("an identity").facts;
     assert!(renewed.serial != credential.facts.serial && renewed.identity == id("node/n1"));
-    assert_eq!(renewed, keeper.credential().facts);
+    assert_eq!(renewed, credentials.credential().facts);
     // What somebody else puts there is taken over, too.
-    renewal::renew(&Keeper::open(dir.clone()).expect("keeper"), &renewal::Source::Remote)
+    renewal::renew(&Credentials::open(dir.clone()).expect("credentials"), &renewal::Source::Remote)
         .await
         .expect("renewed");
-    keeper.reload().expect("read");
-    assert_eq!(dir.load().expect("an identity").facts, keeper.credential().facts);
+    credentials.reload().expect("read");
+    assert_eq!(dir.load().expect("an identity").facts, credentials.credential().facts);
 }
 
 #[tokio::test]
 async fn tokens_that_are_old_foreign_or_no_tokens_are_refused() {
     let (lab, foreign) = (Lab::new(), Lab::new());
-    let address = lab.serve(&lab.keeper("coordinator/c1")).await;
+    let address = lab.serve(&lab.credentials("coordinator/c1")).await;
     let make = |lab: &Lab, at: u64| {
         let wanted = Invite { addresses: vec![address.clone()], ..invite("n1", 60) };
         let made = signer::invitation(lab.signer.authority(), &wanted, at).expect("a token");

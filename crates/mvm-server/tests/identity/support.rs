@@ -7,7 +7,7 @@ use mvm_api::identity::Identity;
 use mvm_api::routes::Server;
 use mvm_api::{Client, ClientError, Problem};
 use mvm_identity::directory::Signers;
-use mvm_identity::tls::{Expect, Keeper};
+use mvm_identity::tls::{Credentials, Expect};
 use mvm_identity::{Authority, Credential, authority, now};
 use mvm_server::signer::Signer;
 use mvm_server::{Peer, TlsListener, guard, signer};
@@ -53,16 +53,16 @@ impl Lab {
         Credential::read(both.as_bytes(), roots, None, Signers::default()).expect("a credential")
     }
 
-    pub fn keeper(&self, identity: &str) -> Arc<Keeper> {
-        Keeper::in_memory(self.credential(identity, HOUR)).expect("a keeper")
+    pub fn credentials(&self, identity: &str) -> Arc<Credentials> {
+        Credentials::in_memory(self.credential(identity, HOUR)).expect("a credentials")
     }
 
     /// A signer that serves, besides `/v1/agent` for everybody who gets in. Gives its address.
-    pub async fn serve(&self, keeper: &Arc<Keeper>) -> String {
+    pub async fn serve(&self, credentials: &Arc<Credentials>) -> String {
         let loopback = ["127.0.0.1:0".parse().expect("address")];
-        let listener = TlsListener::bind(&loopback, keeper.clone()).await.expect("listens");
+        let listener = TlsListener::bind(&loopback, credentials.clone()).await.expect("listens");
         let address = listener.addresses()[0].to_string();
-        let signer = signer::routes(self.signer.clone(), keeper.clone()).expect("routes");
+        let signer = signer::routes(self.signer.clone(), credentials.clone()).expect("routes");
         let app = guard(signer.into_router(), Server::Signer).merge(open_routes());
         let app = app.into_make_service_with_connect_info::<Peer>();
         tokio::spawn(async move { axum::serve(listener, app).await });
@@ -70,8 +70,8 @@ impl Lab {
     }
 
     pub fn client(&self, address: &str, credential: Credential) -> Client {
-        let keeper = Keeper::in_memory(credential).expect("a keeper");
-        mvm_identity::client(address, keeper, Expect::Coordinator)
+        let credentials = Credentials::in_memory(credential).expect("a credentials");
+        mvm_identity::client(address, credentials, Expect::Coordinator)
     }
 }
 

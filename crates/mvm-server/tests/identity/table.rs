@@ -30,7 +30,7 @@ fn everything(server: Server) -> Router {
 fn holder_of(identity: Identity) -> Peer {
     let lab = Lab::new();
     let facts = Facts { identity, ..lab.credential("operator/any", HOUR).facts };
-    Peer::Certificate { facts, revocations: lab.keeper("node/any").revocations() }
+    Peer::Certificate { facts, revocations: lab.credentials("node/any").revocations() }
 }
 
 /// One of this role, tenant operators of tenant `ci`.
@@ -167,7 +167,7 @@ async fn what_is_not_in_the_table_is_not_served() {
 #[tokio::test]
 async fn the_signer_serves_what_the_table_says() {
     let lab = Lab::new();
-    let routes = signer::routes::<()>(lab.signer.clone(), lab.keeper("coordinator/c1"));
+    let routes = signer::routes::<()>(lab.signer.clone(), lab.credentials("coordinator/c1"));
     let differences = routes.expect("routes").differences(Server::Signer, ()).await;
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
@@ -206,7 +206,7 @@ fn whatever_makes_something_does_so_once() {
         let makes = route.method == "POST";
         assert_eq!(makes, route.once || listed, "{}: say `once`, or why not", route.operation);
         assert!(!(route.once && listed), "{} does honour the key", route.operation);
-        let json = matches!(route.shape.gives, mvm_api::routes::Gives::Json(_));
+        let json = matches!(route.shape.gives, mvm_api::routes::ResponseBody::Json(_));
         assert!(!route.once || json, "{}: what is kept is JSON", route.operation);
     }
     for (operation, _) in NO_KEY {
@@ -220,7 +220,7 @@ async fn an_invitation_with_a_key_is_the_same_one_and_is_kept_sealed() {
     let lab = Lab::new();
     let store = std::sync::Arc::new(mvm_store::SqliteStore::in_memory().expect("store"));
     let signer = Lab::signer_on(&lab.dir, store.clone());
-    let routes = signer::routes::<()>(signer.clone(), lab.keeper("coordinator/c1"));
+    let routes = signer::routes::<()>(signer.clone(), lab.credentials("coordinator/c1"));
     let app = guard(routes.expect("routes").into_router(), Server::Signer);
     let alice = holder_of(one_of(Role::Operator));
     let invite = async |name: &str, key: &str| {

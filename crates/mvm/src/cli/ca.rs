@@ -221,7 +221,7 @@ impl Office {
                     |client: Client| async move { client.post(paths::CA_REVOKE, revoke).await };
                 let list: RevocationList = enrolment::first_of(all, post).await?;
                 // At the coordinator's socket on this machine nobody needs an identity.
-                if let Ok(ours) = self.ours.keeper() {
+                if let Ok(ours) = self.ours.credentials() {
                     ours.revoke(&list.crl)?;
                 }
                 Ok(list)
@@ -259,14 +259,14 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
             output::say(context.format, &list, &format!("{} is let in nowhere", identity.holder()))
         }
         Command::Renew { ours, coordinator } => {
-            let keeper = ours.keeper()?;
+            let credentials = ours.credentials()?;
             if !coordinator.is_empty() {
                 let all = coordinator.iter().flat_map(Coordinators::addresses);
                 let addresses = all.map(ToString::to_string).collect();
-                keeper.ask_at(Signers { addresses })?;
+                credentials.ask_at(Signers { addresses })?;
             }
-            renewal::renew(&keeper, &renewal::Source::Remote).await?;
-            let facts = keeper.credential().facts;
+            renewal::renew(&credentials, &renewal::Source::Remote).await?;
+            let facts = credentials.credential().facts;
             let until = output::time(facts.validity.not_after);
             let line = format!("{} is good until {until}", facts.identity.holder());
             output::say(context.format, &facts, &line)

@@ -4,7 +4,7 @@ use super::values::{Address, Coordinators};
 use crate::error::CliError;
 use clap::Args;
 use mvm_api::Client;
-use mvm_identity::tls::{Expect, Keeper};
+use mvm_identity::tls::{Credentials, Expect};
 use mvm_identity::{IdentityDir, now};
 use mvm_model::{Code, Name};
 use std::path::PathBuf;
@@ -35,9 +35,9 @@ impl OurIdentity {
     }
 
     /// The identity; one that has run out is of no use to anybody.
-    pub fn keeper(&self) -> Result<Arc<Keeper>, CliError> {
-        let keeper = Keeper::open(self.dir())?;
-        let facts = keeper.credential().facts;
+    pub fn credentials(&self) -> Result<Arc<Credentials>, CliError> {
+        let credentials = Credentials::open(self.dir())?;
+        let facts = credentials.credential().facts;
         if now() >= facts.validity.not_after {
             let dir = self.dir();
             let detail = format!(
@@ -48,7 +48,7 @@ impl OurIdentity {
             return Err(CliError::new(Code::CertificateExpired, detail)
                 .hint("get a new one: `mvm ca issue`, or `mvm node join` for a node"));
         }
-        Ok(keeper)
+        Ok(credentials)
     }
 }
 
@@ -60,23 +60,23 @@ pub fn coordinator(list: &Coordinators, ours: &OurIdentity) -> Result<Client, Cl
 
 /// A client of each.
 pub fn coordinators(list: &Coordinators, ours: &OurIdentity) -> Result<Vec<Client>, CliError> {
-    let mut keeper = None;
+    let mut credentials = None;
     let client = |address: &Address| {
         let address = address.to_string();
         if let Some(path) = address.strip_prefix("unix:") {
             return Ok(Client::new(path));
         }
-        let keeper = match &mut keeper {
-            Some(keeper) => keeper,
-            none => none.insert(ours.keeper()?),
+        let credentials = match &mut credentials {
+            Some(credentials) => credentials,
+            none => none.insert(ours.credentials()?),
         };
-        Ok(tls(address, keeper))
+        Ok(tls(address, credentials))
     };
     list.addresses().iter().map(client).collect()
 }
 
-fn tls(address: String, keeper: &Arc<Keeper>) -> Client {
-    mvm_identity::client(address, keeper.clone(), Expect::Coordinator)
+fn tls(address: String, credentials: &Arc<Credentials>) -> Client {
+    mvm_identity::client(address, credentials.clone(), Expect::Coordinator)
 }
 
 /// A node that is called directly; the coordinator is asked where none is named.
@@ -96,7 +96,7 @@ impl Remote {
     /// A client of its agent.
     pub fn client(&self, node: &Address) -> Result<Client, CliError> {
         let expect = Expect::Node(self.node_name.clone());
-        Ok(mvm_identity::client(node.to_string(), self.ours.keeper()?, expect))
+        Ok(mvm_identity::client(node.to_string(), self.ours.credentials()?, expect))
     }
 
     /// The words that lead another `mvm` there.

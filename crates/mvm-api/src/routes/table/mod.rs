@@ -6,7 +6,7 @@ mod jobs;
 mod node;
 mod tenants;
 
-use super::shape::{Gives, Shape, Takes};
+use super::shape::{RequestBody, ResponseBody, Shape};
 use super::{Access, Route, Scope, Server};
 use crate::identity::Role;
 
@@ -34,7 +34,7 @@ const fn on(
     summary: &'static str,
     roles: &'static [Role],
 ) -> Route {
-    let shape = Shape { takes: Takes::Nothing, query: None, gives: Gives::Octets };
+    let shape = Shape { takes: RequestBody::Nothing, query: None, gives: ResponseBody::Octets };
     let access = Access { roles, scope: Scope::All, servers };
     Route { method, path, operation, summary, access, shape, once: false, routine: false }
 }

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use http_body_util::BodyExt;
 use mvm_api::page::next_of;
-use mvm_api::routes::{Gives, ROUTES, Server};
+use mvm_api::routes::{ROUTES, ResponseBody, Server};
 use mvm_server::Peer;
 use serde_json::Value;
 use tower::ServiceExt;
@@ -14,7 +14,7 @@ use tower::ServiceExt;
 /// The paths of all lists, about what the seeded node has.
 fn lists() -> Vec<String> {
     let listed = |route: &&mvm_api::routes::Route| {
-        matches!(route.shape.gives, Gives::List(_)) && route.is_of(Server::Agent)
+        matches!(route.shape.gives, ResponseBody::List(_)) && route.is_of(Server::Agent)
     };
     let paths = ROUTES.iter().filter(listed).map(|route| route.path);
     paths.map(|path| path.replace("{tenant}", "ci").replace("{pool}", "runners")).collect()

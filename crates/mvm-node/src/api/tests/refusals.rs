@@ -524,7 +524,8 @@ fn a_holder_puts_its_own_machine_aside_and_its_lease_with_it() {
         let own = lease(1, "operator:alice", Purpose::Manual);
         let id = instance(&agent, State::Running, Some(own)).await.expect("an instance");
         let lease_of = async || {
-            let of = |w: &crate::records::World| w.instances[&id].lease.clone().map(|l| l.holder);
+            let of =
+                |w: &crate::records::RecordSet| w.instances[&id].lease.clone().map(|l| l.holder);
             agent.base.records.read(of)
         };
         let ids = id.to_string();

@@ -4,7 +4,7 @@ use super::{Agent, agent, app, ask};
 use crate::api::serve_tls;
 use mvm_api::client::Event;
 use mvm_identity::directory::Signers;
-use mvm_identity::tls::{Expect, Keeper};
+use mvm_identity::tls::{Credentials, Expect};
 use mvm_identity::{Authority, Credential, authority, now};
 use mvm_model::{InstanceId, State};
 use mvm_server::{Peer, TlsListener};
@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 const HOUR: u64 = 3_600_000;
 
 /// Keepers of identities of one authority.
-fn keepers(identities: [&str; 2]) -> [Arc<Keeper>; 2] {
+fn credentials(identities: [&str; 2]) -> [Arc<Credentials>; 2] {
     let dir = tempfile::tempdir().expect("directory");
     Authority::create(dir.path(), now()).expect("an authority");
     let authority = Authority::open(dir.path()).expect("an authority");
@@ -28,7 +28,7 @@ fn keepers(identities: [&str; 2]) -> [Arc<Keeper>; 2] {
         let both = format!("{}\n{}", issued.pem, key.serialize_pem());
         let roots = authority.certificate().as_bytes();
         let credential = Credential::read(both.as_bytes(), roots, None, Signers::default());
-        Keeper::in_memory(credential.expect("a credential")).expect("a keeper")
+        Credentials::in_memory(credential.expect("a credential")).expect("a credentials")
     })
 }
 
@@ -73,7 +73,7 @@ async fn happen(agent: &Agent, times: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_is_cut_again_and_again_tells_everything_once() {
     let (_dir, agent) = agent().await;
-    let [ours, alice] = keepers(["node/n1", "operator/alice"]);
+    let [ours, alice] = credentials(["node/n1", "operator/alice"]);
     let loopback = ["127.0.0.1:0".parse().expect("an address")];
     let listener = TlsListener::bind(&loopback, ours).await.expect("listens");
     let address = listener.addresses()[0];

@@ -4,7 +4,7 @@ use super::host::{Host, droppers, file_system, open_files, sysctl, unit, without
 use super::{Check, Status, existing, free_room};
 use mvm_api::types::AgentInfo;
 use mvm_identity::now;
-use mvm_identity::tls::Keeper;
+use mvm_identity::tls::Credentials;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -363,10 +363,10 @@ fn certificate(root: &Path) -> Check {
     if !dir.exists() {
         return better(name, true, "this node has joined no fleet", why, remedy);
     }
-    match Keeper::open(dir) {
+    match Credentials::open(dir) {
         Err(problem) => must(name, false, problem.to_string(), why, remedy),
-        Ok(keeper) => {
-            let credential = keeper.credential();
+        Ok(credentials) => {
+            let credential = credentials.credential();
             let ends = credential.facts.validity.not_after;
             let days = ends.saturating_sub(now()) / DAY_MS;
             let who = credential.facts.identity.holder();

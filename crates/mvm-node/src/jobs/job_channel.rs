@@ -7,7 +7,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 
 /// What a running job is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Word {
+pub(crate) enum JobSignal {
     /// Pass this signal on to the command.
     Signal(i32),
     /// End.
@@ -16,10 +16,10 @@ pub(crate) enum Word {
 
 /// Who listens to a job, and how it is told something.
 #[derive(Default)]
-pub(crate) struct Desk {
+pub(crate) struct JobChannel {
     /// Its record or its log has changed.
     pub(super) changed: watch::Sender<()>,
-    words: Lock<Option<mpsc::UnboundedSender<Word>>>,
+    signals: Lock<Option<mpsc::UnboundedSender<JobSignal>>>,
     /// The client that it is attached to gets its output as it comes.
     pub(super) client: Lock<Option<mpsc::Sender<Frame>>>,
     /// Counts the clients: one that comes takes the place of the one before.
@@ -28,7 +28,7 @@ pub(crate) struct Desk {
     pub(super) turn: Mutex<()>,
 }
 
-impl Desk {
+impl JobChannel {
     pub(super) fn bump(&self) {
         self.changed.send_replace(());
     }
@@ -39,16 +39,16 @@ impl Desk {
     }
 
     /// What is said to the job, from now on.
-    pub(super) fn listen(&self) -> mpsc::UnboundedReceiver<Word> {
-        let (words, heard) = mpsc::unbounded_channel();
-        *locked(&self.words) = Some(words);
-        heard
+    pub(super) fn listen(&self) -> mpsc::UnboundedReceiver<JobSignal> {
+        let (signals, received) = mpsc::unbounded_channel();
+        *locked(&self.signals) = Some(signals);
+        received
     }
 
     /// Tells the job something, if it runs.
-    pub(crate) fn tell(&self, word: Word) {
-        if let Some(words) = &*locked(&self.words) {
-            let _ = words.send(word);
+    pub(crate) fn send(&self, signal: JobSignal) {
+        if let Some(signals) = &*locked(&self.signals) {
+            let _ = signals.send(signal);
         }
     }
 }

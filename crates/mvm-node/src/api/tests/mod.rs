@@ -44,7 +44,7 @@ async fn agent() -> (TempDir, Arc<Agent>) {
         hypervisor: Arc::new(sim),
         network: Arc::new(network),
         images,
-        keeper: None,
+        credentials: None,
         stages: Stages::default(),
         settings: AgentSettings::of_tests(None, dir.path().join("pressure")),
     })

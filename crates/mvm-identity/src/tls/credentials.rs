@@ -15,7 +15,7 @@ use rustls::{RootCertStore, ServerConfig};
 use std::sync::Arc;
 
 /// Keeps the identity in force. Cheap to share behind an `Arc`.
-pub struct Keeper {
+pub struct Credentials {
     dir: Option<IdentityDir>,
     state: RwLock<Arc<State>>,
     /// Held by whoever makes the next state of the present one.
@@ -30,22 +30,22 @@ struct State {
     server: Option<Arc<ServerConfig>>,
 }
 
-impl Keeper {
+impl Credentials {
     /// Keeps the identity of a directory, and writes there what changes.
-    pub fn open(dir: IdentityDir) -> Result<Arc<Keeper>> {
+    pub fn open(dir: IdentityDir) -> Result<Arc<Credentials>> {
         let credential = dir.load()?;
-        Keeper::new(Some(dir), credential)
+        Credentials::new(Some(dir), credential)
     }
 
     /// Keeps an identity in memory only.
-    pub fn in_memory(credential: Credential) -> Result<Arc<Keeper>> {
-        Keeper::new(None, credential)
+    pub fn in_memory(credential: Credential) -> Result<Arc<Credentials>> {
+        Credentials::new(None, credential)
     }
 
-    fn new(dir: Option<IdentityDir>, credential: Credential) -> Result<Arc<Keeper>> {
+    fn new(dir: Option<IdentityDir>, credential: Credential) -> Result<Arc<Credentials>> {
         let revocations = Arc::new(Revocations::new(credential.revoked.clone()));
         let state = RwLock::new(Arc::new(State::new(credential, 0)?));
-        Ok(Arc::new(Keeper { dir, state, changing: Mutex::new(()), revocations }))
+        Ok(Arc::new(Credentials { dir, state, changing: Mutex::new(()), revocations }))
     }
 
     fn state(&self) -> Arc<State> {

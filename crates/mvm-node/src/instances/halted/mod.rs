@@ -9,7 +9,7 @@ mod tests;
 
 use crate::labels::{Labels, of_pool};
 use crate::locks::locked;
-use crate::records::World;
+use crate::records::RecordSet;
 use mvm_api::Problem;
 use mvm_hypervisor::{Condition, Halt, Machine, ProcessIdentity};
 use mvm_model::halt::Paused;
@@ -58,7 +58,7 @@ impl Halted {
     }
 
     /// The machines that are paused now.
-    pub(crate) fn gauge(&self, world: &World, only: Option<&Name>) -> Family<Labels, Gauge> {
+    pub(crate) fn gauge(&self, world: &RecordSet, only: Option<&Name>) -> Family<Labels, Gauge> {
         let gauge: Family<Labels, Gauge> = Family::default();
         for (id, paused) in locked(&self.shown).iter() {
             let Some(instance) = world.instances.get(id) else { continue };

@@ -21,7 +21,7 @@ pub(super) const LEADER: &str = "leader";
 
 /// All records of the node.
 #[derive(Clone, Debug, Default)]
-pub struct World {
+pub struct RecordSet {
     /// By name.
     pub tenants: BTreeMap<Name, Tenant>,
     /// By reference.
@@ -38,10 +38,10 @@ pub struct World {
     pub exposes: BTreeMap<SocketAddr, Expose>,
 }
 
-impl World {
+impl RecordSet {
     /// Reads everything from the store.
-    pub async fn load(store: &dyn Store) -> Result<World> {
-        let mut world = World::default();
+    pub async fn load(store: &dyn Store) -> Result<RecordSet> {
+        let mut world = RecordSet::default();
         for tenant in read::<Tenant>(store, "tenants/").await? {
             world.tenants.insert(tenant.name.clone(), tenant);
         }
