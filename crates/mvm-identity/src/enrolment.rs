@@ -31,7 +31,7 @@ pub async fn join(token: &JoinToken, dir: &IdentityDir) -> Result<Name> {
     Ok(name)
 }
 
-/// What a signer answers to a request of the identity that `credentials` keeps.
+/// What a signer answers to a request of the identity that `credentials` holds.
 pub async fn ask(
     credentials: &Arc<Credentials>,
     path: &str,

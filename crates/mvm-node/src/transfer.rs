@@ -54,7 +54,7 @@ pub(crate) struct Transfer {
 }
 
 impl Transfer {
-    /// Keeps what comes in these images; asks as this credentials.
+    /// Keeps what comes in these images; asks with these credentials.
     pub(crate) fn new(
         images: ImageStore,
         credentials: Option<Arc<Credentials>>,

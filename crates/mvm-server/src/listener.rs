@@ -47,7 +47,7 @@ impl Connected<IncomingStream<'_, TlsListener>> for Peer {
 }
 
 impl TlsListener {
-    /// Listens on all of the addresses with the identity that `credentials` keeps at the time of each
+    /// Listens on all of the addresses with the identity that `credentials` holds at the time of each
     /// connection.
     pub async fn bind(
         addresses: &[SocketAddr],

@@ -1,6 +1,6 @@
 //! The errors of a store, each with a stable code.
 
-use crate::{Expect, SessionId};
+use crate::records::{Expect, SessionId};
 use mvm_model::Code;
 
 /// The result of every fallible call of a store.

@@ -10,6 +10,7 @@ mod agent_holder;
 mod agent_process;
 mod cli;
 mod error;
+mod guest;
 mod job;
 mod logging;
 mod output;
@@ -18,23 +19,17 @@ mod session;
 
 use std::process::ExitCode;
 
-/// The binary that is PID 1 in every guest.
-pub static GUEST: &[u8] = include_bytes!(env!("MVM_GUEST"));
-
 fn main() -> ExitCode {
     let cli = match cli::Cli::of_process() {
         Ok(cli) => cli,
         Err(error) => return output::usage(&error, output::format_of(std::env::args_os())),
     };
     // The agent makes a runtime of its own, after it has entered its network namespace.
-    if let Some(outcome) = cli::agent::serve_if_asked(&cli) {
-        return output::finish(outcome.map(|()| 0), cli.output);
-    }
-    if let Some(outcome) = cli::coordinator::serve_if_asked(&cli) {
-        return output::finish(outcome.map(|()| 0), cli.output);
+    let format = cli.globals.output;
+    if let Some(outcome) = cli::serve_if_asked(&cli) {
+        return output::finish(outcome.map(|()| 0), format);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let format = cli.output;
     match runtime {
         Ok(runtime) => {
             let outcome = runtime.block_on(cli::run(cli));

@@ -1,10 +1,6 @@
 //! What goes into a route and comes out of it: the handlers' own types, as makers of their schemas.
 
-use super::Route;
-use crate::Problem;
-use crate::page::Listed;
-use crate::types::ProgressEvent;
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::{Schema, SchemaGenerator};
 
 /// Makes a type's schema.
 pub type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
@@ -51,80 +47,4 @@ pub struct Shape {
     pub query: Option<SchemaOf>,
     /// What it answers where all is well.
     pub gives: ResponseBody,
-}
-
-/// A reference to the type's schema.
-pub fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
-    generator.subschema_for::<T>()
-}
-
-/// The whole schema: query parameters are its properties.
-fn whole<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
-    T::json_schema(generator)
-}
-
-impl Route {
-    pub(super) const fn takes<T: JsonSchema>(self) -> Route {
-        Route { shape: Shape { takes: RequestBody::Json(schema_of::<T>), ..self.shape }, ..self }
-    }
-
-    pub(super) const fn takes_octets(self) -> Route {
-        Route { shape: Shape { takes: RequestBody::Octets, ..self.shape }, ..self }
-    }
-
-    pub(super) const fn query<T: JsonSchema>(self) -> Route {
-        Route { shape: Shape { query: Some(whole::<T>), ..self.shape }, ..self }
-    }
-
-    pub(super) const fn gives<T: JsonSchema>(self) -> Route {
-        Route { shape: Shape { gives: ResponseBody::Json(schema_of::<T>), ..self.shape }, ..self }
-    }
-
-    pub(super) const fn lists<T: JsonSchema + Listed>(self) -> Route {
-        Route {
-            shape: Shape { gives: ResponseBody::List(schema_of::<Vec<T>>), ..self.shape },
-            ..self
-        }
-    }
-
-    pub(super) const fn routine(self) -> Route {
-        Route { routine: true, ..self }
-    }
-
-    pub(super) const fn once(self) -> Route {
-        Route { once: true, ..self }
-    }
-
-    pub(super) const fn streams(self, events: &'static [Sent]) -> Route {
-        Route { shape: Shape { gives: ResponseBody::Events(events), ..self.shape }, ..self }
-    }
-
-    /// What takes long: its progress, and then its result, or why there is none.
-    pub(super) const fn reports<T: JsonSchema>(self) -> Route {
-        self.streams(
-            const {
-                &[
-                    ("progress", schema_of::<ProgressEvent> as SchemaOf),
-                    ("result", schema_of::<T>),
-                    ("problem", schema_of::<Problem>),
-                ]
-            },
-        )
-    }
-
-    pub(super) const fn upgrades(self) -> Route {
-        Route { shape: Shape { gives: ResponseBody::Upgrade, ..self.shape }, ..self }
-    }
-
-    pub(super) const fn octets(self) -> Route {
-        Route { shape: Shape { gives: ResponseBody::Octets, ..self.shape }, ..self }
-    }
-
-    pub(super) const fn metrics(self) -> Route {
-        Route { shape: Shape { gives: ResponseBody::Metrics, ..self.shape }, ..self }
-    }
-
-    pub(super) const fn document(self) -> Route {
-        Route { shape: Shape { gives: ResponseBody::Document, ..self.shape }, ..self }
-    }
 }

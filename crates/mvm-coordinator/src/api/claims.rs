@@ -1,6 +1,6 @@
 //! Claims: an upgraded connection that lives as long as the lease.
 
-use super::Shared;
+use super::handler::Shared;
 use crate::ClusterState;
 use crate::claim_dispatch;
 use crate::claim_queue::ClaimOrder;

@@ -5,8 +5,8 @@
 //! and none keeps anything of a reader.
 
 use super::gather::{asks_for_others, confined, gather, of_node, part};
+use super::handler::{Asked, Listing, Shared};
 use super::ways::{AT_ONCE, way_to};
-use super::{Asked, Listing, Shared};
 use crate::{ClusterState, Result};
 use axum::extract::{ConnectInfo, State};
 use axum::http::HeaderMap;

@@ -1,6 +1,6 @@
 //! The fleet's document, and how far the fleet has come with it.
 
-use super::{Answer, Shared};
+use super::handler::{Answer, Shared};
 use axum::Json;
 use axum::extract::State;
 use mvm_api::fleet::{ApplyFleet, CoordinatorInfo, FleetPlan, FleetStatus};

@@ -1,7 +1,7 @@
 //! Lists over all nodes: node by node, each in its own order, every item with its node's name.
 
+use super::handler::{Asked, Listing, Shared};
 use super::ways::{AT_ONCE, way_to};
-use super::{Asked, Listing, Shared};
 use crate::ClusterState;
 use crate::view::KnownNode;
 use axum::extract::{ConnectInfo, Path, State};

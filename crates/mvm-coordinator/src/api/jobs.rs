@@ -1,10 +1,10 @@
 //! Jobs: made on the node that would serve a claim soonest, and looked up there later.
 
 use super::gather::{confined, gather, is_for, parsed};
+use super::handler::{Asked, Listing, Shared};
 use super::placed;
 use super::proxy::{least_leased, pass_to, relay, relay_stream, search};
 use super::ways::way_to;
-use super::{Asked, Listing, Shared};
 use crate::{ClusterState, Result};
 use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::response::Response;

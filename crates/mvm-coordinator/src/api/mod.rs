@@ -4,6 +4,7 @@ mod claims;
 mod events;
 mod fleet;
 mod gather;
+mod handler;
 mod jobs;
 mod nodes;
 mod placed;
@@ -12,27 +13,19 @@ mod proxy;
 mod ways;
 
 use crate::state::ClusterState;
+use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
-use axum::{Json, Router};
-use mvm_api::page::List;
+use handler::Shared;
 use mvm_api::routes::Server;
 use mvm_api::{Problem, paths};
 use mvm_identity::enrolment;
 use mvm_identity::tls::Credentials;
 use mvm_model::Code;
-use mvm_server::extract::Listing as Asked;
 use mvm_server::{Idempotency, Routes, Signer, guard, openapi, signer};
 use std::sync::Arc;
-
-/// The state, as every handler takes it.
-type Shared = State<Arc<ClusterState>>;
-/// The result of most handlers.
-type Answer<T> = Result<Json<T>, Problem>;
-/// The result of the handlers of lists: a page.
-type Listing<T> = Result<List<T>, Problem>;
 
 /// Returns the routes but for the signer's.
 fn routes() -> Routes<Arc<ClusterState>> {

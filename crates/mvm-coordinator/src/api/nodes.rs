@@ -1,6 +1,6 @@
 //! The nodes of the fleet.
 
-use super::{Answer, Asked, Listing, Shared};
+use super::handler::{Answer, Asked, Listing, Shared};
 use crate::calls::up_to_date;
 use crate::claim_dispatch;
 use crate::errors::succeeded;

@@ -1,6 +1,6 @@
 //! Tenants and pools, over all nodes.
 
-use super::{Answer, Asked, Listing, Shared};
+use super::handler::{Answer, Asked, Listing, Shared};
 use crate::view::View;
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};

@@ -1,7 +1,7 @@
 //! Requests that are passed on: to the node that holds the instance, and to the leader.
 
-use super::Shared;
 use super::gather::gather;
+use super::handler::Shared;
 use super::ways::{AT_ONCE, Way, Whom, way_to};
 use crate::view::KnownNode;
 use crate::{ClusterState, Result};

@@ -1,6 +1,7 @@
 //! Makes a clone a machine of its own: clock, name, entropy, address, keys.
 
-use super::{guest_error, ssh};
+use super::common::guest_error;
+use super::ssh;
 use crate::protocol::{Adopt, GuestNetwork};
 use crate::{Error, RUN_ETC, Result};
 use mvm_code::Code;

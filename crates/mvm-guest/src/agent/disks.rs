@@ -1,6 +1,6 @@
 //! Mounts and unmounts disks while the machine runs.
 
-use super::guest_error;
+use super::common::guest_error;
 use crate::Result;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};

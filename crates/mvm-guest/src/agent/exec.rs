@@ -1,10 +1,11 @@
 //! Runs a program for the host.
 
+use super::common::guest_error;
 use super::oom::OomKills;
 use super::program::{Group, Input, exit_of, kill_group, resize, spawn};
-use super::{guest_error, reply};
 use crate::frame::{self, Frame};
 use crate::protocol::ExecRequest;
+use crate::serve::reply;
 use crate::{Error, Result};
 use rustix::fd::OwnedFd;
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! Copies files in and out, as archives.
 
-use super::{guest_error, refuse, reply};
+use super::common::guest_error;
 use crate::frame::{self, Frame};
+use crate::serve::{refuse, reply};
 use crate::transfer::{self, Unpacking};
 use crate::{Error, Result};
 use mvm_archive::{Packer, Trust, name_of};

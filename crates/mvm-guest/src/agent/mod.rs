@@ -1,6 +1,7 @@
 //! The guest's agent, which answers the requests that come over the channel.
 
 mod adopt;
+mod common;
 pub mod disks;
 mod exec;
 mod files;
@@ -19,7 +20,7 @@ pub use protect::protect;
 use crate::channel::Stream;
 use crate::link::Wire;
 use crate::protocol::{Hello, Request, VERSION};
-use crate::serve::{self, Answer, refuse, reply};
+use crate::serve::{self, Answer, reply};
 use crate::window::Window;
 use crate::{Error, Result};
 use mvm_code::Code;
@@ -27,9 +28,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
-
-/// The default `PATH` of programs.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What the agent may do to the machine that it runs on. In tests it may change nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,17 +170,4 @@ impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// Makes an I/O error in the guest, with a code that the host can act on.
-fn guest_error(doing: &str, cause: &std::io::Error) -> Error {
-    let code = match cause.kind() {
-        std::io::ErrorKind::NotFound => Code::NotFound,
-        std::io::ErrorKind::PermissionDenied => Code::PermissionDenied,
-        std::io::ErrorKind::StorageFull => Code::NoSpace,
-        std::io::ErrorKind::ResourceBusy => Code::Busy,
-        std::io::ErrorKind::ConnectionRefused => Code::ConnectionRefused,
-        _ => Code::GuestIo,
-    };
-    Error::Guest { code, message: format!("{doing}: {cause}") }
 }

@@ -1,7 +1,8 @@
 //! Connections to the guest's own ports.
 
-use super::{guest_error, reply};
+use super::common::guest_error;
 use crate::Result;
+use crate::serve::reply;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! Starts programs, and signals their process groups.
 
+use super::common::{PATH, guest_error};
 use super::protect::Ordinary;
 use super::spool::Source;
 use super::terminal::Terminal;
-use super::{PATH, guest_error};
 use crate::protocol::{ExecRequest, Exit, Tty};
 use crate::{Error, Result};
 use mvm_code::Code;

@@ -1,7 +1,7 @@
 //! Serves SSH with the image's own server, if it has one.
 
+use super::common::{PATH, guest_error};
 use super::protect::Ordinary;
-use super::{PATH, guest_error};
 use crate::Result;
 use crate::protocol::SshIdentity;
 use std::fs;

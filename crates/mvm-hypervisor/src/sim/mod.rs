@@ -9,6 +9,7 @@
 mod fault;
 mod guest;
 mod holder;
+mod latencies;
 mod life;
 mod machine;
 mod saved;
@@ -17,7 +18,6 @@ mod world;
 use async_trait::async_trait;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub use fault::{Call, Effect, FaultPlan, Moment};
 pub use guest::{Guest, GuestChannel, GuestMachine};
@@ -28,54 +28,11 @@ use crate::{
 };
 use guest::GuestHost;
 use holder::Holder;
+pub use latencies::Latencies;
 use life::Life;
 use machine::SimMachine;
 use saved::Saved;
 use world::World;
-
-/// How long each call takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Latencies {
-    /// Time of `boot`, until the guest runs.
-    pub boot: Duration,
-    /// Time of `restore`.
-    pub restore: Duration,
-    /// Time of `adopt`.
-    pub adopt: Duration,
-    /// Time of each `pause` and `resume`.
-    pub pause: Duration,
-    /// Time of `snapshot`.
-    pub snapshot: Duration,
-    /// Time of `kill`.
-    pub kill: Duration,
-}
-
-impl Default for Latencies {
-    /// Returns what the QEMU driver takes on a small host with the software CPU.
-    fn default() -> Self {
-        let ms = Duration::from_millis;
-        Self {
-            boot: ms(350),
-            restore: ms(80),
-            adopt: ms(2),
-            pause: ms(1),
-            snapshot: ms(20),
-            kill: ms(6),
-        }
-    }
-}
-
-impl Latencies {
-    /// No latency at all.
-    pub const NONE: Self = Self {
-        boot: Duration::ZERO,
-        restore: Duration::ZERO,
-        adopt: Duration::ZERO,
-        pause: Duration::ZERO,
-        snapshot: Duration::ZERO,
-        kill: Duration::ZERO,
-    };
-}
 
 /// The simulated driver. A clone shares machines, faults and counts with its origin.
 #[derive(Debug, Clone)]

@@ -1,8 +1,8 @@
 //! What a simulated host holds: its machines, their channels, and the counts of calls.
 
-use super::Latencies;
 use super::fault::{Call, Effect, FaultPlan};
 use super::guest::{Guest, GuestChannel, GuestHost, GuestMachine};
+use super::latencies::Latencies;
 use super::life::{Life, locked};
 use super::saved::{Kept, Saved};
 use crate::{Error, ProcessIdentity, RestoreMemory, Result, VmSpec};

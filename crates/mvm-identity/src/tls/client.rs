@@ -10,7 +10,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 /// A client of the server at `address` (`HOST:PORT`), which must be whom we expect, with the
-/// identity that `credentials` keeps. Connects with the first call.
+/// identity that `credentials` holds. Connects with the first call.
 pub fn client(address: impl Into<String>, credentials: Arc<Credentials>, expect: Expect) -> Client {
     let address = address.into();
     Client::over(address.clone(), Arc::new(Way { address, credentials, expect }))

@@ -1,6 +1,6 @@
 //! The checks of a document beyond its types.
 
-use super::{DesiredPool, DesiredTenant};
+use super::document::{DesiredPool, DesiredTenant, SCHEMA_VERSION};
 use crate::admission::Quotas;
 use crate::error::Fault;
 use crate::name::Name;
@@ -17,7 +17,7 @@ pub(crate) enum Scope {
 }
 
 pub(crate) fn version(found: u32) -> Result<(), Fault> {
-    if found == super::SCHEMA_VERSION {
+    if found == SCHEMA_VERSION {
         return Ok(());
     }
     let message = format!("schema_version is {found}");

@@ -66,8 +66,8 @@ impl LinkKeeper {
     /// Brings rules and links in line with records, host and kernel.
     pub async fn keep(self: &Arc<Self>) {
         for id in self.links.keep().await {
-            let credentials = self.clone();
-            tokio::spawn(async move { credentials.unplugged(id).await });
+            let keeper = self.clone();
+            tokio::spawn(async move { keeper.unplugged(id).await });
         }
     }
 

@@ -1,6 +1,6 @@
 //! The members of the cluster: which one gets a request, and what its failures mean.
 
-use super::EtcdOptions;
+use super::options::EtcdOptions;
 use crate::{Error, Result};
 use backon::{ExponentialBuilder, Retryable};
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};

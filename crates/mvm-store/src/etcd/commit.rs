@@ -7,7 +7,7 @@
 //! sent again. A commit still costs one write of the cluster, as it would without a marker.
 
 use super::cluster::{Cluster, Failure};
-use super::{Keys, kv, revision_of};
+use super::keys::{Keys, kv, revision_of};
 use crate::{Error, Expect, Result, Write};
 use backon::Retryable;
 use etcd_client::{

@@ -2,14 +2,17 @@
 
 mod cluster;
 mod commit;
+mod keys;
+mod options;
 mod watch;
 
 use crate::{Error, Listing, Range, Record, Result, SessionId, Store, Watch, Write};
 use async_trait::async_trait;
 use cluster::Cluster;
 use commit::Commits;
-use etcd_client::{Client, GetOptions, GetResponse, KeyValue, KvClient, SortOrder, SortTarget};
-use std::path::PathBuf;
+use etcd_client::{GetOptions, GetResponse, SortOrder, SortTarget};
+use keys::{Keys, end_of, kv, revision_of};
+pub use options::{EtcdOptions, EtcdTls};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,46 +21,6 @@ const PAGE: usize = 2000;
 
 /// How often a list is started again because its revision was compacted meanwhile.
 const RELISTS: u32 = 3;
-
-/// How to reach the cluster.
-#[derive(Clone, Debug)]
-pub struct EtcdOptions {
-    /// The members, each as `https://HOST:PORT`.
-    pub endpoints: Vec<String>,
-    /// Prefix of all keys, such as `mvm/FLEET`: nothing outside it is read or written.
-    pub prefix: String,
-    /// Which certificates to trust and to present; `None` means unencrypted, for tests on loopback
-    /// only.
-    pub tls: Option<EtcdTls>,
-    /// How long one member may take to answer.
-    pub request_timeout: Duration,
-    /// How long all tries together may take until the cluster counts as unreachable.
-    pub patience: Duration,
-}
-
-/// PEM files, read at every new connection.
-#[derive(Clone, Debug)]
-pub struct EtcdTls {
-    /// The authority that signed the members' certificates.
-    pub authority: PathBuf,
-    /// The certificate to present.
-    pub certificate: PathBuf,
-    /// The key of that certificate.
-    pub key: PathBuf,
-}
-
-impl EtcdOptions {
-    /// Makes options with the usual times: 3 s per request, 15 s in all.
-    pub fn new(endpoints: Vec<String>, prefix: &str, tls: Option<EtcdTls>) -> EtcdOptions {
-        EtcdOptions {
-            endpoints,
-            prefix: prefix.trim_end_matches('/').to_owned(),
-            tls,
-            request_timeout: Duration::from_secs(3),
-            patience: Duration::from_secs(15),
-        }
-    }
-}
 
 /// A store in an etcd cluster. Cheap to share behind an `Arc`.
 pub struct EtcdStore {
@@ -199,48 +162,4 @@ impl Store for EtcdStore {
         });
         ended.await
     }
-}
-
-/// Translates between a record's key and its key in etcd.
-#[derive(Clone)]
-struct Keys {
-    records: String,
-}
-
-impl Keys {
-    fn of(&self, key: &str) -> Vec<u8> {
-        [self.records.as_bytes(), key.as_bytes()].concat()
-    }
-
-    fn back(&self, key: &[u8]) -> String {
-        let key = key.strip_prefix(self.records.as_bytes()).unwrap_or(key);
-        String::from_utf8_lossy(key).into_owned()
-    }
-
-    fn record(&self, kv: &KeyValue) -> Record {
-        Record {
-            key: self.back(kv.key()),
-            value: kv.value().to_vec(),
-            revision: kv.mod_revision() as u64,
-            session: (kv.lease() != 0).then(|| SessionId(kv.lease() as u64)),
-        }
-    }
-}
-
-/// Returns the first key after all that begin with `prefix`, which is text and so has no byte 255.
-fn end_of(prefix: &[u8]) -> Vec<u8> {
-    let mut end = prefix.to_vec();
-    if let Some(last) = end.last_mut() {
-        *last += 1;
-    }
-    end
-}
-
-/// Returns a client without a limit on answers: lists can exceed the default one.
-fn kv(client: &Client) -> KvClient {
-    client.kv_client().max_decoding_message_size(usize::MAX)
-}
-
-fn revision_of(header: Option<&etcd_client::ResponseHeader>) -> u64 {
-    header.map_or(0, |header| header.revision() as u64)
 }

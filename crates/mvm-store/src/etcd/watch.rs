@@ -1,7 +1,7 @@
 //! A watch that continues at another member when one fails, after the last change that it reported.
 
 use super::cluster::{Cluster, Failure};
-use super::{Keys, end_of, revision_of};
+use super::keys::{Keys, end_of, revision_of};
 use crate::{Change, Error, Result, Watch};
 use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
 use std::collections::VecDeque;

@@ -1,9 +1,10 @@
 //! `mvm agent`
 
+use super::context::Context;
 use super::desired::{self, How};
+use super::globals::Globals;
 use super::offer::OfferArgs;
 use super::values::Address;
-use super::{Cli, Context};
 use crate::agent_holder::{self, Holder};
 use crate::agent_process;
 use crate::error::CliError;
@@ -157,8 +158,8 @@ impl From<NixSandbox> for Sandbox {
 }
 
 /// `mvm agent serve` is no client: it is carried out before there is a runtime.
-pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), CliError>> {
-    let super::Command::Agent(Command::Serve {
+pub fn serve_if_asked(globals: &Globals, command: &Command) -> Option<Result<(), CliError>> {
+    let Command::Serve {
         hypervisor,
         netns,
         listen,
@@ -170,7 +171,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), CliError>> {
         image_rate,
         nix_sandbox,
         host,
-    }) = &cli.command
+    } = command
     else {
         return None;
     };
@@ -183,13 +184,13 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), CliError>> {
         Err(problem) => return Some(Err(problem)),
     };
     let options = ServeOptions {
-        root: super::root(cli),
+        root: globals.root(),
         driver: (*hypervisor).into(),
-        guest: crate::GUEST,
+        guest: crate::guest::GUEST,
         sandbox: (*nix_sandbox).into(),
         api: ApiOptions {
             listen: listen.clone(),
-            identity: (cli.identity.clone().filter(|_| cli.identity_named))
+            identity: (globals.identity.clone().filter(|_| globals.identity_named))
                 .map(|dir| std::path::absolute(&dir).unwrap_or(dir)),
             advertise: advertise.as_ref().map(ToString::to_string),
         },

@@ -1,6 +1,6 @@
 //! `mvm audit`
 
-use super::Context;
+use super::context::Context;
 use super::values::Moment;
 use crate::error::CliError;
 use crate::output::{self, Flow, Format, Outcome};

@@ -1,6 +1,6 @@
 //! `mvm bench`
 
-use super::Context;
+use super::context::Context;
 use super::stages::{Stage, Times};
 use crate::error::CliError;
 use crate::output::{self, Outcome};

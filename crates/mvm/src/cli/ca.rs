@@ -1,6 +1,6 @@
 //! `mvm ca`: the certificate authority of a fleet.
 
-use super::Context;
+use super::context::Context;
 use super::remote::{self, OurIdentity, config_dir};
 use super::values::{Address, Coordinators, Lifetime};
 use crate::error::CliError;

@@ -1,6 +1,6 @@
 //! `mvm net clean`
 
-use super::Context;
+use super::context::Context;
 use crate::error::CliError;
 use crate::output::{self, Outcome};
 use clap::Args;

@@ -1,10 +1,10 @@
 //! `mvm coordinator`: serving a fleet, and what `mvm instance` does on another machine.
 
+use super::context::{Context, LeaseLength};
 use super::coordinator_serve::{self, Serve};
 use super::instance::{self, Command as OnInstance, Exec, ExecOptions};
 use super::remote::Remote;
 use super::values::Of;
-use super::{Cli, Context, LeaseLength};
 use crate::error::CliError;
 use crate::output::Outcome;
 use clap::{Args, Subcommand};
@@ -158,17 +158,6 @@ impl Target {
     fn reference(&self) -> InstanceRef {
         let pool = PoolRef { tenant: self.tenant.clone(), pool: self.pool.clone() };
         InstanceRef { pool, id: self.instance }
-    }
-}
-
-/// Carries it out: as the same command on an instance here, there.
-/// `mvm coordinator serve` is no client: it is carried out before there is a runtime.
-pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), CliError>> {
-    match &cli.command {
-        super::Command::Coordinator(Command::Serve(serve)) => {
-            Some(coordinator_serve::serve(cli, serve))
-        }
-        _ => None,
     }
 }
 

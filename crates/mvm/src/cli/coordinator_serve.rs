@@ -1,8 +1,9 @@
 //! `mvm coordinator serve` and `status`.
 
+use super::context::Context;
+use super::globals::Globals;
 use super::remote::OurIdentity;
 use super::values::{Address, Lifetime};
-use super::{Cli, Context};
 use crate::error::CliError;
 use crate::output::{self, Outcome};
 use clap::Args;
@@ -60,12 +61,12 @@ pub struct Serve {
 }
 
 /// Serves until it is told to end.
-pub fn serve(cli: &Cli, serve: &Serve) -> Result<(), CliError> {
+pub fn serve(globals: &Globals, serve: &Serve) -> Result<(), CliError> {
     crate::logging::begin(serve.log_json, None)?;
     // One that serves this machine alone needs none.
-    let named = cli.identity.is_some() || !serve.listen.is_empty();
-    let ours = OurIdentity { identity: cli.identity.clone(), is_named: cli.identity_named };
-    let options = options(&super::root(cli), named.then_some(&ours), serve);
+    let named = globals.identity.is_some() || !serve.listen.is_empty();
+    let ours = OurIdentity { identity: globals.identity.clone(), is_named: globals.identity_named };
+    let options = options(&globals.root(), named.then_some(&ours), serve);
     mvm_coordinator::serve(options).map_err(CliError::from)
 }
 

@@ -1,6 +1,6 @@
 //! Documents of desired state: read here, brought about by the agent.
 
-use super::Context;
+use super::context::Context;
 use super::flake::absolute_inputs;
 use super::values::Pair;
 use crate::error::CliError;

@@ -1,6 +1,6 @@
 //! `mvm events`, `mvm metrics`
 
-use super::Context;
+use super::context::Context;
 use crate::error::CliError;
 use crate::output::{self, Flow, Format, Outcome};
 use clap::Args;

@@ -1,6 +1,6 @@
 //! `mvm pool expose` and `mvm pool unexpose`
 
-use super::Context;
+use super::context::Context;
 use crate::output::{self, Outcome};
 use clap::Args;
 use mvm_api::expose::{ExposePool, ExposeView, UnexposePool};

@@ -1,8 +1,9 @@
 //! `mvm fleet`: many machines from one document.
 
+use super::context::{Context, is_between_leaders};
 use super::desired::{Inputs, Told, given_up, read_document};
+use super::instance;
 use super::values::{Address, Of};
-use super::{Context, instance, is_between_leaders};
 use crate::error::CliError;
 use crate::output::{self, Format, Outcome};
 use clap::Subcommand;

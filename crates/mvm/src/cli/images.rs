@@ -1,6 +1,6 @@
 //! `mvm kernel` and `mvm image`
 
-use super::Context;
+use super::context::Context;
 use super::progress::with_progress;
 use crate::error::CliError;
 use crate::output::{self, Outcome};

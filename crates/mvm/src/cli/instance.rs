@@ -1,9 +1,10 @@
 //! `mvm instance`
 
+use super::context::{Context, LeaseLength, explain_empty};
 use super::copying::Copying;
 use super::environment::Variables;
+use super::ssh;
 use super::values::{Of, Place};
-use super::{Context, LeaseLength, explain_empty, ssh};
 use crate::error::CliError;
 use crate::job;
 use crate::output::{self, Flow, Outcome};

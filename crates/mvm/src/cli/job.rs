@@ -1,9 +1,9 @@
 //! `mvm job`
 
+use super::context::{Context, explain_empty};
 use super::copying::Copying;
 use super::environment::{Environment, Variables};
 use super::values::Of;
-use super::{Context, explain_empty};
 use crate::error::CliError;
 use crate::job::{self, Input};
 use crate::output::{self, Outcome};

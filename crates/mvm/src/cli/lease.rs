@@ -1,7 +1,7 @@
 //! `mvm lease`
 
+use super::context::{Context, explain_empty};
 use super::values::Of;
-use super::{Context, explain_empty};
 use crate::error::CliError;
 use crate::output::{self, Outcome};
 use clap::Subcommand;

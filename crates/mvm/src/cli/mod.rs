@@ -1,12 +1,13 @@
 //! The commands, a file a noun.
 
-pub mod agent;
+mod agent;
 mod api;
 mod audit;
 mod bench;
 mod ca;
-pub mod cleaning;
-pub mod coordinator;
+mod cleaning;
+mod context;
+mod coordinator;
 mod coordinator_serve;
 mod copying;
 mod desired;
@@ -16,6 +17,7 @@ mod events;
 mod expose;
 mod flake;
 mod fleet;
+mod globals;
 mod images;
 mod instance;
 mod job;
@@ -32,16 +34,15 @@ mod stages;
 mod tenant;
 mod values;
 
-use crate::agent_process;
 use crate::error::CliError;
-use crate::output::{self, Format, Outcome};
+use crate::output::{self, Outcome};
 use clap::parser::ValueSource;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use context::Context;
+use globals::Globals;
 use mvm_api::client::Patience;
-use mvm_api::{Client, paths};
-use mvm_model::Code;
+use remote::OurIdentity;
 use std::path::PathBuf;
-use values::{Address, Coordinators, Of, Wait};
 
 /// Fleets of microVMs, ready to work.
 ///
@@ -64,33 +65,9 @@ program (124 after --timeout, 126 and 127 where it cannot be run). 125: our own
 output could not be written, on a full disk say; 141: its reader has gone."
 )]
 pub struct Cli {
-    /// State directory [default: /var/lib/mvm as root, else ~/.local/state/mvm]
-    #[arg(long, global = true, env = "MVM_ROOT", value_name = "DIR")]
-    pub root: Option<PathBuf>,
-    /// The coordinator of a fleet to ask, and not the agent of this machine; of several,
-    /// HOST:PORT,HOST:PORT, whichever answers
-    #[arg(long, global = true, env = "MVM_COORDINATOR", value_name = "HOST:PORT,…")]
-    pub coordinator: Option<Coordinators>,
-    /// How long a command waits for a fleet that has no leader, or whose coordinators do not answer;
-    /// 0 gives up at once
-    #[arg(
-        long,
-        global = true,
-        env = "MVM_PATIENCE",
-        value_name = "DURATION",
-        default_value = "60s"
-    )]
-    pub patience: Wait,
-    /// Directory of the identity to show to it [default: /etc/mvm/identity as root, else
-    /// ~/.config/mvm/identity]
-    #[arg(long, global = true, env = "MVM_IDENTITY", value_name = "DIR")]
-    pub identity: Option<PathBuf>,
-    /// Whether that was on the command line, and not in the environment.
-    #[arg(skip)]
-    pub identity_named: bool,
-    /// How to show results
-    #[arg(long, short, global = true, value_enum, default_value_t)]
-    pub output: Format,
+    /// Options of every command.
+    #[command(flatten)]
+    pub globals: Globals,
     /// What to do
     #[command(subcommand)]
     pub command: Command,
@@ -202,73 +179,6 @@ pub enum Command {
     },
 }
 
-/// What every command gets.
-#[derive(Clone, Debug)]
-pub struct Context {
-    /// The state directory.
-    pub root: PathBuf,
-    /// How to show results.
-    pub format: Format,
-    /// The node to do it on, where it is another machine.
-    pub remote: Option<(Address, remote::Remote)>,
-    /// The coordinators to ask, where any is named.
-    pub coordinator: Option<Coordinators>,
-    /// Who we are to it.
-    pub ours: remote::OurIdentity,
-    /// How long a fleet without a leader is waited for.
-    pub patience: Patience,
-}
-
-impl Context {
-    /// A client of whoever is to do it: a node or a coordinator that is named, else the agent here.
-    pub fn client(&self) -> Result<Client, CliError> {
-        match (&self.remote, &self.coordinator) {
-            (Some((node, remote)), _) => remote.client(node),
-            (None, Some(_)) => self.coordinator(),
-            (None, None) => self.agent(),
-        }
-    }
-
-    /// A client of this machine's agent; starts the agent if none runs.
-    pub fn agent(&self) -> Result<Client, CliError> {
-        agent_process::client(&self.root)
-    }
-
-    /// The same, who also waits for an agent that is being replaced; one on this machine that was killed
-    /// is started again.
-    pub fn patient(&self) -> Result<Client, CliError> {
-        let patience = self.patience.clone();
-        let patience = match (&self.remote, &self.coordinator) {
-            (None, None) => {
-                let root = self.root.clone();
-                patience.reviving(move || agent_process::revive(&root))
-            }
-            _ => patience,
-        };
-        Ok(self.client()?.patient(patience))
-    }
-
-    /// A client of the coordinator: of the one that is named, else of the one on this machine.
-    pub fn coordinator(&self) -> Result<Client, CliError> {
-        match &self.coordinator {
-            Some(list) => {
-                let client = remote::coordinator(list, &self.ours)?;
-                Ok(client.patient(self.patience.clone()))
-            }
-            None => {
-                let socket = self.root.join("coordinator.sock");
-                if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
-                    return Ok(Client::new(socket).patient(self.patience.clone()));
-                }
-                let detail = format!("no coordinator serves {}", self.root.display());
-                Err(CliError::new(Code::CoordinatorUnreachable, detail).hint(
-                    "name one with --coordinator HOST:PORT, or start one: mvm coordinator serve",
-                ))
-            }
-        }
-    }
-}
-
 impl Cli {
     /// Parses the command line of this process.
     pub fn of_process() -> Result<Cli, clap::Error> {
@@ -281,21 +191,32 @@ impl Cli {
         }
         let source = deepest.try_contains_id("identity").is_ok();
         let source = source.then(|| deepest.value_source("identity")).flatten();
-        cli.identity_named = source == Some(ValueSource::CommandLine);
+        cli.globals.identity_named = source == Some(ValueSource::CommandLine);
         Ok(cli)
+    }
+}
+
+/// Serves, where that is the command: an agent or a coordinator is no client, and makes its own runtime.
+pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), CliError>> {
+    match &cli.command {
+        Command::Agent(command) => agent::serve_if_asked(&cli.globals, command),
+        Command::Coordinator(coordinator::Command::Serve(serve)) => {
+            Some(coordinator_serve::serve(&cli.globals, serve))
+        }
+        _ => None,
     }
 }
 
 /// Carries a command out.
 pub async fn run(cli: Cli) -> Outcome {
-    let ours = remote::OurIdentity { identity: cli.identity.clone(), is_named: cli.identity_named };
+    let globals = cli.globals;
     let context = Context {
-        root: root(&cli),
-        format: cli.output,
+        root: globals.root(),
+        format: globals.output,
         remote: None,
-        coordinator: cli.coordinator.clone(),
-        ours,
-        patience: Patience::new(cli.patience.duration(), |line| {
+        coordinator: globals.coordinator,
+        ours: OurIdentity { identity: globals.identity, is_named: globals.identity_named },
+        patience: Patience::new(globals.patience.duration(), |line| {
             output::note(format_args!("mvm: {line}"))
         }),
     };
@@ -329,12 +250,6 @@ pub async fn run(cli: Cli) -> Outcome {
     }
 }
 
-/// The state directory, absolute.
-pub fn root(cli: &Cli) -> PathBuf {
-    let root = cli.root.clone().unwrap_or_else(agent_process::default_root);
-    std::path::absolute(&root).unwrap_or(root)
-}
-
 fn man(dir: Option<PathBuf>) -> Outcome {
     let Some(dir) = dir else {
         let mut text = Vec::new();
@@ -349,32 +264,4 @@ fn man(dir: Option<PathBuf>) -> Outcome {
     std::fs::create_dir_all(&dir).map_err(failed)?;
     clap_mangen::generate_to(Cli::command(), &dir).map_err(failed)?;
     Ok(0)
-}
-
-/// A list that is empty since there is no such tenant or pool is an error.
-pub async fn explain_empty(client: &Client, of: Option<&Of>) -> Result<(), CliError> {
-    let path = match of {
-        None => return Ok(()),
-        Some(Of::Tenant(tenant)) => paths::tenant(tenant),
-        Some(Of::Pool(pool)) => paths::pool(pool),
-    };
-    client.get::<serde_json::Value>(&path).await.map(drop).map_err(CliError::from)
-}
-
-/// Whether it is because one leader of the fleet has ended and the next has not begun.
-pub fn is_between_leaders(problem: &CliError) -> bool {
-    problem.is_one_of(&[
-        Code::LeaderChanged,
-        Code::NoLeader,
-        Code::AgentUnreachable,
-        Code::ConnectionBroken,
-    ])
-}
-
-/// How many seconds a lease lasts.
-#[derive(Clone, Copy, Debug, Args)]
-pub struct LeaseLength {
-    /// Length of the lease that it takes, in seconds [default: 3600]
-    #[arg(long, value_name = "SECONDS")]
-    pub lease: Option<u64>,
 }

@@ -1,7 +1,7 @@
 //! `mvm net`
 
-use super::Context;
 use super::cleaning::{self, Clean};
+use super::context::Context;
 use crate::output::{self, Format, Outcome};
 use clap::Subcommand;
 use mvm_api::paths;

@@ -1,7 +1,7 @@
 //! `mvm node`: the machines of a fleet.
 
-use super::Context;
 use super::ca::{self, Office};
+use super::context::Context;
 use super::values::{Address, Lifetime};
 use crate::error::CliError;
 use crate::output::{self, Outcome};

@@ -1,10 +1,11 @@
 //! `mvm pool`
 
+use super::context::Context;
 use super::desired::Told;
+use super::expose;
 use super::flake::{absolute_flake, absolute_inputs};
 use super::progress::with_progress;
 use super::values::Pair;
-use super::{Context, expose};
 use crate::error::CliError;
 use crate::output::{self, Format, Outcome};
 use clap::{Args, Subcommand, ValueEnum};

@@ -1,7 +1,7 @@
 //! `mvm instance ssh`: OpenSSH, with the tenant's key and the instance's host key pinned, through
 //! the guest channel.
 
-use super::Context;
+use super::context::Context;
 use crate::error::CliError;
 use crate::output::Outcome;
 use mvm_api::paths;

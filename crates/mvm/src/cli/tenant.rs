@@ -1,6 +1,6 @@
 //! `mvm tenant`
 
-use super::Context;
+use super::context::Context;
 use crate::output::{self, Outcome};
 use clap::{Args, Subcommand};
 use mvm_api::paths;

@@ -1,6 +1,6 @@
 //! Lines of trouble about one machine come at a bounded rate.
 
-use super::Sink;
+use super::sink::Sink;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt::{Debug, Write as _};

@@ -5,6 +5,7 @@
 
 mod file;
 mod limit;
+mod sink;
 
 pub use file::LogFile;
 
@@ -12,13 +13,11 @@ use crate::error::CliError;
 use limit::Limit;
 use mvm_model::Code;
 use mvm_node::Stages;
-use parking_lot::Mutex;
-use std::io::{self, Write};
+use sink::Sink;
+use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::FilterExt;
-use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -53,44 +52,13 @@ pub fn begin(json: bool, file: Option<&Path>) -> Result<Stages, CliError> {
     Ok(stages)
 }
 
-/// Where lines go. Each is written whole, and is one line.
-#[derive(Clone)]
-pub struct Sink(Arc<Mutex<dyn Write + Send>>);
-
-impl Sink {
-    /// Lines go there.
-    pub fn new(to: impl Write + Send + 'static) -> Sink {
-        Sink(Arc::new(Mutex::new(to)))
-    }
-}
-
-impl Write for Sink {
-    /// Takes one event: all but the end of its line is made plain.
-    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        let words = String::from_utf8_lossy(event.strip_suffix(b"\n").unwrap_or(event));
-        let mut line = mvm_archive::plain(&words, usize::MAX);
-        line.push('\n');
-        self.0.lock().write_all(line.as_bytes())?;
-        Ok(event.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.lock().flush()
-    }
-}
-
-impl<'a> MakeWriter<'a> for Sink {
-    type Writer = Sink;
-
-    fn make_writer(&'a self) -> Sink {
-        self.clone()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use mvm_guest::words::said;
+    use parking_lot::Mutex;
+    use std::io::Write;
+    use std::sync::Arc;
 
     /// What a test's subscriber writes to.
     #[derive(Clone, Default)]

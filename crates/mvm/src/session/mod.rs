@@ -1,8 +1,11 @@
 //! Sessions with a guest: programs, files and ports, over a stream that the agent passes on.
 
 mod program;
+mod stream;
+mod terminal;
 
 pub use program::exec;
+pub use terminal::{Run, print, terminal};
 
 use crate::error::CliError;
 use crate::output;
@@ -10,81 +13,15 @@ use crate::progress::Progress;
 use mvm_api::types::InstanceView;
 use mvm_api::{Client, paths};
 use mvm_archive::{Notes, Packer, Refusal, Rules, Trust, name_of};
-use mvm_guest::frame::{self, Frame};
+use mvm_guest::frame;
 use mvm_guest::patience::{COPY, Patient, answer};
-use mvm_guest::protocol::{ExecRequest, Request, Tty};
+use mvm_guest::protocol::Request;
 use mvm_guest::transfer;
 use mvm_model::{Code, InstanceRef, State};
-use std::io::IsTerminal;
 use std::path::Path;
-use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::signal::unix::{SignalKind, signal};
-
-type Stream = mvm_api::client::Stream;
-
-/// A fresh stream to the instance's guest.
-pub async fn open(
-    client: &Client,
-    instance: &InstanceRef,
-    lease_s: Option<u64>,
-) -> Result<Stream, CliError> {
-    let mut path = paths::instance_part(instance, "stream");
-    if let Some(seconds) = lease_s {
-        path.push_str(&format!("?lease_s={seconds}"));
-    }
-    client.streams().upgrade(&path, &()).await.map_err(CliError::from)
-}
-
-/// An error of the guest as a problem.
-pub fn guest_problem(error: mvm_guest::Error) -> CliError {
-    match error {
-        // The agent's word, not the guest's: its machine was ended under the session.
-        mvm_guest::Error::Guest { code: Code::GuestSilent, message } => {
-            CliError::new(Code::GuestSilent, message)
-        }
-        error => CliError::new(error.code(), error.to_string()),
-    }
-}
-
-/// How a program is run.
-#[derive(Clone, Debug, Default)]
-pub struct Run {
-    /// The program.
-    pub request: ExecRequest,
-    /// Whether it gets our standard input.
-    pub interactive: bool,
-    /// When to end it.
-    pub timeout: Option<Duration>,
-    /// Length of the lease that it takes, in seconds.
-    pub lease_s: Option<u64>,
-}
-
-/// Writes a piece of a program's output where it belongs. One that cannot be written ends the session, and
-/// with it the program, as it would end here.
-pub async fn print(piece: &Frame) -> Result<(), CliError> {
-    output::written(match piece {
-        Frame::Stdout(bytes) => write(tokio::io::stdout(), bytes).await,
-        Frame::Stderr(bytes) => write(tokio::io::stderr(), bytes).await,
-        _ => Ok(()),
-    })
-}
-
-async fn write(mut to: impl AsyncWrite + Unpin, bytes: &[u8]) -> std::io::Result<()> {
-    to.write_all(bytes).await?;
-    to.flush().await
-}
-
-/// Gives our standard input, piece by piece, until its end.
-async fn read_input(to: tokio::sync::mpsc::Sender<Vec<u8>>) {
-    let mut input = tokio::io::stdin();
-    let mut buffer = vec![0; 32 * 1024];
-    while let Ok(count @ 1..) = input.read(&mut buffer).await {
-        if to.send(buffer[..count].to_vec()).await.is_err() {
-            return;
-        }
-    }
-}
+use stream::{guest_problem, open};
+use terminal::write;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Does it again where the connection breaks on the way, for as long as the client's patience allows: what
 /// is copied a second time takes the place of what the first left.
@@ -105,64 +42,6 @@ pub async fn copied(
         if !waiting.after(code, &problem, true).await {
             return Err(problem);
         }
-    }
-}
-
-/// Passes on what is meant for the program: interrupts, and the terminal's new size.
-async fn pass_signals(to: tokio::sync::mpsc::Sender<Frame>, terminal: bool) {
-    let on = |kind| signal(kind).ok();
-    let (Some(mut int), Some(mut term), Some(mut size)) =
-        (on(SignalKind::interrupt()), on(SignalKind::terminate()), on(SignalKind::window_change()))
-    else {
-        return;
-    };
-    loop {
-        let words = tokio::select! {
-            _ = int.recv() => Frame::Signal(2),
-            _ = term.recv() => Frame::Signal(15),
-            _ = size.recv() => match window() {
-                Some((rows, cols)) if terminal => Frame::Resize { rows, cols },
-                _ => continue,
-            },
-        };
-        if to.send(words).await.is_err() {
-            return;
-        }
-    }
-}
-
-fn window() -> Option<(u16, u16)> {
-    let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok()?;
-    (size.ws_row > 0).then_some((size.ws_row, size.ws_col))
-}
-
-/// The terminal to ask for.
-pub fn terminal() -> Tty {
-    let (rows, cols) = window().unwrap_or((24, 80));
-    Tty { rows, cols, term: std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned()) }
-}
-
-/// Our terminal in raw mode, until dropped.
-struct Raw(rustix::termios::Termios);
-
-impl Raw {
-    fn enter() -> Option<Raw> {
-        if !std::io::stdin().is_terminal() {
-            return None;
-        }
-        let before = rustix::termios::tcgetattr(rustix::stdio::stdin()).ok()?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        let now = rustix::termios::OptionalActions::Now;
-        rustix::termios::tcsetattr(rustix::stdio::stdin(), now, &raw).ok()?;
-        Some(Raw(before))
-    }
-}
-
-impl Drop for Raw {
-    fn drop(&mut self) {
-        let now = rustix::termios::OptionalActions::Now;
-        let _ = rustix::termios::tcsetattr(rustix::stdio::stdin(), now, &self.0);
     }
 }
 

@@ -4,12 +4,14 @@
 //! The guest keeps the program and its output under a key of ours. We count the bytes that we have
 //! written out; of the standard input, the guest tells how much it has taken.
 
-use super::{Raw, Run, Stream, answer, guest_problem, open, pass_signals, print, read_input};
+use super::stream::{Stream, guest_problem, open};
+use super::terminal::{Raw, Run, pass_signals, print, read_input};
 use crate::error::CliError;
 use crate::output;
 use mvm_api::Client;
 use mvm_api::client::{Patience, Waiting};
 use mvm_guest::frame::{self, Frame};
+use mvm_guest::patience::answer;
 use mvm_guest::protocol::{ExecRequest, Hello, Keep, Kept, Reply, Request};
 use mvm_model::{Code, InstanceRef};
 use std::collections::VecDeque;

@@ -1,9 +1,9 @@
 //! Of the fleet, its nodes and its authority.
 
-use super::{COORDINATOR, FLEET, JOINER, MEMBER, NODES, OPERATOR, SIGNER, on};
+use super::rows::{COORDINATOR, FLEET, JOINER, MEMBER, NODES, OPERATOR, SIGNER, on};
 use crate::fleet::*;
 use crate::query::StatusOptions;
-use crate::routes::Route;
+use crate::routes::route::Route;
 use crate::types::*;
 use mvm_model::fleet::FleetState;
 

@@ -1,8 +1,8 @@
 //! Of instances, claims and leases.
 
-use super::{AGENT, BOTH, narrowed, tenant};
+use super::rows::{AGENT, BOTH, narrowed, tenant};
 use crate::query::{Follow, InstanceFilter, LeaseFilter, SleepOptions, StreamOptions};
-use crate::routes::Route;
+use crate::routes::route::Route;
 use crate::types::*;
 
 pub(super) const ROUTES: &[Route] = &[

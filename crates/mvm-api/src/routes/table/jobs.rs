@@ -1,11 +1,12 @@
 //! Of jobs, and of what has happened.
 
-use super::{AGENT, BOTH, OPERATOR, narrowed, on, tenant};
+use super::rows::{AGENT, BOTH, OPERATOR, narrowed, on, tenant};
 use crate::audit::{AuditLogView, PruneAudit, PruneResult};
 use crate::jobs::{JobFilter, JobView, SubmitJob};
 use crate::query::{AttachOptions, EventFilter, Follow, LogOptions, WaitOptions};
-use crate::routes::Route;
-use crate::routes::shape::{Sent, schema_of};
+use crate::routes::builder::schema_of;
+use crate::routes::route::Route;
+use crate::routes::shape::Sent;
 use crate::types::*;
 
 const EVENTS: &[Sent] = &[("event", schema_of::<EventView>), ("gap", schema_of::<EventGap>)];

@@ -4,67 +4,10 @@ mod fleet;
 mod instances;
 mod jobs;
 mod node;
+mod rows;
 mod tenants;
 
-use super::shape::{RequestBody, ResponseBody, Shape};
-use super::{Access, Route, Scope, Server};
-use crate::identity::Role;
-
-const AGENT: &[Server] = &[Server::Agent];
-const COORDINATOR: &[Server] = &[Server::Coordinator];
-const BOTH: &[Server] = &[Server::Agent, Server::Coordinator];
-const SIGNER: &[Server] = &[Server::Signer, Server::Coordinator];
-
-const OPERATOR: &[Role] = &[Role::Operator];
-const FLEET: &[Role] = &[Role::Operator, Role::Coordinator];
-/// What the fleet's leader says: no operator speaks for it by hand but on the node itself.
-const LEADER: &[Role] = &[Role::Operator, Role::Coordinator];
-const TENANT: &[Role] = &[Role::Operator, Role::Coordinator, Role::TenantOperator];
-const MEMBER: &[Role] = &[Role::Node, Role::Coordinator, Role::Operator, Role::TenantOperator];
-const NODES: &[Role] = &[Role::Node, Role::Coordinator, Role::Operator];
-const JOINER: &[Role] = &[Role::Joiner];
-
-const ANYBODY: &[Role] = &Role::ALL;
-
-const fn on(
-    servers: &'static [Server],
-    method: &'static str,
-    path: &'static str,
-    operation: &'static str,
-    summary: &'static str,
-    roles: &'static [Role],
-) -> Route {
-    let shape = Shape { takes: RequestBody::Nothing, query: None, gives: ResponseBody::Octets };
-    let access = Access { roles, scope: Scope::All, servers };
-    Route { method, path, operation, summary, access, shape, once: false, routine: false }
-}
-
-/// The same, where a tenant operator sees this much of it.
-const fn within(scope: Scope, route: Route) -> Route {
-    Route { access: Access { scope, ..route.access }, ..route }
-}
-
-/// One about what the path's `{tenant}` owns.
-const fn tenant(
-    servers: &'static [Server],
-    method: &'static str,
-    path: &'static str,
-    operation: &'static str,
-    summary: &'static str,
-) -> Route {
-    within(Scope::Tenant, on(servers, method, path, operation, summary, TENANT))
-}
-
-/// One where the handler narrows down what a tenant operator sees.
-const fn narrowed(
-    servers: &'static [Server],
-    method: &'static str,
-    path: &'static str,
-    operation: &'static str,
-    summary: &'static str,
-) -> Route {
-    within(Scope::Narrowed, on(servers, method, path, operation, summary, TENANT))
-}
+use super::route::Route;
 
 /// All routes.
 pub const ROUTES: &[Route] = &joined::<{ count(PARTS) }>(PARTS);

@@ -1,10 +1,11 @@
 //! Of the node itself: its agent, its document, images and kernels, and what coordinators ask of it.
 
-use super::{AGENT, ANYBODY, BOTH, FLEET, LEADER, NODES, OPERATOR, narrowed, on};
+use super::rows::{AGENT, ANYBODY, BOTH, FLEET, LEADER, NODES, OPERATOR, narrowed, on};
 use crate::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RenewClaims};
 use crate::query::PartRange;
-use crate::routes::Route;
-use crate::routes::shape::{Sent, schema_of};
+use crate::routes::builder::schema_of;
+use crate::routes::route::Route;
+use crate::routes::shape::Sent;
 use crate::types::*;
 use mvm_model::desired::DesiredState;
 use mvm_model::fleet::NodeStatus;

@@ -1,8 +1,8 @@
 //! Of tenants, their pools, and pools behind ports.
 
-use super::{AGENT, BOTH, FLEET, narrowed, on, tenant};
+use super::rows::{AGENT, BOTH, FLEET, narrowed, on, tenant};
 use crate::expose::{ExposePool, ExposeView, UnexposePool};
-use crate::routes::Route;
+use crate::routes::route::Route;
 use crate::types::*;
 use mvm_model::pool::RevisionEntry;
 

@@ -1,20 +1,21 @@
 //! `mvm doctor`
 
+mod check;
 mod host;
 mod production;
 mod sandbox;
 
-use super::Context;
 use crate::agent_holder::{self, Holder};
 use crate::agent_process::{self, DEAF};
+use crate::cli::context::Context;
 use crate::output::{self, Outcome};
+use check::{Check, Status, check, existing, free_room, note};
 use clap::Args;
 use host::Host;
 use mvm_api::types::AgentInfo;
 use mvm_identity::{now, standing};
 use mvm_model::host::Lack;
 use mvm_server::private;
-use serde::Serialize;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -28,30 +29,6 @@ pub struct Doctor {
     /// Check as well what matters on a machine that others rely on
     #[arg(long)]
     production: bool,
-}
-
-/// How a check came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Status {
-    Ok,
-    /// mvm cannot do its work.
-    Missing,
-    /// Others should not rely on this machine yet.
-    Mend,
-    /// Worth knowing, and no fault.
-    Note,
-}
-
-#[derive(Debug, Serialize)]
-struct Check {
-    name: &'static str,
-    status: Status,
-    detail: String,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    why: &'static str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    remedy: &'static str,
 }
 
 /// Carries it out.
@@ -161,11 +138,6 @@ fn deaf(holder: &Holder, how: &str) -> Check {
     Check { name: "agent", status: Status::Mend, detail, why: "", remedy: DEAF }
 }
 
-fn check(name: &'static str, ok: bool, detail: impl Into<String>, remedy: &'static str) -> Check {
-    let status = if ok { Status::Ok } else { Status::Missing };
-    Check { name, status, detail: detail.into(), why: "", remedy }
-}
-
 fn program(name: &'static str, file: &'static str, remedy: &'static str) -> Check {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found =
@@ -222,17 +194,6 @@ fn room(root: &Path, agent: Option<&AgentInfo>) -> [Check; 3] {
     ]
 }
 
-/// Worth knowing unless `ok`.
-fn note(name: &'static str, ok: bool, detail: impl Into<String>, remedy: &'static str) -> Check {
-    let status = if ok { Status::Ok } else { Status::Note };
-    Check { name, status, detail: detail.into(), why: "", remedy }
-}
-
-/// The path, or the folder above it that is there already.
-fn existing(path: &Path) -> &Path {
-    path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
-}
-
 /// Whether nobody else reads what is in the state directory. An agent that starts closes it.
 fn closed(root: &Path) -> Check {
     let (name, why) = ("private", "it holds guests' memory and disks, and what jobs were given");
@@ -254,12 +215,6 @@ fn closed(root: &Path) -> Check {
         }
         Err(error) => check(Status::Mend, format!("{}: {error}", root.display())),
     }
-}
-
-/// How much of the file system there is free: in GiB, and in percent of the whole.
-fn free_room(at: &Path) -> rustix::io::Result<(u64, u64)> {
-    let stat = rustix::fs::statvfs(at)?;
-    Ok(((stat.f_bavail * stat.f_frsize) >> 30, stat.f_bavail * 100 / stat.f_blocks.max(1)))
 }
 
 fn free_space(root: &Path) -> Check {

@@ -1,7 +1,7 @@
 //! What matters on a machine that others rely on: `mvm doctor --production`.
 
+use super::check::{Check, Status, existing, free_room};
 use super::host::{Host, droppers, file_system, open_files, sysctl, unit, without_kvm};
-use super::{Check, Status, existing, free_room};
 use mvm_api::types::AgentInfo;
 use mvm_identity::now;
 use mvm_identity::tls::Credentials;

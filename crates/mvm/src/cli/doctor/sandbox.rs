@@ -1,6 +1,6 @@
 //! Whether builders can be put into a sandbox here: Nix makes namespaces for each of them.
 
-use super::{Check, Status};
+use super::check::{Check, Status};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::Command;

@@ -1,10 +1,10 @@
 //! `mvm run`
 
-use super::Context;
 use super::copying::Copying;
 use super::environment::Environment;
 use super::instance::own_failure;
 use super::job::Options;
+use crate::cli::context::Context;
 use crate::error::CliError;
 use crate::job::{self, Input, WORK, split};
 use crate::output::{self, Outcome};
