@@ -1,9 +1,11 @@
 //! Sessions with a guest: programs, files and ports, over a stream that the agent passes on.
 
+mod key;
 mod program;
 mod stream;
 mod terminal;
 
+pub use key::draw_key;
 pub use program::exec;
 pub use terminal::{Run, print, terminal};
 
@@ -155,11 +157,4 @@ pub async fn proxy(
         Some(reason) => Err(CliError::new(Code::SessionLost, format!("{instance}: {reason}"))),
         None => Ok(0),
     }
-}
-
-/// Draws a key that no other claim or program has.
-pub fn draw_key() -> Result<String, CliError> {
-    let mut drawn = [0; 16];
-    getrandom::fill(&mut drawn).map_err(|e| CliError::internal(e.to_string()))?;
-    Ok(mvm_model::hex::digits(drawn))
 }

@@ -73,7 +73,7 @@ fn keep(patience: &Patience) -> Result<Option<Keep>, CliError> {
     if patience.limit().is_zero() {
         return Ok(None);
     }
-    let key = super::draw_key()?;
+    let key = super::key::draw_key()?;
     let unattended_s = Some(patience.limit().as_secs() + ALONE_S);
     Ok(Some(Keep { key, unattended_s, ..Keep::default() }))
 }
