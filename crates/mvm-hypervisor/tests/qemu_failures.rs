@@ -174,7 +174,7 @@ async fn a_bad_snapshot_is_told_and_leaves_no_process() {
     std::fs::write(&snapshot, &whole[..whole.len() / 2]).unwrap();
     assert!(restore(&spec).await.contains("cut off"));
     std::fs::write(&snapshot, b"QEVM").unwrap();
-    assert!(restore(&spec).await.contains("no snapshot of mvm's"));
+    assert!(restore(&spec).await.contains("not an mvm snapshot"));
     std::fs::remove_file(&snapshot).unwrap();
     assert!(restore(&spec).await.contains("No such file"));
 

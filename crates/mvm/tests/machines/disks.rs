@@ -79,8 +79,8 @@ fn a_guest_that_fills_the_disk_is_paused_and_goes_on_when_there_is_room() {
     let write = "yes 0123456789 | head -c 60000000";
     let program = "while ! test -e /run/go; do sleep 0.1; done; WRITE > /big && sync && sha256sum /big > /run/sum";
     lab.exec(&vm, &format!("({}) > /dev/null 2>&1 &", program.replace("WRITE", write)));
-    // Only the scratch disk is written to, and only when the word to go has been answered.
-    lab.exec(&vm, "umount /data");
+    // Only the scratch disk has something to write, and only when the word to go has been answered.
+    lab.exec(&vm, "sync");
     let filler = fill(&lab, 28 << 20);
     lab.exec(&vm, "(sleep 2; touch /run/go) > /dev/null 2>&1 &");
     wait_for("the machine to be paused", || !paused().is_null());
