@@ -19,7 +19,7 @@ COLUMNS, ROWS = 100, 200
 SESSION = [
     "mvm instance list ci/runners",
     "mvm run ci/runners --timings --in examples/hello-c -- make -C hello-c test",
-    "mvm run ci/runners -- sh -c 'rm -rf /nix/store; echo \"this machine is gone in a moment\"; exit 3' || echo \"exit status $?\"",
+    "mvm run ci/runners -- sh -c 'rm -rf /nix/store; echo \"all gone\"; exit 3' || echo \"exit status $?\"",
     "mvm pool scale ci/runners --wait && mvm instance list ci/runners",
 ]
 # The page that shows the drawing must not ask another server for a font.
