@@ -1,6 +1,6 @@
 //! Archives: how files go into a guest and come back, as tar.
 //!
-//! What lives here: the one packer ([`Packer`]) and the one unpacker ([`unpack`]) of command line,
+//! What lives here: the one packer ([`Packer`]) and the one unpacker ([`unpack()`]) of command line,
 //! agent, guest and simulation, and below them the format itself ([`Writer`], [`Reader`]). A packer
 //! writes only complete entries, whatever happens to the folder meanwhile; an unpacker writes only
 //! below its target, whatever the archive says. What neither can preserve is listed in [`Notes`].

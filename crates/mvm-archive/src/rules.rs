@@ -69,7 +69,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Returns the refusal behind an error of [`crate::unpack`]; `None` for any other error.
+    /// Returns the refusal behind an error of [`crate::unpack()`]; `None` for any other error.
     pub fn of(error: &io::Error) -> Option<&Refusal> {
         error.get_ref()?.downcast_ref()
     }

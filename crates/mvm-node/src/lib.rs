@@ -1,6 +1,6 @@
 //! The agent of a node: it carries out what the model decides.
 //!
-//! Lives here: the records ([`records`]), the instances and what is done with them ([`instances`]), leases and claims, the reconcile loop, recovery at start, and
+//! Lives here: the records (`records`), the instances and what is done with them (`instances`), leases and claims, the reconcile loop, recovery at start, and
 //! the handlers of the API.
 //!
 //! Never here: ioctls, QMP, nft syntax, SQL (the crates below), decisions (mvm-model) or

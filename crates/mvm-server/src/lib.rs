@@ -1,6 +1,6 @@
 //! What every server of the API has in common: the node's agent, the coordinator and the signer.
 //!
-//! Lives here: who calls ([`peer`]), the guard that asks the table of routes ([`guard`]), the id of a
+//! Lives here: who calls ([`peer`]), the guard that asks the table of routes ([`guard()`]), the id of a
 //! request ([`RequestId`]), creates that happen once ([`Idempotency`]), bodies that nobody reads, what
 //! handlers ask for ([`extract`]), routers that can be compared with the table ([`Routes`]), listening
 //! with TLS ([`TlsListener`]), identities that are renewed while their process runs ([`renewal`]), the

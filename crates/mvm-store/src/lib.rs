@@ -4,7 +4,7 @@
 //! conditions, lists by prefix, watches from a revision, records that vanish with their session),
 //! its embedded engine on SQLite, [`SqliteStore`], its engine for fleets on etcd, [`EtcdStore`],
 //! and what is built on the trait alone: a session that is kept alive ([`Session`]), a leader
-//! ([`Election`]), a list that stays current ([`follow`]).
+//! ([`Election`]), a list that stays current ([`follow()`]).
 //!
 //! What never may: the meaning of the records.
 

@@ -7,7 +7,7 @@ use futures::stream::BoxStream;
 use std::time::Duration;
 
 /// The changes of each transaction, together and in the order of their revisions. The stream ends
-/// when the store is closed, or with an error, which is [`Error::Compacted`] if the reader was too
+/// when the store is closed, or with an error, which is [`Error::Compacted`](crate::Error::Compacted) if the reader was too
 /// slow.
 pub type Watch = BoxStream<'static, Result<Vec<Change>>>;
 
@@ -41,7 +41,7 @@ pub trait Store: Send + Sync + 'static {
     async fn commit(&self, writes: Vec<Write>) -> Result<u64>;
     /// Watches every change of keys that begin with `prefix` after the revision `after`.
     async fn watch(&self, prefix: &str, after: u64) -> Result<Watch>;
-    /// Opens a session, which ends `ttl` after it was last kept alive. [`Session`] keeps it alive.
+    /// Opens a session, which ends `ttl` after it was last kept alive. [`Session`](crate::Session) keeps it alive.
     async fn open_session(&self, ttl: Duration) -> Result<SessionId>;
     /// Lets the session live for its `ttl` from now on. Error: `session_ended`.
     async fn keep_session(&self, session: SessionId) -> Result<()>;

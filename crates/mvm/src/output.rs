@@ -161,7 +161,7 @@ pub fn print(text: &[u8]) -> Outcome {
     written(to.write_all(text).and_then(|()| to.flush())).map(|()| 0)
 }
 
-/// The same with every byte as it is: [`print`] leaves out what is for terminals where there is none.
+/// The same with every byte as it is: [`print()`] leaves out what is for terminals where there is none.
 pub fn print_raw(bytes: &[u8]) -> Outcome {
     let mut to = std::io::stdout();
     written(to.write_all(bytes).and_then(|()| to.flush())).map(|()| 0)

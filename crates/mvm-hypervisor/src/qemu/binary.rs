@@ -9,7 +9,7 @@ const NAME: &str = "qemu-system-x86_64";
 /// The oldest version that the driver's command lines are known to work with.
 const OLDEST: Version = Version { major: 7, minor: 2 };
 
-/// The part of QEMU's version that command lines depend on; [`Release`] holds the rest.
+/// The part of QEMU's version that command lines depend on; `Release` holds the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     /// The number before the dot.

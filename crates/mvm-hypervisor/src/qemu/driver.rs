@@ -48,7 +48,7 @@ impl QemuDriver {
         binary::find_binary()
     }
 
-    /// Makes a driver of this program with this accelerator, `kvm` or `tcg` (what [`super::probe`]
+    /// Makes a driver of this program with this accelerator, `kvm` or `tcg` (what [`super::probe()`]
     /// found). Errors: `qemu_not_found`, `qemu_unusable`.
     pub async fn new(program: PathBuf, accelerator: String) -> Result<QemuDriver> {
         let binary::Release { version, words: release } = binary::release(&program).await?;

@@ -1,6 +1,6 @@
 //! The fleet: one document for many nodes, how it is split over them, and which node a claim gets.
 //!
-//! A fleet's document ([`FleetState`]) holds totals and rules, never single nodes. [`place`] splits
+//! A fleet's document ([`FleetState`]) holds totals and rules, never single nodes. [`place()`] splits
 //! the totals, [`node_document`] computes one node's part, and [`Claims`] decides who is served
 //! next and where.
 
