@@ -6,6 +6,7 @@ Takes the SVG's path. pyte follows the terminal's control sequences, rich draws 
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 import unicodedata
@@ -28,7 +29,7 @@ FORMAT = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DO
 
 def session(screen):
     """Runs all commands in one shell, so that `$?` is what a reader expects, and feeds the screen."""
-    script = "".join(f"printf '\\n\\033[1;32m$\\033[0m %s\\n' {quoted(line)}\n{line}\n" for line in SESSION)
+    script = "".join(f"printf '\\n\\033[1;32m$\\033[0m %s\\n' {shlex.quote(line)}\n{line}\n" for line in SESSION)
     leader, follower = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}
     subprocess.run(["stty", "cols", str(COLUMNS), "rows", "50"], stdin=follower, check=True)
@@ -46,10 +47,6 @@ def session(screen):
             break
         stream.feed(data)
     shell.wait()
-
-
-def quoted(line):
-    return "'" + line.replace("'", "'\\''") + "'"
 
 
 def drawn(screen):

@@ -104,14 +104,16 @@ impl Link {
         let mut view = self.fleet.view();
         let news = view.news(&self.node);
         let Some(known) = view.nodes.get_mut(&self.node) else { return false };
+        if let Told::Status(status) = &told
+            && status.node_id != self.node
+        {
+            tracing::error!(node = %self.node, "another node answers: {}", status.node_id);
+            known.refused = Some(format!("node {} answers there", status.node_id));
+            return false;
+        }
         let mut replan = !known.reached;
         known.reached = true;
         if let Told::Status(status) = told {
-            if status.node_id != self.node {
-                tracing::error!(node = %self.node, "another node answers: {}", status.node_id);
-                known.refused = Some(format!("node {} answers there", status.node_id));
-                return false;
-            }
             let before = known.status.replace(Arc::new(*status));
             let now = known.status.as_ref();
             replan |= now.map(|s| NodeFacts::of(s)) != before.as_ref().map(|s| NodeFacts::of(s))
