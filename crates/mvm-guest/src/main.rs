@@ -6,7 +6,7 @@
 mod init;
 mod port;
 
-use mvm_guest::agent::{Agent, Powers, disks, protect};
+use mvm_guest::agent::{Agent, Powers, disks, prefer, protect};
 use mvm_guest::window::{self, Window};
 use std::time::Duration;
 
@@ -24,26 +24,26 @@ fn main() {
 
 /// Runs the agent's process. Its exit status tells PID 1 what to do next.
 fn serve() {
-    // This comes first, since threads inherit the priority of the thread that starts them.
     protect();
-    let outcome =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map(|runtime| {
-            runtime.block_on(async {
-                let wire = port::open()?;
-                let agent = Agent::new(Powers::Guest);
-                // Machines of older hosts have no window.
-                let window = disks::disk(window::SERIAL, Duration::ZERO);
-                let window = window.and_then(|device| Window::of_guest(&device)).ok();
-                tokio::select! {
-                    () = agent.clone().serve(wire, window) => Ok(1),
-                    () = agent.shutdown.notified() => {
-                        // The answer to the request may still be on its way.
-                        tokio::time::sleep(Duration::from_millis(20)).await;
-                        Ok(init::SHUTDOWN)
-                    }
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().on_thread_start(prefer).build();
+    let outcome = runtime.map(|runtime| {
+        runtime.block_on(async {
+            let wire = port::open()?;
+            let agent = Agent::new(Powers::Guest);
+            // Machines of older hosts have no window.
+            let window = disks::disk(window::SERIAL, Duration::ZERO);
+            let window = window.and_then(|device| Window::of_guest(&device)).ok();
+            tokio::select! {
+                () = agent.clone().serve(wire, window) => Ok(1),
+                () = agent.shutdown.notified() => {
+                    // The answer to the request may still be on its way.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    Ok(init::SHUTDOWN)
                 }
-            })
-        });
+            }
+        })
+    });
     let status = match outcome {
         Ok(Ok(status)) => status,
         Ok(Err(error)) | Err(error) => {

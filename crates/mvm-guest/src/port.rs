@@ -1,5 +1,6 @@
 //! Opens the virtio-serial port of the channel.
 
+use mvm_guest::agent::prefer;
 use mvm_guest::link::Wire;
 use rustix::event::epoll;
 use rustix::fd::OwnedFd;
@@ -26,12 +27,14 @@ pub fn open() -> Result<Wire> {
     let reader = port.try_clone()?;
     let (to_agent, incoming) = mpsc::channel(8);
     let (outgoing, from_agent) = mpsc::channel(8);
-    std::thread::Builder::new()
-        .name("port-in".to_owned())
-        .spawn(move || read(reader, &to_agent))?;
-    std::thread::Builder::new()
-        .name("port-out".to_owned())
-        .spawn(move || write(port, from_agent))?;
+    std::thread::Builder::new().name("port-in".to_owned()).spawn(move || {
+        prefer();
+        read(reader, &to_agent)
+    })?;
+    std::thread::Builder::new().name("port-out".to_owned()).spawn(move || {
+        prefer();
+        write(port, from_agent)
+    })?;
     Ok(Wire { incoming, outgoing })
 }
 

@@ -52,8 +52,8 @@ impl TemplateMaker {
         TemplateMaker { records, instances, templates, health, auditor, wake, turns, under_way }
     }
 
-    /// What serialises the making of a pool's template.
-    fn turn_of(&self, pool: &PoolRef) -> Arc<Mutex<()>> {
+    /// The lock that serialises the making of a pool's template.
+    pub(crate) fn turn_of(&self, pool: &PoolRef) -> Arc<Mutex<()>> {
         locked(&self.turns).entry(pool.clone()).or_default().clone()
     }
 

@@ -15,7 +15,7 @@ mod ssh;
 mod stats;
 mod terminal;
 
-pub use protect::protect;
+pub use protect::{prefer, protect};
 
 use crate::channel::Stream;
 use crate::link::Wire;

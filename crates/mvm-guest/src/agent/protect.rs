@@ -24,7 +24,7 @@ const PROGRAM: Standing = Standing { nice: 0, oom: b"0" };
 /// The agent's own oom_score_adj file, once it is protected; locked while a program is started.
 static PROTECTED: OnceLock<Mutex<File>> = OnceLock::new();
 
-/// Protects the calling process. Threads that it starts from now on are scheduled as it is.
+/// Protects the calling process. Threads that it starts from now on need [`prefer`] of their own.
 pub fn protect() {
     let file = OpenOptions::new()
         .write(true)
@@ -33,6 +33,19 @@ pub fn protect() {
     let Ok(file) = file else { return };
     set(&file, AGENT);
     let _ = PROTECTED.set(Mutex::new(file));
+    prefer();
+}
+
+/// Has the kernel run the calling thread before all ordinary ones, see sched(7). A thread of this
+/// class also gets memory from the kernel's reserve: without it, the agent waits among thousands of
+/// processes of a fork bomb, and its host takes the guest for dead. What the thread starts is
+/// ordinary again.
+pub fn prefer() {
+    let _ = rustix::process::setpriority_process(None, AGENT.nice);
+    let parameter = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the kernel reads the parameter, which outlives the call, and changes this thread alone.
+    // Where it refuses, the nice value holds.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &parameter) };
 }
 
 /// While this exists, programs that this thread starts have no privilege.

@@ -19,6 +19,14 @@ async fn next_way(agent: &Arc<Agent>) -> Option<WayUp> {
     instance.way_up
 }
 
+/// How the next instance comes up while no template can be made: the reconciler could be done with the
+/// new one before the claim tries again.
+async fn next_way_without_template(agent: &Arc<Agent>) -> Option<WayUp> {
+    let turn = agent.pools.template_maker.turn_of(&runners());
+    let _held = turn.lock().await;
+    next_way(agent).await
+}
+
 async fn renewal(agent: &Arc<Agent>) -> Option<Renewal> {
     agent.base.records.read(|world| agent.supplies.templates.renewal_of(&world.pools[&runners()]))
 }
@@ -49,7 +57,7 @@ fn a_template_that_is_of_no_use_is_made_anew_and_says_so() {
 
         damage_template(&agent).await;
         // The first instance is lost with it, the next is booted, and after that all is well.
-        assert_eq!(next_way(&agent).await, Some(WayUp::Booted));
+        assert_eq!(next_way_without_template(&agent).await, Some(WayUp::Booted));
         settle(&agent).await.expect("rest");
         told(&agent, "it could not be loaded", 1).await;
         assert_eq!(next_way(&agent).await, Some(WayUp::Cloned));
@@ -63,7 +71,7 @@ fn a_template_that_is_of_no_use_is_made_anew_and_says_so() {
         settle(&agent).await.expect("rest");
         told(&agent, "it could not be loaded", 1).await;
         host.machines().set_faults(dies(dies(FaultPlan::none(), 1), 2));
-        assert_eq!(next_way(&agent).await, Some(WayUp::Booted));
+        assert_eq!(next_way_without_template(&agent).await, Some(WayUp::Booted));
         settle(&agent).await.expect("rest");
         told(&agent, "one after the other", 2).await;
         host.arm(None);
