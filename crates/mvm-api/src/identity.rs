@@ -1,5 +1,5 @@
-//! Who calls: a role and a name, written as a SPIFFE id in a certificate's one URI SAN; and what else a
-//! certificate says, as the API shows it.
+//! Identities of callers: a role and a name, written as a SPIFFE id in the only URI SAN of a
+//! certificate. Also the other contents of a certificate, as the API shows them.
 
 use mvm_model::{Code, Fault, Millis, Name, hex};
 use schemars::JsonSchema;
@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// What all ids begin with: the trust domain.
+/// The prefix of all ids, with the trust domain.
 const DOMAIN: &str = "spiffe://mvm/";
 
-/// The name that the certificates of all that serve have besides their identity: clients that know
-/// no identities (curl) can check this one.
+/// A DNS name that the certificates of all servers have besides their identity. Clients that know
+/// no identities (curl) can check it.
 pub const SERVER_NAME: &str = "mvm.internal";
 
 /// What somebody may do; the table of routes ([`crate::routes`]) speaks of nothing else.
@@ -33,11 +33,11 @@ pub enum Role {
 }
 
 impl Role {
-    /// All of them.
+    /// All roles.
     pub const ALL: [Role; 5] =
         [Role::Node, Role::Coordinator, Role::Operator, Role::TenantOperator, Role::Joiner];
 
-    /// As it stands in ids.
+    /// Returns the role as it is written in ids.
     pub fn as_str(self) -> &'static str {
         match self {
             Role::Node => "node",
@@ -48,7 +48,7 @@ impl Role {
         }
     }
 
-    /// Whether it serves the API; all others only call it.
+    /// Returns whether the role serves the API. All others only call it.
     pub fn serves(self) -> bool {
         matches!(self, Role::Node | Role::Coordinator)
     }
@@ -85,7 +85,7 @@ pub enum Identity {
 }
 
 impl Identity {
-    /// Its role.
+    /// Returns the identity's role.
     pub fn role(&self) -> Role {
         match self {
             Identity::Node(_) => Role::Node,
@@ -96,7 +96,7 @@ impl Identity {
         }
     }
 
-    /// Its name.
+    /// Returns the identity's name.
     pub fn name(&self) -> &Name {
         match self {
             Identity::Node(name)
@@ -107,7 +107,7 @@ impl Identity {
         }
     }
 
-    /// The tenant that it is confined to, if it is.
+    /// Returns the tenant that the identity is confined to, if any.
     pub fn tenant(&self) -> Option<&Name> {
         match self {
             Identity::TenantOperator { tenant, .. } => Some(tenant),
@@ -115,7 +115,7 @@ impl Identity {
         }
     }
 
-    /// What stands behind the role: `NAME`, or `TENANT/NAME`.
+    /// Returns the id's part after the role: `NAME`, or `TENANT/NAME`.
     fn path(&self) -> String {
         match self.tenant() {
             Some(tenant) => format!("{tenant}/{}", self.name()),
@@ -123,12 +123,14 @@ impl Identity {
         }
     }
 
-    /// As leases name their holder, and logs a caller: `operator:alice`, `tenant-operator:ci/bob`.
+    /// Returns the identity as leases name a holder and logs a caller: `operator:alice`,
+    /// `tenant-operator:ci/bob`.
     pub fn holder(&self) -> String {
         format!("{}:{}", self.role(), self.path())
     }
 
-    /// As a part of a record's key: `operator/alice`, `tenant-operator/ci/bob`.
+    /// Returns the identity as a part of a record's key: `operator/alice`,
+    /// `tenant-operator/ci/bob`.
     pub fn key(&self) -> String {
         format!("{}/{}", self.role(), self.path())
     }
@@ -185,13 +187,13 @@ impl From<Identity> for String {
 pub struct Serial(String);
 
 impl Serial {
-    /// From the number's bytes, highest first.
+    /// Makes a serial number of its bytes, most significant first.
     pub fn of(bytes: &[u8]) -> Serial {
         let first = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len());
         Serial(hex::digits(&bytes[first..]))
     }
 
-    /// The number's bytes, highest first.
+    /// Returns the number's bytes, most significant first.
     pub fn bytes(&self) -> Vec<u8> {
         let digits = self.0.as_bytes();
         let value = |digit: u8| (digit as char).to_digit(16).unwrap_or(0) as u8;
@@ -251,7 +253,7 @@ mod tests {
             prop_assert_eq!(identity.to_string().parse::<Identity>().unwrap(), identity);
         }
 
-        /// There is one way to write an identity: what is read is what would be written.
+        /// Each identity is written in one way: writing what was read gives the same text.
         #[test]
         fn what_is_read_was_written_so(text in "(spiffe://mvm/)?[a-z/.:A-Z0-9 -]{0,40}|.*") {
             if let Ok(identity) = text.parse::<Identity>() {
@@ -259,7 +261,7 @@ mod tests {
             }
         }
 
-        /// No identity is another's with something added, taken away or changed.
+        /// A changed id is invalid or a different identity, never the same one.
         #[test]
         fn a_changed_id_is_another_or_none(identity in identity(), at in any::<prop::sample::Index>(), byte in 0x20u8..0x7f) {
             let mut text = identity.to_string().into_bytes();

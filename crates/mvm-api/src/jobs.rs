@@ -5,15 +5,16 @@ use mvm_model::{Job, JobId, JobState, Millis, Name, PoolRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The jobs of all pools.
+/// Path of the jobs of all pools.
 pub const JOBS: &str = "/v1/jobs";
 
-/// One job.
+/// Returns the path of one job.
 pub fn job(id: JobId) -> String {
     format!("{JOBS}/{id}")
 }
 
-/// A verb or part of a job: `inputs`, `submit`, `attach`, `cancel`, `wait`, `log`, `artifacts/N`.
+/// Returns the path of a verb or part of a job: `inputs`, `submit`, `attach`, `cancel`, `wait`,
+/// `log`, `artifacts/N`.
 pub fn job_part(id: JobId, part: &str) -> String {
     format!("{JOBS}/{id}/{part}")
 }
@@ -100,7 +101,8 @@ pub struct JobView {
 }
 
 impl From<&Job> for JobView {
-    /// Without what other jobs and the pool say of it: position, and what it waits for.
+    /// Fills in what the record holds. The job's position and what it waits for depend on other
+    /// jobs and the pool.
     fn from(job: &Job) -> Self {
         let spec = &job.spec;
         JobView {

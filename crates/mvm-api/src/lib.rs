@@ -1,11 +1,12 @@
-//! The HTTP API of mvm: what goes over the wire, and the client that speaks it.
+//! The HTTP API of mvm: the types and paths on the wire, and the client.
 //!
-//! Lives here: the paths ([`paths`]), the table of all routes and who may call them ([`routes`]),
-//! the types of requests and replies ([`types`]), the names of those who call ([`identity`]), the
-//! description of the API made of these ([`openapi`]), lists in pages ([`page`]), problem documents after
-//! RFC 9457 ([`problem`]), and the [`Client`], over a Unix socket or what it is handed ([`client::Connect`]).
+//! Lives here: the paths ([`paths`]), the table of all routes and the roles that may call them
+//! ([`routes`]), the types of requests and responses ([`types`]), the identities of callers
+//! ([`identity`]), the OpenAPI description that is made of these ([`openapi`]), lists in pages
+//! ([`page`]), problem documents after RFC 9457 ([`problem`]), and the [`Client`], over a Unix
+//! socket or over connections that the caller makes ([`client::Connect`]).
 //!
-//! Never here: keys, certificates and TLS (`mvm-identity`), what a server does with a request
+//! Never here: keys, certificates and TLS (`mvm-identity`), a server's handling of requests
 //! (`mvm-server`), handlers (`mvm-node`, `mvm-coordinator`), stores, decisions (`mvm-model`).
 
 pub mod audit;

@@ -1,5 +1,5 @@
-//! The description of the API (OpenAPI 3.1), made of the table of routes and of the handlers' own
-//! types, so that it cannot say anything else than they do.
+//! The OpenAPI 3.1 description of the API. It is made of the table of routes and of the handlers'
+//! own types, so it cannot differ from them.
 
 use crate::identity::Role;
 use crate::page::{LONGEST, MOST};
@@ -12,13 +12,13 @@ use serde_json::{Map, Value, json};
 
 /// The media type of OpenMetrics text.
 const METRICS: &str = "application/openmetrics-text";
-/// Where shared schemas stand.
+/// The path of shared schemas inside the description.
 const SHARED: &str = "/components/schemas";
 
-/// What the servers serve, each by itself.
+/// The servers, each of which describes its own routes.
 const EVERY: [Server; 3] = [Server::Agent, Server::Coordinator, Server::Signer];
 
-/// The description of what this server serves; of all that any server does where none is given.
+/// Returns the description of a server's routes; of all routes where `server` is `None`.
 pub fn describe(server: Option<Server>) -> Value {
     let settings =
         SchemaSettings::draft2020_12().with(|settings| settings.definitions_path = SHARED.into());
@@ -71,7 +71,7 @@ pub fn describe(server: Option<Server>) -> Value {
     })
 }
 
-/// The parameters that every list takes.
+/// The query parameters of every list.
 const PAGE: [&str; 2] = ["limit", "after"];
 
 fn shared_parameters() -> Value {
@@ -186,7 +186,7 @@ fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
     json!({ status: fine, "default": { "$ref": "#/components/responses/Problem" } })
 }
 
-/// The parameters `{in braces}`, in their order.
+/// Returns the path parameters, written `{in braces}`, in their order.
 fn in_path(route: &Route, generator: &mut SchemaGenerator) -> Vec<Value> {
     let parts: Vec<&str> = route.path.split('/').collect();
     let named = parts.windows(2).filter_map(|pair| {
@@ -220,7 +220,7 @@ fn in_query(route: &Route, generator: &mut SchemaGenerator) -> Vec<Value> {
     shown.collect()
 }
 
-/// A parameter that is not given is absent, not null.
+/// Removes `null` from a parameter's types: a parameter that is not given is absent, not null.
 fn not_null(mut schema: Value) -> Value {
     if let Some(types) = schema["type"].as_array() {
         schema["type"] = types.iter().find(|one| *one != "null").cloned().unwrap_or_default();
@@ -249,7 +249,7 @@ mod tests {
         assert!(made == shipped, "write it again: MVM_WRITE_OPENAPI=1 cargo test -p mvm-api");
     }
 
-    /// All `$ref`s below a value.
+    /// Collects all `$ref`s below a value.
     fn references<'a>(value: &'a Value, found: &mut BTreeSet<&'a str>) {
         match value {
             Value::Object(fields) => {
@@ -283,7 +283,7 @@ mod tests {
             assert_eq!(shown["operationId"], route.operation);
             let in_path = shown["parameters"].as_array().into_iter().flatten();
             let in_path = in_path.filter(|p| p["in"] == "path").count();
-            // Nothing else gives an array: a list has pages.
+            // Only lists are arrays, and every list has pages.
             let array = &shown["responses"]["200"]["content"]["application/json"]["schema"];
             let list = matches!(route.shape.gives, ResponseBody::List(_));
             assert!(route.method != "GET" || list == (array["type"] == "array"), "{}", route.path);

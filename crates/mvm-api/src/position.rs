@@ -1,5 +1,5 @@
-//! How far a reader of events is, as `since` and `Last-Event-ID` say it: `42` on a node; of a fleet
-//! every node's, `node-1:42,node-2:7`, since each node counts its own.
+//! A reader's position in the events, as `since` and `Last-Event-ID` give it: `42` on a node; in a
+//! fleet one number for each node, `node-1:42,node-2:7`, since each node counts its own events.
 
 use crate::Problem;
 use http::HeaderMap;
@@ -11,18 +11,18 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-/// The header that says after which event a stream goes on.
+/// The header with the event after which a stream goes on.
 pub const LAST_EVENT_ID: &str = "last-event-id";
-/// No position is longer, in characters.
+/// The longest position, in characters.
 const LONGEST: usize = 200_000;
 
 /// The last event that was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Position {
-    /// Of one node; 0 is before the first.
+    /// A position on one node; 0 is before the first event.
     Node(u64),
-    /// Of each node of a fleet; of one that is not named, none.
+    /// A position on each node of a fleet. A node that is not named has none.
     Fleet(BTreeMap<Name, u64>),
 }
 
@@ -33,7 +33,7 @@ impl Default for Position {
 }
 
 impl Position {
-    /// What a stream goes on after, if the request says it. Errors: `invalid_value`.
+    /// Parses the `Last-Event-ID` header, if the request has one. Errors: `invalid_value`.
     pub fn of_headers(headers: &HeaderMap) -> Result<Option<Position>, Problem> {
         let Some(header) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
         match header.to_str() {
@@ -43,7 +43,7 @@ impl Position {
         }
     }
 
-    /// As a node reads it. Errors: `invalid_value`.
+    /// Returns the position on a node. Errors: `invalid_value` where it is a fleet's.
     pub fn of_node(self) -> Result<u64, Problem> {
         match self {
             Position::Node(id) => Ok(id),
@@ -52,7 +52,7 @@ impl Position {
         }
     }
 
-    /// As a coordinator reads it. Errors: `invalid_value`.
+    /// Returns the positions in a fleet. Errors: `invalid_value` where it is a node's.
     pub fn of_fleet(self) -> Result<BTreeMap<Name, u64>, Problem> {
         match self {
             Position::Fleet(nodes) => Ok(nodes),
@@ -158,7 +158,7 @@ mod tests {
         #[test]
         fn any_text_is_a_position_or_an_invalid_value(text in "([a-c0-9:,-]{0,12}|\\PC{0,12})") {
             match text.parse::<Position>() {
-                // A number may have been written with zeros before it.
+                // The original number may have leading zeros.
                 Ok(position) => {
                     let again = position.to_string().parse::<Position>();
                     prop_assert_eq!(again.expect("a position"), position);

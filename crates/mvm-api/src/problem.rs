@@ -29,7 +29,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with this code, its status, and this detail.
+    /// Makes a problem of this code, with the code's status and this detail.
     pub fn new(code: impl Into<AnyCode>, detail: impl Into<String>) -> Self {
         let code = code.into();
         Problem {
@@ -42,13 +42,13 @@ impl Problem {
         }
     }
 
-    /// The same problem with the next step to take.
+    /// Sets the hint: what to do next.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
         self
     }
 
-    /// Something that should not happen; the log of the agent says more.
+    /// Makes a problem for a fault of mvm itself. The agent's log says more.
     pub fn internal(detail: impl Into<String>) -> Self {
         Problem::new(Code::Internal, detail)
     }

@@ -1,4 +1,4 @@
-//! What stands after the `?` of a path.
+//! Query parameters.
 
 use crate::position::Position;
 use mvm_model::Name;

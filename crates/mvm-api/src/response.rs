@@ -1,5 +1,5 @@
-//! Problems and lists as answers. Here and not with the servers, since the trait and the types are both
-//! others' there; a client does without (feature `responses`).
+//! Problems and lists as HTTP responses (feature `responses`). The code is in this crate because
+//! the trait and the types are foreign to the servers' crates; a client does without.
 
 use crate::Problem;
 use crate::page::List;
@@ -8,7 +8,7 @@ use axum_core::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-/// The problem itself stays with the response, for what stands between it and the client.
+/// The response keeps the problem itself for the middleware.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

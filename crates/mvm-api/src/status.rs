@@ -1,4 +1,4 @@
-//! The HTTP status of each error: every code has one, wherever it comes from.
+//! The HTTP status of each error: a code has one status, wherever it arises.
 
 use mvm_model::{AnyCode, Code};
 
@@ -164,7 +164,8 @@ pub fn status(code: Code) -> u16 {
     }
 }
 
-/// Returns the status of a code that somebody else said. One of a later version is a fault of theirs.
+/// Returns the status of a code that another server sent. A code that only a later version knows is
+/// 502.
 pub(crate) fn of_any(code: &AnyCode) -> u16 {
     code.known().map_or(502, status)
 }

@@ -1,4 +1,4 @@
-//! Where a server is, and the way there.
+//! Addresses of servers, and connections to them.
 
 use super::error::{ClientError, broken, deepest};
 use crate::problem::Problem;
@@ -14,28 +14,30 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
-/// Bytes both ways.
+/// A stream of bytes in both directions.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 
-/// A way to a server that is no Unix socket, such as TLS.
+/// Makes connections to a server that has no Unix socket, for example over TLS.
 #[async_trait]
 pub trait Connect: Send + Sync {
-    /// A new connection.
+    /// Makes a new connection.
     async fn connect(&self) -> std::io::Result<Box<dyn Duplex>>;
 
-    /// Of what is shown there: a connection of an earlier generation is not used again.
+    /// Counts the identities that were shown to the server. A kept connection of an earlier
+    /// generation is not used again.
     fn generation(&self) -> u64;
 
-    /// An error of a connection in the way's own words; none where it is the system's or HTTP's.
+    /// Returns the problem that this transport makes of a connection's error; `None` where the
+    /// error comes from the operating system or from HTTP.
     fn fault(&self, error: &(dyn std::error::Error + 'static)) -> Option<Problem>;
 }
 
 /// Sends requests over one connection.
 pub(super) type Sender<B = Full<Bytes>> = SendRequest<B>;
 
-/// Where the server is.
+/// The address of a server, and how to connect to it.
 pub(super) enum Target {
     Unix(PathBuf),
     Other { address: String, way: Arc<dyn Connect> },
@@ -51,7 +53,8 @@ impl std::fmt::Display for Target {
 }
 
 impl Target {
-    /// What the way there makes of an error; none where that is the system's or HTTP's.
+    /// Returns the problem that the transport makes of an error; `None` where the error comes from
+    /// the operating system or from HTTP.
     fn told(&self, cause: &(dyn std::error::Error + 'static)) -> Option<Problem> {
         match self {
             Target::Unix(_) => None,
@@ -66,7 +69,8 @@ impl Target {
         }
     }
 
-    /// An error of the connection: what TLS says of certificates is a problem of its own.
+    /// Turns an error of the connection into a client's error. A TLS error about certificates
+    /// becomes a problem of its own.
     pub(super) fn fault(
         &self,
         doing: &str,
@@ -115,7 +119,7 @@ impl Target {
         Ok(sender)
     }
 
-    /// What an answer that is no success says.
+    /// Reads the problem document of a response that is not a success.
     pub(super) async fn refusal(
         &self,
         response: Response<Incoming>,

@@ -1,20 +1,20 @@
-//! Why a call did not succeed.
+//! The errors of a client's call.
 
 use crate::problem::Problem;
 use mvm_model::Code;
 
-/// Why a call did not succeed.
+/// The error of a call.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody answers.
+    /// No server answers.
     #[error("nobody answers at {at}: {cause}")]
     Unreachable {
         /// The socket, or `HOST:PORT`.
         at: String,
-        /// What the system said.
+        /// The operating system's error.
         cause: std::io::Error,
     },
-    /// The connection broke or spoke something else.
+    /// The connection broke, or the other side does not speak HTTP.
     #[error("the connection to the agent broke while {doing}: {cause}")]
     Broken {
         /// Method and path.
@@ -22,12 +22,12 @@ pub enum ClientError {
         /// The cause.
         cause: String,
     },
-    /// Somebody takes connections and answers none.
+    /// A server accepts connections and answers no request.
     #[error("{at} has not answered for {} s, not even whether it is there", waited.as_secs())]
     Silent {
         /// The socket, or `HOST:PORT`.
         at: String,
-        /// For how long.
+        /// How long the client has waited.
         waited: std::time::Duration,
     },
     /// The agent refused or failed.
@@ -36,7 +36,8 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// The code of this error's problem document; none where only a later version knows it.
+    /// Returns the code of this error's problem document; `None` where only a later version knows
+    /// it.
     pub fn code(&self) -> Option<Code> {
         match self {
             ClientError::Unreachable { .. } => Some(Code::AgentUnreachable),
@@ -46,7 +47,7 @@ impl ClientError {
         }
     }
 
-    /// This error as a problem document.
+    /// Turns this error into a problem document.
     pub fn into_problem(self) -> Problem {
         match self {
             ClientError::Problem(problem) => *problem,
@@ -71,14 +72,15 @@ impl ClientError {
     }
 }
 
-/// The last of an error's causes: hyper's own words say little.
+/// Returns the innermost source of an error. hyper's own messages say little.
 pub(super) fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;
     }
     match deepest.downcast_ref::<std::io::Error>() {
-        // Of an end without TLS' own good-bye, rustls tells at length, with a reference.
+        // rustls describes an end without a TLS close_notify at length, with a link; three words
+        // do.
         Some(end) if end.kind() == std::io::ErrorKind::UnexpectedEof => {
             "the connection was cut".to_owned()
         }
@@ -86,7 +88,7 @@ pub(super) fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
     }
 }
 
-/// The connection broke while `doing` something.
+/// Makes the error of a connection that broke while `doing` something.
 pub(super) fn broken(doing: &str, cause: impl ToString) -> ClientError {
     ClientError::Broken { doing: doing.to_owned(), cause: cause.to_string() }
 }

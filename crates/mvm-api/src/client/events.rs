@@ -1,4 +1,4 @@
-//! Server-sent events, and streams of them that are taken up again.
+//! Server-sent events, and streams of them that resume after a broken connection.
 
 use super::error::{ClientError, broken};
 use super::line::is_success;
@@ -11,17 +11,17 @@ use serde::Serialize;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-/// After so long without a word the server is gone: it sends something every 15 s.
+/// The server counts as gone after this silence; it sends something every 15 s.
 const SILENCE: Duration = Duration::from_secs(45);
 
 /// One event of a server-sent event stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Its name.
+    /// The event's name.
     pub name: String,
-    /// Its data: JSON text.
+    /// The event's data: JSON text.
     pub data: String,
-    /// By this a stream is resumed after it; empty where it has none.
+    /// The event's id: a stream resumes after it. Empty where the event has none.
     pub id: String,
 }
 
@@ -43,9 +43,10 @@ impl Streams<'_> {
         self.stream(&format!("GET {path}"), request, each).await
     }
 
-    /// The same for a stream that has no end: where the connection breaks, `lost` is called with why,
-    /// and another goes on after the last event. Ends where the server cannot be reached at first, for
-    /// longer than the client's patience, or where it refuses.
+    /// Like [`Streams::follow`], for a stream that has no end. Where the connection breaks, `lost`
+    /// is called with the cause, and a new connection goes on after the last event. Returns an
+    /// error where the first connection fails for longer than the client's patience, or where the
+    /// server refuses.
     pub async fn resume(
         self,
         path: &str,

@@ -1,4 +1,4 @@
-//! The line to the servers: connections that are kept, and how a request goes over one.
+//! The connections to the servers: kept for reuse, and the exchange of requests over them.
 
 use super::connect::{Sender, Target};
 use super::error::{ClientError, broken};
@@ -15,32 +15,32 @@ use std::sync::Arc;
 /// The protocol named in `Upgrade:` for raw streams.
 pub const UPGRADE: &str = "mvm-stream";
 
-/// How many idle connections are kept.
+/// The most idle connections that are kept.
 const KEPT: usize = 16;
 
-/// Whoever serves, and the connections there. Clones share them.
+/// The servers and the idle connections to them. Clones share both.
 #[derive(Clone)]
 pub(super) struct Line {
     pub targets: Arc<Targets>,
     idle: Arc<Mutex<Vec<Idle>>>,
-    /// For whom a coordinator asks.
+    /// The identity on whose behalf a coordinator sends requests.
     behalf: Option<Identity>,
 }
 
-/// A connection that nobody uses now.
+/// A connection that no request uses now.
 pub(super) struct Idle {
     sender: Sender,
-    /// Whose server it is to.
+    /// The server at the other end.
     pub target: Arc<Target>,
-    /// Of the identity that it was made with.
+    /// The generation of the identity that the connection was made with.
     generation: u64,
 }
 
-/// Why a request has no answer of one server.
+/// Why one server has given no answer to a request.
 enum Failed {
-    /// Another one may be asked; with the request, where this one has not been given it.
+    /// Another server may be asked. Holds the request, unless the server may have received it.
     GoOn(ClientError, Box<Request<Full<Bytes>>>),
-    /// It may have been carried out, or others would say the same.
+    /// The request may have been carried out, or the other servers would answer the same.
     Final(ClientError),
 }
 
@@ -49,12 +49,12 @@ impl Line {
         Line { targets: Arc::new(Targets::new(target)), idle: Arc::default(), behalf: None }
     }
 
-    /// To the servers of both.
+    /// Joins the servers of both.
     pub fn and(self, other: &Line) -> Line {
         Line { targets: Arc::new(self.targets.and(&other.targets)), ..self }
     }
 
-    /// The same, asking for somebody else.
+    /// Returns the same line, with requests on behalf of this identity.
     pub fn on_behalf_of(&self, identity: Identity) -> Line {
         Line { behalf: Some(identity), ..self.clone() }
     }
@@ -67,7 +67,7 @@ impl Line {
         }
     }
 
-    /// A kept connection to this server that can be used.
+    /// Takes an idle connection to this server that is still usable.
     fn kept(&self, target: &Arc<Target>) -> Option<Idle> {
         let mut idle = self.idle.lock();
         idle.retain(|one| !one.sender.is_closed() && one.generation == one.target.generation());
@@ -75,7 +75,8 @@ impl Line {
         Some(idle.remove(at))
     }
 
-    /// Has a request that is passed on say for whom it asks, and nobody else; gives what it does.
+    /// Sets the identity on whose behalf a forwarded request is sent, and removes any that it came
+    /// with. Returns the request's method and path.
     pub fn sign<B>(&self, request: &mut Request<B>) -> Result<String, ClientError> {
         let doing = format!("{} {}", request.method(), request.uri());
         request.headers_mut().remove(ON_BEHALF_OF);
@@ -98,7 +99,7 @@ impl Line {
         self.accepted(&doing, request.map_err(|cause| broken(&doing, cause))?).await
     }
 
-    /// Sends a request that is to succeed.
+    /// Sends a request. A response that is not a success is an error.
     pub async fn accepted(
         &self,
         doing: &str,
@@ -113,7 +114,7 @@ impl Line {
         Err(refusal)
     }
 
-    /// What every request says.
+    /// Begins a request with the headers that all requests have.
     pub fn begin(&self, method: Method, path: &str) -> http::request::Builder {
         let request = Request::builder().method(method).uri(path).header(header::HOST, SERVER_NAME);
         match &self.behalf {
@@ -142,7 +143,8 @@ impl Line {
         request.body(Full::new(bytes)).map_err(|cause| cause.to_string())
     }
 
-    /// Sends the request to the server that has answered last, else to the next that can be reached.
+    /// Sends the request to the server that answered last; where that cannot be reached, to the
+    /// next one.
     pub async fn exchange(
         &self,
         doing: &str,
@@ -170,9 +172,9 @@ impl Line {
         Err(together(failures, doing))
     }
 
-    /// Sends the request to this server, over a kept connection where there is one. One that turns
-    /// out to be closed is replaced by a new one, unless it may have been closed after a request was
-    /// taken that changes something.
+    /// Sends the request to this server, over a kept connection where there is one. Where the kept
+    /// connection turns out to be closed, the request goes over a new one; but not where the
+    /// request changes something and the server may have received it.
     async fn exchange_with(
         &self,
         target: &Arc<Target>,
@@ -209,7 +211,7 @@ impl Line {
             Err(mut error) => {
                 let unsent = error.take_message().or(again);
                 match (target.fault(doing, error.error()), unsent) {
-                    // Whom it does not let in, others do not either.
+                    // All servers admit the same identities.
                     (error @ ClientError::Problem(_), _) | (error, None) => {
                         Err(Failed::Final(error))
                     }
@@ -220,7 +222,7 @@ impl Line {
     }
 }
 
-/// Whether a request that is to succeed has.
+/// Returns whether the status is a success, an upgrade included.
 pub(super) fn is_success(status: StatusCode) -> bool {
     status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS
 }

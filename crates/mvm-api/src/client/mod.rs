@@ -1,6 +1,6 @@
-//! The client: HTTP/1.1 over a Unix socket, or over connections that it is handed the way to.
+//! The client: HTTP/1.1 over a Unix socket, or over the connections of a [`Connect`].
 //!
-//! A [`Client`] makes calls, whose answers are documents; its [`Streams`] are all that goes on for longer.
+//! A [`Client`] makes calls whose answers are documents. Its [`Streams`] do what takes longer.
 
 mod connect;
 mod error;
@@ -33,12 +33,12 @@ use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Speaks to one server, over its Unix socket or by a [`Connect`]; or to whichever of several answers.
-/// Connections are kept for the next call; clones share them.
+/// A client of one server, over its Unix socket or a [`Connect`], or of several servers of which
+/// any will do. Connections are kept for the next call; clones share them.
 #[derive(Clone)]
 pub struct Client {
     line: Line,
-    /// How long a request that may go well later is sent again.
+    /// How long a request that may yet succeed is repeated.
     patience: Patience,
 }
 
@@ -49,13 +49,13 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client of the agent that listens on `socket`. Connects with the first call.
+    /// Returns a client of the agent that listens on `socket`. It connects with the first call.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Client::of(Target::Unix(socket.into()))
     }
 
-    /// A client of the server at `address` (`HOST:PORT`), to which `way` makes the connections.
-    /// Connects with the first call.
+    /// Returns a client of the server at `address` (`HOST:PORT`), with connections made by `way`.
+    /// It connects with the first call.
     pub fn over(address: impl Into<String>, way: Arc<dyn Connect>) -> Self {
         Client::of(Target::Other { address: address.into(), way })
     }
@@ -64,19 +64,21 @@ impl Client {
         Client { line: Line::to(target), patience: Patience::none() }
     }
 
-    /// The same client, which goes on to the servers of `other` where its own cannot be reached. Asked
-    /// first is the one that has answered last. What may have been carried out is said to another one
-    /// only where that is safe: what reads, and what has an `Idempotency-Key`.
+    /// Returns a client that also asks the servers of `other` where its own cannot be reached. The
+    /// server that answered last is asked first. A request that one server may have carried out
+    /// goes to another server only where that is safe: it reads only, or it has an
+    /// `Idempotency-Key`.
     pub fn or(self, other: Client) -> Self {
         Client { line: self.line.and(&other.line), ..self }
     }
 
-    /// The server that has answered last: its socket, or `HOST:PORT`.
+    /// Returns the server that answered last: its socket, or `HOST:PORT`.
     pub fn server(&self) -> String {
         self.line.targets.last().to_string()
     }
 
-    /// The same client, asking for somebody else: servers allow that to coordinators.
+    /// Returns the same client, with requests on behalf of `identity`. Servers allow that to
+    /// coordinators only.
     pub fn on_behalf_of(&self, identity: Identity) -> Self {
         Client { line: self.line.on_behalf_of(identity), patience: self.patience.clone() }
     }
@@ -86,7 +88,7 @@ impl Client {
         self.call(Method::GET, path, &()).await
     }
 
-    /// `GET path` of a list: one page of it, and the path of the next.
+    /// `GET path` of a list: returns one page and the path of the next one.
     pub async fn page<T: DeserializeOwned>(&self, path: &str) -> Result<List<T>, ClientError> {
         let doing = format!("GET {path}");
         let (head, bytes) = self.answer(Method::GET, path, &()).await?;
@@ -96,7 +98,7 @@ impl Client {
         Ok(List { items, next })
     }
 
-    /// `GET path` of a list: all of its pages.
+    /// `GET path` of a list: returns the items of all pages.
     pub async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ClientError> {
         let List { mut items, mut next } = self.page(path).await?;
         while let Some(path) = next {
@@ -150,8 +152,8 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|cause| broken(&doing, cause))
     }
 
-    /// The whole answer of a request that is to succeed. It is asked for again for as long as the
-    /// client's patience allows.
+    /// Returns the whole response of a request. A response that is not a success is an error. The
+    /// request is repeated for as long as the client's patience allows.
     async fn answer(
         &self,
         method: Method,
@@ -183,29 +185,29 @@ impl Client {
         Ok((head, bytes.to_bytes()))
     }
 
-    /// Waits for what comes of the server that has answered last, for as long as it is there.
-    /// Errors: [`ClientError::Silent`].
+    /// Waits for `work`, the answer of the server that answered last, for as long as that server
+    /// lives. Errors: [`ClientError::Silent`].
     pub async fn while_there<T>(&self, work: impl Future<Output = T>) -> Result<T, ClientError> {
         self.line.targets.last().answers(work).await
     }
 
-    /// The same client, which asks again where nobody leads or nobody answers. Requests that make
-    /// something get an idempotency key, so that they make it once.
+    /// Returns the same client, which repeats requests where no coordinator leads or no server
+    /// answers. Requests that create something get an idempotency key, so that they create it once.
     pub fn patient(self, patience: Patience) -> Client {
         Client { patience, ..self }
     }
 
-    /// How long it asks again.
+    /// Returns how long the client repeats a request.
     pub fn patience(&self) -> &Patience {
         &self.patience
     }
 
-    /// The waiting of one request; it begins with the first failure.
+    /// Begins the waiting of one request. Its time counts from the request's first failure.
     pub fn waiting(&self) -> Waiting {
         self.patience.waiting(self.line.targets.is_one())
     }
 
-    /// What goes on for longer than a call.
+    /// Returns the calls that take longer: downloads, event streams, upgrades.
     pub fn streams(&self) -> Streams<'_> {
         Streams { line: &self.line, patience: &self.patience }
     }

@@ -1,4 +1,4 @@
-//! A client that waits: for the next leader, or for a coordinator that answers.
+//! How a client waits for the next leader, or for a server that answers.
 
 use super::error::ClientError;
 use crate::routes::{IDEMPOTENCY_KEY, ROUTES};
@@ -11,20 +11,21 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A wait that is shorter than this one is not told of.
+/// A wait is announced once it lasts this long.
 const UNTOLD: Duration = Duration::from_secs(2);
 
-/// Operations that may be carried out twice although their method does not say so: they set what a
-/// first call has set already.
+/// Operations that may be carried out twice although their method does not say so: the second call
+/// sets what the first has set.
 const REPEATABLE: [&str; 2] = ["node.duty", "job.cancel"];
 
-/// How long a client asks again, who is told that it waits, and who sees to it that it need not.
+/// How long a client repeats a request, what announces that it waits, and what may start the
+/// missing server.
 #[derive(Clone)]
 pub struct Patience {
     limit: Duration,
     tell: Arc<dyn Fn(&str) + Send + Sync>,
     revive: Arc<dyn Fn() + Send + Sync>,
-    /// What was told last, and when: by any of the waits that one command has at a time.
+    /// The last announcement and its time, shared by all waits that one command has at a time.
     told: Arc<Mutex<Option<(String, Instant)>>>,
 }
 
@@ -35,34 +36,35 @@ impl fmt::Debug for Patience {
 }
 
 impl Patience {
-    /// Asks again for `limit`. What a client waits for is told once, after two seconds.
+    /// Returns a patience of `limit`. `tell` is called once with what the client waits for, after
+    /// two seconds.
     pub fn new(limit: Duration, tell: impl Fn(&str) + Send + Sync + 'static) -> Patience {
         Patience { limit, tell: Arc::new(tell), revive: Arc::new(|| {}), told: Arc::default() }
     }
 
-    /// Calls `revive` before each try of a client that nobody has answered for two seconds: it may
-    /// start who is to answer. It must not block.
+    /// Calls `revive` before each try, once no server has answered for two seconds. `revive` may
+    /// start the server. It must not block.
     pub fn reviving(self, revive: impl Fn() + Send + Sync + 'static) -> Patience {
         Patience { revive: Arc::new(revive), ..self }
     }
 
-    /// Gives up at once.
+    /// Returns a patience that gives up at once.
     pub fn none() -> Patience {
         Patience::new(Duration::ZERO, |_| {})
     }
 
-    /// How long it asks again.
+    /// Returns how long a request is repeated.
     pub fn limit(&self) -> Duration {
         self.limit
     }
 
-    /// The waiting of one request; it begins with the first failure. `alone`: there is no other server to
-    /// ask, so that silence is not waited for once more.
+    /// Begins the waiting of one request. Its time counts from the first failure. `alone`: there is
+    /// no other server to ask, so a silent server is not waited for again.
     pub(super) fn waiting(&self, alone: bool) -> Waiting {
         Waiting { patience: self.clone(), began: None, count: 0, told: false, alone }
     }
 
-    /// Tells why a client waits, unless that was told within this patience already.
+    /// Announces why a client waits, unless the same was announced recently.
     fn tell(&self, why: &str, left: Duration) {
         let mut told = self.told.lock();
         if told.as_ref().is_some_and(|(last, at)| last == why && at.elapsed() < self.limit) {
@@ -72,7 +74,8 @@ impl Patience {
         (self.tell)(&format!("{why}; trying again for {} s", left.as_secs()));
     }
 
-    /// Who is to answer is gone, as far as a client can see: `elapsed` is the time since it noticed.
+    /// Calls `revive` where the server does not answer. `elapsed` is the time since the first
+    /// failure.
     pub(super) fn gone(&self, code: Option<Code>, elapsed: Duration) {
         if code == Some(Code::AgentUnreachable) && elapsed >= UNTOLD {
             (self.revive)();
@@ -84,17 +87,17 @@ impl Patience {
 #[derive(Debug)]
 pub struct Waiting {
     patience: Patience,
-    /// When it failed first.
+    /// The time of the first failure.
     began: Option<Instant>,
-    /// How often it has failed.
+    /// The number of failures.
     count: u32,
     told: bool,
-    /// There is no other server to ask: silence is not waited for once more.
+    /// Whether there is no other server to ask; then a silent server is not waited for again.
     alone: bool,
 }
 
 impl Waiting {
-    /// The request has failed with this code, as `why` says: rests before the next try, and returns
+    /// Records a failure with this code and cause `why`. Rests before the next try, and returns
     /// whether there is to be one.
     pub fn after(
         &mut self,
@@ -111,7 +114,7 @@ impl Waiting {
         }
     }
 
-    /// How long to rest before the next try, if there is to be one.
+    /// Returns how long to rest before the next try; `None` where there is to be no other.
     fn next(
         &mut self,
         code: Option<Code>,
@@ -133,7 +136,7 @@ impl Waiting {
         Some(pause(self.count))
     }
 
-    /// The same for an error of a client, which is returned where no try is left.
+    /// Like [`Waiting::after`] for a client's error, which is returned where no try is left.
     pub(super) async fn again(
         &mut self,
         error: ClientError,
@@ -145,14 +148,14 @@ impl Waiting {
         }
     }
 
-    /// It goes on: the next failure begins another wait.
+    /// Notes progress: the next failure begins another wait.
     pub fn went_on(&mut self) {
         (self.began, self.count, self.told) = (None, 0, false);
     }
 }
 
-/// Gives a request that makes something a key, where a client of this patience may have to ask again. Returns
-/// whether the request may be carried out twice.
+/// Gives a request that creates something an idempotency key, where a client of this patience may
+/// repeat it. Returns whether the request may be carried out twice.
 pub(super) fn make_repeatable<B>(request: &mut Request<B>, patience: &Patience) -> bool {
     let (method, path) = (request.method(), request.uri().path());
     if method.is_safe() || request.headers().contains_key(IDEMPOTENCY_KEY) {
@@ -174,7 +177,7 @@ pub(super) fn make_repeatable<B>(request: &mut Request<B>, patience: &Patience) 
     *request.method() == Method::PUT || named
 }
 
-/// Whether a path is one of a route's: `{…}` stands for any one part.
+/// Returns whether a path belongs to a route. `{…}` in the route stands for any one segment.
 fn is_of(route: &str, path: &str) -> bool {
     let (mut wanted, mut parts) = (route.split('/'), path.split('/'));
     loop {
@@ -229,7 +232,7 @@ mod tests {
         (Client::new("/nowhere").patient(Patience::new(limit, tell)), told)
     }
 
-    /// As if it had begun so many ms ago.
+    /// Sets the time of the first failure to `ms` milliseconds ago.
     fn begun(waiting: &mut Waiting, ms: u64) {
         waiting.began = Instant::now().checked_sub(Duration::from_millis(ms));
     }

@@ -1,4 +1,4 @@
-//! Several servers, any of which will do: whichever of them answers.
+//! Several servers of which any will do.
 
 use super::connect::{Sender, Target};
 use super::error::{ClientError, broken};
@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long a connection may take to be made where there are others to ask.
+/// How long a connection may take where there are other servers to ask.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The servers, any of which will do.
 pub(super) struct Targets {
-    /// At least one.
+    /// The servers; at least one.
     all: Vec<Arc<Target>>,
-    /// Which of them has answered last.
+    /// The index of the server that answered last.
     last: AtomicUsize,
 }
 
@@ -32,13 +32,13 @@ impl Targets {
         Targets { all: vec![Arc::new(one)], last: AtomicUsize::new(0) }
     }
 
-    /// These, then the others.
+    /// Returns these servers, then the others.
     pub fn and(&self, others: &Targets) -> Targets {
         let all = self.all.iter().chain(&others.all).cloned().collect();
         Targets { all, last: AtomicUsize::new(self.last.load(Ordering::Relaxed)) }
     }
 
-    /// All of them once: first the one that has answered last.
+    /// Returns all servers once, beginning with the one that answered last.
     pub fn in_turn(&self) -> impl Iterator<Item = (usize, &Arc<Target>)> {
         let (first, count) = (self.last.load(Ordering::Relaxed), self.all.len());
         (0..count).map(move |step| {
@@ -47,12 +47,12 @@ impl Targets {
         })
     }
 
-    /// The one that has answered last.
+    /// Returns the server that answered last.
     pub fn last(&self) -> &Target {
         &self.all[self.last.load(Ordering::Relaxed) % self.all.len()]
     }
 
-    /// There is no other to ask.
+    /// Returns whether there is no other server to ask.
     pub fn is_one(&self) -> bool {
         self.all.len() == 1
     }
@@ -61,12 +61,12 @@ impl Targets {
         self.last.store(at, Ordering::Relaxed);
     }
 
-    /// The next one is asked first from now on.
+    /// Notes that a server failed: the next one is asked first from now on.
     pub fn gave_up(&self, at: usize) {
         self.last.store((at + 1) % self.all.len(), Ordering::Relaxed);
     }
 
-    /// A connection to one of them, for a request that is sent once.
+    /// Connects to one of the servers, for a request that is sent once.
     pub async fn connect<B>(&self, doing: &str) -> Result<(Sender<B>, Arc<Target>), ClientError>
     where
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
@@ -84,7 +84,7 @@ impl Targets {
         Err(together(failures, doing))
     }
 
-    /// A connection to this one; where there are others, it has less time.
+    /// Connects to this server; with a shorter limit where there are others.
     pub async fn reach<B>(&self, target: &Target, doing: &str) -> Result<Sender<B>, ClientError>
     where
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
@@ -99,8 +99,8 @@ impl Targets {
     }
 }
 
-/// Why none of them has answered: the first fault that is more than silence, else whom nobody
-/// answered for, each with its cause.
+/// Joins the errors of all servers: the first that is more than silence; else all of them, each
+/// server with its cause.
 pub(super) fn together(mut failures: Vec<ClientError>, doing: &str) -> ClientError {
     let telling = |error: &ClientError| !matches!(error, ClientError::Unreachable { .. });
     if let Some(at) = failures.iter().position(telling) {

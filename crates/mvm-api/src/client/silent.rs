@@ -1,5 +1,5 @@
-//! A server that takes its time over a request is asked whether it is there at all: one that was
-//! stopped, or hangs, takes connections for as long as its kernel does, and answers none.
+//! Detects servers that hang. A stopped or hanging server's kernel still accepts connections, so a
+//! server that takes long over a request is asked whether it is alive.
 
 use super::connect::Target;
 use super::error::ClientError;
@@ -9,13 +9,15 @@ use hyper::body::Bytes;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
-/// How long a server is waited for before it is asked whether it is there, and between such questions.
+/// How long a request may take before the server is asked whether it is alive, and the rest between
+/// such questions.
 const REST: Duration = Duration::from_secs(10);
-/// How long its answer to that may take: it needs no lock and no disk.
+/// How long the answer to that question may take. The server needs no lock and no disk for it.
 const ANSWER: Duration = Duration::from_secs(30);
 
 impl Target {
-    /// Waits for what comes of this server, for as long as it is there: the answer to a request.
+    /// Waits for `work`, the answer of this server to a request, for as long as the server is
+    /// alive.
     pub(super) async fn answers<T>(&self, work: impl Future<Output = T>) -> Result<T, ClientError> {
         self.while_there(work, REST, ANSWER).await
     }
@@ -41,8 +43,8 @@ impl Target {
         }
     }
 
-    /// Resolves when it answers anything, or nobody is there: then the connection that is waited on
-    /// breaks by itself.
+    /// Resolves when the server answers anything, or when it cannot be reached: then the connection
+    /// of the waiting request breaks by itself.
     async fn says_something(&self) {
         let Ok(mut sender) = self.connect::<Empty<Bytes>>("GET /").await else {
             return;
@@ -94,7 +96,7 @@ mod tests {
                 }
             }
         });
-        // The work takes longer than four questions.
+        // The work takes longer than four questions do.
         let limit = Duration::from_secs(60);
         let done = target.while_there(server, SHORT, limit).await.expect("an answer");
         done.expect("four questions");

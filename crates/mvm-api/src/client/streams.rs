@@ -1,4 +1,4 @@
-//! What goes on for longer than a call: downloads, raw streams, and requests that are passed on.
+//! Calls that take longer: downloads, raw streams, and forwarded requests.
 
 use super::error::{ClientError, broken};
 use super::line::Line;
@@ -12,20 +12,20 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use std::time::Duration;
 
-/// Answers up to this size, in bytes, are read whole where they are passed on.
+/// Forwarded responses up to this size, in bytes, are read whole.
 const WHOLE: u64 = 1 << 20;
-/// How long is waited before a stream is taken up again, at first and at most.
+/// The pause before a stream resumes: at first, and at most.
 pub(super) const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// How often a download is taken up again without a byte that is new.
+/// How often a download resumes without a new byte.
 const TRIES: u32 = 5;
 
-/// An upgraded connection: bytes both ways.
+/// An upgraded connection: bytes in both directions.
 pub type Stream = TokioIo<hyper::upgrade::Upgraded>;
 
-/// The body of an answer that is passed on: read whole, or as it comes.
+/// The body of a forwarded response: read whole, or streamed.
 pub type Relayed = Either<Full<Bytes>, Incoming>;
 
-/// The ways in which a client asks for what goes on for longer than a call.
+/// The calls of a client that take longer than one request.
 #[derive(Clone, Copy)]
 pub struct Streams<'a> {
     pub(super) line: &'a Line,
@@ -37,7 +37,7 @@ impl Streams<'_> {
         self.patience.waiting(self.line.targets.is_one())
     }
 
-    /// `GET path`, then calls `each` with every piece of the body as it comes.
+    /// `GET path`, then calls `each` with every piece of the body as it arrives.
     pub async fn download(
         self,
         path: &str,
@@ -54,9 +54,9 @@ impl Streams<'_> {
         Ok(())
     }
 
-    /// `GET path` of what only grows and is told from its beginning: calls `each` with every piece of
-    /// it once. Where the connection breaks, another one goes on after the last byte; a client with
-    /// patience waits for somebody who has it.
+    /// `GET path` of a body that only grows and always starts at its beginning: calls `each` once
+    /// with every piece. Where the connection breaks, another one goes on after the last byte; a
+    /// client with patience waits for a server that has the body.
     pub async fn download_on(
         self,
         path: &str,
@@ -94,7 +94,7 @@ impl Streams<'_> {
         }
     }
 
-    /// `POST path` with `Upgrade`: gives the raw stream.
+    /// `POST path` with `Upgrade`: returns the raw stream.
     pub async fn upgrade(self, path: &str, body: &impl Serialize) -> Result<Stream, ClientError> {
         let doing = format!("POST {path}");
         let request = self.line.request(Method::POST, path, body, true);
@@ -130,7 +130,8 @@ impl Streams<'_> {
         Ok(TokioIo::new(upgraded))
     }
 
-    /// As [`Streams::upgrade`], under a key: said again with the same one it is the same request.
+    /// Like [`Streams::upgrade`], with an idempotency key: a repetition with the same key is the
+    /// same request.
     pub async fn upgrade_keyed(
         self,
         path: &str,
@@ -145,8 +146,8 @@ impl Streams<'_> {
         self.switch(&doing, request).await
     }
 
-    /// Sends a request as it is and gives the answer as it is, whatever its status. An answer of a
-    /// known, small length is read whole; others go on as they come.
+    /// Forwards a request and returns the response, whatever its status. A response of a known,
+    /// small length is read whole; others are streamed.
     pub async fn relay(
         self,
         mut request: Request<Bytes>,
@@ -163,7 +164,7 @@ impl Streams<'_> {
         Ok(Response::from_parts(parts, Either::Left(Full::new(body.to_bytes()))))
     }
 
-    /// The same where the body goes on as it comes, too: over a connection of its own.
+    /// Like [`Streams::relay`], but streams the request's body, too, over a connection of its own.
     pub async fn relay_stream<B>(
         self,
         mut request: Request<B>,

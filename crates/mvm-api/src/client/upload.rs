@@ -1,4 +1,4 @@
-//! Bodies that are sent while they come to be.
+//! Request bodies that are sent while they are made.
 
 use super::error::{ClientError, broken};
 use super::line::is_success;
@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 
-/// A body that comes in pieces; one that is an error breaks it off.
+/// A body that arrives in pieces. An error among them aborts the request.
 struct Pieces(mpsc::Receiver<std::io::Result<Bytes>>);
 
 impl Body for Pieces {
@@ -26,8 +26,8 @@ impl Body for Pieces {
 }
 
 impl Streams<'_> {
-    /// `PUT path` with the bytes that come in as its body, until `pieces` is closed; over a
-    /// connection of its own.
+    /// `PUT path` with `pieces` as the body, until the channel is closed. Uses a connection of its
+    /// own.
     pub async fn upload<T: DeserializeOwned>(
         self,
         path: &str,

@@ -1,8 +1,9 @@
-//! Lists in pages: `?limit=N&after=CURSOR`, and `Link: <…>; rel="next"` (RFC 8288) where there is more.
+//! Lists in pages: `?limit=N&after=CURSOR`, and `Link: <…>; rel="next"` (RFC 8288) where more items
+//! follow.
 //!
-//! Every list is in the order of its items' keys, and a cursor is the key of the last item that was
-//! given, not a count: what comes or goes meanwhile moves nothing. What is there all the time is
-//! given once.
+//! Every list is in the order of its items' keys. A cursor is the key of the last item of the page
+//! before, not a count, so additions and removals between two pages shift nothing: an item that
+//! exists throughout is listed once.
 
 use crate::Problem;
 use crate::audit::AuditLogView;
@@ -20,35 +21,35 @@ use mvm_model::{Code, InstanceRef};
 use std::fmt;
 use std::str::FromStr;
 
-/// The most items of a page; so many are given where no limit is.
+/// The most items of a page, and the number of items where the request gives no limit.
 pub const MOST: usize = 10_000;
-/// No cursor is longer, in characters.
+/// The longest cursor, in characters.
 pub const LONGEST: usize = 2048;
 
-/// What an item is listed by: parts that are compared one after the other.
+/// The sort key of an item in a list: parts that are compared one after the other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key(String);
 
-/// Between the parts of a key: sorts before whatever a part may hold.
+/// The separator of a key's parts. It sorts before every character that a part may hold.
 const BETWEEN: char = '\0';
 
 impl Key {
-    /// A key of one part.
+    /// Makes a key of one part.
     pub fn of(part: impl fmt::Display) -> Key {
         Key(part.to_string())
     }
 
-    /// A key of one number.
+    /// Makes a key of one number.
     pub fn number(number: u64) -> Key {
         Key(format!("{number:020}"))
     }
 
-    /// With one more part.
+    /// Appends a part.
     pub fn then(self, part: impl fmt::Display) -> Key {
         Key(format!("{}{BETWEEN}{part}", self.0))
     }
 
-    /// Its first part, and the rest where there is more.
+    /// Returns the first part, and the rest where there is one.
     pub fn split(&self) -> (&str, Option<&str>) {
         match self.0.split_once(BETWEEN) {
             Some((first, rest)) => (first, Some(rest)),
@@ -57,7 +58,7 @@ impl Key {
     }
 }
 
-/// As a cursor: base64url.
+/// Writes the key as a cursor: base64url.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&BASE64.encode(&self.0))
@@ -81,18 +82,18 @@ fn invalid(detail: impl Into<String>) -> Problem {
     Problem::new(Code::InvalidValue, detail)
 }
 
-/// What can be listed.
+/// An item of a list.
 pub trait Listed {
-    /// What it is listed by: of no other item of its list, and never another.
+    /// Returns the sort key: unique within the list, and the same for the item's whole life.
     fn key(&self) -> Key;
 }
 
-/// A part of a list.
+/// The part of a list that a request asks for.
 #[derive(Clone, Debug)]
 pub struct Page {
-    /// The path that was asked.
+    /// The path of the request.
     path: String,
-    /// The other parameters, as they were written.
+    /// The other query parameters, as the request has them.
     rest: String,
     given: Option<usize>,
     after: Option<Key>,
@@ -100,13 +101,13 @@ pub struct Page {
 }
 
 impl Page {
-    /// The whole of a list, however long, for ourselves.
+    /// Returns the page that holds a whole list of any length, for internal use.
     pub fn whole() -> Page {
         let (path, rest) = Default::default();
         Page { path, rest, given: None, after: None, limit: usize::MAX }
     }
 
-    /// What this asks for. Errors: `invalid_value`.
+    /// Parses the page that a request asks for. Errors: `invalid_value`.
     pub fn of_uri(uri: &Uri) -> Result<Page, Problem> {
         let mut page = Page { path: uri.path().to_owned(), limit: MOST, ..Page::whole() };
         let mut rest = Vec::new();
@@ -128,27 +129,27 @@ impl Page {
         Ok(page)
     }
 
-    /// How many items it has at most.
+    /// Returns the most items of the page.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// The limit that was asked for, if one was.
+    /// Returns the request's limit, if it has one.
     pub fn given(&self) -> Option<usize> {
         self.given
     }
 
-    /// The key that all of its items come after.
+    /// Returns the key that all items of the page come after.
     pub fn after(&self) -> Option<&Key> {
         self.after.as_ref()
     }
 
-    /// The parameters but for the page's own, as they were written.
+    /// Returns the query parameters other than `limit` and `after`, as the request has them.
     pub fn rest(&self) -> &str {
         &self.rest
     }
 
-    /// The part of these items, in whatever order they are.
+    /// Returns the page's part of `items`, which may be in any order.
     pub fn of<T: Listed>(&self, items: impl IntoIterator<Item = T>) -> List<T> {
         let keyed = items.into_iter().map(|item| (item.key(), item));
         let after = |key: &Key| self.after.as_ref().is_none_or(|after| key > after);
@@ -160,7 +161,7 @@ impl Page {
         List { items: keyed.into_iter().map(|(_, item)| item).collect(), next }
     }
 
-    /// Where the page is that begins after this key.
+    /// Returns the path of the page that begins after this key.
     pub fn next(&self, after: &Key) -> String {
         let limit = self.given.map(|limit| format!("limit={limit}&")).unwrap_or_default();
         let rest = if self.rest.is_empty() { "" } else { "&" };
@@ -175,16 +176,16 @@ fn limit(text: &str) -> Result<usize, Problem> {
     })
 }
 
-/// A page of a list: an array, and where the next page is, if there is one.
+/// A page of a list: items, and the path of the next page if there is one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List<T> {
-    /// Its items.
+    /// The items of the page.
     pub items: Vec<T>,
-    /// The next page's path.
+    /// The path of the next page; `None` on the last one.
     pub next: Option<String>,
 }
 
-/// The target of the link to the next page in a `Link` header.
+/// Returns the target of the link to the next page in a `Link` header.
 pub fn next_of(header: &str) -> Option<&str> {
     let mut left = header;
     loop {
@@ -198,7 +199,7 @@ pub fn next_of(header: &str) -> Option<&str> {
     }
 }
 
-/// The cursor in the path of a next page.
+/// Returns the cursor in the path of a next page.
 pub fn cursor_of(next: &str) -> Option<Key> {
     Page::of_uri(&next.parse().ok()?).ok()?.after
 }
@@ -233,14 +234,14 @@ impl Listed for InstanceView {
     }
 }
 
-/// An instance has one lease at a time.
+/// Sorted by instance: an instance has one lease at a time.
 impl Listed for LeaseView {
     fn key(&self) -> Key {
         self.instance.key()
     }
 }
 
-/// Oldest first.
+/// Sorted by time, oldest first.
 impl Listed for JobView {
     fn key(&self) -> Key {
         Key::number(self.created_at).then(self.job_id)
@@ -271,7 +272,7 @@ impl Listed for KernelView {
     }
 }
 
-/// Newest first.
+/// Sorted by time, newest first.
 impl Listed for ImageView {
     fn key(&self) -> Key {
         Key::number(u64::MAX - self.built_at).then(&self.digest)

@@ -1,4 +1,4 @@
-//! The parser of cursors, and pages of a list that changes while it is read.
+//! Tests of the cursor's parser, and of lists that change while a client reads their pages.
 
 use super::*;
 use mvm_model::Code;
@@ -15,7 +15,7 @@ fn page(query: &str) -> Result<Page, Problem> {
     Page::of_uri(&format!("/v1/things{query}").parse().expect("a path"))
 }
 
-/// All pages one after the other; `change` may change the list before each.
+/// Reads all pages. `change` may change the list before each.
 fn walk(
     list: &mut BTreeSet<u16>,
     limit: usize,
@@ -51,7 +51,7 @@ proptest! {
         prop_assert_eq!(rest.is_some(), parts.len() > 1);
     }
 
-    /// Whatever is asked, it is a page or a refusal with the same code.
+    /// Any query is a page, or is refused with `invalid_value`.
     #[test]
     fn any_query_is_a_page_or_an_invalid_value(query in "[ -~]{0,60}") {
         let Ok(uri) = format!("/v1/things?{query}").parse::<Uri>() else { return Ok(()) };
@@ -74,8 +74,8 @@ proptest! {
         prop_assert_eq!(walk(&mut list, limit, |_| {}), whole);
     }
 
-    /// What is there from the first page to the last is given once, in order, whatever else comes
-    /// and goes.
+    /// An item that exists from the first page to the last is listed once and in order, whatever is
+    /// added or removed meanwhile.
     #[test]
     fn a_change_in_between_moves_nothing(
         stays: BTreeSet<u16>,

@@ -1,4 +1,4 @@
-//! How the rows of the table are written.
+//! Constructors of the table's rows.
 
 use super::route::Route;
 use super::shape::{RequestBody, ResponseBody, SchemaOf, Sent, Shape};
@@ -7,12 +7,12 @@ use crate::page::Listed;
 use crate::types::ProgressEvent;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
-/// A reference to the type's schema.
+/// Returns a reference to the type's schema.
 pub fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
 }
 
-/// The whole schema: query parameters are its properties.
+/// Returns the type's whole schema. Its properties are the query parameters.
 fn whole<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     T::json_schema(generator)
 }
@@ -53,7 +53,7 @@ impl Route {
         Route { shape: Shape { gives: ResponseBody::Events(events), ..self.shape }, ..self }
     }
 
-    /// What takes long: its progress, and then its result, or why there is none.
+    /// The route streams progress, then its result or a problem.
     pub(super) const fn reports<T: JsonSchema>(self) -> Route {
         self.streams(
             const {

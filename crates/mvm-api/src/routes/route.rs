@@ -1,70 +1,70 @@
-//! What a route is.
+//! The type of a route.
 
 use super::shape::Shape;
 use crate::identity::Role;
 
-/// Who serves a route.
+/// A kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
     /// An agent, on its Unix socket and its TLS addresses.
     Agent,
     /// A coordinator.
     Coordinator,
-    /// Whoever has the authority's key: a coordinator, or `mvm ca serve`.
+    /// A server that has the authority's key: a coordinator, or `mvm ca serve`.
     Signer,
 }
 
-/// What a tenant operator sees of a route.
+/// How much of a route a tenant operator sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Nothing of it belongs to one tenant.
+    /// All of it: nothing in it belongs to one tenant.
     All,
-    /// What it is about is named in the path, as `{tenant}`: it must be the caller's own.
+    /// Requests about the operator's own tenant, which the path names as `{tenant}`.
     Tenant,
-    /// The handler leaves out of its answer, or does not find, what is another tenant's.
+    /// What the handler lets through: it omits, or does not find, what belongs to another tenant.
     Narrowed,
 }
 
-/// Who may call a route, and where.
+/// The roles that may call a route, and the servers that serve it.
 #[derive(Clone, Copy, Debug)]
 pub struct Access {
-    /// Who may call it. Operators may call everything but `join`.
+    /// The roles that may call the route. Operators may call every route but `join`.
     pub roles: &'static [Role],
-    /// What a tenant operator sees of it.
+    /// How much of the route a tenant operator sees.
     pub scope: Scope,
-    /// Who serves it.
+    /// The servers that serve the route.
     pub servers: &'static [Server],
 }
 
 /// One route.
 #[derive(Clone, Copy, Debug)]
 pub struct Route {
-    /// The method.
+    /// The HTTP method.
     pub method: &'static str,
-    /// The path, as the router has it.
+    /// The path, in the router's syntax.
     pub path: &'static str,
-    /// Noun and verb, `pool.build`: what the audit log and the API's description call it.
+    /// Noun and verb, such as `pool.build`: the name in the audit log and the API's description.
     pub operation: &'static str,
-    /// What it does, in a line.
+    /// What the route does, in one line.
     pub summary: &'static str,
-    /// Who may call it, and where.
+    /// The roles that may call the route, and the servers that serve it.
     pub access: Access,
-    /// What goes in and what comes out.
+    /// The types of the request and the response.
     pub shape: Shape,
-    /// Whether the same `Idempotency-Key` makes the same thing.
+    /// Whether requests with the same `Idempotency-Key` create one thing.
     pub once: bool,
-    /// Whether it is repeated all the time and writes nothing down, whatever its method: the audit log
-    /// does not tell of it.
+    /// Whether the route is called all the time and changes no record, whatever its method. The
+    /// audit log omits its calls.
     pub routine: bool,
 }
 
 impl Route {
-    /// Whether this server serves it.
+    /// Returns whether this server serves the route.
     pub fn is_of(&self, server: Server) -> bool {
         self.access.servers.contains(&server)
     }
 
-    /// Whether this role may call it.
+    /// Returns whether this role may call the route.
     pub fn allows(&self, role: Role) -> bool {
         self.access.roles.contains(&role)
     }

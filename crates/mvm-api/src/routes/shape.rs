@@ -1,4 +1,4 @@
-//! What goes into a route and comes out of it: the handlers' own types, as makers of their schemas.
+//! The types of a route's request and response, as functions that make their schemas.
 
 use schemars::{Schema, SchemaGenerator};
 
@@ -11,7 +11,7 @@ pub type Sent = (&'static str, SchemaOf);
 /// The body of a request.
 #[derive(Clone, Copy, Debug)]
 pub enum RequestBody {
-    /// None, or one that nobody looks at.
+    /// No body, or one that is ignored.
     Nothing,
     /// A JSON document of this type.
     Json(SchemaOf),
@@ -19,7 +19,7 @@ pub enum RequestBody {
     Octets,
 }
 
-/// What a route answers where all is well.
+/// The response of a successful call.
 #[derive(Clone, Copy, Debug)]
 pub enum ResponseBody {
     /// A JSON document of this type.
@@ -30,7 +30,7 @@ pub enum ResponseBody {
     Events(&'static [Sent]),
     /// The connection becomes a stream of bytes both ways.
     Upgrade,
-    /// Bytes as they lie there.
+    /// The bytes of a file.
     Octets,
     /// OpenMetrics text.
     Metrics,
@@ -38,13 +38,13 @@ pub enum ResponseBody {
     Document,
 }
 
-/// What goes into a route, and what comes out of it.
+/// The types of a route's request and response.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// The body of its requests.
+    /// The request's body.
     pub takes: RequestBody,
-    /// The parameters after the `?`, an object's fields.
+    /// The query parameters: the fields of an object.
     pub query: Option<SchemaOf>,
-    /// What it answers where all is well.
+    /// The response of a successful call.
     pub gives: ResponseBody,
 }

@@ -1,4 +1,4 @@
-//! Of the desired state.
+//! Requests and responses about the desired state.
 
 use mvm_model::desired::{DesiredState, Step};
 use mvm_model::{AnyCode, Millis};

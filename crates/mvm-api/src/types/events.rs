@@ -1,4 +1,4 @@
-//! Of what has happened.
+//! Events, as the API shows them.
 
 use mvm_model::Name;
 use mvm_model::event::Event;

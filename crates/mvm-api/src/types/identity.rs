@@ -1,4 +1,5 @@
-//! Requests and replies about identities. Certificates, keys, requests and lists are PEM text.
+//! Requests and responses about identities. Certificates, keys, signing requests and revocation
+//! lists are PEM text.
 
 use crate::identity::{Facts, Identity};
 use mvm_model::{Millis, Name};

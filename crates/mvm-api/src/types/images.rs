@@ -1,4 +1,4 @@
-//! Of images and kernels.
+//! Requests and responses about images and kernels.
 
 use mvm_model::{Millis, PoolRef};
 use schemars::JsonSchema;

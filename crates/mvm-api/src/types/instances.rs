@@ -1,4 +1,4 @@
-//! Of instances, their leases and claims.
+//! Requests and responses about instances, their leases and claims.
 
 use mvm_model::halt::Paused;
 use mvm_model::policy::Next;

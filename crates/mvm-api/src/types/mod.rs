@@ -1,5 +1,5 @@
-//! Requests and replies. Memory and disks are MiB, times are milliseconds since the Unix epoch,
-//! durations say their unit in their name.
+//! Requests and responses. Memory and disk sizes are in MiB, and times in milliseconds since the
+//! Unix epoch. The name of a duration has its unit.
 
 mod desired;
 mod events;

@@ -1,4 +1,4 @@
-//! Of the node's network.
+//! The report on the node's network.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! Of pools: what they are, how they are built and scaled.
+//! Requests and responses about pools: their settings, builds and scale.
 
 use mvm_model::host::Shortfall;
 use mvm_model::pool::RevisionEntry;
@@ -101,12 +101,12 @@ pub struct PolicyPatch {
 }
 
 impl PolicyPatch {
-    /// Whether it changes nothing.
+    /// Returns whether the patch changes nothing.
     pub fn is_empty(&self) -> bool {
         *self == PolicyPatch::default()
     }
 
-    /// The policy with what is given replaced.
+    /// Returns the policy with the given fields replaced.
     pub fn apply(&self, to: RuntimePolicy) -> RuntimePolicy {
         RuntimePolicy {
             warm_after_s: self.warm_after_s.unwrap_or(to.warm_after_s),
@@ -121,7 +121,7 @@ impl PolicyPatch {
     }
 }
 
-/// The patch that makes any policy this one.
+/// Makes the patch that turns any policy into this one.
 impl From<RuntimePolicy> for PolicyPatch {
     fn from(policy: RuntimePolicy) -> Self {
         PolicyPatch {
@@ -241,7 +241,7 @@ pub struct ScalePool {
     pub sleeping: Option<u32>,
 }
 
-/// Exactly these counts.
+/// Makes a request for exactly these counts.
 impl From<Counts> for ScalePool {
     fn from(counts: Counts) -> Self {
         ScalePool {

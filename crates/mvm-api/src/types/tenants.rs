@@ -1,4 +1,4 @@
-//! Of tenants.
+//! Requests and responses about tenants.
 
 use mvm_model::network::TenantNetwork;
 use mvm_model::{Millis, Name, Quotas, Usage};
@@ -43,7 +43,7 @@ pub struct QuotaPatch {
 }
 
 impl QuotaPatch {
-    /// The quotas with what is given replaced.
+    /// Returns the quotas with the given fields replaced.
     pub fn apply(&self, to: Quotas) -> Quotas {
         Quotas {
             max_vcpus: self.max_vcpus.unwrap_or(to.max_vcpus),
@@ -60,7 +60,7 @@ impl QuotaPatch {
     }
 }
 
-/// The patch that makes any quotas these.
+/// Makes the patch that turns any quotas into these.
 impl From<Quotas> for QuotaPatch {
     fn from(quotas: Quotas) -> Self {
         QuotaPatch {

@@ -1,4 +1,4 @@
-//! Of the fleet, its nodes and its authority.
+//! Routes of the fleet, its nodes and its authority.
 
 use super::rows::{COORDINATOR, FLEET, JOINER, MEMBER, NODES, OPERATOR, SIGNER, on};
 use crate::fleet::*;

@@ -1,4 +1,4 @@
-//! Of instances, claims and leases.
+//! Routes of instances, claims and leases.
 
 use super::rows::{AGENT, BOTH, narrowed, tenant};
 use crate::query::{Follow, InstanceFilter, LeaseFilter, SleepOptions, StreamOptions};

@@ -1,4 +1,4 @@
-//! Of jobs, and of what has happened.
+//! Routes of jobs and events.
 
 use super::rows::{AGENT, BOTH, OPERATOR, narrowed, on, tenant};
 use crate::audit::{AuditLogView, PruneAudit, PruneResult};

@@ -1,4 +1,4 @@
-//! The table itself, a file a subject. A new route of a router gets a line in one of them.
+//! The table of routes, one file per subject. A new route of a router gets a row in one of them.
 
 mod fleet;
 mod instances;
@@ -24,7 +24,7 @@ const fn count(parts: &[&[Route]]) -> usize {
     count
 }
 
-/// The parts one behind the other; `N` is how many routes they have.
+/// Joins the parts; `N` is the number of all routes.
 const fn joined<const N: usize>(parts: &[&[Route]]) -> [Route; N] {
     let mut all = [parts[0][0]; N];
     let (mut at, mut part) = (0, 0);

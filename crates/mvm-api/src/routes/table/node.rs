@@ -1,4 +1,4 @@
-//! Of the node itself: its agent, its document, images and kernels, and what coordinators ask of it.
+//! Routes of the node: its agent, its document, images and kernels, and the calls of coordinators.
 
 use super::rows::{AGENT, ANYBODY, BOTH, FLEET, LEADER, NODES, OPERATOR, narrowed, on};
 use crate::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RenewClaims};

@@ -1,4 +1,4 @@
-//! Who serves and who may call: the words in which the rows of the table are written.
+//! Shorthands for the servers and roles in the table's rows.
 
 use crate::identity::Role;
 use crate::routes::route::{Access, Route, Scope, Server};
@@ -16,7 +16,7 @@ pub(super) const OPERATOR: &[Role] = &[Role::Operator];
 
 pub(super) const FLEET: &[Role] = &[Role::Operator, Role::Coordinator];
 
-/// What the fleet's leader says: no operator speaks for it by hand but on the node itself.
+/// Roles for the leader's requests. An operator makes them by hand only on the node itself.
 pub(super) const LEADER: &[Role] = &[Role::Operator, Role::Coordinator];
 
 pub(super) const TENANT: &[Role] = &[Role::Operator, Role::Coordinator, Role::TenantOperator];
@@ -43,12 +43,12 @@ pub(super) const fn on(
     Route { method, path, operation, summary, access, shape, once: false, routine: false }
 }
 
-/// The same, where a tenant operator sees this much of it.
+/// Sets how much of the route a tenant operator sees.
 pub(super) const fn within(scope: Scope, route: Route) -> Route {
     Route { access: Access { scope, ..route.access }, ..route }
 }
 
-/// One about what the path's `{tenant}` owns.
+/// Begins a route about the tenant that the path names as `{tenant}`.
 pub(super) const fn tenant(
     servers: &'static [Server],
     method: &'static str,
@@ -59,7 +59,7 @@ pub(super) const fn tenant(
     within(Scope::Tenant, on(servers, method, path, operation, summary, TENANT))
 }
 
-/// One where the handler narrows down what a tenant operator sees.
+/// Begins a route whose handler leaves out what belongs to other tenants.
 pub(super) const fn narrowed(
     servers: &'static [Server],
     method: &'static str,

@@ -1,4 +1,4 @@
-//! Of tenants, their pools, and pools behind ports.
+//! Routes of tenants, their pools, and pools behind ports.
 
 use super::rows::{AGENT, BOTH, FLEET, narrowed, on, tenant};
 use crate::expose::{ExposePool, ExposeView, UnexposePool};
@@ -28,8 +28,8 @@ pub(super) const ROUTES: &[Route] = &[
     .gives::<Done>(),
     tenant(BOTH, "GET", "/v1/tenants/{tenant}/pools", "tenant.pools", "Lists a tenant's pools")
         .lists::<PoolView>(),
-    // Whoever chooses a flake runs programs on the node and puts its files into images: not a
-    // tenant's business.
+    // The author of a flake runs programs on the node and puts the node's files into images, so a
+    // tenant may not choose one.
     on(AGENT, "POST", "/v1/tenants/{tenant}/pools", "pool.create", "Makes a pool", FLEET)
         .takes::<CreatePool>()
         .gives::<PoolView>()
@@ -95,7 +95,7 @@ pub(super) const ROUTES: &[Route] = &[
     .takes::<Rollback>()
     .gives::<RevisionEntry>()
     .once(),
-    // Whoever chooses where the node listens opens it to others: not a tenant's business either.
+    // A port on the node's addresses is open to others, so a tenant may not choose one either.
     on(
         AGENT,
         "POST",
