@@ -1,5 +1,5 @@
-//! What mutual TLS costs a warm wake: the same call over the agent's Unix socket and over TLS, over
-//! kept connections and new ones, in turns.
+//! Measures what mutual TLS costs a warm wake: the same call over the agent's Unix socket and over
+//! TLS, over kept connections and new ones, by turns.
 //!
 //! `cargo run --release -p mvm-identity --example wake -- SOCKET HOST:PORT IDENTITY-DIR INSTANCE [RUNS]`
 
@@ -38,7 +38,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Pauses the instance by one client and wakes it by the other; gives the ms that the wake took.
+/// Pauses the instance through one client and wakes it through the other. Returns how long the wake
+/// took in ms.
 async fn wake(pauses: &Client, wakes: &Client, instance: &InstanceRef) -> Result<f64, Problem> {
     let refused = mvm_api::ClientError::into_problem;
     let order = MoveInstance::default();

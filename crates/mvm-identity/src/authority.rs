@@ -1,4 +1,4 @@
-//! The certificate authority: a key, and what is signed with it.
+//! The certificate authority: its key, and the certificates and lists that it signs.
 
 use crate::Result;
 use crate::certificate::{self, validity_of};
@@ -17,41 +17,41 @@ use rustls::pki_types::pem::PemObject;
 use std::path::Path;
 use time::OffsetDateTime;
 
-/// A second, a day and a year in ms.
+/// Lengths of time in ms.
 const SECOND: Millis = 1000;
 const DAY: Millis = 24 * 3600 * SECOND;
 const YEAR: Millis = 365 * DAY;
-/// How long an authority is good.
+/// How long the certificate of an authority is valid.
 const AUTHORITY_LIFETIME: Millis = 10 * YEAR;
-/// How far clocks may differ: certificates are good from so long before they were made, but at most
-/// from a tenth of their lifetime before.
+/// How far clocks may differ. Certificates are valid from this long before they are issued, but
+/// from no more than a tenth of their lifetime before.
 const SKEW: Millis = 300 * SECOND;
-/// What a revocation list says of its successor. Nobody refuses an old one: nodes go on serving
-/// when no signer is in reach.
+/// When a revocation list announces its successor. No verifier refuses an old list: nodes go on
+/// serving while no signer is in reach.
 const NEXT_LIST: Millis = 30 * DAY;
 
-/// How long a node's or coordinator's certificate is good unless said otherwise, in ms.
+/// The default lifetime of a node's or coordinator's certificate, in ms.
 pub const NODE_LIFETIME: Millis = 30 * DAY;
-/// How long a person's is, in ms.
+/// The default lifetime of a person's certificate, in ms.
 pub const OPERATOR_LIFETIME: Millis = YEAR;
 
 /// A certificate that was issued.
 #[derive(Clone, Debug)]
 pub struct Issued {
-    /// In PEM.
+    /// The certificate in PEM.
     pub pem: String,
-    /// What it says.
+    /// The certificate's contents.
     pub facts: Facts,
 }
 
-/// A certificate that is not to be accepted any more.
+/// A revoked certificate.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Revocation {
-    /// Which.
+    /// The certificate's serial number.
     pub serial: Serial,
-    /// Since when.
+    /// When the certificate was revoked.
     pub at: Millis,
-    /// When it would have run out; the list need not name it after that.
+    /// When the certificate expires. The list need not name it after that.
     pub not_after: Millis,
 }
 
@@ -63,7 +63,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Makes an authority in the directory `dir`, which has none yet.
+    /// Makes an authority in the directory `dir`. Fails where the directory has one.
     pub fn create(dir: &Path, now: Millis) -> Result<Authority> {
         let (certificate, key) = files(dir);
         if certificate.exists() {
@@ -76,7 +76,7 @@ impl Authority {
         let pair = new_key()?;
         let params = params_of_authority(now)?;
         let made = params.self_signed(&pair).map_err(signing)?;
-        // The certificate says that the authority is there: it comes last.
+        // The certificate marks a whole authority, so it is written last.
         write_atomically(&key, pair.serialize_pem().as_bytes(), 0o600)?;
         write_atomically(&certificate, made.pem().as_bytes(), 0o600)?;
         Authority::open(dir)
@@ -104,17 +104,17 @@ impl Authority {
         Ok(Authority { issuer, pem, not_after: validity_of(&der)?.not_after })
     }
 
-    /// Its key, from which others are made.
+    /// Returns the authority's private key, from which other keys are derived.
     pub(crate) fn secret(&self) -> Vec<u8> {
         self.issuer.key().serialize_der()
     }
 
-    /// Its certificate, in PEM.
+    /// Returns the authority's certificate in PEM.
     pub fn certificate(&self) -> &str {
         &self.pem
     }
 
-    /// Issues a certificate for `identity` and the public key, good for `lifetime` ms from `now`.
+    /// Issues a certificate for `identity` and the public key, valid for `lifetime` ms from `now`.
     pub fn issue(
         &self,
         identity: &Identity,
@@ -122,7 +122,7 @@ impl Authority {
         lifetime: Millis,
         now: Millis,
     ) -> Result<Issued> {
-        // X.509 knows seconds only: less than three leave no time to renew.
+        // X.509 counts in seconds. A lifetime of less than three leaves no time to renew.
         if lifetime < 3 * SECOND {
             let detail = format!("a certificate cannot be good for {lifetime} ms only");
             return Err(Problem::new(Code::InvalidValue, detail).hint("allowed are 3 s and more"));
@@ -147,8 +147,8 @@ impl Authority {
         Ok(Issued { pem: made.pem(), facts: certificate::read(made.der())? })
     }
 
-    /// As [`Authority::issue`], for the key of a signing request. Of the request nothing else counts:
-    /// its signature shows that whoever sent it has the key.
+    /// Like [`Authority::issue`], for the key of a signing request. Only the key is used; the
+    /// request's signature proves that the sender has it.
     pub fn answer(
         &self,
         identity: &Identity,
@@ -159,7 +159,8 @@ impl Authority {
         self.issue(identity, &parsed_request(request)?.public_key, lifetime, now)
     }
 
-    /// A list of what is revoked, in PEM. `number` is higher than that of every list before.
+    /// Signs a revocation list and returns it in PEM. `number` must be higher than that of every
+    /// earlier list.
     pub fn list(&self, number: u64, revoked: &[Revocation], now: Millis) -> Result<String> {
         let entry = |one: &Revocation| {
             Ok(RevokedCertParams {
@@ -181,7 +182,7 @@ impl Authority {
     }
 }
 
-/// Certificate and key of an authority.
+/// Returns the paths of the authority's certificate and key.
 fn files(dir: &Path) -> (std::path::PathBuf, std::path::PathBuf) {
     (dir.join("ca.pem"), dir.join("ca-key.pem"))
 }
@@ -191,7 +192,7 @@ fn params_of_authority(now: Millis) -> Result<CertificateParams> {
     params.not_before = time(now.saturating_sub(SKEW))?;
     params.not_after = time(now.saturating_add(AUTHORITY_LIFETIME))?;
     let serial = new_serial()?;
-    // Two authorities are told apart by their names, too.
+    // The subject's name, too, tells two authorities apart.
     let mark = Serial::of(&serial.to_bytes()[..4]);
     params.serial_number = Some(serial);
     params.distinguished_name = named(&format!("mvm authority {mark}"));
@@ -206,20 +207,20 @@ fn named(name: &str) -> DistinguishedName {
     named
 }
 
-/// A new key: ECDSA on P-256.
+/// Makes a new key: ECDSA on P-256.
 pub fn new_key() -> Result<KeyPair> {
     KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(signing)
 }
 
-/// A signing request for the key, in PEM: the authority takes from it the key alone.
+/// Makes a signing request for the key, in PEM. The authority uses only the key in it.
 pub fn request(key: &KeyPair) -> Result<String> {
     let mut params = CertificateParams::default();
     params.distinguished_name = named("mvm");
     params.serialize_request(key).and_then(|request| request.pem()).map_err(signing)
 }
 
-/// The public key of a signing request whose signature is right, in hexadecimal digits of its
-/// digest.
+/// Checks the signature of a signing request. Returns the digest of the request's public key in
+/// hexadecimal digits.
 pub fn request_key(request: &str) -> Result<String> {
     Ok(hex::sha256(parsed_request(request)?.public_key.der_bytes()))
 }
@@ -230,7 +231,7 @@ fn parsed_request(request: &str) -> Result<CertificateSigningRequestParams> {
     })
 }
 
-/// Sixteen random bytes that make a positive number of that length.
+/// Draws sixteen random bytes that make a positive number of that length.
 fn new_serial() -> Result<SerialNumber> {
     let mut bytes = [0; 16];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())

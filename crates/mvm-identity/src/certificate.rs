@@ -1,4 +1,4 @@
-//! Reading certificates and revocation lists.
+//! Parses certificates and revocation lists.
 
 use crate::Result;
 use mvm_api::Problem;
@@ -11,8 +11,8 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
-/// Reads a certificate; says nothing of who signed it. One that speaks for nobody, or for more
-/// than one, is refused.
+/// Reads a certificate without checking its signature. A certificate that names no identity, or
+/// more than one, is refused.
 pub fn read(certificate: &CertificateDer<'_>) -> Result<Facts> {
     let parsed = parse(certificate)?;
     let names = parsed.subject_alternative_name().map_err(unreadable)?;
@@ -42,7 +42,7 @@ fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>>
     }
 }
 
-/// From when until when it is good, whatever kind of certificate it is.
+/// Returns the validity of any kind of certificate.
 pub fn validity_of(certificate: &CertificateDer<'_>) -> Result<Validity> {
     parse(certificate).map(|parsed| validity(&parsed))
 }
@@ -51,7 +51,7 @@ fn validity(parsed: &X509Certificate<'_>) -> Validity {
     let validity = parsed.validity();
     Validity {
         not_before: millis(validity.not_before),
-        // X.509 names the last second that is in it.
+        // X.509 gives the last second of the period.
         not_after: millis(validity.not_after).saturating_add(1000),
     }
 }
@@ -60,17 +60,17 @@ fn millis(time: ASN1Time) -> Millis {
     u64::try_from(time.timestamp()).unwrap_or(0).saturating_mul(1000)
 }
 
-/// What a revocation list says.
+/// The contents of a revocation list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revoked {
     /// The list's number: a higher one is newer.
     pub number: u64,
-    /// What it revokes.
+    /// The serial numbers of the revoked certificates.
     pub serials: BTreeSet<Serial>,
 }
 
 impl Revoked {
-    /// Reads a list that one of these authorities has signed.
+    /// Reads a revocation list. One that none of these authorities has signed is refused.
     pub fn read(
         list: &CertificateRevocationListDer<'_>,
         authorities: &[CertificateDer<'_>],

@@ -1,7 +1,7 @@
-//! An identity on disk: who we are, whom we trust, and what is revoked.
+//! An identity on disk: certificate and key, the trusted authorities, and the revocation list.
 //!
 //! `identity.pem` (mode 0600) holds certificate and key together, so that one rename replaces both
-//! and no crash leaves a key without its certificate.
+//! and a crash cannot leave a key without its certificate.
 
 use crate::certificate::{self, Revoked};
 use crate::files::{io, make_dir, read_if_there, write_atomically};
@@ -14,13 +14,13 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Where an identity's files lie.
+/// The directory with an identity's files.
 #[derive(Clone, Debug)]
 pub struct IdentityDir {
     path: PathBuf,
 }
 
-/// Where the signer is reached: it renews, and knows what is revoked.
+/// The addresses of the signer, which renews the identity and publishes the revocation list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Signers {
@@ -28,10 +28,10 @@ pub struct Signers {
     pub addresses: Vec<String>,
 }
 
-/// An identity that can be used: the files, read and checked.
+/// A usable identity: its files, read and checked.
 #[derive(Debug)]
 pub struct Credential {
-    /// What our certificate says.
+    /// The contents of our certificate.
     pub facts: Facts,
     /// Our certificate.
     pub chain: Vec<CertificateDer<'static>>,
@@ -39,11 +39,11 @@ pub struct Credential {
     pub key: PrivateKeyDer<'static>,
     /// The authorities that are trusted.
     pub roots: Vec<CertificateDer<'static>>,
-    /// What they have revoked, as they signed it.
+    /// The authorities' revocation list, as they signed it.
     pub list: Option<CertificateRevocationListDer<'static>>,
-    /// The same, read.
+    /// The contents of the revocation list.
     pub revoked: Revoked,
-    /// Who renews it.
+    /// The signers that renew the identity.
     pub signers: Signers,
 }
 
@@ -62,8 +62,8 @@ impl Clone for Credential {
 }
 
 impl Credential {
-    /// Reads certificate and key (PEM, one behind the other), the authorities and the list of what
-    /// is revoked. What does not fit together is refused.
+    /// Reads a certificate and its key (PEM, one after the other), the authorities and the
+    /// revocation list. Parts that do not belong together are refused.
     pub fn read(
         identity: &[u8],
         roots: &[u8],
@@ -82,13 +82,13 @@ impl Credential {
         Ok(Credential { facts, chain, key, roots, list, revoked, signers })
     }
 
-    /// The same with a renewed certificate and its key (PEM).
+    /// Returns the same identity with a renewed certificate and its key (PEM).
     pub fn renewed(&self, certificate: &str, key: &str) -> Result<Credential> {
         let (facts, chain, key) = pair(format!("{certificate}\n{key}").as_bytes())?;
         Ok(Credential { facts, chain, key, ..self.clone() })
     }
 
-    /// Whether it is to be renewed at `now`.
+    /// Returns whether the certificate is due for renewal at `now`.
     pub fn due(&self, now: Millis) -> bool {
         rotate::due(self.facts.validity, now)
     }
@@ -118,12 +118,12 @@ fn damaged(cause: impl std::fmt::Display) -> Problem {
 }
 
 impl IdentityDir {
-    /// The identity in the directory `path`, which need not exist yet.
+    /// Refers to the identity in the directory `path`, which need not exist yet.
     pub fn new(path: impl Into<PathBuf>) -> IdentityDir {
         IdentityDir { path: path.into() }
     }
 
-    /// The directory.
+    /// Returns the directory's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -132,12 +132,12 @@ impl IdentityDir {
         self.path.join(name)
     }
 
-    /// Whether there is an identity.
+    /// Returns whether the directory holds an identity.
     pub fn exists(&self) -> bool {
         self.file("identity.pem").exists()
     }
 
-    /// Reads it.
+    /// Reads the identity.
     pub fn load(&self) -> Result<Credential> {
         let missing = || {
             let detail = format!("there is no identity in {}", self.path.display());
@@ -159,7 +159,7 @@ impl IdentityDir {
         })
     }
 
-    /// Writes a whole identity; certificate and key come last and make it one.
+    /// Writes a whole identity. Certificate and key come last, since they mark it as whole.
     pub fn store(
         &self,
         certificate: &str,
@@ -177,14 +177,15 @@ impl IdentityDir {
         self.renew(certificate, key)
     }
 
-    /// Replaces who renews it.
+    /// Replaces the signers that renew the identity.
     pub fn store_signers(&self, signers: &Signers) -> Result<()> {
         let text = serde_json::to_vec(signers).map_err(damaged)?;
         write_atomically(&self.file("signers.json"), &text, 0o600)
     }
 
-    /// The key that a certificate is asked for with, kept until it is there: asked again, after a
-    /// crash, with the same key, the signer gives the same answer.
+    /// Returns the key of the certificate that is being requested. The key is kept until the
+    /// certificate arrives: a request that is repeated with the same key after a crash gets the
+    /// same answer.
     pub fn pending_key(&self) -> Result<rcgen::KeyPair> {
         let file = self.file("pending-key.pem");
         if let Some(pem) = read_if_there(&file)? {
@@ -197,7 +198,7 @@ impl IdentityDir {
         Ok(key)
     }
 
-    /// The certificate is there.
+    /// Removes the pending key once the certificate has arrived.
     pub fn forget_pending_key(&self) -> Result<()> {
         let file = self.file("pending-key.pem");
         match std::fs::remove_file(&file) {
@@ -208,13 +209,13 @@ impl IdentityDir {
         }
     }
 
-    /// Replaces certificate and key.
+    /// Replaces the certificate and key.
     pub fn renew(&self, certificate: &str, key: &str) -> Result<()> {
         let both = format!("{}\n{}\n", certificate.trim_end(), key.trim_end());
         write_atomically(&self.file("identity.pem"), both.as_bytes(), 0o600)
     }
 
-    /// Replaces the list of what is revoked (PEM).
+    /// Replaces the revocation list (PEM).
     pub fn store_list(&self, list: &str) -> Result<()> {
         write_atomically(&self.file("crl.pem"), list.as_bytes(), 0o600)
     }

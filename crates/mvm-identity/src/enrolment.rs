@@ -1,4 +1,5 @@
-//! Asking a signer: for the certificate of a machine that joins, or for what only it knows.
+//! Calls to a signer: a machine that joins asks for its certificate, and a node for a new one or
+//! for the revocation list.
 
 use crate::directory::{Credential, IdentityDir};
 use crate::tls::{Credentials, Expect, client};
@@ -8,18 +9,19 @@ use mvm_api::{Client, ClientError, Problem, paths};
 use mvm_model::{Code, Name};
 use std::sync::Arc;
 
-/// Becomes the node that a token names, and stores its identity in `dir`. Gives the name.
+/// Becomes the node that a token names, and stores its identity in `dir`. Returns the node's name.
 pub async fn join(token: &JoinToken, dir: &IdentityDir) -> Result<Name> {
     let (credential, name) = token.credential(now())?;
     let signers = credential.signers.clone();
     let credentials = Credentials::in_memory(credential)?;
-    // Written first: the same request is made again after an answer that was lost.
+    // The key is stored first, so that a request whose answer was lost can be repeated with the
+    // same key.
     let key = dir.pending_key()?;
     let request = SigningRequest { request: authority::request(&key)? };
     let signed: Signed = ask(&credentials, paths::CA_JOIN, &request).await?;
     let key = key.serialize_pem();
     let both = format!("{}\n{key}", signed.certificate);
-    // The authority is the one that the token pins, not the one of the answer.
+    // Only the authority that the token pins is trusted, not the one in the answer.
     Credential::read(
         both.as_bytes(),
         token.ca.as_bytes(),
@@ -31,7 +33,7 @@ pub async fn join(token: &JoinToken, dir: &IdentityDir) -> Result<Name> {
     Ok(name)
 }
 
-/// What a signer answers to a request of the identity that `credentials` holds.
+/// Asks the signers for an answer to a signing request of the identity in `credentials`.
 pub async fn ask(
     credentials: &Arc<Credentials>,
     path: &str,
@@ -40,10 +42,10 @@ pub async fn ask(
     first(credentials, |client| async move { client.post(path, body).await }).await
 }
 
-/// What a signer has answered.
+/// The outcome of a call to a signer.
 type Asked<T> = std::result::Result<T, ClientError>;
 
-/// What the first of the signers that the identity names says, of those that answer and sign.
+/// Returns the answer of the first signer of the identity that is in reach and signs.
 pub async fn first<T, F: Future<Output = Asked<T>>>(
     credentials: &Arc<Credentials>,
     call: impl Fn(Client) -> F,
@@ -53,7 +55,8 @@ pub async fn first<T, F: Future<Output = Asked<T>>>(
     first_of(addresses.into_iter().map(signer), call).await
 }
 
-/// What the first of them says that answers and signs: of a fleet's coordinators not all need to.
+/// Returns the answer of the first signer that is in reach and signs. Not every coordinator of a
+/// fleet signs.
 pub async fn first_of<T, F: Future<Output = Asked<T>>>(
     signers: impl IntoIterator<Item = Client>,
     call: impl Fn(Client) -> F,
@@ -61,7 +64,8 @@ pub async fn first_of<T, F: Future<Output = Asked<T>>>(
     let mut told = None;
     for signer in signers {
         match call(signer).await {
-            // Whoever is out of reach may be the one that signs.
+            // The signer may be one that is out of reach, so the others' `NotASigner` does not hide
+            // that error.
             Err(error @ ClientError::Unreachable { .. }) => told = Some(error),
             Err(ClientError::Problem(problem)) if problem.code == Code::NotASigner => {
                 told = told.or(Some(ClientError::Problem(problem)));
@@ -78,7 +82,7 @@ pub async fn first_of<T, F: Future<Output = Asked<T>>>(
     ))
 }
 
-/// The answer of a coordinator that has not the authority's key (RFC 9110, 15.5.20).
+/// Makes the answer of a coordinator that does not have the authority's key (RFC 9110, 15.5.20).
 pub fn not_a_signer(name: &Name) -> Problem {
     Problem::new(Code::NotASigner, format!("coordinator {name} does not sign"))
         .hint("ask the one that was started with --ca, or name it in a list: HOST:PORT,HOST:PORT")

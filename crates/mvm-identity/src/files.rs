@@ -1,4 +1,4 @@
-//! Files that are whole or not there.
+//! Files that are written as a whole or not at all.
 
 use mvm_api::Problem;
 use mvm_model::Code;
@@ -7,7 +7,7 @@ use std::io::{Error, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
-/// An I/O error while `doing` something to something.
+/// Makes the problem of an I/O error. `doing` is the action and its object.
 pub fn io(doing: impl std::fmt::Display, cause: Error) -> Problem {
     if cause.kind() == ErrorKind::StorageFull {
         return Problem::new(Code::NoSpace, format!("cannot {doing}: no space left on the disk"))
@@ -16,7 +16,7 @@ pub fn io(doing: impl std::fmt::Display, cause: Error) -> Problem {
     Problem::new(Code::Io, format!("cannot {doing}: {cause}"))
 }
 
-/// Makes a directory and its parents, with this mode where it is new.
+/// Makes a directory and its parents, with this mode where they are new.
 pub fn make_dir(path: &Path, mode: u32) -> Result<(), Problem> {
     fs::DirBuilder::new()
         .recursive(true)
@@ -25,7 +25,7 @@ pub fn make_dir(path: &Path, mode: u32) -> Result<(), Problem> {
         .map_err(|e| io(format!("make the directory {}", path.display()), e))
 }
 
-/// Writes a whole file so that a crash leaves the old one or the new one.
+/// Writes a whole file. A crash leaves the old contents or the new ones.
 pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Problem> {
     let write = || -> std::io::Result<()> {
         let dir = path.parent().unwrap_or(Path::new("/"));
@@ -39,7 +39,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Prob
     write().map_err(|e| io(format!("write {}", path.display()), e))
 }
 
-/// The file's bytes; nothing where there is no such file.
+/// Returns the file's bytes; `None` where the file does not exist.
 pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, Problem> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),

@@ -1,5 +1,6 @@
-//! What an authority has issued without a store (`mvm ca issue`): a line a certificate, in a file
-//! beside its key. A signer reads it besides its records, so that all of it can be revoked.
+//! The certificates that an authority issued without a store (`mvm ca issue`), one per line in a
+//! file beside its key. A signer reads the file besides its records, so that these certificates can
+//! be revoked, too.
 
 use crate::Result;
 use crate::files::{io, read_if_there};
@@ -14,13 +15,13 @@ fn file(dir: &Path) -> PathBuf {
     dir.join("issued.jsonl")
 }
 
-/// Remembers a certificate that the authority in `dir` is about to hand out.
+/// Records a certificate that the authority in `dir` is about to hand out.
 pub fn append(dir: &Path, facts: &Facts) -> Result<()> {
     let path = file(dir);
     let mut line = serde_json::to_vec(facts).map_err(|e| Problem::internal(e.to_string()))?;
     line.push(b'\n');
     let write = || -> std::io::Result<()> {
-        // One write(2) with O_APPEND: two at once do not mix.
+        // A single write(2) with O_APPEND keeps the lines of concurrent processes apart.
         let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
         file.write_all(&line)?;
         file.sync_all()
@@ -28,7 +29,8 @@ pub fn append(dir: &Path, facts: &Facts) -> Result<()> {
     write().map_err(|e| io(format!("write {}", path.display()), e))
 }
 
-/// What the authority in `dir` has issued so. A last line that a crash cut off was never handed out.
+/// Returns the certificates in the journal of the authority in `dir`. A last line that a crash cut
+/// off is ignored: its certificate was never handed out.
 pub fn read(dir: &Path) -> Result<Vec<Facts>> {
     let bytes = read_if_there(&file(dir))?.unwrap_or_default();
     let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());

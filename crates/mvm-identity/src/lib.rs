@@ -1,15 +1,15 @@
-//! Who is who: certificates of a private authority, how a machine gets one, and the mutual TLS that shows
-//! them.
+//! Identities: certificates of a private authority, how a machine gets one, and the mutual TLS that
+//! proves them.
 //!
-//! Every connection over the network is mutual TLS; there is no route without a certificate, that
-//! of joining included: the join token carries a short-lived one.
+//! Every connection over the network is mutual TLS. No route is without a certificate, not even the
+//! one for joining: the join token carries a short-lived certificate.
 //!
-//! Lives here: the authority and what it signs ([`authority`], [`journal`], [`Seal`]), reading certificates
-//! and revocation lists ([`certificate`]), identities on disk and in force ([`directory`], [`tls::Credentials`]),
-//! join tokens and joining ([`token`], [`enrolment`]), what is revoked as of now ([`revocations`]), and TLS
-//! as the API's client takes it ([`client`]).
+//! Lives here: the authority and what it signs ([`authority`], [`journal`], [`Seal`]), the parsers
+//! of certificates and revocation lists ([`certificate`]), identities on disk and in force
+//! ([`directory`], [`tls::Credentials`]), join tokens and joining ([`token`], [`enrolment`]), the
+//! revocation list in force ([`revocations`]), and TLS for the API's client ([`client`]).
 //!
-//! Never here: a store or a server. What a signer remembers, and who may ask it, is `mvm-server`'s.
+//! Never here: a store or a server. A signer's records, and who may ask it, are `mvm-server`'s.
 
 pub mod authority;
 pub mod certificate;
@@ -34,10 +34,10 @@ pub use token::JoinToken;
 use mvm_api::Problem;
 use mvm_model::Millis;
 
-/// What the functions of identities give.
+/// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Problem>;
 
-/// The wall clock, which certificates are about: milliseconds since the Unix epoch.
+/// Returns the wall clock, which certificates use: milliseconds since the Unix epoch.
 pub fn now() -> Millis {
     mvm_clock::wall()
 }

@@ -1,24 +1,25 @@
-//! When a certificate is renewed: a pure decision.
+//! Decides when a certificate is renewed. All functions are pure.
 
 use mvm_api::identity::Validity;
 use mvm_model::Millis;
 
-/// The shortest and the longest time between two attempts to renew, in ms.
+/// The shortest and the longest pause between two attempts to renew, in ms.
 const RETRY_MS: (Millis, Millis) = (1_000, 600_000);
 
-/// When it is due: after two thirds of its lifetime.
+/// Returns when renewal is due: after two thirds of the lifetime.
 pub fn due_at(validity: Validity) -> Millis {
     let lifetime = validity.not_after.saturating_sub(validity.not_before);
     validity.not_before.saturating_add(lifetime / 3 * 2)
 }
 
-/// Whether it is due at `now`. One that has run out already is not: nobody would accept it.
+/// Returns whether renewal is due at `now`. An expired certificate is not renewed, since no signer
+/// would accept it.
 pub fn due(validity: Validity, now: Millis) -> bool {
     due_at(validity) <= now && now < validity.not_after
 }
 
-/// When to try again after an attempt at `now` that failed: a tenth of what is left, so that many
-/// attempts fit in, however short the lifetime.
+/// Returns when to try again after an attempt at `now` failed: after a tenth of the time that is
+/// left, so that many attempts fit even in a short lifetime.
 pub fn retry_at(validity: Validity, now: Millis) -> Millis {
     let left = validity.not_after.saturating_sub(now);
     now.saturating_add((left / 10).clamp(RETRY_MS.0, RETRY_MS.1))

@@ -1,5 +1,4 @@
-//! Sealing: what is kept in a store that others read as well is readable to the holders of the
-//! authority's key alone.
+//! Sealing of records in a shared store: only holders of the authority's key can read them.
 
 use crate::{Authority, Result};
 use base64::Engine;
@@ -8,20 +7,20 @@ use mvm_api::Problem;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Salt};
 
-/// Seals and opens.
+/// A key that seals and opens texts.
 pub struct Seal(LessSafeKey);
 
 impl Seal {
-    /// That of an authority: a key of its own, made of the authority's.
+    /// Derives an authority's seal from the authority's key.
     pub fn of(authority: &Authority) -> Result<Seal> {
         let secret = Salt::new(HKDF_SHA256, b"mvm").extract(&authority.secret());
         let key = secret.expand(&[b"kept answers"], &CHACHA20_POLY1305).map_err(failed)?;
         Ok(Seal(LessSafeKey::new(UnboundKey::from(key))))
     }
 
-    /// What only a seal of the same authority opens, and only under the same name.
+    /// Seals a text. Only a seal of the same authority opens it, and only under the same name.
     pub fn close(&self, name: &str, text: &[u8]) -> Result<String> {
-        // Drawn: one authority seals far too little for two to be the same.
+        // A random nonce suffices: one authority seals far too few texts for two nonces to collide.
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce).map_err(|e| Problem::internal(e.to_string()))?;
         let mut sealed = text.to_vec();
@@ -30,7 +29,7 @@ impl Seal {
         Ok(BASE64.encode([&nonce[..], &sealed].concat()))
     }
 
-    /// What was sealed.
+    /// Returns the text that was sealed under this name.
     pub fn open(&self, name: &str, sealed: &str) -> Result<Vec<u8>> {
         let broken = || Problem::internal(format!("what is kept as {name} was sealed by another"));
         let mut bytes = BASE64.decode(sealed).map_err(|_| broken())?;

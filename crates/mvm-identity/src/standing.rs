@@ -1,4 +1,4 @@
-//! Certificates that have run out or soon will, in words that say what mends it.
+//! Warnings about certificates that have expired or soon will, with the command that helps.
 
 use crate::Credential;
 use crate::certificate::validity_of;
@@ -6,18 +6,19 @@ use mvm_api::identity::{Facts, Identity, Validity};
 use mvm_model::Millis;
 use mvm_model::certificate::{Standing, roughly, standing};
 
-/// What a person should know of a certificate.
+/// A warning about a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
-    /// Whether it has run out already.
+    /// Whether the certificate has expired already.
     pub run_out: bool,
-    /// Whose it is, and since or until when it is good.
+    /// The certificate's holder, and when it expires or has expired.
     pub detail: String,
-    /// The command that mends it.
+    /// The command that renews the certificate.
     pub remedy: String,
 }
 
-/// What is wrong with an identity's certificates at `now`: its own, and those of the authorities that it trusts.
+/// Returns the warnings about an identity at `now`: about its own certificate, and those of the
+/// authorities that it trusts.
 pub fn warnings(credential: &Credential, now: Millis) -> Vec<Warning> {
     let own = warning("the certificate of", &credential.facts, now);
     let authority = |der| {
@@ -61,7 +62,7 @@ fn told(who: String, validity: Validity, now: Millis, remedy: String) -> Option<
     Some(Warning { run_out, detail: format!("{who} {when}"), remedy })
 }
 
-/// Says in the log what is wrong.
+/// Logs the warnings.
 pub fn tell(credential: &Credential, now: Millis) {
     for Warning { run_out, detail, remedy } in warnings(credential, now) {
         match run_out {
@@ -104,7 +105,7 @@ mod tests {
             assert!(late.run_out && late.detail.contains("has run out 10 days ago"), "{late:?}");
             assert!(soon.remedy.contains(command) && late.remedy == soon.remedy, "{soon:?}");
         }
-        // Ten years later the authority has run out too.
+        // Ten years later the authority's certificate has expired, too.
         let all = warnings(&credential("spiffe://mvm/node/n1"), begin + 4000 * DAY);
         assert!(all.len() == 2 && all[1].remedy.contains("mvm ca init"), "{all:?}");
     }

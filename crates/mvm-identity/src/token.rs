@@ -1,7 +1,7 @@
-//! The join token: all that a machine needs to become a node, in one string.
+//! The join token: a string with all that a machine needs to become a node.
 //!
-//! It carries a certificate of its own, good for a short while and for joining only, and the
-//! authority to trust: so joining is mutual TLS like everything else.
+//! The token carries a short-lived certificate that is valid for joining only, and the authority to
+//! trust. So joining is mutual TLS like everything else.
 
 use crate::Result;
 use crate::directory::{Credential, Signers};
@@ -14,36 +14,36 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// What every token begins with, so that people and scanners for secrets know one.
+/// The prefix of every token, by which people and scanners for secrets recognise one.
 const PREFIX: &str = "mvm-join-";
-/// The form of what follows.
+/// The version of the format after the prefix.
 const VERSION: u32 = 1;
-/// No token is longer, in bytes.
+/// The longest token, in bytes.
 const LONGEST: usize = 16 * 1024;
 
-/// A join token. Whoever has it may become the node that it names: it is a secret.
+/// A join token: a secret. Its holder may become the node that it names.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JoinToken {
     version: u32,
-    /// Where the signer is reached: `HOST:PORT`.
+    /// The signer's addresses: `HOST:PORT`.
     pub addresses: Vec<String>,
-    /// The authority to trust, in PEM.
+    /// The authority's certificate, in PEM.
     pub ca: String,
     /// The joiner's certificate, in PEM.
     pub certificate: String,
-    /// Its key, in PEM.
+    /// The joiner's key, in PEM.
     pub key: String,
 }
 
 impl JoinToken {
-    /// A token of these parts.
+    /// Makes a token of these parts.
     pub fn new(addresses: Vec<String>, ca: String, certificate: String, key: String) -> JoinToken {
         JoinToken { version: VERSION, addresses, ca, certificate, key }
     }
 
-    /// The identity in it, to join with, and the name of the node that it makes. Refused where it
-    /// has run out at `now`.
+    /// Returns the joiner's identity, and the name of the node that it may become. Refused where
+    /// the token has expired at `now`.
     pub fn credential(&self, now: Millis) -> Result<(Credential, Name)> {
         let both = format!("{}\n{}", self.certificate, self.key);
         let signers = Signers { addresses: self.addresses.clone() };
@@ -70,7 +70,7 @@ impl JoinToken {
 
 impl fmt::Display for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A plain struct of strings: its serialisation cannot fail.
+        // A plain struct of strings cannot fail to serialise.
         let json = serde_json::to_vec(self).unwrap_or_default();
         write!(f, "{PREFIX}{}", URL_SAFE_NO_PAD.encode(json))
     }
@@ -105,7 +105,7 @@ impl FromStr for JoinToken {
     }
 }
 
-/// The words of the fault, never of the token.
+/// Makes the problem of an invalid token. The message never contains the token, which is a secret.
 fn invalid(cause: impl fmt::Display) -> Problem {
     Problem::new(Code::TokenInvalid, format!("not a valid join token: {cause}"))
         .hint("`mvm node invite` prints one: give it as it stands, whole")
@@ -137,7 +137,7 @@ mod tests {
             prop_assert_eq!(coded.parse::<JoinToken>().unwrap_err().code, Code::TokenInvalid);
         }
 
-        /// A token that was cut, or has a character more, is refused.
+        /// A token that was truncated or has an extra character is refused.
         #[test]
         fn a_torn_token_is_refused(at in any::<prop::sample::Index>()) {
             let token = JoinToken::new(vec!["a:1".into()], "b".into(), "c".into(), "d".into());

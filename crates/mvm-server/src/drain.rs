@@ -1,5 +1,5 @@
-//! Bodies that nobody reads. A server closes the connection of a request that it has not read to its
-//! end, without a word, and the client finds out with its next request; so small ones are read.
+//! Reads small request bodies that the handler has left unread. Otherwise hyper closes the
+//! connection without notice, and the client's next request on it fails.
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
@@ -12,17 +12,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// A longer body is not read for its own sake, in bytes.
+/// The longest body that is read to its end, in bytes.
 const SMALL: u64 = 64 << 10;
-/// Nor is one that comes too slowly.
+/// How long reading to the end may take.
 const SOON: Duration = Duration::from_secs(1);
 
-/// A body that two hold: whoever handles the request, and who reads what is left of it.
+/// A request's body, shared by the handler and by the reader of the rest.
 #[derive(Clone)]
 pub struct Left(Arc<Mutex<Body>>);
 
 impl Left {
-    /// Has the request's body be read to its end later, if it is a small one.
+    /// Shares the request's body so that its rest can be read later; `None` where it is longer than
+    /// [`SMALL`] or of unknown length.
     pub fn of(request: &mut Request) -> Option<Left> {
         let length = request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?;
         length.parse::<u64>().ok().filter(|length| (1..=SMALL).contains(length))?;
@@ -31,7 +32,7 @@ impl Left {
         Some(left)
     }
 
-    /// Reads it to its end.
+    /// Reads the body to its end.
     pub async fn drain(mut self) {
         let read = async { while self.frame().await.is_some_and(|frame| frame.is_ok()) {} };
         let _ = tokio::time::timeout(SOON, read).await;
@@ -71,7 +72,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
-    /// Reads one answer of a known length; gives its first line.
+    /// Reads one response of a known length; returns its first line.
     async fn answer(stream: &mut TcpStream) -> String {
         let mut text = String::new();
         loop {
@@ -100,7 +101,7 @@ mod tests {
         for _ in 0..5 {
             let head = "POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n";
             stream.write_all(head.as_bytes()).await.expect("write");
-            // The body comes when the refusal is made already.
+            // The body arrives after the refusal.
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             stream.write_all(b"0123456789").await.expect("write");
             assert_eq!(answer(&mut stream).await, "HTTP/1.1 405 Method Not Allowed");

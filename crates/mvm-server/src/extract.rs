@@ -1,4 +1,4 @@
-//! What handlers ask for: bodies, query parameters and pages, whose faults are problem documents.
+//! Extractors for handlers: bodies, query parameters and pages, whose errors are problem documents.
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
@@ -11,7 +11,7 @@ use mvm_model::Code;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// A JSON body whose faults are problem documents.
+/// A JSON body. Its errors are problem documents.
 pub struct Body<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
@@ -28,7 +28,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
-/// Query parameters whose faults are problem documents.
+/// Query parameters. Their errors are problem documents.
 pub struct Query<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
@@ -42,12 +42,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     }
 }
 
-/// What a list is asked for after the `?`: which items, and which part of them.
+/// The query of a list: a filter, and a page.
 #[derive(Clone, Debug)]
 pub struct Listing<F = All> {
-    /// Which items.
+    /// The filter of the items.
     pub filter: F,
-    /// Which part of them.
+    /// The page of the filtered items.
     pub page: Page,
 }
 

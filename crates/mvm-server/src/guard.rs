@@ -1,5 +1,5 @@
-//! What stands before every handler: the caller's certificate still counts, and the table allows its
-//! role the route, about its own tenant where it has one.
+//! The check before every handler: the caller's certificate is still valid, and the table allows
+//! the caller's role this route, within the caller's tenant if it has one.
 
 use crate::peer::Peer;
 use crate::request;
@@ -14,8 +14,9 @@ use mvm_api::routes::{ON_BEHALF_OF, Route, Scope, Server, find};
 use mvm_identity::now;
 use mvm_model::{Code, Name};
 
-/// The router's routes, behind the table: who calls must be of a role that may, with a certificate
-/// that still counts, and a tenant operator within its tenant. Every request has an id.
+/// Puts the table's checks before the router's routes: the caller's role must be allowed, its
+/// certificate must be valid, and a tenant operator stays within its tenant. Every request gets an
+/// id.
 pub fn guard(router: Router, server: Server) -> Router {
     let router =
         router.layer(from_fn(move |request: Request, next: Next| pass(server, request, next)));
@@ -38,11 +39,11 @@ async fn pass(server: Server, mut request: Request, next: Next) -> Response {
     }
 }
 
-/// Whether the request is served, and for whom.
+/// Checks that the request may be served, and returns the identity that it is served for.
 async fn admit(server: Server, peer: &Peer, request: &mut Request) -> Result<Peer, Problem> {
     peer.standing(now())?;
     let asked = on_behalf(peer, request)?;
-    // What the router does not know it answers itself, with 404 or 405, whoever calls.
+    // The router itself answers unknown paths and methods with 404 or 405, whoever calls.
     let Some(path) = request.extensions().get::<MatchedPath>().cloned() else { return Ok(asked) };
     let method = request.method().as_str().to_owned();
     let Some(route) = find(server, &method, path.as_str()) else {
@@ -58,7 +59,7 @@ async fn admit(server: Server, peer: &Peer, request: &mut Request) -> Result<Pee
     Ok(asked)
 }
 
-/// For whom a coordinator asks; everybody else asks for themselves.
+/// Returns the identity on whose behalf a coordinator asks. All other callers ask for themselves.
 fn on_behalf(peer: &Peer, request: &Request) -> Result<Peer, Problem> {
     let Some(header) = request.headers().get(ON_BEHALF_OF) else { return Ok(peer.clone()) };
     let Some(Identity::Coordinator(by)) = peer.identity() else {
@@ -76,7 +77,7 @@ async fn tenant_of(request: &mut Request) -> Result<Name, Problem> {
     Ok(tenant.unwrap_or_default().parse()?)
 }
 
-/// Whether this caller may use the route, about this tenant where it is about one.
+/// Checks that this caller may use the route, for this tenant where the path names one.
 fn allowed(route: &Route, peer: &Peer, tenant: Option<&Name>) -> Result<(), Problem> {
     let what = || format!("{} {}", route.method, route.path);
     if !peer.role().is_some_and(|role| route.allows(role)) {

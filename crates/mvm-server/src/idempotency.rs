@@ -1,7 +1,7 @@
-//! Creates that happen once however often they are asked for: `Idempotency-Key`.
+//! Requests that create something only once, however often they are repeated: `Idempotency-Key`.
 //!
-//! What was made is kept for a day, by caller, route and key. A record that says "begun" is durable
-//! before anything is made; a refusal made nothing, so it frees its key.
+//! A response is kept for a day, by caller, route and key. A record that says "begun" is durable
+//! before anything is created. A refused request has created nothing, so it frees its key.
 
 use crate::peer::Peer;
 use crate::router::Routes;
@@ -19,54 +19,54 @@ use mvm_store::{Expect, Store, Write};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// Says of an answer that it was given before.
+/// The header on a replayed response.
 const REPLAYED: &str = "idempotency-replayed";
-/// Where the records are.
+/// The prefix of the records in the store.
 const PREFIX: &str = "idempotency/";
-/// How long an outcome is kept, in ms.
+/// How long a record is kept, in ms.
 const KEPT: Millis = 24 * 3600 * 1000;
-/// How many are kept.
+/// The most records that are kept.
 const MOST: usize = 512;
 /// The longest body, in bytes.
 const LONGEST_BODY: usize = 2 << 20;
 /// The longest key, in characters.
 const LONGEST_KEY: usize = 255;
 
-/// What is known of a key.
+/// The record of a key.
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
-    /// Of the request's body.
+    /// The digest of the request's body.
     digest: String,
-    /// When it was begun, on the server's timeline.
+    /// When the request began, on the server's timeline.
     at: Millis,
-    /// When the server that began it was started: tells servers apart.
+    /// When the server that began the request was started; tells servers apart.
     agent: Millis,
-    /// What was answered; none: it was begun.
+    /// The response; `None` while the request is under way.
     answer: Option<String>,
 }
 
-/// Where what was made is remembered, and by whom.
+/// The records of requests with a key, and the server that keeps them.
 #[derive(Clone)]
 pub struct Idempotency {
-    /// Where the records are.
+    /// The store with the records.
     pub store: Arc<dyn Store>,
-    /// Whose routes they are about.
+    /// The server whose routes these are.
     pub server: Server,
     /// When this server was started.
     pub started_at: Millis,
-    /// Answers that are secrets are sealed with it.
+    /// The key that seals responses that hold secrets.
     pub seal: Option<Arc<Seal>>,
 }
 
 impl<S: Clone + Send + Sync + 'static> Routes<S> {
-    /// Has those of these routes that make something once honour the header.
+    /// Makes those of these routes that create something honour the header.
     pub fn once(self, once: Idempotency) -> Routes<S> {
         let router = self.router.layer(from_fn_with_state(once, layer));
         Routes { router, paths: self.paths }
     }
 }
 
-/// Stands before the handlers.
+/// The middleware before the handlers.
 async fn layer(
     State(once): State<Idempotency>,
     matched: Option<MatchedPath>,
@@ -110,7 +110,7 @@ impl Idempotency {
         Ok(Response::from_parts(parts, bytes.into()))
     }
 
-    /// Writes down that it begins; where it was begun before, gives the answer that it had.
+    /// Records that a request begins. Returns the kept response where the key was used before.
     async fn begin(&self, record: &str, begun: &Kept) -> Result<Option<Response>, Problem> {
         self.forget(begun.at).await?;
         match self.put(record.to_owned(), begun, Expect::Absent).await {
@@ -156,7 +156,7 @@ impl Idempotency {
         self.store.commit(vec![Write::Put { key, value, expect }]).await.map(drop)
     }
 
-    /// Removes what is older than a day, and the oldest of too many.
+    /// Removes records older than a day, and the oldest of too many.
     async fn forget(&self, now: Millis) -> Result<(), Problem> {
         let listed = self.store.list(PREFIX).await.map_err(stored)?;
         let at = |value: &[u8]| serde_json::from_slice::<Kept>(value).map_or(0, |kept| kept.at);
@@ -175,8 +175,7 @@ impl Idempotency {
     }
 }
 
-/// What a request's key is known by: the same caller's same key on the same path. Errors:
-/// `invalid_value`.
+/// Returns the name of a request's record, made of caller, path and key. Errors: `invalid_value`.
 pub fn key_of(request: &Request) -> Result<String, Problem> {
     let key = key_in(request.headers())?;
     let peer = request.extensions().get::<ConnectInfo<Peer>>();

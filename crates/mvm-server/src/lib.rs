@@ -1,13 +1,14 @@
-//! What every server of the API has in common: the node's agent, the coordinator and the signer.
+//! The parts that every server of the API shares: the node's agent, the coordinator and the signer.
 //!
-//! Lives here: who calls ([`peer`]), the guard that asks the table of routes ([`guard()`]), the id of a
-//! request ([`RequestId`]), creates that happen once ([`Idempotency`]), bodies that nobody reads, what
-//! handlers ask for ([`extract`]), routers that can be compared with the table ([`Routes`]), listening
-//! with TLS ([`TlsListener`]), identities that are renewed while their process runs ([`renewal`]), the
-//! signer ([`signer`]), state directories that are a server's alone ([`private`]), and what the service
-//! manager is told ([`service`]).
+//! Lives here: the caller's identity ([`peer`]), the guard that checks the table of routes
+//! ([`guard()`]), the id of a request ([`RequestId`]), requests that create something only once
+//! ([`Idempotency`]), the reading of unread bodies, extractors for handlers ([`extract`]), routers
+//! that can be compared with the table ([`Routes`]), listening with TLS ([`TlsListener`]), the
+//! renewal of a running process's identity ([`renewal`]), the signer ([`signer`]), state
+//! directories that only their server can read ([`private`]), and notices to the service manager
+//! ([`service`]).
 //!
-//! Never here: a handler of the node's or the coordinator's, wire types and routes (`mvm-api`), keys and
+//! Never here: handlers of the node or the coordinator, wire types and routes (`mvm-api`), keys and
 //! TLS itself (`mvm-identity`).
 
 mod drain;

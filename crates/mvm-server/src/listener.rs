@@ -1,5 +1,5 @@
-//! Accepting: handshakes in tasks of their own, each with a deadline, so that whoever is slow or
-//! speaks rubbish holds up nobody else.
+//! Accepts connections. Each handshake runs in a task of its own with a deadline, so a slow or
+//! broken client does not delay the others.
 
 use crate::peer::Peer;
 use axum::extract::connect_info::Connected;
@@ -23,19 +23,19 @@ use tokio_rustls::server::TlsStream;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// How many may be under way, in all and from one address.
+/// The most handshakes under way: in all, and from one address.
 const HANDSHAKES: usize = 256;
 const HANDSHAKES_EACH: usize = 64;
-/// How much of what a refused client still sends is read, so that it gets to read why.
+/// How many bytes a refused client may still send, so that it gets to read the reason.
 const DRAIN: u64 = 64 * 1024;
 
 type Accepted = (Connection<TlsStream<TcpStream>>, SocketAddr);
 
-/// Listens on TCP addresses and gives connections whose peers have shown good certificates.
+/// Listens on TCP addresses and returns connections whose peers have presented valid certificates.
 pub struct TlsListener {
     accepted: mpsc::Receiver<Accepted>,
     addresses: Vec<SocketAddr>,
-    // Ends the accepting when it is dropped.
+    // Accepting ends when this is dropped.
     _tasks: JoinSet<()>,
 }
 
@@ -47,8 +47,8 @@ impl Connected<IncomingStream<'_, TlsListener>> for Peer {
 }
 
 impl TlsListener {
-    /// Listens on all of the addresses with the identity that `credentials` holds at the time of each
-    /// connection.
+    /// Listens on all of the addresses. Each connection uses the identity that `credentials` holds
+    /// at the time.
     pub async fn bind(
         addresses: &[SocketAddr],
         credentials: Arc<Credentials>,
@@ -69,7 +69,7 @@ impl TlsListener {
         Ok(TlsListener { accepted, addresses: bound, _tasks: tasks })
     }
 
-    /// The addresses, with the ports that the system has chosen where 0 was asked for.
+    /// Returns the addresses, with the chosen ports where port 0 was requested.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -82,7 +82,7 @@ impl axum::serve::Listener for TlsListener {
     async fn accept(&mut self) -> (Self::Io, SocketAddr) {
         match self.accepted.recv().await {
             Some(accepted) => accepted,
-            // No address at all, then.
+            // There is no address, so no connection ever arrives.
             None => std::future::pending().await,
         }
     }
@@ -92,13 +92,13 @@ impl axum::serve::Listener for TlsListener {
     }
 }
 
-/// Bounds the handshakes that are under way.
+/// Limits the handshakes under way.
 struct Gate {
     all: Arc<Semaphore>,
     each: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// One handshake's place.
+/// The slot of one handshake.
 struct Place {
     gate: Arc<Gate>,
     from: IpAddr,
@@ -110,7 +110,7 @@ impl Gate {
         Gate { all: Arc::new(Semaphore::new(HANDSHAKES)), each: Mutex::default() }
     }
 
-    /// A place for a handshake with `from`; none where too many from there are under way.
+    /// Takes a slot for a handshake with `from`; `None` where too many from there are under way.
     fn enter(self: &Arc<Self>, from: IpAddr, permit: OwnedSemaphorePermit) -> Option<Place> {
         let mut each = self.each.lock();
         let count = each.entry(from).or_default();
@@ -145,7 +145,7 @@ async fn accept_all(
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Too many open files, most likely: some will be closed.
+                // The most likely cause is too many open files, some of which will be closed.
                 tracing::warn!("cannot accept: {error}");
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 continue;
@@ -188,7 +188,8 @@ async fn handshake(
     Ok(Connection::new(stream, facts, credentials.revocations()))
 }
 
-/// Closing a socket with bytes unread resets it, and the alert that says why would be lost.
+/// Reads what the client still sends. Closing a socket with unread bytes resets it, and the client
+/// would lose the alert with the reason.
 async fn drain(mut stream: TcpStream) {
     if stream.shutdown().await.is_ok() {
         let _ = tokio::io::copy(&mut (&mut stream).take(DRAIN), &mut tokio::io::sink()).await;

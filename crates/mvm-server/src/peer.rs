@@ -1,4 +1,4 @@
-//! Who calls: the process at the other end of a Unix socket, or the holder of a certificate.
+//! The caller: the process at the other end of a Unix socket, or the holder of a certificate.
 
 use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::serve::IncomingStream;
@@ -9,35 +9,36 @@ use mvm_model::{Code, Millis, Name};
 use std::sync::Arc;
 use tokio::net::UnixListener;
 
-/// What every handler can ask for: who calls.
+/// The extractor with which a handler gets the caller.
 pub type Caller = ConnectInfo<Peer>;
 
-/// Who is at the other end of a connection.
+/// The caller at the other end of a connection.
 #[derive(Clone, Debug)]
 pub enum Peer {
-    /// A process of this machine, as the kernel says (unix(7), SO_PEERCRED).
+    /// A process on this machine, as the kernel reports it (unix(7), SO_PEERCRED).
     Unix {
-        /// Its user.
+        /// The process's user id.
         uid: Option<u32>,
     },
     /// The holder of a certificate that the handshake has checked.
     Certificate {
-        /// What it says.
+        /// The certificate's contents.
         facts: Facts,
-        /// Where to see whether it still counts.
+        /// The revocations that apply to the certificate.
         revocations: Arc<Revocations>,
     },
-    /// Somebody for whom a coordinator asks.
+    /// A caller on whose behalf a coordinator asks.
     Forwarded {
-        /// For whom.
+        /// The caller's identity.
         identity: Identity,
-        /// The coordinator.
+        /// The coordinator's name.
         by: Name,
     },
 }
 
 impl Peer {
-    /// Its role; a process of this machine is an operator if it is root's or runs as we do.
+    /// Returns the caller's role. A process on this machine is an operator if it runs as root or as
+    /// our own user.
     pub fn role(&self) -> Option<Role> {
         match self {
             Peer::Unix { uid: Some(uid) } => {
@@ -51,7 +52,7 @@ impl Peer {
         }
     }
 
-    /// The identity that it has or asks for; a process of this machine has none.
+    /// Returns the caller's identity; `None` for a process on this machine.
     pub fn identity(&self) -> Option<&Identity> {
         match self {
             Peer::Unix { .. } => None,
@@ -60,7 +61,7 @@ impl Peer {
         }
     }
 
-    /// As leases name their holder: `uid:0`, `operator:alice`.
+    /// Returns the caller's name as a lease's holder: `uid:0`, `operator:alice`.
     pub fn holder(&self) -> String {
         match self {
             Peer::Unix { uid } => {
@@ -71,22 +72,22 @@ impl Peer {
         }
     }
 
-    /// The tenant that it is confined to, if it is.
+    /// Returns the tenant that the caller is confined to, if any.
     pub fn tenant(&self) -> Option<&Name> {
         self.identity().and_then(Identity::tenant)
     }
 
-    /// Whether it may see what is this tenant's.
+    /// Returns whether the caller may see what belongs to this tenant.
     pub fn sees(&self, tenant: &Name) -> bool {
         self.tenant().is_none_or(|own| own == tenant)
     }
 
-    /// Whether it reads the files of this machine by itself.
+    /// Returns whether the caller can read this machine's files itself.
     pub fn is_local(&self) -> bool {
         matches!(self, Peer::Unix { .. })
     }
 
-    /// Whether its certificate still counts at `now`: a connection may outlive it.
+    /// Checks that the caller's certificate is valid at `now`, since a connection may outlive it.
     pub fn standing(&self, now: Millis) -> Result<(), Problem> {
         let Peer::Certificate { facts, revocations } = self else { return Ok(()) };
         let refused = |code: Code, how: &str| {

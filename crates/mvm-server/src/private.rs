@@ -1,9 +1,8 @@
-//! Directories that are ours alone: nobody else reads, writes or enters what is in them.
+//! Directories that only our user can read, write or enter.
 //!
-//! A server's state directory holds guests' memory and disks, and what jobs were given. It is mode
-//! 0700 whoever makes it first, what is made in it has no bits for group and others
-//! ([`narrow_umask`]), and what an earlier version or somebody's umask left wider is closed
-//! ([`close`]).
+//! A server's state directory holds guests' memory and disks, and the inputs of jobs. It has mode
+//! 0700, whoever creates it. New files in it have no bits for group and others ([`narrow_umask`]),
+//! and files that an earlier version or somebody's umask left open are closed ([`close`]).
 
 use mvm_api::Problem;
 use mvm_identity::files::{io, make_dir};
@@ -15,33 +14,35 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Work in progress, which whoever makes it has closed and removes: it may be hard links to files that
-/// are others' to read (Nix's store).
+/// Prefix of work in progress. Its maker has closed it and removes it; the files in it may be hard
+/// links to files that others are to read (Nix's store).
 const WORK: &str = ".tmp-";
-/// What says that a directory is a state directory of ours, one suffices.
+/// Files that mark a directory as a state directory of ours; one suffices.
 const MARKS: [&str; 5] = ["root-id", "node.db", "fleet.db", "clock.json", "coordinator.sock"];
-/// What a new file system has by itself.
+/// The directory that a new file system contains.
 const BY_ITSELF: &str = "lost+found";
 
-/// A path that others than its owner may read, write or enter.
+/// A path that users other than its owner may read, write or enter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
     /// The path.
     pub path: PathBuf,
-    /// Its mode, permission bits alone.
+    /// The path's permission bits.
     pub mode: u32,
 }
 
-/// From now on this process, and whatever it starts, makes files that are its user's alone.
+/// Sets the umask so that this process, and the processes that it starts, make files that only
+/// their user can read.
 pub fn narrow_umask() {
     rustix::process::umask(Mode::from_raw_mode(0o077));
 }
 
-/// Makes the state directory `path`, or takes it as it is, mode 0700 either way. One that is open to
-/// others and is not known to be ours is refused, as it may well be anything: `/srv`, or `/tmp`.
+/// Makes the state directory `path` with mode 0700, or closes an existing one. A directory that is
+/// open to others and is not known to be ours is refused, since it may be anything: `/srv`, or
+/// `/tmp`.
 pub fn own_dir(path: &Path) -> Result<(), Problem> {
     let failed = |e| io(format!("look at {}", path.display()), e);
-    // What is there instead of a directory is named by the attempt to make one.
+    // If `path` is not a directory, the error of making one says so.
     let Some(meta) = fs::metadata(path).ok().filter(Metadata::is_dir) else {
         return make_dir(path, 0o700);
     };
@@ -59,7 +60,8 @@ pub fn own_dir(path: &Path) -> Result<(), Problem> {
             "{} is open to others (mode {mode:04o}), and holds files that are not mvm's",
             path.display()
         );
-        // Nobody closes what all others need: `/etc`, or `/tmp`.
+        // The hint does not suggest to close a directory that all users need, such as `/etc` or
+        // `/tmp`.
         let for_all = mode & 0o1000 != 0 || path.components().count() <= 2;
         let or_close = format!(
             "; or, if all that is in it may be closed to others: chmod 0700 {}",
@@ -76,7 +78,7 @@ pub fn own_dir(path: &Path) -> Result<(), Problem> {
     Ok(())
 }
 
-/// What in the state directory `root` is open to others, itself included.
+/// Returns the paths in the state directory `root` that are open to others, `root` included.
 pub fn open_to_others(root: &Path) -> std::io::Result<Vec<Open>> {
     let mut found = Vec::new();
     walk(root, &mut |path, meta, _| {
@@ -86,8 +88,8 @@ pub fn open_to_others(root: &Path) -> std::io::Result<Vec<Open>> {
     Ok(found)
 }
 
-/// Closes to others what in the state directory `root` is open to them; the log says so. Gives what it
-/// was. Blocks.
+/// Closes to others what is open to them in the state directory `root`, and logs it. Returns the
+/// paths with their former modes. Blocks.
 pub fn close(root: &Path) -> Result<Vec<Open>, Problem> {
     let mut closed = Vec::new();
     let walked = walk(root, &mut |path, meta, narrowed| {
@@ -107,8 +109,8 @@ pub fn close(root: &Path) -> Result<Vec<Open>, Problem> {
     Ok(closed)
 }
 
-/// The mode that a file with this one is to have. Others get nothing, and the group only the way
-/// through a directory that is there for it: a confined machine's, whose group is `for_group`.
+/// Returns the mode that a file of this mode should have. Others get no bits. The group may only
+/// pass through a directory of a confined machine, whose group is `for_group`.
 fn narrowed(mode: u32, is_dir: bool, for_group: bool) -> u32 {
     let kept = if is_dir && for_group { 0o7710 } else { 0o7700 };
     mode & kept
@@ -116,11 +118,11 @@ fn narrowed(mode: u32, is_dir: bool, for_group: bool) -> u32 {
 
 type Found<'a> = dyn FnMut(&Path, &Metadata, u32) -> std::io::Result<()> + 'a;
 
-/// Calls `found` for all that is too wide, what is above before what is in it, so that nobody can
-/// change any more what is looked at next.
+/// Calls `found` for every path that is too open. A directory comes before its contents, so that
+/// others cannot change the paths that are checked next.
 fn walk(path: &Path, found: &mut Found<'_>) -> std::io::Result<()> {
     let meta = match fs::symlink_metadata(path) {
-        // Other work goes on meanwhile.
+        // Concurrent work may remove the path.
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
         meta => meta?,
     };
@@ -150,7 +152,7 @@ fn walk(path: &Path, found: &mut Found<'_>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Gives it the mode, if it still is what was looked at; no link is followed.
+/// Sets the mode if the path still is the file that was examined. Follows no link.
 fn narrow(path: &Path, meta: &Metadata, mode: u32) -> std::io::Result<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = match rustix::fs::open(path, flags, Mode::empty()) {
@@ -161,7 +163,7 @@ fn narrow(path: &Path, meta: &Metadata, mode: u32) -> std::io::Result<()> {
     if (seen.st_dev, seen.st_ino) != (meta.dev(), meta.ino()) {
         return Ok(());
     }
-    // chmod(2) of a descriptor that is open by path only goes by its name in /proc.
+    // chmod(2) works on an O_PATH descriptor only through its name in /proc.
     fs::set_permissions(format!("/proc/self/fd/{}", file.as_raw_fd()), Permissions::from_mode(mode))
 }
 
@@ -202,7 +204,7 @@ mod tests {
         for name in ["", "instances", "instances/i-1"] {
             set(&root.join(name), 0o777);
         }
-        // A confined machine's: its group goes through it.
+        // A confined machine's directory: its group passes through it.
         let vm = root.join("instances/i-1/vm");
         set(&vm, 0o750);
         let confined = rustix::process::geteuid().is_root();
@@ -227,18 +229,18 @@ mod tests {
         let root = place.path().join("above/root");
         own_dir(&root).unwrap();
         assert_eq!(mode(&root), 0o700);
-        // Made by somebody else, still empty, or a file system of its own.
+        // A directory of another user that is empty, or a file system of its own.
         set(&root, 0o777);
         fs::create_dir(root.join("lost+found")).unwrap();
         own_dir(&root).unwrap();
         assert_eq!(mode(&root), 0o700);
-        // Something else altogether.
+        // A directory with another user's files.
         set(&root, 0o1777);
         fs::write(root.join("somebody's"), "").unwrap();
         let refused = own_dir(&root).unwrap_err();
         assert_eq!((refused.code.as_str(), mode(&root)), ("root_open", 0o1777));
         assert!(!refused.hint.contains("chmod"), "{}", refused.hint);
-        // Ours, from an earlier version.
+        // A state directory of ours, from an earlier version.
         fs::write(root.join("root-id"), "").unwrap();
         set(&root, 0o755);
         own_dir(&root).unwrap();

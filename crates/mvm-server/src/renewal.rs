@@ -1,5 +1,5 @@
-//! Keeping an identity good while its process runs: it is renewed in time, and the list of what is
-//! revoked is fetched. Nothing is restarted for it, and no connection is closed.
+//! Keeps the identity of a running process valid: renews it in time, and fetches the revocation
+//! list. No process is restarted for it, and no connection is closed.
 
 use crate::signer::Signer;
 use mvm_api::types::{RevocationList, SigningRequest};
@@ -11,25 +11,25 @@ use mvm_model::Millis;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often the list of what is revoked is fetched, in ms; more often where certificates are good
-/// for a short while only.
+/// The shortest and the longest pause between fetches of the revocation list, in ms. The pause is
+/// shorter where certificates are short-lived.
 const PERIOD_MS: (Millis, Millis) = (1_000, 30_000);
 
-/// How often it is told that a certificate has run out or soon will, in ms.
+/// The pause between two warnings that a certificate has expired or soon will, in ms.
 const TELL_MS: Millis = 3_600_000;
 
-/// Who signs.
+/// The signer that renews the identity.
 #[derive(Clone)]
 pub enum Source {
-    /// A signer elsewhere, at the addresses that the identity names.
+    /// A signer on another machine, at the addresses that the identity names.
     Remote,
-    /// One in this process.
+    /// A signer in this process.
     Local(Arc<Signer>),
 }
 
-/// Renews the identity when it is due and fetches what is revoked, for ever. Failures are logged and
-/// tried again: what is in force stays in force. What has run out all the same, or soon will, is told at once
-/// and every hour.
+/// Renews the identity when it is due and fetches the revocation list, forever. Failures are logged
+/// and tried again; the present identity and list stay in force meanwhile. A certificate that has
+/// expired, or soon will, is logged at once and every hour.
 pub async fn keep(credentials: Arc<Credentials>, source: Source) {
     let (mut renew_at, mut tell_at) = (0, 0);
     let mut failing = false;
@@ -63,7 +63,7 @@ pub async fn keep(credentials: Arc<Credentials>, source: Source) {
     }
 }
 
-/// Gets a new certificate for a new key, and puts it in force.
+/// Requests a certificate for a new key, and puts it in force.
 pub async fn renew(credentials: &Arc<Credentials>, source: &Source) -> Result<()> {
     let key = authority::new_key()?;
     let request = authority::request(&key)?;
@@ -78,7 +78,7 @@ pub async fn renew(credentials: &Arc<Credentials>, source: &Source) -> Result<()
     Ok(())
 }
 
-/// Fetches what is revoked, and puts it in force.
+/// Fetches the revocation list, and puts it in force.
 pub async fn refresh(credentials: &Arc<Credentials>, source: &Source) -> Result<()> {
     let crl = match source {
         Source::Local(signer) => signer.crl(now()).await?,

@@ -1,4 +1,5 @@
-//! The id of a request: taken from it or made here, and told in the answer, the log and the audit log.
+//! The id of a request: taken from its header or made here. The response, the log and the audit log
+//! repeat it.
 
 use crate::drain::Left;
 use axum::extract::Request;
@@ -9,26 +10,26 @@ use mvm_api::Problem;
 use mvm_model::Code;
 use tracing::Instrument;
 
-/// The header that names it.
+/// The header with the request's id.
 pub const REQUEST_ID: &str = "x-request-id";
-/// No id from outside is longer, in characters.
+/// The longest id that a caller may set, in characters.
 const LONGEST: usize = 64;
-/// What axum says of a refusal is not longer, in bytes.
+/// The longest error text of axum that is kept, in bytes.
 const LONGEST_WORDS: usize = 16 << 10;
 
-/// The id of the request that is handled.
+/// The id of the request that is being handled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(pub String);
 
-/// Gives every request an id, and every answer that is no success the form of a problem document
-/// with that id.
+/// Gives every request an id, and turns every unsuccessful response into a problem document with
+/// that id.
 pub async fn layer(mut request: Request, next: Next) -> Response {
     let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
     let id = given.filter(|id| is_sane(id)).map_or_else(made, str::to_owned);
     let span = tracing::info_span!("request", id);
     let value = HeaderValue::from_str(&id).ok();
     if let Some(value) = value.clone() {
-        // Whoever passes the request on passes the id on.
+        // A request that is forwarded keeps its id.
         request.headers_mut().insert(REQUEST_ID, value);
     }
     request.extensions_mut().insert(RequestId(id.clone()));
@@ -60,12 +61,12 @@ fn is_sane(id: &str) -> bool {
 
 fn made() -> String {
     let mut drawn = [0; 8];
-    // Without randomness it is told apart by nobody, and served all the same.
+    // Without random bytes the id is not unique, and the request is served nonetheless.
     let _ = getrandom::fill(&mut drawn);
     format!("{:016x}", u64::from_be_bytes(drawn))
 }
 
-/// What the router and its extractors refuse by themselves, as a problem document.
+/// Turns an error of the router or an extractor into a problem document.
 async fn explained(response: Response) -> Response {
     let status = response.status();
     let refused = status.is_client_error() || status.is_server_error();

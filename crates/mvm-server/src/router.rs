@@ -9,7 +9,7 @@ use mvm_api::routes::{ROUTES, Server};
 use std::collections::BTreeSet;
 use tower::ServiceExt;
 
-/// A router that knows its paths, so that it can be compared with the table.
+/// A router that lists its paths, so that it can be compared with the table.
 pub struct Routes<S> {
     pub(crate) paths: Vec<String>,
     pub(crate) router: Router<S>,
@@ -22,40 +22,40 @@ impl<S: Clone + Send + Sync + 'static> Default for Routes<S> {
 }
 
 impl<S: Clone + Send + Sync + 'static> Routes<S> {
-    /// No route.
+    /// Makes a router without routes.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// As axum's.
+    /// Adds a route, as axum's router does.
     pub fn route(mut self, path: &str, methods: MethodRouter<S>) -> Self {
         self.paths.push(path.to_owned());
         Routes { router: self.router.route(path, methods), paths: self.paths }
     }
 
-    /// The routes of both.
+    /// Joins the routes of both.
     pub fn merge(mut self, other: Routes<S>) -> Self {
         self.paths.extend(other.paths);
         Routes { router: self.router.merge(other.router), paths: self.paths }
     }
 
-    /// With what the handlers get; the routes can then be merged with those of other handlers.
+    /// Gives the handlers their state. The routes can then be merged with those of other handlers.
     pub fn with_state<T>(self, state: S) -> Routes<T> {
         Routes { router: self.router.with_state(state), paths: self.paths }
     }
 
-    /// The router.
+    /// Returns axum's router.
     pub fn into_router(self) -> Router<S> {
         self.router
     }
 
-    /// What it has and the table says nothing of for this server, and the other way round, in words
-    /// that say what to do. No handler is called.
+    /// Compares the router with the table's routes for this server, in both directions. Each
+    /// difference says what to do. No handler is called.
     pub async fn differences(self, server: Server, state: S) -> Vec<String> {
         let router = self.router.with_state(state);
         let mut served = BTreeSet::new();
         for path in &self.paths {
-            // No route takes TRACE: the answer lists the methods that it takes.
+            // No route takes TRACE, so the response lists the methods that the path takes.
             let mut request = Request::new(Body::empty());
             *request.method_mut() = Method::TRACE;
             *request.uri_mut() = path.replace(['{', '}'], "").parse().unwrap_or_default();

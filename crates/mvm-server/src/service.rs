@@ -1,29 +1,29 @@
-//! What a service tells the manager that started it (sd_notify(3)): that it is ready, that it
-//! lives, that it ends. Where no manager wants to know, nothing is told.
+//! Notices to the service manager that started this process (sd_notify(3)): ready, alive, stopping.
+//! Without a manager that listens, no notice is sent.
 
 use sd_notify::NotifyState;
 use std::future::Future;
 use std::time::Duration;
 
-/// It serves from now on; `status` is what `systemctl status` shows.
+/// Reports that the service is ready. `systemctl status` shows `status`.
 pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// It is about to end.
+/// Reports that the service is about to stop.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Tells for ever that the service lives, as often as the manager's watchdog wants to hear it, and
-/// only as long as `alive` answers: a service that is stuck is started anew. No VM is touched by that.
+/// Reports forever that the service is alive, as often as the manager's watchdog requires, but only
+/// while `alive` answers. The manager restarts a service that is stuck; no VM is affected by that.
 pub async fn live<F: Future>(alive: impl Fn() -> F) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
-    // Three times within the limit, as one may come late.
+    // Three notices within the limit, since one may be late.
     let period = (limit / 3).max(Duration::from_millis(1));
     loop {
         alive().await;
-        // A manager that does not listen holds up nobody but this.
+        // A manager that does not read its socket blocks only this task.
         let _ = tokio::task::spawn_blocking(|| tell(&[NotifyState::Watchdog])).await;
         tokio::time::sleep(period).await;
     }

@@ -2,7 +2,7 @@
 
 use mvm_api::Problem;
 
-/// The problem that a store's error is.
+/// Makes a problem of a store's error.
 pub fn stored(error: mvm_store::Error) -> Problem {
     Problem::new(error.code(), error.to_string())
 }

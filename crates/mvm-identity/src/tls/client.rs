@@ -1,4 +1,5 @@
-//! TLS for the API's client, which is handed it: it is below keys and certificates.
+//! TLS for the API's client. The client's crate is below this one, so the connections are handed to
+//! it.
 
 use super::connect::{Expect, connect};
 use super::credentials::Credentials;
@@ -9,8 +10,8 @@ use mvm_api::{Client, Problem};
 use std::error::Error;
 use std::sync::Arc;
 
-/// A client of the server at `address` (`HOST:PORT`), which must be whom we expect, with the
-/// identity that `credentials` holds. Connects with the first call.
+/// Returns a client of the server at `address` (`HOST:PORT`), whose identity must be the expected
+/// one. It presents the identity of `credentials` and connects with the first call.
 pub fn client(address: impl Into<String>, credentials: Arc<Credentials>, expect: Expect) -> Client {
     let address = address.into();
     Client::over(address.clone(), Arc::new(Way { address, credentials, expect }))

@@ -1,5 +1,5 @@
-//! Connecting: the server is known by the identity in its certificate, not by the name or address
-//! that it was reached at.
+//! Connections to servers. A server is known by the identity in its certificate, not by the name or
+//! address at which it was reached.
 
 use super::connection::Connection;
 use super::credentials::{Credentials, roots, unusable};
@@ -20,15 +20,15 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// How long a connection may take to be made, the handshake included.
+/// How long connecting may take, the handshake included.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Who must answer.
+/// The identity that a server must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expect {
-    /// This node; any, where none is named.
+    /// The node of this name; any node where none is given.
     Node(Option<Name>),
-    /// Any coordinator: the signer is one as well.
+    /// Any coordinator, or the signer, which has a coordinator's identity.
     Coordinator,
 }
 
@@ -53,9 +53,9 @@ impl fmt::Display for Expect {
     }
 }
 
-/// Connects to `address` (`HOST:PORT`) and shows our identity. Both sides have checked each other's
-/// chain, time and revocation when this gives the stream, except that a server which refuses us says
-/// so only when the stream is first read (TLS 1.3).
+/// Connects to `address` (`HOST:PORT`) and presents our identity. When this returns, both sides
+/// have checked each other's chain, validity and revocation; but a server that refuses our
+/// certificate says so only when the stream is first read (TLS 1.3).
 pub async fn connect(
     address: &str,
     credentials: &Credentials,
@@ -76,7 +76,7 @@ pub async fn connect(
     tokio::time::timeout(DEADLINE, connecting).await.map_err(late)?
 }
 
-/// How a connection is made with this identity.
+/// Returns the TLS configuration of connections with this identity.
 fn config(credential: &Credential, expect: &Expect) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let chain = WebPkiServerVerifier::builder_with_provider(roots(credential)?, provider.clone())
@@ -95,14 +95,14 @@ fn config(credential: &Credential, expect: &Expect) -> Result<Arc<ClientConfig>>
     Ok(Arc::new(config))
 }
 
-/// Chain, time, usage and revocation as webpki checks them, and then the identity.
+/// Checks chain, validity, usage and revocation as webpki does, and then the identity.
 #[derive(Debug)]
 struct Verifier {
     chain: Arc<WebPkiServerVerifier>,
     expect: Expect,
 }
 
-/// Somebody else answers.
+/// The error of a server with another identity than expected.
 #[derive(Debug, thiserror::Error)]
 #[error("{found} answers where {wanted} should")]
 struct Unexpected {
@@ -120,7 +120,8 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> std::result::Result<ServerCertVerified, Error> {
         let chain = &self.chain;
-        // First: the error of a foreign or old certificate says more than that of another name.
+        // The chain is checked before the identity, since the error of a foreign or expired
+        // certificate says more than that of another name.
         chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
         let other = |cause| Error::InvalidCertificate(CertificateError::Other(OtherError(cause)));
         let facts = certificate::read(end_entity).map_err(|problem| other(Arc::new(problem)))?;

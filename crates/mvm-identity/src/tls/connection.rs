@@ -1,4 +1,4 @@
-//! Connections that know who is at their other end, on both sides.
+//! Connections whose peers have presented certificates, on both sides.
 
 use crate::revocations::{Open, Revocations};
 use mvm_api::identity::Facts;
@@ -10,7 +10,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-/// A connection whose peer is known. It breaks when the peer's certificate is revoked.
+/// A connection with the contents of its peer's certificate. It breaks when that certificate is
+/// revoked.
 pub struct Connection<S> {
     stream: S,
     facts: Facts,
@@ -20,19 +21,19 @@ pub struct Connection<S> {
 }
 
 impl<S> Connection<S> {
-    /// The stream to the holder of a certificate that the handshake has checked.
+    /// Wraps the stream to the holder of a certificate that the handshake has checked.
     pub fn new(stream: S, facts: Facts, revocations: Arc<Revocations>) -> Connection<S> {
         let open = revocations.opened(facts.serial.clone());
         let cut = Box::pin(open.cut.clone().cancelled_owned());
         Connection { stream, facts, revocations, cut, _open: open }
     }
 
-    /// What the certificate of whoever is at the other end says.
+    /// Returns the contents of the peer's certificate.
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
 
-    /// Where to see whether that still counts.
+    /// Returns the revocations that apply to the peer's certificate.
     pub fn revocations(&self) -> &Arc<Revocations> {
         &self.revocations
     }

@@ -1,5 +1,5 @@
-//! The identity of this process while it runs: replaced as a whole when it is renewed, or when more
-//! is revoked. Connections that stand go on with what they were made with.
+//! The identity of a running process. It is replaced as a whole when it is renewed or a new
+//! revocation list arrives. Open connections keep the identity that they were made with.
 
 use crate::certificate::Revoked;
 use crate::directory::Signers;
@@ -14,30 +14,30 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use std::sync::Arc;
 
-/// Keeps the identity in force. Cheap to share behind an `Arc`.
+/// Holds the identity in force; shared behind an `Arc`.
 pub struct Credentials {
     dir: Option<IdentityDir>,
     state: RwLock<Arc<State>>,
-    /// Held by whoever makes the next state of the present one.
+    /// Held while the next state is derived from the present one.
     changing: Mutex<()>,
     revocations: Arc<Revocations>,
 }
 
 struct State {
     credential: Credential,
-    /// Counts up with every change.
+    /// Counts the changes.
     generation: u64,
     server: Option<Arc<ServerConfig>>,
 }
 
 impl Credentials {
-    /// Keeps the identity of a directory, and writes there what changes.
+    /// Holds the identity of a directory, and writes changes there.
     pub fn open(dir: IdentityDir) -> Result<Arc<Credentials>> {
         let credential = dir.load()?;
         Credentials::new(Some(dir), credential)
     }
 
-    /// Keeps an identity in memory only.
+    /// Holds an identity in memory only.
     pub fn in_memory(credential: Credential) -> Result<Arc<Credentials>> {
         Credentials::new(None, credential)
     }
@@ -52,22 +52,24 @@ impl Credentials {
         self.state.read().clone()
     }
 
-    /// The identity as it is now.
+    /// Returns the present identity.
     pub fn credential(&self) -> Credential {
         self.state().credential.clone()
     }
 
-    /// How often it has changed: a connection of an earlier generation shows an earlier identity.
+    /// Returns the number of changes so far. A connection of an earlier generation presents an
+    /// earlier identity.
     pub fn generation(&self) -> u64 {
         self.state().generation
     }
 
-    /// What is revoked.
+    /// Returns the revocation list in force.
     pub fn revocations(&self) -> Arc<Revocations> {
         self.revocations.clone()
     }
 
-    /// How the next connection is accepted. Errors: `wrong_identity` where it is of one that only calls.
+    /// Returns the TLS configuration for the next incoming connection. Errors: `wrong_identity`
+    /// where the identity's role only calls.
     pub fn server(&self) -> Result<Arc<ServerConfig>> {
         let state = self.state();
         state.server.clone().ok_or_else(|| {
@@ -77,7 +79,7 @@ impl Credentials {
         })
     }
 
-    /// Puts a renewed certificate and its key (PEM) in force, durably first.
+    /// Stores a renewed certificate and its key (PEM), then puts them in force.
     pub fn renew(&self, certificate: &str, key: &str) -> Result<()> {
         let _changing = self.changing.lock();
         let renewed = self.credential().renewed(certificate, key)?;
@@ -87,8 +89,8 @@ impl Credentials {
         self.replace(renewed)
     }
 
-    /// Puts a list of what is revoked (PEM) in force, durably first. Gives whether it is newer than
-    /// the one in force: an older one changes nothing.
+    /// Stores a revocation list (PEM), then puts it in force. Returns whether the list is newer
+    /// than the one in force; an older one changes nothing.
     pub fn revoke(&self, list: &str) -> Result<bool> {
         let _changing = self.changing.lock();
         let mut now = self.credential();
@@ -108,7 +110,7 @@ impl Credentials {
         Ok(true)
     }
 
-    /// Has it renewed by these signers from now on.
+    /// Replaces the signers that renew the identity.
     pub fn ask_at(&self, signers: Signers) -> Result<()> {
         let _changing = self.changing.lock();
         if let Some(dir) = &self.dir {
@@ -117,7 +119,7 @@ impl Credentials {
         self.replace(Credential { signers, ..self.credential() })
     }
 
-    /// Takes over what somebody else has written into the directory.
+    /// Puts in force what another process has written into the directory.
     pub fn reload(&self) -> Result<()> {
         let Some(dir) = &self.dir else { return Ok(()) };
         let _changing = self.changing.lock();
@@ -128,7 +130,7 @@ impl Credentials {
             self.revocations.replace(there.revoked.clone());
         }
         match other || more {
-            // What is revoked stays so, whatever was put there.
+            // A certificate stays revoked, even if the directory holds an older list.
             true if more => self.replace(there),
             true => self.replace(Credential { list: now.list, revoked: now.revoked, ..there }),
             false => Ok(()),
@@ -150,7 +152,7 @@ impl State {
     }
 }
 
-/// The authorities that are trusted, for the verifiers.
+/// Returns the trusted authorities in the form that the verifiers take.
 pub(super) fn roots(credential: &Credential) -> Result<Arc<RootCertStore>> {
     let mut roots = RootCertStore::empty();
     for root in &credential.roots {

@@ -1,17 +1,19 @@
-//! What TLS says when it fails, in words that tell whose certificate is meant.
+//! TLS errors in words that say whose certificate is at fault.
 
 use mvm_api::Problem;
 use mvm_model::Code;
 use rustls::{AlertDescription, CertificateError, Error};
 
-/// The fault of TLS among the causes of an error, as a problem; none where the cause is another.
+/// Returns the TLS error among the causes of an error, as a problem; `None` where the cause is
+/// another.
 pub(super) fn fault_of(at: &str, error: &(dyn std::error::Error + 'static)) -> Option<Problem> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(fault) = error.downcast_ref::<Error>() {
             return Some(problem(at, fault));
         }
-        // An I/O error gives the source of what is inside, not that itself.
+        // The source of an I/O error is its inner error's source, which skips the inner error
+        // itself.
         let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         next = match inner {
             Some(inner) => Some(inner),
@@ -40,7 +42,7 @@ fn problem(at: &str, fault: &Error) -> Problem {
     }
 }
 
-/// Why the other side refuses us.
+/// Describes why the other side refuses us.
 fn refusal(alert: AlertDescription) -> String {
     match alert {
         AlertDescription::CertificateExpired => "our certificate has run out".to_owned(),
@@ -55,7 +57,7 @@ fn refusal(alert: AlertDescription) -> String {
     }
 }
 
-/// Why we do not trust the other side.
+/// Describes why we do not trust the other side.
 fn distrust(cause: &CertificateError) -> String {
     match cause {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {

@@ -1,7 +1,7 @@
-//! Mutual TLS, 1.3 only: who serves and who calls show certificates of one authority.
+//! Mutual TLS, 1.3 only: server and client present certificates of one authority.
 //!
-//! No session is resumed: a resumed handshake would not look at the certificate again, and one that
-//! has run out or was revoked would get in.
+//! No session is resumed. A resumed handshake would not check the certificate again, so an expired
+//! or revoked one would get in.
 
 mod client;
 mod connect;

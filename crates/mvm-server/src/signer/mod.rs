@@ -1,8 +1,8 @@
-//! The signer: what an authority has issued, to whom, and what of it is revoked. Runs where the
-//! authority's key is, in a coordinator or in `mvm ca serve`.
+//! The signer: an authority with records of the certificates that it issued and revoked. It runs in
+//! a coordinator or in `mvm ca serve`, where the authority's key is.
 //!
-//! Everything is decided on what the store says and written with conditions, so that of several
-//! signers on one store, each of which may be killed at any time, no two make a node of one token.
+//! Every decision rests on the store's records and is written under a condition. Several signers
+//! may share a store, and each may be killed at any time: no two of them make a node of one token.
 
 mod routes;
 
@@ -23,14 +23,14 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Where records lie in the store.
+/// The prefixes of records in the store.
 const IDENTITIES: &str = "ca/identities/";
 const TOKENS: &str = "ca/tokens/";
-/// The list of what is revoked.
+/// The key of the revocation list's record.
 pub const LIST: &str = "ca/list";
-/// How often a change is tried that others come in between of.
+/// How often a change is tried that collides with other changes.
 const TRIES: usize = 16;
-/// The longest that a join token may be good, in seconds: a week.
+/// The longest lifetime of a join token, in seconds: a week.
 const LONGEST_TOKEN_S: u64 = 7 * 24 * 3600;
 
 /// An authority and its records.
@@ -38,7 +38,7 @@ pub struct Signer {
     authority: Authority,
     dir: PathBuf,
     store: Arc<dyn Store>,
-    /// How long a node's or coordinator's certificate is good, in ms.
+    /// The lifetime of nodes' and coordinators' certificates, in ms.
     lifetime: Millis,
 }
 
@@ -47,13 +47,13 @@ pub struct Signer {
 struct Used {
     /// The public key that the certificate was made for.
     key: String,
-    /// The node's certificate, for one who asks again because the answer was lost.
+    /// The node's certificate, for a caller that repeats the request because the answer was lost.
     certificate: String,
-    /// When the token runs out, and this record is of no use any more.
+    /// When the token expires; the record is of no use after that.
     not_after: Millis,
 }
 
-/// The list of what is revoked.
+/// The record of the revocation list.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct List {
     number: u64,
@@ -62,44 +62,45 @@ struct List {
 }
 
 impl Signer {
-    /// The authority in the directory `dir`, with its records in `store`.
+    /// Opens the authority in the directory `dir`, with its records in `store`.
     pub fn open(dir: &Path, store: Arc<dyn Store>) -> Result<Signer> {
         let authority = Authority::open(dir)?;
         Ok(Signer { authority, dir: dir.to_owned(), store, lifetime: NODE_LIFETIME })
     }
 
-    /// The authority in the directory `dir`, with its records in a file beside it that no other
-    /// process may have open.
+    /// Opens the authority in the directory `dir`, with its records in a file beside it. No other
+    /// process may have that file open.
     pub fn embedded(dir: &Path) -> Result<Signer> {
-        // First: a directory without an authority gets no file.
+        // The authority is opened first, so that a directory without one gets no file.
         Authority::open(dir)?;
         Signer::open(dir, Arc::new(SqliteStore::open(&dir.join("ca.db")).map_err(stored)?))
     }
 
-    /// The same, with another lifetime of nodes' and coordinators' certificates, in ms.
+    /// Sets the lifetime of nodes' and coordinators' certificates, in ms.
     pub fn lifetime(mut self, lifetime: Millis) -> Signer {
         self.lifetime = lifetime;
         self
     }
 
-    /// The authority.
+    /// Returns the authority.
     pub fn authority(&self) -> &Authority {
         &self.authority
     }
 
-    /// Where its creates are remembered; `started_at` is when its server was started.
+    /// Returns the records of requests with an idempotency key. `started_at` is when the server was
+    /// started.
     pub fn once(&self, started_at: Millis) -> Result<Idempotency> {
         let seal = Some(Arc::new(Seal::of(&self.authority)?));
         Ok(Idempotency { store: self.store.clone(), server: Server::Signer, started_at, seal })
     }
 
-    /// A certificate with whom to trust.
+    /// Adds the authority's certificate and the revocation list to a certificate.
     async fn signed(&self, certificate: String, now: Millis) -> Result<Signed> {
         let ca = self.authority.certificate().to_owned();
         Ok(Signed { certificate, ca, crl: self.crl(now).await? })
     }
 
-    /// Makes a join token for a node that is not there.
+    /// Makes a join token for a node that has no valid certificate.
     pub async fn invite(&self, invite: &Invite, now: Millis) -> Result<Invitation> {
         let node = Identity::Node(invite.name.clone());
         self.absent(&self.view(&node).await?.0, now)?;
@@ -108,8 +109,8 @@ impl Signer {
         Ok(invitation)
     }
 
-    /// Makes the holder of a join token the node that it names, once. Whoever asks again with the
-    /// same key gets the same certificate.
+    /// Makes the holder of a join token the node that it names, once. A caller that repeats the
+    /// request with the same key gets the same certificate.
     pub async fn join(&self, token: &Facts, request: &str, now: Millis) -> Result<Signed> {
         let Identity::Joiner(name) = &token.identity else {
             let detail = format!("{} has no join token", token.identity.holder());
@@ -120,7 +121,8 @@ impl Signer {
         let key = request_key(request)?;
         let place = format!("{TOKENS}{}", token.serial);
         for _ in 0..TRIES {
-            // Before the token: where this token made the node in between, that is what is told.
+            // The node is read before the token: if this token makes the node in between, the
+            // token's record shows it.
             let (mut view, revision) = self.view(&node).await?;
             if let Some(used) = self.get::<Used>(&place).await? {
                 if used.0.key == key {
@@ -149,7 +151,7 @@ impl Signer {
         Err(contended())
     }
 
-    /// Signs anew for an identity whose certificate is good.
+    /// Signs a new certificate for an identity whose certificate is valid.
     pub async fn renew(&self, present: &Facts, request: &str, now: Millis) -> Result<Signed> {
         let lifetime = match present.identity.role() {
             Role::Node | Role::Coordinator => self.lifetime,
@@ -159,8 +161,8 @@ impl Signer {
         for _ in 0..TRIES {
             let (mut view, expect) = self.view(&present.identity).await?;
             let shown = |one: &&CertificateView| one.facts.serial == present.serial;
-            // Another signer may have revoked it just now. That marks this record, too: a
-            // certificate is never renewed past its revocation.
+            // Another signer may have revoked the certificate just now. The revocation changes this
+            // record, too, so a certificate is never renewed past its revocation.
             if view.certificates.iter().find(shown).is_some_and(|one| one.revoked_at.is_some()) {
                 let holder = present.identity.holder();
                 let detail = format!("the certificate of {holder} was revoked");
@@ -174,7 +176,7 @@ impl Signer {
         Err(contended())
     }
 
-    /// Issues a certificate for a key that is here, and records it.
+    /// Issues a certificate for a key of this process, and records it.
     pub async fn issue(
         &self,
         identity: &Identity,
@@ -186,8 +188,8 @@ impl Signer {
         Ok(issued)
     }
 
-    /// Revokes all certificates of an identity, of a node also those in tokens that would make it.
-    /// Gives the new list.
+    /// Revokes all certificates of an identity; for a node also those in its join tokens. Returns
+    /// the new revocation list.
     pub async fn revoke(&self, identity: &Identity, now: Millis) -> Result<String> {
         let mut identities = vec![identity.clone()];
         if let Identity::Node(name) = identity {
@@ -227,7 +229,7 @@ impl Signer {
         Err(contended())
     }
 
-    /// The list of what is revoked, in PEM.
+    /// Returns the revocation list in PEM.
     pub async fn crl(&self, now: Millis) -> Result<String> {
         for _ in 0..TRIES {
             let (list, revision) = self.list(now).await?;
@@ -239,7 +241,7 @@ impl Signer {
         Err(contended())
     }
 
-    /// The list as it is; the first one, which is empty, where there is none yet.
+    /// Returns the list's record; an empty first list where there is none yet.
     async fn list(&self, now: Millis) -> Result<(List, Expect)> {
         if let Some((list, revision)) = self.get(LIST).await? {
             return Ok((list, Expect::Revision(revision)));
@@ -248,7 +250,7 @@ impl Signer {
         Ok((List { number: 1, revoked: Vec::new(), crl }, Expect::Absent))
     }
 
-    /// Who has certificates that have not run out.
+    /// Returns the identities that have unexpired certificates.
     pub async fn identities(&self, now: Millis) -> Result<Vec<IdentityView>> {
         let mut views = Vec::new();
         for record in self.store.list(IDENTITIES).await.map_err(stored)? {
@@ -271,8 +273,8 @@ impl Signer {
         Ok(views)
     }
 
-    /// What is known of one identity, what was issued without a store included, and the condition
-    /// under which that is replaced.
+    /// Returns an identity's certificates, those issued without a store included, and the condition
+    /// for replacing the record.
     async fn view(&self, identity: &Identity) -> Result<(IdentityView, Expect)> {
         let (mut view, expect) = match self.get(&identity_key(identity)).await? {
             Some((view, revision)) => (view, Expect::Revision(revision)),
@@ -289,7 +291,7 @@ impl Signer {
         Ok((view, expect))
     }
 
-    /// Refuses where the identity has a certificate that is good.
+    /// Refuses an identity that has a valid certificate.
     fn absent(&self, view: &IdentityView, now: Millis) -> Result<()> {
         if !view.certificates.iter().any(|one| live(one, now)) {
             return Ok(());
@@ -299,7 +301,7 @@ impl Signer {
             .hint(format!("choose another name, or remove it first: mvm node remove {name}")))
     }
 
-    /// Remembers that a certificate was issued.
+    /// Records an issued certificate.
     async fn record(&self, facts: &Facts, now: Millis) -> Result<()> {
         for _ in 0..TRIES {
             let (mut view, expect) = self.view(&facts.identity).await?;
@@ -311,7 +313,7 @@ impl Signer {
         Err(contended())
     }
 
-    /// Removes the records of tokens that have run out.
+    /// Returns the writes that remove the records of expired tokens.
     async fn stale_tokens(&self, now: Millis) -> Result<Vec<Write>> {
         let mut writes = Vec::new();
         for record in self.store.list(TOKENS).await.map_err(stored)? {
@@ -327,7 +329,7 @@ impl Signer {
         record.map(|record| Ok((read(&record)?, record.revision))).transpose()
     }
 
-    /// Whether the writes happened: not, where somebody else was faster.
+    /// Commits the writes. Returns false where another process was faster.
     async fn commit(&self, writes: Vec<Write>) -> Result<bool> {
         match self.store.commit(writes).await {
             Ok(_) => Ok(true),
@@ -337,13 +339,14 @@ impl Signer {
     }
 }
 
-/// The list of what is revoked, in PEM, of its record.
+/// Reads the revocation list in PEM from its record.
 pub fn list_of(record: &[u8]) -> Result<String> {
     let list = serde_json::from_slice::<List>(record);
     Ok(list.map_err(|e| Problem::internal(format!("the record {LIST} cannot be read: {e}")))?.crl)
 }
 
-/// A join token made with the authority alone, and what its certificate says.
+/// Makes a join token with the authority alone, without records. Returns the contents of the
+/// token's certificate, too.
 pub fn invitation(
     authority: &Authority,
     invite: &Invite,
@@ -371,7 +374,7 @@ fn live(one: &CertificateView, now: Millis) -> bool {
     one.revoked_at.is_none() && one.facts.validity.not_after > now
 }
 
-/// One certificate more; those that have run out are forgotten.
+/// Adds a certificate, and removes expired ones.
 fn add(view: &mut IdentityView, facts: &Facts, now: Millis) {
     view.certificates.retain(|one| one.facts.validity.not_after > now);
     add_known(view, facts.clone());
@@ -388,7 +391,7 @@ fn identity_key(identity: &Identity) -> String {
 }
 
 fn put(key: String, value: &impl Serialize, expect: Expect) -> Write {
-    // Plain structs of strings and numbers: their serialisation cannot fail.
+    // Plain structs of strings and numbers cannot fail to serialise.
     Write::Put { key, value: serde_json::to_vec(value).unwrap_or_default(), expect }
 }
 

@@ -1,4 +1,4 @@
-//! The signer's routes: mounted by whoever has the authority's key.
+//! The signer's routes, which every server with the authority's key mounts.
 
 use super::Signer;
 use crate::extract::{All, Body, Listing};
@@ -27,7 +27,7 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What the handlers get.
+/// The state of the handlers.
 #[derive(Clone)]
 struct Service {
     signer: Arc<Signer>,
@@ -36,8 +36,8 @@ struct Service {
 
 type Shared = State<Service>;
 
-/// The signer's routes. `credentials` is of the server that mounts them: what is revoked here counts
-/// there at once.
+/// Returns the signer's routes. `credentials` belongs to the server that mounts them: a revocation
+/// is in force there at once.
 pub fn routes<T>(signer: Arc<Signer>, credentials: Arc<Credentials>) -> Result<Routes<T>> {
     let once = signer.once(now())?;
     let routes = Routes::new()
@@ -51,8 +51,8 @@ pub fn routes<T>(signer: Arc<Signer>, credentials: Arc<Credentials>) -> Result<R
     Ok(routes.with_state(Service { signer, credentials }))
 }
 
-/// Serves the authority in the directory `dir` at these addresses until SIGTERM or SIGINT; the
-/// certificates of nodes that it makes are good for `lifetime` ms.
+/// Serves the authority in the directory `dir` at these addresses until SIGTERM or SIGINT. It
+/// issues nodes' certificates with a lifetime of `lifetime` ms.
 pub async fn serve(dir: &Path, listen: &[SocketAddr], lifetime: Millis) -> Result<()> {
     let signer = Arc::new(Signer::embedded(dir)?.lifetime(lifetime));
     let credentials = own_identity(&signer, IdentityDir::new(dir.join("server"))).await?;
@@ -70,7 +70,8 @@ pub async fn serve(dir: &Path, listen: &[SocketAddr], lifetime: Millis) -> Resul
     }
 }
 
-/// The identity of the signer itself, which it issues to itself where it has none that is good.
+/// Opens the signer's own identity. Where that is missing or invalid, the signer issues itself a
+/// new one.
 async fn own_identity(signer: &Signer, dir: IdentityDir) -> Result<Arc<Credentials>> {
     let good = |credentials: &Arc<Credentials>| {
         let credential = credentials.credential();
@@ -87,7 +88,7 @@ async fn own_identity(signer: &Signer, dir: IdentityDir) -> Result<Arc<Credentia
     Credentials::open(dir)
 }
 
-/// What the certificate says that the caller has shown itself.
+/// Returns the contents of the certificate that the caller has presented itself.
 fn shown(peer: &Peer) -> Result<&Facts> {
     match peer {
         Peer::Certificate { facts, .. } => Ok(facts),

@@ -1,4 +1,5 @@
-//! Mutual TLS on loopback: who gets in, who does not, and what that costs the others.
+//! Mutual TLS on loopback: which clients get in, which do not, and that refused ones do not disturb
+//! the others.
 
 use crate::support::{HOUR, Lab, id, refused};
 use mvm_identity::tls::{Credentials, Expect};
@@ -47,7 +48,7 @@ async fn wrong_certificates_are_refused_before_a_request_is_read() {
         assert_eq!(problem.code, Code::CertificateRefused, "{problem}");
         assert!(problem.detail.contains(words), "{problem}");
     }
-    // One that does not trust the server never shows its own.
+    // A client that does not trust the server never presents its own certificate.
     let stranger = lab.client(&address, foreign.credential("operator/alice", HOUR));
     let problem = refused(stranger.get::<String>("/who").await);
     assert_eq!(problem.code, Code::PeerUntrusted, "{problem}");
@@ -68,7 +69,7 @@ async fn a_server_is_known_by_its_identity_whatever_its_address() {
     assert_eq!(other.code, Code::PeerUntrusted);
     assert!(other.detail.contains("node:n1 answers where the node n2 should"), "{other}");
     assert_eq!(refused(ask(Expect::Coordinator).await).code, Code::PeerUntrusted);
-    // An operator's certificate serves nobody.
+    // An operator's certificate cannot serve.
     let loopback = ["127.0.0.1:0".parse().expect("address")];
     let listener = TlsListener::bind(&loopback, lab.credentials("operator/alice")).await;
     assert_eq!(listener.err().expect("refused").code, Code::WrongIdentity);
@@ -88,7 +89,7 @@ async fn revoked_ones_are_cut_off_and_stay_out() {
             .expect("a credential");
     let mallory = lab.client(&address, credential.clone());
     mallory.get::<String>("/who").await.expect("good so far");
-    // A raw connection that stands open.
+    // A raw connection that stays open.
     let credentials = Credentials::in_memory(credential.clone()).expect("credentials");
     let mut open = mvm_identity::tls::connect(&address, &credentials, &Expect::Coordinator)
         .await
@@ -109,7 +110,8 @@ async fn revoked_ones_are_cut_off_and_stay_out() {
         assert!(problem.detail.contains("our certificate was revoked"), "{problem}");
     }
     alice.get::<String>("/who").await.expect("others go on");
-    // An older list does not undo it, a foreign one is refused, and the same again is no fault.
+    // An older list does not undo the revocation, a foreign one is refused, and the same list again
+    // is accepted.
     let older = lab.signer.authority().list(1, &[], now()).expect("list");
     assert!(!server.revoke(&older).expect("taken"));
     assert!(!server.revoke(&list.crl).expect("taken"));
@@ -173,16 +175,16 @@ async fn who_shows_no_certificate_or_speaks_something_else_is_refused() {
     assert_eq!(said_to(&hello_of_tls_1_2()).await, [0x15, 3, 3, 0, 2, 2, 70]);
     for bytes in [&b"GET /who HTTP/1.1\r\n\r\n"[..], &[0; 600], b"\x16\x03\x01\xff\xff"] {
         let answer = said_to(bytes).await;
-        // At most an alert, never an answer.
+        // The server sends at most an alert, never a response.
         assert!(answer.len() < 16 && !answer.starts_with(b"HTTP"), "{answer:?}");
     }
-    // None of it hurt.
+    // The server still works.
     let alice = lab.client(&address, lab.credential("operator/alice", HOUR));
     alice.get::<String>("/who").await.expect("an answer");
 }
 
-/// The first message of a client that knows TLS 1.2 and no later version: one cipher suite, and the
-/// extensions with a curve and a signature scheme that the server knows, too.
+/// The first message of a client that knows only TLS 1.2: one cipher suite, and the extensions with
+/// a curve and a signature scheme that the server knows, too.
 fn hello_of_tls_1_2() -> Vec<u8> {
     let extensions = [0, 10, 0, 4, 0, 2, 0, 23, 0, 11, 0, 2, 1, 0, 0, 13, 0, 4, 0, 2, 4, 3];
     let mut hello = vec![3, 3];
@@ -207,7 +209,7 @@ async fn who_is_slow_holds_up_nobody() {
     }
     let alice = lab.client(&address, lab.credential("operator/alice", HOUR));
     alice.get::<String>("/who").await.expect("an answer meanwhile");
-    // They are shown out by the deadline.
+    // The deadline disconnects them.
     for mut stream in slow {
         let mut rest = Vec::new();
         let ended = stream.read_to_end(&mut rest);

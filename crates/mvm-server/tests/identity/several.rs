@@ -1,4 +1,4 @@
-//! A client of several coordinators: whichever answers, and nothing is done twice.
+//! A client of several coordinators: any may answer, and no request is carried out twice.
 
 use crate::support::{HOUR, Lab, refused};
 use axum::extract::State;
@@ -16,10 +16,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-/// A coordinator of a test's own.
+/// A coordinator of one test.
 struct Server {
     address: String,
-    /// How many requests it has had.
+    /// The number of requests that it has had.
     asked: Arc<AtomicUsize>,
     ending: Arc<Notify>,
     serving: JoinHandle<()>,
@@ -30,7 +30,7 @@ impl Server {
         self.asked.load(Ordering::SeqCst)
     }
 
-    /// Ends it, with its connections.
+    /// Stops the server and closes its connections.
     async fn end(self) {
         self.ending.notify_one();
         self.serving.await.expect("it ends");
@@ -43,7 +43,7 @@ async fn listen(lab: &Lab, name: &str) -> TlsListener {
     TlsListener::bind(&loopback, credentials).await.expect("listens")
 }
 
-/// One that says its name, whatever it is asked.
+/// A server that returns its name to every request.
 async fn named(lab: &Lab, name: &'static str) -> Server {
     let listener = listen(lab, name).await;
     let (address, asked) = (listener.addresses()[0].to_string(), Arc::new(AtomicUsize::new(0)));
@@ -61,7 +61,7 @@ async fn named(lab: &Lab, name: &'static str) -> Server {
     Server { address, asked, ending, serving }
 }
 
-/// One that takes a request, says this, and breaks the connection; again and again.
+/// A server that takes each request, sends these bytes, and breaks the connection.
 async fn breaking(lab: &Lab, name: &str, says: &'static [u8]) -> Server {
     let mut listener = listen(lab, name).await;
     let (address, asked) = (listener.addresses()[0].to_string(), Arc::new(AtomicUsize::new(0)));
@@ -83,7 +83,7 @@ async fn breaking(lab: &Lab, name: &str, says: &'static [u8]) -> Server {
     Server { address, asked, ending, serving }
 }
 
-/// An address that nobody listens at.
+/// An address where no server listens.
 async fn nobody() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listens");
     listener.local_addr().expect("address").to_string()
@@ -105,11 +105,12 @@ async fn the_next_is_asked_where_one_is_not_there() {
     let client = client(&lab, &[&gone, &c1.address, &c2.address]);
     assert_eq!(name(&client).await, "c1");
     assert_eq!(client.post::<String>("/name", &()).await.expect("an answer"), "c1");
-    // Connections that are kept are of one that has gone: what changes something was not sent.
+    // The kept connections are to a server that has ended. Requests that change something were not
+    // sent to it, so they may go to another.
     let asked = c1.asked.clone();
     c1.end().await;
     assert_eq!(client.post::<String>("/name", &()).await.expect("an answer"), "c2");
-    // The one that has answered is asked first, also by clones.
+    // The server that answered last is asked first, also by clones.
     assert_eq!(name(&client.clone()).await, "c2");
     assert_eq!((asked.load(Ordering::SeqCst), c2.asked()), (2, 2));
 }
@@ -121,7 +122,7 @@ async fn who_is_not_there_is_named() {
     let problem = refused(client(&lab, &[&one, &other]).get::<String>("/name").await);
     assert_eq!(problem.code, Code::AgentUnreachable);
     assert!(problem.detail.contains(&one) && problem.detail.contains(&other), "{problem}");
-    // One that is there and is another's says more than silence.
+    // A server with a foreign certificate gives a better error than silence.
     let strange = named(&Lab::new(), "c9").await;
     let problem = refused(client(&lab, &[&one, &strange.address]).get::<String>("/name").await);
     assert_eq!(problem.code, Code::PeerUntrusted, "{problem}");
@@ -140,7 +141,7 @@ async fn what_may_have_been_done_is_said_again_only_where_that_is_safe() {
     assert_eq!((broken.asked(), good.asked()), (1, 0));
     assert_eq!(name(&both()).await, "c2");
     assert_eq!((broken.asked(), good.asked()), (2, 1));
-    // The other one does not know the protocol: it has been asked, though.
+    // The other server does not know the protocol, but the request has reached it.
     let outcome = both().streams().upgrade_keyed("/name", &(), "key").await;
     assert!(matches!(outcome, Err(ClientError::Broken { .. })), "no stream");
     assert_eq!((broken.asked(), good.asked()), (3, 2));
@@ -185,7 +186,7 @@ async fn followers_go_on_at_another() {
         client.streams().resume("/events", each, |_| {}).await
     });
     assert_eq!(told.recv().await.as_deref(), Some("seven"));
-    // It is broken again at the same one, which is still there, until that ends.
+    // The connection breaks again at the same server, which still runs, until the server ends.
     first.end().await;
     let next = async {
         loop {

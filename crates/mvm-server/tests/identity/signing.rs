@@ -1,4 +1,4 @@
-//! What a signer makes of tokens, certificates and revocations; with a real store, and several at
+//! A signer's tokens, certificates and revocations, with a real store, and with several signers at
 //! once.
 
 use crate::support::{HOUR, Lab, id};
@@ -20,7 +20,7 @@ fn invite(name: &str, ttl_s: u64) -> Invite {
     Invite { name, ttl_s, addresses: vec!["127.0.0.1:1".to_owned()] }
 }
 
-/// A token for this node, and what its certificate says.
+/// Makes a token for this node; returns the contents of its certificate.
 async fn token(lab: &Lab, name: &str) -> Facts {
     let invitation = lab.signer.invite(&invite(name, 3600), now()).await.expect("invited");
     let token: JoinToken = invitation.token.parse().expect("a token");
@@ -49,11 +49,11 @@ async fn a_token_makes_one_node() {
     let ours = request();
     let first = lab.signer.join(&token, &ours, now()).await.expect("joined");
     assert_eq!(facts(&first).identity, id("node/n1"));
-    // The answer may be lost: who asks again with the same key gets the same.
+    // The answer may be lost: a repetition with the same key gets the same certificate.
     let again = lab.signer.join(&token, &ours, now()).await.expect("the same");
     assert_eq!(first.certificate, again.certificate);
     assert_eq!(code(lab.signer.join(&token, &request(), now()).await), Code::TokenUsed);
-    // Nor does another token make a node that is there.
+    // Another token does not make a node that exists, either.
     assert_eq!(code(lab.signer.invite(&invite("n1", 60), now()).await), Code::Exists);
     let offline = signer::invitation(lab.signer.authority(), &invite("n1", 60), now());
     let second = offline.expect("a token").1;
@@ -63,7 +63,7 @@ async fn a_token_makes_one_node() {
     assert_eq!(code(lab.signer.join(&nobody, &request(), now()).await), Code::Forbidden);
 }
 
-/// Two signers on one store, many callers with one token: one of them becomes the node.
+/// Two signers share one store, and many callers one token: exactly one becomes the node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_many_at_once_one_becomes_the_node() {
     let mut lab = Lab::new();
@@ -112,13 +112,13 @@ async fn who_was_removed_may_be_invited_again_and_its_old_certificates_stay_revo
     let again = token(&lab, "n1").await;
     let node = lab.signer.join(&again, &request(), now()).await.expect("joined anew");
     assert!(!revoked.holds(&facts(&node).serial));
-    // Once more is no fault, and what nobody has ever heard of is one.
+    // A second revocation is accepted; the revocation of an unknown identity is refused.
     let same = lab.signer.crl(now()).await.expect("list");
     assert_eq!(list, same);
     assert_eq!(code(lab.signer.revoke(&id("node/n9"), now()).await), Code::NotFound);
 }
 
-/// Renewals and a removal at the same time: no certificate that is good is left over.
+/// Renewals and a removal at the same time leave no valid certificate.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_renewal_does_not_outlive_a_removal() {
     let lab = Lab::new();
@@ -158,13 +158,13 @@ async fn lifetimes_are_kept() {
     let issue = |identity: &str, lifetime| {
         signer.authority().issue(&id(identity), &key, lifetime, now()).expect("issued").facts
     };
-    // A node's is what the signer says, a person's stays what it was.
+    // A node's lifetime is the signer's; a person's stays what it was.
     let node = issue("node/n1", HOUR);
     assert_eq!(long(&facts(&signer.renew(&node, &request(), now()).await.expect("renewed"))), 10);
     let alice = issue("operator/alice", 7 * HOUR);
     let renewed = signer.renew(&alice, &request(), now()).await.expect("renewed");
     assert!((7..=8).contains(&long(&facts(&renewed))));
-    // None outlives its authority, and none is too short to be renewed.
+    // No certificate outlives its authority, and none is too short to be renewed.
     let years = 3650 * 24;
     assert!(long(&issue("operator/alice", 10 * years * HOUR)) <= years);
     let short = signer.authority().issue(&id("node/n1"), &key, 2999, now());
@@ -186,7 +186,7 @@ async fn a_machine_joins_over_the_network_and_is_renewed_by_itself() {
     let token: JoinToken = invitation.token.parse().expect("a token");
     let place = tempfile::tempdir().expect("directory");
     let dir = IdentityDir::new(place.path().join("identity"));
-    // The first address answers nobody: the second is tried.
+    // No server listens at the first address, so the second is tried.
     assert_eq!(enrolment::join(&token, &dir).await.expect("joined").as_str(), "n1");
     let credential = dir.load().expect("an identity");
     assert_eq!(credential.facts.identity, id("node/n1"));
@@ -201,7 +201,7 @@ async fn a_machine_joins_over_the_network_and_is_renewed_by_itself() {
     let renewed = dir.load().expect("an identity").facts;
     assert!(renewed.serial != credential.facts.serial && renewed.identity == id("node/n1"));
     assert_eq!(renewed, credentials.credential().facts);
-    // What somebody else puts there is taken over, too.
+    // An identity that another process stores there is adopted, too.
     renewal::renew(&Credentials::open(dir.clone()).expect("credentials"), &renewal::Source::Remote)
         .await
         .expect("renewed");
@@ -222,18 +222,19 @@ async fn tokens_that_are_old_foreign_or_no_tokens_are_refused() {
     let dir = IdentityDir::new(place.path().join("identity"));
     let old = make(&lab, now() - HOUR);
     assert_eq!(code(enrolment::join(&old, &dir).await), Code::TokenExpired);
-    // It trusts another authority than the server's, and the server another than its own.
+    // The token trusts another authority than the server's, and the server another than the
+    // token's.
     let mut other = make(&foreign, now());
     assert_eq!(code(enrolment::join(&other, &dir).await), Code::PeerUntrusted);
     other.ca = lab.signer.authority().certificate().to_owned();
     assert_eq!(code(enrolment::join(&other, &dir).await), Code::CertificateRefused);
-    // The server's clock counts, whatever the joiner's says.
+    // The server's clock decides, not the joiner's.
     let (credential, _) = make(&lab, now() - HOUR).credential(now() - HOUR).expect("good then");
     let client = lab.client(&address, credential);
     let body = serde_json::json!({ "request": request() });
     let outcome = client.post::<Signed>("/v1/ca/join", &body).await;
     assert_eq!(crate::support::refused(outcome).code, Code::CertificateRefused);
-    // An operator's certificate makes no token.
+    // An operator's certificate is no join token.
     let key = authority::new_key().expect("key");
     let ca = lab.signer.authority();
     let issued = ca.issue(&id("operator/alice"), &key, HOUR, now()).expect("issued");
@@ -274,7 +275,7 @@ async fn an_identity_that_does_not_fit_together_is_refused() {
     for rubbish in ["", "rubbish", &issued.pem] {
         assert!(Credential::read(rubbish.as_bytes(), b"", None, Default::default()).is_err());
     }
-    // The authority's own certificate speaks for nobody.
+    // The authority's own certificate has no identity.
     let itself = Identity::Operator("ca".parse().expect("name"));
     assert!(!ca.certificate().contains(&itself.to_string()));
     let both = format!("{}\n{}", ca.certificate(), key.serialize_pem());

@@ -1,4 +1,4 @@
-//! An authority of a test's own, and servers and clients with certificates of it.
+//! An authority for one test, and servers and clients with its certificates.
 
 use axum::extract::ConnectInfo;
 use axum::routing::{get, post};
@@ -21,7 +21,7 @@ pub fn id(text: &str) -> Identity {
     format!("spiffe://mvm/{text}").parse().expect("an identity")
 }
 
-/// An authority in a directory that goes with it.
+/// An authority in a temporary directory.
 pub struct Lab {
     pub dir: TempDir,
     pub signer: Arc<Signer>,
@@ -39,7 +39,7 @@ impl Lab {
         Arc::new(Signer::open(dir.path(), store).expect("a signer"))
     }
 
-    /// A credential for this identity, good for `lifetime` ms.
+    /// Returns a credential for this identity, valid for `lifetime` ms.
     pub fn credential(&self, identity: &str, lifetime: u64) -> Credential {
         self.credential_at(identity, lifetime, now())
     }
@@ -57,7 +57,8 @@ impl Lab {
         Credentials::in_memory(self.credential(identity, HOUR)).expect("a credentials")
     }
 
-    /// A signer that serves, besides `/v1/agent` for everybody who gets in. Gives its address.
+    /// Starts a signer that also serves `/v1/agent` to every client that gets in. Returns its
+    /// address.
     pub async fn serve(&self, credentials: &Arc<Credentials>) -> String {
         let loopback = ["127.0.0.1:0".parse().expect("address")];
         let listener = TlsListener::bind(&loopback, credentials.clone()).await.expect("listens");
@@ -75,7 +76,7 @@ impl Lab {
     }
 }
 
-/// Routes behind no table: what the handshake alone lets through.
+/// Routes without the table's checks: they show what the handshake alone lets through.
 fn open_routes() -> Router {
     async fn who(ConnectInfo(peer): ConnectInfo<Peer>) -> Json<String> {
         Json(peer.holder())
@@ -83,7 +84,7 @@ fn open_routes() -> Router {
     Router::new().route("/who", get(who)).route("/echo", post(|body: Json<String>| async { body }))
 }
 
-/// The problem that a call must end with.
+/// Returns the problem that a call must end with.
 pub fn refused<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> Problem {
     outcome.expect_err("refused").into_problem()
 }

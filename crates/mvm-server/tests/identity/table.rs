@@ -1,4 +1,4 @@
-//! The table of routes, walked: every route for every role.
+//! Walks the table: every route with every role.
 
 use crate::support::{HOUR, Lab, id};
 use axum::Router;
@@ -15,7 +15,7 @@ use mvm_server::{Peer, Routes, guard, signer};
 use std::collections::BTreeSet;
 use tower::ServiceExt;
 
-/// A router with every route of the table that this server serves; each says who asks.
+/// Makes a router with every route of the table that this server serves. Each returns its caller.
 fn everything(server: Server) -> Router {
     let mut routes = Routes::new();
     for route in ROUTES.iter().filter(|route| route.is_of(server)) {
@@ -33,7 +33,7 @@ fn holder_of(identity: Identity) -> Peer {
     Peer::Certificate { facts, revocations: lab.credentials("node/any").revocations() }
 }
 
-/// One of this role, tenant operators of tenant `ci`.
+/// Returns an identity of this role. The tenant operator's tenant is `ci`.
 fn one_of(role: Role) -> Identity {
     match role {
         Role::Node => id("node/x"),
@@ -90,7 +90,7 @@ async fn a_tenant_operator_is_let_in_to_its_own_tenant_only() {
     let router = everything(Server::Agent);
     let peer = holder_of(one_of(Role::TenantOperator));
     for route in ROUTES.iter().filter(|route| route.is_of(Server::Agent)) {
-        // Wherever a tenant stands in the path, the guard looks at it.
+        // The guard checks the tenant of every path that has one.
         let scoped = route.access.scope == Scope::Tenant;
         assert!(!route.path.contains("{tenant}") || scoped || !route.allows(Role::TenantOperator));
         assert!(!scoped || route.path.contains("{tenant}"), "{}", route.path);
@@ -132,11 +132,11 @@ async fn a_coordinator_may_ask_for_others_within_what_both_may() {
     let (status, body) = ask("GET", show, &coordinator, &bob("ci")).await;
     assert_eq!((status.as_u16(), body.as_str()), (200, "tenant-operator:ci/bob"));
     assert_eq!(ask("GET", show, &coordinator, &bob("lab")).await.0, 403);
-    // What a coordinator may not, it may not for an operator.
+    // A coordinator may not do on an operator's behalf what it may not do itself.
     let alice = id("operator/alice").to_string();
     assert_eq!(ask("POST", "/v1/agent/stop", &coordinator, &alice).await.0, 403);
     assert_eq!(ask("GET", show, &coordinator, "rubbish").await.0, 400);
-    // Nobody else may ask for others.
+    // No other role may ask on behalf of others.
     for role in [Role::Operator, Role::TenantOperator, Role::Node, Role::Joiner] {
         assert_eq!(ask("GET", show, &holder_of(one_of(role)), &alice).await.0, 403);
     }
@@ -172,7 +172,7 @@ async fn the_signer_serves_what_the_table_says() {
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
 
-/// What is posted and makes nothing that a second time would double, and why.
+/// POST routes that take no key, with the reason: a repetition creates nothing twice.
 const NO_KEY: &[(&str, &str)] = &[
     ("agent.stop", "it has ended"),
     ("pool.build", "a stream; what is built is named by its content"),
@@ -214,7 +214,7 @@ fn whatever_makes_something_does_so_once() {
     }
 }
 
-/// With the signer's own routes: a token is made once, and lies in no store.
+/// An invitation with a key is made once, and the store holds it only sealed.
 #[tokio::test]
 async fn an_invitation_with_a_key_is_the_same_one_and_is_kept_sealed() {
     let lab = Lab::new();
@@ -258,7 +258,7 @@ fn the_table_is_in_order() {
         assert!(!route.summary.is_empty() && !route.summary.ends_with('.'), "{name}");
         assert!(!route.access.roles.is_empty() && !route.access.servers.is_empty(), "{name}");
         let joins = route.path == "/v1/ca/join";
-        // The API's description says nothing that is not in its source.
+        // Joiners may read the API's description: it holds nothing that is not public.
         let joiners = joins || route.path == "/openapi.json";
         assert_eq!(route.allows(Role::Joiner), joiners, "{name}: a joiner joins, and nothing else");
         assert_eq!(route.allows(Role::Operator), !joins, "{name}: operators may do all");
