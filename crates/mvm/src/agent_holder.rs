@@ -1,5 +1,5 @@
-//! Which process holds a state directory, whether it answers or not: the one whose number the lock says,
-//! and that has the lock's file open.
+//! Finds the process that holds a state directory, whether it answers or not: its process id is in
+//! the lock's file, and it has that file open.
 
 use crate::error::CliError;
 use mvm_model::Code;
@@ -11,24 +11,26 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// The process that holds a state directory. Its number is not given to another while this lives.
+/// The process that holds a state directory. The kernel gives its process id to no other process
+/// while this value lives.
 pub struct Holder {
-    /// Its number.
+    /// The process id.
     pub pid: u32,
     process: OwnedFd,
 }
 
-/// The process that holds `root`, if one does.
+/// Returns the process that holds `root`, if one does.
 pub fn of(root: &Path) -> Option<Holder> {
     let lock = root.join("node.lock");
     let pid: u32 = std::fs::read_to_string(&lock).ok()?.trim().parse().ok()?;
     let number = Pid::from_raw(pid.try_into().ok()?)?;
-    // Before it is looked at: what is seen then is of this process, and not of a later one.
+    // The process is opened before it is examined, so that a later process with the same id is not
+    // taken for it.
     let process = pidfd_open(number, PidfdFlags::empty()).ok()?;
     has_open(pid, &lock).then_some(Holder { pid, process })
 }
 
-/// Whether the process has this file open.
+/// Returns whether the process has this file open.
 fn has_open(pid: u32, path: &Path) -> bool {
     let Ok(wanted) = path.metadata() else { return false };
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
@@ -37,13 +39,13 @@ fn has_open(pid: u32, path: &Path) -> bool {
 }
 
 impl Holder {
-    /// Whether somebody has stopped it (SIGSTOP).
+    /// Returns whether the process is stopped (SIGSTOP).
     pub fn is_stopped(&self) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['T', 't']))
     }
 
-    /// Sends it a signal; that it has ended is no error.
+    /// Sends a signal to the process. It is no error if the process has ended.
     pub fn send(&self, signal: Signal) -> Result<(), CliError> {
         match pidfd_send_signal(&self.process, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
@@ -54,7 +56,7 @@ impl Holder {
         }
     }
 
-    /// Whether it has ended, which is waited for for so long.
+    /// Waits for the process to end, at most for `time`. Gives the holder back where it still runs.
     pub async fn ended_within(self, time: Duration) -> Result<(), Holder> {
         let waited = tokio::task::spawn_blocking(move || {
             let until = std::time::Instant::now() + time;

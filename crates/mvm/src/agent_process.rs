@@ -1,4 +1,4 @@
-//! Finding the agent, and starting one where none runs.
+//! Finds the agent, and starts one where none runs.
 
 use crate::agent_holder;
 use crate::error::CliError;
@@ -16,14 +16,14 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a new agent may take until it serves: it may have machines to take over.
+/// How long a new agent may take until it serves: it may have to take over running machines.
 const START: Duration = Duration::from_secs(60);
 
-/// What to do about an agent that does not answer.
+/// The hint for an agent that does not answer.
 pub const DEAF: &str =
     "end it: mvm agent stop (no machine is touched, and the next command starts another)";
 
-/// The state directory where none is named: systemd's place for root, the XDG one for others.
+/// Returns the default state directory: a system path for root, the XDG one for other users.
 pub fn default_root() -> PathBuf {
     if rustix::process::geteuid().is_root() {
         return PathBuf::from("/var/lib/mvm");
@@ -37,7 +37,7 @@ fn failed(what: &str, cause: impl std::fmt::Display) -> CliError {
     CliError::new(Code::AgentNotStarted, format!("cannot start the agent: {what}: {cause}"))
 }
 
-/// A client of the agent of `root`; starts one if none answers.
+/// Returns a client of the agent of `root`; starts one if none answers.
 pub fn client(root: &Path) -> Result<Client, CliError> {
     let socket = root.join("agent.sock");
     if UnixStream::connect(&socket).is_err() {
@@ -46,15 +46,15 @@ pub fn client(root: &Path) -> Result<Client, CliError> {
     Ok(Client::new(socket))
 }
 
-/// A client of the agent of `root`, if it runs.
+/// Returns a client of the agent of `root`, if it runs.
 pub fn running(root: &Path) -> Option<Client> {
     let socket = root.join("agent.sock");
     UnixStream::connect(&socket).is_ok().then(|| Client::new(socket))
 }
 
-/// Sees to it that the agent of `root` is started again where it was killed: its socket is there then,
-/// and nobody listens. An agent that was ended has removed it, and stays away. Does not block; one
-/// process starts at most one at a time.
+/// Starts the agent of `root` again where it was killed: then its socket exists and no process
+/// listens on it. An agent that stopped in order has removed its socket and stays stopped. Does not
+/// block; one process starts at most one agent at a time.
 pub fn revive(root: &Path) {
     static UNDER_WAY: AtomicBool = AtomicBool::new(false);
     let socket = root.join("agent.sock");
@@ -72,7 +72,7 @@ pub fn revive(root: &Path) {
     });
 }
 
-/// What the agent says of itself.
+/// Asks the agent for its information.
 pub async fn info(client: &Client) -> Result<AgentInfo, CliError> {
     client.get(paths::AGENT).await.map_err(CliError::from)
 }
@@ -82,7 +82,8 @@ fn start(root: &Path, socket: &Path) -> Result<(), CliError> {
         Some(Code::Io) => failed(&root.display().to_string(), problem.detail),
         _ => problem.into(),
     })?;
-    // Two commands at once start one agent: the second waits here and finds the first one's.
+    // Two commands at the same time start one agent: the second waits for this lock and finds the
+    // first one's agent.
     let lock = ours().truncate(false).write(true).open(root.join("start.lock"));
     let lock = lock.map_err(|e| not_opened(root, e))?;
     lock.lock().map_err(|e| failed("its lock", e))?;
@@ -90,7 +91,7 @@ fn start(root: &Path, socket: &Path) -> Result<(), CliError> {
         return Ok(());
     }
     let path = root.join("agent.log");
-    // What it says before it logs; its log has an end.
+    // The file takes what the agent prints before it logs. The agent's log is bounded.
     let log = ours().append(true).open(&path);
     let log = log.map_err(|e| failed(&path.display().to_string(), e))?;
     let errors = log.try_clone().map_err(|e| failed("its log", e))?;
@@ -116,7 +117,8 @@ fn start(root: &Path, socket: &Path) -> Result<(), CliError> {
     Err(failed(&format!("it does not serve after {} s", START.as_secs()), last_lines(&path)))
 }
 
-/// Why the lock in the state directory cannot be opened: most often the directory is another user's.
+/// Makes the error for a state directory whose lock cannot be opened: most often it is another
+/// user's.
 fn not_opened(root: &Path, cause: std::io::Error) -> CliError {
     let denied = cause.kind() == std::io::ErrorKind::PermissionDenied;
     let problem = failed(&format!("open its lock in {}", root.display()), cause);
@@ -133,8 +135,8 @@ fn not_opened(root: &Path, cause: std::io::Error) -> CliError {
     ))
 }
 
-/// Waits for an agent that holds the state directory already: one that starts, or whose socket somebody
-/// has removed, has it within seconds. False: there is none.
+/// Waits for an agent that already holds the state directory. It may be starting, or somebody has
+/// removed its socket, which it replaces within seconds. Returns false where there is none.
 fn await_other(root: &Path, socket: &Path) -> Result<bool, CliError> {
     let deadline = Instant::now() + START;
     while let Some(holder) = agent_holder::of(root) {
@@ -150,7 +152,7 @@ fn await_other(root: &Path, socket: &Path) -> Result<bool, CliError> {
     Ok(false)
 }
 
-/// How a file of the state directory is made where it is not there.
+/// Returns the options for files of the state directory: a new one is its owner's alone.
 fn ours() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.create(true).mode(0o600);

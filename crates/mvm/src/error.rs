@@ -1,26 +1,27 @@
-//! Why a command failed, as the command line sees it.
+//! The errors of commands.
 
 use mvm_api::{ClientError, Problem};
 use mvm_model::{Code, Fault};
 
-/// Why a command failed.
+/// The error of a command.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    /// The agent or coordinator refused, or could not be asked.
+    /// The agent or coordinator refused, or could not be reached.
     #[error("{0}")]
     Client(#[from] ClientError),
-    /// A file or folder on this side, where `mvm` runs.
+    /// An error with a local file or folder.
     #[error("{0}")]
     LocalFile(Box<Advised>),
-    /// Found here: before somebody is asked, or in what was answered.
+    /// An error that the command itself has found, before a call or in its answer.
     #[error("{1}")]
     Here(Code, Box<Advised>),
-    /// As somebody has put it already: an identity, a server that this process was, an event's data.
+    /// An error that is a problem document already: of an identity, of a server in this process, or
+    /// in an event.
     #[error("{0}")]
     Problem(Box<Problem>),
 }
 
-/// What went wrong, and what to do next where that is known.
+/// An error message, and a hint where there is one.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
 pub struct Advised {
@@ -33,22 +34,22 @@ fn advised(what: impl Into<String>) -> Box<Advised> {
 }
 
 impl CliError {
-    /// An error that was found here.
+    /// Makes an error that the command itself has found.
     pub fn new(code: Code, what: impl Into<String>) -> CliError {
         CliError::Here(code, advised(what))
     }
 
-    /// What is wrong with a file or folder on this side.
+    /// Makes an error about a local file or folder.
     pub fn file(what: impl Into<String>) -> CliError {
         CliError::LocalFile(advised(what))
     }
 
-    /// Something that should not happen.
+    /// Makes an error for a fault of mvm itself.
     pub fn internal(what: impl Into<String>) -> CliError {
         CliError::new(Code::Internal, what)
     }
 
-    /// The same with the next step to take.
+    /// Sets the hint: what to do next.
     pub fn hint(mut self, hint: impl Into<String>) -> CliError {
         match &mut self {
             CliError::LocalFile(advised) | CliError::Here(_, advised) => advised.hint = hint.into(),
@@ -58,7 +59,7 @@ impl CliError {
         self
     }
 
-    /// Its code; none where only a later version knows it.
+    /// Returns the error's code; `None` where only a later version knows it.
     pub fn code(&self) -> Option<Code> {
         match self {
             CliError::Client(error) => error.code(),
@@ -68,12 +69,12 @@ impl CliError {
         }
     }
 
-    /// Whether it is of one of these codes.
+    /// Returns whether the error has one of these codes.
     pub fn is_one_of(&self, codes: &[Code]) -> bool {
         self.code().is_some_and(|code| codes.contains(&code))
     }
 
-    /// What went wrong, without the place in a document.
+    /// Returns the message, without the path in a document.
     pub fn detail(&self) -> String {
         match self {
             CliError::Client(ClientError::Problem(problem)) => problem.detail.clone(),
@@ -82,7 +83,7 @@ impl CliError {
         }
     }
 
-    /// As programs get it: in the form of the API's problems, whoever has found it.
+    /// Returns the error as a problem document, which programs get whatever its source.
     pub fn into_document(self) -> Problem {
         match self {
             CliError::Client(error) => error.into_problem(),

@@ -1,4 +1,4 @@
-//! A client's side of jobs: inputs in, output as it comes, artifacts back.
+//! The client's side of jobs: inputs in, live output, artifacts back.
 
 use crate::error::CliError;
 use crate::progress::Progress;
@@ -20,19 +20,20 @@ use tokio::io::AsyncRead;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// Where a job works in its guest.
+/// The working directory of a job in its guest.
 pub const WORK: &str = "/work";
 
 /// A local file or folder, and the folder of the guest that it is copied to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Input {
-    /// As the user named it.
+    /// The path as the user gave it.
     pub path: String,
     folder: PathBuf,
 }
 
 impl Input {
-    /// Reads `PATH[:FOLDER]`. Errors: there is no such path, or the folder leads out of the guest.
+    /// Parses `PATH[:FOLDER]`. Errors: the path does not exist, or the folder leads out of the
+    /// guest.
     pub fn parse(text: &str) -> Result<Input, CliError> {
         let (path, folder) = split(text, WORK);
         if !Path::new(path).exists() {
@@ -46,7 +47,7 @@ impl Input {
         Ok(Input { path: path.to_owned(), folder })
     }
 
-    /// Adds it to an archive that is unpacked at the guest's root.
+    /// Adds the input to an archive that is unpacked at the guest's root.
     fn pack(&self, archive: &mut Packer<impl Write>) -> std::io::Result<()> {
         let source = Path::new(&self.path).canonicalize()?;
         let folder = self.folder.strip_prefix("/").unwrap_or(&self.folder).as_os_str();
@@ -55,12 +56,12 @@ impl Input {
     }
 }
 
-/// `PATH[:FOLDER]`
+/// Splits `PATH[:FOLDER]`.
 pub fn split<'a>(text: &'a str, default: &'a str) -> (&'a str, &'a str) {
     text.rsplit_once(':').unwrap_or((text, default))
 }
 
-/// Records a job with its inputs; unless it is to be `hold`, it is queued.
+/// Records a job with its inputs. It is queued unless `hold` is set.
 pub async fn submit(
     client: &Client,
     pool: &PoolRef,
@@ -75,13 +76,14 @@ pub async fn submit(
         return Ok(made);
     }
     let given = async {
-        // Inputs that broke off are sent anew, from the beginning.
+        // An upload that broke off is repeated from the beginning.
         let mut waiting = client.waiting();
         loop {
             match upload(client, made.job_id, inputs.clone()).await {
                 Ok(()) => break,
                 Err(problem) => {
-                    // What the node says of an upload that a coordinator on its way has broken off.
+                    // The node reports an upload that a coordinator in between has broken off with
+                    // this code.
                     let code = match problem.code() {
                         Some(Code::InputsIncomplete) => Some(Code::ConnectionBroken),
                         code => code,
@@ -99,13 +101,13 @@ pub async fn submit(
     };
     let outcome = given.await;
     if outcome.is_err() {
-        // Best effort: the agent ends one whose inputs never come.
+        // This is best effort: the agent ends a job whose inputs never arrive.
         let _ = verb(client, made.job_id, "cancel").await;
     }
     outcome
 }
 
-/// Queues a job that has its inputs. Where the answer is lost, the job itself tells whether it is
+/// Queues a job that has its inputs. Where the answer is lost, the job's state says whether it is
 /// queued.
 async fn queue(client: &Client, id: JobId) -> Result<JobView, CliError> {
     let mut waiting = client.waiting();
@@ -124,12 +126,12 @@ async fn queue(client: &Client, id: JobId) -> Result<JobView, CliError> {
     }
 }
 
-/// `POST` of one of a job's verbs.
+/// Sends `POST` to one of a job's verbs.
 pub async fn verb(client: &Client, id: JobId, verb: &str) -> Result<JobView, CliError> {
     client.post(&jobs::job_part(id, verb), &()).await.map_err(CliError::from)
 }
 
-/// Where an archive goes: piece by piece to the agent.
+/// A writer that sends an archive to the agent piece by piece.
 struct Pieces(mpsc::Sender<std::io::Result<Bytes>>);
 
 impl Write for Pieces {
@@ -153,7 +155,7 @@ async fn upload(client: &Client, id: JobId, inputs: Vec<Input>) -> Result<(), Cl
         let mut archive = Packer::counted(to, tally);
         for input in &inputs {
             if let Err(cause) = input.pack(&mut archive) {
-                // The agent must not take what there is for the whole.
+                // The agent must not take a partial archive for the whole.
                 let _ = pieces.blocking_send(Err(std::io::Error::other("not packed")));
                 return Err(format!("cannot read {}: {cause}", input.path));
             }
@@ -165,7 +167,7 @@ async fn upload(client: &Client, id: JobId, inputs: Vec<Input>) -> Result<(), Cl
     let packed = packing.await.map_err(|e| CliError::internal(e.to_string()))?;
     drop(progress);
     match (packed, sent) {
-        // A refusal of the agent's breaks the packing off: it is the cause.
+        // The agent's refusal is the cause of the broken upload, so it is the error to show.
         (_, Err(error @ mvm_api::ClientError::Problem(_)))
             if error.code() != Some(Code::InputsIncomplete) =>
         {
@@ -181,8 +183,8 @@ async fn upload(client: &Client, id: JobId, inputs: Vec<Input>) -> Result<(), Cl
 }
 
 /// Queues a job and follows it to its end, with our standard output, standard error and signals.
-/// It ends with us; where its agent is replaced it goes on, and so do we. Gives the job, and the last
-/// signal that was passed on.
+/// The job ends with this process; where its agent is replaced, the job goes on and is attached
+/// again. Returns the job, and the last signal that was passed on.
 pub async fn attach(client: &Client, id: JobId) -> Result<(JobView, u8), CliError> {
     let (frames, mut signals) = mpsc::channel(8);
     let last = Arc::new(AtomicU8::new(0));
@@ -192,7 +194,7 @@ pub async fn attach(client: &Client, id: JobId) -> Result<(JobView, u8), CliErro
         let path = format!("{}?from={played}", jobs::job_part(id, "attach"));
         let stream = match client.streams().upgrade(&path, &()).await {
             Ok(stream) => stream,
-            // Attached twice, it is taken up again.
+            // A repeated attach takes the same job up again.
             Err(error) => {
                 await_again(&mut waiting, error.into()).await?;
                 continue;
@@ -206,7 +208,7 @@ pub async fn attach(client: &Client, id: JobId) -> Result<(JobView, u8), CliErro
                     break;
                 }
             }
-            // Kept open: its end would end the job.
+            // The input stays open: its end would end the job.
             std::future::pending::<()>().await
         };
         let ended = tokio::select! {
@@ -245,7 +247,7 @@ fn broken(id: JobId, why: &dyn std::fmt::Display) -> CliError {
     CliError::new(Code::ConnectionBroken, what)
 }
 
-/// A task that does not outlive this.
+/// A task that is aborted when this is dropped.
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
@@ -254,9 +256,9 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Rests before a broken connection is made again; gives the problem where it is not.
+/// Rests before a broken connection is made again. Returns the error where it is not to be.
 async fn await_again(waiting: &mut Waiting, problem: CliError) -> Result<(), CliError> {
-    // What the client itself has waited for in vain is not waited for once more.
+    // An error that the client itself has waited on in vain is not waited on again.
     let broke = problem.code() == Some(Code::ConnectionBroken);
     match broke && waiting.after(problem.code(), &problem.detail(), true).await {
         true => Ok(()),
@@ -283,17 +285,18 @@ async fn pass_signals(to: mpsc::Sender<Frame>, last: Arc<AtomicU8>) {
     }
 }
 
-/// How a transfer of output ended.
+/// The end of a transfer of output.
 enum Played {
-    /// With the reply that comes at a job's end.
+    /// The transfer ended with the reply at the job's end.
     Reply(Reply),
-    /// Behind a whole frame.
+    /// The transfer ended after a whole frame.
     Whole,
-    /// Within a frame, as where an agent is killed.
+    /// The transfer ended within a frame, for example because the agent was killed.
     Cut(mvm_guest::Error),
 }
 
-/// Writes output where it belongs, until its end or a reply. Counts what it has come to, in bytes.
+/// Writes output to our standard streams until its end or a reply. Adds the number of bytes to
+/// `played`.
 async fn play(mut from: impl AsyncRead + Unpin, played: &mut u64) -> Result<Played, CliError> {
     loop {
         match frame::read(&mut from).await {
@@ -322,7 +325,7 @@ pub async fn log(client: &Client, id: JobId, follow: bool) -> Result<(), CliErro
             waiting.went_on();
         }
         if problem.is_one_of(&[Code::AgentUnreachable, Code::AgentSilent]) {
-            // A transfer is begun anew by us alone.
+            // The client does not repeat a transfer by itself.
             let again = waiting.after(problem.code(), &problem.detail(), true).await;
             if again { continue } else { return Err(problem) }
         }
@@ -330,7 +333,7 @@ pub async fn log(client: &Client, id: JobId, follow: bool) -> Result<(), CliErro
     }
 }
 
-/// Shows what follows the first bytes of a log. Gives how the transfer ended.
+/// Shows the log after its first `played` bytes. Returns how the transfer ended.
 async fn log_from(
     client: &Client,
     id: JobId,
@@ -357,7 +360,7 @@ async fn log_from(
     tokio::pin!(download, playing);
     let (sent, shown) = tokio::select! {
         sent = &mut download => (sent, playing.await),
-        // An output that takes no more ends it at once, and so does half a frame.
+        // The transfer ends at once where our output is closed, or within half a frame.
         shown = &mut playing => match shown? {
             Played::Cut(why) => return Ok(Err(broken(id, &why))),
             ended => (download.await, Ok(ended)),
@@ -365,14 +368,14 @@ async fn log_from(
     };
     let _ = feeding.await;
     let cut = match shown? {
-        // A log ends behind a frame, whatever carried it.
+        // A whole log ends after a frame.
         Played::Cut(why) => Err(broken(id, &why)),
         Played::Reply(_) | Played::Whole => Ok(()),
     };
     Ok(sent.map_err(CliError::from).and(cut))
 }
 
-/// Refuses a folder that cannot be made or written to, before anything is done for what is to be in it.
+/// Checks that a folder can be made and written to, before the work whose results go there begins.
 /// Errors: `local_file`.
 pub fn check_target(target: &Path) -> Result<(), CliError> {
     let absolute = std::path::absolute(target);
@@ -417,14 +420,14 @@ pub async fn fetch(
     let download = async {
         let sent =
             client.streams().download(&path, |piece| drop(pieces.send(piece.to_vec()))).await;
-        // The unpacker hears of the end by this alone.
+        // Dropping the sender tells the unpacker that the archive has ended.
         drop(pieces);
         sent
     };
     tokio::pin!(download);
     let (sent, unpacked) = tokio::select! {
         sent = &mut download => (sent, unpacking.await),
-        // Before the end it ends by an error: the rest is not waited for.
+        // The unpacker ends early only by an error, so the rest of the download is not awaited.
         unpacked = &mut unpacking => match unpacked {
             Ok(Ok(_)) => (download.await, unpacked),
             _ => (Ok(()), unpacked),
@@ -437,7 +440,7 @@ pub async fn fetch(
     Ok(())
 }
 
-/// Bytes that come in pieces.
+/// A reader of bytes that arrive in pieces.
 struct Received {
     queue: std::sync::mpsc::Receiver<Vec<u8>>,
     piece: Vec<u8>,

@@ -1,9 +1,9 @@
 //! `mvm`: fleets of microVMs, ready to work.
 //!
-//! Lives here: the command line: parse, call the agent, render.
+//! Lives here: the command line, which parses arguments, calls the agent and renders its answers.
 //! Never here: decisions.
 
-// These panic where they cannot write; what is printed goes through `output`.
+// These macros panic where they cannot write, so output is printed by `output`.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod agent_holder;
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return output::usage(&error, output::format_of(std::env::args_os())),
     };
-    // The agent makes a runtime of its own, after it has entered its network namespace.
+    // An agent makes a runtime of its own after it has entered its network namespace.
     let format = cli.globals.output;
     if let Some(outcome) = cli::serve_if_asked(&cli) {
         return output::finish(outcome.map(|()| 0), format);
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     match runtime {
         Ok(runtime) => {
             let outcome = runtime.block_on(cli::run(cli));
-            // A read of the terminal that nobody will answer must not keep us.
+            // A pending read of the terminal must not delay the exit.
             runtime.shutdown_background();
             output::finish(outcome, format)
         }

@@ -1,4 +1,4 @@
-//! Rendering: tables for people, JSON and YAML for programs, errors for both.
+//! Output: tables for people, JSON and YAML for programs, errors for both.
 
 use crate::error::CliError;
 use clap::ValueEnum;
@@ -23,10 +23,10 @@ pub enum Format {
     Yaml,
 }
 
-/// What a command comes to: its exit status, or a problem.
+/// The result of a command: its exit status, or an error.
 pub type Outcome = Result<u8, CliError>;
 
-/// Shows `value`, as a table of `rows` below `head` for people.
+/// Prints `value`; for people as a table of `rows` below `head`.
 pub fn show(
     format: Format,
     value: &impl Serialize,
@@ -54,7 +54,7 @@ pub fn show(
     print(text.as_bytes())
 }
 
-/// Shows `value`; for people as these lines.
+/// Prints `value`; for people as these lines.
 pub fn say_lines(format: Format, value: &impl Serialize, lines: &[String]) -> Outcome {
     match format {
         Format::Table => {
@@ -65,7 +65,7 @@ pub fn say_lines(format: Format, value: &impl Serialize, lines: &[String]) -> Ou
     }
 }
 
-/// Shows `value`; for people as a line.
+/// Prints `value`; for people as one line.
 pub fn say(format: Format, value: &impl Serialize, line: &str) -> Outcome {
     match format {
         Format::Table => print(format!("{}\n", clean(line)).as_bytes()),
@@ -73,31 +73,31 @@ pub fn say(format: Format, value: &impl Serialize, line: &str) -> Outcome {
     }
 }
 
-/// Shows one thing: for people as lines of `name: value`, from the same JSON.
+/// Prints one thing; for people as lines of `name: value`, from the same JSON.
 pub fn describe(format: Format, value: &impl Serialize) -> Outcome {
     match format {
-        // YAML is what people read best where a thing has parts.
+        // YAML is the most readable format for a thing with parts.
         Format::Table | Format::Yaml => print(structured(Format::Yaml, value)?.as_bytes()),
         Format::Json => print(structured(format, value)?.as_bytes()),
     }
 }
 
-/// Words that may quote a guest's: what could move a terminal's cursor is escaped, and every line but
-/// the first is marked, so that none can be taken for a line of ours.
+/// Escapes text that may quote a guest's. Control characters are escaped, and every line but the
+/// first is marked, so that none can be taken for a line of ours.
 pub fn clean(words: &str) -> String {
     let lines: Vec<String> = words.lines().map(|line| plain(line, usize::MAX)).collect();
     lines.join("\n  | ")
 }
 
-/// What somebody else has written, made [`clean`] as it comes: in pieces that may end anywhere.
+/// Applies [`clean`] to foreign text that arrives in pieces, which may end anywhere.
 #[derive(Default)]
 pub struct Cleaner {
-    /// The beginning of a character, or of a line's end, whose rest is still to come.
+    /// An incomplete character or line end, whose rest is still to come.
     waits: Vec<u8>,
 }
 
 impl Cleaner {
-    /// The next piece, for a terminal.
+    /// Returns the next piece, escaped for a terminal.
     pub fn clean(&mut self, piece: &[u8]) -> String {
         self.waits.extend_from_slice(piece);
         let rest = self.waits.split_off(whole(&self.waits));
@@ -114,7 +114,7 @@ impl Cleaner {
     }
 }
 
-/// How many bytes make whole characters; a carriage return belongs to what comes behind it.
+/// Returns how many bytes make whole characters. A final carriage return waits for what follows.
 fn whole(bytes: &[u8]) -> usize {
     let last = bytes.len().saturating_sub(1);
     if bytes.last() == Some(&b'\r') {
@@ -133,7 +133,7 @@ fn whole(bytes: &[u8]) -> usize {
     begun.filter(goes_on).unwrap_or(bytes.len())
 }
 
-/// JSON without control characters: within its strings they can be written otherwise.
+/// Escapes control characters in JSON. JSON's strings allow that.
 pub fn ascii(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
@@ -155,25 +155,26 @@ fn structured(format: Format, value: &impl Serialize) -> Result<String, CliError
     text.map_err(CliError::internal)
 }
 
-/// Prints on standard output.
+/// Prints to standard output.
 pub fn print(text: &[u8]) -> Outcome {
     let mut to = anstream::stdout();
     written(to.write_all(text).and_then(|()| to.flush())).map(|()| 0)
 }
 
-/// The same with every byte as it is: [`print()`] leaves out what is for terminals where there is none.
+/// Prints every byte unchanged. [`print()`] strips terminal escapes where the output is no
+/// terminal.
 pub fn print_raw(bytes: &[u8]) -> Outcome {
     let mut to = std::io::stdout();
     written(to.write_all(bytes).and_then(|()| to.flush())).map(|()| 0)
 }
 
-/// Says something beside the output, on standard error, in a line. One that cannot be written is lost:
-/// there is nowhere else to say it.
+/// Prints a line to standard error. A line that cannot be written is lost: there is nowhere else to
+/// write it.
 pub fn note(line: impl std::fmt::Display) {
     let _ = writeln!(anstream::stderr(), "{}", clean(&line.to_string()));
 }
 
-/// What came of writing our own output, as a problem that ends the command.
+/// Turns the outcome of writing our own output into an error that ends the command.
 pub fn written(outcome: std::io::Result<()>) -> Result<(), CliError> {
     outcome.map_err(|cause| {
         let code = match cause.kind() {
@@ -184,13 +185,13 @@ pub fn written(outcome: std::io::Result<()>) -> Result<(), CliError> {
     })
 }
 
-/// Whether it is a problem of our own output.
+/// Returns whether the error is about our own output.
 pub fn is_of_output(problem: &CliError) -> bool {
     problem.is_one_of(&[Code::OutputFailed, Code::OutputClosed])
 }
 
-/// Turns an outcome into an exit status, and says what the problem is. A closed pipe gives what a shell
-/// shows of a program that SIGPIPE has ended, and needs no words: `mvm instance list | head`.
+/// Turns an outcome into an exit status, and prints the error. A closed pipe gives the status that
+/// a shell shows for a program ended by SIGPIPE, without a message: `mvm instance list | head`.
 pub fn finish(outcome: Outcome, format: Format) -> ExitCode {
     match outcome {
         Ok(status) => ExitCode::from(status),
@@ -207,7 +208,7 @@ pub fn finish(outcome: Outcome, format: Format) -> ExitCode {
     }
 }
 
-/// Output that is printed as it comes. What it comes from is ended by the first piece that cannot be.
+/// Output that is printed as it arrives. Its source ends at the first piece that cannot be printed.
 #[derive(Default)]
 pub struct Flow {
     failed: RefCell<Option<CliError>>,
@@ -215,12 +216,12 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// Prints a piece, unless one before it has failed.
+    /// Prints a piece, unless an earlier one has failed.
     pub fn print(&self, piece: &[u8]) {
         self.note(|| print(piece));
     }
 
-    /// The same with [`print_raw`].
+    /// Prints a piece with [`print_raw`], unless an earlier one has failed.
     pub fn print_raw(&self, piece: &[u8]) {
         self.note(|| print_raw(piece));
     }
@@ -234,7 +235,7 @@ impl Flow {
         }
     }
 
-    /// Waits for what the pieces come from, or for one that cannot be printed.
+    /// Waits for the end of the source, or for a piece that cannot be printed.
     pub async fn of<T>(
         &self,
         source: impl Future<Output = Result<T, CliError>>,
@@ -247,7 +248,7 @@ impl Flow {
     }
 }
 
-/// Says a problem on standard error: for programs as the problem document.
+/// Prints an error to standard error: for programs as a problem document.
 pub fn complain(error: CliError, format: Format) {
     let problem = &error.into_document();
     let mut to = anstream::stderr();
@@ -276,13 +277,13 @@ fn hint(hint: &str) {
     }
 }
 
-/// Shows help or the version where that was asked for, else what is wrong with the command line:
-/// in clap's words for people, and as a problem document for programs.
+/// Prints help or the version where that was asked for; otherwise what is wrong with the command
+/// line: in clap's words for people, as a problem document for programs.
 pub fn usage(error: &clap::Error, format: Format) -> ExitCode {
     if !error.use_stderr() {
         return finish(written(error.print()).map(|()| 0), format);
     }
-    // What refused a value knows more of it than clap.
+    // The error of the value's parser says more than clap's.
     let fault = std::error::Error::source(error).and_then(|e| e.downcast_ref::<mvm_model::Fault>());
     let advice = fault.map_or("see --help", |fault| &fault.hint);
     if format == Format::Table {
@@ -301,7 +302,7 @@ pub fn usage(error: &clap::Error, format: Format) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// The format that a command line asks for which cannot be parsed as a whole.
+/// Returns the output format of a command line that cannot be parsed as a whole.
 pub fn format_of(words: impl IntoIterator<Item = std::ffi::OsString>) -> Format {
     let words: Vec<String> = words.into_iter().map(|w| w.to_string_lossy().into_owned()).collect();
     let ours = words.iter().position(|word| word == "--").unwrap_or(words.len());
@@ -321,7 +322,7 @@ pub fn format_of(words: impl IntoIterator<Item = std::ffi::OsString>) -> Format 
     format
 }
 
-/// How long ago, in the largest unit that fits.
+/// Returns the time since then, in the largest unit that fits.
 pub fn age(since: mvm_model::Millis) -> String {
     let now = jiff::Timestamp::now().as_millisecond();
     let seconds = (now - since as i64).max(0) / 1000;
@@ -333,13 +334,13 @@ pub fn age(since: mvm_model::Millis) -> String {
     }
 }
 
-/// A time as text, in UTC, to the second.
+/// Returns a time as text, in UTC, to the second.
 pub fn time(at: mvm_model::Millis) -> String {
     let seconds = i64::try_from(at / 1000).unwrap_or(i64::MAX);
     jiff::Timestamp::from_second(seconds).map_or_else(|_| "-".to_owned(), |time| time.to_string())
 }
 
-/// Bytes in MiB.
+/// Returns bytes as text in MiB.
 pub fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
 }
@@ -368,7 +369,7 @@ mod tests {
             let text: String = words.chunks(step).map(|piece| cleaner.clean(piece)).collect();
             assert_eq!(text, wanted, "{step}");
         }
-        // Bytes that are no text hold nothing up.
+        // Bytes that are not valid text delay nothing.
         let mut cleaner = Cleaner::default();
         let shown: String = [&[0xff, 0xc3][..], b"a\x80\x80\x80", &[0xf0, 0x9f], b"\n"]
             .into_iter()

@@ -1,4 +1,4 @@
-//! Tells on standard error how far a copy is that takes longer than a moment.
+//! Reports on standard error how far a long copy is.
 
 use crate::output;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -7,23 +7,23 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What is over by then is not told of.
+/// A copy that takes no longer than this is not reported.
 const MOMENT: Duration = Duration::from_secs(1);
-/// How often a terminal's line changes.
+/// How often the line on a terminal changes.
 const OFTEN: Duration = Duration::from_millis(200);
-/// How often a file or a pipe gets a line.
+/// How often a line is written to a file or a pipe.
 const SELDOM: Duration = Duration::from_secs(10);
 
-/// Tells until it is dropped.
+/// Reports until it is dropped.
 pub struct Progress {
-    /// What is told of.
+    /// The counters of the copy.
     pub tally: Arc<Tally>,
     bar: Option<ProgressBar>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Progress {
-    /// Begins to tell of a copy of `what`.
+    /// Begins to report on a copy of `what`.
     pub fn of(what: &str) -> Progress {
         let (tally, began, what) = (Arc::new(Tally::default()), Instant::now(), what.to_owned());
         let bar = std::io::stderr().is_terminal().then(|| {

@@ -23,7 +23,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long an agent may take to answer that it ends, and then to end.
+/// How long an agent may take to confirm that it stops, and then to stop.
 const ANSWER: Duration = Duration::from_secs(5);
 const ENDING: Duration = Duration::from_secs(10);
 
@@ -157,7 +157,8 @@ impl From<NixSandbox> for Sandbox {
     }
 }
 
-/// `mvm agent serve` is no client: it is carried out before there is a runtime.
+/// Runs `mvm agent serve`, if that is the command. It runs before there is a runtime, since it
+/// makes its own.
 pub fn serve_if_asked(globals: &Globals, command: &Command) -> Option<Result<(), CliError>> {
     let Command::Serve {
         hypervisor,
@@ -209,7 +210,7 @@ pub fn serve_if_asked(globals: &Globals, command: &Command) -> Option<Result<(),
     Some(mvm_node::serve(options).map_err(CliError::from))
 }
 
-/// Carries it out.
+/// Runs the command.
 pub async fn run(context: &Context, command: Command) -> Outcome {
     let root = context.root.display();
     match command {
@@ -254,12 +255,12 @@ async fn stop(context: &Context) -> Outcome {
     let broken = |problem: &CliError| problem.code() == Some(Code::ConnectionBroken);
     let heard = matches!(&refusal, Some(refusal) if refusal.as_ref().is_none_or(broken));
     let holder = match holder {
-        // Where its process is not to be seen its word has to do.
+        // Where the process cannot be seen, the agent's answer has to do.
         None if heard => return ended(context),
         None => return Err(refusal.flatten().unwrap_or_else(|| silent(&root))),
         Some(holder) => holder,
     };
-    // It may have ended before its answer was out.
+    // The agent may have stopped before its answer was sent.
     match (holder.ended_within(if heard { ENDING } else { Duration::ZERO }).await, refusal) {
         (Ok(()), _) => ended(context),
         (Err(_), Some(Some(problem))) if !broken(&problem) => Err(problem),
@@ -278,14 +279,14 @@ fn silent(root: &impl std::fmt::Display) -> CliError {
     CliError::new(Code::AgentSilent, what).hint("end its process where it runs")
 }
 
-/// Ends an agent that does not answer, by its process. Whatever it was at, the next one finds it in its
-/// records.
+/// Stops an agent that does not answer, by its process id. The next agent finds unfinished work in
+/// the records.
 async fn end(context: &Context, holder: Holder) -> Outcome {
     let pid = holder.pid;
     let state = if holder.is_stopped() { " (it was stopped)" } else { "" };
     output::note(format!("the agent, process {pid}, does not answer{state}: ending it"));
     holder.send(Signal::TERM)?;
-    // One that is stopped hears of it when it goes on.
+    // A stopped process handles the signal once it continues.
     holder.send(Signal::CONT)?;
     let Err(holder) = holder.ended_within(ENDING).await else { return ended(context) };
     output::note(format!("process {pid} does not end by itself: killing it"));

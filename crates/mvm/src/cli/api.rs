@@ -29,7 +29,7 @@ pub enum Which {
     Signer,
 }
 
-/// Carries a command out.
+/// Runs the command.
 pub fn run(command: Command) -> Outcome {
     let Command::Describe { server } = command;
     let server = server.map(|which| match which {

@@ -82,7 +82,7 @@ struct Row {
     flaw: Option<String>,
 }
 
-/// Carries it out.
+/// Runs the command.
 pub async fn run(context: &Context, command: Command) -> Outcome {
     match command {
         Command::List { log, follow, file } => list(context, log, follow, file).await,
@@ -124,7 +124,7 @@ async fn list(
     }
     let log = log.as_deref().unwrap_or(NODE_LOG);
     let client = context.client()?;
-    // A log of its beginning: what is wrong with it is told as far as it was read.
+    // The log is verified while it is read: the records before a flaw are shown nonetheless.
     let mut reading = Verifier::new(Expected::default());
     let (mut flaw, flow) = (None, Flow::default());
     let take = |piece: &[u8]| {
@@ -139,7 +139,7 @@ async fn list(
     let path = paths::audit(log, follow);
     let read = client.streams().download(&path, take);
     match flow.of(async { read.await.map_err(CliError::from) }).await {
-        // Nothing has been done yet.
+        // Nothing has been recorded yet.
         Err(problem)
             if problem.code() == Some(Code::NotFound) && is_known(&client, log).await? => {}
         other => other?,
@@ -151,7 +151,7 @@ async fn list(
     flaw.map_or(Ok(0), |flaw| Err(not_whole(log, &flaw)))
 }
 
-/// Whether a log without a record is one to come.
+/// Returns whether a log that does not exist yet may come to exist.
 async fn is_known(client: &Client, log: &str) -> Result<bool, CliError> {
     if log == NODE_LOG {
         return Ok(true);
@@ -165,7 +165,7 @@ fn show(format: Format, records: &[Sealed]) -> Outcome {
     output::show(format, &records, &titles, records.iter().map(row))
 }
 
-/// One line a record, as it comes: JSON for programs.
+/// Prints a record in one line as it arrives: JSON for programs.
 fn tell(format: Format, sealed: &Sealed, flow: &Flow) {
     let line = match format {
         Format::Table => row(sealed).join("  "),
@@ -218,7 +218,7 @@ async fn verify(context: &Context, verify: Verify) -> Outcome {
     };
     let mut rows = Vec::new();
     for log in logs {
-        // `ci@1732480000000` is the log of a ci that is gone.
+        // `ci@1732480000000` is the log of a destroyed tenant `ci`.
         let of = log.split('@').next().map(str::to_owned);
         let mut reading = Verifier::new(Expected { log: of, ..expected.clone() });
         let mut fed = Ok(());
@@ -234,7 +234,7 @@ async fn verify(context: &Context, verify: Verify) -> Outcome {
     report(context.format, rows)
 }
 
-/// Shows what each log comes to; the first that is not whole is the problem.
+/// Shows each log's verdict. The first damaged log is the command's error.
 fn report(format: Format, outcomes: Vec<(String, Result<Verdict, Flaw>)>) -> Outcome {
     let problem = outcomes
         .iter()
@@ -269,7 +269,7 @@ fn not_whole(log: &str, flaw: &Flaw) -> CliError {
     )
 }
 
-/// Gives a file to `each` in pieces, until that finds a flaw.
+/// Passes a file to `each` in pieces, until `each` finds a flaw.
 fn read_file(
     path: &Path,
     mut each: impl FnMut(&[u8]) -> Result<(), Flaw>,

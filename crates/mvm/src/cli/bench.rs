@@ -57,7 +57,7 @@ struct Report {
     warm_proportional_kib: u64,
 }
 
-/// Carries it out.
+/// Runs the command.
 pub async fn run(context: &Context, bench: Bench) -> Outcome {
     let client = context.client()?;
     let path = paths::pool_part(&bench.pool, "instances");
@@ -113,7 +113,7 @@ async fn measure(
     told.add("wake from warm", &mut samples).await?;
     go(client, &made.reference, "warm").await?;
     let stats: InstanceStats = client.get(&paths::instance_part(&made.reference, "stats")).await?;
-    // The first sleep gives a clone memory of its own, which is not what is measured.
+    // The first sleep gives a clone memory of its own; it is not part of the measurement.
     go(client, &made.reference, "sleep").await?;
     first_byte(context, &exec)?;
     for (path, verb) in
@@ -152,7 +152,7 @@ async fn measure(
     })
 }
 
-/// What was measured of the ways so far.
+/// The measurements so far.
 struct Told<'a> {
     client: &'a Client,
     rows: Vec<Row>,
@@ -166,7 +166,7 @@ impl<'a> Told<'a> {
         Ok(Told { client, rows: Vec::new(), stages: Vec::new(), before })
     }
 
-    /// A way was gone: takes its samples, and what the agent counted meanwhile.
+    /// Adds the samples of one path, and the stages that the agent has timed since the last one.
     async fn add(&mut self, path: &'static str, samples: &mut Vec<f64>) -> Result<(), CliError> {
         self.rows.push(summary(path, samples)?);
         samples.clear();
@@ -177,8 +177,8 @@ impl<'a> Told<'a> {
     }
 }
 
-/// How many instances a minute are made, up to the answer of their guests, and destroyed, by as many
-/// clients at once as there are CPUs.
+/// Measures how many instances per minute can be created, up to their guests' answer, and
+/// destroyed, with as many concurrent clients as there are CPUs.
 async fn clone_rate(client: &Client, bench: &Bench) -> Result<f64, CliError> {
     let clients = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let each = bench.number.div_ceil(clients as u32);
@@ -195,7 +195,7 @@ async fn clone_rate(client: &Client, bench: &Bench) -> Result<f64, CliError> {
     Ok(f64::from(each) * clients as f64 * 60.0 / began.elapsed().as_secs_f64())
 }
 
-/// New instances, from the call that makes them to the first byte out of their guests.
+/// Measures new instances, from the call that creates them to the first byte out of their guests.
 async fn clones(
     context: &Context,
     client: &Client,
@@ -224,7 +224,7 @@ async fn go(client: &Client, instance: &InstanceRef, verb: &str) -> Result<(), C
     Ok(())
 }
 
-/// Starts this program with `arguments`; gives the ms until its first byte of output.
+/// Starts this program with `arguments`. Returns the ms until its first byte of output.
 fn first_byte(context: &Context, arguments: &[&str]) -> Result<f64, CliError> {
     let failed = |what: String| CliError::new(Code::BenchFailed, format!("{arguments:?}: {what}"));
     let program = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
@@ -249,7 +249,7 @@ fn first_byte(context: &Context, arguments: &[&str]) -> Result<f64, CliError> {
 
 fn summary(path: &'static str, samples: &[f64]) -> Result<Row, CliError> {
     let failed = |e: &dyn std::fmt::Display| CliError::internal(e.to_string());
-    // Microseconds, up to ten minutes, to three digits.
+    // The histogram holds microseconds, up to ten minutes, with three significant digits.
     let mut histogram = Histogram::<u64>::new_with_max(600_000_000, 3).map_err(|e| failed(&e))?;
     for sample in samples {
         histogram.record((sample * 1000.0) as u64).map_err(|e| failed(&e))?;

@@ -83,7 +83,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Its directory, absolute.
+    /// Returns the authority's directory as an absolute path.
     fn path(&self) -> PathBuf {
         let dir = self.dir.clone().unwrap_or_else(|| config_dir().join("ca"));
         std::path::absolute(&dir).unwrap_or(dir)
@@ -161,9 +161,9 @@ pub struct Office {
     place: Place,
 }
 
-/// An office that is open.
+/// The place that answers an authority's commands.
 enum Desk {
-    /// Coordinators, of which at least one signs.
+    /// Coordinators, of which at least one has the authority's key.
     There(Vec<Client>),
     Here(Box<Signer>),
 }
@@ -184,7 +184,7 @@ impl Office {
         Ok(Desk::There(remote::coordinators(list, &self.ours)?))
     }
 
-    /// A join token. Needs the authority's key, no records.
+    /// Makes a join token. This needs the authority's key, but no records.
     pub async fn invite(&self, mut invite: Invite) -> Result<Invitation, CliError> {
         if let Some(list) = &self.coordinator {
             if invite.addresses.is_empty() {
@@ -201,7 +201,7 @@ impl Office {
         Ok(invitation)
     }
 
-    /// Who has certificates.
+    /// Lists the identities that have certificates.
     pub async fn identities(&self) -> Result<Vec<IdentityView>, CliError> {
         match self.open()? {
             Desk::There(all) => {
@@ -212,7 +212,7 @@ impl Office {
         }
     }
 
-    /// Revokes somebody's certificates; what is revoked counts for us at once.
+    /// Revokes an identity's certificates. The new list is in force for our own identity at once.
     pub async fn revoke(&self, identity: Identity) -> Result<RevocationList, CliError> {
         match self.open()? {
             Desk::There(all) => {
@@ -220,7 +220,7 @@ impl Office {
                 let post =
                     |client: Client| async move { client.post(paths::CA_REVOKE, revoke).await };
                 let list: RevocationList = enrolment::first_of(all, post).await?;
-                // At the coordinator's socket on this machine nobody needs an identity.
+                // A client on the coordinator's socket on this machine may have no identity.
                 if let Ok(ours) = self.ours.credentials() {
                     ours.revoke(&list.crl)?;
                 }
@@ -233,9 +233,9 @@ impl Office {
     }
 }
 
-/// Carries it out.
+/// Runs the command.
 pub async fn run(context: &Context, command: Command) -> Outcome {
-    // Whatever it writes is an authority's or an identity's.
+    // All files that these commands write belong to an authority or an identity.
     private::narrow_umask();
     match command {
         Command::Init { place } => {
@@ -295,7 +295,7 @@ fn issue(context: &Context, issue: &Issue) -> Outcome {
     output::say(context.format, &issued.facts, &line)
 }
 
-/// Shows who has certificates.
+/// Shows the identities that have certificates.
 pub fn list(context: &Context, views: &[IdentityView]) -> Outcome {
     let rows = views.iter().flat_map(|view| {
         view.certificates.iter().map(|one| {

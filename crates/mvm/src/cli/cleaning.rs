@@ -21,7 +21,7 @@ pub struct Clean {
     netns: Option<String>,
 }
 
-/// Something that is left.
+/// A leftover of a state directory.
 #[derive(Debug, Serialize)]
 struct Item {
     kind: &'static str,
@@ -29,13 +29,13 @@ struct Item {
     owner: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     root: Option<String>,
-    /// `orphan`: nobody's. `unknown`: nothing says whose; it is left alone. `lives`: the state directory is
-    /// gone, and its agent is not.
+    /// `orphan`: its state directory is gone. `unknown`: its state directory is not known, so it is
+    /// left alone. `lives`: the state directory is gone, and its agent still runs.
     verdict: &'static str,
     removed: bool,
 }
 
-/// Carries it out, on a thread of its own: only that one enters the namespace.
+/// Runs the command on a thread of its own, since only that thread enters the namespace.
 pub fn run(context: &Context, asked: Clean) -> Outcome {
     let (root, format) = (context.root.clone(), context.format);
     let work = move || {
@@ -76,7 +76,7 @@ async fn clean(root: &Path, yes: bool) -> Result<Vec<Item>, CliError> {
     let agreed = yes || (!orphans.is_empty() && agrees(&orphans));
     let mut removed = Vec::new();
     if agreed {
-        // What has come to life since it was shown is left alone.
+        // Leftovers whose owner has come to life since they were shown are left alone.
         for left in remains::left(root).await? {
             let shown = orphans.iter().any(|orphan| orphan.owner == left.owner);
             if left.verdict == Verdict::Orphan && shown {
@@ -95,7 +95,8 @@ async fn clean(root: &Path, yes: bool) -> Result<Vec<Item>, CliError> {
     Ok(items.collect())
 }
 
-/// Of what lives nothing is shown, but for who is to be ended where its state directory is gone.
+/// Lists the agents to stop first, where a state directory is gone and its agent still runs. Other
+/// things that live are not shown.
 fn agents_of(left: &Left) -> Vec<Item> {
     let item = |pid: &u32| Item {
         kind: "agent",
@@ -124,7 +125,7 @@ fn items_of(left: Left, removed: bool) -> Vec<Item> {
     processes.chain(left.things.iter().cloned()).map(item).collect()
 }
 
-/// Shows them, and asks whoever sits at the terminal.
+/// Shows the leftovers, and asks the user at the terminal.
 fn agrees(orphans: &[&Left]) -> bool {
     if !std::io::stdin().is_terminal() {
         return false;

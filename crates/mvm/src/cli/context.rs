@@ -1,4 +1,4 @@
-//! What every command gets, and what several share.
+//! The context of every command, and helpers that several commands share.
 
 use super::remote::{self, OurIdentity, Remote};
 use super::values::{Address, Coordinators, Of};
@@ -11,25 +11,25 @@ use mvm_api::{Client, paths};
 use mvm_model::Code;
 use std::path::PathBuf;
 
-/// What every command gets.
+/// The context of a command: options that all commands have.
 #[derive(Clone, Debug)]
 pub struct Context {
     /// The state directory.
     pub root: PathBuf,
-    /// How to show results.
+    /// The output format.
     pub format: Format,
-    /// The node to do it on, where it is another machine.
+    /// The node to run the command on, where it is another machine.
     pub remote: Option<(Address, Remote)>,
-    /// The coordinators to ask, where any is named.
+    /// The coordinators to ask, where some are named.
     pub coordinator: Option<Coordinators>,
-    /// Who we are to it.
+    /// The identity that we present to other machines.
     pub ours: OurIdentity,
-    /// How long a fleet without a leader is waited for.
+    /// How long to wait for a fleet without a leader.
     pub patience: Patience,
 }
 
 impl Context {
-    /// A client of whoever is to do it: a node or a coordinator that is named, else the agent here.
+    /// Returns a client of the named node or coordinator, or else of the agent on this machine.
     pub fn client(&self) -> Result<Client, CliError> {
         match (&self.remote, &self.coordinator) {
             (Some((node, remote)), _) => remote.client(node),
@@ -38,13 +38,13 @@ impl Context {
         }
     }
 
-    /// A client of this machine's agent; starts the agent if none runs.
+    /// Returns a client of this machine's agent; starts the agent if none runs.
     pub fn agent(&self) -> Result<Client, CliError> {
         agent_process::client(&self.root)
     }
 
-    /// The same, who also waits for an agent that is being replaced; one on this machine that was killed
-    /// is started again.
+    /// Like [`Context::client`], but also waits for an agent that is being replaced. An agent on
+    /// this machine that was killed is started again.
     pub fn patient(&self) -> Result<Client, CliError> {
         let patience = self.patience.clone();
         let patience = match (&self.remote, &self.coordinator) {
@@ -57,7 +57,7 @@ impl Context {
         Ok(self.client()?.patient(patience))
     }
 
-    /// A client of the coordinator: of the one that is named, else of the one on this machine.
+    /// Returns a client of the named coordinators, or else of the one on this machine.
     pub fn coordinator(&self) -> Result<Client, CliError> {
         match &self.coordinator {
             Some(list) => {
@@ -78,7 +78,7 @@ impl Context {
     }
 }
 
-/// A list that is empty since there is no such tenant or pool is an error.
+/// Returns an error where a list is empty because its tenant or pool does not exist.
 pub async fn explain_empty(client: &Client, of: Option<&Of>) -> Result<(), CliError> {
     let path = match of {
         None => return Ok(()),
@@ -88,7 +88,8 @@ pub async fn explain_empty(client: &Client, of: Option<&Of>) -> Result<(), CliEr
     client.get::<serde_json::Value>(&path).await.map(drop).map_err(CliError::from)
 }
 
-/// Whether it is because one leader of the fleet has ended and the next has not begun.
+/// Returns whether the error's cause is that one leader of the fleet has ended and the next has not
+/// begun.
 pub fn is_between_leaders(problem: &CliError) -> bool {
     problem.is_one_of(&[
         Code::LeaderChanged,

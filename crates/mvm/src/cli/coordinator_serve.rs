@@ -60,10 +60,10 @@ pub struct Serve {
     log_json: bool,
 }
 
-/// Serves until it is told to end.
+/// Serves until the process is told to stop.
 pub fn serve(globals: &Globals, serve: &Serve) -> Result<(), CliError> {
     crate::logging::begin(serve.log_json, None)?;
-    // One that serves this machine alone needs none.
+    // A coordinator that serves only this machine needs no identity.
     let named = globals.identity.is_some() || !serve.listen.is_empty();
     let ours = OurIdentity { identity: globals.identity.clone(), is_named: globals.identity_named };
     let options = options(&globals.root(), named.then_some(&ours), serve);
@@ -103,9 +103,9 @@ fn options(root: &Path, ours: Option<&OurIdentity>, serve: &Serve) -> ServeOptio
     }
 }
 
-/// What the coordinator says of itself.
+/// Shows the coordinator's information.
 pub async fn status(context: &Context) -> Outcome {
-    // Who asks how it is wants to hear at once that it is not there.
+    // A status command reports at once that the coordinator does not answer.
     let client = context.coordinator()?.patient(Patience::none());
     let info: CoordinatorInfo = client.get(paths::COORDINATOR).await?;
     output::describe(context.format, &info)

@@ -1,4 +1,4 @@
-//! What is taken from a guest: options of all commands that copy out of one.
+//! Options of all commands that copy files out of a guest.
 
 use clap::{Args, ValueEnum};
 use mvm_archive::Rules;
@@ -29,7 +29,7 @@ enum Links {
 }
 
 impl Copying {
-    /// The same for the unpacker.
+    /// Returns the options in the unpacker's form.
     pub fn rules(&self) -> Rules {
         let links = match self.links {
             Links::Keep => mvm_archive::Links::Keep,

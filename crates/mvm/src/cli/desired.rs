@@ -1,4 +1,4 @@
-//! Documents of desired state: read here, brought about by the agent.
+//! Documents of desired state: the command reads them, the agent carries them out.
 
 use super::context::Context;
 use super::flake::absolute_inputs;
@@ -40,7 +40,7 @@ impl Inputs {
     }
 }
 
-/// A document that the agent watches.
+/// Returns the settings of a document that the agent watches.
 pub fn file(path: &Path, how: &How) -> Result<DesiredFile, CliError> {
     let absolute = std::path::absolute(path);
     let path = absolute.map_err(|cause| unreadable(path, &cause))?;
@@ -51,7 +51,7 @@ fn unreadable(path: &Path, cause: &std::io::Error) -> CliError {
     CliError::file(format!("cannot read {}: {cause}", path.display()))
 }
 
-/// Reads a document; its paths start where it is.
+/// Reads a document. Its relative paths start at the document's folder.
 pub fn read_document<T>(
     path: &Path,
     inputs: &Inputs,
@@ -70,7 +70,7 @@ pub fn read_document<T>(
     Ok(parse(&text, &folder.to_string_lossy(), &inputs.override_inputs()?)?)
 }
 
-/// Has the agent bring its node to the document.
+/// Asks the agent to bring its node to the document.
 pub async fn reconcile(
     context: &Context,
     path: &Path,
@@ -124,12 +124,12 @@ async fn converge(
     }
 }
 
-/// What was said already of what is waited for.
+/// The failures that were reported already.
 #[derive(Default)]
 pub struct Told(BTreeSet<String>);
 
 impl Told {
-    /// Says what fails, once, on standard error.
+    /// Reports a failure once, on standard error.
     pub fn tell(&mut self, failure: Option<&str>) {
         if let Some(why) = failure
             && self.0.insert(why.to_owned())
@@ -139,7 +139,7 @@ impl Told {
     }
 }
 
-/// Refuses to wait for what only a person can mend.
+/// Stops waiting where only a person can remove the cause.
 pub fn given_up(why: Option<&str>, code: Option<&AnyCode>) -> Result<(), CliError> {
     match (why, code) {
         (Some(why), Some(code)) if code.known().is_some_and(needs_a_person) => {
@@ -151,7 +151,7 @@ pub fn given_up(why: Option<&str>, code: Option<&AnyCode>) -> Result<(), CliErro
     }
 }
 
-/// The first pool that does not hold its counts yet, and why.
+/// Returns the first pool that does not hold its counts yet, and the reason.
 async fn unfilled(client: &Client, document: &DesiredState) -> Result<Option<String>, CliError> {
     for tenant in &document.tenants {
         for wanted in &tenant.pools {

@@ -1,5 +1,5 @@
-//! `-e` and `--env-file`: a command's variables. Their values need not stand among our own arguments,
-//! which everybody on this machine can read.
+//! `-e` and `--env-file`: a command's environment variables. Values need not be among our own
+//! arguments, which all users on this machine can read.
 
 use crate::error::CliError;
 use clap::Args;
@@ -12,7 +12,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// Names and values.
+/// Names and values of environment variables.
 pub type Environment = BTreeMap<String, String>;
 
 /// The variables of a command.
@@ -27,7 +27,7 @@ pub struct Variables {
     env_file: Vec<PathBuf>,
 }
 
-/// `NAME=VALUE`, or `NAME`: as it is here.
+/// A variable: `NAME=VALUE`, or `NAME` for the value that it has in our own environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Variable {
     name: String,
@@ -52,8 +52,7 @@ impl FromStr for Variable {
 }
 
 impl Variables {
-    /// The variables, of which the last word of a name counts. Errors: `local_file`,
-    /// `invalid_value`.
+    /// Reads the variables. The last value of a name counts. Errors: `local_file`, `invalid_value`.
     pub fn read(&self) -> Result<Environment, CliError> {
         self.leave_input(false)?;
         let here = |name: &str| std::env::var_os(name);
@@ -70,7 +69,7 @@ impl Variables {
         Ok(all)
     }
 
-    /// Refuses to read the standard input where the command is to have it.
+    /// Refuses to read standard input where the command needs it.
     pub fn leave_input(&self, is_taken: bool) -> Result<(), CliError> {
         let reads = self.env_file.iter().filter(|path| path.as_os_str() == "-").count();
         let what = match (reads, is_taken) {
@@ -83,7 +82,7 @@ impl Variables {
     }
 }
 
-/// A variable with its value: its own, or the one that it has `here`.
+/// Returns a variable with its own value, or the value that `here` has for it.
 fn valued(
     variable: Variable,
     here: impl Fn(&str) -> Option<OsString>,
@@ -102,7 +101,7 @@ fn valued(
     }
 }
 
-/// The largest file of variables that is read, in bytes: more is never passed to a program.
+/// The largest file of variables, in bytes. No program could be passed more.
 const LARGEST: u64 = 1 << 20;
 
 fn text_of(path: &Path) -> Result<String, CliError> {
@@ -131,14 +130,14 @@ fn shown(path: &Path) -> String {
     }
 }
 
-/// The variables that a file names. Values are taken as they stand, quotes and spaces included.
+/// Parses the variables of a file. Values are taken literally, quotes and spaces included.
 fn lines(path: &Path, text: &str) -> Result<Vec<Variable>, CliError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let numbered = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim_start()));
     numbered
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
         .map(|(number, line)| {
-            // Without a '=' the line is a name, around which blanks say nothing.
+            // A line without '=' is a name, so trailing blanks do not belong to it.
             let line = if line.contains('=') { line } else { line.trim_end() };
             line.parse::<Variable>().map_err(|fault| {
                 let detail = format!("{}, line {number}: {}", shown(path), fault.message);

@@ -30,7 +30,7 @@ pub struct Events {
     since: Position,
 }
 
-/// Carries it out.
+/// Runs the command.
 pub async fn run(context: &Context, events: Events) -> Outcome {
     let client = context.patient()?;
     let mut query = format!("since={}", events.since);
@@ -53,7 +53,7 @@ pub async fn run(context: &Context, events: Events) -> Outcome {
     }
     let path = format!("{}?{query}", paths::EVENTS);
     let mut events: Vec<EventView> = client.list(&path).await?;
-    // A fleet's come node by node.
+    // A fleet's events arrive node by node.
     if events.iter().any(|view| view.node_id.is_some()) {
         events.sort_by_key(|view| view.event.at);
     }
@@ -61,7 +61,7 @@ pub async fn run(context: &Context, events: Events) -> Outcome {
     output::show(context.format, &events, &titles, events.iter().map(row))
 }
 
-/// One line an event, as it comes: JSON for programs.
+/// Prints an event in one line as it arrives: JSON for programs.
 fn show(format: Format, sent: &Event, flow: &Flow) {
     if sent.name == "gap" {
         if let Ok(EventGap { after, before, node_id }) = serde_json::from_str(&sent.data) {
@@ -94,7 +94,7 @@ fn row(EventView { event, node_id }: &EventView) -> Vec<String> {
     ]
 }
 
-/// Prints the metrics as they are.
+/// Prints the metrics unchanged.
 pub async fn metrics(context: &Context) -> Outcome {
     let mut text = Vec::new();
     let take = |piece: &[u8]| text.extend_from_slice(piece);

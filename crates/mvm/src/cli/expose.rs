@@ -48,7 +48,7 @@ pub struct Unexpose {
     listen: Option<SocketAddr>,
 }
 
-/// Carries `expose` out.
+/// Runs `mvm pool expose`.
 pub async fn expose(context: &Context, asked: Expose) -> Outcome {
     let (Some(pool), Some(listen), Some(to), false) =
         (&asked.pool, asked.listen, asked.to, asked.list)
@@ -90,7 +90,7 @@ async fn list(context: &Context, pool: Option<&PoolRef>) -> Outcome {
     output::show(context.format, &views, &titles, rows)
 }
 
-/// Carries `unexpose` out.
+/// Runs `mvm pool unexpose`.
 pub async fn unexpose(context: &Context, asked: Unexpose) -> Outcome {
     let path = paths::pool_part(&asked.pool, "unexpose");
     let body = UnexposePool { listen: asked.listen };

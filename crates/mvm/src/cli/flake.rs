@@ -1,4 +1,4 @@
-//! Flake references as the agent is to read them: its working directory is not the user's.
+//! Makes flake references absolute, since the agent's working directory is not the user's.
 
 use super::values::Pair;
 use crate::error::CliError;

@@ -16,7 +16,7 @@ use mvm_model::{Code, Counts, Name};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Between two looks at what is waited for.
+/// The pause between two checks while a command waits.
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// The fleet.
@@ -99,7 +99,7 @@ pub enum Command {
     },
 }
 
-/// Carries it out.
+/// Runs the command.
 pub async fn run(context: &Context, command: Command) -> Outcome {
     let client = context.coordinator()?;
     match command {
@@ -221,7 +221,8 @@ async fn apply(
     let before: Option<FleetStatus> = client.get(paths::FLEET_STATUS_OF_LEADER).await.ok();
     let plan: FleetPlan = client.put(paths::FLEET, &body).await?;
     if let Some(seconds) = wait.filter(|_| !dry_run) {
-        // Of the same document as before, what has failed already may have been mended since.
+        // If the document is the same as before, the cause of an old failure may have been removed
+        // since.
         let old = before.filter(|status| status.document.as_ref() == Some(&plan.document));
         let old = old.map_or_else(Vec::new, |status| status.pools);
         converged(client, &plan.document, &old, Duration::from_secs(seconds)).await?;
@@ -247,7 +248,7 @@ async fn apply(
     output::show(context.format, &plan, &["NODE", "POOL", "FROM", "TO"], rows)
 }
 
-/// Waits until the document of this digest is in force, and everything is as it says.
+/// Waits until the document of this digest is in force and the fleet has converged.
 async fn converged(
     client: &Client,
     document: &str,
@@ -295,7 +296,7 @@ async fn converged(
     }
 }
 
-/// Waits until the node holds nothing.
+/// Waits until the node holds no instances.
 async fn emptied(client: &Client, node: &Name, deadline: Duration) -> Result<(), CliError> {
     let ends = Instant::now() + deadline;
     loop {

@@ -39,7 +39,7 @@ pub struct Globals {
 }
 
 impl Globals {
-    /// The state directory, absolute.
+    /// Returns the state directory as an absolute path.
     pub fn root(&self) -> PathBuf {
         let root = self.root.clone().unwrap_or_else(agent_process::default_root);
         std::path::absolute(&root).unwrap_or(root)

@@ -76,7 +76,7 @@ fn absolute(path: &Path) -> Result<String, CliError> {
     Ok(found.display().to_string())
 }
 
-/// `mvm kernel`
+/// Runs `mvm kernel`.
 pub async fn kernel(context: &Context, command: KernelCommand) -> Outcome {
     let kernel: KernelView = match command {
         KernelCommand::Import { file, modules, name } => {
@@ -114,7 +114,7 @@ pub async fn kernel(context: &Context, command: KernelCommand) -> Outcome {
     output::say(context.format, &kernel, &line)
 }
 
-/// `mvm image`
+/// Runs `mvm image`.
 pub async fn image(context: &Context, command: ImageCommand) -> Outcome {
     let client = context.agent()?;
     match command {

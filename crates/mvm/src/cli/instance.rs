@@ -189,7 +189,7 @@ pub struct ExecOptions {
     command: Vec<String>,
 }
 
-/// Carries it out.
+/// Runs the command.
 pub async fn run(context: &Context, command: Command) -> Outcome {
     let format = context.format;
     match command {
@@ -266,7 +266,7 @@ async fn execute(context: &Context, exec: Exec) -> Outcome {
     session::exec(&context.client()?, &instance, run).await
 }
 
-/// A failure of our own, told apart from the program's exit status.
+/// Gives our own errors an exit status that the program's cannot be confused with.
 pub fn own_failure(outcome: Outcome, context: &Context) -> Outcome {
     outcome.or_else(|problem| {
         if output::is_of_output(&problem) {
@@ -277,7 +277,7 @@ pub fn own_failure(outcome: Outcome, context: &Context) -> Outcome {
     })
 }
 
-/// Lists the instances of whoever is asked.
+/// Lists the instances of a node or a fleet.
 pub async fn list(context: &Context, client: &Client, of: Option<Of>) -> Outcome {
     let path = match &of {
         None => paths::INSTANCES.to_owned(),
@@ -315,7 +315,7 @@ pub async fn list(context: &Context, client: &Client, of: Option<Of>) -> Outcome
     output::show(context.format, &views, &head, rows)
 }
 
-/// The verb of a sleep after which no process lingers.
+/// The verb of a sleep that leaves no hypervisor process behind.
 pub const SLEEP_AT_ONCE: &str = "sleep?linger=false";
 
 async fn moved(

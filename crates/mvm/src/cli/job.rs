@@ -131,17 +131,17 @@ pub struct Options {
 }
 
 impl Options {
-    /// Whether it asks for nothing that only a job of a queue can have.
+    /// Returns whether the options ask for nothing that only a queued job can have.
     pub fn is_plain(&self) -> bool {
         (self.priority, self.retries) == (0, 0) && self.cache_commit.is_empty()
     }
 
-    /// The variables, read now.
+    /// Reads the environment variables.
     pub fn environment(&self) -> Result<Environment, CliError> {
         self.variables.read()
     }
 
-    /// The job that runs `command` so, with these variables.
+    /// Returns the specification of a job that runs `command` with these variables.
     pub fn spec(&self, command: Vec<String>, artifacts: Vec<String>, env: Environment) -> JobSpec {
         JobSpec {
             argv: command,
@@ -156,7 +156,7 @@ impl Options {
     }
 }
 
-/// Carries it out.
+/// Runs the command.
 pub async fn run(context: &Context, command: Command) -> Outcome {
     let format = context.format;
     match command {

@@ -37,7 +37,7 @@ pub enum Command {
     },
 }
 
-/// Carries it out.
+/// Runs the command.
 pub async fn run(context: &Context, command: Command) -> Outcome {
     let client = context.client()?;
     match command {
@@ -69,7 +69,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
     }
 }
 
-/// The lease of this name, or on this instance.
+/// Returns the id of the lease with this id, or of the lease on this instance.
 async fn id_of(client: &Client, wanted: &str) -> Result<String, CliError> {
     let leases: Vec<LeaseView> = client.list(paths::LEASES).await?;
     let fits = |view: &&LeaseView| view.lease.id == wanted || view.instance.to_string() == wanted;
@@ -82,7 +82,7 @@ async fn id_of(client: &Client, wanted: &str) -> Result<String, CliError> {
 fn list(context: &Context, leases: &[LeaseView]) -> Outcome {
     let rows = leases.iter().map(|view| {
         let LeaseView { lease, instance, left_s, held_by, .. } = view;
-        // What is held goes on for as long as that, or to its longest time.
+        // A lease with a holder lasts as long as its holder, or until its longest time.
         let left = match held_by {
             Some(_) if lease.longest_until.is_none() => "-".to_owned(),
             _ => format!("{left_s} s"),

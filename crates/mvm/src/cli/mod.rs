@@ -1,4 +1,4 @@
-//! The commands, a file a noun.
+//! The commands, one file per noun.
 
 mod agent;
 mod api;
@@ -196,7 +196,8 @@ impl Cli {
     }
 }
 
-/// Serves, where that is the command: an agent or a coordinator is no client, and makes its own runtime.
+/// Runs the command if it serves as an agent or a coordinator. Such a command is no client, and
+/// makes its own runtime.
 pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), CliError>> {
     match &cli.command {
         Command::Agent(command) => agent::serve_if_asked(&cli.globals, command),
@@ -207,7 +208,7 @@ pub fn serve_if_asked(cli: &Cli) -> Option<Result<(), CliError>> {
     }
 }
 
-/// Carries a command out.
+/// Runs a command.
 pub async fn run(cli: Cli) -> Outcome {
     let globals = cli.globals;
     let context = Context {

@@ -22,7 +22,7 @@ pub enum Command {
     Clean(Clean),
 }
 
-/// Carries it out.
+/// Runs the command.
 pub async fn run(context: &Context, command: Command) -> Outcome {
     match command {
         Command::Verify => verify(context).await,

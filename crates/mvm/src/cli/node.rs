@@ -84,7 +84,7 @@ impl Join {
                 .map_err(|cause| failed(file.display().to_string(), cause))?,
             (None, Some("-") | None) => {
                 let mut text = String::new();
-                // A bound: what is no token need not be read whole.
+                // The bound keeps a file that is no token from being read whole.
                 std::io::stdin()
                     .take(64 * 1024)
                     .read_to_string(&mut text)
@@ -97,7 +97,7 @@ impl Join {
     }
 }
 
-/// Carries it out.
+/// Runs the command.
 pub async fn run(context: &Context, command: Command) -> Outcome {
     match command {
         Command::Invite { name, ttl, address, office } => {
@@ -120,7 +120,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
                 private::own_dir(&context.root)?;
             }
             let name = enrolment::join(&token, &dir).await?;
-            // The agent looks for it where it is by itself only in its root.
+            // The agent finds the identity without an option only in its own state directory.
             let place = match context.ours.named() {
                 Some(dir) => format!(" --identity {}", dir.path().display()),
                 None => String::new(),

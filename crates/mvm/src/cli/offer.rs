@@ -1,4 +1,4 @@
-//! What an agent says of its node to a fleet.
+//! The options with which an agent describes its node to a fleet.
 
 use clap::Args;
 use mvm_model::fleet::{Capacity, check_label};

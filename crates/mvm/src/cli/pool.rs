@@ -253,7 +253,7 @@ pub struct EgressOptions {
 }
 
 impl EgressOptions {
-    /// The setting, if one was given.
+    /// Returns the egress setting, if one was given.
     fn setting(self) -> Option<Egress> {
         let EgressOptions { egress, allow, allow_lan } = self;
         egress.map(|mode| Egress { mode: mode.into(), allow, allow_lan })
@@ -302,7 +302,7 @@ impl From<Recycle> for mvm_model::Recycle {
     }
 }
 
-/// Carries it out.
+/// Runs the command.
 pub async fn run(context: &Context, command: Command) -> Outcome {
     let format = context.format;
     match command {
@@ -371,7 +371,7 @@ pub async fn run(context: &Context, command: Command) -> Outcome {
     }
 }
 
-/// What `--cache` asks for, if it was given.
+/// Returns the caches that `--cache` names, if it was given.
 fn caches(given: &[String]) -> Result<Option<Vec<Cache>>, CliError> {
     let named = given.iter().filter(|text| !text.is_empty());
     let caches = named.map(|text| text.parse()).collect::<Result<Vec<Cache>, _>>()?;
@@ -494,7 +494,7 @@ async fn build(context: &Context, pool: &PoolRef, overrides: &[Pair]) -> Outcome
     output::say(context.format, &result, &line)
 }
 
-/// Waits until the pool holds what it should.
+/// Waits until the pool holds its counts.
 async fn converge(
     client: &Client,
     pool: &PoolRef,

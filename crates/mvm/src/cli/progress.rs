@@ -1,4 +1,4 @@
-//! What takes a while, and says how far it is.
+//! Calls that take long and report their progress.
 
 use crate::error::CliError;
 use crate::output::{self, Format};
@@ -8,14 +8,14 @@ use mvm_model::Code;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-/// Calls something that reports its progress, and shows it on standard error.
+/// Makes a call that reports its progress, and shows the progress on standard error.
 pub async fn with_progress<T: serde::de::DeserializeOwned>(
     client: &Client,
     format: Format,
     path: &str,
     body: &impl serde::Serialize,
 ) -> Result<T, CliError> {
-    // Programs get the result or one problem document, and nothing else.
+    // Programs get only the result or one problem document.
     let for_people = format == Format::Table;
     let spinner = (for_people && std::io::stderr().is_terminal()).then(|| {
         let spinner = indicatif::ProgressBar::new_spinner();

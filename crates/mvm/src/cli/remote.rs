@@ -1,4 +1,4 @@
-//! Other machines: where they are, and who we are to them.
+//! Options for other machines: their addresses, and the identity that we present to them.
 
 use super::values::{Address, Coordinators};
 use crate::error::CliError;
@@ -23,18 +23,19 @@ pub struct OurIdentity {
 }
 
 impl OurIdentity {
-    /// Its directory, absolute.
+    /// Returns the identity's directory as an absolute path.
     pub fn dir(&self) -> IdentityDir {
         let dir = self.identity.clone().unwrap_or_else(|| config_dir().join("identity"));
         IdentityDir::new(std::path::absolute(&dir).unwrap_or(dir))
     }
 
-    /// Its directory, absolute, if the command line names it: a machine's own identity may be there.
+    /// Returns the identity's directory as an absolute path, if the command line names it. A
+    /// machine's own identity may be there.
     pub fn named(&self) -> Option<IdentityDir> {
         self.is_named.then(|| self.dir())
     }
 
-    /// The identity; one that has run out is of no use to anybody.
+    /// Returns the identity. An expired one is an error, since no server would accept it.
     pub fn credentials(&self) -> Result<Arc<Credentials>, CliError> {
         let credentials = Credentials::open(self.dir())?;
         let facts = credentials.credential().facts;
@@ -52,13 +53,13 @@ impl OurIdentity {
     }
 }
 
-/// A client of whichever of these coordinators answers.
+/// Returns a client of these coordinators; any of them may answer.
 pub fn coordinator(list: &Coordinators, ours: &OurIdentity) -> Result<Client, CliError> {
     let all = coordinators(list, ours)?.into_iter().reduce(Client::or);
     all.ok_or_else(|| CliError::internal("a list of no coordinators"))
 }
 
-/// A client of each.
+/// Returns a client of each coordinator.
 pub fn coordinators(list: &Coordinators, ours: &OurIdentity) -> Result<Vec<Client>, CliError> {
     let mut credentials = None;
     let client = |address: &Address| {
@@ -93,13 +94,13 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// A client of its agent.
+    /// Returns a client of the node's agent.
     pub fn client(&self, node: &Address) -> Result<Client, CliError> {
         let expect = Expect::Node(self.node_name.clone());
         Ok(mvm_identity::client(node.to_string(), self.ours.credentials()?, expect))
     }
 
-    /// The words that lead another `mvm` there.
+    /// Returns the arguments with which another `mvm` reaches the same node.
     pub fn words(&self, node: &Address) -> Vec<String> {
         let identity = self.ours.dir().path().display().to_string();
         let mut words = vec!["--node".to_owned(), node.to_string()];
@@ -111,7 +112,8 @@ impl Remote {
     }
 }
 
-/// Where a user's own configuration is: the system's place for root, the XDG one for others.
+/// Returns the folder of the user's configuration: a system path for root, the XDG one for other
+/// users.
 pub fn config_dir() -> PathBuf {
     if rustix::process::geteuid().is_root() {
         return PathBuf::from("/etc/mvm");

@@ -1,5 +1,5 @@
-//! `mvm instance ssh`: OpenSSH, with the tenant's key and the instance's host key pinned, through
-//! the guest channel.
+//! `mvm instance ssh`: OpenSSH through the guest channel, with the tenant's key, and with the
+//! instance's host key pinned.
 
 use super::context::Context;
 use crate::error::CliError;
@@ -23,14 +23,15 @@ pub async fn run(
     let access: SshAccess = context.client()?.get(&paths::instance_part(instance, "ssh")).await?;
     let proxy = proxy(context, instance, lease_s)?;
     let Some(files) = &access.files else {
-        // Becomes ssh(1).
+        // This process becomes ssh(1).
         return Err(missing(ssh(&access, proxy, command).exec()));
     };
     let (_folder, access) = written(files, &access)?;
     attended(ssh(&access, proxy, command)).await
 }
 
-/// What the key and the pin are in while ssh runs: gone with what this gives.
+/// Writes the key and the pinned host key into a temporary folder for ssh. The folder is removed
+/// when the returned handle is dropped.
 fn written(files: &SshFiles, access: &SshAccess) -> Result<(TempDir, SshAccess), CliError> {
     let folder = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, Into::into);
     let folder = tempfile::Builder::new()
@@ -48,7 +49,8 @@ fn written(files: &SshFiles, access: &SshAccess) -> Result<(TempDir, SshAccess),
     Ok((folder, access))
 }
 
-/// Runs ssh and gives its exit status. Signals that would end us before we have cleaned up are its.
+/// Runs ssh and returns its exit status. This process ignores signals that would end it before it
+/// has cleaned up.
 async fn attended(command: Command) -> Outcome {
     let watch = |kind| signal(kind).map_err(|e| io("watch signals", e));
     let mut interrupts = watch(SignalKind::interrupt())?;
@@ -57,7 +59,7 @@ async fn attended(command: Command) -> Outcome {
     let status = loop {
         tokio::select! {
             status = child.wait() => break status.map_err(|e| io("wait for ssh", e))?,
-            // A terminal's goes to ssh as well.
+            // The terminal sends the interrupt to ssh, too.
             _ = interrupts.recv() => {}
             _ = ends.recv() => drop(child.start_kill()),
             _ = hangups.recv() => drop(child.start_kill()),
@@ -67,7 +69,7 @@ async fn attended(command: Command) -> Outcome {
     Ok(u8::try_from(code).unwrap_or(255))
 }
 
-/// The command with which ssh reaches the instance: another `mvm`.
+/// Returns the command with which ssh reaches the instance: another `mvm`.
 fn proxy(
     context: &Context,
     instance: &InstanceRef,
@@ -96,7 +98,7 @@ fn proxy(
     if let Some(seconds) = lease_s {
         words.extend(["--lease".to_owned(), seconds.to_string()]);
     }
-    // ssh gives it to a shell: every word is quoted.
+    // ssh passes the command to a shell, so every argument is quoted.
     let quoted = |text: &String| format!("'{}'", text.replace('%', "%%").replace('\'', "'\\''"));
     Ok(words.iter().map(quoted).collect::<Vec<_>>().join(" "))
 }

@@ -1,4 +1,4 @@
-//! Where the time of operations went, read from the agent's metrics.
+//! The durations of operations' stages, read from the agent's metrics.
 
 use crate::error::CliError;
 use mvm_api::{Client, paths};
@@ -9,23 +9,23 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Times(BTreeMap<(String, String), (f64, u64)>);
 
-/// The time of one stage of the operations that one way took.
+/// The mean time of one stage, over the operations of one path of the bench.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stage {
-    /// The way.
+    /// The path of the bench.
     pub path: &'static str,
     /// The operation: `wake`, `clone` …
     pub operation: String,
-    /// The stage of it, `all` for the whole.
+    /// The operation's stage; `all` for the whole operation.
     pub stage: String,
-    /// How often it was gone through.
+    /// How often the stage was timed.
     pub count: u64,
     /// The mean in ms.
     pub mean_ms: f64,
 }
 
 impl Times {
-    /// As the agent counts them now.
+    /// Reads the present times from the agent.
     pub async fn now(client: &Client) -> Result<Times, CliError> {
         let mut text = Vec::new();
         let take = |piece: &[u8]| text.extend_from_slice(piece);
@@ -33,7 +33,7 @@ impl Times {
         Ok(Times::parse(&String::from_utf8_lossy(&text)))
     }
 
-    /// Reads them out of metrics in the OpenMetrics text format.
+    /// Parses metrics in the OpenMetrics text format.
     fn parse(text: &str) -> Times {
         let mut times = Times::default();
         for line in text.lines() {
@@ -63,8 +63,8 @@ impl Times {
         times
     }
 
-    /// What has come to them since `before`, as the stages of this way; the longest first, an
-    /// operation at a time.
+    /// Returns the stages since `before`, labelled with this path. They are grouped by operation,
+    /// the longest first.
     pub fn since(&self, before: &Times, path: &'static str) -> Vec<Stage> {
         let mut stages: Vec<Stage> = Vec::new();
         for ((operation, stage), (sum, count)) in &self.0 {

@@ -99,7 +99,7 @@ impl QuotaArgs {
     }
 }
 
-/// Carries it out.
+/// Runs the command.
 pub async fn run(context: &Context, command: Command) -> Outcome {
     let client = context.client()?;
     match command {

@@ -1,10 +1,10 @@
-//! Values of arguments that are more than a word: read before anything is done, so that a fault in
-//! one is wrong usage and no agent is started for it.
+//! Values of arguments with a syntax of their own. They are parsed before the command starts, so
+//! that a fault in one is a usage error and no agent is started for it.
 
 use mvm_model::{Code, Fault, InstanceRef, Name, PoolRef};
 use std::str::FromStr;
 
-/// What a list is narrowed down to.
+/// The tenant or pool that a list is limited to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Of {
     /// `tenant`
@@ -24,10 +24,10 @@ impl FromStr for Of {
     }
 }
 
-/// Where a file is copied from or to.
+/// A copy's source or target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A path here.
+    /// A path on this machine.
     Local(String),
     /// `tenant/pool/id:/path`
     Guest(InstanceRef, String),
@@ -36,7 +36,8 @@ pub enum Place {
 impl FromStr for Place {
     type Err = Fault;
 
-    /// `a/b/i-…:path` is in an instance; what begins with `.` or `/`, or looks otherwise, is here.
+    /// `a/b/i-…:path` is a path in an instance. Any other text, and what begins with `.` or `/`, is
+    /// a local path.
     fn from_str(text: &str) -> Result<Self, Fault> {
         let local = || Ok(Place::Local(text.to_owned()));
         let Some((reference, path)) = text.split_once(':') else { return local() };
@@ -54,7 +55,7 @@ impl FromStr for Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address(String);
 
-/// The port of the API.
+/// The API's default port.
 const PORT: u16 = 4433;
 
 impl FromStr for Address {
@@ -93,7 +94,7 @@ impl std::fmt::Display for Address {
 pub struct Coordinators(Vec<Address>);
 
 impl Coordinators {
-    /// Their addresses, at least one, each once.
+    /// Returns the coordinators' addresses: at least one, without duplicates.
     pub fn addresses(&self) -> &[Address] {
         &self.0
     }
@@ -131,7 +132,7 @@ impl std::fmt::Display for Coordinators {
 pub struct Lifetime(u64);
 
 impl Lifetime {
-    /// In ms.
+    /// Returns the time in ms.
     pub fn millis(&self) -> u64 {
         self.0 * 1000
     }
@@ -164,7 +165,7 @@ impl FromStr for Lifetime {
 pub struct Moment(u64);
 
 impl Moment {
-    /// In ms since the Unix epoch.
+    /// Returns the moment in ms since the Unix epoch.
     pub fn millis(&self) -> u64 {
         self.0
     }
@@ -194,7 +195,7 @@ impl FromStr for Moment {
 pub struct Wait(u64);
 
 impl Wait {
-    /// The time.
+    /// Returns the duration.
     pub fn duration(&self) -> std::time::Duration {
         std::time::Duration::from_millis(self.0)
     }
@@ -214,9 +215,9 @@ impl FromStr for Wait {
 /// `NAME=VALUE`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
-    /// What stands before the first `=`, never empty.
+    /// The text before the first `=`, never empty.
     pub name: String,
-    /// What stands behind it.
+    /// The text after the first `=`.
     pub value: String,
 }
 

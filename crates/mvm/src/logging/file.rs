@@ -1,17 +1,17 @@
-//! A log file with an end: when it is full it becomes `NAME.1`, in place of the one before.
+//! A log file of bounded size: a full one is renamed to `NAME.1` and replaces the previous one.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// The most that a log has, in bytes; with the one before it is twice as much.
+/// The largest log file, in bytes. Together with the previous file it is twice as much.
 pub const MOST: u64 = 16 << 20;
 
-/// What is done with a file that lines go to from now on.
+/// Called with each file that becomes the log.
 type Begun = fn(&File) -> io::Result<()>;
 
-/// A file that lines are added to.
+/// A log file that lines are appended to.
 pub struct LogFile {
     path: PathBuf,
     file: File,
@@ -20,13 +20,14 @@ pub struct LogFile {
     begun: Begun,
 }
 
-/// Panics, and whatever else a process says on its standard error, go to the log as well.
+/// Redirects standard error to the log, so that panics and other messages of the process are there,
+/// too.
 pub fn take_standard_error(file: &File) -> io::Result<()> {
     Ok(rustix::stdio::dup2_stderr(file)?)
 }
 
 impl LogFile {
-    /// Opens a log of at most `most` bytes, and makes it if it is not there. What is in it stays.
+    /// Opens a log of at most `most` bytes, and creates it if it does not exist. Its contents stay.
     pub fn open(path: &Path, most: u64, begun: Begun) -> io::Result<LogFile> {
         let file = open(path)?;
         begun(&file)?;
@@ -34,7 +35,7 @@ impl LogFile {
         Ok(LogFile { path: path.to_owned(), file, length, most, begun })
     }
 
-    /// Puts what is there aside, and begins anew.
+    /// Renames the present file, and begins a new one.
     fn rotate(&mut self) -> io::Result<()> {
         let mut before = self.path.clone().into_os_string();
         before.push(".1");
@@ -50,7 +51,7 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 impl Write for LogFile {
-    /// Adds a line. One that is longer than a log may be is cut.
+    /// Appends a line. A line longer than the largest log is cut.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let most = usize::try_from(self.most).unwrap_or(usize::MAX).min(line.len());
         if self.length + most as u64 > self.most {
@@ -84,7 +85,7 @@ mod tests {
         assert_eq!(read(&dir.path().join("agent.log.1")), "line number 6\nline number 7\n");
         log.write_all(&[b'x'; 1000]).expect("line");
         assert_eq!(read(&path).len(), 40);
-        // One of an earlier agent, without an end, is put aside with the first line.
+        // An oversized file of an earlier agent is renamed at the first line.
         std::fs::write(&path, "x".repeat(1000)).expect("file");
         let mut log = LogFile::open(&path, 40, |_| Ok(())).expect("log");
         log.write_all(b"new\n").expect("line");

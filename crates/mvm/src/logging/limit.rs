@@ -1,4 +1,4 @@
-//! Lines of trouble about one machine come at a bounded rate.
+//! Limits the rate of warnings and errors about each machine.
 
 use super::sink::Sink;
 use parking_lot::Mutex;
@@ -10,27 +10,27 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Filter};
 
-/// So many lines may come at once.
+/// This many lines may be written in a burst.
 const AT_ONCE: u32 = 50;
-/// And one more after so long.
+/// After that, one line may be written per this time.
 const EACH: Duration = Duration::from_secs(2);
-/// The most machines that are known at once.
+/// The most machines that are tracked at once.
 const MOST: usize = 4096;
 
-/// What holds lines back.
+/// The limiter of lines.
 pub struct Limit {
     buckets: Mutex<HashMap<String, Bucket>>,
-    /// Where it is told how many were held back.
+    /// The log, where the number of suppressed lines is reported.
     to: Sink,
     json: bool,
 }
 
-/// What one machine may still say.
+/// The token bucket of one machine.
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
     left: u32,
     since: Instant,
-    /// So many lines were held back.
+    /// The number of suppressed lines.
     held: u64,
 }
 
@@ -49,7 +49,8 @@ impl Bucket {
         self.left = self.left.saturating_add(more).min(AT_ONCE);
     }
 
-    /// Whether a line may come; if so, how many were held back before it.
+    /// Takes a token. Returns the number of lines suppressed before; `None` where this line is to
+    /// be suppressed.
     fn take(&mut self, now: Instant) -> Option<u64> {
         self.fill(now);
         if self.left == 0 {
@@ -62,7 +63,7 @@ impl Bucket {
 }
 
 impl Limit {
-    /// Nothing was said yet.
+    /// Makes a limiter that has seen no line.
     pub fn new(to: Sink, json: bool) -> Limit {
         Limit { buckets: Mutex::default(), to, json }
     }
@@ -71,7 +72,8 @@ impl Limit {
         let taken = {
             let mut buckets = self.buckets.lock();
             if buckets.len() >= MOST && !buckets.contains_key(&of) {
-                // Who has been quiet starts afresh; where nobody has, all do.
+                // A machine with a full bucket can be forgotten. Where there is none, all are
+                // forgotten.
                 buckets.values_mut().for_each(|bucket| bucket.fill(now));
                 buckets.retain(|_, bucket| bucket.left < AT_ONCE);
                 if buckets.len() >= MOST {
@@ -105,7 +107,8 @@ impl<S: Subscriber> Filter<S> for Limit {
     }
 }
 
-/// Whose line it is: of a machine in trouble, or of a part that is not ours and does not say of which.
+/// Returns the key of a line's bucket: the machine in trouble, or the target of a foreign crate's
+/// line that names no machine.
 fn of(event: &Event<'_>) -> Option<String> {
     let mut words = Words::default();
     event.record(&mut words);
@@ -116,11 +119,11 @@ fn of(event: &Event<'_>) -> Option<String> {
     words.machine.filter(|_| *event.metadata().level() <= Level::WARN)
 }
 
-/// What an event says of where it comes from.
+/// The fields of an event that say what it is about.
 #[derive(Default)]
 struct Words {
     machine: Option<String>,
-    /// Of a line that came by the log crate.
+    /// The target of a line that came through the log crate.
     target: Option<String>,
 }
 
@@ -151,7 +154,7 @@ mod tests {
         assert_eq!((bucket.take(now), bucket.take(now)), (None, None));
         assert_eq!(bucket.take(now + EACH), Some(2));
         assert_eq!(bucket.take(now + EACH), None);
-        // It never saves up more than it may say at once.
+        // A bucket never holds more than one burst.
         let later = now + EACH * 1000;
         let taken = (0..200).filter(|_| bucket.take(later).is_some()).count();
         assert_eq!(taken, AT_ONCE as usize);

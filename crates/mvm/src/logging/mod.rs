@@ -1,7 +1,8 @@
-//! The log of an agent or coordinator: one line an event, whatever its words; in a file it has an end.
+//! The log of an agent or coordinator: one line per event, whatever the event contains. A log file
+//! has a bounded size.
 //!
-//! Words of guests get into it by way of errors, and a guest that wants to can fail as often as it likes:
-//! lines about one machine come at a bounded rate, and a file is put aside when it is full.
+//! Text from guests gets into the log in errors, and a hostile guest can fail as often as it likes.
+//! So warnings about one machine come at a limited rate, and a full file is rotated.
 
 mod file;
 mod limit;
@@ -21,12 +22,12 @@ use tracing_subscriber::filter::FilterExt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// What is logged unless `MVM_LOG` says otherwise. What yamux says of a hostile guest's frames is left out:
-/// that the channel broke is said by who uses it.
+/// The default log levels, which `MVM_LOG` overrides. yamux's messages about a hostile guest's
+/// frames are off; the channel's user logs that it broke.
 const LEVELS: &str = "info,yamux=off";
 
-/// Has this process log to standard error, or to `file`, as JSON lines if so asked, and observe stages.
-/// Errors: the file cannot be opened.
+/// Starts the logging of this process to standard error or to `file`, as JSON lines where `json` is
+/// set, and the timing of stages. Errors: the file cannot be opened.
 pub fn begin(json: bool, file: Option<&Path>) -> Result<Stages, CliError> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MVM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LEVELS));
@@ -60,7 +61,7 @@ mod tests {
     use std::io::Write;
     use std::sync::Arc;
 
-    /// What a test's subscriber writes to.
+    /// The memory that a test's subscriber writes to.
     #[derive(Clone, Default)]
     struct Memory(Arc<Mutex<Vec<u8>>>);
 
@@ -81,7 +82,7 @@ mod tests {
         }
     }
 
-    /// Runs it with its events in a log like an agent's.
+    /// Runs `work` with its events in a log like an agent's.
     fn logged(to: Sink, work: impl FnOnce()) {
         let limit = Limit::new(to.clone(), false);
         let log = tracing_subscriber::fmt::layer().with_writer(to).with_ansi(false);
@@ -103,7 +104,7 @@ mod tests {
         assert!(text.contains("it failed\\r\\n2026"), "{text}");
     }
 
-    /// A guest that fails as fast as it can, for as long as it likes.
+    /// A guest fails as fast as it can, for as long as it likes.
     #[test]
     fn a_hostile_guest_does_not_fill_the_log() {
         let dir = tempfile::tempdir().expect("directory");
@@ -114,7 +115,8 @@ mod tests {
                 let error = said("x", &"y".repeat(1 << 16));
                 tracing::warn!(instance = "i-1", "{error}");
                 tracing::error!(target: "other::crate", "number {number}");
-                // Of no machine, or of ever another one: the rate does not hold these, the size does.
+                // These lines are about no machine, or each about another one. Their rate is not
+                // limited, but the file's size is.
                 tracing::warn!("{error}");
                 tracing::warn!(instance = format!("i-{number}"), "ended");
             }
@@ -139,7 +141,7 @@ mod tests {
         let text = memory.text();
         let of = |what: &str| text.lines().filter(|line| line.contains(what)).count();
         assert!((50..60).contains(&of("number")), "{}", of("number"));
-        // What is no trouble is not held back, and no other machine either.
+        // Neither lines below a warning nor another machine's lines are suppressed.
         assert_eq!((of("moved"), of("well")), (300, 1));
     }
 }

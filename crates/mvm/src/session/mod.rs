@@ -1,4 +1,4 @@
-//! Sessions with a guest: programs, files and ports, over a stream that the agent passes on.
+//! Sessions with a guest: programs, files and ports, over a stream through the agent.
 
 mod key;
 mod program;
@@ -25,8 +25,8 @@ use stream::{guest_problem, open};
 use terminal::write;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Does it again where the connection breaks on the way, for as long as the client's patience allows: what
-/// is copied a second time takes the place of what the first left.
+/// Copies, and repeats the copy where the connection breaks, for as long as the client's patience
+/// allows. A repeated copy overwrites what the first one left.
 pub async fn copied(
     client: &Client,
     mut copy: impl AsyncFnMut() -> Result<(), CliError>,
@@ -95,14 +95,14 @@ pub async fn get(
     Ok(())
 }
 
-/// Says on standard error what could not be copied as it was.
+/// Reports on standard error what could not be copied unchanged.
 pub fn tell(notes: &Notes) {
     for line in notes.lines() {
         output::note(format_args!("mvm: {line}"));
     }
 }
 
-/// What a guest's archive was refused for, if that is why unpacking it has ended.
+/// Returns why a guest's archive was refused, if that is why unpacking it ended.
 pub fn refused(error: &std::io::Error) -> Option<CliError> {
     let refusal = Refusal::of(error)?;
     let hint = match refusal {
@@ -114,7 +114,8 @@ pub fn refused(error: &std::io::Error) -> Option<CliError> {
     Some(CliError::new(refusal.code(), what).hint(hint))
 }
 
-/// What failed on this side is this side's; the packer's words name the file.
+/// Turns the error of a copy into a command's error. An error of the packer is about a local file,
+/// which its message names.
 fn copy_problem(error: mvm_guest::Error) -> CliError {
     match error {
         mvm_guest::Error::Archive { doing, cause } => refused(&cause)
@@ -123,7 +124,7 @@ fn copy_problem(error: mvm_guest::Error) -> CliError {
     }
 }
 
-/// Copies our standard streams to and from a port of the guest: an SSH ProxyCommand.
+/// Copies between our standard streams and a port of the guest, as an SSH ProxyCommand.
 pub async fn proxy(
     client: &Client,
     instance: &InstanceRef,
@@ -151,7 +152,8 @@ pub async fn proxy(
         () = upload => {}
         downloaded = download => output::written(downloaded)?,
     }
-    // Raw bytes have no room for a reason: where the machine was ended, its record has it.
+    // A raw stream has no room for a reason. Where the machine was ended, its record has the
+    // reason.
     let view = client.get::<InstanceView>(&paths::instance(instance)).await.ok();
     match view.filter(|view| view.state == State::Failed).and_then(|view| view.reason) {
         Some(reason) => Err(CliError::new(Code::SessionLost, format!("{instance}: {reason}"))),

@@ -1,8 +1,8 @@
-//! A program in a guest, over as many connections as it takes: where one breaks, another coordinator is
-//! asked (or the same one again), and the session goes on where it was.
+//! A program in a guest, over as many connections as it takes. Where one breaks, the same or
+//! another coordinator is asked, and the session goes on where it was.
 //!
-//! The guest keeps the program and its output under a key of ours. We count the bytes that we have
-//! written out; of the standard input, the guest tells how much it has taken.
+//! The guest keeps the program and its output under our key. We count the bytes of output that we
+//! have written; the guest reports how much of the input the program has taken.
 
 use super::stream::{Stream, guest_problem, open};
 use super::terminal::{Raw, Run, pass_signals, print, read_input};
@@ -20,16 +20,16 @@ use tokio::io::{AsyncWrite, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-/// How much longer than our patience the program goes on without us, in seconds.
+/// How much longer than our patience the guest keeps the program without us, in seconds.
 const ALONE_S: u64 = 30;
-/// After so many bytes of output the guest is told that we have them.
+/// After this many bytes of output we acknowledge them to the guest.
 const ACKNOWLEDGE: u64 = 128 << 10;
-/// So much input is sent ahead of what the program has taken, in bytes.
+/// The most input, in bytes, that is sent ahead of what the program has taken.
 const AHEAD: usize = 1 << 20;
-/// How long a program that is to end may take to be told so.
+/// How long the guest may take to accept that the program is to end.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
-/// Runs a program in the guest, with our standard streams; gives its exit status as a shell would.
+/// Runs a program in the guest with our standard streams. Returns its exit status as a shell would.
 pub async fn exec(client: &Client, instance: &InstanceRef, run: Run) -> Result<u8, CliError> {
     let mut request = run.request.clone();
     request.stdin = run.interactive;
@@ -68,7 +68,7 @@ pub async fn exec(client: &Client, instance: &InstanceRef, run: Run) -> Result<u
     }
 }
 
-/// How the guest is to keep the program: not at all for a client that would not come back.
+/// Returns how the guest is to keep the program: `None` for a client that would not come back.
 fn keep(patience: &Patience) -> Result<Option<Keep>, CliError> {
     if patience.limit().is_zero() {
         return Ok(None);
@@ -78,17 +78,17 @@ fn keep(patience: &Patience) -> Result<Option<Keep>, CliError> {
     Ok(Some(Keep { key, unattended_s, ..Keep::default() }))
 }
 
-/// A program, and how far we are with it.
+/// The state of a session with a program.
 struct Session<'a> {
-    /// Asks once: this session does the waiting.
+    /// The client repeats no request; the session itself does.
     client: Client,
     instance: &'a InstanceRef,
     lease_s: Option<u64>,
     request: ExecRequest,
     waiting: Waiting,
-    /// Whether the guest has said that the program runs.
+    /// Whether the guest has confirmed that the program runs.
     attached: bool,
-    /// Bytes of its output that we have written out.
+    /// The number of bytes of output that we have written.
     printed: u64,
     telling: Telling,
 }
@@ -96,28 +96,28 @@ struct Session<'a> {
 /// A connection to the program.
 struct Connection {
     stream: Stream,
-    /// None: the guest ends the program with the connection.
+    /// `None`: the guest ends the program with the connection.
     kept: Option<Kept>,
 }
 
-/// What came of the first request.
+/// The outcome of the first request.
 enum Begun {
     Runs(Connection),
-    /// There is no such program, or it cannot be run; the status that a shell has then.
+    /// The program does not exist or cannot be run. Holds the exit status that a shell has then.
     Never(u8),
 }
 
-/// How a connection came to its end.
+/// The end of a connection.
 enum End {
     /// The program has ended.
     Exit(u8),
-    /// It broke, in these words.
+    /// The connection broke; holds the error's message.
     Broke(String),
 }
 
 impl Session<'_> {
-    /// Starts the program. A request that is cut off is sent again where the guest keeps programs: by its
-    /// key the program is started once.
+    /// Starts the program. A request that was cut off is repeated where the guest keeps programs:
+    /// the key ensures that the program is started once.
     async fn begin(&mut self) -> Result<Begun, CliError> {
         loop {
             let problem = match self.ask().await {
@@ -140,8 +140,8 @@ impl Session<'_> {
         }
     }
 
-    /// Whether this guest keeps programs. Not known where it does not answer: then it is not safe to
-    /// send a request again that may have come there.
+    /// Returns whether this guest keeps programs. Returns false where it does not answer, since a
+    /// request that may have reached it cannot be repeated safely.
     async fn keeps(&mut self) -> bool {
         loop {
             let hello = async {
@@ -158,13 +158,13 @@ impl Session<'_> {
         }
     }
 
-    /// Rests before the next try; whether there is to be one.
+    /// Rests before the next try. Returns whether there is to be one.
     async fn wait(&mut self, problem: &CliError, repeatable: bool) -> bool {
         let code = if is_broken(problem) { Some(Code::SessionLost) } else { problem.code() };
         self.waiting.after(code, problem, repeatable).await
     }
 
-    /// Asks the guest for the program, as it is.
+    /// Asks the guest for the program at the session's present state.
     async fn ask(&mut self) -> Result<Connection, CliError> {
         let mut request = self.request.clone();
         if let Some(keep) = &mut request.keep {
@@ -179,7 +179,7 @@ impl Session<'_> {
         Ok(Connection { stream, kept })
     }
 
-    /// Follows the program to its end, over this connection and those after it.
+    /// Follows the program to its end, over this connection and later ones.
     async fn follow(&mut self, mut connection: Connection) -> Result<u8, CliError> {
         loop {
             let kept = connection.kept.is_some();
@@ -210,8 +210,8 @@ impl Session<'_> {
         CliError::new(Code::SessionLost, detail).hint(hint)
     }
 
-    /// Attaches to the program again, after its connection broke as `why` says. Gives why it could not,
-    /// and nothing where no time was left to try.
+    /// Attaches to the program again after its connection broke; `why` is the cause. Returns the
+    /// last error, or `None` where no time was left to try.
     async fn again(&mut self, why: &str) -> Result<Connection, Option<CliError>> {
         if !self.wait(&CliError::new(Code::SessionLost, why), true).await {
             return Err(None);
@@ -225,7 +225,7 @@ impl Session<'_> {
         }
     }
 
-    /// Speaks with the program until it has ended or the connection breaks.
+    /// Talks with the program until it ends or the connection breaks.
     async fn talk(&mut self, connection: Connection) -> Result<End, CliError> {
         let Connection { stream, kept } = connection;
         let (from, mut to) = tokio::io::split(stream);
@@ -234,18 +234,18 @@ impl Session<'_> {
             received = self.client.while_there(receive(from, &mut self.printed, &heard)) => {
                 received.unwrap_or_else(|silent| Ok(End::Broke(silent.to_string())))
             }
-            // A connection that takes nothing more may still have something to say.
+            // The guest may still send on a connection that accepts no more data.
             () = self.telling.tell(&mut to, hearing, kept.is_some()) => unreachable!("it goes on"),
         };
         if received.is_err() && kept.is_some() {
-            // We cannot go on: the program is not to go on either.
+            // This session cannot go on, so the program must not go on either.
             let _ = timeout(LAST_WORD, frame::write(&mut to, &Frame::End)).await;
         }
         received
     }
 }
 
-/// Whether the way to the program broke, and not the program.
+/// Returns whether the connection to the program broke, rather than the program itself.
 pub fn is_broken(problem: &CliError) -> bool {
     problem.is_one_of(&[
         Code::GuestChannelBroken,
@@ -255,12 +255,12 @@ pub fn is_broken(problem: &CliError) -> bool {
     ])
 }
 
-/// What has come over a connection.
+/// The counts that the guest's frames give.
 #[derive(Clone, Copy)]
 struct Heard {
-    /// Bytes of output that are written out.
+    /// The number of bytes of output that we have written.
     printed: u64,
-    /// Bytes of input that the program has taken.
+    /// The number of bytes of input that the program has taken.
     taken: u64,
 }
 
@@ -270,7 +270,7 @@ impl Heard {
     }
 }
 
-/// Writes out what comes, until the program's end or the connection's.
+/// Writes the output that arrives, until the end of the program or of the connection.
 async fn receive(
     mut from: ReadHalf<Stream>,
     printed: &mut u64,
@@ -296,20 +296,20 @@ async fn receive(
     }
 }
 
-/// What the program is told: signals, and our standard input.
+/// The messages to the program: signals, and our standard input.
 struct Telling {
     words: mpsc::Receiver<Frame>,
-    /// Said last; it may not have arrived.
+    /// The last signal sent; it may not have arrived.
     word: Option<Frame>,
-    /// None: there is no input, or no more.
+    /// `None`: there is no input, or no more.
     input: Option<mpsc::Receiver<Vec<u8>>>,
-    /// Whether the end of the input is to be told.
+    /// Whether the end of the input is to be sent.
     over: bool,
     /// Input that the program may not have taken.
     ahead: VecDeque<Vec<u8>>,
-    /// How many bytes of input come before that.
+    /// The number of bytes of input before `ahead`.
     taken: u64,
-    /// The guest knows that we have this much output.
+    /// The number of bytes of output that we have acknowledged.
     acknowledged: u64,
 }
 
@@ -319,7 +319,8 @@ impl Telling {
         Telling { words, word, input, over: false, ahead, taken: 0, acknowledged: 0 }
     }
 
-    /// Tells it over this connection, for ever: what may not have arrived first.
+    /// Sends the messages over this connection, forever. What may not have arrived is sent again
+    /// first.
     async fn tell(
         &mut self,
         to: &mut WriteHalf<Stream>,
@@ -378,7 +379,7 @@ impl Telling {
         }
     }
 
-    /// Forgets the input that the program has taken.
+    /// Drops the input that the program has taken.
     fn has_taken(&mut self, taken: u64) {
         while let Some(first) = self.ahead.front_mut() {
             let known = usize::try_from(taken.saturating_sub(self.taken)).unwrap_or(usize::MAX);
@@ -395,7 +396,7 @@ impl Telling {
     }
 }
 
-/// The next piece of the input; `None` at its end. Without an input it never resolves.
+/// Returns the next piece of the input; `None` at its end. Without an input, never resolves.
 async fn next(input: &mut Option<mpsc::Receiver<Vec<u8>>>) -> Option<Vec<u8>> {
     match input {
         Some(input) => input.recv().await,
@@ -412,7 +413,7 @@ mod tests {
         Telling::new(words, None)
     }
 
-    /// What a new connection is told before anything else.
+    /// Returns the first messages over a new connection.
     async fn told(telling: &mut Telling, taken: u64) -> Vec<Frame> {
         let (mut near, mut far) = tokio::io::duplex(1 << 16);
         let (_keep, hearing) = watch::channel(Heard { printed: 0, taken });

@@ -1,4 +1,4 @@
-//! A stream into a guest, by way of the API.
+//! A stream to a guest, through the API.
 
 use crate::error::CliError;
 use mvm_api::{Client, paths};
@@ -6,7 +6,7 @@ use mvm_model::{Code, InstanceRef};
 
 pub(super) type Stream = mvm_api::client::Stream;
 
-/// A fresh stream to the instance's guest.
+/// Opens a stream to the instance's guest.
 pub async fn open(
     client: &Client,
     instance: &InstanceRef,
@@ -19,10 +19,10 @@ pub async fn open(
     client.streams().upgrade(&path, &()).await.map_err(CliError::from)
 }
 
-/// An error of the guest as a problem.
+/// Turns an error of the guest channel into a command's error.
 pub fn guest_problem(error: mvm_guest::Error) -> CliError {
     match error {
-        // The agent's word, not the guest's: its machine was ended under the session.
+        // This message is the agent's, not the guest's: the machine was ended during the session.
         mvm_guest::Error::Guest { code: Code::GuestSilent, message } => {
             CliError::new(Code::GuestSilent, message)
         }

@@ -1,4 +1,4 @@
-//! The terminal's side of a program that runs elsewhere.
+//! The local terminal of a program that runs in a guest.
 
 use crate::error::CliError;
 use crate::output;
@@ -9,21 +9,21 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// How a program is run.
+/// How to run a program.
 #[derive(Clone, Debug, Default)]
 pub struct Run {
-    /// The program.
+    /// The request to the guest.
     pub request: ExecRequest,
-    /// Whether it gets our standard input.
+    /// Whether the program gets our standard input.
     pub interactive: bool,
-    /// When to end it.
+    /// The time after which the program is ended.
     pub timeout: Option<Duration>,
-    /// Length of the lease that it takes, in seconds.
+    /// Length of the lease that the program takes, in seconds.
     pub lease_s: Option<u64>,
 }
 
-/// Writes a piece of a program's output where it belongs. One that cannot be written ends the session, and
-/// with it the program, as it would end here.
+/// Writes a piece of a program's output to our standard output or error. A failed write ends the
+/// session, and with it the program, as it would locally.
 pub async fn print(piece: &Frame) -> Result<(), CliError> {
     output::written(match piece {
         Frame::Stdout(bytes) => write(tokio::io::stdout(), bytes).await,
@@ -37,7 +37,7 @@ pub(super) async fn write(mut to: impl AsyncWrite + Unpin, bytes: &[u8]) -> std:
     to.flush().await
 }
 
-/// Gives our standard input, piece by piece, until its end.
+/// Sends our standard input piece by piece, until its end.
 pub(super) async fn read_input(to: tokio::sync::mpsc::Sender<Vec<u8>>) {
     let mut input = tokio::io::stdin();
     let mut buffer = vec![0; 32 * 1024];
@@ -48,7 +48,7 @@ pub(super) async fn read_input(to: tokio::sync::mpsc::Sender<Vec<u8>>) {
     }
 }
 
-/// Passes on what is meant for the program: interrupts, and the terminal's new size.
+/// Passes on the signals that are meant for the program: interrupts, and the terminal's new size.
 pub(super) async fn pass_signals(to: tokio::sync::mpsc::Sender<Frame>, terminal: bool) {
     let on = |kind| signal(kind).ok();
     let (Some(mut int), Some(mut term), Some(mut size)) =
@@ -76,13 +76,13 @@ pub(super) fn window() -> Option<(u16, u16)> {
     (size.ws_row > 0).then_some((size.ws_row, size.ws_col))
 }
 
-/// The terminal to ask for.
+/// Returns the terminal settings to request in the guest.
 pub fn terminal() -> Tty {
     let (rows, cols) = window().unwrap_or((24, 80));
     Tty { rows, cols, term: std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned()) }
 }
 
-/// Our terminal in raw mode, until dropped.
+/// Our terminal in raw mode, until this is dropped.
 pub(super) struct Raw(rustix::termios::Termios);
 
 impl Raw {

@@ -3,16 +3,16 @@
 use serde::Serialize;
 use std::path::Path;
 
-/// How a check came out.
+/// The verdict of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Status {
     Ok,
-    /// mvm cannot do its work.
+    /// mvm cannot work without it.
     Missing,
-    /// Others should not rely on this machine yet.
+    /// This machine is not ready for production.
     Mend,
-    /// Worth knowing, and no fault.
+    /// A remark, not a fault.
     Note,
 }
 
@@ -37,7 +37,7 @@ pub(super) fn check(
     Check { name, status, detail: detail.into(), why: "", remedy }
 }
 
-/// Worth knowing unless `ok`.
+/// Makes a check whose failure is only a remark.
 pub(super) fn note(
     name: &'static str,
     ok: bool,
@@ -48,12 +48,12 @@ pub(super) fn note(
     Check { name, status, detail: detail.into(), why: "", remedy }
 }
 
-/// The path, or the folder above it that is there already.
+/// Returns the path, or its nearest ancestor that exists.
 pub(super) fn existing(path: &Path) -> &Path {
     path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
 }
 
-/// How much of the file system there is free: in GiB, and in percent of the whole.
+/// Returns the free space of the file system: in GiB, and in percent of the whole.
 pub(super) fn free_room(at: &Path) -> rustix::io::Result<(u64, u64)> {
     let stat = rustix::fs::statvfs(at)?;
     Ok(((stat.f_bavail * stat.f_frsize) >> 30, stat.f_bavail * 100 / stat.f_blocks.max(1)))

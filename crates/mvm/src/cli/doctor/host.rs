@@ -1,45 +1,45 @@
-//! The host as its files describe it; in tests, a folder with such files.
+//! The host, as its files describe it. Tests use a folder with such files.
 
 use std::path::{Path, PathBuf};
 
-/// A host.
+/// A host, described by the files below a folder.
 pub struct Host {
     top: PathBuf,
 }
 
 impl Host {
-    /// This one.
+    /// Returns this machine.
     pub fn here() -> Host {
         Host { top: PathBuf::from("/") }
     }
 
-    /// One whose files lie below `top`.
+    /// Returns the host whose files are below `top`.
     #[cfg(test)]
     pub fn at(top: &Path) -> Host {
         Host { top: top.to_owned() }
     }
 
-    /// Where a file of the host's lies.
+    /// Returns where a file of the host really is.
     pub fn path(&self, path: &str) -> PathBuf {
         self.top.join(path.trim_start_matches('/'))
     }
 
-    /// Whether it is there.
+    /// Returns whether the host has the file.
     pub fn has(&self, path: &str) -> bool {
         self.path(path).symlink_metadata().is_ok()
     }
 
-    /// Its text, without the space around; empty where it cannot be read.
+    /// Returns the file's trimmed text; empty where it cannot be read.
     pub fn text(&self, path: &str) -> String {
         std::fs::read_to_string(self.path(path)).unwrap_or_default().trim().to_owned()
     }
 
-    /// The number that the file holds.
+    /// Returns the number in the file; `None` where there is none.
     pub fn number(&self, path: &str) -> Option<u64> {
         self.text(path).parse().ok()
     }
 
-    /// The files of a folder that end in `.conf`, in the order in which they count.
+    /// Returns the files of a folder that end in `.conf`, in the order of precedence.
     pub fn settings(&self, folder: &str) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.path(folder)).into_iter().flatten().flatten();
         let is_setting = |path: &PathBuf| path.extension().is_some_and(|e| e == "conf");
@@ -50,7 +50,7 @@ impl Host {
     }
 }
 
-/// Where units are, an administrator's own first.
+/// The folders of systemd units; the administrator's own come first.
 const UNIT_FOLDERS: [&str; 4] = [
     "/etc/systemd/system",
     "/run/systemd/system",
@@ -58,18 +58,19 @@ const UNIT_FOLDERS: [&str; 4] = [
     "/usr/lib/systemd/system",
 ];
 
-/// Whether a unit is installed, and whether it is started at boot.
+/// Returns whether a unit is installed, and whether it starts at boot.
 pub fn unit(host: &Host, name: &str) -> (bool, bool) {
     let installed = UNIT_FOLDERS.iter().any(|folder| host.has(&format!("{folder}/{name}")));
     let enabled = host.has(&format!("/etc/systemd/system/multi-user.target.wants/{name}"));
     (installed, enabled)
 }
 
-/// The setting that counts for a key of sysctl.d(5), and the file that it stands in.
+/// Returns the effective setting of a key after sysctl.d(5), and the file that holds it.
 pub fn sysctl(host: &Host, key: &str) -> Option<(String, PathBuf)> {
     let folders =
         ["/usr/lib/sysctl.d", "/usr/local/lib/sysctl.d", "/run/sysctl.d", "/etc/sysctl.d"];
-    // By file name, whichever folder it is in; the same name further down replaces the one before.
+    // Files are ordered by name, whichever folder they are in. A later folder's file replaces an
+    // earlier one's of the same name.
     let mut files = std::collections::BTreeMap::new();
     for path in folders.iter().flat_map(|folder| host.settings(folder)) {
         files.insert(path.file_name().map(ToOwned::to_owned), path);
@@ -90,14 +91,14 @@ pub fn sysctl(host: &Host, key: &str) -> Option<(String, PathBuf)> {
     found
 }
 
-/// The limit of open files of a process, soft.
+/// Returns a process's soft limit of open files.
 pub fn open_files(host: &Host, pid: u32) -> Option<u64> {
     let limits = host.text(&format!("/proc/{pid}/limits"));
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Why KVM cannot carry machines, if it cannot.
+/// Returns why KVM cannot run machines, if it cannot.
 pub fn without_kvm(host: &Host) -> Option<String> {
     if !host.has("/dev/kvm") {
         return Some("there is no /dev/kvm".to_owned());
@@ -112,8 +113,8 @@ pub fn without_kvm(host: &Host) -> Option<String> {
     (!has).then(|| "the CPU shows neither vmx nor svm".to_owned())
 }
 
-/// Chains of other programs that drop what is forwarded unless they know it, in the answer of
-/// `nft --json list chains`.
+/// Returns the chains of other programs that drop forwarded packets unless a rule accepts them.
+/// `answer` is the output of `nft --json list chains`.
 pub fn droppers(answer: &str) -> Vec<String> {
     let answer: serde_json::Value = serde_json::from_str(answer).unwrap_or_default();
     let chains = answer["nftables"].as_array().into_iter().flatten();
@@ -127,7 +128,8 @@ pub fn droppers(answer: &str) -> Vec<String> {
         .collect()
 }
 
-/// The type of the file system that holds a path, by the longest mount point in /proc/mounts.
+/// Returns the type of the file system that holds a path, by the longest matching mount point in
+/// /proc/mounts.
 pub fn file_system(host: &Host, path: &Path) -> Option<String> {
     let mounts = host.text("/proc/mounts");
     let fields = mounts.lines().filter_map(|line| {

@@ -20,7 +20,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// How long an agent may take to say what it is.
+/// How long an agent may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// Arguments.
@@ -31,7 +31,7 @@ pub struct Doctor {
     production: bool,
 }
 
-/// Carries it out.
+/// Runs the command.
 pub async fn run(context: &Context, asked: Doctor) -> Outcome {
     let mut checks = basics(&context.root);
     checks.push(sandbox::check().await);
@@ -84,7 +84,7 @@ fn basics(root: &Path) -> Vec<Check> {
     ]
 }
 
-/// What has run out, or soon will, of the certificates of this node.
+/// Checks the validity of this node's certificates.
 fn certificates(root: &Path) -> Vec<Check> {
     let dir = mvm_node::identity_dir(root);
     let Some(credential) = dir.exists().then(|| dir.load().ok()).flatten() else {
@@ -132,7 +132,7 @@ async fn agent(root: &Path) -> (Check, Option<AgentInfo>) {
     }
 }
 
-/// An agent that is there, and does not answer.
+/// Makes the check of an agent that runs and does not answer.
 fn deaf(holder: &Holder, how: &str) -> Check {
     let detail = format!("pid {}, does not answer: {how}", holder.pid);
     Check { name: "agent", status: Status::Mend, detail, why: "", remedy: DEAF }
@@ -167,7 +167,7 @@ fn root_length(root: &Path) -> Check {
     )
 }
 
-/// What the host has for machines, and what it lacks.
+/// Checks the host's resources for machines.
 fn room(root: &Path, agent: Option<&AgentInfo>) -> [Check; 3] {
     let capacity = match agent {
         Some(agent) => agent.capacity,
@@ -194,7 +194,7 @@ fn room(root: &Path, agent: Option<&AgentInfo>) -> [Check; 3] {
     ]
 }
 
-/// Whether nobody else reads what is in the state directory. An agent that starts closes it.
+/// Checks that no other user can read the state directory. An agent closes it when it starts.
 fn closed(root: &Path) -> Check {
     let (name, why) = ("private", "it holds guests' memory and disks, and what jobs were given");
     let remedy = "mvm agent stop; mvm instance list (an agent that starts closes it)";
@@ -205,7 +205,8 @@ fn closed(root: &Path) -> Check {
             Some(first) => {
                 let (path, mode, count) = (first.path.display(), first.mode, open.len());
                 let detail = format!("{count} open to others, such as {path} (mode {mode:04o})");
-                // Below a directory that is closed nobody comes to them.
+                // Other users cannot get past a closed directory, so an open path below it is only
+                // a remark.
                 let exposed = open.iter().any(|one| one.path == root);
                 check(if exposed { Status::Mend } else { Status::Note }, detail)
             }

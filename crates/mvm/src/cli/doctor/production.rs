@@ -1,4 +1,4 @@
-//! What matters on a machine that others rely on: `mvm doctor --production`.
+//! The checks of a production machine: `mvm doctor --production`.
 
 use super::check::{Check, Status, existing, free_room};
 use super::host::{Host, droppers, file_system, open_files, sysctl, unit, without_kvm};
@@ -9,13 +9,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 const UNIT: &str = "mvm-agent.service";
-/// Below these a host runs out long before its memory does.
+/// With a lower limit of open files, a host runs out of them long before it runs out of memory.
 const LEAST_FILES: u64 = 65_536;
 const LEAST_PIDS: u64 = 131_072;
 const LEAST_GIB: u64 = 20;
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
-/// All checks; `agent` is the one that serves this root, if any.
+/// Runs all checks. `agent` is the agent of this state directory, if it runs.
 pub fn checks(host: &Host, root: &Path, agent: Option<&AgentInfo>) -> Vec<Check> {
     vec![
         kvm(host, agent),
@@ -41,7 +41,7 @@ pub fn checks(host: &Host, root: &Path, agent: Option<&AgentInfo>) -> Vec<Check>
     .collect()
 }
 
-/// Something to be mended unless `ok`.
+/// Makes a check whose failure has to be mended.
 fn must(
     name: &'static str,
     ok: bool,
@@ -53,7 +53,7 @@ fn must(
     Check { name, status, detail: detail.into(), why, remedy }
 }
 
-/// Worth knowing unless `ok`, and no fault.
+/// Makes a check whose failure is only a remark.
 fn better(
     name: &'static str,
     ok: bool,
@@ -65,7 +65,7 @@ fn better(
     Check { name, status, detail: detail.into(), why, remedy }
 }
 
-/// Since this version QEMU can open for reading alone what it maps privately.
+/// Since this version, QEMU can open a file read-only that it maps privately.
 const READS_ALONE: (u32, u32) = (8, 2);
 
 fn templates(agent: &AgentInfo) -> Check {
@@ -294,10 +294,10 @@ fn clock() -> Check {
     )
 }
 
-/// Whether the kernel believes its clock to be synchronised.
+/// Returns whether the kernel considers its clock synchronised.
 fn synchronised() -> bool {
-    // SAFETY: a `timex` of zeroes is a valid one; with no mode set nothing is changed, and the
-    // kernel writes into it only.
+    // SAFETY: an all-zero `timex` is valid. With no mode set the kernel changes nothing, and only
+    // writes into it.
     let (state, timex) = unsafe {
         let mut timex: libc::timex = std::mem::zeroed();
         (libc::adjtimex(&mut timex), timex)
@@ -370,7 +370,7 @@ fn certificate(root: &Path) -> Check {
             let ends = credential.facts.validity.not_after;
             let days = ends.saturating_sub(now()) / DAY_MS;
             let who = credential.facts.identity.holder();
-            // Renewed well before, unless something keeps it from that.
+            // The certificate is renewed well before, unless something prevents it.
             let ok = now() < ends && !credential.due(now().saturating_sub(DAY_MS));
             must(name, ok, format!("{who}: {days} days left"), why, remedy)
         }

@@ -1,4 +1,4 @@
-//! Whether builders can be put into a sandbox here: Nix makes namespaces for each of them.
+//! Checks whether Nix can sandbox its builders here: it makes namespaces for each of them.
 
 use super::check::{Check, Status};
 use std::process::Stdio;
@@ -8,10 +8,10 @@ use tokio::process::Command;
 const NAME: &str = "build sandbox";
 /// The namespaces of Nix's sandbox (unshare(1)).
 const NAMESPACES: [&str; 6] = ["--mount", "--pid", "--fork", "--net", "--ipc", "--uts"];
-/// How long `unshare` may take. It makes the namespaces in milliseconds.
+/// How long `unshare` may take. It normally needs milliseconds.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Makes the namespaces, and runs a program in them that does nothing.
+/// Makes the namespaces, and runs `true` in them.
 pub async fn check() -> Check {
     let mut unshare = Command::new("unshare");
     unshare.args(NAMESPACES).args(["--", "true"]).stdin(Stdio::null()).kill_on_drop(true);

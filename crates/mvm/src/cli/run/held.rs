@@ -10,29 +10,29 @@ use mvm_model::{Code, PoolRef};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 
-/// For how long a claim is asked for again while its command runs: a fleet may be without a leader for
-/// a while, and the next one keeps it for half a minute more.
+/// How long a lost claim is requested again while its command runs. A fleet may be without a leader
+/// for a while, and the next one keeps the claim for half a minute more.
 const KEPT: Duration = Duration::from_secs(120);
-/// For how long the next leader is looked for to give it back.
+/// How long the next leader is looked for in order to release the claim.
 const GIVEN_BACK: Duration = Duration::from_secs(5);
-/// How long is waited before it is asked for again.
+/// The pause before the claim is requested again.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// A claim, and the connection that it lasts as long as.
+/// A claim, and the connection that keeps it.
 pub struct Held {
     pub claim: Claim,
     path: String,
     request: ClaimRequest,
-    /// By which the claim is known when it is asked for again.
+    /// The idempotency key that identifies the claim when it is requested again.
     key: String,
-    /// None where it is broken: another coordinator leads, or will soon.
+    /// `None` where the connection is broken: another coordinator leads, or will soon.
     lines: Option<Lines<BufReader<Stream>>>,
 }
 
 impl Held {
-    /// Claims a machine of the pool. Where nobody leads or nobody answers, asks again under the same
-    /// key for as long as the client's patience allows: by its key it is the same claim at the next
-    /// leader.
+    /// Claims a machine of the pool. Where no coordinator leads or none answers, the request is
+    /// repeated with the same key for as long as the client's patience allows. The key makes it the
+    /// same claim at the next leader.
     pub async fn claim(
         client: &Client,
         pool: &PoolRef,
@@ -48,7 +48,7 @@ impl Held {
                 Ok(held) => break held,
                 Err(problem) => problem,
             };
-            // The node that served it was lost with the machine: that claim is over, and another is made.
+            // The node was lost together with the machine. That claim is over, so another is made.
             let code = match problem.code() {
                 Some(Code::ClaimLost) => {
                     key = draw_key()?;
@@ -63,8 +63,9 @@ impl Held {
         Ok(Held { claim, path, request, key, lines: Some(lines) })
     }
 
-    /// Keeps it, for ever: where the connection breaks since another coordinator leads, the claim is
-    /// asked for again there. If it is not there any more, whoever uses the machine finds that out.
+    /// Keeps the claim, forever. Where the connection breaks because another coordinator leads, the
+    /// claim is requested again from that one. If it no longer exists there, the machine's user
+    /// notices by itself.
     pub async fn keep(&mut self, client: &Client) {
         let once = client.clone().patient(Patience::none());
         loop {
@@ -78,24 +79,25 @@ impl Held {
         }
     }
 
-    /// Gives it back. Where its connection is broken the next leader is told so, which would keep it
-    /// for half a minute else.
+    /// Releases the claim. Where its connection is broken, the next leader is told so, which would
+    /// otherwise keep the claim for half a minute.
     pub async fn release(mut self, client: &Client) {
-        // Nothing comes behind the claim but the end.
+        // Only the end of the connection can follow the claim's line.
         let open = self.lines.as_mut().is_some_and(|l| l.next_line().now_or_never().is_none());
         if !open {
             let once = client.clone().patient(Patience::none());
             let given_back = self.ask_again(&once, GIVEN_BACK);
             let _ = tokio::time::timeout(GIVEN_BACK, given_back).await;
         }
-        // An end in order is a release; one without it may be a connection that broke.
+        // A shutdown in order releases the claim. Any other end could be a broken connection.
         if let Some(lines) = self.lines {
             let mut stream = lines.into_inner().into_inner();
             let _ = tokio::time::timeout(GIVEN_BACK, stream.shutdown()).await;
         }
     }
 
-    /// Asks for it at whoever leads next, who gives it or nothing; whether it is held again.
+    /// Requests the same claim from the next leader, without claiming another machine. Returns
+    /// whether the claim is held again.
     async fn ask_again(&mut self, client: &Client, patience: Duration) -> bool {
         let until = Instant::now() + patience;
         let request = ClaimRequest { again: true, ..self.request.clone() };
@@ -105,7 +107,8 @@ impl Held {
                     self.lines = Some(lines);
                     return true;
                 }
-                // The node had ended it: another machine is of no use, and is given back at once.
+                // The node had ended the claim. Another machine would be of no use, and is released
+                // at once.
                 Ok(_) => return false,
                 Err(problem) if problem.code() == Some(Code::ClaimEnded) => return false,
                 Err(_) if Instant::now() < until => tokio::time::sleep(AGAIN).await,

@@ -22,7 +22,7 @@ mod held;
 
 use held::Held;
 
-/// What only a job that is queued can have.
+/// Options that only a queued job can have.
 const QUEUE_ONLY: [&str; 3] = ["priority", "retries", "cache_commit"];
 
 /// Runs a command in an instance of its own: takes a warm one, else a sleeping, else a new one;
@@ -65,16 +65,17 @@ pub struct Run {
     command: Vec<String>,
 }
 
-/// How long a guest may take, once its time has passed, to hand over what is to be copied back.
+/// How long a guest may take, after its timeout, to hand over the files to copy back.
 const LAST: Duration = Duration::from_secs(10);
 
-/// How long an agent may take to hear that a job is to end. It ends with our connection, too.
+/// How long an agent may take to accept the cancellation of a job. The job ends with our
+/// connection, too.
 const TOLD: Duration = Duration::from_secs(1);
 
-/// What took how long.
+/// The steps of a run, with their durations.
 type Steps = Vec<(String, Duration)>;
 
-/// Carries it out.
+/// Runs the command.
 pub async fn run(context: &Context, run: Run) -> Outcome {
     own_failure(run_and_tell(context, run).await, context)
 }
@@ -89,7 +90,7 @@ async fn run_and_tell(context: &Context, run: Run) -> Outcome {
     }
     let client = context.patient()?;
     let mut steps = Steps::new();
-    // A fleet's claims wait for their turn in one queue for all nodes.
+    // All nodes of a fleet share one queue of claims.
     let of_fleet = context.coordinator.is_some() && run.options.is_plain();
     let outcome = match run.interactive || run.tty || of_fleet {
         true => claim_and_run(context, &client, &run, env, &mut steps).await,
@@ -103,8 +104,8 @@ async fn run_and_tell(context: &Context, run: Run) -> Outcome {
     outcome
 }
 
-/// How a machine was got: what it was, and how it came to run where it did not. Older agents do not
-/// say that.
+/// Describes how a machine was obtained: its state before, and how it started to run where it did
+/// not. Older agents do not say so.
 fn way(from: State, way_up: Option<WayUp>) -> String {
     match way_up {
         Some(way_up) => format!("{from}, {way_up}"),
@@ -112,7 +113,7 @@ fn way(from: State, way_up: Option<WayUp>) -> String {
     }
 }
 
-/// As a job that ends with us.
+/// Runs the command as a job that ends with this process.
 async fn submit_and_follow(
     client: &Client,
     run: &Run,
@@ -133,7 +134,7 @@ async fn submit_and_follow(
     let following = job::attach(client, made.job_id);
     let (view, signal) = tokio::select! {
         ended = following => ended?,
-        // The job gets these as well; it ends with us.
+        // The job gets these signals, too. It ends with this process.
         status = interrupted() => {
             let told = job::verb(client, made.job_id, "cancel");
             let _ = tokio::time::timeout(TOLD, told).await;
@@ -141,7 +142,7 @@ async fn submit_and_follow(
         }
     };
     if let Some(attempt) = view.attempts.last() {
-        // From the queue to a machine that is ready.
+        // The time from the queue to a ready machine.
         let waited = attempt.since.saturating_sub(view.queued_at.unwrap_or(attempt.since));
         let claim = Duration::from_millis(waited) + Duration::from_micros(attempt.claim_us);
         steps.push((format!("claim ({})", way(attempt.from, attempt.way_up)), claim));
@@ -154,7 +155,7 @@ async fn submit_and_follow(
     let status = status_of(&view, signal, run)?;
     for (index, (path, folder)) in outputs.iter().enumerate() {
         let Some(artifact) = view.artifacts.get(index).filter(|a| a.bytes.is_some()) else {
-            // A command that failed may not have come so far as to make it.
+            // A command that failed may have ended before it made the file.
             output::note(format_args!("mvm: no {path} to copy back"));
             continue;
         };
@@ -167,7 +168,8 @@ async fn submit_and_follow(
     Ok(status)
 }
 
-/// The exit status of a job, and words where the status alone does not say what happened.
+/// Returns the exit status of a job. Prints a message where the status alone does not say what
+/// happened.
 fn status_of(view: &JobView, signal: u8, run: &Run) -> Outcome {
     let why = view.reason.clone().unwrap_or_default();
     match view.state {
@@ -201,7 +203,8 @@ fn status_of(view: &JobView, signal: u8, run: &Run) -> Outcome {
     }
 }
 
-/// With our standard input or terminal: a claim that lasts as long as this connection.
+/// Runs the command with our standard input or terminal, under a claim that lasts as long as this
+/// connection.
 async fn claim_and_run(
     context: &Context,
     client: &Client,
@@ -215,7 +218,7 @@ async fn claim_and_run(
     let instance = held.claim.reference.clone();
     let how = way(held.claim.from, held.claim.way_up);
     steps.push((format!("claim ({how})"), began.elapsed()));
-    // A node's own claims end with their connection.
+    // A claim made at a node ends with its connection.
     let of_fleet = context.coordinator.is_some();
     let timeout = run.options.timeout.map(Duration::from_secs);
     let late = async {
@@ -226,13 +229,14 @@ async fn claim_and_run(
     };
     let outcome = tokio::select! {
         outcome = work(client, &instance, run, env, steps) => outcome,
-        // A guest that stalls at a copy: its machine goes with the claim.
+        // The guest stalls at a copy. Its machine ends with the claim.
         () = late => {
             let seconds = timeout.unwrap_or_default().as_secs();
             output::note(format_args!("mvm: ended after {seconds} s, as asked with --timeout, while files were copied"));
             Ok(124)
         }
-        // Until the command runs nobody else listens to these; then it gets them as well.
+        // Until the command runs, only this process handles these signals; after that the command
+        // gets them, too.
         status = interrupted() => Ok(status),
         () = held.keep(client), if of_fleet => {
             Err(CliError::internal("a claim was kept to its end"))
@@ -271,7 +275,7 @@ async fn work(
         stdin: run.interactive,
         keep: None,
     };
-    // The claim has its own lease already.
+    // The claim holds a lease already.
     let exec = session::Run { request, interactive: run.interactive, timeout, lease_s: None };
     let status = session::exec(client, instance, exec).await?;
     steps.push(("command".to_owned(), began.elapsed()));
@@ -282,7 +286,7 @@ async fn work(
         let get = async || session::get(client, instance, path, folder, rules).await;
         match session::copied(client, get).await {
             Ok(()) => {}
-            // A command that failed may not have come so far as to make it.
+            // A command that failed may have ended before it made the file.
             Err(problem) if status != 0 && problem.code() == Some(Code::NotFound) => {
                 output::note(format_args!("mvm: no {path} to copy back"));
             }
@@ -293,7 +297,7 @@ async fn work(
     Ok(status)
 }
 
-/// Resolves a while after an interrupt: the command has had its chance to end by itself.
+/// Resolves a while after an interrupt, so that the command has time to end by itself.
 async fn interrupted() -> u8 {
     let (Ok(mut int), Ok(mut term)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
