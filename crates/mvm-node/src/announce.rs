@@ -1,4 +1,5 @@
-//! Telling the coordinators where this node is: once is enough, since they remember it and come.
+//! Announces this node's address to the coordinators. Once is enough, since they record the address
+//! and connect to it.
 
 use mvm_api::fleet::RegisterNode;
 use mvm_api::identity::Identity;
@@ -8,10 +9,11 @@ use mvm_model::Code;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long is waited before it is told again: where nobody took it, and where somebody did.
+/// The pause before the next announcement: after a failure, and after a success.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
 
-/// Tells it for ever to whom the identity names, in case that a coordinator has forgotten.
+/// Announces the address forever to the coordinators that the identity names, in case one has
+/// forgotten it.
 pub async fn run(credentials: Arc<Credentials>, address: String) {
     let Identity::Node(node_id) = credentials.credential().facts.identity else { return };
     let body = RegisterNode { node_id, address };
@@ -26,14 +28,14 @@ pub async fn run(credentials: Arc<Credentials>, address: String) {
     }
 }
 
-/// Whether somebody took it.
+/// Returns whether a coordinator has accepted the announcement.
 async fn tell(credentials: &Arc<Credentials>, body: &RegisterNode) -> bool {
     for address in credentials.credential().signers.addresses {
         let client =
             mvm_identity::client(address.clone(), credentials.clone(), Expect::Coordinator);
         match client.post::<serde_json::Value>(paths::NODES, body).await {
             Ok(_) => return true,
-            // It signs, and leads no fleet.
+            // This server signs certificates and leads no fleet.
             Err(ClientError::Problem(problem))
                 if problem.code.is_one_of(&[Code::NoSuchRoute, Code::MethodNotAllowed]) => {}
             Err(error) => tracing::debug!("{address} does not take where we are: {error}"),

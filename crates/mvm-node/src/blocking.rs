@@ -3,9 +3,9 @@
 use crate::Result;
 use mvm_api::Problem;
 
-/// Runs `work` on a thread of its own. Everything that waits for a disk for more than a moment (copies,
-/// `fsync`, directory walks) goes through here. An error of the work is given as it is; a panic becomes
-/// the problem `internal`.
+/// Runs `work` on a thread for blocking calls. All work that waits for a disk for more than a
+/// moment (copies, `fsync`, directory walks) goes through here. Returns the work's error unchanged;
+/// a panic becomes the problem `internal`.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {

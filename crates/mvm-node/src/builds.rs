@@ -1,4 +1,4 @@
-//! Builds that are under way: since when, and how they are ended.
+//! Builds that are under way: when they began, and how to cancel them.
 
 use crate::locks::locked;
 use mvm_model::{Millis, PoolRef};
@@ -16,14 +16,14 @@ struct Running {
     canceled: watch::Sender<bool>,
 }
 
-/// One build, until this is dropped.
+/// A build that is under way until this is dropped.
 pub(crate) struct Building<'a> {
     builds: &'a Builds,
     running: Arc<Running>,
 }
 
 impl Builds {
-    /// A build of this pool begins.
+    /// Registers a build of this pool.
     pub(crate) fn begin(&self, pool: &PoolRef, since: Millis) -> Building<'_> {
         let (pool, canceled) = (pool.clone(), watch::Sender::new(false));
         let running = Arc::new(Running { pool, since, canceled });
@@ -31,12 +31,12 @@ impl Builds {
         Building { builds: self, running }
     }
 
-    /// When the oldest build of this pool began that is under way.
+    /// Returns when the pool's oldest build under way began.
     pub(crate) fn since(&self, pool: &PoolRef) -> Option<Millis> {
         locked(&self.0).iter().find(|build| build.pool == *pool).map(|build| build.since)
     }
 
-    /// Ends all builds of this pool; whether there was one.
+    /// Cancels all builds of this pool; returns whether there was one.
     pub(crate) fn cancel(&self, pool: &PoolRef) -> bool {
         let builds = locked(&self.0);
         let mut found = false;
@@ -49,9 +49,9 @@ impl Builds {
 }
 
 impl Building<'_> {
-    /// Resolves when somebody ends it.
+    /// Waits until the build is cancelled.
     pub(crate) async fn canceled(&self) {
-        // The sender is ours: it lives.
+        // The sender is a field of ours, so it lives.
         let _ = self.running.canceled.subscribe().wait_for(|canceled| *canceled).await;
     }
 }

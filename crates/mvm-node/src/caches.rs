@@ -1,8 +1,8 @@
 //! Caches: each pool's disks, and the copies that its machines have of them.
 //!
-//! A pool's record says which file is a cache's content; a commit writes the next one aside, renames
-//! it into place and then changes the record. A machine's copy is brought up to date before a job
-//! mounts it; nobody else does.
+//! A pool's record says which file holds a cache's contents. A commit writes the next file under
+//! another name, renames it, and then changes the record. A machine's copy is updated before a job
+//! mounts it; only jobs mount it.
 
 use crate::Result;
 use crate::blocking::blocking;
@@ -21,10 +21,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::Mutex;
 
-/// How often a content that is replaced while it is copied is looked up anew.
+/// How often a content that is replaced during its copy is looked up again.
 const TRIES: usize = 5;
 
-/// The virtio serial of an instance's cache disk.
+/// Returns the virtio serial of an instance's cache disk.
 pub(crate) fn serial(index: usize) -> String {
     format!("cache-{index}")
 }
@@ -40,7 +40,7 @@ pub(crate) struct Caches {
 }
 
 impl Caches {
-    /// Caches whose files are in this state directory.
+    /// Makes the service for the caches in this state directory.
     pub(crate) fn new(
         records: Arc<Records>,
         images: ImageStore,
@@ -62,7 +62,8 @@ impl Caches {
         })
     }
 
-    /// Puts the pool's content of a cache at `to`: in place where that is there. Gives which content.
+    /// Copies the pool's contents of a cache to `to`, replacing a disk that is there. Returns the
+    /// version copied.
     async fn fill_cache(&self, pool: &PoolRef, name: &Name, to: &Path) -> Result<CacheDisk> {
         let mut last = None;
         for _ in 0..TRIES {
@@ -97,7 +98,7 @@ impl Caches {
         blocking(copy).await
     }
 
-    /// Makes the copies of the pool's caches that the instance does not have yet.
+    /// Makes the copies of the pool's caches that the instance lacks.
     pub(crate) async fn ensure(&self, instance: &Instance) -> Result<()> {
         let files = self.state_dir.files(instance.id);
         for (index, disk) in instance.caches.iter().enumerate() {
@@ -111,7 +112,7 @@ impl Caches {
         Ok(())
     }
 
-    /// Records what is on an instance's copy; nothing: what a job makes of it.
+    /// Records the version of an instance's copy; `None` once a job may have changed it.
     async fn note_content(
         &self,
         id: InstanceId,
@@ -127,13 +128,13 @@ impl Caches {
             .await
     }
 
-    /// Before a job: the instance's copies are the pool's content, and are mounted.
+    /// Before a job: updates the instance's copies to the pool's contents, and mounts them.
     pub(crate) async fn open(&self, id: InstanceId, channel: &Channel) -> Result<()> {
         let instance = self.records.read(|world| world.by_id(id).cloned())?;
         for (index, disk) in instance.caches.iter().enumerate() {
             let cache = &disk.cache;
             let wanted = self.pool_cache(&instance.pool, &cache.name).await?;
-            // From now on it is the job's own, whatever becomes of it.
+            // From now on the copy is the job's own, whatever happens to it.
             self.note_content(id, index, None).await?;
             if !disk.has_content_of(&wanted) {
                 let to = self.state_dir.files(id).cache(index);
@@ -146,11 +147,11 @@ impl Caches {
         Ok(())
     }
 
-    /// After a job, on a machine that others will use: its caches are let go of. Gives whether they
-    /// could be.
+    /// After a job, on a machine that others will use: unmounts the caches. Returns whether they
+    /// could be unmounted.
     pub(crate) async fn close(&self, id: InstanceId) -> bool {
         let Ok(instance) = self.records.read(|world| world.by_id(id).cloned()) else { return true };
-        // Nobody else mounts them.
+        // Only jobs mount caches.
         let job = instance.lease.as_ref().is_some_and(|lease| lease.purpose == Purpose::Run);
         let used = instance.caches.iter().filter(|disk| job && disk.generation == 0);
         let paths: Vec<&str> = used.map(|disk| disk.cache.path.as_str()).collect();
@@ -174,7 +175,7 @@ impl Caches {
         }
     }
 
-    /// After a job that succeeded: its guest lets go of the cache, which is whole then.
+    /// After a job that succeeded: the guest unmounts the cache, so that its disk is whole.
     pub(crate) async fn release(
         &self,
         id: InstanceId,
@@ -188,13 +189,13 @@ impl Caches {
         self.slots.of(id).waits.guest(deadlines::UNMOUNT, unmounting).await
     }
 
-    /// The instance's copy of a cache that its guest has let go of becomes the pool's.
+    /// Makes the instance's copy of an unmounted cache the pool's.
     pub(crate) async fn commit(&self, id: InstanceId, name: &Name) -> Result<()> {
         let instance = self.records.read(|world| world.by_id(id).cloned())?;
         let own = instance.caches.iter().position(|disk| disk.cache.name == *name);
         let Some(index) = own else { return Err(no_cache(&instance.pool, name)) };
         let cache = &instance.caches[index].cache;
-        // One at a time: each has a generation of its own.
+        // One commit at a time, since each has a generation of its own.
         let _turn = self.turn.lock().await;
         let mut disk = self.pool_cache(&instance.pool, name).await?;
         if disk.cache.size_mib != cache.size_mib {
@@ -225,7 +226,7 @@ impl Caches {
         self.sweep_locked().await
     }
 
-    /// Removes the contents that no pool has any more, and what a killed agent left.
+    /// Removes contents that no pool has any more, and unfinished files of a killed agent.
     pub(crate) async fn sweep(&self) -> Result<()> {
         let _turn = self.turn.lock().await;
         self.sweep_locked().await
@@ -256,7 +257,7 @@ impl Caches {
     }
 }
 
-/// Copies a disk aside, makes that durable, and renames it into place.
+/// Copies a disk under another name, makes the copy durable, and renames it.
 fn promote(from: &Path, to: &Path) -> Result<()> {
     let dir = to.parent().unwrap_or(Path::new("/"));
     make_dir(dir, 0o700)?;
@@ -276,7 +277,7 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
     entries.flatten().map(|entry| entry.path()).collect()
 }
 
-/// The pool has no cache of this name.
+/// Makes the problem of a pool without a cache of this name.
 pub(crate) fn no_cache(pool: &PoolRef, name: &Name) -> Problem {
     not_found(format!("cache {name} of pool {pool}"), "see its caches with `mvm pool info`")
 }

@@ -1,4 +1,4 @@
-//! Pools: making and changing them.
+//! The pools: creates and changes them.
 
 use crate::Result;
 use crate::caches::Caches;
@@ -31,7 +31,7 @@ pub(crate) struct Catalog {
 }
 
 impl Catalog {
-    /// The pools of these records.
+    /// Makes the service for the pools of these records.
     pub(crate) fn new(
         records: Arc<Records>,
         links: Arc<Links>,
@@ -44,7 +44,7 @@ impl Catalog {
         Catalog { records, links, images, caches, health, host, wake }
     }
 
-    /// Makes a pool. One that is there and equal is left as it is.
+    /// Creates a pool. An equal pool that exists is left as it is.
     pub async fn create(&self, tenant: &Name, wanted: CreatePool) -> Result<()> {
         wanted.resources.validate()?;
         self.host.admit_shape(&wanted.resources)?;
@@ -109,7 +109,7 @@ impl Catalog {
             .await
     }
 
-    /// Changes a pool. Instances that are leased keep their shape, idle ones are replaced.
+    /// Changes a pool. Leased instances keep their resources; idle ones are replaced.
     pub async fn update(&self, reference: &PoolRef, patch: UpdatePool) -> Result<()> {
         if let Some(flake) = &patch.flake_ref {
             settled(flake, "$.flake_ref")?;
@@ -133,7 +133,8 @@ impl Catalog {
                 }
                 pool.runtime_policy = patch.runtime_policy.apply(pool.runtime_policy);
                 pool.runtime_policy.validate()?;
-                // What an earlier agent has let pass keeps nobody from changing something else.
+                // Only a new setting is checked: an invalid one that an earlier agent accepted must
+                // not prevent other changes.
                 if let Some(egress) = patch.egress {
                     egress.validate()?;
                     egress.admit(subnets_but(world, &reference.tenant))?;
@@ -172,13 +173,13 @@ impl Catalog {
             })
             .await?;
         if walls {
-            // Running machines are bound by it at once.
+            // The rules apply to running machines at once.
             self.links.refresh_rules().await?;
         }
         self.caches.sweep().await
     }
 
-    /// Sets what the pool keeps ready.
+    /// Sets the instances that the pool keeps ready.
     pub async fn scale(&self, reference: &PoolRef, scale: ScalePool) -> Result<()> {
         self.records
             .change(|world, changes| {
@@ -223,13 +224,14 @@ impl Catalog {
     }
 }
 
-/// Whether the tenant is a fleet's: its quotas here are this node's part, which may be less than a machine takes.
+/// Returns whether the tenant belongs to a fleet. Its quotas are this node's part then, which may
+/// be less than one machine needs.
 fn has_part_of_quotas(world: &RecordSet, tenant: &Name) -> bool {
     let fleet = world.desired.as_ref().and_then(|in_force| in_force.fleet.as_ref());
     fleet.is_some_and(|fleet| fleet.tenants.contains(tenant))
 }
 
-/// The subnets of all tenants but this one.
+/// Returns the subnets of all tenants but this one.
 fn subnets_but<'a>(
     world: &'a RecordSet,
     tenant: &'a Name,

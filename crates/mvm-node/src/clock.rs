@@ -1,8 +1,7 @@
-//! The node's time: elapsed time for all that is decided, and wall-clock times for what is shown.
+//! The node's time: elapsed time for decisions, and wall-clock time for display.
 //!
-//! Records hold times of the timeline (`mvm_clock`): a step of the wall clock ends no lease. People
-//! compare what they read with their own clocks, so a view gives the same times as the wall clock
-//! would call them now.
+//! Records hold times of the timeline (`mvm_clock`), so that a step of the wall clock ends no
+//! lease. People compare times with their own clocks, so a view converts them to wall-clock times.
 
 use mvm_api::jobs::JobView;
 use mvm_api::types::InstanceView;
@@ -10,7 +9,7 @@ use mvm_model::Millis;
 
 pub(crate) use mvm_clock::{wall, wall_of};
 
-/// The time on the node's timeline, in ms. Only differences mean something.
+/// Returns the time on the node's timeline, in ms. Only differences are meaningful.
 pub(crate) fn now() -> Millis {
     let now = mvm_clock::now();
     #[cfg(test)]
@@ -18,13 +17,13 @@ pub(crate) fn now() -> Millis {
     now
 }
 
-/// A view whose times are to be read by people.
+/// A view whose times people read.
 pub(crate) trait Shown: Sized {
-    /// All its times, which are of the timeline. A lease in it is shown already, by those who know
-    /// its holders.
+    /// Returns all times of the view that are on the timeline. The times of a lease are converted
+    /// already, since its end depends on its holders.
     fn times(&mut self) -> Vec<&mut Millis>;
 
-    /// The same with wall-clock times.
+    /// Converts the view's times to wall-clock times.
     fn shown(mut self) -> Self {
         self.times().into_iter().for_each(|time| *time = wall_of(*time));
         self
@@ -53,7 +52,7 @@ impl Shown for JobView {
 #[cfg(test)]
 pub(crate) use ahead::{advance, ahead};
 
-/// Tests do not wait: they let time pass.
+/// Tests advance the time instead of waiting.
 #[cfg(test)]
 mod ahead {
     use mvm_model::Millis;
@@ -63,12 +62,12 @@ mod ahead {
         static AHEAD: Cell<Millis> = const { Cell::new(0) };
     }
 
-    /// How much more time has passed for this thread.
+    /// Returns how far this thread's time is ahead.
     pub(crate) fn ahead() -> Millis {
         AHEAD.get()
     }
 
-    /// Lets so much time pass for this thread.
+    /// Advances this thread's time.
     pub(crate) fn advance(by: Millis) {
         AHEAD.set(AHEAD.get() + by);
     }

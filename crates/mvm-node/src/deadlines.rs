@@ -1,51 +1,51 @@
-//! How long the agent waits for a guest: one table, which docs/operations.md repeats.
+//! The agent's deadlines for guests: one table, which docs/operations.md repeats.
 //!
-//! Whatever waits for a guest waits under one of these, and says for what when it gives up. Waits
-//! for QEMU's monitor have their own in the driver (`mvm-hypervisor/src/qemu`).
+//! Every wait for a guest has one of these deadlines, and its error names what was waited for.
+//! Waits for QEMU's monitor have their own in the driver (`mvm-hypervisor/src/qemu`).
 
 use mvm_api::Problem;
 use mvm_model::Code;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The longest that one thing may take.
+/// The longest time that one step may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Deadline {
-    /// Its name in the documentation.
+    /// The deadline's name in the documentation.
     pub name: &'static str,
     /// The limit in seconds.
     pub seconds: u64,
-    /// What is waited for, as it is said to whoever waits.
+    /// What the guest failed to do, as the error says it.
     pub what: &'static str,
 }
 
-/// From power-on to a guest that is itself.
+/// From power-on to a guest with its own identity.
 pub(crate) const BOOT: Deadline = of("boot", 120, "its guest did not come up");
-/// From a template to a guest that is itself.
+/// From a template to a guest with its own identity.
 pub(crate) const CLONE: Deadline = of("clone", 30, "its guest did not come up");
-/// From a snapshot to a guest that has the right time.
+/// From a snapshot to a guest with the right time.
 pub(crate) const WAKE: Deadline = of("wake", 30, "its guest did not wake up");
-/// From a resume to a guest that has the right time; a new connection to a guest that runs.
+/// From a resume to a guest with the right time; also a new connection to a running guest.
 pub(crate) const RESUME: Deadline = of("resume", 15, "it did not answer");
-/// A stream to a guest that runs: what exec, cp, ssh and connections to ports begin with.
+/// A stream to a running guest: the beginning of exec, cp, ssh and connections to ports.
 pub(crate) const STREAM: Deadline = of("stream", 15, "it did not take a request");
-/// A guest's own account of what it uses, and the turn to ask for it.
+/// A guest's own statistics, including the wait to ask for them.
 pub(crate) const STATS: Deadline = of("stats", 2, "it did not say what it uses");
-/// A connection to a port of the guest; the guest tries one that refuses for 5 s.
+/// A connection to a port of the guest. The guest itself tries a port that refuses for 5 s.
 pub(crate) const DIAL: Deadline = of("dial", 30, "it did not connect to its port");
-/// The mounting of a cache.
+/// Mounting a cache.
 pub(crate) const MOUNT: Deadline = of("mount", 60, "it did not mount a cache");
-/// The unmounting of a cache, which writes what is still to be written.
+/// Unmounting a cache, which writes its pending data.
 pub(crate) const UNMOUNT: Deadline = of("unmount", 120, "it did not let go of a cache");
-/// A guest that was asked to shut down; its machine is ended then.
+/// The shutdown of a guest that was asked to. After it, the machine is ended.
 pub(crate) const SHUTDOWN: Deadline = of("shutdown", 10, "it did not shut down");
 /// A pool's `--prewarm` command.
 pub(crate) const PREWARM: Deadline = of("prewarm", 1800, "the pool's command did not end");
 
-/// Whoever holds an instance that is to be destroyed; its machine is ended then.
+/// The holder of an instance that is to be destroyed. After it, the machine is ended.
 pub(crate) const SEIZE: Deadline = of("seize", 1, "whoever holds it did not let go");
 
-/// All of them.
+/// All deadlines.
 #[cfg(test)]
 pub(crate) const ALL: [Deadline; 12] =
     [BOOT, CLONE, WAKE, RESUME, STREAM, STATS, DIAL, MOUNT, UNMOUNT, SHUTDOWN, PREWARM, SEIZE];
@@ -55,7 +55,7 @@ const fn of(name: &'static str, seconds: u64, what: &'static str) -> Deadline {
 }
 
 impl Deadline {
-    /// The limit; tests may shorten all of them alike.
+    /// Returns the limit. Tests may shorten all of them by the same factor.
     pub fn limit(self) -> Duration {
         let limit = Duration::from_secs(self.seconds);
         #[cfg(test)]
@@ -63,12 +63,12 @@ impl Deadline {
         limit
     }
 
-    /// Several steps are to end by one moment.
+    /// Begins the deadline, which several steps may share.
     pub fn begin(self) -> Until {
         Until { deadline: self, at: Instant::now() + self.limit() }
     }
 
-    /// Whoever waited gives up.
+    /// Makes the problem of a guest that missed the deadline.
     pub fn silent(self) -> Problem {
         let (what, seconds) = (self.what, self.seconds);
         let detail = format!("the guest does not answer: {what} within {seconds} s");
@@ -79,14 +79,14 @@ impl Deadline {
 /// A deadline that has begun.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Until {
-    /// Which.
+    /// The deadline.
     pub deadline: Deadline,
-    /// When it is over.
+    /// When it ends.
     pub at: Instant,
 }
 
 impl Until {
-    /// What is left of it.
+    /// Returns the time that is left.
     pub fn left(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
@@ -98,7 +98,7 @@ impl From<Deadline> for Until {
     }
 }
 
-/// Tests of silent guests do not wait for minutes.
+/// Tests of silent guests shorten the deadlines.
 #[cfg(test)]
 pub(crate) mod haste {
     use std::cell::Cell;
@@ -107,12 +107,12 @@ pub(crate) mod haste {
         static DIVISOR: Cell<u32> = const { Cell::new(1) };
     }
 
-    /// What every deadline of this thread is divided by.
+    /// Returns the divisor of every deadline of this thread.
     pub(crate) fn divisor() -> u32 {
         DIVISOR.get()
     }
 
-    /// Shortens every deadline of this thread so many times.
+    /// Divides every deadline of this thread by `times`.
     pub(crate) fn make(times: u32) {
         DIVISOR.set(times);
     }

@@ -1,8 +1,8 @@
-//! The document of desired state: put in force, and brought about step by step.
+//! The document of desired state: puts it in force, and carries it out step by step.
 //!
-//! It is durable before its first step, so that an agent that is killed goes on with it. One that
-//! was applied once is done when nothing is left to do; one from a file that the agent watches
-//! stays in force.
+//! The document is durable before its first step, so a new agent continues after a crash. A
+//! document that was applied once is done when no steps are left. A document from a file that the
+//! agent watches stays in force.
 
 use crate::audit::Auditor;
 use crate::catalog::Catalog;
@@ -28,21 +28,21 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as Lock};
 use std::time::Duration;
 
-/// How often file and node are looked at when nothing happens.
+/// How often the file and the node are checked when nothing happens.
 const PERIOD: Duration = Duration::from_secs(2);
 
 /// A file whose document is kept in force.
 #[derive(Clone, Debug)]
 pub struct DesiredFile {
-    /// Where it is, absolute.
+    /// The file's absolute path.
     pub path: PathBuf,
-    /// Whether what it does not name is removed.
+    /// Whether to remove what the document does not name.
     pub prune: bool,
-    /// Inputs that are replaced in every flake, beside the document's own.
+    /// Inputs that are overridden in every flake, besides the document's own.
     pub override_inputs: BTreeMap<String, String>,
 }
 
-/// The document in force, and its bringing about.
+/// The document in force, and the progress towards it.
 pub(crate) struct Desired {
     records: Arc<Records>,
     tenants: Arc<Tenants>,
@@ -54,10 +54,10 @@ pub(crate) struct Desired {
     convergence: Convergence,
 }
 
-/// What is remembered of the bringing about, in memory only.
+/// The progress towards the document, in memory only.
 #[derive(Default)]
 struct Convergence {
-    /// Wakes the loop that brings it about.
+    /// Wakes the loop that carries out the document.
     kick: Wake,
     progress: Lock<Progress>,
 }
@@ -70,7 +70,7 @@ struct Progress {
     last_failure: Option<Problem>,
 }
 
-/// Keeps the document in force until the task is ended.
+/// Keeps the document in force until the task is aborted.
 pub async fn run(desired: Arc<Desired>, file: Option<DesiredFile>) {
     let mut seen = None;
     if let Some(file) = &file {
@@ -88,10 +88,11 @@ pub async fn run(desired: Arc<Desired>, file: Option<DesiredFile>) {
     }
 }
 
-/// What tells one version of a file from another.
+/// Tells versions of a file apart.
 type Version = Option<(u64, i64, i64, u64)>;
 
-/// Puts a new version of the file in force. A faulty one is told, and the one before stays.
+/// Puts a new version of the file in force. A faulty one is reported, and the previous document
+/// stays.
 async fn observe(desired: &Arc<Desired>, file: &DesiredFile, seen: &mut Option<Version>) {
     let meta = std::fs::metadata(&file.path).ok();
     let version = meta.map(|m| (m.ino(), m.mtime(), m.mtime_nsec(), m.len()));
@@ -117,7 +118,7 @@ fn read(file: &DesiredFile) -> Result<DesiredState> {
     Ok(DesiredState::parse_in(&text, &folder, &file.override_inputs)?)
 }
 
-/// One pass over what is to be done; what failed is tried again later and later.
+/// Carries out the remaining steps once. Failures are tried again at growing intervals.
 async fn pass(desired: &Arc<Desired>) {
     let Some(in_force) = desired.records.read(|world| world.desired.clone()) else { return };
     if now() < desired.progress(|p| p.failures.retry_at()) {
@@ -137,11 +138,11 @@ async fn pass(desired: &Arc<Desired>) {
     }
 }
 
-/// Carries out every step that can be. One that fails does not keep other tenants' and pools' from
-/// being done; the last failure is given.
+/// Carries out every step that it can. A failed step does not stop the steps of other tenants and
+/// pools. Returns the last failure.
 async fn carry_out_all(desired: &Arc<Desired>, in_force: &InForce) -> Result<()> {
     let mut outcome = Ok(());
-    // The tenants and pools whose later steps build on one that has failed.
+    // The tenants and pools whose later steps depend on a failed one.
     let mut failed: BTreeSet<(Name, Option<PoolRef>)> = BTreeSet::new();
     for step in desired.steps_of(in_force).await? {
         let (whole, own) =
@@ -159,7 +160,7 @@ async fn carry_out_all(desired: &Arc<Desired>, in_force: &InForce) -> Result<()>
     outcome
 }
 
-/// What the audit log calls a step.
+/// Returns the step's verb in the audit log.
 fn verb(step: &Step) -> &'static str {
     match step {
         Step::CreateTenant { .. } => "tenant.create",
@@ -174,7 +175,7 @@ fn verb(step: &Step) -> &'static str {
 }
 
 impl Desired {
-    /// Brings documents about for these records.
+    /// Makes the service for documents about these records.
     pub(crate) fn new(
         records: Arc<Records>,
         tenants: Arc<Tenants>,
@@ -192,18 +193,18 @@ impl Desired {
         look(&mut locked(&self.convergence.progress))
     }
 
-    /// Has the loop look at once.
+    /// Wakes the loop.
     pub(crate) fn kick(&self) {
         self.convergence.kick.notify();
     }
 
-    /// Does not wait for the next attempt after a failure.
+    /// Tries again at once after a failure.
     #[cfg(test)]
     pub(crate) fn hurry(&self) {
         self.progress(|p| p.failures = Failures::default());
     }
 
-    /// What the node holds, as a document.
+    /// Returns the node's present state as a document.
     pub(crate) async fn now(&self) -> Result<DesiredState> {
         let node_id = self.host.node_id()?;
         let tell =
@@ -211,7 +212,8 @@ impl Desired {
         Ok(self.records.read(tell))
     }
 
-    /// What is to be done for a document. Errors: it is another node's, or this node cannot hold it.
+    /// Returns the steps that a document needs. Refuses another node's document, and one that this
+    /// node cannot hold.
     pub(crate) async fn steps(&self, document: &DesiredState, prune: bool) -> Result<Vec<Step>> {
         if let Some(ours) = self.host.given_name().filter(|ours| **ours != document.node_id) {
             let message = format!("the document is for node {}, this is {ours}", document.node_id);
@@ -223,7 +225,7 @@ impl Desired {
         Ok(self.records.read(|world| diff(document, &world.tenants, &world.pools, prune))?)
     }
 
-    /// What is still to be done for the document in force.
+    /// Returns the remaining steps of the document in force.
     async fn steps_of(&self, in_force: &InForce) -> Result<Vec<Step>> {
         let mut steps = self.steps(&in_force.document, in_force.prune).await?;
         if let Some(owned) = &in_force.fleet {
@@ -232,7 +234,7 @@ impl Desired {
         Ok(steps)
     }
 
-    /// Puts a fleet's document in force, for as long as there is no other.
+    /// Puts a fleet's document in force, until another replaces it.
     pub(crate) async fn apply_of_fleet(&self, document: DesiredState, digest: &str) -> Result<()> {
         if let Some(file) = self.progress(|p| p.file.clone()) {
             let message = format!("this node keeps what {file} says");
@@ -240,7 +242,7 @@ impl Desired {
                 Problem::new(Code::Conflict, message).hint("start its agent without --desired")
             );
         }
-        // Refused here and not later: the coordinator is told why.
+        // The document is checked now, so that the coordinator gets the error.
         document.settled()?;
         self.host.admit_shapes(&document)?;
         self.steps(&document, true).await?;
@@ -268,7 +270,7 @@ impl Desired {
         Ok(())
     }
 
-    /// Puts a document in force, and gives what is to be done for it.
+    /// Puts a document in force, and returns the steps that it needs.
     pub(crate) async fn apply(
         &self,
         document: DesiredState,
@@ -290,7 +292,7 @@ impl Desired {
         Ok(steps)
     }
 
-    /// How far it is.
+    /// Returns the progress towards the document in force.
     pub(crate) async fn status(&self) -> DesiredStatus {
         let in_force = self.records.read(|world| world.desired.clone());
         let pending = match &in_force {
@@ -309,7 +311,7 @@ impl Desired {
         }
     }
 
-    /// One that was applied once is in force until nothing is left to do.
+    /// Ends a document that was applied once, when no steps are left.
     async fn conclude(&self, in_force: &InForce) -> Result<()> {
         if in_force.hold {
             return Ok(());
@@ -330,10 +332,11 @@ impl Desired {
     async fn carry_out(&self, document: &DesiredState, step: &Step) -> Result<()> {
         let (verb, tenant) = (verb(step), step.tenant());
         let target = step.pool().map_or_else(|| tenant.to_string(), ToString::to_string);
-        // It holds every step's work: on the heap, as it would be several times on the stack.
+        // The future holds every step's work. It is boxed, since it would be on the stack several
+        // times.
         let work = Box::pin(self.take_step(document, step));
         match step {
-            // These wait, pass after pass, and are logged when it comes to them.
+            // These steps wait over several passes, and are logged when they are carried out.
             Step::DestroyPool { .. } | Step::DestroyTenant { .. } => work.await,
             _ => self.auditor.as_agent(verb, Some(tenant), target, None, work).await,
         }
@@ -350,7 +353,7 @@ impl Desired {
             },
             Step::DestroyTenant { tenant } => {
                 let held = self.records.read(|w| w.pools.keys().any(|p| p.tenant == *tenant));
-                // Its pools drain first.
+                // The tenant's pools drain first.
                 if held {
                     return Ok(());
                 }

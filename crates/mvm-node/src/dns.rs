@@ -1,10 +1,10 @@
-//! A forwarder of DNS on each tenant's gateway, where the host's own servers are out of guests' reach: on
-//! its loopback, as systemd's resolver is, or with an IPv6 address.
+//! A DNS forwarder on each tenant's gateway, for hosts whose own servers guests cannot reach:
+//! servers on the loopback, as systemd's resolver is, or with an IPv6 address.
 //!
-//! It passes bytes on and reads no more of them than their number (RFC 1035): what a guest asks is the
-//! host's resolver's to understand, and what that says is the guest's. Its number is drawn anew, so that no
-//! guest can say what the host will ask with. Everything has an end: how many ask at once, how large a
-//! question is, how long an answer is waited for.
+//! The forwarder reads only the header of a message (RFC 1035). The host's resolver interprets the
+//! question, and the guest the answer. The message id is drawn anew, so that no guest can predict
+//! the host's. Everything is limited: the number of open questions, the size of a question, and the
+//! wait for an answer.
 
 use crate::Result;
 use crate::locks::locked;
@@ -25,24 +25,24 @@ use tokio::time::timeout;
 
 /// The port of DNS.
 pub(crate) const PORT: u16 = 53;
-/// How often it is looked who is to be served, and whom to ask.
+/// How often the tenants and the host's servers are looked up.
 const LOOK: Duration = Duration::from_secs(1);
-/// The largest question, and answer over UDP.
+/// The largest message over UDP, in bytes.
 const MOST: usize = 4096;
-/// A message's header: its number, and its flags.
+/// The length of a message's header, in bytes.
 const HEADER: usize = 12;
 const ANSWERS: u8 = 0x80;
-/// How many guests of one tenant ask at once, over UDP and over TCP.
+/// The most open questions of one tenant, over UDP and over TCP.
 const QUESTIONS: usize = 64;
 const CONNECTIONS: usize = 16;
-/// How long one server has to answer, and how long a connection may be open.
+/// How long one server may take to answer, and how long a connection may be open.
 const ANSWER: Duration = Duration::from_secs(3);
 const OPEN: Duration = Duration::from_secs(30);
 
-/// Whom to ask.
+/// The host's servers.
 type Servers = Arc<Lock<Vec<SocketAddr>>>;
 
-/// Serves until the task is ended.
+/// Serves until the task is aborted.
 pub(crate) async fn run(records: Arc<Records>) {
     let servers = Servers::default();
     let mut tasks = JoinSet::new();
@@ -99,7 +99,7 @@ async fn open(at: SocketAddr) -> Result<(UdpSocket, TcpListener)> {
     Ok((udp, TcpListener::bind(at).await.map_err(failed)?))
 }
 
-/// Whether it is a question of a guest in this subnet.
+/// Returns whether the message is a question from a guest in this subnet.
 fn is_asked_by(message: &[u8], from: IpAddr, subnet: Ipv4Net) -> bool {
     let near = matches!(from, IpAddr::V4(from) if subnet.contains(&from));
     near && (HEADER..=MOST).contains(&message.len()) && message[2] & ANSWERS == 0
@@ -107,12 +107,12 @@ fn is_asked_by(message: &[u8], from: IpAddr, subnet: Ipv4Net) -> bool {
 
 async fn answer_udp(socket: UdpSocket, subnet: Ipv4Net, servers: Servers) {
     let (socket, free) = (Arc::new(socket), Arc::new(Semaphore::new(QUESTIONS)));
-    // One byte more than the most shows what is larger.
+    // One more byte than the largest message detects larger ones.
     let mut buffer = vec![0; MOST + 1];
     loop {
         let (length, from) = match socket.recv_from(&mut buffer).await {
             Ok(received) => received,
-            // What became of an earlier answer is told here as well.
+            // The error of an earlier answer is reported here, too.
             Err(e) if e.kind() == ErrorKind::ConnectionRefused => continue,
             Err(_) => return,
         };
@@ -120,7 +120,7 @@ async fn answer_udp(socket: UdpSocket, subnet: Ipv4Net, servers: Servers) {
         if !is_asked_by(question, from.ip(), subnet) {
             continue;
         }
-        // Whoever is one too many asks again by itself.
+        // A guest whose question is dropped repeats it by itself.
         let Ok(place) = free.clone().try_acquire_owned() else { continue };
         let (question, socket) = (question.to_vec(), socket.clone());
         let servers = locked(&servers).clone();
@@ -146,7 +146,7 @@ async fn answer_tcp(listener: TcpListener, subnet: Ipv4Net, servers: Servers) {
     }
 }
 
-/// One question after the other, until the guest has no more.
+/// Answers a connection's questions one after the other, until the guest has no more.
 async fn converse(
     mut stream: TcpStream,
     from: IpAddr,
@@ -164,14 +164,14 @@ async fn converse(
     }
 }
 
-/// How a server is asked: as the guest has asked.
+/// The transport to the server: the same that the guest used.
 #[derive(Clone, Copy, Debug)]
 enum By {
     Udp,
     Tcp,
 }
 
-/// The answer of the first server that has one.
+/// Returns the answer of the first server that gives one.
 async fn ask(servers: &[SocketAddr], question: &[u8], by: By) -> Option<Vec<u8>> {
     for server in servers {
         let answer = match by {
@@ -185,7 +185,7 @@ async fn ask(servers: &[SocketAddr], question: &[u8], by: By) -> Option<Vec<u8>>
     None
 }
 
-/// The question under a number of ours, and that number.
+/// Returns the question with a new message id, and that id.
 fn renumbered(question: &[u8]) -> std::io::Result<(Vec<u8>, [u8; 2])> {
     let number = crate::random::random_bytes::<2>().map_err(|e| Error::other(e.to_string()))?;
     let mut ours = question.to_vec();
@@ -193,7 +193,7 @@ fn renumbered(question: &[u8]) -> std::io::Result<(Vec<u8>, [u8; 2])> {
     Ok((ours, number))
 }
 
-/// The answer under the guest's number; nothing where it is none to this question.
+/// Returns the answer with the guest's message id; `None` where it does not answer this question.
 fn returned(mut answer: Vec<u8>, number: [u8; 2], question: &[u8]) -> Option<Vec<u8>> {
     if answer.len() < HEADER || answer[..2] != number || answer[2] & ANSWERS == 0 {
         return None;
@@ -248,8 +248,8 @@ async fn write(stream: &mut TcpStream, message: &[u8]) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
-    /// A server that answers each question with that question, by UDP and TCP; the first by UDP has a
-    /// wrong number.
+    /// Starts a server that answers each question with the question itself, over UDP and TCP. Its
+    /// first answer over UDP has a wrong message id.
     async fn server() -> SocketAddr {
         let udp = UdpSocket::bind("127.0.0.1:0").await.expect("udp");
         let at = udp.local_addr().expect("address");
@@ -283,7 +283,7 @@ mod tests {
 
     #[tokio::test]
     async fn questions_of_guests_are_passed_on_and_no_others() {
-        // Nobody is there: the second is asked.
+        // No server listens at the first address, so the second is asked.
         let servers = vec!["127.0.0.1:1".parse().expect("address"), server().await];
         let servers: Servers = Arc::new(Lock::new(servers));
         let udp = UdpSocket::bind("127.0.0.1:0").await.expect("udp");
@@ -295,7 +295,7 @@ mod tests {
 
         let near = UdpSocket::bind("127.0.0.2:0").await.expect("guest");
         let far = UdpSocket::bind("127.0.0.9:0").await.expect("stranger");
-        // What is no question, is too large, or is a stranger's comes to nothing.
+        // Messages that are no questions, are too large, or come from elsewhere get no answer.
         far.send_to(&question(1), at).await.expect("sent");
         near.send_to(&question(1)[..11], at).await.expect("sent");
         near.send_to(&[question(2), vec![0; MOST]].concat(), at).await.expect("sent");

@@ -1,4 +1,4 @@
-//! A node of a fleet: what it does at the leader's word.
+//! A node of a fleet: carries out the leader's requests.
 
 use crate::Result;
 use crate::clock::wall_of;
@@ -25,12 +25,12 @@ pub(crate) struct Fleet {
     leases: Arc<Leases>,
     holders: Arc<LeaseHolders>,
     desired: Arc<Desired>,
-    /// Held by whoever brings up a claim or ends it, by its id.
+    /// One gate for each claim that is being brought up or ended, by the claim's id.
     gates: Lock<HashMap<String, Arc<Mutex<()>>>>,
 }
 
 impl Fleet {
-    /// Obeys a leader, whose claims are these leases.
+    /// Makes the service, with the leases of the fleet's claims.
     pub(crate) fn new(
         records: Arc<Records>,
         instances: Arc<Instances>,
@@ -41,7 +41,7 @@ impl Fleet {
         Fleet { records, instances, leases, holders, desired, gates: Lock::default() }
     }
 
-    /// Does something with a claim while nothing else is done with it.
+    /// Runs `work` while no other task works on the claim.
     async fn alone_with<T>(&self, id: &str, work: impl Future<Output = T>) -> T {
         let gate = locked(&self.gates).entry(id.to_owned()).or_default().clone();
         let outcome = {
@@ -49,7 +49,7 @@ impl Fleet {
             work.await
         };
         let mut gates = locked(&self.gates);
-        // Ours and the map's: nobody waits.
+        // Only this task and the map hold the gate, so nobody waits for it.
         if Arc::strong_count(&gate) <= 2 {
             gates.remove(id);
         }
@@ -58,7 +58,7 @@ impl Fleet {
 }
 
 impl Fleet {
-    /// Obeys this leader from now on; refuses one that is not the newest.
+    /// Obeys this leader from now on. Refuses one that is not the newest.
     pub(crate) async fn obey(&self, leader: &Leader) -> Result<()> {
         let check = |known: Option<&Leader>| match known {
             Some(known) if known.fleet_id != leader.fleet_id => {
@@ -87,7 +87,7 @@ impl Fleet {
             .await
     }
 
-    /// Belongs to no fleet any more, until another one's leader comes. What the node holds stays.
+    /// Leaves the fleet, until another one's leader comes. The node keeps its pools and instances.
     pub(crate) async fn leave(&self) -> Result<()> {
         self.records
             .change(|world, changes| {
@@ -109,7 +109,7 @@ impl Fleet {
         self.desired.apply_of_fleet(body.document, &body.digest).await
     }
 
-    /// An instance for a claim of the fleet, always the same one for the same id.
+    /// Provides an instance for a claim of the fleet; always the same one for the same id.
     pub(crate) async fn claim(&self, id: &str, body: NodeClaim) -> Result<Claim> {
         check_id(id)?;
         self.obey(&body.leader).await?;
@@ -139,7 +139,8 @@ impl Fleet {
         Ok(Claim { reference, from, way_up, took_ms, lease: self.holders.shown(&lease) })
     }
 
-    /// The leader says that the holders of these claims are there. Gives those that have no lease here.
+    /// Renews the leases of claims whose clients are connected at the leader. Returns those that
+    /// have no lease here.
     pub(crate) async fn renew(&self, claims: &RenewClaims) -> Result<Vec<String>> {
         self.obey(&claims.leader).await?;
         let gone = |world: &RecordSet| {
@@ -151,8 +152,8 @@ impl Fleet {
         Ok(gone)
     }
 
-    /// Another leader answers for the fleet's claims from now on, and has the time that it takes their
-    /// clients to come to it.
+    /// Accepts another leader. The fleet's claims stay until their clients have had time to reach
+    /// the new leader. Returns the claims.
     pub(crate) async fn led(&self, leader: &Leader) -> Result<Vec<HeldClaim>> {
         self.obey(leader).await?;
         let held = self.claims().await;
@@ -160,8 +161,9 @@ impl Fleet {
         Ok(held)
     }
 
-    /// Ends a claim of the fleet; one that is not there has ended. One that is being brought up is
-    /// ended when it is up: a leader that hears that it has ended may give it to another node.
+    /// Ends a claim of the fleet; a claim without a lease has ended already. A claim that is being
+    /// brought up is ended afterwards, since a leader that hears that it has ended may give it to
+    /// another node.
     pub(crate) async fn release(&self, id: &str, leader: &Leader) -> Result<()> {
         self.obey(leader).await?;
         self.alone_with(id, self.release_alone(id)).await
@@ -173,13 +175,13 @@ impl Fleet {
         }
         match self.records.read(|world| leased(world, id).is_ok()) {
             false => Ok(()),
-            // The coordinator asks again.
+            // The coordinator repeats the request.
             true => Err(Problem::new(Code::InUse, format!("the lease {id} could not be ended"))
                 .hint("the agent's log says why; it is tried again")),
         }
     }
 
-    /// The claims of the fleet that have a lease here.
+    /// Returns the claims of the fleet that have a lease here.
     pub(crate) async fn claims(&self) -> Vec<HeldClaim> {
         let held = |lease: &Lease, instance| HeldClaim {
             id: lease.id.clone(),

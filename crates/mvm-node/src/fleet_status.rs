@@ -1,4 +1,4 @@
-//! What a node tells its coordinators of itself.
+//! The node's status for its coordinators.
 
 use crate::Result;
 use crate::desired::Desired;
@@ -13,7 +13,7 @@ use mvm_model::{Pool, PoolRef, State};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Tells of the node.
+/// Makes the node's status.
 pub(crate) struct FleetStatus {
     records: Arc<Records>,
     desired: Arc<Desired>,
@@ -24,7 +24,7 @@ pub(crate) struct FleetStatus {
 }
 
 impl FleetStatus {
-    /// Tells of these.
+    /// Makes the service from these.
     pub(crate) fn new(
         records: Arc<Records>,
         desired: Arc<Desired>,
@@ -36,7 +36,7 @@ impl FleetStatus {
         FleetStatus { records, desired, images, host, templates, health }
     }
 
-    /// What the node says of itself.
+    /// Returns the node's status.
     pub(crate) async fn tell(&self) -> Result<NodeStatus> {
         let desired = self.desired.status().await;
         let images = self.images.on_disk()?;

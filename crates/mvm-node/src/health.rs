@@ -1,4 +1,4 @@
-//! What the agent remembers of pools' failures, in memory only: for the back-off, and for people.
+//! The failures of pools, in memory only: for the back-off, and for people.
 
 use crate::locks::locked;
 use crate::now;
@@ -8,12 +8,12 @@ use mvm_model::plan::Failures;
 use std::collections::BTreeMap;
 use std::sync::Mutex as Lock;
 
-/// What is remembered of one pool.
+/// The failures of one pool.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PoolHealth {
-    /// For the back-off.
+    /// The count for the back-off.
     pub failures: Failures,
-    /// What failed last.
+    /// The last failure.
     pub last_failure: Option<String>,
 }
 
@@ -22,17 +22,17 @@ pub(crate) struct PoolHealth {
 pub(crate) struct Health(Lock<BTreeMap<PoolRef, PoolHealth>>);
 
 impl Health {
-    /// What is remembered of a pool; nothing is held against one that is not known.
+    /// Returns the failures of a pool; an unknown pool has none.
     pub fn of(&self, pool: &PoolRef) -> PoolHealth {
         locked(&self.0).get(pool).cloned().unwrap_or_default()
     }
 
-    /// Bringing up an instance of the pool worked.
+    /// Notes that an instance of the pool was brought up.
     pub fn succeeded(&self, pool: &PoolRef) {
         locked(&self.0).remove(pool);
     }
 
-    /// Bringing up an instance of the pool failed.
+    /// Notes that bringing up an instance of the pool failed.
     pub fn failed(&self, pool: &PoolRef, why: &Problem) {
         tracing::warn!(pool = %pool, code = %why.code, "{why}");
         let mut health = locked(&self.0);

@@ -1,5 +1,5 @@
-//! The host: what it offers, what it lacks of what pools want (refused where no machine can run, told where
-//! they run all the same), and the name of its node.
+//! The host: its resources, and its shortfalls for the pools' settings. A pool of which no machine
+//! can run is refused; other shortfalls are reported. Also the node's name.
 
 use crate::Result;
 use crate::labels::Labels;
@@ -14,18 +14,18 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use std::path::{Path, PathBuf};
 
-/// What a node says of itself, beside what it is found to hold.
+/// What a node offers to a fleet.
 #[derive(Clone, Debug, Default)]
 pub struct Offer {
-    /// Its labels.
+    /// The node's labels.
     pub labels: fleet::Labels,
-    /// What it offers to instances; what the machine has where nothing is said.
+    /// The resources for instances; the machine's own where absent.
     pub capacity: Option<Capacity>,
 }
 
 /// The host of the agent.
 pub(crate) struct Host {
-    /// The name that the node was given, if it was given one.
+    /// The name that the node was given, if any.
     node_id: Option<Name>,
     offer: Offer,
     hardware: Hardware,
@@ -37,7 +37,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// The host as it is found.
+    /// Examines the host.
     pub(crate) fn new(
         node_id: Option<Name>,
         offer: Offer,
@@ -49,37 +49,37 @@ impl Host {
         Host { node_id, offer, hardware, driver, accelerator_reason, path }
     }
 
-    /// What the host offers to instances.
+    /// Returns the resources that the host offers to instances.
     pub(crate) fn capacity(&self) -> Capacity {
         self.offer.capacity.unwrap_or_else(|| self.hardware.capacity(&self.path))
     }
 
-    /// Its labels.
+    /// Returns the node's labels.
     pub(crate) fn labels(&self) -> &fleet::Labels {
         &self.offer.labels
     }
 
-    /// What its processor calls itself.
+    /// Returns the model of the host's CPU.
     pub(crate) fn cpu_model(&self) -> &str {
         &self.hardware.cpu_model
     }
 
-    /// The driver of its machines.
+    /// Returns the driver's description.
     pub(crate) fn driver(&self) -> &Description {
         &self.driver
     }
 
-    /// Why the driver uses the accelerator that it uses.
+    /// Returns why the driver uses its accelerator.
     pub(crate) fn accelerator_reason(&self) -> &str {
         &self.accelerator_reason
     }
 
-    /// The name that the node was given, if it was given one.
+    /// Returns the name that the node was given, if any.
     pub(crate) fn given_name(&self) -> Option<&Name> {
         self.node_id.as_ref()
     }
 
-    /// The name in documents: the one that was given, else the host's, as far as it is one.
+    /// Returns the node's name in documents: the given one, or else the host name if it is valid.
     pub(crate) fn node_id(&self) -> Result<Name> {
         let host = || {
             let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
@@ -91,12 +91,12 @@ impl Host {
         }
     }
 
-    /// Refuses a shape of which not one machine can run here.
+    /// Refuses resources with which no machine can run here.
     pub(crate) fn admit_shape(&self, shape: &Resources) -> Result<()> {
         Ok(admit_shape(shape, &self.capacity())?)
     }
 
-    /// Refuses a document with such a shape.
+    /// Refuses a document that has such resources.
     pub(crate) fn admit_shapes(&self, document: &DesiredState) -> Result<()> {
         let host = self.capacity();
         for (t, tenant) in document.tenants.iter().enumerate() {
@@ -111,7 +111,8 @@ impl Host {
         Ok(())
     }
 
-    /// What every machine of this node lacks: looked for on the host, so before the records are held.
+    /// Finds the shortfalls that all machines of this node share. Reads files of the host, so call
+    /// it before the records are locked.
     pub(crate) fn lacks(&self) -> Lacks {
         let driver = &self.driver;
         let mut found = Vec::new();
@@ -129,7 +130,7 @@ impl Host {
         Lacks { found, host: self.capacity() }
     }
 
-    /// Says in the log what is lacking from the start.
+    /// Logs the shortfalls at start.
     pub(crate) fn tell_shortfalls(&self, records: &Records) {
         let lacks = self.lacks();
         for lack in records.read(|world| lacks.with(world)).found {
@@ -138,15 +139,15 @@ impl Host {
     }
 }
 
-/// What the machine has.
+/// The hardware of the host.
 struct Hardware {
     vcpus: u64,
     mem_mib: u64,
     cpu_model: String,
 }
 
-/// What this machine has for an agent whose state directory lies on the file system of `path`, which
-/// must be there.
+/// Returns this machine's resources for an agent whose state directory is on the file system of
+/// `path`, which must exist.
 pub fn found_capacity(path: &Path) -> Capacity {
     Hardware::found().capacity(path)
 }
@@ -171,12 +172,12 @@ impl Hardware {
     }
 }
 
-/// The size of the file system that a path is on, in GiB.
+/// Returns the size of the file system of a path, in GiB.
 fn disk_gib(path: &Path) -> u64 {
     rustix::fs::statvfs(path).map_or(0, |stat| (stat.f_blocks * stat.f_frsize) >> 30)
 }
 
-/// What the host lacks.
+/// The shortfalls of the host.
 #[derive(Debug)]
 pub(crate) struct Lacks {
     found: Vec<Shortfall>,
@@ -184,7 +185,7 @@ pub(crate) struct Lacks {
 }
 
 impl Lacks {
-    /// The same, and what the pools lack together.
+    /// Adds the shortfalls that all pools have together.
     pub(crate) fn with(mut self, world: &RecordSet) -> Lacks {
         let pools = world.pools.values();
         let kept = pools.filter_map(|pool| Some((&pool.resources, pool.desired.as_ref()?)));
@@ -192,19 +193,19 @@ impl Lacks {
         self
     }
 
-    /// All that was found.
+    /// Returns the shortfalls found.
     pub(crate) fn all(self) -> Vec<Shortfall> {
         self.found
     }
 
-    /// All that was found, and what is lacking for this pool alone.
+    /// Returns the shortfalls found, and those of this pool alone.
     pub(crate) fn of(&self, pool: &Pool) -> Vec<Shortfall> {
         let mut lacks = self.found.clone();
         lacks.extend(lacks_of_shape(&pool.resources, &self.host));
         lacks
     }
 
-    /// 1 for each kind that is lacking, for the node or for any pool.
+    /// Returns a gauge that is 1 for each kind of shortfall of the node or of any pool.
     pub(crate) fn gauge(&self, world: &RecordSet) -> Family<Labels, Gauge> {
         let gauge: Family<Labels, Gauge> = Family::default();
         let of_pools = world.pools.values().flat_map(|p| lacks_of_shape(&p.resources, &self.host));

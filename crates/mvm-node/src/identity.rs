@@ -1,4 +1,4 @@
-//! What makes a guest itself: keys, machine id, entropy.
+//! The identity of a guest: keys, machine id, entropy.
 
 use crate::Result;
 use crate::problem::io;
@@ -10,7 +10,7 @@ use ssh_key::{Algorithm, LineEnding, PrivateKey};
 use std::fs;
 use std::path::Path;
 
-/// The tenant's SSH key pair; made when it is first asked for. Gives the public key.
+/// Returns the public key of the tenant's SSH key pair, which is made at the first call.
 pub fn tenant_key(root: &StateDir, tenant: &Name) -> Result<String> {
     let dir = root.tenant(tenant);
     make_dir(&dir, 0o700)?;
@@ -18,8 +18,8 @@ pub fn tenant_key(root: &StateDir, tenant: &Name) -> Result<String> {
     public(&key)
 }
 
-/// An instance's SSH host key in OpenSSH's private format, made when it is first asked for, and
-/// pinned in the instance's known_hosts file under `alias`.
+/// Returns an instance's SSH host key in OpenSSH's private format. The key is made at the first
+/// call, and pinned in the instance's known_hosts file under `alias`.
 pub fn host_key(files: &Files, alias: &str) -> Result<String> {
     let key = load_or_make(&files.host_key(), alias)?;
     let line = format!("{alias} {}\n", public(&key)?);
@@ -30,7 +30,7 @@ pub fn host_key(files: &Files, alias: &str) -> Result<String> {
     Ok(text.to_string())
 }
 
-/// An instance's machine-id(5), made when it is first asked for.
+/// Returns an instance's machine-id(5), which is made at the first call.
 pub fn machine_id(files: &Files) -> Result<String> {
     if let Ok(id) = fs::read_to_string(files.machine_id()) {
         return Ok(id);
@@ -40,7 +40,7 @@ pub fn machine_id(files: &Files) -> Result<String> {
     Ok(id)
 }
 
-/// The guest's host name: pool and id, as an RFC 1123 label.
+/// Returns the guest's host name: pool and id, as an RFC 1123 label.
 pub fn host_name(pool: &Name, id: InstanceId) -> String {
     let digits = id.digits();
     let mut name: String = pool.as_str().chars().take(63 - 1 - digits.len()).collect();

@@ -1,4 +1,4 @@
-//! Measures what the sleep policy decides by: how busy instances and the host are.
+//! Measures how busy instances and the host are, for the sleep policy.
 
 use crate::instances::Slots;
 use crate::links::Links;
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// How often an instance is measured.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Since when instances have been idle, as far as this agent has seen.
+/// Since when instances have been idle, as far as this agent has measured.
 pub(crate) struct IdleTimes {
     records: Arc<Records>,
     slots: Arc<Slots>,
@@ -23,17 +23,17 @@ pub(crate) struct IdleTimes {
 }
 
 impl IdleTimes {
-    /// Of these instances; nothing is known of them yet.
+    /// Makes the service without measurements.
     pub(crate) fn new(records: Arc<Records>, slots: Arc<Slots>, links: Arc<Links>) -> IdleTimes {
         IdleTimes { records, slots, links, samples: Lock::default() }
     }
 
-    /// Since when a running instance has been idle, as far as this agent has seen.
+    /// Returns since when a running instance has been idle, as far as this agent has measured.
     pub(crate) fn since(&self, id: InstanceId) -> Option<Millis> {
         locked(&self.samples).get(&id).map(|idle| idle.since)
     }
 
-    /// Measures the running instances that nobody holds, and forgets the others.
+    /// Measures the running instances without a lease, and forgets the others.
     pub(crate) async fn measure(&self) {
         let free: Vec<Instance> = self.records.read(|world| {
             let free =
@@ -56,7 +56,7 @@ impl IdleTimes {
 
     async fn sample(&self, instance: &Instance) -> Option<Sample> {
         let slot = self.slots.of(instance.id);
-        // In a transition it is not idle, and its end changes its state.
+        // An instance in a transition is not idle, and changes its state at the end.
         let machine = slot.gate.try_lock().ok()?.machine.clone()?;
         let stats = machine.stats().await.ok()?;
         let tap = self.links.counters(instance).await.ok();

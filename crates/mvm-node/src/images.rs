@@ -8,33 +8,33 @@ use mvm_model::Millis;
 use std::collections::BTreeMap;
 use std::sync::Mutex as Lock;
 
-/// How long what is on the disk counts as known.
+/// How long a listing of the disk is valid, in ms.
 const KNOWN_MS: Millis = 2000;
 
-/// The store of images, and what is known to be in it.
+/// The store of images, with a cached listing.
 pub(crate) struct Images {
     store: ImageStore,
-    /// Content by digest, and when that was looked at.
+    /// The digest of each image's bytes by the image's digest, and when they were listed.
     known: Lock<(Millis, BTreeMap<String, String>)>,
 }
 
 impl Images {
-    /// The images in this store.
+    /// Makes the service for this store.
     pub(crate) fn new(store: ImageStore) -> Images {
         Images { store, known: Lock::default() }
     }
 
-    /// The store.
+    /// Returns the store.
     pub(crate) fn store(&self) -> &ImageStore {
         &self.store
     }
 
-    /// Invalidates what is known: the next look reads the disk.
+    /// Discards the listing, so that the next call reads the disk.
     pub(crate) fn look(&self) {
         locked(&self.known).0 = 0;
     }
 
-    /// The images that are here: what each is, by its digest.
+    /// Returns the images on the disk: the digest of each one's bytes, by its digest.
     pub(crate) fn on_disk(&self) -> Result<BTreeMap<String, String>> {
         let mut known = locked(&self.known);
         let now = now();

@@ -16,7 +16,7 @@ use mvm_model::policy::{self, Next};
 use mvm_model::{Instance, InstanceRef, Millis, State};
 use std::sync::Arc;
 
-/// Shows instances.
+/// Makes the views of instances.
 pub(crate) struct InstanceViews {
     pub(crate) records: Arc<Records>,
     pub(crate) slots: Arc<Slots>,
@@ -63,7 +63,7 @@ impl InstanceViews {
         }
     }
 
-    /// The instance as it is now, with its process.
+    /// Returns the present view of the instance, with its process.
     pub(crate) async fn show(&self, reference: &InstanceRef) -> Result<InstanceView> {
         let (instance, until, next) = self.records.read(|world| {
             let instance = world.instance(reference)?;
@@ -73,7 +73,8 @@ impl InstanceViews {
             Ok::<_, mvm_api::Problem>((instance.clone(), until, next))
         })?;
         let slot = self.slots.of(instance.id);
-        // While a transition holds the gate the process is in flux: shown without waiting.
+        // A transition that holds the gate may be changing the process; the view does not wait for
+        // it.
         let (pid, lingers) = match slot.gate.try_lock() {
             Ok(live) => (live.process().map(|machine| machine.process().pid), live.lingers()),
             Err(_) => (None, false),
@@ -81,7 +82,7 @@ impl InstanceViews {
         Ok(self.view(&instance, pid, lingers.then_some(until), next).shown())
     }
 
-    /// What an instance uses, as the host and its guest count it.
+    /// Returns the statistics of an instance, as the host and its guest count them.
     pub(crate) async fn stats(&self, reference: &InstanceRef) -> Result<InstanceStats> {
         let instance = self.records.read(|world| world.instance(reference).cloned())?;
         let mut stats = InstanceStats {
@@ -94,7 +95,7 @@ impl InstanceViews {
             disk_kib: disk_use_kib(&self.state_dir.files(instance.id).dir),
             guest: None,
         };
-        // The tap counts from the host's side: what it receives, the guest has sent.
+        // The tap counts from the host's side: what the tap receives, the guest has sent.
         if let Ok(tap) = self.links.counters(&instance).await {
             stats.net_sent_bytes = tap.rx_bytes;
             stats.net_received_bytes = tap.tx_bytes;
@@ -102,7 +103,7 @@ impl InstanceViews {
         let machine = self.machine_for_stats(&instance, &mut stats).await;
         let Some(machine) = machine else { return Ok(stats) };
         let machine = match machine.stats().await {
-            // What lingers may end at any time.
+            // A lingering process may end at any time.
             Err(_) if instance.state == State::Sleeping => return Ok(stats),
             stats => stats.or_problem()?,
         };
@@ -112,7 +113,8 @@ impl InstanceViews {
         Ok(stats)
     }
 
-    /// The process of an instance, and what its guest says; neither is waited for for long.
+    /// Returns the process of an instance, and its guest's statistics. Waits only briefly for
+    /// either.
     async fn machine_for_stats(
         &self,
         instance: &Instance,
@@ -126,7 +128,8 @@ impl InstanceViews {
         let machine = live.process()?.clone();
         if instance.state == State::Running {
             let channel = tokio::time::timeout_at(until.at, live.channel()).await;
-            // Others need not wait for what it says.
+            // The gate is released before the guest is asked, so that others need not wait for its
+            // answer.
             drop(live);
             let said = match channel {
                 Ok(Ok(channel)) => slot.waits.guest(until, channel.stats()).await.ok(),

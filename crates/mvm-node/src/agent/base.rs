@@ -1,4 +1,4 @@
-//! What every service rests on: the process, the records, and who is told of what is done.
+//! The services that every other service uses: the process, the records, and the audit logs.
 
 use super::parts::AgentParts;
 use crate::audit::{Audit, Auditor};
@@ -16,11 +16,11 @@ use tokio::sync::Notify;
 
 /// The process of an agent.
 pub(crate) struct Process {
-    /// When it started.
+    /// When the agent started.
     pub started_at: Millis,
-    /// Ends it.
+    /// Notified to stop the agent.
     pub stop: Notify,
-    /// The network namespace that it is in, if one was named.
+    /// The network namespace that the process is in, if one was named.
     pub netns: Option<String>,
     /// The node's identity, where the API is served to other machines.
     pub credentials: Option<Arc<Credentials>>,
@@ -29,7 +29,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// It starts now.
+    /// Describes a process that starts now.
     pub fn new(parts: &AgentParts) -> Process {
         Process {
             started_at: now(),
@@ -42,7 +42,7 @@ impl Process {
     }
 }
 
-/// The records, and what there is beside them of each instance.
+/// The records, and the agent's memory of each instance beside them.
 pub(crate) struct Base {
     pub state_dir: StateDir,
     pub records: Arc<Records>,
@@ -54,7 +54,7 @@ pub(crate) struct Base {
 }
 
 impl Base {
-    /// Reads the records. Logs of tenants that are gone are put aside.
+    /// Reads the records. Puts aside the logs of destroyed tenants.
     pub async fn open(parts: &AgentParts) -> Result<Base> {
         let records = Arc::new(Records::open(parts.store.clone()).await?);
         let audit = Arc::new(Audit::open(parts.state_dir.audit())?);

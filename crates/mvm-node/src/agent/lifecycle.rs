@@ -1,4 +1,4 @@
-//! The instances: brought from state to state, watched, and taken up again at start.
+//! The services of instances: transitions, watches, and recovery at start.
 
 use super::base::Base;
 use super::parts::AgentParts;
@@ -10,7 +10,7 @@ use crate::instances::{
 use crate::pressure::HostPressure;
 use std::sync::Arc;
 
-/// What happens to instances.
+/// The services of instances.
 pub(crate) struct Lifecycle {
     pub transitions: Arc<Transitions>,
     pub halted: Arc<Halted>,
@@ -22,7 +22,7 @@ pub(crate) struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// Of the instances in these records.
+    /// Makes the services for the instances in these records.
     pub fn new(parts: &AgentParts, base: &Base, supplies: &Supplies) -> Lifecycle {
         let Base { records, slots, wake, .. } = base;
         let transitions = Arc::new(Transitions::new(records.clone(), slots.clone()));
@@ -62,7 +62,7 @@ impl Lifecycle {
     }
 }
 
-/// The machines behind the instances.
+/// Makes the service that turns records into machines.
 fn machines(
     parts: &AgentParts,
     base: &Base,

@@ -1,7 +1,7 @@
 //! The agent of one node: puts its services together, and owns no logic.
 //!
-//! The services stand in groups, each constructed from the groups before it. A service is handed what
-//! it uses, never the agent: that only the handlers of the API hold, and whoever serves them.
+//! The services stand in groups, each constructed from the groups before it. A service is given the
+//! parts that it uses, never the agent. Only the API's handlers and the server hold the agent.
 
 mod base;
 mod lifecycle;
@@ -37,7 +37,7 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Reads the records; touches no machine.
+    /// Reads the records and makes the services. No machine is touched.
     pub async fn open(parts: AgentParts) -> Result<Arc<Agent>> {
         let base = Base::open(&parts).await?;
         let process = Process::new(&parts);

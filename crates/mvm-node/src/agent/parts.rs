@@ -1,4 +1,4 @@
-//! What an agent is made of: the resources that it uses, and how it was told to behave.
+//! The parts of an agent: the resources that it uses, and its settings.
 
 use crate::host::Offer;
 use crate::stages::Stages;
@@ -18,22 +18,22 @@ use std::time::Duration;
 pub(crate) struct AgentParts {
     /// The state directory.
     pub state_dir: StateDir,
-    /// Durable records.
+    /// The durable records.
     pub store: Arc<dyn Store>,
-    /// The driver of the machines.
+    /// The hypervisor's driver.
     pub hypervisor: Arc<dyn Hypervisor>,
-    /// Links and firewall.
+    /// The links and the firewall.
     pub network: Arc<Network>,
-    /// Images and kernels.
+    /// The images and kernels.
     pub images: ImageStore,
     /// The node's identity, where the API is served to other machines.
     pub credentials: Option<Arc<Credentials>>,
-    /// Where the time goes.
+    /// The durations of operations' stages.
     pub stages: Stages,
     pub settings: AgentSettings,
 }
 
-/// How an agent was told to behave.
+/// The settings of an agent.
 #[derive(Clone, Debug)]
 pub(crate) struct AgentSettings {
     /// The name of this node in desired-state documents, if it was given one.
@@ -42,21 +42,23 @@ pub(crate) struct AgentSettings {
     pub netns: Option<String>,
     /// Why the driver uses the accelerator that it uses.
     pub accelerator_reason: String,
-    /// What the node says of itself to a fleet.
+    /// What the node offers to a fleet.
     pub offer: Offer,
-    /// Where the kernel says how much the host waits for memory (proc(5), PSI).
+    /// The file where the kernel reports how much the host waits for memory (proc(5), PSI).
     pub pressure: PathBuf,
-    /// How fast images may leave for other nodes, in MiB a second; unlimited where absent.
+    /// The rate at which images leave for other nodes, in MiB per second; unlimited where absent.
     pub image_rate: Option<NonZeroU32>,
-    /// How long a job waits whose machine is paused for want of space on the host.
+    /// How long a job waits whose machine is paused because the host's disk is full.
     pub no_space_timeout: Duration,
-    /// How much of the disk no files of tenants may take, in MiB; a part of it where absent.
+    /// The part of the disk that tenants' files may not take, in MiB; a fraction of the disk where
+    /// absent.
     pub disk_reserve_mib: Option<u64>,
 }
 
 #[cfg(test)]
 impl AgentSettings {
-    /// Those of tests' agents: the host's memory is what the file `pressure` says.
+    /// Returns the settings of a test's agent. The file `pressure` stands for the host's memory
+    /// pressure.
     pub fn of_tests(node_id: Option<Name>, pressure: PathBuf) -> AgentSettings {
         AgentSettings {
             node_id,

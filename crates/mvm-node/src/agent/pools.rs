@@ -1,4 +1,4 @@
-//! What tenants have: pools, the images that they are built from, and their templates in the making.
+//! The services of tenants: pools, builds of their images, and making of their templates.
 
 use super::base::Base;
 use super::lifecycle::Lifecycle;
@@ -12,7 +12,7 @@ use crate::template_maker::TemplateMaker;
 use crate::tenants::Tenants;
 use std::sync::Arc;
 
-/// Tenants and their pools.
+/// The services of tenants and their pools.
 pub(crate) struct Pools {
     pub health: Arc<Health>,
     pub template_maker: Arc<TemplateMaker>,
@@ -23,7 +23,7 @@ pub(crate) struct Pools {
 }
 
 impl Pools {
-    /// Those in these records.
+    /// Makes the services for the pools in these records.
     pub fn new(base: &Base, supplies: &Supplies, lifecycle: &Lifecycle, work: &Work) -> Pools {
         let Base { records, auditor, wake, .. } = base;
         let Supplies { host, images, transfer, links, caches, templates, .. } = supplies;

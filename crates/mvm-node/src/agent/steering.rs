@@ -1,4 +1,5 @@
-//! What brings the node to where it is wanted: at start, in every pass, by document, and by a fleet.
+//! The services that bring the node to its desired state: at start, in every pass, by document, and
+//! by a fleet.
 
 use super::base::{Base, Process};
 use super::lifecycle::Lifecycle;
@@ -16,7 +17,7 @@ use crate::recovery::{Leftovers, Startup};
 use crate::upkeep::Upkeep;
 use std::sync::Arc;
 
-/// What brings the node to where it is wanted.
+/// The services that bring the node to its desired state.
 pub(crate) struct Steering {
     pub startup: Startup,
     pub reconciler: Arc<Reconciler>,
@@ -26,7 +27,7 @@ pub(crate) struct Steering {
 }
 
 impl Steering {
-    /// By means of these services.
+    /// Makes the services from these groups.
     pub fn new(
         settings: &AgentSettings,
         process: &Process,

@@ -1,4 +1,4 @@
-//! What machines are made from: the host, images, caches, templates and links.
+//! The services that supply machines: host, images, caches, templates and links.
 
 use super::base::Base;
 use super::parts::AgentParts;
@@ -11,7 +11,7 @@ use crate::transfer::{Pace, Transfer};
 use mvm_image::ImageStore;
 use std::sync::Arc;
 
-/// What machines are made from.
+/// The services that supply machines.
 pub(crate) struct Supplies {
     pub host: Arc<Host>,
     pub image_store: ImageStore,
@@ -23,7 +23,7 @@ pub(crate) struct Supplies {
 }
 
 impl Supplies {
-    /// What these parts have.
+    /// Makes the services from these parts.
     pub fn new(parts: &AgentParts, base: &Base) -> Supplies {
         let AgentParts { state_dir, hypervisor, network, images, settings, .. } = parts;
         let records = &base.records;

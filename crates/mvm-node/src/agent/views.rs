@@ -1,4 +1,4 @@
-//! What is shown of the node: pools, instances and figures.
+//! The services that show the node: pools, instances and metrics.
 
 use super::base::{Base, Process};
 use super::lifecycle::Lifecycle;
@@ -15,7 +15,7 @@ use crate::pool_views::PoolViews;
 use crate::stages::Stages;
 use crate::templates::Templates;
 
-/// What is shown.
+/// The services that show the node.
 pub(crate) struct Views {
     pub pools: PoolViews,
     pub instances: InstanceViews,
@@ -23,7 +23,7 @@ pub(crate) struct Views {
 }
 
 impl Views {
-    /// Of these services.
+    /// Makes the services from these groups.
     pub fn new(
         process: &Process,
         base: &Base,
@@ -55,7 +55,7 @@ impl Views {
     }
 }
 
-/// The figures of these services, in the order in which they are shown.
+/// Collects the metrics of these services, in the order in which they are shown.
 fn metrics(
     process: &Process,
     base: &Base,

@@ -1,4 +1,5 @@
-//! Who uses instances: leases, jobs, and pools behind ports; and the instances that nobody uses.
+//! The services that use instances: leases, jobs, and pools behind ports. Also those for idle
+//! instances.
 
 use super::base::Base;
 use super::lifecycle::Lifecycle;
@@ -12,9 +13,9 @@ use crate::leases::Leases;
 use crate::spares::Spares;
 use std::sync::Arc;
 
-/// Who uses instances.
+/// The services that use instances.
 pub(crate) struct Work {
-    /// What is known of leases beside their records.
+    /// The holders of leases, which are not in the records.
     pub holders: Arc<LeaseHolders>,
     pub leases: Arc<Leases>,
     pub spares: Arc<Spares>,
@@ -25,7 +26,7 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// With these instances.
+    /// Makes the services from these groups.
     pub fn new(
         settings: &AgentSettings,
         base: &Base,

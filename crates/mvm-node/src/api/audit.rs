@@ -1,4 +1,4 @@
-//! The audit logs, and the layer that writes every call to them that changes something.
+//! The audit logs, and the middleware that records every call that changes something.
 
 use super::handler::{Answer, Asked, Body, Caller, Listing, Refusal, Shared, detached};
 use crate::agent::Agent;
@@ -38,7 +38,7 @@ pub async fn list(
     Ok(page.of(logs))
 }
 
-/// Removes the beginnings of logs.
+/// Removes old records from the beginnings of logs.
 pub async fn prune(
     State(agent): Shared,
     ConnectInfo(peer): Caller,
@@ -69,13 +69,13 @@ fn no_log(log: &str) -> Problem {
     not_found(format!("audit log {log}"), "see them with `mvm audit verify`")
 }
 
-/// Whether the caller may read this log: one confined to a tenant reads its own alone.
+/// Returns whether the caller may read this log. A tenant operator may read only its own tenant's.
 fn may_read(peer: &Peer, log: &str) -> bool {
     peer.tenant().is_none_or(|tenant| tenant.as_str() == log)
 }
 
-/// A log as it is, all its files one after the other; with `follow`, what is added until the client
-/// goes away.
+/// Sends a whole log, all its files one after the other. With `follow`, goes on with new records
+/// until the client disconnects.
 pub async fn show(
     State(agent): Shared,
     ConnectInfo(peer): Caller,
@@ -97,27 +97,27 @@ pub async fn show(
     Ok(HttpBody::from_stream(stream))
 }
 
-/// The log of a tenant that nothing has been done to yet.
+/// Returns whether this is the log of a tenant that has no record yet.
 async fn is_log_to_come(agent: &Agent, log: &str) -> bool {
     let tenant: Option<Name> = log.parse().ok();
     log == mvm_model::audit::NODE_LOG || agent.base.auditor.known(tenant.as_ref()).await.is_some()
 }
 
-/// Reads the files of a log one after the other.
+/// Reads the files of a log, one after the other.
 struct Reader {
     agent: std::sync::Arc<Agent>,
     log: String,
-    /// The files that were opened.
+    /// The files that have been opened.
     read: Vec<PathBuf>,
-    /// Those of them that were not begun: one that is pruned meanwhile is still read.
+    /// The opened files that have not been read yet. A file that is pruned meanwhile is still read.
     waiting: VecDeque<tokio::fs::File>,
     file: Option<tokio::fs::File>,
     follow: bool,
 }
 
 impl Reader {
-    /// The next bytes; nothing at the end. What cannot be read is an error: a reader must not take it
-    /// for the end.
+    /// Returns the next bytes; `None` at the end. A read error is returned, so that the reader does
+    /// not take it for the end.
     async fn next(&mut self) -> std::io::Result<Option<Vec<u8>>> {
         let mut buffer = vec![0; 64 << 10];
         loop {
@@ -132,7 +132,8 @@ impl Reader {
                 self.file = Some(file);
                 continue;
             }
-            // The next file is there only when nothing more comes to this one.
+            // The log goes on in the next file once that exists; then nothing more is added to this
+            // one.
             let files = self.agent.base.audit.files(&self.log);
             let new = files.into_iter().find(|file| !self.read.contains(file));
             match new {
@@ -147,8 +148,8 @@ impl Reader {
     }
 }
 
-/// Writes a call that changes something to the log before it is handled and its outcome after, and
-/// handles it to its end even when the client goes away.
+/// Records a call that changes something before it is handled, and its outcome after. The call is
+/// handled to its end even if the client disconnects.
 pub async fn layer(
     State(agent): Shared,
     method: Method,
@@ -206,7 +207,7 @@ fn outcome(response: &Response) -> String {
     }
 }
 
-/// What a call is about, and whose log tells of it.
+/// Returns what a call is about, and the tenant whose log records it.
 async fn describe(
     agent: &Agent,
     method: &Method,

@@ -1,4 +1,4 @@
-//! The desired state.
+//! Handlers of the desired state.
 
 use super::handler::{Answer, Body, Shared};
 use axum::Json;

@@ -1,4 +1,4 @@
-//! Events and metrics.
+//! Handlers of events and metrics.
 
 use super::handler::{Asked, Caller, Listing, Refusal, Shared};
 use crate::agent::Agent;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-/// Which events are told to whom.
+/// The filter of events for one reader.
 struct Wanted {
     since: u64,
     tenant: Option<Name>,
@@ -48,8 +48,8 @@ pub async fn list(
     Ok(page.of(events.into_iter().map(EventView::from)))
 }
 
-/// Server-sent events: those that are kept after `since` or `Last-Event-ID`, then each new one. What
-/// is not kept any more is told as a gap.
+/// Streams server-sent events: the kept ones after `since` or `Last-Event-ID`, then each new one. A
+/// gap stands for events that are no longer kept.
 pub async fn stream(
     State(agent): Shared,
     ConnectInfo(peer): Caller,
@@ -58,7 +58,7 @@ pub async fn stream(
 ) -> Result<Sse<impl Stream<Item = Result<Sent, Infallible>>>, Refusal> {
     let since = Position::of_headers(&headers)?.unwrap_or(filter.since).of_node()?;
     let wanted = Wanted { since, tenant: filter.tenant, peer };
-    // Before the past is read, so that nothing falls between the two.
+    // The subscription begins before the past is read, so that no event is missed in between.
     let live = agent.base.records.follow_events();
     let mut follow = Follow { live, past: VecDeque::new(), seen: since, agent, wanted };
     follow.read().await?;
@@ -76,14 +76,14 @@ struct Follow {
     agent: Arc<Agent>,
     past: VecDeque<Event>,
     live: Receiver<Event>,
-    /// The last event that was looked at.
+    /// The last event that was examined.
     seen: u64,
     wanted: Wanted,
 }
 
 impl Follow {
-    /// Reads what is kept. An event that was never told is of an earlier life of this node: all that
-    /// is kept comes after it.
+    /// Reads the kept events. If the reader's position is higher than the newest event, it is of an
+    /// earlier life of this node, and all kept events are sent.
     async fn read(&mut self) -> crate::Result<()> {
         if self.seen > self.agent.base.records.newest_event() {
             (self.seen, self.wanted.since) = (0, 0);

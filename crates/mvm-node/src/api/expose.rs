@@ -1,4 +1,4 @@
-//! Pools behind ports.
+//! Handlers of pools behind ports.
 
 use super::handler::{Answer, Asked, Body, Caller, Done, Listing, Shared, detached, done};
 use super::pools::{InPool, reference};

@@ -1,4 +1,4 @@
-//! What a node's coordinators ask of it.
+//! Handlers of coordinators' requests.
 
 use super::handler::{Answer, Body, Done, Refusal, Shared, detached, done};
 use crate::agent::Agent;
@@ -17,12 +17,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How often a node tells of itself when nothing changes.
+/// How often a node reports when nothing changes.
 const BEAT: Duration = Duration::from_secs(2);
-/// How long changes are gathered before they are told.
+/// How long changes are gathered before they are reported.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// The routes.
+/// Returns the routes for coordinators.
 pub fn routes() -> Routes<Arc<Agent>> {
     Routes::new()
         .route("/v1/node/status", get(status))
@@ -38,7 +38,7 @@ async fn status(State(agent): Shared) -> Answer<NodeStatus> {
     Ok(Json(agent.steering.fleet_status.tell().await?))
 }
 
-/// What is told: `status` when it has changed, `beat` where it has not.
+/// One report: `status` when the status has changed, `beat` where it has not.
 struct Told {
     agent: Arc<Agent>,
     seen: watch::Receiver<u64>,

@@ -1,4 +1,4 @@
-//! What all handlers share: what they get, and what they answer.
+//! The parameters and results that all handlers share.
 
 pub use mvm_api::types::Done;
 pub use mvm_server::Caller;
@@ -13,14 +13,14 @@ use mvm_api::page::List;
 use std::sync::Arc;
 use tracing::Instrument;
 
-/// What every handler gets.
+/// The state that every handler takes.
 pub type Shared = State<Arc<Agent>>;
-/// What every handler gives.
+/// The result of most handlers.
 pub type Answer<T> = Result<Json<T>, Refusal>;
-/// What the handlers of lists give: a page.
+/// The result of the handlers of lists: a page.
 pub type Listing<T> = Result<List<T>, Refusal>;
 
-/// A problem as an HTTP answer.
+/// A problem as an HTTP response.
 pub struct Refusal(pub Problem);
 
 impl<E: Into<Problem>> From<E> for Refusal {
@@ -35,7 +35,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// Runs an operation to its end even when the client goes away in the middle.
+/// Runs an operation to its end even if the client disconnects.
 pub async fn detached<T: Send + 'static>(
     work: impl Future<Output = crate::Result<T>> + Send + 'static,
 ) -> crate::Result<T> {
@@ -45,7 +45,7 @@ pub async fn detached<T: Send + 'static>(
     }
 }
 
-/// Done.
+/// Returns an empty object.
 pub fn done() -> Json<Done> {
     Json(Done {})
 }

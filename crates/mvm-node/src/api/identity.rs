@@ -1,4 +1,4 @@
-//! What is revoked.
+//! Handler of the revocation list.
 
 use super::handler::{Answer, Body, Done, Shared, done};
 use axum::extract::State;
@@ -6,7 +6,7 @@ use mvm_api::Problem;
 use mvm_api::types::RevocationList;
 use mvm_model::Code;
 
-/// Takes a newer list; an older one changes nothing.
+/// Puts a newer revocation list in force; an older one changes nothing.
 pub async fn revoke(State(agent): Shared, Body(body): Body<RevocationList>) -> Answer<Done> {
     let Some(credentials) = &agent.process.credentials else {
         let detail = "this node has no identity: it serves no other machine";

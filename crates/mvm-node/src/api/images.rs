@@ -1,4 +1,4 @@
-//! Images and kernels.
+//! Handlers of images and kernels.
 
 use super::handler::{Answer, Asked, Body, Listing, Refusal, Shared, detached};
 use super::pools::progress;
@@ -55,12 +55,13 @@ pub async fn kernel_import(
     Ok(Json(kernel_view(&kernel)))
 }
 
-/// Removes a kernel. Images have a copy of theirs: only who names it for builds to come keeps it.
+/// Removes a kernel. Images have their own copy, so only a pool that names the kernel for later
+/// builds prevents it.
 pub async fn kernel_remove(State(agent): Shared, Path(kernel): Path<String>) -> Answer<KernelView> {
     let images = agent.supplies.image_store.clone();
     let kernel = images.kernel(&kernel).or_problem()?;
     let last = images.kernels().or_problem()?.len() == 1;
-    // Whoever makes a pool waits for the records meanwhile.
+    // The records are locked meanwhile, so no pool can be created with this kernel.
     let removed = agent
         .base
         .records
@@ -128,7 +129,7 @@ pub async fn list(State(agent): Shared, Asked { page, .. }: Asked) -> Listing<Im
     Ok(views)
 }
 
-/// Images that are no pool's current or previous revision and that no instance boots from.
+/// Removes images that are no pool's current or previous revision and that no instance boots from.
 pub async fn gc(State(agent): Shared, Body(body): Body<Gc>) -> Result<Json<GcResult>, Refusal> {
     let in_use = in_use(&agent).await;
     let removed = agent.supplies.image_store.remove_unused(&in_use, body.dry_run).or_problem()?;
@@ -147,7 +148,7 @@ pub async fn gc(State(agent): Shared, Body(body): Body<Gc>) -> Result<Json<GcRes
 }
 
 async fn in_use(agent: &Agent) -> BTreeSet<String> {
-    // What a change that is under way needs is not removed under it.
+    // The records are locked, so a concurrent change keeps the images that it needs.
     agent
         .base
         .records
@@ -165,7 +166,7 @@ async fn in_use(agent: &Agent) -> BTreeSet<String> {
         .await
 }
 
-/// Receives an image from a node that has it.
+/// Receives an image from another node.
 pub async fn fetch(
     State(agent): Shared,
     Body(body): Body<FetchImage>,
@@ -173,7 +174,7 @@ pub async fn fetch(
     progress(move |report| async move { agent.supplies.transfer.fetch(body, &report).await })
 }
 
-/// What another node has to know of an image to receive it.
+/// Returns the manifest that another node needs to receive an image.
 pub async fn manifest(
     State(agent): Shared,
     Path(digest): Path<String>,
@@ -183,7 +184,7 @@ pub async fn manifest(
     Ok(([(header::CONTENT_TYPE, "application/json")], manifest).into_response())
 }
 
-/// The bytes of a part from an offset on, no faster than the node lets images travel.
+/// Sends the bytes of a part from an offset on, within the node's rate for images.
 pub async fn part(
     State(agent): Shared,
     Path((digest, part)): Path<(String, String)>,

@@ -1,4 +1,4 @@
-//! Instances.
+//! Handlers of instances.
 
 use super::handler::{Answer, Asked, Body, Caller, Done, Listing, Refusal, Shared, detached, done};
 use super::pools::reference as pool_reference;
@@ -21,10 +21,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
-/// The path of an instance.
+/// The parameters of an instance's path.
 pub type InInstance = Path<(String, String, String)>;
 
-/// `{tenant}/{pool}/{id}` of a path.
+/// Parses `{tenant}/{pool}/{id}` of a path.
 pub fn reference((tenant, pool, id): (String, String, String)) -> Result<InstanceRef, Fault> {
     Ok(InstanceRef { pool: pool_reference((tenant, pool))?, id: id.parse()? })
 }
@@ -60,7 +60,7 @@ pub async fn list_of_pool(
 async fn show_all(agent: &Agent, page: List<InstanceRef>) -> List<InstanceView> {
     let mut items = Vec::with_capacity(page.items.len());
     for reference in page.items {
-        // One that was destroyed since is simply not there.
+        // An instance that was destroyed meanwhile is left out.
         items.extend(agent.views.instances.show(&reference).await.ok());
     }
     List { items, next: page.next }
@@ -107,7 +107,7 @@ fn manual(holder: String, lease_s: Option<u64>) -> LeaseRequest {
     LeaseRequest { holder, purpose: Purpose::Manual, lease_s }
 }
 
-/// `start`: from created, stopped or failed.
+/// Handles `start`: from created, stopped or failed.
 pub async fn start(
     State(agent): Shared,
     ConnectInfo(peer): Caller,
@@ -119,7 +119,7 @@ pub async fn start(
     hold(agent, reference(at)?, wish, &[Created, Stopped, Failed, Running], "start").await
 }
 
-/// `wake`: from warm or sleeping.
+/// Handles `wake`: from warm or sleeping.
 pub async fn wake(
     State(agent): Shared,
     ConnectInfo(peer): Caller,
@@ -188,8 +188,8 @@ async fn hold(
     Ok(Json(moved))
 }
 
-/// Brings the instance to a colder state, and gives up the holder's manual lease with that. What
-/// another holds, a job say, is left alone.
+/// Brings the instance to a colder state, and ends the caller's manual lease on it. An instance
+/// under another's lease, for example a job's, is refused.
 async fn put(
     agent: Arc<Agent>,
     reference: InstanceRef,
@@ -259,7 +259,7 @@ fn text(path: &std::path::Path) -> crate::Result<String> {
     std::fs::read_to_string(path).map_err(|e| io(format!("read {}", path.display()), e))
 }
 
-/// The console log; with `follow`, what is added until the client goes away.
+/// Sends the console log. With `follow`, goes on with what is added until the client disconnects.
 pub async fn logs(
     State(agent): Shared,
     Path(at): InInstance,
@@ -291,7 +291,7 @@ pub async fn logs(
     Ok(HttpBody::from_stream(stream))
 }
 
-/// A log that was cut back is shorter than what was read of it: goes on at its new end.
+/// Continues at the end of a log that was trimmed below the position read so far.
 async fn rewind_if_trimmed(file: &mut tokio::fs::File) -> std::io::Result<()> {
     let length = file.metadata().await?.len();
     if file.stream_position().await? > length {

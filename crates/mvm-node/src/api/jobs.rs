@@ -1,4 +1,4 @@
-//! Jobs.
+//! Handlers of jobs.
 
 use super::handler::{Answer, Asked, Body, Caller, Done, Listing, Refusal, Shared, detached, done};
 use super::pools::reference as pool_reference;
@@ -29,7 +29,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 /// The longest time that one call of `wait` waits, in seconds.
 const MAX_WAIT_S: u64 = 24 * 3600;
 
-/// How long a client may take to come back by way of another coordinator.
+/// How long a client may take to come back through another coordinator.
 const FORWARDED: Duration = Duration::from_secs(30);
 
 type OfJob = Path<String>;
@@ -66,7 +66,7 @@ pub async fn show(
     Ok(Json(agent.work.jobs.view(id).await?))
 }
 
-/// The body is a tar archive whose entries are below the guest's root.
+/// Takes a job's inputs: a tar archive whose entries are below the guest's root.
 pub async fn inputs(
     State(agent): Shared,
     ConnectInfo(peer): Caller,
@@ -102,7 +102,7 @@ pub async fn cancel(
     Ok(Json(JobView::from(&job).shown()))
 }
 
-/// The job, when it has ended or the time is up.
+/// Returns the job once it has ended or the time is up.
 pub async fn wait(
     State(agent): Shared,
     ConnectInfo(peer): Caller,
@@ -117,7 +117,7 @@ pub async fn wait(
     Ok(Json(agent.work.jobs.view(id).await?))
 }
 
-/// The frames of the log as they lie there; with `follow`, until the job has ended.
+/// Sends the stored frames of the log. With `follow`, goes on until the job has ended.
 pub async fn log(
     State(agent): Shared,
     ConnectInfo(peer): Caller,
@@ -132,7 +132,7 @@ pub async fn log(
     Ok(HttpBody::from_stream(stream))
 }
 
-/// The tar archive of one artifact.
+/// Sends the tar archive of one artifact.
 pub async fn artifact(
     State(agent): Shared,
     ConnectInfo(peer): Caller,
@@ -158,9 +158,10 @@ pub async fn artifact(
     Ok(HttpBody::from_stream(stream))
 }
 
-/// Queues a job and ties it to this connection, upgraded: frames of its output as they come, and at
-/// its end a reply with the job. The client may send signals; when it goes away, the job is ended. A
-/// job that was attached before goes on behind the first `from` bytes of its log.
+/// Queues a job and ties it to this connection, which is upgraded: frames of output as they come,
+/// and a reply with the job at its end. The client may send signals. When it disconnects, the job
+/// is ended. For a job that was attached before, the output goes on after the first `from` bytes of
+/// the log.
 pub async fn attach(
     State(agent): Shared,
     ConnectInfo(peer): Caller,
@@ -171,7 +172,7 @@ pub async fn attach(
     let id = agent.work.jobs.seen_by(&peer, &id).await?;
     let (response, upgrade) = streams::switch(&mut request)?;
     let attached = agent.work.jobs.attach(id, options.from).await?;
-    // A client that is here is seen to go. A coordinator may go without its client.
+    // A local client's end is noticed at once. A coordinator may go away while its client stays.
     let grace = match peer {
         Peer::Forwarded { .. } => FORWARDED,
         _ => Duration::ZERO,
@@ -205,7 +206,7 @@ async fn follow(
     }
 }
 
-/// Sends the output, and the job when it has ended.
+/// Sends the output, and the job once it has ended.
 async fn send(
     agent: &Agent,
     id: JobId,
@@ -229,7 +230,7 @@ async fn send(
             job = &mut ended => break job,
         }
     };
-    // All its output was sent before it was recorded as ended.
+    // A job's whole output is sent before the job is recorded as ended.
     while let Ok(piece) = attached.output.try_recv() {
         frame::write(&mut to, &piece).await.map_err(drop)?;
     }
@@ -242,7 +243,7 @@ async fn send(
     frame::write(&mut to, &Frame::Reply(reply)).await.map_err(drop)
 }
 
-/// Passes on what the client says, until it goes.
+/// Passes on the client's signals until it disconnects.
 async fn hear(agent: Arc<Agent>, id: JobId, mut from: impl AsyncRead + Unpin) {
     while let Ok(Some(said)) = frame::read(&mut from).await {
         if let Frame::Signal(signal) = said

@@ -1,4 +1,4 @@
-//! Leases.
+//! Handlers of leases.
 
 use super::handler::{Answer, Asked, Body, Caller, Done, Listing, Shared, detached, done};
 use axum::Json;

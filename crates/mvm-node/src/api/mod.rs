@@ -35,17 +35,17 @@ use mvm_server::{Idempotency, Peer, Routes, TlsListener, guard, openapi};
 use std::sync::Arc;
 use tokio::net::UnixListener;
 
-/// Serves the API on `listener` for ever.
+/// Serves the API on a Unix socket, forever.
 pub async fn serve(listener: UnixListener, app: Router) -> std::io::Result<()> {
     axum::serve(listener, app.into_make_service_with_connect_info::<Peer>()).await
 }
 
-/// Serves the API to the holders of certificates for ever.
+/// Serves the API to the holders of certificates, forever.
 pub async fn serve_tls(listener: TlsListener, app: Router) -> std::io::Result<()> {
     axum::serve(listener, app.into_make_service_with_connect_info::<Peer>()).await
 }
 
-/// The routes, each for those whom the table of routes allows it.
+/// Returns the routes, with the access checks of the table of routes.
 pub fn app(agent: Arc<Agent>) -> Router {
     guard(router(agent), Server::Agent)
 }
@@ -157,7 +157,7 @@ async fn agent(State(agent): Shared) -> Json<AgentInfo> {
 
 async fn stop(State(agent): Shared) -> Response {
     let asked = StopOnDrop(agent);
-    // The answer's body goes when it has been written: not before is the agent to end.
+    // The response's body is dropped once it has been written; the agent must not stop earlier.
     done().into_response().map(|body| {
         axum::body::Body::new(body.map_frame(move |frame| {
             let _held = &asked;
@@ -166,7 +166,7 @@ async fn stop(State(agent): Shared) -> Response {
     })
 }
 
-/// Ends the agent when it is dropped.
+/// Stops the agent when this is dropped.
 struct StopOnDrop(Arc<Agent>);
 
 impl Drop for StopOnDrop {

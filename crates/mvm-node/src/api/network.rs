@@ -1,4 +1,4 @@
-//! The node's network.
+//! Handler of the node's network.
 
 use super::handler::{Answer, Shared};
 use axum::Json;

@@ -1,4 +1,4 @@
-//! Pools.
+//! Handlers of pools.
 
 use super::handler::{Answer, Asked, Body, Caller, Done, Listing, Refusal, Shared, detached, done};
 use crate::audit;
@@ -17,12 +17,12 @@ use serde::Serialize;
 use std::convert::Infallible;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// `{tenant}/{pool}` of a path.
+/// Parses `{tenant}/{pool}` of a path.
 pub fn reference((tenant, pool): (String, String)) -> Result<PoolRef, Fault> {
     Ok(PoolRef { tenant: tenant.parse()?, pool: pool.parse()? })
 }
 
-/// The pool's names in a path.
+/// The parameters of a pool's path.
 pub type InPool = Path<(String, String)>;
 
 pub async fn list(
@@ -134,8 +134,8 @@ pub async fn cancel_build(State(agent): Shared, Path(at): InPool) -> Answer<Done
     Ok(done())
 }
 
-/// Runs `work` to its end beside the connection and streams its progress: events `progress`, then
-/// one `result` or `problem`.
+/// Runs `work` to its end, even if the client disconnects, and streams its progress: events
+/// `progress`, then one `result` or `problem`.
 pub fn progress<T, F>(
     work: impl FnOnce(UnboundedSender<Progress>) -> F,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>>

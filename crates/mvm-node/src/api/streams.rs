@@ -1,4 +1,4 @@
-//! Upgraded connections: raw streams to a guest, and claims that live as long as they do.
+//! Upgraded connections: raw streams to a guest, and claims that live as long as their connection.
 
 use super::handler::{Body, Caller, Refusal, Shared, detached};
 use super::instances::{InInstance, reference};
@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// `101 Switching Protocols`, and the future that gives the raw connection.
+/// Returns `101 Switching Protocols`, and a future of the raw connection.
 pub fn switch(request: &mut Request) -> Result<(Response, hyper::upgrade::OnUpgrade), Refusal> {
     let named = request.headers().get(header::UPGRADE).is_some_and(|name| name == UPGRADE);
     if !named {
@@ -43,7 +43,8 @@ pub fn switch(request: &mut Request) -> Result<(Response, hyper::upgrade::OnUpgr
     Ok((response, upgrade))
 }
 
-/// A fresh stream to the guest's agent, woken if need be. The client speaks the guest protocol.
+/// Opens a stream to the guest's agent, and wakes the instance if needed. The client speaks the
+/// guest protocol.
 pub async fn guest(
     State(agent): Shared,
     ConnectInfo(peer): Caller,
@@ -84,7 +85,8 @@ pub async fn guest(
     Ok(response)
 }
 
-/// Brings an instance that was ever started to `running`, under a lease of the caller's.
+/// Brings an instance to `running` under a lease of the caller. An instance that was never started
+/// is refused.
 async fn awake(
     agent: &Arc<Agent>,
     reference: &InstanceRef,
@@ -105,8 +107,8 @@ async fn awake(
     }
 }
 
-/// Claims an instance for a job. The first line sent is the claim or a problem; the lease ends
-/// when the client closes the connection.
+/// Claims an instance for a job. The first line sent is the claim or a problem. The lease ends when
+/// the client closes the connection.
 pub async fn claim(
     State(agent): Shared,
     ConnectInfo(peer): Caller,
@@ -122,7 +124,8 @@ pub async fn claim(
     }
     let wish = LeaseRequest { holder: peer.holder(), purpose: Purpose::Run, lease_s: body.lease_s };
     let (tell, outcome) = tokio::sync::oneshot::channel();
-    // A task of its own: a client that goes away at any moment gives back what it got.
+    // The claim runs in a task of its own, so that it is released if the client disconnects at any
+    // moment.
     let claimer = agent.clone();
     let claiming = audit::carried(async move { claimer.work.leases.claim(&pool, &wish).await });
     tokio::spawn(async move {
@@ -154,14 +157,14 @@ pub async fn claim(
     Ok(response)
 }
 
-/// Says what was claimed and waits until the client goes.
+/// Sends the claim, and waits until the client disconnects.
 async fn hold(upgrade: hyper::upgrade::OnUpgrade, claim: Claim) {
     let Ok(upgraded) = upgrade.await else { return };
     let mut client = TokioIo::new(upgraded);
     let line = serde_json::json!({ "claim": claim });
     let sent = client.write_all(format!("{line}\n").as_bytes()).await;
     if sent.is_ok() && client.flush().await.is_ok() {
-        // Nothing is expected: the read ends when the client does.
+        // The client sends nothing, so the read ends when the client disconnects.
         let _ = client.read(&mut [0u8; 64]).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Tenants.
+//! Handlers of tenants.
 
 use super::handler::{Answer, Asked, Body, Caller, Done, Listing, Shared, detached, done};
 use crate::problem::not_found;

@@ -1,4 +1,4 @@
-//! The last word of a session whose machine was ended under it: why.
+//! Adds the reason to a session whose machine was ended by the agent.
 
 use mvm_api::Problem;
 use mvm_guest::frame::{self, Frame};
@@ -8,18 +8,18 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A frame's kind and length.
+/// Length of a frame's kind and length fields.
 const HEAD: usize = 5;
 
-/// A guest's stream of frames. Where it ends between two of them, and there is a reason, that is its last
-/// frame: an error, as the guest itself would give it.
+/// A guest's stream of frames. If it ends between two frames and there is a reason, an error frame
+/// with the reason is added, in the form of the guest's own errors.
 pub(super) struct LastWord<G, W> {
     guest: G,
     why: W,
-    /// What has come of a frame's head.
+    /// The bytes read of a frame's head.
     head: [u8; HEAD],
     have: usize,
-    /// What is still to come of its payload.
+    /// The number of payload bytes still to come.
     left: usize,
     said: bool,
     word: Vec<u8>,
@@ -31,7 +31,7 @@ impl<G, W: Fn() -> Option<Problem>> LastWord<G, W> {
         LastWord { guest, why, head, have: 0, left: 0, said: false, word }
     }
 
-    /// The last frame; once, and only where it is not in the midst of another.
+    /// Returns the added frame, once, and only where the stream ended between two frames.
     pub(super) fn take_word(&mut self) -> Vec<u8> {
         if self.said || self.have > 0 || self.left > 0 {
             return std::mem::take(&mut self.word);
@@ -119,7 +119,7 @@ mod tests {
     async fn through(bytes: &[u8], why: Option<Problem>) -> Vec<u8> {
         let mut guest = LastWord::new(bytes, move || why.clone());
         let mut came = Vec::new();
-        // In pieces that cut every frame.
+        // The reads are in pieces that split every frame.
         let mut piece = [0; 3];
         while let count @ 1.. = guest.read(&mut piece).await.expect("memory") {
             came.extend(&piece[..count]);
@@ -137,7 +137,7 @@ mod tests {
         let last = frame::read(&mut &last[..]).await.expect("memory");
         let (code, message) = (why.code.clone(), why.detail.clone());
         assert_eq!(last, Some(Frame::Reply(Reply::Error { code: code.to_string(), message })));
-        // Nothing can be said in the midst of a frame.
+        // No frame can be added within another.
         for cut in [1, 5, said.len() - 1] {
             assert_eq!(through(&said[..cut], Some(why.clone())).await, &said[..cut]);
         }

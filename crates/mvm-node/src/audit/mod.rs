@@ -1,10 +1,10 @@
-//! The audit log as the agent writes it: every call that changes something, every session that is
-//! opened, and what the agent does unasked.
+//! The audit log, as the agent writes it: every call that changes something, every session, and the
+//! agent's own operations.
 //!
 //! An act has a record when it begins, before its first side effect, and one when its outcome is
-//! known, durable before the answer is sent. An agent that is killed in between leaves the first
-//! without the second. Which act a task carries out goes with the task ([`carried`]): what is found
-//! out deep below, the instance that was made, the lease that was taken, is noted from there.
+//! known, durable before the response is sent. If the agent is killed in between, the second is
+//! missing. The act travels with its task ([`carried`]), so that code far below can note what it
+//! finds out: the instance that was made, or the lease that was taken.
 
 mod last_word;
 mod log;
@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as Lock};
 
 tokio::task_local! {
-    /// What the task carries out.
+    /// The act of the current task.
     static CURRENT: Act;
 }
 
@@ -37,7 +37,7 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// The logs in this directory.
+    /// Opens the logs in this directory.
     pub fn open(dir: PathBuf) -> Result<Audit> {
         Ok(Audit {
             logs: Logs::open(dir)?,
@@ -46,7 +46,7 @@ impl Audit {
         })
     }
 
-    /// Registers what is counted.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         let what = "Records written to the audit logs since the agent started";
         registry.register("audit_records", what, self.records.clone());
@@ -54,28 +54,28 @@ impl Audit {
         registry.register("audit_failures", what, self.failures.clone());
     }
 
-    /// All logs by name.
+    /// Lists all logs by name.
     pub fn list(&self) -> Vec<AuditLogView> {
         self.logs.list()
     }
 
-    /// The files of a log, oldest first; none where there is no such log.
+    /// Returns the files of a log, oldest first; none where the log does not exist.
     pub fn files(&self, log: &str) -> Vec<PathBuf> {
         self.logs.files(log)
     }
 
-    /// The files of a log, opened together: what is removed meanwhile is still read.
+    /// Opens the files of a log together. A file that is pruned meanwhile can still be read.
     pub fn open_files(&self, log: &str) -> std::io::Result<Vec<(PathBuf, File)>> {
         self.logs.open_files(log)
     }
 
-    /// Removes the records of these logs that were written before a moment, as this actor.
+    /// Removes the records of these logs that were written before a time, on behalf of this actor.
     pub fn prune(&self, logs: &[String], before: Millis, entry: &Entry) -> Result<Vec<PrunedView>> {
         let prune = |log: &String| self.logs.prune(log, before, entry, |_| Ok(()));
         logs.iter().map(prune).collect()
     }
 
-    /// At start: puts aside the logs of tenants that are gone.
+    /// At start: renames the logs of destroyed tenants.
     pub fn put_aside_all_but(&self, lives: impl Fn(&str) -> bool) -> Result<()> {
         self.logs.put_aside_all_but(lives)
     }
@@ -90,7 +90,8 @@ impl Audit {
     }
 }
 
-/// Something under way whose beginning is in the log. Whoever holds a clone can note what it finds.
+/// An act under way whose beginning is in the log. Every holder of a clone can add what it finds
+/// out.
 #[derive(Clone)]
 pub struct Act(Arc<Inner>);
 
@@ -98,12 +99,12 @@ struct Inner {
     audit: Arc<Audit>,
     log: String,
     entry: Lock<Entry>,
-    /// Ended by somebody else than who began it.
+    /// Whether another task ends the act than the one that began it.
     deferred: AtomicBool,
 }
 
 impl Act {
-    /// Records that it begins, in the log of this tenant or else the node's.
+    /// Records that an act begins, in the log of this tenant or else the node's.
     pub fn begin(audit: &Arc<Audit>, tenant: Option<&Name>, mut entry: Entry) -> Result<Act> {
         let log = tenant.map_or(NODE_LOG, Name::as_str).to_owned();
         let written = audit.append(&log, entry.clone())?;
@@ -112,7 +113,7 @@ impl Act {
         Ok(Act(Arc::new(Inner { audit, log, entry, deferred: AtomicBool::new(false) })))
     }
 
-    /// Records what came of it: [`OK`] or a problem's code. Returns when that is durable.
+    /// Records the act's outcome: [`OK`] or a problem's code. Returns when the record is durable.
     pub async fn end(&self, outcome: &str) {
         let Inner { audit, log, entry, .. } = &*self.0;
         let mut entry = locked(entry).clone();
@@ -122,7 +123,7 @@ impl Act {
         let unmade = (entry.verb == "tenant.destroy" && outcome == OK).then_some(log);
         let mut outcomes = vec![audit.append(log, entry)];
         if let Some(entry) = made {
-            // The first record of the tenant's own.
+            // This is the first record in the new tenant's own log.
             let tenant = entry.target.clone();
             outcomes.push(audit.append(&tenant, entry));
         }
@@ -139,12 +140,12 @@ impl Act {
         }
     }
 
-    /// Somebody else will end it, since its outcome is not known with the answer.
+    /// Lets another task end the act, since the outcome is not known when the response is sent.
     fn defer(&self) {
         self.0.deferred.store(true, Ordering::Relaxed);
     }
 
-    /// Whether somebody else will end it.
+    /// Returns whether another task ends the act.
     pub fn is_deferred(&self) -> bool {
         self.0.deferred.load(Ordering::Relaxed)
     }
@@ -154,12 +155,12 @@ impl Act {
     }
 }
 
-/// The outcome as a record says it.
+/// Returns the outcome in a record's form.
 pub fn outcome<T>(outcome: &Result<T>) -> &str {
     outcome.as_ref().map_or_else(|problem| problem.code.as_str(), |_| OK)
 }
 
-/// Carries the caller's act over to a task of its own.
+/// Runs `work` with the caller's act, for a task of its own.
 pub fn carried<T>(work: impl Future<Output = T> + Send) -> impl Future<Output = T> + Send {
     let act = CURRENT.try_with(Act::clone).ok();
     async move {
@@ -170,22 +171,23 @@ pub fn carried<T>(work: impl Future<Output = T> + Send) -> impl Future<Output = 
     }
 }
 
-/// Carries out `work` as what `act` is about.
+/// Runs `work` as a part of `act`.
 pub fn within<T>(act: Act, work: impl Future<Output = T>) -> impl Future<Output = T> {
     CURRENT.scope(act, work)
 }
 
-/// Takes over the ending of the caller's act, where it is known only after the answer.
+/// Returns the caller's act for another task to end, where its outcome is known only after the
+/// response.
 pub fn take_over() -> Option<Act> {
     CURRENT.try_with(|act| (act.defer(), act.clone()).1).ok()
 }
 
-/// Notes what the caller's act turned out to be about.
+/// Notes the target of the caller's act.
 pub fn note_target(target: impl ToString) {
     let _ = CURRENT.try_with(|act| act.note(|entry| entry.target = target.to_string()));
 }
 
-/// Notes the lease that the caller's act takes, and on which instance.
+/// Notes the lease that the caller's act takes, and its instance.
 pub fn note_lease(instance: &Instance) {
     let Some(lease) = &instance.lease else { return };
     let (target, lease) = (instance.reference().to_string(), lease.id.clone());
@@ -194,25 +196,25 @@ pub fn note_lease(instance: &Instance) {
     });
 }
 
-/// Notes the job that the caller's act makes.
+/// Notes the job that the caller's act creates.
 pub fn note_job(id: JobId) {
     let _ = CURRENT.try_with(|act| act.note(|entry| entry.job = Some(id.to_string())));
 }
 
-/// Writes down what the agent does unasked, and the runs of jobs.
+/// Records the agent's own operations, and the runs of jobs.
 pub(crate) struct Auditor {
     audit: Arc<Audit>,
     records: Arc<Records>,
 }
 
 impl Auditor {
-    /// Writes to these logs what these records name.
+    /// Writes to these logs, with the names in these records.
     pub(crate) fn new(audit: Arc<Audit>, records: Arc<Records>) -> Auditor {
         Auditor { audit, records }
     }
 
-    /// The run of a job begins in an instance: an act of whoever submitted it. A log that cannot be
-    /// written does not keep a job from running that was accepted.
+    /// Records that a job begins to run in an instance, as an act of the job's submitter. An
+    /// accepted job runs even if the log cannot be written.
     pub(crate) async fn begin_job(&self, id: JobId, instance: &Instance) -> Option<Act> {
         let about = |job: &Job| (job.holder.clone(), job.spec.argv.first().map(|p| bounded(p)));
         let (actor, program) = self.records.read(|world| world.jobs.get(&id).map(about))?;
@@ -229,8 +231,8 @@ impl Auditor {
         act.inspect_err(|problem| tracing::error!("{problem}")).ok()
     }
 
-    /// Carries out what nobody asked for by a call, as an act of the agent's. Within a call it is
-    /// part of that. A log that cannot be written does not keep the agent from its work.
+    /// Runs an operation of the agent itself as an act. Within a call, it is part of that call's
+    /// act. The operation runs even if the log cannot be written.
     pub(crate) async fn as_agent<T>(
         &self,
         verb: &str,
@@ -239,7 +241,7 @@ impl Auditor {
         lease: Option<String>,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        // Acts hold acts: on the stack they would be one inside the other.
+        // Acts may be nested, which would take too much of the stack.
         let work = Box::pin(work);
         if CURRENT.try_with(|_| ()).is_ok() {
             return work.await;
@@ -259,7 +261,7 @@ impl Auditor {
         result
     }
 
-    /// [`Auditor::as_agent`] on one instance.
+    /// Does as [`Auditor::as_agent`], for one instance.
     pub(crate) async fn as_agent_on<T>(
         &self,
         verb: &str,
@@ -277,7 +279,7 @@ impl Auditor {
         }
     }
 
-    /// The tenant, if there is one of that name: a log is not begun for any name that is called.
+    /// Returns the tenant if it exists, so that a call with an unknown name does not begin a log.
     pub(crate) async fn known(&self, tenant: Option<&Name>) -> Option<Name> {
         let tenant = tenant?;
         self.records.read(|world| world.tenants.contains_key(tenant)).then(|| tenant.clone())

@@ -1,4 +1,4 @@
-//! Sessions with guests in the audit log: what is asked of the guest, read in passing.
+//! Records sessions with guests in the audit log. The requests are read as they pass.
 
 use super::last_word::LastWord;
 use super::{Act, Audit};
@@ -11,14 +11,14 @@ use std::io::Result;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// A frame's kind and length.
+/// Length of a frame's kind and length fields.
 const HEAD: usize = 5;
-/// So much is passed on at once: copies of files are large.
+/// The size of one piece that is copied; large, since files are copied, too.
 const PIECE: usize = 64 * 1024;
 
-/// Passes bytes both ways between a client and a guest until either ends. The request is in the
-/// tenant's log before the guest gets it, and the end of the session when it has ended. Where the agent has
-/// ended the machine, `why` says for what reason, and the client is told.
+/// Copies between a client and a guest until either ends. The request is in the tenant's log before
+/// the guest gets it, and the end of the session once it has ended. Where the agent has ended the
+/// machine, `why` returns the reason for the client.
 pub async fn pass<C, G>(
     audit: &Arc<Audit>,
     tenant: &Name,
@@ -33,7 +33,7 @@ pub async fn pass<C, G>(
     let mut early = [0];
     let request = tokio::select! {
         request = first(client) => request,
-        // A guest that speaks before it is asked is none, or is going.
+        // A guest that speaks before it is asked is broken, or is ending.
         _ = guest.read(&mut early) => return,
     };
     let Ok(request) = request else { return };
@@ -44,7 +44,7 @@ pub async fn pass<C, G>(
     let framed = matches!(&*verb, "session.exec" | "session.put" | "session.get");
     let act = match Act::begin(audit, Some(tenant), Entry { verb, program, ..entry }) {
         Ok(act) => act,
-        // What cannot be logged does not happen.
+        // A session that cannot be logged is refused.
         Err(problem) => return tracing::error!("a session is refused: {problem}"),
     };
     if guest.write_all(&request).await.is_ok() && guest.flush().await.is_ok() {
@@ -58,19 +58,19 @@ pub async fn pass<C, G>(
     act.end(OK).await;
 }
 
-/// The first frame as it came; less where the client ends, or sends none.
+/// Reads the first frame as it came; fewer bytes where the client ends or sends no frame.
 async fn first(client: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     (&mut *client).take(HEAD as u64).read_to_end(&mut bytes).await?;
     let length = bytes.get(1..HEAD).and_then(|b| Some(u32::from_be_bytes(b.try_into().ok()?)));
-    // A longer one is no frame: the guest says so.
+    // A longer one is not a frame, and the guest refuses it.
     if let Some(length) = length.filter(|length| *length as usize <= MAX_PAYLOAD) {
         client.take(u64::from(length)).read_to_end(&mut bytes).await?;
     }
     Ok(bytes)
 }
 
-/// The verb of a request, and the program that it runs.
+/// Returns the request's verb, and the program that it runs.
 async fn asked(frame: &[u8]) -> (String, Option<String>) {
     let mut program = None;
     let what = match frame::read(&mut &frame[..]).await {

@@ -1,4 +1,4 @@
-//! One front: a listener, and the connections that it has taken.
+//! A front: a listener, and the connections that it has accepted.
 
 use super::metrics::Metrics;
 use super::seats::{Seat, Seats};
@@ -20,14 +20,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How often what is idle is looked for, and leases are extended.
+/// How often idle instances are ended, and leases are extended.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Between two tries to listen, or to take connections when none can be.
+/// The pause between two attempts to listen, or to accept connections after an error.
 const PAUSE: Duration = Duration::from_millis(500);
-/// What is read at once of a guest that speaks first.
+/// The size of the first read from a guest that speaks first, in bytes.
 const FIRST: usize = 16 << 10;
 
-/// Listens; the error says why not.
+/// Binds the listener. The error says why it cannot.
 pub(super) async fn bind(listen: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(listen).await.map_err(|cause| {
         let detail = format!("cannot listen on {listen}: {cause}");
@@ -41,27 +41,27 @@ pub(super) async fn bind(listen: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// From where to where a front leads.
+/// The address and pool of a front, and the guest's port.
 struct Route {
     listen: SocketAddr,
     pool: PoolRef,
-    /// The port of the guest's loopback.
+    /// The port on the guest's loopback.
     to: u16,
 }
 
-/// A front that is open.
+/// An open front.
 pub(super) struct Front {
     route: Route,
     servers: Arc<Servers>,
     pub seats: Arc<Seats>,
-    /// Why it does not listen, if it does not.
+    /// Why the front does not listen, where it does not.
     pub refused: Lock<Option<String>>,
     closed: watch::Sender<bool>,
     metrics: Metrics,
 }
 
 impl Front {
-    /// Not served yet.
+    /// Makes a front that does not serve yet.
     pub fn new(record: &Expose, servers: Arc<Servers>, metrics: Metrics) -> Arc<Front> {
         Arc::new(Front {
             route: Route { listen: record.listen, pool: record.pool.clone(), to: record.to },
@@ -73,14 +73,14 @@ impl Front {
         })
     }
 
-    /// Listens no more, ends its connections, and returns when nothing is being woken or put to
-    /// sleep for it.
+    /// Stops listening and ends the connections. Returns when no instance is being woken or put to
+    /// sleep for the front.
     pub async fn close(&self) {
         self.closed.send_replace(true);
         self.seats.settled().await;
     }
 
-    /// Serves until it is closed; without a listener, one is bound as soon as that can be done.
+    /// Serves until the front is closed. Without a listener, one is bound as soon as possible.
     pub async fn run(self: Arc<Self>, listener: Option<TcpListener>) {
         let mut closed = self.closed.subscribe();
         tokio::select! {
@@ -135,7 +135,7 @@ impl Front {
         }
     }
 
-    /// Takes one connection from its beginning to its end.
+    /// Serves one connection from its beginning to its end.
     async fn carry(self: Arc<Self>, mut client: TcpStream) {
         let began = Instant::now();
         let _ = client.set_nodelay(true);
@@ -163,13 +163,13 @@ impl Front {
         }
     }
 
-    /// A stream to the guest's port, through an instance that is awake for it.
+    /// Opens a stream to the guest's port, through an instance that is awake for it.
     async fn reach(self: &Arc<Self>) -> Result<(Seat, Session, Stream)> {
         loop {
             let wake = || drop(tokio::spawn(self.clone().wake()));
             let seat = self.seats.seat(wake).await?;
             if !self.servers.is_held(seat.id, self.route.listen) {
-                // Taken away by somebody in the meantime.
+                // Somebody has taken the instance away in the meantime.
                 self.seats.lose(seat.id);
                 continue;
             }
@@ -181,7 +181,8 @@ impl Front {
         }
     }
 
-    /// In a task of its own: what it begins is brought to an end whatever becomes of those who wait.
+    /// Wakes an instance. This runs in a task of its own, so that it ends in order whatever happens
+    /// to the waiting connections.
     async fn wake(self: Arc<Self>) {
         let Route { listen, pool, .. } = &self.route;
         let woken = self.servers.wake_for(pool, *listen).await;
@@ -192,8 +193,8 @@ impl Front {
         self.seats.woken(woken);
     }
 
-    /// Once a period: ends what is idle, keeps the leases of what serves, and notices what was
-    /// taken away. What it begins goes on beside.
+    /// Runs once per period: ends idle instances, extends the leases of those that serve, and
+    /// notices those that were taken away. The work goes on in tasks of its own.
     async fn tend(self: &Arc<Self>) {
         for id in self.seats.over() {
             let front = self.clone();
@@ -211,8 +212,8 @@ impl Front {
     }
 }
 
-/// How the connection ends when it is dropped: by a reset, which says that it was cut off, or in
-/// order. The kernel keeps to it when the agent is killed, too.
+/// Sets how the connection ends when it is dropped: by a reset, which tells the client that it was
+/// cut off, or in order. The kernel does so even if the agent is killed.
 fn end_by_reset(client: &TcpStream, reset: bool) {
     let linger = reset.then_some(Duration::ZERO);
     if let Err(error) = rustix::net::sockopt::set_socket_linger(client, linger) {
@@ -220,7 +221,7 @@ fn end_by_reset(client: &TcpStream, reset: bool) {
     }
 }
 
-/// Copies both ways until both have ended; tells when the first byte goes either way.
+/// Copies in both directions until both have ended. Calls `first` when the first byte passes.
 async fn pass(
     client: &mut TcpStream,
     guest: &mut Stream,

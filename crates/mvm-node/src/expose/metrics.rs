@@ -1,4 +1,4 @@
-//! What fronts count.
+//! The metrics of fronts.
 
 use crate::labels::{Labels, of_pool};
 use mvm_model::PoolRef;
@@ -12,7 +12,7 @@ use std::time::Duration;
 /// Upper bounds of the histogram, in seconds.
 const BUCKETS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.3, 1.0, 3.0, 10.0, 60.0];
 
-/// Cheap to clone: all clones count together.
+/// The metrics. Clones share the counters.
 #[derive(Clone)]
 pub struct Metrics {
     wakes: Family<Labels, Counter>,
@@ -31,7 +31,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Registers what is counted.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         let what = "Instances woken for connections, by outcome";
         registry.register("expose_wakes", what, self.wakes.clone());
@@ -41,7 +41,7 @@ impl Metrics {
         registry.register("expose_first_byte_seconds", what, self.first_byte.clone());
     }
 
-    /// An instance was woken, or could not be.
+    /// Counts an instance that was woken, or could not be.
     pub fn woken(&self, pool: &PoolRef, worked: bool) {
         let mut labels = of_pool(pool);
         labels.push(("outcome", if worked { "ok" } else { "failed" }.to_owned()));
@@ -55,7 +55,7 @@ impl Metrics {
         Open(gauge)
     }
 
-    /// So long after its connection came, the first byte was passed.
+    /// Observes the time from a connection's arrival to its first byte.
     pub fn first_byte(&self, pool: &PoolRef, took: Duration) {
         self.first_byte.get_or_create(&of_pool(pool)).observe(took.as_secs_f64());
     }

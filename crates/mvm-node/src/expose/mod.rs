@@ -1,8 +1,7 @@
 //! Pools behind TCP ports: fronts that wake an instance when a connection comes.
 //!
-//! What is decided, who serves and when it ends, is decided in `mvm_model::expose`; here are the
-//! listeners (`front.rs`), the connections (`seats.rs`), and the leases that an instance is held by while it
-//! serves (`servers.rs`).
+//! Which instance serves and when it ends is decided in `mvm_model::expose`. Here are the listeners
+//! (`front.rs`), the connections (`seats.rs`), and the leases on serving instances (`servers.rs`).
 
 mod front;
 mod metrics;
@@ -35,13 +34,13 @@ use tokio::net::TcpListener;
 pub(crate) struct Exposes {
     records: Arc<Records>,
     servers: Arc<Servers>,
-    /// The fronts that are open, by where they listen.
+    /// The open fronts, by address.
     open: Lock<BTreeMap<SocketAddr, Arc<Front>>>,
     metrics: Metrics,
 }
 
 impl Exposes {
-    /// No front is open yet.
+    /// Makes the service without open fronts.
     pub(crate) fn new(
         records: Arc<Records>,
         instances: Arc<Instances>,
@@ -54,12 +53,12 @@ impl Exposes {
         Exposes { records, servers: Arc::new(servers), open, metrics }
     }
 
-    /// Registers what is counted.
+    /// Registers the metrics.
     pub(crate) fn register(&self, registry: &mut Registry) {
         self.metrics.register(registry);
     }
 
-    /// Puts a pool behind a port, or changes the limits of the front that is there.
+    /// Puts a pool behind a port, or changes the limits of an existing front.
     pub async fn expose(&self, pool: &PoolRef, wanted: ExposePool) -> Result<ExposeView> {
         wanted.limits.validate()?;
         if wanted.to == 0 {
@@ -97,7 +96,7 @@ impl Exposes {
         self.records
             .change(|world, changes| {
                 world.pool(pool)?;
-                // Instances may have been added since it was read.
+                // Instances may have been added since the record was read.
                 let kept = world.exposes.get(&record.listen).map(|known| known.instances.clone());
                 let instances = kept.unwrap_or_default();
                 changes.put_expose(Expose { instances, ..record.clone() });
@@ -143,8 +142,8 @@ impl Exposes {
         Ok(())
     }
 
-    /// Takes fronts of a pool away: all, or the one that listens there. Their instances are
-    /// recycled by the pool's rule: a used one that nobody else may have is destroyed.
+    /// Removes fronts of a pool: all, or the one at this address. Their instances are recycled by
+    /// the pool's rule; a used one that nobody else may have is destroyed.
     pub async fn unexpose(&self, pool: &PoolRef, listen: Option<SocketAddr>) -> Result<()> {
         let (records, recycle) = self.records.read(|world| {
             let fits = |e: &&Expose| e.pool == *pool && listen.is_none_or(|l| l == e.listen);
@@ -172,7 +171,8 @@ impl Exposes {
                     Box::pin(self.servers.destroy(id)).await?;
                 }
             }
-            // Last: cut off before, the front is open again after a restart, and nothing is lost.
+            // The record goes last: after a crash before this, the front opens again, and nothing
+            // is lost.
             self.records
                 .change(|_, changes| {
                     changes.remove_expose(record.listen);
@@ -183,7 +183,7 @@ impl Exposes {
         Ok(())
     }
 
-    /// All fronts.
+    /// Lists all fronts.
     pub(crate) async fn list(&self) -> Vec<ExposeView> {
         self.records.read(|world| {
             world.exposes.values().map(|record| self.view_of(world, record)).collect()

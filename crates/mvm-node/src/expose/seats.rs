@@ -1,4 +1,4 @@
-//! Who waits at a front, who is connected through it, and to which instance.
+//! The connections of a front, those that wait, and the instances that serve them.
 
 use crate::locks::locked;
 use crate::{Result, now};
@@ -9,18 +9,18 @@ use std::sync::{Arc, Mutex as Lock};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// The places at the instances that serve a front.
+/// The connections' places at the instances that serve a front.
 pub(super) struct Seats {
     limits: Lock<Limits>,
     decisions: Lock<Decisions>,
-    /// Something happened that those who wait must look at.
+    /// Notified when waiting connections must check again.
     changed: Notify,
-    /// Counts the wakes after which nobody could go on waiting, with the last one's problem.
+    /// Counts the wakes whose failure ends all waits, with the last one's problem.
     hopeless: Lock<(u64, Option<Problem>)>,
 }
 
 impl Seats {
-    /// Nobody is there yet.
+    /// Makes the places of a front without connections.
     pub fn new(limits: Limits) -> Arc<Seats> {
         let (decisions, hopeless) = (Lock::default(), Lock::default());
         let limits = Lock::new(limits);
@@ -35,12 +35,12 @@ impl Seats {
         *locked(&self.limits) = limits;
     }
 
-    /// Who is there now.
+    /// Returns a copy of the present state.
     pub fn decisions(&self) -> Decisions {
         locked(&self.decisions).clone()
     }
 
-    /// Returns when no instance is being woken or ended.
+    /// Waits until no instance is being woken or ended.
     pub async fn settled(&self) {
         loop {
             let changed = self.changed.notified();
@@ -53,7 +53,7 @@ impl Seats {
         }
     }
 
-    /// Waits for a place at an instance; calls `wake` for each instance that is to be woken.
+    /// Waits for a place at an instance. Calls `wake` for each instance that is to be woken.
     pub async fn seat(self: &Arc<Self>, wake: impl Fn()) -> Result<Seat> {
         let waiting = Waiting::begin(self)?;
         let begun = locked(&self.hopeless).0;
@@ -89,7 +89,7 @@ impl Seats {
         }
     }
 
-    /// An instance was woken, or could not be.
+    /// Notes that an instance was woken, or could not be.
     pub fn woken(&self, woken: Result<InstanceId>) {
         match woken {
             Ok(id) => locked(&self.decisions).woken(id, now()),
@@ -103,30 +103,30 @@ impl Seats {
         self.changed.notify_waiters();
     }
 
-    /// An instance serves from an earlier agent's time on.
+    /// Adds an instance that has served since an earlier agent.
     pub fn adopt(&self, id: InstanceId) {
         locked(&self.decisions).adopt(id, now());
     }
 
-    /// The instances that nobody has been connected to for long enough: they are to be ended.
+    /// Returns the instances to end, because they have had no connection for long enough.
     pub fn over(&self) -> Vec<InstanceId> {
         locked(&self.decisions).end(&self.limits(), now())
     }
 
-    /// An instance was ended.
+    /// Notes that an instance was ended.
     pub fn ended(&self, id: InstanceId) {
         locked(&self.decisions).ended(id);
         self.changed.notify_waiters();
     }
 
-    /// An instance is not the front's any more.
+    /// Notes that an instance no longer serves the front.
     pub fn lose(&self, id: InstanceId) {
         locked(&self.decisions).lose(id);
         self.changed.notify_waiters();
     }
 }
 
-/// A connection that waits for an instance, until it is dropped or seated.
+/// A connection that waits for an instance, until it gets a place or is dropped.
 struct Waiting<'a>(Option<&'a Arc<Seats>>);
 
 impl Waiting<'_> {
@@ -138,7 +138,7 @@ impl Waiting<'_> {
     }
 
     fn seated(mut self, id: InstanceId) -> Seat {
-        // Counted at the instance from now on.
+        // From now on the connection counts at the instance.
         let seats = self.0.take().cloned();
         Seat { seats, id }
     }

@@ -14,11 +14,11 @@ use mvm_model::{Instance, InstanceId, PoolRef, State};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// How long an instance is leased for at a time while it serves, in seconds: so long after the end
-/// of an agent that does not come back it is put to sleep by the next one.
+/// The length of a serving instance's lease, in seconds, which is extended again and again. If the
+/// agent ends and does not come back in this time, the next one puts the instance to sleep.
 const LEASE_S: u64 = 60;
 
-/// The instances that serve.
+/// The service of instances that serve fronts.
 pub(super) struct Servers {
     records: Arc<Records>,
     instances: Arc<Instances>,
@@ -27,18 +27,18 @@ pub(super) struct Servers {
     auditor: Arc<Auditor>,
 }
 
-/// What a front has to do about the instances that serve it.
+/// The changes that are due for a front's instances.
 pub(super) struct Due {
-    /// Those that are not the front's any more.
+    /// Instances that no longer serve the front.
     pub lost: Vec<InstanceId>,
-    /// Those whose leases are to be extended.
+    /// Instances whose leases are to be extended.
     leases: Vec<InstanceId>,
-    /// Those that are of no use to it any more.
+    /// Instances that are outdated and can no longer serve.
     outdated: Vec<InstanceId>,
 }
 
 impl Servers {
-    /// Among these instances.
+    /// Makes the service for these instances.
     pub fn new(
         records: Arc<Records>,
         instances: Arc<Instances>,
@@ -49,12 +49,12 @@ impl Servers {
         Servers { records, instances, leases, spares, auditor }
     }
 
-    /// The slot of an instance that serves.
+    /// Returns the slot of an instance that serves.
     pub fn slot(&self, id: InstanceId) -> Arc<Slot> {
         self.instances.slot(id)
     }
 
-    /// The instances that are leased for a front, and their states.
+    /// Returns the instances that are leased for a front, with their states.
     pub fn held_by(&self, record: &Expose) -> Vec<(InstanceId, State)> {
         self.records.read(|world| {
             let held = world.of_pool(&record.pool).filter(|i| is_held_by(i, record.listen));
@@ -62,7 +62,7 @@ impl Servers {
         })
     }
 
-    /// Whether the instance is leased for this front and runs.
+    /// Returns whether the instance is leased for this front and runs.
     pub fn is_held(&self, id: InstanceId, listen: SocketAddr) -> bool {
         let held = |i: &Instance| is_held_by(i, listen) && i.state == State::Running;
         self.records.read(|world| world.instances.get(&id).is_some_and(held))
@@ -79,7 +79,7 @@ impl Servers {
         self.auditor.as_agent("expose.wake", Some(&pool.tenant), pool, None, woken).await
     }
 
-    /// Ends the lease of an instance that serves no more.
+    /// Ends the lease of an instance that no longer serves.
     pub async fn end(&self, id: InstanceId) {
         self.leases.end(id).await;
     }
@@ -89,7 +89,7 @@ impl Servers {
         self.spares.destroy(id).await
     }
 
-    /// What is to be done about the instances that serve this front.
+    /// Returns the changes that are due for this front's instances.
     pub fn due(&self, pool: &PoolRef, listen: SocketAddr, serving: &[InstanceId]) -> Due {
         let half = now() + LEASE_S * 1000 / 2;
         self.records.read(|world| {
@@ -111,7 +111,7 @@ impl Servers {
         })
     }
 
-    /// Does it.
+    /// Carries out the changes.
     pub async fn keep(&self, due: Due) {
         if let Err(problem) = self.extend_held(&due.leases).await {
             tracing::warn!("cannot extend leases: {problem}");
@@ -123,7 +123,7 @@ impl Servers {
         }
     }
 
-    /// Extends the leases of these instances, from now on.
+    /// Extends the leases of these instances, counted from now.
     pub async fn extend_held(&self, due: &[InstanceId]) -> Result<()> {
         let expires_at = now() + LEASE_S * 1000;
         self.records
@@ -139,7 +139,7 @@ impl Servers {
     }
 }
 
-/// The instance that is to serve next at the front that listens there.
+/// Chooses the next instance to serve the front at this address.
 struct NextServer(SocketAddr);
 
 impl NextServer {
@@ -155,7 +155,7 @@ impl Choice for NextServer {
         Ok(self.record(world)?.choose(world.pool(pool)?, world.of_pool(pool)))
     }
 
-    /// The instance serves the front: that is remembered with it, and those that are gone are forgotten.
+    /// Adds the instance to the front's record, and removes those that are gone.
     fn note(&self, world: &RecordSet, changes: &mut Transaction, taken: &Instance) {
         let Ok(known) = self.record(world) else { return };
         let mut record = known.clone();

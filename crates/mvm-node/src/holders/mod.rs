@@ -1,8 +1,8 @@
-//! Who holds the leases: a job's lease lives as long as its holder (`mvm_model::lease`).
+//! The holders of leases. A job's lease lives as long as its holder (`mvm_model::lease`).
 //!
-//! A holder is the connection of a claim, an operation that is under way for it, a job, an open
-//! session, or a coordinator that says from time to time that its client is still there. None of this
-//! is written down: the next agent takes every holder for seen when it starts.
+//! A holder is the connection of a claim, an operation under way for the lease, a job, an open
+//! session, or a coordinator that renews the lease for its client. Holders are not recorded: a new
+//! agent counts every holder as seen when it starts.
 
 use crate::clock::{now, wall_of};
 use crate::locks::locked;
@@ -12,15 +12,15 @@ use mvm_model::{Instance, Job, JobState, Lease, Millis};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex as Lock};
 
-/// How long is waited before a lease that could not be ended is tried again, in ms.
+/// The pause before a lease whose end failed is ended again, in ms.
 const AGAIN_MS: Millis = 5000;
 
-/// What the agent knows of the leases beside their records.
+/// The agent's knowledge of leases beside their records.
 pub(crate) struct LeaseHolders {
     signs: Lock<Holders>,
-    /// Leases whose end is under way.
+    /// The leases that are being ended.
     ending: Lock<HashSet<String>>,
-    /// Leases that could not be ended, and when that is tried again.
+    /// The leases whose end failed, and when to try again.
     unended: Lock<HashMap<String, Millis>>,
 }
 
@@ -36,41 +36,41 @@ impl LeaseHolders {
         Hold { holders: self.clone(), lease: lease.to_owned() }
     }
 
-    /// The holder of the lease has shown itself.
+    /// Notes a sign of the lease's holder.
     pub(crate) fn renew(&self, lease: &str) {
         locked(&self.signs).renew(lease, now());
     }
 
-    /// When the lease ends, on the node's timeline, if its holder shows itself no more.
+    /// Returns when the lease ends, on the node's timeline, if its holder gives no further sign.
     pub(crate) fn ends_at(&self, lease: &Lease) -> Millis {
         lease.ends_at(locked(&self.signs).seen(&lease.id, now()))
     }
 
-    /// Whether the lease is to be ended now, unless that is under way.
+    /// Returns whether the lease is to be ended now and is not being ended already.
     pub(crate) fn is_due(&self, lease: &Lease) -> bool {
         let again = locked(&self.unended).get(&lease.id).is_some_and(|at| now() >= *at);
         (again || now() >= self.ends_at(lease)) && !locked(&self.ending).contains(&lease.id)
     }
 
-    /// The end of the lease is under way until the guard is dropped; nothing where it is already.
+    /// Marks the lease as being ended until the guard is dropped; `None` where it is already.
     pub(crate) fn begin_end(self: &Arc<Self>, lease: &str) -> Option<Ending> {
         locked(&self.unended).remove(lease);
         let first = locked(&self.ending).insert(lease.to_owned());
         first.then(|| Ending { holders: self.clone(), lease: lease.to_owned() })
     }
 
-    /// The lease could not be ended: it is tried again.
+    /// Notes that ending the lease failed; it is tried again.
     pub(crate) fn not_ended(&self, lease: String) {
         locked(&self.unended).insert(lease, now() + AGAIN_MS);
     }
 
-    /// Forgets the leases that are gone.
+    /// Forgets the leases that no longer exist.
     pub(crate) fn retain(&self, is_there: impl Fn(&str) -> bool) {
         locked(&self.signs).retain(&is_there);
         locked(&self.unended).retain(|lease, _| is_there(lease));
     }
 
-    /// The lease of this instance with what its holders make of it, in wall-clock times.
+    /// Returns the lease of this instance as its holders determine it, in wall-clock times.
     pub(crate) fn view(&self, instance: &Instance, held_by: Option<HeldBy>) -> Option<LeaseView> {
         let lease = self.shown(instance.lease.as_ref()?);
         let connected = || self.is_connected(&lease.id).then_some(HeldBy::Claim);
@@ -86,14 +86,15 @@ impl LeaseHolders {
         })
     }
 
-    /// Whether the connection of its claim is there: here, or at the coordinator, who says so.
+    /// Returns whether the client of the lease's claim is connected: here, or at the coordinator,
+    /// which reports it.
     fn is_connected(&self, lease: &str) -> bool {
         let signs = locked(&self.signs);
         let said = || signs.seen(lease, now()) + RENEW_MS * 3 / 2 > now();
         signs.is_held(lease) || is_claim(lease) && said()
     }
 
-    /// A lease in wall-clock times, with the end that it has now.
+    /// Returns a lease in wall-clock times, with its present end.
     pub(crate) fn shown(&self, lease: &Lease) -> Lease {
         Lease {
             since: wall_of(lease.since),
@@ -104,14 +105,14 @@ impl LeaseHolders {
     }
 }
 
-/// Whether a lease of this id is a fleet's claim: those have ids of 16 digits; leases that a node gives
-/// by itself have 8.
+/// Returns whether a lease id belongs to a fleet's claim. Those have 16 digits; ids that a node
+/// makes itself have 8.
 pub(crate) fn is_claim(id: &str) -> bool {
     let digits = id.strip_prefix("l-").filter(|digits| digits.len() == 16);
     digits.is_some_and(|d| d.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
 }
 
-/// The job that an instance is given to.
+/// Returns the job that runs on an instance.
 pub(crate) fn job_on<'a>(
     mut jobs: impl Iterator<Item = &'a Job>,
     instance: &Instance,
@@ -122,7 +123,7 @@ pub(crate) fn job_on<'a>(
     })
 }
 
-/// Holds a lease.
+/// Holds a lease until it is dropped.
 pub(crate) struct Hold {
     holders: Arc<LeaseHolders>,
     lease: String,
@@ -134,7 +135,7 @@ impl Drop for Hold {
     }
 }
 
-/// The end of a lease is under way.
+/// Marks a lease as being ended, until it is dropped.
 pub(crate) struct Ending {
     holders: Arc<LeaseHolders>,
     lease: String,

@@ -1,4 +1,4 @@
-//! Leases of jobs and claims with holders that stay, go, and come back.
+//! Tests of leases of jobs and claims whose holders stay, go, and come back.
 
 use crate::agent::Agent;
 use crate::clock::advance;
@@ -24,12 +24,12 @@ fn renewed(epoch: u64) -> RenewClaims {
     RenewClaims { leader: leader(epoch), claims: vec![CLAIM.to_owned()] }
 }
 
-/// The lease with this id, if it is there.
+/// Returns the lease with this id, if it exists.
 async fn lease(agent: &Agent, id: &str) -> Option<Lease> {
     agent.base.records.read(|world| crate::leases::leased(world, id).ok()?.lease.clone())
 }
 
-/// Whether the lease goes on after a look at all of them.
+/// Returns whether the lease outlasts a check of all leases.
 async fn goes_on(agent: &Arc<Agent>, id: &str) -> bool {
     agent.work.leases.expire().await;
     lease(agent, id).await.is_some_and(|lease| !agent.work.holders.is_due(&lease))
@@ -49,7 +49,7 @@ async fn prepare(agent: &Arc<Agent>) {
     scale(agent, counts(0, 0, 0)).await.expect("scaled");
 }
 
-/// On a host of its own.
+/// Runs `work` with an agent on a host of its own.
 fn on_host(work: impl AsyncFnOnce(Arc<Agent>)) -> Host {
     own_network();
     let host = Host::new();
@@ -70,14 +70,14 @@ fn a_claim_lives_as_long_as_its_leader_says_so() {
             let gone = agent.steering.fleet.renew(&renewed(1)).await.expect("renewed");
             assert!(gone.is_empty() && goes_on(&agent, CLAIM).await);
         }
-        // Another leader comes, to whom its client has not come yet.
+        // Another leader comes, which the client has not reached yet.
         advance(HOLD_MS - 1000);
         let held = agent.steering.fleet.led(&leader(2)).await.expect("led");
         assert_eq!(held[0].id, CLAIM);
         agent.steering.fleet.renew(&renewed(1)).await.expect_err("it leads no more");
         advance(HOLD_MS - 1000);
         assert!(goes_on(&agent, CLAIM).await);
-        // Nobody answers for it any more.
+        // No holder renews the lease any more.
         advance(1000);
         gone(&agent, CLAIM).await;
         let told = agent.steering.fleet.renew(&renewed(2)).await.expect("told");
@@ -153,7 +153,7 @@ fn the_connection_of_a_claim_on_a_node_holds_it() {
 fn an_agent_that_is_replaced_costs_a_claim_nothing() {
     let host = on_host(async |agent| {
         agent.steering.fleet.claim(CLAIM, claim(1)).await.expect("a claim");
-        // Longer than a claim is held without a sign, as it goes by until the next agent is there.
+        // More time passes until the next agent starts than a claim is held without a sign.
         advance(HOLD_MS - 1000);
         agent.steering.fleet.renew(&renewed(1)).await.expect("renewed");
         advance(10 * HOLD_MS);

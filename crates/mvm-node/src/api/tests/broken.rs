@@ -1,4 +1,4 @@
-//! Bodies whose end says that they are whole.
+//! Tests that a response with an error in the middle does not look complete.
 
 use super::{agent, app};
 use axum::body::Body;
@@ -8,8 +8,8 @@ use mvm_server::Peer;
 use serde_json::json;
 use tower::ServiceExt;
 
-/// A log that cannot be read further, be it for the disk or since the agent ends, breaks its answer
-/// off. A reader of one that ended quietly had less than the whole, and took it for that.
+/// A log that can no longer be read, because of the disk or because the agent stops, aborts its
+/// response. If the response ended normally, the reader would take the part for the whole.
 #[tokio::test]
 async fn what_cannot_be_read_is_not_the_end_of_a_log() {
     let (dir, agent) = agent().await;
@@ -25,7 +25,7 @@ async fn what_cannot_be_read_is_not_the_end_of_a_log() {
     });
     put.await.expect("written");
     let instance = "i-00000000".parse().expect("an id");
-    // A folder opens as a file does, and gives an error when it is read.
+    // A folder can be opened like a file, and gives an error when it is read.
     let unreadable = [
         (agent.work.jobs.files.log(id), "/v1/jobs/j-00000001/log".to_owned()),
         (agent.work.jobs.files.log(id), "/v1/jobs/j-00000001/log?follow=true".to_owned()),

@@ -1,4 +1,5 @@
-//! The agent's router against the table of routes, and what a tenant operator sees of two tenants.
+//! Tests of the agent's router: against the table of routes, and with the view of a tenant
+//! operator.
 
 mod broken;
 mod pages;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use tower::ServiceExt;
 
-/// A node that nothing is behind, with the records of two tenants: `ci` and `lab` have a pool and a
+/// Makes an agent without machines, and records of two tenants: `ci` and `lab` have a pool and a
 /// leased instance each.
 async fn agent() -> (TempDir, Arc<Agent>) {
     let dir = tempfile::tempdir().expect("directory");
@@ -104,7 +105,7 @@ async fn ask(app: &Router, method: &str, path: &str, peer: &Peer) -> (u16, Strin
     let (head, body) = response.into_parts();
     let mut bytes = Vec::new();
     let mut body = body;
-    // Of a stream that does not end, what is there already.
+    // A stream that does not end is read for what it holds already.
     while let Ok(Some(Ok(frame))) =
         tokio::time::timeout(std::time::Duration::from_millis(300), body.frame()).await
     {
@@ -142,7 +143,7 @@ async fn a_tenant_operator_sees_what_is_of_its_own_tenant() {
         assert!(!seen.contains("lab") && !seen.contains("10.77.1"), "{path}: {seen}");
         let (status, all) = ask(&app, "GET", path, &root).await;
         assert_eq!(status, 200, "{path}: {all}");
-        // What is left out is there: the test would notice an answer that is always empty.
+        // The other tenant's items exist, so an answer that is always empty would be noticed.
         let silent = path == "/v1/audit";
         assert!(silent || all.contains("lab"), "{path}: {all}");
         assert!(silent || path.ends_with("=lab") || seen.contains("ci"), "{path}: {seen}");
@@ -165,7 +166,7 @@ async fn a_tenant_operator_touches_what_is_of_its_own_tenant() {
     for path in ["", "/pools", "/pools/runners", "/pools/runners/instances/i-00000001"] {
         let (status, _) = ask(&app, "GET", &format!("/v1/tenants/lab{path}"), &bob()).await;
         assert_eq!(status, 403);
-        // Another tenant's instance is not found below one's own, either.
+        // Another tenant's instance cannot be reached through one's own tenant's path, either.
         let (status, body) = ask(&app, "GET", &format!("/v1/tenants/ci{path}"), &bob()).await;
         assert_eq!(status, if path.ends_with("i-00000001") { 404 } else { 200 }, "{body}");
     }
@@ -233,7 +234,7 @@ async fn the_agent_describes_what_it_serves() {
     assert!(shown["paths"]["/v1/fleet"].is_null(), "that is a coordinator's");
 }
 
-/// Asks for the tenant `name` with this idempotency key; gives status and body.
+/// Requests the tenant `name` with this idempotency key; returns status and body.
 async fn make(app: &Router, name: &str, key: &str) -> (u16, Value) {
     let request = Request::builder().method("POST").uri("/v1/tenants");
     let request = request.header("content-type", "application/json");
@@ -246,13 +247,13 @@ async fn make(app: &Router, name: &str, key: &str) -> (u16, Value) {
     (status, serde_json::from_slice(&bytes).expect("JSON"))
 }
 
-/// Of a tenant whose net id is that of `ci`, so that none is made.
+/// Returns a tenant with the net id of `ci`, so that creating it is refused.
 fn tenant_body(name: &str) -> String {
     let network = json!({ "tenant_net_id": 0, "ipv4_subnet": "10.77.0.0/24" });
     json!({ "name": name, "network": network }).to_string()
 }
 
-/// Whatever makes something looks at the key before it looks at anything else.
+/// Every route that creates something checks the key before anything else.
 #[tokio::test]
 async fn every_create_of_the_table_honours_its_key() {
     let (_dir, agent) = agent().await;
@@ -318,7 +319,7 @@ async fn a_create_with_a_key_happens_once() {
         assert_eq!((answered, &body["code"]), (status, &json!(code)), "{key}: {body}");
     }
     assert_eq!(make(&app, "new", "made").await, (200, json!({ "tenant_id": "new" })));
-    // What is refused frees its key, for any body.
+    // A refused request frees its key, for any body.
     for name in ["new", "newer"] {
         let (status, body) = make(&app, name, "free").await;
         assert!(status == 409 && !body["code"].to_string().contains("idempotency"), "{body}");
@@ -326,7 +327,7 @@ async fn a_create_with_a_key_happens_once() {
     assert_eq!(agent.base.records.store().list("idempotency/").await.expect("listed").len(), 3);
 }
 
-/// Whoever asked it to end gets an answer first, however long the log of who did it takes.
+/// The caller that stops the agent gets a response first, however long the audit log takes.
 #[tokio::test]
 async fn the_agent_ends_when_its_answer_is_written() {
     let (_dir, agent) = agent().await;

@@ -1,4 +1,4 @@
-//! Every list of the table in pages.
+//! Tests of every list's pages.
 
 use super::{agent, app, ask};
 use axum::Router;
@@ -11,7 +11,7 @@ use mvm_server::Peer;
 use serde_json::Value;
 use tower::ServiceExt;
 
-/// The paths of all lists, about what the seeded node has.
+/// Returns the paths of all lists, filled in with the seeded node's names.
 fn lists() -> Vec<String> {
     let listed = |route: &&mvm_api::routes::Route| {
         matches!(route.shape.gives, ResponseBody::List(_)) && route.is_of(Server::Agent)
@@ -20,7 +20,7 @@ fn lists() -> Vec<String> {
     paths.map(|path| path.replace("{tenant}", "ci").replace("{pool}", "runners")).collect()
 }
 
-/// A page as root gets it, and where the next one is.
+/// Requests a page as root; returns its items and the path of the next page.
 async fn page(app: &Router, path: &str) -> (Vec<Value>, Option<String>) {
     let mut request = Request::builder().uri(path).body(Body::empty()).expect("a request");
     request.extensions_mut().insert(ConnectInfo(Peer::Unix { uid: Some(0) }));
@@ -35,7 +35,7 @@ async fn page(app: &Router, path: &str) -> (Vec<Value>, Option<String>) {
 #[tokio::test]
 async fn every_list_has_pages() {
     let (_dir, agent) = agent().await;
-    // Two logs, of which none is there before something is done.
+    // There are two logs, each of which begins with its first record.
     let app = app(agent.clone());
     let root = Peer::Unix { uid: Some(0) };
     for tenant in ["ci", "lab"] {
@@ -66,11 +66,11 @@ async fn every_list_has_pages() {
         let (status, _) = ask(&app, "GET", &format!("{path}?nothing=1"), &root).await;
         assert_eq!(status, 400, "{path}: a parameter that nobody knows is refused");
     }
-    // The walk is of more than lists of one.
+    // The lists have more than one item.
     for path in ["/v1/tenants", "/v1/pools", "/v1/instances", "/v1/leases", "/v1/events"] {
         assert!(long.contains(&path), "{path} of {long:?}");
     }
-    // Filters stay in the link.
+    // The link to the next page keeps the filters.
     let (_, next) = page(&app, "/v1/events?limit=1&since=0").await;
     assert!(next.expect("a next page").contains("&since=0"));
 }

@@ -1,5 +1,5 @@
-//! A request that is refused changes nothing: for every route that changes something, refusals of
-//! every kind, and records, machines, links, files, events and guests before and after.
+//! A refused request changes nothing. Every route that changes something is refused in every way,
+//! and records, machines, links, files, events and guests are compared before and after.
 
 use crate::agent::Agent;
 use crate::api::app;
@@ -25,10 +25,10 @@ use std::path::Path;
 use std::sync::Arc;
 use tower::ServiceExt;
 
-/// Who asks.
+/// The caller.
 #[derive(Clone, Copy, Debug)]
 enum Who {
-    /// A process of this machine.
+    /// A process on this machine.
     Root,
     /// An operator, through a coordinator.
     Alice,
@@ -50,29 +50,29 @@ impl Who {
     }
 }
 
-/// One request, and the code of its refusal.
+/// A request, and the code of its refusal.
 struct Refused {
     operation: &'static str,
     who: Who,
-    /// What stands for the braces of the route's path, in their order, and after the `?`.
+    /// The values of the path's parameters in their order, and the query.
     at: Vec<String>,
     body: Value,
     code: &'static str,
 }
 
-/// What is on the node: an instance for each of these.
+/// The node's instances, one for each case.
 struct Stage {
     created: InstanceId,
     warm: InstanceId,
     sleeping: InstanceId,
     stopped: InstanceId,
-    /// Running, under leases of each purpose; `manual` is Alice's, `own` is root's.
+    /// Running, under a lease of each purpose; `manual` is Alice's, `own` is root's.
     job: InstanceId,
     front: InstanceId,
     template: InstanceId,
     manual: InstanceId,
     own: InstanceId,
-    /// As many more are asleep and warm under Alice's lease.
+    /// Asleep and warm, under Alice's lease.
     sleeping_manual: InstanceId,
     warm_manual: InstanceId,
     ended_job: String,
@@ -95,7 +95,7 @@ async fn send(app: &Router, refused: &Refused) -> (String, u16, String) {
     request.extensions_mut().insert(ConnectInfo(refused.who.peer()));
     let response = app.clone().oneshot(request).await.expect("an answer");
     let status = response.status().as_u16();
-    // A stream that was opened although it should have been refused is not read to its end.
+    // A stream that was opened although it should be refused is not read to its end.
     let upgraded = status == 101;
     let bytes = match upgraded {
         true => Default::default(),
@@ -109,11 +109,11 @@ fn route(operation: &str) -> &'static Route {
     found.unwrap_or_else(|| panic!("no route {operation}"))
 }
 
-/// Everything that a refusal must leave as it is.
+/// The state that a refusal must leave unchanged.
 #[derive(Debug, PartialEq)]
 struct Everything {
     records: BTreeMap<String, String>,
-    /// By marker, and whether the vCPUs run.
+    /// Processes by marker, and whether their vCPUs run.
     machines: BTreeMap<String, Vec<(u32, Option<bool>)>>,
     links: BTreeSet<String>,
     files: BTreeMap<String, u64>,
@@ -155,7 +155,7 @@ async fn everything(agent: &Arc<Agent>, host: &Host) -> Everything {
     }
 }
 
-/// All files below `dir` and their sizes, but for the audit's and the guests' consoles.
+/// Collects all files below `dir` with their sizes, except the audit logs and the guests' consoles.
 fn walk(dir: &Path, files: &mut BTreeMap<String, u64>) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
@@ -180,7 +180,7 @@ fn lease(number: u32, holder: &str, purpose: Purpose) -> Lease {
     Lease { id, holder, purpose, since, expires_at, longest_until: None }
 }
 
-/// An instance of `ci/runners` in this state, under this lease.
+/// Makes an instance of `ci/runners` in this state, under this lease.
 async fn instance(
     agent: &Arc<Agent>,
     state: State,
@@ -228,7 +228,7 @@ async fn prepare(agent: &Arc<Agent>, app: &Router) -> crate::Result<Stage> {
         warm_manual: instance(agent, State::Warm, Some(lease(7, alice, Manual))).await?,
         ended_job: String::new(),
     };
-    // A job that was made, and canceled before it began.
+    // A job that was created and then cancelled before it began.
     let (spec, hold) = (json!({ "argv": ["true"] }), true);
     let wanted = serde_json::from_value(json!({ "spec": spec, "hold": hold })).expect("a job");
     let job = agent.work.jobs.create(&runners(), wanted, "uid:0".to_owned()).await?;
@@ -238,7 +238,7 @@ async fn prepare(agent: &Arc<Agent>, app: &Router) -> crate::Result<Stage> {
     let obeyed =
         Refused { operation: "node.leader", who: Who::Root, at: vec![], body: leader, code: "" };
     assert_eq!(send(app, &obeyed).await.1, 200);
-    // Nothing more may run, be warm, be made or wait.
+    // The quota allows no more instances, jobs, or running or warm machines.
     let usage = agent.base.records.read(|world| world.usage(&runners().tenant));
     let quotas = Quotas {
         max_running: usage.running,
@@ -260,7 +260,7 @@ async fn prepare(agent: &Arc<Agent>, app: &Router) -> crate::Result<Stage> {
     Ok(stage)
 }
 
-/// The refusals, by what is asked.
+/// Returns the refusals of all subjects.
 fn refusals(stage: &Stage) -> Vec<Refused> {
     let mut all = of_instances(stage);
     all.extend(of_leases_and_jobs(stage));
@@ -297,7 +297,7 @@ fn of_instances(stage: &Stage) -> Vec<Refused> {
             on("instance.sleep", who, held, "linger=false", "leased");
             on("instance.wake", who, held, "", "leased");
             on("instance.start", who, held, "", "leased");
-            // Who only looks in takes no lease; who wants one is refused.
+            // A stream without a lease is allowed here; one that asks for a lease is refused.
             on("instance.stream", who, held, "lease_s=60", "leased");
         }
     }
@@ -362,7 +362,7 @@ fn of_tenants_and_pools() -> Vec<Refused> {
     let tenant = |name: &str, network| json!({ "name": name, "network": network });
     let shape = |mem_mib: u64| json!({ "vcpus": 1, "mem_mib": mem_mib, "data_disk_mib": 16 });
     let a_pool = |name: &str, resources| json!({ "name": name, "flake_ref": "/flake", "profile": "p", "resources": resources });
-    // More disk than the quota of any tenant here.
+    // More disk than any tenant's quota here.
     let vast = json!({ "vcpus": 1, "mem_mib": 128, "data_disk_mib": 1 << 23 });
     let expose = |to: u16| json!({ "listen": "127.0.0.1:0", "to": to });
     let new = tenant("new", network(20, "10.240.20.0/24"));
@@ -404,7 +404,7 @@ fn of_the_node() -> Vec<Refused> {
     let document = |agent: &str| json!({ "schema_version": 1, "node_id": agent, "tenants": [] });
     let told = |leader| json!({ "leader": leader, "digest": "d", "document": document("node") });
     let claim = |leader, pool: &str| json!({ "leader": leader, "pool": pool, "holder": "uid:0" });
-    // More memory than any host that this is tried on.
+    // More memory than any host has that runs this test.
     let huge = || {
         let pool = json!({
             "pool_id": "huge", "flake_ref": "/flake", "profile": "p",
@@ -419,7 +419,7 @@ fn of_the_node() -> Vec<Refused> {
     };
     let huge_told = json!({ "leader": leader("main", 7), "digest": "d", "document": huge() });
     let tried = json!({ "document": huge(), "prune": false, "dry_run": true });
-    // A machine of which the tenant's quota holds not one.
+    // A machine that exceeds the tenant's quota by itself.
     let mut never = json!({ "document": huge(), "prune": false, "dry_run": true });
     let pool = &mut never["document"]["tenants"][0]["pools"][0];
     pool["instance_resources"]["mem_mib"] = 256.into();
@@ -453,7 +453,7 @@ fn of_the_node() -> Vec<Refused> {
     ]
 }
 
-/// Every route again, for somebody whose role or tenant does not allow it.
+/// Returns every route again, with a caller whose role or tenant is not allowed.
 fn of_strangers() -> Vec<Refused> {
     let agents = ROUTES.iter().filter(|r| changes(r) && r.access.scope != Scope::Narrowed);
     agents
@@ -468,7 +468,7 @@ fn changes(route: &Route) -> bool {
     route.method != "GET" && route.is_of(Server::Agent)
 }
 
-/// Refused to strangers only: whoever may call them is refused nothing.
+/// Routes that are refused only to callers without access.
 const NEVER: [&str; 6] =
     ["agent.stop", "agent.crl", "kernel.fetch", "image.fetch", "image.gc", "node.leave"];
 
@@ -513,7 +513,8 @@ fn what_is_refused_changes_nothing() {
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
 }
 
-/// Whoever holds an instance moves it, gives its lease up with that, and gets it back.
+/// The holder of an instance puts it into a colder state, loses its lease thereby, and takes it
+/// again.
 #[test]
 fn a_holder_puts_its_own_machine_aside_and_its_lease_with_it() {
     own_network();
@@ -542,7 +543,7 @@ fn a_holder_puts_its_own_machine_aside_and_its_lease_with_it() {
             assert_eq!(status, 200, "{what}: {body}");
             assert_eq!(lease_of().await.as_deref(), Some("operator:alice"), "{what}");
         }
-        // What others hold is destroyed all the same.
+        // An instance under another's lease can be destroyed nonetheless.
         let (what, status, body) =
             send(&app, &refused("instance.destroy", Who::Root, &at, json!({}), "")).await;
         assert_eq!(status, 200, "{what}: {body}");

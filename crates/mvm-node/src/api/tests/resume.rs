@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 const HOUR: u64 = 3_600_000;
 
-/// Keepers of identities of one authority.
+/// Makes credentials of one authority.
 fn credentials(identities: [&str; 2]) -> [Arc<Credentials>; 2] {
     let dir = tempfile::tempdir().expect("directory");
     Authority::create(dir.path(), now()).expect("an authority");
@@ -32,7 +32,7 @@ fn credentials(identities: [&str; 2]) -> [Arc<Credentials>; 2] {
     })
 }
 
-/// Passes connections on to `to`, and breaks each when so many bytes have come back.
+/// Forwards connections to `to`, and breaks each after this many bytes of response.
 async fn cutting(to: SocketAddr, bytes: u64, cuts: Arc<AtomicUsize>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
     let address = listener.local_addr().expect("an address");
@@ -55,7 +55,7 @@ async fn cutting(to: SocketAddr, bytes: u64, cuts: Arc<AtomicUsize>) -> SocketAd
     address
 }
 
-/// Has an instance go from state to state, one event each.
+/// Moves an instance from state to state, with one event each.
 async fn happen(agent: &Agent, times: usize) {
     let id: InstanceId = "i-00000000".parse().expect("an id");
     for _ in 0..times {
@@ -86,7 +86,7 @@ async fn a_stream_that_is_cut_again_and_again_tells_everything_once() {
         let each = |event| drop(tell.send(event));
         client.streams().resume("/v1/events/stream", each, |_| {}).await
     });
-    // Some are the past when it begins, and some come while it is cut.
+    // Some events are past when the stream begins, and others come while it is broken.
     happen(&agent, 120).await;
     let mut seen = Vec::new();
     let last = 2 + 120 + 180;
@@ -107,7 +107,7 @@ async fn a_stream_that_is_cut_again_and_again_tells_everything_once() {
 async fn a_position_that_is_not_known_any_more_is_told_as_a_gap_or_begun_anew() {
     let (_dir, agent) = agent().await;
     happen(&agent, 10).await;
-    // As after ten thousand more.
+    // Removes the first events, as ten thousand more would.
     let gone = (1..=6).map(|id| mvm_store::Write::Delete {
         key: crate::records::event_key(id),
         expect: mvm_store::Expect::Any,
@@ -127,7 +127,7 @@ async fn a_position_that_is_not_known_any_more_is_told_as_a_gap_or_begun_anew() 
         let (_, told) = stream(whole).await;
         assert!(!told.contains("gap") && told.contains("id: 12\n"), "{whole}: {told}");
     }
-    // Of an earlier life of this node.
+    // The position is of an earlier life of this node.
     let (_, told) = stream("99").await;
     assert!(told.contains("id: 7\n") && told.contains("id: 12\n"), "{told}");
     for bad in ["x", "-1", "n1:3", "99999999999999999999"] {

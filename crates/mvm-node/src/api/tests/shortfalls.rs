@@ -1,4 +1,4 @@
-//! What the host lacks of what pools want, as users see it.
+//! Shortfalls: what the host lacks for the pools' settings, as users see it.
 
 use super::{agent, app, ask};
 use mvm_model::{Counts, Name};
@@ -22,7 +22,7 @@ async fn pools_that_keep_more_up_than_the_host_has_say_so() {
     for path in [pool, "/v1/agent"] {
         assert!(!lacks(path).await.contains(&memory), "{path}");
     }
-    // Either pool fits; both together do not.
+    // Either pool fits alone; both together do not.
     let host = agent.supplies.host.capacity().mem_mib;
     agent
         .base

@@ -1,7 +1,8 @@
-//! The files of the audit logs: appended to, synced beside, never changed.
+//! The files of the audit logs. Records are appended; the files are synced by another thread, and
+//! never changed.
 //!
-//! `audit/LOG/NNNNNNNNNNNN.log`, named by the number of the first record in it. A record is written
-//! while its log is held; one thread syncs what was written, all logs that wait at once.
+//! The files are `audit/LOG/NNNNNNNNNNNN.log`, named by the number of their first record. A record
+//! is written while its log is locked. One thread syncs all logs that wait at the same time.
 
 mod prune;
 
@@ -20,25 +21,26 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex as Lock, PoisonError};
 use tokio::sync::watch;
 
-/// A file that has grown to this size in bytes is followed by another.
+/// A file that has grown to this size, in bytes, is followed by another.
 const FILE_BYTES: u64 = 16 << 20;
-/// Set aside beyond a file's end, so that what frees a full disk can be logged: a few hundred records.
+/// The space, in bytes, allocated beyond a file's end, so that the operations that free a full disk
+/// can be logged: a few hundred records.
 const SET_ASIDE: u64 = 256 << 10;
-/// Divides the name of a tenant that is gone from the time of its end. In no tenant's name.
+/// Separates the name of a destroyed tenant from the time of its end. No tenant's name contains it.
 const GONE: char = '@';
-/// The extension of what is to take the place of a file.
+/// The extension of a file that is to replace another.
 const REST: &str = "rest";
 
 /// All audit logs of the node.
 pub struct Logs {
     dir: PathBuf,
     open: Lock<HashMap<String, LogFile>>,
-    /// Held by whoever removes the beginning of a log.
+    /// Held while the beginning of a log is removed.
     pruning: Lock<()>,
     syncer: Arc<Syncer>,
 }
 
-/// A log that is written to.
+/// A log that is open for writing.
 struct LogFile {
     dir: PathBuf,
     chain: Chain,
@@ -47,24 +49,24 @@ struct LogFile {
     set_aside: u64,
 }
 
-/// A record that was written.
+/// A written record, which may not be durable yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Written {
-    /// Its number.
+    /// The record's number.
     pub number: u64,
-    /// What the syncer must have reached for it to be durable.
+    /// The turn that the syncer must reach before the record is durable.
     turn: u64,
 }
 
 impl Logs {
-    /// The logs in this directory; none is opened before it is written to.
+    /// Opens the logs in this directory. Each file is opened when it is first written to.
     pub fn open(dir: PathBuf) -> Result<Logs> {
         make_dir(&dir, 0o700)?;
         let (open, pruning) = (Lock::default(), Lock::default());
         Ok(Logs { dir, open, pruning, syncer: Syncer::start()? })
     }
 
-    /// Appends a record. After an error the log is as it was.
+    /// Appends a record. After an error the log is unchanged.
     pub fn append(&self, log: &str, entry: Entry) -> Result<Written> {
         let mut open = locked(&self.open);
         let log = open_log(&mut open, &self.dir, log)?;
@@ -72,14 +74,15 @@ impl Logs {
         Ok(Written { number, turn: self.syncer.want(log.file.clone()) })
     }
 
-    /// Waits until a record is durable. A failure is told in the agent's log: what was done is done.
+    /// Waits until a record is durable. A failure is logged only, since the recorded operation has
+    /// happened.
     pub async fn synced(&self, written: Written) {
         let mut reached = self.syncer.reached.subscribe();
-        // Ends with the syncer, which ends with us.
+        // The wait also ends if the syncer ends.
         let _ = reached.wait_for(|turn| *turn >= written.turn).await;
     }
 
-    /// Puts the log of a tenant that is gone aside, as it is.
+    /// Renames the log of a destroyed tenant.
     pub fn put_aside(&self, tenant: &str) -> Result<()> {
         let mut open = locked(&self.open);
         let from = self.dir.join(tenant);
@@ -94,7 +97,7 @@ impl Logs {
         Ok(())
     }
 
-    /// At start: puts aside the logs of tenants that are gone, where the last agent did not come to it.
+    /// At start: renames the logs of destroyed tenants that the last agent did not get to.
     pub fn put_aside_all_but(&self, lives: impl Fn(&str) -> bool) -> Result<()> {
         for log in self.list() {
             if log.gone_at.is_none() && log.log != NODE_LOG && !lives(&log.log) {
@@ -104,7 +107,7 @@ impl Logs {
         Ok(())
     }
 
-    /// All logs, those of tenants that are gone as well, by name.
+    /// Lists all logs by name, those of destroyed tenants included.
     pub fn list(&self) -> Vec<AuditLogView> {
         let Ok(entries) = std::fs::read_dir(&self.dir) else { return Vec::new() };
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
@@ -120,9 +123,9 @@ impl Logs {
         AuditLogView { log, gone_at, bytes }
     }
 
-    /// The files of a log, oldest first; none where there is no such log.
+    /// Returns the files of a log, oldest first; none where the log does not exist.
     pub fn files(&self, log: &str) -> Vec<PathBuf> {
-        // A name from outside: it may not lead out of the directory.
+        // The name comes from a request, so it must not lead out of the directory.
         let name = log.split(GONE).next().unwrap_or_default();
         let known = name == NODE_LOG || name.parse::<mvm_model::Name>().is_ok();
         match known && !log.contains(['/', '\0']) {
@@ -133,7 +136,7 @@ impl Logs {
 }
 
 impl Logs {
-    /// The files of a log, opened: what is removed from its beginning meanwhile is still read.
+    /// Opens the files of a log together. A file that is pruned meanwhile can still be read.
     pub fn open_files(&self, log: &str) -> std::io::Result<Vec<(PathBuf, File)>> {
         let _held = locked(&self.open);
         let files = self.files(log).into_iter();
@@ -147,14 +150,14 @@ fn open_log<'a>(
     log: &str,
 ) -> Result<&'a mut LogFile> {
     if !open.contains_key(log) {
-        // One that was put aside is still the log of that tenant.
+        // A renamed log still has the tenant's name in its records.
         let name = gone(log).map_or(log, |(name, _)| name);
         open.insert(log.to_owned(), LogFile::open(&dir.join(log), name)?);
     }
     open.get_mut(log).ok_or_else(|| Problem::internal("a log that was opened is not there"))
 }
 
-/// The tenant's name and the time in the name of a log that was put aside.
+/// Splits the name of a renamed log into the tenant's name and the time.
 fn gone(log: &str) -> Option<(&str, &str)> {
     log.split_once(GONE)
 }
@@ -166,12 +169,12 @@ fn files_in(dir: &Path) -> Vec<PathBuf> {
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|e| e == "log"))
         .collect();
-    // Numbers of one width: in the order of their names.
+    // The names are numbers of the same width, so this is their order.
     files.sort();
     files
 }
 
-/// Removes what an agent has left that was killed while it pruned.
+/// Removes the files of an unfinished pruning.
 fn remove_rests(dir: &Path) -> Result<()> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
     let paths = entries.flatten().map(|entry| entry.path());
@@ -186,7 +189,7 @@ impl LogFile {
         let files = files_in(dir);
         let mut chain = Chain::new(log);
         let Some(last) = files.last() else { return LogFile::begin(dir, chain) };
-        // A file that was begun and not written to goes on from the one before it.
+        // If the last file is empty, the chain continues from the file before it.
         for path in &files[files.len().saturating_sub(2)..files.len() - 1] {
             let text =
                 std::fs::read(path).map_err(|e| io(format!("read {}", path.display()), e))?;
@@ -214,13 +217,13 @@ impl LogFile {
         Ok(open)
     }
 
-    /// The next file of the log.
+    /// Begins the next file of the log.
     fn begin(dir: &Path, chain: Chain) -> Result<LogFile> {
         let path = dir.join(format!("{:012}.log", chain.last() + 1));
         let make = || {
             let mut options = OpenOptions::new();
             let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-            // The names are durable before anything is said to be.
+            // The file's name must be durable before its records count as durable.
             File::open(dir)?.sync_all()?;
             File::open(dir.parent().unwrap_or(Path::new("/")))?.sync_all()?;
             Ok(Arc::new(file))
@@ -229,13 +232,13 @@ impl LogFile {
         Ok(LogFile { dir: dir.to_owned(), chain, file, bytes: 0, set_aside: 0 })
     }
 
-    /// Goes on in another file.
+    /// Continues in another file.
     fn roll(&mut self) -> Result<()> {
         *self = LogFile::begin(&self.dir, self.chain.clone())?;
         Ok(())
     }
 
-    /// Returns when all that was written is durable.
+    /// Waits until everything written is durable.
     fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(|e| io(format!("sync {}", self.dir.display()), e))
     }
@@ -247,7 +250,7 @@ impl LogFile {
         let (line, next) = self.chain.line(entry, wall());
         self.make_room(line.len() as u64);
         if let Err(error) = self.file.write_all_at(line.as_bytes(), self.bytes) {
-            // Half a line is none.
+            // A partial record must not stay.
             let _ = self.cut();
             return Err(io(format!("write the audit log {}", self.dir.display()), error));
         }
@@ -256,7 +259,7 @@ impl LogFile {
         Ok(self.chain.last())
     }
 
-    /// Sets more room aside where what there is runs out; where there is none, the writing tells.
+    /// Allocates more space where little is left. If there is none, the write itself fails.
     fn make_room(&mut self, wanted: u64) {
         if self.bytes + wanted + SET_ASIDE / 2 > self.set_aside {
             let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
@@ -266,14 +269,14 @@ impl LogFile {
         }
     }
 
-    /// Removes what is after the last whole line.
+    /// Removes what follows the last whole line.
     fn cut(&self) -> std::io::Result<()> {
         self.file.set_len(self.bytes)?;
         self.file.sync_all()
     }
 }
 
-/// Syncs files in a thread of its own: many records with one call.
+/// A thread that syncs files: one call covers many records.
 struct Syncer {
     wanted: Lock<Wanted>,
     more: Condvar,
@@ -283,7 +286,7 @@ struct Syncer {
 #[derive(Default)]
 struct Wanted {
     files: Vec<Arc<File>>,
-    /// How many records were written.
+    /// The number of records written.
     turn: u64,
     ended: bool,
 }
@@ -298,7 +301,7 @@ impl Syncer {
         Ok(syncer)
     }
 
-    /// Has a file synced; gives the turn that must be reached.
+    /// Requests the sync of a file; returns the turn to wait for.
     fn want(&self, file: Arc<File>) -> u64 {
         let mut wanted = locked(&self.wanted);
         wanted.turn += 1;
@@ -364,14 +367,14 @@ mod tests {
         logs.append(NODE_LOG, entry("a")).expect("append");
         let path = logs.files("ci").remove(0);
         drop(logs);
-        // Half a record that a machine without power has left.
+        // Half a record, as a power failure leaves it.
         let mut text = std::fs::read(&path).expect("log");
         text.extend(b"0123 {\"number\":3,");
         std::fs::write(&path, &text).expect("tear");
         let logs = open();
         assert_eq!(verify(&logs, "ci").expect("whole").torn_bytes, 17);
         assert_eq!(logs.append("ci", entry("c")).expect("append").number, 4, "after log.mend");
-        // As if it had grown.
+        // Makes the file count as full.
         locked(&logs.open).get_mut("ci").expect("log").bytes = FILE_BYTES;
         let before = std::fs::metadata(&path).expect("log").len();
         logs.append("ci", entry("d")).expect("append");
@@ -383,7 +386,7 @@ mod tests {
         let verdict = verify(&logs, "ci").expect("whole");
         assert_eq!((verdict.first, verdict.last, verdict.torn_bytes), (1, 6, 0));
         assert_eq!(verify(&logs, NODE_LOG).expect("whole").last, 1);
-        // A file that was begun and never written to is gone on with.
+        // An empty file is continued.
         let number = 7;
         std::fs::write(path.with_file_name(format!("{number:012}.log")), b"").expect("file");
         drop(logs);

@@ -1,8 +1,9 @@
-//! Removes the beginning of a log, so that what is left still verifies.
+//! Removes the beginning of a log, so that the rest still verifies.
 //!
-//! File by file, the oldest first: a record at the log's end tells what goes, and is durable; then the file is
-//! removed, or replaced in one step by what of it stays. An agent that is killed anywhere leaves a log that
-//! begins where one of its records says so, or whose beginning is still there. The next pruning goes on.
+//! The oldest file goes first: a durable record at the log's end says what is removed. Then the
+//! file is removed, or replaced in one step by the part of it that stays. If the agent is killed at
+//! any point, the log begins where one of its records says, or its beginning is still there; the
+//! next pruning continues.
 
 use super::{GONE, Logs, REST, files_in, open_log};
 use crate::Result;
@@ -17,20 +18,20 @@ use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// What of a file's beginning goes.
+/// The part of a file's beginning that is removed.
 struct Cut {
     path: PathBuf,
     inode: u64,
-    /// Where what stays begins.
+    /// The offset of the part that stays.
     from: u64,
-    /// Whether anything stays.
+    /// Whether a part stays.
     rest: bool,
     pruned: Pruned,
 }
 
 impl Logs {
-    /// Removes the records at the beginning of a log that were written before `before`, as this entry's actor.
-    /// `at` is told each step before it is done; what it refuses is not done.
+    /// Removes the records at the beginning of a log that were written before `before`, on behalf
+    /// of this entry's actor. `at` is called before each step, and can refuse it.
     pub fn prune(
         &self,
         log: &str,
@@ -38,7 +39,7 @@ impl Logs {
         entry: &Entry,
         mut at: impl FnMut(&str) -> Result<()>,
     ) -> Result<PrunedView> {
-        // One at a time: each file is looked through without holding up those who write.
+        // One pruning at a time reads the files, without blocking writers.
         let _turn = locked(&self.pruning);
         let mut view = PrunedView { log: log.to_owned(), ..PrunedView::default() };
         self.prove(log)?;
@@ -61,8 +62,8 @@ impl Logs {
         Ok(view)
     }
 
-    /// The files that no record is added to any more, oldest first, those with anything to remove among
-    /// them: where that is the one that is written to, another is begun.
+    /// Returns the files with records to remove, oldest first. If the file that is being written
+    /// has some, another is begun first.
     fn closed(
         &self,
         log: &str,
@@ -82,7 +83,7 @@ impl Logs {
         Ok(files)
     }
 
-    /// Writes the record that tells of it, durably, and then removes it; nothing of the log comes between.
+    /// Writes a durable record of the removal, then removes. No other record comes in between.
     fn anchor_and_remove(
         &self,
         log: &str,
@@ -113,7 +114,7 @@ impl Logs {
         .map_err(|e| io(format!("prune {}", cut.path.display()), e))
     }
 
-    /// What does not verify is evidence: nothing of it is removed.
+    /// A log that does not verify is evidence, so it is not pruned.
     fn prove(&self, log: &str) -> Result<()> {
         let of = log.split(GONE).next().map(str::to_owned);
         let mut verifier = Verifier::new(Expected { log: of, ..Expected::default() });
@@ -140,7 +141,7 @@ fn unsound(log: &str, flaw: &impl std::fmt::Display) -> Problem {
         .hint("keep it elsewhere (`mvm audit export`) and compare it with an earlier copy")
 }
 
-/// Whether the first record of a file was written before this.
+/// Returns whether the first record of a file was written before this time.
 fn begins_before(path: &Path, before: Millis) -> bool {
     let mut line = Vec::new();
     let first = File::open(path).and_then(|f| BufReader::new(f).read_until(b'\n', &mut line));
@@ -148,7 +149,8 @@ fn begins_before(path: &Path, before: Millis) -> bool {
     sealed.is_some_and(|sealed| sealed.record.at < before)
 }
 
-/// Looks through a file that no record is added to any more; nothing where its first record stays.
+/// Finds the part to remove of a file that is no longer written; `None` where its first record
+/// stays.
 fn find_cut(path: &Path, before: Millis) -> Result<Option<Cut>> {
     let failed = |e| io(format!("read {}", path.display()), e);
     let file = File::open(path).map_err(failed)?;
@@ -159,7 +161,7 @@ fn find_cut(path: &Path, before: Millis) -> Result<Option<Cut>> {
         line.clear();
         let count = reader.read_until(b'\n', &mut line).map_err(failed)?;
         let sealed = line.strip_suffix(b"\n").and_then(read);
-        // Proven before: what is no record can only be the end.
+        // The file has been verified, so an invalid record can only be at its end.
         let Some(sealed) = sealed else { break };
         if !pruning.takes(&sealed) {
             break;
@@ -171,7 +173,7 @@ fn find_cut(path: &Path, before: Millis) -> Result<Option<Cut>> {
     Ok(pruning.found().map(|pruned| Cut { path, inode, from, rest, pruned }))
 }
 
-/// What stays of a file, beside it and durable, by a name that no log has.
+/// Copies the part that stays to a durable file beside the original, under a name that no log has.
 fn copy_rest(cut: &Cut) -> Result<PathBuf> {
     let beside = cut.path.with_extension(REST);
     let copy = || {
@@ -208,7 +210,7 @@ mod tests {
         verifier.end()
     }
 
-    /// Three files of two records each, the last one written to; the times are 1 to 6.
+    /// Writes three files of two records each, with times 1 to 6. The last one is open.
     fn written(dir: &Path) -> Logs {
         let logs = Logs::open(dir.join("audit")).expect("logs");
         let folder = dir.join("audit/ci");
@@ -242,7 +244,7 @@ mod tests {
             assert_eq!(verdict.first, gone + 1);
             assert_eq!(verdict.pruned.map(|pruned| pruned.last), view.last);
             assert_eq!(verdict.pruned_by.is_some(), gone > 0);
-            // The log goes on, in this agent and the next, and what was pruned is pruned on.
+            // The log goes on in this agent and the next, and can be pruned again.
             logs.append("ci", entry("b")).expect("append");
             drop(logs);
             let logs = Logs::open(dir.path().join("audit")).expect("logs");
@@ -281,8 +283,8 @@ mod tests {
                 let logs = written(dir.path());
                 logs.prune("ci", before, &entry(""), killed).expect_err("killed");
                 drop(logs);
-                // Without power, what was written last is torn, at any byte; it is not durable before
-                // what it tells of is removed.
+                // A power failure may tear the last record at any byte. The record is durable
+                // before the removal.
                 if last == "its record is durable" {
                     every_torn_end(&folder);
                 }
@@ -321,7 +323,7 @@ mod tests {
         let refused = logs.prune("ci", 3, &entry(""), all).expect_err("evidence");
         assert_eq!(refused.code, Code::AuditBroken);
         assert_eq!(files_in(&dir.path().join("audit/ci")).len(), 3);
-        // As is one whose beginning somebody has removed.
+        // A log whose beginning was removed by somebody else does not verify, either.
         std::fs::write(&path, text.replacen("uid:1", "uid:0", 1)).expect("undo");
         std::fs::remove_file(dir.path().join("audit/ci/000000000001.log")).expect("remove");
         assert_eq!(logs.prune("ci", 9, &entry(""), all).expect_err("cut").code, Code::AuditBroken);
