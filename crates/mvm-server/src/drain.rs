@@ -23,7 +23,7 @@ pub struct Left(Arc<Mutex<Body>>);
 
 impl Left {
     /// Shares the request's body so that its rest can be read later; `None` where it is longer than
-    /// [`SMALL`] or of unknown length.
+    /// `SMALL` or of unknown length.
     pub fn of(request: &mut Request) -> Option<Left> {
         let length = request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?;
         length.parse::<u64>().ok().filter(|length| (1..=SMALL).contains(length))?;

@@ -85,8 +85,9 @@ pub async fn guest(
     Ok(response)
 }
 
-/// Brings an instance to `running` under a lease of the caller. An instance that was never started
-/// is refused.
+/// Brings an instance to `running` under a lease of the caller. A running instance that is leased
+/// already needs no further lease, unless the caller asks for one. An instance that does not run and
+/// has nothing to wake from is refused.
 async fn awake(
     agent: &Arc<Agent>,
     reference: &InstanceRef,
