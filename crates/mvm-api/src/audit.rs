@@ -4,49 +4,50 @@ use mvm_model::Millis;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One of `GET /v1/audit`; its text is at `GET /v1/audit/{log}`.
+/// One audit log, as `GET /v1/audit` lists it. Its text is at `GET /v1/audit/{log}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditLogView {
-    /// The tenant; `_node` for what concerns none; `tenant@time` where the tenant is gone.
+    /// The log's name: the tenant's name; `_node` for what concerns no tenant; `TENANT@TIME` after
+    /// the tenant was destroyed.
     pub log: String,
-    /// When the tenant was destroyed, if it was.
+    /// When the tenant was destroyed; absent while it exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone_at: Option<Millis>,
-    /// Size in bytes.
+    /// Size of the log in bytes.
     pub bytes: u64,
 }
 
-/// `POST /v1/audit`: removes old records; what is left still verifies.
+/// Request of `POST /v1/audit`: removes old records. The remaining records still verify.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PruneAudit {
-    /// Records that were written before go; ms since the Unix epoch.
+    /// Records written before this time are removed; ms since the Unix epoch.
     pub before: Millis,
-    /// Of this log alone, as `GET /v1/audit` names it; of all where absent.
+    /// The log to prune, as `GET /v1/audit` names it; all logs where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
 }
 
-/// What was removed from the beginning of one log.
+/// The records that were removed from the beginning of one log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PrunedView {
     /// The log, as `GET /v1/audit` names it.
     pub log: String,
     /// How many records were removed.
     pub records: u64,
-    /// Their size in bytes.
+    /// Size of the removed records in bytes.
     pub bytes: u64,
-    /// The number of the last of them.
+    /// The number of the last removed record; absent where none was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<u64>,
-    /// The digest of the last of them.
+    /// The digest of the last removed record; absent where none was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<String>,
 }
 
-/// The logs that `POST /v1/audit` has looked through.
+/// The logs that `POST /v1/audit` has examined.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PruneResult {
-    /// One for each log, also where nothing was old enough.
+    /// One entry per log, also where no record was old enough.
     pub logs: Vec<PrunedView>,
 }

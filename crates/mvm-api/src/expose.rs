@@ -6,24 +6,24 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
-/// `POST …/expose`: listens, or changes the limits of a front that does.
+/// Request of `POST …/expose`: listens, or changes the limits of a front that listens already.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExposePool {
-    /// Where to listen; port 0 is a free one.
+    /// The address to listen on; port 0 picks a free one.
     pub listen: SocketAddr,
-    /// The port of the guest's loopback.
+    /// The port on the guest's loopback.
     pub to: u16,
-    /// What is chosen.
+    /// The front's limits.
     #[serde(default)]
     pub limits: Limits,
 }
 
-/// `POST …/unexpose`.
+/// Request of `POST …/unexpose`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UnexposePool {
-    /// Which front; all of the pool's where absent.
+    /// The front's address; all fronts of the pool where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
 }
@@ -31,34 +31,34 @@ pub struct UnexposePool {
 /// A front as the API shows it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ExposeView {
-    /// Its tenant.
+    /// The tenant's name.
     pub tenant_id: Name,
-    /// Its pool.
+    /// The pool's name.
     pub pool_id: Name,
-    /// Where it listens.
+    /// The address that the front listens on.
     pub listen: SocketAddr,
-    /// The port of the guest's loopback.
+    /// The port on the guest's loopback.
     pub to: u16,
-    /// What was chosen.
+    /// The front's limits.
     pub limits: Limits,
-    /// Why it does not listen, if it does not; it is tried again.
+    /// Why the front does not listen, where it does not; the agent tries again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
-    /// Connections that are served.
+    /// Number of connections that are served.
     pub connections: u32,
-    /// Connections that wait for an instance.
+    /// Number of connections that wait for an instance.
     pub waiting: u32,
-    /// Instances that serve.
+    /// The instances that serve.
     pub serving: Vec<ServingView>,
-    /// When it was made.
+    /// When the front was created; ms since the Unix epoch.
     pub created_at: Millis,
 }
 
 /// An instance that serves a front.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ServingView {
-    /// Which one.
+    /// The instance.
     pub instance: InstanceRef,
-    /// How many connections it has.
+    /// Number of connections that the instance serves.
     pub connections: u32,
 }

@@ -6,143 +6,145 @@ use mvm_model::{AnyCode, Counts, DesiredState, InstanceRef, Millis, Name, PoolRe
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Whose word it is: a node obeys the leader with the highest epoch that it has heard of.
+/// The leader that sends a request. A node obeys the leader with the highest epoch that it has
+/// heard of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Leader {
-    /// The fleet.
+    /// The fleet's name.
     pub fleet_id: Name,
-    /// Higher than that of every leader before.
+    /// The leader's epoch: higher than that of every earlier leader.
     pub epoch: u64,
 }
 
-/// `PUT /v1/node/document`: what the node is to hold for its fleet.
+/// Request of `PUT /v1/node/document`: what the node is to hold for its fleet.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NodeDocument {
-    /// Who says so.
+    /// The leader that sends the document.
     pub leader: Leader,
-    /// Tells documents apart; the node's status repeats it.
+    /// The document's digest; the node's status repeats it.
     pub digest: String,
-    /// The document. It stays in force until there is another; what earlier ones of the fleet named
-    /// and this one does not is removed, and nothing else.
+    /// The document. It stays in force until another replaces it. What the fleet's earlier
+    /// documents named and this one does not is removed, and nothing else.
     pub document: DesiredState,
 }
 
-/// `PUT /v1/node/claims/{id}`: an instance for a claim. Repeated with the same id it gives the same
-/// instance. The lease has that id.
+/// Request of `PUT /v1/node/claims/{id}`: an instance for a claim. A repetition with the same id
+/// gives the same instance. The lease has that id.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NodeClaim {
-    /// Who says so.
+    /// The leader that sends the request.
     pub leader: Leader,
-    /// Of which pool.
+    /// The pool to take an instance from.
     pub pool: PoolRef,
-    /// For whom.
+    /// The lease's holder.
     pub holder: String,
-    /// Longest length of the lease in seconds.
+    /// Longest length of the lease in seconds; as long as its holder lives where absent.
     #[serde(default)]
     pub lease_s: Option<u64>,
 }
 
-/// `PUT /v1/node/claims`: the clients of these claims are there. A node ends a claim of which it has not
-/// heard for half a minute. Gives those that have no lease there.
+/// Request of `PUT /v1/node/claims`: the clients of these claims are still connected. A node ends a
+/// claim that was not renewed for half a minute. The response lists those that have no lease on the
+/// node.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RenewClaims {
-    /// Who says so.
+    /// The leader that sends the request.
     pub leader: Leader,
-    /// Their ids.
+    /// The ids of the claims.
     pub claims: Vec<String>,
 }
 
-/// A claim that a node holds a lease for.
+/// A claim for which a node holds a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HeldClaim {
-    /// Its id.
+    /// The claim's id, which is the lease's id.
     pub id: String,
-    /// On what.
+    /// The leased instance.
     pub instance: InstanceRef,
-    /// When the lease ends unless extended.
+    /// When the lease ends unless it is extended; ms since the Unix epoch.
     pub expires_at: Millis,
 }
 
-/// `PUT /v1/fleet`.
+/// Request of `PUT /v1/fleet`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApplyFleet {
-    /// The document; its paths are absolute, as every node reaches them.
+    /// The document. Its paths are absolute, and the same on every node.
     pub document: FleetState,
-    /// Only say what would be done.
+    /// Only return what would be done.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// What a document comes to.
+/// The effect of a document.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FleetPlan {
-    /// The document's digest: [`FleetStatus::document`] once it is in force.
+    /// The document's digest: [`FleetStatus::document`] once the document is in force.
     pub document: String,
-    /// What changes on which node, as far as anything does.
+    /// The changes on each node; nodes without a change are absent.
     pub changes: Vec<NodeChange>,
-    /// What is on no node.
+    /// The instances that no node has room for.
     pub unplaced: Vec<Unplaced>,
-    /// It was only asked for.
+    /// Whether the plan was only asked for, and nothing was done.
     pub dry_run: bool,
 }
 
-/// What a node is to hold of a pool, where that changes.
+/// The change of one pool on one node.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NodeChange {
-    /// The node.
+    /// The node's name.
     pub node_id: Name,
     /// The pool.
     pub pool: PoolRef,
-    /// Until now; none: it had no such pool.
+    /// The counts until now; absent where the node had no such pool.
     pub from: Option<Counts>,
-    /// From now on; none: it gives the pool up.
+    /// The counts from now on; absent where the node gives the pool up.
     pub to: Option<Counts>,
 }
 
-/// `GET /v1/fleet/status`.
+/// Response of `GET /v1/fleet/status`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FleetStatus {
-    /// The fleet.
+    /// The fleet's name.
     pub fleet_id: Name,
-    /// The address of the coordinator that leads, if any does.
+    /// The address of the coordinator that leads; absent where none does.
     pub leader: Option<String>,
-    /// Nodes in reach.
+    /// Number of nodes in reach.
     pub nodes_alive: usize,
-    /// Nodes out of reach.
+    /// Number of nodes out of reach.
     pub nodes_lost: usize,
-    /// The digest of the document in force, if there is one.
+    /// The digest of the document in force; absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub document: Option<String>,
-    /// Whether every pool holds its counts; where the coordinator leads, also whether every node in
-    /// reach has done all of the document in force.
+    /// Whether every pool holds its counts. Where the coordinator leads, also whether every node in
+    /// reach has carried out the whole document in force.
     pub converged: bool,
-    /// Claims that wait; of the leader only.
+    /// Number of claims that wait; known to the leader only.
     pub claims_waiting: usize,
-    /// Its pools.
+    /// The fleet's pools.
     pub pools: Vec<FleetPoolView>,
-    /// What is on no node.
+    /// The instances that no node has room for.
     pub unplaced: Vec<Unplaced>,
 }
 
 /// A pool of the fleet.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FleetPoolView {
-    /// Which one.
+    /// The pool.
     pub pool: PoolRef,
-    /// What it keeps ready.
+    /// The instances that the pool is to keep ready.
     pub desired_counts: Counts,
-    /// What is ready.
+    /// The instances that are ready.
     pub ready_counts: Counts,
-    /// Leased instances.
+    /// Number of leased instances.
     pub leased: u32,
-    /// On how many nodes it is.
+    /// Number of nodes that hold the pool.
     pub nodes: usize,
-    /// Why it is not converging on some node, if so.
+    /// Why the pool does not converge on some node; absent where it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<String>,
     /// The code of that failure, where the node's document is the one in force.
@@ -150,69 +152,71 @@ pub struct FleetPoolView {
     pub last_failure_code: Option<AnyCode>,
 }
 
-/// `POST /v1/nodes`: a node that belongs to the fleet. Repeated with another address: it has moved.
+/// Request of `POST /v1/nodes`: adds a node to the fleet. A repetition with another address changes
+/// the node's address.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RegisterNode {
-    /// Its name.
+    /// The node's name.
     pub node_id: Name,
-    /// Where its agent serves: `HOST:PORT`, or `unix:PATH` on this machine.
+    /// The address of the node's agent: `HOST:PORT`, or `unix:PATH` on this machine.
     pub address: String,
 }
 
-/// `POST /v1/nodes/{node}/duty`.
+/// Request of `POST /v1/nodes/{node}/duty`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetDuty {
-    /// What it is there for from now on.
+    /// The node's duty from now on.
     pub duty: Duty,
 }
 
 /// A node as the coordinator shows it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NodeView {
-    /// Its name.
+    /// The node's name.
     pub node_id: Name,
-    /// Where its agent serves.
+    /// The address of the node's agent.
     pub address: String,
-    /// What it is there for.
+    /// The node's duty.
     pub duty: Duty,
-    /// Whether any coordinator reaches it.
+    /// Whether some coordinator reaches the node.
     pub alive: bool,
-    /// Since when it is out of reach, if it is.
+    /// Since when the node is out of reach, ms since the Unix epoch; absent while it is in reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost_since: Option<Millis>,
-    /// Its unleased instances.
+    /// The node's unleased instances.
     pub ready_counts: Counts,
-    /// Its leased instances.
+    /// Number of leased instances.
     pub leased: u32,
-    /// Whether it holds what it was told last, as far as this coordinator knows.
+    /// Whether the node holds the document that was last sent to it, as far as this coordinator
+    /// knows.
     pub up_to_date: bool,
-    /// Why its document was not taken, if it was not.
+    /// Why the node refused its document; absent where it did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
-    /// What it said last.
+    /// The node's last status; absent where it has sent none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<NodeStatus>,
 }
 
-/// `GET /v1/coordinator`.
+/// Response of `GET /v1/coordinator`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CoordinatorInfo {
-    /// Version of its binary.
+    /// Version of the coordinator's binary.
     pub version: String,
-    /// Its process id.
+    /// The coordinator's process id.
     pub pid: u32,
-    /// The fleet.
+    /// The fleet's name.
     pub fleet_id: Name,
-    /// Where others reach it.
+    /// The address under which others reach the coordinator.
     pub address: String,
-    /// Whether it leads.
+    /// Whether the coordinator leads.
     pub leads: bool,
-    /// The address of the leader, if there is one.
+    /// The address of the leader; absent where there is none.
     pub leader: Option<String>,
-    /// `sqlite` or `etcd`.
+    /// The store: `sqlite` or `etcd`.
     pub store: String,
-    /// When it started.
+    /// When the coordinator started; ms since the Unix epoch.
     pub started_at: Millis,
 }

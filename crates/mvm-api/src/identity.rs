@@ -14,19 +14,19 @@ const DOMAIN: &str = "spiffe://mvm/";
 /// no identities (curl) can check it.
 pub const SERVER_NAME: &str = "mvm.internal";
 
-/// What somebody may do; the table of routes ([`crate::routes`]) speaks of nothing else.
+/// What a caller may do. The table of routes ([`crate::routes`]) grants access by role alone.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
-    /// An agent.
+    /// An agent on a node.
     Node,
     /// A coordinator.
     Coordinator,
     /// A person or program that may do everything.
     Operator,
-    /// One that may use what is one tenant's.
+    /// A person or program that may use what one tenant owns.
     TenantOperator,
     /// A machine that may become a node, once.
     Joiner,
@@ -60,7 +60,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// Who a certificate speaks for.
+/// The identity that a certificate proves.
 #[derive(
     Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
@@ -75,12 +75,12 @@ pub enum Identity {
     Operator(Name),
     /// `spiffe://mvm/tenant-operator/TENANT/NAME`
     TenantOperator {
-        /// Whose things it may use.
+        /// The tenant that it is confined to.
         tenant: Name,
-        /// Its name.
+        /// The operator's name.
         name: Name,
     },
-    /// `spiffe://mvm/joiner/NAME`: the node that it may become.
+    /// `spiffe://mvm/joiner/NAME`. The name is that of the node that the joiner may become.
     Joiner(Name),
 }
 
@@ -207,23 +207,23 @@ impl fmt::Display for Serial {
     }
 }
 
-/// From when until when a certificate is good.
+/// The period in which a certificate is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Validity {
-    /// The first millisecond.
+    /// The first valid millisecond since the Unix epoch.
     pub not_before: Millis,
-    /// The first millisecond after it.
+    /// The first millisecond after the period.
     pub not_after: Millis,
 }
 
-/// What a certificate says.
+/// The contents of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Facts {
-    /// Who it speaks for.
+    /// The identity that the certificate proves.
     pub identity: Identity,
-    /// Its number.
+    /// The certificate's serial number.
     pub serial: Serial,
-    /// How long.
+    /// The period in which the certificate is valid.
     #[serde(flatten)]
     pub validity: Validity,
 }

@@ -19,28 +19,28 @@ pub fn job_part(id: JobId, part: &str) -> String {
     format!("{JOBS}/{id}/{part}")
 }
 
-/// `POST …/pools/{pool}/jobs`.
+/// Request of `POST …/pools/{pool}/jobs`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SubmitJob {
-    /// What is to be run.
+    /// The program to run, and how.
     pub spec: JobSpec,
-    /// Only record it: its inputs follow, then `submit` or `attach`.
+    /// Only record the job. Its inputs follow, then `submit` or `attach`.
     #[serde(default)]
     pub hold: bool,
 }
 
-/// `GET /v1/jobs`: which of them.
+/// Query of `GET /v1/jobs`: which jobs to list.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobFilter {
-    /// Only those of this tenant.
+    /// Only jobs of this tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<Name>,
-    /// Only those of this pool, `tenant/pool`.
+    /// Only jobs of this pool, `tenant/pool`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolRef>,
-    /// Only those in this state.
+    /// Only jobs in this state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<JobState>,
 }
@@ -48,54 +48,54 @@ pub struct JobFilter {
 /// A job as the API shows it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct JobView {
-    /// Its id.
+    /// The job's id.
     pub job_id: JobId,
-    /// Its tenant.
+    /// The tenant's name.
     pub tenant_id: Name,
-    /// Its pool.
+    /// The pool's name.
     pub pool_id: Name,
-    /// Where it is in its life.
+    /// The job's state.
     pub state: JobState,
     /// Program and arguments.
     pub command: Vec<String>,
-    /// The names of the variables that it sets: their values may be secret.
+    /// The names of the job's environment variables. Their values may be secret and are not shown.
     pub env: Vec<String>,
-    /// The job is ended after so many seconds from when its machine is up.
+    /// The job is ended this many seconds after its machine is up; absent for no limit.
     pub timeout_s: Option<u64>,
-    /// Before all with a lower one.
+    /// The job's priority: jobs with a higher one run first.
     pub priority: i8,
-    /// How often it may be run again.
+    /// How often the job may be run again after it failed, timed out or was lost.
     pub retries: u8,
-    /// Caches whose disk becomes the pool's if it succeeds.
+    /// The caches whose disk becomes the pool's if the job succeeds.
     pub cache_commit: Vec<Name>,
-    /// Who submitted it.
+    /// The caller that submitted the job.
     pub holder: String,
-    /// Somebody wants it to end.
+    /// Whether somebody has asked to cancel the job.
     pub cancel_requested: bool,
-    /// Its place in the queue, 1 for the next.
+    /// The job's place in the queue; 1 is the next to run. Absent where the job is not queued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<usize>,
-    /// What the next one waits for.
+    /// What the first job of the queue waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<String>,
-    /// Runs so far, the present one included.
+    /// The job's runs so far, the present one included.
     pub attempts: Vec<Attempt>,
-    /// The command's status, as a shell says it.
+    /// The command's exit status, as a shell gives it; absent until the command has ended.
     pub exit_status: Option<i32>,
-    /// The status that `mvm run` and `mvm job wait` end with; absent until it has ended.
+    /// The exit status of `mvm run` and `mvm job wait`; absent until the job has ended.
     pub shell_status: Option<u8>,
-    /// Why it came out so, where the status does not say it.
+    /// Why the job ended as it did, where its status does not say so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What it left.
+    /// The files that the job left.
     pub artifacts: Vec<Artifact>,
-    /// When it was recorded.
+    /// When the job was recorded; ms since the Unix epoch.
     pub created_at: Millis,
-    /// When it was queued.
+    /// When the job was queued; absent until then.
     pub queued_at: Option<Millis>,
-    /// When it was over.
+    /// When the job ended; absent until then.
     pub ended_at: Option<Millis>,
-    /// The node that it is on, where a coordinator lists it.
+    /// The node that the job is on, where a coordinator lists it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_id: Option<Name>,
 }

@@ -8,22 +8,22 @@ use serde::{Deserialize, Serialize};
 /// The media type of a problem document.
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
-/// What went wrong, as it goes over the wire and as the CLI shows it.
+/// An error on the wire and in the CLI's output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// HTTP status.
     pub status: u16,
-    /// Short and stable: scripts may depend on it.
+    /// The error's code: short and stable, so scripts may depend on it.
     pub code: AnyCode,
     /// What was tried, on what, and why it failed.
     pub detail: String,
     /// What to do next, or empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hint: String,
-    /// JSON path of the fault in the request's document, or empty.
+    /// JSON path of the faulty value in the request's document, or empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
-    /// The id of the request, as in the agent's log; empty where there was none.
+    /// The id of the request, as in the agent's log; empty where there was no request.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub request_id: Box<str>,
 }

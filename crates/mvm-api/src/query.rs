@@ -5,94 +5,94 @@ use mvm_model::Name;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// `GET /v1/instances`: which of them.
+/// Query of `GET /v1/instances`: which instances to list.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InstanceFilter {
-    /// Only those of this tenant.
+    /// Only instances of this tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<Name>,
 }
 
-/// `GET /v1/leases`: which of them.
+/// Query of `GET /v1/leases`: which leases to list.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LeaseFilter {
-    /// Only those of this tenant.
+    /// Only leases of this tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<Name>,
 }
 
-/// `GET /v1/events` and `GET /v1/events/stream`: which of them.
+/// Query of `GET /v1/events` and `GET /v1/events/stream`: which events to send.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EventFilter {
-    /// Only those after this one.
+    /// Only events after this one.
     #[serde(default)]
     pub since: Position,
-    /// Only those of this tenant.
+    /// Only events of this tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<Name>,
 }
 
-/// What grows while it is read.
+/// Query of responses that can grow while they are read.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Follow {
-    /// Go on with what is added.
+    /// Whether the response goes on with what is added.
     #[serde(default)]
     pub follow: bool,
 }
 
-/// `GET /v1/jobs/{id}/log`.
+/// Query of `GET /v1/jobs/{id}/log`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LogOptions {
-    /// Go on with what is added.
+    /// Whether the response goes on with what is added.
     #[serde(default)]
     pub follow: bool,
-    /// How many bytes of it are there already: what follows them is sent.
+    /// How many bytes of the log the client has; the response begins after them.
     #[serde(default)]
     pub from: u64,
 }
 
-/// `POST /v1/jobs/{id}/attach`.
+/// Query of `POST /v1/jobs/{id}/attach`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AttachOptions {
-    /// Of a job that is taken up again: how many bytes of its output, as frames, are there already.
+    /// How many bytes of the job's output, as frames, the client has, where it attaches again.
     #[serde(default)]
     pub from: u64,
 }
 
-/// `POST …/instances/{id}/stream`.
+/// Query of `POST …/instances/{id}/stream`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StreamOptions {
-    /// Length of the lease that it takes, in seconds.
+    /// Length of the lease that the stream takes, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_s: Option<u64>,
 }
 
-/// `POST …/instances/{id}/sleep`.
+/// Query of `POST …/instances/{id}/sleep`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SleepOptions {
-    /// False: its process ends at once, whatever the pool's policy.
+    /// False: the hypervisor's process ends at once, whatever the pool's policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub linger: Option<bool>,
 }
 
-/// `GET /v1/fleet/status`.
+/// Query of `GET /v1/fleet/status`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StatusOptions {
-    /// True: as the coordinator that leads sees it, whichever is asked.
+    /// True: any coordinator returns the status as the leader sees it.
     #[serde(default)]
     pub leader: bool,
 }
 
-/// `GET /v1/jobs/{id}/wait`.
+/// Query of `GET /v1/jobs/{id}/wait`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WaitOptions {
@@ -101,11 +101,11 @@ pub struct WaitOptions {
     pub timeout_s: Option<u64>,
 }
 
-/// `GET /v1/images/{digest}/parts/{part}`.
+/// Query of `GET /v1/images/{digest}/parts/{part}`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PartRange {
-    /// Where to begin, in bytes.
+    /// The first byte to send.
     #[serde(default)]
     pub offset: u64,
 }

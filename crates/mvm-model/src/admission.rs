@@ -11,25 +11,26 @@ use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What a tenant may use at most.
+/// The limits on what a tenant uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Quotas {
-    /// vCPUs of running and warm instances together: what could run.
+    /// The most vCPUs of running and warm instances together, all of which could run.
     pub max_vcpus: u64,
-    /// Memory of running and warm instances together, in MiB.
+    /// The most memory of running and warm instances together, in MiB.
     pub max_mem_mib: u64,
-    /// Running instances, leased or not.
+    /// The most running instances, leased or not.
     pub max_running: u64,
-    /// Warm instances.
+    /// The most warm instances.
     pub max_warm: u64,
-    /// Pools.
+    /// The most pools.
     pub max_pools: u64,
-    /// Instances of one pool, in whatever state.
+    /// The most instances of one pool, in any state.
     pub max_instances_per_pool: u64,
-    /// Disk in GiB that all instances may grow to (memory, scratch and data), and that artifacts of jobs take.
+    /// The most disk space, in GiB, that all instances may grow to (memory, scratch and data) and
+    /// that jobs' artifacts take.
     pub max_disk_gib: u64,
-    /// Jobs that wait in the queue of one pool.
+    /// The most jobs that wait in the queue of one pool.
     pub max_queued_jobs: u64,
 }
 
@@ -49,22 +50,22 @@ impl Default for Quotas {
     }
 }
 
-/// What a tenant uses, counted by the state each instance is in or on its way to.
+/// A tenant's usage, counted by the state that each instance is in or on its way to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
-    /// vCPUs of running and warm instances.
+    /// Number of vCPUs of running and warm instances.
     pub vcpus: u64,
     /// Memory of running and warm instances, in MiB.
     pub mem_mib: u64,
-    /// Running instances.
+    /// Number of running instances.
     pub running: u64,
-    /// Warm instances.
+    /// Number of warm instances.
     pub warm: u64,
-    /// Pools.
+    /// Number of pools.
     pub pools: u64,
-    /// Instances in whatever state.
+    /// Number of instances in any state.
     pub instances: u64,
-    /// Disk that all instances may grow to, and that artifacts of jobs take, in MiB.
+    /// Disk space that all instances may grow to and that jobs' artifacts take, in MiB.
     pub disk_mib: u64,
 }
 

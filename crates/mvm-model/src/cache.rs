@@ -19,12 +19,12 @@ const TAKEN: [&str; 7] = ["/", "/proc", "/sys", "/dev", "/run", "/nix", "/data"]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cache {
-    /// Its name, unique in the pool.
+    /// The cache's name, unique in the pool.
     pub name: Name,
-    /// Where jobs find it in their guest, absolute.
+    /// The absolute path of the cache in the guest.
     #[schemars(length(min = 2, max = 255))]
     pub path: String,
-    /// Its size in MiB.
+    /// Size of the cache's disk in MiB.
     #[schemars(range(min = 16, max = 16777216))]
     pub size_mib: u64,
 }
@@ -95,15 +95,16 @@ fn below(path: &str, folder: &str) -> bool {
     path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// A cache's disk: a pool's own, or an instance's copy of it.
+/// A cache's disk: the pool's own, or an instance's copy of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CacheDisk {
-    /// Which cache.
+    /// The cache.
     pub cache: Cache,
-    /// Which content: one more with each commit. 0 is an instance's disk that has been written to,
-    /// or is not there yet.
+    /// The version of the contents: one more with each commit. 0 for an instance's disk that has
+    /// been written to, or that does not exist yet.
     pub generation: u64,
-    /// When a job's copy became the pool's; absent while it is blank.
+    /// When a job's copy became the pool's, ms since the Unix epoch; absent while the disk is
+    /// blank.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub committed_at: Option<Millis>,
 }

@@ -22,20 +22,20 @@ const NOBODY: [Ipv4Net; 4] = [
     Ipv4Net::new_assert(Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
-/// What of the outside a pool's guests may reach. Other tenants never count as outside, and IPv6 is
-/// closed.
+/// The outside addresses that a pool's guests may reach. Other tenants never count as outside, and
+/// IPv6 is closed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Egress {
-    /// Everything but what is closed, nothing, or what `allow` names.
+    /// How much is open: everything that is not closed, nothing, or what `allow` names.
     #[serde(default)]
     pub mode: EgressMode,
-    /// What may be reached in mode `allow`; in every mode but `none`, what of the closed networks is open
-    /// all the same: `10.0.0.0/8:443/tcp`. At most 256.
+    /// The destinations that are open in mode `allow`. In every mode but `none`, they also open
+    /// parts of networks that are closed otherwise: `10.0.0.0/8:443/tcp`. At most 256.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub allow: Vec<Destination>,
-    /// Whether the networks of the host's own links count as outside; closed where not.
+    /// Whether the networks of the host's own links count as outside. They are closed otherwise.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_lan: bool,
 }
@@ -49,16 +49,16 @@ pub enum EgressMode {
     Open,
     /// Nothing.
     None,
-    /// What is named, and nothing else.
+    /// The destinations in `allow`, and nothing else.
     Allow,
 }
 
-/// `CIDR[:PORT[/PROTO]]`: a network, one port of it or all, by one protocol or by TCP and UDP.
+/// `CIDR[:PORT[/PROTO]]`: a network; all its ports or one; one protocol, or TCP and UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String", extend("pattern" = r"^[0-9.]+(/[0-9]{1,2})?(:[0-9]{1,5}(/(tcp|udp))?)?$"))]
 pub struct Destination {
-    /// Where to.
+    /// The destination network.
     pub cidr: Ipv4Net,
     /// The port, 1 to 65535; all ports and protocols where absent.
     pub port: Option<u16>,

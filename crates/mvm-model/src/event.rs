@@ -13,29 +13,29 @@ use serde::{Deserialize, Serialize};
 /// How many events a node keeps.
 pub const KEPT: u64 = 10_000;
 
-/// An instance came to be in another state; or, where both states are the same, its hypervisor has
-/// paused it, it goes on, or its firewall rules or links were gone and are back.
+/// An event: an instance reached another state. Where both states are the same, its hypervisor has
+/// paused it, it goes on, or its firewall rules or links were missing and have been restored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
-    /// One more than that of the event before it on this node.
+    /// The event's number: one more than that of the event before it on this node.
     pub id: u64,
-    /// When.
+    /// When the event happened; ms since the Unix epoch.
     pub at: Millis,
-    /// What.
+    /// The instance that the event is about.
     pub instance: InstanceRef,
-    /// The state that it left; absent when it was made.
+    /// The state before; absent when the instance was created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<State>,
-    /// The state that it came to be in.
+    /// The state after.
     pub to: State,
-    /// On whose behalf: `reconciler`, `template`, `job of uid:0`, `lease of uid:0`, `request`,
+    /// The cause: `reconciler`, `template`, `job of uid:0`, `lease of uid:0`, `request`,
     /// `hypervisor`, `firewall`, `network`.
     pub cause: String,
-    /// How long it took in ms, from its intent; absent where there was none.
+    /// How long the transition took in ms, from its intent; absent where there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub took_ms: Option<u64>,
-    /// Why it failed, ended by itself or was paused, or that it goes on; of one that is made to become
-    /// a template, why the template before was given up.
+    /// Why the instance failed, ended by itself or was paused, or that it goes on. For an instance
+    /// that becomes a template: why the template before was discarded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

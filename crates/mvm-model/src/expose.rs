@@ -29,17 +29,17 @@ const MAX_SECONDS: u64 = 24 * 3600;
 /// Pause between a failed wake and the next try, in ms.
 const RETRY_MS: u64 = 1000;
 
-/// What can be chosen of a front.
+/// The limits of a front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Connections that one instance serves at once, 1 to 100.
+    /// The most connections that one instance serves at the same time, 1 to 100.
     pub max_connections: u32,
-    /// Instances that serve at once; 0: as many as the quotas allow.
+    /// The most instances that serve at the same time; 0 for as many as the quotas allow.
     pub max_instances: u32,
     /// Seconds without a connection after which an instance is put to sleep.
     pub idle_s: u64,
-    /// Seconds that a connection waits for an instance at most.
+    /// How long a connection waits for an instance at most, in seconds.
     pub wake_timeout_s: u64,
 }
 

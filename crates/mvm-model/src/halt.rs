@@ -18,17 +18,17 @@ pub const CALM: Duration = Duration::from_secs(10);
 /// The longest pause between two tries.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// What has stopped a machine.
+/// The cause for which a machine was paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// A write of its guest found the host's disk full.
     NoSpace,
-    /// The host could not read or write one of its disks.
+    /// The host could not read or write one of the machine's disks.
     IoError,
-    /// Its guest, or its virtual processor, cannot go on.
+    /// The guest, or its virtual processor, cannot go on.
     Crashed,
-    /// Somebody outside mvm has paused it.
+    /// A user or program outside mvm has paused the machine.
     Outside,
 }
 
@@ -44,14 +44,14 @@ impl Cause {
     }
 }
 
-/// A machine that should run, and that its hypervisor has paused by itself.
+/// A pause by the hypervisor of a machine that should run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Paused {
-    /// What has paused it.
+    /// The cause of the pause.
     pub cause: Cause,
-    /// The same in words: `no space on the host for disk scratch`.
+    /// The cause in words: `no space on the host for disk scratch`.
     pub reason: String,
-    /// Since when.
+    /// Since when the machine is paused; ms since the Unix epoch.
     pub since: Millis,
 }
 

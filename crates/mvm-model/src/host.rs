@@ -9,12 +9,12 @@ use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What a pool lacks on its host.
+/// Something that a pool lacks on its host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Shortfall {
-    /// Which kind it is.
+    /// The kind of what is lacking.
     pub code: Lack,
-    /// What it comes to here, and what mends it, for a person.
+    /// What the shortfall means here, and how to remove it, for a person.
     pub detail: String,
 }
 
@@ -28,11 +28,11 @@ pub enum Lack {
     Kvm,
     /// No DNS server that guests can reach.
     Dns,
-    /// Less memory than the machines take that pools keep running and warm.
+    /// Less memory than the running and warm machines of the pools need.
     Memory,
     /// Fewer processors than one machine has.
     Vcpus,
-    /// A smaller disk than one machine may come to use.
+    /// A smaller disk than one machine may use.
     Disk,
 }
 

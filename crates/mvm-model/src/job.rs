@@ -29,35 +29,35 @@ const MAX_COMMAND: usize = 512 * 1024;
 /// The largest number of artifacts of one job.
 const MAX_ARTIFACTS: usize = 64;
 
-/// What is to be run, and how.
+/// The program of a job, and how to run it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobSpec {
-    /// Program and arguments.
+    /// The program and its arguments.
     pub argv: Vec<String>,
-    /// Added to the guest's default environment. A name has letters of ASCII, digits and `_`, and
-    /// begins with no digit.
+    /// Environment variables, added to the guest's default environment. A name has ASCII letters,
+    /// digits and `_`, and does not begin with a digit.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// The job is ended after so many seconds from when its machine is up: inputs, command and
-    /// artifacts together.
+    /// The job is ended this many seconds after its machine is up: inputs, command and artifacts
+    /// together. Absent for no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_s: Option<u64>,
-    /// The job's machine is taken away after so many seconds. Absent: an hour over the timeout, or
-    /// as long as the command runs.
+    /// The job's machine is taken away after this many seconds. Absent: an hour over the timeout,
+    /// or as long as the command runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_s: Option<u64>,
-    /// Before all with a lower one, -100 to 100.
+    /// The job's priority, -100 to 100: jobs with a higher one run first.
     #[serde(default)]
     pub priority: i8,
-    /// How often it may be run again after it failed, timed out or was lost, 0 to 10.
+    /// How often the job may be run again after it failed, timed out or was lost, 0 to 10.
     #[serde(default)]
     pub retries: u8,
-    /// Files and folders of the guest that are kept when the command has ended; what is not
-    /// absolute is below `/work`.
+    /// Files and folders of the guest that are kept when the command has ended. Relative paths are
+    /// below `/work`.
     #[serde(default)]
     pub artifacts: Vec<String>,
-    /// Caches whose disk becomes the pool's if the job succeeds.
+    /// The caches whose disk becomes the pool's if the job succeeds.
     #[serde(default)]
     pub cache_commit: Vec<Name>,
 }
@@ -111,13 +111,13 @@ impl JobSpec {
     }
 }
 
-/// Where a job is in its life.
+/// The state of a job.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
-    /// Recorded; its inputs are on their way.
+    /// Recorded; its inputs have not arrived yet.
     Preparing,
     /// Waits for its turn and a machine.
     Queued,
@@ -127,13 +127,13 @@ pub enum JobState {
     Running,
     /// Ended with status 0.
     Succeeded,
-    /// Ended otherwise, or could not be run; the reason is in the job.
+    /// Ended with another status, or could not be run; the job has the reason.
     Failed,
-    /// Its timeout ended it.
+    /// Ended by its timeout.
     TimedOut,
-    /// Somebody ended it.
+    /// Ended by a caller.
     Canceled,
-    /// Its machine went away in the middle: nobody knows how far it came.
+    /// Its machine was lost while the command ran. It is not known how far the command came.
     Lost,
 }
 
@@ -234,28 +234,28 @@ impl Outcome {
 /// One run of a job's command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Attempt {
-    /// Where.
+    /// The instance that the command ran on.
     pub instance: InstanceRef,
     /// The state that the instance was taken from.
     pub from: State,
-    /// How the instance came to run, where it did not run before.
+    /// How the instance started to run; absent where it ran already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub way_up: Option<WayUp>,
-    /// When the instance was taken.
+    /// When the instance was taken; ms since the Unix epoch.
     pub since: Millis,
-    /// When the command began.
+    /// When the command began; absent until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub began_at: Option<Millis>,
-    /// When it was over.
+    /// When the run ended; absent until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Millis>,
-    /// How it came out.
+    /// The run's outcome; absent until it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<JobState>,
-    /// The command's status.
+    /// The command's exit status; absent until the command has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_status: Option<i32>,
-    /// Why, where the status does not say it.
+    /// Why the run ended as it did, where its status does not say so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// How long the instance took to be ready, in µs.
@@ -278,15 +278,15 @@ pub struct KeptRun {
     pub log_from: u64,
 }
 
-/// A file or folder that a job leaves.
+/// A file or folder that a job has left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Artifact {
-    /// Its path in the guest.
+    /// The artifact's path in the guest.
     pub path: String,
-    /// Size of its archive in bytes; absent where it was not there.
+    /// Size of the artifact's archive in bytes; absent where the artifact does not exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// How long it took to fetch, in µs.
+    /// How long fetching the artifact took, in µs.
     #[serde(default)]
     pub took_us: u64,
 }

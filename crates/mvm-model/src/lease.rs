@@ -16,18 +16,18 @@ pub const HOLD_MS: Millis = 30_000;
 /// How often a holder on another machine shows itself, in ms.
 pub const RENEW_MS: Millis = 10_000;
 
-/// What a lease is for; decides what happens when it ends.
+/// The purpose of a lease. It decides what happens when the lease ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Purpose {
-    /// A job: the instance is recycled by the pool's rule when the lease ends, which it does with its
-    /// holder.
+    /// A job. The lease ends with its holder, and the instance is recycled by the pool's rule.
     Run,
-    /// The agent boots it to become the pool's template.
+    /// The agent boots the instance to become the pool's template.
     Template,
-    /// A person or controller took it by `start`, `wake`, `ssh` or `exec`.
+    /// A person or controller took the instance by `start`, `wake`, `ssh` or `exec`.
     Manual,
-    /// Connections to a port that a front of the agent listens on: put to sleep when it ends.
+    /// Connections to a port that a front of the agent listens on. The instance is put to sleep
+    /// when the lease ends.
     Expose,
 }
 
@@ -42,20 +42,22 @@ impl fmt::Display for Purpose {
     }
 }
 
-/// A lease as the instance's record holds it.
+/// A lease, as the instance's record has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Lease {
-    /// `l-` and eight hexadecimal digits.
+    /// The lease's id: `l-` and eight hexadecimal digits.
     pub id: String,
-    /// Who holds it: `uid:0`, or a client's name.
+    /// The holder: `uid:0`, or a client's name.
     pub holder: String,
-    /// What it is for.
+    /// The lease's purpose.
     pub purpose: Purpose,
-    /// When it was taken.
+    /// When the lease was taken; ms since the Unix epoch.
     pub since: Millis,
-    /// When it ends unless extended, or, of a job's, unless its holder shows itself again.
+    /// When the lease ends, unless it is extended or, for a job's, renewed by its holder; ms since
+    /// the Unix epoch.
     pub expires_at: Millis,
-    /// Of a job's: it ends then at the latest, whoever holds it. Absent: it ends with its holder.
+    /// When a job's lease ends at the latest, whoever holds it; absent where it ends only with its
+    /// holder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub longest_until: Option<Millis>,
 }

@@ -50,16 +50,16 @@ impl FromStr for Name {
     }
 }
 
-/// `tenant/pool`.
+/// A pool's full name: `tenant/pool`.
 #[derive(
     Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(try_from = "String", into = "String")]
 #[schemars(extend("pattern" = r"^[a-z0-9-]{1,63}/[a-z0-9-]{1,63}$"))]
 pub struct PoolRef {
-    /// The tenant.
+    /// The tenant's name.
     pub tenant: Name,
-    /// The pool inside it.
+    /// The pool's name inside the tenant.
     pub pool: Name,
 }
 
@@ -80,16 +80,16 @@ impl fmt::Display for PoolRef {
     }
 }
 
-/// `tenant/pool/i-xxxxxxxx`.
+/// An instance's full name: `tenant/pool/i-xxxxxxxx`.
 #[derive(
     Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(try_from = "String", into = "String")]
 #[schemars(extend("pattern" = r"^[a-z0-9-]{1,63}/[a-z0-9-]{1,63}/i-[0-9a-f]{8}$"))]
 pub struct InstanceRef {
-    /// The pool it belongs to.
+    /// The instance's pool.
     pub pool: PoolRef,
-    /// Its own id.
+    /// The instance's id.
     pub id: InstanceId,
 }
 

@@ -33,18 +33,19 @@ const PRIVATE: [&str; 8] = [
     "203.0.113.0/24",
 ];
 
-/// What a tenant's machines are connected to: one bridge, one subnet, gateway `.1`.
+/// The network of a tenant's machines: one bridge, one subnet, gateway `.1`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TenantNetwork {
-    /// 0 to 4095, unique on the node.
+    /// The number of the network, 0 to 4095, unique on the node.
     #[schemars(range(min = 0, max = 4095))]
     pub tenant_net_id: u16,
-    /// An IPv4 network in CIDR form, /8 to /29, private or otherwise unused, overlapping with no
-    /// other tenant's.
+    /// An IPv4 network in CIDR form, /8 to /29, private or otherwise unused. It must not overlap
+    /// with another tenant's.
     #[schemars(with = "String")]
     pub ipv4_subnet: Ipv4Net,
-    /// Whether it may be a network of the internet, whose true hosts guests then do not reach.
+    /// Whether the subnet may be a network of the internet. Guests cannot reach the real hosts of
+    /// that network then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_public_subnet: bool,
 }

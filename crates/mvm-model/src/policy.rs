@@ -14,14 +14,14 @@ use crate::state::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What the policy will do next with an instance, and when, if nothing happens to it.
+/// What the policy does next with an instance, and when, if nothing happens to the instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Next {
-    /// The state that it will be brought to.
+    /// The instance's next state.
     pub to: State,
-    /// When.
+    /// When the policy acts; ms since the Unix epoch.
     pub at: Millis,
-    /// Why, for a person.
+    /// Why the policy acts, for a person.
     pub why: String,
 }
 

@@ -63,27 +63,27 @@ impl Counts {
     }
 }
 
-/// What becomes of an instance when a job's lease on it ends.
+/// What happens to an instance when a job's lease on it ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Recycle {
-    /// Destroy it; nothing of the job survives. The pool refills with fresh ones.
+    /// Destroy it; nothing of the job survives. The pool creates a fresh one in its place.
     #[default]
     Reset,
-    /// Put it to sleep, caches and all.
+    /// Put it to sleep, caches included.
     Sleep,
     /// Leave it running.
     Keep,
 }
 
-/// What a pool's flake and profile were built to, and when.
+/// One build of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RevisionEntry {
-    /// 1 for the first build of the pool, and so on.
+    /// The build's number; 1 for the first build of the pool.
     pub number: u32,
     /// The image's digest.
     pub digest: String,
-    /// When it was built.
+    /// When the image was built; ms since the Unix epoch.
     pub built_at: Millis,
 }
 

@@ -5,7 +5,7 @@ use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The shape of every instance of a pool.
+/// The vCPUs, memory and disks of every instance of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
@@ -15,11 +15,11 @@ pub struct Resources {
     /// Guest memory in MiB, 128 to 1048576.
     #[schemars(range(min = 128, max = 1048576))]
     pub mem_mib: u64,
-    /// The data disk at `/data` in MiB; 0 is none.
+    /// Size of the data disk at `/data` in MiB; 0 for none.
     #[serde(default)]
     #[schemars(range(min = 0, max = 16777216))]
     pub data_disk_mib: u64,
-    /// The scratch disk below the writable root in MiB.
+    /// Size of the scratch disk below the writable root in MiB.
     #[serde(default = "default_scratch")]
     #[schemars(range(min = 64, max = 16777216))]
     pub scratch_disk_mib: u64,

@@ -6,26 +6,27 @@ use mvm_code::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A pool's policy. All times are in seconds; 0 is never.
+/// A pool's policy. All times are in seconds; 0 means never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RuntimePolicy {
     /// How long a running instance is idle before it is made warm.
     pub warm_after_s: u64,
-    /// How long an instance is warm before it is put to sleep.
+    /// How long an instance stays warm before it is put to sleep.
     pub sleep_after_s: u64,
-    /// How long an instance runs at least.
+    /// The shortest time that an instance runs.
     pub min_running_s: u64,
-    /// How long an instance is warm at least.
+    /// The shortest time that an instance stays warm.
     pub min_warm_s: u64,
-    /// How old an instance grows before it is destroyed and replaced.
+    /// The age at which an instance is destroyed and replaced.
     pub max_age_s: u64,
     /// How many leases an instance serves before it is destroyed and replaced.
     pub max_jobs: u32,
-    /// How long the process of an instance that was put to sleep is kept: woken meanwhile it needs
-    /// none to be started. Its memory is in its file, and under memory pressure it ends first.
+    /// How long the hypervisor's process of a sleeping instance is kept, so that a wake in that
+    /// time starts no process. The instance's memory is in its file, and under memory pressure the
+    /// process ends earlier.
     pub linger_s: u64,
-    /// How long a running guest may give no sign of life, asked for it, before its machine is ended.
+    /// How long a running guest may leave liveness probes unanswered before its machine is ended.
     pub guest_timeout_s: u64,
 }
 

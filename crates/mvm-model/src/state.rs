@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Where an instance is in its life.
+/// The state of an instance.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
@@ -21,11 +21,11 @@ pub enum State {
     Warm,
     /// A snapshot on disk; no process.
     Sleeping,
-    /// Memory given up; disks and address kept.
+    /// Memory discarded; disks and address kept.
     Stopped,
-    /// Something went wrong; the reason is in the instance.
+    /// An operation failed; the instance has the reason.
     Failed,
-    /// Gone. Only ever the target of a transition: a destroyed instance has no record.
+    /// Gone. This is only the target of a transition: a destroyed instance has no record.
     Destroyed,
 }
 

@@ -43,15 +43,15 @@ impl Standing {
     }
 }
 
-/// Why a template was given up, and when; it is made anew.
+/// Why and when a template was discarded, to be made again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Renewal {
-    /// When it was given up.
+    /// When the template was discarded; ms since the Unix epoch.
     pub at: Millis,
-    /// When it had been made.
+    /// When the discarded template had been made; ms since the Unix epoch.
     pub made_at: Millis,
-    /// Why.
+    /// Why the template was discarded, for a person.
     pub reason: String,
-    /// Whether the new one is there; instances are booted until then.
+    /// Whether the new template exists. Until then, instances are booted.
     pub done: bool,
 }

@@ -4,19 +4,19 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// How an instance came to run the last time: from nothing, from a template, or from sleep.
+/// How an instance started to run the last time: from nothing, from a template, or from sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WayUp {
-    /// From its kernel: there was no template, or it has disks of its own.
+    /// It booted from its kernel: there was no template, or it has disks of its own.
     Booted,
-    /// As a clone of the pool's template.
+    /// It was made as a clone of the pool's template.
     Cloned,
     /// It was warm: only its vCPUs were paused.
     Warm,
-    /// It was asleep, and its process was still there.
+    /// It was asleep, and its hypervisor's process was still there.
     Lingering,
-    /// From its snapshot on disk.
+    /// It was restored from its snapshot on disk.
     Disk,
 }
 

@@ -5,45 +5,45 @@ use mvm_model::{AnyCode, Millis};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// `PUT /v1/desired`.
+/// Request of `PUT /v1/desired`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApplyDesired {
-    /// The document; its paths are absolute.
+    /// The document. Its paths are absolute.
     pub document: DesiredState,
-    /// Remove what it does not name.
+    /// Whether to remove what the document does not name.
     #[serde(default)]
     pub prune: bool,
-    /// Only say what would be done.
+    /// Only return what would be done.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// What is to be done for a document.
+/// The steps that a document needs.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DesiredPlan {
-    /// In this order.
+    /// The steps, in the order in which they are taken.
     pub steps: Vec<Step>,
-    /// It was only asked for.
+    /// Whether the plan was only asked for, and nothing was done.
     pub dry_run: bool,
 }
 
-/// `GET /v1/desired/status`: how far the document in force is.
+/// Response of `GET /v1/desired/status`: the progress towards the document in force.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct DesiredStatus {
-    /// The file that the agent watches, if any.
+    /// The file that the agent watches; absent where it watches none.
     pub file: Option<String>,
-    /// Why its newest version is not in force.
+    /// Why the file's newest version is not in force; absent where it is.
     pub refused: Option<String>,
     /// Whether a document is in force.
     pub in_force: bool,
-    /// What is still to be done.
+    /// The steps that remain.
     pub pending: Vec<Step>,
-    /// What failed last.
+    /// The error of the last step that failed; absent where none did.
     pub last_failure: Option<String>,
     /// The code of that failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure_code: Option<AnyCode>,
-    /// When it is tried again.
+    /// When the failed step is tried again; ms since the Unix epoch.
     pub retry_at: Option<Millis>,
 }

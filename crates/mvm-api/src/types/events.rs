@@ -8,22 +8,22 @@ use serde::{Deserialize, Serialize};
 /// An event as the API shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EventView {
-    /// What has happened.
+    /// The event itself.
     #[serde(flatten)]
     pub event: Event,
-    /// The node that it has happened on, where a coordinator shows it.
+    /// The node where the event happened, where a coordinator shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_id: Option<Name>,
 }
 
-/// Events that are not kept any more, in their place in a stream that is taken up too late.
+/// A gap in a stream of events: the reader asked for events that are no longer kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EventGap {
-    /// After this one.
+    /// The number of the last event before the gap.
     pub after: u64,
-    /// Before this one.
+    /// The number of the first event after the gap.
     pub before: u64,
-    /// The node that counts them, where a coordinator says so.
+    /// The node whose events these are, where a coordinator sends the gap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_id: Option<Name>,
 }

@@ -6,43 +6,43 @@ use mvm_model::{Millis, Name};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// `POST /v1/ca/join` and `POST /v1/ca/renew`.
+/// Request of `POST /v1/ca/join` and `POST /v1/ca/renew`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SigningRequest {
-    /// A signing request (PKCS #10). Of it the key alone counts: who it is for says the
-    /// certificate that the caller has shown.
+    /// A signing request (PKCS #10). Only its key is used. The identity comes from the certificate
+    /// that the caller has presented.
     pub request: String,
 }
 
-/// A certificate, and whom to trust.
+/// A certificate, the authority's certificate, and the revocation list.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Signed {
     /// The certificate.
     pub certificate: String,
-    /// The authority.
+    /// The authority's certificate.
     pub ca: String,
-    /// What it has revoked.
+    /// The authority's list of revoked certificates.
     pub crl: String,
 }
 
-/// `PUT /v1/agent/crl`, and what `GET /v1/ca/crl` and `POST /v1/ca/revoke` give.
+/// Request of `PUT /v1/agent/crl`, and response of `GET /v1/ca/crl` and `POST /v1/ca/revoke`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RevocationList {
-    /// The list, signed.
+    /// The signed list of revoked certificates.
     pub crl: String,
 }
 
-/// `POST /v1/ca/invites`.
+/// Request of `POST /v1/ca/invites`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Invite {
     /// The node's name.
     pub name: Name,
-    /// How long the token is good, in seconds.
+    /// How long the token is valid, in seconds.
     pub ttl_s: u64,
-    /// Where the node reaches the signer: `HOST:PORT`.
+    /// The addresses where the node reaches the signer: `HOST:PORT`.
     pub addresses: Vec<String>,
 }
 
@@ -51,36 +51,36 @@ pub struct Invite {
 pub struct Invitation {
     /// The node's name.
     pub name: Name,
-    /// The token: a secret, good once.
+    /// The token: a secret, valid once.
     pub token: String,
-    /// When it runs out.
+    /// When the token expires; ms since the Unix epoch.
     pub expires_at: Millis,
 }
 
-/// `POST /v1/ca/revoke`.
+/// Request of `POST /v1/ca/revoke`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Revoke {
-    /// Whose certificates.
+    /// The identity whose certificates are revoked.
     pub identity: Identity,
 }
 
-/// Somebody who has certificates, as `GET /v1/ca/identities` lists them.
+/// An identity that has certificates, as `GET /v1/ca/identities` lists it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct IdentityView {
-    /// Who.
+    /// The identity.
     pub identity: Identity,
-    /// Its certificates that have not run out.
+    /// The identity's certificates that have not expired.
     pub certificates: Vec<CertificateView>,
 }
 
 /// A certificate as the API shows it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CertificateView {
-    /// What it says.
+    /// The certificate's contents.
     #[serde(flatten)]
     pub facts: Facts,
-    /// Since when it is revoked, if it is.
+    /// When the certificate was revoked, ms since the Unix epoch; absent where it is valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked_at: Option<Millis>,
 }

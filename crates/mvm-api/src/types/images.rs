@@ -4,16 +4,16 @@ use mvm_model::{Millis, PoolRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// `POST /v1/kernels/import`.
+/// Request of `POST /v1/kernels/import`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportKernel {
     /// A file on the node: vmlinux or bzImage.
     pub file: String,
-    /// A folder with the kernel's modules, where it needs some to boot.
+    /// A folder on the node with the kernel's modules, where the kernel needs some to boot.
     #[serde(default)]
     pub modules: Option<String>,
-    /// A name to show.
+    /// The kernel's name in lists.
     #[serde(default)]
     pub name: Option<String>,
 }
@@ -21,96 +21,97 @@ pub struct ImportKernel {
 /// A kernel as the API shows it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct KernelView {
-    /// Its digest.
+    /// The kernel's digest.
     pub digest: String,
-    /// Its name.
+    /// The kernel's name.
     pub name: String,
-    /// The version that it says of itself.
+    /// The version that the kernel's file names.
     pub version: String,
-    /// `pci` or `mmio`.
+    /// The bus of the guest's devices: `pci` or `mmio`.
     pub platform: String,
     /// Size of the kernel in bytes.
     pub size_bytes: u64,
-    /// Whether pools that name none boot it.
+    /// Whether pools that name no kernel boot this one.
     pub default: bool,
 }
 
 /// An image as the API shows it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ImageView {
-    /// Its digest.
+    /// The image's digest.
     pub digest: String,
-    /// The flake that it was built from.
+    /// The flake that the image was built from.
     pub flake_ref: String,
-    /// The attribute.
+    /// The flake's attribute.
     pub profile: String,
-    /// Size in bytes.
+    /// Size of the image in bytes.
     pub size_bytes: u64,
-    /// Digest of what it is, where `digest` is of what it was made of: by it another node checks
-    /// what it receives. Empty for one that was built by a version that did not know this.
+    /// Digest of the image's bytes, whereas `digest` is of its inputs. Another node checks what it
+    /// receives by it. Empty for an image that an earlier version built.
     #[serde(default)]
     pub content: String,
-    /// When it was built; 0 where the node does not say.
+    /// When the image was built, ms since the Unix epoch; 0 where the node does not know.
     #[serde(default)]
     pub built_at: Millis,
-    /// Pools that have it among their revisions.
+    /// The pools that have the image among their revisions.
     pub pools: Vec<PoolRef>,
 }
 
-/// `POST /v1/images/fetch`: receive an image from a node that has it (server-sent events).
+/// Request of `POST /v1/images/fetch`: receive an image from another node (server-sent events).
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FetchImage {
-    /// Its digest.
+    /// The image's digest.
     pub digest: String,
-    /// What it has to be, where that is known; else the first source is believed.
+    /// The expected digest of the image's bytes; where absent, the first source's is believed.
     #[serde(default)]
     pub content: Option<String>,
-    /// `HOST:PORT` of nodes that have it; each is tried in turn, and goes on where the one before
-    /// was cut off.
+    /// `HOST:PORT` of nodes that have the image. They are tried in turn; each goes on where the one
+    /// before was cut off.
     pub sources: Vec<String>,
 }
 
-/// What a fetch came to.
+/// The result of a fetch.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FetchedImage {
-    /// Its digest.
+    /// The image's digest.
     pub digest: String,
-    /// What it is.
+    /// The digest of the image's bytes.
     pub content: String,
-    /// Its size in bytes.
+    /// Size of the image in bytes.
     pub size_bytes: u64,
-    /// Bytes that came over the network this time; 0 where it was there already.
+    /// Bytes received over the network this time; 0 where the node had the image already.
     pub received_bytes: u64,
-    /// How long it took in ms.
+    /// How long the fetch took in ms.
     pub took_ms: u64,
 }
 
-/// What a collection of garbage removed.
+/// The result of a garbage collection.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct GcResult {
-    /// Digests removed.
+    /// Digests of the images removed.
     pub removed: Vec<String>,
-    /// Bytes freed.
+    /// Disk space freed in bytes.
     pub freed_bytes: u64,
-    /// How many roots of Nix's garbage collector that led nowhere builds had left.
+    /// Number of garbage collection roots removed that earlier builds had left in Nix's store and
+    /// that lead nowhere.
     #[serde(default)]
     pub store_roots: u64,
-    /// How many images are left.
+    /// Number of images left.
     #[serde(default)]
     pub left: u64,
-    /// How large those are together, in bytes.
+    /// Size of the images left, in bytes.
     #[serde(default)]
     pub left_bytes: u64,
-    /// Whether it was only tried.
+    /// Whether nothing was removed, because the request was a dry run.
     pub dry_run: bool,
 }
 
-/// `POST /v1/images/gc`.
+/// Request of `POST /v1/images/gc`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Gc {
-    /// Only say what would go.
+    /// Only return what would be removed.
     #[serde(default)]
     pub dry_run: bool,
 }

@@ -11,57 +11,58 @@ use std::net::Ipv4Addr;
 /// An instance as the API shows it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct InstanceView {
-    /// `tenant/pool/id`.
+    /// The instance's full name: `tenant/pool/id`.
     pub reference: InstanceRef,
-    /// Its tenant.
+    /// The tenant's name.
     pub tenant_id: Name,
-    /// Its pool.
+    /// The pool's name.
     pub pool_id: Name,
-    /// Its id.
+    /// The instance's id within the pool.
     pub instance_id: String,
-    /// Its state.
+    /// The instance's state.
     pub state: State,
-    /// Where it is going, if a transition is under way.
+    /// The state that a transition under way leads to; absent where none is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub going_to: Option<State>,
-    /// Why it failed, or why its guest ended by itself.
+    /// Why the instance failed, or why its guest ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// It should run, and its hypervisor has paused it by itself.
+    /// Why the hypervisor has paused a machine that should run; absent where it has not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Paused>,
-    /// Its address.
+    /// The instance's IPv4 address.
     pub address: Ipv4Addr,
-    /// Its MAC address.
+    /// The instance's MAC address.
     pub mac: String,
-    /// Its shape.
+    /// The instance's vCPUs, memory and disk.
     pub instance_resources: Resources,
-    /// Digest of its image.
+    /// Digest of the instance's image.
     pub revision: String,
-    /// The lease on it.
+    /// The lease on the instance; absent where it is not leased.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
-    /// How many leases it has served.
+    /// Number of leases that the instance has served.
     pub leases_served: u32,
-    /// How it came to run the last time.
+    /// How the instance started to run the last time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub way_up: Option<WayUp>,
-    /// The hypervisor's process, where there is one.
+    /// Process id of the hypervisor; absent where none runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
     /// Whether the machine is simulated.
     pub simulated: bool,
-    /// The node that it is on, where a coordinator shows it.
+    /// The node that the instance is on, where a coordinator shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_id: Option<Name>,
-    /// When it was made.
+    /// When the instance was created; ms since the Unix epoch.
     pub created_at: Millis,
-    /// When it reached its state.
+    /// When the instance reached its state; ms since the Unix epoch.
     pub state_since: Millis,
-    /// Until when the process of a sleeping instance is kept, where it still has one.
+    /// When the hypervisor's process of a sleeping instance ends, where it still runs; ms since the
+    /// Unix epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lingers_until: Option<Millis>,
-    /// What the policy will do next with it, if nothing happens.
+    /// What the pool's policy does next with the instance, if nothing else happens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Next>,
 }
@@ -69,31 +70,31 @@ pub struct InstanceView {
 /// A lease as the API shows it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LeaseView {
-    /// The lease.
+    /// The lease itself.
     #[serde(flatten)]
     pub lease: Lease,
-    /// On what.
+    /// The leased instance.
     pub instance: InstanceRef,
-    /// In so many seconds it ends, unless it is extended or its holder shows itself.
+    /// Seconds until the lease ends, unless it is extended or its holder shows that it lives.
     #[serde(default)]
     pub left_s: u64,
-    /// Who keeps a job's lease now. Absent: nobody does, or it is of another purpose.
+    /// What renews the lease now; absent where nothing does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_by: Option<HeldBy>,
-    /// The node that it is on, where a coordinator shows it.
+    /// The node that the instance is on, where a coordinator shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_id: Option<Name>,
 }
 
-/// Who keeps a lease for as long as it is there.
+/// What renews a lease for as long as it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HeldBy {
-    /// The job of this id.
+    /// The job with this id.
     Job(JobId),
     /// The connection of a claim.
     Claim,
-    /// An open session: a program, SSH, a copy.
+    /// An open session: a program, SSH, or a copy.
     Session,
 }
 
@@ -107,15 +108,15 @@ impl fmt::Display for HeldBy {
     }
 }
 
-/// `POST /v1/leases/{id}/extend`.
+/// Request of `POST /v1/leases/{id}/extend`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExtendLease {
-    /// Its length from now on, in seconds.
+    /// The lease's length from now on, in seconds.
     pub lease_s: u64,
 }
 
-/// `POST …/instances/{id}/{verb}`.
+/// Request of `POST …/instances/{id}/{verb}`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MoveInstance {
@@ -124,36 +125,36 @@ pub struct MoveInstance {
     pub lease_s: Option<u64>,
 }
 
-/// What a verb came to.
+/// The result of a verb.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Moved {
     /// The instance afterwards.
     pub instance: InstanceView,
     /// The state before.
     pub from: State,
-    /// How long it took in ms.
+    /// How long the transition took in ms.
     pub took_ms: f64,
 }
 
-/// `POST …/instances`.
+/// Request of `POST …/instances`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateInstance {
-    /// Start it at once.
+    /// Whether to start the instance at once.
     #[serde(default)]
     pub start: bool,
 }
 
-/// `POST …/claims`: upgraded; the first line the agent sends is a [`Claim`] or a problem document.
-/// The lease ends when the client closes the connection.
+/// Request of `POST …/claims`. The connection is upgraded; the first line that the agent sends is a
+/// [`Claim`] or a problem document. The lease ends when the client closes the connection.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClaimRequest {
-    /// Longest length of the lease in seconds.
+    /// Longest length of the lease in seconds; as long as its holder lives where absent.
     #[serde(default)]
     pub lease_s: Option<u64>,
-    /// True: only the claim that was made with this idempotency key, at a fleet's earlier leader;
-    /// where it has ended, nothing is claimed anew (`claim_ended`).
+    /// True: only the claim that was made with this idempotency key at an earlier leader of the
+    /// fleet. Where that claim has ended, the answer is `claim_ended` and no instance is claimed.
     #[serde(default)]
     pub again: bool,
 }
@@ -161,14 +162,14 @@ pub struct ClaimRequest {
 /// An instance claimed for a job.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Claim {
-    /// The instance, now running.
+    /// The instance, which runs.
     pub reference: InstanceRef,
-    /// What it was taken from: `warm`, `sleeping`, `created` …
+    /// The instance's state before: `warm`, `sleeping`, `created` …
     pub from: State,
-    /// How it came to run; absent where it ran already.
+    /// How the instance started to run; absent where it ran already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub way_up: Option<WayUp>,
-    /// How long it took in ms.
+    /// How long the claim took in ms.
     pub took_ms: f64,
     /// The lease.
     pub lease: Lease,
@@ -179,20 +180,20 @@ pub struct Claim {
 pub struct SshAccess {
     /// The user to log in as.
     pub user: String,
-    /// The tenant's private key: a file on the node.
+    /// Path on the node of the tenant's private key.
     pub identity_file: String,
-    /// A known_hosts file that pins the instance's host key.
+    /// Path on the node of a known_hosts file that pins the instance's host key.
     pub known_hosts_file: String,
     /// The name under which the host key is pinned.
     pub host_key_alias: String,
-    /// The instance's address.
+    /// The instance's IPv4 address.
     pub address: Ipv4Addr,
-    /// What is in the two files, for a caller on another machine.
+    /// The contents of the two files, for a caller on another machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<SshFiles>,
 }
 
-/// The contents of the files that OpenSSH needs. The key is a secret.
+/// The contents of the files that OpenSSH needs. The private key is a secret.
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 pub struct SshFiles {
     /// The tenant's private key.
@@ -207,24 +208,25 @@ impl std::fmt::Debug for SshFiles {
     }
 }
 
-/// `GET …/instances/{id}/stats`.
+/// Response of `GET …/instances/{id}/stats`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct InstanceStats {
-    /// Its state.
+    /// The instance's state.
     pub state: State,
     /// CPU time of the hypervisor's process in ms.
     pub cpu_time_ms: u64,
     /// Resident memory of the hypervisor's process in KiB.
     pub resident_kib: u64,
-    /// Its share of it in KiB (PSS).
+    /// Proportional share of the memory of the hypervisor's process in KiB (PSS).
     pub proportional_kib: u64,
-    /// Bytes the guest has sent.
+    /// Bytes that the guest has sent.
     pub net_sent_bytes: u64,
-    /// Bytes the guest has received.
+    /// Bytes that the guest has received.
     pub net_received_bytes: u64,
-    /// Disk space that its files really take, in KiB.
+    /// Disk space that the instance's files really take, in KiB.
     pub disk_kib: u64,
-    /// What the guest's agent says, where it runs; `does not answer` where it says nothing in time.
+    /// The guest agent's own statistics, where it runs; `does not answer` where it does not reply
+    /// in time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<serde_json::Value>,
 }

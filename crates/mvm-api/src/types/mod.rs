@@ -25,43 +25,43 @@ use mvm_model::host::Shortfall;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// An empty object: done, and nothing to say.
+/// An empty object: the request was carried out, and there is nothing to return.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Done {}
 
-/// `GET /v1/agent`.
+/// Response of `GET /v1/agent`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AgentInfo {
     /// Version of the agent's binary.
     pub version: String,
-    /// Its process id.
+    /// The agent's process id.
     pub pid: u32,
-    /// Its state directory.
+    /// The agent's state directory.
     pub root: String,
-    /// Four hexadecimal digits in the names of this root's links and firewall tables.
+    /// Four hexadecimal digits in the names of this state directory's links and firewall tables.
     pub root_id: String,
-    /// The driver: `qemu`.
+    /// The hypervisor's driver: `qemu`.
     pub hypervisor: String,
     /// The hypervisor's version.
     pub hypervisor_version: String,
     /// `kvm` or `tcg`.
     pub accelerator: String,
-    /// Why that accelerator.
+    /// Why this accelerator is used.
     pub accelerator_reason: String,
     /// Whether the machines are simulated.
     pub simulated: bool,
-    /// The network namespace that everything is in, if one was named.
+    /// The network namespace that the agent works in; absent where none was named.
     pub netns: Option<String>,
-    /// When it started.
+    /// When the agent started; ms since the Unix epoch.
     pub started_at: Millis,
-    /// Instances that it knows.
+    /// Number of instances on record.
     pub instances: usize,
-    /// What its host offers to instances.
+    /// The resources that the host offers to instances.
     #[serde(default)]
     pub capacity: Capacity,
-    /// What its host lacks of what the pools want.
+    /// What the host lacks for the pools' settings.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shortfalls: Vec<Shortfall>,
-    /// What its document of desired state comes to.
+    /// The progress towards the node's document of desired state.
     pub desired: DesiredStatus,
 }

@@ -3,37 +3,37 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// `GET /v1/network`: what the kernel has, against what it should have.
+/// Response of `GET /v1/network`: the kernel's network compared with the records.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NetworkReport {
-    /// Bridges that should be there, one a tenant.
+    /// Number of bridges that the records call for: one per tenant.
     pub bridges: u32,
-    /// Taps that should be there: of machines that live.
+    /// Number of taps that the records call for: those of machines that are up.
     pub taps: u32,
-    /// What is not as it should be; empty where all is.
+    /// The differences; empty where the kernel agrees with the records.
     pub differences: Vec<NetworkDifference>,
 }
 
-/// Something in the kernel that is not as it should be.
+/// A part of the kernel's network that differs from the records.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NetworkDifference {
-    /// What kind of thing.
+    /// The kind of the part.
     pub kind: DifferenceKind,
-    /// Its name: a link's, or the firewall table's.
+    /// The name of the link or of the firewall table.
     pub what: String,
-    /// How it differs.
+    /// How it differs from the records.
     pub detail: String,
 }
 
-/// What differs.
+/// A kind of difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DifferenceKind {
-    /// A link that is missing, down, elsewhere or too many.
+    /// A link that is missing, down, attached to another bridge, or superfluous.
     Link,
     /// A bridge's addresses.
     Address,
-    /// Whether the kernel passes packets on (net.ipv4.ip_forward).
+    /// Whether the kernel forwards packets (net.ipv4.ip_forward).
     Forwarding,
     /// The firewall's rules.
     Rules,

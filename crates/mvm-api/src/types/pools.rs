@@ -9,42 +9,44 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// `POST /v1/tenants/{tenant}/pools`.
+/// Request of `POST /v1/tenants/{tenant}/pools`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreatePool {
-    /// Its name inside the tenant.
+    /// The pool's name inside the tenant.
     pub name: Name,
-    /// A flake reference; a path is absolute.
+    /// The flake's reference; a path is absolute.
     pub flake_ref: String,
-    /// The attribute.
+    /// The flake's attribute.
     pub profile: String,
-    /// The shape of its instances.
+    /// The vCPUs, memory and disk of an instance.
     pub resources: Resources,
-    /// Disks whose content jobs hand on to later jobs.
+    /// Disks whose contents jobs pass on to later jobs.
     #[serde(default)]
     pub caches: Vec<Cache>,
-    /// What becomes of an instance after a job.
+    /// What happens to an instance after a job.
     #[serde(default)]
     pub recycle: Recycle,
-    /// A command that the template's guest runs before it is snapshotted, by its `sh -c`.
+    /// A shell command that the template's guest runs before its snapshot is taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prewarm: Option<String>,
-    /// What becomes of instances that nobody uses.
+    /// What happens to instances that nobody uses.
     #[serde(default)]
     pub runtime_policy: RuntimePolicy,
-    /// What of the outside its instances may reach; everything but what is closed where nothing is said.
+    /// The outside addresses that instances may reach. By default all but those that are always
+    /// closed.
     #[serde(default)]
     pub egress: Egress,
-    /// Inputs of the flake to be replaced at every build.
+    /// Flake inputs that every build overrides.
     #[serde(default)]
     pub override_inputs: BTreeMap<String, String>,
-    /// Digest (or its beginning) of a kernel; the default one where absent.
+    /// Digest (or its beginning) of a kernel; the default kernel where absent.
     #[serde(default)]
     pub kernel: Option<String>,
 }
 
-/// `PATCH /v1/tenants/{tenant}/pools/{pool}`: only what is given changes, for new instances.
+/// Request of `PATCH /v1/tenants/{tenant}/pools/{pool}`. Absent fields stay as they are. Changes
+/// apply to new instances.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -63,7 +65,7 @@ pub struct UpdatePool {
     pub scratch_disk_mib: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recycle: Option<Recycle>,
-    /// These, and no others; those that are there keep what is in them.
+    /// All caches of the pool from now on. Caches that exist already keep their contents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caches: Option<Vec<Cache>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,12 +74,12 @@ pub struct UpdatePool {
     pub override_inputs: Option<BTreeMap<String, String>>,
     #[serde(default, skip_serializing_if = "PolicyPatch::is_empty")]
     pub runtime_policy: PolicyPatch,
-    /// In place of the setting before, as a whole; in force for running instances at once.
+    /// Replaces the whole setting. It applies to running instances at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Egress>,
 }
 
-/// Changes of a pool's policy: only what is given changes. Seconds; 0 is never.
+/// Changes of a pool's policy. Absent fields stay as they are. Times are in seconds; 0 means never.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[allow(missing_docs)]
@@ -140,95 +142,100 @@ impl From<RuntimePolicy> for PolicyPatch {
 /// A pool as the API shows it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PoolView {
-    /// Its tenant.
+    /// The tenant's name.
     pub tenant_id: Name,
-    /// Its name inside the tenant.
+    /// The pool's name inside the tenant.
     pub pool_id: Name,
-    /// The flake.
+    /// The flake's reference.
     pub flake_ref: String,
-    /// The attribute.
+    /// The flake's attribute.
     pub profile: String,
     /// Flake inputs that every build overrides.
     pub override_inputs: BTreeMap<String, String>,
-    /// The shape of its instances.
+    /// The vCPUs, memory and disk of an instance.
     pub instance_resources: Resources,
-    /// Its caches, and which content they have.
+    /// The pool's caches, and the version of each cache's contents.
     pub caches: Vec<CacheDisk>,
-    /// What it keeps ready; null until it is scaled.
+    /// The instances to keep ready; null until the pool is scaled.
     pub desired_counts: Option<Counts>,
-    /// Since when its image is being built; absent where it is not.
+    /// Since when the pool's image is being built, ms since the Unix epoch; absent where no build
+    /// runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub building_since: Option<Millis>,
-    /// Unleased instances by temperature.
+    /// Number of unleased instances by temperature.
     pub ready_counts: Counts,
-    /// Leased instances.
+    /// Number of leased instances.
     pub leased: u32,
-    /// Instances that failed.
+    /// Number of failed instances.
     pub failed: u32,
-    /// All instances.
+    /// Number of all instances.
     pub instances: u32,
-    /// What becomes of an instance after a job.
+    /// What happens to an instance after a job.
     pub recycle: Recycle,
-    /// What the template's guest runs before it is snapshotted.
+    /// A shell command that the template's guest runs before its snapshot is taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prewarm: Option<String>,
-    /// What becomes of instances that nobody uses.
+    /// What happens to instances that nobody uses.
     pub runtime_policy: RuntimePolicy,
-    /// What of the outside its instances may reach.
+    /// The outside addresses that instances may reach.
     #[serde(default)]
     pub egress: Egress,
-    /// Whether new instances are clones: the template of this revision and shape is there.
+    /// Whether new instances are clones, because the template of this revision and these resources
+    /// exists.
     pub template_ready: bool,
-    /// Why the template was given up last and is made anew, if it ever was.
+    /// Why the template was last discarded to be made again; absent where it never was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template_renewal: Option<Renewal>,
-    /// The revision in use.
+    /// The revision in use; absent until the first build.
     pub revision: Option<RevisionEntry>,
-    /// Whether flake, profile or inputs have changed since it was built.
+    /// Whether the flake, attribute or inputs have changed since the revision was built.
     pub stale: bool,
-    /// Why the pool is not converging, if it is not.
+    /// Why the pool does not converge; absent where it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<String>,
-    /// What it lacks on this host, although it works. A coordinator tells of none: each node does.
+    /// What the host lacks for the pool's settings, although the pool works. A coordinator reports
+    /// none; each node does.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shortfalls: Vec<Shortfall>,
-    /// When it was made.
+    /// When the pool was created; ms since the Unix epoch.
     pub created_at: Millis,
 }
 
-/// `POST …/build` (server-sent events: `progress`, then `result` or `problem`).
+/// Request of `POST …/build` (server-sent events: `progress`, then `result` or `problem`).
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BuildPool {
-    /// Flake inputs to override, remembered by the pool once the build has succeeded. Empty: those remembered.
+    /// Flake inputs to override. The pool keeps them once the build has succeeded. Empty: the
+    /// inputs that the pool has kept.
     #[serde(default)]
     pub override_inputs: BTreeMap<String, String>,
 }
 
-/// What a build came to.
+/// The result of a build.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct BuildResult {
-    /// The revision, now current.
+    /// The revision, which is now current.
     pub revision: RevisionEntry,
     /// Size of the root file system in bytes.
     pub size_bytes: u64,
-    /// How long it took in ms.
+    /// How long the build took in ms.
     pub took_ms: u64,
-    /// Why there is no template yet, if so: instances are booted meanwhile.
+    /// Why there is no template yet; absent where there is one. Without a template, instances are
+    /// booted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template_failure: Option<String>,
 }
 
-/// One piece of progress of something that takes long.
+/// Progress of an operation that takes long.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ProgressEvent {
     /// `stage`: a new stage began; `line`: output of the tool at work.
     pub kind: String,
-    /// What it says.
+    /// The stage's name, or the line.
     pub text: String,
 }
 
-/// `POST …/scale`: only what is given changes.
+/// Request of `POST …/scale`. Absent counts stay as they are.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -255,18 +262,18 @@ impl From<Counts> for ScalePool {
 /// One revision of a pool.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RevisionView {
-    /// Number, digest and time.
+    /// The revision's number, digest and time.
     #[serde(flatten)]
     pub entry: RevisionEntry,
-    /// Whether new instances boot from it.
+    /// Whether new instances boot from the revision.
     pub current: bool,
-    /// Whether its image is still on disk.
+    /// Whether the revision's image is still on disk.
     pub present: bool,
-    /// Instances that boot from it.
+    /// Number of instances that boot from the revision.
     pub instances: u32,
 }
 
-/// `POST …/rollback`.
+/// Request of `POST …/rollback`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rollback {

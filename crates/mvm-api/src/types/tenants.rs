@@ -6,20 +6,20 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 
-/// `POST /v1/tenants`.
+/// Request of `POST /v1/tenants`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateTenant {
-    /// Its name.
+    /// The tenant's name.
     pub name: Name,
-    /// Its network.
+    /// The tenant's network.
     pub network: TenantNetwork,
-    /// Its quotas.
+    /// The tenant's quotas.
     #[serde(default)]
     pub quotas: Quotas,
 }
 
-/// `PATCH /v1/tenants/{tenant}`: only what is given changes.
+/// Request of `PATCH /v1/tenants/{tenant}`. Absent quotas stay as they are.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -79,18 +79,18 @@ impl From<Quotas> for QuotaPatch {
 /// A tenant as the API shows it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TenantView {
-    /// Its name.
+    /// The tenant's name.
     pub tenant_id: Name,
-    /// Its network.
+    /// The tenant's network.
     pub network: TenantNetwork,
-    /// The gateway's address.
+    /// The gateway's IPv4 address.
     pub gateway: Ipv4Addr,
-    /// The name of its bridge.
+    /// The name of the tenant's bridge.
     pub bridge: String,
-    /// What it may use.
+    /// The tenant's quotas.
     pub quotas: Quotas,
-    /// What it uses.
+    /// What the tenant uses of its quotas.
     pub usage: Usage,
-    /// When it was made.
+    /// When the tenant was created; ms since the Unix epoch.
     pub created_at: Millis,
 }

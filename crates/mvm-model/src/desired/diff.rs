@@ -15,54 +15,54 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// One step from what a node holds towards a document. What it needs to know is in the document.
+/// One step from a node's present state towards a document. The document has its details.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum Step {
     /// Remove a pool that the document does not name, once its leases have ended.
     DestroyPool {
-        /// Which one.
+        /// The pool.
         pool: PoolRef,
     },
     /// Remove a tenant that the document does not name.
     DestroyTenant {
-        /// Which one.
+        /// The tenant.
         tenant: Name,
     },
     /// Make a tenant.
     CreateTenant {
-        /// Which one.
+        /// The tenant.
         tenant: Name,
     },
     /// Give a tenant other quotas.
     UpdateTenant {
-        /// Which one.
+        /// The tenant.
         tenant: Name,
-        /// The document's.
+        /// The quotas in the document.
         quotas: Quotas,
     },
     /// Make a pool.
     CreatePool {
-        /// Which one.
+        /// The pool.
         pool: PoolRef,
     },
     /// Change a pool.
     UpdatePool {
-        /// Which one.
+        /// The pool.
         pool: PoolRef,
-        /// What of it, as the document names it.
+        /// The fields that change, as the document names them.
         changed: Vec<String>,
     },
-    /// Build a pool's image, or take the one that the document names.
+    /// Build a pool's image, or use the one that the document names.
     Build {
-        /// Which one.
+        /// The pool.
         pool: PoolRef,
     },
-    /// Set what a pool keeps ready.
+    /// Set how many instances a pool keeps ready.
     Scale {
-        /// Which one.
+        /// The pool.
         pool: PoolRef,
-        /// The document's counts.
+        /// The counts in the document.
         counts: Counts,
     },
 }

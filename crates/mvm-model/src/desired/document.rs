@@ -15,14 +15,14 @@ use std::collections::BTreeMap;
 /// The version of the document that this build reads and writes.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// What a node should hold.
+/// The desired state of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DesiredState {
     /// Always 1.
     #[schemars(extend("const" = 1))]
     pub schema_version: u32,
-    /// The node that it is meant for; an agent refuses another node's document.
+    /// The node that the document is meant for; an agent refuses another node's document.
     pub node_id: Name,
     /// The tenants, each with its pools.
     pub tenants: Vec<DesiredTenant>,
@@ -32,14 +32,14 @@ pub struct DesiredState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DesiredTenant {
-    /// Its name, unique in the document.
+    /// The tenant's name, unique in the document.
     pub tenant_id: Name,
-    /// Its net id and subnet, unique in the document.
+    /// The tenant's net id and subnet, unique in the document.
     pub network: TenantNetwork,
-    /// What it may use; quotas left out have the specification's numbers.
+    /// The tenant's quotas. Quotas left out have their default values.
     #[serde(default)]
     pub quotas: Quotas,
-    /// Its pools.
+    /// The tenant's pools.
     #[serde(default)]
     pub pools: Vec<DesiredPool>,
 }
@@ -48,57 +48,59 @@ pub struct DesiredTenant {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DesiredPool {
-    /// Its name, unique in the tenant.
+    /// The pool's name, unique in the tenant.
     pub pool_id: Name,
-    /// The flake that its image is built from; a relative path starts at the document.
+    /// The flake that the pool's image is built from; a relative path starts at the document's
+    /// folder.
     #[schemars(length(min = 1, max = 4096))]
     pub flake_ref: String,
-    /// The attribute of the flake.
+    /// The flake's attribute.
     #[schemars(length(min = 1, max = 255))]
     pub profile: String,
-    /// Inputs of the flake to be replaced, as in `nix build --override-input`.
+    /// Flake inputs to override, as in `nix build --override-input`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub override_inputs: BTreeMap<String, String>,
-    /// Digest of the image to use, which this node has: nothing is built. Where there is none the
-    /// flake is built.
+    /// Digest of the image to use, which the node must have; nothing is built then. Where absent,
+    /// the flake is built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
     pub revision: Option<String>,
-    /// Nodes to receive that image from where this one does not have it.
+    /// The nodes from which to receive that image where this node does not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision_from: Option<ImageSource>,
-    /// The shape of its instances.
+    /// The vCPUs, memory and disks of an instance.
     pub instance_resources: Resources,
-    /// Disks whose content jobs hand on to later jobs.
+    /// Disks whose contents jobs pass on to later jobs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2))]
     pub caches: Vec<Cache>,
-    /// What becomes of an instance after a job.
+    /// What happens to an instance after a job.
     #[serde(default)]
     pub recycle: Recycle,
-    /// A command that the template's guest runs before it is snapshotted, by its `sh -c`.
+    /// A shell command that the template's guest runs before its snapshot is taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 65536))]
     pub prewarm: Option<String>,
-    /// What becomes of instances that nobody uses.
+    /// What happens to instances that nobody uses.
     #[serde(default)]
     pub runtime_policy: RuntimePolicy,
-    /// What of the outside its instances may reach; everything but what is closed where nothing is said.
+    /// The outside addresses that instances may reach. By default all but those that are always
+    /// closed.
     #[serde(default)]
     pub egress: Egress,
-    /// How many unleased instances of each temperature are kept ready.
+    /// How many unleased instances of each temperature to keep ready.
     #[serde(default)]
     pub desired_counts: Counts,
 }
 
-/// Where an image can be had.
+/// The nodes that have an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImageSource {
-    /// What it has to be: its `content`, as `mvm image list -o json` shows.
+    /// The expected digest of the image's bytes: `content` in `mvm image list -o json`.
     #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
     pub content: String,
-    /// `HOST:PORT` of nodes that have it.
+    /// `HOST:PORT` of nodes that have the image.
     #[schemars(length(min = 1, max = 64))]
     pub nodes: Vec<String>,
 }

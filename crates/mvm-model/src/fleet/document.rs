@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What a fleet should hold.
+/// The desired state of a fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FleetState {
@@ -25,7 +25,7 @@ pub struct FleetState {
     pub schema_version: u32,
     /// The fleet's name; a coordinator refuses another fleet's document.
     pub fleet_id: Name,
-    /// How long a node may be out of reach before its share is made up elsewhere, in seconds.
+    /// How long a node may be out of reach before other nodes get its share, in seconds.
     #[serde(default = "default_grace")]
     #[schemars(range(min = 1, max = 86400))]
     pub node_grace_s: u64,
@@ -41,18 +41,19 @@ fn default_grace() -> u64 {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FleetTenant {
-    /// Its name, unique in the document.
+    /// The tenant's name, unique in the document.
     pub tenant_id: Name,
-    /// Its net id and subnet, unique in the document. Every node has the whole subnet for itself.
+    /// The tenant's net id and subnet, unique in the document. Every node has the whole subnet for
+    /// itself.
     pub network: TenantNetwork,
-    /// What it may use on all nodes together; quotas left out have the specification's numbers.
+    /// The tenant's quotas over all nodes. Quotas left out have their default values.
     #[serde(default)]
     pub quotas: Quotas,
-    /// Its weight among tenants whose claims wait, 1 to 1000.
+    /// The tenant's weight among tenants whose claims wait, 1 to 1000.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     #[schemars(range(min = 1, max = 1000))]
     pub weight: u32,
-    /// Its pools.
+    /// The tenant's pools.
     #[serde(default)]
     pub pools: Vec<FleetPool>,
 }
@@ -65,50 +66,52 @@ fn is_one(weight: &u32) -> bool {
     *weight == 1
 }
 
-/// One pool of the document: what a node's document says of a pool, with totals, and rules.
+/// One pool of the document: the settings of a node's pool, with totals over all nodes, and
+/// placement rules.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FleetPool {
-    /// Its name, unique in the tenant.
+    /// The pool's name, unique in the tenant.
     pub pool_id: Name,
-    /// The flake that its image is built from, as every node reaches it; a relative path starts at
-    /// the document.
+    /// The flake that the pool's image is built from. Every node must reach it; a relative path
+    /// starts at the document's folder.
     #[schemars(length(min = 1, max = 4096))]
     pub flake_ref: String,
-    /// The attribute of the flake.
+    /// The flake's attribute.
     #[schemars(length(min = 1, max = 255))]
     pub profile: String,
-    /// Inputs of the flake to be replaced, as in `nix build --override-input`.
+    /// Flake inputs to override, as in `nix build --override-input`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub override_inputs: BTreeMap<String, String>,
-    /// Digest of the image to use, which this node has: nothing is built. Where there is none the
-    /// flake is built.
+    /// Digest of the image to use, which the node must have; nothing is built then. Where absent,
+    /// the flake is built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
     pub revision: Option<String>,
-    /// The shape of its instances.
+    /// The vCPUs, memory and disks of an instance.
     pub instance_resources: Resources,
-    /// Disks whose content jobs hand on to later jobs; every node has its own.
+    /// Disks whose contents jobs pass on to later jobs. Every node has its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2))]
     pub caches: Vec<Cache>,
-    /// What becomes of an instance after a job.
+    /// What happens to an instance after a job.
     #[serde(default)]
     pub recycle: Recycle,
-    /// A command that the template's guest runs before it is snapshotted, by its `sh -c`.
+    /// A shell command that the template's guest runs before its snapshot is taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 65536))]
     pub prewarm: Option<String>,
-    /// What becomes of instances that nobody uses.
+    /// What happens to instances that nobody uses.
     #[serde(default)]
     pub runtime_policy: RuntimePolicy,
-    /// What of the outside its instances may reach; everything but what is closed where nothing is said.
+    /// The outside addresses that instances may reach. By default all but those that are always
+    /// closed.
     #[serde(default)]
     pub egress: Egress,
-    /// How many unleased instances of each temperature are kept ready on all nodes together.
+    /// How many unleased instances of each temperature to keep ready on all nodes together.
     #[serde(default)]
     pub desired_counts: Counts,
-    /// Where they may and should be.
+    /// The nodes where the instances may and should be.
     #[serde(default)]
     pub placement: Rules,
 }

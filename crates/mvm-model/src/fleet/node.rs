@@ -10,100 +10,100 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// What a node offers to instances. A node of a later version may say more.
+/// The resources that a node offers to instances. A node of a later version may report more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Capacity {
-    /// vCPUs of instances that are running or warm.
+    /// Number of vCPUs for running and warm instances.
     pub vcpus: u64,
-    /// Memory of instances that are running or warm, in MiB.
+    /// Memory for running and warm instances, in MiB.
     pub mem_mib: u64,
-    /// Disk that all instances may grow to, in GiB.
+    /// Disk space that all instances together may grow to, in GiB.
     pub disk_gib: u64,
 }
 
-/// What a node holds of one pool.
+/// A node's state of one pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PoolStatus {
-    /// Unleased instances by temperature.
+    /// Number of unleased instances by temperature.
     pub ready: Counts,
-    /// Leased instances.
+    /// Number of leased instances.
     pub leased: u32,
-    /// Instances that failed.
+    /// Number of failed instances.
     #[serde(default)]
     pub failed: u32,
-    /// All instances.
+    /// Number of all instances.
     #[serde(default)]
     pub instances: u32,
-    /// Jobs on record, ended ones too.
+    /// Number of jobs on record, including those that have ended.
     #[serde(default)]
     pub jobs: u32,
-    /// Those of them that have not ended.
+    /// Number of jobs that have not ended.
     #[serde(default)]
     pub open_jobs: u32,
     /// Whether new instances are clones of a template.
     pub template: bool,
-    /// Digest of the image that new instances boot from, where one is built.
+    /// Digest of the image that new instances boot from; absent until one is built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// What that image is, so that it can be told from a forged one.
+    /// Digest of that image's bytes, by which a forged image is detected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
-    /// Why the pool is not converging, if it is not.
+    /// Why the pool does not converge; absent where it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
 }
 
-/// What a node says of itself.
+/// A node's report on itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeStatus {
-    /// Its name.
+    /// The node's name.
     pub node_id: Name,
-    /// Version of its agent.
+    /// Version of the node's agent.
     pub version: String,
-    /// What it offers.
+    /// The resources that the node offers.
     pub capacity: Capacity,
-    /// What it says of itself.
+    /// The node's labels.
     #[serde(default)]
     pub labels: Labels,
     /// The host's CPU, as /proc/cpuinfo names it.
     #[serde(default)]
     pub cpu_model: String,
-    /// Whether its machines are simulated.
+    /// Whether the node's machines are simulated.
     #[serde(default)]
     pub simulated: bool,
     /// Digests of the images on its disk.
     #[serde(default)]
     pub images: BTreeSet<String>,
-    /// What it holds.
+    /// The pools that the node holds.
     #[serde(default)]
     pub pools: BTreeMap<PoolRef, PoolStatus>,
-    /// The digest that came with the fleet's document in force.
+    /// The digest of the fleet's document in force on the node; absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub document: Option<String>,
-    /// Steps of its document that are still to be done.
+    /// Number of steps of the document that remain.
     #[serde(default)]
     pub pending: u32,
-    /// The step that failed last, and why.
+    /// The last step that failed, and why; absent where none did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
     /// The code of that failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_code: Option<AnyCode>,
-    /// The number of its last event.
+    /// The number of the node's last event.
     #[serde(default)]
     pub newest_event: u64,
 }
 
-/// What a node is there for.
+/// The duty of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Duty {
-    /// It takes what comes.
+    /// The node takes new instances and claims.
     #[default]
     Open,
-    /// It keeps and serves what it has, and gets nothing more.
+    /// The node keeps and serves the instances that it has, and gets no more.
     Cordoned,
-    /// It goes to nothing as its leases end, and serves no new claim.
+    /// The node gives up its instances as their leases end, and serves no new claim.
     Draining,
 }
 

@@ -31,14 +31,14 @@ pub struct Placement {
     pub unplaced: Vec<Unplaced>,
 }
 
-/// What could not be placed of a pool.
+/// The instances of a pool that could not be placed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Unplaced {
-    /// Which one.
+    /// The pool.
     pub pool: PoolRef,
-    /// How many.
+    /// The number of instances by temperature.
     pub counts: Counts,
-    /// On how many nodes it does not fit for which reason.
+    /// The number of nodes that each reason rules out.
     pub why: BTreeMap<Why, u32>,
 }
 

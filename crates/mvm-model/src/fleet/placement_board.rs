@@ -11,35 +11,35 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Why a node does not get an instance.
+/// The reason why a node does not get an instance.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Why {
-    /// Out of reach.
+    /// The node is out of reach.
     Lost,
-    /// Being drained.
+    /// The node is being drained.
     Draining,
-    /// Cordoned.
+    /// The node is cordoned.
     Cordoned,
-    /// A label that the pool requires is not there.
+    /// The node lacks a label that the pool requires.
     Labels,
-    /// The label that the pool is spread over is not there.
+    /// The node lacks the label that the pool is spread over.
     SpreadLabel,
-    /// It would have too many more than others of the spread.
+    /// The node's label value would exceed the others by more than the spread allows.
     Skew,
-    /// No vCPUs left.
+    /// The node has no vCPUs left.
     Vcpus,
-    /// No memory left.
+    /// The node has no memory left.
     Memory,
-    /// No disk left.
+    /// The node has no disk space left.
     Disk,
-    /// As many as the pool wants on one node.
+    /// The node has as many instances as the pool wants on one node.
     PerNode,
-    /// No address left in the tenant's subnet on that node.
+    /// The tenant's subnet on the node has no address left.
     Subnet,
-    /// The tenant's disk quota, which each node takes in whole GiB.
+    /// The tenant's disk quota is used up. Each node's part of it is in whole GiB.
     DiskQuota,
 }
 

@@ -22,22 +22,22 @@ pub struct Rules {
     /// Labels that a node must have.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub require: Selector,
-    /// Labels that are liked, by weight.
+    /// Preferred labels, with weights.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub prefer: Vec<Preference>,
     /// How evenly the instances are spread.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spread: Option<Spread>,
-    /// Percent of each node's vCPUs, memory and disk that this pool leaves free, for leases.
+    /// Percent of each node's vCPUs, memory and disk that this pool leaves free for leases.
     #[schemars(range(min = 0, max = 90))]
     #[serde(skip_serializing_if = "is_zero")]
     pub headroom_percent: u8,
-    /// On how many nodes the pool is there at least, with its image and template, if only to serve
+    /// The least number of nodes that hold the pool, with its image and template, if only to serve
     /// claims.
     #[serde(skip_serializing_if = "is_one")]
     #[schemars(range(min = 1, max = 10000))]
     pub min_nodes: u32,
-    /// Most instances of the pool on one node.
+    /// The most instances of the pool on one node.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_per_node: Option<u32>,
@@ -65,13 +65,13 @@ fn is_zero(percent: &u8) -> bool {
     *percent == 0
 }
 
-/// Nodes that are liked.
+/// A preference for nodes with certain labels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Preference {
-    /// Which.
+    /// The labels.
     pub labels: Selector,
-    /// How much, 1 to 100; those of all that fit are added up.
+    /// The weight, 1 to 100. The weights of all preferences that a node meets are added up.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 100))]
     pub weight: u32,
@@ -81,13 +81,13 @@ fn one() -> u32 {
     1
 }
 
-/// Spread over the values of a label.
+/// Spreads a pool's instances over the values of a label.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Spread {
-    /// The label: `zone`, say, or `node`. Nodes without it are not used.
+    /// The label, for example `zone` or `node`. Nodes without the label are not used.
     pub key: String,
-    /// How many instances more, of each temperature, one value may have than the one with the
+    /// How many more instances, of each temperature, one value may have than the value with the
     /// fewest.
     #[serde(default = "one")]
     #[schemars(range(min = 1))]
