@@ -11,29 +11,31 @@ use mvm_model::{Instance, State};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-/// How often it is looked at most.
-const LOOKS: u32 = 50;
+/// How long it is looked again at most, for real.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Everything that is not as it must be, in words.
 ///
-/// A machine may end while it is looked, by a call of the background's: what changes meanwhile is
-/// looked at again.
+/// A machine may end while this looks, by a call of the background's. What changes meanwhile is looked
+/// at again, and so is what somebody holds: its end may be on disk and not in memory yet.
 pub async fn faults(agent: &Arc<Agent>, host: &Host) -> Vec<String> {
-    for _ in 0..LOOKS {
+    let began = Instant::now();
+    loop {
         let world = agent.base.records.read(RecordSet::clone);
         let faults = faults_of(agent, world.clone(), host).await;
         let moves = agent
             .base
             .records
             .read(|now| (&now.instances, &now.pools) != (&world.instances, &world.pools));
-        let moves = moves || world.instances.values().any(|i| has_died(agent, i));
-        if faults.is_empty() || !moves {
+        let moves =
+            moves || world.instances.values().any(|i| has_died(agent, i) || is_held(agent, i));
+        if faults.is_empty() || !moves || began.elapsed() > PATIENCE {
             return faults;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    vec!["the records never come to rest".to_owned()]
 }
 
 /// Whether the process of an instance's machine has ended, and nobody has begun to record that.
@@ -43,6 +45,11 @@ pub fn has_died(agent: &Agent, instance: &Instance) -> bool {
     up && slot.gate.try_lock().is_ok_and(|live| {
         live.machine.as_ref().is_none_or(|machine| machine.exited().now_or_never().is_some())
     })
+}
+
+/// Whether somebody is at work on the instance.
+fn is_held(agent: &Agent, instance: &Instance) -> bool {
+    agent.base.slots.of(instance.id).gate.try_lock().is_err()
 }
 
 async fn faults_of(agent: &Arc<Agent>, world: RecordSet, host: &Host) -> Vec<String> {
