@@ -13,24 +13,25 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Space that must be free before a machine is started or given away: its disks are sparse, so that a
-/// full disk would hit it while it runs.
+/// The space, in MiB, that must be free before a machine is started or leased. Its disks are
+/// sparse, so a full disk would stop the machine while it runs.
 const RESERVE_MIB: u64 = mvm_model::halt::ROOM_MIB;
-/// So many virtio devices a machine without PCI can have, and so many are no disks: port, entropy, network.
+/// The number of virtio devices that a machine without PCI can have.
 const MMIO_DEVICES: usize = 8;
+/// The virtio devices that are not disks: port, entropy and network.
 const OTHERS: usize = 3;
 
-/// The disks of instances, and the room that there is for them.
+/// The disks of instances, and the checks of free disk space.
 pub(crate) struct Disks {
     state_dir: StateDir,
     images: ImageStore,
     caches: Arc<Caches>,
-    /// Whether machines are simulated: they write nothing, and have no window.
+    /// Whether machines are simulated. Simulated machines write nothing and have no window.
     simulated: bool,
 }
 
 impl Disks {
-    /// Disks in this state directory.
+    /// Makes the service for the disks in this state directory.
     pub(crate) fn new(
         state_dir: StateDir,
         images: ImageStore,
@@ -40,17 +41,17 @@ impl Disks {
         Disks { state_dir, images, caches, simulated }
     }
 
-    /// The revision with this digest.
+    /// Returns the revision with this digest.
     pub(crate) fn image(&self, digest: &str) -> Result<Revision> {
         self.images.get(digest).or_problem()
     }
 
-    /// Refuses to start a machine, or to give one away, on a disk that is as good as full.
+    /// Returns an error if the disk is too full for a machine to be started or leased.
     pub(crate) fn check_space(&self) -> Result<()> {
         self.check_room(0)
     }
 
-    /// [`Disks::check_space`], for a machine whose memory file takes so many MiB more.
+    /// Like [`Disks::check_space`], for a machine whose memory file takes `memory_mib` MiB more.
     pub(crate) fn check_room(&self, memory_mib: u64) -> Result<()> {
         let path = self.state_dir.path();
         let free_mib = free_mib(path)?;
@@ -73,9 +74,9 @@ impl Disks {
         .hint("free some space: mvm image gc, or destroy instances that are not needed"))
     }
 
-    /// What the memory file of a machine that is started now takes besides what it has, in MiB: a
-    /// clone maps its template's, a template in the making is worth no reserve, and a simulated
-    /// machine writes nothing.
+    /// Returns the space, in MiB, that the memory file of a machine takes from now on, beyond the
+    /// blocks that it has. A clone maps its template's file, a template builder does not deserve a
+    /// reserve, and a simulated machine writes nothing.
     pub(crate) fn memory_to_reserve(&self, instance: &Instance) -> u64 {
         if instance.template.is_some() || is_template_builder(instance) || self.simulated {
             return 0;
@@ -102,7 +103,8 @@ impl Disks {
         give_to(&files, instance, uid)
     }
 
-    /// Makes the window of a machine that is about to boot, where there is room for one more device.
+    /// Makes the window of a machine that is about to boot, if the machine can have one more
+    /// device.
     fn ensure_window(&self, instance: &Instance, files: &Files) -> Result<()> {
         let image = self.image(&instance.revision)?;
         let disks = 2 + usize::from(instance.resources.data_disk_mib > 0) + instance.caches.len();
@@ -122,7 +124,7 @@ impl Disks {
     ) -> Result<()> {
         let (from, to) = (template.files.clone(), self.state_dir.files(instance.id));
         let with_data = instance.resources.data_disk_mib > 0;
-        // The template's were never mounted: its clones have the pool's present content.
+        // A template's cache disks are never mounted: each clone gets the pool's present content.
         remove_caches(instance, &to)?;
         self.caches.ensure(instance).await?;
         let owner = instance.clone();
@@ -135,7 +137,7 @@ impl Disks {
                 remove_file(&to)?;
                 mvm_image::clone_file(&from, &to).or_problem()?;
             }
-            // The clone has the devices that its template had.
+            // The clone must have the devices that its template had.
             match from.window().exists() {
                 true => make_window(&to.window())?,
                 false => remove_file(&to.window())?,
@@ -146,7 +148,7 @@ impl Disks {
     }
 }
 
-/// How much room the disk below `path` has for others than root, in MiB.
+/// Returns the free space of the disk below `path` that users other than root can use, in MiB.
 pub(crate) fn free_mib(path: &Path) -> Result<u64> {
     let stat = rustix::fs::statvfs(path)
         .map_err(|e| io(format!("look at the free space of {}", path.display()), e.into()))?;
@@ -166,7 +168,7 @@ pub(crate) fn remove_caches(instance: &Instance, files: &Files) -> Result<()> {
     (0..instance.caches.len()).try_for_each(|index| remove_file(&files.cache(index)))
 }
 
-/// Lets the confined hypervisor, and nobody else, write the files that are its own.
+/// Makes the user of the confined hypervisor the owner of the files that its machine writes.
 fn give_to(files: &Files, instance: &Instance, uid: u32) -> Result<()> {
     let mut own = vec![files.vm(), files.scratch(), files.data(), files.memory(), files.window()];
     own.extend((0..instance.caches.len()).map(|index| files.cache(index)));
@@ -177,7 +179,7 @@ fn give_to(files: &Files, instance: &Instance, uid: u32) -> Result<()> {
     Ok(())
 }
 
-/// What the files below `dir` really take, in KiB.
+/// Returns the disk space that the files below `dir` take, in KiB.
 pub(crate) fn disk_use_kib(dir: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
     entries

@@ -1,4 +1,5 @@
-//! Follows machines that their hypervisor pauses by itself, and carries out what [`mvm_model::halt`] decides.
+//! Follows the condition of machines, which their hypervisor may pause by itself, and carries out
+//! what [`mvm_model::halt`] decides.
 
 use super::watch::MachineWatch;
 use crate::Result;
@@ -15,16 +16,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How often it is looked whether a paused machine can go on.
+/// The period at which a paused machine is checked.
 #[cfg(not(test))]
 const POLL: Duration = Duration::from_secs(1);
 #[cfg(test)]
 const POLL: Duration = Duration::from_millis(10);
-/// How much faster the time between two tries passes in tests.
+/// The factor by which tests speed up the time between two tries.
 const HASTE: u32 = if cfg!(test) { 1000 } else { 1 };
 
 impl MachineWatch {
-    /// Follows a machine's condition until it ends. One that is followed already has its follower.
+    /// Follows a machine's condition until the machine ends. Does nothing if the machine is
+    /// followed already.
     pub(crate) fn follow(self: &Arc<Self>, id: InstanceId, machine: Arc<dyn Machine>) {
         let process = machine.process();
         if !locked(&self.halted.followed).insert(process.clone()) {
@@ -47,7 +49,7 @@ impl MachineWatch {
 }
 
 impl MachineWatch {
-    /// A guest that has stood still is told what time it is, as one is that was warm.
+    /// Tells the guest the time after a pause, as after a warm resume.
     fn set_clock(self: &Arc<Self>, id: InstanceId, machine: Arc<dyn Machine>) {
         let watch = self.clone();
         tokio::spawn(async move {
@@ -67,7 +69,7 @@ impl MachineWatch {
     }
 }
 
-/// Who follows one machine.
+/// The follower of one machine.
 struct Follower {
     watch: Arc<MachineWatch>,
     id: InstanceId,
@@ -75,15 +77,15 @@ struct Follower {
     trial: Option<Trial>,
 }
 
-/// A machine that is paused, or was a moment ago.
+/// A machine that is paused, or was resumed less than [`CALM`] ago.
 struct Trial {
     paused: Paused,
     began: Instant,
     tried: Instant,
     tries: u32,
-    /// Since when it has gone on.
+    /// Since when the machine has run again; absent while it is paused.
     well: Option<Instant>,
-    /// The record has said that it is paused.
+    /// Whether the record has said that the machine is paused.
     told: bool,
 }
 
@@ -103,11 +105,11 @@ impl Follower {
         }
     }
 
-    /// It does what it was told; gives when to look again.
+    /// Handles a machine that runs. Returns when to look again.
     async fn fine(&mut self) -> Option<Duration> {
         locked(&self.watch.halted.shown).remove(&self.id);
         let Some(trial) = &mut self.trial else {
-            // What an earlier agent has seen.
+            // An earlier agent may have recorded a pause: clear the record.
             return self.record(None).await.err().map(|_| POLL);
         };
         if trial.well.is_none() {
@@ -115,7 +117,7 @@ impl Follower {
         }
         let well = *trial.well.get_or_insert_with(Instant::now);
         let (told, paused) = (trial.told, trial.paused.clone());
-        // No pause is kept from the events because the disk was full while it lasted.
+        // The pause may not have been recorded because the disk was full: it still gets its event.
         if !told && self.record(Some(paused)).await.is_err() {
             return Some(POLL);
         }
@@ -133,7 +135,7 @@ impl Follower {
         Some(left)
     }
 
-    /// It is paused; gives when to look again.
+    /// Handles a machine that is paused. Returns when to look again.
     async fn halted(&mut self, halt: &Halt) -> Option<Duration> {
         let cause = cause(halt);
         let facts = self.facts(cause, halt).await;
@@ -156,7 +158,7 @@ impl Follower {
         Some(POLL)
     }
 
-    /// Takes note of a pause, and gives what there is to decide by.
+    /// Notes a pause, and returns the facts for the decision.
     async fn facts(&mut self, cause: Cause, halt: &Halt) -> Facts {
         let over = |t: &Trial| t.well.is_some_and(|well| well.elapsed() >= CALM);
         let known = self.trial.take().filter(|t| !over(t) && t.paused.cause == cause);
@@ -200,8 +202,8 @@ impl Follower {
         }
     }
 
-    /// Has the record, and so an event, say whether it is paused. False: the record does not say that
-    /// it runs, or not yet.
+    /// Writes to the record whether the machine is paused, which also makes an event. Returns false
+    /// where the record does not say, or does not say yet, that the machine runs.
     async fn record(&self, paused: Option<Paused>) -> Result<bool> {
         let id = self.id;
         let cause = paused.as_ref().map(|paused| paused.cause);
@@ -230,7 +232,7 @@ impl Follower {
         })
     }
 
-    /// It cannot go on, or has waited for too long: it fails, and its machine is ended.
+    /// Fails an instance that cannot go on or has waited too long, and ends its machine.
     async fn give_up(&self, cause: Cause, halt: &Halt, paused_for: Duration) {
         let reason = match cause {
             Cause::NoSpace => {
@@ -244,7 +246,7 @@ impl Follower {
         };
         let (watch, id) = (&self.watch, self.id);
         let slot = watch.slots.of(id);
-        // Whoever waits for this guest waits in vain.
+        // No wait for this guest can succeed any more.
         let interrupt = slot.waits.interrupt(Problem::new(Code::MachineDied, &reason));
         let mut live = slot.gate.lock().await;
         drop(interrupt);
@@ -252,7 +254,8 @@ impl Follower {
         if !ours || *self.machine.condition().borrow() == Condition::Fine {
             return;
         }
-        // Known before its end is, which ends whatever runs in it.
+        // Noted before the machine ends, since its end also ends the jobs and sessions in it, which
+        // report this reason.
         slot.note_given_up(reason.clone());
         if let Err(problem) = watch.transitions.set_failed(id, &reason).await {
             tracing::error!(instance = %id, "cannot record that it failed: {problem}");

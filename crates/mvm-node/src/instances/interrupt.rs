@@ -1,9 +1,9 @@
-//! Ends the waits of whoever holds an instance's gate.
+//! Ends the waits of an operation that holds an instance's gate.
 //!
-//! Somebody who may not wait for the holder, because the instance is to be destroyed or its guest was
-//! found dead, raises an interrupt: every wait for the guest then fails with its reason, and the
-//! operation ends as after any other error. Only waits end so: whatever changes records, disks or
-//! links runs to its end.
+//! A task that cannot wait for the gate, because the instance is to be destroyed or its guest does
+//! not answer, raises an interrupt. Every wait for the guest then fails with the interrupt's
+//! reason, and the operation ends as after any other error. Only waits end early: changes of
+//! records, disks and links are completed.
 
 use crate::Result;
 use crate::deadlines::Until;
@@ -20,7 +20,7 @@ pub(crate) struct Waits {
     count: watch::Sender<usize>,
 }
 
-/// An interrupt that is raised until this is dropped.
+/// An interrupt that is raised until this guard is dropped.
 #[derive(Debug)]
 pub(crate) struct Interrupt {
     waits: Arc<Waits>,
@@ -28,7 +28,7 @@ pub(crate) struct Interrupt {
 }
 
 impl Waits {
-    /// Ends all waits, now and from now on, until what is given back is dropped.
+    /// Ends all present and future waits until the returned guard is dropped.
     pub fn interrupt(self: &Arc<Self>, why: Problem) -> Interrupt {
         let why = Arc::new(why);
         self.change(|raised| raised.push(why.clone()));
@@ -41,24 +41,24 @@ impl Waits {
         self.count.send_replace(raised.len());
     }
 
-    /// Why nobody is to wait now, if so.
+    /// Returns the reason of the first raised interrupt, if there is one.
     pub fn interrupted(&self) -> Option<Problem> {
         locked(&self.raised).first().map(|why| (**why).clone())
     }
 
-    /// Resolves with its reason as soon as there is an interrupt.
+    /// Waits until an interrupt is raised, and returns its reason.
     pub async fn interruption(&self) -> Problem {
         let mut count = self.count.subscribe();
         loop {
             if let Some(why) = self.interrupted() {
                 return why;
             }
-            // The sender is ours: it lives.
+            // This cannot fail: `self` owns the sender.
             let _ = count.wait_for(|count| *count > 0).await;
         }
     }
 
-    /// Waits for a guest: until it has answered, the deadline is over, or somebody interrupts.
+    /// Waits for a guest's answer, until the deadline passes or an interrupt is raised.
     pub async fn guest<T>(
         &self,
         until: impl Into<Until>,

@@ -1,9 +1,9 @@
-//! What can be done with an instance: start, warm, sleep, wake, stop, destroy.
+//! The operations on an instance: start, warm, sleep, wake, stop and destroy.
 //!
-//! Each operation holds the instance's gate and keeps to one order: the intent is durable before
-//! the first side effect, the outcome after the last. The two exceptions are resume and pause of a
-//! warm machine, which are idempotent: there the record is written once (before the resume, after
-//! the pause), and recovery repeats the call.
+//! Each operation holds the instance's gate. Its intent is durable before the first side effect,
+//! and its outcome after the last. The two exceptions are resume and pause of a warm machine, which
+//! are idempotent: there the record is written once (before the resume, after the pause), and
+//! recovery repeats the call.
 
 use super::lingering::Lingering;
 use super::machines::Machines;
@@ -24,7 +24,7 @@ use mvm_model::route::{Facts, Step, route};
 use mvm_model::{Instance, InstanceId, Mover, State, WayUp};
 use std::sync::Arc;
 
-/// The instances of the node: brought from state to state, and destroyed.
+/// The instances of the node: moves them between states, and destroys them.
 pub(crate) struct Instances {
     pub(super) records: Arc<Records>,
     pub(super) slots: Arc<Slots>,
@@ -36,7 +36,7 @@ pub(crate) struct Instances {
 }
 
 impl Instances {
-    /// The instances of these records.
+    /// Makes the service for the instances of these records.
     pub(crate) fn new(
         records: Arc<Records>,
         slots: Arc<Slots>,
@@ -49,29 +49,29 @@ impl Instances {
         Instances { records, slots, transitions, machines, templates, lingering, recovery }
     }
 
-    /// The slot of an instance.
+    /// Returns the slot of an instance.
     pub(crate) fn slot(&self, id: InstanceId) -> Arc<Slot> {
         self.slots.of(id)
     }
 
-    /// The files of an instance.
+    /// Returns the files of an instance.
     pub(crate) fn files(&self, id: InstanceId) -> Files {
         self.machines.files(id)
     }
 
-    /// What is written of instances.
+    /// Returns the service that records transitions.
     pub(crate) fn transitions(&self) -> &Transitions {
         &self.transitions
     }
 
-    /// Refuses to give a machine away on a disk that is as good as full.
+    /// Returns an error if the disk is too full for a machine to be leased.
     pub(crate) fn check_space(&self) -> Result<()> {
         self.machines.check_space()
     }
 
-    /// Brings an instance to `to` from wherever it is, through `running` where it must, on behalf of
-    /// `by`: what its lease forbids is refused before anything happens, at every step. Gives the
-    /// state that it came from.
+    /// Brings an instance to the state `to` from any state, through `running` where necessary, on
+    /// behalf of `by`. At every step, an action that the lease forbids is refused before it has an
+    /// effect. Returns the state that the instance came from.
     pub async fn bring(&self, id: InstanceId, to: State, by: &Mover) -> Result<State> {
         if to == State::Destroyed {
             let from = self.records.read(|world| world.by_id(id).map(|i| i.state))?;
@@ -85,7 +85,8 @@ impl Instances {
         self.recovery.check_if_marked(id, &mut live).await?;
         let outcome = self.perform(&mut live, id, to, by).await;
         self.recovery.note_failure(id, &outcome);
-        // What it failed with then is what the interrupt has made of it.
+        // Once an interrupt is raised, the operation's error is only a consequence of it: report
+        // the interrupt.
         outcome.map_err(|problem| slot.waits.interrupted().unwrap_or(problem))
     }
 
@@ -106,7 +107,7 @@ impl Instances {
             matches!((from, to), (State::Warm | State::Sleeping, State::Running | State::Warm))
         };
         if from != to && rises(from, to) {
-            // What there is no room to go on with stays as it is.
+            // On a full disk the machine could not go on, so the instance stays in its state.
             self.machines.check_space()?;
         }
         if matches!(to, State::Running | State::Warm) {
@@ -121,7 +122,7 @@ impl Instances {
         Ok(from)
     }
 
-    /// Carries out one step of a way.
+    /// Carries out one step of the route.
     async fn take(&self, step: Step, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
         match step {
             Step::Stay(state) => self.transitions.stay(id, state, by).await,
@@ -138,8 +139,8 @@ impl Instances {
         }
     }
 
-    /// Destroys an instance on behalf of `by`: process, tap, disks, record. Idempotent, and waits
-    /// for nobody.
+    /// Destroys an instance on behalf of `by`: process, tap, disks and record. Idempotent. Other
+    /// operations on the instance are interrupted rather than waited for, if `by` may destroy it.
     pub async fn destroy(&self, id: InstanceId, by: &Mover) -> Result<()> {
         let slot = self.slots.of(id);
         let (mut live, _interrupt) = self.seize(&slot, id, by).await;
@@ -152,8 +153,8 @@ impl Instances {
         outcome
     }
 
-    /// A clone of the pool's template where the instance has nothing of its own yet and there is
-    /// one, else a cold boot.
+    /// Clones the pool's template, if there is one and the instance has no disks of its own yet;
+    /// otherwise boots the machine.
     async fn boot(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
         let template = self.templates.for_instance(id)?;
         let kind = if template.is_some() { "clone" } else { "boot" };
@@ -192,12 +193,14 @@ impl Instances {
         }
     }
 
-    /// A new instance becomes a sleeper: it is the template until somebody wakes it.
+    /// Makes a new instance a sleeper that has nothing of its own: a wake clones it from the
+    /// template.
     async fn park_as_clone(&self, id: InstanceId, by: &Mover) -> Result<()> {
         self.transitions.pass(id, State::Sleeping, by, |instance| instance.dormant = true).await
     }
 
-    /// A sleeper that has never run, to running or warm. If it fails, it sleeps on.
+    /// Brings a sleeper that has never run to running or warm. On an error, the instance remains
+    /// asleep.
     async fn clone_from_template(
         &self,
         live: &mut Live,
@@ -223,21 +226,22 @@ impl Instances {
         }
     }
 
-    /// Warm to running: one durable record, one hypervisor call, one guest round trip.
+    /// Brings a warm instance to running: one durable record, one hypervisor call and one guest
+    /// round trip.
     async fn resume(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
         let machine = live.machine()?;
         self.transitions.pass(id, State::Running, by, |i| i.way_up = Some(WayUp::Warm)).await?;
         self.let_run(live, id, &machine).await
     }
 
-    /// Running to warm.
+    /// Brings a running instance to warm.
     async fn pause(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
         let machine = live.machine()?;
-        // Connected now, the channel is there when the machine is woken.
+        // The channel is opened now so that it is ready when the machine is woken.
         live.channel().await?;
         self.records.read(|world| admit(world, id, State::Warm, by).map(|_| ()))?;
         machine.pause().await.or_problem()?;
-        // There was no intent: somebody may have taken the machine meanwhile.
+        // No intent was recorded, so the machine may have been leased in the meantime.
         let outcome = self.transitions.pass(id, State::Warm, by, |_| {}).await;
         if outcome.is_err() {
             machine.resume().await.or_problem()?;
@@ -245,12 +249,13 @@ impl Instances {
         outcome
     }
 
-    /// Running or warm to sleeping. On an error, a full disk above all, the machine is as it was.
+    /// Brings a running or warm instance to sleeping. On an error, such as a full disk, the machine
+    /// remains as it was.
     async fn sleep(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
         let machine = live.machine()?;
         let spare = self.records.read(|world| world.by_id(id).map(Instance::is_untouched_clone))?;
         if spare {
-            // What nobody has used is worth no snapshot: it is the template again.
+            // An unused clone needs no snapshot: it can be cloned from the template again.
             self.transitions
                 .begin_with(id, State::Sleeping, by, |instance| instance.dormant = true)
                 .await?;
@@ -278,12 +283,13 @@ impl Instances {
             self.transitions.abandon(id).await?;
             return Err(problem);
         }
-        // From here on the snapshot is the machine: it is not lost, whatever becomes of the process.
+        // From here on, the snapshot is the machine's state: the end of the process loses nothing.
         self.lingering.keep(live, &instance).await?;
         self.transitions.arrive(id, State::Sleeping, by).await
     }
 
-    /// Any live state to stopped: the guest shuts down by itself, so that its disks are whole.
+    /// Brings an instance to stopped. The guest shuts itself down, so that its disks are
+    /// consistent.
     async fn stop(&self, live: &mut Live, id: InstanceId, by: &Mover) -> Result<()> {
         let (state, dormant) =
             self.records.read(|world| world.by_id(id).map(|i| (i.state, i.dormant)))?;

@@ -1,8 +1,9 @@
-//! Processes that outlast the sleep of their machine: woken soon, it needs none to be started.
+//! Hypervisor processes that are kept for a while after their machine went to sleep. A wake that
+//! comes soon need not start a process.
 //!
-//! The snapshot is the machine; what lingers is a cache of it, in memory only. It is given up at any
-//! time without loss: when its time is over, when memory is short, when the agent ends. One that a
-//! killed agent left is ended by the next.
+//! The snapshot holds the machine's state. A lingering process is a cache of it, known in memory
+//! only, and can be ended at any time without loss: when its time is over, when memory is short, or
+//! when the agent ends. A lingering process that a killed agent left is ended by the next agent.
 
 use super::slot::Live;
 use super::slots::Slots;
@@ -22,18 +23,18 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
 
-/// The processes of sleeping instances, and the metrics of them.
+/// The processes of sleeping instances, and their metrics.
 pub(crate) struct Lingering {
     records: Arc<Records>,
     slots: Arc<Slots>,
     pressure: HostPressure,
     current: Gauge,
-    /// Processes that did not take up: their instances were woken from disk.
+    /// The number of processes that did not resume, so that their instances were woken from disk.
     pub unresumed: Counter,
 }
 
 impl Lingering {
-    /// Of a host whose pressure is this.
+    /// Makes the service, on a host with this memory pressure.
     pub(crate) fn new(
         records: Arc<Records>,
         slots: Arc<Slots>,
@@ -43,7 +44,7 @@ impl Lingering {
         Lingering { records, slots, pressure, current, unresumed }
     }
 
-    /// Registers what is counted.
+    /// Registers the metrics.
     pub(crate) fn register(&self, registry: &mut Registry) {
         let what = "Processes of sleeping instances, kept for a quick wake";
         registry.register("lingering", what, self.current.clone());
@@ -51,11 +52,12 @@ impl Lingering {
         registry.register("lingering_unresumed", what, self.unresumed.clone());
     }
 
-    /// The snapshot of this machine is whole: its process stays for a while, or ends.
+    /// Keeps the process of a machine whose snapshot is complete for a while, or ends it.
     pub(crate) async fn keep(&self, live: &mut Live, instance: &Instance) -> Result<()> {
         let policy =
             self.records.read(|world| world.pool(&instance.pool).map(|pool| pool.runtime_policy));
-        // A clone's memory is its own alone, and would be held in full; a template's is taken at once.
+        // A clone's process would hold all of the clone's private memory, and a template's files
+        // are taken at once.
         let cheap = instance.template.is_none()
             && !is_template_builder(instance)
             && !self.pressure.is_high();
@@ -68,7 +70,8 @@ impl Lingering {
         Ok(())
     }
 
-    /// The process that this sleeping instance still has, paused as it was when it was snapshotted.
+    /// Takes the process that a sleeping instance still has, paused as it was at the snapshot;
+    /// `None` where there is none or it has ended.
     pub(crate) async fn take(
         &self,
         live: &mut Live,
@@ -79,13 +82,14 @@ impl Lingering {
         if machine.exited().now_or_never().is_none() {
             return Ok(Some(machine));
         }
-        // Ended by whoever needed its memory: its sockets are still to be removed.
+        // The process was ended from outside, for its memory say: its sockets must still be
+        // removed.
         machine.kill().await.or_problem()?;
         Ok(None)
     }
 
-    /// Ends the processes that have lingered for long enough, and all where memory is short. Says
-    /// whether there were any.
+    /// Ends the processes whose time is over, or all if memory is short. Returns whether there were
+    /// any.
     pub(crate) async fn end_overstayed(&self) -> bool {
         let lingering = locked(&self.slots.lingering).len();
         self.current.set(i64::try_from(lingering).unwrap_or(i64::MAX));
@@ -96,7 +100,7 @@ impl Lingering {
         !over.is_empty()
     }
 
-    /// Those that are to end now.
+    /// Returns the instances whose processes are to end now.
     pub(crate) async fn overstayed(&self) -> Vec<InstanceId> {
         let lingering = locked(&self.slots.lingering).clone();
         if lingering.is_empty() {
@@ -113,7 +117,7 @@ impl Lingering {
         })
     }
 
-    /// Ends all of them: nobody will be there to wake them.
+    /// Ends all lingering processes: once the agent ends, no wake can use them.
     pub(crate) async fn end_all(&self) {
         let all = locked(&self.slots.lingering).clone();
         for id in all {
@@ -121,16 +125,16 @@ impl Lingering {
         }
     }
 
-    /// Whether its process will be ended in time, if it has one.
+    /// Returns whether the instance is among those whose process will be ended in time.
     #[cfg(test)]
     pub(crate) fn watches(&self, id: InstanceId) -> bool {
         locked(&self.slots.lingering).contains(&id)
     }
 
-    /// Ends the process that a sleeping instance still has, if it has one.
+    /// Ends the process that a sleeping instance still has, if there is one.
     pub(crate) async fn end(&self, id: InstanceId) {
         let slot = self.slots.of(id);
-        // Where somebody is at it, it is being woken or destroyed.
+        // If the gate is held, the instance is being woken or destroyed.
         let Ok(mut live) = slot.gate.try_lock() else { return };
         if live.lingers()
             && let Err(problem) = live.kill().await

@@ -1,4 +1,4 @@
-//! Keeps links and rules as they are to be, and fails the machines that have lost their tap.
+//! Keeps links and rules in their desired state, and fails the machines that have lost their tap.
 
 use super::slots::Slots;
 use super::transitions::Transitions;
@@ -12,22 +12,22 @@ use prometheus_client::registry::Registry;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long it is waited before the kernel is listened to again.
+/// The pause before the kernel's notifications are subscribed to again after an error.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Looks after links and rules, as long as the agent runs.
+/// Keeps links and rules in order as long as the agent runs.
 pub(crate) struct LinkKeeper {
     links: Arc<Links>,
     records: Arc<Records>,
     slots: Arc<Slots>,
     transitions: Arc<Transitions>,
     wake: Wake,
-    /// Machines whose tap was deleted under them, and that failed for it.
+    /// The number of machines that failed because their tap was deleted while they ran.
     pub taps_lost: Counter,
 }
 
 impl LinkKeeper {
-    /// Looks after these links.
+    /// Makes the keeper of these links.
     pub fn new(
         links: Arc<Links>,
         records: Arc<Records>,
@@ -38,19 +38,19 @@ impl LinkKeeper {
         LinkKeeper { links, records, slots, transitions, wake, taps_lost: Counter::default() }
     }
 
-    /// Registers what is counted.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         let what = "Machines whose tap was deleted under them, and that failed for it";
         registry.register("taps_lost", what, self.taps_lost.clone());
     }
 
-    /// Puts rules and links back as soon as somebody has changed them; until the task is ended. Besides,
-    /// every pass of the reconcile loop looks.
+    /// Restores rules and links as soon as they were changed from outside, until the task is
+    /// aborted. Every pass of the reconcile loop checks them as well.
     pub async fn run(self: Arc<Self>) {
         loop {
             let failed = match self.links.network().watch() {
                 Ok(mut watch) => loop {
-                    // At first for what happened before somebody listened.
+                    // The first call repairs the changes that came before the subscription.
                     self.keep().await;
                     if let Err(error) = watch.changed().await {
                         break error;
@@ -71,11 +71,12 @@ impl LinkKeeper {
         }
     }
 
-    /// A machine whose tap is gone has no network for as long as its process lives: it fails with that
-    /// reason. The reconciler replaces a spare; any other can be started again.
+    /// Fails a machine whose tap is gone, since its process cannot get a network any more. The
+    /// reconciler replaces a spare; any other instance can be started again.
     async fn unplugged(&self, id: InstanceId) {
         let slot = self.slots.of(id);
-        // Whoever is at it makes the tap, or takes the machine away; if not, the next pass comes.
+        // If the gate is held, the operation makes the tap or ends the machine; otherwise the next
+        // pass looks.
         let Ok(mut live) = slot.gate.try_lock() else { return };
         let Ok(instance) = self.records.read(|world| world.by_id(id).cloned()) else { return };
         let lives = instance.state.has_process() && !instance.is_busy() && live.machine.is_some();
@@ -90,7 +91,7 @@ impl LinkKeeper {
         let why = Problem::new(Code::NetworkLost, what).hint(hint);
         self.taps_lost.inc();
         slot.note_end(why.clone());
-        // What comes back is the reason itself.
+        // The returned error is the reason itself.
         let _ = self.transitions.give_up(&mut live, id, why).await;
         self.wake.notify();
     }

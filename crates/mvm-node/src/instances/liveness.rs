@@ -1,8 +1,8 @@
-//! Guests that stop answering: they are asked for signs of life, and the dead are ended.
+//! Guests that stop answering: the agent probes the guests, and ends the machines of dead ones.
 //!
-//! Only running machines are watched. What is done about each is the model's decision
-//! ([`mvm_model::liveness`]); any byte that a guest sends is a sign of life. One that is dead has its
-//! machine ended and its instance failed, with that reason; whoever waits for it is told the same.
+//! Only running machines are watched. [`mvm_model::liveness`] decides what is done about each. Any
+//! byte from a guest is a sign of life. If a guest is dead, its machine is ended and its instance
+//! fails with that reason, which all operations and sessions that use the machine report.
 
 use super::slots::Slots;
 use super::transitions::Transitions;
@@ -25,12 +25,12 @@ use std::sync::{Arc, Mutex as Lock};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How often all of them are looked at.
+/// The period at which all guests are checked.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// The guests that are watched.
 pub(crate) struct Guests {
-    /// Times are counted from here.
+    /// The instant from which times are counted.
     began: Instant,
     watched: Lock<HashMap<InstanceId, Watched>>,
     silent: Family<Labels, Counter>,
@@ -40,10 +40,10 @@ pub(crate) struct Guests {
     wake: Wake,
 }
 
-/// One of them.
+/// A watched guest.
 #[derive(Debug)]
 struct Watched {
-    /// The process that it was first seen in: another one has another guest.
+    /// The process in which the guest was first seen. Another process has another guest.
     pid: u32,
     since: Instant,
     pulse: Option<Arc<Pulse>>,
@@ -51,7 +51,7 @@ struct Watched {
 }
 
 impl Guests {
-    /// Watches the guests of these records.
+    /// Makes the service that watches the guests of these records.
     pub(crate) fn new(
         records: Arc<Records>,
         slots: Arc<Slots>,
@@ -62,7 +62,7 @@ impl Guests {
         Guests { began: Instant::now(), watched, silent, records, slots, transitions, wake }
     }
 
-    /// Registers what the metrics say of them.
+    /// Registers the metrics.
     pub(crate) fn register(&self, registry: &mut Registry) {
         let what = "Guests that stopped answering, whose machines were ended";
         registry.register("guests_silent", what, self.silent.clone());
@@ -75,8 +75,8 @@ impl Guests {
         elapsed.as_millis() as Millis
     }
 
-    /// What is to be done about the guest of a running instance, which is in the process `pid`; nothing
-    /// is known of that while somebody else holds the instance.
+    /// Returns what to do about the guest of a running instance. `seen` names its process and its
+    /// channel's signs of life; `None` while the instance's gate is held.
     fn next(
         &self,
         id: InstanceId,
@@ -105,7 +105,7 @@ impl Guests {
         locked(&self.watched).retain(|id, _| running.iter().any(|of| of.id == *id));
     }
 
-    /// What is known of the guest does not count: it is watched anew.
+    /// Forgets what is known of a guest, which is then watched anew.
     fn forget(&self, id: InstanceId) {
         locked(&self.watched).remove(&id);
     }
@@ -119,7 +119,7 @@ struct Running {
     timeout_s: u64,
 }
 
-/// Watches until the task is ended.
+/// Watches the guests until the task is aborted.
 pub async fn run(guests: Arc<Guests>) {
     loop {
         let period = PERIOD;
@@ -153,7 +153,8 @@ fn look(guests: &Arc<Guests>, instance: Running) {
         Ok(live) => {
             let Some(machine) = &live.machine else { return };
             if *machine.condition().borrow() != Condition::Fine {
-                // It cannot answer: it is watched anew when it runs again.
+                // The guest of a paused machine cannot answer: it is watched anew when the machine
+                // runs again.
                 return guests.forget(instance.id);
             }
             channel = live.channel.clone().filter(|channel| !channel.is_closed());
@@ -169,11 +170,11 @@ fn look(guests: &Arc<Guests>, instance: Running) {
         Next::Wait => {}
         Next::Ask => match channel {
             Some(channel) => channel.ask(),
-            // Whoever holds it asks by itself.
+            // The operation that holds the gate asks the guest itself.
             None if held => {}
             None => connect(guests, instance.id),
         },
-        // Whoever holds it waits for it as long as that may take.
+        // The operation that holds the gate may wait for the guest until its own deadline.
         Next::Dead(silent) if held && silent < (instance.timeout_s + RESUME.seconds) * 1000 => {}
         Next::Dead(_) => {
             let guests = guests.clone();
@@ -187,7 +188,7 @@ fn look(guests: &Arc<Guests>, instance: Running) {
     }
 }
 
-/// A guest without a channel: that it welcomes one is a sign of life.
+/// Opens a channel to a guest that has none. The guest's welcome is a sign of life.
 fn connect(guests: &Arc<Guests>, id: InstanceId) {
     let guests = guests.clone();
     tokio::spawn(async move {
@@ -199,7 +200,7 @@ fn connect(guests: &Arc<Guests>, id: InstanceId) {
     });
 }
 
-/// Ends the machine of a guest that is dead.
+/// Ends the machine of a dead guest.
 async fn give_up(guests: &Arc<Guests>, instance: Running) -> Result<()> {
     let Running { id, pool, timeout_s } = instance;
     let slot = guests.slots.of(id);
@@ -212,7 +213,8 @@ async fn give_up(guests: &Arc<Guests>, instance: Running) -> Result<()> {
         world.by_id(id).is_ok_and(|now| now.state == State::Running && !now.is_busy())
     });
     if !runs || !is_same(guests, id, &machine) || is_held(&machine).await {
-        // Moved, answered, or stopped by its hypervisor: its silence said nothing.
+        // The instance has moved on, the guest has answered, or the hypervisor has stopped the
+        // vCPUs: the silence proves nothing.
         guests.forget(id);
         return Ok(());
     }
@@ -222,11 +224,11 @@ async fn give_up(guests: &Arc<Guests>, instance: Running) -> Result<()> {
     drop((live, interrupt));
     guests.forget(id);
     guests.wake.notify();
-    // The reason that it failed with is no fault of ours.
+    // `ended` holds the reason of the failure, which is not an error of this task.
     ended.or(Ok(()))
 }
 
-/// Whether the guest that was watched is still in this machine, and still silent.
+/// Returns whether the watched guest still is in this machine, and still silent.
 fn is_same(guests: &Guests, id: InstanceId, machine: &Arc<dyn Machine>) -> bool {
     let watched = locked(&guests.watched);
     watched.get(&id).is_some_and(|watched| {
@@ -236,8 +238,8 @@ fn is_same(guests: &Guests, id: InstanceId, machine: &Arc<dyn Machine>) -> bool 
     })
 }
 
-/// Whether the hypervisor itself has stopped the vCPUs, for want of disk space say: a guest cannot
-/// answer then, and is not dead.
+/// Returns whether the hypervisor itself has stopped the vCPUs, because the disk is full for
+/// example. The guest cannot answer then, and is not dead.
 async fn is_held(machine: &Arc<dyn Machine>) -> bool {
     let halted = *machine.condition().borrow() != Condition::Fine;
     halted || machine.stats().await.is_ok_and(|stats| stats.paused)

@@ -1,4 +1,4 @@
-//! From a record to a machine whose guest is ready.
+//! Makes machines: from a record to a machine whose guest is ready.
 
 use super::disks::{Disks, remove_caches};
 use super::halted::held_back;
@@ -30,10 +30,10 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long after its channel a machine's process may be seen to end.
+/// How long the end of a machine's process may come after the end of its channel.
 const DYING: Duration = Duration::from_millis(500);
 
-/// Makes machines: from a record to one whose guest is ready.
+/// Makes machines from records, and waits for their guests.
 pub(crate) struct Machines {
     state_dir: StateDir,
     hypervisor: Arc<dyn Hypervisor>,
@@ -44,7 +44,7 @@ pub(crate) struct Machines {
 }
 
 impl Machines {
-    /// Makes machines with this driver.
+    /// Makes the service for machines of this driver.
     pub(crate) fn new(
         state_dir: StateDir,
         hypervisor: Arc<dyn Hypervisor>,
@@ -56,22 +56,22 @@ impl Machines {
         Machines { state_dir, hypervisor, links, disks, templates, watch }
     }
 
-    /// The driver.
+    /// Returns the hypervisor's driver.
     pub(crate) fn hypervisor(&self) -> &dyn Hypervisor {
         self.hypervisor.as_ref()
     }
 
-    /// The links of machines.
+    /// Returns the links of machines.
     pub(crate) fn links(&self) -> &Links {
         &self.links
     }
 
-    /// The files of an instance.
+    /// Returns the files of an instance.
     pub(crate) fn files(&self, id: InstanceId) -> Files {
         self.state_dir.files(id)
     }
 
-    /// Refuses to start a machine, or to give one away, on a disk that is as good as full.
+    /// Returns an error if the disk is too full for a machine to be started or leased.
     pub(crate) fn check_space(&self) -> Result<()> {
         self.disks.check_space()
     }
@@ -81,13 +81,13 @@ impl Machines {
         self.watch.begin(id, machine);
     }
 
-    /// What there is to wake an instance from, if its process does not live.
+    /// Returns the snapshot to wake an instance from if its process has ended.
     pub(crate) fn snapshot_of(&self, instance: &Instance) -> Snapshot {
         let simulated = self.hypervisor.description().simulated;
         snapshot::snapshot_of(simulated, instance, &self.files(instance.id))
     }
 
-    /// Our hypervisor processes by instance.
+    /// Returns this agent's hypervisor processes by instance.
     pub(crate) fn processes(&self) -> Result<HashMap<InstanceId, ProcessIdentity>> {
         let prefix = self.state_dir.marker_prefix();
         let found = self.hypervisor.find(&prefix).or_problem()?;
@@ -103,7 +103,7 @@ impl Machines {
         self.hypervisor.kill_stray(process).await.or_problem()
     }
 
-    /// Everything the hypervisor needs to know of an instance.
+    /// Returns the specification that the hypervisor needs for an instance.
     pub(crate) fn spec(&self, tenant: &Tenant, instance: &Instance) -> Result<VmSpec> {
         let image = self.disks.image(&instance.revision)?;
         let files = self.state_dir.files(instance.id);
@@ -144,7 +144,8 @@ impl Machines {
         })
     }
 
-    /// Boots the machine and waits until its guest is itself. On any error nothing is left.
+    /// Boots the machine and waits until its guest has its identity. On an error, the machine is
+    /// ended.
     pub(crate) async fn boot(
         &self,
         live: &mut Live,
@@ -156,7 +157,7 @@ impl Machines {
         remove_file(&files.resuming())?;
         remove_file(&files.memory())?;
         if instance.is_blank() {
-            // What an attempt before this one left may be half a copy.
+            // An earlier attempt may have left half a copy of a disk.
             remove_file(&files.scratch())?;
             remove_file(&files.data())?;
             remove_caches(instance, &files)?;
@@ -169,7 +170,8 @@ impl Machines {
         self.make_ready(live, tenant, instance, machine, deadlines::BOOT, true).await
     }
 
-    /// The directories of a machine that is to be started, if there is room for one.
+    /// Makes the directories of a machine that is to be started, if there is disk space for the
+    /// machine.
     fn make_place(&self, instance: &Instance) -> Result<Files> {
         self.disks.check_room(self.disks.memory_to_reserve(instance))?;
         let files = self.state_dir.files(instance.id);
@@ -178,8 +180,8 @@ impl Machines {
         Ok(files)
     }
 
-    /// Starts the machine as a clone of a template, and waits until its guest is itself. On any
-    /// error nothing is left.
+    /// Starts the machine as a clone of a template and waits until its guest has its identity. On
+    /// an error, the machine is ended.
     pub(crate) async fn clone_of(
         &self,
         live: &mut Live,
@@ -203,7 +205,7 @@ impl Machines {
         self.make_ready(live, tenant, instance, machine, deadlines::CLONE, true).await
     }
 
-    /// Restores a sleeping machine; it stays paused.
+    /// Restores a sleeping machine, which stays paused.
     pub(crate) async fn restore(
         &self,
         tenant: &Tenant,
@@ -219,8 +221,8 @@ impl Machines {
         hypervisor.restore(&spec, &snapshot, RestoreMemory::Own, &record).await.or_problem()
     }
 
-    /// Connects to the guest of a machine that was just started or resumed, and makes it itself. All
-    /// that the guest does for it has one deadline.
+    /// Connects to the guest of a machine that was just started or resumed, and gives the guest its
+    /// identity and the time. One deadline covers all that the guest does for this.
     pub(crate) async fn make_ready(
         &self,
         live: &mut Live,
@@ -235,7 +237,7 @@ impl Machines {
             let (socket, window) = (machine.channel(), machine.window());
             let connecting = Channel::connect(&socket, window.as_deref(), until.left());
             let connecting = stage!("channel", waits.guest(until, connecting));
-            // Keys are made while the guest comes to itself.
+            // The keys are made while the guest starts.
             let (channel, identity) = match fresh {
                 true => tokio::join!(connecting, self.identity_of(tenant, instance)),
                 false => (connecting.await, Ok(Adopt::default())),
@@ -250,7 +252,8 @@ impl Machines {
         tokio::pin!(died);
         let outcome = tokio::select! {
             outcome = ready => match outcome {
-                // The channel of a machine that dies breaks first.
+                // When a machine dies, its channel breaks before its end is reported: prefer the
+                // machine's end as the reason.
                 Err(problem) => {
                     tokio::time::timeout(DYING, died).await.unwrap_or(Err(problem))
                 }
@@ -268,7 +271,7 @@ impl Machines {
             Err(problem) => {
                 let held = held_back(&machine);
                 if let Some(held) = held.clone().filter(|_| !fresh) {
-                    // It has memory of its own, and goes on when there is room.
+                    // The machine has memory of its own, and goes on when there is disk space.
                     self.watch(instance.id, machine.clone());
                     live.machine = Some(machine);
                     return Err(held);
@@ -281,7 +284,7 @@ impl Machines {
         }
     }
 
-    /// Ends a machine that came to nothing; one that cannot be ended is in its slot from then on.
+    /// Ends a machine whose start has failed. If that fails too, the machine remains in its slot.
     async fn kill_newborn(&self, live: &mut Live, machine: Arc<dyn Machine>) {
         let id = machine.process().marker;
         live.machine = Some(machine);
@@ -297,12 +300,12 @@ impl Machines {
         stage!("identity", made).await
     }
 
-    /// Records the process of an instance before anything else is done with it.
+    /// Returns a callback that records an instance's process before anything else is done with it.
     fn record_process(&self, id: InstanceId) -> impl Fn(&ProcessIdentity) + Send + Sync + use<> {
         let path = self.state_dir.files(id).dir.join("process.json");
         move |process| {
             let text = serde_json::to_vec(process).unwrap_or_default();
-            // Recovery finds the process by its mark as well: the record is for people.
+            // This record is for users only. Recovery finds the process by its marker.
             if let Err(problem) = write_atomically(&path, &text, 0o600) {
                 tracing::warn!("{problem}");
             }
@@ -310,12 +313,12 @@ impl Machines {
     }
 }
 
-/// The name under which an instance's host key is pinned.
+/// Returns the name under which an instance's host key is pinned.
 pub fn host_key_alias(reference: &mvm_model::InstanceRef) -> String {
     format!("{}.{}.{}.mvm", reference.id, reference.pool.pool, reference.pool.tenant)
 }
 
-/// Everything but the time.
+/// Returns the guest's identity, except the time.
 fn whole_identity(
     root: &StateDir,
     tenant: &Tenant,
@@ -336,7 +339,7 @@ fn whole_identity(
     });
     let entropy = Some(random_bytes::<64>()?.to_vec());
     if is_template_builder(instance) {
-        // Its clones get names and keys of their own; it needs none.
+        // A template's clones get names and keys of their own; the template needs none.
         return Ok(Adopt { entropy, network, ..Adopt::default() });
     }
     Ok(Adopt {

@@ -1,8 +1,9 @@
-//! Instances: machines with records. What can be done with one, and what is done about one that pauses,
-//! falls silent, loses its tap, or ends by itself.
+//! Instances: machines with records. Operations on them, and the handling of machines that pause,
+//! fall silent, lose their tap or end by themselves.
 //!
-//! From the bottom: slots (who may change a machine), transitions (what is written), the watch of machines
-//! that are up, machines (from a record to a guest that is ready), recovery, and on top the lifecycle.
+//! From the bottom: slots (who may change a machine), transitions (what is recorded), the watch of
+//! machines that are up, machines (from a record to a guest that is ready), recovery, and on top
+//! the lifecycle.
 
 mod disks;
 mod follower;

@@ -1,5 +1,5 @@
-//! Brings record and machine of one instance together: at start, for what the last agent left, and
-//! whenever an operation has failed on its way.
+//! Brings the record and the machine of an instance in line: at start, after the last agent's end,
+//! and whenever an operation has failed halfway.
 
 use super::machines::Machines;
 use super::slot::Live;
@@ -19,10 +19,10 @@ use mvm_model::recovery::{Verdict, recover};
 use mvm_model::{Code, Instance, InstanceId, Mover, State};
 use std::sync::Arc;
 
-/// Why a machine failed that was to be adopted.
+/// The reason of a machine that ended before it could be adopted.
 const ENDED: &str = "its hypervisor process ended while the agent started";
 
-/// Finishes or undoes what was left half done.
+/// Completes or undoes operations that were left unfinished.
 pub(crate) struct Recovery {
     records: Arc<Records>,
     slots: Arc<Slots>,
@@ -33,7 +33,7 @@ pub(crate) struct Recovery {
 }
 
 impl Recovery {
-    /// Of these records and machines.
+    /// Makes the service for these records and machines.
     pub(crate) fn new(
         records: Arc<Records>,
         slots: Arc<Slots>,
@@ -45,13 +45,13 @@ impl Recovery {
         Recovery { records, slots, transitions, machines, auditor, wake }
     }
 
-    /// Whether machines run that an agent before this one has started.
+    /// Returns whether machines run that an earlier agent has started.
     pub(crate) fn has_machines(&self) -> Result<bool> {
         Ok(!self.machines.processes()?.is_empty())
     }
 
-    /// At start: finishes or undoes what the last agent left, and takes over what is ours. Gives the
-    /// instances that there were.
+    /// Runs at start: completes or undoes what the last agent left unfinished, and adopts its
+    /// machines. Returns the instances that there were before.
     pub(crate) async fn recover(&self) -> Result<Vec<Instance>> {
         let mut processes = self.machines.processes()?;
         let instances: Vec<Instance> =
@@ -72,12 +72,12 @@ impl Recovery {
         Ok(instances)
     }
 
-    /// Looks at the instances whose last operation has failed: a disk that was full for a moment, or a
-    /// process that would not end, may have kept it from its end.
+    /// Checks the instances whose last operation has failed: for example, the disk may have been
+    /// full for a moment, or a process may not have ended.
     pub(crate) async fn check_marked(&self) {
         for id in self.slots.to_check() {
             let slot = self.slots.of(id);
-            // Where somebody is at it, its turn comes.
+            // If the gate is held, the operation or a later pass does the check.
             let Ok(mut live) = slot.gate.try_lock() else { continue };
             if let Err(problem) = self.check_if_marked(id, &mut live).await {
                 tracing::warn!(instance = %id, "cannot settle: {problem}");
@@ -85,7 +85,8 @@ impl Recovery {
         }
     }
 
-    /// Brings record and reality of one instance together, if its last operation has failed.
+    /// Compares an instance's record with its machine if its last operation has failed, and brings
+    /// them in line.
     pub(super) async fn check_if_marked(&self, id: InstanceId, live: &mut Live) -> Result<()> {
         if !self.slots.needs_check(id) {
             return Ok(());
@@ -101,7 +102,8 @@ impl Recovery {
         Ok(())
     }
 
-    /// Marks the instance for a check if `outcome` is an error, and wakes the loop that does it.
+    /// Marks the instance for a check if `outcome` is an error, and wakes the reconcile loop, which
+    /// checks it.
     pub(super) fn note_failure<T>(&self, id: InstanceId, outcome: &Result<T>) {
         if outcome.is_err() {
             self.slots.need_check(id);
@@ -141,7 +143,7 @@ impl Recovery {
         live: &mut Live,
     ) -> Result<()> {
         let files = self.machines.files(instance.id);
-        // What an agent that was killed had not finished writing.
+        // A killed agent may have left an unfinished snapshot.
         remove_file(&files.snapshot_part())?;
         let verdict = recover(instance, process.is_some(), self.machines.snapshot_of(instance));
         tracing::debug!(instance = %instance.reference(), ?verdict, "recover");
@@ -159,7 +161,7 @@ impl Recovery {
                 };
                 let outcome = outcome.await;
                 match outcome {
-                    // Its guest may not have run yet: then it sleeps on.
+                    // The guest may not have run yet. Then the instance remains asleep.
                     Err(problem) if files.resuming().exists() => {
                         tracing::warn!(instance = %instance.reference(), "not resumed: {problem}");
                         self.end_at_once(process, live).await?;
@@ -207,7 +209,7 @@ impl Recovery {
         self.machines.hypervisor().adopt(&spec, process).await.or_problem()
     }
 
-    /// Puts an adopted machine into its slot, with the vCPUs as the record says.
+    /// Puts an adopted machine into its slot, with its vCPUs running or paused as the record says.
     async fn take_over(
         &self,
         instance: &Instance,
@@ -224,7 +226,8 @@ impl Recovery {
         remove_file(&self.machines.files(instance.id).resuming())?;
         self.set_recovered(instance.id, state).await?;
         if state == State::Running {
-            // The last agent may have been killed between the resume and the setting of the clock.
+            // The last agent may have been killed after the resume and before the guest's clock was
+            // set.
             let (slot, id) = (self.slots.of(instance.id), instance.id);
             tokio::spawn(async move {
                 let mut live = slot.gate.lock().await;
@@ -238,7 +241,8 @@ impl Recovery {
         Ok(())
     }
 
-    /// Ends a process that does not take up, before it does what it was told.
+    /// Kills a process that could not be adopted, before it carries out commands that it has
+    /// received already.
     async fn end_at_once(&self, process: Option<ProcessIdentity>, live: &mut Live) -> Result<()> {
         let process = live.process().map(|machine| machine.process()).or(process);
         if let Some(process) = process {
@@ -264,7 +268,7 @@ impl Recovery {
                     false => (crate::now(), None, None),
                 };
                 instance.reach(state, since);
-                // Whether it still is, its machine tells.
+                // A pause may still last: the machine's follower finds out.
                 (instance.reason, instance.paused) = (reason, paused);
             })
             .await

@@ -1,4 +1,4 @@
-//! Destroying works at any moment: whoever holds the instance then is made to let go of it.
+//! Destroys instances at any moment: an operation that holds the instance's gate is interrupted.
 
 use super::interrupt::Interrupt;
 use super::lifecycle::Instances;
@@ -9,10 +9,11 @@ use mvm_model::{Code, InstanceId, Mover};
 use tokio::sync::MutexGuard;
 
 impl Instances {
-    /// The gate of an instance that is to be destroyed on behalf of `by`. Waits for its guest end at
-    /// once; who still holds the gate a moment later loses the machine, as if it had died by itself.
-    /// Nobody waits for the guest before what is given back is dropped. The reconciler, and whoever may
-    /// not destroy it, gets the gate in its turn.
+    /// Returns the gate of an instance that is to be destroyed on behalf of `by`. Waits for the
+    /// instance's guest are interrupted at once. If the gate is still held a moment later, the
+    /// machine is killed, as if it had died by itself. No wait for the guest can begin before the
+    /// returned interrupt is dropped. The reconciler, and a mover that may not destroy the
+    /// instance, wait for the gate like any other operation.
     pub(super) async fn seize<'a>(
         &self,
         slot: &'a Slot,
@@ -22,7 +23,7 @@ impl Instances {
         let interrupt = self
             .records
             .alone(|world| {
-                // Nobody changes the records meanwhile: no lease can come in between.
+                // The records cannot change meanwhile, so no lease can be made in between.
                 let may = *by != Mover::Agent && by.check(world.instances.get(&id)?).is_ok();
                 let what = format!("instance {id} is being destroyed");
                 may.then(|| slot.waits.interrupt(Problem::new(Code::Destroyed, what)))
@@ -42,7 +43,7 @@ impl Instances {
         }
     }
 
-    /// Ends the hypervisor's process of an instance whose gate somebody else holds.
+    /// Ends the hypervisor process of an instance whose gate another operation holds.
     async fn end_process(&self, id: InstanceId) {
         let process = match self.machines.processes() {
             Ok(mut processes) => processes.remove(&id),

@@ -1,4 +1,4 @@
-//! One slot an instance: whoever holds its gate is the only one to change the machine.
+//! One slot per instance: only the holder of its gate may change the machine.
 
 use super::interrupt::Waits;
 use crate::Result;
@@ -15,31 +15,31 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as Lock};
 use tokio::sync::Mutex;
 
-/// The machine behind an instance, where it has one.
+/// The machine behind an instance, if there is one.
 #[derive(Default)]
 pub struct Live {
     /// The hypervisor's process.
     pub machine: Option<Arc<dyn Machine>>,
     /// The open channel to the guest's agent; kept while the machine is warm.
     pub channel: Option<Channel>,
-    /// The process that a sleeping instance still has.
+    /// The lingering process of a sleeping instance.
     pub lingering: Option<Arc<dyn Machine>>,
-    /// What ends the waits for the guest.
+    /// The interrupts of waits for the guest.
     pub(crate) waits: Arc<Waits>,
 }
 
 impl Live {
-    /// The process, of whatever use.
+    /// Returns the process, whether it runs a machine or lingers.
     pub fn process(&self) -> Option<&Arc<dyn Machine>> {
         self.machine.as_ref().or(self.lingering.as_ref())
     }
 
-    /// Whether a sleeping instance still has its process.
+    /// Returns whether a sleeping instance still has its process.
     pub fn lingers(&self) -> bool {
         self.lingering.is_some()
     }
 
-    /// The machine, of an instance that is to have one.
+    /// Returns the machine, or an error if the instance has none.
     pub(crate) fn machine(&self) -> Result<Arc<dyn Machine>> {
         self.machine.clone().ok_or_else(|| {
             Problem::new(Code::WrongState, "the instance has no machine any more")
@@ -47,7 +47,8 @@ impl Live {
         })
     }
 
-    /// The open channel to a running guest, connected anew where the last agent had it.
+    /// Returns the open channel to a running guest. Connects first where there is none, as after a
+    /// restart of the agent.
     pub(crate) async fn channel(&mut self) -> Result<Channel> {
         if let Some(channel) = self.channel.as_ref().filter(|channel| !channel.is_closed()) {
             return Ok(channel.clone());
@@ -68,7 +69,7 @@ impl Live {
         Ok(channel)
     }
 
-    /// After a resume: one round trip to the guest, which gets the right time.
+    /// Makes one round trip to the guest after a resume, and sets the guest's clock.
     pub(crate) async fn greet(&mut self) -> Result<()> {
         let until = deadlines::RESUME.begin();
         let channel = self.channel().await?;
@@ -76,7 +77,8 @@ impl Live {
         stage!("adopt", self.waits.guest(until, channel.adopt(&adopt))).await
     }
 
-    /// Ends the machine for good; idempotent. One that cannot be ended stays in its slot.
+    /// Ends the machine or the lingering process. Idempotent. A process that cannot be ended
+    /// remains in its slot.
     pub(crate) async fn kill(&mut self) -> Result<()> {
         self.channel = None;
         for slot in [&mut self.machine, &mut self.lingering] {
@@ -90,16 +92,16 @@ impl Live {
     }
 }
 
-/// What the agent holds in memory for one instance.
+/// The agent's memory of one instance.
 pub struct Slot {
     /// Held for the whole of a transition.
     pub gate: Arc<Mutex<Live>>,
-    /// What ends the waits of whoever holds the gate; the same as [`Live`] has.
+    /// The interrupts of the operation that holds the gate; the same as in [`Live`].
     pub(crate) waits: Arc<Waits>,
     sessions: AtomicUsize,
-    /// Why the agent itself has ended the machine under whoever used it.
+    /// Why the agent itself has ended the machine.
     end: Lock<Option<Problem>>,
-    /// Why the machine was ended, if it was because of a pause.
+    /// Why the machine was ended, if it was paused and could not go on.
     given_up: Lock<Option<String>>,
 }
 
@@ -114,27 +116,28 @@ impl Default for Slot {
 }
 
 impl Slot {
-    /// The machine is about to be ended for this reason: whoever used it is told.
+    /// Notes the reason for which the agent is about to end the machine. The machine's users are
+    /// told it.
     pub(crate) fn note_end(&self, why: Problem) {
         *locked(&self.end) = Some(why);
     }
 
-    /// Why the agent has ended the machine, if it has.
+    /// Returns why the agent has ended the machine, if it has.
     pub(crate) fn why_ended(&self) -> Option<Problem> {
         locked(&self.end).clone()
     }
 
-    /// The machine is about to be ended, since it was paused and cannot go on.
+    /// Notes that the machine is about to be ended because it was paused and cannot go on.
     pub(crate) fn note_given_up(&self, why: String) {
         *locked(&self.given_up) = Some(why);
     }
 
-    /// Why the machine was ended, if it was because of a pause.
+    /// Returns why the machine was ended, if it was paused and could not go on.
     pub(crate) fn given_up(&self) -> Option<String> {
         locked(&self.given_up).clone()
     }
 
-    /// How many streams (exec, SSH, copies) are open.
+    /// Returns the number of open streams (exec, SSH and copies).
     pub fn sessions(&self) -> usize {
         self.sessions.load(Ordering::Relaxed)
     }
@@ -155,10 +158,10 @@ impl Drop for Session {
     }
 }
 
-/// Stands for the lines of a console that has none.
+/// The text in place of the last lines of an empty console.
 pub(super) const NOTHING: &str = "(it printed nothing)";
 
-/// The problem of a machine that ended by itself, with the last lines of its console.
+/// Returns the problem of a machine that ended by itself, with the last lines of its console.
 pub(super) fn died(exit: &Exit) -> Problem {
     let console = if exit.console.is_empty() { NOTHING } else { &exit.console };
     let words = format!(
@@ -168,7 +171,7 @@ pub(super) fn died(exit: &Exit) -> Problem {
     Problem::new(Code::MachineDied, words)
 }
 
-/// The time that a guest is told.
+/// Returns the time that is sent to a guest, in ns since the Unix epoch.
 pub(super) fn wall_clock_ns() -> u64 {
     mvm_clock::since_epoch().as_nanos() as u64
 }

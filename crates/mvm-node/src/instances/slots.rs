@@ -1,4 +1,4 @@
-//! The slots of all instances, and which of them want a look.
+//! The slots of all instances, and the marks of those that need a check.
 
 use super::slot::Slot;
 use crate::locks::locked;
@@ -6,23 +6,23 @@ use mvm_model::InstanceId;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex as Lock};
 
-/// What the agent holds in memory for its instances.
+/// The agent's memory of its instances.
 #[derive(Default)]
 pub(crate) struct Slots {
     slots: Lock<HashMap<InstanceId, Arc<Slot>>>,
-    /// Sleeping instances whose process may still be there.
+    /// Sleeping instances whose process may still exist.
     pub(super) lingering: Lock<BTreeSet<InstanceId>>,
     /// Instances whose last operation failed, so that their record may not match the machine.
     needs_check: Lock<BTreeSet<InstanceId>>,
 }
 
 impl Slots {
-    /// The slot of an instance.
+    /// Returns the slot of an instance.
     pub fn of(&self, id: InstanceId) -> Arc<Slot> {
         locked(&self.slots).entry(id).or_default().clone()
     }
 
-    /// Forgets an instance that is gone.
+    /// Forgets an instance that was destroyed.
     pub fn forget(&self, id: InstanceId) {
         locked(&self.slots).remove(&id);
         locked(&self.lingering).remove(&id);
@@ -34,7 +34,7 @@ impl Slots {
         locked(&self.needs_check).insert(id);
     }
 
-    /// The instances that are marked for a check.
+    /// Returns the instances that are marked for a check.
     pub fn to_check(&self) -> BTreeSet<InstanceId> {
         locked(&self.needs_check).clone()
     }
@@ -44,7 +44,7 @@ impl Slots {
         locked(&self.needs_check).remove(&id);
     }
 
-    /// Whether the instance is marked for a check.
+    /// Returns whether the instance is marked for a check.
     pub fn needs_check(&self, id: InstanceId) -> bool {
         locked(&self.needs_check).contains(&id)
     }

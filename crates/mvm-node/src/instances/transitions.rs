@@ -1,4 +1,4 @@
-//! The durable side of what happens to instances: what is admitted, begun, and come to.
+//! The durable side of transitions: their admission, intent and outcome.
 
 use super::slot::Live;
 use super::slots::Slots;
@@ -12,27 +12,28 @@ use mvm_model::network::mac_of;
 use mvm_model::{CacheDisk, Instance, InstanceId, Intent, Mover, PoolRef, State, Tenant, WayUp};
 use std::sync::Arc;
 
-/// Tries to draw an id that no instance has.
+/// How many ids are drawn to find one that no instance has.
 const ID_DRAWS: usize = 64;
 
-/// Writes what happens to instances.
+/// Records transitions of instances.
 pub(crate) struct Transitions {
     records: Arc<Records>,
     slots: Arc<Slots>,
 }
 
 impl Transitions {
-    /// Writes to these records.
+    /// Makes the service that writes to these records.
     pub(crate) fn new(records: Arc<Records>, slots: Arc<Slots>) -> Transitions {
         Transitions { records, slots }
     }
 
-    /// Records a new instance of the pool; with a `goal`, one that the reconciler brings there.
+    /// Records a new instance of the pool. The reconciler brings it to the state `goal`, if there
+    /// is one.
     pub async fn create(&self, pool: &PoolRef, goal: Option<State>) -> Result<Instance> {
         self.create_with(pool, |instance| instance.goal = goal).await
     }
 
-    /// Records a new instance of the pool, and what else is to be known of it.
+    /// Records a new instance of the pool, changed by `also`.
     pub(crate) async fn create_with(
         &self,
         pool: &PoolRef,
@@ -60,7 +61,7 @@ impl Transitions {
         self.begin_with(id, to, by, |_| {}).await
     }
 
-    /// [`Transitions::begin`], and what else is to be known on the way.
+    /// Like [`Transitions::begin`]; `also` changes the record in the same write.
     pub(super) async fn begin_with(
         &self,
         id: InstanceId,
@@ -97,12 +98,12 @@ impl Transitions {
         }
     }
 
-    /// A transition came to nothing and the machine is as before.
+    /// Removes the intent of a transition that has changed nothing.
     pub(super) async fn abandon(&self, id: InstanceId) -> Result<()> {
         self.records.update(id, |instance| instance.intent = None).await
     }
 
-    /// The machine cannot be saved: ends it and records why.
+    /// Ends a machine that cannot be saved, and records why.
     pub(crate) async fn give_up(
         &self,
         live: &mut Live,
@@ -116,7 +117,7 @@ impl Transitions {
         Err(problem)
     }
 
-    /// A transition of one record alone: checked, done and written at once.
+    /// Checks and writes a transition that changes nothing but the record.
     pub(super) async fn pass(
         &self,
         id: InstanceId,
@@ -163,7 +164,7 @@ impl Transitions {
             .await
     }
 
-    /// The instance is where it is wanted: only a lease may be given up.
+    /// Handles an instance that is in the wanted state already: at most its lease is ended.
     pub(super) async fn stay(&self, id: InstanceId, to: State, by: &Mover) -> Result<()> {
         self.records
             .change(|world, changes| {
@@ -182,7 +183,7 @@ impl Transitions {
         self.records.update(id, |instance| reached(instance, to)).await
     }
 
-    /// Its guest has ended its machine by itself.
+    /// Records that the guest has ended its machine by itself.
     pub(super) async fn set_ended(&self, id: InstanceId, reason: &str) -> Result<()> {
         self.records
             .update(id, |instance| {
@@ -193,7 +194,8 @@ impl Transitions {
     }
 
     pub(crate) async fn set_failed(&self, id: InstanceId, reason: &str) -> Result<()> {
-        // A machine that was ended under an operation has not ended by itself.
+        // If a machine was ended under an operation, the interrupt is the reason, not the machine's
+        // end.
         let interrupted = self.slots.of(id).waits.interrupted().map(|why| why.to_string());
         let reason = interrupted.as_deref().unwrap_or(reason);
         self.records
@@ -211,14 +213,14 @@ pub(super) fn reached(instance: &mut Instance, to: State) {
     instance.reach(to, now());
 }
 
-/// Whoever puts a machine aside needs its manual lease no more.
+/// Ends a manual lease if the transition makes it unnecessary.
 fn put_aside(instance: &mut Instance, to: State, by: &Mover) {
     if by.gives_up(instance, to) {
         instance.lease = None;
     }
 }
 
-/// Checks lease, table and quotas for one transition; gives the record as it is.
+/// Checks lease, table and quotas for one transition. Returns the record as it is.
 pub(super) fn admit<'a>(
     world: &'a RecordSet,
     id: InstanceId,
@@ -234,12 +236,12 @@ pub(super) fn admit<'a>(
     Ok(instance)
 }
 
-/// Numbers for [`new_instance`] to choose an id from.
+/// Draws numbers from which [`new_instance`] chooses an id.
 pub(crate) fn draw_ids() -> Result<Vec<u32>> {
     (0..ID_DRAWS).map(|_| Ok(u32::from_le_bytes(random_bytes::<4>()?))).collect()
 }
 
-/// A new instance of the pool, if quotas and subnet have room for it.
+/// Returns a new instance of the pool, if quotas and subnet have room for it.
 pub(crate) fn new_instance(
     world: &RecordSet,
     reference: &PoolRef,
@@ -269,7 +271,7 @@ pub(crate) fn new_instance(
         dormant: false,
         revision: revision.digest.clone(),
         resources: pool.resources,
-        // Their disks are made when the machine is.
+        // The cache disks are made when the machine is started.
         caches: pool
             .caches
             .iter()

@@ -1,9 +1,10 @@
-//! From sleeping to running or warm: the snapshot goes when the machine has said that it runs.
+//! Wakes instances, from sleeping to running or warm. The snapshot is removed once the machine has
+//! confirmed that it runs.
 //!
-//! Until then whatever fails leaves the machine asleep with its memory. A snapshot belongs together
-//! with memory and disks only as long as no guest instruction has run since, so it is renamed before
-//! the machine is resumed, and its time says when that was: memory that was written later is not what
-//! the snapshot is of. A machine whose guest may have run is never woken from its snapshot again.
+//! Until then, an error leaves the machine asleep with its memory. A snapshot matches memory and
+//! disks only as long as no guest instruction has run since. So it is renamed just before the
+//! machine is resumed, with the time of that moment: memory that was written later does not match
+//! the snapshot. A machine whose guest may have run is never woken from its snapshot again.
 
 use super::halted::held_back;
 use super::lifecycle::Instances;
@@ -21,16 +22,16 @@ use std::sync::Arc;
 
 /// Why a machine could not be woken.
 enum Unwoken {
-    /// Its guest has not run: it sleeps on.
+    /// The guest has not run: the instance remains asleep.
     Asleep(Problem),
-    /// Its guest may have run: it cannot be woken any more.
+    /// The guest may have run: the instance cannot be woken any more.
     Lost(Problem),
-    /// Its process cannot be ended, so that nothing is sure.
+    /// The process cannot be ended, so it is unknown whether the guest runs.
     Unsure(Problem),
 }
 
 impl Instances {
-    /// Sleeping to running or warm.
+    /// Brings a sleeping instance to running or warm.
     pub(super) async fn wake(
         &self,
         live: &mut Live,
@@ -48,10 +49,10 @@ impl Instances {
             Err(Unwoken::Lost(problem)) => {
                 return self.transitions.give_up(live, id, problem).await;
             }
-            // Looked into before the next operation.
+            // The next operation checks the instance first.
             Err(Unwoken::Unsure(problem)) => return Err(problem),
         };
-        // From here on the snapshot is not the machine any more.
+        // From here on, the snapshot is not the machine's state any more.
         remove_file(&self.machines.files(id).resuming())?;
         let outcome = async {
             self.machines
@@ -64,7 +65,8 @@ impl Instances {
         };
         match (outcome.await, held_back(&machine)) {
             (Ok(()), _) => self.transitions.arrive_by(id, to, by, way).await,
-            // It runs when there is room: its memory is in no snapshot any more.
+            // The machine runs as soon as there is disk space. No snapshot holds its memory any
+            // more.
             (Err(_), Some(held)) => {
                 self.transitions.arrive_by(id, State::Running, by, way).await?;
                 Err(held)
@@ -73,8 +75,8 @@ impl Instances {
         }
     }
 
-    /// Lets a sleeping machine run: in the process that it still has, or, where it has none or that
-    /// does not take up, in a new one. The machine is in its slot then.
+    /// Resumes a sleeping machine: in its lingering process, or in a new one if there is none or it
+    /// does not resume. On success, the machine is in its slot.
     async fn rouse(
         &self,
         live: &mut Live,
@@ -82,7 +84,7 @@ impl Instances {
         instance: &Instance,
     ) -> std::result::Result<(Arc<dyn Machine>, WayUp), Unwoken> {
         if live.lingers() && self.machines.links().has_lost_tap(instance).await {
-            // Its tap was deleted: only a new process gets a network.
+            // The tap was deleted: only a new process gets a network.
             live.kill().await.map_err(Unwoken::Asleep)?;
         }
         let lingering = self.lingering.take(live, instance.id).await.map_err(Unwoken::Asleep)?;
@@ -103,7 +105,7 @@ impl Instances {
         Ok((machine, WayUp::Disk))
     }
 
-    /// Resumes a machine that is paused as its snapshot says. One that does not take it is ended.
+    /// Marks the snapshot and resumes the paused machine. Ends a machine that does not resume.
     async fn resume_marked(
         &self,
         live: &mut Live,
@@ -117,7 +119,8 @@ impl Instances {
             Err(problem) => Err(problem),
         };
         let Err(problem) = resumed else { return Ok(machine) };
-        // At once: asked to end in order it would first do what it was told before.
+        // Kill at once: in an orderly end the process would first carry out the resume that it may
+        // have received.
         self.machines.end_process(&machine.process()).await.map_err(Unwoken::Unsure)?;
         live.kill().await.map_err(Unwoken::Unsure)?;
         match self.machines.snapshot_of(instance) {

@@ -1,8 +1,9 @@
-//! A warm instance that is taken and set going by one record.
+//! Leases and resumes a warm instance with one record.
 //!
-//! Its gate is tried, never waited for, while the records are changed: whoever gets it writes that the
-//! instance is leased and that it runs, and resumes it after the commit. A crash in between leaves a record
-//! that says `running` and a machine that is paused: recovery resumes it, as after any other resume.
+//! While the records are changed, the gate is tried and never waited for. The task that gets the
+//! gate writes that the instance is leased and runs, and resumes it after the commit. A crash in
+//! between leaves a record that says `running` and a machine that is paused: recovery resumes it,
+//! as after any other resume.
 
 use super::halted::held_back;
 use super::lifecycle::Instances;
@@ -27,13 +28,13 @@ pub(crate) struct HeldWarm {
 }
 
 impl HeldWarm {
-    /// Notes in the record that the instance runs.
+    /// Sets the record's state to running.
     pub(crate) fn note(&self, instance: &mut Instance) {
         instance.way_up = Some(WayUp::Warm);
         reached(instance, State::Running);
     }
 
-    /// Resumes the instance, whose record says already that it runs.
+    /// Resumes the instance, whose record already says that it runs.
     pub(crate) async fn resume(self, instances: &Instances) -> Result<()> {
         let HeldWarm { id, began, slot, mut live, machine } = self;
         let outcome = operation("resume", id, instances.let_run(&mut live, id, &machine)).await;
@@ -46,14 +47,15 @@ impl HeldWarm {
 }
 
 impl Instances {
-    /// Whether what is warm may be resumed now: there is room to go on, and the firewall stands.
+    /// Returns whether warm instances may be resumed now: there is disk space, and the firewall is
+    /// in place.
     pub(crate) async fn may_resume(&self) -> bool {
         self.machines.check_space().is_ok() && self.machines.links().behind_walls().await.is_ok()
     }
 
-    /// Holds an instance that is warm and that nobody is at, so that it can be resumed as soon as its record
-    /// says that it runs. Nothing where somebody is, or where its record is to be compared with its machine
-    /// first: then it is [brought up](Instances::bring) as any other one.
+    /// Holds the gate of a warm instance, so that the instance can be resumed as soon as its record
+    /// says that it runs. Returns `None` if the gate is held already, or if the record must first
+    /// be compared with the machine: then [`Instances::bring`] resumes the instance like any other.
     pub(crate) fn hold_warm(&self, instance: &Instance) -> Option<HeldWarm> {
         let (id, began) = (instance.id, Instant::now());
         if instance.state != State::Warm || instance.intent.is_some() {
@@ -66,7 +68,7 @@ impl Instances {
         is_whole.then_some(HeldWarm { id, began, slot, live, machine })
     }
 
-    /// After the record: one hypervisor call, and one guest round trip.
+    /// Carries out a resume that is recorded: one hypervisor call, and one guest round trip.
     pub(super) async fn let_run(
         &self,
         live: &mut Live,
@@ -80,7 +82,7 @@ impl Instances {
         match outcome.await {
             Ok(()) => Ok(()),
             Err(problem) => match held_back(machine) {
-                // It runs, as its record says, when there is room.
+                // The machine runs, as its record says, as soon as there is disk space.
                 Some(held) => Err(held),
                 None => self.transitions.give_up(live, id, problem).await,
             },

@@ -1,4 +1,4 @@
-//! Watches machines that are up: their end is recorded, and a pause is followed (`follower.rs`).
+//! Watches machines that are up: records their end, and follows their pauses (`follower.rs`).
 
 use super::halted::Halted;
 use super::slot::{NOTHING, Slot, died};
@@ -13,10 +13,10 @@ use mvm_model::InstanceId;
 use std::path::Path;
 use std::sync::Arc;
 
-/// How many lines of a console say why its machine ended.
+/// How many of a console's last lines go into the reason of a machine's end.
 const LINES: usize = 15;
 
-/// Watches the machines.
+/// Watches machines that are up.
 pub(crate) struct MachineWatch {
     pub(super) records: Arc<Records>,
     pub(super) slots: Arc<Slots>,
@@ -27,7 +27,7 @@ pub(crate) struct MachineWatch {
 }
 
 impl MachineWatch {
-    /// Watches machines of this state directory.
+    /// Makes the service for the machines of this state directory.
     pub(crate) fn new(
         records: Arc<Records>,
         slots: Arc<Slots>,
@@ -39,7 +39,7 @@ impl MachineWatch {
         MachineWatch { records, slots, transitions, halted, state_dir, wake }
     }
 
-    /// Watches a machine and records it when it ends without our doing.
+    /// Watches a machine, and records its end if the agent did not end it.
     pub(crate) fn begin(self: &Arc<Self>, id: InstanceId, machine: Arc<dyn Machine>) {
         self.follow(id, machine.clone());
         let watch = self.clone();
@@ -47,7 +47,7 @@ impl MachineWatch {
             let exit = machine.exited().await;
             let slot: Arc<Slot> = watch.slots.of(id);
             let mut live = slot.gate.lock().await;
-            // Whoever ended it on purpose has taken it out of its slot already.
+            // An operation that ends the machine on purpose takes it out of its slot first.
             let ours = live.machine.as_ref().is_some_and(|now| Arc::ptr_eq(now, &machine));
             if !ours {
                 return;
@@ -68,13 +68,13 @@ impl MachineWatch {
         });
     }
 
-    /// The last lines of an instance's console.
+    /// Returns the last lines of an instance's console.
     pub(super) fn last_lines(&self, id: InstanceId) -> String {
         last_lines(&self.state_dir.files(id).console(), LINES)
     }
 }
 
-/// The last lines of a log, or a word that it has none.
+/// Returns the last lines of a log, or a text that says that it is empty.
 fn last_lines(path: &Path, count: usize) -> String {
     let text = std::fs::read(path).map_err(|e| io("read", e)).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);

@@ -1,4 +1,4 @@
-//! Takes note of bytes that arrive for a job.
+//! Accounts for the bytes that arrive for a job.
 
 use super::intake::Arrival;
 use super::queue::Jobs;
@@ -9,7 +9,7 @@ use mvm_model::JobId;
 use mvm_model::intake::Account;
 
 impl Jobs {
-    /// Begins to take in bytes of a job.
+    /// Begins to account for bytes of a job.
     pub(crate) async fn arrival(&self, id: JobId) -> Result<Arrival> {
         let (mut account, others) = self.records.read(|world: &RecordSet| {
             let tenant = world.job(id)?.pool.tenant.clone();
@@ -21,7 +21,8 @@ impl Jobs {
             let others: Vec<JobId> = world.jobs.values().filter(live).map(|job| job.id).collect();
             Ok::<_, Problem>((Account { tenant, quotas, used }, others))
         })?;
-        // Inputs that wait are in no record.
+        // The inputs of jobs that have not ended are in no record, so the usage does not count
+        // them.
         for other in others {
             let waits = tokio::fs::metadata(self.files.inputs(other)).await;
             account.used = account.used.saturating_add(waits.map_or(0, |file| file.len()));

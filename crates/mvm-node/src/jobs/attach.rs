@@ -1,4 +1,5 @@
-//! Clients that follow a job: it is queued for one, gives it its output, and ends with it.
+//! Clients that follow a job. Such a job is queued for its client, sends its output to the client,
+//! and ends with the client.
 
 use super::queue::Jobs;
 use crate::Result;
@@ -11,37 +12,37 @@ use std::time::Duration;
 use tokio::io::Take;
 use tokio::sync::{mpsc, watch};
 
-/// How many pieces of output a client may be behind before the command waits for it.
+/// How many pieces of output a client may be behind before the command waits for the client.
 const BEHIND: usize = 8;
-/// How long the client of a job that was attached to an agent before this one may take to come back.
+/// How long the client of an attached job may take to come back after the agent was replaced.
 pub(super) const AWAY: Duration = Duration::from_secs(30);
 
 /// A client that a job is attached to.
 pub(crate) struct Attached {
-    /// Of the log what it does not have yet.
+    /// The part of the log that the client does not have yet; `None` where there is no log.
     pub missed: Option<Take<tokio::fs::File>>,
-    /// What is printed from now on.
+    /// The output from now on.
     pub output: mpsc::Receiver<Frame>,
     clients: watch::Receiver<u64>,
     number: u64,
 }
 
 impl Attached {
-    /// Resolves when another client has taken this one's place.
+    /// Waits until another client has taken this client's place.
     pub(crate) async fn replaced(&mut self) {
         let number = self.number;
         let _ = self.clients.wait_for(|clients| *clients != number).await;
     }
 
-    /// Whether another client has taken this one's place.
+    /// Returns whether another client has taken this client's place.
     pub(crate) fn is_replaced(&self) -> bool {
         *self.clients.borrow() != self.number
     }
 }
 
 impl Jobs {
-    /// Attaches a client to a job: queues one that waits for that, and goes on with one that was
-    /// attached before, behind the first `from` bytes of its log.
+    /// Attaches a client to a job. A job that waits for a client is queued. A job that had a client
+    /// before continues with this one, which gets the log from byte `from` on.
     pub(crate) async fn attach(&self, id: JobId, from: u64) -> Result<Attached> {
         let channel = self.channel_of(id);
         let job = self.records.read(|world| world.job(id).cloned())?;
@@ -70,15 +71,15 @@ impl Jobs {
         Ok(Attached { missed, output, clients, number })
     }
 
-    /// A client has gone. Its job ends with it, unless the agent ends, or another client has come in
-    /// its place within `grace`.
+    /// Handles the end of a client's connection. The job ends too, unless the agent is stopping, or
+    /// another client takes this one's place within `grace`.
     pub(crate) async fn client_gone(
         self: &Arc<Self>,
         id: JobId,
         mut attached: Attached,
         grace: Duration,
     ) {
-        // Whoever prints is not to wait for it.
+        // Dropped so that the command's output does not wait for this client.
         drop(std::mem::replace(&mut attached.output, mpsc::channel(1).1));
         if tokio::time::timeout(grace, attached.replaced()).await.is_ok() || attached.is_replaced()
         {

@@ -1,5 +1,5 @@
-//! A job's command in its guest: started once, followed to its end, and taken up again where the
-//! channel broke or the agent was replaced.
+//! A job's command in its guest: started once, followed to its end, and resumed if the channel
+//! broke or the agent was replaced.
 
 use super::dispatcher::Dispatcher;
 use super::job_channel::{JobChannel, JobSignal};
@@ -18,33 +18,33 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
-/// How long a command that is asked to end may take.
+/// How long a command may take to end after it was asked to.
 const GRACE: Duration = Duration::from_secs(2);
-/// A signal that asks to end (signal(7)).
+/// The number of the signal SIGTERM (signal(7)).
 const TERM: i32 = 15;
-/// How long a guest is looked for whose channel broke.
+/// How long the agent tries to reach a guest whose channel broke.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long is waited before a guest is called again.
+/// The pause between two attempts to reach a guest.
 const AGAIN: Duration = Duration::from_millis(200);
-/// How often a program is taken up again that prints nothing in between.
+/// How often the agent resumes a program that prints nothing in between.
 const TRIES: u32 = 5;
 
-/// What a program's output goes to.
+/// Writes a program's output to the log and to the client.
 pub(super) struct Printer {
     log: Option<Log>,
-    /// Why not all of it is in the log.
+    /// Why part of the output is missing from the log; absent where the log is complete.
     cut: Option<String>,
     channel: Arc<JobChannel>,
-    /// How much of this run's output was passed on, in bytes.
+    /// The length of the output of this run that was passed on, in bytes.
     offset: u64,
-    /// The same, for the guest to forget it.
+    /// The same length, as it is acknowledged to the guest, which then drops this output.
     safe: watch::Sender<u64>,
-    /// The agent ends: what comes from now on is the next agent's.
+    /// Whether the agent is stopping. Output that comes from then on is left to the next agent.
     stopping: watch::Receiver<bool>,
 }
 
 impl Printer {
-    /// Goes on behind `offset` bytes of the program's output.
+    /// Makes a printer that continues after the first `offset` bytes of the program's output.
     pub(super) fn new(
         log: Log,
         channel: Arc<JobChannel>,
@@ -55,15 +55,15 @@ impl Printer {
         Printer { log: Some(log), cut: None, channel, offset, safe, stopping }
     }
 
-    /// Does not come back once the agent ends: the runtime that goes down refuses writes, and what
-    /// was not written must not be acknowledged, or the guest forgets it.
+    /// Never returns once the agent is stopping. The runtime then refuses writes, and output that
+    /// was not written must not be acknowledged, or the guest would drop it.
     async fn unless_stopping(&self) {
         if *self.stopping.borrow() {
             std::future::pending().await
         }
     }
 
-    /// Passes output on until the program's end.
+    /// Passes output on until the program's end. Returns the program's exit status.
     async fn follow(&mut self, output: &mut ExecOutput) -> mvm_guest::Result<i32> {
         loop {
             let piece = match output.next().await? {
@@ -79,17 +79,18 @@ impl Printer {
         }
     }
 
-    /// Writes a piece to the log, and passes it on to the client that is attached.
+    /// Writes a piece to the log, and passes it on to the client, if one is attached.
     async fn print(&mut self, piece: Frame) {
         self.unless_stopping().await;
         let client = {
-            // A client that comes now reads from the log what is there, and gets the rest.
+            // A client that attaches at this moment reads this piece either from the log or from
+            // its channel, not from both.
             let _turn = self.channel.turn.lock().await;
             if let Some(to) = &mut self.log
                 && let Err(problem) = to.write(&piece).await
             {
                 self.unless_stopping().await;
-                // The command goes on.
+                // The command runs on without its log.
                 tracing::warn!("a job's log ends here: {problem}");
                 self.cut = Some(format!("its log is cut short: {}", problem.detail));
                 self.log = None;
@@ -98,33 +99,35 @@ impl Printer {
         };
         self.channel.bump();
         if let Some(client) = client {
-            // One that has gone is taken off by whoever serves it.
+            // If the client has gone, its handler detaches it.
             let _ = client.send(piece).await;
         }
     }
 
-    /// Words of mvm's own, in a line.
+    /// Prints a line of mvm's own.
     pub(super) async fn say(&mut self, words: &str) {
         self.print(super::log::line(words)).await;
     }
 
-    /// Says, behind the program's output, what could not be copied as it was.
+    /// Prints, after the program's output, which files could not be copied as they were.
     pub(super) async fn tell(&mut self, notes: &Notes) {
         for line in notes.lines() {
             self.say(&line).await;
         }
         if !notes.is_empty() {
-            // Whoever takes the program up again does not take this for its output.
+            // This marks the offset, so that a resumed run does not count these lines as the
+            // program's output.
             self.print(Frame::Ack(self.offset)).await;
         }
     }
 
-    /// Why not all of the output is in the log, once.
+    /// Returns why part of the output is missing from the log, the first time it is asked.
     pub(super) fn cut(&mut self) -> Option<String> {
         self.cut.take()
     }
 
-    /// The guest goes on at `from`.
+    /// Notes that the guest continues the output at byte `from`, and prints how many bytes are
+    /// missing.
     async fn goes_on(&mut self, from: u64) {
         if from <= self.offset {
             return;
@@ -138,22 +141,22 @@ impl Printer {
     }
 }
 
-/// How the following of a program came out.
+/// How following a program has ended.
 enum Followed {
     Over(Outcome),
-    /// The channel broke: the program may go on.
+    /// The channel broke. The program may still run.
     Broke(String),
 }
 
-/// What a program is told.
+/// A message to a program.
 enum Said {
     Signal(i32),
     End,
 }
 
 impl Runner {
-    /// Runs the command, or takes it up again: a kept program is not started twice. A machine that
-    /// goes away under it makes it lost.
+    /// Runs the command, or resumes it: a kept program is never started twice. If the machine goes
+    /// away while the command runs, the outcome is lost.
     pub(super) async fn command(
         &mut self,
         channel: &mut Channel,
@@ -206,14 +209,14 @@ impl Runner {
         let exit_status = match code {
             Code::CommandNotFound => Some(127),
             Code::CommandNotExecutable => Some(126),
-            // The program was there before.
+            // The program was there before, so it is lost, not unstartable.
             _ if taken_up => return self.lost(&message),
             _ => None,
         };
         Outcome { state: JobState::Failed, exit_status, reason: Some(message) }
     }
 
-    /// A channel to the guest of a machine that runs, or why there is none.
+    /// Returns a channel to the guest of a running machine, or the reason why there is none.
     pub(super) async fn find_guest(
         &mut self,
     ) -> std::result::Result<std::result::Result<Channel, String>, Outcome> {
@@ -231,11 +234,11 @@ impl Runner {
         }
     }
 
-    /// Follows the program to its end, or brings it about.
+    /// Follows the program to its end. Ends the program at its deadline or on cancellation.
     async fn watch(&mut self, program: ExecStream, printer: &mut Printer) -> Followed {
         let ExecStream { mut output, input, kept } = program;
         let (tell, told) = mpsc::channel(8);
-        // A guest of before does not know what an acknowledgement is.
+        // An old guest does not know acknowledgements.
         let safe = kept.is_some().then(|| printer.safe.subscribe());
         let mut speaking = tokio::spawn(speak(input, told, safe));
         let mut following = Box::pin(printer.follow(&mut output));
@@ -244,7 +247,7 @@ impl Runner {
             Waited::Ended(Err(error), _) => Followed::Broke(error.to_string()),
             Waited::Over(outcome) => {
                 if kept.is_some() {
-                    // It would go on in a machine that others may get.
+                    // A kept program would run on in a machine that other jobs may get.
                     let _ = tell.try_send(Said::End);
                     let ended = tokio::time::timeout(GRACE, &mut following).await;
                     self.cut |= !matches!(ended, Ok(Ok(_)));
@@ -253,7 +256,8 @@ impl Runner {
             }
         };
         drop(following);
-        // The guest is told the last, and the stream is closed: that ends a program which is not kept.
+        // The guest gets the last messages and the stream is closed, which ends a program that is
+        // not kept.
         drop(tell);
         if tokio::time::timeout(GRACE, &mut speaking).await.is_err() {
             speaking.abort();
@@ -261,7 +265,7 @@ impl Runner {
         followed
     }
 
-    /// Waits for the command's end, or asks for it.
+    /// Waits for the command's end, and asks for it if the job is canceled.
     async fn wait(
         &mut self,
         following: &mut (impl Future<Output = mvm_guest::Result<i32>> + Unpin),
@@ -288,7 +292,7 @@ impl Runner {
                         }
                     };
                     asked = true;
-                    // A guest that does not listen is not waited for.
+                    // If the guest does not take the signal, the job does not wait for that.
                     let _ = tell.try_send(Said::Signal(signal));
                 }
             }
@@ -296,7 +300,7 @@ impl Runner {
     }
 
     pub(super) fn lost(&self, why: &str) -> Outcome {
-        // Its end is the reason, not what broke by it.
+        // The machine's end is the reason; the broken channel is only its consequence.
         let slot = self.dispatcher.instances.slot(self.instance.id);
         let given_up = slot.why_ended().map(|ended| ended.detail).or_else(|| slot.given_up());
         let why = given_up.as_deref().unwrap_or(why);
@@ -305,18 +309,19 @@ impl Runner {
     }
 }
 
-/// What a command's end was brought about by.
+/// The cause of a command's end.
 enum Waited {
-    /// Itself, or its channel's end; and whether it was asked to.
+    /// The command ended, or its channel broke. The flag says whether the command was asked to end.
     Ended(mvm_guest::Result<i32>, bool),
-    /// Its time, or whoever wanted it to end.
+    /// The deadline passed, or the job was canceled.
     Over(Outcome),
 }
 
-/// The program that a job runs, and from where its output is wanted.
+/// Returns the request that starts a job's program or resumes it, with output from byte `offset`
+/// on.
 fn request(job: &Job, offset: u64) -> ExecRequest {
     let keep = job.kept.as_ref().map(|kept| Keep {
-        // Its number says which run it is: another one is another program.
+        // The attempt's number identifies the run: the next run is another program.
         key: format!("{} {}", job.id, job.attempts.len()),
         life: Some(kept.life.clone()),
         offset,
@@ -331,11 +336,11 @@ fn request(job: &Job, offset: u64) -> ExecRequest {
     }
 }
 
-/// Why a guest is not there.
+/// Why a guest cannot be reached.
 enum Gone {
-    /// Its machine is not there, or does not run.
+    /// The machine does not exist or does not run.
     Machine(String),
-    /// It does not answer.
+    /// The guest does not answer.
     Silent(Problem),
 }
 
@@ -343,7 +348,7 @@ async fn connect(dispatcher: &Dispatcher, id: InstanceId) -> std::result::Result
     let slot = dispatcher.instances.slot(id);
     let mut live = slot.gate.lock().await;
     let Some(machine) = live.machine.clone() else {
-        // Whoever has seen its end has written down why.
+        // The operation that saw the machine's end has recorded the reason.
         let why = dispatcher.records.read(|world| world.instances.get(&id)?.reason.clone());
         return Err(Gone::Machine(why.unwrap_or_else(|| "it does not run any more".to_owned())));
     };
@@ -353,7 +358,7 @@ async fn connect(dispatcher: &Dispatcher, id: InstanceId) -> std::result::Result
     }
 }
 
-/// Says to a program what it is told, until nobody tells it anything any more.
+/// Sends messages and acknowledgements to a program until the sender of messages is dropped.
 async fn speak(
     mut input: ExecInput,
     mut told: mpsc::Receiver<Said>,
@@ -386,7 +391,8 @@ async fn speak(
     }
 }
 
-/// A status of the command's own. One that was asked to end, and did not end well, was canceled.
+/// Returns the outcome of a command that ended with this status. A command that was asked to end,
+/// and failed, was canceled.
 fn ended_by_itself(status: i32, asked: bool) -> Outcome {
     let state = match status {
         0 => JobState::Succeeded,
@@ -405,7 +411,7 @@ mod tests {
         Frame::Stdout(b"output".to_vec())
     }
 
-    /// What a guest has been told is safe is forgotten there.
+    /// The guest drops output once it is acknowledged.
     #[tokio::test]
     async fn what_comes_while_the_agent_ends_is_left_to_the_next_one() {
         let dir = tempfile::tempdir().expect("directory");

@@ -1,4 +1,4 @@
-//! Which job gets an instance next.
+//! Gives instances to queued jobs.
 
 use super::dispatcher::Dispatcher;
 use super::placing::{is_queued, passes, place};
@@ -13,12 +13,12 @@ use mvm_model::lease::Purpose;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often ended jobs are looked over.
+/// The period at which ended jobs are tidied up.
 const PERIOD: Duration = Duration::from_secs(60);
-/// When it is tried again after a fault of this machine's, such as a full disk.
+/// The pause before another try after an error of this host, such as a full disk.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Runs until the task is ended: gives instances to jobs whenever anything has changed.
+/// Gives instances to jobs whenever the records have changed, until the task is aborted.
 pub(crate) async fn dispatch(dispatcher: Arc<Dispatcher>) {
     let mut tidy = tokio::time::interval(PERIOD);
     let mut changed = dispatcher.records.subscribe();
@@ -45,7 +45,8 @@ pub(crate) async fn dispatch(dispatcher: Arc<Dispatcher>) {
     }
 }
 
-/// Gives one job an instance, or finds that it never gets one; whether there was such a job.
+/// Gives one job an instance, or ends a job that can never get one. Returns whether there was such
+/// a job.
 async fn assign(dispatcher: &Arc<Dispatcher>) -> Result<bool> {
     if !dispatcher.records.read(|world| world.jobs.values().any(is_queued)) {
         return Ok(false);
@@ -83,7 +84,7 @@ async fn assign(dispatcher: &Arc<Dispatcher>) -> Result<bool> {
         dispatcher.jobs.files.forget_values(id).await;
     }
     if let Some(instance) = instance {
-        // Before anybody can see that it starts.
+        // Listens before the job is visible as starting, so that no signal is lost.
         let words = channel.listen();
         dispatcher.wake.notify();
         tokio::spawn(run(dispatcher.clone(), id, instance, words, false));
@@ -92,7 +93,7 @@ async fn assign(dispatcher: &Arc<Dispatcher>) -> Result<bool> {
     Ok(true)
 }
 
-/// The lease that a job takes: it lasts as long as the job.
+/// Returns the lease that a job takes, which lasts as long as the job.
 fn wish(job: &Job) -> LeaseRequest {
     LeaseRequest {
         holder: format!("{} {}", job.holder, job.id),

@@ -1,4 +1,4 @@
-//! What jobs are run with.
+//! The services that jobs are run with.
 
 use super::queue::Jobs;
 use crate::audit::Auditor;
@@ -9,7 +9,7 @@ use crate::records::Records;
 use crate::wake::Wake;
 use std::sync::Arc;
 
-/// Gives instances to jobs, and runs them there.
+/// Gives instances to jobs, and runs the jobs there.
 pub(crate) struct Dispatcher {
     pub(super) jobs: Arc<Jobs>,
     pub(super) records: Arc<Records>,
@@ -21,7 +21,7 @@ pub(crate) struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// Runs these jobs in these instances.
+    /// Makes the service that runs these jobs in these instances.
     pub(crate) fn new(
         jobs: Arc<Jobs>,
         records: Arc<Records>,

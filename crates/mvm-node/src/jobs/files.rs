@@ -1,7 +1,9 @@
-//! The files of jobs: inputs, logs, artifacts, and the values of their variables. These are in a file beside the record until the job has ended, then overwritten.
+//! The files of jobs: inputs, logs, artifacts, and the values of their variables. The values are in
+//! a file beside the record until the job has ended; then the file is overwritten.
 //!
-//! A record is copied about (the database's log, its free pages, backups of it); what is secret is in one
-//! file only. It is durable before the record, so that no job runs with other values than it was given.
+//! A record is copied to several places (the database's log, its free pages, its backups), but
+//! secrets are in this one file only. The file is durable before the record, so that a job never
+//! runs with other values than it was given.
 
 use crate::Result;
 use crate::blocking::blocking;
@@ -15,7 +17,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, Take};
 
-/// Names and values.
+/// Variables' values by name.
 type Values = BTreeMap<String, String>;
 
 /// The files of jobs.
@@ -24,42 +26,42 @@ pub(crate) struct JobFiles {
 }
 
 impl JobFiles {
-    /// In this state directory.
+    /// Makes the service for files in this state directory.
     pub(super) fn new(state_dir: StateDir) -> JobFiles {
         JobFiles { state_dir }
     }
 
-    /// The directories of all jobs.
+    /// Returns the directory that holds the directories of all jobs.
     pub(super) fn all(&self) -> PathBuf {
         self.state_dir.jobs()
     }
 
-    /// The disk that they are on.
+    /// Returns a path on the disk that the files are on.
     pub(super) fn disk(&self) -> &Path {
         self.state_dir.path()
     }
 
-    /// The directory of a job.
+    /// Returns the directory of a job.
     pub(crate) fn dir(&self, id: JobId) -> PathBuf {
         self.state_dir.jobs().join(id.to_string())
     }
 
-    /// The archive of its inputs.
+    /// Returns the path of the archive of a job's inputs.
     pub(crate) fn inputs(&self, id: JobId) -> PathBuf {
         self.dir(id).join("inputs.tar")
     }
 
-    /// Its log.
+    /// Returns the path of a job's log.
     pub(crate) fn log(&self, id: JobId) -> PathBuf {
         self.dir(id).join("log")
     }
 
-    /// Where the archive of one of a job's artifacts lies.
+    /// Returns the path of the archive of one of a job's artifacts.
     pub(crate) fn artifact(&self, id: JobId, index: usize) -> PathBuf {
         self.dir(id).join(format!("artifact-{index}.tar"))
     }
 
-    /// What the log holds behind `from` now.
+    /// Returns the present content of the log from byte `from` on; `None` where there is no log.
     pub(super) async fn log_from(
         &self,
         id: JobId,
@@ -80,13 +82,13 @@ impl JobFiles {
         self.dir(id).join("values.json")
     }
 
-    /// Keeps a job's values until [`JobFiles::forget_values`]. Its directory is there.
+    /// Keeps a job's values until [`JobFiles::forget_values`]. The job's directory must exist.
     pub(super) async fn keep_values(&self, id: JobId, values: Values) -> Result<()> {
         let file = self.values(id);
         blocking(move || keep(&file, &values)).await
     }
 
-    /// The values that a job's command is to have. Errors: `record_damaged`, `io`.
+    /// Returns the values of the variables of a job's command. Errors: `record_damaged`, `io`.
     pub(super) async fn values_of(&self, job: &Job) -> Result<Values> {
         if !job.values_apart {
             return Ok(job.spec.env.clone());
@@ -128,7 +130,7 @@ fn forget(file: &Path) -> Result<()> {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
             old => old?,
         };
-        // Before it is nobody's: a block that is freed keeps what it has.
+        // Overwritten before the file is removed: a freed block keeps its content.
         let zeroes = vec![0; old.metadata()?.len() as usize];
         old.write_all(&zeroes)?;
         old.sync_data()?;

@@ -1,4 +1,4 @@
-//! What a job leaves: its artifacts, and the caches that it commits.
+//! The results of a job: its artifacts, and the caches that it commits.
 
 use super::dispatcher::Dispatcher;
 use super::intake::Arrival;
@@ -17,25 +17,26 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 use tokio::io::AsyncWrite;
 
-/// The most that one artifact may have, in bytes.
+/// The maximum size of an artifact, in bytes.
 const MAX_ARTIFACT: u64 = 16 << 30;
 
-/// Takes from a guest what a job leaves in it.
+/// Takes a job's results from its guest.
 pub(super) struct Harvest<'a> {
     pub dispatcher: &'a Dispatcher,
     pub instance: InstanceId,
     pub channel: &'a Channel,
     pub limit: &'a mut Limit,
-    /// The guest was cut off: it had not done in time what it was to.
+    /// Whether the guest was cut off because it did not hand over a result in time.
     pub cut: bool,
-    /// What the guest could not copy as it was.
+    /// Notes of the guest on files that it could not copy as they were.
     pub notes: Notes,
-    /// What has come counts until it is recorded.
+    /// The arrivals of the artifacts, whose bytes count as arriving until the artifacts are
+    /// recorded.
     pub arrived: Vec<Arrival>,
 }
 
 impl Harvest<'_> {
-    /// Fetches the artifacts and, of a job that succeeded, commits the caches.
+    /// Fetches the artifacts. If the job succeeded, commits its caches as well.
     pub(super) async fn take(&mut self, job: &Job, outcome: &mut Outcome) -> Vec<Artifact> {
         let artifacts = self.artifacts(job, outcome).await;
         if outcome.state == JobState::Succeeded && !self.cut {
@@ -44,7 +45,7 @@ impl Harvest<'_> {
         artifacts
     }
 
-    /// What is not there is missed only by a job that succeeded.
+    /// Fetches all artifacts. A missing artifact is an error only if the job succeeded.
     async fn artifacts(&mut self, job: &Job, outcome: &mut Outcome) -> Vec<Artifact> {
         let mut artifacts = Vec::new();
         for (index, path) in job.spec.artifacts.iter().enumerate() {
@@ -66,7 +67,8 @@ impl Harvest<'_> {
         artifacts
     }
 
-    /// Gives the size of one artifact's archive; nothing where the guest was cut off.
+    /// Fetches one artifact. Returns the size of its archive in bytes; `None` where the guest was
+    /// cut off.
     async fn artifact(
         &mut self,
         id: JobId,
@@ -115,7 +117,7 @@ impl Harvest<'_> {
     async fn caches(&mut self, job: &Job, outcome: &mut Outcome) {
         for name in &job.spec.cache_commit {
             let (dispatcher, channel) = (self.dispatcher, self.channel);
-            // Only this needs the guest: what follows is whole or not at all.
+            // Only the release needs the guest. The commit that follows is atomic.
             let released =
                 self.limit.hold(dispatcher.caches.release(self.instance, name, channel)).await;
             let committed = match released {
@@ -132,13 +134,14 @@ impl Harvest<'_> {
         }
     }
 
-    /// The command's own end stands, unless all seemed well.
+    /// Notes that the guest was cut off. The command's own outcome remains, unless it was a
+    /// success.
     fn cut_off(&mut self, cut: Cut, doing: &str, outcome: &mut Outcome) {
         self.cut = true;
         let late = self.limit.outcome(cut, doing);
         match outcome.state {
             JobState::Succeeded => *outcome = Outcome { exit_status: outcome.exit_status, ..late },
-            // It was to end: that its deadline has passed is known.
+            // The outcome already says that the deadline has passed or that the job was canceled.
             JobState::TimedOut | JobState::Canceled => {
                 outcome.add_reason(format!("the guest was cut off while {doing}"));
             }
@@ -147,17 +150,17 @@ impl Harvest<'_> {
     }
 }
 
-/// A path that whoever submitted the job has named, on one line of a message.
+/// Returns a path from the job's specification as one line for a message.
 fn shown(path: &str) -> String {
     plain(path, 300)
 }
 
-/// A file that takes so many bytes and no more, and no more than there is room for.
+/// A file that takes at most `room` bytes, and only as many as there is disk space and quota for.
 struct Bounded {
     file: tokio::fs::File,
     room: u64,
     arrival: Arrival,
-    /// Why it took no more.
+    /// Why the file took no more.
     denied: Option<Problem>,
 }
 

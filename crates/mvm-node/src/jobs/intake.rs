@@ -1,4 +1,4 @@
-//! Bytes that come in for jobs, watched while they do: inputs from clients, artifacts from guests.
+//! Checks bytes while they arrive for jobs: inputs from clients, and artifacts from guests.
 
 use crate::Result;
 use crate::locks::locked;
@@ -10,13 +10,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as Lock};
 
-/// After so many bytes it is asked again whether there is room for more.
+/// After how many bytes the quota and the disk are checked again.
 const STEP: u64 = 1 << 20;
 
-/// How the room of the disk below a path is found.
+/// Reads the space of the disk that a path is on.
 type Look = dyn Fn(&Path) -> Result<Room> + Send + Sync;
 
-/// What is arriving, by tenant, in bytes.
+/// The bytes that are arriving, by tenant.
 pub(crate) struct Intake {
     arriving: Lock<HashMap<Name, u64>>,
     look: Lock<Arc<Look>>,
@@ -29,14 +29,14 @@ impl Default for Intake {
 }
 
 impl Intake {
-    /// Has the room of the disk found in another way.
+    /// Replaces the function that reads the disk's space.
     #[cfg(test)]
     pub(crate) fn look_by(&self, look: impl Fn(&Path) -> Result<Room> + Send + Sync + 'static) {
         *locked(&self.look) = Arc::new(look);
     }
 }
 
-/// What the disk below a path has.
+/// Returns the space of the disk that a path is on.
 fn room(path: &Path) -> Result<Room> {
     let stat = rustix::fs::statvfs(path)
         .map_err(|e| io(format!("look at the free space of {}", path.display()), e.into()))?;
@@ -44,19 +44,19 @@ fn room(path: &Path) -> Result<Room> {
     Ok(Room { total: stat.f_blocks * size, free: stat.f_bavail * size })
 }
 
-/// One copy that is arriving. What it has brought counts as arriving until it is dropped.
+/// One copy that is arriving. Its bytes count as arriving until this value is dropped.
 pub(crate) struct Arrival {
     pub(super) intake: Arc<Intake>,
     pub(super) account: Account,
     pub(super) reserve_mib: Option<u64>,
     pub(super) disk: PathBuf,
     pub(super) bytes: u64,
-    /// So many are allowed.
+    /// The number of bytes up to which no further check is needed.
     pub(super) allowed: u64,
 }
 
 impl Arrival {
-    /// Whether so many bytes more may be written. Errors: `quota_exceeded`, `no_space`.
+    /// Checks whether `count` more bytes may be written. Errors: `quota_exceeded`, `no_space`.
     pub(crate) fn room_for(&mut self, count: u64) -> Result<()> {
         let after = self.bytes + count;
         if after <= self.allowed {
@@ -76,7 +76,7 @@ impl Arrival {
         Ok(())
     }
 
-    /// So many have been written.
+    /// Notes that `count` bytes were written.
     pub(crate) fn count(&mut self, count: u64) {
         *locked(&self.intake.arriving).entry(self.account.tenant.clone()).or_default() += count;
         self.bytes += count;

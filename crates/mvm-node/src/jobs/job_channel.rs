@@ -1,30 +1,31 @@
-//! Who listens to a job, and how it is told something: in memory only.
+//! The listeners of a job, and the signals to it, in memory only.
 
 use crate::locks::locked;
 use mvm_guest::frame::Frame;
 use std::sync::Mutex as Lock;
 use tokio::sync::{Mutex, mpsc, watch};
 
-/// What a running job is told.
+/// A signal to a running job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum JobSignal {
     /// Pass this signal on to the command.
     Signal(i32),
-    /// End.
+    /// End the job.
     Cancel,
 }
 
-/// Who listens to a job, and how it is told something.
+/// The listeners of a job, and the signals to it.
 #[derive(Default)]
 pub(crate) struct JobChannel {
-    /// Its record or its log has changed.
+    /// Notified when the job's record or log has changed.
     pub(super) changed: watch::Sender<()>,
     signals: Lock<Option<mpsc::UnboundedSender<JobSignal>>>,
-    /// The client that it is attached to gets its output as it comes.
+    /// Sends output to the attached client as it comes.
     pub(super) client: Lock<Option<mpsc::Sender<Frame>>>,
-    /// Counts the clients: one that comes takes the place of the one before.
+    /// Counts the clients. A new client takes the place of the one before.
     pub(super) clients: watch::Sender<u64>,
-    /// Held while output is written and while a client comes: it gets all of it, and nothing twice.
+    /// Held while output is written and while a client attaches, so that the client gets each piece
+    /// exactly once.
     pub(super) turn: Mutex<()>,
 }
 
@@ -33,19 +34,19 @@ impl JobChannel {
         self.changed.send_replace(());
     }
 
-    /// Where output goes besides the log.
+    /// Returns the sender to the attached client, if there is one.
     pub(super) fn client(&self) -> Option<mpsc::Sender<Frame>> {
         locked(&self.client).clone()
     }
 
-    /// What is said to the job, from now on.
+    /// Returns the receiver of the job's signals from now on.
     pub(super) fn listen(&self) -> mpsc::UnboundedReceiver<JobSignal> {
         let (signals, received) = mpsc::unbounded_channel();
         *locked(&self.signals) = Some(signals);
         received
     }
 
-    /// Tells the job something, if it runs.
+    /// Sends a signal to the job, if the job runs.
     pub(crate) fn send(&self, signal: JobSignal) {
         if let Some(signals) = &*locked(&self.signals) {
             let _ = signals.send(signal);

@@ -1,4 +1,4 @@
-//! What bounds a job: its deadline, and whoever wants it to end. Both are heard in every phase.
+//! The bounds of a job: its deadline, and requests to end it. Both are obeyed in every phase.
 
 use super::job_channel::JobSignal;
 use mvm_model::job::{JobState, Outcome};
@@ -7,23 +7,23 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
-/// How long a guest may still take to hand over what a job leaves, once its deadline has passed or
-/// it was canceled.
+/// How long a guest may still take to hand over a job's results after the deadline or a
+/// cancellation.
 #[cfg(not(test))]
 const LAST: Duration = Duration::from_secs(10);
 #[cfg(test)]
 const LAST: Duration = Duration::from_millis(200);
 
-/// Why the guest is not waited for any longer.
+/// Why the job no longer waits for its guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cut {
     /// The deadline has passed.
     TimedOut,
-    /// Somebody wants the job to end.
+    /// The job was canceled.
     Canceled,
 }
 
-/// Waits until then, or for ever where there is no such time.
+/// Waits until `then`, or forever where it is absent.
 pub(super) async fn until(then: Option<Instant>) {
     match then {
         Some(then) => tokio::time::sleep_until(then).await,
@@ -31,46 +31,47 @@ pub(super) async fn until(then: Option<Instant>) {
     }
 }
 
-/// The deadline of a job, and what it is told.
+/// A job's deadline and signals.
 pub(super) struct Limit {
     words: UnboundedReceiver<JobSignal>,
     timeout_s: Option<u64>,
     ends: Option<Instant>,
-    /// Whether it was told to end.
+    /// Whether the job was canceled.
     pub(super) canceled: bool,
-    /// Heard before there was a command that could be told.
+    /// Signals that arrived before the command could receive them.
     heard: VecDeque<JobSignal>,
 }
 
 impl Limit {
-    /// No deadline yet: a machine that is brought up does not count.
+    /// Makes a limit without a deadline: the start of the machine does not count.
     pub(super) fn new(words: UnboundedReceiver<JobSignal>, timeout_s: Option<u64>) -> Limit {
         Limit { words, timeout_s, ends: None, canceled: false, heard: VecDeque::new() }
     }
 
-    /// The job's time begins, or began so long ago.
+    /// Starts the job's time, which may have begun `ago`.
     pub(super) fn begin(&mut self, ago: Duration) {
         let left = |seconds| Duration::from_secs(seconds).saturating_sub(ago);
         self.ends = self.timeout_s.map(|seconds| Instant::now() + left(seconds));
     }
 
-    /// The same for a job that is taken up again: what has ended meanwhile is still told.
+    /// Like [`Limit::begin`], for a job that a new agent resumes. Leaves time to report an end that
+    /// came in the meantime.
     pub(super) fn go_on(&mut self, ago: Duration) {
         self.begin(ago);
         self.ends = self.ends.map(|ends| ends.max(Instant::now() + LAST));
     }
 
-    /// The job is to end: what remains to be done has a moment.
+    /// Sets the deadline for the rest of a job that is to end.
     pub(super) fn last_moment(&mut self) {
         self.ends = Some(Instant::now() + LAST);
     }
 
-    /// Resolves when the deadline has passed.
+    /// Waits until the deadline has passed.
     pub(super) fn passed(&self) -> impl Future<Output = ()> + use<> {
         until(self.ends)
     }
 
-    /// The next word; waits for ever where none will come.
+    /// Returns the next signal; waits forever where none can come.
     pub(super) async fn word(&mut self) -> JobSignal {
         let heard = self.heard.pop_front();
         let heard = if heard.is_some() { heard } else { self.words.recv().await };
@@ -79,7 +80,7 @@ impl Limit {
         word
     }
 
-    /// Does something that needs the guest, as long as the job may go on.
+    /// Does work that needs the guest, until the deadline passes or a signal comes.
     pub(super) async fn hold<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Cut> {
         let passed = self.passed();
         tokio::select! {
@@ -90,8 +91,8 @@ impl Limit {
         }
     }
 
-    /// The same for a command that runs already and is being taken up: what it is told meanwhile it
-    /// hears then, as long as that is soon.
+    /// Like [`Limit::hold`], for a running command that is being resumed. Signals are kept for the
+    /// command. A cancellation leaves the work `LAST` to complete.
     pub(super) async fn hold_on<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Cut> {
         let passed = self.passed();
         tokio::pin!(work, passed);
@@ -113,7 +114,7 @@ impl Limit {
         }
     }
 
-    /// How a job comes out that was cut off while it was at `doing`.
+    /// Returns the outcome of a job that was cut off while `doing` was in progress.
     pub(super) fn outcome(&self, cut: Cut, doing: &str) -> Outcome {
         let because = match cut {
             Cut::TimedOut if !self.canceled => self.timed_out(),
@@ -123,7 +124,7 @@ impl Limit {
         Outcome { reason: Some(format!("{reason} while {doing}")), ..because }
     }
 
-    /// How a job comes out whose deadline has passed.
+    /// Returns the outcome of a job whose deadline has passed.
     pub(super) fn timed_out(&self) -> Outcome {
         let reason = format!("ended after {} s", self.timeout_s.unwrap_or_default());
         Outcome::because(JobState::TimedOut, reason)

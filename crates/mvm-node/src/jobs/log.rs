@@ -1,4 +1,5 @@
-//! A job's log: frames of standard output and standard error as they came, in one file.
+//! A job's log: frames of standard output and standard error in the order of their arrival, in one
+//! file.
 
 use super::queue::Jobs;
 use crate::Result;
@@ -11,24 +12,24 @@ use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::watch;
 
-/// The most that a log holds, in bytes; what comes after is not kept.
+/// The maximum size of a log, in bytes. Later output is not kept.
 const MAX_LOG: u64 = 64 << 20;
-/// Kind and length of a frame.
+/// The length of a frame's kind and length fields, in bytes.
 const HEAD: u64 = 5;
-/// The kind of the frame that says how far the output is ([`Frame::Ack`]).
+/// The kind of the frame that gives the offset in the output ([`Frame::Ack`]).
 const MARK: u8 = 19;
 
-/// Words of mvm's own, in a line of standard error.
+/// Returns a line of mvm's own, on standard error.
 pub(super) fn line(words: &str) -> Frame {
     Frame::Stderr(format!("mvm: {words}\n").into_bytes())
 }
 
-/// What such a line takes in a log.
+/// Returns the length of such a line in a log, in bytes.
 pub(super) fn line_length(words: &str) -> u64 {
     HEAD + line(words).output().len() as u64
 }
 
-/// A log that is written to.
+/// A log that is open for writing.
 pub(crate) struct Log {
     path: PathBuf,
     file: File,
@@ -36,7 +37,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Opens or makes a log, behind its last whole frame.
+    /// Opens or makes a log, and truncates it after its last whole frame.
     pub(crate) async fn open(path: &Path) -> Result<Log> {
         let open = async {
             let mut options = OpenOptions::new();
@@ -51,7 +52,7 @@ impl Log {
         Ok(Log { path: path.to_owned(), file, length })
     }
 
-    /// Writes a piece of output, as long as there is room for it.
+    /// Writes a piece of output, as long as the log is not full.
     pub(crate) async fn write(&mut self, piece: &Frame) -> Result<()> {
         if self.length >= MAX_LOG {
             return Ok(());
@@ -64,18 +65,19 @@ impl Log {
         Ok(())
     }
 
-    /// How long it is, in bytes.
+    /// Returns the log's length in bytes.
     pub(crate) fn length(&self) -> u64 {
         self.length
     }
 
-    /// Whether it takes no more.
+    /// Returns whether the log takes no more output.
     pub(crate) fn is_full(&self) -> bool {
         self.length >= MAX_LOG
     }
 
-    /// How much of a program's output it holds that began at `from`. Nothing is known of one that is
-    /// full: its program is asked for what it still has.
+    /// Returns how many bytes the log holds of the output of the program whose part began at
+    /// `from`. Returns 0 for a full log: the program is then asked for all the output that it still
+    /// has.
     pub(crate) async fn output_since(&self, from: u64) -> Result<u64> {
         if self.is_full() {
             return Ok(0);
@@ -112,7 +114,7 @@ impl Log {
     }
 }
 
-/// Where the last whole frame ends.
+/// Returns where the last whole frame ends.
 async fn whole(file: &mut File) -> std::io::Result<u64> {
     let length = file.metadata().await?.len();
     let mut at = 0;
@@ -129,7 +131,7 @@ async fn whole(file: &mut File) -> std::io::Result<u64> {
     Ok(at)
 }
 
-/// A reader of a log, who may wait for more of it until its job has ended.
+/// A reader of a log, who can wait for more output until the job has ended.
 pub(crate) struct Follow {
     jobs: Arc<Jobs>,
     id: JobId,
@@ -140,17 +142,16 @@ pub(crate) struct Follow {
 }
 
 impl Follow {
-    /// From so many bytes behind the log's beginning.
+    /// Makes a reader that starts at byte `from` of the log.
     pub(crate) fn new(jobs: Arc<Jobs>, id: JobId, follow: bool, from: u64) -> Follow {
         let changed = jobs.channel_of(id).changed.subscribe();
         Follow { jobs, id, follow, from, changed, file: None }
     }
 
-    /// The next bytes; nothing at the end. What cannot be read is an error: a reader must not take it
-    /// for the end.
+    /// Returns the next bytes; `None` at the end. A read error is not taken for the end.
     pub(crate) async fn next(&mut self) -> std::io::Result<Option<Vec<u8>>> {
         loop {
-            // In this order nothing is missed: what comes after this look is told.
+            // Marked as seen before the read, so that a change after the read wakes this reader.
             self.changed.borrow_and_update();
             let over = !self.follow || self.is_over().await;
             if self.file.is_none() {
@@ -171,7 +172,7 @@ impl Follow {
         }
     }
 
-    /// The log, if anything was ever printed.
+    /// Opens the log, if anything was ever printed.
     async fn open(&self) -> std::io::Result<Option<File>> {
         let mut file = match File::open(self.jobs.files.log(self.id)).await {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -217,7 +218,7 @@ mod tests {
         }
     }
 
-    /// What a program that is taken up again is asked for: all that the log does not hold.
+    /// A resumed program is asked for all output that the log does not hold.
     #[tokio::test]
     async fn a_log_says_how_much_of_a_program_s_output_it_holds() {
         let dir = tempfile::tempdir().expect("directory");
@@ -235,7 +236,7 @@ mod tests {
         log.write(&Frame::Stdout(b"more".to_vec())).await.expect("write");
         let whole = std::fs::read(&path).expect("log");
         assert_eq!(log.output_since(from).await.expect("read"), 104);
-        // Torn in its last frame.
+        // The last frame is torn.
         std::fs::write(&path, &whole[..whole.len() - 1]).expect("cut");
         let log = Log::open(&path).await.expect("log");
         assert_eq!(log.output_since(from).await.expect("read"), 100);
@@ -255,7 +256,7 @@ mod tests {
         let last = frames(&path).await.pop();
         let Some(Frame::Stderr(words)) = last else { panic!("{last:?}") };
         assert!(String::from_utf8_lossy(&words).contains("mvm: the log ends here"));
-        // Nor does it grow when it is opened anew.
+        // A full log does not grow when it is opened again either.
         Log::open(&path).await.expect("log").write(&piece).await.expect("write");
         assert_eq!(std::fs::metadata(&path).expect("log").len(), length);
     }

@@ -1,8 +1,8 @@
 //! Jobs: recorded, queued, given an instance, run, and kept for a while.
 //!
-//! A job's record says how far it may have come: `running` is durable before its command begins, so
-//! that no agent begins it a second time by mistake. What lies in memory only (who listens, whom
-//! to tell of a signal) is one [`JobChannel`](job_channel::JobChannel) a job.
+//! A job's record says how far the job may have come: `running` is durable before the command
+//! begins, so that no agent begins the command a second time by mistake. Listeners and signals are
+//! in memory only, in one [`JobChannel`](job_channel::JobChannel) per job.
 
 mod arrival;
 mod attach;

@@ -1,4 +1,4 @@
-//! Which job is next, and which instance it gets: decided by the records alone.
+//! Chooses the next job and its instance, from the records alone.
 
 use crate::Result;
 use crate::instances::new_instance;
@@ -11,24 +11,25 @@ use mvm_model::job::JobState;
 use mvm_model::job_queue;
 use mvm_model::{Instance, Job, State};
 
-/// Whether the job waits for an instance.
+/// Returns whether the job waits for an instance.
 pub(super) fn is_queued(job: &Job) -> bool {
     job.state == JobState::Queued
 }
 
-/// Whether it will be otherwise once something else has ended.
+/// Returns whether the problem passes once something else has ended, so that the job should wait.
 pub(super) fn passes(problem: &Problem) -> bool {
     problem.code.known().is_some_and(job_queue::waits_for)
 }
 
-/// What keeps the first of a queue from getting an instance now.
+/// Returns why the first job of a queue cannot get an instance now.
 pub(super) fn obstacle(world: &RecordSet, job: &Job) -> Option<Problem> {
-    // An instance that is only thought of needs no random id.
+    // The instance is never recorded, so its id need not be random.
     let drawn: Vec<u32> = (0..=world.instances.len() as u32).collect();
     place(world, job, &drawn).err()
 }
 
-/// The instance that a job gets: the readiest there is, or a new one, if it may run.
+/// Returns the instance that a job gets, if it may run: the one that is ready soonest, or a new
+/// one.
 pub(super) fn place(world: &RecordSet, job: &Job, drawn: &[u32]) -> Result<Instance> {
     let pool = world.pool(&job.pool)?;
     let tenant = world.tenant(&job.pool.tenant)?;

@@ -1,4 +1,4 @@
-//! The records of jobs: made, queued, canceled, waited for, shown, and forgotten.
+//! The records of jobs: made, queued, canceled, waited for, shown and forgotten.
 
 use super::files::JobFiles;
 use super::intake::Intake;
@@ -22,24 +22,25 @@ use std::sync::{Arc, Mutex as Lock};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 
-/// The most that the inputs of a job may have, in bytes.
+/// The maximum size of a job's inputs, in bytes.
 const MAX_INPUTS: u64 = 16 << 30;
 
 /// The jobs of the node.
 pub(crate) struct Jobs {
     pub(super) records: Arc<Records>,
     pub(crate) files: JobFiles,
-    /// How much of the disk no files of tenants may take, in MiB; a part of it where absent.
+    /// The part of the disk that tenants' files may not take, in MiB; a fraction of the disk where
+    /// absent.
     pub(super) reserve_mib: Option<u64>,
     channels: Lock<HashMap<JobId, Arc<JobChannel>>>,
-    /// The agent ends: nothing that breaks now is recorded.
+    /// Whether the agent is stopping. Errors of jobs are no longer recorded then.
     stopping: watch::Sender<bool>,
-    /// What is arriving for jobs.
+    /// The bytes that are arriving for jobs.
     pub intake: Arc<Intake>,
 }
 
 impl Jobs {
-    /// The jobs of these records, whose files are in this state directory.
+    /// Makes the service for the jobs of these records, whose files are in this state directory.
     pub(crate) fn new(
         records: Arc<Records>,
         state_dir: StateDir,
@@ -49,8 +50,8 @@ impl Jobs {
         Jobs { records, files, reserve_mib, channels, stopping: watch::Sender::default(), intake }
     }
 
-    /// The agent is about to end. What breaks from now on, since its parts are taken down, says
-    /// nothing of jobs: the next agent takes them up again.
+    /// Notes that the agent is stopping. Errors from now on come from the shutdown and not from
+    /// jobs: the next agent resumes the jobs.
     pub(crate) fn stop(&self) {
         self.stopping.send_replace(true);
     }
@@ -59,12 +60,12 @@ impl Jobs {
         *self.stopping.borrow()
     }
 
-    /// Tells when the agent ends.
+    /// Returns a receiver that tells whether the agent is stopping.
     pub(super) fn stopping(&self) -> watch::Receiver<bool> {
         self.stopping.subscribe()
     }
 
-    /// A job's channel.
+    /// Returns a job's channel.
     pub(crate) fn channel_of(&self, id: JobId) -> Arc<JobChannel> {
         locked(&self.channels).entry(id).or_default().clone()
     }
@@ -75,7 +76,7 @@ impl Jobs {
         }
     }
 
-    /// Changes a job's record and tells those who listen. Gives the record as it is then.
+    /// Changes a job's record and notifies its listeners. Returns the changed record.
     pub(super) async fn update(
         &self,
         id: JobId,
@@ -97,7 +98,8 @@ impl Jobs {
         Ok(job)
     }
 
-    /// Records what became of a run, unless the agent ends: then it is the next one's to find out.
+    /// Records the result of a run. Never returns if the agent is stopping: the next agent finds
+    /// the result.
     pub(super) async fn record(
         &self,
         id: JobId,
@@ -109,7 +111,7 @@ impl Jobs {
         self.update(id, change).await
     }
 
-    /// Records a job of the pool, and queues it unless it is to wait for its inputs.
+    /// Records a job of the pool, and queues it unless it must wait for its inputs.
     pub(crate) async fn create(
         &self,
         pool: &PoolRef,
@@ -154,7 +156,8 @@ impl Jobs {
                 Ok(job)
             })
             .await;
-        // The directory of a job that was refused goes at once; what a killed agent left, at start.
+        // A refused job's directory is removed now, and a killed agent's leftovers at the next
+        // start.
         let job = match recorded {
             Ok(job) => job,
             Err(problem) => {
@@ -165,7 +168,7 @@ impl Jobs {
         Ok(JobView::from(&job).shown())
     }
 
-    /// Takes a job's inputs in: a tar archive whose entries are below the guest's root.
+    /// Receives a job's inputs: a tar archive whose entries are below the guest's root.
     pub(crate) async fn take_inputs<E: std::fmt::Display>(
         &self,
         id: JobId,
@@ -173,8 +176,8 @@ impl Jobs {
     ) -> Result<()> {
         self.records.read(|world| preparing(world, id))?;
         let mut arrival = self.arrival(id).await?;
-        // A name of its own: a client whose connection broke sends all anew while the agent may still
-        // hold on to the first upload.
+        // The name is unique, because a client whose connection broke sends all inputs again while
+        // the agent may still have the first upload open.
         let early = format!("inputs.{}.new", crate::random::hex_digits(4)?);
         let (path, early) = (self.files.inputs(id), self.files.dir(id).join(early));
         let failed = |e| io(format!("write {}", early.display()), e);
@@ -195,7 +198,7 @@ impl Jobs {
                 arrival.count(piece.len() as u64);
             }
             file.flush().await.map_err(failed)?;
-            // Not under the hands of one that was queued meanwhile.
+            // The inputs of a job that was queued in the meantime must not be replaced.
             self.records.read(|world| preparing(world, id))
         };
         if let Err(problem) = take.await {
@@ -208,7 +211,7 @@ impl Jobs {
     /// Queues a job that has its inputs.
     pub(crate) async fn queue(&self, id: JobId, attached: bool) -> Result<Job> {
         let inputs = self.files.inputs(id);
-        // One that is attached is gone with its client after a power cut; others are not.
+        // After a power cut an attached job has lost its client and ends; any other job survives.
         if !attached && let Ok(file) = tokio::fs::File::open(&inputs).await {
             file.sync_all().await.map_err(|e| io(format!("write {}", inputs.display()), e))?;
         }
@@ -226,7 +229,8 @@ impl Jobs {
         Ok(job)
     }
 
-    /// Ends a job: one that waits at once, one that runs with a signal and a moment for it to end.
+    /// Cancels a job: a waiting job ends at once, and a running job gets a signal and a moment to
+    /// end.
     pub(crate) async fn cancel(&self, id: JobId, why: &str) -> Result<Job> {
         let job = self
             .update(id, |job| match job.state {
@@ -247,7 +251,7 @@ impl Jobs {
         Ok(job)
     }
 
-    /// Gives a job when it has ended, or as it is when it is forgotten meanwhile.
+    /// Waits until a job has ended, and returns it.
     pub(crate) async fn ended(&self, id: JobId) -> Result<Job> {
         self.records.read(|world| world.job(id).map(drop))?;
         let mut changed = self.channel_of(id).changed.subscribe();
@@ -263,7 +267,7 @@ impl Jobs {
         }
     }
 
-    /// A signal for the command; a job that does not run yet is ended by it.
+    /// Passes a signal on to the command. A job that does not run yet is canceled.
     pub(crate) async fn signal(&self, id: JobId, signal: i32) -> Result<()> {
         let runs =
             self.records.read(|world| world.job(id).map(|job| job.state == JobState::Running));
@@ -274,7 +278,7 @@ impl Jobs {
         self.cancel(id, "interrupted").await.map(drop)
     }
 
-    /// The job that a caller names. One of another tenant's is not there for it.
+    /// Returns the id of the job that a caller names. Jobs of other tenants are not found.
     pub(crate) async fn seen_by(&self, peer: &Peer, id: &str) -> Result<JobId> {
         let id: JobId = id.parse()?;
         let seen =
@@ -282,13 +286,13 @@ impl Jobs {
         if seen { Ok(id) } else { Err(no_job(id)) }
     }
 
-    /// A job as the API shows it.
+    /// Returns a job in the API's form.
     pub(crate) async fn view(&self, id: JobId) -> Result<JobView> {
         self.records.read(|world| world.job(id).map(|job| view_of(world, job).shown()))
     }
 
-    /// The jobs that a filter takes, oldest first. Their times are of the timeline: a list's cursor
-    /// is made of them.
+    /// Returns the jobs that match a filter, oldest first. Their times are those of the timeline,
+    /// because a list's cursor is made of them.
     pub(crate) async fn views(&self, filter: &JobFilter) -> Vec<JobView> {
         let takes = |job: &&Job| {
             filter.tenant.as_ref().is_none_or(|tenant| job.pool.tenant == *tenant)
@@ -309,7 +313,7 @@ impl Jobs {
         })
     }
 
-    /// Forgets the jobs that have been over for long enough, and ends those whose inputs never came.
+    /// Forgets jobs that ended long ago, and cancels those whose inputs never came.
     pub(crate) async fn tidy(&self) -> Result<()> {
         let (old, stuck) = self.records.read(|world| {
             let pools = world.pools.keys();
@@ -322,7 +326,7 @@ impl Jobs {
         self.forget_all(&old).await
     }
 
-    /// Removes records first: files without one are removed at the next start.
+    /// Removes the records first: files without a record are removed at the next start.
     async fn forget_all(&self, ids: &[JobId]) -> Result<()> {
         self.records
             .change(|_, changes| {
@@ -333,7 +337,7 @@ impl Jobs {
         self.clear_away(ids)
     }
 
-    /// Removes what is left of jobs whose records are gone.
+    /// Removes the files of jobs whose records are gone.
     pub(crate) fn clear_away(&self, ids: &[JobId]) -> Result<()> {
         ids.iter().try_for_each(|id| {
             self.forget(*id);
@@ -341,7 +345,7 @@ impl Jobs {
         })
     }
 
-    /// Before a pool is destroyed: its jobs are ended.
+    /// Cancels the jobs of a pool that is about to be destroyed, and waits for their end.
     pub(crate) async fn cancel_of(&self, pool: &PoolRef) -> Result<()> {
         let live = |world: &RecordSet| -> Vec<JobId> {
             let jobs = world.jobs_of(pool).filter(|job| !job.state.has_ended());
@@ -366,7 +370,7 @@ fn preparing(world: &RecordSet, id: JobId) -> Result<()> {
     }
 }
 
-/// One more than any job of the node has.
+/// Returns a number higher than that of any job of the node.
 fn next_number(world: &RecordSet) -> u64 {
     world.jobs.values().map(|job| job.number).max().unwrap_or(0) + 1
 }

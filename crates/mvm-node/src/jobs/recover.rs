@@ -1,4 +1,5 @@
-//! Jobs when an agent starts: what its guest keeps is taken up again, the rest is queued or lost.
+//! Recovers jobs when an agent starts: a command that a guest keeps is resumed, other jobs are
+//! queued again or lost.
 
 use super::attach::AWAY;
 use super::dispatcher::Dispatcher;
@@ -15,8 +16,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 impl Dispatcher {
-    /// At start, when machines are as their records say: what the last agent was doing for jobs, and
-    /// files that belong to none.
+    /// Recovers, once machines are as their records say, the jobs that the last agent was running.
+    /// Removes files that belong to no job.
     pub(crate) async fn recover(self: &Arc<Self>) -> Result<()> {
         self.part_values().await?;
         self.records
@@ -46,8 +47,8 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Takes values out of records of earlier versions, and out of whatever the database keeps of
-    /// records that were changed.
+    /// Moves values out of records of earlier versions, and scrubs the database of old copies of
+    /// those records.
     async fn part_values(&self) -> Result<()> {
         let has = |job: &&Job| !job.values_apart && job.spec.env.values().any(|v| !v.is_empty());
         let old: Vec<Job> =
@@ -71,7 +72,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Goes on with a command that runs.
+    /// Resumes a command that runs.
     async fn take_up(self: &Arc<Self>, job: &Job) {
         let Some(id) = job.runs_in() else { return };
         let Ok(instance) = self.records.read(|world| world.by_id(id).cloned()) else { return };
@@ -107,7 +108,7 @@ impl Dispatcher {
     }
 }
 
-/// What there is of the machine that a job's command runs in.
+/// Returns the state of the machine that a job's command runs in.
 fn found(world: &RecordSet, job: &Job) -> Found {
     let leased = |i: &Instance| i.lease.as_ref().is_some_and(|l| l.purpose == Purpose::Run);
     let runs = |i: &&Instance| i.state == State::Running && leased(i);
@@ -115,7 +116,7 @@ fn found(world: &RecordSet, job: &Job) -> Found {
     if machine.is_some() { Found::Runs } else { Found::Gone }
 }
 
-/// The client of the last agent may come to this one; a job whose client does not ends.
+/// Waits for the client of the last agent to come back. If it does not, the job ends.
 async fn await_client(dispatcher: Arc<Dispatcher>, id: JobId) {
     let mut clients = dispatcher.jobs.channel_of(id).clients.subscribe();
     if tokio::time::timeout(AWAY, clients.wait_for(|clients| *clients > 0)).await.is_err() {
@@ -123,7 +124,7 @@ async fn await_client(dispatcher: Arc<Dispatcher>, id: JobId) {
     }
 }
 
-/// Removes what was being received when the last agent was killed.
+/// Removes files that were being received when the last agent was killed.
 fn remove_halves(dir: &Path) -> Result<()> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
     let halves = entries.flatten().map(|entry| entry.path());

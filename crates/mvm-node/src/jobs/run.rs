@@ -24,16 +24,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-/// When it is tried again to record how a job ended, where the disk was full.
+/// The pause before another try to record a job's end, if the disk was full.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Why a run came to nothing before its command began.
+/// Why a run ended before its command began.
 enum Unbegun {
-    /// No room: the instance is as it was, the job waits on.
+    /// There was no quota or space. The instance is unchanged, and the job waits again.
     NoRoom,
     /// The instance could not be brought up.
     NoMachine(Problem),
-    /// The job itself is at fault, or is over.
+    /// The job itself is the cause, or has ended.
     Over(Outcome),
 }
 
@@ -49,8 +49,8 @@ impl From<Problem> for Unbegun {
     }
 }
 
-/// Runs a job that has got `instance` to its end, records how it came out, and gives the instance
-/// back. With `again`, an agent before this one has begun its command.
+/// Runs a job that was given `instance` to its end, records the outcome, and returns the instance.
+/// With `again`, an earlier agent has begun the command.
 pub(super) async fn run(
     dispatcher: Arc<Dispatcher>,
     id: JobId,
@@ -66,7 +66,7 @@ pub(super) async fn run(
     let limit = Limit::new(words, timeout_s);
     let runner =
         Runner { dispatcher: dispatcher.clone(), channel, id, instance, limit, cut: false, again };
-    // In a task of its own: whatever happens in it, the job has an end.
+    // A task of its own, so that the job ends even if the run panics.
     let ended = tokio::spawn(runner.run()).await;
     let (cut, ended) =
         ended.unwrap_or_else(|error| (true, Err(Problem::internal(error.to_string()))));
@@ -115,7 +115,7 @@ pub(super) async fn run(
     }
 }
 
-/// Records how a run ended. On a full disk no end can be recorded: it is as soon as there is room.
+/// Records how a run ended. On a full disk this waits until there is space.
 async fn record_end(
     jobs: &Jobs,
     id: JobId,
@@ -136,7 +136,8 @@ async fn record_end(
     }
 }
 
-/// A machine that is up and has the inputs, how long both took, and what it could not keep of these.
+/// A machine that is up and has the inputs. Says how long both took, and which inputs could not be
+/// unpacked as they were.
 struct Ready {
     channel: Channel,
     hello: Hello,
@@ -146,8 +147,8 @@ struct Ready {
 }
 
 impl Runner {
-    /// Gives the job as it is recorded then, or nothing where there was no room for it; and whether
-    /// its machine is to go.
+    /// Runs the job. Returns whether its machine must be discarded, and the recorded job; `None`
+    /// where there was no quota or space to run it.
     async fn run(mut self) -> (bool, Result<Option<Job>>) {
         let ended = match self.again {
             true => self.take_up().await.map(Some),
@@ -180,7 +181,7 @@ impl Runner {
     async fn prepare(&mut self) -> std::result::Result<Ready, Unbegun> {
         let (dispatcher, machine) = (self.dispatcher.clone(), self.instance.id);
         let began = Instant::now();
-        // In a task of its own: a transition that has begun is not left half done.
+        // A task of its own, so that a transition is completed even if the job is cut off.
         let (bringer, by) = (dispatcher.clone(), Mover::of(&self.instance));
         let brought =
             tokio::spawn(
@@ -216,7 +217,7 @@ impl Runner {
         }
     }
 
-    /// Begins the command, follows it to its end, and records how it came out.
+    /// Begins the command, follows it to its end, and records the outcome.
     async fn carry_out(&mut self, ready: Ready) -> Result<Job> {
         let Ready { channel, hello, claim, inputs, notes } = ready;
         let log = Log::open(&self.dispatcher.jobs.files.log(self.id)).await?;
@@ -233,7 +234,7 @@ impl Runner {
                 if job.cancel_requested {
                     return canceled(job);
                 }
-                // Behind the words that this run begins with.
+                // The output follows the lines that this run begins with.
                 let words: u64 = first(job).map(|words| log::line_length(&words)).sum();
                 let kept = hello.life.map(|life| KeptRun { life, log_from: begun + words });
                 job.begin(kept, now())?;
@@ -257,7 +258,7 @@ impl Runner {
         self.follow(channel, job, printer).await
     }
 
-    /// Takes a command up again that an agent before this one has begun, or was about to.
+    /// Resumes a command that an earlier agent has begun or was about to begin.
     async fn take_up(&mut self) -> Result<Job> {
         let mut job = self.dispatcher.records.read(|world| world.job(self.id).cloned())?;
         let attempt = job.attempts.last();
@@ -272,7 +273,7 @@ impl Runner {
         let mut printer =
             Printer::new(log, self.channel.clone(), offset, self.dispatcher.jobs.stopping());
         if !said {
-            // The last agent was killed before it had said what this run begins with.
+            // The last agent was killed before it had printed the lines that this run begins with.
             let words = first_words(&job);
             let from = length + words.as_ref().map_or(0, |words| log::line_length(words));
             job = self
@@ -294,8 +295,8 @@ impl Runner {
         self.record_end(|job| job.end(outcome.clone(), now())).await
     }
 
-    /// Follows the command to its end, takes what it leaves, and records how it came out. The job's
-    /// variables have their values.
+    /// Follows the command to its end, takes its results, and records the outcome. The job's
+    /// variables must have their values.
     async fn follow(
         &mut self,
         mut channel: Channel,
@@ -340,7 +341,8 @@ impl Runner {
         record_end(&self.dispatcher.jobs, self.id, change).await
     }
 
-    /// Takes what the job leaves from its guest. What has come counts as arriving until it is dropped.
+    /// Takes the job's results from its guest. The results count as arriving until the arrivals are
+    /// dropped.
     async fn harvest(
         &mut self,
         channel: &Channel,
@@ -365,7 +367,7 @@ impl Runner {
     }
 }
 
-/// What the log of a run begins with that is not the first.
+/// Returns the line that the log of a second or later run begins with.
 fn first_words(job: &Job) -> Option<String> {
     let (number, most) = (job.attempts.len(), usize::from(job.spec.retries) + 1);
     (number > 1).then(|| format!("attempt {number} of {most}"))

@@ -1,4 +1,4 @@
-//! What one run of a job works with.
+//! The state of one run of a job.
 
 use super::dispatcher::Dispatcher;
 use super::job_channel::JobChannel;
@@ -7,23 +7,24 @@ use mvm_model::job::Outcome;
 use mvm_model::{Instance, JobId};
 use std::sync::Arc;
 
-/// Where a job works in its guest.
+/// The working directory of jobs in the guest.
 pub(super) const WORK: &str = "/work";
-/// What runs a job.
+/// One run of a job.
 pub(super) struct Runner {
     pub dispatcher: Arc<Dispatcher>,
     pub channel: Arc<JobChannel>,
     pub id: JobId,
     pub instance: Instance,
     pub limit: Limit,
-    /// The guest did not do in time what it was to, or was interrupted: nobody is to have it again.
+    /// Whether the guest did not act in time or was interrupted, so that its machine must be
+    /// discarded.
     pub cut: bool,
-    /// Its command was begun by an agent before this one.
+    /// Whether an earlier agent has begun the command.
     pub again: bool,
 }
 
 impl Runner {
-    /// Does something that needs the guest, as long as the job may go on.
+    /// Does work that needs the guest, until the deadline passes or a signal comes.
     pub(super) async fn hold<T>(
         &mut self,
         doing: &str,
@@ -35,7 +36,7 @@ impl Runner {
         })
     }
 
-    /// The same while a command that runs already is taken up.
+    /// Like [`Runner::hold`], for a command that is being resumed.
     pub(super) async fn hold_on<T>(
         &mut self,
         doing: &str,

@@ -1,4 +1,4 @@
-//! What a guest can do to its job: nothing beyond the job's time.
+//! Tests that a guest can take nothing from its job but the job's time.
 
 use crate::agent::Agent;
 use crate::crashes::host::{Blow, Host, Strike, own_network};
@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Every request that a guest gets for a job, and what the job's reason names then.
+/// Each request that a guest gets for a job, and the words of the job's reason if it fails there.
 const PHASES: [(At, &str); 6] = [
     (At::Mount, "while its caches were mounted"),
     (At::Put, "while its inputs were unpacked"),
@@ -28,7 +28,7 @@ const PHASES: [(At, &str); 6] = [
     (At::Unmount, "while cache build was unmounted"),
 ];
 
-/// A job that goes through all phases, in a pool that keeps its machines.
+/// Submits a job that goes through all phases, in a pool that keeps its machines.
 async fn submit(agent: &Arc<Agent>, timeout_s: Option<u64>) -> crate::Result<JobId> {
     tenant(agent, "ci", 20).await?;
     let cache = Cache { name: "build".parse()?, path: "/cache".to_owned(), size_mib: 16 };
@@ -50,7 +50,7 @@ async fn submit(agent: &Arc<Agent>, timeout_s: Option<u64>) -> crate::Result<Job
     Ok(id)
 }
 
-/// Runs a job on a host with such guests until nothing of it is left but its record.
+/// Runs a job on a host with such guests until only the job's record is left.
 fn ended(at: At, how: How, timeout_s: Option<u64>, cancel: bool) -> Job {
     own_network();
     let asked = watch::Sender::new(false);
@@ -62,7 +62,7 @@ fn ended(at: At, how: How, timeout_s: Option<u64>, cancel: bool) -> Job {
             agent.work.jobs.cancel(id, "canceled").await?;
         }
         let job = agent.work.jobs.ended(id).await?;
-        // A machine whose guest was cut off is nobody's any more, whatever the pool's rule.
+        // A machine whose guest was cut off is discarded, whatever the pool's rule.
         let machine = job.attempts[0].instance.id;
         let mut changes = agent.base.records.subscribe();
         while at != At::Run && agent.base.records.read(|w| w.instances.contains_key(&machine)) {
@@ -74,7 +74,7 @@ fn ended(at: At, how: How, timeout_s: Option<u64>, cancel: bool) -> Job {
     job.expect("nobody kills this agent").expect("a job")
 }
 
-/// Each phase with each way to be in the way, all at once.
+/// Checks each phase with each kind of obstruction, all at once.
 fn in_all_phases(check: impl Fn(At, How, &str) + Sync) {
     std::thread::scope(|scope| {
         for (at, doing) in PHASES {
@@ -92,7 +92,7 @@ fn a_job_ends_at_its_deadline_whatever_its_guest_does() {
         let job = ended(at, how, Some(1), false);
         let reason = job.reason.clone().unwrap_or_default();
         assert_eq!(job.state, JobState::TimedOut, "{at:?} {how:?}: {job:?}");
-        // A command that is never said to have started differs from one that never ends.
+        // A command whose start is never confirmed differs from a command that never ends.
         let doing = if (at, how) == (At::Run, How::Stalls) { "command was started" } else { doing };
         assert!(reason.contains("ended after 1 s") && reason.contains(doing), "{at:?}: {reason}");
         assert_eq!(job.shell_status(), 124);
@@ -110,7 +110,7 @@ fn a_job_that_is_canceled_ends_whatever_its_guest_does() {
     });
 }
 
-/// Whichever record of it finds the disk full: a command that has run has not been lost.
+/// A command that has run is not lost, whichever write of its record finds the disk full.
 #[test]
 fn the_end_of_a_job_is_recorded_as_soon_as_there_is_room() {
     own_network();
@@ -158,8 +158,8 @@ fn a_job_whose_machine_does_not_come_up_is_canceled_at_once() {
     assert_eq!((job.state, job.shell_status()), (JobState::Canceled, 130));
 }
 
-/// A job as an earlier version has recorded it, with the value of its variable. It is young: a job
-/// that has waited for its inputs too long is canceled by the dispatcher.
+/// Returns a job as an earlier version has recorded it, with the value of its variable. The job is
+/// new, since the dispatcher cancels a job that has waited too long for its inputs.
 fn old_job(number: u32, state: JobState) -> Job {
     let argv = vec!["true".to_owned()];
     let env = [("TOKEN".to_owned(), "an old secret".to_owned())].into();
@@ -203,7 +203,7 @@ fn values_in_records_of_earlier_versions_are_taken_out_of_them() {
         assert!(file(waits.id).exists() && !file(over.id).exists());
         agent.work.jobs.cancel(waits.id, "a test says so").await.expect("canceled");
         assert!(!file(waits.id).exists());
-        // What cannot be read is not guessed.
+        // Values that cannot be read are not guessed.
         assert_eq!(
             agent.work.jobs.files.values_of(&job).await.unwrap_err().code,
             Code::RecordDamaged
@@ -227,7 +227,8 @@ fn a_guest_that_does_what_it_is_to_is_not_cut_off() {
     assert!(job.artifacts[0].bytes.is_some());
 }
 
-/// A host's disk of which the jobs' files alone take room: what is free, and the least that ever was.
+/// Replaces the agent's reading of its disk: only jobs' files take space, and `free` bytes are free
+/// before them. Returns the lowest free space that was ever read.
 fn small_disk(agent: &Agent, free: u64) -> Arc<AtomicU64> {
     let (jobs, least) = (agent.base.state_dir.jobs(), Arc::new(AtomicU64::new(free)));
     let seen = least.clone();
@@ -239,7 +240,7 @@ fn small_disk(agent: &Agent, free: u64) -> Arc<AtomicU64> {
     least
 }
 
-/// A job of `pool` with its inputs, which leaves this artifact.
+/// Submits a job of `pool` with inputs and this artifact, and does not queue it.
 async fn given(agent: &Arc<Agent>, pool: &PoolRef, artifact: &str) -> crate::Result<JobId> {
     let argv = ["sh", "-c", "echo it ran"].map(str::to_owned).to_vec();
     let artifacts = vec![artifact.to_owned()];
@@ -251,7 +252,7 @@ async fn given(agent: &Arc<Agent>, pool: &PoolRef, artifact: &str) -> crate::Res
     Ok(id)
 }
 
-/// The same, queued.
+/// Submits and queues a job of `pool` with inputs and this artifact.
 async fn leave(agent: &Arc<Agent>, pool: &PoolRef, artifact: &str) -> crate::Result<JobId> {
     let id = given(agent, pool, artifact).await?;
     agent.work.jobs.queue(id, false).await?;
@@ -278,7 +279,7 @@ fn an_artifact_without_end_takes_no_room_from_another_tenants_job() {
         let _ = asked.subscribe().wait_for(|asked| *asked).await;
         let modest = leave(&agent, &lab, "input").await?;
         let jobs = (agent.work.jobs.ended(greedy).await?, agent.work.jobs.ended(modest).await?);
-        // What was refused is gone, and its tenant can go on.
+        // The refused bytes are removed, so the tenant can submit further jobs.
         let again = leave(&agent, &runners(), "input").await?;
         let again = agent.work.jobs.ended(again).await?;
         Ok::<_, mvm_api::Problem>((jobs, again, least.load(Ordering::SeqCst), reserve))
@@ -309,7 +310,8 @@ fn artifacts_count_against_the_disk_quota_of_their_tenant() {
     let ended = host.agent(async |agent| {
         tenant(&agent, "ci", 20).await?;
         pool_in_with(&agent, &runners(), Recycle::Keep, None, Vec::new()).await?;
-        // One is always kept: without room for a new machine, the second job has to find one.
+        // One instance always runs: there is no room for a new machine, so the second job must find
+        // this one.
         scale(&agent, counts(1, 0, 0)).await?;
         let before = agent.base.records.read(|world| world.usage(&runners().tenant).disk_mib);
         let kept = leave(&agent, &runners(), "input").await?;

@@ -1,8 +1,9 @@
-//! Machines that their hypervisor has paused by itself: shown, told, and let go on when they can.
+//! Machines that their hypervisor has paused by itself: shown, reported, and resumed when they can
+//! go on.
 //!
-//! A task a machine follows its condition, and carries out what [`mvm_model::halt`] decides. What is
-//! shown is in memory, since on a full disk nothing can be recorded; the record and its event follow
-//! as soon as there is room.
+//! For each machine, a task follows the condition and carries out what [`mvm_model::halt`] decides.
+//! The pauses that are shown are in memory, since nothing can be recorded on a full disk; the
+//! record and its event follow as soon as there is space.
 
 #[cfg(test)]
 mod tests;
@@ -22,13 +23,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex as Lock};
 use std::time::Duration;
 
-/// How much room the disk of the machines has, in MiB, where it can be said.
+/// Returns the free space of the machines' disk in MiB, if it can be read.
 pub(crate) type Room = Arc<dyn Fn() -> Option<u64> + Send + Sync>;
 
-/// How long a job's machine may be without space, and what says how much there is.
+/// How long a job's machine may be without disk space, and the function that reads the free space.
 type Terms = (Duration, Room);
 
-/// What is known of paused machines, in memory only.
+/// The paused machines, in memory only.
 pub(crate) struct Halted {
     terms: Lock<Terms>,
     pub(super) shown: Lock<HashMap<InstanceId, Paused>>,
@@ -46,18 +47,18 @@ impl Halted {
         }
     }
 
-    /// Why the machine of this instance is paused, if it is.
+    /// Returns why the machine of this instance is paused, if it is.
     pub(crate) fn paused(&self, id: InstanceId) -> Option<Paused> {
         locked(&self.shown).get(&id).cloned()
     }
 
-    /// Registers how often machines were paused.
+    /// Registers the count of pauses.
     pub(crate) fn register(&self, registry: &mut Registry) {
         let what = "Machines that their hypervisor has paused by itself, by cause";
         registry.register("pauses", what, self.pauses.clone());
     }
 
-    /// The machines that are paused now.
+    /// Returns the metric of machines that are paused now.
     pub(crate) fn gauge(&self, world: &RecordSet, only: Option<&Name>) -> Family<Labels, Gauge> {
         let gauge: Family<Labels, Gauge> = Family::default();
         for (id, paused) in locked(&self.shown).iter() {
@@ -71,7 +72,7 @@ impl Halted {
         gauge
     }
 
-    /// Tests have a disk of their own, and less time.
+    /// Replaces the limit and the reading of free space, for tests.
     #[cfg(test)]
     pub(crate) fn set_terms(&self, limit: Duration, room: Room) {
         *locked(&self.terms) = (limit, room);
@@ -83,7 +84,8 @@ impl Halted {
     }
 }
 
-/// What is said to whoever waits for the guest of a machine that is paused for want of space.
+/// Returns the problem for operations that wait for the guest of a machine that is paused because
+/// the disk is full; `None` where it is not.
 pub(crate) fn held_back(machine: &Arc<dyn Machine>) -> Option<Problem> {
     let condition = machine.condition().borrow().clone();
     let Condition::Halted(halt @ Halt::NoSpace { .. }) = condition else { return None };

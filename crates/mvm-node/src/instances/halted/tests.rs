@@ -1,4 +1,4 @@
-//! Machines that their hypervisor pauses, on simulated ones.
+//! Tests of machines that their hypervisor pauses, on simulated machines.
 
 use super::Room;
 use crate::Result;
@@ -25,7 +25,8 @@ fn full() -> Option<Halt> {
     Some(Halt::NoSpace { disk: Some("scratch".into()) })
 }
 
-/// A disk with so many MiB, for the agent to look at.
+/// Returns a disk with `mib` MiB of free space: the number, which a test may change, and the
+/// function that the agent reads it by.
 fn disk(mib: u64) -> (Arc<AtomicU64>, Room) {
     let free = Arc::new(AtomicU64::new(mib));
     let seen = free.clone();
@@ -45,7 +46,8 @@ async fn running(agent: &Arc<Agent>) -> Result<Instance> {
     Ok(instance)
 }
 
-/// The first event of this instance with such words; those before `since` are old.
+/// Returns the first event of this instance after `since` whose reason contains `words`; waits for
+/// it.
 async fn told(agent: &Agent, id: InstanceId, since: u64, words: &str) -> Event {
     let mut coming = agent.base.records.follow_events();
     let fits = |e: &Event| {
@@ -91,7 +93,7 @@ fn a_machine_without_space_says_so_and_goes_on_when_there_is_room_also_under_the
         agent.lifecycle.halted.set_terms(HOUR, room);
         let marker = agent.base.state_dir.marker(machine.id);
         assert_eq!(sim.is_running(&marker), Some(false));
-        // The new agent has not taken it for one that runs.
+        // The new agent has not taken the paused machine for a running one.
         let gone_on = |event: &Event| event.reason.as_deref() == Some(GOES_ON);
         assert!(!agent.base.records.events_after(0).await?.iter().any(gone_on));
         sim.set_obstacle(&marker, None);
@@ -196,7 +198,7 @@ fn a_machine_that_finds_no_space_on_its_way_up_keeps_its_memory() {
         let machine = running(agent).await?;
         let marker = agent.base.state_dir.marker(machine.id);
         write(agent, machine.id, "/run/note", "mine").await?;
-        // Asleep, its process lingers, and is the one that finds no space.
+        // The lingering process of the sleeping machine is the one that finds no space.
         for from in [State::Warm, State::Sleeping] {
             agent.lifecycle.instances.bring(machine.id, from, &Mover::Agent).await?;
             sim.set_obstacle(&marker, full());
