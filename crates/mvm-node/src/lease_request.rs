@@ -1,4 +1,4 @@
-//! What whoever wants a lease asks for.
+//! Requests for a lease.
 
 use crate::random::hex_digits;
 use crate::{Result, now};
@@ -6,18 +6,18 @@ use mvm_api::Problem;
 use mvm_model::lease::{DEFAULT_LEASE_S, Purpose};
 use mvm_model::{Code, Lease};
 
-/// The longest lease, in seconds: a week.
+/// The longest lease, in seconds: one week.
 const MAX_LEASE_S: u64 = 7 * 24 * 3600;
 
-/// Who wants a lease, what for, and for how long.
+/// The holder, purpose and length of a wanted lease.
 #[derive(Clone, Debug)]
 pub struct LeaseRequest {
     /// `uid:N`, or the holder of a certificate: `operator:alice`.
     pub holder: String,
-    /// What for.
+    /// The purpose of the lease.
     pub purpose: Purpose,
-    /// In seconds: how long, or, of a job's, how long at most. Where absent it lasts for the default
-    /// time, and a job's for as long as its holder.
+    /// The length of the lease in seconds; of a job's lease, its maximum length. Where absent, a
+    /// lease has the default length, and a job's lease lasts as long as its holder.
     pub lease_s: Option<u64>,
 }
 
@@ -39,7 +39,7 @@ impl LeaseRequest {
     }
 }
 
-/// Refuses a length that no lease may have.
+/// Returns an error if the length is out of range.
 pub(crate) fn checked(seconds: u64) -> Result<()> {
     if (1..=MAX_LEASE_S).contains(&seconds) {
         return Ok(());

@@ -1,10 +1,10 @@
-//! The agent of a node: it carries out what the model decides.
+//! The agent of a node: carries out what the model decides.
 //!
-//! Lives here: the records (`records`), the instances and what is done with them (`instances`), leases and claims, the reconcile loop, recovery at start, and
-//! the handlers of the API.
+//! Lives here: the records (`records`), the instances and the operations on them (`instances`),
+//! leases and claims, the reconcile loop, recovery at start, and the handlers of the API.
 //!
-//! Never here: ioctls, QMP, nft syntax, SQL (the crates below), decisions (mvm-model) or
-//! rendering (mvm).
+//! Never here: ioctls, QMP, nft syntax, SQL (the crates below), decisions (mvm-model) or rendering
+//! (mvm).
 
 mod agent;
 mod announce;
@@ -72,7 +72,7 @@ pub use serve::{ApiOptions, Driver, NodeOptions, ServeOptions, serve};
 pub use stages::Stages;
 pub use state_dir::identity_dir;
 
-/// What the agent's own functions give: the error is what the API will answer.
+/// The result of the agent's functions. The error is what the API answers.
 pub type Result<T> = std::result::Result<T, mvm_api::Problem>;
 
 pub(crate) use clock::now;

@@ -14,10 +14,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
 
-/// Registers what a service counts.
+/// Registers the metrics of a service.
 pub(crate) type Source = Box<dyn Fn(&mut Registry) + Send + Sync>;
 
-/// The figures of a service.
+/// Returns the source of a service's metrics.
 pub(crate) fn source<T: Send + Sync + 'static>(
     of: &Arc<T>,
     register: fn(&T, &mut Registry),
@@ -26,10 +26,10 @@ pub(crate) fn source<T: Send + Sync + 'static>(
     Box::new(move |registry| register(&of, registry))
 }
 
-/// What is told of the node in figures.
+/// The metrics of the node.
 pub(crate) struct Metrics {
     pub(crate) records: Arc<Records>,
-    /// Those of the whole node.
+    /// The sources of metrics of the whole node.
     pub(crate) sources: Vec<Source>,
     pub(crate) halted: Arc<Halted>,
     pub(crate) host: Arc<Host>,
@@ -38,8 +38,8 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics in the OpenMetrics text format; of one tenant only those that are told apart by
-    /// tenant and speak of the present.
+    /// Returns the metrics in the OpenMetrics text format. For one tenant (`only`), the metrics of
+    /// the services, the shortfalls and the end of the certificate are left out.
     pub(crate) fn tell(&self, only: Option<&Name>) -> Result<String> {
         let mut registry = Registry::with_prefix("mvm");
         if only.is_none() {

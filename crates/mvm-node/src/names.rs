@@ -1,24 +1,26 @@
-//! How the host resolves names, as far as guests may do the same. resolv.conf(5)
+//! The host's name resolution, as far as guests may use it too. resolv.conf(5)
 
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Where the host says it; systemd's own resolver says in the first whom it asks itself.
+/// The files that name the host's DNS servers. systemd-resolved lists its own upstream servers in
+/// the first.
 const FILES: [&str; 2] = ["/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"];
-/// The longest name (RFC 1035), and how many domains a guest's library looks at.
+/// The longest domain name, in characters (RFC 1035).
 const LONGEST: usize = 253;
+/// The number of search domains that a guest's C library uses.
 const DOMAINS: usize = 6;
 
-/// What a resolv.conf says.
+/// The content of a resolv.conf.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Names {
-    /// DNS servers, in the order in which they are asked.
+    /// The DNS servers, in the order in which they are asked.
     pub(crate) servers: Vec<IpAddr>,
-    /// Domains that short names are looked up in.
+    /// The domains that short names are looked up in.
     pub(crate) search: Vec<String>,
 }
 
 impl Names {
-    /// The host's.
+    /// Reads the host's resolv.conf.
     pub(crate) fn of_host() -> Names {
         let text = FILES.iter().find_map(|file| std::fs::read_to_string(file).ok());
         Names::read(&text.unwrap_or_default())
@@ -30,10 +32,10 @@ impl Names {
             let mut words = line.split_whitespace();
             match words.next() {
                 Some("nameserver") => {
-                    // A link's zone behind an IPv6 address is no matter of others.
+                    // A zone after an IPv6 address means something on this host only.
                     names.servers.extend(words.next().and_then(|word| word.parse::<IpAddr>().ok()));
                 }
-                // The last one counts.
+                // The last line counts.
                 Some("search" | "domain") => {
                     let valid = words.filter(is_domain).take(DOMAINS);
                     names.search = valid.map(str::to_owned).collect();
@@ -44,12 +46,13 @@ impl Names {
         names
     }
 
-    /// Whether guests reach none of the servers, and the agent asks them in their place.
+    /// Returns whether guests can reach none of the servers, so that the agent asks the servers for
+    /// them.
     pub(crate) fn needs_forwarder(&self) -> bool {
         self.reachable().is_empty() && !self.servers.is_empty()
     }
 
-    /// Whom guests are told to ask, in a subnet with this gateway.
+    /// Returns the DNS servers of guests in a subnet with this gateway.
     pub(crate) fn for_guests(&self, gateway: Ipv4Addr) -> Vec<Ipv4Addr> {
         match self.needs_forwarder() {
             true => vec![gateway],
@@ -57,8 +60,8 @@ impl Names {
         }
     }
 
-    /// The servers that guests can reach: those that are not on the host's loopback, and have no IPv6
-    /// address.
+    /// Returns the servers that guests can reach: those with an IPv4 address that is not on the
+    /// host's loopback.
     pub(crate) fn reachable(&self) -> Vec<Ipv4Addr> {
         let by_ipv4 = self.servers.iter().filter_map(|server| match server {
             IpAddr::V4(server) => Some(*server),
@@ -73,12 +76,13 @@ fn is_domain(name: &&str) -> bool {
     name.len() <= LONGEST && name.chars().all(fits) && name.chars().any(|c| c != '.')
 }
 
-/// The host's DNS servers, whether guests reach them or the agent asks them for its guests.
+/// Returns all DNS servers of the host, whether guests reach them or the agent asks them for its
+/// guests.
 pub fn servers() -> Vec<IpAddr> {
     Names::of_host().servers
 }
 
-/// The host's DNS servers that guests can reach.
+/// Returns the host's DNS servers that guests can reach.
 pub fn resolvers() -> Vec<Ipv4Addr> {
     Names::of_host().reachable()
 }

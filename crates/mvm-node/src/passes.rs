@@ -1,10 +1,10 @@
-//! What the metrics say of the agent's own loops.
+//! The metrics of the agent's own loops.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// What the metrics say of the loop.
+/// The metrics of the agent's own loops.
 #[derive(Debug, Default)]
 pub(crate) struct Passes {
     pub(crate) made: Counter,
@@ -13,7 +13,7 @@ pub(crate) struct Passes {
 }
 
 impl Passes {
-    /// Registers them.
+    /// Registers the metrics.
     pub(crate) fn register(&self, registry: &mut Registry) {
         let what = "Passes of the reconcile loop since the agent started";
         registry.register("reconcile_passes", what, self.made.clone());

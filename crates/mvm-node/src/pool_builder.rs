@@ -1,4 +1,4 @@
-//! Builds the images of pools, and makes one current that is there.
+//! Builds the images of pools, and makes existing images current.
 
 use crate::Result;
 use crate::builds::Builds;
@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-/// Builds pools.
+/// Builds the images of pools.
 pub(crate) struct PoolBuilder {
     records: Arc<Records>,
     images: Arc<Images>,
@@ -28,12 +28,12 @@ pub(crate) struct PoolBuilder {
     template_maker: Arc<TemplateMaker>,
     health: Arc<Health>,
     wake: Wake,
-    /// Builds that are under way.
+    /// The builds that are under way.
     pub builds: Builds,
 }
 
 impl PoolBuilder {
-    /// Builds the pools of these records.
+    /// Makes the builder for the pools of these records.
     pub(crate) fn new(
         records: Arc<Records>,
         images: Arc<Images>,
@@ -66,7 +66,7 @@ impl PoolBuilder {
             kernel: pool.kernel,
         };
         let building = self.builds.begin(reference, wall());
-        // Dropped, it ends the programs that it runs and leaves nothing behind.
+        // When the build is dropped, it ends its programs and removes its files.
         let image = tokio::select! {
             built = self.images.store().build(&request, progress) => built.or_problem()?,
             () = building.canceled() => {
@@ -77,7 +77,7 @@ impl PoolBuilder {
         let revision = self.make_current(reference, &image.digest, Some(overrides)).await?;
         let detail = "boots once, is cloned from then on".to_owned();
         let _ = progress.send(Progress::Stage { name: "template", detail });
-        // The image is built whatever comes of it: the reconciler tries again.
+        // The build succeeds even if its template fails: the reconciler tries the template again.
         let template = self.template_maker.ensure_of(reference).await;
         self.wake.notify();
         let took_ms = began.elapsed().as_millis() as u64;
@@ -85,7 +85,7 @@ impl PoolBuilder {
         Ok(BuildResult { revision, size_bytes: image.size_bytes, took_ms, template_failure })
     }
 
-    /// Ends the builds of a pool's image that are under way.
+    /// Cancels the builds of a pool's image that are under way.
     pub async fn cancel(&self, reference: &PoolRef) -> Result<()> {
         self.records.read(|world| world.pool(reference).map(drop))?;
         match self.builds.cancel(reference) {
@@ -97,8 +97,8 @@ impl PoolBuilder {
         }
     }
 
-    /// Makes an image current that another node has built; it is received from there if it is not
-    /// here yet.
+    /// Makes an image current that another node has built, and fetches it from there first if
+    /// necessary.
     pub(crate) async fn use_image(
         &self,
         reference: &PoolRef,
@@ -108,7 +108,7 @@ impl PoolBuilder {
         if let Some(ImageSource { content, nodes }) = source {
             let (digest, content) = (digest.to_owned(), Some(content.clone()));
             let wanted = FetchImage { digest, content, sources: nodes.clone() };
-            // Nobody watches.
+            // Nobody reads this progress.
             self.transfer.fetch(wanted, &unbounded_channel().0).await?;
         }
         let image = self.images.store().get(digest).or_problem()?;
@@ -117,7 +117,7 @@ impl PoolBuilder {
         Ok(())
     }
 
-    /// Records what a pool was built to, and from which inputs.
+    /// Records which image a pool was built to, and from which inputs.
     async fn make_current(
         &self,
         reference: &PoolRef,

@@ -1,5 +1,5 @@
-//! Carries out what the model plans for a pool: marks an instance in the records, then works beside
-//! whoever asked for it.
+//! Carries out the model's plan for a pool: marks an instance in the records, then works in the
+//! background.
 
 use crate::Result;
 use crate::audit::Auditor;
@@ -17,7 +17,7 @@ use mvm_model::{policy, reconcile};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Fills pools with instances, and empties them.
+/// Fills pools with instances, and removes instances from them.
 pub(crate) struct PoolFiller {
     records: Arc<Records>,
     instances: Arc<Instances>,
@@ -26,12 +26,12 @@ pub(crate) struct PoolFiller {
     health: Arc<Health>,
     auditor: Arc<Auditor>,
     wake: Wake,
-    /// How many instances are being brought somewhere.
+    /// The number of instances that are being brought to a state.
     in_flight: AtomicUsize,
 }
 
 impl PoolFiller {
-    /// With these instances; nothing is under way yet.
+    /// Makes the service for these instances. No work is under way yet.
     pub(crate) fn new(
         records: Arc<Records>,
         instances: Arc<Instances>,
@@ -45,18 +45,20 @@ impl PoolFiller {
         PoolFiller { records, instances, spares, template_maker, health, auditor, wake, in_flight }
     }
 
-    /// How many more machines may be brought up now: booting is bound by the CPU.
+    /// Returns how many more machines may be brought up now: one at a time for each CPU, which
+    /// limits booting.
     pub(crate) fn free_slots(&self) -> usize {
         let most = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         most.saturating_sub(self.in_flight.load(Ordering::SeqCst))
     }
 
-    /// The pool's failures, for the back-off.
+    /// Returns the pool's failures, for the back-off.
     pub(crate) fn failures(&self, pool: &PoolRef) -> Failures {
         self.health.of(pool).failures
     }
 
-    /// Puts the longest idle warm instance to sleep, before the kernel begins to kill.
+    /// Puts the warm instance that has been idle longest to sleep, before the kernel starts to kill
+    /// processes.
     pub(crate) async fn relieve_memory(&self) {
         let longest = self.records.read(|world| policy::relieve(world.instances.values()));
         let Some(id) = longest else { return };
@@ -73,7 +75,7 @@ impl PoolFiller {
         }
     }
 
-    /// Marks the instance in the records, then lets the work go on beside the loop.
+    /// Marks the instance in the records, and starts the work in the background.
     pub(crate) async fn begin(self: &Arc<Self>, pool: &PoolRef, action: Action) {
         tracing::debug!(%pool, ?action, "reconcile");
         let marked = match action {
@@ -120,16 +122,17 @@ impl PoolFiller {
         let gone = self.spares.clear_goal(id).await;
         match &outcome {
             Ok(_) => self.health.succeeded(pool),
-            // Destroyed by somebody while it was being brought up: nothing failed.
+            // The instance was destroyed in the meantime, which is no failure.
             Err(problem) if gone || problem.code == Code::Destroyed => {}
-            // Taken by somebody since the plan was made: it is theirs.
+            // The instance was leased after the plan was made, and belongs to its holder.
             Err(problem) if problem.code == Code::Leased => {}
             Err(problem) => self.health.failed(pool, problem),
         }
         outcome.map(drop)
     }
 
-    /// A spare that failed serves nobody: its reason is kept with the pool, and it is replaced.
+    /// Destroys spares that have failed, and keeps the reason with the pool. The reconciler
+    /// replaces them.
     pub(crate) async fn discard_failed(&self, pool: &PoolRef) {
         let failed: Vec<(InstanceId, String)> = self.records.read(|world| {
             let Some(record) = world.pools.get(pool) else { return Vec::new() };
@@ -147,7 +150,7 @@ impl PoolFiller {
     }
 }
 
-/// What the log calls the bringing of an instance to a state.
+/// Returns the audit log's name for bringing an instance to a state.
 fn verb(to: State) -> &'static str {
     match to {
         State::Warm => "instance.warm",

@@ -1,4 +1,4 @@
-//! Destroys pools with all that they have: fronts, jobs, instances, caches.
+//! Destroys pools with their fronts, jobs, instances and caches.
 
 use crate::Result;
 use crate::caches::Caches;
@@ -22,7 +22,7 @@ pub(crate) struct PoolRemoval {
 }
 
 impl PoolRemoval {
-    /// Destroys the pools of these records.
+    /// Makes the service that destroys pools of these records.
     pub(crate) fn new(
         records: Arc<Records>,
         exposes: Arc<Exposes>,
@@ -36,9 +36,11 @@ impl PoolRemoval {
 
     /// Destroys a pool with all its instances.
     pub async fn destroy_pool(&self, reference: &PoolRef) -> Result<()> {
-        // On the heap, as all that is large and rare: the futures of callers hold it otherwise.
+        // Boxed, as large and rare futures are: otherwise the futures of all callers would contain
+        // it.
         Box::pin(self.exposes.unexpose(reference, None)).await?;
-        // First nothing new is made, then what there is goes, then the record.
+        // First no new instances are made, then the existing ones are destroyed, and then the
+        // record.
         self.records
             .change(|world, changes| {
                 let mut pool = world.pool(reference)?.clone();
@@ -95,7 +97,8 @@ impl PoolRemoval {
         self.caches.sweep().await
     }
 
-    /// Keeps nothing ready in the pool any more. Gives whether its last lease has ended.
+    /// Stops keeping instances ready in the pool. Returns whether all its leases and jobs have
+    /// ended.
     pub(crate) async fn drain(&self, pool: &PoolRef) -> Result<bool> {
         let leased = self
             .records

@@ -1,4 +1,4 @@
-//! Tenants and pools as the API shows them.
+//! Tenants and pools in the API's form.
 
 use crate::Result;
 use crate::health::Health;
@@ -24,7 +24,7 @@ pub(crate) struct PoolViews {
 }
 
 impl PoolViews {
-    /// Shows those of these records.
+    /// Makes the service that shows the tenants and pools of these records.
     pub(crate) fn new(
         records: Arc<Records>,
         links: Arc<Links>,
@@ -36,7 +36,7 @@ impl PoolViews {
         PoolViews { records, links, images, builder, templates, health }
     }
 
-    /// A tenant with what it uses.
+    /// Returns a tenant with its usage.
     pub(crate) fn tenant(&self, world: &RecordSet, tenant: &Tenant) -> TenantView {
         TenantView {
             tenant_id: tenant.name.clone(),
@@ -49,7 +49,7 @@ impl PoolViews {
         }
     }
 
-    /// A pool with what it holds.
+    /// Returns a pool with its instances' numbers.
     pub(crate) fn pool(&self, world: &RecordSet, pool: &Pool, lacks: &Lacks) -> PoolView {
         let of_pool = || world.of_pool(&pool.reference);
         let leased = of_pool().filter(|i| i.lease.is_some()).count() as u32;
@@ -83,7 +83,7 @@ impl PoolViews {
         }
     }
 
-    /// All builds of a pool.
+    /// Returns all builds of a pool.
     pub(crate) fn revisions(&self, pool: &PoolRef) -> Result<Vec<RevisionView>> {
         let images = self.images.store();
         self.records.read(|world| {

@@ -4,9 +4,9 @@ use mvm_api::Problem;
 pub use mvm_identity::files::io;
 use mvm_model::Code;
 
-/// Says an error of a lower crate as a problem document.
+/// Turns an error of a lower crate into a problem document.
 pub trait IntoProblem {
-    /// The problem document.
+    /// Returns the problem document.
     fn problem(self) -> Problem;
 }
 
@@ -27,14 +27,14 @@ coded!(
     mvm_store::Error
 );
 
-/// `what` is not known.
+/// Returns the problem that `what` does not exist.
 pub fn not_found(what: impl std::fmt::Display, hint: &str) -> Problem {
     Problem::new(Code::NotFound, format!("there is no {what}")).hint(hint)
 }
 
-/// Shorthand for mapping a lower crate's error.
+/// Turns the error of a lower crate's result into a problem document.
 pub trait OrProblem<T> {
-    /// The value, or the error as a problem document.
+    /// Returns the value, or the error as a problem document.
     fn or_problem(self) -> crate::Result<T>;
 }
 
@@ -44,7 +44,7 @@ impl<T, E: IntoProblem> OrProblem<T> for Result<T, E> {
     }
 }
 
-/// `what` exists, and is not what was asked for.
+/// Returns the problem that `what` exists already and differs from the request.
 pub fn exists(what: String, verb: &str) -> Problem {
     Problem::new(Code::Exists, format!("{what} exists already, and differs"))
         .hint(format!("change it with `{verb}`, or destroy it first"))

@@ -1,9 +1,9 @@
-//! Random bytes of the host's kernel.
+//! Random bytes from the host's kernel.
 
 use crate::Result;
 use mvm_api::Problem;
 
-/// `N` random bytes. Errors: `internal` where the host gives none.
+/// Returns `N` random bytes. Errors: `internal` where the host gives none.
 pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0u8; N];
     getrandom::fill(&mut bytes)
@@ -11,7 +11,7 @@ pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// `count` random hexadecimal digits, an even number up to 64.
+/// Returns `count` random hexadecimal digits, an even number up to 64.
 pub fn hex_digits(count: usize) -> Result<String> {
     let bytes = random_bytes::<32>()?;
     Ok(bytes.iter().take(count / 2).map(|b| format!("{b:02x}")).collect())

@@ -14,10 +14,10 @@ use mvm_model::{PoolRef, reconcile};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often the loop looks even when nothing happened.
+/// The period at which the loop runs even if nothing has happened.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// Brings pools to what they are wanted to be.
+/// Brings pools to their desired state.
 pub(crate) struct Reconciler {
     pub(crate) upkeep: Upkeep,
     pub(crate) filler: Arc<PoolFiller>,
@@ -26,12 +26,12 @@ pub(crate) struct Reconciler {
     pub(crate) idle: Arc<IdleTimes>,
     pub(crate) pressure: HostPressure,
     pub(crate) passes: Arc<Passes>,
-    /// Has a pass begin before its time.
+    /// Starts a pass before its time.
     pub(crate) wake: Wake,
 }
 
 impl Reconciler {
-    /// Runs until the task is ended.
+    /// Runs passes until the task is aborted.
     pub(crate) async fn run(self: Arc<Self>) {
         loop {
             let freed = self.upkeep.begin_pass().await;
@@ -47,13 +47,14 @@ impl Reconciler {
     async fn pass(&self, freed: bool) {
         let pressed = self.pressure.is_high();
         self.passes.pressed.set(i64::from(pressed));
-        // What lingered has just made room: whether that is enough the next pass sees.
+        // The ended lingering processes have just freed memory: the next pass sees whether that
+        // suffices.
         if pressed && !freed {
             self.filler.relieve_memory().await;
         }
         let pools: Vec<PoolRef> = self.records.read(|world| world.pools.keys().cloned().collect());
         for pool in pools {
-            // A host without memory gets no more machines.
+            // A host that is short of memory gets no more machines.
             let slots = if pressed { 0 } else { self.filler.free_slots() };
             for action in self.plan(&pool, slots) {
                 self.filler.begin(&pool, action).await;
@@ -64,7 +65,8 @@ impl Reconciler {
         self.passes.made.inc();
     }
 
-    /// What the pool needs; where it needs nothing, what its policy does with instances that idle.
+    /// Returns the actions that the pool needs; if it needs none, those of its policy for idle
+    /// instances.
     fn plan(&self, reference: &PoolRef, slots: usize) -> Vec<Action> {
         let failures = self.filler.failures(reference);
         self.records.read(|world| {

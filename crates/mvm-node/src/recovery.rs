@@ -1,4 +1,5 @@
-//! At start: what the last agent left is finished or undone, and what is ours is taken over.
+//! Recovery at start: completes or undoes what the last agent left unfinished, and adopts its
+//! machines.
 
 use crate::Result;
 use crate::caches::Caches;
@@ -15,7 +16,7 @@ use mvm_model::{Instance, InstanceId, Job, Name};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Brings records and reality together.
+/// Brings records, machines, links and files in line at start.
 pub(crate) struct Startup {
     records: Arc<Records>,
     links: Arc<Links>,
@@ -26,7 +27,7 @@ pub(crate) struct Startup {
 }
 
 impl Startup {
-    /// Of these records.
+    /// Makes the service for these records.
     pub(crate) fn new(
         records: Arc<Records>,
         links: Arc<Links>,
@@ -38,8 +39,8 @@ impl Startup {
         Startup { records, links, recovery, leftovers, dispatcher, leases }
     }
 
-    /// Once, before anything else is begun. Afterwards every instance is in the state that its record
-    /// says, and there is no process, link or directory of ours that has no record.
+    /// Recovers once, before any other work. Afterwards every instance is in the state that its
+    /// record says, and no process, link or directory of this state directory is without a record.
     pub(crate) async fn run(&self) -> Result<()> {
         self.links.restore(self.recovery.has_machines()?).await?;
         self.leftovers.restore_tenant_dirs()?;
@@ -50,9 +51,9 @@ impl Startup {
         Ok(())
     }
 
-    /// Leases that nobody holds any more: those of jobs that have ended, of claims whose connection was
-    /// to the last agent, and of templates. A job that goes on has its own, and a fleet's claims are its
-    /// coordinator's to end.
+    /// Ends the leases that have no holder any more: those of ended jobs, of claims whose
+    /// connection was to the last agent, and of templates. A job that goes on keeps its lease, and
+    /// a fleet's claims are ended by its coordinator.
     fn end_orphaned_leases(&self) {
         let orphans: Vec<InstanceId> = self.records.read(|world| {
             let kept: BTreeSet<InstanceId> = world.jobs.values().filter_map(Job::runs_in).collect();
@@ -72,7 +73,7 @@ impl Startup {
     }
 }
 
-/// Files in the state directory that no record speaks of, and those that one misses.
+/// The files in the state directory that have no record, and those that a record lacks.
 pub(crate) struct Leftovers {
     records: Arc<Records>,
     state_dir: StateDir,
@@ -81,7 +82,7 @@ pub(crate) struct Leftovers {
 }
 
 impl Leftovers {
-    /// In this state directory.
+    /// Makes the service for this state directory.
     pub(crate) fn new(
         records: Arc<Records>,
         state_dir: StateDir,
@@ -91,7 +92,8 @@ impl Leftovers {
         Leftovers { records, state_dir, templates, caches }
     }
 
-    /// A tenant's directory holds its SSH key: it comes and goes with the record.
+    /// Makes the missing directories of tenants, which hold their SSH keys, and removes those of
+    /// destroyed tenants.
     fn restore_tenant_dirs(&self) -> Result<()> {
         let root = &self.state_dir;
         let tenants: Vec<Name> = self.records.read(|world| world.tenants.keys().cloned().collect());
@@ -109,7 +111,8 @@ impl Leftovers {
         Ok(())
     }
 
-    /// Removes what belongs to none of these instances, which are all that there are, and to no pool.
+    /// Removes the files that belong to none of these instances, which are all that exist, and to
+    /// no pool.
     async fn sweep(&self, instances: &[Instance]) -> Result<()> {
         self.remove_stray_dirs(instances)?;
         self.templates.sweep()?;

@@ -1,5 +1,6 @@
-//! What is left of state directories that are gone for good: links, tables, processes. Works without an
-//! agent. Whether a state directory is gone is [`mvm_model::remains`]' to say; here its signs are gathered.
+//! The links, tables and processes that are left of state directories that are gone for good. Works
+//! without an agent. [`mvm_model::remains`] decides whether a state directory is gone; its signs
+//! are gathered here.
 
 use crate::Result;
 use crate::problem::{OrProblem, io};
@@ -17,48 +18,49 @@ use std::path::{Path, PathBuf};
 const DIGITS: usize = 4;
 const DELETED: &str = " (deleted)";
 
-/// What is left of one state directory.
+/// The remains of one state directory.
 #[derive(Clone, Debug)]
 pub struct Left {
-    /// The digits that its id begins with.
+    /// The digits that the directory's id begins with.
     pub owner: String,
-    /// Where it was, as its links or its machines' open files say.
+    /// The paths that the directory had, according to its links or its machines' open files.
     pub roots: BTreeSet<PathBuf>,
-    /// Whether it is nobody's.
+    /// Whether the remains belong to nobody.
     pub verdict: Verdict,
-    /// Bridges, taps and tables, each with its kind.
+    /// The bridges, taps and tables, each with its kind.
     pub things: Vec<(&'static str, String)>,
-    /// Processes of its machines.
+    /// The processes of its machines.
     pub processes: Vec<ProcessIdentity>,
-    /// Agents that have its lock open, of a directory that is not there any more: what is left is theirs until
-    /// they end.
+    /// The agents that have the lock of a deleted directory open: the remains are theirs until they
+    /// end.
     pub agents: Vec<u32>,
 }
 
-/// What is seen of a process beside its number.
+/// A machine's process, and the signs of its state directory.
 #[derive(Clone, Debug)]
 struct Sight {
     process: ProcessIdentity,
-    /// Where the state directory is or was, by the files that it has open.
+    /// The present or former path of the state directory, according to the process's open files.
     root: Option<PathBuf>,
-    /// One of these files is not deleted, or the process sees other files than we do.
+    /// Whether one of these files is not deleted, or the process sees other files than this one.
     alive: bool,
 }
 
-/// An agent, by the lock that it has open.
+/// An agent, found by the lock that it has open.
 #[derive(Clone, Debug)]
 struct Agent {
     pid: u32,
-    /// Where the lock is or was, and what it was started for.
+    /// The present or former path of the lock's directory, and the directory that the agent was
+    /// started for.
     roots: Vec<PathBuf>,
-    /// Its id, as far as it can be read.
+    /// The state directory's id, if it can be read.
     id: Option<String>,
-    /// It sees other files than we do.
+    /// Whether the agent sees other files than this process.
     apart: bool,
 }
 
-/// Everything in this network namespace that state directories have, the living ones' as well, and machines
-/// whose namespace has no name any more. `own` is the state directory of the caller.
+/// Returns the remains in this network namespace, including those of living state directories, and
+/// machines whose namespace has no name any more. `own` is the state directory of the caller.
 pub async fn left(own: &Path) -> Result<Vec<Left>> {
     let mut remains = Remains::all().await.or_problem()?;
     let mut sights: BTreeMap<String, Vec<Sight>> = BTreeMap::new();
@@ -76,7 +78,7 @@ pub async fn left(own: &Path) -> Result<Vec<Left>> {
         let sights = sights.remove(&owner).unwrap_or_default();
         let mut roots = of.roots;
         roots.extend(sights.iter().filter_map(|sight| sight.root.clone()));
-        // Of one that was started for nothing that is known here anything may be.
+        // An agent whose state directory is unknown may own anything.
         let held =
             |agent: &Agent| agent.has(&owner, |root| roots.contains(root)) || !agent.is_known();
         let signs = Signs {
@@ -100,7 +102,7 @@ pub async fn left(own: &Path) -> Result<Vec<Left>> {
     Ok(all)
 }
 
-/// The agent that has the lock of a state directory open that is gone.
+/// Returns the process id of the agent that has the lock of a deleted state directory open.
 pub(crate) fn agent_of(root: &Path, owner: &str) -> Option<u32> {
     let agents = agents().ok()?;
     let of_it = |agent: &&Agent| agent.has(owner, |other| other == root) && !agent.is_there(owner);
@@ -108,7 +110,7 @@ pub(crate) fn agent_of(root: &Path, owner: &str) -> Option<u32> {
 }
 
 impl Agent {
-    /// Whether it is the owner's, whose roots are these.
+    /// Returns whether this is the owner's agent. `is_root` says which paths are the owner's.
     fn has(&self, owner: &str, is_root: impl Fn(&PathBuf) -> bool) -> bool {
         match &self.id {
             Some(id) => id.starts_with(owner),
@@ -116,12 +118,12 @@ impl Agent {
         }
     }
 
-    /// Whether it can be said which state directory is its.
+    /// Returns whether the agent's state directory is known.
     fn is_known(&self) -> bool {
         self.id.is_some() || (self.roots.len() > 1 && !self.apart)
     }
 
-    /// Whether its state directory is still somewhere.
+    /// Returns whether the agent's state directory still exists.
     fn is_there(&self, owner: &str) -> bool {
         self.id.is_some() || self.roots.iter().any(|root| may_be(root, owner))
     }
@@ -132,7 +134,7 @@ pub fn enter(netns: &str) -> Result<()> {
     mvm_network::enter_netns(netns).or_problem()
 }
 
-/// Removes what is nobody's. Machines first: a tap goes with the process that has it.
+/// Removes the remains. Machines come first: a tap disappears with its process.
 pub async fn remove(left: &Left) -> Result<()> {
     for process in &left.processes {
         kill_stray(process).await.or_problem()?;
@@ -143,7 +145,8 @@ pub async fn remove(left: &Left) -> Result<()> {
     }
 }
 
-/// Network namespaces by their numbers: the thread's own, and those that somebody can look into.
+/// The inode numbers of network namespaces: the thread's own, and those that have a name or are the
+/// host's.
 struct Place {
     own: Option<u64>,
     others: BTreeSet<u64>,
@@ -157,7 +160,7 @@ impl Place {
         Place { own: number(Path::new("/proc/thread-self/ns/net")), others }
     }
 
-    /// Whether the process' network is here, or nowhere that another call comes to.
+    /// Returns whether the process's network is this one, or one that no other call can reach.
     fn has(&self, pid: u32) -> bool {
         let of = number(Path::new(&format!("/proc/{pid}/ns/net")));
         of.is_some_and(|of| Some(of) == self.own || !self.others.contains(&of))
@@ -176,7 +179,7 @@ fn has_id(root: &Path, owner: &str) -> bool {
     id_of(root).is_some_and(|id| id.starts_with(owner))
 }
 
-/// Whether a directory at `root` may be the owner's: another's has another id.
+/// Returns whether a directory at `root` may be the owner's: another owner's has another id.
 fn may_be(root: &Path, owner: &str) -> bool {
     root.symlink_metadata().is_ok() && id_of(root).is_none_or(|id| id.starts_with(owner))
 }
@@ -191,19 +194,20 @@ fn sight(process: ProcessIdentity) -> Sight {
             Some((PathBuf::from(root), meta))
         })
         .collect();
-    // No file at all: it is not to be looked into.
+    // Without any open file, the process could not be inspected.
     let alive = own.is_empty() || own.iter().any(|(_, meta)| meta.nlink() > 0);
     let apart = is_apart(process.pid);
     Sight { root: own.into_iter().next().map(|(root, _)| root), alive: alive || apart, process }
 }
 
-/// Whether the process has mounts of its own: a path that is missing here may be there for it.
+/// Returns whether the process has mounts of its own, so that a path that is missing here may exist
+/// there.
 fn is_apart(pid: u32) -> bool {
     let mounts = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/mnt")).ok();
     mounts(&pid.to_string()) != mounts("self")
 }
 
-/// The regular files that a process has open, with the paths that they have or had.
+/// Returns the regular files that a process has open, with the paths that they have or had.
 fn open_files(pid: u32) -> Vec<(PathBuf, Metadata)> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     let files = entries.filter_map(|entry| {
@@ -223,7 +227,7 @@ fn agents() -> Result<Vec<Agent>> {
             let Some(root) = path.trim_end_matches(DELETED).strip_suffix("/node.lock") else {
                 continue;
             };
-            // As the process itself sees it.
+            // The path as the process itself sees it.
             let seen = PathBuf::from(format!("/proc/{pid}/root{root}"));
             let roots = std::iter::once(PathBuf::from(root)).chain(named(pid)).collect();
             agents.push(Agent { pid, roots, id: id_of(&seen), apart: is_apart(pid) });
@@ -232,7 +236,7 @@ fn agents() -> Result<Vec<Agent>> {
     Ok(agents)
 }
 
-/// The state directory that a process was started for, if its arguments say.
+/// Returns the state directory that a process was started for, if its arguments name one.
 fn named(pid: u32) -> Option<PathBuf> {
     let words = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let words = String::from_utf8_lossy(&words).into_owned();

@@ -28,73 +28,75 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Which driver makes the machines.
+/// The driver that makes the machines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Driver {
-    /// Real machines by QEMU.
+    /// Real machines, by QEMU.
     #[default]
     Qemu,
-    /// None at all: everything is simulated, and says so.
+    /// No machines: everything is simulated, and is marked so.
     Sim,
 }
 
-/// How `mvm agent serve` was called.
+/// The options of `mvm agent serve`.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
     /// The state directory.
     pub root: PathBuf,
-    /// Which driver makes the machines.
+    /// The driver that makes the machines.
     pub driver: Driver,
     /// The static guest binary.
     pub guest: &'static [u8],
-    /// What flakes' builders may do.
+    /// The restrictions on flakes' builders.
     pub sandbox: Sandbox,
-    /// Where the API is served.
+    /// The addresses at which the API is served.
     pub api: ApiOptions,
     /// The document of desired state to keep in force.
     pub desired: Option<DesiredFile>,
-    /// Where the time goes, as the process' tracing subscriber observes it.
+    /// The durations of operations' stages, as the process's tracing subscriber observes them.
     pub stages: Stages,
-    /// What the node is, and what it takes of its host.
+    /// The node's name, and its use of the host.
     pub node: NodeOptions,
 }
 
-/// Where the API is served, besides the Unix socket.
+/// The addresses at which the API is served, besides the Unix socket.
 #[derive(Clone, Debug, Default)]
 pub struct ApiOptions {
-    /// Addresses to serve the API at over TLS.
+    /// The addresses to serve the API at over TLS.
     pub listen: Vec<SocketAddr>,
-    /// Where the identity is that it shows there, if not in the state directory.
+    /// The directory of the identity that the agent shows there, if not in the state directory.
     pub identity: Option<PathBuf>,
-    /// Where a fleet's coordinators reach it; the first address that it listens on where nothing is
-    /// said, unless that is a wildcard.
+    /// The address at which a fleet's coordinators reach the agent. Where absent, the first address
+    /// that the agent listens on, unless that is a wildcard.
     pub advertise: Option<String>,
 }
 
-/// What a node is, and what it takes of its host.
+/// The node's name, and its use of the host.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
     /// The network namespace (ip-netns(8)) to put everything into, VMs included.
     pub netns: Option<String>,
-    /// The name of this node in desired-state documents; that of its identity where it has one.
+    /// The name of this node in desired-state documents; where absent, that of its identity, if it
+    /// has one.
     pub node_id: Option<Name>,
-    /// What it says of itself to a fleet.
+    /// What the node offers to a fleet.
     pub offer: Offer,
-    /// What says how much waits for memory, instead of the host's own account.
+    /// The file that reports memory pressure, instead of the host's own.
     pub pressure: Option<PathBuf>,
-    /// How fast images may leave for other nodes, in MiB a second; unlimited where absent.
+    /// The rate at which images leave for other nodes, in MiB per second; unlimited where absent.
     pub image_rate: Option<NonZeroU32>,
-    /// How long a job waits whose machine is paused for want of space on the host.
+    /// How long a job waits whose machine is paused because the host's disk is full.
     pub no_space_timeout: Duration,
-    /// How much of the disk no artifacts and inputs may take, in MiB; a part of it where absent.
+    /// The part of the disk that artifacts and inputs may not take, in MiB; a fraction of the disk
+    /// where absent.
     pub disk_reserve_mib: Option<u64>,
 }
 
-/// Serves until SIGTERM, SIGINT or `POST /v1/agent/stop`. No VM is touched by the end.
+/// Serves until SIGTERM, SIGINT or `POST /v1/agent/stop`. The agent's end touches no VM.
 pub fn serve(options: ServeOptions) -> Result<()> {
     private::narrow_umask();
     let root = StateDir::open(&options.root)?;
-    // Before any thread exists: setns(2) moves only the calling one.
+    // Must come before any thread exists: setns(2) moves only the calling thread.
     if let Some(netns) = &options.node.netns {
         mvm_network::enter_netns(netns).or_problem()?;
     }
@@ -130,20 +132,20 @@ async fn run(root: StateDir, options: ServeOptions) -> Result<()> {
     tracing::info!("ending; machines go on");
     agent.lifecycle.lingering.end_all().await;
     let _ = std::fs::remove_file(&path);
-    // The answer to the call that ended us is written, and perhaps not yet sent.
+    // The answer to the call that has ended the agent is written, but perhaps not sent yet.
     tokio::time::sleep(Duration::from_millis(50)).await;
     outcome
 }
 
-/// Opens what the agent is made of.
+/// Opens the parts of the agent.
 async fn open(root: StateDir, options: ServeOptions) -> Result<Arc<Agent>> {
     let store = SqliteStore::open(&root.path().join("node.db")).or_problem()?;
-    // The store's lock says that nobody else writes there.
+    // The store's lock guarantees that no other agent uses this directory.
     let clock = root.path().join("clock.json");
     mvm_clock::install(&clock).map_err(|e| io(format!("open {}", clock.display()), e))?;
     let images = ImageStore::open(root.path(), GuestBinary::new(options.guest)).or_problem()?;
     let images = images.with_sandbox(options.sandbox);
-    // No build of an earlier agent is under way here any more.
+    // No build of an earlier agent is under way in this directory any more.
     private::close(root.path())?;
     let (driver, accelerator_reason) = match options.driver {
         Driver::Qemu => qemu(&root, &images).await?,
@@ -183,7 +185,7 @@ async fn open(root: StateDir, options: ServeOptions) -> Result<Arc<Agent>> {
     .await
 }
 
-/// Begins what the agent does by itself.
+/// Starts the agent's own tasks.
 fn begin(agent: &Agent, document: Option<DesiredFile>) {
     tokio::spawn(agent.steering.reconciler.clone().run());
     tokio::spawn(agent.lifecycle.link_keeper.clone().run());
@@ -193,7 +195,7 @@ fn begin(agent: &Agent, document: Option<DesiredFile>) {
     tokio::spawn(desired::run(agent.steering.desired.clone(), document));
 }
 
-/// Serves other machines, where the agent has an identity to show them.
+/// Serves other machines, if the agent has an identity to show them.
 async fn serve_tls(agent: &Arc<Agent>, options: ApiOptions) -> Result<()> {
     let Some(credentials) = agent.process.credentials.clone() else { return Ok(()) };
     let listener = TlsListener::bind(&options.listen, credentials.clone()).await?;
@@ -207,7 +209,7 @@ async fn serve_tls(agent: &Arc<Agent>, options: ApiOptions) -> Result<()> {
     Ok(())
 }
 
-/// Serves the socket until somebody ends the agent.
+/// Serves the socket until the agent is to end.
 async fn until_end(agent: &Arc<Agent>, path: &Path, listener: UnixListener) -> Result<()> {
     let restored = &agent.process.passes.sockets_restored;
     let served = socket::serve(path, listener, api::app(agent.clone()), restored);
@@ -221,12 +223,13 @@ async fn until_end(agent: &Arc<Agent>, path: &Path, listener: UnixListener) -> R
     }
 }
 
-/// The first address that others can reach.
+/// Returns the first address that other machines can reach.
 fn listener_address(addresses: &[SocketAddr]) -> Option<String> {
     addresses.iter().find(|address| !address.ip().is_unspecified()).map(ToString::to_string)
 }
 
-/// Simulated machines are written down below the root, and outlive the agent as real ones do.
+/// Opens the driver of simulated machines, which are recorded below the root and outlive the agent
+/// as real ones do.
 fn simulation(root: &StateDir) -> Result<(Arc<dyn Hypervisor>, String)> {
     let kept = root.path().join("sim");
     let driver =

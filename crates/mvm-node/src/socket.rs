@@ -1,4 +1,4 @@
-//! The agent's socket: made, and made anew where somebody has removed its file.
+//! The agent's socket, which is made again if its file was removed.
 
 use crate::{Result, api};
 use axum::Router;
@@ -13,18 +13,19 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::net::UnixListener;
 
-/// How often it is looked whether the file is there.
+/// The period at which the file is checked.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Binds the socket. The store's lock says that no other agent serves this root: a socket that is
-/// there was left by one that was killed.
+/// Binds the socket. The store's lock guarantees that no other agent serves this root, so an
+/// existing socket was left by a killed agent.
 pub(crate) fn listen(socket: &Path) -> Result<UnixListener> {
     let bind = || -> std::io::Result<UnixListener> {
         match std::fs::remove_file(socket) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        // Bound under another name and then renamed, so that nobody finds it with a wider mode.
+        // Bound under another name and then renamed, so that nobody can connect before the mode is
+        // narrow.
         let early = socket.with_extension("new");
         let _ = std::fs::remove_file(&early);
         let listener = UnixListener::bind(&early)?;
@@ -37,8 +38,8 @@ pub(crate) fn listen(socket: &Path) -> Result<UnixListener> {
     })
 }
 
-/// Serves `app` there for ever. Connections that are open when the file goes stay; `restored` counts how
-/// often it went.
+/// Serves `app` on the socket forever. Open connections survive if the file is removed; `restored`
+/// counts how often that happens.
 pub(crate) async fn serve(
     socket: &Path,
     listener: UnixListener,
@@ -53,7 +54,8 @@ pub(crate) async fn serve(
             ended = &mut serving => return ended.unwrap_or_else(|e| Err(Error::other(e))),
             () = tokio::time::sleep(LOOK) => {}
         }
-        // What is there and takes connections is another agent's: the lock's file was removed as well.
+        // A socket that accepts connections is another agent's: the file of the lock was removed as
+        // well.
         if file.is_some() && identity(socket) == file || UnixStream::connect(socket).is_ok() {
             continue;
         }
@@ -74,7 +76,7 @@ pub(crate) async fn serve(
     }
 }
 
-/// Which file it is.
+/// Returns the device and inode numbers of the socket's file.
 fn identity(socket: &Path) -> Option<(u64, u64)> {
     socket.symlink_metadata().ok().map(|meta| (meta.dev(), meta.ino()))
 }

@@ -1,4 +1,5 @@
-//! Instances that nobody holds: marked by whoever is about to do something with them unasked.
+//! Instances without a lease, which are marked before the agent does something with them on its
+//! own.
 
 use crate::Result;
 use crate::audit::Auditor;
@@ -7,7 +8,7 @@ use crate::records::Records;
 use mvm_model::{Code, InstanceId, Mover, State};
 use std::sync::Arc;
 
-/// What is done with idle instances.
+/// Moves and destroys idle instances.
 pub(crate) struct Spares {
     records: Arc<Records>,
     slots: Arc<Slots>,
@@ -16,7 +17,7 @@ pub(crate) struct Spares {
 }
 
 impl Spares {
-    /// The idle ones of these instances.
+    /// Makes the service for the idle instances among these.
     pub(crate) fn new(
         records: Arc<Records>,
         slots: Arc<Slots>,
@@ -26,7 +27,7 @@ impl Spares {
         Spares { records, slots, instances, auditor }
     }
 
-    /// Sets the goal of an instance that is still idle.
+    /// Sets the goal of an instance that is still idle. Returns `None` if it is leased or busy.
     pub(crate) async fn claim(
         &self,
         id: InstanceId,
@@ -45,7 +46,8 @@ impl Spares {
             .await
     }
 
-    /// The reconciler has done what it wanted of an instance, or failed. Says whether that is gone.
+    /// Clears the goal of an instance once the reconciler has reached it or failed. Returns whether
+    /// the instance was destroyed.
     pub(crate) async fn clear_goal(&self, id: InstanceId) -> bool {
         let cleared = self.records.update(id, |instance| instance.goal = None).await;
         let gone = self.records.read(|world| world.by_id(id).is_err());
@@ -55,7 +57,7 @@ impl Spares {
         gone
     }
 
-    /// Destroys an instance unless somebody has leased it since the plan was made.
+    /// Destroys an instance, unless it was leased after the plan was made.
     pub(crate) async fn destroy(&self, id: InstanceId) -> Result<()> {
         match self.claim(id, State::Destroyed).await? {
             Some((id, _)) => {

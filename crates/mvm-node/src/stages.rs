@@ -1,5 +1,5 @@
-//! Where the time of an operation goes: every stage is a tracing span, and every span below one named
-//! `operation` is observed in one histogram, those of the crates below too.
+//! The durations of operations' stages. Every stage is a tracing span, and all spans below a span
+//! named `operation` are observed in one histogram, including those of the crates below.
 
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
@@ -16,15 +16,15 @@ use tracing_subscriber::registry::LookupSpan;
 
 /// The name of the span around a whole operation.
 const OPERATION: &str = "operation";
-/// The stage that is all of them.
+/// The name of the stage that stands for the whole operation.
 const ALL: &str = "all";
-/// Upper bounds of the histogram, in seconds.
+/// The upper bounds of the histogram, in seconds.
 const BUCKETS: [f64; 14] =
     [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0];
 
 type Labels = Vec<(&'static str, String)>;
 
-/// The times of all stages since the process started. Cheap to clone.
+/// The durations of all stages since the process started. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Stages(Family<Labels, Histogram>);
 
@@ -35,7 +35,7 @@ impl Default for Stages {
 }
 
 impl Stages {
-    /// What observes them, to be put into the process' tracing subscriber.
+    /// Returns the layer for the process's tracing subscriber that observes the stages.
     pub fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
@@ -51,7 +51,7 @@ impl Stages {
     }
 }
 
-/// The stage `name` of the operation that is under way.
+/// Runs work as the stage `name` of the current operation.
 macro_rules! stage {
     ($name:literal, $work:expr) => {
         tracing::Instrument::instrument($work, tracing::info_span!($name))
@@ -59,7 +59,7 @@ macro_rules! stage {
 }
 pub(crate) use stage;
 
-/// An operation on an instance: what its stages are observed under.
+/// Runs `work` as an operation on an instance, whose stages are then observed.
 pub(crate) fn operation<F: Future>(
     kind: &'static str,
     id: mvm_model::InstanceId,
@@ -70,7 +70,7 @@ pub(crate) fn operation<F: Future>(
 
 struct StageLayer(Stages);
 
-/// What a span carries: the operation that it belongs to, and when it began.
+/// The data of a span: the operation that it belongs to, and when it began.
 struct Running {
     kind: String,
     began: Instant,

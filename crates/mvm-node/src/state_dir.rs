@@ -1,4 +1,4 @@
-//! The state directory: what lies where.
+//! The layout of the state directory.
 
 use crate::Result;
 use crate::problem::io;
@@ -10,8 +10,8 @@ use mvm_server::private;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A Unix socket's path has at most 107 bytes (unix(7)); the longest one below the root is
-/// `/instances/i-xxxxxxxx/vm/incoming.sock`.
+/// The maximum length of the root's path, in bytes. A Unix socket's path has at most 107 bytes
+/// (unix(7)), and the longest one below the root is `/instances/i-xxxxxxxx/vm/incoming.sock`.
 const LONGEST_ROOT: usize = 64;
 
 /// The state directory of one agent.
@@ -22,8 +22,8 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Opens or makes the state directory `path`, which is closed to others (`root_open` where it is
-    /// open, and may be anything).
+    /// Opens or makes the state directory `path`, which only its owner may access. The error is
+    /// `root_open` if others can access it and it may be another directory.
     pub fn open(path: &Path) -> Result<StateDir> {
         private::own_dir(path)?;
         let path = path.canonicalize().map_err(|e| io(format!("open {}", path.display()), e))?;
@@ -60,88 +60,88 @@ impl StateDir {
         Ok(StateDir { path, id })
     }
 
-    /// The directory itself.
+    /// Returns the directory's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Four hexadecimal digits in the names of links and tables.
+    /// Returns the four hexadecimal digits that are in the names of links and tables.
     pub fn short_id(&self) -> &str {
         &self.id[..4]
     }
 
-    /// The mark in a hypervisor process' arguments.
+    /// Returns the marker in the arguments of an instance's hypervisor process.
     pub fn marker(&self, id: InstanceId) -> String {
         format!("{}{id}", self.marker_prefix())
     }
 
-    /// What all our marks begin with.
+    /// Returns the prefix of all markers of this state directory.
     pub fn marker_prefix(&self) -> String {
         format!("mvm:{}:", self.id)
     }
 
-    /// The agent's socket.
+    /// Returns the path of the agent's socket.
     pub fn socket(&self) -> PathBuf {
         self.path.join("agent.sock")
     }
 
-    /// The node's identity, once it has joined.
+    /// Returns the directory of the node's identity, which exists once the node has joined.
     pub fn identity(&self) -> IdentityDir {
         identity_dir(&self.path)
     }
 
-    /// All tenants' directories.
+    /// Returns the directory that holds all tenants' directories.
     pub fn tenants(&self) -> PathBuf {
         self.path.join("tenants")
     }
 
-    /// A tenant's directory.
+    /// Returns a tenant's directory.
     pub fn tenant(&self, tenant: &Name) -> PathBuf {
         self.tenants().join(tenant.as_str())
     }
 
-    /// All instances' directories.
+    /// Returns the directory that holds all instances' directories.
     pub fn instances(&self) -> PathBuf {
         self.path.join("instances")
     }
 
-    /// All templates' directories.
+    /// Returns the directory that holds all templates' directories.
     pub fn templates(&self) -> PathBuf {
         self.path.join("templates")
     }
 
-    /// The audit logs' directory.
+    /// Returns the directory of the audit logs.
     pub fn audit(&self) -> PathBuf {
         self.path.join("audit")
     }
 
-    /// All jobs' directories.
+    /// Returns the directory that holds all jobs' directories.
     pub fn jobs(&self) -> PathBuf {
         self.path.join("jobs")
     }
 
-    /// All pools' caches.
+    /// Returns the directory that holds all pools' caches.
     pub fn caches(&self) -> PathBuf {
         self.path.join("caches")
     }
 
-    /// One pool's caches.
+    /// Returns the directory of one pool's caches.
     pub fn caches_of(&self, pool: &PoolRef) -> PathBuf {
         self.caches().join(pool.tenant.as_str()).join(pool.pool.as_str())
     }
 
-    /// The files of one instance.
+    /// Returns the files of one instance.
     pub fn files(&self, id: InstanceId) -> Files {
         Files { dir: self.instances().join(id.to_string()) }
     }
 }
 
-/// Whether there is a state directory at `path` whose id begins with these digits.
+/// Returns whether there is a state directory at `path` whose id begins with these digits.
 pub(crate) fn is_root(path: &Path, short_id: &str) -> bool {
     fs::read_to_string(path.join("root-id")).is_ok_and(|id| id.starts_with(short_id))
 }
 
-/// The identity of the node whose state directory is `root`.
+/// Returns the identity of the node whose state directory is `root`.
 pub fn identity_dir(root: &Path) -> IdentityDir {
     IdentityDir::new(root.join("identity"))
 }
@@ -154,62 +154,64 @@ pub struct Files {
 }
 
 impl Files {
-    /// The hypervisor's own directory: sockets and logs, and all that it can see when confined.
+    /// Returns the hypervisor's own directory: sockets, logs, and all that a confined hypervisor
+    /// can see.
     pub fn vm(&self) -> PathBuf {
         self.dir.join("vm")
     }
-    /// Guest memory.
+    /// Returns the file of the guest's memory.
     pub fn memory(&self) -> PathBuf {
         self.dir.join("memory")
     }
-    /// Device state of a sleeping machine.
+    /// Returns the file of a sleeping machine's device state.
     pub fn snapshot(&self) -> PathBuf {
         self.dir.join("snapshot")
     }
-    /// The snapshot of a machine that is just being resumed: void once its guest has run.
+    /// Returns the snapshot of a machine that is being resumed, which is void once the guest has
+    /// run.
     pub fn resuming(&self) -> PathBuf {
         self.dir.join("snapshot.resuming")
     }
-    /// A snapshot that is being written.
+    /// Returns the snapshot that is being written.
     pub fn snapshot_part(&self) -> PathBuf {
         self.dir.join("snapshot.part")
     }
-    /// The disk below the writable root.
+    /// Returns the disk below the writable root.
     pub fn scratch(&self) -> PathBuf {
         self.dir.join("scratch.raw")
     }
-    /// The disk at `/data`.
+    /// Returns the disk that the guest mounts at `/data`.
     pub fn data(&self) -> PathBuf {
         self.dir.join("data.raw")
     }
-    /// Its copy of the pool's cache with this index.
+    /// Returns the instance's copy of the pool's cache with this index.
     pub fn cache(&self, index: usize) -> PathBuf {
         self.dir.join(format!("cache-{index}.raw"))
     }
-    /// The disk over which host and guest hand each other large pieces. Where it is, the machine was
-    /// booted with it, or the machine that its template was made of.
+    /// Returns the disk over which host and guest exchange large pieces. It exists if the machine,
+    /// or the machine of its template, was booted with it.
     pub fn window(&self) -> PathBuf {
         self.dir.join("window.raw")
     }
-    /// The SSH host key.
+    /// Returns the file of the SSH host key.
     pub fn host_key(&self) -> PathBuf {
         self.dir.join("ssh_host_key")
     }
-    /// The known_hosts file that pins it.
+    /// Returns the known_hosts file that pins the host key.
     pub fn known_hosts(&self) -> PathBuf {
         self.dir.join("known_hosts")
     }
-    /// The machine's id, 32 hexadecimal digits.
+    /// Returns the file of the machine's id, 32 hexadecimal digits.
     pub fn machine_id(&self) -> PathBuf {
         self.dir.join("machine-id")
     }
-    /// The guest's console.
+    /// Returns the log of the guest's console.
     pub fn console(&self) -> PathBuf {
         self.vm().join("console.log")
     }
 }
 
-/// Removes a file that may not be there.
+/// Removes a file, if it exists.
 pub fn remove_file(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -219,7 +221,7 @@ pub fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes a directory that may not be there.
+/// Removes a directory with its content, if it exists.
 pub fn remove_dir(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {

@@ -1,5 +1,5 @@
-//! Makes templates: boots an instance, has the pool's command run in it, puts it to sleep, and takes its
-//! files.
+//! Makes templates: boots an instance, runs the pool's command in it, puts it to sleep and takes
+//! its files.
 
 use crate::Result;
 use crate::audit::Auditor;
@@ -21,7 +21,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex as Lock};
 use tokio::sync::Mutex;
 
-/// How long a template may be in the making before its lease ends it, in seconds.
+/// How long a template's making may take before its lease ends it, in seconds.
 const MAKING_S: u64 = 3600;
 
 /// Makes the templates of pools.
@@ -32,14 +32,14 @@ pub(crate) struct TemplateMaker {
     health: Arc<Health>,
     auditor: Arc<Auditor>,
     wake: Wake,
-    /// Held by whoever makes a pool's template.
+    /// Held while a pool's template is made.
     turns: Lock<HashMap<PoolRef, Arc<Mutex<()>>>>,
-    /// Pools whose template is being made anew.
+    /// The pools whose template is being renewed.
     under_way: Lock<BTreeSet<PoolRef>>,
 }
 
 impl TemplateMaker {
-    /// Makes templates of these instances.
+    /// Makes the service that makes templates of these instances.
     pub(crate) fn new(
         records: Arc<Records>,
         instances: Arc<Instances>,
@@ -52,13 +52,13 @@ impl TemplateMaker {
         TemplateMaker { records, instances, templates, health, auditor, wake, turns, under_way }
     }
 
-    /// The lock that serialises the making of a pool's template.
+    /// Returns the lock that serialises the making of a pool's template.
     pub(crate) fn turn_of(&self, pool: &PoolRef) -> Arc<Mutex<()>> {
         locked(&self.turns).entry(pool.clone()).or_default().clone()
     }
 
-    /// Before the reconciler brings up an instance that has nothing of its own: the template.
-    /// Where there is no room to make one, the instance is booted.
+    /// Makes the template before the reconciler brings up an instance that has nothing of its own.
+    /// If quota or subnet have no room for that, the instance is booted instead.
     pub(crate) async fn ensure(&self, id: InstanceId) -> Result<()> {
         let pool = self.records.read(|world| {
             let instance = world.by_id(id).ok()?;
@@ -77,8 +77,8 @@ impl TemplateMaker {
         }
     }
 
-    /// Makes the template of the pool's present revision and shape, if it is not there. Of many
-    /// who want it, one makes it and the others wait.
+    /// Makes the template of the pool's present revision and shape, if there is none. Of several
+    /// callers, one makes the template and the others wait.
     pub(crate) async fn ensure_of(&self, reference: &PoolRef) -> Result<()> {
         let turn = self.turn_of(reference);
         let _turn = turn.lock().await;
@@ -105,8 +105,8 @@ impl TemplateMaker {
         Ok(())
     }
 
-    /// An instance under a lease of ours: nobody else touches it, and an agent that starts ends it.
-    /// Its first event says why it is made, where the template before was given up.
+    /// Makes an instance under a lease of the agent: no other operation touches it, and the next
+    /// agent ends it. If an earlier template was given up, the instance's first event says why.
     async fn create_builder(&self, pool: &PoolRef, why: Option<String>) -> Result<Instance> {
         let (holder, purpose) = ("template".to_owned(), Purpose::Template);
         let lease = LeaseRequest { holder, purpose, lease_s: Some(MAKING_S) }.lease()?;
@@ -129,7 +129,7 @@ impl TemplateMaker {
         blocking(move || publish(&from, &to)).await
     }
 
-    /// Runs the pool's own command in the guest that will be the template.
+    /// Runs the pool's own command in the guest that becomes the template.
     async fn prewarm(&self, instance: &Instance, command: &str) -> Result<()> {
         let slot = self.instances.slot(instance.id);
         let channel = slot.gate.lock().await.channel().await?;
@@ -160,8 +160,8 @@ impl TemplateMaker {
         }
     }
 
-    /// Has the templates made anew that were given up, if some may be made now, and removes those that
-    /// nothing needs.
+    /// Renews the templates that were given up, if templates may be made now, and removes those
+    /// that nothing needs.
     pub(crate) async fn keep(self: &Arc<Self>, may_make: bool) {
         if may_make {
             self.renew();
@@ -169,7 +169,7 @@ impl TemplateMaker {
         self.templates.collect().await;
     }
 
-    /// Begins to make the templates anew that were given up, in every pool.
+    /// Starts to renew the templates that were given up, in every pool.
     fn renew(self: &Arc<Self>) {
         let pools: Vec<PoolRef> = self.records.read(|world| {
             let lacks = |pool: &&Pool| {

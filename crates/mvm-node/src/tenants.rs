@@ -1,4 +1,4 @@
-//! Tenants: making, changing and removing them.
+//! Makes, changes and removes tenants.
 
 use crate::Result;
 use crate::clock::wall;
@@ -24,7 +24,7 @@ pub(crate) struct Tenants {
 }
 
 impl Tenants {
-    /// The tenants of these records.
+    /// Makes the service for the tenants of these records.
     pub(crate) fn new(
         records: Arc<Records>,
         links: Arc<Links>,
@@ -34,7 +34,7 @@ impl Tenants {
         Tenants { records, links, state_dir, wake }
     }
 
-    /// Makes a tenant: record, bridge, rules. One that is there and equal is left as it is.
+    /// Makes a tenant: its record, bridge and rules. Does nothing if an equal tenant exists.
     pub async fn create(&self, wanted: CreateTenant) -> Result<()> {
         wanted.network.validate()?;
         let tenant = Tenant {
@@ -73,7 +73,7 @@ impl Tenants {
         self.links.set_up_tenant(&tenant).await
     }
 
-    /// Changes quotas. Lowering one below what is in use only keeps the use from growing.
+    /// Changes quotas. A quota below the present use only keeps the use from growing.
     pub async fn update(&self, name: &Name, patch: QuotaPatch) -> Result<()> {
         self.records
             .change(|world, changes| {
@@ -113,7 +113,7 @@ impl Tenants {
     }
 }
 
-/// Something of the host has a tenant's subnet, or another state directory.
+/// Returns the problem that the host or another state directory uses a tenant's subnet.
 fn subnet_taken(subnet: Ipv4Net, conflict: Conflict) -> Problem {
     let (what, hint) = match conflict {
         Conflict::Host(what) => (what, "choose a subnet that this host does not use".to_owned()),

@@ -1,4 +1,4 @@
-//! Images from node to node.
+//! Transfers images from node to node.
 
 use crate::Result;
 use crate::blocking::blocking;
@@ -17,28 +17,28 @@ use tokio::sync::mpsc::UnboundedSender;
 
 /// How much of a file is read at a time, in bytes.
 pub(crate) const PIECE: usize = 256 * 1024;
-/// How often is said how far a transfer is.
+/// The period at which a transfer's progress is reported.
 const TELL: Duration = Duration::from_secs(2);
-/// How many sources a request may name.
+/// The maximum number of sources in a request.
 const MAX_SOURCES: usize = 64;
-/// What the rate of images is counted in, in bytes.
+/// The unit in which the rate of images is counted, in bytes.
 const UNIT: usize = 1024;
 
-/// How fast images leave this node, all transfers together.
+/// The rate at which images leave this node, for all transfers together.
 pub(crate) struct Pace(Option<DefaultDirectRateLimiter>);
 
 impl Pace {
-    /// At most `mib` MiB a second; unlimited where absent.
+    /// Limits the rate to `mib` MiB per second; unlimited where absent.
     pub(crate) fn new(mib: Option<NonZeroU32>) -> Pace {
         let quota = |mib: NonZeroU32| Quota::per_second(mib.saturating_mul(UNITS_A_MIB));
         Pace(mib.map(|mib| RateLimiter::direct(quota(mib))))
     }
 
-    /// Waits until so many bytes may leave.
+    /// Waits until `bytes` more bytes may leave.
     pub(crate) async fn pass(&self, bytes: usize) {
         let units = u32::try_from(bytes.div_ceil(UNIT)).ok().and_then(NonZeroU32::new);
         if let (Some(limiter), Some(units)) = (&self.0, units) {
-            // A burst holds a second's worth, at least a MiB: a piece always fits.
+            // A burst of the limiter is one second's worth, at least 1 MiB, so a piece always fits.
             let _ = limiter.until_n_ready(units).await;
         }
     }
@@ -46,7 +46,7 @@ impl Pace {
 
 const UNITS_A_MIB: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 
-/// Brings images here from other nodes.
+/// Fetches images from other nodes.
 pub(crate) struct Transfer {
     images: ImageStore,
     credentials: Option<Arc<Credentials>>,
@@ -54,7 +54,7 @@ pub(crate) struct Transfer {
 }
 
 impl Transfer {
-    /// Keeps what comes in these images; asks with these credentials.
+    /// Makes the service that stores images here, and authenticates with these credentials.
     pub(crate) fn new(
         images: ImageStore,
         credentials: Option<Arc<Credentials>>,
@@ -63,8 +63,8 @@ impl Transfer {
         Transfer { images, credentials, pace }
     }
 
-    /// Receives an image from the first of `sources` that gives it. One that is here already is
-    /// not asked for.
+    /// Receives an image from the first of `sources` that has it. An image that is here already is
+    /// not fetched.
     pub(crate) async fn fetch(
         &self,
         wanted: FetchImage,
@@ -93,7 +93,7 @@ impl Transfer {
         }))
     }
 
-    /// A client of another node.
+    /// Returns a client of another node.
     fn peer(&self, address: &str) -> Result<Client> {
         let Some(credentials) = &self.credentials else {
             let detail = "this node has no identity: it asks no other machine for images";
@@ -144,7 +144,7 @@ impl Transfer {
     }
 }
 
-/// Appends what is missing of a part; gives how many bytes came.
+/// Appends the missing bytes of a part. Returns how many bytes came.
 async fn carry(
     client: &Client,
     incoming: &Incoming,
@@ -165,7 +165,7 @@ async fn carry(
         .download(&from, |bytes| {
             came += bytes.len() as u64;
             meter.is_at(there + came);
-            // More than there can be is not kept: the digest would be wrong anyhow.
+            // Bytes beyond the part's size are not stored: the digest would be wrong anyway.
             if failed.is_none() && came <= most {
                 failed = file.write_all(bytes).err();
             }
@@ -178,7 +178,7 @@ async fn carry(
     Ok(came)
 }
 
-/// Says how far a part is, for a person to watch.
+/// Reports the progress of a part.
 struct Meter<'a> {
     report: &'a UnboundedSender<Progress>,
     source: &'a str,

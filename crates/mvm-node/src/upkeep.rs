@@ -1,4 +1,4 @@
-//! What every pass of the reconcile loop does, whatever the pools want.
+//! The work of every pass of the reconcile loop, whatever the pools' desired state.
 
 use crate::idle::IdleTimes;
 use crate::instances::{Lingering, LinkKeeper, Recovery};
@@ -17,7 +17,7 @@ pub(crate) struct Upkeep {
 }
 
 impl Upkeep {
-    /// Of what these services keep.
+    /// Makes the service from these services.
     pub(crate) fn new(
         recovery: Arc<Recovery>,
         leases: Arc<Leases>,
@@ -29,7 +29,7 @@ impl Upkeep {
         Upkeep { recovery, leases, link_keeper, idle, lingering, state_dir }
     }
 
-    /// Before the pools are looked at. Says whether memory was given back to the host.
+    /// Runs before the pools are looked at. Returns whether memory was freed for the host.
     pub(crate) async fn begin_pass(&self) -> bool {
         self.recovery.check_marked().await;
         self.leases.expire().await;
@@ -38,7 +38,7 @@ impl Upkeep {
         self.lingering.end_overstayed().await
     }
 
-    /// Keeps every console log below its bound, whatever a guest prints.
+    /// Keeps each console log below its maximum size, whatever a guest prints.
     pub(crate) fn trim_consoles(&self) {
         let Ok(entries) = std::fs::read_dir(self.state_dir.instances()) else { return };
         for entry in entries.flatten() {

@@ -1,5 +1,6 @@
-//! Acquiring an instance: chosen, leased and brought to `running`; on a failure given back or ended, and
-//! another one tried. A warm one is leased and runs by one record.
+//! Acquires an instance: chooses it, leases it and brings it to `running`. After a failure, gives
+//! the instance back or ends it, and tries another one. A warm instance is leased and set to
+//! running with one record.
 
 use super::{Leases, held_by, leased, may_run};
 use crate::Result;
@@ -13,19 +14,19 @@ use mvm_model::choose::choose;
 use mvm_model::mover::may_take;
 use mvm_model::{Code, Instance, InstanceId, InstanceRef, Lease, Mover, PoolRef, State};
 
-/// How many instances are tried before it is given up.
+/// How many instances are tried before the claim fails.
 const TRIES: usize = 3;
 
-/// Which instance of a pool somebody wants.
+/// The rule that chooses an instance of a pool.
 pub(crate) trait Choice: Sync {
-    /// The instance to take; none: a new one is to be made.
+    /// Returns the instance to take; `None` to make a new one.
     fn choose<'a>(&self, world: &'a RecordSet, pool: &'a PoolRef) -> Result<Option<&'a Instance>>;
 
-    /// What else is written when this instance is taken.
+    /// Adds further changes to the transaction that takes the instance.
     fn note(&self, _world: &RecordSet, _changes: &mut Transaction, _taken: &Instance) {}
 }
 
-/// The readiest that fits.
+/// Chooses the suitable instance that is ready soonest.
 pub(crate) struct Readiest;
 
 impl Choice for Readiest {
@@ -38,14 +39,15 @@ impl Choice for Readiest {
 }
 
 impl Leases {
-    /// Takes an instance of the pool for a job and brings it to `running`: the readiest there is,
-    /// or a new one. Gives the instance with its lease, and the state that it was in.
+    /// Takes the instance of the pool that is ready soonest, or a new one, for a job, and brings it
+    /// to `running`. Returns the instance with its lease, and the state that it was in before.
     pub async fn claim(&self, pool: &PoolRef, wish: &LeaseRequest) -> Result<(Instance, State)> {
         self.acquire(pool, wish, &Readiest, None).await
     }
 
-    /// Takes the instance of the pool that `choice` says and brings it to `running`, under a lease of
-    /// this id where one is given. Gives the instance with its lease, and the state that it was in.
+    /// Takes the instance of the pool that `choice` returns and brings it to `running`. The lease
+    /// has the id `id`, if one is given. Returns the instance with its lease, and the state that it
+    /// was in before.
     pub(crate) async fn acquire(
         &self,
         pool: &PoolRef,
@@ -53,13 +55,14 @@ impl Leases {
         choice: &impl Choice,
         id: Option<&str>,
     ) -> Result<(Instance, State)> {
-        // What there is no room to end is not begun.
+        // A full disk could stop the machine while it runs, so the claim fails early.
         self.instances.check_space()?;
         let mut last = None;
         for _ in 0..TRIES {
             let mut lease = wish.lease()?;
             lease.id = id.map_or(lease.id, str::to_owned);
-            // Who asks waits until it is up, however long that takes.
+            // The caller waits until the instance is up, however long that takes, so the lease
+            // counts as held.
             let _held = self.holders.hold(&lease.id);
             let (instance, warm) = self.reserve(pool, &lease, choice).await?;
             self.wake.notify();
@@ -80,8 +83,8 @@ impl Leases {
         Err(last.unwrap_or_else(|| Problem::internal("a claim ended without a result")))
     }
 
-    /// Brings a leased instance to `running`; one that is held warm is so by its record. Gives the state
-    /// that it was in.
+    /// Brings a leased instance to `running`. A warm instance whose record already says so is only
+    /// resumed. Returns the state that the instance was in before.
     async fn bring_up(&self, id: InstanceId, warm: Option<HeldWarm>, lease: &str) -> Result<State> {
         match warm {
             Some(warm) => warm.resume(&self.instances).await.map(|()| State::Warm),
@@ -92,9 +95,10 @@ impl Leases {
         }
     }
 
-    /// Chooses and leases in one step, so that no two claims get one instance; makes one where there
-    /// is none. Where the quotas do not let it run, nothing is taken and nothing made. Gives the instance
-    /// in the state that it was in, and holds it where it was warm and its record says that it runs now.
+    /// Chooses and leases an instance in one step, so that no two claims get the same one. Makes an
+    /// instance where there is none. If the quotas do not let it run, nothing is taken or made.
+    /// Returns the instance in the state that it was in before; if it was warm and its record
+    /// already says that it runs, its gate is held as well.
     async fn reserve(
         &self,
         pool: &PoolRef,
@@ -125,9 +129,9 @@ impl Leases {
             .await
     }
 
-    /// Takes a manual lease on one instance, or extends the one that the same holder has, if the
-    /// instance may run; brings it to `running`. Gives the state that it was in. Where it comes to
-    /// nothing and the instance is as before, so is its lease.
+    /// Takes a manual lease on one instance, or extends the lease that the same holder has, if the
+    /// instance may run, and brings the instance to `running`. Returns the state that it was in
+    /// before. On an error that leaves the instance unchanged, its lease is unchanged too.
     pub async fn take(&self, reference: &InstanceRef, wish: &LeaseRequest) -> Result<State> {
         let mut tries = TRIES;
         loop {
@@ -135,7 +139,7 @@ impl Leases {
             let (before, lease, warm) = self.lease(reference, &wish.lease()?).await?;
             let outcome = self.bring_up(reference.id, warm, &lease).await;
             let Err(problem) = outcome else { return outcome };
-            // Its holder put it aside, or it was released, while this waited: it is taken anew.
+            // The lease was ended while this call waited for the gate: take a new one.
             if problem.code != Code::LeaseEnded || tries == 0 {
                 self.restore_lease(&before).await?;
                 return Err(problem);
@@ -143,8 +147,8 @@ impl Leases {
         }
     }
 
-    /// Gives the record as it was before, and the id of the lease. Holds the instance where it was warm
-    /// and its record says that it runs now.
+    /// Leases the instance. Returns the record as it was before, the lease's id, and the held gate
+    /// if the instance was warm and its record already says that it runs.
     async fn lease(
         &self,
         reference: &InstanceRef,
@@ -182,7 +186,8 @@ impl Leases {
             .await
     }
 
-    /// An instance that could not be brought up, and has not run meanwhile, is leased as before.
+    /// Restores the former lease of an instance that could not be brought up and has not run
+    /// meanwhile.
     async fn restore_lease(&self, before: &Instance) -> Result<()> {
         self.records
             .change(|world, changes| {
@@ -197,7 +202,8 @@ impl Leases {
             .await
     }
 
-    /// What could not be brought up is given back as it was, if it is as it was and is of use.
+    /// Gives an instance that could not be brought up back if it is unchanged and usable; otherwise
+    /// ends it.
     async fn untake_or_end(&self, before: &Instance, lease: &str) {
         let same = |world: &RecordSet| {
             let now = held_by(world, before.id, lease);
@@ -211,7 +217,7 @@ impl Leases {
     }
 }
 
-/// Writes the instance; where it is held warm, as one that runs.
+/// Writes the instance; as running, if it is held as a warm one.
 fn put(changes: &mut Transaction, instance: &Instance, warm: Option<&HeldWarm>) {
     let mut instance = instance.clone();
     if let Some(warm) = warm {

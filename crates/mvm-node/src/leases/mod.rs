@@ -1,4 +1,4 @@
-//! Leases: taking, extending and ending the right to use an instance.
+//! Leases: takes, extends and ends the right to use an instance.
 
 mod acquire;
 
@@ -21,7 +21,7 @@ use mvm_model::{Instance, InstanceId, Lease, Millis, Mover, PoolRef, State};
 use mvm_server::Peer;
 use std::sync::Arc;
 
-/// How long a lease outlives its deadline and the last session, in ms.
+/// How long a manual lease is extended at a time while a session is open, in ms.
 const SESSION_GRACE_MS: u64 = 10_000;
 /// The leases on instances.
 pub(crate) struct Leases {
@@ -35,7 +35,7 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
-    /// The leases of these records, whose holders are these.
+    /// Makes the service for the leases of these records, whose holders these are.
     pub(crate) fn new(
         records: Arc<Records>,
         instances: Arc<Instances>,
@@ -48,7 +48,7 @@ impl Leases {
         Leases { records, instances, caches, slots, holders, auditor, wake }
     }
 
-    /// Makes an instance that whoever wishes it holds from the beginning, if it may run.
+    /// Makes an instance that has its lease from the beginning, if it may run.
     pub(crate) async fn create_leased(
         &self,
         pool: &PoolRef,
@@ -67,7 +67,7 @@ impl Leases {
             .await
     }
 
-    /// All leases.
+    /// Returns all leases.
     pub(crate) async fn list(&self) -> Vec<LeaseView> {
         self.records.read(|world| {
             let view = |i| self.holders.view(i, self.holder_of(world, i));
@@ -75,13 +75,13 @@ impl Leases {
         })
     }
 
-    /// Who holds the lease of an instance beside the connection of its claim.
+    /// Returns who holds the lease of an instance, besides the connection of its claim.
     fn holder_of(&self, world: &RecordSet, instance: &Instance) -> Option<HeldBy> {
         let job = job_on(world.jobs.values(), instance).map(|job| HeldBy::Job(job.id));
         job.or_else(|| (self.slots.of(instance.id).sessions() > 0).then_some(HeldBy::Session))
     }
 
-    /// Gives a lease another length, from now on; a job's ends then at the latest.
+    /// Lets a lease end `seconds` from now; a job's lease at the latest then.
     pub(crate) async fn extend(&self, id: &str, seconds: u64) -> Result<LeaseView> {
         checked(seconds)?;
         self.records
@@ -95,29 +95,30 @@ impl Leases {
             .await
     }
 
-    /// The lease is there, as far as this caller may see: another tenant's is not.
+    /// Returns an error unless the lease exists and this caller may see it. Leases of other tenants
+    /// are not found.
     pub(crate) async fn lease_for(&self, peer: &Peer, id: &str) -> Result<()> {
         let seen =
             self.records.read(|world| leased(world, id).map(|i| peer.sees(&i.pool.tenant)))?;
         if seen { Ok(()) } else { Err(no_lease(id)) }
     }
 
-    /// Ends a lease now, a job's too: the instance is recycled by the pool's rule.
+    /// Ends a lease now, also that of a job. The instance is recycled by the pool's rule.
     pub(crate) async fn release(&self, id: &str) -> Result<()> {
         let instance = self.records.read(|world| leased(world, id).map(|instance| instance.id))?;
         self.end(instance).await;
         Ok(())
     }
 
-    /// Ends this lease, unless it has ended already and the instance may be another's.
+    /// Ends this lease, unless it has ended already and the instance may have another one.
     pub(crate) async fn end_of(&self, id: InstanceId, lease: &str) {
         if self.records.read(|world| held_by(world, id, lease).is_some()) {
             self.end(id).await;
         }
     }
 
-    /// Ends this lease with its instance, whatever the pool's rule: the guest did not do in time what
-    /// it was to, and is not asked for anything any more.
+    /// Ends this lease and destroys its instance, whatever the pool's rule: the guest did not act
+    /// in time and must not be asked for anything more.
     pub(crate) async fn discard(&self, id: InstanceId, lease: &str) {
         let work = async { self.instances.destroy(id, &Mover::Lease(lease.to_owned())).await };
         let held = async || self.records.read(|world| held_by(world, id, lease).is_some());
@@ -131,7 +132,7 @@ impl Leases {
         self.wake.notify();
     }
 
-    /// Gives an instance back as it was taken under this lease: nothing was done with it.
+    /// Gives an unused instance back as it was before this lease.
     pub(crate) async fn cancel_lease(&self, id: InstanceId, lease: &str) -> Result<()> {
         self.records
             .change(|world, changes| {
@@ -144,7 +145,7 @@ impl Leases {
             .await
     }
 
-    /// Takes the lease of this id off its instance; one that is not there has ended.
+    /// Removes this lease from its instance. Does nothing if the lease has ended.
     async fn unlease(&self, id: InstanceId, lease: &str) -> Result<()> {
         self.records
             .change(|world, changes| {
@@ -156,8 +157,8 @@ impl Leases {
             .await
     }
 
-    /// Ends a lease and recycles the instance by its pool's rule. In a pool that was never scaled a
-    /// person's instance only loses its lease: that pool is left alone.
+    /// Ends a lease and recycles the instance by its pool's rule. A person's instance in a pool
+    /// that was never scaled only loses its lease, because the reconciler leaves that pool alone.
     pub async fn end(&self, id: InstanceId) {
         let due = self.records.read(|world| {
             let instance = world.by_id(id).ok()?;
@@ -172,7 +173,8 @@ impl Leases {
         let recycled = self.auditor.as_agent_on("lease.end", id, work).await;
         let ended = self.records.read(|world| held_by(world, id, &lease).is_none());
         if let Err(problem) = recycled
-            // Somebody else has ended it meanwhile: the instance may be another's.
+            // The lease may have been ended elsewhere in the meantime, and the instance may have
+            // another one.
             && !ended
         {
             tracing::error!(instance = %id, "cannot recycle: {problem}");
@@ -196,8 +198,8 @@ impl Leases {
         }
     }
 
-    /// Ends the leases whose deadline has passed or whose holder has gone. A person's that has an open
-    /// session is extended instead.
+    /// Ends the leases whose deadline has passed or whose holder is gone. A manual lease with an
+    /// open session is extended instead.
     pub(crate) async fn expire(self: &Arc<Self>) {
         let due: Vec<(InstanceId, Lease)> = self.records.read(|world| {
             self.holders.retain(|id| leased(world, id).is_ok());
@@ -233,26 +235,26 @@ fn no_lease(id: &str) -> Problem {
     crate::problem::not_found(format!("lease {id}"), "see the leases with `mvm lease list`")
 }
 
-/// The instance with this lease.
+/// Returns the instance with this lease.
 pub(crate) fn leased<'a>(world: &'a RecordSet, id: &str) -> Result<&'a Instance> {
     let has = |i: &&Instance| i.lease.as_ref().is_some_and(|lease| lease.id == id);
     world.instances.values().find(has).ok_or_else(|| no_lease(id))
 }
 
-/// The instance, if it still has this lease.
+/// Returns the instance, if it still has this lease.
 fn held_by<'a>(world: &'a RecordSet, id: InstanceId, lease: &str) -> Option<&'a Instance> {
     let instance = world.instances.get(&id)?;
     instance.lease.as_ref().is_some_and(|held| held.id == lease).then_some(instance)
 }
 
-/// Checks whether the quotas let the instance run.
+/// Returns an error if the quotas do not let the instance run.
 pub(crate) fn may_run(world: &RecordSet, instance: &Instance) -> Result<()> {
     let tenant = world.tenant(&instance.pool.tenant)?;
     let usage = world.usage(&tenant.name);
     Ok(admit_state(&tenant.name, &tenant.quotas, &usage, instance, State::Running)?)
 }
 
-/// Sets the deadline of an instance's lease; a job's ends then at the latest.
+/// Sets the deadline of an instance's lease; of a job's lease, the latest time of its end.
 pub(crate) fn extend(instance: &mut Instance, until: Millis) {
     match &mut instance.lease {
         Some(lease) if lease.purpose.lives_with_holder() => lease.longest_until = Some(until),

@@ -1,4 +1,4 @@
-//! From records to links and rules.
+//! Derives links and rules from the records.
 
 mod repair;
 mod repairs;
@@ -19,11 +19,11 @@ use mvm_network::{
 use std::sync::Arc;
 use tokio::sync::Mutex;
 
-/// The first of 4096 user ids, one a tenant (its net id is added), that confined hypervisors run
-/// as. Far above what distributions hand out, and below the ranges of user namespaces.
+/// The first of 4096 user ids, one per tenant (its net id is added), that confined hypervisors run
+/// as. Far above the ids that distributions assign, and below the ranges of user namespaces.
 const FIRST_UID: u32 = 412_000;
 
-/// The user id that the tenant's hypervisor processes run as.
+/// Returns the user id that the tenant's hypervisor processes run as.
 pub fn uid_of(tenant: &Tenant) -> u32 {
     FIRST_UID + u32::from(tenant.network.tenant_net_id)
 }
@@ -32,7 +32,7 @@ pub fn uid_of(tenant: &Tenant) -> u32 {
 pub(crate) struct Links {
     network: Arc<Network>,
     records: Arc<Records>,
-    /// What tells our links and tables from those of others.
+    /// The part of the names of links and tables that identifies this state directory.
     short_id: String,
     /// Serialises changes of links and rules.
     turn: Mutex<()>,
@@ -40,50 +40,50 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    /// Links in this network, for these records.
+    /// Makes the service for links in this network, for these records.
     pub(crate) fn new(network: Arc<Network>, records: Arc<Records>, short_id: &str) -> Links {
         let (short_id, turn) = (short_id.to_owned(), Mutex::default());
         Links { network, records, short_id, turn, repairs: Repairs::default() }
     }
 
-    /// The network itself.
+    /// Returns the network itself.
     pub(crate) fn network(&self) -> &Network {
         &self.network
     }
 
-    /// The largest packet that gets out of this host.
+    /// Returns the largest packet that can leave this host, in bytes.
     pub(crate) async fn mtu(&self) -> Result<u32> {
         self.network.uplink_mtu().await.or_problem()
     }
 
-    /// What the instance's tap has counted, from the host's side.
+    /// Returns the counters of the instance's tap, as the host sees them.
     pub(crate) async fn counters(&self, instance: &Instance) -> Result<Counters> {
         self.network.counters(&self.tap_name(instance)).await.or_problem()
     }
 
-    /// Whether the instance's tap was deleted; where nobody can say, it was not.
+    /// Returns whether the instance's tap was deleted; false where the network cannot be read.
     pub(crate) async fn has_lost_tap(&self, instance: &Instance) -> bool {
         matches!(self.network.has(&self.tap_name(instance)).await, Ok(false))
     }
 
-    /// The name of the tenant's bridge.
+    /// Returns the name of the tenant's bridge.
     pub fn bridge_name(&self, tenant: &Tenant) -> String {
         Network::bridge_name(&self.short_id, tenant.network.tenant_net_id)
     }
 
-    /// The name of the instance's tap.
+    /// Returns the name of the instance's tap.
     pub fn tap_name(&self, instance: &Instance) -> String {
         Network::tap_name(&self.short_id, &instance.id.digits())
     }
 
-    /// Makes a new tenant's bridge, and puts its rules in force.
+    /// Makes a new tenant's bridge, and applies its rules.
     pub async fn set_up_tenant(&self, tenant: &Tenant) -> Result<()> {
         let _turn = self.turn.lock().await;
         self.connect_tenant(tenant).await?;
         self.apply_rules().await
     }
 
-    /// Puts the rules in force that follow from the records.
+    /// Applies the rules that follow from the records.
     pub async fn refresh_rules(&self) -> Result<()> {
         let _turn = self.turn.lock().await;
         self.apply_rules().await
@@ -94,14 +94,14 @@ impl Links {
         self.network.ensure_bridge(&self.bridge_of(tenant)).await.or_problem()
     }
 
-    /// The tenant's bridge.
+    /// Returns the description of the tenant's bridge.
     pub(crate) fn bridge_of(&self, tenant: &Tenant) -> Bridge {
         let prefix = tenant.network.ipv4_subnet.prefix_len();
         let gateway = Ipv4Net::new_assert(tenant.network.gateway(), prefix);
         Bridge { name: self.bridge_name(tenant), gateway }
     }
 
-    /// The instance's tap.
+    /// Returns the description of the instance's tap.
     pub(crate) fn tap_of(&self, tenant: &Tenant, instance: &Instance) -> Tap {
         Tap {
             name: self.tap_name(instance),
@@ -112,7 +112,7 @@ impl Links {
         }
     }
 
-    /// Makes the instance's tap and lets its packets, and no others, through.
+    /// Makes the instance's tap, and lets through its packets and no others.
     pub async fn connect_instance(&self, tenant: &Tenant, instance: &Instance) -> Result<()> {
         let _turn = self.turn.lock().await;
         self.connect_tenant(tenant).await?;
@@ -124,13 +124,13 @@ impl Links {
         network.set_mtu(&tap.name, mtu).await.or_problem()
     }
 
-    /// Removes the tap of an instance that is going.
+    /// Removes the tap of an instance that is being destroyed.
     pub async fn disconnect_instance(&self, instance: &Instance) -> Result<()> {
         let _turn = self.turn.lock().await;
         self.network.remove_tap(&self.tap_name(instance)).await.or_problem()
     }
 
-    /// Removes the bridge of a tenant that is gone, and its rules.
+    /// Removes the bridge and the rules of a destroyed tenant.
     pub async fn disconnect_tenant(&self, tenant: &Tenant) -> Result<()> {
         let _turn = self.turn.lock().await;
         self.network.remove_bridge(&self.bridge_name(tenant)).await.or_problem()?;
@@ -140,8 +140,8 @@ impl Links {
         self.apply_rules().await
     }
 
-    /// Brings rules in line with the records, and puts them back where they are gone; the caller holds
-    /// the turn.
+    /// Brings the rules in line with the records, and restores them where they are gone. The caller
+    /// holds the turn.
     async fn apply_rules(&self) -> Result<()> {
         let rules = self.records.read(|world| self.rules(world));
         match self.network.apply(&rules).await.or_problem()? {
@@ -174,9 +174,10 @@ impl Links {
         Ruleset { tenants, resolvers: names.reachable(), forwarder: names.needs_forwarder() }
     }
 
-    /// At start: every tenant has its bridge and the rules are in force; links of ours that
-    /// belong to nobody are removed. Where machines have run without an agent (`machines`), it is told what of
-    /// their links was taken away meanwhile; after a start of the host there is nobody to tell it of.
+    /// Restores links and rules at start: every tenant gets its bridge, the rules are applied, and
+    /// links of this state directory without a record are removed. Where `machines` have run
+    /// without an agent, they get events about links that were taken away meanwhile; after a start
+    /// of the host no machine runs.
     pub async fn restore(&self, machines: bool) -> Result<()> {
         let _turn = self.turn.lock().await;
         let (tenants, expected) = self.records.read(|world| {
@@ -200,10 +201,11 @@ impl Links {
         if tenants.is_empty() {
             return Ok(());
         }
-        // First, so that no packet passes a link that is back without them.
+        // Rules come first, so that no packet passes a restored link without rules.
         self.apply_rules().await?;
         if machines {
-            // Those whose taps are gone are for the first pass, when they are known.
+            // Machines that have lost their taps are left to the first pass, when the machines are
+            // known.
             self.keep_links().await?;
         }
         for tenant in &tenants {
@@ -213,7 +215,7 @@ impl Links {
     }
 }
 
-/// What the pool's guests may reach.
+/// Returns the destinations that the pool's guests may reach.
 fn egress_of(pool: &Pool) -> Egress {
     let mvm_model::Egress { mode, allow, allow_lan } = &pool.egress;
     let mode = match mode {
@@ -232,7 +234,7 @@ fn egress_of(pool: &Pool) -> Egress {
     Egress { mode, allow: allow.collect(), lan: *allow_lan }
 }
 
-/// Of a guest whose pool is going.
+/// Returns the rule for a guest whose pool is being destroyed.
 fn closed() -> Egress {
     Egress { mode: Mode::None, ..Egress::default() }
 }

@@ -1,5 +1,5 @@
-//! Keeps the firewall's rules in force, whoever clears nftables (the restart of a distribution's firewall
-//! does), and bridges, their addresses, taps and forwarding as they are to be.
+//! Keeps the firewall's rules in force, even if nftables is cleared (as at the restart of a
+//! distribution's firewall), and keeps bridges, their addresses, taps and forwarding in order.
 
 use super::Links;
 use crate::Result;
@@ -12,14 +12,14 @@ use mvm_model::{InstanceId, State};
 use mvm_network::{Difference, Differs, Wanted};
 
 impl Links {
-    /// Brings rules and links in line with records, host and kernel. Gives the instances whose machines
-    /// have lost their tap.
+    /// Brings rules and links in line with records, host and kernel. Returns the instances whose
+    /// machines have lost their tap.
     pub(crate) async fn keep(&self) -> Vec<InstanceId> {
         let _turn = self.turn.lock().await;
         if self.records.read(|world| world.tenants.is_empty()) {
             return Vec::new();
         }
-        // First, so that no packet passes a link that is back without them.
+        // Rules come first, so that no packet passes a restored link without rules.
         if let Err(problem) = self.apply_rules().await {
             tracing::error!(code = %problem.code, "the firewall rules are not in force: {problem}");
         }
@@ -29,8 +29,8 @@ impl Links {
         })
     }
 
-    /// Puts back what is not as it should be; the caller holds the turn. Gives the instances whose machines
-    /// have lost their tap.
+    /// Repairs links, addresses and forwarding. The caller holds the turn. Returns the instances
+    /// whose machines have lost their tap.
     pub(crate) async fn keep_links(&self) -> Result<Vec<InstanceId>> {
         let wanted = self.records.read(|world| self.wanted(world));
         let done = self.network.mend(&wanted).await.or_problem()?;
@@ -47,7 +47,7 @@ impl Links {
         Ok(self.records.read(lost))
     }
 
-    /// Tells whose packets may have gone nowhere for a while.
+    /// Writes an event for each instance whose packets may have been lost for a while.
     async fn links_were_gone(&self, mended: &[Difference]) -> Result<()> {
         for Difference { kind, what, detail } in mended {
             tracing::error!(link = what, "{detail}; it is put right");
@@ -81,8 +81,8 @@ impl Links {
             .await
     }
 
-    /// Before a guest runs, or is handed to somebody: its rules are in force, or are put back. A machine
-    /// whose rules cannot be put in force is not handed out.
+    /// Checks, before a guest runs or is leased, that its rules are in force, and restores them if
+    /// not. A machine whose rules cannot be applied is not leased.
     pub(crate) async fn behind_walls(&self) -> Result<()> {
         if self.network.stands().or_problem()? {
             return Ok(());
@@ -91,7 +91,7 @@ impl Links {
         self.apply_rules().await
     }
 
-    /// Compares links, addresses and rules with what they should be. Changes nothing.
+    /// Compares links, addresses and rules with their desired state. Changes nothing.
     pub(crate) async fn verify(&self) -> Result<NetworkReport> {
         let _turn = self.turn.lock().await;
         let wanted = self.records.read(|world| self.wanted(world));
@@ -128,7 +128,7 @@ impl Links {
         wanted
     }
 
-    /// Tells whose guests could reach, and be reached by, what they should not.
+    /// Writes an event for each instance whose guest was not confined by the rules for a while.
     pub(crate) async fn walls_were_gone(&self, lost: &[String]) -> Result<()> {
         let lost = lost.join(", ");
         tracing::error!(lost, "somebody has removed firewall rules; they are in force again");

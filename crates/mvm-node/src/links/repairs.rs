@@ -1,11 +1,11 @@
-//! What had to be put back, as the metrics tell it.
+//! The metrics of repairs.
 
 use crate::labels::Labels;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-/// What somebody had taken away, and was put back.
+/// The counts of repairs.
 #[derive(Debug, Default)]
 pub(crate) struct Repairs {
     pub rules: Counter,
@@ -13,7 +13,7 @@ pub(crate) struct Repairs {
 }
 
 impl Repairs {
-    /// Registers what is counted.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         let what = "Times that the firewall rules were gone or changed by somebody, and put back";
         registry.register("walls_restored", what, self.rules.clone());

@@ -1,4 +1,4 @@
-//! The log of transitions: each event is durable with the change that it tells of.
+//! The log of transitions. Each event is durable together with the change that it reports.
 
 use super::record_set::RecordSet;
 use crate::Result;
@@ -16,19 +16,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::broadcast;
 
-/// Where events lie in the store.
+/// The prefix of events' keys in the store.
 const PREFIX: &str = "events/";
-/// How far a follower may fall behind before it has to read from the store again.
+/// How many events a follower may be behind before it must read from the store again.
 const BEHIND: usize = 1024;
 /// Upper bounds of the histograms, in seconds.
 const BUCKETS: [f64; 12] = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 3.0, 10.0, 60.0];
 
-/// The key of an event's record.
+/// Returns the key of an event's record.
 pub(crate) fn key(id: u64) -> String {
     format!("{PREFIX}{id:020}")
 }
 
-/// What is remembered of events in memory.
+/// The followers and counts of events, in memory.
 pub struct EventLog {
     next: AtomicU64,
     followers: broadcast::Sender<Event>,
@@ -37,7 +37,7 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// Goes on after the last event in the store.
+    /// Opens the log, which continues after the last event in the store.
     pub(crate) async fn open(store: &dyn Store) -> Result<EventLog> {
         let last = store.last(PREFIX).await.or_problem()?;
         let last = last.and_then(|record| record.key.strip_prefix(PREFIX)?.parse::<u64>().ok());
@@ -49,24 +49,24 @@ impl EventLog {
         })
     }
 
-    /// The id of the next event; the caller holds the records.
+    /// Returns the id of the next event. The caller holds the turn of the records.
     pub(crate) fn next_id(&self) -> u64 {
         self.next.load(Ordering::Relaxed)
     }
 
-    /// Tells followers of what is durable.
+    /// Sends durable events to followers.
     pub(crate) fn publish(&self, events: Vec<Event>) {
         for event in events {
             self.next.store(event.id + 1, Ordering::Relaxed);
             if event.to == State::Failed {
                 self.failures.get_or_create(&of_pool(&event.instance.pool)).inc();
             }
-            // Nobody follows: nobody is told.
+            // Sending fails only if there are no followers.
             let _ = self.followers.send(event);
         }
     }
 
-    /// The events after `since` that the store keeps, oldest first.
+    /// Returns the stored events after `since`, oldest first.
     pub(super) async fn after(&self, store: &dyn Store, since: u64) -> Result<Vec<Event>> {
         let from = key(since.saturating_add(1));
         let records = store.list_from(PREFIX, &from).await.or_problem()?;
@@ -74,26 +74,26 @@ impl EventLog {
         Ok(records.iter().filter_map(read).collect())
     }
 
-    /// Every event from now on.
+    /// Returns a receiver of every event from now on.
     pub(super) fn follow(&self) -> broadcast::Receiver<Event> {
         self.followers.subscribe()
     }
 
-    /// Registers what is counted of transitions.
+    /// Registers the metrics of transitions.
     pub(crate) fn register(&self, registry: &mut Registry) {
         let what = "Time from an operation's begin to its end";
         registry.register("transition_seconds", what, self.moves.clone());
         registry.register("failures", "Instances that have failed", self.failures.clone());
     }
 
-    /// An operation has brought an instance from one state to another.
+    /// Notes that an operation has brought an instance from one state to another.
     pub(crate) fn moved(&self, from: State, to: State, took: Duration) {
         let labels = vec![("from", from.to_string()), ("to", to.to_string())];
         self.moves.get_or_create(&labels).observe(took.as_secs_f64());
     }
 }
 
-/// The events of changes of instances, numbered from `first`.
+/// Returns the events for changes of instances, numbered from `first`.
 pub(crate) fn of_changes(
     world: &RecordSet,
     instances: &[(InstanceId, Option<Instance>)],
@@ -104,7 +104,7 @@ pub(crate) fn of_changes(
     for (id, after) in instances {
         let (before, id) = (world.instances.get(id), first + events.len() as u64);
         let event = mvm_model::event::of_change(before, after.as_ref(), id, now);
-        // The log is read by people, years later: it tells what the clock on the wall said.
+        // People read the log, even years later: its times are those of the wall clock.
         events.extend(event.map(|event| Event { at: wall_of(event.at), ..event }));
     }
     events

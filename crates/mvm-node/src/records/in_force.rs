@@ -1,38 +1,39 @@
-//! The document of desired state that is in force, as its record.
+//! The record of the desired-state document in force.
 
 use mvm_model::desired::{DesiredState, Step};
 use mvm_model::{Name, PoolRef};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// The document in force, as its record.
+/// The desired-state document in force, as it is recorded.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InForce {
     /// The document; its paths are absolute.
     pub document: DesiredState,
-    /// Whether what it does not name is removed.
+    /// Whether pools and tenants that the document does not name are removed.
     pub prune: bool,
-    /// Whether it stays in force when all is done.
+    /// Whether the document stays in force once it is carried out.
     pub hold: bool,
-    /// Where it is a fleet's: what of the fleet is on the node.
+    /// The fleet's tenants and pools on this node; present only for a fleet's document.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fleet: Option<Owned>,
 }
 
-/// What a node has got from its fleet: only that is removed when the fleet does not name it.
+/// The tenants and pools that a node has from its fleet. Only these are removed when the fleet's
+/// document no longer names them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owned {
-    /// Tells the fleet's documents apart.
+    /// The digest that identifies the fleet's document.
     pub digest: String,
-    /// Tenants that its documents have named, as far as they are there.
+    /// The tenants that the fleet's documents have named, as far as they exist.
     pub tenants: BTreeSet<Name>,
-    /// Pools that its documents have named, as far as they are there.
+    /// The pools that the fleet's documents have named, as far as they exist.
     pub pools: BTreeSet<PoolRef>,
 }
 
 impl Owned {
-    /// Whether the fleet may have the node do this: what a document does not name is removed only where the
-    /// fleet has put it there.
+    /// Returns whether the fleet may have the node carry out this step. A pool or tenant that the
+    /// document does not name is removed only if it came from the fleet.
     pub(crate) fn takes(&self, step: &Step) -> bool {
         match step {
             Step::DestroyPool { pool } => self.pools.contains(pool),

@@ -1,11 +1,12 @@
-//! The records of the node: every change is durable before anybody sees it, and nobody who reads waits
+//! The records of the node. Every change is durable before it can be read, and readers never wait
 //! for a disk.
 //!
-//! Locks are taken in this order, so that no two tasks wait for each other: the turn of a pool's template
-//! or of a fleet's claim, then an instance's gate (`slot.rs`), then the turn of links or of caches, then
-//! the turn of the records; below that a gate is tried at most, and never waited for. The locks that `locked` takes (slots, holders, samples) are held for a few
-//! instructions, and nothing else is locked below them. Whoever changes the records holds their turn across
-//! the commit to disk; whoever reads them takes the snapshot of the last commit, and no lock.
+//! Locks are taken in this order, so that no two tasks wait for each other: the turn of a pool's
+//! template or of a fleet's claim, then an instance's gate (`slot.rs`), then the turn of links or
+//! of caches, then the turn of the records. While the turn of the records is held, a gate may be
+//! tried, but never waited for. The locks that `locked` takes (slots, holders, samples) are held
+//! for a few instructions, and nothing else is locked meanwhile. A change of the records holds
+//! their turn across the commit to disk. A read takes the snapshot of the last commit, and no lock.
 
 mod event_log;
 mod in_force;
@@ -28,15 +29,16 @@ use mvm_store::Store;
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::{Mutex, broadcast, watch};
 
-/// The records: the one door to them.
+/// The records, which are only accessed through this type.
 pub(crate) struct Records {
     store: Arc<dyn Store>,
     events: EventLog,
-    /// As of the last commit. Held for as long as an `Arc` is cloned, or a change is made in memory.
+    /// The records as of the last commit. Locked only while an `Arc` is cloned or a change is made
+    /// in memory.
     world: RwLock<Arc<RecordSet>>,
-    /// Held by whoever changes them, from the decision to the end of its commit.
+    /// Held by a change of the records, from its decision to the end of its commit.
     turn: Mutex<()>,
-    /// Goes up with every commit.
+    /// The number of commits so far.
     generation: watch::Sender<u64>,
 }
 
@@ -55,20 +57,22 @@ impl Records {
         })
     }
 
-    /// Looks at the records as of the last commit.
+    /// Calls `look` with the records as of the last commit.
     pub fn read<T>(&self, look: impl FnOnce(&RecordSet) -> T) -> T {
         look(&self.snapshot())
     }
 
-    /// Looks at the records while nobody changes them: a commit that is under way is waited for, and none
-    /// begins before `look` has returned. For those who do something that a change must not overtake.
+    /// Calls `look` with the records while nothing changes them: waits for a commit that is under
+    /// way, and none begins before `look` has returned. For callers with a side effect that no
+    /// change may overtake.
     pub async fn alone<T>(&self, look: impl FnOnce(&RecordSet) -> T) -> T {
         let _turn = self.turn.lock().await;
         look(&self.snapshot())
     }
 
-    /// Decides and changes in one step: `decide` sees the records as they are and says what is to
-    /// change; that is durable before anybody sees it, and nobody can come in between.
+    /// Decides and changes in one step. `decide` sees the present records and adds changes to the
+    /// transaction. The changes are durable before they can be read, and no other change can come
+    /// in between.
     pub async fn change<T>(
         &self,
         decide: impl FnOnce(&RecordSet, &mut Transaction) -> Result<T>,
@@ -103,38 +107,38 @@ impl Records {
         .await
     }
 
-    /// Tells of every commit from now on.
+    /// Returns a receiver that is notified of every commit from now on.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
     }
 
-    /// Tells those who subscribed of a commit that was none.
+    /// Notifies the subscribers although nothing was committed.
     #[cfg(test)]
     pub fn touch(&self) {
         self.generation.send_modify(|generation| *generation += 1);
     }
 
-    /// The store, for records that are not the node's own.
+    /// Returns the store, for records that are not the node's own.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 
-    /// The log of events.
+    /// Returns the log of events.
     pub fn events(&self) -> &EventLog {
         &self.events
     }
 
-    /// The events after `since` that are kept, oldest first.
+    /// Returns the stored events after `since`, oldest first.
     pub async fn events_after(&self, since: u64) -> Result<Vec<Event>> {
         self.events.after(self.store.as_ref(), since).await
     }
 
-    /// The number of the last event; 0 where nothing has happened.
+    /// Returns the number of the last event; 0 where there is none.
     pub fn newest_event(&self) -> u64 {
         self.events.next_id() - 1
     }
 
-    /// Every event from now on.
+    /// Returns a receiver of every event from now on.
     pub fn follow_events(&self) -> broadcast::Receiver<Event> {
         self.events.follow()
     }
@@ -143,8 +147,8 @@ impl Records {
         self.world.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Changes the records in memory; the caller holds the turn. They are copied only where somebody
-    /// reads them just now.
+    /// Changes the records in memory. The caller holds the turn. The records are copied only if
+    /// they are being read at this moment.
     fn publish(&self, change: impl FnOnce(&mut RecordSet)) {
         let mut current = self.world.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(world) = Arc::get_mut(&mut current) {
@@ -197,7 +201,7 @@ mod tests {
         });
         lead(&records, 3).await;
         assert_eq!((records.read(epoch), *changed.borrow_and_update()), (Some(3), 3));
-        // The turn is what a commit to disk holds.
+        // A commit to disk holds the turn.
         assert_eq!(records.alone(|_| records.read(epoch)).await, Some(3));
         let again = Records::open(store).await.expect("records");
         assert_eq!(again.read(epoch), Some(3), "it was durable");

@@ -1,4 +1,4 @@
-//! What the node knows: its records as they are at one moment.
+//! The records of the node as of one moment.
 
 use super::in_force::InForce;
 use crate::Result;
@@ -14,32 +14,32 @@ use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
-/// The record of the document in force.
+/// The key of the record of the document in force.
 pub(super) const DESIRED: &str = "desired";
-/// The record of the fleet's leader.
+/// The key of the record of the fleet's leader.
 pub(super) const LEADER: &str = "leader";
 
 /// All records of the node.
 #[derive(Clone, Debug, Default)]
 pub struct RecordSet {
-    /// By name.
+    /// The tenants, by name.
     pub tenants: BTreeMap<Name, Tenant>,
-    /// By reference.
+    /// The pools, by reference.
     pub pools: BTreeMap<PoolRef, Pool>,
-    /// By id.
+    /// The instances, by id.
     pub instances: BTreeMap<InstanceId, Instance>,
-    /// By id.
+    /// The jobs, by id.
     pub jobs: BTreeMap<JobId, Job>,
-    /// The document of desired state in force.
+    /// The desired-state document in force; absent where there is none.
     pub desired: Option<InForce>,
-    /// The leader of the fleet that the node obeys.
+    /// The leader of the fleet that the node belongs to; absent where there is none.
     pub leader: Option<Leader>,
-    /// The fronts, by where they listen.
+    /// The fronts, by the address on which they listen.
     pub exposes: BTreeMap<SocketAddr, Expose>,
 }
 
 impl RecordSet {
-    /// Reads everything from the store.
+    /// Reads all records from the store.
     pub async fn load(store: &dyn Store) -> Result<RecordSet> {
         let mut world = RecordSet::default();
         for tenant in read::<Tenant>(store, "tenants/").await? {
@@ -62,14 +62,14 @@ impl RecordSet {
         Ok(world)
     }
 
-    /// The tenant, or a problem that says how to see which there are.
+    /// Returns the tenant, or a problem with a hint.
     pub fn tenant(&self, name: &Name) -> Result<&Tenant> {
         self.tenants.get(name).ok_or_else(|| {
             not_found(format!("tenant {name}"), "see the tenants with `mvm tenant list`")
         })
     }
 
-    /// The pool, or a problem that says what is missing.
+    /// Returns the pool, or a problem that says what is missing.
     pub fn pool(&self, reference: &PoolRef) -> Result<&Pool> {
         self.tenant(&reference.tenant)?;
         self.pools.get(reference).ok_or_else(|| {
@@ -77,7 +77,7 @@ impl RecordSet {
         })
     }
 
-    /// The instance, or a problem that says what is missing.
+    /// Returns the instance, or a problem that says what is missing.
     pub fn instance(&self, reference: &InstanceRef) -> Result<&Instance> {
         self.pool(&reference.pool)?;
         self.instances.get(&reference.id).filter(|i| i.pool == reference.pool).ok_or_else(|| {
@@ -85,57 +85,57 @@ impl RecordSet {
         })
     }
 
-    /// The instance by its id alone.
+    /// Returns the instance with this id.
     pub fn by_id(&self, id: InstanceId) -> Result<&Instance> {
         self.instances.get(&id).ok_or_else(|| {
             not_found(format!("instance {id} any more"), "it was destroyed in the meantime")
         })
     }
 
-    /// The job, or a problem that says how to see which there are.
+    /// Returns the job, or a problem with a hint.
     pub fn job(&self, id: JobId) -> Result<&Job> {
         self.jobs.get(&id).ok_or_else(|| no_job(id))
     }
 
-    /// The jobs of one pool.
+    /// Returns the jobs of one pool.
     pub fn jobs_of<'a>(&'a self, pool: &'a PoolRef) -> impl Iterator<Item = &'a Job> {
         self.jobs.values().filter(move |job| job.pool == *pool)
     }
 
-    /// The instances of one pool.
+    /// Returns the instances of one pool.
     pub fn of_pool<'a>(&'a self, pool: &'a PoolRef) -> impl Iterator<Item = &'a Instance> {
         self.instances.values().filter(move |instance| instance.pool == *pool)
     }
 
-    /// The instances of one tenant.
+    /// Returns the instances of one tenant.
     pub fn of_tenant<'a>(&'a self, tenant: &'a Name) -> impl Iterator<Item = &'a Instance> {
         self.instances.values().filter(move |instance| instance.pool.tenant == *tenant)
     }
 
-    /// What the tenant uses.
+    /// Returns the tenant's usage of its quotas.
     pub fn usage(&self, tenant: &Name) -> Usage {
         let pools = self.pools.keys().filter(|pool| pool.tenant == *tenant).count() as u64;
         let mut usage = Usage::count(pools, self.of_tenant(tenant));
         let own = self.pools.values().filter(|pool| pool.reference.tenant == *tenant);
-        // The pools' own disks, beside their instances' copies.
+        // The pools' own cache disks count besides the copies of their instances.
         usage.disk_mib += own.map(|pool| mvm_model::cache::disk_mib(&pool.caches)).sum::<u64>();
         let jobs = self.jobs.values().filter(|job| job.pool.tenant == *tenant);
         usage.disk_mib += jobs.map(mvm_model::intake::kept).sum::<u64>().div_ceil(1 << 20);
         usage
     }
 
-    /// The addresses that the tenant's instances have.
+    /// Returns the addresses of the tenant's instances.
     pub fn addresses(&self, tenant: &Name) -> BTreeSet<Ipv4Addr> {
         self.of_tenant(tenant).map(|instance| instance.address).collect()
     }
 }
 
-/// There is no such job.
+/// Returns the problem that the job does not exist.
 pub(crate) fn no_job(id: JobId) -> Problem {
     not_found(format!("job {id}"), "see the jobs with `mvm job list`")
 }
 
-/// The pool has no image to run.
+/// Returns the problem that the pool has no image to run.
 pub(crate) fn not_built(pool: &PoolRef) -> Problem {
     Problem::new(Code::NotBuilt, format!("pool {pool} has no image yet"))
         .hint(format!("build it: mvm pool build {pool}"))

@@ -1,4 +1,4 @@
-//! One write of the records: what is to change, gathered while it is decided.
+//! One write of the records: collects the changes while they are decided.
 
 use super::event_log::{EventLog, key, of_changes};
 use super::in_force::InForce;
@@ -11,18 +11,18 @@ use mvm_store::{Expect, Write};
 use serde::Serialize;
 use std::net::SocketAddr;
 
-/// One change of the records in memory, once it is durable.
+/// A change of the records in memory, which is made once it is durable.
 type Change = Box<dyn FnOnce(&mut RecordSet) + Send>;
 
-/// Changes that belong together: all of them become durable, or none.
+/// Changes that belong together: either all of them become durable, or none.
 #[derive(Default)]
 pub struct Transaction {
     writes: Vec<Write>,
-    /// As they will be; absent: gone.
+    /// The instances as they will be; `None` for a removed one.
     instances: Vec<(InstanceId, Option<Instance>)>,
-    /// What is told beside the changes of instances.
+    /// Events besides those of changes of instances.
     told: Vec<Event>,
-    /// All others.
+    /// The changes of all other records.
     apply: Vec<Change>,
 }
 
@@ -71,7 +71,8 @@ impl Transaction {
         self.instances.push((id, None));
     }
 
-    /// Writes an event that no record changes with; it gets its number here.
+    /// Writes an event that comes with no change of a record. The event gets its number when it is
+    /// written.
     pub fn tell(&mut self, event: Event) {
         self.told.push(event);
     }
@@ -84,7 +85,7 @@ impl Transaction {
         }));
     }
 
-    /// Forgets a job.
+    /// Removes a job.
     pub fn remove_job(&mut self, id: JobId) {
         self.delete(format!("jobs/{id}"));
         self.apply.push(Box::new(move |world| {
@@ -92,7 +93,7 @@ impl Transaction {
         }));
     }
 
-    /// Whether nothing is to change.
+    /// Returns whether the transaction changes nothing.
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty() && self.told.is_empty()
     }
@@ -103,19 +104,19 @@ impl Transaction {
         self.apply.push(Box::new(move |world| world.desired = Some(desired)));
     }
 
-    /// Obeys this leader of a fleet from now on.
+    /// Makes this the leader of a fleet that the node obeys from now on.
     pub fn put_leader(&mut self, leader: Leader) {
         self.put(LEADER.to_owned(), &leader);
         self.apply.push(Box::new(move |world| world.leader = Some(leader)));
     }
 
-    /// Obeys no leader any more.
+    /// Removes the leader that the node obeys.
     pub fn remove_leader(&mut self) {
         self.delete(LEADER.to_owned());
         self.apply.push(Box::new(move |world| world.leader = None));
     }
 
-    /// No document is in force any more.
+    /// Removes the document in force.
     pub fn remove_desired(&mut self) {
         self.delete(DESIRED.to_owned());
         self.apply.push(Box::new(move |world| world.desired = None));
@@ -137,8 +138,8 @@ impl Transaction {
         }));
     }
 
-    /// The writes that make the changes durable, together with the events that tell of them, and what is
-    /// to be done in memory once they are.
+    /// Returns the writes that make the changes durable, with their events, and the changes to make
+    /// in memory afterwards.
     pub(super) fn seal(mut self, world: &RecordSet, log: &EventLog) -> (Vec<Write>, Sealed) {
         let mut events = of_changes(world, &self.instances, log.next_id(), crate::now());
         for event in std::mem::take(&mut self.told) {
@@ -155,7 +156,7 @@ impl Transaction {
     }
 
     fn put(&mut self, key: String, value: &impl Serialize) {
-        // Records are plain structs of strings and numbers: their serialisation cannot fail.
+        // Records are plain structs of strings and numbers, so their serialisation cannot fail.
         let value = serde_json::to_vec(value).unwrap_or_default();
         self.writes.push(Write::Put { key, value, expect: Expect::Any });
     }
@@ -169,7 +170,7 @@ impl Transaction {
 pub(super) struct Sealed {
     instances: Vec<(InstanceId, Option<Instance>)>,
     apply: Vec<Change>,
-    /// What it tells, for those who follow the log.
+    /// The events for followers of the log.
     pub events: Vec<Event>,
 }
 

@@ -1,4 +1,4 @@
-//! Runs what [`super::script`] knows, as the guest's agent runs programs.
+//! Runs the commands that [`super::script`] knows, as the guest's agent runs programs.
 
 use super::files::{self, absolute};
 use super::inside::{Inside, refusal};
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
-/// Runs it until it has ended, the host sends a signal, or goes away.
+/// Runs a program until it has ended, or the host sends a signal or disconnects.
 pub async fn run(inside: &Inside, stream: &mut Stream, request: ExecRequest) -> Result<()> {
     let commands = script::parse(&request.argv).map_err(|name| not_found(&name))?;
     reply(stream, &()).await?;
@@ -32,12 +32,13 @@ pub async fn run(inside: &Inside, stream: &mut Stream, request: ExecRequest) -> 
     frame::write(&mut to_host, &Frame::Exit(exit)).await
 }
 
-/// There is no such program.
+/// Returns the error that a program does not exist.
 pub fn not_found(name: &str) -> Error {
     refusal(Code::CommandNotFound, format!("run {name}: a simulated guest has no such program"))
 }
 
-/// Hands on the input. Gives the signal that ends the program; `None` once the host is gone.
+/// Passes the input on to the program. Returns the signal that ends the program; `None` once the
+/// host has disconnected.
 async fn listen(
     from: &mut (impl AsyncRead + Unpin),
     mut input: Option<mpsc::Sender<Vec<u8>>>,
@@ -49,7 +50,7 @@ async fn listen(
             Some(Frame::StdinClosed) => input = None,
             Some(Frame::Stdin(bytes)) => {
                 if let Some(to) = &input {
-                    // A program that does not read is no fault of the host's.
+                    // The program need not read its input.
                     let _ = to.send(bytes).await;
                 }
             }
@@ -66,7 +67,7 @@ struct Program<'a, W> {
 }
 
 impl<W: AsyncWrite + Unpin> Program<'_, W> {
-    /// Gives the status of the last command.
+    /// Runs the commands, and returns the status of the last one.
     async fn run(&mut self, commands: &[Command]) -> Result<i32> {
         let mut status = 0;
         for command in commands {
@@ -82,7 +83,7 @@ impl<W: AsyncWrite + Unpin> Program<'_, W> {
                     0
                 }
                 Does::Cat(names) if names.is_empty() && command.into.is_none() => {
-                    // Piece by piece, as long as something comes.
+                    // Output follows each piece of input at once, until the input ends.
                     while let Some(bytes) = self.input.recv().await {
                         frame::write(self.to, &Frame::Stdout(bytes)).await?;
                     }
@@ -141,7 +142,7 @@ impl<W: AsyncWrite + Unpin> Program<'_, W> {
         frame::write(self.to, &Frame::Stderr(format!("{words}\n").into_bytes())).await
     }
 
-    /// Time passes only while the vCPUs run.
+    /// Waits for `time`, which passes only while the vCPUs run.
     async fn sleep(&self, time: Duration) {
         let machine = &self.inside.machine;
         let until = machine.uptime_ms().saturating_add(time.as_millis() as u64);

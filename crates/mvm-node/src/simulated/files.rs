@@ -1,4 +1,4 @@
-//! The files of a simulated guest, which it holds in its memory.
+//! The files of a simulated guest, which are in the guest's memory.
 
 use super::inside::refusal;
 use super::program::Program;
@@ -12,24 +12,24 @@ use mvm_model::Code;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The most that the files of one guest may hold, and an archive for it.
+/// The maximum size of all files of one guest, and of an archive for it, in bytes.
 const MOST_BYTES: usize = 4 << 20;
-/// The size of one piece of an archive.
+/// The size of one piece of an archive, in bytes.
 const PIECE: usize = 64 * 1024;
 
-/// What a guest holds in its memory.
+/// The content of a guest's memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     pub files: Files,
-    /// Programs that are kept, by their keys.
+    /// The kept programs, by their keys.
     #[serde(default)]
     pub programs: BTreeMap<String, Program>,
-    /// Drawn when it was first asked: one that is booted anew has another.
+    /// Identifies the guest's life: drawn at the first request, and again after each boot.
     #[serde(default)]
     pub life: String,
 }
 
-/// Everything that there is, by absolute path.
+/// All files and folders, by absolute path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Files(BTreeMap<String, File>);
 
@@ -46,7 +46,7 @@ impl Files {
         self.0.insert(path.to_owned(), File { mode, bytes: Some(bytes) });
     }
 
-    /// The bytes of a file.
+    /// Returns the content of a file; `None` where it does not exist or is a folder.
     pub fn read(&self, path: &str) -> Option<Vec<u8>> {
         self.0.get(path)?.bytes.clone()
     }
@@ -55,7 +55,7 @@ impl Files {
         self.0.values().filter_map(|file| file.bytes.as_ref()).map(Vec::len).sum()
     }
 
-    /// Takes in what an archive holds, below the folder `path`.
+    /// Unpacks an archive below the folder `path`.
     fn unpack(&mut self, path: &str, archive: &[u8]) -> std::io::Result<()> {
         self.0.insert(absolute("/", path), File { mode: 0o755, bytes: None });
         let mut reader = Reader::new(archive);
@@ -63,7 +63,7 @@ impl Files {
             let name = absolute(path, &String::from_utf8_lossy(&entry.name));
             let bytes = match &entry.kind {
                 Kind::Folder => None,
-                // Without holes it is no longer than the archive.
+                // A file without holes is no longer than the archive.
                 kind if *kind == Kind::file(length(kind)) => Some(bytes(&mut reader)?),
                 other => {
                     let what = format!("{name} is {other:?}: not simulated");
@@ -75,7 +75,8 @@ impl Files {
         Ok(())
     }
 
-    /// An archive of a file, or of a folder and all in it; `None` where there is nothing.
+    /// Returns an archive of a file, or of a folder with its content; `None` where `path` does not
+    /// exist.
     fn pack(&self, path: &str) -> std::io::Result<Option<Vec<u8>>> {
         let path = absolute("/", path);
         let below = format!("{}/", path.trim_end_matches('/'));
@@ -118,7 +119,8 @@ fn bytes(reader: &mut Reader<&[u8]>) -> std::io::Result<Vec<u8>> {
     }
 }
 
-/// `path` from `folder`, without `.`, `..` and doubled slashes.
+/// Returns the absolute path of `path`, which is relative to `folder`, without `.`, `..` and
+/// doubled slashes.
 pub fn absolute(folder: &str, path: &str) -> String {
     let whole = if path.starts_with('/') { path.to_owned() } else { format!("{folder}/{path}") };
     let mut parts: Vec<&str> = Vec::new();
@@ -132,22 +134,22 @@ pub fn absolute(folder: &str, path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-/// Reads the files of a machine.
+/// Returns the files of a machine.
 pub fn look(machine: &GuestMachine) -> Files {
     machine.with_memory(|memory| (read(memory).files, false))
 }
 
-/// A guest that was just booted has nothing in it.
+/// Returns the content of the memory, which is empty after a boot.
 fn read(memory: &[u8]) -> Memory {
     serde_json::from_slice(memory).unwrap_or_default()
 }
 
-/// Changes the files of a machine; refused where they get to be too much.
+/// Changes the files of a machine. Refused if they would be too large.
 pub fn change<T>(machine: &GuestMachine, change: impl FnOnce(&mut Files) -> T) -> Result<T> {
     change_all(machine, |memory| change(&mut memory.files))
 }
 
-/// Changes all that a machine holds; refused where the files get to be too much.
+/// Changes the memory of a machine. Refused if its files would be too large.
 pub fn change_all<T>(machine: &GuestMachine, change: impl FnOnce(&mut Memory) -> T) -> Result<T> {
     machine.with_memory(|memory| {
         let before = read(memory);
@@ -159,14 +161,14 @@ pub fn change_all<T>(machine: &GuestMachine, change: impl FnOnce(&mut Memory) ->
         }
         let changed = after != before;
         if changed {
-            // Plain maps of strings and numbers: they serialise.
+            // Plain maps of strings and numbers, which can always be serialised.
             *memory = serde_json::to_vec(&after).unwrap_or_default();
         }
         (Ok(value), changed)
     })
 }
 
-/// Takes in an archive.
+/// Receives and unpacks an archive.
 pub async fn put(
     machine: &GuestMachine,
     stream: &mut Stream,
@@ -177,7 +179,7 @@ pub async fn put(
     let mut archive = Vec::new();
     loop {
         match frame::read(stream).await? {
-            // The rest of one that is too long is read and dropped.
+            // The rest of an archive that is too long is read and dropped.
             Some(Frame::Data(bytes)) if archive.len() <= MOST_BYTES => archive.extend(bytes),
             Some(Frame::Data(_)) => {}
             Some(Frame::End) => break,

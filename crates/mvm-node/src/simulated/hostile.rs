@@ -1,4 +1,4 @@
-//! Guests that do not do what they are to, for tests.
+//! Guests that misbehave, for tests.
 
 use super::inside::Inside;
 use super::{Silence, pass_through};
@@ -12,39 +12,39 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// The request that a guest does not carry out.
+/// The request at which a guest misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
     Mount,
     Put,
     /// The command is never started.
     Start,
-    /// The command never ends, whatever it is told.
+    /// The command never ends, whatever signals it gets.
     Run,
     Get,
     Unmount,
 }
 
-/// What it does instead.
+/// How a guest misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
-    /// Nothing.
+    /// It does nothing.
     Stalls,
-    /// A little now and then, without end.
+    /// It sends, or reads, a little now and then, forever.
     Trickles,
-    /// As much as it can, without end, if what it is asked for is called [`ENDLESS`].
+    /// It sends as much as it can, forever, if the requested path contains [`ENDLESS`].
     Floods,
 }
 
-/// What a guest that floods has no end of.
+/// The part of a path for which a flooding guest sends data forever.
 pub const ENDLESS: &str = "endless";
 
-/// A guest that is well but for one request.
+/// A guest that behaves well except at one request.
 #[derive(Clone, Debug)]
 pub struct Hostile {
     pub at: At,
     pub how: How,
-    /// Whether it was asked for that.
+    /// Whether that request has come.
     pub asked: watch::Sender<bool>,
 }
 
@@ -85,7 +85,7 @@ impl Answer for Host {
             At::Run => Frame::Stdout(b".".to_vec()),
             At::Get if self.hostile.how == How::Floods => Frame::Data(vec![0; 64 * 1024]),
             At::Get => Frame::Data(vec![0]),
-            // A reply has no pieces; of what it takes in it reads a little.
+            // A reply has no pieces to send slowly, so the guest reads its input slowly instead.
             _ => return self.read_slowly(stream).await,
         };
         reply(stream, &()).await?;

@@ -1,4 +1,4 @@
-//! What a simulated machine has inside.
+//! The inside of a simulated machine.
 
 use super::silence::Silence;
 use mvm_guest::Error;
@@ -12,11 +12,11 @@ pub struct Inside {
     pub running: watch::Receiver<bool>,
     pub machine: GuestMachine,
     pub silence: Silence,
-    /// Kept programs were told something.
+    /// Notified when kept programs got a message.
     pub told: Notify,
 }
 
-/// What a guest says that does not do something.
+/// Returns a guest's refusal of a request.
 pub fn refusal(code: Code, message: String) -> Error {
     Error::Guest { code, message }
 }

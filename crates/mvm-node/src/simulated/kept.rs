@@ -1,5 +1,6 @@
-//! Kept programs of a simulated guest: they are in its memory, between any two of their commands, and
-//! so outlive whatever serves its channel. One goes on while somebody is attached to it.
+//! Kept programs of a simulated guest. Between any two of their commands they are in the guest's
+//! memory, so they outlive the task that serves the guest's channel. A program runs only while a
+//! client is attached to it.
 
 use super::exec::not_found;
 use super::files::{self, Memory, absolute};
@@ -15,17 +16,18 @@ use mvm_model::Code;
 use std::time::Duration;
 use tokio::io::AsyncRead;
 
-/// What a program does next.
+/// The next step of a program.
 enum Next {
-    /// The next command.
+    /// Run the next command.
     Go,
-    /// Wait so long.
+    /// Wait for this long.
     Sleep(Duration),
-    /// Nothing: it has ended.
+    /// Do nothing: the program has ended.
     Over(Exit),
 }
 
-/// Starts the program, or attaches to the one that is there, until it has ended or the host goes.
+/// Starts the program, or attaches to the one with the same key, until it has ended or the host
+/// disconnects.
 pub async fn run(
     inside: &Inside,
     stream: &mut Stream,
@@ -72,14 +74,14 @@ pub async fn run(
             }
         };
         tokio::select! {
-            // Told something, it is looked at anew.
+            // A message may have changed the program, so look at it again.
             heard = &mut hear => return heard,
             () = program.sleep(wait) => {}
             () = inside.told.notified() => {}
         }
     };
     frame::write(&mut to_host, &Frame::Exit(exit)).await?;
-    // The host still has to say that it has all.
+    // The host must still acknowledge the last output.
     hear.await
 }
 
@@ -96,7 +98,7 @@ impl Attached<'_> {
         })
     }
 
-    /// Time passes only while the vCPUs run.
+    /// Waits for `wait`, which passes only while the vCPUs run.
     async fn sleep(&self, wait: Duration) {
         let mut running = self.inside.running.clone();
         if running.wait_for(|runs| *runs).await.is_ok() {
@@ -104,7 +106,7 @@ impl Attached<'_> {
         }
     }
 
-    /// Does one command, with all that comes of it.
+    /// Runs one command, and stores all its effects at once.
     fn step(&self) -> Result<()> {
         let uptime = self.inside.machine.uptime_ms();
         files::change_all(&self.inside.machine, |memory| {
@@ -146,7 +148,7 @@ impl Program {
         self.exit.map_or(Next::Go, Next::Over)
     }
 
-    /// What it has printed behind the first `cursor` bytes, which moves on.
+    /// Returns the output after the first `cursor` bytes, and advances `cursor`.
     fn behind(&self, cursor: &mut u64) -> Vec<Frame> {
         let (mut at, mut pieces) = (0, Vec::new());
         for (error, words) in &self.printed {
@@ -199,7 +201,7 @@ impl Program {
         self.done += 1;
     }
 
-    /// Its standard input is empty.
+    /// Prints files. Standard input is empty.
     fn cat(&mut self, memory: &Memory, names: &[String], printed: &mut String) -> i32 {
         let mut status = 0;
         for name in names {

@@ -1,8 +1,8 @@
-//! A guest that is none: it speaks the guest protocol for machines of the simulated hypervisor.
+//! A simulated guest, which speaks the guest protocol for machines of the simulated hypervisor.
 //!
-//! It is silent while its vCPUs are paused, keeps its files in the machine's memory, where sleep
-//! and clones find them, and runs nothing on the host: a handful of commands is simulated
-//! ([`script`]), and every other is not found. There is no SSH server in it.
+//! The guest is silent while its vCPUs are paused. Its files are in the machine's memory, so sleep
+//! and clones preserve them. It runs nothing on the host: a few commands are simulated
+//! ([`script`]), and all others are not found. It has no SSH server.
 
 mod exec;
 mod files;
@@ -27,15 +27,15 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, watch};
 
-/// The port of the guest that gives back what it is sent (RFC 862); all others refuse.
+/// The guest's port that echoes what it is sent (RFC 862). All others refuse connections.
 const ECHO_PORT: u16 = 7;
-/// The most that is on its way between a guest and its host, in bytes.
+/// The maximum number of bytes in flight between a guest and its host.
 const PIPE: usize = 4096;
 
 /// Serves the channels of simulated machines.
 #[derive(Clone, Debug, Default)]
 pub struct SimulatedGuest {
-    /// When one of them falls silent.
+    /// When a guest falls silent.
     pub silence: Silence,
 }
 
@@ -46,7 +46,7 @@ impl Guest for SimulatedGuest {
     }
 }
 
-/// Serves one connection with what `answers` makes of the machine's inside.
+/// Serves one connection. `answers` makes the handler of requests from the machine's inside.
 async fn pass_through<T: Answer>(
     channel: GuestChannel,
     silence: Silence,
@@ -69,7 +69,7 @@ async fn pass_through<T: Answer>(
     }
 }
 
-/// Moves bytes, as long as the vCPUs run and the guest speaks.
+/// Copies bytes while the vCPUs run and the guest is not silent.
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -97,7 +97,8 @@ impl Answer for Inside {
                 reply(stream, &()).await
             }
             Request::Exec(mut request) => match request.keep.take() {
-                // One with a standard input is not kept: nothing is simulated of how much it has taken.
+                // A program with standard input is not kept, since it is not simulated how much
+                // input it has read.
                 Some(keep) if !request.stdin => kept::run(self, stream, request, keep).await,
                 _ => exec::run(self, stream, request).await,
             },
@@ -105,7 +106,7 @@ impl Answer for Inside {
             Request::Get { path, notes } => files::get(&self.machine, stream, &path, notes).await,
             Request::Stats => reply(stream, &self.stats()).await,
             Request::Connect { port } => connect(stream, port).await,
-            // Its files are in memory, whatever disk they would be on.
+            // The files are in memory, whatever disk they would be on.
             Request::Sync | Request::Mount { .. } | Request::Unmount { .. } => {
                 reply(stream, &()).await
             }
@@ -129,7 +130,7 @@ impl Inside {
         }
     }
 
-    /// Its programs are in its memory, and live as long as that.
+    /// Returns the id of the guest's life. Kept programs are in the memory, and live as long as it.
     fn life(&self) -> Option<String> {
         let life = files::change_all(&self.machine, |memory| {
             if memory.life.is_empty() {
@@ -140,7 +141,7 @@ impl Inside {
         life.ok().filter(|life| !life.is_empty())
     }
 
-    /// Takes on names and address; what it is told of time, entropy and SSH it has no use for.
+    /// Stores the given names and the address. Time, entropy and SSH keys are not simulated.
     fn adopt(&self, identity: &Adopt) -> Result<()> {
         let address = identity.network.as_ref().map(|network| &network.address);
         let named = [

@@ -1,38 +1,38 @@
-//! What a simulated guest can run: `true`, `false`, `echo WORDS`, `cat [FILES]`, `sleep SECONDS`,
-//! `exit STATUS`, and `sh -c` (or `bash -c`) with a list of these, joined by `;`, `&&` or line
-//! ends, with words in quotes, and with `> FILE` at the end of a command.
+//! The commands that a simulated guest can run: `true`, `false`, `echo WORDS`, `cat [FILES]`,
+//! `sleep SECONDS`, `exit STATUS`, and `sh -c` (or `bash -c`) with a list of these, joined by `;`,
+//! `&&` or line ends, with words in quotes, and with `> FILE` at the end of a command.
 
 use std::time::Duration;
 
 /// One command of a script.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
-    /// What it does.
+    /// The command's action.
     pub does: Does,
-    /// Where its output goes, if not to the caller.
+    /// The file that the output goes to; absent where it goes to the caller.
     pub into: Option<String>,
-    /// It is run only where the one before it has succeeded.
+    /// Whether the command runs only if the previous one has succeeded.
     pub if_well: bool,
 }
 
-/// What a command does.
+/// The action of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Does {
-    /// Ends with this status; of a script the whole.
+    /// Ends the whole script with this status.
     Exit(i32),
-    /// Has this status.
+    /// Returns this status.
     Be(i32),
     /// Prints a line.
     Echo(String),
-    /// Prints files; its input where there are none.
+    /// Prints files, or the input if no file is given.
     Cat(Vec<String>),
-    /// Waits.
+    /// Waits for this long.
     Sleep(Duration),
-    /// Complains and has this status.
+    /// Prints an error and returns this status.
     Complain(i32, String),
 }
 
-/// What is to be run, or the name of the program that there is none of.
+/// Returns the commands to run. The error is the name of a program that does not exist.
 pub fn parse(argv: &[String]) -> Result<Vec<Command>, String> {
     let words: Vec<&str> = argv.iter().map(String::as_str).collect();
     match words.as_slice() {
@@ -67,7 +67,8 @@ fn command(words: &[&str]) -> Result<Does, String> {
     })
 }
 
-/// A shell's list of commands. What is not simulated is complained of when it is its turn.
+/// Parses a shell's list of commands. A command that is not simulated prints an error when it is
+/// run.
 fn list(script: &str) -> Vec<Command> {
     let tokens = match tokens(script) {
         Ok(tokens) => tokens,
@@ -106,7 +107,7 @@ enum Token {
     IfWell,
 }
 
-/// Cuts a script into words; the error is what there is no simulation of.
+/// Splits a script into tokens. The error is the part that is not simulated.
 fn tokens(script: &str) -> Result<Vec<Token>, String> {
     let mut tokens = Vec::new();
     let mut word: Option<String> = None;

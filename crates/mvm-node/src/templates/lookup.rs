@@ -1,8 +1,8 @@
-//! Templates: the golden snapshot of a pool's revision, booted once and cloned from then on.
+//! Templates: the golden snapshot of a pool's revision, booted once and then cloned.
 //!
-//! A template is a directory below `templates/`, published whole by a rename and never changed:
-//! memory, device state and disks of a machine that is ready and has no identity. Its name is the
-//! digest of everything that it depends on, so that what changes makes another one.
+//! A template is a directory below `templates/`, published atomically by a rename and never
+//! changed: memory, device state and disks of a machine that is ready and has no identity. Its name
+//! is the digest of everything that it depends on, so that any change makes another template.
 
 use super::standing::{NOTE, Renewals};
 use crate::Result;
@@ -22,48 +22,49 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The file of a template that says when it was made.
+/// The file of a template that holds the time when the template was made.
 const MADE: &str = "template.json";
-/// What ends the name of a template that is not whole yet.
+/// The suffix of an unfinished template's name.
 const UNFINISHED: &str = ".new";
 
-/// A template that is there.
+/// A template that exists.
 #[derive(Clone, Debug)]
 pub struct Template {
-    /// Its name.
+    /// The template's name.
     pub key: String,
-    /// Memory, snapshot and disks, named as an instance's are.
+    /// The memory, snapshot and disks, named as an instance's are.
     pub files: Files,
-    /// When it was made: tells it from the one before of the same name.
+    /// When the template was made, in ms since the Unix epoch: identifies it among templates of the
+    /// same name.
     pub made_at: Millis,
 }
 
-/// What a template says of itself.
+/// The content of a template's own file.
 #[derive(Serialize, Deserialize)]
 struct Made {
     made_at: Millis,
 }
 
-/// All that a template depends on.
+/// Everything that a template depends on.
 #[derive(Serialize)]
 struct Origin<'a> {
     pool: &'a PoolRef,
     revision: &'a str,
     resources: Resources,
-    /// Sizes of the disks of its caches: what the guest sees of them.
+    /// The sizes of the cache disks, which is all that the guest sees of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cache_mib: Vec<u64>,
     prewarm: Option<&'a str>,
     hypervisor: String,
 }
 
-/// Whether the instance is booted to become a template.
+/// Returns whether the instance is booted to become a template.
 pub(crate) fn is_template_builder(instance: &Instance) -> bool {
     instance.lease.as_ref().is_some_and(|lease| lease.purpose == Purpose::Template)
 }
 
-/// Looks templates up, and removes those that nothing needs. They are made by
-/// [`TemplateMaker`](crate::template_maker::TemplateMaker).
+/// Finds templates, and removes those that nothing needs.
+/// [`TemplateMaker`](crate::template_maker::TemplateMaker) makes them.
 pub(crate) struct Templates {
     pub(super) state_dir: StateDir,
     hypervisor: Arc<dyn Hypervisor>,
@@ -73,7 +74,7 @@ pub(crate) struct Templates {
 }
 
 impl Templates {
-    /// The templates in this state directory, for this driver.
+    /// Makes the service for templates in this state directory and of this driver.
     pub(crate) fn new(
         state_dir: StateDir,
         hypervisor: Arc<dyn Hypervisor>,
@@ -83,12 +84,12 @@ impl Templates {
         Templates { state_dir, hypervisor, records, renewals: Renewals::default(), wake }
     }
 
-    /// Registers what is counted.
+    /// Registers the metrics.
     pub(crate) fn register(&self, registry: &mut Registry) {
         self.renewals.register(registry);
     }
 
-    /// The files of the template of this name.
+    /// Returns the files of the template `key`.
     pub(crate) fn files(&self, key: &str) -> Files {
         Files { dir: self.state_dir.templates().join(key) }
     }
@@ -109,12 +110,12 @@ impl Templates {
             prewarm: pool.prewarm.as_deref(),
             hypervisor: format!("{} {} {}", driver.name, driver.version, driver.accelerator),
         };
-        // A plain struct of strings and numbers: it serialises.
+        // A plain struct of strings and numbers, which can always be serialised.
         let text = serde_json::to_vec(&origin).unwrap_or_default();
         Sha256::digest(&text).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The template of this name, if it is there.
+    /// Returns the template `key`, if it exists.
     pub(crate) fn find(&self, key: String) -> Option<Template> {
         let files = self.files(&key);
         let text = fs::read(files.dir.join(MADE)).ok();
@@ -123,19 +124,19 @@ impl Templates {
         files.dir.is_dir().then_some(Template { key, files, made_at })
     }
 
-    /// The name of the template of the pool's present revision and shape.
+    /// Returns the name of the template of the pool's present revision and shape.
     pub(crate) fn key_of_pool(&self, pool: &Pool) -> Option<String> {
         let revision = pool.current_revision()?;
         Some(self.key(pool, &revision.digest, pool.resources, &pool.caches))
     }
 
-    /// The template of the pool's present revision and shape, if it is there.
+    /// Returns the template of the pool's present revision and shape, if it exists.
     pub(crate) fn of_pool(&self, pool: &Pool) -> Option<Template> {
         self.find(self.key_of_pool(pool)?)
     }
 
-    /// The template that an instance would be a clone of, if that is there and the instance has
-    /// nothing of its own yet.
+    /// Returns the template that an instance would be cloned from, if it exists and the instance
+    /// has nothing of its own yet.
     pub(crate) fn for_instance(&self, id: InstanceId) -> Result<Option<Template>> {
         self.records.read(|world| {
             let instance = world.by_id(id)?;
@@ -149,7 +150,8 @@ impl Templates {
 
     /// Removes the templates that no pool and no instance needs.
     pub(crate) async fn collect(&self) {
-        // What a change that is under way needs is not removed under it.
+        // Waits for a change that is under way, so that no template is removed that the change
+        // needs.
         let needed: BTreeSet<String> = self
             .records
             .alone(|world| {
@@ -176,7 +178,7 @@ impl Templates {
         }
     }
 
-    /// At start: removes what an agent that was killed had not finished.
+    /// Removes at start the templates that a killed agent had not finished.
     pub(crate) fn sweep(&self) -> Result<()> {
         for name in self.names().iter().filter(|name| name.ends_with(UNFINISHED)) {
             remove_dir(&self.state_dir.templates().join(name))?;
@@ -190,7 +192,7 @@ impl Templates {
     }
 }
 
-/// Moves memory, snapshot and disks of a sleeping machine into a template, whole or not at all.
+/// Moves memory, snapshot and disks of a sleeping machine into a template, atomically.
 pub(crate) fn publish(from: &Files, to: &Files) -> Result<()> {
     let name = to.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let work = Files { dir: to.dir.with_file_name(name + UNFINISHED) };
@@ -205,7 +207,7 @@ pub(crate) fn publish(from: &Files, to: &Files) -> Result<()> {
     ];
     for (from, to) in files.iter().filter(|(from, _)| from.exists()) {
         fs::rename(from, to).map_err(|e| io(format!("move {}", from.display()), e))?;
-        // Its clones map it; none may write to it.
+        // The template's clones map these files, so that none may write to them.
         std::os::unix::fs::chown(to, Some(0), Some(0))
             .map_err(|e| io(format!("take over {}", to.display()), e))?;
     }

@@ -1,5 +1,5 @@
-//! Templates: found, given up, and removed. They are made a floor above (`template_maker.rs`), since one
-//! that is made is booted as an instance.
+//! Templates: found, given up and removed. `template_maker.rs` makes them a floor above, since a
+//! template is first booted as an instance.
 
 mod lookup;
 mod renewal;

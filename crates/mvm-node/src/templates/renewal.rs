@@ -1,7 +1,9 @@
-//! Templates that are given up and made anew: what could not be loaded, and what came up dead.
+//! Templates that are given up and renewed: those that could not be loaded, and those whose clones
+//! did not answer.
 //!
-//! A template that is given up leaves a note beside where it was: until the new one is there an
-//! agent that starts knows as well that one is to be made, whatever the pool's counts are.
+//! A template that is given up leaves a note beside its former place. Until there is a new
+//! template, the note also tells the next agent that one must be made, whatever the pool's counts
+//! are.
 
 use super::lookup::{Template, Templates};
 use super::standing::{NOTE, RENEWED};
@@ -16,7 +18,7 @@ use mvm_model::{Code, Pool, PoolRef};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// What the end of a clone's way up says of its template.
+/// Returns what the end of a clone's start says about its template.
 fn end_of(outcome: &Result<()>) -> CloneEnd {
     match outcome.as_ref().map_err(|problem| problem.code.known()) {
         Ok(()) => CloneEnd::Answered,
@@ -39,11 +41,12 @@ impl Templates {
         self.state_dir.templates().join(format!("{key}{NOTE}"))
     }
 
-    /// Takes into account how a clone of the template came up; gives the template up where that is
-    /// one too many.
+    /// Counts how a clone of the template came up, and gives the template up after too many
+    /// failures.
     pub(crate) fn judge(&self, pool: &PoolRef, template: &Template, outcome: &Result<()>) {
         let end = end_of(outcome);
-        // Another clone may have been sooner: then this one says nothing of the template that is there.
+        // Another clone may have given the template up: then this result does not concern the
+        // present one.
         let present = self.find(template.key.clone());
         if present.is_none_or(|present| present.made_at != template.made_at) {
             return;
@@ -67,7 +70,7 @@ impl Templates {
         tracing::warn!(%pool, template = template.key, reason, "a template is given up");
         self.renewals.given_up.get_or_create(&of_pool(pool)).inc();
         let renewal = Renewal { at: wall(), made_at: template.made_at, reason, done: false };
-        // The note first: a template that is gone without one would not be missed.
+        // The note comes first: a removed template without a note would not be renewed.
         let text = serde_json::to_vec(&renewal).unwrap_or_default();
         let gone = write_atomically(&self.note(&template.key), &text, 0o600)
             .and_then(|()| remove_dir(&template.files.dir));
@@ -77,25 +80,26 @@ impl Templates {
         self.wake.notify();
     }
 
-    /// Why the template of this name was given up, if a new one is to be made.
+    /// Returns why the template of this name was given up, if a new one is to be made.
     pub(crate) fn to_be_renewed(&self, key: &str) -> Option<Renewal> {
         read(&self.note(key))
     }
 
-    /// An instance is booted: counted where its pool's template was given up.
+    /// Counts the boot of an instance if its pool's template was given up.
     pub(crate) fn count_boot(&self, pool: &Pool) {
         if self.key_of_pool(pool).is_some_and(|key| self.to_be_renewed(&key).is_some()) {
             self.renewals.booted.get_or_create(&of_pool(&pool.reference)).inc();
         }
     }
 
-    /// What became of the pool's template, if it was ever given up.
+    /// Returns the last renewal of the pool's template, if the template was ever given up.
     pub(crate) fn renewal_of(&self, pool: &Pool) -> Option<Renewal> {
         let key = self.key_of_pool(pool)?;
         self.to_be_renewed(&key).or_else(|| read(&self.files(&key).dir.join(RENEWED)))
     }
 
-    /// What an agent that was killed left half done: the old template goes, a new one is noted.
+    /// Completes the renewal that a killed agent left unfinished: removes the old template, or
+    /// notes that the new one is made.
     pub(crate) fn end_renewal(&self, pool: &Pool) -> Result<()> {
         let Some(template) = self.of_pool(pool) else { return Ok(()) };
         match self.to_be_renewed(&template.key) {
@@ -105,7 +109,7 @@ impl Templates {
         }
     }
 
-    /// The new template is there.
+    /// Notes that the new template is made.
     pub(crate) fn renewed(&self, key: &str) -> Result<()> {
         let Some(renewal) = self.to_be_renewed(key) else { return Ok(()) };
         let text = serde_json::to_vec(&Renewal { done: true, ..renewal }).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What is known of templates by their clones.
+//! The standing of templates, as the starts of their clones show it.
 
 use crate::labels::Labels;
 use mvm_model::template::Standing;
@@ -8,22 +8,22 @@ use prometheus_client::registry::Registry;
 use std::collections::HashMap;
 use std::sync::Mutex as Lock;
 
-/// What ends the name of the note that a template is to be made anew.
+/// The suffix of the note that a template is to be renewed.
 pub(super) const NOTE: &str = ".anew";
-/// The note of a template that was made anew, in its directory.
+/// The file in a renewed template's directory that says why the template was renewed.
 pub(crate) const RENEWED: &str = "renewal.json";
 
-/// What is known of templates by their clones, in memory only.
+/// The standing of templates, in memory only, and the metrics of renewals.
 #[derive(Default)]
 pub(super) struct Renewals {
     pub standings: Lock<HashMap<String, Standing>>,
     pub given_up: Family<Labels, Counter>,
-    /// Instances that were booted although their pool has a template that ought to be there.
+    /// Instances that were booted because their pool's template was given up.
     pub booted: Family<Labels, Counter>,
 }
 
 impl Renewals {
-    /// Registers what is counted.
+    /// Registers the metrics.
     pub(crate) fn register(&self, registry: &mut Registry) {
         let what = "Templates that were given up and are made anew";
         registry.register("templates_given_up", what, self.given_up.clone());
