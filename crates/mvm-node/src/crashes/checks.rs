@@ -1,4 +1,5 @@
-//! What must hold whenever an agent is at rest: records and reality are one.
+//! The invariants that hold whenever an agent is at rest: the records match machines, links and
+//! files.
 
 use super::host::Host;
 use super::queue;
@@ -13,13 +14,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long it is looked again at most, for real.
+/// The maximum real time for which the checks are repeated.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Everything that is not as it must be, in words.
+/// Returns all violations of the invariants, in words.
 ///
-/// A machine may end while this looks, by a call of the background's. What changes meanwhile is looked
-/// at again, and so is what somebody holds: its end may be on disk and not in memory yet.
+/// A machine may end while this function looks, because of a background task's call. So the checks
+/// are repeated after a change, and while a gate is held: its holder's outcome may be on disk and
+/// not in memory yet.
 pub async fn faults(agent: &Arc<Agent>, host: &Host) -> Vec<String> {
     let began = Instant::now();
     loop {
@@ -38,7 +40,8 @@ pub async fn faults(agent: &Arc<Agent>, host: &Host) -> Vec<String> {
     }
 }
 
-/// Whether the process of an instance's machine has ended, and nobody has begun to record that.
+/// Returns whether the process of an instance's machine has ended and nothing has begun to record
+/// that.
 pub fn has_died(agent: &Agent, instance: &Instance) -> bool {
     let slot = agent.base.slots.of(instance.id);
     let up = matches!(instance.state, State::Running | State::Warm);
@@ -47,7 +50,7 @@ pub fn has_died(agent: &Agent, instance: &Instance) -> bool {
     })
 }
 
-/// Whether somebody is at work on the instance.
+/// Returns whether the instance's gate is held.
 fn is_held(agent: &Agent, instance: &Instance) -> bool {
     agent.base.slots.of(instance.id).gate.try_lock().is_err()
 }
@@ -63,7 +66,7 @@ async fn faults_of(agent: &Arc<Agent>, world: RecordSet, host: &Host) -> Vec<Str
     faults
 }
 
-/// In memory as on disk, whole, and within the quotas.
+/// Checks that the records in memory equal those on disk, are consistent, and respect the quotas.
 async fn records(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
     let kept = RecordSet::load(agent.base.records.store().as_ref()).await.expect("records");
     if kept.instances != world.instances || kept.pools != world.pools {
@@ -100,7 +103,8 @@ async fn records(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
     }
 }
 
-/// Every record of a live machine has one, in that state and in its slot, and there is no other.
+/// Checks that every instance that needs a machine has one, in the right state and in its slot, and
+/// that there is no other machine.
 async fn machines(agent: &Agent, world: &RecordSet, host: &Host, faults: &mut Vec<String>) {
     let root = &agent.base.state_dir;
     let sim = host.machines();
@@ -134,7 +138,8 @@ async fn machines(agent: &Agent, world: &RecordSet, host: &Host, faults: &mut Ve
     }
 }
 
-/// A bridge for every tenant, a tap for every live machine, and none for what is not recorded.
+/// Checks that every tenant has a bridge and every live machine a tap, and that no other links
+/// exist.
 async fn links(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
     let links = agent.supplies.links.network().list().await.expect("links");
     let mut names: BTreeSet<String> = links.into_iter().map(|link| link.name).collect();
@@ -152,13 +157,13 @@ async fn links(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
     faults.extend(names.iter().map(|name| format!("link {name} is nobody's")));
 }
 
-/// What is in a directory; nothing where there is none.
+/// Returns the names in a directory; empty where it does not exist.
 pub fn names(dir: &Path) -> BTreeSet<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Directories, disks, memory, snapshots and templates: those that the records speak of.
+/// Checks that directories, disks, memory, snapshots and templates are those of the records.
 fn files(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
     let root = &agent.base.state_dir;
     let mut dirs = names(&root.instances());
@@ -212,7 +217,7 @@ fn files_of(instance: &Instance, known: bool, have: &BTreeSet<String>) -> Option
     }
 }
 
-/// Whole ones only: those that pools and clones need.
+/// Checks that templates are complete, and are those that pools and clones need.
 fn templates(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
     let dir = agent.base.state_dir.templates();
     let have = names(&dir);
@@ -237,7 +242,8 @@ fn templates(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
     }
 }
 
-/// Numbered without a gap, and each instance's tell one story, which ends where its record is.
+/// Checks that the events are numbered without a gap, and that those of each instance are a
+/// sequence of transitions that ends in the recorded state.
 async fn events(agent: &Agent, world: &RecordSet, faults: &mut Vec<String>) {
     let events: Vec<Event> = agent.base.records.events_after(0).await.expect("events");
     let mut states: BTreeMap<String, State> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! A host whose agent can be killed: what stays is its disk, its records, its machines and links.
+//! A host whose agent can be killed. Its disk, records, machines and links survive the agent.
 
 use crate::agent::{Agent, AgentParts, AgentSettings};
 use crate::instances::watch_guests;
@@ -22,34 +22,34 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// What happens at one point.
+/// A fault at one point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strike {
-    /// At the so-manieth durable write.
+    /// A fault at the nth durable write.
     Write(u64, Blow),
-    /// At the so-manieth call of the driver.
+    /// A fault at the nth call of the driver.
     Call(u64, Effect),
 }
 
-/// What happens at a durable write.
+/// A fault at a durable write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blow {
-    /// The agent is killed before it is durable, or after.
+    /// The agent is killed before or after the write is durable.
     Kill(Moment),
-    /// It fails; nothing is written.
+    /// The write fails, and writes nothing.
     Fail,
-    /// The processes of all machines end before it, as by the kernel's out-of-memory killer.
+    /// The processes of all machines end before the write, as by the kernel's out-of-memory killer.
     Die,
 }
 
 impl Strike {
-    /// Whether it ends the agent.
+    /// Returns whether the fault ends the agent.
     pub fn kills(self) -> bool {
         matches!(self, Strike::Write(_, Blow::Kill(_)) | Strike::Call(_, Effect::Halt(_)))
     }
 }
 
-/// The points that a run has come through.
+/// The points of a run: its durable writes and its calls of the driver.
 #[derive(Clone, Debug, Default)]
 pub struct Course {
     pub writes: u64,
@@ -57,7 +57,7 @@ pub struct Course {
 }
 
 impl Course {
-    /// Everything that can happen at its points.
+    /// Returns all faults that can happen at the points.
     pub fn strikes(&self) -> Vec<Strike> {
         let kills = [Blow::Kill(Moment::Before), Blow::Kill(Moment::After), Blow::Fail];
         let mut all: Vec<Strike> =
@@ -79,7 +79,7 @@ impl Course {
     }
 }
 
-/// Runs the guests, and is no part of any agent.
+/// Runs the simulated guests, and belongs to no agent.
 static GUESTS: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(1).enable_all().build().expect("a runtime")
@@ -93,16 +93,16 @@ pub struct Host {
     trap: Arc<Trap>,
 }
 
-/// The images that there are, as pools name them.
+/// The images that exist, as pools name them.
 pub const IMAGES: [&str; 2] = ["aaaaaaaa", "bbbbbbbb"];
 
 impl Host {
-    /// An empty one, with two images.
+    /// Makes an empty host with two images.
     pub fn new() -> Host {
         Host::with(Arc::new(SimulatedGuest::default()))
     }
 
-    /// One whose machines have such guests.
+    /// Makes a host whose machines have this guest.
     pub fn with(guest: Arc<dyn Guest>) -> Host {
         let memory = Path::new("/dev/shm");
         let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
@@ -112,7 +112,7 @@ impl Host {
         for digest in IMAGES {
             image(&dir.path().join("images").join(digest), digest);
         }
-        // Formatted disks, which nobody looks into.
+        // The formatted disks, whose content no test reads.
         for (kind, mib) in [("scratch", 64), ("data", 16)] {
             let disks = dir.path().join("disks").join(format!("{kind}-{mib}"));
             std::fs::create_dir_all(&disks).expect("dir");
@@ -126,7 +126,7 @@ impl Host {
         Host { dir, records, machines: RefCell::new(machines), trap: Arc::default() }
     }
 
-    /// What will happen from now on, and the count of points begins anew.
+    /// Sets the fault that will happen, and restarts the count of points.
     pub fn arm(&self, strike: Option<Strike>) {
         *self.trap.calls_before_death.lock().expect("lock") = None;
         let (mut plan, mut blow) = (FaultPlan::none(), None);
@@ -139,19 +139,19 @@ impl Host {
         self.trap.arm(blow);
     }
 
-    /// The points since it was armed.
+    /// Returns the points since the last [`Host::arm`].
     pub fn course(&self) -> Course {
         let writes = self.trap.writes.load(Ordering::SeqCst);
         Course { writes, calls: self.machines.borrow().calls() }
     }
 
-    /// The machines.
+    /// Returns the machines.
     pub fn machines(&self) -> SimHypervisor {
         self.machines.borrow().clone()
     }
 
-    /// The life of one agent: it starts, recovers, serves, and is killed when `work` is done or the
-    /// trap springs, whichever is first. `None` if the trap was first.
+    /// Runs one agent: it starts, recovers, serves, and is killed when `work` is done or the fault
+    /// kills it, whichever is first. Returns `None` if the fault was first.
     pub fn agent<T>(&self, work: impl AsyncFnOnce(Arc<Agent>) -> T) -> Option<T> {
         let machines = self.machines.borrow().successor();
         *self.machines.borrow_mut() = machines.clone();
@@ -189,12 +189,13 @@ impl Host {
         crash_all(&self.machines.borrow());
     }
 
-    /// How many calls of the driver there had been when all machines died at a durable write.
+    /// Returns how many calls of the driver there had been when all machines died at a durable
+    /// write; `None` where they did not.
     pub fn calls_before_death(&self) -> Option<usize> {
         *self.trap.calls_before_death.lock().expect("lock")
     }
 
-    /// Takes its links out of this thread's network.
+    /// Removes the host's links from this thread's network.
     pub fn disconnect(&self) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let cleared = runtime.expect("a runtime").block_on(async {
@@ -247,7 +248,7 @@ fn image(dir: &Path, digest: &str) {
     std::fs::write(dir.join("manifest.json"), manifest).expect("manifest");
 }
 
-/// Counts durable writes, and strikes at one of them.
+/// Counts durable writes, and injects the fault at one of them.
 #[derive(Default)]
 struct Trap {
     writes: AtomicU64,
@@ -352,9 +353,9 @@ impl Store for Ledger {
     }
 }
 
-/// Gives this thread a network of its own, which goes with it.
+/// Gives this thread a network namespace of its own, which ends with the thread.
 pub fn own_network() {
-    // SAFETY: only the namespace changes that this thread's future sockets are in.
+    // SAFETY: this changes only the namespace of sockets that this thread will open.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
         .expect("a network namespace: run the tests as root");
 }

@@ -1,13 +1,14 @@
-//! The agent is killed at every durable write and at every call of the driver, of every operation.
+//! Kills the agent at every durable write and at every call of the driver, in every operation.
 //!
-//! A first run of an operation counts its points. Then it is done once for each of them, and for
-//! everything that can happen there: the agent is killed before it, in the midst of it, or after
-//! it; the call fails, takes longer, or the machine dies in it. The next agent, or this one where
-//! it lives, comes to rest, and records, machines, links, files and events have to be one; what the
-//! operation is not about has to be as before; and the operation, done again, has to end well.
+//! A first run of an operation counts its points. Then the operation is run once for each point and
+//! each fault that can happen there: the agent is killed before the point, in the middle of the
+//! call, or after it; the call fails or takes longer; or the machine dies in the call. The next
+//! agent (or the same one, if it lives) comes to rest. Then the records must match machines, links,
+//! files and events. Objects that the operation does not concern must be as before, and the
+//! operation must succeed when it is run again.
 //!
-//! Everything is real but the hypervisor and its guests; each worker has a network of its own.
-//! `MVM_CRASH=name` in the environment runs one operation only, and says more.
+//! Everything is real except the hypervisor and its guests; each worker has a network of its own.
+//! `MVM_CRASH=name` in the environment runs one operation only, and prints more.
 
 pub mod checks;
 pub mod host;
@@ -25,13 +26,13 @@ use mvm_hypervisor::sim::Moment;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// So many operations are under way at once: they wait more than they compute.
+/// The number of operations that run at once. They wait more than they compute.
 const WORKERS: usize = 8;
 
-/// An operation by its place, and what happens to it and to the agent after it.
+/// The index of an operation, and the faults for its agent and for the next agent.
 type Point = (usize, [Option<Strike>; 2]);
 
-/// Runs all points, each on one of the workers. Gives their courses, and what went wrong.
+/// Runs all points on the workers. Returns the points that each run passed, and the errors.
 fn run_all(points: &[Point]) -> Vec<(Point, runs::Outcome<[Course; 2]>)> {
     let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
@@ -68,7 +69,7 @@ fn an_agent_killed_at_any_point_of_any_operation_loses_nothing() {
         courses
     };
 
-    // First what there is, then every point of it.
+    // First the runs without faults, which count the points, then every point.
     let courses = sound(&chosen.map(|n| (n, [None, None])).collect::<Vec<_>>());
     let of_course = |(n, _, [course, _]): &(usize, _, [Course; 2])| {
         let n = *n;
@@ -76,7 +77,8 @@ fn an_agent_killed_at_any_point_of_any_operation_loses_nothing() {
     };
     let points: Vec<Point> = courses.iter().flat_map(of_course).collect();
     sound(&points);
-    // The agent that repairs what is all done but for its last record is killed at each point, too.
+    // An operation is cut before its last record, and the agent that repairs it is killed at each
+    // of its own points.
     let last = |course: &Course| Strike::Write(course.writes, Blow::Kill(Moment::Before));
     let cut: Vec<Point> =
         courses.iter().map(|(n, _, [course, _])| (*n, [Some(last(course)), None])).collect();

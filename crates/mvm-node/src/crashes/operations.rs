@@ -1,4 +1,4 @@
-//! Every operation, with what it begins from.
+//! Every operation, with the situation in which it begins.
 
 use super::host::IMAGES;
 use super::runs::{MARK, write};
@@ -18,24 +18,24 @@ use mvm_model::{
 };
 use std::sync::Arc;
 
-/// Part of an operation.
+/// A part of an operation.
 pub type Step = Box<dyn Fn(Arc<Agent>) -> LocalBoxFuture<'static, Result<()>>>;
 
 /// One operation.
 pub struct Operation {
-    /// What it is called.
+    /// The operation's name.
     pub name: String,
-    /// Brings about what it begins from.
+    /// Prepares the situation in which the operation begins.
     pub prepare: Step,
-    /// Does it.
+    /// Runs the operation.
     pub act: Step,
-    /// Does it again, after whatever happened to the first time.
+    /// Runs the operation again, after whatever happened the first time.
     pub again: Option<Step>,
-    /// The instances that it may take away.
+    /// Returns whether the operation may destroy this instance.
     pub may_go: fn(&Instance) -> bool,
-    /// How many instances it makes in pools that were never scaled.
+    /// The number of instances that the operation makes in pools that were never scaled.
     pub makes: usize,
-    /// Whether those that are there before have something in memory, which must not be lost.
+    /// Whether the earlier instances have a mark in memory, which must not be lost.
     pub marked: bool,
 }
 
@@ -45,7 +45,7 @@ pub fn step<F: Future<Output = Result<()>> + 'static>(
     Box::new(move |agent| work(agent).boxed_local())
 }
 
-/// All of them.
+/// Returns all operations.
 pub fn all() -> Vec<Operation> {
     let mut all = transitions();
     all.extend(clones());
@@ -56,7 +56,7 @@ pub fn all() -> Vec<Operation> {
     all
 }
 
-/// One instance from one state to another.
+/// Returns the transitions of one instance from one state to another.
 fn transitions() -> Vec<Operation> {
     use State::{Created, Destroyed, Failed, Running, Sleeping, Stopped, Warm};
     let ways = [
@@ -83,7 +83,7 @@ fn transitions() -> Vec<Operation> {
     ];
     let of = |(from, to): (State, State)| transition(from, to, true);
     let mut all: Vec<Operation> = ways.into_iter().map(of).collect();
-    // Where no process outlasts the sleep.
+    // The same transitions where no process lingers after the sleep.
     let ways = [
         (Running, Sleeping),
         (Warm, Sleeping),
@@ -125,7 +125,7 @@ fn transition(from: State, to: State, lingers: bool) -> Operation {
     }
 }
 
-/// Templates and their clones.
+/// Returns the operations on templates and their clones.
 fn clones() -> Vec<Operation> {
     use State::{Created, Running, Sleeping, Stopped, Warm};
     let mut all = vec![
@@ -156,7 +156,7 @@ fn clones() -> Vec<Operation> {
             marked: false,
         },
     ];
-    // What a clone was before, how far it is, and where it is brought.
+    // The name, the earlier states of the clone, and the state to which it is brought.
     let ways: [(&'static str, &'static [State], State); 8] = [
         ("clone", &[], Running),
         ("clone to warm", &[], Warm),
@@ -203,7 +203,7 @@ fn clones() -> Vec<Operation> {
     all
 }
 
-/// A claim of a fleet that nobody renews, until it has ended by itself.
+/// Makes a claim for a fleet that is never renewed, and waits until it has ended by itself.
 async fn abandoned_claim(agent: &Arc<Agent>) -> Result<()> {
     let id = "l-0123456789abcdef";
     let leader = Leader { fleet_id: name("f"), epoch: 1 };
@@ -218,7 +218,7 @@ async fn abandoned_claim(agent: &Arc<Agent>) -> Result<()> {
     Ok(())
 }
 
-/// A claim and the end of its lease, by every rule, from every readiness.
+/// Returns claims and the ends of their leases, by every recycling rule and from every readiness.
 fn claims() -> Vec<Operation> {
     let spares: [(&str, Counts); 3] =
         [("warm", counts(0, 1, 0)), ("sleeping", counts(0, 0, 1)), ("nothing", counts(0, 0, 0))];
@@ -286,7 +286,7 @@ fn claims() -> Vec<Operation> {
     all
 }
 
-/// Pools as a whole.
+/// Returns the operations on whole pools.
 fn pools() -> Vec<Operation> {
     let ways: [(&str, Counts, Counts); 4] = [
         ("scale up", counts(0, 0, 0), counts(1, 1, 1)),
@@ -339,7 +339,7 @@ fn pools() -> Vec<Operation> {
     all
 }
 
-/// Tenants and documents.
+/// Returns the operations on tenants and documents.
 fn documents() -> Vec<Operation> {
     vec![
         Operation {
@@ -389,7 +389,7 @@ fn name(text: &str) -> Name {
     text.parse().expect("a name")
 }
 
-/// The pool that most of it is about.
+/// Returns the pool that most operations use.
 pub fn runners() -> PoolRef {
     "ci/runners".parse().expect("a pool")
 }
@@ -412,7 +412,7 @@ pub async fn tenant(agent: &Arc<Agent>, tenant: &str, net: u16) -> Result<()> {
     agent.pools.tenants.create(CreateTenant { name, network: network(net), quotas }).await
 }
 
-/// Tenant `ci` with pool `runners`, built.
+/// Makes the tenant `ci` with the pool `runners`, built.
 pub async fn pool(agent: &Arc<Agent>, recycle: Recycle, prewarm: Option<&str>) -> Result<()> {
     tenant(agent, "ci", 20).await?;
     pool_in(agent, &runners(), recycle, prewarm).await
@@ -451,14 +451,14 @@ pub async fn pool_in_with(
     build(agent, reference, IMAGES[0]).await
 }
 
-/// From now on a process ends when its machine sleeps.
+/// Ends a process from now on when its machine goes to sleep.
 pub async fn linger_no_more(agent: &Arc<Agent>) -> Result<()> {
     let runtime_policy = PolicyPatch { linger_s: Some(0), ..PolicyPatch::default() };
     let patch = UpdatePool { runtime_policy, ..UpdatePool::default() };
     agent.pools.catalog.update(&runners(), patch).await
 }
 
-/// What `pool build` records once the image is there.
+/// Records what `pool build` records once the image is built.
 pub async fn build(agent: &Arc<Agent>, reference: &PoolRef, digest: &str) -> Result<()> {
     agent
         .base
@@ -476,7 +476,7 @@ pub async fn scale(agent: &Arc<Agent>, counts: Counts) -> Result<()> {
     agent.pools.catalog.scale(&runners(), counts.into()).await
 }
 
-/// An instance in this state, with a mark in its memory where it has one.
+/// Makes an instance in this state, with a mark in its memory if it has one.
 pub async fn instance(agent: &Arc<Agent>, state: State) -> Result<()> {
     let made = agent.lifecycle.transitions.create(&runners(), None).await?;
     if state == State::Created {
@@ -497,7 +497,7 @@ pub async fn only(agent: &Arc<Agent>) -> Result<Instance> {
     found.ok_or_else(|| crate::problem::not_found("instance", "none is left"))
 }
 
-/// Brings the only instance there is to a state; one that is gone stays so.
+/// Brings the only instance to a state. Does nothing if it was destroyed.
 async fn bring(agent: &Arc<Agent>, to: State) -> Result<()> {
     let Ok(instance) = only(agent).await else { return Ok(()) };
     if instance.state == State::Failed && !matches!(to, State::Destroyed | State::Running) {
@@ -517,7 +517,7 @@ pub fn wish(purpose: Purpose) -> LeaseRequest {
     LeaseRequest { holder: "uid:0".to_owned(), purpose, lease_s: None }
 }
 
-/// Takes an instance, works in it, and gives it back.
+/// Claims an instance, works in it, and ends its lease.
 pub async fn claim(agent: &Arc<Agent>) -> Result<()> {
     let (instance, _) = agent.work.leases.claim(&runners(), &wish(Purpose::Run)).await?;
     let id: InstanceId = instance.id;
@@ -526,14 +526,14 @@ pub async fn claim(agent: &Arc<Agent>) -> Result<()> {
     Ok(())
 }
 
-/// Cuts the snapshot of the pool's template off.
+/// Truncates the snapshot of the pool's template.
 pub async fn damage_template(agent: &Arc<Agent>) {
     let pool = agent.base.records.read(|world| world.pools[&runners()].clone());
     let template = agent.supplies.templates.of_pool(&pool).expect("a template");
     std::fs::write(template.files.snapshot(), "").expect("written");
 }
 
-/// A document that changes a pool, adds a tenant and leaves another out.
+/// Applies a document that changes a pool, adds a tenant and omits another.
 async fn apply(agent: &Arc<Agent>) -> Result<()> {
     let pools = vec![DesiredPool {
         caches: Vec::new(),

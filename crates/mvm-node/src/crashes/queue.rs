@@ -1,4 +1,4 @@
-//! Jobs through the queue: what is done with them, and what must hold of them at rest.
+//! Jobs through the queue: the operations on them, and the invariants at rest.
 
 use super::operations::{Operation, counts, pool, pool_in_with, runners, scale, step, tenant};
 use crate::Result;
@@ -14,13 +14,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What every command prints when it runs.
+/// The output of every command.
 const RAN: &str = "it ran";
 
-/// The value of every job's variable, which nothing holds once the job has ended.
+/// The value of every job's variable, which must be nowhere once the job has ended.
 const SECRET: &str = "a secret of the job's";
 
-/// Jobs of all kinds.
+/// Returns operations with all kinds of jobs.
 pub fn all() -> Vec<Operation> {
     let (warm, none) = (counts(0, 1, 0), counts(0, 0, 0));
     vec![
@@ -60,7 +60,7 @@ fn of<F: Future<Output = Result<()>> + 'static>(
     }
 }
 
-/// A job whose cache becomes its pool's.
+/// Returns an operation whose job commits its cache to the pool.
 fn commit() -> Operation {
     let work = |agent| {
         let cache_commit = vec!["build".parse().expect("a name")];
@@ -76,7 +76,7 @@ fn commit() -> Operation {
     Operation { prepare: step(prepare), ..like }
 }
 
-/// Submits so many jobs and waits for their ends.
+/// Submits `count` jobs and waits for their ends.
 async fn submit(agent: Arc<Agent>, spec: JobSpec, count: usize) -> Result<()> {
     let mut ids = Vec::new();
     for _ in 0..count {
@@ -135,7 +135,7 @@ fn holder() -> String {
     "uid:0".to_owned()
 }
 
-/// A file `/work/input`, as an archive.
+/// Returns an archive with a file `/work/input`.
 pub fn inputs() -> Vec<u8> {
     let mut archive = Writer::new(Vec::new());
     let entry = Entry {
@@ -149,11 +149,12 @@ pub fn inputs() -> Vec<u8> {
     archive.finish().expect("archive")
 }
 
-/// A job that is not over, if there is one. Waits that only time ends are cut short.
+/// Returns a job that has not ended, if there is one. Advances the clock where only time would end
+/// the wait.
 pub async fn unrest(agent: &Agent, world: &RecordSet) -> Option<String> {
     let job = world.jobs.values().find(|job| !job.state.has_ended())?;
     if job.state == JobState::Preparing {
-        // Whoever submitted it is gone.
+        // The client that submitted the job is gone.
         crate::clock::advance(PREPARING_MS);
         if let Err(problem) = agent.work.jobs.tidy().await {
             return Some(problem.to_string());
@@ -163,7 +164,8 @@ pub async fn unrest(agent: &Agent, world: &RecordSet) -> Option<String> {
     Some(format!("{job:?}"))
 }
 
-/// Each job has ended, was run once an attempt at most, and has its files and no others.
+/// Checks that each job has ended, has run at most once per attempt, and has its files and no
+/// others.
 pub fn faults(agent: &Agent, world: &RecordSet) -> Vec<String> {
     let mut faults = Vec::new();
     let mut known: BTreeSet<String> = BTreeSet::new();
@@ -196,7 +198,7 @@ fn of_job(agent: &Agent, job: &Job) -> Option<String> {
     }
 }
 
-/// How often the command has run, as its log tells.
+/// Returns how often the command has run, according to its log.
 fn runs(agent: &Agent, id: JobId) -> usize {
     let log = std::fs::read(agent.work.jobs.files.log(id)).unwrap_or_default();
     log.windows(RAN.len()).filter(|window| *window == RAN.as_bytes()).count()

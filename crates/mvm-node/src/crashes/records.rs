@@ -1,4 +1,4 @@
-//! How many durable records it takes to get a machine: each waits for the disk.
+//! Counts the durable records that it takes to get a machine, since each waits for the disk.
 
 use super::checks;
 use super::host::{Host, own_network};
@@ -9,7 +9,7 @@ use mvm_model::lease::Purpose;
 use mvm_model::{InstanceId, Mover, Recycle, State, WayUp};
 use std::sync::Arc;
 
-/// The lease ended and the instance warm again.
+/// Ends the lease and brings the instance back to warm.
 async fn give_back(agent: &Arc<Agent>, id: InstanceId) {
     agent.work.leases.end(id).await;
     agent.lifecycle.instances.bring(id, State::Warm, &Mover::Agent).await.expect("warm");
@@ -40,7 +40,8 @@ fn a_warm_instance_is_leased_and_runs_by_one_record() {
         assert_eq!((from, host.course().writes), (State::Warm, 1), "a wake");
         give_back(&agent, id).await;
 
-        // Somebody is at it: the lease is recorded at once, and what is done with the machine in its turn.
+        // If the gate is held, the lease is recorded at once, and the machine is resumed once the
+        // gate is free.
         let slot = agent.base.slots.of(id);
         let gate = slot.gate.lock().await;
         host.arm(None);

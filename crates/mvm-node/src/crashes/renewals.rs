@@ -1,4 +1,5 @@
-//! A template that cannot be used, or whose clones come up dead, is made anew, and says so.
+//! A template that cannot be loaded, or whose clones do not come up, is renewed, and the reason is
+//! shown.
 
 use super::checks;
 use super::host::{Host, own_network};
@@ -11,7 +12,7 @@ use mvm_model::template::Renewal;
 use mvm_model::{Mover, Recycle, WayUp};
 use std::sync::Arc;
 
-/// How the next instance comes up.
+/// Claims an instance, and returns how it came up.
 async fn next_way(agent: &Arc<Agent>) -> Option<WayUp> {
     let (instance, _) =
         agent.work.leases.claim(&runners(), &wish(Purpose::Run)).await.expect("a claim");
@@ -19,8 +20,8 @@ async fn next_way(agent: &Arc<Agent>) -> Option<WayUp> {
     instance.way_up
 }
 
-/// How the next instance comes up while no template can be made: the reconciler could be done with the
-/// new one before the claim tries again.
+/// Returns how the next instance comes up while no template can be made. Otherwise the reconciler
+/// could have renewed the template before the claim's next try.
 async fn next_way_without_template(agent: &Arc<Agent>) -> Option<WayUp> {
     let turn = agent.pools.template_maker.turn_of(&runners());
     let _held = turn.lock().await;
@@ -31,7 +32,7 @@ async fn renewal(agent: &Arc<Agent>) -> Option<Renewal> {
     agent.base.records.read(|world| agent.supplies.templates.renewal_of(&world.pools[&runners()]))
 }
 
-/// The pool's template is there again, and everybody is told why.
+/// Checks that the pool's template is renewed, and that view, event and metric say why.
 async fn told(agent: &Arc<Agent>, why: &str, times: u32) {
     let renewed = renewal(agent).await.expect("told");
     assert!(renewed.done && renewed.reason.contains(why), "{renewed:?}");
@@ -44,7 +45,7 @@ async fn told(agent: &Arc<Agent>, why: &str, times: u32) {
     assert!(metrics.contains(&line), "{metrics}");
 }
 
-/// In a pool without counts: nobody but a job asks for instances.
+/// The pool has no desired counts, so only jobs ask for instances.
 #[test]
 fn a_template_that_is_of_no_use_is_made_anew_and_says_so() {
     own_network();
@@ -56,13 +57,14 @@ fn a_template_that_is_of_no_use_is_made_anew_and_says_so() {
         assert_eq!(renewal(&agent).await, None);
 
         damage_template(&agent).await;
-        // The first instance is lost with it, the next is booted, and after that all is well.
+        // The damaged template costs the first instance, the next one is booted, and then clones
+        // work again.
         assert_eq!(next_way_without_template(&agent).await, Some(WayUp::Booted));
         settle(&agent).await.expect("rest");
         told(&agent, "it could not be loaded", 1).await;
         assert_eq!(next_way(&agent).await, Some(WayUp::Cloned));
 
-        // Two that die at once, one after the other; one that dies between others is bad luck.
+        // Two clones that die in a row condemn the template; a single one between others does not.
         let dies = |plan: FaultPlan, number| plan.on(Call::Resume, number, Effect::Die);
         host.machines().set_faults(dies(FaultPlan::none(), 1));
         claim(&agent).await.expect("the next one answers");
@@ -80,7 +82,7 @@ fn a_template_that_is_of_no_use_is_made_anew_and_says_so() {
         checks::faults(&agent, &host).await
     });
     assert_eq!(done.expect("an agent"), Vec::<String>::new());
-    // What was given up is made anew by the agent that comes next, too.
+    // A template that was given up is also renewed by the next agent.
     let noted = host.agent(async |agent| {
         settle(&agent).await.expect("rest");
         damage_template(&agent).await;

@@ -1,4 +1,4 @@
-//! One operation, once: prepared, struck, settled and checked.
+//! Runs one operation once: prepares it, injects the fault, waits for rest and checks.
 
 use super::checks;
 use super::host::{Course, Host, Strike};
@@ -15,16 +15,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What was found, or what went wrong, in words.
+/// The result, or a description of what went wrong.
 pub type Outcome<T> = std::result::Result<T, String>;
 
-/// How long an agent may take to come to rest, for real.
+/// The maximum real time in which an agent must come to rest.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// What the guests that matter hold in memory.
+/// The file that marked guests have in memory.
 pub const MARK: &str = "/mark";
 
-/// Does the operation with the first strike, and lets the second happen to the agent that comes
-/// next, from its start. Gives the courses of both, or what went wrong.
+/// Runs the operation with the first fault, and injects the second into the next agent, from its
+/// start. Returns the points that both agents passed, or what went wrong.
 pub fn run(operation: &Operation, strikes: [Option<Strike>; 2]) -> Outcome<[Course; 2]> {
     let host = Host::new();
     let outcome = on(&host, operation, strikes);
@@ -35,7 +35,7 @@ pub fn run(operation: &Operation, strikes: [Option<Strike>; 2]) -> Outcome<[Cour
 fn on(host: &Host, operation: &Operation, strikes: [Option<Strike>; 2]) -> Outcome<[Course; 2]> {
     host.arm(None);
     let mut before = None;
-    // Outside of the agents' lives, which may end at any moment.
+    // Kept outside the agents' lifetimes, which may end at any moment.
     let mut outcome: Option<Result<()>> = None;
     let mut courses = [Course::default(), Course::default()];
     let checked = host.agent(async |agent| {
@@ -53,7 +53,7 @@ fn on(host: &Host, operation: &Operation, strikes: [Option<Strike>; 2]) -> Outco
         after.check(before.as_ref(), outcome.as_ref()).await
     });
     checked.unwrap_or(Ok(()))?;
-    // One that was killed has a successor; one that was not ends at rest, and so has it.
+    // A killed agent has a successor. An agent that was not killed ends at rest, and also has one.
     host.arm(strikes[1]);
     let checked = host.agent(async |agent| {
         settle(&agent).await?;
@@ -72,7 +72,7 @@ fn on(host: &Host, operation: &Operation, strikes: [Option<Strike>; 2]) -> Outco
     Ok(courses)
 }
 
-/// Waits until nothing is under way and nothing is left to do.
+/// Waits until no operation is under way and none is due.
 pub async fn settle(agent: &Arc<Agent>) -> Outcome<()> {
     let began = Instant::now();
     let mut calm = 0;
@@ -90,7 +90,7 @@ pub async fn settle(agent: &Arc<Agent>) -> Outcome<()> {
     Ok(())
 }
 
-/// What is under way or left to do. Waits for back-off are cut short.
+/// Returns what is under way or due. Advances the clock over back-off.
 async fn unrest(agent: &Arc<Agent>) -> Option<String> {
     let world = agent.base.records.read(RecordSet::clone);
     if let Some(instance) = world.instances.values().find(|i| i.is_busy()) {
@@ -108,10 +108,10 @@ async fn unrest(agent: &Arc<Agent>) -> Option<String> {
     if !overstayed.is_empty() {
         return Some(format!("their processes are to end: {overstayed:?}"));
     }
-    // Nobody is there who could still hold a job's lease.
+    // No client is left that could hold a job's lease.
     let held = |i: &&Instance| i.lease.as_ref().is_some_and(|l| l.purpose != Purpose::Manual);
     if let Some(instance) = world.instances.values().find(held) {
-        // Where its end has failed it ends in time.
+        // A lease whose end has failed ends at a later try.
         crate::clock::advance(60_000);
         return Some(format!("{instance:?}"));
     }
@@ -156,7 +156,7 @@ impl Aftermath<'_> {
         }
         self.kept(before.ok_or("it was never prepared")?, &after, &mut faults);
         faults.extend(self.guests(&after).await);
-        // What its guest keeps is taken up again.
+        // A command that its guest keeps is resumed.
         let gentle = self.strikes.iter().flatten().all(|strike| strike.kills());
         let lost = after.jobs.values().filter(|job| gentle && job.state == JobState::Lost);
         faults.extend(lost.map(|job| format!("lost: {job:?}")));
@@ -166,7 +166,8 @@ impl Aftermath<'_> {
         }
     }
 
-    /// What the operation is not about is as before, and what it is about is lost by no kill.
+    /// Checks that objects which the operation does not concern are as before, and that no kill has
+    /// lost the objects that it does concern.
     fn kept(&self, before: &RecordSet, after: &RecordSet, faults: &mut Vec<String>) {
         let gentle = self.strikes.iter().flatten().all(|strike| strike.kills());
         for instance in before.instances.values() {
@@ -196,7 +197,7 @@ impl Aftermath<'_> {
         }
     }
 
-    /// Every guest that runs answers, and has its memory.
+    /// Checks that every running guest answers and has its memory.
     async fn guests(&self, world: &RecordSet) -> Vec<String> {
         let mut faults = Vec::new();
         for instance in world.instances.values().filter(|i| i.state == State::Running) {
@@ -214,7 +215,7 @@ impl Aftermath<'_> {
         faults
     }
 
-    /// Whoever wanted the operation asks again.
+    /// Runs the operation again, as a user would.
     async fn again(&self) -> Outcome<()> {
         let Some(again) = &self.operation.again else { return Ok(()) };
         again(self.agent.clone()).await.map_err(|problem| format!("again: {problem}"))?;
@@ -232,7 +233,7 @@ pub async fn write(agent: &Arc<Agent>, id: InstanceId, path: &str, text: &str) -
     shell(agent, id, &format!("echo {text} > {path}")).await.map(drop)
 }
 
-/// Reads a file of a guest; empty where there is none.
+/// Reads a file of a guest; empty where it does not exist.
 pub async fn read(agent: &Arc<Agent>, id: InstanceId, path: &str) -> Result<String> {
     shell(agent, id, &format!("cat {path}")).await
 }

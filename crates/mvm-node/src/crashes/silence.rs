@@ -1,9 +1,9 @@
 //! A guest falls silent at a round trip, for each round trip of every operation.
 //!
-//! A first run of an operation counts them. Then it is done twice for each: once with deadlines that are
-//! short, where the operation has to end by itself, and once with those that are, where somebody
-//! destroys the machine as soon as its guest is silent, and has to succeed at once. Afterwards the agent
-//! comes to rest, records and reality have to be one, and every instance can be destroyed.
+//! A first run of an operation counts the round trips. Then the operation is run twice for each:
+//! once with short deadlines, where it must end by itself, and once with the real deadlines, where
+//! the machine is destroyed as soon as its guest is silent, which must succeed at once. Afterwards
+//! the agent comes to rest, the records must match reality, and every instance can be destroyed.
 
 use super::host::Host;
 use super::operations::{self, Operation};
@@ -18,21 +18,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// How often a deadline is shortened: fifteen seconds are 150 ms.
+/// The factor by which deadlines are shortened: fifteen seconds become 150 ms.
 const HASTE: u32 = 100;
-/// The same where only the watch over guests ends the wait.
+/// The factor where only the liveness probe ends the wait.
 const HASTE_OF_JOBS: u32 = 20;
-/// How long anything may take, for real, before it is said to hang.
+/// After how much real time an operation counts as hanging.
 const HANGS: Duration = Duration::from_secs(30);
 
-/// Who ends the wait for the guest.
+/// The cause that ends the wait for the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
     Deadline,
     Destroy,
 }
 
-/// An operation by its place, the round trip at which its guest falls silent, and what happens then.
+/// The index of an operation, the round trip at which its guest falls silent, and what ends the
+/// wait.
 type Point = (usize, Option<(u64, By)>);
 
 #[test]
@@ -88,7 +89,7 @@ fn run_all(points: &[Point]) -> Vec<(Point, Outcome<u64>)> {
     outcomes.into_inner().expect("lock")
 }
 
-/// Gives the round trips of the operation.
+/// Runs the operation. Returns the number of its round trips.
 fn run(
     host: &Host,
     silence: &Silence,
@@ -102,11 +103,12 @@ fn run(
         settle(&agent).await?;
         silence.arm(point.map(|(trip, _)| trip));
         if point.is_some_and(|(_, by)| by == By::Deadline) {
-            // A job waits for a silent guest as long as its pool says: the watcher has to be there.
+            // A job waits for a silent guest as long as its pool says, so the liveness probe must
+            // have time to act.
             haste::make(if operation.name.contains("job") { HASTE_OF_JOBS } else { HASTE });
         }
         let act = (operation.act)(agent.clone());
-        // Whatever comes of it: it comes.
+        // The operation may fail, but it must end.
         let act = async { tokio::time::timeout(HANGS, act).await.map(drop) };
         match point {
             Some((_, By::Destroy)) => {
@@ -130,7 +132,7 @@ fn run(
         silence.arm(None);
         let destroys = point.is_some_and(|(_, by)| by == By::Destroy);
         if destroys && silence.struck().now_or_never().is_some() {
-            // Of a machine that was made when the operation was over already.
+            // The silent machine was made when the operation was already over.
             destroy_all(&agent).await?;
         }
         settle(&agent).await?;
@@ -143,7 +145,7 @@ fn run(
     lived.unwrap_or_else(|| Err("the agent was killed".to_owned()))
 }
 
-/// Destroys every instance there is, each in time.
+/// Destroys every instance, each within [`HANGS`].
 async fn destroy_all(agent: &Arc<Agent>) -> Outcome<()> {
     let ids: Vec<InstanceId> =
         agent.base.records.read(|world| world.instances.keys().copied().collect());

@@ -1,6 +1,6 @@
-//! What was asleep stays asleep with its memory: the machine is killed at every step of every way
-//! up, alone and together with the agent. Only a guest that has run may be lost, and it is never
-//! woken again from what its memory was before.
+//! Sleeping instances keep their memory: the machine is killed at every step of every wake, alone
+//! and together with the agent. An instance may be lost only if its guest has run, and is then
+//! never woken again from its old memory.
 
 use super::WORKERS;
 use super::checks;
@@ -14,29 +14,29 @@ use mvm_model::{Code, Mover, Recycle, State};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// A way up from sleep.
+/// A kind of wake.
 #[derive(Clone, Copy, Debug)]
 struct Way {
-    /// What it wakes from.
+    /// What the instance is woken from.
     from: From,
     to: State,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum From {
-    /// The process that it still has.
+    /// The lingering process.
     Process,
-    /// Its snapshot.
+    /// The snapshot.
     Disk,
-    /// The template: it has never run.
+    /// The template: the instance has never run.
     Template,
 }
 
-/// What happens on the way.
+/// The fault during a wake.
 #[derive(Clone, Copy, Debug)]
 struct Harm {
     strike: Strike,
-    /// Whether the agent's death is that of the machines as well, as when a host goes.
+    /// Whether the machines die together with the agent, as when the host fails.
     whole_host: bool,
 }
 
@@ -66,7 +66,7 @@ async fn prepare(agent: &Arc<Agent>, way: Way) -> Result<()> {
     instance(agent, State::Sleeping).await
 }
 
-/// Goes one way up with this harm. Gives the points that there were.
+/// Wakes an instance with this fault. Returns the points that were passed.
 fn go(way: Way, harm: Option<Harm>) -> Outcome<Course> {
     let host = Host::new();
     let outcome = on(&host, way, harm);
@@ -113,7 +113,7 @@ fn on(host: &Host, way: Way, harm: Option<Harm>) -> Outcome<Course> {
     Ok(course)
 }
 
-/// Whether the guest had run when its process died, or the agent.
+/// Returns whether the guest had run when its process or the agent died.
 fn guest_ran(host: &Host, harm: Harm) -> bool {
     let calls = host.course().calls;
     let before = match harm.strike {
@@ -125,7 +125,7 @@ fn guest_ran(host: &Host, harm: Harm) -> bool {
     calls.iter().take(before).any(|call| *call == Call::Resume)
 }
 
-/// Brings it up, and looks whether it has its memory.
+/// Wakes the instance, and returns what is wrong with its memory.
 async fn wakes(agent: &Arc<Agent>, way: Way) -> Option<String> {
     let id = only(agent).await.ok()?.id;
     if let Err(problem) = agent.lifecycle.instances.bring(id, State::Running, &Mover::Agent).await {
@@ -138,7 +138,7 @@ async fn wakes(agent: &Arc<Agent>, way: Way) -> Option<String> {
     }
 }
 
-/// Every point of a way, with everything that can happen there.
+/// Returns every fault at every point of a wake.
 fn harms(course: &Course) -> Vec<Harm> {
     let blows = [Blow::Kill(Moment::Before), Blow::Kill(Moment::After), Blow::Die];
     let effects =
@@ -176,7 +176,7 @@ fn what_sleeps_keeps_its_memory_whatever_dies_on_its_way_up() {
 
 type Try = (Way, Option<Harm>);
 
-/// Goes all of these ways, several at once: each waits more than it computes.
+/// Runs these wakes, several at once: each waits more than it computes.
 fn on_workers(tries: &[Try]) -> Vec<(Try, Outcome<Course>)> {
     let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
@@ -193,7 +193,7 @@ fn on_workers(tries: &[Try]) -> Vec<(Try, Outcome<Course>)> {
     outcomes.into_inner().expect("lock")
 }
 
-/// A machine that never takes up sleeps on, as often as it is tried.
+/// A machine that never resumes remains asleep, however often the wake is tried.
 #[test]
 fn what_cannot_be_resumed_sleeps_on() {
     own_network();

@@ -1,5 +1,5 @@
-//! Somebody clears nftables under the agent: nobody gets a machine without its walls, they are back at once,
-//! and it is told.
+//! Somebody clears nftables under the agent: no machine is handed out without its rules, the rules
+//! are restored at once, and an event reports it.
 
 use super::host::{Host, own_network};
 use super::operations::{instance, pool, runners, wish};
@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What a distribution's firewall does when it is restarted.
+/// The command that the restart of a distribution's firewall runs.
 const FLUSH: &str = "flush ruleset";
 
 fn nft(words: &str) -> String {
@@ -26,12 +26,12 @@ fn run(program: &str, words: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// The tables of ours that the kernel has.
+/// Returns the number of mvm's tables in the kernel.
 fn tables() -> usize {
     nft("list tables").matches("mvm_").count()
 }
 
-/// In a network of its own, with an agent whose pool is built.
+/// Runs `work` in a network of its own, with an agent whose pool is built.
 fn on_a_node(work: impl AsyncFnOnce(Arc<Agent>) -> Result<()>) {
     own_network();
     let host = Host::new();
@@ -86,14 +86,14 @@ fn walls_that_somebody_tears_down_are_back_within_seconds() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             let told = agent.base.records.events_after(since).await?;
-            // Of the machine that runs, and of no other.
+            // Only the running machine gets an event.
             assert_eq!(told.len(), 1, "{told:?}");
             assert_eq!((told[0].cause.as_str(), told[0].to), ("firewall", State::Running));
             let reason = told[0].reason.as_deref().unwrap_or_default();
             assert!(reason.contains(said), "{wound}: {reason}");
             assert_eq!(tables(), 2);
         }
-        // What is somebody else's is no matter of ours.
+        // Tables of other programs do not concern the agent.
         let times = agent.supplies.links.repairs.rules.get();
         nft("add table ip another");
         agent.supplies.links.behind_walls().await?;
@@ -144,7 +144,7 @@ fn links_that_somebody_takes_away_are_back_within_seconds_or_told() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
-        // A tap that is gone is gone: no other one is its machine's.
+        // A deleted tap cannot be restored: a new one would not belong to the machine's process.
         for tap in taps {
             let named = |world: &RecordSet| {
                 let mut all = world.instances.values();
