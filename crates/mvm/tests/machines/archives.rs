@@ -1,4 +1,4 @@
-//! Files and folders of every kind, into a machine and back.
+//! Copies files and folders of every kind into a machine and back.
 
 use crate::lab::{Lab, run, text};
 use std::io::Read;
@@ -13,7 +13,8 @@ fn git(tree: &Path, words: &[&str]) -> String {
     text(&git.stdout)
 }
 
-/// A work tree with what broke archives: links of odd spelling, names of a file, a socket in `.git`.
+/// Makes a work tree with what broke archives before: links with odd spellings, several names of a
+/// file, and a socket in `.git`.
 fn work_tree(tree: &Path) -> UnixListener {
     std::fs::create_dir_all(tree.join("sub")).expect("tree");
     std::fs::write(tree.join("file"), "text\n").expect("file");
@@ -38,13 +39,13 @@ fn a_work_tree_goes_in_and_comes_back_as_it_was() {
     let _socket = work_tree(&tree);
     let out = lab.root.join("out");
     let back = format!("/work/tree:{}", out.display());
-    // A log that grows as fast as it can while the folder is packed, more names of it, and what
-    // becomes of the links in the guest.
+    // Prints the links as the guest has them, and lets a log grow as fast as possible while the
+    // folder is packed; the log also gets more names.
     let script = "cd tree || exit; readlink root odd sub/up; stat -c '%h %.9Y' file; mkfifo pipe; \
                   (while :; do echo line; done > log) & \
                   while ! test -s log; do sleep 0.1; done";
     let tree_words = tree.to_str().expect("path");
-    // One of its links leads out of it, and is to come back all the same.
+    // One link leads out of the tree, and must come back all the same.
     let job = ["run", "ci/small", "--in", tree_words, "--out", &back, "--links", "keep", "--"];
     let output = lab.mvm(&job).args(["sh", "-c", script]).output().expect("mvm");
     let words = text(&output.stderr);
@@ -68,10 +69,12 @@ fn a_work_tree_goes_in_and_comes_back_as_it_was() {
         };
         assert_eq!(time(&came), time(&tree), "{name}");
     }
-    // The log is cut at what it had; what comes behind it in the archive is there.
+    // The log is cut at its length when it was packed, and later entries of the archive are
+    // complete.
     let log = std::fs::read_to_string(came.join("log")).expect("log");
     assert!(log.starts_with("line\n") && came.join("sub/same").exists());
-    // What was named and is no file is missed as what is not there; its name begins no line.
+    // A named path that is not a file counts as missing, and its name cannot begin a line of
+    // output.
     for (path, why) in [("/dev/null", "it is a device"), ("pipe\nx", "it is a FIFO")] {
         let job = ["run", "ci/small", "--out", path, "--", "mkfifo", "pipe\nx"];
         let output = lab.mvm(&job).current_dir(&lab.root).output().expect("mvm");
@@ -82,7 +85,7 @@ fn a_work_tree_goes_in_and_comes_back_as_it_was() {
     lab.ok(&["pool", "destroy", "ci/small"]);
 }
 
-/// A file of bytes that are nowhere the same.
+/// Writes a file of random bytes, which does not repeat.
 fn random_file(path: &Path, length: u64) {
     let mut random = std::fs::File::open("/dev/urandom").expect("urandom").take(length);
     let mut file = std::fs::File::create(path).expect("file");
@@ -93,8 +96,8 @@ fn same(one: &Path, other: &Path) -> bool {
     std::fs::read(one).expect("file") == std::fs::read(other).expect("file")
 }
 
-/// Large pieces go over a disk of the machine's. What ends a copy in the middle, a sleep or the agent's
-/// end, leaves a machine that copies as before.
+/// Large pieces go over a disk of the machine. A sleep or the agent's end in the middle of a copy
+/// leaves a machine that copies as before.
 #[test]
 fn copies_go_through_a_machines_window() {
     let lab = Lab::new("window");

@@ -1,4 +1,4 @@
-//! The audit log: who did what, with its true outcome, and every change of it found.
+//! The audit log: who did what, with its true outcome. Every change of the log is found.
 
 use crate::lab::{Lab, text, wait_for};
 use serde_json::Value;
@@ -10,7 +10,8 @@ impl Lab {
     }
 }
 
-/// The outcomes of acts with this verb on this target, in order; `begun` where there is none.
+/// Returns the outcomes of acts with this verb on this target, in order; `begun` where there is no
+/// outcome yet.
 fn outcomes(records: &[Value], verb: &str, target: &str) -> Vec<String> {
     let begun = records.iter().filter(|r| r["outcome"].is_null());
     let acts = begun.filter(|r| r["verb"] == verb && (target.is_empty() || r["target"] == target));
@@ -33,7 +34,7 @@ fn every_act_is_in_the_log_of_its_tenant_with_its_outcome_and_without_secrets() 
     lab.ok(&["instance", "ssh", &vm, "--", "true"]);
     lab.refused(&["instance", "start", "ci/small/i-00000000"], "not_found");
     lab.ok(&["run", "ci/small", "--", "true"]);
-    // The client goes away, the act goes on.
+    // The client goes away, but the act is completed.
     let pid = lab.process(&vm);
     let mut going = lab.mvm(&["instance", "stop", &vm]).stdout(Stdio::null()).spawn().expect("mvm");
     wait_for("the stop to begin", || {
@@ -70,7 +71,7 @@ fn every_act_is_in_the_log_of_its_tenant_with_its_outcome_and_without_secrets() 
     assert_eq!((&job["program"], &job["actor"]), (&"true".into(), &"uid:0".into()));
     let made = of("job.create").find(|r| r["outcome"] == "ok").expect("job");
     assert_eq!(made["job"], job["job"]);
-    // The job's machine is recycled by the agent, under the same lease.
+    // The agent recycles the job's machine, under the same lease.
     wait_for("the job's lease to end", || {
         let records = lab.audit("ci");
         let ends = |r: &&Value| r["verb"] == "lease.end" && r["lease"] == job["lease"];
@@ -106,7 +107,7 @@ fn a_log_outlives_its_agent_and_its_tenant_and_every_change_of_it_is_found() {
     lab.ok(&["audit", "verify", "ci", "--head", &kept]);
     lab.refused(&["audit", "verify", "--head", &kept], "usage");
     lab.refused(&["audit", "list", "nobody"], "not_found");
-    // A copy elsewhere, whole and not.
+    // An exported copy, complete and incomplete.
     let copy = lab.root.join("copy.log");
     let copy_path = copy.to_str().expect("path");
     let whole = lab.ok(&["audit", "export", "ci"]);
@@ -132,13 +133,13 @@ fn a_log_outlives_its_agent_and_its_tenant_and_every_change_of_it_is_found() {
     let (status, words) = offline(short, &["--head", &kept]);
     assert_eq!(status, Some(1));
     assert!(words.contains("cut off at the end"), "{words}");
-    // The agent's own, edited while it runs.
+    // The agent's own log, edited while the agent runs.
     let file = lab.root.join("audit/ci/000000000001.log");
     std::fs::write(&file, whole.replacen("uid:0", "uid:1", 1)).expect("edit");
     lab.refused(&["audit", "verify", "ci"], "audit_broken");
     lab.refused(&["audit", "verify"], "audit_broken");
     std::fs::write(&file, &whole).expect("undo");
-    // The tenant goes, its log stays.
+    // The tenant is destroyed, and its log stays.
     lab.ok(&["tenant", "destroy", "ci"]);
     let rows = lab.json(&["audit", "verify"]);
     let gone = rows[1]["log"].as_str().expect("log").to_owned();
@@ -159,7 +160,7 @@ fn old_records_go_and_what_is_left_verifies_here_and_elsewhere() {
     }
     let records = lab.audit("ci");
     let kept = |at: usize| records[at]["digest"].as_str().expect("digest").to_owned();
-    // Everything but the last two: their time is the moment.
+    // All records except the last two are pruned: the time of the second-to-last is the limit.
     let at = records[records.len() - 2]["at"].as_i64().expect("time");
     let moment = jiff::Timestamp::from_millisecond(at).expect("time").to_string();
     let older = records.iter().filter(|r| r["at"].as_i64() < Some(at)).count();
@@ -179,7 +180,7 @@ fn old_records_go_and_what_is_left_verifies_here_and_elsewhere() {
     let left = lab.audit("ci");
     let told = left.iter().find(|r| r["verb"] == "log.prune").expect("its record");
     assert_eq!((&told["pruned"]["count"], &told["actor"]), (&older.into(), &"uid:0".into()));
-    // Elsewhere, as it is, with its record changed, and without it.
+    // An exported copy: as it is, with its prune record changed, and without that record.
     let whole = lab.ok(&["audit", "export", "ci"]);
     let without: String = whole
         .lines()
@@ -196,7 +197,7 @@ fn old_records_go_and_what_is_left_verifies_here_and_elsewhere() {
             assert_eq!(tried.status.success(), sound, "{verb}: {}", text(&tried.stderr));
         }
     }
-    // The next agent goes on, and prunes on.
+    // The next agent continues the log and prunes again.
     lab.kill_agent();
     lab.ok(&["tenant", "update", "ci", "--max-running", "6"]);
     lab.ok(&["audit", "prune", "--before", "1s"]);

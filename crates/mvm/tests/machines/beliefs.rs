@@ -1,4 +1,4 @@
-//! What the agent believes of its host is taken away: it is back, or told.
+//! State that the agent relies on is taken away: the agent restores it or reports it.
 
 use crate::lab::{Lab, is_gone, run, text};
 use serde_json::Value;
@@ -12,7 +12,7 @@ fn signal(name: &str, pid: u64) {
     run(Command::new("kill").args([name, &pid.to_string()]));
 }
 
-/// What doctor says of the agent.
+/// Returns doctor's check of the agent.
 fn doctor(lab: &Lab) -> Value {
     let output = lab.mvm(&["doctor", "-o", "json"]).output().expect("mvm");
     let checks: Value = serde_json::from_slice(&output.stdout).expect("JSON");

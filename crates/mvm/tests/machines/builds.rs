@@ -1,4 +1,4 @@
-//! What a flake's builders may do on a node, and what machines may do to what they are made of.
+//! What a flake's builders may do on a node, and what machines may do to the files that they share.
 
 use crate::lab::{Lab, run, text, wait_for};
 use serde_json::Value;
@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-/// A builder that makes an empty image's folder, if it can read every file that it is given, and if no
-/// part of it is root of anything.
+/// A builder that prints the user id that it has on the host, and makes an empty image folder if it
+/// can read every file that it is given.
 const PROBE: &str = r#"
 #include <fcntl.h>
 #include <stdio.h>
@@ -28,7 +28,7 @@ int main(int count, char **words) {
 }
 "#;
 
-/// A flake whose packages are built by the probe; it has an input that no lock file knows.
+/// Makes a flake whose packages are built by the probe, with an input that is in no lock file.
 fn flake(lab: &Lab) -> String {
     let (dir, input) = (lab.root.join("probe"), lab.root.join("input"));
     std::fs::create_dir_all(&dir).expect("directory");
@@ -64,7 +64,7 @@ fn pool(lab: &Lab, flake: &str, profile: &str) -> String {
     pool
 }
 
-/// Ends the agent, and starts one whose builders may do so much.
+/// Ends the agent, and starts one with this sandbox for builders.
 fn restart(lab: &Lab, sandbox: &str) {
     lab.ok(&["agent", "stop"]);
     run(lab.mvm(&["tenant", "list"]).env("MVM_NIX_SANDBOX", sandbox));
@@ -85,7 +85,7 @@ fn a_builder_reads_nothing_of_the_state_directory() {
     assert!(refused.contains("builder has uid 478") || !refused.contains("builder has uid 0"));
     let refused = lab.refused(&["pool", "build", &free], "sandbox_refused");
     assert!(refused.contains("--nix-sandbox relaxed"), "{refused}");
-    // Outside of the sandbox it is nobody who may read it either.
+    // Without a sandbox, the builder runs as a user who may not read the files either.
     restart(&lab, "relaxed");
     lab.ok(&["pool", "build", &free]);
     let refused = lab.refused(&["pool", "build", &free_reads], "flake_build_failed");
@@ -93,7 +93,7 @@ fn a_builder_reads_nothing_of_the_state_directory() {
     assert!(!Path::new(&flake).join("flake.lock").exists(), "a lock file was written");
 }
 
-/// An agent that may make no namespaces builds nothing, rather than outside of a sandbox.
+/// An agent that cannot make namespaces builds nothing, rather than build outside a sandbox.
 #[test]
 fn without_a_sandbox_nothing_is_built() {
     let lab = Lab::simulated("nosandbox");
@@ -110,7 +110,7 @@ fn without_a_sandbox_nothing_is_built() {
         }
         weak
     };
-    // The doctor says so before anybody builds.
+    // Doctor reports this before anybody builds.
     let sandbox = |output: Output| {
         let checks: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
         let check = checks.into_iter().find(|check| check["name"] == "build sandbox");
@@ -124,7 +124,7 @@ fn without_a_sandbox_nothing_is_built() {
     assert!(refused.contains("CAP_SYS_ADMIN"), "{refused}");
 }
 
-/// An agent that was killed leaves nothing running: the next one ends Nix, and Nix its builders.
+/// A killed agent leaves nothing running: the next agent ends Nix, and Nix ends its builders.
 #[test]
 fn what_a_killed_agent_was_building_is_ended_by_the_next() {
     let lab = Lab::simulated("endless");
@@ -160,14 +160,14 @@ fn what_a_killed_agent_was_building_is_ended_by_the_next() {
     assert_eq!(left, 0, "a work directory is left");
 }
 
-/// How many processes have a word in their arguments that begins so.
+/// Returns the number of processes with an argument that begins with `word`.
 fn running(word: &str) -> usize {
     let words = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("cmdline")).ok();
     let all = std::fs::read_dir("/proc").expect("processes").flatten().filter_map(words);
     all.filter(|line| text(line).split('\0').any(|one| one.starts_with(word))).count()
 }
 
-/// Whether QEMU opens what it maps privately for reading alone, where it is told so.
+/// Returns whether this version of QEMU can open a privately mapped file for reading only.
 fn qemu_can_read_alone() -> bool {
     let output = Command::new("qemu-system-x86_64").arg("--version").output().expect("QEMU");
     let output: Output = output;
@@ -201,7 +201,7 @@ fn a_machine_can_write_to_nothing_that_others_are_made_of() {
         let shared = first == "images" || first == "templates" && qemu_can_read_alone();
         assert!(!(shared && *writes), "{} is open for writing", path.display());
     }
-    // Nor by name: its user may write to none of them.
+    // The files' modes do not let a machine's user open them for writing either.
     for (_, path, _) in seen.iter().filter(|(first, ..)| first == "images" || first == "templates")
     {
         let mode = std::fs::metadata(path).expect("it").permissions().mode();
@@ -246,7 +246,7 @@ fn a_build_goes_on_without_its_client_until_somebody_ends_it() {
     assert!(builds(), "the agent builds");
     lab.ok(&["pool", "build", "ci/small", "--cancel"]);
     wait_for("no build", || !builds());
-    // Whoever is there when it ends is told.
+    // A client that is there when the build ends gets the reason.
     let mut other = build();
     wait_for("the next build to begin", builds);
     lab.ok(&["pool", "build", "ci/small", "--cancel"]);
@@ -263,7 +263,7 @@ fn a_build_without_a_kernel_says_so_before_anything_is_built() {
     std::fs::write(lab.root.join("flake/flake.nix"), ENDLESS).expect("flake");
     std::fs::remove_dir_all(lab.root.join("kernels")).expect("kernels");
     lab.tenant_and_unbuilt_pool("ci", "88");
-    // It would never end if it were built.
+    // If this were built, the build would never end.
     lab.refused(&["pool", "build", "ci/small"], "kernel_missing");
     lab.ok(&["pool", "destroy", "ci/small"]);
 }

@@ -1,8 +1,8 @@
-//! Caches: what a job hands on to the next, and what it does not.
+//! Caches: what a job leaves to the next job, and what it does not.
 
 use crate::lab::{Lab, text};
 
-/// Runs a script as a job; gives its exit status and what it printed.
+/// Runs a script as a job. Returns its exit status and its output.
 fn job(lab: &Lab, options: &[&str], script: &str) -> (i32, String) {
     let words = [&["run", "ci/small"], options, &["--", "sh", "-c", script]].concat();
     let output = lab.mvm(&words).output().expect("mvm");
@@ -20,7 +20,7 @@ fn a_cache_is_handed_on_by_those_who_commit_it_and_succeed() {
     let seen = "cat /var/cache/store/x 2>/dev/null || echo nothing";
     let commit: &[&str] = &["--cache-commit", "store"];
     assert_eq!(job(&lab, &[], seen), (0, "nothing\n".to_owned()));
-    // Not after a failure, and not unasked.
+    // A cache is not committed after a failure, or without being asked for.
     let write =
         |what: &str, status: u8| format!("echo {what} > /var/cache/store/x && exit {status}");
     assert_eq!(job(&lab, commit, &write("failed", 3)), (3, String::new()));
@@ -32,11 +32,11 @@ fn a_cache_is_handed_on_by_those_who_commit_it_and_succeed() {
         (cache["generation"].as_u64(), cache["cache"]["size_mib"].as_u64()),
         (Some(2), Some(64))
     );
-    // Whatever spares stood ready before see it: warm ones, sleeping ones, new ones.
+    // All spares that were ready before get the new content: warm, sleeping and new ones.
     for _ in 0..3 {
         assert_eq!(job(&lab, &[], seen), (0, "one\n".to_owned()));
     }
-    // One that holds a file of it open: the job has succeeded, and says so.
+    // A job that holds a file of the cache open has succeeded, but its cache is not committed.
     let holds = format!(
         "{} ; (exec 3>/var/cache/store/y; sleep 600) & sleep 1",
         "echo two > /var/cache/store/x"
@@ -45,7 +45,7 @@ fn a_cache_is_handed_on_by_those_who_commit_it_and_succeed() {
     assert!(status == 0 && words.contains("cache store was not committed"), "{status} {words}");
     lab.kill_agent();
     assert_eq!(job(&lab, &[], seen), (0, "one\n".to_owned()));
-    // Machines that are used again have a clean copy each time.
+    // A machine that is used again gets a clean copy each time.
     lab.ok(&["pool", "update", "ci/small", "--recycle", "keep"]);
     assert_eq!(job(&lab, &[], &write("mine", 0)), (0, String::new()));
     assert_eq!(job(&lab, &[], seen), (0, "one\n".to_owned()));
@@ -56,7 +56,7 @@ fn a_cache_is_handed_on_by_those_who_commit_it_and_succeed() {
     lab.refused(&["job", "submit", "ci/small", "--cache-commit", "no", "--", "true"], "not_found");
     lab.refused(&update("store:/var/cache/store:128"), "conflict");
     lab.refused(&update("store:relative:64"), "invalid_value");
-    // Elsewhere, with what is in it; then not at all.
+    // The cache is mounted elsewhere with its content; then it is removed.
     lab.ok(&update("store:/srv/store:64"));
     assert_eq!(job(&lab, &[], "cat /srv/store/x"), (0, "three\n".to_owned()));
     lab.ok(&update(""));

@@ -1,10 +1,10 @@
-//! What is left of a state directory that is gone for good is removed, and nothing of one that lives.
+//! The remains of a state directory that is gone for good are removed, and nothing of a living one.
 
 use crate::lab::{Lab, is_gone, run, text, wait_for};
 use serde_json::Value;
 use std::process::Command;
 
-/// A process that ends with the test.
+/// A process that is killed when the test ends.
 struct Mortal(u64);
 
 impl Drop for Mortal {
@@ -39,7 +39,7 @@ fn orphans_are_removed_and_nothing_of_a_root_that_lives() {
         assert!(!is_gone(process.0), "{why}");
     };
     lists_nothing("it is there");
-    // A path that is missing says nothing by itself: somebody may have moved the folder.
+    // A missing path proves nothing by itself: the folder may have been moved.
     let elsewhere = gone.root.with_extension("moved");
     std::fs::rename(&gone.root, &elsewhere).expect("moved");
     lists_nothing("it was moved, and its agent lives");
@@ -49,7 +49,7 @@ fn orphans_are_removed_and_nothing_of_a_root_that_lives() {
     lists_nothing("it was moved, and its machine has its files");
     std::fs::rename(&elsewhere, &gone.root).expect("moved");
 
-    // With an agent that has its lock open, deleted as it is.
+    // An agent may still have the lock open, although the directory is deleted.
     gone.ok(&["tenant", "list"]);
     let again = Mortal(gone.json(&["agent", "status"])["pid"].as_u64().expect("pid"));
     run(Command::new("rm").arg("-rf").arg(&gone.root));
@@ -83,7 +83,7 @@ fn orphans_are_removed_and_nothing_of_a_root_that_lives() {
         run(Command::new("ip").args(["netns", "exec", &gone.netns, "nft", "list", "tables"]));
     assert!(!text(&tables.stdout).contains(&id[..4]), "{}", text(&tables.stdout));
     assert!(of_gone(&["net", "clean"]).0.is_empty());
-    // Its rules have known of the other's subnet until now.
+    // The agent's rules have excluded the other tenant's subnet until now.
     wait_for("the rules", || lives.mvm(&["net", "verify"]).output().expect("mvm").status.success());
     run(Command::new("ip").args(["netns", "del", &own]));
 }

@@ -1,13 +1,14 @@
-//! Leases, deadlines and ages count elapsed time, whatever becomes of the wall clock.
+//! Leases, deadlines and ages count elapsed time, whatever happens to the wall clock.
 
 use crate::lab::{Lab, is_gone, run, text, wait_for};
 use serde_json::{Value, json};
 use std::process::Command;
 
-/// A step that is longer than all that is waited for here, a key's day included, in hours.
+/// A step that is longer than any wait in this test, including the one day of an idempotency key,
+/// in hours.
 const HOURS: i64 = 26;
 
-/// What a process needs in its environment for its wall clock to be the one in `lab`'s file.
+/// Returns the environment in which a process reads its wall clock from `lab`'s file.
 fn clock(lab: &Lab) -> Vec<(&'static str, String)> {
     let library = run(Command::new("sh").args(["-c", "ls /usr/lib/*/faketime/libfaketimeMT.so.1"]));
     vec![
@@ -18,12 +19,12 @@ fn clock(lab: &Lab) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// What libfaketime has left in the shared memory of processes that are gone: it fails in a process that
-/// has the number of one of them.
+/// Shared memory that libfaketime has left of ended processes. With it, libfaketime fails in a new
+/// process that has the id of such a process.
 struct SharedMemory;
 
 impl SharedMemory {
-    /// Removes it, now and when the test has ended.
+    /// Removes the shared memory, now and when the test ends.
     fn swept() -> SharedMemory {
         SharedMemory::sweep();
         SharedMemory
@@ -48,26 +49,26 @@ impl Drop for SharedMemory {
     }
 }
 
-/// Puts the wall clock of the agent wrong, by so many hours.
+/// Sets the wall clock of the agent wrong, by this number of hours.
 fn set_clock(lab: &Lab, hours: i64) {
     let new = lab.root.join("clock.new");
     std::fs::write(&new, format!("{hours:+}h\n")).expect("clock");
     std::fs::rename(new, lab.root.join("clock")).expect("clock");
 }
 
-/// Starts the agent, with that clock.
+/// Starts the agent with that clock.
 fn start(lab: &Lab) {
     run(lab.mvm(&["tenant", "list"]).envs(clock(lab)));
 }
 
-/// An agent with its clock, and when it says that it was started.
+/// An agent with its clock, and the time at which it says that it started.
 struct Stepped<'a> {
     lab: &'a Lab,
     started_at: i64,
 }
 
 impl Stepped<'_> {
-    /// Steps the clock; returns when the agent has seen it, and has decided by it.
+    /// Steps the clock. Returns when the agent has seen the step and made decisions after it.
     fn to(&self, hours: i64) {
         set_clock(self.lab, hours);
         self.seen(hours);
@@ -76,7 +77,7 @@ impl Stepped<'_> {
     fn seen(&self, hours: i64) {
         let shift = hours * 3_600_000;
         let started = || self.lab.json(&["agent", "status"])["started_at"].as_i64();
-        // By ten minutes it may be another agent, or one that was started a little later.
+        // The tolerance of ten minutes covers a new agent that was started a little later.
         wait_for("the agent to see its clock", || {
             started().is_some_and(|at| at.abs_diff(self.started_at + shift) < 600_000)
         });
@@ -91,7 +92,7 @@ fn passes(lab: &Lab) -> u64 {
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).expect("passes")
 }
 
-/// Asks for a job once, by a key; gives the answer's head and body.
+/// Submits a job with an idempotency key. Returns the head and body of the answer.
 fn submit(lab: &Lab, key: &str) -> (String, Value) {
     let socket = lab.root.join("agent.sock");
     let body = json!({ "spec": { "argv": ["true"] } }).to_string();
@@ -105,7 +106,8 @@ fn submit(lab: &Lab, key: &str) -> (String, Value) {
     (head.to_lowercase(), serde_json::from_str(body).expect("JSON"))
 }
 
-/// Puts an instance to sleep, where its process lingers: a clone's does from the second time on.
+/// Puts an instance to sleep so that its process lingers: a clone's lingers from the second sleep
+/// on.
 fn lie_down(lab: &Lab, vm: &str) {
     for move_to in ["sleep", "wake", "sleep"] {
         lab.ok(&["instance", move_to, vm]);
@@ -116,7 +118,8 @@ fn lie_down(lab: &Lab, vm: &str) {
 fn a_step_of_the_wall_clock_ends_nothing_and_holds_nothing_up() {
     let _swept = SharedMemory::swept();
     let lab = Lab::simulated("clocks");
-    // Built by an agent with the system's clock: Nix starts more programs than libfaketime can bear.
+    // Built by an agent with the system's clock: libfaketime cannot bear as many programs as Nix
+    // starts.
     lab.tenant_and_pool("ci", "72");
     lab.ok(&["agent", "stop"]);
     set_clock(&lab, 0);
@@ -161,7 +164,7 @@ fn a_step_of_the_wall_clock_ends_nothing_and_holds_nothing_up() {
         assert_eq!(lab.pid(&asleep), pid, "its process lingers");
         what_is_due_comes(&lab, hours);
     }
-    // The next agent goes on with the same timeline, whatever the clock says when it starts.
+    // The next agent continues the same timeline, whatever the clock says when it starts.
     lab.kill_agent();
     set_clock(&lab, HOURS);
     start(&lab);
@@ -170,11 +173,12 @@ fn a_step_of_the_wall_clock_ends_nothing_and_holds_nothing_up() {
     assert_eq!([&idle, &warm].map(|vm| lab.state(vm)), ["running", "warm"]);
 }
 
-/// What ends by itself does so in its time, and what is told of it are times of the wall clock.
+/// Deadlines pass in their time, and events have the time of the wall clock.
 fn what_is_due_comes(lab: &Lab, hours: i64) {
     let timed = ["run", "ci/small", "--timeout", "1", "--", "sleep", "1000"];
     assert_eq!(lab.mvm(&timed).output().expect("mvm").status.code(), Some(124));
-    // The pool was never scaled: whoever loses a lease is left, and cools down by the policy.
+    // The pool was never scaled: an instance that loses its lease is kept, and cools down by the
+    // policy.
     let short = lab.ok(&["instance", "create", "ci/small"]).trim().to_owned();
     lab.ok(&["instance", "start", &short, "--lease", "1"]);
     wait_for("the lease to end", || lab.json(&["instance", "info", &short])["lease"].is_null());

@@ -1,10 +1,11 @@
-//! The agent, or a machine, is killed at any moment.
+//! The agent or a machine is killed at any moment.
 
 use crate::lab::{Lab, run, text, wait_for};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// Begins `verb`, kills the agent after `delay`, and gives the state that the next agent finds.
+/// Starts `verb`, kills the agent after `delay` ms, and returns the state that the next agent
+/// finds.
 fn cut(lab: &Lab, verb: &str, vm: &str, delay: u64) -> Option<String> {
     let mut begun = lab
         .mvm(&["instance", verb, vm])
@@ -23,7 +24,7 @@ fn cut(lab: &Lab, verb: &str, vm: &str, delay: u64) -> Option<String> {
     let info: serde_json::Value = serde_json::from_slice(&info.stdout).expect("JSON");
     let state = info["state"].as_str().expect("state").to_owned();
     let alive = usize::from(["running", "warm"].contains(&state.as_str()));
-    // One whose memory is on the disk may still be on its way out: its record comes first.
+    // The process of a machine that went to sleep may still be ending: its record comes first.
     wait_for(
         &format!("the process of one that is {state}, {verb} cut off after {delay} ms"),
         || lab.machines() == alive,
@@ -86,7 +87,7 @@ fn a_killed_agent_loses_no_machine_whatever_it_did() {
 fn a_machine_that_dies_is_told_with_its_consoles_last_lines() {
     let lab = Lab::new("died");
     lab.tenant_and_pool("ci", "81");
-    // A new one would be a clone: what was stopped is booted.
+    // A stopped machine is booted, whereas a new one would be a clone.
     let vm = lab.start("ci/small");
     lab.ok(&["instance", "stop", &vm]);
     let boot = lab.mvm(&["instance", "start", &vm]).stderr(Stdio::piped()).spawn().expect("mvm");
@@ -102,7 +103,7 @@ fn a_machine_that_dies_is_told_with_its_consoles_last_lines() {
     for part in ["error[machine_died]", "last lines of its console", "Booting"] {
         assert!(words.contains(part), "{part}: {words}");
     }
-    // It is told once, and no line of a guest's begins as one of ours does.
+    // The console is shown once, and no line of the guest can be mistaken for one of mvm's.
     assert_eq!(words.matches("Booting").count(), 1, "{words}");
     let ours = |line: &str| {
         ["error[machine_died]", "  | ", "  request ", "  hint"].iter().any(|b| line.starts_with(b))
@@ -128,7 +129,8 @@ fn an_agent_killed_during_jobs_leaves_the_pool_as_it_was() {
         let mut job = job.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("mvm");
         std::thread::sleep(Duration::from_millis(delay));
         lab.kill_agent();
-        // Another command starts the next agent, or the job itself does, which takes it two seconds.
+        // Either another command starts the next agent, or the job itself does, which takes two
+        // seconds.
         if turn % 3 > 0 {
             lab.json(&["pool", "info", "ci/small"]);
         }
@@ -152,7 +154,7 @@ fn an_agent_killed_during_jobs_leaves_the_pool_as_it_was() {
             let dir = dir.expect("entry").file_name().display().to_string();
             assert!(known.contains(&dir), "{dir} is nobody's after a kill at {delay} ms");
         }
-        // The bridge, the warm one's tap, and at most the sleeper's.
+        // The bridge, the warm instance's tap, and at most the sleeper's.
         assert!((2..=3).contains(&lab.links().len()), "{:?} after {delay} ms", lab.links());
     }
     lab.ok(&["pool", "destroy", "ci/small"]);

@@ -1,4 +1,4 @@
-//! A node is brought to a document, and stays there.
+//! A node is brought to a document's desired state, and stays there.
 
 use crate::lab::{Lab, nixpkgs, run, wait_for};
 use serde_json::{Value, json};
@@ -43,20 +43,20 @@ fn a_node_is_brought_to_a_document_and_stays_there() {
     let wanted = json!({ "running": 0, "warm": 2, "sleeping": 1 });
     assert_eq!(lab.ready("ci/small"), wanted);
     assert!(reconcile(&lab, &document, &["--wait"]).contains("nothing to do"));
-    // What the node holds, applied to it, changes nothing.
+    // The node's own state, applied to it as a document, changes nothing.
     let told = lab.ok(&["agent", "desired"]);
     let path = lab.root.join("told.json");
     std::fs::write(&path, told).expect("document");
     let again =
         lab.ok(&["agent", "reconcile", "--prune", "--desired", path.to_str().expect("path")]);
     assert!(again.contains("nothing to do"), "{again}");
-    // One is stopped by hand, one is killed, one is destroyed: they are made up for.
+    // One instance is stopped, one is killed and one is destroyed: all are replaced.
     let warm = lab.ids("ci/small", "warm");
     lab.ok(&["instance", "stop", &warm[0]]);
     run(Command::new("kill").args(["-9", &lab.process(&warm[1])]));
     lab.ok(&["instance", "destroy", &lab.ids("ci/small", "sleeping")[0]]);
     wait_for("the counts", || lab.ready("ci/small") == wanted);
-    // Leased ones come on top, and live on when all else is pruned.
+    // Leased instances come on top, and survive when everything else is pruned.
     let leased = lab.ids("ci/small", "warm").remove(0);
     lab.ok(&["instance", "wake", &leased, "--lease", "600"]);
     wait_for("the counts", || lab.ready("ci/small") == wanted);
@@ -65,7 +65,7 @@ fn a_node_is_brought_to_a_document_and_stays_there() {
     wait_for("the others to go", || {
         lab.json(&["instance", "list"]).as_array().map(Vec::len) == Some(1)
     });
-    // That is finished by whatever agent there is when the lease ends.
+    // The agent that runs when the lease ends completes the pruning.
     lab.kill_agent();
     assert_eq!(lab.exec(&leased, "echo still").trim(), "still");
     assert_eq!(lab.json(&["agent", "status"])["desired"]["in_force"], true);
@@ -90,7 +90,7 @@ fn a_file_is_watched_and_a_faulty_version_changes_nothing() {
     };
     wait_for("the socket", || lab.root.join("agent.sock").exists());
     wait_for("one warm", || warm(&lab) == Some(1));
-    // A pool that is destroyed by hand comes back.
+    // A pool that was destroyed by hand comes back.
     lab.ok(&["pool", "destroy", "ci/small"]);
     wait_for("one warm again", || warm(&lab) == Some(1));
     std::fs::write(&document, r#"{"schema_version": 1, "node_id": "a", "tenant": []}"#).expect("w");
@@ -104,7 +104,8 @@ fn a_file_is_watched_and_a_faulty_version_changes_nothing() {
         desired(&lab)["refused"].is_null()
             && lab.ready("ci/small") == json!({"running": 0, "warm": 0, "sleeping": 1})
     });
-    // A flake that does not build is told, and tried again later and later.
+    // The failure of a flake that does not build is shown, and the build is tried again at growing
+    // intervals.
     let mut broken = tenant(0, 1);
     broken[0]["pools"][0]["profile"] = "nonesuch".into();
     write(&lab, broken);
@@ -116,7 +117,8 @@ fn a_file_is_watched_and_a_faulty_version_changes_nothing() {
     agent.wait().expect("agent");
 }
 
-/// Nobody waits half an hour for what only a person can mend; what is mended is done.
+/// `--wait` ends at once on a fault that only a person can mend, instead of after half an hour. A
+/// mended document is carried out.
 #[test]
 fn what_only_a_person_can_mend_ends_the_wait() {
     let lab = Lab::simulated("mend");
@@ -135,7 +137,7 @@ fn what_only_a_person_can_mend_ends_the_wait() {
         let said = lab.refused(&[&words[..], &[&document]].concat(), "needs_mending");
         assert!(said.contains("cannot build pool ci/small") && said.contains(why), "{said}");
     }
-    // A name is a path, from the document on.
+    // A flake's name without a scheme is a path relative to the document.
     let document = with("flake", "small");
     lab.ok(&[&words[..], &[&document]].concat());
     assert_eq!(lab.ready("ci/small")["sleeping"], 1);

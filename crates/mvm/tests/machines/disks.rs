@@ -1,10 +1,10 @@
-//! A disk that is full.
+//! Full disks.
 
 use crate::lab::{Lab, run, text, wait_for};
 use std::io::Write;
 use std::process::Command;
 
-/// Fills the lab's disk but for `left` bytes; gives the file that does.
+/// Fills the lab's disk except for `left` bytes. Returns the file that fills it.
 fn fill(lab: &Lab, left: u64) -> std::path::PathBuf {
     let path = lab.root.join("filler");
     let mut file = std::fs::File::create(&path).expect("filler");
@@ -23,7 +23,8 @@ fn a_machine_that_cannot_be_put_to_sleep_stays_as_it_was() {
     lab.start_counter(&vm);
     lab.ok(&["instance", "warm", &vm]);
     let pid = lab.pid(&vm);
-    // No byte left: not even the intent can be written. Then a little: the snapshot finds no room.
+    // First not a byte is free, so not even the intent can be written. Then a little is free, but
+    // not enough for the snapshot.
     for left in [0, 1 << 20] {
         let filler = fill(&lab, left);
         lab.refused(&["instance", "sleep", &vm], "no_space");
@@ -58,12 +59,13 @@ fn a_full_disk_takes_no_memory_from_a_machine_that_has_slept() {
     lab.ok(&["instance", "wake", &vm]);
     let pid = lab.pid(&vm);
     let filler = fill(&lab, 36 << 20);
-    // Pages that the guest has never written to before.
+    // Fills pages that the guest has never written before.
     let words = "yes 0123456789 | head -c 80000000 > /run/new; sha256sum < /run/new";
     let sum = lab.exec(&vm, words);
     assert_eq!((lab.state(&vm).as_str(), lab.pid(&vm)), ("running", pid));
     std::fs::remove_file(filler).expect("remove");
-    // Asleep, it takes only what is in it; awake, all of it is reserved again.
+    // A sleeping machine takes the space of its content only; when it is awake, all of its memory
+    // is reserved.
     lab.ok(&["instance", "sleep", &vm]);
     lab.kill_agent();
     lab.ok(&["instance", "wake", &vm]);
@@ -79,7 +81,8 @@ fn a_guest_that_fills_the_disk_is_paused_and_goes_on_when_there_is_room() {
     let write = "yes 0123456789 | head -c 60000000";
     let program = "while ! test -e /run/go; do sleep 0.1; done; WRITE > /big && sync && sha256sum /big > /run/sum";
     lab.exec(&vm, &format!("({}) > /dev/null 2>&1 &", program.replace("WRITE", write)));
-    // Only the scratch disk has something to write, and only when the word to go has been answered.
+    // After this, only the scratch disk has data to write, and only after the agent has answered
+    // the command.
     lab.exec(&vm, "sync");
     let filler = fill(&lab, 28 << 20);
     lab.exec(&vm, "(sleep 2; touch /run/go) > /dev/null 2>&1 &");
@@ -91,7 +94,7 @@ fn a_guest_that_fills_the_disk_is_paused_and_goes_on_when_there_is_room() {
         lab.ok(&["metrics"])
             .contains("mvm_paused{tenant=\"ci\",pool=\"small\",cause=\"no_space\"} 1")
     );
-    // The next agent finds it so; this one has less patience with jobs.
+    // The next agent sees the pause too. It waits for a job's space for one second only.
     lab.kill_agent();
     let restarted = lab.mvm(&["instance", "list"]).env("MVM_NO_SPACE_TIMEOUT", "1").output();
     assert!(restarted.is_ok_and(|listed| listed.status.success()));
@@ -106,7 +109,7 @@ fn a_guest_that_fills_the_disk_is_paused_and_goes_on_when_there_is_room() {
     for words in [&*format!("paused: {words}"), "goes on"] {
         assert!(events.contains(words), "{words}: {events}");
     }
-    // Room to start a machine, and not for what its job writes.
+    // Enough space to start a machine, but not for the output of its job.
     let filler = fill(&lab, 90 << 20);
     let script = "yes | head -c 100000000 > /big; sync";
     let job = lab.mvm(&["run", "ci/small", "--", "sh", "-c", script]).output().expect("mvm");

@@ -1,4 +1,4 @@
-//! The documentation's examples, as they stand there.
+//! The documentation's examples, exactly as they are printed.
 
 use crate::lab::{FLAKE, Lab, run, text, wait_for};
 use std::path::{Path, PathBuf};
@@ -22,13 +22,13 @@ const PAGES: &[&str] = &[
     "fleet",
     "production",
 ];
-/// The pages without.
+/// The pages without examples.
 const PROSE: [&str; 2] = ["chaos", "errors"];
 
-/// What the README says for a large machine, and what is run of it here.
+/// Commands of the README for a large machine, and the smaller ones that run here in their place.
 const TOUR: [(&str, &str); 6] = [
     ("mvm doctor ", "mvm doctor || true "),
-    // The lab has one already.
+    // The lab already has a kernel.
     ("mvm kernel fetch", "mvm kernel list"),
     ("--cpus 4 --mem 4096 --data-disk 2048", "--cpus 1 --mem 256 --data-disk 64"),
     ("pool build ci/runners ", "pool build ci/runners --override-input nixpkgs=path:$DEBIAN_PKGS "),
@@ -98,7 +98,7 @@ fn the_tour_of_the_readme_works() {
     let (before, after) = tour.split_once("mvm instance wake").expect("a wake");
     shelf.run(before);
     let mut id = String::new();
-    // The job took a spare; the pool makes up for it.
+    // The job has taken a spare, which the pool replaces.
     wait_for("a sleeper", || {
         let mut sleepers = shelf.lab.ids("ci/runners", "sleeping");
         id = sleepers
@@ -113,7 +113,7 @@ fn the_tour_of_the_readme_works() {
     shelf.run(&format!("mvm instance wake{after}"));
 }
 
-/// A lab, and a folder in it where a reader types.
+/// A lab, and a folder in it in which the reader types.
 struct Shelf {
     lab: Lab,
     desk: PathBuf,
@@ -130,8 +130,8 @@ impl Shelf {
         Shelf { lab, desk }
     }
 
-    /// Runs the example in bash, which ends at the first command that fails, and what it has
-    /// started with it. It is typed inside the namespace: what it serves, nobody else can reach.
+    /// Runs the example in bash, which stops at the first command that fails and ends the processes
+    /// that it has started. Runs inside the namespace, so nothing else can reach its servers.
     fn run(&self, example: &str) {
         let example = format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{example}");
         let binary = Path::new(env!("CARGO_BIN_EXE_mvm")).parent().expect("folder");
@@ -159,7 +159,7 @@ impl Shelf {
     }
 }
 
-/// The fenced blocks that open with exactly this line.
+/// Returns the fenced blocks that open with exactly this line.
 fn blocks(page: &str, opening: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut lines = page.lines();

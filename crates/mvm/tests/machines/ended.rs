@@ -1,4 +1,4 @@
-//! A test that is killed leaves nothing behind, though its destructors do not run.
+//! A killed test leaves nothing behind, although its destructors do not run.
 
 use crate::lab::{Lab, run, text, wait_for};
 use std::io::{BufRead, BufReader};

@@ -1,4 +1,4 @@
-//! What happened is told, in order, with cause and duration.
+//! Events: transitions in order, with cause and duration.
 
 use crate::lab::{Lab, text};
 use std::io::{BufRead, BufReader};
@@ -14,7 +14,7 @@ fn transitions_are_told_to_those_who_ask_and_those_who_follow() {
     let mut next = || -> serde_json::Value {
         serde_json::from_str(&lines.next().expect("a line").expect("text")).expect("JSON")
     };
-    // The template of the build is the past.
+    // Skips the events of the build's template.
     let mut last = next();
     while last["to"] != "destroyed" {
         assert_eq!(last["cause"], "template", "{last}");
@@ -29,7 +29,7 @@ fn transitions_are_told_to_those_who_ask_and_those_who_follow() {
     let all = lab.json(&["events", "--since", &last["id"].to_string()]);
     let told: Vec<&str> =
         all.as_array().expect("list").iter().map(|e| e["to"].as_str().expect("to")).collect();
-    // A stop of a running machine needs no detour.
+    // A running machine is stopped directly.
     assert_eq!(told, ["created", "running", "warm", "sleeping", "running", "stopped", "destroyed"]);
     let mut id = last["id"].as_u64().expect("id");
     for event in all.as_array().expect("list") {
@@ -41,7 +41,7 @@ fn transitions_are_told_to_those_who_ask_and_those_who_follow() {
         all[1]["took_ms"].as_u64().is_some()
             && all[1]["cause"].as_str().expect("cause").starts_with("lease of uid:")
     );
-    // The follower saw the same, over two agents.
+    // The follower got the same events, across two agents.
     for wanted in all.as_array().expect("list") {
         assert_eq!(&next(), wanted);
     }

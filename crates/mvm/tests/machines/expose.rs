@@ -1,4 +1,4 @@
-//! Pools behind a port: a connection wakes, and what is idle sleeps.
+//! Pools behind a port: a connection wakes an instance, and an idle instance goes to sleep.
 
 use crate::lab::{Lab, run, text, wait_for};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 impl Lab {
-    /// Does something in the lab's network namespace.
+    /// Runs `work` in the lab's network namespace.
     fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let netns = std::fs::File::open(format!("/run/netns/{}", self.netns)).expect("namespace");
         std::thread::scope(|scope| {
@@ -29,7 +29,7 @@ impl Lab {
         Ok(stream)
     }
 
-    /// Puts the pool behind a free port of loopback.
+    /// Exposes the pool at a free port of the loopback interface.
     fn expose(&self, pool: &str, to: &str, options: &[&str]) -> SocketAddr {
         run(Command::new("ip").args(["-n", &self.netns, "link", "set", "lo", "up"]));
         let words = ["pool", "expose", pool, "--listen", "127.0.0.1:0", "--to", to];
@@ -37,19 +37,19 @@ impl Lab {
         view["listen"].as_str().expect("listen").parse().expect("address")
     }
 
-    /// What the front of the pool is doing.
+    /// Returns the status of the pool's front.
     fn front(&self, pool: &str) -> Value {
         self.json(&["pool", "expose", pool, "--list"])[0].clone()
     }
 
-    /// A sample of the agent's metrics.
+    /// Returns the value of a sample of the agent's metrics.
     fn metric(&self, sample: &str) -> String {
         let metrics = self.ok(&["metrics"]);
         let found = metrics.lines().find_map(|line| line.strip_prefix(sample));
         found.unwrap_or_else(|| panic!("{sample}: {metrics}")).trim().to_owned()
     }
 
-    /// The instances that a front has woken and put to sleep again.
+    /// Returns the instances of a front once all of them are asleep again.
     fn at_zero(&self, pool: &str) -> Vec<String> {
         wait_for("the pool to go back to zero", || {
             let front = self.front(pool);
@@ -68,7 +68,7 @@ fn says_back(stream: &mut TcpStream, words: &str) {
     assert_eq!(text(&back), words);
 }
 
-/// Port 7 of a simulated guest gives back what it is sent.
+/// Makes a lab with simulated machines. Port 7 of a simulated guest echoes what it is sent.
 fn simulated(name: &str, net: &str) -> Lab {
     let lab = Lab::simulated(name);
     lab.tenant_and_pool("ci", net);
@@ -109,7 +109,7 @@ fn a_burst_wakes_one_and_the_idle_one_is_woken_again() {
     half.read_to_string(&mut rest).expect("read");
     assert_eq!(rest, "last words");
 
-    // One that never reads holds up nobody.
+    // A client that never reads does not delay the others.
     let slow = open.pop().expect("one");
     slow.set_nonblocking(true).expect("nonblocking");
     let stuck = std::iter::from_fn(|| Some((&slow).write(&[0; 64 << 10])));
@@ -122,7 +122,7 @@ fn a_burst_wakes_one_and_the_idle_one_is_woken_again() {
     let mut again = lab.connect(to).expect("connect");
     says_back(&mut again, "again");
     assert_eq!(lab.front("ci/small")["serving"][0]["instance"], vm.as_str(), "the same one");
-    // Jobs get another: this one is used.
+    // A job gets another instance, since this one is in use.
     wait_for("the spare", || lab.ready("ci/small")["sleeping"] == 1);
     let job = lab.mvm(&["run", "ci/small", "--", "sh", "-c", "cat /etc/hostname"]).output();
     let name = text(&job.expect("mvm").stdout);
@@ -151,7 +151,8 @@ fn a_front_outlives_its_agent() {
     drop(after);
     let vm = vm.as_str().expect("instance").to_owned();
     assert!(lab.at_zero("ci/small").contains(&vm));
-    // Killed while it wakes: the next agent finishes or undoes that, and serves.
+    // An agent is killed while it wakes an instance. The next one completes or undoes that, and
+    // serves.
     for _ in 0..3 {
         let waking = lab.connect(to).expect("connect");
         lab.kill_agent();
@@ -184,7 +185,8 @@ fn room_at_the_instances_decides_who_serves() {
     let mut back = [0; 5];
     third.read_exact(&mut back).expect("there is room now");
     assert_eq!(&back, b"third");
-    // Taken away by a person: its connections end, and the next one wakes again.
+    // A user ends the lease: the instance's connections end, and the next connection wakes one
+    // again.
     let lease = lab.json(&["lease", "list", "ci/small"])[0]["id"].clone();
     lab.ok(&["lease", "release", lease.as_str().expect("id")]);
     drop((second, third));
@@ -213,7 +215,7 @@ fn what_cannot_be_exposed_is_refused() {
     let changed = [&expose("ci/small", &at, "7")[..], &["--idle", "7"]].concat();
     assert_eq!(lab.json(&changed)["limits"]["idle_s"], 7, "said again, it changes the limits");
 
-    // Nothing listens on that port of the guest, or no instance can be made: the client is told.
+    // If nothing listens on the guest's port, or no instance can be made, the client gets a reset.
     let closed = lab.expose("ci/small", "9", &[]);
     let unbuilt = lab.expose("other/small", "7", &[]);
     for to in [closed, unbuilt] {

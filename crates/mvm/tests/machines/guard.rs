@@ -1,9 +1,9 @@
-//! Cleans up after a test that a signal ends: its destructors do not run.
+//! Cleans up after a test that a signal ends, since its destructors do not run.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// Waits until the test has ended, however it ends. Then removes what the test's own destructors have left.
+/// Waits until the test has ended in whatever way, then removes what its own destructors have left.
 const CLEAN: &str = r#"
 read -r _ || true
 [ -e "$ROOT" ] || exit 0
@@ -21,11 +21,11 @@ done </proc/mounts
 rm -rf "$ROOT" "$ROOT.img"
 "#;
 
-/// A process of its own session, which a signal to the test's process group does not reach.
+/// A process in a session of its own, which a signal to the test's process group does not reach.
 pub struct Guard(Child);
 
 impl Guard {
-    /// `name` is that of the test's network namespace, or what the names of several begin with.
+    /// Starts the guard. `name` is the test's network namespace, or the common prefix of several.
     pub fn new(root: &Path, name: &str) -> Guard {
         let mut guard = Command::new("setsid");
         guard.args(["sh", "-c", CLEAN]).env("ROOT", root).env("NAME", name);
@@ -36,7 +36,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Closes its standard input first.
+        // The call closes the guard's standard input first, which makes the guard end.
         let _ = self.0.wait();
     }
 }

@@ -1,5 +1,5 @@
-//! A fleet in small: an authority, a node that joins it, and people who use the node over mutual
-//! TLS, in a network namespace of the test's own.
+//! A small fleet in the test's own network namespace: an authority, a node that joins it, and
+//! people who use the node over mutual TLS.
 
 use crate::lab::{Lab, run, text, wait_for};
 use serde_json::Value;
@@ -10,7 +10,7 @@ const SIGNER: &str = "127.0.0.1:4433";
 const NODE: &str = "127.0.0.1:4434";
 const COORDINATOR: &str = "127.0.0.1:4435";
 
-/// A process that goes with the test.
+/// A server process that is killed when the test ends.
 struct Served(Child);
 
 impl Drop for Served {
@@ -21,14 +21,14 @@ impl Drop for Served {
 }
 
 struct Fleet {
-    // Ended first: the lab's directory is theirs.
+    // Dropped first, since the processes use the lab's directory.
     served: Vec<Served>,
     lab: Lab,
 }
 
 impl Fleet {
-    /// An authority that serves, and certificates for `alice` (operator), `bob` (of tenant `ci`) and
-    /// `eve` (of tenant `lab`).
+    /// Starts an authority, and issues certificates for `alice` (operator), `bob` (of tenant `ci`)
+    /// and `eve` (of tenant `lab`).
     fn new(lab: Lab, node_lifetime: &str) -> Fleet {
         run(Command::new("ip").args(["-n", &lab.netns, "link", "set", "lo", "up"]));
         let mut fleet = Fleet { served: Vec::new(), lab };
@@ -54,12 +54,12 @@ impl Fleet {
         self.lab.root.join(name).display().to_string()
     }
 
-    /// `mvm` in the namespace, as one of the people.
+    /// Returns an `mvm` command in the namespace, as one of the people.
     fn mvm(&self, who: &str, words: &[&str]) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.lab.netns, env!("CARGO_BIN_EXE_mvm")]);
         command.args(words).env("MVM_IDENTITY", self.path(who)).stdin(Stdio::null());
-        // A state directory that cannot be: whatever is done here is done on the node.
+        // No state directory can exist at this path, so every command works on the node.
         command.env("MVM_ROOT", "/dev/null/none").env_remove("MVM_COORDINATOR");
         command.env("XDG_RUNTIME_DIR", &self.lab.root);
         command
@@ -89,12 +89,12 @@ impl Fleet {
         self.served.push(Served(child));
     }
 
-    /// The lab's own state directory becomes node `n1`, and its agent serves.
+    /// Lets the lab's own state directory join as node `n1`, whose agent serves.
     fn join(&mut self) {
         let token = self.ok("alice", &["node", "invite", "n1", "--coordinator", SIGNER]);
         self.join_with(&token, None);
         self.join_with(&token, Some("exists"));
-        // Where a place is named, the identity goes there and nowhere else.
+        // If a directory is named, the identity goes there and nowhere else.
         let token = self.ok("alice", &["node", "invite", "n2", "--coordinator", SIGNER]);
         let (root, place) = (self.path("n2-root"), self.path("n2"));
         let words = ["--root", &root, "node", "join", &token, "--identity", &place];
@@ -109,7 +109,7 @@ impl Fleet {
         wait_for("the node", || self.run("alice", &list).status.success());
     }
 
-    /// A coordinator whose fleet the node is.
+    /// Starts a coordinator to whose fleet the node belongs.
     fn coordinator(&mut self) {
         let (ca, out, root) = (self.path("ca"), self.path("c1"), self.path("c1-root"));
         let issue = ["ca", "issue", "--dir", &ca, "--role", "coordinator", "--name", "c1"];
@@ -120,7 +120,7 @@ impl Fleet {
         wait_for("the coordinator", || self.run("alice", &add).status.success());
     }
 
-    /// Joins with the token on standard input, where nobody sees it.
+    /// Joins with the token on standard input, which nobody else can read.
     fn join_with(&self, token: &str, code: Option<&str>) {
         let root = self.lab.root.display().to_string();
         self.join_at(&root, token, code);
@@ -139,14 +139,14 @@ impl Fleet {
         }
     }
 
-    /// `mvm coordinator VERB …` on an instance, by reference.
+    /// Returns the words of `mvm coordinator VERB …` for an instance.
     fn on<'a>(&self, verb: &'a str, instance: &'a str) -> Vec<&'a str> {
         let parts: Vec<&str> = instance.split('/').collect();
         let target = ["--tenant", parts[0], "--pool", parts[1], "--instance", parts[2]];
         [&["coordinator", verb, "--node", NODE][..], &target].concat()
     }
 
-    /// The serial number of the node's certificate.
+    /// Returns the serial number of the node's certificate.
     fn serial(&self) -> String {
         let list = ["node", "list", "--coordinator", SIGNER, "-o", "json"];
         let views: Value = serde_json::from_str(&self.ok("alice", &list)).expect("JSON");
@@ -163,7 +163,7 @@ fn a_node_joins_is_used_renewed_and_removed() {
     fleet.lab.tenant_and_pool("lab", "62");
     let (vm, other) = (fleet.lab.start("ci/small"), fleet.lab.start("lab/small"));
 
-    // The specification's command, then its siblings.
+    // The command of the specification, then the other verbs.
     fleet.lab.ok(&["lease", "release", &vm]);
     fleet.ok("alice", &fleet.on("sleep", &vm));
     assert_eq!(fleet.lab.state(&vm), "sleeping");
@@ -179,7 +179,7 @@ fn a_node_joins_is_used_renewed_and_removed() {
     fleet.ok("alice", &fleet.on("warm", &vm));
     assert_eq!(fleet.lab.state(&vm), "warm");
 
-    // Everybody within their tenant.
+    // Each person sees the instances of their own tenant only.
     let list = |who: &str| fleet.ok(who, &["coordinator", "list", "--node", NODE]);
     assert!(list("alice").contains(&vm) && list("alice").contains(&other));
     assert!(list("bob").contains(&vm) && !list("bob").contains(&other));
@@ -189,7 +189,7 @@ fn a_node_joins_is_used_renewed_and_removed() {
     fleet.refused("eve", &fleet.on("destroy", &vm), "forbidden");
     fleet.refused("bob", &["node", "invite", "n2", "--coordinator", SIGNER], "forbidden");
 
-    // A stream stands while the node gets new certificates.
+    // A stream stays open while the node gets new certificates.
     let mut cat = fleet.mvm("bob", &[&fleet.on("exec", &vm)[..], &["-i", "--", "cat"]].concat());
     let mut cat = cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("mvm");
     let (mut to, mut from) =
@@ -210,7 +210,7 @@ fn a_node_joins_is_used_renewed_and_removed() {
     fleet.ok("alice", &fleet.on("info", &vm));
     assert_eq!(fleet.lab.json(&["agent", "status"])["pid"], agent, "nothing was restarted");
 
-    // Who is revoked is let in nowhere, and what stood open is cut off.
+    // A revoked person is refused everywhere, and their open streams are cut.
     let revoke = ["ca", "revoke", "--role", "tenant-operator", "--tenant", "ci", "--name", "bob"];
     fleet.ok("alice", &[&revoke[..], &["--coordinator", SIGNER]].concat());
     fleet.refused("bob", &["node", "list", "--coordinator", SIGNER], "certificate_refused");
@@ -220,7 +220,7 @@ fn a_node_joins_is_used_renewed_and_removed() {
     assert!(!cat.wait().expect("wait").success(), "the stream is cut off");
     fleet.ok("alice", &info);
 
-    // So is a node that is removed; its name may be used again.
+    // So is a removed node. Its name may be used again.
     fleet.ok("alice", &["node", "remove", "n1", "--coordinator", SIGNER]);
     fleet.refused("alice", &info, "peer_untrusted");
     let token = fleet.ok("alice", &["node", "invite", "n1", "--coordinator", SIGNER]);
@@ -236,7 +236,7 @@ fn exec_and_ssh_reach_a_real_machine_elsewhere() {
     fleet.join();
     fleet.lab.tenant_and_pool("ci", "61");
     let vm = fleet.lab.start("ci/small");
-    // Whoever started it has it until they give it back.
+    // The person who started the instance has it until they release it.
     fleet.refused("bob", &fleet.on("sleep", &vm), "leased");
     let lease = fleet.lab.json(&["instance", "info", &vm])["lease"]["id"].clone();
     fleet.lab.ok(&["lease", "release", lease.as_str().expect("a lease")]);
@@ -247,7 +247,7 @@ fn exec_and_ssh_reach_a_real_machine_elsewhere() {
     fleet.coordinator();
     let wake = ["--coordinator", COORDINATOR, "instance", "wake", &vm];
     wait_for("the coordinator to find it", || fleet.run("bob", &wake).status.success());
-    // ssh gives its words to a shell once more.
+    // ssh passes its words to a shell once more.
     let (exec, ssh) =
         (["-i", "--", "sh", "-c", "cat; exit 3"], ["--", "sh", "-c", "'cat; exit 3'"]);
     let through = |verb| ["--coordinator", COORDINATOR, "instance", verb, &vm];

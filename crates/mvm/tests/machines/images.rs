@@ -38,7 +38,7 @@ fn a_pool_goes_back_to_an_earlier_build_and_unused_images_are_collected() {
     assert!(roots() > 0, "what the builds have left");
     lab.ok(&["image", "gc"]);
     assert_eq!((digests(&lab).len(), roots()), (2, 0), "both are revisions of the pool");
-    // What it was rolled back to really boots.
+    // The instance really boots the image that the pool was rolled back to.
     lab.ok(&["instance", "start", &back]);
     assert_eq!(lab.exec(&back, "type make >/dev/null 2>&1 || echo none").trim(), "none");
     lab.ok(&["pool", "destroy", "ci/small"]);
@@ -81,7 +81,8 @@ fn a_kernel_that_a_pool_is_built_with_stays_and_two_have_not_one_name() {
     let (name, digest) = (word(&known, "name"), word(&known, "digest"));
     let dir = lab.root.join("kernels").join(&digest);
     let modules = dir.join("modules/lib/modules").join(word(&known, "version"));
-    // The same again is the same; another one is another, whatever it is called.
+    // Importing the same kernel again changes nothing; another kernel is a new one, even under the
+    // same name.
     let mut bytes = std::fs::read(dir.join("vmlinux")).expect("kernel");
     let file = lab.root.join("vmlinux");
     std::fs::write(&file, &bytes).expect("kernel");
@@ -100,7 +101,7 @@ fn a_kernel_that_a_pool_is_built_with_stays_and_two_have_not_one_name() {
     lab.refused(&["kernel", "remove", &name], "in_use");
     let words = import("other");
     lab.ok(&words.each_ref().map(String::as_str));
-    // No pool names it, and another takes its place.
+    // No pool names the removed kernel, and another one becomes the default.
     lab.ok(&["kernel", "remove", &name]);
     let left = kernels();
     assert_eq!(
@@ -140,7 +141,7 @@ fn a_build_says_whose_a_flake_is_and_what_of_it_is_copied_and_not_run() {
     {
         assert!(words.contains(said), "{said} is not said: {words}");
     }
-    // As a repository of somebody else.
+    // Now the flake is another user's repository.
     std::fs::remove_file(flake.join(".env")).expect("remove");
     let git = |words: &[&str]| {
         let mut git = std::process::Command::new("git");
@@ -160,7 +161,7 @@ fn a_build_says_whose_a_flake_is_and_what_of_it_is_copied_and_not_run() {
         assert!(!words.contains("--no-index"), "{words}");
         run(std::process::Command::new("chown").args(["-R", "root"]).arg(&flake));
     };
-    // Of one without a commit Nix asks other things than of one that has some.
+    // Nix runs other git commands in a repository without commits than in one with commits.
     let path = flake.display().to_string();
     git(&["add", "-A"]);
     foreign(&path);

@@ -9,13 +9,13 @@ fn a_job_gets_a_machine_of_its_own_and_leaves_nothing() {
     let lab = Lab::new("run");
     lab.tenant_and_pool("ci", "21");
     lab.ok(&["pool", "scale", "ci/small", "--warm", "1", "--sleeping", "1", "--wait"]);
-    // Ids of those for which it holds.
+    // Returns the ids of the instances for which `holds` is true.
     let ids = |lab: &Lab, holds: &dyn Fn(&Value) -> bool| -> Vec<String> {
         let all = lab.json(&["instance", "list", "ci/small"]);
         let all = all.as_array().expect("list").iter().filter(|i| holds(i));
         all.map(|i| i["instance_id"].as_str().expect("id").to_owned()).collect()
     };
-    // The first job gets the warm one.
+    // The first job gets the warm instance.
     let mut used = ids(&lab, &|i| i["state"] == "warm");
     assert_eq!(used.len(), 1);
     std::fs::write(lab.root.join("input"), "from outside").expect("input");
@@ -55,7 +55,7 @@ fn a_job_gets_a_machine_of_its_own_and_leaves_nothing() {
         let pool = lab.json(&["pool", "info", "ci/small"]);
         pool["leased"] == 0 && pool["ready_counts"] == pool["desired_counts"]
     });
-    // Their destruction goes on beside the refill.
+    // The used machines are destroyed while the pool is refilled.
     wait_for("the used machines to be gone", || {
         ids(&lab, &|_| true).iter().all(|id| !used.contains(id)) && lab.machines() == 1
     });
@@ -90,7 +90,8 @@ fn an_interrupted_job_ends_with_its_machine() {
         assert_eq!(job.wait().expect("wait").code(), Some(expected));
         wait_for("the machine to be given back", || leased() == Some(0));
     }
-    // One whose reader has gone ends as at home: `mvm run … -- yes | head -1`.
+    // If the reader of its output has gone, a job ends like a local program: `mvm run … -- yes |
+    // head -1`.
     let mut endless = lab.mvm(&["run", "ci/small", "--", "yes"]);
     let mut endless = endless.stdout(Stdio::piped()).spawn().expect("mvm");
     let mut line = [0; 2];

@@ -1,4 +1,4 @@
-//! A state directory and a network namespace of a test's own, and an agent in them.
+//! A state directory and a network namespace for one test, and an agent in them.
 
 use crate::guard::Guard;
 use serde_json::Value;
@@ -18,11 +18,11 @@ pub const FLAKE: &str = r#"{
   };
 }"#;
 
-/// A state directory and a network namespace; all of it goes when the test ends, however it ends.
+/// A state directory and a network namespace, which are removed when the test ends in whatever way.
 pub struct Lab {
     pub root: PathBuf,
     pub netns: String,
-    /// As `mvm agent serve --hypervisor` takes it.
+    /// The value of `mvm agent serve --hypervisor`.
     hypervisor: &'static str,
     _guard: Guard,
 }
@@ -48,14 +48,14 @@ impl Lab {
         lab
     }
 
-    /// One whose machines are simulated.
+    /// Makes a lab whose machines are simulated.
     pub fn simulated(name: &str) -> Lab {
         let mut lab = Lab::new(name);
         lab.hypervisor = "sim";
         lab
     }
 
-    /// One whose state directory is a disk of its own, of so many MiB.
+    /// Makes a lab whose state directory is a disk of its own, of `mib` MiB.
     pub fn on_disk(name: &str, mib: u32) -> Lab {
         Lab::with(name, |root| {
             let size = format!("size={mib}m");
@@ -63,7 +63,8 @@ impl Lab {
         })
     }
 
-    /// The same on ext4, on a loop device; the last hundredth of it is for root, and no machine's.
+    /// Like [`Lab::on_disk`], with ext4 on a loop device. One percent of the disk is reserved for
+    /// root, and no machine can use it.
     pub fn on_ext4(name: &str, mib: u32) -> Lab {
         Lab::with(name, |root| {
             let image = image_of(root);
@@ -80,13 +81,13 @@ impl Lab {
         command.env("MVM_NETNS", &self.netns).env("MVM_HYPERVISOR", self.hypervisor);
         // Debian's packages are unpacked by the host's tools.
         command.env("MVM_NIX_SANDBOX", "relaxed");
-        // The host's own is not the tests' to bear.
+        // The host's own memory pressure must not affect the tests.
         command.env("MVM_PRESSURE", self.pressure());
         command.stdin(Stdio::null());
         command
     }
 
-    /// An agent for which this file is the host's resolv.conf.
+    /// Starts an agent for which this file is the host's resolv.conf.
     pub fn agent_with_names(&self, file: &Path) -> std::process::Child {
         let script = format!(
             "mount --bind {} /etc/resolv.conf && exec \"$0\" --root {} agent serve",
@@ -106,7 +107,8 @@ impl Lab {
         self.root.join("pressure")
     }
 
-    /// What the agent is told of memory, as the kernel words it: so many percent of the time wait.
+    /// Sets the memory pressure that the agent reads, in percent of the time, in the kernel's
+    /// format.
     pub fn press(&self, percent: u32) {
         let line = |kind| format!("{kind} avg10={percent}.00 avg60=0.00 avg300=0.00 total=0\n");
         let new = self.root.join("pressure.new");
@@ -114,14 +116,14 @@ impl Lab {
         std::fs::rename(new, self.pressure()).expect("pressure");
     }
 
-    /// Runs it; it must succeed. Gives what it printed.
+    /// Runs a command that must succeed. Returns its output.
     pub fn ok(&self, words: &[&str]) -> String {
         let output = self.mvm(words).output().expect("mvm");
         assert!(output.status.success(), "mvm {words:?}: {}", text(&output.stderr));
         text(&output.stdout)
     }
 
-    /// Runs it; it must be refused with this code. Gives its words.
+    /// Runs a command that must fail with this code. Returns its error output.
     pub fn refused(&self, words: &[&str], code: &str) -> String {
         let output = self.mvm(words).output().expect("mvm");
         let words_of = text(&output.stderr);
@@ -148,19 +150,19 @@ impl Lab {
         self.json(&["instance", "info", instance])["pid"].as_u64()
     }
 
-    /// The instances of a pool that are in this state, by reference.
+    /// Returns the references of a pool's instances in this state.
     pub fn ids(&self, pool: &str, state: &str) -> Vec<String> {
         let all = self.json(&["instance", "list", pool]);
         let all = all.as_array().expect("list").iter().filter(|i| i["state"] == state);
         all.map(|i| i["reference"].as_str().expect("reference").to_owned()).collect()
     }
 
-    /// What stands ready in a pool.
+    /// Returns the number of ready instances in a pool, by state.
     pub fn ready(&self, pool: &str) -> Value {
         self.json(&["pool", "info", pool])["ready_counts"].clone()
     }
 
-    /// A tenant and its pool `small`, built.
+    /// Makes a tenant and its pool `small`, and builds the pool.
     pub fn tenant_and_pool(&self, tenant: &str, net: &str) {
         self.tenant_and_unbuilt_pool(tenant, net);
         self.build(&format!("{tenant}/small"));
@@ -170,7 +172,7 @@ impl Lab {
         self.ok(&["pool", "build", pool, "--override-input", &nixpkgs()]);
     }
 
-    /// Starts a program in the guest that counts in /run/n for as long as it lives.
+    /// Starts a program in the guest that counts in /run/n as long as it lives.
     pub fn start_counter(&self, instance: &str) {
         self.exec(
             instance,
@@ -179,12 +181,12 @@ impl Lab {
         );
     }
 
-    /// How far that program is.
+    /// Returns the count of that program.
     pub fn count(&self, instance: &str) -> u64 {
         self.exec(instance, "cat /run/n").trim().parse().expect("count")
     }
 
-    /// Links of mvm's in the namespace.
+    /// Returns the names of mvm's links in the namespace.
     pub fn links(&self) -> Vec<String> {
         let all = run(Command::new("ip").args(["-n", &self.netns, "-o", "link"]));
         let name = |line: &str| line.split(": ").nth(1).unwrap_or_default().to_owned();
@@ -220,14 +222,14 @@ impl Lab {
         self.ok(&["instance", "create", pool, "--start"]).trim().to_owned()
     }
 
-    /// SIGKILL to the agent; the next command starts another.
+    /// Sends SIGKILL to the agent. The next command starts another one.
     pub fn kill_agent(&self) {
         let pid = self.json(&["agent", "status"])["pid"].as_u64().expect("pid");
         run(Command::new("kill").args(["-9", &pid.to_string()]));
         wait_for("the agent to end", || is_gone(pid));
     }
 
-    /// The process of a machine, as the system knows it.
+    /// Returns the process id of a machine, found by its marker.
     pub fn process(&self, instance: &str) -> String {
         let id = instance.rsplit('/').next().expect("id");
         let found = Command::new("pgrep").args(["-f", &format!("{}{id}", self.mark())]).output();
@@ -239,7 +241,7 @@ impl Lab {
         format!("guest=mvm:{id}:")
     }
 
-    /// Processes of machines of this lab.
+    /// Returns the number of hypervisor processes of this lab.
     pub fn machines(&self) -> usize {
         let mark = self.mark();
         let found = Command::new("pgrep").args(["-fc", &mark]).output().expect("pgrep");
@@ -248,7 +250,8 @@ impl Lab {
 }
 
 impl Lab {
-    /// What the agents and the machines have said last, for whoever looks for why a test failed.
+    /// Prints the last lines of the agents' and machines' logs, which help to find why a test
+    /// failed.
     fn tell_logs(&self) {
         let instances = std::fs::read_dir(self.root.join("instances")).into_iter().flatten();
         let consoles = instances.flatten().map(|at| at.path().join("vm/console.log"));
@@ -285,12 +288,12 @@ impl Drop for Lab {
     }
 }
 
-/// What [`Lab::on_ext4`] is on.
+/// Returns the file of the disk of [`Lab::on_ext4`].
 fn image_of(root: &Path) -> PathBuf {
     root.with_extension("img")
 }
 
-/// Where the flake's packages come from.
+/// Returns the flake input with the packages.
 pub fn nixpkgs() -> String {
     let packages = std::env::var("MVM_TEST_DEBIAN_PKGS").expect("MVM_TEST_DEBIAN_PKGS: run ./test");
     format!("nixpkgs=path:{packages}")
@@ -306,8 +309,8 @@ pub fn run(command: &mut Command) -> Output {
     output
 }
 
-/// Whether the process has ended, all its threads included; one that nobody has waited for yet (a
-/// zombie) has.
+/// Returns whether the process has ended with all its threads. A process that was not waited for
+/// yet (a zombie) has ended.
 pub fn is_gone(pid: u64) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);

@@ -1,4 +1,4 @@
-//! One machine through its states.
+//! One machine through all its states.
 
 use crate::lab::{Lab, is_gone};
 use std::time::Duration;
@@ -44,7 +44,7 @@ fn a_machine_is_the_same_through_warmth_sleep_and_other_agents() {
     lab.refused(&["instance", "info", &vm], "not_found");
 }
 
-/// CPU time of a process so far, in ticks of 10 ms. proc(5)
+/// Returns the CPU time of a process so far, in ticks of 10 ms. proc(5)
 fn cpu_ticks(pid: u64) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
     let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();

@@ -1,10 +1,11 @@
-//! A process that outlasts the sleep of its machine.
+//! Processes that outlast the sleep of their machine.
 
 use crate::lab::{Lab, is_gone, run, wait_for};
 use std::process::Command;
 
-/// A sleeping instance whose process lingers, with a program that counts and a note in its memory
-/// and on its disk. A clone's memory is its own alone: it sleeps and wakes once to have a file of it.
+/// Returns a sleeping instance whose process lingers, with a program that counts, and a note in its
+/// memory and on its disk. A clone's process does not linger, so the instance sleeps and wakes once
+/// to get a memory file of its own.
 fn sleeper(lab: &Lab) -> (String, u64) {
     let vm = lab.start("ci/small");
     lab.start_counter(&vm);
@@ -28,7 +29,7 @@ fn a_machine_woken_soon_has_the_process_that_it_had() {
     assert_eq!(kept["state"], "sleeping");
     let until = kept["lingers_until"].as_u64().zip(kept["state_since"].as_u64());
     assert_eq!(until.map(|(until, since)| until - since), Some(300_000));
-    // More than once, and what it does in between is in what it is woken from at last.
+    // Every wake uses the same process. What the machine does in between is in its last snapshot.
     for turn in 0..3 {
         lab.ok(&["instance", "wake", &vm]);
         assert_eq!((lab.pid(&vm), lab.machines()), (Some(pid), 1), "the same process");
@@ -42,7 +43,7 @@ fn a_machine_woken_soon_has_the_process_that_it_had() {
         assert!(now.as_secs().abs_diff(clock) <= 2, "the clock is right again");
         lab.ok(&["instance", "sleep", &vm]);
     }
-    // Whoever needs its memory may end it: the snapshot is the machine.
+    // The process may be ended for its memory: the snapshot holds the machine's state.
     run(Command::new("kill").args(["-9", &pid.to_string()]));
     wait_for("its end", || is_gone(pid));
     lab.ok(&["instance", "stats", &vm]);
@@ -67,7 +68,7 @@ fn what_lingers_ends_in_time_and_without_loss() {
     let (vm, mut count) = sleeper(&lab);
     let lingers = || assert_eq!((lab.state(&vm).as_str(), lab.machines()), ("sleeping", 1));
     let mut wakes = |why: &str| {
-        // By an agent: the command starts one where there is none.
+        // An agent must end the process: the command starts one if none runs.
         wait_for(why, || lab.pid(&vm).is_none());
         assert_eq!((lab.state(&vm).as_str(), lab.machines()), ("sleeping", 0));
         lab.ok(&["instance", "wake", &vm]);
@@ -106,8 +107,8 @@ fn what_lingers_ends_in_time_and_without_loss() {
     assert_eq!(lab.machines(), 0, "nothing lingers by this policy");
 }
 
-/// A process may be killed for its memory just when it is wanted, or not answer: until it has said
-/// that its guest runs, the machine is what its snapshot says.
+/// A process may be killed for its memory just when it is needed, or not answer. Until it has
+/// confirmed that its guest runs, the snapshot is the machine's state.
 #[test]
 fn a_process_that_does_not_take_up_costs_no_memory() {
     let lab = Lab::new("unresumed");
@@ -122,7 +123,7 @@ fn a_process_that_does_not_take_up_costs_no_memory() {
     for kill in [true, false] {
         let pid = lab.pid(&vm).expect("its process is still there");
         let asleep = written();
-        // Held up it hears nothing, and then it is killed, or never answers.
+        // A stopped process cannot act on the resume. Then it is killed, or never answers.
         run(Command::new("kill").args(["-STOP", &pid.to_string()]));
         let mut wake = lab.mvm(&["instance", "wake", &vm]).spawn().expect("mvm");
         if kill {
@@ -135,7 +136,7 @@ fn a_process_that_does_not_take_up_costs_no_memory() {
         assert_eq!(lab.exec(&vm, "cat /dev/shm/note").trim(), "kept");
         assert!(lab.count(&vm) >= count, "the program goes on");
         count = lab.count(&vm);
-        // What tells a guest that has run from one that has not.
+        // This distinguishes a guest that has run from one that has not.
         assert!(written() > asleep, "a guest that runs writes to its memory");
         lab.ok(&["instance", "sleep", &vm]);
     }

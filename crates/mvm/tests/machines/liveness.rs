@@ -1,11 +1,11 @@
-//! Guests that stop answering are found; guests that are busy are not taken for them.
+//! Guests that stop answering are found, and busy guests are not mistaken for them.
 
 use crate::lab::{Lab, text, wait_for};
 use std::process::Output;
 
-/// The agent of the guest is the parent of what it runs.
+/// Stops the guest's agent, which is the parent of each command.
 const STOP_AGENT: &str = "kill -STOP $PPID; sleep 600";
-/// What the kernel does not come back from, and the hypervisor does not hear of.
+/// Halts the kernel for good, without the hypervisor's notice.
 const HALT: &str = "busybox halt -f -n; sleep 600";
 
 fn run(lab: &Lab, words: &[&str]) -> (Option<i32>, String) {
@@ -37,7 +37,7 @@ fn a_guest_that_stops_answering_is_found_dead_and_recycled() {
     let counted = "mvm_guests_silent_total{tenant=\"ci\",pool=\"small\"} 2";
     assert!(metrics.contains(counted), "{metrics}");
 
-    // A person's: who is in it is told, and the instance says why.
+    // A user's instance: an open session gets the reason, and the instance shows it.
     let vm = lab.start("ci/small");
     let (status, words) = run(&lab, &["instance", "exec", &vm, "--", "sh", "-c", STOP_AGENT]);
     assert_eq!(status, Some(125), "{words}");
@@ -47,7 +47,7 @@ fn a_guest_that_stops_answering_is_found_dead_and_recycled() {
     assert!(info["reason"].as_str().expect("reason").contains("does not answer"), "{info}");
     lab.ok(&["instance", "destroy", &vm]);
 
-    // Where nobody watches, what is asked has an end all the same, and so has the machine.
+    // Without a liveness probe, requests still have a deadline, and the machine can be destroyed.
     lab.ok(&["pool", "update", "ci/small", "--guest-timeout", "0"]);
     let vm = lab.start("ci/small");
     lab.exec(&vm, "(sleep 1; kill -STOP $PPID) > /dev/null 2>&1 &");
@@ -66,20 +66,20 @@ fn a_guest_under_heavy_load_is_not_taken_for_dead() {
     let lab = Lab::new("load");
     lab.tenant_and_pool("ci", "62");
     lab.ok(&["pool", "update", "ci/small", "--guest-timeout", "10"]);
-    // More than all of its memory, again and again: the kernel ends the hog, not the agent, and at
-    // once, instead of reading every other program anew from its disk for minutes.
+    // Uses more than all of the memory, several times. The kernel must kill the hog, not the agent,
+    // and at once, instead of rereading all other programs from disk for minutes.
     let hog = "for i in 1 2 3; do tail /dev/zero; done
                echo survived, within $(cat /sys/kernel/mm/lru_gen/min_ttl_ms)";
     let (status, words) =
         run(&lab, &["run", "ci/small", "--timeout", "300", "--", "sh", "-c", hog]);
     assert_eq!(status, Some(0), "{words}");
     assert!(words.contains("survived, within 1000"), "{words}");
-    // Its own words are "Killed" at most.
+    // The program itself prints "Killed" at most.
     let (status, words) = run(&lab, &["run", "ci/small", "--", "tail", "/dev/zero"]);
     assert_eq!(status, Some(137), "{words}");
     assert!(words.contains("mvm: the machine was out of memory"), "{words}");
-    // As many processes as there can be, all of them busy, for several times the timeout. The kernel
-    // chooses among them when memory is short, and not the command that the job waits for.
+    // Starts as many processes as possible, all of them busy, for several times the timeout. When
+    // memory is short, the kernel kills some of them, and not the command that the job waits for.
     let bomb = "bomb() { bomb | bomb & }; (echo 1000 > /proc/self/oom_score_adj; bomb) & \
                 echo -1000 > /proc/self/oom_score_adj; exec sleep 600";
     let (status, words) =

@@ -1,4 +1,4 @@
-//! The whole way on real machines, through the command line.
+//! End-to-end tests on real machines, through the command line.
 //!
 //! Needs root, QEMU, Nix, nft, and the fixtures that `./test` makes: `MVM_TEST_KERNELS` (the
 //! `kernels` folder of a state directory) and `MVM_TEST_DEBIAN_PKGS`.

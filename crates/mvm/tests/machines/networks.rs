@@ -1,4 +1,4 @@
-//! What guests reach, and what they do not.
+//! What guests can reach, and what they cannot.
 
 use crate::lab::{Lab, run, text, wait_for};
 use std::io::Write;
@@ -24,14 +24,14 @@ fn tenants_do_not_reach_each_other_nor_the_host() {
     assert!(pings(&one, &address(&two)), "its sibling");
     assert!(!pings(&one, &address(&other)), "another tenant's guest");
     assert!(!pings(&one, "10.77.31.1"), "another tenant's gateway");
-    // Refused at once: a program does not wait until it gives up.
+    // The connection is refused at once, so that a program need not wait for a timeout.
     let began = Instant::now();
     let port = lab
         .mvm(&["instance", "exec", &one, "--", "busybox", "nc", "-w", "3", "10.77.30.1", "1"])
         .output();
     assert!(!port.expect("mvm").status.success());
     assert!(began.elapsed() < Duration::from_secs(2), "a port that is not named is silent");
-    // With a neighbour's address a guest is heard by nobody.
+    // Packets with a neighbour's address are dropped.
     lab.exec(&one, "busybox ip addr add 10.77.30.99/24 dev $(basename /sys/class/net/e*)");
     let spoofed = lab
         .mvm(&[
@@ -53,7 +53,8 @@ fn tenants_do_not_reach_each_other_nor_the_host() {
     assert!(!spoofed.expect("mvm").status.success(), "a false address was let through");
 }
 
-/// The other end of the lab's uplink: the internet, a metadata service, and a neighbour on the wire.
+/// The other end of the lab's uplink: the internet, a metadata service, and a neighbour on the same
+/// link.
 struct Uplink(String);
 
 const INTERNET: &str = "198.51.100.2";
@@ -115,10 +116,10 @@ fn a_pools_egress_holds_on_a_running_machine_at_once() {
     assert_eq!(reaches(), [INTERNET, NEIGHBOUR], "what is refused changes nothing");
 }
 
-/// Something for a guest to fetch from the other end of the uplink.
+/// The size of the file that a guest fetches from the other end of the uplink, in bytes.
 const BIG: usize = 3 << 20;
 
-/// Sends that much to everybody who connects to port 80 in this network namespace.
+/// Sends that file to every client of port 80 in this network namespace.
 fn server(netns: &str) {
     let file = std::fs::File::open(format!("/run/netns/{netns}")).expect("namespace");
     let (ready, wait) = std::sync::mpsc::channel();
@@ -138,7 +139,7 @@ fn server(netns: &str) {
 fn guests_have_the_uplinks_mtu_and_big_transfers_pass() {
     let lab = Lab::new("mtu");
     let uplink = Uplink::new(&lab);
-    // What is larger than that the host does not take, and nobody says so.
+    // The link drops larger packets, and sends no ICMP error.
     run(Command::new("ip").args(["-n", &lab.netns, "link", "set", "wan", "mtu", "1400"]));
     server(&uplink.0);
     lab.tenant_and_pool("a", "38");
@@ -152,14 +153,14 @@ fn guests_have_the_uplinks_mtu_and_big_transfers_pass() {
     }
     let fetch = format!("busybox nc -w 20 {INTERNET} 80 < /dev/null | wc -c");
     assert_eq!(lab.exec(&vm, &fetch).trim(), BIG.to_string());
-    // A guest that thinks otherwise: its connections are told what fits.
+    // If a guest has a larger MTU, the host clamps the segment size of its connections.
     lab.exec(&vm, "busybox ip link set $(basename /sys/class/net/e*) mtu 1500");
     assert_eq!(mtu(), "1500");
     assert_eq!(lab.exec(&vm, &fetch).trim(), BIG.to_string());
 }
 
-/// A resolver on the loopback of this network namespace, as systemd's is, that says of every name that it
-/// is [`INTERNET`].
+/// A resolver on the loopback of this network namespace, like systemd-resolved's, that answers
+/// every name with [`INTERNET`].
 fn resolver(netns: &str) {
     let file = std::fs::File::open(format!("/run/netns/{netns}")).expect("namespace");
     let (ready, wait) = std::sync::mpsc::channel();
@@ -172,7 +173,8 @@ fn resolver(netns: &str) {
         while let Ok((length, from)) = socket.recv_from(&mut buffer) {
             let mut answer = buffer[..length].to_vec();
             answer[2..4].copy_from_slice(&[0x81, 0x80]);
-            // Its kind is the last word but one of the question; of IPv6 there is nothing to say.
+            // The query type is the last word but one of the question. Queries for IPv6 get an
+            // empty answer.
             if answer[length - 3] == 1 {
                 answer[7] = 1;
                 answer.extend([0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 198, 51, 100, 2]);
@@ -223,7 +225,7 @@ fn walls_stand_again_after_a_flush_and_differences_are_named() {
         run(Command::new("ip").args(["netns", "exec", &lab.netns]).args(words));
     };
     within(&["nft", "flush", "ruleset"]);
-    // What comes next may be there before the agent has heard of it.
+    // The rules may be back before the agent has noticed their loss.
     wait_for("the walls", || lab.ok(&["metrics"]).contains("mvm_walls_restored_total 1"));
     assert!(lab.json(&["net", "verify"])["differences"].as_array().expect("list").is_empty());
 
@@ -235,7 +237,7 @@ fn walls_stand_again_after_a_flush_and_differences_are_named() {
         format!("{bridge} it has 10.9.9.9/24 as well"),
         format!("{stray} it belongs to nothing that mvm knows"),
     ];
-    // The agent looks every two seconds and puts its own bridge right: it may come first.
+    // The agent checks every two seconds and may repair its own bridge first.
     wait_for("all differences to be named", || {
         within(&["ip", "addr", "replace", "10.9.9.9/24", "dev", &bridge]);
         within(&["ip", "link", "set", &bridge, "down"]);
@@ -278,7 +280,7 @@ fn a_subnet_that_the_host_or_another_root_uses_is_refused_by_name() {
     lab.ok(&[&public[..], &["--allow-public-subnet"]].concat());
     lab.ok(&["tenant", "destroy", "p"]);
 
-    // Another root in the same network: first it lives, then its folder is gone.
+    // Another root in the same network: first it is alive, then its folder is deleted.
     let own = std::mem::replace(&mut other.netns, lab.netns.clone());
     other.ok(&["tenant", "create", "b", "--net-id", "36", "--subnet", "10.57.1.0/24"]);
     let said = create(&lab, "10.57.1.0/24");
@@ -320,7 +322,7 @@ fn a_machine_whose_tap_is_deleted_fails_with_that_reason_and_a_spare_is_replaced
     lab.ok(&["instance", "start", &vm]);
     lab.exec(&vm, "busybox ping -c 1 -W 2 10.77.37.1");
 
-    // The bridge, with a machine on it.
+    // Deletes the bridge while a machine is connected to it.
     let bridge = lab.links().into_iter().find(|link| link.ends_with("-b37")).expect("a bridge");
     run(Command::new("ip").args(["-n", &lab.netns, "link", "del", &bridge]));
     wait_for("the bridge", || lab.links().contains(&bridge));

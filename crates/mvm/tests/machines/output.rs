@@ -1,11 +1,11 @@
-//! Output that cannot be written ends the command, and says so: on a full disk with 125 and the reason, on
-//! a closed pipe with 141. Tried with every command that the command line has.
+//! Output that cannot be written ends the command with an error: on a full disk with status 125 and
+//! the reason, on a closed pipe with 141. This is tested with every command of the command line.
 
 use crate::lab::{Lab, nixpkgs, text, wait_for};
 use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
 
-/// Commands that are not tried, and why.
+/// Commands that are not tested, and why.
 const NOT_TRIED: [(&str, &str); 23] = [
     ("agent serve", "prints nothing"),
     ("ca serve", "prints nothing"),
@@ -46,7 +46,7 @@ impl Way {
                 let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
                 full.expect("/dev/full").into()
             }
-            // Its other end is gone before the command begins.
+            // The other end is closed before the command starts.
             Way::Closed => std::io::pipe().expect("pipe").1.into(),
         }
     }
@@ -55,13 +55,13 @@ impl Way {
 struct Trial<'a> {
     lab: &'a Lab,
     way: Way,
-    /// The tenant that it works on.
+    /// The tenant that the commands work on.
     tenant: &'static str,
     tried: BTreeSet<String>,
 }
 
 impl Trial<'_> {
-    /// Runs a command whose output is to fail. Its own work is done all the same.
+    /// Runs a command whose output must fail. The command still does its work.
     fn fails(&mut self, words: &[&str]) {
         let words: Vec<String> = words.iter().map(|w| w.replace("TENANT", self.tenant)).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -137,7 +137,7 @@ impl Trial<'_> {
         self.fails(&["instance", "exec", &vm, "--", "echo", "words"]);
         self.fails(&["lease", "list"]);
         self.fails(&["lease", "extend", &vm, "--lease", "600"]);
-        // What prints nothing has nothing to fail.
+        // A command that prints nothing cannot fail to print.
         let copied = self.lab.mvm(&["instance", "cp", &note, &format!("{vm}:/tmp")]);
         assert!({ copied }.stdout(self.way.output()).status().expect("mvm").success());
         self.tried.insert("instance cp".to_owned());
@@ -148,7 +148,7 @@ impl Trial<'_> {
 
     fn jobs(&mut self) {
         self.fails(&["run", "TENANT/small", "--", "echo", "words"]);
-        // Nor does a command go on whose output nobody can take.
+        // A command is ended, too, if nobody can take its output.
         self.fails(&["run", "TENANT/small", "--", "sh", "-c", "echo words; sleep 600"]);
         self.fails(&["run", "-i", "TENANT/small", "--", "sh", "-c", "echo words; sleep 600"]);
         self.fails(&["job", "submit", "TENANT/small", "--", "echo", "words"]);
@@ -165,7 +165,7 @@ impl Trial<'_> {
         self.fails(&["job", "info", &job]);
         self.fails(&["job", "cancel", &job]);
         for verb in ["wait", "artifacts"] {
-            // These print nothing, or only what the command line says on standard error.
+            // These print nothing, or only messages on standard error.
             self.tried.insert(format!("job {verb}"));
             let ran = self.lab.mvm(&["job", verb, &job]).stdout(self.way.output()).output();
             let said = text(&ran.expect("mvm").stderr);
@@ -216,7 +216,7 @@ impl Trial<'_> {
     }
 }
 
-/// Every command, as words; the tree is clap's own, by way of the manual pages that it makes.
+/// Returns every command, as words. The list comes from clap, through the manual pages.
 fn commands(lab: &Lab) -> BTreeSet<String> {
     let pages = lab.root.join("man");
     lab.ok(&["man", &pages.display().to_string()]);
@@ -229,7 +229,7 @@ fn commands(lab: &Lab) -> BTreeSet<String> {
     names.iter().filter(|name| !is_group(name)).map(|name| name.replacen('-', " ", 1)).collect()
 }
 
-/// Ends the coordinator with the test.
+/// A coordinator process that is killed when the test ends.
 struct Coordinator(Child);
 
 impl Drop for Coordinator {
@@ -262,7 +262,8 @@ fn output_that_cannot_be_written_ends_every_command() {
     }
 }
 
-/// Where standard error takes nothing either, the status is all that tells; nothing panics.
+/// If standard error cannot be written either, the status alone shows the error, and nothing
+/// panics.
 #[test]
 fn a_standard_error_that_takes_nothing_changes_no_status() {
     let mvm = |words: &[&str], way: Way| {

@@ -1,4 +1,4 @@
-//! Leases that end, and instances that nobody uses.
+//! Leases that end, and idle instances.
 
 use crate::lab::{Lab, wait_for};
 use serde_json::json;
@@ -68,7 +68,7 @@ fn a_lease_that_ends_recycles_by_the_pools_rule() {
     let vm = taken();
     wait_for("reset to destroy it", || !there(&vm));
     wait_for("the spare", || ready() == counts(1));
-    // A session keeps its lease alive.
+    // An open session keeps its lease alive.
     lab.ok(&["pool", "update", "ci/small", "--recycle", "sleep"]);
     lab.ok(&["pool", "scale", "ci/small", "--warm", "1", "--sleeping", "1", "--wait"]);
     let vm = taken();
@@ -78,7 +78,7 @@ fn a_lease_that_ends_recycles_by_the_pools_rule() {
     wait_for("the spares", || ready() == both);
     assert_eq!(lab.state(&vm), "sleeping", "for its caches it is kept rather than another");
     assert_eq!(lab.exec(&vm, "cat /run/kept").trim(), "kept");
-    // What has served enough is replaced.
+    // An instance that has served its number of jobs is replaced.
     lab.ok(&["pool", "update", "ci/small", "--max-jobs", "1"]);
     lab.ok(&["lease", "release", &vm]);
     wait_for("the old one to go", || !there(&vm));
@@ -117,7 +117,7 @@ fn under_memory_pressure_the_longest_warm_sleep_first_and_nothing_is_built() {
     let order: Vec<&str> = slept.map(|e| e["instance"].as_str().expect("instance")).collect();
     assert_eq!(order, [older.as_str(), newer.as_str()], "the longest idle first");
     assert_eq!(metric("mvm_memory_pressed"), 1);
-    // What is asked for now waits.
+    // Requests made now wait until the pressure is over.
     lab.ok(&["pool", "scale", "ci/small", "--warm", "2"]);
     passes(3);
     assert_eq!((lab.ids("ci/small", "warm").len(), lab.machines()), (0, 1));

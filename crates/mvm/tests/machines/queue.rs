@@ -1,4 +1,4 @@
-//! `mvm job`: the queue, and what becomes of jobs.
+//! `mvm job`: the queue, and the outcomes of jobs.
 
 use crate::lab::{Lab, is_gone, run, text, wait_for};
 use serde_json::Value;
@@ -6,7 +6,7 @@ use std::io::Read;
 use std::process::{Child, Command, Stdio};
 
 impl Lab {
-    /// Submits a job whose command is a script; gives its id.
+    /// Submits a job whose command is a script. Returns its id.
     pub fn submit(&self, options: &[&str], script: &str) -> String {
         let words = [&["job", "submit", "ci/small"], options, &["--", "sh", "-c", script]].concat();
         self.ok(&words).trim().to_owned()
@@ -16,7 +16,7 @@ impl Lab {
         self.json(&["job", "info", id])
     }
 
-    /// Waits until a job has ended; gives the exit status that `wait` ends with.
+    /// Waits until a job has ended. Returns the exit status of `wait`.
     pub fn ended(&self, id: &str) -> i32 {
         let status = self.mvm(&["job", "wait", id, "--timeout", "120"]).status().expect("mvm");
         status.code().expect("status")
@@ -26,7 +26,7 @@ impl Lab {
         wait_for(&format!("{id} to be {state}"), || self.job(id)["state"] == state);
     }
 
-    /// What a job has printed, on both streams.
+    /// Returns a job's output, on both streams.
     pub fn printed(&self, id: &str) -> (String, String) {
         let output = self.mvm(&["job", "logs", id]).output().expect("mvm");
         (text(&output.stdout), text(&output.stderr))
@@ -43,7 +43,7 @@ fn first_line(child: &mut Child) -> String {
     text(&line)
 }
 
-/// Kills the agent, and the machines that these jobs run in.
+/// Kills the agent, and the machines in which these jobs run.
 fn kill_with_machines(lab: &Lab, jobs: &[&str]) {
     let machine = |id: &&str| {
         let attempts = lab.job(id)["attempts"].as_array().expect("attempts").clone();
@@ -59,7 +59,7 @@ fn kill_with_machines(lab: &Lab, jobs: &[&str]) {
     }
 }
 
-/// One machine at a time, and a job that holds it.
+/// Allows one running machine, and submits a job that occupies it. Returns the job's id.
 fn one_at_a_time(lab: &Lab) -> String {
     lab.ok(&["tenant", "update", "ci", "--max-running", "1"]);
     let held = lab.submit(&[], "echo held; exec sleep 600");
@@ -85,7 +85,7 @@ fn the_queue_has_an_order_and_a_bound_and_what_waits_can_be_canceled() {
     }
     let waits = lab.job(&urgent)["waits_for"].to_string();
     assert!(waits.contains("max_running"), "{waits}");
-    // Two more than wait already are one too many.
+    // The limit leaves room for one more waiting job; the next one is refused.
     lab.ok(&["tenant", "update", "ci", "--max-queued-jobs", "6"]);
     let last = lab.submit(&["--priority", "-100"], "true");
     lab.refused(&["job", "submit", "ci/small", "--", "true"], "queue_full");
@@ -93,11 +93,11 @@ fn the_queue_has_an_order_and_a_bound_and_what_waits_can_be_canceled() {
     lab.refused(&["job", "list", "ci/none"], "not_found");
     let queued = lab.json(&["job", "list", "ci", "--state", "queued"]);
     assert_eq!(queued.as_array().expect("list").len(), 6);
-    // One that waits is canceled at once, and never runs.
+    // A waiting job is canceled at once, and never runs.
     lab.ok(&["job", "cancel", &high]);
     assert_eq!((lab.job(&high)["state"].as_str(), lab.ended(&high)), (Some("canceled"), 130));
     assert_eq!(lab.job(&high)["attempts"], serde_json::json!([]));
-    // One that runs is ended.
+    // A running job is ended.
     lab.ok(&["job", "cancel", &held]);
     assert_eq!(lab.ended(&held), 143);
     assert_eq!(lab.job(&held)["state"], "canceled");
@@ -109,7 +109,7 @@ fn the_queue_has_an_order_and_a_bound_and_what_waits_can_be_canceled() {
     let began = |id: &str| lab.job(id)["attempts"][0]["began_at"].as_u64().expect("a time");
     let times = [&urgent, &first, &second, &low, &last].map(|id| began(id));
     assert!(times.is_sorted(), "{times:?}");
-    // Its jobs go with the pool.
+    // The jobs are destroyed with their pool.
     let log = lab.root.join("jobs").join(&first);
     assert!(log.exists());
     lab.ok(&["pool", "destroy", "ci/small"]);
@@ -152,7 +152,7 @@ fn a_job_has_inputs_a_timeout_retries_and_artifacts() {
     let shown = lab.job(&id).to_string();
     assert!(shown.contains("MODE") && !shown.contains("fast\""), "values may be secret: {shown}");
     assert!(!lab.root.join("jobs").join(&id).join("inputs.tar").exists(), "not needed any more");
-    // What succeeded but did not leave what it should has failed.
+    // A job whose command succeeded fails if an artifact is missing.
     let id = lab.submit(&["--artifact", "no/such"], "true");
     assert_eq!(lab.ended(&id), 125);
     let reason = lab.job(&id)["reason"].to_string();
@@ -163,7 +163,7 @@ fn a_job_has_inputs_a_timeout_retries_and_artifacts() {
     assert_eq!(lab.printed(&id).0, "begun\n");
     let id = lab.submit(&[], "exec no-such-command");
     assert_eq!(lab.ended(&id), 127);
-    // Each try has a machine of its own.
+    // Each attempt has a machine of its own.
     let id = lab.submit(&["--retries", "2"], "echo try; exit 3");
     assert_eq!(lab.ended(&id), 3);
     let attempts = lab.job(&id)["attempts"].as_array().expect("attempts").clone();
@@ -187,13 +187,13 @@ fn a_log_is_followed_while_its_job_runs() {
         let mut command = lab.mvm(&["job", "logs", "-f", &id]);
         command.stdout(Stdio::piped()).spawn().expect("mvm")
     };
-    // One from before it runs, one from the middle.
+    // One follower starts before the output, and one in the middle.
     let mut early = follow();
     assert_eq!(first_line(&mut early), "begun");
     let mut late = follow();
     assert_eq!(first_line(&mut late), "begun");
     let instance = lab.job(&id)["attempts"][0]["instance"].as_str().expect("instance").to_owned();
-    // The job ends with it, and its machine soon after: the answer comes first.
+    // The followers end with the job, before its machine does.
     lab.exec(&instance, "(sleep 1; touch /work/go) > /dev/null 2>&1 &");
     for mut follower in [early, late] {
         assert_eq!(first_line(&mut follower), "over");
@@ -203,7 +203,7 @@ fn a_log_is_followed_while_its_job_runs() {
     lab.ok(&["pool", "destroy", "ci/small"]);
 }
 
-/// What becomes of jobs whose machines are killed in the middle, and their agent with them.
+/// Jobs whose machines are killed while they run, together with the agent.
 #[test]
 fn a_job_is_never_run_twice_by_mistake() {
     let lab = Lab::new("lost");
@@ -227,7 +227,7 @@ fn a_job_is_never_run_twice_by_mistake() {
         (Some("lost"), Some(1))
     );
     assert_eq!(lab.printed(&once).0, "run\n");
-    // The other one runs a second time, elsewhere; what only waited runs once.
+    // The other job runs a second time, elsewhere; the waiting job runs once.
     assert_eq!(lab.ended(&waits), 0);
     lab.has_come_to(&again, "running");
     wait_for("its second run", || lab.printed(&again).0 == "run\nrun\n");
@@ -237,10 +237,10 @@ fn a_job_is_never_run_twice_by_mistake() {
         (Some("lost"), None)
     );
     assert_ne!(attempts[0]["instance"], attempts[1]["instance"]);
-    // Lost again, it has no third.
+    // Its retry is used up, so it is lost at the second kill.
     kill_with_machines(&lab, &[&again]);
     assert_eq!((lab.ended(&again), lab.job(&again)["state"].as_str()), (125, Some("lost")));
-    // One whose process somebody has killed says so.
+    // A job whose process was killed says so.
     let id = lab.submit(&[], "echo run; exec sleep 600");
     wait_for("its output", || lab.printed(&id).0 == "run\n");
     let instance = lab.job(&id)["attempts"][0]["instance"].as_str().expect("instance").to_owned();
@@ -249,7 +249,7 @@ fn a_job_is_never_run_twice_by_mistake() {
     assert_eq!((lab.ended(&id), lab.job(&id)["state"].as_str()), (125, Some("lost")));
     let reason = lab.job(&id)["reason"].as_str().expect("reason").to_owned();
     assert!(reason.contains("signal 9 (SIGKILL)") && reason.contains("OOM killer"), "{reason}");
-    // A machine that is taken away under its job makes it lost as well.
+    // A job whose machine is destroyed is lost as well.
     let id = lab.submit(&[], "echo run; exec sleep 600");
     wait_for("its output", || lab.printed(&id).0 == "run\n");
     let instance = lab.job(&id)["attempts"][0]["instance"].as_str().expect("instance").to_owned();

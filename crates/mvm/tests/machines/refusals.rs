@@ -1,4 +1,4 @@
-//! What cannot be done is said, and changes nothing.
+//! Refusals: each has its error, and changes nothing.
 
 use crate::lab::{Lab, nixpkgs, wait_for};
 use std::process::Stdio;
@@ -63,7 +63,7 @@ fn what_cannot_be_done_is_said_and_changes_nothing() {
     for part in ["max_running", "limit 1", "in use 0", "asked 2"] {
         assert!(words.contains(part), "{part}: {words}");
     }
-    // Killed in the middle of a boot: the next agent undoes it, and it can be done again.
+    // An agent is killed during a boot: the next one undoes the boot, which can then be repeated.
     let vm = lab.ok(&["instance", "create", "ci/small"]).trim().to_owned();
     let mut boot = lab.mvm(&["instance", "start", &vm]).stderr(Stdio::null()).spawn().expect("mvm");
     wait_for("a process", || lab.machines() == 1);

@@ -1,4 +1,4 @@
-//! What a node holds is nobody else's to read.
+//! The files of a node can be read by nobody else.
 
 use crate::lab::{Lab, run, text, wait_for};
 use std::fs::Permissions;
@@ -7,8 +7,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// What group or others may do anything with; only the way through a confined machine's directory is
-/// its group's.
+/// Returns the files that group or others have any permission for. Only the group of a confined
+/// machine may pass through the machine's directory.
 fn open_to_others(path: &Path) -> Vec<String> {
     let meta = std::fs::symlink_metadata(path).expect("a path");
     let mut found = Vec::new();
@@ -29,7 +29,7 @@ fn set(path: &Path, mode: u32) {
 }
 
 impl Lab {
-    /// Starts the agent by a command whose user hands out everything.
+    /// Starts the agent with a command whose umask allows everything.
     fn start_careless(&self) {
         let mvm = self.mvm(&["tenant", "list"]);
         let mut careless = Command::new("sh");
@@ -50,13 +50,13 @@ impl Lab {
     }
 }
 
-/// Which files are there is the same with simulated machines but for the machines' own, so this goes
-/// through restarts; the test after it has real ones.
+/// Simulated machines have the same files except the machines' own, so this test, with several
+/// restarts, uses them. The next test has real machines.
 #[test]
 fn a_state_directory_is_closed_whoever_made_it_and_whatever_the_umask() {
     let lab = Lab::simulated("closed");
     set(&lab.root, 0o755);
-    // It holds a flake, so it could be anything.
+    // The directory holds a flake, so it could be any directory.
     let refused = lab.refused(&["tenant", "list"], "root_open");
     assert!(refused.contains("chmod 0700"), "{refused}");
     assert!(!lab.root.join("start.lock").exists() && !lab.root.join("node.db").exists());
@@ -69,7 +69,7 @@ fn a_state_directory_is_closed_whoever_made_it_and_whatever_the_umask() {
     assert_eq!(open_to_others(&lab.root), [""; 0]);
     assert_eq!(lab.private(), "ok");
 
-    // What an earlier version, or a restored backup, has left.
+    // Modes as an earlier version or a restored backup may have left them.
     lab.ok(&["agent", "stop"]);
     run(Command::new("chmod").args(["-R", "a+rwX"]).arg(&lab.root));
     assert_eq!(lab.private(), "mend");
@@ -92,7 +92,7 @@ fn nobody_else_reads_what_a_node_with_real_machines_holds() {
     let running = lab.start("ci/small");
     lab.ok(&["run", "ci/small", "--", "true"]);
     assert_eq!(open_to_others(&lab.root), [""; 0]);
-    // And by trying: nobody's user gets at nothing, whatever the path.
+    // An unprivileged user cannot open any file, whatever the path.
     let id = running.rsplit('/').next().expect("id");
     for file in ["node.db", &format!("instances/{id}/scratch.raw"), "agent.log"] {
         let mut other = Command::new("setpriv");
@@ -102,20 +102,21 @@ fn nobody_else_reads_what_a_node_with_real_machines_holds() {
         assert!(text(&output.stderr).contains("Permission denied"), "{output:?}");
     }
     assert_eq!(lab.exec(&running, "echo works"), "works\n");
-    // A guest's own files keep their modes: its image is not the umask's.
+    // A guest's own files keep their modes: the umask does not affect the image.
     let modes = lab.exec(&running, "stat -c %a / /nix /nix/store /usr/. /etc /tmp");
     assert_eq!(modes.split_whitespace().collect::<Vec<_>>()[..3], ["755", "755", "755"], "{modes}");
     lab.ok(&["instance", "wake", &asleep]);
     lab.ok(&["pool", "destroy", "ci/small"]);
 }
 
-/// Files of the state directory that hold these bytes.
+/// Returns the files of the state directory that contain these bytes.
 fn holders(lab: &Lab, bytes: &str) -> Vec<String> {
     let output = Command::new("grep").args(["-rlaF", "--", bytes]).arg(&lab.root).output();
     text(&output.expect("grep").stdout).lines().map(str::to_owned).collect()
 }
 
-/// Jobs with variables by all ways, under one agent and two; then no file knows the values.
+/// Passes variables to jobs in every way, under one agent and across two. Afterwards no file
+/// contains their values.
 fn values_go(lab: &Lab, prints: &str, expected: &str) {
     const SECRETS: [&str; 3] = ["of-the-environment-4711", "of-a-file-4712", "of-the-input-4713"];
     let file = lab.root.with_extension("env");
@@ -134,7 +135,7 @@ fn values_go(lab: &Lab, prints: &str, expected: &str) {
         text(&output.stdout)
     };
     assert_eq!(with(&["run"], prints).trim(), expected);
-    // An agent that is killed in the midst of a run: the next one has them for the second.
+    // An agent is killed during a run: the next one has the values for the second attempt.
     let twice = format!("sleep 3; {prints}; exit 1");
     let id = with(&["job", "submit", "--retries", "1"], &twice).trim().to_owned();
     wait_for("the command", || lab.job(&id)["state"] == "running");
@@ -168,7 +169,7 @@ fn no_file_holds_the_values_of_an_ended_jobs_variables_on_a_simulation() {
 fn no_file_holds_the_values_of_an_ended_jobs_variables() {
     let lab = Lab::new("vals");
     lab.tenant_and_pool("ci", "81");
-    // Their lengths say that they are there, and print none of them.
+    // The lengths prove that the values arrived, without printing them.
     values_go(&lab, "echo ${#TOKEN} ${#FROM_FILE} ${#FROM_INPUT}", "23 14 17");
     let vm = lab.start("ci/small");
     let mut exec = lab.mvm(&["instance", "exec", &vm, "-e", "TOKEN", "-e", "B=c", "--"]);

@@ -1,4 +1,4 @@
-//! The agent as its unit runs it: told by sd_notify, and with the capabilities that it has there.
+//! The agent as its systemd unit runs it: with sd_notify, and with the unit's capabilities.
 
 use crate::lab::{Lab, wait_for};
 use std::io::{BufRead, BufReader};
@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-/// The service manager's part.
+/// The service manager's side of sd_notify.
 struct Manager {
     said: Receiver<String>,
     agent: Option<Child>,
@@ -18,7 +18,7 @@ impl Manager {
     fn new(lab: &Lab) -> Manager {
         let socket = UnixDatagram::bind(lab.root.join("notify")).expect("socket");
         let (tell, said) = std::sync::mpsc::channel();
-        // Always listening, as systemd is; ends with the manager.
+        // Always receives, as systemd does. The thread ends with the manager.
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(count) = socket.recv(&mut buffer) {
@@ -67,7 +67,7 @@ impl Drop for Manager {
     }
 }
 
-/// Those of the unit, as setpriv(1) takes them.
+/// Returns the unit's capabilities in setpriv(1)'s format.
 fn capabilities() -> String {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("workspace");
     let unit = workspace.join("packaging/systemd/mvm-agent.service");
@@ -104,7 +104,7 @@ fn the_units_agent_can_do_its_work_and_its_restart_touches_no_machine() {
     manager.stop();
 }
 
-/// A connection to a process that was stopped is made all the same: its kernel takes it.
+/// A connection to a stopped process still succeeds, because the kernel accepts it.
 #[test]
 fn nobody_waits_for_an_agent_that_was_stopped() {
     let lab = Lab::simulated("stopped");
@@ -134,7 +134,7 @@ fn nobody_waits_for_an_agent_that_was_stopped() {
     });
 }
 
-/// Nobody else starts the next agent here.
+/// No other command starts the next agent here.
 #[test]
 fn who_waits_for_a_killed_agent_starts_the_next_and_for_an_ended_one_does_not() {
     let lab = Lab::simulated("revived");

@@ -1,4 +1,4 @@
-//! Sessions with a guest: programs, files, terminals, console.
+//! Sessions with a guest: programs, files, terminals and the console.
 
 use crate::lab::{Lab, run, text, wait_for};
 use std::io::Read;
@@ -71,7 +71,7 @@ fn files_programs_and_terminals() {
         lab.mvm(&["instance", "exec", &vm, "--", "no-such-program"]).output().expect("mvm");
     assert_eq!(absent.status.code(), Some(127));
 
-    // script(1) gives the client a terminal of 24 rows; the guest's program must see one too.
+    // script(1) gives the client a terminal, whose size the guest's program must see too.
     let mvm = env!("CARGO_BIN_EXE_mvm");
     let root = lab.root.display();
     let line = format!(
@@ -83,7 +83,7 @@ fn files_programs_and_terminals() {
 
     lab.exec(&vm, "echo said on the console > /dev/console");
     wait_for("the console", || lab.ok(&["instance", "logs", &vm]).contains("said on the console"));
-    // On a terminal it moves no cursor, unless that is asked for.
+    // On a terminal, console output must not move the cursor unless `--raw` is given.
     lab.exec(&vm, "printf 'a\\033[2Jb\\n' > /dev/console");
     wait_for("the console", || lab.ok(&["instance", "logs", &vm]).contains("a\x1b[2Jb"));
     for (raw, shown, other) in [("", "a\\u{1b}[2Jb", "\x1b[2J"), (" --raw", "a\x1b[2Jb", "\\u{1b}")]

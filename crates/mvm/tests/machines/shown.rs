@@ -1,10 +1,10 @@
-//! Listings and single things as the command line shows them, to the letter, in each format.
+//! Listings and single objects as the command line shows them, to the letter, in each format.
 //!
-//! What differs from run to run is replaced. `INSTA_UPDATE=always` takes a change into `snapshots/`.
+//! Values that differ from run to run are replaced. `INSTA_UPDATE=always` updates `snapshots/`.
 
 use crate::lab::{Lab, nixpkgs};
 
-/// What differs, and what stands for it.
+/// Patterns of values that differ, and their replacements.
 const VARIES: [(&str, &str); 11] = [
     (r"\b([ijl])-[0-9a-f]{8}\b", "$1-00000000"),
     (r"\b[0-9a-f]{64}\b", "DIGEST"),
@@ -29,7 +29,7 @@ fn is(lab: &Lab, name: &str, words: &[&str]) {
         settings.set_omit_expression(true);
         VARIES.iter().for_each(|(varies, stands)| settings.add_filter(varies, *stands));
         if format == "table" {
-            // A column is as wide as what has been replaced in it.
+            // The widths of columns depend on the values that were replaced.
             settings.add_filter("(?m) +$", "");
             settings.add_filter(" {2,}", "  ");
         }

@@ -1,8 +1,8 @@
-//! An agent whose hypervisor is simulated: everything else is real.
+//! An agent whose hypervisor is simulated. Everything else is real.
 
 use crate::lab::{Lab, nixpkgs, text, wait_for};
 
-/// The specification's example, to the letter but for the flake's packages.
+/// The specification's example, to the letter except for the flake's packages.
 #[test]
 fn the_specifications_workflow_runs_on_a_simulation() {
     let lab = Lab::simulated("sim");
@@ -22,8 +22,8 @@ fn the_specifications_workflow_runs_on_a_simulation() {
     let listed = lab.ok(&["instance", "list"]);
     assert_eq!(listed.matches("(simulated)").count(), 12, "{listed}");
     assert_eq!(lab.machines(), 0, "nothing runs on the host");
-    // Four warm taps and the bridge: the network is no simulation, and sleepers that never ran
-    // need none.
+    // Four warm instances' taps and the bridge: the network is real, and sleepers that never ran
+    // need no tap.
     assert_eq!(lab.links().len(), 5);
 
     let vm = lab.ids("ci/runners", "sleeping").remove(0);

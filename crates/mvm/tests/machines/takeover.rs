@@ -1,18 +1,18 @@
-//! Jobs while their agent is replaced: an upgrade, and an agent that is killed.
+//! Jobs while their agent is replaced, by an upgrade or after a kill.
 
 use crate::lab::{Lab, text, wait_for};
 use std::process::Stdio;
 
-/// Prints numbered lines until it is told to stop.
+/// Prints numbered lines until a file tells it to stop.
 const COUNTS: &str = "echo run >> runs; n=0; until test -e go; do n=$((n+1)); echo line $n; \
                       echo odd $n >&2; done; cat runs; exit 7";
 
-/// All that such a job prints which came to `n`.
+/// Returns the complete output of such a job that printed `n` lines.
 fn whole(n: usize) -> String {
     (1..=n).map(|n| format!("line {n}\n")).collect::<String>() + "run\n"
 }
 
-/// How far such a job came.
+/// Returns how many lines such a job has printed.
 fn count(printed: &str) -> usize {
     printed.lines().filter(|line| line.starts_with("line ")).count()
 }
@@ -59,7 +59,7 @@ fn jobs_go_on_while_their_agent_is_replaced() {
     let job = lab.job(&id);
     assert_eq!((job["state"].as_str(), job["exit_status"].as_i64()), (Some("failed"), Some(7)));
     assert_eq!(job["attempts"].as_array().map(Vec::len), Some(1));
-    // All of it, in order, once; and the command has run once.
+    // The output is complete and in order, and the command has run once.
     let (printed, errors) = lab.printed(&id);
     let n = count(&printed);
     assert!(printed == whole(n), "{printed}");
@@ -84,7 +84,7 @@ fn jobs_go_on_while_their_agent_is_replaced() {
     assert_eq!(lab.machines(), 0);
 }
 
-/// A deadline and a cancel hold across agents.
+/// Deadlines and cancellations hold across agents.
 #[test]
 fn a_job_that_was_taken_up_again_ends_as_any_other() {
     let lab = Lab::new("takeend");

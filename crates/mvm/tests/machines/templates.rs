@@ -5,13 +5,13 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
 
-/// The templates that are there.
+/// Returns the names of the existing templates.
 fn templates(lab: &Lab) -> Vec<String> {
     let entries = std::fs::read_dir(lab.root.join("templates")).expect("templates");
     entries.map(|entry| entry.expect("entry").file_name().display().to_string()).collect()
 }
 
-/// How the machine maps its memory: the file and the permissions of the mapping (proc(5)).
+/// Returns how the machine maps its memory: the file, and the permissions of the mapping (proc(5)).
 fn memory_of(lab: &Lab, vm: &str) -> (String, String) {
     let pid = lab.pid(vm).expect("a process");
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("maps");
@@ -44,7 +44,7 @@ fn clones_share_memory_and_nothing_else() {
                       cat /proc/sys/kernel/random/boot_id; busybox ip -o -4 addr show";
         let before = epoch();
         let said = lab.exec(vm, script);
-        // However long the commands take here.
+        // The tolerance covers however long the commands take here.
         let between = before - 3..=epoch() + 3;
         let lines: Vec<&str> = said.lines().collect();
         let address = info["address"].as_str().expect("address");
@@ -61,7 +61,7 @@ fn clones_share_memory_and_nothing_else() {
             assert!(set.insert(value.to_owned()), "two clones share {value}");
         }
     }
-    // A used clone keeps what it has, over two sleeps and an agent, in memory of its own.
+    // A used clone keeps its state across two sleeps and a new agent, in memory of its own.
     let vm = &warm[0];
     lab.start_counter(vm);
     let boot_id = || lab.exec(vm, "cat /proc/sys/kernel/random/boot_id");
@@ -109,7 +109,7 @@ fn a_template_is_prewarmed_and_a_command_that_fails_is_told() {
     lab.exec(&vm, "echo mine > /var/d");
     let other = lab.start("ci/small");
     assert_eq!(lab.exec(&other, "cat /var/d"), "disk\n", "its disk is its own");
-    // Another command, another template; the old one goes, and its clones live on.
+    // Another command means another template. The old one stays until its clones are gone.
     lab.ok(&["pool", "update", "ci/small", "--prewarm", ""]);
     lab.ok(&["pool", "scale", "ci/small", "--warm", "3", "--wait"]);
     wait_for("the old template to stay for its clones", || templates(&lab).len() == 2);
@@ -125,7 +125,7 @@ fn an_agent_killed_while_it_makes_or_clones_a_template_leaves_nothing() {
     let lab = Lab::new("mould");
     lab.tenant_and_unbuilt_pool("ci", "42");
     let build = ["pool", "build", "ci/small", "--override-input", &crate::lab::nixpkgs()];
-    // Once without, so that what follows is all template.
+    // The first build fails to make a template, so that the builds after it only make the template.
     lab.ok(&["pool", "update", "ci/small", "--prewarm", "false"]);
     lab.ok(&build);
     lab.ok(&["pool", "update", "ci/small", "--prewarm", "sleep 0.2"]);
@@ -160,14 +160,14 @@ fn an_agent_killed_while_it_makes_or_clones_a_template_leaves_nothing() {
     assert_eq!(lab.machines(), 0);
 }
 
-/// The time of the host, in seconds since the Unix epoch.
+/// Returns the host's time, in seconds since the Unix epoch.
 fn epoch() -> i64 {
     let since = std::time::UNIX_EPOCH.elapsed();
     since.expect("clock").as_secs() as i64
 }
 
-/// A template whose memory is garbled: each clone dies, or hangs. In a pool without counts, whose jobs
-/// would otherwise fail for ever.
+/// Each clone of a template with garbled memory dies or hangs. The pool has no desired counts, and
+/// without a renewal its jobs would fail forever.
 #[test]
 fn a_template_that_is_garbled_or_cut_off_is_made_anew_and_says_so() {
     let lab = Lab::new("garbled");
@@ -191,7 +191,8 @@ fn a_template_that_is_garbled_or_cut_off_is_made_anew_and_says_so() {
     let memory = std::fs::OpenOptions::new().read(true).write(true).open(file("memory"));
     let memory = memory.expect("memory");
     let (bytes, mut low) = (memory.metadata().expect("metadata").len(), vec![0; 1 << 20]);
-    // Zeros but for the firmware's megabyte: it loads, and the guest finds no page tables.
+    // Everything except the firmware's first megabyte is zero: the snapshot loads, and the guest
+    // finds no page tables.
     memory.read_exact_at(&mut low, 0).expect("read");
     memory.set_len(0).and_then(|()| memory.set_len(bytes)).expect("garbled");
     memory.write_all_at(&low, 0).expect("written");
