@@ -1,4 +1,4 @@
-//! The page on errors against the table of all codes, and the codes against the sources.
+//! Compares the page on errors with the table of all codes, and the codes with the sources.
 
 use mvm_api::status::status;
 use mvm_model::Code;
@@ -8,7 +8,7 @@ fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("workspace")
 }
 
-/// What the page says before its tables.
+/// The page's text before its tables.
 const INTRODUCTION: &str = "\
 # Errors
 
@@ -18,7 +18,7 @@ An error names what was tried, on what, why it failed and the next step. On a te
 fault). A code keeps its meaning and has one status everywhere; new ones may come.
 ";
 
-/// The page, as the table of codes has it.
+/// Returns the page as it follows from the table of codes.
 fn page() -> String {
     let mut page = INTRODUCTION.to_owned();
     for (topic, codes) in Code::BY_TOPIC {

@@ -1,4 +1,4 @@
-//! What is installed on machines that others rely on: units, and the doctor's look at the host.
+//! The parts that are installed on production machines: the units, and doctor's checks of the host.
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ fn analyze(words: &[&str], unit: &Path) -> Output {
     output.expect("systemd-analyze: scripts/setup installs systemd")
 }
 
-/// The unit as it is installed, but for where the program lies here.
+/// Writes the unit as it is installed, except for the path of the program.
 fn unit(name: &str, dir: &Path) -> PathBuf {
     let text = std::fs::read_to_string(packaging().join("systemd").join(name)).expect("unit");
     assert!(text.contains("ExecStart=/usr/local/bin/mvm "), "{text}");
@@ -31,7 +31,7 @@ fn systemd_takes_the_units_as_they_are() {
         let unit = unit(name, dir.path());
         let verified = analyze(&["verify", "--man=no"], &unit);
         let said = String::from_utf8_lossy(&verified.stderr);
-        // Of units that are installed here it may say something, too.
+        // systemd-analyze may also complain about other units on this host.
         let ours: Vec<&str> = said.lines().filter(|line| line.contains(name)).collect();
         assert!(verified.status.success() && ours.is_empty(), "{said}");
         let judged = analyze(&["security", "--offline=true", "--no-pager"], &unit);
@@ -82,7 +82,7 @@ fn the_doctor_says_what_why_and_the_next_step() {
             assert!(said("why") && said("remedy"), "{check}");
         }
     }
-    // No agent of a unit serves this directory, so there is something to be mended.
+    // No agent of a unit serves this directory, so at least one check must fail.
     assert!(of("mend") > 0);
     assert_eq!(output.status.code(), Some(1));
     let shown = doctor(&["--production"]);
@@ -92,7 +92,7 @@ fn the_doctor_says_what_why_and_the_next_step() {
     let plain: Value = serde_json::from_slice(&plain.stdout).expect("JSON");
     assert!(plain.as_array().expect("a list").len() < checks.len());
 
-    // The permissions of the directory with everything in it.
+    // The check of permissions covers the directory with everything in it.
     let state = |checks: &[Value]| {
         let found = checks.iter().find(|check| check["name"] == "permissions");
         found.expect("a check")["status"].as_str().expect("status").to_owned()

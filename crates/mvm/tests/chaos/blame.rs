@@ -1,26 +1,26 @@
-//! Which trouble a call's length or its error may be laid to.
+//! Which faults can explain a call's duration or its error.
 
 use crate::clients::Call;
 use crate::plan::{Target, Trouble};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How long a client asks again: `MVM_PATIENCE`, where nothing is said.
+/// How long a client retries by default (`MVM_PATIENCE`).
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long after the end of a trouble it may still be felt: another coordinator comes to lead, links
-/// and connections that were cut are found broken (docs/fleet.md).
+/// How long the effects of a fault may last after its end: another coordinator becomes leader, and
+/// broken links and connections are detected (docs/fleet.md).
 const FELT: Duration = Duration::from_secs(20);
-/// How long a call may take by itself, on a slow machine.
+/// How long a call may take without any fault, on a slow machine.
 const MARGIN: Duration = Duration::from_secs(15);
 
-/// What has happened, and on which node each machine was.
+/// The faults, and the node of each machine.
 pub struct Blame<'a> {
     plan: &'a [Trouble],
     nodes: BTreeMap<String, &'static str>,
 }
 
 impl Blame<'_> {
-    /// `events` are those of each node: they name all of its machines.
+    /// Makes the account. `events` are those of each node, which name all of its machines.
     pub fn new<'a>(plan: &'a [Trouble], events: &[(&'static str, String)]) -> Blame<'a> {
         let mut nodes = BTreeMap::new();
         for (node, events) in events {
@@ -29,8 +29,8 @@ impl Blame<'_> {
         Blame { plan, nodes }
     }
 
-    /// Why the call has taken too long, if it has: it may wait for as long as a client is patient and
-    /// the longest trouble on its way lasts, and hardly at all where nothing is wrong.
+    /// Returns why the call has taken too long, if it has. A call may wait for as long as a client
+    /// is patient plus the longest fault on its way, and hardly at all without a fault.
     pub fn too_long(&self, call: &Call) -> Option<String> {
         let (began, took) = (call.began(), call.took.as_secs_f64());
         let longest = self.felt(began, call.ended).map(|trouble| trouble.lasts).max();
@@ -43,8 +43,8 @@ impl Blame<'_> {
         (quiet > MARGIN).then(why)
     }
 
-    /// Why an error may not be, that came between these times and says this: nothing had happened to
-    /// the node of the machine that it is about.
+    /// Returns why an error between these times is not justified, if so: no fault concerned the
+    /// node of the machine that the error is about.
     pub fn unfounded(&self, from: Duration, to: Duration, said: &str) -> Option<String> {
         let of_machine = machines(said).find_map(|machine| self.nodes.get(machine).copied());
         let named = || self.nodes.values().find(|node| said.contains(&format!("node {node}")));
@@ -55,15 +55,15 @@ impl Blame<'_> {
         (!hit).then(|| format!("nothing had happened to its node {node}"))
     }
 
-    /// The troubles that could be felt between these times.
+    /// Returns the faults whose effects may last between these times.
     fn felt(&self, from: Duration, to: Duration) -> impl Iterator<Item = &Trouble> {
         self.plan.iter().filter(move |trouble| trouble.at <= to && trouble.ends() + FELT >= from)
     }
 
-    /// How much of the time between these two no trouble could be felt.
+    /// Returns how much of the time between these two is free of any fault's effects.
     fn quiet(&self, from: Duration, to: Duration) -> Duration {
         let (mut at, mut quiet) = (from, Duration::ZERO);
-        // In the order of their beginnings.
+        // The faults are in the order of their beginnings.
         for trouble in self.felt(from, to) {
             quiet += trouble.at.saturating_sub(at);
             at = at.max(trouble.ends() + FELT);
@@ -72,7 +72,7 @@ impl Blame<'_> {
     }
 }
 
-/// The machines that a text names: `i-` and eight hexadecimal digits.
+/// Returns the machines that a text names: `i-` and eight hexadecimal digits.
 fn machines(text: &str) -> impl Iterator<Item = &str> {
     let is_id = |word: &&str| {
         let digits = word.strip_prefix("i-");

@@ -1,4 +1,4 @@
-//! What must be so in the end.
+//! The checks at the end.
 
 use crate::blame::Blame;
 use crate::clients::{Call, Job, given_twice, status_of, wrong};
@@ -12,15 +12,16 @@ use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// What is wrong, a line each.
+/// The violations, one per line.
 pub type Faults = Vec<String>;
 
-/// Errors that a client may see where its machine or its node went away under a job. That nobody led
-/// for a moment is none of them, nor that a node was not in reach for one.
+/// Errors that a client may get if its machine or its node went away during a job. Clients must ride
+/// out a moment without a leader, or with an unreachable node, without an error.
 const ALLOWED: [&str; 4] =
     ["session_lost", "job_lost", "guest_channel_broken", "guest_unreachable"];
 
-/// Every call ended in time with its true result, or with an error that has a code and may be.
+/// Checks that every call ended in time with its true result, or with a justified error that has a
+/// code.
 pub fn calls(calls: &[Call], blame: &Blame<'_>, seen: &mut BTreeSet<String>) -> Faults {
     calls.iter().filter_map(|call| of_call(call, blame, seen)).collect()
 }
@@ -41,7 +42,7 @@ fn of_call(call: &Call, blame: &Blame<'_>, seen: &mut BTreeSet<String>) -> Optio
     }
     match call.what {
         "run" => wrong(&call.id, call.status, &call.stdout).and_then(told),
-        // What it came to is looked at in the end.
+        // The job's result is checked at the end.
         "wait" => {
             let known = [Some(status_of(&call.id)), Some(125)].contains(&call.status);
             if known { None } else { told(format!("status {:?}", call.status)) }
@@ -51,7 +52,8 @@ fn of_call(call: &Call, blame: &Blame<'_>, seen: &mut BTreeSet<String>) -> Optio
     }
 }
 
-/// Every job that was submitted is on one node and has come to an end, and what it printed is exact.
+/// Checks that every submitted job is on one node, has ended, and has printed exactly the right
+/// output.
 pub fn jobs(lab: &Lab, jobs: &[Job], blame: &Blame<'_>, seen: &mut BTreeSet<String>) -> Faults {
     let mut faults = Faults::new();
     for Job { job, id, submitted, followed } in jobs {
@@ -82,7 +84,8 @@ pub fn jobs(lab: &Lab, jobs: &[Job], blame: &Blame<'_>, seen: &mut BTreeSet<Stri
     faults
 }
 
-/// Waits until all is as it is to be, and says what is not when the time is up.
+/// Waits until everything is in its desired state. Returns the violations that remain when the time
+/// is up.
 pub fn comes_to_rest(lab: &Lab, since: Instant, most: Duration) -> Faults {
     loop {
         let faults = at_rest(lab);
@@ -99,7 +102,7 @@ pub fn comes_to_rest(lab: &Lab, since: Instant, most: Duration) -> Faults {
     }
 }
 
-/// What is not as it is to be now.
+/// Returns the present violations.
 fn at_rest(lab: &Lab) -> Faults {
     let mut faults = Faults::new();
     let mut on_nodes = BTreeSet::new();
@@ -141,7 +144,7 @@ fn parsed(json: Vec<u8>) -> Value {
     serde_json::from_slice(&json).unwrap_or_default()
 }
 
-/// Each instance with its state.
+/// Returns each instance with its state.
 fn listed(list: &Value) -> BTreeSet<String> {
     let line = |i: &Value| {
         let [tenant, pool, id, state] =
@@ -151,7 +154,7 @@ fn listed(list: &Value) -> BTreeSet<String> {
     list.as_array().into_iter().flatten().map(line).collect()
 }
 
-/// The claims that are written down.
+/// Returns the recorded claims.
 fn claims(lab: &Lab) -> Vec<String> {
     let netns = std::fs::File::open(format!("/run/netns/{}", lab.netns("hub"))).expect("namespace");
     let etcd = lab.etcd.as_ref().expect("etcd");

@@ -1,4 +1,4 @@
-//! Clients that run jobs without pause, and what each of their calls came to.
+//! Clients that run jobs all the time, and a record of each of their calls.
 
 use crate::lab::{Asker, text};
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 
 /// How long a client rests between two calls.
 const PAUSE: Duration = Duration::from_millis(200);
-/// The pool that they want machines of.
+/// The pool whose machines the clients use.
 pub const POOL: &str = "ci/runners";
-/// Which coordinators each of the six knows, and which it asks first.
+/// The coordinators that each of the six clients knows, in the order in which it asks them.
 const FRONTS: [&str; 6] = ["c1,c2,c3", "c2,c3,c1", "c3,c1,c2", "c1,c3,c2", "c2,c1,c3", "c3,c2,c1"];
 
-/// What a client does.
+/// A client's kind of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
-    /// `mvm run`
+    /// `mvm run`.
     Run,
-    /// `mvm run` with a file that goes in and one that comes back.
+    /// `mvm run` with an input file and an output file.
     Copy,
     /// `mvm job submit`, `wait` and `logs`.
     Job,
@@ -33,9 +33,9 @@ const WORK: [Work; 6] = [Work::Run, Work::Copy, Work::Run, Work::Job, Work::Run,
 #[derive(Clone, Debug)]
 pub struct Call {
     pub what: &'static str,
-    /// Of the job that it is about; the job prints it.
+    /// The id of the call's job, which the job prints.
     pub id: String,
-    /// When it ended, since the clients began.
+    /// When the call ended, counted from the start of the clients.
     pub ended: Duration,
     pub took: Duration,
     pub status: Option<i32>,
@@ -44,17 +44,17 @@ pub struct Call {
 }
 
 impl Call {
-    /// When it began, since the clients did.
+    /// Returns when the call began, counted from the start of the clients.
     pub fn began(&self) -> Duration {
         self.ended.saturating_sub(self.took)
     }
 
-    /// All that it printed.
+    /// Returns the whole output.
     pub fn said(&self) -> String {
         format!("{}{}", self.stdout, self.stderr)
     }
 
-    /// The code of the error that it ended with.
+    /// Returns the code of the error that the call ended with.
     pub fn code(&self) -> Option<&str> {
         let (_, rest) = self.stderr.split_once("error[")?;
         Some(rest.split_once(']')?.0)
@@ -65,17 +65,18 @@ impl Call {
     }
 }
 
-/// A job that was submitted.
+/// A submitted job.
 #[derive(Clone, Debug)]
 pub struct Job {
     pub job: String,
     pub id: String,
-    /// Since the clients began: before it was submitted, and when its log had been followed.
+    /// When the job was submitted, and when the following of its log ended, both counted from the
+    /// start of the clients.
     pub submitted: Duration,
     pub followed: Duration,
 }
 
-/// What the clients have done.
+/// The record of the clients' work.
 #[derive(Default)]
 pub struct Account {
     pub calls: Vec<Call>,
@@ -94,14 +95,14 @@ pub struct Clients {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// The status that the job of this id ends with.
+/// Returns the status with which the job of this id ends.
 pub fn status_of(id: &str) -> i32 {
     let sum: u32 = id.bytes().map(u32::from).sum();
     if sum.is_multiple_of(3) { 7 } else { 0 }
 }
 
-/// Prints which machine it is on, leaves its own id in a file that a fresh machine cannot have, and says
-/// that it came to its end.
+/// Returns a script that prints the machine's name, leaves its own id in a file that a fresh
+/// machine does not have, and prints a line at its end.
 fn script(id: &str) -> String {
     let status = status_of(id);
     format!(
@@ -128,7 +129,7 @@ impl Clients {
         Clients { shared, threads }
     }
 
-    /// Ends them, each after the call that it is at.
+    /// Ends the clients, each after its present call.
     pub fn finish(mut self) -> Account {
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in std::mem::take(&mut self.threads) {
@@ -170,7 +171,7 @@ impl Client {
         }
     }
 
-    /// What goes in comes back.
+    /// Sends a file to a job, and checks that it comes back unchanged.
     fn copy(&self, id: &str) {
         let (sent, back) = (self.folder.join(id), self.folder.join("back"));
         std::fs::write(&sent, id.repeat(1000)).expect("file");
@@ -216,7 +217,7 @@ impl Client {
     }
 }
 
-/// How often which call came to what, and the longest one.
+/// Returns how often each call had each outcome, and the longest call.
 pub fn summary(calls: &[Call]) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for call in calls {
@@ -228,7 +229,8 @@ pub fn summary(calls: &[Call]) -> String {
     format!("{counts:?}, longest {}", longest.unwrap_or_default())
 }
 
-/// What is wrong with the output of a job that came to its end with this status.
+/// Returns what is wrong with the output of a job that ended with this status; `None` where nothing
+/// is.
 pub fn wrong(id: &str, status: Option<i32>, stdout: &str) -> Option<String> {
     let lines: Vec<&str> = stdout.lines().collect();
     let end = format!("end {id}");
@@ -241,7 +243,7 @@ pub fn wrong(id: &str, status: Option<i32>, stdout: &str) -> Option<String> {
     }
 }
 
-/// Notes the machine that a job was on; whether another job was on it before.
+/// Notes the machine that a job ran on. Returns whether another job ran on it before.
 pub fn given_twice(seen: &mut BTreeSet<String>, stdout: &str) -> bool {
     stdout.lines().next().is_some_and(|machine| !seen.insert(machine.to_owned()))
 }

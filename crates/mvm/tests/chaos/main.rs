@@ -1,6 +1,6 @@
-//! A fleet under random faults, drawn from a seed: three coordinators, etcd, four nodes of simulated
-//! machines, six clients that run jobs without pause, and every few seconds something breaks. In the
-//! end nothing was given twice, nothing was answered wrong, and nothing is left.
+//! A fleet under random faults that are drawn from a seed: three coordinators, etcd, four nodes of
+//! simulated machines, six clients that run jobs all the time, and a fault every few seconds. At
+//! the end, no machine was given to two jobs, no answer was wrong, and nothing is left over.
 //!
 //! `cargo test -p mvm --test chaos -- --seed 7 --seconds 300`; docs/chaos.md says more.
 
@@ -24,22 +24,22 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How many warm instances the pool is to have.
+/// The pool's desired number of warm instances.
 const WARM: u64 = 8;
-/// How many sleeping ones.
+/// The pool's desired number of sleeping instances.
 const SLEEPING: u64 = 4;
 
-/// The size of the disk of each member of etcd: two segments of its log, and little more.
+/// The size of the disk of each etcd member, in MiB: two segments of etcd's log and little more.
 const ETCD_MIB: u32 = 160;
 
-/// What the command line asks for.
+/// The options of the command line.
 struct Options {
     seed: u64,
     seconds: u64,
     members: usize,
-    /// How long all may take to be right again once it is quiet.
+    /// How long the fleet may take to recover after the last fault.
     quiet: Duration,
-    /// Whether the seeds are tried that have found something.
+    /// Whether to run the seeds that have found a fault before.
     kept: bool,
 }
 
@@ -68,11 +68,12 @@ fn trial(options: &Options) {
     eprintln!("chaos: seed {seed}: all is well");
 }
 
-/// None where another test is asked for. What the test harness takes is passed over.
+/// Parses the options; `None` if another test is asked for. The test harness's own options are
+/// ignored.
 fn options(words: Vec<String>) -> Option<Options> {
     let quiet = Duration::from_secs(60);
     let mut options = Options { seed: 1, seconds: 60, members: 1, quiet, kept: false };
-    // cargo-nextest asks for those that are ignored apart: this one is not.
+    // cargo-nextest asks for ignored tests separately. This test is not one.
     let ignored = words.iter().any(|word| word == "--ignored");
     let mut words = words.into_iter();
     while let Some(word) = words.next() {
@@ -101,7 +102,7 @@ fn options(words: Vec<String>) -> Option<Options> {
     Some(options)
 }
 
-/// A fleet that waits for trouble.
+/// Makes a fleet that is ready for faults.
 fn fleet(members: usize) -> Lab {
     let engine = if members == 1 { Engine::Etcd(1) } else { Engine::Spread(members) };
     let mut lab = Lab::with_etcd_disks("chaos", engine, Some(ETCD_MIB));
@@ -115,7 +116,7 @@ fn fleet(members: usize) -> Lab {
     lab
 }
 
-/// Copies all logs to where they stay, unless all went well.
+/// Copies all logs to a permanent place, unless the test passes.
 struct Logs {
     from: PathBuf,
     to: PathBuf,
@@ -138,7 +139,7 @@ impl Drop for Logs {
     }
 }
 
-/// Gives what is wrong in the end.
+/// Runs the faults. Returns the violations at the end.
 fn run(options: &Options, plan: &[Trouble]) -> Faults {
     let began = Instant::now();
     let mut lab = fleet(options.members);
@@ -176,7 +177,7 @@ fn run(options: &Options, plan: &[Trouble]) -> Faults {
     faults
 }
 
-/// What has happened to the machines of each node, beside the logs.
+/// Writes each node's events beside the logs.
 fn keep_events(lab: &Lab) {
     for node in NODES {
         std::fs::write(lab.root.join(format!("{node}-events.txt")), events(lab, node))
@@ -188,7 +189,7 @@ fn events(lab: &Lab, node: &str) -> String {
     lab::text(&lab.local(node, &["events"]).output().expect("mvm").stdout)
 }
 
-/// Begins and ends each trouble at its time.
+/// Begins and ends each fault at its time.
 fn happen(lab: &mut Lab, plan: &[Trouble], seconds: u64) {
     let began = Instant::now();
     let beginnings = plan.iter().map(|trouble| (trouble.at, true, trouble));
@@ -206,7 +207,7 @@ fn happen(lab: &mut Lab, plan: &[Trouble], seconds: u64) {
     std::thread::sleep(Duration::from_secs(seconds).saturating_sub(began.elapsed()));
 }
 
-/// Begins a trouble, or ends it.
+/// Begins or ends a fault.
 fn change(lab: &mut Lab, trouble: &Trouble, begins: bool) {
     match (trouble.target, trouble.what, begins) {
         (Target::Process(name), What::Kill, true) => lab.kill(name),
@@ -225,7 +226,7 @@ fn change(lab: &mut Lab, trouble: &Trouble, begins: bool) {
                 (What::Stop, true) => etcd.freeze(member),
                 (What::Stop, false) => etcd.thaw(member),
                 (What::Fill, true) => etcd.fill(member),
-                // It may have ended by itself.
+                // The member may have ended by itself.
                 (What::Fill, false) => {
                     etcd.empty(member);
                     etcd.kill(member);

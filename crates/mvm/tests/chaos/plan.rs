@@ -1,5 +1,5 @@
-//! What is to happen: drawn from a seed before anything is started, so that the same seed is the same
-//! plan.
+//! The plan of faults, which is drawn from a seed before anything starts, so that the same seed
+//! always gives the same plan.
 
 use crate::trouble::Way;
 use std::fmt;
@@ -9,14 +9,15 @@ use std::time::Duration;
 pub const COORDINATORS: [&str; 3] = ["c1", "c2", "c3"];
 /// The nodes.
 pub const NODES: [&str; 4] = ["n1", "n2", "n3", "n4"];
-/// How far a clock is put wrong. Certificates are good from five minutes before they were made.
+/// The steps of a wrong clock. Certificates are valid from five minutes before they were made, so a
+/// step back is shorter.
 const STEPS: [&str; 3] = ["+10m", "+1h", "-4m"];
-/// A trouble begins after so long a pause, in ms.
+/// The shortest and the longest pause before a fault, in ms.
 const PAUSE: (u64, u64) = (1000, 4000);
-/// How many troubles there are at a time at most.
+/// The maximum number of faults at a time.
 const AT_ONCE: usize = 2;
 
-/// To whom something happens.
+/// The target of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A coordinator or a node.
@@ -25,27 +26,27 @@ pub enum Target {
     Etcd(usize),
 }
 
-/// What happens.
+/// The kind of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
-    /// Its process is killed, and started again in the end.
+    /// The process is killed, and started again at the end.
     Kill,
-    /// Its process is stopped, and goes on in the end.
+    /// The process is stopped, and continued at the end.
     Stop,
-    /// Its machine is cut off from the others.
+    /// The machine is cut off from the others.
     Cut(Way),
-    /// Its clock is put wrong, and right in the end.
+    /// The clock is set wrong, and right at the end.
     Clock(&'static str),
-    /// Its disk is filled, and emptied in the end.
+    /// The disk is filled, and emptied at the end.
     Fill,
 }
 
-/// One trouble, with a beginning and an end.
+/// One fault, with a beginning and a length.
 #[derive(Clone, Copy, Debug)]
 pub struct Trouble {
     pub target: Target,
     pub what: What,
-    /// Since the clients began.
+    /// When the fault begins, counted from the start of the clients.
     pub at: Duration,
     pub lasts: Duration,
 }
@@ -63,7 +64,7 @@ impl fmt::Display for Trouble {
     }
 }
 
-/// Numbers from a seed: SplitMix64.
+/// Random numbers from a seed: SplitMix64.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -80,7 +81,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// From the first one to the second.
+    /// Returns a number of the range, whose bounds are included.
     pub fn between(&mut self, (from, to): (u64, u64)) -> u64 {
         from + self.next() % (to - from + 1)
     }
@@ -91,8 +92,8 @@ impl Random {
     }
 }
 
-/// What happens within so many seconds, in the order of its beginnings. `members` is how many members
-/// etcd has.
+/// Returns the faults of `seconds` seconds, in the order of their beginnings. `members` is the
+/// number of etcd's members.
 pub fn plan(seed: u64, seconds: u64, members: usize) -> Vec<Trouble> {
     let mut random = Random::new(seed);
     let (mut all, mut at): (Vec<Trouble>, u64) = (Vec::new(), 1000);
@@ -111,7 +112,7 @@ pub fn plan(seed: u64, seconds: u64, members: usize) -> Vec<Trouble> {
     }
 }
 
-/// What happens to whom, and for how long at most, in ms.
+/// Draws a target, a fault and its maximum length in ms.
 fn draw(random: &mut Random, members: usize) -> (Target, What, u64) {
     let way = [Way::In, Way::Out, Way::Both];
     let coordinator = Target::Process(random.one_of(&COORDINATORS));

@@ -1,6 +1,7 @@
-//! Seeds that have found something, with what it was. `--kept` runs them one after the other.
+//! Seeds that have found faults of mvm, and what they found. `--kept` runs them one after the
+//! other.
 
-/// A seed, the number of etcd's members, for how long something happened, in seconds, and what was found.
+/// The seed, the number of etcd's members, the length of the run in seconds, and what was found.
 pub const KEPT: [(u64, usize, u64, &str); 5] = [
     (2, 1, 60, "a coordinator that had just been started said of a job that there was none"),
     (105, 1, 120, "a claim was said to be under way while its machine was given back"),

@@ -1,6 +1,6 @@
-//! The command line itself. No agent is started by any of these tests: each works on a state
-//! directory that does not exist and must not come to exist, or that cannot be made at all, so that
-//! a command line that is in order ends with `agent_not_started`.
+//! The command line itself. No test here starts an agent: each works on a state directory that does
+//! not exist and must not come to exist, or that cannot be made at all. So a correct command ends
+//! with `agent_not_started`.
 
 mod shown;
 
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
-/// A directory to work in, which goes when the test ends.
+/// A working directory, which is removed when the test ends.
 struct Desk {
     dir: TempDir,
 }
@@ -25,21 +25,21 @@ impl Desk {
         Desk { dir }
     }
 
-    /// A state directory that nobody has made.
+    /// Returns the path of a state directory that does not exist.
     fn absent(&self) -> PathBuf {
         self.dir.path().join("root")
     }
 
-    /// `mvm`, with no agent that could be started.
+    /// Returns an `mvm` command whose agent cannot be started.
     fn mvm(&self, words: &[&str]) -> Command {
-        // Below a file there is no directory, not for root either.
+        // A file has no directories below it, not even for root.
         self.mvm_at(&self.dir.path().join("file/root"), words)
     }
 
     fn mvm_at(&self, root: &Path, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mvm"));
         command.current_dir(self.dir.path()).args(words).env("MVM_ROOT", root);
-        // Nobody's own identity or authority is used or made.
+        // The tester's own identity and authority are neither used nor made.
         let nowhere = self.dir.path().join("file/none");
         command.env("MVM_IDENTITY", &nowhere).env("MVM_CA", &nowhere);
         for name in [
@@ -66,7 +66,7 @@ impl Desk {
     }
 }
 
-/// What a command came to.
+/// The result of a command.
 #[derive(Debug)]
 struct Ran {
     status: i32,
@@ -81,7 +81,7 @@ impl Ran {
         Ran { status: status.code().expect("no signal"), out: text(stdout), err: text(stderr) }
     }
 
-    /// The one problem document on standard error.
+    /// Returns the one problem document on standard error.
     fn problem(&self) -> Value {
         assert_eq!(self.out, "", "{self:?}");
         let value: Value =
@@ -94,7 +94,7 @@ impl Ran {
     }
 }
 
-/// Every subcommand that help lists, as words, the hidden ones as well.
+/// Returns every subcommand that the help lists, as words, and the hidden ones.
 fn subcommands(desk: &Desk) -> Vec<Vec<String>> {
     let hidden = |noun: &str| vec![noun.to_owned(), "proxy".to_owned()];
     let mut found = vec![vec![], hidden("instance"), hidden("coordinator")];
@@ -105,7 +105,7 @@ fn subcommands(desk: &Desk) -> Vec<Vec<String>> {
         let help = help(desk, &path, "--help");
         let listed = help.split("\nCommands:\n").nth(1).unwrap_or_default();
         for line in listed.lines().take_while(|line| line.starts_with("  ")) {
-            // Deeper are the continuations of a description.
+            // More deeply indented lines continue a description.
             let name = line[2..].split(' ').next().expect("a word");
             if !name.is_empty() && name != "help" {
                 found.push(path.iter().cloned().chain([name.to_owned()]).collect());
@@ -128,7 +128,7 @@ fn examples(help: &str) -> Vec<&str> {
     text.lines().take_while(|line| !line.is_empty()).collect()
 }
 
-/// Words of an example, without redirections and pipes, as a shell would split them.
+/// Splits an example into words as a shell would, without redirections and pipes.
 fn words(line: &str) -> Vec<String> {
     let line = line.split(['>', '<', '|']).next().expect("a part");
     line.split_whitespace().map(str::to_owned).collect()
@@ -141,7 +141,7 @@ fn every_subcommand_has_help_with_examples_on_lines_that_fit() {
         let long = help(&desk, &path, "--help");
         let short = help(&desk, &path, "-h");
         for line in long.lines().chain(short.lines()) {
-            // clap does not break the line that names what must be given.
+            // clap does not break the line that names required arguments.
             let most = if line.starts_with("Usage: ") { 125 } else { 100 };
             assert!(line.chars().count() <= most, "{path:?}: {line}");
         }
@@ -180,7 +180,8 @@ fn every_example_in_help_is_taken_as_it_stands() {
     assert!(!desk.absent().exists());
 }
 
-/// The commands of the specification example, as they stand there; `<id>` is an instance's.
+/// The commands of the specification example, as they stand there; `<id>` stands for an instance's
+/// id.
 const SPECIFICATION: &str = r"
 mvm tenant create ci \
   --net-id 20 \
@@ -213,7 +214,7 @@ fn the_specifications_commands_are_taken_as_written() {
     for line in lines {
         let words: Vec<&str> = line.split_whitespace().skip(1).collect();
         let ran = desk.run(&words);
-        // Parsed, and on its way to an agent.
+        // The command is parsed, and fails only because there is no agent.
         assert_eq!(ran.status, 1, "{line}: {ran:?}");
         assert!(ran.err.starts_with("error[agent_not_started]: "), "{line}: {ran:?}");
     }
@@ -226,7 +227,7 @@ fn the_specifications_remote_command_is_taken_as_written() {
         "mvm coordinator wake --node 10.0.1.5:4433 --tenant ci --pool runners --instance <id>";
     let line = line.replace("<id>", "i-0123abcd");
     let ran = desk.run(&line.split_whitespace().skip(1).collect::<Vec<_>>());
-    // Parsed, and on its way: all that it lacks is somebody to be.
+    // The command is parsed, and fails only because there is no identity.
     assert_eq!(ran.status, 1, "{ran:?}");
     assert!(ran.err.starts_with("error[identity_missing]: "), "{ran:?}");
     assert!(ran.err.contains("mvm ca issue --out DIR"), "{ran:?}");
@@ -353,7 +354,7 @@ fn wrong_usage_names_its_fault_and_what_would_be_right() {
         for part in parts {
             assert!(ran.err.contains(part), "{words:?}: no {part:?} in {}", ran.err);
         }
-        // The same for a program: one document, whatever is wrong.
+        // A program gets one document, whatever is wrong.
         for format in [&["-o", "json"][..], &["-ojson"], &["--output=json"], &["--output", "json"]]
         {
             if words.contains(&"xml") {
@@ -415,7 +416,7 @@ fn a_refusal_is_status_1_and_a_document_for_programs() {
         let yaml = desk.run(&[&["-o", "yaml"], words].concat());
         assert!(yaml.err.contains(&format!("\ncode: {code}\n")), "{yaml:?}");
     }
-    // What follows `--` is the program's.
+    // The words after `--` belong to the program.
     let theirs = desk.run(&["run", "ci/runners", "--", "tool", "-o", "json"]);
     assert!(theirs.err.starts_with("error["), "{theirs:?}");
 }
@@ -433,14 +434,14 @@ fn the_agent_is_not_started_by_asking_for_it() {
     assert_eq!((stop.status, stop.err.as_str()), (0, ""));
     assert!(stop.out.starts_with("no agent serves "), "{stop:?}");
     assert!(!desk.absent().exists());
-    // The socket of an agent that was killed is no agent.
+    // The socket of a killed agent does not count as an agent.
     std::fs::create_dir(desk.absent()).expect("directory");
     drop(std::os::unix::net::UnixListener::bind(desk.absent().join("agent.sock")).expect("socket"));
     assert_eq!(desk.run_absent(&["agent", "status"]).status, 1);
     assert_eq!(std::fs::read_dir(desk.absent()).expect("list").count(), 1);
 }
 
-/// Programs that doctor looks for, each with its Debian package.
+/// The programs that doctor looks for, each with its Debian package.
 const PROGRAMS: [(&str, &str); 7] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("nft", "nftables"),
@@ -451,7 +452,7 @@ const PROGRAMS: [(&str, &str); 7] = [
     ("ssh", "openssh-client"),
 ];
 
-/// What doctor says with this PATH, as JSON, checked against its exit status.
+/// Returns doctor's checks with this PATH, and compares them with its exit status.
 fn doctor(desk: &Desk, path: &Path) -> Vec<Value> {
     let mut command = desk.mvm_at(&desk.absent(), &["doctor", "-o", "json"]);
     let ran = Ran::of(command.env("PATH", path));
@@ -517,7 +518,7 @@ fn doctor_takes_for_a_program_only_what_can_be_executed() {
     assert!(PROGRAMS.iter().all(|(program, _)| status_of(&checks, program) == "ok"));
 }
 
-/// What the command writes to a terminal, as its standard output and error.
+/// Returns what the command writes to a terminal, on standard output and standard error.
 fn on_a_terminal(command: &mut Command) -> String {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("pty");
@@ -525,14 +526,14 @@ fn on_a_terminal(command: &mut Command) -> String {
     unlockpt(&ours).expect("pty");
     let name = ptsname(&ours, Vec::new()).expect("pty").into_string().expect("UTF-8");
     let theirs = || std::fs::File::options().read(true).write(true).open(&name).expect("pty");
-    // Ours as well, until all is read: the last one that closes it ends it.
+    // Kept open until everything is read: when the last end is closed, the terminal is gone.
     let kept = theirs();
     let mut child = command.stdout(theirs()).stderr(theirs()).spawn().expect("mvm");
     child.wait().expect("wait");
     command.stdout(Stdio::null()).stderr(Stdio::null());
     drop(kept);
     let mut bytes = Vec::new();
-    // Ends with EIO when everybody else has closed the terminal.
+    // The read ends with EIO when all other ends of the terminal are closed.
     let _ = std::fs::File::from(ours).read_to_end(&mut bytes);
     String::from_utf8(bytes).expect("UTF-8")
 }

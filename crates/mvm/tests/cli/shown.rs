@@ -1,11 +1,11 @@
-//! What the command line shows, to the letter: help, errors.
+//! The texts of the command line, to the letter: help and errors.
 //!
-//! A change of it is shown by the test, and taken with `INSTA_UPDATE=always`; the files are
-//! in `snapshots/`, to be read like code.
+//! The test shows a change, and `INSTA_UPDATE=always` accepts it. The files are in `snapshots/`, to
+//! be reviewed like code.
 
 use super::{Desk, help, subcommands};
 
-/// Compares with the file of this name.
+/// Compares the text with the snapshot of this name.
 fn is(desk: &Desk, name: &str, shown: &str) {
     let mut settings = insta::Settings::clone_current();
     settings.set_prepend_module_to_snapshot(false);
@@ -23,7 +23,7 @@ fn help_of_every_command_is_as_it_was() {
     }
 }
 
-/// What is wrong, by the name of its file, and the command.
+/// Wrong commands, each with the name of its snapshot.
 const ERRORS: [(&str, &[&str]); 14] = [
     ("nothing", &[]),
     ("no-verb", &["pool"]),
@@ -46,7 +46,7 @@ fn errors_are_as_they_were() {
     let desk = Desk::new();
     for (name, words) in ERRORS {
         for format in ["table", "json", "yaml"] {
-            // One for people shows how nothing at all is answered.
+            // Without `-o`, so that the case `nothing` is an empty command line.
             let asked = match format {
                 "table" => words.to_vec(),
                 _ if words.contains(&"xml") => continue,

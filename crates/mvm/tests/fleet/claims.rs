@@ -1,4 +1,4 @@
-//! Claims when a coordinator dies in the middle, and who may do what.
+//! Claims when a coordinator dies in the middle, and permissions.
 
 use crate::lab::{Engine, Lab, text, wait_for};
 use crate::trouble::Way;
@@ -12,19 +12,19 @@ fn the_next_leader_knows_what_was_claimed() {
     lab.nodes(&["n1"]);
     lab.apply(&json!({ "warm": 2 }), &json!({}), true);
     let job = lab.mvm("hub", &["run", "ci/runners", "--", "sleep", "1000"]);
-    // One that does not wait for the coordinator to come back.
+    // This client does not wait for the coordinator to come back.
     let mut job = { job }.env("MVM_PATIENCE", "0").stderr(Stdio::piped()).spawn().expect("mvm");
     wait_for("the job", || lab.held("n1")[2] == 1);
     let lease = lab.json(&["lease", "list"])[0]["id"].as_str().expect("a lease").to_owned();
     assert_eq!(lease.len(), 18, "{lease} is the claim's own id");
     lab.kill("c1");
-    // Whoever waited for it is told so.
+    // The waiting client gets an error.
     let status = job.wait().expect("job");
     assert_eq!(status.code(), Some(125));
-    // The node goes on by itself.
+    // The node continues to work by itself.
     assert!(lab.locally("n1", &["pool", "list", "-o", "json"]).contains("runners"));
     lab.coordinator("c1");
-    // The new leader finds the claim, and ends it when nobody comes back for it.
+    // The new leader finds the claim, and ends it when its client does not come back.
     wait_for("the lease to end", || lab.held("n1")[2] == 0);
     wait_for("the spare to be made up for", || lab.converged());
     assert_eq!(lab.ok("hub", &["run", "ci/runners", "--", "echo", "hello"]), "hello\n");
@@ -36,7 +36,7 @@ fn a_claim_whose_client_is_gone_without_a_word_ends_by_itself() {
     lab.coordinator("c1");
     lab.nodes(&["n1"]);
     lab.apply(&json!({ "warm": 1 }), &json!({}), true);
-    // A timeout of hours does not keep the machine of somebody who is gone.
+    // A timeout of hours does not keep a machine whose client is gone.
     let run = ["run", "ci/runners", "--timeout", "36000", "--", "sleep", "36000"];
     let begin = |lab: &Lab, machine: &str| {
         lab.mvm(machine, &run).stderr(Stdio::null()).spawn().expect("mvm")
@@ -45,7 +45,7 @@ fn a_claim_whose_client_is_gone_without_a_word_ends_by_itself() {
         let listed = lab.locally("n1", &["lease", "list", "-o", "json"]);
         serde_json::from_str(&listed).expect("JSON")
     };
-    // The client's network is cut: nobody is told.
+    // The client's network is cut without any message to the other side.
     lab.machine("n8");
     let mut client = begin(&lab, "n8");
     wait_for("the claim", || leases(&lab)[0]["held_by"] == "session");
@@ -53,7 +53,7 @@ fn a_claim_whose_client_is_gone_without_a_word_ends_by_itself() {
     wait_for("its end", || leases(&lab) == json!([]));
     client.kill().expect("kill");
     client.wait().expect("wait");
-    // The client is killed, and with it the leader, whom no other follows.
+    // The client is killed together with the leader, and no other leader follows.
     let mut client = begin(&lab, "hub");
     wait_for("the claim", || leases(&lab)[0]["held_by"] == "session");
     lab.kill("c1");
@@ -94,21 +94,21 @@ fn a_node_is_of_one_fleet_until_it_leaves() {
     lab.coordinator("c1");
     lab.nodes(&["n1"]);
     lab.apply(&json!({ "warm": 1 }), &json!({}), true);
-    // Its leaders are counted higher than the first one of a fleet that is made anew.
+    // After this, the leader's epoch is higher than that of the first leader of a new fleet.
     lab.kill("c1");
     lab.coordinator("c1");
     wait_for("the next leader", || {
         lab.coordinator_status("c1").is_some_and(|status| status["leads"] == true)
     });
-    // The node has heard of it.
+    // The node has heard of the new leader.
     assert_eq!(lab.ok("hub", &["run", "ci/runners", "--", "echo", "hello"]), "hello\n");
     wait_for("the spare to be made up for", || lab.converged());
     let warm = lab.json(&["fleet", "instances"])[0]["reference"].clone();
-    // The fleet's state is lost: what comes after it is an older leader to the node.
+    // The fleet's state is lost: its next leader has a lower epoch, and the node refuses it.
     lab.kill("c1");
     std::fs::remove_dir_all(lab.path("c1")).expect("state");
     lab.coordinator("c1");
-    // It tells where it is every few minutes only.
+    // The node announces its address every few minutes only.
     lab.ok("hub", &["fleet", "add", "n1", "10.99.0.101:4433"]);
     wait_for("the node", || lab.alive("n1"));
     lab.apply(&json!({ "warm": 1 }), &json!({}), false);
@@ -121,6 +121,6 @@ fn a_node_is_of_one_fleet_until_it_leaves() {
         let node = lab.json(&["fleet", "nodes", "n1"]);
         node["refused"].is_null() && node["up_to_date"] == true && lab.converged()
     });
-    // What it held it holds.
+    // The node keeps its instances.
     assert_eq!(lab.json(&["fleet", "instances"])[0]["reference"], warm);
 }

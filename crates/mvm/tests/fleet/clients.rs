@@ -1,4 +1,4 @@
-//! Clients that want machines all the time, and an account of what each of their calls came to.
+//! Clients that use machines all the time, and a record of each of their calls.
 
 use crate::lab::{Asker, text};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug)]
 pub struct Call {
     pub what: &'static str,
-    /// Of this call alone; its command prints it.
+    /// The call's own id, which its command prints.
     pub id: String,
     /// The coordinator that was asked.
     #[allow(dead_code, reason = "for whoever reads what was asserted")]
@@ -27,21 +27,21 @@ pub struct Call {
 }
 
 impl Call {
-    /// The code of the error that it ended with.
+    /// Returns the code of the error that the call ended with.
     pub fn code(&self) -> Option<&str> {
         let (_, rest) = self.stderr.split_once("error[")?;
         Some(rest.split_once(']')?.0)
     }
 }
 
-/// What is shared with the clients.
+/// The state that the clients share.
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
     calls: Mutex<Vec<Call>>,
-    /// Since when each of those calls is under way that have not ended.
+    /// The calls that have not ended yet, and when each began.
     open: Mutex<BTreeMap<String, Instant>>,
-    /// Jobs that were submitted: their ids, and those of the calls.
+    /// The ids of submitted jobs, each with the id of its call.
     jobs: Mutex<Vec<(String, String)>>,
 }
 
@@ -51,14 +51,15 @@ pub struct Clients {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Prints who it is, whether somebody was there before, and that it came to its end.
+/// Returns a script that prints the machine's name, whether another command was there before, and a
+/// line at its end.
 fn script(id: &str) -> String {
     format!("cat /etc/hostname; cat taken; echo {id} > taken; sleep 0.5; cat taken; echo end {id}")
 }
 
 impl Clients {
-    /// One that runs commands in each of the pools, and one that submits jobs to the first; they ask
-    /// the coordinators in turn.
+    /// Starts one client per pool that runs commands, and one that submits jobs to the first pool.
+    /// They ask the coordinators in turn.
     pub fn start(
         asker: &Asker,
         pools: &[&'static str],
@@ -94,24 +95,24 @@ impl Clients {
         Clients { shared, threads }
     }
 
-    /// The calls that have ended and were begun at this time or later.
+    /// Returns the ended calls that began at this time or later.
     pub fn since(&self, time: Instant) -> Vec<Call> {
         let calls = self.shared.calls.lock().expect("calls");
         calls.iter().filter(|call| call.began >= time).cloned().collect()
     }
 
-    /// How many commands were begun at this time or later and have come to their end as they should.
+    /// Returns the number of commands that began at this time or later and have succeeded.
     pub fn served_since(&self, time: Instant) -> usize {
         self.since(time).iter().filter(|call| call.what == "run" && call.success).count()
     }
 
-    /// Whether all calls have ended that were begun before this time.
+    /// Returns whether all calls that began before this time have ended.
     pub fn ended_before(&self, time: Instant) -> bool {
         self.shared.open.lock().expect("calls").values().all(|began| *began >= time)
     }
 
-    /// Ends them, each after the call that it is at. Gives all calls, and the jobs with the ids of
-    /// their calls.
+    /// Ends the clients, each after its present call. Returns all calls, and the jobs with the ids
+    /// of their calls.
     pub fn finish(mut self) -> (Vec<Call>, Vec<(String, String)>) {
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in std::mem::take(&mut self.threads) {
@@ -148,8 +149,8 @@ impl Shared {
     ) -> Call {
         let began = Instant::now();
         self.open.lock().expect("calls").insert(id.to_owned(), began);
-        // Longer than a new leader takes. One whose only coordinator is gone would hold each trouble up
-        // for the whole minute that is the default.
+        // Longer than an election takes, and shorter than the default of a minute, which would
+        // prolong each fault for a client whose only coordinator is gone.
         let output = command.env("MVM_PATIENCE", "20s").output().expect("mvm");
         let call = Call {
             what,
@@ -167,8 +168,8 @@ impl Shared {
     }
 }
 
-/// Every call ended with its result or with an error that has a code, and no machine was given twice.
-/// `seen` are the machines that are known to have been given so far.
+/// Checks that every call ended with its result or with an error that has a code, and that no
+/// machine was given to two calls. `seen` are the machines that were given so far.
 pub fn check(calls: &[Call], seen: &mut BTreeSet<String>) {
     for call in calls {
         if call.success {
@@ -177,19 +178,20 @@ pub fn check(calls: &[Call], seen: &mut BTreeSet<String>) {
             }
             continue;
         }
-        // A job that failed says why, and that is its result.
+        // A job that failed says why, which is its result.
         if call.what == "wait" && call.stdout.starts_with("failed: ") {
             continue;
         }
         assert!(call.code().is_some(), "an error without a code: {call:?}");
-        // How far it came before: whose machine it was is known from its first line.
+        // The first line of a failed command shows which machine it had.
         if let Some(machine) = call.stdout.lines().next().filter(|_| call.what == "run") {
             assert!(seen.insert(machine.to_owned()), "given twice: {call:?}");
         }
     }
 }
 
-/// What a command printed that came to its end: it was alone on a machine that nobody had before.
+/// Checks the output of a command that has succeeded: it was alone on a machine that no command had
+/// before.
 pub fn check_output(id: &str, stdout: &str, seen: &mut BTreeSet<String>) {
     let lines: Vec<&str> = stdout.lines().collect();
     let [machine, taken, end] = lines[..] else { panic!("{id} printed {stdout:?}") };
@@ -197,7 +199,7 @@ pub fn check_output(id: &str, stdout: &str, seen: &mut BTreeSet<String>) {
     assert!(seen.insert(machine.to_owned()), "{machine} was given twice, the second time to {id}");
 }
 
-/// How often which error came, and the longest call.
+/// Returns how often each error came, and the longest call.
 pub fn summary(calls: &[Call]) -> String {
     let mut codes: BTreeMap<String, usize> = BTreeMap::new();
     for call in calls {

@@ -1,4 +1,4 @@
-//! Several coordinators on one etcd: one leads, all serve, and another leads when it dies.
+//! Several coordinators on one etcd: one leads, all serve, and another becomes leader when it dies.
 
 use crate::lab::{Engine, Lab, address, wait_for};
 use serde_json::json;
@@ -9,7 +9,7 @@ fn another_coordinator_leads_when_the_leader_dies() {
     lab.coordinator("c1");
     lab.coordinator("c2");
     lab.nodes(&["n1", "n2"]);
-    // Whoever is asked, the leader does it.
+    // A request to another coordinator reaches the leader.
     lab.front = "c2".to_owned();
     let leads = |lab: &Lab| lab.json(&["coordinator", "status"])["leads"] == true;
     assert!(!leads(&lab), "the first one leads");
@@ -27,12 +27,12 @@ fn another_coordinator_leads_when_the_leader_dies() {
     assert_eq!(leader, format!("{}:4433", address("c2")));
     wait_for("the spare to be made up for", || lab.converged());
     assert_eq!(lab.ok("hub", &["run", "ci/runners", "--", "echo", "on"]), "on\n");
-    // What it decided is what the one before had decided: no node changed.
+    // The new leader makes the same decisions as the old one, so no node changes.
     wait_for("the spare to be made up for", || {
         ["n1", "n2"].iter().all(|node| lab.held(node)[0] == 1)
     });
     lab.apply(&json!({ "warm": 4 }), &json!({ "spread": { "key": "node" } }), true);
-    // It comes back, and serves as the other one's follower.
+    // The old leader comes back and serves as a follower.
     lab.coordinator("c1");
     lab.front = "c1".to_owned();
     wait_for("it to know all", || lab.converged());

@@ -1,4 +1,4 @@
-//! What happens on all nodes, told by a coordinator.
+//! The events of all nodes, as a coordinator reports them.
 
 use crate::lab::{Engine, Lab, wait_for};
 use crate::trouble::Way;
@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
-/// Node and number of an event.
+/// Returns the node and the number of an event.
 fn id(event: &Value) -> (String, u64) {
     let node = event["node_id"].as_str().expect("a node").to_owned();
     (node, event["id"].as_u64().expect("a number"))
@@ -45,7 +45,7 @@ fn a_follower_misses_nothing_and_hears_nothing_twice() {
     let spread = json!({ "spread": { "key": "node" } });
     lab.apply(&json!({ "warm": 2 }), &spread, true);
     wait_for("all of it to be heard", || heard(&lab));
-    // Its link breaks, and things happen meanwhile: a node is told by its own agent.
+    // The follower's link breaks, and events happen in the meantime through the nodes' own agents.
     for round in 0..2 {
         lab.cut("c1", Way::Both);
         for node in ["n1", "n2"] {
@@ -58,7 +58,8 @@ fn a_follower_misses_nothing_and_hears_nothing_twice() {
         wait_for("the nodes", || lab.alive("n1") && lab.alive("n2"));
         wait_for("all of it to be heard", || heard(&lab));
         if round == 0 {
-            // And its coordinator dies; another process goes on after what it heard.
+            // The coordinator dies too, and the next process continues after the last event that
+            // was sent.
             lab.kill("c1");
             lab.coordinator("c1");
             wait_for("the nodes", || lab.alive("n1") && lab.alive("n2"));
@@ -66,7 +67,7 @@ fn a_follower_misses_nothing_and_hears_nothing_twice() {
     }
     wait_for("the spares to be made up for", || lab.converged());
     wait_for("all of it to be heard", || heard(&lab));
-    // Each node's own order.
+    // The events of each node are in order.
     let mut last = BTreeMap::<String, u64>::new();
     for (node, id) in seen.lock().expect("lock").iter() {
         let before = last.insert(node.clone(), *id).unwrap_or(0);
@@ -76,7 +77,7 @@ fn a_follower_misses_nothing_and_hears_nothing_twice() {
     let said = std::fs::read_to_string(lab.root.join("follower.log")).expect("log");
     assert!(said.contains("trying again"), "its connection broke: {said}");
 
-    // From a position on, and one tenant's.
+    // Events after a position, and events of one tenant.
     let since = last.iter().map(|(node, id)| format!("{node}:{}", id - 2));
     let since = since.collect::<Vec<_>>().join(",");
     let late = lab.json(&["events", "--since", &since]);
@@ -87,7 +88,7 @@ fn a_follower_misses_nothing_and_hears_nothing_twice() {
     let bob = { bob }.env("MVM_IDENTITY", lab.path("bob")).output().expect("mvm");
     let bob: Value = serde_json::from_slice(&bob.stdout).expect("JSON");
     assert_eq!(bob.as_array().expect("list").len(), seen.lock().expect("lock").len());
-    // Another tenant's things are not what a tenant's operator sees: not even their own in their place.
+    // A tenant's operator who asks for another tenant's objects gets none, and not their own instead.
     let leads = |status: Value| status["leads"] == true;
     wait_for("it to lead again", || lab.coordinator_status("c1").is_some_and(leads));
     let job = lab.ok("hub", &["job", "submit", "ci/runners", "--", "echo", "queued"]);

@@ -1,4 +1,4 @@
-//! Everything that can fail, one after the other, while clients want machines all the time.
+//! Every kind of failure, one after the other, while clients use machines all the time.
 
 use crate::clients::{self, Clients};
 use crate::lab::{Engine, Kind, Lab, REAL, SIM, address, pool, text, wait_at_most, wait_for};
@@ -13,7 +13,7 @@ pub const COORDINATORS: [&str; 3] = ["c1", "c2", "c3"];
 const SIMS: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
 const REALS: [&str; 2] = ["n6", "n7"];
 
-/// What happens, and how it is told of.
+/// A fault's name, and the function that causes it.
 type Trouble = (&'static str, fn(&mut Fleet));
 
 #[test]
@@ -51,9 +51,9 @@ fn nothing_is_lost_and_nothing_is_given_twice() {
 pub struct Fleet {
     pub lab: Lab,
     pub clients: Clients,
-    /// When the present trouble began.
+    /// When the present fault began.
     pub fault: Instant,
-    /// A command that goes on through all that does not happen to its own machines.
+    /// A long command that survives every fault that does not concern its own machines.
     steady: Option<Steady>,
 }
 
@@ -86,21 +86,21 @@ impl Fleet {
         eprintln!("   {:.1} s: {what}", self.fault.elapsed().as_secs_f64());
     }
 
-    /// Waits until commands that are begun from now on are served.
+    /// Waits until commands that begin from now on succeed.
     pub fn served(&self) {
         let from = Instant::now();
         wait_for("claims to be served", || self.clients.served_since(from) >= 2);
         self.tell("served");
     }
 
-    /// Waits until everything that was begun before this has ended, one way or another.
+    /// Waits until all calls that began before this moment have ended, with success or error.
     fn ended(&self) {
         let until = Instant::now();
         wait_for("the calls under way to end", || self.clients.ended_before(until));
         self.tell("what was under way has ended");
     }
 
-    /// The leader, if it is another than this one, which is not asked.
+    /// Returns the leader if it is another coordinator than `old`, which is not asked.
     fn leader_but(&self, old: &str) -> Option<&'static str> {
         COORDINATORS.into_iter().filter(|name| *name != old).find(|name| {
             self.lab.coordinator_status(name).is_some_and(|status| status["leads"] == true)
@@ -111,7 +111,7 @@ impl Fleet {
         self.leader_but("").expect("a leader")
     }
 
-    /// Another coordinator leads than this one, and is asked from now on.
+    /// Waits until another coordinator than `old` is leader. The clients ask it from now on.
     fn another_leads(&mut self, old: &str) {
         let mut found = None;
         wait_for("another leader", || {
@@ -127,13 +127,13 @@ impl Fleet {
         self.tell("converged");
     }
 
-    /// What each simulated node has of the spread.
+    /// Waits until each simulated node has its share of the spread.
     pub fn level(&self) {
         wait_for("the spread", || SIMS.iter().all(|node| self.held(node) == json!([2, 1])));
         self.tell("spread as before");
     }
 
-    /// Warm and sleeping.
+    /// Returns the numbers of warm and sleeping instances.
     fn held(&self, node: &str) -> Value {
         let held = self.lab.held(node);
         json!([held[0], held[1]])
@@ -147,7 +147,7 @@ impl Fleet {
     fn leader_is_killed(&mut self) {
         let leader = self.leader();
         let other = COORDINATORS.into_iter().find(|name| *name != leader).expect("another");
-        // Longer than a leader keeps a claim that nobody comes back for.
+        // Longer than a leader keeps a claim whose client does not come back.
         self.steady = Some(Steady::begin(&self.lab, other, 40));
         self.fault = Instant::now();
         self.lab.kill(leader);
@@ -169,14 +169,14 @@ impl Fleet {
         let etcd = self.lab.etcd.as_mut().expect("etcd");
         etcd.kill(1);
         etcd.kill(2);
-        // Who has no patience is refused.
+        // A client without patience gets an error.
         let follows = |name: &&str| {
             self.lab.coordinator_status(name).is_some_and(|status| status["leads"] == false)
         };
         wait_for("nobody to lead", || COORDINATORS.iter().all(follows));
         self.lab.refused(&["run", "ci/runners", "--", "true"], "no_leader");
         self.tell("refused");
-        // The nodes go on by themselves.
+        // The nodes continue to work by themselves.
         let local = self.lab.locally("n1", &["run", "ci/runners", "--", "echo", "local"]);
         assert_eq!(local, "local\n");
         let etcd = self.lab.etcd.as_mut().expect("etcd");
@@ -240,7 +240,7 @@ impl Fleet {
         self.served();
         self.lab.kill("n1");
         self.lost("n1");
-        // The next one's clock is an hour behind that of the one which has seen n1 go.
+        // The clock of the next leader is an hour behind that of the leader that saw n1 go.
         self.lab.kill(leader);
         self.another_leads(leader);
         self.served();
@@ -254,7 +254,7 @@ impl Fleet {
     }
 
     fn disk_is_full(&mut self) {
-        // It prints more than what others leave there has room for.
+        // The job prints more than there is space for.
         let (input, much) = (self.lab.path("much"), " much".repeat(7));
         std::fs::write(&input, vec![b'.'; 3 << 20]).expect("file");
         let script = format!("sleep 5; cat{much}");
@@ -263,7 +263,8 @@ impl Fleet {
         wait_for("a job to begin", || self.lab.json(&["job", "info", &job])["state"] == "running");
         self.lab.fill("n5");
         self.tell("full");
-        // More at once than the others have spares: whatever the full node is asked for, another gives.
+        // More commands than the other nodes have spares, so the full node is asked as well; other
+        // nodes serve what it refuses.
         let burst = |_| {
             let mut run = self.lab.mvm("hub", &["run", "ci/runners", "--", "sleep", "3"]);
             run.stderr(Stdio::piped()).spawn().expect("mvm")
@@ -276,7 +277,7 @@ impl Fleet {
         self.tell("a burst was served");
         wait_for("its log to end", || self.lab.lines_with(&job).contains("log ends here"));
         self.lab.empty("n5");
-        // It did its work, and says that not all that it printed is known.
+        // The job has done its work, and says that its log is incomplete.
         self.lab.mvm("hub", &["job", "wait", &job]).output().expect("mvm");
         let ended = self.lab.json(&["job", "info", &job]);
         let cut = ended["reason"].as_str().is_some_and(|why| why.contains("its log is cut short"));
@@ -289,7 +290,7 @@ impl Fleet {
         let job = ["run", "ci/runners", "--", "sh", "-c", "sleep 12; echo done"];
         let mut job = self.lab.mvm("hub", &job);
         let job = job.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("mvm");
-        // All others are over in a second.
+        // All other jobs end within a second.
         let mut busy = None;
         wait_for("the job", || {
             let before = self.leases();
@@ -320,7 +321,7 @@ impl Fleet {
         self.lab.join("n7");
         wait_for("them to come back", || self.lab.alive("n6") && self.lab.alive("n7"));
         self.tell("they are back");
-        // What ran there ran all the time.
+        // The machines there have run all the time.
         for machine in machines {
             machine.is_as_it_was(&self.lab);
             machine.give_back(&self.lab);
@@ -330,7 +331,7 @@ impl Fleet {
         wait_for("claims to be served", || self.clients.served_since(from) > 3);
     }
 
-    /// The leases of simulated machines, each with its node.
+    /// Returns the leases of simulated machines, each with its node.
     fn leases(&self) -> BTreeSet<(String, String)> {
         let all = self.lab.json(&["fleet", "instances"]);
         let leases = all.as_array().expect("list").iter().filter_map(|instance| {
@@ -340,7 +341,7 @@ impl Fleet {
         leases.filter(|(_, node)| SIMS.contains(&&**node)).collect()
     }
 
-    /// The spares of a node.
+    /// Returns the spares of a node.
     pub fn of_node(&self, node: &str) -> BTreeSet<String> {
         let all = self.lab.json(&["fleet", "instances"]);
         let all = all.as_array().expect("list").iter();
@@ -348,14 +349,14 @@ impl Fleet {
         here.map(|i| i["reference"].as_str().expect("reference").to_owned()).collect()
     }
 
-    /// What it all came to.
+    /// Checks all calls and jobs at the end.
     fn account(self) {
         let Fleet { lab, clients, .. } = self;
         let (calls, jobs) = clients.finish();
         let mut seen = BTreeSet::new();
         clients::check(&calls, &mut seen);
         check_jobs(&lab, &jobs, &mut seen);
-        // Leases end with their claims, and no instance is on two nodes.
+        // Leases have ended with their claims, and no instance is on two nodes.
         wait_for("the leases to end", || {
             lab.json(&["lease", "list"]).as_array().expect("list").is_empty()
         });
@@ -370,11 +371,12 @@ impl Fleet {
     }
 }
 
-/// Every job has an end, on the one node that has it, and those that came to theirs were alone.
+/// Checks that every job is on one node and has ended, and that the successful ones were alone on
+/// their machine.
 fn check_jobs(lab: &Lab, jobs: &[(String, String)], seen: &mut BTreeSet<String>) {
     let mut all = Vec::new();
     let on = |all: &[Value], job: &str| all.iter().filter(|j| j["job_id"] == job).count();
-    // A node that does not answer at once is left out of a list.
+    // A list omits a node that does not answer at once.
     let listed = wait_at_most(Duration::from_secs(30), || {
         all = lab.json(&["job", "list"]).as_array().expect("list").clone();
         jobs.iter().all(|(job, _)| on(&all, job) == 1)
@@ -386,7 +388,7 @@ fn check_jobs(lab: &Lab, jobs: &[(String, String)], seen: &mut BTreeSet<String>)
         lab.mvm("hub", &["job", "wait", job]).output().expect("mvm");
         let ended = lab.json(&["job", "info", job]);
         match ended["state"].as_str().expect("state") {
-            // On a full disk there was no room for what it printed.
+            // On a full disk there was no space for the whole log.
             "succeeded" if ended["reason"].is_string() => {
                 let why = ended["reason"].as_str().expect("words");
                 assert!(why.contains("its log is cut short"), "{ended}");

@@ -1,5 +1,5 @@
-//! Images that travel between agents: by themselves where a pool comes to a node, and by hand; cut
-//! off in the midst, and from a node whose copy is damaged.
+//! Images that travel between agents: automatically when a pool comes to a node, and by hand;
+//! interrupted, and from a node whose copy is damaged.
 
 use crate::lab::{Engine, Kind, Lab, SIM, address, pool, run, text, wait_for};
 use crate::trouble::Way;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-/// How fast they leave the first node, in MiB a second: slow enough to be cut off in the midst.
+/// A node that sends images at 12 MiB per second, slowly enough to be interrupted.
 const SLOW: Kind = Kind { options: &["--label", "made=here", "--image-rate", "12"], ..SIM };
 
 #[test]
@@ -46,7 +46,7 @@ fn a_transfer_goes_on_where_it_was_cut_off(lab: &Lab, images: &Images<'_>) {
     let done = images.done(images.fetch("n2", &["n1"], None));
     let (size, received) = (done["size_bytes"].as_u64(), done["received_bytes"].as_u64());
     let (size, received) = (size.expect("bytes"), received.expect("bytes"));
-    // Nothing of it came twice: what was there of that part, and the parts before it.
+    // No byte came twice, neither of the interrupted part nor of the parts before it.
     assert!(received + there <= size, "{received} received, {there} there, of {size}");
     assert!(received > 0 && there > 2 << 20, "{received} received, {there} there");
     assert_eq!(images.on("n2")["content"], images.content);
@@ -61,7 +61,7 @@ fn a_person_sees_how_far_it_is(lab: &Lab, images: &Images<'_>) {
 }
 
 fn a_damaged_copy_is_refused(images: &Images<'_>) {
-    // A bit of the root file system is not as it was, and the manifest does not say so.
+    // One bit of the root file system differs from the manifest's digest.
     run(Command::new("cp")
         .arg("-r")
         .arg(images.path("n1", &images.digest))
@@ -73,7 +73,7 @@ fn a_damaged_copy_is_refused(images: &Images<'_>) {
     bytes[middle] ^= 1;
     std::fs::write(&root, bytes).expect("root.erofs");
     assert_eq!(images.refused(images.fetch("n2", &["n3"], None)), "image_corrupt");
-    // Nor is one whose manifest says something else than what was asked for.
+    // An image whose manifest differs from the request is refused as well.
     let manifest = images.path("n3", &format!("{}/manifest.json", images.digest));
     run(Command::new("chmod").arg("u+w").arg(&manifest));
     let mut said: Value =
@@ -85,13 +85,13 @@ fn a_damaged_copy_is_refused(images: &Images<'_>) {
     std::fs::write(&manifest, said.to_string()).expect("manifest");
     assert_eq!(images.refused(images.fetch("n2", &["n3"], Some(&images.content))), "image_refused");
     assert!(images.list("n2").is_empty());
-    // Another source is asked next, and the right one is taken.
+    // The next source is asked, and its good copy is taken.
     let done = images.done(images.fetch("n2", &["n3", "n1"], Some(&images.content)));
     assert_eq!(done["content"], images.content);
 }
 
 fn a_pool_brings_its_image(lab: &Lab, images: &Images<'_>) {
-    // Nobody can build it any more.
+    // From now on no node can build the image.
     std::fs::remove_dir_all(lab.root.join("flake")).expect("flake");
     std::fs::create_dir(lab.root.join("flake")).expect("flake");
     let spread = json!({ "spread": { "key": "node" } });
@@ -123,7 +123,7 @@ impl<'a> Images<'a> {
         self.lab.root.join(node).join("images").join(what)
     }
 
-    /// `mvm` as whoever is on the node, in JSON.
+    /// Returns an `mvm` command that runs on the node and prints JSON.
     fn local(&self, node: &str, words: &[&str]) -> Command {
         let mut local = self.lab.local(node, &[words, &["-o", "json"]].concat());
         local.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -135,7 +135,7 @@ impl<'a> Images<'a> {
         serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
-    /// The one image of a node.
+    /// Returns the one image of a node.
     fn on(&self, node: &str) -> Value {
         let images = self.list(node);
         assert_eq!(images.len(), 1, "{node}: {images:?}");
@@ -147,7 +147,7 @@ impl<'a> Images<'a> {
         assert!(self.list(node).is_empty());
     }
 
-    /// A node begins to receive it.
+    /// Starts the fetching of the image on a node.
     fn fetch(&self, node: &str, from: &[&str], content: Option<&str>) -> std::process::Child {
         let sources: Vec<String> =
             from.iter().map(|node| format!("{}:4433", address(node))).collect();
@@ -163,7 +163,7 @@ impl<'a> Images<'a> {
         serde_json::from_slice(&stdout).expect("JSON")
     }
 
-    /// The code that it was refused with.
+    /// Returns the code with which the fetch was refused.
     fn refused(&self, fetching: std::process::Child) -> String {
         let Output { status, stderr, .. } = fetching.wait_with_output().expect("mvm");
         assert!(!status.success(), "it was received");

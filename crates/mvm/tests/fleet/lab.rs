@@ -1,5 +1,5 @@
-//! Machines of a test's own: network namespaces that are joined by a bridge, an authority, and the
-//! processes in them. All of it goes when the test ends, however it ends.
+//! The machines of one test: network namespaces that a bridge connects, an authority, and the
+//! processes in them. Everything is removed when the test ends in whatever way.
 
 #![allow(dead_code, reason = "not every test needs all of these")]
 
@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// The image of all pools: a simulated guest has these programs whatever is in it.
+/// The flake of all pools. A simulated guest has the same programs whatever the image contains.
 const FLAKE: &str = include_str!("../../../../examples/ci-flake/flake.nix");
-/// One that is soon built and soon sent.
+/// A flake whose image is quickly built and quickly sent.
 const SMALL: &str = r#"{
   inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-24.05";
   outputs = { self, nixpkgs }: let pkgs = nixpkgs.legacyPackages.x86_64-linux; in {
@@ -23,31 +23,31 @@ const SMALL: &str = r#"{
     };
   };
 }"#;
-/// How long something may take that has to happen.
+/// The maximum time that an expected event may take.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Where the fleet's state is.
+/// The store of the fleet's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
-    /// In the coordinator's root.
+    /// SQLite in the coordinator's state directory.
     Sqlite,
-    /// In an etcd cluster of so many members, on the first machine.
+    /// An etcd cluster with this many members, all on the first machine.
     Etcd(usize),
-    /// In an etcd cluster of so many members, each on a machine of its own: `e1`, `e2` …
+    /// An etcd cluster with this many members, each on a machine of its own: `e1`, `e2` …
     Spread(usize),
 }
 
-/// How a node is.
+/// The kind of a node.
 #[derive(Clone, Debug)]
 pub struct Kind {
     pub hypervisor: &'static str,
-    /// As `mvm agent serve --capacity` takes it.
+    /// The value of `mvm agent serve --capacity`.
     pub capacity: &'static str,
     /// More options of `mvm agent serve`.
     pub options: &'static [&'static str],
-    /// Whether its clock can be put wrong.
+    /// Whether the node's clock can be set wrong.
     pub clock: bool,
-    /// The size of a disk of its own for its state, in MiB.
+    /// The size of a disk of its own for the node's state, in MiB; absent where it has none.
     pub disk: Option<u32>,
 }
 
@@ -78,24 +78,24 @@ pub struct Lab {
     processes: Vec<(String, Child)>,
     machines: Vec<String>,
     kinds: BTreeMap<String, Kind>,
-    /// What is started from now on, where it is not the binary under test itself.
+    /// The binary of processes that are started from now on.
     pub binary: PathBuf,
-    /// Whether coordinators' clocks can be put wrong.
+    /// Whether the coordinators' clocks can be set wrong.
     pub clocks: bool,
-    /// How long a coordinator counts as there after it has died.
+    /// How long a coordinator counts as present after it has died.
     pub ttl: &'static str,
-    /// How many instances of tenant `ci` run at most.
+    /// The maximum number of running instances of tenant `ci`.
     pub max_running: u32,
     _guard: Guard,
 }
 
 impl Lab {
-    /// An authority, a bridge, and the state's engine; no coordinator and no node yet.
+    /// Makes an authority, a bridge and the store, without a coordinator or a node.
     pub fn new(name: &str, engine: Engine) -> Lab {
         Lab::with_etcd_disks(name, engine, None)
     }
 
-    /// The same, where each member of etcd has a disk of its own, of so many MiB.
+    /// Like [`Lab::new`]; each member of etcd has a disk of its own, of `disk_mib` MiB.
     pub fn with_etcd_disks(name: &str, engine: Engine, disk_mib: Option<u32>) -> Lab {
         let name = format!("mvm-test-{name}-{}", std::process::id());
         let root = std::env::temp_dir().join(&name);
@@ -119,7 +119,7 @@ impl Lab {
             max_running,
             _guard: guard,
         };
-        // The switch between all machines is one itself.
+        // The bridge that connects all machines is on a machine itself.
         lab.machine("hub");
         lab.ip(&["-n", &lab.netns("hub"), "link", "add", "br0", "type", "bridge"]);
         lab.ip(&["-n", &lab.netns("hub"), "link", "set", "br0", "up"]);
@@ -159,7 +159,7 @@ impl Lab {
         self.etcd = Some(EtcdCluster::start_at(&places));
     }
 
-    /// The path of something in the lab's directory.
+    /// Returns the path of `what` in the lab's directory.
     pub fn path(&self, what: &str) -> String {
         self.root.join(what).display().to_string()
     }
@@ -168,7 +168,7 @@ impl Lab {
         format!("{}-{machine}", self.name)
     }
 
-    /// A machine on the bridge.
+    /// Makes a machine on the bridge.
     pub fn machine(&mut self, name: &str) {
         let netns = self.netns(name);
         self.ip(&["netns", "add", &netns]);
@@ -196,7 +196,7 @@ impl Lab {
         wait_for("the coordinator to serve", || self.coordinator_status(name).is_some());
     }
 
-    /// Starts what was killed, a coordinator or a node, and does not wait for it.
+    /// Starts a killed coordinator or node again, without waiting for it.
     pub fn start_again(&mut self, name: &str) {
         match name.starts_with('c') {
             true => self.start_coordinator(name),
@@ -218,7 +218,7 @@ impl Lab {
             .chain(["--listen", &listen, "--identity", &id, "--ttl", self.ttl])
             .map(str::to_owned)
             .collect();
-        // One signs for all of them.
+        // One coordinator signs certificates for all.
         if name == "c1" {
             words.extend(["--ca".to_owned(), ca]);
         }
@@ -238,7 +238,7 @@ impl Lab {
         self.start(name, command);
     }
 
-    /// What a coordinator says of itself, if it does.
+    /// Returns a coordinator's status; `None` where it does not answer.
     pub fn coordinator_status(&self, name: &str) -> Option<Value> {
         let mut status = self.mvm("hub", &["coordinator", "status", "-o", "json"]);
         status.env("MVM_COORDINATOR", format!("{}:4433", address(name)));
@@ -246,20 +246,20 @@ impl Lab {
         output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("JSON"))
     }
 
-    /// Starts nodes, and waits until they have made themselves known.
+    /// Starts nodes, and waits until they are registered.
     pub fn nodes(&mut self, names: &[&str]) {
         names.iter().for_each(|name| self.node(name));
         wait_for("the nodes", || names.iter().all(|name| self.alive(name)));
     }
 
-    /// Makes a machine a node and starts its agent: `n1`, `n2` … in zones `a` and `b` in turn. One
-    /// that was there before is started as it was.
+    /// Makes a machine a node and starts its agent: `n1`, `n2` … in zones `a` and `b` in turn. A
+    /// node that existed before keeps its kind.
     pub fn node(&mut self, name: &str) {
         let kind = self.kinds.get(name).cloned().unwrap_or(SIM);
         self.node_of(name, kind);
     }
 
-    /// The same for one of this kind.
+    /// Like [`Lab::node`], for a node of this kind.
     pub fn node_of(&mut self, name: &str, kind: Kind) {
         let root = self.path(name);
         if !self.machines.iter().any(|machine| machine == name) {
@@ -284,7 +284,7 @@ impl Lab {
         let serve = ["--root", &root, "agent", "serve", "--listen", &listen, "--label", &zone];
         let offer = ["--hypervisor", kind.hypervisor, "--capacity", kind.capacity];
         let words = [&serve[..], &offer, kind.options].concat();
-        // `ip netns exec` hides the host's control groups, which real machines are put into.
+        // `ip netns exec` hides the host's control groups, which real machines need.
         let mut command = match kind.hypervisor {
             "sim" => self.mvm_at(&self.binary, name, &words),
             _ => Command::new(&self.binary),
@@ -301,7 +301,7 @@ impl Lab {
         self.start(name, command);
     }
 
-    /// A process of `mvm`, with its log in the lab's directory.
+    /// Starts an `mvm` process, with its log in the lab's directory.
     fn start(&mut self, process: &str, mut command: Command) {
         let log = self.root.join(format!("{process}.log"));
         let log = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("log");
@@ -311,13 +311,13 @@ impl Lab {
         self.processes.push((process.to_owned(), child));
     }
 
-    /// The id of a process.
+    /// Returns the process id of a process.
     pub fn pid(&self, process: &str) -> u32 {
         let found = self.processes.iter().find(|(name, _)| name == process);
         found.expect("a process").1.id()
     }
 
-    /// SIGKILL to a process. What it ran goes on; so do simulated machines.
+    /// Sends SIGKILL to a process. Its machines run on, simulated ones as well.
     pub fn kill(&mut self, process: &str) {
         let at = self.processes.iter().position(|(name, _)| name == process).expect("a process");
         let (_, mut child) = self.processes.remove(at);
@@ -325,13 +325,13 @@ impl Lab {
         child.wait().expect("wait");
     }
 
-    /// SIGTERM to a process; it is to be waited for with [`Lab::end`].
+    /// Sends SIGTERM to a process, which [`Lab::end`] then waits for.
     pub fn ask_to_end(&self, process: &str) {
         let pid = rustix::process::Pid::from_raw(self.pid(process) as i32).expect("a process");
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signal");
     }
 
-    /// SIGSTOP to a process, or SIGCONT.
+    /// Sends SIGSTOP or SIGCONT to a process.
     pub fn hold_up(&self, process: &str, stop: bool) {
         use rustix::process::Signal;
         let pid = rustix::process::Pid::from_raw(self.pid(process) as i32).expect("a process");
@@ -339,7 +339,7 @@ impl Lab {
         rustix::process::kill_process(pid, signal).expect("signal");
     }
 
-    /// Waits for a process that is to end by itself, without a fault.
+    /// Waits for a process that must end by itself and without an error.
     pub fn end(&mut self, process: &str) {
         let at = self.processes.iter().position(|(name, _)| name == process).expect("a process");
         wait_for(process, || self.processes[at].1.try_wait().expect("wait").is_some());
@@ -347,7 +347,8 @@ impl Lab {
         assert!(child.wait().expect("wait").success(), "{process} ends well");
     }
 
-    /// `mvm` on a machine, as the operator alice, who asks the coordinator in front.
+    /// Returns an `mvm` command on a machine, as the operator alice, who asks the coordinator in
+    /// front.
     pub fn mvm(&self, machine: &str, words: &[&str]) -> Command {
         self.mvm_at(Path::new(env!("CARGO_BIN_EXE_mvm")), machine, words)
     }
@@ -360,12 +361,12 @@ impl Lab {
         command
     }
 
-    /// The operator alice on a machine.
+    /// Returns the operator alice on a machine.
     pub fn asker(&self, machine: &str) -> Asker {
         Asker { netns: self.netns(machine), identity: self.path("alice") }
     }
 
-    /// Runs it; it must succeed. Gives what it printed.
+    /// Runs a command that must succeed. Returns its output.
     pub fn ok(&self, machine: &str, words: &[&str]) -> String {
         let output = self.mvm(machine, words).output().expect("mvm");
         let said = text(&output.stderr);
@@ -373,7 +374,7 @@ impl Lab {
         text(&output.stdout)
     }
 
-    /// `mvm` as whoever is on the node: it asks the agent there.
+    /// Returns an `mvm` command that asks the node's own agent.
     pub fn local(&self, node: &str, words: &[&str]) -> Command {
         let root = self.path(node);
         let mut command = self.mvm(node, &[&["--root", &root], words].concat());
@@ -381,14 +382,14 @@ impl Lab {
         command
     }
 
-    /// What a node's own agent is told on its machine.
+    /// Runs a command on a node with its own agent. Returns its output.
     pub fn locally(&self, node: &str, words: &[&str]) -> String {
         let output = self.local(node, words).output().expect("mvm");
         assert!(output.status.success(), "mvm {words:?} on {node}: {}", text(&output.stderr));
         text(&output.stdout)
     }
 
-    /// Runs it; it must be refused with this code, and waits for nobody.
+    /// Runs a command that must fail at once with this code.
     pub fn refused(&self, words: &[&str], code: &str) {
         let output = self.mvm("hub", words).env("MVM_PATIENCE", "0").output().expect("mvm");
         let said = text(&output.stderr);
@@ -401,7 +402,7 @@ impl Lab {
         serde_json::from_str(&self.ok("hub", &words)).expect("JSON")
     }
 
-    /// The image of all pools made from now on is a small one.
+    /// Makes the images of all later pools small.
     pub fn small_images(&self) {
         std::fs::write(self.root.join("flake/flake.nix"), SMALL).expect("flake");
     }
@@ -435,7 +436,8 @@ impl Lab {
         self.ok("hub", &words);
     }
 
-    /// What a node has ready and leased, as the coordinator says.
+    /// Returns a node's numbers of warm, sleeping and leased instances, as the coordinator reports
+    /// them.
     pub fn held(&self, node: &str) -> Value {
         let node = self.json(&["fleet", "nodes", node]);
         json!([node["ready_counts"]["warm"], node["ready_counts"]["sleeping"], node["leased"]])
@@ -451,7 +453,7 @@ impl Lab {
         self.json(&["fleet", "status"])["converged"] == true
     }
 
-    /// The lines of all logs that name something.
+    /// Returns the lines of all logs that contain `what`.
     pub fn lines_with(&self, what: &str) -> String {
         let grep =
             Command::new("grep").args(["-r", "--include=*.log", what]).arg(&self.root).output();
@@ -470,7 +472,7 @@ impl Lab {
     }
 }
 
-/// Somebody on a machine who asks coordinators.
+/// A user on a machine who asks coordinators.
 #[derive(Clone, Debug)]
 pub struct Asker {
     netns: String,
@@ -478,7 +480,7 @@ pub struct Asker {
 }
 
 impl Asker {
-    /// `mvm`, asking this coordinator.
+    /// Returns an `mvm` command that asks this coordinator.
     pub fn mvm(&self, front: &str, words: &[&str]) -> Command {
         self.mvm_at(Path::new(env!("CARGO_BIN_EXE_mvm")), front, words)
     }
@@ -514,7 +516,7 @@ impl Drop for Lab {
     }
 }
 
-/// A pool of a document.
+/// Returns a pool of a document.
 pub fn pool(name: &str, counts: &Value, placement: &Value) -> Value {
     json!({
         "pool_id": name, "flake_ref": "./flake", "profile": "ci-runner",
@@ -523,7 +525,7 @@ pub fn pool(name: &str, counts: &Value, placement: &Value) -> Value {
     })
 }
 
-/// Ends the processes of the real machines of a node's root, if it has any.
+/// Ends the processes of the real machines of a node, if it has any.
 fn end_machines(root: &Path) {
     let Ok(id) = std::fs::read_to_string(root.join("root-id")) else { return };
     let found = Command::new("pgrep").args(["-f", &format!("guest=mvm:{id}:")]).output();
@@ -532,8 +534,8 @@ fn end_machines(root: &Path) {
     }
 }
 
-/// The address of a machine: coordinators from 10.99.0.1, members of etcd from 10.99.0.51, nodes
-/// from 10.99.0.101.
+/// Returns the address of a machine: coordinators from 10.99.0.1, members of etcd from 10.99.0.51,
+/// nodes from 10.99.0.101.
 pub fn address(machine: &str) -> String {
     let number: u8 = machine[1..].parse().expect("a number");
     let base = match machine.as_bytes()[0] {
@@ -563,7 +565,7 @@ pub fn wait_for(what: &str, done: impl FnMut() -> bool) {
     assert!(wait_at_most(PATIENCE, done), "waited too long for {what}");
 }
 
-/// Whether it was so in this time.
+/// Returns whether `done` became true in this time.
 pub fn wait_at_most(most: Duration, mut done: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + most;
     loop {

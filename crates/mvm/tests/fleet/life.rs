@@ -27,7 +27,8 @@ fn life(name: &str, engine: Engine) {
     let instances = lab.json(&["fleet", "instances", "ci/runners"]);
     assert_eq!(instances.as_array().expect("list").len(), 6);
 
-    // Less may run: the counts were right already, and it is waited for all the same.
+    // A lower quota: the counts are right already, and the command waits for the quota all the
+    // same.
     lab.max_running = 12;
     lab.apply(&json!({ "warm": 3, "sleeping": 3 }), &spread, true);
     let parts = ["n1", "n2", "n3"].map(|node| {
@@ -37,7 +38,7 @@ fn life(name: &str, engine: Engine) {
     });
     assert_eq!(parts.iter().sum::<u64>(), 12, "{parts:?}");
 
-    // Claims through the coordinator, and what works on an instance wherever it is.
+    // Claims through the coordinator, and the commands that work on an instance wherever it is.
     assert_eq!(lab.ok("hub", &["run", "ci/runners", "--", "echo", "hello"]), "hello\n");
     wait_for("the spare to be made up for", || lab.converged());
     let warm = |i: &&serde_json::Value| i["state"] == "sleeping";
@@ -52,7 +53,7 @@ fn life(name: &str, engine: Engine) {
     lab.ok("hub", &["instance", "destroy", &vm]);
     lab.refused(&["instance", "info", &vm], "not_found");
 
-    // A job goes on while its node is emptied, and is known there afterwards.
+    // A job goes on while its node is drained, and is listed there afterwards.
     let job = ["job", "submit", "ci/runners", "--", "sh", "-c", "sleep 8; echo done"];
     let job = lab.ok("hub", &job).trim().to_owned();
     let mut busy = String::new();
@@ -70,7 +71,7 @@ fn life(name: &str, engine: Engine) {
     lab.ok("hub", &["fleet", "uncordon", &busy]);
     wait_for("the spread", || lab.held(&busy) == json!([1, 1, 0]) && lab.converged());
 
-    // A node dies: first its share is waited for, then it is made up for elsewhere.
+    // A node dies: at first its share is kept for it, then other nodes replace it.
     lab.kill("n2");
     wait_for("the loss to be seen", || !lab.alive("n2"));
     wait_for("the others to make up for it", || lab.converged());
@@ -79,7 +80,7 @@ fn life(name: &str, engine: Engine) {
     let sum = |at: usize| one[at].as_u64().expect("n") + other[at].as_u64().expect("n");
     assert_eq!((sum(0), sum(1)), (3, 3), "{one} {other}");
     assert_eq!(lab.ok("hub", &["run", "ci/runners", "--", "echo", "on"]), "on\n");
-    // It comes back, with what it had, to what the spread gives it.
+    // The node comes back with its instances, and gets its share of the spread.
     lab.node("n2");
     wait_for("it to come back", || lab.alive("n2"));
     wait_for("the spread", || lab.held("n2") == json!([1, 1, 0]) && lab.converged());

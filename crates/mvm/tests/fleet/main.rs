@@ -1,6 +1,5 @@
-//! A fleet as its users have it: coordinators and agents as processes of their own, each in a
-//! network namespace of its own, with certificates, on SQLite and on etcd. Most machines are
-//! simulated.
+//! A fleet as its users have it: coordinators and agents as separate processes, each in a network
+//! namespace of its own, with certificates, on SQLite and on etcd. Most machines are simulated.
 
 mod claims;
 mod clients;

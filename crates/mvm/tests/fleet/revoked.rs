@@ -1,10 +1,10 @@
-//! A node that is removed is cut off everywhere, at once.
+//! A removed node is cut off everywhere, at once.
 
 use crate::lab::{Engine, Lab, address, text, wait_for};
 use serde_json::json;
 use std::process::{Child, Stdio};
 
-/// A connection that stands open, from the hub to `to`, with the identity in this directory.
+/// Opens a connection from the hub to `to` with the identity in this directory, and keeps it open.
 fn connected(lab: &Lab, identity: &str, to: &str) -> Child {
     let (ours, ca) = (format!("{identity}/identity.pem"), format!("{identity}/ca.pem"));
     let to = format!("{}:4433", address(to));
@@ -15,7 +15,7 @@ fn connected(lab: &Lab, identity: &str, to: &str) -> Child {
     client.spawn().expect("openssl")
 }
 
-/// What somebody with this identity gets from a server there.
+/// Returns whether a server answers a request with this identity.
 fn asked(lab: &Lab, identity: &str, to: &str) -> bool {
     let at = format!("mvm.internal:443:{}:4433", address(to));
     let mut curl = std::process::Command::new("ip");
@@ -32,7 +32,7 @@ fn a_node_that_is_removed_is_cut_off_by_all() {
     lab.coordinator("c1");
     lab.coordinator("c2");
     lab.nodes(&["n1", "n2"]);
-    // Nobody fetches: no node has a signer to ask, and c2 never had one.
+    // The revocation must be pushed: no node has a signer to ask, and c2 never had one.
     for node in ["n1", "n2"] {
         lab.kill(node);
         let signers = lab.root.join(format!("{node}/identity/signers.json"));
@@ -56,7 +56,7 @@ fn a_node_that_is_removed_is_cut_off_by_all() {
         println!("{place} has cut the connection after {:?}", began.elapsed());
     }
     assert!(!places.iter().any(|place| asked(&lab, &identity, place)), "nor is it let in again");
-    // What others had to it is cut as well: no coordinator reaches it any more.
+    // The connections to the node are cut as well: no coordinator reaches it any more.
     wait_for("the node to be lost", || !lab.alive("n1"));
     println!("it is out of reach after {:?}", began.elapsed());
     assert!(lab.alive("n2"));

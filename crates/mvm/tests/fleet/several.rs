@@ -1,4 +1,4 @@
-//! Clients that know several coordinators: they go on at another one.
+//! Clients that know several coordinators: when one dies, they continue at another one.
 
 use crate::lab::{Engine, Lab, address, text, wait_for};
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ fn fleet_of_two(name: &str, ttl: &'static str, max_running: u32) -> Lab {
     (lab.ttl, lab.max_running) = (ttl, max_running);
     lab.coordinator("c1");
     lab.coordinator("c2");
-    // The first of them does not sign: who joins asks the next.
+    // The first coordinator does not sign certificates, so the joining node asks the next one.
     lab.front = "c2,c1".to_owned();
     lab.nodes(&["n1"]);
     lab.front = "c1,c2".to_owned();
@@ -19,7 +19,7 @@ fn fleet_of_two(name: &str, ttl: &'static str, max_running: u32) -> Lab {
     lab
 }
 
-/// Whether this one leads, as it says itself.
+/// Returns whether this coordinator says that it leads.
 fn leads(lab: &Lab, name: &str) -> bool {
     lab.coordinator_status(name).is_some_and(|status| status["leads"] == true)
 }
@@ -28,7 +28,7 @@ fn ids(events: &[Value]) -> Vec<u64> {
     events.iter().map(|event| event["id"].as_u64().expect("a number")).collect()
 }
 
-/// A follower of all events, and what it has heard.
+/// Starts a follower of all events. Returns its process, and the events that it has got.
 fn follower(lab: &Lab) -> (Child, Arc<Mutex<Vec<u64>>>) {
     let mut follower = lab.mvm("hub", &["events", "-f", "-o", "json"]);
     let mut child = follower.stdout(Stdio::piped()).spawn().expect("mvm");
@@ -44,7 +44,7 @@ fn follower(lab: &Lab) -> (Child, Arc<Mutex<Vec<u64>>>) {
     (child, heard)
 }
 
-/// What only the authority knows is asked of the one that has it.
+/// Requests for the authority go to the coordinator that has it.
 fn one_signs(lab: &mut Lab) {
     lab.front = "c2".to_owned();
     lab.refused(&["node", "list"], "not_a_signer");
@@ -66,7 +66,7 @@ fn who_knows_two_coordinators_goes_on_when_one_dies() {
     wait_for("all to be heard", || all_heard(&lab));
     let before = heard.lock().expect("lock").len();
     lab.kill("c1");
-    // What reads is answered at once, by the other one.
+    // The other coordinator answers reads at once.
     assert_eq!(lab.json(&["fleet", "status"])["fleet_id"], "lab");
     wait_for("the other to lead", || leads(&lab, "c2"));
     assert_eq!(lab.ok("hub", &["run", "ci/runners", "--", "echo", "on"]), "on\n");
@@ -75,7 +75,7 @@ fn who_knows_two_coordinators_goes_on_when_one_dies() {
     assert!(heard.lock().expect("lock").len() > before);
     following.kill().expect("kill");
     following.wait().expect("wait");
-    // A list that is none is wrong usage, before anybody is asked.
+    // A malformed list is wrong usage, and nothing is asked.
     let mut wrong = lab.mvm("hub", &["fleet", "status"]);
     wrong.env("MVM_COORDINATOR", format!("{}:4433,,c2", address("c2")));
     let wrong = wrong.output().expect("mvm");
@@ -85,7 +85,7 @@ fn who_knows_two_coordinators_goes_on_when_one_dies() {
 
 #[test]
 fn a_coordinator_that_is_asked_to_end_makes_place_at_once() {
-    // Nobody waits for this time to pass: who leads next does so since the first one has resigned.
+    // No leader is elected by this timeout: the next one follows because the first has resigned.
     let mut lab = fleet_of_two("fleet-resign", "600s", 1);
     assert!(leads(&lab, "c1"), "the first one leads");
     let words = ["run", "-i", "ci/runners", "--", "sh", "-c", "echo begun; cat; echo ended"];
@@ -97,13 +97,13 @@ fn a_coordinator_that_is_asked_to_end_makes_place_at_once() {
     let mut line = String::new();
     out.read_line(&mut line).expect("read");
     assert_eq!(line, "begun\n");
-    // No more may run: this one waits, and asks again at the next leader.
+    // The quota is used up, so this client waits, and asks again at the next leader.
     let mut waiting = lab.mvm("hub", &["run", "-i", "ci/runners", "--", "echo", "waited"]);
     let waiting = waiting.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("mvm");
     wait_for("the claim", || lab.json(&["fleet", "status"])["claims_waiting"] == 1);
     lab.ask_to_end("c1");
     wait_for("the other to lead", || leads(&lab, "c2"));
-    // Its session goes through the first one still, which takes nothing new.
+    // The session still goes through the first coordinator, which accepts no new requests.
     assert!(lab.coordinator_status("c1").is_none(), "it takes no request");
     stdin.write_all(b"through\n").expect("write");
     drop(stdin);
@@ -139,7 +139,7 @@ fn who_asks_while_nobody_leads_waits_for_the_next_leader() {
     let run = begin(&["run", "ci/runners", "--", "echo", "ran"]);
     let submit = begin(&["job", "submit", "ci/runners", "--", "echo", "queued"]);
     let uncordon = begin(&["fleet", "uncordon", "n1"]);
-    // Without patience one is told at once, and in words that are true.
+    // Without patience, the client gets the right error at once.
     lab.refused(&["run", "ci/runners", "--", "true"], "no_leader");
     let ended = |what: &str, child: Child| {
         let output = child.wait_with_output().expect("mvm");
@@ -160,7 +160,7 @@ fn who_asks_while_nobody_leads_waits_for_the_next_leader() {
 fn a_command_goes_on_when_the_coordinator_that_it_goes_through_dies() {
     let mut lab = fleet_of_two("fleet-sessions", "3s", 60);
     assert!(leads(&lab, "c1"), "the first one leads");
-    // First the follower, which leaves the claim with the leader; then the leader itself.
+    // First the follower dies, which leaves the claim with the leader; then the leader itself.
     for (front, dies) in [("c2,c1", "c2"), ("c1,c2", "c1")] {
         lab.front = front.to_owned();
         let script = "echo begun; sleep 3; echo ended > end; cat end; exit 7";

@@ -1,11 +1,11 @@
-//! What works on a machine works through its coordinator, over TLS.
+//! Commands that work on a node also work through its coordinator, over TLS.
 
 use crate::lab::{Engine, Lab, address, run, text, wait_for};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
-/// Asks the coordinator with curl; gives its headers and the document.
+/// Asks the coordinator with curl. Returns the headers and the document.
 fn curl(lab: &Lab, path: &str, more: &[&str]) -> (String, Value) {
     let at = format!("mvm.internal:443:{}:4433", address("c1"));
     let alice = |file: &str| lab.path(&format!("alice/{file}"));
@@ -59,7 +59,7 @@ fn jobs(lab: &Lab) {
     let submit = ["job", "submit", "ci/runners", "--in", &input, "--artifact", "/work/result"];
     let work = ["--", "sh", "-c", "echo begun; sleep 3; cat input > result; echo ended"];
     let job = lab.ok("hub", &[&submit[..], &work].concat()).trim().to_owned();
-    // Its log, while it is written.
+    // The log is followed while it is written.
     let mut logs = lab.mvm("hub", &["job", "logs", "-f", &job]);
     let mut logs = logs.stdout(Stdio::piped()).spawn().expect("mvm");
     let mut out = BufReader::new(logs.stdout.take().expect("stdout"));
@@ -80,7 +80,7 @@ fn jobs(lab: &Lab) {
     assert_eq!(result, "from outside");
 }
 
-/// Whatever the limit, the pages one after the other are the whole list.
+/// Whatever the limit, the pages together are the whole list.
 fn lists_in_pages(lab: &Lab) {
     wait_for("the spares to be made up for", || lab.converged());
     for _ in 0..4 {
@@ -115,7 +115,7 @@ fn lists_in_pages(lab: &Lab) {
     assert_eq!(refused["code"], "invalid_value");
 }
 
-/// Where the page after this one is.
+/// Returns the path of the next page.
 fn next(head: &str) -> Option<String> {
     let link = head.lines().find_map(|line| line.strip_prefix("link: <"))?;
     let (path, rel) = link.split_once('>').expect("a link");
@@ -123,8 +123,8 @@ fn next(head: &str) -> Option<String> {
     Some(path.to_owned())
 }
 
-/// The same key is the same job, also where another node would be chosen, and after another start of
-/// the coordinator.
+/// The same key returns the same job, even if another node would be chosen now, and after a restart
+/// of the coordinator.
 fn a_key_makes_one_job(lab: &mut Lab) {
     let path = "/v1/tenants/ci/pools/runners/jobs";
     let make = |lab: &Lab, key: &str, command: &str| {
@@ -141,7 +141,7 @@ fn a_key_makes_one_job(lab: &mut Lab) {
         assert_eq!(again["job_id"], job, "{round}: {head}");
         assert!(head.contains("idempotency-replayed: true"), "{head}");
         if round == 0 {
-            // The node that has it has more to do than the others now.
+            // The node that has the job is busier than the others now.
             lab.ok("hub", &["job", "wait", &job]);
             lab.ok("hub", &["run", "ci/runners", "--", "true"]);
         } else {
@@ -152,7 +152,7 @@ fn a_key_makes_one_job(lab: &mut Lab) {
         }
     }
     assert_eq!(make(lab, "k1", "false").1["code"], "idempotency_key_reused");
-    // `run` through a coordinator is a claim, and no job.
+    // `run` through a coordinator is a claim, and makes no job.
     assert_eq!(lab.json(&["job", "list"]).as_array().expect("list").len(), before + 1);
     let (_, other) = make(lab, "k2", "true");
     assert_ne!(other["job_id"], job);

@@ -1,4 +1,4 @@
-//! What happens to machines: links that are cut, clocks that are wrong, disks that are full.
+//! Faults of machines: cut links, wrong clocks and full disks.
 
 #![allow(dead_code, reason = "not every test needs all of these")]
 
@@ -6,19 +6,20 @@ use crate::lab::{Lab, run};
 use std::io::Write;
 use std::process::Command;
 
-/// Which way a link is cut.
+/// The direction in which a link is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// The machine hears nobody.
+    /// The machine receives nothing.
     In,
-    /// Nobody hears the machine.
+    /// Nobody receives anything from the machine.
     Out,
-    /// Both.
+    /// Both directions.
     Both,
 }
 
 impl Lab {
-    /// Cuts a machine off all others, one way or both: what is sent is lost, and nobody is told.
+    /// Cuts a machine off from all others, in one direction or both: packets are dropped without a
+    /// message.
     pub fn cut(&self, machine: &str, way: Way) {
         let drop = |hook: &str, eth: &str| {
             format!(
@@ -40,19 +41,19 @@ impl Lab {
         assert!(nft.wait().expect("nft").success(), "{rules}");
     }
 
-    /// Joins it again.
+    /// Reconnects the machine.
     pub fn join(&self, machine: &str) {
         run(self.inside(machine, "nft").args(["delete", "table", "inet", "lab"]));
     }
 
-    /// A program on a machine.
+    /// Returns a command that runs a program on a machine.
     fn inside(&self, machine: &str, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.netns(machine), program]);
         command
     }
 
-    /// What a process needs in its environment for its clock to be the one of its machine.
+    /// Returns the environment in which a process reads the clock of its machine.
     pub fn clock(&self, machine: &str) -> Vec<(&'static str, String)> {
         let file = self.path(&format!("{machine}.clock"));
         if !std::fs::exists(&file).expect("file") {
@@ -72,7 +73,7 @@ impl Lab {
         ]
     }
 
-    /// Puts the clock of a machine wrong, by `+10m` or the like, while its processes run.
+    /// Sets the clock of a machine wrong, by `+10m` for example, while its processes run.
     pub fn set_clock(&self, machine: &str, by: &str) {
         let file = self.path(&format!("{machine}.clock"));
         let new = format!("{file}.new");
@@ -91,7 +92,7 @@ impl Lab {
         }
     }
 
-    /// Makes room again.
+    /// Frees the disk again.
     pub fn empty(&self, node: &str) {
         std::fs::remove_file(self.root.join(node).join("filling")).expect("file");
     }

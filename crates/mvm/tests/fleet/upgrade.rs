@@ -1,5 +1,5 @@
-//! A rolling upgrade under load: agents and coordinators are replaced one by one, old and new side
-//! by side.
+//! A rolling upgrade under load: agents and coordinators are replaced one by one, and old and new
+//! ones work together.
 
 use crate::failures::{COORDINATORS, Fleet};
 use crate::lab::{Lab, text, wait_for};
@@ -8,14 +8,15 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 
 impl Fleet {
-    /// What is started from now on is another file than what runs.
+    /// Makes another binary, from which all later processes start.
     fn new_binary(&mut self) {
         let next = self.lab.root.join("mvm-next");
         std::fs::copy(env!("CARGO_BIN_EXE_mvm"), &next).expect("copy");
         self.lab.binary = next;
     }
 
-    /// Agents: each node is drained first, but for two, which are replaced in the midst of it all.
+    /// Replaces the agents. Each node is drained first, except two, whose agents are replaced while
+    /// they work.
     pub fn agents_are_upgraded(&mut self) {
         self.new_binary();
         for node in ["n1", "n2"] {
@@ -27,7 +28,7 @@ impl Fleet {
         let failed = self.clients.since(self.fault);
         let failed: Vec<_> = failed.iter().filter(|call| !call.success).collect();
         assert!(failed.is_empty(), "{failed:?}");
-        // A machine of somebody's own, with something in its memory, on a real node.
+        // A machine with a manual lease and data in memory, on a real node.
         let machine = Machine::take(&self.lab, "n6");
         let spares = self.of_node("n3");
         self.replace("n3");
@@ -44,14 +45,16 @@ impl Fleet {
         self.lab.kill(node);
         self.lab.node(node);
         self.lab.runs(node);
-        // Nobody answers there but the new one; what a coordinator knows may be of the old one yet.
+        // The new agent is the only one that answers, but the coordinator's data may still be the
+        // old agent's.
         let socket = self.lab.path(&format!("{node}/agent.sock"));
         wait_for("the new agent", || UnixStream::connect(&socket).is_ok());
         let seen = |lab: &Lab| lab.json(&["fleet", "nodes", node])["up_to_date"] == true;
         wait_for("it to come back", || self.lab.alive(node) && seen(&self.lab));
     }
 
-    /// Coordinators, the leader first. A command that runs through another one does not notice.
+    /// Replaces the coordinators, the leader first. A command through another coordinator is not
+    /// disturbed.
     pub fn coordinators_are_upgraded(&mut self) {
         let leader = self.leader();
         let front = COORDINATORS.into_iter().find(|name| *name != leader).expect("another");
@@ -75,7 +78,7 @@ impl Fleet {
 }
 
 impl Lab {
-    /// A process of the lab runs the binary that it is to run.
+    /// Waits until a process of the lab runs the current binary.
     fn runs(&self, process: &str) {
         let at = |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
         let runs = || at(self.pid(process)) == *self.binary;
@@ -83,7 +86,7 @@ impl Lab {
     }
 }
 
-/// A command that runs for a long time, through one coordinator.
+/// A long command through one coordinator.
 pub struct Steady(Child);
 
 impl Steady {
@@ -92,7 +95,7 @@ impl Steady {
         let mut run =
             lab.asker("hub").mvm(front, &["run", "ci/runners", "--", "sh", "-c", &script]);
         let run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("mvm");
-        // It has its machine.
+        // The command has its machine.
         let long = |lease: &Value| lease["purpose"] == "run";
         wait_for("its lease", || {
             lab.json(&["lease", "list"]).as_array().expect("list").iter().any(long)
@@ -101,7 +104,7 @@ impl Steady {
         Steady(run)
     }
 
-    /// Waits for its end, which has to be a good one.
+    /// Waits for the command's end, and checks that it has succeeded.
     pub fn ends(self) {
         let output = self.0.wait_with_output().expect("mvm");
         let said = text(&output.stdout);
@@ -110,7 +113,7 @@ impl Steady {
     }
 }
 
-/// A real machine on somebody's own lease.
+/// A real machine with a manual lease.
 pub struct Machine {
     reference: String,
     before: String,
@@ -125,7 +128,7 @@ impl Machine {
             let all = lab.json(&["fleet", "instances", "ci/real"]);
             let found = all.as_array().expect("list").iter().find(on_node).cloned();
             reference = found.map_or(String::new(), |i| i["reference"].as_str().expect("r").into());
-            // Woken, it may have become somebody's claim just before.
+            // A claim may have taken the woken machine just before.
             let ours = |lease: &Value| {
                 lease["instance"] == reference.as_str() && lease["purpose"] == "manual"
             };
@@ -144,7 +147,7 @@ impl Machine {
         lab.ok("hub", &["instance", "exec", &self.reference, "--", "sh", "-c", script])
     }
 
-    /// What is in its memory, and its lease and process.
+    /// Returns the content of the machine's memory, its lease and its process.
     fn identity(&self, lab: &Lab) -> String {
         let info = lab.json(&["instance", "info", &self.reference]);
         let memory = self.exec(lab, "cat /run/mark /proc/sys/kernel/random/boot_id");

@@ -1,7 +1,7 @@
-//! Where imports stand. `rustfmt` sorts what stands in one block; its rule that makes one block is for
-//! nightly compilers only.
+//! The place of imports. `rustfmt` sorts imports within one block. Its rule that makes one block of
+//! them is for nightly compilers only.
 
-/// The lines, from 1, of imports that a blank line parts from the ones before them.
+/// Returns the numbers, from 1, of import lines that a blank line separates from earlier imports.
 pub fn parted(text: &str) -> Vec<usize> {
     let mut found = Vec::new();
     let (mut in_use, mut after_use, mut blank) = (false, false, false);

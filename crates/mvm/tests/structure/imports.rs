@@ -1,4 +1,4 @@
-//! Which modules of a crate import which.
+//! The imports between a crate's modules.
 
 use petgraph::algo::tarjan_scc;
 use petgraph::graphmap::DiGraphMap;
@@ -7,24 +7,25 @@ use std::path::Path;
 use syn::visit::{self, Visit};
 use syn::{Attribute, Item, ItemMod, ItemUse, Path as SynPath, UseTree, Visibility};
 
-/// A crate's modules: each has a file of its own, and the modules in it that have none are part of it.
+/// A crate's modules. Each has a file of its own; a module without a file is part of the one around
+/// it.
 pub struct Crate {
     pub name: String,
-    /// By their paths: `jobs::run`; the crate's root is empty.
+    /// The modules by path: `jobs::run`; the crate's root is empty.
     pub modules: BTreeMap<String, Module>,
 }
 
 /// A module.
 pub struct Module {
     pub items: Vec<Item>,
-    /// What it hands on: a name, and the path of what that is.
+    /// The re-exports: a name, and the path of the item that it names.
     exports: Vec<(String, Vec<String>)>,
-    /// The paths that its code names.
+    /// The paths that the code names.
     named: Vec<Vec<String>>,
 }
 
 impl Crate {
-    /// Reads a crate in this folder.
+    /// Reads the crate in this folder.
     pub fn read(dir: &Path) -> Crate {
         let name = dir.file_name().expect("a name").to_str().expect("a name").to_owned();
         let root = ["src/lib.rs", "src/main.rs"].map(|at| dir.join(at));
@@ -34,13 +35,13 @@ impl Crate {
         Crate { name, modules }
     }
 
-    /// The modules that this one imports.
+    /// Returns the modules that this module imports.
     fn imports(&self, of: &str) -> BTreeSet<String> {
         let named = self.modules[of].named.iter();
         named.filter_map(|path| self.owner(path, 0)).filter(|to| to != of).collect()
     }
 
-    /// The module that defines what a path from the crate's root leads to.
+    /// Returns the module that defines the item at this path from the crate's root.
     fn owner(&self, path: &[String], depth: usize) -> Option<String> {
         let (at, rest) = (0..=path.len()).rev().find_map(|count| {
             let module = path[..count].join("::");
@@ -67,7 +68,7 @@ impl Crate {
         graph
     }
 
-    /// The circles: modules that import each other, each list in order.
+    /// Returns the circles: lists of modules that import each other, each sorted.
     pub fn circles(&self) -> Vec<Vec<String>> {
         let parts = tarjan_scc(&self.graph()).into_iter().filter(|part| part.len() > 1);
         let mut circles: Vec<Vec<String>> = parts
@@ -81,7 +82,7 @@ impl Crate {
         circles
     }
 
-    /// The imports among these modules, as a person reads them.
+    /// Returns the imports among these modules, one line each.
     pub fn edges_among(&self, modules: &[String]) -> Vec<String> {
         let edges = |from: &String| {
             let to: Vec<String> =
@@ -92,7 +93,7 @@ impl Crate {
     }
 }
 
-/// Whether an item is part of tests only.
+/// Returns whether an item is compiled for tests only.
 fn is_test(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let cfg = attribute.path().is_ident("cfg") && {
@@ -135,7 +136,7 @@ fn read_module(file: &Path, dir: &Path, path: String, into: &mut BTreeMap<String
     into.insert(path, Module { items: parsed.items, exports, named });
 }
 
-/// What a file names.
+/// The names in a file.
 struct Found {
     /// The module's own path.
     here: Vec<String>,
@@ -143,12 +144,12 @@ struct Found {
     children: BTreeSet<String>,
     exports: Vec<(String, Vec<String>)>,
     named: Vec<Vec<String>>,
-    /// Paths that begin with a name of the file's own.
+    /// Paths that begin with a name of the file itself.
     bare: Vec<Vec<String>>,
 }
 
 impl Found {
-    /// All that is named: what the file hands on counts only where it uses that itself.
+    /// Returns all paths that the file uses. A re-export counts only if the file itself uses it.
     fn named(&mut self) -> Vec<Vec<String>> {
         let used = self.bare.iter().filter_map(|path| {
             let (_, to) = self.exports.iter().find(|(name, _)| *name == path[0])?;
@@ -163,7 +164,7 @@ impl Found {
         path.first().is_some_and(|first| self.children.contains(first))
     }
 
-    /// A path from the crate's root; nothing where it leads elsewhere.
+    /// Returns the path from the crate's root; `None` for a path outside the crate.
     fn resolve(&self, path: &[String], is_use: bool) -> Option<Vec<String>> {
         let mut base = self.here.clone();
         let mut rest = path;
@@ -179,9 +180,10 @@ impl Found {
                     rest = &rest[1..];
                 }
             }
-            // A child of this module, as `use` and re-exports name it: if it is none, it is nobody's.
+            // `use` and re-exports may name a child of this module. The path of another crate becomes
+            // one that no module owns.
             _ if is_use => {}
-            // `front::bind()`; a single name is no path into a module.
+            // `front::bind()` names a child module; a single name is not a path into a module.
             _ if path.len() > 1 && self.is_child(path) => {}
             _ => return None,
         }
@@ -218,7 +220,7 @@ impl<'a> Visit<'a> for Found {
             match (hands_on, local) {
                 (true, _) => self.exports.push((name, full)),
                 (false, true) => self.named.push(full),
-                // Another crate.
+                // A path of another crate.
                 (false, false) => {}
             }
         }

@@ -1,9 +1,9 @@
-//! The structure of the code: what imports what, and how large its parts are.
+//! The structure of the code: which modules import which, and how large the parts are.
 //!
-//! A module imports another one if its code, tests aside, names something that is defined there, by
-//! `use` or by a path that begins with `crate`, `self`, `super` or a module below it. Names that a module
-//! hands on (`pub use`) count as those of the module that defines them; it imports them where it uses
-//! them itself.
+//! A module imports another one if its code, except tests, names an item that the other module
+//! defines, by `use` or by a path that begins with `crate`, `self`, `super` or a module below it. A
+//! re-exported name (`pub use`) counts as a name of the module that defines it; the re-exporting
+//! module imports it only if it uses it itself.
 
 mod blocks;
 mod exceptions;
@@ -13,7 +13,8 @@ mod sizes;
 use imports::Crate;
 use std::path::{Path, PathBuf};
 
-/// The floors, as ARCHITECTURE.md has them: a crate uses those on lower floors only. Those on one floor know nothing of each other.
+/// The floors, as in ARCHITECTURE.md: a crate uses only crates on lower floors, so those on one
+/// floor are independent of each other.
 const FLOORS: [&[&str]; 9] = [
     &["mvm-code"],
     &["mvm-model", "mvm-archive"],
@@ -95,7 +96,7 @@ fn imports_stand_in_one_block() {
 
 #[test]
 fn no_struct_holds_everything() {
-    // What the model has is data: records and documents, with as many fields as they need.
+    // The model's structs are data, namely records and documents, with as many fields as they need.
     let crates = all().into_iter().filter(|one| one.name != "mvm-model");
     let found: Vec<String> = crates.flat_map(|one| sizes::too_large(&one)).collect();
     let known = |line: &String| exceptions::LARGE.iter().any(|(name, _)| line.starts_with(name));

@@ -1,4 +1,4 @@
-//! How large structs are.
+//! The sizes of structs.
 
 use crate::imports::Crate;
 use std::collections::BTreeMap;
@@ -7,10 +7,11 @@ use syn::{Fields, ImplItem, Item, Type};
 const MOST_FIELDS: usize = 8;
 const MOST_METHODS: usize = 25;
 
-/// The structs of a crate with too many fields or methods, each in a line: `crate::Struct: why`.
+/// Returns the structs of a crate with too many fields or methods, one line each: `crate::Struct:
+/// why`.
 ///
-/// What only carries data over an edge has as many fields as that needs: wire types, command lines,
-/// rows of metrics. They are known by their derives.
+/// Structs that only carry data across an edge have as many fields as that needs: wire types,
+/// command lines, and rows of metrics. They are recognised by their derives.
 pub fn too_large(one: &Crate) -> Vec<String> {
     let mut lines = Vec::new();
     let mut methods: BTreeMap<String, usize> = BTreeMap::new();
