@@ -8,18 +8,16 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use hdrhistogram::Histogram;
+use mvm_api::Client;
 use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RegisterNode, RenewClaims};
 use mvm_api::types::Claim;
-use mvm_api::{Client, Problem};
-use mvm_coordinator::{ClusterState, Connector, NodeClient, Options, Refused, Told};
+use mvm_coordinator::{ClusterState, Connector, Error, NodeClient, Options, Refused, Told};
 use mvm_model::fleet::{
     Capacity, FleetPool, FleetState, FleetTenant, Limits, NodeStatus, PoolStatus, Rules, Spread,
 };
 use mvm_model::lease::Purpose;
 use mvm_model::network::TenantNetwork;
-use mvm_model::{
-    Code, Counts, InstanceId, InstanceRef, Lease, Name, PoolRef, Quotas, Resources, State,
-};
+use mvm_model::{Counts, InstanceId, InstanceRef, Lease, Name, PoolRef, Quotas, Resources, State};
 use mvm_store::testing::EtcdCluster;
 use mvm_store::{EtcdStore, SqliteStore, Store};
 use std::collections::BTreeMap;
@@ -283,13 +281,13 @@ impl Simulation {
 }
 
 impl Connector for Simulation {
-    fn node(&self, _: &Name, address: &str) -> Result<Arc<dyn NodeClient>, Problem> {
+    fn node(&self, _: &Name, address: &str) -> Result<Arc<dyn NodeClient>, Error> {
         let index: usize = address.parse().expect("a number");
         Ok(Arc::new(Port(self.nodes[index].clone())))
     }
 
-    fn coordinator(&self, address: &str) -> Result<Client, Problem> {
-        Err(Problem::internal(format!("there is no other coordinator at {address}")))
+    fn coordinator(&self, address: &str) -> Result<Client, Error> {
+        Err(Error::ReachWithoutIdentity { address: address.to_owned() })
     }
 }
 
@@ -334,7 +332,7 @@ impl Simulated {
 struct Port(Arc<Simulated>);
 
 fn unreached<T>() -> Result<T, Refused> {
-    Err(Refused::Unreached(Problem::new(Code::NodeUnreachable, "it is dead")))
+    Err(Refused::Unreached(Error::OutOfReach(name("n"))))
 }
 
 #[async_trait]

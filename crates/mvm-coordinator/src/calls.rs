@@ -2,16 +2,14 @@
 
 use crate::claim_dispatch;
 use crate::claim_queue::ClaimOrder;
-use crate::errors::succeeded;
 use crate::records::{DOCUMENT, DocumentRecord, NODES, NodeRecord, change_node, digest, put};
 use crate::state::ClusterState;
 use crate::view::View;
-use crate::{Result, now, planner, stored, wall};
-use mvm_api::Problem;
+use crate::{Error, Result, now, planner, wall};
 use mvm_api::fleet::{FleetPlan, FleetPoolView, FleetStatus, RegisterNode};
 use mvm_api::types::Claim;
 use mvm_model::fleet::{Duty, FleetState, Placement, place};
-use mvm_model::{Code, Counts, Name, PoolRef};
+use mvm_model::{Counts, Name, PoolRef};
 use mvm_store::Expect;
 use std::sync::Arc;
 
@@ -23,12 +21,8 @@ impl ClusterState {
         document.settled()?;
         document.admit_machines()?;
         if document.fleet_id != self.options.fleet_id {
-            let (theirs, ours) = (&document.fleet_id, &self.options.fleet_id);
-            let message = format!("the document is for fleet {theirs}, this is {ours}");
-            return Err(Problem {
-                path: "$.fleet_id".into(),
-                ..Problem::new(Code::Conflict, message)
-            });
+            let (theirs, ours) = (document.fleet_id, self.options.fleet_id.clone());
+            return Err(Error::OtherFleet { theirs, ours });
         }
         check_networks(self, &document)?;
         let (nodes, previous) = {
@@ -38,12 +32,12 @@ impl ClusterState {
         let (digest, wanted) = (digest(&document), document.clone());
         let decide = move || (place(&wanted, &nodes, &previous, now()), previous);
         let decided = tokio::task::spawn_blocking(decide).await;
-        let (after, before) = decided.map_err(|e| Problem::internal(e.to_string()))?;
+        let (after, before) = decided.map_err(Error::Placing)?;
         if !dry_run {
-            let lead = self.lead().ok_or_else(succeeded)?;
+            let lead = self.lead().ok_or(Error::Succeeded)?;
             let record = DocumentRecord { document, applied_at: wall() };
             let writes = vec![put(DOCUMENT.to_owned(), &record, Expect::Any), lead.fence()];
-            self.store.commit(writes).await.map_err(stored)?;
+            self.store.commit(writes).await?;
             self.view().set_document(Some(record));
             self.placing.replan.notify_one();
         }
@@ -89,7 +83,7 @@ impl ClusterState {
             lost_since: None,
             known: None,
         };
-        let fence = self.lead().ok_or_else(succeeded)?.fence();
+        let fence = self.lead().ok_or(Error::Succeeded)?.fence();
         let writes = vec![put(key.clone(), &fresh, Expect::Absent), fence.clone()];
         match self.store.commit(writes).await {
             Ok(_) => {
@@ -103,7 +97,7 @@ impl ClusterState {
                 };
                 change_node(&*self.store, &node.node_id, Some(fence), change).await
             }
-            Err(error) => Err(stored(error)),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -116,7 +110,7 @@ impl ClusterState {
         holder: &str,
     ) -> Result<(Claim, Name)> {
         let (id, pool, holder) = (id.to_owned(), pool.clone(), holder.to_owned());
-        let lead = self.lead().ok_or_else(succeeded)?;
+        let lead = self.lead().ok_or(Error::Succeeded)?;
         let order = ClaimOrder { id, pool, holder, lease_s: None, again: false };
         claim_dispatch::serve(self, &lead, &order, std::future::pending()).await
     }
@@ -141,15 +135,12 @@ fn check_networks(fleet: &ClusterState, document: &FleetState) -> Result<()> {
     for (index, tenant) in document.tenants.iter().enumerate() {
         let known = before.document.tenant(&tenant.tenant_id);
         if let Some(known) = known.filter(|known| known.network != tenant.network) {
-            let message = format!(
-                "tenant {} has net id {} and {}; a network is not changed while its tenant exists",
-                tenant.tenant_id, known.network.tenant_net_id, known.network.ipv4_subnet
-            );
-            return Err(Problem {
-                path: format!("$.tenants[{index}].network"),
-                ..Problem::new(Code::Conflict, message)
-            }
-            .hint("give the tenant its present network, or take it out of the document first"));
+            return Err(Error::NetworkChanged {
+                index,
+                tenant: tenant.tenant_id.clone(),
+                net_id: known.network.tenant_net_id.to_string(),
+                subnet: known.network.ipv4_subnet.to_string(),
+            });
         }
     }
     Ok(())

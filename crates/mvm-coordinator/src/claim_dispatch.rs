@@ -6,17 +6,15 @@
 
 use crate::asking::{self, Unserved, ask};
 use crate::claim_queue::ClaimOrder;
-use crate::errors::succeeded;
 use crate::leadership::Lead;
 use crate::node_client::Refused;
 use crate::records::{CLAIMS, ClaimRecord, put};
 use crate::state::ClusterState;
-use crate::{Result, now};
-use mvm_api::Problem;
+use crate::{Error, Result, now};
 use mvm_api::fleet::HeldClaim;
 use mvm_api::types::Claim;
+use mvm_model::Name;
 use mvm_model::fleet::{Asking, NodeOffer, Outcome, node_offer};
-use mvm_model::{Code, Name};
 use mvm_store::Expect;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,7 +78,7 @@ pub(crate) async fn serve(
     let mut gone = std::pin::pin!(gone);
     match fleet.claims.orphan(&order.id)? {
         Some(record) => return reattach(fleet, lead, order, record, gone).await,
-        None if order.again => return Err(over()),
+        None if order.again => return Err(Error::ClaimEnded),
         None => {}
     }
     let patience = fleet.options.patience;
@@ -89,14 +87,14 @@ pub(crate) async fn serve(
     let mut expect = Expect::Absent;
     for _ in 0..TRIES {
         let grant = tokio::select! {
-            grant = &mut told => grant.map_err(|_| succeeded())?,
+            grant = &mut told => grant.map_err(|_| Error::Succeeded)?,
             () = tokio::time::sleep_until(ends) => match fleet.claims.cancel(&order.id) {
                 true => return Err(waited(order, patience)),
-                false => told.await.map_err(|_| succeeded())?,
+                false => told.await.map_err(|_| Error::Succeeded)?,
             },
             () = &mut gone => match fleet.claims.cancel(&order.id) {
-                true => return Err(parted()),
-                false => told.await.map_err(|_| succeeded())?,
+                true => return Err(Error::ClientGone),
+                false => told.await.map_err(|_| Error::Succeeded)?,
             },
         };
         let record = ClaimRecord {
@@ -107,12 +105,12 @@ pub(crate) async fn serve(
         };
         let writer = fleet.claims.writer()?;
         let write = put(format!("{CLAIMS}{}", order.id), &record, expect);
-        if let Err(problem) = writer.put(write).await {
+        if let Err(error) = writer.put(write).await {
             fleet.claims.settle(&order.id, Outcome::Failed);
             // The record may have been written: it is removed, and the claim can be asked for
             // again.
             fleet.claims.conclude(&order.id);
-            return Err(problem);
+            return Err(error);
         }
         expect = Expect::Any;
         match ask(fleet, lead, order, &grant.node, Asking::new(now())).await {
@@ -136,8 +134,7 @@ pub(crate) async fn serve(
         fleet.claims.settle(&order.id, Outcome::Failed);
     }
     fleet.claims.conclude(&order.id);
-    let detail = format!("{TRIES} nodes could not serve a claim of pool {}", order.pool);
-    Err(Problem::new(Code::NoMachine, detail).hint("see `mvm fleet status`"))
+    Err(Error::NoMachine { tries: TRIES, pool: order.pool.clone() })
 }
 
 /// Serves a client that comes back for what it was given before, or may have been. Where it goes
@@ -151,15 +148,14 @@ async fn reattach(
 ) -> Result<(Claim, Name)> {
     if (&record.pool, &record.holder) != (&order.pool, &order.holder) {
         fleet.claims.put_back(&order.id, record);
-        let detail = "this idempotency key is of another claim";
-        return Err(Problem::new(Code::Conflict, detail));
+        return Err(Error::OtherClaim);
     }
     let asking = Asking::anew(order.again, now());
     let outcome = tokio::select! {
         outcome = ask(fleet, lead, order, &record.node, asking) => outcome,
         () = gone => {
             part(fleet.clone(), lead.clone(), order, record.node);
-            return Err(parted());
+            return Err(Error::ClientGone);
         }
     };
     match outcome {
@@ -215,7 +211,9 @@ async fn end_stray(fleet: Arc<ClusterState>, lead: Arc<Lead>, id: String, node: 
     let Ok(port) = fleet.node_client(&node) else { return };
     match timeout(END, port.end(&id, &lead.leader)).await {
         Ok(Ok(())) => {}
-        Ok(Err(refused)) => tracing::warn!(claim = id, %node, "not ended: {}", refused.problem()),
+        Ok(Err(refused)) => {
+            tracing::warn!(claim = id, %node, "not ended: {}", refused.into_error())
+        }
         Err(_) => tracing::warn!(claim = id, %node, "not ended: no answer in time"),
     }
 }
@@ -228,31 +226,22 @@ pub(crate) async fn release(fleet: Arc<ClusterState>, lead: Arc<Lead>, id: Strin
         let known = fleet.view().nodes.contains_key(&node);
         let outcome = match fleet.node_client(&node) {
             _ if !known => Ok(()),
-            Ok(port) => timeout(END, port.end(&id, &lead.leader)).await.unwrap_or_else(|_| {
-                Err(Refused::Unknown(Problem::new(Code::Timeout, "no answer in time")))
-            }),
+            Ok(port) => timeout(END, port.end(&id, &lead.leader))
+                .await
+                .unwrap_or_else(|_| Err(Refused::Unknown(Error::Timeout))),
             Err(refused) => Err(refused),
         };
         match outcome {
             Ok(()) => return fleet.claims.conclude(&id),
-            Err(refused) => tracing::debug!(claim = id, %node, "not ended: {}", refused.problem()),
+            Err(refused) => {
+                tracing::debug!(claim = id, %node, "not ended: {}", refused.into_error())
+            }
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(5));
     }
 }
 
-fn waited(order: &ClaimOrder, patience: Duration) -> Problem {
-    let seconds = patience.as_secs();
-    let detail = format!("no node had a machine of pool {} within {seconds} s", order.pool);
-    Problem::new(Code::NoMachine, detail).hint("see `mvm fleet status`")
-}
-
-fn parted() -> Problem {
-    Problem::new(Code::ConnectionBroken, "the client has gone")
-}
-
-fn over() -> Problem {
-    Problem::new(Code::ClaimEnded, "no earlier leader has served this claim, or it has ended")
-        .hint("claim anew")
+fn waited(order: &ClaimOrder, patience: Duration) -> Error {
+    Error::NoMachineInTime { pool: order.pool.clone(), seconds: patience.as_secs() }
 }

@@ -1,16 +1,14 @@
 //! The claims of the fleet, while this coordinator leads: who waits, who is served, and whose client has
 //! gone. Which claim is served next, and where, is decided by [`mvm_model::fleet::Claims`].
 
-use crate::errors::succeeded;
 use crate::held_claims::HeldClaims;
 use crate::records::{CLAIMS, ClaimRecord};
 use crate::turns::Turns;
 use crate::writer::Writer;
-use crate::{Result, now};
-use mvm_api::Problem;
+use crate::{Error, Result, now};
 use mvm_api::fleet::HeldClaim;
 use mvm_model::fleet::{Claims, Grant, Limits, NodeOffer, Outcome, Refusal};
-use mvm_model::{Code, Name, PoolRef};
+use mvm_model::{Name, PoolRef};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -137,7 +135,7 @@ impl ClaimQueue {
         let deadline = now() + patience.as_millis() as u64;
         let mut inner = self.inner();
         if inner.writer.is_none() {
-            return Err(succeeded());
+            return Err(Error::Succeeded);
         }
         inner.claims.submit(id, pool, deadline).map_err(|refusal| refused(refusal, pool))?;
         let (tell, told) = oneshot::channel();
@@ -181,7 +179,7 @@ impl ClaimQueue {
     pub fn orphan(&self, id: &str) -> Result<Option<ClaimRecord>> {
         let mut inner = self.inner();
         if inner.writer.is_none() {
-            return Err(succeeded());
+            return Err(Error::Succeeded);
         }
         inner.parted.remove(id);
         Ok(inner.orphans.remove(id))
@@ -223,7 +221,7 @@ impl ClaimQueue {
     }
 
     pub fn writer(&self) -> Result<Writer> {
-        self.inner().writer.clone().ok_or_else(succeeded)
+        self.inner().writer.clone().ok_or(Error::Succeeded)
     }
 }
 
@@ -253,19 +251,17 @@ impl Inner {
     }
 }
 
-fn refused(refusal: Refusal, pool: &PoolRef) -> Problem {
+fn refused(refusal: Refusal, pool: &PoolRef) -> Error {
     match refusal {
         Refusal::TenantFull | Refusal::Full => {
             let whose = match refusal {
                 Refusal::Full => "the fleet".to_owned(),
                 _ => format!("tenant {}", pool.tenant),
             };
-            let detail = format!("as many claims of {whose} wait as may");
-            Problem::new(Code::QueueFull, detail).hint("try again later")
+            Error::QueueFull { whose }
         }
         // Requests for one claim are served one at a time: what is known is being given back.
-        Refusal::Known => Problem::new(Code::ClaimLost, "the machine of this claim is given back")
-            .hint("claim again, with another idempotency key"),
+        Refusal::Known => Error::GivenBack,
     }
 }
 

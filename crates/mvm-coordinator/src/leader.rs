@@ -1,13 +1,12 @@
 //! Leading: one coordinator at a time places instances, sends the nodes their documents, and serves
 //! claims.
 
-use crate::errors::succeeded;
 use crate::leadership::Lead;
 use crate::records::{CLAIMS, Candidate, ClaimRecord, ELECTION, SHARES, read};
 use crate::state::ClusterState;
 use crate::view::LeaderState;
 use crate::writer::Writer;
-use crate::{Result, planner, renewal, stored};
+use crate::{Error, Result, planner, renewal};
 use mvm_model::Name;
 use mvm_model::fleet::{Placement, Share};
 use mvm_store::{Election, Leadership, Record};
@@ -35,10 +34,10 @@ pub(crate) async fn run(fleet: &Arc<ClusterState>) {
         };
         let outcome = match elected {
             Ok(leadership) => lead(fleet, leadership).await,
-            Err(error) => Err(stored(error)),
+            Err(error) => Err(error.into()),
         };
-        if let Err(problem) = outcome {
-            tracing::warn!("does not lead: {problem}");
+        if let Err(error) = outcome {
+            tracing::warn!("does not lead: {error}");
         }
         if fleet.life.shutdown.has_begun() {
             return;
@@ -65,7 +64,7 @@ async fn lead(fleet: &Arc<ClusterState>, leadership: Leadership) -> Result<()> {
     let outcome = tokio::select! {
         outcome = planner::run(fleet, &lead) => outcome,
         () = renewal::run(fleet, &lead) => Ok(()),
-        () = lead.lost() => Err(succeeded()),
+        () = lead.lost() => Err(Error::Succeeded),
         () = fleet.life.shutdown.begun() => Ok(()),
     };
     fleet.set_lead(None);
@@ -85,11 +84,11 @@ where
     K: FromStr<Err: Display> + Ord,
     V: DeserializeOwned,
 {
-    let records = fleet.store.list(prefix).await.map_err(stored)?;
+    let records = fleet.store.list(prefix).await?;
     let one = |record: &Record| {
         let key = record.key.strip_prefix(prefix).unwrap_or_default();
         let key = key.parse().map_err(|fault: K::Err| fault.to_string())?;
-        let value = read(&record.key, &record.value).map_err(|problem| problem.to_string())?;
+        let value = read(&record.key, &record.value).map_err(|error| error.to_string())?;
         Ok::<_, String>((key, value))
     };
     let pass = |record: &Record, why: String| {

@@ -1,7 +1,7 @@
 //! Who leads: this coordinator, as long as its leadership holds, or another one.
 
 use crate::records::Candidate;
-use crate::{Result, stored};
+use crate::{Error, Result};
 use mvm_api::fleet::Leader;
 use mvm_model::Name;
 use mvm_store::Write;
@@ -40,7 +40,7 @@ impl Lead {
 
     /// Gives the leadership up, so that another coordinator leads at once.
     pub async fn resign(&self) -> Result<()> {
-        self.leadership.resign().await.map_err(stored)
+        self.leadership.resign().await.map_err(Error::from)
     }
 
     /// Returns whether the leadership is not known to be lost.

@@ -17,7 +17,7 @@ mod calls;
 mod claim_dispatch;
 mod claim_queue;
 mod coordinator;
-mod errors;
+mod error;
 mod held_claims;
 mod leader;
 mod leadership;
@@ -40,16 +40,13 @@ mod view;
 mod writer;
 
 pub use coordinator::run;
+pub use error::{Error, Result, Thing};
 pub use node_client::{Connector, Network, NodeClient, Refused, Told};
 pub use serve::{ApiOptions, ServeOptions, StoreOptions, serve};
 pub use state::{ClusterState, Options};
 
-pub(crate) use errors::stored;
 /// The time on this coordinator's own timeline, in ms: only differences mean something, and only
 /// here.
 pub(crate) use mvm_clock::now;
 /// The wall clock, for what people read.
 pub(crate) use mvm_clock::wall;
-
-/// The result of the coordinator's own functions; the error is what the API answers.
-pub type Result<T> = std::result::Result<T, mvm_api::Problem>;

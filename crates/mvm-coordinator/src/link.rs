@@ -7,7 +7,7 @@
 
 use crate::claim_dispatch;
 use crate::leadership::Lead;
-use crate::node_client::{NodeClient, Refused, Told};
+use crate::node_client::{NodeClient, Told};
 use crate::now;
 use crate::records::NodeFacts;
 use crate::state::ClusterState;
@@ -159,7 +159,7 @@ impl Link {
                     }
                     claim_dispatch::resolve(&self.fleet, &self.node, &held);
                 }
-                Ok(Err(refused)) => return self.refused(refused.problem().to_string()),
+                Ok(Err(refused)) => return self.refused(refused.into_error().to_string()),
                 Err(_) => return self.refused("the node does not answer in time".to_owned()),
             }
         }
@@ -191,7 +191,7 @@ impl Link {
         };
         self.tried = wanted.digest;
         let outcome = match timeout(ANSWER, self.client.document(&document)).await {
-            Ok(outcome) => outcome.map_err(Refused::problem).map_err(|p| p.to_string()),
+            Ok(outcome) => outcome.map_err(|refused| refused.into_error().to_string()),
             Err(_) => Err("the node does not answer in time".to_owned()),
         };
         // The node's status says what it holds now; until that comes the document is not sent again

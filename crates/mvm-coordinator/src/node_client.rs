@@ -1,14 +1,15 @@
 //! The way to a node: over the network, or to a simulated one.
 
+use crate::Error;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use mvm_api::fleet::{HeldClaim, Leader, NodeClaim, NodeDocument, RenewClaims};
 use mvm_api::types::Claim;
-use mvm_api::{Client, ClientError, Problem, paths};
+use mvm_api::{Client, ClientError, paths};
 use mvm_identity::tls::{Credentials, Expect};
+use mvm_model::Name;
 use mvm_model::fleet::NodeStatus;
-use mvm_model::{Code, Name};
 use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
@@ -25,23 +26,23 @@ pub enum Told {
 #[derive(Debug)]
 pub enum Refused {
     /// The node has refused: nothing was done.
-    No(Problem),
+    No(Error),
     /// The node could not be asked: nothing was done.
-    Unreached(Problem),
+    Unreached(Error),
     /// The node has tried and failed: something may be left there.
-    Failed(Problem),
+    Failed(Error),
     /// Nobody knows whether it was done.
-    Unknown(Problem),
+    Unknown(Error),
 }
 
 impl Refused {
-    /// Returns the problem that explains the refusal.
-    pub fn problem(self) -> Problem {
+    /// Returns the error that explains the refusal.
+    pub fn into_error(self) -> Error {
         match self {
-            Refused::No(problem)
-            | Refused::Unreached(problem)
-            | Refused::Failed(problem)
-            | Refused::Unknown(problem) => problem,
+            Refused::No(error)
+            | Refused::Unreached(error)
+            | Refused::Failed(error)
+            | Refused::Unknown(error) => error,
         }
     }
 }
@@ -49,10 +50,10 @@ impl Refused {
 impl From<ClientError> for Refused {
     fn from(error: ClientError) -> Self {
         match error {
-            ClientError::Unreachable { .. } => Refused::Unreached(error.into_problem()),
-            ClientError::Problem(problem) if problem.status < 500 => Refused::No(*problem),
-            ClientError::Problem(problem) => Refused::Failed(*problem),
-            error => Refused::Unknown(error.into_problem()),
+            ClientError::Unreachable { .. } => Refused::Unreached(error.into()),
+            ClientError::Problem(problem) if problem.status < 500 => Refused::No((*problem).into()),
+            ClientError::Problem(problem) => Refused::Failed((*problem).into()),
+            error => Refused::Unknown(error.into()),
         }
     }
 }
@@ -81,9 +82,9 @@ pub trait NodeClient: Send + Sync + 'static {
 /// Makes clients of nodes and coordinators.
 pub trait Connector: Send + Sync + 'static {
     /// Returns a client of this node at this address.
-    fn node(&self, node: &Name, address: &str) -> Result<Arc<dyn NodeClient>, Problem>;
+    fn node(&self, node: &Name, address: &str) -> Result<Arc<dyn NodeClient>, Error>;
     /// Returns a client of the coordinator at this address.
-    fn coordinator(&self, address: &str) -> Result<Client, Problem>;
+    fn coordinator(&self, address: &str) -> Result<Client, Error>;
 }
 
 /// Reaches servers at `HOST:PORT` with this identity, and at `unix:PATH` on this machine.
@@ -94,28 +95,24 @@ pub struct Network {
 
 impl Network {
     /// Returns a client of the server at an address. Errors: `identity_missing`.
-    pub fn client(&self, address: &str, expect: Expect) -> Result<Client, Problem> {
+    pub fn client(&self, address: &str, expect: Expect) -> Result<Client, Error> {
         match (address.strip_prefix("unix:"), &self.credentials) {
             (Some(path), _) => Ok(Client::new(path)),
             (None, Some(credentials)) => {
                 Ok(mvm_identity::client(address, credentials.clone(), expect))
             }
-            (None, None) => {
-                let detail = format!("{address} is on the network, and we have no identity");
-                Err(Problem::new(Code::IdentityMissing, detail)
-                    .hint("start the coordinator with --identity, or name the node as unix:PATH"))
-            }
+            (None, None) => Err(Error::ReachWithoutIdentity { address: address.to_owned() }),
         }
     }
 }
 
 impl Connector for Network {
-    fn node(&self, node: &Name, address: &str) -> Result<Arc<dyn NodeClient>, Problem> {
+    fn node(&self, node: &Name, address: &str) -> Result<Arc<dyn NodeClient>, Error> {
         let client = self.client(address, Expect::Node(Some(node.clone())))?;
         Ok(Arc::new(HttpClient { client }))
     }
 
-    fn coordinator(&self, address: &str) -> Result<Client, Problem> {
+    fn coordinator(&self, address: &str) -> Result<Client, Error> {
         self.client(address, Expect::Coordinator)
     }
 }

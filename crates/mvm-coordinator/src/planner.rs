@@ -5,14 +5,14 @@ use crate::leadership::Lead;
 use crate::records::{DocumentRecord, NodeFacts, NodeRecord, SHARES, change_node, digest, put};
 use crate::state::ClusterState;
 use crate::view::{KnownNode, View, Wanted};
-use crate::{Result, now, stored, wall};
+use crate::{Error, Result, now, wall};
 use futures::{StreamExt, TryStreamExt};
 use mvm_api::fleet::NodeChange;
 use mvm_model::fleet::{
     FleetNode, FleetState, Holder, NodeStatus, Offers, Placement, Share, builders, hold_back,
     lost_since, name_images, node_document, place,
 };
-use mvm_model::{Code, Millis, Name};
+use mvm_model::{Millis, Name};
 use mvm_store::{Expect, Write};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -59,8 +59,7 @@ async fn pass(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<Duration> {
         };
         tokio::task::spawn_blocking(decide).await
     };
-    let (placement, previous) =
-        placed.map_err(|e| mvm_api::Problem::internal(format!("placing failed: {e}")))?;
+    let (placement, previous) = placed.map_err(Error::Placing)?;
     let changed = write_shares(fleet, lead, &previous.nodes, &placement.nodes).await?;
     tell(fleet, &document, placement, &changed);
     fleet.view().leader.told = digest;
@@ -104,8 +103,8 @@ async fn note_changes(fleet: &Arc<ClusterState>, lead: &Arc<Lead>) -> Result<Opt
         };
         match change_node(&*fleet.store, &name, Some(lead.fence()), change).await {
             // It was removed meanwhile.
-            Err(problem) if problem.code == Code::NotFound => Ok(()),
-            Err(problem) => Err(problem),
+            Err(Error::Missing(_)) => Ok(()),
+            Err(error) => Err(error),
             Ok(()) => {
                 if let Some(known) = fleet.view().nodes.get_mut(&name) {
                     let mut record = known.record.clone();
@@ -142,7 +141,7 @@ async fn write_shares(
             }
         };
         let writes = some.iter().map(write).chain([lead.fence()]).collect();
-        fleet.store.commit(writes).await.map_err(stored)?;
+        fleet.store.commit(writes).await?;
     }
     Ok(changed.into_iter().cloned().collect())
 }

@@ -6,7 +6,7 @@
 
 use crate::records::ALIVE;
 use crate::state::ClusterState;
-use crate::{Result, stored};
+use crate::{Error, Result};
 use mvm_model::Name;
 use mvm_store::{Expect, Session, Write};
 use std::sync::Arc;
@@ -72,5 +72,5 @@ async fn tell(fleet: &ClusterState, session: &Session, taken: &[(Name, bool)]) -
             false => Write::Delete { key, expect: Expect::Any },
         }
     };
-    fleet.store.commit(taken.iter().map(write).collect()).await.map(drop).map_err(stored)
+    fleet.store.commit(taken.iter().map(write).collect()).await.map(drop).map_err(Error::from)
 }

@@ -1,9 +1,8 @@
 //! Whether a coordinator knows what it is asked about. One that has just been started has read nothing
 //! of the store yet and reaches no node: its lists would be empty, and nothing would be found.
 
+use crate::Error;
 use crate::records::{ALIVE, DOCUMENT, NODES, SHARES};
-use mvm_api::Problem;
-use mvm_model::Code;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -35,15 +34,11 @@ impl Readiness {
     }
 
     /// Waits until everything that answers need is known. Errors: `not_ready`.
-    pub async fn wait(&self) -> Result<(), Problem> {
+    pub async fn wait(&self) -> Result<(), Error> {
         let mut done = self.done.subscribe();
         match timeout(PATIENCE, done.wait_for(|done| *done)).await {
             Ok(_) => Ok(()),
-            Err(_) => {
-                let detail =
-                    "this coordinator has just been started, and has not read the store yet";
-                Err(Problem::new(Code::NotReady, detail).hint("try again in some seconds"))
-            }
+            Err(_) => Err(Error::NotReady),
         }
     }
 

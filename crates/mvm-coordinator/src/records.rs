@@ -1,9 +1,8 @@
 //! The fleet's records in the store.
 
-use crate::{Result, stored};
-use mvm_api::Problem;
+use crate::{Error, Result, Thing};
 use mvm_model::fleet::{Capacity, Duty, FleetNode, FleetState, Labels, NodeStatus};
-use mvm_model::{Code, Millis, Name, PoolRef};
+use mvm_model::{Millis, Name, PoolRef};
 use mvm_store::{Expect, Store, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -132,10 +131,8 @@ pub fn put(key: String, value: &impl Serialize, expect: Expect) -> Write {
 
 /// Reads the value of a record. Errors: `record_damaged`.
 pub fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> {
-    serde_json::from_slice(value).map_err(|cause| {
-        let detail = format!("the record {key} cannot be read: {cause}");
-        Problem::new(Code::RecordDamaged, detail)
-    })
+    serde_json::from_slice(value)
+        .map_err(|cause| Error::RecordDamaged { key: key.to_owned(), cause })
 }
 
 /// Changes a node's record, however many others do so at the same time. `change` returns whether
@@ -148,9 +145,8 @@ pub async fn change_node(
 ) -> Result<()> {
     loop {
         let key = format!("{NODES}{node}");
-        let Some(found) = store.get(&key).await.map_err(stored)? else {
-            return Err(Problem::new(Code::NotFound, format!("there is no node {node}"))
-                .hint("see the nodes with `mvm fleet nodes`"));
+        let Some(found) = store.get(&key).await? else {
+            return Err(Error::Missing(Thing::Node(node.clone())));
         };
         let mut record: NodeRecord = read(&key, &found.value)?;
         if !change(&mut record) {
@@ -160,7 +156,7 @@ pub async fn change_node(
         match store.commit(fence.clone().into_iter().chain([write]).collect()).await {
             // Somebody else's change came first.
             Err(mvm_store::Error::Conflict { key: at, .. }) if at == key => {}
-            outcome => return outcome.map(drop).map_err(stored),
+            outcome => return outcome.map(drop).map_err(Error::from),
         }
     }
 }

@@ -25,8 +25,8 @@ async fn records(
     mut gone: impl FnMut(&BTreeSet<String>),
 ) {
     let mut tell = |key: &str, value: Option<&[u8]>| {
-        if let Err(problem) = each(key.strip_prefix(prefix).unwrap_or(key), value) {
-            tracing::error!("{problem}");
+        if let Err(error) = each(key.strip_prefix(prefix).unwrap_or(key), value) {
+            tracing::error!("{error}");
         }
     };
     loop {

@@ -39,8 +39,8 @@ async fn tell(fleet: Arc<ClusterState>, lead: Arc<Lead>, node: Name, claims: BTr
         Ok(Ok(gone)) if gone.is_empty() => {}
         Ok(Ok(gone)) => tracing::info!(%node, ?gone, "the node holds these claims no more"),
         Ok(Err(refused)) => {
-            let problem = refused.problem();
-            tracing::warn!(%node, code = %problem.code, "cannot renew claims: {problem}");
+            let error = refused.into_error();
+            tracing::warn!(%node, code = %error.code(), "cannot renew claims: {error}");
         }
         Err(_) => tracing::warn!(%node, "cannot renew claims: the node does not answer"),
     }

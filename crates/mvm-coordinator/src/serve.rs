@@ -2,14 +2,13 @@
 
 use crate::node_client::Network;
 use crate::state::{ClusterState, Options};
-use crate::{Result, api, revocations, stored};
-use mvm_api::Problem;
+use crate::{Error, Result, api, revocations};
 use mvm_api::identity::Identity;
 use mvm_identity::IdentityDir;
 use mvm_identity::files::io;
 use mvm_identity::tls::Credentials;
+use mvm_model::Name;
 use mvm_model::fleet::Limits;
-use mvm_model::{Code, Name};
 use mvm_server::{Peer, Signer, TlsListener, private, renewal, service};
 use mvm_store::{EtcdOptions, EtcdStore, SqliteStore, Store};
 use std::net::SocketAddr;
@@ -69,10 +68,8 @@ const GRACE: Duration = Duration::from_secs(30);
 /// way has 30 s to end, or until the next signal. Nodes go on by themselves.
 pub fn serve(options: ServeOptions) -> Result<()> {
     private::narrow_umask();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Problem::internal(format!("cannot start the runtime: {e}")))?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Runtime)?;
     let outcome = runtime.block_on(run(options));
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
@@ -94,8 +91,7 @@ async fn run(mut options: ServeOptions) -> Result<()> {
             Some(TlsListener::bind(&options.api.listen, credentials.clone()).await?)
         }
         (None, false) => {
-            return Err(Problem::new(Code::IdentityMissing, "to listen needs an identity")
-                .hint("name its directory with --identity"));
+            return Err(Error::ListenWithoutIdentity);
         }
     };
     let address = address(&options, listener.as_ref().map_or(&[], TlsListener::addresses))?;
@@ -163,10 +159,10 @@ impl Servers {
             (watch(SignalKind::terminate())?, watch(SignalKind::interrupt())?);
         let outcome = tokio::select! {
             Some(ended) = self.tasks.join_next() => {
-                Err(Problem::internal(format!("serving has ended: {ended:?}")))
+                Err(Error::TaskEnded { what: "serving", how: format!("{ended:?}") })
             }
             ended = work => {
-                Err(Problem::internal(format!("the coordinator's work has ended: {ended:?}")))
+                Err(Error::TaskEnded { what: "the coordinator's work", how: format!("{ended:?}") })
             }
             _ = term.recv() => Ok(()),
             _ = int.recv() => Ok(()),
@@ -195,11 +191,9 @@ async fn open_store(options: &ServeOptions) -> Result<(Arc<dyn Store>, &'static 
     Ok(match &options.store {
         StoreOptions::Sqlite => {
             let path = options.root.join("fleet.db");
-            (Arc::new(SqliteStore::open(&path).map_err(stored)?), "sqlite")
+            (Arc::new(SqliteStore::open(&path)?), "sqlite")
         }
-        StoreOptions::Etcd(etcd) => {
-            (Arc::new(EtcdStore::connect(etcd.clone()).await.map_err(stored)?), "etcd")
-        }
+        StoreOptions::Etcd(etcd) => (Arc::new(EtcdStore::connect(etcd.clone()).await?), "etcd"),
     })
 }
 
@@ -207,11 +201,7 @@ async fn open_store(options: &ServeOptions) -> Result<(Arc<dyn Store>, &'static 
 fn own_name(credentials: &Credentials) -> Result<Name> {
     match credentials.credential().facts.identity {
         Identity::Coordinator(name) => Ok(name),
-        other => {
-            let detail = format!("{} is not a coordinator", other.holder());
-            Err(Problem::new(Code::WrongIdentity, detail)
-                .hint("issue one: mvm ca issue --role coordinator --name NAME --out DIR"))
-        }
+        other => Err(Error::NotACoordinator { holder: other.holder() }),
     }
 }
 
@@ -223,9 +213,7 @@ fn address(options: &ServeOptions, bound: &[SocketAddr]) -> Result<String> {
         (Some(address), _) => Ok(address.clone()),
         (None, Some(address)) => Ok(address.to_string()),
         (None, None) if matches!(options.store, StoreOptions::Etcd(_)) && !bound.is_empty() => {
-            let detail = "other coordinators do not reach it at a wildcard address";
-            Err(Problem::new(Code::InvalidValue, detail)
-                .hint("say where they do: --advertise HOST:PORT"))
+            Err(Error::Wildcard)
         }
         (None, None) => Ok(format!("unix:{}", socket(&options.root).display())),
     }

@@ -9,10 +9,9 @@ use crate::readiness::Readiness;
 use crate::records::DocumentRecord;
 use crate::shutdown::Shutdown;
 use crate::view::View;
-use crate::{Result, now};
-use mvm_api::Problem;
+use crate::{Error, Result, Thing, now};
 use mvm_model::fleet::{FleetState, Limits};
-use mvm_model::{Code, Millis, Name, PoolRef};
+use mvm_model::{Millis, Name, PoolRef};
 use mvm_store::Store;
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
@@ -143,10 +142,8 @@ impl ClusterState {
     ) -> std::result::Result<Arc<dyn NodeClient>, Refused> {
         let view = self.view();
         let reached = view.nodes.get(node).filter(|known| known.reached);
-        reached.map(|known| known.client.clone()).ok_or_else(|| {
-            let detail = format!("node {node} is out of reach");
-            Refused::Unreached(Problem::new(Code::NodeUnreachable, detail))
-        })
+        let client = reached.map(|known| known.client.clone());
+        client.ok_or_else(|| Refused::Unreached(Error::OutOfReach(node.clone())))
     }
 
     /// Returns whether this coordinator's link to the node holds.
@@ -198,10 +195,7 @@ impl ClusterState {
     pub(crate) fn document(&self) -> Result<FleetState> {
         let view = self.view();
         let document = view.document.as_ref().map(|record| record.document.clone());
-        document.ok_or_else(|| {
-            Problem::new(Code::NotFound, "this fleet has no document yet")
-                .hint("apply one: mvm fleet apply FILE")
-        })
+        document.ok_or(Error::NoDocument)
     }
 
     /// Refuses a pool that the fleet's document does not name.
@@ -210,8 +204,7 @@ impl ClusterState {
         if self.view().document.as_ref().is_some_and(known) {
             return Ok(());
         }
-        Err(Problem::new(Code::NotFound, format!("there is no pool {pool}"))
-            .hint("see the pools with `mvm pool list`"))
+        Err(Error::Missing(Thing::Pool(pool.clone())))
     }
 }
 
@@ -222,12 +215,12 @@ pub(crate) mod tests {
     struct Nowhere;
 
     impl Connector for Nowhere {
-        fn node(&self, _: &Name, address: &str) -> Result<Arc<dyn NodeClient>> {
-            Err(Problem::internal(format!("there is no way to {address}")))
+        fn node(&self, node: &Name, _: &str) -> Result<Arc<dyn NodeClient>> {
+            Err(Error::OutOfReach(node.clone()))
         }
 
         fn coordinator(&self, address: &str) -> Result<mvm_api::Client> {
-            Err(Problem::internal(format!("there is no way to {address}")))
+            Err(Error::ReachWithoutIdentity { address: address.to_owned() })
         }
     }
 

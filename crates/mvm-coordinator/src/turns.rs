@@ -5,9 +5,7 @@
 //! the network has not reported the break yet. The later request takes the place of the earlier
 //! one.
 
-use crate::Result;
-use mvm_api::Problem;
-use mvm_model::Code;
+use crate::{Error, Result};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,11 +43,8 @@ impl Turns {
     /// Takes the place of the request that serves the claim. Errors: `claim_under_way`, where the
     /// earlier request does not give up its place in time.
     pub async fn take(&self, id: &str) -> Result<Turn> {
-        let under_way = |_| {
-            let detail = format!("an earlier request for the claim {id} is still served");
-            Problem::new(Code::ClaimUnderWay, detail).hint("try again in some seconds")
-        };
-        timeout(GIVEN_UP, self.wait_for(id)).await.map_err(under_way)
+        let turn = timeout(GIVEN_UP, self.wait_for(id)).await;
+        turn.map_err(|_| Error::ClaimUnderWay(id.to_owned()))
     }
 
     async fn wait_for(&self, id: &str) -> Turn {

@@ -1,9 +1,8 @@
 //! The leader's writes of claims: many that come at the same time are one transaction.
 
-use crate::errors::succeeded;
 use crate::leadership::Lead;
-use crate::{Result, stored};
-use mvm_store::{Error, Expect, Store, Write};
+use crate::{Error, Result};
+use mvm_store::{Expect, Store, Write};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,13 +15,16 @@ const BATCH: usize = 100;
 const SWEEP: Duration = Duration::from_secs(1);
 
 enum Order {
-    Put(Write, oneshot::Sender<Result<()>>),
+    Put(Write, Done),
     /// A key to remove; nobody waits for it.
     Delete(String),
 }
 
+/// Who waits for a write. The outcome of a transaction is told to many.
+type Done = oneshot::Sender<Result<(), Arc<mvm_store::Error>>>;
+
 /// A write, and who waits for it.
-type Put = (Write, oneshot::Sender<Result<()>>);
+type Put = (Write, Done);
 
 /// Writes for one leadership, in a task that ends with it.
 #[derive(Clone)]
@@ -45,7 +47,7 @@ impl Writer {
     pub async fn put(&self, write: Write) -> Result<()> {
         let (done, outcome) = oneshot::channel();
         let _ = self.orders.send(Order::Put(write, done));
-        outcome.await.unwrap_or_else(|_| Err(succeeded()))
+        Ok(outcome.await.map_err(|_| Error::Succeeded)??)
     }
 
     /// Removes a record a moment later.
@@ -127,9 +129,9 @@ impl Task {
         match self.commit(writes.iter().cloned().chain(deletes).collect()).await {
             // One of the puts does not fit: each is written by itself, so that it fails alone. The
             // deletes wait for the next transaction.
-            Err(Error::Conflict { .. }) if writes.len() > 1 => {
+            Err(mvm_store::Error::Conflict { .. }) if writes.len() > 1 => {
                 for (write, done) in writes.into_iter().zip(done) {
-                    let outcome = self.commit(vec![write]).await.map_err(stored);
+                    let outcome = self.commit(vec![write]).await.map_err(Arc::new);
                     let _ = done.send(outcome);
                 }
             }
@@ -137,7 +139,7 @@ impl Task {
                 if outcome.is_ok() {
                     self.removed(ended);
                 }
-                let outcome = outcome.map_err(stored);
+                let outcome = outcome.map_err(Arc::new);
                 for done in done {
                     let _ = done.send(outcome.clone());
                 }
@@ -232,7 +234,7 @@ mod tests {
             writer.put(put("there", Expect::Absent)),
             writer.put(put("new", Expect::Absent)),
         );
-        assert_eq!(clash.expect_err("a conflict").code, Code::StoreConflict);
+        assert_eq!(clash.expect_err("a conflict").code(), Code::StoreConflict);
         fits.expect("the other is written");
         gone(&fleet, "ended").await;
         assert_eq!(written(&fleet).await, [key("new"), key("there")]);
@@ -246,7 +248,7 @@ mod tests {
         }
         writer.delete(key("ended"));
         let clash = writer.put(put("there", Expect::Absent)).await;
-        assert_eq!(clash.expect_err("a conflict").code, Code::StoreConflict);
+        assert_eq!(clash.expect_err("a conflict").code(), Code::StoreConflict);
         gone(&fleet, "ended").await;
         assert_eq!(written(&fleet).await, [key("there")]);
     }

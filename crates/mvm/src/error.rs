@@ -94,6 +94,12 @@ impl CliError {
     }
 }
 
+impl From<mvm_coordinator::Error> for CliError {
+    fn from(error: mvm_coordinator::Error) -> CliError {
+        Problem::from(error).into()
+    }
+}
+
 impl From<Problem> for CliError {
     fn from(problem: Problem) -> CliError {
         CliError::Problem(Box::new(problem))

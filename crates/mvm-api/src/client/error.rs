@@ -1,7 +1,7 @@
 //! The errors of a client's call.
 
 use crate::problem::Problem;
-use mvm_model::Code;
+use mvm_model::{AnyCode, Code};
 
 /// The error of a call.
 #[derive(Debug, thiserror::Error)]
@@ -39,11 +39,38 @@ impl ClientError {
     /// Returns the code of this error's problem document; `None` where only a later version knows
     /// it.
     pub fn code(&self) -> Option<Code> {
+        self.any_code().known()
+    }
+
+    /// Returns the code of this error's problem document, also one that only a later version knows.
+    pub fn any_code(&self) -> AnyCode {
         match self {
-            ClientError::Unreachable { .. } => Some(Code::AgentUnreachable),
-            ClientError::Broken { .. } => Some(Code::ConnectionBroken),
-            ClientError::Silent { .. } => Some(Code::AgentSilent),
-            ClientError::Problem(problem) => problem.code.known(),
+            ClientError::Unreachable { .. } => Code::AgentUnreachable.into(),
+            ClientError::Broken { .. } => Code::ConnectionBroken.into(),
+            ClientError::Silent { .. } => Code::AgentSilent.into(),
+            ClientError::Problem(problem) => problem.code.clone(),
+        }
+    }
+
+    /// Returns what to do next, or nothing.
+    pub fn hint(&self) -> &str {
+        match self {
+            ClientError::Unreachable { at, .. } if at.starts_with('/') => {
+                "see `mvm agent status`, or start it with `mvm agent serve`"
+            }
+            ClientError::Unreachable { .. } => {
+                "check the address, and that an agent or a coordinator serves there: \
+                 mvm agent serve --listen ADDRESS:PORT"
+            }
+            ClientError::Silent { .. } => {
+                "its process was stopped or hangs, or its host does: see its state with ps(1), and end it \
+                 with kill(1) if need be; what was asked may still be carried out, see then \
+                 `mvm job list` and `mvm instance list`"
+            }
+            ClientError::Broken { .. } => {
+                "the agent's log says more: see `mvm agent status` for its root"
+            }
+            ClientError::Problem(problem) => &problem.hint,
         }
     }
 
@@ -51,23 +78,7 @@ impl ClientError {
     pub fn into_problem(self) -> Problem {
         match self {
             ClientError::Problem(problem) => *problem,
-            ClientError::Unreachable { ref at, .. } => {
-                let hint = match at.starts_with('/') {
-                    true => "see `mvm agent status`, or start it with `mvm agent serve`",
-                    false => {
-                        "check the address, and that an agent or a coordinator serves there: \
-                         mvm agent serve --listen ADDRESS:PORT"
-                    }
-                };
-                Problem::new(Code::AgentUnreachable, self.to_string()).hint(hint)
-            }
-            ClientError::Silent { .. } => Problem::new(Code::AgentSilent, self.to_string()).hint(
-                "its process was stopped or hangs, or its host does: see its state with ps(1), and end it \
-                 with kill(1) if need be; what was asked may still be carried out, see then \
-                 `mvm job list` and `mvm instance list`",
-            ),
-            ClientError::Broken { .. } => Problem::new(Code::ConnectionBroken, self.to_string())
-                .hint("the agent's log says more: see `mvm agent status` for its root"),
+            error => Problem::new(error.any_code(), error.to_string()).hint(error.hint()),
         }
     }
 }

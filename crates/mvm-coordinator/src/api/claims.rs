@@ -1,21 +1,19 @@
 //! Claims: an upgraded connection that lives as long as the lease.
 
 use super::handler::Shared;
-use crate::ClusterState;
 use crate::claim_dispatch;
 use crate::claim_queue::ClaimOrder;
-use crate::errors::succeeded;
 use crate::leadership::Lead;
+use crate::{ClusterState, Error, Result};
 use axum::body::Body as HttpBody;
 use axum::extract::{ConnectInfo, FromRequest, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use hyper_util::rt::TokioIo;
-use mvm_api::Problem;
 use mvm_api::client::UPGRADE;
 use mvm_api::routes::IDEMPOTENCY_KEY;
 use mvm_api::types::{Claim, ClaimRequest};
-use mvm_model::{Code, Name, PoolRef};
+use mvm_model::{Name, PoolRef};
 use mvm_server::Caller;
 use mvm_server::extract::Body;
 use sha2::{Digest, Sha256};
@@ -30,31 +28,30 @@ pub async fn claim(
     ConnectInfo(peer): Caller,
     Path((tenant, pool)): Path<(String, String)>,
     mut request: Request,
-) -> Result<Response, Problem> {
+) -> Result<Response> {
     let pool = PoolRef { tenant: tenant.parse()?, pool: pool.parse()? };
     fleet.check_pool(&pool)?;
     let named = request.headers().get(header::UPGRADE).is_some_and(|name| name == UPGRADE);
     if !named {
-        let detail = format!("this route needs Upgrade: {UPGRADE}");
-        return Err(Problem::new(Code::UpgradeRequired, detail));
+        return Err(Error::UpgradeRequired(UPGRADE));
     }
     let upgrade = hyper::upgrade::on(&mut request);
     let holder = peer.holder();
     let id = claim_id(request.headers(), &holder)?;
     let Body(body) = Body::<ClaimRequest>::from_request(request, &()).await?;
     let order = ClaimOrder { id, pool, holder, lease_s: body.lease_s, again: body.again };
-    let lead = fleet.lead().ok_or_else(succeeded)?;
+    let lead = fleet.lead().ok_or(Error::Succeeded)?;
     let (tell, told) = oneshot::channel();
     // A task of its own serves the claim, so that the machine is given back if the client goes away
     // at any moment.
     tokio::spawn(serve(fleet, lead, order, upgrade, tell));
-    told.await.map_err(|_| Problem::internal("the claim ended without a result"))??;
+    told.await.map_err(|_| Error::NoOutcome)??;
     Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
         .header(header::CONNECTION, "upgrade")
         .header(header::UPGRADE, UPGRADE)
         .body(HttpBody::empty())
-        .map_err(|error| Problem::internal(error.to_string()))
+        .map_err(Error::Answer)
 }
 
 /// How a claim's connection came to its end.
@@ -72,11 +69,11 @@ async fn serve(
     lead: Arc<Lead>,
     order: ClaimOrder,
     upgrade: hyper::upgrade::OnUpgrade,
-    mut tell: oneshot::Sender<Result<(), Problem>>,
+    mut tell: oneshot::Sender<Result<()>>,
 ) {
     let turn = match fleet.claims.turns.take(&order.id).await {
         Ok(turn) => turn,
-        Err(problem) => return drop(tell.send(Err(problem))),
+        Err(error) => return drop(tell.send(Err(error))),
     };
     let gone = async {
         tokio::select! {
@@ -86,7 +83,7 @@ async fn serve(
     };
     let (claim, node) = match claim_dispatch::serve(&fleet, &lead, &order, gone).await {
         Ok(served) => served,
-        Err(problem) => return drop(tell.send(Err(problem))),
+        Err(error) => return drop(tell.send(Err(error))),
     };
     let held = fleet.claims.held.hold(&node, &order.id);
     let end = match tell.send(Ok(())) {
@@ -108,7 +105,7 @@ async fn serve(
 
 /// Returns the claim's id, `l-` and 16 hexadecimal digits: derived from the holder and its
 /// idempotency key if there is one, else random.
-fn claim_id(headers: &HeaderMap, holder: &str) -> Result<String, Problem> {
+fn claim_id(headers: &HeaderMap, holder: &str) -> Result<String> {
     if let Some(key) = headers.get(IDEMPOTENCY_KEY) {
         let mut digest = Sha256::new();
         digest.update(holder.as_bytes());
@@ -117,7 +114,7 @@ fn claim_id(headers: &HeaderMap, holder: &str) -> Result<String, Problem> {
         return Ok(format!("l-{}", mvm_model::hex::digits(&digest.finalize()[..8])));
     }
     let mut drawn = [0; 8];
-    getrandom::fill(&mut drawn).map_err(|e| Problem::internal(e.to_string()))?;
+    getrandom::fill(&mut drawn).map_err(Error::Random)?;
     Ok(format!("l-{}", mvm_model::hex::digits(drawn)))
 }
 

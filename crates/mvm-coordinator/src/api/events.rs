@@ -14,10 +14,10 @@ use axum::response::Sse;
 use axum::response::sse::{Event as Sent, KeepAlive};
 use futures::{Stream, StreamExt};
 use mvm_api::page::List;
+use mvm_api::paths;
 use mvm_api::position::Position;
 use mvm_api::query::EventFilter;
 use mvm_api::types::EventGap;
-use mvm_api::{ClientError, Problem, paths};
 use mvm_model::Name;
 use mvm_model::fleet::NodeStatus;
 use mvm_server::Caller;
@@ -199,13 +199,12 @@ async fn heard(
     node: Name,
     seen: u64,
     newest: u64,
-) -> std::result::Result<Option<Heard>, Problem> {
+) -> Result<Option<Heard>> {
     let client = way_to(fleet, &node)?.client;
     let (mut after, mut newest) = (seen, newest);
     if newest < seen {
         // The status may be older than the reader: another coordinator may have sent more.
-        let status: NodeStatus =
-            client.get(paths::NODE_STATUS).await.map_err(ClientError::into_problem)?;
+        let status: NodeStatus = client.get(paths::NODE_STATUS).await?;
         if status.newest_event >= seen {
             return Ok(None);
         }
@@ -213,7 +212,7 @@ async fn heard(
         (after, newest) = (0, status.newest_event);
     }
     let asked = part(path(after, tenant), Some(BATCH), None);
-    let page = client.page::<Value>(&asked).await.map_err(ClientError::into_problem)?;
+    let page = client.page::<Value>(&asked).await?;
     let mut events = page.items;
     events.retain(|event| event["id"].as_u64().is_some_and(|id| id <= newest));
     Ok(Some(Heard { node, after, newest, events }))

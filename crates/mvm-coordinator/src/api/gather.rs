@@ -2,14 +2,14 @@
 
 use super::handler::{Asked, Listing, Shared};
 use super::ways::{AT_ONCE, way_to};
-use crate::ClusterState;
 use crate::view::KnownNode;
+use crate::{ClusterState, Error};
 use axum::extract::{ConnectInfo, Path, State};
 use futures::StreamExt;
 use mvm_api::page::{Key, List, Page, cursor_of};
+use mvm_api::paths;
 use mvm_api::query::{InstanceFilter, LeaseFilter};
-use mvm_api::{ClientError, Problem, paths};
-use mvm_model::{Code, InstanceRef, Name, PoolRef};
+use mvm_model::{InstanceRef, Name, PoolRef};
 use mvm_server::{Caller, Peer};
 use serde_json::Value;
 use std::str::FromStr;
@@ -113,13 +113,13 @@ pub async fn gather(
         let asked = part(path(node), limit, after);
         let answer = match way_to(fleet, node).map(|way| way.client) {
             Ok(client) => match timeout(ANSWER, client.page(&asked)).await {
-                Ok(answer) => answer.map_err(ClientError::into_problem),
-                Err(_) => Err(Problem::new(Code::Timeout, "no answer in time")),
+                Ok(answer) => answer.map_err(Error::from),
+                Err(_) => Err(Error::Timeout),
             },
-            Err(problem) => Err(problem),
+            Err(error) => Err(error),
         };
-        answer.unwrap_or_else(|problem| {
-            tracing::warn!(%node, "left out of a list: {problem}");
+        answer.unwrap_or_else(|error| {
+            tracing::warn!(%node, "left out of a list: {error}");
             List { items: Vec::<Value>::new(), next: None }
         })
     };

@@ -1,9 +1,9 @@
 //! What every handler takes and gives.
 
+use crate::Result;
 use crate::state::ClusterState;
 use axum::Json;
 use axum::extract::State;
-use mvm_api::Problem;
 use mvm_api::page::List;
 pub(super) use mvm_server::extract::Listing as Asked;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub(super) type Shared = State<Arc<ClusterState>>;
 
 /// The result of most handlers.
-pub(super) type Answer<T> = Result<Json<T>, Problem>;
+pub(super) type Answer<T> = Result<Json<T>>;
 
 /// The result of the handlers of lists: a page.
-pub(super) type Listing<T> = Result<List<T>, Problem>;
+pub(super) type Listing<T> = Result<List<T>>;

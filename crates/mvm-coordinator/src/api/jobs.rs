@@ -5,12 +5,12 @@ use super::handler::{Asked, Listing, Shared};
 use super::placed;
 use super::proxy::{least_leased, pass_to, relay, relay_stream, search};
 use super::ways::way_to;
-use crate::{ClusterState, Result};
+use crate::{ClusterState, Error, Result};
 use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::response::Response;
+use mvm_api::jobs;
 use mvm_api::jobs::JobFilter;
 use mvm_api::routes::IDEMPOTENCY_KEY;
-use mvm_api::{Problem, jobs};
 use mvm_model::{Code, JobId, Name, PoolRef};
 use mvm_server::{Caller, key_of};
 use serde::Deserialize;
@@ -28,10 +28,11 @@ pub async fn create(
     fleet.check_pool(&pool)?;
     let soonest = || {
         let least = || least_leased(&fleet, &pool);
-        fleet.claims.soonest(&pool).or_else(least).ok_or_else(|| {
-            let detail = format!("no node in reach has pool {pool}");
-            Problem::new(Code::NodeUnreachable, detail).hint("see `mvm fleet status`")
-        })
+        fleet
+            .claims
+            .soonest(&pool)
+            .or_else(least)
+            .ok_or_else(|| Error::PoolOutOfReach(pool.clone()))
     };
     if !request.headers().contains_key(IDEMPOTENCY_KEY) {
         return relay(&fleet, &way_to(&fleet, &soonest()?)?, request).await;
@@ -40,7 +41,7 @@ pub async fn create(
     let (node, first) = placed::node(&*fleet.store, &key, soonest).await?;
     let outcome = match way_to(&fleet, &node) {
         Ok(way) => relay(&fleet, &way, request).await,
-        Err(problem) => Err(problem),
+        Err(error) => Err(error),
     };
     match outcome {
         Ok(response) => {
@@ -49,14 +50,11 @@ pub async fn create(
         }
         // This was the key's first request and it did not reach the node: the next one may go to
         // another.
-        Err(problem) if first && problem.code == Code::NodeUnreachable => {
+        Err(error) if first && error.code() == Code::NodeUnreachable => {
             placed::free(&*fleet.store, &key).await?;
-            Err(problem)
+            Err(error)
         }
-        Err(problem) => {
-            let hint = format!("the job may be on node {node}: see `mvm job list` when it answers");
-            Err(problem.hint(hint))
-        }
+        Err(error) => Err(Error::JobMayBeThere { node, cause: Box::new(error) }),
     }
 }
 
@@ -115,15 +113,12 @@ async fn find(fleet: &Arc<ClusterState>, id: JobId) -> Result<Name> {
     let unreached = some || !all;
     match &holders[..] {
         [node] => Ok(node.clone()),
-        [] if unreached => {
-            let detail = format!("no node in reach has job {id}, and not all are in reach");
-            Err(Problem::new(Code::NodeUnreachable, detail).hint("see `mvm fleet nodes`"))
-        }
-        [] => Err(Problem::new(Code::NotFound, format!("no node in reach has job {id}"))
-            .hint("see the jobs with `mvm job list`")),
-        [one, other, ..] => {
-            let detail = format!("job {id} is on node {one} and on node {other}");
-            Err(Problem::new(Code::Ambiguous, detail).hint("ask one of them: --node HOST:PORT"))
-        }
+        [] if unreached => Err(Error::JobOutOfReach(id)),
+        [] => Err(Error::JobMissing(id)),
+        [one, other, ..] => Err(Error::Ambiguous {
+            what: format!("job {id}"),
+            one: one.clone(),
+            other: other.clone(),
+        }),
     }
 }

@@ -1,5 +1,6 @@
 //! The handlers of the API: the same routes as a node's, for all nodes together, and the fleet's own.
 
+mod answer;
 mod claims;
 mod events;
 mod fleet;
@@ -12,6 +13,7 @@ mod pools;
 mod proxy;
 mod ways;
 
+use crate::Error;
 use crate::state::ClusterState;
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
@@ -19,11 +21,10 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use handler::Shared;
+use mvm_api::paths;
 use mvm_api::routes::Server;
-use mvm_api::{Problem, paths};
 use mvm_identity::enrolment;
 use mvm_identity::tls::Credentials;
-use mvm_model::Code;
 use mvm_server::{Idempotency, Routes, Signer, guard, openapi, signer};
 use std::sync::Arc;
 
@@ -105,11 +106,11 @@ async fn describe() -> Response {
     openapi::answer(Server::Coordinator)
 }
 
-async fn unknown(State(fleet): Shared, uri: axum::http::Uri) -> Problem {
+async fn unknown(State(fleet): Shared, uri: axum::http::Uri) -> Error {
     if uri.path().starts_with("/v1/ca/") {
-        return enrolment::not_a_signer(&fleet.options.name);
+        return enrolment::not_a_signer(&fleet.options.name).into();
     }
-    Problem::new(Code::NoSuchRoute, format!("the coordinator has no {}", uri.path()))
+    Error::NoSuchRoute { path: uri.path().to_owned() }
 }
 
 /// Makes a request wait until the coordinator knows what it is asked about.
@@ -123,7 +124,7 @@ async fn when_ready(
     let own = matches!(route, paths::COORDINATOR | "/openapi.json") || route.starts_with("/v1/ca/");
     match if own { Ok(()) } else { fleet.life.readiness.wait().await } {
         Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+        Err(error) => error.into_response(),
     }
 }
 
@@ -132,8 +133,9 @@ mod tests {
     use super::*;
     use axum::body::Body;
     use axum::extract::ConnectInfo;
+    use mvm_api::Problem;
     use mvm_api::routes::{IDEMPOTENCY_KEY, Route};
-    use mvm_model::hex;
+    use mvm_model::{Code, hex};
     use mvm_server::Peer;
     use tower::ServiceExt;
 

@@ -3,17 +3,15 @@
 use super::handler::{Answer, Asked, Listing, Shared};
 use crate::calls::up_to_date;
 use crate::claim_dispatch;
-use crate::errors::succeeded;
 use crate::records::{NODES, NodeRecord, change_node};
-use crate::stored;
 use crate::view::{KnownNode, View};
+use crate::{Error, Result, Thing};
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
-use mvm_api::Problem;
 use mvm_api::fleet::{NodeView, RegisterNode, SetDuty};
 use mvm_api::identity::Identity;
 use mvm_model::fleet::Duty;
-use mvm_model::{Code, Counts, Name};
+use mvm_model::{Counts, Name};
 use mvm_server::Peer;
 use mvm_server::extract::Body;
 use mvm_store::{Expect, Write};
@@ -30,9 +28,8 @@ pub async fn show(State(fleet): Shared, Path(node): Path<String>) -> Answer<Node
     Ok(Json(node_view(&view, &node, known)))
 }
 
-fn unknown(node: &Name) -> Problem {
-    Problem::new(Code::NotFound, format!("there is no node {node}"))
-        .hint("see the nodes with `mvm fleet nodes`")
+fn unknown(node: &Name) -> Error {
+    Error::Missing(Thing::Node(node.clone()))
 }
 
 fn node_view(view: &View, name: &Name, known: &KnownNode) -> NodeView {
@@ -65,8 +62,7 @@ pub async fn register(
     if let Some(Identity::Node(name)) = peer.identity()
         && *name != body.node_id
     {
-        let detail = format!("node {name} may not speak for node {}", body.node_id);
-        return Err(Problem::new(Code::Forbidden, detail));
+        return Err(Error::OtherNode { node: name.clone(), other: body.node_id });
     }
     check_address(&peer, &body.address)?;
     // A coordinator without an identity reaches no node on the network: this one would never show
@@ -94,11 +90,8 @@ pub async fn register(
     }))
 }
 
-fn check_address(peer: &Peer, address: &str) -> Result<(), Problem> {
-    let fault = |detail: &str| {
-        Err(Problem::new(Code::InvalidValue, format!("{address:?} {detail}"))
-            .hint("write HOST:PORT, or unix:PATH for a node on the coordinator's machine"))
-    };
+fn check_address(peer: &Peer, address: &str) -> Result<()> {
+    let fault = |why| Err(Error::Address { address: address.to_owned(), why });
     match address.strip_prefix("unix:") {
         // A socket is a file of this machine: not for those who come over the network.
         Some(_) if !peer.is_local() => fault("names a file of the coordinator's machine"),
@@ -113,11 +106,11 @@ fn check_address(peer: &Peer, address: &str) -> Result<(), Problem> {
 
 pub async fn remove(State(fleet): Shared, Path(node): Path<String>) -> Answer<serde_json::Value> {
     let node: Name = node.parse()?;
-    let fence = fleet.lead().ok_or_else(succeeded)?.fence();
+    let fence = fleet.lead().ok_or(Error::Succeeded)?.fence();
     let key = format!("{NODES}{node}");
-    let known = fleet.store.get(&key).await.map_err(stored)?.ok_or_else(|| unknown(&node))?;
+    let known = fleet.store.get(&key).await?.ok_or_else(|| unknown(&node))?;
     let delete = Write::Delete { key, expect: Expect::Revision(known.revision) };
-    fleet.store.commit(vec![delete, fence]).await.map_err(stored)?;
+    fleet.store.commit(vec![delete, fence]).await?;
     Ok(Json(serde_json::json!({})))
 }
 
@@ -127,7 +120,7 @@ pub async fn set_duty(
     Body(body): Body<SetDuty>,
 ) -> Answer<NodeView> {
     let name: Name = node.parse()?;
-    let fence = fleet.lead().ok_or_else(succeeded)?.fence();
+    let fence = fleet.lead().ok_or(Error::Succeeded)?.fence();
     let change = |record: &mut NodeRecord| {
         let before = std::mem::replace(&mut record.duty, body.duty);
         before != body.duty
@@ -147,6 +140,7 @@ mod tests {
     use super::*;
     use crate::Network;
     use crate::state::tests::lonely_with;
+    use mvm_model::Code;
     use std::sync::Arc;
 
     #[tokio::test]
@@ -159,10 +153,10 @@ mod tests {
             register(State(fleet.clone()), peer, body).await.map(drop).expect_err("no leader")
         };
         let problem = add("10.0.1.5:4433").await;
-        assert_eq!(problem.code, Code::IdentityMissing);
-        assert!(problem.hint.contains("--identity"));
+        assert_eq!(problem.code(), Code::IdentityMissing);
+        assert!(problem.hint().contains("--identity"));
         assert!(fleet.store.list(NODES).await.expect("a list").is_empty());
         // One on its own machine it can reach.
-        assert_eq!(add("unix:/run/mvm/agent.sock").await.code, Code::LeaderChanged);
+        assert_eq!(add("unix:/run/mvm/agent.sock").await.code(), Code::LeaderChanged);
     }
 }

@@ -2,7 +2,7 @@
 //! sure that the key stands for one job (`mvm_server::Idempotency`).
 
 use crate::records::put;
-use crate::{Result, now, records, stored};
+use crate::{Result, now, records};
 use axum::http::StatusCode;
 use mvm_model::{Millis, Name};
 use mvm_store::{Error, Expect, Store, Write};
@@ -32,7 +32,7 @@ pub async fn node(
 ) -> Result<(Name, bool)> {
     let place = format!("{PREFIX}{key}");
     loop {
-        if let Some(found) = store.get(&place).await.map_err(stored)? {
+        if let Some(found) = store.get(&place).await? {
             return Ok((records::read::<Placed>(&place, &found.value)?.node, false));
         }
         let placed = Placed { node: choose()?, at: now() };
@@ -45,7 +45,7 @@ pub async fn node(
                 return Ok((placed.node, true));
             }
             Err(Error::Conflict { .. }) => {}
-            Err(error) => return Err(stored(error)),
+            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -64,15 +64,15 @@ pub async fn answered(store: &dyn Store, key: &str, status: StatusCode) -> Resul
 /// Forgets the key's node, which has made nothing: the next request may go to another.
 pub async fn free(store: &dyn Store, key: &str) -> Result<()> {
     let freed = Write::Delete { key: format!("{PREFIX}{key}"), expect: Expect::Any };
-    store.commit(vec![freed]).await.map(drop).map_err(stored)
+    store.commit(vec![freed]).await.map(drop).map_err(crate::Error::from)
 }
 
 async fn sweep(store: &dyn Store, now: Millis) -> Result<()> {
-    for record in store.list(PREFIX).await.map_err(stored)? {
+    for record in store.list(PREFIX).await? {
         let placed: Placed = records::read(&record.key, &record.value)?;
         if placed.at + KEPT < now {
             let delete = Write::Delete { key: record.key, expect: Expect::Any };
-            store.commit(vec![delete]).await.map_err(stored)?;
+            store.commit(vec![delete]).await?;
         }
     }
     Ok(())

@@ -2,14 +2,13 @@
 
 use super::handler::{Answer, Asked, Listing, Shared};
 use crate::view::View;
+use crate::{Error, Thing};
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
-use mvm_api::Problem;
 use mvm_api::types::{PoolView, TenantView};
 use mvm_model::fleet::{FleetPool, FleetTenant, PoolStatus};
 use mvm_model::pool::RevisionEntry;
-use mvm_model::{Cache, CacheDisk, Code};
-use mvm_model::{Counts, Name, PoolRef, Usage};
+use mvm_model::{Cache, CacheDisk, Counts, Name, PoolRef, Usage};
 use mvm_server::Caller;
 
 pub async fn tenants(
@@ -34,9 +33,8 @@ pub async fn tenant(State(fleet): Shared, Path(name): Path<String>) -> Answer<Te
     Ok(Json(tenant_view(&view, tenant, at)))
 }
 
-fn no_tenant(name: &Name) -> Problem {
-    Problem::new(Code::NotFound, format!("there is no tenant {name}"))
-        .hint("see the tenants with `mvm tenant list`")
+fn no_tenant(name: &Name) -> Error {
+    Error::Missing(Thing::Tenant(name.clone()))
 }
 
 pub async fn list(
@@ -67,7 +65,8 @@ pub async fn show(
     fleet.check_pool(&reference)?;
     let found = pools(&fleet.view(), |tenant| *tenant == reference.tenant);
     let found = found.into_iter().find(|pool| pool.pool_id == reference.pool);
-    Ok(Json(found.ok_or_else(|| Problem::internal("the pool is there and is not"))?))
+    // The document may have changed since the pool was looked up.
+    Ok(Json(found.ok_or(Error::Missing(Thing::Pool(reference)))?))
 }
 
 fn pools(view: &View, takes: impl Fn(&Name) -> bool) -> Vec<PoolView> {

@@ -4,7 +4,7 @@ use super::gather::gather;
 use super::handler::Shared;
 use super::ways::{AT_ONCE, Way, Whom, way_to};
 use crate::view::KnownNode;
-use crate::{ClusterState, Result};
+use crate::{ClusterState, Error, Result, Thing};
 use axum::body::Body;
 use axum::extract::{ConnectInfo, MatchedPath, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
@@ -14,9 +14,9 @@ use futures::StreamExt;
 use hyper_util::rt::TokioIo;
 use mvm_api::page::Page;
 use mvm_api::query::StatusOptions;
-use mvm_api::{Client, ClientError, Problem, paths};
+use mvm_api::{Client, ClientError, paths};
 use mvm_model::fleet::Duty;
-use mvm_model::{Code, InstanceRef, Name, PoolRef};
+use mvm_model::{InstanceRef, Name, PoolRef};
 use mvm_server::Peer;
 use serde::Deserialize;
 use serde_json::Value;
@@ -48,7 +48,7 @@ pub async fn to_leader(State(fleet): Shared, request: Request, next: Next) -> Re
     }
     match pass_to_leader(&fleet, request).await {
         Ok(response) => response,
-        Err(problem) => problem.into_response(),
+        Err(error) => error.into_response(),
     }
 }
 
@@ -58,12 +58,9 @@ fn asks_for_leader(request: &Request) -> bool {
 }
 
 async fn pass_to_leader(fleet: &Arc<ClusterState>, mut request: Request) -> Result<Response> {
-    let none = || {
-        Problem::new(Code::NoLeader, "no coordinator leads at the moment")
-            .hint("try again in some seconds; see `mvm coordinator status`")
-    };
     let leader = fleet.leadership.leader().filter(|leader| leader.name != fleet.options.name);
-    let leader = leader.filter(|_| !request.headers().contains_key(PASSED_ON)).ok_or_else(none)?;
+    let leader = leader.filter(|_| !request.headers().contains_key(PASSED_ON));
+    let leader = leader.ok_or(Error::NoLeader)?;
     request.headers_mut().insert(PASSED_ON, header::HeaderValue::from_static("1"));
     let client = fleet.connector.coordinator(&leader.address)?;
     let doing = format!("{} {}", request.method(), request.uri());
@@ -94,9 +91,7 @@ pub async fn relay(fleet: &ClusterState, way: &Way, mut request: Request) -> Res
     let upgrades = request.headers().contains_key(header::UPGRADE);
     let ours = upgrades.then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
-    let bytes = axum::body::to_bytes(body, LONGEST)
-        .await
-        .map_err(|e| Problem::new(Code::TooLarge, format!("the body is too long: {e}")))?;
+    let bytes = axum::body::to_bytes(body, LONGEST).await.map_err(Error::BodyTooLong)?;
     parts.headers.remove(header::TRANSFER_ENCODING);
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.extensions.clear();
@@ -172,7 +167,7 @@ pub async fn pass_to(
     fleet.await_nodes(std::slice::from_ref(node)).await;
     let outcome = match way_to(fleet, node) {
         Ok(way) => relay(fleet, &way, request).await,
-        Err(problem) => Err(problem),
+        Err(error) => Err(error),
     };
     match &outcome {
         Ok(response) if response.status() != StatusCode::NOT_FOUND => {
@@ -247,18 +242,13 @@ async fn find(fleet: &Arc<ClusterState>, instance: &InstanceRef) -> Result<Name>
     unreached |= !all;
     match &holders[..] {
         [node] => Ok(node.clone()),
-        [] if unreached => Err(Problem::new(
-            Code::NodeUnreachable,
-            format!("instance {instance} is on no node in reach"),
-        )
-        .hint("see `mvm fleet nodes`")),
-        [] => Err(Problem::new(Code::NotFound, format!("there is no instance {instance}"))
-            .hint("see the instances with `mvm instance list`")),
-        [one, other, ..] => Err(Problem::new(
-            Code::Ambiguous,
-            format!("instance {instance} is on node {one} and on node {other}"),
-        )
-        .hint("ask one of them: mvm coordinator … --node HOST:PORT")),
+        [] if unreached => Err(Error::InstanceOutOfReach(instance.clone())),
+        [] => Err(Error::Missing(Thing::Instance(instance.clone()))),
+        [one, other, ..] => Err(Error::Ambiguous {
+            what: format!("instance {instance}"),
+            one: one.clone(),
+            other: other.clone(),
+        }),
     }
 }
 
@@ -270,10 +260,8 @@ pub async fn pass_lease(
 ) -> Result<Response> {
     let all = gather(&fleet, |_| true, &Page::whole(), |_| paths::LEASES.to_owned()).await;
     let node = all.items.iter().find(|lease| lease["id"] == id.as_str());
-    let node = node.and_then(|lease| lease["node_id"].as_str()).ok_or_else(|| {
-        Problem::new(Code::NotFound, format!("there is no lease {id}"))
-            .hint("see the leases with `mvm lease list`")
-    })?;
+    let node = node.and_then(|lease| lease["node_id"].as_str());
+    let node = node.ok_or(Error::Missing(Thing::Lease(id)))?;
     relay(&fleet, &way_to(&fleet, &node.parse()?)?, request).await
 }
 
@@ -283,6 +271,7 @@ mod tests {
     use crate::node_client::{Connector, NodeClient};
     use crate::records::Candidate;
     use crate::state::tests::lonely_with;
+    use mvm_model::Code;
     use std::time::Duration;
 
     /// Coordinators on this machine.
@@ -290,7 +279,7 @@ mod tests {
 
     impl Connector for Here {
         fn node(&self, node: &Name, _: &str) -> Result<Arc<dyn NodeClient>> {
-            Err(Problem::internal(format!("there is no node {node}")))
+            Err(Error::OutOfReach(node.clone()))
         }
 
         fn coordinator(&self, address: &str) -> Result<Client> {
@@ -319,8 +308,8 @@ mod tests {
         assert!(!passing.is_finished(), "it may lead again");
         fleet.leadership.set_leader(leader("c3", "/nowhere"));
         let outcome = tokio::time::timeout(Duration::from_secs(10), passing).await;
-        let problem = outcome.expect("in time").expect("a task").expect_err("no answer");
-        assert_eq!(problem.code, Code::ConnectionBroken);
-        assert!(problem.detail.contains("c2"), "{problem}");
+        let error = outcome.expect("in time").expect("a task").expect_err("no answer");
+        assert_eq!(error.code(), Code::ConnectionBroken);
+        assert!(error.to_string().contains("c2"), "{error}");
     }
 }

@@ -1,9 +1,9 @@
 //! The servers that requests are passed on to, and what is said of one that gives no answer.
 
 use crate::records::Candidate;
-use crate::{ClusterState, Refused, Result};
-use mvm_api::{Client, ClientError, Problem};
-use mvm_model::{Code, Name};
+use crate::{ClusterState, Error, Refused, Result};
+use mvm_api::{Client, ClientError};
+use mvm_model::Name;
 
 /// How many nodes are asked at once.
 pub const AT_ONCE: usize = 64;
@@ -41,30 +41,23 @@ impl Way {
     }
 
     /// Explains why the server gave no answer. The caller knows this coordinator only, so the
-    /// problem names the server, and says whether the request may have come there.
-    pub fn fault(&self, error: ClientError) -> Problem {
-        let whom = match &self.whom {
+    /// error names the server, and says whether the request may have come there.
+    pub fn fault(&self, error: ClientError) -> Error {
+        let server = || match &self.whom {
             Whom::Leader(leader) => format!("coordinator {}, which led,", leader.name),
             Whom::Node(node) => format!("node {node}"),
         };
         match (error, &self.whom) {
-            (ClientError::Problem(problem), _) => *problem,
-            (ClientError::Unreachable { cause, .. }, Whom::Leader(_)) => {
-                Problem::new(Code::NoLeader, format!("{whom} does not answer: {cause}"))
-                    .hint("another one leads in some seconds: try again")
+            (error @ ClientError::Problem(_), _) => Error::Client(error),
+            (ClientError::Unreachable { cause, .. }, Whom::Leader(leader)) => {
+                Error::LeaderSilent { leader: leader.name.clone(), cause }
             }
-            (ClientError::Unreachable { cause, .. }, Whom::Node(_)) => {
-                Problem::new(Code::NodeUnreachable, format!("{whom} does not answer: {cause}"))
-                    .hint("see `mvm fleet nodes`")
+            (ClientError::Unreachable { cause, .. }, Whom::Node(node)) => {
+                Error::NodeSilent { node: node.clone(), cause }
             }
-            (error @ ClientError::Silent { .. }, _) => {
-                let problem = error.into_problem();
-                Problem { detail: format!("{whom} is silent: {}", problem.detail), ..problem }
-            }
+            (cause @ ClientError::Silent { .. }, _) => Error::Silent { server: server(), cause },
             (ClientError::Broken { doing, cause }, _) => {
-                let detail = format!("the connection to {whom} broke while {doing}: {cause}");
-                Problem::new(Code::ConnectionBroken, detail)
-                    .hint("it may have been done: look before you ask again")
+                Error::Broken { server: server(), doing, cause }
             }
         }
     }
@@ -73,7 +66,7 @@ impl Way {
 /// Returns the way to a node that is in reach. Errors: `node_unreachable`, and `no_such_route` for
 /// a simulated node.
 pub fn way_to(fleet: &ClusterState, node: &Name) -> Result<Way> {
-    let port = fleet.node_client(node).map_err(Refused::problem)?;
-    let none = || Problem::new(Code::NoSuchRoute, format!("node {node} is simulated"));
+    let port = fleet.node_client(node).map_err(Refused::into_error)?;
+    let none = || Error::Simulated(node.clone());
     Ok(Way { client: port.http().ok_or_else(none)?, whom: Whom::Node(node.clone()) })
 }

@@ -5,12 +5,10 @@
 //! asks for the same claim.
 
 use crate::claim_queue::ClaimOrder;
-use crate::errors::succeeded;
 use crate::leadership::Lead;
 use crate::node_client::Refused;
-use crate::now;
 use crate::state::ClusterState;
-use mvm_api::Problem;
+use crate::{Error, now};
 use mvm_api::fleet::NodeClaim;
 use mvm_api::types::Claim;
 use mvm_model::fleet::{Asking, Heard, Step};
@@ -27,9 +25,9 @@ const AGAIN: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) enum Unserved {
     /// The node has nothing of the claim: another one may serve it.
-    Elsewhere(Problem),
+    Elsewhere(Error),
     /// The node may have something of the claim, and is asked to end it when it is in reach again.
-    Lost(Problem),
+    Lost(Error),
     /// Another coordinator leads, and goes on with the claim.
     Succeeded,
 }
@@ -58,17 +56,17 @@ pub(crate) async fn ask(
             Err(refused) => refused,
         };
         let heard = heard(&refused);
-        let problem = refused.problem();
-        if problem.code == Code::StaleLeader {
+        let error = refused.into_error();
+        if error.code() == Code::StaleLeader {
             break;
         }
         let step = asking.heard(heard, fleet.reaches(node), fleet.has_lost(node), now());
-        tracing::info!(claim = order.id, %node, ?heard, ?step, "not served: {problem}");
+        tracing::info!(claim = order.id, %node, ?heard, ?step, "not served: {error}");
         match step {
-            Step::Elsewhere => return Err(Unserved::Elsewhere(problem)),
-            Step::GiveUp => return Err(Unserved::Lost(problem)),
+            Step::Elsewhere => return Err(Unserved::Elsewhere(error)),
+            Step::GiveUp => return Err(Unserved::Lost(error)),
             Step::EndFirst if has_ended(fleet, lead, order, node).await? => {
-                return Err(Unserved::Elsewhere(problem));
+                return Err(Unserved::Elsewhere(error));
             }
             Step::EndFirst | Step::Again => sleep(AGAIN).await,
         }
@@ -95,13 +93,13 @@ async fn while_held<T>(
     node: &Name,
     answer: impl Future<Output = Result<T, Refused>>,
 ) -> Result<Result<T, Refused>, Unserved> {
-    let silent = |why: &str| Ok(Err(Refused::Unknown(Problem::new(Code::Timeout, why))));
+    let silent = |why| Ok(Err(Refused::Unknown(why)));
     tokio::select! {
         answer = timeout(TRY, answer) => match answer {
             Ok(answer) => Ok(answer),
-            Err(_) => silent("no answer in time"),
+            Err(_) => silent(Error::Timeout),
         },
-        () = fleet.unreached(node) => silent("the link to it broke"),
+        () = fleet.unreached(node) => silent(Error::LinkBroke),
         () = lead.lost() => Err(Unserved::Succeeded),
     }
 }
@@ -115,14 +113,13 @@ fn heard(refused: &Refused) -> Heard {
     }
 }
 
-/// Returns the problem for the client of a claim: another coordinator leads, or the node is lost
-/// with the machine.
-pub(crate) fn told(unserved: Unserved, node: &Name) -> Problem {
+/// Returns the error for the client of a claim: another coordinator leads, or the node is lost with
+/// the machine.
+pub(crate) fn told(unserved: Unserved, node: &Name) -> Error {
     match unserved {
-        Unserved::Succeeded => succeeded(),
-        Unserved::Elsewhere(problem) | Unserved::Lost(problem) => {
-            let detail = format!("node {node} was lost while it served: {problem}");
-            Problem::new(Code::ClaimLost, detail).hint("claim again")
+        Unserved::Succeeded => Error::Succeeded,
+        Unserved::Elsewhere(cause) | Unserved::Lost(cause) => {
+            Error::ClaimLost { node: node.clone(), cause: Box::new(cause) }
         }
     }
 }

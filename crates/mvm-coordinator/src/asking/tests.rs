@@ -1,6 +1,7 @@
 //! A leader and one node whose answers are scripted.
 
 use super::*;
+use crate::Error;
 use crate::claim_dispatch;
 use crate::node_client::{NodeClient, Told};
 use crate::records::{CLAIMS, ClaimRecord, NodeRecord};
@@ -64,13 +65,11 @@ impl NodeClient for Scripted {
     async fn claim(&self, id: &str, _: &NodeClaim) -> Result<Claim, Refused> {
         self.asked.lock().push("claim");
         let answer = self.answers.lock().pop_front();
-        let problem =
-            |status| Problem { status, ..Problem::new(Code::Timeout, "as it is written") };
         match answer.expect("an answer") {
             Answer::Served => Ok(claim(id)),
-            Answer::Refused => Err(Refused::No(problem(409))),
-            Answer::Failed => Err(Refused::Failed(problem(500))),
-            Answer::Broken => Err(Refused::Unknown(problem(502))),
+            Answer::Refused => Err(Refused::No(Error::Timeout)),
+            Answer::Failed => Err(Refused::Failed(Error::Timeout)),
+            Answer::Broken => Err(Refused::Unknown(Error::Timeout)),
             Answer::Never => std::future::pending().await,
         }
     }
@@ -227,7 +226,7 @@ async fn a_claim_that_is_given_back_tells_its_client_to_claim_anew() {
         orphan.node,
     ));
     let served = claim_dispatch::serve(&fleet, &lead, &order(false), std::future::pending()).await;
-    assert_eq!(served.expect_err("it is being given back").code, Code::ClaimLost);
+    assert_eq!(served.expect_err("it is being given back").code(), Code::ClaimLost);
     assert!(fleet.store.list(CLAIMS).await.expect("a list").is_empty(), "nothing is written");
 }
 
@@ -250,7 +249,7 @@ async fn a_claim_whose_record_may_be_written_already_is_served_when_it_is_asked_
     let serve = async || {
         soon(claim_dispatch::serve(&fleet, &lead, &order(false), std::future::pending())).await
     };
-    assert_eq!(serve().await.expect_err("it is there").code, Code::StoreConflict);
+    assert_eq!(serve().await.expect_err("it is there").code(), Code::StoreConflict);
     serve().await.expect("the same claim");
     assert_eq!(port.asked(), ["claim"]);
 }
