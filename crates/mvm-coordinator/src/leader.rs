@@ -152,11 +152,11 @@ mod tests {
         while fleet.store.get(&key).await.expect("read").is_some() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        // Given up, not run out: the session has not come to its time.
+        // The leadership was given up and has not expired: its session has ended before its time.
         let ended = fleet.store.keep_session(held.session.expect("held by a session")).await;
         assert!(matches!(ended, Err(mvm_store::Error::SessionEnded(_))), "{ended:?}");
         assert!(!fleet.leads());
-        // What goes through it is waited for.
+        // The shutdown waits for the open session that goes through this coordinator.
         let mut over = std::pin::pin!(fleet.life.shutdown.over());
         assert!(futures::poll!(over.as_mut()).is_pending());
         drop(session);

@@ -172,14 +172,14 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    /// The same value as a later version would write it: with a field more in every object, but for
-    /// those that users write, which are of one version for all of a fleet.
+    /// Returns the same value as a later version might write it: with an additional field in every
+    /// object, except in those that users write, which have one version in the whole fleet.
     fn later(value: &Value) -> Value {
         let Value::Object(fields) = value else { return value.clone() };
         let newer = |(key, field): (&String, &Value)| {
             let newer = match (key.as_str(), field) {
                 ("ready" | "document", _) => field.clone(),
-                // By name: it is no object with fields.
+                // A map by name, not an object with fields.
                 ("pools", Value::Object(pools)) => {
                     let newer = pools.iter().map(|(pool, status)| (pool.clone(), later(status)));
                     Value::Object(newer.collect())
@@ -197,7 +197,7 @@ mod tests {
         read("a/record", written.to_string().as_bytes()).expect("it is read")
     }
 
-    /// What is there is read as if nothing more stood there.
+    /// Checks that the known fields are read as if there were no others.
     fn survives<T: DeserializeOwned + Serialize>(written: Value) {
         let known: Value = serde_json::to_value(is_read::<T>(&written)).expect("JSON");
         let newer: Value = serde_json::to_value(is_read::<T>(&later(&written))).expect("JSON");
@@ -213,7 +213,7 @@ mod tests {
         survives::<Candidate>(json!({ "name": "c1", "address": "a:1" }));
         let document = json!({ "schema_version": 1, "fleet_id": "f", "tenants": [] });
         survives::<DocumentRecord>(json!({ "document": document, "applied_at": 1 }));
-        // What is optional is not asked for.
+        // Optional fields may be absent.
         let record: NodeRecord = is_read(&json!({ "node_id": "n1", "address": "a:1" }));
         assert_eq!((record.duty, record.known), (Duty::Open, None));
     }
@@ -223,7 +223,7 @@ mod tests {
         let capacity = json!({ "vcpus": 1, "mem_mib": 2, "disk_gib": 3 });
         let ready = json!({ "running": 0, "warm": 1, "sleeping": 2 });
         let pool = json!({ "ready": ready, "leased": 0, "template": true });
-        // No more than what an agent of the first version said.
+        // The fields that an agent of the first version sends.
         survives::<NodeStatus>(json!({
             "node_id": "n1", "version": "0.1.0", "capacity": capacity,
             "pools": { "ci/runners": pool },

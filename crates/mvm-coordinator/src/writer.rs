@@ -261,7 +261,7 @@ mod tests {
         }
         writer.delete(key("again"));
         writer.put(put("again", Expect::Absent)).await.expect("its predecessor has ended");
-        // When this one is gone, a sweep has passed.
+        // Once this record is gone, a sweep has run.
         writer.delete(key("other"));
         gone(&fleet, "other").await;
         assert_eq!(written(&fleet).await, [key("again")]);

@@ -1,5 +1,5 @@
-//! Quotas: nothing that was admitted ever exceeds them, a refusal says all that one needs to know,
-//! and after a quota was lowered below what is in use, only growth is refused.
+//! Quotas: admitted steps never exceed them, a refusal has all the numbers that its reader needs,
+//! and after a quota was lowered below its use, only growth is refused.
 
 mod support;
 
@@ -54,7 +54,7 @@ enum Step {
     MakePool(Resources),
     Make(prop::sample::Index),
     Begin(prop::sample::Index, State),
-    /// The transition under way is done, or has failed, or is undone.
+    /// The transition under way succeeds, fails or is undone.
     Finish(prop::sample::Index, u8),
     Destroy(prop::sample::Index),
     Change(Quotas),
@@ -83,7 +83,7 @@ fn steps(changes: bool) -> impl Strategy<Value = Vec<Step>> {
     )
 }
 
-/// A tenant, its pools and its instances, each with the pool that it belongs to.
+/// A tenant's pools and instances, each instance with the index of its pool.
 struct World {
     quotas: Quotas,
     pools: Vec<Pool>,
@@ -91,7 +91,8 @@ struct World {
     made: u32,
 }
 
-/// What is used, counted here from nothing but the records: hot by heading, disk by all.
+/// The usage, counted here from the records alone: CPU and memory by the state that an instance is
+/// in or heading for, disk for all.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Used {
     vcpus: u64,
@@ -124,7 +125,7 @@ impl World {
         }
     }
 
-    /// Carries a step out if it is admitted; the error is the refusal.
+    /// Carries out a step if it is admitted. The error is the refusal.
     fn take(&mut self, step: &Step) -> Result<(), Fault> {
         let (quotas, usage, name) = (self.quotas, self.usage(), tenant());
         match step {
@@ -159,7 +160,7 @@ impl World {
                 if let Some(intent) = instance.intent.take() {
                     instance.state = match how {
                         0 => State::Failed,
-                        // The transition is undone, but only where that needs no more than what is
+                        // The transition is undone, but only where that needs no more than is
                         // reserved.
                         1 if !intent.from.has_process() => intent.from,
                         _ => intent.to,
@@ -175,7 +176,7 @@ impl World {
     }
 }
 
-/// The numbers of a refusal: limit, in use, asked.
+/// Returns the quota and the numbers of a refusal: limit, use and request.
 fn numbers(fault: &Fault) -> (String, [u64; 3]) {
     let words: Vec<&str> = fault.message.split([' ', ',', ':']).collect();
     let after = |word: &str| {
@@ -219,7 +220,7 @@ fn refusal_is_true(fault: &Fault, world: &World) -> Result<(), TestCaseError> {
         "max_running" => used.running,
         "max_warm" => used.warm,
         "max_pools" => used.pools,
-        // The refusal counts the pool that was asked for, which need not be the fullest.
+        // The refusal counts the requested pool, which need not be the fullest.
         "max_instances_per_pool" => in_use.min(used.fullest_pool),
         _ => used.disk_mib.div_ceil(1024),
     };
@@ -229,7 +230,7 @@ fn refusal_is_true(fault: &Fault, world: &World) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Each quota: its limit and what is used of it, both in the unit that is counted.
+/// Returns each quota with its limit and its use, in the unit in which it is counted.
 fn pairs(quotas: &Quotas, used: &Used) -> [(&'static str, u64, u64); 7] {
     [
         ("max_vcpus", quotas.max_vcpus, used.vcpus),
@@ -264,7 +265,8 @@ proptest! {
         }
     }
 
-    /// Quotas change under way. What is above its limit never grows; all else is as before.
+    /// Quotas change while steps are taken. A use above its limit never grows; all else is as
+    /// before.
     #[test]
     fn above_a_lowered_quota_only_growth_is_refused(quotas in quotas(), steps in steps(true)) {
         let mut world = world(quotas);
@@ -286,8 +288,8 @@ proptest! {
         }
     }
 
-    /// Every refusal names a true cause: with that quota unlimited, the step is refused by another
-    /// quota or admitted; without limits everything is admitted.
+    /// Every refusal names a true cause: without that quota, the step is refused by another quota
+    /// or admitted. Without any quota, everything is admitted.
     #[test]
     fn nothing_is_refused_without_a_quota(steps in steps(false)) {
         let none = u64::MAX;
@@ -306,7 +308,7 @@ proptest! {
         }
     }
 
-    /// `Usage::after` is the count that would be taken afterwards.
+    /// `Usage::after` returns the usage that is counted after the step.
     #[test]
     fn usage_after_is_the_usage_afterwards(steps in steps(false), pick: prop::sample::Index, to in prop::sample::select(State::ALL.to_vec())) {
         let mut world = world(Quotas::default());
@@ -323,7 +325,7 @@ proptest! {
         prop_assert_eq!(promised, world.usage());
     }
 
-    /// Counts are taken exactly if an empty tenant could hold them.
+    /// Counts are accepted exactly if an empty tenant could hold them.
     #[test]
     fn counts_are_taken_if_they_fit(
         quotas in quotas(),
@@ -351,7 +353,7 @@ proptest! {
         }
     }
 
-    /// Any numbers at all get an answer, and nothing overflows.
+    /// Any numbers get an answer, without an overflow.
     #[test]
     fn the_largest_counts_have_an_answer(running: u32, warm: u32, sleeping: u32, limit: u64) {
         let resources = Resources { vcpus: 255, mem_mib: 1 << 20, data_disk_mib: 1 << 24, scratch_disk_mib: 1 << 24 };

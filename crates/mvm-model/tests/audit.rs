@@ -9,7 +9,7 @@ fn entry(verb: &str) -> Entry {
     Entry { actor: "uid:0".into(), verb: verb.into(), target: "ci".into(), ..Entry::default() }
 }
 
-/// A log of these verbs, a line each.
+/// Returns a log of these verbs, one line each.
 fn log_of(verbs: &[String]) -> Vec<String> {
     let mut chain = Chain::new("ci");
     let mut lines = Vec::new();
@@ -51,7 +51,7 @@ fn a_flaw_names_the_first_bad_record() {
     assert_eq!(flaw(&[a, b, b]), Flaw::OutOfOrder { line: 3, number: 2, expected: 3 });
     let edited = b.replace("\"b\"", "\"x\"");
     assert_eq!(flaw(&[a, &edited, c]), Flaw::Edited { line: 2, number: 2 });
-    // A past that was written anew does not lead to what is there.
+    // A rewritten beginning does not lead to the records that follow it.
     let other = log_of(&["a", "x"].map(str::to_owned));
     assert_eq!(flaw(&[a, &other[1], c]), Flaw::Unchained { line: 3, number: 3 });
     let of_ci = Expected { log: Some("prod".into()), ..Expected::default() };
@@ -92,7 +92,8 @@ fn a_record_holds_what_it_was_given_and_no_more_text_than_it_may() {
     assert_eq!(bounded(&"é".repeat(1000)).chars().count(), 200);
 }
 
-/// A log of `count` records whose last tells that those up to `through` were pruned, all of them there.
+/// Returns a log of `count` records, and one that says that those up to `through` were pruned. All
+/// of them are still there.
 fn anchored(count: usize, through: usize) -> Vec<String> {
     let verbs: Vec<String> = (0..count).map(|at| format!("v{at}")).collect();
     let mut lines = log_of(&verbs);
@@ -114,7 +115,8 @@ fn a_log_whose_beginning_was_pruned_is_whole_only_with_the_record_that_tells_of_
     let pruned = Pruned { count: 3, last: 3, head: head(&lines[2]), at: 2 };
     assert_eq!((verdict.first, verdict.last, verdict.pruned), (4, 6, Some(pruned)));
     assert_eq!(verdict.pruned_by.as_deref(), Some("uid:0"));
-    // The anchor tells of one record more or fewer than there are, or it is gone, or changed.
+    // The record of the pruning counts one record more or fewer than there are, is missing, or was
+    // changed.
     let late = Err(Flaw::OutOfOrder { line: 1, number: 5, expected: 1 });
     assert_eq!(whole(lines[4..].concat().as_bytes()), late);
     assert!(whole(lines[2..].concat().as_bytes()).is_err());
@@ -126,7 +128,7 @@ fn a_log_whose_beginning_was_pruned_is_whole_only_with_the_record_that_tells_of_
         let text = [&lines[3..5].concat(), edited.as_str()].concat();
         assert_eq!(whole(text.as_bytes()), Err(Flaw::Edited { line: 3, number: 6 }));
     }
-    // The first record's past was replaced: it does not fit what was pruned.
+    // The records before the first one were replaced: it does not match the pruned part.
     let mut other = Chain::new("ci");
     for _ in 0..3 {
         other = other.line(entry("other"), 0).1;
@@ -134,7 +136,7 @@ fn a_log_whose_beginning_was_pruned_is_whole_only_with_the_record_that_tells_of_
     let (line, next) = other.line(entry("forged"), 3);
     let (anchor, _) = next.line(read(lines[5].trim_end().as_bytes()).unwrap().record.entry, 99);
     assert!(whole((line + &anchor).as_bytes()).is_err());
-    // Digests that were kept: in it, the last that was pruned, one before, one that never was.
+    // Digests from elsewhere: of a record in the log, of the last pruned one, of one before that.
     let kept = |digest: String| {
         let expected = Expected { head: Some(digest), ..Expected::default() };
         verify(lines[3..].concat().as_bytes(), expected)
@@ -171,7 +173,8 @@ proptest! {
         let at = at.index(text.len());
         let mut edited = text.clone();
         edited[at] ^= change;
-        // Without the newline the anchor is torn, and nothing tells of the pruning.
+        // Without its newline the record of the pruning is torn, so nothing explains the missing
+        // beginning.
         prop_assert!(whole(&edited).is_err());
     }
 
@@ -201,7 +204,7 @@ proptest! {
         edited[at] ^= change;
         match whole(&edited) {
             Err(_) => {}
-            // The last newline is what acknowledges the last record.
+            // The last newline acknowledges the last record.
             Ok(verdict) => {
                 prop_assert_eq!(at, text.len() - 1);
                 prop_assert_eq!(verdict.last, verbs.len() as u64 - 1);
@@ -219,7 +222,7 @@ proptest! {
         let mut removed = lines.clone();
         removed.remove(i);
         let verdict = whole(removed.concat().as_bytes());
-        // Only the end leaves no trace, and a digest that was kept finds that.
+        // Only a missing end leaves no trace in the log; a digest from elsewhere shows it.
         prop_assert_eq!(verdict.is_ok(), i == lines.len() - 1);
         let kept = Expected { head: Some(head(&lines[lines.len() - 1])), ..Expected::default() };
         prop_assert!(verify(removed.concat().as_bytes(), kept).is_err());

@@ -1,4 +1,4 @@
-//! Caches: which there can be, and what becomes of their content when they change.
+//! Caches: which are valid, and what happens to their content when they change.
 
 mod support;
 
@@ -52,7 +52,8 @@ fn what_is_kept_keeps_its_content() {
     assert!(!same(&moved, std::slice::from_ref(&full)));
     let resized = change(std::slice::from_ref(&full), vec![cache("a", "/a", 128)]);
     assert_eq!(resized.expect_err("another size").code, Code::Conflict);
-    // Removed and made anew, it is empty, and takes another's content for its own at no number.
+    // A cache that was removed and made again is empty, and no generation number makes another
+    // cache's content its own.
     let again = change(&[], vec![cache("a", "/a", 64)]).expect("a change").remove(0);
     let later = CacheDisk { generation: 7, committed_at: Some(10), ..again.clone() };
     assert!(!again.has_content_of(&full) && !later.has_content_of(&full));

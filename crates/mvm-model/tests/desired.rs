@@ -1,5 +1,5 @@
-//! The desired-state document: the specification's is taken, faulty ones are refused with the path
-//! of the fault, and the schema that is shipped is the types'.
+//! The desired-state document: the specification's example is accepted, faulty documents are
+//! refused with the path of the fault, and the shipped schema is that of the types.
 
 use mvm_model::Code;
 use mvm_model::desired::DesiredState;
@@ -203,8 +203,8 @@ fn the_schema_takes_what_the_parser_takes_and_refuses_unknown_fields() {
 }
 
 proptest! {
-    /// Whatever bytes come, and whatever is cut out of or changed in a good document: there is an
-    /// answer, and a document that is taken is taken again after it was written.
+    /// Any bytes, and any cut or change of a good document, get an answer; and an accepted document
+    /// is accepted again after it was written.
     #[test]
     fn any_bytes_get_an_answer(
         cut in 0..EXAMPLE.len(),

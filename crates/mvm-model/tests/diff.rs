@@ -1,4 +1,4 @@
-//! From what a node holds to a document: the steps lead there, and nowhere else.
+//! From a node's present state to a document: the steps lead exactly there.
 
 mod support;
 
@@ -14,7 +14,7 @@ fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
-/// Each name has its own network, so that documents agree about them.
+/// Each name has its own network, so that all documents agree about it.
 fn network(index: usize) -> TenantNetwork {
     let subnet = format!("10.{index}.0.0/24").parse().unwrap();
     TenantNetwork {
@@ -82,7 +82,7 @@ fn documents() -> impl Strategy<Value = DesiredState> {
     })
 }
 
-/// What a node does for a step. Each must be possible where it stands.
+/// Does what a node does for a step. The step must be possible in the present state.
 fn carry_out(held: &mut Held, document: &DesiredState, step: &Step) {
     let (tenants, pools) = held;
     match step {
@@ -157,9 +157,9 @@ proptest! {
         }
         let held = brought_to(held, &second, true);
         prop_assert_eq!(diff(&second, &held.0, &held.1, true).unwrap(), vec![]);
-        // Exactly the document: what the node holds says the same.
+        // The node's own state, as a document, equals the document.
         let told = DesiredState::of(second.node_id.clone(), held.0.values(), &held.1);
-        // Images are the exception: a document made from what is held names none.
+        // Images are the exception: a document of the node's state names none.
         let mut unpinned = second.clone();
         for pool in unpinned.tenants.iter_mut().flat_map(|tenant| &mut tenant.pools) {
             pool.revision = None;
@@ -236,7 +236,7 @@ fn flakes_are_found_from_the_document() {
     assert_eq!(inputs, ["path:/etc/mvm/../pkgs", "github:o/r", "/abs"]);
 }
 
-/// A bare name is a path as well: nobody's registry is asked for `ci-flake`.
+/// A bare name is a path as well: `ci-flake` is not looked up in a registry.
 #[test]
 fn only_a_url_or_an_absolute_path_starts_by_itself() {
     use mvm_model::desired::{rebase, settled};

@@ -1,4 +1,5 @@
-//! Egress: what is written comes back, what is no destination is refused, contradictions are.
+//! Egress: a destination survives being written and read, and invalid destinations and
+//! contradictory settings are refused.
 
 mod support;
 
@@ -30,7 +31,7 @@ proptest! {
         prop_assert_eq!(serde_json::from_str::<Destination>(&json).unwrap(), destination);
     }
 
-    /// Whatever is taken says the same when it is written and read again; nothing panics.
+    /// An accepted text has the same meaning after it was written and read again. Nothing panics.
     #[test]
     fn what_is_taken_has_one_meaning(text in "[0-9./:tcpud]{0,24}") {
         if let Ok(destination) = text.parse::<Destination>() {
@@ -52,7 +53,7 @@ proptest! {
             EgressMode::None => allow.is_empty() && !allow_lan,
             EgressMode::Allow => !allow.is_empty(),
         };
-        // This host, loopback; multicast and what is reserved.
+        // This host and loopback; multicast and reserved addresses.
         let nobodys = |d: &Destination| match (d.cidr.addr().octets()[0], d.cidr.prefix_len()) {
             (0 | 127, 8..) => true,
             (first, length) => first >= 224 && length >= 4,
@@ -122,7 +123,7 @@ fn what_nothing_opens_is_refused_by_name() {
         assert_eq!((fault.code, fault.path.as_str()), (Code::InvalidValue, "egress.allow[1]"));
         assert!(fault.to_string().contains("multicast"), "{fault}");
     }
-    // The widest means what of it is outside; metadata services open where they are named.
+    // A wide range stands for its addresses outside. Metadata services are open if they are named.
     for outside in ["0.0.0.0/0", "128.0.0.0/1", "169.254.169.254:80/tcp"] {
         of(outside).validate().unwrap();
     }

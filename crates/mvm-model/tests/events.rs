@@ -1,4 +1,4 @@
-//! Every change of a state is an event, and nothing else is.
+//! Every change of a state makes an event, and no other change does.
 
 mod support;
 

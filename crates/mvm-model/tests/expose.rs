@@ -1,4 +1,4 @@
-//! Any history of connections, wakes and ends at a front.
+//! A front, under any sequence of connections, wakes and ends.
 
 mod support;
 
@@ -34,18 +34,18 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The front with a world around it that does what it says.
+/// A front, and a world that does what the front decides.
 struct World {
     front: Front,
     limits: Limits,
     now: Millis,
     next: u32,
-    /// The connections of each instance.
+    /// The number of connections of each instance.
     up: BTreeMap<InstanceId, u32>,
     ending: Vec<InstanceId>,
     waking: u32,
     waiting: u32,
-    /// Since when each instance is without connections.
+    /// Since when each instance has had no connection.
     idle: BTreeMap<InstanceId, Millis>,
 }
 
@@ -107,7 +107,7 @@ impl World {
         self.act();
     }
 
-    /// What the shell does after every event.
+    /// Does what the agent does after every event.
     fn act(&mut self) {
         while let Some(id) = self.front.assign(&self.limits) {
             let most = self.up.values().filter(|c| **c < self.limits.max_connections).max();
@@ -155,13 +155,14 @@ proptest! {
             let connects = matches!(step, Step::Connect);
             let before = world.waking;
             world.step(step);
-            // One connection wakes one instance at most, and only as many are on their way as those
-            // who wait can fill.
+            // One connection wakes at most one instance, and no more instances are waking than the
+            // waiting connections can fill.
             if connects && waited == 0 {
                 prop_assert!(world.waking <= before + 1);
             }
         }
-        // Left alone, everybody who waits is served, and then the pool is at zero again.
+        // Without further events, all waiting connections are served, and then the pool goes back
+        // to zero.
         for _ in 0..2000 {
             if world.waiting == 0 && world.up.is_empty() && world.waking == 0 && world.ending.is_empty() {
                 break;

@@ -1,5 +1,5 @@
-//! Claims under any history: no claim gets two machines, no machine two claims, those that came
-//! first are served first, and nobody waits for ever.
+//! Claims under any sequence of events: no claim gets two machines, no machine gets two claims,
+//! claims are served in the order of their arrival, and none waits forever.
 
 mod support;
 
@@ -54,7 +54,7 @@ fn the_soonest_then_the_least_loaded_and_a_burst_spreads() {
     assert!(made[0].0 != made[1].0, "a burst spreads");
     assert_eq!(made[4..6], [of("n1", Source::Sleeping), of("n1", Source::Sleeping)]);
     assert!(made[6..].iter().all(|m| m.1 == Source::Clone), "{made:?}");
-    // A node that drains or is lost gets nothing.
+    // A draining or lost node gets no claims.
     claims.close_node(&name("n1"));
     claims.close_node(&name("n2"));
     claims.submit("last", &pool, 1000).unwrap();
@@ -98,7 +98,7 @@ fn a_tenants_weight_is_its_part() {
     assert!((29..=31).contains(&big), "{big} of 40");
 }
 
-/// What happens.
+/// An event.
 #[derive(Clone, Debug)]
 enum Event {
     Submit { tenant: u8, pool: u8, patience: Millis },
@@ -129,7 +129,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     )
 }
 
-/// One pool on one simulated node: what is really there.
+/// One pool on one simulated node, as it really is.
 #[derive(Clone, Copy, Debug, Default)]
 struct Real {
     warm: u32,
@@ -137,17 +137,17 @@ struct Real {
     leased: u32,
 }
 
-/// How many leases a tenant's part of the quotas allows on a node.
+/// The number of leases that a tenant's share of the quotas allows on a node.
 const LEASES: u32 = 3;
 
 struct World {
     claims: Claims,
     /// By node and pool.
     real: BTreeMap<(Name, PoolRef), Real>,
-    /// By claim.
+    /// The grants that a node has not answered yet, by claim.
     flying: BTreeMap<String, Grant>,
     held: BTreeMap<String, Grant>,
-    /// In the order in which they came.
+    /// The waiting claims with their deadlines, in the order of their arrival.
     waiting: Vec<(String, PoolRef, Millis)>,
     gone: BTreeSet<String>,
     now: Millis,
@@ -182,7 +182,7 @@ impl World {
         world
     }
 
-    /// The node reports what is there.
+    /// Lets the node report its real state.
     fn tell(&mut self, index: u8) {
         let node = node(index);
         let mine = self.real.iter().filter(|((at, _), _)| *at == node);
@@ -204,7 +204,7 @@ impl World {
                     format!("t{tenant}/{}", ["a", "b"][usize::from(*pool)]).parse().unwrap();
                 let (id, deadline) = (format!("c{}", self.made), self.now + patience);
                 let mine = self.waiting.iter().filter(|(_, p, _)| p.tenant == pool.tenant).count();
-                // One that a node has refused waits in its old place, whatever the bounds.
+                // A claim that a node has refused waits in its old place, whatever the bounds.
                 match self.claims.submit(&id, &pool, deadline) {
                     Ok(()) => self.waiting.push((id, pool, deadline)),
                     Err(Refusal::TenantFull) => prop_assert!(mine >= LIMITS.per_tenant),
@@ -250,7 +250,8 @@ impl World {
         self.no_stray_is_somebodys()
     }
 
-    /// A claim that is under way or held is never taken for a stray, and one that has ended is.
+    /// Checks that a claim that is under way or held is never taken for a stray, and that an ended
+    /// one is.
     fn no_stray_is_somebodys(&self) -> Result<(), TestCaseError> {
         for index in 0..4u8 {
             let node = node(index);
@@ -271,10 +272,10 @@ impl World {
 
     fn next(&mut self) -> Result<bool, TestCaseError> {
         let Some(grant) = self.claims.next_grant() else { return Ok(false) };
-        // Only one that waits is granted, so that no claim gets two machines.
+        // Only a waiting claim is granted, so that no claim gets two machines.
         let at = self.waiting.iter().position(|(id, _, _)| *id == grant.claim);
         prop_assert!(at.is_some(), "{} does not wait", grant.claim);
-        // The first of its pool.
+        // The granted claim is the first of its pool.
         let first = self.waiting.iter().find(|(_, pool, _)| *pool == grant.pool).unwrap();
         prop_assert_eq!(&first.0, &grant.claim);
         self.waiting.remove(at.unwrap());
@@ -291,7 +292,7 @@ impl World {
         Ok(true)
     }
 
-    /// The node serves it if it can, as a real one decides by itself.
+    /// Answers a grant as a real node would: the node serves it if it can.
     fn answer(&mut self, id: &str, how: u8) {
         let grant = self.flying.remove(id).unwrap();
         let real = self.real.get_mut(&(grant.node.clone(), grant.pool.clone())).unwrap();
@@ -300,7 +301,7 @@ impl World {
             self.gone.insert(id.to_owned());
         } else if real.leased >= LEASES || how == 2 {
             self.claims.settle(id, Outcome::Refused);
-            // In its old place.
+            // The claim waits in its old place.
             let turn = |id: &str| id[1..].parse::<u32>().unwrap();
             let at = self.waiting.iter().position(|(other, _, _)| turn(other) > turn(id));
             let entry = (id.to_owned(), grant.pool.clone(), Millis::MAX);
@@ -340,7 +341,7 @@ proptest! {
             }
             world.step(event)?;
         }
-        // From now on nodes are well and jobs end: all that waits is served.
+        // From now on nodes work and jobs end, so all waiting claims are served.
         for _ in 0..200 {
             (0..4).for_each(|index| world.tell(index));
             while world.next()? {}
@@ -357,8 +358,9 @@ proptest! {
         prop_assert_eq!(world.flying.len() + world.held.len(), 0);
     }
 
-    /// Among tenants that could all be served, the one with the fewest in use comes first: however
-    /// many claims the others put before it, a tenant with none waits for no more than one each.
+    /// Of the tenants that could be served, the one with the fewest machines comes first. However
+    /// many claims the others submit before it, a tenant without a machine waits for at most one
+    /// claim of each.
     #[test]
     fn no_tenant_is_put_behind_anothers_burst(burst in 1usize..60, held in 0usize..30) {
         let mut claims = Claims::new(Limits { per_node: 1000, per_tenant: 1000, total: 10_000 });
@@ -382,7 +384,7 @@ proptest! {
         let order: Vec<String> = grants(&mut claims).into_iter().map(|g| g.claim).collect();
         let late = order.iter().position(|id| id == "late").unwrap();
         prop_assert!(late <= 3, "{}th", late);
-        // And the other tenants take turns.
+        // The other tenants take turns.
         let mut served = [held, 0, 0];
         for id in order.iter().filter(|id| *id != "late") {
             let tenant: usize = id[..1].parse().unwrap();

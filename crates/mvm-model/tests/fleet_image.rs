@@ -1,4 +1,4 @@
-//! Who receives an image from whom.
+//! Which node receives an image from which.
 
 use mvm_model::fleet::{
     Capacity, Holder, NodeStatus, Offers, PoolStatus, builders, hold_back, name_images,
@@ -50,7 +50,7 @@ fn status(node: &str, image: Option<(u8, Option<u8>)>) -> NodeStatus {
     }
 }
 
-/// A node that gives the images of its document.
+/// Returns a node that sends the images of its document to others.
 fn giver<'a>(address: &'a str, status: &'a NodeStatus, document: &'a DesiredState) -> Holder<'a> {
     Holder { status, document, told: Some(document), done: true, address: Some(address) }
 }
@@ -118,7 +118,7 @@ fn what_a_node_merely_keeps_is_given_to_nobody() {
     assert!(given(&document("me", Some(digest(1)))), "it is asked for by name");
 }
 
-/// What a node of a small fleet has come to.
+/// The state of a node of a small fleet.
 #[derive(Clone, Debug)]
 struct Site {
     name: Name,
@@ -129,7 +129,8 @@ struct Site {
 }
 
 impl Site {
-    /// A node that is to hold the document's pool, and others that only some nodes hold.
+    /// Returns a node that is to hold the document's pool; `more` are pools that only some nodes
+    /// hold.
     fn new(index: usize, more: &[bool], will_give: bool) -> Site {
         let name = name(&format!("n{index}"));
         let mut plain = document(name.as_str(), None);
@@ -145,7 +146,7 @@ impl Site {
         Site { name, plain, told, status, will_give }
     }
 
-    /// Carries out its document.
+    /// Carries out the node's document.
     fn work(&mut self) {
         for pool in self.told.references() {
             let held = self.status.pools.entry(pool).or_default();
@@ -168,7 +169,7 @@ impl Site {
     }
 }
 
-/// Sends every node its new document; returns how many pools are built anew.
+/// Sends every node its new document. Returns how many pools are built anew.
 fn tell(sites: &mut [Site]) -> usize {
     let before = sites.to_vec();
     let holders: Vec<Holder<'_>> = before.iter().map(Site::holds).collect();
@@ -197,7 +198,7 @@ proptest! {
         let pools: std::collections::BTreeSet<PoolRef> =
             sites.iter().flat_map(|site| site.plain.references().collect::<Vec<_>>()).collect();
         let mut built = tell(&mut sites);
-        // In any order, and then each as often as it may be needed.
+        // The nodes work in any order, and then each as often as may be necessary.
         let every = (0..sites.len()).cycle().take(sites.len() * 4);
         for at in works.into_iter().map(|at| at % more.len()).chain(every) {
             sites[at].work();

@@ -1,5 +1,5 @@
-//! Placement under any history of nodes that come, die, fill and drain: limits hold, nothing moves
-//! without need, and all that fits is placed.
+//! Placement under any sequence of nodes that come, die, fill up and drain: limits hold, nothing
+//! moves without need, and all that fits is placed.
 
 mod support;
 
@@ -104,7 +104,7 @@ fn node(index: usize, zone: Option<&str>, vcpus: u64, mem_mib: u64) -> (Name, Fl
     )
 }
 
-/// What a placement has of a pool.
+/// Returns a pool's counts on each node of a placement.
 fn placed(placement: &Placement, pool: &PoolRef) -> BTreeMap<Name, Counts> {
     let share = |(node, share): (&Name, &Share)| Some((node.clone(), *share.pools.get(pool)?));
     placement.nodes.iter().filter_map(share).collect()
@@ -149,7 +149,7 @@ fn packs_spreads_and_prefers() {
     assert_eq!(on(&one(liked), &nodes), [("n002".to_owned(), 6)]);
     let required = Rules { require: labels, max_per_node: Some(3), ..rules() };
     assert_eq!(on(&one(required), &nodes), [("n002".to_owned(), 3), ("n003".to_owned(), 3)]);
-    // Where the image is, nothing has to be built.
+    // A node that has the image need not build it.
     let revision = Some("r1".to_owned());
     let status = PoolStatus { revision, ..PoolStatus::default() };
     let n3 = Arc::make_mut(&mut nodes.get_mut(&name("n003")).unwrap().status);
@@ -211,7 +211,7 @@ fn a_drained_node_keeps_its_pools_for_as_long_as_it_has_jobs_of_them() {
     let first = place(&document, &nodes, &Placement::default(), 0);
     let drained = first.nodes.keys().next().unwrap().clone();
     let told = |placement: &Placement| node_document(&document, placement, &drained);
-    // The node reports this many jobs, this many of them open, before or after it got its document.
+    // The node reports these numbers of jobs and of open jobs, before or after it got its document.
     let mut next = |before: &Placement, jobs: u32, open_jobs: u32, settled: bool| {
         let node = nodes.get_mut(&drained).unwrap();
         (node.duty, node.settled) = (Duty::Draining, settled);
@@ -220,7 +220,7 @@ fn a_drained_node_keeps_its_pools_for_as_long_as_it_has_jobs_of_them() {
         Arc::make_mut(&mut node.status).pools.insert(reference.clone(), status);
         place(&document, &nodes, before, 0)
     };
-    // What it said when it did not know that it is drained counts for nothing.
+    // A report from before the node knew that it is drained does not count.
     let at_once = next(&first, 0, 0, true);
     let kept = &told(&at_once).tenants[0];
     assert_eq!(kept.pools[0].desired_counts, Counts::default());
@@ -239,7 +239,7 @@ fn a_drained_node_keeps_its_pools_for_as_long_as_it_has_jobs_of_them() {
     assert!(told(&over).tenants.is_empty());
 }
 
-/// What happens to a fleet.
+/// An event in a fleet.
 #[derive(Clone, Debug)]
 enum Event {
     Die(Index),
@@ -251,7 +251,7 @@ enum Event {
     Add(Option<&'static str>, u64),
     Lease(Index, Index, u32),
     Scale(Index, Counts),
-    /// A node comes to have these numbers of jobs and instances of a pool.
+    /// A node now has these numbers of jobs and instances of a pool.
     Work(Index, Index, u32, u32),
     /// A node reports that it has carried out its document.
     Settle(Index),
@@ -384,7 +384,7 @@ impl World {
         }
     }
 
-    /// Places anew. What nodes have reported of earlier documents says nothing of the new ones.
+    /// Makes a new placement. Earlier reports of nodes say nothing about their new documents.
     fn place(&mut self) -> Placement {
         let before = self.placement.clone();
         self.placement = place(&self.document, &self.nodes, &before, self.now);
@@ -392,7 +392,8 @@ impl World {
         before
     }
 
-    /// A pool stays on a node while it has jobs there, besides the rest of the node's document.
+    /// Checks that a pool stays on a node while it has jobs there, in addition to the node's other
+    /// pools.
     fn check_kept(&self, before: &Placement) -> Result<(), TestCaseError> {
         for (name, share) in &before.nodes {
             let Some(node) = self.nodes.get(name) else { continue };
@@ -410,7 +411,7 @@ impl World {
         node.lost_since.is_some_and(|since| self.now >= since + GRACE_S * 1000)
     }
 
-    /// What must hold whatever has happened.
+    /// Checks the invariants.
     fn check(&self) -> Result<(), TestCaseError> {
         for (tenant, pool) in self.document.pools() {
             let reference = tenant.reference(pool);
@@ -431,7 +432,7 @@ impl World {
             }
             let capacity = node.status.capacity;
             prop_assert!(vcpus <= capacity.vcpus && mem <= capacity.mem_mib, "{name} is too full");
-            // Every node takes its document.
+            // Every node accepts its document.
             let document = node_document(&self.document, &self.placement, name);
             if let Err(fault) = document.validate() {
                 return Err(TestCaseError::fail(format!("{name}: {fault}")));
@@ -460,7 +461,7 @@ impl World {
 
     fn check_quotas(&self) -> Result<(), TestCaseError> {
         for tenant in &self.document.tenants {
-            // A pool that a node merely keeps is extra: it comes to its end there.
+            // A pool that a node keeps only for its jobs does not count: it ends there.
             let id = &tenant.tenant_id;
             let holds = |share: &&Share| share.pools.keys().any(|pool| pool.tenant == *id);
             let parts =
@@ -496,7 +497,7 @@ impl World {
     }
 }
 
-/// What one event moved away from nodes that could have kept it.
+/// Returns how much one event has moved away from nodes that could have kept it.
 fn moved(before: &Placement, after: &Placement, world: &World) -> u64 {
     let mut moved = 0;
     for (name, share) in &before.nodes {
@@ -540,7 +541,7 @@ proptest! {
                 _ => prop_assert_eq!(moves, 0, "{:?} moved something", event),
             }
         }
-        // When all are well again, all that fits is placed.
+        // When all nodes work again, all that fits is placed.
         for node in world.nodes.values_mut() {
             (node.lost_since, node.duty) = (None, Duty::Open);
             Arc::make_mut(&mut node.status).pools.clear();
@@ -558,7 +559,7 @@ proptest! {
         prop_assert!(left.is_empty(), "{:?}", left);
     }
 
-    /// Quotas that are just enough are split so that every node can hold its document.
+    /// Quotas that are just sufficient are split so that every node can hold its document.
     #[test]
     fn tight_quotas_are_enough(document in any_fleet()) {
         let mut document = document;

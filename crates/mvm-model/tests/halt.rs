@@ -1,4 +1,4 @@
-//! What is done with machines that their hypervisor has stopped.
+//! The decisions about machines that their hypervisor has paused.
 
 use mvm_model::halt::{Cause, Facts, IO_TRIES, ROOM_MIB, Step, step};
 use proptest::prelude::*;

@@ -1,4 +1,4 @@
-//! Jobs: their states, their queue, what is kept of them.
+//! Jobs: their states, their queue, and which are kept.
 
 mod support;
 
@@ -30,8 +30,8 @@ fn at(state: JobState) -> Job {
     job
 }
 
-/// The design's words: preparing → queued → starting → running → an end; back into the queue only
-/// what never began, or may be retried.
+/// The design's transitions: preparing → queued → starting → running → an end. A job goes back into
+/// the queue only if it never began or may be retried.
 const DOCUMENTED: &[(JobState, &[JobState])] = &[
     (Preparing, &[Queued, Canceled]),
     (Queued, &[Starting, Failed, Canceled]),
@@ -76,7 +76,7 @@ fn what_has_ended_stays_so_and_says_where_to_look() {
     }
 }
 
-/// What may happen to a job.
+/// A step in the life of a job.
 #[derive(Clone, Debug)]
 enum Step {
     Queue,
@@ -113,7 +113,7 @@ fn a_job_of_low_priority_waits_no_longer_than_its_priority_is_lower() {
         job
     };
     let low = queued(1, -10, 0);
-    // One of high priority every second, for ever.
+    // A job of high priority comes every second, forever.
     let all: Vec<Job> =
         (0..4000).map(|second| queued(second + 2, 10, second * 1000)).chain([low]).collect();
     let place = queue(&all).iter().position(|job| job.number == 1).expect("queued");
@@ -123,8 +123,8 @@ fn a_job_of_low_priority_waits_no_longer_than_its_priority_is_lower() {
 proptest! {
     #![proptest_config(support::cases(512))]
 
-    /// Whatever happens, a command begins at most once, and once more for each retry; and where it
-    /// has begun and not ended, nothing but its retries lets it begin again.
+    /// Whatever happens, a command begins at most once, plus once for each retry. A command that
+    /// has begun and not ended begins again only by a retry.
     #[test]
     fn a_command_begins_no_more_often_than_it_may(
         steps in steps(), retries in 0u8..4, attached: bool,
@@ -168,9 +168,8 @@ proptest! {
         }
     }
 
-    /// A queue is taken from the front: by priority where jobs came within a minute, then in the
-    /// order of submission, whatever else there is; and no job is overtaken by one that came too
-    /// late for its priority.
+    /// The queue is served from the front: by priority among jobs that came within a minute, then
+    /// in the order of submission. No job is overtaken by one that came too late for its priority.
     #[test]
     fn the_queue_is_in_order(
         jobs in prop::collection::vec((-100i8..=100, 0usize..9), 0..60), apart in 0u64..200_000,
@@ -190,14 +189,14 @@ proptest! {
         for pair in queue.windows(2) {
             let (a, b) = (pair[0], pair[1]);
             let steps = i64::from(a.spec.priority) - i64::from(b.spec.priority);
-            // How much later the first came.
+            // How much later the first of the two came.
             let later = (a.number as i64 - b.number as i64) * apart as i64;
             prop_assert!(later < steps * PRIORITY_STEP_MS as i64
                 || (later == steps * PRIORITY_STEP_MS as i64 && a.number < b.number));
         }
     }
 
-    /// As many jobs wait as the quota allows, and not one more.
+    /// Exactly as many jobs may wait as the quota allows.
     #[test]
     fn the_queue_has_a_bound(states in prop::collection::vec(0usize..9, 0..40), limit in 0u64..20) {
         let jobs: Vec<Job> = states.into_iter().map(|state| at(JobState::ALL[state])).collect();
@@ -212,7 +211,7 @@ proptest! {
         }
     }
 
-    /// A job that is removed has ended, and is too old or not among the newest that are kept.
+    /// A removed job has ended, and is too old or not among the newest that are kept.
     #[test]
     fn the_newest_ended_jobs_are_kept(
         ages in prop::collection::vec((0u64..KEPT_MS * 2, 0usize..9), 0..40), more in 0usize..2,
@@ -224,7 +223,7 @@ proptest! {
             job.ended_at = job.state.has_ended().then_some(now - age);
             job
         }).collect();
-        // Many that have just ended.
+        // Many jobs that have just ended.
         for index in 0..more * KEPT {
             let mut job = job(1_000 + index as u32);
             (job.state, job.ended_at) = (Succeeded, Some(now));
@@ -248,7 +247,7 @@ proptest! {
         prop_assert_eq!(id.to_string().parse::<JobId>().unwrap(), id);
     }
 
-    /// A specification from outside is read or refused, and one that is valid stays within bounds.
+    /// A specification from outside is accepted or refused, and a valid one respects the bounds.
     #[test]
     fn any_specification_is_valid_or_refused(
         argv in prop::collection::vec("[a-z\\x00]{0,4}", 0..4),
@@ -291,8 +290,8 @@ fn a_restart_loses_only_what_nobody_keeps() {
         job.recover(found, 9).expect("recover");
         job
     };
-    // A command that its guest keeps goes on, whether or not a client follows it, and also where it
-    // is to end.
+    // A command that its guest keeps goes on, with or without a client, and even if it is to be
+    // ended.
     let mut goes_on = running(1, Some(kept()));
     assert_eq!(after(goes_on.clone(), Found::Runs), goes_on);
     (goes_on.attached, goes_on.cancel_requested) = (true, true);
@@ -309,13 +308,13 @@ fn a_restart_loses_only_what_nobody_keeps() {
     let mut canceled = running(1, None);
     canceled.cancel_requested = true;
     assert_eq!(after(canceled, Found::Runs).state, Canceled);
-    // What had a machine and did not begin never ran.
+    // A job that had a machine and did not begin has never run.
     let mut starting = job(1);
     starting.queue(1, 1).expect("queue");
     let waits = starting.clone();
     starting.assign("ci/runners/i-00000001".parse().expect("id"), State::Warm, 2).expect("assign");
     assert_eq!(after(starting.clone(), Found::Gone), waits);
-    // Its client has a while to come back.
+    // The client has some time to come back.
     for mut of_client in [waits.clone(), starting] {
         of_client.attached = true;
         assert_eq!(after(of_client, Found::Runs).state, Queued);

@@ -1,4 +1,4 @@
-//! A job's lease lives as long as its holder, and no longer.
+//! A job's lease lasts as long as its holder, and no longer.
 
 mod support;
 
@@ -15,12 +15,13 @@ fn lease(purpose: Purpose, longest_until: Option<u64>) -> Lease {
     Lease { id, holder, purpose, since: BEGAN, expires_at: BEGAN + 5000, longest_until }
 }
 
-/// What may come between two signs of a holder that lives: less than a lease outlives the last one.
+/// What may come between two signs of a living holder. It takes less time than a lease outlives the
+/// last sign.
 #[derive(Clone, Debug)]
 enum Gap {
-    /// A sign comes in its time.
+    /// The next sign comes in time.
     None,
-    /// Another leader comes, or the way is slow: the next sign is late.
+    /// Another leader comes, or the connection is slow: the next sign is late.
     Late(u64),
     /// The agent is replaced.
     Restart,
@@ -44,7 +45,7 @@ proptest! {
         let (mut now, mut holders) = (BEGAN, Holders::begin(BEGAN - 50_000));
         for gap in gaps {
             let late = if let Gap::Late(by) = gap { by } else { 0 };
-            // Looked at in between, and just before the sign comes.
+            // The lease is checked in between, and just before the next sign.
             for at in [now + look, now + RENEW_MS + late - 1] {
                 prop_assert!(lease.ends_at(holders.seen(ID, at)) > at);
             }

@@ -1,11 +1,12 @@
-//! A guest that answers lives, however late it does and however it is watched; one that does not is
-//! found dead in time.
+//! A guest that answers is never taken for dead, however late it answers and however it is watched;
+//! a silent one is found dead in time.
 
 use mvm_model::liveness::{HELD_UP_MS, Liveness, Next};
 use proptest::prelude::*;
 
-/// Watches a guest from 0 on, with these pauses between the looks. It answers each question after
-/// the next number of ms, or never where there is none. Returns when it was taken for dead.
+/// Watches a guest from time 0 on, with these pauses between the checks, in ms. The guest answers
+/// each question after the next number of ms, or never where there is none. Returns when the guest
+/// was taken for dead.
 fn watch(timeout_s: u64, pauses: &[u64], answers: &mut dyn FnMut() -> Option<u64>) -> Option<u64> {
     let (mut liveness, mut now) = (Liveness::begin(0), 0);
     let (mut heard, mut coming) = (0, Vec::new());
@@ -37,7 +38,7 @@ proptest! {
         pauses in prop::collection::vec(1..20_000u64, 1..200),
         delays in prop::collection::vec(0..1000u64, 1..20),
     ) {
-        // As a share of the timeout.
+        // Delays are shares of the timeout.
         let mut delays = delays.iter().cycle().map(|share| share * timeout_s);
         prop_assert_eq!(watch(timeout_s, &pauses, &mut || delays.next()), None);
     }
@@ -67,7 +68,7 @@ fn a_watcher_that_was_held_up_asks_anew() {
     assert_eq!(liveness.look(30, 0, 4000), Next::Wait);
     assert_eq!(liveness.look(30, 0, 8000), Next::Wait);
     assert_eq!(liveness.look(30, 0, 12_000), Next::Ask);
-    // An hour in which nobody was there to hear the answer.
+    // For an hour nothing was there to receive the answer.
     assert_eq!(liveness.look(30, 0, 3_612_000), Next::Ask);
     for second in 1..30 {
         let next = liveness.look(30, 0, 3_612_000 + second * 1000);

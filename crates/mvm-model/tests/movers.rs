@@ -1,4 +1,4 @@
-//! Who may move an instance, whatever its lease.
+//! Who may move an instance, by its lease.
 
 mod support;
 

@@ -1,4 +1,5 @@
-//! Names and references: what is taken is exactly what the rule says, and comes back as it was.
+//! Names and references: exactly those that the rule allows are accepted, and they print as they
+//! were written.
 
 mod support;
 
@@ -10,7 +11,7 @@ use serde::de::DeserializeOwned;
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
-/// The rule, stated in another way than the parser's: every character in its place.
+/// The rule, stated differently than in the parser: each character in its place.
 fn is_name(text: &str) -> bool {
     let characters: Vec<char> = text.chars().collect();
     let plain = |c: &char| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -25,7 +26,7 @@ fn is_id(text: &str) -> bool {
     text.chars().count() == 10 && text.starts_with("i-") && text.chars().skip(2).all(hexadecimal)
 }
 
-/// Anything at all, and much of what is nearly right.
+/// Arbitrary texts, and many that are almost valid.
 fn texts() -> impl Strategy<Value = String> {
     let part = "[a-z0-9-]{0,66}";
     prop_oneof![
@@ -41,7 +42,8 @@ fn texts() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Taken or refused as `rule` says; what is taken prints and serialises to the same text.
+/// Checks that a text is accepted or refused as `rule` says, and that an accepted one prints and
+/// serialises to the same text.
 fn holds<T>(text: &str, rule: bool) -> Result<(), TestCaseError>
 where
     T: FromStr<Err = mvm_model::Fault> + Display + Debug + PartialEq + Serialize + DeserializeOwned,
@@ -113,7 +115,7 @@ fn the_bounds_of_a_name() {
     }
 }
 
-/// The fault that is named is the fault that is there.
+/// A refusal names the true fault.
 #[test]
 fn a_refused_name_is_told_why() {
     let message = |text: &str| text.parse::<Name>().unwrap_err().message;

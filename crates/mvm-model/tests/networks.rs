@@ -39,7 +39,7 @@ fn hosts(network: &TenantNetwork) -> BTreeSet<u32> {
     (u32::from(net.network())..=u32::from(net.broadcast())).collect()
 }
 
-/// What nobody may have as a tenant's network, by the registries.
+/// Returns whether the registries forbid a network for any tenant.
 fn forbidden(net: Ipv4Net) -> bool {
     ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4"].iter().any(
         |text| {
@@ -89,7 +89,7 @@ proptest! {
         }
     }
 
-    /// Special networks and what surrounds them.
+    /// Special networks and their surroundings.
     #[test]
     fn special_networks_are_refused(pick in 0usize..5, prefix in 8u8..=29, low: u32) {
         let first = [0u32, 0x7f00_0000, 0xa9fe_0000, 0xe000_0000, 0xf000_0000][pick];
@@ -102,13 +102,13 @@ proptest! {
     fn capacity_is_hosts_without_the_gateway(network in valid()) {
         let net = network.ipv4_subnet;
         let all = u32::from(net.broadcast()) - u32::from(net.network()) + 1;
-        // Without network, broadcast and gateway.
+        // Without the network's, the broadcast and the gateway's address.
         prop_assert_eq!(network.capacity(), all - 3);
         prop_assert_eq!(u32::from(network.gateway()), u32::from(net.network()) + 1);
         prop_assert!(net.contains(&network.gateway()));
     }
 
-    /// Before anybody has validated it as well: an answer, not a panic.
+    /// Even an unvalidated network gets an answer, not a panic.
     #[test]
     fn capacity_has_an_answer_for_any_prefix(address: u32, prefix in 0u8..=32) {
         let capacity = u64::from(network(1, address, prefix).capacity());
@@ -134,8 +134,9 @@ proptest! {
         }
     }
 
-    /// Taken and given back in any order: no address twice, exactly `capacity` of them, and each
-    /// with a MAC address of its own, a unicast and locally administered one.
+    /// Addresses are taken and given back in any order: none is given twice, there are exactly
+    /// `capacity` of them, and each has a MAC address of its own, which is unicast and locally
+    /// administered.
     #[test]
     fn a_subnet_gives_all_its_addresses_once(
         seed in crowded(),
@@ -205,7 +206,7 @@ fn a_network_of_the_internet_has_to_be_allowed() {
         let allowed = TenantNetwork { allow_public_subnet: true, ..network.clone() };
         allowed.validate().unwrap();
         assert!(allowed.is_same(&network));
-        // What is not said is not written, so that records and documents are as before.
+        // A default value is not written, so that records and documents stay as they were.
         let text = serde_json::to_string(&network).unwrap();
         assert!(!text.contains("public"), "{text}");
     }

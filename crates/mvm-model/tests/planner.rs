@@ -1,6 +1,6 @@
-//! The reconciler's plan, carried out in a simulated world: clients take and give back machines,
-//! people put some aside, images are built, things fail. When things stop failing the pool comes to
-//! hold what it should, and then there is nothing left to do.
+//! The reconciler's plan, carried out in a simulated world: clients take machines and give them
+//! back, users put some aside, images are built, and steps fail. Once they stop failing, the pool
+//! gets its desired counts, and then there is nothing left to do.
 
 mod support;
 
@@ -14,25 +14,26 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use std::collections::BTreeSet;
 
-/// Whether the quotas let a leased instance run; where not, it stays as it was, under its lease.
+/// Whether the quotas let a leased instance run. If not, the instance keeps its state, under its
+/// lease.
 type Admitted = bool;
 
 #[derive(Clone, Debug)]
 enum Event {
-    /// The reconciler looks.
+    /// The reconciler runs.
     Tick {
         slots: usize,
     },
-    /// Something that is under way ends, well or badly.
+    /// A step under way ends, with success or failure.
     Finish(Index, bool),
-    /// Everything under way ends well.
+    /// All steps under way end with success.
     FinishAll,
     Wait(Millis),
-    /// A job takes the readiest instance.
+    /// A job takes the instance that is ready soonest.
     Claim,
     /// A job ends.
     Release(Index),
-    /// A person makes an instance, or takes one, or puts it aside, or lets the lease expire.
+    /// A user makes an instance, takes one, puts it aside, or lets the lease expire.
     Make,
     Take(Index, Admitted),
     PutAside(Index, State),
@@ -111,7 +112,8 @@ impl World {
         self.instances.push(instance);
     }
 
-    /// Whether it serves as a spare where it is, or will where it is going.
+    /// Returns whether the instance is a spare in its present state, or will be in the state that
+    /// it goes to.
     fn is_spare(&self, instance: &Instance) -> bool {
         let current = &self.pool.current_revision().expect("built").digest;
         instance.lease.is_none()
@@ -132,7 +134,7 @@ impl World {
         }
     }
 
-    /// What must hold of every plan, whatever the world looks like.
+    /// Checks the invariants of every plan, whatever the state of the world.
     fn check(&self, actions: &[Action], slots: usize) -> Result<(), TestCaseError> {
         let mut touched = BTreeSet::new();
         let (mut builds, mut wasted) = (0, 0);
@@ -162,7 +164,7 @@ impl World {
             prop_assert!(actions.is_empty(), "a pool that was never scaled is left alone");
             return Ok(());
         };
-        // Of what will serve, no more is destroyed than there is too much.
+        // No more useful instances are destroyed than there are too many.
         let too_much = self.spares().total().saturating_sub(desired.total());
         prop_assert!(
             wasted <= too_much,
@@ -187,7 +189,7 @@ impl World {
                 Action::Destroy { id } => self.set_goal(id, State::Destroyed),
             }
         }
-        // A spare that has failed serves nobody.
+        // A failed spare is discarded.
         self.instances.retain(|i| i.state != State::Failed || !i.is_clean() || i.is_busy());
         Ok(actions)
     }
@@ -197,7 +199,7 @@ impl World {
         instance.goal = Some(to);
     }
 
-    /// Ends what is under way with the instance at this place.
+    /// Ends the step under way of the instance at this index.
     fn finish(&mut self, place: usize, well: bool) {
         let now = self.now;
         let instance = &mut self.instances[place];
@@ -212,7 +214,7 @@ impl World {
                 return;
             }
             (true, to) => (instance.state, instance.state_since) = (to, now),
-            // The machine has not run: it sleeps on.
+            // The machine has not run, so the instance remains asleep.
             (false, _) if instance.state == State::Sleeping => {}
             (false, _) => instance.state = State::Failed,
         }
@@ -270,7 +272,7 @@ impl World {
         Ok(())
     }
 
-    /// A job's lease ends: the pool's rule says what becomes of the instance.
+    /// Ends a job's lease. The pool's rule says what happens to the instance.
     fn release(&mut self, place: usize) {
         let gone = matches!(self.instances[place].state, State::Failed | State::Created);
         match self.pool.recycle {
@@ -325,8 +327,7 @@ impl World {
         Ok(())
     }
 
-    /// Nothing fails any more: the plan is carried out until it is empty. Returns how many steps it
-    /// took.
+    /// Carries out the plan without failures until it is empty. Returns the number of steps.
     fn settle(&mut self, slots: usize) -> Result<usize, TestCaseError> {
         let mut steps = 0;
         for _ in 0..300 {
@@ -364,10 +365,10 @@ proptest! {
         };
         prop_assert_eq!(world.spares(), desired);
         prop_assert_eq!(ready(&world.pool, &world.instances), desired);
-        // Each instance is touched a few times at most: it does not go to and fro.
+        // Each instance is touched a few times at most, so none is moved back and forth.
         let bound = 3 * (before + desired.total() as usize);
         prop_assert!(steps <= bound, "{} steps for {} instances", steps, before);
-        // What is there beyond the spares is somebody's: leased, put aside, or kept by hand.
+        // The instances beyond the spares belong to users: leased, put aside, or kept by hand.
         let current = world.pool.current_revision().unwrap().digest.clone();
         for instance in world.instances.iter().filter(|i| !world.is_spare(i) && i.lease.is_none()) {
             let raw = matches!(instance.state, State::Created | State::Stopped | State::Failed);
@@ -377,7 +378,7 @@ proptest! {
         prop_assert!(world.plan(100).is_empty());
     }
 
-    /// After the leases end as well, a pool that recycles holds its spares and no more.
+    /// Once the leases have ended too, a pool that recycles holds its spares and nothing else.
     #[test]
     fn jobs_leave_the_pool_as_it_was(
         mut pool in pools(),
@@ -418,7 +419,7 @@ proptest! {
     }
 }
 
-/// A pool that is scaled beyond all measure is built up slot by slot, too.
+/// A pool that is scaled to an enormous size is also built a few steps at a time.
 #[test]
 fn an_enormous_pool_is_planned_a_few_steps_at_a_time() {
     let mut pool = World::new(Pool {

@@ -1,4 +1,4 @@
-//! The sleep policy over any course of events.
+//! The sleep policy over any sequence of events.
 
 mod support;
 
@@ -83,14 +83,14 @@ proptest! {
         if instances.iter().any(Instance::is_busy) {
             prop_assert_eq!(destroyed, 0, "one after another");
         }
-        // What was due and cools has been acted on.
+        // Every instance whose cooling was due was acted on.
         let due = instances.iter().filter(|i| {
             next(&pool, i, Some(0)).is_some_and(|n| n.at <= now && n.to != State::Destroyed)
         });
         prop_assert_eq!(actions.len() - destroyed, due.count());
     }
 
-    /// An instance that nobody touches goes to sleep, in two steps at most, and stays there.
+    /// An instance that is left alone goes to sleep, in two steps at most, and stays asleep.
     #[test]
     fn what_is_left_alone_falls_asleep(policy in policies(), state in prop::sample::select(vec![State::Running, State::Warm])) {
         let pool = pool(policy, None);
@@ -164,8 +164,8 @@ proptest! {
         let (over, kept): (Vec<_>, Vec<_>) =
             given().filter(|(i, _)| !i.is_busy()).partition(|(i, _)| gone.contains(&i.id));
         prop_assert!(kept.len() <= LINGERING_MOST && kept.iter().all(|(_, until)| *until > now && !pressed));
-        // One that goes before its time does so for lack of room, and those that stay fell asleep
-        // later.
+        // A process that ends before its time does so because there are too many, and those that
+        // stay fell asleep later.
         for (early, until) in over.iter().filter(|(_, until)| *until > now && !pressed) {
             prop_assert!(kept.len() == LINGERING_MOST, "{early:?} could have stayed until {until}");
             prop_assert!(kept.iter().all(|(stays, _)| stays.state_since >= early.state_since));

@@ -1,4 +1,4 @@
-//! What a fleet's client does with each error.
+//! What a fleet's client does after each error.
 
 use mvm_model::Code;
 use mvm_model::retry::{Fate, Next, fate, pause, retry};
@@ -36,7 +36,7 @@ fn each_documented_error_has_one_fate() {
             Code::StoreUnknown
         ])
     );
-    // All others are answers: a quota that is exceeded is exceeded a second later.
+    // All other errors are final: a quota that is exceeded now is still exceeded a second later.
     assert!(of(Fate::Final).len() > 60, "{:?}", of(Fate::Final));
 }
 
@@ -47,12 +47,12 @@ fn what_was_not_carried_out_is_asked_again_whatever_it_is() {
         assert_eq!(retry(Some(Code::NoLeader), repeatable, zero, PATIENCE), Next::Wait);
         assert_eq!(retry(Some(Code::QuotaExceeded), repeatable, zero, PATIENCE), Next::Fail);
     }
-    // What may have been carried out is asked again only where that does no harm.
+    // A request that may have been carried out is repeated only if that does no harm.
     assert_eq!(retry(Some(Code::ConnectionBroken), true, zero, PATIENCE), Next::Wait);
     assert_eq!(retry(Some(Code::ConnectionBroken), false, zero, PATIENCE), Next::Fail);
 }
 
-/// Any code, or one of a later version.
+/// Returns any code; `None` stands for one of a later version.
 fn some_code(index: &prop::sample::Index) -> Option<Code> {
     let codes: Vec<_> = Code::all().map(Some).chain([None]).collect();
     *index.get(&codes)

@@ -1,5 +1,5 @@
-//! The table of transitions, and recovery: whatever was under way and whatever is left of it, the
-//! record says afterwards what is really there.
+//! The table of transitions, and recovery: whatever transition was under way and whatever is left
+//! of the machine, the record is true afterwards.
 
 mod support;
 
@@ -13,9 +13,9 @@ use mvm_model::{Instance, Temperature};
 
 const EVERY: [State; 7] = [Created, Running, Warm, Sleeping, Stopped, Failed, Destroyed];
 
-/// The design's words: `created → running ⇄ warm → sleeping → warm|running`,
-/// `running → stopped → running`, any → `destroyed`, any → `failed` → `running`; sleeping and
-/// stopping need no detour, and a clone that has not run is born asleep.
+/// The design's transitions: `created → running ⇄ warm → sleeping → warm|running`, `running →
+/// stopped → running`, any → `destroyed`, any → `failed` → `running`. Sleeping and stopping are
+/// direct, and a clone that has not run is created asleep.
 const DOCUMENTED: &[(State, &[State])] = &[
     (Created, &[Running, Sleeping]),
     (Running, &[Warm, Sleeping, Stopped]),
@@ -84,7 +84,7 @@ fn every_way_is_a_chain_of_allowed_transitions_and_there_is_one_wherever_one_is_
     }
 }
 
-/// The hint names what is possible, all of it but failure, and nothing else.
+/// Checks that the hint names exactly the possible states, except failure.
 fn hint_is_true(from: State, hint: &str) {
     let list = hint.split_once("can become ").map_or("", |(_, list)| list);
     let words: Vec<&str> = list.split(", ").collect();
@@ -103,7 +103,7 @@ fn the_table_is_minimal_and_nothing_leaves_the_end() {
     assert!(EVERY.iter().all(|from| !from.allows(Created)), "nothing becomes new again");
     assert_eq!(State::ALL.len() + 1, EVERY.len());
     assert!(!State::ALL.contains(&Destroyed));
-    // From anywhere, every state that a person can ask for can be reached.
+    // From any state, every state that a user can ask for can be reached.
     for from in State::ALL {
         let mut reached = vec![from];
         while let Some((_, to)) =
@@ -128,12 +128,12 @@ fn temperatures_and_texts_are_the_states() {
     }
 }
 
-/// One machine: its record and what is really there of it.
+/// One machine: its record, and its real state.
 #[derive(Clone, Debug, PartialEq)]
 struct World {
-    /// `None` when destroyed.
+    /// `None` once it is destroyed.
     record: Option<Instance>,
-    /// The hypervisor's process: whether its vCPUs run.
+    /// The hypervisor's process: whether its vCPUs run; `None` without a process.
     process: Option<bool>,
     snapshot: Snapshot,
 }
@@ -187,7 +187,7 @@ impl World {
         self.record.as_ref().map_or(Destroyed, |record| record.state)
     }
 
-    /// The record says what is there.
+    /// Returns whether the record matches the real state.
     fn is_true(&self) -> bool {
         match self.state() {
             Running => self.process == Some(true),
@@ -198,7 +198,7 @@ impl World {
         }
     }
 
-    /// Whether it can be woken from what is on disk.
+    /// Returns whether the machine can be woken from disk.
     fn can_wake(&self) -> bool {
         matches!(self.snapshot, Whole | Resuming { stale: false })
     }
@@ -208,7 +208,7 @@ impl World {
     }
 }
 
-/// Every record that there can be, with everything that can be left of the machine.
+/// Returns every possible record, combined with every possible rest of the machine.
 fn every_world() -> Vec<World> {
     let mut worlds = Vec::new();
     for state in State::ALL {
@@ -253,18 +253,18 @@ fn recovery_gives_up_memory_only_where_that_was_asked_for() {
         let mut world = before.clone();
         world.recover();
         assert_eq!(world.record.is_none(), to == Destroyed, "{before:?}");
-        // A snapshot that is the only copy of a machine on its way to or from sleep is kept.
+        // A snapshot is kept if it is the only copy of a machine that is going to sleep or waking.
         let sleeps = record.state == Sleeping || to == Sleeping;
         let kept = before.snapshot == Whole || before.can_wake() && before.process.is_none();
         if sleeps && kept && !asked {
             assert_eq!(world.state(), Sleeping, "{before:?}");
             assert_eq!(world.snapshot, Whole, "{before:?}");
         }
-        // One whose guest may have run is never woken from what is void.
+        // A machine whose guest may have run is never woken from its void snapshot.
         if matches!(before.snapshot, Resuming { stale: true }) && before.process.is_none() {
             assert_ne!(world.state(), Sleeping, "{before:?}");
         }
-        // And so is a process that is.
+        // A live process is kept in the same way.
         let lives = record.state.has_process() || (record.state == Sleeping && to != Sleeping);
         if lives && before.process.is_some() && !asked {
             assert!(world.has_memory(), "{before:?}: {world:?}");
@@ -272,7 +272,8 @@ fn recovery_gives_up_memory_only_where_that_was_asked_for() {
     }
 }
 
-/// What the agent does for one transition, a step each; the record's outcome is the last.
+/// Returns what the agent does for one transition, step by step. The outcome in the record follows
+/// as the last step.
 fn steps(from: State, to: State) -> Vec<fn(&mut World)> {
     let pause: fn(&mut World) = |w| w.process = w.process.map(|_| false);
     let resume: fn(&mut World) = |w| {
@@ -304,8 +305,8 @@ fn settled(state: State) -> World {
     World::new(state, None, process, if state == Sleeping { Whole } else { Absent })
 }
 
-/// Every transition, cut off after any of its steps: from where, to where, after how many, and what
-/// is then there.
+/// Returns every transition, cut off after each of its steps: the states, the number of steps done,
+/// and what is left then.
 fn cut_off() -> Vec<(State, State, usize, World)> {
     let mut found = Vec::new();
     for from in State::ALL {
@@ -322,8 +323,8 @@ fn cut_off() -> Vec<(State, State, usize, World)> {
     found
 }
 
-/// The agent is killed after any step, the machines go on: each transition is finished or undone,
-/// and nothing has failed.
+/// The agent is killed after any step, and the machines run on: each transition is completed or
+/// undone, and no instance has failed.
 #[test]
 fn a_killed_agent_costs_nothing() {
     for (from, to, done, mut world) in cut_off() {
@@ -333,7 +334,7 @@ fn a_killed_agent_costs_nothing() {
     }
 }
 
-/// The host loses its power after any step: processes are gone, snapshots are not.
+/// The host loses power after any step: processes are gone, and snapshots are not.
 #[test]
 fn a_lost_host_costs_running_machines_and_no_sleepers() {
     for (from, to, done, mut world) in cut_off() {

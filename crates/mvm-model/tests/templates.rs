@@ -7,7 +7,8 @@ use mvm_model::template::Standing;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// After which of these clones, each of the template made at that time, it is given up.
+/// Returns the index of the clone after which the template is given up. Each clone is one of the
+/// template that was made at this time.
 fn given_up(clones: &[(u64, CloneEnd)]) -> Option<usize> {
     let mut standing = Standing::default();
     clones.iter().position(|(made_at, end)| {
@@ -23,7 +24,7 @@ fn two_silent_clones_in_a_row_are_too_many() {
     assert_eq!(given_up(&[(1, Answered), (1, Silent), (1, Unrelated), (1, Silent)]), Some(3));
     assert_eq!(given_up(&[(1, Unusable)]), Some(0));
     assert_eq!(given_up(&[(1, Unrelated), (1, Unrelated), (1, Unrelated)]), None);
-    // What is left of the one before does not count against the new one, whatever the clock says.
+    // Clones of the former template do not count against the new one, whatever the clock says.
     assert_eq!(given_up(&[(2, Silent), (1, Silent)]), None);
     assert_eq!(given_up(&[(1, Silent), (2, Silent), (2, Silent)]), Some(2));
 }

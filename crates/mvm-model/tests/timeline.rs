@@ -70,8 +70,8 @@ proptest! {
                     anchor = anchor.moved_to(host.moment());
                     prop_assert_eq!(anchor.time_of(&host.moment()), before);
                 }
-                // The agent wrote its anchor before the host went down, and the clock is stepped
-                // while it is down or not: time goes on from there, and never back.
+                // The agent wrote its anchor before the host went down, and the clock may be
+                // stepped while the host is down. Time continues from there and never goes back.
                 Event::Reboots(takes) => {
                     anchor = anchor.moved_to(host.moment());
                     host = Host { boot: host.boot + 1, since_boot: takes / 2, wall: host.wall + takes };

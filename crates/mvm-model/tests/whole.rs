@@ -1,5 +1,5 @@
-//! Planner, sleep policy, quotas, addresses and claims together, as a node carries them out: several
-//! pools of one tenant, any course of commands, failures, pressure and time.
+//! Planner, sleep policy, quotas, addresses and claims together, as a node carries them out:
+//! several pools of one tenant, and any sequence of commands, failures, memory pressure and time.
 
 mod support;
 
@@ -19,21 +19,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
 enum Event {
-    /// The reconcile loop looks, once; with memory pressure or without.
+    /// The reconcile loop runs once, with or without memory pressure.
     Tick {
         slots: usize,
         pressed: bool,
     },
-    /// One step of something under way ends, well or badly.
+    /// One step under way ends, with success or failure.
     Step(Index, bool),
-    /// All that is under way comes to its end, well.
+    /// All that is under way is completed with success.
     Finish,
     Wait(Millis),
     Create(Index),
     Claim(Index),
-    /// A lease ends, as its pool's rule says.
+    /// A lease ends, by its pool's rule.
     Release(Index),
-    /// A person takes an instance and brings it somewhere, or to its end.
+    /// A user takes an instance and brings it to a state, or destroys it.
     Take(Index, State),
     Scale(Index, Counts),
     Build(Index, u8),
@@ -125,7 +125,7 @@ struct Node {
     instances: BTreeMap<InstanceId, Instance>,
     now: Millis,
     made: u32,
-    /// How many steps the loop has begun.
+    /// The number of steps that the loop has begun.
     begun: usize,
 }
 
@@ -165,7 +165,7 @@ impl Node {
         self.pools.iter().position(|pool| pool.reference == *of).expect("its pool")
     }
 
-    /// Creates an instance as the node does: quotas first, then an address that nobody has.
+    /// Creates an instance as the node does: checks the quotas, then takes a free address.
     fn create(&mut self, pool: usize, goal: Option<State>) -> Option<InstanceId> {
         let record = &self.pools[pool];
         let in_pool = self.of(pool).len() as u64;
@@ -184,7 +184,8 @@ impl Node {
         Some(made.id)
     }
 
-    /// The first step from a state to another: through `running` where there is no other way.
+    /// Begins the first step from one state to another, through `running` where there is no direct
+    /// one.
     fn begin(&mut self, id: InstanceId, to: State) -> bool {
         let instance = &self.instances[&id];
         let step = if instance.state.allows(to) { to } else { State::Running };
@@ -198,7 +199,7 @@ impl Node {
         admitted
     }
 
-    /// The next step of what is under way with an instance.
+    /// Ends the present step of an instance, and begins the next one.
     fn step(&mut self, id: InstanceId, well: bool) {
         let pool = self.pool_of(id);
         let now = self.now;
@@ -208,7 +209,7 @@ impl Node {
             match (well, intent.to) {
                 (_, State::Destroyed) => return drop(self.instances.remove(&id)),
                 (true, to) => instance.reach(to, now),
-                // The machine has not run: it sleeps on.
+                // The machine has not run, so the instance remains asleep.
                 (false, _) if instance.state == State::Sleeping => instance.intent = None,
                 (false, _) => instance.reach(State::Failed, now),
             }
@@ -236,7 +237,7 @@ impl Node {
         self.failures[pool] = Failures { count, last: self.now };
     }
 
-    /// Ends all that is under way. Each has three steps at most.
+    /// Completes all that is under way. Each instance has three steps at most.
     fn finish(&mut self) -> Checked {
         for _ in 0..6 {
             let busy: Vec<InstanceId> =
@@ -249,7 +250,8 @@ impl Node {
         Err(TestCaseError::fail("something has no end"))
     }
 
-    /// One look of the reconcile loop at all pools. Returns how much it has begun.
+    /// Runs one pass of the reconcile loop over all pools. Returns the number of steps that it has
+    /// begun.
     fn tick(&mut self, slots: usize, pressed: bool) -> Checked<usize> {
         let before = self.begun;
         if pressed && let Some(id) = policy::relieve(self.instances.values()) {
@@ -262,7 +264,8 @@ impl Node {
             let all = self.of(pool);
             let mut actions = plan(record, &all, self.failures[pool], slots, self.now);
             if actions.is_empty() {
-                // Nobody does anything in them: idle since they came to be as they are.
+                // Nothing happens in the instances, so they are idle since they reached their
+                // state.
                 let idle = |id: InstanceId| Some(self.instances[&id].state_since);
                 actions = policy::act(record, all, idle, self.now);
             }
@@ -283,7 +286,8 @@ impl Node {
         Ok(self.begun - before)
     }
 
-    /// What the loop decides about: never one that somebody holds, or that is on its way.
+    /// Returns an instance that the loop decides about. The instance must be neither leased nor
+    /// busy.
     fn touch(&mut self, id: InstanceId) -> Checked<&mut Instance> {
         let instance = self.instances.get_mut(&id).expect("one that is there");
         prop_assert!(instance.lease.is_none(), "{instance:?} is leased");
@@ -291,7 +295,7 @@ impl Node {
         Ok(instance)
     }
 
-    /// A spare that has failed serves nobody.
+    /// Discards the spares that have failed.
     fn discard_failed(&mut self, pool: usize) {
         let reference = self.pools[pool].reference.clone();
         let scaled = self.pools[pool].desired.is_some();
@@ -399,8 +403,8 @@ impl Node {
         Ok(())
     }
 
-    /// Quotas are kept, but that what was there before they were lowered may stay; addresses are
-    /// unique and of the subnet.
+    /// Checks that quotas are kept, except by what was there before they were lowered, and that
+    /// addresses are unique and in the subnet.
     fn check(&self, before: &Usage) -> Checked {
         let (now, quotas) = (self.usage(), &self.quotas);
         for (what, limit, before, now) in [
@@ -418,7 +422,8 @@ impl Node {
         Ok(())
     }
 
-    /// No commands come any more, and nothing fails: the node comes to rest within this many looks.
+    /// Runs passes without commands and failures. The node must come to rest within this number of
+    /// passes.
     fn rest(&mut self, looks: usize) -> Checked {
         for _ in 0..looks {
             self.finish()?;
@@ -448,8 +453,8 @@ fn rules() -> impl Strategy<Value = Vec<Recycle>> {
 proptest! {
     #![proptest_config(support::cases(400))]
 
-    /// Whatever is commanded and however tight the quotas: they are kept, leases are respected, and
-    /// what is there goes only when somebody takes it away.
+    /// Under any commands and however tight the quotas, quotas are kept, leases are respected, and
+    /// an instance disappears only if it is taken away.
     #[test]
     fn quotas_are_kept_and_nothing_is_lost(
         rules in rules(), quotas in tight(), events in events(true),
@@ -468,8 +473,8 @@ proptest! {
         }
     }
 
-    /// Where the quotas allow it, every pool comes to hold its counts in a bounded number of looks,
-    /// and then the loop has nothing to do: neither planner nor policy undoes what the other did.
+    /// If the quotas allow it, every pool gets its desired counts in a bounded number of passes,
+    /// and then the loop has nothing to do: planner and policy never undo each other's work.
     #[test]
     fn it_comes_to_rest_and_stays_there(rules in rules(), events in events(false)) {
         let mut node = Node::new(ample(), &rules);
@@ -491,7 +496,7 @@ proptest! {
                 prop_assert_eq!(ready(pool, node.of(number)), desired);
             }
         }
-        // Pools that were never scaled cool down: each of their instances twice at most.
+        // Pools that were never scaled cool down: each instance in two steps at most.
         let begun = node.begun;
         for _ in 0..200 {
             node.now += 60_000;
@@ -504,7 +509,8 @@ proptest! {
         prop_assert!(node.begun - begun <= 2 * loose.count(), "{} steps at rest", node.begun - begun);
     }
 
-    /// Old ones are replaced one after another, and no faster than they grow old.
+    /// Instances that have reached their maximum age are replaced one after another, and no faster
+    /// than they age.
     #[test]
     fn what_grows_old_is_replaced_and_the_counts_are_kept(
         rule in rules(), counts in counts(6), max_age_s in 60u64..600, hours in 1u64..4,
@@ -522,13 +528,14 @@ proptest! {
             prop_assert!(ready(&node.pools[0], node.of(0)).total() >= least, "more than one is away");
         }
         let lives = hours * 3600 / max_age_s + 1;
-        // Each is taken away and made anew; and a place that is empty may be filled from another.
+        // Each instance is destroyed and made again, and a free place may be filled from another
+        // one.
         let bound = 4 * lives * counts.total();
         prop_assert!((node.begun - begun) as u64 <= bound, "{} steps", node.begun - begun);
     }
 }
 
-/// Thousands of instances are scaled up, taken, given back and scaled away again.
+/// Thousands of instances are scaled up, leased, given back and scaled away again.
 #[test]
 fn thousands_of_instances_come_and_go() {
     let most = Counts { running: 200, warm: 300, sleeping: 2500 };

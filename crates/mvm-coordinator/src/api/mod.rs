@@ -147,13 +147,13 @@ mod tests {
             signers.map(|route| format!("{} {} ", route.method, route.path)).collect();
         let mut differences =
             routes().merge(passed()).differences(Server::Coordinator, fleet).await;
-        // They are mounted where the authority's key is, and compared there.
+        // The signer's routes are mounted where the authority's key is, and compared there.
         differences.retain(|told| !signers.iter().any(|route| told.starts_with(route.as_str())));
         assert_eq!(differences, [""; 0]);
     }
 
-    /// Every route that makes something here looks at the idempotency key first, but for those that
-    /// are passed on to a node, which does so.
+    /// Every route that creates something here checks the idempotency key first, except those that
+    /// are passed on to a node, which checks it itself.
     #[tokio::test]
     async fn every_create_of_the_table_honours_its_key() {
         let fleet = crate::state::tests::lonely().await;
@@ -180,7 +180,7 @@ mod tests {
             let problem: Problem = serde_json::from_slice(&body).expect("a problem document");
             walked.push((route.operation, problem.code));
         }
-        // There is no such pool: it would be asked of a node.
+        // The pool does not exist, so no node is asked.
         let told =
             [("job.create", Code::NotFound), ("node.create", Code::IdempotencyOutcomeUnknown)];
         assert_eq!(walked, told.map(|(operation, code)| (operation, code.into())));

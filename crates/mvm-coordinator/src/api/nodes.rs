@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(problem.code(), Code::IdentityMissing);
         assert!(problem.hint().contains("--identity"));
         assert!(fleet.store.list(NODES).await.expect("a list").is_empty());
-        // One on its own machine it can reach.
+        // A coordinator without an identity can reach a node on its own machine.
         assert_eq!(add("unix:/run/mvm/agent.sock").await.code(), Code::LeaderChanged);
     }
 }

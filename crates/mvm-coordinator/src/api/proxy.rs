@@ -274,7 +274,7 @@ mod tests {
     use mvm_model::Code;
     use std::time::Duration;
 
-    /// Coordinators on this machine.
+    /// Reaches coordinators on this machine.
     struct Here;
 
     impl Connector for Here {
@@ -295,7 +295,7 @@ mod tests {
     async fn a_leader_that_hangs_is_not_waited_for_when_another_one_leads() {
         let folder = tempfile::tempdir().expect("a directory");
         let socket = folder.path().join("c2.sock");
-        // The kernel takes the connection, and nobody ever answers.
+        // The kernel accepts the connection, and nothing ever answers.
         let _hangs = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
         let fleet = lonely_with(Arc::new(Here)).await;
         fleet.leadership.set_leader(leader("c2", &socket.display().to_string()));

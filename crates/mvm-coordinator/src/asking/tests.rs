@@ -1,4 +1,4 @@
-//! A leader and one node whose answers are scripted.
+//! Tests with a leader and one node whose answers are scripted.
 
 use super::*;
 use crate::Error;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 const CLAIM: &str = "l-0123456789abcdef";
 
-/// What the node answers to a claim.
+/// The node's answer to a claim.
 #[derive(Clone, Copy, Debug)]
 enum Answer {
     Served,
@@ -31,7 +31,8 @@ enum Answer {
     Never,
 }
 
-/// A node that answers claims in this order, and says that what it is to end has ended.
+/// A node that gives these answers to claims in this order, and says of each claim that it is to
+/// end that the claim has ended.
 struct Scripted {
     answers: Mutex<VecDeque<Answer>>,
     asked: Mutex<Vec<&'static str>>,
@@ -117,7 +118,7 @@ fn record() -> ClaimRecord {
     ClaimRecord { pool, node: node(), holder, lease_s: None }
 }
 
-/// A coordinator that leads, and its node, which is in reach or not.
+/// Returns a coordinator that leads, with a node that it reaches or not.
 async fn leading(port: &Arc<Scripted>, reached: bool) -> (Arc<ClusterState>, Arc<Lead>) {
     let fleet = lonely().await;
     let election = mvm_store::Election::new(fleet.store.clone(), "leader");
@@ -163,7 +164,8 @@ async fn asked(answers: &[Answer]) -> (Result<Claim, Unserved>, Vec<&'static str
 
 #[tokio::test]
 async fn what_a_node_refuses_after_its_answer_was_lost_is_ended_there_and_goes_elsewhere() {
-    // Its agent was killed in the middle: the machine has failed, or there is no room for another.
+    // The agent was killed in the middle: the machine has failed, or there is no room for another
+    // one.
     for second in [Answer::Refused, Answer::Failed] {
         let (outcome, asked) = asked(&[Answer::Broken, second]).await;
         assert!(matches!(outcome, Err(Unserved::Elsewhere(_))), "{second:?}: {outcome:?}");
@@ -217,7 +219,7 @@ async fn a_claim_that_is_given_back_tells_its_client_to_claim_anew() {
     let written = Writer::start(fleet.store.clone(), lead.clone());
     fleet.claims.begin(written, BTreeMap::from([(CLAIM.to_owned(), record())]));
     fleet.set_lead(Some(lead.clone()));
-    // Nobody has come back for it in time, and its node cannot be asked to end it.
+    // The client has not come back in time, and the node cannot be asked to end the claim.
     let orphan = fleet.claims.orphan(CLAIM).expect("we lead").expect("an orphan");
     tokio::spawn(claim_dispatch::release(
         fleet.clone(),
@@ -234,7 +236,7 @@ async fn a_claim_that_is_given_back_tells_its_client_to_claim_anew() {
 async fn a_claim_whose_record_may_be_written_already_is_served_when_it_is_asked_for_again() {
     let port = Scripted::new(&[Answer::Served]);
     let (fleet, lead) = leading(&port, true).await;
-    // The store took it, and its answer was lost.
+    // The store wrote the record, and its answer was lost.
     let written = crate::records::put(format!("{CLAIMS}{CLAIM}"), &record(), Expect::Absent);
     fleet.store.commit(vec![written]).await.expect("written");
     fleet.claims.begin(Writer::start(fleet.store.clone(), lead.clone()), BTreeMap::new());

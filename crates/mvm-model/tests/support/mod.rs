@@ -1,9 +1,9 @@
-//! What the property tests share.
+//! Helpers of the property tests.
 
 use proptest::test_runner::{Config, RngSeed};
 
-/// As many cases as `usual`, the same ones at every run; `PROPTEST_RNG_SEED` goes looking
-/// elsewhere, and `PROPTEST_CASES` for longer.
+/// Returns `usual` cases, which are the same in every run. `PROPTEST_RNG_SEED` selects other cases,
+/// and `PROPTEST_CASES` more.
 #[allow(dead_code, reason = "not every test needs all of these")]
 pub fn cases(usual: u32) -> Config {
     let set = |name: &str| std::env::var_os(name).is_some();
@@ -17,7 +17,7 @@ pub fn cases(usual: u32) -> Config {
     config
 }
 
-/// Pool `ci/runners`, never built and never scaled.
+/// Returns the pool `ci/runners`, never built and never scaled.
 #[allow(dead_code, reason = "not every test needs all of these")]
 pub fn pool() -> mvm_model::Pool {
     mvm_model::Pool {
@@ -40,7 +40,7 @@ pub fn pool() -> mvm_model::Pool {
     }
 }
 
-/// An instance of pool `ci/runners` in `state`, of revision `r1`, that nobody has used.
+/// Returns an unused instance of pool `ci/runners` in `state`, of revision `r1`.
 #[allow(dead_code, reason = "not every test needs all of these")]
 pub fn instance(number: u32, state: mvm_model::State) -> mvm_model::Instance {
     mvm_model::Instance {
@@ -66,7 +66,7 @@ pub fn instance(number: u32, state: mvm_model::State) -> mvm_model::Instance {
     }
 }
 
-/// A lease for `purpose`.
+/// Returns a lease for `purpose`.
 #[allow(dead_code, reason = "not every test needs all of these")]
 pub fn lease(purpose: mvm_model::lease::Purpose) -> mvm_model::Lease {
     mvm_model::Lease {
