@@ -1,6 +1,7 @@
-//! Writes the seeds of the corpora anew: what mvm itself writes, which its readers read.
+//! Writes the seeds of the corpora again: outputs of mvm itself, which its readers must read.
 //!
-//! `cargo run -p mvm-fuzz --example seeds`; inputs that once broke something are kept beside them.
+//! `cargo run -p mvm-fuzz --example seeds`. Inputs that once broke a reader are kept beside the
+//! seeds.
 
 use mvm_api::Problem;
 use mvm_archive::Packer;
@@ -69,8 +70,8 @@ fn archives() -> std::io::Result<()> {
     Ok(())
 }
 
-/// A state whose first block is `ram` (docs/devel/migration.rst of QEMU), with a page of zeros and one
-/// of sevens; and a snapshot's head.
+/// Writes a state whose first block is `ram` (docs/devel/migration.rst of QEMU), with a page of
+/// zeros and one of sevens, and a snapshot's header.
 fn machines() -> std::io::Result<()> {
     let mut state =
         b"QEVM\0\0\0\x03\x07\0\0\0\x02pc\x01\0\0\0\x09\x03ram\0\0\0\0\0\0\0\x04".to_vec();
@@ -94,7 +95,8 @@ fn machines() -> std::io::Result<()> {
     seed("snapshot-header", "head", head.as_bytes())
 }
 
-/// An ELF file with the sections that a kernel is known by, and modinfo. The real ones have megabytes.
+/// Writes an ELF file with modinfo and the sections by which a kernel is recognised. Real ones have
+/// megabytes.
 fn kernels() -> std::io::Result<()> {
     let strings = b"\0.modinfo\0.shstrtab\0";
     let info = b"name=virtio_blk\0depends=virtio,virtio_ring\0vermagic=6.1.0 SMP\0";

@@ -1,7 +1,7 @@
-//! Every reader of foreign bytes, as a function that takes any bytes and must not panic.
+//! Every reader of untrusted bytes, as a function that takes any bytes and must not panic.
 //!
-//! A target also checks what its reader promises: what was read and is written again is read as the
-//! same, and an archive touches nothing outside of its folder.
+//! A target also checks what its reader guarantees: a value that was read is the same after it was
+//! written and read again, and an archive touches nothing outside its folder.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use mvm_api::page::{Page, cursor_of, next_of};
@@ -13,16 +13,16 @@ use mvm_identity::JoinToken;
 use mvm_model::{DesiredState, FleetState};
 use std::path::Path;
 
-/// A reader of foreign bytes.
+/// A reader of untrusted bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
-    /// Its name, and that of the folder of its corpus.
+    /// The name of the target and of its corpus's folder.
     pub name: &'static str,
-    /// Reads the bytes, and says whether they were what it reads. Panics if a promise is broken.
+    /// Reads the bytes. Returns whether they were valid. Panics if a guarantee is broken.
     pub read: fn(&[u8]) -> bool,
 }
 
-/// All of them.
+/// All targets.
 pub const TARGETS: [Target; 11] = [
     Target { name: "frames", read: frames },
     Target { name: "packets", read: packets },
@@ -37,7 +37,7 @@ pub const TARGETS: [Target; 11] = [
     Target { name: "problem", read: problem },
 ];
 
-/// What a guest's agent sends over a stream.
+/// Reads the frames that a guest's agent sends over a stream.
 fn frames(mut bytes: &[u8]) -> bool {
     let mut count = 0;
     while let Ok(Some(read)) = futures::executor::block_on(frame::read(&mut bytes)) {
@@ -49,7 +49,8 @@ fn frames(mut bytes: &[u8]) -> bool {
     count > 0
 }
 
-/// What arrives on a guest's channel: the first byte says how long the pieces are that it comes in.
+/// Reads the packets on a guest's channel. The first byte is the size of the pieces in which they
+/// arrive.
 fn packets(bytes: &[u8]) -> bool {
     let Some((size, rest)) = bytes.split_first() else { return false };
     let taken = |size: usize| {
@@ -66,7 +67,7 @@ fn packets(bytes: &[u8]) -> bool {
     !whole.is_empty()
 }
 
-/// An archive of a guest's, unpacked on the host: the first byte says which rules it has to keep to.
+/// Unpacks a guest's archive on the host. The first byte selects the rules for the archive.
 fn archive(bytes: &[u8]) -> bool {
     let Some((rules, rest)) = bytes.split_first() else { return false };
     let links = [Links::Keep, Links::Skip, Links::Refuse][usize::from(rules % 3)];
@@ -85,27 +86,27 @@ fn archive(bytes: &[u8]) -> bool {
     unpacked.is_ok()
 }
 
-/// The state of a machine, as QEMU writes it.
+/// Reads the state of a machine, as QEMU writes it.
 fn migration_stream(bytes: &[u8]) -> bool {
     mvm_hypervisor::qemu::fuzzing::migration_stream(bytes)
 }
 
-/// The head of a snapshot's file.
+/// Reads the header of a snapshot's file.
 fn snapshot_header(bytes: &[u8]) -> bool {
     mvm_hypervisor::qemu::fuzzing::snapshot_header(bytes)
 }
 
-/// A kernel's file and a module's, as users import them.
+/// Reads a kernel's file and a module's, as users import them.
 fn kernel(bytes: &[u8]) -> bool {
     mvm_image::fuzzing::kernel(bytes)
 }
 
-/// What another node says of an image.
+/// Reads another node's description of an image.
 fn image_manifest(bytes: &[u8]) -> bool {
     mvm_image::fuzzing::manifest(bytes)
 }
 
-/// What lets a machine join a fleet.
+/// Reads the token with which a machine joins a fleet.
 fn join_token(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let Ok(token) = text.parse::<JoinToken>() else { return false };
@@ -115,7 +116,7 @@ fn join_token(bytes: &[u8]) -> bool {
     true
 }
 
-/// Queries of lists, links to their next pages, and positions in a stream of events.
+/// Reads queries of lists, links to their next pages, and positions in a stream of events.
 fn page(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let uri = format!("/v1/tenants?{text}").parse::<Uri>();
@@ -128,7 +129,7 @@ fn page(bytes: &[u8]) -> bool {
     true
 }
 
-/// Documents of desired state, of a node and of a fleet.
+/// Reads desired-state documents, of a node and of a fleet.
 fn documents(bytes: &[u8]) -> bool {
     let node = DesiredState::parse(bytes).ok();
     if let Some(document) = &node {
@@ -143,7 +144,7 @@ fn documents(bytes: &[u8]) -> bool {
     node.is_some() || fleet.is_some()
 }
 
-/// What a node answers to a coordinator, or an agent to a client, when it refuses.
+/// Reads the problem document with which a server refuses a request.
 fn problem(bytes: &[u8]) -> bool {
     let Ok(problem) = serde_json::from_slice::<mvm_api::Problem>(bytes) else { return false };
     let written = serde_json::to_vec(&problem).expect("JSON");

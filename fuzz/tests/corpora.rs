@@ -1,7 +1,8 @@
-//! Every target with its corpus, and with what comes of the corpus by chance for a while.
+//! Runs every target with its corpus, and with random changes of the corpus for a while.
 //!
-//! `MVM_FUZZ_SECONDS` says for how long each target gets random input (default 2). Other tests come first, so
-//! this may be a part of a processor's time; it is a quarter of it at least.
+//! `MVM_FUZZ_SECONDS` is how long each target gets random input (default 2). The tests run at a low
+//! priority, and so may get only a part of a processor's time: each gets a quarter of this time at
+//! least.
 
 use mvm_fuzz::{TARGETS, Target};
 use proptest::prelude::*;
@@ -9,7 +10,8 @@ use proptest::test_runner::{Config, TestRunner};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// One change of an input. Places are parts of its length, so that they stay in it when it shrinks.
+/// One change of an input. Positions are fractions of its length, so that they stay valid when it
+/// shrinks.
 #[derive(Clone, Debug)]
 enum Change {
     Set(prop::sample::Index, u8),
@@ -19,7 +21,7 @@ enum Change {
     Insert(prop::sample::Index, Vec<u8>),
     /// Repeats a piece elsewhere.
     Copy(prop::sample::Index, prop::sample::Index, u8),
-    /// A number as headers hold them.
+    /// Writes a number as headers contain it.
     Number(prop::sample::Index, u64, bool),
 }
 
@@ -73,7 +75,7 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// Inputs with their names.
+/// Returns the inputs with their names.
 fn corpus(target: Target) -> Vec<(String, Vec<u8>)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target.name);
     let entries = std::fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
@@ -91,7 +93,7 @@ fn seconds() -> Duration {
     Duration::from_secs(given.map_or(2, |text| text.parse().expect("MVM_FUZZ_SECONDS: a number")))
 }
 
-/// The processor time of this thread, which runs one test.
+/// Returns the processor time of this thread, which runs one test.
 fn worked() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.try_into().expect("a duration")
@@ -102,7 +104,7 @@ fn fuzz(target: Target) {
     let corpus = corpus(target);
     assert!(!corpus.is_empty(), "{} has no corpus", target.name);
     for (name, bytes) in &corpus {
-        // What once broke something need be nothing that is read.
+        // An input that once broke a reader need not be valid.
         let odd = ["crash", "refuse"].iter().any(|prefix| name.starts_with(prefix));
         assert!((target.read)(bytes) || odd, "{} reads {name}", target.name);
     }

@@ -1,8 +1,8 @@
 //! A fleet of 1,000 nodes and 100,000 instances in one process: `cargo bench -p mvm-coordinator`.
-//! Everything is real but for the nodes, which are simulated behind the trait that the HTTP client
-//! implements: a machine is there as soon as it is asked for, and a warm one wakes in 2 ms.
+//! Everything is real except the nodes, which are simulated behind the trait that the HTTP client
+//! implements: a machine exists as soon as it is requested, and a warm one wakes in 2 ms.
 //!
-//! `-- etcd` keeps the state in etcd and not in SQLite, `-- NODES` takes another number of nodes.
+//! `-- etcd` keeps the state in etcd instead of SQLite, `-- NODES` sets the number of nodes.
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -27,15 +27,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 const TENANTS: u64 = 50;
-/// Of each tenant's two pools.
+/// The number of instances in each of a tenant's two pools.
 const INSTANCES: u32 = 1000;
 /// How long a warm machine takes to wake.
 const WAKE: Duration = Duration::from_millis(2);
-/// How long the coordinator counts as there after it has died.
+/// How long the coordinator counts as present after it has died.
 const TTL: Duration = Duration::from_secs(10);
-/// For how long claims are made.
+/// How long claims are made.
 const CLAIMING: Duration = Duration::from_secs(10);
-/// Claimers of each tenant.
+/// The number of clients of each tenant that claim at the same time.
 const CLAIMERS: usize = 20;
 
 fn main() {
@@ -81,7 +81,7 @@ async fn measure(etcd: bool, count: usize) {
     println!("resident memory: {} MiB, of it the coordinator's about {} MiB", resident_mib(), {
         resident_mib().saturating_sub(before)
     });
-    // Only then does a new leader say that a node is lost.
+    // A new leader reports a node as lost only after this time.
     tokio::time::sleep(TTL + Duration::from_secs(3)).await;
     replace(&fleet, &nodes, count).await;
     let serial = Arc::new(AtomicU64::new(0));
@@ -101,7 +101,7 @@ async fn converge(fleet: &Arc<ClusterState>) {
     });
 }
 
-/// Ten nodes die: their share is made up elsewhere after the grace time of 1 s.
+/// Lets ten nodes die. Other nodes take over their share after the grace period of 1 s.
 async fn replace(fleet: &Arc<ClusterState>, nodes: &Simulation, count: usize) {
     let dead: Vec<usize> = (0..count).step_by((count / 10).max(1)).take(10).collect();
     for index in &dead {
@@ -120,7 +120,7 @@ async fn replace(fleet: &Arc<ClusterState>, nodes: &Simulation, count: usize) {
     until("they are back", || fleet.status().nodes_lost == 0 && fleet.status().converged).await;
 }
 
-/// Makes one claim and gives it back at once; returns how long it took from `began`, in µs.
+/// Makes one claim and gives it back at once. Returns how long it took from `began`, in µs.
 async fn one(fleet: &Arc<ClusterState>, serial: &AtomicU64, tenant: usize, began: Instant) -> u64 {
     let pool: PoolRef = format!("t{tenant}/a").parse().expect("a pool");
     let id = format!("l-{:016x}", serial.fetch_add(1, Ordering::Relaxed));
@@ -130,7 +130,7 @@ async fn one(fleet: &Arc<ClusterState>, serial: &AtomicU64, tenant: usize, began
     took
 }
 
-/// Claims come at a steady pace, of one tenant after the other, whether those before have been
+/// Makes claims at a steady pace, of one tenant after the other, whether the earlier ones were
 /// served or not.
 async fn claim_paced(fleet: &Arc<ClusterState>, serial: &Arc<AtomicU64>, pace: u32) {
     let (commits, began) = (fleet.claim_commits(), Instant::now());
@@ -150,7 +150,7 @@ async fn claim_paced(fleet: &Arc<ClusterState>, serial: &Arc<AtomicU64>, pace: u
     tell(&format!("{pace} claims a second come"), &times, took, fleet, commits).await;
 }
 
-/// All tenants claim as fast as they can.
+/// Lets all tenants claim as fast as they can.
 async fn claim_all(fleet: &Arc<ClusterState>, serial: &Arc<AtomicU64>) {
     let (began, commits) = (Instant::now(), fleet.claim_commits());
     let mut claimers = Vec::new();
@@ -185,7 +185,7 @@ async fn tell(
     fleet: &Arc<ClusterState>,
     commits: u64,
 ) {
-    // Those that have ended are still being swept.
+    // Ended claims are still being swept.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let ms = |quantile: f64| times.value_at_quantile(quantile) as f64 / 1000.0;
     println!(
@@ -269,7 +269,7 @@ fn document() -> FleetState {
     FleetState { schema_version: 1, fleet_id: name("bench"), node_grace_s: 1, tenants }
 }
 
-/// All nodes; an address is a node's number.
+/// All nodes. An address is a node's number.
 struct Simulation {
     nodes: Vec<Arc<Simulated>>,
 }
@@ -291,7 +291,7 @@ impl Connector for Simulation {
     }
 }
 
-/// A node that has done all of its document at once.
+/// A node that carries out its whole document at once.
 struct Simulated {
     status: watch::Sender<NodeStatus>,
     claims: Mutex<BTreeMap<String, InstanceRef>>,
@@ -345,7 +345,7 @@ impl NodeClient for Port {
             if node.dead.load(Ordering::Relaxed) {
                 return None;
             }
-            // As a real one gathers what changes together.
+            // A real node collects changes for this long, too.
             tokio::time::sleep(Duration::from_millis(20)).await;
             let told = match changed {
                 Ok(_) => Told::Status(Box::new(changes.borrow_and_update().clone())),

@@ -15,7 +15,7 @@ fn main() {
 const NODES: u64 = 1000;
 const TENANTS: u64 = 50;
 
-/// 50 tenants with two pools of 1,000 instances each, every second one spread over zones.
+/// Returns 50 tenants with two pools of 1,000 instances each, every second pool spread over zones.
 fn document() -> FleetState {
     let text = include_str!("../../../examples/fleet.json");
     let mut document = FleetState::parse(text.as_bytes()).expect("the example");
@@ -103,7 +103,7 @@ fn all_documents(bencher: Bencher) {
     bencher.bench(all);
 }
 
-/// 1,000 claims of 50 tenants, each of a pool that is on every node.
+/// Returns 1,000 claims of 50 tenants, each for a pool that is on every node.
 #[divan::bench]
 fn a_thousand_claims(bencher: Bencher) {
     let mut claims = Claims::new(Limits { per_node: 16, per_tenant: 1000, total: 10_000 });

@@ -1,8 +1,9 @@
-//! What a coordinator costs: a warm wake through it, over mutual TLS twice, beside the same one at the
-//! agent's own socket. `cargo bench -p mvm --bench wake`; `-- NUMBER` takes another number of wakes.
+//! The cost of a coordinator: a warm wake through it, over mutual TLS twice, compared with the same
+//! wake at the agent's own socket. `cargo bench -p mvm --bench wake`; `-- NUMBER` sets the number
+//! of wakes.
 //!
-//! Coordinator and agent are processes of this machine, in a network namespace of the bench's own; the
-//! machine that is woken is simulated. Needs root, and the variables that `./test` sets.
+//! Coordinator and agent are processes of this machine, in a network namespace of the bench's own;
+//! the machine that is woken is simulated. Needs root, and the variables that `./test` sets.
 
 use hdrhistogram::Histogram;
 use mvm_api::types::{MoveInstance, Moved};
@@ -14,7 +15,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A namespace takes the bench, which runs itself anew in there.
+/// Set when the bench runs itself again inside its network namespace.
 const INSIDE: &str = "MVM_BENCH_INSIDE";
 const COORDINATOR: &str = "127.0.0.1:4433";
 const NODE: &str = "127.0.0.2:4433";
@@ -33,7 +34,7 @@ fn main() {
     assert!(status.expect("itself").success());
 }
 
-/// Ends a process when the bench does, however that is.
+/// A process that is killed when the bench ends in whatever way.
 struct Ends(Child);
 
 impl Drop for Ends {
@@ -54,7 +55,7 @@ fn measure() {
         let credentials = Credentials::open(identity).expect("identity");
         let local = Client::new(dir.path().join("node/agent.sock"));
         let fleet = mvm_identity::client(COORDINATOR, credentials, Expect::Coordinator);
-        // In turn, so that whatever else the machine does is shared.
+        // Alternately, so that other load on this machine affects both.
         let (mut at_agent, mut through) = (times(), times());
         wake(&fleet, &instance, &mut times()).await;
         for _ in 0..number {
@@ -70,7 +71,7 @@ fn times() -> Histogram<u64> {
     Histogram::new(3).expect("histogram")
 }
 
-/// Wakes the warm machine, and makes it warm again at leisure.
+/// Wakes the warm machine and measures that, then makes it warm again.
 async fn wake(client: &Client, instance: &InstanceRef, times: &mut Histogram<u64>) {
     let began = Instant::now();
     let path = paths::instance_part(instance, "wake");
@@ -86,7 +87,7 @@ fn tell(what: &str, times: &Histogram<u64>) {
     println!("{what}: p50 {:.2} ms, p99 {:.2} ms", ms(0.5), ms(0.99));
 }
 
-/// A coordinator, a node of its fleet, and a warm machine there.
+/// Starts a coordinator, a node of its fleet, and a warm machine there.
 fn begin(dir: &Path) -> (Vec<Ends>, InstanceRef) {
     let at = |what: &str| dir.join(what).display().to_string();
     std::fs::create_dir_all(dir.join("flake")).expect("directory");
@@ -141,7 +142,7 @@ fn start(words: &[&str]) -> Ends {
     Ends(command(words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("mvm"))
 }
 
-/// Asks until it succeeds.
+/// Repeats the command until it succeeds.
 fn wait(words: &[&str]) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !command(words).output().expect("mvm").status.success() {

@@ -31,8 +31,7 @@ enum Answer {
     Never,
 }
 
-/// A node that gives these answers to claims in this order, and says of each claim that it is to
-/// end that the claim has ended.
+/// A node that gives these answers to claims, in this order, and confirms every request to end one.
 struct Scripted {
     answers: Mutex<VecDeque<Answer>>,
     asked: Mutex<Vec<&'static str>>,

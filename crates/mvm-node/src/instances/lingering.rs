@@ -88,8 +88,8 @@ impl Lingering {
         Ok(None)
     }
 
-    /// Ends the processes whose time is over, or all if memory is short. Returns whether there were
-    /// any.
+    /// Ends the processes whose time is over, those over the limit, or all if memory is short.
+    /// Returns whether there were any.
     pub(crate) async fn end_overstayed(&self) -> bool {
         let lingering = locked(&self.slots.lingering).len();
         self.current.set(i64::try_from(lingering).unwrap_or(i64::MAX));
