@@ -103,7 +103,7 @@ fn all_documents(bencher: Bencher) {
     bencher.bench(all);
 }
 
-/// Returns 1,000 claims of 50 tenants, each for a pool that is on every node.
+/// Measures 1,000 claims of 50 tenants, each for a pool that is on every node.
 #[divan::bench]
 fn a_thousand_claims(bencher: Bencher) {
     let mut claims = Claims::new(Limits { per_node: 16, per_tenant: 1000, total: 10_000 });
