@@ -25,8 +25,8 @@ fn instance(number: u32) -> Instance {
     Instance { created_at, state_since: created_at, ..support::instance(number, state) }
 }
 
-/// Returns a pool with too few instances of each temperature, so that every instance is looked at
-/// and there is work to do.
+/// Measures one plan for a pool with too few instances of each temperature, so that every instance
+/// is looked at and there is work to do.
 #[divan::bench(args = [100, 1000, 10_000])]
 fn tick(bencher: Bencher, count: u32) {
     let pool = pool(count / 3 + 10);

@@ -49,7 +49,7 @@ impl PoolViews {
         }
     }
 
-    /// Returns a pool with its instances' numbers.
+    /// Returns a pool with the numbers of its instances.
     pub(crate) fn pool(&self, world: &RecordSet, pool: &Pool, lacks: &Lacks) -> PoolView {
         let of_pool = || world.of_pool(&pool.reference);
         let leased = of_pool().filter(|i| i.lease.is_some()).count() as u32;

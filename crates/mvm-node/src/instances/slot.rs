@@ -77,7 +77,7 @@ impl Live {
         stage!("adopt", self.waits.guest(until, channel.adopt(&adopt))).await
     }
 
-    /// Ends the machine or the lingering process. Idempotent. A process that cannot be ended
+    /// Ends the machine and the lingering process. Idempotent. A process that cannot be ended
     /// remains in its slot.
     pub(crate) async fn kill(&mut self) -> Result<()> {
         self.channel = None;
